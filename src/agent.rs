@@ -1,0 +1,2 @@
+//! The loop: owns clock, tasks and shutdown; carries out what `decide` asks for.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]

@@ -1,0 +1,91 @@
+//! What a capture may ask for, and whether it may ask at all.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What a rule captures when it fires.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum CaptureSpec {
+    /// Nothing: record and notify only.
+    #[default]
+    None,
+    /// A window of the engine's own profiler, over HTTP.
+    Http(HttpWindow),
+    /// A window of an Nsight Systems session that already wraps the server.
+    Nsys(NsysWindow),
+    /// SGLang's `CUDA_PROFILER` activity, for servers under `nsys --capture-range=cudaProfilerApi`.
+    CudaProfilerApi(HttpWindow),
+    /// A program of the user's.
+    Command(CommandWindow),
+}
+
+/// The profile API's own names (FACTS: 3.1). `None` means the agent's safe default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpWindow {
+    /// The server's view of the folder; declared by the operator.
+    pub output_dir: Option<String>,
+    /// Forward steps per rank.
+    pub num_steps: u32,
+    /// `CPU`, `GPU`, `MEM`, `RPD`, `CUDA_PROFILER`.
+    pub activities: Option<Vec<String>>,
+    /// Python stacks: slow and large.
+    pub with_stack: bool,
+    /// Tensor shapes: larger.
+    pub record_shapes: bool,
+    /// Separate files for prefill and decode.
+    pub profile_by_stage: bool,
+    /// Which stages.
+    pub profile_stages: Option<Vec<String>>,
+    /// Front part of the file names.
+    pub profile_prefix: Option<String>,
+    /// Middle part of the file names.
+    pub profile_id: Option<String>,
+    /// KV aggregates in the step names (SGLang 0.5.23).
+    pub detailed_annotations: bool,
+    /// One merged file, made by the agent after verification; never sent.
+    pub merge_profiles: bool,
+    /// Passed on only with `accept_risk: [start_step]`.
+    pub start_step: Option<u64>,
+    /// Wait this long, look again whether the rule still fires, then start.
+    pub warmup: Duration,
+    /// Ends when the rule clears instead of after `num_steps` (which is then a ceiling).
+    pub until_cleared: bool,
+    /// `/stop_profile` is called at the latest then.
+    pub deadline: Duration,
+    /// Named dangers that the operator takes upon himself.
+    pub accept_risk: Vec<String>,
+}
+
+/// A window of an Nsight Systems session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NsysWindow {
+    /// Which session.
+    pub session: NsysSession,
+    /// How long.
+    pub duration: Duration,
+    /// Extra arguments of `nsys start`.
+    pub args: Vec<String>,
+    /// Named dangers that the operator takes upon himself.
+    pub accept_risk: Vec<String>,
+}
+
+/// Which Nsight Systems session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NsysSession {
+    /// The one whose nsys process is an ancestor of the process that listens on the target's port.
+    #[default]
+    OfTarget,
+    /// By name or id.
+    Named(String),
+}
+
+/// A program of the user's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommandWindow {
+    /// Program and arguments, with `{incident}`, `{rank}`, `{output_dir}` replaced; no shell.
+    pub argv: Vec<String>,
+    /// Killed as a process group then.
+    pub time_limit: Duration,
+}

@@ -1,0 +1,8 @@
+//! PURE: no clock, no file, no task, no socket. `now` is an argument of every decision, so what
+//! runs live runs on a recording, in simulated time, byte for byte the same.
+
+pub mod capture;
+pub mod labels;
+pub mod rule;
+pub mod signal;
+pub mod time;

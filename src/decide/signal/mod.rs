@@ -1,0 +1,4 @@
+//! What a rank is and what it measures.
+
+pub mod rank;
+pub mod sample;

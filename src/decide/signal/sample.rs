@@ -1,0 +1,49 @@
+//! One measured number, and where it came from.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::decide::labels::Labels;
+use crate::decide::signal::rank::Rank;
+use crate::decide::time::Time;
+
+/// Where a number came from, best first: when several sources give one signal, the better wins
+/// for as long as it is fresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// `/v1/loads` or `/get_load`.
+    Loads,
+    /// The server's own `/metrics`.
+    Metrics,
+    /// The server's log.
+    Log,
+    /// A query against a Prometheus-compatible server.
+    Prometheus,
+    /// A regular expression of the user's.
+    Pattern,
+}
+
+/// A signal, by its place in the catalog (`catalog::name_of`); the user's own come after the built-in ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Signal(pub u16);
+
+/// A target (one server as the agent knows it), by its place in the configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TargetId(pub u16);
+
+/// One number of one rank.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sample {
+    /// Whose.
+    pub rank: Rank,
+    /// Of what.
+    pub signal: Signal,
+    /// How much, in the catalog's unit. Never NaN: a source drops and counts those.
+    pub value: f64,
+    /// When it was true, by the server where it says so, else its arrival.
+    pub at: Time,
+    /// Labels beside the rank (a pattern's captures, a query's labels); `None` for the built-in sources.
+    pub extra: Option<Arc<Labels>>,
+}

@@ -1,0 +1,97 @@
+//! Instants as integer nanoseconds. The only place that turns them into seconds is the edge.
+
+use std::fmt;
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// An instant: nanoseconds since the Unix epoch, UTC. Serialises as epoch seconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(i64);
+
+impl Time {
+    /// The instant `nanos` nanoseconds after the Unix epoch.
+    pub const fn from_nanos(nanos: i64) -> Self {
+        Self(nanos)
+    }
+
+    /// The instant `seconds` after the Unix epoch, rounded to the nearest microsecond: that is
+    /// about what an `f64` of today's epoch can carry.
+    pub fn from_epoch_s(seconds: f64) -> Self {
+        Self((seconds * 1e6).round() as i64 * 1_000)
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub const fn nanos(self) -> i64 {
+        self.0
+    }
+
+    /// Seconds since the Unix epoch.
+    pub fn epoch_s(self) -> f64 {
+        (self.0 / 1_000) as f64 / 1e6
+    }
+
+    /// How long after `earlier` this is; zero when it is not after it (a clock that jumped back).
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    /// Signed difference in seconds, negative when this is before `other`.
+    pub fn signed_s_since(self, other: Self) -> f64 {
+        self.0.saturating_sub(other.0) as f64 / 1e9
+    }
+}
+
+impl Add<Duration> for Time {
+    type Output = Self;
+    fn add(self, d: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))
+    }
+}
+
+impl Sub<Duration> for Time {
+    type Output = Self;
+    fn sub(self, d: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_nanosecond(i128::from(self.0)) {
+            Ok(t) => write!(f, "{t:.3}"),
+            Err(_) => write!(f, "{}ns", self.0),
+        }
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f64(self.epoch_s())
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        f64::deserialize(d).map(Self::from_epoch_s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epoch_seconds_survive_a_round_trip_to_the_microsecond() {
+        let t = Time::from_epoch_s(1_795_492_121.330_7);
+        assert_eq!(t.nanos(), 1_795_492_121_330_700_000);
+        assert_eq!(t.epoch_s(), 1_795_492_121.330_7);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_gives_zero_not_a_panic() {
+        let t = Time::from_nanos(5);
+        assert_eq!(t.since(Time::from_nanos(9)), Duration::ZERO);
+    }
+}

@@ -1,0 +1,3 @@
+//! skewtrap: parse, call one command, print error and hint, exit status.
+
+fn main() {}

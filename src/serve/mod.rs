@@ -1,0 +1,2 @@
+//! The agent's HTTP API, its own metrics and the status page.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
