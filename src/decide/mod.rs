@@ -2,6 +2,7 @@
 //! runs live runs on a recording, in simulated time, byte for byte the same.
 
 pub mod capture;
+pub mod incident;
 pub mod labels;
 pub mod rule;
 pub mod signal;

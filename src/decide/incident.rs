@@ -1,0 +1,210 @@
+//! An incident: one firing of one rule on one group, from its onset to its resolution, with all
+//! that was seen, asked and found. `incident.json`, the notifications and the API are made of it.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decide::labels::Labels;
+use crate::decide::rule::{Severity, Side};
+use crate::decide::time::Time;
+
+/// One incident. Times are epoch seconds in JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Unique and sortable: `20261124T034845Z-dp-load-skew-3f9a`.
+    pub id: Arc<str>,
+    /// The rule that fired.
+    pub rule: Arc<str>,
+    /// The rule's own sentence.
+    pub about: Option<String>,
+    /// The configured name of the server.
+    pub target: Arc<str>,
+    /// The group's labels.
+    pub group: Labels,
+    /// How bad.
+    pub severity: Severity,
+    /// The rule's labels, for routing.
+    pub labels: Labels,
+    /// How far it has come.
+    pub state: IncidentState,
+    /// When the rule fired.
+    pub fired_at: Time,
+    /// When it stopped firing.
+    pub resolved_at: Option<Time>,
+    /// What it found.
+    pub finding: Finding,
+    /// What came of the capture.
+    pub capture: CaptureOutcome,
+    /// What comparing the ranks said, once it is there.
+    pub verdict: Option<VerdictNote>,
+    /// Where the bundle lies, in the agent's view.
+    pub bundle: Option<String>,
+}
+
+/// How far an incident has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncidentState {
+    /// Firing, nothing captured (yet).
+    Open,
+    /// A window was taken.
+    Captured,
+    /// Its ranks were compared.
+    Compared,
+    /// The rule no longer fires.
+    Resolved,
+}
+
+/// What a rule found when it fired.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Finding {
+    /// The estimated onset.
+    pub onset: Time,
+    /// Its standard error in seconds.
+    pub onset_error_s: f64,
+    /// The blamed member: `{"dp_rank": 2}`.
+    pub rank: Labels,
+    /// On which side it left its peers.
+    pub side: Side,
+    /// The statistic that crossed its bound (`max_over_mean`).
+    pub statistic: Arc<str>,
+    /// The signal it summarises (`load`).
+    pub signal: Arc<str>,
+    /// Its value.
+    pub value: f64,
+    /// The bound it crossed.
+    pub bound: f64,
+    /// Every member's value at that time, in the order of the members.
+    pub members: Vec<MemberValue>,
+    /// The log line or sample that first shows it.
+    pub evidence: Option<String>,
+}
+
+/// One member's value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberValue {
+    /// `{"dp_rank": 2}`.
+    pub rank: Labels,
+    /// In the signal's unit.
+    pub value: f64,
+    /// Whether it went silent.
+    pub stale: bool,
+}
+
+/// What came of the wish to capture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum CaptureOutcome {
+    /// The rule captures nothing.
+    None,
+    /// A recording is replayed: this is where a window would have opened.
+    WouldStart,
+    /// Not now, and why.
+    Refused {
+        /// A sentence with what would mend it.
+        why: String,
+    },
+    /// A window is being taken.
+    Open {
+        /// Since when.
+        since: Time,
+    },
+    /// Files came.
+    Done(Captured),
+    /// A window was asked for and failed.
+    Failed {
+        /// A sentence with what to do.
+        why: String,
+        /// What came of it all the same.
+        captured: Option<Captured>,
+    },
+}
+
+impl CaptureOutcome {
+    /// The word of the replay format: `none|would_start|refused|open|done|failed`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::WouldStart => "would_start",
+            Self::Refused { .. } => "refused",
+            Self::Open { .. } => "open",
+            Self::Done(_) => "done",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// What a window brought.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Captured {
+    /// `http`, `nsys`, `cuda_profiler_api`, `command`.
+    pub means: Arc<str>,
+    /// When the start was sent.
+    pub started_at: Time,
+    /// Seconds from the firing to the start request.
+    pub start_delay_s: f64,
+    /// Seconds that the window was open.
+    pub open_s: f64,
+    /// Seconds of serving that the window and its export cost, as far as the agent can tell.
+    pub stall_s: f64,
+    /// Whether the files are usable.
+    pub quality: Quality,
+    /// The files.
+    pub files: Vec<CapturedFile>,
+    /// Ranks whose file was expected and did not come.
+    pub missing: Vec<Labels>,
+    /// Ranks that had no work while the window was open.
+    pub idle: Vec<Labels>,
+    /// Whether the agent cannot see the files; then they are where `files` says, on the server.
+    pub remote: bool,
+    /// Sentences a reader of the capture should know (a partial file, an environment inside a report).
+    pub notes: Vec<String>,
+}
+
+/// Whether captured files are usable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quality {
+    /// Every expected rank's file is there and whole.
+    Usable,
+    /// Some are.
+    Partial,
+    /// None is.
+    #[default]
+    Broken,
+}
+
+/// One file of a capture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CapturedFile {
+    /// Inside the bundle when relative, else where it was left.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Hex; empty when the agent cannot read the file.
+    pub sha256: String,
+    /// Inode number where the file was left in place.
+    pub inode: Option<u64>,
+    /// Whose.
+    pub rank: Option<Labels>,
+    /// Whether its stream ends as it should.
+    pub whole: bool,
+}
+
+/// The verdict, as far as notifications carry it; `report.json` beside it has the rest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerdictNote {
+    /// `uneven_work|slow_rank|all_slow|idle_tail|no_finding|insufficient_evidence`.
+    pub kind: Arc<str>,
+    /// The culprit.
+    pub rank: Option<Labels>,
+    /// One sentence.
+    pub sentence: String,
+    /// Busy GPU time per step beyond the median of its peers.
+    pub lost_ms_per_step: Option<f64>,
+    /// `high|medium|low`.
+    pub confidence: Arc<str>,
+    /// Whether it bears out what fired the rule; `None` when it cannot tell.
+    pub confirms: Option<bool>,
+}
