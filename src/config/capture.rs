@@ -129,7 +129,11 @@ pub fn capture_of(
         CaptureText::Http(http) => CaptureSpec::Http(http.check(default, settings, findings)),
         CaptureText::CudaProfilerApi(http) => {
             if let Some(place) = http.activities.place() {
-                findings.error(place, "`cuda_profiler_api` sets `activities` itself", Some("take it out".into()));
+                findings.error(
+                    place,
+                    "`cuda_profiler_api` sets `activities` itself",
+                    Some("take it out".into()),
+                );
             }
             let mut window = http.check(default, settings, findings);
             window.activities = Some(vec!["CUDA_PROFILER".into()]);
@@ -185,7 +189,12 @@ pub fn default_http() -> HttpWindow {
 }
 
 impl HttpText {
-    fn check(&self, default: &CaptureSpec, settings: &mut Settings, findings: &mut Findings<'_>) -> HttpWindow {
+    fn check(
+        &self,
+        default: &CaptureSpec,
+        settings: &mut Settings,
+        findings: &mut Findings<'_>,
+    ) -> HttpWindow {
         let base = match default {
             CaptureSpec::Http(http) => http.clone(),
             _ => default_http(),
@@ -228,14 +237,29 @@ impl HttpText {
         {
             findings.error(place, "a warmup of more than a minute captures something else", None);
         }
-        for (place, value) in self.activities.get().into_iter().flatten().filter_map(|a| {
-            a.placed().map(|(value, place)| (place, value))
-        }) {
-            check_known(place, value, "activity", &ACTIVITIES, "the server would answer 200 and record nothing", findings);
+        for (place, value) in self
+            .activities
+            .get()
+            .into_iter()
+            .flatten()
+            .filter_map(|a| a.placed().map(|(value, place)| (place, value)))
+        {
+            check_known(
+                place,
+                value,
+                "activity",
+                &ACTIVITIES,
+                "the server would answer 200 and record nothing",
+                findings,
+            );
         }
         if self.activities.get().is_some_and(Vec::is_empty) {
             let place = self.activities.place().unwrap_or_default();
-            findings.error(place, "no activity: the window would record nothing", Some("leave it out".into()));
+            findings.error(
+                place,
+                "no activity: the window would record nothing",
+                Some("leave it out".into()),
+            );
         }
         if window.activities.as_ref().is_some_and(|a| a.len() > 1 && a.iter().any(|a| a == "CUDA_PROFILER")) {
             let place = self.activities.place().unwrap_or_default();
@@ -264,7 +288,8 @@ impl HttpText {
         if let Some((true, place)) = self.profile_by_stage.placed()
             && !accepts("profile_by_stage")
         {
-            let message = "windows by stage end early, late or never on a server that mixes prefill and decode";
+            let message =
+                "windows by stage end early, late or never on a server that mixes prefill and decode";
             findings.error(place, message, take_upon("profile_by_stage"));
         }
         if let Some(place) = self.start_step.place()
@@ -288,7 +313,11 @@ impl NsysText {
                 findings.error(place, "a window has a length", None);
             } else if duration > MAX_NSYS && !accept_risk.iter().any(|r| r == "long_nsys") {
                 let message = "a window of Nsight Systems has at most 5s: its report takes far longer than that to write";
-                findings.error(place, message, Some("shorten it, or write `accept_risk: [long_nsys]`".into()));
+                findings.error(
+                    place,
+                    message,
+                    Some("shorten it, or write `accept_risk: [long_nsys]`".into()),
+                );
             }
         }
         let session = match self.session.get().map(String::as_str) {
@@ -303,7 +332,8 @@ impl CommandText {
     fn check(&self, place: Place, settings: &mut Settings, findings: &mut Findings<'_>) -> CommandWindow {
         let argv = texts(&self.argv).unwrap_or_default();
         if argv.is_empty() {
-            let hint = "write the program and its arguments: `argv: [/usr/local/bin/snapshot, \"{incident}\"]`";
+            let hint =
+                "write the program and its arguments: `argv: [/usr/local/bin/snapshot, \"{incident}\"]`";
             findings.error(self.argv.place().unwrap_or(place), "no command to run", Some(hint.into()));
         }
         check_span(&self.time_limit, "time_limit", MAX_COMMAND, findings);
@@ -348,7 +378,8 @@ fn check_file_name(field: &Field<String>, name: &str, findings: &mut Findings<'_
             || value.len() > 128
             || !value.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)))
     {
-        let message = format!("`{name}` becomes part of a file name: 1 to 128 letters, digits, `.`, `_` or `-`");
+        let message =
+            format!("`{name}` becomes part of a file name: 1 to 128 letters, digits, `.`, `_` or `-`");
         findings.error(place, message, None);
     }
 }

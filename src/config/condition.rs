@@ -185,7 +185,8 @@ pub fn clear_of(
         settings.default("clear", describe(&derived));
         return Some(derived);
     };
-    let has_no_condition = text.all.is_absent() && text.any.is_absent() && text.alone().statistics().is_empty();
+    let has_no_condition =
+        text.all.is_absent() && text.any.is_absent() && text.alone().statistics().is_empty();
     let mut clear = if has_no_condition {
         let mut derived = derived_clear(trigger);
         derived.hold = settings.take("clear.for", &text.hold, Span(derived.hold)).0;
@@ -206,7 +207,9 @@ pub fn clear_of(
 
 fn inherit(clear: &mut Trigger, trigger: &Trigger, text: &ConditionText) {
     for c in &mut clear.conditions {
-        let Some(own) = trigger.conditions.iter().find(|t| t.statistic == c.statistic && t.signal == c.signal) else {
+        let Some(own) =
+            trigger.conditions.iter().find(|t| t.statistic == c.statistic && t.signal == c.signal)
+        else {
             continue;
         };
         c.above_baseline = c.above_baseline.or(own.above_baseline);
@@ -253,7 +256,8 @@ fn part_of(
     }
     let alone = text.alone();
     let listed = [(&text.all, Combine::All), (&text.any, Combine::Any)];
-    let mut given = listed.into_iter().filter_map(|(list, combine)| list.placed().map(|(l, at)| (l, at, combine)));
+    let mut given =
+        listed.into_iter().filter_map(|(list, combine)| list.placed().map(|(l, at)| (l, at, combine)));
     match (given.next(), given.next()) {
         (Some((list, at, combine)), None) => {
             if let Some((name, at)) = alone.statistics().first() {
@@ -286,7 +290,9 @@ fn part_of(
 impl ConditionText {
     /// The statistics that are given, with their places.
     fn statistics(&self) -> Vec<(Statistic, Place)> {
-        let plain = Statistic::ALL.into_iter().filter_map(|s| self.bound_field(s).and_then(Field::place).map(|p| (s, p)));
+        let plain = Statistic::ALL
+            .into_iter()
+            .filter_map(|s| self.bound_field(s).and_then(Field::place).map(|p| (s, p)));
         let members = [(Statistic::AnyMember, &self.any_member), (Statistic::AllMembers, &self.all_members)];
         plain.chain(members.into_iter().filter_map(|(s, f)| f.place().map(|p| (s, p)))).collect()
     }
@@ -344,12 +350,20 @@ fn condition_of(
         [one] => one,
         [] => {
             let known: Vec<&str> = Statistic::ALL.iter().map(|s| s.name()).collect();
-            findings.error(place, format!("the {part} names no statistic"), Some(format!("one of {}", known.join(", "))));
+            findings.error(
+                place,
+                format!("the {part} names no statistic"),
+                Some(format!("one of {}", known.join(", "))),
+            );
             return None;
         }
         [(first, _), (second, at), ..] => {
             let hint = "several go into a list: `all: [{ cv: 0.3 }, { max_over_mean: 1.5 }]`";
-            findings.error(at, format!("two statistics in one condition: `{first}` and `{second}`"), Some(hint.into()));
+            findings.error(
+                at,
+                format!("two statistics in one condition: `{first}` and `{second}`"),
+                Some(hint.into()),
+            );
             return None;
         }
     };
@@ -405,7 +419,12 @@ fn check_bound(part: Part, statistic: Statistic, bound: f64, at: Place, findings
     }
 }
 
-fn side_of(text: &ConditionText, statistic: Statistic, direction: Direction, findings: &mut Findings<'_>) -> Side {
+fn side_of(
+    text: &ConditionText,
+    statistic: Statistic,
+    direction: Direction,
+    findings: &mut Findings<'_>,
+) -> Side {
     let natural = match (statistic, direction) {
         (Statistic::AnyMember | Statistic::AllMembers, Direction::Below) => Side::Low,
         _ => statistic.side(),
@@ -457,7 +476,11 @@ fn check_hysteresis(
     findings: &mut Findings<'_>,
 ) {
     for (c, t) in clear.conditions.iter().flat_map(|c| {
-        trigger.conditions.iter().filter(move |t| t.statistic == c.statistic && t.signal == c.signal).map(move |t| (c, t))
+        trigger
+            .conditions
+            .iter()
+            .filter(move |t| t.statistic == c.statistic && t.signal == c.signal)
+            .map(move |t| (c, t))
     }) {
         let looser = match t.direction {
             Direction::Above => c.bound > t.bound,
@@ -475,7 +498,8 @@ fn check_hysteresis(
             && within > beyond
         {
             let at = text.within_chance.place().unwrap_or(at);
-            let message = format!("`within_chance: {within}` already holds where `beyond_chance: {beyond}` fires");
+            let message =
+                format!("`within_chance: {within}` already holds where `beyond_chance: {beyond}` fires");
             findings.error(at, message, Some(format!("write {beyond} or less")));
         }
     }

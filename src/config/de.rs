@@ -205,7 +205,11 @@ impl<'n> Reader<'n, '_> {
             let (key, _) = entry;
             if let Some((first, _)) = kept.iter().find(|(k, _)| k.name == key.name) {
                 let message = format!("`{}` is given twice", key.name);
-                self.report(key.place, message, Some(format!("it was first given on line {}", first.place.line)));
+                self.report(
+                    key.place,
+                    message,
+                    Some(format!("it was first given on line {}", first.place.line)),
+                );
             } else if known.is_some_and(|k| !k.contains(&key.name.as_str())) {
                 let hint = did_you_mean(&key.name, known.unwrap_or_default());
                 self.report(key.place, format!("unknown key `{}`", key.name), Some(hint));
@@ -232,13 +236,17 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         self.placed(match &self.node.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(b) => visitor.visit_bool(*b),
-            Value::Number(n, _) if n.fract() == 0.0 && (0.0..9e15).contains(n) => visitor.visit_u64(*n as u64),
+            Value::Number(n, _) if n.fract() == 0.0 && (0.0..9e15).contains(n) => {
+                visitor.visit_u64(*n as u64)
+            }
             Value::Number(n, _) => visitor.visit_f64(*n),
             Value::Text(s) => visitor.visit_borrowed_str(s),
             Value::List(items) => visitor.visit_seq(Items { items: items.iter(), reader: self }),
-            Value::Map(entries) => {
-                visitor.visit_map(Entries { left: self.checked(entries, None).into_iter(), value: None, reader: self })
-            }
+            Value::Map(entries) => visitor.visit_map(Entries {
+                left: self.checked(entries, None).into_iter(),
+                value: None,
+                reader: self,
+            }),
         })
     }
 
@@ -261,7 +269,11 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, v: V) -> Result<V::Value, Failure> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        v: V,
+    ) -> Result<V::Value, Failure> {
         if name == FIELD {
             return v.visit_seq(Placed { reader: self, next: 0 });
         }
@@ -298,7 +310,8 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
                 (entries[0].0.place, entries[0].0.name.as_str(), Some(&entries[0].1))
             }
             Value::Map(entries) if entries.len() > 1 => {
-                let message = format!("exactly one of {} is wanted here, not {}", listed(variants), entries.len());
+                let message =
+                    format!("exactly one of {} is wanted here, not {}", listed(variants), entries.len());
                 self.report(entries[1].0.place, message, None);
                 return Err(Failure::Reported);
             }
@@ -404,7 +417,11 @@ impl<'n> VariantAccess<'n> for Choice<'n, '_> {
         self.content()?.deserialize_any(visitor)
     }
 
-    fn struct_variant<V: Visitor<'n>>(self, fields: &'static [&'static str], v: V) -> Result<V::Value, Failure> {
+    fn struct_variant<V: Visitor<'n>>(
+        self,
+        fields: &'static [&'static str],
+        v: V,
+    ) -> Result<V::Value, Failure> {
         self.content()?.deserialize_struct("", fields, v)
     }
 }
@@ -549,7 +566,13 @@ mod tests {
         let mut findings = Findings::new("r.yaml", text);
         let rule = read(&tree, &mut findings);
         let lines = findings.into_sorted().into_iter().map(|d| {
-            format!("{}:{} {}{}", d.line, d.column, d.message, d.hint.map_or(String::new(), |h| format!(" ({h})")))
+            format!(
+                "{}:{} {}{}",
+                d.line,
+                d.column,
+                d.message,
+                d.hint.map_or(String::new(), |h| format!(" ({h})"))
+            )
         });
         (rule, lines.collect::<Vec<_>>().join("\n"))
     }
@@ -572,7 +595,8 @@ mod tests {
         let rule = rule.expect("what is right is kept");
         assert_eq!(rule.name.placed(), Some((&"a".to_owned(), Place { line: 1, column: 7, width: 1 })));
         assert!(matches!(rule.bound, Field::Wrong(_)) && rule.steps.get().is_none());
-        let notify: Vec<Option<&String>> = rule.notify.get().expect("a list").iter().map(Field::get).collect();
+        let notify: Vec<Option<&String>> =
+            rule.notify.get().expect("a list").iter().map(Field::get).collect();
         assert_eq!(notify, [Some(&"a".to_owned()), None, Some(&"1.10".to_owned())]);
     }
 

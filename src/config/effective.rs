@@ -94,7 +94,8 @@ impl Settings {
 impl fmt::Display for Settings {
     /// A line each: key, value, origin, in columns.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = |of: fn(&Setting) -> &str| self.all.iter().map(|s| of(s).chars().count()).max().unwrap_or(0);
+        let width =
+            |of: fn(&Setting) -> &str| self.all.iter().map(|s| of(s).chars().count()).max().unwrap_or(0);
         let (keys, values) = (width(|s| &s.key), width(|s| &s.value).min(40));
         for s in &self.all {
             writeln!(f, "  {:keys$}  {:values$}  {}", s.key, s.value, s.origin)?;

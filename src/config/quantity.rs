@@ -94,7 +94,8 @@ impl fmt::Display for Span {
 impl fmt::Display for Bytes {
     /// In the largest binary unit that leaves a whole number, else in bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = BYTE_UNITS.iter().rev().find(|(_, s)| s.is_power_of_two() && self.0 >= *s && self.0 % s == 0);
+        let unit =
+            BYTE_UNITS.iter().rev().find(|(_, s)| s.is_power_of_two() && self.0 >= *s && self.0 % s == 0);
         let (name, scale) = unit.unwrap_or(&("B", 1));
         write!(f, "{}{name}", self.0 / scale)
     }
@@ -127,7 +128,8 @@ impl<'de> Deserialize<'de> for Span {
 
 impl<'de> Deserialize<'de> for Bytes {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_str(Text { wanted: "a size with its unit, like `20GiB` or `500MB`", read: bytes_of }).map(Self)
+        d.deserialize_str(Text { wanted: "a size with its unit, like `20GiB` or `500MB`", read: bytes_of })
+            .map(Self)
     }
 }
 
@@ -165,7 +167,16 @@ mod tests {
 
     #[test]
     fn durations_are_read_with_their_units_and_printed_the_same_way() {
-        for (text, ms) in [("5s", 5_000), ("250ms", 250), ("1m30s", 90_000), ("24h", 86_400_000), ("0.5s", 500), ("0s", 0), ("2d", 172_800_000), ("1h 5m", 3_900_000)] {
+        for (text, ms) in [
+            ("5s", 5_000),
+            ("250ms", 250),
+            ("1m30s", 90_000),
+            ("24h", 86_400_000),
+            ("0.5s", 500),
+            ("0s", 0),
+            ("2d", 172_800_000),
+            ("1h 5m", 3_900_000),
+        ] {
             let read = duration_of(text).unwrap_or_else(|| panic!("{text}"));
             assert_eq!(read, Duration::from_millis(ms), "{text}");
             assert_eq!(duration_of(&Span(read).to_string()), Some(read), "{text} printed");
@@ -177,7 +188,14 @@ mod tests {
 
     #[test]
     fn sizes_are_read_in_both_systems_of_units() {
-        for (text, bytes) in [("20GiB", 20 << 30), ("500MB", 500_000_000), ("0", 0), ("1.5 KiB", 1536), ("7B", 7), ("2gib", 2 << 30)] {
+        for (text, bytes) in [
+            ("20GiB", 20 << 30),
+            ("500MB", 500_000_000),
+            ("0", 0),
+            ("1.5 KiB", 1536),
+            ("7B", 7),
+            ("2gib", 2 << 30),
+        ] {
             assert_eq!(bytes_of(text), Some(bytes), "{text}");
         }
         assert_eq!(Bytes(20 << 30).to_string(), "20GiB");

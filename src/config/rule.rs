@@ -153,7 +153,8 @@ pub fn check(
     let mut settings = Settings::of(findings.file().clone());
     let name = check_name(&text.name, place, findings);
     let across = labels_of("across", &text.across, &["dp_rank"], &mut settings, findings);
-    let within: Vec<&str> = ["target", "role"].into_iter().filter(|w| !across.iter().any(|a| **a == **w)).collect();
+    let within: Vec<&str> =
+        ["target", "role"].into_iter().filter(|w| !across.iter().any(|a| **a == **w)).collect();
     let within = labels_of("within", &text.within, &within, &mut settings, findings);
     check_grouping(text, &across, &within, findings);
     let context = Context { signal: &text.signal, signals };
@@ -162,7 +163,11 @@ pub fn check(
         None => {
             if text.trigger.is_absent() {
                 let hint = "write for example `trigger: { max_over_mean: 1.5, beyond_chance: 4, for: 3s }`";
-                findings.error(text.name.place().unwrap_or(place), "the rule has no `trigger`", Some(hint.into()));
+                findings.error(
+                    text.name.place().unwrap_or(place),
+                    "the rule has no `trigger`",
+                    Some(hint.into()),
+                );
             }
             None
         }
@@ -241,7 +246,11 @@ fn labels_of(
     for (name, at) in &names {
         // Patterns and queries bring labels of their own, so an odd one is only worth a word.
         if !known.contains(name) && name.ends_with("rank") {
-            findings.warn(*at, format!("no built-in source has a label `{name}`"), Some(did_you_mean(name, &known)));
+            findings.warn(
+                *at,
+                format!("no built-in source has a label `{name}`"),
+                Some(did_you_mean(name, &known)),
+            );
         }
     }
     all.into_iter().map(Arc::from).collect()
@@ -253,7 +262,8 @@ fn check_grouping(text: &RuleText, across: &[Arc<str>], within: &[Arc<str>], fin
         findings.error(place, "`across` names no label: nothing would be compared", None);
     }
     if let Some(both) = across.iter().find(|a| within.contains(a)) {
-        let message = format!("`{both}` cannot be in `across` and in `within`: every group would have one member");
+        let message =
+            format!("`{both}` cannot be in `across` and in `within`: every group would have one member");
         let hint = match &**both {
             "target" => Some("to compare servers with each other write `within: [role]`".to_owned()),
             _ => None,
@@ -318,7 +328,11 @@ fn limits_of(text: &Field<LimitsText>, settings: &mut Settings, findings: &mut F
     if let Some(place) = text.per.place()
         && limits.per < limits.cooldown
     {
-        findings.error(place, "`per` is shorter than `cooldown`: the number of captures would not matter", None);
+        findings.error(
+            place,
+            "`per` is shorter than `cooldown`: the number of captures would not matter",
+            None,
+        );
     }
     limits
 }
@@ -348,4 +362,3 @@ pub fn signal_of(
     }
     found.map(|signal| (signal, name.as_str().into()))
 }
-

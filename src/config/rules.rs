@@ -98,7 +98,11 @@ pub fn load<'f>(
             }
         };
         if rules.as_ref().is_none_or(Vec::is_empty) && !findings.has_errors() {
-            findings.warn(tree::Place::default(), "the file has no rules", Some("begin with `rules:`".into()));
+            findings.warn(
+                tree::Place::default(),
+                "the file has no rules",
+                Some("begin with `rules:`".into()),
+            );
         }
         check_all(&rules.unwrap_or_default(), signals, capture, &mut names, &mut findings, &mut loaded.rules);
         loaded.diagnostics.extend(findings.into_sorted());
@@ -124,7 +128,11 @@ pub fn check_all(
             let here = (findings.file().clone(), at.line);
             if let Some((file, line)) = names.get(name.as_str()) {
                 let message = format!("another rule is called `{name}`");
-                findings.error(at, message, Some(format!("it is at {file}:{line}; state is kept under the name")));
+                findings.error(
+                    at,
+                    message,
+                    Some(format!("it is at {file}:{line}; state is kept under the name")),
+                );
                 continue;
             }
             names.insert(name.as_str().into(), here);
@@ -328,7 +336,9 @@ mod tests {
 
     #[test]
     fn a_clear_that_is_not_written_is_the_trigger_with_less_chance() {
-        let rules = loaded("rules:\n  - name: a\n    signal: load\n    trigger: { all: [{ max_over_mean: 1.5, beyond_chance: 4 }, { signal: queue_reqs, any_member: { above: 3 } }], for: 8s }\n");
+        let rules = loaded(
+            "rules:\n  - name: a\n    signal: load\n    trigger: { all: [{ max_over_mean: 1.5, beyond_chance: 4 }, { signal: queue_reqs, any_member: { above: 3 } }], for: 8s }\n",
+        );
         assert!(rules.is_ok(), "{:?}", rules.diagnostics);
         let clear = &rules.rules[0].rule.clear;
         assert_eq!(clear.conditions[0].chance, Some(3.0));

@@ -25,16 +25,8 @@ use crate::decide::time::Time;
 pub const MAX_BYTES: usize = 1000;
 
 /// Functions with their numbers of arguments.
-pub const FUNCTIONS: [(&str, usize); 8] = [
-    ("mean", 1),
-    ("max", 1),
-    ("min", 1),
-    ("sum", 1),
-    ("ranks", 1),
-    ("age", 1),
-    ("value", 2),
-    ("share", 2),
-];
+pub const FUNCTIONS: [(&str, usize); 8] =
+    [("mean", 1), ("max", 1), ("min", 1), ("sum", 1), ("ranks", 1), ("age", 1), ("value", 2), ("share", 2)];
 
 /// A guard that has been checked.
 #[derive(Clone)]
@@ -100,7 +92,9 @@ pub enum GuardError {
         given: usize,
     },
     /// It ran and gave something else than true or false.
-    #[error("the guard must give true or false, but gives {0}; compare it with something, as in `max(load) > 8`")]
+    #[error(
+        "the guard must give true or false, but gives {0}; compare it with something, as in `max(load) > 8`"
+    )]
     NotBool(String),
     /// It could not run.
     #[error("the guard cannot be evaluated: {0}")]
@@ -156,12 +150,18 @@ impl Guard {
         self.signals.iter().map(|(_, s)| *s)
     }
 
+    /// Their names, in the same order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.signals.iter().map(|(name, _)| &**name)
+    }
+
     /// Whether it is true now. `frames` are those of [`Guard::signals`].
     pub fn holds<'f>(&self, frames: impl Iterator<Item = &'f Frame>, now: Time) -> Result<bool, GuardError> {
         let variables = self.signals.iter().zip(frames).map(|((name, _), frame)| {
             let fresh = frame.members.iter().filter(|m| !m.stale).map(|m| m.at).max();
             let age = fresh.map_or(f64::INFINITY, |at| now.since(at).as_secs_f64());
-            let map = frame.members.iter().map(|m| (key_of(m.id.0.values()), Value::Float(m.value))).collect();
+            let map =
+                frame.members.iter().map(|m| (key_of(m.id.0.values()), Value::Float(m.value))).collect();
             (name, map, age)
         });
         self.run(variables)
@@ -181,17 +181,21 @@ impl Guard {
         variables: impl Iterator<Item = (&'n Arc<str>, HashMap<Key, Value>, f64)>,
     ) -> Result<bool, GuardError> {
         let mut context = Context::default();
-        for (name, function) in [("mean", mean as Fold), ("max", max), ("min", min), ("sum", sum), ("ranks", ranks)]
+        for (name, function) in
+            [("mean", mean as Fold), ("max", max), ("min", min), ("sum", sum), ("ranks", ranks)]
         {
             context
-                .add_function(&format!("{OURS}{name}"), move |f: &FunctionContext<'_, '_>, v: Value| function(f, &v))
+                .add_function(&format!("{OURS}{name}"), move |f: &FunctionContext<'_, '_>, v: Value| {
+                    function(f, &v)
+                })
                 .map_err(|e| GuardError::Runtime(e.to_string()))?;
         }
         for (name, function) in [("value", value as Pick), ("share", share)] {
             context
-                .add_function(&format!("{OURS}{name}"), move |f: &FunctionContext<'_, '_>, v: Value, rank: Value| {
-                    function(f, &v, rank)
-                })
+                .add_function(
+                    &format!("{OURS}{name}"),
+                    move |f: &FunctionContext<'_, '_>, v: Value, rank: Value| function(f, &v, rank),
+                )
                 .map_err(|e| GuardError::Runtime(e.to_string()))?;
         }
         for (name, map, age) in variables {
@@ -307,7 +311,8 @@ impl Checker<'_> {
 
     /// `age(load)`: the variable that stands for it.
     fn age(&mut self, call: &CallExpr) -> Result<Option<String>, GuardError> {
-        let ("age", [IdedExpr { expr: Expr::Ident(name), .. }]) = (call.func_name.as_str(), &call.args[..]) else {
+        let ("age", [IdedExpr { expr: Expr::Ident(name), .. }]) = (call.func_name.as_str(), &call.args[..])
+        else {
             return Ok(None);
         };
         self.ident(name)?;
@@ -409,7 +414,7 @@ mod tests {
 
     fn frame(values: &[f64]) -> Frame {
         let member = |(i, value): (usize, &f64)| Member {
-            id: Rank::dp(i as u16).labels(),
+            id: Arc::new(Rank::dp(i as u16).labels()),
             value: *value,
             at: Time::from_epoch_s(100.0),
             stale: false,
@@ -447,7 +452,10 @@ mod tests {
     fn unknown_names_are_errors_with_a_suggestion() {
         let message = |s: &str| guard(s).map(|_| ()).map_err(|e| e.to_string());
         assert_eq!(message("meen(load) > 8"), Err("unknown function `meen`; did you mean `mean`?".into()));
-        assert_eq!(message("max(qeue_reqs) > 8"), Err("unknown signal `qeue_reqs`; did you mean `queue_reqs`?".into()));
+        assert_eq!(
+            message("max(qeue_reqs) > 8"),
+            Err("unknown signal `qeue_reqs`; did you mean `queue_reqs`?".into())
+        );
         assert_eq!(message("true || nosuch > 1"), Err("unknown signal `nosuch`".into()));
         assert_eq!(message("mean(load, 1) > 1"), Err("`mean` takes 1 argument(s), not 2".into()));
     }

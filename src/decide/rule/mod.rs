@@ -5,12 +5,14 @@
 //! (bounds, side, chance, baseline), [`guard`], [`state`] (time), and [`engine`], which holds them
 //! for every rule and group; [`why`] says what is missing when nothing fires.
 
+pub mod change;
 pub mod condition;
-
+pub mod engine;
+mod group;
 pub mod guard;
 pub mod state;
 pub mod statistic;
-
+pub mod why;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -18,8 +20,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::change::{Change, ChangeLine};
 pub use self::condition::Condition;
+pub use self::engine::Engine;
 pub use self::guard::Guard;
+pub use self::state::Phase;
 pub use self::statistic::{Direction, Statistic};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::labels::Labels;
@@ -138,17 +143,29 @@ pub enum Severity {
 }
 
 /// What the engine is shown of a group: every member's value of one signal at one time.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Frame {
     /// Members in the order of their labels.
     pub members: Vec<Member>,
 }
 
+impl Clone for Frame {
+    fn clone(&self) -> Self {
+        Self { members: self.members.clone() }
+    }
+
+    /// Keeps the room that there is: frames are copied at every evaluation of a rule with several
+    /// signals.
+    fn clone_from(&mut self, source: &Self) {
+        self.members.clone_from(&source.members);
+    }
+}
+
 /// One member of a group.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// The `across` labels: `dp_rank=2`.
-    pub id: Labels,
+    /// The `across` labels: `dp_rank=2`; shared, so that showing a frame copies nothing.
+    pub id: Arc<Labels>,
     /// Its value; 0 when it went silent while its peers are active (then `stale` is set).
     pub value: f64,
     /// When that was last measured.

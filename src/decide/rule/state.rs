@@ -4,6 +4,7 @@
 //! neither fires nor resolves: a firing group that goes silent becomes `unknown` and is the same
 //! firing when its data return. What belongs to windows and limits (capturing, cooling) is not here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -48,7 +49,7 @@ impl Phase {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blame {
     /// The member's labels.
-    pub member: Labels,
+    pub member: Arc<Labels>,
     /// High or low.
     pub side: Side,
 }
@@ -85,6 +86,8 @@ pub enum State {
 pub struct Firing {
     /// When it fired.
     pub fired_at: Time,
+    /// Since when its trigger has held.
+    pub since: Time,
     /// Whom it blames.
     pub blame: Blame,
     /// Since when the clear has held.
@@ -113,7 +116,7 @@ pub enum Input<'a> {
     /// Both parts of the rule were judged.
     Judged {
         /// Whom the trigger blames, if it holds.
-        trigger: Option<(&'a Labels, Side)>,
+        trigger: Option<(&'a Arc<Labels>, Side)>,
         /// Whether the clear holds.
         clear: bool,
         /// When the newest of the judged samples was measured.
@@ -209,7 +212,7 @@ impl State {
 
     fn judge(
         &mut self,
-        trigger: Option<(&Labels, Side)>,
+        trigger: Option<(&Arc<Labels>, Side)>,
         clear: bool,
         newest: Time,
         holds: Holds,
@@ -240,7 +243,7 @@ impl State {
                 }
             }
             Self::Idle { rested } => match trigger {
-                Some(blame) if now >= *rested && holds.trigger.is_zero() => *self = fired(blame, now),
+                Some(blame) if now >= *rested && holds.trigger.is_zero() => *self = fired(blame, now, now),
                 Some(_) if now >= *rested => *self = Self::Pending { since: now },
                 _ => {}
             },
@@ -248,7 +251,7 @@ impl State {
                 None => *self = Self::Idle { rested: now },
                 // One old sample, looked at again and again, is no proof that it lasts.
                 Some(blame) if now.since(*since) >= holds.trigger && newest > *since => {
-                    *self = fired(blame, now);
+                    *self = fired(blame, *since, now);
                 }
                 Some(_) => {}
             },
@@ -258,9 +261,9 @@ impl State {
     }
 }
 
-fn fired((member, side): (&Labels, Side), now: Time) -> State {
+fn fired((member, side): (&Arc<Labels>, Side), since: Time, now: Time) -> State {
     let blame = Blame { member: member.clone(), side };
-    State::Firing(Firing { fired_at: now, blame, clear_since: None, other: None })
+    State::Firing(Firing { fired_at: now, since, blame, clear_since: None, other: None })
 }
 
 impl Firing {
@@ -274,7 +277,7 @@ impl Firing {
 
     /// Whether another member, or the other side, has been to blame for as long as a firing needs;
     /// if so, it is blamed from here on.
-    fn blames_another(&mut self, (member, side): (&Labels, Side), holds: Holds, now: Time) -> bool {
+    fn blames_another(&mut self, (member, side): (&Arc<Labels>, Side), holds: Holds, now: Time) -> bool {
         if self.blame.side == side && self.blame.member == *member {
             self.other = None;
             return false;
@@ -284,8 +287,9 @@ impl Firing {
             self.other = Some((Blame { member: member.clone(), side }, now));
         }
         let lasted = self.other.as_ref().is_some_and(|(_, since)| now.since(*since) >= holds.trigger);
-        if lasted && let Some((blame, _)) = self.other.take() {
+        if lasted && let Some((blame, since)) = self.other.take() {
             self.blame = blame;
+            self.since = since;
             self.fired_at = now;
             self.clear_since = None;
         }
@@ -300,8 +304,11 @@ mod tests {
     use super::*;
     use crate::decide::signal::rank::Rank;
 
-    const HOLDS: Holds =
-        Holds { trigger: Duration::from_secs(3), clear: Duration::from_secs(5), rearm: Duration::from_secs(2) };
+    const HOLDS: Holds = Holds {
+        trigger: Duration::from_secs(3),
+        clear: Duration::from_secs(5),
+        rearm: Duration::from_secs(2),
+    };
 
     fn t(s: u64) -> Time {
         Time::from_nanos(0) + Duration::from_secs(1000 + s)
@@ -328,7 +335,7 @@ mod tests {
                         Some(d) => (d, Side::High),
                         None => (c as u32 - 'a' as u32, Side::Low),
                     };
-                    member = Rank::dp(index as u16).labels();
+                    member = Arc::new(Rank::dp(index as u16).labels());
                     Input::Judged { trigger: Some((&member, side)), clear: false, newest: now }
                 }
             };
@@ -349,10 +356,7 @@ mod tests {
 
     #[test]
     fn a_rule_fires_after_its_for_and_clears_after_its_own() {
-        assert_eq!(
-            play(".22222......."),
-            "0:idle 1:pending 4:firing(dp_rank=2 High) 11:idle"
-        );
+        assert_eq!(play(".22222......."), "0:idle 1:pending 4:firing(dp_rank=2 High) 11:idle");
     }
 
     #[test]
@@ -387,10 +391,7 @@ mod tests {
             "0:idle 1:pending 4:firing(dp_rank=2 High) 9:reblamed(dp_rank=1 High)"
         );
         assert_eq!(play(".22222112111"), "0:idle 1:pending 4:firing(dp_rank=2 High)");
-        assert_eq!(
-            play(".22222cccc"),
-            "0:idle 1:pending 4:firing(dp_rank=2 High) 9:reblamed(dp_rank=2 Low)"
-        );
+        assert_eq!(play(".22222cccc"), "0:idle 1:pending 4:firing(dp_rank=2 High) 9:reblamed(dp_rank=2 Low)");
     }
 
     #[test]
@@ -401,10 +402,7 @@ mod tests {
 
     #[test]
     fn after_a_firing_a_rule_rests_before_it_begins_again() {
-        assert_eq!(
-            play(".2222......2222"),
-            "0:idle 1:pending 4:firing(dp_rank=2 High) 10:idle 12:pending"
-        );
+        assert_eq!(play(".2222......2222"), "0:idle 1:pending 4:firing(dp_rank=2 High) 10:idle 12:pending");
     }
 
     #[test]
@@ -415,7 +413,7 @@ mod tests {
     #[test]
     fn one_sample_looked_at_for_long_does_not_fire() {
         let mut state = State::default();
-        let member = Rank::dp(1).labels();
+        let member = Arc::new(Rank::dp(1).labels());
         for s in 0..60 {
             let input = Input::Judged { trigger: Some((&member, Side::High)), clear: false, newest: t(0) };
             state.step(input, HOLDS, t(s));
@@ -426,7 +424,7 @@ mod tests {
     #[test]
     fn a_zero_for_fires_at_once() {
         let mut state = State::default();
-        let member = Rank::dp(1).labels();
+        let member = Arc::new(Rank::dp(1).labels());
         let holds = Holds { trigger: Duration::ZERO, ..HOLDS };
         let input = Input::Judged { trigger: Some((&member, Side::High)), clear: false, newest: t(0) };
         assert_eq!(state.step(input, holds, t(0)), Step::Moved);
