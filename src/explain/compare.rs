@@ -26,6 +26,8 @@ pub struct Study {
     pub hypothesis: Option<Finding>,
     /// What readers found worth saying: files left out, ranks assumed.
     pub notes: Vec<String>,
+    /// Ranks whose files could not be read.
+    pub unreadable: Vec<Who>,
     /// Kernel that told the steps, where nothing else did.
     pub period_kernel: Option<String>,
 }
@@ -170,7 +172,7 @@ pub fn compare(mut study: Study) -> Comparison {
     study.profiles.sort_by_key(|p| p.who);
     let figures: Vec<Figures> = study.profiles.iter().map(evidence::figures_of).collect();
     let usual = usual_factors(&study, &figures);
-    let missing = missing_ranks(&study.profiles);
+    let missing = missing_ranks(&study);
     let idle: Vec<usize> = (0..figures.len()).filter(|&i| is_idle(&study.profiles, &figures, i)).collect();
     let active: Vec<usize> = (0..figures.len()).filter(|i| !idle.contains(i)).collect();
     let (judged, members) = judge_groups(&study, &figures, &usual, &active);
@@ -238,11 +240,12 @@ fn is_idle(profiles: &[RankProfile], figures: &[Figures], at: usize) -> bool {
 }
 
 /// Ranks that the others' numbers, or the size of the world, say there are.
-fn missing_ranks(profiles: &[RankProfile]) -> Vec<Who> {
+fn missing_ranks(study: &Study) -> Vec<Who> {
+    let profiles = &study.profiles;
     let ranks: Vec<Rank> = profiles.iter().filter_map(|p| rank_of(p.who)).collect();
     let varying: Vec<Axis> =
         Axis::ALL.into_iter().filter(|&a| ranks.iter().any(|r| r.get(a) != ranks[0].get(a))).collect();
-    let [axis] = varying.as_slice() else { return Vec::new() };
+    let [axis] = varying.as_slice() else { return study.unreadable.clone() };
     let world = profiles.iter().filter_map(|p| p.world_size).max().unwrap_or(0);
     let highest = ranks.iter().filter_map(|r| r.get(*axis)).max().map_or(0, |m| u32::from(m) + 1);
     let until = u16::try_from(world.min(4096).max(highest)).unwrap_or(u16::MAX);

@@ -59,7 +59,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Read>, TraceError> {
 ///
 /// # Errors
 /// When the file cannot be opened.
-pub fn open_counted(path: &Path, progress: Box<dyn Fn(u64)>) -> Result<Box<dyn Read>, TraceError> {
+pub fn open_counted(path: &Path, progress: &'a dyn Fn(u64)) -> Result<Box<dyn Read>, TraceError> {
     let unreadable = |source| TraceError::Unreadable { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(unreadable)?;
     let mut magic = [0u8; 2];
@@ -75,7 +75,7 @@ pub fn open_counted(path: &Path, progress: Box<dyn Fn(u64)>) -> Result<Box<dyn R
 /// A file whose reading is watched.
 struct Counted {
     inner: File,
-    progress: Box<dyn Fn(u64)>,
+    progress: &'a dyn Fn(u64),
 }
 
 impl Read for Counted {
@@ -134,7 +134,7 @@ pub fn read_kineto(
     path: &Path,
     limit: Limit,
     trace: &mut RankTrace,
-    progress: Box<dyn Fn(u64)>,
+    progress: &'a dyn Fn(u64),
 ) -> Result<kineto::Facts, TraceError> {
     let reader = open_counted(path, progress)?;
     kineto::read(reader, limit, trace).map_err(|e| match e {
