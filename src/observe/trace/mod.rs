@@ -52,14 +52,14 @@ const RATIO_FROM: u64 = 64 << 20;
 /// # Errors
 /// When the file cannot be opened.
 pub fn open(path: &Path) -> Result<Box<dyn Read>, TraceError> {
-    open_counted(path, Box::new(|_| {}))
+    open_counted(path, &|_| {})
 }
 
 /// Opens a trace and tells `progress` how many bytes of the file were read each time.
 ///
 /// # Errors
 /// When the file cannot be opened.
-pub fn open_counted(path: &Path, progress: &'a dyn Fn(u64)) -> Result<Box<dyn Read>, TraceError> {
+pub fn open_counted<'a>(path: &Path, progress: &'a dyn Fn(u64)) -> Result<Box<dyn Read + 'a>, TraceError> {
     let unreadable = |source| TraceError::Unreadable { path: path.to_owned(), source };
     let mut file = File::open(path).map_err(unreadable)?;
     let mut magic = [0u8; 2];
@@ -73,12 +73,12 @@ pub fn open_counted(path: &Path, progress: &'a dyn Fn(u64)) -> Result<Box<dyn Re
 }
 
 /// A file whose reading is watched.
-struct Counted {
+struct Counted<'a> {
     inner: File,
     progress: &'a dyn Fn(u64),
 }
 
-impl Read for Counted {
+impl Read for Counted<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         (self.progress)(n as u64);
@@ -134,7 +134,7 @@ pub fn read_kineto(
     path: &Path,
     limit: Limit,
     trace: &mut RankTrace,
-    progress: &'a dyn Fn(u64),
+    progress: &dyn Fn(u64),
 ) -> Result<kineto::Facts, TraceError> {
     let reader = open_counted(path, progress)?;
     kineto::read(reader, limit, trace).map_err(|e| match e {
