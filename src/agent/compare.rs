@@ -147,10 +147,12 @@ fn jobs_of(inventory: &Inventory, request: &Request, loaded: &mut Loaded) -> Res
     let mut jobs = Vec::new();
     for file in &inventory.files {
         match file.format {
-            Format::Kineto => match rank_of_file(&file.name(), request, &inventory.manifest, &mut loaded.notes) {
-                Some(rank) => by_rank.entry(rank).or_default().push(file.clone()),
-                None => jobs.push(Job { pieces: vec![Piece::Kineto(file.clone())], who: None }),
-            },
+            Format::Kineto => {
+                match rank_of_file(&file.name(), request, &inventory.manifest, &mut loaded.notes) {
+                    Some(rank) => by_rank.entry(rank).or_default().push(file.clone()),
+                    None => jobs.push(Job { pieces: vec![Piece::Kineto(file.clone())], who: None }),
+                }
+            }
             Format::NsightSqlite | Format::NsightReport => {
                 let path = export_of(file, loaded)?;
                 let export = nsight::Export::open(&path)?;
@@ -211,7 +213,8 @@ fn export_of(file: &TraceFile, loaded: &mut Loaded) -> Result<PathBuf, TraceErro
     if file.format == Format::NsightSqlite && !packed {
         return Ok(file.path.clone());
     }
-    let temp = TempFolder::new().map_err(|source| TraceError::Unreadable { path: file.path.clone(), source })?;
+    let temp =
+        TempFolder::new().map_err(|source| TraceError::Unreadable { path: file.path.clone(), source })?;
     let out = if packed {
         let out = temp.0.join("export.sqlite");
         let unreadable = |source| TraceError::Unreadable { path: file.path.clone(), source };
@@ -247,7 +250,11 @@ impl Drop for TempFolder {
 
 /// Reads all jobs on a few threads. A file of a known rank that cannot be read makes that rank
 /// missing; when none can be read, the first error is the answer.
-fn read_all(jobs: Vec<Job>, progress: &(dyn Fn(u64) + Sync), loaded: &mut Loaded) -> Result<Vec<Read>, TraceError> {
+fn read_all(
+    jobs: Vec<Job>,
+    progress: &(dyn Fn(u64) + Sync),
+    loaded: &mut Loaded,
+) -> Result<Vec<Read>, TraceError> {
     let limit = limit_for(jobs.len());
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<(usize, Result<Option<Read>, TraceError>)>> = Mutex::new(Vec::new());
@@ -319,16 +326,19 @@ fn read_one(job: &Job, limit: Limit, progress: &(dyn Fn(u64) + Sync)) -> Result<
         _ => None,
     });
     let who = job.who.or(told.map(Who::Rank)).unwrap_or(Who::Rank(Rank::NONE));
-    let folded = step::annotated(&trace).map(|(source, marks)| (source, marks.to_vec())).map(|(source, marks)| {
-        step::fold(who, std::mem::take(&mut trace), source, &marks)
-    });
+    let folded = step::annotated(&trace)
+        .map(|(source, marks)| (source, marks.to_vec()))
+        .map(|(source, marks)| step::fold(who, std::mem::take(&mut trace), source, &marks));
     Ok(Some(Read { pieces: job.pieces.clone(), who, trace, folded }))
 }
 
 /// Refuses traces that nothing names, and two traces of one name.
 fn name_the_nameless(reads: &mut [Read], loaded: &mut Loaded) -> Result<(), TraceError> {
-    let nameless: Vec<String> =
-        reads.iter().filter(|r| r.who == Who::Rank(Rank::NONE)).map(|r| r.pieces[0].path().display().to_string()).collect();
+    let nameless: Vec<String> = reads
+        .iter()
+        .filter(|r| r.who == Who::Rank(Rank::NONE))
+        .map(|r| r.pieces[0].path().display().to_string())
+        .collect();
     if !nameless.is_empty() && reads.len() > 1 {
         let shown = nameless.iter().take(8).cloned().collect::<Vec<_>>().join("\n  ");
         return Err(TraceError::Nothing(format!(
@@ -345,7 +355,9 @@ fn name_the_nameless(reads: &mut [Read], loaded: &mut Loaded) -> Result<(), Trac
         )));
     }
     if reads.iter().any(|r| matches!(r.who, Who::Pid(_))) {
-        loaded.notes.push("no manifest tells the ranks of these processes; say it with --rank PID=dp1".into());
+        loaded
+            .notes
+            .push("no manifest tells the ranks of these processes; say it with --rank PID=dp1".into());
     }
     Ok(())
 }
@@ -383,7 +395,9 @@ fn far_apart(loaded: &mut Loaded) {
         && start - end > 60_000_000_000
     {
         let minutes = (start - end) as f64 / 60e9;
-        loaded.notes.push(format!("the ranks' windows lie up to {minutes:.0} minutes apart: is this one capture?"));
+        loaded
+            .notes
+            .push(format!("the ranks' windows lie up to {minutes:.0} minutes apart: is this one capture?"));
     }
 }
 

@@ -88,10 +88,15 @@ fn told(words: &[String]) -> anyhow::Result<Told> {
     let mut told = Told::default();
     for word in words {
         let Some((key, rank)) = word.split_once('=') else {
-            bail!("--rank {word}: write a process or a part of a file name, then = and a rank, as in 743=dp1");
+            bail!(
+                "--rank {word}: write a process or a part of a file name, then = and a rank, as in 743=dp1"
+            );
         };
         let Some(rank) = naming::of_words(rank) else {
-            bail!("--rank {word}: `{rank}` is no rank; write one of {} and a number, as in dp1", compare::rank_words());
+            bail!(
+                "--rank {word}: `{rank}` is no rank; write one of {} and a number, as in dp1",
+                compare::rank_words()
+            );
         };
         match key.parse() {
             Ok(pid) => {

@@ -328,18 +328,8 @@ mod tests {
         let at = |s: f64| Time::from_epoch_s(s);
         let points = [(at(0.4), 1.0), (at(1.6), 2.0), (at(2.1), 3.0), (at(8.0), 4.0)];
         let line = resampled(points, at(9.0), Duration::from_secs(1), 10);
-        let expected = [
-            None,
-            Some(1.0),
-            Some(2.0),
-            Some(3.0),
-            Some(3.0),
-            Some(3.0),
-            None,
-            None,
-            Some(4.0),
-            Some(4.0),
-        ];
+        let expected =
+            [None, Some(1.0), Some(2.0), Some(3.0), Some(3.0), Some(3.0), None, None, Some(4.0), Some(4.0)];
         assert_eq!(line, expected);
     }
 

@@ -69,7 +69,11 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     let batches = c.ranks.iter().any(|r| r.requests_mean.is_some());
     let waits = c.collectives.as_ref();
     let widest = c.ranks.iter().map(|r| r.rank.to_string().len()).max().unwrap_or(4).max(4);
-    write!(out, "{BOLD}{:widest$}  {:>6} {:>9} {:>9} {:>9}", "rank", "steps", "work/step", "gap", "host gap")?;
+    write!(
+        out,
+        "{BOLD}{:widest$}  {:>6} {:>9} {:>9} {:>9}",
+        "rank", "steps", "work/step", "gap", "host gap"
+    )?;
     if batches {
         write!(out, " {:>8} {:>8}", "requests", "prefill")?;
     }
@@ -146,7 +150,11 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     }
     let at = c.ranks.iter().position(|r| Some(r.rank) == v.rank);
     let Some(at) = at else { return Ok(()) };
-    writeln!(out, "\n{BOLD}{:<58} {:>9} {:>9}{BOLD:#}  {DIM}milliseconds per step{DIM:#}", "kernel", "here", "gap")?;
+    writeln!(
+        out,
+        "\n{BOLD}{:<58} {:>9} {:>9}{BOLD:#}  {DIM}milliseconds per step{DIM:#}",
+        "kernel", "here", "gap"
+    )?;
     for k in lines {
         let (here, gap) = (k.ms_per_step[at], k.gap_ms_per_step);
         writeln!(out, "{:<58} {here:>9.3} {gap:>+9.3}", clipped(&k.kernel, 58))?;
@@ -187,12 +195,18 @@ fn notes(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         lines.push("steps could not be told apart: each window counts as one step".into());
     }
     if c.unknown_share > 0.01 {
-        lines.push(format!("{:.0} % of the kernel time is in kernels that no family knows", c.unknown_share * 100.0));
+        lines.push(format!(
+            "{:.0} % of the kernel time is in kernels that no family knows",
+            c.unknown_share * 100.0
+        ));
     }
     for r in &c.ranks {
         lines.extend(r.notes.iter().map(|n| format!("{}: {n}", r.rank)));
     }
-    if c.ranks.iter().any(|r| r.kinds.contains_key(&StepKind::Extend) && r.kinds.contains_key(&StepKind::Decode)) {
+    if c.ranks
+        .iter()
+        .any(|r| r.kinds.contains_key(&StepKind::Extend) && r.kinds.contains_key(&StepKind::Decode))
+    {
         lines.push("prefill and decode steps are compared separately; figures per step are over both".into());
     }
     for line in lines {
