@@ -1,8 +1,8 @@
 //! CHANGES the world: windows, bundles, state, notifications. The only code that can hurt a server.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-pub mod notify;
 pub mod bundle;
+pub mod notify;
 pub mod retention;
 pub mod state;
 
