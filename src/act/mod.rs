@@ -2,8 +2,12 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bundle;
+pub mod notify;
+pub mod profile;
 pub mod retention;
+mod sglang;
 pub mod state;
+mod vllm;
 
 /// A resolved incident, for the tests of this folder.
 #[cfg(test)]
