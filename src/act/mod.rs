@@ -1,10 +1,6 @@
 //! CHANGES the world: windows, bundles, state, notifications. The only code that can hurt a server.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-<<<<<<< HEAD
-=======
-pub mod notify;
->>>>>>> main
 pub mod bundle;
 pub mod notify;
 pub mod profile;
