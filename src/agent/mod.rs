@@ -4,3 +4,4 @@
 pub mod clock;
 pub mod compare;
 pub mod supervise;
+pub mod window;
