@@ -63,6 +63,7 @@ impl World {
             effects: Vec::new(),
         };
         world.boot_lines();
+        world.settle();
         world
     }
 
@@ -79,6 +80,7 @@ impl World {
     /// The work from now on.
     pub fn set_load(&mut self, ranks: &[(u32, u32)]) {
         self.config.load.set_from(self.now, ranks);
+        self.settle();
     }
 
     /// Whether its port listens.
@@ -167,6 +169,7 @@ impl World {
             self.die("restarted");
         }
         self.come_back();
+        self.settle();
         effects.append(&mut self.effects);
         effects
     }
@@ -174,10 +177,10 @@ impl World {
     /// Does all that is due at `self.now`, until nothing more is.
     fn settle(&mut self) {
         if let Life::Down { back_at, .. } = &self.life {
-            if back_at.is_some_and(|at| at <= self.now) {
-                self.come_back();
+            if back_at.is_none_or(|at| at > self.now) {
+                return;
             }
-            return;
+            self.come_back();
         }
         if self.doomed_at.is_some_and(|at| at <= self.now) {
             let back_at = self.now + self.config.faults.restart_takes;

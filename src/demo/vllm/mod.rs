@@ -118,6 +118,7 @@ impl World {
     /// The work from now on.
     pub fn set_load(&mut self, engines: &[(u32, u32)]) {
         self.config.load.set_from(self.now, engines);
+        self.settle();
     }
 
     /// Whether its port listens.
