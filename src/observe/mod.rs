@@ -1,2 +1,4 @@
 //! READS the world: files, sockets, clocks. Changes nothing.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod trace;
