@@ -3,8 +3,11 @@
 
 pub mod bundle;
 pub mod notify;
+pub mod profile;
 pub mod retention;
+mod sglang;
 pub mod state;
+mod vllm;
 
 /// A resolved incident, for the tests of this folder.
 #[cfg(test)]

@@ -3,4 +3,6 @@
 
 pub mod clock;
 pub mod compare;
+pub mod merged;
 pub mod supervise;
+pub mod window;

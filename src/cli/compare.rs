@@ -1,7 +1,8 @@
 //! `skewtrap compare`: which rank, which kernel, and why, from the traces of a capture.
 
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -9,8 +10,10 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use regex::Regex;
 
-use crate::agent::compare::{self, Request, Told};
+use crate::agent::compare::{self, Compared, Request, Told};
+use crate::agent::merged;
 use crate::explain::report;
+use crate::explain::trace::Who;
 use crate::observe::trace::naming;
 
 /// Compares the ranks of a capture: which rank, which kernel, and why.
@@ -34,6 +37,22 @@ pub struct CompareArgs {
     /// Short for `--format json`.
     #[arg(long, conflicts_with = "format")]
     json: bool,
+
+    /// Write a report for a browser: one file, no network.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Write a merged trace of the telling ranks for ui.perfetto.dev.
+    #[arg(long, value_name = "FILE")]
+    perfetto: Option<PathBuf>,
+
+    /// Ranks of the merged trace, as dp1,dp2; default: the culprit, one in the middle, the best.
+    #[arg(long, value_name = "RANK", value_delimiter = ',', requires = "perfetto")]
+    perfetto_ranks: Vec<String>,
+
+    /// Write the table of kernels per rank.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
 
     /// Finds the rank in file names: groups named dp, tp, pp, ep, or one group with a TP rank.
     #[arg(long, value_name = "REGEX")]
@@ -60,11 +79,12 @@ enum Format {
 pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
     let request = Request {
         told: told(&args.rank)?,
-        paths: args.paths,
-        baseline: args.baseline,
-        rank_regex: args.rank_regex,
+        paths: args.paths.clone(),
+        baseline: args.baseline.clone(),
+        rank_regex: args.rank_regex.clone(),
         hypothesis: None,
     };
+    let perfetto_ranks = args.perfetto_ranks.iter().map(|w| whom(w)).collect::<anyhow::Result<Vec<_>>>()?;
     let bar = progress_bar(&request);
     let compared = compare::run(&request, &|n| bar.inc(n));
     bar.finish_and_clear();
@@ -80,7 +100,46 @@ pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
         other => other.context("cannot write the result")?,
     }
     std::io::stdout().flush().ok();
+    files(&args, &compared, &perfetto_ranks)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the files that were asked for.
+fn files(args: &CompareArgs, compared: &Compared, perfetto_ranks: &[Who]) -> anyhow::Result<()> {
+    if let Some(path) = &args.html {
+        let mut out = created(path)?;
+        report::html::write(&mut out, &compared.comparison, None)?;
+        out.flush().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &args.csv {
+        let mut out = created(path)?;
+        report::csv::write(&mut out, &compared.study.profiles)?;
+        out.flush().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &args.perfetto {
+        merged::write(compared, perfetto_ranks, created(path)?)?;
+        let link = report::perfetto::link(&merged::first_families(compared));
+        anstream::eprintln!(
+            "Open {} in https://ui.perfetto.dev; with the key rows pinned, once it is served:\n{link}",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn created(path: &Path) -> anyhow::Result<BufWriter<File>> {
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(BufWriter::with_capacity(1 << 16, file))
+}
+
+/// A rank or a process, as users write it.
+fn whom(word: &str) -> anyhow::Result<Who> {
+    match word.parse() {
+        Ok(pid) => Ok(Who::Pid(pid)),
+        Err(_) => naming::of_words(word)
+            .map(Who::Rank)
+            .with_context(|| format!("`{word}` is no rank; write dp1, tp3 or a process")),
+    }
 }
 
 /// What `--rank` tells: a number before the `=` is a process, anything else a part of a file name.

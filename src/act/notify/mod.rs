@@ -3,13 +3,11 @@
 //! [`plan::Planner`] turns an incident's update into [`Delivery`]s, one per receiver, which the
 //! agent writes to its durable outbox before it hands them to a [`courier::Courier`], one task per
 //! receiver, so that a dead one delays nothing else. Every [`Outcome`] goes back to the outbox.
-//! Secrets live in [`secret::Secret`] and are printed nowhere, nor are addresses: Slack's is a secret.
+//! Secrets live in [`Secret`] and are printed nowhere, nor are addresses: Slack's is a secret.
 
-pub mod client;
 pub mod courier;
 pub mod plan;
 pub mod retry;
-pub mod secret;
 pub mod send;
 mod storm;
 
@@ -19,10 +17,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::plan::{Planner, Route};
-pub use self::secret::Secret;
 pub use self::storm::StormCap;
 use crate::decide::time::Time;
 use crate::explain::message::Message;
+pub use crate::http::{Secret, client};
 
 /// Who is told.
 #[derive(Clone, Debug)]
