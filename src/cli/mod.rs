@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod compare;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -15,7 +17,9 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {}
+enum Command {
+    Compare(compare::CompareArgs),
+}
 
 impl Cli {
     /// Runs the subcommand.
@@ -23,7 +27,9 @@ impl Cli {
     /// # Errors
     /// Whatever the subcommand could not do, as a chain of sentences.
     pub fn call(self) -> anyhow::Result<ExitCode> {
-        match self.command {}
+        match self.command {
+            Command::Compare(args) => compare::run(args),
+        }
     }
 }
 

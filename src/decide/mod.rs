@@ -6,4 +6,5 @@ pub mod incident;
 pub mod labels;
 pub mod rule;
 pub mod signal;
+pub mod status;
 pub mod time;
