@@ -103,6 +103,16 @@ pub enum Role {
     Decode,
 }
 
+impl From<Role> for crate::decide::signal::metrics::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Unified => Self::Unified,
+            Role::Prefill => Self::Prefill,
+            Role::Decode => Self::Decode,
+        }
+    }
+}
+
 /// What a server says about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerFacts {
