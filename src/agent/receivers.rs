@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::http::SecretError;
+use crate::http::secret::SecretError;
 use crate::act::notify::{Means, Receiver, Route, Secret};
 use crate::config::receiver::{self as configured, UpdateText};
 use crate::config::secret::{Address, SecretRef};
