@@ -4,5 +4,6 @@
 pub mod clock;
 pub mod compare;
 pub mod merged;
+pub mod receivers;
 pub mod supervise;
 pub mod window;
