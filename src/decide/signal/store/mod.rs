@@ -81,6 +81,7 @@ pub struct SignalStore {
     series: Vec<Series>,
     views: Vec<View>,
     touched: Vec<(ViewId, GroupId)>,
+    generation: u64,
     ring_bytes: usize,
     recorded: u64,
     dropped: u64,
@@ -99,6 +100,7 @@ impl SignalStore {
             series: Vec::new(),
             views: Vec::new(),
             touched: Vec::new(),
+            generation: 0,
             ring_bytes: 0,
             recorded: 0,
             dropped: 0,
@@ -257,6 +259,11 @@ impl SignalStore {
         for (view, group) in into.iter() {
             self.views[view.0 as usize].groups[group.0 as usize].is_touched = false;
         }
+    }
+
+    /// Grows whenever group ids may mean something else than before.
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Samples that were recorded.

@@ -57,7 +57,7 @@ pub(super) struct Group {
 /// The series that can speak for one member, best first.
 #[derive(Debug)]
 struct Candidates {
-    id: Labels,
+    id: Arc<Labels>,
     series: Vec<u32>,
 }
 
@@ -166,6 +166,7 @@ impl SignalStore {
             view.lacking.clear();
         }
         self.touched.clear();
+        self.generation += 1;
         for index in 0..self.series.len() as u32 {
             self.join_views(index);
         }
@@ -192,7 +193,7 @@ impl View {
                 shown: Vec::new(),
             });
         }
-        let id = labels.pick(self.across.iter().map(|n| &**n));
+        let id = Arc::new(labels.pick(self.across.iter().map(|n| &**n)));
         let members = &mut self.groups[group as usize].members;
         let place = members.partition_point(|m| m.id < id);
         if members.get(place).is_none_or(|m| m.id != id) {
