@@ -16,7 +16,6 @@ use crate::decide::rule::change::Change;
 use crate::decide::rule::engine::{EVERY, Engine, Quiet};
 use crate::decide::signal::intake::Step;
 use crate::decide::signal::log_line::Profile;
-use crate::decide::signal::metrics::Role;
 use crate::decide::signal::sample::TargetId;
 use crate::decide::signal::store::SignalStore;
 use crate::decide::status::Silence;
@@ -175,7 +174,7 @@ impl Core {
     ) {
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
         if let ServerFact::Info(info) = &fact {
-            store.note_role(target, Role::from(info.role));
+            store.note_role(target, info.role);
             store.expect_ranks(target, info.sizes.dp, now);
         }
         server.seen(fact, now);
