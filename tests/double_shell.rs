@@ -1,4 +1,5 @@
 //! The doubles behind a real port: real connections, real files, the recorded incident.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::path::Path;
 use std::time::Duration;
