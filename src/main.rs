@@ -1,3 +1,14 @@
-//! skewtrap: parse, call one command, print error and hint, exit status.
+//! Parse, call one command, print the error and what to do, exit status.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use skewtrap::cli::{Cli, report};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.call() {
+        Ok(code) => code,
+        Err(error) => report(&error),
+    }
+}

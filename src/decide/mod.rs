@@ -6,4 +6,6 @@ pub mod incident;
 pub mod labels;
 pub mod rule;
 pub mod signal;
+pub mod status;
 pub mod time;
+pub mod watch;

@@ -1,4 +1,23 @@
 //! What a capture may ask for, and whether it may ask at all.
+//!
+//! `admit` is the one door. Behind it, in the order of a window's life: `facts` about the server,
+//! `preflight` over them, `governor` for the limits, `plan` for the request (with `risk`),
+//! `window` while it is open, `verify` for its files, `stall` for its cost, `keep` for what is
+//! deleted. `refusal` has every reason why not.
+
+pub mod admit;
+pub mod facts;
+pub mod governor;
+pub mod keep;
+pub mod line;
+pub mod path_map;
+pub mod plan;
+pub mod preflight;
+pub mod refusal;
+pub mod risk;
+pub mod stall;
+pub mod verify;
+pub mod window;
 
 use std::time::Duration;
 
@@ -55,6 +74,30 @@ pub struct HttpWindow {
     pub deadline: Duration,
     /// Named dangers that the operator takes upon himself.
     pub accept_risk: Vec<String>,
+}
+
+impl Default for HttpWindow {
+    /// Few steps, no stacks, no shapes: the window that costs least.
+    fn default() -> Self {
+        Self {
+            output_dir: None,
+            num_steps: plan::DEFAULT_STEPS,
+            activities: None,
+            with_stack: false,
+            record_shapes: false,
+            profile_by_stage: false,
+            profile_stages: None,
+            profile_prefix: None,
+            profile_id: None,
+            detailed_annotations: false,
+            merge_profiles: false,
+            start_step: None,
+            warmup: Duration::ZERO,
+            until_cleared: false,
+            deadline: plan::DEFAULT_DEADLINE,
+            accept_risk: Vec::new(),
+        }
+    }
 }
 
 /// A window of an Nsight Systems session.

@@ -1,0 +1,22 @@
+# `just` lists the recipes; CI runs .ci/run, which does all of it.
+
+default:
+    @just --list
+
+# Format, lint and test, as before every commit.
+check:
+    cargo fmt --check
+    cargo clippy --locked --all-targets -- -D warnings
+    cargo test --locked
+
+# The whole gate, as CI runs it.
+ci:
+    .ci/run
+
+# Watch a recorded incident being caught.
+demo:
+    cargo run --release -- demo
+
+# Every benchmark.
+bench:
+    cargo bench

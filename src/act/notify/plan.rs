@@ -1,0 +1,214 @@
+//! Who gets which message: the rule's list, each receiver's route, the storm cap. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::storm::{Admission, Storm, StormCap};
+use super::{Delivery, Receiver};
+use crate::decide::incident::Incident;
+use crate::decide::labels::Labels;
+use crate::decide::rule::Severity;
+use crate::decide::time::Time;
+use crate::explain::message::{Message, Origin, Update};
+
+/// Which messages a receiver takes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Whether it also takes those of rules that name no receiver.
+    pub by_default: bool,
+    /// At least this bad.
+    pub min_severity: Severity,
+    /// The rule, the group or the incident's target must carry each of these.
+    pub labels: Labels,
+    /// Only these updates; all when empty.
+    pub updates: Vec<Update>,
+}
+
+impl Default for Route {
+    fn default() -> Self {
+        Self {
+            by_default: true,
+            min_severity: Severity::Info,
+            labels: Labels::default(),
+            updates: Vec::new(),
+        }
+    }
+}
+
+impl Route {
+    fn takes(&self, incident: &Incident, update: Update) -> bool {
+        let carries = |name: &Arc<str>| {
+            let own = incident.labels.get(name).or_else(|| incident.group.get(name));
+            own.map(ToString::to_string)
+                .or_else(|| (&**name == "target").then(|| incident.target.to_string()))
+        };
+        incident.severity >= self.min_severity
+            && (self.updates.is_empty() || self.updates.contains(&update))
+            && self.labels.0.iter().all(|(name, value)| carries(name) == Some(value.to_string()))
+    }
+}
+
+/// Makes deliveries; remembers, per receiver, how much it heard lately.
+#[derive(Debug)]
+pub struct Planner {
+    receivers: Vec<(Arc<str>, Route)>,
+    cap: StormCap,
+    storms: BTreeMap<Arc<str>, Storm>,
+    origin: Origin,
+}
+
+impl Planner {
+    /// A planner for these receivers.
+    pub fn new(receivers: &[Receiver], cap: StormCap, origin: Origin) -> Self {
+        let receivers = receivers.iter().map(|r| (r.name.clone(), r.route.clone())).collect();
+        Self { receivers, cap, storms: BTreeMap::new(), origin }
+    }
+
+    /// The same planner after a reload: what each receiver heard lately is kept.
+    pub fn reload(&mut self, receivers: &[Receiver]) {
+        self.receivers = receivers.iter().map(|r| (r.name.clone(), r.route.clone())).collect();
+        self.storms.retain(|name, _| receivers.iter().any(|r| r.name == *name));
+    }
+
+    /// One delivery for each receiver that is to hear of this update. `named` is the rule's own
+    /// list (`Rule::notify`).
+    pub fn plan(
+        &mut self,
+        incident: &Incident,
+        update: Update,
+        named: &[Arc<str>],
+        now: Time,
+    ) -> Vec<Delivery> {
+        let message = Message::of(incident, update, now, &self.origin);
+        let chosen = self.receivers.iter().filter(|(name, route)| {
+            let candidate = if named.is_empty() { route.by_default } else { named.contains(name) };
+            candidate && route.takes(incident, update)
+        });
+        let mut deliveries = Vec::new();
+        for (name, _) in chosen {
+            let storm = self.storms.entry(name.clone()).or_default();
+            let admission = storm.admit(self.cap, &incident.id, update, now);
+            if let Some(message) = admitted(&message, admission, self.cap) {
+                deliveries.push(delivery(name, message, now));
+            }
+        }
+        deliveries
+    }
+}
+
+/// The message as it goes to one receiver; `None` when it is held back.
+fn admitted(message: &Message, admission: Admission, cap: StormCap) -> Option<Message> {
+    let (held_back, last) = match admission {
+        Admission::Hold => return None,
+        Admission::Pass { held_back } => (held_back, false),
+        Admission::Last { held_back } => (held_back, true),
+    };
+    let mut message = message.clone();
+    if held_back > 0 {
+        message
+            .notes
+            .push(format!("{held_back} incidents before this one were held back: see skewtrap incidents"));
+    }
+    if last {
+        let minutes = cap.per.as_secs().div_ceil(60);
+        message.notes.push(format!(
+            "{} incidents in {minutes} min: further ones are held back until there are fewer",
+            cap.incidents
+        ));
+    }
+    Some(message)
+}
+
+/// A delivery that is due at once.
+pub fn delivery(receiver: &Arc<str>, message: Message, now: Time) -> Delivery {
+    Delivery {
+        key: format!("{receiver}/{}", message.id).into(),
+        receiver: receiver.clone(),
+        created: now,
+        due: now,
+        attempts: 0,
+        message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::act::notify::Means;
+    use crate::explain::message::sample;
+
+    fn receiver(name: &str, route: Route) -> Receiver {
+        Receiver { route, ..Receiver::new(name, Means::Stdout { json: true }) }
+    }
+
+    fn planner(cap: StormCap) -> Planner {
+        let labels = |json| serde_json::from_str(json).expect("labels");
+        Planner::new(
+            &[
+                receiver("all", Route::default()),
+                receiver("page", Route { min_severity: Severity::Critical, ..Route::default() }),
+                receiver("infra", Route { labels: labels(r#"{"team": "infra"}"#), ..Route::default() }),
+                receiver("ends", Route { updates: vec![Update::Resolved], ..Route::default() }),
+                receiver("named", Route { by_default: false, ..Route::default() }),
+                receiver("here", Route { labels: labels(r#"{"target": "server"}"#), ..Route::default() }),
+            ],
+            cap,
+            Origin::default(),
+        )
+    }
+
+    fn names(deliveries: &[Delivery]) -> Vec<&str> {
+        deliveries.iter().map(|d| &*d.receiver).collect()
+    }
+
+    #[test]
+    fn severity_labels_updates_and_the_rules_list_choose_the_receivers() {
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let mut incident = sample(now);
+        let mut planner = planner(StormCap::default());
+        assert_eq!(names(&planner.plan(&incident, Update::Fired, &[], now)), ["all", "here"]);
+        assert_eq!(names(&planner.plan(&incident, Update::Resolved, &[], now)), ["all", "ends", "here"]);
+        incident.severity = Severity::Critical;
+        incident.labels = serde_json::from_str(r#"{"team": "infra"}"#).expect("labels");
+        assert_eq!(
+            names(&planner.plan(&incident, Update::Fired, &[], now)),
+            ["all", "page", "infra", "here"]
+        );
+        let named = ["named".into(), "ends".into()];
+        assert_eq!(names(&planner.plan(&incident, Update::Fired, &named, now)), ["named"]);
+    }
+
+    #[test]
+    fn the_key_of_a_delivery_is_the_same_however_often_it_is_planned() {
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let mut planner = planner(StormCap::default());
+        let first = planner.plan(&sample(now), Update::Fired, &[], now);
+        let again = planner.plan(&sample(now), Update::Fired, &[], now + Duration::from_secs(5));
+        assert_eq!(first[0].key, again[0].key);
+        assert_eq!(&*first[0].key, "all/20261124T034846Z-dp-load-skew-test:fired");
+    }
+
+    #[test]
+    fn in_a_storm_the_last_message_says_so_and_a_reload_does_not_start_it_anew() {
+        let mut planner = planner(StormCap { incidents: 1, per: Duration::from_secs(600) });
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let mut second = sample(now);
+        second.id = "20261124T034900Z-other".into();
+        let first = planner.plan(&sample(now), Update::Fired, &[], now);
+        assert_eq!(
+            first[0].message.notes,
+            ["1 incidents in 10 min: further ones are held back until there are fewer"]
+        );
+        planner.reload(&[receiver("all", Route::default())]);
+        assert!(planner.plan(&second, Update::Fired, &[], now).is_empty());
+        let mut third = sample(now);
+        third.id = "20261124T040000Z-third".into();
+        let later = planner.plan(&third, Update::Fired, &[], now + Duration::from_secs(600));
+        assert_eq!(
+            later[0].message.notes[0],
+            "1 incidents before this one were held back: see skewtrap incidents"
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! The agent's clock: wall time that cannot run backwards on its own.
+//!
+//! Instants come from the monotonic clock, anchored once to the wall. When the wall clock is set
+//! by more than a second the anchor follows and the jump is returned, to be logged once. It is
+//! tokio's clock, so that a test can run hours of it on paused time.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
+
+use crate::decide::time::Time;
+
+/// A wall jump smaller than this is drift, not somebody setting the clock.
+const JUMP: Duration = Duration::from_secs(1);
+
+/// Where `now` comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    wall: Time,
+    anchor: Instant,
+}
+
+impl Clock {
+    /// Anchored at the wall clock's present time.
+    pub fn start() -> Self {
+        Self::anchored(wall_time())
+    }
+
+    /// Anchored at a given time: a recording's, in tests.
+    pub fn anchored(wall: Time) -> Self {
+        Self { wall, anchor: Instant::now() }
+    }
+
+    /// The present time.
+    pub fn now(&self) -> Time {
+        self.wall + self.anchor.elapsed()
+    }
+
+    /// Follows the wall clock where it was set; the jump in seconds, if there was one.
+    pub fn follow(&mut self, wall: Time) -> Option<f64> {
+        let jump = wall.signed_s_since(self.now());
+        (jump.abs() > JUMP.as_secs_f64()).then(|| {
+            *self = Self::anchored(wall);
+            jump
+        })
+    }
+}
+
+/// The wall clock's present time.
+pub fn wall_time() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_counts_monotonic_time_from_its_anchor_and_follows_only_jumps() {
+        let mut clock = Clock::anchored(Time::from_epoch_s(1_000.0));
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(clock.now(), Time::from_epoch_s(1_005.0));
+        assert_eq!(clock.follow(Time::from_epoch_s(1_005.9)), None);
+        assert_eq!(clock.follow(Time::from_epoch_s(905.0)), Some(-100.0));
+        assert_eq!(clock.now(), Time::from_epoch_s(905.0));
+    }
+}

@@ -1,0 +1,114 @@
+//! One supervisor over every task: a task that ends or panics is started again, after a pause
+//! that grows, and counted. Nothing it does can stop another task.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A task that lived this long before it ended starts over with the first pause.
+const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+
+/// Starts tasks and starts them again.
+#[derive(Clone, Debug, Default)]
+pub struct Supervisor {
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    restarts: Arc<AtomicU64>,
+}
+
+impl Supervisor {
+    /// The token that every task watches.
+    pub fn cancel(&self) -> CancellationToken {
+        self.cancel.clone()
+    }
+
+    /// How many times a task was started again.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the task that `make` makes alive until cancellation. A task that returns `true` is
+    /// finished for good (standard input ended) and is not started again.
+    pub fn keep<F, T>(&self, name: &'static str, make: F)
+    where
+        F: Fn() -> T + Send + 'static,
+        T: Future<Output = bool> + Send + 'static,
+    {
+        let (cancel, restarts, tasks) = (self.cancel.clone(), self.restarts.clone(), self.tasks.clone());
+        self.tasks.spawn(async move {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                let began = tokio::time::Instant::now();
+                let ended = tasks.spawn(make()).await;
+                if cancel.is_cancelled() || matches!(ended, Ok(true)) {
+                    return;
+                }
+                restarts.fetch_add(1, Ordering::Relaxed);
+                pause = if began.elapsed() > HEALTHY_AFTER { FIRST_PAUSE } else { pause };
+                let how = if ended.is_err() { "panicked" } else { "ended" };
+                warn!(task = name, again_in_s = pause.as_secs(), "the task {how}; it is started again");
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        });
+    }
+
+    /// Runs a task once.
+    pub fn once<T>(&self, task: T)
+    where
+        T: Future<Output = ()> + Send + 'static,
+    {
+        self.tasks.spawn(task);
+    }
+
+    /// Cancels every task and waits for them, at most `grace`. Whether all ended.
+    pub async fn stop(&self, grace: Duration) -> bool {
+        self.cancel.cancel();
+        self.tasks.close();
+        tokio::time::timeout(grace, self.tasks.wait()).await.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_panics_is_started_again_and_counted_until_it_finishes() {
+        let supervisor = Supervisor::default();
+        let runs = Arc::new(AtomicUsize::new(0));
+        let seen = runs.clone();
+        supervisor.keep("fragile", move || {
+            let seen = seen.clone();
+            async move {
+                let run = seen.fetch_add(1, Ordering::Relaxed);
+                assert!(run > 1, "dies twice");
+                true
+            }
+        });
+        supervisor.tasks.close();
+        supervisor.tasks.wait().await;
+        assert_eq!(runs.load(Ordering::Relaxed), 3);
+        assert_eq!(supervisor.restarts(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopping_ends_a_task_that_waits_for_its_next_life() {
+        let supervisor = Supervisor::default();
+        supervisor.keep("short-lived", || async { false });
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert!(supervisor.stop(Duration::from_secs(1)).await);
+    }
+}

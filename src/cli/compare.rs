@@ -1,0 +1,182 @@
+//! `skewtrap compare`: which rank, which kernel, and why, from the traces of a capture.
+
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use regex::Regex;
+
+use crate::agent::compare::{self, Compared, Request, Told};
+use crate::agent::merged;
+use crate::explain::report;
+use crate::explain::trace::Who;
+use crate::observe::trace::naming;
+
+/// Compares the ranks of a capture: which rank, which kernel, and why.
+///
+/// Reads PyTorch profiler traces (.trace.json, .trace.json.gz) and Nsight Systems exports
+/// (.sqlite; .nsys-rep where `nsys` is installed).
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// Folder of a capture, or its files.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// The same ranks at a time when all was well.
+    #[arg(long, value_name = "PATH")]
+    baseline: Vec<PathBuf>,
+
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+
+    /// Short for `--format json`.
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+
+    /// Write a report for a browser: one file, no network.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Write a merged trace of the telling ranks for ui.perfetto.dev.
+    #[arg(long, value_name = "FILE")]
+    perfetto: Option<PathBuf>,
+
+    /// Ranks of the merged trace, as dp1,dp2; default: the culprit, one in the middle, the best.
+    #[arg(long, value_name = "RANK", value_delimiter = ',', requires = "perfetto")]
+    perfetto_ranks: Vec<String>,
+
+    /// Write the table of kernels per rank.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
+
+    /// Finds the rank in file names: groups named dp, tp, pp, ep, or one group with a TP rank.
+    #[arg(long, value_name = "REGEX")]
+    rank_regex: Option<Regex>,
+
+    /// Whose a process, or a file with this in its name, is: 743=dp1, nodeB=dp1-tp0. Repeatable.
+    #[arg(long, value_name = "PID|PART=RANK")]
+    rank: Vec<String>,
+}
+
+/// A form of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For scripts; `docs/compare.md` documents it.
+    Json,
+}
+
+/// Runs the comparison.
+///
+/// # Errors
+/// When the traces cannot be read or an output cannot be written.
+pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
+    let request = Request {
+        told: told(&args.rank)?,
+        paths: args.paths.clone(),
+        baseline: args.baseline.clone(),
+        rank_regex: args.rank_regex.clone(),
+        hypothesis: None,
+    };
+    let perfetto_ranks = args.perfetto_ranks.iter().map(|w| whom(w)).collect::<anyhow::Result<Vec<_>>>()?;
+    let bar = progress_bar(&request);
+    let compared = compare::run(&request, &|n| bar.inc(n));
+    bar.finish_and_clear();
+    let compared = compared?;
+    let json = args.json || args.format == Format::Json;
+    let written = if json {
+        report::json::write(&mut std::io::stdout().lock(), &compared.comparison)
+    } else {
+        report::terminal::write(&mut anstream::stdout().lock(), &compared.comparison)
+    };
+    match written {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+        other => other.context("cannot write the result")?,
+    }
+    std::io::stdout().flush().ok();
+    files(&args, &compared, &perfetto_ranks)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the files that were asked for.
+fn files(args: &CompareArgs, compared: &Compared, perfetto_ranks: &[Who]) -> anyhow::Result<()> {
+    if let Some(path) = &args.html {
+        let mut out = created(path)?;
+        report::html::write(&mut out, &compared.comparison, None)?;
+        out.flush().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &args.csv {
+        let mut out = created(path)?;
+        report::csv::write(&mut out, &compared.study.profiles)?;
+        out.flush().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &args.perfetto {
+        merged::write(compared, perfetto_ranks, created(path)?)?;
+        let link = report::perfetto::link(&merged::first_families(compared));
+        anstream::eprintln!(
+            "Open {} in https://ui.perfetto.dev; with the key rows pinned, once it is served:\n{link}",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn created(path: &Path) -> anyhow::Result<BufWriter<File>> {
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(BufWriter::with_capacity(1 << 16, file))
+}
+
+/// A rank or a process, as users write it.
+fn whom(word: &str) -> anyhow::Result<Who> {
+    match word.parse() {
+        Ok(pid) => Ok(Who::Pid(pid)),
+        Err(_) => naming::of_words(word)
+            .map(Who::Rank)
+            .with_context(|| format!("`{word}` is no rank; write dp1, tp3 or a process")),
+    }
+}
+
+/// What `--rank` tells: a number before the `=` is a process, anything else a part of a file name.
+fn told(words: &[String]) -> anyhow::Result<Told> {
+    let mut told = Told::default();
+    for word in words {
+        let Some((key, rank)) = word.split_once('=') else {
+            bail!(
+                "--rank {word}: write a process or a part of a file name, then = and a rank, as in 743=dp1"
+            );
+        };
+        let Some(rank) = naming::of_words(rank) else {
+            bail!(
+                "--rank {word}: `{rank}` is no rank; write one of {} and a number, as in dp1",
+                compare::rank_words()
+            );
+        };
+        match key.parse() {
+            Ok(pid) => {
+                told.pids.insert(pid, rank);
+            }
+            Err(_) => told.files.push((key.to_owned(), rank)),
+        }
+    }
+    Ok(told)
+}
+
+/// A bar on a terminal when the input is long; nothing otherwise.
+fn progress_bar(request: &Request) -> ProgressBar {
+    const LONG: u64 = 20 << 20;
+    let all: Vec<PathBuf> = request.paths.iter().chain(&request.baseline).cloned().collect();
+    let size = if std::io::stderr().is_terminal() { compare::size_of(&all) } else { 0 };
+    if size < LONG {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(size);
+    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} eta {eta}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}

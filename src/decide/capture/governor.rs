@@ -1,0 +1,335 @@
+//! Whether a window may open, by what was agreed: limits per rule, one window at a time, a budget
+//! per day. One decision per wish, `now` as an argument, nothing remembered here.
+//!
+//! The ledger is what the state on disk holds: an attempt is written before the request is sent,
+//! so a failed one counts, and neither a restart nor an edit of a rule refills anything (keys are
+//! the rule's name and the target). Stamps that lie in the future (a clock that was set back)
+//! count as spent just now: a jump never refills either.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decide::capture::refusal::Refusal;
+use crate::decide::rule::Limits;
+use crate::decide::time::Time;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// After a window whose end is unknown, the server is left alone for this long.
+pub const QUIET: Duration = Duration::from_secs(600);
+
+/// What the agent may cost a day, over all rules and servers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Stalled serving.
+    pub stalled: Duration,
+    /// Written by windows.
+    pub bytes: u64,
+    /// Windows tried.
+    pub windows: u32,
+    /// Within one incident a window is taken again only when it is this many times worse.
+    pub worse_by: f64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { stalled: Duration::from_secs(120), bytes: 20 << 30, windows: 4, worse_by: 1.5 }
+    }
+}
+
+/// One attempt, as the state keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Unique.
+    pub id: String,
+    /// The rule that wished for it (`by hand` for `skewtrap capture start`).
+    pub rule: String,
+    /// The server.
+    pub target: String,
+    /// The group of servers of which one may have a window at a time.
+    pub group: String,
+    /// The incident.
+    pub incident: String,
+    /// When it was allowed, just before the request.
+    pub at: Time,
+    /// How bad the incident was, in multiples of the rule's bound.
+    pub badness: f64,
+    /// Its end; `None` while its window is, or may be, open.
+    pub end: Option<AttemptEnd>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttemptEnd {
+    /// When.
+    pub at: Time,
+    /// Stalled serving, as measured.
+    pub stalled: Duration,
+    /// Written.
+    pub bytes: u64,
+    /// Why its window may still be open; `None` when it is proven closed.
+    pub unproven: Option<String>,
+}
+
+/// All attempts of the last days, in any order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ledger {
+    /// Ended ones and open ones.
+    pub attempts: Vec<Attempt>,
+}
+
+/// Who wishes for a window.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish<'a> {
+    /// The rule.
+    pub rule: &'a str,
+    /// Its limits.
+    pub limits: &'a Limits,
+    /// The server.
+    pub target: &'a str,
+    /// Its group.
+    pub group: &'a str,
+    /// The incident.
+    pub incident: &'a str,
+    /// How bad it is, in multiples of the bound (at least 1 for what fires).
+    pub badness: f64,
+}
+
+/// What the next window of a server is expected to cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Stalled serving.
+    pub stalled: Duration,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Ledger {
+    /// The windows that may be open.
+    pub fn open(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().filter(|a| a.end.is_none())
+    }
+
+    /// What the next window on `target` is expected to cost: the most that one of its last five
+    /// did; 64 MiB a rank and no stall when there was none.
+    pub fn estimate(&self, target: &str, ranks: usize) -> Estimate {
+        let mut ends: Vec<&AttemptEnd> =
+            self.attempts.iter().filter(|a| a.target == target).filter_map(|a| a.end.as_ref()).collect();
+        ends.sort_by_key(|end| end.at);
+        let last = ends.iter().rev().filter(|end| end.bytes > 0).take(5);
+        last.fold(None, |most: Option<Estimate>, end| {
+            let most = most.unwrap_or_default();
+            Some(Estimate { stalled: most.stalled.max(end.stalled), bytes: most.bytes.max(end.bytes) })
+        })
+        .unwrap_or(Estimate { stalled: Duration::ZERO, bytes: (ranks.max(1) as u64) << 26 })
+    }
+}
+
+/// Whether `wish` may open a window now.
+pub fn decide(
+    wish: &Wish<'_>,
+    ledger: &Ledger,
+    budget: &Budget,
+    expected: Estimate,
+    now: Time,
+) -> Result<(), Refusal> {
+    one_at_a_time(wish, ledger)?;
+    no_future(ledger, now)?;
+    quiet(wish, ledger, now)?;
+    rule_limits(wish, ledger, now)?;
+    worse(wish, ledger, budget)?;
+    daily(ledger, budget, expected, now)
+}
+
+fn one_at_a_time(wish: &Wish<'_>, ledger: &Ledger) -> Result<(), Refusal> {
+    match ledger.open().find(|a| a.group == wish.group || a.target == wish.target) {
+        Some(open) => {
+            Err(Refusal::WindowOpen { target: open.target.clone(), incident: open.incident.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Stamps a little ahead count as "just now"; a day ahead, the clock was wrong, and people are told.
+fn no_future(ledger: &Ledger, now: Time) -> Result<(), Refusal> {
+    match ledger.attempts.iter().map(|a| a.at).find(|at| at.since(now) > DAY) {
+        Some(at) => Err(Refusal::FutureState { at }),
+        None => Ok(()),
+    }
+}
+
+fn quiet(wish: &Wish<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
+    let ends = ledger.attempts.iter().filter(|a| a.target == wish.target).filter_map(|a| a.end.as_ref());
+    let unproven = ends.filter_map(|end| end.unproven.as_ref().map(|why| (end.at, why)));
+    match unproven.max_by_key(|(at, _)| *at) {
+        Some((at, why)) if now.since(at) < QUIET => {
+            Err(Refusal::Quiet { why: why.clone(), left: QUIET - now.since(at) })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn rule_limits(wish: &Wish<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
+    let mut stamps: Vec<Time> = ledger
+        .attempts
+        .iter()
+        .filter(|a| a.rule == wish.rule && a.target == wish.target)
+        .map(|a| a.at)
+        .collect();
+    stamps.sort_unstable();
+    let Limits { cooldown, captures, per } = wish.limits;
+    if let Some(last) = stamps.last() {
+        let ago = now.since(*last);
+        if ago < *cooldown {
+            return Err(Refusal::Cooldown { rule: wish.rule.into(), ago, left: *cooldown - ago });
+        }
+    }
+    match full(&stamps, *captures, *per, now) {
+        Some(left) => {
+            Err(Refusal::RuleLimit { rule: wish.rule.into(), captures: *captures, per: *per, left })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Until one of at most `most` stamps within `per` is free again; `None` when one is free now.
+fn full(sorted: &[Time], most: u32, per: Duration, now: Time) -> Option<Duration> {
+    let within: Vec<Time> = sorted.iter().copied().filter(|at| now.since(*at) < per).collect();
+    let over = within.len().checked_sub(most as usize)?;
+    // With `most` at zero nothing is ever free.
+    let freeing = within.get(over).copied().unwrap_or(now);
+    Some(per.saturating_sub(now.since(freeing)))
+}
+
+/// Within one incident a second window must be worth it; the margin is against its worst so far.
+fn worse(wish: &Wish<'_>, ledger: &Ledger, budget: &Budget) -> Result<(), Refusal> {
+    let same = ledger.attempts.iter().filter(|a| a.incident == wish.incident);
+    let Some(last) = same.map(|a| a.badness).max_by(f64::total_cmp) else { return Ok(()) };
+    let needed = last * budget.worse_by.max(1.0);
+    // Written so that NaN refuses.
+    if wish.badness >= needed { Ok(()) } else { Err(Refusal::NotWorse { last, now: wish.badness, needed }) }
+}
+
+fn daily(ledger: &Ledger, budget: &Budget, expected: Estimate, now: Time) -> Result<(), Refusal> {
+    let today: Vec<&Attempt> = ledger.attempts.iter().filter(|a| now.since(a.at) < DAY).collect();
+    let mut stamps: Vec<Time> = today.iter().map(|a| a.at).collect();
+    stamps.sort_unstable();
+    if let Some(left) = full(&stamps, budget.windows, DAY, now) {
+        return Err(Refusal::DailyWindows { spent: stamps.len().try_into().unwrap_or(u32::MAX), left });
+    }
+    let ends = || today.iter().filter_map(|a| a.end.as_ref());
+    let stalled: Duration = ends().map(|end| end.stalled).sum();
+    if stalled + expected.stalled > budget.stalled {
+        return Err(Refusal::DailyStall {
+            spent_s: stalled.as_secs_f64(),
+            expected_s: expected.stalled.as_secs_f64(),
+            budget_s: budget.stalled.as_secs_f64(),
+        });
+    }
+    let bytes = ends().fold(0_u64, |sum, end| sum.saturating_add(end.bytes));
+    if bytes.saturating_add(expected.bytes) > budget.bytes {
+        return Err(Refusal::DailyBytes { spent: bytes, expected: expected.bytes, budget: budget.bytes });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { cooldown: Duration::from_secs(600), captures: 2, per: Duration::from_secs(3600) };
+
+    fn at(s: u64) -> Time {
+        Time::from_epoch_s(1e9) + Duration::from_secs(s)
+    }
+
+    fn attempt(s: u64, incident: &str) -> Attempt {
+        let end =
+            AttemptEnd { at: at(s + 1), stalled: Duration::from_secs(1), bytes: 1 << 20, unproven: None };
+        Attempt {
+            id: format!("a{s}"),
+            rule: "r".into(),
+            target: "t".into(),
+            group: "g".into(),
+            incident: incident.into(),
+            at: at(s),
+            badness: 1.0,
+            end: Some(end),
+        }
+    }
+
+    fn decided(attempts: Vec<Attempt>, now: Time) -> String {
+        let wish =
+            Wish { rule: "r", limits: &LIMITS, target: "t", group: "g", incident: "new", badness: 1.2 };
+        decide(&wish, &Ledger { attempts }, &Budget::default(), Estimate::default(), now)
+            .map_or_else(|r| r.word().to_owned(), |()| "ok".into())
+    }
+
+    #[test]
+    fn each_limit_refuses_at_its_bound_and_not_after() {
+        assert_eq!(decided(vec![], at(0)), "ok");
+        assert_eq!(decided(vec![attempt(0, "a")], at(599)), "cooldown");
+        assert_eq!(decided(vec![attempt(0, "a")], at(600)), "ok");
+        let two = || vec![attempt(0, "a"), attempt(1000, "b")];
+        assert_eq!(decided(two(), at(3599)), "rule_limit");
+        assert_eq!(decided(two(), at(3600)), "ok");
+        let four = || (0..4).map(|i| attempt(i * 4000, "a")).collect();
+        assert_eq!(decided(four(), at(86_399)), "daily_windows");
+        assert_eq!(decided(four(), at(86_400)), "ok");
+    }
+
+    #[test]
+    fn an_open_window_and_one_of_unknown_end_keep_others_out() {
+        let open = Attempt { end: None, target: "peer".into(), ..attempt(0, "a") };
+        assert_eq!(decided(vec![open], at(80_000)), "window_open");
+        let mut unknown = attempt(0, "a");
+        unknown.rule = "other".into();
+        unknown.end.as_mut().unwrap().unproven = Some("the start timed out".into());
+        assert_eq!(decided(vec![unknown.clone()], at(600)), "quiet");
+        assert_eq!(decided(vec![unknown], at(601)), "ok");
+    }
+
+    #[test]
+    fn an_incident_is_captured_again_only_when_it_got_worse_by_the_margin() {
+        let wish =
+            |badness| Wish { rule: "r", limits: &LIMITS, target: "t", group: "g", incident: "a", badness };
+        let ledger = Ledger { attempts: vec![attempt(0, "a")] };
+        let decided = |badness| {
+            decide(&wish(badness), &ledger, &Budget::default(), Estimate::default(), at(700))
+                .map_err(|r| r.word())
+        };
+        assert_eq!(decided(1.49), Err("not_worse"));
+        assert_eq!(decided(1.5), Ok(()));
+        assert_eq!(decided(f64::NAN), Err("not_worse"));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_refills_nothing() {
+        assert_eq!(decided(vec![attempt(5000, "a")], at(0)), "cooldown");
+        assert_eq!(decided(vec![attempt(90_000, "a")], at(0)), "future_state");
+    }
+
+    #[test]
+    fn the_budget_counts_what_was_spent_and_what_the_next_is_expected_to_take() {
+        let wish = Wish { rule: "x", limits: &LIMITS, target: "x", group: "x", incident: "x", badness: 1.0 };
+        let ledger = Ledger { attempts: vec![attempt(0, "a")] };
+        let budget = Budget { stalled: Duration::from_secs(5), bytes: 10 << 20, ..Budget::default() };
+        let decided = |stalled: u64, bytes: u64| {
+            let expected = Estimate { stalled: Duration::from_secs(stalled), bytes: bytes << 20 };
+            decide(&wish, &ledger, &budget, expected, at(10)).map_err(|r| r.word())
+        };
+        assert_eq!(decided(4, 9), Ok(()));
+        assert_eq!(decided(5, 9), Err("daily_stall"));
+        assert_eq!(decided(4, 10), Err("daily_bytes"));
+    }
+
+    #[test]
+    fn the_estimate_is_the_most_that_the_last_windows_of_that_server_took() {
+        let mut ledger = Ledger { attempts: vec![attempt(0, "a"), attempt(10, "b")] };
+        ledger.attempts[0].end.as_mut().unwrap().bytes = 7 << 20;
+        assert_eq!(ledger.estimate("t", 4), Estimate { stalled: Duration::from_secs(1), bytes: 7 << 20 });
+        assert_eq!(ledger.estimate("unseen", 4), Estimate { stalled: Duration::ZERO, bytes: 4 << 26 });
+    }
+}

@@ -1,0 +1,206 @@
+//! What a server's log says about profiling: whose window began, stopped, was written.
+//!
+//! The lines carry no request id. A window is told apart by the folder or the id in its first
+//! line, and its later lines by the rank that prints them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::decide::signal::rank::Rank;
+use crate::decide::time::Time;
+
+/// One profiling line of the log of a rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProfileLine {
+    /// `Profiling starts. Traces will be saved to: DIR (with profile id: ID)`.
+    Starts {
+        /// The folder, as the server names it.
+        dir: String,
+        /// The id; old releases print none.
+        id: Option<String>,
+    },
+    /// `Stop profiling...`: the window is closed, its export begins.
+    Stops,
+    /// `Profiling done. Traces are saved to: DIR`.
+    Done {
+        /// The folder, as the server names it.
+        dir: String,
+    },
+}
+
+/// What makes a window recognisable as the agent's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// The folder that was sent, in the server's view; bears the incident's id.
+    pub dir: Option<String>,
+    /// The front part of file names that was sent.
+    pub prefix: Option<String>,
+    /// The profile id that was sent.
+    pub id: Option<String>,
+}
+
+impl Marks {
+    /// Whether a first line bears one of the marks.
+    pub fn bears(&self, dir: &str, id: Option<&str>) -> bool {
+        let same_dir = self.dir.as_deref().is_some_and(|d| same_folder(d, dir));
+        let same_id = self.id.is_some() && self.id.as_deref() == id;
+        same_dir || same_id
+    }
+
+    /// Whether a first line could show them at all: a prefix is in file names only.
+    pub fn show_in_log(&self) -> bool {
+        self.dir.is_some() || self.id.is_some()
+    }
+
+    /// Whether a file of that name, in the folder `dir` (server's view), is of this window.
+    pub fn names(&self, dir: &str, file: &str) -> bool {
+        let starts =
+            |mark: &Option<String>| mark.as_deref().is_some_and(|m| file.starts_with(&format!("{m}-")));
+        let inside = self.dir.as_deref().is_some_and(|d| same_folder(d, dir));
+        inside || starts(&self.prefix) || self.id.as_deref().is_some_and(|id| file.contains(id))
+    }
+}
+
+/// Whether two paths of the server name one folder, a slash at the end aside.
+pub fn same_folder(a: &str, b: &str) -> bool {
+    a.trim_end_matches('/') == b.trim_end_matches('/')
+}
+
+/// Windows that somebody else opened, as far as the log tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Foreign {
+    open: BTreeMap<Rank, (Time, String)>,
+    last: Option<Time>,
+}
+
+impl Foreign {
+    /// Takes a line that belongs to no window of the agent's.
+    pub fn line(&mut self, rank: Rank, line: &ProfileLine, at: Time) {
+        self.last = self.last.max(Some(at));
+        match line {
+            ProfileLine::Starts { dir, .. } => {
+                self.open.insert(rank, (at, dir.clone()));
+            }
+            ProfileLine::Stops | ProfileLine::Done { .. } => {
+                self.open.remove(&rank);
+            }
+        }
+    }
+
+    /// The oldest one that is open: since when, and where it writes.
+    pub fn open(&self) -> Option<(Time, &str)> {
+        self.open.values().min().map(|(at, dir)| (*at, dir.as_str()))
+    }
+
+    /// Whether one is open on that rank.
+    pub fn is_open_on(&self, rank: Rank) -> bool {
+        self.open.contains_key(&rank)
+    }
+
+    /// When one was last heard of.
+    pub const fn last(&self) -> Option<Time> {
+        self.last
+    }
+
+    /// The server is gone, and they with it.
+    pub fn forget_open(&mut self) {
+        self.open.clear();
+    }
+}
+
+/// Tells the lines of the agent's own windows from those of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnLines {
+    /// Marks of the last windows: an armed rank may begin long after its window was given up.
+    marks: Vec<Marks>,
+    begun: BTreeSet<Rank>,
+    open: bool,
+}
+
+impl OwnLines {
+    const KEPT: usize = 8;
+
+    /// A window with these marks is being started.
+    pub fn opened(&mut self, marks: Marks) {
+        if self.marks.len() == Self::KEPT {
+            self.marks.remove(0);
+        }
+        self.marks.push(marks);
+        self.open = true;
+    }
+
+    /// It ended.
+    pub fn ended(&mut self) {
+        self.open = false;
+    }
+
+    /// Whether the line is of a window of ours.
+    pub fn takes(&mut self, rank: Rank, line: &ProfileLine) -> bool {
+        match line {
+            ProfileLine::Starts { dir, id } => {
+                let ours = |m: &Marks| m.bears(dir, id.as_deref());
+                // A prefix shows in no line: what begins while such a window is open is taken for ours.
+                let unmarked = self.open && self.marks.last().is_some_and(|m| !m.show_in_log());
+                let own = unmarked || self.marks.iter().any(ours);
+                if own {
+                    self.begun.insert(rank)
+                } else {
+                    self.begun.remove(&rank)
+                };
+                own
+            }
+            ProfileLine::Stops => self.begun.contains(&rank),
+            ProfileLine::Done { .. } => self.begun.remove(&rank),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_our_own_window_are_not_somebody_elses() {
+        let mut own = OwnLines::default();
+        let starts = |dir: &str| ProfileLine::Starts { dir: dir.into(), id: None };
+        let done = ProfileLine::Done { dir: "/p/skewtrap-x".into() };
+        own.opened(Marks { dir: Some("/p/skewtrap-x".into()), ..Marks::default() });
+        assert!(own.takes(Rank::dp(0), &starts("/p/skewtrap-x")));
+        assert!(!own.takes(Rank::dp(1), &starts("/p/theirs")));
+        own.ended();
+        assert!(own.takes(Rank::dp(0), &ProfileLine::Stops));
+        assert!(own.takes(Rank::dp(0), &done));
+        assert!(!own.takes(Rank::dp(1), &ProfileLine::Stops));
+        assert!(own.takes(Rank::dp(2), &starts("/p/skewtrap-x")), "an armed rank that begins late");
+    }
+
+    #[test]
+    fn a_line_is_ours_by_folder_or_id_never_by_chance() {
+        let marks = Marks { dir: Some("/p/skewtrap-x/".into()), prefix: None, id: Some("skewtrap-x".into()) };
+        assert!(marks.bears("/p/skewtrap-x", Some("1795.1")));
+        assert!(marks.bears("/elsewhere", Some("skewtrap-x")));
+        assert!(!marks.bears("/p/skewtrap-xy", Some("1795.1")));
+        assert!(!Marks::default().bears("/tmp", None), "no mark bears nothing");
+    }
+
+    #[test]
+    fn a_file_is_ours_by_its_folder_its_prefix_or_its_id() {
+        let marks = Marks { dir: None, prefix: Some("st-1".into()), id: None };
+        assert!(marks.names("/tmp", "st-1-1795492133.33-TP-0-DP-2.trace.json.gz"));
+        assert!(!marks.names("/tmp", "1795492133.33-TP-0-DP-2.trace.json.gz"));
+        assert!(!marks.names("/tmp", "st-11-1795492133.33-TP-0.trace.json.gz"));
+    }
+
+    #[test]
+    fn somebody_elses_window_is_open_until_every_rank_of_it_stopped() {
+        let mut foreign = Foreign::default();
+        let starts = ProfileLine::Starts { dir: "/data/busy5".into(), id: None };
+        foreign.line(Rank::dp(0), &starts, Time::from_nanos(5));
+        foreign.line(Rank::dp(1), &starts, Time::from_nanos(6));
+        foreign.line(Rank::dp(0), &ProfileLine::Stops, Time::from_nanos(7));
+        assert_eq!(foreign.open(), Some((Time::from_nanos(6), "/data/busy5")));
+        foreign.line(Rank::dp(1), &ProfileLine::Done { dir: "/data/busy5".into() }, Time::from_nanos(8));
+        assert_eq!((foreign.open(), foreign.last()), (None, Some(Time::from_nanos(8))));
+    }
+}

@@ -1,0 +1,145 @@
+//! What people are told about an incident: one message per incident and update.
+//!
+//! A [`Message`] is made once, is the JSON body of the webhook (docs/notifications.md), is kept in
+//! the outbox as it is, and is rendered for Slack, Alertmanager and a terminal from nothing else.
+//! Whatever the update, its [`Facts`] always answer the same ten questions, with "not yet" where
+//! that is the answer. What this does not do: decide who gets it (`act::notify`).
+
+mod alertmanager;
+mod facts;
+mod sample;
+mod slack;
+mod terminal;
+mod words;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::alertmanager::{Alert, alerts};
+pub use self::facts::Facts;
+pub use self::sample::sample;
+pub use self::slack::slack;
+pub use self::terminal::terminal;
+pub use self::words::{figure, rank_name, seconds, utc};
+use crate::decide::incident::{CaptureOutcome, Incident};
+use crate::decide::time::Time;
+
+/// The version of the JSON body; raised when a field changes its meaning or goes away.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What happened to the incident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Update {
+    /// The rule fired.
+    Fired,
+    /// No window was opened.
+    Refused,
+    /// The window is over: with files, or failed.
+    Captured,
+    /// The ranks were compared.
+    Verdict,
+    /// The rule no longer fires.
+    Resolved,
+}
+
+impl Update {
+    /// As in JSON: `fired`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Fired => "fired",
+            Self::Refused => "refused",
+            Self::Captured => "captured",
+            Self::Verdict => "verdict",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+/// Where a message comes from: what an incident does not know of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The host (in Kubernetes: the pod) that holds the bundle.
+    pub host: String,
+    /// The agent's page as people reach it, without a slash at its end; `None` when there is none.
+    pub page: Option<String>,
+}
+
+/// One message: the JSON body of the webhook.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// `INCIDENT:UPDATE`; the same however often it is delivered.
+    pub id: String,
+    /// What happened.
+    pub update: Update,
+    /// Whether it is a sample of `skewtrap notify-test`.
+    pub test: bool,
+    /// When it happened.
+    pub at: Time,
+    /// The host (in Kubernetes: the pod) that holds the bundle.
+    pub host: String,
+    /// One line.
+    pub title: String,
+    /// What a person needs, a sentence each.
+    pub facts: Facts,
+    /// The incident on the agent's page.
+    pub page: Option<String>,
+    /// What a reader should know about the messages themselves (some were held back).
+    pub notes: Vec<String>,
+    /// The incident, as in `incident.json` and the API.
+    pub incident: Incident,
+}
+
+impl Message {
+    /// The message that tells of `update`.
+    pub fn of(incident: &Incident, update: Update, at: Time, origin: &Origin) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            id: id_of(&incident.id, update),
+            update,
+            test: false,
+            at,
+            host: origin.host.clone(),
+            title: title_of(incident, update),
+            facts: Facts::of(incident, origin),
+            page: origin.page.as_ref().map(|p| format!("{p}/#incident={}", incident.id)),
+            notes: Vec::new(),
+            incident: incident.clone(),
+        }
+    }
+
+    /// The JSON body of the webhook.
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).expect("a message has only string keys and finite numbers")
+    }
+}
+
+/// The stable id of the message about `update`.
+pub fn id_of(incident: &str, update: Update) -> String {
+    format!("{incident}:{}", update.word())
+}
+
+/// `DP2 has 2.1 times the mean load of its peers on server (dp-load-skew)`, with what happened before it.
+fn title_of(incident: &Incident, update: Update) -> String {
+    let (rule, target) = (&incident.rule, &incident.target);
+    let rank = rank_name(&incident.finding.rank);
+    match update {
+        Update::Fired => format!("{rule}: {} on {target}", words::deviation(&incident.finding)),
+        Update::Refused => format!("{rule}: nothing captured on {target} ({rank})"),
+        Update::Captured => match &incident.capture {
+            CaptureOutcome::Done(c) => {
+                format!("{rule}: captured {} files on {target} ({rank})", c.files.len())
+            }
+            _ => format!("{rule}: the capture on {target} failed ({rank})"),
+        },
+        Update::Verdict => match &incident.verdict {
+            Some(verdict) => format!("{rule}: {} on {target}", words::verdict_kind(verdict)),
+            None => format!("{rule}: no verdict on {target}"),
+        },
+        Update::Resolved => format!("{rule}: resolved on {target}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

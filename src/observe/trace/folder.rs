@@ -1,0 +1,319 @@
+//! What lies in a folder of a capture: traces, and what is left out with a reason. Looks one level
+//! deep when the folder itself has no trace, and refuses two captures mixed in one place.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::decide::labels::{LabelValue, Labels};
+use crate::decide::signal::rank::{Axis, Rank};
+
+use super::{TraceError, naming};
+
+/// The most files one comparison takes.
+const MAX_FILES: usize = 1024;
+
+/// A kind of trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// PyTorch profiler JSON, gzip or not.
+    Kineto,
+    /// An Nsight Systems export.
+    NsightSqlite,
+    /// An Nsight Systems report, to be exported first.
+    NsightReport,
+}
+
+/// One file to read.
+#[derive(Clone, Debug)]
+pub struct TraceFile {
+    /// Where.
+    pub path: PathBuf,
+    /// What.
+    pub format: Format,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl TraceFile {
+    /// The last part of its path.
+    pub fn name(&self) -> String {
+        self.path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+}
+
+/// What a capture's own files say about ranks.
+#[derive(Clone, Debug, Default)]
+pub struct Manifest {
+    /// Ranks by file name.
+    pub files: BTreeMap<String, Rank>,
+    /// Ranks by process.
+    pub pids: BTreeMap<u32, Rank>,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Inventory {
+    /// The traces.
+    pub files: Vec<TraceFile>,
+    /// What the capture's manifest says.
+    pub manifest: Manifest,
+    /// What was left out, and why.
+    pub notes: Vec<String>,
+}
+
+/// Lists the traces that `paths` (files or folders) hold.
+///
+/// # Errors
+/// When a path does not exist, when there is no trace, when several captures are mixed.
+pub fn inventory(paths: &[PathBuf]) -> Result<Inventory, TraceError> {
+    let mut found = Inventory::default();
+    for path in paths {
+        let meta =
+            fs::metadata(path).map_err(|source| TraceError::Unreadable { path: path.clone(), source })?;
+        if meta.is_dir() {
+            folder(path, &mut found)?;
+        } else {
+            match judge(path)? {
+                Entry::Trace(format) => {
+                    found.files.push(TraceFile { path: path.clone(), format, size: meta.len() });
+                }
+                Entry::LeftOut(why) => {
+                    let what = format!("this is {why}: give the traces of the ranks");
+                    return Err(TraceError::File { path: path.clone(), what });
+                }
+                Entry::Foreign => {
+                    let what =
+                        "this is no profiler trace (.trace.json, .trace.json.gz, .sqlite, .nsys-rep)".into();
+                    return Err(TraceError::File { path: path.clone(), what });
+                }
+            }
+            manifest(path.parent().unwrap_or(Path::new(".")), &mut found);
+        }
+    }
+    if found.files.is_empty() {
+        let looked = paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+        let left =
+            if found.notes.is_empty() { String::new() } else { format!(" ({})", found.notes.join("; ")) };
+        return Err(TraceError::Nothing(format!("no profiler trace in {looked}{left}")));
+    }
+    prefer_exports(&mut found);
+    if found.files.len() > MAX_FILES {
+        return Err(TraceError::Nothing(format!(
+            "{} traces are more than {MAX_FILES}, the most that one comparison takes: name those of the ranks in question",
+            found.files.len()
+        )));
+    }
+    one_capture(&found)?;
+    found.files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(found)
+}
+
+enum Entry {
+    Trace(Format),
+    LeftOut(&'static str),
+    Foreign,
+}
+
+fn folder(dir: &Path, found: &mut Inventory) -> Result<(), TraceError> {
+    let before = found.files.len();
+    let below = list(dir, found)?;
+    manifest(dir, found);
+    if found.files.len() > before {
+        return Ok(());
+    }
+    // A bundle keeps its files one level down.
+    let mut with_traces = Vec::new();
+    for sub in below {
+        let mut inside = Inventory::default();
+        list(&sub, &mut inside)?;
+        if !inside.files.is_empty() {
+            manifest(&sub, &mut inside);
+            with_traces.push((sub, inside));
+        }
+    }
+    if with_traces.len() > 1 {
+        let names: Vec<String> = with_traces.iter().map(|(p, _)| p.display().to_string()).collect();
+        return Err(TraceError::Nothing(format!(
+            "{} holds {} captures: {}. Give one of them",
+            dir.display(),
+            names.len(),
+            names.join(", ")
+        )));
+    }
+    if let Some((_, inside)) = with_traces.pop() {
+        found.files.extend(inside.files);
+        found.notes.extend(inside.notes);
+        found.manifest.files.extend(inside.manifest.files);
+        found.manifest.pids.extend(inside.manifest.pids);
+    }
+    Ok(())
+}
+
+/// Takes the traces of one folder; returns the folders below.
+fn list(dir: &Path, found: &mut Inventory) -> Result<Vec<PathBuf>, TraceError> {
+    let unreadable = |source| TraceError::Unreadable { path: dir.to_owned(), source };
+    let mut below = Vec::new();
+    let mut entries: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        entries.push(entry.map_err(unreadable)?.path());
+    }
+    entries.sort();
+    let mut foreign = 0usize;
+    for path in entries {
+        let Ok(meta) = fs::metadata(&path) else { continue };
+        if meta.is_dir() {
+            below.push(path);
+            continue;
+        }
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        match judge(&path)? {
+            Entry::Trace(format) => found.files.push(TraceFile { path, format, size: meta.len() }),
+            Entry::LeftOut(why) => found.notes.push(format!("left out {name}: {why}")),
+            Entry::Foreign => foreign += usize::from(!name.starts_with('.')),
+        }
+    }
+    if foreign > 0 && !found.files.is_empty() {
+        found.notes.push(format!("left out {foreign} other file{}", if foreign == 1 { "" } else { "s" }));
+    }
+    Ok(below)
+}
+
+/// What a file is, by its name and, for JSON of no telling name, its first bytes.
+fn judge(path: &Path) -> Result<Entry, TraceError> {
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let plain = name.strip_suffix(".gz").unwrap_or(&name);
+    if plain.starts_with("merged-") && plain.ends_with(".json") {
+        return Ok(Entry::LeftOut("a merged trace, whose rows no longer tell their ranks"));
+    }
+    if name.contains("async_llm") {
+        return Ok(Entry::LeftOut("the trace of the front end, which has no GPU"));
+    }
+    if plain.starts_with("rpd-") {
+        return Ok(Entry::LeftOut("an RPD trace, which is not supported"));
+    }
+    if name.ends_with(".pickle") {
+        return Ok(Entry::LeftOut("a memory snapshot"));
+    }
+    if plain == "server_args.json"
+        || plain == "incident.json"
+        || plain == "manifest.json"
+        || plain == "report.json"
+    {
+        return Ok(Entry::LeftOut("it describes the capture and is no trace"));
+    }
+    if name.ends_with(".qdstrm") {
+        return Ok(Entry::LeftOut("an Nsight report whose import failed; import it with Nsight Systems"));
+    }
+    if name.ends_with(".nsys-rep") {
+        return Ok(Entry::Trace(Format::NsightReport));
+    }
+    if name.ends_with(".sqlite") || name.ends_with(".sqlite.gz") {
+        return Ok(Entry::Trace(Format::NsightSqlite));
+    }
+    if plain.ends_with(".trace.json") {
+        return Ok(Entry::Trace(Format::Kineto));
+    }
+    if plain.ends_with(".json") {
+        return Ok(if looks_like_trace(path)? { Entry::Trace(Format::Kineto) } else { Entry::Foreign });
+    }
+    Ok(Entry::Foreign)
+}
+
+/// Whether a JSON file of any name begins like a trace.
+fn looks_like_trace(path: &Path) -> Result<bool, TraceError> {
+    let mut head = Vec::new();
+    let reader = super::open(path)?;
+    // What cannot be inflated is no trace; the other files still are.
+    let _ = reader.take(64 << 10).read_to_end(&mut head);
+    let has = |word: &[u8]| memchr::memmem::find(&head, word).is_some();
+    Ok(has(b"\"traceEvents\"") || has(b"\"schemaVersion\"") && has(b"\"deviceProperties\""))
+}
+
+/// An export beside its report says the same twice.
+fn prefer_exports(found: &mut Inventory) {
+    let exported: BTreeSet<PathBuf> = found
+        .files
+        .iter()
+        .filter(|f| f.format == Format::NsightSqlite)
+        .map(|f| f.path.with_extension("").with_extension(""))
+        .collect();
+    found
+        .files
+        .retain(|f| f.format != Format::NsightReport || !exported.contains(&f.path.with_extension("")));
+}
+
+/// Refuses files of several captures: their ranks would be compared across time.
+fn one_capture(found: &Inventory) -> Result<(), TraceError> {
+    let captures: BTreeSet<String> =
+        found.files.iter().filter_map(|f| naming::named(&f.name()).capture).collect();
+    if captures.len() > 1 {
+        let names: Vec<&str> = captures.iter().map(String::as_str).take(8).collect();
+        return Err(TraceError::Nothing(format!(
+            "these files belong to {} captures ({}{}): give the files of one",
+            captures.len(),
+            names.join(", "),
+            if captures.len() > 8 { ", ..." } else { "" }
+        )));
+    }
+    Ok(())
+}
+
+/// What of `incident.json` and `manifest.json` matters here.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ManifestFile {
+    capture: CaptureFiles,
+    files: Vec<FileEntry>,
+    pids: BTreeMap<String, Labels>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct CaptureFiles {
+    files: Vec<FileEntry>,
+    captured: Option<Box<CaptureFiles>>,
+    pids: BTreeMap<String, Labels>,
+}
+
+#[derive(Deserialize)]
+struct FileEntry {
+    path: String,
+    #[serde(default)]
+    rank: Option<Labels>,
+}
+
+/// Reads what the agent wrote beside a capture (or one level up); absent or unreadable says nothing.
+fn manifest(dir: &Path, found: &mut Inventory) {
+    let up = dir.parent().map(Path::to_owned).unwrap_or_default();
+    for path in ["incident.json", "manifest.json"].iter().flat_map(|n| [dir.join(n), up.join(n)]) {
+        let Ok(text) = fs::read(&path) else { continue };
+        let Ok(parsed) = serde_json::from_slice::<ManifestFile>(&text) else { continue };
+        let inner = parsed.capture;
+        let nested = inner.captured.unwrap_or_default();
+        for entry in parsed.files.into_iter().chain(inner.files).chain(nested.files) {
+            let name = Path::new(&entry.path).file_name().map(|n| n.to_string_lossy().into_owned());
+            if let (Some(name), Some(rank)) = (name, entry.rank.as_ref().and_then(rank_of)) {
+                found.manifest.files.insert(name, rank);
+            }
+        }
+        for (pid, labels) in parsed.pids.into_iter().chain(inner.pids) {
+            if let (Ok(pid), Some(rank)) = (pid.parse(), rank_of(&labels)) {
+                found.manifest.pids.insert(pid, rank);
+            }
+        }
+    }
+}
+
+fn rank_of(labels: &Labels) -> Option<Rank> {
+    let mut rank = Rank::NONE;
+    for axis in Axis::ALL {
+        if let Some(LabelValue::Index(i)) = labels.get(axis.label()) {
+            rank = rank.with(axis, u16::try_from(*i).ok()?);
+        }
+    }
+    (!rank.is_none()).then_some(rank)
+}

@@ -1,0 +1,179 @@
+//! Reads an Nsight Systems export (SQLite), one process at a time, read-only and immutable: no
+//! journal is made beside somebody's file. A report (`.nsys-rep`) is exported by the installed
+//! `nsys` into a temporary folder first.
+//!
+//! The export holds the profiled process's environment and output: only kernel tables, names and
+//! processes are read, and nothing else is ever shown.
+
+use std::path::Path;
+use std::process::Command;
+
+use rusqlite::{Connection, OpenFlags};
+
+use crate::explain::trace::{Limit, RankTrace};
+
+use super::TraceError;
+
+/// A process that ran kernels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// Its name, cut to 15 characters by Nsight.
+    pub name: String,
+}
+
+/// An opened export.
+pub struct Export {
+    db: Connection,
+    epoch_ns: i64,
+}
+
+fn failed(path: &Path, e: &rusqlite::Error) -> TraceError {
+    let what = format!(
+        "not an Nsight Systems export with GPU kernels ({e}); export it again with `nsys export --type sqlite`"
+    );
+    TraceError::File { path: path.to_owned(), what }
+}
+
+/// The process of a row.
+const PID: &str = "((globalPid >> 24) & 0xffffff)";
+
+impl Export {
+    /// Opens an export.
+    ///
+    /// # Errors
+    /// When it is no SQLite file or has no kernels in it.
+    pub fn open(path: &Path) -> Result<Self, TraceError> {
+        let absolute =
+            path.canonicalize().map_err(|source| TraceError::Unreadable { path: path.to_owned(), source })?;
+        let mut uri = String::from("file:");
+        for byte in absolute.to_string_lossy().bytes() {
+            match byte {
+                b'/' | b'-' | b'_' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => {
+                    uri.push(char::from(byte))
+                }
+                _ => uri.push_str(&format!("%{byte:02x}")),
+            }
+        }
+        uri.push_str("?mode=ro&immutable=1");
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let db = Connection::open_with_flags(&uri, flags).map_err(|e| failed(path, &e))?;
+        let kernels: i64 = db
+            .query_row("SELECT count(*) FROM CUPTI_ACTIVITY_KIND_KERNEL", [], |r| r.get(0))
+            .map_err(|e| failed(path, &e))?;
+        if kernels == 0 {
+            let what =
+                "the export has no GPU kernels: was CUDA traced, and `--cuda-graph-trace=node` given?".into();
+            return Err(TraceError::File { path: path.to_owned(), what });
+        }
+        let epoch_ns = db
+            .query_row("SELECT utcEpochNs FROM TARGET_INFO_SESSION_START_TIME", [], |r| r.get(0))
+            .unwrap_or(0);
+        Ok(Self { db, epoch_ns })
+    }
+
+    /// The processes that ran kernels, by number.
+    ///
+    /// # Errors
+    /// When the tables are not as Nsight writes them.
+    pub fn processes(&self, path: &Path) -> Result<Vec<Process>, TraceError> {
+        let sql = format!("SELECT DISTINCT {PID} FROM CUPTI_ACTIVITY_KIND_KERNEL ORDER BY 1");
+        let mut statement = self.db.prepare(&sql).map_err(|e| failed(path, &e))?;
+        let pids: Result<Vec<u32>, _> = statement.query_map([], |r| r.get(0)).and_then(Iterator::collect);
+        let name = |pid: u32| -> String {
+            self.db
+                .query_row("SELECT name FROM PROCESSES WHERE pid = ?", [pid], |r| r.get(0))
+                .unwrap_or_default()
+        };
+        Ok(pids
+            .map_err(|e| failed(path, &e))?
+            .into_iter()
+            .map(|pid| Process { pid, name: name(pid) })
+            .collect())
+    }
+
+    /// Reads one process's rows.
+    ///
+    /// # Errors
+    /// When the tables are not as Nsight writes them.
+    pub fn read(&self, path: &Path, pid: u32, limit: Limit, trace: &mut RankTrace) -> Result<(), TraceError> {
+        let has_demangled =
+            self.db.prepare("SELECT demangledName FROM CUPTI_ACTIVITY_KIND_KERNEL LIMIT 1").is_ok();
+        let name = if has_demangled { "demangledName" } else { "shortName" };
+        let sql = format!(
+            "SELECT k.start, k.end, k.streamId, k.gridX * k.gridY * k.gridZ, s.value \
+             FROM CUPTI_ACTIVITY_KIND_KERNEL k JOIN StringIds s ON s.id = k.{name} WHERE {PID} = ? ORDER BY k.start"
+        );
+        self.rows(&sql, pid, limit, trace).map_err(|e| failed(path, &e))?;
+        // Absent tables had no rows.
+        for (table, name) in
+            [("CUPTI_ACTIVITY_KIND_MEMCPY", "Memcpy"), ("CUPTI_ACTIVITY_KIND_MEMSET", "Memset")]
+        {
+            let sql = format!("SELECT start, end, streamId, 0, '{name}' FROM {table} WHERE {PID} = ?");
+            match self.rows(&sql, pid, limit, trace) {
+                Ok(()) | Err(rusqlite::Error::SqliteFailure(_, _)) => {}
+                Err(e) => return Err(failed(path, &e)),
+            }
+        }
+        self.marks(pid, trace);
+        Ok(())
+    }
+
+    fn rows(&self, sql: &str, pid: u32, limit: Limit, trace: &mut RankTrace) -> rusqlite::Result<()> {
+        let mut statement = self.db.prepare(sql)?;
+        let mut rows = statement.query([pid])?;
+        while let Some(row) = rows.next()? {
+            let (start, end): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let blocks = row.get::<_, Option<i64>>(3)?.unwrap_or(0).unsigned_abs();
+            let at = self.epoch_ns.saturating_add(start);
+            if let Some(r) =
+                trace.push(limit, row.get_ref(4)?.as_bytes()?, row.get(2)?, at, end.saturating_sub(start))
+            {
+                let sum = &mut trace.blocks[usize::from(r.name)];
+                *sum = sum.saturating_add(blocks);
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps that NVTX ranges name, where the engine emits them.
+    fn marks(&self, pid: u32, trace: &mut RankTrace) {
+        let sql = "SELECT e.start, e.end, coalesce(e.text, s.value) FROM NVTX_EVENTS e LEFT JOIN StringIds s ON s.id = e.textId \
+                   WHERE ((e.globalTid >> 24) & 0xffffff) = ? AND e.end IS NOT NULL \
+                   AND (coalesce(e.text, s.value) LIKE 'step[%' OR coalesce(e.text, s.value) LIKE 'execute_context_%')";
+        let Ok(mut statement) = self.db.prepare(sql) else { return };
+        let marks = statement
+            .query_map([pid], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, String>(2)?)));
+        for (start, end, text) in marks.into_iter().flatten().flatten() {
+            trace.mark(false, &text, self.epoch_ns.saturating_add(start), self.epoch_ns.saturating_add(end));
+        }
+    }
+}
+
+/// Exports a report into `dir` with the installed `nsys`; returns where.
+///
+/// # Errors
+/// When there is no `nsys`, or it fails.
+pub fn export(report: &Path, dir: &Path) -> Result<std::path::PathBuf, TraceError> {
+    let out = dir.join(report.with_extension("sqlite").file_name().unwrap_or_default());
+    let fail = |what: String| TraceError::File { path: report.to_owned(), what };
+    let ran = Command::new("nsys")
+        .args(["export", "--type", "sqlite", "-f", "true", "-o"])
+        .arg(&out)
+        .arg(report)
+        .output()
+        .map_err(|e| {
+            fail(format!(
+                "an Nsight report needs `nsys export`, which cannot be run here ({e}): install Nsight Systems, or run `nsys export --type sqlite {}` where it is and give the .sqlite",
+                report.display()
+            ))
+        })?;
+    if !ran.status.success() || !out.exists() {
+        let said = String::from_utf8_lossy(&ran.stderr);
+        let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");
+        return Err(fail(format!("`nsys export` failed: {last}")));
+    }
+    Ok(out)
+}
