@@ -5,3 +5,5 @@ pub mod artifact;
 pub mod server;
 pub mod trace;
 pub mod replay;
+pub mod replay;
+pub mod trace;
