@@ -2,6 +2,8 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod artifact;
+pub mod process;
+pub mod profile_lines;
 pub mod replay;
 pub mod server;
 pub mod trace;
