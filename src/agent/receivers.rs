@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use crate::http::secret::SecretError;
 use crate::act::notify::{Means, Receiver, Route, Secret};
 use crate::config::receiver::{self as configured, UpdateText};
 use crate::config::secret::{Address, SecretRef};
 use crate::explain::message::Update;
+use crate::http::secret::SecretError;
 
 /// A receiver whose secret cannot be had.
 #[derive(Debug, thiserror::Error)]
