@@ -152,6 +152,8 @@ pub struct Run {
     pub clock: Clock,
     /// Ends it.
     pub cancel: CancellationToken,
+    /// Each one reads the configuration again.
+    pub reloads: mpsc::Receiver<()>,
     /// Hears of every effect.
     pub on_effect: OnEffect,
     /// Reads the configuration again.
@@ -165,7 +167,7 @@ pub struct Run {
 /// # Errors
 /// The state or the bundles cannot be opened: another agent has them, or the disk forbids it.
 pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
-    let Run { clock, cancel, on_effect, reload, serves } = run;
+    let Run { clock, cancel, mut reloads, on_effect, reload, serves } = run;
     let state = State::open(&plan.state_dir)?;
     let bundles = Bundles::open(&plan.incident_dir, state.agent().clone())?;
     let desk = Desk { state: state.clone(), bundles: bundles.clone(), clock };
@@ -234,6 +236,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
             () = cancel.cancelled() => break,
             Some(item) = inbox.recv() => agent.take(item, &mut effects),
             Some(outcome) = delivered.recv() => agent.post.delivered(&outcome),
+            Some(()) = reloads.recv() => agent.reload_told(&mut effects),
             Some(command) = asked.recv() => agent.command(command, &mut effects),
             _ = tick.tick() => agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects),
             _ = publish.tick() => agent.publish(),
@@ -408,6 +411,15 @@ impl Agent {
             );
             self.post.tell(&record.incident, Update::Captured, &[], self.clock);
         }
+    }
+
+    fn reload_told(&mut self, effects: &mut Vec<Effect>) {
+        systemd::reloading();
+        match self.reload_now(effects) {
+            Ok(rules) => info!("the configuration was read again; {rules} rules are in force"),
+            Err(error) => warn!("{error:#}; the old rules stay in force"),
+        }
+        systemd::ready("watching");
     }
 
     fn command(&mut self, command: Command, effects: &mut Vec<Effect>) {

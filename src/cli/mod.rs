@@ -4,6 +4,7 @@
 pub mod compare;
 pub mod replay;
 pub mod rules;
+pub mod run;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(Box<run::RunArgs>),
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
 }
@@ -32,6 +34,7 @@ impl Cli {
     /// Whatever the subcommand could not do, as a chain of sentences.
     pub fn call(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Run(args) => run::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
         }
