@@ -407,7 +407,12 @@ fn keep_of(text: &FileText, settings: &mut Settings) -> Keep {
     }
 }
 
-fn listen_of(field: &Field<String>, default: &str, settings: &mut Settings, findings: &mut Findings<'_>) -> String {
+fn listen_of(
+    field: &Field<String>,
+    default: &str,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> String {
     if let Some((address, place)) = field.placed()
         && address.parse::<std::net::SocketAddr>().is_err()
     {

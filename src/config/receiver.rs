@@ -236,7 +236,11 @@ fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> O
     if let Some((c, at)) = text.command.placed() {
         let argv = texts(&c.argv).unwrap_or_default();
         if argv.is_empty() {
-            findings.error(at, "no command to run", Some("write `command: { argv: [/usr/local/bin/page] }`".into()));
+            findings.error(
+                at,
+                "no command to run",
+                Some("write `command: { argv: [/usr/local/bin/page] }`".into()),
+            );
             return None;
         }
         return Some(Means::Command { argv });
