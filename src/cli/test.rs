@@ -1,33 +1,30 @@
 //! `skewtrap test`: unit tests of rules, in YAML beside them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::anyhow;
 use clap::Args;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::play::Player;
-use super::{Output, print_diagnostics};
+use super::play::{self, Played};
+use super::rules::Ready;
+use super::{Format as Output, print_diagnostics};
+use crate::config::de::did_you_mean;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::rule::Signals;
 use crate::config::rules;
-use crate::config::test::{self, Expect, Input, Series, Test, TestFile, When};
+use crate::config::test::{self, Expect, Input, Test, TestFile, When};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::labels::Labels;
 use crate::decide::rule::{Change, Phase, Rule};
-use crate::decide::signal::catalog::{BUILT_IN_COUNT, Catalog};
-use crate::decide::signal::fields::Fields;
-use crate::decide::signal::metrics::Role;
-use crate::decide::signal::rank::Rank;
-use crate::decide::signal::sample::{Sample, Source, TargetId};
+use crate::decide::signal::catalog::Catalog;
 use crate::decide::time::Time;
 use crate::observe::configuration;
-use crate::observe::replay::{Format, Replay};
+use crate::observe::replay::Format;
 
 /// Runs the tests of rules: `x.test.yaml`, beside `x.yaml`.
 ///
@@ -105,7 +102,7 @@ fn run_file(path: &Path) -> Result<Vec<Outcome>, Vec<Diagnostic>> {
 fn run_text(file: &str, text: &str, base: &Path) -> Result<Vec<Outcome>, Vec<Diagnostic>> {
     let (tests, diagnostics) = test::load(file, text);
     let tests = tests.ok_or(diagnostics)?;
-    let catalog = Arc::new(Catalog::default());
+    let catalog = play::catalog();
     let rules = rules_of(&tests, file, base, &catalog)?;
     let names: Vec<&str> = rules.iter().map(|r| &*r.name).collect();
     let mut wrong = Vec::new();
@@ -159,113 +156,47 @@ fn run_test(
     rules: &[Rule],
     catalog: &Arc<Catalog>,
 ) -> Result<Outcome, Vec<Diagnostic>> {
-    let player = match &test.input {
-        Input::Series(series) => play_series(series, test.interval, file, rules, catalog)?,
+    let ready = Ready { rules: rules.to_vec(), catalog: catalog.clone() };
+    let played = match &test.input {
+        Input::Series(series) => play::series(series, test.interval, ready).map_err(|name| {
+            let place = series.iter().find(|s| s.signal == name).map_or_else(Default::default, |s| s.place);
+            let names: Vec<&str> = catalog.names().collect();
+            let hint = did_you_mean(&name, &names);
+            vec![Diagnostic::error_at(&file.into(), place, format!("unknown signal `{name}`"), Some(hint))]
+        })?,
         Input::Recording { logs, metrics, loads, zone } => {
             let zone = zone.as_deref().and_then(|z| TimeZone::get(z).ok()).unwrap_or(TimeZone::UTC);
             let inputs = [(Format::Log, logs), (Format::Metrics, metrics), (Format::Loads, loads)];
             let inputs: Vec<(Format, PathBuf)> =
                 inputs.into_iter().flat_map(|(f, paths)| paths.iter().map(move |p| (f, base.join(p)))).collect();
-            play_recording(&inputs, rules.to_vec(), catalog.clone(), zone)
+            play::recording(&inputs, ready, zone)
                 .map_err(|e| vec![Diagnostic::of_file(file, format!("{}: {e}", test.name))])?
         }
     };
-    let failures: Vec<String> = test.expect.iter().filter_map(|e| unmet(e, &player)).collect();
+    let failures: Vec<String> = test.expect.iter().filter_map(|e| unmet(e, &played)).collect();
     Ok(Outcome { file: file.to_owned(), test: test.name.clone(), passed: failures.is_empty(), failures })
 }
 
-/// Plays recorded files of one server to their end.
-///
-/// # Errors
-/// A file cannot be read, or is not what it should be.
-pub fn play_recording(
-    inputs: &[(Format, PathBuf)],
-    rules: Vec<Rule>,
-    catalog: Arc<Catalog>,
-    zone: TimeZone,
-) -> anyhow::Result<Player> {
-    let inputs: Vec<_> = inputs.iter().enumerate().map(|(i, (f, p))| super::input(*f, p, i)).collect();
-    let mut replay = Replay::open(&inputs, &zone)?;
-    let mut player = Player::new(rules, catalog, &["server".into()], zone);
-    while let Some(seen) = replay.next_observation()? {
-        player.observe(&seen);
-    }
-    Ok(player)
-}
-
-/// A round time far from zero, so that nothing reaches before the epoch.
-fn origin() -> Time {
-    Time::from_epoch_s(1_000_000_000.0)
-}
-
-fn play_series(
-    series: &[Series],
-    interval: Duration,
-    file: &str,
-    rules: &[Rule],
-    catalog: &Arc<Catalog>,
-) -> Result<Player, Vec<Diagnostic>> {
-    let names: BTreeSet<&str> = series.iter().map(|s| s.target.as_str()).collect();
-    let targets: Vec<Arc<str>> = names.iter().map(|n| (*n).into()).collect();
-    let place_of: BTreeMap<&str, TargetId> =
-        names.iter().enumerate().map(|(i, n)| (*n, TargetId(i as u16))).collect();
-    let mut player = Player::new(rules.to_vec(), catalog.clone(), &targets, TimeZone::UTC);
-    let mut known = Vec::new();
-    for s in series {
-        let Some(signal) = catalog.signal_named(&s.signal) else {
-            let message = format!("unknown signal `{}`", s.signal);
-            return Err(vec![Diagnostic::error_at(&file.into(), s.place, message, None)]);
-        };
-        let target = place_of[s.target.as_str()];
-        if let Some(role) = s.role.and_then(|r| Role::of_word(r.word().as_bytes())) {
-            player.store_mut().note_role(target, role);
-        }
-        known.push((target, s, signal));
-    }
-    let length = series.iter().map(|s| s.values.len()).max().unwrap_or(0);
-    for step in 0..length {
-        let at = origin() + interval * step as u32;
-        player.until(at);
-        let mut ranks: BTreeMap<(TargetId, Rank), Fields> = BTreeMap::new();
-        for (target, s, signal) in &known {
-            let Some(Some(value)) = s.values.get(step) else { continue };
-            if usize::from(signal.0) < BUILT_IN_COUNT {
-                ranks.entry((*target, s.rank)).or_default().set(*signal, *value);
-            } else {
-                player.sample(*target, &Sample { rank: s.rank, signal: *signal, value: *value, at, extra: None });
-            }
-        }
-        for ((target, rank), fields) in &ranks {
-            player.fields(*target, *rank, Source::Metrics, fields, at);
-        }
-        player.pulse(at);
-    }
-    // What the last values lead to is still looked at.
-    let end = player.now() + Duration::from_secs(1);
-    player.until(end);
-    Ok(player)
-}
-
 /// What is wrong, if the expectation is not met.
-fn unmet(expect: &Expect, player: &Player) -> Option<String> {
-    let started = player.started().unwrap_or_default();
+fn unmet(expect: &Expect, played: &Played) -> Option<String> {
+    let started = played.start;
     let time = |w: When| match w {
         When::After(d) => started + d,
         When::Epoch(s) => Time::from_epoch_s(s),
     };
-    let until = expect.at.map_or(player.now(), time);
+    let until = expect.at.map_or(played.end, time);
     let here = format!("line {}", expect.place.line);
     let is_meant = |c: &&Change| {
         c.at <= until && expect.rule.as_ref().is_none_or(|r| **r == *c.rule.name) && has_labels(c, &expect.group)
     };
     if expect.never {
-        let broken = player.changes.iter().filter(is_meant).find(|c| c.state == expect.state)?;
+        let broken = played.changes.iter().filter(is_meant).find(|c| c.state == expect.state)?;
         let at = since_start(broken.at, started);
         return Some(format!("{here}: never {}, but it was at {at}{}", expect.state.word(), blame_of(broken)));
     }
     // The last change of each group counts.
     let mut last: BTreeMap<(Option<&str>, &Labels), &Change> = BTreeMap::new();
-    for c in player.changes.iter().filter(is_meant) {
+    for c in played.changes.iter().filter(is_meant) {
         last.insert((c.target.as_deref(), &c.group), c);
     }
     let at = since_start(until, started);

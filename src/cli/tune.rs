@@ -6,13 +6,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{anyhow, bail};
+use anyhow::bail;
 use clap::Args;
-use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::test::play_recording;
-use super::{Output, Recordings, print_diagnostics};
+use super::play::{self, Recordings};
+use super::rules::Ready;
+use super::{Format, print_diagnostics};
 use crate::config::file::Config;
 use crate::decide::rule::{Condition, Direction, Rule, Statistic};
 use crate::observe::configuration;
@@ -32,7 +32,7 @@ pub struct TuneArgs {
     per_day: f64,
 
     #[command(flatten)]
-    output: Output,
+    format: Format,
 }
 
 /// What became of one rule.
@@ -75,20 +75,20 @@ const FACTORS: [f64; 17] =
 /// # Errors
 /// A file cannot be read, or is wrong.
 pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
-    let inputs = args.recordings.inputs();
+    let inputs = args.recordings.files();
     if inputs.is_empty() {
-        bail!("nothing to tune on; give recordings with --log, --metrics or --loads");
+        bail!(super::wrong("nothing to tune on: name a recording with --log, --metrics or --loads"));
     }
     let config = rules_of(&args.rules)?;
     let rules: Vec<Rule> = config.rules.into_iter().map(|c| c.rule).collect();
-    let zone = args.recordings.zone(TimeZone::UTC)?;
+    let zone = args.recordings.zone()?;
     let copies: Vec<Rule> = rules.iter().flat_map(copies_of).collect();
-    let player = play_recording(&inputs, copies, config.catalog, zone)?;
-    let seconds = player.started().map_or(0.0, |s| player.now().signed_s_since(s));
+    let played = play::recording(&inputs, Ready { rules: copies, catalog: config.catalog }, zone)?;
+    let seconds = played.end.signed_s_since(played.start);
     if seconds < 60.0 {
         bail!("the recordings cover {seconds:.0} s; bounds need at least minutes, better a day");
     }
-    let firings = |name: &str| player.changes.iter().filter(|c| &*c.rule.name == name && c.is_onset()).count();
+    let firings = |name: &str| played.changes.iter().filter(|c| &*c.rule.name == name && c.is_onset()).count();
     let days = seconds / 86_400.0;
     let tuned = rules.iter().map(|rule| {
         let condition = varied(rule);
@@ -110,7 +110,7 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
         }
     });
     let report = Report { hours: seconds / 3600.0, limit_per_day: args.per_day, rules: tuned.collect() };
-    tell(&report, args.output.is_json())?;
+    tell(&report, args.format.is_json())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -156,7 +156,7 @@ fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
     };
     let loaded = crate::config::file::load("--rules", &text, &|p| configuration::rule_files(&PathBuf::from(p)));
     print_diagnostics(&loaded.diagnostics);
-    loaded.config.ok_or_else(|| anyhow!("the rules cannot be used"))
+    loaded.config.ok_or_else(|| super::wrong("the rules cannot be used"))
 }
 
 /// The condition whose bound is varied: the first of the trigger.

@@ -3,6 +3,18 @@
 
 pub mod artifact;
 pub mod configuration;
+pub mod poll;
+pub mod process;
+pub mod profile_lines;
+pub mod promql;
 pub mod replay;
 pub mod server;
+pub mod tail;
 pub mod trace;
+
+use std::sync::Arc;
+
+use crate::decide::time::Time;
+
+/// Where `now` comes from: the agent's clock.
+pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;
