@@ -2,9 +2,13 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod compare;
+pub mod play;
 pub mod replay;
 pub mod rules;
 pub mod run;
+pub mod schema;
+pub mod test;
+pub mod tune;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -25,6 +29,9 @@ enum Command {
     Run(Box<run::RunArgs>),
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
+    Test(test::TestArgs),
+    Tune(tune::TuneArgs),
+    Schema(schema::SchemaArgs),
 }
 
 impl Cli {
@@ -37,6 +44,9 @@ impl Cli {
             Command::Run(args) => run::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
+            Command::Test(args) => test::run(&args),
+            Command::Tune(args) => tune::run(&args),
+            Command::Schema(args) => schema::run(&args),
         }
     }
 }
@@ -91,4 +101,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     anstream::eprintln!("error: {error:#}");
     ExitCode::from(if error.downcast_ref::<Wrong>().is_some() { 2 } else { 1 })
+}
+
+/// Problems of files, on standard error.
+pub(crate) fn print_diagnostics(diagnostics: &[crate::config::diagnostic::Diagnostic]) {
+    diagnostics.iter().for_each(|d| anstream::eprintln!("{d}"));
 }
