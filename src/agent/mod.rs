@@ -3,5 +3,6 @@
 
 pub mod clock;
 pub mod compare;
+pub mod explained;
 pub mod merged;
 pub mod supervise;

@@ -11,8 +11,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use regex::Regex;
 
 use crate::agent::compare::{self, Compared, Request, Told};
-use crate::agent::merged;
-use crate::explain::report;
+use crate::agent::{explained, merged};
+use crate::explain::report::{self, html::History};
 use crate::explain::trace::Who;
 use crate::observe::trace::naming;
 
@@ -77,12 +77,15 @@ enum Format {
 /// # Errors
 /// When the traces cannot be read or an output cannot be written.
 pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
+    // A bundle tells what fired the rule, and how the signal went.
+    let incident = args.paths.first().and_then(|p| explained::incident_of(p));
+    let history = incident.as_ref().and_then(|i| explained::history_of(args.paths.first()?, i));
     let request = Request {
         told: told(&args.rank)?,
         paths: args.paths.clone(),
         baseline: args.baseline.clone(),
         rank_regex: args.rank_regex.clone(),
-        hypothesis: None,
+        hypothesis: incident.as_ref().map(|i| i.finding.clone()),
     };
     let perfetto_ranks = args.perfetto_ranks.iter().map(|w| whom(w)).collect::<anyhow::Result<Vec<_>>>()?;
     let bar = progress_bar(&request);
@@ -100,15 +103,20 @@ pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
         other => other.context("cannot write the result")?,
     }
     std::io::stdout().flush().ok();
-    files(&args, &compared, &perfetto_ranks)?;
+    files(&args, &compared, history.as_ref(), &perfetto_ranks)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the files that were asked for.
-fn files(args: &CompareArgs, compared: &Compared, perfetto_ranks: &[Who]) -> anyhow::Result<()> {
+fn files(
+    args: &CompareArgs,
+    compared: &Compared,
+    history: Option<&History>,
+    perfetto_ranks: &[Who],
+) -> anyhow::Result<()> {
     if let Some(path) = &args.html {
         let mut out = created(path)?;
-        report::html::write(&mut out, &compared.comparison, None)?;
+        report::html::write(&mut out, &compared.comparison, history)?;
         out.flush().with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &args.csv {
