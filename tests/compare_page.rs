@@ -88,7 +88,7 @@ fn the_report_requests_nothing_and_shows_no_error_in_a_real_browser() {
         return;
     };
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let traces = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/recordings/dp4/traces/skew");
+    let traces = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/demo/data/skew");
     let compared = run(&Request { paths: vec![traces], ..Request::default() }, &|_| {}).expect("it compares");
     let mut page = Vec::new();
     html::write(&mut page, &compared.comparison, Some(&history())).expect("it renders");

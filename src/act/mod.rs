@@ -1,4 +1,52 @@
 //! CHANGES the world: windows, bundles, state, notifications. The only code that can hurt a server.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod bundle;
 pub mod notify;
+pub mod profile;
+pub mod retention;
+mod sglang;
+pub mod state;
+pub mod systemd;
+mod vllm;
+
+/// A resolved incident, for the tests of this folder.
+#[cfg(test)]
+fn record_of_a_test(id: &str, fired_at_s: f64) -> crate::decide::incident::Record {
+    use crate::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState, Record};
+    use crate::decide::labels::Labels;
+    use crate::decide::rule::{Severity, Side};
+    use crate::decide::signal::rank::Rank;
+    use crate::decide::time::Time;
+
+    let fired_at = Time::from_epoch_s(fired_at_s);
+    let finding = Finding {
+        onset: fired_at,
+        onset_error_s: 0.5,
+        rank: Rank::dp(2).labels(),
+        side: Side::High,
+        statistic: "max_over_mean".into(),
+        signal: "load".into(),
+        value: 2.1,
+        bound: 1.5,
+        members: Vec::new(),
+        evidence: None,
+    };
+    let incident = Incident {
+        id: id.into(),
+        rule: "dp-load-skew".into(),
+        about: None,
+        target: "server".into(),
+        group: Labels::default(),
+        severity: Severity::Warning,
+        labels: Labels::default(),
+        state: IncidentState::Resolved,
+        fired_at,
+        resolved_at: Some(fired_at),
+        finding,
+        capture: CaptureOutcome::None,
+        verdict: None,
+        bundle: None,
+    };
+    Record::new("agent".into(), incident)
+}

@@ -1,6 +1,7 @@
 //! An incident: one firing of one rule on one group, from its onset to its resolution, with all
 //! that was seen, asked and found. `incident.json`, the notifications and the API are made of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,47 @@ pub struct Incident {
     pub verdict: Option<VerdictNote>,
     /// Where the bundle lies, in the agent's view.
     pub bundle: Option<String>,
+}
+
+/// `incident.json`: the incident, and how it came by what it has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// The agent's id: retention deletes only what bears it.
+    pub agent: Arc<str>,
+    /// The release that wrote it.
+    pub skewtrap: Arc<str>,
+    /// The incident.
+    #[serde(flatten)]
+    pub incident: Incident,
+    /// What was sent to the server or run, without keys, and what came back.
+    pub exchanges: Vec<Exchange>,
+    /// The captured files, also those of a window that failed.
+    pub files: Vec<CapturedFile>,
+    /// Which process was which rank, by `/proc` at capture time; an nsys report does not say.
+    pub processes: BTreeMap<u32, Labels>,
+}
+
+impl Record {
+    /// The record of an incident for which nothing was sent yet.
+    pub fn new(agent: Arc<str>, incident: Incident) -> Self {
+        let (exchanges, files, processes) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Self { agent, skewtrap: env!("CARGO_PKG_VERSION").into(), incident, exchanges, files, processes }
+    }
+}
+
+/// One request or command, without keys, and its answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// When it was sent.
+    pub at: Time,
+    /// `POST /start_profile`, or the program with its arguments.
+    pub request: String,
+    /// The body that was sent.
+    pub body: Option<serde_json::Value>,
+    /// The status, or what became of it.
+    pub answer: String,
+    /// Seconds until the answer.
+    pub took_s: f64,
 }
 
 /// How far an incident has come.
@@ -173,6 +215,8 @@ pub enum Quality {
     /// None is.
     #[default]
     Broken,
+    /// The agent cannot see them.
+    Unseen,
 }
 
 /// One file of a capture.

@@ -8,3 +8,4 @@ pub mod rule;
 pub mod signal;
 pub mod status;
 pub mod time;
+pub mod watch;

@@ -1,2 +1,222 @@
 //! The agent's HTTP API, its own metrics and the status page.
+//!
+//! It reads what the agent published last ([`Status`], through a watch channel) and sends what
+//! people ask for as [`Command`]s; it decides nothing and holds no state of its own, so a client
+//! that hangs, floods or lies cannot reach the watching. docs/api.md has the paths.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod access;
+mod api;
+mod control;
+mod files;
+mod inbound;
+mod listen;
+pub mod metrics;
+mod page;
+pub mod token;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use self::access::Access;
+pub use self::control::{Answer, Ask, CaptureRequest, Command};
+use self::metrics::Metrics;
+use crate::act::notify::Secret;
+use crate::decide::status::Status;
+
+/// A request's body is at most this long.
+const BODY_LIMIT: usize = 64 * 1024;
+/// How old the published status may be before `/healthz` says that the loop hangs.
+pub const HUNG_AFTER: Duration = Duration::from_secs(30);
+/// The default of `listen`.
+pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
+
+/// Where to listen, and for whom.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// The API's and the page's address.
+    pub listen: SocketAddr,
+    /// A second address for `/healthz`, `/readyz` and `/metrics` only, without a token.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Lets people read; on loopback reading needs none.
+    pub read_token: Option<Secret>,
+    /// Lets people read and change; without it nothing can be changed.
+    pub write_token: Option<Secret>,
+    /// Names, beside `localhost` and addresses, under which people reach the agent.
+    pub hosts: Vec<String>,
+    /// The folder of the bundles; nothing outside it is ever served.
+    pub incident_dir: PathBuf,
+}
+
+/// What the API is connected to.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    /// What the agent published last.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// What people ask of the agent.
+    pub commands: mpsc::Sender<Command>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why the API cannot be served. The watching goes on without it.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address cannot be had.
+    #[error("cannot listen on {address}: {source}; is another agent running? set `{key}` to another address")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// `listen` or `metrics_listen`.
+        key: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Everybody could read.
+    #[error(
+        "`listen: {address}` is reachable from other machines and needs a token: set `tokens.read` or \
+         `tokens.write` (from an environment variable or a file), or listen on 127.0.0.1"
+    )]
+    NoToken {
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+/// What every handler sees.
+#[derive(Clone, Debug)]
+struct Shared {
+    doors: Doors,
+    incident_dir: Arc<PathBuf>,
+    alerts: Arc<inbound::Seen>,
+}
+
+impl Shared {
+    fn status(&self) -> Arc<Status> {
+        self.doors.status.borrow().clone()
+    }
+}
+
+/// Listening, not yet answering.
+#[derive(Debug)]
+pub struct Server {
+    api: (TcpListener, Router),
+    probes: Option<(TcpListener, Router)>,
+}
+
+impl Server {
+    /// Takes the addresses.
+    ///
+    /// # Errors
+    /// An address is taken, or is reachable from other machines while there is no token.
+    pub async fn bind(config: &ServeConfig, doors: Doors) -> Result<Self, ServeError> {
+        let address = config.listen;
+        let has_token = config.read_token.is_some() || config.write_token.is_some();
+        if !address.ip().is_loopback() && !has_token {
+            return Err(ServeError::NoToken { address });
+        }
+        let shared =
+            Shared { doors, incident_dir: Arc::new(config.incident_dir.clone()), alerts: Arc::default() };
+        let api = listener(address, "listen").await?;
+        let probes = match config.metrics_listen {
+            Some(address) => Some((listener(address, "metrics_listen").await?, probes(shared.clone()))),
+            None => None,
+        };
+        Ok(Self { api: (api, api_router(shared, Access::new(config))), probes })
+    }
+
+    /// The API's address: the port is known where the configuration said 0.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.api.0.local_addr().ok()
+    }
+
+    /// The second address.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.probes.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+    }
+
+    /// Answers until cancelled, then lets what is being answered finish.
+    pub async fn run(self, cancel: CancellationToken) {
+        let api = listen::serve(self.api.0, self.api.1, cancel.clone());
+        match self.probes {
+            Some((listener, router)) => {
+                tokio::join!(api, listen::serve(listener, router, cancel));
+            }
+            None => api.await,
+        }
+    }
+}
+
+async fn listener(address: SocketAddr, key: &'static str) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Bind { address, key, source })
+}
+
+fn probes(shared: Shared) -> Router {
+    Router::new()
+        .route("/healthz", get(api::healthz))
+        .route("/readyz", get(api::readyz))
+        .route("/metrics", get(api::metrics))
+        .fallback(nowhere)
+        .with_state(shared)
+}
+
+fn api_router(shared: Shared, access: Access) -> Router {
+    let v1 = Router::new()
+        .route("/status", get(api::status))
+        .route("/history", get(api::history))
+        .route("/ranks", get(api::ranks))
+        .route("/signals", get(api::signals))
+        .route("/rules", get(api::rules))
+        .route("/rules/{name}", get(api::rule))
+        .route("/incidents", get(api::incidents))
+        .route("/incidents/{id}", get(api::incident))
+        .route("/incidents/{id}/files", get(files::list))
+        .route("/incidents/{id}/files/{*path}", get(files::file))
+        .route("/incidents/{id}/pin", post(control::pin))
+        .route("/capture", post(control::capture))
+        .route("/stop", post(control::stop))
+        .route("/reload", post(control::reload))
+        .route("/silence", post(control::silence))
+        .route("/alerts", post(inbound::alerts));
+    Router::new()
+        .route("/", get(page::html))
+        .route("/page.css", get(page::css))
+        .route("/page.js", get(page::js))
+        .route("/favicon.svg", get(page::icon))
+        .route("/healthz", get(api::healthz))
+        .route("/readyz", get(api::readyz))
+        .route("/metrics", get(api::metrics))
+        .nest("/api/v1", v1)
+        .fallback(nowhere)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn(page::guarded))
+        .layer(from_fn_with_state(Arc::new(access), access::admit))
+        .layer(from_fn_with_state(shared.doors.metrics.clone(), metrics::count))
+        .with_state(shared)
+}
+
+async fn nowhere() -> Problem {
+    Problem(StatusCode::NOT_FOUND, "there is nothing here; docs/api.md lists the paths".into())
+}
+
+/// An error as every path gives it: `{"error": "a sentence"}`.
+#[derive(Debug)]
+struct Problem(StatusCode, String);
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.0, axum::Json(serde_json::json!({ "error": self.1 }))).into_response()
+    }
+}

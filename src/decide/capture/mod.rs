@@ -1,13 +1,16 @@
 //! What a capture may ask for, and whether it may ask at all.
 //!
-//! In the order of a window's life: `facts` about the server, `preflight` over them, `governor`
-//! for the limits, `plan` for the request (with `risk`), `window` while it is open, `verify` for
-//! its files, `stall` for its cost, `keep` for what is deleted. `refusal` has every reason why not.
+//! `admit` is the one door. Behind it, in the order of a window's life: `facts` about the server,
+//! `preflight` over them, `governor` for the limits, `plan` for the request (with `risk`),
+//! `window` while it is open, `verify` for its files, `stall` for its cost, `keep` for what is
+//! deleted. `refusal` has every reason why not.
 
+pub mod admit;
 pub mod facts;
 pub mod governor;
 pub mod keep;
 pub mod line;
+pub mod path_map;
 pub mod plan;
 pub mod preflight;
 pub mod refusal;

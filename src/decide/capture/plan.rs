@@ -15,7 +15,7 @@ use crate::decide::capture::line::Marks;
 use crate::decide::capture::preflight::{self, Ranks};
 use crate::decide::capture::refusal::Refusal;
 use crate::decide::capture::risk;
-use crate::decide::signal::rank::Rank;
+use crate::decide::capture::verify::names_of;
 use crate::decide::time::Time;
 
 /// Steps of a window that says nothing else.
@@ -28,6 +28,9 @@ pub const MAX_STEPS: u32 = 1000;
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 /// No window stays open longer.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where a start is posted, on every engine.
+pub const START: &str = "/start_profile";
 
 /// `start_step` is there, and with it the refusal of double starts.
 const START_STEP: Version = Version::new(0, 4, 10);
@@ -58,12 +61,10 @@ pub enum Form {
 }
 
 /// One start, ready to be sent.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartRequest {
-    /// Whose protocol.
+    /// Whose protocol; it is posted to [`START`].
     pub engine: Engine,
-    /// Where it is posted.
-    pub path: &'static str,
     /// Its JSON; `None` where the engine takes no body.
     pub body: Option<Value>,
     /// By what its window can be recognised.
@@ -127,7 +128,7 @@ fn sglang(
     let marks = marks_of(spec, version, asker)?;
     let mut notes = Vec::new();
     if form == Form::Plain && !ranks.idle.is_empty() {
-        notes.push(format!("{} had no work when the window opened", list(&ranks.idle)));
+        notes.push(format!("{} had no work when the window opened", names_of(&ranks.idle)));
     }
     if version < Version::new(0, 5, 5) && server.sizes.dp > 1 && !server.sizes.dp_attention {
         notes.push(format!(
@@ -137,7 +138,6 @@ fn sglang(
     let writes_files = spec.activities.as_deref() != Some(&["CUDA_PROFILER".to_owned()][..]);
     Ok(StartRequest {
         engine: Engine::Sglang,
-        path: "/start_profile",
         body: Some(Value::Object(sglang_body(spec, server, version, form, &ranks, &marks))),
         marks,
         form,
@@ -271,7 +271,6 @@ fn vllm(
     }
     Ok(StartRequest {
         engine: Engine::Vllm,
-        path: "/start_profile",
         body,
         marks: Marks { dir: None, prefix, id: None },
         form: Form::Held,
@@ -291,10 +290,6 @@ fn vllm_prefix(spec: &HttpWindow, incident: &str) -> String {
     let text = format!("{front}-{incident}");
     // The id at the end is what makes it unique, so a long front part is cut, not the id.
     text.chars().skip(text.chars().count().saturating_sub(128)).map(safe).collect()
-}
-
-fn list(ranks: &[Rank]) -> String {
-    ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

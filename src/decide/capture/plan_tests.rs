@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::decide::capture::refusal::Refusal;
+use crate::decide::signal::rank::Rank;
 
 fn now() -> Time {
     Time::from_epoch_s(1_000.0)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::decide::capture::facts::{Answered, Facts, ServerFacts};
 use crate::decide::capture::refusal::Refusal;
 use crate::decide::capture::verify::expected_ranks;
@@ -15,7 +17,7 @@ pub const FRESH: Duration = Duration::from_secs(30);
 pub const FOREIGN_QUIET: Duration = Duration::from_secs(60);
 
 /// What pre-flight found: who is in the window.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ranks {
     /// Had work in the last moments.
     pub busy: Vec<Rank>,

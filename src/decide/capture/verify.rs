@@ -70,6 +70,11 @@ pub fn expected_of(expected: &[Rank], named: Rank) -> Option<Rank> {
     matches.next().is_none().then_some(first)
 }
 
+/// `DP0, DP2`.
+pub fn names_of(ranks: &[Rank]) -> String {
+    ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Judges the files of a window against the ranks that were to write one.
 pub fn verdict_of(expected: &[Rank], idle: &[Rank], files: &[Artifact]) -> Verdict {
     let of = |rank: Rank| {

@@ -1,15 +1,33 @@
 //! A rule: what imbalance is, for which group of ranks, and what to do at its onset.
 //!
 //! These are the checked types that the core works with; their YAML form is in `config::rule`.
+//! Data flows through the files in this order: a [`Frame`] of values, [`statistic`], [`condition`]
+//! (bounds, side, chance, baseline), [`guard`], [`state`] (time), and [`engine`], which holds them
+//! for every rule and group; [`why`] says what is missing when nothing fires.
 
+pub mod change;
+pub mod condition;
+pub mod engine;
+mod group;
+pub mod guard;
+pub mod state;
+pub mod statistic;
+pub mod why;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::change::{Change, ChangeLine};
+pub use self::condition::Condition;
+pub use self::engine::Engine;
+pub use self::guard::Guard;
+pub use self::state::Phase;
+pub use self::statistic::{Direction, Statistic};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::labels::Labels;
-use crate::decide::signal::sample::Signal;
 use crate::decide::time::Time;
 
 /// One rule, checked.
@@ -29,6 +47,10 @@ pub struct Rule {
     pub clear: Trigger,
     /// Keep firing this long after `clear` held.
     pub keep_firing_for: Duration,
+    /// Rest this long after a firing before the next can begin.
+    pub rearm_after: Duration,
+    /// What else must be true, over the same signals, for it to fire.
+    pub only_if: Option<Guard>,
     /// No verdict on a group whose mean (of the first condition's signal) is below this.
     pub min_mean: f64,
     /// No verdict on a group with fewer members.
@@ -43,6 +65,25 @@ pub struct Rule {
     pub notify: Vec<Arc<str>>,
     /// Free labels for routing.
     pub labels: Labels,
+}
+
+impl Rule {
+    /// A number that changes when what the rule detects changes. What it does about it (capture,
+    /// limits, receivers, texts) does not count: editing those keeps the state.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let detection = (
+            (&self.across, &self.within, &self.trigger, &self.clear),
+            (self.keep_firing_for, self.rearm_after, self.min_mean, self.min_members, &self.only_if),
+        );
+        format!("{detection:?}").hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The trigger's conditions, then the clear's.
+    pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.trigger.conditions.iter().chain(&self.clear.conditions)
+    }
 }
 
 /// Conditions and how they combine.
@@ -64,48 +105,6 @@ pub enum Combine {
     All,
     /// One suffices.
     Any,
-}
-
-/// One statistic of one signal against its bounds.
-#[derive(Clone, Debug)]
-pub struct Condition {
-    /// The signal whose values, one a member, the statistic summarises.
-    pub signal: Signal,
-    /// Which number.
-    pub statistic: Statistic,
-    /// Its bound; for a trigger it is exceeded, for a clear it is kept.
-    pub bound: f64,
-    /// Which side may be blamed.
-    pub side: Side,
-    /// In a trigger: the excess must also be more than this many times what random arrival
-    /// explains. In a clear: it suffices that it is within this many.
-    pub chance: Option<f64>,
-    /// The statistic must exceed the group's own learned baseline by this factor.
-    pub above_baseline: Option<f64>,
-    /// Values are averaged over this window first; zero for none.
-    pub smooth: Duration,
-}
-
-/// One number per group and time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Statistic {
-    /// The load-imbalance factor: 1 when even, n when one of n ranks has everything.
-    MaxOverMean,
-    /// 1 when even, 0 when a rank is idle.
-    MinOverMean,
-    /// In the signal's unit.
-    MaxMinusMin,
-    /// Coefficient of variation: standard deviation over mean.
-    Cv,
-    /// Gini coefficient, 0 when even.
-    Gini,
-    /// Jain's fairness index, 1 when even, 1/n when one of n has everything.
-    Jain,
-    /// 1 - mean/max: the share of the group's capacity that waits for its fullest rank.
-    LostShare,
-    /// The largest distance from the median in units of the median absolute deviation.
-    RobustZ,
 }
 
 /// The side on which a member left its peers.
@@ -144,17 +143,29 @@ pub enum Severity {
 }
 
 /// What the engine is shown of a group: every member's value of one signal at one time.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Frame {
     /// Members in the order of their labels.
     pub members: Vec<Member>,
 }
 
+impl Clone for Frame {
+    fn clone(&self) -> Self {
+        Self { members: self.members.clone() }
+    }
+
+    /// Keeps the room that there is: frames are copied at every evaluation of a rule with several
+    /// signals.
+    fn clone_from(&mut self, source: &Self) {
+        self.members.clone_from(&source.members);
+    }
+}
+
 /// One member of a group.
 #[derive(Clone, Debug)]
 pub struct Member {
-    /// The `across` labels: `dp_rank=2`.
-    pub id: Labels,
+    /// The `across` labels: `dp_rank=2`; shared, so that showing a frame copies nothing.
+    pub id: Arc<Labels>,
     /// Its value; 0 when it went silent while its peers are active (then `stale` is set).
     pub value: f64,
     /// When that was last measured.

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use std::collections::BTreeMap;
+
+use serde::de::Error;
 use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::decide::labels::{LabelValue, Labels};
 
@@ -127,6 +130,17 @@ impl Serialize for Rank {
     }
 }
 
+impl<'de> Deserialize<'de> for Rank {
+    /// `{"dp_rank": 2}`.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        BTreeMap::<String, u16>::deserialize(d)?.into_iter().try_fold(Self::NONE, |rank, (label, index)| {
+            let axis = Axis::ALL.into_iter().find(|a| a.label() == label);
+            axis.map(|a| rank.with(a, index))
+                .ok_or_else(|| D::Error::custom(format!("no axis is called {label}")))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,7 +149,9 @@ mod tests {
     fn a_rank_prints_and_serialises_only_the_axes_it_has() {
         let rank = Rank::dp(2).with(Axis::Tp, 0);
         assert_eq!(rank.to_string(), "DP2 TP0");
-        assert_eq!(serde_json::to_string(&rank).expect("ranks serialise"), r#"{"dp_rank":2,"tp_rank":0}"#);
+        let json = serde_json::to_string(&rank).expect("ranks serialise");
+        assert_eq!(json, r#"{"dp_rank":2,"tp_rank":0}"#);
+        assert_eq!(serde_json::from_str::<Rank>(&json).expect("and back"), rank);
         assert_eq!(Axis::of_word(b"ATTN_CP"), Some(Axis::AttnCp));
     }
 }

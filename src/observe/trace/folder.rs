@@ -268,21 +268,13 @@ fn one_capture(found: &Inventory) -> Result<(), TraceError> {
     Ok(())
 }
 
-/// What of `incident.json` and `manifest.json` matters here.
+/// What of `incident.json` (or a `manifest.json` by hand) matters here.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ManifestFile {
-    capture: CaptureFiles,
     files: Vec<FileEntry>,
-    pids: BTreeMap<String, Labels>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct CaptureFiles {
-    files: Vec<FileEntry>,
-    captured: Option<Box<CaptureFiles>>,
-    pids: BTreeMap<String, Labels>,
+    #[serde(alias = "pids")]
+    processes: BTreeMap<String, Labels>,
 }
 
 #[derive(Deserialize)]
@@ -298,15 +290,13 @@ fn manifest(dir: &Path, found: &mut Inventory) {
     for path in ["incident.json", "manifest.json"].iter().flat_map(|n| [dir.join(n), up.join(n)]) {
         let Ok(text) = fs::read(&path) else { continue };
         let Ok(parsed) = serde_json::from_slice::<ManifestFile>(&text) else { continue };
-        let inner = parsed.capture;
-        let nested = inner.captured.unwrap_or_default();
-        for entry in parsed.files.into_iter().chain(inner.files).chain(nested.files) {
+        for entry in parsed.files {
             let name = Path::new(&entry.path).file_name().map(|n| n.to_string_lossy().into_owned());
             if let (Some(name), Some(rank)) = (name, entry.rank.as_ref().and_then(rank_of)) {
                 found.manifest.files.insert(name, rank);
             }
         }
-        for (pid, labels) in parsed.pids.into_iter().chain(inner.pids) {
+        for (pid, labels) in parsed.processes {
             if let (Ok(pid), Some(rank)) = (pid.parse(), rank_of(&labels)) {
                 found.manifest.pids.insert(pid, rank);
             }

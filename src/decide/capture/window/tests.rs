@@ -21,7 +21,6 @@ fn request(form: Form, busy: &[u16], idle: &[u16]) -> StartRequest {
     let ranks = |list: &[u16]| list.iter().map(|dp| Rank::dp(*dp)).collect();
     StartRequest {
         engine: if form == Form::Held { Engine::Vllm } else { Engine::Sglang },
-        path: "/start_profile",
         body: None,
         marks: Marks { dir: Some("/p/ours".into()), prefix: None, id: None },
         form,
@@ -315,6 +314,25 @@ fn a_window_known_by_its_prefix_adopts_the_id_that_the_server_gave_it() {
 
 fn done_in_tmp() -> Event {
     Event::Log { rank: Rank::dp(0), line: ProfileLine::Done { dir: "/tmp".into() } }
+}
+
+#[test]
+fn a_window_that_a_dead_agent_left_is_closed_with_proof_and_given_up_without() {
+    let request = request(Form::Plain, &[0], &[1]);
+    let resumed = |granted, event: Option<Event>| {
+        let mut window = Window::resume(&request, BOTH, at(0.0), granted, at(100.0));
+        let mut told: Vec<Output> = Vec::new();
+        told.extend(event.iter().flat_map(|e| window.on(e, at(100.1))));
+        for t in 0..80 {
+            told.extend(window.on(&Event::Tick, at(100.2 + f64::from(t) * 0.1)));
+        }
+        told
+    };
+    let stop = Output::Stop { path: "/stop_profile" };
+    assert_eq!(resumed(true, None).first(), Some(&stop), "it was granted before the agent died");
+    assert_eq!(resumed(false, Some(Event::File { rank: None, whole: false })).first(), Some(&stop));
+    let Some(Output::Finish(ending)) = resumed(false, None).into_iter().next() else { panic!("it ends") };
+    assert!(matches!(ending.failure, Some(Failure::UnknownStart { .. })) && ending.unproven.is_some());
 }
 
 #[test]

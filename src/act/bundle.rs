@@ -1,0 +1,213 @@
+//! Incident bundles: one folder per incident, written so that a crash leaves no half file under
+//! its final name. Everything is made under a name that begins with a dot, synced, then renamed.
+//!
+//! ```text
+//! <incident>/incident.json    the record, replaced as a whole when it changes
+//!            evidence.jsonl   the minutes before the trigger
+//!            traces/          captured files that could be moved in
+//! ```
+//! Files that cannot be moved (another file system, another user's folder) are left where the
+//! server wrote them and referenced. The server's folder itself is never removed here: a rank that
+//! is still armed would write into it, and SGLang dies when it cannot.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::decide::capture::verify::Artifact;
+use crate::decide::incident::{CapturedFile, Record};
+
+const INCIDENT: &str = "incident.json";
+const EVIDENCE: &str = "evidence.jsonl";
+const TRACES: &str = "traces";
+
+/// A bundle could not be written.
+#[derive(Debug, Error)]
+#[error("the bundle {path} cannot be written: {source}; free some space or check incident_dir")]
+pub struct BundleError {
+    /// Which file or folder.
+    path: PathBuf,
+    /// Why.
+    source: io::Error,
+}
+
+/// The folder of all bundles.
+#[derive(Clone, Debug)]
+pub struct Bundles {
+    root: PathBuf,
+    agent: Arc<str>,
+}
+
+/// What was found half done at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// Everything was there but the name.
+    Completed(String),
+    /// Its record never came: it is kept as `<incident>.incomplete`.
+    Marked(String),
+}
+
+impl Bundles {
+    /// The bundles below `root`, which is made if need be.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn open(root: &Path, agent: Arc<str>) -> Result<Self, BundleError> {
+        fs::create_dir_all(root).map_err(|e| failed(root, e))?;
+        Ok(Self { root: root.to_owned(), agent })
+    }
+
+    /// Where all bundles are.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the bundle of an incident is, or will be.
+    pub fn path(&self, incident: &str) -> PathBuf {
+        self.root.join(incident)
+    }
+
+    /// Makes the bundle of `record` with its evidence, or replaces the record of one that is there.
+    ///
+    /// # Errors
+    /// It cannot be written; then there is nothing under its name.
+    pub fn create(&self, record: &Record, evidence: &[u8]) -> Result<PathBuf, BundleError> {
+        let path = self.path(&record.incident.id);
+        if path.is_dir() {
+            return self.write(record).map(|()| path);
+        }
+        let partial = self.partial(&record.incident.id);
+        let fail = |e| failed(&partial, e);
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(fail)?;
+        }
+        fs::create_dir(&partial).map_err(fail)?;
+        write_synced(&partial.join(EVIDENCE), evidence).map_err(fail)?;
+        write_synced(&partial.join(INCIDENT), &json(record)).map_err(fail)?;
+        sync(&partial).map_err(fail)?;
+        fs::rename(&partial, &path).and_then(|()| sync(&self.root)).map_err(|e| failed(&path, e))?;
+        Ok(path)
+    }
+
+    /// Replaces the record of a bundle as a whole.
+    ///
+    /// # Errors
+    /// It cannot be written; the old one stays.
+    pub fn write(&self, record: &Record) -> Result<(), BundleError> {
+        let path = self.path(&record.incident.id);
+        let partial = path.join(format!(".{INCIDENT}.partial"));
+        write_synced(&partial, &json(record))
+            .and_then(|()| fs::rename(&partial, path.join(INCIDENT)))
+            .and_then(|()| sync(&path))
+            .map_err(|e| failed(&path, e))
+    }
+
+    /// Moves captured files into the bundle, or references those that cannot be moved.
+    ///
+    /// # Errors
+    /// The bundle itself cannot be written.
+    pub fn adopt(&self, incident: &str, files: &[Artifact]) -> Result<Vec<CapturedFile>, BundleError> {
+        let traces = self.path(incident).join(TRACES);
+        if !files.is_empty() {
+            fs::create_dir_all(&traces).map_err(|e| failed(&traces, e))?;
+        }
+        let adopted = files.iter().map(|file| adopt_one(&traces, file)).collect();
+        sync(&self.path(incident)).map_err(|e| failed(&traces, e))?;
+        Ok(adopted)
+    }
+
+    /// The record of a bundle of this agent.
+    pub fn read(&self, incident: &str) -> Option<Record> {
+        record_in(&self.path(incident)).filter(|record| record.agent == self.agent)
+    }
+
+    /// The names of files that lie in a bundle's `traces`, listed in its record or not.
+    pub fn traces(&self, incident: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path(incident).join(TRACES)).into_iter().flatten().flatten();
+        let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        files.sort();
+        files
+    }
+
+    /// Finishes or marks what a crash left half done.
+    ///
+    /// # Errors
+    /// The folder cannot be read or written.
+    pub fn recover(&self) -> Result<Vec<Recovered>, BundleError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(|e| failed(&self.root, e))?.flatten() {
+            let name = entry.file_name();
+            let Some(incident) = partial_of(&name).map(str::to_owned) else { continue };
+            let whole = record_in(&entry.path()).is_some_and(|r| *r.incident.id == *incident);
+            let (target, recovered) = if whole && !self.path(&incident).exists() {
+                (self.path(&incident), Recovered::Completed(incident))
+            } else {
+                (self.root.join(format!("{incident}.incomplete")), Recovered::Marked(incident))
+            };
+            if target.exists() {
+                fs::remove_dir_all(entry.path()).map_err(|e| failed(&entry.path(), e))?;
+            } else {
+                fs::rename(entry.path(), &target).map_err(|e| failed(&target, e))?;
+            }
+            found.push(recovered);
+        }
+        Ok(found)
+    }
+
+    fn partial(&self, incident: &str) -> PathBuf {
+        self.root.join(format!(".{incident}.partial"))
+    }
+}
+
+/// The record in a folder, if there is a valid one.
+pub(super) fn record_in(folder: &Path) -> Option<Record> {
+    serde_json::from_slice(&fs::read(folder.join(INCIDENT)).ok()?).ok()
+}
+
+fn partial_of(name: &OsStr) -> Option<&str> {
+    name.to_str()?.strip_prefix('.')?.strip_suffix(".partial")
+}
+
+/// `rename` only: a copy of gigabytes is a way to lose them.
+fn adopt_one(traces: &Path, file: &Artifact) -> CapturedFile {
+    let source = Path::new(&file.path);
+    let Some(name) = source.file_name() else { return file.captured(file.path.clone(), true) };
+    let target = traces.join(name);
+    let is_plain = fs::symlink_metadata(source).is_ok_and(|m| m.is_file() && m.ino() == file.inode);
+    let moved = source == target || (is_plain && !target.exists() && fs::rename(source, &target).is_ok());
+    if moved {
+        file.captured(format!("{TRACES}/{}", name.to_string_lossy()), false)
+    } else {
+        file.captured(file.path.clone(), true)
+    }
+}
+
+fn json(record: &Record) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(record).expect("plain data with text keys serialises");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Only its owner reads a bundle: evidence and traces may hold what the server's users wrote.
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn failed(path: &Path, source: io::Error) -> BundleError {
+    BundleError { path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+#[path = "bundle_tests.rs"]
+mod tests;

@@ -1,0 +1,66 @@
+//! Bundles on a real folder.
+
+use super::*;
+use crate::act::record_of_a_test;
+
+fn artifact(path: &Path) -> Artifact {
+    let found = fs::metadata(path).unwrap();
+    Artifact {
+        path: path.display().to_string(),
+        size: found.len(),
+        inode: found.ino(),
+        whole: true,
+        ..Artifact::default()
+    }
+}
+
+#[test]
+fn a_bundle_appears_whole_or_not_at_all_and_is_replaced_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
+    let mut record = record_of_a_test("i1", 10.0);
+    let path = bundles.create(&record, b"{}\n").unwrap();
+    record.incident.bundle = Some(path.display().to_string());
+    bundles.write(&record).unwrap();
+    assert_eq!(bundles.read("i1"), Some(record));
+    let mut names: Vec<_> = fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["evidence.jsonl", "incident.json"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing half-named is left");
+}
+
+#[test]
+fn files_are_moved_in_and_what_cannot_be_moved_is_referenced_by_inode() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(&dir.path().join("incidents"), "agent".into()).unwrap();
+    bundles.create(&record_of_a_test("i1", 10.0), b"").unwrap();
+    let server = dir.path().join("skewtrap-i1");
+    fs::create_dir(&server).unwrap();
+    let (plain, link) = (server.join("a-TP-0.trace.json.gz"), server.join("b-TP-1.trace.json.gz"));
+    fs::write(&plain, b"trace").unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", &link).unwrap();
+    let linked = Artifact { path: link.display().to_string(), inode: 7, ..Artifact::default() };
+    let files = bundles.adopt("i1", &[artifact(&plain), linked]).unwrap();
+    assert_eq!((files[0].path.as_str(), files[0].inode), ("traces/a-TP-0.trace.json.gz", None));
+    assert_eq!((files[1].path.as_str(), files[1].inode), (link.to_str().unwrap(), Some(7)));
+    assert!(link.exists() && !plain.exists() && server.exists());
+    assert_eq!(bundles.traces("i1").len(), 1);
+}
+
+#[test]
+fn what_a_crash_left_half_named_is_completed_or_marked() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
+    for (incident, with_record) in [("whole", true), ("half", false)] {
+        let partial = dir.path().join(format!(".{incident}.partial"));
+        fs::create_dir(&partial).unwrap();
+        let record =
+            if with_record { json(&record_of_a_test(incident, 1.0)) } else { b"{\"agent\":".to_vec() };
+        fs::write(partial.join(INCIDENT), record).unwrap();
+    }
+    let mut recovered = bundles.recover().unwrap();
+    recovered.sort_by_key(|r| format!("{r:?}"));
+    assert_eq!(recovered, [Recovered::Completed("whole".into()), Recovered::Marked("half".into())]);
+    assert!(bundles.read("whole").is_some() && dir.path().join("half.incomplete").is_dir());
+    assert_eq!(bundles.recover().unwrap(), []);
+}

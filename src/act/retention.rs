@@ -1,0 +1,190 @@
+//! Deletes old bundles, and only what is provably this agent's own.
+//!
+//! What there is, is read from the folders each time. A bundle is deleted only with a valid
+//! `incident.json` of this agent's id; a server-written file only when the record lists it and its
+//! path, size and inode are unchanged. No symlink is followed. What permission forbids is named
+//! and goes on counting.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::act::bundle::{Bundles, record_in};
+use crate::decide::capture::keep::{Choice, Keep, Kept, choose};
+use crate::decide::incident::{CaptureOutcome, CapturedFile, Record};
+use crate::decide::time::Time;
+
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Incidents whose bundle is gone.
+    pub deleted: Vec<String>,
+    /// Paths that permission forbade, with the reason.
+    pub stuck: Vec<(PathBuf, String)>,
+    /// Bytes that stay.
+    pub bytes_left: u64,
+    /// Even so the coming window would exceed `keep.bytes`: it must not open.
+    pub over: bool,
+}
+
+/// Deletes what `keep` does not allow, so that a window of `coming` bytes fits.
+pub fn sweep(bundles: &Bundles, agent: &str, keep: &Keep, coming: u64, now: Time) -> Swept {
+    let mut found = folders(bundles.root(), agent);
+    let mut swept = Swept::default();
+    // What cannot be deleted is learnt by trying; then the choice is made anew without it.
+    loop {
+        let Choice { delete, bytes_left, over } = choose(&found, keep, coming, now);
+        (swept.bytes_left, swept.over) = (bytes_left, over);
+        if delete.is_empty() {
+            return swept;
+        }
+        for incident in delete {
+            match remove(&bundles.path(&incident), agent) {
+                Ok(()) => {
+                    found.retain(|f| f.incident != incident);
+                    swept.deleted.push(incident);
+                }
+                Err((path, why)) => {
+                    found.iter_mut().filter(|f| f.incident == incident).for_each(|f| f.undeletable = true);
+                    swept.stuck.push((path, why.to_string()));
+                }
+            }
+        }
+    }
+}
+
+/// The bundles of this agent, as they lie there now.
+pub fn folders(root: &Path, agent: &str) -> Vec<Kept> {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let folders = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
+    folders.filter_map(|folder| kept(&folder, agent)).collect()
+}
+
+fn kept(folder: &Path, agent: &str) -> Option<Kept> {
+    let name = folder.file_name()?.to_str()?;
+    let record = record_in(folder).filter(|r| *r.agent == *agent && *r.incident.id == *name)?;
+    let outside: u64 =
+        external(&record).filter(|(path, file)| is_unchanged(path, file)).map(|(_, f)| f.size).sum();
+    Some(Kept {
+        incident: name.to_owned(),
+        at: record.incident.fired_at,
+        bytes: size_of(folder).saturating_add(outside),
+        pinned: folder.join("pinned").exists(),
+        undeletable: is_unfinished(&record),
+    })
+}
+
+fn is_unfinished(record: &Record) -> bool {
+    matches!(record.incident.capture, CaptureOutcome::Open { .. })
+}
+
+/// Files that were left where the server wrote them.
+fn external(record: &Record) -> impl Iterator<Item = (PathBuf, &CapturedFile)> {
+    record
+        .files
+        .iter()
+        .map(|f| (PathBuf::from(&f.path), f))
+        .filter(|(path, f)| path.is_absolute() && f.inode.is_some())
+}
+
+fn is_unchanged(path: &Path, listed: &CapturedFile) -> bool {
+    fs::symlink_metadata(path)
+        .is_ok_and(|m| m.is_file() && m.len() == listed.size && Some(m.ino()) == listed.inode)
+}
+
+/// Bytes below `folder`; symlinks count for nothing.
+fn size_of(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.fold(0, |sum, entry| match entry.metadata() {
+        Ok(m) if m.is_dir() => sum + size_of(&entry.path()),
+        Ok(m) if m.is_file() => sum + m.len(),
+        _ => sum,
+    })
+}
+
+fn remove(folder: &Path, agent: &str) -> Result<(), (PathBuf, io::Error)> {
+    // Read again: what was decided on may have changed hands since.
+    let Some(record) = record_in(folder).filter(|r| *r.agent == *agent) else { return Ok(()) };
+    for (path, _) in external(&record).filter(|(path, file)| is_unchanged(path, file)) {
+        fs::remove_file(&path).map_err(|e| (path.clone(), e))?;
+        remove_emptied(&path, &record);
+    }
+    let fail = |e| (folder.to_owned(), e);
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let doomed = folder.with_file_name(format!(".{name}.deleted"));
+    fs::rename(folder, &doomed).map_err(fail)?;
+    // `remove_dir_all` removes a symlink, it does not follow it.
+    fs::remove_dir_all(&doomed).map_err(|e| (doomed.clone(), e))
+}
+
+/// The folder that the server made for this incident's window, once it is empty.
+fn remove_emptied(path: &Path, record: &Record) {
+    let ours = format!("skewtrap-{}", record.incident.id);
+    if let Some(parent) = path.parent().filter(|p| p.file_name().is_some_and(|n| *n == *ours)) {
+        // Fails when it is not empty, which is what should happen then.
+        let _ = fs::remove_dir(parent);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::record_of_a_test;
+
+    const KEEP: Keep = Keep { count: 1, age: std::time::Duration::from_secs(1_000_000), bytes: 1 << 20 };
+
+    fn now() -> Time {
+        Time::from_epoch_s(1000.0)
+    }
+
+    fn external_file(path: &Path) -> CapturedFile {
+        let found = fs::metadata(path).unwrap();
+        CapturedFile {
+            path: path.display().to_string(),
+            size: found.len(),
+            inode: Some(found.ino()),
+            ..CapturedFile::default()
+        }
+    }
+
+    #[test]
+    fn only_own_bundles_and_listed_unchanged_files_are_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("incidents");
+        let bundles = Bundles::open(&root, "agent".into()).unwrap();
+        let server = dir.path().join("skewtrap-old");
+        fs::create_dir(&server).unwrap();
+        let (listed, changed) = (server.join("a.gz"), server.join("b.gz"));
+        fs::write(&listed, b"one").unwrap();
+        fs::write(&changed, b"two").unwrap();
+        let mut old = record_of_a_test("old", 1.0);
+        old.files = vec![external_file(&listed), external_file(&changed)];
+        bundles.create(&old, b"").unwrap();
+        fs::write(&changed, b"somebody wrote to it since").unwrap();
+        bundles.create(&record_of_a_test("new", 2.0), b"").unwrap();
+        let foreign = Record { agent: "another".into(), ..record_of_a_test("foreign", 0.0) };
+        bundles.create(&foreign, b"").unwrap();
+        fs::create_dir(root.join("holiday-photos")).unwrap();
+        fs::create_dir(dir.path().join("precious")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("precious"), root.join("old").join("link")).unwrap();
+
+        let swept = sweep(&bundles, "agent", &KEEP, 0, now());
+        assert_eq!(swept.deleted, ["old"]);
+        assert!(!root.join("old").exists() && !listed.exists());
+        assert!(changed.exists() && root.join("new").exists() && root.join("foreign").exists());
+        assert!(root.join("holiday-photos").exists() && dir.path().join("precious").exists());
+    }
+
+    #[test]
+    fn a_pinned_bundle_stays_and_blocks_when_the_limit_is_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
+        bundles.create(&record_of_a_test("old", 1.0), &[b' '; 2000]).unwrap();
+        fs::write(dir.path().join("old/pinned"), b"").unwrap();
+        let keep = Keep { bytes: 2500, ..KEEP };
+        let swept = sweep(&bundles, "agent", &keep, 1000, now());
+        assert!(swept.deleted.is_empty() && swept.over);
+        assert!(dir.path().join("old").exists());
+    }
+}

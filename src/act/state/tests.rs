@@ -1,0 +1,124 @@
+//! The state on a real file, closed and opened again.
+
+use std::time::Duration;
+
+use super::*;
+use crate::act::record_of_a_test;
+use crate::decide::capture::line::Marks;
+use crate::decide::capture::plan::Form;
+use crate::decide::capture::preflight::Ranks;
+use crate::decide::signal::rank::Rank;
+
+fn attempt(id: &str, s: f64) -> Attempt {
+    Attempt {
+        id: id.into(),
+        rule: "dp-load-skew".into(),
+        target: "server".into(),
+        group: "server".into(),
+        incident: "i1".into(),
+        at: Time::from_epoch_s(s),
+        badness: 1.5,
+        end: None,
+    }
+}
+
+fn window(attempt: &str) -> OpenWindow {
+    OpenWindow {
+        attempt: attempt.into(),
+        incident: "i1".into(),
+        target: "server".into(),
+        means: OpenMeans::Http(StartRequest {
+            engine: crate::decide::capture::facts::Engine::Sglang,
+            body: Some(serde_json::json!({"num_steps": 10})),
+            marks: Marks { dir: Some("/p/skewtrap-i1".into()), prefix: None, id: None },
+            form: Form::Plain,
+            ranks: Ranks { busy: vec![Rank::dp(1)], idle: vec![Rank::dp(0)] },
+            deadline: Duration::from_secs(5),
+            hold: None,
+            until_cleared: false,
+            writes_files: true,
+            notes: vec!["DP0 had no work when the window opened".into()],
+        }),
+        sent_at: Time::from_epoch_s(10.0),
+        granted: false,
+    }
+}
+
+#[test]
+fn attempts_and_open_windows_are_there_after_a_restart_and_nothing_is_refilled() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    let agent = state.agent().clone();
+    state.begin(&attempt("a1", 10.0), &window("a1"), Some(&record_of_a_test("i1", 10.0))).unwrap();
+    state.update(&OpenWindow { granted: true, ..window("a1") }).unwrap();
+    drop(state);
+    let state = State::open(dir.path()).unwrap();
+    assert_eq!((state.agent().clone(), state.ledger().unwrap().attempts), (agent, vec![attempt("a1", 10.0)]));
+    assert_eq!(state.open_windows().unwrap(), [OpenWindow { granted: true, ..window("a1") }]);
+    assert_eq!(state.records().unwrap(), [record_of_a_test("i1", 10.0)]);
+    let end = AttemptEnd {
+        at: Time::from_epoch_s(12.0),
+        stalled: Duration::from_millis(800),
+        bytes: 1 << 20,
+        unproven: None,
+    };
+    state.end("a1", &end).unwrap();
+    assert_eq!(state.open_windows().unwrap(), []);
+    assert_eq!(state.ledger().unwrap().attempts[0].end, Some(end));
+}
+
+#[test]
+fn a_second_agent_on_one_state_folder_is_told_who_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = State::open(dir.path()).unwrap();
+    let refused = State::open(dir.path()).unwrap_err().to_string();
+    assert!(refused.contains("is in use by another skewtrap (process "), "{refused}");
+    drop(first);
+    State::open(dir.path()).expect("it is free again");
+}
+
+#[test]
+fn a_parcel_keeps_its_key_and_its_bytes_until_it_is_delivered() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    let parcel = Parcel {
+        key: "oncall/i1:fired".into(),
+        receiver: "oncall".into(),
+        created: Time::from_epoch_s(1.0),
+        due: Time::from_epoch_s(1.0),
+        attempts: 0,
+        body: b"{\"value\": 2.1000000000000001}".to_vec(),
+    };
+    state.post(std::slice::from_ref(&parcel)).unwrap();
+    state.again(&parcel.key, 3, Time::from_epoch_s(60.0)).unwrap();
+    // The same message offered again neither doubles it nor forgets its tries.
+    state.post(std::slice::from_ref(&parcel)).unwrap();
+    drop(state);
+    let state = State::open(dir.path()).unwrap();
+    let kept = Parcel { attempts: 3, due: Time::from_epoch_s(60.0), ..parcel };
+    assert_eq!(state.undelivered().unwrap(), [kept]);
+    state.delivered("oncall/i1:fired").unwrap();
+    assert_eq!(state.undelivered().unwrap(), []);
+}
+
+#[test]
+fn old_attempts_are_forgotten_but_never_one_whose_window_may_be_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    state.begin(&attempt("open", 1.0), &window("open"), Some(&record_of_a_test("i1", 10.0))).unwrap();
+    state.begin(&attempt("old", 2.0), &window("old"), Some(&record_of_a_test("i1", 10.0))).unwrap();
+    let end = AttemptEnd { at: Time::from_epoch_s(3.0), stalled: Duration::ZERO, bytes: 0, unproven: None };
+    state.end("old", &end).unwrap();
+    state.prune(Time::from_epoch_s(1e9)).unwrap();
+    let ids: Vec<String> = state.ledger().unwrap().attempts.into_iter().map(|a| a.id).collect();
+    assert_eq!(ids, ["open"]);
+}
+
+#[test]
+fn a_state_of_a_later_release_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(State::open(dir.path()).unwrap());
+    let file = dir.path().join("state.sqlite");
+    Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(State::open(dir.path()), Err(StateError::Newer { found: 99, .. })));
+}

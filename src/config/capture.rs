@@ -1,0 +1,390 @@
+//! `capture:` in YAML: what a rule may ask a profiler for, in the profile API's own names.
+//!
+//! What no server can be asked for is refused here, with the line; what depends on the server is
+//! decided when its version is known.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::de::Field;
+use super::diagnostic::Findings;
+use super::effective::Settings;
+use super::quantity::Span;
+use super::tree::Place;
+use crate::decide::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
+
+/// What to capture when a rule fires.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CaptureText {
+    /// Nothing: record and notify only.
+    None,
+    /// A window of the engine's own profiler, over HTTP.
+    Http(HttpText),
+    /// A window of an Nsight Systems session that already wraps the server.
+    Nsys(NsysText),
+    /// SGLang's CUDA_PROFILER activity, for servers run under `nsys --capture-range=cudaProfilerApi`.
+    CudaProfilerApi(HttpText),
+    /// A program of your own.
+    Command(CommandText),
+}
+
+/// A window of the engine's profiler. Keys are the profile API's own.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpText {
+    /// The folder for traces, as the server sees it. Without it no folder is sent.
+    output_dir: Field<String>,
+    /// Forward steps per rank, 1 to 1000. Default 10; with `until: cleared` it is a ceiling, default 100.
+    num_steps: Field<u32>,
+    /// `CPU`, `GPU`, `MEM`, `RPD`, `XPU`. Default: GPU, and CPU where that is safe.
+    activities: Field<Vec<Field<String>>>,
+    /// Record Python stacks: slow, large, and needs `accept_risk: [with_stack]`.
+    with_stack: Field<bool>,
+    /// Record tensor shapes: larger traces.
+    record_shapes: Field<bool>,
+    /// Separate files for prefill and decode; needs `accept_risk: [profile_by_stage]`.
+    profile_by_stage: Field<bool>,
+    /// Which stages.
+    profile_stages: Field<Vec<Field<String>>>,
+    /// Front part of the file names.
+    profile_prefix: Field<String>,
+    /// Middle part of the file names.
+    profile_id: Field<String>,
+    /// KV aggregates in the step names.
+    detailed_annotations: Field<bool>,
+    /// One merged file beside the ranks' own, made by the agent after verification.
+    merge_profiles: Field<bool>,
+    /// Refused unless `accept_risk: [start_step]`; use `warmup`.
+    start_step: Field<u64>,
+    /// Wait this long, look again whether the rule still fires, then start. Default 0s.
+    warmup: Field<Span>,
+    /// End the window when the rule clears.
+    until: Field<Until>,
+    /// The window is stopped at the latest then. Default 5s, at most 30s.
+    deadline: Field<Span>,
+    /// Dangers that you take upon yourself: with_stack, profile_by_stage, mem_on_rocm, start_step, long_nsys.
+    accept_risk: Field<Vec<Field<String>>>,
+}
+
+/// When a flexible window ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Until {
+    /// When the rule clears.
+    Cleared,
+}
+
+/// A window of an Nsight Systems session.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NsysText {
+    /// A session's name or id; `of_target` (default) is the one that wraps the target's process.
+    session: Field<String>,
+    /// How long, at most 5s. Default 500ms.
+    duration: Field<Span>,
+    /// More arguments of `nsys start`.
+    args: Field<Vec<Field<String>>>,
+    /// Dangers that you take upon yourself: long_nsys.
+    accept_risk: Field<Vec<Field<String>>>,
+}
+
+/// A program of your own.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CommandText {
+    /// Program and arguments; `{incident}`, `{rank}` and `{output_dir}` are replaced. No shell.
+    argv: Field<Vec<Field<String>>>,
+    /// It is killed then. Default 30s, at most 10m.
+    time_limit: Field<Span>,
+}
+
+const MAX_STEPS: u32 = 1000;
+const MAX_DEADLINE: Duration = Duration::from_secs(30);
+const MAX_NSYS: Duration = Duration::from_secs(5);
+const MAX_COMMAND: Duration = Duration::from_secs(600);
+const ACTIVITIES: [&str; 6] = ["CPU", "GPU", "MEM", "RPD", "CUDA_PROFILER", "XPU"];
+const RISKS: [&str; 5] = ["with_stack", "profile_by_stage", "mem_on_rocm", "start_step", "long_nsys"];
+
+/// Why `start_step` is not passed on just like that.
+const START_STEP: &str = "the server takes `start_step` as an absolute step of each rank, and one that lies \
+                          ahead leaves a window that cannot be disarmed";
+
+/// Turns a rule's (or the file's default) `capture` into the checked type.
+pub fn capture_of(
+    text: &Field<CaptureText>,
+    default: &CaptureSpec,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> CaptureSpec {
+    let Some((text, place)) = text.placed() else {
+        settings.fallback("capture", means_of(default));
+        return default.clone();
+    };
+    settings.given("capture", text.means(), place);
+    match text {
+        CaptureText::None => CaptureSpec::None,
+        CaptureText::Http(http) => CaptureSpec::Http(http.check(default, settings, findings)),
+        CaptureText::CudaProfilerApi(http) => {
+            if let Some(place) = http.activities.place() {
+                findings.error(
+                    place,
+                    "`cuda_profiler_api` sets `activities` itself",
+                    Some("take it out".into()),
+                );
+            }
+            let mut window = http.check(default, settings, findings);
+            window.activities = Some(vec!["CUDA_PROFILER".into()]);
+            CaptureSpec::CudaProfilerApi(window)
+        }
+        CaptureText::Nsys(nsys) => CaptureSpec::Nsys(nsys.check(settings, findings)),
+        CaptureText::Command(command) => CaptureSpec::Command(command.check(place, settings, findings)),
+    }
+}
+
+fn means_of(spec: &CaptureSpec) -> &'static str {
+    match spec {
+        CaptureSpec::None => "none",
+        CaptureSpec::Http(_) => "http",
+        CaptureSpec::Nsys(_) => "nsys",
+        CaptureSpec::CudaProfilerApi(_) => "cuda_profiler_api",
+        CaptureSpec::Command(_) => "command",
+    }
+}
+
+impl CaptureText {
+    const fn means(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Http(_) => "http",
+            Self::Nsys(_) => "nsys",
+            Self::CudaProfilerApi(_) => "cuda_profiler_api",
+            Self::Command(_) => "command",
+        }
+    }
+}
+
+/// The window that costs least: few steps, no stacks, no shapes.
+pub fn default_http() -> HttpWindow {
+    HttpWindow {
+        output_dir: None,
+        num_steps: 10,
+        activities: None,
+        with_stack: false,
+        record_shapes: false,
+        profile_by_stage: false,
+        profile_stages: None,
+        profile_prefix: None,
+        profile_id: None,
+        detailed_annotations: false,
+        merge_profiles: false,
+        start_step: None,
+        warmup: Duration::ZERO,
+        until_cleared: false,
+        deadline: Duration::from_secs(5),
+        accept_risk: Vec::new(),
+    }
+}
+
+impl HttpText {
+    fn check(
+        &self,
+        default: &CaptureSpec,
+        settings: &mut Settings,
+        findings: &mut Findings<'_>,
+    ) -> HttpWindow {
+        let base = match default {
+            CaptureSpec::Http(http) => http.clone(),
+            _ => default_http(),
+        };
+        let until_cleared = self.until.get().map_or(base.until_cleared, |_| true);
+        let steps = if until_cleared { base.num_steps.max(100) } else { base.num_steps };
+        let window = HttpWindow {
+            num_steps: settings.take("capture.http.num_steps", &self.num_steps, steps),
+            deadline: settings.take("capture.http.deadline", &self.deadline, Span(base.deadline)).0,
+            warmup: settings.take("capture.http.warmup", &self.warmup, Span(base.warmup)).0,
+            output_dir: self.output_dir.get().cloned().or(base.output_dir),
+            activities: texts(&self.activities).or(base.activities),
+            with_stack: self.with_stack.or(base.with_stack),
+            record_shapes: self.record_shapes.or(base.record_shapes),
+            profile_by_stage: self.profile_by_stage.or(base.profile_by_stage),
+            profile_stages: texts(&self.profile_stages).or(base.profile_stages),
+            profile_prefix: self.profile_prefix.get().cloned().or(base.profile_prefix),
+            profile_id: self.profile_id.get().cloned().or(base.profile_id),
+            detailed_annotations: self.detailed_annotations.or(base.detailed_annotations),
+            merge_profiles: self.merge_profiles.or(base.merge_profiles),
+            start_step: self.start_step.get().copied().or(base.start_step),
+            until_cleared,
+            accept_risk: texts(&self.accept_risk).unwrap_or(base.accept_risk),
+        };
+        self.check_bounds(&window, findings);
+        self.check_risks(&window, findings);
+        window
+    }
+
+    fn check_bounds(&self, window: &HttpWindow, findings: &mut Findings<'_>) {
+        if let Some((steps, place)) = self.num_steps.placed()
+            && !(1..=MAX_STEPS).contains(steps)
+        {
+            let hint = format!("write a number from 1 to {MAX_STEPS}; 10 is plenty for a comparison");
+            findings.error(place, "a window has at least one step and an end", Some(hint));
+        }
+        check_span(&self.deadline, "deadline", MAX_DEADLINE, findings);
+        if let Some((warmup, place)) = self.warmup.placed()
+            && warmup.0 > Duration::from_secs(60)
+        {
+            findings.error(place, "a warmup of more than a minute captures something else", None);
+        }
+        for (place, value) in self
+            .activities
+            .get()
+            .into_iter()
+            .flatten()
+            .filter_map(|a| a.placed().map(|(value, place)| (place, value)))
+        {
+            check_known(
+                place,
+                value,
+                "activity",
+                &ACTIVITIES,
+                "the server would answer 200 and record nothing",
+                findings,
+            );
+        }
+        if self.activities.get().is_some_and(Vec::is_empty) {
+            let place = self.activities.place().unwrap_or_default();
+            findings.error(
+                place,
+                "no activity: the window would record nothing",
+                Some("leave it out".into()),
+            );
+        }
+        if window.activities.as_ref().is_some_and(|a| a.len() > 1 && a.iter().any(|a| a == "CUDA_PROFILER")) {
+            let place = self.activities.place().unwrap_or_default();
+            let hint = "write `capture: { cuda_profiler_api: {} }`".to_owned();
+            findings.error(place, "nsys and the torch profiler exclude each other", Some(hint));
+        }
+        check_file_name(&self.profile_prefix, "profile_prefix", findings);
+        check_file_name(&self.profile_id, "profile_id", findings);
+        if let Some((dir, place)) = self.output_dir.placed()
+            && !dir.starts_with('/')
+        {
+            findings.error(place, "`output_dir` is a folder of the server's: an absolute path", None);
+        }
+    }
+
+    fn check_risks(&self, window: &HttpWindow, findings: &mut Findings<'_>) {
+        check_accepted(&self.accept_risk, findings);
+        let accepts = |name: &str| window.accept_risk.iter().any(|r| r == name);
+        let take_upon = |name: &str| Some(format!("take it out, or write `accept_risk: [{name}]`"));
+        if let Some((true, place)) = self.with_stack.placed()
+            && !accepts("with_stack")
+        {
+            let message = "stacks fill memory without bound, stretch the export and have crashed servers";
+            findings.error(place, message, take_upon("with_stack"));
+        }
+        if let Some((true, place)) = self.profile_by_stage.placed()
+            && !accepts("profile_by_stage")
+        {
+            let message =
+                "windows by stage end early, late or never on a server that mixes prefill and decode";
+            findings.error(place, message, take_upon("profile_by_stage"));
+        }
+        if let Some(place) = self.start_step.place()
+            && !accepts("start_step")
+        {
+            let hint = "for \"wait, then start\" write `warmup: 2s`; to pass the number on all the same, \
+                        `accept_risk: [start_step]`";
+            findings.error(place, START_STEP, Some(hint.into()));
+        }
+    }
+}
+
+impl NsysText {
+    fn check(&self, settings: &mut Settings, findings: &mut Findings<'_>) -> NsysWindow {
+        check_accepted(&self.accept_risk, findings);
+        let accept_risk = texts(&self.accept_risk).unwrap_or_default();
+        let duration =
+            settings.take("capture.nsys.duration", &self.duration, Span(Duration::from_millis(500))).0;
+        if let Some(place) = self.duration.place() {
+            if duration.is_zero() {
+                findings.error(place, "a window has a length", None);
+            } else if duration > MAX_NSYS && !accept_risk.iter().any(|r| r == "long_nsys") {
+                let message = "a window of Nsight Systems has at most 5s: its report takes far longer than that to write";
+                findings.error(
+                    place,
+                    message,
+                    Some("shorten it, or write `accept_risk: [long_nsys]`".into()),
+                );
+            }
+        }
+        let session = match self.session.get().map(String::as_str) {
+            None | Some("of_target") => NsysSession::OfTarget,
+            Some(name) => NsysSession::Named(name.to_owned()),
+        };
+        NsysWindow { session, duration, args: texts(&self.args).unwrap_or_default(), accept_risk }
+    }
+}
+
+impl CommandText {
+    fn check(&self, place: Place, settings: &mut Settings, findings: &mut Findings<'_>) -> CommandWindow {
+        let argv = texts(&self.argv).unwrap_or_default();
+        if argv.is_empty() {
+            let hint =
+                "write the program and its arguments: `argv: [/usr/local/bin/snapshot, \"{incident}\"]`";
+            findings.error(self.argv.place().unwrap_or(place), "no command to run", Some(hint.into()));
+        }
+        check_span(&self.time_limit, "time_limit", MAX_COMMAND, findings);
+        let time_limit =
+            settings.take("capture.command.time_limit", &self.time_limit, Span(Duration::from_secs(30))).0;
+        CommandWindow { argv, time_limit }
+    }
+}
+
+fn check_span(field: &Field<Span>, name: &str, most: Duration, findings: &mut Findings<'_>) {
+    if let Some((span, place)) = field.placed()
+        && (span.0.is_zero() || span.0 > most)
+    {
+        let hint = format!("write `{name}: {}` or less", Span(most));
+        findings.error(place, format!("`{name}` is more than 0s and at most {}", Span(most)), Some(hint));
+    }
+}
+
+fn check_known(
+    place: Place,
+    value: &str,
+    what: &str,
+    known: &[&str],
+    why: &str,
+    findings: &mut Findings<'_>,
+) {
+    if !known.contains(&value) {
+        let hint = super::de::did_you_mean(value, known);
+        findings.error(place, format!("unknown {what} `{value}`: {why}"), Some(hint));
+    }
+}
+
+fn check_accepted(risks: &Field<Vec<Field<String>>>, findings: &mut Findings<'_>) {
+    for (risk, place) in risks.get().into_iter().flatten().filter_map(Field::placed) {
+        check_known(place, risk, "risk", &RISKS, "nothing would be accepted by it", findings);
+    }
+}
+
+fn check_file_name(field: &Field<String>, name: &str, findings: &mut Findings<'_>) {
+    if let Some((value, place)) = field.placed()
+        && (value.is_empty()
+            || value.len() > 128
+            || !value.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)))
+    {
+        let message =
+            format!("`{name}` becomes part of a file name: 1 to 128 letters, digits, `.`, `_` or `-`");
+        findings.error(place, message, None);
+    }
+}
+
+/// The texts of a list that were right.
+pub fn texts(field: &Field<Vec<Field<String>>>) -> Option<Vec<String>> {
+    field.get().map(|items| items.iter().filter_map(Field::get).cloned().collect())
+}

@@ -1,0 +1,175 @@
+//! What is wrong with a file, each problem in its place, with the line shown and what would be right.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::tree::Place;
+
+/// How bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// The file is refused.
+    Error,
+    /// It is taken, but somebody should know.
+    Warning,
+}
+
+/// One problem of one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Diagnostic {
+    /// How bad.
+    pub level: Level,
+    /// The file, as it was named.
+    pub file: Arc<str>,
+    /// Line, from 1; 0 when the whole file is meant.
+    pub line: u32,
+    /// Column, from 1.
+    pub column: u32,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub hint: Option<String>,
+    /// The line itself.
+    pub snippet: Option<String>,
+    /// How many of its characters are meant.
+    pub width: u32,
+}
+
+impl Diagnostic {
+    /// An error in a file whose text is no longer at hand: no line is shown.
+    pub fn error_at(file: &Arc<str>, place: Place, message: String, hint: Option<String>) -> Self {
+        let (line, column, width) = (place.line, place.column, place.width);
+        Self { level: Level::Error, file: file.clone(), line, column, message, hint, snippet: None, width }
+    }
+
+    /// Whether the file is refused for it.
+    pub fn is_error(&self) -> bool {
+        self.level == Level::Error
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    /// As compilers do: place and message, the line with the spot underlined, the hint.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let level = match self.level {
+            Level::Error => "error",
+            Level::Warning => "warning",
+        };
+        match self.line {
+            0 => write!(f, "{level}: {}: {}", self.file, self.message)?,
+            line => write!(f, "{level}: {}:{line}:{}: {}", self.file, self.column, self.message)?,
+        }
+        if let Some(snippet) = &self.snippet {
+            let gutter = " ".repeat(self.line.to_string().len());
+            let before = " ".repeat(self.column.saturating_sub(1) as usize);
+            let room = snippet.chars().count().saturating_sub(before.len()).max(1);
+            let marks = "^".repeat((self.width as usize).clamp(1, room));
+            write!(f, "\n {gutter} |\n {} | {snippet}\n {gutter} | {before}{marks}", self.line)?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  = {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The problems found in one file, in the order in which they were found.
+#[derive(Debug)]
+pub struct Findings<'t> {
+    file: Arc<str>,
+    text: &'t str,
+    found: Vec<Diagnostic>,
+    /// Lines with secrets: no diagnostic shows them.
+    hidden: BTreeSet<u32>,
+}
+
+impl<'t> Findings<'t> {
+    /// Nothing found yet in `file`, which reads `text`.
+    pub fn new(file: &str, text: &'t str) -> Self {
+        Self { file: file.into(), text, found: Vec::new(), hidden: BTreeSet::new() }
+    }
+
+    /// The file.
+    pub fn file(&self) -> &Arc<str> {
+        &self.file
+    }
+
+    /// Adds an error.
+    pub fn error(&mut self, place: Place, message: impl Into<String>, hint: Option<String>) {
+        self.add(Level::Error, place, message.into(), hint);
+    }
+
+    /// Adds a warning.
+    pub fn warn(&mut self, place: Place, message: impl Into<String>, hint: Option<String>) {
+        self.add(Level::Warning, place, message.into(), hint);
+    }
+
+    /// Adds an error whose line must not be shown: a secret stands in it.
+    pub fn secret(&mut self, place: Place, message: impl Into<String>, hint: Option<String>) {
+        self.add(Level::Error, place, message.into(), hint);
+        if let Some(last) = self.found.last_mut() {
+            last.snippet = None;
+            self.hidden.insert(place.line);
+        }
+    }
+
+    /// Whether any error was found.
+    pub fn has_errors(&self) -> bool {
+        self.found.iter().any(Diagnostic::is_error)
+    }
+
+    /// Everything, in the order of the file.
+    pub fn into_sorted(mut self) -> Vec<Diagnostic> {
+        self.found.sort_by_key(|d| (d.line, d.column));
+        for d in self.found.iter_mut().filter(|d| self.hidden.contains(&d.line)) {
+            d.snippet = None;
+        }
+        self.found
+    }
+
+    fn add(&mut self, level: Level, place: Place, message: String, hint: Option<String>) {
+        let line = usize::try_from(place.line).unwrap_or(0);
+        let snippet = line.checked_sub(1).and_then(|n| self.text.lines().nth(n));
+        self.found.push(Diagnostic {
+            level,
+            file: self.file.clone(),
+            line: place.line,
+            column: place.column,
+            message,
+            hint,
+            // A tab would shift the marks below it.
+            snippet: snippet.map(|s| s.trim_end().replace('\t', " ")),
+            width: place.width,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diagnostic_shows_the_line_the_spot_and_what_would_be_right() {
+        let text = "rules:\n  - name: x\n    severty: warning\n";
+        let mut findings = Findings::new("rules.yaml", text);
+        let place = Place { line: 3, column: 5, width: 7 };
+        findings.error(place, "unknown key `severty`", Some("did you mean `severity`?".into()));
+        findings.warn(Place { line: 2, column: 11, width: 99 }, "a short name", None);
+        let all: Vec<String> = findings.into_sorted().iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(all.join("\n"), @r"
+        warning: rules.yaml:2:11: a short name
+           |
+         2 |   - name: x
+           |           ^
+        error: rules.yaml:3:5: unknown key `severty`
+           |
+         3 |     severty: warning
+           |     ^^^^^^^
+          = did you mean `severity`?
+        ");
+    }
+}

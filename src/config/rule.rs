@@ -1,0 +1,366 @@
+//! A rule in YAML, and what must be true of it before the core may have it.
+//!
+//! `rules/README.md` is the manual of this language. The types here parse and carry the JSON
+//! schema; `check` turns them into [`Rule`]s, reporting everything that is wrong on the way.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::capture::{CaptureText, capture_of};
+use super::condition::{Context, TriggerText, clear_of, trigger_of};
+use super::de::{Field, TextOr, did_you_mean};
+use super::diagnostic::Findings;
+use super::effective::Settings;
+use super::quantity::Span;
+use super::tree::Place;
+use crate::decide::capture::CaptureSpec;
+use crate::decide::labels::{LabelValue, Labels};
+use crate::decide::rule::guard::GuardError;
+use crate::decide::rule::{Guard, Limits, Rule, Severity};
+use crate::decide::signal::rank::Axis;
+use crate::decide::signal::sample::Signal;
+
+/// One rule.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RuleText {
+    /// Unique; state and budgets are kept under it. Lower-case letters, digits and `-`.
+    #[schemars(required)]
+    pub name: Field<String>,
+    /// One sentence for people.
+    about: Field<String>,
+    /// The signal that is compared (`skewtrap signals` lists them).
+    signal: Field<String>,
+    /// The label, or labels, that tell the compared members apart. Default `dp_rank`.
+    across: Field<Names>,
+    /// Labels on which the members of a group agree. Default `[target, role]`.
+    within: Field<Names>,
+    /// When it fires.
+    #[schemars(required)]
+    trigger: Field<TriggerText>,
+    /// When it stops firing. Default: the trigger's own bounds, three quarters of its chance, for 10s.
+    clear: Field<TriggerText>,
+    /// Keep firing this long after the clear held. Default 0s.
+    keep_firing_for: Field<Span>,
+    /// Rest this long after a firing before the next can begin. Default 0s.
+    rearm_after: Field<Span>,
+    /// No verdict on a group whose mean is below this. Default 0.
+    min_mean: Field<f64>,
+    /// No verdict on a group with fewer members. Default 2.
+    min_members: Field<u32>,
+    /// What else must be true, in CEL over the signals: `ranks(load) >= 2`.
+    only_if: Field<String>,
+    /// What to capture when it fires.
+    capture: Field<CaptureText>,
+    /// How often it may capture.
+    limits: Field<LimitsText>,
+    /// How bad it is. Default `warning`.
+    severity: Field<SeverityText>,
+    /// Names of receivers. Default: those that take every message.
+    notify: Field<Names>,
+    /// Free labels for routing.
+    labels: Field<BTreeMap<String, Field<String>>>,
+    /// `false` takes it out. Default `true`.
+    enabled: Field<bool>,
+}
+
+/// How often a rule may open a window.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsText {
+    /// At least this long between two windows. Default 10m.
+    cooldown: Field<Span>,
+    /// At most this many windows ... Default 4.
+    captures: Field<u32>,
+    /// ... in any stretch of this length. Default 24h.
+    per: Field<Span>,
+}
+
+/// How bad a firing is.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SeverityText {
+    /// For the record.
+    Info,
+    /// Somebody should look today.
+    Warning,
+    /// Somebody should look now.
+    Critical,
+}
+
+/// One name, or a list of them.
+pub type Names = TextOr<Vec<Field<String>>>;
+
+/// The names that were right, each with its place; a lone one stands at `at`.
+pub fn names_of(names: &Names, at: Place) -> Vec<(&str, Place)> {
+    match names {
+        TextOr::Text(name) => vec![(name, at)],
+        TextOr::More(list) => list.iter().filter_map(Field::placed).map(|(n, p)| (n.as_str(), p)).collect(),
+    }
+}
+
+impl From<SeverityText> for Severity {
+    fn from(text: SeverityText) -> Self {
+        match text {
+            SeverityText::Info => Self::Info,
+            SeverityText::Warning => Self::Warning,
+            SeverityText::Critical => Self::Critical,
+        }
+    }
+}
+
+/// The signals that rules may name.
+#[derive(Clone, Copy)]
+pub struct Signals<'a> {
+    /// The number of a name.
+    pub of: &'a dyn Fn(&str) -> Option<Signal>,
+    /// Every name, for suggestions.
+    pub names: &'a [&'a str],
+}
+
+impl fmt::Debug for Signals<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signals({} names)", self.names.len())
+    }
+}
+
+/// A rule that may run, and where each of its settings came from.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// The rule.
+    pub rule: Rule,
+    /// Its settings.
+    pub settings: Settings,
+    /// The file that it stands in.
+    pub file: Arc<str>,
+    /// Where its name stands.
+    pub place: Place,
+    /// Places of the receivers that it names.
+    pub notify_places: Vec<Place>,
+}
+
+/// Checks one rule. `None` when it is switched off or cannot be built; why is in `findings`.
+pub fn check(
+    text: &RuleText,
+    place: Place,
+    signals: Signals<'_>,
+    default_capture: &CaptureSpec,
+    findings: &mut Findings<'_>,
+) -> Option<Checked> {
+    let mut settings = Settings::of(findings.file().clone());
+    let name = check_name(&text.name, place, findings);
+    let across = labels_of("across", &text.across, &["dp_rank"], &mut settings, findings);
+    let within: Vec<&str> =
+        ["target", "role"].into_iter().filter(|w| !across.iter().any(|a| **a == **w)).collect();
+    let within = labels_of("within", &text.within, &within, &mut settings, findings);
+    check_grouping(text, &across, &within, findings);
+    let context = Context { signal: &text.signal, signals };
+    let trigger = match text.trigger.placed() {
+        Some((trigger, at)) => trigger_of(trigger, at, context, &mut settings, findings),
+        None => {
+            if text.trigger.is_absent() {
+                let hint = "write for example `trigger: { max_over_mean: 1.5, beyond_chance: 4, for: 3s }`";
+                findings.error(
+                    text.name.place().unwrap_or(place),
+                    "the rule has no `trigger`",
+                    Some(hint.into()),
+                );
+            }
+            None
+        }
+    };
+    let clear = trigger.as_ref().and_then(|t| clear_of(&text.clear, t, context, &mut settings, findings));
+    let only_if = guard_of(&text.only_if, signals, &mut settings, findings);
+    let capture = capture_of(&text.capture, default_capture, &mut settings, findings);
+    let limits = limits_of(&text.limits, &mut settings, findings);
+    let min_members = settings.take("min_members", &text.min_members, 2);
+    if min_members < 2 {
+        let at = text.min_members.place().unwrap_or(place);
+        findings.error(at, "one member has no peers to be compared with", Some("write 2 or more".into()));
+    }
+    let severity = text.severity.get().copied().map_or(Severity::Warning, Into::into);
+    let notify = text.notify.placed().map(|(names, at)| names_of(names, at)).unwrap_or_default();
+    if text.enabled.get() == Some(&false) {
+        return None;
+    }
+    let rule = Rule {
+        name: name?,
+        about: text.about.get().cloned(),
+        across,
+        within,
+        trigger: trigger?,
+        clear: clear?,
+        keep_firing_for: settings.take("keep_firing_for", &text.keep_firing_for, Span::default()).0,
+        rearm_after: settings.take("rearm_after", &text.rearm_after, Span::default()).0,
+        only_if,
+        min_mean: settings.take("min_mean", &text.min_mean, 0.0),
+        min_members: min_members as usize,
+        capture,
+        limits,
+        severity,
+        notify: notify.iter().map(|(name, _)| (*name).into()).collect(),
+        labels: free_labels(&text.labels),
+    };
+    let place = text.name.place().unwrap_or(place);
+    let notify_places = notify.iter().map(|(_, place)| *place).collect();
+    Some(Checked { rule, settings, file: findings.file().clone(), place, notify_places })
+}
+
+fn check_name(name: &Field<String>, place: Place, findings: &mut Findings<'_>) -> Option<Arc<str>> {
+    match name {
+        Field::Given(name, at) => {
+            let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            if name.is_empty() || name.len() > 80 || !name.chars().all(fits) {
+                let message = format!("`{name}` is no name for a rule: it becomes part of file names");
+                findings.error(*at, message, Some("use lower-case letters, digits and `-`".into()));
+                return None;
+            }
+            Some(name.as_str().into())
+        }
+        Field::Absent => {
+            findings.error(place, "the rule has no `name`", Some("write `name: dp-load-skew`, say".into()));
+            None
+        }
+        Field::Wrong(_) => None,
+    }
+}
+
+fn labels_of(
+    key: &str,
+    names: &Field<Names>,
+    default: &[&str],
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> Vec<Arc<str>> {
+    let Some((names, place)) = names.placed() else {
+        settings.fallback(key, default.join(", "));
+        return default.iter().map(|d| (*d).into()).collect();
+    };
+    let names = names_of(names, place);
+    let all: Vec<&str> = names.iter().map(|(n, _)| *n).collect();
+    settings.given(key, all.join(", "), place);
+    let known: Vec<&str> = Axis::ALL.iter().map(|a| a.label()).chain(["target", "role"]).collect();
+    for (name, at) in &names {
+        // Patterns and queries bring labels of their own, so an odd one is only worth a word.
+        if !known.contains(name) && name.ends_with("rank") {
+            findings.warn(
+                *at,
+                format!("no built-in source has a label `{name}`"),
+                Some(did_you_mean(name, &known)),
+            );
+        }
+    }
+    all.into_iter().map(Arc::from).collect()
+}
+
+fn check_grouping(text: &RuleText, across: &[Arc<str>], within: &[Arc<str>], findings: &mut Findings<'_>) {
+    let place = text.across.place().or_else(|| text.within.place()).unwrap_or_default();
+    if across.is_empty() {
+        findings.error(place, "`across` names no label: nothing would be compared", None);
+    }
+    if let Some(both) = across.iter().find(|a| within.contains(a)) {
+        let message =
+            format!("`{both}` cannot be in `across` and in `within`: every group would have one member");
+        let hint = match &**both {
+            "target" => Some("to compare servers with each other write `within: [role]`".to_owned()),
+            _ => None,
+        };
+        findings.error(place, message, hint);
+    }
+}
+
+fn guard_of(
+    text: &Field<String>,
+    signals: Signals<'_>,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> Option<Guard> {
+    let (source, place) = text.placed()?;
+    settings.given("only_if", source, place);
+    match Guard::new(source, signals.of, signals.names) {
+        Ok(guard) => Some(guard),
+        Err(GuardError::Syntax { line: 1, column, message }) => {
+            let column = place.column + u32::try_from(column).unwrap_or(1) - 1;
+            findings.error(Place { column, width: 1, ..place }, format!("not valid CEL: {message}"), None);
+            None
+        }
+        Err(e) => {
+            findings.error(narrowed(place, source, &e), e.to_string(), None);
+            None
+        }
+    }
+}
+
+/// The unknown name itself, where it can be found in a plain one-line guard.
+fn narrowed(place: Place, source: &str, e: &GuardError) -> Place {
+    let (GuardError::UnknownSignal { name, .. }
+    | GuardError::UnknownFunction { name, .. }
+    | GuardError::Arguments { name, .. }) = e
+    else {
+        return place;
+    };
+    match source.lines().next().and_then(|l| l.find(name.as_str())) {
+        Some(at) => Place {
+            column: place.column + source[..at].chars().count() as u32,
+            width: name.chars().count() as u32,
+            ..place
+        },
+        None => place,
+    }
+}
+
+fn limits_of(text: &Field<LimitsText>, settings: &mut Settings, findings: &mut Findings<'_>) -> Limits {
+    let text = text.get().cloned().unwrap_or_default();
+    let hours = |h: u64| Span(Duration::from_secs(h * 3600));
+    let limits = Limits {
+        cooldown: settings.take("limits.cooldown", &text.cooldown, Span(Duration::from_secs(600))).0,
+        captures: settings.take("limits.captures", &text.captures, 4),
+        per: settings.take("limits.per", &text.per, hours(24)).0,
+    };
+    if limits.captures == 0
+        && let Some(place) = text.captures.place()
+    {
+        findings.error(place, "no capture at all", Some("write `capture: none` instead".into()));
+    }
+    if let Some(place) = text.per.place()
+        && limits.per < limits.cooldown
+    {
+        findings.error(
+            place,
+            "`per` is shorter than `cooldown`: the number of captures would not matter",
+            None,
+        );
+    }
+    limits
+}
+
+fn free_labels(text: &Field<BTreeMap<String, Field<String>>>) -> Labels {
+    let given = text.get().into_iter().flatten();
+    let label = |(k, v): (&String, &Field<String>)| {
+        v.get().map(|v| (Arc::from(k.as_str()), LabelValue::Text(v.as_str().into())))
+    };
+    Labels(given.filter_map(label).collect())
+}
+
+/// A signal by its name, or the error with a suggestion.
+pub fn signal_of(
+    name: &Field<String>,
+    signals: Signals<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<(Signal, Arc<str>)> {
+    let (name, place) = name.placed()?;
+    let found = (signals.of)(name);
+    if found.is_none() {
+        let hint = match crate::decide::rule::guard::nearest(name, signals.names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "`skewtrap signals` lists those that arrive; `signals:` defines your own".into(),
+        };
+        findings.error(place, format!("unknown signal `{name}`"), Some(hint));
+    }
+    found.map(|signal| (signal, name.as_str().into()))
+}

@@ -1,0 +1,79 @@
+//! What an answer to the start or to a stop makes of a window.
+
+use super::{END, STOP, Window};
+use crate::decide::capture::window::{Answer, EXPORT_LIMIT, Failure, Output, Phase};
+use crate::decide::time::Time;
+
+impl Window {
+    pub(super) fn start_answered(&mut self, answer: &Answer, now: Time, out: &mut Vec<Output>) {
+        if !std::mem::take(&mut self.start_pending) {
+            return;
+        }
+        match answer {
+            Answer::Ok => self.books.grant(),
+            _ => self.books.disown(),
+        }
+        if self.phase != Phase::Starting {
+            return;
+        }
+        match answer {
+            Answer::Ok => self.enter(Phase::Open, now),
+            Answer::Refused { status, body } => {
+                self.fail(Failure::StartRefused { status: *status, body: body.clone() }, None, out);
+            }
+            Answer::NobodyListens => self.fail(not_reached("nobody listens there"), None, out),
+            Answer::NotSent { why } => self.fail(not_reached(why), None, out),
+            Answer::Failed { status, .. } => {
+                self.failure = Some(Failure::StartFailed { status: *status });
+                self.enter(Phase::Doubtful, now);
+            }
+            Answer::TimedOut => self.unknown("the start was not answered in time", now),
+            Answer::Lost { why } => self.unknown(&format!("the start lost its connection ({why})"), now),
+        }
+    }
+
+    pub(super) fn unknown(&mut self, why: &str, now: Time) {
+        self.failure = Some(Failure::UnknownStart { why: why.to_owned() });
+        self.enter(Phase::Unknown, now);
+    }
+
+    pub(super) fn stop_answered(&mut self, answer: &Answer, now: Time, out: &mut Vec<Output>) {
+        if !std::mem::take(&mut self.stop_pending) {
+            return;
+        }
+        let words = match answer {
+            Answer::Ok => {
+                self.stop_granted = true;
+                return self.enter(Phase::Exporting, now);
+            }
+            Answer::NobodyListens => {
+                let why = "nobody listens there any more".to_owned();
+                return self.fail(Failure::ServerGone { why }, None, out);
+            }
+            // The window is ours, so this is a second try of the same stop, not a second stop.
+            Answer::Refused { status: 404, .. } if self.path == STOP && self.may_stop() => {
+                self.path = END;
+                return self.send_stop(now, out);
+            }
+            Answer::TimedOut => {
+                let unproven = Some("its export had not ended".to_owned());
+                return self.fail(Failure::ExportTimedOut(EXPORT_LIMIT), unproven, out);
+            }
+            Answer::Refused { status: 401 | 403, .. } => {
+                "401 (the profile calls take admin_api_key where the server has one, else api_key)".to_owned()
+            }
+            Answer::Refused { status, .. } | Answer::Failed { status, .. } => status.to_string(),
+            Answer::NotSent { why } => why.clone(),
+            Answer::Lost { why } => {
+                self.stop_lost = true;
+                why.clone()
+            }
+        };
+        self.stop_answer = Some(words);
+        self.enter(Phase::Exporting, now);
+    }
+}
+
+fn not_reached(why: &str) -> Failure {
+    Failure::NotReached { why: why.to_owned() }
+}

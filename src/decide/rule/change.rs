@@ -1,0 +1,116 @@
+//! What the engine tells: a rule's state on a group has changed, and what made it so.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::state::Phase;
+use super::{Rule, Side};
+use crate::decide::incident::{Finding, MemberValue};
+use crate::decide::labels::Labels;
+use crate::decide::time::Time;
+
+/// One change of state, with the inputs that made it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// When.
+    pub at: Time,
+    /// Whose.
+    pub rule: Arc<Rule>,
+    /// The server; `None` where the group spans several, or the rule has no group yet.
+    pub target: Option<Arc<str>>,
+    /// The group's labels, without the target.
+    pub group: Labels,
+    /// The state it is in now.
+    pub state: Phase,
+    /// How it got there.
+    pub how: How,
+    /// Since when the trigger has held (pending and firing), else `at`.
+    pub since: Time,
+    /// What was found; only when firing.
+    pub finding: Option<Finding>,
+    /// The numbers that were looked at, if any.
+    pub numbers: Option<Numbers>,
+    /// Why, for `unknown` and `inert`.
+    pub reason: Option<String>,
+}
+
+/// How a state was entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// From another state.
+    Entered,
+    /// The data of a firing were away and are back: the same firing.
+    Resumed,
+    /// It still fires and blames another member or side: a firing of its own.
+    Reblamed,
+}
+
+/// What a condition showed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Numbers {
+    /// `max_over_mean`.
+    pub statistic: Arc<str>,
+    /// `load`.
+    pub signal: Arc<str>,
+    /// The statistic's value.
+    pub value: f64,
+    /// Its bound.
+    pub bound: f64,
+    /// Every member's value.
+    pub members: Vec<MemberValue>,
+}
+
+impl Change {
+    /// Whether it begins an incident: it fires, and not merely again after a gap in the data.
+    pub fn is_onset(&self) -> bool {
+        self.state == Phase::Firing && self.how != How::Resumed
+    }
+
+    /// As the line of `replay --format json`. `capture` is the word of the window's state and `why`
+    /// the reason of a refusal.
+    pub fn line<'a>(&'a self, capture: &'a str, why: Option<&'a str>) -> ChangeLine<'a> {
+        let finding = self.finding.as_ref();
+        let numbers = self.numbers.as_ref();
+        ChangeLine {
+            at: self.at,
+            target: self.target.as_deref(),
+            rule: &self.rule.name,
+            group: &self.group,
+            state: self.state,
+            onset: finding.map(|f| f.onset),
+            onset_error_s: finding.map(|f| f.onset_error_s),
+            rank: finding.map(|f| &f.rank),
+            side: finding.map(|f| f.side),
+            statistic: numbers.map(|n| &*n.statistic),
+            value: numbers.map(|n| n.value),
+            bound: numbers.map(|n| n.bound),
+            capture,
+            why,
+            reason: self.reason.as_deref(),
+        }
+    }
+}
+
+/// One line of `replay --format json`; others rely on its names.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of `Change`, as documented for users")]
+pub struct ChangeLine<'a> {
+    pub at: Time,
+    pub target: Option<&'a str>,
+    pub rule: &'a str,
+    pub group: &'a Labels,
+    pub state: Phase,
+    pub onset: Option<Time>,
+    pub onset_error_s: Option<f64>,
+    pub rank: Option<&'a Labels>,
+    pub side: Option<Side>,
+    pub statistic: Option<&'a str>,
+    pub value: Option<f64>,
+    pub bound: Option<f64>,
+    pub capture: &'a str,
+    pub why: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+}

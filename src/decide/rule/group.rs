@@ -1,0 +1,313 @@
+//! One rule on one group: looks at its frames, judges, steps the state, and tells what changed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::change::{Change, How, Numbers};
+use super::condition::{Judgement, Part, Scratch};
+use super::engine::Quiet;
+use super::state::{Holds, Input, Phase, State, Step};
+use super::{Frame, Rule, Side};
+use crate::decide::incident::{Finding, MemberValue};
+use crate::decide::labels::{LabelValue, Labels};
+use crate::decide::signal::store::{GroupId, SignalStore, ViewId};
+use crate::decide::time::Time;
+
+/// A group with too few members is called inert after this; ranks may still be arriving before.
+pub(super) const GRACE: Duration = Duration::from_secs(30);
+
+/// A view, as a condition looks at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    pub view: ViewId,
+    pub smooth: Duration,
+}
+
+/// A rule as the engine runs it: which looks its parts need.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub rule: Arc<Rule>,
+    pub fingerprint: u64,
+    pub holds: Holds,
+    /// Distinct looks; the first is that of the trigger's first condition.
+    pub looks: Vec<Look>,
+    /// For each condition of the trigger, of the clear, and each signal of the guard, its look.
+    pub trigger: Vec<usize>,
+    pub clear: Vec<usize>,
+    pub guard: Vec<usize>,
+}
+
+/// Why a group is not judged.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Unjudged {
+    /// No fresh data of this look.
+    Absent(usize),
+    /// Fewer members than the rule wants.
+    Few(usize),
+    /// The guard could not be evaluated.
+    Guard(String),
+}
+
+/// What the last evaluation saw, for `why` and the status.
+#[derive(Clone, Debug)]
+pub(super) enum Seen {
+    Nothing,
+    Unjudged(Unjudged),
+    /// The group's mean is below `min_mean`.
+    Light(f64),
+    Judged {
+        trigger: Judgement,
+        guard: Option<bool>,
+    },
+}
+
+/// One group of one rule.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// All its labels, the target included.
+    pub labels: Labels,
+    /// Its id in each look's view, as of the store's generation.
+    pub ids: Vec<Option<GroupId>>,
+    pub state: State,
+    pub evaluated: Option<Time>,
+    pub is_due: bool,
+    pub first_seen: Time,
+    pub seen: Seen,
+    /// One per look; only kept up for rules with several, whose parts must be seen at once.
+    frames: Vec<Frame>,
+}
+
+impl Group {
+    pub fn new(labels: Labels, looks: usize, now: Time) -> Self {
+        Self {
+            labels,
+            ids: vec![None; looks],
+            state: State::default(),
+            evaluated: None,
+            is_due: false,
+            first_seen: now,
+            seen: Seen::Nothing,
+            frames: Vec::new(),
+        }
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.state.phase()
+    }
+
+    /// Evaluates at `now`.
+    pub fn evaluate(
+        &mut self,
+        running: &Running,
+        store: &mut SignalStore,
+        quiet: Option<Quiet>,
+        scratch: &mut Scratch,
+        now: Time,
+    ) -> Option<Change> {
+        self.evaluated = Some(now);
+        self.is_due = false;
+        if let ([look], [Some(id)]) = (&running.looks[..], &self.ids[..]) {
+            let frame = store.frame(look.view, *id, now, look.smooth);
+            return self.judge(running, std::slice::from_ref(frame), quiet, scratch, now);
+        }
+        let mut frames = std::mem::take(&mut self.frames);
+        frames.resize_with(running.looks.len(), Frame::default);
+        for ((look, id), kept) in running.looks.iter().zip(&self.ids).zip(&mut frames) {
+            match id {
+                Some(id) => kept.clone_from(store.frame(look.view, *id, now, look.smooth)),
+                None => kept.members.clear(),
+            }
+        }
+        let change = self.judge(running, &frames, quiet, scratch, now);
+        self.frames = frames;
+        change
+    }
+
+    fn judge(
+        &mut self,
+        running: &Running,
+        frames: &[Frame],
+        quiet: Option<Quiet>,
+        scratch: &mut Scratch,
+        now: Time,
+    ) -> Option<Change> {
+        let rule = &running.rule;
+        if let Some(unjudged) = unjudged(running, frames) {
+            return self.lack(running, unjudged, now);
+        }
+        let lead = &frames[0];
+        let mean = lead.members.iter().map(|m| m.value).sum::<f64>() / lead.members.len() as f64;
+        let is_light = mean < rule.min_mean;
+        let trigger = rule.trigger.judge(Part::Trigger, running.trigger.iter().map(|l| &frames[*l]), scratch);
+        let is_open = matches!(self.state, State::Firing(_) | State::Unknown { was: Some(_) });
+        // Only an open firing can clear, so only then is the second look worth its time.
+        let clear = is_light
+            || is_open
+                && rule.clear.judge(Part::Clear, running.clear.iter().map(|l| &frames[*l]), scratch).holds;
+        let mut blame = None;
+        let mut guard = None;
+        if trigger.holds && !is_light && quiet.is_none() {
+            let frame = &frames[running.trigger[trigger.lead]];
+            blame = Some((&frame.members[trigger.reading.member].id, trigger.reading.side));
+            match self.ask_guard(running, frames, blame, now) {
+                Ok(answer) => guard = answer,
+                Err(e) => return self.lack(running, Unjudged::Guard(e), now),
+            }
+            blame = blame.filter(|_| guard != Some(false));
+        }
+        self.seen = if is_light { Seen::Light(mean) } else { Seen::Judged { trigger, guard } };
+        let input = match quiet {
+            None => Input::Judged { trigger: blame, clear, newest: newest(lead) },
+            Some(quiet) => Input::Disturbed { clear: clear && quiet == Quiet::MayClear },
+        };
+        let step = self.state.step(input, running.holds, now);
+        (step != Step::Same).then(|| self.change(step, running, Some((&trigger, frames)), None, now))
+    }
+
+    /// What the guard says; nothing without one, or when it was asked before this same firing began.
+    fn ask_guard(
+        &self,
+        running: &Running,
+        frames: &[Frame],
+        blame: Option<(&Arc<Labels>, Side)>,
+        now: Time,
+    ) -> Result<Option<bool>, String> {
+        let (Some(guard), Some((member, side))) = (&running.rule.only_if, blame) else { return Ok(None) };
+        if let State::Firing(f) = &self.state
+            && f.blame.side == side
+            && f.blame.member == *member
+        {
+            return Ok(None);
+        }
+        let looks = running.guard.iter().map(|l| &frames[*l]);
+        guard.holds(looks, now).map(Some).map_err(|e| e.to_string())
+    }
+
+    /// The group cannot be judged now: for the time being, or at all.
+    fn lack(&mut self, running: &Running, unjudged: Unjudged, now: Time) -> Option<Change> {
+        let was_judged = !matches!(self.state, State::Warming | State::Inert);
+        let is_few = matches!(unjudged, Unjudged::Few(_));
+        let input = match is_few && !was_judged {
+            true if now.since(self.first_seen) < GRACE => None,
+            true => Some(Input::Impossible),
+            false => Some(Input::Absent),
+        };
+        let reason = self.reason_of(&unjudged, running);
+        self.seen = Seen::Unjudged(unjudged);
+        let step = self.state.step(input?, running.holds, now);
+        (step != Step::Same).then(|| self.change(step, running, None, Some(reason), now))
+    }
+
+    /// In words, with what would mend it.
+    pub fn reason_of(&self, unjudged: &Unjudged, running: &Running) -> String {
+        let across = running.rule.across.join(", ");
+        match unjudged {
+            Unjudged::Absent(look) => {
+                format!("no fresh `{}` from any rank of {}", running.signal_name(*look), self.name())
+            }
+            Unjudged::Few(1) => {
+                format!("{} has one member ({across}); there is nothing to compare it with", self.name())
+            }
+            Unjudged::Few(n) => {
+                format!(
+                    "{} has {n} members ({across}); the rule wants {}",
+                    self.name(),
+                    running.rule.min_members
+                )
+            }
+            Unjudged::Guard(e) => e.clone(),
+        }
+    }
+
+    /// For messages.
+    fn name(&self) -> String {
+        if self.labels.0.is_empty() { "the group".into() } else { format!("the group {}", self.labels) }
+    }
+
+    fn change(
+        &self,
+        step: Step,
+        running: &Running,
+        judged: Option<(&Judgement, &[Frame])>,
+        reason: Option<String>,
+        now: Time,
+    ) -> Change {
+        let numbers = judged.map(|(judgement, frames)| numbers_of(running, judgement, frames));
+        let (since, finding) = match &self.state {
+            State::Firing(f) => (f.since, numbers.as_ref().map(|n| finding_of(f, n))),
+            State::Pending { since } => (*since, None),
+            _ => (now, None),
+        };
+        let target = self.labels.get("target").and_then(|t| match t {
+            LabelValue::Text(name) => Some(name.clone()),
+            LabelValue::Index(_) => None,
+        });
+        let mut group = self.labels.clone();
+        group.0.remove("target");
+        let how = match step {
+            Step::Resumed => How::Resumed,
+            Step::Reblamed => How::Reblamed,
+            Step::Same | Step::Moved => How::Entered,
+        };
+        let (rule, state) = (running.rule.clone(), self.phase());
+        Change { at: now, rule, target, group, state, how, since, finding, numbers, reason }
+    }
+}
+
+fn unjudged(running: &Running, frames: &[Frame]) -> Option<Unjudged> {
+    let empty = frames.iter().position(|f| f.members.is_empty());
+    let few = frames[0].members.len();
+    match empty {
+        Some(look) => Some(Unjudged::Absent(look)),
+        None if few < running.rule.min_members => Some(Unjudged::Few(few)),
+        None => None,
+    }
+}
+
+fn newest(frame: &Frame) -> Time {
+    frame.members.iter().map(|m| m.at).max().unwrap_or_default()
+}
+
+/// The onset is refined by the engine, which can look back in the store.
+fn finding_of(firing: &super::state::Firing, numbers: &Numbers) -> Finding {
+    Finding {
+        onset: firing.since,
+        onset_error_s: 0.0,
+        rank: (*firing.blame.member).clone(),
+        side: firing.blame.side,
+        statistic: numbers.statistic.clone(),
+        signal: numbers.signal.clone(),
+        value: numbers.value,
+        bound: numbers.bound,
+        members: numbers.members.clone(),
+        evidence: None,
+    }
+}
+
+fn numbers_of(running: &Running, judgement: &Judgement, frames: &[Frame]) -> Numbers {
+    let condition = &running.rule.trigger.conditions[judgement.lead];
+    let members = frames[running.trigger[judgement.lead]].members.iter();
+    Numbers {
+        statistic: condition.statistic.name().into(),
+        signal: condition.signal_name.clone(),
+        value: judgement.reading.value,
+        bound: condition.bound,
+        members: members
+            .map(|m| MemberValue { rank: (*m.id).clone(), value: m.value, stale: m.stale })
+            .collect(),
+    }
+}
+
+impl Running {
+    /// What a look's signal is called.
+    pub fn signal_name(&self, look: usize) -> &str {
+        let conditions = self.rule.trigger.conditions.iter().zip(&self.trigger);
+        let clears = self.rule.clear.conditions.iter().zip(&self.clear);
+        let named = conditions.chain(clears).find(|(_, l)| **l == look).map(|(c, _)| &*c.signal_name);
+        let guard = || {
+            let guard = self.rule.only_if.as_ref()?;
+            guard.names().zip(&self.guard).find(|(_, l)| **l == look).map(|(n, _)| n)
+        };
+        named.or_else(guard).unwrap_or("?")
+    }
+}

@@ -1,0 +1,480 @@
+//! Guards: `only_if: ranks(load) >= 2 && max(queue_reqs) > 10`, in CEL over the rule's signals.
+//!
+//! A signal is a map from rank to number. Four traps of the language are closed at load, so that a
+//! guard that loads also runs: an expression has at most [`MAX_BYTES`] bytes (long chains overflow
+//! the parser's stack), integer literals become doubles (CEL refuses `queue * 2` on a double),
+//! unknown names and wrong argument counts are errors with a suggestion, and it is run once on
+//! made-up data, because CEL checks no types before it runs.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use cel::common::ast::operators::INDEX;
+use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
+use cel::common::types::CelDouble;
+use cel::objects::{Key, Map};
+use cel::{Context, ExecutionError, FunctionContext, Value};
+
+use super::Frame;
+use crate::decide::labels::LabelValue;
+use crate::decide::signal::sample::Signal;
+use crate::decide::time::Time;
+
+/// The longest guard, in bytes; a chain like `1+1+...` of twice that overflows the parser's stack.
+pub const MAX_BYTES: usize = 1000;
+
+/// Functions with their numbers of arguments.
+pub const FUNCTIONS: [(&str, usize); 8] =
+    [("mean", 1), ("max", 1), ("min", 1), ("sum", 1), ("ranks", 1), ("age", 1), ("value", 2), ("share", 2)];
+
+/// A guard that has been checked.
+#[derive(Clone)]
+pub struct Guard {
+    source: Arc<str>,
+    expression: Arc<IdedExpr>,
+    /// Signals by their names in the expression, in the order of the frames that `holds` wants.
+    signals: Vec<(Arc<str>, Signal)>,
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Guard({})", self.source)
+    }
+}
+
+impl PartialEq for Guard {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+/// Why a guard cannot be used, or could not be evaluated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuardError {
+    /// Longer than [`MAX_BYTES`].
+    #[error("the guard has {0} bytes; at most {MAX_BYTES} are allowed")]
+    TooLong(usize),
+    /// Not CEL. Line and column count from 1, inside the expression.
+    #[error("the guard is not valid CEL at line {line}, column {column}: {message}")]
+    Syntax {
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// The parser's words, without its list of tokens.
+        message: String,
+    },
+    /// Neither a signal nor a local name.
+    #[error("unknown signal `{name}`{}", suggestion(.near.as_deref()))]
+    UnknownSignal {
+        /// As written.
+        name: String,
+        /// The nearest known one.
+        near: Option<String>,
+    },
+    /// Not one of [`FUNCTIONS`].
+    #[error("unknown function `{name}`{}", suggestion(.near.as_deref()))]
+    UnknownFunction {
+        /// As written.
+        name: String,
+        /// The nearest known one.
+        near: Option<String>,
+    },
+    /// CEL itself would ignore the superfluous ones in silence.
+    #[error("`{name}` takes {wanted} argument(s), not {given}")]
+    Arguments {
+        /// The function.
+        name: String,
+        /// How many it takes.
+        wanted: usize,
+        /// How many there are.
+        given: usize,
+    },
+    /// It ran and gave something else than true or false.
+    #[error(
+        "the guard must give true or false, but gives {0}; compare it with something, as in `max(load) > 8`"
+    )]
+    NotBool(String),
+    /// It could not run.
+    #[error("the guard cannot be evaluated: {0}")]
+    Runtime(String),
+}
+
+fn suggestion(near: Option<&str>) -> String {
+    near.map_or_else(String::new, |n| format!("; did you mean `{n}`?"))
+}
+
+/// The nearest of `known` to `name`, if it is near at all.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    let allowed = (name.chars().count() / 3).max(2);
+    let known: Vec<&str> = known.into_iter().collect();
+    // A word that was cut short is nearer than its distance says.
+    if let Some(longer) = known.iter().find(|k| name.len() >= 3 && k.starts_with(name)) {
+        return Some((*longer).to_owned());
+    }
+    known
+        .into_iter()
+        .map(|k| (strsim::damerau_levenshtein(name, k), k))
+        .filter(|(distance, k)| *distance <= allowed && *distance < k.chars().count())
+        .min()
+        .map(|(_, k)| k.to_owned())
+}
+
+impl Guard {
+    /// Parses and checks `source`. `signal_of` knows the signals; `names` are offered as suggestions.
+    pub fn new(
+        source: &str,
+        signal_of: &dyn Fn(&str) -> Option<Signal>,
+        names: &[&str],
+    ) -> Result<Self, GuardError> {
+        if source.len() > MAX_BYTES {
+            return Err(GuardError::TooLong(source.len()));
+        }
+        let mut expression = cel::Env::stdlib().parser().parse(source).map_err(|e| syntax(&e))?;
+        let mut checker = Checker { signal_of, names, bound: Vec::new(), signals: Vec::new() };
+        checker.visit(&mut expression)?;
+        let signals = checker.signals;
+        let guard = Self { source: source.into(), expression: Arc::new(expression), signals };
+        guard.try_run()?;
+        Ok(guard)
+    }
+
+    /// As the user wrote it.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// The signals that it reads, in the order in which [`Guard::holds`] wants their frames.
+    pub fn signals(&self) -> impl Iterator<Item = Signal> {
+        self.signals.iter().map(|(_, s)| *s)
+    }
+
+    /// Their names, in the same order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.signals.iter().map(|(name, _)| &**name)
+    }
+
+    /// Whether it is true now. `frames` are those of [`Guard::signals`].
+    pub fn holds<'f>(&self, frames: impl Iterator<Item = &'f Frame>, now: Time) -> Result<bool, GuardError> {
+        let variables = self.signals.iter().zip(frames).map(|((name, _), frame)| {
+            let fresh = frame.members.iter().filter(|m| !m.stale).map(|m| m.at).max();
+            let age = fresh.map_or(f64::INFINITY, |at| now.since(at).as_secs_f64());
+            let map =
+                frame.members.iter().map(|m| (key_of(m.id.0.values()), Value::Float(m.value))).collect();
+            (name, map, age)
+        });
+        self.run(variables)
+    }
+
+    /// Runs it on made-up data: every rank from 0 to 255, and any other name, has a value.
+    fn try_run(&self) -> Result<(), GuardError> {
+        let map: HashMap<Key, Value> = (0..256)
+            .map(|i| (Key::Int(i), Value::Float(1.0 + i as f64)))
+            .chain([(Key::from(ANY_RANK), Value::Float(1.0))])
+            .collect();
+        self.run(self.signals.iter().map(|(name, _)| (name, map.clone(), 0.1))).map(|_| ())
+    }
+
+    fn run<'n>(
+        &self,
+        variables: impl Iterator<Item = (&'n Arc<str>, HashMap<Key, Value>, f64)>,
+    ) -> Result<bool, GuardError> {
+        let mut context = Context::default();
+        for (name, function) in
+            [("mean", mean as Fold), ("max", max), ("min", min), ("sum", sum), ("ranks", ranks)]
+        {
+            context
+                .add_function(&format!("{OURS}{name}"), move |f: &FunctionContext<'_, '_>, v: Value| {
+                    function(f, &v)
+                })
+                .map_err(|e| GuardError::Runtime(e.to_string()))?;
+        }
+        for (name, function) in [("value", value as Pick), ("share", share)] {
+            context
+                .add_function(
+                    &format!("{OURS}{name}"),
+                    move |f: &FunctionContext<'_, '_>, v: Value, rank: Value| function(f, &v, rank),
+                )
+                .map_err(|e| GuardError::Runtime(e.to_string()))?;
+        }
+        for (name, map, age) in variables {
+            context.add_variable_from_value(age_of(name), Value::Float(age));
+            context.add_variable_from_value(name.to_string(), Value::Map(Map { map: Arc::new(map) }));
+        }
+        match context.resolve(&self.expression) {
+            Ok(Value::Bool(b)) => Ok(b),
+            Ok(other) => Err(GuardError::NotBool(format!("a {}", other.type_of()))),
+            Err(e) => Err(GuardError::Runtime(e.to_string().replace(OURS, ""))),
+        }
+    }
+}
+
+/// Set before our functions' names inside CEL: its own library has a `value`.
+const OURS: &str = "rank_";
+
+/// Only in made-up data: stands for every rank that has a name instead of a number.
+const ANY_RANK: &str = "*";
+
+/// The hidden variable behind `age(load)`; `@` keeps it out of the users' way.
+fn age_of(signal: &str) -> String {
+    format!("@age_{signal}")
+}
+
+fn key_of<'l>(mut labels: impl Iterator<Item = &'l LabelValue>) -> Key {
+    let Some(first) = labels.next() else { return Key::from("engine") };
+    let mut text = match (first, labels.next()) {
+        (LabelValue::Index(i), None) => return Key::Int(i64::from(*i)),
+        (only, None) => return Key::from(only.to_string()),
+        (one, Some(two)) => format!("{one}/{two}"),
+    };
+    for label in labels {
+        text.push('/');
+        text.push_str(&label.to_string());
+    }
+    Key::from(text)
+}
+
+fn syntax(errors: &cel::ParseErrors) -> GuardError {
+    let first = errors.errors.first();
+    let at = |n: isize| usize::try_from(n).unwrap_or(1).max(1);
+    let message = first.map_or("", |e| e.msg.as_str());
+    let message = message.split(", expecting").next().unwrap_or(message);
+    let message = message.split(" expecting").next().unwrap_or(message);
+    let (line, column) = first.map_or((1, 1), |e| (at(e.pos.0), at(e.pos.1)));
+    GuardError::Syntax { line, column, message: message.trim_start_matches("Syntax error: ").to_owned() }
+}
+
+/// Checks names and arguments and makes integer literals doubles, on the way down.
+struct Checker<'a> {
+    signal_of: &'a dyn Fn(&str) -> Option<Signal>,
+    names: &'a [&'a str],
+    bound: Vec<String>,
+    signals: Vec<(Arc<str>, Signal)>,
+}
+
+impl Checker<'_> {
+    fn visit(&mut self, e: &mut IdedExpr) -> Result<(), GuardError> {
+        match &mut e.expr {
+            Expr::Literal(LiteralValue::Int(i)) => {
+                let double = CelDouble::from(*i.inner() as f64);
+                e.expr = Expr::Literal(LiteralValue::Double(double));
+                Ok(())
+            }
+            Expr::Literal(_) | Expr::Unspecified => Ok(()),
+            Expr::Ident(name) => self.ident(name),
+            Expr::Call(call) => {
+                if let Some(age) = self.age(call)? {
+                    e.expr = Expr::Ident(age);
+                    return Ok(());
+                }
+                self.call(call)
+            }
+            Expr::Select(s) => self.visit(&mut s.operand),
+            Expr::List(l) => l.elements.iter_mut().try_for_each(|e| self.visit(e)),
+            Expr::Map(m) => m.entries.iter_mut().try_for_each(|e| self.entry(&mut e.expr)),
+            Expr::Struct(s) => s.entries.iter_mut().try_for_each(|e| self.entry(&mut e.expr)),
+            Expr::Comprehension(c) => {
+                self.visit(&mut c.iter_range)?;
+                let outer = self.bound.len();
+                self.bound.extend([c.iter_var.clone(), c.accu_var.clone()]);
+                self.bound.extend(c.iter_var2.clone());
+                let inner = [&mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result];
+                let checked = inner.into_iter().try_for_each(|e| self.visit(e));
+                self.bound.truncate(outer);
+                checked
+            }
+        }
+    }
+
+    fn entry(&mut self, entry: &mut EntryExpr) -> Result<(), GuardError> {
+        match entry {
+            EntryExpr::StructField(f) => self.visit(&mut f.value),
+            EntryExpr::MapEntry(m) => {
+                self.visit(&mut m.key)?;
+                self.visit(&mut m.value)
+            }
+        }
+    }
+
+    fn ident(&mut self, name: &str) -> Result<(), GuardError> {
+        if self.bound.iter().any(|b| b == name) || self.signals.iter().any(|(n, _)| **n == *name) {
+            return Ok(());
+        }
+        let Some(signal) = (self.signal_of)(name) else {
+            let near = nearest(name, self.names.iter().copied());
+            return Err(GuardError::UnknownSignal { name: name.to_owned(), near });
+        };
+        self.signals.push((name.into(), signal));
+        Ok(())
+    }
+
+    /// `age(load)`: the variable that stands for it.
+    fn age(&mut self, call: &CallExpr) -> Result<Option<String>, GuardError> {
+        let ("age", [IdedExpr { expr: Expr::Ident(name), .. }]) = (call.func_name.as_str(), &call.args[..])
+        else {
+            return Ok(None);
+        };
+        self.ident(name)?;
+        Ok(Some(age_of(name)))
+    }
+
+    fn call(&mut self, call: &mut CallExpr) -> Result<(), GuardError> {
+        let name = &call.func_name;
+        let is_operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
+        if !is_operator {
+            let given = call.args.len();
+            let Some((_, wanted)) = FUNCTIONS.iter().find(|(f, _)| f == name) else {
+                let near = nearest(name, FUNCTIONS.iter().map(|(f, _)| *f));
+                return Err(GuardError::UnknownFunction { name: name.clone(), near });
+            };
+            if given != *wanted || call.target.is_some() {
+                return Err(GuardError::Arguments { name: name.clone(), wanted: *wanted, given });
+            }
+        }
+        if !is_operator {
+            call.func_name.insert_str(0, OURS);
+        }
+        // Keys of a signal are integers: `load[2]` must stay one.
+        let literal_key = call.func_name == INDEX
+            && matches!(call.args.last(), Some(IdedExpr { expr: Expr::Literal(_), .. }));
+        if let Some(target) = &mut call.target {
+            self.visit(target)?;
+        }
+        let visited = call.args.len() - usize::from(literal_key);
+        call.args[..visited].iter_mut().try_for_each(|a| self.visit(a))
+    }
+}
+
+type Fold = fn(&FunctionContext<'_, '_>, &Value) -> Result<f64, ExecutionError>;
+type Pick = fn(&FunctionContext<'_, '_>, &Value, Value) -> Result<f64, ExecutionError>;
+
+/// The numbers of a signal; none at all is "no data", an error and not a false.
+fn numbers(f: &FunctionContext<'_, '_>, v: &Value) -> Result<Vec<f64>, ExecutionError> {
+    let Value::Map(m) = v else {
+        return Err(f.error(format!("takes a signal, not a {}", v.type_of())));
+    };
+    let numbers: Vec<f64> =
+        m.map.values().filter_map(|v| if let Value::Float(x) = v { Some(*x) } else { None }).collect();
+    if numbers.is_empty() { Err(f.error("the signal has no data")) } else { Ok(numbers) }
+}
+
+fn mean(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
+    numbers(f, v).map(|x| x.iter().sum::<f64>() / x.len() as f64)
+}
+
+fn max(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
+    numbers(f, v).map(|x| x.into_iter().fold(f64::NEG_INFINITY, f64::max))
+}
+
+fn min(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
+    numbers(f, v).map(|x| x.into_iter().fold(f64::INFINITY, f64::min))
+}
+
+fn sum(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
+    numbers(f, v).map(|x| x.iter().sum())
+}
+
+fn ranks(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
+    numbers(f, v).map(|x| x.len() as f64)
+}
+
+fn value(f: &FunctionContext<'_, '_>, v: &Value, rank: Value) -> Result<f64, ExecutionError> {
+    numbers(f, v)?;
+    let Value::Map(m) = v else { return Err(f.error("no signal")) };
+    let key = match &rank {
+        Value::Float(x) => Key::Int(*x as i64),
+        Value::Int(i) => Key::Int(*i),
+        Value::String(s) => Key::from(s.to_string()),
+        other => return Err(f.error(format!("a rank is a number or a text, not a {}", other.type_of()))),
+    };
+    match m.map.get(&key).or_else(|| m.map.get(&Key::from(ANY_RANK))) {
+        Some(Value::Float(x)) => Ok(*x),
+        _ => Err(f.error(format!("no rank {key}"))),
+    }
+}
+
+fn share(f: &FunctionContext<'_, '_>, v: &Value, rank: Value) -> Result<f64, ExecutionError> {
+    let (own, all) = (value(f, v, rank)?, sum(f, v)?);
+    Ok(if all > 0.0 { own / all } else { 0.0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::rule::Member;
+    use crate::decide::signal::rank::Rank;
+
+    const NAMES: [&str; 3] = ["load", "queue_reqs", "kv_usage"];
+
+    fn guard(source: &str) -> Result<Guard, GuardError> {
+        let signal_of = |n: &str| NAMES.iter().position(|k| *k == n).map(|i| Signal(i as u16));
+        Guard::new(source, &signal_of, &NAMES)
+    }
+
+    fn frame(values: &[f64]) -> Frame {
+        let member = |(i, value): (usize, &f64)| Member {
+            id: Arc::new(Rank::dp(i as u16).labels()),
+            value: *value,
+            at: Time::from_epoch_s(100.0),
+            stale: false,
+        };
+        Frame { members: values.iter().enumerate().map(member).collect() }
+    }
+
+    fn holds(source: &str, load: &[f64], queue: &[f64]) -> Result<bool, GuardError> {
+        let guard = guard(source)?;
+        let frames = [frame(load), frame(queue)];
+        let wanted: Vec<&Frame> = guard.signals().map(|s| &frames[usize::from(s.0)]).collect();
+        guard.holds(wanted.into_iter(), Time::from_epoch_s(102.5))
+    }
+
+    #[test]
+    fn guards_compute_over_signals() {
+        let (load, queue) = ([10.0, 30.0, 20.0], [0.0, 8.0, 0.0]);
+        for (source, expected) in [
+            ("ranks(load) >= 2", true),
+            ("mean(load) == 20", true),
+            ("max(load) / mean(load) > 1.4 && sum(queue_reqs) > 7", true),
+            ("min(load) * 2 > 25", false),
+            ("value(load, 1) == 30 && load[2] == 20", true),
+            ("share(load, 1) > 1/2", false),
+            ("age(load) < 2", false),
+            ("age(load) < 3", true),
+            ("load.exists(r, load[r] > 25)", true),
+            ("2 * 3 == 6", true),
+        ] {
+            assert_eq!(holds(source, &load, &queue), Ok(expected), "{source}");
+        }
+    }
+
+    #[test]
+    fn unknown_names_are_errors_with_a_suggestion() {
+        let message = |s: &str| guard(s).map(|_| ()).map_err(|e| e.to_string());
+        assert_eq!(message("meen(load) > 8"), Err("unknown function `meen`; did you mean `mean`?".into()));
+        assert_eq!(
+            message("max(qeue_reqs) > 8"),
+            Err("unknown signal `qeue_reqs`; did you mean `queue_reqs`?".into())
+        );
+        assert_eq!(message("true || nosuch > 1"), Err("unknown signal `nosuch`".into()));
+        assert_eq!(message("mean(load, 1) > 1"), Err("`mean` takes 1 argument(s), not 2".into()));
+    }
+
+    #[test]
+    fn what_could_only_fail_later_fails_at_load() {
+        assert!(matches!(guard("load > 8"), Err(GuardError::Runtime(_))));
+        assert!(matches!(guard("\"a\" > 1"), Err(GuardError::Runtime(_))));
+        assert!(matches!(guard("mean(load)"), Err(GuardError::NotBool(_))));
+        assert_eq!(guard(&"1+".repeat(600)), Err(GuardError::TooLong(1200)));
+        let Err(GuardError::Syntax { line, column, .. }) = guard("mean(load) > > 2") else {
+            panic!("not refused")
+        };
+        assert_eq!((line, column), (1, 14));
+    }
+
+    #[test]
+    fn no_data_is_an_error_not_a_false() {
+        assert!(matches!(holds("mean(load) > 1", &[], &[]), Err(GuardError::Runtime(_))));
+        assert!(matches!(holds("value(load, 7) > 1", &[1.0], &[]), Err(GuardError::Runtime(_))));
+    }
+}

@@ -1,0 +1,74 @@
+//! The HTTP client of servers and receivers: rustls, bundled roots, no redirects.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::redirect::Policy;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+/// A server that does not even accept a connection within this long was not reached.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The file of certificates cannot be used.
+    #[error("the certificates in {path} cannot be used: {why}; it must hold PEM certificates of authorities")]
+    Authorities {
+        /// Its path.
+        path: String,
+        /// Why.
+        why: String,
+    },
+    /// The TLS library refused its own defaults.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(String),
+}
+
+/// A client that trusts the public authorities and those in `ca_file`. Redirects are not followed:
+/// a key or a signed body belongs to the address that was configured.
+///
+/// # Errors
+/// The file cannot be read or holds no certificate.
+pub fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, ClientError> {
+    builder(ca_file)?.build().map_err(|e| ClientError::Tls(e.to_string()))
+}
+
+/// The same, with a connection of its own for every request: a server that closes an idle one in
+/// the moment of a start would leave that start with an unknown end.
+///
+/// # Errors
+/// As [`client`].
+pub fn unpooled(ca_file: Option<&Path>) -> Result<reqwest::Client, ClientError> {
+    let builder = builder(ca_file)?.pool_max_idle_per_host(0).connect_timeout(CONNECT);
+    builder.build().map_err(|e| ClientError::Tls(e.to_string()))
+}
+
+fn builder(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, ClientError> {
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(path) = ca_file {
+        add_authorities(&mut roots, path)?;
+    }
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| ClientError::Tls(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .redirect(Policy::none())
+        .user_agent(concat!("skewtrap/", env!("CARGO_PKG_VERSION"))))
+}
+
+fn add_authorities(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), ClientError> {
+    let fail = |why: String| ClientError::Authorities { path: path.display().to_string(), why };
+    let pem = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
+    let mut found = 0;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(certificate.map_err(|e| fail(e.to_string()))?).map_err(|e| fail(e.to_string()))?;
+        found += 1;
+    }
+    if found == 0 { Err(fail("it holds no certificate".into())) } else { Ok(()) }
+}

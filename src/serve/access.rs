@@ -1,0 +1,210 @@
+//! Who may do what: the Host header, and tokens compared in constant time.
+//!
+//! What changes anything needs the write token, on loopback too; reading needs a token where other
+//! machines can reach the address. A browser may give the token as the password of Basic
+//! authentication, for reading only: browsers send that by themselves, so it must not change anything.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, HOST, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::{Problem, ServeConfig};
+use crate::act::notify::Secret;
+
+/// The rules of one listener.
+#[derive(Debug)]
+pub(super) struct Access {
+    reading_is_free: bool,
+    read: Option<[u8; 32]>,
+    write: Option<[u8; 32]>,
+    hosts: Vec<String>,
+}
+
+impl Access {
+    pub(super) fn new(config: &ServeConfig) -> Self {
+        Self {
+            reading_is_free: config.listen.ip().is_loopback(),
+            read: config.read_token.as_ref().map(digest),
+            write: config.write_token.as_ref().map(digest),
+            hosts: config.hosts.iter().map(|h| h.to_ascii_lowercase()).collect(),
+        }
+    }
+
+    fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+        let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
+        if !self.knows_host(host) {
+            let why =
+                "this Host is not the agent's: a page elsewhere must not reach it; add the name to `hosts`";
+            return Err(Problem(StatusCode::MISDIRECTED_REQUEST, why.into()));
+        }
+        let reading = matches!(*method, Method::GET | Method::HEAD);
+        if reading && self.reading_is_free {
+            return Ok(());
+        }
+        if !reading && self.write.is_none() {
+            let why = "nothing can be changed through this agent: no `tokens.write` is configured";
+            return Err(Problem(StatusCode::FORBIDDEN, why.into()));
+        }
+        let given = token_of(headers, reading).map(|t| digest_of(&t));
+        let fits = |token: Option<[u8; 32]>| {
+            given.zip(token).is_some_and(|(given, token)| bool::from(given.ct_eq(&token)))
+        };
+        if fits(self.write) || (reading && fits(self.read)) {
+            return Ok(());
+        }
+        let why = match (given, reading) {
+            (None, _) => "this needs a token: send `Authorization: Bearer TOKEN`",
+            (Some(_), true) => "this token is not the agent's",
+            (Some(_), false) => "this token may not change anything: it takes the one of `tokens.write`",
+        };
+        Err(Problem(StatusCode::UNAUTHORIZED, why.into()))
+    }
+
+    /// A name that resolves to us by somebody else's doing (DNS rebinding) is not ours; an address is.
+    fn knows_host(&self, host: &str) -> bool {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let name = name.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        name == "localhost" || name.parse::<IpAddr>().is_ok() || self.hosts.contains(&name)
+    }
+}
+
+/// Lets a request through or answers it.
+pub(super) async fn admit(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    match access.check(request.method(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => {
+            let unauthorised = problem.0 == StatusCode::UNAUTHORIZED;
+            let mut response = problem.into_response();
+            if unauthorised {
+                let ask = HeaderValue::from_static("Basic realm=\"skewtrap\", Bearer realm=\"skewtrap\"");
+                response.headers_mut().insert(WWW_AUTHENTICATE, ask);
+            }
+            response
+        }
+    }
+}
+
+fn digest(secret: &Secret) -> [u8; 32] {
+    digest_of(secret.reveal().as_bytes())
+}
+
+/// Tokens are compared by digest, so that not even their length shows in the time it takes.
+fn digest_of(token: &[u8]) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
+
+fn token_of(headers: &HeaderMap, reading: bool) -> Option<Vec<u8>> {
+    let (scheme, rest) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().as_bytes().to_vec());
+    }
+    if reading && scheme.eq_ignore_ascii_case("basic") {
+        let pair = base64(rest.trim())?;
+        let colon = pair.iter().position(|&b| b == b':')?;
+        return Some(pair[colon + 1..].to_vec());
+    }
+    None
+}
+
+/// Base64 of the standard alphabet; `None` where it is none.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::new();
+    let (mut bits, mut held) = (0u32, 0);
+    for byte in text.trim_end_matches('=').bytes() {
+        let six = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = (bits << 6) | u32::from(six);
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            out.push((bits >> held) as u8);
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn access(listen: &str, read: Option<&str>, write: Option<&str>) -> Access {
+        Access::new(&ServeConfig {
+            listen: listen.parse().expect("an address"),
+            metrics_listen: None,
+            read_token: read.map(Secret::new),
+            write_token: write.map(Secret::new),
+            hosts: vec!["Skewtrap.monitoring.svc".into()],
+            incident_dir: PathBuf::new(),
+        })
+    }
+
+    fn status(access: &Access, method: Method, host: &str, authorization: &str) -> u16 {
+        let mut headers = HeaderMap::new();
+        headers.insert(HOST, host.parse().expect("a header"));
+        if !authorization.is_empty() {
+            headers.insert(AUTHORIZATION, authorization.parse().expect("a header"));
+        }
+        access.check(&method, &headers).map_or_else(|p| p.0.as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn on_loopback_reading_is_free_and_changing_needs_the_write_token() {
+        let a = access("127.0.0.1:0", None, Some("w"));
+        assert_eq!(status(&a, Method::GET, "127.0.0.1:9464", ""), 200);
+        assert_eq!(status(&a, Method::POST, "127.0.0.1:9464", ""), 401);
+        assert_eq!(status(&a, Method::POST, "127.0.0.1:9464", "Bearer x"), 401);
+        assert_eq!(status(&a, Method::POST, "127.0.0.1:9464", "Bearer w"), 200);
+        assert_eq!(status(&a, Method::DELETE, "127.0.0.1:9464", ""), 401);
+        let none = access("127.0.0.1:0", None, None);
+        assert_eq!(status(&none, Method::POST, "localhost", "Bearer "), 403);
+    }
+
+    #[test]
+    fn beyond_loopback_everything_needs_a_token_and_a_reader_changes_nothing() {
+        let a = access("0.0.0.0:0", Some("r"), Some("w"));
+        assert_eq!(status(&a, Method::GET, "10.0.0.7:9464", ""), 401);
+        assert_eq!(status(&a, Method::GET, "10.0.0.7:9464", "Bearer r"), 200);
+        assert_eq!(status(&a, Method::GET, "10.0.0.7:9464", "bearer w"), 200);
+        assert_eq!(status(&a, Method::POST, "10.0.0.7:9464", "Bearer r"), 401);
+        assert_eq!(status(&a, Method::POST, "10.0.0.7:9464", "Bearer w"), 200);
+    }
+
+    #[test]
+    fn a_browser_reads_with_the_token_as_password_but_cannot_be_made_to_change() {
+        let a = access("0.0.0.0:0", Some("r"), Some("w"));
+        assert_eq!(status(&a, Method::GET, "10.0.0.7", "Basic bWU6cg=="), 200);
+        assert_eq!(status(&a, Method::GET, "10.0.0.7", "Basic bWU6eA=="), 401);
+        assert_eq!(status(&a, Method::POST, "10.0.0.7", "Basic bWU6dw=="), 401);
+        assert_eq!(status(&a, Method::GET, "10.0.0.7", "Basic %%%"), 401);
+    }
+
+    #[test]
+    fn a_name_that_is_not_the_agents_is_turned_away() {
+        let a = access("127.0.0.1:0", None, Some("w"));
+        for host in ["localhost", "localhost:9464", "[::1]:9464", "10.1.2.3", "skewtrap.monitoring.svc:9464"]
+        {
+            assert_eq!(status(&a, Method::GET, host, ""), 200, "{host}");
+        }
+        for host in ["evil.example", "evil.example:9464", "localhost.evil.example", ""] {
+            assert_eq!(status(&a, Method::GET, host, ""), 421, "{host}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The files of a bundle, and nothing else: every step of a path is opened from the folder before
+//! it and must be no symbolic link, so that no name, however written, leads out of the folder.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path as UrlPath, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use serde::Serialize;
+use tokio_util::io::ReaderStream;
+
+use super::{Problem, Shared};
+use crate::decide::incident::Incident;
+
+/// `incident.json` is at most this long.
+const INCIDENT_BYTES: u64 = 4 << 20;
+/// Bundles that are listed; the newest, since their names sort by time.
+const LISTED: usize = 500;
+/// Folders inside a bundle are at most this deep.
+const DEPTH: usize = 4;
+
+/// One file of a bundle.
+#[derive(Debug, Serialize)]
+pub(super) struct BundleFile {
+    path: String,
+    size: u64,
+}
+
+pub(super) async fn list(
+    State(shared): State<Shared>,
+    UrlPath(id): UrlPath<String>,
+) -> Result<Json<Vec<BundleFile>>, Problem> {
+    let found = tokio::task::spawn_blocking(move || {
+        open_below(&shared.incident_dir, &[&id], OFlags::DIRECTORY)?;
+        let mut files = Vec::new();
+        walk(&shared.incident_dir.join(&id), "", DEPTH, &mut files);
+        Ok(files)
+    });
+    let found: Result<_, std::io::Error> = found.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+    found.map(Json).map_err(|_| missing())
+}
+
+pub(super) async fn file(
+    State(shared): State<Shared>,
+    UrlPath((id, path)): UrlPath<(String, String)>,
+) -> Result<Response, Problem> {
+    let kind = kind_of(&path);
+    let opened = tokio::task::spawn_blocking(move || {
+        let steps: Vec<&str> = std::iter::once(&*id).chain(path.split('/')).collect();
+        let file = open_below(&shared.incident_dir, &steps, OFlags::empty())?;
+        let metadata = file.metadata()?;
+        if metadata.is_file() { Ok((file, metadata.len())) } else { Err(std::io::ErrorKind::NotFound.into()) }
+    });
+    let opened: Result<_, std::io::Error> = opened.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
+    let (file, size) = opened.map_err(|_| missing())?;
+    let mut response = Body::from_stream(ReaderStream::new(tokio::fs::File::from_std(file))).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
+    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    // A report shows names out of a trace; it may draw them, and reach nothing of ours.
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; \
+             font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; \
+             sandbox allow-scripts allow-downloads",
+        ),
+    );
+    Ok(response)
+}
+
+fn missing() -> Problem {
+    Problem(StatusCode::NOT_FOUND, "there is no such file in this bundle".into())
+}
+
+/// The incidents whose bundles lie in `dir`, as far as they can be read; in the order of their ids.
+pub(super) fn incidents(dir: &Path) -> Vec<Incident> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    names.iter().rev().take(LISTED).rev().filter_map(|name| incident(dir, name)).collect()
+}
+
+/// The incident whose bundle is `dir`/`id`.
+pub(super) fn incident(dir: &Path, id: &str) -> Option<Incident> {
+    let file = open_below(dir, &[id, "incident.json"], OFlags::empty()).ok()?;
+    let mut text = String::new();
+    file.take(INCIDENT_BYTES).read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+/// Opens `steps` below `dir`, one by one.
+fn open_below(dir: &Path, steps: &[&str], last: OFlags) -> std::io::Result<File> {
+    let common = OFlags::RDONLY | OFlags::CLOEXEC;
+    let mut at = openat(CWD, dir, common | OFlags::DIRECTORY, Mode::empty())?;
+    for (n, step) in steps.iter().enumerate() {
+        if step.is_empty() || step.starts_with('.') || step.contains(['/', '\0']) {
+            return Err(std::io::ErrorKind::NotFound.into());
+        }
+        let kind = if n + 1 == steps.len() { last | OFlags::NONBLOCK } else { OFlags::DIRECTORY };
+        at = openat(&at, *step, common | OFlags::NOFOLLOW | kind, Mode::empty())?;
+    }
+    Ok(File::from(at))
+}
+
+/// Plain files below `dir`, in the order of their names; symbolic links are left out.
+fn walk(dir: &Path, prefix: &str, depth: usize, files: &mut Vec<BundleFile>) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    let mut names: Vec<_> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
+    names.sort_unstable();
+    for name in names.into_iter().filter(|n| !n.starts_with('.')) {
+        let Ok(metadata) = std::fs::symlink_metadata(dir.join(&name)) else { continue };
+        let path = format!("{prefix}{name}");
+        if metadata.is_dir() && depth > 0 {
+            walk(&dir.join(&name), &format!("{path}/"), depth - 1, files);
+        } else if metadata.is_file() {
+            files.push(BundleFile { path, size: metadata.len() });
+        }
+    }
+}
+
+fn kind_of(path: &str) -> &'static str {
+    match path.rsplit('.').next().unwrap_or_default() {
+        "html" => "text/html; charset=utf-8",
+        "json" => "application/json",
+        "jsonl" | "log" | "txt" | "md" | "csv" => "text/plain; charset=utf-8",
+        "gz" => "application/gzip",
+        _ => "application/octet-stream",
+    }
+}

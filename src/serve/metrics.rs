@@ -1,0 +1,159 @@
+//! The agent's own metrics: counters that the agent raises as things happen, and gauges that are
+//! read off the published status at each scrape, so that the two cannot disagree.
+//!
+//! Every metric has a help text and a unit; docs/api.md lists them all, and a test holds it to that.
+
+mod gauges;
+
+use std::fmt;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::decide::status::{StateWord, Status};
+
+/// Label names with values.
+type Pairs = Vec<(&'static str, String)>;
+type Counters = Family<Pairs, Counter>;
+type Seconds = Family<Pairs, Counter<f64, std::sync::atomic::AtomicU64>>;
+
+/// The counters. Cheap to raise, from any task.
+pub struct Metrics {
+    registry: Registry,
+    transitions: Counters,
+    captures: Counters,
+    refusals: Counters,
+    stall: Seconds,
+    messages: Counters,
+    requests: Counters,
+    dropped: Counters,
+    restarts: Counter,
+    queues: Family<Pairs, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("skewtrap");
+        let (transitions, captures, refusals) =
+            (Counters::default(), Counters::default(), Counters::default());
+        let (stall, messages, requests) = (Seconds::default(), Counters::default(), Counters::default());
+        let (dropped, restarts, queues) = (Counters::default(), Counter::default(), Family::default());
+        let r = &mut registry;
+        r.register("rule_transitions", "Changes of a rule's state, by the new state", transitions.clone());
+        r.register(
+            "captures",
+            "Windows that ended, by rule, means and outcome (done, failed)",
+            captures.clone(),
+        );
+        r.register("capture_refusals", "Windows that were not opened, by rule and reason", refusals.clone());
+        r.register_with_unit(
+            "capture_stall",
+            "Serving time that windows and their exports cost a server, as far as the agent can tell",
+            Unit::Seconds,
+            stall.clone(),
+        );
+        r.register(
+            "messages",
+            "Attempts to deliver a message, by receiver and result (sent, again, given_up)",
+            messages.clone(),
+        );
+        r.register("http_requests", "Requests that the agent answered, by status code", requests.clone());
+        r.register(
+            "dropped",
+            "Events that were dropped because a queue inside the agent was full, by queue",
+            dropped.clone(),
+        );
+        r.register("task_restarts", "Tasks that ended or panicked and were started again", restarts.clone());
+        r.register("queue_length", "Events that wait in a queue inside the agent", queues.clone());
+        Self {
+            registry,
+            transitions,
+            captures,
+            refusals,
+            stall,
+            messages,
+            requests,
+            dropped,
+            restarts,
+            queues,
+        }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+impl Metrics {
+    /// A group of `rule` is now in `state`.
+    pub fn transition(&self, rule: &str, state: StateWord) {
+        self.transitions.get_or_create(&vec![("rule", rule.into()), ("state", state.word().into())]).inc();
+    }
+
+    /// A window ended: `done` or `failed`.
+    pub fn capture(&self, rule: &str, means: &str, outcome: &str) {
+        let labels = vec![("rule", rule.into()), ("means", means.into()), ("outcome", outcome.into())];
+        self.captures.get_or_create(&labels).inc();
+    }
+
+    /// A window was not opened; `reason` is a word of a small fixed set, not a sentence.
+    pub fn refusal(&self, rule: &str, reason: &str) {
+        self.refusals.get_or_create(&vec![("rule", rule.into()), ("reason", reason.into())]).inc();
+    }
+
+    /// A window and its export cost `target` so many seconds of serving.
+    pub fn stall(&self, target: &str, seconds: f64) {
+        self.stall.get_or_create(&vec![("target", target.into())]).inc_by(seconds.max(0.0));
+    }
+
+    /// An attempt to deliver ended: `sent`, `again` or `given_up`.
+    pub fn message(&self, receiver: &str, result: &str) {
+        self.messages.get_or_create(&vec![("receiver", receiver.into()), ("result", result.into())]).inc();
+    }
+
+    /// So many events found a queue full.
+    pub fn dropped(&self, queue: &str, count: u64) {
+        self.dropped.get_or_create(&vec![("queue", queue.into())]).inc_by(count);
+    }
+
+    /// The supervisor's count of restarts so far.
+    pub fn restarts(&self, so_far: u64) {
+        self.restarts.inc_by(so_far.saturating_sub(self.restarts.get()));
+    }
+
+    /// A queue's length now.
+    pub fn queue(&self, queue: &str, length: usize) {
+        let length = i64::try_from(length).unwrap_or(i64::MAX);
+        self.queues.get_or_create(&vec![("queue", queue.into())]).set(length);
+    }
+
+    /// Everything in the OpenMetrics text format.
+    pub fn text(&self, status: &Status) -> String {
+        let mut text = String::with_capacity(8 * 1024);
+        let shown = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &gauges::registry_of(status)))
+            .and_then(|()| encode_registry(&mut text, &gauges::process()))
+            .and_then(|()| encode_eof(&mut text));
+        shown.expect("writing to a string cannot fail");
+        text
+    }
+}
+
+/// Counts what was answered.
+pub(super) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    metrics.requests.get_or_create(&vec![("code", response.status().as_str().to_owned())]).inc();
+    response
+}
+
+#[cfg(test)]
+mod tests;

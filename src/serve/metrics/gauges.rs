@@ -1,0 +1,188 @@
+//! Gauges read off the published status, and the process's own.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::Pairs;
+use crate::decide::status::{GroupStatus, SourceState, StateWord, Status};
+use crate::decide::time::Time;
+
+/// Linux shows CPU times to programs in this unit on every architecture.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+type Gauges = Family<Pairs, Gauge<f64, AtomicU64>>;
+
+fn put(gauges: &Gauges, labels: Pairs, value: f64) {
+    gauges.get_or_create(&labels).set(value);
+}
+
+/// The gauges of a status.
+pub(super) fn registry_of(status: &Status) -> Registry {
+    let mut registry = Registry::with_prefix("skewtrap");
+    registry.register(
+        "build",
+        "The agent's version",
+        Info::new(vec![("version", status.version.to_string())]),
+    );
+    let started = ConstGauge::new(status.started.epoch_s());
+    registry.register_with_unit(
+        "start_time",
+        "When the agent started, since the epoch",
+        Unit::Seconds,
+        started,
+    );
+    sources(&mut registry, status);
+    rules(&mut registry, status);
+    captures(&mut registry, status);
+    receivers(&mut registry, status);
+    registry
+}
+
+fn sources(registry: &mut Registry, status: &Status) {
+    let (up, lag, last) = (Gauges::default(), Gauges::default(), Gauges::default());
+    let samples = Family::<Pairs, Counter>::default();
+    let dropped = Family::<Pairs, Counter>::default();
+    for target in &status.targets {
+        for source in &target.sources {
+            let labels = vec![("target", target.name.to_string()), ("source", source.kind.to_string())];
+            put(&up, labels.clone(), f64::from(u8::from(source.state == SourceState::Ok)));
+            samples.get_or_create(&labels).inc_by(source.samples);
+            dropped.get_or_create(&labels).inc_by(source.dropped);
+            if let Some(seconds) = source.lag_s {
+                put(&lag, labels.clone(), seconds);
+            }
+            if let Some(at) = source.last {
+                put(&last, labels, at.epoch_s());
+            }
+        }
+    }
+    registry.register("source_up", "Whether a source gives samples (1) or not (0)", up);
+    registry.register("source_samples", "Samples that a source gave", samples);
+    registry.register(
+        "source_dropped",
+        "Lines, pages or samples of a source that could not be used",
+        dropped,
+    );
+    registry.register_with_unit(
+        "source_lag",
+        "From when a source's last sample was true to its arrival",
+        Unit::Seconds,
+        lag,
+    );
+    let help = "When a source last gave a sample, since the epoch";
+    registry.register_with_unit("source_last_sample_timestamp", help, Unit::Seconds, last);
+}
+
+fn rules(registry: &mut Registry, status: &Status) {
+    let (states, evaluated) = (Gauges::default(), Gauges::default());
+    let (values, bounds) = (Gauges::default(), Gauges::default());
+    for rule in &status.rules {
+        for state in StateWord::ALL {
+            let groups = rule.groups.iter().filter(|g| g.state == state).count();
+            put(
+                &states,
+                vec![("rule", rule.name.to_string()), ("state", state.word().into())],
+                groups as f64,
+            );
+        }
+        if let Some(at) = rule.last_evaluated {
+            put(&evaluated, vec![("rule", rule.name.to_string())], at.epoch_s());
+        }
+        for group in &rule.groups {
+            let labels = group_labels(&rule.name, group);
+            if let Some(value) = group.value {
+                put(&values, labels.clone(), value);
+            }
+            if let Some(bound) = group.bound {
+                put(&bounds, labels, bound);
+            }
+        }
+    }
+    registry.register("rule_groups", "Groups of a rule that are in a state", states);
+    registry.register("rule_value", "The statistic of a group, in its own unit", values);
+    registry.register("rule_bound", "What the statistic of a group must pass to fire", bounds);
+    let help = "When a rule was last evaluated, since the epoch";
+    registry.register_with_unit("rule_last_evaluation_timestamp", help, Unit::Seconds, evaluated);
+}
+
+fn group_labels(rule: &str, group: &GroupStatus) -> Pairs {
+    vec![("rule", rule.to_owned()), ("target", group.target.to_string()), ("group", group.group.to_string())]
+}
+
+fn captures(registry: &mut Registry, status: &Status) {
+    let open = status.incidents.iter().filter(|i| i.resolved_at.is_none()).count();
+    registry.register("incidents_open", "Incidents whose rule still fires", ConstGauge::new(open as f64));
+    let windows = ConstGauge::new(status.windows.len() as f64);
+    registry.register("windows_open", "Windows that are under way", windows);
+    let (left, cooldown) = (Gauges::default(), Gauges::default());
+    for limit in &status.budget.limits {
+        let labels = vec![("limit", limit.of.to_string())];
+        put(&left, labels.clone(), f64::from(limit.captures.saturating_sub(limit.used)));
+        let waits = limit.cooldown_until.map_or(0.0, |until: Time| until.since(status.at).as_secs_f64());
+        put(&cooldown, labels, waits);
+    }
+    registry.register("captures_left", "Windows that a limit still allows", left);
+    registry.register_with_unit("cooldown", "Until a limit allows the next window", Unit::Seconds, cooldown);
+    let bytes = |count: u64| ConstGauge::new(count as f64);
+    let taken = bytes(status.budget.bundle_bytes);
+    registry.register_with_unit("bundles", "What the incident bundles take", Unit::Bytes, taken);
+    if let Some(limit) = status.budget.bundle_bytes_limit {
+        registry.register_with_unit("bundles_limit", "What the bundles may take", Unit::Bytes, bytes(limit));
+    }
+    if let Some(free) = status.budget.free_bytes {
+        registry.register_with_unit(
+            "bundles_free",
+            "What is free where the bundles lie",
+            Unit::Bytes,
+            bytes(free),
+        );
+    }
+}
+
+fn receivers(registry: &mut Registry, status: &Status) {
+    let (pending, failing) = (Gauges::default(), Gauges::default());
+    for receiver in &status.receivers {
+        let labels = vec![("receiver", receiver.name.to_string())];
+        put(&pending, labels.clone(), receiver.pending as f64);
+        put(&failing, labels, f64::from(u8::from(receiver.problem.is_some())));
+    }
+    registry.register("receiver_pending", "Messages that wait for a receiver", pending);
+    registry.register("receiver_failing", "Whether a receiver's last attempt failed (1) or not (0)", failing);
+}
+
+/// The process's memory, CPU time and descriptors, where /proc tells.
+pub(super) fn process() -> Registry {
+    let mut registry = Registry::with_prefix("process");
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(kib) = resident_kib(&text) {
+        let resident = ConstGauge::new(kib as f64 * 1024.0);
+        registry.register_with_unit("resident_memory", "Resident memory", Unit::Bytes, resident);
+    }
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    if let Some(ticks) = cpu_ticks(&stat) {
+        let seconds = ConstCounter::new(ticks as f64 / TICKS_PER_SECOND);
+        registry.register_with_unit("cpu", "User and system time", Unit::Seconds, seconds);
+    }
+    if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
+        registry.register("open_fds", "Open file descriptors", ConstGauge::new(entries.count() as f64));
+    }
+    registry
+}
+
+/// `VmRSS:     21504 kB`
+fn resident_kib(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// utime and stime of `/proc/self/stat`, whose second field may itself hold spaces and parentheses.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let (_, after) = stat.rsplit_once(')')?;
+    let mut fields = after.split_ascii_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}

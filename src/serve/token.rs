@@ -1,0 +1,59 @@
+//! The agent's own write token, for whoever may read its state folder: `skewtrap capture`,
+//! `silence` and the like work on the same machine without any configuration.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::act::notify::Secret;
+use crate::http::secret::SecretError;
+
+/// Where it lies.
+pub fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("api-token")
+}
+
+/// The token of `state_dir`, made (256 random bits, readable by its owner only) where there is none.
+///
+/// # Errors
+/// The folder cannot be written or the file cannot be read.
+pub fn own(state_dir: &Path) -> Result<Secret, SecretError> {
+    let path = path(state_dir);
+    if let Ok(token) = Secret::from_file(&path) {
+        return Ok(token);
+    }
+    let text = random().and_then(|text| write(&path, &text).map(|()| text));
+    text.map(Secret::new).map_err(|source| SecretError::File { path: path.display().to_string(), source })
+}
+
+/// Whole or not at all: a crash must not leave an empty token behind.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let _ = std::fs::remove_file(&draft);
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?.write_all(text.as_bytes())?;
+    std::fs::rename(draft, path)
+}
+
+fn random() -> io::Result<String> {
+    let mut bytes = [0; 32];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_token_is_made_once_and_only_its_owner_reads_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let first = own(dir.path()).expect("it is made");
+        assert_eq!(first.reveal().len(), 64);
+        assert_eq!(own(dir.path()).expect("it is read").reveal(), first.reveal());
+        let mode = std::fs::metadata(path(dir.path())).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,219 @@
+//! The governor over the real state: no sequence of wishes, failures, clock jumps and restarts
+//! opens two windows at once or exceeds a limit.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use skewtrap::act::state::{OpenMeans, OpenWindow, State};
+use skewtrap::decide::capture::governor::{
+    Attempt, AttemptEnd, Budget, Estimate, Ledger, QUIET, Wish, decide,
+};
+use skewtrap::decide::rule::Limits;
+use skewtrap::decide::time::Time;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const LIMITS: [Limits; 2] = [
+    Limits { cooldown: Duration::from_secs(600), captures: 2, per: Duration::from_secs(3 * 3600) },
+    Limits { cooldown: Duration::from_secs(60), captures: 3, per: DAY },
+];
+
+fn budget() -> Budget {
+    Budget { stalled: Duration::from_secs(40), bytes: 100, windows: 6, worse_by: 1.5 }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Time passes.
+    Pass(u64),
+    /// Somebody sets the clock, forwards or back.
+    Jump(i64),
+    /// A rule fires on a server.
+    Wish { rule: usize, target: u8, incident: u8, badness: f64 },
+    /// The oldest open window ends, well or not.
+    End { unproven: bool, stalled: u64, bytes: u64 },
+    /// The agent is killed and starts again: only the state is left.
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (1u64..3_000).prop_map(Step::Pass),
+        1 => (-120_000i64..100_000).prop_map(Step::Jump),
+        12 => (0usize..2, 0u8..3, 0u8..6, 1.0f64..4.0)
+            .prop_map(|(rule, target, incident, badness)| Step::Wish { rule, target, incident, badness }),
+        8 => (prop::bool::weighted(0.2), 0u64..12, 0u64..30)
+            .prop_map(|(unproven, stalled, bytes)| Step::End { unproven, stalled, bytes }),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// Servers 0 and 1 are of one group, 2 is alone.
+fn group(target: u8) -> String {
+    if target < 2 { "pair".into() } else { "alone".into() }
+}
+
+/// Everything that was ever granted, kept apart from the governor's own books.
+#[derive(Default)]
+struct Witness {
+    granted: Vec<Attempt>,
+}
+
+impl Witness {
+    /// Checks a grant against all before it, by counting.
+    fn admit(
+        &self,
+        new: &Attempt,
+        ledger: &Ledger,
+        limits: &Limits,
+        expected: Estimate,
+    ) -> Result<(), TestCaseError> {
+        let open = |a: &&Attempt| ledger.attempts.iter().any(|l| l.id == a.id && l.end.is_none());
+        prop_assert!(self.granted.iter().filter(open).all(|a| a.group != new.group), "two windows at once");
+        let same: Vec<&Attempt> =
+            self.granted.iter().filter(|a| a.rule == new.rule && a.target == new.target).collect();
+        for before in &same {
+            prop_assert!(new.at >= before.at + limits.cooldown, "within the cooldown");
+        }
+        let within = |per: Duration, of: &[&Attempt]| of.iter().filter(|a| a.at + per > new.at).count();
+        prop_assert!(within(limits.per, &same) < limits.captures as usize, "over the rule's limit");
+        let all: Vec<&Attempt> = self.granted.iter().collect();
+        prop_assert!(within(DAY, &all) < budget().windows as usize, "over the day's windows");
+        let today = || ledger.attempts.iter().filter(|a| a.at + DAY > new.at).filter_map(|a| a.end.as_ref());
+        prop_assert!(today().map(|e| e.stalled).sum::<Duration>() + expected.stalled <= budget().stalled);
+        prop_assert!(today().map(|e| e.bytes).sum::<u64>() + expected.bytes <= budget().bytes);
+        for before in self.granted.iter().filter(|a| a.incident == new.incident) {
+            prop_assert!(new.badness >= before.badness * 1.5, "the same incident, and no worse");
+        }
+        let quiet = ledger.attempts.iter().filter(|a| a.target == new.target).filter_map(|a| a.end.as_ref());
+        for end in quiet.filter(|end| end.unproven.is_some()) {
+            prop_assert!(new.at >= end.at + QUIET, "a server that is to be left alone");
+        }
+        Ok(())
+    }
+}
+
+fn expected_of(ledger: &Ledger, target: &str) -> Estimate {
+    // Bytes are counted in ones here; the guess for an unseen server would fill the budget.
+    let learned = ledger.estimate(target, 1);
+    Estimate { bytes: learned.bytes.min(30), ..learned }
+}
+
+fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut state = State::open(dir.path()).expect("a state");
+    let mut now = Time::from_epoch_s(1_700_000_000.0);
+    let (mut witness, mut outcomes) = (Witness::default(), BTreeMap::new());
+    for step in steps {
+        match step {
+            Step::Pass(s) => now = now + Duration::from_secs(*s),
+            Step::Jump(s) if *s < 0 => now = now - Duration::from_secs(s.unsigned_abs()),
+            Step::Jump(s) => now = now + Duration::from_secs(s.unsigned_abs()),
+            Step::Restart => {
+                drop(state);
+                state = State::open(dir.path()).expect("the lock was given back");
+            }
+            Step::End { unproven, stalled, bytes } => {
+                let ledger = state.ledger().expect("readable");
+                let Some(open) = ledger.open().next() else { continue };
+                let end = AttemptEnd {
+                    at: now,
+                    stalled: Duration::from_secs(*stalled),
+                    bytes: *bytes,
+                    unproven: unproven.then(|| "the start timed out".to_owned()),
+                };
+                state.end(&open.id, &end).expect("writable");
+            }
+            Step::Wish { rule, target, incident, badness } => {
+                let ledger = state.ledger().expect("readable");
+                let (name, target_name) = (format!("rule{rule}"), format!("server{target}"));
+                let incident = format!("incident{incident}-{target}-{rule}");
+                let limits = &LIMITS[*rule];
+                let group = group(*target);
+                let wish = Wish {
+                    rule: &name,
+                    limits,
+                    target: &target_name,
+                    group: &group,
+                    incident: &incident,
+                    badness: *badness,
+                };
+                let expected = expected_of(&ledger, &target_name);
+                match decide(&wish, &ledger, &budget(), expected, now) {
+                    Err(refusal) => {
+                        prop_assert!(!refusal.to_string().is_empty());
+                        *outcomes.entry(refusal.word()).or_default() += 1;
+                    }
+                    Ok(()) => {
+                        let attempt = Attempt {
+                            id: format!("{incident}/{}", witness.granted.len()),
+                            rule: name.clone(),
+                            target: target_name.clone(),
+                            group: group.clone(),
+                            incident: incident.clone(),
+                            at: now,
+                            badness: *badness,
+                            end: None,
+                        };
+                        witness.admit(&attempt, &ledger, limits, expected)?;
+                        begin(&state, &attempt);
+                        witness.granted.push(attempt);
+                        *outcomes.entry("granted").or_default() += 1;
+                    }
+                }
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
+fn begin(state: &State, attempt: &Attempt) {
+    let window = OpenWindow {
+        attempt: attempt.id.clone(),
+        incident: attempt.incident.clone(),
+        target: attempt.target.clone(),
+        means: OpenMeans::Command { group: None },
+        sent_at: attempt.at,
+        granted: true,
+    };
+    state.begin(attempt, &window, None).expect("writable");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_sequence_exceeds_a_limit_or_opens_two_windows_at_once(steps in prop::collection::vec(step(), 1..80)) {
+        run(&steps)?;
+    }
+}
+
+#[test]
+fn the_sequences_of_the_property_test_reach_grants_and_every_kind_of_refusal() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut seen: BTreeMap<&'static str, u32> = BTreeMap::new();
+    for _ in 0..40 {
+        let steps = prop::collection::vec(step(), 80).new_tree(&mut runner).expect("steps").current();
+        for (word, n) in run(&steps).expect("the property holds") {
+            *seen.entry(word).or_default() += n;
+        }
+    }
+    let wanted = [
+        "granted",
+        "cooldown",
+        "rule_limit",
+        "window_open",
+        "not_worse",
+        "daily_windows",
+        "daily_stall",
+        "daily_bytes",
+        "quiet",
+        "future_state",
+    ];
+    for word in wanted {
+        assert!(seen.contains_key(word), "{word} was never reached: {seen:?}");
+    }
+    eprintln!("governor outcomes: {seen:?}");
+}

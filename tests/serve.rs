@@ -1,0 +1,557 @@
+//! The agent's HTTP API over real sockets, with a loop of the test's own behind it.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use skewtrap::act::notify::Secret;
+use skewtrap::act::notify::client::client;
+use skewtrap::agent::clock::wall_time;
+use skewtrap::decide::status::{
+    RankStatus, RuleStatus, SignalStatus, SourceState, SourceStatus, Status, TargetStatus,
+};
+use skewtrap::explain::message::sample;
+use skewtrap::serve::metrics::Metrics;
+use skewtrap::serve::{Answer, Ask, Command, Doors, ServeConfig, ServeError, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// An agent without a core: it publishes what the test says and keeps what it is asked.
+struct Agent {
+    api: SocketAddr,
+    probes: Option<SocketAddr>,
+    status: watch::Sender<Arc<Status>>,
+    asked: Arc<Mutex<Vec<Ask>>>,
+    dir: tempfile::TempDir,
+    cancel: CancellationToken,
+    http: reqwest::Client,
+}
+
+fn config(dir: &Path) -> ServeConfig {
+    ServeConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
+        read_token: Some(Secret::new("reader")),
+        write_token: Some(Secret::new("writer")),
+        hosts: Vec::new(),
+        incident_dir: dir.join("incidents"),
+    }
+}
+
+fn doors(status: watch::Receiver<Arc<Status>>, commands: mpsc::Sender<Command>) -> Doors {
+    Doors { status, commands, metrics: Arc::new(Metrics::default()) }
+}
+
+impl Agent {
+    async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut ServeConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        change(&mut config);
+        std::fs::create_dir_all(&config.incident_dir).unwrap();
+        let (status, shown) = watch::channel(Arc::new(status()));
+        let (commands, mut incoming) = mpsc::channel::<Command>(16);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let kept = asked.clone();
+        tokio::spawn(async move {
+            while let Some(command) = incoming.recv().await {
+                let answer = answer_to(&command.ask);
+                kept.lock().unwrap().push(command.ask);
+                let _ = command.answer.send(answer);
+            }
+        });
+        let server = Server::bind(&config, doors(shown, commands)).await.unwrap();
+        let (api, probes) = (server.address().unwrap(), server.metrics_address());
+        let cancel = CancellationToken::new();
+        tokio::spawn(server.run(cancel.clone()));
+        Self { api, probes, status, asked, dir, cancel, http: client(None).unwrap() }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.api)
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        let response = self.http.get(self.url(path)).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap_or_default())
+    }
+
+    async fn post(&self, path: &str, token: &str, body: Value) -> (u16, Value) {
+        let request = self.http.post(self.url(path)).header("authorization", format!("Bearer {token}"));
+        let response = request.json(&body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap_or_default())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+fn answer_to(ask: &Ask) -> Answer {
+    match ask {
+        Ask::Capture(request) if request.target.as_deref() == Some("gone") => {
+            Answer::Missing { why: "there is no target named gone".into() }
+        }
+        Ask::Capture(request) if request.reason.as_deref() == Some("again") => {
+            Answer::Refused { why: "a window was open 12 s ago; the next may open in 588 s".into() }
+        }
+        Ask::Capture(_) => {
+            Answer::Done { said: "a window opens".into(), incident: Some("20261124T1-manual".into()) }
+        }
+        _ => Answer::Done { said: "done".into(), incident: None },
+    }
+}
+
+fn status() -> Status {
+    let at = wall_time();
+    let rank = |i: u16, value: f64| RankStatus {
+        rank: skewtrap::decide::signal::rank::Rank::dp(i).labels(),
+        signals: [("load".into(), SignalStatus { value, at, stale: i == 1, source: "loads".into() })].into(),
+    };
+    let source = SourceStatus {
+        kind: "loads".into(),
+        place: "http://10.0.0.7:30000/v1/loads".into(),
+        state: SourceState::Ok,
+        problem: None,
+        last: Some(at),
+        lag_s: Some(0.01),
+        samples: 7,
+        dropped: 0,
+    };
+    Status {
+        version: "0.1.0".into(),
+        started: at,
+        at,
+        targets: vec![TargetStatus {
+            name: "server".into(),
+            url: "http://10.0.0.7:30000".into(),
+            sources: vec![source],
+            ranks: vec![rank(0, 9.0), rank(1, 0.0)],
+            ..TargetStatus::default()
+        }],
+        rules: vec![RuleStatus {
+            name: "dp-load-skew".into(),
+            about: None,
+            severity: skewtrap::decide::rule::Severity::Warning,
+            capture: "http, 10 steps".into(),
+            groups: Vec::new(),
+            last_evaluated: Some(at),
+            silenced_until: None,
+        }],
+        incidents: vec![sample(at)],
+        ..Status::default()
+    }
+}
+
+#[tokio::test]
+async fn what_the_agent_published_can_be_read_in_parts() {
+    let agent = Agent::start().await;
+    let (code, body) = agent.get("/api/v1/status").await;
+    assert_eq!(code, 200);
+    assert_eq!(body["targets"][0]["ranks"][1]["rank"], json!({"dp_rank": 1}));
+    assert_eq!(body["history"], Value::Null, "the history has a path of its own");
+    assert_eq!(agent.get("/api/v1/history").await, (200, json!([])));
+    let (_, ranks) = agent.get("/api/v1/ranks").await;
+    assert_eq!(ranks[0]["signals"]["load"]["value"], 9.0);
+    let (_, signals) = agent.get("/api/v1/signals").await;
+    assert_eq!(
+        (&signals[0]["ranks"], &signals[0]["stale"], &signals[0]["sources"], &signals[0]["max"]),
+        (&json!(2), &json!(1), &json!(["loads"]), &json!(9.0))
+    );
+    assert_eq!(agent.get("/api/v1/rules/dp-load-skew").await.1["capture"], "http, 10 steps");
+    let (code, body) = agent.get("/api/v1/rules/other").await;
+    assert_eq!((code, &body["error"]), (404, &json!("there is no rule named other")));
+    assert_eq!(agent.get("/api/v1/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn the_probes_say_what_is_wrong_and_need_no_token_on_their_own_address() {
+    let agent = Agent::start().await;
+    let probe = |path: &str| agent.http.get(format!("http://{}{path}", agent.probes.unwrap()));
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let response = probe(path).header("host", "10-0-0-7.pods.example:9465").send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+    }
+    assert_eq!(probe("/api/v1/status").send().await.unwrap().status(), 404);
+    assert_eq!(probe("/").send().await.unwrap().status(), 404);
+
+    agent.status.send_modify(|s| {
+        let mut stuck = (**s).clone();
+        stuck.at = stuck.at - Duration::from_secs(60);
+        stuck.targets[0].sources[0].last = None;
+        *s = Arc::new(stuck);
+    });
+    let (code, body) = agent.get("/healthz").await;
+    assert_eq!(code, 503);
+    assert!(
+        body["error"].as_str().unwrap().starts_with("the agent's loop has published nothing for 6"),
+        "{body}"
+    );
+    assert_eq!(agent.get("/readyz").await, (503, json!({"error": "no sample yet from server"})));
+}
+
+#[tokio::test]
+async fn the_metrics_are_taken_by_promtool() {
+    let agent = Agent::start().await;
+    let text = agent.http.get(agent.url("/metrics")).send().await.unwrap().text().await.unwrap();
+    assert!(text.contains("skewtrap_source_samples_total{target=\"server\",source=\"loads\"} 7"), "{text}");
+    assert!(text.ends_with("# EOF\n"));
+    // promtool's lint reads the older text format, in which the name of a counter ends in _total.
+    let mut old = String::new();
+    for line in text.lines().filter(|l| !l.starts_with("# UNIT") && *l != "# EOF") {
+        let counter = line.strip_prefix("# TYPE ").and_then(|l| l.strip_suffix(" counter"));
+        let line = counter.map_or_else(|| line.to_owned(), |name| format!("# TYPE {name}_total counter"));
+        if !line.starts_with("# HELP") {
+            old.push_str(
+                &line.replace(" info", " gauge").replace("skewtrap_build gauge", "skewtrap_build_info gauge"),
+            );
+            old.push('\n');
+        }
+    }
+    let checked = std::process::Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = checked else {
+        eprintln!("SKIPPED: the metrics page against promtool (it is not installed)");
+        return;
+    };
+    std::io::Write::write_all(&mut promtool.stdin.take().unwrap(), old.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let complaints: Vec<String> = String::from_utf8_lossy(&output.stderr)
+        .lines()
+        .filter(|l| !l.contains("no help text") && !l.is_empty())
+        .map(str::to_owned)
+        .collect();
+    assert!(complaints.is_empty(), "{complaints:?}");
+}
+
+#[tokio::test]
+async fn what_people_ask_reaches_the_loop_and_its_answer_comes_back() {
+    let agent = Agent::start().await;
+    let (code, body) =
+        agent.post("/api/v1/capture", "writer", json!({"target": "server", "reason": "a look"})).await;
+    assert_eq!((code, &body["incident"]), (200, &json!("20261124T1-manual")));
+    let (code, body) = agent.post("/api/v1/capture", "writer", json!({"reason": "again"})).await;
+    assert_eq!(code, 409);
+    assert!(body["error"].as_str().unwrap().contains("588 s"));
+    assert_eq!(agent.post("/api/v1/capture", "writer", json!({"target": "gone"})).await.0, 404);
+    assert_eq!(agent.post("/api/v1/capture", "writer", json!({"num_steps": 0})).await.0, 400);
+    let (code, body) = agent.post("/api/v1/capture", "writer", json!({"numsteps": 5})).await;
+    assert_eq!(code, 422);
+    assert!(body["error"].as_str().unwrap().contains("unknown field `numsteps`"), "{body}");
+
+    agent
+        .post("/api/v1/silence", "writer", json!({"rule": "dp-load-skew", "for_s": 600, "why": "drill"}))
+        .await;
+    assert_eq!(agent.post("/api/v1/silence", "writer", json!({"for_s": -1})).await.0, 400);
+    agent.post("/api/v1/reload", "writer", json!({})).await;
+    agent.post("/api/v1/stop", "writer", json!({"target": "server"})).await;
+    agent.post("/api/v1/incidents/20261124T1-manual/pin", "writer", json!({"pinned": true})).await;
+    let asked = agent.asked.lock().unwrap();
+    assert_eq!(asked.len(), 7);
+    assert_eq!(
+        asked[3],
+        Ask::Silence {
+            rule: Some("dp-load-skew".into()),
+            target: None,
+            lasting: Duration::from_secs(600),
+            why: Some("drill".into())
+        }
+    );
+    assert_eq!(asked[4], Ask::Reload);
+    assert_eq!(asked[5], Ask::Stop { target: Some("server".into()) });
+    assert_eq!(asked[6], Ask::Pin { incident: "20261124T1-manual".into(), pinned: true });
+}
+
+#[tokio::test]
+async fn a_wrong_or_missing_token_changes_nothing() {
+    let agent = Agent::start().await;
+    for path in ["capture", "stop", "reload", "silence", "alerts", "incidents/x/pin"] {
+        let path = format!("/api/v1/{path}");
+        assert_eq!(agent.post(&path, "reader", json!({})).await.0, 401, "{path}");
+        let bare = agent.http.post(agent.url(&path)).json(&json!({})).send().await.unwrap();
+        assert_eq!(bare.status(), 401, "{path}");
+        assert!(bare.headers().contains_key("www-authenticate"));
+    }
+    assert!(agent.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn beyond_loopback_nothing_is_shown_without_a_token_and_none_configured_is_an_error() {
+    let agent = Agent::with(|c| c.listen = "0.0.0.0:0".parse().unwrap()).await;
+    let at = |path: &str| format!("http://127.0.0.1:{}{path}", agent.api.port());
+    for path in ["/", "/page.js", "/metrics", "/healthz", "/api/v1/status", "/api/v1/incidents/x/files/y"] {
+        assert_eq!(agent.http.get(at(path)).send().await.unwrap().status(), 401, "{path}");
+        let given = agent.http.get(at(path)).header("authorization", "Bearer reader").send().await.unwrap();
+        assert_ne!(given.status(), 401, "{path}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let open = ServeConfig {
+        listen: "0.0.0.0:0".parse().unwrap(),
+        read_token: None,
+        write_token: None,
+        ..config(dir.path())
+    };
+    let (_status, shown) = watch::channel(Arc::new(Status::default()));
+    let refused = Server::bind(&open, doors(shown, mpsc::channel(1).0)).await.unwrap_err();
+    assert!(matches!(refused, ServeError::NoToken { .. }));
+    assert!(refused.to_string().contains("set `tokens.read`"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_said_with_the_key_that_changes_it() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let config = ServeConfig { metrics_listen: Some(taken.local_addr().unwrap()), ..config(dir.path()) };
+    let (_status, shown) = watch::channel(Arc::new(Status::default()));
+    let refused = Server::bind(&config, doors(shown, mpsc::channel(1).0)).await.unwrap_err().to_string();
+    assert!(refused.contains("set `metrics_listen` to another address"), "{refused}");
+    assert!(refused.contains(&taken.local_addr().unwrap().to_string()), "{refused}");
+}
+
+#[tokio::test]
+async fn a_page_elsewhere_cannot_reach_the_agent_by_another_name() {
+    let agent = Agent::start().await;
+    let rebound =
+        agent.http.get(agent.url("/api/v1/status")).header("host", "evil.example").send().await.unwrap();
+    assert_eq!(rebound.status(), 421);
+}
+
+#[tokio::test]
+async fn alertmanagers_webhook_asks_for_one_capture_per_alert_that_newly_fires() {
+    let agent = Agent::start().await;
+    let alert = |status: &str, fingerprint: &str, target: &str| {
+        json!({
+            "status": status, "fingerprint": fingerprint, "startsAt": "2026-11-24T03:48:41.9Z",
+            "labels": {"alertname": "ReplicaSkew", "target": target}, "annotations": {"summary": "replica 3 is full"}
+        })
+    };
+    let body = json!({"version": "4", "receiver": "skewtrap", "alerts": [
+        alert("firing", "f1", "server"), alert("resolved", "f2", "server")
+    ]});
+    let (code, results) = agent.post("/api/v1/alerts", "writer", body.clone()).await;
+    assert_eq!(code, 200);
+    assert_eq!(results["results"][0]["said"], "a window opens");
+    let (_, again) = agent.post("/api/v1/alerts", "writer", body).await;
+    assert_eq!(again["results"][0]["said"], "it has asked before");
+    let asked = agent.asked.lock().unwrap();
+    let [Ask::Capture(request)] = asked.as_slice() else { panic!("{asked:?}") };
+    assert_eq!(request.target.as_deref(), Some("server"));
+    assert_eq!(request.reason.as_deref(), Some("alert ReplicaSkew: replica 3 is full"));
+    assert_eq!(request.since.unwrap().epoch_s(), 1_795_492_121.9);
+}
+
+/// A bundle as the agent leaves it, a secret beside the folder, and links that lead out.
+fn bundle(agent: &Agent) {
+    let dir = agent.dir.path().join("incidents/20261124T1-kept");
+    std::fs::create_dir_all(dir.join("traces")).unwrap();
+    let mut incident = sample(wall_time());
+    incident.id = "20261124T1-kept".into();
+    std::fs::write(dir.join("incident.json"), serde_json::to_string(&incident).unwrap()).unwrap();
+    std::fs::write(dir.join("report.html"), "<p>report</p>").unwrap();
+    std::fs::write(dir.join("traces/TP-0.trace.json.gz"), vec![7; 300_000]).unwrap();
+    std::fs::write(dir.join(".draft"), "half").unwrap();
+    std::fs::write(agent.dir.path().join("secret"), "s3cret").unwrap();
+    std::os::unix::fs::symlink("../../secret", dir.join("link")).unwrap();
+    std::os::unix::fs::symlink("../..", dir.join("up")).unwrap();
+    std::os::unix::fs::symlink(agent.dir.path(), agent.dir.path().join("incidents/out")).unwrap();
+}
+
+#[tokio::test]
+async fn an_incident_of_an_earlier_run_and_its_files_can_be_read() {
+    let agent = Agent::start().await;
+    bundle(&agent);
+    let (_, list) = agent.get("/api/v1/incidents").await;
+    let ids: Vec<&str> = list.as_array().unwrap().iter().map(|i| i["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 2);
+    assert!(ids.contains(&"20261124T1-kept"), "{ids:?}");
+    assert_eq!(agent.get("/api/v1/incidents/20261124T1-kept").await.1["rule"], "dp-load-skew");
+    let (_, files) = agent.get("/api/v1/incidents/20261124T1-kept/files").await;
+    let names: Vec<&str> = files.as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
+    assert_eq!(names, ["incident.json", "report.html", "traces/TP-0.trace.json.gz"]);
+
+    let get = |path: &str| {
+        agent.http.get(agent.url(&format!("/api/v1/incidents/20261124T1-kept/files/{path}"))).send()
+    };
+    let report = get("report.html").await.unwrap();
+    assert_eq!(report.headers()["content-type"], "text/html; charset=utf-8");
+    let policy = report.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.contains("sandbox") && policy.contains("default-src 'none'"), "{policy}");
+    assert_eq!(report.text().await.unwrap(), "<p>report</p>");
+    let trace = get("traces/TP-0.trace.json.gz").await.unwrap();
+    assert_eq!(trace.bytes().await.unwrap().len(), 300_000);
+}
+
+#[tokio::test]
+async fn no_path_leads_out_of_a_bundle() {
+    let agent = Agent::start().await;
+    bundle(&agent);
+    let base = "/api/v1/incidents/20261124T1-kept/files";
+    let tries = [
+        "/link",
+        "/up/secret",
+        "/up",
+        "/../../secret",
+        "/..%2f..%2fsecret",
+        "/%2e%2e/%2e%2e/secret",
+        "/.draft",
+        "//etc/passwd",
+        "/%2fetc%2fpasswd",
+        "/traces/../../../secret",
+        "/traces",
+        "/link%00.json",
+        "/incident.json/x",
+        "/%2e%2e%5c%2e%2e%5csecret",
+    ];
+    for path in tries {
+        // A raw request: a client library would fold the dots away.
+        let answer = raw(
+            agent.api,
+            format!("GET {base}{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes(),
+        )
+        .await;
+        assert!(answer.starts_with("HTTP/1.1 404") || answer.starts_with("HTTP/1.1 400"), "{path}: {answer}");
+        assert!(!answer.contains("s3cret") && !answer.contains("root:"), "{path}: {answer}");
+    }
+    for id in ["out", "..", "%2e%2e", "../incidents/20261124T1-kept", "."] {
+        for path in ["files/secret", "files", ""] {
+            let request = format!(
+                "GET /api/v1/incidents/{id}/{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            );
+            let answer = raw(agent.api, request.as_bytes()).await;
+            assert!(
+                !answer.contains("s3cret") && !answer.starts_with("HTTP/1.1 200"),
+                "{id}/{path}: {answer}"
+            );
+        }
+    }
+}
+
+/// Sends bytes as they are and reads what comes until the end.
+async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
+    let Ok(mut stream) = TcpStream::connect(address).await else { return String::new() };
+    let _ = stream.write_all(bytes).await;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Sends a malformed request; what came back first. One that the server still waits to be completed
+/// is ended by our end of the connection.
+async fn provoke(address: SocketAddr, n: u64) -> String {
+    let Ok(mut stream) = TcpStream::connect(address).await else { return String::new() };
+    let _ = stream.write_all(&malformed(n)).await;
+    if !matches!(n % 10, 2 | 6 | 7 | 8) {
+        let _ = stream.shutdown().await;
+    }
+    let mut answer = vec![0; 4096];
+    let count = stream.read(&mut answer).await.unwrap_or(0);
+    String::from_utf8_lossy(&answer[..count]).into_owned()
+}
+
+/// The n-th of many requests that no honest client sends.
+fn malformed(n: u64) -> Vec<u8> {
+    let mut x = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut noise = |count: usize| -> Vec<u8> {
+        (0..count)
+            .map(|_| {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                (x >> 24) as u8
+            })
+            .collect()
+    };
+    let auth = "Authorization: Bearer writer\r\nContent-Type: application/json\r\n";
+    match n % 10 {
+        0 => noise(400),
+        1 => b"GET / HTTP/1.1\r\n".to_vec(),
+        2 => format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a/".repeat(3000)).into_bytes(),
+        3 => [b"POST /api/v1/capture HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999999999999999999999\r\n\r\n", &noise(64)[..]].concat(),
+        4 => format!("POST /api/v1/silence HTTP/1.1\r\nHost: localhost\r\n{auth}Content-Length: 50\r\n\r\n{{\"for_s\": 1e999").into_bytes(),
+        5 => format!("POST /api/v1/capture HTTP/1.1\r\nHost: localhost\r\n{auth}Transfer-Encoding: chunked\r\n\r\nZZ\r\n").into_bytes(),
+        6 => [b"GET /api/v1/incidents/".as_slice(), &noise(60), b" HTTP/1.1\r\nHost: localhost\r\n\r\n"].concat(),
+        7 => format!("POST /api/v1/alerts HTTP/1.1\r\nHost: localhost\r\n{auth}Content-Length: 4000\r\n\r\n{}", "[".repeat(4000)).into_bytes(),
+        8 => format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", "X-A: b\r\n".repeat(300)).into_bytes(),
+        _ => [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".as_slice(), &noise(100)].concat(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_malformed_requests_leave_it_serving() {
+    let agent = Agent::start().await;
+    let address = agent.api;
+    let clients = (0..20u64).map(|client| {
+        tokio::spawn(async move {
+            let mut answered = 0;
+            for n in 0..500 {
+                let answer = provoke(address, client * 500 + n).await;
+                assert!(!answer.starts_with("HTTP/1.1 2"), "{answer}");
+                answered += usize::from(answer.starts_with("HTTP/1.1 4"));
+            }
+            answered
+        })
+    });
+    let mut answered = 0;
+    for client in clients.collect::<Vec<_>>() {
+        answered += client.await.unwrap();
+    }
+    assert!(answered >= 4000, "those that were whole enough were answered: {answered}");
+    assert_eq!(agent.get("/api/v1/status").await.0, 200);
+    assert_eq!(agent.post("/api/v1/reload", "writer", json!({})).await.0, 200);
+    assert_eq!(*agent.asked.lock().unwrap(), [Ask::Reload], "none of them asked for anything");
+}
+
+#[tokio::test]
+async fn a_body_beyond_the_limit_is_refused_before_it_is_read() {
+    let agent = Agent::start().await;
+    let (code, body) = agent.post("/api/v1/capture", "writer", json!({"reason": "x".repeat(70_000)})).await;
+    assert_eq!(code, 413, "{body}");
+    assert!(agent.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn clients_that_connect_and_say_nothing_do_not_keep_a_reader_out() {
+    let agent = Agent::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(agent.api).await.unwrap());
+    }
+    assert_eq!(agent.get("/healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_loop_that_hangs_is_said_so_and_reading_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_keep, shown) = watch::channel(Arc::new(status()));
+    let (commands, _never_read) = mpsc::channel(1);
+    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.unwrap();
+    let address = server.address().unwrap();
+    let cancel = CancellationToken::new();
+    let running = tokio::spawn(server.run(cancel.clone()));
+    let http = client(None).unwrap();
+    let ask = |http: reqwest::Client| async move {
+        let url = format!("http://{address}/api/v1/reload");
+        http.post(url).header("authorization", "Bearer writer").send().await.unwrap().status().as_u16()
+    };
+    // The first waits for its answer; the second finds the queue full and is told at once.
+    let first = tokio::spawn(ask(http.clone()));
+    while ask(http.clone()).await != 503 {}
+    assert_eq!(http.get(format!("http://{address}/api/v1/status")).send().await.unwrap().status(), 200);
+    assert!(!first.is_finished(), "it still waits, and holds nobody up when the agent goes");
+    cancel.cancel();
+    tokio::time::timeout(Duration::from_secs(5), running).await.expect("it ends when it is told to").unwrap();
+}
