@@ -1,5 +1,6 @@
 //! The double of the engines behaves as the real ones were measured to: one test for each row of
 //! that table, in simulated time.
+#![allow(clippy::unwrap_used)]
 
 use std::io::Read as _;
 use std::time::Duration;

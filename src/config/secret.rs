@@ -47,19 +47,31 @@ pub enum Address {
 }
 
 /// A secret that stands in the file is an error, and the message does not repeat it.
-pub fn secret_of(field: &Field<TextOr<SecretText>>, what: &str, findings: &mut Findings<'_>) -> Option<SecretRef> {
+pub fn secret_of(
+    field: &Field<TextOr<SecretText>>,
+    what: &str,
+    findings: &mut Findings<'_>,
+) -> Option<SecretRef> {
     match field.placed()? {
         (TextOr::More(text), _) => Some(text.clone().into()),
         (TextOr::Text(_), place) => {
             let hint = "write `{ env: NAME }` or `{ file: PATH }`, and change the one that stood here";
-            findings.secret(place, format!("{what} is a secret and must not stand in the file"), Some(hint.into()));
+            findings.secret(
+                place,
+                format!("{what} is a secret and must not stand in the file"),
+                Some(hint.into()),
+            );
             None
         }
     }
 }
 
 /// An address: a plain one must look like `wanted` (`http`).
-pub fn address_of(field: &Field<TextOr<SecretText>>, what: &str, findings: &mut Findings<'_>) -> Option<Address> {
+pub fn address_of(
+    field: &Field<TextOr<SecretText>>,
+    what: &str,
+    findings: &mut Findings<'_>,
+) -> Option<Address> {
     match field.placed()? {
         (TextOr::More(text), _) => Some(Address::Secret(text.clone().into())),
         (TextOr::Text(url), place) => {

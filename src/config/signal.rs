@@ -139,7 +139,11 @@ fn source_of(text: &SignalText, place: Place, findings: &mut Findings<'_>) -> Op
         }
         (None, None) => {
             if text.pattern.is_absent() && text.prometheus.is_absent() {
-                findings.error(place, "nothing says where the signal comes from: `pattern` or `prometheus`", None);
+                findings.error(
+                    place,
+                    "nothing says where the signal comes from: `pattern` or `prometheus`",
+                    None,
+                );
             }
             None
         }
@@ -170,7 +174,11 @@ fn query_of(text: &QueryText, at: Place, findings: &mut Findings<'_>) -> Option<
     if let Some(place) = text.every.place()
         && every < Duration::from_millis(500)
     {
-        findings.error(place, "`every` is at least 500ms: Prometheus has no newer samples than its scrapes", None);
+        findings.error(
+            place,
+            "`every` is at least 500ms: Prometheus has no newer samples than its scrapes",
+            None,
+        );
     }
     let bearer = secret_of(&text.bearer, "`bearer`", findings);
     Some(OwnSource::Prometheus { url: url?, query: text.query.get()?.clone(), every, bearer })

@@ -216,7 +216,8 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     target.api_key = secret_of(&text.api_key, "`api_key`", findings);
     target.admin_api_key = secret_of(&text.admin_api_key, "`admin_api_key`", findings);
     target.ca_file = text.ca_file.get().cloned();
-    target.path_map = text.path_map.get().into_iter().flatten().filter_map(|p| path_of(p, findings)).collect();
+    target.path_map =
+        text.path_map.get().into_iter().flatten().filter_map(|p| path_of(p, findings)).collect();
     target.group = settings.take("group", &text.group, target.name.to_string()).into();
     target.settings = settings;
     Some(target)
@@ -224,9 +225,15 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
 
 fn check_name(name: &Field<String>, findings: &mut Findings<'_>) {
     if let Some((name, place)) = name.placed()
-        && (name.is_empty() || name.len() > 80 || name.contains(|c: char| c.is_whitespace() || "/\\\"".contains(c)))
+        && (name.is_empty()
+            || name.len() > 80
+            || name.contains(|c: char| c.is_whitespace() || "/\\\"".contains(c)))
     {
-        findings.error(place, "a target's name has 1 to 80 characters, none of them a space, quote or slash", None);
+        findings.error(
+            place,
+            "a target's name has 1 to 80 characters, none of them a space, quote or slash",
+            None,
+        );
     }
 }
 
@@ -236,7 +243,9 @@ fn metrics_of(text: &TargetText, target: &Target, findings: &mut Findings<'_>) -
         Some((TextOr::Text(word), _)) if word == "true" => target.metrics.clone(),
         Some((TextOr::Text(word), _)) if word == "false" => None,
         Some((TextOr::Text(url), _)) if is_url(url) => Some(url.clone()),
-        Some((TextOr::Text(path), _)) if path.starts_with('/') => target.url.as_ref().map(|u| format!("{u}{path}")),
+        Some((TextOr::Text(path), _)) if path.starts_with('/') => {
+            target.url.as_ref().map(|u| format!("{u}{path}"))
+        }
         Some((_, place)) => {
             findings.error(place, "`metrics` is `true`, `false`, a path or an address", None);
             None
@@ -253,7 +262,11 @@ fn log_of(field: &Field<TextOr<LogText>>, findings: &mut Findings<'_>) -> Option
                 findings.error(place, "a log needs its `path`", None);
                 return None;
             };
-            Log { path: path.clone(), zone: zone_of(&text.zone, findings), from_start: text.from_start.or(false) }
+            Log {
+                path: path.clone(),
+                zone: zone_of(&text.zone, findings),
+                from_start: text.from_start.or(false),
+            }
         }
     };
     if log.path.is_empty() {

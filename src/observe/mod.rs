@@ -2,8 +2,6 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod artifact;
+pub mod replay;
 pub mod server;
-pub mod trace;
-pub mod replay;
-pub mod replay;
 pub mod trace;
