@@ -298,11 +298,7 @@ async fn beyond_loopback_nothing_is_shown_without_a_token_and_none_configured_is
         assert_ne!(given.status(), 401, "{path}");
     }
     let dir = tempfile::tempdir().unwrap();
-    let open = ServeConfig {
-        listen: "0.0.0.0:0".parse().unwrap(),
-        token: None,
-        ..config(dir.path())
-    };
+    let open = ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), token: None, ..config(dir.path()) };
     let (_status, shown) = watch::channel(Arc::new(Status::default()));
     let refused = Server::bind(&open, doors(shown, mpsc::channel(1).0)).await.unwrap_err();
     assert!(matches!(refused, ServeError::NoToken { .. }));
@@ -350,6 +346,77 @@ async fn alertmanagers_webhook_asks_for_one_capture_per_alert_that_newly_fires()
     assert_eq!(request.target.as_deref(), Some("server"));
     assert_eq!(request.reason.as_deref(), Some("alert ReplicaSkew: replica 3 is full"));
     assert_eq!(request.since.unwrap().epoch_s(), 1_795_492_121.9);
+}
+
+/// Runs the real binary against the agent; exit status, standard output and standard error.
+async fn skewtrap(args: Vec<String>) -> (i32, String, String) {
+    let run = move || assert_cmd::Command::cargo_bin("skewtrap").unwrap().args(args).output().unwrap();
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn the_command_line_shows_what_the_agent_shows() {
+    let agent = Agent::start().await;
+    let token = agent.dir.path().join("token");
+    std::fs::write(&token, "t0ken\n").unwrap();
+    let ask = |words: &[&str]| {
+        let mut args: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+        args.extend(["--agent".into(), agent.url(""), "--token-file".into(), token.display().to_string()]);
+        skewtrap(args)
+    };
+    let (code, out, _) = ask(&["why"]).await;
+    assert_eq!((code, out.lines().next()), (0, Some("dp-load-skew")));
+    let (code, _, err) = ask(&["why", "dp-load-skw"]).await;
+    assert_eq!(code, 2);
+    assert!(err.contains("the agent has no rule `dp-load-skw`; it has dp-load-skew"), "{err}");
+    let (_, out, _) = ask(&["signals"]).await;
+    assert!(out.contains("DP1") && out.contains("0~"), "{out}");
+    let (_, out, _) = ask(&["incidents", "--json"]).await;
+    let incidents: Value = serde_json::from_str(&out).unwrap();
+    let id = incidents[0]["id"].as_str().unwrap();
+    let (_, out, _) = ask(&["incidents", id]).await;
+    assert!(out.contains("how much") && !out.contains('\u{1b}'), "{out}");
+    let (code, _, err) = ask(&["incidents", id, "--pin"]).await;
+    assert_eq!((code, err.trim()), (0, "done"));
+    assert_eq!(*agent.asked.lock().unwrap(), [Ask::Pin { incident: id.into(), pinned: true }]);
+    std::fs::write(&token, "wrong").unwrap();
+    let (code, _, err) = ask(&["incidents", id, "--pin"]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("this token is not the agent's; give the token's file"), "{err}");
+    let (code, _, err) = skewtrap(vec!["why".into(), "--agent".into(), "http://127.0.0.1:1".into()]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("no agent answers at http://127.0.0.1:1: start one with `skewtrap run`"), "{err}");
+}
+
+#[tokio::test]
+async fn a_receiver_can_be_tried_before_anything_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, config) = (dir.path().join("out"), dir.path().join("skewtrap.yaml"));
+    std::fs::write(
+        &config,
+        format!(
+            "targets: [{{ url: 'http://127.0.0.1:30000' }}]\nreceivers:\n\
+             - {{ name: file, command: {{ argv: [sh, -c, 'cat > {}'] }} }}\n\
+             - {{ name: dead, webhook: {{ url: 'http://127.0.0.1:1/s3cret' }} }}\n",
+            out.display()
+        ),
+    )
+    .unwrap();
+    let test = |name: &str| {
+        skewtrap(vec!["notify-test".into(), name.into(), "--config".into(), config.display().to_string()])
+    };
+    let (code, _, err) = test("file").await;
+    assert_eq!(code, 0, "{err}");
+    let sent: Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(sent["test"], true);
+    let (code, _, err) = test("dead").await;
+    assert_eq!(code, 1);
+    assert!(err.contains("it cannot be reached") && !err.contains("s3cret"), "{err}");
+    let (code, _, err) = test("fil").await;
+    assert_eq!(code, 2);
+    assert!(err.contains("it has file, dead"), "{err}");
 }
 
 /// A bundle as the agent leaves it, a secret beside the folder, and links that lead out.

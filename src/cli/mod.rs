@@ -1,9 +1,14 @@
 //! The command line: one file per subcommand.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod client;
 pub mod compare;
+pub mod incidents;
+pub mod notify_test;
 pub mod replay;
 pub mod rules;
+pub mod signals;
+pub mod why;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -23,6 +28,10 @@ pub struct Cli {
 enum Command {
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
+    Why(why::WhyArgs),
+    Signals(signals::SignalsArgs),
+    Incidents(incidents::IncidentsArgs),
+    NotifyTest(notify_test::NotifyTestArgs),
 }
 
 impl Cli {
@@ -34,6 +43,10 @@ impl Cli {
         match self.command {
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
+            Command::Why(args) => why::run(&args),
+            Command::Signals(args) => signals::run(&args),
+            Command::Incidents(args) => incidents::run(&args),
+            Command::NotifyTest(args) => notify_test::run(&args),
         }
     }
 }
