@@ -1,14 +1,20 @@
 //! The command line: one file per subcommand.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod client;
 pub mod compare;
+pub mod demo;
+pub mod incidents;
+pub mod notify_test;
 pub mod play;
 pub mod replay;
 pub mod rules;
 pub mod run;
 pub mod schema;
+pub mod signals;
 pub mod test;
 pub mod tune;
+pub mod why;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -27,10 +33,15 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::RunArgs>),
+    Demo(demo::DemoArgs),
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
     Test(test::TestArgs),
     Tune(tune::TuneArgs),
+    Why(why::WhyArgs),
+    Signals(signals::SignalsArgs),
+    Incidents(incidents::IncidentsArgs),
+    NotifyTest(notify_test::NotifyTestArgs),
     Schema(schema::SchemaArgs),
 }
 
@@ -42,10 +53,15 @@ impl Cli {
     pub fn call(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(args) => run::run(&args),
+            Command::Demo(args) => demo::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
             Command::Test(args) => test::run(&args),
             Command::Tune(args) => tune::run(&args),
+            Command::Why(args) => why::run(&args),
+            Command::Signals(args) => signals::run(&args),
+            Command::Incidents(args) => incidents::run(&args),
+            Command::NotifyTest(args) => notify_test::run(&args),
             Command::Schema(args) => schema::run(&args),
         }
     }

@@ -54,6 +54,24 @@ pub struct RunArgs {
     listen: Option<String>,
 }
 
+impl RunArgs {
+    /// Those of the demo: a server, its log, and where everything is kept.
+    pub fn of_demo(url: &str, log: &str, state_dir: &str, incident_dir: &str) -> Self {
+        Self {
+            url: Some(url.into()),
+            log: vec![log.into()],
+            config: None,
+            rules: Vec::new(),
+            output_dir: None,
+            watch_only: false,
+            from_start: true,
+            state_dir: Some(state_dir.into()),
+            incident_dir: Some(incident_dir.into()),
+            listen: None,
+        }
+    }
+}
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
