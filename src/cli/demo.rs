@@ -117,6 +117,8 @@ fn plan(out: &Path, double: &RunningDouble) -> anyhow::Result<Plan> {
     for target in &mut config.targets {
         target.poll = Duration::from_secs(1).div_f64(SPEED);
     }
+    // So that the play also shows what a refusal says.
+    config.budget.windows = 1;
     for checked in &mut config.rules {
         if let CaptureSpec::Http(http) = &mut checked.rule.capture {
             http.output_dir = Some(text(out.join("profiles")));
@@ -157,7 +159,7 @@ fn bar(load: f64) -> String {
 
 fn show(effect: &Effect) {
     match effect {
-        Effect::Changed { change, .. } if change.state == Phase::Firing => {
+        Effect::Changed { change, capture, why } if change.is_onset() => {
             let Some(finding) = &change.finding else { return };
             say(&format!(
                 "\n{}  {} fires: {} is {} since {} (+-{:.1} s)",
@@ -168,8 +170,11 @@ fn show(effect: &Effect) {
                 hour_of(finding.onset),
                 finding.onset_error_s,
             ));
+            if let Some(why) = why {
+                say(&format!("            its capture is {capture}: {why}"));
+            }
         }
-        Effect::Changed { change, .. } if change.state == Phase::Idle && change.reason.is_none() => {
+        Effect::Changed { change, .. } if change.state == Phase::Idle => {
             say(&format!("{}  {} is idle", hour_of(change.at), change.rule.name));
         }
         Effect::Start { incident, .. } => {
@@ -211,5 +216,5 @@ fn hour_of(at: Time) -> String {
 
 fn say(line: &str) {
     // A reader that went away does not stop the play.
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+    let _ = writeln!(anstream::stdout().lock(), "{line}");
 }
