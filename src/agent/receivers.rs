@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use crate::http::secret::SecretError;
 use crate::act::notify::{Means, Receiver, Route, Secret};
 use crate::config::receiver::{self as configured, UpdateText};
 use crate::config::secret::{Address, SecretRef};
 use crate::explain::message::Update;
+use crate::http::secret::SecretError;
 
 /// A receiver whose secret cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +73,11 @@ fn means_of(means: &configured::Means) -> Result<Means, SecretError> {
     })
 }
 
-fn address_of(address: &Address) -> Result<Secret, SecretError> {
+/// An address, written out or where it lies.
+///
+/// # Errors
+/// As [`secret_of`].
+pub fn address_of(address: &Address) -> Result<Secret, SecretError> {
     match address {
         Address::Plain(text) => Ok(Secret::new(text.as_str())),
         Address::Secret(place) => secret_of(place),

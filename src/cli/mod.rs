@@ -3,11 +3,17 @@
 
 mod client;
 pub mod compare;
+pub mod demo;
 pub mod incidents;
 pub mod notify_test;
+pub mod play;
 pub mod replay;
 pub mod rules;
+pub mod run;
+pub mod schema;
 pub mod signals;
+pub mod test;
+pub mod tune;
 pub mod why;
 
 use std::fmt;
@@ -26,12 +32,17 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(Box<run::RunArgs>),
+    Demo(demo::DemoArgs),
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
+    Test(test::TestArgs),
+    Tune(tune::TuneArgs),
     Why(why::WhyArgs),
     Signals(signals::SignalsArgs),
     Incidents(incidents::IncidentsArgs),
     NotifyTest(notify_test::NotifyTestArgs),
+    Schema(schema::SchemaArgs),
 }
 
 impl Cli {
@@ -41,12 +52,17 @@ impl Cli {
     /// Whatever the subcommand could not do, as a chain of sentences.
     pub fn call(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Run(args) => run::run(&args),
+            Command::Demo(args) => demo::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
+            Command::Test(args) => test::run(&args),
+            Command::Tune(args) => tune::run(&args),
             Command::Why(args) => why::run(&args),
             Command::Signals(args) => signals::run(&args),
             Command::Incidents(args) => incidents::run(&args),
             Command::NotifyTest(args) => notify_test::run(&args),
+            Command::Schema(args) => schema::run(&args),
         }
     }
 }
@@ -101,4 +117,9 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     }
     anstream::eprintln!("error: {error:#}");
     ExitCode::from(if error.downcast_ref::<Wrong>().is_some() { 2 } else { 1 })
+}
+
+/// Problems of files, on standard error.
+pub(crate) fn print_diagnostics(diagnostics: &[crate::config::diagnostic::Diagnostic]) {
+    diagnostics.iter().for_each(|d| anstream::eprintln!("{d}"));
 }

@@ -431,7 +431,12 @@ mod tests {
     }
 
     fn told(text: &str) -> String {
-        load("skewtrap.yaml", text, &nothing).diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        load("skewtrap.yaml", text, &nothing)
+            .diagnostics
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
@@ -473,7 +478,10 @@ token: { file: /run/secrets/token }
 ";
         let mine = |path: &str| {
             assert_eq!(path, "mine.yaml");
-            Ok(vec![(path.to_owned(), "rules:\n  - name: mine\n    signal: kv_usage\n    trigger: { cv: 0.4 }\n".into())])
+            Ok(vec![(
+                path.to_owned(),
+                "rules:\n  - name: mine\n    signal: kv_usage\n    trigger: { cv: 0.4 }\n".into(),
+            )])
         };
         let loaded = load("skewtrap.yaml", text, &mine);
         let problems: Vec<String> = loaded.diagnostics.iter().map(ToString::to_string).collect();
@@ -482,7 +490,10 @@ token: { file: /run/secrets/token }
         let target = &config.targets[0];
         assert_eq!(target.metrics.as_deref(), Some("http://10.0.0.5:30000/internal/metrics"));
         assert_eq!(target.path_map, [("/tmp/profiles".to_owned(), "/mnt/profiles".to_owned())]);
-        assert_eq!(target.logs[1], target::Log { path: "-".into(), zone: Some("UTC".into()), from_start: true });
+        assert_eq!(
+            target.logs[1],
+            target::Log { path: "-".into(), zone: Some("UTC".into()), from_start: true }
+        );
         let names: Vec<&str> = config.rules.iter().map(|r| &*r.rule.name).collect();
         assert_eq!(names, ["starved-rank", "mine", "slow-first-token"]);
         let CaptureSpec::Http(window) = &config.rules[1].rule.capture else { panic!("the file's default") };
