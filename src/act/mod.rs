@@ -9,6 +9,7 @@ pub mod profile;
 pub mod retention;
 mod sglang;
 pub mod state;
+pub mod systemd;
 mod vllm;
 
 /// A resolved incident, for the tests of this folder.

@@ -88,7 +88,7 @@ pub async fn take(
     site: &Site,
     grant: &Grant,
     mut record: Record,
-    evidence: Vec<u8>,
+    evidence: impl Future<Output = Vec<u8>>,
     links: Links,
 ) -> Result<Kept, StateError> {
     record.incident.capture = CaptureOutcome::Open { since: desk.clock.now() };
@@ -122,7 +122,12 @@ async fn capture(
     }
 }
 
-async fn make_bundle(bundles: Bundles, record: Record, evidence: Vec<u8>) -> Option<String> {
+async fn make_bundle(
+    bundles: Bundles,
+    record: Record,
+    evidence: impl Future<Output = Vec<u8>>,
+) -> Option<String> {
+    let evidence = evidence.await;
     let made = tokio::task::spawn_blocking(move || bundles.create(&record, &evidence)).await;
     match made {
         Ok(Ok(_)) => None,

@@ -46,6 +46,11 @@ impl Diagnostic {
         Self { level: Level::Error, file: file.clone(), line, column, message, hint, snippet: None, width }
     }
 
+    /// An error of a whole file.
+    pub fn of_file(file: &str, message: String) -> Self {
+        Self::error_at(&file.into(), Place::default(), message, None)
+    }
+
     /// Whether the file is refused for it.
     pub fn is_error(&self) -> bool {
         self.level == Level::Error

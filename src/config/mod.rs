@@ -18,4 +18,5 @@ pub mod rules;
 pub mod secret;
 pub mod signal;
 pub mod target;
+pub mod test;
 pub mod tree;

@@ -4,6 +4,7 @@
 pub mod capture;
 pub mod incident;
 pub mod labels;
+pub mod onset;
 pub mod rule;
 pub mod signal;
 pub mod status;

@@ -7,11 +7,13 @@
 
 pub mod change;
 pub mod condition;
+pub mod departure;
 pub mod engine;
 mod group;
 pub mod guard;
 pub mod state;
 pub mod statistic;
+mod usual;
 pub mod why;
 
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,0 +1,398 @@
+//! How far one member's course departs from its peers', in units of what this group usually does.
+//!
+//! Three courses are watched: a member's load, the tokens it holds, and how fast it works. On each,
+//! a member is compared with the middle of its group, in a scale on which counts have one variance
+//! at any load, less the usual difference (`usual`). The differences are smoothed over seconds and
+//! over a quarter of a minute, and measured against their own spread, which the group's other
+//! members show at the same time: normal load is noisy and remembers itself, and how much so
+//! differs from server to server. Cost and memory do not grow with history. It does not decide:
+//! bounds, `for` and states are the rule's.
+//!
+//! Sources: variance-stabilising root (Anscombe 1948); multivariate EWMA (Lowry et al. 1992).
+
+use std::collections::VecDeque;
+
+use serde::Serialize;
+
+use super::Side;
+use super::usual::Usual;
+use crate::decide::time::Time;
+
+/// How many courses there are.
+pub(super) const COURSES: usize = 3;
+const LOAD: usize = 0;
+const TOKENS: usize = 1;
+const SPEED: usize = 2;
+
+/// Smoothing, in ticks: quick for what builds up at once, slow for what creeps.
+const SCALES: [f64; 2] = [3.0, 12.0];
+/// The spread is learned with this memory, in ticks.
+const MEMORY: f64 = 150.0;
+/// Fewer ticks than this are no ground for a verdict.
+const WARM: u32 = 60;
+/// Shorter ticks than this, in seconds, would only count noise.
+const TICK_S: f64 = 1.0;
+/// Nothing new from anybody for so long, in seconds, is a pause of the server or of its log.
+const PAUSE_S: f64 = 4.0;
+/// After a pause, so many ticks say nothing.
+const SETTLE: u32 = 6;
+/// One tick counts no more than this many standard deviations of its course.
+const CLIP: [f64; COURSES] = [8.0, 6.0, 3.0];
+/// Two courses together reach as far by chance as one does with this much less.
+const JOINT: f64 = 0.8;
+/// From here on the group is under suspicion and learns with care.
+const SUSPICIOUS: f64 = 3.5;
+/// How many ticks of differences are kept for finding the onset.
+const KEPT: usize = 240;
+
+/// What is known of one member at one time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Work {
+    /// Requests it runs and queues; 0 when it went silent while its peers work.
+    pub load: f64,
+    /// Tokens that it holds for them.
+    pub tokens: Option<f64>,
+    /// Tokens a second for each request it runs; `None` when it runs none.
+    pub speed: Option<f64>,
+    /// When that was last measured.
+    pub at: Time,
+}
+
+/// What is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Course {
+    /// Running and queued requests.
+    Load,
+    /// Tokens held, for the load that it has: another kind of requests.
+    Tokens,
+    /// Tokens a second and request.
+    Speed,
+}
+
+/// The farthest departure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evidence {
+    /// How far, in standard deviations of what is usual in this group.
+    pub value: f64,
+    /// Whose, by its place among the members.
+    pub member: usize,
+    /// High when it has more work than its peers or gets less of it done.
+    pub side: Side,
+    /// What shows it most.
+    pub course: Course,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Bin {
+    at: Time,
+    samples: u32,
+    load: f64,
+    tokens: (f64, u32),
+    speed: (f64, u32),
+    last: Work,
+}
+
+/// Covariances of the smoothed courses at one scale: load, tokens, speed, load with tokens.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spread {
+    own: [f64; COURSES],
+    load_tokens: f64,
+}
+
+/// The watch over one group.
+#[derive(Clone, Debug, Default)]
+pub struct Departure {
+    bins: Vec<Bin>,
+    closed: Option<Time>,
+    changed: Time,
+    settling: u32,
+    ticks: u32,
+    raw: Vec<[f64; COURSES]>,
+    smooth: Vec<[[f64; COURSES]; SCALES.len()]>,
+    /// Variance of the differences, tick by tick.
+    variance: [f64; COURSES],
+    spread: [Spread; SCALES.len()],
+    usual: Usual,
+    kept: VecDeque<(Time, Vec<[f32; 2]>)>,
+    evidence: Option<Evidence>,
+}
+
+impl Departure {
+    /// Takes what is known of the members now, in an order that never changes. `may_learn` is false
+    /// while the rule is pending, firing or capturing: then nothing of it becomes usual.
+    /// Returns whether a tick ended, that is, whether [`Self::evidence`] is new.
+    pub fn observe(&mut self, now: Time, members: &[Work], may_learn: bool) -> bool {
+        if self.bins.len() != members.len() {
+            *self = Self::of(members.len(), now);
+        }
+        for (bin, work) in self.bins.iter_mut().zip(members) {
+            if bin.take(work) {
+                self.changed = now;
+            }
+        }
+        let start = *self.closed.get_or_insert(now);
+        if now.signed_s_since(self.changed) > PAUSE_S {
+            self.settling = SETTLE;
+        }
+        let fresh = self.bins.iter().filter(|b| b.samples > 0).count();
+        if now.signed_s_since(start) < TICK_S - 0.05 || 2 * fresh < self.bins.len() {
+            return false;
+        }
+        self.closed = Some(now);
+        if self.settling > 0 {
+            self.settling -= 1;
+            self.bins.iter_mut().for_each(Bin::empty);
+            self.evidence = None;
+            return true;
+        }
+        self.tick(now, may_learn);
+        true
+    }
+
+    /// The farthest departure as of the last tick; `None` while too little has been seen.
+    pub fn evidence(&self) -> Option<&Evidence> {
+        self.evidence.as_ref().filter(|_| self.is_warm())
+    }
+
+    /// Whether enough has been seen for a verdict.
+    pub fn is_warm(&self) -> bool {
+        self.ticks >= WARM
+    }
+
+    /// The recent differences of `member` from its peers on one course, oldest first, positive when
+    /// it has more work or is slower; for `onset::locate`. At most four minutes.
+    pub fn history(&self, member: usize, course: Course) -> impl Iterator<Item = (Time, f64)> {
+        let (place, sign) = if course == Course::Speed { (1, -1.0) } else { (0, 1.0) };
+        self.kept.iter().map(move |(t, d)| (*t, sign * f64::from(d[member][place])))
+    }
+
+    fn of(members: usize, now: Time) -> Self {
+        Self {
+            bins: vec![Bin::default(); members],
+            raw: vec![[0.0; COURSES]; members],
+            smooth: vec![[[0.0; COURSES]; SCALES.len()]; members],
+            usual: Usual::new(members),
+            changed: now,
+            ..Self::default()
+        }
+    }
+
+    fn tick(&mut self, now: Time, may_learn: bool) {
+        self.difference();
+        self.ticks += 1;
+        self.remember(now);
+        let n = self.bins.len();
+        let inflated = 1.0 + 30.0 / f64::from(self.ticks);
+        let mut worst = Evidence { value: 0.0, member: 0, side: Side::High, course: Course::Load };
+        let mut extreme = [(0.0, 0); SCALES.len()];
+        for m in 0..n {
+            let mut clipped = self.raw[m];
+            for c in 0..COURSES {
+                let limit = CLIP[c] * self.variance[c].sqrt();
+                if self.ticks > 5 {
+                    clipped[c] = (clipped[c] - self.usual.of(m)[c]).clamp(-limit, limit);
+                }
+            }
+            for (k, scale) in SCALES.iter().enumerate() {
+                let weight = (1.0 / scale).max(1.0 / f64::from(self.ticks));
+                let s = &mut self.smooth[m][k];
+                (0..COURSES).for_each(|c| s[c] += weight * (clipped[c] - s[c]));
+                let seen = self.spread[k].measure(s, inflated);
+                if seen.total > extreme[k].0 {
+                    extreme[k] = (seen.total, m);
+                }
+                if self.ticks > 10 {
+                    worst.raise(m, k, &seen);
+                }
+            }
+        }
+        self.evidence = Some(worst);
+        let is_calm = may_learn && worst.value < SUSPICIOUS;
+        self.learn(&extreme, may_learn, is_calm);
+        self.usual.learn(&self.raw, &self.variance, is_calm);
+    }
+
+    /// Every member's differences from the middle of the group in this tick.
+    fn difference(&mut self) {
+        let n = self.bins.len();
+        let load = self.bins.iter().map(Bin::load).sum::<f64>();
+        let tokens = self.bins.iter().filter_map(Bin::tokens).sum::<f64>() / n as f64;
+        for (raw, bin) in self.raw.iter_mut().zip(&self.bins) {
+            raw[LOAD] = 2.0 * (bin.load() + 0.375).sqrt();
+            raw[TOKENS] = match bin.tokens() {
+                Some(t) if tokens > 0.0 && load > 0.0 => (t / tokens + 0.1).ln(),
+                _ => f64::NAN,
+            };
+            raw[SPEED] = bin.speed().filter(|s| *s > 0.0).map_or(f64::NAN, f64::ln);
+        }
+        for c in 0..COURSES {
+            let middle = middle_of(self.raw.iter().map(|r| r[c]));
+            for raw in &mut self.raw {
+                let d = raw[c] - middle;
+                raw[c] = if d.is_nan() { 0.0 } else { d };
+            }
+        }
+        self.bins.iter_mut().for_each(Bin::empty);
+    }
+
+    fn remember(&mut self, now: Time) {
+        let mut room = if self.kept.len() >= KEPT { self.kept.pop_front() } else { None }
+            .map_or_else(|| Vec::with_capacity(self.raw.len()), |(_, v)| v);
+        room.clear();
+        let usual = &self.usual;
+        room.extend(
+            self.raw
+                .iter()
+                .enumerate()
+                .map(|(m, r)| [(r[LOAD] - usual.of(m)[LOAD]) as f32, (r[SPEED] - usual.of(m)[SPEED]) as f32]),
+        );
+        self.kept.push_back((now, room));
+    }
+
+    /// The spread, from all members but the most extreme one, so that the one that departs does
+    /// not hide itself.
+    fn learn(&mut self, extreme: &[(f64, usize); SCALES.len()], may_learn: bool, is_calm: bool) {
+        let n = self.bins.len() as f64;
+        let weight = (1.0 / MEMORY).max(1.0 / f64::from(self.ticks + 10))
+            * if !may_learn {
+                0.0
+            } else if is_calm {
+                1.0
+            } else {
+                0.25
+            };
+        let weight = if self.ticks == 1 { 1.0 } else { weight };
+        for c in 0..COURSES {
+            let limit = 9.0 * self.variance[c];
+            let (mut sum, mut largest) = (0.0, 0.0_f64);
+            for (m, raw) in self.raw.iter().enumerate() {
+                let square = (raw[c] - self.usual.of(m)[c]).powi(2);
+                let square = if self.ticks > 1 { square.min(limit.max(1e-6)) } else { square };
+                sum += square;
+                largest = largest.max(square);
+            }
+            let seen = if n < 4.0 { sum / n } else { (sum - largest) / (n - 1.0) * (1.0 + 5.0 / n) };
+            self.variance[c] += weight * (seen - self.variance[c]);
+        }
+        for (k, spread) in self.spread.iter_mut().enumerate() {
+            let without = if n < 4.0 { usize::MAX } else { extreme[k].1 };
+            let share = if n < 4.0 { 1.0 / n } else { (1.0 + 2.2 / n) / (n - 1.0) };
+            spread.learn(self.smooth.iter().map(|s| &s[k]), without, share, weight);
+        }
+    }
+}
+
+/// What one member shows at one scale, in standard deviations.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    load: f64,
+    load_and_tokens: f64,
+    speed: f64,
+    total: f64,
+}
+
+impl Spread {
+    fn measure(&self, s: &[f64; COURSES], inflated: f64) -> Seen {
+        let [load, tokens, speed] = self.own;
+        let scale = |variance: f64| 1.0 / (variance.max(1e-9) * inflated).sqrt();
+        let a = s[LOAD] * scale(load);
+        let slope = self.load_tokens / load.max(1e-9);
+        let b = if tokens > 0.0 {
+            (s[TOKENS] - slope * s[LOAD]) * scale(tokens - slope * self.load_tokens)
+        } else {
+            0.0
+        };
+        let c = if speed > 0.0 { s[SPEED] * scale(speed) } else { 0.0 };
+        Seen { load: a, load_and_tokens: a.hypot(b), speed: c, total: a * a + b * b + c * c }
+    }
+
+    fn learn<'a>(
+        &mut self,
+        smooth: impl Iterator<Item = &'a [f64; COURSES]>,
+        without: usize,
+        share: f64,
+        weight: f64,
+    ) {
+        let mut seen = Self::default();
+        for (_, s) in smooth.enumerate().filter(|(m, _)| *m != without) {
+            (0..COURSES).for_each(|c| seen.own[c] += s[c] * s[c]);
+            seen.load_tokens += s[LOAD] * s[TOKENS];
+        }
+        (0..COURSES).for_each(|c| self.own[c] += weight * (seen.own[c] * share - self.own[c]));
+        self.load_tokens += weight * (seen.load_tokens * share - self.load_tokens);
+    }
+}
+
+impl Evidence {
+    fn raise(&mut self, member: usize, scale: usize, seen: &Seen) {
+        let mut take = |value: f64, course, is_high| {
+            if value > self.value {
+                let side = if is_high { Side::High } else { Side::Low };
+                *self = Self { value, member, side, course };
+            }
+        };
+        take(seen.load.abs(), Course::Load, seen.load > 0.0);
+        if scale == 0 {
+            take(seen.load_and_tokens - JOINT, Course::Tokens, seen.load > 0.0);
+        } else {
+            take(seen.speed.abs(), Course::Speed, seen.speed < 0.0);
+        }
+    }
+}
+
+impl Bin {
+    /// Whether anything is new.
+    fn take(&mut self, work: &Work) -> bool {
+        let is_new =
+            work.load != self.last.load || work.tokens != self.last.tokens || work.speed != self.last.speed;
+        if work.at > self.at || (is_new && self.samples == 0) {
+            self.at = work.at;
+            self.samples += 1;
+            self.load += work.load;
+            add(&mut self.tokens, work.tokens);
+            add(&mut self.speed, work.speed);
+        }
+        self.last = *work;
+        is_new
+    }
+
+    fn empty(&mut self) {
+        *self = Self { at: self.at, last: self.last, ..Self::default() };
+    }
+
+    fn load(&self) -> f64 {
+        if self.samples > 0 { self.load / f64::from(self.samples) } else { self.last.load }
+    }
+
+    fn tokens(&self) -> Option<f64> {
+        mean_of(self.tokens).or(self.last.tokens)
+    }
+
+    fn speed(&self) -> Option<f64> {
+        mean_of(self.speed).or(self.last.speed)
+    }
+}
+
+fn add(sum: &mut (f64, u32), value: Option<f64>) {
+    if let Some(v) = value {
+        *sum = (sum.0 + v, sum.1 + 1);
+    }
+}
+
+fn mean_of((sum, count): (f64, u32)) -> Option<f64> {
+    (count > 0).then(|| sum / f64::from(count))
+}
+
+/// The mean without the largest and the smallest; with fewer than three, the mean. NaN for none.
+fn middle_of(values: impl Iterator<Item = f64>) -> f64 {
+    let (mut n, mut sum, mut low, mut high) = (0_u32, 0.0, f64::INFINITY, f64::NEG_INFINITY);
+    for v in values.filter(|v| !v.is_nan()) {
+        (n, sum, low, high) = (n + 1, sum + v, f64::min(low, v), f64::max(high, v));
+    }
+    match n {
+        0 => f64::NAN,
+        1 | 2 => sum / f64::from(n),
+        _ => (sum - low - high) / f64::from(n - 2),
+    }
+}
