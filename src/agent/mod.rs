@@ -525,8 +525,7 @@ async fn serve(
     let config = ServeConfig {
         listen,
         metrics_listen: plan.metrics_listen.as_deref().and_then(parsed),
-        read_token: None,
-        write_token: plan.token.clone(),
+        token: plan.token.clone(),
         hosts: Vec::new(),
         incident_dir: plan.incident_dir.clone(),
     };
