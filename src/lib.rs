@@ -19,7 +19,7 @@
 //! | [`explain`] | nothing: pure, writes to an `impl Write` it is given |
 //!
 //! [`agent`] owns the loop, the clock and the tasks; [`serve`] shows its state over HTTP; [`cli`]
-//! is one file per subcommand; [`config`] turns YAML into types; [`demo`] is a double of the
+//! is one file per subcommand; [`http`] is how servers are spoken to; [`config`] turns YAML into types; [`demo`] is a double of the
 //! engines. `tests/law.rs` and `clippy.toml` hold these borders.
 
 pub mod act;
@@ -29,5 +29,6 @@ pub mod config;
 pub mod decide;
 pub mod demo;
 pub mod explain;
+pub mod http;
 pub mod observe;
 pub mod serve;

@@ -13,7 +13,7 @@ use regex::Regex;
 
 use crate::decide::incident::Finding;
 use crate::decide::signal::rank::{Axis, Rank};
-use crate::explain::compare::{Comparison, Study, compare};
+use crate::explain::compare::{Comparison, Study, compare, named_by, telling_axes};
 use crate::explain::period;
 use crate::explain::step::{self, RankProfile};
 use crate::explain::trace::{Limit, RankTrace, StepSource, Who};
@@ -48,8 +48,8 @@ pub struct Told {
 pub struct Compared {
     /// The result.
     pub comparison: Comparison,
-    /// The capture's ranks, for the table of kernels.
-    pub profiles: Vec<RankProfile>,
+    /// What it was made of: the ranks' kernels for the table.
+    pub study: Study,
     /// Where each rank's rows are, for a second reading.
     pub sources: Vec<(Who, Vec<Piece>)>,
     /// Folders of temporary exports, removed with this.
@@ -80,24 +80,30 @@ impl Piece {
 /// When nothing can be read, or when it cannot be told whose a trace is.
 pub fn run(request: &Request, progress: &(dyn Fn(u64) + Sync)) -> Result<Compared, TraceError> {
     let mut loaded = load(&request.paths, request, progress)?;
+    let axes = telling_axes(
+        &loaded.profiles.iter().map(|p| p.who).chain(loaded.unreadable.clone()).collect::<Vec<_>>(),
+    );
     let mut notes = std::mem::take(&mut loaded.notes);
-    let baseline = if request.baseline.is_empty() {
-        Vec::new()
-    } else {
+    let mut baseline = Vec::new();
+    if !request.baseline.is_empty() {
         let before = load(&request.baseline, request, progress)?;
         notes.extend(before.notes.iter().map(|n| format!("baseline: {n}")));
-        before.profiles
-    };
+        baseline = before.profiles;
+    }
+    for p in loaded.profiles.iter_mut().chain(&mut baseline) {
+        p.who = named_by(p.who, &axes);
+    }
+    loaded.profiles.sort_by_key(|p| p.who);
     let study = Study {
-        profiles: loaded.profiles.clone(),
+        profiles: loaded.profiles,
         baseline,
         hypothesis: request.hypothesis.clone(),
         notes,
-        unreadable: loaded.unreadable.clone(),
-        period_kernel: loaded.period_kernel.clone(),
+        unreadable: loaded.unreadable.iter().map(|w| named_by(*w, &axes)).collect(),
+        period_kernel: loaded.period_kernel,
     };
-    let comparison = compare(study);
-    Ok(Compared { comparison, profiles: loaded.profiles, sources: loaded.sources, _exports: loaded.exports })
+    let sources = loaded.sources.into_iter().map(|(who, pieces)| (named_by(who, &axes), pieces)).collect();
+    Ok(Compared { comparison: compare(&study), study, sources, _exports: loaded.exports })
 }
 
 /// The bytes that reading `paths` will pass, for a progress bar.

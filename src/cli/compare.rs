@@ -1,16 +1,20 @@
 //! `skewtrap compare`: which rank, which kernel, and why, from the traces of a capture.
 
-use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use regex::Regex;
 
-use crate::agent::compare::{self, Request, Told};
-use crate::explain::report;
+use super::Format;
+use crate::agent::compare::{self, Compared, Request, Told};
+use crate::agent::{history, merged};
+use crate::explain::report::{self, html::History};
+use crate::explain::trace::Who;
 use crate::observe::trace::naming;
 
 /// Compares the ranks of a capture: which rank, which kernel, and why.
@@ -27,13 +31,24 @@ pub struct CompareArgs {
     #[arg(long, value_name = "PATH")]
     baseline: Vec<PathBuf>,
 
-    /// How to print the result.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[command(flatten)]
     format: Format,
 
-    /// Short for `--format json`.
-    #[arg(long, conflicts_with = "format")]
-    json: bool,
+    /// Write a report for a browser: one file, no network.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Write a merged trace of the telling ranks for ui.perfetto.dev.
+    #[arg(long, value_name = "FILE")]
+    perfetto: Option<PathBuf>,
+
+    /// Ranks of the merged trace, as dp1,dp2; default: the culprit, one in the middle, the best.
+    #[arg(long, value_name = "RANK", value_delimiter = ',', requires = "perfetto")]
+    perfetto_ranks: Vec<String>,
+
+    /// Write the table of kernels per rank.
+    #[arg(long, value_name = "FILE")]
+    csv: Option<PathBuf>,
 
     /// Finds the rank in file names: groups named dp, tp, pp, ep, or one group with a TP rank.
     #[arg(long, value_name = "REGEX")]
@@ -44,33 +59,27 @@ pub struct CompareArgs {
     rank: Vec<String>,
 }
 
-/// A form of output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// For scripts; `docs/compare.md` documents it.
-    Json,
-}
-
 /// Runs the comparison.
 ///
 /// # Errors
 /// When the traces cannot be read or an output cannot be written.
 pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
+    // A bundle tells what fired the rule, and how the signal went.
+    let incident = args.paths.first().and_then(|p| history::incident_of(p));
+    let history = incident.as_ref().and_then(|i| history::history_of(args.paths.first()?, i));
     let request = Request {
         told: told(&args.rank)?,
-        paths: args.paths,
-        baseline: args.baseline,
-        rank_regex: args.rank_regex,
-        hypothesis: None,
+        paths: args.paths.clone(),
+        baseline: args.baseline.clone(),
+        rank_regex: args.rank_regex.clone(),
+        hypothesis: incident.as_ref().map(|i| i.finding.clone()),
     };
+    let perfetto_ranks = args.perfetto_ranks.iter().map(|w| whom(w)).collect::<anyhow::Result<Vec<_>>>()?;
     let bar = progress_bar(&request);
     let compared = compare::run(&request, &|n| bar.inc(n));
     bar.finish_and_clear();
     let compared = compared?;
-    let json = args.json || args.format == Format::Json;
-    let written = if json {
+    let written = if args.format.is_json() {
         report::json::write(&mut std::io::stdout().lock(), &compared.comparison)
     } else {
         report::terminal::write(&mut anstream::stdout().lock(), &compared.comparison)
@@ -80,7 +89,51 @@ pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
         other => other.context("cannot write the result")?,
     }
     std::io::stdout().flush().ok();
+    files(&args, &compared, history.as_ref(), &perfetto_ranks)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Writes the files that were asked for.
+fn files(
+    args: &CompareArgs,
+    compared: &Compared,
+    history: Option<&History>,
+    perfetto_ranks: &[Who],
+) -> anyhow::Result<()> {
+    if let Some(path) = &args.html {
+        let mut out = created(path)?;
+        report::html::write(&mut out, &compared.comparison, history)?;
+        out.flush().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &args.csv {
+        let mut out = created(path)?;
+        report::csv::write(&mut out, &compared.study.profiles)?;
+        out.flush().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(path) = &args.perfetto {
+        merged::write(compared, perfetto_ranks, created(path)?)?;
+        let link = report::perfetto::link(&merged::first_families(compared));
+        anstream::eprintln!(
+            "Open {} in https://ui.perfetto.dev; with the key rows pinned, once it is served:\n{link}",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+fn created(path: &Path) -> anyhow::Result<BufWriter<File>> {
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    Ok(BufWriter::with_capacity(1 << 16, file))
+}
+
+/// A rank or a process, as users write it.
+fn whom(word: &str) -> anyhow::Result<Who> {
+    match word.parse() {
+        Ok(pid) => Ok(Who::Pid(pid)),
+        Err(_) => naming::of_words(word)
+            .map(Who::Rank)
+            .with_context(|| format!("`{word}` is no rank; write dp1, tp3 or a process")),
+    }
 }
 
 /// What `--rank` tells: a number before the `=` is a process, anything else a part of a file name.

@@ -120,7 +120,7 @@ pub fn capture_of(
     findings: &mut Findings<'_>,
 ) -> CaptureSpec {
     let Some((text, place)) = text.placed() else {
-        settings.default("capture", means_of(default));
+        settings.fallback("capture", means_of(default));
         return default.clone();
     };
     settings.given("capture", text.means(), place);

@@ -182,7 +182,7 @@ pub fn clear_of(
             return None;
         }
         let derived = derived_clear(trigger);
-        settings.default("clear", describe(&derived));
+        settings.fallback("clear", describe(&derived));
         return Some(derived);
     };
     let has_no_condition =

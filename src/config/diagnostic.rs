@@ -1,5 +1,6 @@
 //! What is wrong with a file, each problem in its place, with the line shown and what would be right.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -39,6 +40,17 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
+    /// An error in a file whose text is no longer at hand: no line is shown.
+    pub fn error_at(file: &Arc<str>, place: Place, message: String, hint: Option<String>) -> Self {
+        let (line, column, width) = (place.line, place.column, place.width);
+        Self { level: Level::Error, file: file.clone(), line, column, message, hint, snippet: None, width }
+    }
+
+    /// An error of a whole file.
+    pub fn of_file(file: &str, message: String) -> Self {
+        Self::error_at(&file.into(), Place::default(), message, None)
+    }
+
     /// Whether the file is refused for it.
     pub fn is_error(&self) -> bool {
         self.level == Level::Error
@@ -76,12 +88,14 @@ pub struct Findings<'t> {
     file: Arc<str>,
     text: &'t str,
     found: Vec<Diagnostic>,
+    /// Lines with secrets: no diagnostic shows them.
+    hidden: BTreeSet<u32>,
 }
 
 impl<'t> Findings<'t> {
     /// Nothing found yet in `file`, which reads `text`.
     pub fn new(file: &str, text: &'t str) -> Self {
-        Self { file: file.into(), text, found: Vec::new() }
+        Self { file: file.into(), text, found: Vec::new(), hidden: BTreeSet::new() }
     }
 
     /// The file.
@@ -99,6 +113,15 @@ impl<'t> Findings<'t> {
         self.add(Level::Warning, place, message.into(), hint);
     }
 
+    /// Adds an error whose line must not be shown: a secret stands in it.
+    pub fn secret(&mut self, place: Place, message: impl Into<String>, hint: Option<String>) {
+        self.add(Level::Error, place, message.into(), hint);
+        if let Some(last) = self.found.last_mut() {
+            last.snippet = None;
+            self.hidden.insert(place.line);
+        }
+    }
+
     /// Whether any error was found.
     pub fn has_errors(&self) -> bool {
         self.found.iter().any(Diagnostic::is_error)
@@ -107,6 +130,9 @@ impl<'t> Findings<'t> {
     /// Everything, in the order of the file.
     pub fn into_sorted(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|d| (d.line, d.column));
+        for d in self.found.iter_mut().filter(|d| self.hidden.contains(&d.line)) {
+            d.snippet = None;
+        }
         self.found
     }
 

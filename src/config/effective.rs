@@ -64,7 +64,7 @@ impl Settings {
                 value.clone()
             }
             None => {
-                self.default(key, &default);
+                self.fallback(key, &default);
                 default
             }
         }
@@ -76,7 +76,7 @@ impl Settings {
     }
 
     /// Notes a default.
-    pub fn default(&mut self, key: &str, value: impl fmt::Display) {
+    pub fn fallback(&mut self, key: &str, value: impl fmt::Display) {
         self.push(key, value.to_string(), Origin::Default);
     }
 

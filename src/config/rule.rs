@@ -136,6 +136,8 @@ pub struct Checked {
     pub rule: Rule,
     /// Its settings.
     pub settings: Settings,
+    /// The file that it stands in.
+    pub file: Arc<str>,
     /// Where its name stands.
     pub place: Place,
     /// Places of the receivers that it names.
@@ -206,7 +208,7 @@ pub fn check(
     };
     let place = text.name.place().unwrap_or(place);
     let notify_places = notify.iter().map(|(_, place)| *place).collect();
-    Some(Checked { rule, settings, place, notify_places })
+    Some(Checked { rule, settings, file: findings.file().clone(), place, notify_places })
 }
 
 fn check_name(name: &Field<String>, place: Place, findings: &mut Findings<'_>) -> Option<Arc<str>> {
@@ -236,7 +238,7 @@ fn labels_of(
     findings: &mut Findings<'_>,
 ) -> Vec<Arc<str>> {
     let Some((names, place)) = names.placed() else {
-        settings.default(key, default.join(", "));
+        settings.fallback(key, default.join(", "));
         return default.iter().map(|d| (*d).into()).collect();
     };
     let names = names_of(names, place);

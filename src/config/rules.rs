@@ -75,6 +75,11 @@ pub fn shipped(signals: Signals<'_>, capture: &CaptureSpec) -> LoadedRules {
     load(files.iter().map(|(name, text)| (name.as_str(), *text)), signals, capture)
 }
 
+/// The shipped rule of that name.
+pub fn preset(name: &str) -> Option<&'static Preset> {
+    PRESETS.iter().find(|p| p.name == name)
+}
+
 /// How a preset's file is called in messages.
 pub fn preset_file(name: &str) -> String {
     format!("preset:{name}")
@@ -86,8 +91,17 @@ pub fn load<'f>(
     signals: Signals<'_>,
     capture: &CaptureSpec,
 ) -> LoadedRules {
+    load_beside(files, signals, capture, &mut Used::new())
+}
+
+/// Likewise, beside rules whose names are used already.
+pub fn load_beside<'f>(
+    files: impl IntoIterator<Item = (&'f str, &'f str)>,
+    signals: Signals<'_>,
+    capture: &CaptureSpec,
+    names: &mut Used,
+) -> LoadedRules {
     let mut loaded = LoadedRules::default();
-    let mut names = BTreeMap::new();
     for (file, text) in files {
         let mut findings = Findings::new(file, text);
         let rules = match tree::parse(text) {
@@ -104,7 +118,7 @@ pub fn load<'f>(
                 Some("begin with `rules:`".into()),
             );
         }
-        check_all(&rules.unwrap_or_default(), signals, capture, &mut names, &mut findings, &mut loaded.rules);
+        check_all(&rules.unwrap_or_default(), signals, capture, names, &mut findings, &mut loaded.rules);
         loaded.diagnostics.extend(findings.into_sorted());
     }
     loaded

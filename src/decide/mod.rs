@@ -9,3 +9,4 @@ pub mod rule;
 pub mod signal;
 pub mod status;
 pub mod time;
+pub mod watch;

@@ -1,2 +1,92 @@
-//! The double of the engines (SGLang's and vLLM's protocol, their faults, their logs), which the demo and the tests drive.
+//! The double of the engines (SGLang's and vLLM's protocol, their faults, their logs), which the
+//! demo and the tests drive.
+//!
+//! The doubles themselves are state machines over simulated time: `request(now, ..)` and
+//! `advance(now)` give [`exchange::Effect`]s and nothing else happens. [`simulated`] drives one in a
+//! test without a socket or a clock, [`shell`] puts one behind a real port on a clock that may run
+//! faster than ours, [`incident`] is the recorded one of the demo.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod exchange;
+pub mod incident;
+pub mod load;
+pub mod sglang;
+pub mod shell;
+pub mod simulated;
+pub mod trace;
+pub mod vllm;
+
+use exchange::{CallId, Effect, Request};
+
+use crate::decide::time::Time;
+
+/// One of the engines that the double plays.
+#[derive(Debug)]
+pub enum Engine {
+    /// SGLang.
+    Sglang(Box<sglang::World>),
+    /// vLLM.
+    Vllm(Box<vllm::World>),
+}
+
+impl Engine {
+    /// A request arrives; its answer comes with the effects of this or of a later call.
+    pub fn request(&mut self, now: Time, request: &Request) -> (CallId, Vec<Effect>) {
+        match self {
+            Self::Sglang(world) => world.request(now, request),
+            Self::Vllm(world) => world.request(now, request),
+        }
+    }
+
+    /// Lets everything happen that is due by `now`.
+    pub fn advance(&mut self, now: Time) -> Vec<Effect> {
+        match self {
+            Self::Sglang(world) => world.advance(now),
+            Self::Vllm(world) => world.advance(now),
+        }
+    }
+
+    /// When something happens next if no request comes.
+    pub fn next_event(&self) -> Option<Time> {
+        match self {
+            Self::Sglang(world) => world.next_event(),
+            Self::Vllm(world) => world.next_event(),
+        }
+    }
+
+    /// A file of a rank could not be written: what the real server does then.
+    pub fn disk_error(&mut self, now: Time, rank: u16, error: &str) -> Vec<Effect> {
+        match self {
+            Self::Sglang(world) => world.disk_error(now, rank, error),
+            Self::Vllm(world) => world.disk_error(now, rank, error),
+        }
+    }
+
+    /// The process is killed.
+    pub fn kill(&mut self, now: Time) -> Vec<Effect> {
+        match self {
+            Self::Sglang(world) => world.kill(now, "killed"),
+            Self::Vllm(world) => world.kill(now, "killed"),
+        }
+    }
+
+    /// The process starts again; nothing of what it knew is left.
+    pub fn restart(&mut self, now: Time) -> Vec<Effect> {
+        match self {
+            Self::Sglang(world) => world.restart(now),
+            Self::Vllm(world) => world.restart(now),
+        }
+    }
+}
+
+impl From<sglang::World> for Engine {
+    fn from(world: sglang::World) -> Self {
+        Self::Sglang(Box::new(world))
+    }
+}
+
+impl From<vllm::World> for Engine {
+    fn from(world: vllm::World) -> Self {
+        Self::Vllm(Box::new(world))
+    }
+}

@@ -167,37 +167,33 @@ impl Comparison {
 }
 
 /// Compares the ranks of a capture.
-pub fn compare(mut study: Study) -> Comparison {
-    simplify_names(&mut study);
-    study.profiles.sort_by_key(|p| p.who);
+pub fn compare(study: &Study) -> Comparison {
     let figures: Vec<Figures> = study.profiles.iter().map(evidence::figures_of).collect();
-    let usual = usual_factors(&study, &figures);
-    let missing = missing_ranks(&study);
+    let usual = usual_factors(study, &figures);
+    let missing = missing_ranks(study);
     let idle: Vec<usize> = (0..figures.len()).filter(|&i| is_idle(&study.profiles, &figures, i)).collect();
     let active: Vec<usize> = (0..figures.len()).filter(|i| !idle.contains(i)).collect();
-    let (judged, members) = judge_groups(&study, &figures, &usual, &active);
+    let (judged, members) = judge_groups(study, &figures, &usual, &active);
     let mut verdict =
-        Conclusion { study: &study, figures: &figures, idle: &idle, active: &active, missing: &missing }
+        Conclusion { study, figures: &figures, idle: &idle, active: &active, missing: &missing }
             .verdict(judged.as_ref(), &members);
     verdict.confirms = confirms(&verdict, study.hypothesis.as_ref());
-    let collectives = judged.and_then(|j| j.matched);
-    report(study, verdict, &figures, collectives, missing)
+    report(study, verdict, &figures, judged.and_then(|j| j.matched), missing)
 }
 
-/// Takes out the axes on which all ranks agree: `TP0 DP2` of ranks that are all TP0 is `DP2`.
-fn simplify_names(study: &mut Study) {
-    let ranks: Vec<Rank> = study.profiles.iter().filter_map(|p| rank_of(p.who)).collect();
-    let varies = |axis: Axis| ranks.iter().any(|r| r.get(axis) != ranks[0].get(axis));
-    if ranks.len() < 2 || !Axis::ALL.into_iter().any(varies) {
-        return;
-    }
-    let simple = |rank: Rank| {
-        rank.iter().filter(|(axis, _)| varies(*axis)).fold(Rank::NONE, |r, (axis, index)| r.with(axis, index))
-    };
-    for p in study.profiles.iter_mut().chain(&mut study.baseline) {
-        if let Some(rank) = rank_of(p.who) {
-            p.who = Who::Rank(simple(rank));
-        }
+/// The axes on which ranks differ: names need no other.
+pub fn telling_axes(ranks: &[Who]) -> Vec<Axis> {
+    let ranks: Vec<Rank> = ranks.iter().filter_map(|w| rank_of(*w)).collect();
+    Axis::ALL.into_iter().filter(|&a| ranks.iter().any(|r| r.get(a) != ranks[0].get(a))).collect()
+}
+
+/// A rank named only by `axes`: `TP0 DP2` of ranks that are all TP0 is `DP2`. Without axes it stays.
+pub fn named_by(who: Who, axes: &[Axis]) -> Who {
+    match who {
+        Who::Rank(rank) if !axes.is_empty() => Who::Rank(
+            rank.iter().filter(|(a, _)| axes.contains(a)).fold(Rank::NONE, |r, (a, i)| r.with(a, i)),
+        ),
+        other => other,
     }
 }
 
@@ -243,8 +239,7 @@ fn is_idle(profiles: &[RankProfile], figures: &[Figures], at: usize) -> bool {
 fn missing_ranks(study: &Study) -> Vec<Who> {
     let profiles = &study.profiles;
     let ranks: Vec<Rank> = profiles.iter().filter_map(|p| rank_of(p.who)).collect();
-    let varying: Vec<Axis> =
-        Axis::ALL.into_iter().filter(|&a| ranks.iter().any(|r| r.get(a) != ranks[0].get(a))).collect();
+    let varying = telling_axes(&profiles.iter().map(|p| p.who).collect::<Vec<_>>());
     let [axis] = varying.as_slice() else { return study.unreadable.clone() };
     let world = profiles.iter().filter_map(|p| p.world_size).max().unwrap_or(0);
     let highest = ranks.iter().filter_map(|r| r.get(*axis)).max().map_or(0, |m| u32::from(m) + 1);
@@ -579,13 +574,13 @@ fn over_baseline(study: &Study, figures: &[Figures]) -> Vec<Option<f64>> {
 }
 
 fn report(
-    study: Study,
+    study: &Study,
     verdict: Verdict,
     figures: &[Figures],
     collectives: Option<Matched>,
     missing: Vec<Who>,
 ) -> Comparison {
-    let ratios = over_baseline(&study, figures);
+    let ratios = over_baseline(study, figures);
     let all: Vec<&Figures> = figures.iter().collect();
     let ones = vec![1.0; figures.len()];
     let lines = study.profiles.iter().enumerate().map(|(i, p)| {
@@ -625,8 +620,8 @@ fn report(
         collectives,
         missing,
         unknown_share: if total > 0.0 { unknown / total } else { 0.0 },
-        period_kernel: study.period_kernel,
-        notes: study.notes,
+        period_kernel: study.period_kernel.clone(),
+        notes: study.notes.clone(),
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Judged {
     pub gap: Gap,
     /// Others beyond the bounds, the most first.
     pub also: Vec<usize>,
+    /// Whether the ranks have batches of their own.
+    pub own_batches: bool,
     /// Collectives, where they could be matched.
     pub matched: Option<Matched>,
     /// What it rests on.
@@ -56,6 +58,7 @@ pub fn judge(profiles: &[&RankProfile], figures: &[&Figures], usual: &[f64]) -> 
         at: None,
         gap: Gap::default(),
         also: out.get(1..).unwrap_or_default().to_vec(),
+        own_batches,
         matched,
         reasons: Vec::new(),
         doubts: 0,
@@ -139,24 +142,37 @@ fn nothing_stands_out(
         ));
         return;
     }
-    if let Some((who, share)) = late_without_cause(figures, found.matched.as_ref()) {
+    if let Some((who, held_up)) = late_without_cause(profiles, figures, found) {
         found.kind = Kind::InsufficientEvidence;
         found.reasons.push(format!(
-            "{who} arrives last in {:.0} % of the collectives although its kernels are no slower: look at what keeps its host from launching them",
-            share * 100.0
+            "the others wait {held_up:.2} ms a step for {who} although its kernels are no slower: look at what keeps its host from launching them",
         ));
     }
 }
 
-/// A rank for which all others wait, although nothing on its GPU is slower.
-fn late_without_cause(figures: &[&Figures], matched: Option<&Matched>) -> Option<(Who, f64)> {
-    let matched = matched?;
-    let last = matched.ranks.iter().max_by(|a, b| a.last_share.total_cmp(&b.last_share))?;
-    let waits: Vec<f64> =
-        matched.ranks.iter().filter(|r| r.rank != last.rank).map(|r| r.wait_ms_per_step).collect();
+/// A rank for which all others wait, although nothing on its GPU is slower: how long they do,
+/// milliseconds per step.
+fn late_without_cause(profiles: &[&RankProfile], figures: &[&Figures], found: &Judged) -> Option<(Who, f64)> {
+    let waits = waits_of(profiles, found)?;
+    let least = (0..waits.len()).min_by(|&a, &b| waits[a].total_cmp(&waits[b]))?;
+    let others: Vec<f64> = (0..waits.len()).filter(|&i| i != least).map(|i| waits[i]).collect();
     let work = evidence::median(&figures.iter().map(|f| f.work_ms).collect::<Vec<_>>())?;
-    (last.last_share >= 0.6 && evidence::median(&waits)? >= 0.1 * work)
-        .then_some((last.rank, last.last_share))
+    let held_up = evidence::median(&others)? - waits[least];
+    (held_up >= 0.1 * work).then_some((profiles[least].who, held_up))
+}
+
+/// Milliseconds per step that each rank waits in collectives. Unmatched they still tell how long
+/// each rank sat in communication, if its ranks are known to share a batch.
+fn waits_of(profiles: &[&RankProfile], found: &Judged) -> Option<Vec<f64>> {
+    if let Some(m) = &found.matched {
+        return Some(m.ranks.iter().map(|r| r.wait_ms_per_step).collect());
+    }
+    let in_communication = |p: &&RankProfile| {
+        let sum: i64 = p.collectives.iter().map(|c| c.end - c.start).sum();
+        sum as f64 / 1e6 / p.steps.len().max(1) as f64
+    };
+    let known = !found.own_batches && profiles.iter().all(|p| !p.collectives.is_empty());
+    known.then(|| profiles.iter().map(in_communication).collect())
 }
 
 /// Counts what is missing for full confidence.
@@ -185,18 +201,7 @@ fn weigh(profiles: &[&RankProfile], figures: &[&Figures], at: usize, found: &mut
 
 /// Whether the waits contradict that the rank at `at` is the one the others wait for.
 fn waits_disagree(profiles: &[&RankProfile], at: usize, found: &mut Judged) -> bool {
-    let waits: Vec<f64> = match &found.matched {
-        Some(m) => m.ranks.iter().map(|r| r.wait_ms_per_step).collect(),
-        // Unmatched they still tell how long each rank sat in communication.
-        None if profiles.iter().all(|p| !p.collectives.is_empty()) => profiles
-            .iter()
-            .map(|p| {
-                let sum: i64 = p.collectives.iter().map(|c| c.end - c.start).sum();
-                sum as f64 / 1e6 / p.steps.len().max(1) as f64
-            })
-            .collect(),
-        None => return false,
-    };
+    let Some(waits) = waits_of(profiles, found) else { return false };
     let others: Vec<f64> = (0..waits.len()).filter(|&i| i != at).map(|i| waits[i]).collect();
     let typical = evidence::median(&others).unwrap_or(0.0);
     let who = profiles[at].who;

@@ -338,12 +338,15 @@ fn outer_of(name: &str) -> &str {
     let name = name.strip_prefix("void ").unwrap_or(name);
     let name = name.trim_start();
     let mut from = 0;
-    // `(anonymous namespace)::f(...)` opens with a parenthesis that is no parameter list.
-    while let Some(at) = name[from..].find("(anonymous namespace)") {
-        if name[from..from + at].contains(['<', '(']) {
-            break;
+    // A namespace without a name opens with a bracket that begins no list.
+    for anonymous in ["(anonymous namespace)", "<unnamed>"] {
+        while let Some(at) = name[from..].find(anonymous) {
+            let before = &name[from..from + at];
+            if before.contains(['<', '(']) {
+                break;
+            }
+            from += at + anonymous.len();
         }
-        from += at + "(anonymous namespace)".len();
     }
     let end = name[from..].find(['<', '(', ' ']).map_or(name.len(), |e| from + e);
     if end == 0 { name } else { &name[..end] }
@@ -526,6 +529,8 @@ mod tests {
                 "void at::native::reduce_kernel<512, 1, at::native::ReduceOp<float, at::native::ArgMaxOps<float> > >(x)",
                 "reduce_kernel<ArgMaxOps>",
             ),
+            ("void at::native::<unnamed>::cunn_SoftMaxForward<(int)4, float>(T1)", "cunn_SoftMaxForward"),
+            ("softmax_warp_forward<float, float, float, (int)10>(T2 *, const T1 *)", "softmax_warp_forward"),
             ("Memcpy DtoD (Device -> Device)", "Memcpy DtoD (Device -> Device)"),
             (
                 "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)",

@@ -1,4 +1,20 @@
 //! READS the world: files, sockets, clocks. Changes nothing.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod artifact;
+pub mod configuration;
+pub mod poll;
+pub mod process;
+pub mod profile_lines;
+pub mod promql;
+pub mod replay;
+pub mod server;
+pub mod tail;
 pub mod trace;
+
+use std::sync::Arc;
+
+use crate::decide::time::Time;
+
+/// What the agent calls the present: sources stamp what they see with it.
+pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;

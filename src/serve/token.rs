@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::act::notify::Secret;
-use crate::act::notify::secret::SecretError;
+use crate::http::secret::SecretError;
 
 /// Where it lies.
 pub fn path(state_dir: &Path) -> PathBuf {

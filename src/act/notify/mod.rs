@@ -3,13 +3,11 @@
 //! [`plan::Planner`] turns an incident's update into [`Delivery`]s, one per receiver, which the
 //! agent writes to its durable outbox before it hands them to a [`courier::Courier`], one task per
 //! receiver, so that a dead one delays nothing else. Every [`Outcome`] goes back to the outbox.
-//! Secrets live in [`secret::Secret`] and are printed nowhere, nor are addresses: Slack's is a secret.
+//! Secrets live in [`Secret`] and are printed nowhere, nor are addresses: Slack's is a secret.
 
-pub mod client;
 pub mod courier;
 pub mod plan;
 pub mod retry;
-pub mod secret;
 pub mod send;
 mod storm;
 
@@ -19,10 +17,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::plan::{Planner, Route};
-pub use self::secret::Secret;
 pub use self::storm::StormCap;
+use crate::act::state::Parcel;
 use crate::decide::time::Time;
 use crate::explain::message::Message;
+pub use crate::http::{Secret, client};
 
 /// Who is told.
 #[derive(Clone, Debug)]
@@ -113,6 +112,35 @@ pub struct Delivery {
     pub message: Message,
 }
 
+impl From<&Delivery> for Parcel {
+    fn from(delivery: &Delivery) -> Self {
+        Self {
+            key: delivery.key.clone(),
+            receiver: delivery.receiver.clone(),
+            created: delivery.created,
+            due: delivery.due,
+            attempts: delivery.attempts,
+            body: delivery.message.json().into_bytes(),
+        }
+    }
+}
+
+impl TryFrom<Parcel> for Delivery {
+    type Error = serde_json::Error;
+
+    /// Fails where another version of the agent left a body that this one does not understand.
+    fn try_from(parcel: Parcel) -> Result<Self, Self::Error> {
+        Ok(Self {
+            message: serde_json::from_slice(&parcel.body)?,
+            key: parcel.key,
+            receiver: parcel.receiver,
+            created: parcel.created,
+            due: parcel.due,
+            attempts: parcel.attempts,
+        })
+    }
+}
+
 /// What came of an attempt: what the outbox must learn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -145,4 +173,20 @@ pub enum Attempt {
         /// A sentence.
         why: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::message::{Origin, Update, sample};
+
+    #[test]
+    fn a_delivery_comes_back_from_the_outbox_as_it_went_in() {
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let message = Message::of(&sample(now), Update::Verdict, now, &Origin::default());
+        let delivery = plan::delivery(&"oncall".into(), message, now);
+        assert_eq!(Delivery::try_from(Parcel::from(&delivery)).expect("it parses"), delivery);
+        let strange = Parcel { body: b"{}".to_vec(), ..Parcel::from(&delivery) };
+        assert!(Delivery::try_from(strange).is_err());
+    }
 }

@@ -147,6 +147,7 @@ fn files(captured: &Captured) -> String {
         Quality::Usable => "every rank's file is whole",
         Quality::Partial => "some are missing or cut",
         Quality::Broken => "none is usable",
+        Quality::Unseen => "none can be seen from here",
     };
     let size: u64 = captured.files.iter().map(|f| f.size).sum();
     let mut text =

@@ -7,17 +7,21 @@
 
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::sync::LazyLock;
 
-use crate::explain::kernel;
 use crate::explain::trace::{Limit, RankTrace, Sequence};
 
 use super::TraceError;
-use super::scan::{self, Places, Scan};
+use super::scan::{self, Found, Layout, Places, Scan};
 
 /// Longest single event, in bytes.
 const MAX_EVENT: usize = 16 << 20;
 /// The size of the buffer, in bytes.
 const BUFFER: usize = 256 << 10;
+
+/// Where a row says how many blocks it launched.
+static GRID: LazyLock<memchr::memmem::Finder<'static>> =
+    LazyLock::new(|| memchr::memmem::Finder::new(b"\"grid\""));
 
 /// One event of the stream, as raw bytes of its values.
 pub struct Event<'a> {
@@ -146,6 +150,9 @@ fn array<R: Read>(
     head: &Head,
     take: &mut impl FnMut(&Head, Event<'_>) -> ControlFlow<()>,
 ) -> Result<End, TraceError> {
+    let mut layout = Layout::default();
+    let careful = Layout::default();
+    let mut seen = 0u64;
     loop {
         match window.peek() {
             Some(b',') => window.skip(1),
@@ -153,9 +160,13 @@ fn array<R: Read>(
                 window.skip(1);
                 return Ok(End::Whole);
             }
-            Some(b'{') => match scan::event_at(window.data()) {
-                Scan::Done(places, end) => {
-                    let flow = take(head, Event { bytes: window.data(), places });
+            Some(b'{') => match next_event(&mut layout, &careful, seen, window.data()) {
+                Scan::Done(found, end) => {
+                    seen += 1;
+                    let flow = match found {
+                        Found::Wanted(places) => take(head, Event { bytes: window.data(), places }),
+                        Found::Unwanted => ControlFlow::Continue(()),
+                    };
                     window.skip(end);
                     if flow.is_break() {
                         return Ok(End::Whole);
@@ -309,10 +320,10 @@ fn row_args(args: &[u8], row: crate::explain::trace::Row, trace: &mut RankTrace)
         return;
     }
     let name = usize::from(row.name);
-    if let Some(at) = memchr::memmem::find(args, b"\"grid\"") {
+    if let Some(at) = GRID.find(args) {
         trace.blocks[name] = trace.blocks[name].saturating_add(product_of(&args[at + 6..]));
     }
-    if !args_of_collective(args) || !kernel::is_communication(&trace.names[name]) {
+    if !trace.communicates[name] {
         return;
     }
     let group = scan::member(args, b"Process Group Name");
@@ -322,10 +333,6 @@ fn row_args(args: &[u8], row: crate::explain::trace::Row, trace: &mut RankTrace)
         let number = number.unsigned_abs();
         trace.sequences.insert((row.start, row.stream), Sequence { group, number });
     }
-}
-
-fn args_of_collective(args: &[u8]) -> bool {
-    memchr::memmem::find(args, b"\"Seq\"").is_some()
 }
 
 /// The product of the numbers in `: [a, b, c]`.
@@ -421,4 +428,14 @@ impl<R: Read> Window<R> {
             }
         }
     }
+}
+
+/// Finds the next event's end: by the layout that is known, or carefully, to learn it or check it.
+fn next_event(layout: &mut scan::Layout, careful: &scan::Layout, seen: u64, data: &[u8]) -> Scan<Found> {
+    let learning = layout.wants_to_learn(seen);
+    let scanned = scan::event_at(data, if learning { careful } else { layout });
+    if let (true, Scan::Done(_, end)) = (learning, &scanned) {
+        layout.learn(data, *end);
+    }
+    scanned
 }

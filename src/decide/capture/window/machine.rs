@@ -44,6 +44,8 @@ pub struct Window {
     /// The answer of the last stop, when it was not a 2xx.
     stop_answer: Option<String>,
     stop_granted: bool,
+    /// The last stop failed in a way that another may mend.
+    may_retry: bool,
     busy_closed_at: Option<Time>,
     wants_close: bool,
     cancelled_at: Option<Time>,
@@ -76,6 +78,7 @@ impl Window {
             path: STOP,
             stop_answer: None,
             stop_granted: false,
+            may_retry: false,
             busy_closed_at: None,
             wants_close: false,
             cancelled_at: None,
@@ -101,6 +104,14 @@ impl Window {
         }
         window.note("the agent died during this window and closed it when it was back");
         window
+    }
+
+    /// Takes a line or a file of the time before this agent, without deciding anything yet: what
+    /// proves the window closed must be known before a stop is thought of.
+    pub fn recall(&mut self, event: &Event, now: Time) {
+        if matches!(event, Event::Log { .. } | Event::File { .. }) {
+            self.absorb(event, now, &mut Vec::new());
+        }
     }
 
     /// How far it has come.
@@ -215,6 +226,7 @@ impl Window {
         self.stops += 1;
         self.stop_pending = true;
         self.stop_granted = false;
+        self.may_retry = false;
         self.stop_lost = false;
         self.stopped_at = Some(now);
         self.enter(Phase::Stopping, now);

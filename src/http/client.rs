@@ -1,11 +1,15 @@
-//! The HTTP client of the receivers: rustls, bundled roots, no redirects.
+//! The HTTP client of servers and receivers: rustls, bundled roots, no redirects.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reqwest::redirect::Policy;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+
+/// A server that does not even accept a connection within this long was not reached.
+const CONNECT: Duration = Duration::from_secs(5);
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -24,11 +28,25 @@ pub enum ClientError {
 }
 
 /// A client that trusts the public authorities and those in `ca_file`. Redirects are not followed:
-/// a signed body belongs to the address that was configured.
+/// a key or a signed body belongs to the address that was configured.
 ///
 /// # Errors
 /// The file cannot be read or holds no certificate.
 pub fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, ClientError> {
+    builder(ca_file)?.build().map_err(|e| ClientError::Tls(e.to_string()))
+}
+
+/// The same, with a connection of its own for every request: a server that closes an idle one in
+/// the moment of a start would leave that start with an unknown end.
+///
+/// # Errors
+/// As [`client`].
+pub fn unpooled(ca_file: Option<&Path>) -> Result<reqwest::Client, ClientError> {
+    let builder = builder(ca_file)?.pool_max_idle_per_host(0).connect_timeout(CONNECT);
+    builder.build().map_err(|e| ClientError::Tls(e.to_string()))
+}
+
+fn builder(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, ClientError> {
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = ca_file {
         add_authorities(&mut roots, path)?;
@@ -38,12 +56,10 @@ pub fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, ClientError> {
         .map_err(|e| ClientError::Tls(e.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    reqwest::Client::builder()
+    Ok(reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(Policy::none())
-        .user_agent(concat!("skewtrap/", env!("CARGO_PKG_VERSION")))
-        .build()
-        .map_err(|e| ClientError::Tls(e.to_string()))
+        .user_agent(concat!("skewtrap/", env!("CARGO_PKG_VERSION"))))
 }
 
 fn add_authorities(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), ClientError> {

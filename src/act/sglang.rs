@@ -1,0 +1,15 @@
+//! SGLang's profile calls: `/start_profile` with a JSON body, `/stop_profile` with none.
+
+use reqwest::RequestBuilder;
+
+use crate::decide::capture::plan::{START, StartRequest};
+use crate::http::Server;
+
+pub(super) fn start(server: &Server, request: &StartRequest) -> RequestBuilder {
+    let body = request.body.clone().unwrap_or_else(|| serde_json::json!({}));
+    server.profile(START).json(&body)
+}
+
+pub(super) fn stop(server: &Server, path: &str) -> RequestBuilder {
+    server.profile(path)
+}

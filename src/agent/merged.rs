@@ -1,0 +1,125 @@
+//! Writes the merged Perfetto trace of the ranks that matter: reads their files a second time and
+//! passes each kernel on as it comes, so that memory does not grow with the traces.
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+
+use crate::explain::kernel::{Family, family_of, short_name};
+use crate::explain::report::perfetto::{Group, Merged};
+use crate::explain::step::RankProfile;
+use crate::explain::trace::{Limit, RankTrace, Who};
+use crate::observe::trace::{TraceError, kineto, nsight, open, scan};
+
+use super::compare::{Compared, Piece};
+
+/// Why the merged trace could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    /// A trace cannot be read again.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
+    /// The output cannot be written.
+    #[error("cannot write the merged trace: {0}")]
+    Write(#[from] io::Error),
+}
+
+/// The families whose rows come first: the causes, then waiting.
+pub fn first_families(compared: &Compared) -> Vec<Family> {
+    let mut first: Vec<Family> =
+        compared.comparison.verdict.causes.iter().map(|c| c.family).take(2).collect();
+    first.push(Family::Communication);
+    first.dedup();
+    first
+}
+
+/// Writes the ranks `whom` (default: culprit, a middle one, the best).
+///
+/// # Errors
+/// When a trace cannot be read again, or the output cannot be written.
+pub fn write<W: Write>(compared: &Compared, whom: &[Who], out: W) -> Result<(), MergeError> {
+    let chosen = if whom.is_empty() { compared.comparison.telling_ranks() } else { whom.to_vec() };
+    let profiles: Vec<&RankProfile> =
+        chosen.iter().filter_map(|w| compared.study.profiles.iter().find(|p| p.who == *w)).collect();
+    let groups: Vec<Group> = profiles.iter().map(|p| group_of(compared, p)).collect();
+    let starts = profiles.iter().zip(&groups).map(|(p, g)| p.epoch_ns + p.window.0 - g.clock_offset_ns);
+    let zero = starts.min().unwrap_or(0);
+    let mut merged = Merged::begin(out, groups, zero, &first_families(compared))?;
+    for (rank, profile) in profiles.iter().enumerate() {
+        merged.steps(rank, profile)?;
+        let pieces = compared.sources.iter().find(|s| s.0 == profile.who).map_or(&[][..], |s| &s.1);
+        for piece in pieces {
+            match piece {
+                Piece::Kineto(file) => kineto_rows(&file.path, rank, &mut merged)?,
+                Piece::Nsight(path, pid) => nsight_rows(path, *pid, rank, &mut merged)?,
+            }
+        }
+    }
+    merged.end()?;
+    Ok(())
+}
+
+fn group_of(compared: &Compared, p: &RankProfile) -> Group {
+    let culprit = if compared.comparison.verdict.rank == Some(p.who) { " (culprit)" } else { "" };
+    let matched = compared.comparison.collectives.as_ref();
+    let clock = matched.and_then(|m| m.ranks.iter().find(|r| r.rank == p.who)).map(|r| r.clock.offset_ns());
+    Group {
+        label: format!("{}{culprit}", p.who),
+        streams: p.streams.clone(),
+        clock_offset_ns: clock.unwrap_or(0),
+    }
+}
+
+fn kineto_rows<W: Write>(
+    path: &std::path::Path,
+    rank: usize,
+    merged: &mut Merged<W>,
+) -> Result<(), MergeError> {
+    let mut failed = None;
+    let mut known = Names::default();
+    kineto::events(open(path)?, |head, event| {
+        if !event.is_gpu_row() {
+            return ControlFlow::Continue(());
+        }
+        let Some((ts, dur)) = event.times() else { return ControlFlow::Continue(()) };
+        let (name, family) = known.of(&scan::unescaped(event.name()));
+        match merged.kernel(rank, name, family, event.tid(), head.base_ns.saturating_add(ts), dur) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(e) => {
+                failed = Some(e);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failed.map_or(Ok(()), |e| Err(e.into()))
+}
+
+fn nsight_rows<W: Write>(
+    path: &std::path::Path,
+    pid: u32,
+    rank: usize,
+    merged: &mut Merged<W>,
+) -> Result<(), MergeError> {
+    let mut trace = RankTrace::default();
+    nsight::Export::open(path)?.read(path, pid, Limit::default(), &mut trace)?;
+    let mut known = Names::default();
+    for row in &trace.rows {
+        let (name, family) = known.of(trace.names[usize::from(row.name)].as_bytes());
+        let stream = trace.streams[usize::from(row.stream)];
+        merged.kernel(rank, name, family, stream, trace.epoch_ns + row.start, i64::from(row.dur))?;
+    }
+    Ok(())
+}
+
+/// Names once told apart.
+#[derive(Default)]
+struct Names(std::collections::HashMap<Box<[u8]>, (String, Family)>);
+
+impl Names {
+    fn of(&mut self, name: &[u8]) -> (&str, Family) {
+        let entry = self.0.entry(name.into()).or_insert_with(|| {
+            let text = String::from_utf8_lossy(name);
+            (short_name(&text), family_of(&text))
+        });
+        (&entry.0, entry.1)
+    }
+}

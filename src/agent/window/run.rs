@@ -1,0 +1,223 @@
+//! One window's machine under its lock, and the tasks that carry out what it asks for.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tracing::{info, warn};
+
+use super::{Site, Status};
+use crate::act::profile;
+use crate::act::state::{OpenWindow, State};
+use crate::agent::clock::Clock;
+use crate::decide::capture::facts::Engine;
+use crate::decide::capture::governor::AttemptEnd;
+use crate::decide::capture::plan::StartRequest;
+use crate::decide::capture::window::{Answer, Blind, Ending, Event, Output, Phase, Window};
+use crate::decide::incident::Exchange;
+use crate::decide::time::Time;
+use crate::http::Server;
+
+/// How often the machine is told that time passed: what a deadline may be late by.
+const TICK: Duration = Duration::from_millis(25);
+
+/// A running window; clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Run(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    server: Server,
+    engine: Engine,
+    request: StartRequest,
+    state: State,
+    clock: Clock,
+    ended: Notify,
+    status: watch::Sender<Status>,
+    shared: Mutex<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    window: Window,
+    open: OpenWindow,
+    exchanges: Vec<Exchange>,
+    ending: Option<Ending>,
+    blind: Blind,
+    cancelled: bool,
+    /// Whether somebody will book the end; if not, the ticker does.
+    attended: bool,
+}
+
+/// As long as it lives, the end of the window is booked by its owner.
+#[derive(Debug)]
+pub(super) struct Present(Run);
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.0.lock().attended = false;
+    }
+}
+
+impl Run {
+    pub(super) fn new(
+        site: &Site,
+        request: &StartRequest,
+        window: Window,
+        open: OpenWindow,
+        state: State,
+        clock: Clock,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        let blind = Blind::opened(open.sent_at);
+        let shared = Shared {
+            window,
+            open,
+            exchanges: Vec::new(),
+            ending: None,
+            blind,
+            cancelled: false,
+            attended: true,
+        };
+        Self(Arc::new(Inner {
+            server: site.server.clone(),
+            engine: request.engine,
+            request: request.clone(),
+            state,
+            clock,
+            ended: Notify::new(),
+            status,
+            shared: Mutex::new(shared),
+        }))
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.0.clock.now()
+    }
+
+    pub(super) fn present(&self) -> Present {
+        Present(self.clone())
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.lock().cancelled
+    }
+
+    pub(super) fn cancel(&self) {
+        self.lock().cancelled = true;
+        self.handle(&Event::Cancel);
+    }
+
+    /// Until the window is over.
+    pub(super) async fn ended(&self) {
+        loop {
+            let notified = self.0.ended.notified();
+            if self.lock().ending.is_some() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Tells the machine what happened and carries out what it asks for.
+    pub(super) fn handle(&self, event: &Event) {
+        let now = self.now();
+        let outputs = {
+            let mut shared = self.lock();
+            let before = shared.window.phase();
+            let outputs = shared.window.on(event, now);
+            let phase = shared.window.phase();
+            if phase != before {
+                shared.enter(phase, now);
+                info!(window = %shared.open.attempt, ?phase, "the window is {phase:?}");
+                self.0.status.send_replace(Status { phase, blind: shared.blind });
+            }
+            outputs
+        };
+        self.carry_out(outputs, now);
+    }
+
+    pub(super) fn carry_out(&self, outputs: Vec<Output>, now: Time) {
+        for output in outputs {
+            match output {
+                Output::Start => drop(tokio::spawn(self.clone().start(now))),
+                Output::Stop { path } => drop(tokio::spawn(self.clone().stop(path, now))),
+                Output::Finish(ending) => {
+                    self.lock().ending = Some(ending);
+                    self.0.ended.notify_waiters();
+                }
+            }
+        }
+    }
+
+    async fn start(self, at: Time) {
+        let (answer, exchange) = profile::start(&self.0.server, &self.0.request, at).await;
+        {
+            let mut shared = self.lock();
+            shared.exchanges.push(exchange);
+            shared.open.granted = answer == Answer::Ok;
+            // A crash from here on finds that a stop may be sent.
+            if shared.open.granted
+                && let Err(error) = self.0.state.update(&shared.open)
+            {
+                warn!(%error, "the state does not know that the window was granted");
+            }
+        }
+        self.handle(&Event::StartAnswered(answer));
+    }
+
+    async fn stop(self, path: &'static str, at: Time) {
+        let (answer, exchange) = profile::stop(&self.0.server, self.0.engine, path, at).await;
+        self.lock().exchanges.push(exchange);
+        self.handle(&Event::StopAnswered(answer));
+    }
+
+    /// The deadline's own task: it ticks until the window is over, whatever becomes of the rest, and
+    /// books the end when nobody is left to do so.
+    pub(super) async fn tick(self) {
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            self.handle(&Event::Tick);
+            let shared = self.lock();
+            let Some(ending) = &shared.ending else { continue };
+            if !shared.attended {
+                let end = AttemptEnd {
+                    at: self.now(),
+                    stalled: self.now().since(shared.blind.from),
+                    bytes: 0,
+                    unproven: ending.unproven.clone(),
+                };
+                if let Err(error) = self.0.state.end(&shared.open.attempt, &end) {
+                    warn!(%error, "the end of the window is not in the state");
+                }
+            }
+            return;
+        }
+    }
+
+    pub(super) fn result(&self) -> (Ending, Vec<Exchange>, Status) {
+        let shared = self.lock();
+        let ending =
+            shared.ending.clone().unwrap_or(Ending { failure: None, unproven: None, notes: Vec::new() });
+        let status = Status { phase: shared.window.phase(), blind: shared.blind };
+        (ending, shared.exchanges.clone(), status)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // A panic in one task must not keep the others from closing the window.
+        self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn enter(&mut self, phase: Phase, now: Time) {
+        match phase {
+            Phase::Stopping | Phase::Exporting => {
+                self.blind.closing.get_or_insert(now);
+            }
+            Phase::Verifying | Phase::Ended => self.blind.exported(now),
+            Phase::Starting | Phase::Doubtful | Phase::Unknown | Phase::Open => {}
+        }
+    }
+}

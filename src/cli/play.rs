@@ -1,0 +1,217 @@
+//! Recordings and made-up series through the core, for the tools that ask what rules would have
+//! done: `test` and `tune`. The core is the one that runs live; no window opens.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::tz::TimeZone;
+
+use super::rules::Ready;
+use crate::config::test::Series;
+use crate::decide::capture::admit::Policy;
+use crate::decide::capture::governor::Ledger;
+use crate::decide::rule::Change;
+use crate::decide::signal::catalog::{Catalog, DERIVED};
+use crate::decide::signal::metrics::Role;
+use crate::decide::signal::observation::{Observation, SourceId};
+use crate::decide::signal::rank::Rank;
+use crate::decide::signal::sample::{Sample, Signal, TargetId};
+use crate::decide::time::Time;
+use crate::decide::watch::{Effect, Event, Mode, Setup, Watch, WatchedTarget};
+use crate::observe::replay::{Format, Input, Replay};
+
+/// Recorded files of one server. They may be gzip.
+#[derive(Clone, Debug, Args)]
+pub struct Recordings {
+    /// A recorded log; lines may begin with EPOCH<TAB> (repeatable)
+    #[arg(long, value_name = "FILE")]
+    log: Vec<PathBuf>,
+    /// Recorded metrics pages, each after a line `#@ EPOCH` (repeatable)
+    #[arg(long, value_name = "FILE")]
+    metrics: Vec<PathBuf>,
+    /// Recorded answers of /v1/loads, {"t": EPOCH, "body": ANSWER} a line (repeatable)
+    #[arg(long, value_name = "FILE")]
+    loads: Vec<PathBuf>,
+    /// Zone of log stamps that bear none
+    #[arg(long, value_name = "NAME", default_value = "UTC")]
+    tz: String,
+}
+
+impl Recordings {
+    /// Every file with what it holds.
+    pub fn files(&self) -> Vec<(Format, PathBuf)> {
+        let all = [(Format::Log, &self.log), (Format::Metrics, &self.metrics), (Format::Loads, &self.loads)];
+        all.into_iter().flat_map(|(f, paths)| paths.iter().map(move |p| (f, p.clone()))).collect()
+    }
+
+    /// The zone of the stamps.
+    ///
+    /// # Errors
+    /// There is no such zone.
+    pub fn zone(&self) -> anyhow::Result<TimeZone> {
+        let unknown = format!("--tz {}: there is no such zone; write it as Europe/Berlin", self.tz);
+        TimeZone::get(&self.tz).map_err(|_| super::wrong(&unknown))
+    }
+}
+
+/// What came of playing something.
+#[derive(Debug, Default)]
+pub struct Played {
+    /// When it began.
+    pub start: Time,
+    /// When it ended.
+    pub end: Time,
+    /// Every change of every rule, in order.
+    pub changes: Vec<Change>,
+}
+
+/// Plays recorded files of one server to their end.
+///
+/// # Errors
+/// A file cannot be read, or is not what it should be.
+pub fn recording(files: &[(Format, PathBuf)], ready: Ready, zone: TimeZone) -> anyhow::Result<Played> {
+    let input = |(i, (format, path)): (usize, &(Format, PathBuf))| Input {
+        format: *format,
+        path: path.clone(),
+        target: TargetId(0),
+        source: SourceId(i as u16),
+    };
+    let inputs: Vec<Input> = files.iter().enumerate().map(input).collect();
+    let sources = inputs.iter().map(|i| (i.source, name_of(&i.path))).collect();
+    let mut replay = Replay::open(&inputs, &zone)?;
+    let mut stage = Stage::new(ready, vec![watched("server", None)], sources, zone);
+    while let Some(seen) = replay.next_observation()? {
+        stage.observe(&seen);
+    }
+    Ok(stage.played)
+}
+
+fn name_of(path: &Path) -> Arc<str> {
+    path.display().to_string().into()
+}
+
+/// Plays series whose values lie `interval` apart.
+///
+/// # Errors
+/// The name of a signal that is not in the catalog.
+pub fn series(series: &[Series], interval: Duration, ready: Ready) -> Result<Played, String> {
+    let mut targets: Vec<WatchedTarget> = Vec::new();
+    let mut known = Vec::new();
+    for s in series {
+        let signal = ready.catalog.signal_named(&s.signal).ok_or_else(|| s.signal.clone())?;
+        let place = targets.iter().position(|t| *t.name == *s.target).unwrap_or_else(|| {
+            targets.push(watched(&s.target, s.role.and_then(|r| Role::of_word(r.word().as_bytes()))));
+            targets.len() - 1
+        });
+        known.push((TargetId(place as u16), s, signal));
+    }
+    let mut stage = Stage::new(ready, targets, Vec::new(), TimeZone::UTC);
+    let length = series.iter().map(|s| s.values.len()).max().unwrap_or(0);
+    for step in 0..length {
+        let at = origin() + interval * step as u32;
+        let mut of_target: BTreeMap<TargetId, Vec<Sample>> = BTreeMap::new();
+        for (target, s, signal) in &known {
+            if let Some(Some(value)) = s.values.get(step) {
+                let sample = Sample { rank: s.rank, signal: *signal, value: *value, at, extra: None };
+                of_target.entry(*target).or_default().push(sample);
+            }
+        }
+        if of_target.is_empty() {
+            stage.tick(at);
+        }
+        for (target, mut samples) in of_target {
+            derive(&mut samples, at);
+            stage.observe(&Observation::Samples { target, source: SourceId(0), samples, at });
+        }
+    }
+    // What the last values lead to is still looked at.
+    let end = stage.played.end + Duration::from_secs(1);
+    stage.tick(end);
+    Ok(stage.played)
+}
+
+/// A round time far from zero, so that nothing reaches before the epoch.
+fn origin() -> Time {
+    Time::from_epoch_s(1_000_000_000.0)
+}
+
+/// Adds the signals that are computed from others, as a real source would bring them.
+fn derive(samples: &mut Vec<Sample>, at: Time) {
+    let by: BTreeMap<(Rank, Signal), f64> = samples.iter().map(|s| ((s.rank, s.signal), s.value)).collect();
+    for (&(rank, signal), a) in &by {
+        for d in DERIVED.iter().filter(|d| d.a == signal && !by.contains_key(&(rank, d.signal))) {
+            if let Some(value) = by.get(&(rank, d.b)).and_then(|b| d.of(*a, *b)) {
+                samples.push(Sample { rank, signal: d.signal, value, at, extra: None });
+            }
+        }
+    }
+}
+
+fn watched(name: &str, role: Option<Role>) -> WatchedTarget {
+    WatchedTarget { name: name.into(), role, group: name.into(), sees_log: true }
+}
+
+/// A core, and what it told.
+struct Stage {
+    watch: Watch,
+    effects: Vec<Effect>,
+    played: Played,
+}
+
+impl Stage {
+    fn new(
+        ready: Ready,
+        targets: Vec<WatchedTarget>,
+        sources: Vec<(SourceId, Arc<str>)>,
+        zone: TimeZone,
+    ) -> Self {
+        let setup = Setup {
+            rules: ready.rules,
+            catalog: ready.catalog,
+            patterns: Vec::new(),
+            sources: sources.into_iter().collect(),
+            targets,
+            policy: Policy::default(),
+            ledger: Ledger::default(),
+            zone,
+            mode: Mode::Replay,
+        };
+        let watch = Watch::new(setup, Time::default());
+        Self { watch, effects: Vec::new(), played: Played::default() }
+    }
+
+    fn observe(&mut self, seen: &Observation) {
+        self.watch.observe(seen, seen.at().unwrap_or_default(), &mut self.effects);
+        self.collect();
+    }
+
+    fn tick(&mut self, now: Time) {
+        // An empty answer walks a replay's clock as a source would that has nothing to say.
+        let (target, source) = (TargetId(0), SourceId(0));
+        let nothing = Observation::Samples { target, source, samples: Vec::new(), at: now };
+        self.watch.observe(&nothing, now, &mut self.effects);
+        self.watch.handle(Event::Tick, now, &mut self.effects);
+        self.collect();
+    }
+
+    fn collect(&mut self) {
+        let now = self.watch.now();
+        if self.played.start == Time::default() {
+            self.played.start = now;
+        }
+        self.played.end = now;
+        let changes = self.effects.drain(..).filter_map(|e| match e {
+            Effect::Changed { change, .. } => Some(*change),
+            _ => None,
+        });
+        self.played.changes.extend(changes);
+    }
+}
+
+/// The signals that are built in.
+pub fn catalog() -> Arc<Catalog> {
+    Arc::new(Catalog::default())
+}

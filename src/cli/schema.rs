@@ -1,0 +1,68 @@
+//! `skewtrap schema`: JSON Schema for editors, from the types that parse.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use schemars::{JsonSchema, SchemaGenerator};
+
+use crate::config::file::FileText;
+use crate::config::rules::RulesText;
+use crate::config::test::TestFileText;
+
+/// Prints the JSON Schema of a file, for editors and validators.
+#[derive(Debug, Args)]
+pub struct SchemaArgs {
+    /// Of which file.
+    #[arg(value_enum, default_value_t = Document::Config)]
+    document: Document,
+}
+
+/// The files that people write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Document {
+    /// `skewtrap.yaml`.
+    Config,
+    /// A file of rules.
+    Rules,
+    /// `x.test.yaml`.
+    Test,
+}
+
+impl Document {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Config, Self::Rules, Self::Test];
+
+    /// Where the repository keeps its schema.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Self::Config => "schema/skewtrap.schema.json",
+            Self::Rules => "schema/rules.schema.json",
+            Self::Test => "schema/test.schema.json",
+        }
+    }
+
+    /// Its schema, with a newline at its end.
+    pub fn schema(self) -> String {
+        match self {
+            Self::Config => text_of::<FileText>("skewtrap.yaml"),
+            Self::Rules => text_of::<RulesText>("skewtrap rules"),
+            Self::Test => text_of::<TestFileText>("skewtrap rule tests"),
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// None.
+pub fn run(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
+    anstream::print!("{}", args.document.schema());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text_of<T: JsonSchema>(title: &str) -> String {
+    let mut schema = SchemaGenerator::default().into_root_schema_for::<T>();
+    schema.insert("title".into(), title.into());
+    let text = serde_json::to_string_pretty(&schema).expect("a schema is JSON");
+    text + "\n"
+}

@@ -1,0 +1,207 @@
+//! `skewtrap tune`: on a recording, how often each bound would have fired.
+//!
+//! Every rule is run many times at once, each copy with another bound, through the same engine as
+//! live; so `for`, chance, clear and guard count as they would.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+
+use super::play::{self, Recordings};
+use super::rules::Ready;
+use super::{Format, print_diagnostics};
+use crate::config::file::Config;
+use crate::decide::rule::{Condition, Direction, Rule, Statistic};
+use crate::observe::configuration;
+
+/// Finds bounds on recordings: how often each would have fired, and the one for a given peace.
+#[derive(Debug, Args)]
+pub struct TuneArgs {
+    #[command(flatten)]
+    recordings: Recordings,
+
+    /// Rule files or folders, or `preset:NAME`. Default: the shipped default rules.
+    #[arg(long, value_name = "PATH")]
+    rules: Vec<String>,
+
+    /// How many false alarms a day are tolerable, if nothing in the recordings is a true one.
+    #[arg(long, value_name = "N", default_value_t = 1.0)]
+    per_day: f64,
+
+    #[command(flatten)]
+    format: Format,
+}
+
+/// What became of one rule.
+#[derive(Debug, Serialize)]
+struct Tuned {
+    rule: String,
+    /// What was varied: `max_over_mean(load)`.
+    statistic: String,
+    /// As the rule has it.
+    bound: f64,
+    /// Every bound that was tried, from the one that fires first.
+    tried: Vec<Tried>,
+    /// The one that fires most readily within the limit.
+    advised: Option<f64>,
+}
+
+/// What became of one bound.
+#[derive(Clone, Debug, Serialize)]
+struct Tried {
+    bound: f64,
+    firings: usize,
+    per_day: f64,
+}
+
+/// What is printed.
+#[derive(Debug, Serialize)]
+struct Report {
+    /// How long the recordings are.
+    hours: f64,
+    limit_per_day: f64,
+    rules: Vec<Tuned>,
+}
+
+/// Multiples of a rule's own bound, measured from even.
+const FACTORS: [f64; 17] =
+    [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0];
+
+/// Runs the command.
+///
+/// # Errors
+/// A file cannot be read, or is wrong.
+pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
+    let inputs = args.recordings.files();
+    if inputs.is_empty() {
+        bail!(super::wrong("nothing to tune on: name a recording with --log, --metrics or --loads"));
+    }
+    let config = rules_of(&args.rules)?;
+    let rules: Vec<Rule> = config.rules.into_iter().map(|c| c.rule).collect();
+    let zone = args.recordings.zone()?;
+    let copies: Vec<Rule> = rules.iter().flat_map(copies_of).collect();
+    let played = play::recording(&inputs, Ready { rules: copies, catalog: config.catalog }, zone)?;
+    let seconds = played.end.signed_s_since(played.start);
+    if seconds < 60.0 {
+        bail!("the recordings cover {seconds:.0} s; bounds need at least minutes, better a day");
+    }
+    let firings =
+        |name: &str| played.changes.iter().filter(|c| &*c.rule.name == name && c.is_onset()).count();
+    let days = seconds / 86_400.0;
+    let tuned = rules.iter().map(|rule| {
+        let condition = varied(rule);
+        let bounds = bounds_of(condition);
+        let tried: Vec<Tried> = bounds
+            .iter()
+            .enumerate()
+            .map(|(i, bound)| {
+                let firings = firings(&copy_name(rule, i));
+                Tried { bound: *bound, firings, per_day: firings as f64 / days }
+            })
+            .collect();
+        Tuned {
+            rule: rule.name.to_string(),
+            statistic: format!("{}({})", condition.statistic, condition.signal_name),
+            bound: condition.bound,
+            advised: tried.iter().find(|t| t.per_day <= args.per_day).map(|t| t.bound),
+            tried,
+        }
+    });
+    let report = Report { hours: seconds / 3600.0, limit_per_day: args.per_day, rules: tuned.collect() };
+    tell(&report, args.format.is_json())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
+    if json {
+        anstream::println!("{}", serde_json::to_string_pretty(report)?);
+        return Ok(());
+    }
+    for tuned in &report.rules {
+        anstream::println!("{}: {} over {:.2} h", tuned.rule, tuned.statistic, report.hours);
+        anstream::println!("  {:>10}  {:>8}  {:>8}", "bound", "firings", "a day");
+        for t in &tuned.tried {
+            let mark = match (t.bound == tuned.bound, Some(t.bound) == tuned.advised) {
+                (true, true) => "  <- the rule's, and advised",
+                (true, false) => "  <- the rule's",
+                (false, true) => "  <- advised",
+                _ => "",
+            };
+            anstream::println!("  {:>10.3}  {:>8}  {:>8.1}{mark}", t.bound, t.firings, t.per_day);
+        }
+        match tuned.advised {
+            Some(_) => {}
+            None => anstream::println!("  no bound stays within {} a day here", report.limit_per_day),
+        }
+        anstream::println!();
+    }
+    if report.hours < report.limit_per_day.recip() * 24.0 {
+        anstream::eprintln!(
+            "{:.2} h is too short to tell one firing a day from none: the rates are rough",
+            report.hours
+        );
+    }
+    Ok(())
+}
+
+fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
+    let text = match paths {
+        [] => String::new(),
+        paths => {
+            let list: Vec<String> =
+                paths.iter().map(|p| serde_json::to_string(p).unwrap_or_default()).collect();
+            format!("rules: [{}]\n", list.join(", "))
+        }
+    };
+    let loaded =
+        crate::config::file::load("--rules", &text, &|p| configuration::rule_files(&PathBuf::from(p)));
+    print_diagnostics(&loaded.diagnostics);
+    loaded.config.ok_or_else(|| super::wrong("the rules cannot be used"))
+}
+
+/// The condition whose bound is varied: the first of the trigger.
+fn varied(rule: &Rule) -> &Condition {
+    &rule.trigger.conditions[0]
+}
+
+/// Bounds to try, from the one that fires most readily.
+fn bounds_of(c: &Condition) -> Vec<f64> {
+    let even = match c.statistic {
+        Statistic::MaxOverMean | Statistic::MinOverMean | Statistic::Jain => 1.0,
+        _ => 0.0,
+    };
+    let (low, high) = c.statistic.range();
+    let mut bounds: Vec<f64> =
+        FACTORS.iter().map(|f| even + (c.bound - even) * f).filter(|b| *b >= low && *b <= high).collect();
+    bounds.sort_by(f64::total_cmp);
+    bounds.dedup();
+    if c.direction == Direction::Below {
+        bounds.reverse();
+    }
+    bounds
+}
+
+fn copies_of(rule: &Rule) -> Vec<Rule> {
+    let bounds = bounds_of(varied(rule));
+    let copy = |(i, bound): (usize, f64)| {
+        let mut copy = rule.clone();
+        copy.name = copy_name(rule, i).into();
+        let own = rule.trigger.conditions[0].bound;
+        copy.trigger.conditions[0].bound = bound;
+        // The clear moves along, or a stricter trigger would stop where it begins.
+        for c in
+            copy.clear.conditions.iter_mut().filter(|c| c.statistic == rule.trigger.conditions[0].statistic)
+        {
+            c.bound += bound - own;
+        }
+        copy
+    };
+    bounds.into_iter().enumerate().map(copy).collect()
+}
+
+fn copy_name(rule: &Rule, index: usize) -> String {
+    format!("{}#{index}", rule.name)
+}

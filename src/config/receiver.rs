@@ -1,0 +1,258 @@
+//! `receivers:`: who is told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::capture::texts;
+use super::de::{Field, TextOr};
+use super::diagnostic::Findings;
+use super::quantity::Span;
+use super::rule::SeverityText;
+use super::secret::{Address, SecretRef, SecretText, address_of, secret_of};
+use super::tree::Place;
+use crate::decide::labels::{LabelValue, Labels};
+use crate::decide::rule::Severity;
+
+/// One receiver: a name, exactly one of the means, and which messages it takes.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReceiverText {
+    /// Unique; rules name it.
+    #[schemars(required)]
+    pub name: Field<String>,
+    /// JSON, posted.
+    webhook: Field<WebhookText>,
+    /// A Slack incoming webhook.
+    slack: Field<SlackText>,
+    /// Alertmanager's v2 API.
+    alertmanager: Field<AlertmanagerText>,
+    /// A program; it reads the JSON on standard input.
+    command: Field<ProgramText>,
+    /// Standard output.
+    stdout: Field<StdoutText>,
+    /// Takes messages at least this bad. Default `info`.
+    min_severity: Field<SeverityText>,
+    /// Takes messages of rules, groups or targets that carry each of these labels.
+    labels: Field<BTreeMap<String, Field<String>>>,
+    /// Takes only these updates: fired, refused, captured, verdict, resolved. Default: all.
+    updates: Field<Vec<Field<UpdateText>>>,
+    /// Whether it also takes those of rules that name no receiver. Default `true`.
+    by_default: Field<bool>,
+    /// How long one attempt may take. Default 10s.
+    timeout: Field<Span>,
+}
+
+/// A webhook.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookText {
+    /// Where; `{ env: ... }` or `{ file: ... }` when it carries a key.
+    #[schemars(required)]
+    url: Field<TextOr<SecretText>>,
+    /// Signs the body (HMAC-SHA256).
+    signing_key: Field<TextOr<SecretText>>,
+    /// Sent as `Authorization: Bearer`.
+    bearer: Field<TextOr<SecretText>>,
+}
+
+/// A Slack incoming webhook.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SlackText {
+    /// Its address is its key: `{ env: ... }` or `{ file: ... }`.
+    #[schemars(required)]
+    url: Field<TextOr<SecretText>>,
+}
+
+/// Alertmanager.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlertmanagerText {
+    /// `http://alertmanager:9093`.
+    #[schemars(required)]
+    url: Field<TextOr<SecretText>>,
+    /// Sent as `Authorization: Bearer`.
+    bearer: Field<TextOr<SecretText>>,
+}
+
+/// A program.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProgramText {
+    /// Program and arguments; `{incident}`, `{update}`, `{rule}` and `{target}` are replaced. No shell.
+    #[schemars(required)]
+    argv: Field<Vec<Field<String>>>,
+}
+
+/// Standard output.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StdoutText {
+    /// The JSON on one line instead of text. Default `false`.
+    json: Field<bool>,
+}
+
+/// What a message tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum UpdateText {
+    /// A rule fired.
+    Fired,
+    /// No window was opened.
+    Refused,
+    /// The window is over: with files, or failed.
+    Captured,
+    /// What comparing the ranks said.
+    Verdict,
+    /// The rule fires no more.
+    Resolved,
+}
+
+/// A receiver, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Receiver {
+    /// Unique.
+    pub name: Arc<str>,
+    /// How it is told.
+    pub means: Means,
+    /// At least this bad.
+    pub min_severity: Severity,
+    /// Labels that must be carried.
+    pub labels: Labels,
+    /// Only these updates; all when empty.
+    pub updates: Vec<UpdateText>,
+    /// Whether it takes messages of rules that name nobody.
+    pub by_default: bool,
+    /// How long one attempt may take.
+    pub timeout: Duration,
+}
+
+/// How a receiver is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// JSON, posted.
+    Webhook {
+        /// Where.
+        url: Address,
+        /// Signs the body.
+        signing_key: Option<SecretRef>,
+        /// Bearer token.
+        bearer: Option<SecretRef>,
+    },
+    /// A Slack incoming webhook.
+    Slack {
+        /// Its address.
+        url: SecretRef,
+    },
+    /// Alertmanager's v2 API.
+    Alertmanager {
+        /// Its base address.
+        url: Address,
+        /// Bearer token.
+        bearer: Option<SecretRef>,
+    },
+    /// A program.
+    Command {
+        /// Program and arguments.
+        argv: Vec<String>,
+    },
+    /// Standard output.
+    Stdout {
+        /// JSON instead of text.
+        json: bool,
+    },
+}
+
+/// Checks one receiver.
+pub fn check(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> Option<Receiver> {
+    let name = match text.name.placed() {
+        Some((name, at)) if name.is_empty() || name.contains(char::is_whitespace) => {
+            findings.error(at, "a receiver's name is one word", None);
+            return None;
+        }
+        Some((name, _)) => Arc::from(name.as_str()),
+        None if text.name.is_absent() => {
+            findings.error(place, "the receiver has no `name`", None);
+            return None;
+        }
+        None => return None,
+    };
+    let means = means_of(text, place, findings)?;
+    let label = |(k, v): (&String, &Field<String>)| {
+        v.get().map(|v| (Arc::from(k.as_str()), LabelValue::Text(v.as_str().into())))
+    };
+    Some(Receiver {
+        name,
+        means,
+        min_severity: text.min_severity.get().copied().map_or(Severity::Info, Into::into),
+        labels: Labels(text.labels.get().into_iter().flatten().filter_map(label).collect()),
+        updates: text.updates.get().into_iter().flatten().filter_map(|u| u.get().copied()).collect(),
+        by_default: text.by_default.or(true),
+        timeout: text.timeout.or(Span(Duration::from_secs(10))).0,
+    })
+}
+
+fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> Option<Means> {
+    let given = [
+        ("webhook", text.webhook.place()),
+        ("slack", text.slack.place()),
+        ("alertmanager", text.alertmanager.place()),
+        ("command", text.command.place()),
+        ("stdout", text.stdout.place()),
+    ];
+    let mut given = given.into_iter().filter_map(|(name, place)| place.map(|p| (name, p)));
+    match (given.next(), given.next()) {
+        (None, _) => {
+            let hint = "one of webhook, slack, alertmanager, command, stdout";
+            findings.error(place, "nothing says how this receiver is told", Some(hint.into()));
+            return None;
+        }
+        (Some((first, _)), Some((second, at))) => {
+            let hint = "make two receivers of it".to_owned();
+            findings.error(at, format!("`{first}` and `{second}` in one receiver"), Some(hint));
+            return None;
+        }
+        _ => {}
+    }
+    if let Some((w, at)) = text.webhook.placed() {
+        return Some(Means::Webhook {
+            signing_key: secret_of(&w.signing_key, "`signing_key`", findings),
+            bearer: secret_of(&w.bearer, "`bearer`", findings),
+            url: wanted(address_of(&w.url, "`url`", findings), &w.url, at, findings)?,
+        });
+    }
+    if let Some((s, at)) = text.slack.placed() {
+        let url = secret_of(&s.url, "a Slack webhook's address", findings);
+        return Some(Means::Slack { url: wanted(url, &s.url, at, findings)? });
+    }
+    if let Some((a, at)) = text.alertmanager.placed() {
+        return Some(Means::Alertmanager {
+            bearer: secret_of(&a.bearer, "`bearer`", findings),
+            url: wanted(address_of(&a.url, "`url`", findings), &a.url, at, findings)?,
+        });
+    }
+    if let Some((c, at)) = text.command.placed() {
+        let argv = texts(&c.argv).unwrap_or_default();
+        if argv.is_empty() {
+            findings.error(
+                at,
+                "no command to run",
+                Some("write `command: { argv: [/usr/local/bin/page] }`".into()),
+            );
+            return None;
+        }
+        return Some(Means::Command { argv });
+    }
+    text.stdout.get().map(|s| Means::Stdout { json: s.json.or(false) })
+}
+
+fn wanted<T, F>(value: Option<T>, field: &Field<F>, place: Place, findings: &mut Findings<'_>) -> Option<T> {
+    if value.is_none() && field.is_absent() {
+        findings.error(place, "the `url` is missing", None);
+    }
+    value
+}

@@ -1,0 +1,104 @@
+//! Where a secret lies. A configuration never holds one itself: it would end up in a repository, a
+//! ticket or a screenshot. Reading it is the shell's part.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::de::{Field, TextOr};
+use super::diagnostic::Findings;
+
+/// `{ env: NAME }` or `{ file: PATH }`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SecretText {
+    /// The name of an environment variable.
+    Env(String),
+    /// The path of a file; its first line without the newline.
+    File(String),
+}
+
+/// Where a secret lies, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretRef {
+    /// In this environment variable.
+    Env(String),
+    /// In this file.
+    File(String),
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "{{env: {name}}}"),
+            Self::File(path) => write!(f, "{{file: {path}}}"),
+        }
+    }
+}
+
+/// An address, which may itself be a key: written out, or where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// As written.
+    Plain(String),
+    /// Elsewhere.
+    Secret(SecretRef),
+}
+
+/// A secret that stands in the file is an error, and the message does not repeat it.
+pub fn secret_of(
+    field: &Field<TextOr<SecretText>>,
+    what: &str,
+    findings: &mut Findings<'_>,
+) -> Option<SecretRef> {
+    match field.placed()? {
+        (TextOr::More(text), _) => Some(text.clone().into()),
+        (TextOr::Text(_), place) => {
+            let hint = "write `{ env: NAME }` or `{ file: PATH }`, and change the one that stood here";
+            findings.secret(
+                place,
+                format!("{what} is a secret and must not stand in the file"),
+                Some(hint.into()),
+            );
+            None
+        }
+    }
+}
+
+/// An address: a plain one must look like `wanted` (`http`).
+pub fn address_of(
+    field: &Field<TextOr<SecretText>>,
+    what: &str,
+    findings: &mut Findings<'_>,
+) -> Option<Address> {
+    match field.placed()? {
+        (TextOr::More(text), _) => Some(Address::Secret(text.clone().into())),
+        (TextOr::Text(url), place) => {
+            if !is_url(url) {
+                let message = format!("{what} is no address: `http://host:port/path` is wanted");
+                findings.error(place, message, None);
+                return None;
+            }
+            Some(Address::Plain(url.clone()))
+        }
+    }
+}
+
+/// Whether it looks like `http(s)://host...` and carries no credentials of its own.
+pub fn is_url(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|r| {
+        let host = r.split('/').next().unwrap_or("");
+        !host.is_empty() && !host.contains('@') && !r.contains(char::is_whitespace)
+    })
+}
+
+impl From<SecretText> for SecretRef {
+    fn from(text: SecretText) -> Self {
+        match text {
+            SecretText::Env(name) => Self::Env(name),
+            SecretText::File(path) => Self::File(path),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! `targets:`: the servers that are watched.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::de::{Field, TextOr};
+use super::diagnostic::Findings;
+use super::effective::Settings;
+use super::quantity::Span;
+use super::secret::{SecretRef, SecretText, is_url, secret_of};
+use super::tree::Place;
+
+/// One server.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TargetText {
+    /// What it is called in messages and in the label `target`. Default: its host and port.
+    name: Field<String>,
+    /// Its address: `http://127.0.0.1:30000`.
+    url: Field<String>,
+    /// Which engine it runs. Default `auto`: asked.
+    engine: Field<EngineText>,
+    /// Its role. Default: what it says itself.
+    role: Field<RoleText>,
+    /// Log files; `-` is standard input.
+    logs: Field<Vec<Field<TextOr<LogText>>>>,
+    /// Whether, or where, its metrics are read. Default `true`: at `/metrics`.
+    metrics: Field<TextOr<Never>>,
+    /// Whether `/v1/loads` is polled. Default `true`.
+    loads: Field<bool>,
+    /// How often it is asked. Default 1s, 100ms at least.
+    poll: Field<Span>,
+    /// Key for everything but the profile calls, if it wants one.
+    api_key: Field<TextOr<SecretText>>,
+    /// Key for the profile calls, if it wants another.
+    admin_api_key: Field<TextOr<SecretText>>,
+    /// Certificate authorities beside the public ones.
+    ca_file: Field<String>,
+    /// Folders that the server calls otherwise than the agent.
+    path_map: Field<Vec<Field<PathText>>>,
+    /// Servers of one group have one window at a time among them. Default: its name.
+    group: Field<String>,
+}
+
+/// A log file.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogText {
+    /// Its path; `-` is standard input.
+    #[schemars(required)]
+    path: Field<String>,
+    /// The zone of its stamps: `UTC`, `Europe/Berlin`. Default: the agent's own.
+    zone: Field<String>,
+    /// Read it from its beginning. Default: from its end.
+    from_start: Field<bool>,
+}
+
+/// One folder under its two names.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PathText {
+    /// As the server calls it.
+    #[schemars(required)]
+    server: Field<String>,
+    /// As the agent sees it.
+    #[schemars(required)]
+    agent: Field<String>,
+}
+
+/// No longer form: only a scalar.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+pub enum Never {}
+
+/// Which engine a server runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineText {
+    /// Ask it.
+    #[default]
+    Auto,
+    /// SGLang.
+    Sglang,
+    /// vLLM.
+    Vllm,
+}
+
+/// What a server is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleText {
+    /// Prefill and decode in one.
+    Unified,
+    /// Prefill only.
+    Prefill,
+    /// Decode only.
+    Decode,
+}
+
+impl RoleText {
+    /// As in labels.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Unified => "unified",
+            Self::Prefill => "prefill",
+            Self::Decode => "decode",
+        }
+    }
+}
+
+/// One server, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// Unique.
+    pub name: Arc<str>,
+    /// Without a slash at its end; `None` for a target that is only logs.
+    pub url: Option<String>,
+    /// Which engine, or to be asked.
+    pub engine: EngineText,
+    /// Declared role.
+    pub role: Option<RoleText>,
+    /// Its logs.
+    pub logs: Vec<Log>,
+    /// Where its metrics are, if they are to be read.
+    pub metrics: Option<String>,
+    /// Whether its loads are polled.
+    pub loads: bool,
+    /// How often it is asked.
+    pub poll: Duration,
+    /// For everything but the profile calls.
+    pub api_key: Option<SecretRef>,
+    /// For the profile calls.
+    pub admin_api_key: Option<SecretRef>,
+    /// Certificate authorities beside the public ones.
+    pub ca_file: Option<String>,
+    /// Server's folder, agent's folder; the longest that fits counts.
+    pub path_map: Vec<(String, String)>,
+    /// Of which one may have a window at a time.
+    pub group: Arc<str>,
+    /// Where its settings came from.
+    pub settings: Settings,
+}
+
+/// One log, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `-` is standard input.
+    pub path: String,
+    /// The zone's name; `None` for the agent's own.
+    pub zone: Option<String>,
+    /// Whether to begin at the beginning.
+    pub from_start: bool,
+}
+
+impl Target {
+    /// The target of `--url` and `--log`, with every default.
+    pub fn of(url: Option<&str>, logs: &[String]) -> Self {
+        let url = url.map(|u| u.trim_end_matches('/').to_owned());
+        let name: Arc<str> = url.as_deref().map_or("server", host_of).into();
+        Self {
+            metrics: url.as_deref().map(|u| format!("{u}/metrics")),
+            loads: url.is_some(),
+            url,
+            engine: EngineText::Auto,
+            role: None,
+            logs: logs.iter().map(|p| Log { path: p.clone(), zone: None, from_start: false }).collect(),
+            poll: Duration::from_secs(1),
+            api_key: None,
+            admin_api_key: None,
+            ca_file: None,
+            path_map: Vec::new(),
+            group: name.clone(),
+            name,
+            settings: Settings::default(),
+        }
+    }
+}
+
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest)
+}
+
+/// Checks one server.
+pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Option<Target> {
+    let mut settings = Settings::of(findings.file().clone());
+    let logs: Vec<Log> = text.logs.get().into_iter().flatten().filter_map(|l| log_of(l, findings)).collect();
+    if let Some((url, at)) = text.url.placed()
+        && !is_url(url)
+    {
+        let hint = "write `url: http://127.0.0.1:30000`; keys go into `api_key`";
+        findings.error(at, format!("`{url}` is no server's address"), Some(hint.into()));
+    }
+    if text.url.is_absent() && text.logs.is_absent() {
+        findings.error(place, "a target needs a `url`, or `logs`", None);
+    }
+    let mut target = Target::of(text.url.get().map(String::as_str), &[]);
+    target.logs = logs;
+    target.name = settings.take("name", &text.name, target.name.to_string()).into();
+    check_name(&text.name, findings);
+    if let (Some(url), Some(place)) = (&target.url, text.url.place()) {
+        settings.given("url", url, place);
+    }
+    target.engine = text.engine.or(EngineText::Auto);
+    target.role = text.role.get().copied();
+    target.metrics = metrics_of(text, &target, findings);
+    target.loads = text.loads.or(target.loads);
+    target.poll = settings.take("poll", &text.poll, Span(target.poll)).0;
+    if let Some(at) = text.poll.place()
+        && !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&target.poll)
+    {
+        findings.error(at, "`poll` lies between 100ms and 60s", None);
+    }
+    target.api_key = secret_of(&text.api_key, "`api_key`", findings);
+    target.admin_api_key = secret_of(&text.admin_api_key, "`admin_api_key`", findings);
+    target.ca_file = text.ca_file.get().cloned();
+    target.path_map =
+        text.path_map.get().into_iter().flatten().filter_map(|p| path_of(p, findings)).collect();
+    target.group = settings.take("group", &text.group, target.name.to_string()).into();
+    target.settings = settings;
+    Some(target)
+}
+
+fn check_name(name: &Field<String>, findings: &mut Findings<'_>) {
+    if let Some((name, place)) = name.placed()
+        && (name.is_empty()
+            || name.len() > 80
+            || name.contains(|c: char| c.is_whitespace() || "/\\\"".contains(c)))
+    {
+        findings.error(
+            place,
+            "a target's name has 1 to 80 characters, none of them a space, quote or slash",
+            None,
+        );
+    }
+}
+
+fn metrics_of(text: &TargetText, target: &Target, findings: &mut Findings<'_>) -> Option<String> {
+    match text.metrics.placed() {
+        None => target.metrics.clone(),
+        Some((TextOr::Text(word), _)) if word == "true" => target.metrics.clone(),
+        Some((TextOr::Text(word), _)) if word == "false" => None,
+        Some((TextOr::Text(url), _)) if is_url(url) => Some(url.clone()),
+        Some((TextOr::Text(path), _)) if path.starts_with('/') => {
+            target.url.as_ref().map(|u| format!("{u}{path}"))
+        }
+        Some((_, place)) => {
+            findings.error(place, "`metrics` is `true`, `false`, a path or an address", None);
+            None
+        }
+    }
+}
+
+fn log_of(field: &Field<TextOr<LogText>>, findings: &mut Findings<'_>) -> Option<Log> {
+    let (log, place) = field.placed()?;
+    let log = match log {
+        TextOr::Text(path) => Log { path: path.clone(), zone: None, from_start: false },
+        TextOr::More(text) => {
+            let Some(path) = text.path.get() else {
+                findings.error(place, "a log needs its `path`", None);
+                return None;
+            };
+            Log {
+                path: path.clone(),
+                zone: zone_of(&text.zone, findings),
+                from_start: text.from_start.or(false),
+            }
+        }
+    };
+    if log.path.is_empty() {
+        findings.error(place, "an empty path", None);
+        return None;
+    }
+    Some(log)
+}
+
+/// A zone's name that exists.
+pub fn zone_of(field: &Field<String>, findings: &mut Findings<'_>) -> Option<String> {
+    let (zone, place) = field.placed()?;
+    if zone != "local" && jiff::tz::TimeZone::get(zone).is_err() {
+        let hint = "write a name of the time zone database: `UTC`, `Europe/Berlin`";
+        findings.error(place, format!("no time zone `{zone}`"), Some(hint.into()));
+    }
+    (zone != "local").then(|| zone.clone())
+}
+
+fn path_of(field: &Field<PathText>, findings: &mut Findings<'_>) -> Option<(String, String)> {
+    let (text, place) = field.placed()?;
+    let (Some(server), Some(agent)) = (text.server.get(), text.agent.get()) else {
+        findings.error(place, "a path map has `server` and `agent`: one folder under its two names", None);
+        return None;
+    };
+    for (path, at) in [text.server.placed(), text.agent.placed()].into_iter().flatten() {
+        if !path.starts_with('/') {
+            findings.error(at, format!("`{path}` is no absolute path"), None);
+        }
+    }
+    Some((server.trim_end_matches('/').to_owned(), agent.trim_end_matches('/').to_owned()))
+}

@@ -1,0 +1,368 @@
+//! From what the sources hand over to numbers in the store, and to facts for the core.
+//!
+//! The core's clock moves inside a chunk of recorded lines, so every step is announced: first that
+//! something of time `at` is about to be recorded (timers that end before are due), then what came.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use memchr::memchr;
+
+use crate::decide::signal::loads;
+use crate::decide::signal::log_line::{Profile, Says};
+use crate::decide::signal::log_reader::{Arrival, LogReader};
+use crate::decide::signal::metrics::Metrics;
+use crate::decide::signal::observation::{Observation, Problem, SourceId};
+use crate::decide::signal::pattern::Pattern;
+use crate::decide::signal::rank::Rank;
+use crate::decide::signal::sample::{Source, TargetId};
+use crate::decide::signal::store::SignalStore;
+use crate::decide::time::Time;
+
+/// One step of taking an observation in.
+#[derive(Debug)]
+pub enum Step<'a> {
+    /// Something of this time comes next; what was due before it may run first.
+    Due,
+    /// Samples were recorded.
+    Recorded,
+    /// A rank's profiler did something.
+    Profile {
+        /// Of which server.
+        target: TargetId,
+        /// Which rank.
+        rank: Rank,
+        /// What.
+        profile: &'a Profile<'a>,
+    },
+    /// The server says that it dies.
+    Fatal {
+        /// Which server.
+        target: TargetId,
+        /// Which rank said it.
+        rank: Rank,
+        /// Its words.
+        text: &'a [u8],
+    },
+    /// The server told its version.
+    Version {
+        /// Which server.
+        target: TargetId,
+        /// Its version.
+        version: &'a str,
+    },
+    /// A source's problem began, changed or (`None`) ended.
+    Problem {
+        /// Of which server.
+        target: TargetId,
+        /// Which source.
+        source: SourceId,
+        /// What is wrong now.
+        problem: Option<&'a Problem>,
+    },
+}
+
+/// What was taken in so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Log lines.
+    pub lines: u64,
+    /// Log lines that reported load.
+    pub batch_lines: u64,
+    /// Pages and answers.
+    pub pages: u64,
+    /// Lines of pages that are no samples, and pages that are no pages.
+    pub bad: u64,
+}
+
+/// Readers with a memory: one for each log, one for pages.
+#[derive(Debug)]
+pub struct Intake {
+    zone: TimeZone,
+    logs: BTreeMap<SourceId, LogReader>,
+    names: BTreeMap<SourceId, Arc<str>>,
+    problems: BTreeMap<SourceId, Problem>,
+    patterns: Vec<Pattern>,
+    metrics: Metrics,
+    counts: Counts,
+}
+
+impl Intake {
+    /// An intake for logs whose stamps are of `zone`.
+    pub fn new(zone: TimeZone) -> Self {
+        Self {
+            zone,
+            logs: BTreeMap::new(),
+            names: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            patterns: Vec::new(),
+            metrics: Metrics::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Gives a source the name (path or URL) under which its problems are told.
+    pub fn name_source(&mut self, source: SourceId, name: Arc<str>) {
+        self.names.insert(source, name);
+    }
+
+    /// Replaces the user's patterns.
+    pub fn set_patterns(&mut self, patterns: Vec<Pattern>) {
+        self.patterns = patterns;
+    }
+
+    /// What was taken in so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// By how many seconds a log's stamps disagree with their arrival, when that cannot be right.
+    pub fn stamp_disagreement_s(&self, source: SourceId) -> Option<i64> {
+        self.logs.get(&source).and_then(LogReader::disagreement_s)
+    }
+
+    /// Takes an observation in; `step` hears of everything on the way, in the order of time.
+    pub fn take(
+        &mut self,
+        observation: &Observation,
+        store: &mut SignalStore,
+        mut step: impl FnMut(&mut SignalStore, Time, Step<'_>),
+    ) {
+        match observation {
+            Observation::Lines { target, source, lines, arrival } => {
+                self.lines(*target, *source, lines, *arrival, store, &mut step);
+            }
+            Observation::Page { target, source, body, at } => {
+                step(store, *at, Step::Due);
+                let problem = self.page(*target, *source, body, *at, store);
+                step(store, *at, Step::Recorded);
+                self.problem(*target, *source, problem, *at, store, &mut step);
+            }
+            Observation::Loads { target, source, body, at } => {
+                step(store, *at, Step::Due);
+                let problem = self.loads(*target, *source, body, *at, store, &mut step);
+                step(store, *at, Step::Recorded);
+                self.problem(*target, *source, problem, *at, store, &mut step);
+            }
+            Observation::Samples { target, samples, at, .. } => {
+                step(store, *at, Step::Due);
+                for sample in samples {
+                    store.record_sample(*target, Source::Prometheus, sample, *at);
+                }
+                step(store, *at, Step::Recorded);
+            }
+            Observation::State { target, source, problem, at, .. } => {
+                step(store, *at, Step::Due);
+                self.problem(*target, *source, problem.clone(), *at, store, &mut step);
+            }
+        }
+    }
+
+    fn lines(
+        &mut self,
+        target: TargetId,
+        source: SourceId,
+        lines: &[u8],
+        arrival: Arrival,
+        store: &mut SignalStore,
+        step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
+    ) {
+        let reader = self.logs.entry(source).or_insert_with(|| LogReader::new(self.zone.clone()));
+        let mut rest = lines;
+        while !rest.is_empty() {
+            let end = memchr(b'\n', rest).unwrap_or(rest.len());
+            let line = &rest[..end];
+            rest = &rest[(end + 1).min(rest.len())..];
+            self.counts.lines += 1;
+            let heard = reader.read(line, arrival);
+            let (at, rank) = (heard.at, heard.line.rank);
+            match &heard.line.says {
+                Says::Batch(_) | Says::Balancedness => {
+                    self.counts.batch_lines += 1;
+                    step(store, at, Step::Due);
+                    store.record(target, rank, Source::Log, reader.fields(), at, at);
+                    step(store, at, Step::Recorded);
+                }
+                Says::Profile(profile) => {
+                    step(store, at, Step::Due);
+                    store.note_profile(target, rank, profile);
+                    step(store, at, Step::Profile { target, rank, profile });
+                }
+                Says::Fatal(text) => step(store, at, Step::Fatal { target, rank, text }),
+                Says::Other => {}
+            }
+            for sample in self.patterns.iter().filter_map(|p| p.read(line, rank, at)) {
+                step(store, at, Step::Due);
+                store.record_sample(target, Source::Pattern, &sample, at);
+                step(store, at, Step::Recorded);
+            }
+        }
+    }
+
+    fn page(
+        &mut self,
+        target: TargetId,
+        source: SourceId,
+        body: &[u8],
+        at: Time,
+        store: &mut SignalStore,
+    ) -> Option<Problem> {
+        self.counts.pages += 1;
+        match self.metrics.read(body) {
+            Ok(page) => {
+                self.counts.bad += page.bad as u64;
+                store.record_page(target, &self.metrics, at);
+                None
+            }
+            Err(error) => {
+                self.counts.bad += 1;
+                Some(Problem::BadPage { url: self.name(source), error })
+            }
+        }
+    }
+
+    fn loads(
+        &mut self,
+        target: TargetId,
+        source: SourceId,
+        body: &[u8],
+        at: Time,
+        store: &mut SignalStore,
+        step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
+    ) -> Option<Problem> {
+        self.counts.pages += 1;
+        let loads = match loads::read(body) {
+            Ok(loads) => loads,
+            Err(error) => {
+                self.counts.bad += 1;
+                return Some(Problem::BadLoads { url: self.name(source), error });
+            }
+        };
+        for load in &loads.ranks {
+            store.record(target, load.rank, Source::Loads, &load.fields, at - load.age, at);
+        }
+        if let Some(role) = loads.ranks.iter().find_map(|r| r.role) {
+            store.note_role(target, role);
+        }
+        if let Some(version) = &loads.version {
+            step(store, at, Step::Version { target, version });
+        }
+        None
+    }
+
+    /// Tells a change of a source's state, and only a change.
+    fn problem(
+        &mut self,
+        target: TargetId,
+        source: SourceId,
+        now: Option<Problem>,
+        at: Time,
+        store: &mut SignalStore,
+        step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
+    ) {
+        if self.problems.get(&source) == now.as_ref() {
+            return;
+        }
+        step(store, at, Step::Problem { target, source, problem: now.as_ref() });
+        match now {
+            Some(problem) => drop(self.problems.insert(source, problem)),
+            None => drop(self.problems.remove(&source)),
+        }
+    }
+
+    fn name(&self, source: SourceId) -> Arc<str> {
+        self.names.get(&source).cloned().unwrap_or_else(|| "the source".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::signal::catalog::{self, Catalog, Kind, Own};
+    use crate::decide::signal::store::Bounds;
+
+    fn heard(intake: &mut Intake, store: &mut SignalStore, observations: &[Observation]) -> Vec<String> {
+        let mut heard = Vec::new();
+        for observation in observations {
+            intake.take(observation, store, |_, at, step| {
+                let text = match step {
+                    Step::Due => return,
+                    Step::Problem { problem: Some(p), .. } => p.to_string(),
+                    Step::Profile { rank, profile, .. } => format!("{rank} {profile:?}"),
+                    Step::Fatal { text, .. } => String::from_utf8_lossy(text).into_owned(),
+                    other => format!("{other:?}"),
+                };
+                heard.push(format!("{:.1} {text}", at.epoch_s() % 1000.0));
+            });
+        }
+        heard
+    }
+
+    #[test]
+    fn a_problem_is_told_once_and_its_end_once() {
+        let mut store = SignalStore::new(Arc::default(), Bounds::default());
+        let target = store.add_target("server".into(), None);
+        let mut intake = Intake::new(TimeZone::UTC);
+        intake.name_source(SourceId(1), "http://x/metrics".into());
+        let page = |body: &[u8], s: f64| Observation::Page {
+            target,
+            source: SourceId(1),
+            body: body.to_vec(),
+            at: Time::from_epoch_s(s),
+        };
+        let html = b"<html>502</html>";
+        let said = heard(
+            &mut intake,
+            &mut store,
+            &[page(html, 1.0), page(html, 2.0), page(b"up 1\n", 3.0), page(b"up 1\n", 4.0)],
+        );
+        let said: Vec<_> = said.into_iter().filter(|s| !s.contains("Recorded")).collect();
+        assert_eq!(
+            said,
+            [
+                "1.0 http://x/metrics: it answered with an HTML page, not with metrics; a proxy or a login page may stand in between",
+                "3.0 Problem { target: TargetId(0), source: SourceId(1), problem: None }",
+            ]
+        );
+        assert_eq!(intake.counts(), Counts { pages: 4, bad: 2, ..Counts::default() });
+    }
+
+    #[test]
+    fn lines_become_samples_facts_and_the_users_own_signals() {
+        let mut catalog = Catalog::default();
+        let own = Own { name: "wait_ms".into(), unit: "ms".into(), kind: Kind::Gauge };
+        let wait = catalog.define(own).expect("a new name");
+        let mut store = SignalStore::new(Arc::new(catalog), Bounds::default());
+        let target = store.add_target("server".into(), None);
+        let mut intake = Intake::new(TimeZone::UTC);
+        intake.set_patterns(vec![Pattern::new(wait, r"waited (?<value>\d+) ms").expect("a pattern")]);
+        let lines = b"[2026-11-24 03:48:06 DP2] Decode batch, #running-req: 4, #queue-req: 1\n\
+            [2026-11-24 03:48:07 DP2] Stop profiling...\n\
+            [2026-11-24 03:48:08 DP1] Scheduler hit an exception: x\n\
+            [2026-11-24 03:48:09 DP1] request waited 70 ms\nlast without newline";
+        let observation = Observation::Lines {
+            target,
+            source: SourceId(0),
+            lines: lines.to_vec(),
+            arrival: Arrival::Recorded,
+        };
+        assert_eq!(
+            heard(&mut intake, &mut store, &[observation]),
+            [
+                "86.0 Recorded",
+                "87.0 DP2 Stopping { stage: None }",
+                "88.0 Scheduler hit an exception: x",
+                "89.0 Recorded",
+            ]
+        );
+        assert_eq!((intake.counts().lines, intake.counts().batch_lines), (5, 1));
+        let everything = Default::default();
+        let values: Vec<_> = store
+            .evidence(&everything, Time::default())
+            .map(|e| (e.signal, e.rank.to_string(), e.value))
+            .collect();
+        assert!(values.contains(&(catalog::LOAD, "DP2".into(), 5.0)), "{values:?}");
+        assert!(values.contains(&(wait, "DP1".into(), 70.0)), "{values:?}");
+    }
+}

@@ -1,0 +1,108 @@
+//! Decimal numbers at the front of bytes, several times faster than `str::parse` for what servers
+//! print, and the same value to the last bit: up to fifteen digits and a small power of ten divide
+//! exactly (Clinger 1990, the fast path); anything else goes to the standard library.
+
+/// Powers of ten that an `f64` holds exactly.
+const EXACT: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18,
+    1e19, 1e20, 1e21, 1e22,
+];
+
+/// The number that `bytes` begin with, and how many bytes it takes; `None` when they begin with none.
+/// Reads `-12.5e3`, not `NaN` or `inf` (see [`whole`]).
+pub fn leading(bytes: &[u8]) -> Option<(f64, usize)> {
+    let negative = bytes.first() == Some(&b'-');
+    let mut at = usize::from(negative || bytes.first() == Some(&b'+'));
+    let (mut mantissa, mut digits, mut fraction) = (0_u64, 0_usize, 0_usize);
+    let mut in_fraction = false;
+    while let Some(&byte) = bytes.get(at) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit < 10 {
+            mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit));
+            digits += 1;
+            fraction += usize::from(in_fraction);
+        } else if byte == b'.' && !in_fraction {
+            in_fraction = true;
+        } else {
+            break;
+        }
+        at += 1;
+    }
+    if digits == 0 {
+        return None;
+    }
+    let plain_end = at;
+    if matches!(bytes.get(at), Some(b'e' | b'E')) {
+        at = exponent_end(bytes, at);
+    }
+    if at > plain_end || digits > 15 {
+        let value = std::str::from_utf8(&bytes[..at]).ok()?.parse().ok()?;
+        return Some((value, at));
+    }
+    let value = mantissa as f64 / EXACT[fraction];
+    Some((if negative { -value } else { value }, at))
+}
+
+/// Where the exponent that begins at `at` ends; `at` itself when no digits follow the `e`.
+fn exponent_end(bytes: &[u8], at: usize) -> usize {
+    let mut end = at + 1;
+    if matches!(bytes.get(end), Some(b'+' | b'-')) {
+        end += 1;
+    }
+    let first = end;
+    while bytes.get(end).is_some_and(u8::is_ascii_digit) {
+        end += 1;
+    }
+    if end > first { end } else { at }
+}
+
+/// The number that `bytes` are, `NaN` and `+Inf` included; `None` when they are not one.
+pub fn whole(bytes: &[u8]) -> Option<f64> {
+    match leading(bytes) {
+        Some((value, end)) if end == bytes.len() => Some(value),
+        _ => std::str::from_utf8(bytes).ok()?.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn numbers_as_servers_print_them() {
+        for (text, value, end) in [
+            ("12, ", 12.0, 2),
+            ("0.07, x", 0.07, 4),
+            ("-3.5", -3.5, 4),
+            ("93.5%", 93.5, 4),
+            ("1e3", 1000.0, 3),
+            ("5.682700000875229e-05", 5.682_700_000_875_229e-5, 21),
+            ("2e", 2.0, 1),
+            ("1795492086.7102\t", 1_795_492_086.710_2, 15),
+        ] {
+            assert_eq!(leading(text.as_bytes()), Some((value, end)), "{text}");
+        }
+        for text in ["", "True", "-", ".", "#1"] {
+            assert_eq!(leading(text.as_bytes()), None, "{text}");
+        }
+        assert_eq!(whole(b"+Inf"), Some(f64::INFINITY));
+        assert!(whole(b"NaN").is_some_and(f64::is_nan));
+        assert_eq!(whole(b"1.5x"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn it_gives_what_the_standard_library_gives(value in any::<f64>(), places in 0_usize..12) {
+            prop_assume!(value.is_finite());
+            for text in [format!("{value}"), format!("{value:e}"), format!("{:.*}", places, value % 1e9)] {
+                prop_assert_eq!(whole(text.as_bytes()), text.parse().ok(), "{}", text);
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            let _ = (leading(&bytes), whole(&bytes));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the store can tell people: the samples behind a firing, and what arrives from where.
+
+use serde::Serialize;
+
+use super::SignalStore;
+use crate::decide::labels::Labels;
+use crate::decide::signal::rank::Rank;
+use crate::decide::signal::sample::{Signal, Source, TargetId};
+use crate::decide::time::Time;
+
+/// One sample of a bundle's evidence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evidence {
+    /// When it was true.
+    pub at: Time,
+    /// Of what.
+    pub signal: Signal,
+    /// Whose.
+    pub rank: Rank,
+    /// How much.
+    pub value: f64,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// What arrives of one signal from one source of one server.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Standing {
+    /// The server's name.
+    pub target: String,
+    /// The signal's name.
+    pub signal: String,
+    /// The unit of its values.
+    pub unit: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// How many ranks have it.
+    pub ranks: usize,
+    /// Seconds since the last rank said anything.
+    pub age_s: f64,
+    /// Whether a better source of the same signal speaks, so that this one does not count.
+    pub overruled: bool,
+    /// Each rank's latest value.
+    pub latest: Vec<Reading>,
+}
+
+/// One rank's latest value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reading {
+    /// Whose: rank and extra labels.
+    pub of: Labels,
+    /// How much.
+    pub value: f64,
+    /// When it was true.
+    pub at: Time,
+    /// Whether the rank has gone silent.
+    pub silent: bool,
+}
+
+impl SignalStore {
+    /// Every kept sample since `since` of the series that carry all of `labels` (a group's), series
+    /// by series, each in the order of time.
+    pub fn evidence<'a>(&'a self, labels: &'a Labels, since: Time) -> impl Iterator<Item = Evidence> + 'a {
+        self.series.iter().flat_map(move |series| {
+            let slot = &self.slots[series.slot as usize];
+            let belongs = labels.0.iter().all(|(name, value)| slot.labels.get(name) == Some(value));
+            let (signal, rank, source) = (series.signal, slot.key.rank, slot.key.source);
+            let samples = belongs.then(|| series.ring.iter_since(since)).into_iter().flatten();
+            samples.map(move |(at, value)| Evidence { at, signal, rank, value, source })
+        })
+    }
+
+    /// What arrives, by server, signal and source.
+    pub fn standing(&self, now: Time) -> Vec<Standing> {
+        let mut order: Vec<usize> =
+            (0..self.series.len()).filter(|i| self.series[*i].last.is_some()).collect();
+        order.sort_by_key(|i| {
+            let (series, key) = (&self.series[*i], &self.slots[self.series[*i].slot as usize].key);
+            (key.target, series.signal, key.source, key.rank)
+        });
+        let identity = |i: &usize| self.identity(*i);
+        let mut all: Vec<Standing> = Vec::new();
+        for same in order.chunk_by(|a, b| identity(a) == identity(b)) {
+            let better = all.last().is_some_and(|last: &Standing| {
+                let (target, signal, _) = self.identity(same[0]);
+                last.target == self.target_text(target)
+                    && last.signal == self.catalog.name_of(signal)
+                    && !last.latest.iter().all(|r| r.silent)
+            });
+            let mut standing = self.standing_of(same, now);
+            standing.overruled = better;
+            all.push(standing);
+        }
+        all
+    }
+
+    fn identity(&self, series: usize) -> (TargetId, Signal, Source) {
+        let key = &self.slots[self.series[series].slot as usize].key;
+        (key.target, self.series[series].signal, key.source)
+    }
+
+    fn target_text(&self, target: TargetId) -> String {
+        self.target_name(target).map_or_else(String::new, |n| n.to_string())
+    }
+
+    fn standing_of(&self, same: &[usize], now: Time) -> Standing {
+        let (target, signal, source) = self.identity(same[0]);
+        let reading = |i: &usize| {
+            let slot = &self.slots[self.series[*i].slot as usize];
+            let (at, value) = self.series[*i].last?;
+            let mut of = slot.labels.clone();
+            of.0.retain(|name, _| !matches!(&**name, "target" | "role"));
+            Some(Reading { of, value, at, silent: !slot.cadence.is_speaking(now) })
+        };
+        let seen = same.iter().filter_map(|i| self.slots[self.series[*i].slot as usize].cadence.seen());
+        Standing {
+            target: self.target_text(target),
+            signal: self.catalog.name_of(signal).to_owned(),
+            unit: self.catalog.unit_of(signal).to_owned(),
+            source,
+            ranks: same.len(),
+            age_s: seen.max().map_or(f64::INFINITY, |seen| now.since(seen).as_secs_f64()),
+            overruled: false,
+            latest: same.iter().filter_map(reading).collect(),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! What the core is told, and what it asks for. Everything that happens goes through these two.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decide::capture::admit::Grant;
+use crate::decide::capture::facts::{Answered, Folder, ServerFacts};
+use crate::decide::capture::governor::AttemptEnd;
+use crate::decide::capture::line::{Marks, ProfileLine};
+use crate::decide::capture::window::Phase;
+use crate::decide::incident::{CaptureOutcome, Incident, VerdictNote};
+use crate::decide::labels::Labels;
+use crate::decide::rule::Rule;
+use crate::decide::rule::change::Change;
+use crate::decide::signal::catalog::Catalog;
+use crate::decide::signal::observation::{Observation, SourceId};
+use crate::decide::signal::pattern::Pattern;
+use crate::decide::signal::rank::Rank;
+use crate::decide::signal::sample::TargetId;
+use crate::decide::status::Silence;
+use crate::decide::time::Time;
+use crate::explain::message::Update;
+
+/// Something happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A source saw something.
+    Observed(Observation),
+    /// Time passed.
+    Tick,
+    /// A server was looked at.
+    Server {
+        /// Which.
+        target: TargetId,
+        /// What was seen.
+        fact: ServerFact,
+    },
+    /// A window went on.
+    Window {
+        /// Its incident.
+        incident: Arc<str>,
+        /// How.
+        news: WindowNews,
+    },
+    /// The ranks of a capture were compared.
+    Compared {
+        /// Its incident.
+        incident: Arc<str>,
+        /// What it said.
+        note: VerdictNote,
+    },
+    /// A bundle was written.
+    Bundled {
+        /// Its incident.
+        incident: Arc<str>,
+        /// Where.
+        path: String,
+    },
+    /// Somebody wants a window: by hand, or an alert of another system.
+    Asked(Asked),
+    /// The configuration was read anew.
+    Reloaded {
+        /// The new rules.
+        rules: Vec<Rule>,
+        /// The signals they may name.
+        catalog: Arc<Catalog>,
+        /// The user's own patterns.
+        patterns: Vec<Pattern>,
+    },
+    /// Captures and messages are silenced.
+    Silenced(Silence),
+}
+
+/// What was seen of a server.
+#[derive(Clone, Debug)]
+pub enum ServerFact {
+    /// What it says of itself.
+    Info(ServerFacts),
+    /// It does not answer any more.
+    Lost,
+    /// How it answered `/health`.
+    Health(Answered),
+    /// One of its folders.
+    Folder(Folder),
+}
+
+/// How a window goes on.
+#[derive(Clone, Debug)]
+pub enum WindowNews {
+    /// It entered a phase.
+    Entered(Phase),
+    /// It is over.
+    Ended {
+        /// What came of it.
+        outcome: Box<CaptureOutcome>,
+        /// What it cost.
+        end: AttemptEnd,
+    },
+}
+
+/// A wish for a window that no rule of the agent's had.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// On which server.
+    pub target: TargetId,
+    /// Stands in for a rule: its limits, its capture, its name.
+    pub rule: Arc<Rule>,
+    /// Why, in words: the alert's summary.
+    pub why: String,
+    /// The alert's labels.
+    pub labels: Labels,
+    /// Since when the alert fires.
+    pub since: Option<Time>,
+}
+
+/// Something is to be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// A rule's state changed: a log line, and a line of the replay.
+    Changed {
+        /// The change.
+        change: Box<Change>,
+        /// The capture's word: `none`, `would_start`, `refused`, `open`.
+        capture: &'static str,
+        /// Why it is refused.
+        why: Option<String>,
+    },
+    /// Write the attempt to the state, then open the window.
+    Start {
+        /// The incident it belongs to, as it stands.
+        incident: Box<Incident>,
+        /// On which server.
+        target: TargetId,
+        /// What was granted.
+        grant: Box<Grant>,
+    },
+    /// The rule of an open window cleared.
+    Cleared {
+        /// The incident.
+        incident: Arc<str>,
+    },
+    /// A server's log said something of profiling while a window of ours is open on it.
+    ProfileLine {
+        /// The window's incident.
+        incident: Arc<str>,
+        /// Who printed it.
+        rank: Rank,
+        /// What.
+        line: ProfileLine,
+    },
+    /// A server's log says that it dies.
+    Dying {
+        /// Which.
+        target: TargetId,
+        /// The line.
+        line: String,
+    },
+    /// Tell people, and keep the incident.
+    Notify {
+        /// As it stands.
+        incident: Box<Incident>,
+        /// What is new.
+        update: Update,
+        /// The rule's receivers.
+        receivers: Vec<Arc<str>>,
+    },
+    /// What came of a wish that was asked for.
+    Answered {
+        /// Its incident.
+        incident: Arc<str>,
+        /// Why no window opens.
+        refused: Option<String>,
+    },
+    /// A source's trouble began, changed or ended: said once a change.
+    Trouble {
+        /// Which source.
+        source: SourceId,
+        /// Whether it works again.
+        is_over: bool,
+        /// A sentence.
+        said: String,
+    },
+}
+
+/// A window of ours that is under way.
+#[derive(Clone, Debug)]
+pub struct OpenWindow {
+    /// Its incident.
+    pub incident: Arc<str>,
+    /// By what it is recognised; empty for means that leave no line in the log.
+    pub marks: Marks,
+    /// `http`, `nsys`, `cuda_profiler_api`, `command`.
+    pub means: &'static str,
+    /// How far it is.
+    pub phase: Phase,
+    /// Since when.
+    pub since: Time,
+    /// When it is stopped at the latest.
+    pub deadline: Duration,
+}

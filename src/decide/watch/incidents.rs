@@ -1,0 +1,157 @@
+//! From a rule's change of state to an incident: opened at an onset, carried through its capture,
+//! resolved when the rule clears.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState};
+use crate::decide::labels::Labels;
+use crate::decide::rule::Rule;
+use crate::decide::rule::change::Change;
+use crate::decide::time::Time;
+
+/// Closed incidents that stay in memory, for the page and the API; the bundles hold them all.
+const KEPT: usize = 100;
+
+/// What tells firings apart: a rule on a group of a server.
+pub type Key = (Arc<str>, Option<Arc<str>>, Labels);
+
+/// An incident, and what the core needs to go on with it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// As it stands.
+    pub incident: Incident,
+    /// Its rule as it was when it fired.
+    pub rule: Arc<Rule>,
+    /// Whether its messages are held back.
+    pub is_silenced: bool,
+}
+
+/// All incidents: those that fire, and the last ones that do not.
+#[derive(Debug, Default)]
+pub struct Incidents {
+    cases: BTreeMap<Arc<str>, Case>,
+    firing: BTreeMap<Key, Arc<str>>,
+}
+
+impl Incidents {
+    /// Opens an incident for a change that is an onset. `target` names the server that a capture
+    /// would be taken on.
+    pub fn open(&mut self, change: &Change, finding: Finding, target: Arc<str>) -> &mut Case {
+        let id = id_of(change);
+        self.firing.insert(key_of(change), id.clone());
+        self.forget_old();
+        self.cases.entry(id.clone()).or_insert(case_of(id, change, finding, target))
+    }
+
+    /// Opens an incident that nothing fires for: somebody asked. It is over with its window.
+    pub fn open_asked(&mut self, change: &Change, finding: Finding, target: Arc<str>) -> Arc<str> {
+        let id = id_of(change);
+        self.forget_old();
+        self.cases.insert(id.clone(), case_of(id.clone(), change, finding, target));
+        id
+    }
+
+    /// The incident that fires for the rule and group of a change.
+    pub fn firing(&self, change: &Change) -> Option<&Case> {
+        self.cases.get(self.firing.get(&key_of(change))?)
+    }
+
+    /// Resolves the incident that fires for the rule and group of a change.
+    pub fn resolve(&mut self, change: &Change) -> Option<&Case> {
+        let id = self.firing.remove(&key_of(change))?;
+        let case = self.cases.get_mut(&id)?;
+        case.incident.state = IncidentState::Resolved;
+        case.incident.resolved_at = Some(change.at);
+        Some(case)
+    }
+
+    /// Resolves the incidents of a rule that is gone or detects something else now.
+    pub fn resolve_rule(&mut self, rule: &str, at: Time) -> Vec<Case> {
+        let gone: Vec<Key> = self.firing.keys().filter(|(name, ..)| &**name == rule).cloned().collect();
+        let ids: Vec<Arc<str>> = gone.iter().filter_map(|key| self.firing.remove(key)).collect();
+        let mut resolved = Vec::new();
+        for id in ids {
+            if let Some(case) = self.cases.get_mut(&id) {
+                case.incident.state = IncidentState::Resolved;
+                case.incident.resolved_at = Some(at);
+                resolved.push(case.clone());
+            }
+        }
+        resolved
+    }
+
+    /// One incident.
+    pub fn get(&self, id: &str) -> Option<&Case> {
+        self.cases.get(id)
+    }
+
+    /// One incident, to go on with it.
+    pub fn get_mut(&mut self, id: &str) -> Option<&mut Case> {
+        self.cases.get_mut(id)
+    }
+
+    /// Those that fire, in the order of their ids.
+    pub fn firing_now(&self) -> impl Iterator<Item = &Case> {
+        self.firing.values().filter_map(|id| self.cases.get(id))
+    }
+
+    /// All that are in memory, the newest first.
+    pub fn newest_first(&self) -> impl Iterator<Item = &Case> {
+        self.cases.values().rev()
+    }
+
+    fn forget_old(&mut self) {
+        let open: Vec<&Arc<str>> = self.firing.values().collect();
+        let closed: Vec<Arc<str>> = self
+            .cases
+            .iter()
+            .filter(|(id, case)| {
+                !open.contains(id) && !matches!(case.incident.capture, CaptureOutcome::Open { .. })
+            })
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in closed.iter().take(closed.len().saturating_sub(KEPT)) {
+            self.cases.remove(id);
+        }
+    }
+}
+
+fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) -> Case {
+    let rule = change.rule.clone();
+    let incident = Incident {
+        id,
+        rule: rule.name.clone(),
+        about: rule.about.clone(),
+        target,
+        group: change.group.clone(),
+        severity: rule.severity,
+        labels: rule.labels.clone(),
+        state: IncidentState::Open,
+        fired_at: change.at,
+        resolved_at: None,
+        finding,
+        capture: CaptureOutcome::None,
+        verdict: None,
+        bundle: None,
+    };
+    Case { incident, rule, is_silenced: false }
+}
+
+fn key_of(change: &Change) -> Key {
+    (change.rule.name.clone(), change.target.clone(), change.group.clone())
+}
+
+/// `20261124T034845Z-dp-load-skew-3f9a`: sortable, and the same whenever the same is replayed. The
+/// last part tells groups apart whose rules fire in one second.
+fn id_of(change: &Change) -> Arc<str> {
+    let stamp = jiff::Timestamp::from_nanosecond(i128::from(change.at.nanos())).unwrap_or_default();
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let group = format!("{:?}{}{}", change.target, change.group, change.at.nanos());
+    for byte in group.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    let rule: String =
+        change.rule.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    format!("{}-{rule}-{:04x}", stamp.strftime("%Y%m%dT%H%M%SZ"), hash & 0xffff).into()
+}

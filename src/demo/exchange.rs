@@ -1,0 +1,198 @@
+//! What goes into a double and what comes out of it: requests, answers, effects, and the faults of
+//! the way between. No sockets here; `shell` has those.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decide::time::Time;
+
+/// One HTTP request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    /// `GET`, `POST`.
+    pub method: String,
+    /// Without the query.
+    pub path: String,
+    /// What follows the `?`, or nothing.
+    pub query: String,
+    /// The token of `Authorization: Bearer`.
+    pub bearer: Option<String>,
+    /// The body as it came.
+    pub body: Vec<u8>,
+}
+
+impl Request {
+    /// A GET.
+    pub fn get(target: &str) -> Self {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        Self { method: "GET".into(), path: path.into(), query: query.into(), ..Self::default() }
+    }
+
+    /// A POST; an empty body is none.
+    pub fn post(target: &str, body: &str) -> Self {
+        Self { method: "POST".into(), body: body.as_bytes().to_vec(), ..Self::get(target) }
+    }
+
+    /// The same with a key.
+    pub fn with_key(mut self, key: &str) -> Self {
+        self.bearer = Some(key.to_owned());
+        self
+    }
+
+    /// The value of one parameter of the query.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.query.split('&').filter_map(|p| p.split_once('=')).find(|(k, _)| *k == name).map(|(_, v)| v)
+    }
+}
+
+/// One HTTP answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Status code.
+    pub status: u16,
+    /// Its `Content-Type`; SGLang sends none with some plain bodies.
+    pub content_type: Option<&'static str>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// A body without a content type.
+    pub fn bare(status: u16, body: &str) -> Self {
+        Self { status, content_type: None, body: body.into() }
+    }
+
+    /// Plain text.
+    pub fn text(status: u16, body: &str) -> Self {
+        Self { content_type: Some("text/plain; charset=utf-8"), ..Self::bare(status, body) }
+    }
+
+    /// JSON.
+    pub fn json(status: u16, body: &serde_json::Value) -> Self {
+        Self { content_type: Some("application/json"), ..Self::bare(status, &body.to_string()) }
+    }
+
+    /// FastAPI's words for a path that it does not know.
+    pub fn not_found() -> Self {
+        Self::json(404, &serde_json::json!({"detail": "Not Found"}))
+    }
+
+    /// FastAPI's words for a known path and another method.
+    pub fn method_not_allowed() -> Self {
+        Self::json(405, &serde_json::json!({"detail": "Method Not Allowed"}))
+    }
+
+    /// The body as text.
+    pub fn body_text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The reason phrase of the access log.
+    pub const fn reason(&self) -> &'static str {
+        match self.status {
+            200 => "OK",
+            400 => "Bad Request",
+            401 => "Unauthorized",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            409 => "Conflict",
+            500 => "Internal Server Error",
+            503 => "Service Unavailable",
+            _ => "",
+        }
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With an answer.
+    Answer(Response),
+    /// The connection broke before an answer came.
+    Reset,
+}
+
+/// A request on its way, unique within one double.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// What a double does to its world.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// A line (or several, as a traceback has) of its log, without the last newline.
+    Log {
+        /// When it was printed.
+        at: Time,
+        /// As it stands in the log.
+        line: String,
+    },
+    /// A file is written, or written again; its folders are made where they are missing.
+    File {
+        /// As the request named it.
+        path: String,
+        /// All of what is in it now; a file being written shows a first part of it.
+        content: Arc<[u8]>,
+        /// The data-parallel rank that writes.
+        rank: u16,
+    },
+    /// A request ends.
+    Done {
+        /// Which.
+        call: CallId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// The process is gone: its port refuses connections.
+    Down,
+    /// The process listens (again).
+    Up,
+}
+
+/// A fault of the way between client and server, on one path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpFault {
+    /// The path that it concerns.
+    pub path: String,
+    /// What happens.
+    pub kind: HttpFaultKind,
+    /// How many requests it hits before it is over.
+    pub times: u32,
+}
+
+/// What happens to a request that a fault hits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HttpFaultKind {
+    /// This status with a plain body; the request has no effect.
+    Status(u16),
+    /// The connection breaks before the request takes effect (an idle keep-alive that timed out).
+    ResetBefore,
+    /// The request takes effect and the connection breaks before the answer.
+    ResetAfter,
+    /// Neither effect nor answer.
+    NeverBefore,
+    /// The request takes effect and the answer never comes.
+    NeverAfter,
+    /// The answer comes this much later.
+    Late(Duration),
+}
+
+impl HttpFault {
+    /// A fault that does not end.
+    pub fn always(path: &str, kind: HttpFaultKind) -> Self {
+        Self { path: path.into(), kind, times: u32::MAX }
+    }
+
+    /// A fault that hits the next request only.
+    pub fn once(path: &str, kind: HttpFaultKind) -> Self {
+        Self { path: path.into(), kind, times: 1 }
+    }
+
+    /// The first fault that hits `path`, used up by one.
+    pub fn take(faults: &mut [Self], path: &str) -> Option<HttpFaultKind> {
+        let fault = faults.iter_mut().find(|f| f.times > 0 && f.path == path)?;
+        if fault.times != u32::MAX {
+            fault.times -= 1;
+        }
+        Some(fault.kind.clone())
+    }
+}

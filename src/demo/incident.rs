@@ -1,0 +1,90 @@
+//! The recorded incident of the demo: an overload of DP2 on a real server with four ranks, played
+//! by the double faster than it happened. `data/README.md` has the truth.
+
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use flate2::read::GzDecoder;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::decide::time::Time;
+use crate::demo::load::LoadTrack;
+use crate::demo::sglang::{Config, Version, World};
+use crate::demo::shell::{self, RunningDouble, Stage};
+
+const LOG: &[u8] = include_bytes!("data/server.stamped.log.gz");
+const LOADS: &[u8] = include_bytes!("data/loads.jsonl.gz");
+const TRACES: [&[u8]; 4] = [
+    include_bytes!("data/skew/dp0.trace.json.gz"),
+    include_bytes!("data/skew/dp1.trace.json.gz"),
+    include_bytes!("data/skew/dp2.trace.json.gz"),
+    include_bytes!("data/skew/dp3.trace.json.gz"),
+];
+
+/// Where the play begins: the first recorded line.
+pub const BEGIN: f64 = 1_795_492_086.0;
+/// The true onset: from here on DP2 gets seven times the weight of its peers.
+pub const ONSET: f64 = 1_795_492_121.330_7;
+/// Where it ends.
+pub const END: f64 = 1_795_492_199.2;
+
+/// The recorded server, ready to be played from [`BEGIN`].
+///
+/// # Errors
+/// The data in the binary are damaged.
+pub fn world() -> io::Result<World> {
+    let loads = unpack(LOADS)?;
+    let mut config = Config::new(Version::V0_5_16, 4, LoadTrack::recorded(&loads)?);
+    config.recorded_loads = Some(bodies(&loads)?);
+    config.recorded_log = Some(log_lines(&unpack(LOG)?));
+    config.recorded_traces = Some(TRACES.iter().map(|t| Arc::from(*t)).collect());
+    Ok(World::new(config, Time::from_epoch_s(BEGIN)))
+}
+
+/// Plays it `speed` times as fast as it happened, behind a local port, with its log in
+/// `out_dir/server.log`. Its time is the recorded one: read it from [`RunningDouble::clock`].
+///
+/// # Errors
+/// No port, no log, or damaged data.
+pub async fn start(out_dir: &Path, speed: f64) -> io::Result<RunningDouble> {
+    let stage = Stage {
+        begin: Time::from_epoch_s(BEGIN),
+        speed,
+        log_path: out_dir.join("server.log"),
+        port: 0,
+        end: Some(Time::from_epoch_s(END)),
+    };
+    shell::start(world()?, stage).await
+}
+
+fn unpack(gzip: &[u8]) -> io::Result<String> {
+    let mut text = String::new();
+    GzDecoder::new(gzip).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Lines of a log in which each begins with its arrival time and a tab.
+pub fn log_lines(text: &str) -> Arc<[(Time, String)]> {
+    let stamped = |line: &str| {
+        let (at, line) = line.split_once('\t')?;
+        Some((Time::from_epoch_s(at.parse().ok()?), line.to_owned()))
+    };
+    text.lines().filter_map(stamped).collect()
+}
+
+#[derive(Deserialize)]
+struct Page<'a> {
+    t: f64,
+    #[serde(borrow)]
+    body: &'a RawValue,
+}
+
+fn bodies(lines: &str) -> serde_json::Result<Arc<[(Time, String)]>> {
+    let body = |line| {
+        let page: Page<'_> = serde_json::from_str(line)?;
+        Ok((Time::from_epoch_s(page.t), page.body.get().to_owned()))
+    };
+    lines.lines().map(body).collect()
+}

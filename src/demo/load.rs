@@ -1,0 +1,134 @@
+//! How much work each rank has, over time: written down as phases, or as it was recorded.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::decide::time::Time;
+
+/// The work of one rank at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RankLoad {
+    /// Requests in the running batch.
+    pub running: u32,
+    /// Requests in the queue.
+    pub waiting: u32,
+    /// Tokens in the KV cache.
+    pub tokens: u64,
+    /// Output tokens a second.
+    pub throughput: f64,
+}
+
+impl RankLoad {
+    /// `running` requests of about 480 tokens each, and `waiting` behind them.
+    pub fn of(running: u32, waiting: u32) -> Self {
+        Self { running, waiting, tokens: u64::from(running) * 480, throughput: f64::from(running) * 90.0 }
+    }
+}
+
+/// The load of every rank over time: a step function that holds its last value for ever.
+#[derive(Clone, Debug, Default)]
+pub struct LoadTrack {
+    points: Vec<(Time, Vec<RankLoad>)>,
+}
+
+impl LoadTrack {
+    /// Phases that follow each other: how long each lasts, and each rank's `(running, waiting)`.
+    pub fn phases(start: Time, phases: &[(Duration, &[(u32, u32)])]) -> Self {
+        let mut at = start;
+        let mut points = Vec::new();
+        for (lasts, ranks) in phases {
+            points.push((at, ranks.iter().map(|&(r, w)| RankLoad::of(r, w)).collect()));
+            at = at + *lasts;
+        }
+        Self { points }
+    }
+
+    /// The same `(running, waiting)` of each rank for ever.
+    pub fn constant(start: Time, ranks: &[(u32, u32)]) -> Self {
+        Self::phases(start, &[(Duration::ZERO, ranks)])
+    }
+
+    /// From the lines of a loads file, `{"t": EPOCH, "body": <answer of /v1/loads>}` each.
+    ///
+    /// # Errors
+    /// The first line that is not such a line.
+    pub fn recorded(lines: &str) -> Result<Self, serde_json::Error> {
+        let points = lines
+            .lines()
+            .map(|line| {
+                let page: RecordedPage = serde_json::from_str(line)?;
+                Ok((Time::from_epoch_s(page.t), page.body.loads.into_iter().map(Into::into).collect()))
+            })
+            .collect::<Result<_, serde_json::Error>>()?;
+        Ok(Self { points })
+    }
+
+    /// The load of `rank` at `now`.
+    pub fn at(&self, rank: u16, now: Time) -> RankLoad {
+        let after = self.points.partition_point(|(t, _)| *t <= now);
+        after
+            .checked_sub(1)
+            .and_then(|i| self.points[i].1.get(usize::from(rank)))
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// When it next changes.
+    pub fn next_change(&self, now: Time) -> Option<Time> {
+        self.points.get(self.points.partition_point(|(t, _)| *t <= now)).map(|(t, _)| *t)
+    }
+
+    /// Replaces what happens from `now` on.
+    pub fn set_from(&mut self, now: Time, ranks: &[(u32, u32)]) {
+        self.points.retain(|(t, _)| *t < now);
+        self.points.push((now, ranks.iter().map(|&(r, w)| RankLoad::of(r, w)).collect()));
+    }
+}
+
+#[derive(Deserialize)]
+struct RecordedPage {
+    t: f64,
+    body: RecordedBody,
+}
+
+#[derive(Deserialize)]
+struct RecordedBody {
+    loads: Vec<RecordedLoad>,
+}
+
+#[derive(Deserialize)]
+struct RecordedLoad {
+    num_running_reqs: u32,
+    num_waiting_reqs: u32,
+    num_used_tokens: u64,
+    gen_throughput: f64,
+}
+
+impl From<RecordedLoad> for RankLoad {
+    fn from(l: RecordedLoad) -> Self {
+        Self {
+            running: l.num_running_reqs,
+            waiting: l.num_waiting_reqs,
+            tokens: l.num_used_tokens,
+            throughput: l.gen_throughput,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_track_holds_each_phase_until_the_next_and_the_last_for_ever() {
+        let start = Time::from_epoch_s(100.0);
+        let second = Duration::from_secs(1);
+        let track = LoadTrack::phases(start, &[(second, &[(1, 0), (2, 0)]), (second, &[(3, 4), (0, 0)])]);
+        assert_eq!(track.at(0, Time::from_epoch_s(99.9)), RankLoad::default());
+        assert_eq!(track.at(1, start).running, 2);
+        assert_eq!(track.next_change(start), Some(start + second));
+        assert_eq!(track.at(0, start + second * 60).waiting, 4);
+        assert_eq!(track.next_change(start + second), None);
+    }
+}

@@ -1,0 +1,175 @@
+//! Which SGLang the double plays, how its windows cost, and what goes wrong with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decide::time::Time;
+use crate::demo::exchange::HttpFault;
+use crate::demo::load::LoadTrack;
+
+/// A release whose differences the double knows. Releases between them behave like the older one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Version {
+    /// No `start_step`, no rank labels, no `/v1/loads`.
+    V0_4_7,
+    /// `start_step`; `/get_load` a list.
+    V0_5_3,
+    /// Prefixes and merging; `/v1/loads` that asks every rank; admin keys.
+    V0_5_9,
+    /// Caller-chosen ids; `/v1/loads` from a snapshot; exact step counts.
+    V0_5_16,
+    /// No `/get_load`.
+    V0_5_23,
+}
+
+impl Version {
+    /// Every one.
+    pub const ALL: [Self; 5] = [Self::V0_4_7, Self::V0_5_3, Self::V0_5_9, Self::V0_5_16, Self::V0_5_23];
+
+    /// As the server says it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::V0_4_7 => "0.4.7.post1",
+            Self::V0_5_3 => "0.5.3",
+            Self::V0_5_9 => "0.5.9",
+            Self::V0_5_16 => "0.5.16",
+            Self::V0_5_23 => "0.5.23",
+        }
+    }
+}
+
+/// The double's whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which release.
+    pub version: Version,
+    /// Data-parallel size.
+    pub dp: u16,
+    /// Tensor-parallel size of one replica; under DP attention of the whole engine.
+    pub tp: u16,
+    /// Whether all ranks step together and idle ones run IDLE batches.
+    pub dp_attention: bool,
+    /// The work.
+    pub load: LoadTrack,
+    /// The log of a recording, replayed instead of made-up batch lines: arrival and line.
+    pub recorded_log: Option<Arc<[(Time, String)]>>,
+    /// Answers of `/v1/loads` of a recording, served instead of made-up ones.
+    pub recorded_loads: Option<Arc<[(Time, String)]>>,
+    /// What each rank's trace file holds, instead of a generated trace.
+    pub recorded_traces: Option<Vec<Arc<[u8]>>>,
+    /// `--api-key`.
+    pub api_key: Option<String>,
+    /// `--admin-api-key`.
+    pub admin_api_key: Option<String>,
+    /// `--enable-metrics`.
+    pub enable_metrics: bool,
+    /// `SGLANG_TORCH_PROFILER_DIR`, or `/tmp`: where traces go when a request names no folder.
+    pub default_output_dir: String,
+    /// `SGLANG_LOG_MS=1`.
+    pub log_ms: bool,
+    /// `SGLANG_PROFILE_V2=1`.
+    pub profile_v2: bool,
+    /// Decode batches between two log lines.
+    pub decode_log_interval: u32,
+    /// How long a good `/health` takes; it is asked again after each such time.
+    pub health_takes: Duration,
+    /// `--watchdog-timeout`: a rank that makes no step for so long is killed, and the server with it.
+    pub watchdog: Duration,
+    /// What an export costs.
+    pub export: ExportCost,
+    /// What goes wrong.
+    pub faults: Faults,
+}
+
+impl Config {
+    /// A healthy server of `version` with `dp` replicas under `load`.
+    pub fn new(version: Version, dp: u16, load: LoadTrack) -> Self {
+        Self {
+            version,
+            dp,
+            tp: 1,
+            dp_attention: false,
+            load,
+            recorded_log: None,
+            recorded_loads: None,
+            recorded_traces: None,
+            api_key: None,
+            admin_api_key: None,
+            enable_metrics: true,
+            default_output_dir: "/tmp".into(),
+            log_ms: false,
+            profile_v2: false,
+            decode_log_interval: 40,
+            health_takes: if version >= Version::V0_5_3 { Duration::from_secs(1) } else { Duration::ZERO },
+            watchdog: Duration::from_secs(300),
+            export: ExportCost::default(),
+            faults: Faults::default(),
+        }
+    }
+
+    /// The tensor-parallel ranks that belong to data-parallel rank `dp`, each of which writes a file.
+    pub fn tp_ranks(&self, dp: u16) -> std::ops::Range<u16> {
+        if self.dp_attention {
+            let each = (self.tp / self.dp).max(1);
+            dp * each..(dp + 1) * each
+        } else {
+            0..self.tp
+        }
+    }
+}
+
+/// How long a rank is busy writing its trace, in which it does nothing else. The defaults
+/// reproduce what was measured (0.2 s for 20 steps of a small batch, 0.8 s for 20 of a large one,
+/// 55.7 s for one idle second with stacks).
+#[derive(Clone, Copy, Debug)]
+pub struct ExportCost {
+    /// Of every export.
+    pub base: Duration,
+    /// Of each step of an empty batch; a batch of 20 costs twice that, one of 40 three times.
+    pub per_step: Duration,
+    /// Factor when Python stacks are recorded.
+    pub stacks: f64,
+    /// Seconds for each second in which the rank idled with stacks on.
+    pub idle_stacks: f64,
+    /// Seconds for each second in which it idled without.
+    pub idle: f64,
+    /// Factor on the first rank when it merges the files of all.
+    pub merge: f64,
+}
+
+impl Default for ExportCost {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_millis(100),
+            per_step: Duration::from_millis(6),
+            stacks: 4.0,
+            idle_stacks: 55.7,
+            idle: 0.2,
+            merge: 4.0,
+        }
+    }
+}
+
+/// What goes wrong. Nothing by default.
+#[derive(Clone, Debug, Default)]
+pub struct Faults {
+    /// On the way between client and server.
+    pub http: Vec<HttpFault>,
+    /// Folders (with all below them) in which the server may not write: it dies at the export.
+    pub unwritable: Vec<String>,
+    /// The disk is full in the middle of an export: half a file, and the server dies.
+    pub disk_full: bool,
+    /// Ranks that say they are done but whose file never comes.
+    pub missing: Vec<u16>,
+    /// Ranks whose file ends in the middle, although they say they are done.
+    pub truncated: Vec<u16>,
+    /// Every export takes this much longer.
+    pub slow_export: Duration,
+    /// The server is killed this long after it has taken a start, and comes back later.
+    pub restart_after_start: Option<Duration>,
+    /// How long it is away then.
+    pub restart_takes: Duration,
+    /// A second start over an open window makes torch raise: before 0.5.14 the server dies, later
+    /// the answer is 500 and the open window is forgotten.
+    pub torch_raises_on_second_start: bool,
+}

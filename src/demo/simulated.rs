@@ -1,0 +1,140 @@
+//! Drives a double without a socket and without a clock: time jumps from event to event, files are
+//! kept in memory. For tests that never sleep.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decide::time::Time;
+use crate::demo::Engine;
+use crate::demo::exchange::{CallId, Effect, Outcome, Request};
+
+/// A double in simulated time, with what it has done so far.
+#[derive(Debug)]
+pub struct Simulated {
+    /// The double.
+    pub engine: Engine,
+    /// The simulated time.
+    pub now: Time,
+    /// Its log: when each line was printed, and the line.
+    pub log: Vec<(Time, String)>,
+    /// Its files by path.
+    pub files: BTreeMap<String, Arc<[u8]>>,
+    /// Requests that have ended.
+    pub ended: BTreeMap<CallId, (Time, Outcome)>,
+    /// How often it went down.
+    pub deaths: u32,
+}
+
+/// An answer and how long it took.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Status code; 0 when the connection broke.
+    pub status: u16,
+    /// The body as text.
+    pub body: String,
+    /// From the request to the answer.
+    pub took: Duration,
+}
+
+impl Simulated {
+    /// Puts `engine` into simulated time at `now`.
+    pub fn new(engine: impl Into<Engine>, now: Time) -> Self {
+        let mut simulated = Self {
+            engine: engine.into(),
+            now,
+            log: Vec::new(),
+            files: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            deaths: 0,
+        };
+        simulated.run_until(now);
+        simulated
+    }
+
+    /// Sends a request and does not wait.
+    pub fn send(&mut self, request: &Request) -> CallId {
+        let (id, effects) = self.engine.request(self.now, request);
+        self.take(effects);
+        id
+    }
+
+    /// Sends a request and lets time pass until it ends, at most `patience`; `None` when it has not
+    /// ended by then.
+    pub fn ask_for(&mut self, request: &Request, patience: Duration) -> Option<Answer> {
+        let (asked, until) = (self.now, self.now + patience);
+        let id = self.send(request);
+        while !self.ended.contains_key(&id) {
+            let Some(at) = self.engine.next_event().filter(|at| *at <= until) else {
+                self.run_until(until);
+                break;
+            };
+            self.run_until(at);
+        }
+        self.answer(id, asked)
+    }
+
+    /// Sends a request and waits as long as ten minutes of simulated time.
+    pub fn ask(&mut self, request: &Request) -> Option<Answer> {
+        self.ask_for(request, Duration::from_secs(600))
+    }
+
+    /// The answer to a request sent at `asked`, if it has ended.
+    pub fn answer(&self, id: CallId, asked: Time) -> Option<Answer> {
+        let (at, outcome) = self.ended.get(&id)?;
+        let took = at.since(asked);
+        Some(match outcome {
+            Outcome::Answer(r) => Answer { status: r.status, body: r.body_text(), took },
+            Outcome::Reset => Answer { status: 0, body: String::new(), took },
+        })
+    }
+
+    /// Lets `d` pass.
+    pub fn wait(&mut self, d: Duration) {
+        self.run_until(self.now + d);
+    }
+
+    /// Lets time pass until `at`.
+    pub fn run_until(&mut self, at: Time) {
+        while let Some(next) = self.engine.next_event().filter(|next| *next <= at) {
+            self.now = self.now.max(next);
+            let effects = self.engine.advance(self.now);
+            self.take(effects);
+        }
+        self.now = self.now.max(at);
+        let effects = self.engine.advance(self.now);
+        self.take(effects);
+    }
+
+    /// Does something to the double now: `Engine::kill`, `Engine::restart`, a change of its faults.
+    pub fn apply(&mut self, change: impl FnOnce(&mut Engine, Time) -> Vec<Effect>) {
+        let effects = change(&mut self.engine, self.now);
+        self.take(effects);
+    }
+
+    /// The log lines that hold `part`.
+    pub fn lines_with(&self, part: &str) -> Vec<&str> {
+        self.log.iter().map(|(_, l)| l.as_str()).filter(|l| l.contains(part)).collect()
+    }
+
+    /// The names of the files in `dir`, in order.
+    pub fn files_in(&self, dir: &str) -> Vec<&str> {
+        self.files.keys().filter_map(|p| p.strip_prefix(dir)?.strip_prefix('/')).collect()
+    }
+
+    fn take(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Log { at, line } => self.log.push((at, line)),
+                Effect::File { path, content, .. } => {
+                    self.files.insert(path, content);
+                }
+                Effect::Done { call, outcome } => {
+                    self.ended.insert(call, (self.now, outcome));
+                }
+                Effect::Down => self.deaths += 1,
+                Effect::Up => {}
+            }
+        }
+    }
+}

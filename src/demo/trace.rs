@@ -1,0 +1,121 @@
+//! Small but whole Kineto traces, as torch's profiler would have written them for the steps that a
+//! double has "run": process names, step annotations, and the kernels of an attention layer.
+
+use std::io::Write as _;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+/// No more steps than this are written out, lest a window left open for minutes fill the disk.
+const MAX_STEPS: usize = 400;
+
+/// What a window recorded on one rank.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// `sglang::scheduler_DP2`.
+    pub process: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Each step's batch size, and whether it was a prefill.
+    pub steps: Vec<(u32, bool)>,
+}
+
+impl Recorded {
+    /// The trace as gzip, ready to be a file.
+    pub fn gzip(&self) -> Arc<[u8]> {
+        gzip(self.json().to_string().as_bytes())
+    }
+
+    /// The trace as JSON. Attention grows with the batch, the rest does not: the double's overloaded
+    /// rank shows what the recorded one showed.
+    pub fn json(&self) -> Value {
+        let mut events = self.names();
+        let mut at = 1_000_000.0;
+        for (n, &(batch, prefill)) in self.steps.iter().take(MAX_STEPS).enumerate() {
+            let kernels = [
+                ("_fwd_grouped_kernel_stage1", 8.0 + 1.4 * f64::from(batch)),
+                ("nvjet_tst_64x8_64x16_2x1_v_bz_TNT", 31.0),
+                ("void flashinfer::norm::FusedAddRMSNormKernel<8u, __nv_bfloat16>", 4.0),
+            ];
+            let busy: f64 = kernels.iter().map(|(_, us)| us).sum();
+            events.push(self.step(n, at, busy + 40.0, batch, prefill));
+            let mut start = at + 20.0;
+            for (i, (name, us)) in kernels.iter().enumerate() {
+                let correlation = n * 10 + i + 1;
+                events.push(json!({
+                    "ph": "X", "cat": "kernel", "name": name, "pid": 0, "tid": 7, "ts": start, "dur": us,
+                    "args": {"device": 0, "context": 1, "stream": 7, "correlation": correlation,
+                             "grid": [batch.max(1), 1, 1], "block": [128, 1, 1]},
+                }));
+                events.push(json!({
+                    "ph": "X", "cat": "cuda_runtime", "name": "cudaLaunchKernel", "pid": self.pid, "tid": self.pid,
+                    "ts": start - 8.0, "dur": 3.0, "args": {"cbid": 211, "correlation": correlation},
+                }));
+                start += us;
+            }
+            at += 3_000.0 + 160.0 * f64::from(batch);
+        }
+        json!({
+            "schemaVersion": 1,
+            "deviceProperties": [{"id": 0, "name": "NVIDIA H200", "totalGlobalMem": 150_109_880_320_u64,
+                                  "computeMajor": 9, "computeMinor": 0, "numSms": 132}],
+            "distributedInfo": {"backend": "nccl", "rank": 0, "world_size": 1},
+            "displayTimeUnit": "ms",
+            "baseTimeNanoseconds": 1_790_857_026_000_000_000_u64,
+            "traceEvents": events,
+            "traceName": "/tmp/tmpdouble.json",
+        })
+    }
+
+    fn names(&self) -> Vec<Value> {
+        let meta = |name: &str, pid: u32, key: &str, value: &str| json!({"name": name, "ph": "M", "ts": 0, "pid": pid, "tid": 0, "args": {key: value}});
+        vec![
+            meta("process_name", self.pid, "name", &self.process),
+            meta("process_labels", self.pid, "labels", "CPU"),
+            meta("process_name", 0, "name", &self.process),
+            meta("process_labels", 0, "labels", "GPU 0"),
+        ]
+    }
+
+    fn step(&self, n: usize, ts: f64, dur: f64, batch: u32, prefill: bool) -> Value {
+        let name = if prefill {
+            format!("step[EXTEND bs=1 toks={}]", 200 + n)
+        } else {
+            format!("step[DECODE bs={batch}]")
+        };
+        json!({"ph": "X", "cat": "user_annotation", "name": name, "pid": self.pid, "tid": self.pid,
+               "ts": ts, "dur": dur, "args": {"External id": n + 1, "Ev Idx": n}})
+    }
+}
+
+/// Compresses `bytes`, without a name or a time inside, so that equal input gives equal output.
+pub fn gzip(bytes: &[u8]) -> Arc<[u8]> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).and_then(|()| encoder.finish()).map(Into::into).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn a_generated_trace_is_whole_gzip_of_whole_json_and_names_its_rank() {
+        let recorded = Recorded {
+            process: "sglang::scheduler_DP2".into(),
+            pid: 636,
+            steps: vec![(239, false), (1, true)],
+        };
+        let mut text = String::new();
+        flate2::read::GzDecoder::new(&*recorded.gzip()).read_to_string(&mut text).unwrap();
+        let trace: Value = serde_json::from_str(&text).unwrap();
+        let kernels =
+            trace["traceEvents"].as_array().unwrap().iter().filter(|e| e["cat"] == "kernel").count();
+        assert_eq!(kernels, 6);
+        assert!(text.contains("sglang::scheduler_DP2") && text.contains("step[DECODE bs=239]"));
+    }
+}

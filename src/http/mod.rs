@@ -1,0 +1,84 @@
+//! One way to speak HTTP to servers: rustls with bundled roots, no redirects, keys that are never
+//! printed. `observe` asks with it, `act` commands with it.
+
+#![allow(clippy::disallowed_methods)]
+
+pub mod client;
+pub mod secret;
+
+use std::sync::Arc;
+
+use reqwest::{Method, RequestBuilder};
+
+pub use self::secret::Secret;
+
+/// A server, as requests need it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    client: reqwest::Client,
+    base: Arc<str>,
+    api_key: Option<Secret>,
+    admin_api_key: Option<Secret>,
+}
+
+impl Server {
+    /// The server at `base` (`http://127.0.0.1:30000`).
+    pub fn new(
+        client: reqwest::Client,
+        base: &str,
+        api_key: Option<Secret>,
+        admin_api_key: Option<Secret>,
+    ) -> Self {
+        Self { client, base: base.trim_end_matches('/').into(), api_key, admin_api_key }
+    }
+
+    /// Its address, without a path.
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The port it listens on, by its address.
+    pub fn port(&self) -> Option<u16> {
+        reqwest::Url::parse(&self.base).ok()?.port_or_known_default()
+    }
+
+    /// A question: with `api_key`, where there is one.
+    pub fn get(&self, path: &str) -> RequestBuilder {
+        self.request(Method::GET, path, self.api_key.as_ref())
+    }
+
+    /// A profile call: with `admin_api_key` where there is one, else with `api_key`; a server with
+    /// an admin key refuses the other there.
+    pub fn profile(&self, path: &str) -> RequestBuilder {
+        self.request(Method::POST, path, self.admin_api_key.as_ref().or(self.api_key.as_ref()))
+    }
+
+    fn request(&self, method: Method, path: &str, key: Option<&Secret>) -> RequestBuilder {
+        let request = self.client.request(method, format!("{}{path}", self.base));
+        match key {
+            Some(key) => request.bearer_auth(key.reveal()),
+            None => request,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profile_calls_take_the_admin_key_and_nothing_prints_a_key() {
+        let client = client::unpooled(None).expect("the bundled roots are good");
+        let key = |text: &str| Some(Secret::new(text));
+        let server = Server::new(client, "http://127.0.0.1:1/", key("plain-key"), key("admin-key"));
+        let header = |request: RequestBuilder| {
+            request.build().expect("it is whole").headers()["authorization"]
+                .to_str()
+                .expect("text")
+                .to_owned()
+        };
+        assert_eq!(header(server.profile("/start_profile")), "Bearer admin-key");
+        assert_eq!(header(server.get("/v1/loads")), "Bearer plain-key");
+        assert!(!format!("{server:?}").contains("-key"));
+    }
+}

@@ -1,0 +1,112 @@
+//! A recorded log: whole lines in large chunks, or line by line up to a time when merging.
+
+use std::fmt;
+use std::io::Read;
+
+use jiff::tz::TimeZone;
+use memchr::{memchr, memrchr};
+
+use super::{Input, Opened, ReplayError};
+use crate::decide::signal::log_reader::{Arrival, LogReader};
+use crate::decide::signal::observation::Observation;
+use crate::decide::time::Time;
+
+/// Large enough that a system call costs nothing, small enough for the cache.
+const CHUNK: u64 = 256 << 10;
+
+/// A log being replayed.
+pub(super) struct LogRecording {
+    input: Input,
+    file: Opened,
+    /// What was read and not given out: whole lines first.
+    held: Vec<u8>,
+    /// How much of `held` is given out already.
+    given: usize,
+    spare: Vec<u8>,
+    reader: LogReader,
+}
+
+impl fmt::Debug for LogRecording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogRecording").field("input", &self.input).finish_non_exhaustive()
+    }
+}
+
+impl LogRecording {
+    pub(super) fn new(input: Input, file: Opened, zone: TimeZone) -> Self {
+        let reader = LogReader::new(zone);
+        Self { input, file, held: Vec::new(), given: 0, spare: Vec::new(), reader }
+    }
+
+    pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.spare = buffer;
+    }
+
+    /// The next whole lines, as many as fit.
+    pub(super) fn chunk(&mut self) -> Result<Option<Observation>, ReplayError> {
+        let mut lines = std::mem::take(&mut self.spare);
+        lines.extend_from_slice(&self.held[self.given..]);
+        (self.given, self.held) = (0, Vec::new());
+        loop {
+            let read = self.read_into(&mut lines)?;
+            if read == 0 {
+                break;
+            }
+            if let Some(end) = memrchr(b'\n', &lines) {
+                self.held = lines.split_off(end + 1);
+                break;
+            }
+        }
+        Ok((!lines.is_empty()).then(|| self.observation(lines)))
+    }
+
+    /// The time of the next line.
+    pub(super) fn head(&mut self) -> Result<Option<Time>, ReplayError> {
+        Ok(self.line()?.map(|(at, _)| at))
+    }
+
+    /// The next line and those behind it that were written up to `until`.
+    pub(super) fn lines_until(&mut self, until: Option<Time>) -> Result<Option<Observation>, ReplayError> {
+        let mut lines = Vec::new();
+        while let Some((at, end)) = self.line()? {
+            if !lines.is_empty() && (until.is_some_and(|until| at > until) || lines.len() as u64 >= CHUNK) {
+                break;
+            }
+            lines.extend_from_slice(&self.held[self.given..end]);
+            self.given = end;
+        }
+        Ok((!lines.is_empty()).then(|| self.observation(lines)))
+    }
+
+    /// The time of the next line, and where it ends in `held`.
+    fn line(&mut self) -> Result<Option<(Time, usize)>, ReplayError> {
+        loop {
+            let rest = &self.held[self.given..];
+            if let Some(end) = memchr(b'\n', rest) {
+                let at = self.reader.read(&rest[..end], Arrival::Recorded).at;
+                return Ok(Some((at, self.given + end + 1)));
+            }
+            let mut held = std::mem::take(&mut self.held);
+            held.drain(..self.given);
+            self.given = 0;
+            let read = self.read_into(&mut held);
+            self.held = held;
+            if read? == 0 {
+                let rest = &self.held;
+                let last = (!rest.is_empty()).then(|| self.reader.read(rest, Arrival::Recorded).at);
+                return Ok(last.map(|at| (at, self.held.len())));
+            }
+        }
+    }
+
+    fn read_into(&mut self, buffer: &mut Vec<u8>) -> Result<usize, ReplayError> {
+        let read = self.file.by_ref().take(CHUNK).read_to_end(buffer);
+        read.map_err(|error| ReplayError::Io { path: self.input.path.clone(), error })
+    }
+
+    fn observation(&self, lines: Vec<u8>) -> Observation {
+        let Input { target, source, .. } = self.input;
+        Observation::Lines { target, source, lines, arrival: Arrival::Recorded }
+    }
+}

@@ -1,0 +1,176 @@
+//! Recordings as the core sees a live server: logs, metrics pages and loads, plain or gzip, merged
+//! in the order of their times.
+//!
+//! One log alone is never looked into here: it goes through in large chunks, because reading is to
+//! cost nothing beside understanding. Only where several recordings must be merged are the lines'
+//! times read twice.
+
+mod log;
+mod pages;
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+use jiff::tz::TimeZone;
+use thiserror::Error;
+
+use crate::decide::signal::observation::{Observation, SourceId};
+use crate::decide::signal::sample::TargetId;
+use crate::decide::time::Time;
+
+use log::LogRecording;
+use pages::{LoadsRecording, MetricsRecording};
+
+/// One recording.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// What it is of.
+    pub format: Format,
+    /// Where; `-` is standard input.
+    pub path: PathBuf,
+    /// Of which server.
+    pub target: TargetId,
+    /// Which source of it.
+    pub source: SourceId,
+}
+
+/// What a recording holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Log lines, each perhaps after `EPOCH<TAB>`.
+    Log,
+    /// Metrics pages, each after `#@ EPOCH`.
+    Metrics,
+    /// `{"t": EPOCH, "body": ...}` a line.
+    Loads,
+}
+
+/// Why a recording cannot be replayed.
+#[derive(Debug, Error)]
+pub enum ReplayError {
+    /// It is not there, or may not be read.
+    #[error("cannot read {path}: {error}")]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Not a metrics recording.
+    #[error(
+        "{path}: line {line} stands before any `#@ EPOCH`; a metrics recording is pages, each after such a line"
+    )]
+    NoEpoch {
+        /// Which.
+        path: PathBuf,
+        /// Where, from 1.
+        line: u64,
+    },
+    /// Not a loads recording.
+    #[error("{path}: line {line} is not `{{\"t\": EPOCH, \"body\": ...}}` ({why})")]
+    NotLoads {
+        /// Which.
+        path: PathBuf,
+        /// Where, from 1.
+        line: u64,
+        /// What the parser says.
+        why: String,
+    },
+}
+
+/// Recordings, being replayed.
+#[derive(Debug)]
+pub struct Replay {
+    streams: Vec<Stream>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Log(Box<LogRecording>),
+    Metrics(MetricsRecording),
+    Loads(LoadsRecording),
+}
+
+impl Replay {
+    /// Opens the recordings. `zone` is that of the stamps of logs; it only matters for merging.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub fn open(inputs: &[Input], zone: &TimeZone) -> Result<Self, ReplayError> {
+        let stream = |input: &Input| {
+            let opened = open(&input.path)?;
+            Ok(match input.format {
+                Format::Log => Stream::Log(Box::new(LogRecording::new(input.clone(), opened, zone.clone()))),
+                Format::Metrics => Stream::Metrics(MetricsRecording::new(input.clone(), opened)),
+                Format::Loads => Stream::Loads(LoadsRecording::new(input.clone(), opened)),
+            })
+        };
+        Ok(Self { streams: inputs.iter().map(stream).collect::<Result<_, _>>()? })
+    }
+
+    /// What comes next; `None` at the end of all recordings.
+    ///
+    /// # Errors
+    /// When a recording cannot be read on, or is not what it should be.
+    pub fn next_observation(&mut self) -> Result<Option<Observation>, ReplayError> {
+        if let [Stream::Log(log)] = self.streams.as_mut_slice() {
+            return log.chunk();
+        }
+        let mut heads = Vec::with_capacity(self.streams.len());
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            if let Some(at) = stream.head()? {
+                heads.push((at, index));
+            }
+        }
+        heads.sort_unstable();
+        let Some(&(_, first)) = heads.first() else { return Ok(None) };
+        let until = heads.get(1).map(|h| h.0);
+        self.streams[first].take(until)
+    }
+
+    /// Gives a chunk's buffer back, to be filled again.
+    pub fn recycle(&mut self, buffer: Vec<u8>) {
+        if let Some(Stream::Log(log)) = self.streams.first_mut() {
+            log.recycle(buffer);
+        }
+    }
+}
+
+impl Stream {
+    /// The time of what comes next.
+    fn head(&mut self) -> Result<Option<Time>, ReplayError> {
+        match self {
+            Self::Log(log) => log.head(),
+            Self::Metrics(pages) => pages.head(),
+            Self::Loads(loads) => loads.head(),
+        }
+    }
+
+    /// What comes next; of a log, all lines up to `until`.
+    fn take(&mut self, until: Option<Time>) -> Result<Option<Observation>, ReplayError> {
+        match self {
+            Self::Log(log) => log.lines_until(until),
+            Self::Metrics(pages) => Ok(pages.take()),
+            Self::Loads(loads) => Ok(loads.take()),
+        }
+    }
+}
+
+/// Something to read.
+pub(super) type Opened = Box<dyn BufRead + Send>;
+
+/// Opens a file, plain or gzip by its first bytes; `-` is standard input.
+fn open(path: &Path) -> Result<Opened, ReplayError> {
+    let io = |error| ReplayError::Io { path: path.to_owned(), error };
+    let raw: Box<dyn Read + Send> =
+        if path.as_os_str() == "-" { Box::new(io::stdin()) } else { Box::new(File::open(path).map_err(io)?) };
+    let mut raw = BufReader::with_capacity(1 << 16, raw);
+    let is_gzip = raw.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
+    Ok(if is_gzip {
+        Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(raw)))
+    } else {
+        Box::new(raw)
+    })
+}

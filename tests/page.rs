@@ -1,0 +1,484 @@
+//! The status page in a real Chromium, driven over its debugging pipe.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use skewtrap::agent::clock::wall_time;
+use skewtrap::decide::incident::{CaptureOutcome, Incident, IncidentState};
+use skewtrap::decide::rule::Severity;
+use skewtrap::decide::signal::rank::Rank;
+use skewtrap::decide::status::{
+    BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, ReceiverStatus, RuleStatus,
+    SignalStatus, SourceState, SourceStatus, StateWord, Status, TargetStatus,
+};
+use skewtrap::decide::time::Time;
+use skewtrap::explain::message::sample;
+use skewtrap::serve::metrics::Metrics;
+use skewtrap::serve::{Doors, ServeConfig, Server};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+const CHROMIUM: &str = "chromium";
+
+// ---- the browser ----
+
+/// A Chromium with one page, spoken to through two named pipes that are its descriptors 3 and 4.
+struct Browser {
+    process: Child,
+    to: pipe::Sender,
+    from: pipe::Receiver,
+    unread: Vec<u8>,
+    session: Option<String>,
+    sent: u64,
+    /// Exceptions and console errors of the page so far.
+    errors: Vec<String>,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Browser {
+    async fn start() -> Option<Self> {
+        if Command::new(CHROMIUM).arg("--version").output().is_err() {
+            eprintln!("SKIPPED: the status page in a real browser (chromium is not installed)");
+            return None;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (to, from) = (dir.path().join("to"), dir.path().join("from"));
+        assert!(Command::new("mkfifo").args([&to, &from]).status().unwrap().success());
+        // Read and write, so that opening does not wait for the browser.
+        let to_pipe = pipe::OpenOptions::new().read_write(true).open_sender(&to).unwrap();
+        let from_pipe = pipe::OpenOptions::new().read_write(true).open_receiver(&from).unwrap();
+        let process = Command::new("sh")
+            .args(["-c", "to=$1; from=$2; shift 2; exec \"$@\" 3<\"$to\" 4>\"$from\"", "sh"])
+            .args([&to, &from])
+            .args([
+                CHROMIUM,
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--no-first-run",
+                "--disable-sync",
+            ])
+            .args([
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-dev-shm-usage",
+            ])
+            .args(["--hide-scrollbars", "--remote-debugging-pipe"])
+            .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+            .arg("about:blank")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Some(Self {
+            process,
+            to: to_pipe,
+            from: from_pipe,
+            unread: Vec::new(),
+            session: None,
+            sent: 0,
+            errors: Vec::new(),
+            _dir: dir,
+        })
+    }
+
+    /// Sends a command and reads until its answer; events on the way are kept where they are errors.
+    async fn call(&mut self, method: &str, params: Value) -> Value {
+        self.sent += 1;
+        let mut message = json!({ "id": self.sent, "method": method, "params": params });
+        if let Some(session) = &self.session {
+            message["sessionId"] = json!(session);
+        }
+        let mut bytes = message.to_string().into_bytes();
+        bytes.push(0);
+        self.to.write_all(&bytes).await.unwrap();
+        let id = self.sent;
+        let reading = async {
+            loop {
+                let message = self.read().await;
+                if message["id"] == id {
+                    assert!(message.get("error").is_none(), "{method}: {message}");
+                    return message["result"].clone();
+                }
+                self.note(&message);
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), reading)
+            .await
+            .unwrap_or_else(|_| panic!("{method} hangs"))
+    }
+
+    async fn read(&mut self) -> Value {
+        loop {
+            if let Some(end) = self.unread.iter().position(|&b| b == 0) {
+                let message = serde_json::from_slice(&self.unread[..end]).unwrap();
+                self.unread.drain(..=end);
+                return message;
+            }
+            let count = self.from.read_buf(&mut self.unread).await.unwrap();
+            assert!(count > 0, "the browser is gone");
+        }
+    }
+
+    /// A refused connection is what the page must survive; anything else is an error of ours.
+    fn note(&mut self, event: &Value) {
+        let params = &event["params"];
+        match event["method"].as_str().unwrap_or_default() {
+            "Runtime.exceptionThrown" => self.errors.push(params["exceptionDetails"].to_string()),
+            "Runtime.consoleAPICalled" if params["type"] == "error" => self.errors.push(params.to_string()),
+            "Log.entryAdded"
+                if params["entry"]["level"] == "error" && params["entry"]["source"] != "network" =>
+            {
+                self.errors.push(params["entry"].to_string());
+            }
+            _ => {}
+        }
+    }
+
+    async fn open(&mut self, url: &str) {
+        let target =
+            self.call("Target.createTarget", json!({ "url": "about:blank" })).await["targetId"].clone();
+        let attached =
+            self.call("Target.attachToTarget", json!({ "targetId": target, "flatten": true })).await;
+        self.session = attached["sessionId"].as_str().map(str::to_owned);
+        for domain in ["Runtime.enable", "Log.enable", "Page.enable"] {
+            self.call(domain, json!({})).await;
+        }
+        self.call("Page.navigate", json!({ "url": url })).await;
+    }
+
+    async fn eval(&mut self, script: &str) -> Value {
+        let params = json!({ "expression": script, "returnByValue": true, "awaitPromise": true });
+        let result = self.call("Runtime.evaluate", params).await;
+        assert!(result.get("exceptionDetails").is_none(), "{script}: {result}");
+        result["result"]["value"].clone()
+    }
+
+    /// Looks until the script gives `true`; while the page loads it may well throw.
+    async fn until(&mut self, script: &str) {
+        let safe = format!("(() => {{ try {{ return {script} }} catch {{ return false }} }})()");
+        for _ in 0..600 {
+            if self.eval(&safe).await == true {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let text = self.eval("document.body.innerText").await;
+        panic!("never true: {script}\n{}\nerrors: {:?}", text.as_str().unwrap_or_default(), self.errors);
+    }
+
+    async fn look(&mut self, width: u32, scheme: &str, name: &str) {
+        let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
+        self.call("Emulation.setDeviceMetricsOverride", metrics).await;
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.call("Emulation.setEmulatedMedia", media).await;
+        let shot = self.call("Page.captureScreenshot", json!({ "captureBeyondViewport": true })).await;
+        let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("page");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(format!("{name}.png.base64")), shot["data"].as_str().unwrap()).unwrap();
+    }
+}
+
+// ---- the agent behind the page ----
+
+struct Agent {
+    address: SocketAddr,
+    status: watch::Sender<Arc<Status>>,
+    cancel: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Agent {
+    async fn start(listen: SocketAddr, dir: &Path, first: Status) -> Self {
+        let (status, shown) = watch::channel(Arc::new(first));
+        let (commands, _) = mpsc::channel(1);
+        let config = ServeConfig {
+            listen,
+            metrics_listen: None,
+            token: None,
+            hosts: Vec::new(),
+            incident_dir: dir.to_owned(),
+        };
+        let doors = Doors { status: shown, commands, metrics: Arc::new(Metrics::default()) };
+        let server = loop {
+            match Server::bind(&config, doors.clone()).await {
+                Ok(server) => break server,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
+        let (address, cancel) = (server.address().unwrap(), CancellationToken::new());
+        let running = tokio::spawn(server.run(cancel.clone()));
+        Self { address, status, cancel, running }
+    }
+
+    async fn stop(self) -> SocketAddr {
+        self.cancel.cancel();
+        self.running.await.unwrap();
+        self.address
+    }
+}
+
+const LOADS: [f64; 8] = [9.0, 10.0, 46.0, 8.0, 11.0, 7.0, 9.0, 0.0];
+
+fn incident(id: &str, fired_at: Time, resolved: bool) -> Incident {
+    let mut incident = sample(fired_at);
+    incident.id = id.into();
+    incident.bundle = Some(format!("/var/lib/skewtrap/incidents/{id}"));
+    if resolved {
+        incident.state = IncidentState::Resolved;
+        incident.resolved_at = Some(fired_at + Duration::from_secs(75));
+    }
+    incident
+}
+
+/// A wide server with one rank that has too much and one that is silent.
+fn status(started: Time) -> Status {
+    let at = wall_time();
+    let onset = at - Duration::from_secs(60);
+    let rank = |i: usize| Rank::dp(u16::try_from(i).unwrap()).labels();
+    let source = |kind: &str, place: &str, state, problem: Option<&str>| SourceStatus {
+        kind: kind.into(),
+        place: place.into(),
+        state,
+        problem: problem.map(str::to_owned),
+        last: Some(at),
+        lag_s: Some(0.02),
+        samples: 5200,
+        dropped: 3,
+    };
+    let group = |state, why: &str, value, blamed: Option<usize>| GroupStatus {
+        target: "server".into(),
+        group: serde_json::from_str(r#"{"role": "unified"}"#).unwrap(),
+        state,
+        why: why.into(),
+        since: Some(onset),
+        statistic: "max_over_mean of load".into(),
+        value,
+        bound: Some(1.5),
+        rank: blamed.map(rank),
+        incident: blamed.map(|_| "20261124T034846Z-dp-load-skew-3f9a".into()),
+    };
+    let rule = |name: &str, about: &str, groups| RuleStatus {
+        name: name.into(),
+        about: Some(about.into()),
+        severity: Severity::Warning,
+        capture: "http, 10 steps, at most 30 s".into(),
+        groups,
+        last_evaluated: Some(at),
+        silenced_until: None,
+    };
+    let line = |i: usize| {
+        let values = (0..300u16).map(|n| {
+            let wave = f64::from((u32::from(n) * 7 + i as u32 * 13) % 5);
+            let skewed = n > 240 && i == 2;
+            (i != 7 || n < 260).then_some(if skewed { 46.0 } else { 7.0 + wave })
+        });
+        HistoryLine { target: "server".into(), rank: rank(i), values: values.collect() }
+    };
+    let signals = |i: usize| {
+        let signal = SignalStatus { value: LOADS[i], at, stale: i == 7, source: "loads".into() };
+        RankStatus { rank: rank(i), signals: [("load".into(), signal)].into() }
+    };
+    let mut old = incident("20261120T101500Z-kv-skew-77aa", at - Duration::from_secs(4 * 86_400), true);
+    old.rule = "kv-skew".into();
+    old.capture =
+        CaptureOutcome::Refused { why: "four windows were opened in 24 h; the next may open in 3 h".into() };
+    old.verdict = None;
+    Status {
+        version: "0.1.0".into(),
+        started,
+        at,
+        targets: vec![TargetStatus {
+            name: "server".into(),
+            url: "http://10.0.0.7:30000".into(),
+            engine: "sglang".into(),
+            engine_version: Some("0.5.16".into()),
+            sources: vec![
+                source("loads", "http://10.0.0.7:30000/v1/loads", SourceState::Ok, None),
+                source(
+                    "log",
+                    "/var/log/sglang/server.log",
+                    SourceState::Failing,
+                    Some("the file is not there; it is read from its beginning as soon as it appears"),
+                ),
+            ],
+            ranks: (0..8).map(signals).collect(),
+        }],
+        rules: vec![
+            rule(
+                "dp-load-skew",
+                "One DP rank holds more running and queued requests than its peers.",
+                vec![group(
+                    StateWord::Firing,
+                    "max_over_mean of load is 2.52, above 1.5, for 57 s",
+                    Some(2.52),
+                    Some(2),
+                )],
+            ),
+            rule(
+                "dp-kv-skew",
+                "One DP rank's KV cache fills ahead of its peers'.",
+                vec![group(
+                    StateWord::Unknown,
+                    "no value of kv_usage yet: the server's metrics are not enabled (--enable-metrics)",
+                    None,
+                    None,
+                )],
+            ),
+            rule("starved-rank", "A rank waits while its peers work.", vec![]),
+        ],
+        incidents: vec![
+            incident("20261124T034846Z-dp-load-skew-3f9a", at - Duration::from_secs(57), false),
+            old,
+        ],
+        budget: BudgetStatus {
+            limits: vec![LimitStatus {
+                of: "all rules".into(),
+                used: 1,
+                captures: 4,
+                per_s: 86_400.0,
+                cooldown_until: Some(at + Duration::from_secs(540)),
+            }],
+            bundle_bytes: 61_000_000,
+            bundle_bytes_limit: Some(20_000_000_000),
+            free_bytes: Some(90_000_000_000),
+        },
+        receivers: vec![ReceiverStatus {
+            name: "oncall".into(),
+            means: "webhook".into(),
+            pending: 2,
+            last_sent: None,
+            problem: Some("no answer within 10 s".into()),
+        }],
+        history: vec![History {
+            signal: "load".into(),
+            end: at,
+            step_s: 1.0,
+            lines: (0..8).map(line).collect(),
+        }],
+        ..Status::default()
+    }
+}
+
+fn bundle(dir: &Path) {
+    let at = dir.join("20261124T034846Z-dp-load-skew-3f9a");
+    std::fs::create_dir_all(&at).unwrap();
+    std::fs::write(
+        at.join("report.html"),
+        "<!doctype html><meta charset=utf-8><title>report</title><style>body{font:16px sans-serif}</style>\
+         <h1>DP2 has more work</h1><script>document.title = 'drawn'</script>",
+    )
+    .unwrap();
+    std::fs::write(at.join("evidence.jsonl"), "{}\n").unwrap();
+}
+
+const FITS: &str = "document.documentElement.scrollWidth <= document.documentElement.clientWidth";
+
+/// The smallest contrast of any text with what is behind it, after WCAG.
+const CONTRAST: &str = r#"(() => {
+  const rgb = c => (c.match(/[\d.]+/g) || []).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map(v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = node => { for (; node; node = node.parentElement) { const c = rgb(getComputedStyle(node).backgroundColor); if (c[3] !== 0) return c; } return [255, 255, 255]; };
+  let worst = [99, ""];
+  for (const node of document.querySelectorAll("body *")) {
+    if (!node.offsetParent || ![...node.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())) continue;
+    const [a, b] = [light(rgb(getComputedStyle(node).color)), light(ground(node))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < worst[0]) worst = [ratio, node.textContent.slice(0, 40)];
+  }
+  return worst;
+})()"#;
+
+#[tokio::test]
+async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path());
+    let started = wall_time();
+    let agent = Agent::start("127.0.0.1:0".parse().unwrap(), dir.path(), status(started)).await;
+    browser.open(&format!("http://{}/", agent.address)).await;
+
+    // What it shows.
+    browser.until("document.querySelectorAll('.rank').length === 8").await;
+    browser.until("document.querySelector('.rank.blamed b').textContent === 'DP2'").await;
+    browser.until("document.body.innerText.includes('DP7 (silent)')").await;
+    browser.until("document.body.innerText.includes('the server\\'s metrics are not enabled')").await;
+    browser.until("document.title.startsWith('● DP2')").await;
+
+    // It updates.
+    let mut next = status(started);
+    next.targets[0].ranks[2].signals.get_mut("load").unwrap().value = 61.0;
+    agent.status.send_replace(Arc::new(next));
+    browser.until("document.querySelector('.rank.blamed .value').textContent === '61'").await;
+
+    // An incident and its report.
+    browser.eval("document.querySelector('#incidents a').click()").await;
+    browser.until("!document.getElementById('incident').hidden").await;
+    browser.until("document.querySelector('#incident iframe') !== null").await;
+    browser.until("document.querySelector('#incident').innerText.includes('61 % of it in attention')").await;
+
+    // It reads well, narrow and wide, by day and by night.
+    for (width, scheme) in [(360, "light"), (360, "dark"), (1440, "light"), (1440, "dark")] {
+        browser.look(width, scheme, &format!("{width}-{scheme}")).await;
+        assert_eq!(browser.eval(FITS).await, true, "it scrolls sideways at {width}");
+        let worst = browser.eval(CONTRAST).await;
+        assert!(worst[0].as_f64().unwrap() >= 4.5, "{width} {scheme}: contrast {worst}");
+    }
+
+    // The agent goes and comes back with another start.
+    let address = agent.stop().await;
+    browser.until("!document.getElementById('trouble').hidden").await;
+    browser.until("document.querySelectorAll('.rank').length === 8").await;
+    browser.look(1440, "light", "lost").await;
+    let mut quiet = status(wall_time());
+    quiet.rules[0].groups[0].state = StateWord::Idle;
+    quiet.rules[0].groups[0].rank = None;
+    let agent = Agent::start(address, dir.path(), quiet).await;
+    browser.until("document.getElementById('trouble').hidden").await;
+    browser.until("document.querySelector('.rank.blamed') === null && document.title === 'skewtrap'").await;
+
+    assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_hostile_log_line_is_shown_as_text_and_an_empty_agent_says_what_is_missing() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let empty = Status { version: "0.1.0".into(), at: wall_time(), ..Status::default() };
+    let agent = Agent::start("127.0.0.1:0".parse().unwrap(), dir.path(), empty).await;
+    browser.open(&format!("http://{}/", agent.address)).await;
+    browser.until("document.body.innerText.includes('No rank has reported yet')").await;
+    browser.look(1440, "light", "empty").await;
+
+    let attack = "<img src=x onerror='window.owned=1'><script>window.owned=1</script>";
+    let mut hostile = status(wall_time());
+    hostile.incidents[0].finding.evidence = Some(attack.into());
+    hostile.incidents[0].rule = attack.into();
+    hostile.rules[0].name = attack.into();
+    hostile.rules[0].groups[0].why = attack.into();
+    hostile.targets[0].sources[1].problem = Some(attack.into());
+    agent.status.send_replace(Arc::new(hostile));
+    browser.until("document.querySelector('#incidents a') !== null").await;
+    browser.eval("document.querySelector('#incidents a').click()").await;
+    browser.until("document.querySelector('#incident code').textContent.includes('onerror')").await;
+    assert_eq!(browser.eval("window.owned === undefined && !document.querySelector('main img')").await, true);
+    assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
+    agent.stop().await;
+}
