@@ -13,7 +13,6 @@ mod group;
 pub mod guard;
 pub mod state;
 pub mod statistic;
-mod usual;
 pub mod why;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
