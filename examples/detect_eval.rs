@@ -41,8 +41,7 @@ fn main() -> Result<()> {
     for dir in &dirs {
         read(dir, &mut configurations)?;
     }
-    let mut frontier =
-        String::from("configuration,detector,bound,false_alarms_h,kind,found,of,median_delay_s\n");
+    let mut points = Vec::new();
     for (name, logs) in &configurations {
         let ours = Scores::of(logs, &Rule::Shipped(bounds), verbose);
         println!("{name}\n{ours}\n");

@@ -15,8 +15,8 @@ use super::COURSES;
 const BLOCK: u32 = 30;
 /// Blocks that wait before they count.
 const LATE: usize = 3;
-/// The first blocks count at once: before them nothing is usual.
-const EARLY: u32 = 2;
+/// Blocks count at once until this many ticks have: before that nothing is usual.
+const EARLY: f64 = 1.5 * BLOCK as f64;
 /// Older blocks fade with this memory, in ticks.
 const MEMORY: f64 = 1200.0;
 /// For about how many ticks a course remembers itself; so much fewer are its independent values.
@@ -67,7 +67,7 @@ impl Usual {
             return;
         }
         self.waiting.push_back(block);
-        if self.waiting.len() <= LATE && self.weight >= f64::from(EARLY * BLOCK) {
+        if self.waiting.len() <= LATE && self.weight > EARLY {
             return;
         }
         let Some(counted) = self.waiting.pop_front() else { return };
