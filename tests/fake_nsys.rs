@@ -1,4 +1,5 @@
 //! The fake nsys that the tests of captures drive says and does what the real ones were seen to.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -117,6 +118,17 @@ fn a_session_that_is_gone_looks_like_success_to_the_newer_and_fails_with_the_old
     }
     assert_eq!(Fake::new("2022.4.2").nsys(&["stop", "--session=x"]).2, "There are no active sessions.\n");
     assert_eq!(Fake::new("2022.4.2").nsys(&["stop"]).2, "Failed to find session: [default].\n");
+}
+
+#[test]
+fn the_older_makes_an_empty_session_of_a_name_that_it_is_told_to_start_and_does_not_know() {
+    let fake = Fake::new("2022.4.2");
+    assert_eq!(fake.nsys(&["start", "--session=gone"]), (0, String::new(), String::new()));
+    let list = fake.nsys(&["sessions", "list"]).1;
+    assert!(list.ends_with("Started      0 gone\n"), "{list}");
+    assert_eq!(fake.nsys(&["start", "--session=777"]).2, "Agent launcher failed.\n", "a number is no name");
+    assert_eq!(fake.nsys(&["stop", "--session=gone"]), (0, String::new(), String::new()));
+    assert!(!fake.nsys(&["sessions", "list"]).1.contains("gone"));
 }
 
 #[test]

@@ -2,11 +2,14 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bundle;
+pub mod command;
 pub mod notify;
+pub mod nsys;
 pub mod profile;
 pub mod retention;
 mod sglang;
 pub mod state;
+pub mod systemd;
 mod vllm;
 
 /// A resolved incident, for the tests of this folder.

@@ -18,6 +18,7 @@ const JUMP: Duration = Duration::from_secs(1);
 pub struct Clock {
     wall: Time,
     anchor: Instant,
+    speed: f64,
 }
 
 impl Clock {
@@ -28,18 +29,28 @@ impl Clock {
 
     /// Anchored at a given time: a recording's, in tests.
     pub fn anchored(wall: Time) -> Self {
-        Self { wall, anchor: Instant::now() }
+        Self::played(wall, 1.0)
+    }
+
+    /// One that runs `speed` times as fast as the world: a recording that is played.
+    pub fn played(wall: Time, speed: f64) -> Self {
+        Self { wall, anchor: Instant::now(), speed }
     }
 
     /// The present time.
     pub fn now(&self) -> Time {
-        self.wall + self.anchor.elapsed()
+        self.wall + self.anchor.elapsed().mul_f64(self.speed)
+    }
+
+    /// How long the world takes for `d` of this clock.
+    pub fn real(&self, d: Duration) -> Duration {
+        d.div_f64(self.speed)
     }
 
     /// Follows the wall clock where it was set; the jump in seconds, if there was one.
     pub fn follow(&mut self, wall: Time) -> Option<f64> {
         let jump = wall.signed_s_since(self.now());
-        (jump.abs() > JUMP.as_secs_f64()).then(|| {
+        (self.speed == 1.0 && jump.abs() > JUMP.as_secs_f64()).then(|| {
             *self = Self::anchored(wall);
             jump
         })

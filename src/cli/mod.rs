@@ -2,10 +2,13 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod compare;
+pub mod replay;
+pub mod rules;
 
+use std::fmt;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Catches the onset of load imbalance between the ranks of an LLM server, takes one short
 /// bounded profile of it, and says which rank, which kernel and why.
@@ -18,6 +21,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
 }
 
@@ -28,14 +32,60 @@ impl Cli {
     /// Whatever the subcommand could not do, as a chain of sentences.
     pub fn call(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
         }
     }
 }
 
+/// `--format text|json`, and `--json` for short.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct Format {
+    /// How to write the result
+    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+    format: Kind,
+    /// Short for --format json
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    Text,
+    Json,
+}
+
+impl Format {
+    /// Whether machines read it.
+    pub fn is_json(self) -> bool {
+        self.json || self.format == Kind::Json
+    }
+}
+
+/// The command line or a file is wrong: exit status 2.
+#[derive(Debug)]
+pub struct Wrong(String);
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+/// An error that ends in exit status 2.
+pub fn wrong(message: &str) -> anyhow::Error {
+    Wrong(message.to_owned()).into()
+}
+
 /// Prints an error chain as sentences on standard error; the exit status is 2 when the command
-/// line or a file is wrong, else 1.
+/// line or a file is wrong, else 1. A reader that went away is no error.
 pub fn report(error: &anyhow::Error) -> ExitCode {
+    let broken_pipe = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    if error.chain().filter_map(|e| e.downcast_ref()).any(broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
     anstream::eprintln!("error: {error:#}");
-    ExitCode::from(1)
+    ExitCode::from(if error.downcast_ref::<Wrong>().is_some() { 2 } else { 1 })
 }

@@ -38,7 +38,7 @@ pub struct ReceiverText {
     min_severity: Field<SeverityText>,
     /// Takes messages of rules, groups or targets that carry each of these labels.
     labels: Field<BTreeMap<String, Field<String>>>,
-    /// Takes only these updates: opened, captured, verdict, resolved. Default: all.
+    /// Takes only these updates: fired, refused, captured, verdict, resolved. Default: all.
     updates: Field<Vec<Field<UpdateText>>>,
     /// Whether it also takes those of rules that name no receiver. Default `true`.
     by_default: Field<bool>,
@@ -101,8 +101,10 @@ pub struct StdoutText {
 #[serde(rename_all = "snake_case")]
 pub enum UpdateText {
     /// A rule fired.
-    Opened,
-    /// What came of the capture.
+    Fired,
+    /// No window was opened.
+    Refused,
+    /// The window is over: with files, or failed.
     Captured,
     /// What comparing the ranks said.
     Verdict,

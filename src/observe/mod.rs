@@ -3,6 +3,8 @@
 
 pub mod artifact;
 pub mod poll;
+pub mod process;
+pub mod profile_lines;
 pub mod promql;
 pub mod replay;
 pub mod server;
@@ -13,5 +15,5 @@ use std::sync::Arc;
 
 use crate::decide::time::Time;
 
-/// What the agent calls the present: sources stamp what they see with it.
+/// Where `now` comes from: the agent's clock.
 pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;

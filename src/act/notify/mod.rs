@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::plan::{Planner, Route};
 pub use self::storm::StormCap;
+use crate::act::state::Parcel;
 use crate::decide::time::Time;
 use crate::explain::message::Message;
 pub use crate::http::{Secret, client};
@@ -111,6 +112,35 @@ pub struct Delivery {
     pub message: Message,
 }
 
+impl From<&Delivery> for Parcel {
+    fn from(delivery: &Delivery) -> Self {
+        Self {
+            key: delivery.key.clone(),
+            receiver: delivery.receiver.clone(),
+            created: delivery.created,
+            due: delivery.due,
+            attempts: delivery.attempts,
+            body: delivery.message.json().into_bytes(),
+        }
+    }
+}
+
+impl TryFrom<Parcel> for Delivery {
+    type Error = serde_json::Error;
+
+    /// Fails where another version of the agent left a body that this one does not understand.
+    fn try_from(parcel: Parcel) -> Result<Self, Self::Error> {
+        Ok(Self {
+            message: serde_json::from_slice(&parcel.body)?,
+            key: parcel.key,
+            receiver: parcel.receiver,
+            created: parcel.created,
+            due: parcel.due,
+            attempts: parcel.attempts,
+        })
+    }
+}
+
 /// What came of an attempt: what the outbox must learn.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
@@ -143,4 +173,20 @@ pub enum Attempt {
         /// A sentence.
         why: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::explain::message::{Origin, Update, sample};
+
+    #[test]
+    fn a_delivery_comes_back_from_the_outbox_as_it_went_in() {
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let message = Message::of(&sample(now), Update::Verdict, now, &Origin::default());
+        let delivery = plan::delivery(&"oncall".into(), message, now);
+        assert_eq!(Delivery::try_from(Parcel::from(&delivery)).expect("it parses"), delivery);
+        let strange = Parcel { body: b"{}".to_vec(), ..Parcel::from(&delivery) };
+        assert!(Delivery::try_from(strange).is_err());
+    }
 }

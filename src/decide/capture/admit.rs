@@ -86,8 +86,13 @@ pub fn admit(
 }
 
 fn grant(wish: &Wish<'_>, ledger: &Ledger, means: Means, now: Time) -> Grant {
+    Grant { attempt: attempt_of(wish, ledger, now), means }
+}
+
+/// The attempt that a granted wish makes: numbered within its incident.
+pub fn attempt_of(wish: &Wish<'_>, ledger: &Ledger, now: Time) -> Attempt {
     let before = ledger.attempts.iter().filter(|a| a.incident == wish.incident).count();
-    let attempt = Attempt {
+    Attempt {
         id: format!("{}/{}", wish.incident, before + 1),
         rule: wish.rule.to_owned(),
         target: wish.target.to_owned(),
@@ -96,8 +101,7 @@ fn grant(wish: &Wish<'_>, ledger: &Ledger, means: Means, now: Time) -> Grant {
         at: now,
         badness: wish.badness,
         end: None,
-    };
-    Grant { attempt, means }
+    }
 }
 
 fn cuda_profiler(http: &HttpWindow) -> HttpWindow {

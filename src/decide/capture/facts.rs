@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::decide::capture::line::{Foreign, OwnLines, ProfileLine};
+pub use crate::decide::signal::metrics::Role;
 use crate::decide::signal::rank::Rank;
 use crate::decide::time::Time;
 
@@ -88,19 +89,6 @@ impl Default for Sizes {
     fn default() -> Self {
         Self { dp: 1, tp: 1, pp: 1, ep: 1, nodes: 1, dp_attention: false }
     }
-}
-
-/// Which part of a request's life a server serves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// All of it.
-    #[default]
-    Unified,
-    /// Prefill only.
-    Prefill,
-    /// Decode only.
-    Decode,
 }
 
 /// What a server says about itself.
@@ -294,6 +282,11 @@ impl Facts {
         if !self.own.takes(rank, line) {
             self.foreign.line(rank, line, at);
         }
+    }
+
+    /// A profiling line that is known to be somebody else's.
+    pub fn foreign_line(&mut self, rank: Rank, line: &ProfileLine, at: Time) {
+        self.foreign.line(rank, line, at);
     }
 
     /// The server stopped answering: what it said about itself may no longer hold, and a

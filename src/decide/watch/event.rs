@@ -9,10 +9,12 @@ use crate::decide::capture::governor::AttemptEnd;
 use crate::decide::capture::line::{Marks, ProfileLine};
 use crate::decide::capture::window::Phase;
 use crate::decide::incident::{CaptureOutcome, Incident, VerdictNote};
+use crate::decide::labels::Labels;
 use crate::decide::rule::Rule;
 use crate::decide::rule::change::Change;
 use crate::decide::signal::catalog::Catalog;
-use crate::decide::signal::observation::Observation;
+use crate::decide::signal::observation::{Observation, SourceId};
+use crate::decide::signal::pattern::Pattern;
 use crate::decide::signal::rank::Rank;
 use crate::decide::signal::sample::TargetId;
 use crate::decide::status::Silence;
@@ -62,6 +64,8 @@ pub enum Event {
         rules: Vec<Rule>,
         /// The signals they may name.
         catalog: Arc<Catalog>,
+        /// The user's own patterns.
+        patterns: Vec<Pattern>,
     },
     /// Captures and messages are silenced.
     Silenced(Silence),
@@ -99,10 +103,14 @@ pub enum WindowNews {
 pub struct Asked {
     /// On which server.
     pub target: TargetId,
-    /// Whose limits and capture apply; the `by hand` ones when it names no rule.
-    pub rule: Option<Arc<str>>,
+    /// Stands in for a rule: its limits, its capture, its name.
+    pub rule: Arc<Rule>,
     /// Why, in words: the alert's summary.
     pub why: String,
+    /// The alert's labels.
+    pub labels: Labels,
+    /// Since when the alert fires.
+    pub since: Option<Time>,
 }
 
 /// Something is to be done.
@@ -120,7 +128,7 @@ pub enum Effect {
     /// Write the attempt to the state, then open the window.
     Start {
         /// The incident it belongs to, as it stands.
-        incident: Incident,
+        incident: Box<Incident>,
         /// On which server.
         target: TargetId,
         /// What was granted.
@@ -150,14 +158,28 @@ pub enum Effect {
     /// Tell people, and keep the incident.
     Notify {
         /// As it stands.
-        incident: Incident,
+        incident: Box<Incident>,
         /// What is new.
         update: Update,
         /// The rule's receivers.
         receivers: Vec<Arc<str>>,
     },
-    /// Something the operator should know, said once.
-    Note(String),
+    /// What came of a wish that was asked for.
+    Answered {
+        /// Its incident.
+        incident: Arc<str>,
+        /// Why no window opens.
+        refused: Option<String>,
+    },
+    /// A source's trouble began, changed or ended: said once a change.
+    Trouble {
+        /// Which source.
+        source: SourceId,
+        /// Whether it works again.
+        is_over: bool,
+        /// A sentence.
+        said: String,
+    },
 }
 
 /// A window of ours that is under way.

@@ -39,26 +39,17 @@ impl Incidents {
     /// would be taken on.
     pub fn open(&mut self, change: &Change, finding: Finding, target: Arc<str>) -> &mut Case {
         let id = id_of(change);
-        let rule = change.rule.clone();
-        let incident = Incident {
-            id: id.clone(),
-            rule: rule.name.clone(),
-            about: rule.about.clone(),
-            target,
-            group: change.group.clone(),
-            severity: rule.severity,
-            labels: rule.labels.clone(),
-            state: IncidentState::Open,
-            fired_at: change.at,
-            resolved_at: None,
-            finding,
-            capture: CaptureOutcome::None,
-            verdict: None,
-            bundle: None,
-        };
         self.firing.insert(key_of(change), id.clone());
         self.forget_old();
-        self.cases.entry(id).or_insert(Case { incident, rule, is_silenced: false })
+        self.cases.entry(id.clone()).or_insert(case_of(id, change, finding, target))
+    }
+
+    /// Opens an incident that nothing fires for: somebody asked. It is over with its window.
+    pub fn open_asked(&mut self, change: &Change, finding: Finding, target: Arc<str>) -> Arc<str> {
+        let id = id_of(change);
+        self.forget_old();
+        self.cases.insert(id.clone(), case_of(id.clone(), change, finding, target));
+        id
     }
 
     /// The incident that fires for the rule and group of a change.
@@ -91,6 +82,11 @@ impl Incidents {
     }
 
     /// One incident.
+    pub fn get(&self, id: &str) -> Option<&Case> {
+        self.cases.get(id)
+    }
+
+    /// One incident, to go on with it.
     pub fn get_mut(&mut self, id: &str) -> Option<&mut Case> {
         self.cases.get_mut(id)
     }
@@ -119,6 +115,27 @@ impl Incidents {
             self.cases.remove(id);
         }
     }
+}
+
+fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) -> Case {
+    let rule = change.rule.clone();
+    let incident = Incident {
+        id,
+        rule: rule.name.clone(),
+        about: rule.about.clone(),
+        target,
+        group: change.group.clone(),
+        severity: rule.severity,
+        labels: rule.labels.clone(),
+        state: IncidentState::Open,
+        fired_at: change.at,
+        resolved_at: None,
+        finding,
+        capture: CaptureOutcome::None,
+        verdict: None,
+        bundle: None,
+    };
+    Case { incident, rule, is_silenced: false }
 }
 
 fn key_of(change: &Change) -> Key {

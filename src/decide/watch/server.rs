@@ -2,13 +2,20 @@
 //! the window of ours that is open on it, and the time in which its samples are distrusted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::event::{OpenWindow, ServerFact, WindowNews};
 use crate::decide::capture::facts::Facts;
 use crate::decide::capture::line::ProfileLine;
 use crate::decide::capture::window::{Blind, Phase};
+use crate::decide::labels::{LabelValue, Labels};
+use crate::decide::signal::catalog;
 use crate::decide::signal::rank::Rank;
+use crate::decide::signal::store::SignalStore;
 use crate::decide::time::Time;
+
+/// How far back it is asked which ranks had work.
+const HEARD: Duration = Duration::from_secs(30);
 
 /// One server.
 #[derive(Debug)]
@@ -43,19 +50,14 @@ impl Server {
 
     /// A profiling line of its log. Returns the incident whose window should hear of it.
     pub fn profile_line(&mut self, rank: Rank, line: &ProfileLine, at: Time) -> Option<Arc<str>> {
-        let Some(window) = &self.window else {
-            self.facts.foreign_line(rank, line, at);
-            return None;
-        };
-        // A first line without our marks is somebody else's also while ours is open; the window's
-        // own books decide what that means for ours.
-        if let ProfileLine::Starts { dir, id } = line
-            && window.marks.show_in_log()
-            && !window.marks.bears(dir, id.as_deref())
-        {
-            self.facts.foreign_line(rank, line, at);
-        }
-        Some(window.incident.clone())
+        self.facts.profile_line(rank, line, at);
+        self.window.as_ref().map(|w| w.incident.clone())
+    }
+
+    /// Ours is being started.
+    pub fn window_opened(&mut self, window: OpenWindow) {
+        self.facts.own.opened(window.marks.clone());
+        self.window = Some(window);
     }
 
     /// Our window went on.
@@ -75,9 +77,21 @@ impl Server {
             }
             WindowNews::Ended { .. } => {
                 self.window = None;
+                self.facts.own.ended();
                 if let Some(blind) = self.blind.as_mut().filter(|b| b.until.is_none()) {
                     blind.exported(now);
                 }
+            }
+        }
+    }
+
+    /// Which ranks had work lately, by the samples that are kept: asked only when a window is
+    /// wished for, so that recording a sample costs nothing more.
+    pub fn note_work(&mut self, store: &SignalStore, now: Time) {
+        let labels = Labels([("target".into(), LabelValue::Text(self.name.clone()))].into());
+        for seen in store.evidence(&labels, now - HEARD) {
+            if [catalog::RUNNING_REQS, catalog::QUEUE_REQS, catalog::LOAD].contains(&seen.signal) {
+                self.facts.rank_seen(seen.rank, seen.value > 0.0, seen.at);
             }
         }
     }

@@ -4,35 +4,36 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Mode;
+use super::core::{Core, tell};
 use super::event::{Asked, Effect, OpenWindow, WindowNews};
-use super::incidents::Case;
-use super::{Mode, Watch, tell};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::capture::admit::{self, Grant, Means};
 use crate::decide::capture::governor::{self, Attempt, AttemptEnd, Wish};
 use crate::decide::capture::line::Marks;
 use crate::decide::capture::window::Phase as WindowPhase;
 use crate::decide::incident::{CaptureOutcome, Finding, IncidentState, VerdictNote};
-use crate::decide::labels::LabelValue;
-use crate::decide::rule::Phase;
+use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::rule::change::{Change, How};
+use crate::decide::rule::{Phase, Side};
 use crate::decide::signal::sample::TargetId;
+use crate::decide::signal::store::SignalStore;
 use crate::decide::time::Time;
 use crate::explain::message::Update;
 
 /// A badness beyond this says nothing more.
 const WORST: f64 = 1_000.0;
 
-impl Watch {
+impl Core {
     /// A rule's state changed.
-    pub(super) fn changed(&mut self, change: Change, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn changed(&mut self, store: &SignalStore, change: Change, now: Time, out: &mut Vec<Effect>) {
         if change.how == How::Reblamed {
             self.resolve(&change, out);
         }
         if change.is_onset()
             && let Some(finding) = change.finding.clone()
         {
-            return self.fired(change, finding, now, out);
+            return self.fired(store, change, finding, now, out);
         }
         if change.state == Phase::Idle {
             self.resolve(&change, out);
@@ -47,7 +48,14 @@ impl Watch {
         tell(case, Update::Resolved, out);
     }
 
-    fn fired(&mut self, change: Change, finding: Finding, now: Time, out: &mut Vec<Effect>) {
+    fn fired(
+        &mut self,
+        store: &SignalStore,
+        change: Change,
+        finding: Finding,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
         let target = self.target_of(&change, &finding);
         let name =
             self.servers.get(usize::from(target.0)).map_or_else(|| "server".into(), |s| s.name.clone());
@@ -67,7 +75,7 @@ impl Watch {
         if is_silenced {
             case.incident.capture = CaptureOutcome::Refused { why: "the rule is silenced".into() };
         } else if warmup.is_zero() {
-            self.wish(&id, target, now, &mut start);
+            self.wish(store, &id, target, now, &mut start);
         } else {
             self.warming.insert(id.clone(), now + warmup);
         }
@@ -95,7 +103,7 @@ impl Watch {
     }
 
     /// Warm-ups that are over: the rule still fires, or it was nothing.
-    pub(super) fn look_again(&mut self, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn look_again(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
         let due: Vec<Arc<str>> =
             self.warming.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         for id in due {
@@ -103,17 +111,25 @@ impl Watch {
             let firing = self.incidents.firing_now().find(|c| c.incident.id == id);
             let target = firing.and_then(|c| self.servers.iter().position(|s| s.name == c.incident.target));
             match target.and_then(|t| u16::try_from(t).ok()) {
-                Some(target) => self.wish(&id, TargetId(target), now, out),
+                Some(target) => self.wish(store, &id, TargetId(target), now, out),
                 None => self.refuse(&id, "the rule cleared during the warm-up".into(), out),
             }
         }
     }
 
     /// One wish of an incident's rule, decided.
-    fn wish(&mut self, id: &Arc<str>, target: TargetId, now: Time, out: &mut Vec<Effect>) {
+    fn wish(
+        &mut self,
+        store: &SignalStore,
+        id: &Arc<str>,
+        target: TargetId,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(case) = self.incidents.get_mut(id) else { return };
         let (rule, badness) = (case.rule.clone(), badness_of(&case.incident.finding));
-        let Some(server) = self.servers.get(usize::from(target.0)) else { return };
+        let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
+        server.note_work(store, now);
         let (name, group) = (server.name.clone(), server.group.clone());
         let wish = Wish {
             rule: &rule.name,
@@ -146,9 +162,7 @@ impl Watch {
         };
         if outcome == CaptureOutcome::WouldStart {
             let end = AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 0, unproven: None };
-            self.ledger
-                .attempts
-                .push(Attempt { end: Some(end), ..admit::attempt_of(wish, &self.ledger, now) });
+            self.ledger.attempts.push(Attempt { end: Some(end), ..attempt_of(wish, now) });
         }
         if let Some(case) = self.incidents.get_mut(id) {
             case.incident.capture = outcome;
@@ -160,9 +174,9 @@ impl Watch {
         let Some(case) = self.incidents.get_mut(id) else { return };
         case.incident.capture = CaptureOutcome::Open { since: now };
         if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
-            server.window = Some(open_window(id, &grant.means, now));
+            server.window_opened(open_window(id, &grant.means, now));
         }
-        out.push(Effect::Start { incident: case.incident.clone(), target, grant: Box::new(grant) });
+        out.push(Effect::Start { incident: Box::new(case.incident.clone()), target, grant: Box::new(grant) });
     }
 
     fn refuse(&mut self, id: &Arc<str>, why: String, out: &mut Vec<Effect>) {
@@ -171,9 +185,44 @@ impl Watch {
         tell(case, Update::Refused, out);
     }
 
-    /// A wish by hand, or of another system's alert.
-    pub(super) fn asked(&mut self, asked: &Asked, now: Time, out: &mut Vec<Effect>) {
-        let _ = (asked, now, out);
+    /// A wish by hand, or of another system's alert: an incident of its own, through the same
+    /// governor as any other.
+    pub(super) fn asked(&mut self, store: &SignalStore, asked: Asked, now: Time, out: &mut Vec<Effect>) {
+        let Some(server) = self.servers.get(usize::from(asked.target.0)) else { return };
+        let change = Change {
+            at: now,
+            rule: asked.rule,
+            target: Some(server.name.clone()),
+            group: asked.labels,
+            state: Phase::Firing,
+            how: How::Entered,
+            since: now,
+            finding: None,
+            numbers: None,
+            reason: None,
+        };
+        let finding = Finding {
+            onset: asked.since.unwrap_or(now),
+            onset_error_s: 0.0,
+            rank: Labels::default(),
+            side: Side::Both,
+            statistic: "asked".into(),
+            signal: "".into(),
+            value: 0.0,
+            bound: 0.0,
+            members: Vec::new(),
+            evidence: Some(asked.why),
+        };
+        let id = self.incidents.open_asked(&change, finding, server.name.clone());
+        let mut start = Vec::new();
+        self.wish(store, &id, asked.target, now, &mut start);
+        let Some(case) = self.incidents.get_mut(&id) else { return };
+        let refused = match &case.incident.capture {
+            CaptureOutcome::Refused { why } => Some(why.clone()),
+            _ => None,
+        };
+        out.append(&mut start);
+        out.push(Effect::Answered { incident: id, refused });
     }
 
     /// A window of ours went on.
@@ -216,6 +265,19 @@ pub(super) fn badness_of(finding: &Finding) -> f64 {
     let (value, bound) = (finding.value.abs(), finding.bound.abs());
     let ratio = if value >= bound { value / bound } else { bound / value };
     if ratio.is_finite() { ratio.clamp(1.0, WORST) } else { WORST }
+}
+
+fn attempt_of(wish: &Wish<'_>, now: Time) -> Attempt {
+    Attempt {
+        id: format!("{}/1", wish.incident),
+        rule: wish.rule.to_owned(),
+        target: wish.target.to_owned(),
+        group: wish.group.to_owned(),
+        incident: wish.incident.to_owned(),
+        at: now,
+        badness: wish.badness,
+        end: None,
+    }
 }
 
 fn open_window(incident: &Arc<str>, means: &Means, now: Time) -> OpenWindow {

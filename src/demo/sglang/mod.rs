@@ -1,12 +1,13 @@
 //! SGLang's HTTP protocol and log, faults included, as a state machine over simulated time.
 //!
 //! [`World`] holds the ranks, the requests on their way and what has happened since; the other
-//! files say how a rank steps and exports (`ranks`), how a request is routed and answered
+//! files say how a rank steps (`ranks`) and writes (`exports`), how a request is routed and answered
 //! (`serving`), what the pages show (`pages`) and how the log reads (`lines`). What the real server
 //! does, measured, is what this follows; where the real one is undecided (how long an export takes)
 //! [`ExportCost`] decides.
 
 mod config;
+mod exports;
 mod lines;
 mod order;
 mod pages;

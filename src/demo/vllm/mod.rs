@@ -5,19 +5,19 @@
 //! start does depends on the release.
 
 mod config;
+mod engines;
 mod pages;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::{Config, Faults, Version};
 
+use engines::{Engine, Session};
 use serde_json::{Value, json};
 
 use crate::decide::time::Time;
 use crate::demo::exchange::{CallId, Effect, HttpFault, HttpFaultKind, Outcome, Request, Response};
 use crate::demo::load::RankLoad;
-use crate::demo::trace::Recorded;
 
 /// What a page or a refusal takes.
 const QUICK: Duration = Duration::from_millis(3);
@@ -38,35 +38,6 @@ pub struct World {
     next_report: Time,
     idle_reports: u32,
     effects: Vec<Effect>,
-}
-
-/// What `/start_profile` was told.
-#[derive(Clone, Debug, Default)]
-struct Session {
-    prefix: Option<String>,
-    max_iterations: Option<u64>,
-    delay_iterations: u64,
-}
-
-#[derive(Debug, Default)]
-struct Engine {
-    open: Option<Open>,
-    flush: Option<Flush>,
-    next_step: Option<Time>,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    skip: u64,
-    limit: Option<u64>,
-    prefix: Option<String>,
-    steps: Vec<(u32, bool)>,
-}
-
-#[derive(Debug)]
-struct Flush {
-    until: Time,
-    files: Vec<(String, Arc<[u8]>)>,
 }
 
 #[derive(Debug)]
@@ -304,18 +275,6 @@ impl World {
         })
     }
 
-    fn open(&mut self, i: usize, session: &Session) {
-        let now = self.now;
-        let engine = &mut self.engines[i];
-        engine.open = Some(Open {
-            skip: session.delay_iterations,
-            limit: session.max_iterations.filter(|n| *n > 0),
-            prefix: session.prefix.clone(),
-            steps: Vec::new(),
-        });
-        engine.next_step = Some(now);
-    }
-
     fn stop(&mut self) -> Wait {
         self.say("api_router.py:39", "Stopping profiler...");
         if self.session.take().is_none() && self.config.version < Version::V0_33 {
@@ -345,69 +304,6 @@ impl World {
         let mut waiting = std::mem::take(&mut self.calls);
         waiting.retain_mut(|call| self.goes_on(call));
         self.calls.append(&mut waiting);
-    }
-
-    fn engine_goes_on(&mut self, i: usize) {
-        let now = self.now;
-        if let Some(flush) = self.engines[i].flush.take_if(|f| f.until <= now) {
-            let rank = i as u16;
-            for (path, content) in flush.files {
-                self.effects.push(Effect::File { path, content, rank });
-            }
-        }
-        let load = self.config.load.at(i as u16, now);
-        let engine = &mut self.engines[i];
-        let Some(open) = &mut engine.open else { return };
-        if engine.flush.is_some() || engine.next_step.is_some_and(|at| at > now) {
-            return;
-        }
-        // An idle engine runs dummy batches, which its profiler does not count.
-        engine.next_step = (load.running > 0).then(|| now + step_time(load));
-        if load.running == 0 {
-            return;
-        }
-        if open.skip > 0 {
-            open.skip -= 1;
-            return;
-        }
-        open.steps.push((load.running, false));
-        if open.limit.is_some_and(|n| open.steps.len() as u64 >= n) {
-            self.flush(i);
-        }
-    }
-
-    fn flush(&mut self, i: usize) {
-        let Some(open) = self.engines[i].open.take() else { return };
-        let takes =
-            self.config.flush_per_step * open.steps.len().min(10_000) as u32 + self.config.faults.slow_flush;
-        let files = self.files_of(i as u16, &open);
-        self.engines[i].next_step = None;
-        self.engines[i].flush = Some(Flush { until: self.now + takes, files });
-    }
-
-    fn files_of(&self, dp: u16, open: &Open) -> Vec<(String, Arc<[u8]>)> {
-        let Some(dir) =
-            self.config.profiler_dir.as_ref().filter(|_| !self.config.faults.missing.contains(&dp))
-        else {
-            return Vec::new();
-        };
-        let process = format!("VLLM::EngineCore_DP{dp}");
-        let mut trace = Recorded { process, pid: 40 + u32::from(dp), steps: open.steps.clone() }.gzip();
-        if self.config.faults.truncated.contains(&dp) {
-            trace = trace[..trace.len() / 2].into();
-        }
-        let ns = self.now.nanos() + i64::from(dp);
-        let prefix = open.prefix.as_ref().map_or_else(String::new, |p| format!("{p}_"));
-        if self.config.version == Version::V0_11 {
-            return vec![(format!("{dir}/host_4{dp}-rank-0.{ns}.pt.trace.json.gz"), trace)];
-        }
-        // Every data-parallel engine calls its only worker rank0.
-        let name = format!("{prefix}dp{dp}_pp0_tp0_dcp0_ep0_rank0");
-        let table: Arc<[u8]> = b"Name    Self CUDA %    Self CUDA    # of Calls\n".as_slice().into();
-        vec![
-            (format!("{dir}/{name}.{ns}.pt.trace.json.gz"), trace),
-            (format!("{dir}/{name}.profiler_out0.txt"), table),
-        ]
     }
 
     fn report(&mut self) {
@@ -470,8 +366,4 @@ impl World {
     fn done(&mut self, call: CallId, outcome: Outcome) {
         self.effects.push(Effect::Done { call, outcome });
     }
-}
-
-fn step_time(load: RankLoad) -> Duration {
-    Duration::from_micros(5_000 + 100 * u64::from(load.running))
 }

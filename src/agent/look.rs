@@ -1,0 +1,64 @@
+//! Looks after one server in the background, so that at the moment of firing only memory is asked:
+//! its health and the room on its disks every ten seconds, what it is when it is (back) there.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Inbox;
+use super::clock::Clock;
+use super::plan::{LOOK_AFTER, SitePlan};
+use crate::decide::capture::facts::{Answered, Folder};
+use crate::decide::watch::ServerFact;
+use crate::observe::{artifact, server};
+
+/// Until the server has answered once it is asked more often.
+const FIRST: Duration = Duration::from_secs(2);
+
+/// Looks until cancelled; it is finished for good then.
+pub async fn run(site: SitePlan, tx: mpsc::Sender<Inbox>, clock: Clock, cancel: CancellationToken) -> bool {
+    let Some(asked) = site.server.clone() else { return true };
+    let mut is_known = false;
+    let mut told: Option<String> = None;
+    loop {
+        for path in &site.folders {
+            let seen = artifact::room(&site.paths.agent_view(path));
+            tell(&tx, &site, ServerFact::Folder(Folder { server_path: path.clone(), seen, at: clock.now() }))
+                .await;
+        }
+        let health = server::health(&asked).await.answered();
+        let is_well = matches!(health, Answered::Well(_));
+        if !is_well && is_known {
+            is_known = false;
+            tell(&tx, &site, ServerFact::Lost).await;
+        }
+        tell(&tx, &site, ServerFact::Health(health)).await;
+        if !is_known && is_well {
+            match server::facts(&asked, 1).await {
+                Ok(facts) => {
+                    is_known = true;
+                    told = None;
+                    tell(&tx, &site, ServerFact::Info(facts)).await;
+                }
+                Err(error) => {
+                    let said = error.to_string();
+                    if told.as_ref() != Some(&said) {
+                        tracing::warn!(target = &*site.name, "{said}");
+                        told = Some(said);
+                    }
+                }
+            }
+        }
+        let pause = clock.real(if is_known { LOOK_AFTER } else { FIRST });
+        tokio::select! {
+            () = cancel.cancelled() => return true,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn tell(tx: &mpsc::Sender<Inbox>, site: &SitePlan, fact: ServerFact) {
+    // The loop is gone only when the agent ends.
+    let _ = tx.send(Inbox::Server { target: site.target, fact }).await;
+}

@@ -1,0 +1,303 @@
+//! From a configuration to what the agent is made of: the core's setup, the sources to follow, the
+//! servers to look after, the receivers to tell. Secrets are read here, once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::tz::TimeZone;
+
+use super::receivers::{self, secret_of};
+use crate::act::notify::{Receiver, StormCap};
+use crate::config::file::{Config, Keep};
+use crate::config::signal::OwnSource;
+use crate::config::target::{RoleText, Target};
+use crate::decide::capture::CaptureSpec;
+use crate::decide::capture::admit::Policy;
+use crate::decide::capture::governor::{Budget, Ledger};
+use crate::decide::capture::path_map::PathMap;
+use crate::decide::rule::Rule;
+use crate::decide::signal::metrics::Role;
+use crate::decide::signal::observation::SourceId;
+use crate::decide::signal::pattern::Pattern;
+use crate::decide::signal::sample::TargetId;
+use crate::decide::watch::{Mode, Setup, WatchedTarget};
+use crate::http::{Secret, Server, client};
+use crate::observe::{poll, promql, tail};
+
+/// What the command line adds to a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--watch-only`.
+    pub watch_only: bool,
+    /// `--from-start`.
+    pub from_start: bool,
+}
+
+/// Everything the agent needs to start.
+#[derive(Debug)]
+pub struct Plan {
+    /// The core's part, without the ledger.
+    pub setup: Setup,
+    /// The servers.
+    pub sites: Vec<SitePlan>,
+    /// What is followed.
+    pub sources: Vec<SourcePlan>,
+    /// Who is told.
+    pub receivers: Vec<Receiver>,
+    /// How many new incidents a receiver hears of.
+    pub storm_cap: StormCap,
+    /// How much is kept.
+    pub keep: Keep,
+    /// Where the state lies.
+    pub state_dir: PathBuf,
+    /// Where the bundles lie.
+    pub incident_dir: PathBuf,
+    /// The API's address.
+    pub listen: String,
+    /// Health and metrics alone.
+    pub metrics_listen: Option<String>,
+    /// The API's token.
+    pub token: Option<Secret>,
+    /// What a window by hand asks for.
+    pub by_hand: CaptureSpec,
+    /// Sentences for the operator, said at start.
+    pub notes: Vec<String>,
+}
+
+/// One server.
+#[derive(Clone, Debug)]
+pub struct SitePlan {
+    /// Which.
+    pub target: TargetId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where it is; `None` for a target that is only logs.
+    pub server: Option<Server>,
+    /// Its paths and ours.
+    pub paths: PathMap,
+    /// Folders whose room is watched, in the server's view.
+    pub folders: Vec<String>,
+    /// Whether its log is read.
+    pub sees_log: bool,
+}
+
+/// One source.
+#[derive(Clone, Debug)]
+pub enum SourcePlan {
+    /// A log.
+    Tail(tail::Config),
+    /// Loads or metrics.
+    Poll(poll::Config),
+    /// A query.
+    Query(promql::Config),
+}
+
+impl Plan {
+    /// Makes it.
+    ///
+    /// # Errors
+    /// A secret, a file of certificates or a zone cannot be had.
+    pub fn of(config: &Config, flags: &Flags) -> Result<Self> {
+        let watch_only = flags.watch_only || config.watch_only;
+        let output_dir = config.rules.iter().find_map(|c| output_dir_of(&c.rule.capture));
+        let mut sites = Vec::new();
+        let mut sources = Vec::new();
+        let mut named = Vec::new();
+        for (index, target) in config.targets.iter().enumerate() {
+            let id = TargetId(u16::try_from(index).context("more than 65535 targets")?);
+            let site = site_of(id, target, output_dir.as_deref())?;
+            add_sources(target, &site, flags, &mut sources, &mut named)?;
+            sites.push(site);
+        }
+        add_queries(config, &mut sources, &mut named)?;
+        let (receivers, mute) = receivers::ready(&config.receivers);
+        let state_dir = config.state_dir.as_ref().map_or_else(default_state_dir, PathBuf::from);
+        let incident_dir =
+            config.incident_dir.as_ref().map_or_else(|| state_dir.join("incidents"), PathBuf::from);
+        Ok(Self {
+            setup: setup_of(config, output_dir, watch_only, named)?,
+            sites,
+            sources,
+            receivers,
+            storm_cap: StormCap { incidents: config.storm_cap.0, per: config.storm_cap.1 },
+            keep: config.keep,
+            state_dir,
+            incident_dir,
+            listen: config.listen.clone(),
+            metrics_listen: config.metrics_listen.clone(),
+            token: config.token.as_ref().map(secret_of).transpose()?,
+            by_hand: CaptureSpec::Http(crate::config::capture::default_http()),
+            notes: mute.iter().map(ToString::to_string).collect(),
+        })
+    }
+}
+
+fn setup_of(
+    config: &Config,
+    output_dir: Option<String>,
+    watch_only: bool,
+    sources: Vec<(SourceId, Arc<str>)>,
+) -> Result<Setup> {
+    let budget = Budget {
+        stalled: config.budget.stalled,
+        bytes: config.budget.bytes,
+        windows: config.budget.windows,
+        worse_by: config.budget.worse_by,
+    };
+    let zone = match &config.zone {
+        Some(name) => TimeZone::get(name).with_context(|| format!("zone {name}"))?,
+        None => TimeZone::try_system().unwrap_or(TimeZone::UTC),
+    };
+    Ok(Setup {
+        rules: rules_of(config),
+        catalog: config.catalog.clone(),
+        patterns: patterns_of(config),
+        sources,
+        targets: config.targets.iter().map(watched).collect(),
+        policy: Policy { budget, min_free: config.keep.min_free, output_dir, watch_only },
+        ledger: Ledger::default(),
+        zone,
+        mode: Mode::Live,
+    })
+}
+
+/// The rules of a configuration.
+pub fn rules_of(config: &Config) -> Vec<Rule> {
+    config.rules.iter().map(|c| c.rule.clone()).collect()
+}
+
+/// The user's patterns of a configuration.
+pub fn patterns_of(config: &Config) -> Vec<Pattern> {
+    config
+        .signals
+        .iter()
+        .filter_map(|own| match &own.source {
+            OwnSource::Pattern(pattern) => {
+                let signal = config.catalog.signal_named(&own.name)?;
+                Pattern::new(signal, pattern).ok()
+            }
+            OwnSource::Prometheus { .. } => None,
+        })
+        .collect()
+}
+
+fn watched(target: &Target) -> WatchedTarget {
+    let role = target.role.map(|role| match role {
+        RoleText::Unified => Role::Unified,
+        RoleText::Prefill => Role::Prefill,
+        RoleText::Decode => Role::Decode,
+    });
+    WatchedTarget {
+        name: target.name.clone(),
+        role,
+        group: target.group.clone(),
+        sees_log: !target.logs.is_empty(),
+    }
+}
+
+fn output_dir_of(spec: &CaptureSpec) -> Option<String> {
+    match spec {
+        CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) => http.output_dir.clone(),
+        CaptureSpec::None | CaptureSpec::Nsys(_) | CaptureSpec::Command(_) => None,
+    }
+}
+
+fn site_of(id: TargetId, target: &Target, output_dir: Option<&str>) -> Result<SitePlan> {
+    let server = target.url.as_ref().map(|url| server_of(target, url)).transpose()?;
+    let map = target.path_map.iter().map(|(server, agent)| (server.clone(), PathBuf::from(agent)));
+    Ok(SitePlan {
+        target: id,
+        name: target.name.clone(),
+        server,
+        paths: PathMap(map.collect()),
+        folders: output_dir.into_iter().map(str::to_owned).collect(),
+        sees_log: !target.logs.is_empty(),
+    })
+}
+
+fn server_of(target: &Target, base: &str) -> Result<Server> {
+    let client = client::client(target.ca_file.as_deref().map(Path::new))?;
+    let key = |place: &Option<_>| place.as_ref().map(secret_of).transpose();
+    Ok(Server::new(client, base, key(&target.api_key)?, key(&target.admin_api_key)?))
+}
+
+fn next_source(named: &mut Vec<(SourceId, Arc<str>)>, name: &str) -> SourceId {
+    let id = SourceId(u16::try_from(named.len()).unwrap_or(u16::MAX));
+    named.push((id, name.into()));
+    id
+}
+
+fn add_sources(
+    target: &Target,
+    site: &SitePlan,
+    flags: &Flags,
+    sources: &mut Vec<SourcePlan>,
+    named: &mut Vec<(SourceId, Arc<str>)>,
+) -> Result<()> {
+    let every = target.poll;
+    if let (Some(url), Some(server)) = (&target.url, &site.server) {
+        if target.loads {
+            let source = next_source(named, &format!("{url}/v1/loads"));
+            let config = poll::Config {
+                target: site.target,
+                source,
+                server: server.clone(),
+                page: poll::Page::Loads,
+                every,
+            };
+            sources.push(SourcePlan::Poll(config));
+        }
+        if let Some(metrics) = &target.metrics {
+            let source = next_source(named, metrics);
+            let server = server_of(target, metrics)?;
+            let config =
+                poll::Config { target: site.target, source, server, page: poll::Page::Metrics, every };
+            sources.push(SourcePlan::Poll(config));
+        }
+    }
+    for log in &target.logs {
+        let source = next_source(named, &log.path);
+        let from_start = log.from_start || flags.from_start;
+        let path = PathBuf::from(&log.path);
+        sources.push(SourcePlan::Tail(tail::Config { target: site.target, source, path, from_start }));
+    }
+    Ok(())
+}
+
+fn add_queries(
+    config: &Config,
+    sources: &mut Vec<SourcePlan>,
+    named: &mut Vec<(SourceId, Arc<str>)>,
+) -> Result<()> {
+    for own in &config.signals {
+        let OwnSource::Prometheus { url, query, every, bearer } = &own.source else { continue };
+        let Some(signal) = config.catalog.signal_named(&own.name) else { continue };
+        let source = next_source(named, &format!("the query of signal {}", own.name));
+        let target = config.targets.iter().position(|t| Some(&t.name) == own.target.as_ref()).unwrap_or(0);
+        sources.push(SourcePlan::Query(promql::Config {
+            target: TargetId(u16::try_from(target)?),
+            source,
+            signal,
+            client: client::client(None)?,
+            url: receivers::address_of(url)?.reveal().into(),
+            query: query.as_str().into(),
+            bearer: bearer.as_ref().map(secret_of).transpose()?,
+            every: *every,
+        }));
+    }
+    Ok(())
+}
+
+/// `$STATE_DIRECTORY` under systemd, else `$XDG_STATE_HOME/skewtrap`, else `~/.local/state/skewtrap`.
+fn default_state_dir() -> PathBuf {
+    let of = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    of("STATE_DIRECTORY")
+        .or_else(|| of("XDG_STATE_HOME").map(|p| p.join("skewtrap")))
+        .or_else(|| of("HOME").map(|p| p.join(".local/state/skewtrap")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib/skewtrap"))
+}
+
+/// Between two looks at a server in the background.
+pub const LOOK_AFTER: Duration = Duration::from_secs(10);

@@ -1,0 +1,123 @@
+//! From the configured receivers to those that can be told: their secrets are read here.
+
+use std::path::Path;
+
+use crate::act::notify::{Means, Receiver, Route, Secret};
+use crate::config::receiver::{self as configured, UpdateText};
+use crate::config::secret::{Address, SecretRef};
+use crate::explain::message::Update;
+use crate::http::secret::SecretError;
+
+/// A receiver whose secret cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[error("receiver {name}: {source}; it is told nothing until that is mended")]
+pub struct Mute {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    pub source: SecretError,
+}
+
+/// The receivers that can be told, and those that cannot.
+pub fn ready(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
+    let mut ready = Vec::new();
+    let mut mute = Vec::new();
+    for receiver in receivers {
+        match receiver_of(receiver) {
+            Ok(receiver) => ready.push(receiver),
+            Err(source) => mute.push(Mute { name: receiver.name.to_string(), source }),
+        }
+    }
+    (ready, mute)
+}
+
+/// The secret that lies there.
+///
+/// # Errors
+/// The variable is not set, the file cannot be read, or there is nothing in it.
+pub fn secret_of(place: &SecretRef) -> Result<Secret, SecretError> {
+    match place {
+        SecretRef::Env(name) => Secret::from_env(name),
+        SecretRef::File(path) => Secret::from_file(Path::new(path)),
+    }
+}
+
+fn receiver_of(receiver: &configured::Receiver) -> Result<Receiver, SecretError> {
+    Ok(Receiver {
+        name: receiver.name.clone(),
+        means: means_of(&receiver.means)?,
+        route: Route {
+            by_default: receiver.by_default,
+            min_severity: receiver.min_severity,
+            labels: receiver.labels.clone(),
+            updates: receiver.updates.iter().copied().map(update_of).collect(),
+        },
+        timeout: receiver.timeout,
+    })
+}
+
+fn means_of(means: &configured::Means) -> Result<Means, SecretError> {
+    let optional = |place: &Option<SecretRef>| place.as_ref().map(secret_of).transpose();
+    Ok(match means {
+        configured::Means::Webhook { url, signing_key, bearer } => Means::Webhook {
+            url: address_of(url)?,
+            signing_key: optional(signing_key)?,
+            bearer: optional(bearer)?,
+        },
+        configured::Means::Slack { url } => Means::Slack { url: secret_of(url)? },
+        configured::Means::Alertmanager { url, bearer } => {
+            Means::Alertmanager { url: address_of(url)?, bearer: optional(bearer)? }
+        }
+        configured::Means::Command { argv } => Means::Command { argv: argv.clone() },
+        configured::Means::Stdout { json } => Means::Stdout { json: *json },
+    })
+}
+
+/// An address, written out or where it lies.
+///
+/// # Errors
+/// As [`secret_of`].
+pub fn address_of(address: &Address) -> Result<Secret, SecretError> {
+    match address {
+        Address::Plain(text) => Ok(Secret::new(text.as_str())),
+        Address::Secret(place) => secret_of(place),
+    }
+}
+
+const fn update_of(update: UpdateText) -> Update {
+    match update {
+        UpdateText::Fired => Update::Fired,
+        UpdateText::Refused => Update::Refused,
+        UpdateText::Captured => Update::Captured,
+        UpdateText::Verdict => Update::Verdict,
+        UpdateText::Resolved => Update::Resolved,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::load;
+
+    #[test]
+    fn a_receiver_without_its_secret_is_named_and_the_others_are_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let key = dir.path().join("key");
+        std::fs::write(&key, "k3y\n").expect("it is written");
+        let text = format!(
+            "targets: [{{ url: 'http://127.0.0.1:30000' }}]\n\
+             receivers:\n\
+             - {{ name: oncall, updates: [fired, refused], webhook: {{ url: 'http://hook', signing_key: {{ file: '{}' }} }} }}\n\
+             - {{ name: team, slack: {{ url: {{ env: SKEWTRAP_NO_SUCH_VARIABLE }} }} }}\n",
+            key.display()
+        );
+        let loaded = load("skewtrap.yaml", &text, &|_| Ok(Vec::new()));
+        let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+        let (ready, mute) = ready(&config.receivers);
+        let [oncall] = ready.as_slice() else { panic!("{ready:?}") };
+        assert_eq!(oncall.route.updates, [Update::Fired, Update::Refused]);
+        assert!(matches!(&oncall.means, Means::Webhook { signing_key: Some(k), .. } if k.reveal() == "k3y"));
+        let [team] = mute.as_slice() else { panic!("{mute:?}") };
+        assert!(team.to_string().starts_with("receiver team: the environment variable"), "{team}");
+    }
+}

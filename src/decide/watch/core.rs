@@ -1,0 +1,229 @@
+//! What is decided on the numbers: time passes, rules are looked at, changes become incidents.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event::{Effect, ServerFact};
+use super::incidents::{Case, Incidents};
+use super::server::Server;
+use super::{Mode, Setup, TICK};
+use crate::decide::capture::admit::Policy;
+use crate::decide::capture::governor::Ledger;
+use crate::decide::capture::line::ProfileLine;
+use crate::decide::rule::Rule;
+use crate::decide::rule::change::Change;
+use crate::decide::rule::engine::{EVERY, Engine, Quiet};
+use crate::decide::signal::intake::Step;
+use crate::decide::signal::log_line::Profile;
+use crate::decide::signal::sample::TargetId;
+use crate::decide::signal::store::SignalStore;
+use crate::decide::status::Silence;
+use crate::decide::time::Time;
+use crate::explain::message::Update;
+
+/// In a recording, a gap of data longer than this is not walked tick by tick to its end.
+const WALKED_GAP: Duration = Duration::from_secs(300);
+
+/// Everything but the numbers.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) engine: Engine,
+    pub(super) servers: Vec<Server>,
+    pub(super) incidents: Incidents,
+    pub(super) ledger: Ledger,
+    pub(super) policy: Policy,
+    pub(super) mode: Mode,
+    pub(super) silences: Vec<Silence>,
+    /// Wishes that wait for their warm-up: the incident, and when to look again.
+    pub(super) warming: BTreeMap<Arc<str>, Time>,
+    pub(super) now: Time,
+    looked: Time,
+    changes: Vec<Change>,
+}
+
+impl Core {
+    pub(super) fn new(setup: Setup, store: &mut SignalStore, now: Time) -> Self {
+        let servers = setup.targets.into_iter().map(|t| Server::new(t.name, t.group, t.sees_log)).collect();
+        Self {
+            engine: Engine::new(setup.rules, store, now),
+            servers,
+            incidents: Incidents::default(),
+            ledger: setup.ledger,
+            policy: setup.policy,
+            mode: setup.mode,
+            silences: Vec::new(),
+            warming: BTreeMap::new(),
+            now,
+            looked: now,
+            changes: Vec::new(),
+        }
+    }
+
+    pub(super) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub(super) fn evaluations(&self) -> u64 {
+        self.engine.evaluations()
+    }
+
+    /// One step of taking an observation in.
+    pub(super) fn step(&mut self, store: &mut SignalStore, at: Time, step: Step<'_>, out: &mut Vec<Effect>) {
+        match step {
+            Step::Due if self.mode == Mode::Replay => self.walk_to(store, at, out),
+            Step::Recorded if self.mode == Mode::Replay => {
+                if at.since(self.looked) >= EVERY || self.looked > at {
+                    self.pulse(store, at, out);
+                }
+            }
+            Step::Due | Step::Recorded => {}
+            Step::Profile { target, rank, profile } => {
+                let line = profile_line(profile);
+                let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
+                if let Some(incident) = server.profile_line(rank, &line, at) {
+                    out.push(Effect::ProfileLine { incident, rank, line });
+                }
+            }
+            Step::Fatal { target, text, .. } => {
+                out.push(Effect::Dying { target, line: String::from_utf8_lossy(text).into_owned() });
+            }
+            Step::Version { .. } => {}
+            Step::Problem { target, source, problem } => {
+                let server = self.servers.get(usize::from(target.0)).map_or("server", |s| &*s.name);
+                let said = match problem {
+                    Some(problem) => format!("{server}: {problem}"),
+                    None => format!("{server}: its source works again"),
+                };
+                out.push(Effect::Trouble { source, is_over: problem.is_none(), said });
+            }
+        }
+    }
+
+    /// After everything that came together was recorded.
+    pub(super) fn pulse_live(&mut self, store: &mut SignalStore, now: Time, out: &mut Vec<Effect>) {
+        if self.mode == Mode::Live {
+            self.pulse(store, now, out);
+        }
+    }
+
+    /// Looks at what the last samples touched.
+    fn pulse(&mut self, store: &mut SignalStore, now: Time, out: &mut Vec<Effect>) {
+        (self.now, self.looked) = (now, now);
+        self.hush(now);
+        self.engine.on_samples(store, now, &mut self.changes);
+        self.tell_changes(store, now, out);
+    }
+
+    /// Lets time pass up to `now`: what time alone changes is looked at.
+    pub(super) fn pass(&mut self, store: &mut SignalStore, now: Time, out: &mut Vec<Effect>) {
+        (self.now, self.looked) = (now, now);
+        self.hush(now);
+        self.engine.tick(store, now, &mut self.changes);
+        self.tell_changes(store, now, out);
+        self.look_again(store, now, out);
+        self.silences.retain(|s| s.until > now);
+    }
+
+    /// In a recording no clock ticks: the time between two samples is walked here.
+    fn walk_to(&mut self, store: &mut SignalStore, at: Time, out: &mut Vec<Effect>) {
+        if self.now == Time::default() {
+            self.now = at;
+        }
+        if at.since(self.now) > WALKED_GAP {
+            self.now = at - WALKED_GAP;
+        }
+        while at.since(self.now) > TICK {
+            self.pass(store, self.now + TICK, out);
+        }
+    }
+
+    /// Tells the engine which servers a capture disturbs.
+    fn hush(&mut self, now: Time) {
+        for server in &mut self.servers {
+            let Some(blind) = &server.blind else { continue };
+            let quiet = match (blind.trusts(now), blind.may_clear(now)) {
+                (true, _) => None,
+                (false, true) => Some(Quiet::MayClear),
+                (false, false) => Some(Quiet::Nothing),
+            };
+            self.engine.set_quiet(&server.name, quiet);
+            if quiet.is_none() {
+                server.blind = None;
+            }
+        }
+    }
+
+    fn tell_changes(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
+        if self.changes.is_empty() {
+            return;
+        }
+        let mut changes = std::mem::take(&mut self.changes);
+        for change in changes.drain(..) {
+            self.changed(store, change, now, out);
+        }
+        self.changes = changes;
+    }
+
+    pub(super) fn server_fact(
+        &mut self,
+        store: &mut SignalStore,
+        target: TargetId,
+        fact: ServerFact,
+        now: Time,
+    ) {
+        let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
+        if let ServerFact::Info(info) = &fact {
+            store.note_role(target, info.role);
+            store.expect_ranks(target, info.sizes.dp, now);
+        }
+        server.seen(fact, now);
+    }
+
+    pub(super) fn reloaded(
+        &mut self,
+        store: &mut SignalStore,
+        rules: Vec<Rule>,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        for rule in self.engine.reload(rules, store, now) {
+            for case in self.incidents.resolve_rule(&rule, now) {
+                out.push(Effect::Cleared { incident: case.incident.id.clone() });
+                tell(&case, Update::Resolved, out);
+            }
+        }
+    }
+
+    pub(super) fn bundled(&mut self, id: &str, path: String) {
+        if let Some(case) = self.incidents.get_mut(id) {
+            case.incident.bundle = Some(path);
+        }
+    }
+
+    /// A silence begins; one that ends now ends its like.
+    pub(super) fn silenced(&mut self, silence: Silence, now: Time) {
+        self.silences.retain(|s| s.rule != silence.rule || s.target != silence.target);
+        if silence.until > now {
+            self.silences.push(silence);
+        }
+    }
+}
+
+fn profile_line(profile: &Profile<'_>) -> ProfileLine {
+    match profile {
+        Profile::Starts { dir, id, .. } => {
+            ProfileLine::Starts { dir: dir.to_string(), id: (!id.is_empty()).then(|| id.to_string()) }
+        }
+        Profile::Stopping { .. } => ProfileLine::Stops,
+        Profile::Done { dir } => ProfileLine::Done { dir: dir.to_string() },
+    }
+}
+
+/// A message about a case, unless it is silenced.
+pub(super) fn tell(case: &Case, update: Update, out: &mut Vec<Effect>) {
+    if !case.is_silenced {
+        let (incident, receivers) = (case.incident.clone(), case.rule.notify.clone());
+        out.push(Effect::Notify { incident: Box::new(incident), update, receivers });
+    }
+}
