@@ -46,7 +46,13 @@ pub struct Filed {
 pub type Archive = mpsc::UnboundedSender<Job>;
 
 /// Writes bundles until every sender is gone.
-pub async fn run(bundles: Bundles, agent: Arc<str>, keep: Keep, clock: Clock, mut jobs: mpsc::UnboundedReceiver<Job>) {
+pub async fn run(
+    bundles: Bundles,
+    agent: Arc<str>,
+    keep: Keep,
+    clock: Clock,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+) {
     while let Some(job) = jobs.recv().await {
         let (bundles, agent, keep) = (bundles.clone(), agent.clone(), keep.clone());
         let work = tokio::task::spawn_blocking(move || one(&bundles, &agent, &keep, clock, job));

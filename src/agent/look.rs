@@ -24,7 +24,8 @@ pub async fn run(site: SitePlan, tx: mpsc::Sender<Inbox>, clock: Clock, cancel: 
     loop {
         for path in &site.folders {
             let seen = artifact::room(&site.paths.agent_view(path));
-            tell(&tx, &site, ServerFact::Folder(Folder { server_path: path.clone(), seen, at: clock.now() })).await;
+            tell(&tx, &site, ServerFact::Folder(Folder { server_path: path.clone(), seen, at: clock.now() }))
+                .await;
         }
         let health = server::health(&asked).await.answered();
         let is_well = matches!(health, Answered::Well(_));

@@ -240,14 +240,20 @@ fn add_sources(
     if let (Some(url), Some(server)) = (&target.url, &site.server) {
         if target.loads {
             let source = next_source(named, &format!("{url}/v1/loads"));
-            let config =
-                poll::Config { target: site.target, source, server: server.clone(), page: poll::Page::Loads, every };
+            let config = poll::Config {
+                target: site.target,
+                source,
+                server: server.clone(),
+                page: poll::Page::Loads,
+                every,
+            };
             sources.push(SourcePlan::Poll(config));
         }
         if let Some(metrics) = &target.metrics {
             let source = next_source(named, metrics);
             let server = server_of(target, metrics)?;
-            let config = poll::Config { target: site.target, source, server, page: poll::Page::Metrics, every };
+            let config =
+                poll::Config { target: site.target, source, server, page: poll::Page::Metrics, every };
             sources.push(SourcePlan::Poll(config));
         }
     }
@@ -292,7 +298,6 @@ fn default_state_dir() -> PathBuf {
         .or_else(|| of("HOME").map(|p| p.join(".local/state/skewtrap")))
         .unwrap_or_else(|| PathBuf::from("/var/lib/skewtrap"))
 }
-
 
 /// Between two looks at a server in the background.
 pub const LOOK_AFTER: Duration = Duration::from_secs(10);
