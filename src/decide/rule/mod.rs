@@ -5,8 +5,10 @@
 //! (bounds, side, chance, baseline), [`guard`], [`state`] (time), and [`engine`], which holds them
 //! for every rule and group; [`why`] says what is missing when nothing fires.
 
+mod baseline;
 pub mod change;
 pub mod condition;
+mod course;
 pub mod departure;
 pub mod engine;
 mod group;
@@ -14,6 +16,7 @@ pub mod guard;
 pub mod state;
 pub mod statistic;
 mod usual;
+mod watcher;
 pub mod why;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
