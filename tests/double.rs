@@ -631,3 +631,81 @@ fn the_same_requests_at_the_same_times_do_exactly_the_same() {
     };
     assert_eq!(play(), play());
 }
+
+mod robustness {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Start(String),
+        Stop,
+        Get(&'static str),
+        Load(Vec<(u32, u32)>),
+        Wait(u64),
+        Kill,
+        Restart,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let field = |name: &'static str, values: &'static [&'static str]| {
+            prop::option::of(prop::sample::select(values))
+                .prop_map(move |v| v.map(|v| format!("\"{name}\":{v}")))
+        };
+        let body = (
+            field("num_steps", &["1", "20", "\"5\"", "null"]),
+            field("start_step", &["1", "5", "100000000"]),
+            field("with_stack", &["false", "true"]),
+            field("profile_by_stage", &["true"]),
+            field("merge_profiles", &["true"]),
+            field("activities", &["[\"CPU\"]", "[\"CUDA_PROFILER\"]", "[\"FOO\"]"]),
+        )
+            .prop_map(|(a, b, c, d, e, f)| {
+                let fields: Vec<_> = [a, b, c, d, e, f].into_iter().flatten().collect();
+                format!("{{\"output_dir\":\"/d\",{}", fields.join(",")).trim_end_matches(',').to_owned() + "}"
+            });
+        prop_oneof![
+            4 => body.prop_map(Op::Start),
+            3 => Just(Op::Stop),
+            2 => prop::sample::select(&["/health", "/v1/loads", "/metrics", "/server_info"][..]).prop_map(Op::Get),
+            2 => prop::collection::vec((0_u32..40, 0_u32..3), 2).prop_map(Op::Load),
+            3 => (1_u64..3_000).prop_map(Op::Wait),
+            1 => Just(Op::Kill),
+            1 => Just(Op::Restart),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn whatever_is_asked_time_goes_on_and_every_request_ends(
+            ops in prop::collection::vec(op(), 1..25),
+            version in prop::sample::select(&Version::ALL[..]),
+            dp_attention: bool,
+        ) {
+            let mut config = config(version, &[(9, 0), (0, 0)]);
+            (config.dp_attention, config.tp) = (dp_attention, if dp_attention { 2 } else { 1 });
+            let mut server = Simulated::new(World::new(config, begin()), begin());
+            let mut asked = Vec::new();
+            for op in ops {
+                match op {
+                    Op::Start(body) => asked.push(server.send(&Request::post("/start_profile", &body))),
+                    Op::Stop => asked.push(server.send(&Request::post("/stop_profile", ""))),
+                    Op::Get(path) => asked.push(server.send(&Request::get(path))),
+                    Op::Load(load) => world(&mut server).set_load(&load),
+                    Op::Wait(ms) => server.wait(Duration::from_millis(ms)),
+                    Op::Kill => server.apply(Engine::kill),
+                    Op::Restart => server.apply(Engine::restart),
+                }
+            }
+            world(&mut server).set_load(&[(0, 0), (0, 0)]);
+            // An export is over after 300 s at the latest: then the watchdog has killed the server.
+            server.wait(seconds(400.0));
+            for call in asked {
+                prop_assert!(server.ended.contains_key(&call), "{call:?} never ended");
+            }
+            prop_assert!(server.files.keys().all(|f| f.starts_with("/d/")));
+        }
+    }
+}

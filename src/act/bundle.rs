@@ -126,6 +126,23 @@ impl Bundles {
         record_in(&self.path(incident)).filter(|record| record.agent == self.agent)
     }
 
+    /// Keeps a bundle from eviction, or no longer; whether there is such a bundle.
+    ///
+    /// # Errors
+    /// The mark cannot be written or removed.
+    pub fn pin(&self, incident: &str, pinned: bool) -> Result<bool, BundleError> {
+        if self.read(incident).is_none() {
+            return Ok(false);
+        }
+        let mark = self.path(incident).join("pinned");
+        let done = match (pinned, mark.exists()) {
+            (true, false) => fs::write(&mark, b""),
+            (false, true) => fs::remove_file(&mark),
+            _ => Ok(()),
+        };
+        done.map(|()| true).map_err(|e| failed(&mark, e))
+    }
+
     /// The names of files that lie in a bundle's `traces`, listed in its record or not.
     pub fn traces(&self, incident: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.path(incident).join(TRACES)).into_iter().flatten().flatten();

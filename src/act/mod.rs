@@ -2,7 +2,9 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bundle;
+pub mod command;
 pub mod notify;
+pub mod nsys;
 pub mod profile;
 pub mod retention;
 mod sglang;

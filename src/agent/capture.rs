@@ -1,238 +1,349 @@
-//! Takes one window from its grant to the verdict: drives it, keeps its files, books what it cost,
-//! compares its ranks. A task of its own; whatever becomes of it, the window is bounded elsewhere.
+//! Takes one capture from its grant to its bundle, in an order that survives `kill -9` anywhere:
+//! the attempt is in the state before the start is sent, the files and the record are in the bundle
+//! before the state forgets the window. What a dead agent left between two of these steps,
+//! [`recover`] finishes.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
 
-use super::Inbox;
-use super::archive::{Archive, Filed, Job};
-use super::clock::Clock;
-use super::window::{self, Links, Outcome, Site, Status};
-use super::{compare, report};
-use crate::act::state::State;
+use crate::act::bundle::Bundles;
+use crate::act::state::{OpenMeans, OpenWindow, State, StateError};
+use crate::agent::clock::Clock;
+use crate::agent::window::{self, Links, Outcome, Site, Status};
+use crate::agent::{command, nsys};
 use crate::decide::capture::admit::{Grant, Means};
 use crate::decide::capture::governor::AttemptEnd;
+use crate::decide::capture::verify::{Artifact, Verdict};
 use crate::decide::capture::window::{Blind, Phase};
-use crate::decide::incident::{CaptureOutcome, Captured, Finding, Incident, Quality, Record};
-use crate::decide::watch::WindowNews;
+use crate::decide::incident::{
+    CaptureOutcome, Captured, CapturedFile, Exchange, IncidentState, Quality, Record,
+};
+use crate::decide::labels::Labels;
+use crate::decide::signal::rank::Rank;
+use crate::decide::time::Time;
+use crate::observe::profile_lines;
 
-/// What a capture needs.
-#[derive(Debug)]
-pub struct Task {
-    /// Its incident, as it stood when it fired.
-    pub incident: Incident,
-    /// What was granted.
-    pub grant: Grant,
-    /// Its server.
-    pub site: Site,
-    /// The state.
+/// What captures are kept with.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// Attempts and open windows.
     pub state: State,
-    /// The clock.
+    /// Where bundles go.
+    pub bundles: Bundles,
+    /// Where `now` comes from.
     pub clock: Clock,
-    /// The bundles.
-    pub archive: Archive,
-    /// The agent's loop.
-    pub tx: mpsc::Sender<Inbox>,
 }
 
-impl Task {
-    /// Runs it to its end.
-    pub async fn run(
-        self,
-        heard: mpsc::Receiver<window::Heard>,
-        cancel: tokio_util::sync::CancellationToken,
-    ) {
-        let record = Record::new(self.state.agent().clone(), self.incident.clone());
-        let (status, seen) =
-            watch::channel(Status { phase: Phase::Starting, blind: Blind::opened(self.clock.now()) });
-        let teller = tokio::spawn(tell_phases(self.incident.id.clone(), seen, self.tx.clone()));
-        let links = Links { heard, status, cancel };
-        let outcome = match &self.grant.means {
-            Means::Http(request) => {
-                window::open(
-                    &self.site,
-                    request,
-                    &self.grant.attempt,
-                    &record,
-                    &self.state,
-                    self.clock,
-                    links,
-                )
-                .await
-            }
-            other => {
-                window::open_other(
-                    &self.site,
-                    other,
-                    &self.grant.attempt,
-                    &record,
-                    &self.state,
-                    self.clock,
-                    links,
-                )
-                .await
-            }
-        };
-        teller.abort();
-        match outcome {
-            Ok(outcome) => self.finish(record, outcome).await,
-            Err(error) => {
-                let why = format!("{error}; nothing was sent to the server");
-                let end = AttemptEnd {
-                    at: self.clock.now(),
-                    stalled: std::time::Duration::ZERO,
-                    bytes: 0,
-                    unproven: None,
-                };
-                self.over(CaptureOutcome::Failed { why, captured: None }, end, None).await;
-            }
-        }
-    }
+/// What came of a capture, whatever took it.
+#[derive(Debug, Default)]
+pub struct Came {
+    /// `http`, `cuda_profiler_api`, `nsys`, `command`.
+    pub means: &'static str,
+    /// A sentence; `None` when it went as planned.
+    pub failure: Option<String>,
+    /// Why something may still run; `None` when nothing does.
+    pub unproven: Option<String>,
+    /// What a reader should know.
+    pub notes: Vec<String>,
+    /// What was sent or run.
+    pub exchanges: Vec<Exchange>,
+    /// The files, read to their ends.
+    pub artifacts: Vec<Artifact>,
+    /// What they amount to.
+    pub verdict: Verdict,
+    /// Where the files are when the agent cannot see them: the server's view.
+    pub remote: Option<String>,
+    /// When it began.
+    pub sent_at: Time,
+    /// How long it was open.
+    pub open: Duration,
+    /// Serving that it cost.
+    pub stalled: Duration,
+    /// Which process was which rank.
+    pub processes: BTreeMap<u32, Labels>,
+}
 
-    async fn finish(self, mut record: Record, outcome: Outcome) {
-        let captured = captured_of(&self, &outcome);
-        let end = AttemptEnd {
-            at: self.clock.now(),
-            stalled: outcome.stalled,
-            bytes: outcome.artifacts.iter().map(|a| a.size).sum(),
-            unproven: outcome.ending.unproven.clone(),
-        };
-        if let Err(error) = self.state.end(&self.grant.attempt.id, &end) {
-            tracing::error!("{error}");
-        }
-        let mut result = match (&outcome.ending.failure, captured.quality) {
-            (Some(failure), _) => {
-                CaptureOutcome::Failed { why: failure.to_string(), captured: Some(captured) }
-            }
-            (None, Quality::Broken) => CaptureOutcome::Failed {
-                why: "the window was opened and closed, and no usable file came; see the server's log".into(),
-                captured: Some(captured),
-            },
-            (None, _) => CaptureOutcome::Done(captured),
-        };
-        record.incident.capture = result.clone();
-        record.exchanges = outcome.exchanges;
-        let filed = self.file(record, outcome.artifacts).await;
-        if let (CaptureOutcome::Done(c) | CaptureOutcome::Failed { captured: Some(c), .. }, Some(filed)) =
-            (&mut result, &filed)
-        {
-            c.files.clone_from(&filed.files);
-        }
-        let usable =
-            matches!(&result, CaptureOutcome::Done(c) if c.quality != Quality::Unseen && !c.files.is_empty());
-        let (tx, id, finding) = (self.tx.clone(), self.incident.id.clone(), self.incident.finding.clone());
-        let path = filed.map(|f| f.path);
-        self.over(result, end, path.as_ref().map(|p| p.display().to_string())).await;
-        if let (true, Some(path)) = (usable, path) {
-            compare_bundle(tx, id, finding, path).await;
-        }
-    }
+/// A capture, done and kept.
+#[derive(Debug)]
+pub struct Kept {
+    /// The incident's record as it is in the bundle.
+    pub record: Record,
+    /// What it cost, as it is in the state.
+    pub end: AttemptEnd,
+    /// What could not be written: the capture is done, its bundle is not.
+    pub trouble: Option<String>,
+}
 
-    async fn file(
-        &self,
-        record: Record,
-        files: Vec<crate::decide::capture::verify::Artifact>,
-    ) -> Option<Filed> {
-        let (ask, asked) = oneshot::channel();
-        let since = self.incident.finding.onset;
-        let question = Inbox::Evidence { incident: self.incident.clone(), since, answer: ask };
-        let evidence = match self.tx.send(question).await {
-            Ok(()) => asked.await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        };
-        let (done, filed) = oneshot::channel();
-        let job = Job::Create { record: Box::new(record), evidence, files, done: Some(done) };
-        self.archive.send(job).ok()?;
-        filed.await.ok().flatten()
-    }
+/// Takes the capture of `grant` for the incident of `record`, whose evidence goes into the bundle.
+///
+/// # Errors
+/// The state could not be written; then nothing was sent.
+pub async fn take(
+    desk: &Desk,
+    site: &Site,
+    grant: &Grant,
+    mut record: Record,
+    evidence: impl Future<Output = Vec<u8>>,
+    links: Links,
+) -> Result<Kept, StateError> {
+    record.incident.capture = CaptureOutcome::Open { since: desk.clock.now() };
+    record.incident.bundle = Some(desk.bundles.path(&record.incident.id).display().to_string());
+    // The window goes first; the bundle is made while the server works on the request.
+    let (came, made) = tokio::join!(
+        capture(desk, site, grant, &record, links),
+        make_bundle(desk.bundles.clone(), record.clone(), evidence)
+    );
+    let came = came?;
+    let mut kept = keep(desk, &grant.attempt.id, record, came);
+    kept.trouble = kept.trouble.or(made);
+    Ok(kept)
+}
 
-    async fn over(&self, outcome: CaptureOutcome, end: AttemptEnd, bundle: Option<String>) {
-        let news = WindowNews::Ended { outcome, end };
-        // The loop is gone only when the agent ends; the state and the bundle have it all.
-        let _ = self.tx.send(Inbox::Window { incident: self.incident.id.clone(), news, bundle }).await;
+async fn capture(
+    desk: &Desk,
+    site: &Site,
+    grant: &Grant,
+    record: &Record,
+    links: Links,
+) -> Result<Came, StateError> {
+    match &grant.means {
+        Means::Http(request) => {
+            let opened =
+                window::open(site, request, &grant.attempt, record, &desk.state, desk.clock, links).await?;
+            Ok(came_of(opened, request.writes_files))
+        }
+        Means::Nsys(spec) => nsys::capture(desk, site, spec, &grant.attempt, record, links).await,
+        Means::Command(spec) => command::capture(desk, spec, &grant.attempt, record, links).await,
     }
 }
 
-async fn tell_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx: mpsc::Sender<Inbox>) {
-    let mut last = None;
-    loop {
-        let phase = seen.borrow_and_update().phase;
-        if last != Some(phase) {
-            last = Some(phase);
-            let news = WindowNews::Entered(phase);
-            if tx.send(Inbox::Window { incident: incident.clone(), news, bundle: None }).await.is_err() {
-                return;
-            }
-        }
-        if seen.changed().await.is_err() {
-            return;
-        }
+async fn make_bundle(
+    bundles: Bundles,
+    record: Record,
+    evidence: impl Future<Output = Vec<u8>>,
+) -> Option<String> {
+    let evidence = evidence.await;
+    let made = tokio::task::spawn_blocking(move || bundles.create(&record, &evidence)).await;
+    match made {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(panic) => Some(format!("the bundle was not made: {panic}")),
     }
 }
 
-fn captured_of(task: &Task, outcome: &Outcome) -> Captured {
-    let labels = |ranks: &[crate::decide::signal::rank::Rank]| ranks.iter().map(|r| r.labels()).collect();
-    let mut notes = outcome.ending.notes.clone();
-    if let Means::Http(request) = &task.grant.means {
-        notes.extend(request.notes.iter().cloned());
+fn came_of(outcome: Outcome, writes_files: bool) -> Came {
+    let mut notes = outcome.ending.notes;
+    if outcome.recovered.is_none() && outcome.ending.failure.is_none() {
+        notes.push("the server did not answer /health as it used to within 30 s of the window's end".into());
     }
-    if outcome.remote
-        && let Some(folder) = &outcome.folder
-    {
-        notes.push(format!(
-            "the files are on the server, in {folder}: the agent does not see that folder (path_map)"
-        ));
+    if !writes_files {
+        notes.push("nsys writes the report of this window, where its own -o says".into());
     }
-    if outcome.recovered.is_none() {
-        notes.push("30 s after the window the server did not answer /health as it used to".into());
-    }
-    Captured {
-        means: match &task.grant.means {
-            Means::Http(_) => "http".into(),
-            Means::Nsys(_) => "nsys".into(),
-            Means::Command(_) => "command".into(),
-        },
-        started_at: outcome.sent_at,
-        start_delay_s: outcome.sent_at.since(task.incident.fired_at).as_secs_f64(),
-        open_s: outcome.open.as_secs_f64(),
-        stall_s: outcome.stalled.as_secs_f64(),
-        quality: outcome.verdict.quality,
-        files: Vec::new(),
-        missing: labels(&outcome.verdict.missing),
-        idle: labels(&outcome.verdict.idle),
-        remote: outcome.remote,
+    Came {
+        means: if writes_files { "http" } else { "cuda_profiler_api" },
+        failure: outcome.ending.failure.map(|f| f.to_string()),
+        unproven: outcome.ending.unproven,
         notes,
+        exchanges: outcome.exchanges,
+        artifacts: outcome.artifacts,
+        verdict: outcome.verdict,
+        remote: outcome
+            .remote
+            .then(|| outcome.folder.unwrap_or_else(|| "the folder that the server was launched with".into())),
+        sent_at: outcome.sent_at,
+        open: outcome.open,
+        stalled: outcome.stalled,
+        processes: BTreeMap::new(),
     }
 }
 
-/// Compares the ranks of a bundle and writes `report.json` and `report.html` into it.
-async fn compare_bundle(
-    tx: mpsc::Sender<Inbox>,
-    incident: Arc<str>,
-    finding: Finding,
-    bundle: std::path::PathBuf,
-) {
-    let compared = tokio::task::spawn_blocking(move || compare_now(&bundle, finding)).await;
-    let note = match compared {
-        Ok(Ok(note)) => note,
-        Ok(Err(error)) => {
-            return tracing::warn!(incident = &*incident, "its ranks could not be compared: {error:#}");
-        }
-        Err(error) => return tracing::error!(incident = &*incident, "comparing its ranks failed: {error}"),
+/// Files into the bundle, then the record, then the end into the state.
+fn keep(desk: &Desk, attempt: &str, mut record: Record, came: Came) -> Kept {
+    let incident = record.incident.id.clone();
+    let mut trouble = None;
+    if !desk.bundles.path(&incident).is_dir() {
+        trouble = desk.bundles.create(&record, b"").err().map(|e| e.to_string());
+    }
+    let files = desk.bundles.adopt(&incident, &came.artifacts).unwrap_or_else(|e| {
+        trouble.get_or_insert(e.to_string());
+        came.artifacts.iter().map(|a| a.captured(a.path.clone(), true)).collect()
+    });
+    let end = AttemptEnd {
+        at: desk.clock.now(),
+        stalled: came.stalled,
+        bytes: files.iter().map(|f| f.size).sum(),
+        unproven: came.unproven.clone(),
     };
-    // As above: the report lies in the bundle.
-    let _ = tx.send(Inbox::Compared { incident, note }).await;
+    record.exchanges.extend(came.exchanges.iter().cloned());
+    record.processes.extend(came.processes.clone());
+    record.files.clone_from(&files);
+    record.incident.capture = outcome_of(&record, came, files);
+    if matches!(record.incident.capture, CaptureOutcome::Done(_))
+        && record.incident.state == IncidentState::Open
+    {
+        record.incident.state = IncidentState::Captured;
+    }
+    if let Err(e) = desk.bundles.write(&record) {
+        trouble.get_or_insert(e.to_string());
+    }
+    let booked = desk.state.keep(&record).and_then(|()| desk.state.end(attempt, &end));
+    if let Err(e) = booked {
+        error!(error = %e, "the end of the window is not in the state; it will be looked at again at the next start");
+        trouble.get_or_insert(e.to_string());
+    }
+    Kept { record, end, trouble }
 }
 
-fn compare_now(bundle: &Path, finding: Finding) -> anyhow::Result<crate::decide::incident::VerdictNote> {
-    let request = compare::Request {
-        paths: vec![bundle.to_owned()],
-        hypothesis: Some(finding),
-        ..compare::Request::default()
+fn outcome_of(record: &Record, came: Came, files: Vec<CapturedFile>) -> CaptureOutcome {
+    let labels = |ranks: &[Rank]| ranks.iter().map(|r| r.labels()).collect();
+    let mut notes = came.notes;
+    for rank in &came.verdict.cut {
+        notes.push(format!("the file of {rank} is cut off"));
+    }
+    if let Some(place) = &came.remote {
+        notes.push(format!("the agent cannot see the files: they are on the server, in {place}"));
+    }
+    let captured = Captured {
+        means: came.means.into(),
+        started_at: came.sent_at,
+        start_delay_s: came.sent_at.since(record.incident.fired_at).as_secs_f64(),
+        open_s: came.open.as_secs_f64(),
+        stall_s: came.stalled.as_secs_f64(),
+        quality: came.verdict.quality,
+        files,
+        missing: labels(&came.verdict.missing),
+        idle: labels(&came.verdict.idle),
+        remote: came.remote.is_some(),
+        notes,
     };
-    let compared = compare::run(&request, &|_| {})?;
-    report::write(bundle, &compared)?;
-    Ok(compared.comparison.note())
+    match (came.failure, captured.quality) {
+        (None, Quality::Broken) => {
+            let why =
+                "the window went as planned, but no whole file came; the server's log may say why".into();
+            CaptureOutcome::Failed { why, captured: Some(captured) }
+        }
+        (None, _) => CaptureOutcome::Done(captured),
+        (Some(why), _) => {
+            CaptureOutcome::Failed { why, captured: (!captured.files.is_empty()).then_some(captured) }
+        }
+    }
+}
+
+/// A server as [`recover`] needs it.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The server.
+    pub site: Site,
+    /// Its log, where it is a file.
+    pub log: Option<PathBuf>,
+}
+
+/// Finishes what an agent before this one left undone: closes its windows, completes its bundles.
+/// Gives the records of the incidents that changed.
+///
+/// # Errors
+/// The state or the folder of the bundles cannot be read.
+pub async fn recover(
+    desk: &Desk,
+    known: &BTreeMap<String, Known>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<Vec<Record>> {
+    for recovered in desk.bundles.recover()? {
+        warn!(?recovered, "a bundle was half written");
+    }
+    let mut records: BTreeMap<_, _> =
+        desk.state.records()?.into_iter().map(|r| (r.incident.id.clone(), r)).collect();
+    let mut changed = Vec::new();
+    for window in desk.state.open_windows()? {
+        let record = records.remove(&*window.incident);
+        match record {
+            Some(record) if matches!(record.incident.capture, CaptureOutcome::Open { .. }) => {
+                changed.push(close(desk, known, window, record, cancel).await.record);
+            }
+            // Its bundle was written; only the state did not know yet.
+            Some(record) => {
+                desk.state.end(&window.attempt, &end_of(&record, desk.clock.now()))?;
+                complete(desk, &record);
+                changed.push(record);
+            }
+            None => {
+                let unproven = Some("its incident is not in the state".to_owned());
+                let end = AttemptEnd { at: desk.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven };
+                desk.state.end(&window.attempt, &end)?;
+            }
+        }
+    }
+    for record in records.values() {
+        complete(desk, record);
+    }
+    Ok(changed)
+}
+
+fn complete(desk: &Desk, record: &Record) {
+    let written = match desk.bundles.read(&record.incident.id) {
+        Some(there) if there == *record => return,
+        Some(_) => desk.bundles.write(record),
+        None => desk.bundles.create(record, b"").map(|_| ()),
+    };
+    if let Err(error) = written {
+        error!(%error, "an incident's bundle could not be completed");
+    }
+}
+
+fn end_of(record: &Record, now: Time) -> AttemptEnd {
+    let stalled = match &record.incident.capture {
+        CaptureOutcome::Done(captured) | CaptureOutcome::Failed { captured: Some(captured), .. } => {
+            Duration::try_from_secs_f64(captured.stall_s).unwrap_or_default()
+        }
+        _ => Duration::ZERO,
+    };
+    AttemptEnd { at: now, stalled, bytes: record.files.iter().map(|f| f.size).sum(), unproven: None }
+}
+
+async fn close(
+    desk: &Desk,
+    known: &BTreeMap<String, Known>,
+    window: OpenWindow,
+    record: Record,
+    cancel: &CancellationToken,
+) -> Kept {
+    let attempt = window.attempt.clone();
+    let Some(Known { site, log }) = known.get(&window.target) else {
+        let why = format!("no target is called {} any more, so its window cannot be closed", window.target);
+        let came = Came {
+            means: "http",
+            failure: Some(why.clone()),
+            unproven: Some(why),
+            sent_at: window.sent_at,
+            ..Came::default()
+        };
+        return keep(desk, &attempt, record, came);
+    };
+    let came = match window.means.clone() {
+        OpenMeans::Http(request) => {
+            let lines = log.as_deref().map(profile_lines::recent).and_then(Result::ok).unwrap_or_default();
+            let moved = desk.bundles.traces(&record.incident.id);
+            let links = lonely_links(window.sent_at, cancel);
+            let desk = (&desk.state, desk.clock);
+            let outcome = window::resume(site, &request, window, lines, moved, desk, links).await;
+            came_of(outcome, request.writes_files)
+        }
+        OpenMeans::Nsys { session, name } => {
+            nsys::close(&site.nsys, &window, &session, &name, desk.clock.now()).await
+        }
+        OpenMeans::Command { group } => command::close(&window, group, window.sent_at),
+    };
+    keep(desk, &attempt, record, came)
+}
+
+/// Links to nobody: at recovery the rest of the agent is not there yet.
+fn lonely_links(from: Time, cancel: &CancellationToken) -> Links {
+    let (_, heard) = tokio::sync::mpsc::channel(1);
+    let status = Status { phase: Phase::Unknown, blind: Blind::opened(from) };
+    Links { heard, status: watch::Sender::new(status), cancel: cancel.clone() }
 }

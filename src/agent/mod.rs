@@ -6,17 +6,21 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod archive;
+mod asked;
 pub mod capture;
 pub mod clock;
+pub mod command;
 pub mod compare;
 pub mod history;
 pub mod look;
 pub mod merged;
+pub mod nsys;
 pub mod plan;
 pub mod post;
 pub mod receivers;
 pub mod report;
 pub mod supervise;
+pub mod task;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -29,12 +33,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::archive::{Archive, Job};
+use self::asked::by_hand;
+use self::capture::{Desk, Known};
 use self::clock::{Clock, wall_time};
 use self::plan::{Plan, SitePlan, SourcePlan};
 use self::post::Post;
 use self::supervise::Supervisor;
+use self::task::Task;
 use self::window::{Heard, Site};
 use crate::act::bundle::Bundles;
+use crate::act::nsys::Nsys;
 use crate::act::state::State;
 use crate::act::systemd;
 use crate::decide::capture::admit::Grant;
@@ -50,6 +58,7 @@ use crate::decide::watch::{Effect, Event, ServerFact, TICK, Watch, WindowNews};
 use crate::explain::message::{Origin, Update};
 use crate::http::client;
 use crate::observe::{poll, promql, tail};
+use crate::serve::metrics::Metrics;
 use crate::serve::{self, Command, Doors, ServeConfig};
 
 /// Observations that may wait; when it is full the sources wait, and say so.
@@ -83,7 +92,7 @@ pub enum Inbox {
     /// A capture asks for the evidence of its bundle.
     Evidence {
         /// The incident.
-        incident: Incident,
+        incident: Box<Incident>,
         /// Its onset.
         since: Time,
         /// Where it goes.
@@ -113,7 +122,7 @@ pub struct Agent {
     watch: Watch,
     clock: Clock,
     sites: Vec<SitePlan>,
-    state: State,
+    desk: Desk,
     archive: Archive,
     post: Post,
     running: BTreeMap<Arc<str>, Running>,
@@ -123,7 +132,7 @@ pub struct Agent {
     status: watch::Sender<Arc<Status>>,
     started: Time,
     on_effect: OnEffect,
-    metrics: Arc<serve::Metrics>,
+    metrics: Arc<Metrics>,
     reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
     by_hand: Arc<crate::decide::rule::Rule>,
 }
@@ -160,9 +169,8 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let Run { clock, cancel, on_effect, reload, serves } = run;
     let state = State::open(&plan.state_dir)?;
     let bundles = Bundles::open(&plan.incident_dir, state.agent().clone())?;
-    for recovered in bundles.recover()? {
-        warn!(?recovered, "a bundle was left half done by an agent before this one");
-    }
+    let desk = Desk { state: state.clone(), bundles: bundles.clone(), clock };
+    let recovered = capture::recover(&desk, &known(&plan), &cancel).await?;
     let supervisor = Supervisor::default();
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);
@@ -191,7 +199,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
         supervisor.keep("look", move || look::run(site.clone(), tx.clone(), clock, cancel.clone()));
     }
     let (status, shown) = watch::channel(Arc::new(Status::default()));
-    let metrics = Arc::new(serve::Metrics::default());
+    let metrics = Arc::new(Metrics::default());
     let (commands, mut asked) = mpsc::channel(16);
     if serves {
         serve(&plan, shown, commands, metrics.clone(), &supervisor).await;
@@ -201,7 +209,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
         watch,
         clock,
         sites: plan.sites,
-        state,
+        desk,
         archive,
         post,
         running: BTreeMap::new(),
@@ -214,7 +222,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
         metrics,
         reload,
     };
-    agent.close_left_behind();
+    agent.tell_recovered(recovered);
     systemd::ready("watching");
     let mut tick = tokio::time::interval(clock.real(TICK));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -298,36 +306,20 @@ impl Agent {
         let Some(site) = self.site(target) else { return };
         let (heard, hears) = mpsc::channel(256);
         self.running.insert(incident.id.clone(), Running { heard, target });
-        let task = capture::Task {
-            incident,
-            grant,
-            site,
-            state: self.state.clone(),
-            clock: self.clock,
-            archive: self.archive.clone(),
-            tx: self.tx.clone(),
-        };
+        let task = Task { incident, grant, site, desk: self.desk.clone(), tx: self.tx.clone() };
         self.supervisor.once(task.run(hears, self.windows.child_token()));
     }
 
     fn site(&self, target: TargetId) -> Option<Site> {
         let plan = self.sites.get(usize::from(target.0))?;
         let facts = self.watch.facts(target)?;
-        Some(Site {
-            server: plan.server.clone()?,
-            target: plan.name.to_string(),
-            paths: plan.paths.clone(),
-            default_dir: None,
-            sees_log: plan.sees_log,
-            health: facts.health.median().unwrap_or_default(),
-            usual: BTreeMap::new(),
-        })
+        site_of(plan, facts.health.median().unwrap_or_default())
     }
 
     fn changed(&self, change: &Change, capture: &str, why: Option<&str>) {
         let line = serde_json::to_string(&change.line(capture, why)).unwrap_or_default();
         info!(rule = &*change.rule.name, state = change.state.word(), "{line}");
-        self.metrics.transition(&change.rule.name, crate::decide::status::StateWord::of(change.state));
+        self.metrics.transition(&change.rule.name, change.state.into());
     }
 
     fn notify(&mut self, incident: Incident, update: Update, receivers: &[Arc<str>]) {
@@ -338,7 +330,7 @@ impl Agent {
         let waits = self.running.contains_key(&incident.id);
         let job = if update == Update::Fired && !waits {
             let evidence = self.evidence(&incident, incident.finding.onset);
-            let record = Box::new(Record::new(self.state.agent().clone(), incident));
+            let record = Box::new(Record::new(self.desk.state.agent().clone(), incident));
             Job::Create { record, evidence, files: Vec::new(), done: None }
         } else {
             Job::Update(Box::new(incident))
@@ -402,37 +394,20 @@ impl Agent {
 
     fn sweep(&self) {
         self.post.offer_again();
-        if let Err(error) = self.state.prune(self.clock.now()) {
+        if let Err(error) = self.desk.state.prune(self.clock.now()) {
             error!("{error}");
         }
         let _ = self.archive.send(Job::MakeRoom(0));
     }
 
-    /// Windows that an agent before this one left open are closed, or proven closed.
-    fn close_left_behind(&mut self) {
-        let left = match self.state.open_windows() {
-            Ok(left) => left,
-            Err(error) => return error!("{error}"),
-        };
-        for window in left {
-            let index = self.sites.iter().position(|s| *s.name == *window.target);
-            let target = TargetId(index.and_then(|i| u16::try_from(i).ok()).unwrap_or(0));
+    /// Windows that an agent before this one left open are closed by now: people are told.
+    fn tell_recovered(&mut self, records: Vec<Record>) {
+        for record in records {
             warn!(
-                incident = &*window.incident,
-                "a window was left open by an agent before this one; it is being closed"
+                incident = &*record.incident.id,
+                "a window was left open by an agent before this one; it is closed"
             );
-            let Some(site) = self.site(target) else { continue };
-            let (heard, hears) = mpsc::channel(256);
-            self.running.insert(window.incident.as_str().into(), Running { heard, target });
-            let task = capture::LeftBehind {
-                window,
-                site,
-                state: self.state.clone(),
-                clock: self.clock,
-                archive: self.archive.clone(),
-                tx: self.tx.clone(),
-            };
-            self.supervisor.once(task.run(hears, self.windows.child_token()));
+            self.post.tell(&record.incident, Update::Captured, &[], self.clock);
         }
     }
 
@@ -466,6 +441,34 @@ impl Agent {
             warn!("some tasks did not end in 2 s and are left behind");
         }
     }
+}
+
+fn site_of(plan: &SitePlan, health: Duration) -> Option<Site> {
+    Some(Site {
+        server: plan.server.clone()?,
+        target: plan.name.to_string(),
+        paths: plan.paths.clone(),
+        default_dir: None,
+        sees_log: plan.sees_log,
+        nsys: Nsys::new("nsys"),
+        health,
+        usual: BTreeMap::new(),
+    })
+}
+
+/// The servers, as closing a window that was left behind needs them.
+fn known(plan: &Plan) -> BTreeMap<String, Known> {
+    let log_of = |target| {
+        plan.sources.iter().find_map(|source| match source {
+            SourcePlan::Tail(c) if c.target == target && c.path.as_os_str() != "-" => Some(c.path.clone()),
+            _ => None,
+        })
+    };
+    let sites = plan.sites.iter().filter_map(|site| {
+        let known = Known { site: site_of(site, Duration::ZERO)?, log: log_of(site.target) };
+        Some((site.name.to_string(), known))
+    });
+    sites.collect()
 }
 
 fn start_sources(sources: &[SourcePlan], supervisor: &Supervisor, tx: &mpsc::Sender<Inbox>, clock: Clock) {
@@ -502,7 +505,7 @@ async fn serve(
     plan: &Plan,
     status: watch::Receiver<Arc<Status>>,
     commands: mpsc::Sender<Command>,
-    metrics: Arc<serve::Metrics>,
+    metrics: Arc<Metrics>,
     supervisor: &Supervisor,
 ) {
     let parsed = |text: &str| text.parse().map_err(|e| warn!("`listen: {text}` is no address: {e}")).ok();

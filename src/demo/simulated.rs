@@ -106,6 +106,12 @@ impl Simulated {
         self.take(effects);
     }
 
+    /// Does something to the double now: `Engine::kill`, `Engine::restart`, a change of its faults.
+    pub fn apply(&mut self, change: impl FnOnce(&mut Engine, Time) -> Vec<Effect>) {
+        let effects = change(&mut self.engine, self.now);
+        self.take(effects);
+    }
+
     /// The log lines that hold `part`.
     pub fn lines_with(&self, part: &str) -> Vec<&str> {
         self.log.iter().map(|(_, l)| l.as_str()).filter(|l| l.contains(part)).collect()

@@ -35,6 +35,11 @@ impl Server {
         &self.base
     }
 
+    /// The port it listens on, by its address.
+    pub fn port(&self) -> Option<u16> {
+        reqwest::Url::parse(&self.base).ok()?.port_or_known_default()
+    }
+
     /// A question: with `api_key`, where there is one.
     pub fn get(&self, path: &str) -> RequestBuilder {
         self.request(Method::GET, path, self.api_key.as_ref())

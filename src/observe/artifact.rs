@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::decide::capture::facts::{Engine, Room};
 use crate::decide::capture::line::Marks;
 use crate::decide::capture::verify::{Artifact, rank_of_name};
+use crate::decide::time::Time;
 
 /// A file of a window, looked at from outside only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +104,12 @@ impl<R: Read> Read for Digested<R> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// When a file was last written to.
+pub fn modified(path: &Path) -> Option<Time> {
+    let meta = fs::metadata(path).ok()?;
+    Some(Time::from_nanos(meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())))
 }
 
 /// What the agent sees of a folder; `None` when it or its parent is out of sight.

@@ -2,6 +2,18 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod artifact;
+pub mod poll;
+pub mod process;
+pub mod profile_lines;
+pub mod promql;
 pub mod replay;
 pub mod server;
+pub mod tail;
 pub mod trace;
+
+use std::sync::Arc;
+
+use crate::decide::time::Time;
+
+/// Where `now` comes from: the agent's clock.
+pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::Site;
-use super::run::Run;
 use crate::decide::capture::facts::Engine;
 use crate::decide::capture::line::Marks;
 use crate::decide::capture::path_map::PathMap;
 use crate::decide::capture::plan::StartRequest;
 use crate::decide::capture::verify::Artifact;
 use crate::decide::capture::window::Event;
-use crate::observe::artifact::{Sighted, files_of, inspect};
+use crate::decide::time::Time;
+use crate::observe::artifact::{Sighted, files_of, inspect, modified};
 
 /// What is known of the files of one window.
 #[derive(Debug)]
@@ -59,8 +59,13 @@ impl Files {
         files
     }
 
-    pub(super) fn add_moved(&mut self, moved: Vec<PathBuf>) {
-        self.moved = moved;
+    /// The files of a window that was opened at `sent_at` by an agent before this one, `moved` being
+    /// those that it had put into the bundle already.
+    pub(super) fn of_before(site: &Site, request: &StartRequest, sent_at: Time, moved: Vec<PathBuf>) -> Self {
+        let mut files = Self::new(site, request);
+        files.before.retain(|path| modified(path).is_none_or(|at| at < sent_at));
+        files.moved = moved;
+        files
     }
 
     /// A log line of the window says where its files will lie.
@@ -87,11 +92,12 @@ impl Files {
         self.seen.is_empty() && !self.folder.as_deref().is_some_and(Path::is_dir)
     }
 
-    /// Looks at the folder; reads what has stopped growing; tells the window.
-    pub(super) async fn look(&mut self, run: &Run) {
+    /// Looks at the folder and reads what has stopped growing; gives what the window should hear.
+    pub(super) async fn look(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
         if !self.made && self.marks.dir.is_some() && self.folder.as_deref().is_some_and(Path::is_dir) {
             self.made = true;
-            run.handle(&Event::File { rank: None, whole: false });
+            events.push(Event::File { rank: None, whole: false });
         }
         for sighted in self.sighted() {
             let known = self.seen.get(&sighted.path);
@@ -100,18 +106,18 @@ impl Files {
             if grows {
                 self.seen.insert(sighted.path.clone(), Seen { last: sighted, read: None });
             } else if !is_read {
-                self.read(run, sighted).await;
+                events.extend(self.read(sighted).await);
             }
         }
+        events
     }
 
-    async fn read(&mut self, run: &Run, sighted: Sighted) {
+    async fn read(&mut self, sighted: Sighted) -> Option<Event> {
         let (engine, path) = (self.engine, sighted.path.clone());
-        let read = tokio::task::spawn_blocking(move || inspect(&path, engine)).await;
-        if let Ok(Ok(artifact)) = read {
-            run.handle(&Event::File { rank: artifact.rank, whole: artifact.whole });
-            self.seen.insert(sighted.path.clone(), Seen { last: sighted, read: Some(artifact) });
-        }
+        let artifact = tokio::task::spawn_blocking(move || inspect(&path, engine)).await.ok()?.ok()?;
+        let event = Event::File { rank: artifact.rank, whole: artifact.whole };
+        self.seen.insert(sighted.path.clone(), Seen { last: sighted, read: Some(artifact) });
+        Some(event)
     }
 
     fn sighted(&self) -> Vec<Sighted> {

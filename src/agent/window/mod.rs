@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::files::Files;
 use self::run::Run;
+use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMeans, OpenWindow, State, StateError};
 use crate::agent::clock::Clock;
 use crate::decide::capture::facts::{Answered, Engine};
@@ -54,6 +55,8 @@ pub struct Site {
     pub default_dir: Option<String>,
     /// Whether its log is read.
     pub sees_log: bool,
+    /// The nsys of this machine.
+    pub nsys: Nsys,
     /// The habit of `/health`.
     pub health: Duration,
     /// The usual interval of each rank's samples while it has work.
@@ -144,23 +147,30 @@ pub async fn open(
     Ok(see_through(site, request, run, files, links).await)
 }
 
-/// Closes a window that an agent before this one left behind.
+/// Closes a window that an agent before this one left behind. `lines` are what its server's log
+/// said of profiling since, and `moved` the files that are in the bundle already: both are told
+/// before anything is decided, for they may prove that nothing is open any more.
 pub async fn resume(
     site: &Site,
     request: &StartRequest,
     window: OpenWindow,
+    lines: Vec<(Rank, ProfileLine)>,
     moved: Vec<PathBuf>,
-    state: &State,
-    clock: Clock,
+    desk: (&State, Clock),
     links: Links,
 ) -> Outcome {
-    let mut files = Files::new(site, request);
-    files.add_moved(moved);
-    let machine = Window::resume(request, sight(site, &files), window.sent_at, window.granted, clock.now());
+    let (state, clock) = desk;
+    let mut files = Files::of_before(site, request, window.sent_at, moved);
+    let (sight, sent_at, now) = (sight(site, &files), window.sent_at, clock.now());
+    let mut machine = Window::resume(request, sight, sent_at, window.granted, now);
+    for (rank, line) in lines {
+        machine.recall(&Event::Log { rank, line }, sent_at);
+    }
+    // Twice: what has not changed between two looks is read.
+    for _ in 0..2 {
+        files.look().await.iter().for_each(|event| machine.recall(event, now));
+    }
     let run = Run::new(site, request, machine, window, state.clone(), clock, links.status.clone());
-    // What is there already is told before anything is decided: whole files of all ranks prove it closed.
-    files.look(&run).await;
-    files.look(&run).await;
     see_through(site, request, run, files, links).await
 }
 
@@ -204,11 +214,11 @@ async fn see_through(
                 None => hears = false,
             },
             Some((asked, answered)) = probed.recv() => meter.health(asked, answered),
-            _ = look.tick() => files.look(&run).await,
+            _ = look.tick() => files.look().await.iter().for_each(|event| run.handle(event)),
         }
     }
     prober.abort();
-    files.look(&run).await;
+    files.look().await;
     let ended_at = run.now();
     let recovered = recovery(site, &run, &mut meter, &cancel).await;
     // The ticker ends by itself once the window has; a panic in it was this window's, and is over.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::decide::signal::log_line::Profile;
 use crate::decide::signal::rank::Rank;
 use crate::decide::time::Time;
 
@@ -27,6 +28,18 @@ pub enum ProfileLine {
         /// The folder, as the server names it.
         dir: String,
     },
+}
+
+impl From<&Profile<'_>> for ProfileLine {
+    fn from(line: &Profile<'_>) -> Self {
+        match line {
+            Profile::Starts { dir, id, .. } => {
+                Self::Starts { dir: dir.to_string(), id: (!id.is_empty()).then(|| id.to_string()) }
+            }
+            Profile::Stopping { .. } => Self::Stops,
+            Profile::Done { dir } => Self::Done { dir: dir.to_string() },
+        }
+    }
 }
 
 /// What makes a window recognisable as the agent's own.

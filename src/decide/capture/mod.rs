@@ -10,6 +10,7 @@ pub mod facts;
 pub mod governor;
 pub mod keep;
 pub mod line;
+pub mod nsys;
 pub mod path_map;
 pub mod plan;
 pub mod preflight;

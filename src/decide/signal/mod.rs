@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod number;
 pub mod observation;
 pub mod pattern;
+pub mod promql;
 pub mod rank;
 pub mod rate;
 pub mod ring;

@@ -82,6 +82,11 @@ impl Incidents {
     }
 
     /// One incident.
+    pub fn get(&self, id: &str) -> Option<&Case> {
+        self.cases.get(id)
+    }
+
+    /// One incident, to go on with it.
     pub fn get_mut(&mut self, id: &str) -> Option<&mut Case> {
         self.cases.get_mut(id)
     }

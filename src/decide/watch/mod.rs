@@ -21,8 +21,8 @@ use jiff::tz::TimeZone;
 use self::core::Core;
 pub use self::event::{Asked, Effect, Event, OpenWindow, ServerFact, WindowNews};
 pub use self::incidents::Case;
-pub use self::status::SourceInfo;
 use crate::decide::capture::admit::Policy;
+use crate::decide::capture::facts::Facts;
 use crate::decide::capture::governor::Ledger;
 use crate::decide::incident::Incident;
 use crate::decide::labels::LabelValue;
@@ -32,7 +32,9 @@ use crate::decide::signal::intake::Intake;
 use crate::decide::signal::metrics::Role;
 use crate::decide::signal::observation::{Observation, SourceId};
 use crate::decide::signal::pattern::Pattern;
+use crate::decide::signal::sample::TargetId;
 use crate::decide::signal::store::{Bounds, Evidence, SignalStore};
+use crate::decide::status::Status;
 use crate::decide::time::Time;
 
 /// How often the shell lets time pass.
@@ -152,6 +154,21 @@ impl Watch {
         let mut labels = incident.group.clone();
         labels.0.insert("target".into(), LabelValue::Text(incident.target.clone()));
         self.store.evidence(&labels, since).collect()
+    }
+
+    /// Everything that is shown.
+    pub fn status(&self, now: Time) -> Status {
+        status::status_of(&self.core, &self.store, now)
+    }
+
+    /// What is known of a server.
+    pub fn facts(&self, target: TargetId) -> Option<&Facts> {
+        self.core.servers.get(usize::from(target.0)).map(|s| &s.facts)
+    }
+
+    /// An incident that is in memory.
+    pub fn incident(&self, id: &str) -> Option<&Incident> {
+        self.core.incidents.get(id).map(|c| &c.incident)
     }
 
     /// The numbers.

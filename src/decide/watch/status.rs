@@ -1,5 +1,216 @@
-//! What the core shows of itself.
+//! What the core shows of itself, as the plain data that the API, the page and `why` are made of.
 
-/// A source, as the status shows it.
-#[derive(Clone, Debug, Default)]
-pub struct SourceInfo;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::Core;
+use crate::decide::capture::CaptureSpec;
+use crate::decide::capture::refusal::Span;
+use crate::decide::labels::{LabelValue, Labels};
+use crate::decide::rule::why::Standing as RuleStanding;
+use crate::decide::rule::{Phase, Rule};
+use crate::decide::signal::catalog;
+use crate::decide::signal::sample::Source;
+use crate::decide::signal::store::{SignalStore, Standing};
+use crate::decide::status::{
+    BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, RuleStatus, SignalStatus,
+    SourceState, SourceStatus, StateWord, Status, TargetStatus, WindowStatus, resampled,
+};
+use crate::decide::time::Time;
+
+/// The page draws this much.
+const DRAWN: Duration = Duration::from_secs(180);
+const DRAWN_STEP: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Everything that the core knows of itself at `now`; addresses are the shell's to add.
+pub(super) fn status_of(core: &Core, store: &SignalStore, now: Time) -> Status {
+    let standing = store.standing(now);
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        at: now,
+        watch_only: core.policy.watch_only,
+        targets: core.servers.iter().map(|s| target_of(s, &standing, now)).collect(),
+        rules: rules_of(core, now),
+        incidents: core.incidents.newest_first().map(|c| c.incident.clone()).collect(),
+        windows: windows_of(core),
+        budget: budget_of(core, now),
+        silences: core.silences.clone(),
+        history: history_of(core, store, now),
+        ..Status::default()
+    }
+}
+
+fn target_of(server: &super::server::Server, standing: &[Standing], now: Time) -> TargetStatus {
+    let facts = server.facts.server.as_ref();
+    let mut ranks: BTreeMap<Labels, BTreeMap<Arc<str>, SignalStatus>> = BTreeMap::new();
+    let mut sources: BTreeMap<Source, SourceStatus> = BTreeMap::new();
+    for seen in standing.iter().filter(|s| *s.target == *server.name) {
+        let source = sources.entry(seen.source).or_insert_with(|| source_of(seen));
+        source.samples += seen.latest.len() as u64;
+        if seen.age_s.is_finite() {
+            let last = now - Duration::from_secs_f64(seen.age_s.max(0.0));
+            source.last = source.last.max(Some(last));
+            let is_fresh = seen.age_s < 30.0;
+            source.state = if is_fresh { SourceState::Ok } else { SourceState::Silent };
+        }
+        for reading in seen.latest.iter().filter(|_| !seen.overruled) {
+            let signal = SignalStatus {
+                value: reading.value,
+                at: reading.at,
+                stale: reading.silent,
+                source: word_of(seen.source).into(),
+            };
+            ranks.entry(reading.of.clone()).or_default().insert(seen.signal.as_str().into(), signal);
+        }
+    }
+    TargetStatus {
+        name: server.name.clone(),
+        url: String::new(),
+        engine: facts.map_or_else(|| "unknown".into(), |f| f.engine.to_string().to_lowercase().into()),
+        engine_version: facts.and_then(|f| f.version.map(|v| v.to_string())),
+        sources: sources.into_values().collect(),
+        ranks: ranks.into_iter().map(|(rank, signals)| RankStatus { rank, signals }).collect(),
+    }
+}
+
+fn source_of(seen: &Standing) -> SourceStatus {
+    SourceStatus {
+        kind: word_of(seen.source).into(),
+        place: String::new(),
+        state: SourceState::Starting,
+        problem: None,
+        last: None,
+        lag_s: None,
+        samples: 0,
+        dropped: 0,
+    }
+}
+
+const fn word_of(source: Source) -> &'static str {
+    match source {
+        Source::Loads => "loads",
+        Source::Metrics => "metrics",
+        Source::Log => "log",
+        Source::Prometheus => "prometheus",
+        Source::Pattern => "pattern",
+    }
+}
+
+fn rules_of(core: &Core, now: Time) -> Vec<RuleStatus> {
+    let standing = core.engine.standing(now);
+    let rule_of = |rule: &Arc<Rule>| {
+        let own: Vec<&RuleStanding> = standing.iter().filter(|s| s.rule == rule.name).collect();
+        let silences = core.silences.iter().filter(|s| s.rule.as_ref().is_none_or(|r| *r == rule.name));
+        RuleStatus {
+            name: rule.name.clone(),
+            about: rule.about.clone(),
+            severity: rule.severity,
+            capture: words_of(&rule.capture),
+            groups: own.iter().map(|s| group_of(core, s)).collect(),
+            last_evaluated: own.iter().filter_map(|s| s.evaluated).max(),
+            silenced_until: silences.map(|s| s.until).max(),
+        }
+    };
+    core.engine.rules().map(rule_of).collect()
+}
+
+fn group_of(core: &Core, standing: &RuleStanding) -> GroupStatus {
+    let mut group = standing.group.clone().unwrap_or_default();
+    let target = match group.0.remove("target") {
+        Some(LabelValue::Text(name)) => name,
+        _ => "".into(),
+    };
+    let mut firing = core.incidents.firing_now().map(|c| &c.incident);
+    let incident = firing.find(|i| i.rule == standing.rule && i.group == group);
+    let numbers = standing.numbers.as_ref();
+    GroupStatus {
+        target,
+        state: StateWord::from(standing.state),
+        why: standing.why.clone(),
+        since: standing.since,
+        statistic: numbers.map(|n| format!("{} of {}", n.statistic, n.signal)).unwrap_or_default(),
+        value: numbers.map(|n| n.value),
+        bound: numbers.map(|n| n.bound),
+        rank: incident.map(|i| i.finding.rank.clone()),
+        incident: incident.map(|i| i.id.clone()),
+        group,
+    }
+}
+
+fn words_of(spec: &CaptureSpec) -> String {
+    match spec {
+        CaptureSpec::None => "none".into(),
+        CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) => {
+            format!("http: {} steps, at most {}", http.num_steps, Span(http.deadline))
+        }
+        CaptureSpec::Nsys(nsys) => format!("nsys: {}", Span(nsys.duration)),
+        CaptureSpec::Command(command) => format!("command: at most {}", Span(command.time_limit)),
+    }
+}
+
+fn windows_of(core: &Core) -> Vec<WindowStatus> {
+    let open = core.servers.iter().filter_map(|s| s.window.as_ref().map(|w| (s, w)));
+    open.map(|(server, window)| WindowStatus {
+        incident: window.incident.clone(),
+        target: server.name.clone(),
+        means: window.means.into(),
+        state: format!("{:?}", window.phase).to_lowercase().into(),
+        since: window.since,
+        deadline: Some(window.since + window.deadline),
+    })
+    .collect()
+}
+
+fn budget_of(core: &Core, now: Time) -> BudgetStatus {
+    let used = core.ledger.attempts.iter().filter(|a| now.since(a.at) < DAY).count();
+    let all = LimitStatus {
+        of: "all rules".into(),
+        used: u32::try_from(used).unwrap_or(u32::MAX),
+        captures: core.policy.budget.windows,
+        per_s: DAY.as_secs_f64(),
+        cooldown_until: None,
+    };
+    BudgetStatus { limits: vec![all], ..BudgetStatus::default() }
+}
+
+/// The load of every rank over the last minutes.
+fn history_of(core: &Core, store: &SignalStore, now: Time) -> Vec<History> {
+    let count = (DRAWN.as_secs() / DRAWN_STEP.as_secs()) as usize;
+    let mut lines = Vec::new();
+    for server in &core.servers {
+        let labels = Labels([("target".into(), LabelValue::Text(server.name.clone()))].into());
+        let mut best: BTreeMap<_, (Source, Vec<(Time, f64)>)> = BTreeMap::new();
+        for seen in store.evidence(&labels, now - DRAWN).filter(|e| e.signal == catalog::LOAD) {
+            let line = best.entry(seen.rank).or_insert((seen.source, Vec::new()));
+            if seen.source < line.0 {
+                *line = (seen.source, Vec::new());
+            }
+            if seen.source == line.0 {
+                line.1.push((seen.at, seen.value));
+            }
+        }
+        for (rank, (_, points)) in best {
+            let values = resampled(points, now, DRAWN_STEP, count);
+            lines.push(HistoryLine { target: server.name.clone(), rank: rank.labels(), values });
+        }
+    }
+    if lines.is_empty() {
+        return Vec::new();
+    }
+    vec![History { signal: "load".into(), end: now, step_s: DRAWN_STEP.as_secs_f64(), lines }]
+}
+
+impl From<Phase> for StateWord {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Warming => Self::Warming,
+            Phase::Idle => Self::Idle,
+            Phase::Pending => Self::Pending,
+            Phase::Firing => Self::Firing,
+            Phase::Unknown => Self::Unknown,
+            Phase::Inert => Self::Inert,
+        }
+    }
+}

@@ -103,6 +103,14 @@ impl Window {
         window
     }
 
+    /// Takes a line or a file of the time before this agent, without deciding anything yet: what
+    /// proves the window closed must be known before a stop is thought of.
+    pub fn recall(&mut self, event: &Event, now: Time) {
+        if matches!(event, Event::Log { .. } | Event::File { .. }) {
+            self.absorb(event, now, &mut Vec::new());
+        }
+    }
+
     /// How far it has come.
     pub const fn phase(&self) -> Phase {
         self.phase

@@ -1,0 +1,120 @@
+//! Runs a program of the user's for a capture: an argv, no shell, a time limit, killed with all that
+//! it started.
+
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use thiserror::Error;
+use tokio::process::{Child, Command};
+
+/// Marks the processes of a capture, so that a later agent knows them.
+pub const MARK: &str = "SKEWTRAP_INCIDENT";
+
+/// From the polite signal to the other one.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The program cannot be started.
+#[derive(Debug, Error)]
+#[error(
+    "{program} cannot be started: {source}; capture.command.argv needs a program that the agent's user may run"
+)]
+pub struct CommandError {
+    program: String,
+    source: std::io::Error,
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself.
+    Exit(ExitStatus),
+    /// It was killed at the time limit, or when the agent ended.
+    Killed,
+}
+
+/// A running program, the first of its own process group.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    /// The process group.
+    pub group: Option<i32>,
+}
+
+/// What the tokens stand for.
+#[derive(Clone, Copy, Debug)]
+pub struct Tokens<'a> {
+    /// `{incident}`.
+    pub incident: &'a str,
+    /// `{rank}`: `dp_rank=2`.
+    pub rank: &'a str,
+    /// `{output_dir}`: an empty folder; what it holds in the end goes into the bundle.
+    pub output_dir: &'a Path,
+}
+
+/// Program and arguments with the tokens replaced; a token is text, never words.
+pub fn argv_of(argv: &[String], tokens: Tokens<'_>) -> Vec<String> {
+    let folder = tokens.output_dir.display().to_string();
+    let replaced = |word: &String| {
+        word.replace("{incident}", tokens.incident)
+            .replace("{rank}", tokens.rank)
+            .replace("{output_dir}", &folder)
+    };
+    argv.iter().map(replaced).collect()
+}
+
+/// Starts it.
+///
+/// # Errors
+/// It cannot be started.
+pub fn start(argv: &[String], incident: &str) -> Result<Running, CommandError> {
+    let (program, args) = argv.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    let child = Command::new(program)
+        .args(args)
+        .env(MARK, incident)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|source| CommandError { program: program.to_owned(), source })?;
+    let group = child.id().and_then(|id| i32::try_from(id).ok());
+    Ok(Running { child, group })
+}
+
+impl Running {
+    /// Waits for its end, or for `until`, and then kills its whole group.
+    pub async fn end(mut self, until: impl Future<Output = ()>) -> Ended {
+        tokio::select! {
+            status = self.child.wait() => {
+                // What it left behind in its group ends with it.
+                kill(self.group, Signal::KILL);
+                return status.map_or(Ended::Killed, Ended::Exit);
+            }
+            () = until => {}
+        }
+        kill(self.group, Signal::TERM);
+        let polite = tokio::time::timeout(GRACE, self.child.wait()).await;
+        kill(self.group, Signal::KILL);
+        if polite.is_err() {
+            // Killed: it ends now.
+            let _ = self.child.wait().await;
+        }
+        Ended::Killed
+    }
+}
+
+/// Kills a process group, if there is one.
+pub fn kill(group: Option<i32>, signal: Signal) {
+    if let Some(pid) = group.and_then(Pid::from_raw) {
+        // It may have ended by itself.
+        let _ = kill_process_group(pid, signal);
+    }
+}
+
+/// Kills the group that a dead agent left behind.
+pub fn kill_left_behind(group: i32) {
+    kill(Some(group), Signal::KILL);
+}

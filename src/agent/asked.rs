@@ -1,0 +1,143 @@
+//! What people ask of the running agent through its API, answered by the loop.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Agent;
+use super::plan::Plan;
+use super::window::Heard;
+use crate::decide::capture::CaptureSpec;
+use crate::decide::rule::{Combine, Limits, Rule, Severity, Trigger};
+use crate::decide::signal::sample::TargetId;
+use crate::decide::status::Silence;
+use crate::decide::watch::{Asked, Effect, Event};
+use crate::serve::{Answer, Ask, CaptureRequest};
+
+impl Agent {
+    pub(super) fn answer(&mut self, ask: Ask, effects: &mut Vec<Effect>) -> Answer {
+        match ask {
+            Ask::Capture(request) => self.capture_asked(request, effects),
+            Ask::Stop { target } => self.stop_asked(target.as_deref()),
+            Ask::Reload => match self.reload_now(effects) {
+                Ok(rules) => done(format!("{rules} rules are in force")),
+                Err(error) => Answer::Wrong { why: format!("{error:#}; the old rules stay in force") },
+            },
+            Ask::Silence { rule, target, lasting, why } => {
+                let until = self.clock.now() + lasting;
+                let silence = Silence { rule, target, until, why };
+                self.watch.handle(Event::Silenced(silence), self.clock.now(), effects);
+                done(if lasting.is_zero() {
+                    "the silence is over".into()
+                } else {
+                    format!("silenced until {until}")
+                })
+            }
+            Ask::Pin { incident, pinned } => match self.desk.bundles.pin(&incident, pinned) {
+                Ok(true) => done(if pinned { "pinned".into() } else { "no longer pinned".into() }),
+                Ok(false) => Answer::Missing { why: format!("there is no bundle of incident {incident}") },
+                Err(error) => Answer::Refused { why: error.to_string() },
+            },
+        }
+    }
+
+    /// Reads the configuration again; gives how many rules there are now.
+    ///
+    /// # Errors
+    /// It is wrong; then nothing changes.
+    pub(super) fn reload_now(&mut self, effects: &mut Vec<Effect>) -> anyhow::Result<usize> {
+        let new = (self.reload)()?;
+        let count = new.rules.len();
+        let event = Event::Reloaded { rules: new.rules, catalog: new.catalog, patterns: new.patterns };
+        self.watch.handle(event, self.clock.now(), effects);
+        Ok(count)
+    }
+
+    fn target_named(&self, name: Option<&str>) -> Result<TargetId, Answer> {
+        let index = match name {
+            Some(name) => self.sites.iter().position(|s| &*s.name == name),
+            None if self.sites.len() == 1 => Some(0),
+            None => {
+                return Err(Answer::Wrong {
+                    why: "there are several targets: name one with `target`".into(),
+                });
+            }
+        };
+        let id = index.and_then(|i| u16::try_from(i).ok()).map(TargetId);
+        id.ok_or_else(|| Answer::Missing { why: format!("no target is called {}", name.unwrap_or("that")) })
+    }
+
+    fn capture_asked(&mut self, request: CaptureRequest, effects: &mut Vec<Effect>) -> Answer {
+        let target = match self.target_named(request.target.as_deref()) {
+            Ok(target) => target,
+            Err(answer) => return answer,
+        };
+        let mut rule = (*self.by_hand).clone();
+        if let (CaptureSpec::Http(http), Some(steps)) = (&mut rule.capture, request.num_steps) {
+            http.num_steps = steps;
+        }
+        let why = request.reason.unwrap_or_else(|| "asked for by hand".into());
+        let asked = Asked { target, rule: Arc::new(rule), why, labels: request.labels, since: request.since };
+        let before = effects.len();
+        self.watch.handle(Event::Asked(asked), self.clock.now(), effects);
+        let answered = effects[before..].iter().find_map(|e| match e {
+            Effect::Answered { incident, refused } => Some((incident.clone(), refused.clone())),
+            _ => None,
+        });
+        match answered {
+            Some((_, Some(why))) => Answer::Refused { why },
+            Some((incident, None)) => {
+                Answer::Done { said: "a window is being opened".into(), incident: Some(incident) }
+            }
+            None => Answer::Refused { why: "the core did not answer".into() },
+        }
+    }
+
+    fn stop_asked(&mut self, target: Option<&str>) -> Answer {
+        let wanted = match target.map(|name| self.target_named(Some(name))).transpose() {
+            Ok(wanted) => wanted,
+            Err(answer) => return answer,
+        };
+        let open: Vec<Arc<str>> = self
+            .running
+            .iter()
+            .filter(|(_, r)| wanted.is_none_or(|t| r.target == t))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in &open {
+            self.hear(id, Heard::Close);
+        }
+        match open.first() {
+            Some(id) => {
+                Answer::Done { said: "the window is being closed".into(), incident: Some(id.clone()) }
+            }
+            None => Answer::Missing { why: "no window of the agent's is open".into() },
+        }
+    }
+}
+
+fn done(said: String) -> Answer {
+    Answer::Done { said, incident: None }
+}
+
+/// Stands in for a rule when somebody asks: its own name in the books, so its own limits.
+pub(super) fn by_hand(plan: &Plan) -> Rule {
+    let never = || Trigger { combine: Combine::All, conditions: Vec::new(), hold: Duration::ZERO };
+    Rule {
+        name: "by hand".into(),
+        about: Some("Somebody, or another system's alert, asked for a window.".into()),
+        across: Vec::new(),
+        within: Vec::new(),
+        trigger: never(),
+        clear: never(),
+        keep_firing_for: Duration::ZERO,
+        rearm_after: Duration::ZERO,
+        only_if: None,
+        min_mean: 0.0,
+        min_members: 0,
+        capture: plan.by_hand.clone(),
+        limits: Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) },
+        severity: Severity::Info,
+        notify: Vec::new(),
+        labels: crate::decide::labels::Labels::default(),
+    }
+}

@@ -1,0 +1,133 @@
+//! One capture as the loop sees it: a task that takes it, tells how far it is, and compares the
+//! ranks of what came.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::capture::{self, Desk, Kept};
+use super::window::{Heard, Links, Site, Status};
+use super::{Inbox, compare, report};
+use crate::decide::capture::admit::Grant;
+use crate::decide::capture::governor::AttemptEnd;
+use crate::decide::capture::window::{Blind, Phase};
+use crate::decide::incident::{CaptureOutcome, Incident, Quality, Record, VerdictNote};
+use crate::decide::watch::WindowNews;
+
+/// What it needs.
+#[derive(Debug)]
+pub struct Task {
+    /// Its incident, as it stood when it fired.
+    pub incident: Incident,
+    /// What was granted.
+    pub grant: Grant,
+    /// Its server.
+    pub site: Site,
+    /// What captures are kept with.
+    pub desk: Desk,
+    /// The agent's loop.
+    pub tx: mpsc::Sender<Inbox>,
+}
+
+impl Task {
+    /// Runs it to its end.
+    pub async fn run(self, heard: mpsc::Receiver<Heard>, cancel: CancellationToken) {
+        let record = Record::new(self.desk.state.agent().clone(), self.incident.clone());
+        let blind = Blind::opened(self.desk.clock.now());
+        let (status, seen) = watch::channel(Status { phase: Phase::Starting, blind });
+        let teller = tokio::spawn(tell_phases(self.incident.id.clone(), seen, self.tx.clone()));
+        let links = Links { heard, status, cancel };
+        let evidence = evidence(self.incident.clone(), self.tx.clone());
+        let kept = capture::take(&self.desk, &self.site, &self.grant, record, evidence, links).await;
+        teller.abort();
+        match kept {
+            Ok(kept) => self.finish(kept).await,
+            Err(error) => {
+                let why = format!("{error}; nothing was sent to the server");
+                let outcome = CaptureOutcome::Failed { why, captured: None };
+                let at = self.desk.clock.now();
+                let end = AttemptEnd { at, stalled: Duration::ZERO, bytes: 0, unproven: None };
+                self.over(outcome, end, None).await;
+            }
+        }
+    }
+
+    async fn finish(self, kept: Kept) {
+        if let Some(trouble) = &kept.trouble {
+            tracing::error!(incident = &*self.incident.id, "{trouble}");
+        }
+        let bundle = self.desk.bundles.path(&self.incident.id);
+        let outcome = kept.record.incident.capture;
+        let usable = match &outcome {
+            CaptureOutcome::Done(c) => c.quality != Quality::Unseen && !c.files.is_empty(),
+            _ => false,
+        };
+        self.over(outcome, kept.end, Some(bundle.display().to_string())).await;
+        if usable {
+            self.compare(bundle).await;
+        }
+    }
+
+    async fn over(&self, outcome: CaptureOutcome, end: AttemptEnd, bundle: Option<String>) {
+        let news = WindowNews::Ended { outcome, end };
+        // The loop is gone only when the agent ends; the state and the bundle have it all.
+        let _ = self.tx.send(Inbox::Window { incident: self.incident.id.clone(), news, bundle }).await;
+    }
+
+    async fn compare(self, bundle: PathBuf) {
+        let incident = self.incident.id.clone();
+        let compared = tokio::task::spawn_blocking(move || compare_now(&bundle, &self.incident)).await;
+        match compared {
+            Ok(Ok(note)) => {
+                // As above: the report lies in the bundle.
+                let _ = self.tx.send(Inbox::Compared { incident, note }).await;
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(incident = &*incident, "its ranks could not be compared: {error:#}");
+            }
+            Err(error) => tracing::error!(incident = &*incident, "comparing its ranks failed: {error}"),
+        }
+    }
+}
+
+/// Asks the loop for the evidence only after the request is on its way.
+async fn evidence(incident: Incident, tx: mpsc::Sender<Inbox>) -> Vec<u8> {
+    let (answer, answered) = oneshot::channel();
+    let since = incident.finding.onset;
+    match tx.send(Inbox::Evidence { incident: Box::new(incident), since, answer }).await {
+        Ok(()) => answered.await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    }
+}
+
+async fn tell_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx: mpsc::Sender<Inbox>) {
+    let mut last = None;
+    loop {
+        let phase = seen.borrow_and_update().phase;
+        if last != Some(phase) {
+            last = Some(phase);
+            let news = WindowNews::Entered(phase);
+            if tx.send(Inbox::Window { incident: incident.clone(), news, bundle: None }).await.is_err() {
+                return;
+            }
+        }
+        if seen.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Compares the ranks of a bundle and writes `report.json` and `report.html` into it.
+fn compare_now(bundle: &Path, incident: &Incident) -> anyhow::Result<VerdictNote> {
+    let request = compare::Request {
+        paths: vec![bundle.join("traces")],
+        hypothesis: Some(incident.finding.clone()),
+        ..compare::Request::default()
+    };
+    let compared = compare::run(&request, &|_| {})?;
+    report::write(bundle, &compared)?;
+    Ok(compared.comparison.note())
+}

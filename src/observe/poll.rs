@@ -1,0 +1,330 @@
+//! Asks a server again and again: its metrics page, its loads.
+//!
+//! Each turn is shorter than the interval, so that a server that hangs is told and never piles up
+//! requests. What an answer means is read in the core; here only its status counts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{RequestBuilder, Response, StatusCode};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Now;
+use crate::decide::signal::observation::{Observation, Problem, SourceId};
+use crate::decide::signal::sample::{Source, TargetId};
+use crate::http::Server;
+
+/// No page of a server is larger; Prometheus itself gives up far earlier.
+const MAX_BODY: usize = 64 << 20;
+/// Where SGLang tells its loads, newest first.
+const LOADS: [&str; 2] = ["/v1/loads", "/get_load"];
+/// When neither was there, the server is asked again after so many turns.
+const AGAIN: u32 = 60;
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// The server's address is that of its metrics page.
+    Metrics,
+    /// `/v1/loads`, or `/get_load` of older servers.
+    Loads,
+}
+
+/// One polled endpoint.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Of which server.
+    pub target: TargetId,
+    /// Which source.
+    pub source: SourceId,
+    /// Whom to ask; for metrics the base address is the page's own (`http://host:30000/metrics`).
+    pub server: Server,
+    /// For what.
+    pub page: Page,
+    /// How often.
+    pub every: Duration,
+}
+
+/// Polls until cancelled; whether it is finished for good.
+pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: CancellationToken, now: Now) -> bool {
+    let mut jitter = Jitter::new(config.server.base(), (now)().nanos());
+    let mut poller = Poller { config, now, told: None, path: 0, wait: 0 };
+    let mut next = Instant::now() + jitter.share(poller.config.every, 0.5);
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return true,
+            () = tokio::time::sleep_until(next) => {}
+        }
+        let every = poller.config.every;
+        next = Instant::now() + every.mul_f64(0.95) + jitter.share(every, 0.1);
+        let observations = tokio::select! {
+            () = cancel.cancelled() => return true,
+            observations = poller.turn() => observations,
+        };
+        for observation in observations {
+            if tx.send(observation).await.is_err() {
+                return true;
+            }
+        }
+    }
+}
+
+struct Poller {
+    config: Config,
+    now: Now,
+    told: Option<Problem>,
+    /// Which of [`LOADS`] answered last.
+    path: usize,
+    /// Turns to let pass.
+    wait: u32,
+}
+
+impl Poller {
+    /// One question, and what to tell of it.
+    async fn turn(&mut self) -> Vec<Observation> {
+        if self.wait > 0 {
+            self.wait -= 1;
+            return Vec::new();
+        }
+        let answer = match self.config.page {
+            Page::Metrics => {
+                let request = self.config.server.get("").header("accept", "text/plain;version=0.0.4");
+                self.ask(request, self.config.server.base().into(), NO_METRICS).await
+            }
+            Page::Loads => self.loads().await,
+        };
+        let Config { target, source, page, .. } = self.config;
+        let at = (self.now)();
+        let kind = if page == Page::Metrics { Source::Metrics } else { Source::Loads };
+        let (body, problem) = match answer {
+            Ok(body) => (Some(body), None),
+            Err(problem) => (None, Some(problem)),
+        };
+        let mut observations = Vec::new();
+        if self.told != problem {
+            self.told.clone_from(&problem);
+            observations.push(Observation::State { target, source, kind, problem, at });
+        }
+        observations.extend(body.map(|body| match page {
+            Page::Metrics => Observation::Page { target, source, body, at },
+            Page::Loads => Observation::Loads { target, source, body, at },
+        }));
+        observations
+    }
+
+    async fn loads(&mut self) -> Result<Vec<u8>, Problem> {
+        let mut last = None;
+        for turn in 0..LOADS.len() {
+            let path = LOADS[(self.path + turn) % LOADS.len()];
+            let url: Arc<str> = format!("{}{path}", self.config.server.base()).into();
+            match self.ask(self.config.server.get(path), url, NO_LOADS).await {
+                Err(Problem::NotFound { url, hint }) => {
+                    // Told of the newer name, whichever was tried last.
+                    last = last.filter(|_| self.path + turn > 0).or(Some(Problem::NotFound { url, hint }));
+                }
+                answer => {
+                    self.path = (self.path + turn) % LOADS.len();
+                    return answer;
+                }
+            }
+        }
+        (self.path, self.wait) = (0, AGAIN);
+        Err(last.unwrap_or(Problem::Ended))
+    }
+
+    async fn ask(
+        &self,
+        request: RequestBuilder,
+        url: Arc<str>,
+        hint: &'static str,
+    ) -> Result<Vec<u8>, Problem> {
+        let timeout = self.config.every.mul_f64(0.9);
+        fetch(request, url, timeout, hint).await
+    }
+}
+
+const NO_METRICS: &str =
+    "SGLang serves metrics only with --enable-metrics; start it so, or set `metrics: false`";
+const NO_LOADS: &str =
+    "neither /v1/loads nor /get_load is there (vLLM has none); its metrics and its log are still read";
+
+/// Sends a request and reads its body whole, or says what is wrong.
+pub(super) async fn fetch(
+    request: RequestBuilder,
+    url: Arc<str>,
+    timeout: Duration,
+    hint: &'static str,
+) -> Result<Vec<u8>, Problem> {
+    let problem = |error: &reqwest::Error| {
+        if error.is_timeout() {
+            return Problem::TooSlow { url: url.clone(), timeout_s: timeout.as_secs_f64().to_string() };
+        }
+        Problem::NoAnswer { url: url.clone(), why: innermost(error) }
+    };
+    let response = request.timeout(timeout).send().await.map_err(|e| problem(&e))?;
+    if let Some(problem) = problem_of(response.status(), &url, hint) {
+        return Err(problem);
+    }
+    body_of(response, &url).await.map_err(|e| e.map_or_else(|p| p, |e| problem(&e)))
+}
+
+fn problem_of(status: StatusCode, url: &Arc<str>, hint: &'static str) -> Option<Problem> {
+    let url = url.clone();
+    match status.as_u16() {
+        200 => None,
+        status @ (401 | 403) => Some(Problem::Unauthorized { url, status }),
+        404 => Some(Problem::NotFound { url, hint }),
+        status @ 300..=399 => Some(Problem::Redirected { url, status }),
+        status => Some(Problem::Status { url, status }),
+    }
+}
+
+async fn body_of(mut response: Response, url: &Arc<str>) -> Result<Vec<u8>, Result<reqwest::Error, Problem>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(Ok)? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(Err(Problem::TooLarge { url: url.clone(), limit: MAX_BODY }));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The cause at the end of the chain: `Connection refused (os error 111)`.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// A little disorder, so that many agents do not ask one server in the same moment (xorshift64).
+struct Jitter(u64);
+
+impl Jitter {
+    fn new(name: &str, nanos: i64) -> Self {
+        let seed = name.bytes().fold(nanos.unsigned_abs() | 1, |h, b| h.rotate_left(7) ^ u64::from(b));
+        Self(seed.max(1))
+    }
+
+    /// Something between nothing and `most` of `span`.
+    fn share(&mut self, span: Duration, most: f64) -> Duration {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        span.mul_f64(most * (self.0 >> 11) as f64 / (1_u64 << 53) as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::Router;
+    use axum::http::Uri;
+    use axum::response::{IntoResponse, Redirect};
+
+    use super::*;
+    use crate::decide::time::Time;
+    use crate::http::client;
+
+    /// A server that gives its answers one after the other, the last one for ever.
+    async fn server(answers: Vec<(u16, &'static str)>) -> (String, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (seen, answers) = (asked.clone(), Arc::new(Mutex::new(answers)));
+        let app = Router::new().fallback(move |uri: Uri| {
+            seen.lock().expect("unpoisoned").push(uri.to_string());
+            let mut answers = answers.lock().expect("unpoisoned");
+            let (status, body) = if answers.len() > 1 { answers.remove(0) } else { answers[0] };
+            async move {
+                match status {
+                    302 => Redirect::temporary("http://elsewhere/").into_response(),
+                    status => (StatusCode::from_u16(status).expect("a status"), body).into_response(),
+                }
+            }
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let base = format!("http://{}", listener.local_addr().expect("bound"));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        (base, asked)
+    }
+
+    fn poller(base: &str, page: Page) -> Poller {
+        let server = Server::new(client::client(None).expect("a client"), base, None, None);
+        let every = Duration::from_secs(5);
+        let config = Config { target: TargetId(0), source: SourceId(0), server, page, every };
+        Poller { config, now: Arc::new(|| Time::from_epoch_s(7.0)), told: None, path: 0, wait: 0 }
+    }
+
+    /// What each turn told, addresses made readable.
+    async fn turns(poller: &mut Poller, count: usize) -> Vec<String> {
+        let base = poller.config.server.base().to_owned();
+        let mut told = Vec::new();
+        for _ in 0..count {
+            for observation in poller.turn().await {
+                told.push(match observation {
+                    Observation::State { problem, .. } => problem.map_or("well".into(), |p| p.to_string()),
+                    Observation::Page { body, .. } | Observation::Loads { body, .. } => {
+                        String::from_utf8_lossy(&body).into_owned()
+                    }
+                    other => format!("{other:?}"),
+                });
+            }
+        }
+        told.iter().map(|t| t.replace(&base, "SERVER")).collect()
+    }
+
+    #[tokio::test]
+    async fn each_problem_is_told_once_in_words_that_help() {
+        let answers = vec![
+            (401, ""),
+            (401, ""),
+            (404, ""),
+            (500, ""),
+            (500, ""),
+            (302, ""),
+            (200, "up 1\n"),
+            (200, "up 2\n"),
+        ];
+        let (base, _) = server(answers).await;
+        let told = turns(&mut poller(&base, Page::Metrics), 8).await;
+        insta::assert_snapshot!(told.join("\n"), @r"
+        SERVER answered 401: the server wants its API key; set `api_key` of this target
+        SERVER answered 404: SGLang serves metrics only with --enable-metrics; start it so, or set `metrics: false`
+        SERVER answered 500; the server's log says why
+        SERVER answered 307, a redirect, which is not followed; give the final address
+        well
+        up 1
+
+        up 2
+        ");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_told_once() {
+        let mut nobody = poller("http://127.0.0.1:1", Page::Loads);
+        let told = turns(&mut nobody, 3).await;
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(told[0].starts_with("nothing answers at SERVER/v1/loads (Connection refused"), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn older_servers_are_asked_for_their_older_endpoint() {
+        let (base, asked) = server(vec![(404, ""), (200, "[1]"), (200, "[2]")]).await;
+        let mut old = poller(&base, Page::Loads);
+        assert_eq!(turns(&mut old, 2).await, ["[1]", "[2]"]);
+        assert_eq!(*asked.lock().expect("unpoisoned"), ["/v1/loads", "/get_load", "/get_load"]);
+    }
+
+    #[tokio::test]
+    async fn a_server_without_loads_is_left_alone_for_a_while() {
+        let (base, asked) = server(vec![(404, "")]).await;
+        let mut vllm = poller(&base, Page::Loads);
+        let told = turns(&mut vllm, 60).await;
+        insta::assert_snapshot!(told.join("\n"), @"SERVER/v1/loads answered 404: neither /v1/loads nor /get_load is there (vLLM has none); its metrics and its log are still read");
+        assert_eq!(asked.lock().expect("unpoisoned").len(), 2);
+    }
+}

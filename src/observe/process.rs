@@ -1,0 +1,129 @@
+//! Looks processes up in `/proc`: who listens on a port, who its parents are, which one is which rank.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use crate::decide::capture::nsys::Process;
+use crate::decide::signal::rank::{Axis, Rank};
+
+/// Deeper than any launcher nests.
+const DEPTH: usize = 64;
+
+/// The process that listens on a local TCP port, as far as the agent may see it.
+pub fn listener(port: u16) -> Option<u32> {
+    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .flat_map(|table| sockets(Path::new(table), port))
+        .collect();
+    pids().find(|pid| {
+        let links = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        links.filter_map(|link| fs::read_link(link.path()).ok()).any(|to| {
+            to.to_str()
+                .and_then(|t| t.strip_prefix("socket:[")?.strip_suffix(']'))
+                .is_some_and(|inode| inodes.iter().any(|i| i == inode))
+        })
+    })
+}
+
+/// Inodes of the sockets that listen on `port`.
+fn sockets(table: &Path, port: u16) -> Vec<String> {
+    const LISTEN: &str = "0A";
+    let text = fs::read_to_string(table).unwrap_or_default();
+    let inode = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let local = words.get(1)?.rsplit(':').next()?;
+        let matches = u16::from_str_radix(local, 16) == Ok(port) && *words.get(3)? == LISTEN;
+        matches.then(|| words.get(9).map(|&i| i.to_owned()))?
+    };
+    text.lines().filter_map(inode).collect()
+}
+
+/// A process and its parents, nearest first.
+pub fn ancestors(pid: u32) -> Vec<Process> {
+    let mut found = Vec::new();
+    let mut next = Some(pid);
+    while let Some(pid) = next.filter(|pid| *pid > 0 && found.len() < DEPTH) {
+        found.push(process(pid));
+        next = parent(pid);
+    }
+    found
+}
+
+fn process(pid: u32) -> Process {
+    Process { pid, argv: argv(pid), session_id: variable(pid, "NSYS_PROFILING_SESSION_ID") }
+}
+
+fn argv(pid: u32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    bytes
+        .split(|b| *b == 0)
+        .filter(|a| !a.is_empty())
+        .map(|a| String::from_utf8_lossy(a).into_owned())
+        .collect()
+}
+
+/// A variable in the environment of a process, where it may be read.
+pub fn variable(pid: u32, name: &str) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let prefix = format!("{name}=");
+    let found = bytes.split(|b| *b == 0).find_map(|pair| pair.strip_prefix(prefix.as_bytes()))?;
+    Some(String::from_utf8_lossy(found).into_owned())
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok())
+}
+
+fn pids() -> impl Iterator<Item = u32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// Which process below `root` is which rank: engines write it into their own title
+/// (`sglang::scheduler_DP1_TP0`, `VLLM::EngineCore_DP1`).
+pub fn ranks_below(root: u32) -> BTreeMap<u32, Rank> {
+    let is_below = |pid: u32| ancestors(pid).iter().any(|p| p.pid == root);
+    pids()
+        .filter_map(|pid| Some((pid, rank_of_title(argv(pid).first()?)?)))
+        .filter(|(pid, _)| is_below(*pid))
+        .collect()
+}
+
+fn rank_of_title(title: &str) -> Option<Rank> {
+    let engine = ["sglang::scheduler", "VLLM::"].iter().any(|front| title.starts_with(front));
+    let rank = title.split(['_', ' ', ':']).fold(Rank::NONE, |rank, word| {
+        let letters = word.trim_end_matches(|c: char| c.is_ascii_digit());
+        match (Axis::of_word(letters.as_bytes()), word[letters.len()..].parse()) {
+            (Some(axis), Ok(index)) => rank.with(axis, index),
+            _ => rank,
+        }
+    });
+    engine.then_some(rank)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_found_by_its_port_and_its_parents_by_its_number() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let pid = listener(socket.local_addr().unwrap().port());
+        assert_eq!(pid, Some(std::process::id()));
+        let ancestors = ancestors(std::process::id());
+        assert!(ancestors.len() > 1 && ancestors[0].pid == std::process::id());
+        drop(socket);
+    }
+
+    #[test]
+    fn a_title_names_a_rank() {
+        assert_eq!(rank_of_title("sglang::scheduler_DP1_TP0"), Some(Rank::dp(1).with(Axis::Tp, 0)));
+        assert_eq!(rank_of_title("VLLM::EngineCore_DP3"), Some(Rank::dp(3)));
+        assert_eq!(rank_of_title("python3"), None);
+    }
+}

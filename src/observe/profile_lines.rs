@@ -1,0 +1,56 @@
+//! What a log said of profiling lately: for an agent that comes back and must know whose windows
+//! opened and closed while it was away.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
+use crate::decide::capture::line::ProfileLine;
+use crate::decide::signal::fields::Fields;
+use crate::decide::signal::log_line::Says;
+use crate::decide::signal::rank::Rank;
+use crate::decide::signal::sglang_line;
+
+/// So much of the end of a log is read: some hours of a busy server.
+const TAIL: u64 = 16 << 20;
+
+/// The profiling lines in the last 16 MiB of a log, oldest first.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn recent(log: &Path) -> io::Result<Vec<(Rank, ProfileLine)>> {
+    let mut file = File::open(log)?;
+    let from = file.metadata()?.len().saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.take(TAIL).read_to_end(&mut bytes)?;
+    let mut fields = Fields::default();
+    let mut lines = Vec::new();
+    for line in bytes.split(|b| *b == b'\n') {
+        let read = sglang_line::read(line, &mut fields);
+        if let Says::Profile(profile) = &read.says {
+            lines.push((read.rank, ProfileLine::from(profile)));
+        }
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_profiling_lines_are_told_with_their_ranks() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("server.log");
+        let text = "[2026-11-24 03:48:53 DP2] Profiling starts. Traces will be saved to: /p/x (with profile id: 17.5)\n\
+                    [2026-11-24 03:48:53 DP2] Decode batch, #running-req: 12, #token: 8, token usage: 0.1\n\
+                    [2026-11-24 03:48:54 DP2] Stop profiling...\n\
+                    [2026-11-24 03:48:55 DP2] Profiling done. Traces are saved to: /p/x\n";
+        std::fs::write(&log, text).unwrap();
+        let starts = ProfileLine::Starts { dir: "/p/x".into(), id: Some("17.5".into()) };
+        let done = ProfileLine::Done { dir: "/p/x".into() };
+        let lines: Vec<_> = recent(&log).unwrap().into_iter().collect();
+        assert_eq!(lines, [(Rank::dp(2), starts), (Rank::dp(2), ProfileLine::Stops), (Rank::dp(2), done)]);
+    }
+}

@@ -1,0 +1,288 @@
+//! One log file, followed by its name through whatever rotates it, without losing a line.
+//!
+//! A synchronous reader: something else wakes it. Its rules, each of which a rotation tool asks for:
+//! the file behind the name is known by device and inode, links followed; when another one stands
+//! there it is opened at once, but the old one is read to its end first (and watched a little longer
+//! for a writer that is late); a file that shrank, or whose first bytes changed, was truncated; a
+//! file that appears later is read from its first line.
+
+use std::collections::VecDeque;
+use std::fs::{File, Metadata};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::cut::{CHUNK, Cutter};
+
+/// Bytes by which a truncated and rewritten file is told from one that grew.
+const HEAD: usize = 64;
+/// An old file is left for its successor when it gave nothing this many times in a row.
+const IDLE_POLLS: u32 = 3;
+/// For so many ticks an old file is still looked at for a writer that is late: two seconds.
+const LATE_TICKS: u32 = 8;
+/// A file whose name is gone is let go after so many ticks: one minute.
+const GONE_TICKS: u32 = 240;
+/// Files that wait their turn; a rotation faster than that is beyond saving.
+const MOST_FILES: usize = 32;
+
+/// Follows one name.
+#[derive(Debug)]
+pub struct Follow {
+    path: PathBuf,
+    /// Files in the order in which they stood behind the name; the first is being read.
+    files: VecDeque<Open>,
+    /// Read to their end, kept for late writers.
+    late: Vec<Open>,
+    /// Whether the name was looked up before.
+    has_begun: bool,
+    from_start: bool,
+    long_lines: u64,
+    truncations: u64,
+}
+
+/// One file.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    id: (u64, u64),
+    position: u64,
+    head: Vec<u8>,
+    cutter: Cutter,
+    /// What lies before this was there when the reader came: a backlog.
+    backlog_end: u64,
+    idle: u32,
+    ticks: u32,
+}
+
+/// What a poll found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Polled {
+    /// There is more to do at once.
+    pub more: bool,
+    /// Nothing stands behind the name.
+    pub is_missing: bool,
+    /// The lines are a file's past, not its present.
+    pub is_backlog: bool,
+}
+
+impl Follow {
+    /// A reader for `path`. A file that is there at the first poll is read from its end, unless
+    /// `from_start`.
+    pub fn new(path: &Path, from_start: bool) -> Self {
+        Self {
+            path: path.to_owned(),
+            files: VecDeque::new(),
+            late: Vec::new(),
+            has_begun: false,
+            from_start,
+            long_lines: 0,
+            truncations: 0,
+        }
+    }
+
+    /// Appends whole lines to `out`, about `budget` bytes of them. `tick` says that time has passed
+    /// since the last poll (a quarter of a second); without it only the files' state counts.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be opened or read.
+    pub fn poll(&mut self, budget: usize, tick: bool, out: &mut Vec<u8>) -> io::Result<Polled> {
+        let is_missing = !self.look_up()?;
+        let mut polled = Polled { is_missing, ..Polled::default() };
+        self.read_late(tick, out)?;
+        let limit = out.len() + budget;
+        while let Some(front) = self.files.front_mut() {
+            polled.is_backlog = front.position < front.backlog_end;
+            let is_cut_short = front.read(limit, polled.is_backlog, out, &mut self.truncations)?;
+            if is_cut_short || out.len() >= limit {
+                polled.more = true;
+                break;
+            }
+            if !self.may_leave(is_missing, tick) {
+                polled.more = self.files.len() > 1;
+                break;
+            }
+            self.leave(out);
+        }
+        Ok(polled)
+    }
+
+    /// Lines that were cut so far.
+    pub fn long_lines(&self) -> u64 {
+        let open = self.files.iter().chain(&self.late).map(|f| f.cutter.long_lines());
+        self.long_lines + open.sum::<u64>()
+    }
+
+    /// How often the file was truncated under the reader.
+    pub fn truncations(&self) -> u64 {
+        self.truncations
+    }
+
+    /// The folders in which something must change before there is news: that of the name and that
+    /// of the file behind it; where one is missing, the nearest above that is there.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let target = self.path.canonicalize().ok();
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for path in [Some(self.path.as_path()), target.as_deref()].into_iter().flatten() {
+            let parents =
+                path.ancestors().skip(1).map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
+            let there = parents.into_iter().find(|p| p.is_dir()).map(Path::to_owned);
+            folders.extend(there.filter(|p| !folders.contains(p)));
+        }
+        folders
+    }
+
+    /// Opens what stands behind the name, if it is another file than before. Whether something does.
+    fn look_up(&mut self) -> io::Result<bool> {
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        let metadata = match std::fs::metadata(&self.path) {
+            Ok(metadata) => metadata,
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(false);
+            }
+            Err(e) => return Err(e),
+        };
+        let is_known = self.files.iter().any(|f| f.id == id_of(&metadata));
+        if is_known || self.files.len() >= MOST_FILES {
+            return Ok(true);
+        }
+        // A link that was turned back to a file that is still being watched: that one goes on.
+        if let Some(back) = self.late.iter().position(|f| f.id == id_of(&metadata)) {
+            let old = self.late.swap_remove(back);
+            self.files.push_back(old);
+            return Ok(true);
+        }
+        match Open::new(&self.path, is_first && !self.from_start, is_first) {
+            Ok(open) => self.files.push_back(open),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(e),
+        }
+        Ok(true)
+    }
+
+    /// Whether the first file, which gave nothing, has a successor or lost its name long ago.
+    fn may_leave(&mut self, is_missing: bool, tick: bool) -> bool {
+        let has_next = self.files.len() > 1;
+        let Some(front) = self.files.front_mut() else { return false };
+        if has_next {
+            front.idle += 1;
+            return front.idle >= IDLE_POLLS;
+        }
+        front.ticks = if is_missing { front.ticks + u32::from(tick) } else { 0 };
+        front.ticks >= GONE_TICKS
+    }
+
+    fn leave(&mut self, out: &mut Vec<u8>) {
+        let Some(mut old) = self.files.pop_front() else { return };
+        old.cutter.flush(out);
+        old.ticks = 0;
+        self.late.push(old);
+    }
+
+    /// Reads what late writers added to old files, and lets go of those that are quiet.
+    fn read_late(&mut self, tick: bool, out: &mut Vec<u8>) -> io::Result<()> {
+        for old in &mut self.late {
+            let before = old.position;
+            old.read(usize::MAX, false, out, &mut self.truncations)?;
+            old.ticks = if old.position > before { 0 } else { old.ticks + u32::from(tick) };
+        }
+        let long_lines = &mut self.long_lines;
+        self.late.retain_mut(|old| {
+            let stays = old.ticks < LATE_TICKS;
+            if !stays {
+                old.cutter.flush(out);
+                *long_lines += old.cutter.long_lines();
+            }
+            stays
+        });
+        Ok(())
+    }
+}
+
+impl Open {
+    fn new(path: &Path, at_end: bool, is_backlog: bool) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        let metadata = file.metadata()?;
+        let mut open = Self {
+            id: id_of(&metadata),
+            position: 0,
+            head: Vec::new(),
+            cutter: Cutter::default(),
+            backlog_end: if is_backlog { metadata.len() } else { 0 },
+            idle: 0,
+            ticks: 0,
+            file: file.try_clone()?,
+        };
+        if at_end && metadata.len() > 0 {
+            open.position = file.seek(SeekFrom::Start(metadata.len()))?;
+            let mut last = [0];
+            file.read_at(&mut last, open.position - 1)?;
+            if last != *b"\n" {
+                open.cutter = Cutter::inside_a_line();
+            }
+            open.remember_head()?;
+        }
+        Ok(open)
+    }
+
+    /// Reads to the file's end, or until `out` holds `limit` bytes (whether that came first). What
+    /// is read of a backlog ends where the backlog does.
+    fn read(
+        &mut self,
+        limit: usize,
+        is_backlog: bool,
+        out: &mut Vec<u8>,
+        truncations: &mut u64,
+    ) -> io::Result<bool> {
+        if self.was_truncated()? {
+            *truncations += 1;
+            self.cutter.flush(out);
+            (self.position, self.backlog_end) = (0, 0);
+            self.head.clear();
+            self.file.seek(SeekFrom::Start(0))?;
+        }
+        let mut chunk = [0; CHUNK];
+        loop {
+            let most = if is_backlog { self.backlog_end.saturating_sub(self.position) } else { u64::MAX };
+            let most = CHUNK.min(usize::try_from(most).unwrap_or(CHUNK));
+            let read = match self.file.read(&mut chunk[..most]) {
+                Ok(read) => read,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => return Err(e),
+            };
+            if read == 0 {
+                return Ok(is_backlog && self.position >= self.backlog_end);
+            }
+            self.idle = 0;
+            self.position += read as u64;
+            self.cutter.feed(&chunk[..read], out);
+            if self.head.len() < HEAD {
+                self.remember_head()?;
+            }
+            if out.len() >= limit {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// It is shorter than what was read, or begins otherwise.
+    fn was_truncated(&self) -> io::Result<bool> {
+        if self.file.metadata()?.len() < self.position {
+            return Ok(true);
+        }
+        let mut head = [0; HEAD];
+        let read = self.file.read_at(&mut head[..self.head.len()], 0)?;
+        Ok(head[..read] != self.head[..])
+    }
+
+    fn remember_head(&mut self) -> io::Result<()> {
+        let len = usize::try_from(self.position).unwrap_or(HEAD).min(HEAD);
+        self.head.resize(len, 0);
+        let read = self.file.read_at(&mut self.head, 0)?;
+        self.head.truncate(read);
+        Ok(())
+    }
+}
+
+fn id_of(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
+}

@@ -1,0 +1,277 @@
+//! Follows log files and standard input: the source of whole lines.
+//!
+//! `follow` reads, woken here by the file system's notices, and by a tick where there are none (a
+//! network mount, a writer on the other side of an overlay). Notices decide nothing but when to
+//! look. Reading happens on the blocking pool, so that a mount that hangs stops no other source.
+
+mod cut;
+mod follow;
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+pub use self::cut::{Cutter, MAX_LINE};
+pub use self::follow::{Follow, Polled};
+use super::Now;
+use crate::decide::signal::log_reader::Arrival;
+use crate::decide::signal::observation::{Observation, Problem, SourceId};
+use crate::decide::signal::sample::{Source, TargetId};
+
+/// How long the reader sleeps at most.
+const TICK: Duration = Duration::from_millis(250);
+/// Lines of one file at a time; then others have their turn.
+const BUDGET: usize = 1 << 20;
+
+/// One log.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Of which server.
+    pub target: TargetId,
+    /// Which source.
+    pub source: SourceId,
+    /// Where; `-` is standard input.
+    pub path: PathBuf,
+    /// Whether a file that is there already is read from its beginning.
+    pub from_start: bool,
+}
+
+/// Follows a log until cancelled; whether it is finished for good (standard input ended, or nobody
+/// listens any more).
+pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: CancellationToken, now: Now) -> bool {
+    if config.path.as_os_str() == "-" {
+        return standard_input(config, tx, cancel, now).await;
+    }
+    let follow = Follow::new(&config.path, config.from_start);
+    let teller = Teller { config, tx, now, told: None };
+    tokio::select! {
+        () = cancel.cancelled() => true,
+        () = file(follow, teller) => true,
+    }
+}
+
+async fn file(mut follow: Follow, mut teller: Teller) {
+    let (wake, mut woken) = mpsc::channel(1);
+    let mut watch = Watch::new(wake);
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut tick = true;
+    loop {
+        let (back, lines, polled) = match tokio::task::spawn_blocking(move || poll(follow, tick)).await {
+            Ok(done) => done,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        follow = back;
+        let is_missing = matches!(&polled, Ok(p) if p.is_missing);
+        let more = matches!(&polled, Ok(p) if p.more);
+        if !teller.tell(lines, polled, follow.long_lines()).await {
+            return;
+        }
+        if more {
+            tick = false;
+            continue;
+        }
+        watch.keep(&follow, tick, is_missing);
+        tick = tokio::select! {
+            _ = ticks.tick() => true,
+            Some(()) = woken.recv() => false,
+        };
+    }
+}
+
+fn poll(mut follow: Follow, tick: bool) -> (Follow, Vec<u8>, std::io::Result<Polled>) {
+    let mut lines = Vec::new();
+    let polled = follow.poll(BUDGET, tick, &mut lines);
+    (follow, lines, polled)
+}
+
+/// The file system's notices; without them (limits, a mount that has none) there are ticks.
+struct Watch {
+    watcher: Option<RecommendedWatcher>,
+    folders: Vec<PathBuf>,
+    turns: u32,
+}
+
+impl Watch {
+    fn new(wake: mpsc::Sender<()>) -> Self {
+        // One place in the channel: a notice that finds it full is told already.
+        let notice = move |_: notify::Result<notify::Event>| {
+            let _ = wake.try_send(());
+        };
+        Self { watcher: notify::recommended_watcher(notice).ok(), folders: Vec::new(), turns: 0 }
+    }
+
+    /// Watches the folders in which something must change. Looked at once a second, and at every
+    /// tick while the file is missing: links can be turned, folders made.
+    fn keep(&mut self, follow: &Follow, tick: bool, is_missing: bool) {
+        self.turns += u32::from(tick);
+        let is_due = self.folders.is_empty() || tick && (is_missing || self.turns.is_multiple_of(4));
+        let Some(watcher) = self.watcher.as_mut().filter(|_| is_due) else { return };
+        let folders = follow.folders();
+        if folders == self.folders {
+            return;
+        }
+        for old in self.folders.iter().filter(|f| !folders.contains(f)) {
+            let _ = watcher.unwatch(old);
+        }
+        for new in folders.iter().filter(|f| !self.folders.contains(f)) {
+            let _ = watcher.watch(new, RecursiveMode::NonRecursive);
+        }
+        self.folders = folders;
+    }
+}
+
+/// Sends lines, and problems when they change.
+struct Teller {
+    config: Config,
+    tx: mpsc::Sender<Observation>,
+    now: Now,
+    told: Option<Problem>,
+}
+
+impl Teller {
+    /// Whether anybody listens.
+    async fn tell(&mut self, lines: Vec<u8>, polled: std::io::Result<Polled>, long_lines: u64) -> bool {
+        let path: Arc<str> = self.config.path.to_string_lossy().into();
+        let (problem, is_backlog) = match polled {
+            Err(e) => (Some(Problem::Unreadable { path, why: e.to_string() }), false),
+            Ok(polled) if polled.is_missing => (Some(Problem::NoFile { path }), polled.is_backlog),
+            Ok(polled) if long_lines > 0 => {
+                (Some(Problem::LongLines { path, lines: long_lines }), polled.is_backlog)
+            }
+            Ok(polled) => (None, polled.is_backlog),
+        };
+        let at = (self.now)();
+        let Config { target, source, .. } = self.config;
+        if !lines.is_empty() {
+            let arrival = if is_backlog { Arrival::Backlog(at) } else { Arrival::Live(at) };
+            if self.tx.send(Observation::Lines { target, source, lines, arrival }).await.is_err() {
+                return false;
+            }
+        }
+        if is_same(self.told.as_ref(), problem.as_ref()) {
+            return true;
+        }
+        self.told = problem.clone();
+        self.tx.send(Observation::State { target, source, kind: Source::Log, problem, at }).await.is_ok()
+    }
+}
+
+/// A count that grew is no new problem.
+fn is_same(told: Option<&Problem>, now: Option<&Problem>) -> bool {
+    match (told, now) {
+        (Some(Problem::LongLines { .. }), Some(Problem::LongLines { .. })) => true,
+        (told, now) => told == now,
+    }
+}
+
+/// Standard input is read on a thread of its own, because nothing can interrupt it.
+async fn standard_input(
+    config: Config,
+    tx: mpsc::Sender<Observation>,
+    cancel: CancellationToken,
+    now: Now,
+) -> bool {
+    let Config { target, source, .. } = config;
+    let (chunks, mut lines_of) = mpsc::channel::<Vec<u8>>(8);
+    std::thread::spawn(move || read_all(&mut std::io::stdin().lock(), &chunks));
+    loop {
+        let lines = tokio::select! {
+            () = cancel.cancelled() => return true,
+            lines = lines_of.recv() => lines,
+        };
+        let at = (now)();
+        let observation = match lines {
+            Some(lines) => Observation::Lines { target, source, lines, arrival: Arrival::Live(at) },
+            None => {
+                Observation::State { target, source, kind: Source::Log, problem: Some(Problem::Ended), at }
+            }
+        };
+        let is_last = matches!(observation, Observation::State { .. });
+        if tx.send(observation).await.is_err() || is_last {
+            return true;
+        }
+    }
+}
+
+fn read_all(input: &mut impl Read, chunks: &mpsc::Sender<Vec<u8>>) {
+    let (mut cutter, mut buffer) = (Cutter::default(), vec![0; cut::CHUNK]);
+    loop {
+        let read = match input.read(&mut buffer) {
+            Ok(read) => read,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => 0,
+        };
+        let mut lines = Vec::new();
+        if read == 0 {
+            cutter.flush(&mut lines);
+        } else {
+            cutter.feed(&buffer[..read], &mut lines);
+        }
+        let is_over = !lines.is_empty() && chunks.blocking_send(lines).is_err();
+        if is_over || read == 0 {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::decide::time::Time;
+
+    #[tokio::test]
+    async fn lines_that_are_appended_arrive_and_a_missing_file_is_told_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("later/server.log");
+        let (tx, mut rx) = mpsc::channel(16);
+        let cancel = CancellationToken::new();
+        let config =
+            Config { target: TargetId(0), source: SourceId(3), path: path.clone(), from_start: false };
+        let now: Now = Arc::new(|| Time::from_epoch_s(5.0));
+        let task = tokio::spawn(run(config, tx, cancel.clone(), now));
+        let first = rx.recv().await.expect("a problem");
+        assert!(
+            matches!(first, Observation::State { problem: Some(Problem::NoFile { .. }), .. }),
+            "{first:?}"
+        );
+        std::fs::create_dir(path.parent().expect("a parent")).expect("made");
+        let mut file = std::fs::File::create(&path).expect("made");
+        file.write_all(b"one\ntw").expect("written");
+        let mut lines = Vec::new();
+        let mut is_well = false;
+        file.write_all(b"o\nthree\n").expect("written");
+        while lines != b"one\ntwo\nthree\n" || !is_well {
+            match rx.recv().await.expect("the task lives") {
+                Observation::Lines { lines: more, arrival, .. } => {
+                    assert_eq!(arrival, Arrival::Live(Time::from_epoch_s(5.0)));
+                    lines.extend(more);
+                }
+                Observation::State { problem, .. } => is_well = problem.is_none(),
+                other => panic!("{other:?}"),
+            }
+        }
+        cancel.cancel();
+        assert!(task.await.expect("it ends"));
+    }
+
+    #[test]
+    fn standard_input_gives_whole_lines_and_its_rest_at_the_end() {
+        let (chunks, mut lines) = mpsc::channel(8);
+        read_all(&mut &b"one\ntwo\nrest"[..], &chunks);
+        drop(chunks);
+        let mut all = Vec::new();
+        while let Some(more) = lines.blocking_recv() {
+            all.extend(more);
+        }
+        assert_eq!(all, b"one\ntwo\nrest\n");
+    }
+}
