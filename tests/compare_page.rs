@@ -1,6 +1,8 @@
 //! The report in a real browser: headless Chromium must request nothing and report no error. Skips
 //! loudly where there is no Chromium.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;

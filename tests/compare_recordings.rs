@@ -1,5 +1,7 @@
 //! Captures of real servers, whose truth was written beside them, and everything that is not one.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
 #[path = "compare/generator.rs"]
 #[allow(dead_code)]
 mod generator;

@@ -180,7 +180,7 @@ fn read_all(
 ) -> Result<Vec<Read>, TraceError> {
     let limit = limit_for(jobs.len());
     let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<(usize, Result<Option<Read>, TraceError>)>> = Mutex::new(Vec::new());
+    let results = Mutex::new(Vec::new());
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4).min(jobs.len().max(1));
     std::thread::scope(|scope| {
         for _ in 0..threads {

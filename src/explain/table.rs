@@ -218,7 +218,9 @@ pub fn report(
 /// The kernels that differ most, at most 24.
 fn kernel_lines(profiles: &[RankProfile], culprit: Option<Who>) -> Vec<KernelLine> {
     let n = profiles.len();
-    let mut table: BTreeMap<(Family, &str), (Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    /// Milliseconds and launches per step, by rank.
+    type Cells = (Vec<f64>, Vec<f64>);
+    let mut table: BTreeMap<(Family, &str), Cells> = BTreeMap::new();
     for (i, p) in profiles.iter().enumerate() {
         let steps = p.steps.len().max(1) as f64;
         for k in &p.kernels {

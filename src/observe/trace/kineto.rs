@@ -157,7 +157,6 @@ fn array<R: Read>(
     take: &mut impl FnMut(&Head, Event<'_>) -> ControlFlow<()>,
 ) -> Result<End, TraceError> {
     let mut layout = Layout::default();
-    let careful = Layout::default();
     let mut seen = 0u64;
     loop {
         match window.peek() {
@@ -166,14 +165,7 @@ fn array<R: Read>(
                 window.skip(1);
                 return Ok(End::Whole);
             }
-            Some(b'{') => match {
-                let learning = layout.wants_to_learn(seen);
-                let scanned = scan::event_at(window.data(), if learning { &careful } else { &layout });
-                if let (true, Scan::Done(_, end)) = (learning, &scanned) {
-                    layout.learn(window.data(), *end);
-                }
-                scanned
-            } {
+            Some(b'{') => match layout.scan(window.data(), seen) {
                 Scan::Done(found, end) => {
                     seen += 1;
                     let flow = match found {

@@ -1,13 +1,13 @@
 //! Steps over a whole event at memory speed, by the line that ends it, once a writer has shown that
 //! it ends every event so. The scanner stays the judge: what it sees decides whether a layout holds.
 
-use super::scan::skip_space;
+use super::scan::{Found, Scan, event_at, skip_space};
 
 /// How a writer lays events out, learnt from its own events: every one ends with a line of its own,
 /// a brace behind so many spaces, and no line before is alike. A raw line feed cannot be inside of a
 /// JSON string, so such a line is always structure; that it is the event's own end, and not that
 /// of something inside, is checked on every 64th event, and forgotten at the first that differs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Layout {
     /// The last line's beginning: a line feed, the indent, a brace.
     closing: Option<memchr::memmem::Finder<'static>>,
@@ -17,15 +17,21 @@ pub struct Layout {
     broken: bool,
 }
 
-impl Default for Layout {
-    fn default() -> Self {
-        Self { closing: None, agreed: 0, broken: false }
-    }
-}
-
 impl Layout {
     /// So many events must agree before the layout is relied on.
     const ENOUGH: u32 = 64;
+
+    /// Scans the event at the start of `b`, the `events`-th of the file, and learns from it at times.
+    pub fn scan(&mut self, b: &[u8], events: u64) -> Scan<Found> {
+        if !self.wants_to_learn(events) {
+            return event_at(b, self);
+        }
+        let scanned = event_at(b, &Self::default());
+        if let Scan::Done(_, end) = scanned {
+            self.learn(b, end);
+        }
+        scanned
+    }
 
     /// Whether the next event is to be read in full and shown to [`Self::learn`].
     pub fn wants_to_learn(&self, events: u64) -> bool {
@@ -70,8 +76,6 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::trace::scan::{Found, Scan, event_at};
-
     #[test]
     fn a_layout_is_relied_on_only_after_it_held_and_forgotten_when_it_breaks() {
         let event = "{\n    \"ph\": \"X\", \"cat\": \"cpu_op\",\n    \"args\": {\n      \"a\": 1\n    }\n  }";
