@@ -12,6 +12,7 @@ pub mod clock;
 pub mod command;
 pub mod compare;
 pub mod history;
+pub mod load;
 pub mod look;
 pub mod merged;
 pub mod nsys;
