@@ -147,7 +147,9 @@ impl Stage {
         let log = self.sees_log.then(|| self.double.log_path.clone());
         let (links, _status) = links(log, &self.desk, cancel);
         let record = record(&grant.attempt.incident, self.desk.state.agent().clone(), self.desk.clock.now());
-        take(&self.desk, &self.site, grant, record, b"{}\n".to_vec(), links).await.unwrap()
+        take(&self.desk, &self.site, grant, record, std::future::ready(b"{}\n".to_vec()), links)
+            .await
+            .unwrap()
     }
 
     pub fn stops(&self) -> usize {
