@@ -226,9 +226,12 @@ listen: 127.0.0.1:0
     fn count_mail(&self, counts: &mut Counts, posted: &BTreeSet<String>, incidents: &BTreeSet<String>) {
         let mail = self.mail.lock().unwrap();
         counts.messages = mail.len();
-        for bodies in mail.values() {
+        for (key, bodies) in mail.iter() {
             counts.repeats += bodies.len() - 1;
-            counts.altered += usize::from(bodies.iter().any(|b| *b != bodies[0]));
+            if let Some(other) = bodies.iter().find(|b| **b != bodies[0]) {
+                counts.altered += 1;
+                eprintln!("{key} was altered from\n{}\nto\n{other}", bodies[0]);
+            }
         }
         // What was in the outbox at some kill must have come.
         let came = |key: &&String| mail.keys().any(|k| key.ends_with(k.as_str()));
