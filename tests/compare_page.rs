@@ -1,5 +1,6 @@
 //! The report in a real browser: headless Chromium must request nothing and report no error. Skips
 //! loudly where there is no Chromium.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -107,12 +107,7 @@ impl Log {
             let Some(e) = departure.evidence() else { continue };
             if state.step(now, e.value, bounds) {
                 let course: Vec<(Time, f64)> = departure.history(e.member, e.course).collect();
-                let side = if e.course == skewtrap::decide::rule::departure::Course::Speed {
-                    e.side
-                } else {
-                    e.side
-                };
-                let found = onset::locate(&course, side);
+                let found = onset::locate(&course, e.side);
                 firings.push(Firing {
                     at: now.epoch_s(),
                     onset: found.map_or(now.epoch_s(), |o| o.at.epoch_s()),

@@ -21,7 +21,6 @@ pub struct Label {
     pub onset_unix: Option<f64>,
     pub rank: Option<usize>,
     pub rank2: Option<usize>,
-    pub should_fire: bool,
 }
 
 #[derive(Default)]

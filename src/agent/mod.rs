@@ -196,7 +196,8 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let now = clock.now();
     let watch = Watch::new(setup, now);
     start_sources(&plan.sources, &supervisor, &tx, clock);
-    for site in plan.sites.iter().cloned() {
+    for site in &plan.sites {
+        let site = site.clone();
         let (tx, cancel) = (tx.clone(), supervisor.cancel());
         supervisor.keep("look", move || look::run(site.clone(), tx.clone(), clock, cancel.clone()));
     }

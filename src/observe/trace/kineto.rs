@@ -160,14 +160,7 @@ fn array<R: Read>(
                 window.skip(1);
                 return Ok(End::Whole);
             }
-            Some(b'{') => match {
-                let learning = layout.wants_to_learn(seen);
-                let scanned = scan::event_at(window.data(), if learning { &careful } else { &layout });
-                if let (true, Scan::Done(_, end)) = (learning, &scanned) {
-                    layout.learn(window.data(), *end);
-                }
-                scanned
-            } {
+            Some(b'{') => match next_event(&mut layout, &careful, seen, window.data()) {
                 Scan::Done(found, end) => {
                     seen += 1;
                     let flow = match found {
@@ -435,4 +428,14 @@ impl<R: Read> Window<R> {
             }
         }
     }
+}
+
+/// Finds the next event's end: by the layout that is known, or carefully, to learn it or check it.
+fn next_event(layout: &mut scan::Layout, careful: &scan::Layout, seen: u64, data: &[u8]) -> Scan<Found> {
+    let learning = layout.wants_to_learn(seen);
+    let scanned = scan::event_at(data, if learning { careful } else { layout });
+    if let (true, Scan::Done(_, end)) = (learning, &scanned) {
+        layout.learn(data, *end);
+    }
+    scanned
 }

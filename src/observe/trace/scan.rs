@@ -263,7 +263,7 @@ fn step_over(b: &[u8], at: usize, layout: &Layout) -> Scan<Found> {
 /// a brace behind so many spaces, and no line before is alike. A raw line feed cannot be inside of a
 /// JSON string, so such a line is always structure; that it is the event's own end, and not that
 /// of something inside, is checked on every 64th event, and forgotten at the first that differs.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Layout {
     /// The last line's beginning: a line feed, the indent, a brace.
     closing: Option<memchr::memmem::Finder<'static>>,
@@ -271,12 +271,6 @@ pub struct Layout {
     agreed: u32,
     /// Whether the layout did not hold: never tried again.
     broken: bool,
-}
-
-impl Default for Layout {
-    fn default() -> Self {
-        Self { closing: None, agreed: 0, broken: false }
-    }
 }
 
 impl Layout {
