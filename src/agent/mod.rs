@@ -12,6 +12,7 @@ pub mod clock;
 pub mod command;
 pub mod compare;
 pub mod history;
+pub mod load;
 pub mod look;
 pub mod merged;
 pub mod nsys;
@@ -258,9 +259,6 @@ impl Agent {
         match item {
             Inbox::Observed(seen) => self.watch.handle(Event::Observed(seen), now, effects),
             Inbox::Server { target, fact } => {
-                if let ServerFact::Lost = fact {
-                    self.hear_on(target, &Heard::Gone("it stopped answering /health".into()));
-                }
                 self.watch.handle(Event::Server { target, fact }, now, effects);
             }
             Inbox::Window { incident, news, bundle } => {
