@@ -32,6 +32,11 @@ fn main() -> Result<()> {
             "--csv" => csv = Some(args.next().context("--csv needs a file")?),
             "--svg" => svg = Some(args.next().context("--svg needs a file")?),
             "--departure" => bounds.departure = args.next().context("--departure needs a number")?.parse()?,
+            "--gross" => {
+                let mut next =
+                    || -> Result<f64> { Ok(args.next().context("--gross needs two numbers")?.parse()?) };
+                bounds.gross = (next()?, next()?);
+            }
             "--for" => bounds.hold_s = args.next().context("--for needs seconds")?.parse()?,
             "--verbose" => verbose = true,
             dir => dirs.push(PathBuf::from(dir)),
