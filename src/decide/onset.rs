@@ -78,8 +78,8 @@ impl Manner {
     fn shapes(self, side: Side) -> &'static [Climb] {
         match (self, side) {
             (Self::Jumps, _) => &[Climb(0.5), Climb(10.0)],
-            // A load cannot fall below nothing: it levels off.
-            (_, Side::Low) => &[Climb(STRAIGHT), Climb(30.0), Climb(10.0)],
+            // A load cannot fall below nothing: it levels off, at once when the rank died.
+            (_, Side::Low) => &[Climb(STRAIGHT), Climb(30.0), Climb(10.0), Climb(0.5)],
             _ => &[Climb(STRAIGHT)],
         }
     }
