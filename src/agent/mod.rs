@@ -11,6 +11,7 @@ pub mod capture;
 pub mod clock;
 pub mod command;
 pub mod compare;
+pub mod examine;
 pub mod history;
 pub mod look;
 pub mod merged;

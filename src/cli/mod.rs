@@ -1,9 +1,11 @@
 //! The command line: one file per subcommand.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod capture;
 mod client;
 pub mod compare;
 pub mod demo;
+pub mod doctor;
 pub mod incidents;
 pub mod notify_test;
 pub mod play;
@@ -36,6 +38,8 @@ enum Command {
     Demo(demo::DemoArgs),
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
+    Capture(capture::CaptureArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Test(test::TestArgs),
     Tune(tune::TuneArgs),
     Why(why::WhyArgs),
@@ -56,6 +60,8 @@ impl Cli {
             Command::Demo(args) => demo::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
+            Command::Capture(args) => capture::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Test(args) => test::run(&args),
             Command::Tune(args) => tune::run(&args),
             Command::Why(args) => why::run(&args),
