@@ -2,9 +2,11 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod check;
+pub mod capture;
 mod client;
 pub mod compare;
 pub mod demo;
+pub mod doctor;
 pub mod incidents;
 pub mod notify_test;
 pub mod play;
@@ -38,6 +40,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
     Check(check::CheckArgs),
+    Capture(capture::CaptureArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Test(test::TestArgs),
     Tune(tune::TuneArgs),
     Why(why::WhyArgs),
@@ -59,6 +63,8 @@ impl Cli {
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
             Command::Check(args) => check::run(&args),
+            Command::Capture(args) => capture::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Test(args) => test::run(&args),
             Command::Tune(args) => tune::run(&args),
             Command::Why(args) => why::run(&args),
