@@ -2,8 +2,6 @@
 //! Run with `--nocapture` for the table.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
-
 #[path = "compare/generator.rs"]
 mod generator;
 

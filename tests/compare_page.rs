@@ -2,8 +2,6 @@
 //! loudly where there is no Chromium.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -16,8 +16,8 @@ use axum::http::HeaderMap;
 use skewtrap::act::bundle::Bundles;
 use skewtrap::act::state::State;
 use skewtrap::decide::incident::CaptureOutcome;
-use skewtrap::demo::shell::RunningDouble;
 use skewtrap::demo::sglang::World;
+use skewtrap::demo::shell::RunningDouble;
 use tokio::net::TcpListener;
 
 /// Each lane has a double and an agent of its own.
@@ -123,7 +123,8 @@ listen: 127.0.0.1:0
     }
 
     fn agent(&self) -> Child {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.join("agent.log")).unwrap();
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.dir.join("agent.log")).unwrap();
         Command::new(env!("CARGO_BIN_EXE_skewtrap"))
             .args(["run", "--config"])
             .arg(self.dir.join("skewtrap.yaml"))
@@ -143,7 +144,10 @@ listen: 127.0.0.1:0
         let state = State::open(&self.dir.join("state")).unwrap();
         let attempts = state.ledger().unwrap().attempts.into_iter().map(|a| a.id).collect();
         let parcels = state.undelivered().unwrap().into_iter();
-        (attempts, parcels.map(|p| (p.key.to_string(), String::from_utf8_lossy(&p.body).into_owned())).collect())
+        (
+            attempts,
+            parcels.map(|p| (p.key.to_string(), String::from_utf8_lossy(&p.body).into_owned())).collect(),
+        )
     }
 
     /// Runs an agent until a point that the dice choose, and kills it.
@@ -203,7 +207,8 @@ listen: 127.0.0.1:0
         counts.starts = self.starts();
         counts.attempts = ledger.attempts.len();
         let ids: BTreeSet<String> = ledger.attempts.iter().map(|a| a.id.clone()).collect();
-        counts.attempts_forgotten += attempts.difference(&ids).count() + counts.starts.saturating_sub(ids.len());
+        counts.attempts_forgotten +=
+            attempts.difference(&ids).count() + counts.starts.saturating_sub(ids.len());
         let open = self.open_windows().await + state.open_windows().unwrap().len();
         counts.windows_left_open = open + ledger.open().count();
         let root = self.dir.join("incidents");
@@ -217,7 +222,8 @@ listen: 127.0.0.1:0
         for entry in std::fs::read_dir(&root).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             counts.bundles += 1;
-            counts.bundles_lost_or_half_named += usize::from(name.starts_with('.') || name.ends_with(".incomplete"));
+            counts.bundles_lost_or_half_named +=
+                usize::from(name.starts_with('.') || name.ends_with(".incomplete"));
         }
         self.count_mail(counts, posted, &incidents);
         counts.messages_lost += state.undelivered().unwrap().len();

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod check;
 mod client;
 pub mod compare;
 pub mod demo;
@@ -36,6 +37,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
+    Check(check::CheckArgs),
     Test(test::TestArgs),
     Tune(tune::TuneArgs),
     Why(why::WhyArgs),
@@ -56,6 +58,7 @@ impl Cli {
             Command::Demo(args) => demo::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
+            Command::Check(args) => check::run(&args),
             Command::Test(args) => test::run(&args),
             Command::Tune(args) => tune::run(&args),
             Command::Why(args) => why::run(&args),

@@ -355,10 +355,10 @@ impl Running {
             Some(guard) => guard.signals().map(|s| look_of(s, Duration::ZERO)).collect(),
             None => Vec::new(),
         };
-        let courses = rule
-            .conditions()
-            .position(|c| c.statistic == Statistic::Departure)
-            .map(|i| Courses { load: trigger.iter().chain(&clear).copied().nth(i).unwrap_or(0), ..Courses::default() });
+        let courses = rule.conditions().position(|c| c.statistic == Statistic::Departure).map(|i| Courses {
+            load: trigger.iter().chain(&clear).copied().nth(i).unwrap_or(0),
+            ..Courses::default()
+        });
         let is_load = |c: &Courses| store.signal_of(looks[c.load].view) == catalog::LOAD;
         let (required, with_more) = (looks.len(), courses.as_ref().is_some_and(is_load));
         let courses = courses.map(|c| match with_more {

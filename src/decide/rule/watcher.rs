@@ -85,6 +85,6 @@ impl Watcher {
     /// Since when the blamed member has departed.
     pub fn onset(&self, evidence: &Evidence) -> Option<Onset> {
         let course: Vec<(Time, f64)> = self.departure.history(evidence.member, evidence.course).collect();
-        onset::locate(&course, evidence.side)
+        onset::locate(&course, evidence.side, evidence.course.manner())
     }
 }

@@ -161,11 +161,6 @@ impl Watch {
         self.store.evidence(&labels, since).collect()
     }
 
-    /// The instant up to which it has seen the world.
-    pub fn now(&self) -> Time {
-        self.core.now
-    }
-
     /// Everything that is shown.
     pub fn status(&self, now: Time) -> Status {
         status::status_of(&self.core, &self.store, now)
