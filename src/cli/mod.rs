@@ -1,8 +1,11 @@
 //! The command line: one file per subcommand.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod check;
 pub mod compare;
+pub mod init;
 pub mod play;
+pub mod probe;
 pub mod replay;
 pub mod rules;
 pub mod schema;
@@ -27,9 +30,11 @@ pub struct Cli {
 enum Command {
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
+    Check(check::CheckArgs),
     Test(test::TestArgs),
     Tune(tune::TuneArgs),
     Schema(schema::SchemaArgs),
+    Init(init::InitArgs),
 }
 
 impl Cli {
@@ -41,9 +46,11 @@ impl Cli {
         match self.command {
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
+            Command::Check(args) => check::run(&args),
             Command::Test(args) => test::run(&args),
             Command::Tune(args) => tune::run(&args),
             Command::Schema(args) => schema::run(&args),
+            Command::Init(args) => init::run(&args),
         }
     }
 }
