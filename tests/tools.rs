@@ -41,7 +41,8 @@ fn the_schemas_in_the_repository_are_those_of_the_types() {
 fn check_tells_every_error_and_exits_with_1() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("mine.yaml");
-    fs::write(&file, "rules:\n  - name: a\n    signal: laod\n    trigger: { cv: 0.2 }\n  - naem: b\n").expect("written");
+    fs::write(&file, "rules:\n  - name: a\n    signal: laod\n    trigger: { cv: 0.2 }\n  - naem: b\n")
+        .expect("written");
     let out = skewtrap(&["check", &file.display().to_string()]);
     let told = text(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{told}");
@@ -75,20 +76,82 @@ fn a_test_file_with_no_expectation_or_a_missed_one_fails() {
     let missed = "expect: [{ at: 20s, state: firing, rank: { dp_rank: 1 } }]";
     let missed = run(&format!("rules: preset:dp-load-skew\ntests:\n  - {{ name: t, {series}, {missed} }}\n"));
     assert_eq!(missed.status.code(), Some(1));
-    assert!(text(&missed.stdout).contains("at 20.0s it should be firing, but is idle"), "{}", text(&missed.stdout));
+    assert!(
+        text(&missed.stdout).contains("at 20.0s it should be firing, but is idle"),
+        "{}",
+        text(&missed.stdout)
+    );
 }
 
 #[test]
 fn tune_counts_firings_for_each_bound_on_a_recording() {
-    let loads = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/recordings/sglang-0.5.16-dp4/loads.jsonl.gz");
+    let loads =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/recordings/sglang-0.5.16-dp4/loads.jsonl.gz");
     if !loads.exists() {
         eprintln!("SKIPPED: no recording beside the project");
         return;
     }
-    let out = skewtrap(&["tune", "--loads", &loads.display().to_string(), "--rules", "preset:kv-usage-skew", "--json"]);
+    let out = skewtrap(&[
+        "tune",
+        "--loads",
+        &loads.display().to_string(),
+        "--rules",
+        "preset:kv-usage-skew",
+        "--json",
+    ]);
     assert!(out.status.success(), "{}", text(&out.stderr));
     let report: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
     let tried = report["rules"][0]["tried"].as_array().expect("bounds");
     let firings: Vec<u64> = tried.iter().map(|t| t["firings"].as_u64().expect("a count")).collect();
-    assert!(firings[0] >= 1 && firings.is_sorted_by(|a, b| a >= b), "a stricter bound never fires more: {firings:?}");
+    assert!(
+        firings[0] >= 1 && firings.is_sorted_by(|a, b| a >= b),
+        "a stricter bound never fires more: {firings:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_and_init_look_at_a_server() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let double = skewtrap::demo::incident::start(dir.path(), 1.0).await.expect("the double starts");
+    let url = double.url.clone();
+    let rules = dir.path().join("rules.yaml");
+    let preset = fs::read_to_string("rules/dp-attention-tokens.yaml").expect("a preset");
+    fs::write(&rules, preset).expect("written");
+    let config = dir.path().join("skewtrap.yaml");
+    let paths = (rules.display().to_string(), config.display().to_string());
+    let outputs = tokio::task::spawn_blocking(move || {
+        let (rules, config) = paths;
+        let default = skewtrap(&["check", "--against", &url, "--json"]);
+        let attention = skewtrap(&["check", &rules, "--against", &url]);
+        let init = skewtrap(&["init", &url, "--out", &config]);
+        let again = skewtrap(&["init", &url, "--out", &config]);
+        let checked = skewtrap(&["check", &config, "--against", &url]);
+        (default, attention, init, again, checked)
+    });
+    let (default, attention, init, again, checked) = outputs.await.expect("the tools ran");
+
+    let report: serde_json::Value = serde_json::from_slice(&default.stdout).expect("JSON");
+    assert!(default.status.success(), "{report:#}");
+    assert!(report["rules"].as_array().expect("rules").iter().all(|r| r["could_fire"] == true), "{report:#}");
+
+    let told = text(&attention.stdout);
+    assert_eq!(attention.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("COULD NEVER FIRE") && told.contains("SGLANG_ENABLE_METRICS_DP_ATTENTION=1"),
+        "{told}"
+    );
+
+    assert!(init.status.success(), "{}", text(&init.stderr));
+    let written = fs::read_to_string(&config).expect("a configuration");
+    assert!(written.contains("preset:dp-load-skew") && written.contains("engine: sglang"), "{written}");
+    assert_eq!(again.status.code(), Some(2), "a file that is there stays");
+    assert!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_a_sentence_not_a_panic() {
+    let out = skewtrap(&["check", "--against", "http://127.0.0.1:1"]);
+    assert!(!out.status.success());
+    let told = text(&out.stderr);
+    assert!(told.contains("127.0.0.1:1") && !told.contains("panicked"), "{told}");
 }

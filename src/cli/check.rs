@@ -236,7 +236,9 @@ fn remedy(signal: Signal, probe: &Probe) -> String {
         "gpu_busy" | "fwd_occupancy" | "fwd_idle_occupancy" => {
             "start the server with --enable-metrics and SGLANG_ENABLE_METRICS_DEVICE_TIMER=1"
         }
-        "expert_tokens" => "start the server with --enable-metrics and SGLANG_EPLB_HEATMAP_COLLECTION_INTERVAL above 0",
+        "expert_tokens" => {
+            "start the server with --enable-metrics and SGLANG_EPLB_HEATMAP_COLLECTION_INTERVAL above 0"
+        }
         n if n.starts_with("expert_balancedness") => {
             "start the server with --expert-balancedness-report-mode server_log (0.5.23), or --enable-expert-distribution-metrics"
         }

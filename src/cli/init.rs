@@ -53,7 +53,15 @@ fn starter(url: &str, probe: &Probe) -> String {
     let version = facts.version.map_or_else(|| "of unknown version".to_owned(), |v| v.to_string());
     let sizes = &facts.sizes;
     let mut t = String::new();
-    let _ = writeln!(t, "# For the {engine} server at {url}: {version}, dp {} tp {} pp {} ep {}{}.", sizes.dp, sizes.tp, sizes.pp, sizes.ep, if sizes.dp_attention { ", DP attention" } else { "" });
+    let _ = writeln!(
+        t,
+        "# For the {engine} server at {url}: {version}, dp {} tp {} pp {} ep {}{}.",
+        sizes.dp,
+        sizes.tp,
+        sizes.pp,
+        sizes.ep,
+        if sizes.dp_attention { ", DP attention" } else { "" }
+    );
     match &probe.loads {
         Ok((path, loads)) => {
             let _ = writeln!(t, "# Loads: {path} answers for {} ranks.", loads.ranks.len());
@@ -72,7 +80,10 @@ fn starter(url: &str, probe: &Probe) -> String {
         }
     }
     if sizes.dp < 2 {
-        let _ = writeln!(t, "# One DP rank only: the default rules have nothing to compare until there are two, or");
+        let _ = writeln!(
+            t,
+            "# One DP rank only: the default rules have nothing to compare until there are two, or"
+        );
         let _ = writeln!(t, "# several servers behind one router (see the preset replica-skew).");
     }
     let _ = writeln!(t, "# `skewtrap check --against {url}` says which rules could fire here.\n");
@@ -101,7 +112,10 @@ fn rules_for(probe: &Probe) -> Vec<&'static str> {
     }
     let has = |name: &str| {
         let signal = crate::decide::signal::catalog::signal_named(name);
-        probe.metrics.as_ref().is_ok_and(|m| signal.is_some_and(|s| m.ranks().any(|(_, f)| f.get(s).is_some())))
+        probe
+            .metrics
+            .as_ref()
+            .is_ok_and(|m| signal.is_some_and(|s| m.ranks().any(|(_, f)| f.get(s).is_some())))
     };
     if has("dp_attention_tokens_scheduled") {
         rules.push("dp-attention-tokens");

@@ -35,7 +35,9 @@ pub fn ask(url: &str) -> anyhow::Result<Probe> {
         let engines = metrics.as_ref().map_or(1, |m| m.ranks().count().clamp(1, 1024) as u16);
         let facts = match server::facts(&server, engines).await {
             Err(InfoError::Key { url }) => {
-                return Err(super::wrong(&format!("{url} wants a key; write a configuration with `api_key`")));
+                return Err(super::wrong(&format!(
+                    "{url} wants a key; write a configuration with `api_key`"
+                )));
             }
             other => other?,
         };

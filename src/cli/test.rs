@@ -125,7 +125,12 @@ fn run_text(file: &str, text: &str, base: &Path) -> Result<Vec<Outcome>, Vec<Dia
     tests.tests.iter().map(|t| run_test(t, file, base, &rules, &catalog)).collect()
 }
 
-fn rules_of(tests: &TestFile, file: &str, base: &Path, catalog: &Catalog) -> Result<Vec<Rule>, Vec<Diagnostic>> {
+fn rules_of(
+    tests: &TestFile,
+    file: &str,
+    base: &Path,
+    catalog: &Catalog,
+) -> Result<Vec<Rule>, Vec<Diagnostic>> {
     let beside = file.replace(".test.y", ".y");
     let of_file = |e: String| vec![Diagnostic::of_file(file, e)];
     let mut files = Vec::new();
@@ -167,8 +172,10 @@ fn run_test(
         Input::Recording { logs, metrics, loads, zone } => {
             let zone = zone.as_deref().and_then(|z| TimeZone::get(z).ok()).unwrap_or(TimeZone::UTC);
             let inputs = [(Format::Log, logs), (Format::Metrics, metrics), (Format::Loads, loads)];
-            let inputs: Vec<(Format, PathBuf)> =
-                inputs.into_iter().flat_map(|(f, paths)| paths.iter().map(move |p| (f, base.join(p)))).collect();
+            let inputs: Vec<(Format, PathBuf)> = inputs
+                .into_iter()
+                .flat_map(|(f, paths)| paths.iter().map(move |p| (f, base.join(p))))
+                .collect();
             play::recording(&inputs, ready, zone)
                 .map_err(|e| vec![Diagnostic::of_file(file, format!("{}: {e}", test.name))])?
         }
@@ -187,12 +194,18 @@ fn unmet(expect: &Expect, played: &Played) -> Option<String> {
     let until = expect.at.map_or(played.end, time);
     let here = format!("line {}", expect.place.line);
     let is_meant = |c: &&Change| {
-        c.at <= until && expect.rule.as_ref().is_none_or(|r| **r == *c.rule.name) && has_labels(c, &expect.group)
+        c.at <= until
+            && expect.rule.as_ref().is_none_or(|r| **r == *c.rule.name)
+            && has_labels(c, &expect.group)
     };
     if expect.never {
         let broken = played.changes.iter().filter(is_meant).find(|c| c.state == expect.state)?;
         let at = since_start(broken.at, started);
-        return Some(format!("{here}: never {}, but it was at {at}{}", expect.state.word(), blame_of(broken)));
+        return Some(format!(
+            "{here}: never {}, but it was at {at}{}",
+            expect.state.word(),
+            blame_of(broken)
+        ));
     }
     // The last change of each group counts.
     let mut last: BTreeMap<(Option<&str>, &Labels), &Change> = BTreeMap::new();
@@ -209,7 +222,8 @@ fn unmet(expect: &Expect, played: &Played) -> Option<String> {
         let seen = if seen.is_empty() { "warming".to_owned() } else { seen.join(", ") };
         return Some(format!("{here}: at {at} it should be {}, but is {seen}", expect.state.word()));
     }
-    let problems: Vec<String> = states.iter().map(|c| mismatch(expect, c, started, time)).collect::<Option<_>>()?;
+    let problems: Vec<String> =
+        states.iter().map(|c| mismatch(expect, c, started, time)).collect::<Option<_>>()?;
     problems.into_iter().next().map(|p| format!("{here}: at {at} {p}"))
 }
 
@@ -224,7 +238,9 @@ fn mismatch(expect: &Expect, change: &Change, started: Time, time: impl Fn(When)
     if let Some(side) = expect.side
         && side != finding.side
     {
-        return Some(format!("it should blame the {side:?} side, but blames {:?}", finding.side).to_lowercase());
+        return Some(
+            format!("it should blame the {side:?} side, but blames {:?}", finding.side).to_lowercase(),
+        );
     }
     let (onset, within) = expect.onset?;
     let off = finding.onset.signed_s_since(time(onset));
@@ -246,5 +262,8 @@ fn since_start(at: Time, started: Time) -> String {
 }
 
 fn blame_of(change: &Change) -> String {
-    change.finding.as_ref().map_or_else(String::new, |f| format!(" ({}, {:?})", f.rank, f.side).to_lowercase())
+    change
+        .finding
+        .as_ref()
+        .map_or_else(String::new, |f| format!(" ({}, {:?})", f.rank, f.side).to_lowercase())
 }

@@ -88,7 +88,8 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     if seconds < 60.0 {
         bail!("the recordings cover {seconds:.0} s; bounds need at least minutes, better a day");
     }
-    let firings = |name: &str| played.changes.iter().filter(|c| &*c.rule.name == name && c.is_onset()).count();
+    let firings =
+        |name: &str| played.changes.iter().filter(|c| &*c.rule.name == name && c.is_onset()).count();
     let days = seconds / 86_400.0;
     let tuned = rules.iter().map(|rule| {
         let condition = varied(rule);
@@ -150,11 +151,13 @@ fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
     let text = match paths {
         [] => String::new(),
         paths => {
-            let list: Vec<String> = paths.iter().map(|p| serde_json::to_string(p).unwrap_or_default()).collect();
+            let list: Vec<String> =
+                paths.iter().map(|p| serde_json::to_string(p).unwrap_or_default()).collect();
             format!("rules: [{}]\n", list.join(", "))
         }
     };
-    let loaded = crate::config::file::load("--rules", &text, &|p| configuration::rule_files(&PathBuf::from(p)));
+    let loaded =
+        crate::config::file::load("--rules", &text, &|p| configuration::rule_files(&PathBuf::from(p)));
     print_diagnostics(&loaded.diagnostics);
     loaded.config.ok_or_else(|| super::wrong("the rules cannot be used"))
 }
@@ -171,11 +174,8 @@ fn bounds_of(c: &Condition) -> Vec<f64> {
         _ => 0.0,
     };
     let (low, high) = c.statistic.range();
-    let mut bounds: Vec<f64> = FACTORS
-        .iter()
-        .map(|f| even + (c.bound - even) * f)
-        .filter(|b| *b >= low && *b <= high)
-        .collect();
+    let mut bounds: Vec<f64> =
+        FACTORS.iter().map(|f| even + (c.bound - even) * f).filter(|b| *b >= low && *b <= high).collect();
     bounds.sort_by(f64::total_cmp);
     bounds.dedup();
     if c.direction == Direction::Below {
@@ -192,7 +192,9 @@ fn copies_of(rule: &Rule) -> Vec<Rule> {
         let own = rule.trigger.conditions[0].bound;
         copy.trigger.conditions[0].bound = bound;
         // The clear moves along, or a stricter trigger would stop where it begins.
-        for c in copy.clear.conditions.iter_mut().filter(|c| c.statistic == rule.trigger.conditions[0].statistic) {
+        for c in
+            copy.clear.conditions.iter_mut().filter(|c| c.statistic == rule.trigger.conditions[0].statistic)
+        {
             c.bound += bound - own;
         }
         copy

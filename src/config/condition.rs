@@ -397,7 +397,18 @@ fn condition_of(
     let (signal, signal_name) = signal?;
     let above_baseline = text.above_baseline.get().copied();
     let hold = text.hold.get().map_or(Duration::ZERO, |s| s.0);
-    Some(Condition { signal, signal_name, statistic, bound, direction, side, chance, above_baseline, smooth, hold })
+    Some(Condition {
+        signal,
+        signal_name,
+        statistic,
+        bound,
+        direction,
+        side,
+        chance,
+        above_baseline,
+        smooth,
+        hold,
+    })
 }
 
 fn signal_for(

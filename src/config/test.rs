@@ -272,7 +272,11 @@ fn test_of(text: &TestText, place: Place, findings: &mut Findings<'_>) -> Option
         }
         (None, None) => {
             if text.series.is_absent() && text.recording.is_absent() {
-                findings.error(place, "nothing arrives in this test: it needs `series` or a `recording`", None);
+                findings.error(
+                    place,
+                    "nothing arrives in this test: it needs `series` or a `recording`",
+                    None,
+                );
             }
             return None;
         }
@@ -317,7 +321,8 @@ fn series_of(text: &SeriesText, place: Place, findings: &mut Findings<'_>) -> Ve
         let values = match values_of(values) {
             Ok(values) => values,
             Err(item) => {
-                let hint = "`20` once, `20x9` ten times, `0+2x9` climbing, `_` missing, `_x5` five times missing";
+                let hint =
+                    "`20` once, `20x9` ten times, `0+2x9` climbing, `_` missing, `_x5` five times missing";
                 findings.error(at_values, format!("`{item}` is no value"), Some(hint.into()));
                 return None;
             }

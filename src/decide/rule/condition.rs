@@ -76,7 +76,13 @@ impl Condition {
 
     fn read_departure(&self, departed: Option<&Evidence>) -> Reading {
         let Some(e) = departed else {
-            return Reading { value: 0.0, beyond_bound: false, times_chance: 0.0, member: 0, side: Side::High };
+            return Reading {
+                value: 0.0,
+                beyond_bound: false,
+                times_chance: 0.0,
+                member: 0,
+                side: Side::High,
+            };
         };
         let beyond_bound = e.value > self.bound && (self.side == Side::Both || self.side == e.side);
         Reading { value: e.value, beyond_bound, times_chance: e.value, member: e.member, side: e.side }

@@ -268,14 +268,8 @@ fn refined(mut change: Change, running: &Running, group: &Group, store: &SignalS
     let Some(condition) = condition else { return change };
     if condition.statistic != Statistic::Departure {
         let signal = condition.signal;
-        let found = course::onset_of(
-            store,
-            &group.labels,
-            signal,
-            &finding.rank,
-            finding.side,
-            (group.settled, now),
-        );
+        let found =
+            course::onset_of(store, &group.labels, signal, &finding.rank, finding.side, (group.settled, now));
         match found.filter(|o| o.at <= since) {
             Some(onset) => (finding.onset, finding.onset_error_s) = (onset.at, onset.error_s),
             // At the latest when the trigger began to hold; how much sooner, the samples do not tell.
@@ -362,10 +356,10 @@ impl Running {
             Some(guard) => guard.signals().map(|s| look_of(s, Duration::ZERO)).collect(),
             None => Vec::new(),
         };
-        let courses = rule
-            .conditions()
-            .position(|c| c.statistic == Statistic::Departure)
-            .map(|i| Courses { load: trigger.iter().chain(&clear).copied().nth(i).unwrap_or(0), ..Courses::default() });
+        let courses = rule.conditions().position(|c| c.statistic == Statistic::Departure).map(|i| Courses {
+            load: trigger.iter().chain(&clear).copied().nth(i).unwrap_or(0),
+            ..Courses::default()
+        });
         let is_load = |c: &Courses| store.signal_of(looks[c.load].view) == catalog::LOAD;
         let (required, with_more) = (looks.len(), courses.as_ref().is_some_and(is_load));
         let courses = courses.map(|c| match with_more {

@@ -153,7 +153,8 @@ impl Group {
         let lead = &frames[0];
         let mean = lead.members.iter().map(|m| m.value).sum::<f64>() / lead.members.len() as f64;
         let is_light = mean < rule.min_mean;
-        let may_learn = matches!(self.state, State::Warming | State::Idle { .. }) && !is_light && quiet.is_none();
+        let may_learn =
+            matches!(self.state, State::Warming | State::Idle { .. }) && !is_light && quiet.is_none();
         (self.held.now, self.held.may_learn) = (now, may_learn);
         if let (Some(courses), false, None) = (running.courses, is_light, quiet) {
             self.watcher.get_or_insert_default().observe(courses, frames, now, may_learn);
@@ -163,11 +164,12 @@ impl Group {
         let trigger = rule.trigger.judge(Part::Trigger, looks, departed.as_ref(), &mut self.held, scratch);
         let is_open = matches!(self.state, State::Firing(_) | State::Unknown { was: Some(_) });
         // Only an open firing can clear, so only then is the second look worth its time.
-        let clear = is_light || is_open && {
-            let looks = running.clear.iter().map(|l| &frames[*l]);
-            // A clear has neither times nor a past of its own.
-            rule.clear.judge(Part::Clear, looks, departed.as_ref(), &mut Held::default(), scratch).holds
-        };
+        let clear = is_light
+            || is_open && {
+                let looks = running.clear.iter().map(|l| &frames[*l]);
+                // A clear has neither times nor a past of its own.
+                rule.clear.judge(Part::Clear, looks, departed.as_ref(), &mut Held::default(), scratch).holds
+            };
         let mut blame = None;
         let mut guard = None;
         if trigger.holds && !is_light && quiet.is_none() {
@@ -284,7 +286,8 @@ impl Group {
         let (since, finding) = match &self.state {
             State::Firing(f) => {
                 // A condition with a `for` of its own has held since before the trigger did.
-                let since = judged.and_then(|(j, _)| self.held.since(j.lead)).map_or(f.since, |s| s.min(f.since));
+                let since =
+                    judged.and_then(|(j, _)| self.held.since(j.lead)).map_or(f.since, |s| s.min(f.since));
                 (since, numbers.as_ref().map(|n| self.finding_of(f, since, n)))
             }
             State::Pending { since } => (*since, None),

@@ -93,7 +93,9 @@ impl Statistic {
         match self {
             Self::MaxOverMean | Self::LostShare | Self::AnyMember | Self::AllMembers => Side::High,
             Self::MinOverMean => Side::Low,
-            Self::MaxMinusMin | Self::Cv | Self::Gini | Self::Jain | Self::RobustZ | Self::Departure => Side::Both,
+            Self::MaxMinusMin | Self::Cv | Self::Gini | Self::Jain | Self::RobustZ | Self::Departure => {
+                Side::Both
+            }
         }
     }
 

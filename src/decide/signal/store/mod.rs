@@ -82,6 +82,8 @@ pub struct SignalStore {
     views: Vec<View>,
     touched: Vec<(ViewId, GroupId)>,
     generation: u64,
+    /// Room for making a frame.
+    words: Vec<(u32, view::Word)>,
     ring_bytes: usize,
     recorded: u64,
     dropped: u64,
@@ -101,6 +103,7 @@ impl SignalStore {
             views: Vec::new(),
             touched: Vec::new(),
             generation: 0,
+            words: Vec::new(),
             ring_bytes: 0,
             recorded: 0,
             dropped: 0,
@@ -341,6 +344,7 @@ impl SignalStore {
         self.recorded += 1;
         for &(view, group) in &series.groups {
             let group_state = &mut self.views[view as usize].groups[group as usize];
+            group_state.framed = None;
             if !group_state.is_touched {
                 group_state.is_touched = true;
                 self.touched.push((ViewId(view), GroupId(group)));
