@@ -1,5 +1,6 @@
 //! Generated captures with a known truth: the verdict may be right or decline, never wrong.
 //! Run with `--nocapture` for the table.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 #[path = "compare/generator.rs"]
 mod generator;

@@ -1,5 +1,6 @@
 //! The double of the engines behaves as the real ones were measured to: one test for each row of
 //! that table, in simulated time.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 #![allow(clippy::unwrap_used)]
 
 use std::io::Read as _;

@@ -1,4 +1,5 @@
 //! The double of vLLM behaves as its releases do, in simulated time.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;

@@ -210,8 +210,7 @@ impl Agent {
         let config = ServeConfig {
             listen,
             metrics_listen: None,
-            read_token: None,
-            write_token: None,
+            token: None,
             hosts: Vec::new(),
             incident_dir: dir.to_owned(),
         };

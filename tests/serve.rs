@@ -36,8 +36,7 @@ fn config(dir: &Path) -> ServeConfig {
     ServeConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
-        read_token: Some(Secret::new("reader")),
-        write_token: Some(Secret::new("writer")),
+        token: Some(Secret::new("t0ken")),
         hosts: Vec::new(),
         incident_dir: dir.join("incidents"),
     }
@@ -242,24 +241,24 @@ async fn the_metrics_are_taken_by_promtool() {
 async fn what_people_ask_reaches_the_loop_and_its_answer_comes_back() {
     let agent = Agent::start().await;
     let (code, body) =
-        agent.post("/api/v1/capture", "writer", json!({"target": "server", "reason": "a look"})).await;
+        agent.post("/api/v1/capture", "t0ken", json!({"target": "server", "reason": "a look"})).await;
     assert_eq!((code, &body["incident"]), (200, &json!("20261124T1-manual")));
-    let (code, body) = agent.post("/api/v1/capture", "writer", json!({"reason": "again"})).await;
+    let (code, body) = agent.post("/api/v1/capture", "t0ken", json!({"reason": "again"})).await;
     assert_eq!(code, 409);
     assert!(body["error"].as_str().unwrap().contains("588 s"));
-    assert_eq!(agent.post("/api/v1/capture", "writer", json!({"target": "gone"})).await.0, 404);
-    assert_eq!(agent.post("/api/v1/capture", "writer", json!({"num_steps": 0})).await.0, 400);
-    let (code, body) = agent.post("/api/v1/capture", "writer", json!({"numsteps": 5})).await;
+    assert_eq!(agent.post("/api/v1/capture", "t0ken", json!({"target": "gone"})).await.0, 404);
+    assert_eq!(agent.post("/api/v1/capture", "t0ken", json!({"num_steps": 0})).await.0, 400);
+    let (code, body) = agent.post("/api/v1/capture", "t0ken", json!({"numsteps": 5})).await;
     assert_eq!(code, 422);
     assert!(body["error"].as_str().unwrap().contains("unknown field `numsteps`"), "{body}");
 
     agent
-        .post("/api/v1/silence", "writer", json!({"rule": "dp-load-skew", "for_s": 600, "why": "drill"}))
+        .post("/api/v1/silence", "t0ken", json!({"rule": "dp-load-skew", "for_s": 600, "why": "drill"}))
         .await;
-    assert_eq!(agent.post("/api/v1/silence", "writer", json!({"for_s": -1})).await.0, 400);
-    agent.post("/api/v1/reload", "writer", json!({})).await;
-    agent.post("/api/v1/stop", "writer", json!({"target": "server"})).await;
-    agent.post("/api/v1/incidents/20261124T1-manual/pin", "writer", json!({"pinned": true})).await;
+    assert_eq!(agent.post("/api/v1/silence", "t0ken", json!({"for_s": -1})).await.0, 400);
+    agent.post("/api/v1/reload", "t0ken", json!({})).await;
+    agent.post("/api/v1/stop", "t0ken", json!({"target": "server"})).await;
+    agent.post("/api/v1/incidents/20261124T1-manual/pin", "t0ken", json!({"pinned": true})).await;
     let asked = agent.asked.lock().unwrap();
     assert_eq!(asked.len(), 7);
     assert_eq!(
@@ -281,7 +280,7 @@ async fn a_wrong_or_missing_token_changes_nothing() {
     let agent = Agent::start().await;
     for path in ["capture", "stop", "reload", "silence", "alerts", "incidents/x/pin"] {
         let path = format!("/api/v1/{path}");
-        assert_eq!(agent.post(&path, "reader", json!({})).await.0, 401, "{path}");
+        assert_eq!(agent.post(&path, "other", json!({})).await.0, 401, "{path}");
         let bare = agent.http.post(agent.url(&path)).json(&json!({})).send().await.unwrap();
         assert_eq!(bare.status(), 401, "{path}");
         assert!(bare.headers().contains_key("www-authenticate"));
@@ -295,20 +294,15 @@ async fn beyond_loopback_nothing_is_shown_without_a_token_and_none_configured_is
     let at = |path: &str| format!("http://127.0.0.1:{}{path}", agent.api.port());
     for path in ["/", "/page.js", "/metrics", "/healthz", "/api/v1/status", "/api/v1/incidents/x/files/y"] {
         assert_eq!(agent.http.get(at(path)).send().await.unwrap().status(), 401, "{path}");
-        let given = agent.http.get(at(path)).header("authorization", "Bearer reader").send().await.unwrap();
+        let given = agent.http.get(at(path)).header("authorization", "Bearer t0ken").send().await.unwrap();
         assert_ne!(given.status(), 401, "{path}");
     }
     let dir = tempfile::tempdir().unwrap();
-    let open = ServeConfig {
-        listen: "0.0.0.0:0".parse().unwrap(),
-        read_token: None,
-        write_token: None,
-        ..config(dir.path())
-    };
+    let open = ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), token: None, ..config(dir.path()) };
     let (_status, shown) = watch::channel(Arc::new(Status::default()));
     let refused = Server::bind(&open, doors(shown, mpsc::channel(1).0)).await.unwrap_err();
     assert!(matches!(refused, ServeError::NoToken { .. }));
-    assert!(refused.to_string().contains("set `tokens.read`"), "{refused}");
+    assert!(refused.to_string().contains("set `token`"), "{refused}");
 }
 
 #[tokio::test]
@@ -342,16 +336,87 @@ async fn alertmanagers_webhook_asks_for_one_capture_per_alert_that_newly_fires()
     let body = json!({"version": "4", "receiver": "skewtrap", "alerts": [
         alert("firing", "f1", "server"), alert("resolved", "f2", "server")
     ]});
-    let (code, results) = agent.post("/api/v1/alerts", "writer", body.clone()).await;
+    let (code, results) = agent.post("/api/v1/alerts", "t0ken", body.clone()).await;
     assert_eq!(code, 200);
     assert_eq!(results["results"][0]["said"], "a window opens");
-    let (_, again) = agent.post("/api/v1/alerts", "writer", body).await;
+    let (_, again) = agent.post("/api/v1/alerts", "t0ken", body).await;
     assert_eq!(again["results"][0]["said"], "it has asked before");
     let asked = agent.asked.lock().unwrap();
     let [Ask::Capture(request)] = asked.as_slice() else { panic!("{asked:?}") };
     assert_eq!(request.target.as_deref(), Some("server"));
     assert_eq!(request.reason.as_deref(), Some("alert ReplicaSkew: replica 3 is full"));
     assert_eq!(request.since.unwrap().epoch_s(), 1_795_492_121.9);
+}
+
+/// Runs the real binary against the agent; exit status, standard output and standard error.
+async fn skewtrap(args: Vec<String>) -> (i32, String, String) {
+    let run = move || assert_cmd::Command::cargo_bin("skewtrap").unwrap().args(args).output().unwrap();
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn the_command_line_shows_what_the_agent_shows() {
+    let agent = Agent::start().await;
+    let token = agent.dir.path().join("token");
+    std::fs::write(&token, "t0ken\n").unwrap();
+    let ask = |words: &[&str]| {
+        let mut args: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+        args.extend(["--agent".into(), agent.url(""), "--token-file".into(), token.display().to_string()]);
+        skewtrap(args)
+    };
+    let (code, out, _) = ask(&["why"]).await;
+    assert_eq!((code, out.lines().next()), (0, Some("dp-load-skew")));
+    let (code, _, err) = ask(&["why", "dp-load-skw"]).await;
+    assert_eq!(code, 2);
+    assert!(err.contains("the agent has no rule `dp-load-skw`; it has dp-load-skew"), "{err}");
+    let (_, out, _) = ask(&["signals"]).await;
+    assert!(out.contains("DP1") && out.contains("0~"), "{out}");
+    let (_, out, _) = ask(&["incidents", "--json"]).await;
+    let incidents: Value = serde_json::from_str(&out).unwrap();
+    let id = incidents[0]["id"].as_str().unwrap();
+    let (_, out, _) = ask(&["incidents", id]).await;
+    assert!(out.contains("how much") && !out.contains('\u{1b}'), "{out}");
+    let (code, _, err) = ask(&["incidents", id, "--pin"]).await;
+    assert_eq!((code, err.trim()), (0, "done"));
+    assert_eq!(*agent.asked.lock().unwrap(), [Ask::Pin { incident: id.into(), pinned: true }]);
+    std::fs::write(&token, "wrong").unwrap();
+    let (code, _, err) = ask(&["incidents", id, "--pin"]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("this token is not the agent's; give the token's file"), "{err}");
+    let (code, _, err) = skewtrap(vec!["why".into(), "--agent".into(), "http://127.0.0.1:1".into()]).await;
+    assert_eq!(code, 1);
+    assert!(err.contains("no agent answers at http://127.0.0.1:1: start one with `skewtrap run`"), "{err}");
+}
+
+#[tokio::test]
+async fn a_receiver_can_be_tried_before_anything_happens() {
+    let dir = tempfile::tempdir().unwrap();
+    let (out, config) = (dir.path().join("out"), dir.path().join("skewtrap.yaml"));
+    std::fs::write(
+        &config,
+        format!(
+            "targets: [{{ url: 'http://127.0.0.1:30000' }}]\nreceivers:\n\
+             - {{ name: file, command: {{ argv: [sh, -c, 'cat > {}'] }} }}\n\
+             - {{ name: dead, webhook: {{ url: 'http://127.0.0.1:1/s3cret' }} }}\n",
+            out.display()
+        ),
+    )
+    .unwrap();
+    let test = |name: &str| {
+        skewtrap(vec!["notify-test".into(), name.into(), "--config".into(), config.display().to_string()])
+    };
+    let (code, _, err) = test("file").await;
+    assert_eq!(code, 0, "{err}");
+    let sent: Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(sent["test"], true);
+    let (code, _, err) = test("dead").await;
+    assert_eq!(code, 1);
+    assert!(err.contains("it cannot be reached") && !err.contains("s3cret"), "{err}");
+    let (code, _, err) = test("fil").await;
+    assert_eq!(code, 2);
+    assert!(err.contains("it has file, dead"), "{err}");
 }
 
 /// A bundle as the agent leaves it, a secret beside the folder, and links that lead out.
@@ -475,7 +540,7 @@ fn malformed(n: u64) -> Vec<u8> {
             })
             .collect()
     };
-    let auth = "Authorization: Bearer writer\r\nContent-Type: application/json\r\n";
+    let auth = "Authorization: Bearer t0ken\r\nContent-Type: application/json\r\n";
     match n % 10 {
         0 => noise(400),
         1 => b"GET / HTTP/1.1\r\n".to_vec(),
@@ -511,14 +576,14 @@ async fn ten_thousand_malformed_requests_leave_it_serving() {
     }
     assert!(answered >= 4000, "those that were whole enough were answered: {answered}");
     assert_eq!(agent.get("/api/v1/status").await.0, 200);
-    assert_eq!(agent.post("/api/v1/reload", "writer", json!({})).await.0, 200);
+    assert_eq!(agent.post("/api/v1/reload", "t0ken", json!({})).await.0, 200);
     assert_eq!(*agent.asked.lock().unwrap(), [Ask::Reload], "none of them asked for anything");
 }
 
 #[tokio::test]
 async fn a_body_beyond_the_limit_is_refused_before_it_is_read() {
     let agent = Agent::start().await;
-    let (code, body) = agent.post("/api/v1/capture", "writer", json!({"reason": "x".repeat(70_000)})).await;
+    let (code, body) = agent.post("/api/v1/capture", "t0ken", json!({"reason": "x".repeat(70_000)})).await;
     assert_eq!(code, 413, "{body}");
     assert!(agent.asked.lock().unwrap().is_empty());
 }
@@ -545,7 +610,7 @@ async fn a_loop_that_hangs_is_said_so_and_reading_goes_on() {
     let http = client(None).unwrap();
     let ask = |http: reqwest::Client| async move {
         let url = format!("http://{address}/api/v1/reload");
-        http.post(url).header("authorization", "Bearer writer").send().await.unwrap().status().as_u16()
+        http.post(url).header("authorization", "Bearer t0ken").send().await.unwrap().status().as_u16()
     };
     // The first waits for its answer; the second finds the queue full and is told at once.
     let first = tokio::spawn(ask(http.clone()));

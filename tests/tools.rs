@@ -53,7 +53,7 @@ fn check_tells_every_error_and_exits_with_1() {
 
 #[test]
 fn check_shows_where_each_setting_comes_from() {
-    let out = skewtrap(&["check", "rules/kv-usage-skew.yaml"]);
+    let out = skewtrap(&["check", "rules/kv-usage-skew.yaml", "--effective"]);
     assert!(out.status.success(), "{}", text(&out.stderr));
     let told = text(&out.stdout);
     let origin_of = |key: &str| told.lines().find(|l| l.trim_start().starts_with(key)).map(str::to_owned);

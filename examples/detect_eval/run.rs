@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use skewtrap::decide::onset;
 use skewtrap::decide::rule::Side;
-use skewtrap::decide::rule::departure::{Departure, Work};
+use skewtrap::decide::rule::departure::{Course, Departure, Evidence, Work};
 use skewtrap::decide::time::Time;
 
 use super::textbook::Textbook;
@@ -31,6 +31,8 @@ pub struct Firing {
     pub at: f64,
     pub onset: f64,
     pub rank: usize,
+    /// What showed it, of the shipped rule.
+    pub by: &'static str,
 }
 
 /// The bounds of the shipped rule.
@@ -43,7 +45,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { departure: 4.9, clear: 3.5, hold_s: 0.0 }
+        Self { departure: 5.0, clear: 3.5, hold_s: 0.0 }
     }
 }
 
@@ -104,19 +106,18 @@ impl Log {
             if !departure.observe(now, &members, !state.is_firing && state.above_since.is_none()) {
                 continue;
             }
-            let Some(e) = departure.evidence() else { continue };
+            let Some(e) = departure.evidence().copied() else { continue };
             if state.step(now, e.value, bounds) {
-                let course: Vec<(Time, f64)> = departure.history(e.member, e.course).collect();
-                let side = if e.course == skewtrap::decide::rule::departure::Course::Speed {
-                    e.side
-                } else {
-                    e.side
-                };
-                let found = onset::locate(&course, side);
+                let found = onset_of(&departure, &e);
                 firings.push(Firing {
                     at: now.epoch_s(),
                     onset: found.map_or(now.epoch_s(), |o| o.at.epoch_s()),
                     rank: e.member,
+                    by: match e.course {
+                        Course::Load => "load",
+                        Course::Tokens => "tokens",
+                        Course::Speed => "speed",
+                    },
                 });
             }
         }
@@ -202,4 +203,9 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 #[allow(dead_code)]
 pub fn is_low(side: Side) -> bool {
     side == Side::Low
+}
+
+fn onset_of(departure: &Departure, e: &Evidence) -> Option<onset::Onset> {
+    let course: Vec<(Time, f64)> = departure.history(e.member, e.course).collect();
+    onset::locate(&course, e.side, e.course.manner())
 }

@@ -21,7 +21,6 @@ pub struct Label {
     pub onset_unix: Option<f64>,
     pub rank: Option<usize>,
     pub rank2: Option<usize>,
-    pub should_fire: bool,
 }
 
 #[derive(Default)]
@@ -63,6 +62,17 @@ impl Scores {
         let Some(onset) = label.onset_unix else {
             self.normal_h += (end - begin).max(0.0) / 3600.0;
             self.normal_alarms += firings.len();
+            if verbose {
+                firings.iter().for_each(|f| {
+                    println!(
+                        "  normal {}: at {} by {} rank {}",
+                        label.file,
+                        f.at - begin + WARM_S,
+                        f.by,
+                        f.rank
+                    )
+                });
+            }
             return;
         };
         self.before_h += (onset - begin).max(0.0) / 3600.0;
@@ -82,13 +92,14 @@ impl Scores {
         kind.right += usize::from(Some(first.rank) == label.rank || Some(first.rank) == label.rank2);
         if verbose {
             println!(
-                "  {} {}: +{:.1} s, onset {:+.1} s, rank {} of {:?}",
+                "  {} {}: +{:.1} s, onset {:+.1} s, rank {} of {:?} by {}",
                 label.kind,
                 label.seed,
                 first.at - onset,
                 first.onset - onset,
                 first.rank,
-                label.rank
+                label.rank,
+                first.by
             );
         }
     }

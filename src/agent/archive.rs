@@ -54,7 +54,7 @@ pub async fn run(
     mut jobs: mpsc::UnboundedReceiver<Job>,
 ) {
     while let Some(job) = jobs.recv().await {
-        let (bundles, agent, keep) = (bundles.clone(), agent.clone(), keep.clone());
+        let (bundles, agent, keep) = (bundles.clone(), agent.clone(), keep);
         let work = tokio::task::spawn_blocking(move || one(&bundles, &agent, &keep, clock, job));
         if let Err(error) = work.await {
             tracing::error!("a bundle could not be written: {error}");

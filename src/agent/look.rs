@@ -27,12 +27,16 @@ pub async fn run(site: SitePlan, tx: mpsc::Sender<Inbox>, clock: Clock, cancel: 
             tell(&tx, &site, ServerFact::Folder(Folder { server_path: path.clone(), seen, at: clock.now() }))
                 .await;
         }
-        let health = server::health(&asked).await.answered();
+        let health = server::health(&asked).await;
+        // Only where nobody listens is it gone: a server that exports a trace does not answer either.
+        let is_gone = health == server::Health::NobodyListens;
+        let health = health.answered();
         let is_well = matches!(health, Answered::Well(_));
-        if !is_well && is_known {
-            is_known = false;
+        if is_gone && is_known {
             tell(&tx, &site, ServerFact::Lost).await;
         }
+        // Whatever kept it from answering, it may be another one when it is back.
+        is_known &= is_well;
         tell(&tx, &site, ServerFact::Health(health)).await;
         if !is_known && is_well {
             match server::facts(&asked, 1).await {

@@ -11,6 +11,8 @@ pub mod capture;
 pub mod clock;
 pub mod command;
 pub mod compare;
+pub mod history;
+pub mod load;
 pub mod look;
 pub mod merged;
 pub mod nsys;
@@ -152,6 +154,8 @@ pub struct Run {
     pub clock: Clock,
     /// Ends it.
     pub cancel: CancellationToken,
+    /// Each one reads the configuration again.
+    pub reloads: mpsc::Receiver<()>,
     /// Hears of every effect.
     pub on_effect: OnEffect,
     /// Reads the configuration again.
@@ -165,7 +169,7 @@ pub struct Run {
 /// # Errors
 /// The state or the bundles cannot be opened: another agent has them, or the disk forbids it.
 pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
-    let Run { clock, cancel, on_effect, reload, serves } = run;
+    let Run { clock, cancel, mut reloads, on_effect, reload, serves } = run;
     let state = State::open(&plan.state_dir)?;
     let bundles = Bundles::open(&plan.incident_dir, state.agent().clone())?;
     let desk = Desk { state: state.clone(), bundles: bundles.clone(), clock };
@@ -193,7 +197,8 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let now = clock.now();
     let watch = Watch::new(setup, now);
     start_sources(&plan.sources, &supervisor, &tx, clock);
-    for site in plan.sites.iter().cloned() {
+    for site in &plan.sites {
+        let site = site.clone();
         let (tx, cancel) = (tx.clone(), supervisor.cancel());
         supervisor.keep("look", move || look::run(site.clone(), tx.clone(), clock, cancel.clone()));
     }
@@ -234,6 +239,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
             () = cancel.cancelled() => break,
             Some(item) = inbox.recv() => agent.take(item, &mut effects),
             Some(outcome) = delivered.recv() => agent.post.delivered(&outcome),
+            Some(()) = reloads.recv() => agent.reload_told(&mut effects),
             Some(command) = asked.recv() => agent.command(command, &mut effects),
             _ = tick.tick() => agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects),
             _ = publish.tick() => agent.publish(),
@@ -253,9 +259,6 @@ impl Agent {
         match item {
             Inbox::Observed(seen) => self.watch.handle(Event::Observed(seen), now, effects),
             Inbox::Server { target, fact } => {
-                if let ServerFact::Lost = fact {
-                    self.hear_on(target, &Heard::Gone("it stopped answering /health".into()));
-                }
                 self.watch.handle(Event::Server { target, fact }, now, effects);
             }
             Inbox::Window { incident, news, bundle } => {
@@ -410,6 +413,15 @@ impl Agent {
         }
     }
 
+    fn reload_told(&mut self, effects: &mut Vec<Effect>) {
+        systemd::reloading();
+        match self.reload_now(effects) {
+            Ok(rules) => info!("the configuration was read again; {rules} rules are in force"),
+            Err(error) => warn!("{error:#}; the old rules stay in force"),
+        }
+        systemd::ready("watching");
+    }
+
     fn command(&mut self, command: Command, effects: &mut Vec<Effect>) {
         let answer = self.answer(command.ask, effects);
         // Nobody may be waiting any more.
@@ -512,8 +524,7 @@ async fn serve(
     let config = ServeConfig {
         listen,
         metrics_listen: plan.metrics_listen.as_deref().and_then(parsed),
-        read_token: None,
-        write_token: plan.token.clone(),
+        token: plan.token.clone(),
         hosts: Vec::new(),
         incident_dir: plan.incident_dir.clone(),
     };

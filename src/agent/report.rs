@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 
 use super::compare::Compared;
+use super::history;
 use crate::explain::report;
 
 /// Writes `report.json` and `report.html` beside the traces.
@@ -18,7 +19,8 @@ pub fn write(bundle: &Path, compared: &Compared) -> anyhow::Result<()> {
     report::json::write(&mut json, &compared.comparison)?;
     json.flush()?;
     let mut html = created(&bundle.join("report.html"))?;
-    report::html::write(&mut html, &compared.comparison, None)?;
+    let history = history::incident_of(bundle).and_then(|i| history::history_of(bundle, &i));
+    report::html::write(&mut html, &compared.comparison, history.as_ref())?;
     html.flush()?;
     Ok(())
 }

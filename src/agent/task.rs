@@ -72,7 +72,7 @@ impl Task {
     }
 
     async fn over(&self, outcome: CaptureOutcome, end: AttemptEnd, bundle: Option<String>) {
-        let news = WindowNews::Ended { outcome, end };
+        let news = WindowNews::Ended { outcome: Box::new(outcome), end };
         // The loop is gone only when the agent ends; the state and the bundle have it all.
         let _ = self.tx.send(Inbox::Window { incident: self.incident.id.clone(), news, bundle }).await;
     }

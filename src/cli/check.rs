@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::probe::{self, Probe};
 use super::{Format, print_diagnostics};
+use crate::config::condition::describe;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::effective::Settings;
 use crate::config::file::{self, Config};
@@ -30,6 +31,9 @@ pub struct CheckArgs {
     /// A running server: which rules could never fire there, and why
     #[arg(long, value_name = "URL")]
     against: Option<String>,
+    /// Print each rule in force with the source of every value
+    #[arg(long)]
+    effective: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -47,6 +51,8 @@ struct Report {
 struct RuleReport {
     rule: String,
     file: String,
+    /// In one line: what it fires at.
+    trigger: String,
     settings: Settings,
     /// Against a server: whether it could fire there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,7 +80,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
     let never = report.rules.iter().any(|r| r.could_fire == Some(false));
     report.ok = !never && !report.diagnostics.iter().any(Diagnostic::is_error);
-    tell(&report, args.format.is_json())?;
+    tell(&report, args)?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
@@ -107,6 +113,7 @@ fn add(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, String)>,
         report.rules.push(RuleReport {
             rule: name,
             file: checked.file.to_string(),
+            trigger: describe(&checked.rule.trigger),
             settings: checked.settings.clone(),
             could_fire: found.as_ref().map(|f| f.is_ok()),
             against: found.map(|f| f.unwrap_or_else(|why| why)).unwrap_or_default(),
@@ -114,22 +121,23 @@ fn add(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, String)>,
     }
 }
 
-fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
-    if json {
+fn tell(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
+    if args.format.is_json() {
         anstream::println!("{}", serde_json::to_string_pretty(report)?);
         return Ok(());
     }
     print_diagnostics(&report.diagnostics);
     for rule in &report.rules {
-        anstream::println!("{}  ({})", rule.rule, rule.file);
-        anstream::print!("{}", rule.settings);
+        anstream::println!("{}: {}", rule.rule, rule.trigger);
+        if args.effective {
+            anstream::print!("{}", rule.settings);
+        }
         match rule.could_fire {
             Some(true) => anstream::println!("  could fire there:"),
             Some(false) => anstream::println!("  COULD NEVER FIRE there:"),
             None => {}
         }
         rule.against.iter().for_each(|line| anstream::println!("    {line}"));
-        anstream::println!();
     }
     let errors = report.diagnostics.iter().filter(|d| d.is_error()).count();
     let (rules, warnings) = (report.rules.len(), report.diagnostics.len() - errors);

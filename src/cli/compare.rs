@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use regex::Regex;
 
+use super::Format;
 use crate::agent::compare::{self, Compared, Request, Told};
-use crate::agent::merged;
-use crate::explain::report;
+use crate::agent::{history, merged};
+use crate::explain::report::{self, html::History};
 use crate::explain::trace::Who;
 use crate::observe::trace::naming;
 
@@ -30,13 +31,8 @@ pub struct CompareArgs {
     #[arg(long, value_name = "PATH")]
     baseline: Vec<PathBuf>,
 
-    /// How to print the result.
-    #[arg(long, value_enum, default_value_t = Format::Text)]
+    #[command(flatten)]
     format: Format,
-
-    /// Short for `--format json`.
-    #[arg(long, conflicts_with = "format")]
-    json: bool,
 
     /// Write a report for a browser: one file, no network.
     #[arg(long, value_name = "FILE")]
@@ -63,34 +59,27 @@ pub struct CompareArgs {
     rank: Vec<String>,
 }
 
-/// A form of output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// For people.
-    Text,
-    /// For scripts; `docs/compare.md` documents it.
-    Json,
-}
-
 /// Runs the comparison.
 ///
 /// # Errors
 /// When the traces cannot be read or an output cannot be written.
 pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
+    // A bundle tells what fired the rule, and how the signal went.
+    let incident = args.paths.first().and_then(|p| history::incident_of(p));
+    let history = incident.as_ref().and_then(|i| history::history_of(args.paths.first()?, i));
     let request = Request {
         told: told(&args.rank)?,
         paths: args.paths.clone(),
         baseline: args.baseline.clone(),
         rank_regex: args.rank_regex.clone(),
-        hypothesis: None,
+        hypothesis: incident.as_ref().map(|i| i.finding.clone()),
     };
     let perfetto_ranks = args.perfetto_ranks.iter().map(|w| whom(w)).collect::<anyhow::Result<Vec<_>>>()?;
     let bar = progress_bar(&request);
     let compared = compare::run(&request, &|n| bar.inc(n));
     bar.finish_and_clear();
     let compared = compared?;
-    let json = args.json || args.format == Format::Json;
-    let written = if json {
+    let written = if args.format.is_json() {
         report::json::write(&mut std::io::stdout().lock(), &compared.comparison)
     } else {
         report::terminal::write(&mut anstream::stdout().lock(), &compared.comparison)
@@ -100,15 +89,20 @@ pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
         other => other.context("cannot write the result")?,
     }
     std::io::stdout().flush().ok();
-    files(&args, &compared, &perfetto_ranks)?;
+    files(&args, &compared, history.as_ref(), &perfetto_ranks)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the files that were asked for.
-fn files(args: &CompareArgs, compared: &Compared, perfetto_ranks: &[Who]) -> anyhow::Result<()> {
+fn files(
+    args: &CompareArgs,
+    compared: &Compared,
+    history: Option<&History>,
+    perfetto_ranks: &[Who],
+) -> anyhow::Result<()> {
     if let Some(path) = &args.html {
         let mut out = created(path)?;
-        report::html::write(&mut out, &compared.comparison, None)?;
+        report::html::write(&mut out, &compared.comparison, history)?;
         out.flush().with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &args.csv {

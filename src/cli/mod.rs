@@ -2,15 +2,22 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod check;
+mod client;
 pub mod compare;
+pub mod demo;
+pub mod incidents;
 pub mod init;
+pub mod notify_test;
 pub mod play;
 pub mod probe;
 pub mod replay;
 pub mod rules;
+pub mod run;
 pub mod schema;
+pub mod signals;
 pub mod test;
 pub mod tune;
+pub mod why;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -28,11 +35,17 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Run(Box<run::RunArgs>),
+    Demo(demo::DemoArgs),
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
     Check(check::CheckArgs),
     Test(test::TestArgs),
     Tune(tune::TuneArgs),
+    Why(why::WhyArgs),
+    Signals(signals::SignalsArgs),
+    Incidents(incidents::IncidentsArgs),
+    NotifyTest(notify_test::NotifyTestArgs),
     Schema(schema::SchemaArgs),
     Init(init::InitArgs),
 }
@@ -44,11 +57,17 @@ impl Cli {
     /// Whatever the subcommand could not do, as a chain of sentences.
     pub fn call(self) -> anyhow::Result<ExitCode> {
         match self.command {
+            Command::Run(args) => run::run(&args),
+            Command::Demo(args) => demo::run(&args),
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
             Command::Check(args) => check::run(&args),
             Command::Test(args) => test::run(&args),
             Command::Tune(args) => tune::run(&args),
+            Command::Why(args) => why::run(&args),
+            Command::Signals(args) => signals::run(&args),
+            Command::Incidents(args) => incidents::run(&args),
+            Command::NotifyTest(args) => notify_test::run(&args),
             Command::Schema(args) => schema::run(&args),
             Command::Init(args) => init::run(&args),
         }

@@ -94,8 +94,10 @@ impl fmt::Display for Span {
 impl fmt::Display for Bytes {
     /// In the largest binary unit that leaves a whole number, else in bytes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit =
-            BYTE_UNITS.iter().rev().find(|(_, s)| s.is_power_of_two() && self.0 >= *s && self.0 % s == 0);
+        let unit = BYTE_UNITS
+            .iter()
+            .rev()
+            .find(|(_, s)| s.is_power_of_two() && self.0 >= *s && self.0.is_multiple_of(*s));
         let (name, scale) = unit.unwrap_or(&("B", 1));
         write!(f, "{}{name}", self.0 / scale)
     }

@@ -235,7 +235,7 @@ impl<'a> Source<'a> {
 mod tests {
     use super::*;
 
-    fn entry<'n>(node: &'n Node, index: usize) -> &'n (Key, Node) {
+    fn entry(node: &Node, index: usize) -> &(Key, Node) {
         match &node.value {
             Value::Map(entries) => &entries[index],
             other => panic!("not a mapping: {other:?}"),

@@ -6,12 +6,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::signal::rank::{Axis, Rank};
+use crate::explain::kernel::is_communication;
 
 /// Whose window it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -211,6 +213,8 @@ pub struct RankTrace {
     pub names: Vec<String>,
     /// Stream numbers.
     pub streams: Vec<i64>,
+    /// Whether a name is one of communication.
+    pub communicates: Vec<bool>,
     /// Blocks launched in all, by name: equal grids mean equal work.
     pub blocks: Vec<u64>,
     /// Steps annotated on the GPU's timeline.
@@ -225,9 +229,29 @@ pub struct RankTrace {
     pub notes: Vec<String>,
     /// Whether a part of the file is missing.
     pub partial: bool,
-    name_ids: HashMap<Box<[u8]>, u16>,
+    name_ids: HashMap<Box<[u8]>, u16, BuildHasherDefault<WordHash>>,
     stream_ids: HashMap<i64, u16>,
     dropped: u64,
+}
+
+/// Hashes kernel names eight bytes at a time (the multiplication of FxHash): they are long, there
+/// are few, and every row looks one up.
+#[derive(Clone, Copy, Debug, Default)]
+struct WordHash(u64);
+
+impl Hasher for WordHash {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 29)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let mut last = [0u8; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        for word in words.iter().chain(std::iter::once(&last)) {
+            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x517c_c1b7_2722_0a95);
+        }
+    }
 }
 
 impl RankTrace {
@@ -281,7 +305,9 @@ impl RankTrace {
             return None;
         }
         let id = u16::try_from(self.names.len()).ok()?;
-        self.names.push(String::from_utf8_lossy(name).into_owned());
+        let text = String::from_utf8_lossy(name).into_owned();
+        self.communicates.push(is_communication(&text));
+        self.names.push(text);
         self.blocks.push(0);
         self.name_ids.insert(name.into(), id);
         Some(id)
@@ -306,7 +332,7 @@ impl RankTrace {
                 b.start < a.end && (b.kind, b.requests, b.tokens) == (a.kind, a.requests, a.tokens)
             });
         }
-        self.name_ids = HashMap::new();
+        self.name_ids = HashMap::default();
         self.stream_ids = HashMap::new();
     }
 }

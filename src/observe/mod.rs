@@ -16,5 +16,5 @@ use std::sync::Arc;
 
 use crate::decide::time::Time;
 
-/// Where `now` comes from: the agent's clock.
+/// What the agent calls the present: sources stamp what they see with it.
 pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;

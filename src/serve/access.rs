@@ -1,6 +1,6 @@
 //! Who may do what: the Host header, and tokens compared in constant time.
 //!
-//! What changes anything needs the write token, on loopback too; reading needs a token where other
+//! What changes anything needs the token, on loopback too; reading needs a token where other
 //! machines can reach the address. A browser may give the token as the password of Basic
 //! authentication, for reading only: browsers send that by themselves, so it must not change anything.
 
@@ -16,14 +16,12 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{Problem, ServeConfig};
-use crate::act::notify::Secret;
 
 /// The rules of one listener.
 #[derive(Debug)]
 pub(super) struct Access {
     reading_is_free: bool,
-    read: Option<[u8; 32]>,
-    write: Option<[u8; 32]>,
+    token: Option<[u8; 32]>,
     hosts: Vec<String>,
 }
 
@@ -31,8 +29,7 @@ impl Access {
     pub(super) fn new(config: &ServeConfig) -> Self {
         Self {
             reading_is_free: config.listen.ip().is_loopback(),
-            read: config.read_token.as_ref().map(digest),
-            write: config.write_token.as_ref().map(digest),
+            token: config.token.as_ref().map(|t| digest_of(t.reveal().as_bytes())),
             hosts: config.hosts.iter().map(|h| h.to_ascii_lowercase()).collect(),
         }
     }
@@ -48,23 +45,18 @@ impl Access {
         if reading && self.reading_is_free {
             return Ok(());
         }
-        if !reading && self.write.is_none() {
-            let why = "nothing can be changed through this agent: no `tokens.write` is configured";
+        let Some(token) = self.token else {
+            let why = "nothing can be changed through this agent: it has no `token`";
             return Err(Problem(StatusCode::FORBIDDEN, why.into()));
-        }
-        let given = token_of(headers, reading).map(|t| digest_of(&t));
-        let fits = |token: Option<[u8; 32]>| {
-            given.zip(token).is_some_and(|(given, token)| bool::from(given.ct_eq(&token)))
         };
-        if fits(self.write) || (reading && fits(self.read)) {
-            return Ok(());
+        match token_of(headers, reading) {
+            Some(given) if bool::from(digest_of(&given).ct_eq(&token)) => Ok(()),
+            Some(_) => Err(Problem(StatusCode::UNAUTHORIZED, "this token is not the agent's".into())),
+            None => {
+                let why = "this needs a token: send `Authorization: Bearer TOKEN`";
+                Err(Problem(StatusCode::UNAUTHORIZED, why.into()))
+            }
         }
-        let why = match (given, reading) {
-            (None, _) => "this needs a token: send `Authorization: Bearer TOKEN`",
-            (Some(_), true) => "this token is not the agent's",
-            (Some(_), false) => "this token may not change anything: it takes the one of `tokens.write`",
-        };
-        Err(Problem(StatusCode::UNAUTHORIZED, why.into()))
     }
 
     /// A name that resolves to us by somebody else's doing (DNS rebinding) is not ours; an address is.
@@ -92,10 +84,6 @@ pub(super) async fn admit(State(access): State<Arc<Access>>, request: Request, n
             response
         }
     }
-}
-
-fn digest(secret: &Secret) -> [u8; 32] {
-    digest_of(secret.reveal().as_bytes())
 }
 
 /// Tokens are compared by digest, so that not even their length shows in the time it takes.
@@ -144,13 +132,13 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::http::Secret;
 
-    fn access(listen: &str, read: Option<&str>, write: Option<&str>) -> Access {
+    fn access(listen: &str, token: Option<&str>) -> Access {
         Access::new(&ServeConfig {
             listen: listen.parse().expect("an address"),
             metrics_listen: None,
-            read_token: read.map(Secret::new),
-            write_token: write.map(Secret::new),
+            token: token.map(Secret::new),
             hosts: vec!["Skewtrap.monitoring.svc".into()],
             incident_dir: PathBuf::new(),
         })
@@ -166,39 +154,39 @@ mod tests {
     }
 
     #[test]
-    fn on_loopback_reading_is_free_and_changing_needs_the_write_token() {
-        let a = access("127.0.0.1:0", None, Some("w"));
+    fn on_loopback_reading_is_free_and_changing_needs_the_token() {
+        let a = access("127.0.0.1:0", Some("t"));
         assert_eq!(status(&a, Method::GET, "127.0.0.1:9464", ""), 200);
         assert_eq!(status(&a, Method::POST, "127.0.0.1:9464", ""), 401);
         assert_eq!(status(&a, Method::POST, "127.0.0.1:9464", "Bearer x"), 401);
-        assert_eq!(status(&a, Method::POST, "127.0.0.1:9464", "Bearer w"), 200);
+        assert_eq!(status(&a, Method::POST, "127.0.0.1:9464", "Bearer t"), 200);
         assert_eq!(status(&a, Method::DELETE, "127.0.0.1:9464", ""), 401);
-        let none = access("127.0.0.1:0", None, None);
+        let none = access("127.0.0.1:0", None);
         assert_eq!(status(&none, Method::POST, "localhost", "Bearer "), 403);
+        assert_eq!(status(&none, Method::GET, "localhost", ""), 200);
     }
 
     #[test]
-    fn beyond_loopback_everything_needs_a_token_and_a_reader_changes_nothing() {
-        let a = access("0.0.0.0:0", Some("r"), Some("w"));
+    fn beyond_loopback_everything_needs_the_token() {
+        let a = access("0.0.0.0:0", Some("t"));
         assert_eq!(status(&a, Method::GET, "10.0.0.7:9464", ""), 401);
-        assert_eq!(status(&a, Method::GET, "10.0.0.7:9464", "Bearer r"), 200);
-        assert_eq!(status(&a, Method::GET, "10.0.0.7:9464", "bearer w"), 200);
-        assert_eq!(status(&a, Method::POST, "10.0.0.7:9464", "Bearer r"), 401);
-        assert_eq!(status(&a, Method::POST, "10.0.0.7:9464", "Bearer w"), 200);
+        assert_eq!(status(&a, Method::GET, "10.0.0.7:9464", "Bearer tt"), 401);
+        assert_eq!(status(&a, Method::GET, "10.0.0.7:9464", "bearer t"), 200);
+        assert_eq!(status(&a, Method::POST, "10.0.0.7:9464", "Bearer t"), 200);
     }
 
     #[test]
     fn a_browser_reads_with_the_token_as_password_but_cannot_be_made_to_change() {
-        let a = access("0.0.0.0:0", Some("r"), Some("w"));
+        let a = access("0.0.0.0:0", Some("r"));
         assert_eq!(status(&a, Method::GET, "10.0.0.7", "Basic bWU6cg=="), 200);
         assert_eq!(status(&a, Method::GET, "10.0.0.7", "Basic bWU6eA=="), 401);
-        assert_eq!(status(&a, Method::POST, "10.0.0.7", "Basic bWU6dw=="), 401);
+        assert_eq!(status(&a, Method::POST, "10.0.0.7", "Basic bWU6cg=="), 401);
         assert_eq!(status(&a, Method::GET, "10.0.0.7", "Basic %%%"), 401);
     }
 
     #[test]
     fn a_name_that_is_not_the_agents_is_turned_away() {
-        let a = access("127.0.0.1:0", None, Some("w"));
+        let a = access("127.0.0.1:0", Some("w"));
         for host in ["localhost", "localhost:9464", "[::1]:9464", "10.1.2.3", "skewtrap.monitoring.svc:9464"]
         {
             assert_eq!(status(&a, Method::GET, host, ""), 200, "{host}");

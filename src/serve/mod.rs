@@ -50,10 +50,8 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// A second address for `/healthz`, `/readyz` and `/metrics` only, without a token.
     pub metrics_listen: Option<SocketAddr>,
-    /// Lets people read; on loopback reading needs none.
-    pub read_token: Option<Secret>,
-    /// Lets people read and change; without it nothing can be changed.
-    pub write_token: Option<Secret>,
+    /// What changes anything needs it, and beyond loopback everything does. Without it nothing can be changed.
+    pub token: Option<Secret>,
     /// Names, beside `localhost` and addresses, under which people reach the agent.
     pub hosts: Vec<String>,
     /// The folder of the bundles; nothing outside it is ever served.
@@ -86,8 +84,8 @@ pub enum ServeError {
     },
     /// Everybody could read.
     #[error(
-        "`listen: {address}` is reachable from other machines and needs a token: set `tokens.read` or \
-         `tokens.write` (from an environment variable or a file), or listen on 127.0.0.1"
+        "`listen: {address}` is reachable from other machines and needs a token: set `token` (to \
+         `{{ env: NAME }}` or `{{ file: PATH }}`), or listen on 127.0.0.1"
     )]
     NoToken {
         /// The address.
@@ -123,8 +121,7 @@ impl Server {
     /// An address is taken, or is reachable from other machines while there is no token.
     pub async fn bind(config: &ServeConfig, doors: Doors) -> Result<Self, ServeError> {
         let address = config.listen;
-        let has_token = config.read_token.is_some() || config.write_token.is_some();
-        if !address.ip().is_loopback() && !has_token {
+        if !address.ip().is_loopback() && config.token.is_none() {
             return Err(ServeError::NoToken { address });
         }
         let shared =

@@ -198,8 +198,8 @@ pub fn write(dir: &Path, ranks: &[Rank], style: &Style) {
             .collect();
         let jitter = noise.unit() * 300.0;
         meet(ranks, &mut now);
-        for i in 0..ranks.len() {
-            now[i] += 700.0 + jitter + noise.unit() * 20.0;
+        for at in &mut now {
+            *at += 700.0 + jitter + noise.unit() * 20.0;
         }
         let begun = now.clone();
         for _ in 0..style.layers {
@@ -338,9 +338,9 @@ fn file(r: &Rank, index: usize, style: &Style, rows: &[Row], marks: &[(f64, f64,
         out.push_str("}},\n");
     }
     for (start, end, text) in marks {
-        let _ = write!(
+        let _ = writeln!(
             out,
-            "{{\"args\":{{}},\"name\":\"{text}\",\"dur\":{:.3},\"ts\":\"{}\",\"cat\":\"gpu_user_annotation\",\"ph\":\"X\",\"pid\":{index},\"tid\":7}},\n",
+            "{{\"args\":{{}},\"name\":\"{text}\",\"dur\":{:.3},\"ts\":\"{}\",\"cat\":\"gpu_user_annotation\",\"ph\":\"X\",\"pid\":{index},\"tid\":7}},",
             end - start,
             micros(*start)
         );

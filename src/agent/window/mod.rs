@@ -276,7 +276,10 @@ async fn recovery(
         let answer = health(&site.server).await;
         meter.health(asked, run.now());
         match answer {
-            Health::Answered(Answered::Well(took)) if took <= site.health.saturating_mul(2).max(PROBE) => {
+            // A habit that is not known yet (just after a start) is no measure.
+            Health::Answered(Answered::Well(took))
+                if site.health.is_zero() || took <= site.health.saturating_mul(2).max(PROBE) =>
+            {
                 return Some(run.now());
             }
             Health::NobodyListens => return None,

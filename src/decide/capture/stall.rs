@@ -23,15 +23,19 @@ impl StallMeter {
     /// A gap in samples counts beyond this many usual intervals.
     const PATIENCE: u32 = 3;
 
-    /// Starts at `from`: `median` is the health habit, `usual` each rank's interval of samples
+    /// Starts at `from`: `median` is the health habit, zero when it is not known; `usual` each rank's interval of samples
     /// while it had work.
     pub fn new(from: Time, median: Duration, usual: BTreeMap<Rank, Duration>) -> Self {
         let last = usual.keys().map(|rank| (*rank, from)).collect();
         Self { median, usual, last, stalled: Vec::new() }
     }
 
-    /// `/health` was asked at `asked` and answered, or given up, at `answered`.
+    /// `/health` was asked at `asked` and answered, or given up, at `answered`. Without a habit there
+    /// is nothing to hold it against.
     pub fn health(&mut self, asked: Time, answered: Time) {
+        if self.median.is_zero() {
+            return;
+        }
         // Twice the habit is noise, not a stall.
         self.beyond(asked, self.median.saturating_mul(2).max(Duration::from_millis(100)), answered);
     }

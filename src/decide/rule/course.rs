@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::Side;
 use crate::decide::labels::Labels;
-use crate::decide::onset::{self, Onset};
+use crate::decide::onset::{self, Manner, Onset};
+use crate::decide::signal::catalog;
 use crate::decide::signal::rank::Rank;
 use crate::decide::signal::sample::Signal;
 use crate::decide::signal::store::SignalStore;
@@ -39,7 +40,9 @@ pub(super) fn onset_of(
             && member.0.iter().all(|(k, v)| rank.labels().get(k) == Some(v));
         series.extend(sources.into_values().max_by_key(Vec::len).map(|s| (is_blamed, s)));
     }
-    onset::locate(&differences(&series, since, now), side)
+    // A speed changes at once; loads, queues and caches fill.
+    let manner = if signal == catalog::GEN_THROUGHPUT { Manner::Jumps } else { Manner::Accumulates };
+    onset::locate(&differences(&series, since, now), side, manner)
 }
 
 /// Step by step: the blamed member's value less the mean of its peers', each as of then, on a scale

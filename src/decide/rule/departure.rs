@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::Side;
 use super::usual::Usual;
+use crate::decide::onset::Manner;
 use crate::decide::time::Time;
 
 /// How many courses there are.
@@ -39,11 +40,17 @@ const SETTLE: u32 = 6;
 /// One tick counts no more than this many standard deviations of its course.
 const CLIP: [f64; COURSES] = [8.0, 6.0, 3.0];
 /// Two courses together reach as far by chance as one does with this much less.
-const JOINT: f64 = 0.8;
+const JOINT: f64 = 0.4;
+const SLOW_LOAD: f64 = 0.5;
+const SPEED_ALONE: f64 = 0.4;
 /// From here on the group is under suspicion and learns with care.
 const SUSPICIOUS: f64 = 3.5;
+/// What is not at its farthest in so many ticks is on its way back ...
+const RECENT: usize = 4;
+/// ... and reaches no farther than this.
+const RECEDING: f64 = 4.0;
 /// How many ticks of differences are kept for finding the onset.
-const KEPT: usize = 240;
+const KEPT: usize = 150;
 
 /// What is known of one member at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -68,6 +75,13 @@ pub enum Course {
     Tokens,
     /// Tokens a second and request.
     Speed,
+}
+
+impl Course {
+    /// How it leaves its peers, for `onset::locate`.
+    pub fn manner(self) -> Manner {
+        if self == Self::Speed { Manner::Jumps } else { Manner::Accumulates }
+    }
 }
 
 /// The farthest departure.
@@ -113,6 +127,8 @@ pub struct Departure {
     /// Variance of the differences, tick by tick.
     variance: [f64; COURSES],
     spread: [Spread; SCALES.len()],
+    /// Each member's load differences of the last ticks, newest first.
+    recent: Vec<[f64; RECENT]>,
     usual: Usual,
     kept: VecDeque<(Time, Vec<[f32; 2]>)>,
     evidence: Option<Evidence>,
@@ -160,8 +176,8 @@ impl Departure {
         self.ticks >= WARM
     }
 
-    /// The recent differences of `member` from its peers on one course, oldest first, positive when
-    /// it has more work or is slower; for `onset::locate`. At most four minutes.
+    /// The recent differences of `member` from its peers, oldest first, for `onset::locate`: positive
+    /// when it has more work or, for its speed, is slower. What tokens tell shows in the load.
     pub fn history(&self, member: usize, course: Course) -> impl Iterator<Item = (Time, f64)> {
         let (place, sign) = if course == Course::Speed { (1, -1.0) } else { (0, 1.0) };
         self.kept.iter().map(move |(t, d)| (*t, sign * f64::from(d[member][place])))
@@ -172,6 +188,7 @@ impl Departure {
             bins: vec![Bin::default(); members],
             raw: vec![[0.0; COURSES]; members],
             smooth: vec![[[0.0; COURSES]; SCALES.len()]; members],
+            recent: vec![[0.0; RECENT]; members],
             usual: Usual::new(members),
             changed: now,
             ..Self::default()
@@ -194,6 +211,10 @@ impl Departure {
                     clipped[c] = (clipped[c] - self.usual.of(m)[c]).clamp(-limit, limit);
                 }
             }
+            let recent = &mut self.recent[m];
+            let is_receding = recent.iter().any(|r| r.abs() > clipped[LOAD].abs());
+            recent.rotate_right(1);
+            recent[0] = clipped[LOAD];
             for (k, scale) in SCALES.iter().enumerate() {
                 let weight = (1.0 / scale).max(1.0 / f64::from(self.ticks));
                 let s = &mut self.smooth[m][k];
@@ -203,7 +224,7 @@ impl Departure {
                     extreme[k] = (seen.total, m);
                 }
                 if self.ticks > 10 {
-                    worst.raise(m, k, &seen);
+                    worst.raise(m, k, &seen, is_receding);
                 }
             }
         }
@@ -241,12 +262,10 @@ impl Departure {
             .map_or_else(|| Vec::with_capacity(self.raw.len()), |(_, v)| v);
         room.clear();
         let usual = &self.usual;
-        room.extend(
-            self.raw
-                .iter()
-                .enumerate()
-                .map(|(m, r)| [(r[LOAD] - usual.of(m)[LOAD]) as f32, (r[SPEED] - usual.of(m)[SPEED]) as f32]),
-        );
+        room.extend(self.raw.iter().enumerate().map(|(m, r)| {
+            let usual = usual.of(m);
+            [LOAD, SPEED].map(|c| (r[c] - usual[c]) as f32)
+        }));
         self.kept.push_back((now, room));
     }
 
@@ -325,18 +344,20 @@ impl Spread {
 }
 
 impl Evidence {
-    fn raise(&mut self, member: usize, scale: usize, seen: &Seen) {
+    fn raise(&mut self, member: usize, scale: usize, seen: &Seen, is_receding: bool) {
         let mut take = |value: f64, course, is_high| {
+            let value = if is_receding && course != Course::Speed { value.min(RECEDING) } else { value };
             if value > self.value {
                 let side = if is_high { Side::High } else { Side::Low };
                 *self = Self { value, member, side, course };
             }
         };
-        take(seen.load.abs(), Course::Load, seen.load > 0.0);
         if scale == 0 {
+            take(seen.load.abs(), Course::Load, seen.load > 0.0);
             take(seen.load_and_tokens - JOINT, Course::Tokens, seen.load > 0.0);
         } else {
-            take(seen.speed.abs(), Course::Speed, seen.speed < 0.0);
+            take(seen.load.abs() - SLOW_LOAD, Course::Load, seen.load > 0.0);
+            take(seen.speed.abs() - SPEED_ALONE, Course::Speed, seen.speed < 0.0);
         }
     }
 }

@@ -86,6 +86,6 @@ impl Watcher {
     pub fn onset(&self, evidence: &Evidence, since: Time) -> Option<Onset> {
         let history = self.departure.history(evidence.member, evidence.course);
         let course: Vec<(Time, f64)> = history.filter(|(t, _)| *t >= since).collect();
-        onset::locate(&course, evidence.side)
+        onset::locate(&course, evidence.side, evidence.course.manner())
     }
 }

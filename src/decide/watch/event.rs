@@ -92,7 +92,7 @@ pub enum WindowNews {
     /// It is over.
     Ended {
         /// What came of it.
-        outcome: CaptureOutcome,
+        outcome: Box<CaptureOutcome>,
         /// What it cost.
         end: AttemptEnd,
     },
@@ -119,7 +119,7 @@ pub enum Effect {
     /// A rule's state changed: a log line, and a line of the replay.
     Changed {
         /// The change.
-        change: Change,
+        change: Box<Change>,
         /// The capture's word: `none`, `would_start`, `refused`, `open`.
         capture: &'static str,
         /// Why it is refused.

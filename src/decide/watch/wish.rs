@@ -39,7 +39,7 @@ impl Core {
             self.resolve(&change, out);
         }
         let capture = self.incidents.firing(&change).map_or("none", |case| case.incident.capture.word());
-        out.push(Effect::Changed { change, capture, why: None });
+        out.push(Effect::Changed { change: Box::new(change), capture, why: None });
     }
 
     fn resolve(&mut self, change: &Change, out: &mut Vec<Effect>) {
@@ -88,7 +88,7 @@ impl Core {
         // The start goes first: every microsecond between the line and the request counts.
         out.append(&mut start);
         tell(case, Update::Fired, out);
-        out.push(Effect::Changed { change, capture, why });
+        out.push(Effect::Changed { change: Box::new(change), capture, why });
     }
 
     /// The server on which a capture would be taken: the group's, or the blamed member's.
@@ -234,6 +234,7 @@ impl Core {
         let WindowNews::Ended { outcome, end } = news else { return };
         self.book(id, end);
         let Some(case) = self.incidents.get_mut(id) else { return };
+        let outcome = *outcome;
         let came = matches!(outcome, CaptureOutcome::Done(_));
         case.incident.capture = outcome;
         if came && case.incident.state == IncidentState::Open {

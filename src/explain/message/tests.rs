@@ -80,6 +80,16 @@ fn the_webhook_body_is_what_the_documentation_shows() {
 }
 
 #[test]
+fn the_example_of_the_documentation_is_a_message_of_this_version() {
+    let docs = include_str!("../../../docs/notifications.md");
+    let (_, rest) = docs.split_once("```json\n").expect("it shows one");
+    let (json, _) = rest.split_once("```").expect("it ends");
+    let shown: Message = serde_json::from_str(json).expect("it is a message");
+    assert_eq!(shown.schema_version, SCHEMA_VERSION);
+    assert_eq!(shown.facts, message(&sample(at()), Update::Verdict).facts);
+}
+
+#[test]
 fn a_message_survives_the_outbox() {
     let before = message(&resolved(), Update::Resolved);
     assert_eq!(serde_json::from_str::<Message>(&before.json()).expect("it parses"), before);

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
-use crate::explain::compare::{Comparison, RankLine};
 use crate::explain::kernel::Family;
+use crate::explain::table::{Comparison, RankLine};
 use crate::explain::trace::{StepKind, StepSource, Who};
-use crate::explain::verdict::{Confidence, Kind};
+use crate::explain::verdict::{Cause, Confidence, Kind};
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -130,19 +130,21 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         for cause in &v.causes {
             writeln!(
                 out,
-                "{:<14} {:>+9.3} {:>6.0}%  {} ({:.0} %)",
+                "{:<14} {:>+9.3} {:>6.0}%  {}{}",
                 cause.family.name(),
                 cause.gap_ms_per_step,
                 cause.share * 100.0,
                 clipped(&cause.kernel, 56),
-                cause.kernel_share * 100.0
+                part_of(cause)
             )?;
         }
     }
     let lines: Vec<_> = c
         .kernels
         .iter()
-        .filter(|k| k.family != Family::Communication && k.gap_ms_per_step.abs() > 0.0)
+        .filter(|k| {
+            k.family != Family::Communication && k.gap_ms_per_step > 0.01 * v.lost_ms_per_step.unwrap_or(0.0)
+        })
         .take(MAX_KERNELS)
         .collect();
     if lines.is_empty() || v.rank.is_none() {
@@ -160,6 +162,16 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         writeln!(out, "{:<58} {here:>9.3} {gap:>+9.3}", clipped(&k.kernel, 58))?;
     }
     Ok(())
+}
+
+/// The kernel's own share, where it is a part of the family's: tiles of another size on the peers
+/// make one of them look larger than the family.
+fn part_of(cause: &Cause) -> String {
+    if cause.kernel_share > cause.share {
+        String::new()
+    } else {
+        format!(" ({:.0} %)", cause.kernel_share * 100.0)
+    }
 }
 
 fn clipped(name: &str, width: usize) -> String {

@@ -16,6 +16,10 @@ use super::{TraceError, naming};
 /// The most files one comparison takes.
 const MAX_FILES: usize = 1024;
 
+/// What a bundle holds besides traces.
+const OWN: [&str; 6] =
+    ["incident.json", "manifest.json", "evidence.jsonl", "report.json", "report.html", "server.log"];
+
 /// A kind of trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -85,7 +89,7 @@ pub fn inventory(paths: &[PathBuf]) -> Result<Inventory, TraceError> {
                     let what = format!("this is {why}: give the traces of the ranks");
                     return Err(TraceError::File { path: path.clone(), what });
                 }
-                Entry::Foreign => {
+                Entry::Own | Entry::Foreign => {
                     let what =
                         "this is no profiler trace (.trace.json, .trace.json.gz, .sqlite, .nsys-rep)".into();
                     return Err(TraceError::File { path: path.clone(), what });
@@ -115,6 +119,7 @@ pub fn inventory(paths: &[PathBuf]) -> Result<Inventory, TraceError> {
 enum Entry {
     Trace(Format),
     LeftOut(&'static str),
+    Own,
     Foreign,
 }
 
@@ -173,6 +178,7 @@ fn list(dir: &Path, found: &mut Inventory) -> Result<Vec<PathBuf>, TraceError> {
         match judge(&path)? {
             Entry::Trace(format) => found.files.push(TraceFile { path, format, size: meta.len() }),
             Entry::LeftOut(why) => found.notes.push(format!("left out {name}: {why}")),
+            Entry::Own => {}
             Entry::Foreign => foreign += usize::from(!name.starts_with('.')),
         }
     }
@@ -198,12 +204,12 @@ fn judge(path: &Path) -> Result<Entry, TraceError> {
     if name.ends_with(".pickle") {
         return Ok(Entry::LeftOut("a memory snapshot"));
     }
-    if plain == "server_args.json"
-        || plain == "incident.json"
-        || plain == "manifest.json"
-        || plain == "report.json"
-    {
-        return Ok(Entry::LeftOut("it describes the capture and is no trace"));
+    if plain == "server_args.json" {
+        return Ok(Entry::LeftOut("the server's arguments"));
+    }
+    // The agent's own files are no surprise to anyone.
+    if OWN.contains(&name.as_str()) {
+        return Ok(Entry::Own);
     }
     if name.ends_with(".qdstrm") {
         return Ok(Entry::LeftOut("an Nsight report whose import failed; import it with Nsight Systems"));
@@ -262,21 +268,13 @@ fn one_capture(found: &Inventory) -> Result<(), TraceError> {
     Ok(())
 }
 
-/// What of `incident.json` and `manifest.json` matters here.
+/// What of `incident.json` (or a `manifest.json` by hand) matters here.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ManifestFile {
-    capture: CaptureFiles,
     files: Vec<FileEntry>,
-    pids: BTreeMap<String, Labels>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct CaptureFiles {
-    files: Vec<FileEntry>,
-    captured: Option<Box<CaptureFiles>>,
-    pids: BTreeMap<String, Labels>,
+    #[serde(alias = "pids")]
+    processes: BTreeMap<String, Labels>,
 }
 
 #[derive(Deserialize)]
@@ -292,15 +290,13 @@ fn manifest(dir: &Path, found: &mut Inventory) {
     for path in ["incident.json", "manifest.json"].iter().flat_map(|n| [dir.join(n), up.join(n)]) {
         let Ok(text) = fs::read(&path) else { continue };
         let Ok(parsed) = serde_json::from_slice::<ManifestFile>(&text) else { continue };
-        let inner = parsed.capture;
-        let nested = inner.captured.unwrap_or_default();
-        for entry in parsed.files.into_iter().chain(inner.files).chain(nested.files) {
+        for entry in parsed.files {
             let name = Path::new(&entry.path).file_name().map(|n| n.to_string_lossy().into_owned());
             if let (Some(name), Some(rank)) = (name, entry.rank.as_ref().and_then(rank_of)) {
                 found.manifest.files.insert(name, rank);
             }
         }
-        for (pid, labels) in parsed.pids.into_iter().chain(inner.pids) {
+        for (pid, labels) in parsed.processes {
             if let (Ok(pid), Some(rank)) = (pid.parse(), rank_of(&labels)) {
                 found.manifest.pids.insert(pid, rank);
             }

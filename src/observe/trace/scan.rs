@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use super::layout::Layout;
+
 /// What came of looking at the start of a buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Scan<T> {
@@ -37,6 +39,13 @@ pub struct Places {
     pub dur: Range<usize>,
     /// `args`, with its braces.
     pub args: Range<usize>,
+}
+
+impl Places {
+    /// Whether all but the arguments of a complete event are known.
+    fn are_complete(&self) -> bool {
+        ![&self.ph, &self.cat, &self.name, &self.ts, &self.dur, &self.tid].iter().any(|r| r.is_empty())
+    }
 }
 
 /// What a byte means to one who steps over a value: 1 a quote, 2 an opening, 3 a closing bracket.
@@ -71,10 +80,31 @@ fn string_end(b: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// The same for strings that are long more often than not.
+#[inline]
+fn long_string_end(b: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr::memchr2(b'"', b'\\', b.get(at..)?)?;
+        if b[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
+    }
+}
+
 /// One past the end of the object or array that opens at `at`.
 #[inline]
-fn nested_end(b: &[u8], mut at: usize) -> Option<usize> {
-    let mut depth = 0u32;
+fn nested_end(b: &[u8], at: usize) -> Option<usize> {
+    end_from(b, at, 0)
+}
+
+/// One past the end of the object that `at` is inside of, outside of strings.
+fn object_end(b: &[u8], at: usize) -> Option<usize> {
+    end_from(b, at, 1)
+}
+
+#[inline]
+fn end_from(b: &[u8], mut at: usize, mut depth: u32) -> Option<usize> {
     loop {
         let rest = b.get(at..)?;
         at += rest.iter().position(|&c| CLASS[usize::from(c)] != 0)?;
@@ -103,16 +133,16 @@ fn scalar_end(b: &[u8], at: usize) -> Option<usize> {
 #[inline]
 pub fn value_at(b: &[u8], at: usize) -> Option<(Range<usize>, usize)> {
     match b.get(at)? {
-        b'"' => string_end(b, at + 1).map(|end| (at + 1..end, end + 1)),
+        b'"' => long_string_end(b, at + 1).map(|end| (at + 1..end, end + 1)),
         b'{' | b'[' => nested_end(b, at).map(|end| (at..end, end)),
         _ => scalar_end(b, at).map(|end| (at..end, end)),
     }
 }
 
-/// A key and its value inside an object, from just after the `{` or the last value on:
-/// `None` at its `}`. The last number is where to go on.
+/// A key inside an object, from just after the `{` or the last value on, and where its value
+/// begins: `None` at the object's `}`, then the place is one past it.
 #[inline]
-pub fn member_at(b: &[u8], at: usize) -> Scan<Option<(Range<usize>, Range<usize>)>> {
+fn key_at(b: &[u8], at: usize) -> Scan<Option<Range<usize>>> {
     let mut at = skip_space(b, at);
     if b.get(at) == Some(&b',') {
         at = skip_space(b, at + 1);
@@ -124,45 +154,110 @@ pub fn member_at(b: &[u8], at: usize) -> Scan<Option<(Range<usize>, Range<usize>
         Some(_) => return Scan::Bad(at),
     }
     let Some(key_end) = string_end(b, at + 1) else { return Scan::More };
-    let key = at + 1..key_end;
     let colon = skip_space(b, key_end + 1);
     match b.get(colon) {
-        None => return Scan::More,
-        Some(b':') => {}
-        Some(_) => return Scan::Bad(colon),
-    }
-    let from = skip_space(b, colon + 1);
-    match value_at(b, from) {
-        Some((value, end)) if end > from => Scan::Done(Some((key, value)), end),
-        Some(_) => Scan::Bad(from),
         None => Scan::More,
+        Some(b':') => Scan::Done(Some(at + 1..key_end), skip_space(b, colon + 1)),
+        Some(_) => Scan::Bad(colon),
     }
 }
 
-/// The event that begins with the `{` at the start of `b`.
-pub fn event_at(b: &[u8]) -> Scan<Places> {
+/// A key and its value inside an object, from just after the `{` or the last value on:
+/// `None` at its `}`. The last number is where to go on.
+#[inline]
+pub fn member_at(b: &[u8], at: usize) -> Scan<Option<(Range<usize>, Range<usize>)>> {
+    match key_at(b, at) {
+        Scan::Done(Some(key), from) => match value_at(b, from) {
+            Some((value, end)) if end > from => Scan::Done(Some((key, value)), end),
+            Some(_) => Scan::Bad(from),
+            None => Scan::More,
+        },
+        Scan::Done(None, end) => Scan::Done(None, end),
+        Scan::More => Scan::More,
+        Scan::Bad(at) => Scan::Bad(at),
+    }
+}
+
+/// What an event turned out to be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// One that may be wanted, and where its values are.
+    Wanted(Places),
+    /// One that is not: stepped over.
+    Unwanted,
+}
+
+/// Whether an event can be unwanted by its `ph` alone: flows, counters and instants are.
+fn unwanted_ph(ph: &[u8]) -> bool {
+    !matches!(ph, b"X" | b"M")
+}
+
+/// Whether an event can be unwanted by its `cat` alone.
+fn unwanted_cat(cat: &[u8]) -> bool {
+    !matches!(
+        cat,
+        b"kernel"
+            | b"gpu_memcpy"
+            | b"gpu_memset"
+            | b"Kernel"
+            | b"Memcpy"
+            | b"Memset"
+            | b"user_annotation"
+            | b"gpu_user_annotation"
+    )
+}
+
+/// The event that begins with the `{` at the start of `b`. As soon as its `ph` or `cat` tells that
+/// nobody wants it, the rest is stepped over; `layout` makes that fast where it is known.
+pub fn event_at(b: &[u8], layout: &Layout) -> Scan<Found> {
     let mut places = Places::default();
     let mut at = 1;
     loop {
-        match member_at(b, at) {
-            Scan::Done(Some((key, value)), next) => {
-                match &b[key] {
-                    b"ph" => places.ph = value,
-                    b"cat" => places.cat = value,
-                    b"name" => places.name = value,
-                    b"pid" => places.pid = value,
-                    b"tid" => places.tid = value,
-                    b"ts" => places.ts = value,
-                    b"dur" => places.dur = value,
-                    b"args" => places.args = value,
-                    _ => {}
-                }
-                at = next;
-            }
-            Scan::Done(None, end) => return Scan::Done(places, end),
+        let (key, from) = match key_at(b, at) {
+            Scan::Done(Some(key), from) => (key, from),
+            Scan::Done(None, end) => return Scan::Done(Found::Wanted(places), end),
             Scan::More => return Scan::More,
             Scan::Bad(offset) => return Scan::Bad(offset),
+        };
+        let key = &b[key];
+        if key == b"args" && places.are_complete() {
+            // Nothing is missing but the arguments: they last until the event's end.
+            if let Some(end) = layout.event_end(b, from) {
+                places.args = from..end - 1;
+                return Scan::Done(Found::Wanted(places), end);
+            }
         }
+        let value = match value_at(b, from) {
+            Some((value, end)) if end > from => {
+                at = end;
+                value
+            }
+            Some(_) => return Scan::Bad(from),
+            None => return Scan::More,
+        };
+        match key {
+            b"ph" if unwanted_ph(&b[value.clone()]) => return step_over(b, at, layout),
+            b"cat" if unwanted_cat(&b[value.clone()]) => return step_over(b, at, layout),
+            b"ph" => places.ph = value,
+            b"cat" => places.cat = value,
+            b"name" => places.name = value,
+            b"pid" => places.pid = value,
+            b"tid" => places.tid = value,
+            b"ts" => places.ts = value,
+            b"dur" => places.dur = value,
+            b"args" => places.args = value,
+            _ => {}
+        }
+    }
+}
+
+fn step_over(b: &[u8], at: usize, layout: &Layout) -> Scan<Found> {
+    if let Some(end) = layout.event_end(b, at) {
+        return Scan::Done(Found::Unwanted, end);
+    }
+    match object_end(b, at) {
+        Some(end) => Scan::Done(Found::Unwanted, end),
+        None => Scan::More,
     }
 }
 
@@ -271,7 +366,7 @@ mod tests {
             "{\n \"args\" : {\"x\":\n[1 , \"}\"]},\n\"dur\": \"2\" ,\"ts\" :1.5\n,\"name\":\"a\\\"}b\",\"cat\":\"kernel\", \"ph\":\"X\"\n}",
         ] {
             let b = text.as_bytes();
-            let Scan::Done(p, end) = event_at(b) else { panic!("{text}") };
+            let Scan::Done(Found::Wanted(p), end) = event_at(b, &Layout::default()) else { panic!("{text}") };
             assert_eq!(end, b.len());
             let s = |r: Range<usize>| std::str::from_utf8(&b[r]).expect("utf-8").to_owned();
             assert_eq!((s(p.ph), s(p.cat), s(p.name)), ("X".into(), "kernel".into(), "a\\\"}b".into()));
@@ -284,10 +379,14 @@ mod tests {
     fn every_prefix_of_an_event_asks_for_more_and_nothing_panics() {
         let text = br#"{"ph":"X","name":"a\"b","ts":1.5,"args":{"x":[1,"}"]}}"#;
         for n in 1..text.len() {
-            assert_eq!(event_at(&text[..n]), Scan::More, "{n}");
+            assert_eq!(event_at(&text[..n], &Layout::default()), Scan::More, "{n}");
         }
         for bad in [&b"{]"[..], b"{\"a\" 1}", b"{\"a\":,}", b"{:}"] {
-            assert!(matches!(event_at(bad), Scan::Bad(_)), "{:?}", String::from_utf8_lossy(bad));
+            assert!(
+                matches!(event_at(bad, &Layout::default()), Scan::Bad(_)),
+                "{:?}",
+                String::from_utf8_lossy(bad)
+            );
         }
     }
 }

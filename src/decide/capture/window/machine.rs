@@ -44,6 +44,8 @@ pub struct Window {
     /// The answer of the last stop, when it was not a 2xx.
     stop_answer: Option<String>,
     stop_granted: bool,
+    /// The last stop failed in a way that another may mend.
+    may_retry: bool,
     busy_closed_at: Option<Time>,
     wants_close: bool,
     cancelled_at: Option<Time>,
@@ -76,6 +78,7 @@ impl Window {
             path: STOP,
             stop_answer: None,
             stop_granted: false,
+            may_retry: false,
             busy_closed_at: None,
             wants_close: false,
             cancelled_at: None,
@@ -223,6 +226,7 @@ impl Window {
         self.stops += 1;
         self.stop_pending = true;
         self.stop_granted = false;
+        self.may_retry = false;
         self.stop_lost = false;
         self.stopped_at = Some(now);
         self.enter(Phase::Stopping, now);

@@ -30,6 +30,8 @@ pub const DOUBT: Duration = Duration::from_secs(2);
 pub const IDLE_GRACE: Duration = Duration::from_millis(500);
 /// How long after a stop that answered an error proof of the end is waited for.
 pub const PROOF: Duration = Duration::from_secs(10);
+/// How long after a stop that failed another is sent, while a rank is seen to be open.
+pub const RETRY: Duration = Duration::from_secs(3);
 /// How long after everything is closed files are waited for.
 pub const SETTLE: Duration = Duration::from_secs(10);
 /// How long a cancelled agent waits for what it cannot hurry.

@@ -203,6 +203,11 @@ impl Ownership {
             .collect()
     }
 
+    /// Whether some rank records, as far as can be told: it began, or begins without steps of its own.
+    pub(super) fn any_open(&self) -> bool {
+        self.not_closed().iter().any(|r| self.form == Form::Plain || matches!(self.seen[r], Seen::Begun(_)))
+    }
+
     /// Ranks whose end nothing shows.
     pub(super) fn not_closed(&self) -> Vec<Rank> {
         self.expected.iter().copied().filter(|r| !self.closed(*r)).collect()

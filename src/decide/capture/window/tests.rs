@@ -209,6 +209,12 @@ fn a_start_that_hangs_but_shows_in_the_log_is_stopped_at_the_deadline() {
 }
 
 #[test]
+fn a_start_that_hangs_while_every_rank_is_seen_to_finish_needs_no_stop() {
+    let script = [(0.1, begins(0)), (0.2, stops(0)), (0.3, done(0)), (0.4, file(0))];
+    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &script), ["0.4 done"]);
+}
+
+#[test]
 fn somebody_elses_window_is_not_stopped_but_waited_for() {
     let script = [
         (0.2, ok()),

@@ -26,8 +26,8 @@ use crate::decide::time::Time;
 pub use evidence::{Evidence, Reading, Standing};
 use slot::{Cadence, NONE, Series, Slot, SlotKey};
 pub use slot::{SILENT_AT_LEAST, SILENT_AT_MOST};
-use view::View;
 pub use view::{GroupId, ViewId};
+use view::{Scratch, View};
 
 /// How much is remembered.
 #[derive(Clone, Copy, Debug)]
@@ -82,8 +82,7 @@ pub struct SignalStore {
     views: Vec<View>,
     touched: Vec<(ViewId, GroupId)>,
     generation: u64,
-    /// Room for making a frame.
-    words: Vec<(u32, view::Word)>,
+    scratch: Scratch,
     ring_bytes: usize,
     recorded: u64,
     dropped: u64,
@@ -103,7 +102,7 @@ impl SignalStore {
             views: Vec::new(),
             touched: Vec::new(),
             generation: 0,
-            words: Vec::new(),
+            scratch: Scratch::default(),
             ring_bytes: 0,
             recorded: 0,
             dropped: 0,

@@ -63,9 +63,16 @@ struct Candidates {
     series: Vec<u32>,
 }
 
+/// Buffers of a look, reused.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    words: Vec<(u32, Word)>,
+    speaking: Vec<TargetId>,
+}
+
 /// What one part of a member says.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Word {
+struct Word {
     value: f64,
     at: Time,
     is_fresh: bool,
@@ -135,13 +142,13 @@ impl SignalStore {
             return &group.frame;
         }
         group.framed = Some((now, smooth));
-        let words = &mut self.words;
+        let Scratch { words, speaking } = &mut self.scratch;
         words.clear();
         let (silence, fold) =
             catalog::entry(*signal).map_or((Silence::Zero, Fold::Sum), |e| (e.silence, e.fold));
-        let speaking = speaking_targets(group, slots, series, now);
+        find_speaking(group, slots, series, now, speaking);
         for (index, member) in group.members.iter().enumerate() {
-            let parts = Parts { slots, series, speaking: &speaking, silence, now, smooth };
+            let parts = Parts { slots, series, speaking, silence, now, smooth };
             if let Some(word) = parts.member(&member.series, fold) {
                 words.push((index as u32, word));
             }
@@ -156,10 +163,10 @@ impl SignalStore {
         let this = &series[index as usize];
         let mut joined = Vec::new();
         for (number, view) in views.iter_mut().enumerate().filter(|(_, v)| v.signal == this.signal) {
-            if let Some(group) = view.join(index, &slots[this.slot as usize].labels) {
+            if let Some((group, place)) = view.join(index, &slots[this.slot as usize].labels) {
                 let key = |i: &u32| order(&slots[series[*i as usize].slot as usize]);
-                let members = &mut view.groups[group as usize].members;
-                members.iter_mut().for_each(|m| m.series.sort_by(|a, b| key(a).cmp(&key(b))));
+                let member = &mut view.groups[group as usize].members[place];
+                member.series.sort_by(|a, b| key(a).cmp(&key(b)));
                 joined.push((number as u32, group));
             }
         }
@@ -182,8 +189,8 @@ impl SignalStore {
 }
 
 impl View {
-    /// Adds a series to its group; `None` when it lacks a label of `across`.
-    fn join(&mut self, index: u32, labels: &Labels) -> Option<u32> {
+    /// Adds a series to its group and member there; `None` when it lacks a label of `across`.
+    fn join(&mut self, index: u32, labels: &Labels) -> Option<(u32, usize)> {
         if let Some(missing) = self.across.iter().find(|name| labels.get(name).is_none()) {
             *self.lacking.entry(missing.clone()).or_default() += 1;
             return None;
@@ -211,7 +218,7 @@ impl View {
             self.groups[group as usize].shown.clear();
         }
         self.groups[group as usize].members[place].series.push(index);
-        Some(group)
+        Some((group, place))
     }
 }
 
@@ -226,8 +233,8 @@ fn order(
 type LabelsKey = BTreeMap<Arc<str>, LabelValue>;
 
 /// Which servers have a rank in this group that speaks.
-fn speaking_targets(group: &Group, slots: &[Slot], series: &[Series], now: Time) -> Vec<TargetId> {
-    let mut speaking: Vec<TargetId> = Vec::new();
+fn find_speaking(group: &Group, slots: &[Slot], series: &[Series], now: Time, speaking: &mut Vec<TargetId>) {
+    speaking.clear();
     for &index in group.members.iter().flat_map(|m| &m.series) {
         let this = &series[index as usize];
         let slot = &slots[this.slot as usize];
@@ -235,7 +242,6 @@ fn speaking_targets(group: &Group, slots: &[Slot], series: &[Series], now: Time)
             speaking.push(slot.key.target);
         }
     }
-    speaking
 }
 
 /// Reads members out of their series.

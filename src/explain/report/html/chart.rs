@@ -71,7 +71,7 @@ pub fn write(out: &mut impl Write, h: &History) -> io::Result<()> {
     let window = if h.window.is_some() { ", the shaded band the profile window" } else { "" };
     write!(
         out,
-        "<section><h2>{} per rank</h2><p>Seconds relative to the onset; dashed: the onset and the firing of the rule{window}.</p>\
+        "<section><h2>Signal per rank: {}</h2><p>Seconds relative to the onset; dashed: the onset and the firing of the rule{window}.</p>\
          <div class=\"plot\">",
         escaped(&h.signal)
     )?;

@@ -5,8 +5,8 @@ mod chart;
 
 use std::io::{self, Write};
 
-use crate::explain::compare::Comparison;
 use crate::explain::kernel::Family;
+use crate::explain::table::Comparison;
 use crate::explain::verdict::{Kind, Ms};
 
 pub use chart::{History, Series};
@@ -118,22 +118,27 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     out.write_all(
         b"<section><h2>Ranks</h2><p>Milliseconds per step. Work is GPU time as a union of intervals, without \
           communication; the gap is work beyond the median of the other ranks.</p><div class=\"scroll\"><table><tr>\
-          <th>rank</th><th>steps</th><th>work</th><th>gap</th><th>busy</th><th>host gap</th><th>requests</th><th>prefill</th></tr>",
+          <th>rank</th><th>gap</th><th>work</th><th>busy</th><th>host gap</th><th>steps</th>",
     )?;
+    let batches = c.ranks.iter().any(|r| r.requests_mean.is_some());
+    out.write_all(if batches { b"<th>requests</th><th>prefill</th></tr>" } else { b"</tr>" })?;
     for r in &c.ranks {
         let class = if Some(r.rank) == c.verdict.rank { " class=\"culprit\"" } else { "" };
-        let requests = r.requests_mean.map_or("-".into(), |n| format!("{n:.1}"));
         let gap = r.gap_ms_per_step.map_or("-".into(), |g| format!("{g:+.3}"));
         write!(
             out,
-            "<tr{class}><td>{}</td><td>{}</td><td>{:.3}</td><td>{gap}</td><td>{:.3}</td><td>{:.2}</td><td>{requests}</td><td>{:.0} %</td></tr>",
+            "<tr{class}><td>{}</td><td>{gap}</td><td>{:.3}</td><td>{:.3}</td><td>{:.2}</td><td>{}</td>",
             escaped(&r.rank.to_string()),
-            r.steps,
             r.work_ms_per_step,
             r.busy_ms_per_step,
             r.host_gap_ms_per_step,
-            r.extend_share * 100.0
+            r.steps
         )?;
+        if batches {
+            let requests = r.requests_mean.map_or("-".into(), |n| format!("{n:.1}"));
+            write!(out, "<td>{requests}</td><td>{:.0} %</td>", r.extend_share * 100.0)?;
+        }
+        out.write_all(b"</tr>")?;
     }
     out.write_all(b"</table></div></section>\n")
 }
@@ -185,26 +190,20 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         out,
         "<section><h2>Kernels that differ most</h2><p>Milliseconds per step; the gap is of {} against the median of the \
          others. A GEMM of another tile size on another rank is the batch size at work: compare families.</p>\
-         <div class=\"scroll\"><table><tr><th>kernel</th><th>family</th><th>gap</th>",
+         <div class=\"scroll\"><table><tr><th>kernel</th><th>gap</th>",
         escaped(&who)
     )?;
     let shown = c.ranks.len().min(8);
     for r in &c.ranks[..shown] {
         write!(out, "<th>{}</th>", escaped(&r.rank.to_string()))?;
     }
-    out.write_all(b"</tr>")?;
+    out.write_all(b"<th>family</th></tr>")?;
     for k in lines {
-        write!(
-            out,
-            "<tr><td class=\"name\">{}</td><td>{}</td><td>{:+.3}</td>",
-            escaped(&k.kernel),
-            k.family.name(),
-            k.gap_ms_per_step
-        )?;
+        write!(out, "<tr><td class=\"name\">{}</td><td>{:+.3}</td>", escaped(&k.kernel), k.gap_ms_per_step)?;
         for ms in &k.ms_per_step[..shown] {
             write!(out, "<td>{ms:.3}</td>")?;
         }
-        out.write_all(b"</tr>")?;
+        write!(out, "<td>{}</td></tr>", k.family.name())?;
     }
     out.write_all(b"</table></div></section>\n")
 }

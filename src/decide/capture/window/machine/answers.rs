@@ -69,6 +69,9 @@ impl Window {
                 why.clone()
             }
         };
+        // A key does not grow by asking again.
+        self.may_retry = !matches!(answer, Answer::Refused { status: 401 | 403, .. });
+        self.path = STOP;
         self.stop_answer = Some(words);
         self.enter(Phase::Exporting, now);
     }

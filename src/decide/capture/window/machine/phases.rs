@@ -5,13 +5,18 @@ use crate::decide::capture::facts::Engine;
 use crate::decide::capture::plan::Form;
 use crate::decide::capture::verify::names_of;
 use crate::decide::capture::window::{
-    Answer, DOUBT, EXPORT_LIMIT, Failure, IDLE_GRACE, MAX_STOPS, Output, PROOF, Phase, SETTLE, START_TIMEOUT,
+    Answer, DOUBT, EXPORT_LIMIT, Failure, IDLE_GRACE, MAX_STOPS, Output, PROOF, Phase, RETRY, SETTLE,
+    START_TIMEOUT,
 };
 use crate::decide::signal::rank::Rank;
 use crate::decide::time::Time;
 
 impl Window {
     pub(super) fn starting(&mut self, now: Time, out: &mut Vec<Output>) {
+        // An answer that hangs changes nothing about a window that is seen to be over.
+        if self.books.proven && self.form != Form::Held && self.books.all_closed() {
+            return self.enter(Phase::Open, now);
+        }
         let due = now >= self.deadline || self.wants_close;
         if due && self.books.proven && self.may_stop() {
             self.send_stop(now, out);
@@ -69,6 +74,10 @@ impl Window {
         // A rank that was armed when the stop came began after it: only another stop closes it.
         let outlived = self.stopped_at.is_some_and(|at| self.books.began_after(at));
         if outlived && self.stops < MAX_STOPS && self.may_stop() {
+            return self.send_stop(now, out);
+        }
+        let tried = self.may_retry && now.since(self.since) >= RETRY;
+        if tried && self.sight.log && self.books.any_open() && self.may_stop() {
             return self.send_stop(now, out);
         }
         let armed = self.books.armed();

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Checks everything in this folder as far as the machine allows; what it cannot check it says in a
+# line that begins with SKIPPED. Fails on the first thing that is wrong.
+set -euo pipefail
+cd "$(dirname "$0")"
+root=$(cd .. && pwd)
+venv="$root/target/deploy-venv"
+mkdir -p "$root/target"
+skipped() { echo "SKIPPED: $1"; }
+
+if [ ! -x "$venv/bin/kubernetes-validate" ]; then
+  if ! { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet kubernetes-validate==1.37.0; } >"$root/target/deploy-venv.log" 2>&1; then
+    tail -3 "$root/target/deploy-venv.log"
+    skipped "the Kubernetes manifests against the schemas (kubernetes-validate cannot be installed)"
+    rm -rf "$venv"
+  fi
+fi
+rendered=$(mktemp -d)
+trap 'rm -rf "$rendered"' EXIT
+for variant in sidecar nsys; do
+  if command -v kubectl >/dev/null && kubectl kustomize --help >/dev/null 2>&1; then
+    kubectl kustomize "kubernetes/$variant" >"$rendered/$variant.yaml"
+  else
+    skipped "rendering kubernetes/$variant with kustomize (no kubectl); its files are checked one by one"
+    for file in kubernetes/base/networkpolicy.yaml kubernetes/base/podmonitor.yaml "kubernetes/$variant/deployment.yaml"; do
+      cat "$file"
+      echo "---"
+    done >"$rendered/$variant.yaml"
+  fi
+done
+if [ -x "$venv/bin/kubernetes-validate" ]; then
+  "$venv/bin/python" kubernetes/check.py "$venv/bin/kubernetes-validate" "$rendered"/*.yaml
+fi
+
+if command -v promtool >/dev/null; then
+  promtool check rules prometheus/alerts.yaml
+  (cd prometheus && promtool test rules alerts_test.yaml)
+else
+  skipped "the alerts on the agent (no promtool)"
+fi
+
+if command -v systemd-analyze >/dev/null; then
+  # The binary is not installed where this runs; everything else must be right.
+  complaints=$(systemd-analyze verify systemd/skewtrap.service 2>&1 | grep -v "skewtrap is not executable" || true)
+  [ -z "$complaints" ] || { echo "$complaints"; exit 1; }
+  echo "systemd: skewtrap.service is right"
+else
+  skipped "the systemd unit (no systemd-analyze)"
+fi
+
+cp grafana/skewtrap.json "$rendered/before.json"
+(cp grafana/make_dashboard.py "$rendered" && cd "$rendered" && python3 make_dashboard.py)
+cmp "$rendered/skewtrap.json" grafana/skewtrap.json
+echo "grafana: skewtrap.json is what make_dashboard.py writes"
+
+if docker compose version >/dev/null 2>&1; then
+  (cd docker && docker compose config --quiet)
+  echo "docker: compose.yaml is right"
+else
+  skipped "docker compose config (no docker compose)"
+fi
+if docker info >/dev/null 2>&1; then
+  (cd "$root" && docker build --check -f deploy/docker/Dockerfile .)
+else
+  skipped "building the image (no Docker daemon)"
+fi

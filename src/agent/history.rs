@@ -1,0 +1,84 @@
+//! The signal around an incident's onset, from the evidence in its bundle: what the report's chart
+//! shows. A bundle without evidence has a report without a chart.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::decide::incident::{CaptureOutcome, Captured, Incident};
+use crate::decide::labels::{LabelValue, Labels};
+use crate::decide::time::Time;
+use crate::explain::report::html::{History, Series};
+
+/// The incident of a bundle; `None` when there is none, or it is of another version.
+pub fn incident_of(dir: &Path) -> Option<Incident> {
+    serde_json::from_slice(&std::fs::read(dir.join("incident.json")).ok()?).ok()
+}
+
+/// One line of `evidence.jsonl`.
+#[derive(Deserialize)]
+struct Evidence {
+    t: Time,
+    signal: String,
+    rank: Labels,
+    value: f64,
+}
+
+/// How much before the onset and after the firing is shown.
+const BEFORE: Duration = Duration::from_secs(60);
+const AFTER: Duration = Duration::from_secs(60);
+/// The longest line of evidence that is read, in bytes.
+const MAX_LINE: usize = 64 << 10;
+
+/// The signal of the rule around the onset, from a bundle's `evidence.jsonl`; broken lines are
+/// passed over.
+pub fn history_of(dir: &Path, incident: &Incident) -> Option<History> {
+    let file = File::open(dir.join("evidence.jsonl")).ok()?;
+    let finding = &incident.finding;
+    let (from, until) = (finding.onset - BEFORE, incident.fired_at + AFTER);
+    let mut series: BTreeMap<Labels, Vec<(Time, f64)>> = BTreeMap::new();
+    for line in BufReader::new(file).split(b'\n').map_while(Result::ok).filter(|l| l.len() <= MAX_LINE) {
+        let Ok(e) = serde_json::from_slice::<Evidence>(&line) else { continue };
+        if e.signal == *finding.signal && e.t >= from && e.t <= until && e.value.is_finite() {
+            series.entry(e.rank).or_default().push((e.t, e.value));
+        }
+    }
+    let mut history = History {
+        signal: finding.signal.to_string(),
+        onset: finding.onset,
+        fired_at: incident.fired_at,
+        window: captured(incident).map(|c| {
+            let open = Duration::try_from_secs_f64(c.open_s).unwrap_or_default();
+            (c.started_at, c.started_at + open)
+        }),
+        series: Vec::new(),
+    };
+    for (rank, mut points) in series {
+        points.sort_by_key(|p| p.0);
+        let blamed = finding.rank.0.iter().all(|(k, v)| rank.0.get(k) == Some(v));
+        history.series.push(Series { label: label_of(&rank), blamed, points });
+    }
+    (!history.series.is_empty()).then_some(history)
+}
+
+fn captured(incident: &Incident) -> Option<&Captured> {
+    match &incident.capture {
+        CaptureOutcome::Done(captured) | CaptureOutcome::Failed { captured: Some(captured), .. } => {
+            Some(captured)
+        }
+        _ => None,
+    }
+}
+
+/// `DP2` of `{"dp_rank": 2}`.
+fn label_of(rank: &Labels) -> String {
+    let words = rank.0.iter().map(|(name, value)| match (name.strip_suffix("_rank"), value) {
+        (Some(axis), LabelValue::Index(i)) => format!("{}{i}", axis.to_ascii_uppercase()),
+        _ => format!("{name} {value}"),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}

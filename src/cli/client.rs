@@ -1,0 +1,95 @@
+//! Asking the running agent.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::http::Secret;
+use crate::http::client::client;
+use crate::serve::token;
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Which agent, and by what right.
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// Address of the running agent
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9464", env = "SKEWTRAP_AGENT")]
+    agent: String,
+    /// File of the agent's token; SKEWTRAP_TOKEN holds it otherwise, or the agent's own state folder
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The agent's state folder, in which its own token lies
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/skewtrap")]
+    state_dir: PathBuf,
+}
+
+impl AgentArgs {
+    /// Reads one path of the API.
+    ///
+    /// # Errors
+    /// The agent is not there, or says no; its sentence is in the error.
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        let value = self.ask(Method::GET, path, None)?;
+        serde_json::from_value(value)
+            .with_context(|| format!("{} is another version of skewtrap", self.agent))
+    }
+
+    /// Asks for a change; what the agent said.
+    ///
+    /// # Errors
+    /// As [`AgentArgs::get`].
+    pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        self.ask(Method::POST, path, Some(body))
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let url = format!("{}/api/v1/{path}", self.agent.trim_end_matches('/'));
+            let mut request = client(None)?.request(method, url).timeout(TIMEOUT);
+            if let Some(token) = self.token()? {
+                request = request.bearer_auth(token.reveal());
+            }
+            if let Some(body) = body {
+                request = request.json(body);
+            }
+            let response = request.send().await.map_err(reqwest::Error::without_url).with_context(|| {
+                format!(
+                    "no agent answers at {}: start one with `skewtrap run`, or name another with --agent",
+                    self.agent
+                )
+            })?;
+            let status = response.status();
+            let value: Value = response.json().await.unwrap_or_default();
+            if status.is_success() {
+                return Ok(value);
+            }
+            let said = value["error"].as_str().unwrap_or("it gives no reason");
+            if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+                bail!("{said}; give the token's file with --token-file, or set SKEWTRAP_TOKEN");
+            }
+            bail!("{said}");
+        })
+    }
+
+    /// The token, as far as there is one: reading on loopback needs none.
+    fn token(&self) -> anyhow::Result<Option<Secret>> {
+        let own = token::path(&self.state_dir);
+        match (&self.token_file, Secret::from_env("SKEWTRAP_TOKEN")) {
+            (Some(path), _) => Ok(Some(Secret::from_file(path)?)),
+            (None, Ok(token)) => Ok(Some(token)),
+            (None, Err(_)) => Ok(readable(&own)),
+        }
+    }
+}
+
+/// Whoever may not read the agent's own token may still read what it shows.
+fn readable(path: &Path) -> Option<Secret> {
+    Secret::from_file(path).ok()
+}

@@ -1,0 +1,113 @@
+//! `skewtrap incidents`: what the running agent caught, and keeps.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use serde_json::json;
+
+use super::Format;
+use super::client::AgentArgs;
+use crate::decide::incident::Incident;
+use crate::explain::message::{Message, Origin, Update, figure, rank_name, terminal, utc};
+
+/// Lists the incidents of the running agent, shows one, or keeps one from being evicted
+#[derive(Debug, Args)]
+pub struct IncidentsArgs {
+    /// Show this incident
+    id: Option<String>,
+    /// Never evict its bundle
+    #[arg(long, requires = "id", conflicts_with = "unpin")]
+    pin: bool,
+    /// Let its bundle be evicted again
+    #[arg(long, requires = "id")]
+    unpin: bool,
+    #[command(flatten)]
+    agent: AgentArgs,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Prints the incidents.
+///
+/// # Errors
+/// The agent cannot be asked, or has no such incident.
+pub fn run(args: &IncidentsArgs) -> anyhow::Result<ExitCode> {
+    match &args.id {
+        None => list(args)?,
+        Some(id) if args.pin || args.unpin => {
+            let answer = args.agent.post(&format!("incidents/{id}/pin"), &json!({ "pinned": args.pin }))?;
+            eprintln!("{}", answer["said"].as_str().unwrap_or("done"));
+        }
+        Some(id) => show(args, id)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(args: &IncidentsArgs) -> anyhow::Result<()> {
+    let incidents: Vec<Incident> = args.agent.get("incidents")?;
+    if args.format.is_json() {
+        println!("{}", serde_json::to_string_pretty(&incidents)?);
+        return Ok(());
+    }
+    if incidents.is_empty() {
+        eprintln!("none: nothing has fired, and nothing is kept from before");
+    }
+    incidents.iter().for_each(|i| anstream::print!("{}", line_of(i)));
+    Ok(())
+}
+
+fn show(args: &IncidentsArgs, id: &str) -> anyhow::Result<()> {
+    let incident: Incident = args.agent.get(&format!("incidents/{id}"))?;
+    if args.format.is_json() {
+        println!("{}", serde_json::to_string_pretty(&incident).context("the incident is no JSON")?);
+    } else {
+        anstream::print!("{}", terminal(&message_of(&incident)));
+    }
+    Ok(())
+}
+
+/// What was told of it last.
+fn message_of(incident: &Incident) -> Message {
+    let update = match (incident.resolved_at, &incident.verdict, incident.capture.word()) {
+        (Some(_), ..) => Update::Resolved,
+        (None, Some(_), _) => Update::Verdict,
+        (None, None, "done" | "failed") => Update::Captured,
+        (None, None, "refused") => Update::Refused,
+        _ => Update::Fired,
+    };
+    let at = incident.resolved_at.unwrap_or(incident.fired_at);
+    Message::of(incident, update, at, &Origin::default())
+}
+
+fn line_of(incident: &Incident) -> String {
+    let finding = &incident.finding;
+    let now = if incident.resolved_at.is_some() { "resolved" } else { "firing" };
+    let verdict = incident.verdict.as_ref().map(|v| format!("\n    {}", v.sentence)).unwrap_or_default();
+    format!(
+        "{}  {}  {} on {}: {} {} {}, capture {}, {now}{verdict}\n",
+        incident.id,
+        utc(incident.fired_at),
+        incident.rule,
+        incident.target,
+        rank_name(&finding.rank),
+        finding.statistic,
+        figure(finding.value),
+        incident.capture.word(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::time::Time;
+    use crate::explain::message::sample;
+
+    #[test]
+    fn a_line_says_when_what_whom_and_what_came_of_it() {
+        insta::assert_snapshot!(line_of(&sample(Time::from_epoch_s(1_795_492_126.1))), @r"
+        20261124T034846Z-dp-load-skew-test  2026-11-24 03:48:46.1 UTC  dp-load-skew on server: DP2 max_over_mean 2.52, capture done, firing
+            DP2 computes 1.9 ms a step longer than its peers, 61 % of it in attention: it has more work.
+        ");
+    }
+}

@@ -1,0 +1,72 @@
+//! `skewtrap notify-test`: whether a receiver can be told, before anything happens.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+
+use super::wrong;
+use crate::act::notify::Receiver;
+use crate::act::notify::send::send;
+use crate::agent::clock::wall_time;
+use crate::agent::receivers::ready;
+use crate::config::file::load;
+use crate::explain::message::{Message, Origin, Update, sample};
+use crate::http::client::client;
+
+/// Sends a sample message to a receiver of the configuration and says what it answered
+#[derive(Debug, Args)]
+pub struct NotifyTestArgs {
+    /// The receiver's name
+    receiver: String,
+    /// The configuration
+    #[arg(long, value_name = "FILE", default_value = "skewtrap.yaml", env = "SKEWTRAP_CONFIG")]
+    config: PathBuf,
+}
+
+/// Sends the sample. Exit status 1 when the receiver did not take it.
+///
+/// # Errors
+/// The configuration cannot be used, or has no such receiver.
+pub fn run(args: &NotifyTestArgs) -> anyhow::Result<ExitCode> {
+    let receiver = receiver_of(args)?;
+    let mut message = Message::of(&sample(wall_time()), Update::Verdict, wall_time(), &origin());
+    message.test = true;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime
+        .block_on(async { Ok::<_, anyhow::Error>(send(&client(None)?, &receiver, &message).await) })?
+    {
+        Ok(()) => {
+            eprintln!("{} ({}) took the sample {}", receiver.name, receiver.means.word(), message.id);
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(failure) => {
+            eprintln!("{} ({}) did not take the sample: {failure}", receiver.name, receiver.means.word());
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<Receiver> {
+    let name = args.config.display().to_string();
+    let text = std::fs::read_to_string(&args.config).with_context(|| format!("cannot read {name}"))?;
+    // Whether its rules are right is the affair of `skewtrap check`.
+    let loaded = load(&name, &text, &|_| Ok(Vec::new()));
+    let Some(config) = loaded.config else {
+        return Err(wrong(&format!("{name} cannot be used; `skewtrap check {name}` says what is wrong")));
+    };
+    let Some(wanted) = config.receivers.iter().find(|r| *r.name == *args.receiver) else {
+        let known: Vec<&str> = config.receivers.iter().map(|r| &*r.name).collect();
+        let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+        return Err(wrong(&format!("{name} has no receiver `{}`; it has {known}", args.receiver)));
+    };
+    let (ready, mute) = ready(std::slice::from_ref(wanted));
+    let receiver = ready.into_iter().next();
+    receiver.ok_or_else(|| mute.into_iter().next().map_or_else(|| wrong("no receiver"), Into::into))
+}
+
+fn origin() -> Origin {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    Origin { host: host.trim().to_owned(), page: None }
+}

@@ -1,0 +1,237 @@
+//! `skewtrap run`: beside a live server.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::bail;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{rules, wrong};
+use crate::agent::clock::Clock;
+use crate::agent::plan::{Flags, Plan, patterns_of, rules_of};
+use crate::agent::{self, Reload};
+use crate::config::file::{self, Config, LogFormatText};
+use crate::config::target::Target;
+use crate::decide::capture::CaptureSpec;
+
+/// Watches a server, and takes a window at the onset of an imbalance.
+///
+/// Without a configuration file it watches --url (through /v1/loads and /metrics) and --log with
+/// the shipped rules. At start it prints what it may do to the server.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The server, as http://127.0.0.1:30000
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// Its log (repeatable; - is standard input)
+    #[arg(long, value_name = "FILE")]
+    log: Vec<String>,
+    /// A configuration file, instead of --url and --log
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "log"])]
+    config: Option<PathBuf>,
+    /// A rule file or folder, instead of the shipped rules (repeatable)
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    rules: Vec<PathBuf>,
+    /// The folder that the server may write profiles below (the server's view)
+    #[arg(long, value_name = "DIR")]
+    output_dir: Option<String>,
+    /// Do everything but open windows
+    #[arg(long)]
+    watch_only: bool,
+    /// Read logs from their beginning
+    #[arg(long)]
+    from_start: bool,
+    /// Where budgets, open windows and undelivered messages are kept
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<String>,
+    /// Where incidents are kept
+    #[arg(long, value_name = "DIR")]
+    incident_dir: Option<String>,
+    /// Address of the status page and the API
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+}
+
+impl RunArgs {
+    /// Those of the demo: a server, its log, and where everything is kept.
+    pub fn of_demo(url: &str, log: &str, state_dir: &str, incident_dir: &str) -> Self {
+        Self {
+            url: Some(url.into()),
+            log: vec![log.into()],
+            config: None,
+            rules: Vec::new(),
+            output_dir: None,
+            watch_only: false,
+            from_start: true,
+            state_dir: Some(state_dir.into()),
+            incident_dir: Some(incident_dir.into()),
+            listen: None,
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// The configuration is wrong, or the state cannot be opened.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let config = config_of(args)?;
+    start_logging(config.log);
+    let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
+    let plan = Plan::of(&config, &flags).map_err(|e| wrong(&format!("{e:#}")))?;
+    announce(&plan);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(watch(args.clone(), plan))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn watch(args: RunArgs, plan: Plan) -> anyhow::Result<()> {
+    let cancel = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        stop.cancel();
+    });
+    let mut hangups = signal(SignalKind::hangup())?;
+    let (again, reloads) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            // One that waits already will read the newest file.
+            let _ = again.try_send(());
+        }
+    });
+    let run = agent::Run {
+        clock: Clock::start(),
+        cancel,
+        reloads,
+        on_effect: Box::new(|_| {}),
+        reload: Box::new(move || {
+            let config = config_of(&args)?;
+            Ok(Reload {
+                rules: rules_of(&config),
+                catalog: config.catalog.clone(),
+                patterns: patterns_of(&config),
+            })
+        }),
+        serves: true,
+    };
+    agent::run(plan, run).await
+}
+
+/// The configuration of a file, or of the flags alone.
+///
+/// # Errors
+/// It is wrong: every problem was printed.
+pub fn config_of(args: &RunArgs) -> anyhow::Result<Config> {
+    let mut config = match &args.config {
+        Some(path) => read(path)?,
+        None => of_flags(args)?,
+    };
+    if let Some(dir) = &args.output_dir {
+        for checked in &mut config.rules {
+            if let CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) = &mut checked.rule.capture {
+                http.output_dir.get_or_insert_with(|| dir.clone());
+            }
+        }
+    }
+    if args.state_dir.is_some() {
+        config.state_dir.clone_from(&args.state_dir);
+    }
+    if args.incident_dir.is_some() {
+        config.incident_dir.clone_from(&args.incident_dir);
+    }
+    if let Some(listen) = &args.listen {
+        config.listen.clone_from(listen);
+    }
+    Ok(config)
+}
+
+fn of_flags(args: &RunArgs) -> anyhow::Result<Config> {
+    if args.url.is_none() && args.log.is_empty() {
+        bail!(wrong("nothing to watch: give --url http://127.0.0.1:30000, --log FILE, or --config FILE"));
+    }
+    let rule_paths: Vec<String> = args.rules.iter().map(|p| p.display().to_string()).collect();
+    let text = if rule_paths.is_empty() {
+        String::new()
+    } else {
+        format!("rules: {}", serde_json::to_string(&rule_paths)?)
+    };
+    let mut config = checked("the command line", &text, Path::new("."))?;
+    config.targets = vec![Target::of(args.url.as_deref(), &args.log)];
+    Ok(config)
+}
+
+fn read(path: &Path) -> anyhow::Result<Config> {
+    let text =
+        std::fs::read_to_string(path).map_err(|e| wrong(&format!("cannot read {}: {e}", path.display())))?;
+    checked(&path.display().to_string(), &text, path.parent().unwrap_or(Path::new(".")))
+}
+
+fn checked(name: &str, text: &str, beside: &Path) -> anyhow::Result<Config> {
+    let load = |path: &str| rules::texts_of(&[beside.join(path)]).map_err(|e| e.to_string());
+    let loaded = file::load(name, text, &load);
+    for diagnostic in &loaded.diagnostics {
+        anstream::eprintln!("{diagnostic}");
+    }
+    loaded.config.ok_or_else(|| wrong(&format!("{name} is wrong; nothing was started")))
+}
+
+/// What the agent may do to the server, in words, before it does anything.
+fn announce(plan: &Plan) {
+    for note in &plan.notes {
+        tracing::warn!("{note}");
+    }
+    for site in &plan.sites {
+        let place = site.server.as_ref().map_or("its logs", |s| s.base());
+        tracing::info!("watching {} ({place})", site.name);
+    }
+    let policy = &plan.setup.policy;
+    if policy.watch_only {
+        return tracing::info!("--watch-only: no window is opened, whatever fires");
+    }
+    for rule in &plan.setup.rules {
+        tracing::info!("rule {} may open {}", rule.name, may_do(&rule.capture));
+    }
+    let folder = policy.output_dir.as_deref().unwrap_or("the server's own profile folder");
+    tracing::info!(
+        "windows write to {folder}; at most {} a day, one at a time, and {:.0} s of stalled serving a day; incidents are kept in {}",
+        policy.budget.windows,
+        policy.budget.stalled.as_secs_f64(),
+        plan.incident_dir.display()
+    );
+}
+
+fn may_do(spec: &CaptureSpec) -> String {
+    match spec {
+        CaptureSpec::None => "no window".into(),
+        CaptureSpec::Http(http) => {
+            format!(
+                "a window of {} steps, stopped after {:.0} s at the latest",
+                http.num_steps,
+                http.deadline.as_secs_f64()
+            )
+        }
+        CaptureSpec::CudaProfilerApi(_) => "a window of the CUDA profiler API".into(),
+        CaptureSpec::Nsys(nsys) => format!("an nsys window of {:.1} s", nsys.duration.as_secs_f64()),
+        CaptureSpec::Command(command) => format!("{} (a program)", command.argv.join(" ")),
+    }
+}
+
+fn start_logging(format: LogFormatText) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("SKEWTRAP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let set = match format {
+        LogFormatText::Text => builder.try_init(),
+        LogFormatText::Json => builder.json().try_init(),
+    };
+    // A second start in one process (a test) keeps the first one's log.
+    drop(set);
+}

@@ -1,0 +1,112 @@
+//! `skewtrap why`: where each rule of the running agent is, and why it is there.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::client::AgentArgs;
+use super::{Format, wrong};
+use crate::decide::status::{GroupStatus, RuleStatus};
+use crate::explain::message::{figure, utc};
+
+/// Says of each rule of the running agent where it is, and why it does not fire
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// Only this rule
+    rule: Option<String>,
+    #[command(flatten)]
+    agent: AgentArgs,
+    #[command(flatten)]
+    format: Format,
+}
+
+/// Prints the rules' states and reasons.
+///
+/// # Errors
+/// The agent cannot be asked, or has no such rule.
+pub fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
+    let mut rules: Vec<RuleStatus> = args.agent.get("rules")?;
+    if let Some(name) = &args.rule {
+        let known: Vec<String> = rules.iter().map(|r| r.name.to_string()).collect();
+        rules.retain(|r| *r.name == **name);
+        if rules.is_empty() {
+            return Err(wrong(&format!("the agent has no rule `{name}`; it has {}", known.join(", "))));
+        }
+    }
+    if args.format.is_json() {
+        println!("{}", serde_json::to_string_pretty(&rules)?);
+    } else {
+        rules.iter().for_each(|r| anstream::print!("{}", text_of(r)));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text_of(rule: &RuleStatus) -> String {
+    let mut text = format!("{}\n", rule.name);
+    if let Some(until) = rule.silenced_until {
+        text += &format!("  silenced until {}\n", utc(until));
+    }
+    if rule.groups.is_empty() {
+        text += "  it has seen no group of ranks yet\n";
+    }
+    for group in &rule.groups {
+        text += &group_of(group);
+    }
+    text
+}
+
+fn group_of(group: &GroupStatus) -> String {
+    let labels = group.group.to_string();
+    let who = if labels.is_empty() { group.target.to_string() } else { format!("{} {labels}", group.target) };
+    let since = group.since.map(|s| format!(" since {}", utc(s))).unwrap_or_default();
+    let value = match (group.value, group.bound) {
+        (Some(value), Some(bound)) => {
+            format!("    {} is {}, fires at {}\n", group.statistic, figure(value), figure(bound))
+        }
+        _ => String::new(),
+    };
+    format!("  {who}: {}{since}\n    {}\n{value}", group.state.word(), group.why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::rule::Severity;
+    use crate::decide::status::StateWord;
+    use crate::decide::time::Time;
+
+    #[test]
+    fn every_group_says_where_it_is_and_why() {
+        let group = GroupStatus {
+            target: "server".into(),
+            group: serde_json::from_str(r#"{"role": "unified"}"#).expect("labels"),
+            state: StateWord::Pending,
+            why: "the excess holds for 1.2 s of 3 s".into(),
+            since: Some(Time::from_epoch_s(1_795_492_121.3)),
+            statistic: "max_over_mean of load".into(),
+            value: Some(1.82),
+            bound: Some(1.5),
+            rank: None,
+            incident: None,
+        };
+        let rule = RuleStatus {
+            name: "dp-load-skew".into(),
+            about: None,
+            severity: Severity::Warning,
+            capture: "none".into(),
+            groups: vec![group],
+            last_evaluated: None,
+            silenced_until: None,
+        };
+        insta::assert_snapshot!(text_of(&rule), @r"
+        dp-load-skew
+          server role=unified: pending since 2026-11-24 03:48:41.3 UTC
+            the excess holds for 1.2 s of 3 s
+            max_over_mean of load is 1.82, fires at 1.5
+        ");
+        insta::assert_snapshot!(text_of(&RuleStatus { groups: Vec::new(), ..rule }), @r"
+        dp-load-skew
+          it has seen no group of ranks yet
+        ");
+    }
+}

@@ -1,0 +1,248 @@
+//! A double behind a real port, and everything that a capture of it needs.
+#![allow(dead_code, clippy::disallowed_methods, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use skewtrap::act::bundle::Bundles;
+use skewtrap::act::nsys::Nsys;
+use skewtrap::act::state::State;
+use skewtrap::agent::capture::{Desk, Kept, take};
+use skewtrap::agent::clock::Clock;
+use skewtrap::agent::window::{Heard, Links, Site, Status};
+use skewtrap::decide::capture::admit::{Grant, Policy, admit};
+use skewtrap::decide::capture::facts::{Answered, Facts, Folder};
+use skewtrap::decide::capture::governor::{Budget, Wish};
+use skewtrap::decide::capture::line::ProfileLine;
+use skewtrap::decide::capture::path_map::PathMap;
+use skewtrap::decide::capture::refusal::Refusal;
+use skewtrap::decide::capture::window::{Blind, Phase};
+use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
+use skewtrap::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState, Record};
+use skewtrap::decide::labels::Labels;
+use skewtrap::decide::rule::{Limits, Severity, Side};
+use skewtrap::decide::signal::fields::Fields;
+use skewtrap::decide::signal::log_line::Says;
+use skewtrap::decide::signal::rank::Rank;
+use skewtrap::decide::signal::sglang_line;
+use skewtrap::decide::time::Time;
+use skewtrap::demo::Engine;
+use skewtrap::demo::load::LoadTrack;
+use skewtrap::demo::sglang::{Config, Version, World};
+use skewtrap::demo::shell::{self, RunningDouble};
+use skewtrap::http::{Server, client};
+use skewtrap::observe;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The double's time runs this much faster than the agent's.
+pub const SPEED: f64 = 5.0;
+
+pub fn begin() -> Time {
+    Time::from_epoch_s(1_795_492_100.0)
+}
+
+/// A healthy SGLang 0.5.16 whose ranks have `(running, waiting)` requests.
+pub fn config(load: &[(u32, u32)]) -> Config {
+    let track = LoadTrack::constant(begin(), load);
+    Config {
+        health_takes: Duration::from_millis(50),
+        ..Config::new(Version::V0_5_16, load.len() as u16, track)
+    }
+}
+
+pub struct Stage {
+    pub double: RunningDouble,
+    pub dir: PathBuf,
+    pub desk: Desk,
+    pub site: Site,
+    pub sees_log: bool,
+}
+
+pub async fn play(engine: impl Into<Engine>, dir: &Path) -> RunningDouble {
+    let stage =
+        shell::Stage { begin: begin(), speed: SPEED, log_path: dir.join("server.log"), port: 0, end: None };
+    shell::start(engine, stage).await.unwrap()
+}
+
+pub fn desk(dir: &Path) -> Desk {
+    let state = State::open(&dir.join("state")).unwrap();
+    let bundles = Bundles::open(&dir.join("incidents"), state.agent().clone()).unwrap();
+    Desk { state, bundles, clock: Clock::start() }
+}
+
+pub fn site(url: &str) -> Site {
+    Site {
+        server: Server::new(client::unpooled(None).unwrap(), url, None, None),
+        target: "server".into(),
+        paths: PathMap::default(),
+        default_dir: None,
+        sees_log: true,
+        nsys: Nsys::new("nsys"),
+        health: Duration::from_millis(50),
+        usual: BTreeMap::new(),
+    }
+}
+
+impl Stage {
+    pub async fn of(config: Config, dir: &Path) -> Self {
+        std::fs::create_dir_all(dir.join("profiles")).unwrap();
+        let double = play(World::new(config, begin()), dir).await;
+        let (desk, site) = (desk(dir), site(&double.url));
+        Self { double, dir: dir.to_owned(), desk, site, sees_log: true }
+    }
+
+    /// BASE, as the server sees it; here both see the same.
+    pub fn base(&self) -> String {
+        self.dir.join("profiles").display().to_string()
+    }
+
+    pub async fn facts(&self, busy: &[u16]) -> Facts {
+        let info = observe::server::facts(&self.site.server, busy.len() as u16).await.unwrap();
+        let now = self.desk.clock.now();
+        let mut facts = Facts { server: Some(info), sees_log: self.sees_log, ..Facts::default() };
+        facts.health.answered(Answered::Well(Duration::from_millis(50)), now);
+        let seen = observe::artifact::room(Path::new(&self.base()));
+        facts.folder_seen(Folder { server_path: self.base(), seen, at: now });
+        facts.ranks_at = Some(now);
+        busy.iter().for_each(|dp| facts.rank_seen(Rank::dp(*dp), true, now));
+        facts
+    }
+
+    pub async fn grant(&self, spec: CaptureSpec, busy: &[u16], incident: &str) -> Result<Grant, Refusal> {
+        let limits = Limits { cooldown: Duration::ZERO, captures: 100, per: Duration::from_secs(86_400) };
+        let wish = Wish {
+            rule: "dp-load-skew",
+            limits: &limits,
+            target: "server",
+            group: "server",
+            incident,
+            badness: 2.0,
+        };
+        let policy = Policy {
+            budget: Budget {
+                windows: 1000,
+                stalled: Duration::from_secs(10_000),
+                bytes: u64::MAX,
+                ..Budget::default()
+            },
+            min_free: 0,
+            output_dir: Some(self.base()),
+            watch_only: false,
+        };
+        let facts = self.facts(busy).await;
+        let ledger = self.desk.state.ledger().unwrap();
+        admit(&spec, &wish, &ledger, &facts, &policy, self.desk.clock.now()).map(|g| g.expect("it captures"))
+    }
+
+    /// Takes a window as the agent would, with the log followed.
+    pub async fn capture(&self, spec: HttpWindow, busy: &[u16]) -> Kept {
+        let grant = self.grant(CaptureSpec::Http(spec), busy, "i1").await.unwrap();
+        self.take(&grant, CancellationToken::new()).await
+    }
+
+    pub async fn take(&self, grant: &Grant, cancel: CancellationToken) -> Kept {
+        let log = self.sees_log.then(|| self.double.log_path.clone());
+        let (links, _status) = links(log, &self.desk, cancel);
+        let record = record(&grant.attempt.incident, self.desk.state.agent().clone(), self.desk.clock.now());
+        take(&self.desk, &self.site, grant, record, std::future::ready(b"{}\n".to_vec()), links)
+            .await
+            .unwrap()
+    }
+
+    pub fn stops(&self) -> usize {
+        self.double.requests().iter().filter(|r| r.path == "/stop_profile").count()
+    }
+
+    /// Asks the world behind the port.
+    pub async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&mut World) -> T + Send + 'static) -> T {
+        let (answer, waits) = tokio::sync::oneshot::channel();
+        self.double.change(move |engine, _| {
+            if let Engine::Sglang(world) = engine {
+                let _ = answer.send(question(world));
+            }
+            Vec::new()
+        });
+        waits.await.expect("the double answers")
+    }
+
+    pub async fn is_closed_and_alive(&self) -> bool {
+        self.ask(|world| world.is_up() && world.open_windows().is_empty()).await
+    }
+}
+
+/// Links of a window; with a log, its profiling lines are heard.
+pub fn links(
+    log: Option<PathBuf>,
+    desk: &Desk,
+    cancel: CancellationToken,
+) -> (Links, watch::Receiver<Status>) {
+    let (tell, heard) = mpsc::channel(1024);
+    let from = desk.clock.now();
+    let (status, shown) = watch::channel(Status { phase: Phase::Starting, blind: Blind::opened(from) });
+    if let Some(log) = log {
+        let skip = std::fs::metadata(&log).map_or(0, |m| m.len());
+        tokio::spawn(follow(log, skip as usize, tell));
+    }
+    (Links { heard, status, cancel }, shown)
+}
+
+async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<Heard>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    let mut fields = Fields::default();
+    loop {
+        tick.tick().await;
+        let bytes = std::fs::read(&log).unwrap_or_default();
+        let new = &bytes[read.min(bytes.len())..];
+        let Some(end) = new.iter().rposition(|b| *b == b'\n') else { continue };
+        for line in new[..end].split(|b| *b == b'\n') {
+            let line = sglang_line::read(line, &mut fields);
+            if let Says::Profile(profile) = &line.says {
+                let heard = Heard::Line { rank: line.rank, line: ProfileLine::from(profile) };
+                if tell.send(heard).await.is_err() {
+                    return;
+                }
+            }
+        }
+        read += end + 1;
+    }
+}
+
+pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
+    let finding = Finding {
+        onset: now,
+        onset_error_s: 0.5,
+        rank: Rank::dp(1).labels(),
+        side: Side::High,
+        statistic: "max_over_mean".into(),
+        signal: "load".into(),
+        value: 2.1,
+        bound: 1.5,
+        members: Vec::new(),
+        evidence: None,
+    };
+    let incident = Incident {
+        id: id.into(),
+        rule: "dp-load-skew".into(),
+        about: None,
+        target: "server".into(),
+        group: Labels::default(),
+        severity: Severity::Warning,
+        labels: Labels::default(),
+        state: IncidentState::Open,
+        fired_at: now,
+        resolved_at: None,
+        finding,
+        capture: CaptureOutcome::None,
+        verdict: None,
+        bundle: None,
+    };
+    Record::new(agent, incident)
+}
+
+/// A window whose deadline is a second.
+pub fn short() -> HttpWindow {
+    HttpWindow { deadline: Duration::from_secs(1), ..HttpWindow::default() }
+}

@@ -1,0 +1,284 @@
+//! Kills the real agent (SIGKILL) at random points of captures of a double, and counts what is lost.
+//!
+//! `SKEWTRAP_KILLS` says how often; the default keeps `cargo test` short, the gate asks for 200.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+#[path = "capture/stage.rs"]
+mod stage;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use skewtrap::act::bundle::Bundles;
+use skewtrap::act::state::State;
+use skewtrap::decide::incident::CaptureOutcome;
+use skewtrap::demo::sglang::World;
+use skewtrap::demo::shell::RunningDouble;
+use tokio::net::TcpListener;
+
+/// Each lane has a double and an agent of its own.
+const LANES: usize = 5;
+const ONE_IDLE: [(u32, u32); 2] = [(0, 0), (40, 2)];
+
+/// What a receiver got: every body under its key, in the order of arrival.
+type Mail = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+
+#[derive(Debug, Default)]
+struct Counts {
+    kills: usize,
+    starts: usize,
+    attempts: usize,
+    windows_left_open: usize,
+    attempts_forgotten: usize,
+    bundles: usize,
+    bundles_lost_or_half_named: usize,
+    messages: usize,
+    messages_lost: usize,
+    repeats: usize,
+    altered: usize,
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.kills += other.kills;
+        self.starts += other.starts;
+        self.attempts += other.attempts;
+        self.windows_left_open += other.windows_left_open;
+        self.attempts_forgotten += other.attempts_forgotten;
+        self.bundles += other.bundles;
+        self.bundles_lost_or_half_named += other.bundles_lost_or_half_named;
+        self.messages += other.messages;
+        self.messages_lost += other.messages_lost;
+        self.repeats += other.repeats;
+        self.altered += other.altered;
+    }
+}
+
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % bound
+    }
+}
+
+async fn receiver() -> (String, Mail) {
+    let mail = Mail::default();
+    let kept = mail.clone();
+    let take = move |headers: HeaderMap, body: String| async move {
+        let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+        kept.lock().unwrap().entry(key).or_default().push(body);
+        // Slow enough that a kill falls between the delivery and the agent's knowing of it.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        "ok"
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let app = axum::Router::new().route("/hook", axum::routing::post(take));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (url, mail)
+}
+
+struct Lane {
+    dir: PathBuf,
+    double: RunningDouble,
+    mail: Mail,
+}
+
+impl Lane {
+    async fn of(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir.join("profiles")).unwrap();
+        let double = stage::play(World::new(stage::config(&ONE_IDLE), stage::begin()), dir).await;
+        let (hook, mail) = receiver().await;
+        let (at, url) = (dir.display(), &double.url);
+        let text = format!(
+            "targets: [{{ name: server, url: '{url}', logs: ['{at}/server.log'] }}]
+rules:
+  - name: crash-skew
+    signal: load
+    across: dp_rank
+    within: [target, role]
+    trigger: {{ max_over_mean: 1.2, for: 0s }}
+    min_mean: 1
+    capture: {{ http: {{ output_dir: '{at}/profiles', num_steps: 20, deadline: 2s }} }}
+    limits: {{ cooldown: 0s, captures: 100000, per: 24h }}
+    notify: [hook]
+budget: {{ stalled: 240h, bytes: 1000GiB, windows: 100000 }}
+storm_cap: {{ incidents: 100000, per: 1s }}
+keep: {{ incidents: 100000 }}
+receivers: [{{ name: hook, webhook: {{ url: '{hook}' }} }}]
+state_dir: '{at}/state'
+incident_dir: '{at}/incidents'
+listen: 127.0.0.1:0
+"
+        );
+        std::fs::write(dir.join("skewtrap.yaml"), text).unwrap();
+        Self { dir: dir.to_owned(), double, mail }
+    }
+
+    fn agent(&self) -> Child {
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.dir.join("agent.log")).unwrap();
+        Command::new(env!("CARGO_BIN_EXE_skewtrap"))
+            .args(["run", "--config"])
+            .arg(self.dir.join("skewtrap.yaml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn starts(&self) -> usize {
+        self.double.requests().iter().filter(|r| r.path == "/start_profile").count()
+    }
+
+    /// The state as a dead agent left it: ids of attempts, and undelivered messages.
+    fn left(&self) -> (BTreeSet<String>, BTreeMap<String, String>) {
+        let state = State::open(&self.dir.join("state")).unwrap();
+        let attempts = state.ledger().unwrap().attempts.into_iter().map(|a| a.id).collect();
+        let parcels = state.undelivered().unwrap().into_iter();
+        (
+            attempts,
+            parcels.map(|p| (p.key.to_string(), String::from_utf8_lossy(&p.body).into_owned())).collect(),
+        )
+    }
+
+    /// Runs an agent until a point that the dice choose, and kills it.
+    async fn kill_one(&self, dice: &mut Dice) {
+        let before = self.starts();
+        let mut agent = self.agent();
+        let early = dice.below(4) == 0;
+        if early {
+            tokio::time::sleep(Duration::from_millis(dice.below(1_500))).await;
+        } else {
+            // Until the window is asked for, or for so long that a recovery alone is hit.
+            for _ in 0..800 {
+                if self.starts() > before {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(dice.below(1_600))).await;
+        }
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+    }
+
+    async fn run(&self, kills: usize, seed: u64) -> Counts {
+        let mut dice = Dice(seed);
+        let mut counts = Counts { kills, ..Counts::default() };
+        let (mut attempts, mut posted) = (BTreeSet::new(), BTreeSet::new());
+        for _ in 0..kills {
+            self.kill_one(&mut dice).await;
+            let (now, parcels) = self.left();
+            counts.attempts_forgotten += attempts.difference(&now).count();
+            attempts = now;
+            posted.extend(parcels.into_keys());
+        }
+        self.settle().await;
+        self.count(&mut counts, &attempts, &posted).await;
+        counts
+    }
+
+    /// A last agent on an even load closes, completes and delivers what is left, and is told to end.
+    async fn settle(&self) {
+        self.double.change(|engine, _| {
+            if let skewtrap::demo::Engine::Sglang(world) = engine {
+                world.set_load(&[(20, 0), (20, 0)]);
+            }
+            Vec::new()
+        });
+        let mut agent = self.agent();
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();
+        agent.wait().unwrap();
+    }
+
+    async fn count(&self, counts: &mut Counts, attempts: &BTreeSet<String>, posted: &BTreeSet<String>) {
+        let state = State::open(&self.dir.join("state")).unwrap();
+        let ledger = state.ledger().unwrap();
+        counts.starts = self.starts();
+        counts.attempts = ledger.attempts.len();
+        let ids: BTreeSet<String> = ledger.attempts.iter().map(|a| a.id.clone()).collect();
+        counts.attempts_forgotten +=
+            attempts.difference(&ids).count() + counts.starts.saturating_sub(ids.len());
+        let open = self.open_windows().await + state.open_windows().unwrap().len();
+        counts.windows_left_open = open + ledger.open().count();
+        let root = self.dir.join("incidents");
+        let bundles = Bundles::open(&root, state.agent().clone()).unwrap();
+        let incidents: BTreeSet<String> = ledger.attempts.iter().map(|a| a.incident.clone()).collect();
+        for incident in &incidents {
+            let whole = bundles.read(incident);
+            let settled = whole.is_some_and(|r| !matches!(r.incident.capture, CaptureOutcome::Open { .. }));
+            counts.bundles_lost_or_half_named += usize::from(!settled);
+        }
+        for entry in std::fs::read_dir(&root).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            counts.bundles += 1;
+            counts.bundles_lost_or_half_named +=
+                usize::from(name.starts_with('.') || name.ends_with(".incomplete"));
+        }
+        self.count_mail(counts, posted, &incidents);
+        counts.messages_lost += state.undelivered().unwrap().len();
+    }
+
+    fn count_mail(&self, counts: &mut Counts, posted: &BTreeSet<String>, incidents: &BTreeSet<String>) {
+        let mail = self.mail.lock().unwrap();
+        counts.messages = mail.len();
+        for (key, bodies) in mail.iter() {
+            counts.repeats += bodies.len() - 1;
+            if let Some(other) = bodies.iter().find(|b| **b != bodies[0]) {
+                counts.altered += 1;
+                eprintln!("{key} was altered from\n{}\nto\n{other}", bodies[0]);
+            }
+        }
+        // What was in the outbox at some kill must have come.
+        let came = |key: &&String| mail.keys().any(|k| key.ends_with(k.as_str()));
+        counts.messages_lost += posted.iter().filter(|key| !came(key)).count();
+        // And whoever had a window was told of.
+        let told = |incident: &&String| mail.keys().any(|k| k.contains(incident.as_str()));
+        counts.messages_lost += incidents.iter().filter(|incident| !told(incident)).count();
+    }
+
+    async fn open_windows(&self) -> usize {
+        let (answer, waits) = tokio::sync::oneshot::channel();
+        self.double.change(move |engine, _| {
+            if let skewtrap::demo::Engine::Sglang(world) = engine {
+                let _ = answer.send(world.open_windows().len());
+            }
+            Vec::new()
+        });
+        waits.await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_is_killed_anywhere_leaves_no_window_open_and_loses_nothing() {
+    let kills: usize = std::env::var("SKEWTRAP_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
+    let dir = tempfile::tempdir().unwrap();
+    let mut lanes = tokio::task::JoinSet::new();
+    for lane in 0..LANES {
+        let at = dir.path().join(format!("lane{lane}"));
+        lanes.spawn(async move { Lane::of(&at).await.run(kills.div_ceil(LANES), 7 + lane as u64).await });
+    }
+    let mut all = Counts::default();
+    lanes.join_all().await.iter().for_each(|counts| all.add(counts));
+    eprintln!("{all:#?}");
+    let failed = all.windows_left_open
+        + all.attempts_forgotten
+        + all.bundles_lost_or_half_named
+        + all.messages_lost
+        + all.altered;
+    if failed > 0 || all.repeats > all.kills {
+        let kept = dir.keep();
+        panic!("something was lost, see {}: {all:?}", kept.display());
+    }
+    assert!(all.starts * 2 > all.kills, "the kills mostly fell outside of captures: {all:?}");
+}
