@@ -8,8 +8,10 @@ pub mod compare;
 pub mod demo;
 pub mod doctor;
 pub mod incidents;
+pub mod init;
 pub mod notify_test;
 pub mod play;
+pub mod probe;
 pub mod replay;
 pub mod rules;
 pub mod run;
@@ -49,6 +51,7 @@ enum Command {
     Incidents(incidents::IncidentsArgs),
     NotifyTest(notify_test::NotifyTestArgs),
     Schema(schema::SchemaArgs),
+    Init(init::InitArgs),
 }
 
 impl Cli {
@@ -72,6 +75,7 @@ impl Cli {
             Command::Incidents(args) => incidents::run(&args),
             Command::NotifyTest(args) => notify_test::run(&args),
             Command::Schema(args) => schema::run(&args),
+            Command::Init(args) => init::run(&args),
         }
     }
 }
