@@ -1,8 +1,8 @@
 //! The command line: one file per subcommand.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-pub mod check;
 pub mod capture;
+pub mod check;
 mod client;
 pub mod compare;
 pub mod demo;
