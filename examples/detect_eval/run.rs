@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use skewtrap::decide::onset;
 use skewtrap::decide::rule::Side;
-use skewtrap::decide::rule::departure::{Departure, Work};
+use skewtrap::decide::rule::departure::{Course, Departure, Evidence, Work};
 use skewtrap::decide::time::Time;
 
 use super::textbook::Textbook;
@@ -31,6 +31,8 @@ pub struct Firing {
     pub at: f64,
     pub onset: f64,
     pub rank: usize,
+    /// What showed it, of the shipped rule.
+    pub by: &'static str,
 }
 
 /// The bounds of the shipped rule.
@@ -43,7 +45,7 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { departure: 4.9, clear: 3.5, hold_s: 0.0 }
+        Self { departure: 5.0, clear: 3.5, hold_s: 0.0 }
     }
 }
 
@@ -104,14 +106,18 @@ impl Log {
             if !departure.observe(now, &members, !state.is_firing && state.above_since.is_none()) {
                 continue;
             }
-            let Some(e) = departure.evidence() else { continue };
-            if state.step(now, e.value, bounds) {
-                let course: Vec<(Time, f64)> = departure.history(e.member, e.course).collect();
-                let found = onset::locate(&course, e.side);
+            let Some(e) = departure.evidence().copied() else { continue };
+            if state.step(now, &e, bounds) {
+                let found = onset_of(&departure, &e);
                 firings.push(Firing {
                     at: now.epoch_s(),
                     onset: found.map_or(now.epoch_s(), |o| o.at.epoch_s()),
                     rank: e.member,
+                    by: match e.course {
+                        Course::Load => "load",
+                        Course::Tokens => "tokens",
+                        Course::Speed => "speed",
+                    },
                 });
             }
         }
@@ -128,15 +134,15 @@ struct State {
 }
 
 impl State {
-    fn step(&mut self, now: Time, value: f64, bounds: Bounds) -> bool {
+    fn step(&mut self, now: Time, e: &Evidence, bounds: Bounds) -> bool {
         if self.is_firing {
-            self.below_since = (value < bounds.clear).then(|| self.below_since.unwrap_or(now));
+            self.below_since = (e.lately < bounds.clear).then(|| self.below_since.unwrap_or(now));
             if self.below_since.is_some_and(|s| now.since(s) >= Duration::from_secs(10)) {
                 *self = Self::default();
             }
             return false;
         }
-        self.above_since = (value > bounds.departure).then(|| self.above_since.unwrap_or(now));
+        self.above_since = (e.value > bounds.departure).then(|| self.above_since.unwrap_or(now));
         self.is_firing = self.above_since.is_some_and(|s| now.signed_s_since(s) >= bounds.hold_s);
         self.is_firing
     }
@@ -197,4 +203,9 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 #[allow(dead_code)]
 pub fn is_low(side: Side) -> bool {
     side == Side::Low
+}
+
+fn onset_of(departure: &Departure, e: &Evidence) -> Option<onset::Onset> {
+    let course: Vec<(Time, f64)> = departure.history(e.member, e.course).collect();
+    onset::locate(&course, e.side, e.course.manner())
 }

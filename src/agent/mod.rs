@@ -13,6 +13,7 @@ pub mod command;
 pub mod compare;
 pub mod examine;
 pub mod history;
+pub mod load;
 pub mod look;
 pub mod merged;
 pub mod nsys;
@@ -389,6 +390,7 @@ impl Agent {
         }
         let mut status = self.watch.status(self.clock.now());
         status.started = self.started;
+        status.receivers = self.post.standing();
         for (target, site) in status.targets.iter_mut().zip(&self.sites) {
             target.url = site.server.as_ref().map(|s| s.base().to_owned()).unwrap_or_default();
         }
@@ -398,7 +400,7 @@ impl Agent {
     }
 
     fn sweep(&self) {
-        self.post.offer_again();
+        let _ = self.post.offer_again();
         if let Err(error) = self.desk.state.prune(self.clock.now()) {
             error!("{error}");
         }

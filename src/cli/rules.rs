@@ -11,6 +11,7 @@ use crate::config::rules::{self, LoadedRules};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::rule::Rule;
 use crate::decide::signal::catalog::Catalog;
+use crate::decide::signal::sample::Signal;
 
 /// Checked rules and the signals they are of.
 #[derive(Debug)]
@@ -53,6 +54,11 @@ fn report(loaded: &LoadedRules) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The built-in signals, as the checks want them.
+pub fn signals_of<'a>(of: &'a dyn Fn(&str) -> Option<Signal>, names: &'a [&'a str]) -> Signals<'a> {
+    Signals { of, names }
+}
+
 /// Names and texts of rule files; of a folder, those that end in `.yaml` or `.yml` but not in
 /// `.test.yaml`, in the order of their names.
 ///
@@ -70,7 +76,11 @@ pub fn texts_of(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>> {
     Ok(texts)
 }
 
-fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// The rule files that a path names.
+///
+/// # Errors
+/// A folder cannot be listed.
+pub fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }

@@ -44,6 +44,9 @@ macro_rules! condition_keys {
             lost_share: Field<f64>,
             /// Largest distance from the median in robust standard deviations.
             robust_z: Field<f64>,
+            /// How far a rank's course has departed from its peers', in standard deviations of what is
+            /// usual in this group, learned as it goes; 5 is rare on healthy load.
+            departure: Field<f64>,
             /// Some member is `above` or `below` this.
             any_member: Field<MemberText>,
             /// Every member is `above` or `below` this.
@@ -64,7 +67,11 @@ macro_rules! condition_keys {
 
 condition_keys! {
     /// One condition of several.
-    ConditionText {}
+    ConditionText {
+        /// How long it must hold before it counts.
+        #[serde(rename = "for")]
+        hold: Field<Span>,
+    }
 }
 
 condition_keys! {
@@ -117,6 +124,7 @@ impl TriggerText {
     fn alone(&self) -> ConditionText {
         let t = self.clone();
         ConditionText {
+            hold: Field::Absent,
             signal: t.signal,
             max_over_mean: t.max_over_mean,
             min_over_mean: t.min_over_mean,
@@ -126,6 +134,7 @@ impl TriggerText {
             jain: t.jain,
             lost_share: t.lost_share,
             robust_z: t.robust_z,
+            departure: t.departure,
             any_member: t.any_member,
             all_members: t.all_members,
             side: t.side,
@@ -212,7 +221,6 @@ fn inherit(clear: &mut Trigger, trigger: &Trigger, text: &ConditionText) {
         else {
             continue;
         };
-        c.above_baseline = c.above_baseline.or(own.above_baseline);
         if text.side.is_absent() {
             c.side = own.side;
         }
@@ -226,6 +234,10 @@ fn inherit(clear: &mut Trigger, trigger: &Trigger, text: &ConditionText) {
 fn derived_clear(trigger: &Trigger) -> Trigger {
     let conditions = trigger.conditions.iter().cloned().map(|mut c| {
         c.chance = c.chance.map(|k| k * 0.75);
+        (c.hold, c.above_baseline) = (Duration::ZERO, None);
+        if c.statistic == Statistic::Departure {
+            c.bound *= 0.7;
+        }
         c
     });
     Trigger {
@@ -307,6 +319,7 @@ impl ConditionText {
             Statistic::Jain => &self.jain,
             Statistic::LostShare => &self.lost_share,
             Statistic::RobustZ => &self.robust_z,
+            Statistic::Departure => &self.departure,
             Statistic::AnyMember | Statistic::AllMembers => return None,
         })
     }
@@ -374,14 +387,28 @@ fn condition_of(
     let chance = chance_of(part, text, statistic, settings, findings);
     if let Some((k, at)) = text.above_baseline.placed() {
         settings.given(&format!("{part}.above_baseline"), k, at);
-        if *k < 1.0 {
+        if part == Part::Clear {
+            findings.error(at, "only a trigger compares with the past", Some("take it out".into()));
+        } else if *k < 1.0 {
             findings.error(at, "a factor below 1 is always exceeded", Some("write 1.2, say".into()));
         }
     }
     let smooth = text.smooth.get().map_or(Duration::ZERO, |s| s.0);
     let (signal, signal_name) = signal?;
     let above_baseline = text.above_baseline.get().copied();
-    Some(Condition { signal, signal_name, statistic, bound, direction, side, chance, above_baseline, smooth })
+    let hold = text.hold.get().map_or(Duration::ZERO, |s| s.0);
+    Some(Condition {
+        signal,
+        signal_name,
+        statistic,
+        bound,
+        direction,
+        side,
+        chance,
+        above_baseline,
+        smooth,
+        hold,
+    })
 }
 
 fn signal_for(

@@ -471,7 +471,7 @@ capture: { http: { output_dir: /tmp/profiles, num_steps: 20 } }
 budget: { stalled: 1m, bytes: 5GiB, windows: 2 }
 receivers:
   - { name: oncall, webhook: { url: { env: HOOK }, signing_key: { file: /run/secrets/hook } }, min_severity: warning }
-  - { name: chat, slack: { url: { env: SLACK } }, updates: [opened, verdict] }
+  - { name: chat, slack: { url: { env: SLACK } }, updates: [fired, verdict] }
 state_dir: /var/lib/skewtrap
 listen: 0.0.0.0:9464
 token: { file: /run/secrets/token }

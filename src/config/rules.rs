@@ -24,7 +24,7 @@ pub struct RulesText {
 /// A shipped rule file.
 #[derive(Clone, Copy, Debug)]
 pub struct Preset {
-    /// The rule's name, and the file's without `.yaml`.
+    /// The file's name without `.yaml`; its first rule's, as a rule.
     pub name: &'static str,
     /// The file.
     pub text: &'static str,
@@ -50,6 +50,13 @@ presets! {
     "dp-load-skew" true
     "kv-usage-skew" true
     "starved-rank" true
+    "queue-skew-idle-peer" false
+    "slow-rank" false
+    "dp-attention-tokens" false
+    "expert-imbalance" false
+    "pd-pools" false
+    "replica-skew" false
+    "vllm-engine-skew" false
 }
 
 /// Rules, and what is wrong with the others.

@@ -202,11 +202,13 @@ pub struct SameCalls {
     pub grid: Option<f64>,
 }
 
+/// Nanoseconds of a launch, of all of them, and blocks of a launch.
+type Launches = (f64, f64, f64);
+
 /// Compares kernels of the same full name in steps of the same kind.
 pub fn same_calls(profiles: &[&RankProfile], at: usize) -> SameCalls {
-    let mut peers: HashMap<(&str, usize), Vec<(f64, f64, f64)>> = HashMap::new();
-    for (i, p) in profiles.iter().enumerate().filter(|(i, _)| *i != at) {
-        let _ = i;
+    let mut peers: HashMap<(&str, usize), Vec<Launches>> = HashMap::new();
+    for (_, p) in profiles.iter().enumerate().filter(|(i, _)| *i != at) {
         for k in p.kernels.iter().filter(|k| k.family != Family::Communication) {
             for (kind, c) in k.by_kind.iter().enumerate().filter(|(_, c)| c.launches >= MIN_STEPS as u64) {
                 let each = c.time_ns as f64 / c.launches as f64;
@@ -218,9 +220,8 @@ pub fn same_calls(profiles: &[&RankProfile], at: usize) -> SameCalls {
     for k in profiles[at].kernels.iter().filter(|k| k.family != Family::Communication) {
         for (kind, c) in k.by_kind.iter().enumerate().filter(|(_, c)| c.launches >= MIN_STEPS as u64) {
             let Some(others) = peers.get(&(k.name.as_str(), kind)) else { continue };
-            let of = |f: fn(&(f64, f64, f64)) -> f64| {
-                median(&others.iter().map(f).collect::<Vec<_>>()).unwrap_or(0.0)
-            };
+            let of =
+                |f: fn(&Launches) -> f64| median(&others.iter().map(f).collect::<Vec<_>>()).unwrap_or(0.0);
             let (each, weight, blocks) = (of(|o| o.0), of(|o| o.1), of(|o| o.2));
             let factor = c.time_ns as f64 / c.launches as f64 / each.max(1.0);
             let grid = (blocks > 0.0 && k.blocks > 0.0).then(|| k.blocks / blocks);

@@ -68,212 +68,52 @@ impl Family {
     }
 }
 
-/// Family, and the words that tell it. Words are lower case; the first row with a hit wins.
-const TABLE: &[(Family, &[&str])] = &[
+/// Families, and the words of which any one tells it. Lower case; the first row with a hit wins.
+const TABLE: &[(Family, &str)] = &[
     (
         Family::Communication,
-        &[
-            "nccl",
-            "rccl",
-            "deep_ep",
-            "deepep",
-            "nvshmem",
-            "cross_device_reduce",
-            "custom_all_reduce",
-            "customallreduce",
-            "custom_ar",
-            "all_reduce",
-            "allreduce",
-            "all_gather",
-            "allgather",
-            "reduce_scatter",
-            "reducescatter",
-            "all_to_all",
-            "alltoall",
-            "all2all",
-            "a2a_",
-            "twoshot",
-            "oneshot",
-            "multimem",
-            "symm_mem",
-            "mscclpp",
-            "msccl",
-            "quick_reduce",
-            "quickreduce",
-            "userbuffers",
-            "pplx_",
-            "mooncake",
-            "nixl",
-            "sendrecv",
-            "broadcast_kernel_nccl",
-            "barrier_all",
-        ],
+        "nccl rccl deep_ep deepep nvshmem cross_device_reduce custom_all_reduce customallreduce \
+         custom_ar all_reduce allreduce all_gather allgather reduce_scatter reducescatter all_to_all \
+         alltoall all2all a2a_ twoshot oneshot multimem symm_mem mscclpp msccl quick_reduce \
+         quickreduce userbuffers pplx_ mooncake nixl sendrecv broadcast_kernel_nccl barrier_all",
     ),
     (
         Family::Moe,
-        &[
-            "moe",
-            "expert",
-            "topk_gating",
-            "topkgating",
-            "grouped_topk",
-            "biased_grouped",
-            "grouped_gemm",
-            "group_gemm",
-            "groupgemm",
-            "groupedgemm",
-            "ptrarray",
-            "m_grouped",
-            "mgrouped",
-            "gemm_grouped",
-            "permute_kernel",
-            "ep_scatter",
-            "ep_gather",
-            "compute_seg_indptr",
-            "compute_src2dst",
-            "pre_reorder",
-            "post_reorder",
-            "silu_mul_masked",
-            "silu_and_mul_masked",
-        ],
+        "moe expert topk_gating topkgating grouped_topk biased_grouped grouped_gemm group_gemm \
+         groupgemm groupedgemm ptrarray m_grouped mgrouped gemm_grouped permute_kernel ep_scatter \
+         ep_gather compute_seg_indptr compute_src2dst pre_reorder post_reorder silu_mul_masked \
+         silu_and_mul_masked",
     ),
     (
         Family::StateSpace,
-        &[
-            "mamba",
-            "selective_scan",
-            "causal_conv1d",
-            "chunk_scan",
-            "chunk_state",
-            "ssd_",
-            "gated_delta",
-            "delta_rule",
-            "recurrent_gated",
-            "fused_recurrent",
-            "lightning_attn",
-        ],
+        "mamba selective_scan causal_conv1d chunk_scan chunk_state ssd_ gated_delta delta_rule \
+         recurrent_gated fused_recurrent lightning_attn",
     ),
     (
         Family::Attention,
-        &[
-            "attn",
-            "attention",
-            "_fwd_kernel",
-            "_fwd_grouped_kernel",
-            "fmha",
-            "mha_",
-            "mla",
-            "flash::",
-            "flashfwd",
-            "flash_fwd",
-            "pagedkv",
-            "paged_kv",
-            "batchprefill",
-            "batchdecode",
-            "singleprefill",
-            "singledecode",
-            "kv_splits",
-            "kv_indices",
-            "kvcache",
-            "kv_cache",
-            "kv_buffer",
-            "reshape_and_cache",
-            "merge_state",
-            "mergestates",
-            "persistentvariablelengthmergestates",
-            "xqa",
-            "decode_att",
-            "lse_combine",
-            "page_table",
-        ],
+        "attn attention _fwd_kernel _fwd_grouped_kernel fmha mha_ mla flash:: flashfwd flash_fwd \
+         pagedkv paged_kv batchprefill batchdecode singleprefill singledecode kv_splits kv_indices \
+         kvcache kv_cache kv_buffer reshape_and_cache merge_state mergestates \
+         persistentvariablelengthmergestates xqa decode_att lse_combine page_table",
     ),
     (
         Family::Sampling,
-        &[
-            "softmax",
-            "sampling",
-            "sample",
-            "argmax",
-            "topk",
-            "top_k",
-            "topp",
-            "top_p",
-            "renorm",
-            "multinomial",
-            "distribution_",
-            "exponential_",
-            "radixsort",
-            "radix_sort",
-            "devicesegmentedsort",
-            "sbtopk",
-            "mbtopk",
-            "penalt",
-            "bitmask",
-            "logit",
-            "gathertopk",
-            "bitonicsort",
-        ],
+        "softmax sampling sample argmax topk top_k topp top_p renorm multinomial distribution_ \
+         exponential_ radixsort radix_sort devicesegmentedsort sbtopk mbtopk penalt bitmask logit \
+         gathertopk bitonicsort",
     ),
     (
         Family::Gemm,
-        &[
-            "gemm",
-            "nvjet",
-            "cutlass",
-            "cublas",
-            "splitk",
-            "wgmma",
-            "matmul",
-            "_mm_",
-            "gemv",
-            "xmma",
-            "marlin",
-            "machete",
-            "deep_gemm",
-            "sm90_",
-            "sm80_",
-            "sm100_",
-            "hgmma",
-            "cijk_",
-            "dot_kernel",
-        ],
+        "gemm nvjet cutlass cublas splitk wgmma matmul _mm_ gemv xmma marlin machete deep_gemm sm90_ \
+         sm80_ sm100_ hgmma cijk_ dot_kernel",
     ),
     (
         Family::Elementwise,
-        &[
-            "norm",
-            "rope",
-            "rotary",
-            "silu",
-            "gelu",
-            "act_and_mul",
-            "elementwise",
-            "reduce_kernel",
-            "quant",
-            "scale",
-            "triton_poi",
-            "triton_red",
-            "triton_per",
-            "position",
-            "embedding",
-            "index",
-            "vectorized",
-            "scatter",
-            "gather",
-            "scan_kernel",
-            "devicescan",
-            "devicereduce",
-            "multi_tensor_apply",
-            "assert_async",
-            "compare",
-            "swiglu",
-            "hadamard",
-        ],
+        "norm rope rotary silu gelu act_and_mul elementwise reduce_kernel quant scale triton_poi \
+         triton_red triton_per position embedding index vectorized scatter gather scan_kernel \
+         devicescan devicereduce multi_tensor_apply assert_async compare swiglu hadamard",
     ),
-    (
-        Family::Copy,
-        &["memcpy", "memset", "copy", "catarray", "fill", "transpose", "clone", "write_req_to_token"],
-    ),
+    (Family::Copy, "memcpy memset copy catarray fill transpose clone write_req_to_token"),
 ];
 
 /// The family of a kernel, by its name as profilers write it (demangled or short).
@@ -283,7 +123,7 @@ pub fn family_of(name: &str) -> Family {
     // `direct_copy_kernel`): the outer name speaks first, the whole name only if it is silent.
     let outer = outer_of(&lower);
     let hit =
-        |text: &str| TABLE.iter().find(|(_, words)| words.iter().any(|w| text.contains(w))).map(|r| r.0);
+        |text: &str| TABLE.iter().find(|(_, words)| words.split(' ').any(|w| text.contains(w))).map(|r| r.0);
     match hit(outer) {
         Some(Family::Gemm | Family::Elementwise) | None => {}
         Some(family) => return family,
@@ -353,57 +193,15 @@ fn outer_of(name: &str) -> &str {
 }
 
 /// Words that say nothing about what a templated kernel does.
-const PLUMBING: &[&str] = &[
-    "enable_sm90_or_later",
-    "enable_sm90",
-    "enable_sm100_or_later",
-    "enable_2x_kernel_for_sm89",
-    "enable_sm80_to_sm89",
-    "unsigned",
-    "float",
-    "double",
-    "long",
-    "short",
-    "char",
-    "bool",
-    "true",
-    "false",
-    "cute",
-    "std",
-    "at",
-    "native",
-    "nv_bfloat16",
-    "half",
-    "const",
-    "int",
-    "func_wrapper_t",
-    "gpu_kernel_impl_nocast",
-    "gpu_kernel_impl",
-    "array",
-    "tuple",
-    "lambda",
-    "anonymous",
-    "namespace",
-    "operator",
-    "c10",
-    "BFloat16",
-    "Half",
-];
+const PLUMBING: &str = "enable_sm90_or_later enable_sm90 enable_sm100_or_later enable_2x_kernel_for_sm89 \
+    enable_sm80_to_sm89 unsigned float double long short char bool true false cute std at \
+    native nv_bfloat16 half const int func_wrapper_t gpu_kernel_impl_nocast gpu_kernel_impl \
+    array tuple lambda anonymous namespace operator c10 BFloat16 Half";
 
 /// Outer names shared by kernels that do different things.
-const GENERIC: &[&str] = &[
-    "device_kernel",
-    "Kernel",
-    "Kernel2",
-    "kernel",
-    "elementwise_kernel",
-    "vectorized_elementwise_kernel",
-    "unrolled_elementwise_kernel",
-    "index_elementwise_kernel",
-    "reduce_kernel",
-    "multi_tensor_apply_kernel",
-    "distribution_elementwise_grid_stride_kernel",
-];
+const GENERIC: &str = "device_kernel Kernel Kernel2 kernel elementwise_kernel vectorized_elementwise_kernel \
+    unrolled_elementwise_kernel index_elementwise_kernel reduce_kernel \
+    multi_tensor_apply_kernel distribution_elementwise_grid_stride_kernel";
 
 /// A name short enough for a table and long enough to find again in a trace viewer:
 /// `_fwd_grouped_kernel_stage1`, `RMSNormKernel`, `device_kernel<FlashAttnFwdSm90>`.
@@ -413,7 +211,7 @@ pub fn short_name(name: &str) -> String {
     if last.is_empty() || name.starts_with("Memcpy") || name.starts_with("Memset") {
         return name.to_owned();
     }
-    if !GENERIC.contains(&last) {
+    if !is_one_of(GENERIC, last) {
         return last.to_owned();
     }
     let at = name.find(outer).map_or(0, |a| a + outer.len());
@@ -426,10 +224,14 @@ pub fn short_name(name: &str) -> String {
     }
 }
 
+fn is_one_of(words: &str, word: &str) -> bool {
+    words.split(' ').any(|w| w == word)
+}
+
 fn plumbing(word: &str) -> bool {
     let bare = word.trim_start_matches('_');
-    PLUMBING.contains(&bare)
-        || GENERIC.contains(&bare)
+    is_one_of(PLUMBING, bare)
+        || is_one_of(GENERIC, bare)
         || matches!(
             bare,
             "cutlass" | "flash" | "kernel" | "gemm" | "memory" | "function" | "TensorIteratorBase"

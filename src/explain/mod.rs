@@ -2,11 +2,12 @@
 //!
 //! [`trace`] is what a reader hands over, [`step`] folds it (with [`period`] where no annotation
 //! tells the steps), [`collective`] and [`clock`] match ranks in time, [`evidence`] holds the
-//! figures, [`judge`] and [`compare`] conclude, [`report`] writes.
+//! figures, [`judge`], [`compare`] and [`conclude`] decide, [`table`] is the result, [`report`] writes.
 
 pub mod clock;
 pub mod collective;
 pub mod compare;
+pub mod conclude;
 pub mod evidence;
 pub mod judge;
 pub mod kernel;
@@ -14,5 +15,6 @@ pub mod message;
 pub mod period;
 pub mod report;
 pub mod step;
+pub mod table;
 pub mod trace;
 pub mod verdict;

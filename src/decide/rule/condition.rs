@@ -6,9 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::baseline::Baseline;
+use super::departure::Evidence;
 use super::statistic::{Direction, Statistic, Summary, median_of};
 use super::{Combine, Frame, Side, Trigger};
 use crate::decide::signal::sample::Signal;
+use crate::decide::time::Time;
 
 /// One statistic of one signal against its bounds.
 #[derive(Clone, Debug)]
@@ -32,6 +35,8 @@ pub struct Condition {
     pub above_baseline: Option<f64>,
     /// Values are averaged over this window first; zero for none.
     pub smooth: Duration,
+    /// It must hold this long before it counts among others; zero for at once.
+    pub hold: Duration,
 }
 
 /// What one look at a condition found.
@@ -50,8 +55,12 @@ pub struct Reading {
 }
 
 impl Condition {
-    /// Looks at a group. `scratch` holds nothing between calls.
-    pub fn read(&self, values: &[f64], scratch: &mut Vec<f64>) -> Reading {
+    /// Looks at a group. `departed` is what its detector says, where a condition asks for it;
+    /// `scratch` holds nothing between calls.
+    pub fn read(&self, values: &[f64], departed: Option<&Evidence>, scratch: &mut Vec<f64>) -> Reading {
+        if self.statistic == Statistic::Departure {
+            return self.read_departure(departed);
+        }
         let summary = Summary::of(values);
         let value = self.statistic.of(values, &summary, self.direction, scratch);
         let side = self.blamed_side(values, &summary, scratch);
@@ -63,6 +72,20 @@ impl Condition {
         let times_chance = if self.chance.is_some() { times_chance(&summary, side) } else { 0.0 };
         let beyond_bound = beyond && (self.side == Side::Both || self.side == side);
         Reading { value, beyond_bound, times_chance, member, side }
+    }
+
+    fn read_departure(&self, departed: Option<&Evidence>) -> Reading {
+        let Some(e) = departed else {
+            return Reading {
+                value: 0.0,
+                beyond_bound: false,
+                times_chance: 0.0,
+                member: 0,
+                side: Side::High,
+            };
+        };
+        let beyond_bound = e.value > self.bound && (self.side == Side::Both || self.side == e.side);
+        Reading { value: e.value, beyond_bound, times_chance: e.value, member: e.member, side: e.side }
     }
 
     /// As part of a trigger: beyond the bound and beyond chance.
@@ -131,6 +154,8 @@ impl Trigger {
         &self,
         part: Part,
         frames: impl Iterator<Item = &'a Frame>,
+        departed: Option<&Evidence>,
+        clock: &mut Held,
         scratch: &mut Scratch,
     ) -> Judgement {
         let mut first: Option<(bool, usize, Reading)> = None;
@@ -138,11 +163,12 @@ impl Trigger {
         for (i, (condition, frame)) in self.conditions.iter().zip(frames).enumerate() {
             scratch.values.clear();
             scratch.values.extend(frame.members.iter().map(|m| m.value));
-            let reading = condition.read(&scratch.values, &mut scratch.sorted);
+            let reading = condition.read(&scratch.values, departed, &mut scratch.sorted);
             let holds = match part {
                 Part::Trigger => condition.is_exceeded(&reading),
                 Part::Clear => condition.is_kept(&reading),
             };
+            let holds = clock.lasts(i, holds, condition.hold) && clock.is_unusual(i, condition, &reading);
             all &= holds;
             any |= holds;
             if first.is_none_or(|(held, ..)| holds && !held) {
@@ -151,6 +177,51 @@ impl Trigger {
         }
         let (_, lead, reading) = first.expect("a trigger has at least one condition: config sees to it");
         Judgement { holds: if self.combine == Combine::All { all } else { any }, lead, reading }
+    }
+}
+
+/// What single conditions remember: since when they have held, and what is usual.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// When it is now.
+    pub now: Time,
+    /// Whether what is seen may become usual.
+    pub may_learn: bool,
+    since: Vec<Option<Time>>,
+    baselines: Vec<Baseline>,
+}
+
+impl Held {
+    fn is_unusual(&mut self, index: usize, condition: &Condition, reading: &Reading) -> bool {
+        let Some(factor) = condition.above_baseline else { return true };
+        if self.baselines.len() <= index {
+            self.baselines.resize(index + 1, Baseline::default());
+        }
+        let baseline = &mut self.baselines[index];
+        let exceeded = baseline.is_exceeded(reading.value, factor, condition.direction);
+        if self.may_learn && exceeded != Some(true) {
+            baseline.learn(self.now, reading.value);
+        }
+        exceeded == Some(true)
+    }
+
+    fn lasts(&mut self, index: usize, holds: bool, hold: Duration) -> bool {
+        if hold.is_zero() {
+            return holds;
+        }
+        if self.since.len() <= index {
+            self.since.resize(index + 1, None);
+        }
+        if !holds {
+            self.since[index] = None;
+            return false;
+        }
+        self.now.since(*self.since[index].get_or_insert(self.now)) >= hold
+    }
+
+    /// Since when a condition has held, where that is known.
+    pub fn since(&self, index: usize) -> Option<Time> {
+        self.since.get(index).copied().flatten()
     }
 }
 
@@ -176,11 +247,12 @@ mod tests {
             chance: None,
             above_baseline: None,
             smooth: Duration::ZERO,
+            hold: Duration::ZERO,
         }
     }
 
     fn read(c: &Condition, values: &[f64]) -> Reading {
-        c.read(values, &mut Vec::new())
+        c.read(values, None, &mut Vec::new())
     }
 
     #[test]

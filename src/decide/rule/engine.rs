@@ -12,8 +12,12 @@ use super::change::{Change, How};
 use super::condition::{Condition, Scratch};
 use super::group::{GRACE, Group, Look, Running};
 use super::state::{Holds, Phase};
-use super::{Rule, why};
-use crate::decide::labels::Labels;
+use super::statistic::Statistic;
+use super::watcher::Courses;
+use super::{Rule, course, why};
+use crate::decide::incident::Finding;
+use crate::decide::labels::{LabelValue, Labels};
+use crate::decide::signal::catalog;
 use crate::decide::signal::store::{GroupId, SignalStore, ViewId};
 use crate::decide::time::Time;
 
@@ -184,7 +188,7 @@ impl Engine {
             self.evaluations += 1;
             let quiet = quiet_of(&self.quiet, group);
             let change = group.evaluate(&entry.running, store, quiet, &mut self.scratch, now);
-            changes.extend(change.map(|c| refined(c, store)));
+            changes.extend(change.map(|c| refined(c, &entry.running, group, store)));
             false
         });
         self.due = due;
@@ -249,15 +253,46 @@ fn quiet_of(quiet: &BTreeMap<Arc<str>, Quiet>, group: &Group) -> Option<Quiet> {
         return None;
     }
     match group.labels.get("target") {
-        Some(crate::decide::labels::LabelValue::Text(name)) => quiet.get(name).copied(),
+        Some(LabelValue::Text(name)) => quiet.get(name).copied(),
         // A group over several servers is disturbed by a capture on any of them.
         _ => quiet.values().next().copied(),
     }
 }
 
 /// A firing's onset and evidence, from what the store remembers.
-fn refined(change: Change, _store: &SignalStore) -> Change {
+fn refined(mut change: Change, running: &Running, group: &Group, store: &SignalStore) -> Change {
+    let (now, since) = (change.at, change.since);
+    let Some(finding) = &mut change.finding else { return change };
+    let conditions = &running.rule.trigger.conditions;
+    let condition = conditions.iter().find(|c| c.statistic.name() == &*finding.statistic);
+    let Some(condition) = condition else { return change };
+    if condition.statistic != Statistic::Departure {
+        let signal = condition.signal;
+        let found =
+            course::onset_of(store, &group.labels, signal, &finding.rank, finding.side, (group.settled, now));
+        match found.filter(|o| o.at <= since) {
+            Some(onset) => (finding.onset, finding.onset_error_s) = (onset.at, onset.error_s),
+            // At the latest when the trigger began to hold; how much sooner, the samples do not tell.
+            None => finding.onset_error_s = 1.0,
+        }
+    }
+    finding.evidence = evidence_of(finding);
     change
+}
+
+/// The numbers in a sentence: `dp_rank=2 61, the others 20 19 21`.
+fn evidence_of(finding: &Finding) -> Option<String> {
+    let blamed = finding.members.iter().find(|m| m.rank == finding.rank)?;
+    let mut text = format!("{} of {}: {}, its peers", finding.signal, finding.rank, short(blamed.value));
+    for m in finding.members.iter().filter(|m| m.rank != finding.rank).take(16) {
+        text.push(' ');
+        text.push_str(&short(m.value));
+    }
+    Some(text)
+}
+
+fn short(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.3}") }
 }
 
 impl Entry {
@@ -321,7 +356,24 @@ impl Running {
             Some(guard) => guard.signals().map(|s| look_of(s, Duration::ZERO)).collect(),
             None => Vec::new(),
         };
+        let courses = rule.conditions().position(|c| c.statistic == Statistic::Departure).map(|i| Courses {
+            load: trigger.iter().chain(&clear).copied().nth(i).unwrap_or(0),
+            ..Courses::default()
+        });
+        let is_load = |c: &Courses| store.signal_of(looks[c.load].view) == catalog::LOAD;
+        let (required, with_more) = (looks.len(), courses.as_ref().is_some_and(is_load));
+        let courses = courses.map(|c| match with_more {
+            true => c.with_company(&mut |signal| {
+                let view = store.subscribe(signal, &rule.across, &rule.within);
+                let look = Look { view, smooth: Duration::ZERO };
+                looks.iter().position(|l| *l == look).unwrap_or_else(|| {
+                    looks.push(look);
+                    looks.len() - 1
+                })
+            }),
+            false => c,
+        });
         let (fingerprint, holds) = (rule.fingerprint(), Holds::of(&rule));
-        Self { rule, fingerprint, holds, looks, trigger, clear, guard }
+        Self { rule, fingerprint, holds, looks, trigger, clear, guard, required, courses }
     }
 }

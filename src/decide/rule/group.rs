@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::change::{Change, How, Numbers};
-use super::condition::{Judgement, Part, Scratch};
+use super::condition::{Held, Judgement, Part, Scratch};
 use super::engine::Quiet;
-use super::state::{Holds, Input, Phase, State, Step};
+use super::state::{Firing, Holds, Input, Phase, State, Step};
+use super::statistic::Statistic;
+use super::watcher::{Courses, Watcher};
 use super::{Frame, Rule, Side};
 use crate::decide::incident::{Finding, MemberValue};
 use crate::decide::labels::{LabelValue, Labels};
@@ -35,6 +37,10 @@ pub(super) struct Running {
     pub trigger: Vec<usize>,
     pub clear: Vec<usize>,
     pub guard: Vec<usize>,
+    /// Looks from here on are welcome where they arrive, and no group lacks for want of them.
+    pub required: usize,
+    /// What the detector is fed, if a condition asks for departures.
+    pub courses: Option<Courses>,
 }
 
 /// Why a group is not judged.
@@ -73,6 +79,12 @@ pub(super) struct Group {
     pub is_due: bool,
     pub first_seen: Time,
     pub seen: Seen,
+    /// Since when single conditions have held.
+    held: Held,
+    /// The detector, if a condition asks for departures.
+    pub watcher: Option<Box<Watcher>>,
+    /// When it last stopped firing: no onset lies before.
+    pub settled: Time,
     /// One per look; only kept up for rules with several, whose parts must be seen at once.
     frames: Vec<Frame>,
 }
@@ -87,6 +99,9 @@ impl Group {
             is_due: false,
             first_seen: now,
             seen: Seen::Nothing,
+            held: Held::default(),
+            watcher: None,
+            settled: Time::default(),
             frames: Vec::new(),
         }
     }
@@ -138,12 +153,23 @@ impl Group {
         let lead = &frames[0];
         let mean = lead.members.iter().map(|m| m.value).sum::<f64>() / lead.members.len() as f64;
         let is_light = mean < rule.min_mean;
-        let trigger = rule.trigger.judge(Part::Trigger, running.trigger.iter().map(|l| &frames[*l]), scratch);
+        let may_learn =
+            matches!(self.state, State::Warming | State::Idle { .. }) && !is_light && quiet.is_none();
+        (self.held.now, self.held.may_learn) = (now, may_learn);
+        if let (Some(courses), false, None) = (running.courses, is_light, quiet) {
+            self.watcher.get_or_insert_default().observe(courses, frames, now, may_learn);
+        }
+        let departed = self.watcher.as_ref().and_then(|w| w.evidence());
+        let looks = running.trigger.iter().map(|l| &frames[*l]);
+        let trigger = rule.trigger.judge(Part::Trigger, looks, departed.as_ref(), &mut self.held, scratch);
         let is_open = matches!(self.state, State::Firing(_) | State::Unknown { was: Some(_) });
         // Only an open firing can clear, so only then is the second look worth its time.
         let clear = is_light
-            || is_open
-                && rule.clear.judge(Part::Clear, running.clear.iter().map(|l| &frames[*l]), scratch).holds;
+            || is_open && {
+                let looks = running.clear.iter().map(|l| &frames[*l]);
+                // A clear has neither times nor a past of its own.
+                rule.clear.judge(Part::Clear, looks, departed.as_ref(), &mut Held::default(), scratch).holds
+            };
         let mut blame = None;
         let mut guard = None;
         if trigger.holds && !is_light && quiet.is_none() {
@@ -160,7 +186,11 @@ impl Group {
             None => Input::Judged { trigger: blame, clear, newest: newest(lead) },
             Some(quiet) => Input::Disturbed { clear: clear && quiet == Quiet::MayClear },
         };
+        let was = self.phase();
         let step = self.state.step(input, running.holds, now);
+        if was == Phase::Firing && self.phase() == Phase::Idle {
+            self.settled = now;
+        }
         (step != Step::Same).then(|| self.change(step, running, Some((&trigger, frames)), None, now))
     }
 
@@ -224,6 +254,26 @@ impl Group {
         if self.labels.0.is_empty() { "the group".into() } else { format!("the group {}", self.labels) }
     }
 
+    /// The onset as the detector sees it, else since when the trigger has held; the engine, which can
+    /// look back in the store, may do better.
+    fn finding_of(&self, firing: &Firing, since: Time, numbers: &Numbers) -> Finding {
+        let watcher = self.watcher.as_ref();
+        let is_departure = &*numbers.statistic == Statistic::Departure.name();
+        let located = watcher.filter(|_| is_departure).and_then(|w| w.onset(&w.evidence()?, self.settled));
+        Finding {
+            onset: located.map_or(since, |o| o.at),
+            onset_error_s: located.map_or(0.0, |o| o.error_s),
+            rank: (*firing.blame.member).clone(),
+            side: firing.blame.side,
+            statistic: numbers.statistic.clone(),
+            signal: numbers.signal.clone(),
+            value: numbers.value,
+            bound: numbers.bound,
+            members: numbers.members.clone(),
+            evidence: None,
+        }
+    }
+
     fn change(
         &self,
         step: Step,
@@ -234,7 +284,12 @@ impl Group {
     ) -> Change {
         let numbers = judged.map(|(judgement, frames)| numbers_of(running, judgement, frames));
         let (since, finding) = match &self.state {
-            State::Firing(f) => (f.since, numbers.as_ref().map(|n| finding_of(f, n))),
+            State::Firing(f) => {
+                // A condition with a `for` of its own has held since before the trigger did.
+                let since =
+                    judged.and_then(|(j, _)| self.held.since(j.lead)).map_or(f.since, |s| s.min(f.since));
+                (since, numbers.as_ref().map(|n| self.finding_of(f, since, n)))
+            }
             State::Pending { since } => (*since, None),
             _ => (now, None),
         };
@@ -255,7 +310,7 @@ impl Group {
 }
 
 fn unjudged(running: &Running, frames: &[Frame]) -> Option<Unjudged> {
-    let empty = frames.iter().position(|f| f.members.is_empty());
+    let empty = frames[..running.required].iter().position(|f| f.members.is_empty());
     let few = frames[0].members.len();
     match empty {
         Some(look) => Some(Unjudged::Absent(look)),
@@ -266,22 +321,6 @@ fn unjudged(running: &Running, frames: &[Frame]) -> Option<Unjudged> {
 
 fn newest(frame: &Frame) -> Time {
     frame.members.iter().map(|m| m.at).max().unwrap_or_default()
-}
-
-/// The onset is refined by the engine, which can look back in the store.
-fn finding_of(firing: &super::state::Firing, numbers: &Numbers) -> Finding {
-    Finding {
-        onset: firing.since,
-        onset_error_s: 0.0,
-        rank: (*firing.blame.member).clone(),
-        side: firing.blame.side,
-        statistic: numbers.statistic.clone(),
-        signal: numbers.signal.clone(),
-        value: numbers.value,
-        bound: numbers.bound,
-        members: numbers.members.clone(),
-        evidence: None,
-    }
 }
 
 fn numbers_of(running: &Running, judgement: &Judgement, frames: &[Frame]) -> Numbers {

@@ -5,15 +5,17 @@
 //! (bounds, side, chance, baseline), [`guard`], [`state`] (time), and [`engine`], which holds them
 //! for every rule and group; [`why`] says what is missing when nothing fires.
 
+mod baseline;
 pub mod change;
 pub mod condition;
+mod course;
 pub mod departure;
 pub mod engine;
 mod group;
 pub mod guard;
 pub mod state;
 pub mod statistic;
-mod usual;
+mod watcher;
 pub mod why;
 
 use std::hash::{DefaultHasher, Hash, Hasher};

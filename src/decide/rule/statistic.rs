@@ -32,6 +32,9 @@ pub enum Statistic {
     AnyMember,
     /// The member farthest from crossing the bound: every member is beyond it.
     AllMembers,
+    /// How far a member's course (its load, its tokens, its speed) has departed from its peers', in
+    /// standard deviations of what is usual in this group; it remembers, see `departure`.
+    Departure,
 }
 
 /// On which side of its bound a statistic means imbalance.
@@ -46,7 +49,7 @@ pub enum Direction {
 
 impl Statistic {
     /// Every statistic, in the order of the documentation.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::MaxOverMean,
         Self::MinOverMean,
         Self::MaxMinusMin,
@@ -57,6 +60,7 @@ impl Statistic {
         Self::RobustZ,
         Self::AnyMember,
         Self::AllMembers,
+        Self::Departure,
     ];
 
     /// As in YAML and JSON: `max_over_mean`.
@@ -72,6 +76,7 @@ impl Statistic {
             Self::RobustZ => "robust_z",
             Self::AnyMember => "any_member",
             Self::AllMembers => "all_members",
+            Self::Departure => "departure",
         }
     }
 
@@ -88,7 +93,9 @@ impl Statistic {
         match self {
             Self::MaxOverMean | Self::LostShare | Self::AnyMember | Self::AllMembers => Side::High,
             Self::MinOverMean => Side::Low,
-            Self::MaxMinusMin | Self::Cv | Self::Gini | Self::Jain | Self::RobustZ => Side::Both,
+            Self::MaxMinusMin | Self::Cv | Self::Gini | Self::Jain | Self::RobustZ | Self::Departure => {
+                Side::Both
+            }
         }
     }
 
@@ -97,17 +104,18 @@ impl Statistic {
         match self {
             Self::MaxOverMean => (1.0, f64::INFINITY),
             Self::MinOverMean | Self::Gini | Self::Jain | Self::LostShare => (0.0, 1.0),
-            Self::MaxMinusMin | Self::Cv | Self::RobustZ => (0.0, f64::INFINITY),
+            Self::MaxMinusMin | Self::Cv | Self::RobustZ | Self::Departure => (0.0, f64::INFINITY),
             Self::AnyMember | Self::AllMembers => (f64::NEG_INFINITY, f64::INFINITY),
         }
     }
 
     /// Whether it stays the same when every value is multiplied by one number.
     pub const fn is_relative(self) -> bool {
-        !matches!(self, Self::MaxMinusMin | Self::AnyMember | Self::AllMembers)
+        !matches!(self, Self::MaxMinusMin | Self::AnyMember | Self::AllMembers | Self::Departure)
     }
 
-    /// Its value for a group. `direction` matters to the two that look at members one by one.
+    /// Its value for a group. `direction` matters to the two that look at members one by one; a
+    /// departure has a memory and is no function of one moment: 0.
     pub fn of(self, values: &[f64], summary: &Summary, direction: Direction, scratch: &mut Vec<f64>) -> f64 {
         match self {
             Self::MaxOverMean => max_over_mean(summary),
@@ -120,6 +128,7 @@ impl Statistic {
             Self::RobustZ => robust_z(values, scratch).0,
             Self::AnyMember => summary.end(direction == Direction::Above),
             Self::AllMembers => summary.end(direction == Direction::Below),
+            Self::Departure => 0.0,
         }
     }
 }

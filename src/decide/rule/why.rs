@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::engine::Entry;
 use super::group::{Group, Running, Seen, Unjudged};
 use super::state::{Phase, State};
-use super::{Condition, Direction};
+use super::{Condition, Direction, Statistic};
 use crate::decide::labels::Labels;
 use crate::decide::signal::store::SignalStore;
 use crate::decide::time::Time;
@@ -119,10 +119,17 @@ fn why_of(group: &Group, running: &Running, now: Time) -> String {
                     format!("the trigger holds, but the rule rests until {rested} (rearm_after)")
                 }
                 (_, true) => "the trigger has just begun to hold".into(),
+                (_, false) if condition.statistic == Statistic::Departure && !is_warm(group) => {
+                    "it learns what is usual in this group, which takes about a minute".into()
+                }
                 (_, false) => missing_link(condition, r),
             }
         }
     }
+}
+
+fn is_warm(group: &Group) -> bool {
+    group.watcher.as_ref().is_some_and(|w| w.is_warm())
 }
 
 /// What keeps one condition from holding.

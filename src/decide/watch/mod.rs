@@ -149,16 +149,16 @@ impl Watch {
         core.pulse_live(store, now, out);
     }
 
+    /// The instant up to which it has seen the world.
+    pub fn now(&self) -> Time {
+        self.core.now
+    }
+
     /// What the store remembers of an incident's group since then: the evidence of its bundle.
     pub fn evidence(&self, incident: &Incident, since: Time) -> Vec<Evidence> {
         let mut labels = incident.group.clone();
         labels.0.insert("target".into(), LabelValue::Text(incident.target.clone()));
         self.store.evidence(&labels, since).collect()
-    }
-
-    /// The instant up to which it has seen the world.
-    pub fn now(&self) -> Time {
-        self.core.now
     }
 
     /// Everything that is shown.

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::explain::compare::Comparison;
+use crate::explain::table::Comparison;
 
 /// Writes the comparison, indented, with a newline at the end.
 ///

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
-use crate::explain::compare::{Comparison, RankLine};
 use crate::explain::kernel::Family;
+use crate::explain::table::{Comparison, RankLine};
 use crate::explain::trace::{StepKind, StepSource, Who};
 use crate::explain::verdict::{Cause, Confidence, Kind};
 

@@ -12,12 +12,12 @@ use std::sync::LazyLock;
 use crate::explain::trace::{Limit, RankTrace, Sequence};
 
 use super::TraceError;
-use super::scan::{self, Found, Layout, Places, Scan};
+use super::layout::Layout;
+use super::scan::{self, Found, Places, Scan};
+use super::window::Window;
 
 /// Longest single event, in bytes.
 const MAX_EVENT: usize = 16 << 20;
-/// The size of the buffer, in bytes.
-const BUFFER: usize = 256 << 10;
 
 /// Where a row says how many blocks it launched.
 static GRID: LazyLock<memchr::memmem::Finder<'static>> =
@@ -101,7 +101,8 @@ pub fn events<R: Read>(
 ) -> Result<(Head, End), TraceError> {
     let mut window = Window::new(reader);
     let mut head = Head::default();
-    let opened = window.fill_to(4);
+    // A byte order mark is three bytes; a shorter file has none.
+    let _ = window.fill_to(4);
     if window.data().starts_with(&[0xef, 0xbb, 0xbf]) {
         window.skip(3);
     }
@@ -113,7 +114,7 @@ pub fn events<R: Read>(
         }
         Some(b'{') => window.skip(1),
         Some(_) => return Err(TraceError::NotATrace("it does not begin with a JSON object".into())),
-        None => return Err(TraceError::NotATrace(opened.err().unwrap_or_else(|| "it is empty".into()))),
+        None => return Err(TraceError::NotATrace(opened_as(&window))),
     }
     let mut seen_events = false;
     loop {
@@ -140,6 +141,11 @@ pub fn events<R: Read>(
     }
 }
 
+/// Why nothing is there.
+fn opened_as<R: Read>(window: &Window<R>) -> String {
+    if window.offset() == 0 { "it is empty".into() } else { window.why_it_ends() }
+}
+
 fn cut_or_foreign(seen_events: bool, head: Head, why: String) -> Result<(Head, End), TraceError> {
     if seen_events { Ok((head, End::Cut(why))) } else { Err(TraceError::NotATrace(why)) }
 }
@@ -151,7 +157,6 @@ fn array<R: Read>(
     take: &mut impl FnMut(&Head, Event<'_>) -> ControlFlow<()>,
 ) -> Result<End, TraceError> {
     let mut layout = Layout::default();
-    let careful = Layout::default();
     let mut seen = 0u64;
     loop {
         match window.peek() {
@@ -160,7 +165,7 @@ fn array<R: Read>(
                 window.skip(1);
                 return Ok(End::Whole);
             }
-            Some(b'{') => match next_event(&mut layout, &careful, seen, window.data()) {
+            Some(b'{') => match layout.scan(window.data(), seen) {
                 Scan::Done(found, end) => {
                     seen += 1;
                     let flow = match found {
@@ -343,99 +348,4 @@ fn product_of(b: &[u8]) -> u64 {
         .split(|c| *c == b',')
         .map(|n| scan::integer_of(n).map_or(0, i64::unsigned_abs))
         .fold(1, u64::saturating_mul)
-}
-
-/// The part of the stream that is looked at.
-struct Window<R> {
-    reader: R,
-    buf: Vec<u8>,
-    from: usize,
-    to: usize,
-    passed: u64,
-    ended: Option<String>,
-}
-
-impl<R: Read> Window<R> {
-    fn new(reader: R) -> Self {
-        Self { reader, buf: vec![0; BUFFER], from: 0, to: 0, passed: 0, ended: None }
-    }
-
-    fn data(&self) -> &[u8] {
-        &self.buf[self.from..self.to]
-    }
-
-    fn offset(&self) -> u64 {
-        self.passed + self.from as u64
-    }
-
-    fn skip(&mut self, n: usize) {
-        self.from += n;
-    }
-
-    fn why_it_ends(&self) -> String {
-        self.ended.clone().unwrap_or_else(|| "it ends in the middle".into())
-    }
-
-    /// The next byte that is no white space, not taken.
-    fn peek(&mut self) -> Option<u8> {
-        loop {
-            let at = scan::skip_space(self.data(), 0);
-            self.from += at;
-            if let Some(&byte) = self.data().first() {
-                return Some(byte);
-            }
-            self.grow(BUFFER).ok()?;
-        }
-    }
-
-    fn fill_to(&mut self, n: usize) -> Result<(), String> {
-        while self.to - self.from < n {
-            self.grow(BUFFER)?;
-        }
-        Ok(())
-    }
-
-    /// Reads more, moving what is left to the front; the buffer itself grows up to `max`.
-    fn grow(&mut self, max: usize) -> Result<(), String> {
-        if let Some(why) = &self.ended {
-            return Err(why.clone());
-        }
-        self.buf.copy_within(self.from..self.to, 0);
-        self.passed += self.from as u64;
-        self.to -= self.from;
-        self.from = 0;
-        if self.to == self.buf.len() {
-            if self.buf.len() >= max.max(BUFFER) {
-                return Err(format!("one value is longer than {} MiB", max.max(BUFFER) >> 20));
-            }
-            self.buf.resize((self.buf.len() * 2).min(max.max(BUFFER)), 0);
-        }
-        loop {
-            match self.reader.read(&mut self.buf[self.to..]) {
-                Ok(0) => {
-                    self.ended = Some(format!("at byte {}", self.passed + self.to as u64));
-                    return Err(self.why_it_ends());
-                }
-                Ok(n) => {
-                    self.to += n;
-                    return Ok(());
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    self.ended = Some(format!("at byte {}: {e}", self.passed + self.to as u64));
-                    return Err(self.why_it_ends());
-                }
-            }
-        }
-    }
-}
-
-/// Finds the next event's end: by the layout that is known, or carefully, to learn it or check it.
-fn next_event(layout: &mut scan::Layout, careful: &scan::Layout, seen: u64, data: &[u8]) -> Scan<Found> {
-    let learning = layout.wants_to_learn(seen);
-    let scanned = scan::event_at(data, if learning { careful } else { layout });
-    if let (true, Scan::Done(_, end)) = (learning, &scanned) {
-        layout.learn(data, *end);
-    }
-    scanned
 }

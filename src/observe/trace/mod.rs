@@ -4,9 +4,11 @@
 
 pub mod folder;
 pub mod kineto;
+pub mod layout;
 pub mod naming;
 pub mod nsight;
 pub mod scan;
+pub mod window;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};

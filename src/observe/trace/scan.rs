@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use super::layout::Layout;
+
 /// What came of looking at the start of a buffer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Scan<T> {
@@ -259,64 +261,6 @@ fn step_over(b: &[u8], at: usize, layout: &Layout) -> Scan<Found> {
     }
 }
 
-/// How a writer lays events out, learnt from its own events: every one ends with a line of its own,
-/// a brace behind so many spaces, and no line before is alike. A raw line feed cannot be inside of a
-/// JSON string, so such a line is always structure; that it is the event's own end, and not that
-/// of something inside, is checked on every 64th event, and forgotten at the first that differs.
-#[derive(Debug, Default)]
-pub struct Layout {
-    /// The last line's beginning: a line feed, the indent, a brace.
-    closing: Option<memchr::memmem::Finder<'static>>,
-    /// Events in a row that agreed.
-    agreed: u32,
-    /// Whether the layout did not hold: never tried again.
-    broken: bool,
-}
-
-impl Layout {
-    /// So many events must agree before the layout is relied on.
-    const ENOUGH: u32 = 64;
-
-    /// Whether the next event is to be read in full and shown to [`Self::learn`].
-    pub fn wants_to_learn(&self, events: u64) -> bool {
-        !self.broken && (self.agreed < Self::ENOUGH || events.is_multiple_of(64))
-    }
-
-    /// Learns from an event that was stepped through in full: `b` begins with its brace, `end` is
-    /// one past its last.
-    pub fn learn(&mut self, b: &[u8], end: usize) {
-        let Some(event) = b.get(..end) else { return };
-        let line = memchr::memrchr(b'\n', event).map(|n| &event[n..]);
-        let indented = line.filter(|l| l.len() > 2 && l[1..l.len() - 1].iter().all(|c| *c == b' '));
-        match (&self.closing, indented) {
-            (None, Some(line)) if self.agreed == 0 => {
-                self.closing = Some(memchr::memmem::Finder::new(line).into_owned());
-            }
-            (Some(_), Some(_)) => {}
-            _ => {
-                *self = Self { broken: true, ..Self::default() };
-                return;
-            }
-        }
-        let first = self.closing.as_ref().and_then(|f| Some(f.find(event)? + f.needle().len()));
-        if first == Some(end) {
-            self.agreed += 1;
-        } else {
-            *self = Self { broken: true, ..Self::default() };
-        }
-    }
-
-    /// One past the event's end, if the layout is relied on and what follows begins another event.
-    #[inline]
-    pub fn event_end(&self, b: &[u8], from: usize) -> Option<usize> {
-        let closing = self.closing.as_ref().filter(|_| self.agreed >= Self::ENOUGH)?;
-        let end = from + closing.find(b.get(from..)?)? + closing.needle().len();
-        let comma = skip_space(b, end);
-        let brace = skip_space(b, comma + 1);
-        (b.get(comma) == Some(&b',') && b.get(brace) == Some(&b'{')).then_some(end)
-    }
-}
-
 /// The value of `key` at the top level of the object in `b` (braces included).
 pub fn member<'a>(b: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let mut at = 1;
@@ -429,24 +373,6 @@ mod tests {
             assert_eq!((s(p.ts), s(p.dur)), ("1.5".into(), "2".into()));
             assert_eq!(member(&b[p.args], b"x").expect("is there")[0], b'[');
         }
-    }
-
-    #[test]
-    fn a_layout_is_relied_on_only_after_it_held_and_forgotten_when_it_breaks() {
-        let event = "{\n    \"ph\": \"X\", \"cat\": \"cpu_op\",\n    \"args\": {\n      \"a\": 1\n    }\n  }";
-        let text = format!("{event},\n  {event}");
-        let mut layout = Layout::default();
-        for _ in 0..Layout::ENOUGH {
-            assert_eq!(layout.event_end(text.as_bytes(), 3), None);
-            layout.learn(text.as_bytes(), event.len());
-        }
-        assert_eq!(layout.event_end(text.as_bytes(), 3), Some(event.len()));
-        assert_eq!(event_at(text.as_bytes(), &layout), Scan::Done(Found::Unwanted, event.len()));
-        // An event with a line inside that looks like its last one.
-        let odd = "{\n    \"args\": {\n  }\n  }";
-        layout.learn(odd.as_bytes(), odd.len());
-        assert_eq!(layout.event_end(text.as_bytes(), 3), None);
-        assert!(!layout.wants_to_learn(64));
     }
 
     #[test]

@@ -40,6 +40,7 @@ function draw(id, data, build) {
 const AXES = { dp_rank: "DP", tp_rank: "TP", pp_rank: "PP", ep_rank: "EP", attn_cp_rank: "ATTN_CP", moe_dp_rank: "MOE_DP" };
 const rankName = labels => Object.entries(labels || {}).map(([k, v]) => AXES[k] ? AXES[k] + v : k + "=" + v).join(" ") || "engine";
 const labelText = labels => Object.entries(labels || {}).map(([k, v]) => k + "=" + v).join(" ");
+const within = (a, b) => Object.entries(a).every(([name, value]) => b[name] === value);
 const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 
 function figure(v) {
@@ -93,12 +94,8 @@ function drawFiring(list) {
 }
 
 function blamed(status) {
-  const keys = new Set();
-  for (const rule of status.rules) for (const group of rule.groups) {
-    if (group.state === "firing" && group.rank) keys.add(group.target + JSON.stringify(group.rank));
-  }
-  return line => [...keys].some(k => k.startsWith(line.target) && Object.entries(JSON.parse(k.slice(line.target.length)))
-    .every(([name, value]) => line.rank[name] === value));
+  const found = status.rules.flatMap(r => r.groups).filter(g => g.state === "firing" && g.rank);
+  return line => found.some(f => f.target === line.target && within(f.rank, line.rank));
 }
 
 function chart(values, mean, top, isBlamed, name) {
@@ -126,7 +123,11 @@ function meanOf(lines) {
 
 function drawLoad({ history, status }) {
   const isBlamed = blamed(status);
-  if (!history || !history.lines.length) return el("p", { class: "quiet" }, "No rank has reported yet. Sources are listed below, with what is wrong.");
+  if (!history || !history.lines.length) {
+    const some = status.targets.some(t => t.ranks.length);
+    return el("p", { class: "quiet" }, some ? "Nothing that a rule watches has been measured in the last minutes."
+      : "No rank has reported yet. Sources are listed below, with what is wrong.");
+  }
   const targets = [...new Set(history.lines.map(l => l.target))];
   const minutes = span(history.step_s * (history.lines[0].values.length - 1));
   return targets.flatMap(target => {
@@ -134,7 +135,7 @@ function drawLoad({ history, status }) {
     const top = Math.max(1e-9, ...lines.flatMap(l => l.values.filter(v => v !== null))) * 1.05;
     const info = status.targets.find(t => t.name === target) || { ranks: [] };
     const cards = lines.map(line => {
-      const rank = info.ranks.find(r => same(r.rank, line.rank)), now = rank && rank.signals[history.signal];
+      const rank = info.ranks.find(r => within(line.rank, r.rank)), now = rank && rank.signals[history.signal];
       const value = now ? now.value : line.values[line.values.length - 1], blame = isBlamed(line);
       return el("div", { class: "rank" + (blame ? " blamed" : "") },
         el("div", { class: "row" }, el("b", { title: labelText(line.rank) }, rankName(line.rank), now && now.stale ? " (silent)" : ""),

@@ -26,8 +26,8 @@ use crate::decide::time::Time;
 pub use evidence::{Evidence, Reading, Standing};
 use slot::{Cadence, NONE, Series, Slot, SlotKey};
 pub use slot::{SILENT_AT_LEAST, SILENT_AT_MOST};
-use view::View;
 pub use view::{GroupId, ViewId};
+use view::{Scratch, View};
 
 /// How much is remembered.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +82,7 @@ pub struct SignalStore {
     views: Vec<View>,
     touched: Vec<(ViewId, GroupId)>,
     generation: u64,
+    scratch: Scratch,
     ring_bytes: usize,
     recorded: u64,
     dropped: u64,
@@ -101,6 +102,7 @@ impl SignalStore {
             views: Vec::new(),
             touched: Vec::new(),
             generation: 0,
+            scratch: Scratch::default(),
             ring_bytes: 0,
             recorded: 0,
             dropped: 0,
@@ -341,6 +343,7 @@ impl SignalStore {
         self.recorded += 1;
         for &(view, group) in &series.groups {
             let group_state = &mut self.views[view as usize].groups[group as usize];
+            group_state.framed = None;
             if !group_state.is_touched {
                 group_state.is_touched = true;
                 self.touched.push((ViewId(view), GroupId(group)));

@@ -50,6 +50,8 @@ pub(super) struct Group {
     labels: Labels,
     members: Vec<Candidates>,
     pub(super) is_touched: bool,
+    /// For when, and how smoothed, the frame was made; `None` when numbers came since.
+    pub(super) framed: Option<(Time, Duration)>,
     frame: Frame,
     shown: Vec<u32>,
 }
@@ -59,6 +61,13 @@ pub(super) struct Group {
 struct Candidates {
     id: Arc<Labels>,
     series: Vec<u32>,
+}
+
+/// Buffers of a look, reused.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    words: Vec<(u32, Word)>,
+    speaking: Vec<TargetId>,
 }
 
 /// What one part of a member says.
@@ -125,20 +134,26 @@ impl SignalStore {
     /// What a group shows at `now`, each member's value averaged over `smooth` before (zero for the
     /// latest value). Empty when no server of the group speaks.
     pub fn frame(&mut self, view: ViewId, group: GroupId, now: Time, smooth: Duration) -> &Frame {
-        let mut words = Vec::new();
         let (views, slots, series) = (&mut self.views, &self.slots, &self.series);
         let View { signal, groups, .. } = &mut views[view.0 as usize];
         let group = &mut groups[group.0 as usize];
+        // Many rules look at one group at one time.
+        if group.framed == Some((now, smooth)) {
+            return &group.frame;
+        }
+        group.framed = Some((now, smooth));
+        let Scratch { words, speaking } = &mut self.scratch;
+        words.clear();
         let (silence, fold) =
             catalog::entry(*signal).map_or((Silence::Zero, Fold::Sum), |e| (e.silence, e.fold));
-        let speaking = speaking_targets(group, slots, series, now);
+        find_speaking(group, slots, series, now, speaking);
         for (index, member) in group.members.iter().enumerate() {
-            let parts = Parts { slots, series, speaking: &speaking, silence, now, smooth };
+            let parts = Parts { slots, series, speaking, silence, now, smooth };
             if let Some(word) = parts.member(&member.series, fold) {
                 words.push((index as u32, word));
             }
         }
-        show(group, &words);
+        show(group, words);
         &group.frame
     }
 
@@ -148,10 +163,10 @@ impl SignalStore {
         let this = &series[index as usize];
         let mut joined = Vec::new();
         for (number, view) in views.iter_mut().enumerate().filter(|(_, v)| v.signal == this.signal) {
-            if let Some(group) = view.join(index, &slots[this.slot as usize].labels) {
+            if let Some((group, place)) = view.join(index, &slots[this.slot as usize].labels) {
                 let key = |i: &u32| order(&slots[series[*i as usize].slot as usize]);
-                let members = &mut view.groups[group as usize].members;
-                members.iter_mut().for_each(|m| m.series.sort_by(|a, b| key(a).cmp(&key(b))));
+                let member = &mut view.groups[group as usize].members[place];
+                member.series.sort_by(|a, b| key(a).cmp(&key(b)));
                 joined.push((number as u32, group));
             }
         }
@@ -174,8 +189,8 @@ impl SignalStore {
 }
 
 impl View {
-    /// Adds a series to its group; `None` when it lacks a label of `across`.
-    fn join(&mut self, index: u32, labels: &Labels) -> Option<u32> {
+    /// Adds a series to its group and member there; `None` when it lacks a label of `across`.
+    fn join(&mut self, index: u32, labels: &Labels) -> Option<(u32, usize)> {
         if let Some(missing) = self.across.iter().find(|name| labels.get(name).is_none()) {
             *self.lacking.entry(missing.clone()).or_default() += 1;
             return None;
@@ -189,6 +204,7 @@ impl View {
                 labels: within,
                 members: Vec::new(),
                 is_touched: false,
+                framed: None,
                 frame,
                 shown: Vec::new(),
             });
@@ -202,7 +218,7 @@ impl View {
             self.groups[group as usize].shown.clear();
         }
         self.groups[group as usize].members[place].series.push(index);
-        Some(group)
+        Some((group, place))
     }
 }
 
@@ -217,8 +233,8 @@ fn order(
 type LabelsKey = BTreeMap<Arc<str>, LabelValue>;
 
 /// Which servers have a rank in this group that speaks.
-fn speaking_targets(group: &Group, slots: &[Slot], series: &[Series], now: Time) -> Vec<TargetId> {
-    let mut speaking: Vec<TargetId> = Vec::new();
+fn find_speaking(group: &Group, slots: &[Slot], series: &[Series], now: Time, speaking: &mut Vec<TargetId>) {
+    speaking.clear();
     for &index in group.members.iter().flat_map(|m| &m.series) {
         let this = &series[index as usize];
         let slot = &slots[this.slot as usize];
@@ -226,7 +242,6 @@ fn speaking_targets(group: &Group, slots: &[Slot], series: &[Series], now: Time)
             speaking.push(slot.key.target);
         }
     }
-    speaking
 }
 
 /// Reads members out of their series.

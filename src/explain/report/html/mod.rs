@@ -5,8 +5,8 @@ mod chart;
 
 use std::io::{self, Write};
 
-use crate::explain::compare::Comparison;
 use crate::explain::kernel::Family;
+use crate::explain::table::Comparison;
 use crate::explain::verdict::{Kind, Ms};
 
 pub use chart::{History, Series};

@@ -1,0 +1,73 @@
+//! The recent course of a blamed member against its peers, out of the store: what the onset of a
+//! rule without a detector of its own is found in.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Side;
+use crate::decide::labels::Labels;
+use crate::decide::onset::{self, Manner, Onset};
+use crate::decide::signal::catalog;
+use crate::decide::signal::rank::Rank;
+use crate::decide::signal::sample::Signal;
+use crate::decide::signal::store::SignalStore;
+use crate::decide::time::Time;
+
+/// How far back an onset is looked for.
+const BACK: Duration = Duration::from_secs(120);
+/// Distance of two points of the course.
+const STEP: Duration = Duration::from_secs(1);
+
+/// Since when `member` of `group` left its peers on `signal`, as far as the store remembers; not
+/// before `settled`.
+pub(super) fn onset_of(
+    store: &SignalStore,
+    group: &Labels,
+    signal: Signal,
+    member: &Labels,
+    side: Side,
+    (settled, now): (Time, Time),
+) -> Option<Onset> {
+    let since = (now - BACK).max(settled);
+    let mut ranks: BTreeMap<Rank, BTreeMap<_, Vec<(Time, f64)>>> = BTreeMap::new();
+    for e in store.evidence(group, since).filter(|e| e.signal == signal) {
+        ranks.entry(e.rank).or_default().entry(e.source).or_default().push((e.at, e.value));
+    }
+    // Of several sources the one with the most samples tells the course best.
+    let mut series: Vec<(bool, Vec<(Time, f64)>)> = Vec::new();
+    for (rank, sources) in ranks {
+        let is_blamed = rank.labels().0.iter().filter(|(k, _)| member.0.contains_key(*k)).count() > 0
+            && member.0.iter().all(|(k, v)| rank.labels().get(k) == Some(v));
+        series.extend(sources.into_values().max_by_key(Vec::len).map(|s| (is_blamed, s)));
+    }
+    // A speed changes at once; loads, queues and caches fill.
+    let manner = if signal == catalog::GEN_THROUGHPUT { Manner::Jumps } else { Manner::Accumulates };
+    onset::locate(&differences(&series, since, now), side, manner)
+}
+
+/// Step by step: the blamed member's value less the mean of its peers', each as of then, on a scale
+/// on which counts have one variance. Begins where every member has spoken.
+fn differences(series: &[(bool, Vec<(Time, f64)>)], since: Time, now: Time) -> Vec<(Time, f64)> {
+    let blamed = series.iter().filter(|(b, _)| *b).count();
+    if blamed != 1 || series.len() < 2 {
+        return Vec::new();
+    }
+    let value_at = |samples: &[(Time, f64)], t: Time| {
+        let next = samples.partition_point(|s| s.0 <= t);
+        next.checked_sub(1).map(|i| 2.0 * (samples[i].1.max(0.0) + 0.375).sqrt())
+    };
+    let peers = (series.len() - 1) as f64;
+    let mut course = Vec::new();
+    let mut t = since;
+    while t <= now {
+        let values: Option<Vec<(bool, f64)>> =
+            series.iter().map(|(b, s)| value_at(s, t).map(|v| (*b, v))).collect();
+        if let Some(values) = values {
+            let own: f64 = values.iter().filter(|v| v.0).map(|v| v.1).sum();
+            let others: f64 = values.iter().filter(|v| !v.0).map(|v| v.1).sum();
+            course.push((t, own - others / peers));
+        }
+        t = t + STEP;
+    }
+    course
+}
