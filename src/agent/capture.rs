@@ -292,11 +292,11 @@ pub async fn recover(
     known: &BTreeMap<String, Known>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Vec<Record>> {
-    for recovered in desk.bundles.recover()? {
+    let kept = desk.state.records()?;
+    for recovered in desk.bundles.recover(&kept)? {
         warn!(?recovered, "a bundle was half written");
     }
-    let mut records: BTreeMap<_, _> =
-        desk.state.records()?.into_iter().map(|r| (r.incident.id.clone(), r)).collect();
+    let mut records: BTreeMap<_, _> = kept.into_iter().map(|r| (r.incident.id.clone(), r)).collect();
     let mut changed = Vec::new();
     for window in desk.state.open_windows()? {
         let record = records.remove(&*window.incident);
