@@ -73,6 +73,19 @@ async fn a_starved_rank_is_closed_with_the_busy_ones_and_its_next_traffic_record
     assert!(stage.is_closed_and_alive().await);
 }
 
+#[tokio::test]
+async fn merge_profiles_is_done_by_the_agent_and_never_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY), dir.path()).await;
+    let spec = HttpWindow { merge_profiles: true, ..HttpWindow::default() };
+    let kept = stage.capture(spec, &[0, 1, 2, 3]).await;
+    assert!(!kept.record.exchanges[0].body.as_ref().unwrap().to_string().contains("merge"));
+    let merged = kept.record.files.last().unwrap();
+    assert_eq!((merged.path.as_str(), merged.whole), ("merged-skewtrap-i1.trace.json.gz", true));
+    assert_eq!(kept.trouble, None);
+    assert!(stage.desk.bundles.path("i1").join(&merged.path).exists());
+}
+
 /// What must come of a fault: the sentence's beginning, or `done` and a quality.
 enum Wanted {
     Done(Quality),

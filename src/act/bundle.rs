@@ -87,8 +87,9 @@ impl Bundles {
             fs::remove_dir_all(&partial).map_err(fail)?;
         }
         fs::create_dir(&partial).map_err(fail)?;
-        write_synced(&partial.join(EVIDENCE), evidence).map_err(fail)?;
+        // The record first: with it a bundle that a crash left here can be completed.
         write_synced(&partial.join(INCIDENT), &json(record)).map_err(fail)?;
+        write_synced(&partial.join(EVIDENCE), evidence).map_err(fail)?;
         sync(&partial).map_err(fail)?;
         fs::rename(&partial, &path).and_then(|()| sync(&self.root)).map_err(|e| failed(&path, e))?;
         Ok(path)
@@ -166,16 +167,22 @@ impl Bundles {
         files
     }
 
-    /// Finishes or marks what a crash left half done.
+    /// Finishes what a crash left half done, from its own record or from one of `known`; marks what
+    /// neither has.
     ///
     /// # Errors
     /// The folder cannot be read or written.
-    pub fn recover(&self) -> Result<Vec<Recovered>, BundleError> {
+    pub fn recover(&self, known: &[Record]) -> Result<Vec<Recovered>, BundleError> {
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.root).map_err(|e| failed(&self.root, e))?.flatten() {
             let name = entry.file_name();
             let Some(incident) = partial_of(&name).map(str::to_owned) else { continue };
-            let whole = record_in(&entry.path()).is_some_and(|r| *r.incident.id == *incident);
+            let mut whole = record_in(&entry.path()).is_some_and(|r| *r.incident.id == *incident);
+            if let Some(record) = known.iter().find(|r| *r.incident.id == *incident).filter(|_| !whole) {
+                write_synced(&entry.path().join(INCIDENT), &json(record))
+                    .map_err(|e| failed(&entry.path(), e))?;
+                whole = true;
+            }
             let (target, recovered) = if whole && !self.path(&incident).exists() {
                 (self.path(&incident), Recovered::Completed(incident))
             } else {

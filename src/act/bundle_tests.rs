@@ -51,16 +51,22 @@ fn files_are_moved_in_and_what_cannot_be_moved_is_referenced_by_inode() {
 fn what_a_crash_left_half_named_is_completed_or_marked() {
     let dir = tempfile::tempdir().unwrap();
     let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
-    for (incident, with_record) in [("whole", true), ("half", false)] {
+    for (incident, with_record) in [("whole", true), ("half", false), ("known", false)] {
         let partial = dir.path().join(format!(".{incident}.partial"));
         fs::create_dir(&partial).unwrap();
         let record =
             if with_record { json(&record_of_a_test(incident, 1.0)) } else { b"{\"agent\":".to_vec() };
         fs::write(partial.join(INCIDENT), record).unwrap();
     }
-    let mut recovered = bundles.recover().unwrap();
+    let known = [record_of_a_test("known", 1.0)];
+    let mut recovered = bundles.recover(&known).unwrap();
     recovered.sort_by_key(|r| format!("{r:?}"));
-    assert_eq!(recovered, [Recovered::Completed("whole".into()), Recovered::Marked("half".into())]);
-    assert!(bundles.read("whole").is_some() && dir.path().join("half.incomplete").is_dir());
-    assert_eq!(bundles.recover().unwrap(), []);
+    let completed = |name: &str| Recovered::Completed(name.into());
+    assert_eq!(recovered, [completed("known"), completed("whole"), Recovered::Marked("half".into())]);
+    assert!(
+        bundles.read("whole").is_some()
+            && bundles.read("known").is_some()
+            && dir.path().join("half.incomplete").is_dir()
+    );
+    assert_eq!(bundles.recover(&known).unwrap(), []);
 }

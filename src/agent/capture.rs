@@ -12,11 +12,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::act::bundle::Bundles;
+use crate::act::merge::merge;
 use crate::act::state::{OpenMeans, OpenWindow, State, StateError};
 use crate::agent::clock::Clock;
 use crate::agent::window::{self, Links, Outcome, Site, Status};
 use crate::agent::{command, nsys};
 use crate::decide::capture::admit::{Grant, Means};
+use crate::decide::capture::facts::Engine;
 use crate::decide::capture::governor::AttemptEnd;
 use crate::decide::capture::verify::{Artifact, Verdict};
 use crate::decide::capture::window::{Blind, Phase};
@@ -26,6 +28,7 @@ use crate::decide::incident::{
 use crate::decide::labels::Labels;
 use crate::decide::signal::rank::Rank;
 use crate::decide::time::Time;
+use crate::observe::artifact::inspect;
 use crate::observe::profile_lines;
 
 /// What captures are kept with.
@@ -101,7 +104,42 @@ pub async fn take(
     let came = came?;
     let mut kept = keep(desk, &grant.attempt.id, record, came);
     kept.trouble = kept.trouble.or(made);
+    if let Means::Http(request) = &grant.means
+        && request.merges
+    {
+        let name = request.marks.id.clone().unwrap_or_else(|| grant.attempt.incident.clone());
+        kept = add_merged(desk.clone(), kept, name).await;
+    }
     Ok(kept)
+}
+
+/// `merge_profiles`, done here: `merged-<profile_id>.trace.json.gz` beside the record, where no
+/// comparison takes it for a rank's.
+async fn add_merged(desk: Desk, mut kept: Kept, name: String) -> Kept {
+    let bundle = desk.bundles.path(&kept.record.incident.id);
+    let file = format!("merged-{name}.trace.json.gz");
+    let whole = kept.record.files.iter().filter(|f| f.whole);
+    let parts: Vec<(String, PathBuf)> =
+        whole.filter_map(|f| Some((f.rank.as_ref()?.to_string(), bundle.join(&f.path)))).collect();
+    let target = bundle.join(&file);
+    let merged = tokio::task::spawn_blocking(move || {
+        let merged = merge(&parts, &target)?;
+        Ok::<_, std::io::Error>((merged, inspect(&target, Engine::Sglang)?))
+    });
+    match merged.await {
+        Ok(Ok((merged, artifact))) => {
+            kept.record.files.push(CapturedFile { rank: None, ..artifact.captured(file, false) });
+            for why in merged.left_out {
+                kept.trouble.get_or_insert(format!("the merged trace lacks {why}"));
+            }
+        }
+        Ok(Err(error)) => drop(kept.trouble.get_or_insert(format!("the traces were not merged: {error}"))),
+        Err(panic) => drop(kept.trouble.get_or_insert(format!("the traces were not merged: {panic}"))),
+    }
+    if let Err(error) = desk.bundles.write(&kept.record) {
+        kept.trouble.get_or_insert(error.to_string());
+    }
+    kept
 }
 
 async fn capture(
@@ -254,11 +292,11 @@ pub async fn recover(
     known: &BTreeMap<String, Known>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<Vec<Record>> {
-    for recovered in desk.bundles.recover()? {
+    let kept = desk.state.records()?;
+    for recovered in desk.bundles.recover(&kept)? {
         warn!(?recovered, "a bundle was half written");
     }
-    let mut records: BTreeMap<_, _> =
-        desk.state.records()?.into_iter().map(|r| (r.incident.id.clone(), r)).collect();
+    let mut records: BTreeMap<_, _> = kept.into_iter().map(|r| (r.incident.id.clone(), r)).collect();
     let mut changed = Vec::new();
     for window in desk.state.open_windows()? {
         let record = records.remove(&*window.incident);

@@ -40,7 +40,8 @@ struct Seen {
 
 impl Files {
     pub(super) fn new(site: &Site, request: &StartRequest) -> Self {
-        let server_dir = request.marks.dir.clone().or_else(|| site.default_dir.clone());
+        let declared = request.marks.dir.clone().or_else(|| request.folder.clone());
+        let server_dir = declared.or_else(|| site.default_dir.clone());
         let folder = server_dir.as_deref().map(|dir| site.paths.agent_view(dir));
         let mut files = Self {
             engine: request.engine,

@@ -68,8 +68,11 @@ impl Marks {
 
     /// Whether a file of that name, in the folder `dir` (server's view), is of this window.
     pub fn names(&self, dir: &str, file: &str) -> bool {
-        let starts =
-            |mark: &Option<String>| mark.as_deref().is_some_and(|m| file.starts_with(&format!("{m}-")));
+        // SGLang joins it with a hyphen, vLLM with an underscore.
+        let starts = |mark: &Option<String>| {
+            let rest = mark.as_deref().and_then(|m| file.strip_prefix(m));
+            rest.is_some_and(|rest| rest.starts_with(['-', '_']))
+        };
         let inside = self.dir.as_deref().is_some_and(|d| same_folder(d, dir));
         inside || starts(&self.prefix) || self.id.as_deref().is_some_and(|id| file.contains(id))
     }
@@ -201,6 +204,7 @@ mod tests {
     fn a_file_is_ours_by_its_folder_its_prefix_or_its_id() {
         let marks = Marks { dir: None, prefix: Some("st-1".into()), id: None };
         assert!(marks.names("/tmp", "st-1-1795492133.33-TP-0-DP-2.trace.json.gz"));
+        assert!(marks.names("/tmp", "st-1_dp0_pp0_tp0_rank0.17.pt.trace.json.gz"));
         assert!(!marks.names("/tmp", "1795492133.33-TP-0-DP-2.trace.json.gz"));
         assert!(!marks.names("/tmp", "st-11-1795492133.33-TP-0.trace.json.gz"));
     }

@@ -69,6 +69,9 @@ pub struct StartRequest {
     pub body: Option<Value>,
     /// By what its window can be recognised.
     pub marks: Marks,
+    /// Where its files will lie when no folder is sent: the server's view, as the operator declared.
+    #[serde(default)]
+    pub folder: Option<String>,
     /// How it treats a window that is open already.
     pub form: Form,
     /// Who is in the window.
@@ -81,6 +84,9 @@ pub struct StartRequest {
     pub until_cleared: bool,
     /// Whether it writes a file per rank (nsys writes instead under `CUDA_PROFILER` alone).
     pub writes_files: bool,
+    /// Whether the agent merges the files of the ranks afterwards (`merge_profiles`, never sent).
+    #[serde(default)]
+    pub merges: bool,
     /// What a reader of the capture should know.
     pub notes: Vec<String>,
 }
@@ -139,6 +145,7 @@ fn sglang(
     Ok(StartRequest {
         engine: Engine::Sglang,
         body: Some(Value::Object(sglang_body(spec, server, version, form, &ranks, &marks))),
+        folder: marks.dir.clone(),
         marks,
         form,
         ranks,
@@ -146,6 +153,7 @@ fn sglang(
         hold: None,
         until_cleared: spec.until_cleared,
         writes_files,
+        merges: spec.merge_profiles,
         notes,
     })
 }
@@ -273,12 +281,14 @@ fn vllm(
         engine: Engine::Vllm,
         body,
         marks: Marks { dir: None, prefix, id: None },
+        folder: spec.output_dir.clone().or_else(|| asker.output_dir.map(str::to_owned)),
         form: Form::Held,
         ranks,
         deadline: spec.deadline,
         hold: (!spec.until_cleared).then_some(steps),
         until_cleared: spec.until_cleared,
         writes_files: true,
+        merges: spec.merge_profiles,
         notes,
     })
 }

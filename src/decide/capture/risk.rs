@@ -119,7 +119,6 @@ fn by_stage_danger(server: &ServerFacts) -> &'static str {
 
 fn vllm(spec: &HttpWindow) -> Result<(), Refusal> {
     let only_sglang = [
-        ("output_dir", spec.output_dir.is_some()),
         ("activities", spec.activities.is_some()),
         ("with_stack", spec.with_stack),
         ("record_shapes", spec.record_shapes),

@@ -136,7 +136,8 @@ fn vllm_rank(name: &str) -> Option<Rank> {
     if !name.contains(".pt.trace.json") || name.contains(".async_llm.") {
         return None;
     }
-    let front = name.split('.').next()?;
+    // A prefix of the user's may hold dots: the name ends at the time stamp before the suffix.
+    let front = name.split(".pt.trace.json").next()?.rsplit_once('.')?.0;
     let mut rank = Rank::NONE;
     for word in front.split('_') {
         let digits = word.trim_start_matches(|c: char| c.is_ascii_lowercase());
@@ -205,6 +206,9 @@ mod tests {
             (Engine::Sglang, "merged-1795492160.6413982.trace.json.gz", None),
             (Engine::Vllm, "dp1_pp0_tp3_dcp0_ep0_rank3.1795.pt.trace.json.gz", {
                 Some(Rank::dp(1).with(Axis::Tp, 3).with(Axis::Pp, 0).with(Axis::Ep, 0))
+            }),
+            (Engine::Vllm, "exp.1-i1_dp1_pp0_tp0_dcp0_ep0_rank1.1795.pt.trace.json.gz", {
+                Some(Rank::dp(1).with(Axis::Tp, 0).with(Axis::Pp, 0).with(Axis::Ep, 0))
             }),
             (Engine::Vllm, "abc-rank-1.1795.pt.trace.json.gz", Some(Rank::tp(1))),
             (Engine::Vllm, "host_12.async_llm.1795.pt.trace.json.gz", None),

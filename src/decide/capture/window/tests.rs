@@ -23,12 +23,14 @@ fn request(form: Form, busy: &[u16], idle: &[u16]) -> StartRequest {
         engine: if form == Form::Held { Engine::Vllm } else { Engine::Sglang },
         body: None,
         marks: Marks { dir: Some("/p/ours".into()), prefix: None, id: None },
+        folder: None,
         form,
         ranks: Ranks { busy: ranks(busy), idle: ranks(idle) },
         deadline: DEADLINE,
         hold: (form == Form::Held).then_some(Duration::from_millis(500)),
         until_cleared: false,
         writes_files: true,
+        merges: false,
         notes: Vec::new(),
     }
 }
