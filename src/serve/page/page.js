@@ -165,7 +165,9 @@ function drawGroup(group) {
 
 const outcome = i => i.capture.state === "none" ? "" : i.capture.state;
 
-function drawIncidents({ list, id }) {
+// One that an earlier agent left open is not known to fire: nobody watched its end.
+function drawIncidents({ list, id, now }) {
+  const live = new Set(now);
   if (!list.length) return el("p", { class: "quiet" }, "None. Nothing has fired, and nothing is kept from before.");
   const row = i => el("tr", { class: i.id === id ? "chosen" : "" },
     el("td", { class: "num" }, clock(i.fired_at)),
@@ -173,7 +175,7 @@ function drawIncidents({ list, id }) {
     el("td", {}, rankName(i.finding.rank) + ", " + i.finding.statistic + " " + figure(i.finding.value)),
     el("td", {}, outcome(i) ? badge(outcome(i), "capture " + outcome(i).replace("_", " ")) : ""),
     el("td", {}, i.verdict ? i.verdict.sentence : ""),
-    el("td", {}, i.resolved_at ? badge("resolved") : badge("firing")));
+    el("td", {}, i.resolved_at ? badge("resolved") : live.has(i.id) ? badge("firing") : badge("unknown", "not resolved")));
   const head = el("tr", {}, ...["fired", "rule", "rank", "capture", "verdict", "now"].map(t => el("th", {}, t)));
   return el("table", {}, el("thead", {}, head), el("tbody", {}, ...list.slice(0, 50).map(row)));
 }
@@ -302,7 +304,7 @@ function drawAll({ status, histories }) {
   draw("firing", alarms, drawFiring);
   draw("load", { history, status }, drawLoad);
   draw("rules", status.rules.map(r => ({ ...r, last_evaluated: null })), drawRules);
-  draw("incidents", { list: incidents, id: chosen() }, drawIncidents);
+  draw("incidents", { list: incidents, id: chosen(), now: last.incidents.map(i => i.id) }, drawIncidents);
   draw("plumbing", { ...status, at: Math.round(status.at / 5), started: 0, incidents: 0, rules: 0,
     targets: status.targets.map(t => ({ ...t, ranks: 0, sources: t.sources.map(s => ({ ...s, last: 0, lag_s: 0, samples: s.dropped ? s.samples : 0 })) })) }, () => drawPlumbing(status));
 }
@@ -331,7 +333,7 @@ async function look() {
 $("signal").addEventListener("change", event => { chosenSignal = event.target.value; delete shown.load; });
 addEventListener("hashchange", async () => {
   delete shown.incidents;
-  if (last) draw("incidents", { list: incidents, id: chosen() }, drawIncidents);
+  if (last) draw("incidents", { list: incidents, id: chosen(), now: last.incidents.map(i => i.id) }, drawIncidents);
   await showIncident();
   if (chosen()) $("incident").scrollIntoView({ block: "start" });
 });
