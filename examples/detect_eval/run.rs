@@ -41,11 +41,13 @@ pub struct Bounds {
     pub departure: f64,
     pub clear: f64,
     pub hold_s: f64,
+    /// The second condition: max/mean and the excess in units of chance, for three seconds.
+    pub gross: (f64, f64),
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { departure: 5.0, clear: 3.5, hold_s: 0.0 }
+        Self { departure: 5.0, clear: 3.5, hold_s: 0.0, gross: (2.0, 8.0) }
     }
 }
 
@@ -99,30 +101,71 @@ impl Log {
     fn shipped(&self, bounds: Bounds) -> Vec<Firing> {
         let mut departure = Departure::default();
         let mut state = State::default();
+        let mut gross_since: Option<Time> = None;
         let mut firings = Vec::new();
         for (now, lines) in self.seconds() {
             let members: Vec<Work> = lines.iter().map(Line::work).collect();
             let now = Time::from_epoch_s(now as f64);
-            if !departure.observe(now, &members, !state.is_firing && state.above_since.is_none()) {
-                continue;
-            }
-            let Some(e) = departure.evidence().copied() else { continue };
-            if state.step(now, e.value, bounds) {
+            let is_quiet = !state.is_firing && state.above_since.is_none() && gross_since.is_none();
+            departure.observe(now, &members, is_quiet);
+            let (ratio, chance, fullest) = gross(&members);
+            let is_gross = ratio > bounds.gross.0 && chance > bounds.gross.1;
+            gross_since = is_gross.then(|| gross_since.unwrap_or(now));
+            let e = departure.evidence().copied();
+            let seen = Seen {
+                departure: e.map_or(0.0, |e| e.value),
+                lately: e.map_or(0.0, |e| e.lately),
+                is_gross: gross_since.is_some_and(|s| now.signed_s_since(s) >= 3.0),
+                is_even: ratio <= 1.5 || chance <= 3.0,
+            };
+            if state.step(now, seen, bounds) {
+                let departed = e.filter(|e| e.value > bounds.departure);
+                let e = departed.unwrap_or(Evidence {
+                    value: 0.0,
+                    lately: 0.0,
+                    member: fullest,
+                    side: Side::High,
+                    course: Course::Load,
+                });
                 let found = onset_of(&departure, &e);
                 firings.push(Firing {
                     at: now.epoch_s(),
                     onset: found.map_or(now.epoch_s(), |o| o.at.epoch_s()),
                     rank: e.member,
-                    by: match e.course {
-                        Course::Load => "load",
-                        Course::Tokens => "tokens",
-                        Course::Speed => "speed",
+                    by: match (departed, e.course) {
+                        (None, _) => "gross",
+                        (_, Course::Load) => "load",
+                        (_, Course::Tokens) => "tokens",
+                        (_, Course::Speed) => "speed",
                     },
                 });
             }
         }
         firings
     }
+}
+
+/// What the rule's conditions see in one second.
+#[derive(Clone, Copy)]
+struct Seen {
+    departure: f64,
+    lately: f64,
+    is_gross: bool,
+    is_even: bool,
+}
+
+/// max/mean, the excess over the peers in units of chance, and the fullest rank.
+fn gross(members: &[Work]) -> (f64, f64, usize) {
+    let n = members.len() as f64;
+    let mean = members.iter().map(|m| m.load).sum::<f64>() / n;
+    let fullest =
+        (0..members.len()).max_by(|a, b| members[*a].load.total_cmp(&members[*b].load)).unwrap_or(0);
+    let most = members[fullest].load;
+    if mean < 2.0 {
+        return (1.0, 0.0, fullest);
+    }
+    let peers = (mean * n - most) / (n - 1.0);
+    (most / mean, (most - peers) / (mean * n / (n - 1.0)).sqrt(), fullest)
 }
 
 /// The least of a rule's states.
@@ -134,16 +177,18 @@ struct State {
 }
 
 impl State {
-    fn step(&mut self, now: Time, value: f64, bounds: Bounds) -> bool {
+    fn step(&mut self, now: Time, seen: Seen, bounds: Bounds) -> bool {
         if self.is_firing {
-            self.below_since = (value < bounds.clear).then(|| self.below_since.unwrap_or(now));
+            self.below_since =
+                (seen.lately < bounds.clear && seen.is_even).then(|| self.below_since.unwrap_or(now));
             if self.below_since.is_some_and(|s| now.since(s) >= Duration::from_secs(10)) {
                 *self = Self::default();
             }
             return false;
         }
-        self.above_since = (value > bounds.departure).then(|| self.above_since.unwrap_or(now));
-        self.is_firing = self.above_since.is_some_and(|s| now.signed_s_since(s) >= bounds.hold_s);
+        self.above_since = (seen.departure > bounds.departure).then(|| self.above_since.unwrap_or(now));
+        self.is_firing =
+            seen.is_gross || self.above_since.is_some_and(|s| now.signed_s_since(s) >= bounds.hold_s);
         self.is_firing
     }
 }
@@ -197,12 +242,6 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     let (era, yoe) = (y.div_euclid(400), y.rem_euclid(400));
     let doy = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
     era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468
-}
-
-/// Which side the rank is on: for the detectors that tell.
-#[allow(dead_code)]
-pub fn is_low(side: Side) -> bool {
-    side == Side::Low
 }
 
 fn onset_of(departure: &Departure, e: &Evidence) -> Option<onset::Onset> {

@@ -85,7 +85,7 @@ impl Condition {
             };
         };
         let beyond_bound = e.value > self.bound && (self.side == Side::Both || self.side == e.side);
-        Reading { value: e.value, beyond_bound, times_chance: e.value, member: e.member, side: e.side }
+        Reading { value: e.value, beyond_bound, times_chance: e.lately, member: e.member, side: e.side }
     }
 
     /// As part of a trigger: beyond the bound and beyond chance.
@@ -95,6 +95,10 @@ impl Condition {
 
     /// As part of a clear: within the bound or within chance.
     pub fn is_kept(&self, r: &Reading) -> bool {
+        if self.statistic == Statistic::Departure {
+            // What is on its way back no longer triggers, but is not yet even.
+            return r.times_chance <= self.bound;
+        }
         !r.beyond_bound || self.chance.is_some_and(|k| r.times_chance <= k)
     }
 
