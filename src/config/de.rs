@@ -605,6 +605,10 @@ mod tests {
         let (rule, told) = read_all("capture: none\nseverity: info\n");
         assert_eq!(told, "");
         assert!(matches!(rule.expect("read").capture.get(), Some(Capture::None)));
+        let (rule, _) = read_all("capture: { http: { num_steps: 3 } }\n");
+        let rule = rule.expect("read");
+        let Some(Capture::Http(http)) = rule.capture.get() else { panic!("not a window") };
+        assert_eq!(http.num_steps.get(), Some(&3));
         let (_, told) = read_all("capture: { htp: {} }\n");
         assert_eq!(told, "1:12 unknown choice `htp` (did you mean `http`?)");
         let (_, told) = read_all("capture: http\n");
