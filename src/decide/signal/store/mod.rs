@@ -172,10 +172,7 @@ impl SignalStore {
         for (signal, value) in fields.iter() {
             self.put(slot, signal, value, at, patience);
         }
-        for derived in DERIVED {
-            if fields.get(derived.a).is_none() || fields.get(derived.b).is_none() {
-                continue;
-            }
+        for derived in DERIVED.iter().filter(|d| fields.has_both(d.a, d.b)) {
             if let (Some(a), Some(b)) =
                 (self.value_at(slot, derived.a, at), self.value_at(slot, derived.b, at))
                 && let Some(value) = derived.of(a, b)
@@ -311,10 +308,7 @@ impl SignalStore {
         {
             return;
         }
-        let value = match self.catalog.kind_of(signal) {
-            Kind::Gauge => Some(value),
-            Kind::Counter => series.rate.step(at, value),
-        };
+        let value = if series.is_counter { series.rate.step(at, value) } else { Some(value) };
         if let Some(value) = value {
             self.keep(index, value, at);
         }
@@ -330,14 +324,13 @@ impl SignalStore {
     fn keep(&mut self, index: u32, value: f64, at: Time) {
         let series = &mut self.series[index as usize];
         series.last = Some((at, value));
-        let is_watched = !series.groups.is_empty();
-        let most = if is_watched { self.bounds.watched_samples } else { self.bounds.other_samples };
-        let is_full = series.ring.is_full();
-        let room = self.ring_bytes < self.bounds.ring_bytes;
-        let most = if is_full && !room { series.ring.len() } else { most };
-        let before = series.ring.bytes();
-        series.ring.push(at, value, self.bounds.horizon, most);
-        if is_full {
+        if !series.ring.absorb(at, value) {
+            let is_watched = !series.groups.is_empty();
+            let most = if is_watched { self.bounds.watched_samples } else { self.bounds.other_samples };
+            let is_at_limit = series.ring.is_full() && self.ring_bytes >= self.bounds.ring_bytes;
+            let most = if is_at_limit { series.ring.len() } else { most };
+            let before = series.ring.bytes();
+            series.ring.push(at, value, self.bounds.horizon, most);
             self.ring_bytes = self.ring_bytes + series.ring.bytes() - before;
         }
         self.recorded += 1;
@@ -409,7 +402,8 @@ impl SignalStore {
         }
         let index = self.series.len() as u32;
         by_signal[place] = index;
-        self.series.push(Series::new(slot, signal));
+        let is_counter = self.catalog.kind_of(signal) == Kind::Counter;
+        self.series.push(Series::new(slot, signal, is_counter));
         self.join_views(index);
         index
     }
