@@ -1,10 +1,13 @@
 //! How early, how rightly and how wrongly the shipped detection fires, on logs with known truth.
 //!
 //! `cargo run --release --example detect_eval -- DIR...` reads what `simload.py gen DIR ...` wrote:
-//! `labels_*.json` and the logs beside them. One table a configuration (router and load), and with
-//! `--csv FILE` the frontier: the same for a sweep of bounds, and for the textbook detectors.
+//! `labels_*.json` and the logs beside them. One table a configuration (router and load); with
+//! `--csv FILE` the same for a sweep of bounds and for the textbook detectors; with `--svg FILE` that
+//! frontier as a picture.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
+#[path = "detect_eval/picture.rs"]
+mod picture;
 #[path = "detect_eval/run.rs"]
 mod run;
 #[path = "detect_eval/score.rs"]
@@ -21,11 +24,13 @@ use run::{Bounds, Log, Rule};
 use score::{Label, Scores};
 
 fn main() -> Result<()> {
-    let (mut dirs, mut csv, mut bounds, mut verbose) = (Vec::new(), None, Bounds::default(), false);
+    let (mut dirs, mut csv, mut svg) = (Vec::new(), None, None);
+    let (mut bounds, mut verbose) = (Bounds::default(), false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--csv" => csv = Some(args.next().context("--csv needs a file")?),
+            "--svg" => svg = Some(args.next().context("--svg needs a file")?),
             "--departure" => bounds.departure = args.next().context("--departure needs a number")?.parse()?,
             "--for" => bounds.hold_s = args.next().context("--for needs seconds")?.parse()?,
             "--verbose" => verbose = true,
@@ -36,19 +41,19 @@ fn main() -> Result<()> {
     for dir in &dirs {
         read(dir, &mut configurations)?;
     }
-    let mut frontier =
-        String::from("configuration,detector,bound,false_alarms_h,kind,found,of,median_delay_s\n");
+    let mut points = Vec::new();
     for (name, logs) in &configurations {
         let ours = Scores::of(logs, &Rule::Shipped(bounds), verbose);
         println!("{name}\n{ours}\n");
-        if csv.is_some() {
-            for rule in Rule::sweep() {
-                frontier.push_str(&Scores::of(logs, &rule, false).csv(name, &rule));
-            }
+        if csv.is_some() || svg.is_some() {
+            points.extend(Rule::sweep().iter().map(|rule| Scores::of(logs, rule, false).point(name, rule)));
         }
     }
     if let Some(path) = csv {
-        fs::write(path, frontier)?;
+        fs::write(path, picture::csv(&points))?;
+    }
+    if let Some(path) = svg {
+        fs::write(path, picture::svg(&points))?;
     }
     Ok(())
 }

@@ -242,8 +242,8 @@ listen: 127.0.0.1:0
         // What was in the outbox at some kill must have come.
         let came = |key: &&String| mail.keys().any(|k| key.ends_with(k.as_str()));
         counts.messages_lost += posted.iter().filter(|key| !came(key)).count();
-        // And whoever had a window was told of.
-        let told = |incident: &&String| mail.keys().any(|k| k.contains(incident.as_str()));
+        // And of every window people were told how it ended.
+        let told = |incident: &&String| mail.contains_key(&format!("{incident}:captured"));
         counts.messages_lost += incidents.iter().filter(|incident| !told(incident)).count();
     }
 

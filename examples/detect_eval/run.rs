@@ -107,7 +107,7 @@ impl Log {
                 continue;
             }
             let Some(e) = departure.evidence().copied() else { continue };
-            if state.step(now, e.value, bounds) {
+            if state.step(now, &e, bounds) {
                 let found = onset_of(&departure, &e);
                 firings.push(Firing {
                     at: now.epoch_s(),
@@ -134,15 +134,15 @@ struct State {
 }
 
 impl State {
-    fn step(&mut self, now: Time, value: f64, bounds: Bounds) -> bool {
+    fn step(&mut self, now: Time, e: &Evidence, bounds: Bounds) -> bool {
         if self.is_firing {
-            self.below_since = (value < bounds.clear).then(|| self.below_since.unwrap_or(now));
+            self.below_since = (e.lately < bounds.clear).then(|| self.below_since.unwrap_or(now));
             if self.below_since.is_some_and(|s| now.since(s) >= Duration::from_secs(10)) {
                 *self = Self::default();
             }
             return false;
         }
-        self.above_since = (value > bounds.departure).then(|| self.above_since.unwrap_or(now));
+        self.above_since = (e.value > bounds.departure).then(|| self.above_since.unwrap_or(now));
         self.is_firing = self.above_since.is_some_and(|s| now.signed_s_since(s) >= bounds.hold_s);
         self.is_firing
     }

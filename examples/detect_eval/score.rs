@@ -108,25 +108,38 @@ impl Scores {
         (self.normal_alarms + self.before_alarms) as f64 / (self.normal_h + self.before_h).max(1e-9)
     }
 
-    /// Lines of the frontier.
-    pub fn csv(&self, configuration: &str, rule: &Rule) -> String {
-        let (name, bound) = match rule {
+    /// One point of the frontier.
+    pub fn point(&self, configuration: &str, rule: &Rule) -> Point {
+        let (detector, bound) = match rule {
             Rule::Shipped(b) => ("skewtrap", b.departure),
             Rule::Textbook(t, b) => (t.name(), *b),
         };
-        let fa = self.false_alarms_h();
-        self.kinds
-            .iter()
-            .map(|(kind, k)| {
-                format!(
-                    "{configuration},{name},{bound},{fa:.3},{kind},{},{},{:.2}\n",
-                    k.found,
-                    k.of,
-                    median_of_all(&k.delays, k.of)
-                )
-            })
-            .collect()
+        let pooled = |kinds: &[&str]| {
+            let of = || self.kinds.iter().filter(|(name, _)| kinds.contains(&name.as_str()));
+            let delays: Vec<f64> = of().flat_map(|(_, k)| k.delays.iter().copied()).collect();
+            median_of_all(&delays, of().map(|(_, k)| k.of).sum())
+        };
+        Point {
+            configuration: configuration.to_owned(),
+            detector,
+            bound,
+            false_alarms_h: self.false_alarms_h(),
+            sudden_s: pooled(&["sticky", "hot_prefix", "oscillation", "drained"]),
+            creeping_s: pooled(&["slow_rank", "drift"]),
+        }
     }
+}
+
+/// What one detector with one bound is worth in one configuration.
+pub struct Point {
+    pub configuration: String,
+    pub detector: &'static str,
+    pub bound: f64,
+    pub false_alarms_h: f64,
+    /// Median delay of sticky, hot_prefix, oscillation and drained together, in seconds.
+    pub sudden_s: f64,
+    /// The same of slow_rank and drift.
+    pub creeping_s: f64,
 }
 
 /// The median where what was not found counts as never.

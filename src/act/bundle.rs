@@ -13,7 +13,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -118,7 +118,22 @@ impl Bundles {
         }
         let adopted = files.iter().map(|file| adopt_one(&traces, file)).collect();
         sync(&self.path(incident)).map_err(|e| failed(&traces, e))?;
+        // Fails when something is left in it, which then stays.
+        let _ = fs::remove_dir(self.root.join(format!(".{incident}.scratch")));
         Ok(adopted)
+    }
+
+    /// A folder of the incident for what other programs write, on the same file system as its bundle;
+    /// [`Self::adopt`] takes it away when it is empty.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn scratch(&self, incident: &str) -> Result<PathBuf, BundleError> {
+        let path = self.root.join(format!(".{incident}.scratch"));
+        fs::create_dir_all(&path)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))
+            .and_then(|()| path.canonicalize())
+            .map_err(|e| failed(&path, e))
     }
 
     /// The record of a bundle of this agent.

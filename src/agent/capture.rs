@@ -244,7 +244,8 @@ pub struct Known {
 }
 
 /// Finishes what an agent before this one left undone: closes its windows, completes its bundles.
-/// Gives the records of the incidents that changed.
+/// Gives the records of the incidents that people are to be told of; each is remembered until
+/// [`State::forget`] says that the message is in the outbox.
 ///
 /// # Errors
 /// The state or the folder of the bundles cannot be read.
@@ -278,15 +279,22 @@ pub async fn recover(
             }
         }
     }
-    for record in records.values() {
-        complete(desk, record);
+    // What is left here was kept, and nobody was told of it yet.
+    for mut record in records.into_values() {
+        if matches!(record.incident.capture, CaptureOutcome::Open { .. }) {
+            let why = "the agent died during this capture, and its window was closed at its deadline".into();
+            record.incident.capture = CaptureOutcome::Failed { why, captured: None };
+        }
+        complete(desk, &record);
+        changed.push(record);
     }
     Ok(changed)
 }
 
+/// Brings a bundle up to what the state knows; one that knows more (a verdict, its end) stays.
 fn complete(desk: &Desk, record: &Record) {
     let written = match desk.bundles.read(&record.incident.id) {
-        Some(there) if there == *record => return,
+        Some(there) if !matches!(there.incident.capture, CaptureOutcome::Open { .. }) => return,
         Some(_) => desk.bundles.write(record),
         None => desk.bundles.create(record, b"").map(|_| ()),
     };

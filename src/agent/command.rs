@@ -37,20 +37,15 @@ pub async fn capture(
     };
     desk.state.begin(attempt, &window, Some(record))?;
     let mut came = Came { means: "command", sent_at: window.sent_at, ..Came::default() };
-    let folder = desk.bundles.root().join(format!(".{}.command", attempt.incident));
-    if let Err(error) = std::fs::create_dir_all(&folder) {
-        came.failure = Some(format!("{} cannot be made: {error}", folder.display()));
-        return Ok(came);
-    }
+    let folder = match desk.bundles.scratch(&attempt.incident) {
+        Ok(folder) => folder,
+        Err(error) => {
+            came.failure = Some(error.to_string());
+            return Ok(came);
+        }
+    };
     let rank = record.incident.finding.rank.to_string();
-    let argv = argv_of(
-        &spec.argv,
-        Tokens {
-            incident: &attempt.incident,
-            rank: &rank,
-            output_dir: &folder.canonicalize().unwrap_or(folder.clone()),
-        },
-    );
+    let argv = argv_of(&spec.argv, Tokens { incident: &attempt.incident, rank: &rank, output_dir: &folder });
     let running = match start(&argv, &attempt.incident) {
         Ok(running) => running,
         Err(error) => {

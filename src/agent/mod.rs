@@ -11,6 +11,7 @@ pub mod capture;
 pub mod clock;
 pub mod command;
 pub mod compare;
+pub mod examine;
 pub mod history;
 pub mod load;
 pub mod look;
@@ -329,6 +330,9 @@ impl Agent {
             self.metrics.refusal(&incident.rule, "refused");
         }
         self.post.tell(&incident, update, receivers, self.clock);
+        if update == Update::Captured {
+            self.forget(&incident.id);
+        }
         let waits = self.running.contains_key(&incident.id);
         let job = if update == Update::Fired && !waits {
             let evidence = self.evidence(&incident, incident.finding.onset);
@@ -386,6 +390,7 @@ impl Agent {
         }
         let mut status = self.watch.status(self.clock.now());
         status.started = self.started;
+        status.receivers = self.post.standing();
         for (target, site) in status.targets.iter_mut().zip(&self.sites) {
             target.url = site.server.as_ref().map(|s| s.base().to_owned()).unwrap_or_default();
         }
@@ -395,7 +400,7 @@ impl Agent {
     }
 
     fn sweep(&self) {
-        self.post.offer_again();
+        let _ = self.post.offer_again();
         if let Err(error) = self.desk.state.prune(self.clock.now()) {
             error!("{error}");
         }
@@ -410,6 +415,14 @@ impl Agent {
                 "a window was left open by an agent before this one; it is closed"
             );
             self.post.tell(&record.incident, Update::Captured, &[], self.clock);
+            self.forget(&record.incident.id);
+        }
+    }
+
+    /// The message of a capture is in the outbox: nothing of it can be lost any more.
+    fn forget(&self, incident: &str) {
+        if let Err(error) = self.desk.state.forget(incident) {
+            error!("{error}");
         }
     }
 

@@ -186,12 +186,7 @@ impl Taking {
     }
 
     fn output(&self) -> Result<PathBuf, Failed> {
-        let folder = self.desk.bundles.root().join(format!(".{}.nsys", self.window.incident));
-        std::fs::create_dir_all(&folder)
-            .and_then(|()| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(0o700)))
-            .map_err(|e| Failed::closed(format!("{} cannot be made: {e}", folder.display())))?;
-        // nsys runs elsewhere: a relative path would be the server's.
-        let folder = folder.canonicalize().unwrap_or(folder);
+        let folder = self.desk.bundles.scratch(&self.window.incident).map_err(Failed::closed)?;
         Ok(folder.join("window"))
     }
 
@@ -233,9 +228,15 @@ impl Taking {
         let (said, exchange) = stopped;
         self.exchanges.push(exchange);
         self.show(Phase::Exporting);
-        let state =
-            wait_for(nsys, &session.id, EXPORT_LIMIT, |r| r == Readiness::Ready || r == Readiness::Gone)
-                .await;
+        // A stop that took nothing shows soon; generating takes minutes.
+        let stopped = wait_for(nsys, &session.id, BEGIN, |r| r != Readiness::Collecting).await;
+        let state = match stopped {
+            Some(Readiness::Busy) => {
+                wait_for(nsys, &session.id, EXPORT_LIMIT, |r| r == Readiness::Ready || r == Readiness::Gone)
+                    .await
+            }
+            other => other,
+        };
         match state {
             Some(Readiness::Collecting) => {
                 return Err(open(format!(

@@ -1,6 +1,9 @@
 //! The way of a message: planned, written to the outbox, handed to a courier, crossed out when it
 //! was taken. What was not delivered before a crash goes out after it, the same bytes.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 
 use super::clock::Clock;
@@ -9,6 +12,7 @@ use crate::act::notify::courier::{Couriers, couriers};
 use crate::act::notify::{Attempt, Delivery, Outcome, Planner, Receiver, StormCap};
 use crate::act::state::{Parcel, State};
 use crate::decide::incident::Incident;
+use crate::decide::status::ReceiverStatus;
 use crate::explain::message::{Origin, Update};
 
 /// Sends messages.
@@ -17,6 +21,7 @@ pub struct Post {
     planner: Planner,
     couriers: Couriers,
     state: State,
+    standing: BTreeMap<Arc<str>, ReceiverStatus>,
 }
 
 impl Post {
@@ -32,34 +37,45 @@ impl Post {
         outcomes: &mpsc::Sender<Outcome>,
     ) -> Self {
         let planner = Planner::new(&receivers, cap, origin);
-        let now: crate::act::notify::courier::Now = std::sync::Arc::new(move || clock.now());
+        let standing = receivers.iter().map(|r| (r.name.clone(), standing_of(r))).collect();
+        let now: crate::act::notify::courier::Now = Arc::new(move || clock.now());
         let (couriers, all) = couriers(receivers, client, &now, outcomes);
         for courier in all {
+            let cancel = supervisor.cancel();
             supervisor.keep("courier", move || {
-                let courier = courier.clone();
-                async move { courier.run().await }
+                let (courier, cancel) = (courier.clone(), cancel.clone());
+                async move {
+                    tokio::select! {
+                        () = cancel.cancelled() => true,
+                        done = courier.run() => done,
+                    }
+                }
             });
         }
-        let post = Self { planner, couriers, state };
-        post.offer_again();
+        let mut post = Self { planner, couriers, state, standing };
+        for parcel in post.offer_again() {
+            post.waits(&parcel);
+        }
         post
     }
 
     /// Tells whoever is to hear of it.
-    pub fn tell(&mut self, incident: &Incident, update: Update, named: &[std::sync::Arc<str>], clock: Clock) {
+    pub fn tell(&mut self, incident: &Incident, update: Update, named: &[Arc<str>], clock: Clock) {
         let deliveries = self.planner.plan(incident, update, named, clock.now());
         let parcels: Vec<Parcel> = deliveries.iter().map(Parcel::from).collect();
         if let Err(error) = self.state.post(&parcels) {
             tracing::error!("{error}; the messages go out, but would not survive a crash");
         }
         for delivery in deliveries {
+            self.waits(&delivery.receiver);
             // One whose queue is full stays in the outbox and is offered again.
             let _ = self.couriers.hand_over(delivery);
         }
     }
 
     /// What came of an attempt.
-    pub fn delivered(&self, outcome: &Outcome) {
+    pub fn delivered(&mut self, outcome: &Outcome) {
+        self.note(outcome);
         let written = match &outcome.result {
             Attempt::Sent => self.state.delivered(&outcome.key),
             Attempt::GivenUp { why } => {
@@ -78,17 +94,54 @@ impl Post {
         }
     }
 
-    /// Offers the couriers what the outbox holds; what they have already they know.
-    pub fn offer_again(&self) {
-        match self.state.undelivered() {
-            Ok(parcels) => {
-                for parcel in parcels {
-                    if let Ok(delivery) = Delivery::try_from(parcel) {
-                        let _ = self.couriers.hand_over(delivery);
-                    }
-                }
-            }
-            Err(error) => tracing::error!("{error}"),
+    /// Offers the couriers what the outbox holds; what they have already they know. Whose it is.
+    pub fn offer_again(&self) -> Vec<Arc<str>> {
+        let parcels = self.state.undelivered().unwrap_or_else(|error| {
+            tracing::error!("{error}");
+            Vec::new()
+        });
+        let offered = parcels.into_iter().filter_map(|p| Delivery::try_from(p).ok()).map(|delivery| {
+            let receiver = delivery.receiver.clone();
+            let _ = self.couriers.hand_over(delivery);
+            receiver
+        });
+        offered.collect()
+    }
+
+    /// How each receiver is, for the page and the metrics.
+    pub fn standing(&self) -> Vec<ReceiverStatus> {
+        self.standing.values().cloned().collect()
+    }
+
+    fn waits(&mut self, receiver: &Arc<str>) {
+        if let Some(standing) = self.standing.get_mut(receiver) {
+            standing.pending += 1;
         }
+    }
+
+    fn note(&mut self, outcome: &Outcome) {
+        let Some(standing) = self.standing.get_mut(&outcome.receiver) else { return };
+        match &outcome.result {
+            Attempt::Again { why, .. } => standing.problem = Some(why.clone()),
+            Attempt::GivenUp { why } => {
+                standing.problem = Some(why.clone());
+                standing.pending = standing.pending.saturating_sub(1);
+            }
+            Attempt::Sent => {
+                standing.problem = None;
+                standing.last_sent = Some(outcome.at);
+                standing.pending = standing.pending.saturating_sub(1);
+            }
+        }
+    }
+}
+
+fn standing_of(receiver: &Receiver) -> ReceiverStatus {
+    ReceiverStatus {
+        name: receiver.name.clone(),
+        means: receiver.means.word().into(),
+        pending: 0,
+        last_sent: None,
+        problem: None,
     }
 }

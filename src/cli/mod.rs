@@ -1,13 +1,17 @@
 //! The command line: one file per subcommand.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod capture;
 pub mod check;
 mod client;
 pub mod compare;
 pub mod demo;
+pub mod doctor;
 pub mod incidents;
+pub mod init;
 pub mod notify_test;
 pub mod play;
+pub mod probe;
 pub mod replay;
 pub mod rules;
 pub mod run;
@@ -38,6 +42,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
     Check(check::CheckArgs),
+    Capture(capture::CaptureArgs),
+    Doctor(Box<doctor::DoctorArgs>),
     Test(test::TestArgs),
     Tune(tune::TuneArgs),
     Why(why::WhyArgs),
@@ -45,6 +51,7 @@ enum Command {
     Incidents(incidents::IncidentsArgs),
     NotifyTest(notify_test::NotifyTestArgs),
     Schema(schema::SchemaArgs),
+    Init(init::InitArgs),
 }
 
 impl Cli {
@@ -59,6 +66,8 @@ impl Cli {
             Command::Replay(args) => replay::run(&args),
             Command::Compare(args) => compare::run(args),
             Command::Check(args) => check::run(&args),
+            Command::Capture(args) => capture::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Test(args) => test::run(&args),
             Command::Tune(args) => tune::run(&args),
             Command::Why(args) => why::run(&args),
@@ -66,6 +75,7 @@ impl Cli {
             Command::Incidents(args) => incidents::run(&args),
             Command::NotifyTest(args) => notify_test::run(&args),
             Command::Schema(args) => schema::run(&args),
+            Command::Init(args) => init::run(&args),
         }
     }
 }

@@ -19,20 +19,29 @@ const TAIL: u64 = 16 << 20;
 /// # Errors
 /// The log cannot be read.
 pub fn recent(log: &Path) -> io::Result<Vec<(Rank, ProfileLine)>> {
+    let from = std::fs::metadata(log)?.len().saturating_sub(TAIL);
+    after(log, from).map(|(lines, _)| lines)
+}
+
+/// The profiling lines behind the byte `from`, and where the last whole line ends.
+///
+/// # Errors
+/// The log cannot be read.
+pub fn after(log: &Path, from: u64) -> io::Result<(Vec<(Rank, ProfileLine)>, u64)> {
     let mut file = File::open(log)?;
-    let from = file.metadata()?.len().saturating_sub(TAIL);
     file.seek(SeekFrom::Start(from))?;
     let mut bytes = Vec::new();
     file.take(TAIL).read_to_end(&mut bytes)?;
+    let end = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
     let mut fields = Fields::default();
     let mut lines = Vec::new();
-    for line in bytes.split(|b| *b == b'\n') {
+    for line in bytes[..end].split(|b| *b == b'\n') {
         let read = sglang_line::read(line, &mut fields);
         if let Says::Profile(profile) = &read.says {
             lines.push((read.rank, ProfileLine::from(profile)));
         }
     }
-    Ok(lines)
+    Ok((lines, from + end as u64))
 }
 
 #[cfg(test)]

@@ -18,16 +18,17 @@ const BACK: Duration = Duration::from_secs(120);
 /// Distance of two points of the course.
 const STEP: Duration = Duration::from_secs(1);
 
-/// Since when `member` of `group` left its peers on `signal`, as far as the store remembers.
+/// Since when `member` of `group` left its peers on `signal`, as far as the store remembers; not
+/// before `settled`.
 pub(super) fn onset_of(
     store: &SignalStore,
     group: &Labels,
     signal: Signal,
     member: &Labels,
     side: Side,
-    now: Time,
+    (settled, now): (Time, Time),
 ) -> Option<Onset> {
-    let since = now - BACK;
+    let since = (now - BACK).max(settled);
     let mut ranks: BTreeMap<Rank, BTreeMap<_, Vec<(Time, f64)>>> = BTreeMap::new();
     for e in store.evidence(group, since).filter(|e| e.signal == signal) {
         ranks.entry(e.rank).or_default().entry(e.source).or_default().push((e.at, e.value));

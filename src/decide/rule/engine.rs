@@ -268,7 +268,8 @@ fn refined(mut change: Change, running: &Running, group: &Group, store: &SignalS
     let Some(condition) = condition else { return change };
     if condition.statistic != Statistic::Departure {
         let signal = condition.signal;
-        let found = course::onset_of(store, &group.labels, signal, &finding.rank, finding.side, now);
+        let found =
+            course::onset_of(store, &group.labels, signal, &finding.rank, finding.side, (group.settled, now));
         match found.filter(|o| o.at <= since) {
             Some(onset) => (finding.onset, finding.onset_error_s) = (onset.at, onset.error_s),
             // At the latest when the trigger began to hold; how much sooner, the samples do not tell.

@@ -83,6 +83,8 @@ pub(super) struct Group {
     held: Held,
     /// The detector, if a condition asks for departures.
     pub watcher: Option<Box<Watcher>>,
+    /// When it last stopped firing: no onset lies before.
+    pub settled: Time,
     /// One per look; only kept up for rules with several, whose parts must be seen at once.
     frames: Vec<Frame>,
 }
@@ -99,6 +101,7 @@ impl Group {
             seen: Seen::Nothing,
             held: Held::default(),
             watcher: None,
+            settled: Time::default(),
             frames: Vec::new(),
         }
     }
@@ -183,7 +186,11 @@ impl Group {
             None => Input::Judged { trigger: blame, clear, newest: newest(lead) },
             Some(quiet) => Input::Disturbed { clear: clear && quiet == Quiet::MayClear },
         };
+        let was = self.phase();
         let step = self.state.step(input, running.holds, now);
+        if was == Phase::Firing && self.phase() == Phase::Idle {
+            self.settled = now;
+        }
         (step != Step::Same).then(|| self.change(step, running, Some((&trigger, frames)), None, now))
     }
 
@@ -252,7 +259,7 @@ impl Group {
     fn finding_of(&self, firing: &Firing, since: Time, numbers: &Numbers) -> Finding {
         let watcher = self.watcher.as_ref();
         let is_departure = &*numbers.statistic == Statistic::Departure.name();
-        let located = watcher.filter(|_| is_departure).and_then(|w| w.onset(&w.evidence()?));
+        let located = watcher.filter(|_| is_departure).and_then(|w| w.onset(&w.evidence()?, self.settled));
         Finding {
             onset: located.map_or(since, |o| o.at),
             onset_error_s: located.map_or(0.0, |o| o.error_s),

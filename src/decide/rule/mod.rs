@@ -15,7 +15,6 @@ mod group;
 pub mod guard;
 pub mod state;
 pub mod statistic;
-mod usual;
 mod watcher;
 pub mod why;
 

@@ -82,9 +82,10 @@ impl Watcher {
         self.departure.is_warm()
     }
 
-    /// Since when the blamed member has departed.
-    pub fn onset(&self, evidence: &Evidence) -> Option<Onset> {
-        let course: Vec<(Time, f64)> = self.departure.history(evidence.member, evidence.course).collect();
+    /// Since when the blamed member has departed; not before `since`.
+    pub fn onset(&self, evidence: &Evidence, since: Time) -> Option<Onset> {
+        let history = self.departure.history(evidence.member, evidence.course);
+        let course: Vec<(Time, f64)> = history.filter(|(t, _)| *t >= since).collect();
         onset::locate(&course, evidence.side, evidence.course.manner())
     }
 }

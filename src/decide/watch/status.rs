@@ -1,6 +1,6 @@
 //! What the core shows of itself, as the plain data that the API, the page and `why` are made of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::rule::why::Standing as RuleStanding;
 use crate::decide::rule::{Phase, Rule};
 use crate::decide::signal::catalog;
-use crate::decide::signal::sample::Source;
+use crate::decide::signal::rank::Rank;
+use crate::decide::signal::sample::{Signal, Source};
 use crate::decide::signal::store::{SignalStore, Standing};
 use crate::decide::status::{
     BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, RuleStatus, SignalStatus,
@@ -22,6 +23,8 @@ use crate::decide::time::Time;
 /// The page draws this much.
 const DRAWN: Duration = Duration::from_secs(180);
 const DRAWN_STEP: Duration = Duration::from_secs(1);
+/// At most this many signals are drawn, the load first, the rest in the rules' order.
+const DRAWN_SIGNALS: usize = 6;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Everything that the core knows of itself at `now`; addresses are the shell's to add.
@@ -175,31 +178,42 @@ fn budget_of(core: &Core, now: Time) -> BudgetStatus {
     BudgetStatus { limits: vec![all], ..BudgetStatus::default() }
 }
 
-/// The load of every rank over the last minutes.
+/// The last minutes of the load, and of whatever else a rule watches.
 fn history_of(core: &Core, store: &SignalStore, now: Time) -> Vec<History> {
+    let watched = core.engine.rules().flat_map(|r| r.trigger.conditions.iter().map(|c| c.signal));
+    let mut signals: Vec<Signal> = std::iter::once(catalog::LOAD).chain(watched).collect();
+    let mut seen = BTreeSet::new();
+    signals.retain(|s| seen.insert(*s));
+    signals.truncate(DRAWN_SIGNALS);
+    let drawn = signals.into_iter().map(|signal| History {
+        signal: store.catalog().name_of(signal).into(),
+        end: now,
+        step_s: DRAWN_STEP.as_secs_f64(),
+        lines: core.servers.iter().flat_map(|s| lines_of(&s.name, signal, store, now)).collect(),
+    });
+    drawn.filter(|history| !history.lines.is_empty()).collect()
+}
+
+/// A line per rank, from the best source that has it.
+fn lines_of(target: &Arc<str>, signal: Signal, store: &SignalStore, now: Time) -> Vec<HistoryLine> {
     let count = (DRAWN.as_secs() / DRAWN_STEP.as_secs()) as usize;
-    let mut lines = Vec::new();
-    for server in &core.servers {
-        let labels = Labels([("target".into(), LabelValue::Text(server.name.clone()))].into());
-        let mut best: BTreeMap<_, (Source, Vec<(Time, f64)>)> = BTreeMap::new();
-        for seen in store.evidence(&labels, now - DRAWN).filter(|e| e.signal == catalog::LOAD) {
-            let line = best.entry(seen.rank).or_insert((seen.source, Vec::new()));
-            if seen.source < line.0 {
-                *line = (seen.source, Vec::new());
-            }
-            if seen.source == line.0 {
-                line.1.push((seen.at, seen.value));
-            }
+    let labels = Labels([("target".into(), LabelValue::Text(target.clone()))].into());
+    let mut best: BTreeMap<_, (Source, Vec<(Time, f64)>)> = BTreeMap::new();
+    for seen in store.evidence(&labels, now - DRAWN).filter(|e| e.signal == signal) {
+        let line = best.entry(seen.rank).or_insert((seen.source, Vec::new()));
+        if seen.source < line.0 {
+            *line = (seen.source, Vec::new());
         }
-        for (rank, (_, points)) in best {
-            let values = resampled(points, now, DRAWN_STEP, count);
-            lines.push(HistoryLine { target: server.name.clone(), rank: rank.labels(), values });
+        if seen.source == line.0 {
+            line.1.push((seen.at, seen.value));
         }
     }
-    if lines.is_empty() {
-        return Vec::new();
-    }
-    vec![History { signal: "load".into(), end: now, step_s: DRAWN_STEP.as_secs_f64(), lines }]
+    let line = |(rank, (_, points)): (Rank, (Source, Vec<(Time, f64)>))| HistoryLine {
+        target: target.clone(),
+        rank: rank.labels(),
+        values: resampled(points, now, DRAWN_STEP, count),
+    };
+    best.into_iter().map(line).collect()
 }
 
 impl From<Phase> for StateWord {

@@ -123,7 +123,11 @@ function meanOf(lines) {
 
 function drawLoad({ history, status }) {
   const isBlamed = blamed(status);
-  if (!history || !history.lines.length) return el("p", { class: "quiet" }, "No rank has reported yet. Sources are listed below, with what is wrong.");
+  if (!history || !history.lines.length) {
+    const some = status.targets.some(t => t.ranks.length);
+    return el("p", { class: "quiet" }, some ? "Nothing that a rule watches has been measured in the last minutes."
+      : "No rank has reported yet. Sources are listed below, with what is wrong.");
+  }
   const targets = [...new Set(history.lines.map(l => l.target))];
   const minutes = span(history.step_s * (history.lines[0].values.length - 1));
   return targets.flatMap(target => {

@@ -336,6 +336,7 @@ impl SignalStore {
         self.recorded += 1;
         for &(view, group) in &series.groups {
             let group_state = &mut self.views[view as usize].groups[group as usize];
+            group_state.framed = None;
             if !group_state.is_touched {
                 group_state.is_touched = true;
                 self.touched.push((ViewId(view), GroupId(group)));

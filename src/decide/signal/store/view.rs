@@ -50,6 +50,8 @@ pub(super) struct Group {
     labels: Labels,
     members: Vec<Candidates>,
     pub(super) is_touched: bool,
+    /// For when, and how smoothed, the frame was made; `None` when numbers came since.
+    pub(super) framed: Option<(Time, Duration)>,
     frame: Frame,
     shown: Vec<u32>,
 }
@@ -132,11 +134,16 @@ impl SignalStore {
     /// What a group shows at `now`, each member's value averaged over `smooth` before (zero for the
     /// latest value). Empty when no server of the group speaks.
     pub fn frame(&mut self, view: ViewId, group: GroupId, now: Time, smooth: Duration) -> &Frame {
-        let Scratch { words, speaking } = &mut self.scratch;
-        words.clear();
         let (views, slots, series) = (&mut self.views, &self.slots, &self.series);
         let View { signal, groups, .. } = &mut views[view.0 as usize];
         let group = &mut groups[group.0 as usize];
+        // Many rules look at one group at one time.
+        if group.framed == Some((now, smooth)) {
+            return &group.frame;
+        }
+        group.framed = Some((now, smooth));
+        let Scratch { words, speaking } = &mut self.scratch;
+        words.clear();
         let (silence, fold) =
             catalog::entry(*signal).map_or((Silence::Zero, Fold::Sum), |e| (e.silence, e.fold));
         find_speaking(group, slots, series, now, speaking);
@@ -197,6 +204,7 @@ impl View {
                 labels: within,
                 members: Vec::new(),
                 is_touched: false,
+                framed: None,
                 frame,
                 shown: Vec::new(),
             });

@@ -10,17 +10,23 @@
 //!
 //! Sources: variance-stabilising root (Anscombe 1948); multivariate EWMA (Lowry et al. 1992).
 
+mod spread;
+mod tick;
+mod usual;
+
 use std::collections::VecDeque;
 
 use serde::Serialize;
 
+use self::spread::{Seen, Spread};
+use self::tick::Bin;
+use self::usual::Usual;
 use super::Side;
-use super::usual::Usual;
 use crate::decide::onset::Manner;
 use crate::decide::time::Time;
 
 /// How many courses there are.
-pub(super) const COURSES: usize = 3;
+const COURSES: usize = 3;
 const LOAD: usize = 0;
 const TOKENS: usize = 1;
 const SPEED: usize = 2;
@@ -31,20 +37,29 @@ const SCALES: [f64; 2] = [3.0, 12.0];
 const MEMORY: f64 = 150.0;
 /// Fewer ticks than this are no ground for a verdict.
 const WARM: u32 = 60;
+/// A spread learned from so many ticks (of two members) may be as small as half of the true one.
+const UNSURE: f64 = 80.0;
 /// Shorter ticks than this, in seconds, would only count noise.
 const TICK_S: f64 = 1.0;
-/// Nothing new from anybody for so long, in seconds, is a pause of the server or of its log.
-const PAUSE_S: f64 = 4.0;
+/// Nothing new from anybody for so long, in seconds, is a pause of the server or of its log ...
+const PAUSE_S: f64 = 2.5;
+/// ... unless news comes more seldom anyway: then so many times its usual distance.
+const PAUSE_PACES: f64 = 2.5;
+/// Fewer members than this are compared by their load alone: there is nobody to learn from who is
+/// not under suspicion.
+const FEW: usize = 4;
 /// After a pause, so many ticks say nothing.
 const SETTLE: u32 = 6;
 /// One tick counts no more than this many standard deviations of its course.
 const CLIP: [f64; COURSES] = [8.0, 6.0, 3.0];
-/// Two courses together reach as far by chance as one does with this much less.
+/// Two courses together, the slower scale and the speed reach farther by chance: each by so much.
 const JOINT: f64 = 0.4;
 const SLOW_LOAD: f64 = 0.5;
 const SPEED_ALONE: f64 = 0.4;
 /// From here on the group is under suspicion and learns with care.
 const SUSPICIOUS: f64 = 3.5;
+/// From here on differences are no longer taken for usual ones.
+const ALARMING: f64 = 4.5;
 /// What is not at its farthest in so many ticks is on its way back ...
 const RECENT: usize = 4;
 /// ... and reaches no farther than this.
@@ -87,8 +102,10 @@ impl Course {
 /// The farthest departure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Evidence {
-    /// How far, in standard deviations of what is usual in this group.
+    /// How far, in standard deviations of what is usual in this group; for a trigger.
     pub value: f64,
+    /// The same of the last seconds only, of any member; for a clear.
+    pub lately: f64,
     /// Whose, by its place among the members.
     pub member: usize,
     /// High when it has more work than its peers or gets less of it done.
@@ -97,31 +114,18 @@ pub struct Evidence {
     pub course: Course,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Bin {
-    at: Time,
-    samples: u32,
-    load: f64,
-    tokens: (f64, u32),
-    speed: (f64, u32),
-    last: Work,
-}
-
-/// Covariances of the smoothed courses at one scale: load, tokens, speed, load with tokens.
-#[derive(Clone, Copy, Debug, Default)]
-struct Spread {
-    own: [f64; COURSES],
-    load_tokens: f64,
-}
-
 /// The watch over one group.
 #[derive(Clone, Debug, Default)]
 pub struct Departure {
     bins: Vec<Bin>,
     closed: Option<Time>,
     changed: Time,
+    /// The usual time between news, in seconds.
+    pace_s: f64,
     settling: u32,
     ticks: u32,
+    /// Ticks that taught what is usual.
+    learned: u32,
     raw: Vec<[f64; COURSES]>,
     smooth: Vec<[[f64; COURSES]; SCALES.len()]>,
     /// Variance of the differences, tick by tick.
@@ -129,6 +133,10 @@ pub struct Departure {
     spread: [Spread; SCALES.len()],
     /// Each member's load differences of the last ticks, newest first.
     recent: Vec<[f64; RECENT]>,
+    /// Each member's load in this tick, and ...
+    absolute: Vec<f64>,
+    /// ... its own usual load, on the scale of the differences.
+    level: Vec<f64>,
     usual: Usual,
     kept: VecDeque<(Time, Vec<[f32; 2]>)>,
     evidence: Option<Evidence>,
@@ -142,15 +150,20 @@ impl Departure {
         if self.bins.len() != members.len() {
             *self = Self::of(members.len(), now);
         }
+        let mut is_news = false;
         for (bin, work) in self.bins.iter_mut().zip(members) {
-            if bin.take(work) {
-                self.changed = now;
-            }
+            is_news |= bin.take(work);
         }
-        let start = *self.closed.get_or_insert(now);
-        if now.signed_s_since(self.changed) > PAUSE_S {
+        let quiet_s = now.signed_s_since(self.changed);
+        if quiet_s > PAUSE_S.max(PAUSE_PACES * self.pace_s) && self.pace_s > 0.0 {
             self.settling = SETTLE;
         }
+        if is_news {
+            let gap = if self.pace_s > 0.0 { quiet_s.min(10.0 * self.pace_s) } else { quiet_s };
+            self.pace_s += if self.pace_s > 0.0 { 0.1 * (gap - self.pace_s) } else { gap };
+            self.changed = now;
+        }
+        let start = *self.closed.get_or_insert(now);
         let fresh = self.bins.iter().filter(|b| b.samples > 0).count();
         if now.signed_s_since(start) < TICK_S - 0.05 || 2 * fresh < self.bins.len() {
             return false;
@@ -173,7 +186,7 @@ impl Departure {
 
     /// Whether enough has been seen for a verdict.
     pub fn is_warm(&self) -> bool {
-        self.ticks >= WARM
+        self.learned >= WARM
     }
 
     /// The recent differences of `member` from its peers, oldest first, for `onset::locate`: positive
@@ -189,6 +202,8 @@ impl Departure {
             raw: vec![[0.0; COURSES]; members],
             smooth: vec![[[0.0; COURSES]; SCALES.len()]; members],
             recent: vec![[0.0; RECENT]; members],
+            absolute: vec![0.0; members],
+            level: vec![0.0; members],
             usual: Usual::new(members),
             changed: now,
             ..Self::default()
@@ -200,21 +215,13 @@ impl Departure {
         self.ticks += 1;
         self.remember(now);
         let n = self.bins.len();
-        let inflated = 1.0 + 30.0 / f64::from(self.ticks);
-        let mut worst = Evidence { value: 0.0, member: 0, side: Side::High, course: Course::Load };
+        let inflated = 1.0 + UNSURE / (f64::from(self.learned + 1) * (n as f64 - 1.0).max(1.0).sqrt());
+        let mut worst =
+            Evidence { value: 0.0, lately: 0.0, member: 0, side: Side::High, course: Course::Load };
         let mut extreme = [(0.0, 0); SCALES.len()];
         for m in 0..n {
-            let mut clipped = self.raw[m];
-            for c in 0..COURSES {
-                let limit = CLIP[c] * self.variance[c].sqrt();
-                if self.ticks > 5 {
-                    clipped[c] = (clipped[c] - self.usual.of(m)[c]).clamp(-limit, limit);
-                }
-            }
-            let recent = &mut self.recent[m];
-            let is_receding = recent.iter().any(|r| r.abs() > clipped[LOAD].abs());
-            recent.rotate_right(1);
-            recent[0] = clipped[LOAD];
+            let clipped = self.clipped(m);
+            let is_receding = self.is_receding(m, clipped[LOAD]);
             for (k, scale) in SCALES.iter().enumerate() {
                 let weight = (1.0 / scale).max(1.0 / f64::from(self.ticks));
                 let s = &mut self.smooth[m][k];
@@ -228,10 +235,47 @@ impl Departure {
                 }
             }
         }
+        if n == 2 {
+            worst = self.of_two(worst);
+        }
         self.evidence = Some(worst);
         let is_calm = may_learn && worst.value < SUSPICIOUS;
+        self.learned += u32::from(may_learn);
         self.learn(&extreme, may_learn, is_calm);
-        self.usual.learn(&self.raw, &self.variance, is_calm);
+        self.usual.learn(&self.raw, &self.variance, may_learn && worst.value < ALARMING);
+        if is_calm {
+            let weight = (1.0 / MEMORY).max(1.0 / f64::from(self.learned));
+            self.level.iter_mut().zip(&self.absolute).for_each(|(l, a)| *l += weight * (a - *l));
+        }
+    }
+
+    /// The differences of `m` less the usual ones, outliers drawn in.
+    fn clipped(&self, m: usize) -> [f64; COURSES] {
+        let mut clipped = self.raw[m];
+        if self.ticks > 5 {
+            for (c, d) in clipped.iter_mut().enumerate() {
+                let limit = CLIP[c] * self.variance[c].sqrt();
+                *d = (*d - self.usual.of(m)[c]).clamp(-limit, limit);
+            }
+        }
+        clipped
+    }
+
+    /// Whether `m` was farther out a moment ago. A burst that is over still shows, but is no onset.
+    fn is_receding(&mut self, m: usize, load: f64) -> bool {
+        let recent = &mut self.recent[m];
+        let is_receding = recent.iter().any(|r| r.abs() > load.abs());
+        recent.rotate_right(1);
+        recent[0] = load;
+        is_receding
+    }
+
+    /// Of two members each is as far from the other: to blame is the one that left its own level.
+    fn of_two(&self, evidence: Evidence) -> Evidence {
+        let left = |m: usize| self.absolute[m] - self.level[m];
+        let member = usize::from(left(1).abs() > left(0).abs());
+        let side = if left(member) > 0.0 { Side::High } else { Side::Low };
+        Evidence { member, side, ..evidence }
     }
 
     /// Every member's differences from the middle of the group in this tick.
@@ -247,11 +291,12 @@ impl Departure {
             };
             raw[SPEED] = bin.speed().filter(|s| *s > 0.0).map_or(f64::NAN, f64::ln);
         }
+        self.absolute.iter_mut().zip(&self.raw).for_each(|(a, r)| *a = r[LOAD]);
         for c in 0..COURSES {
             let middle = middle_of(self.raw.iter().map(|r| r[c]));
             for raw in &mut self.raw {
                 let d = raw[c] - middle;
-                raw[c] = if d.is_nan() { 0.0 } else { d };
+                raw[c] = if d.is_nan() || (n < FEW && c != LOAD) { 0.0 } else { d };
             }
         }
         self.bins.iter_mut().for_each(Bin::empty);
@@ -273,14 +318,12 @@ impl Departure {
     /// not hide itself.
     fn learn(&mut self, extreme: &[(f64, usize); SCALES.len()], may_learn: bool, is_calm: bool) {
         let n = self.bins.len() as f64;
-        let weight = (1.0 / MEMORY).max(1.0 / f64::from(self.ticks + 10))
-            * if !may_learn {
-                0.0
-            } else if is_calm {
-                1.0
-            } else {
-                0.25
-            };
+        let care = match (may_learn, is_calm) {
+            (false, _) => 0.0,
+            (true, true) => 1.0,
+            (true, false) => 0.25,
+        };
+        let weight = (1.0 / MEMORY).max(1.0 / f64::from(self.ticks + 10)) * care;
         let weight = if self.ticks == 1 { 1.0 } else { weight };
         for c in 0..COURSES {
             let limit = 9.0 * self.variance[c];
@@ -291,118 +334,42 @@ impl Departure {
                 sum += square;
                 largest = largest.max(square);
             }
-            let seen = if n < 4.0 { sum / n } else { (sum - largest) / (n - 1.0) * (1.0 + 5.0 / n) };
+            let seen = if n < FEW as f64 { sum / n } else { (sum - largest) / (n - 1.0) * (1.0 + 5.0 / n) };
             self.variance[c] += weight * (seen - self.variance[c]);
         }
         for (k, spread) in self.spread.iter_mut().enumerate() {
-            let without = if n < 4.0 { usize::MAX } else { extreme[k].1 };
-            let share = if n < 4.0 { 1.0 / n } else { (1.0 + 2.2 / n) / (n - 1.0) };
+            let without = if n < FEW as f64 { usize::MAX } else { extreme[k].1 };
+            let share = if n < FEW as f64 { 1.0 / n } else { (1.0 + 2.2 / n) / (n - 1.0) };
             spread.learn(self.smooth.iter().map(|s| &s[k]), without, share, weight);
         }
     }
 }
 
-/// What one member shows at one scale, in standard deviations.
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    load: f64,
-    load_and_tokens: f64,
-    speed: f64,
-    total: f64,
-}
-
-impl Spread {
-    fn measure(&self, s: &[f64; COURSES], inflated: f64) -> Seen {
-        let [load, tokens, speed] = self.own;
-        let scale = |variance: f64| 1.0 / (variance.max(1e-9) * inflated).sqrt();
-        let a = s[LOAD] * scale(load);
-        let slope = self.load_tokens / load.max(1e-9);
-        let b = if tokens > 0.0 {
-            (s[TOKENS] - slope * s[LOAD]) * scale(tokens - slope * self.load_tokens)
-        } else {
-            0.0
-        };
-        let c = if speed > 0.0 { s[SPEED] * scale(speed) } else { 0.0 };
-        Seen { load: a, load_and_tokens: a.hypot(b), speed: c, total: a * a + b * b + c * c }
-    }
-
-    fn learn<'a>(
-        &mut self,
-        smooth: impl Iterator<Item = &'a [f64; COURSES]>,
-        without: usize,
-        share: f64,
-        weight: f64,
-    ) {
-        let mut seen = Self::default();
-        for (_, s) in smooth.enumerate().filter(|(m, _)| *m != without) {
-            (0..COURSES).for_each(|c| seen.own[c] += s[c] * s[c]);
-            seen.load_tokens += s[LOAD] * s[TOKENS];
-        }
-        (0..COURSES).for_each(|c| self.own[c] += weight * (seen.own[c] * share - self.own[c]));
-        self.load_tokens += weight * (seen.load_tokens * share - self.load_tokens);
-    }
-}
-
 impl Evidence {
     fn raise(&mut self, member: usize, scale: usize, seen: &Seen, is_receding: bool) {
-        let mut take = |value: f64, course, is_high| {
-            let value = if is_receding && course != Course::Speed { value.min(RECEDING) } else { value };
-            if value > self.value {
-                let side = if is_high { Side::High } else { Side::Low };
-                *self = Self { value, member, side, course };
-            }
-        };
+        let joint = seen.load_and_tokens - JOINT;
         if scale == 0 {
-            take(seen.load.abs(), Course::Load, seen.load > 0.0);
-            take(seen.load_and_tokens - JOINT, Course::Tokens, seen.load > 0.0);
+            self.lately = self.lately.max(seen.load.abs()).max(joint).max(seen.speed.abs() - SPEED_ALONE);
+            self.take(member, limited(seen.load.abs(), is_receding), Course::Load, seen.load > 0.0);
+            self.take(member, limited(joint, is_receding), Course::Tokens, seen.load > 0.0);
         } else {
-            take(seen.load.abs() - SLOW_LOAD, Course::Load, seen.load > 0.0);
-            take(seen.speed.abs() - SPEED_ALONE, Course::Speed, seen.speed < 0.0);
+            let slow = limited(seen.load.abs() - SLOW_LOAD, is_receding);
+            self.take(member, slow, Course::Load, seen.load > 0.0);
+            self.take(member, seen.speed.abs() - SPEED_ALONE, Course::Speed, seen.speed < 0.0);
+        }
+    }
+
+    fn take(&mut self, member: usize, value: f64, course: Course, is_high: bool) {
+        if value > self.value {
+            let side = if is_high { Side::High } else { Side::Low };
+            (self.value, self.member, self.side, self.course) = (value, member, side, course);
         }
     }
 }
 
-impl Bin {
-    /// Whether anything is new.
-    fn take(&mut self, work: &Work) -> bool {
-        let is_new =
-            work.load != self.last.load || work.tokens != self.last.tokens || work.speed != self.last.speed;
-        if work.at > self.at || (is_new && self.samples == 0) {
-            self.at = work.at;
-            self.samples += 1;
-            self.load += work.load;
-            add(&mut self.tokens, work.tokens);
-            add(&mut self.speed, work.speed);
-        }
-        self.last = *work;
-        is_new
-    }
-
-    fn empty(&mut self) {
-        *self = Self { at: self.at, last: self.last, ..Self::default() };
-    }
-
-    fn load(&self) -> f64 {
-        if self.samples > 0 { self.load / f64::from(self.samples) } else { self.last.load }
-    }
-
-    fn tokens(&self) -> Option<f64> {
-        mean_of(self.tokens).or(self.last.tokens)
-    }
-
-    fn speed(&self) -> Option<f64> {
-        mean_of(self.speed).or(self.last.speed)
-    }
-}
-
-fn add(sum: &mut (f64, u32), value: Option<f64>) {
-    if let Some(v) = value {
-        *sum = (sum.0 + v, sum.1 + 1);
-    }
-}
-
-fn mean_of((sum, count): (f64, u32)) -> Option<f64> {
-    (count > 0).then(|| sum / f64::from(count))
+/// What is on its way back may be far, but not new.
+fn limited(value: f64, is_receding: bool) -> f64 {
+    if is_receding { value.min(RECEDING) } else { value }
 }
 
 /// The mean without the largest and the smallest; with fewer than three, the mean. NaN for none.
@@ -417,3 +384,6 @@ fn middle_of(values: impl Iterator<Item = f64>) -> f64 {
         _ => (sum - low - high) / f64::from(n - 2),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,12 +9,14 @@
 
 use std::collections::VecDeque;
 
-use super::departure::COURSES;
+use super::COURSES;
 
 /// Ticks in a block.
 const BLOCK: u32 = 30;
 /// Blocks that wait before they count.
 const LATE: usize = 3;
+/// Blocks count at once until this many ticks have: before that nothing is usual.
+const EARLY: f64 = 1.5 * BLOCK as f64;
 /// Older blocks fade with this memory, in ticks.
 const MEMORY: f64 = 1200.0;
 /// For about how many ticks a course remembers itself; so much fewer are its independent values.
@@ -65,7 +67,7 @@ impl Usual {
             return;
         }
         self.waiting.push_back(block);
-        if self.waiting.len() <= LATE {
+        if self.waiting.len() <= LATE && self.weight > EARLY {
             return;
         }
         let Some(counted) = self.waiting.pop_front() else { return };
@@ -119,6 +121,7 @@ mod tests {
     #[test]
     fn what_leads_up_to_a_doubt_is_never_learned() {
         let mut usual = Usual::new(2);
+        run(&mut usual, 60, 0.0, true);
         run(&mut usual, 90, 3.0, true);
         run(&mut usual, 600, 3.0, false);
         assert_eq!(usual.of(0)[0], 0.0);

@@ -1,0 +1,157 @@
+//! Looks at one server once, as the background does all the time, and takes a window by hand:
+//! what `skewtrap doctor` needs without a running agent.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::capture::{Desk, Kept, take};
+use super::plan::SitePlan;
+use super::window::{Heard, Links, Site, Status};
+use crate::act::state::StateError;
+use crate::agent::clock::Clock;
+use crate::decide::capture::admit::Grant;
+use crate::decide::capture::facts::{Facts, Folder};
+use crate::decide::capture::window::{Blind, Phase};
+use crate::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState, Record};
+use crate::decide::labels::Labels;
+use crate::decide::rule::{Severity, Side};
+use crate::decide::signal::{catalog, loads};
+use crate::http::Server;
+use crate::observe::{artifact, profile_lines, server};
+
+/// `/health` is asked so often, for a habit to hold the last answer against.
+const HEALTHS: usize = 3;
+
+/// What was found.
+#[derive(Debug)]
+pub struct Examined {
+    /// The facts, as pre-flight takes them.
+    pub facts: Facts,
+    /// Why it does not say what it is, if so.
+    pub info_error: Option<String>,
+    /// Why it does not say what its ranks do, if so.
+    pub loads_error: Option<String>,
+    /// Why its log cannot be read, if so.
+    pub log_error: Option<String>,
+}
+
+/// Looks at the server.
+pub async fn examine(asked: &Server, site: &SitePlan, log: Option<&Path>, clock: Clock) -> Examined {
+    let mut facts = Facts { sees_log: site.sees_log, ..Facts::default() };
+    for _ in 0..HEALTHS {
+        let answered = server::health(asked).await.answered();
+        facts.health.answered(answered, clock.now());
+    }
+    let info_error = match server::facts(asked, 1).await {
+        Ok(info) => {
+            facts.server = Some(info);
+            None
+        }
+        Err(error) => Some(error.to_string()),
+    };
+    let log_error = log.and_then(|log| read_log(&mut facts, log, clock).err()).map(|e| e.to_string());
+    for path in &site.folders {
+        let seen = artifact::room(&site.paths.agent_view(path));
+        facts.folder_seen(Folder { server_path: path.clone(), seen, at: clock.now() });
+    }
+    // Last: nothing else goes stale within seconds.
+    let loads_error = read_loads(&mut facts, asked, clock).await.err().map(|e| e.to_string());
+    Examined { facts, info_error, loads_error, log_error }
+}
+
+fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Result<()> {
+    // When each line came is not known; a window that was closed long ago is no matter, an open one is.
+    for (rank, line) in profile_lines::recent(log)? {
+        facts.profile_line(rank, &line, clock.now() - Duration::from_secs(3600));
+    }
+    Ok(())
+}
+
+async fn read_loads(facts: &mut Facts, asked: &Server, clock: Clock) -> anyhow::Result<()> {
+    let mut answer = asked.get("/v1/loads").timeout(Duration::from_secs(10)).send().await?;
+    if answer.status().as_u16() == 404 {
+        answer = asked.get("/get_load").timeout(Duration::from_secs(10)).send().await?;
+    }
+    anyhow::ensure!(answer.status().is_success(), "it answered {}", answer.status().as_u16());
+    let now = clock.now();
+    for load in loads::read(&answer.bytes().await?)?.ranks {
+        let of = |signal| load.fields.get(signal).unwrap_or(0.0);
+        let busy = of(catalog::RUNNING_REQS) + of(catalog::QUEUE_REQS) > 0.0;
+        facts.rank_seen(load.rank, busy, now - load.age);
+    }
+    Ok(())
+}
+
+/// Takes a granted window with nobody else about: its log is read here.
+///
+/// # Errors
+/// The state could not be written; then nothing was sent.
+pub async fn take_one(
+    desk: &Desk,
+    site: &Site,
+    log: Option<PathBuf>,
+    grant: &Grant,
+    cancel: CancellationToken,
+) -> Result<Kept, StateError> {
+    let (tell, heard) = mpsc::channel(1024);
+    let reader = log.map(|log| tokio::spawn(follow(log, tell)));
+    let status = Status { phase: Phase::Starting, blind: Blind::opened(desk.clock.now()) };
+    let links = Links { heard, status: watch::Sender::new(status), cancel };
+    let record = Record::new(desk.state.agent().clone(), by_hand(desk, grant));
+    let kept = take(desk, site, grant, record, std::future::ready(Vec::new()), links).await;
+    if let Some(reader) = reader {
+        reader.abort();
+    }
+    kept
+}
+
+async fn follow(log: PathBuf, tell: mpsc::Sender<Heard>) {
+    let mut from = std::fs::metadata(&log).map_or(0, |m| m.len());
+    loop {
+        let (lines, end) = profile_lines::after(&log, from).unwrap_or((Vec::new(), from));
+        from = end;
+        for (rank, line) in lines {
+            if tell.send(Heard::Line { rank, line }).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn by_hand(desk: &Desk, grant: &Grant) -> Incident {
+    let now = desk.clock.now();
+    let nothing: Arc<str> = "".into();
+    let finding = Finding {
+        onset: now,
+        onset_error_s: 0.0,
+        rank: Labels::default(),
+        side: Side::Both,
+        statistic: nothing.clone(),
+        signal: nothing,
+        value: 0.0,
+        bound: 0.0,
+        members: Vec::new(),
+        evidence: None,
+    };
+    Incident {
+        id: grant.attempt.incident.as_str().into(),
+        rule: grant.attempt.rule.as_str().into(),
+        about: Some("a one-step window that `skewtrap doctor` was asked to take".into()),
+        target: grant.attempt.target.as_str().into(),
+        group: Labels::default(),
+        severity: Severity::Info,
+        labels: Labels::default(),
+        state: IncidentState::Open,
+        fired_at: now,
+        resolved_at: Some(now),
+        finding,
+        capture: CaptureOutcome::None,
+        verdict: None,
+        bundle: None,
+    }
+}

@@ -1,0 +1,60 @@
+//! `skewtrap capture start` and `stop`: a window by hand, through the running agent and its governor.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::client::AgentArgs;
+
+/// Opens or closes a window by hand, through the running agent and within its limits
+#[derive(Debug, Args)]
+pub struct CaptureArgs {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Opens a window now; it ends by its steps, at its deadline, or with `skewtrap capture stop`
+    Start {
+        #[command(flatten)]
+        agent: AgentArgs,
+        /// The server's name; needed where there are several
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+        /// Forward steps per rank instead of the configured ones
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        num_steps: Option<u32>,
+        /// Why, for the incident and the messages
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Closes the agent's own open window; other people's are left alone
+    Stop {
+        #[command(flatten)]
+        agent: AgentArgs,
+        /// The server's name; without, every one
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+    },
+}
+
+/// Asks the agent, and prints what it said. Exit status 1 when it refused.
+///
+/// # Errors
+/// No agent answers, or it says why not.
+pub fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
+    let answer = match &args.what {
+        What::Start { agent, target, num_steps, reason } => {
+            let body = json!({ "target": target, "num_steps": num_steps, "reason": reason });
+            agent.post("capture", &body)?
+        }
+        What::Stop { agent, target } => agent.post("stop", &json!({ "target": target }))?,
+    };
+    println!("{}", answer["said"].as_str().unwrap_or("done"));
+    if let Some(incident) = answer["incident"].as_str() {
+        println!("incident {incident}");
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,80 @@
+//! What a live server shows: asked once by `init` and `check --against`. It changes nothing there.
+
+use std::time::Duration;
+
+use anyhow::Context;
+
+use crate::decide::capture::facts::{Engine, ServerFacts};
+use crate::decide::signal::loads::{self, Loads};
+use crate::decide::signal::metrics::Metrics;
+use crate::http::{Server, client};
+use crate::observe::server::{self, InfoError};
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What a server shows.
+#[derive(Debug)]
+pub struct Probe {
+    /// What it says of itself.
+    pub facts: ServerFacts,
+    /// Its loads: where, and what; why not otherwise.
+    pub loads: Result<(&'static str, Loads), String>,
+    /// Its metrics; why not otherwise.
+    pub metrics: Result<Metrics, String>,
+}
+
+/// Asks the server at `url`.
+///
+/// # Errors
+/// It was not reached, wants a key, or is neither SGLang nor vLLM.
+pub fn ask(url: &str) -> anyhow::Result<Probe> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(async {
+        let server = Server::new(client::client(None)?, url, None, None);
+        let metrics = metrics_of(&server).await;
+        let engines = metrics.as_ref().map_or(1, |m| m.ranks().count().clamp(1, 1024) as u16);
+        let facts = match server::facts(&server, engines).await {
+            Err(InfoError::Key { url }) => {
+                return Err(super::wrong(&format!(
+                    "{url} wants a key; write a configuration with `api_key`"
+                )));
+            }
+            other => other?,
+        };
+        let loads = match facts.engine {
+            Engine::Sglang => loads_of(&server).await,
+            Engine::Vllm => Err("vLLM has no such endpoint".into()),
+        };
+        Ok(Probe { facts, loads, metrics })
+    })
+}
+
+async fn loads_of(server: &Server) -> Result<(&'static str, Loads), String> {
+    let mut why = String::new();
+    for path in ["/v1/loads", "/get_load"] {
+        match body_of(server, path).await.and_then(|b| loads::read(&b).map_err(|e| e.to_string())) {
+            Ok(loads) => return Ok((path, loads)),
+            Err(e) => why = e,
+        }
+    }
+    Err(why)
+}
+
+async fn metrics_of(server: &Server) -> Result<Metrics, String> {
+    let body = body_of(server, "/metrics").await?;
+    let mut metrics = Metrics::default();
+    metrics.read(&body).map_err(|e| e.to_string())?;
+    match metrics.families() {
+        0 => Err("the page has none of the engine's metrics".into()),
+        _ => Ok(metrics),
+    }
+}
+
+async fn body_of(server: &Server, path: &str) -> Result<Vec<u8>, String> {
+    let answer = server.get(path).timeout(LIMIT).send().await.map_err(|e| e.without_url().to_string())?;
+    let status = answer.status();
+    if !status.is_success() {
+        return Err(format!("{path} answered {}", status.as_u16()));
+    }
+    answer.bytes().await.map(|b| b.to_vec()).map_err(|e| e.without_url().to_string())
+}

@@ -1,0 +1,181 @@
+use std::time::Duration;
+
+use super::*;
+
+/// A queue in miniature: what arrives at each member every second, and a tenth of it leaves.
+struct Servers {
+    departure: Departure,
+    loads: Vec<f64>,
+    now: Time,
+    dice: u64,
+}
+
+impl Servers {
+    fn new(members: usize) -> Self {
+        let now = Time::from_epoch_s(1_000.0);
+        Self { departure: Departure::default(), loads: vec![24.0; members], now, dice: 7 }
+    }
+
+    /// About normal, mean 0 and variance 1: the sum of twelve uniform numbers less six.
+    fn noise(&mut self) -> f64 {
+        let mut uniform = || {
+            self.dice =
+                self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.dice >> 40) as f64 / (1 << 24) as f64
+        };
+        (0..12).map(|_| uniform()).sum::<f64>() - 6.0
+    }
+
+    /// One second in which member `m` gets `arrivals(m)` requests and works at `speed(m)`.
+    fn second(&mut self, arrivals: impl Fn(usize) -> f64, speed: impl Fn(usize) -> f64, may_learn: bool) {
+        self.now = self.now + Duration::from_secs(1);
+        let mut members = Vec::new();
+        for m in 0..self.loads.len() {
+            let came = arrivals(m);
+            let left = 0.1 * self.loads[m] + self.noise() * (0.8 * came).sqrt();
+            self.loads[m] = (self.loads[m] + came - left).max(0.0).round();
+            let (noise, load) = (self.noise(), self.loads[m]);
+            members.push(Work {
+                load,
+                tokens: Some(load * 1_000.0),
+                speed: (load > 0.0).then(|| speed(m) * (1.0 + 0.05 * noise)),
+                at: self.now,
+            });
+        }
+        self.departure.observe(self.now, &members, may_learn);
+    }
+
+    fn normal(&mut self, seconds: usize) -> f64 {
+        let mut farthest: f64 = 0.0;
+        for _ in 0..seconds {
+            self.second(|_| 2.4, |_| 40.0, true);
+            farthest = farthest.max(self.departure.evidence().map_or(0.0, |e| e.value));
+        }
+        farthest
+    }
+
+    /// Seconds until the departure exceeds 5, at most a hundred.
+    fn until_found(
+        &mut self,
+        arrivals: impl Fn(usize) -> f64,
+        speed: impl Fn(usize) -> f64,
+    ) -> Option<(usize, Evidence)> {
+        (1..=100).find_map(|s| {
+            self.second(&arrivals, &speed, true);
+            self.departure.evidence().filter(|e| e.value > 5.0).map(|e| (s, *e))
+        })
+    }
+}
+
+#[test]
+fn normal_load_stays_within_chance_for_an_hour() {
+    let mut servers = Servers::new(8);
+    let farthest = servers.normal(3_600);
+    assert!(farthest < 5.0, "{farthest}");
+}
+
+#[test]
+fn nothing_is_said_before_a_minute_has_been_seen() {
+    let mut servers = Servers::new(8);
+    servers.normal(30);
+    for _ in 0..20 {
+        servers.second(|m| if m == 3 { 20.0 } else { 2.4 }, |_| 40.0, true);
+    }
+    assert_eq!(servers.departure.evidence(), None);
+}
+
+#[test]
+fn a_rank_that_gets_twice_the_work_is_found_within_seconds() {
+    let mut servers = Servers::new(8);
+    servers.normal(200);
+    let (seconds, e) = servers.until_found(|m| if m == 5 { 5.5 } else { 2.0 }, |_| 40.0).unwrap();
+    assert!(seconds <= 12, "{seconds}");
+    assert_eq!((e.member, e.side), (5, Side::High));
+}
+
+#[test]
+fn a_rank_that_gets_no_more_work_is_found_on_the_low_side() {
+    let mut servers = Servers::new(8);
+    servers.normal(200);
+    let (seconds, e) = servers.until_found(|m| if m == 2 { 0.0 } else { 2.7 }, |_| 40.0).unwrap();
+    assert!(seconds <= 15, "{seconds}");
+    assert_eq!((e.member, e.side), (2, Side::Low));
+}
+
+#[test]
+fn a_slow_rank_is_found_by_its_speed_before_its_load_shows_it() {
+    let mut servers = Servers::new(8);
+    servers.normal(200);
+    let (seconds, e) = servers.until_found(|_| 2.4, |m| if m == 1 { 32.0 } else { 40.0 }).unwrap();
+    assert!(seconds <= 25, "{seconds}");
+    assert_eq!((e.member, e.side, e.course), (1, Side::High, Course::Speed));
+}
+
+#[test]
+fn a_constant_difference_between_ranks_is_not_an_onset() {
+    let mut servers = Servers::new(8);
+    let mut farthest: f64 = 0.0;
+    for i in 0..3_000 {
+        servers.second(|m| if m == 0 { 3.4 } else { 2.4 }, |_| 40.0, true);
+        if i > 1_500 {
+            farthest = farthest.max(servers.departure.evidence().map_or(0.0, |e| e.value));
+        }
+    }
+    assert!(farthest < 5.0, "{farthest}");
+}
+
+#[test]
+fn what_happens_while_firing_never_becomes_usual() {
+    let mut servers = Servers::new(8);
+    servers.normal(200);
+    for _ in 0..2_000 {
+        servers.second(|m| if m == 5 { 5.5 } else { 2.0 }, |_| 40.0, false);
+    }
+    let e = servers.departure.evidence().copied().unwrap();
+    assert!(e.lately > 5.0 && e.member == 5, "{e:?}");
+}
+
+#[test]
+fn when_the_load_is_even_again_it_is_within_chance_soon() {
+    let mut servers = Servers::new(8);
+    servers.normal(200);
+    servers.until_found(|m| if m == 5 { 6.5 } else { 1.9 }, |_| 40.0).unwrap();
+    for _ in 0..60 {
+        servers.second(|_| 2.4, |_| 40.0, false);
+    }
+    let e = servers.departure.evidence().copied().unwrap();
+    assert!(e.lately < 3.5, "{e:?}");
+}
+
+#[test]
+fn after_a_pause_of_all_ranks_nothing_is_said_until_it_has_settled() {
+    let mut servers = Servers::new(8);
+    servers.normal(200);
+    servers.now = servers.now + Duration::from_secs(10);
+    servers.second(|m| if m == 0 { 150.0 } else { 2.4 }, |_| 40.0, true);
+    servers.second(|_| 2.4, |_| 40.0, true);
+    assert_eq!(servers.departure.evidence(), None);
+}
+
+#[test]
+fn of_two_ranks_the_one_that_left_its_own_level_is_blamed() {
+    let mut servers = Servers::new(2);
+    servers.normal(300);
+    let (_, e) = servers.until_found(|m| if m == 0 { 0.0 } else { 2.6 }, |_| 40.0).unwrap();
+    assert_eq!((e.member, e.side), (0, Side::Low));
+}
+
+#[test]
+fn many_samples_within_a_second_are_one_tick() {
+    let mut departure = Departure::default();
+    let start = Time::from_epoch_s(1_000.0);
+    let ticks = (0..100)
+        .filter(|i| {
+            let now = start + Duration::from_millis(100 * i);
+            let members =
+                [4.0, 5.0].map(|load| Work { load: load + (i % 3) as f64, at: now, ..Work::default() });
+            departure.observe(now, &members, true)
+        })
+        .count();
+    assert!((9..=10).contains(&ticks), "{ticks}");
+}

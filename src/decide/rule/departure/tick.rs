@@ -1,0 +1,60 @@
+//! One member's samples within one tick: however often it reports, a tick has one value.
+
+use super::Work;
+use crate::decide::time::Time;
+
+/// What came within the tick.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bin {
+    at: Time,
+    /// How many samples.
+    pub samples: u32,
+    load: f64,
+    tokens: (f64, u32),
+    speed: (f64, u32),
+    last: Work,
+}
+
+impl Bin {
+    /// Whether anything is new.
+    pub fn take(&mut self, work: &Work) -> bool {
+        let is_new =
+            work.load != self.last.load || work.tokens != self.last.tokens || work.speed != self.last.speed;
+        if work.at > self.at || (is_new && self.samples == 0) {
+            self.at = work.at;
+            self.samples += 1;
+            self.load += work.load;
+            add(&mut self.tokens, work.tokens);
+            add(&mut self.speed, work.speed);
+        }
+        self.last = *work;
+        is_new
+    }
+
+    /// Begins the next tick.
+    pub fn empty(&mut self) {
+        *self = Self { at: self.at, last: self.last, ..Self::default() };
+    }
+
+    pub fn load(&self) -> f64 {
+        if self.samples > 0 { self.load / f64::from(self.samples) } else { self.last.load }
+    }
+
+    pub fn tokens(&self) -> Option<f64> {
+        mean_of(self.tokens).or(self.last.tokens)
+    }
+
+    pub fn speed(&self) -> Option<f64> {
+        mean_of(self.speed).or(self.last.speed)
+    }
+}
+
+fn add(sum: &mut (f64, u32), value: Option<f64>) {
+    if let Some(v) = value {
+        *sum = (sum.0 + v, sum.1 + 1);
+    }
+}
+
+fn mean_of((sum, count): (f64, u32)) -> Option<f64> {
+    (count > 0).then(|| sum / f64::from(count))
+}

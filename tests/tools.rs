@@ -1,0 +1,158 @@
+//! The tools around rules, through the real binary.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+use skewtrap::cli::schema::Document;
+
+fn skewtrap(args: &[&str]) -> Output {
+    let mut command = Command::cargo_bin("skewtrap").expect("the binary is built");
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args).output().expect("it runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_shipped_rules_pass_their_tests() {
+    let out = skewtrap(&["test", "rules"]);
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    assert!(!text(&out.stdout).contains("FAILED"));
+}
+
+#[test]
+fn the_schemas_in_the_repository_are_those_of_the_types() {
+    for document in Document::ALL {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document.path());
+        let schema = document.schema();
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            fs::write(&path, &schema).expect("the schema can be written");
+        }
+        let kept = fs::read_to_string(&path).unwrap_or_default();
+        let advice = "the types have changed; run `UPDATE_SCHEMA=1 cargo test --test tools`";
+        assert!(kept == schema, "{}: {advice}", document.path());
+    }
+}
+
+#[test]
+fn check_tells_every_error_and_exits_with_1() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("mine.yaml");
+    fs::write(&file, "rules:\n  - name: a\n    signal: laod\n    trigger: { cv: 0.2 }\n  - naem: b\n")
+        .expect("written");
+    let out = skewtrap(&["check", &file.display().to_string()]);
+    let told = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{told}");
+    for wanted in ["mine.yaml:3:13", "did you mean `load`?", "mine.yaml:5:5", "did you mean `name`?"] {
+        assert!(told.contains(wanted), "no {wanted} in:\n{told}");
+    }
+}
+
+#[test]
+fn check_shows_where_each_setting_comes_from() {
+    let out = skewtrap(&["check", "rules/kv-usage-skew.yaml", "--effective"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let told = text(&out.stdout);
+    let origin_of = |key: &str| told.lines().find(|l| l.trim_start().starts_with(key)).map(str::to_owned);
+    assert!(origin_of("trigger.for").is_some_and(|l| l.contains("rules/kv-usage-skew.yaml:")), "{told}");
+    assert!(origin_of("limits.cooldown").is_some_and(|l| l.ends_with("default")), "{told}");
+}
+
+#[test]
+fn a_test_file_with_no_expectation_or_a_missed_one_fails() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.test.yaml");
+    let run = |body: &str| {
+        fs::write(&file, body).expect("written");
+        skewtrap(&["test", &file.display().to_string()])
+    };
+    let series = "series: [{ signal: load, ranks: [20x30, 20x30] }]";
+    let none = run(&format!("rules: preset:dp-load-skew\ntests:\n  - {{ name: t, {series} }}\n"));
+    assert_eq!(none.status.code(), Some(1));
+    assert!(text(&none.stderr).contains("it tests nothing"), "{}", text(&none.stderr));
+    let missed = "expect: [{ at: 20s, state: firing, rank: { dp_rank: 1 } }]";
+    let missed = run(&format!("rules: preset:dp-load-skew\ntests:\n  - {{ name: t, {series}, {missed} }}\n"));
+    assert_eq!(missed.status.code(), Some(1));
+    assert!(
+        text(&missed.stdout).contains("at 20.0s it should be firing, but is idle"),
+        "{}",
+        text(&missed.stdout)
+    );
+}
+
+#[test]
+fn tune_counts_firings_for_each_bound_on_a_recording() {
+    let loads =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/recordings/sglang-0.5.16-dp4/loads.jsonl.gz");
+    if !loads.exists() {
+        eprintln!("SKIPPED: no recording beside the project");
+        return;
+    }
+    let out = skewtrap(&[
+        "tune",
+        "--loads",
+        &loads.display().to_string(),
+        "--rules",
+        "preset:kv-usage-skew",
+        "--json",
+    ]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let tried = report["rules"][0]["tried"].as_array().expect("bounds");
+    let firings: Vec<u64> = tried.iter().map(|t| t["firings"].as_u64().expect("a count")).collect();
+    assert!(
+        firings[0] >= 1 && firings.is_sorted_by(|a, b| a >= b),
+        "a stricter bound never fires more: {firings:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_and_init_look_at_a_server() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let double = skewtrap::demo::incident::start(dir.path(), 1.0).await.expect("the double starts");
+    let url = double.url.clone();
+    let rules = dir.path().join("rules.yaml");
+    let preset = fs::read_to_string("rules/dp-attention-tokens.yaml").expect("a preset");
+    fs::write(&rules, preset).expect("written");
+    let config = dir.path().join("skewtrap.yaml");
+    let paths = (rules.display().to_string(), config.display().to_string());
+    let outputs = tokio::task::spawn_blocking(move || {
+        let (rules, config) = paths;
+        let default = skewtrap(&["check", "--against", &url, "--json"]);
+        let attention = skewtrap(&["check", &rules, "--against", &url]);
+        let init = skewtrap(&["init", &url, "--out", &config]);
+        let again = skewtrap(&["init", &url, "--out", &config]);
+        let checked = skewtrap(&["check", &config, "--against", &url]);
+        (default, attention, init, again, checked)
+    });
+    let (default, attention, init, again, checked) = outputs.await.expect("the tools ran");
+
+    let report: serde_json::Value = serde_json::from_slice(&default.stdout).expect("JSON");
+    assert!(default.status.success(), "{report:#}");
+    assert!(report["rules"].as_array().expect("rules").iter().all(|r| r["could_fire"] == true), "{report:#}");
+
+    let told = text(&attention.stdout);
+    assert_eq!(attention.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("COULD NEVER FIRE") && told.contains("SGLANG_ENABLE_METRICS_DP_ATTENTION=1"),
+        "{told}"
+    );
+
+    assert!(init.status.success(), "{}", text(&init.stderr));
+    let written = fs::read_to_string(&config).expect("a configuration");
+    assert!(written.contains("preset:dp-load-skew") && written.contains("engine: sglang"), "{written}");
+    assert_eq!(again.status.code(), Some(2), "a file that is there stays");
+    assert!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_a_sentence_not_a_panic() {
+    let out = skewtrap(&["check", "--against", "http://127.0.0.1:1"]);
+    assert!(!out.status.success());
+    let told = text(&out.stderr);
+    assert!(told.contains("127.0.0.1:1") && !told.contains("panicked"), "{told}");
+}
