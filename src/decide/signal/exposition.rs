@@ -130,15 +130,11 @@ fn sample(line: &[u8], seconds: bool) -> Result<Sample<'_>, BadLine> {
     rest = rest.trim_ascii_start();
     let mut labels = LabelSet { raw: b"" };
     if let [b'{', inside @ ..] = rest {
-        let close = closing_brace(inside).ok_or(BadLine::Labels)?;
-        labels.raw = &inside[..close];
-        rest = &inside[close + 1..];
+        let mut inside = inside;
         if name.is_empty() {
-            (name, labels.raw) = quoted_name(labels.raw).ok_or(BadLine::Name)?;
+            (name, inside) = quoted_name(inside).ok_or(BadLine::Name)?;
         }
-        if !labels.is_well_formed() {
-            return Err(BadLine::Labels);
-        }
+        (labels.raw, rest) = label_part(inside).ok_or(BadLine::Labels)?;
     }
     if name.is_empty() {
         return Err(BadLine::Name);
@@ -151,15 +147,14 @@ fn is_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b':'
 }
 
-/// Where the brace closes that was just opened; quotes hide braces, backslashes hide quotes.
-fn closing_brace(inside: &[u8]) -> Option<usize> {
-    let mut at = 0;
+/// The labels up to the closing brace, and what stands behind it; `None` when one is broken.
+fn label_part(inside: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut rest = inside.trim_ascii_start();
     loop {
-        at += memchr2(b'"', b'}', &inside[at..])?;
-        if inside[at] == b'}' {
-            return Some(at);
+        if let [b'}', behind @ ..] = rest {
+            return Some((&inside[..inside.len() - rest.len()], behind));
         }
-        at = closing_quote(inside, at + 1)? + 1;
+        rest = RawLabels::one(rest)?.1;
     }
 }
 
@@ -205,7 +200,7 @@ fn value_of(rest: &[u8], seconds: bool) -> Result<(f64, Option<i64>), BadLine> {
 impl<'a> LabelSet<'a> {
     /// Names and values as they stand in the page, escapes left in.
     pub fn raw_iter(self) -> RawLabels<'a> {
-        RawLabels { rest: self.raw, broken: false }
+        RawLabels { rest: self.raw }
     }
 
     /// Names and values, escapes resolved.
@@ -217,22 +212,15 @@ impl<'a> LabelSet<'a> {
     pub fn get(self, name: &[u8]) -> Option<&'a [u8]> {
         self.raw_iter().find(|(n, _)| *n == name).map(|(_, v)| v)
     }
-
-    fn is_well_formed(self) -> bool {
-        let mut labels = self.raw_iter();
-        labels.by_ref().for_each(drop);
-        !labels.broken
-    }
 }
 
 /// Name and value, escapes left in.
 type RawLabel<'a> = (&'a [u8], &'a [u8]);
 
-/// Iterates over labels; ends at the first that is broken.
+/// Iterates over labels.
 #[derive(Clone, Debug)]
 pub struct RawLabels<'a> {
     rest: &'a [u8],
-    broken: bool,
 }
 
 impl<'a> RawLabels<'a> {
@@ -248,7 +236,10 @@ impl<'a> RawLabels<'a> {
         let value = after.strip_prefix(b"=")?.trim_ascii_start().strip_prefix(b"\"")?;
         let close = closing_quote(value, 0)?;
         let rest = value[close + 1..].trim_ascii_start();
-        let rest = if rest.is_empty() { rest } else { rest.strip_prefix(b",")?.trim_ascii_start() };
+        let rest = match rest {
+            [] | [b'}', ..] => rest,
+            _ => rest.strip_prefix(b",")?.trim_ascii_start(),
+        };
         (!name.is_empty()).then_some(((name, &value[..close]), rest))
     }
 }
@@ -261,17 +252,9 @@ impl<'a> Iterator for RawLabels<'a> {
         if rest.is_empty() {
             return None;
         }
-        match Self::one(rest) {
-            Some((label, rest)) => {
-                self.rest = rest;
-                Some(label)
-            }
-            None => {
-                self.rest = b"";
-                self.broken = true;
-                None
-            }
-        }
+        let (label, rest) = Self::one(rest)?;
+        self.rest = rest;
+        Some(label)
     }
 }
 

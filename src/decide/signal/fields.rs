@@ -62,6 +62,13 @@ impl Fields {
         (at < BUILT_IN_COUNT && self.present & (1_u128 << at) != 0).then(|| self.values[at])
     }
 
+    /// Whether both signals have a value.
+    pub fn has_both(&self, a: Signal, b: Signal) -> bool {
+        debug_assert!(usize::from(a.0.max(b.0)) < BUILT_IN_COUNT, "built-in signals only");
+        let both = 1_u128 << a.0 | 1_u128 << b.0;
+        self.present & both == both
+    }
+
     /// Signals and values, in the order of the catalog.
     pub fn iter(&self) -> impl Iterator<Item = (Signal, f64)> + '_ {
         let mut left = self.present;

@@ -4,6 +4,7 @@ use jiff::tz::TimeZone;
 
 use crate::decide::signal::fields::Fields;
 use crate::decide::signal::log_line::{Line, Says};
+use crate::decide::signal::sglang_line::Shapes;
 use crate::decide::signal::stamp::Clock;
 use crate::decide::signal::{number, sglang_line, vllm_line};
 use crate::decide::time::Time;
@@ -24,6 +25,7 @@ pub enum Arrival {
 pub struct LogReader {
     clock: Clock,
     fields: Fields,
+    shapes: Shapes,
     last: Time,
 }
 
@@ -39,7 +41,12 @@ pub struct Heard<'a> {
 impl LogReader {
     /// A reader for a log whose stamps are of `zone`.
     pub fn new(zone: TimeZone) -> Self {
-        Self { clock: Clock::new(zone), fields: Fields::default(), last: Time::default() }
+        Self {
+            clock: Clock::new(zone),
+            fields: Fields::default(),
+            shapes: Shapes::of_a_log(),
+            last: Time::default(),
+        }
     }
 
     /// Reads a line (without its newline).
@@ -69,7 +76,7 @@ impl LogReader {
     }
 
     fn line<'a>(&mut self, text: &'a [u8]) -> Line<'a> {
-        let line = sglang_line::read(text, &mut self.fields);
+        let line = sglang_line::read_next(text, &mut self.fields, &mut self.shapes);
         if line.stamp.is_some() || line.says != Says::Other {
             return line;
         }

@@ -12,35 +12,41 @@ const EXACT: [f64; 23] = [
 /// Reads `-12.5e3`, not `NaN` or `inf` (see [`whole`]).
 pub fn leading(bytes: &[u8]) -> Option<(f64, usize)> {
     let negative = bytes.first() == Some(&b'-');
-    let mut at = usize::from(negative || bytes.first() == Some(&b'+'));
-    let (mut mantissa, mut digits, mut fraction) = (0_u64, 0_usize, 0_usize);
-    let mut in_fraction = false;
-    while let Some(&byte) = bytes.get(at) {
-        let digit = byte.wrapping_sub(b'0');
-        if digit < 10 {
-            mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit));
-            digits += 1;
-            fraction += usize::from(in_fraction);
-        } else if byte == b'.' && !in_fraction {
-            in_fraction = true;
-        } else {
-            break;
-        }
-        at += 1;
+    let start = usize::from(negative || bytes.first() == Some(&b'+'));
+    let (mut mantissa, mut count) = digits(&bytes[start..], 0);
+    let (mut at, mut fraction) = (start + count, 0);
+    if let [b'.', behind @ ..] = &bytes[at..] {
+        (mantissa, fraction) = digits(behind, mantissa);
+        count += fraction;
+        at += 1 + fraction;
     }
-    if digits == 0 {
+    if count == 0 {
         return None;
     }
     let plain_end = at;
     if matches!(bytes.get(at), Some(b'e' | b'E')) {
         at = exponent_end(bytes, at);
     }
-    if at > plain_end || digits > 15 {
+    if at > plain_end || count > 15 {
         let value = std::str::from_utf8(&bytes[..at]).ok()?.parse().ok()?;
         return Some((value, at));
     }
-    let value = mantissa as f64 / EXACT[fraction];
+    // Fifteen digits fit into an i64, whose conversion is one instruction.
+    let whole = mantissa as i64 as f64;
+    let value = if fraction == 0 { whole } else { whole / EXACT[fraction] };
     Some((if negative { -value } else { value }, at))
+}
+
+/// Appends the digits that `bytes` begin with to `mantissa`; how many there are.
+fn digits(bytes: &[u8], mut mantissa: u64) -> (u64, usize) {
+    for (count, byte) in bytes.iter().enumerate() {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return (mantissa, count);
+        }
+        mantissa = mantissa.wrapping_mul(10).wrapping_add(u64::from(digit));
+    }
+    (mantissa, bytes.len())
 }
 
 /// Where the exponent that begins at `at` ends; `at` itself when no digits follow the `e`.

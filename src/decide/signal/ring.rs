@@ -16,44 +16,72 @@ pub const ENTRY_BYTES: usize = size_of::<(Time, f64)>();
 #[derive(Clone, Debug, Default)]
 pub struct Ring {
     kept: VecDeque<(Time, f64)>,
+    /// The latest sample, and when the burst began that it stands for.
+    open: Option<Open>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    began: Time,
+    at: Time,
+    value: f64,
 }
 
 impl Ring {
     /// Keeps a sample and forgets those older than `horizon`, or the oldest when there are `most`
     /// already.
     pub fn push(&mut self, at: Time, value: f64, horizon: Duration, most: usize) {
-        let mut at = at;
-        if let Some(&(last, _)) = self.kept.back() {
-            if last.since(at) > JUMP {
-                self.kept.clear();
-            }
-            at = at.max(self.kept.back().map_or(at, |b| b.0));
-        }
-        while self.kept.front().is_some_and(|f| at.since(f.0) > horizon) {
-            self.kept.pop_front();
-        }
-        let len = self.kept.len();
-        if len >= 2 && at.since(self.kept[len - 2].0) < RESOLUTION {
-            self.kept[len - 1] = (at, value);
+        if self.absorb(at, value) {
             return;
         }
-        if len >= most.max(2) {
+        let began = Open { began: at, at, value };
+        if let Some(closed) = self.open.replace(began) {
+            self.close((closed.at, closed.value), at, horizon, most);
+        }
+    }
+
+    /// Lets a sample stand for the burst that the latest one belongs to; `false` when it begins
+    /// another and must be pushed.
+    #[inline]
+    pub fn absorb(&mut self, at: Time, value: f64) -> bool {
+        let Some(open) = &mut self.open else { return false };
+        if at >= open.at {
+            let is_burst = at == open.began || at.since(open.began) < RESOLUTION;
+            if is_burst {
+                (open.at, open.value) = (at, value);
+            }
+            return is_burst;
+        }
+        if open.at.since(at) > JUMP {
+            self.kept.clear();
+            *open = Open { began: at, at, value };
+        }
+        open.value = value;
+        true
+    }
+
+    fn close(&mut self, closed: (Time, f64), now: Time, horizon: Duration, most: usize) {
+        while self.kept.front().is_some_and(|f| now.since(f.0) > horizon) {
             self.kept.pop_front();
         }
-        self.kept.push_back((at, value));
+        if self.kept.len() + 1 >= most.max(2) {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(closed);
     }
 
     /// What it kept at or after `since`, oldest first.
     pub fn iter_since(&self, since: Time) -> impl Iterator<Item = (Time, f64)> + '_ {
         let start = self.kept.partition_point(|k| k.0 < since);
-        self.kept.range(start..).copied()
+        self.kept.range(start..).copied().chain(self.latest().filter(|l| l.0 >= since))
     }
 
     /// The average over time from `since` to `now`, each value standing until the next; `None` when
     /// nothing was kept up to `now`.
     pub fn mean(&self, since: Time, now: Time) -> Option<f64> {
         let (mut area, mut span, mut until) = (0.0, 0.0, now);
-        for &(at, value) in self.kept.iter().rev().skip_while(|k| k.0 > now) {
+        let newest_first = self.latest().into_iter().chain(self.kept.iter().rev().copied());
+        for (at, value) in newest_first.skip_while(|k| k.0 > now) {
             let from = at.max(since);
             let width = until.signed_s_since(from);
             area += value * width;
@@ -63,7 +91,7 @@ impl Ring {
                 break;
             }
         }
-        if span > 0.0 { Some(area / span) } else { self.kept.back().map(|k| k.1) }
+        if span > 0.0 { Some(area / span) } else { self.latest().map(|l| l.1) }
     }
 
     /// Bytes that it holds on to.
@@ -71,19 +99,23 @@ impl Ring {
         self.kept.capacity() * ENTRY_BYTES
     }
 
-    /// Whether one more sample makes it take more memory.
+    /// Whether one more sample may make it take more memory.
     pub fn is_full(&self) -> bool {
         self.kept.len() == self.kept.capacity()
     }
 
     /// How many samples it keeps.
     pub fn len(&self) -> usize {
-        self.kept.len()
+        self.kept.len() + usize::from(self.open.is_some())
     }
 
     /// Whether it keeps none.
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.open.is_none()
+    }
+
+    fn latest(&self) -> Option<(Time, f64)> {
+        self.open.map(|o| (o.at, o.value))
     }
 }
 
@@ -116,7 +148,7 @@ mod tests {
     #[test]
     fn a_burst_keeps_its_latest_value() {
         let r = ring(&[(1.0, 1.0), (1.01, 2.0), (1.02, 3.0), (1.05, 4.0), (2.0, 5.0)]);
-        assert_eq!(r.iter_since(at(0.0)).map(|s| s.1).collect::<Vec<_>>(), [1.0, 4.0, 5.0]);
+        assert_eq!(r.iter_since(at(0.0)).map(|s| s.1).collect::<Vec<_>>(), [4.0, 5.0]);
     }
 
     #[test]

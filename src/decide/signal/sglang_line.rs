@@ -3,13 +3,15 @@
 //! The rank prefix is an unordered set of words, because its order changed three times. Batch lines
 //! are `key: value` pairs of which any may be missing, new or renamed; the catalog knows the keys.
 //! Everything works on bytes, allocates nothing and converts only numbers that are wanted: a busy
-//! server prints thousands of lines a second, and a replay reads millions.
+//! server prints thousands of lines a second, and a replay reads millions. Most lines have the keys
+//! of the line before, hence [`Shapes`].
 
 use std::borrow::Cow;
 
 use memchr::{memchr, memmem};
 
 use crate::decide::signal::catalog;
+use crate::decide::signal::catalog::Signal;
 use crate::decide::signal::fields::Fields;
 use crate::decide::signal::log_line::{Batch, BatchKind, Line, Profile, Says};
 use crate::decide::signal::number;
@@ -20,16 +22,64 @@ use crate::decide::signal::words::{self, Words};
 /// Containers and wrappers write something in front of the bracket; no sane one writes more than this.
 const PREFIX_LIMIT: usize = 256;
 
-/// Reads a line (without its newline). `fields` is cleared and takes the numbers.
+/// What the lines of one log had in common so far: the second in which they were written, and which
+/// key came at which place. Only a guess that each line confirms or corrects, never a rule.
+#[derive(Debug, Default)]
+pub struct Shapes {
+    /// One line on its own has nothing to learn for.
+    learns: bool,
+    civil: [u8; CIVIL_LEN],
+    ranks: Vec<Option<(u64, Rank)>>,
+    decode: Shape,
+    prefill: Shape,
+}
+
+/// Places for ranks whose words are remembered: two to this power.
+const RANK_BITS: u32 = 9;
+
+impl Shapes {
+    /// The rank that the words name. Up to eight bytes of them are one number, which is looked up.
+    fn rank(&mut self, words: &[u8]) -> Rank {
+        let words = words.trim_ascii();
+        if words.len() > 8 || !self.learns {
+            return rank_of(words);
+        }
+        let number = words.iter().fold(0_u64, |n, b| n << 8 | u64::from(*b));
+        let place = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - RANK_BITS)) as usize;
+        match &mut self.ranks[place] {
+            Some((known, rank)) if *known == number => *rank,
+            other => other.insert((number, rank_of(words))).1,
+        }
+    }
+
+    /// For a log of many lines.
+    pub fn of_a_log() -> Self {
+        Self { learns: true, ranks: vec![None; 1 << RANK_BITS], ..Self::default() }
+    }
+}
+
+/// The keys of one kind of line, in their order, each with what stands between it and its value.
+#[derive(Debug, Default)]
+struct Shape(Vec<(Vec<u8>, Option<Signal>)>);
+
+/// A line has a dozen pairs; what comes behind so many is looked up each time.
+const MOST_KEYS: usize = 40;
+
+/// Reads a single line (without its newline). `fields` is cleared and takes the numbers.
 pub fn read<'a>(line: &'a [u8], fields: &mut Fields) -> Line<'a> {
+    read_next(line, fields, &mut Shapes::default())
+}
+
+/// Reads the next line of a log whose earlier lines left `shapes`.
+pub fn read_next<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Line<'a> {
     fields.clear();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    match bracket(line) {
+    match bracket(line, shapes) {
         Some(prefix) => {
-            let says = message(prefix.message, fields);
+            let says = message(prefix.message, fields, shapes);
             Line { rank: prefix.rank, stamp: Some(prefix.stamp), says }
         }
-        None => unstamped(line, fields),
+        None => unstamped(line, fields, shapes),
     }
 }
 
@@ -40,20 +90,24 @@ struct Prefix<'a> {
 }
 
 /// Finds `[2026-11-24 03:48:06.123 DP2 TP0] message`, wherever it begins.
-fn bracket(line: &[u8]) -> Option<Prefix<'_>> {
+fn bracket<'a>(line: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
     let limit = line.len().min(PREFIX_LIMIT);
     let mut from = 0;
     while let Some(found) = memchr(b'[', &line[from..limit]) {
         let inside = &line[from + found + 1..];
+        if begins_with(inside, &shapes.civil) {
+            return stamped(inside, shapes);
+        }
         if is_civil(inside) {
-            return stamped(inside);
+            shapes.civil.copy_from_slice(&inside[..CIVIL_LEN]);
+            return stamped(inside, shapes);
         }
         from += found + 1;
     }
     None
 }
 
-fn stamped(inside: &[u8]) -> Option<Prefix<'_>> {
+fn stamped<'a>(inside: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
     let close = memchr(b']', inside)?;
     let (civil, mut rest) = inside[..close].split_at(CIVIL_LEN);
     let mut millis = None;
@@ -63,7 +117,7 @@ fn stamped(inside: &[u8]) -> Option<Prefix<'_>> {
         rest = &digits[end..];
     }
     let message = inside[close + 1..].trim_ascii_start();
-    Some(Prefix { stamp: Stamp { civil, millis }, rank: rank_of(rest), message })
+    Some(Prefix { stamp: Stamp { civil, millis }, rank: shapes.rank(rest), message })
 }
 
 /// The rank that words like `DP2 TP0 ATTN_CP1` name, in any order; other words say nothing.
@@ -82,20 +136,20 @@ fn rank_of(words: &[u8]) -> Rank {
 }
 
 /// A line without a stamp: a logging configuration of the user's may print anything in front.
-fn unstamped<'a>(line: &'a [u8], fields: &mut Fields) -> Line<'a> {
+fn unstamped<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Line<'a> {
     let starts: [&[u8]; 5] =
         [b"Decode batch", b"Prefill batch", b"Profiling ", b"Stop profiling", b"[Expert Balancedness]"];
     let start = starts.into_iter().filter_map(|s| memmem::find(line, s)).min();
     let Some(start) = start else { return Line { rank: Rank::NONE, stamp: None, says: fatal(line) } };
-    Line { rank: rank_of(&line[..start]), stamp: None, says: message(&line[start..], fields) }
+    Line { rank: rank_of(&line[..start]), stamp: None, says: message(&line[start..], fields, shapes) }
 }
 
-fn message<'a>(text: &'a [u8], fields: &mut Fields) -> Says<'a> {
+fn message<'a>(text: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Says<'a> {
     if let Some(rest) = text.strip_prefix(b"Decode batch") {
-        return batch(BatchKind::Decode, &words::DECODE, rest, fields);
+        return batch(BatchKind::Decode, &words::DECODE, rest, fields, shapes);
     }
     if let Some(rest) = text.strip_prefix(b"Prefill batch") {
-        return batch(BatchKind::Prefill, &words::PREFILL, rest, fields);
+        return batch(BatchKind::Prefill, &words::PREFILL, rest, fields, shapes);
     }
     match text.first() {
         Some(b'P' | b'S') => profile(text).map_or_else(|| fatal(text), Says::Profile),
@@ -105,9 +159,16 @@ fn message<'a>(text: &'a [u8], fields: &mut Fields) -> Says<'a> {
     }
 }
 
-fn batch<'a>(kind: BatchKind, words: &Words, rest: &'a [u8], fields: &mut Fields) -> Says<'a> {
+fn batch<'a>(
+    kind: BatchKind,
+    words: &Words,
+    rest: &'a [u8],
+    fields: &mut Fields,
+    shapes: &mut Shapes,
+) -> Says<'a> {
+    let shape = if kind == BatchKind::Prefill { &mut shapes.prefill } else { &mut shapes.decode };
     let pairs = after_iteration(rest);
-    let unknown = read_pairs(pairs, words, fields);
+    let unknown = read_pairs(pairs, words, fields, shape, shapes.learns);
     if fields.is_empty() {
         return Says::Other;
     }
@@ -127,30 +188,66 @@ fn after_iteration(rest: &[u8]) -> &[u8] {
 }
 
 /// Reads `key: value, ` pairs; returns how many keys are unknown. A value never holds a comma.
-fn read_pairs(pairs: &[u8], words: &Words, fields: &mut Fields) -> u8 {
-    let (mut at, mut unknown) = (0, 0_u8);
-    while let Some(colon) = memchr(b':', &pairs[at..]) {
-        let key = &pairs[at..at + colon];
-        let mut value = at + colon + 1;
-        while pairs.get(value) == Some(&b' ') {
-            value += 1;
-        }
-        match words.get(key) {
+fn read_pairs(pairs: &[u8], words: &Words, fields: &mut Fields, shape: &mut Shape, learns: bool) -> u8 {
+    let (mut rest, mut unknown) = (pairs, 0_u8);
+    for place in 0.. {
+        let Some((signal, used)) = shape.key(place, rest, words, learns) else { break };
+        rest = &rest[used..];
+        match signal {
             Some(signal) => {
-                if let Some((number, used)) = number_of(&pairs[value..]) {
+                if let Some((number, used)) = number_of(rest) {
                     fields.set(signal, number);
-                    value += used;
+                    rest = &rest[used..];
                 }
             }
             None => unknown = unknown.saturating_add(1),
         }
-        let Some(comma) = memchr(b',', &pairs[value..]) else { break };
-        at = value + comma + 1;
-        while pairs.get(at) == Some(&b' ') {
-            at += 1;
+        if let [b',', b' ', after @ ..] = rest {
+            rest = after;
+            continue;
         }
+        let Some(comma) = memchr(b',', rest) else { break };
+        rest = rest[comma + 1..].trim_ascii_start();
     }
     unknown
+}
+
+impl Shape {
+    /// The signal of the key that `rest` begins with, and where its value begins.
+    fn key(
+        &mut self,
+        place: usize,
+        rest: &[u8],
+        words: &Words,
+        learns: bool,
+    ) -> Option<(Option<Signal>, usize)> {
+        if let Some((text, signal)) = self.0.get(place)
+            && begins_with(rest, text)
+        {
+            return Some((*signal, text.len()));
+        }
+        let colon = memchr(b':', rest)?;
+        let signal = words.get(&rest[..colon]);
+        let value = rest.len() - rest[colon + 1..].trim_ascii_start().len();
+        if learns && place < MOST_KEYS {
+            self.0.resize_with(self.0.len().max(place + 1), Default::default);
+            self.0[place].0.clear();
+            self.0[place].0.extend_from_slice(&rest[..value]);
+            self.0[place].1 = signal;
+        }
+        Some((signal, value))
+    }
+}
+
+/// Whether `text` begins with `start`, eight bytes at a time: keys are too short for a call.
+fn begins_with(text: &[u8], start: &[u8]) -> bool {
+    let Some(text) = text.get(..start.len()) else { return false };
+    if start.len() < 8 {
+        return !start.is_empty() && text == start;
+    }
+    let tail = start.len() - 8;
+    let pairs = text.chunks_exact(8).zip(start.chunks_exact(8));
+    pairs.into_iter().all(|(a, b)| a == b) && text[tail..] == start[tail..]
 }
 
 /// A number, or `True` and `False` as 1 and 0.

@@ -111,7 +111,9 @@ pub struct Series {
     pub signal: Signal,
     /// The latest value and the time for which it was true.
     pub last: Option<(Time, f64)>,
-    /// For signals that the source counts.
+    /// Whether the source counts.
+    pub is_counter: bool,
+    /// Where it counts.
     pub rate: Rate,
     /// When it was last reported at all, a first report after a pause included.
     pub reported: Option<Time>,
@@ -123,9 +125,9 @@ pub struct Series {
 
 impl Series {
     /// A series without a value.
-    pub fn new(slot: u32, signal: Signal) -> Self {
+    pub fn new(slot: u32, signal: Signal, is_counter: bool) -> Self {
         let (rate, ring, groups) = (Rate::default(), Ring::default(), Vec::new());
-        Self { slot, signal, last: None, rate, reported: None, ring, groups }
+        Self { slot, signal, last: None, is_counter, rate, reported: None, ring, groups }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::decide::rule::Frame;
 use crate::decide::signal::catalog::{KV_USAGE, LOAD, QUEUE_REQS, RUNNING_REQS};
+use crate::decide::signal::rank::Axis;
 
 /// A store with one server, a view of `load` per DP rank, and a few words to feed it.
 struct Scene {
