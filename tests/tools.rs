@@ -1,8 +1,6 @@
 //! The tools around rules, through the real binary.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
-#![allow(clippy::disallowed_methods)]
-
 use std::fs;
 use std::path::Path;
 use std::process::Output;

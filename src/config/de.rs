@@ -552,7 +552,7 @@ mod tests {
     #[serde(rename_all = "snake_case")]
     enum Capture {
         None,
-        Http(#[expect(dead_code, reason = "only its keys are checked")] Http),
+        Http(Http),
     }
 
     #[derive(Debug, Default, Deserialize)]
