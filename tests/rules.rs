@@ -3,7 +3,6 @@
 //! The recordings lie beside a working copy of the project (`../shared`), not in it; without them
 //! these tests say so and pass.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
