@@ -9,8 +9,6 @@ mod event;
 mod incidents;
 mod server;
 mod status;
-#[cfg(test)]
-mod tests;
 mod wish;
 
 use std::sync::Arc;
