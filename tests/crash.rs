@@ -111,7 +111,7 @@ rules:
     notify: [hook]
 budget: {{ stalled: 240h, bytes: 1000GiB, windows: 100000 }}
 storm_cap: {{ incidents: 100000, per: 1s }}
-keep: {{ incidents: 100000 }}
+keep: {{ incidents: 100000, min_free: 1MiB }}
 receivers: [{{ name: hook, webhook: {{ url: '{hook}' }} }}]
 state_dir: '{at}/state'
 incident_dir: '{at}/incidents'

@@ -166,7 +166,7 @@ pub enum Refusal {
         why: String,
     },
     /// Not enough room.
-    #[error("{path} has {} free and a window may need {} above the floor of {}; free some space or lower capture.min_free", Bytes(*.free), Bytes(*.need), Bytes(*.floor))]
+    #[error("{path} has {} free and a window may need {} above the floor of {}; free some space or lower keep.min_free", Bytes(*.free), Bytes(*.need), Bytes(*.floor))]
     DiskLow {
         /// The folder, server's view.
         path: String,
@@ -230,6 +230,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether it only says that something is not known yet: what is known a moment later may
+    /// well allow the same wish.
+    pub const fn awaits_facts(&self) -> bool {
+        matches!(self, Self::UnknownServer { .. } | Self::Stale { .. })
+    }
+
     /// One word for counters and machines.
     pub const fn word(&self) -> &'static str {
         match self {
@@ -320,7 +326,7 @@ mod tests {
             need: 800 << 20,
             floor: 4 << 30,
         };
-        insta::assert_snapshot!(refusal, @"/data/profiles has 3.0 GiB free and a window may need 800.0 MiB above the floor of 4.0 GiB; free some space or lower capture.min_free");
+        insta::assert_snapshot!(refusal, @"/data/profiles has 3.0 GiB free and a window may need 800.0 MiB above the floor of 4.0 GiB; free some space or lower keep.min_free");
     }
 
     #[test]

@@ -21,6 +21,10 @@ use crate::decide::signal::store::SignalStore;
 use crate::decide::time::Time;
 use crate::explain::message::Update;
 
+/// A wish that only lacked facts is looked at again after this ...
+const AGAIN: Duration = Duration::from_secs(1);
+/// ... for as long as this: later, a window would no longer show the onset.
+const AWAITED: Duration = Duration::from_secs(60);
 /// A badness beyond this says nothing more.
 const WORST: f64 = 1_000.0;
 
@@ -102,7 +106,8 @@ impl Core {
         TargetId(u16::try_from(index).unwrap_or(0))
     }
 
-    /// Warm-ups that are over: the rule still fires, or it was nothing.
+    /// Warm-ups that are over, and wishes that waited for facts: the rule still fires, or it was
+    /// nothing.
     pub(super) fn look_again(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
         let due: Vec<Arc<str>> =
             self.warming.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
@@ -112,9 +117,15 @@ impl Core {
             let target = firing.and_then(|c| self.servers.iter().position(|s| s.name == c.incident.target));
             match target.and_then(|t| u16::try_from(t).ok()) {
                 Some(target) => self.wish(store, &id, TargetId(target), now, out),
+                None if self.was_refused(&id) => {}
                 None => self.refuse(&id, "the rule cleared during the warm-up".into(), out),
             }
         }
+    }
+
+    fn was_refused(&self, id: &str) -> bool {
+        let case = self.incidents.get(id);
+        case.is_some_and(|c| matches!(c.incident.capture, CaptureOutcome::Refused { .. }))
     }
 
     /// One wish of an incident's rule, decided.
@@ -128,6 +139,7 @@ impl Core {
     ) {
         let Some(case) = self.incidents.get_mut(id) else { return };
         let (rule, badness) = (case.rule.clone(), badness_of(&case.incident.finding));
+        let fired_at = case.incident.fired_at;
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
         server.note_work(store, now);
         let (name, group) = (server.name.clone(), server.group.clone());
@@ -145,7 +157,12 @@ impl Core {
         match admit::admit(&rule.capture, &wish, &self.ledger, &server.facts, &self.policy, now) {
             Ok(None) => {}
             Ok(Some(grant)) => self.start(id, target, grant, now, out),
-            Err(refusal) => self.refuse(id, refusal.to_string(), out),
+            Err(refusal) => {
+                if refusal.awaits_facts() && now.since(fired_at) < AWAITED {
+                    self.warming.insert(id.clone(), now + AGAIN);
+                }
+                self.refuse(id, refusal.to_string(), out);
+            }
         }
     }
 
@@ -181,8 +198,12 @@ impl Core {
 
     fn refuse(&mut self, id: &Arc<str>, why: String, out: &mut Vec<Effect>) {
         let Some(case) = self.incidents.get_mut(id) else { return };
+        let is_news = !matches!(case.incident.capture, CaptureOutcome::Refused { .. });
         case.incident.capture = CaptureOutcome::Refused { why };
-        tell(case, Update::Refused, out);
+        // A wish that is looked at again and refused again is told once.
+        if is_news {
+            tell(case, Update::Refused, out);
+        }
     }
 
     /// A wish by hand, or of another system's alert: an incident of its own, through the same
