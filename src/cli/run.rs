@@ -224,14 +224,24 @@ fn may_do(spec: &CaptureSpec) -> String {
 }
 
 fn start_logging(format: LogFormatText) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_env("SKEWTRAP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let set = match format {
-        LogFormatText::Text => builder.try_init(),
-        LogFormatText::Json => builder.json().try_init(),
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+    use tracing_subscriber::util::SubscriberInitExt as _;
+    let asked = std::env::var("SKEWTRAP_LOG").ok().map(|text| text.parse::<Targets>());
+    let (filter, wrong) = match asked {
+        Some(Ok(filter)) => (filter, None),
+        Some(Err(e)) => (Targets::new().with_default(LevelFilter::INFO), Some(e)),
+        None => (Targets::new().with_default(LevelFilter::INFO), None),
     };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match format {
+        LogFormatText::Text => lines.boxed(),
+        LogFormatText::Json => lines.json().boxed(),
+    };
+    let set = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
     // A second start in one process (a test) keeps the first one's log.
     drop(set);
+    if let Some(e) = wrong {
+        tracing::warn!("SKEWTRAP_LOG is not understood ({e}); it takes levels like `debug` or `skewtrap::act=debug,info`");
+    }
 }

@@ -42,15 +42,9 @@ pub fn locate(course: &[(Time, f64)], side: Side, manner: Manner) -> Option<Onse
     }
     let sign = if side == Side::Low { -1.0 } else { 1.0 };
     let white = Whitened::of(&course.iter().map(|(_, d)| sign * d).collect::<Vec<_>>());
-    let mut shape = vec![0.0; course.len()];
+    let shapes: Vec<_> = manner.shapes(side).iter().map(|climb| white.shape(*climb)).collect();
     let fits: Vec<f64> = (MARGIN..course.len() - MARGIN)
-        .map(|from| {
-            let misfits = manner.shapes(side).iter().map(|kind| {
-                kind.draw(from, &mut shape);
-                white.misfit(&shape)
-            });
-            misfits.fold(f64::INFINITY, f64::min)
-        })
+        .map(|from| shapes.iter().map(|shape| white.misfit(shape, from)).fold(f64::INFINITY, f64::min))
         .collect();
     let best = (0..fits.len()).min_by(|a, b| fits[*a].total_cmp(&fits[*b]))?;
     let is_as_good = |f: &f64| f - fits[best] <= AS_GOOD;
@@ -89,31 +83,64 @@ impl Manner {
 struct Whitened {
     memory: f64,
     values: Vec<f64>,
+    sum: f64,
+    squares: f64,
 }
 
 impl Whitened {
     fn of(y: &[f64]) -> Self {
         let memory = TRUSTED_MEMORY * memory_of(&y[..y.len() / 2]);
-        Self { memory, values: y.windows(2).map(|w| w[1] - memory * w[0]).collect() }
+        let values: Vec<f64> = y.windows(2).map(|w| w[1] - memory * w[0]).collect();
+        let (sum, squares) = (values.iter().sum(), values.iter().map(|v| v * v).sum());
+        Self { memory, values, sum, squares }
     }
 
-    /// Minus the log-likelihood of a level and `shape`, upwards only, up to a constant.
-    fn misfit(&self, shape: &[f64]) -> f64 {
-        let n = self.values.len() as f64;
-        let (mut sx, mut sy, mut sxx, mut sxy, mut syy) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for (w, s) in self.values.iter().zip(shape.windows(2)) {
-            let x = s[1] - self.memory * s[0];
-            sx += x;
-            sy += w;
-            sxx += x * x;
-            sxy += x * w;
-            syy += w * w;
+    /// A climb that begins at the first point, whitened like the course. One that begins later is
+    /// the same, moved: before its break it is zero, whitened too.
+    fn shape(&self, climb: Climb) -> Shape {
+        let points = 0..self.values.len();
+        let values: Vec<f64> = points.map(|i| climb.at(i + 1) - self.memory * climb.at(i)).collect();
+        let mut sums = Vec::with_capacity(values.len() + 1);
+        sums.push((0.0, 0.0));
+        for v in &values {
+            let (sum, squares) = sums[sums.len() - 1];
+            sums.push((sum + v, squares + v * v));
         }
-        let (xx, xy, yy) = (sxx - sx * sx / n, sxy - sx * sy / n, syy - sy * sy / n);
+        Shape { values, sums }
+    }
+
+    /// Minus the log-likelihood of a level and `shape` from the point `from` on, upwards only, up to
+    /// a constant.
+    fn misfit(&self, shape: &Shape, from: usize) -> f64 {
+        let n = self.values.len() as f64;
+        let behind = &self.values[from..];
+        let (sx, sxx) = shape.sums[behind.len()];
+        let sxy = dot(behind, &shape.values[..behind.len()]);
+        let (xx, xy) = (sxx - sx * sx / n, sxy - sx * self.sum / n);
+        let yy = self.squares - self.sum * self.sum / n;
         let is_flat = xx <= 1e-12 || xy <= 0.0;
         let left = if is_flat { yy } else { yy - xy * xy / xx };
         n / 2.0 * (left / n).max(1e-9).ln()
     }
+}
+
+/// A whitened climb, and the sums and sums of squares of its first values.
+struct Shape {
+    values: Vec<f64>,
+    sums: Vec<(f64, f64)>,
+}
+
+/// The sum of products, in four lanes: added one by one, each waits for the one before.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let (a, b) = (a.chunks_exact(4), b.chunks_exact(4));
+    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
+    let mut lanes = [0.0; 4];
+    for (a, b) in a.zip(b) {
+        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
+            *lane += a * b;
+        }
+    }
+    lanes.iter().sum::<f64>() + rest
 }
 
 /// A climb that levels off, with this many points as its time constant.
@@ -121,10 +148,9 @@ impl Whitened {
 struct Climb(f64);
 
 impl Climb {
-    fn draw(self, from: usize, shape: &mut [f64]) {
-        for (i, s) in shape.iter_mut().enumerate() {
-            *s = self.0 * (1.0 - (-(i.saturating_sub(from) as f64) / self.0).exp());
-        }
+    /// How high it is so many points after its break.
+    fn at(self, points: usize) -> f64 {
+        self.0 * (1.0 - (-(points as f64) / self.0).exp())
     }
 }
 

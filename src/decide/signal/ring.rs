@@ -76,6 +76,12 @@ impl Ring {
         self.kept.range(start..).copied().chain(self.latest().filter(|l| l.0 >= since))
     }
 
+    /// When it last kept a value like this, at or after `since`.
+    pub fn last_since(&self, since: Time, is_like_this: impl Fn(f64) -> bool) -> Option<Time> {
+        let newest_first = self.latest().into_iter().chain(self.kept.iter().rev().copied());
+        newest_first.take_while(|k| k.0 >= since).find(|k| is_like_this(k.1)).map(|k| k.0)
+    }
+
     /// The average over time from `since` to `now`, each value standing until the next; `None` when
     /// nothing was kept up to `now`.
     pub fn mean(&self, since: Time, now: Time) -> Option<f64> {

@@ -8,9 +8,8 @@ use super::event::{OpenWindow, ServerFact, WindowNews};
 use crate::decide::capture::facts::Facts;
 use crate::decide::capture::line::ProfileLine;
 use crate::decide::capture::window::{Blind, Phase};
-use crate::decide::labels::{LabelValue, Labels};
-use crate::decide::signal::catalog;
 use crate::decide::signal::rank::Rank;
+use crate::decide::signal::sample::TargetId;
 use crate::decide::signal::store::SignalStore;
 use crate::decide::time::Time;
 
@@ -87,11 +86,11 @@ impl Server {
 
     /// Which ranks had work lately, by the samples that are kept: asked only when a window is
     /// wished for, so that recording a sample costs nothing more.
-    pub fn note_work(&mut self, store: &SignalStore, now: Time) {
-        let labels = Labels([("target".into(), LabelValue::Text(self.name.clone()))].into());
-        for seen in store.evidence(&labels, now - HEARD) {
-            if [catalog::RUNNING_REQS, catalog::QUEUE_REQS, catalog::LOAD].contains(&seen.signal) {
-                self.facts.rank_seen(seen.rank, seen.value > 0.0, seen.at);
+    pub fn note_work(&mut self, id: TargetId, store: &SignalStore, now: Time) {
+        for (rank, seen, worked) in store.work(id, now - HEARD) {
+            self.facts.rank_seen(rank, false, seen);
+            if let Some(worked) = worked {
+                self.facts.rank_seen(rank, true, worked);
             }
         }
     }

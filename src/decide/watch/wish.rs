@@ -141,7 +141,6 @@ impl Core {
         let (rule, badness) = (case.rule.clone(), badness_of(&case.incident.finding));
         let fired_at = case.incident.fired_at;
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
-        server.note_work(store, now);
         let (name, group) = (server.name.clone(), server.group.clone());
         let wish = Wish {
             rule: &rule.name,
@@ -154,6 +153,7 @@ impl Core {
         if self.mode == Mode::Replay {
             return self.would(&rule.capture, &wish, id, now);
         }
+        server.note_work(target, store, now);
         match admit::admit(&rule.capture, &wish, &self.ledger, &server.facts, &self.policy, now) {
             Ok(None) => {}
             Ok(Some(grant)) => self.start(id, target, grant, now, out),

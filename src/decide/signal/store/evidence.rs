@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::SignalStore;
 use crate::decide::labels::Labels;
+use crate::decide::signal::catalog;
 use crate::decide::signal::rank::Rank;
 use crate::decide::signal::sample::{Signal, Source, TargetId};
 use crate::decide::time::Time;
@@ -67,6 +68,24 @@ impl SignalStore {
             let (signal, rank, source) = (series.signal, slot.key.rank, slot.key.source);
             let samples = belongs.then(|| series.ring.iter_since(since)).into_iter().flatten();
             samples.map(move |(at, value)| Evidence { at, signal, rank, value, source })
+        })
+    }
+
+    /// For each rank of a server that reported its load since `since`: when it did so last, and when
+    /// it last had any work.
+    pub fn work(
+        &self,
+        target: TargetId,
+        since: Time,
+    ) -> impl Iterator<Item = (Rank, Time, Option<Time>)> + '_ {
+        let slots = self.slots.iter().filter(move |s| s.key.target == target);
+        slots.flat_map(move |slot| {
+            [catalog::RUNNING_REQS, catalog::QUEUE_REQS, catalog::LOAD].into_iter().filter_map(move |signal| {
+                let index = *slot.series.get(usize::from(signal.0))?;
+                let series = self.series.get(index as usize)?;
+                let (at, _) = series.last.filter(|l| l.0 >= since)?;
+                Some((slot.key.rank, at, series.ring.last_since(since, |value| value > 0.0)))
+            })
         })
     }
 

@@ -82,6 +82,8 @@ pub struct SignalStore {
     views: Vec<View>,
     touched: Vec<(ViewId, GroupId)>,
     generation: u64,
+    /// Grows whenever a group was looked at, from 1.
+    looks: u64,
     scratch: Scratch,
     ring_bytes: usize,
     recorded: u64,
@@ -102,6 +104,7 @@ impl SignalStore {
             views: Vec::new(),
             touched: Vec::new(),
             generation: 0,
+            looks: 1,
             scratch: Scratch::default(),
             ring_bytes: 0,
             recorded: 0,
@@ -186,6 +189,7 @@ impl SignalStore {
 
     /// Which groups got a new sample since the last call, each once, in a fixed order.
     pub fn take_touched(&mut self, into: &mut Vec<(ViewId, GroupId)>) {
+        self.looks += 1;
         into.clear();
         into.append(&mut self.touched);
         into.sort_unstable();
@@ -268,6 +272,10 @@ impl SignalStore {
             self.ring_bytes = self.ring_bytes + series.ring.bytes() - before;
         }
         self.recorded += 1;
+        if series.told == self.looks {
+            return;
+        }
+        series.told = self.looks;
         for &(view, group) in &series.groups {
             let group_state = &mut self.views[view as usize].groups[group as usize];
             group_state.framed = None;

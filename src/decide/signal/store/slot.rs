@@ -56,10 +56,18 @@ pub const NONE: u32 = u32::MAX;
 
 /// How often a rank speaks. A rank that starves prints nothing at all, so its silence must be told
 /// from the pause between two reports: that takes knowing its usual gap.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Cadence {
     seen: Option<Time>,
     usual_gap_s: f64,
+    /// What follows from the usual gap; asked for far more often than the gap changes.
+    patience: Duration,
+}
+
+impl Default for Cadence {
+    fn default() -> Self {
+        Self { seen: None, usual_gap_s: 0.0, patience: SILENT_AT_LEAST }
+    }
 }
 
 impl Cadence {
@@ -71,7 +79,7 @@ impl Cadence {
             return;
         };
         if seen.since(at) > JUMP {
-            *self = Self { seen: Some(at), usual_gap_s: 0.0 };
+            *self = Self { seen: Some(at), ..Self::default() };
             return;
         }
         if at <= seen {
@@ -82,6 +90,8 @@ impl Cadence {
         if gap > 0.4 || self.usual_gap_s > 0.0 {
             let faded = self.usual_gap_s * (-gap * std::f64::consts::LN_2 / GAP_HALF_LIFE_S).exp();
             self.usual_gap_s = if was_idle { faded } else { faded.max(gap) };
+            let patience = Duration::from_secs_f64(self.usual_gap_s * USUAL_GAPS);
+            self.patience = patience.clamp(SILENT_AT_LEAST, SILENT_AT_MOST);
         }
         self.seen = Some(at);
     }
@@ -93,12 +103,12 @@ impl Cadence {
 
     /// After how long it counts as silent.
     pub fn patience(&self) -> Duration {
-        Duration::from_secs_f64(self.usual_gap_s * USUAL_GAPS).clamp(SILENT_AT_LEAST, SILENT_AT_MOST)
+        self.patience
     }
 
     /// Whether it counts as speaking at `now`.
     pub fn is_speaking(&self, now: Time) -> bool {
-        self.seen.is_some_and(|seen| now.since(seen) <= self.patience())
+        self.seen.is_some_and(|seen| now.since(seen) <= self.patience)
     }
 }
 
@@ -121,13 +131,16 @@ pub struct Series {
     pub ring: Ring,
     /// The groups that it is a member of, as (view, group).
     pub groups: Vec<(u32, u32)>,
+    /// The store's count of looks when it last told its groups of a new number: until the next look
+    /// they need not be told again.
+    pub told: u64,
 }
 
 impl Series {
     /// A series without a value.
     pub fn new(slot: u32, signal: Signal, is_counter: bool) -> Self {
         let (rate, ring, groups) = (Rate::default(), Ring::default(), Vec::new());
-        Self { slot, signal, last: None, is_counter, rate, reported: None, ring, groups }
+        Self { slot, signal, last: None, is_counter, rate, reported: None, ring, groups, told: 0 }
     }
 }
 

@@ -142,6 +142,7 @@ impl SignalStore {
             return &group.frame;
         }
         group.framed = Some((now, smooth));
+        self.looks += 1;
         let Scratch { words, speaking } = &mut self.scratch;
         words.clear();
         let (silence, fold) =
@@ -182,6 +183,7 @@ impl SignalStore {
         }
         self.touched.clear();
         self.generation += 1;
+        self.looks += 1;
         for index in 0..self.series.len() as u32 {
             self.join_views(index);
         }
