@@ -320,8 +320,8 @@ impl Agent {
     }
 
     fn changed(&self, change: &Change, capture: &str, why: Option<&str>) {
-        let line = serde_json::to_string(&change.line(capture, why)).unwrap_or_default();
-        info!(rule = &*change.rule.name, state = change.state.word(), "{line}");
+        let (rule, state) = (&*change.rule.name, change.state.word());
+        info!(target = change.target.as_deref(), rule, state, "{}", change.text(capture, why));
         self.metrics.transition(&change.rule.name, change.state.into());
     }
 

@@ -12,8 +12,6 @@ use jiff::tz::TimeZone;
 use super::{Format, rules};
 use crate::decide::capture::admit::Policy;
 use crate::decide::capture::governor::Ledger;
-use crate::decide::rule::Phase;
-use crate::decide::rule::change::Change;
 use crate::decide::signal::observation::{Observation, SourceId};
 use crate::decide::signal::sample::TargetId;
 use crate::decide::time::Time;
@@ -103,43 +101,15 @@ fn show(effect: &Effect, json: bool, out: &mut impl Write) -> io::Result<()> {
             serde_json::to_writer(&mut *out, &change.line(capture, why.as_deref()))?;
             out.write_all(b"\n")
         }
-        Effect::Changed { change, capture, why } => write_text(change, capture, why.as_deref(), out),
+        Effect::Changed { change, capture, why } => {
+            writeln!(out, "{}  {}", change.at, change.text(capture, why.as_deref()))
+        }
         Effect::Trouble { said, .. } => {
             anstream::eprintln!("{said}");
             Ok(())
         }
         _ => Ok(()),
     }
-}
-
-/// `03:48:45.900  dp-load-skew  role=unified  firing  DP2 high ...`: a line a change.
-fn write_text(change: &Change, capture: &str, why: Option<&str>, out: &mut impl Write) -> io::Result<()> {
-    write!(out, "{}  {:<20} {:<8}", change.at, change.rule.name, change.state.word())?;
-    if !change.group.0.is_empty() {
-        write!(out, "  {}", change.group)?;
-    }
-    if let Some(numbers) = &change.numbers {
-        write!(
-            out,
-            "  {}({}) {:.2} against {:.2}",
-            numbers.statistic, numbers.signal, numbers.value, numbers.bound
-        )?;
-    }
-    if let Some(finding) = &change.finding {
-        let side = format!("{:?}", finding.side).to_lowercase();
-        write!(
-            out,
-            "  {} is {side} since {} (+-{:.1} s)",
-            finding.rank, finding.onset, finding.onset_error_s
-        )?;
-    }
-    if change.state == Phase::Firing {
-        write!(out, "  capture: {}", capture.replace('_', " "))?;
-    }
-    for reason in [why, change.reason.as_deref()].into_iter().flatten() {
-        write!(out, "  ({reason})")?;
-    }
-    writeln!(out)
 }
 
 fn inputs_of(args: &ReplayArgs) -> Vec<Input> {

@@ -227,13 +227,17 @@ fn start_logging(format: LogFormatText) {
     use tracing_subscriber::filter::{LevelFilter, Targets};
     use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
     use tracing_subscriber::util::SubscriberInitExt as _;
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let asked = std::env::var("SKEWTRAP_LOG").ok().map(|text| text.parse::<Targets>());
     let (filter, wrong) = match asked {
         Some(Ok(filter)) => (filter, None),
         Some(Err(e)) => (Targets::new().with_default(LevelFilter::INFO), Some(e)),
         None => (Targets::new().with_default(LevelFilter::INFO), None),
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(is_terminal);
     let lines = match format {
         LogFormatText::Text => lines.boxed(),
         LogFormatText::Json => lines.json().boxed(),
@@ -242,6 +246,8 @@ fn start_logging(format: LogFormatText) {
     // A second start in one process (a test) keeps the first one's log.
     drop(set);
     if let Some(e) = wrong {
-        tracing::warn!("SKEWTRAP_LOG is not understood ({e}); it takes levels like `debug` or `skewtrap::act=debug,info`");
+        tracing::warn!(
+            "SKEWTRAP_LOG is not understood ({e}); it takes levels like `debug` or `skewtrap::act=debug,info`"
+        );
     }
 }

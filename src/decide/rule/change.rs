@@ -1,5 +1,6 @@
 //! What the engine tells: a rule's state on a group has changed, and what made it so.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -66,6 +67,34 @@ impl Change {
     /// Whether it begins an incident: it fires, and not merely again after a gap in the data.
     pub fn is_onset(&self) -> bool {
         self.state == Phase::Firing && self.how != How::Resumed
+    }
+
+    /// In words, but for the time: `dp-load-skew  firing  role=unified  max_over_mean(load) 2.63
+    /// against 2.00  dp_rank=2 is high since ...`. `capture` and `why` are those of [`Self::line`].
+    pub fn text(&self, capture: &str, why: Option<&str>) -> String {
+        let mut text = format!("{:<20} {:<8}", self.rule.name, self.state.word());
+        let mut part = |words: std::fmt::Arguments<'_>| {
+            text.push_str("  ");
+            // Writing into a string cannot fail.
+            let _ = text.write_fmt(words);
+        };
+        if !self.group.0.is_empty() {
+            part(format_args!("{}", self.group));
+        }
+        if let Some(n) = &self.numbers {
+            part(format_args!("{}({}) {:.2} against {:.2}", n.statistic, n.signal, n.value, n.bound));
+        }
+        if let Some(f) = &self.finding {
+            let side = f.side.word();
+            part(format_args!("{} is {side} since {} (+-{:.1} s)", f.rank, f.onset, f.onset_error_s));
+        }
+        if self.state == Phase::Firing {
+            part(format_args!("capture: {}", capture.replace('_', " ")));
+        }
+        for reason in [why, self.reason.as_deref()].into_iter().flatten() {
+            part(format_args!("({reason})"));
+        }
+        text
     }
 
     /// As the line of `replay --format json`. `capture` is the word of the window's state and `why`

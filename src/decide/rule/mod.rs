@@ -123,6 +123,17 @@ pub enum Side {
     Both,
 }
 
+impl Side {
+    /// `high`, `low` or `both`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::High => "high",
+            Self::Low => "low",
+            Self::Both => "both",
+        }
+    }
+}
+
 /// How often a rule may open a window.
 #[derive(Clone, Debug)]
 pub struct Limits {

@@ -80,12 +80,14 @@ impl SignalStore {
     ) -> impl Iterator<Item = (Rank, Time, Option<Time>)> + '_ {
         let slots = self.slots.iter().filter(move |s| s.key.target == target);
         slots.flat_map(move |slot| {
-            [catalog::RUNNING_REQS, catalog::QUEUE_REQS, catalog::LOAD].into_iter().filter_map(move |signal| {
-                let index = *slot.series.get(usize::from(signal.0))?;
-                let series = self.series.get(index as usize)?;
-                let (at, _) = series.last.filter(|l| l.0 >= since)?;
-                Some((slot.key.rank, at, series.ring.last_since(since, |value| value > 0.0)))
-            })
+            [catalog::RUNNING_REQS, catalog::QUEUE_REQS, catalog::LOAD].into_iter().filter_map(
+                move |signal| {
+                    let index = *slot.series.get(usize::from(signal.0))?;
+                    let series = self.series.get(index as usize)?;
+                    let (at, _) = series.last.filter(|l| l.0 >= since)?;
+                    Some((slot.key.rank, at, series.ring.last_since(since, |value| value > 0.0)))
+                },
+            )
         })
     }
 
