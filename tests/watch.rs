@@ -1,9 +1,12 @@
 //! The core through its one door: what it does with a wish for a window.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::collections::BTreeSet;
+use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flate2::read::MultiGzDecoder;
 use jiff::tz::TimeZone;
 use serde_json::json;
 use skewtrap::config::capture::default_http;
@@ -13,11 +16,13 @@ use skewtrap::decide::capture::CaptureSpec;
 use skewtrap::decide::capture::admit::Policy;
 use skewtrap::decide::capture::facts::{Answered, ServerFacts};
 use skewtrap::decide::capture::governor::Ledger;
+use skewtrap::decide::rule::Phase;
 use skewtrap::decide::signal::catalog::Catalog;
+use skewtrap::decide::signal::log_reader::Arrival;
 use skewtrap::decide::signal::observation::{Observation, SourceId};
 use skewtrap::decide::signal::sample::TargetId;
 use skewtrap::decide::time::Time;
-use skewtrap::decide::watch::{Effect, Event, Mode, ServerFact, Setup, Watch, WatchedTarget};
+use skewtrap::decide::watch::{Effect, Event, Mode, ServerFact, Setup, TICK, Watch, WatchedTarget};
 use skewtrap::explain::message::Update;
 
 const RULE: &str = "rules:\n  - { name: skew, signal: load, trigger: { max_over_mean: 1.2, for: 0s }, clear: { max_over_mean: 1.1, for: 1s } }\n";
@@ -32,30 +37,35 @@ struct Play {
     refusals: usize,
 }
 
+/// A core with these rules, or the shipped ones.
+fn core(text: Option<&str>, mode: Mode, now: Time) -> Watch {
+    let catalog = Arc::new(Catalog::default());
+    let names: Vec<&str> = catalog.names().collect();
+    let of = |name: &str| catalog.signal_named(name);
+    let (signals, capture) = (Signals { of: &of, names: &names }, CaptureSpec::Http(default_http()));
+    let loaded = match text {
+        Some(text) => rules::load([("rule", text)], signals, &capture),
+        None => rules::shipped(signals, &capture),
+    };
+    assert!(loaded.is_ok(), "{:?}", loaded.diagnostics);
+    let name: Arc<str> = "server".into();
+    let setup = Setup {
+        rules: loaded.rules.into_iter().map(|c| c.rule).collect(),
+        catalog: catalog.clone(),
+        patterns: Vec::new(),
+        sources: vec![(SourceId(0), "loads".into())],
+        targets: vec![WatchedTarget { name: name.clone(), role: None, group: name, sees_log: true }],
+        policy: Policy::default(),
+        ledger: Ledger::default(),
+        zone: TimeZone::UTC,
+        mode,
+    };
+    Watch::new(setup, now)
+}
+
 impl Play {
     fn new() -> Self {
-        let catalog = Arc::new(Catalog::default());
-        let names: Vec<&str> = catalog.names().collect();
-        let of = |name: &str| catalog.signal_named(name);
-        let loaded = rules::load(
-            [("rule", RULE)],
-            Signals { of: &of, names: &names },
-            &CaptureSpec::Http(default_http()),
-        );
-        assert!(loaded.is_ok(), "{:?}", loaded.diagnostics);
-        let name: Arc<str> = "server".into();
-        let setup = Setup {
-            rules: loaded.rules.into_iter().map(|c| c.rule).collect(),
-            catalog: catalog.clone(),
-            patterns: Vec::new(),
-            sources: vec![(SourceId(0), "loads".into())],
-            targets: vec![WatchedTarget { name: name.clone(), role: None, group: name, sees_log: true }],
-            policy: Policy::default(),
-            ledger: Ledger::default(),
-            zone: TimeZone::UTC,
-            mode: Mode::Live,
-        };
-        Self { watch: Watch::new(setup, at(0.0)), starts: 0, refusals: 0 }
+        Self { watch: core(Some(RULE), Mode::Live, at(0.0)), starts: 0, refusals: 0 }
     }
 
     fn tell(&mut self, event: Event, now: f64) {
@@ -122,4 +132,85 @@ fn facts_that_come_more_than_a_minute_late_find_nobody_waiting() {
     play.second(71.0, [40, 4]);
     play.second(73.0, [40, 4]);
     assert_eq!((play.starts, play.refusals), (0, 1));
+}
+
+/// The log of a real server whose DP2 is overloaded, each line after its arrival and a tab.
+fn recorded_log() -> Vec<u8> {
+    let mut log = Vec::new();
+    let packed = &include_bytes!("../src/demo/data/server.stamped.log.gz")[..];
+    MultiGzDecoder::new(packed).read_to_end(&mut log).expect("a whole recording");
+    log
+}
+
+fn lines(lines: &[u8], arrival: Arrival) -> Observation {
+    Observation::Lines { target: TargetId(0), source: SourceId(0), lines: lines.to_vec(), arrival }
+}
+
+/// Everything that a recording, cut into pieces of about so many bytes, makes the core do.
+fn replayed(log: &[u8], about: usize) -> Vec<Effect> {
+    let (mut watch, mut effects) = (core(None, Mode::Replay, Time::default()), Vec::new());
+    let mut rest = log;
+    while !rest.is_empty() {
+        let from = about.min(rest.len()) - 1;
+        let end = rest[from..].iter().position(|b| *b == b'\n').map_or(rest.len(), |n| from + n + 1);
+        let seen = lines(&rest[..end], Arrival::Recorded);
+        watch.observe(&seen, Time::default(), &mut effects);
+        rest = &rest[end..];
+    }
+    effects
+}
+
+/// The same, as it happened: each line when it arrived, and a tick every 250 ms.
+fn lived(log: &[u8]) -> Vec<Effect> {
+    let (mut watch, mut effects) = (None, Vec::new());
+    for line in log.split_inclusive(|b| *b == b'\n') {
+        let tab = line.iter().position(|b| *b == b'\t').expect("a stamped line");
+        let epoch = std::str::from_utf8(&line[..tab]).ok().and_then(|t| t.parse().ok());
+        let at = Time::from_epoch_s(epoch.expect("an arrival"));
+        let watch = watch.get_or_insert_with(|| core(None, Mode::Live, at));
+        while at.since(watch.now()) > TICK {
+            watch.handle(Event::Tick, watch.now() + TICK, &mut effects);
+        }
+        watch.handle(Event::Observed(lines(&line[tab + 1..], Arrival::Live(at))), at, &mut effects);
+    }
+    effects
+}
+
+/// Every firing and its end: when, of which rule, and whom it blames.
+fn firings(effects: &[Effect]) -> Vec<(Time, String)> {
+    let mut open = BTreeSet::new();
+    let mut found = Vec::new();
+    for effect in effects {
+        let Effect::Changed { change, .. } = effect else { continue };
+        let rule = change.rule.name.clone();
+        if let Some(finding) = &change.finding {
+            found.push((change.at, format!("{rule} blames {} as {}", finding.rank, finding.side.word())));
+            open.insert(rule);
+        } else if change.state == Phase::Idle && open.remove(&rule) {
+            found.push((change.at, format!("{rule} cleared")));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_recording_replays_exactly_however_it_is_cut() {
+    let log = recorded_log();
+    let whole = replayed(&log, log.len());
+    assert!(firings(&whole).iter().any(|(_, f)| f == "dp-load-skew blames dp_rank=2 as high"));
+    for about in [1, 1_000, 262_144] {
+        assert_eq!(format!("{:?}", replayed(&log, about)), format!("{whole:?}"), "cut at {about} bytes");
+    }
+}
+
+#[test]
+fn what_is_found_in_a_recording_is_found_live_within_a_tick_or_two() {
+    let log = recorded_log();
+    let (lived, replayed) = (firings(&lived(&log)), firings(&replayed(&log, log.len())));
+    let what = |found: &[(Time, String)]| found.iter().map(|(_, f)| f.clone()).collect::<Vec<_>>();
+    assert_eq!(what(&lived), what(&replayed));
+    // The looks fall on other instants: live after every line, in a replay at most every 100 ms.
+    for ((live, what), (replay, _)) in lived.iter().zip(&replayed) {
+        assert!(live.signed_s_since(*replay).abs() <= 0.5, "{what}: {live}, replayed {replay}");
+    }
 }
