@@ -193,9 +193,7 @@ fn a_starved_rank_is_found_from_the_log_alone() {
     assert!(
         changes.iter().any(|c| &*c.rule.name == "starved-rank"
             && c.state == Phase::Firing
-            && c.finding
-                .as_ref()
-                .is_some_and(|f| f.rank.to_string() == "dp_rank=0" && f.side == Side::Low)),
+            && c.finding.as_ref().is_some_and(|f| f.rank.to_string() == "dp_rank=0" && f.side == Side::Low)),
         "the starvation of DP0 went unseen"
     );
 }

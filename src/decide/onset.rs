@@ -7,6 +7,8 @@
 //! whitened first (Cochrane and Orcutt 1949) with the memory seen before the alarm.
 //! The uncertainty is the profile likelihood's: every break that explains the course nearly as well.
 
+use std::time::Duration;
+
 use crate::decide::rule::Side;
 use crate::decide::time::Time;
 
@@ -41,27 +43,35 @@ pub fn locate(course: &[(Time, f64)], side: Side, manner: Manner) -> Option<Onse
         return None;
     }
     let sign = if side == Side::Low { -1.0 } else { 1.0 };
-    let white = Whitened::of(&course.iter().map(|(_, d)| sign * d).collect::<Vec<_>>());
+    let step_s = course[course.len() - 1].0.signed_s_since(course[0].0) / (course.len() - 1) as f64;
+    let times: Vec<f64> =
+        course.iter().map(|(t, _)| t.signed_s_since(course[0].0) / step_s.max(1e-9)).collect();
+    let white = Whitened::of(&course.iter().map(|(_, d)| sign * d).collect::<Vec<_>>(), &times);
     let mut shape = vec![0.0; course.len()];
     let fits: Vec<f64> = (MARGIN..course.len() - MARGIN)
         .map(|from| {
             let misfits = manner.shapes(side).iter().map(|kind| {
-                kind.draw(from, &mut shape);
+                kind.draw(times[from], &times, &mut shape);
                 white.misfit(&shape)
             });
-            misfits.fold(f64::INFINITY, f64::min)
+            // Nobody knows the scale of its age, so all scales are equally likely beforehand: else the
+            // many breaks long ago would explain a short climb by accident.
+            let age = 1.0 + times[times.len() - 1] - times[from];
+            misfits.fold(f64::INFINITY, f64::min) + age.ln()
         })
         .collect();
     let best = (0..fits.len()).min_by(|a, b| fits[*a].total_cmp(&fits[*b]))?;
     let is_as_good = |f: &f64| f - fits[best] <= AS_GOOD;
     let first = fits.iter().position(is_as_good)?;
     let last = fits.iter().rposition(is_as_good)?;
-    let step_s = course[course.len() - 1].0.signed_s_since(course[0].0) / (course.len() - 1) as f64;
-    let place = best + MARGIN;
+    let (place, next) = (best + MARGIN, (best + MARGIN + 1).min(course.len() - 1));
+    let apart_s = course[next].0.signed_s_since(course[place].0);
+    // A climb begins at its foot; a jump lies between the last point before it and the first after.
+    let into_s = if manner == Manner::Jumps { apart_s / 2.0 } else { 0.0 };
     Some(Onset {
-        at: course[place].0,
+        at: course[place].0 + Duration::from_secs_f64(into_s.max(0.0)),
         error_s: ((last - first) as f64 / 2.0).max(LEAST_ERROR_POINTS) * step_s,
-        first_sample: course[(place + 1).min(course.len() - 1)].0,
+        first_sample: course[next].0,
     })
 }
 
@@ -80,29 +90,34 @@ impl Manner {
             (Self::Jumps, _) => &[Climb(0.5), Climb(10.0)],
             // A load cannot fall below nothing: it levels off, at once when the rank died.
             (_, Side::Low) => &[Climb(STRAIGHT), Climb(30.0), Climb(10.0), Climb(0.5)],
-            _ => &[Climb(STRAIGHT)],
+            // Work leaves the faster the more there is: a climb bends, unless the rank is swamped.
+            _ => &[Climb(STRAIGHT), Climb(10.0)],
         }
     }
 }
 
 /// A course whose normal part no longer remembers itself.
 struct Whitened {
-    memory: f64,
+    /// How much of each point is left in the next.
+    memories: Vec<f64>,
     values: Vec<f64>,
 }
 
 impl Whitened {
-    fn of(y: &[f64]) -> Self {
+    /// `times` in steps: points need not lie at even distances.
+    fn of(y: &[f64], times: &[f64]) -> Self {
         let memory = TRUSTED_MEMORY * memory_of(&y[..y.len() / 2]);
-        Self { memory, values: y.windows(2).map(|w| w[1] - memory * w[0]).collect() }
+        let memories: Vec<f64> = times.windows(2).map(|t| memory.powf(t[1] - t[0])).collect();
+        let values = y.windows(2).zip(&memories).map(|(w, m)| w[1] - m * w[0]).collect();
+        Self { memories, values }
     }
 
     /// Minus the log-likelihood of a level and `shape`, upwards only, up to a constant.
     fn misfit(&self, shape: &[f64]) -> f64 {
         let n = self.values.len() as f64;
         let (mut sx, mut sy, mut sxx, mut sxy, mut syy) = (0.0, 0.0, 0.0, 0.0, 0.0);
-        for (w, s) in self.values.iter().zip(shape.windows(2)) {
-            let x = s[1] - self.memory * s[0];
+        for ((w, m), s) in self.values.iter().zip(&self.memories).zip(shape.windows(2)) {
+            let x = s[1] - m * s[0];
             sx += x;
             sy += w;
             sxx += x * x;
@@ -121,9 +136,9 @@ impl Whitened {
 struct Climb(f64);
 
 impl Climb {
-    fn draw(self, from: usize, shape: &mut [f64]) {
-        for (i, s) in shape.iter_mut().enumerate() {
-            *s = self.0 * (1.0 - (-(i.saturating_sub(from) as f64) / self.0).exp());
+    fn draw(self, from: f64, times: &[f64], shape: &mut [f64]) {
+        for (s, t) in shape.iter_mut().zip(times) {
+            *s = self.0 * (1.0 - (-(t - from).max(0.0) / self.0).exp());
         }
     }
 }
@@ -141,8 +156,6 @@ fn memory_of(y: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn course(f: impl Fn(f64) -> f64) -> Vec<(Time, f64)> {
@@ -178,6 +191,29 @@ mod tests {
         let onset = locate(&course(|i| (i - 50.0).max(0.0).powi(2) / 700.0), Side::High, Manner::Accumulates)
             .unwrap();
         assert!(error_s(onset, 50.0) <= 25.0, "{onset:?}");
+    }
+
+    #[test]
+    fn a_climb_that_bends_is_found_at_its_foot_too() {
+        let bent = |i: f64| 6.0 * (1.0 - (-(i - 95.0).max(0.0) / 10.0).exp());
+        let onset = locate(&course(bent), Side::High, Manner::Accumulates).unwrap();
+        assert!(error_s(onset, 95.0) <= 1.5, "{onset:?}");
+    }
+
+    #[test]
+    fn a_jump_lies_between_the_last_point_before_it_and_the_first_after() {
+        let jump = |i: f64| if i >= 101.0 { 5.0 } else { 0.0 };
+        let onset = locate(&course(jump), Side::High, Manner::Jumps).unwrap();
+        assert_eq!(onset.at.epoch_s() - 1_000.0, 100.5);
+    }
+
+    #[test]
+    fn points_at_uneven_distances_are_taken_at_their_times() {
+        let climb = course(|i| (i - 90.0).max(0.0) * 0.5);
+        let seldom: Vec<_> =
+            climb.into_iter().enumerate().filter(|(i, _)| *i < 90 || i % 3 == 0).map(|(_, p)| p).collect();
+        let onset = locate(&seldom, Side::High, Manner::Accumulates).unwrap();
+        assert!(error_s(onset, 90.0) <= 1.5, "{onset:?}");
     }
 
     #[test]
