@@ -13,6 +13,7 @@ use skewtrap::decide::capture::CaptureSpec;
 use skewtrap::decide::capture::admit::Policy;
 use skewtrap::decide::capture::facts::{Answered, ServerFacts};
 use skewtrap::decide::capture::governor::Ledger;
+use skewtrap::decide::rule::Rule;
 use skewtrap::decide::signal::catalog::Catalog;
 use skewtrap::decide::signal::observation::{Observation, SourceId};
 use skewtrap::decide::signal::sample::TargetId;
@@ -30,23 +31,28 @@ struct Play {
     watch: Watch,
     starts: usize,
     refusals: usize,
+    cleared: usize,
+    /// The words of the states that the rule went through.
+    states: Vec<&'static str>,
+}
+
+fn loaded(text: &str) -> (Vec<Rule>, Arc<Catalog>) {
+    let catalog = Arc::new(Catalog::default());
+    let names: Vec<&str> = catalog.names().collect();
+    let of = |name: &str| catalog.signal_named(name);
+    let signals = Signals { of: &of, names: &names };
+    let loaded = rules::load([("rule", text)], signals, &CaptureSpec::Http(default_http()));
+    assert!(loaded.is_ok(), "{:?}", loaded.diagnostics);
+    (loaded.rules.into_iter().map(|c| c.rule).collect(), catalog)
 }
 
 impl Play {
     fn new() -> Self {
-        let catalog = Arc::new(Catalog::default());
-        let names: Vec<&str> = catalog.names().collect();
-        let of = |name: &str| catalog.signal_named(name);
-        let loaded = rules::load(
-            [("rule", RULE)],
-            Signals { of: &of, names: &names },
-            &CaptureSpec::Http(default_http()),
-        );
-        assert!(loaded.is_ok(), "{:?}", loaded.diagnostics);
+        let (rules, catalog) = loaded(RULE);
         let name: Arc<str> = "server".into();
         let setup = Setup {
-            rules: loaded.rules.into_iter().map(|c| c.rule).collect(),
-            catalog: catalog.clone(),
+            rules,
+            catalog,
             patterns: Vec::new(),
             sources: vec![(SourceId(0), "loads".into())],
             targets: vec![WatchedTarget { name: name.clone(), role: None, group: name, sees_log: true }],
@@ -55,7 +61,8 @@ impl Play {
             zone: TimeZone::UTC,
             mode: Mode::Live,
         };
-        Self { watch: Watch::new(setup, at(0.0)), starts: 0, refusals: 0 }
+        let watch = Watch::new(setup, at(0.0));
+        Self { watch, starts: 0, refusals: 0, cleared: 0, states: Vec::new() }
     }
 
     fn tell(&mut self, event: Event, now: f64) {
@@ -65,6 +72,8 @@ impl Play {
             match effect {
                 Effect::Start { .. } => self.starts += 1,
                 Effect::Notify { update: Update::Refused, .. } => self.refusals += 1,
+                Effect::Cleared { .. } => self.cleared += 1,
+                Effect::Changed { change, .. } => self.states.push(change.state.word()),
                 _ => {}
             }
         }
@@ -77,6 +86,12 @@ impl Play {
         let seen = Observation::Loads { target: TargetId(0), source: SourceId(0), body, at: at(now) };
         self.tell(Event::Observed(seen), now);
         self.tell(Event::Tick, now + 0.3);
+    }
+
+    /// The configuration is read again.
+    fn reload(&mut self, text: &str, now: f64) {
+        let (rules, catalog) = loaded(text);
+        self.tell(Event::Reloaded { rules, catalog, patterns: Vec::new() }, now);
     }
 
     fn facts(&mut self, now: f64) {
@@ -122,4 +137,36 @@ fn facts_that_come_more_than_a_minute_late_find_nobody_waiting() {
     play.second(71.0, [40, 4]);
     play.second(73.0, [40, 4]);
     assert_eq!((play.starts, play.refusals), (0, 1));
+}
+
+#[test]
+fn a_rule_that_still_detects_the_same_keeps_its_firing_over_a_reload() {
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    assert_eq!(play.states, ["firing"]);
+    play.reload(
+        &RULE.replace("{ name: skew,", "{ name: skew, about: Told better., severity: critical,"),
+        2.0,
+    );
+    play.second(3.0, [40, 4]);
+    assert_eq!((&play.states[..], play.starts, play.cleared), (&["firing"][..], 1, 0), "the same firing");
+    play.second(4.0, [20, 20]);
+    play.second(6.0, [20, 20]);
+    assert_eq!((&play.states[..], play.cleared), (&["firing", "idle"][..], 1));
+}
+
+#[test]
+fn a_rule_that_detects_something_else_or_is_gone_begins_anew_and_its_incident_ends() {
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    play.reload(&RULE.replace("max_over_mean: 1.2", "max_over_mean: 3"), 2.0);
+    play.second(3.0, [40, 4]);
+    assert_eq!((&play.states[..], play.cleared), (&["firing", "idle"][..], 1));
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    play.reload(&RULE.replace("name: skew", "name: other"), 2.0);
+    assert_eq!(play.cleared, 1);
 }
