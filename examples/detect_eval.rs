@@ -1,9 +1,10 @@
 //! How early, how rightly and how wrongly the shipped detection fires, on logs with known truth.
 //!
 //! `cargo run --release --example detect_eval -- DIR...` reads what `simload.py gen DIR ...` wrote:
-//! `labels_*.json` and the logs beside them. One table a configuration (router and load); with
-//! `--csv FILE` the same for a sweep of bounds and for the textbook detectors; with `--svg FILE` that
-//! frontier as a picture.
+//! `labels_*.json` and the logs beside them, and replays each through the whole core with the shipped
+//! rule. One table over all configurations (router and load); `--verbose` tells every run; `--bound N`
+//! tries another bound of `departure`. With `--csv FILE` a sweep of bounds and the textbook detectors
+//! as numbers; with `--svg FILE` that frontier as a picture.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 #[path = "detect_eval/picture.rs"]
@@ -18,42 +19,47 @@ mod textbook;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result};
-use run::{Bounds, Log, Rule};
-use score::{Label, Scores};
+use run::{Detector, Log};
+use score::{Label, Run, Scores};
 
 fn main() -> Result<()> {
     let (mut dirs, mut csv, mut svg) = (Vec::new(), None, None);
-    let (mut bounds, mut verbose) = (Bounds::default(), false);
+    let (mut bound, mut verbose) = (None, false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--csv" => csv = Some(args.next().context("--csv needs a file")?),
             "--svg" => svg = Some(args.next().context("--svg needs a file")?),
-            "--departure" => bounds.departure = args.next().context("--departure needs a number")?.parse()?,
-            "--gross" => {
-                let mut next =
-                    || -> Result<f64> { Ok(args.next().context("--gross needs two numbers")?.parse()?) };
-                bounds.gross = (next()?, next()?);
-            }
-            "--for" => bounds.hold_s = args.next().context("--for needs seconds")?.parse()?,
+            "--bound" => bound = Some(args.next().context("--bound needs a number")?.parse()?),
             "--verbose" => verbose = true,
             dir => dirs.push(PathBuf::from(dir)),
         }
     }
-    let mut configurations: BTreeMap<String, Vec<(Log, Label)>> = BTreeMap::new();
-    for dir in &dirs {
-        read(dir, &mut configurations)?;
+    let mut detectors = vec![Detector::Shipped(bound)];
+    if csv.is_some() || svg.is_some() {
+        detectors.extend(Detector::sweep());
     }
-    let mut points = Vec::new();
-    for (name, logs) in &configurations {
-        let ours = Scores::of(logs, &Rule::Shipped(bounds), verbose);
-        println!("{name}\n{ours}\n");
-        if csv.is_some() || svg.is_some() {
-            points.extend(Rule::sweep().iter().map(|rule| Scores::of(logs, rule, false).point(name, rule)));
+    let labels: Vec<Label> =
+        dirs.iter().map(|d| labels_in(d)).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+    let mut scores: Vec<BTreeMap<String, Scores>> = detectors.iter().map(|_| BTreeMap::new()).collect();
+    for (label, runs) in labels.iter().zip(run_all(&labels, &detectors)?) {
+        for (of_detector, run) in scores.iter_mut().zip(&runs) {
+            of_detector.entry(label.configuration()).or_default().add(label, run);
+        }
+        if verbose {
+            score::tell(label, &runs[0]);
         }
     }
+    print!("{}", score::table(&scores[0]));
+    let points: Vec<_> = detectors[1..]
+        .iter()
+        .zip(&scores[1..])
+        .flat_map(|(d, of)| of.iter().map(move |(name, s)| s.point(name, d)))
+        .collect();
     if let Some(path) = csv {
         fs::write(path, picture::csv(&points))?;
     }
@@ -63,7 +69,32 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn read(dir: &Path, into: &mut BTreeMap<String, Vec<(Log, Label)>>) -> Result<()> {
+/// Every run through every detector, on all cores; the results in the order of the labels.
+fn run_all(labels: &[Label], detectors: &[Detector]) -> Result<Vec<Vec<Run>>> {
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<Vec<(usize, Vec<Run>)>> {
+        let mut done = Vec::new();
+        while let Some((i, label)) =
+            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, labels.get(i)?)))
+        {
+            let log = Log::read(&label.path)?;
+            let span = log.span();
+            done.push((i, detectors.iter().map(|d| Run { span, firings: log.firings(d) }).collect()));
+        }
+        Ok(done)
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let mut done = thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|w| w.join().unwrap()).collect::<Result<Vec<_>>>()
+    })?
+    .concat();
+    done.sort_by_key(|(i, _)| *i);
+    Ok(done.into_iter().map(|(_, runs)| runs).collect())
+}
+
+fn labels_in(dir: &Path) -> Result<Vec<Label>> {
+    let mut all = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -72,10 +103,7 @@ fn read(dir: &Path, into: &mut BTreeMap<String, Vec<(Log, Label)>>) -> Result<()
         }
         let labels: Vec<Label> = serde_json::from_str(&fs::read_to_string(&path)?)
             .with_context(|| format!("{} is not what simload.py gen writes", path.display()))?;
-        for label in labels {
-            let log = Log::parse(&fs::read_to_string(dir.join(&label.file))?);
-            into.entry(format!("{}-{}", label.router, label.load)).or_default().push((log, label));
-        }
+        all.extend(labels.into_iter().map(|l| Label { path: dir.join(&l.file), ..l }));
     }
-    Ok(())
+    Ok(all)
 }

@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use skewtrap::config::rule::Signals;
 use skewtrap::config::rules;
 use skewtrap::decide::capture::CaptureSpec;
-use skewtrap::decide::rule::{Change, Engine, Phase};
+use skewtrap::decide::rule::{Change, Engine, Phase, Side};
 use skewtrap::decide::signal::catalog::Catalog;
 use skewtrap::decide::signal::loads;
 use skewtrap::decide::signal::log_line::Says;
@@ -163,6 +163,8 @@ fn check_dp4(changes: &[Change]) {
         assert_eq!(state_at(1_795_492_000.0 + t), Some(Phase::Firing), "at ...{t}");
     }
     assert_eq!(state_at(1_795_492_197.0), Some(Phase::Idle));
+    let starved = changes.iter().find(|c| &*c.rule.name == "starved-rank" && c.state == Phase::Firing);
+    assert!(starved.is_none(), "DP2 is overloaded, nobody is starved: {starved:?}");
 }
 
 #[test]
@@ -189,8 +191,9 @@ fn a_starved_rank_is_found_from_the_log_alone() {
     let changes = Replay::new().log(lines);
     println!("{}", told(&changes));
     assert!(
-        changes.iter().any(|c| c.state == Phase::Firing
-            && c.finding.as_ref().is_some_and(|f| f.rank.to_string() == "dp_rank=0")),
+        changes.iter().any(|c| &*c.rule.name == "starved-rank"
+            && c.state == Phase::Firing
+            && c.finding.as_ref().is_some_and(|f| f.rank.to_string() == "dp_rank=0" && f.side == Side::Low)),
         "the starvation of DP0 went unseen"
     );
 }

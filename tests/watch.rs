@@ -16,7 +16,7 @@ use skewtrap::decide::capture::CaptureSpec;
 use skewtrap::decide::capture::admit::Policy;
 use skewtrap::decide::capture::facts::{Answered, ServerFacts};
 use skewtrap::decide::capture::governor::Ledger;
-use skewtrap::decide::rule::Phase;
+use skewtrap::decide::rule::{Phase, Rule};
 use skewtrap::decide::signal::catalog::Catalog;
 use skewtrap::decide::signal::log_reader::Arrival;
 use skewtrap::decide::signal::observation::{Observation, SourceId};
@@ -35,10 +35,13 @@ struct Play {
     watch: Watch,
     starts: usize,
     refusals: usize,
+    cleared: usize,
+    /// The words of the states that the rule went through.
+    states: Vec<&'static str>,
 }
 
-/// A core with these rules, or the shipped ones.
-fn core(text: Option<&str>, mode: Mode, now: Time) -> Watch {
+/// These rules, or the shipped ones, and the signals that they may name.
+fn loaded(text: Option<&str>) -> (Vec<Rule>, Arc<Catalog>) {
     let catalog = Arc::new(Catalog::default());
     let names: Vec<&str> = catalog.names().collect();
     let of = |name: &str| catalog.signal_named(name);
@@ -48,10 +51,16 @@ fn core(text: Option<&str>, mode: Mode, now: Time) -> Watch {
         None => rules::shipped(signals, &capture),
     };
     assert!(loaded.is_ok(), "{:?}", loaded.diagnostics);
+    (loaded.rules.into_iter().map(|c| c.rule).collect(), catalog)
+}
+
+/// A core with these rules, or the shipped ones.
+fn core(text: Option<&str>, mode: Mode, now: Time) -> Watch {
+    let (rules, catalog) = loaded(text);
     let name: Arc<str> = "server".into();
     let setup = Setup {
-        rules: loaded.rules.into_iter().map(|c| c.rule).collect(),
-        catalog: catalog.clone(),
+        rules,
+        catalog,
         patterns: Vec::new(),
         sources: vec![(SourceId(0), "loads".into())],
         targets: vec![WatchedTarget { name: name.clone(), role: None, group: name, sees_log: true }],
@@ -65,7 +74,8 @@ fn core(text: Option<&str>, mode: Mode, now: Time) -> Watch {
 
 impl Play {
     fn new() -> Self {
-        Self { watch: core(Some(RULE), Mode::Live, at(0.0)), starts: 0, refusals: 0 }
+        let watch = core(Some(RULE), Mode::Live, at(0.0));
+        Self { watch, starts: 0, refusals: 0, cleared: 0, states: Vec::new() }
     }
 
     fn tell(&mut self, event: Event, now: f64) {
@@ -75,6 +85,8 @@ impl Play {
             match effect {
                 Effect::Start { .. } => self.starts += 1,
                 Effect::Notify { update: Update::Refused, .. } => self.refusals += 1,
+                Effect::Cleared { .. } => self.cleared += 1,
+                Effect::Changed { change, .. } => self.states.push(change.state.word()),
                 _ => {}
             }
         }
@@ -87,6 +99,12 @@ impl Play {
         let seen = Observation::Loads { target: TargetId(0), source: SourceId(0), body, at: at(now) };
         self.tell(Event::Observed(seen), now);
         self.tell(Event::Tick, now + 0.3);
+    }
+
+    /// The configuration is read again.
+    fn reload(&mut self, text: &str, now: f64) {
+        let (rules, catalog) = loaded(Some(text));
+        self.tell(Event::Reloaded { rules, catalog, patterns: Vec::new() }, now);
     }
 
     fn facts(&mut self, now: f64) {
@@ -213,4 +231,36 @@ fn what_is_found_in_a_recording_is_found_live_within_a_tick_or_two() {
     for ((live, what), (replay, _)) in lived.iter().zip(&replayed) {
         assert!(live.signed_s_since(*replay).abs() <= 0.5, "{what}: {live}, replayed {replay}");
     }
+}
+
+#[test]
+fn a_rule_that_still_detects_the_same_keeps_its_firing_over_a_reload() {
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    assert_eq!(play.states, ["firing"]);
+    play.reload(
+        &RULE.replace("{ name: skew,", "{ name: skew, about: Told better., severity: critical,"),
+        2.0,
+    );
+    play.second(3.0, [40, 4]);
+    assert_eq!((&play.states[..], play.starts, play.cleared), (&["firing"][..], 1, 0), "the same firing");
+    play.second(4.0, [20, 20]);
+    play.second(6.0, [20, 20]);
+    assert_eq!((&play.states[..], play.cleared), (&["firing", "idle"][..], 1));
+}
+
+#[test]
+fn a_rule_that_detects_something_else_or_is_gone_begins_anew_and_its_incident_ends() {
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    play.reload(&RULE.replace("max_over_mean: 1.2", "max_over_mean: 3"), 2.0);
+    play.second(3.0, [40, 4]);
+    assert_eq!((&play.states[..], play.cleared), (&["firing", "idle"][..], 1));
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    play.reload(&RULE.replace("name: skew", "name: other"), 2.0);
+    assert_eq!(play.cleared, 1);
 }

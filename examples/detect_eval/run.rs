@@ -1,13 +1,29 @@
-//! A log second by second through one detector.
+//! A log through one detector: ours is the whole core with the shipped rule, as `skewtrap replay` runs it.
 
-use std::time::Duration;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
 
-use skewtrap::decide::onset;
-use skewtrap::decide::rule::Side;
-use skewtrap::decide::rule::departure::{Course, Departure, Evidence, Work};
+use anyhow::{Context, Result};
+use jiff::tz::TimeZone;
+use skewtrap::config::rule::Signals;
+use skewtrap::config::rules;
+use skewtrap::decide::capture::CaptureSpec;
+use skewtrap::decide::capture::admit::Policy;
+use skewtrap::decide::capture::governor::Ledger;
+use skewtrap::decide::labels::LabelValue;
+use skewtrap::decide::rule::{Change, Rule, Statistic};
+use skewtrap::decide::signal::catalog::Catalog;
+use skewtrap::decide::signal::log_reader::Arrival;
+use skewtrap::decide::signal::observation::{Observation, SourceId};
+use skewtrap::decide::signal::sample::TargetId;
 use skewtrap::decide::time::Time;
+use skewtrap::decide::watch::{Effect, Mode, Setup, Watch, WatchedTarget};
 
 use super::textbook::Textbook;
+
+/// The rule that is evaluated.
+const RULE: &str = "dp-load-skew";
 
 /// What a rank's last line said.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,66 +31,64 @@ pub struct Line {
     pub second: i64,
     pub running: f64,
     pub queued: f64,
-    pub tokens: f64,
-    pub throughput: f64,
 }
 
-/// One log: its lines by second.
+/// One log: its text, and its lines by second for the textbook detectors.
 pub struct Log {
-    pub lines: Vec<(usize, Line)>,
-    pub ranks: usize,
+    text: Vec<u8>,
+    lines: Vec<(usize, Line)>,
+    ranks: usize,
 }
 
 /// One firing.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Firing {
     pub at: f64,
     pub onset: f64,
     pub rank: usize,
     /// What showed it, of the shipped rule.
-    pub by: &'static str,
-}
-
-/// The bounds of the shipped rule.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    pub departure: f64,
-    pub clear: f64,
-    pub hold_s: f64,
-    /// The second condition: max/mean and the excess in units of chance, for three seconds.
-    pub gross: (f64, f64),
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self { departure: 5.0, clear: 3.5, hold_s: 0.0, gross: (2.0, 8.0) }
-    }
+    pub by: String,
 }
 
 /// What is evaluated.
-pub enum Rule {
-    Shipped(Bounds),
+pub enum Detector {
+    /// The shipped rule, with another bound of its `departure` where one is given.
+    Shipped(Option<f64>),
     Textbook(Textbook, f64),
 }
 
-impl Rule {
+impl Detector {
     pub fn sweep() -> Vec<Self> {
-        let ours = [3.6, 3.9, 4.2, 4.5, 4.7, 4.9, 5.1, 5.4, 5.8, 6.3]
-            .map(|departure| Self::Shipped(Bounds { departure, ..Bounds::default() }));
-        ours.into_iter().chain(Textbook::sweep().into_iter().map(|(t, b)| Self::Textbook(t, b))).collect()
+        let ours = [3.6, 3.9, 4.2, 4.5, 4.7, 4.9, 5.1, 5.4, 5.8, 6.3].map(|bound| Self::Shipped(Some(bound)));
+        let theirs = Textbook::sweep().into_iter().map(|(t, bound)| Self::Textbook(t, bound));
+        ours.into_iter().chain(theirs).collect()
     }
 }
 
 impl Log {
-    pub fn parse(text: &str) -> Self {
-        let mut lines = Vec::new();
-        let mut ranks = 0;
-        for line in text.lines() {
-            let Some((rank, line)) = Line::parse(line) else { continue };
-            ranks = ranks.max(rank + 1);
-            lines.push((rank, line));
+    /// Reads a log and lets its lines arrive spread evenly over the second that they are stamped
+    /// with, as they do from a live server: a stamp alone is up to a second early.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let parsed: Vec<(&str, usize, Line)> =
+            text.lines().filter_map(|l| Line::parse(l).map(|(rank, line)| (l, rank, line))).collect();
+        let mut arriving = Vec::with_capacity(text.len() * 9 / 8);
+        for second in parsed.chunk_by(|a, b| a.2.second == b.2.second) {
+            for (i, (text, _, line)) in second.iter().enumerate() {
+                let within = (i as f64 + 0.5) / second.len() as f64;
+                let at = line.second as f64 + within;
+                arriving.extend_from_slice(format!("{at:.3}\t{text}\n").as_bytes());
+            }
         }
-        Self { lines, ranks }
+        let lines: Vec<(usize, Line)> = parsed.into_iter().map(|(_, rank, line)| (rank, line)).collect();
+        let ranks = lines.iter().map(|(rank, _)| rank + 1).max().unwrap_or(0);
+        Ok(Self { text: arriving, lines, ranks })
+    }
+
+    /// The seconds of its first and last line.
+    pub fn span(&self) -> (f64, f64) {
+        let at = |l: Option<&(usize, Line)>| l.map_or(0.0, |(_, l)| l.second as f64);
+        (at(self.lines.first()), at(self.lines.last()))
     }
 
     /// Every second's end with the ranks' last lines, those silent for long as idle.
@@ -91,106 +105,73 @@ impl Log {
         })
     }
 
-    pub fn firings(&self, rule: &Rule) -> Vec<Firing> {
-        match rule {
-            Rule::Shipped(bounds) => self.shipped(*bounds),
-            Rule::Textbook(detector, bound) => detector.firings(self, *bound),
+    pub fn firings(&self, detector: &Detector) -> Vec<Firing> {
+        match detector {
+            Detector::Shipped(bound) => self.replayed(*bound),
+            Detector::Textbook(detector, bound) => detector.firings(self, *bound),
         }
     }
 
-    fn shipped(&self, bounds: Bounds) -> Vec<Firing> {
-        let mut departure = Departure::default();
-        let mut state = State::default();
-        let mut gross_since: Option<Time> = None;
-        let mut firings = Vec::new();
-        for (now, lines) in self.seconds() {
-            let members: Vec<Work> = lines.iter().map(Line::work).collect();
-            let now = Time::from_epoch_s(now as f64);
-            let is_quiet = !state.is_firing && state.above_since.is_none() && gross_since.is_none();
-            departure.observe(now, &members, is_quiet);
-            let (ratio, chance, fullest) = gross(&members);
-            let is_gross = ratio > bounds.gross.0 && chance > bounds.gross.1;
-            gross_since = is_gross.then(|| gross_since.unwrap_or(now));
-            let e = departure.evidence().copied();
-            let seen = Seen {
-                departure: e.map_or(0.0, |e| e.value),
-                lately: e.map_or(0.0, |e| e.lately),
-                is_gross: gross_since.is_some_and(|s| now.signed_s_since(s) >= 3.0),
-                is_even: ratio <= 1.5 || chance <= 3.0,
-            };
-            if state.step(now, seen, bounds) {
-                let departed = e.filter(|e| e.value > bounds.departure);
-                let e = departed.unwrap_or(Evidence {
-                    value: 0.0,
-                    lately: 0.0,
-                    member: fullest,
-                    side: Side::High,
-                    course: Course::Load,
-                });
-                let found = onset_of(&departure, &e);
-                firings.push(Firing {
-                    at: now.epoch_s(),
-                    onset: found.map_or(now.epoch_s(), |o| o.at.epoch_s()),
-                    rank: e.member,
-                    by: match (departed, e.course) {
-                        (None, _) => "gross",
-                        (_, Course::Load) => "load",
-                        (_, Course::Tokens) => "tokens",
-                        (_, Course::Speed) => "speed",
-                    },
-                });
-            }
+    /// Through the core in simulated time. A firing is dated to the end of its second, as the
+    /// textbook detectors' are.
+    fn replayed(&self, bound: Option<f64>) -> Vec<Firing> {
+        let mut watch = Watch::new(setup(bound), Time::default());
+        let (target, source) = (TargetId(0), SourceId(0));
+        let lines = self.text.clone();
+        let seen = Observation::Lines { target, source, lines, arrival: Arrival::Recorded };
+        let mut effects = Vec::new();
+        watch.observe(&seen, Time::default(), &mut effects);
+        let changes = effects.into_iter().filter_map(|e| match e {
+            Effect::Changed { change, .. } => Some(change),
+            _ => None,
+        });
+        changes.filter(|c| c.is_onset()).filter_map(|c| Firing::of(&c)).collect()
+    }
+}
+
+impl Firing {
+    fn of(change: &Change) -> Option<Self> {
+        let finding = change.finding.as_ref()?;
+        let Some(LabelValue::Index(rank)) = finding.rank.get("dp_rank") else { return None };
+        Some(Self {
+            at: change.at.epoch_s().floor() + 1.0,
+            onset: finding.onset.epoch_s(),
+            rank: usize::try_from(*rank).ok()?,
+            by: format!("{} {:?}", finding.statistic, finding.side),
+        })
+    }
+}
+
+fn setup(bound: Option<f64>) -> Setup {
+    let mut rule = shipped_rule();
+    for condition in &mut rule.trigger.conditions {
+        if condition.statistic == Statistic::Departure {
+            condition.bound = bound.unwrap_or(condition.bound);
         }
-        firings
+    }
+    let server: Arc<str> = "server".into();
+    Setup {
+        rules: vec![rule],
+        catalog: Arc::new(Catalog::default()),
+        patterns: Vec::new(),
+        sources: vec![(SourceId(0), "log".into())],
+        targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
+        policy: Policy::default(),
+        ledger: Ledger::default(),
+        zone: TimeZone::UTC,
+        mode: Mode::Replay,
     }
 }
 
-/// What the rule's conditions see in one second.
-#[derive(Clone, Copy)]
-struct Seen {
-    departure: f64,
-    lately: f64,
-    is_gross: bool,
-    is_even: bool,
-}
-
-/// max/mean, the excess over the peers in units of chance, and the fullest rank.
-fn gross(members: &[Work]) -> (f64, f64, usize) {
-    let n = members.len() as f64;
-    let mean = members.iter().map(|m| m.load).sum::<f64>() / n;
-    let fullest =
-        (0..members.len()).max_by(|a, b| members[*a].load.total_cmp(&members[*b].load)).unwrap_or(0);
-    let most = members[fullest].load;
-    if mean < 2.0 {
-        return (1.0, 0.0, fullest);
-    }
-    let peers = (mean * n - most) / (n - 1.0);
-    (most / mean, (most - peers) / (mean * n / (n - 1.0)).sqrt(), fullest)
-}
-
-/// The least of a rule's states.
-#[derive(Default)]
-struct State {
-    is_firing: bool,
-    above_since: Option<Time>,
-    below_since: Option<Time>,
-}
-
-impl State {
-    fn step(&mut self, now: Time, seen: Seen, bounds: Bounds) -> bool {
-        if self.is_firing {
-            self.below_since =
-                (seen.lately < bounds.clear && seen.is_even).then(|| self.below_since.unwrap_or(now));
-            if self.below_since.is_some_and(|s| now.since(s) >= Duration::from_secs(10)) {
-                *self = Self::default();
-            }
-            return false;
-        }
-        self.above_since = (seen.departure > bounds.departure).then(|| self.above_since.unwrap_or(now));
-        self.is_firing =
-            seen.is_gross || self.above_since.is_some_and(|s| now.signed_s_since(s) >= bounds.hold_s);
-        self.is_firing
-    }
+/// As the binary carries it.
+fn shipped_rule() -> Rule {
+    let catalog = Catalog::default();
+    let names: Vec<&str> = catalog.names().collect();
+    let of = |name: &str| catalog.signal_named(name);
+    let preset = rules::preset(RULE).unwrap();
+    let file = [(preset.name, preset.text)];
+    let loaded = rules::load(file, Signals { of: &of, names: &names }, &CaptureSpec::None);
+    loaded.rules.into_iter().next().unwrap().rule
 }
 
 impl Line {
@@ -205,16 +186,7 @@ impl Line {
             let rest = &line[line.find(key)? + key.len()..];
             rest[..rest.find(',').unwrap_or(rest.len())].parse().ok()
         };
-        Some((
-            rank,
-            Self {
-                second,
-                running: field("#running-req: ")?,
-                queued: field("#queue-req: ")?,
-                tokens: field("#token: ")?,
-                throughput: field("gen throughput (token/s): ")?,
-            },
-        ))
+        Some((rank, Self { second, running: field("#running-req: ")?, queued: field("#queue-req: ")? }))
     }
 
     /// A rank that has said nothing for six seconds is idle.
@@ -225,15 +197,6 @@ impl Line {
     pub fn load(&self) -> f64 {
         self.running + self.queued
     }
-
-    fn work(&self) -> Work {
-        Work {
-            load: self.load(),
-            tokens: Some(self.tokens),
-            speed: (self.running > 0.0).then(|| self.throughput / self.running),
-            at: Time::from_epoch_s(self.second as f64),
-        }
-    }
 }
 
 /// Days from the epoch to a date (Howard Hinnant's days_from_civil).
@@ -242,9 +205,4 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
     let (era, yoe) = (y.div_euclid(400), y.rem_euclid(400));
     let doy = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
     era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468
-}
-
-fn onset_of(departure: &Departure, e: &Evidence) -> Option<onset::Onset> {
-    let course: Vec<(Time, f64)> = departure.history(e.member, e.course).collect();
-    onset::locate(&course, e.side, e.course.manner())
 }

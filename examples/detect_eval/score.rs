@@ -1,11 +1,11 @@
 //! What the firings of one configuration are worth against the labels.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::run::{Firing, Log, Rule};
+use super::run::{Detector, Firing};
 
 /// Nothing can fire earlier: a detector needs this long to see what is normal.
 const WARM_S: f64 = 60.0;
@@ -21,13 +21,29 @@ pub struct Label {
     pub onset_unix: Option<f64>,
     pub rank: Option<usize>,
     pub rank2: Option<usize>,
+    #[serde(skip)]
+    pub path: PathBuf,
+}
+
+impl Label {
+    pub fn configuration(&self) -> String {
+        let router = if self.router == "rr" { "round robin" } else { &self.router };
+        format!("{router}, {}", self.load)
+    }
+}
+
+/// One log through one detector.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The seconds of its first and last line.
+    pub span: (f64, f64),
+    pub firings: Vec<Firing>,
 }
 
 #[derive(Default)]
 struct Kind {
     of: usize,
     found: usize,
-    early: usize,
     right: usize,
     delays: Vec<f64>,
     errors: Vec<f64>,
@@ -43,65 +59,26 @@ pub struct Scores {
     before_alarms: usize,
 }
 
-const ORDER: [&str; 8] =
-    ["sticky", "hot_prefix", "oscillation", "drained", "slow_rank", "drift", "burst_heal", "load_step"];
+const FIRE: [&str; 6] = ["sticky", "hot_prefix", "oscillation", "drained", "slow_rank", "drift"];
+const QUIET: [&str; 2] = ["burst_heal", "load_step"];
 
 impl Scores {
-    pub fn of(logs: &[(Log, Label)], rule: &Rule, verbose: bool) -> Self {
-        let mut scores = Self::default();
-        for (log, label) in logs {
-            let firings = log.firings(rule);
-            scores.add(log, label, &firings, verbose);
-        }
-        scores
-    }
-
-    fn add(&mut self, log: &Log, label: &Label, firings: &[Firing], verbose: bool) {
-        let begin = log.lines.first().map_or(0.0, |l| l.1.second as f64) + WARM_S;
-        let end = log.lines.last().map_or(0.0, |l| l.1.second as f64);
+    pub fn add(&mut self, label: &Label, run: &Run) {
+        let begin = run.span.0 + WARM_S;
         let Some(onset) = label.onset_unix else {
-            self.normal_h += (end - begin).max(0.0) / 3600.0;
-            self.normal_alarms += firings.len();
-            if verbose {
-                firings.iter().for_each(|f| {
-                    println!(
-                        "  normal {}: at {} by {} rank {}",
-                        label.file,
-                        f.at - begin + WARM_S,
-                        f.by,
-                        f.rank
-                    )
-                });
-            }
+            self.normal_h += (run.span.1 - begin).max(0.0) / 3600.0;
+            self.normal_alarms += run.firings.len();
             return;
         };
         self.before_h += (onset - begin).max(0.0) / 3600.0;
-        self.before_alarms += firings.iter().filter(|f| f.at < onset).count();
+        self.before_alarms += run.firings.iter().filter(|f| f.at < onset).count();
         let kind = self.kinds.entry(label.kind.clone()).or_default();
         kind.of += 1;
-        kind.early += usize::from(firings.iter().any(|f| f.at < onset));
-        let Some(first) = firings.iter().find(|f| f.at >= onset) else {
-            if verbose {
-                println!("  {} {}: nothing", label.kind, label.seed);
-            }
-            return;
-        };
+        let Some(first) = run.firings.iter().find(|f| f.at >= onset) else { return };
         kind.found += 1;
         kind.delays.push(first.at - onset);
         kind.errors.push(first.onset - onset);
         kind.right += usize::from(Some(first.rank) == label.rank || Some(first.rank) == label.rank2);
-        if verbose {
-            println!(
-                "  {} {}: +{:.1} s, onset {:+.1} s, rank {} of {:?} by {}",
-                label.kind,
-                label.seed,
-                first.at - onset,
-                first.onset - onset,
-                first.rank,
-                label.rank,
-                first.by
-            );
-        }
     }
 
     pub fn false_alarms_h(&self) -> f64 {
@@ -109,10 +86,10 @@ impl Scores {
     }
 
     /// One point of the frontier.
-    pub fn point(&self, configuration: &str, rule: &Rule) -> Point {
-        let (detector, bound) = match rule {
-            Rule::Shipped(b) => ("skewtrap", b.departure),
-            Rule::Textbook(t, b) => (t.name(), *b),
+    pub fn point(&self, configuration: &str, detector: &Detector) -> Point {
+        let (detector, bound) = match detector {
+            Detector::Shipped(bound) => ("skewtrap", bound.unwrap_or(f64::NAN)),
+            Detector::Textbook(t, b) => (t.name(), *b),
         };
         let pooled = |kinds: &[&str]| {
             let of = || self.kinds.iter().filter(|(name, _)| kinds.contains(&name.as_str()));
@@ -124,9 +101,72 @@ impl Scores {
             detector,
             bound,
             false_alarms_h: self.false_alarms_h(),
-            sudden_s: pooled(&["sticky", "hot_prefix", "oscillation", "drained"]),
-            creeping_s: pooled(&["slow_rank", "drift"]),
+            sudden_s: pooled(&FIRE[..4]),
+            creeping_s: pooled(&FIRE[4..]),
         }
+    }
+
+    /// What the table says of one kind.
+    fn cell(&self, kind: &str) -> String {
+        let Some(k) = self.kinds.get(kind) else { return "-".into() };
+        if QUIET.contains(&kind) {
+            return format!("{}/{}", k.found, k.of);
+        }
+        let absolute: Vec<f64> = k.errors.iter().map(|e| e.abs()).collect();
+        let (delay, error, bias) = (median_of_all(&k.delays, k.of), median(&absolute), median(&k.errors));
+        format!("{}/{}, {delay:.1} s, {error:.1} s ({bias:+.1})", k.found, k.of)
+    }
+}
+
+/// All configurations as one Markdown table, as it stands in docs/detection.md.
+pub fn table(scores: &BTreeMap<String, Scores>) -> String {
+    let mut rows = vec![
+        row("", scores, |name, _| name.to_owned()),
+        row("---", scores, |_, _| "---".into()).replace(' ', ""),
+        row("false alarms an hour", scores, |_, s| {
+            let alarms = s.normal_alarms + s.before_alarms;
+            format!("{:.2} ({alarms} in {:.1} h)", s.false_alarms_h(), s.normal_h + s.before_h)
+        }),
+    ];
+    let head = |kind: &str| match kind {
+        "sticky" => "sticky: found, delay, onset error (bias)".to_owned(),
+        kind if QUIET.contains(&kind) => format!("{kind} fired (must not)"),
+        kind => kind.to_owned(),
+    };
+    rows.extend(FIRE.iter().map(|kind| row(&head(kind), scores, |_, s| s.cell(kind))));
+    rows.push(row("right rank, of all found", scores, |_, s| {
+        let sum = |of: fn(&Kind) -> usize| FIRE.iter().filter_map(|k| s.kinds.get(*k)).map(of).sum::<usize>();
+        format!("{}/{}", sum(|k| k.right), sum(|k| k.found))
+    }));
+    rows.extend(QUIET.iter().map(|kind| row(&head(kind), scores, |_, s| s.cell(kind))));
+    rows.concat()
+}
+
+fn row(head: &str, scores: &BTreeMap<String, Scores>, cell: impl Fn(&str, &Scores) -> String) -> String {
+    let cells: Vec<String> = scores.iter().map(|(name, s)| cell(name, s)).collect();
+    format!("| {head} | {} |\n", cells.join(" | "))
+}
+
+/// Every firing of a run, and what it was of.
+pub fn tell(label: &Label, run: &Run) {
+    let onset = label.onset_unix;
+    let after = |f: &&Firing| onset.is_some_and(|onset| f.at >= onset);
+    for f in run.firings.iter().filter(|f| !after(f)) {
+        println!("  {}: false alarm at {:.0} s, rank {} by {}", label.file, f.at - run.span.0, f.rank, f.by);
+    }
+    match (run.firings.iter().find(after), onset) {
+        (Some(f), Some(onset)) => println!(
+            "  {} {}: +{:.1} s, onset {:+.1} s, rank {} of {:?} by {}",
+            label.kind,
+            label.seed,
+            f.at - onset,
+            f.onset - onset,
+            f.rank,
+            label.rank,
+            f.by
+        ),
+        (None, Some(_)) => println!("  {} {}: nothing", label.kind, label.seed),
+        _ => {}
     }
 }
 
@@ -156,47 +196,5 @@ fn median(values: &[f64]) -> f64 {
         0 => f64::NAN,
         n if n % 2 == 1 => v[n / 2],
         n => (v[n / 2 - 1] + v[n / 2]) / 2.0,
-    }
-}
-
-impl fmt::Display for Scores {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "false alarms: {} in {:.1} h of normal load, {} in {:.1} h before onsets: {:.2}/h",
-            self.normal_alarms,
-            self.normal_h,
-            self.before_alarms,
-            self.before_h,
-            self.false_alarms_h()
-        )?;
-        writeln!(
-            f,
-            "| kind | found | median delay s | 90 % | rank right | median onset error s | bias s | voided by an earlier alarm |"
-        )?;
-        writeln!(f, "|---|---|---|---|---|---|---|---|")?;
-        for name in ORDER {
-            let Some(k) = self.kinds.get(name) else { continue };
-            let absolute: Vec<f64> = k.errors.iter().map(|e| e.abs()).collect();
-            let mut sorted = k.delays.clone();
-            sorted.sort_by(f64::total_cmp);
-            let p90 = sorted
-                .get((sorted.len() * 9 / 10).min(sorted.len().saturating_sub(1)))
-                .copied()
-                .unwrap_or(f64::NAN);
-            writeln!(
-                f,
-                "| {name} | {}/{} | {:.1} | {p90:.1} | {}/{} | {:.1} | {:+.1} | {} |",
-                k.found,
-                k.of,
-                median_of_all(&k.delays, k.of),
-                k.right,
-                k.found,
-                median(&absolute),
-                median(&k.errors),
-                k.early
-            )?;
-        }
-        Ok(())
     }
 }

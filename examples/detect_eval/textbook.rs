@@ -55,7 +55,7 @@ impl Textbook {
             }
             if last.is_none_or(|l| i - l > 60) {
                 let at = frames[i].0 as f64;
-                firings.push(Firing { at, onset: at - 5.0, rank: *rank, by: "" });
+                firings.push(Firing { at, onset: at - 5.0, rank: *rank, by: String::new() });
             }
             last = Some(i);
         }

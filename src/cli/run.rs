@@ -1,11 +1,16 @@
 //! `skewtrap run`: beside a live server.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::Sender;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::{rules, wrong};
@@ -15,6 +20,10 @@ use crate::agent::{self, Reload};
 use crate::config::file::{self, Config, LogFormatText};
 use crate::config::target::Target;
 use crate::decide::capture::CaptureSpec;
+use crate::observe::changed::Changed;
+
+/// How often the files of the configuration are looked at for changes.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Watches a server, and takes a window at the onset of an imbalance.
 ///
@@ -77,17 +86,18 @@ impl RunArgs {
 /// # Errors
 /// The configuration is wrong, or the state cannot be opened.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let config = config_of(args)?;
+    let (config, read) = config_and_files(args);
+    let config = config?;
     start_logging(config.log);
     let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
     let plan = Plan::of(&config, &flags).map_err(|e| wrong(&format!("{e:#}")))?;
     announce(&plan);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(watch(args.clone(), plan))?;
+    runtime.block_on(watch(args.clone(), plan, read))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn watch(args: RunArgs, plan: Plan) -> anyhow::Result<()> {
+async fn watch(args: RunArgs, plan: Plan, read: Vec<PathBuf>) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = cancel.clone();
@@ -98,21 +108,27 @@ async fn watch(args: RunArgs, plan: Plan) -> anyhow::Result<()> {
         }
         stop.cancel();
     });
-    let mut hangups = signal(SignalKind::hangup())?;
     let (again, reloads) = tokio::sync::mpsc::channel(1);
-    tokio::spawn(async move {
-        while hangups.recv().await.is_some() {
-            // One that waits already will read the newest file.
-            let _ = again.try_send(());
-        }
-    });
+    let changed = Changed::since_now(&read);
+    let read = Arc::new(Mutex::new(read));
+    tokio::spawn(reload_when(signal(SignalKind::hangup())?, changed, read.clone(), again));
     let run = agent::Run {
         clock: Clock::start(),
         cancel,
         reloads,
         on_effect: Box::new(|_| {}),
         reload: Box::new(move || {
-            let config = config_of(&args)?;
+            let (config, new) = config_and_files(&args);
+            // A file that is broken names no others: those that it named are still watched.
+            let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
+            match &config {
+                Ok(_) => *read = new,
+                Err(_) => {
+                    let fresh: Vec<PathBuf> = new.into_iter().filter(|n| !read.contains(n)).collect();
+                    read.extend(fresh);
+                }
+            }
+            let config = config?;
             Ok(Reload {
                 rules: rules_of(&config),
                 catalog: config.catalog.clone(),
@@ -124,14 +140,61 @@ async fn watch(args: RunArgs, plan: Plan) -> anyhow::Result<()> {
     agent::run(plan, run).await
 }
 
+/// Asks for the configuration to be read again at every SIGHUP, and whenever a file that it was read
+/// from has changed.
+async fn reload_when(
+    mut hangups: Signal,
+    mut changed: Changed,
+    read: Arc<Mutex<Vec<PathBuf>>>,
+    again: Sender<()>,
+) {
+    let files = || read.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        let is_asked = tokio::select! {
+            hangup = hangups.recv() => hangup.is_some(),
+            _ = ticks.tick() => false,
+        };
+        let now = files();
+        // A file system that hangs must not hang the agent.
+        let looked = tokio::task::spawn_blocking(move || {
+            let is_changed = if is_asked {
+                changed = Changed::since_now(&now);
+                true
+            } else {
+                changed.look(&now)
+            };
+            (changed, is_changed)
+        });
+        let Ok((back, is_changed)) = looked.await else { return };
+        changed = back;
+        if is_changed {
+            // One that waits already will read the newest files.
+            let _ = again.try_send(());
+        }
+    }
+}
+
 /// The configuration of a file, or of the flags alone.
 ///
 /// # Errors
 /// It is wrong: every problem was printed.
 pub fn config_of(args: &RunArgs) -> anyhow::Result<Config> {
+    config_and_files(args).0
+}
+
+/// Likewise, and every file and folder that it was read from, also when it is wrong.
+fn config_and_files(args: &RunArgs) -> (anyhow::Result<Config>, Vec<PathBuf>) {
+    let files = RefCell::new(Vec::new());
+    let config = config_from(args, &files);
+    (config, files.into_inner())
+}
+
+fn config_from(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
     let mut config = match &args.config {
-        Some(path) => read(path)?,
-        None => of_flags(args)?,
+        Some(path) => read(path, files)?,
+        None => of_flags(args, files)?,
     };
     if let Some(dir) = &args.output_dir {
         for checked in &mut config.rules {
@@ -152,7 +215,7 @@ pub fn config_of(args: &RunArgs) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn of_flags(args: &RunArgs) -> anyhow::Result<Config> {
+fn of_flags(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
     if args.url.is_none() && args.log.is_empty() {
         bail!(wrong("nothing to watch: give --url http://127.0.0.1:30000, --log FILE, or --config FILE"));
     }
@@ -162,24 +225,29 @@ fn of_flags(args: &RunArgs) -> anyhow::Result<Config> {
     } else {
         format!("rules: {}", serde_json::to_string(&rule_paths)?)
     };
-    let mut config = checked("the command line", &text, Path::new("."))?;
+    let mut config = checked("the command line", &text, Path::new("."), files)?;
     config.targets = vec![Target::of(args.url.as_deref(), &args.log)];
     Ok(config)
 }
 
-fn read(path: &Path) -> anyhow::Result<Config> {
+fn read(path: &Path, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
+    files.borrow_mut().push(path.to_owned());
     let text =
         std::fs::read_to_string(path).map_err(|e| wrong(&format!("cannot read {}: {e}", path.display())))?;
-    checked(&path.display().to_string(), &text, path.parent().unwrap_or(Path::new(".")))
+    checked(&path.display().to_string(), &text, path.parent().unwrap_or(Path::new(".")), files)
 }
 
-fn checked(name: &str, text: &str, beside: &Path) -> anyhow::Result<Config> {
-    let load = |path: &str| rules::texts_of(&[beside.join(path)]).map_err(|e| e.to_string());
+fn checked(name: &str, text: &str, beside: &Path, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
+    let load = |path: &str| {
+        let path = beside.join(path);
+        files.borrow_mut().push(path.clone());
+        rules::texts_of(&[path]).map_err(|e| e.to_string())
+    };
     let loaded = file::load(name, text, &load);
     for diagnostic in &loaded.diagnostics {
         anstream::eprintln!("{diagnostic}");
     }
-    loaded.config.ok_or_else(|| wrong(&format!("{name} is wrong; nothing was started")))
+    loaded.config.ok_or_else(|| wrong(&format!("{name} is wrong")))
 }
 
 /// What the agent may do to the server, in words, before it does anything.

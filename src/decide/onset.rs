@@ -7,6 +7,8 @@
 //! whitened first (Cochrane and Orcutt 1949) with the memory seen before the alarm.
 //! The uncertainty is the profile likelihood's: every break that explains the course nearly as well.
 
+use std::time::Duration;
+
 use crate::decide::rule::Side;
 use crate::decide::time::Time;
 
@@ -41,21 +43,32 @@ pub fn locate(course: &[(Time, f64)], side: Side, manner: Manner) -> Option<Onse
         return None;
     }
     let sign = if side == Side::Low { -1.0 } else { 1.0 };
-    let white = Whitened::of(&course.iter().map(|(_, d)| sign * d).collect::<Vec<_>>());
-    let shapes: Vec<_> = manner.shapes(side).iter().map(|climb| white.shape(*climb)).collect();
+    let step_s = course[course.len() - 1].0.signed_s_since(course[0].0) / (course.len() - 1) as f64;
+    let times: Vec<f64> =
+        course.iter().map(|(t, _)| t.signed_s_since(course[0].0) / step_s.max(1e-9)).collect();
+    let white = Whitened::of(&course.iter().map(|(_, d)| sign * d).collect::<Vec<_>>(), &times);
+    let shapes: Vec<_> = manner.shapes(side).iter().map(|climb| white.shape(*climb, &times)).collect();
     let fits: Vec<f64> = (MARGIN..course.len() - MARGIN)
-        .map(|from| shapes.iter().map(|shape| white.misfit(shape, from)).fold(f64::INFINITY, f64::min))
+        .map(|from| {
+            let misfits = shapes.iter().map(|shape| white.misfit(shape, from, times[from]));
+            // Nobody knows the scale of its age, so all scales are equally likely beforehand: else the
+            // many breaks long ago would explain a short climb by accident.
+            let age = 1.0 + times[times.len() - 1] - times[from];
+            misfits.fold(f64::INFINITY, f64::min) + age.ln()
+        })
         .collect();
     let best = (0..fits.len()).min_by(|a, b| fits[*a].total_cmp(&fits[*b]))?;
     let is_as_good = |f: &f64| f - fits[best] <= AS_GOOD;
     let first = fits.iter().position(is_as_good)?;
     let last = fits.iter().rposition(is_as_good)?;
-    let step_s = course[course.len() - 1].0.signed_s_since(course[0].0) / (course.len() - 1) as f64;
-    let place = best + MARGIN;
+    let (place, next) = (best + MARGIN, (best + MARGIN + 1).min(course.len() - 1));
+    let apart_s = course[next].0.signed_s_since(course[place].0);
+    // A climb begins at its foot; a jump lies between the last point before it and the first after.
+    let into_s = if manner == Manner::Jumps { apart_s / 2.0 } else { 0.0 };
     Some(Onset {
-        at: course[place].0,
+        at: course[place].0 + Duration::from_secs_f64(into_s.max(0.0)),
         error_s: ((last - first) as f64 / 2.0).max(LEAST_ERROR_POINTS) * step_s,
-        first_sample: course[(place + 1).min(course.len() - 1)].0,
+        first_sample: course[next].0,
     })
 }
 
@@ -74,48 +87,63 @@ impl Manner {
             (Self::Jumps, _) => &[Climb(0.5), Climb(10.0)],
             // A load cannot fall below nothing: it levels off, at once when the rank died.
             (_, Side::Low) => &[Climb(STRAIGHT), Climb(30.0), Climb(10.0), Climb(0.5)],
-            _ => &[Climb(STRAIGHT)],
+            // Work leaves the faster the more there is: a climb bends, unless the rank is swamped.
+            _ => &[Climb(STRAIGHT), Climb(10.0)],
         }
     }
 }
 
 /// A course whose normal part no longer remembers itself.
 struct Whitened {
-    memory: f64,
+    /// How much of each point is left in the next.
+    memories: Vec<f64>,
     values: Vec<f64>,
     sum: f64,
     squares: f64,
 }
 
 impl Whitened {
-    fn of(y: &[f64]) -> Self {
+    /// `times` in steps: points need not lie at even distances.
+    fn of(y: &[f64], times: &[f64]) -> Self {
         let memory = TRUSTED_MEMORY * memory_of(&y[..y.len() / 2]);
-        let values: Vec<f64> = y.windows(2).map(|w| w[1] - memory * w[0]).collect();
+        let memories: Vec<f64> = times.windows(2).map(|t| memory.powf(t[1] - t[0])).collect();
+        let values: Vec<f64> = y.windows(2).zip(&memories).map(|(w, m)| w[1] - m * w[0]).collect();
         let (sum, squares) = (values.iter().sum(), values.iter().map(|v| v * v).sum());
-        Self { memory, values, sum, squares }
+        Self { memories, values, sum, squares }
     }
 
-    /// A climb that begins at the first point, whitened like the course. One that begins later is
-    /// the same, moved: before its break it is zero, whitened too.
-    fn shape(&self, climb: Climb) -> Shape {
-        let points = 0..self.values.len();
-        let values: Vec<f64> = points.map(|i| climb.at(i + 1) - self.memory * climb.at(i)).collect();
-        let mut sums = Vec::with_capacity(values.len() + 1);
-        sums.push((0.0, 0.0));
-        for v in &values {
-            let (sum, squares) = sums[sums.len() - 1];
-            sums.push((sum + v, squares + v * v));
+    /// Whitened, a climb that breaks at `t` is `level - fall * exp(t / constant)` from there on, and
+    /// nothing before. So the sums that a fit needs are made once, from every point to the end, and
+    /// each break costs the same whatever the length.
+    fn shape(&self, Climb(constant): Climb, times: &[f64]) -> Shape {
+        let fallen = |t: f64| constant * (-t / constant).exp();
+        let mut sums = vec![Sums::default(); self.values.len() + 1];
+        for i in (0..self.values.len()).rev() {
+            let (memory, value) = (self.memories[i], self.values[i]);
+            let level = constant * (1.0 - memory);
+            let fall = fallen(times[i + 1]) - memory * fallen(times[i]);
+            let behind = sums[i + 1];
+            sums[i] = Sums {
+                level: behind.level + level,
+                fall: behind.fall + fall,
+                level_level: behind.level_level + level * level,
+                level_fall: behind.level_fall + level * fall,
+                fall_fall: behind.fall_fall + fall * fall,
+                level_value: behind.level_value + level * value,
+                fall_value: behind.fall_value + fall * value,
+            };
         }
-        Shape { values, sums }
+        Shape { constant, sums }
     }
 
-    /// Minus the log-likelihood of a level and `shape` from the point `from` on, upwards only, up to
-    /// a constant.
-    fn misfit(&self, shape: &Shape, from: usize) -> f64 {
-        let n = self.values.len() as f64;
-        let behind = &self.values[from..];
-        let (sx, sxx) = shape.sums[behind.len()];
-        let sxy = dot(behind, &shape.values[..behind.len()]);
+    /// Minus the log-likelihood of a level and a climb that breaks at the point `from`, at `time`;
+    /// upwards only, up to a constant.
+    fn misfit(&self, shape: &Shape, from: usize, time: f64) -> f64 {
+        let (n, s) = (self.values.len() as f64, &shape.sums[from]);
+        let g = (time / shape.constant).exp();
+        let sx = s.level - g * s.fall;
+        let sxx = s.level_level - 2.0 * g * s.level_fall + g * g * s.fall_fall;
+        let sxy = s.level_value - g * s.fall_value;
         let (xx, xy) = (sxx - sx * sx / n, sxy - sx * self.sum / n);
         let yy = self.squares - self.sum * self.sum / n;
         let is_flat = xx <= 1e-12 || xy <= 0.0;
@@ -124,34 +152,27 @@ impl Whitened {
     }
 }
 
-/// A whitened climb, and the sums and sums of squares of its first values.
-struct Shape {
-    values: Vec<f64>,
-    sums: Vec<(f64, f64)>,
-}
-
-/// The sum of products, in four lanes: added one by one, each waits for the one before.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let (a, b) = (a.chunks_exact(4), b.chunks_exact(4));
-    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();
-    let mut lanes = [0.0; 4];
-    for (a, b) in a.zip(b) {
-        for (lane, (a, b)) in lanes.iter_mut().zip(a.iter().zip(b)) {
-            *lane += a * b;
-        }
-    }
-    lanes.iter().sum::<f64>() + rest
-}
-
 /// A climb that levels off, with this many points as its time constant.
 #[derive(Clone, Copy)]
 struct Climb(f64);
 
-impl Climb {
-    /// How high it is so many points after its break.
-    fn at(self, points: usize) -> f64 {
-        self.0 * (1.0 - (-(points as f64) / self.0).exp())
-    }
+/// What is known of a climb before its break is.
+struct Shape {
+    constant: f64,
+    /// From each point to the last.
+    sums: Vec<Sums>,
+}
+
+/// Sums of products of a climb's two parts and the course.
+#[derive(Clone, Copy, Default)]
+struct Sums {
+    level: f64,
+    fall: f64,
+    level_level: f64,
+    level_fall: f64,
+    fall_fall: f64,
+    level_value: f64,
+    fall_value: f64,
 }
 
 /// How much of the last difference is left in the next: lag-one correlation, from what is normal.
@@ -167,8 +188,6 @@ fn memory_of(y: &[f64]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn course(f: impl Fn(f64) -> f64) -> Vec<(Time, f64)> {
@@ -204,6 +223,29 @@ mod tests {
         let onset = locate(&course(|i| (i - 50.0).max(0.0).powi(2) / 700.0), Side::High, Manner::Accumulates)
             .unwrap();
         assert!(error_s(onset, 50.0) <= 25.0, "{onset:?}");
+    }
+
+    #[test]
+    fn a_climb_that_bends_is_found_at_its_foot_too() {
+        let bent = |i: f64| 6.0 * (1.0 - (-(i - 95.0).max(0.0) / 10.0).exp());
+        let onset = locate(&course(bent), Side::High, Manner::Accumulates).unwrap();
+        assert!(error_s(onset, 95.0) <= 1.5, "{onset:?}");
+    }
+
+    #[test]
+    fn a_jump_lies_between_the_last_point_before_it_and_the_first_after() {
+        let jump = |i: f64| if i >= 101.0 { 5.0 } else { 0.0 };
+        let onset = locate(&course(jump), Side::High, Manner::Jumps).unwrap();
+        assert_eq!(onset.at.epoch_s() - 1_000.0, 100.5);
+    }
+
+    #[test]
+    fn points_at_uneven_distances_are_taken_at_their_times() {
+        let climb = course(|i| (i - 90.0).max(0.0) * 0.5);
+        let seldom: Vec<_> =
+            climb.into_iter().enumerate().filter(|(i, _)| *i < 90 || i % 3 == 0).map(|(_, p)| p).collect();
+        let onset = locate(&seldom, Side::High, Manner::Accumulates).unwrap();
+        assert!(error_s(onset, 90.0) <= 1.5, "{onset:?}");
     }
 
     #[test]

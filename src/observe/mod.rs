@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod artifact;
+pub mod changed;
 pub mod configuration;
 pub mod poll;
 pub mod process;

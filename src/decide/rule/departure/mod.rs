@@ -10,14 +10,14 @@
 //!
 //! Sources: variance-stabilising root (Anscombe 1948); multivariate EWMA (Lowry et al. 1992).
 
+mod history;
 mod spread;
 mod tick;
 mod usual;
 
-use std::collections::VecDeque;
-
 use serde::Serialize;
 
+use self::history::History;
 use self::spread::{Seen, Spread};
 use self::tick::Bin;
 use self::usual::Usual;
@@ -64,9 +64,8 @@ const ALARMING: f64 = 4.5;
 const RECENT: usize = 4;
 /// ... and reaches no farther than this.
 const RECEDING: f64 = 4.0;
-/// How many ticks of differences are kept for finding the onset.
-const KEPT: usize = 150;
-
+/// A load that has grown this much is another regime; more is not expected of its spread.
+const MOST_GROWN: f64 = 4.0;
 /// What is known of one member at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
@@ -137,8 +136,13 @@ pub struct Departure {
     absolute: Vec<f64>,
     /// ... its own usual load, on the scale of the differences.
     level: Vec<f64>,
+    /// The load in the group's middle in this tick, and when its spread was learned.
+    middle: f64,
+    usual_middle: f64,
     usual: Usual,
-    kept: VecDeque<(Time, Vec<[f32; 2]>)>,
+    /// When each member was measured in this tick.
+    times: Vec<Option<Time>>,
+    history: History,
     evidence: Option<Evidence>,
 }
 
@@ -192,8 +196,7 @@ impl Departure {
     /// The recent differences of `member` from its peers, oldest first, for `onset::locate`: positive
     /// when it has more work or, for its speed, is slower. What tokens tell shows in the load.
     pub fn history(&self, member: usize, course: Course) -> impl Iterator<Item = (Time, f64)> {
-        let (place, sign) = if course == Course::Speed { (1, -1.0) } else { (0, 1.0) };
-        self.kept.iter().map(move |(t, d)| (*t, sign * f64::from(d[member][place])))
+        self.history.of(member, course)
     }
 
     fn of(members: usize, now: Time) -> Self {
@@ -204,6 +207,7 @@ impl Departure {
             recent: vec![[0.0; RECENT]; members],
             absolute: vec![0.0; members],
             level: vec![0.0; members],
+            times: vec![None; members],
             usual: Usual::new(members),
             changed: now,
             ..Self::default()
@@ -211,11 +215,16 @@ impl Departure {
     }
 
     fn tick(&mut self, now: Time, may_learn: bool) {
+        self.times.iter_mut().zip(&self.bins).for_each(|(t, b)| *t = b.time());
         self.difference();
         self.ticks += 1;
-        self.remember(now);
+        let usual = |m: usize, d: &[f64; COURSES]| std::array::from_fn(|c| d[c] - self.usual.of(m)[c]);
+        let members = self.raw.iter().zip(&self.times).enumerate();
+        self.history.keep(now, members.map(|(m, (d, at))| (usual(m, d), *at)));
         let n = self.bins.len();
-        let inflated = 1.0 + UNSURE / (f64::from(self.learned + 1) * (n as f64 - 1.0).max(1.0).sqrt());
+        let unsure = 1.0 + UNSURE / (f64::from(self.learned + 1) * (n as f64 - 1.0).max(1.0).sqrt());
+        let grown = self.grown();
+        let inflated = [unsure * grown, unsure * grown, unsure];
         let mut worst =
             Evidence { value: 0.0, lately: 0.0, member: 0, side: Side::High, course: Course::Load };
         let mut extreme = [(0.0, 0); SCALES.len()];
@@ -226,7 +235,7 @@ impl Departure {
                 let weight = (1.0 / scale).max(1.0 / f64::from(self.ticks));
                 let s = &mut self.smooth[m][k];
                 (0..COURSES).for_each(|c| s[c] += weight * (clipped[c] - s[c]));
-                let seen = self.spread[k].measure(s, inflated);
+                let seen = self.spread[k].measure(s, &inflated);
                 if seen.total > extreme[k].0 {
                     extreme[k] = (seen.total, m);
                 }
@@ -247,6 +256,13 @@ impl Departure {
             let weight = (1.0 / MEMORY).max(1.0 / f64::from(self.learned));
             self.level.iter_mut().zip(&self.absolute).for_each(|(l, a)| *l += weight * (a - *l));
         }
+    }
+
+    /// How much wider the spread may be than it was when it was learned, because the whole group has
+    /// more to do than then: loads near a server's limit scatter in proportion, not as counts do, and
+    /// their root's variance grows with the load. It is learned anew as the load stays.
+    fn grown(&self) -> f64 {
+        if self.usual_middle > 0.0 { (self.middle / self.usual_middle).clamp(1.0, MOST_GROWN) } else { 1.0 }
     }
 
     /// The differences of `m` less the usual ones, outliers drawn in.
@@ -292,6 +308,10 @@ impl Departure {
             raw[SPEED] = bin.speed().filter(|s| *s > 0.0).map_or(f64::NAN, f64::ln);
         }
         self.absolute.iter_mut().zip(&self.raw).for_each(|(a, r)| *a = r[LOAD]);
+        // Of two, the lesser: else the one that departs takes the middle with it.
+        let loads = self.bins.iter().map(Bin::load);
+        let middle = if n == 2 { loads.fold(f64::INFINITY, f64::min) } else { middle_of(loads) };
+        self.middle += (1.0 / SCALES[1]).max(1.0 / f64::from(self.ticks + 1)) * (middle - self.middle);
         for c in 0..COURSES {
             let middle = middle_of(self.raw.iter().map(|r| r[c]));
             for raw in &mut self.raw {
@@ -300,18 +320,6 @@ impl Departure {
             }
         }
         self.bins.iter_mut().for_each(Bin::empty);
-    }
-
-    fn remember(&mut self, now: Time) {
-        let mut room = if self.kept.len() >= KEPT { self.kept.pop_front() } else { None }
-            .map_or_else(|| Vec::with_capacity(self.raw.len()), |(_, v)| v);
-        room.clear();
-        let usual = &self.usual;
-        room.extend(self.raw.iter().enumerate().map(|(m, r)| {
-            let usual = usual.of(m);
-            [LOAD, SPEED].map(|c| (r[c] - usual[c]) as f32)
-        }));
-        self.kept.push_back((now, room));
     }
 
     /// The spread, from all members but the most extreme one, so that the one that departs does
@@ -325,6 +333,7 @@ impl Departure {
         };
         let weight = (1.0 / MEMORY).max(1.0 / f64::from(self.ticks + 10)) * care;
         let weight = if self.ticks == 1 { 1.0 } else { weight };
+        self.usual_middle += weight * (self.middle - self.usual_middle);
         for c in 0..COURSES {
             let limit = 9.0 * self.variance[c];
             let (mut sum, mut largest) = (0.0, 0.0_f64);

@@ -29,10 +29,10 @@ pub(super) struct Seen {
 }
 
 impl Spread {
-    /// How far out `s` is, with every variance taken to be `inflated` times larger.
-    pub fn measure(&self, s: &[f64; COURSES], inflated: f64) -> Seen {
+    /// How far out `s` is, with each course's variance taken to be `inflated` times larger.
+    pub fn measure(&self, s: &[f64; COURSES], inflated: &[f64; COURSES]) -> Seen {
         let has = |c: usize| self.own[c] > 0.0;
-        let scale = |c: usize, variance: f64| 1.0 / (variance.max(LEAST[c] * LEAST[c]) * inflated).sqrt();
+        let scale = |c: usize, variance: f64| 1.0 / (variance.max(LEAST[c] * LEAST[c]) * inflated[c]).sqrt();
         let [load, tokens, speed] = self.own;
         let a = s[LOAD] * scale(LOAD, load);
         let slope = self.load_tokens / load.max(1e-9);

@@ -179,3 +179,30 @@ fn many_samples_within_a_second_are_one_tick() {
         .count();
     assert!((9..=10).contains(&ticks), "{ticks}");
 }
+
+/// The farthest departure in three minutes after the load of all ranks changed at once by `factor`, of
+/// ranks whose loads scatter in proportion to them, as they do near a server's limit.
+fn farthest_after_a_step(factor: f64) -> f64 {
+    let mut servers = Servers::new(8);
+    let mut course = [0.0; 8];
+    let mut farthest: f64 = 0.0;
+    for second in 0..480 {
+        let mean = if second < 300 { 24.0 } else { 24.0 * factor };
+        servers.now = servers.now + Duration::from_secs(1);
+        for c in &mut course {
+            *c = 0.9 * *c + 0.1 * servers.noise();
+        }
+        let members = course.map(|c| Work { load: mean * (1.0 + c), at: servers.now, ..Work::default() });
+        servers.departure.observe(servers.now, &members, true);
+        if second >= 300 {
+            farthest = farthest.max(servers.departure.evidence().map_or(0.0, |e| e.value));
+        }
+    }
+    farthest
+}
+
+#[test]
+fn a_step_of_the_whole_groups_load_is_no_departure_of_one() {
+    let (even, stepped) = (farthest_after_a_step(1.0), farthest_after_a_step(4.0));
+    assert!(even < 5.0 && stepped < 5.0, "{even} {stepped}");
+}

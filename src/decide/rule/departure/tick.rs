@@ -1,5 +1,7 @@
 //! One member's samples within one tick: however often it reports, a tick has one value.
 
+use std::time::Duration;
+
 use super::Work;
 use crate::decide::time::Time;
 
@@ -7,8 +9,11 @@ use crate::decide::time::Time;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bin {
     at: Time,
-    /// How many samples.
+    /// How many samples ...
     pub samples: u32,
+    /// ... and the sum of their times, in seconds since the first.
+    times_s: f64,
+    first: Time,
     load: f64,
     tokens: (f64, u32),
     speed: (f64, u32),
@@ -22,7 +27,11 @@ impl Bin {
             work.load != self.last.load || work.tokens != self.last.tokens || work.speed != self.last.speed;
         if work.at > self.at || (is_new && self.samples == 0) {
             self.at = work.at;
+            if self.samples == 0 {
+                self.first = work.at;
+            }
             self.samples += 1;
+            self.times_s += work.at.signed_s_since(self.first);
             self.load += work.load;
             add(&mut self.tokens, work.tokens);
             add(&mut self.speed, work.speed);
@@ -34,6 +43,12 @@ impl Bin {
     /// Begins the next tick.
     pub fn empty(&mut self) {
         *self = Self { at: self.at, last: self.last, ..Self::default() };
+    }
+
+    /// The mean time of its samples.
+    pub fn time(&self) -> Option<Time> {
+        let mean_s = self.times_s / f64::from(self.samples);
+        (self.samples > 0).then(|| self.first + Duration::from_secs_f64(mean_s))
     }
 
     pub fn load(&self) -> f64 {

@@ -1,0 +1,90 @@
+//! The last minutes of every member's differences from its peers, for finding the onset in.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::{COURSES, Course, LOAD, SPEED};
+use crate::decide::time::Time;
+
+/// How many ticks are kept.
+const KEPT: usize = 150;
+/// A member that is not measured for more ticks than this has fallen silent.
+const SILENT: u32 = 3;
+
+/// One member in one tick.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    load: f32,
+    speed: f32,
+    /// How long before the tick's end it was measured; `None` when it was not.
+    age_s: Option<f32>,
+}
+
+/// The last ticks, oldest first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct History {
+    ticks: VecDeque<(Time, Vec<Kept>)>,
+}
+
+impl History {
+    /// Keeps a tick that ended `now`: each member's differences, and when it was measured.
+    pub fn keep(
+        &mut self,
+        now: Time,
+        members: impl ExactSizeIterator<Item = ([f64; COURSES], Option<Time>)>,
+    ) {
+        let oldest = if self.ticks.len() >= KEPT { self.ticks.pop_front() } else { None };
+        let mut room = oldest.map_or_else(|| Vec::with_capacity(members.len()), |(_, v)| v);
+        room.clear();
+        room.extend(members.map(|(d, at)| Kept {
+            load: d[LOAD] as f32,
+            speed: d[SPEED] as f32,
+            age_s: at.map(|t| now.signed_s_since(t).max(0.0) as f32),
+        }));
+        self.ticks.push_back((now, room));
+    }
+
+    /// The differences of `member`, at the times at which it was measured. A tick in which it was not
+    /// tells nothing new: a busy rank reports seldom, and its last word only looks like a level.
+    /// Who has said nothing for longer has fallen silent, and that is what its peers see of it.
+    pub fn of(&self, member: usize, course: Course) -> impl Iterator<Item = (Time, f64)> {
+        let mut held = 0;
+        self.ticks.iter().filter_map(move |(end, members)| {
+            let kept = &members[member];
+            let value = if course == Course::Speed { -kept.speed } else { kept.load };
+            held = if kept.age_s.is_some() { 0 } else { held + 1 };
+            let age = Duration::from_secs_f32(kept.age_s.unwrap_or(0.0));
+            (held == 0 || held > SILENT).then(|| (*end - age, f64::from(value)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(measured: &[Option<f64>]) -> Vec<(f64, f64)> {
+        let mut history = History::default();
+        for (i, at) in measured.iter().enumerate() {
+            let member = ([i as f64, 0.0, 0.0], at.map(Time::from_epoch_s));
+            history.keep(Time::from_epoch_s(101.0 + i as f64), [member].into_iter());
+        }
+        history.of(0, Course::Load).map(|(t, d)| (t.epoch_s(), d)).collect()
+    }
+
+    #[test]
+    fn differences_are_dated_to_when_they_were_measured() {
+        assert_eq!(history(&[Some(100.5), Some(101.25)]), [(100.5, 0.0), (101.25, 1.0)]);
+    }
+
+    #[test]
+    fn a_tick_without_a_measurement_is_no_point_of_the_course() {
+        assert_eq!(history(&[Some(101.0), None, None, Some(104.0)]), [(101.0, 0.0), (104.0, 3.0)]);
+    }
+
+    #[test]
+    fn a_member_that_fell_silent_is_taken_at_its_last_word() {
+        let points = history(&[Some(101.0), None, None, None, None, None]);
+        assert_eq!(points, [(101.0, 0.0), (105.0, 4.0), (106.0, 5.0)]);
+    }
+}
