@@ -4,6 +4,8 @@
 //! agree? Then, was it given more to do, or did it do the same more slowly? What no answer fits is
 //! insufficient evidence.
 
+use std::collections::BTreeSet;
+
 use crate::decide::signal::rank::Axis;
 use crate::explain::collective::{self, Matched};
 use crate::explain::evidence::{self, Figures, Gap, MIN_STEPS, SameCalls};
@@ -30,6 +32,8 @@ pub struct Judged {
     pub kind: Kind,
     /// The culprit, by its place.
     pub at: Option<usize>,
+    /// What the culprit's work was multiplied by to take its constant difference out.
+    pub usual: f64,
     /// Its gap.
     pub gap: Gap,
     /// Others beyond the bounds, the most first.
@@ -56,6 +60,7 @@ pub fn judge(profiles: &[&RankProfile], figures: &[&Figures], usual: &[f64]) -> 
     let mut found = Judged {
         kind: Kind::NoFinding,
         at: None,
+        usual: 1.0,
         gap: Gap::default(),
         also: out.get(1..).unwrap_or_default().to_vec(),
         own_batches,
@@ -67,9 +72,10 @@ pub fn judge(profiles: &[&RankProfile], figures: &[&Figures], usual: &[f64]) -> 
         None => nothing_stands_out(profiles, figures, &gaps, bound, &mut found),
         Some(&at) => {
             found.at = Some(at);
+            found.usual = usual[at];
             found.gap = gaps[at].clone();
             weigh(profiles, figures, at, &mut found);
-            if waits_disagree(profiles, at, &mut found) {
+            if few_whole_peers(profiles, at, &mut found) || waits_disagree(profiles, at, &mut found) {
                 found.kind = Kind::InsufficientEvidence;
             } else if own_batches {
                 own_batch_kind(profiles, figures, at, &mut found);
@@ -84,14 +90,11 @@ pub fn judge(profiles: &[&RankProfile], figures: &[&Figures], usual: &[f64]) -> 
 /// Whether the ranks have batches of their own. Names tell; processes without one share a batch
 /// only if they take part in the same collectives.
 fn own_batches(profiles: &[&RankProfile], matched: bool) -> bool {
-    let dp: Vec<Option<u16>> = profiles.iter().map(|p| p.who.get(Axis::Dp)).collect();
-    let mut distinct = dp.clone();
-    distinct.sort_unstable();
-    distinct.dedup();
-    match distinct.as_slice() {
-        [None] => profiles.iter().any(|p| matches!(p.who, Who::Pid(_))) && !matched,
-        _ => distinct.len() == profiles.len(),
+    if profiles.iter().any(|p| matches!(p.who, Who::Pid(_))) {
+        return !matched;
     }
+    let distinct: BTreeSet<Option<u16>> = profiles.iter().map(|p| p.who.get(Axis::Dp)).collect();
+    distinct.len() > 1 && distinct.len() == profiles.len()
 }
 
 fn stands_out(figures: &[&Figures], gaps: &[Gap], at: usize, bound: f64, own_batches: bool) -> bool {
@@ -121,7 +124,10 @@ fn nothing_stands_out(
     if let Some(few) = (0..figures.len()).find(|&i| figures[i].steps < MIN_STEPS) {
         found.kind = Kind::InsufficientEvidence;
         let (who, n) = (profiles[few].who, figures[few].steps);
-        found.reasons.push(format!("{who} shows {n} steps; at least {MIN_STEPS} are needed on every rank"));
+        found.reasons.push(format!(
+            "{who} shows {n} step{}; at least {MIN_STEPS} are needed on every rank",
+            plural(n)
+        ));
         return;
     }
     if let Some(odd) = (0..gaps.len()).find(|&i| gaps[i].within_ms.is_none()) {
@@ -148,6 +154,10 @@ fn nothing_stands_out(
             "the others wait {held_up:.2} ms a step for {who} although its kernels are no slower: look at what keeps its host from launching them",
         ));
     }
+}
+
+fn plural(n: usize) -> &'static str {
+    if n == 1 { "" } else { "s" }
 }
 
 /// A rank for which all others wait, although nothing on its GPU is slower: how long they do,
@@ -197,6 +207,15 @@ fn weigh(profiles: &[&RankProfile], figures: &[&Figures], at: usize, found: &mut
     if profiles[at].partial {
         found.doubts += 2;
     }
+}
+
+/// Whether so many of the peers' files end too early that their median is no measure.
+fn few_whole_peers(profiles: &[&RankProfile], at: usize, found: &mut Judged) -> bool {
+    let peers = || profiles.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, p)| p);
+    let Some(cut) = peers().find(|p| p.partial) else { return false };
+    found.doubts += 1;
+    found.reasons.push(format!("a part of {}'s window is missing", cut.who));
+    peers().filter(|p| !p.partial).count() < 2
 }
 
 /// Whether the waits contradict that the rank at `at` is the one the others wait for.
