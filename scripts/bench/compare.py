@@ -45,6 +45,7 @@ def peer_orjson(folder, _tools):
             if event.get("cat") == "kernel":
                 of = sums[event["name"]]
                 of[rank] = of.get(rank, 0.0) + event["dur"]
+        del trace
     excess = lambda by_rank: max(by_rank.values()) - statistics.median(by_rank.values())
     name = max(sums, key=lambda n: excess(sums[n]))
     print(f"rank {max(sums[name], key=sums[name].get)}: {name[:60]}")
