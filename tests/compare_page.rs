@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use skewtrap::agent::compare::{Request, run};
+use skewtrap::agent::compare::{Request, Told, run};
+use skewtrap::decide::signal::rank::Rank;
 use skewtrap::decide::time::Time;
 use skewtrap::explain::report::html::{self, History, Series};
 
@@ -107,6 +108,43 @@ fn the_report_requests_nothing_and_shows_no_error_in_a_real_browser() {
     );
     assert_eq!(seen.hosts, BTreeSet::new());
     assert_eq!(seen.console, Vec::<String>::new());
+}
+
+/// Asks the layout of the page in a frame as wide as a phone: how far it is wider than that, and at
+/// how many different places and widths the bars of each chart lie.
+const MEASURE: &str = "<script>onload = () => {\
+    const page = document.querySelector('iframe').contentDocument, root = page.documentElement;\
+    const places = rows => new Set([...rows.querySelectorAll('.bar')]\
+        .map(bar => bar.getBoundingClientRect()).map(at => at.left + ':' + at.width)).size;\
+    document.body.dataset.seen = `overflow ${root.scrollWidth - root.clientWidth} \
+places ${[...page.querySelectorAll('.rows')].map(places)}`;\
+    }</script>";
+
+#[test]
+fn on_a_phone_nothing_overflows_and_all_bars_share_one_scale() {
+    let Some(chromium) = chromium() else {
+        eprintln!("SKIPPED: no chromium on PATH; the report's layout was not measured");
+        return;
+    };
+    let traces = ["src/demo/data/skew", "tests/data/recordings/nsight/dp4-skew-to-dp1.sqlite.gz"];
+    for traces in traces.map(|t| Path::new(env!("CARGO_MANIFEST_DIR")).join(t)) {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        // Labels of two lengths: DP1 and process 742.
+        let told = Told { pids: [(743, Rank::dp(1))].into_iter().collect(), ..Told::default() };
+        let request = Request { paths: vec![traces], told, ..Request::default() };
+        let compared = run(&request, &|_| {}).expect("it compares");
+        let mut page = Vec::new();
+        html::write(&mut page, &compared.comparison, Some(&history())).expect("it renders");
+        let text = String::from_utf8(page).expect("utf-8").replace('&', "&amp;").replace('"', "&quot;");
+        let framed =
+            format!("<!doctype html><iframe width=360 height=800 srcdoc=\"{text}\"></iframe>{MEASURE}");
+        let path = dir.path().join("framed.html");
+        std::fs::write(&path, framed).expect("writable");
+        let seen = visit(&chromium, &path, dir.path());
+        let (_, said) =
+            seen.dom.split_once("data-seen=\"").unwrap_or_else(|| panic!("not measured: {seen:?}"));
+        assert_eq!(said.split('"').next(), Some("overflow 0 places 1"));
+    }
 }
 
 #[test]

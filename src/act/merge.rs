@@ -1,11 +1,13 @@
 //! Merges the ranks' traces of a window into one file to look at, as `merge_profiles` means it: done
 //! here, after verification, because the server stops serving while it does it, and drops peers.
 //!
-//! Events pass one by one; each process is named after its rank, so that equal numbers of different
-//! ranks stay apart. One rank's text is in memory at a time. A trace that cannot be read is named.
+//! Events pass one by one, so that memory does not grow with the traces; each process is named after
+//! its rank, so that equal numbers of different ranks stay apart. A trace is read twice: what is not
+//! whole, or counts its times from another base, is named and leaves no events behind.
 
+use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -13,17 +15,14 @@ use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
-use serde_json::value::RawValue;
 
-/// No rank's text is read beyond this: a merged view of more is of no use to anybody.
-const MOST: u64 = 1 << 30;
-
-/// The part of a trace that is merged.
+/// What is known of a trace once it was read to its end.
 #[derive(Deserialize)]
-struct Events<'a> {
-    #[serde(rename = "traceEvents", borrow)]
-    events: Vec<&'a RawValue>,
+struct Whole {
+    #[serde(rename = "traceEvents")]
+    _events: IgnoredAny,
     #[serde(rename = "baseTimeNanoseconds", default)]
     base: Option<i64>,
 }
@@ -50,8 +49,16 @@ pub fn merge(parts: &[(String, PathBuf)], target: &Path) -> io::Result<Merged> {
     let mut base = None;
     out.write_all(b"{\"traceEvents\":[")?;
     for (rank, path) in parts {
-        match text_of(path) {
-            Ok(text) => add(&mut out, rank, &text, &mut base, &mut merged)?,
+        match base_of(path) {
+            // Times count from a base; ranks of one host share it.
+            Ok(of) if base.is_some() && of.is_some() && base != of => {
+                merged.left_out.push(format!("{rank}: its times count from another base"));
+            }
+            Ok(of) => {
+                base = base.or(of);
+                let mut json = reader(path)?;
+                Events { out: &mut out, rank, written: &mut merged.events }.deserialize(&mut json)?;
+            }
             Err(error) => merged.left_out.push(format!("{rank}: {error}")),
         }
     }
@@ -65,50 +72,77 @@ pub fn merge(parts: &[(String, PathBuf)], target: &Path) -> io::Result<Merged> {
     Ok(merged)
 }
 
-fn text_of(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let read = MultiGzDecoder::new(File::open(path)?).take(MOST).read_to_string(&mut text)?;
-    if read as u64 == MOST {
-        return Err(io::Error::other("it is larger than 1 GiB"));
-    }
-    Ok(text)
+type Json = serde_json::Deserializer<serde_json::de::IoRead<BufReader<MultiGzDecoder<BufReader<File>>>>>;
+
+fn reader(path: &Path) -> io::Result<Json> {
+    let file = MultiGzDecoder::new(BufReader::new(File::open(path)?));
+    Ok(serde_json::Deserializer::from_reader(BufReader::with_capacity(64 << 10, file)))
 }
 
-fn add(
-    out: &mut impl Write,
-    rank: &str,
-    text: &str,
-    base: &mut Option<i64>,
-    merged: &mut Merged,
-) -> io::Result<()> {
-    let events = match serde_json::from_str::<Events<'_>>(text) {
-        // Times count from a base; ranks of one host share it.
-        Ok(events) if base.is_some() && events.base.is_some() && *base != events.base => {
-            merged.left_out.push(format!("{rank}: its times count from another base"));
-            return Ok(());
-        }
-        Ok(events) => events,
-        Err(error) => {
-            merged.left_out.push(format!("{rank}: {error}"));
-            return Ok(());
-        }
-    };
-    *base = base.or(events.base);
-    for raw in events.events {
-        let mut event: Value = serde_json::from_str(raw.get())?;
+/// The base of a trace, if it is whole.
+fn base_of(path: &Path) -> io::Result<Option<i64>> {
+    let mut json = reader(path)?;
+    let whole = Whole::deserialize(&mut json)?;
+    json.end()?;
+    Ok(whole.base)
+}
+
+/// Writes the events of a trace while it is read.
+struct Events<'a, W> {
+    out: &'a mut W,
+    rank: &'a str,
+    written: &'a mut usize,
+}
+
+impl<W: Write> Events<'_, W> {
+    fn add(&mut self, mut event: Value) -> io::Result<()> {
         if let Some(pid) = event.get_mut("pid") {
-            *pid = Value::String(format!(
-                "[{rank}] {}",
-                pid.as_str().map_or_else(|| pid.to_string(), str::to_owned)
-            ));
+            let own = pid.as_str().map_or_else(|| pid.to_string(), str::to_owned);
+            *pid = Value::String(format!("[{}] {own}", self.rank));
         }
-        if merged.events > 0 {
-            out.write_all(b",")?;
+        if *self.written > 0 {
+            self.out.write_all(b",")?;
         }
-        serde_json::to_writer(&mut *out, &event)?;
-        merged.events += 1;
+        serde_json::to_writer(&mut *self.out, &event)?;
+        *self.written += 1;
+        Ok(())
     }
-    Ok(())
+}
+
+impl<'de, W: Write> DeserializeSeed<'de> for Events<'_, W> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+/// Of the trace's object its list of events, of that list each event.
+impl<'de, W: Write> Visitor<'de> for Events<'_, W> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a trace with a list of events")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut trace: M) -> Result<(), M::Error> {
+        let Self { out, rank, written } = self;
+        while let Some(key) = trace.next_key::<String>()? {
+            if key == "traceEvents" {
+                trace.next_value_seed(Events { out: &mut *out, rank, written: &mut *written })?;
+            } else {
+                trace.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(mut self, mut events: S) -> Result<(), S::Error> {
+        while let Some(event) = events.next_element::<Value>()? {
+            self.add(event).map_err(S::Error::custom)?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -126,18 +160,20 @@ mod tests {
     #[test]
     fn ranks_keep_apart_and_an_unreadable_one_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let event =
-            r#"{"traceEvents":[{"ph":"X","pid":0,"tid":7,"ts":12.5,"name":"k"}],"baseTimeNanoseconds":5}"#;
+        let event = r#"{"traceEvents":[{"ph":"X","pid":0,"tid":7,"ts":4635132729409.079,"name":"k"}],"baseTimeNanoseconds":5}"#;
         let parts = [
             ("DP0".to_owned(), trace(dir.path(), "a.gz", event)),
             ("DP1".to_owned(), trace(dir.path(), "b.gz", event)),
-            ("DP2".to_owned(), trace(dir.path(), "c.gz", "{\"traceEvents\":[")),
+            ("DP2".to_owned(), trace(dir.path(), "c.gz", &event[..event.len() - 1])),
+            ("DP3".to_owned(), trace(dir.path(), "d.gz", &event.replace(":5}", ":6}"))),
         ];
         let target = dir.path().join("merged-x.trace.json.gz");
         let merged = merge(&parts, &target).unwrap();
-        assert_eq!((merged.events, merged.left_out.len()), (2, 1));
-        assert!(merged.left_out[0].starts_with("DP2: "));
-        let whole: Value = serde_json::from_str(&text_of(&target).unwrap()).unwrap();
+        assert_eq!((merged.events, merged.left_out.len()), (2, 2));
+        assert!(merged.left_out[0].starts_with("DP2: EOF"), "{:?}", merged.left_out);
+        assert_eq!(merged.left_out[1], "DP3: its times count from another base");
+        let whole: Value = Value::deserialize(&mut reader(&target).unwrap()).unwrap();
+        assert_eq!(whole["traceEvents"][1]["ts"].to_string(), "4635132729409.079");
         assert_eq!(whole["baseTimeNanoseconds"], 5);
         let pids: Vec<&str> =
             whole["traceEvents"].as_array().unwrap().iter().map(|e| e["pid"].as_str().unwrap()).collect();

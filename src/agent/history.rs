@@ -1,10 +1,11 @@
 //! The signal around an incident's onset, from the evidence in its bundle: what the report's chart
 //! shows. A bundle without evidence has a report without a chart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -25,6 +26,8 @@ struct Evidence {
     t: Time,
     signal: String,
     rank: Labels,
+    #[serde(default)]
+    source: String,
     value: f64,
 }
 
@@ -40,11 +43,11 @@ pub fn history_of(dir: &Path, incident: &Incident) -> Option<History> {
     let file = File::open(dir.join("evidence.jsonl")).ok()?;
     let finding = &incident.finding;
     let (from, until) = (finding.onset - BEFORE, incident.fired_at + AFTER);
-    let mut series: BTreeMap<Labels, Vec<(Time, f64)>> = BTreeMap::new();
+    let mut series: BTreeMap<(Labels, String), Vec<(Time, f64)>> = BTreeMap::new();
     for line in BufReader::new(file).split(b'\n').map_while(Result::ok).filter(|l| l.len() <= MAX_LINE) {
         let Ok(e) = serde_json::from_slice::<Evidence>(&line) else { continue };
         if e.signal == *finding.signal && e.t >= from && e.t <= until && e.value.is_finite() {
-            series.entry(e.rank).or_default().push((e.t, e.value));
+            series.entry((e.rank, e.source)).or_default().push((e.t, e.value));
         }
     }
     let mut history = History {
@@ -57,12 +60,35 @@ pub fn history_of(dir: &Path, incident: &Incident) -> Option<History> {
         }),
         series: Vec::new(),
     };
-    for (rank, mut points) in series {
+    for (rank, mut points) in one_of_each(series) {
         points.sort_by_key(|p| p.0);
-        let blamed = finding.rank.0.iter().all(|(k, v)| rank.0.get(k) == Some(v));
+        let shared: Vec<bool> =
+            rank.0.iter().filter_map(|(k, v)| Some(finding.rank.0.get(k)? == v)).collect();
+        let blamed = !shared.is_empty() && shared.iter().all(|same| *same);
         history.series.push(Series { label: label_of(&rank), blamed, points });
     }
     (!history.series.is_empty()).then_some(history)
+}
+
+/// One series a rank, the one with the most points: sources tell the same of it, each with labels
+/// of its own. Ranks are called by the labels on which they differ.
+fn one_of_each(series: BTreeMap<(Labels, String), Vec<(Time, f64)>>) -> BTreeMap<Labels, Vec<(Time, f64)>> {
+    let mut values: BTreeMap<Arc<str>, BTreeSet<LabelValue>> = BTreeMap::new();
+    for (name, value) in series.keys().flat_map(|(rank, _)| &rank.0) {
+        values.entry(name.clone()).or_default().insert(value.clone());
+    }
+    let tells = |name: &str| values.get(name).is_some_and(|seen| seen.len() > 1);
+    let mut ranks: BTreeMap<Labels, Vec<(Time, f64)>> = BTreeMap::new();
+    for ((mut rank, _), points) in series {
+        if rank.0.keys().any(|name| tells(name)) {
+            rank.0.retain(|name, _| tells(name));
+        }
+        let longest = ranks.entry(rank).or_default();
+        if points.len() > longest.len() {
+            *longest = points;
+        }
+    }
+    ranks
 }
 
 fn captured(incident: &Incident) -> Option<&Captured> {
@@ -81,4 +107,30 @@ fn label_of(rank: &Labels) -> String {
         _ => format!("{name} {value}"),
     });
     words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, u32)]) -> Labels {
+        Labels(pairs.iter().map(|(k, v)| ((*k).into(), LabelValue::Index(*v))).collect())
+    }
+
+    #[test]
+    fn a_rank_that_two_sources_tell_of_is_one_line() {
+        let point = |n: i64| (Time::from_nanos(n), n as f64);
+        let series = BTreeMap::from([
+            ((labels(&[("dp_rank", 0)]), "loads".into()), vec![point(1)]),
+            ((labels(&[("dp_rank", 0), ("tp_rank", 0)]), "metrics".into()), vec![point(1), point(2)]),
+            ((labels(&[("dp_rank", 1), ("tp_rank", 0)]), "metrics".into()), vec![point(3)]),
+        ]);
+        let one = one_of_each(series);
+        assert_eq!(
+            one.iter().map(|(r, p)| (label_of(r), p.len())).collect::<Vec<_>>(),
+            [("DP0".into(), 2), ("DP1".into(), 1)]
+        );
+        let alone = BTreeMap::from([((labels(&[("dp_rank", 0)]), String::new()), vec![point(1)])]);
+        assert_eq!(one_of_each(alone).keys().map(label_of).collect::<Vec<_>>(), ["DP0"]);
+    }
 }

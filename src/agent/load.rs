@@ -2,6 +2,7 @@
 //! soon as its steps are known, so that of a rank only its fold stays.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -58,9 +59,9 @@ pub fn load(
     let inventory = folder::inventory(paths)?;
     let mut loaded = Loaded { notes: inventory.notes.clone(), ..Loaded::default() };
     let jobs = jobs_of(&inventory, request, &mut loaded)?;
+    fits_nothing(&inventory, &jobs, request, &mut loaded.notes);
     let reads = read_all(jobs, progress, &mut loaded)?;
     fold_all(reads, &mut loaded);
-    far_apart(&mut loaded);
     Ok(loaded)
 }
 
@@ -78,7 +79,7 @@ fn jobs_of(inventory: &Inventory, request: &Request, loaded: &mut Loaded) -> Res
             }
             Format::NsightSqlite | Format::NsightReport => {
                 let path = export_of(file, loaded)?;
-                let export = nsight::Export::open(&path)?;
+                let export = nsight::Export::open(&path).map_err(|e| e.about(&file.path))?;
                 for process in export.processes(&path)? {
                     let who = who_of_process(&process, request, &inventory.manifest);
                     jobs.push(Job { pieces: vec![Piece::Nsight(path.clone(), process.pid)], who: Some(who) });
@@ -91,6 +92,27 @@ fn jobs_of(inventory: &Inventory, request: &Request, loaded: &mut Loaded) -> Res
         jobs.push(Job { pieces: files.into_iter().map(Piece::Kineto).collect(), who: Some(Who::Rank(rank)) });
     }
     Ok(jobs)
+}
+
+/// Says which of the ranks that the user told fit no file and no process.
+fn fits_nothing(inventory: &Inventory, jobs: &[Job], request: &Request, notes: &mut Vec<String>) {
+    let names: Vec<String> = inventory.files.iter().map(TraceFile::name).collect();
+    for (part, rank) in &request.told.files {
+        if !names.iter().any(|n| n.contains(part.as_str())) {
+            notes.push(format!("--rank {part}={rank}: no file has {part} in its name"));
+        }
+    }
+    let is_of = |pid: u32| move |p: &Piece| matches!(p, Piece::Nsight(_, of) if *of == pid);
+    for (&pid, rank) in &request.told.pids {
+        if !jobs.iter().flat_map(|j| &j.pieces).any(is_of(pid)) {
+            notes.push(format!("--rank {pid}={rank}: no process {pid} ran kernels"));
+        }
+    }
+    if let Some(regex) = &request.rank_regex
+        && !names.iter().any(|n| naming::of_regex(regex, n).is_some())
+    {
+        notes.push(format!("--rank-regex {regex} finds a rank in no file name"));
+    }
 }
 
 /// Refuses a rank with two files that are not the stages of one capture.
@@ -136,11 +158,10 @@ fn export_of(file: &TraceFile, loaded: &mut Loaded) -> Result<PathBuf, TraceErro
     if file.format == Format::NsightSqlite && !packed {
         return Ok(file.path.clone());
     }
-    let temp =
-        TempFolder::new().map_err(|source| TraceError::Unreadable { path: file.path.clone(), source })?;
+    let temp = TempFolder::new().map_err(|why| TraceError::Unreadable { path: file.path.clone(), why })?;
     let out = if packed {
         let out = temp.0.join("export.sqlite");
-        let unreadable = |source| TraceError::Unreadable { path: file.path.clone(), source };
+        let unreadable = |why| TraceError::Unreadable { path: file.path.clone(), why };
         let mut to = std::fs::File::create(&out).map_err(unreadable)?;
         std::io::copy(&mut crate::observe::trace::open(&file.path)?, &mut to).map_err(unreadable)?;
         out
@@ -155,12 +176,18 @@ fn export_of(file: &TraceFile, loaded: &mut Loaded) -> Result<PathBuf, TraceErro
 pub struct TempFolder(PathBuf);
 
 impl TempFolder {
+    /// Nobody else may look inside: an export holds the profiled process's environment.
     fn new() -> std::io::Result<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("skewtrap-export-{}-{n}", std::process::id()));
-        std::fs::create_dir_all(&path)?;
-        Ok(Self(path))
+        loop {
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("skewtrap-export-{}-{n}", std::process::id()));
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 }
 
@@ -214,6 +241,10 @@ fn read_all(
     name_the_nameless(&mut reads, loaded)?;
     match first_error {
         Some(e) if reads.is_empty() => Err(e),
+        None if reads.is_empty() => Err(TraceError::Nothing(format!(
+            "no trace of one rank is among them: {}",
+            loaded.notes.join("; ")
+        ))),
         _ => Ok(reads),
     }
 }
@@ -306,20 +337,5 @@ fn fold_all(reads: Vec<Read>, loaded: &mut Loaded) {
         } else {
             loaded.profiles.push(profile);
         }
-    }
-}
-
-/// Windows that lie minutes apart are hardly of one capture.
-fn far_apart(loaded: &mut Loaded) {
-    let busy = || loaded.profiles.iter().filter(|p| p.rows > 0);
-    let first_end = busy().map(|p| p.epoch_ns + p.window.1).min();
-    let last_start = busy().map(|p| p.epoch_ns + p.window.0).max();
-    if let (Some(end), Some(start)) = (first_end, last_start)
-        && start - end > 60_000_000_000
-    {
-        let minutes = (start - end) as f64 / 60e9;
-        loaded
-            .notes
-            .push(format!("the ranks' windows lie up to {minutes:.0} minutes apart: is this one capture?"));
     }
 }

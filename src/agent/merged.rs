@@ -18,6 +18,9 @@ pub enum MergeError {
     /// A trace cannot be read again.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// A rank that was asked for is not there.
+    #[error("{0} is none of the ranks in these traces: {1}")]
+    NoSuchRank(Who, String),
     /// The output cannot be written.
     #[error("cannot write the merged trace: {0}")]
     Write(#[from] io::Error),
@@ -32,14 +35,22 @@ pub fn first_families(compared: &Compared) -> Vec<Family> {
     first
 }
 
-/// Writes the ranks `whom` (default: culprit, a middle one, the best).
+/// The windows of the ranks `whom` (default: culprit, a middle one, the best).
+///
+/// # Errors
+/// When one of them is not there.
+pub fn chosen<'a>(compared: &'a Compared, whom: &[Who]) -> Result<Vec<&'a RankProfile>, MergeError> {
+    let telling = compared.comparison.telling_ranks();
+    let whom = if whom.is_empty() { &telling } else { whom };
+    whom.iter().map(|w| profile_of(compared, *w)).collect()
+}
+
+/// Writes the ranks whose windows are `profiles`. Gives the number of kernels that a viewer may
+/// leave out because no row was free for them.
 ///
 /// # Errors
 /// When a trace cannot be read again, or the output cannot be written.
-pub fn write<W: Write>(compared: &Compared, whom: &[Who], out: W) -> Result<(), MergeError> {
-    let chosen = if whom.is_empty() { compared.comparison.telling_ranks() } else { whom.to_vec() };
-    let profiles: Vec<&RankProfile> =
-        chosen.iter().filter_map(|w| compared.study.profiles.iter().find(|p| p.who == *w)).collect();
+pub fn write<W: Write>(compared: &Compared, profiles: &[&RankProfile], out: W) -> Result<u64, MergeError> {
     let groups: Vec<Group> = profiles.iter().map(|p| group_of(compared, p)).collect();
     let starts = profiles.iter().zip(&groups).map(|(p, g)| p.epoch_ns + p.window.0 - g.clock_offset_ns);
     let zero = starts.min().unwrap_or(0);
@@ -54,8 +65,17 @@ pub fn write<W: Write>(compared: &Compared, whom: &[Who], out: W) -> Result<(), 
             }
         }
     }
+    let crowded = merged.crowded();
     merged.end()?;
-    Ok(())
+    Ok(crowded)
+}
+
+fn profile_of(compared: &Compared, who: Who) -> Result<&RankProfile, MergeError> {
+    let profiles = &compared.study.profiles;
+    profiles.iter().find(|p| p.who == who).ok_or_else(|| {
+        let names: Vec<String> = profiles.iter().map(|p| p.who.to_string()).collect();
+        MergeError::NoSuchRank(who, names.join(", "))
+    })
 }
 
 fn group_of(compared: &Compared, p: &RankProfile) -> Group {

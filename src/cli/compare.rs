@@ -78,7 +78,7 @@ pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
     let bar = progress_bar(&request);
     let compared = compare::run(&request, &|n| bar.inc(n));
     bar.finish_and_clear();
-    let compared = compared?;
+    let compared = compared.map_err(|e| super::wrong(&format!("{:#}", anyhow::Error::from(e))))?;
     let written = if args.format.is_json() {
         report::json::write(&mut std::io::stdout().lock(), &compared.comparison)
     } else {
@@ -111,7 +111,13 @@ fn files(
         out.flush().with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &args.perfetto {
-        merged::write(compared, perfetto_ranks, created(path)?)?;
+        let ranks = merged::chosen(compared, perfetto_ranks).map_err(|e| super::wrong(&e.to_string()))?;
+        let crowded = merged::write(compared, &ranks, created(path)?)?;
+        if crowded > 0 {
+            anstream::eprintln!(
+                "{crowded} kernels overlap more than Perfetto can draw; it may leave them out"
+            );
+        }
         let link = report::perfetto::link(&merged::first_families(compared));
         anstream::eprintln!(
             "Open {} in https://ui.perfetto.dev; with the key rows pinned, once it is served:\n{link}",
@@ -132,7 +138,7 @@ fn whom(word: &str) -> anyhow::Result<Who> {
         Ok(pid) => Ok(Who::Pid(pid)),
         Err(_) => naming::of_words(word)
             .map(Who::Rank)
-            .with_context(|| format!("`{word}` is no rank; write dp1, tp3 or a process")),
+            .ok_or_else(|| super::wrong(&format!("`{word}` is no rank; write dp1, tp3 or a process"))),
     }
 }
 
@@ -141,15 +147,15 @@ fn told(words: &[String]) -> anyhow::Result<Told> {
     let mut told = Told::default();
     for word in words {
         let Some((key, rank)) = word.split_once('=') else {
-            bail!(
+            bail!(super::wrong(&format!(
                 "--rank {word}: write a process or a part of a file name, then = and a rank, as in 743=dp1"
-            );
+            )));
         };
         let Some(rank) = naming::of_words(rank) else {
-            bail!(
+            bail!(super::wrong(&format!(
                 "--rank {word}: `{rank}` is no rank; write one of {} and a number, as in dp1",
                 compare::rank_words()
-            );
+            )));
         };
         match key.parse() {
             Ok(pid) => {

@@ -30,6 +30,25 @@ pub struct Study {
     pub period_kernel: Option<String>,
 }
 
+/// Between the windows of one capture at most, nanoseconds: clocks of hosts differ, but not so much.
+const APART_NS: i64 = 60_000_000_000;
+
+impl Study {
+    /// Why the windows cannot be of one capture: they lie too far apart.
+    pub fn mixed(&self) -> Option<String> {
+        let busy = || self.profiles.iter().filter(|p| p.rows > 0);
+        let (end, ended) = busy().map(|p| (p.epoch_ns.saturating_add(p.window.1), p.who)).min()?;
+        let (start, started) = busy().map(|p| (p.epoch_ns.saturating_add(p.window.0), p.who)).max()?;
+        let apart = start.saturating_sub(end);
+        (apart > APART_NS).then(|| {
+            format!(
+                "the window of {started} begins {:.0} minutes after that of {ended} ended: these are hardly of one capture",
+                apart as f64 / 60e9
+            )
+        })
+    }
+}
+
 /// Compares the ranks of a capture.
 pub fn compare(study: &Study) -> Comparison {
     let figures: Vec<Figures> = study.profiles.iter().map(evidence::figures_of).collect();
@@ -160,9 +179,14 @@ fn groups_of(study: &Study, figures: &[Figures], active: &[usize]) -> Vec<Vec<us
     }
     let mut groups = Vec::new();
     for members in stages.into_values() {
-        let mut replicas: BTreeMap<Option<u16>, Vec<usize>> = BTreeMap::new();
+        // A process that nobody named stands for itself.
+        let replica = |who: Who| match who {
+            Who::Pid(pid) => (None, Some(pid)),
+            Who::Rank(rank) => (rank.get(Axis::Dp), None),
+        };
+        let mut replicas: BTreeMap<(Option<u16>, Option<u32>), Vec<usize>> = BTreeMap::new();
         for &i in &members {
-            replicas.entry(study.profiles[i].who.get(Axis::Dp)).or_default().push(i);
+            replicas.entry(replica(study.profiles[i].who)).or_default().push(i);
         }
         if replicas.len() < 2 || replicas.len() == members.len() {
             groups.push(members);

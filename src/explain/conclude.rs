@@ -32,6 +32,9 @@ impl Conclusion<'_> {
         if self.study.profiles.iter().all(|p| p.rows == 0) {
             return self.insufficient("none of the traces has a kernel: was the GPU profiled?".into());
         }
+        if let Some(why) = self.study.mixed() {
+            return self.insufficient(why);
+        }
         match judged {
             Some(j) if j.at.is_some() => self.about_rank(j, members),
             _ if !self.idle.is_empty() && self.idle.len() < self.study.profiles.len() => self.idle_tail(judged),
@@ -49,7 +52,8 @@ impl Conclusion<'_> {
     }
 
     fn insufficient(&self, why: String) -> Verdict {
-        let sentence = format!("The traces do not tell: {why}.");
+        let stop = if why.ends_with('?') { "" } else { "." };
+        let sentence = format!("The traces do not tell: {why}{stop}");
         let mut v = Verdict::without_rank(Kind::InsufficientEvidence, Confidence::Low, sentence);
         v.reasons.push(why);
         v
@@ -147,6 +151,12 @@ impl Conclusion<'_> {
             doubts += 1;
             reasons.push(format!("{} is missing", list(self.missing)));
         }
+        if (j.usual - 1.0).abs() > 0.02 {
+            reasons.push(format!(
+                "in the baseline it needed {:.2} times the ranks' median already, which is taken out of its gap",
+                1.0 / j.usual
+            ));
+        }
         if !self.idle.is_empty() {
             let names: Vec<Who> = self.idle.iter().map(|&i| self.study.profiles[i].who).collect();
             reasons.push(format!("{} had no work in the window", list(&names)));
@@ -170,7 +180,7 @@ impl Conclusion<'_> {
             sentence: String::new(),
             reasons,
         };
-        v.sentence = sentence_of(&v, who);
+        v.sentence = sentence_of(&v, who, j.reasons.last());
         v
     }
 
@@ -212,7 +222,8 @@ impl Conclusion<'_> {
     }
 }
 
-fn sentence_of(v: &Verdict, who: Who) -> String {
+/// `doubt` is what speaks against any kind, where the kind says so.
+fn sentence_of(v: &Verdict, who: Who, doubt: Option<&String>) -> String {
     let lost = Ms(v.lost_ms_per_step.unwrap_or(0.0));
     let percent = v.lost_share.unwrap_or(0.0) * 100.0;
     let does = match v.kind {
@@ -223,7 +234,7 @@ fn sentence_of(v: &Verdict, who: Who) -> String {
             format!("{who} is slower than its peers at the same work: {lost} per step beyond their median")
         }
         _ => {
-            let why = v.reasons.last().map(String::as_str).unwrap_or("the evidence is contradictory");
+            let why = doubt.map(String::as_str).unwrap_or("the evidence is contradictory");
             return format!("{who} stands out by {lost} per step, but the traces do not tell why: {why}.");
         }
     };

@@ -11,6 +11,7 @@ pub mod conclude;
 pub mod evidence;
 pub mod judge;
 pub mod kernel;
+pub mod kind;
 pub mod message;
 pub mod period;
 pub mod report;

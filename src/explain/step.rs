@@ -127,10 +127,13 @@ pub fn fold(who: Who, mut trace: RankTrace, source: StepSource, marks: &[StepMar
     let whole =
         [StepMark { start: window.0, end: window.1, kind: StepKind::Step, requests: None, tokens: None }];
     let marks = if marks.is_empty() && !trace.rows.is_empty() { &whole[..] } else { marks };
+    let all = marks;
+    let marks = if trace.partial { whole_steps(all, &trace.rows) } else { all };
     // An annotated step's sampling runs after its annotation; a counted one ends where it ends.
-    let last_end = match source {
-        StepSource::Period => marks.last().map_or(0, |m| m.end),
-        _ => i64::MAX,
+    let last_end = match (source, all.get(marks.len())) {
+        (_, Some(cut)) => cut.start,
+        (StepSource::Period, None) => marks.last().map_or(0, |m| m.end),
+        (_, None) => i64::MAX,
     };
     let families: Vec<Family> = trace.names.iter().map(|n| family_of(n)).collect();
     let mut steps: Vec<Step> = marks
@@ -203,6 +206,14 @@ pub fn fold(who: Who, mut trace: RankTrace, source: StepSource, marks: &[StepMar
     }
 }
 
+/// The steps before the one in which the rows of a window that was cut end: annotations often come
+/// first in a file, so there are more of them than of steps whose kernels were read.
+fn whole_steps<'a>(marks: &'a [StepMark], rows: &[Row]) -> &'a [StepMark] {
+    let last = rows.last().map_or(i64::MIN, |r| r.start);
+    let begun = marks.iter().take_while(|m| m.start <= last).count();
+    &marks[..if begun > 1 { begun - 1 } else { begun }]
+}
+
 /// First start and last end.
 fn window_of(rows: &[Row]) -> (i64, i64) {
     let start = rows.first().map_or(0, |r| r.start);
@@ -246,5 +257,25 @@ mod tests {
         assert_eq!(p.collectives.len(), 1);
         let gemm = p.kernels.iter().find(|k| k.family == Family::Gemm).expect("is there");
         assert_eq!(gemm.by_kind[StepKind::Decode as usize], Cost { launches: 2, time_ns: 90 });
+    }
+
+    #[test]
+    fn of_a_cut_window_only_steps_whose_kernels_were_all_read_count() {
+        let mut t = RankTrace::default();
+        t.partial = true;
+        for step in 0..5 {
+            t.mark(true, "step[DECODE bs=3]", step * 100, step * 100 + 90);
+        }
+        for start in [0, 50, 100, 150, 200] {
+            t.push(Limit::default(), b"_fwd_kernel", 7, start, 40);
+        }
+        t.finish();
+        let marks = t.gpu_steps.clone();
+        let p = fold(Who::Rank(Rank::dp(1)), t, StepSource::GpuAnnotations, &marks);
+        assert_eq!(
+            p.steps.iter().map(|s| (s.start, s.wall_ns, s.busy_ns)).collect::<Vec<_>>(),
+            [(0, 100, 80), (100, 100, 80)]
+        );
+        assert_eq!(p.kernels[0].total().launches, 4, "the third step was cut");
     }
 }

@@ -9,7 +9,7 @@ use crate::decide::incident::VerdictNote;
 use crate::explain::collective::Matched;
 use crate::explain::compare::Study;
 use crate::explain::evidence::{self, Figures, KindFigures};
-use crate::explain::kernel::Family;
+use crate::explain::kernel::{Family, short_name};
 use crate::explain::step::RankProfile;
 use crate::explain::trace::{StepKind, StepSource, Who};
 use crate::explain::verdict::Verdict;
@@ -130,6 +130,49 @@ impl Comparison {
             confidence: v.confidence.name().into(),
             confirms: v.confirms,
         }
+    }
+
+    /// The ranks to list, in their order; of more than `most` the culprit and those with the most work.
+    pub fn listed(&self, most: usize) -> Vec<&RankLine> {
+        let mut lines: Vec<&RankLine> = self.ranks.iter().collect();
+        if lines.len() > most {
+            let is_peer = |r: &RankLine| Some(r.rank) != self.verdict.rank;
+            let by_work = |a: &RankLine, b: &RankLine| b.work_ms_per_step.total_cmp(&a.work_ms_per_step);
+            lines.sort_by(|a, b| is_peer(a).cmp(&is_peer(b)).then(by_work(a, b)));
+            lines.truncate(most);
+        }
+        lines
+    }
+
+    /// Whether any rank has a baseline.
+    pub fn has_baseline(&self) -> bool {
+        self.ranks.iter().any(|r| r.work_over_baseline.is_some())
+    }
+
+    /// What a reader must know about the figures, a line each.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut lines = self.notes.clone();
+        if let Some(kernel) = &self.period_kernel {
+            lines.push(format!("no step annotations: a step is a period of {}", short_name(kernel)));
+        }
+        if self.ranks.iter().any(|r| r.steps_from == StepSource::PerSecond && r.steps > 0) {
+            lines.push("steps could not be told apart: each window counts as one step".into());
+        }
+        if self.unknown_share > 0.01 {
+            let percent = self.unknown_share * 100.0;
+            lines.push(format!("{percent:.0} % of the kernel time is in kernels that no family knows"));
+        }
+        for r in &self.ranks {
+            lines.extend(r.notes.iter().map(|n| format!("{}: {n}", r.rank)));
+        }
+        let both =
+            |r: &RankLine| r.kinds.contains_key(&StepKind::Extend) && r.kinds.contains_key(&StepKind::Decode);
+        if self.ranks.iter().any(both) {
+            lines.push(
+                "prefill and decode steps are compared separately; figures per step are over both".into(),
+            );
+        }
+        lines
     }
 
     /// The culprit, a rank in the middle and the best one: whom to look at.

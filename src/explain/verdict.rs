@@ -128,6 +128,18 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    /// What it rests on beyond its sentence, a line each.
+    pub fn points(&self) -> Vec<String> {
+        let mut points: Vec<String> =
+            self.reasons.iter().filter(|r| !self.sentence.contains(r.as_str())).cloned().collect();
+        if !self.also.is_empty() {
+            let names: Vec<String> = self.also.iter().map(Who::to_string).collect();
+            let stand = if names.len() == 1 { "stands" } else { "stand" };
+            points.push(format!("{} {stand} out, too", names.join(", ")));
+        }
+        points
+    }
+
     /// A verdict without a culprit.
     pub fn without_rank(kind: Kind, confidence: Confidence, sentence: String) -> Self {
         Self {

@@ -7,7 +7,6 @@ use anstyle::{AnsiColor, Style};
 
 use crate::explain::kernel::Family;
 use crate::explain::table::{Comparison, RankLine};
-use crate::explain::trace::{StepKind, StepSource, Who};
 use crate::explain::verdict::{Cause, Confidence, Kind};
 
 const BOLD: Style = Style::new().bold();
@@ -47,19 +46,15 @@ fn headline(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     };
     writeln!(out, "{style}{}{who}{style:#}{sure}", v.kind.title())?;
     writeln!(out, "{}", v.sentence)?;
-    for reason in v.reasons.iter().filter(|r| !v.sentence.contains(r.as_str())) {
-        writeln!(out, "  - {reason}")?;
-    }
-    if !v.also.is_empty() {
-        let names: Vec<String> = v.also.iter().map(Who::to_string).collect();
-        writeln!(out, "  - {} stands out, too", names.join(", "))?;
+    for point in v.points() {
+        writeln!(out, "  - {point}")?;
     }
     match v.confirms {
         Some(true) => writeln!(out, "  {GOOD}This confirms what fired the rule.{GOOD:#}")?,
         Some(false) => writeln!(out, "  {ODD}This refutes what fired the rule.{ODD:#}")?,
         None => {}
     }
-    if v.confidence == Confidence::High && v.kind == Kind::NoFinding {
+    if v.confidence == Confidence::High && v.kind == Kind::NoFinding && !c.has_baseline() {
         writeln!(out, "  {DIM}\"All slow\" is not excluded: that takes a --baseline.{DIM:#}")?;
     }
     writeln!(out)
@@ -77,11 +72,14 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     if batches {
         write!(out, " {:>8} {:>8}", "requests", "prefill")?;
     }
+    if c.has_baseline() {
+        write!(out, " {:>9}", "/baseline")?;
+    }
     if waits.is_some() {
         write!(out, " {:>10} {:>6}", "wait/step", "last")?;
     }
     writeln!(out, "{BOLD:#}  {DIM}milliseconds per step{DIM:#}")?;
-    for r in shown(c) {
+    for r in c.listed(MAX_RANKS) {
         let mark = if Some(r.rank) == c.verdict.rank { HOT } else { Style::new() };
         write!(
             out,
@@ -96,6 +94,10 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
             let requests = r.requests_mean.map_or("-".into(), |n| format!("{n:.1}"));
             write!(out, " {requests:>8} {:>7.0}%", r.extend_share * 100.0)?;
         }
+        if c.has_baseline() {
+            let times = r.work_over_baseline.map_or("-".into(), |n| format!("{n:.2}x"));
+            write!(out, " {times:>9}")?;
+        }
         if let Some(w) = waits.and_then(|m| m.ranks.iter().find(|w| w.rank == r.rank)) {
             write!(out, " {:>10.3} {:>5.0}%", w.wait_ms_per_step, w.last_share * 100.0)?;
         }
@@ -105,16 +107,6 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         writeln!(out, "{DIM}and {} more ranks (--format json, --csv){DIM:#}", c.ranks.len() - MAX_RANKS)?;
     }
     Ok(())
-}
-
-/// The ranks to list: all, or those with the most work.
-fn shown(c: &Comparison) -> Vec<&RankLine> {
-    let mut lines: Vec<&RankLine> = c.ranks.iter().collect();
-    if lines.len() > MAX_RANKS {
-        lines.sort_by(|a, b| b.work_ms_per_step.total_cmp(&a.work_ms_per_step));
-        lines.truncate(MAX_RANKS);
-    }
-    lines
 }
 
 fn bar(r: &RankLine, c: &Comparison) -> String {
@@ -198,30 +190,7 @@ fn collectives(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
 }
 
 fn notes(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
-    let mut lines: Vec<String> = c.notes.clone();
-    if let Some(kernel) = &c.period_kernel {
-        let short = crate::explain::kernel::short_name(kernel);
-        lines.push(format!("no step annotations: a step is a period of {short}"));
-    }
-    if c.ranks.iter().any(|r| r.steps_from == StepSource::PerSecond && r.steps > 0) {
-        lines.push("steps could not be told apart: each window counts as one step".into());
-    }
-    if c.unknown_share > 0.01 {
-        lines.push(format!(
-            "{:.0} % of the kernel time is in kernels that no family knows",
-            c.unknown_share * 100.0
-        ));
-    }
-    for r in &c.ranks {
-        lines.extend(r.notes.iter().map(|n| format!("{}: {n}", r.rank)));
-    }
-    if c.ranks
-        .iter()
-        .any(|r| r.kinds.contains_key(&StepKind::Extend) && r.kinds.contains_key(&StepKind::Decode))
-    {
-        lines.push("prefill and decode steps are compared separately; figures per step are over both".into());
-    }
-    for line in lines {
+    for line in c.remarks() {
         writeln!(out, "{DIM}note: {line}{DIM:#}")?;
     }
     Ok(())

@@ -76,8 +76,7 @@ pub struct Inventory {
 pub fn inventory(paths: &[PathBuf]) -> Result<Inventory, TraceError> {
     let mut found = Inventory::default();
     for path in paths {
-        let meta =
-            fs::metadata(path).map_err(|source| TraceError::Unreadable { path: path.clone(), source })?;
+        let meta = fs::metadata(path).map_err(|why| TraceError::Unreadable { path: path.clone(), why })?;
         if meta.is_dir() {
             folder(path, &mut found)?;
         } else {
@@ -160,7 +159,7 @@ fn folder(dir: &Path, found: &mut Inventory) -> Result<(), TraceError> {
 
 /// Takes the traces of one folder; returns the folders below.
 fn list(dir: &Path, found: &mut Inventory) -> Result<Vec<PathBuf>, TraceError> {
-    let unreadable = |source| TraceError::Unreadable { path: dir.to_owned(), source };
+    let unreadable = |why| TraceError::Unreadable { path: dir.to_owned(), why };
     let mut below = Vec::new();
     let mut entries: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable)? {
@@ -241,15 +240,15 @@ fn looks_like_trace(path: &Path) -> Result<bool, TraceError> {
 
 /// An export beside its report says the same twice.
 fn prefer_exports(found: &mut Inventory) {
-    let exported: BTreeSet<PathBuf> = found
-        .files
-        .iter()
-        .filter(|f| f.format == Format::NsightSqlite)
-        .map(|f| f.path.with_extension("").with_extension(""))
-        .collect();
-    found
-        .files
-        .retain(|f| f.format != Format::NsightReport || !exported.contains(&f.path.with_extension("")));
+    let stem = |file: &TraceFile| {
+        let name = file.name();
+        let plain = name.strip_suffix(".gz").unwrap_or(&name);
+        let stem = plain.strip_suffix(".sqlite").or_else(|| plain.strip_suffix(".nsys-rep")).unwrap_or(plain);
+        file.path.with_file_name(stem)
+    };
+    let exports = found.files.iter().filter(|f| f.format == Format::NsightSqlite);
+    let exported: BTreeSet<PathBuf> = exports.map(stem).collect();
+    found.files.retain(|f| f.format != Format::NsightReport || !exported.contains(&stem(f)));
 }
 
 /// Refuses files of several captures: their ranks would be compared across time.

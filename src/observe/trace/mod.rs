@@ -23,12 +23,12 @@ pub enum TraceError {
     #[error("not a profiler trace: {0}")]
     NotATrace(String),
     /// The file cannot be opened or read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {why}")]
     Unreadable {
         /// Which.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        why: io::Error,
     },
     /// Something is wrong with one file.
     #[error("{path}: {what}")]
@@ -41,6 +41,17 @@ pub enum TraceError {
     /// Nothing to compare.
     #[error("{0}")]
     Nothing(String),
+}
+
+impl TraceError {
+    /// The same about the file that the user gave, where another was made of it.
+    #[must_use]
+    pub fn about(self, given: &Path) -> Self {
+        match self {
+            Self::File { what, .. } => Self::File { path: given.to_owned(), what },
+            other => other,
+        }
+    }
 }
 
 /// The most bytes that one compressed byte may become, once a file is past its first megabytes.
@@ -62,7 +73,7 @@ pub fn open(path: &Path) -> Result<Box<dyn Read>, TraceError> {
 /// # Errors
 /// When the file cannot be opened.
 pub fn open_counted<'a>(path: &Path, progress: &'a dyn Fn(u64)) -> Result<Box<dyn Read + 'a>, TraceError> {
-    let unreadable = |source| TraceError::Unreadable { path: path.to_owned(), source };
+    let unreadable = |why| TraceError::Unreadable { path: path.to_owned(), why };
     let mut file = File::open(path).map_err(unreadable)?;
     let mut magic = [0u8; 2];
     let n = file.read(&mut magic).map_err(unreadable)?;

@@ -29,10 +29,9 @@ pub struct Export {
     epoch_ns: i64,
 }
 
-fn failed(path: &Path, e: &rusqlite::Error) -> TraceError {
-    let what = format!(
-        "not an Nsight Systems export with GPU kernels ({e}); export it again with `nsys export --type sqlite`"
-    );
+fn failed(path: &Path, e: impl std::fmt::Display) -> TraceError {
+    let what =
+        format!("not an Nsight Systems export ({e}); export it again with `nsys export --type sqlite`");
     TraceError::File { path: path.to_owned(), what }
 }
 
@@ -46,7 +45,7 @@ impl Export {
     /// When it is no SQLite file or has no kernels in it.
     pub fn open(path: &Path) -> Result<Self, TraceError> {
         let absolute =
-            path.canonicalize().map_err(|source| TraceError::Unreadable { path: path.to_owned(), source })?;
+            path.canonicalize().map_err(|why| TraceError::Unreadable { path: path.to_owned(), why })?;
         let mut uri = String::from("file:");
         for byte in absolute.to_string_lossy().bytes() {
             match byte {
@@ -59,13 +58,17 @@ impl Export {
         uri.push_str("?mode=ro&immutable=1");
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let db = Connection::open_with_flags(&uri, flags).map_err(|e| failed(path, &e))?;
-        let kernels: i64 = db
-            .query_row("SELECT count(*) FROM CUPTI_ACTIVITY_KIND_KERNEL", [], |r| r.get(0))
-            .map_err(|e| failed(path, &e))?;
-        if kernels == 0 {
-            let what =
-                "the export has no GPU kernels: was CUDA traced, and `--cuda-graph-trace=node` given?".into();
+        let db = Connection::open_with_flags(&uri, flags).map_err(|e| failed(path, e))?;
+        // Every export has strings; a table that would be empty is not made.
+        let tables: i64 = db
+            .query_row("SELECT count(*) FROM sqlite_master WHERE name = 'StringIds'", [], |r| r.get(0))
+            .map_err(|e| failed(path, e))?;
+        if tables == 0 {
+            return Err(failed(path, "it has no table StringIds"));
+        }
+        let kernels = db.query_row("SELECT count(*) FROM CUPTI_ACTIVITY_KIND_KERNEL", [], |r| r.get(0));
+        if kernels.unwrap_or(0i64) == 0 {
+            let what = "the Nsight export has no GPU kernels: was CUDA traced (`--trace=cuda`, and `--cuda-graph-trace=node` for CUDA graphs) while the GPU worked?".into();
             return Err(TraceError::File { path: path.to_owned(), what });
         }
         let epoch_ns = db
@@ -80,7 +83,7 @@ impl Export {
     /// When the tables are not as Nsight writes them.
     pub fn processes(&self, path: &Path) -> Result<Vec<Process>, TraceError> {
         let sql = format!("SELECT DISTINCT {PID} FROM CUPTI_ACTIVITY_KIND_KERNEL ORDER BY 1");
-        let mut statement = self.db.prepare(&sql).map_err(|e| failed(path, &e))?;
+        let mut statement = self.db.prepare(&sql).map_err(|e| failed(path, e))?;
         let pids: Result<Vec<u32>, _> = statement.query_map([], |r| r.get(0)).and_then(Iterator::collect);
         let name = |pid: u32| -> String {
             self.db
@@ -88,7 +91,7 @@ impl Export {
                 .unwrap_or_default()
         };
         Ok(pids
-            .map_err(|e| failed(path, &e))?
+            .map_err(|e| failed(path, e))?
             .into_iter()
             .map(|pid| Process { pid, name: name(pid) })
             .collect())
@@ -106,7 +109,7 @@ impl Export {
             "SELECT k.start, k.end, k.streamId, k.gridX * k.gridY * k.gridZ, s.value \
              FROM CUPTI_ACTIVITY_KIND_KERNEL k JOIN StringIds s ON s.id = k.{name} WHERE {PID} = ? ORDER BY k.start"
         );
-        self.rows(&sql, pid, limit, trace).map_err(|e| failed(path, &e))?;
+        self.rows(&sql, pid, limit, trace).map_err(|e| failed(path, e))?;
         // Absent tables had no rows.
         for (table, name) in
             [("CUPTI_ACTIVITY_KIND_MEMCPY", "Memcpy"), ("CUPTI_ACTIVITY_KIND_MEMSET", "Memset")]
@@ -114,7 +117,7 @@ impl Export {
             let sql = format!("SELECT start, end, streamId, 0, '{name}' FROM {table} WHERE {PID} = ?");
             match self.rows(&sql, pid, limit, trace) {
                 Ok(()) | Err(rusqlite::Error::SqliteFailure(_, _)) => {}
-                Err(e) => return Err(failed(path, &e)),
+                Err(e) => return Err(failed(path, e)),
             }
         }
         self.marks(pid, trace);

@@ -109,28 +109,20 @@ fn marks(out: &mut impl Write, h: &History, frame: &Frame) -> io::Result<()> {
         )?;
     }
     let (onset, fired) = (frame.x(h.onset), frame.x(h.fired_at));
-    // Two words at one place would cover each other.
-    let together = (fired - onset).abs() < 16.0;
-    write!(
-        out,
-        "<div class=\"mark\" style=\"left:{onset:.2}%\"><b{}>onset</b></div>",
-        shifted(together, true, onset)
-    )?;
+    write!(out, "<div class=\"mark\" style=\"left:{onset:.2}%\"><b{}>onset</b></div>", inside(onset))?;
     let delay = h.fired_at.signed_s_since(h.onset);
-    let style = shifted(together, false, fired);
     write!(
         out,
-        "<div class=\"mark fired\" style=\"left:{fired:.2}%\"><b{style}>fired {delay:+.1} s</b></div>"
+        "<div class=\"mark fired\" style=\"left:{fired:.2}%\"><b{}>fired {delay:+.1} s</b></div>",
+        inside(fired)
     )
 }
 
-/// Keeps a mark's word inside of the plot and off its neighbour.
-fn shifted(together: bool, first: bool, at: f64) -> &'static str {
-    match (together, first) {
-        (true, true) if at > 12.0 => " style=\"transform:translateX(-100%)\"",
-        (true, false) if at < 75.0 => " style=\"transform:none\"",
-        _ if at < 8.0 => " style=\"transform:none\"",
-        _ if at > 90.0 => " style=\"transform:translateX(-100%)\"",
+/// Keeps a mark's word inside of the plot.
+fn inside(at: f64) -> &'static str {
+    match at {
+        at if at < 14.0 => " style=\"transform:none\"",
+        at if at > 86.0 => " style=\"transform:translateX(-100%)\"",
         _ => "",
     }
 }

@@ -6,10 +6,13 @@ mod chart;
 use std::io::{self, Write};
 
 use crate::explain::kernel::Family;
-use crate::explain::table::Comparison;
+use crate::explain::table::{Comparison, RankLine};
 use crate::explain::verdict::{Kind, Ms};
 
 pub use chart::{History, Series};
+
+/// The most ranks that are shown one by one.
+const MAX_RANKS: usize = 64;
 
 /// Writes the page. `history` is the signal around the onset, where it is known.
 ///
@@ -65,16 +68,18 @@ fn header(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         _ => "hot",
     };
     let who = v.rank.map(|r| format!("{r}: ")).unwrap_or_default();
+    let sure = match v.kind {
+        Kind::InsufficientEvidence => String::new(),
+        _ => format!("<small>confidence {}</small>", v.confidence.name()),
+    };
     write!(
         out,
-        "<header><h1 class=\"kind\"><span class=\"{style}\">{}{}</span><small>confidence {}</small></h1><p>{}</p>",
+        "<header><h1 class=\"kind\"><span class=\"{style}\">{}{}</span>{sure}</h1><p>{}</p>",
         escaped(&who),
         v.kind.title(),
-        v.confidence.name(),
         escaped(&v.sentence)
     )?;
-    let mut reasons: Vec<String> =
-        v.reasons.iter().filter(|r| !v.sentence.contains(r.as_str())).cloned().collect();
+    let mut reasons = v.points();
     reasons.extend(match v.confirms {
         Some(true) => Some("this confirms what fired the rule".to_owned()),
         Some(false) => Some("this refutes what fired the rule".to_owned()),
@@ -121,8 +126,14 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
           <th>rank</th><th>gap</th><th>work</th><th>busy</th><th>host gap</th><th>steps</th>",
     )?;
     let batches = c.ranks.iter().any(|r| r.requests_mean.is_some());
-    out.write_all(if batches { b"<th>requests</th><th>prefill</th></tr>" } else { b"</tr>" })?;
-    for r in &c.ranks {
+    if batches {
+        out.write_all(b"<th>requests</th><th>prefill</th>")?;
+    }
+    if c.has_baseline() {
+        out.write_all(b"<th>work / baseline</th>")?;
+    }
+    out.write_all(b"</tr>")?;
+    for r in c.listed(MAX_RANKS) {
         let class = if Some(r.rank) == c.verdict.rank { " class=\"culprit\"" } else { "" };
         let gap = r.gap_ms_per_step.map_or("-".into(), |g| format!("{g:+.3}"));
         write!(
@@ -138,19 +149,27 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
             let requests = r.requests_mean.map_or("-".into(), |n| format!("{n:.1}"));
             write!(out, "<td>{requests}</td><td>{:.0} %</td>", r.extend_share * 100.0)?;
         }
+        if c.has_baseline() {
+            let times = r.work_over_baseline.map_or("-".into(), |n| format!("{n:.2}"));
+            write!(out, "<td>{times}</td>")?;
+        }
         out.write_all(b"</tr>")?;
     }
-    out.write_all(b"</table></div></section>\n")
+    out.write_all(b"</table></div>")?;
+    if c.ranks.len() > MAX_RANKS {
+        write!(out, "<p>and {} more ranks, which have less work</p>", c.ranks.len() - MAX_RANKS)?;
+    }
+    out.write_all(b"</section>\n")
 }
 
 fn families(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
-    let total = |i: usize| c.ranks[i].families_ms_per_step.values().sum::<f64>();
-    let most = (0..c.ranks.len()).map(total).fold(0.0, f64::max);
+    let total = |r: &RankLine| r.families_ms_per_step.values().sum::<f64>();
+    let most = c.ranks.iter().map(total).fold(0.0, f64::max);
     if most <= 0.0 {
         return Ok(());
     }
-    out.write_all(b"<section><h2>Kernel families</h2><p>Kernel time per step, every rank on one scale.</p>")?;
-    for (i, r) in c.ranks.iter().enumerate() {
+    out.write_all(b"<section><h2>Kernel families</h2><p>Kernel time per step, every rank on one scale.</p><div class=\"rows\">")?;
+    for r in c.listed(MAX_RANKS) {
         let class = if Some(r.rank) == c.verdict.rank { " culprit" } else { "" };
         write!(
             out,
@@ -168,9 +187,9 @@ fn families(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
                 )?;
             }
         }
-        write!(out, "</div><span class=\"v\">{}</span></div>", Ms(total(i)))?;
+        write!(out, "</div><span class=\"v\">{}</span></div>", Ms(total(r)))?;
     }
-    out.write_all(b"<div class=\"legend\">")?;
+    out.write_all(b"</div><div class=\"legend\">")?;
     for family in Family::ALL {
         if c.ranks.iter().any(|r| r.families_ms_per_step.get(&family).is_some_and(|ms| *ms > 0.0)) {
             let name = family.name();
@@ -193,15 +212,18 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
          <div class=\"scroll\"><table><tr><th>kernel</th><th>gap</th>",
         escaped(&who)
     )?;
-    let shown = c.ranks.len().min(8);
-    for r in &c.ranks[..shown] {
-        write!(out, "<th>{}</th>", escaped(&r.rank.to_string()))?;
+    // The culprit first: a narrow screen shows the first columns.
+    let mut shown: Vec<usize> = (0..c.ranks.len()).collect();
+    shown.sort_by_key(|&i| Some(c.ranks[i].rank) != c.verdict.rank);
+    shown.truncate(8);
+    for &i in &shown {
+        write!(out, "<th>{}</th>", escaped(&c.ranks[i].rank.to_string()))?;
     }
     out.write_all(b"<th>family</th></tr>")?;
     for k in lines {
         write!(out, "<tr><td class=\"name\">{}</td><td>{:+.3}</td>", escaped(&k.kernel), k.gap_ms_per_step)?;
-        for ms in &k.ms_per_step[..shown] {
-            write!(out, "<td>{ms:.3}</td>")?;
+        for &i in &shown {
+            write!(out, "<td>{:.3}</td>", k.ms_per_step[i])?;
         }
         write!(out, "<td>{}</td></tr>", k.family.name())?;
     }
@@ -216,7 +238,7 @@ fn waits(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         out,
         "<section><h2>Waiting in collectives</h2><p>{} collectives matched on all ranks. Each ends together everywhere: what a \
          rank spends in it beyond the last arriver is waiting. The rank that waits least holds the others up. Clocks are \
-         known to {residual:.1} us.</p>",
+         known to {residual:.1} us.</p><div class=\"rows\">",
         m.count
     )?;
     for r in &m.ranks {
@@ -231,24 +253,11 @@ fn waits(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
             r.last_share * 100.0
         )?;
     }
-    out.write_all(b"</section>\n")
+    out.write_all(b"</div></section>\n")
 }
 
 fn footer(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
-    let mut notes = c.notes.clone();
-    if let Some(kernel) = &c.period_kernel {
-        let short = crate::explain::kernel::short_name(kernel);
-        notes.push(format!("no step annotations: a step is a period of {short}"));
-    }
-    if c.unknown_share > 0.01 {
-        notes.push(format!(
-            "{:.0} % of the kernel time is in kernels that no family knows",
-            c.unknown_share * 100.0
-        ));
-    }
-    for r in &c.ranks {
-        notes.extend(r.notes.iter().map(|n| format!("{}: {n}", r.rank)));
-    }
+    let notes = c.remarks();
     out.write_all(b"<footer>")?;
     if !notes.is_empty() {
         out.write_all(b"<ul>")?;
