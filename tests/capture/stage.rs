@@ -1,7 +1,6 @@
 //! A double behind a real port, and everything that a capture of it needs.
 #![allow(dead_code, clippy::disallowed_methods, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use skewtrap::act::nsys::Nsys;
 use skewtrap::act::state::State;
 use skewtrap::agent::capture::{Desk, Kept, take};
 use skewtrap::agent::clock::Clock;
+use skewtrap::agent::cost::Meter;
 use skewtrap::agent::window::{Heard, Links, Site, Status};
 use skewtrap::decide::capture::admit::{Grant, Policy, admit};
 use skewtrap::decide::capture::facts::{Answered, Facts, Folder};
@@ -18,6 +18,7 @@ use skewtrap::decide::capture::governor::{Budget, Wish};
 use skewtrap::decide::capture::line::ProfileLine;
 use skewtrap::decide::capture::path_map::PathMap;
 use skewtrap::decide::capture::refusal::Refusal;
+use skewtrap::decide::capture::stall::Habits;
 use skewtrap::decide::capture::window::{Blind, Phase};
 use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
 use skewtrap::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState, Record};
@@ -81,8 +82,6 @@ pub fn site(url: &str) -> Site {
         default_dir: None,
         sees_log: true,
         nsys: Nsys::new("nsys"),
-        health: Duration::from_millis(50),
-        usual: BTreeMap::new(),
     }
 }
 
@@ -131,6 +130,7 @@ impl Stage {
             min_free: 0,
             output_dir: Some(self.base()),
             watch_only: false,
+            bundles: None,
         };
         let facts = self.facts(busy).await;
         let ledger = self.desk.state.ledger().unwrap();
@@ -186,7 +186,8 @@ pub fn links(
         let skip = std::fs::metadata(&log).map_or(0, |m| m.len());
         tokio::spawn(follow(log, skip as usize, tell));
     }
-    (Links { heard, status, cancel }, shown)
+    let meter = Meter::new(desk.clock, Duration::from_millis(50), Habits::new());
+    (Links { heard, status, meter, cancel }, shown)
 }
 
 async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<Heard>) {
@@ -222,6 +223,7 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
         bound: 1.5,
         members: Vec::new(),
         evidence: None,
+        shown_by: None,
     };
     let incident = Incident {
         id: id.into(),

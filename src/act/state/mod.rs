@@ -164,8 +164,8 @@ impl State {
     /// # Errors
     /// The database cannot be read.
     pub fn ledger(&self) -> Result<Ledger, StateError> {
-        let attempts = self.bodies("attempts", "SELECT body FROM attempts ORDER BY at, id")?;
-        Ok(Ledger { attempts })
+        let attempts: Vec<Attempt> = self.bodies("attempts", "SELECT body FROM attempts ORDER BY at, id")?;
+        Ok(attempts.into())
     }
 
     /// Writes an attempt, its window and its incident, durably: a power cut after this forgets none.
