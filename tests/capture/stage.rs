@@ -24,10 +24,9 @@ use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
 use skewtrap::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState, Record};
 use skewtrap::decide::labels::Labels;
 use skewtrap::decide::rule::{Limits, Severity, Side};
-use skewtrap::decide::signal::fields::Fields;
 use skewtrap::decide::signal::log_line::Says;
+use skewtrap::decide::signal::log_reader::{Arrival, LogReader};
 use skewtrap::decide::signal::rank::Rank;
-use skewtrap::decide::signal::sglang_line;
 use skewtrap::decide::time::Time;
 use skewtrap::demo::Engine;
 use skewtrap::demo::load::LoadTrack;
@@ -192,19 +191,21 @@ pub fn links(
 
 async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<Heard>) {
     let mut tick = tokio::time::interval(Duration::from_millis(5));
-    let mut fields = Fields::default();
+    let mut reader = LogReader::new(jiff::tz::TimeZone::UTC);
     loop {
         tick.tick().await;
         let bytes = std::fs::read(&log).unwrap_or_default();
         let new = &bytes[read.min(bytes.len())..];
         let Some(end) = new.iter().rposition(|b| *b == b'\n') else { continue };
         for line in new[..end].split(|b| *b == b'\n') {
-            let line = sglang_line::read(line, &mut fields);
-            if let Says::Profile(profile) = &line.says {
-                let heard = Heard::Line { rank: line.rank, line: ProfileLine::from(profile) };
-                if tell.send(heard).await.is_err() {
-                    return;
-                }
+            let line = reader.read(line, Arrival::Recorded).line;
+            let heard = match &line.says {
+                Says::Profile(profile) => Heard::Line { rank: line.rank, line: ProfileLine::from(profile) },
+                Says::Fatal(words) => Heard::Gone(String::from_utf8_lossy(words).into_owned()),
+                _ => continue,
+            };
+            if tell.send(heard).await.is_err() {
+                return;
             }
         }
         read += end + 1;
@@ -247,4 +248,38 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
 /// A window whose deadline is a second.
 pub fn short() -> HttpWindow {
     HttpWindow { deadline: Duration::from_secs(1), ..HttpWindow::default() }
+}
+
+/// A file system of so many bytes, mounted over a folder as long as this lives.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`, said loudly, where this user may not mount.
+    pub fn over(folder: &Path, bytes: u64) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let size = format!("size={bytes},mode=0777");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder)
+            .stderr(std::process::Stdio::null())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(folder.to_owned()));
+        }
+        eprintln!("SKIPPED: a disk that is full (no tmpfs can be mounted here)");
+        None
+    }
+
+    /// Writes until nothing more fits.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut file, &[0; 512]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the test's own files in it are still open.
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
