@@ -2,6 +2,7 @@
 //! soon as its steps are known, so that of a rank only its fold stays.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -159,7 +160,9 @@ impl TempFolder {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("skewtrap-export-{}-{n}", std::process::id()));
-        std::fs::create_dir_all(&path)?;
+        // An export holds the server's environment: only its owner enters, and nothing that somebody
+        // else put there is taken for ours.
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
 }

@@ -14,11 +14,13 @@ use crate::agent::cost::Meter;
 use crate::agent::examine::follow;
 use crate::agent::window::{self, Links, Site, Status};
 use crate::agent::{command, nsys};
+use crate::decide::capture::facts::Engine;
 use crate::decide::capture::governor::AttemptEnd;
 use crate::decide::capture::stall::Habits;
 use crate::decide::capture::window::{Blind, Phase};
 use crate::decide::incident::{CaptureOutcome, Record};
 use crate::decide::time::Time;
+use crate::observe::artifact::inspect;
 use crate::observe::profile_lines;
 
 /// A server as closing a window needs it.
@@ -151,9 +153,29 @@ async fn closed(
             reader.inspect(tokio::task::JoinHandle::abort);
             came_of(outcome, request.writes_files)
         }
-        OpenMeans::Nsys { .. } => nsys::close(&site.nsys, &window, desk.clock.now()).await,
-        OpenMeans::Command { group } => command::close(&window, group, window.sent_at),
+        OpenMeans::Nsys { .. } => {
+            let came = nsys::close(&site.nsys, &window, desk.clock.now()).await;
+            with_scratched(desk, came, &window.incident).await
+        }
+        OpenMeans::Command { group } => {
+            let came = command::close(&window, group, window.sent_at);
+            with_scratched(desk, came, &window.incident).await
+        }
     }
+}
+
+/// What the dead agent's window had written so far is kept with the rest.
+async fn with_scratched(desk: &Desk, mut came: Came, incident: &str) -> Came {
+    let known: Vec<String> = came.artifacts.iter().map(|a| a.path.clone()).collect();
+    let (bundles, incident) = (desk.bundles.clone(), incident.to_owned());
+    let read = tokio::task::spawn_blocking(move || -> Vec<_> {
+        let files = bundles.scratched(&incident).into_iter();
+        let new = files.filter(|f| !known.iter().any(|k| Path::new(k) == f));
+        new.filter_map(|f| inspect(&f, Engine::Sglang).ok()).collect()
+    });
+    // A read that panics leaves them to go into the bundle unlisted.
+    came.artifacts.extend(read.await.unwrap_or_default());
+    came
 }
 
 type Lines = Vec<(crate::decide::signal::rank::Rank, crate::decide::capture::line::ProfileLine)>;
