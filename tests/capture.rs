@@ -5,14 +5,16 @@
 #[path = "capture/stage.rs"]
 mod stage;
 
+use std::path::Path;
 use std::time::Duration;
 
+use skewtrap::agent::capture::take;
 use skewtrap::decide::capture::HttpWindow;
 use skewtrap::decide::incident::{CaptureOutcome, Captured, Quality};
 use skewtrap::decide::signal::rank::Rank;
 use skewtrap::demo::exchange::{HttpFault, HttpFaultKind, Request};
 use skewtrap::demo::sglang::{Config, Faults, Version};
-use stage::{Stage, config, short};
+use stage::{SmallDisk, Stage, config, short};
 use tokio_util::sync::CancellationToken;
 
 const BUSY: [(u32, u32); 4] = [(9, 0), (8, 0), (110, 3), (9, 0)];
@@ -90,6 +92,8 @@ async fn merge_profiles_is_done_by_the_agent_and_never_sent() {
 enum Wanted {
     Done(Quality),
     Fails(&'static str),
+    /// The fault itself is the server's death: the sentence's beginning, and the hint in it.
+    Dies(&'static str, &'static str),
 }
 
 struct Case {
@@ -120,16 +124,29 @@ fn cases() -> Vec<Case> {
         let busy = if config.load.at(0, stage::begin()).running == 0 { vec![1] } else { vec![0, 1] };
         // Who needs no stop must have the time to finish by its steps, however busy the machine.
         let patient = HttpWindow { deadline: Duration::from_secs(30), ..HttpWindow::default() };
-        let spec = if stops == 0 && name != "start reset before" { patient } else { short() };
+        let is_lost = ["start reset before", "start without effect or answer"].contains(&name);
+        let spec = if stops == 0 && !is_lost { patient } else { short() };
         Case { name, config, busy, spec, wanted, stops }
     };
-    use HttpFaultKind::{Late, NeverAfter, ResetAfter, ResetBefore, Status};
-    use Wanted::{Done, Fails};
+    use HttpFaultKind::{Late, NeverAfter, NeverBefore, ResetAfter, ResetBefore, Status};
+    use Wanted::{Dies, Done, Fails};
+    let gone = "the server went away in the middle of the window";
+    let restarts = |after| {
+        let (restart_after_start, restart_takes) = (Some(after), Duration::from_secs(60));
+        faulty(Faults { restart_after_start, restart_takes, ..Faults::default() })
+    };
+    let long = |mut case: Case| {
+        case.spec =
+            HttpWindow { num_steps: 1000, deadline: Duration::from_secs(20), ..HttpWindow::default() };
+        case
+    };
     vec![
         case("start 400", start(Status(400)), Fails("the server refused the start with 400"), 0),
         case("start 401", start(Status(401)), Fails("the server refused the start with 401"), 0),
         case("start 404", start(Status(404)), Fails("the server refused the start with 404"), 0),
+        case("start 409", start(Status(409)), Fails("the server refused the start with 409"), 0),
         case("start 500", start(Status(500)), Fails("the start failed with 500"), 0),
+        case("start 503", start(Status(503)), Fails("the start failed with 503"), 0),
         case("start redirected", start(Status(307)), Fails("the server refused the start with 307"), 0),
         case(
             "start reset before",
@@ -139,12 +156,21 @@ fn cases() -> Vec<Case> {
         ),
         case("start reset after", start(ResetAfter), Done(Quality::Usable), 0),
         case("start never answered", start(NeverAfter), Done(Quality::Usable), 0),
+        case(
+            "start without effect or answer",
+            start(NeverBefore),
+            Fails("unknown start: the start was not answered"),
+            0,
+        ),
         case("start late", start(Late(Duration::from_secs(10))), Done(Quality::Usable), 0),
         case("stop 404 once", stop(Status(404)), Done(Quality::Usable), 2),
         case("stop 503 once", stop(Status(503)), Done(Quality::Usable), 2),
         case("stop 401", stops(Status(401)), Fails("the stop was answered with 401"), 1),
         case("stop 503", stops(Status(503)), Fails("the stop was answered with 503"), 4),
+        case("stop reset before", stop(ResetBefore), Done(Quality::Usable), 2),
         case("stop reset after", stop(ResetAfter), Done(Quality::Usable), 1),
+        case("stop never answered", stop(NeverAfter), Done(Quality::Usable), 1),
+        case("stop late", stop(Late(Duration::from_secs(10))), Done(Quality::Usable), 1),
         case(
             "rank missing",
             faulty(Faults { missing: vec![1], ..Faults::default() }),
@@ -163,6 +189,33 @@ fn cases() -> Vec<Case> {
             Fails("the window went as planned, but no whole file"),
             0,
         ),
+        case(
+            "folder not writable for the server",
+            faulty(Faults { unwritable: vec!["/".into()], ..Faults::default() }),
+            Dies(gone, "make capture.output_dir writable by the server's user"),
+            0,
+        ),
+        case(
+            "disk full",
+            faulty(Faults { disk_full: true, ..Faults::default() }),
+            Dies(gone, "its disk was full while it wrote the trace"),
+            0,
+        ),
+        case(
+            "watchdog in an export",
+            Config {
+                watchdog: Duration::from_secs(10),
+                ..faulty(Faults { slow_export: Duration::from_secs(60), ..Faults::default() })
+            },
+            Dies(gone, "ask for fewer steps"),
+            0,
+        ),
+        long(case(
+            "restart in the window",
+            restarts(Duration::from_secs(1)),
+            Dies(gone, "its window went with it"),
+            0,
+        )),
         case(
             "slow export",
             faulty(Faults { slow_export: Duration::from_secs(10), ..Faults::default() }),
@@ -185,16 +238,19 @@ async fn every_fault_ends_in_a_named_state_and_a_message_and_the_server_survives
             match (&case.wanted, outcome) {
                 (Wanted::Done(quality), CaptureOutcome::Done(c)) if c.quality == *quality => {}
                 (Wanted::Fails(front), CaptureOutcome::Failed { why, .. }) if why.starts_with(front) => {}
+                (Wanted::Dies(front, hint), CaptureOutcome::Failed { why, .. })
+                    if why.starts_with(front) && why.contains(hint) => {}
                 _ => panic!("{}: {outcome:#?}\n{:#?}", case.name, kept.record.exchanges),
             }
             assert_eq!(stage.stops(), case.stops, "{}: stops", case.name);
             assert_eq!(kept.trouble, None, "{}", case.name);
-            assert!(stage.ask(|w| w.is_up()).await, "{}: the server died", case.name);
+            let dies = matches!(case.wanted, Wanted::Dies(..));
+            assert_eq!(stage.ask(|w| w.is_up()).await, !dies, "{}: is the server up?", case.name);
             assert!(stage.desk.state.open_windows().unwrap().is_empty(), "{}", case.name);
         });
     }
     let all = played.join_all().await;
-    assert_eq!(all.len(), 18);
+    assert_eq!(all.len(), 28);
 }
 
 #[tokio::test]
@@ -235,6 +291,114 @@ async fn a_server_that_restarts_in_the_middle_is_noticed_and_nothing_is_left_run
     let (why, _) = failed(&kept.record.incident.capture);
     assert!(why.starts_with("the server went away in the middle of the window"), "{why}");
     assert_eq!(kept.end.unproven, None);
+}
+
+/// Takes a window of many steps while somebody does `theirs` as soon as it is open on every rank.
+async fn disturbed(
+    config: Config,
+    theirs: &str,
+) -> (Stage, tempfile::TempDir, skewtrap::agent::capture::Kept) {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config, dir.path()).await;
+    let spec = HttpWindow { num_steps: 1000, deadline: Duration::from_secs(2), ..HttpWindow::default() };
+    let grant = stage.grant(skewtrap::decide::capture::CaptureSpec::Http(spec), &[0, 1], "i1").await.unwrap();
+    let (path, body) = theirs.split_once(' ').unwrap_or((theirs, ""));
+    let request = Request::post(path, &body.replace("BASE", &stage.base()));
+    let (kept, ()) = tokio::join!(stage.take(&grant, CancellationToken::new()), async {
+        while stage.ask(|w| w.open_windows()).await.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        stage.double.change(move |engine, now| engine.request(now, &request).1);
+    });
+    (stage, dir, kept)
+}
+
+#[tokio::test]
+async fn somebody_elses_start_over_ours_is_told_and_its_end_waited_for() {
+    let theirs = r#"/start_profile {"output_dir":"BASE/theirs","num_steps":20,"with_stack":false}"#;
+    let (stage, _dir, kept) = disturbed(config(&BUSY[..2]), theirs).await;
+    let said = format!("{:?}", kept.record.incident.capture);
+    assert!(said.contains("somebody"), "{said}");
+    assert!(stage.is_closed_and_alive().await, "{said}");
+    assert!(stage.desk.state.open_windows().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_second_start_that_makes_torch_raise_ends_in_a_message_on_a_release_that_survives_it() {
+    let faults = Faults { torch_raises_on_second_start: true, ..Faults::default() };
+    let theirs = r#"/start_profile {"output_dir":"BASE/theirs","num_steps":20,"with_stack":false}"#;
+    let (stage, _dir, kept) = disturbed(Config { faults, ..config(&BUSY[..2]) }, theirs).await;
+    // The server forgot our window: nothing comes, and nothing can be proven.
+    let (why, _) = failed(&kept.record.incident.capture);
+    assert!(why.starts_with("the stop was answered with 500"), "{why}");
+    assert!(kept.end.unproven.is_some());
+    assert!(stage.is_closed_and_alive().await);
+}
+
+#[tokio::test]
+async fn somebody_elses_stop_ends_ours_early_with_its_files() {
+    let (stage, _dir, kept) = disturbed(config(&BUSY[..2]), "/stop_profile").await;
+    let captured = done(&kept.record.incident.capture);
+    assert_eq!((captured.quality, stage.stops()), (Quality::Usable, 0), "{captured:?}");
+    assert!(stage.is_closed_and_alive().await);
+}
+
+#[tokio::test]
+async fn an_idle_server_is_refused_before_anything_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&[(0, 0), (0, 0)]), dir.path()).await;
+    let spec = skewtrap::decide::capture::CaptureSpec::Http(short());
+    assert_eq!(stage.grant(spec, &[], "i1").await.unwrap_err().word(), "all_idle");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_in_the_middle_of_an_export_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY[..2]), dir.path()).await;
+    let spec = skewtrap::decide::capture::CaptureSpec::Http(short());
+    let grant = stage.grant(spec, &[0, 1], "i1").await.unwrap();
+    let Some(disk) = SmallDisk::over(Path::new(&stage.base()), 1 << 16) else { return };
+    std::fs::create_dir(Path::new(&stage.base()).join("skewtrap-i1")).unwrap();
+    disk.fill();
+    let kept = stage.take(&grant, CancellationToken::new()).await;
+    let (why, _) = failed(&kept.record.incident.capture);
+    assert!(why.starts_with("the server went away in the middle of the window"), "{why}");
+    assert!(why.contains("No space left on device") && why.contains("raise keep.min_free"), "{why}");
+    assert_eq!(kept.end.unproven, None);
+    assert!(stage.desk.state.open_windows().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_bundle_that_does_not_fit_is_told_and_the_files_stay_where_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY[..2]), dir.path()).await;
+    let Some(disk) = SmallDisk::over(&dir.path().join("incidents"), 1 << 14) else { return };
+    disk.fill();
+    let kept = stage.capture(HttpWindow::default(), &[0, 1]).await;
+    let captured = done(&kept.record.incident.capture);
+    let trouble = kept.trouble.unwrap();
+    assert!(trouble.contains("No space left on device") && trouble.contains("free some space"), "{trouble}");
+    assert!(captured.notes.contains(&trouble), "{:?}", captured.notes);
+    assert_eq!((captured.quality, captured.files.len()), (Quality::Usable, 2));
+    assert!(captured.files.iter().all(|f| f.path.starts_with(&stage.base()) && f.inode.is_some()));
+    assert!(stage.desk.state.open_windows().unwrap().is_empty() && stage.is_closed_and_alive().await);
+}
+
+#[tokio::test]
+async fn an_attempt_that_does_not_fit_into_the_state_sends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::over(&dir.path().join("state"), 1 << 18) else { return };
+    let stage = Stage::of(config(&BUSY[..2]), dir.path()).await;
+    let spec = skewtrap::decide::capture::CaptureSpec::Http(short());
+    let grant = stage.grant(spec, &[0, 1], "i1").await.unwrap();
+    disk.fill();
+    let (links, _status) = stage::links(None, &stage.desk, CancellationToken::new());
+    let record = stage::record("i1", stage.desk.state.agent().clone(), stage.desk.clock.now());
+    let evidence = std::future::ready(Vec::new());
+    let taken = take(&stage.desk, &stage.site, &grant, record, evidence, links).await;
+    let error = taken.unwrap_err().to_string();
+    assert!(error.contains("cannot be read or written") && error.contains("full"), "{error}");
+    assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));
 }
 
 #[tokio::test]

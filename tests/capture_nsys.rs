@@ -117,12 +117,11 @@ impl Wrapped {
     }
 
     async fn window(&self, incident: &str, session: NsysSession) -> Kept {
-        let spec = NsysWindow {
-            session,
-            duration: Duration::from_millis(300),
-            args: Vec::new(),
-            accept_risk: Vec::new(),
-        };
+        self.window_of(incident, session, Duration::from_millis(300)).await
+    }
+
+    async fn window_of(&self, incident: &str, session: NsysSession, duration: Duration) -> Kept {
+        let spec = NsysWindow { session, duration, args: Vec::new(), accept_risk: Vec::new() };
         let now = self.desk.clock.now();
         let attempt = Attempt {
             id: format!("{incident}/1"),
@@ -246,10 +245,96 @@ async fn every_trouble_with_nsys_has_its_own_message_and_stops_nothing_of_others
     assert_eq!(server.calls("stop").len(), stops, "what did not begin is not stopped");
     std::fs::remove_file(server.state("start_ignored")).unwrap();
 
+    server.fault("start_stolen", "");
+    let why = server.fails("i5b", NsysSession::OfTarget).await;
+    assert!(why.contains("which somebody else has started; it is left alone"), "{why}");
+    assert_eq!(server.calls("stop").len(), stops, "what is somebody else's is not stopped");
+    std::fs::remove_file(server.state("start_stolen")).unwrap();
+    server.nsys(&["stop", "--session=mine"]);
+
     server.fault("stop_ignored", "");
     let kept = server.window("i6", NsysSession::OfTarget).await;
     assert!(kept.end.unproven.is_some_and(|why| why.contains("stop it by hand: nsys stop --session=")));
     assert!(server.is_alive());
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_in_the_middle_of_a_report_is_named_and_what_there_is_is_kept() {
+    let mut server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    server.fault("disk_full", "");
+    let kept = server.window("i1", NsysSession::OfTarget).await;
+    let CaptureOutcome::Failed { why, captured: Some(captured) } = kept.record.incident.capture else {
+        panic!("{:?}", kept.record.incident.capture)
+    };
+    assert!(why.contains("No space left on device") && why.contains("free some space first"), "{why}");
+    assert_eq!((captured.files[0].path.as_str(), captured.files[0].whole), ("traces/window.qdstrm", false));
+    assert!(server.desk.state.open_windows().unwrap().is_empty() && server.is_alive());
+    let left: Vec<_> = std::fs::read_dir(server.desk.bundles.root()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "nothing lies beside the bundle: {left:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_the_agent_does_not_see_is_told_with_the_tmpdir_to_use() {
+    let mut server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    let theirs = server.dir.path().display().to_string();
+    // Sessions are files below TMPDIR: under another one there are none.
+    let elsewhere = server.dir.path().join("elsewhere").display().to_string();
+    server.site.nsys.environment =
+        vec![("FAKE_NSYS_STATE".into(), elsewhere.clone()), ("TMPDIR".into(), elsewhere.clone())];
+    let why = server.fails("i1", NsysSession::OfTarget).await;
+    assert!(why.contains("nsys shows the agent no session of it"), "{why}");
+    let wanted = format!(
+        "its TMPDIR is {theirs} and the agent's is {elsewhere}, so start the agent with TMPDIR={theirs}"
+    );
+    assert!(why.contains(&wanted), "{why}");
+    assert!(server.calls("start").is_empty() && server.is_alive());
+}
+
+#[tokio::test]
+async fn a_server_that_dies_in_the_middle_of_an_nsys_window_leaves_nothing_running() {
+    let server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    let (kept, ()) =
+        tokio::join!(server.window_of("i1", NsysSession::OfTarget, Duration::from_secs(2)), async {
+            while server.calls("start").is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let pid = server.site.server.port().and_then(skewtrap::observe::process::listener).unwrap();
+            Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+        });
+    let CaptureOutcome::Failed { why, .. } = kept.record.incident.capture else {
+        panic!("it cannot be done")
+    };
+    assert!(why.starts_with("the server went away in the middle of the window"), "{why}");
+    assert_eq!(kept.end.unproven, None);
+    assert!(server.desk.state.open_windows().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_that_took_nothing_is_sent_again_and_a_list_that_fails_proves_nothing() {
+    let server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    server.fault("stop_lazy", "");
+    report(&server.window("i1", NsysSession::OfTarget).await);
+    assert_eq!(server.calls("stop").len(), 2);
+    server.fault("list_broken", "");
+    let kept = server.window("i2", NsysSession::OfTarget).await;
+    let why = kept.end.unproven.unwrap();
+    assert!(
+        why.contains("its state cannot be read") && why.contains("Failed to connect to the daemon"),
+        "{why}"
+    );
+    assert_eq!(server.calls("stop").len(), 3, "what was started is stopped all the same");
+    std::fs::remove_file(server.state("list_broken")).unwrap();
+    assert!(
+        std::fs::read_to_string(server.state("sessions/").join(id_of(&server)).join("state"))
+            .unwrap()
+            .starts_with("Launched")
+    );
+}
+
+fn id_of(server: &Wrapped) -> String {
+    let mut ids = std::fs::read_dir(server.state("sessions")).unwrap().flatten();
+    ids.next().unwrap().file_name().into_string().unwrap()
 }
 
 #[tokio::test]

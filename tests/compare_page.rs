@@ -79,6 +79,7 @@ fn history() -> History {
         onset: at(20),
         fired_at: at(25),
         window: Some((at(30), at(31))),
+        shown_by: Some("load 31.000 at 2026-11-24T03:48:41.900Z, by log: [DP2] <Decode batch>".into()),
         series: vec![series("DP0", false, 0.0), series("DP2", true, 4.0)],
     }
 }

@@ -1,4 +1,5 @@
-//! Kills the real agent (SIGKILL) at random points of captures of a double, and counts what is lost.
+//! Kills the real agent (SIGKILL) at random points of captures of a double, by its own profiler, by
+//! an nsys session and by a program, and counts what is lost.
 //!
 //! `SKEWTRAP_KILLS` says how often; the default keeps `cargo test` short, the gate asks for 200.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
@@ -20,8 +21,10 @@ use skewtrap::demo::sglang::World;
 use skewtrap::demo::shell::RunningDouble;
 use tokio::net::TcpListener;
 
-/// Each lane has a double and an agent of its own.
+/// Each lane has a double and an agent of its own; a window that was killed costs it a quiet time.
 const LANES: usize = 5;
+/// After a window that was left open samples are distrusted until its export has settled.
+const QUIET: Duration = Duration::from_secs(18);
 const ONE_IDLE: [(u32, u32); 2] = [(0, 0), (40, 2)];
 
 /// What a receiver got: every body under its key, in the order of arrival.
@@ -85,18 +88,52 @@ async fn receiver() -> (String, Mail) {
     (url, mail)
 }
 
+/// How a lane captures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Http,
+    Nsys,
+    Command,
+}
+
+impl Kind {
+    fn of_lane(lane: usize) -> Self {
+        match lane % LANES {
+            3 => Self::Nsys,
+            4 => Self::Command,
+            _ => Self::Http,
+        }
+    }
+
+    fn capture(self, at: &str) -> String {
+        match self {
+            Self::Http => format!("http: {{ output_dir: '{at}/profiles', num_steps: 20, deadline: 2s }}"),
+            Self::Nsys => "nsys: { session: mine, duration: 500ms }".into(),
+            Self::Command => {
+                format!("command: {{ argv: ['{at}/program', '{{output_dir}}'], time_limit: 2s }}")
+            }
+        }
+    }
+}
+
+const NSYS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake_nsys/nsys");
+/// Marks every process of a lane.
+const LANE: &str = "SKEWTRAP_TEST_LANE";
+
 struct Lane {
+    kind: Kind,
     dir: PathBuf,
     double: RunningDouble,
     mail: Mail,
 }
 
 impl Lane {
-    async fn of(dir: &Path) -> Self {
+    async fn of(kind: Kind, dir: &Path) -> Self {
         std::fs::create_dir_all(dir.join("profiles")).unwrap();
         let double = stage::play(World::new(stage::config(&ONE_IDLE), stage::begin()), dir).await;
         let (hook, mail) = receiver().await;
         let (at, url) = (dir.display(), &double.url);
+        let capture = kind.capture(&at.to_string());
         let text = format!(
             "targets: [{{ name: server, url: '{url}', logs: ['{at}/server.log'] }}]
 rules:
@@ -106,7 +143,7 @@ rules:
     within: [target, role]
     trigger: {{ max_over_mean: 1.2, for: 0s }}
     min_mean: 1
-    capture: {{ http: {{ output_dir: '{at}/profiles', num_steps: 20, deadline: 2s }} }}
+    capture: {{ {capture} }}
     limits: {{ cooldown: 0s, captures: 100000, per: 24h }}
     notify: [hook]
 budget: {{ stalled: 240h, bytes: 1000GiB, windows: 100000 }}
@@ -119,13 +156,35 @@ listen: 127.0.0.1:0
 "
         );
         std::fs::write(dir.join("skewtrap.yaml"), text).unwrap();
-        Self { dir: dir.to_owned(), double, mail }
+        // A program that starts another one, so that killing it alone would leave something.
+        let program = format!(
+            "#!/bin/sh\necho $$ >>'{at}/starts'\nsleep 1.2 &\necho half >\"$1/out.txt\"\nsleep 0.6\necho whole >\"$1/out.txt\"\n"
+        );
+        std::fs::write(dir.join("program"), program).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(dir.join("program"), executable).unwrap();
+        let lane = Self { kind, dir: dir.to_owned(), double, mail };
+        let session = ["fake", "session", "7", "mine", "Launched"];
+        assert!(lane.command(Path::new(NSYS)).args(session).status().unwrap().success());
+        lane
+    }
+
+    /// A command that finds the fake nsys, and is known to be of this lane.
+    fn command(&self, program: &Path) -> Command {
+        let path = std::env::var("PATH").unwrap();
+        let mut command = Command::new(program);
+        command
+            .env(LANE, &self.dir)
+            .env("FAKE_NSYS_STATE", self.dir.join("nsys"))
+            .env("TMPDIR", &self.dir)
+            .env("PATH", format!("{}:{path}", Path::new(NSYS).parent().unwrap().display()));
+        command
     }
 
     fn agent(&self) -> Child {
         let log =
             std::fs::File::options().create(true).append(true).open(self.dir.join("agent.log")).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_skewtrap"))
+        self.command(Path::new(env!("CARGO_BIN_EXE_skewtrap")))
             .args(["run", "--config"])
             .arg(self.dir.join("skewtrap.yaml"))
             .stdin(Stdio::null())
@@ -136,7 +195,15 @@ listen: 127.0.0.1:0
     }
 
     fn starts(&self) -> usize {
-        self.double.requests().iter().filter(|r| r.path == "/start_profile").count()
+        let lines = |file: &str, front: &str| {
+            let text = std::fs::read_to_string(self.dir.join(file)).unwrap_or_default();
+            text.lines().filter(|l| l.starts_with(front)).count()
+        };
+        match self.kind {
+            Kind::Http => self.double.requests().iter().filter(|r| r.path == "/start_profile").count(),
+            Kind::Nsys => lines("nsys/calls.log", "start"),
+            Kind::Command => lines("starts", ""),
+        }
     }
 
     /// The state as a dead agent left it: ids of attempts, and undelivered messages.
@@ -159,10 +226,8 @@ listen: 127.0.0.1:0
             tokio::time::sleep(Duration::from_millis(dice.below(1_500))).await;
         } else {
             // Until the window is asked for, or for so long that a recovery alone is hit.
-            for _ in 0..800 {
-                if self.starts() > before {
-                    break;
-                }
+            let until = tokio::time::Instant::now() + QUIET;
+            while self.starts() == before && tokio::time::Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             tokio::time::sleep(Duration::from_millis(dice.below(1_600))).await;
@@ -248,6 +313,18 @@ listen: 127.0.0.1:0
     }
 
     async fn open_windows(&self) -> usize {
+        match self.kind {
+            Kind::Http => {}
+            Kind::Nsys => {
+                let state = std::fs::read_to_string(self.dir.join("nsys/sessions/7/state")).unwrap();
+                return usize::from(state.trim() != "Launched");
+            }
+            // The agent itself has ended by now.
+            Kind::Command => {
+                let lane = self.dir.display().to_string();
+                return skewtrap::observe::process::marked(LANE, &lane).len();
+            }
+        }
         let (answer, waits) = tokio::sync::oneshot::channel();
         self.double.change(move |engine, _| {
             if let skewtrap::demo::Engine::Sglang(world) = engine {
@@ -264,9 +341,16 @@ async fn an_agent_that_is_killed_anywhere_leaves_no_window_open_and_loses_nothin
     let kills: usize = std::env::var("SKEWTRAP_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
     let dir = tempfile::tempdir().unwrap();
     let mut lanes = tokio::task::JoinSet::new();
-    for lane in 0..LANES {
+    // Many kills are shared by more lanes, or they would take hours of quiet times.
+    let count = if kills > 50 { 2 * LANES } else { LANES };
+    for lane in 0..count {
         let at = dir.path().join(format!("lane{lane}"));
-        lanes.spawn(async move { Lane::of(&at).await.run(kills.div_ceil(LANES), 7 + lane as u64).await });
+        let kind = Kind::of_lane(lane);
+        lanes.spawn(async move {
+            let counts = Lane::of(kind, &at).await.run(kills.div_ceil(count), 7 + lane as u64).await;
+            eprintln!("{kind:?}: {counts:?}");
+            counts
+        });
     }
     let mut all = Counts::default();
     lanes.join_all().await.iter().for_each(|counts| all.add(counts));

@@ -13,7 +13,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ impl Bundles {
     /// # Errors
     /// It cannot be made.
     pub fn open(root: &Path, agent: Arc<str>) -> Result<Self, BundleError> {
-        fs::create_dir_all(root).map_err(|e| failed(root, e))?;
+        folders(root).map_err(|e| failed(root, e))?;
         Ok(Self { root: root.to_owned(), agent })
     }
 
@@ -86,7 +86,7 @@ impl Bundles {
         if partial.exists() {
             fs::remove_dir_all(&partial).map_err(fail)?;
         }
-        fs::create_dir(&partial).map_err(fail)?;
+        folders(&partial).map_err(fail)?;
         // The record first: with it a bundle that a crash left here can be completed.
         write_synced(&partial.join(INCIDENT), &json(record)).map_err(fail)?;
         write_synced(&partial.join(EVIDENCE), evidence).map_err(fail)?;
@@ -115,26 +115,41 @@ impl Bundles {
     pub fn adopt(&self, incident: &str, files: &[Artifact]) -> Result<Vec<CapturedFile>, BundleError> {
         let traces = self.path(incident).join(TRACES);
         if !files.is_empty() {
-            fs::create_dir_all(&traces).map_err(|e| failed(&traces, e))?;
+            folders(&traces).map_err(|e| failed(&traces, e))?;
         }
         let adopted = files.iter().map(|file| adopt_one(&traces, file)).collect();
         sync(&self.path(incident)).map_err(|e| failed(&traces, e))?;
-        // Fails when something is left in it, which then stays.
-        let _ = fs::remove_dir(self.root.join(format!(".{incident}.scratch")));
+        self.clear_scratch(incident);
         Ok(adopted)
     }
 
+    /// What is still in the scratch folder goes into the bundle as it is, and is evicted with it.
+    fn clear_scratch(&self, incident: &str) {
+        let scratch = self.root.join(format!(".{incident}.scratch"));
+        if scratch.exists() && fs::remove_dir(&scratch).is_err() {
+            // Fails when the bundle has such a folder already; then the scratch folder stays.
+            let _ = fs::rename(&scratch, self.path(incident).join("left"));
+        }
+    }
+
+    /// The files that lie in the scratch folder of an incident.
+    pub fn scratched(&self, incident: &str) -> Vec<PathBuf> {
+        let folder = self.root.join(format!(".{incident}.scratch"));
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let plain = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_file()));
+        let mut files: Vec<PathBuf> = plain.map(|e| e.path()).collect();
+        files.sort();
+        files
+    }
+
     /// A folder of the incident for what other programs write, on the same file system as its bundle;
-    /// [`Self::adopt`] takes it away when it is empty.
+    /// [`Self::adopt`] takes it away.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn scratch(&self, incident: &str) -> Result<PathBuf, BundleError> {
         let path = self.root.join(format!(".{incident}.scratch"));
-        fs::create_dir_all(&path)
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o700)))
-            .and_then(|()| path.canonicalize())
-            .map_err(|e| failed(&path, e))
+        folders(&path).and_then(|()| path.canonicalize()).map_err(|e| failed(&path, e))
     }
 
     /// The record of a bundle of this agent.
@@ -230,6 +245,11 @@ fn json(record: &Record) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(record).expect("plain data with text keys serialises");
     bytes.push(b'\n');
     bytes
+}
+
+/// Makes a folder that only its owner enters; one that is there stays as it is.
+fn folders(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Only its owner reads a bundle: evidence and traces may hold what the server's users wrote.

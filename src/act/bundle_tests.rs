@@ -70,3 +70,22 @@ fn what_a_crash_left_half_named_is_completed_or_marked() {
     );
     assert_eq!(bundles.recover(&known).unwrap(), []);
 }
+
+#[test]
+fn what_is_left_in_the_scratch_folder_goes_into_the_bundle_and_only_its_owner_enters() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(&dir.path().join("incidents"), "agent".into()).unwrap();
+    let path = bundles.create(&record_of_a_test("i1", 1.0), b"").unwrap();
+    let scratch = bundles.scratch("i1").unwrap();
+    fs::create_dir(scratch.join("folder")).unwrap();
+    fs::write(scratch.join("out.txt"), b"x").unwrap();
+    assert_eq!(bundles.scratched("i1"), [scratch.join("out.txt")]);
+    bundles.adopt("i1", &[]).unwrap();
+    assert!(!scratch.exists() && path.join("left/out.txt").exists() && path.join("left/folder").is_dir());
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700);
+    // An empty one just goes.
+    bundles.scratch("i1").unwrap();
+    bundles.adopt("i1", &[]).unwrap();
+    assert!(!scratch.exists());
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
@@ -114,7 +114,13 @@ pub fn kill(group: Option<i32>, signal: Signal) {
     }
 }
 
-/// Kills the group that a dead agent left behind.
-pub fn kill_left_behind(group: i32) {
-    kill(Some(group), Signal::KILL);
+/// Kills what a dead agent left behind: its group, where one of the processes that bear its mark
+/// leads it, and each of those processes.
+pub fn kill_left_behind(group: Option<i32>, marked: &[u32]) {
+    let is_ours = |group: &i32| u32::try_from(*group).is_ok_and(|leader| marked.contains(&leader));
+    kill(group.filter(is_ours), Signal::KILL);
+    for pid in marked.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
+        // Most of them went with their group.
+        let _ = kill_process(pid, Signal::KILL);
+    }
 }

@@ -34,6 +34,7 @@ fn record_of_a_test(id: &str, fired_at_s: f64) -> crate::decide::incident::Recor
         bound: 1.5,
         members: Vec::new(),
         evidence: None,
+        shown_by: None,
     };
     let incident = Incident {
         id: id.into(),

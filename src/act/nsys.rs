@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::process::Command;
 
-use crate::decide::capture::nsys::{Session, sessions_of_columns, sessions_of_json};
+use crate::decide::capture::nsys::{Session, Viewer, sessions_of_columns, sessions_of_json};
 use crate::decide::capture::window::EXPORT_LIMIT;
 use crate::decide::incident::Exchange;
 use crate::decide::time::Time;
@@ -78,13 +78,13 @@ impl Nsys {
     /// # Errors
     /// There is no nsys, or it lists nothing.
     pub async fn sessions(&self) -> Result<Vec<Session>, NsysError> {
-        let json = self.run(&["sessions", "list", "-f", "json"], QUICK).await?;
+        let json = self.run(&["sessions", "list", "-f", "json"], QUICK, true).await?;
         if json.code == Some(0)
             && let Some(sessions) = sessions_of_json(&json.out)
         {
             return Ok(sessions);
         }
-        let plain = self.run(&["sessions", "list"], QUICK).await?;
+        let plain = self.run(&["sessions", "list"], QUICK, true).await?;
         match plain.code {
             Some(0) => Ok(sessions_of_columns(&plain.out)),
             _ => Err(NsysError::NoList { said: plain.words() }),
@@ -127,7 +127,7 @@ impl Nsys {
     async fn told(&self, args: &[String], limit: Duration, at: Time) -> Result<(Said, Exchange), NsysError> {
         let begun = Instant::now();
         let words: Vec<&str> = args.iter().map(String::as_str).collect();
-        let said = self.run(&words, limit).await?;
+        let said = self.run(&words, limit, false).await?;
         let exchange = Exchange {
             at,
             request: format!("{} {}", self.program.display(), args.join(" ")),
@@ -138,15 +138,23 @@ impl Nsys {
         Ok((said, exchange))
     }
 
-    async fn run(&self, args: &[&str], limit: Duration) -> Result<Said, NsysError> {
+    /// By what this nsys decides which sessions it shows.
+    pub fn viewer(&self) -> Viewer {
+        let set = self.environment.iter().find(|(name, _)| name == "TMPDIR").map(|(_, value)| value.clone());
+        let tmpdir = set.or_else(|| std::env::var("TMPDIR").ok()).unwrap_or_else(|| "/tmp".into());
+        Viewer { user: rustix::process::geteuid().as_raw(), tmpdir }
+    }
+
+    /// `harmless`: it may be killed when it hangs. A `stop` that is given up goes on writing the
+    /// report, and killing it would lose that.
+    async fn run(&self, args: &[&str], limit: Duration, harmless: bool) -> Result<Said, NsysError> {
         let child = Command::new(&self.program)
             .args(args)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // A `stop` that is given up goes on writing the report: killing it would lose that.
-            .kill_on_drop(false)
+            .kill_on_drop(harmless)
             .spawn()
             .map_err(|source| NsysError::NotInstalled {
                 program: self.program.display().to_string(),

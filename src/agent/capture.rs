@@ -1,7 +1,7 @@
 //! Takes one capture from its grant to its bundle, in an order that survives `kill -9` anywhere:
 //! the attempt is in the state before the start is sent, the files and the record are in the bundle
 //! before the state forgets the window. What a dead agent left between two of these steps,
-//! [`recover`] finishes.
+//! [`find`] and [`close`] finish.
 
 mod recover;
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing::error;
 
-pub use self::recover::{Known, recover};
+pub use self::recover::{Found, Known, close, find};
 
 use crate::act::bundle::Bundles;
 use crate::act::merge::merge;
@@ -23,6 +23,7 @@ use crate::decide::capture::admit::{Grant, Means};
 use crate::decide::capture::facts::Engine;
 use crate::decide::capture::governor::AttemptEnd;
 use crate::decide::capture::verify::{Artifact, Verdict};
+use crate::decide::capture::window::Failure;
 use crate::decide::incident::{
     CaptureOutcome, Captured, CapturedFile, Exchange, IncidentState, Quality, Record,
 };
@@ -69,6 +70,8 @@ pub struct Came {
     pub stalled: Duration,
     /// Which process was which rank.
     pub processes: BTreeMap<u32, Labels>,
+    /// The agent ends before its window was proven closed: the next one closes it.
+    pub left_open: bool,
 }
 
 /// A capture, done and kept.
@@ -80,6 +83,8 @@ pub struct Kept {
     pub end: AttemptEnd,
     /// What could not be written: the capture is done, its bundle is not.
     pub trouble: Option<String>,
+    /// The window is left to the next agent; nobody is told yet.
+    pub left_open: bool,
 }
 
 /// Takes the capture of `grant` for the incident of `record`, whose evidence goes into the bundle.
@@ -102,44 +107,15 @@ pub async fn take(
         make_bundle(desk.bundles.clone(), record.clone(), evidence)
     );
     let came = came?;
-    let mut kept = keep(desk, &grant.attempt.id, record, came);
-    kept.trouble = kept.trouble.or(made);
-    if let Means::Http(request) = &grant.means
-        && request.merges
-    {
-        let name = request.marks.id.clone().unwrap_or_else(|| grant.attempt.incident.clone());
-        kept = add_merged(desk.clone(), kept, name).await;
-    }
-    Ok(kept)
-}
-
-/// `merge_profiles`, done here: `merged-<profile_id>.trace.json.gz` beside the record, where no
-/// comparison takes it for a rank's.
-async fn add_merged(desk: Desk, mut kept: Kept, name: String) -> Kept {
-    let bundle = desk.bundles.path(&kept.record.incident.id);
-    let file = format!("merged-{name}.trace.json.gz");
-    let whole = kept.record.files.iter().filter(|f| f.whole);
-    let parts: Vec<(String, PathBuf)> =
-        whole.filter_map(|f| Some((f.rank.as_ref()?.to_string(), bundle.join(&f.path)))).collect();
-    let target = bundle.join(&file);
-    let merged = tokio::task::spawn_blocking(move || {
-        let merged = merge(&parts, &target)?;
-        Ok::<_, std::io::Error>((merged, inspect(&target, Engine::Sglang)?))
-    });
-    match merged.await {
-        Ok(Ok((merged, artifact))) => {
-            kept.record.files.push(CapturedFile { rank: None, ..artifact.captured(file, false) });
-            for why in merged.left_out {
-                kept.trouble.get_or_insert(format!("the merged trace lacks {why}"));
-            }
+    let merged = match &grant.means {
+        Means::Http(request) if request.merges => {
+            Some(request.marks.id.clone().unwrap_or_else(|| grant.attempt.incident.clone()))
         }
-        Ok(Err(error)) => drop(kept.trouble.get_or_insert(format!("the traces were not merged: {error}"))),
-        Err(panic) => drop(kept.trouble.get_or_insert(format!("the traces were not merged: {panic}"))),
-    }
-    if let Err(error) = desk.bundles.write(&kept.record) {
-        kept.trouble.get_or_insert(error.to_string());
-    }
-    kept
+        _ => None,
+    };
+    let keeping =
+        Keeping { desk: desk.clone(), attempt: grant.attempt.id.clone(), record, came, merged, made };
+    Ok(keeping.keep().await)
 }
 
 async fn capture(
@@ -156,7 +132,9 @@ async fn capture(
             Ok(came_of(opened, request.writes_files))
         }
         Means::Nsys(spec) => nsys::capture(desk, site, spec, &grant.attempt, record, links).await,
-        Means::Command(spec) => command::capture(desk, spec, &grant.attempt, record, links).await,
+        Means::Command(spec) => {
+            command::capture(desk, &site.server, spec, &grant.attempt, record, links).await
+        }
     }
 }
 
@@ -177,13 +155,14 @@ async fn make_bundle(
 fn came_of(outcome: Outcome, writes_files: bool) -> Came {
     let mut notes = outcome.ending.notes;
     if outcome.recovered.is_none() && outcome.ending.failure.is_none() {
-        notes.push("the server did not answer /health as it used to within 30 s of the window's end".into());
+        notes.push(window::NOT_RECOVERED.into());
     }
     if !writes_files {
         notes.push("nsys writes the report of this window, where its own -o says".into());
     }
     Came {
         means: if writes_files { "http" } else { "cuda_profiler_api" },
+        left_open: outcome.ending.failure == Some(Failure::Cancelled),
         failure: outcome.ending.failure.map(|f| f.to_string()),
         unproven: outcome.ending.unproven,
         notes,
@@ -200,41 +179,126 @@ fn came_of(outcome: Outcome, writes_files: bool) -> Came {
     }
 }
 
-/// Files into the bundle, then the record, then the end into the state.
-fn keep(desk: &Desk, attempt: &str, mut record: Record, came: Came) -> Kept {
-    let incident = record.incident.id.clone();
-    let mut trouble = None;
-    if !desk.bundles.path(&incident).is_dir() {
-        trouble = desk.bundles.create(&record, b"").err().map(|e| e.to_string());
+/// A capture that is over, to be kept.
+struct Keeping {
+    desk: Desk,
+    attempt: String,
+    record: Record,
+    came: Came,
+    /// The name of the merged trace, where one is wished for.
+    merged: Option<String>,
+    /// Why the bundle could not be made so far.
+    made: Option<String>,
+}
+
+impl Keeping {
+    /// Keeps it, on a thread of its own: files are moved and synced, traces are merged.
+    async fn keep(self) -> Kept {
+        let (desk, attempt, record) = (self.desk.clone(), self.attempt.clone(), self.record.clone());
+        let kept = tokio::task::spawn_blocking(move || self.keep_now()).await;
+        kept.unwrap_or_else(|panic| {
+            let trouble = format!("the capture could not be kept: {panic}");
+            error!("{trouble}");
+            let unproven = Some(trouble.clone());
+            let end = AttemptEnd { at: desk.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven };
+            let booked = desk.state.end(&attempt, &end);
+            let mut record = record;
+            record.incident.capture = CaptureOutcome::Failed { why: trouble.clone(), captured: None };
+            let trouble = Some(booked.err().map_or(trouble, |e| e.to_string()));
+            Kept { record, end, trouble, left_open: false }
+        })
     }
-    let files = desk.bundles.adopt(&incident, &came.artifacts).unwrap_or_else(|e| {
-        trouble.get_or_insert(e.to_string());
-        came.artifacts.iter().map(|a| a.captured(a.path.clone(), true)).collect()
-    });
-    let end = AttemptEnd {
-        at: desk.clock.now(),
-        stalled: came.stalled,
-        bytes: files.iter().map(|f| f.size).sum(),
-        unproven: came.unproven.clone(),
-    };
-    record.exchanges.extend(came.exchanges.iter().cloned());
-    record.processes.extend(came.processes.clone());
-    record.files.clone_from(&files);
-    record.incident.capture = outcome_of(&record, came, files);
-    if matches!(record.incident.capture, CaptureOutcome::Done(_))
-        && record.incident.state == IncidentState::Open
-    {
-        record.incident.state = IncidentState::Captured;
+
+    /// Files into the bundle, then the record, then the end into the state.
+    fn keep_now(self) -> Kept {
+        let Self { desk, attempt, mut record, came, merged, made } = self;
+        if came.left_open {
+            let (stalled, unproven) = (came.stalled, came.unproven);
+            let end = AttemptEnd { at: desk.clock.now(), stalled, bytes: 0, unproven };
+            return Kept { record, end, trouble: made, left_open: true };
+        }
+        let incident = record.incident.id.clone();
+        let mut trouble = made;
+        if !desk.bundles.path(&incident).is_dir() {
+            trouble = desk.bundles.create(&record, b"").err().map(|e| e.to_string());
+        }
+        let mut files = desk.bundles.adopt(&incident, &came.artifacts).unwrap_or_else(|e| {
+            trouble.get_or_insert(e.to_string());
+            came.artifacts.iter().map(|a| a.captured(a.path.clone(), true)).collect()
+        });
+        if let Some(name) = merged {
+            match merge_traces(&desk, &incident, &files, &name) {
+                Ok((file, left_out)) => {
+                    files.push(file);
+                    trouble =
+                        trouble.or_else(|| Some(format!("the merged trace lacks {}", left_out.first()?)));
+                }
+                Err(e) => drop(trouble.get_or_insert(format!("the traces were not merged: {e}"))),
+            }
+        }
+        let end = AttemptEnd {
+            at: desk.clock.now(),
+            stalled: came.stalled,
+            bytes: files.iter().map(|f| f.size).sum(),
+            unproven: came.unproven.clone(),
+        };
+        record.exchanges.extend(came.exchanges.iter().cloned());
+        record.processes.extend(came.processes.clone());
+        record.files.clone_from(&files);
+        record.incident.capture = outcome_of(&record, came, files);
+        if matches!(record.incident.capture, CaptureOutcome::Done(_))
+            && record.incident.state == IncidentState::Open
+        {
+            record.incident.state = IncidentState::Captured;
+        }
+        if let Some(trouble) = &trouble {
+            note(&mut record.incident.capture, trouble);
+        }
+        if let Err(e) = desk.bundles.write(&record) {
+            // It is told all the same, though the bundle does not know.
+            note(&mut record.incident.capture, trouble.get_or_insert(e.to_string()));
+        }
+        let booked = desk.state.keep(&record).and_then(|()| desk.state.end(&attempt, &end));
+        if let Err(e) = booked {
+            error!(error = %e, "the end of the window is not in the state; it will be looked at again at the next start");
+            trouble.get_or_insert(e.to_string());
+        }
+        Kept { record, end, trouble, left_open: false }
     }
-    if let Err(e) = desk.bundles.write(&record) {
-        trouble.get_or_insert(e.to_string());
+}
+
+/// `merge_profiles`, done here: `merged-<profile_id>.trace.json.gz` beside the record, where no
+/// comparison takes it for a rank's. Gives it, and what it lacks.
+fn merge_traces(
+    desk: &Desk,
+    incident: &str,
+    files: &[CapturedFile],
+    name: &str,
+) -> std::io::Result<(CapturedFile, Vec<String>)> {
+    let bundle = desk.bundles.path(incident);
+    let file = format!("merged-{name}.trace.json.gz");
+    let whole = files.iter().filter(|f| f.whole);
+    let parts: Vec<(String, PathBuf)> =
+        whole.filter_map(|f| Some((f.rank.as_ref()?.to_string(), bundle.join(&f.path)))).collect();
+    let target = bundle.join(&file);
+    let merged = merge(&parts, &target)?;
+    let artifact = inspect(&target, Engine::Sglang)?;
+    Ok((CapturedFile { rank: None, ..artifact.captured(file, false) }, merged.left_out))
+}
+
+/// A reader of the capture should know this too.
+fn note(outcome: &mut CaptureOutcome, trouble: &str) {
+    match outcome {
+        CaptureOutcome::Done(captured) | CaptureOutcome::Failed { captured: Some(captured), .. }
+            if !captured.notes.iter().any(|n| n == trouble) =>
+        {
+            captured.notes.push(trouble.to_owned());
+        }
+        CaptureOutcome::Failed { why, captured: None } if !why.contains(trouble) => {
+            *why = format!("{why}; {trouble}");
+        }
+        _ => {}
     }
-    let booked = desk.state.keep(&record).and_then(|()| desk.state.end(attempt, &end));
-    if let Err(e) = booked {
-        error!(error = %e, "the end of the window is not in the state; it will be looked at again at the next start");
-        trouble.get_or_insert(e.to_string());
-    }
-    Kept { record, end, trouble }
 }
 
 fn outcome_of(record: &Record, came: Came, files: Vec<CapturedFile>) -> CaptureOutcome {

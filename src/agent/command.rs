@@ -2,19 +2,23 @@
 
 use std::path::PathBuf;
 
+use tracing::warn;
+
 use crate::act::command::{Ended, MARK, Tokens, argv_of, kill_left_behind, start};
 use crate::act::state::{OpenMeans, OpenWindow, StateError};
 use crate::agent::capture::{Came, Desk};
-use crate::agent::window::Links;
+use crate::agent::window::{Heard, Links};
 use crate::decide::capture::CommandWindow;
 use crate::decide::capture::facts::Engine;
 use crate::decide::capture::governor::Attempt;
 use crate::decide::capture::refusal::Span;
 use crate::decide::capture::verify::{Artifact, Verdict};
+use crate::decide::capture::window::Phase;
 use crate::decide::incident::{Exchange, Quality, Record};
 use crate::decide::time::Time;
+use crate::http::Server;
 use crate::observe::artifact::inspect;
-use crate::observe::process::variable;
+use crate::observe::process::marked;
 
 /// Runs the program of `spec`.
 ///
@@ -22,10 +26,11 @@ use crate::observe::process::variable;
 /// The state could not be written; then nothing was run.
 pub async fn capture(
     desk: &Desk,
+    server: &Server,
     spec: &CommandWindow,
     attempt: &Attempt,
     record: &Record,
-    links: Links,
+    mut links: Links,
 ) -> Result<Came, StateError> {
     let mut window = OpenWindow {
         attempt: attempt.id.clone(),
@@ -55,15 +60,17 @@ pub async fn capture(
     };
     window.granted = true;
     window.means = OpenMeans::Command { group: running.group };
-    desk.state.update(&window)?;
-    let ended = running.end(async {
-        tokio::select! {
-            () = tokio::time::sleep(spec.time_limit) => {}
-            () = links.cancel.cancelled() => {}
-        }
-    });
-    let ended = ended.await;
+    // Without it a later agent finds the program all the same, by the mark in its environment.
+    if let Err(error) = desk.state.update(&window) {
+        warn!(%error, "the state does not know the process of this capture");
+    }
+    links.show(Phase::Open, desk.clock.now());
+    let (probe, _) = links.meter.probe(server.clone());
+    let ended = running.end(over(spec, &mut links)).await;
     came.open = desk.clock.now().since(came.sent_at);
+    links.show(Phase::Verifying, desk.clock.now());
+    probe.end(&links.cancel).await;
+    came.stalled = links.stalled();
     let answer = match ended {
         Ended::Exit(status) => status.to_string(),
         Ended::Killed => format!("killed after {}", Span(came.open)),
@@ -85,6 +92,23 @@ pub async fn capture(
     Ok(came)
 }
 
+/// Until the program must end: its time is up, somebody closes the window, or the agent ends.
+async fn over(spec: &CommandWindow, links: &mut Links) {
+    let limit = tokio::time::sleep(spec.time_limit);
+    tokio::pin!(limit);
+    loop {
+        tokio::select! {
+            () = &mut limit => return,
+            () = links.cancel.cancelled() => return,
+            told = links.heard.recv() => match told {
+                Some(Heard::Close) => return,
+                Some(_) => {}
+                None => return limit.await,
+            },
+        }
+    }
+}
+
 fn files_in(folder: &PathBuf) -> Vec<Artifact> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<Artifact> = entries
@@ -95,15 +119,13 @@ fn files_in(folder: &PathBuf) -> Vec<Artifact> {
     files
 }
 
-/// Ends a program that an agent before this one left behind, if it still runs and is ours.
+/// Ends the program that an agent before this one left behind, and all that it started: they bear
+/// the incident in their environment, so that nobody else's process is taken for one of them.
 pub fn close(window: &OpenWindow, group: Option<i32>, sent_at: Time) -> Came {
-    let ours = |group: &i32| {
-        let pid = u32::try_from(*group).ok();
-        pid.and_then(|pid| variable(pid, MARK)).is_some_and(|incident| incident == window.incident)
-    };
+    let left = marked(MARK, &window.incident);
     let mut why = "the agent died while the program of this capture ran".to_owned();
-    if let Some(group) = group.filter(ours) {
-        kill_left_behind(group);
+    if !left.is_empty() {
+        kill_left_behind(group, &left);
         why += "; it was killed when the agent was back";
     }
     Came { means: "command", failure: Some(why), sent_at, ..Came::default() }

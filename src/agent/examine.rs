@@ -9,12 +9,14 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::capture::{Desk, Kept, take};
+use super::cost::Meter;
 use super::plan::SitePlan;
 use super::window::{Heard, Links, Site, Status};
 use crate::act::state::StateError;
 use crate::agent::clock::Clock;
 use crate::decide::capture::admit::Grant;
 use crate::decide::capture::facts::{Facts, Folder};
+use crate::decide::capture::stall::Habits;
 use crate::decide::capture::window::{Blind, Phase};
 use crate::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState, Record};
 use crate::decide::labels::Labels;
@@ -65,7 +67,7 @@ pub async fn examine(asked: &Server, site: &SitePlan, log: Option<&Path>, clock:
 
 fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Result<()> {
     // When each line came is not known; a window that was closed long ago is no matter, an open one is.
-    for (rank, line) in profile_lines::recent(log)? {
+    for (rank, line) in profile_lines::recent(log)?.0 {
         facts.profile_line(rank, &line, clock.now() - Duration::from_secs(3600));
     }
     Ok(())
@@ -86,7 +88,7 @@ async fn read_loads(facts: &mut Facts, asked: &Server, clock: Clock) -> anyhow::
     Ok(())
 }
 
-/// Takes a granted window with nobody else about: its log is read here.
+/// Takes a granted window with nobody else about: its log is read here. `habit` is that of `/health`.
 ///
 /// # Errors
 /// The state could not be written; then nothing was sent.
@@ -95,12 +97,17 @@ pub async fn take_one(
     site: &Site,
     log: Option<PathBuf>,
     grant: &Grant,
+    habit: Duration,
     cancel: CancellationToken,
 ) -> Result<Kept, StateError> {
     let (tell, heard) = mpsc::channel(1024);
-    let reader = log.map(|log| tokio::spawn(follow(log, tell)));
+    let reader = log.map(|log| {
+        let from = std::fs::metadata(&log).map_or(0, |m| m.len());
+        tokio::spawn(follow(log, from, tell))
+    });
     let status = Status { phase: Phase::Starting, blind: Blind::opened(desk.clock.now()) };
-    let links = Links { heard, status: watch::Sender::new(status), cancel };
+    let meter = Meter::new(desk.clock, habit, Habits::new());
+    let links = Links { heard, status: watch::Sender::new(status), meter, cancel };
     let record = Record::new(desk.state.agent().clone(), by_hand(desk, grant));
     let kept = take(desk, site, grant, record, std::future::ready(Vec::new()), links).await;
     if let Some(reader) = reader {
@@ -109,8 +116,8 @@ pub async fn take_one(
     kept
 }
 
-async fn follow(log: PathBuf, tell: mpsc::Sender<Heard>) {
-    let mut from = std::fs::metadata(&log).map_or(0, |m| m.len());
+/// Tells of every profiling line behind the byte `from`, until nobody hears it.
+pub(super) async fn follow(log: PathBuf, mut from: u64, tell: mpsc::Sender<Heard>) {
     loop {
         let (lines, end) = profile_lines::after(&log, from).unwrap_or((Vec::new(), from));
         from = end;
@@ -137,6 +144,7 @@ fn by_hand(desk: &Desk, grant: &Grant) -> Incident {
         bound: 0.0,
         members: Vec::new(),
         evidence: None,
+        shown_by: None,
     };
     Incident {
         id: grant.attempt.incident.as_str().into(),

@@ -58,6 +58,10 @@ pub fn history_of(dir: &Path, incident: &Incident) -> Option<History> {
             let open = Duration::try_from_secs_f64(c.open_s).unwrap_or_default();
             (c.started_at, c.started_at + open)
         }),
+        shown_by: finding.shown_by.as_ref().map(|s| {
+            let sample = format!("{} {:.3} at {}, by {}", finding.signal, s.value, s.at, s.source.word());
+            s.line.as_ref().map_or_else(|| sample.clone(), |line| format!("{sample}: {line}"))
+        }),
         series: Vec::new(),
     };
     for (rank, mut points) in one_of_each(series) {

@@ -22,10 +22,11 @@ pub async fn run(site: SitePlan, tx: mpsc::Sender<Inbox>, clock: Clock, cancel: 
     let mut is_known = false;
     let mut told: Option<String> = None;
     loop {
-        for path in &site.folders {
-            let seen = artifact::room(&site.paths.agent_view(path));
-            tell(&tx, &site, ServerFact::Folder(Folder { server_path: path.clone(), seen, at: clock.now() }))
-                .await;
+        for (server_path, ours) in site.folders() {
+            // A disk that hangs must not keep the loop.
+            let room = tokio::task::spawn_blocking(move || artifact::room(&ours)).await;
+            let seen = room.unwrap_or_default();
+            tell(&tx, &site, ServerFact::Folder(Folder { server_path, seen, at: clock.now() })).await;
         }
         let health = server::health(&asked).await;
         // Only where nobody listens is it gone: a server that exports a trace does not answer either.

@@ -79,8 +79,18 @@ pub struct SitePlan {
     pub paths: PathMap,
     /// Folders whose room is watched, in the server's view.
     pub folders: Vec<String>,
+    /// Where the agent itself writes what a window brings.
+    pub kept_in: PathBuf,
     /// Whether its log is read.
     pub sees_log: bool,
+}
+
+impl SitePlan {
+    /// Every folder whose room a window needs: its name for people, and the agent's path.
+    pub fn folders(&self) -> Vec<(String, PathBuf)> {
+        let servers = self.folders.iter().map(|path| (path.clone(), self.paths.agent_view(path)));
+        servers.chain([(self.kept_in.display().to_string(), self.kept_in.clone())]).collect()
+    }
 }
 
 /// One source.
@@ -102,20 +112,20 @@ impl Plan {
     pub fn of(config: &Config, flags: &Flags) -> Result<Self> {
         let watch_only = flags.watch_only || config.watch_only;
         let output_dir = config.rules.iter().find_map(|c| output_dir_of(&c.rule.capture));
+        let state_dir = config.state_dir.as_ref().map_or_else(default_state_dir, PathBuf::from);
+        let incident_dir =
+            config.incident_dir.as_ref().map_or_else(|| state_dir.join("incidents"), PathBuf::from);
         let mut sites = Vec::new();
         let mut sources = Vec::new();
         let mut named = Vec::new();
         for (index, target) in config.targets.iter().enumerate() {
             let id = TargetId(u16::try_from(index).context("more than 65535 targets")?);
-            let site = site_of(id, target, output_dir.as_deref())?;
+            let site = site_of(id, target, output_dir.as_deref(), &incident_dir)?;
             add_sources(target, &site, flags, &mut sources, &mut named)?;
             sites.push(site);
         }
         add_queries(config, &mut sources, &mut named)?;
         let (receivers, mute) = receivers::ready(&config.receivers);
-        let state_dir = config.state_dir.as_ref().map_or_else(default_state_dir, PathBuf::from);
-        let incident_dir =
-            config.incident_dir.as_ref().map_or_else(|| state_dir.join("incidents"), PathBuf::from);
         Ok(Self {
             setup: setup_of(config, output_dir, watch_only, named)?,
             sites,
@@ -156,7 +166,7 @@ fn setup_of(
         patterns: patterns_of(config),
         sources,
         targets: config.targets.iter().map(watched).collect(),
-        policy: Policy { budget, min_free: config.keep.min_free, output_dir, watch_only },
+        policy: Policy { budget, min_free: config.keep.min_free, output_dir, watch_only, bundles: None },
         ledger: Ledger::default(),
         zone,
         mode: Mode::Live,
@@ -204,7 +214,7 @@ fn output_dir_of(spec: &CaptureSpec) -> Option<String> {
     }
 }
 
-fn site_of(id: TargetId, target: &Target, output_dir: Option<&str>) -> Result<SitePlan> {
+fn site_of(id: TargetId, target: &Target, output_dir: Option<&str>, incident_dir: &Path) -> Result<SitePlan> {
     let server = target.url.as_ref().map(|url| server_of(target, url)).transpose()?;
     let map = target.path_map.iter().map(|(server, agent)| (server.clone(), PathBuf::from(agent)));
     Ok(SitePlan {
@@ -213,14 +223,17 @@ fn site_of(id: TargetId, target: &Target, output_dir: Option<&str>) -> Result<Si
         server,
         paths: PathMap(map.collect()),
         folders: output_dir.into_iter().map(str::to_owned).collect(),
+        kept_in: incident_dir.to_owned(),
         sees_log: !target.logs.is_empty(),
     })
 }
 
 fn server_of(target: &Target, base: &str) -> Result<Server> {
-    let client = client::client(target.ca_file.as_deref().map(Path::new))?;
+    let authorities = target.ca_file.as_deref().map(Path::new);
     let key = |place: &Option<_>| place.as_ref().map(secret_of).transpose();
-    Ok(Server::new(client, base, key(&target.api_key)?, key(&target.admin_api_key)?))
+    let asking = client::client(authorities)?;
+    let server = Server::new(asking, base, key(&target.api_key)?, key(&target.admin_api_key)?);
+    Ok(server.commanded_by(client::unpooled(authorities)?))
 }
 
 fn next_source(named: &mut Vec<(SourceId, Arc<str>)>, name: &str) -> SourceId {

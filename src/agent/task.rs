@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::capture::{self, Desk, Kept};
+use super::cost::Meter;
 use super::window::{Heard, Links, Site, Status};
 use super::{Inbox, compare, report};
 use crate::decide::capture::admit::Grant;
@@ -28,6 +29,8 @@ pub struct Task {
     pub site: Site,
     /// What captures are kept with.
     pub desk: Desk,
+    /// What measures its cost.
+    pub meter: Meter,
     /// The agent's loop.
     pub tx: mpsc::Sender<Inbox>,
 }
@@ -39,20 +42,33 @@ impl Task {
         let blind = Blind::opened(self.desk.clock.now());
         let (status, seen) = watch::channel(Status { phase: Phase::Starting, blind });
         let teller = tokio::spawn(tell_phases(self.incident.id.clone(), seen, self.tx.clone()));
-        let links = Links { heard, status, cancel };
+        let links = Links { heard, status, meter: self.meter.clone(), cancel };
         let evidence = evidence(self.incident.clone(), self.tx.clone());
-        let kept = capture::take(&self.desk, &self.site, &self.grant, record, evidence, links).await;
+        let (desk, site, grant) = (self.desk.clone(), self.site.clone(), self.grant.clone());
+        // A task of its own: whatever becomes of it, the loop hears that the window is over.
+        let taking = async move { capture::take(&desk, &site, &grant, record, evidence, links).await };
+        let kept = tokio::spawn(taking).await;
         teller.abort();
         match kept {
-            Ok(kept) => self.finish(kept).await,
-            Err(error) => {
-                let why = format!("{error}; nothing was sent to the server");
-                let outcome = CaptureOutcome::Failed { why, captured: None };
-                let at = self.desk.clock.now();
-                let end = AttemptEnd { at, stalled: Duration::ZERO, bytes: 0, unproven: None };
-                self.over(outcome, end, None).await;
+            Ok(Ok(kept)) if kept.left_open => {
+                // As below. The state has it, and the next agent closes it.
+                let _ = self.tx.send(Inbox::LeftOpen { incident: self.incident.id.clone() }).await;
+            }
+            Ok(Ok(kept)) => self.finish(kept).await,
+            Ok(Err(error)) => self.failed(format!("{error}; nothing was sent to the server"), None).await,
+            Err(panic) => {
+                let why =
+                    format!("the capture's task failed ({panic}); its window is stopped at its deadline");
+                tracing::error!(incident = &*self.incident.id, "{why}");
+                self.failed(why.clone(), Some(why)).await;
             }
         }
+    }
+
+    async fn failed(&self, why: String, unproven: Option<String>) {
+        let outcome = CaptureOutcome::Failed { why, captured: None };
+        let end = AttemptEnd { at: self.desk.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven };
+        self.over(outcome, end, None).await;
     }
 
     async fn finish(self, kept: Kept) {

@@ -111,8 +111,6 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
                 default_dir: None,
                 sees_log: site.sees_log,
                 nsys: Nsys::new("nsys"),
-                health: examined.facts.health.median().unwrap_or_default(),
-                usual: std::collections::BTreeMap::new(),
             };
             checks.window(site, site_of, &examined.facts, plan, (clock, log)).await?;
         }
@@ -205,11 +203,12 @@ impl Checks {
 
     async fn nsys(&mut self, site: &SitePlan, port: u16) {
         let wanted = crate::decide::capture::NsysSession::OfTarget;
-        let said = match Nsys::new("nsys").sessions().await {
+        let nsys = Nsys::new("nsys");
+        let said = match nsys.sessions().await {
             Err(error) => Err(error.to_string()),
             Ok(sessions) => {
                 let chain = listener(port).map(ancestors).unwrap_or_default();
-                let chosen = nsys_words::choose(&wanted, &sessions, &chain, port);
+                let chosen = nsys_words::choose(&wanted, &sessions, &chain, &nsys.viewer(), port);
                 chosen
                     .map(|s| format!("session {} ({}, {})", s.name, s.id, s.state))
                     .map_err(|e| e.to_string())
@@ -249,14 +248,16 @@ impl Checks {
             Err(refusal) => self.add(site, false, "window", refusal.to_string()),
             Ok(None) => {}
             Ok(Some(grant)) => {
+                let habit = facts.health.median().unwrap_or_default();
                 let cancel = CancellationToken::new();
                 let stop = cancel.clone();
                 tokio::spawn(async move {
                     let _ = tokio::signal::ctrl_c().await;
                     stop.cancel();
                 });
-                let kept =
-                    take_one(&desk, &target, log, &grant, cancel).await.context("no window was taken")?;
+                let kept = take_one(&desk, &target, log, &grant, habit, cancel)
+                    .await
+                    .context("no window was taken")?;
                 state.forget(&incident)?;
                 let (ok, said) = told(&kept.record.incident.capture);
                 self.add(

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decide::labels::Labels;
 use crate::decide::rule::{Severity, Side};
+use crate::decide::signal::sample::Source;
 use crate::decide::time::Time;
 
 /// One incident. Times are epoch seconds in JSON.
@@ -119,8 +120,24 @@ pub struct Finding {
     pub bound: f64,
     /// Every member's value at that time, in the order of the members.
     pub members: Vec<MemberValue>,
-    /// The log line or sample that first shows it.
+    /// The numbers that show it, in a sentence.
     pub evidence: Option<String>,
+    /// The blamed member's sample nearest to the onset.
+    #[serde(default)]
+    pub shown_by: Option<ShownBy>,
+}
+
+/// One sample, and where it came from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ShownBy {
+    /// When it was true.
+    pub at: Time,
+    /// In the signal's unit.
+    pub value: f64,
+    /// Where it came from.
+    pub source: Source,
+    /// The log line it was read from, at most 512 bytes of it.
+    pub line: Option<String>,
 }
 
 /// One member's value.

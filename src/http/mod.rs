@@ -16,6 +16,8 @@ pub use self::secret::Secret;
 #[derive(Clone, Debug)]
 pub struct Server {
     client: reqwest::Client,
+    /// For profile calls.
+    commander: reqwest::Client,
     base: Arc<str>,
     api_key: Option<Secret>,
     admin_api_key: Option<Secret>,
@@ -29,7 +31,14 @@ impl Server {
         api_key: Option<Secret>,
         admin_api_key: Option<Secret>,
     ) -> Self {
-        Self { client, base: base.trim_end_matches('/').into(), api_key, admin_api_key }
+        let commander = client.clone();
+        Self { client, commander, base: base.trim_end_matches('/').into(), api_key, admin_api_key }
+    }
+
+    /// The same server, whose profile calls go through `commander`: one that keeps no connection, for
+    /// a start on a connection that the server closes in that moment has an unknown end.
+    pub fn commanded_by(self, commander: reqwest::Client) -> Self {
+        Self { commander, ..self }
     }
 
     /// Its address, without a path.
@@ -44,17 +53,24 @@ impl Server {
 
     /// A question: with `api_key`, where there is one.
     pub fn get(&self, path: &str) -> RequestBuilder {
-        self.request(Method::GET, path, self.api_key.as_ref())
+        self.request(&self.client, Method::GET, path, self.api_key.as_ref())
     }
 
     /// A profile call: with `admin_api_key` where there is one, else with `api_key`; a server with
     /// an admin key refuses the other there.
     pub fn profile(&self, path: &str) -> RequestBuilder {
-        self.request(Method::POST, path, self.admin_api_key.as_ref().or(self.api_key.as_ref()))
+        let key = self.admin_api_key.as_ref().or(self.api_key.as_ref());
+        self.request(&self.commander, Method::POST, path, key)
     }
 
-    fn request(&self, method: Method, path: &str, key: Option<&Secret>) -> RequestBuilder {
-        let request = self.client.request(method, format!("{}{path}", self.base));
+    fn request(
+        &self,
+        client: &reqwest::Client,
+        method: Method,
+        path: &str,
+        key: Option<&Secret>,
+    ) -> RequestBuilder {
+        let request = client.request(method, format!("{}{path}", self.base));
         match key {
             Some(key) => request.bearer_auth(key.reveal()),
             None => request,

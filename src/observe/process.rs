@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::decide::capture::nsys::Process;
@@ -51,7 +52,15 @@ pub fn ancestors(pid: u32) -> Vec<Process> {
 }
 
 fn process(pid: u32) -> Process {
-    Process { pid, argv: argv(pid), session_id: variable(pid, "NSYS_PROFILING_SESSION_ID") }
+    let environment = fs::read(format!("/proc/{pid}/environ")).ok();
+    let of = |name| environment.as_deref().and_then(|bytes| value_of(bytes, name));
+    Process {
+        pid,
+        argv: argv(pid),
+        session_id: of("NSYS_PROFILING_SESSION_ID"),
+        user: fs::metadata(format!("/proc/{pid}")).ok().map(|m| m.uid()),
+        tmpdir: environment.is_some().then(|| of("TMPDIR").unwrap_or_else(|| "/tmp".into())),
+    }
 }
 
 fn argv(pid: u32) -> Vec<String> {
@@ -63,11 +72,18 @@ fn argv(pid: u32) -> Vec<String> {
         .collect()
 }
 
-/// A variable in the environment of a process, where it may be read.
-pub fn variable(pid: u32, name: &str) -> Option<String> {
-    let bytes = fs::read(format!("/proc/{pid}/environ")).ok()?;
+/// The processes that bear `name=value` in their environment, as far as the agent may read it.
+pub fn marked(name: &str, value: &str) -> Vec<u32> {
+    let bears = |pid: &u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        value_of(&environment, name).is_some_and(|found| found == value)
+    };
+    pids().filter(bears).collect()
+}
+
+fn value_of(environment: &[u8], name: &str) -> Option<String> {
     let prefix = format!("{name}=");
-    let found = bytes.split(|b| *b == 0).find_map(|pair| pair.strip_prefix(prefix.as_bytes()))?;
+    let found = environment.split(|b| *b == 0).find_map(|pair| pair.strip_prefix(prefix.as_bytes()))?;
     Some(String::from_utf8_lossy(found).into_owned())
 }
 

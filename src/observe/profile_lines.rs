@@ -14,13 +14,13 @@ use crate::decide::signal::sglang_line;
 /// So much of the end of a log is read: some hours of a busy server.
 const TAIL: u64 = 16 << 20;
 
-/// The profiling lines in the last 16 MiB of a log, oldest first.
+/// The profiling lines in the last 16 MiB of a log, oldest first, and where its last line ends.
 ///
 /// # Errors
 /// The log cannot be read.
-pub fn recent(log: &Path) -> io::Result<Vec<(Rank, ProfileLine)>> {
+pub fn recent(log: &Path) -> io::Result<(Vec<(Rank, ProfileLine)>, u64)> {
     let from = std::fs::metadata(log)?.len().saturating_sub(TAIL);
-    after(log, from).map(|(lines, _)| lines)
+    after(log, from)
 }
 
 /// The profiling lines behind the byte `from`, and where the last whole line ends.
@@ -59,7 +59,8 @@ mod tests {
         std::fs::write(&log, text).unwrap();
         let starts = ProfileLine::Starts { dir: "/p/x".into(), id: Some("17.5".into()) };
         let done = ProfileLine::Done { dir: "/p/x".into() };
-        let lines: Vec<_> = recent(&log).unwrap().into_iter().collect();
+        let (lines, end) = recent(&log).unwrap();
+        assert_eq!(end, text.len() as u64);
         assert_eq!(lines, [(Rank::dp(2), starts), (Rank::dp(2), ProfileLine::Stops), (Rank::dp(2), done)]);
     }
 }

@@ -1,7 +1,6 @@
 //! A double behind a real port, and everything that a capture of it needs.
 #![allow(dead_code, clippy::disallowed_methods, clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use skewtrap::act::nsys::Nsys;
 use skewtrap::act::state::State;
 use skewtrap::agent::capture::{Desk, Kept, take};
 use skewtrap::agent::clock::Clock;
+use skewtrap::agent::cost::Meter;
 use skewtrap::agent::window::{Heard, Links, Site, Status};
 use skewtrap::decide::capture::admit::{Grant, Policy, admit};
 use skewtrap::decide::capture::facts::{Answered, Facts, Folder};
@@ -18,15 +18,15 @@ use skewtrap::decide::capture::governor::{Budget, Wish};
 use skewtrap::decide::capture::line::ProfileLine;
 use skewtrap::decide::capture::path_map::PathMap;
 use skewtrap::decide::capture::refusal::Refusal;
+use skewtrap::decide::capture::stall::Habits;
 use skewtrap::decide::capture::window::{Blind, Phase};
 use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
 use skewtrap::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState, Record};
 use skewtrap::decide::labels::Labels;
 use skewtrap::decide::rule::{Limits, Severity, Side};
-use skewtrap::decide::signal::fields::Fields;
 use skewtrap::decide::signal::log_line::Says;
+use skewtrap::decide::signal::log_reader::{Arrival, LogReader};
 use skewtrap::decide::signal::rank::Rank;
-use skewtrap::decide::signal::sglang_line;
 use skewtrap::decide::time::Time;
 use skewtrap::demo::Engine;
 use skewtrap::demo::load::LoadTrack;
@@ -81,8 +81,6 @@ pub fn site(url: &str) -> Site {
         default_dir: None,
         sees_log: true,
         nsys: Nsys::new("nsys"),
-        health: Duration::from_millis(50),
-        usual: BTreeMap::new(),
     }
 }
 
@@ -131,6 +129,7 @@ impl Stage {
             min_free: 0,
             output_dir: Some(self.base()),
             watch_only: false,
+            bundles: None,
         };
         let facts = self.facts(busy).await;
         let ledger = self.desk.state.ledger().unwrap();
@@ -186,24 +185,27 @@ pub fn links(
         let skip = std::fs::metadata(&log).map_or(0, |m| m.len());
         tokio::spawn(follow(log, skip as usize, tell));
     }
-    (Links { heard, status, cancel }, shown)
+    let meter = Meter::new(desk.clock, Duration::from_millis(50), Habits::new());
+    (Links { heard, status, meter, cancel }, shown)
 }
 
 async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<Heard>) {
     let mut tick = tokio::time::interval(Duration::from_millis(5));
-    let mut fields = Fields::default();
+    let mut reader = LogReader::new(jiff::tz::TimeZone::UTC);
     loop {
         tick.tick().await;
         let bytes = std::fs::read(&log).unwrap_or_default();
         let new = &bytes[read.min(bytes.len())..];
         let Some(end) = new.iter().rposition(|b| *b == b'\n') else { continue };
         for line in new[..end].split(|b| *b == b'\n') {
-            let line = sglang_line::read(line, &mut fields);
-            if let Says::Profile(profile) = &line.says {
-                let heard = Heard::Line { rank: line.rank, line: ProfileLine::from(profile) };
-                if tell.send(heard).await.is_err() {
-                    return;
-                }
+            let line = reader.read(line, Arrival::Recorded).line;
+            let heard = match &line.says {
+                Says::Profile(profile) => Heard::Line { rank: line.rank, line: ProfileLine::from(profile) },
+                Says::Fatal(words) => Heard::Gone(String::from_utf8_lossy(words).into_owned()),
+                _ => continue,
+            };
+            if tell.send(heard).await.is_err() {
+                return;
             }
         }
         read += end + 1;
@@ -222,6 +224,7 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
         bound: 1.5,
         members: Vec::new(),
         evidence: None,
+        shown_by: None,
     };
     let incident = Incident {
         id: id.into(),
@@ -245,4 +248,38 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
 /// A window whose deadline is a second.
 pub fn short() -> HttpWindow {
     HttpWindow { deadline: Duration::from_secs(1), ..HttpWindow::default() }
+}
+
+/// A file system of so many bytes, mounted over a folder as long as this lives.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`, said loudly, where this user may not mount.
+    pub fn over(folder: &Path, bytes: u64) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let size = format!("size={bytes},mode=0777");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder)
+            .stderr(std::process::Stdio::null())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(folder.to_owned()));
+        }
+        eprintln!("SKIPPED: a disk that is full (no tmpfs can be mounted here)");
+        None
+    }
+
+    /// Writes until nothing more fits.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut file, &[0; 512]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the test's own files in it are still open.
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }

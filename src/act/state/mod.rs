@@ -9,6 +9,7 @@ mod outbox;
 mod schema;
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -164,8 +165,8 @@ impl State {
     /// # Errors
     /// The database cannot be read.
     pub fn ledger(&self) -> Result<Ledger, StateError> {
-        let attempts = self.bodies("attempts", "SELECT body FROM attempts ORDER BY at, id")?;
-        Ok(Ledger { attempts })
+        let attempts: Vec<Attempt> = self.bodies("attempts", "SELECT body FROM attempts ORDER BY at, id")?;
+        Ok(attempts.into())
     }
 
     /// Writes an attempt, its window and its incident, durably: a power cut after this forgets none.
@@ -320,7 +321,8 @@ impl State {
 /// Takes the folder's lock, which the kernel gives back when the process ends, however it ends.
 fn lock(folder: &Path) -> Result<File, StateError> {
     let fail = |source| StateError::Folder { folder: folder.to_owned(), source };
-    std::fs::create_dir_all(folder).map_err(fail)?;
+    // It holds messages and open windows: only its owner enters.
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
     let path = folder.join("lock");
     let file =
         OpenOptions::new().create(true).truncate(false).write(true).read(true).open(&path).map_err(fail)?;

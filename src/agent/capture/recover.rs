@@ -1,24 +1,29 @@
-//! Finishes at start what an agent before this one left undone.
+//! Finishes at start what an agent before this one left undone. Bundles at once; windows each by a
+//! task of its own beside the loop, for an export may take minutes, and the watching must not wait.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Came, Desk, Kept, came_of, keep};
+use super::{Came, Desk, Keeping, Kept, came_of};
 use crate::act::state::{OpenMeans, OpenWindow};
+use crate::agent::cost::Meter;
+use crate::agent::examine::follow;
 use crate::agent::window::{self, Links, Site, Status};
 use crate::agent::{command, nsys};
+use crate::decide::capture::facts::Engine;
 use crate::decide::capture::governor::AttemptEnd;
+use crate::decide::capture::stall::Habits;
 use crate::decide::capture::window::{Blind, Phase};
 use crate::decide::incident::{CaptureOutcome, Record};
 use crate::decide::time::Time;
+use crate::observe::artifact::inspect;
 use crate::observe::profile_lines;
 
-/// A server as [`recover`] needs it.
+/// A server as closing a window needs it.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The server.
@@ -27,34 +32,39 @@ pub struct Known {
     pub log: Option<PathBuf>,
 }
 
-/// Finishes what an agent before this one left undone: closes its windows, completes its bundles.
-/// Gives the records of the incidents that people are to be told of; each is remembered until
-/// [`crate::act::state::State::forget`] says that the message is in the outbox.
+/// What was found at start.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Incidents that are finished now and that people are to be told of; each is remembered until
+    /// [`crate::act::state::State::forget`] says that the message is in the outbox.
+    pub told: Vec<Record>,
+    /// Windows that are, or may be, open, with their records: to be closed.
+    pub left: Vec<(OpenWindow, Record)>,
+}
+
+/// Completes what needs no server, and finds what does.
 ///
 /// # Errors
 /// The state or the folder of the bundles cannot be read.
-pub async fn recover(
-    desk: &Desk,
-    known: &BTreeMap<String, Known>,
-    cancel: &CancellationToken,
-) -> anyhow::Result<Vec<Record>> {
+pub fn find(desk: &Desk) -> anyhow::Result<Found> {
     let kept = desk.state.records()?;
     for recovered in desk.bundles.recover(&kept)? {
         warn!(?recovered, "a bundle was half written");
     }
-    let mut records: BTreeMap<_, _> = kept.into_iter().map(|r| (r.incident.id.clone(), r)).collect();
-    let mut changed = Vec::new();
+    let mut records: std::collections::BTreeMap<_, _> =
+        kept.into_iter().map(|r| (r.incident.id.clone(), r)).collect();
+    let mut found = Found::default();
     for window in desk.state.open_windows()? {
         let record = records.remove(&*window.incident);
         match record {
             Some(record) if matches!(record.incident.capture, CaptureOutcome::Open { .. }) => {
-                changed.push(close(desk, known, window, record, cancel).await.record);
+                found.left.push((window, record));
             }
             // Its bundle was written; only the state did not know yet.
             Some(record) => {
                 desk.state.end(&window.attempt, &end_of(&record, desk.clock.now()))?;
                 complete(desk, &record);
-                changed.push(record);
+                found.told.push(record);
             }
             None => {
                 let unproven = Some("its incident is not in the state".to_owned());
@@ -70,9 +80,9 @@ pub async fn recover(
             record.incident.capture = CaptureOutcome::Failed { why, captured: None };
         }
         complete(desk, &record);
-        changed.push(record);
+        found.told.push(record);
     }
-    Ok(changed)
+    Ok(found)
 }
 
 /// Brings a bundle up to what the state knows; one that knows more (a verdict, its end) stays.
@@ -97,45 +107,83 @@ fn end_of(record: &Record, now: Time) -> AttemptEnd {
     AttemptEnd { at: now, stalled, bytes: record.files.iter().map(|f| f.size).sum(), unproven: None }
 }
 
-async fn close(
-    desk: &Desk,
-    known: &BTreeMap<String, Known>,
+/// Closes one window that an agent before this one left behind, on the server that is `known` by
+/// its target's name.
+pub async fn close(
+    desk: Desk,
+    known: Option<Known>,
     window: OpenWindow,
     record: Record,
-    cancel: &CancellationToken,
+    cancel: CancellationToken,
 ) -> Kept {
     let attempt = window.attempt.clone();
-    let Some(Known { site, log }) = known.get(&window.target) else {
-        let why = format!("no target is called {} any more, so its window cannot be closed", window.target);
-        let came = Came {
-            means: "http",
-            failure: Some(why.clone()),
-            unproven: Some(why),
-            sent_at: window.sent_at,
-            ..Came::default()
-        };
-        return keep(desk, &attempt, record, came);
+    let came = match known {
+        None => nowhere(&window),
+        Some(known) => closed(&desk, known, window, &record, cancel).await,
     };
-    let came = match window.means.clone() {
-        OpenMeans::Http(request) => {
-            let lines = log.as_deref().map(profile_lines::recent).and_then(Result::ok).unwrap_or_default();
-            let moved = desk.bundles.traces(&record.incident.id);
-            let links = lonely_links(window.sent_at, cancel);
-            let desk = (&desk.state, desk.clock);
-            let outcome = window::resume(site, &request, window, lines, moved, desk, links).await;
-            came_of(outcome, request.writes_files)
-        }
-        OpenMeans::Nsys { session, name } => {
-            nsys::close(&site.nsys, &window, &session, &name, desk.clock.now()).await
-        }
-        OpenMeans::Command { group } => command::close(&window, group, window.sent_at),
-    };
-    keep(desk, &attempt, record, came)
+    let (merged, made) = (None, None);
+    Keeping { desk, attempt, record, came, merged, made }.keep().await
 }
 
-/// Links to nobody: at recovery the rest of the agent is not there yet.
-fn lonely_links(from: Time, cancel: &CancellationToken) -> Links {
-    let (_, heard) = tokio::sync::mpsc::channel(1);
-    let status = Status { phase: Phase::Unknown, blind: Blind::opened(from) };
-    Links { heard, status: watch::Sender::new(status), cancel: cancel.clone() }
+fn nowhere(window: &OpenWindow) -> Came {
+    let why = format!("no target is called {} any more, so its window cannot be closed", window.target);
+    let (failure, unproven) = (Some(why.clone()), Some(why));
+    Came { means: "http", failure, unproven, sent_at: window.sent_at, ..Came::default() }
+}
+
+async fn closed(
+    desk: &Desk,
+    Known { site, log }: Known,
+    window: OpenWindow,
+    record: &Record,
+    cancel: CancellationToken,
+) -> Came {
+    match window.means.clone() {
+        OpenMeans::Http(request) => {
+            let (lines, end) = log.as_deref().map(recent).unwrap_or_default();
+            let moved = desk.bundles.traces(&record.incident.id);
+            // What it costs is measured by /health alone, without a habit: nothing was seen yet.
+            let meter = Meter::new(desk.clock, Duration::ZERO, Habits::new());
+            let status = Status { phase: Phase::Unknown, blind: Blind::opened(window.sent_at) };
+            let (tell, heard) = mpsc::channel(1024);
+            let reader = log.map(|log| tokio::spawn(follow(log, end, tell)));
+            let links = Links { heard, status: watch::Sender::new(status), meter, cancel };
+            let state = (&desk.state, desk.clock);
+            let outcome = window::resume(&site, &request, window, lines, moved, state, links).await;
+            reader.inspect(tokio::task::JoinHandle::abort);
+            came_of(outcome, request.writes_files)
+        }
+        OpenMeans::Nsys { .. } => {
+            let came = nsys::close(&site.nsys, &window, desk.clock.now()).await;
+            with_scratched(desk, came, &window.incident).await
+        }
+        OpenMeans::Command { group } => {
+            let came = command::close(&window, group, window.sent_at);
+            with_scratched(desk, came, &window.incident).await
+        }
+    }
+}
+
+/// What the dead agent's window had written so far is kept with the rest.
+async fn with_scratched(desk: &Desk, mut came: Came, incident: &str) -> Came {
+    let known: Vec<String> = came.artifacts.iter().map(|a| a.path.clone()).collect();
+    let (bundles, incident) = (desk.bundles.clone(), incident.to_owned());
+    let read = tokio::task::spawn_blocking(move || -> Vec<_> {
+        let files = bundles.scratched(&incident).into_iter();
+        let new = files.filter(|f| !known.iter().any(|k| Path::new(k) == f));
+        new.filter_map(|f| inspect(&f, Engine::Sglang).ok()).collect()
+    });
+    // A read that panics leaves them to go into the bundle unlisted.
+    came.artifacts.extend(read.await.unwrap_or_default());
+    came
+}
+
+type Lines = Vec<(crate::decide::signal::rank::Rank, crate::decide::capture::line::ProfileLine)>;
+
+/// What a log said lately, and where it ends; nothing where it cannot be read.
+fn recent(log: &Path) -> (Lines, u64) {
+    profile_lines::recent(log).unwrap_or_else(|error| {
+        warn!(log = %log.display(), %error, "the log cannot be read for what became of a window");
+        Default::default()
+    })
 }

@@ -1,7 +1,9 @@
-//! The files of a window as they appear: sighted, then, when they have stopped growing, read.
+//! The files of a window as they appear: sighted, then, when they have stopped growing, read. The
+//! folder may lie on a disk that hangs, so it is looked at on a thread of its own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Site;
 use crate::decide::capture::facts::Engine;
@@ -16,9 +18,18 @@ use crate::observe::artifact::{Sighted, files_of, inspect, modified};
 /// What is known of the files of one window.
 #[derive(Debug)]
 pub(super) struct Files {
+    view: Arc<View>,
+    paths: PathMap,
+    seen: BTreeMap<PathBuf, Seen>,
+    /// The folder of a window of ours was seen: only its start makes it.
+    made: bool,
+}
+
+/// Where files are looked for, and which.
+#[derive(Clone, Debug)]
+struct View {
     engine: Engine,
     marks: Marks,
-    paths: PathMap,
     /// In the server's view.
     server_dir: Option<String>,
     /// In ours.
@@ -27,9 +38,6 @@ pub(super) struct Files {
     moved: Vec<PathBuf>,
     /// Files that were there before; only a window without marks needs to know.
     before: Vec<PathBuf>,
-    seen: BTreeMap<PathBuf, Seen>,
-    /// The folder of a window of ours was seen: only its start makes it.
-    made: bool,
 }
 
 #[derive(Debug)]
@@ -43,64 +51,64 @@ impl Files {
         let declared = request.marks.dir.clone().or_else(|| request.folder.clone());
         let server_dir = declared.or_else(|| site.default_dir.clone());
         let folder = server_dir.as_deref().map(|dir| site.paths.agent_view(dir));
-        let mut files = Self {
-            engine: request.engine,
-            marks: request.marks.clone(),
-            paths: site.paths.clone(),
-            server_dir,
-            folder,
-            moved: Vec::new(),
-            before: Vec::new(),
-            seen: BTreeMap::new(),
-            made: false,
-        };
-        if files.marks == Marks::default() {
-            files.before = files.sighted().into_iter().map(|f| f.path).collect();
+        let (engine, marks) = (request.engine, request.marks.clone());
+        let mut view = View { engine, marks, server_dir, folder, moved: Vec::new(), before: Vec::new() };
+        if view.marks == Marks::default() {
+            view.before = view.sighted().into_iter().map(|f| f.path).collect();
         }
-        files
+        Self { view: Arc::new(view), paths: site.paths.clone(), seen: BTreeMap::new(), made: false }
     }
 
     /// The files of a window that was opened at `sent_at` by an agent before this one, `moved` being
     /// those that it had put into the bundle already.
     pub(super) fn of_before(site: &Site, request: &StartRequest, sent_at: Time, moved: Vec<PathBuf>) -> Self {
         let mut files = Self::new(site, request);
-        files.before.retain(|path| modified(path).is_none_or(|at| at < sent_at));
-        files.moved = moved;
+        let view = Arc::make_mut(&mut files.view);
+        view.before.retain(|path| modified(path).is_none_or(|at| at < sent_at));
+        view.moved = moved;
         files
     }
 
     /// A log line of the window says where its files will lie.
     pub(super) fn learn(&mut self, dir: &str) {
-        if self.marks.dir.is_none() && self.marks.show_in_log() {
-            self.folder = Some(self.paths.agent_view(dir));
-            self.server_dir = Some(dir.to_owned());
+        if self.view.marks.dir.is_none() && self.view.marks.show_in_log() {
+            let view = Arc::make_mut(&mut self.view);
+            view.folder = Some(self.paths.agent_view(dir));
+            view.server_dir = Some(dir.to_owned());
         }
     }
 
     /// Whether files can be expected to be seen: of the folder that will be made, its parent must be there.
     pub(super) fn in_sight(&self) -> bool {
-        let Some(folder) = &self.folder else { return false };
-        let wanted = if self.marks.dir.is_some() { folder.parent().unwrap_or(folder) } else { folder };
+        let Some(folder) = &self.view.folder else { return false };
+        let wanted = if self.view.marks.dir.is_some() { folder.parent().unwrap_or(folder) } else { folder };
         wanted.is_dir()
     }
 
     pub(super) fn server_dir(&self) -> Option<&str> {
-        self.server_dir.as_deref()
+        self.view.server_dir.as_deref()
     }
 
     /// Nothing was seen, and the place is out of sight.
     pub(super) fn is_remote(&self) -> bool {
-        self.seen.is_empty() && !self.folder.as_deref().is_some_and(Path::is_dir)
+        self.seen.is_empty() && !self.view.folder.as_deref().is_some_and(Path::is_dir)
     }
 
     /// Looks at the folder and reads what has stopped growing; gives what the window should hear.
     pub(super) async fn look(&mut self) -> Vec<Event> {
+        let (view, wants_made) = (self.view.clone(), !self.made && self.view.marks.dir.is_some());
+        let looked = tokio::task::spawn_blocking(move || {
+            let made = wants_made && view.folder.as_deref().is_some_and(Path::is_dir);
+            (made, view.sighted())
+        });
+        // A look that panics saw nothing.
+        let (made, sighted) = looked.await.unwrap_or_default();
         let mut events = Vec::new();
-        if !self.made && self.marks.dir.is_some() && self.folder.as_deref().is_some_and(Path::is_dir) {
+        if made {
             self.made = true;
             events.push(Event::File { rank: None, whole: false });
         }
-        for sighted in self.sighted() {
+        for sighted in sighted {
             let known = self.seen.get(&sighted.path);
             let grows = known.is_none_or(|seen| seen.last != sighted);
             let is_read = known.is_some_and(|seen| seen.read.is_some());
@@ -114,13 +122,20 @@ impl Files {
     }
 
     async fn read(&mut self, sighted: Sighted) -> Option<Event> {
-        let (engine, path) = (self.engine, sighted.path.clone());
+        let (engine, path) = (self.view.engine, sighted.path.clone());
         let artifact = tokio::task::spawn_blocking(move || inspect(&path, engine)).await.ok()?.ok()?;
         let event = Event::File { rank: artifact.rank, whole: artifact.whole };
         self.seen.insert(sighted.path.clone(), Seen { last: sighted, read: Some(artifact) });
         Some(event)
     }
 
+    /// Everything that was read, in the order of the names.
+    pub(super) fn into_artifacts(self) -> Vec<Artifact> {
+        self.seen.into_values().filter_map(|seen| seen.read).collect()
+    }
+}
+
+impl View {
     fn sighted(&self) -> Vec<Sighted> {
         let dir = self.server_dir.as_deref().unwrap_or_default();
         let mut found = match &self.folder {
@@ -129,18 +144,9 @@ impl Files {
         };
         found.retain(|f| !self.before.contains(&f.path));
         for folder in self.moved.iter().filter_map(|path| path.parent()).take(1) {
-            found.extend(files_of(
-                folder,
-                dir,
-                &Marks { dir: Some(dir.to_owned()), ..Marks::default() },
-                self.engine,
-            ));
+            let all = Marks { dir: Some(dir.to_owned()), ..Marks::default() };
+            found.extend(files_of(folder, dir, &all, self.engine));
         }
         found
-    }
-
-    /// Everything that was read, in the order of the names.
-    pub(super) fn into_artifacts(self) -> Vec<Artifact> {
-        self.seen.into_values().filter_map(|seen| seen.read).collect()
     }
 }

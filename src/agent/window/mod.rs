@@ -8,7 +8,6 @@
 mod files;
 mod run;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,26 +19,21 @@ use self::run::Run;
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMeans, OpenWindow, State, StateError};
 use crate::agent::clock::Clock;
-use crate::decide::capture::facts::{Answered, Engine};
+use crate::agent::cost::Meter;
+use crate::decide::capture::facts::Engine;
 use crate::decide::capture::governor::Attempt;
 use crate::decide::capture::line::ProfileLine;
 use crate::decide::capture::path_map::PathMap;
 use crate::decide::capture::plan::StartRequest;
-use crate::decide::capture::stall::StallMeter;
 use crate::decide::capture::verify::{Artifact, Verdict, verdict_of};
 use crate::decide::capture::window::{Blind, Ending, Event, Phase, Sight, Window};
 use crate::decide::incident::{Exchange, Quality, Record};
 use crate::decide::signal::rank::Rank;
 use crate::decide::time::Time;
 use crate::http::Server;
-use crate::observe::server::{Health, health};
 
 /// Between two looks at the folder.
 const LOOK: Duration = Duration::from_millis(100);
-/// Between two questions to `/health` while a window is open.
-const PROBE: Duration = Duration::from_millis(500);
-/// How long after a window its server may take to answer as it used to.
-const RECOVERY: Duration = Duration::from_secs(30);
 
 /// What a window needs to know of its server.
 #[derive(Clone, Debug)]
@@ -57,10 +51,6 @@ pub struct Site {
     pub sees_log: bool,
     /// The nsys of this machine.
     pub nsys: Nsys,
-    /// The habit of `/health`.
-    pub health: Duration,
-    /// The usual interval of each rank's samples while it has work.
-    pub usual: BTreeMap<Rank, Duration>,
 }
 
 /// What the rest of the agent tells a window.
@@ -73,8 +63,6 @@ pub enum Heard {
         /// What.
         line: ProfileLine,
     },
-    /// A sample of a rank that had work arrived.
-    Sample(Rank),
     /// The rule cleared.
     Cleared,
     /// Somebody wants it closed now.
@@ -130,6 +118,8 @@ pub async fn open(
     clock: Clock,
     links: Links,
 ) -> Result<Outcome, StateError> {
+    // Its deadline does not move when somebody sets the wall clock.
+    let clock = clock.steady();
     let window = OpenWindow {
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
@@ -159,7 +149,7 @@ pub async fn resume(
     desk: (&State, Clock),
     links: Links,
 ) -> Outcome {
-    let (state, clock) = desk;
+    let (state, clock) = (desk.0, desk.1.steady());
     let mut files = Files::of_before(site, request, window.sent_at, moved);
     let (sight, sent_at, now) = (sight(site, &files), window.sent_at, clock.now());
     let mut machine = Window::resume(request, sight, sent_at, window.granted, now);
@@ -181,9 +171,36 @@ pub struct Links {
     pub heard: mpsc::Receiver<Heard>,
     /// What it shows.
     pub status: watch::Sender<Status>,
+    /// What measures its cost.
+    pub meter: Meter,
     /// The agent ends.
     pub cancel: CancellationToken,
 }
+
+impl Links {
+    /// Shows the phase that a capture by other means than the engine's own profiler is in.
+    pub fn show(&self, phase: Phase, now: Time) {
+        self.status.send_modify(|status| {
+            status.phase = phase;
+            match phase {
+                Phase::Stopping | Phase::Exporting => {
+                    status.blind.closing.get_or_insert(now);
+                }
+                Phase::Verifying | Phase::Ended => status.blind.exported(now),
+                Phase::Starting | Phase::Doubtful | Phase::Unknown | Phase::Open => {}
+            }
+        });
+    }
+
+    /// What the capture cost so far.
+    pub fn stalled(&self) -> Duration {
+        self.meter.stalled(self.status.borrow().blind)
+    }
+}
+
+/// What a reader is told when [`Meter::recovery`] waited in vain.
+pub const NOT_RECOVERED: &str =
+    "the server did not answer /health as it used to within 30 s of the window's end";
 
 fn sight(site: &Site, files: &Files) -> Sight {
     Sight { log: site.sees_log, files: files.in_sight() }
@@ -196,13 +213,12 @@ async fn see_through(
     mut files: Files,
     links: Links,
 ) -> Outcome {
-    let Links { mut heard, cancel, .. } = links;
+    let Links { mut heard, cancel, meter, .. } = links;
     let present = run.present();
-    let mut meter = StallMeter::new(run.now(), site.health, site.usual.clone());
     let ticker = tokio::spawn(run.clone().tick());
-    let (probes, mut probed) = mpsc::channel(8);
-    let prober = tokio::spawn(probe(run.clone(), site.server.clone(), probes));
+    let (probe, mut gone) = meter.probe(site.server.clone());
     let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut hears = true;
     loop {
         tokio::select! {
@@ -210,24 +226,24 @@ async fn see_through(
             () = run.ended() => break,
             () = cancel.cancelled(), if !run.is_cancelled() => run.cancel(),
             told = heard.recv(), if hears => match told {
-                Some(told) => hear(&run, &mut files, &mut meter, told),
+                Some(told) => hear(&run, &mut files, told),
                 None => hears = false,
             },
-            Some((asked, answered)) = probed.recv() => meter.health(asked, answered),
+            Some(()) = gone.recv() => run.handle(&Event::Gone("nobody listens there any more".into())),
             _ = look.tick() => files.look().await.iter().for_each(|event| run.handle(event)),
         }
     }
-    prober.abort();
-    files.look().await;
     let ended_at = run.now();
-    let recovered = recovery(site, &run, &mut meter, &cancel).await;
+    probe.end(&cancel).await;
+    files.look().await;
+    let recovered = meter.recovery(&site.server, &cancel).await;
     // The ticker ends by itself once the window has; a panic in it was this window's, and is over.
     let _ = ticker.await;
     drop(present);
-    outcome(request, &run, files, meter.stalled(), recovered.map(|at| at.since(ended_at)))
+    outcome(request, &run, files, &meter, recovered.map(|at| at.since(ended_at)))
 }
 
-fn hear(run: &Run, files: &mut Files, meter: &mut StallMeter, told: Heard) {
+fn hear(run: &Run, files: &mut Files, told: Heard) {
     let event = match told {
         Heard::Line { rank, line } => {
             if let ProfileLine::Starts { dir, .. } = &line {
@@ -235,7 +251,6 @@ fn hear(run: &Run, files: &mut Files, meter: &mut StallMeter, told: Heard) {
             }
             Event::Log { rank, line }
         }
-        Heard::Sample(rank) => return meter.sample(rank, run.now()),
         Heard::Cleared => Event::Cleared,
         Heard::Close => Event::Close,
         Heard::Gone(why) => Event::Gone(why),
@@ -243,57 +258,11 @@ fn hear(run: &Run, files: &mut Files, meter: &mut StallMeter, told: Heard) {
     run.handle(&event);
 }
 
-/// Asks `/health` while the window is open. A server where nobody listens three times running is
-/// gone, and its windows with it.
-async fn probe(run: Run, server: Server, probes: mpsc::Sender<(Time, Time)>) {
-    let mut refused = 0;
-    loop {
-        tokio::time::sleep(PROBE).await;
-        let asked = run.now();
-        match health(&server).await {
-            Health::NobodyListens => refused += 1,
-            Health::Answered(_) => refused = 0,
-        }
-        if refused == 3 {
-            run.handle(&Event::Gone("nobody listens there any more".into()));
-        }
-        if probes.send((asked, run.now())).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Waits until the server answers as it used to; gives when it did.
-async fn recovery(
-    site: &Site,
-    run: &Run,
-    meter: &mut StallMeter,
-    cancel: &CancellationToken,
-) -> Option<Time> {
-    let limit = run.now() + RECOVERY;
-    while run.now() < limit && !cancel.is_cancelled() {
-        let asked = run.now();
-        let answer = health(&site.server).await;
-        meter.health(asked, run.now());
-        match answer {
-            // A habit that is not known yet (just after a start) is no measure.
-            Health::Answered(Answered::Well(took))
-                if site.health.is_zero() || took <= site.health.saturating_mul(2).max(PROBE) =>
-            {
-                return Some(run.now());
-            }
-            Health::NobodyListens => return None,
-            Health::Answered(_) => tokio::time::sleep(PROBE).await,
-        }
-    }
-    None
-}
-
 fn outcome(
     request: &StartRequest,
     run: &Run,
     files: Files,
-    stalled: Duration,
+    meter: &Meter,
     recovered: Option<Duration>,
 ) -> Outcome {
     let (folder, remote) = (files.server_dir().map(str::to_owned), files.is_remote());
@@ -317,7 +286,7 @@ fn outcome(
         remote,
         sent_at: status.blind.from,
         open: status.blind.closing.unwrap_or(run.now()).since(status.blind.from),
-        stalled,
+        stalled: meter.stalled(status.blind),
         recovered,
     }
 }

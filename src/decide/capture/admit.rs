@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::decide::capture::facts::Facts;
 use crate::decide::capture::governor::{self, Attempt, Budget, Ledger, Wish};
+use crate::decide::capture::keep::BundleSpace;
 use crate::decide::capture::plan::{Asker, StartRequest, plan};
 use crate::decide::capture::preflight::{self, Need};
 use crate::decide::capture::refusal::{Refusal, Span};
@@ -24,11 +25,19 @@ pub struct Policy {
     pub output_dir: Option<String>,
     /// `--watch-only`.
     pub watch_only: bool,
+    /// What the bundles take; `None` before the first sweep.
+    pub bundles: Option<BundleSpace>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { budget: Budget::default(), min_free: 2 << 30, output_dir: None, watch_only: false }
+        Self {
+            budget: Budget::default(),
+            min_free: 2 << 30,
+            output_dir: None,
+            watch_only: false,
+            bundles: None,
+        }
     }
 }
 
@@ -70,6 +79,9 @@ pub fn admit(
     let ranks = facts.server.as_ref().map_or(1, |s| usize::from(s.sizes.dp) * usize::from(s.sizes.tp));
     let expected = ledger.estimate(wish.target, ranks);
     governor::decide(wish, ledger, &policy.budget, expected, now)?;
+    if let Some(bundles) = &policy.bundles {
+        bundles.admits(expected.bytes)?;
+    }
     // A command may do anything, also to a server that says nothing of itself: only limits hold.
     if let CaptureSpec::Command(command) = spec {
         return Ok(Some(grant(wish, ledger, Means::Command(command.clone()), now)));
@@ -177,6 +189,18 @@ mod tests {
         let command = CommandWindow { argv: vec!["true".into()], time_limit: Duration::from_secs(1) };
         let grant = decided(&CaptureSpec::Command(command), &Policy::default()).unwrap().unwrap();
         assert_eq!(grant.attempt.id, "i1/1");
+    }
+
+    #[test]
+    fn what_may_not_be_deleted_is_named_and_blocks_new_captures_when_there_is_no_room() {
+        let command = CommandWindow { argv: vec!["true".into()], time_limit: Duration::from_secs(1) };
+        let space = BundleSpace { bytes: 60 << 30, limit: 50 << 30, over: true, ..BundleSpace::default() };
+        let stuck = Some("/data/incidents/old: Permission denied".to_owned());
+        let policy = Policy { bundles: Some(BundleSpace { stuck, ..space }), ..Policy::default() };
+        assert_eq!(decided(&CaptureSpec::Command(command), &policy), Err("keep_full".into()));
+        let said = policy.bundles.unwrap().admits(64 << 20).unwrap_err().to_string();
+        assert!(said.contains("60.0 GiB that may not be deleted (/data/incidents/old: Permission denied)"));
+        assert!(BundleSpace::default().admits(u64::MAX).is_ok());
     }
 
     #[test]

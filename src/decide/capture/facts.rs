@@ -279,14 +279,12 @@ impl Facts {
 
     /// A profiling line of the log: the agent's own, or else somebody's.
     pub fn profile_line(&mut self, rank: Rank, line: &ProfileLine, at: Time) {
-        if !self.own.takes(rank, line) {
+        if !self.own.takes(rank, line, at) {
             self.foreign.line(rank, line, at);
+        } else if matches!(line, ProfileLine::Done { .. }) {
+            // A start over ours made the rank go on under our name; it is over with this line.
+            self.foreign.over_on(rank);
         }
-    }
-
-    /// A profiling line that is known to be somebody else's.
-    pub fn foreign_line(&mut self, rank: Rank, line: &ProfileLine, at: Time) {
-        self.foreign.line(rank, line, at);
     }
 
     /// The server stopped answering: what it said about itself may no longer hold, and a
@@ -294,6 +292,7 @@ impl Facts {
     pub fn server_lost(&mut self) {
         self.server = None;
         self.foreign.forget_open();
+        self.own.forget_begun();
     }
 
     /// Replaces or adds what is known of a folder.

@@ -6,6 +6,7 @@
 //! the rule's name and the target). Stamps that lie in the future (a clock that was set back)
 //! count as spent just now: a jump never refills either.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,14 @@ pub struct AttemptEnd {
 pub struct Ledger {
     /// Ended ones and open ones.
     pub attempts: Vec<Attempt>,
+    /// Ids of open ones that an agent before this one left behind.
+    pub left_behind: BTreeSet<String>,
+}
+
+impl From<Vec<Attempt>> for Ledger {
+    fn from(attempts: Vec<Attempt>) -> Self {
+        Self { attempts, left_behind: BTreeSet::new() }
+    }
 }
 
 /// Who wishes for a window.
@@ -144,6 +153,9 @@ pub fn decide(
 
 fn one_at_a_time(wish: &Wish<'_>, ledger: &Ledger) -> Result<(), Refusal> {
     match ledger.open().find(|a| a.group == wish.group || a.target == wish.target) {
+        Some(open) if ledger.left_behind.contains(&open.id) => {
+            Err(Refusal::LeftOpen { target: open.target.clone(), incident: open.incident.clone() })
+        }
         Some(open) => {
             Err(Refusal::WindowOpen { target: open.target.clone(), incident: open.incident.clone() })
         }
@@ -263,7 +275,7 @@ mod tests {
     fn decided(attempts: Vec<Attempt>, now: Time) -> String {
         let wish =
             Wish { rule: "r", limits: &LIMITS, target: "t", group: "g", incident: "new", badness: 1.2 };
-        decide(&wish, &Ledger { attempts }, &Budget::default(), Estimate::default(), now)
+        decide(&wish, &Ledger::from(attempts), &Budget::default(), Estimate::default(), now)
             .map_or_else(|r| r.word().to_owned(), |()| "ok".into())
     }
 
@@ -292,10 +304,24 @@ mod tests {
     }
 
     #[test]
+    fn a_window_that_is_being_closed_after_a_crash_is_named_as_such() {
+        let open = Attempt { end: None, ..attempt(0, "a") };
+        let wish = Wish { rule: "r", limits: &LIMITS, target: "t", group: "g", incident: "n", badness: 2.0 };
+        let left_behind = [open.id.clone()].into();
+        let ledger = Ledger { attempts: vec![open], left_behind };
+        let refused = decide(&wish, &ledger, &Budget::default(), Estimate::default(), at(700)).unwrap_err();
+        assert_eq!((refused.word(), refused.awaits_facts()), ("left_open", true));
+        assert_eq!(
+            refused.to_string(),
+            "an agent before this one left a window open on t, for incident a; it is being closed first"
+        );
+    }
+
+    #[test]
     fn an_incident_is_captured_again_only_when_it_got_worse_by_the_margin() {
         let wish =
             |badness| Wish { rule: "r", limits: &LIMITS, target: "t", group: "g", incident: "a", badness };
-        let ledger = Ledger { attempts: vec![attempt(0, "a")] };
+        let ledger = Ledger::from(vec![attempt(0, "a")]);
         let decided = |badness| {
             decide(&wish(badness), &ledger, &Budget::default(), Estimate::default(), at(700))
                 .map_err(|r| r.word())
@@ -314,7 +340,7 @@ mod tests {
     #[test]
     fn the_budget_counts_what_was_spent_and_what_the_next_is_expected_to_take() {
         let wish = Wish { rule: "x", limits: &LIMITS, target: "x", group: "x", incident: "x", badness: 1.0 };
-        let ledger = Ledger { attempts: vec![attempt(0, "a")] };
+        let ledger = Ledger::from(vec![attempt(0, "a")]);
         let budget = Budget { stalled: Duration::from_secs(5), bytes: 10 << 20, ..Budget::default() };
         let decided = |stalled: u64, bytes: u64| {
             let expected = Estimate { stalled: Duration::from_secs(stalled), bytes: bytes << 20 };
@@ -327,7 +353,7 @@ mod tests {
 
     #[test]
     fn the_estimate_is_the_most_that_the_last_windows_of_that_server_took() {
-        let mut ledger = Ledger { attempts: vec![attempt(0, "a"), attempt(10, "b")] };
+        let mut ledger = Ledger::from(vec![attempt(0, "a"), attempt(10, "b")]);
         ledger.attempts[0].end.as_mut().unwrap().bytes = 7 << 20;
         assert_eq!(ledger.estimate("t", 4), Estimate { stalled: Duration::from_secs(1), bytes: 7 << 20 });
         assert_eq!(ledger.estimate("unseen", 4), Estimate { stalled: Duration::ZERO, bytes: 4 << 26 });

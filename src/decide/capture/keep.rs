@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::decide::capture::refusal::Refusal;
 use crate::decide::time::Time;
 
 /// How much is kept.
@@ -46,6 +47,35 @@ pub struct Choice {
     pub bytes_left: u64,
     /// Whether even so the coming window would exceed the limit: then it must not open.
     pub over: bool,
+}
+
+/// What the bundles take, as the last sweep of their folder found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BundleSpace {
+    /// Bytes that stayed.
+    pub bytes: u64,
+    /// Bytes that may lie there.
+    pub limit: u64,
+    /// Bytes free on their disk; `None` when that cannot be told.
+    pub free: Option<u64>,
+    /// The limit cannot be held with another window: what stayed may not be deleted.
+    pub over: bool,
+    /// The first path that permission forbade to delete, and why.
+    pub stuck: Option<String>,
+}
+
+impl BundleSpace {
+    /// Whether a window of `need` bytes may come in.
+    ///
+    /// # Errors
+    /// What may not be deleted leaves no room for it.
+    pub fn admits(&self, need: u64) -> Result<(), Refusal> {
+        if !self.over {
+            return Ok(());
+        }
+        let why = self.stuck.clone().unwrap_or_else(|| "pinned, or still being written".into());
+        Err(Refusal::KeepFull { bytes: self.bytes, need, limit: self.limit, why })
+    }
 }
 
 /// Chooses what to delete so that the limits hold with `coming` bytes more in one incident more.

@@ -3,7 +3,8 @@
 //! The lines carry no request id. A window is told apart by the folder or the id in its first
 //! line, and its later lines by the rank that prints them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -119,55 +120,105 @@ impl Foreign {
         self.last
     }
 
+    /// Whatever ran on that rank is over: a rank has one profiler.
+    pub fn over_on(&mut self, rank: Rank) {
+        self.open.remove(&rank);
+    }
+
     /// The server is gone, and they with it.
     pub fn forget_open(&mut self) {
         self.open.clear();
     }
 }
 
-/// Tells the lines of the agent's own windows from those of others.
+/// Tells the lines of the agent's own windows from those of others, by their marks and by when our
+/// windows opened and ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnLines {
-    /// Marks of the last windows: an armed rank may begin long after its window was given up.
-    marks: Vec<Marks>,
-    begun: BTreeSet<Rank>,
-    open: bool,
+    /// The last windows: an armed rank may begin long after its window was given up.
+    windows: Vec<OwnWindow>,
+    /// Ranks on which one of ours began and is not written yet, and where it writes.
+    begun: BTreeMap<Rank, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct OwnWindow {
+    marks: Marks,
+    opened: Time,
+    ended: Option<Time>,
+    /// The id that the server gave to a window whose mark is in no line.
+    adopted: Option<Option<String>>,
+}
+
+impl OwnWindow {
+    /// Whether a first line of that time can be of this window.
+    fn may_begin(&self, at: Time) -> bool {
+        at + OwnLines::LAG >= self.opened
+    }
+
+    /// A prefix shows in no line: what begins while such a window is open is taken for ours, as
+    /// long as it is one window, by its id.
+    fn adopts(&mut self, id: Option<&str>, at: Time) -> bool {
+        let open = self.may_begin(at) && self.ended.is_none_or(|ended| at <= ended);
+        if self.marks.show_in_log() || !open {
+            return false;
+        }
+        self.adopted.get_or_insert_with(|| id.map(str::to_owned)).as_deref() == id
+    }
 }
 
 impl OwnLines {
     const KEPT: usize = 8;
+    /// Stamps of a log may be whole seconds.
+    const LAG: Duration = Duration::from_secs(2);
 
     /// A window with these marks is being started.
-    pub fn opened(&mut self, marks: Marks) {
-        if self.marks.len() == Self::KEPT {
-            self.marks.remove(0);
+    pub fn opened(&mut self, marks: Marks, at: Time) {
+        if self.windows.len() == Self::KEPT {
+            self.windows.remove(0);
         }
-        self.marks.push(marks);
-        self.open = true;
+        self.windows.push(OwnWindow { marks, opened: at, ended: None, adopted: None });
     }
 
     /// It ended.
-    pub fn ended(&mut self) {
-        self.open = false;
+    pub fn ended(&mut self, at: Time) {
+        if let Some(window) = self.windows.last_mut() {
+            window.ended.get_or_insert(at);
+        }
+    }
+
+    /// The server is gone, and what ran in it.
+    pub fn forget_begun(&mut self) {
+        self.begun.clear();
     }
 
     /// Whether the line is of a window of ours.
-    pub fn takes(&mut self, rank: Rank, line: &ProfileLine) -> bool {
+    pub fn takes(&mut self, rank: Rank, line: &ProfileLine, at: Time) -> bool {
         match line {
             ProfileLine::Starts { dir, id } => {
-                let ours = |m: &Marks| m.bears(dir, id.as_deref());
-                // A prefix shows in no line: what begins while such a window is open is taken for ours.
-                let unmarked = self.open && self.marks.last().is_some_and(|m| !m.show_in_log());
-                let own = unmarked || self.marks.iter().any(ours);
+                let id = id.as_deref();
+                let marked = self.windows.iter().any(|w| w.marks.bears(dir, id) && w.may_begin(at));
+                // Of a second one on the same rank nobody knows whose it is; ours began once.
+                let own = marked
+                    || (!self.begun.contains_key(&rank)
+                        && self.windows.last_mut().is_some_and(|w| w.adopts(id, at)));
                 if own {
-                    self.begun.insert(rank)
+                    self.begun.insert(rank, dir.clone());
                 } else {
-                    self.begun.remove(&rank)
-                };
+                    self.begun.remove(&rank);
+                }
                 own
             }
-            ProfileLine::Stops => self.begun.contains(&rank),
-            ProfileLine::Done { .. } => self.begun.remove(&rank),
+            ProfileLine::Stops => self.begun.contains_key(&rank),
+            ProfileLine::Done { dir } => {
+                let began = self.begun.get(&rank).is_some_and(|d| same_folder(d, dir));
+                let marked =
+                    self.windows.iter().any(|w| w.marks.dir.as_deref().is_some_and(|d| same_folder(d, dir)));
+                if began {
+                    self.begun.remove(&rank);
+                }
+                began || marked
+            }
         }
     }
 }
@@ -175,21 +226,6 @@ impl OwnLines {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_lines_of_our_own_window_are_not_somebody_elses() {
-        let mut own = OwnLines::default();
-        let starts = |dir: &str| ProfileLine::Starts { dir: dir.into(), id: None };
-        let done = ProfileLine::Done { dir: "/p/skewtrap-x".into() };
-        own.opened(Marks { dir: Some("/p/skewtrap-x".into()), ..Marks::default() });
-        assert!(own.takes(Rank::dp(0), &starts("/p/skewtrap-x")));
-        assert!(!own.takes(Rank::dp(1), &starts("/p/theirs")));
-        own.ended();
-        assert!(own.takes(Rank::dp(0), &ProfileLine::Stops));
-        assert!(own.takes(Rank::dp(0), &done));
-        assert!(!own.takes(Rank::dp(1), &ProfileLine::Stops));
-        assert!(own.takes(Rank::dp(2), &starts("/p/skewtrap-x")), "an armed rank that begins late");
-    }
 
     #[test]
     fn a_line_is_ours_by_folder_or_id_never_by_chance() {

@@ -63,6 +63,20 @@ pub enum NoSession {
         /// The port.
         port: u16,
     },
+    /// The server is under nsys, whose session the agent does not see.
+    #[error(
+        "the server (process {pid}) runs under nsys (process {nsys}), but nsys shows the agent no session of it, it has {list}: {why}"
+    )]
+    OutOfSight {
+        /// The listener.
+        pid: u32,
+        /// Its nsys.
+        nsys: u32,
+        /// What there is.
+        list: String,
+        /// What differs, and what mends it.
+        why: String,
+    },
     /// The server is not under nsys.
     #[error(
         "the server (process {pid}) runs under no nsys session that can be proven; nsys has {list}. Start it as: nsys profile --start-later=true --trace-fork-before-exec=true --cuda-graph-trace=node -o sglang.out python3 -m sglang.launch_server ..., or name the session: capture: {{ nsys: {{ session: NAME }} }}"
@@ -84,6 +98,19 @@ pub struct Process {
     pub argv: Vec<String>,
     /// `NSYS_PROFILING_SESSION_ID` in its environment, where that can be read.
     pub session_id: Option<String>,
+    /// Whose it is.
+    pub user: Option<u32>,
+    /// Where it puts temporary files; `None` where its environment cannot be read.
+    pub tmpdir: Option<String>,
+}
+
+/// By what nsys decides which sessions the agent gets to see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Viewer {
+    /// The agent's user.
+    pub user: u32,
+    /// The agent's `$TMPDIR`, or `/tmp`.
+    pub tmpdir: String,
 }
 
 /// Reads `sessions list -f json`; `None` when it is no JSON.
@@ -128,9 +155,10 @@ pub fn generated(stdout: &str) -> Option<String> {
     Some(path.trim_matches('"').to_owned())
 }
 
-/// The importer's own complaint, where a `.qdstrm` was left instead of a report.
+/// The importer's own complaint, where a `.qdstrm` was left instead of a report; or the disk's.
 pub fn importer_error(stderr: &str) -> Option<String> {
-    let lines = stderr.lines().map(str::trim).filter(|l| l.contains("mporter"));
+    let complains = |l: &&str| l.contains("mporter") || l.contains("No space left");
+    let lines = stderr.lines().map(str::trim).filter(complains);
     let text = lines.collect::<Vec<_>>().join(" ");
     (!text.is_empty()).then_some(text)
 }
@@ -144,6 +172,7 @@ pub fn choose<'s>(
     wanted: &NsysSession,
     sessions: &'s [Session],
     ancestors: &[Process],
+    viewer: &Viewer,
     port: u16,
 ) -> Result<&'s Session, NoSession> {
     if let NsysSession::Named(name) = wanted {
@@ -151,7 +180,7 @@ pub fn choose<'s>(
         return found.ok_or_else(|| NoSession::Unknown { wanted: name.clone(), list: list(sessions) });
     }
     let listener = ancestors.first().ok_or(NoSession::NoListener { port })?;
-    let wrapped = ancestors.iter().skip(1).any(is_nsys);
+    let wrapper = ancestors.iter().skip(1).find(|p| is_nsys(p));
     let by_environment = ancestors
         .iter()
         .filter_map(|p| p.session_id.as_ref())
@@ -162,10 +191,36 @@ pub fn choose<'s>(
             sessions.iter().find(|s| s.name == name)
         })
     };
-    by_environment
-        .filter(|_| wrapped)
-        .or_else(by_name)
-        .ok_or_else(|| NoSession::NotUnderNsys { pid: listener.pid, list: list(sessions) })
+    by_environment.filter(|_| wrapper.is_some()).or_else(by_name).ok_or_else(|| match wrapper {
+        None => NoSession::NotUnderNsys { pid: listener.pid, list: list(sessions) },
+        Some(nsys) => NoSession::OutOfSight {
+            pid: listener.pid,
+            nsys: nsys.pid,
+            list: list(sessions),
+            why: out_of_sight(nsys, viewer),
+        },
+    })
+}
+
+/// Sessions are files below `$TMPDIR` that only their user may open.
+fn out_of_sight(nsys: &Process, viewer: &Viewer) -> String {
+    let mut said = Vec::new();
+    if let Some(user) = nsys.user.filter(|user| *user != viewer.user) {
+        said.push(format!(
+            "it runs as user {user} and the agent as user {}, so run the agent as user {user}",
+            viewer.user
+        ));
+    }
+    if let Some(theirs) = nsys.tmpdir.as_ref().filter(|theirs| **theirs != viewer.tmpdir) {
+        said.push(format!(
+            "its TMPDIR is {theirs} and the agent's is {}, so start the agent with TMPDIR={theirs}",
+            viewer.tmpdir
+        ));
+    }
+    if said.is_empty() {
+        return "the agent must use the server's own nsys, the same release".into();
+    }
+    said.join("; ")
 }
 
 fn is_nsys(process: &Process) -> bool {
@@ -188,7 +243,7 @@ fn session_new(argv: &[String]) -> Option<String> {
 
 fn list(sessions: &[Session]) -> String {
     if sessions.is_empty() {
-        return "no session".into();
+        return "no session (it shows those of its own user and TMPDIR only)".into();
     }
     let rows = sessions.iter().map(|s| format!("{} ({}, {})", s.name, s.id, s.state));
     rows.collect::<Vec<_>>().join(", ")
@@ -206,7 +261,7 @@ mod tests {
 
     fn process(pid: u32, argv: &[&str], id: Option<&str>) -> Process {
         let argv = argv.iter().map(|&a| a.to_owned()).collect();
-        Process { pid, argv, session_id: id.map(str::to_owned) }
+        Process { pid, argv, session_id: id.map(str::to_owned), ..Process::default() }
     }
 
     #[test]
@@ -236,8 +291,9 @@ mod tests {
     fn only_a_session_whose_nsys_is_an_ancestor_of_the_listener_is_the_targets() {
         let sessions = [session("1", "theirs", "Launched"), session("2", "profile-50", "DelayedCollection")];
         let under = |argv: &[&str], id| vec![process(90, &["python3"], id), process(50, argv, None)];
-        let chosen =
-            |ancestors: &[Process]| choose(&NsysSession::OfTarget, &sessions, ancestors, 30000).cloned();
+        let chosen = |ancestors: &[Process]| {
+            choose(&NsysSession::OfTarget, &sessions, ancestors, &Viewer::default(), 30000).cloned()
+        };
         assert_eq!(chosen(&under(&["/opt/nsys", "profile"], None)), Ok(sessions[1].clone()));
         assert_eq!(chosen(&under(&["nsys-launcher"], Some("1"))), Ok(sessions[0].clone()));
         assert_eq!(
@@ -253,10 +309,41 @@ mod tests {
     fn a_named_session_is_found_by_name_or_number_or_refused_with_the_list() {
         let sessions = [session("7", "mine", "Launched")];
         for wanted in ["7", "mine"] {
-            assert!(choose(&NsysSession::Named(wanted.into()), &sessions, &[], 1).is_ok());
+            assert!(
+                choose(&NsysSession::Named(wanted.into()), &sessions, &[], &Viewer::default(), 1).is_ok()
+            );
         }
-        let refused = choose(&NsysSession::Named("x".into()), &sessions, &[], 1).unwrap_err();
+        let refused =
+            choose(&NsysSession::Named("x".into()), &sessions, &[], &Viewer::default(), 1).unwrap_err();
         assert_eq!(refused.to_string(), "nsys knows no session x; it has mine (7, Launched)");
+    }
+
+    #[test]
+    fn a_session_that_the_agent_does_not_see_is_told_with_what_differs() {
+        let seen_by = |user, tmpdir: &str| {
+            let nsys = Process {
+                user: Some(1000),
+                tmpdir: Some("/scratch".into()),
+                ..process(50, &["nsys", "profile"], None)
+            };
+            let chain = [process(90, &["python3"], None), nsys];
+            let viewer = Viewer { user, tmpdir: tmpdir.into() };
+            choose(&NsysSession::OfTarget, &[], &chain, &viewer, 30000).unwrap_err().to_string()
+        };
+        let why = seen_by(1000, "/tmp");
+        assert!(
+            why.ends_with(
+                "its TMPDIR is /scratch and the agent's is /tmp, so start the agent with TMPDIR=/scratch"
+            ),
+            "{why}"
+        );
+        assert!(why.contains("(process 90) runs under nsys (process 50)"), "{why}");
+        let why = seen_by(1001, "/scratch");
+        assert!(
+            why.ends_with("it runs as user 1000 and the agent as user 1001, so run the agent as user 1000"),
+            "{why}"
+        );
+        assert!(seen_by(1000, "/scratch").ends_with("the server's own nsys, the same release"));
     }
 
     #[test]

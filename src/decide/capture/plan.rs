@@ -91,6 +91,13 @@ pub struct StartRequest {
     pub notes: Vec<String>,
 }
 
+impl StartRequest {
+    /// By what means it captures: `http`, or `cuda_profiler_api` where nsys writes the report.
+    pub const fn word(&self) -> &'static str {
+        if self.writes_files { "http" } else { "cuda_profiler_api" }
+    }
+}
+
 /// Who asks, and where its files may go.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {

@@ -50,6 +50,16 @@ pub enum Refusal {
         /// For which incident.
         incident: String,
     },
+    /// An agent before this one left a window open there.
+    #[error(
+        "an agent before this one left a window open on {target}, for incident {incident}; it is being closed first"
+    )]
+    LeftOpen {
+        /// On which server.
+        target: String,
+        /// For which incident.
+        incident: String,
+    },
     /// The same incident was captured and is no worse.
     #[error(
         "this incident was captured at {last:.2} times its bound and is at {now:.2} now; it is captured again from {needed:.2} on (budget.worse_by)"
@@ -188,6 +198,19 @@ pub enum Refusal {
         why: &'static str,
     },
 
+    /// What may not be deleted leaves no room in the folder of the incidents.
+    #[error("the incidents' folder holds {} that may not be deleted ({why}), and the next window may take {} more than keep.bytes ({}) allows; unpin or delete some by hand, or raise keep.bytes", Bytes(*.bytes), Bytes(*.need), Bytes(*.limit))]
+    KeepFull {
+        /// Bytes that stay.
+        bytes: u64,
+        /// Bytes a window may take.
+        need: u64,
+        /// Bytes that may lie there.
+        limit: u64,
+        /// What keeps them.
+        why: String,
+    },
+
     // --- what may be asked of which release ---
     /// A field that the release does not know.
     #[error("{engine} {version} does not know {field}; {first} is the first release that has it")]
@@ -233,7 +256,7 @@ impl Refusal {
     /// Whether it only says that something is not known yet: what is known a moment later may
     /// well allow the same wish.
     pub const fn awaits_facts(&self) -> bool {
-        matches!(self, Self::UnknownServer { .. } | Self::Stale { .. })
+        matches!(self, Self::UnknownServer { .. } | Self::Stale { .. } | Self::LeftOpen { .. })
     }
 
     /// One word for counters and machines.
@@ -243,6 +266,7 @@ impl Refusal {
             Self::Cooldown { .. } => "cooldown",
             Self::RuleLimit { .. } => "rule_limit",
             Self::WindowOpen { .. } => "window_open",
+            Self::LeftOpen { .. } => "left_open",
             Self::NotWorse { .. } => "not_worse",
             Self::DailyWindows { .. } => "daily_windows",
             Self::DailyStall { .. } => "daily_stall",
@@ -259,6 +283,7 @@ impl Refusal {
             Self::NeedsLog { .. } => "needs_log",
             Self::DiskLow { .. } => "disk_low",
             Self::BadFolder { .. } => "bad_folder",
+            Self::KeepFull { .. } => "keep_full",
             Self::TooOld { .. } => "too_old",
             Self::NoVersion => "no_version",
             Self::Risk { .. } => "risk",

@@ -271,6 +271,7 @@ impl Group {
             bound: numbers.bound,
             members: numbers.members.clone(),
             evidence: None,
+            shown_by: None,
         }
     }
 

@@ -182,6 +182,7 @@ impl Intake {
                     self.counts.batch_lines += 1;
                     step(store, at, Step::Due);
                     store.record(target, rank, Source::Log, reader.fields(), at, at);
+                    store.note_line(target, rank, at, line);
                     step(store, at, Step::Recorded);
                 }
                 Says::Profile(profile) => {

@@ -4,6 +4,7 @@ use jiff::tz::TimeZone;
 
 use crate::decide::signal::fields::Fields;
 use crate::decide::signal::log_line::{Line, Says};
+use crate::decide::signal::rank::Rank;
 use crate::decide::signal::sglang_line::Shapes;
 use crate::decide::signal::stamp::Clock;
 use crate::decide::signal::{number, sglang_line, vllm_line};
@@ -27,7 +28,12 @@ pub struct LogReader {
     fields: Fields,
     shapes: Shapes,
     last: Time,
+    /// The rank whose scheduler dies, as long as its traceback goes on: the reason is in the last line.
+    dying: Option<Rank>,
 }
+
+/// How a traceback begins; its lines bear no stamp.
+const TRACEBACK: &[u8] = b"Traceback (most recent call last):";
 
 /// A line with the time at which it was written.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +52,7 @@ impl LogReader {
             fields: Fields::default(),
             shapes: Shapes::of_a_log(),
             last: Time::default(),
+            dying: None,
         }
     }
 
@@ -77,10 +84,36 @@ impl LogReader {
 
     fn line<'a>(&mut self, text: &'a [u8]) -> Line<'a> {
         let line = sglang_line::read_next(text, &mut self.fields, &mut self.shapes);
+        if let Some(rank) = self.dying {
+            return self.last_words(rank, line, text);
+        }
+        if let Says::Fatal(words) = line.says
+            && words.ends_with(TRACEBACK)
+        {
+            self.dying = Some(line.rank);
+            return Line { says: Says::Other, ..line };
+        }
         if line.stamp.is_some() || line.says != Says::Other {
             return line;
         }
         vllm_line::read(text, &mut self.fields).unwrap_or(line)
+    }
+}
+
+impl LogReader {
+    /// `OSError: [Errno 28] No space left on device`, which ends a traceback and says why.
+    fn last_words<'a>(&mut self, rank: Rank, line: Line<'a>, text: &'a [u8]) -> Line<'a> {
+        if line.stamp.is_some() {
+            self.dying = None;
+            return line;
+        }
+        let word = text.split(|b| *b == b':' || *b == b' ').next().unwrap_or_default();
+        let names_it = word.ends_with(b"Error") || word.ends_with(b"Exception");
+        if !names_it {
+            return Line { says: Says::Other, ..line };
+        }
+        self.dying = None;
+        Line { rank, says: Says::Fatal(text), ..line }
     }
 }
 
@@ -101,7 +134,6 @@ fn recorded(line: &[u8]) -> (&[u8], Option<Time>) {
 mod tests {
     use super::*;
     use crate::decide::signal::catalog;
-    use crate::decide::signal::rank::Rank;
 
     #[test]
     fn a_recorded_line_is_as_old_as_its_arrival_or_else_its_stamp() {
@@ -115,6 +147,22 @@ mod tests {
         let no_stamp = reader.read(b"Traceback (most recent call last):", Arrival::Recorded);
         assert_eq!(no_stamp.at, Time::from_epoch_s(1_795_492_086.0), "it follows the line before");
         assert_eq!(no_stamp.line.says, Says::Other);
+    }
+
+    #[test]
+    fn a_dying_scheduler_is_heard_with_the_reason_at_the_end_of_its_traceback() {
+        let mut reader = LogReader::new(TimeZone::UTC);
+        let text = "[2026-11-24 03:48:06 DP1] Scheduler hit an exception: Traceback (most recent call last):\n  File \"scheduler.py\", line 3342, in run_scheduler_process\n    scheduler.event_loop_overlap()\nOSError: [Errno 28] No space left on device: '/p/x.gz'\n\n[2026-11-24 03:48:06] SIGQUIT received. signum=None, frame=None. It usually means one child failed.\nRuntimeError: of a request, which kills nobody";
+        let mut fatal = Vec::new();
+        for line in text.split('\n') {
+            let heard = reader.read(line.as_bytes(), Arrival::Recorded);
+            if let Says::Fatal(words) = heard.line.says {
+                fatal.push((heard.line.rank, String::from_utf8_lossy(words).into_owned()));
+            }
+        }
+        assert_eq!(fatal.len(), 2, "{fatal:?}");
+        assert_eq!(fatal[0], (Rank::dp(1), "OSError: [Errno 28] No space left on device: '/p/x.gz'".into()));
+        assert!(fatal[1].1.starts_with("SIGQUIT received."));
     }
 
     #[test]

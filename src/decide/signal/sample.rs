@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::decide::labels::Labels;
 use crate::decide::signal::rank::Rank;
@@ -10,7 +10,7 @@ use crate::decide::time::Time;
 
 /// Where a number came from, best first: when several sources give one signal, the better wins
 /// for as long as it is fresh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// `/v1/loads` or `/get_load`.
@@ -23,6 +23,19 @@ pub enum Source {
     Prometheus,
     /// A regular expression of the user's.
     Pattern,
+}
+
+impl Source {
+    /// As in messages and the API.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Loads => "loads",
+            Self::Metrics => "metrics",
+            Self::Log => "log",
+            Self::Prometheus => "prometheus",
+            Self::Pattern => "pattern",
+        }
+    }
 }
 
 /// A signal, by its place in the catalog (`catalog::name_of`); the user's own come after the built-in ones.

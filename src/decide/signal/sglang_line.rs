@@ -301,6 +301,7 @@ fn balancedness<'a>(text: &'a [u8], fields: &mut Fields) -> Says<'a> {
 fn fatal(text: &[u8]) -> Says<'_> {
     let dying = text.starts_with(b"Scheduler hit an exception")
         || memmem::find(text, b"Received sigquit from a child process").is_some()
+        || text.starts_with(b"SIGQUIT received.")
         || memmem::find(text, b"atchdog timeout").is_some();
     if dying { Says::Fatal(text) } else { Says::Other }
 }

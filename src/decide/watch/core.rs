@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::event::{Effect, ServerFact};
+use super::event::{Effect, OpenWindow, ServerFact};
 use super::incidents::{Case, Incidents};
 use super::server::Server;
 use super::{Mode, Setup, TICK};
 use crate::decide::capture::admit::Policy;
 use crate::decide::capture::governor::Ledger;
 use crate::decide::capture::line::ProfileLine;
+use crate::decide::capture::window::Blind;
 use crate::decide::rule::Rule;
 use crate::decide::rule::change::Change;
 use crate::decide::rule::engine::{EVERY, Engine, Quiet};
 use crate::decide::signal::intake::Step;
-use crate::decide::signal::log_line::Profile;
 use crate::decide::signal::sample::TargetId;
 use crate::decide::signal::store::SignalStore;
 use crate::decide::status::Silence;
@@ -24,6 +24,8 @@ use crate::explain::message::Update;
 
 /// In a recording, a gap of data longer than this is not walked tick by tick to its end.
 const WALKED_GAP: Duration = Duration::from_secs(300);
+/// How often ranks that are gone for good are forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Everything but the numbers.
 #[derive(Debug)]
@@ -39,6 +41,7 @@ pub(super) struct Core {
     pub(super) warming: BTreeMap<Arc<str>, Time>,
     pub(super) now: Time,
     looked: Time,
+    swept: Time,
     changes: Vec<Change>,
 }
 
@@ -56,6 +59,7 @@ impl Core {
             warming: BTreeMap::new(),
             now,
             looked: now,
+            swept: now,
             changes: Vec::new(),
         }
     }
@@ -79,7 +83,7 @@ impl Core {
             }
             Step::Due | Step::Recorded => {}
             Step::Profile { target, rank, profile } => {
-                let line = profile_line(profile);
+                let line = ProfileLine::from(profile);
                 let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
                 if let Some(incident) = server.profile_line(rank, &line, at) {
                     out.push(Effect::ProfileLine { incident, rank, line });
@@ -123,6 +127,10 @@ impl Core {
         self.tell_changes(store, now, out);
         self.look_again(store, now, out);
         self.silences.retain(|s| s.until > now);
+        if now.since(self.swept) >= SWEEP || self.swept > now {
+            self.swept = now;
+            store.sweep(now);
+        }
     }
 
     /// In a recording no clock ticks: the time between two samples is walked here.
@@ -201,22 +209,22 @@ impl Core {
         }
     }
 
+    /// A window that an agent before this one left open: it disturbs like one of ours, and keeps
+    /// others out until it is closed.
+    pub(super) fn left_behind(&mut self, target: TargetId, attempt: String, window: OpenWindow, now: Time) {
+        self.ledger.left_behind.insert(attempt);
+        if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
+            server.window_opened(window);
+            server.blind = Some(Blind::opened(now));
+        }
+    }
+
     /// A silence begins; one that ends now ends its like.
     pub(super) fn silenced(&mut self, silence: Silence, now: Time) {
         self.silences.retain(|s| s.rule != silence.rule || s.target != silence.target);
         if silence.until > now {
             self.silences.push(silence);
         }
-    }
-}
-
-fn profile_line(profile: &Profile<'_>) -> ProfileLine {
-    match profile {
-        Profile::Starts { dir, id, .. } => {
-            ProfileLine::Starts { dir: dir.to_string(), id: (!id.is_empty()).then(|| id.to_string()) }
-        }
-        Profile::Stopping { .. } => ProfileLine::Stops,
-        Profile::Done { dir } => ProfileLine::Done { dir: dir.to_string() },
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::decide::capture::admit::Grant;
 use crate::decide::capture::facts::{Answered, Folder, ServerFacts};
 use crate::decide::capture::governor::AttemptEnd;
+use crate::decide::capture::keep::BundleSpace;
 use crate::decide::capture::line::{Marks, ProfileLine};
 use crate::decide::capture::window::Phase;
 use crate::decide::incident::{CaptureOutcome, Incident, VerdictNote};
@@ -69,6 +70,17 @@ pub enum Event {
     },
     /// Captures and messages are silenced.
     Silenced(Silence),
+    /// An agent before this one left a window open; it is being closed.
+    LeftBehind {
+        /// On which server.
+        target: TargetId,
+        /// Its attempt.
+        attempt: String,
+        /// The window, as far as is known.
+        window: OpenWindow,
+    },
+    /// The folder of the bundles was swept.
+    Swept(BundleSpace),
 }
 
 /// What was seen of a server.
@@ -187,8 +199,8 @@ pub enum Effect {
 pub struct OpenWindow {
     /// Its incident.
     pub incident: Arc<str>,
-    /// By what it is recognised; empty for means that leave no line in the log.
-    pub marks: Marks,
+    /// By what it is recognised; `None` for means that leave no line in the log.
+    pub marks: Option<Marks>,
     /// `http`, `nsys`, `cuda_profiler_api`, `command`.
     pub means: &'static str,
     /// How far it is.

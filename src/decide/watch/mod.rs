@@ -124,6 +124,8 @@ impl Watch {
                 core.reloaded(store, rules, now, out);
             }
             Event::Silenced(silence) => core.silenced(silence, now),
+            Event::LeftBehind { target, attempt, window } => core.left_behind(target, attempt, window, now),
+            Event::Swept(space) => core.policy.bundles = Some(space),
         }
     }
 

@@ -55,7 +55,9 @@ impl Server {
 
     /// Ours is being started.
     pub fn window_opened(&mut self, window: OpenWindow) {
-        self.facts.own.opened(window.marks.clone());
+        if let Some(marks) = &window.marks {
+            self.facts.own.opened(marks.clone(), window.since);
+        }
         self.window = Some(window);
     }
 
@@ -75,8 +77,9 @@ impl Server {
                 }
             }
             WindowNews::Ended { .. } => {
-                self.window = None;
-                self.facts.own.ended();
+                if self.window.take().is_some_and(|w| w.marks.is_some()) {
+                    self.facts.own.ended(now);
+                }
                 if let Some(blind) = self.blind.as_mut().filter(|b| b.until.is_none()) {
                     blind.exported(now);
                 }
@@ -93,5 +96,104 @@ impl Server {
                 self.facts.rank_seen(rank, true, worked);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::capture::governor::AttemptEnd;
+    use crate::decide::capture::line::Marks;
+    use crate::decide::incident::CaptureOutcome;
+
+    const OURS: &str = "/p/skewtrap-i1";
+
+    fn at(s: f64) -> Time {
+        Time::from_epoch_s(1000.0 + s)
+    }
+
+    fn starts(dir: &str, id: &str) -> ProfileLine {
+        ProfileLine::Starts { dir: dir.into(), id: Some(id.into()) }
+    }
+
+    fn done(dir: &str) -> ProfileLine {
+        ProfileLine::Done { dir: dir.into() }
+    }
+
+    /// A server on which a window of ours opened at 10 s and, with `ended`, ended then.
+    fn server(marks: Option<Marks>, ended: Option<f64>) -> Server {
+        let mut server = Server::new("s".into(), "s".into(), true);
+        let (incident, deadline) = ("i1".into(), Duration::from_secs(5));
+        let (phase, since, means) = (Phase::Starting, at(10.0), "http");
+        server.window_opened(OpenWindow { incident, marks, means, phase, since, deadline });
+        if let Some(s) = ended {
+            let end = AttemptEnd { at: at(s), stalled: Duration::ZERO, bytes: 0, unproven: None };
+            server.window_news(&WindowNews::Ended { outcome: Box::new(CaptureOutcome::None), end }, at(s));
+        }
+        server
+    }
+
+    fn by_folder() -> Option<Marks> {
+        Some(Marks { dir: Some(OURS.into()), ..Marks::default() })
+    }
+
+    fn by_prefix() -> Option<Marks> {
+        Some(Marks { prefix: Some("skewtrap-i1".into()), ..Marks::default() })
+    }
+
+    /// Who is heard of as somebody else, after lines of the rank DP0: since when one is open, and
+    /// when one was last heard of, in seconds.
+    fn heard(mut server: Server, lines: &[(f64, ProfileLine)]) -> (Option<f64>, Option<f64>) {
+        for (s, line) in lines {
+            server.profile_line(Rank::dp(0), line, at(*s));
+        }
+        let s = |t: Time| t.signed_s_since(at(0.0));
+        (server.facts.foreign.open().map(|o| s(o.0)), server.facts.foreign.last().map(s))
+    }
+
+    #[test]
+    fn all_lines_of_our_window_are_ours_also_the_last_ones_after_its_end() {
+        let lines = [(10.0, starts(OURS, "7")), (11.0, ProfileLine::Stops), (15.0, done(OURS))];
+        assert_eq!(heard(server(by_folder(), None), &lines), (None, None));
+        assert_eq!(heard(server(by_folder(), Some(12.0)), &lines), (None, None), "late lines");
+        let armed = [(60.0, starts(OURS, "7")), (61.0, ProfileLine::Stops), (62.0, done(OURS))];
+        assert_eq!(heard(server(by_folder(), Some(12.0)), &armed), (None, None), "an armed rank");
+        assert_eq!(heard(server(by_folder(), Some(12.0)), &[(15.0, done(OURS))]), (None, None));
+    }
+
+    #[test]
+    fn somebody_elses_lines_reach_the_books_while_ours_is_open() {
+        let theirs =
+            || [(11.0, starts("/p/theirs", "9")), (12.0, ProfileLine::Stops), (13.0, done("/p/theirs"))];
+        assert_eq!(heard(server(by_folder(), None), &theirs()[..1]), (Some(11.0), Some(11.0)));
+        assert_eq!(heard(server(by_folder(), None), &theirs()), (None, Some(13.0)));
+        assert_eq!(heard(server(None, None), &theirs()[..1]), (Some(11.0), Some(11.0)), "an nsys window");
+        // A file in another folder is not ours, though ours had begun on that rank.
+        let lines = [(10.0, starts(OURS, "7")), (12.0, done("/p/theirs"))];
+        assert_eq!(heard(server(by_folder(), None), &lines), (None, Some(12.0)));
+    }
+
+    #[test]
+    fn a_start_over_ours_is_over_with_the_one_file_that_comes() {
+        let lines = [(10.0, starts(OURS, "7")), (11.0, starts("/p/theirs", "9"))];
+        assert_eq!(heard(server(by_folder(), None), &lines), (Some(11.0), Some(11.0)));
+        let over = [&lines[..], &[(14.0, done(OURS))]].concat();
+        assert_eq!(heard(server(by_folder(), None), &over), (None, Some(11.0)));
+    }
+
+    #[test]
+    fn without_a_mark_in_the_log_the_time_of_our_window_and_the_id_tell() {
+        let ours = [(10.0, starts("/tmp", "7")), (11.0, ProfileLine::Stops), (12.0, done("/tmp"))];
+        assert_eq!(heard(server(by_prefix(), None), &ours), (None, None));
+        assert_eq!(heard(server(by_prefix(), None), &[(5.0, starts("/tmp", "6"))]).0, Some(5.0), "before");
+        assert_eq!(
+            heard(server(by_prefix(), Some(13.0)), &[(20.0, starts("/tmp", "8"))]).0,
+            Some(20.0),
+            "after"
+        );
+        let second = [&ours[..], &[(12.5, starts("/tmp", "8"))]].concat();
+        assert_eq!(heard(server(by_prefix(), None), &second).0, Some(12.5), "another id");
+        let late = [ours[0].clone(), (20.0, done("/tmp"))];
+        assert_eq!(heard(server(by_prefix(), Some(13.0)), &late), (None, None));
     }
 }

@@ -63,7 +63,7 @@ fn target_of(server: &super::server::Server, standing: &[Standing], now: Time) -
                 value: reading.value,
                 at: reading.at,
                 stale: reading.silent,
-                source: word_of(seen.source).into(),
+                source: seen.source.word().into(),
             };
             ranks.entry(reading.of.clone()).or_default().insert(seen.signal.as_str().into(), signal);
         }
@@ -80,7 +80,7 @@ fn target_of(server: &super::server::Server, standing: &[Standing], now: Time) -
 
 fn source_of(seen: &Standing) -> SourceStatus {
     SourceStatus {
-        kind: word_of(seen.source).into(),
+        kind: seen.source.word().into(),
         place: String::new(),
         state: SourceState::Starting,
         problem: None,
@@ -88,16 +88,6 @@ fn source_of(seen: &Standing) -> SourceStatus {
         lag_s: None,
         samples: 0,
         dropped: 0,
-    }
-}
-
-const fn word_of(source: Source) -> &'static str {
-    match source {
-        Source::Loads => "loads",
-        Source::Metrics => "metrics",
-        Source::Log => "log",
-        Source::Prometheus => "prometheus",
-        Source::Pattern => "pattern",
     }
 }
 
@@ -175,7 +165,13 @@ fn budget_of(core: &Core, now: Time) -> BudgetStatus {
         per_s: DAY.as_secs_f64(),
         cooldown_until: None,
     };
-    BudgetStatus { limits: vec![all], ..BudgetStatus::default() }
+    let bundles = core.policy.bundles.as_ref();
+    BudgetStatus {
+        limits: vec![all],
+        bundle_bytes: bundles.map_or(0, |b| b.bytes),
+        bundle_bytes_limit: bundles.map(|b| b.limit),
+        free_bytes: bundles.and_then(|b| b.free),
+    }
 }
 
 /// The last minutes of the load, and of whatever else a rule watches.

@@ -10,9 +10,8 @@ use super::event::{Asked, Effect, OpenWindow, WindowNews};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::capture::admit::{self, Grant, Means};
 use crate::decide::capture::governor::{self, Attempt, AttemptEnd, Wish};
-use crate::decide::capture::line::Marks;
 use crate::decide::capture::window::Phase as WindowPhase;
-use crate::decide::incident::{CaptureOutcome, Finding, IncidentState, VerdictNote};
+use crate::decide::incident::{CaptureOutcome, Finding, IncidentState, ShownBy, VerdictNote};
 use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::rule::change::{Change, How};
 use crate::decide::rule::{Phase, Side};
@@ -68,6 +67,7 @@ impl Core {
                 && s.rule.as_ref().is_none_or(|r| *r == change.rule.name)
                 && s.target.as_ref().is_none_or(|t| *t == name)
         });
+        let finding = Finding { shown_by: shown_by(store, &change, &finding), ..finding };
         let case = self.incidents.open(&change, finding, name);
         case.is_silenced = is_silenced;
         let id = case.incident.id.clone();
@@ -75,11 +75,11 @@ impl Core {
             CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) => http.warmup,
             CaptureSpec::None | CaptureSpec::Nsys(_) | CaptureSpec::Command(_) => Duration::ZERO,
         };
-        let mut start = Vec::new();
+        let mut wished = Vec::new();
         if is_silenced {
             case.incident.capture = CaptureOutcome::Refused { why: "the rule is silenced".into() };
         } else if warmup.is_zero() {
-            self.wish(store, &id, target, now, &mut start);
+            self.wish(store, &id, target, now, &mut wished);
         } else {
             self.warming.insert(id.clone(), now + warmup);
         }
@@ -89,9 +89,13 @@ impl Core {
             CaptureOutcome::Refused { why } => Some(why.clone()),
             _ => None,
         };
-        // The start goes first: every microsecond between the line and the request counts.
-        out.append(&mut start);
+        // The start goes first: every microsecond between the line and the request counts. That it
+        // was refused is told after what fired.
+        let (start, refused) = wished.into_iter().partition(|e| matches!(e, Effect::Start { .. }));
+        let (start, refused): (Vec<_>, Vec<_>) = (start, refused);
+        out.extend(start);
         tell(case, Update::Fired, out);
+        out.extend(refused);
         out.push(Effect::Changed { change: Box::new(change), capture, why });
     }
 
@@ -233,6 +237,7 @@ impl Core {
             bound: 0.0,
             members: Vec::new(),
             evidence: Some(asked.why),
+            shown_by: None,
         };
         let id = self.incidents.open_asked(&change, finding, server.name.clone());
         let mut start = Vec::new();
@@ -282,6 +287,17 @@ impl Core {
     }
 }
 
+/// The blamed member's sample nearest to the onset.
+fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<ShownBy> {
+    let signal = store.catalog().signal_named(&finding.signal)?;
+    let mut labels = change.group.clone();
+    labels.0.extend(finding.rank.0.clone());
+    if let Some(target) = &change.target {
+        labels.0.insert("target".into(), LabelValue::Text(target.clone()));
+    }
+    store.nearest(&labels, signal, finding.onset)
+}
+
 /// How bad a finding is, in multiples of its bound; at least 1 for what fires.
 pub(super) fn badness_of(finding: &Finding) -> f64 {
     let (value, bound) = (finding.value.abs(), finding.bound.abs());
@@ -304,9 +320,9 @@ fn attempt_of(wish: &Wish<'_>, now: Time) -> Attempt {
 
 fn open_window(incident: &Arc<str>, means: &Means, now: Time) -> OpenWindow {
     let (marks, word, deadline) = match means {
-        Means::Http(request) => (request.marks.clone(), "http", request.deadline),
-        Means::Nsys(nsys) => (Marks::default(), "nsys", nsys.duration),
-        Means::Command(command) => (Marks::default(), "command", command.time_limit),
+        Means::Http(request) => (Some(request.marks.clone()), request.word(), request.deadline),
+        Means::Nsys(nsys) => (None, "nsys", nsys.duration),
+        Means::Command(command) => (None, "command", command.time_limit),
     };
     OpenWindow {
         incident: incident.clone(),

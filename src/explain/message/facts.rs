@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Origin;
 use super::words::{bytes, deviation_bound, figure, rank_name, seconds, severity, utc};
-use crate::decide::incident::{CaptureOutcome, Captured, Finding, Incident, Quality};
+use crate::decide::incident::{CaptureOutcome, Captured, Finding, Incident, Quality, ShownBy};
 use crate::decide::labels::Labels;
 
 /// Members shown in a line; the others are counted.
@@ -45,7 +45,7 @@ impl Facts {
             since: since(incident),
             rank: rank(incident),
             how_much: how_much(&incident.finding),
-            evidence: incident.finding.evidence.as_deref().map_or_else(|| "no single line".into(), one_line),
+            evidence: evidence(&incident.finding),
             capture: capture(&incident.capture),
             verdict: verdict(incident),
             cost: cost(&incident.capture),
@@ -117,6 +117,21 @@ fn how_much(finding: &Finding) -> String {
     let more = finding.members.len().saturating_sub(MEMBERS_SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!("{}: {}{more}", deviation_bound(finding), shown.join(", "))
+}
+
+/// The line that showed it, or the sample, or else the numbers.
+fn evidence(finding: &Finding) -> String {
+    let numbers = finding.evidence.as_deref();
+    let text = match &finding.shown_by {
+        Some(ShownBy { line: Some(line), .. }) => line.clone(),
+        Some(ShownBy { at, value, source, line: None }) => {
+            let sample =
+                format!("{} {} at {}, by {}", finding.signal, figure(*value), utc(*at), source.word());
+            numbers.map_or_else(|| sample.clone(), |numbers| format!("{sample}; when it fired {numbers}"))
+        }
+        None => numbers.unwrap_or("no single line").to_owned(),
+    };
+    one_line(&text)
 }
 
 fn one_line(text: &str) -> String {

@@ -1,12 +1,13 @@
 //! An incident as it might have been: what `skewtrap notify-test` sends, and the docs show.
 
 use crate::decide::incident::{
-    CaptureOutcome, Captured, CapturedFile, Finding, Incident, IncidentState, MemberValue, Quality,
+    CaptureOutcome, Captured, CapturedFile, Finding, Incident, IncidentState, MemberValue, Quality, ShownBy,
     VerdictNote,
 };
 use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::rule::{Severity, Side};
 use crate::decide::signal::rank::Rank;
+use crate::decide::signal::sample::Source;
 use crate::decide::time::Time;
 
 /// A resolved incident whose rule fired at `fired_at`: DP2 of four held five times its peers' load.
@@ -34,11 +35,17 @@ pub fn sample(fired_at: Time) -> Incident {
             value: 46.0 / 18.25,
             bound: 1.5,
             members: (0..4).map(|i| member(i, values[usize::from(i)])).collect(),
-            evidence: Some(
-                "[2026-11-24 03:48:41 DP2 TP0] Decode batch, #running-req: 31, #token: 20481, token usage: 0.31, \
-                 gen throughput (token/s): 1204.11, #queue-req: 15"
-                    .into(),
-            ),
+            evidence: Some("load of dp_rank=2: 46, its peers 9 10 8".into()),
+            shown_by: Some(ShownBy {
+                at: onset,
+                value: 46.0,
+                source: Source::Log,
+                line: Some(
+                    "[2026-11-24 03:48:41 DP2 TP0] Decode batch, #running-req: 31, #token: 20481, token usage: 0.31, \
+                     gen throughput (token/s): 1204.11, #queue-req: 15"
+                        .into(),
+                ),
+            }),
         },
         capture: CaptureOutcome::Done(captured(fired_at)),
         verdict: Some(VerdictNote {

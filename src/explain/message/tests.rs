@@ -1,5 +1,5 @@
 use super::*;
-use crate::decide::incident::{CaptureOutcome, Captured, IncidentState, Quality};
+use crate::decide::incident::{CaptureOutcome, Captured, Finding, IncidentState, Quality};
 use crate::decide::signal::rank::Rank;
 
 fn at() -> Time {
@@ -73,6 +73,23 @@ fn a_refused_and_a_failed_capture_say_why_and_what_they_cost() {
 }
 
 #[test]
+fn the_evidence_is_the_line_or_the_sample_or_the_numbers() {
+    let of = |change: fn(&mut Finding)| {
+        let mut incident = fired();
+        change(&mut incident.finding);
+        message(&incident, Update::Fired).facts.evidence
+    };
+    assert!(of(|_| {}).starts_with("[2026-11-24 03:48:41 DP2 TP0] Decode batch, #running-req: 31"));
+    let no_line = of(|f| f.shown_by.as_mut().expect("the sample has one").line = None);
+    assert_eq!(
+        no_line,
+        "load 46 at 2026-11-24 03:48:41.9 UTC, by log; when it fired load of dp_rank=2: 46, its peers 9 10 8"
+    );
+    assert_eq!(of(|f| f.shown_by = None), "load of dp_rank=2: 46, its peers 9 10 8");
+    assert_eq!(of(|f| (f.shown_by, f.evidence) = (None, None)), "no single line");
+}
+
+#[test]
 fn the_webhook_body_is_what_the_documentation_shows() {
     let value: serde_json::Value =
         serde_json::from_str(&message(&sample(at()), Update::Verdict).json()).expect("it is JSON");
@@ -100,6 +117,7 @@ fn slack_gets_blocks_within_its_limits_and_with_its_escapes() {
     insta::assert_json_snapshot!("slack_fired", slack(&message(&fired(), Update::Fired)));
     let mut incident = fired();
     incident.rule = "r".repeat(400).into();
+    incident.finding.shown_by = None;
     incident.finding.evidence = Some("<b>&\u{1f}".repeat(200));
     let body = slack(&message(&incident, Update::Fired));
     let header = body["blocks"][0]["text"]["text"].as_str().expect("a header");

@@ -216,6 +216,7 @@ function drawIncident({ incident: i, files }) {
     ["since", clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" + (i.resolved_at ? ", over at " + clock(i.resolved_at) : "")],
     ["how much", f.statistic + " of " + f.signal + " is " + figure(f.value) + " (bound " + figure(f.bound) + ")"],
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
+    ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
     ["capture", captureText(i.capture)],
     ["verdict", i.verdict ? i.verdict.sentence + " (" + i.verdict.confidence + " confidence)" : "none yet"],
     ["cost", costText(i.capture)],

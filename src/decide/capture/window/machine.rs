@@ -202,7 +202,10 @@ impl Window {
             }
             Phase::Open => self.open(now, out),
             Phase::Stopping => {
-                if self.stopped_at.is_some_and(|at| now.since(at) > EXPORT_LIMIT + START_TIMEOUT) {
+                // An answer that hangs changes nothing about a window that is seen to be written.
+                if self.form != Form::Held && self.books.all_written() {
+                    self.enter(Phase::Verifying, now);
+                } else if self.stopped_at.is_some_and(|at| now.since(at) > EXPORT_LIMIT + START_TIMEOUT) {
                     self.stop_answered(&Answer::TimedOut, now, out);
                 }
             }

@@ -210,7 +210,7 @@ pub enum Failure {
     #[error("the export had not ended after {}; the server may still be writing, and serving may be stalled until it has", Span(*.0))]
     ExportTimedOut(Duration),
     /// The server went away.
-    #[error("the server went away in the middle of the window ({why}); its window went with it")]
+    #[error("the server went away in the middle of the window ({why}); its window went with it{}", hint_of_death(.why))]
     ServerGone {
         /// How that was seen.
         why: String,
@@ -238,6 +238,18 @@ fn hint_of_start(status: u16) -> &'static str {
             "; a profiling session is active already: it is somebody else's, or was left behind, and is left alone"
         }
         _ => "",
+    }
+}
+
+fn hint_of_death(why: &str) -> &'static str {
+    if why.contains("No space left") {
+        "; its disk was full while it wrote the trace: free some space, and raise keep.min_free so that the next window is refused in time"
+    } else if why.contains("Permission denied") || why.contains("Read-only file system") {
+        "; it may not write to the folder of its windows: make capture.output_dir writable by the server's user"
+    } else if why.contains("atchdog timeout") {
+        "; writing the trace took longer than --watchdog-timeout: ask for fewer steps"
+    } else {
+        ""
     }
 }
 

@@ -298,6 +298,20 @@ fn a_cancelled_agent_closes_its_window_and_does_not_wait_for_ever() {
 }
 
 #[test]
+fn a_stop_whose_answer_never_comes_ends_with_the_files() {
+    let script = [
+        (0.1, begins(0)),
+        (0.2, ok()),
+        (5.2, stops(0)),
+        (7.0, done(0)),
+        (7.2, file(0)),
+        (9.0, stopped(status(500))),
+    ];
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    assert_eq!(told, ["5.0 /stop_profile", "7.2 done"]);
+}
+
+#[test]
 fn a_flexible_window_ends_when_the_rule_clears_and_a_fixed_one_does_not() {
     let flexible = StartRequest { until_cleared: true, ..request(Form::Exact, &[0], &[]) };
     let script = [(0.2, ok()), (2.0, Event::Cleared), (2.4, stopped(Answer::Ok)), (2.5, file(0))];

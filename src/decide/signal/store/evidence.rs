@@ -1,8 +1,11 @@
 //! What the store can tell people: the samples behind a firing, and what arrives from where.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::SignalStore;
+use crate::decide::incident::ShownBy;
 use crate::decide::labels::Labels;
 use crate::decide::signal::catalog;
 use crate::decide::signal::rank::Rank;
@@ -23,6 +26,14 @@ pub struct Evidence {
     /// Where it came from.
     pub source: Source,
 }
+
+/// A rank spoke of its work: which, by which source, when, and whether it had any.
+pub type Spoken = (Rank, Source, Time, bool);
+
+/// A sample this far from the onset does not show it.
+const NEAR: Duration = Duration::from_secs(30);
+/// A line this far from a sample is not the one that it was read from.
+const SAME: Duration = Duration::from_secs(2);
 
 /// What arrives of one signal from one source of one server.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -88,6 +99,36 @@ impl SignalStore {
                     Some((slot.key.rank, at, series.ring.last_since(since, |value| value > 0.0)))
                 },
             )
+        })
+    }
+
+    /// The sample of `signal` nearest to `at`, of the member that carries all of `labels`, and its log
+    /// line where it was read from one.
+    pub fn nearest(&self, labels: &Labels, signal: Signal, at: Time) -> Option<ShownBy> {
+        let far = |t: Time| t.nanos().abs_diff(at.nanos());
+        let of_signal = self.series.iter().filter(|s| s.signal == signal);
+        let of_member = of_signal.filter(|s| {
+            let own = &self.slots[s.slot as usize].labels;
+            labels.0.iter().all(|(name, value)| own.get(name) == Some(value))
+        });
+        let samples = of_member.flat_map(|s| s.ring.iter_since(at - NEAR).map(move |(t, v)| (s.slot, t, v)));
+        let (slot, t, value) = samples
+            .min_by_key(|(_, t, _)| far(*t))
+            .filter(|(_, t, _)| u128::from(far(*t)) <= NEAR.as_nanos())?;
+        let slot = &self.slots[slot as usize];
+        let line =
+            slot.lines.nearest(t).filter(|(l, _)| l.nanos().abs_diff(t.nanos()) as u128 <= SAME.as_nanos());
+        Some(ShownBy { at: t, value, source: slot.key.source, line: line.map(|(_, text)| text) })
+    }
+
+    /// When the ranks of a server spoke of their work since then, series by series, each in the order
+    /// of time.
+    pub fn spoken(&self, target: TargetId, since: Time) -> impl Iterator<Item = Spoken> + '_ {
+        let of_work = self.series.iter().filter(|s| s.signal == catalog::RUNNING_REQS);
+        let of_target =
+            of_work.map(|s| (s, &self.slots[s.slot as usize].key)).filter(move |(_, k)| k.target == target);
+        of_target.flat_map(move |(series, key)| {
+            series.ring.iter_since(since).map(|(at, value)| (key.rank, key.source, at, value > 0.0))
         })
     }
 

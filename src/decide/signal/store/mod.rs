@@ -6,6 +6,7 @@
 //! is; it tells which groups were touched, and shows them.
 
 mod evidence;
+mod lines;
 mod registry;
 mod slot;
 mod view;
@@ -23,7 +24,7 @@ use crate::decide::signal::ring::ENTRY_BYTES;
 use crate::decide::signal::sample::{Sample, Signal, Source, TargetId};
 use crate::decide::time::Time;
 
-pub use evidence::{Evidence, Reading, Standing};
+pub use evidence::{Evidence, Reading, Spoken, Standing};
 use slot::{NONE, Series, Slot, SlotKey};
 pub use slot::{SILENT_AT_LEAST, SILENT_AT_MOST};
 pub use view::{GroupId, ViewId};
@@ -153,6 +154,14 @@ impl SignalStore {
             {
                 self.put_value(slot, derived.signal, value, at);
             }
+        }
+    }
+
+    /// Hears the log line whose numbers were recorded last.
+    pub fn note_line(&mut self, target: TargetId, rank: Rank, at: Time, line: &[u8]) {
+        let slot = self.slot(target, rank, Source::Log, None);
+        if let Some(slot) = self.slots.get_mut(slot as usize) {
+            slot.lines.hear(at, line);
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::lines::Lines;
 use super::slot::{Cadence, NONE, Series, Slot, SlotKey};
 use super::{RECENT, SignalStore, Target};
 use crate::decide::labels::{LabelValue, Labels};
@@ -115,7 +116,16 @@ impl SignalStore {
         let (labels, series) = (self.labels_of(&key), Vec::new());
         self.slot_of.insert(key.clone(), index);
         let cadence = Cadence::default();
-        self.slots.push(Slot { key, labels, series, cadence, is_exporting: false, expected_since: None });
+        let lines = Lines::default();
+        self.slots.push(Slot {
+            key,
+            labels,
+            series,
+            cadence,
+            lines,
+            is_exporting: false,
+            expected_since: None,
+        });
         index
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lines::Lines;
 use crate::decide::labels::Labels;
 use crate::decide::signal::rank::Rank;
 use crate::decide::signal::rate::Rate;
@@ -45,6 +46,8 @@ pub struct Slot {
     pub series: Vec<u32>,
     /// When it last said anything.
     pub cadence: Cadence,
+    /// Some of its last lines, where its source is a log.
+    pub lines: Lines,
     /// It writes a profile and cannot speak: its silence means nothing.
     pub is_exporting: bool,
     /// It is only known to exist (from the server's size), and since when.

@@ -18,6 +18,8 @@ pub struct History {
     pub fired_at: Time,
     /// When the profile window was open.
     pub window: Option<(Time, Time)>,
+    /// The line or the sample nearest to the onset.
+    pub shown_by: Option<String>,
     /// The ranks' values.
     pub series: Vec<Series>,
 }
@@ -96,7 +98,11 @@ pub fn write(out: &mut impl Write, h: &History) -> io::Result<()> {
             strong.1
         )?;
     }
-    out.write_all(b"</div></section>\n")
+    out.write_all(b"</div>")?;
+    if let Some(shown) = &h.shown_by {
+        write!(out, "<p>Nearest to the onset: <code>{}</code></p>", escaped(shown))?;
+    }
+    out.write_all(b"</section>\n")
 }
 
 fn marks(out: &mut impl Write, h: &History, frame: &Frame) -> io::Result<()> {

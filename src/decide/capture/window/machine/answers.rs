@@ -38,7 +38,8 @@ impl Window {
     }
 
     pub(super) fn stop_answered(&mut self, answer: &Answer, now: Time, out: &mut Vec<Output>) {
-        if !std::mem::take(&mut self.stop_pending) {
+        // Late, the window has gone on without it.
+        if !std::mem::take(&mut self.stop_pending) || self.phase != Phase::Stopping {
             return;
         }
         let words = match answer {

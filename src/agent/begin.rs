@@ -1,0 +1,122 @@
+//! What is started with the agent: sources, looks at the servers, the API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
+
+use super::capture::Known;
+use super::clock::Clock;
+use super::plan::{Plan, SitePlan, SourcePlan};
+use super::supervise::Supervisor;
+use super::window::Site;
+use super::{INBOX, Inbox, look};
+use crate::act::nsys::Nsys;
+use crate::decide::status::Status;
+use crate::http::Server;
+use crate::observe::{poll, promql, tail};
+use crate::serve::metrics::Metrics;
+use crate::serve::{self, Command, Doors, ServeConfig};
+
+/// A server as captures need it; `nowhere` stands in where a target has none.
+pub(super) fn site_of(plan: &SitePlan, nowhere: &Server) -> Site {
+    Site {
+        server: plan.server.as_ref().unwrap_or(nowhere).clone(),
+        target: plan.name.to_string(),
+        paths: plan.paths.clone(),
+        default_dir: None,
+        sees_log: plan.sees_log,
+        nsys: Nsys::new("nsys"),
+    }
+}
+
+/// The servers, as closing a window that was left behind needs them.
+pub(super) fn known(plan: &Plan, nowhere: &Server) -> BTreeMap<String, Known> {
+    let log_of = |target| {
+        plan.sources.iter().find_map(|source| match source {
+            SourcePlan::Tail(c) if c.target == target && c.path.as_os_str() != "-" => Some(c.path.clone()),
+            _ => None,
+        })
+    };
+    let known = |site: &SitePlan| Known { site: site_of(site, nowhere), log: log_of(site.target) };
+    plan.sites.iter().map(|site| (site.name.to_string(), known(site))).collect()
+}
+
+/// Looks after the servers.
+pub(super) fn looking(sites: &[SitePlan], supervisor: &Supervisor, tx: &mpsc::Sender<Inbox>, clock: Clock) {
+    for site in sites {
+        let (site, tx, cancel) = (site.clone(), tx.clone(), supervisor.cancel());
+        supervisor.keep("look", move || look::run(site.clone(), tx.clone(), clock, cancel.clone()));
+    }
+}
+
+/// Follows what is to be followed.
+pub(super) fn sources(
+    sources: &[SourcePlan],
+    supervisor: &Supervisor,
+    tx: &mpsc::Sender<Inbox>,
+    clock: Clock,
+) {
+    let (seen, mut sees) = mpsc::channel(INBOX);
+    let onward = tx.clone();
+    supervisor.once(async move {
+        while let Some(observation) = sees.recv().await {
+            if onward.send(Inbox::Observed(observation)).await.is_err() {
+                return;
+            }
+        }
+    });
+    let now: crate::observe::Now = Arc::new(move || clock.now());
+    for source in sources.iter().cloned() {
+        let (seen, cancel, now) = (seen.clone(), supervisor.cancel(), now.clone());
+        match source {
+            SourcePlan::Tail(c) => {
+                supervisor
+                    .keep("log", move || tail::run(c.clone(), seen.clone(), cancel.clone(), now.clone()));
+            }
+            SourcePlan::Poll(c) => {
+                supervisor
+                    .keep("poll", move || poll::run(c.clone(), seen.clone(), cancel.clone(), now.clone()));
+            }
+            SourcePlan::Query(c) => {
+                supervisor
+                    .keep("query", move || promql::run(c.clone(), seen.clone(), cancel.clone(), now.clone()));
+            }
+        }
+    }
+}
+
+/// Serves the status page and the API.
+pub(super) async fn serving(
+    plan: &Plan,
+    status: watch::Receiver<Arc<Status>>,
+    commands: mpsc::Sender<Command>,
+    metrics: Arc<Metrics>,
+    supervisor: &Supervisor,
+) {
+    let parsed = |text: &str| text.parse().map_err(|e| warn!("`listen: {text}` is no address: {e}")).ok();
+    let Some(listen) = parsed(&plan.listen) else { return };
+    let config = ServeConfig {
+        listen,
+        metrics_listen: plan.metrics_listen.as_deref().and_then(parsed),
+        token: plan.token.clone(),
+        hosts: Vec::new(),
+        incident_dir: plan.incident_dir.clone(),
+    };
+    match serve::Server::bind(&config, Doors { status, commands, metrics }).await {
+        Ok(server) => {
+            if let Some(address) = server.address() {
+                info!("status page and API on http://{address}");
+            }
+            let cancel = supervisor.cancel();
+            supervisor.once(server.run(cancel));
+        }
+        Err(error) => warn!("{error}; the watching goes on without the API"),
+    }
+}
+
+/// This machine's name.
+pub(super) fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,143 @@
+//! What a capture costs the server, measured beside it: `/health` is asked while the window is open
+//! and until the server answers as it used to, and the loop tells of the ranks' samples.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::clock::Clock;
+use crate::decide::capture::facts::Answered;
+use crate::decide::capture::stall::{Habits, StallMeter};
+use crate::decide::capture::window::Blind;
+use crate::decide::signal::store::Spoken;
+use crate::decide::time::Time;
+use crate::http::Server;
+use crate::observe::server::{Health, health};
+
+/// Between two questions to `/health` while a window is open.
+const PROBE: Duration = Duration::from_millis(500);
+/// How long after a window its server may take to answer as it used to.
+pub const RECOVERY: Duration = Duration::from_secs(30);
+
+/// The meter of one window; clones share it. The loop holds one, so that no sample has to wait for
+/// the window's task.
+#[derive(Clone, Debug)]
+pub struct Meter {
+    habit: Duration,
+    clock: Clock,
+    /// When it began, on a clock that nobody sets.
+    began: (Clock, Time),
+    shared: Arc<Mutex<StallMeter>>,
+}
+
+impl Meter {
+    /// One that begins now; `habit` is that of `/health`, zero when it is not known, `samples` those
+    /// of the ranks.
+    pub fn new(clock: Clock, habit: Duration, samples: Habits) -> Self {
+        let (meter, steady) = (StallMeter::new(clock.now(), habit, samples), clock.steady());
+        let began = (steady, steady.now());
+        Self { habit, clock, began, shared: Arc::new(Mutex::new(meter)) }
+    }
+
+    /// The ranks spoke.
+    pub fn spoken(&self, samples: impl IntoIterator<Item = Spoken>) {
+        self.with(|meter| {
+            samples.into_iter().for_each(|(rank, source, at, _)| meter.sample(rank, source, at))
+        });
+    }
+
+    /// What it cost so far, when the window was open and written as `blind` says.
+    pub fn stalled(&self, blind: Blind) -> Duration {
+        let settled = blind.until.map(|until| until - Blind::SETTLE);
+        self.with(|meter| {
+            if let (Some(closing), Some(exported)) = (blind.closing, settled) {
+                meter.exported(closing, exported);
+            }
+            // A clock that was set meanwhile makes no stall.
+            meter.stalled().min(self.began.0.now().since(self.began.1))
+        })
+    }
+
+    /// Asks `/health` until it is ended. Through the channel comes a word when the server is gone:
+    /// nobody listened three times running.
+    pub fn probe(&self, server: Server) -> (Probe, mpsc::Receiver<()>) {
+        let (gone, hears) = mpsc::channel(1);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(probe(self.clone(), server, stop.clone(), gone));
+        (Probe { stop, task }, hears)
+    }
+
+    /// Waits until the server answers as it used to, at most [`RECOVERY`]; gives when it did.
+    pub async fn recovery(&self, server: &Server, cancel: &CancellationToken) -> Option<Time> {
+        let limit = self.clock.now() + RECOVERY;
+        while self.clock.now() < limit && !cancel.is_cancelled() {
+            match self.ask(server).await {
+                // A habit that is not known yet (just after a start) is no measure.
+                Health::Answered(Answered::Well(took))
+                    if self.habit.is_zero() || took <= self.habit.saturating_mul(2).max(PROBE) =>
+                {
+                    return Some(self.clock.now());
+                }
+                Health::NobodyListens => return None,
+                Health::Answered(_) => tokio::time::sleep(PROBE).await,
+            }
+        }
+        None
+    }
+
+    async fn ask(&self, server: &Server) -> Health {
+        let asked = self.clock.now();
+        let answer = health(server).await;
+        let answered = self.clock.now();
+        // Where nobody listens, nobody is kept waiting: the server is gone for reasons of its own.
+        if answer != Health::NobodyListens {
+            self.with(|meter| meter.health(asked, answered));
+        }
+        answer
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut StallMeter) -> T) -> T {
+        act(&mut self.shared.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The asking of `/health` beside a window.
+#[derive(Debug)]
+pub struct Probe {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Probe {
+    /// Ends it. A question that is under way is waited for: it is the one that a stall keeps waiting.
+    pub async fn end(self, cancel: &CancellationToken) {
+        self.stop.cancel();
+        let abort = self.task.abort_handle();
+        tokio::select! {
+            // It ends in any case; a panic in it costs a measurement.
+            _ = self.task => {}
+            () = cancel.cancelled() => abort.abort(),
+        }
+    }
+}
+
+async fn probe(meter: Meter, server: Server, stop: CancellationToken, gone: mpsc::Sender<()>) {
+    let mut refused = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PROBE) => {}
+        }
+        match meter.ask(&server).await {
+            Health::NobodyListens => refused += 1,
+            Health::Answered(_) => refused = 0,
+        }
+        if refused == 3 {
+            // Told once; who does not listen knows already.
+            let _ = gone.try_send(());
+        }
+    }
+}

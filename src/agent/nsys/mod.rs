@@ -1,0 +1,338 @@
+//! Takes a window of an Nsight Systems session that wraps the server already.
+//!
+//! The session is proven to be the target's, its state is read back after every command, and the
+//! whole runs as a task of its own: it stops what it started though its caller is gone.
+
+mod left;
+mod report;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::warn;
+
+pub use self::left::close;
+use crate::act::nsys::{Nsys, Said};
+use crate::act::state::{OpenMeans, OpenWindow, StateError};
+use crate::agent::capture::{Came, Desk};
+use crate::agent::window::{Heard, Links, NOT_RECOVERED, Site};
+use crate::decide::capture::NsysWindow;
+use crate::decide::capture::governor::Attempt;
+use crate::decide::capture::nsys::{Readiness, Session, choose};
+use crate::decide::capture::window::{EXPORT_LIMIT, Phase};
+use crate::decide::incident::{Exchange, Record};
+use crate::decide::signal::rank::Rank;
+use crate::decide::time::Time;
+use crate::observe::process::{ancestors, listener, ranks_below};
+
+/// How long a start or a stop may take to show in the state.
+const BEGIN: Duration = Duration::from_secs(10);
+/// A stop that took nothing is sent again after this.
+const AGAIN: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Takes the window of `spec`.
+///
+/// # Errors
+/// The state could not be written; then nothing was started.
+pub async fn capture(
+    desk: &Desk,
+    site: &Site,
+    spec: &NsysWindow,
+    attempt: &Attempt,
+    record: &Record,
+    links: Links,
+) -> Result<Came, StateError> {
+    let means = OpenMeans::Nsys { session: String::new(), name: String::new() };
+    let window = OpenWindow {
+        attempt: attempt.id.clone(),
+        incident: attempt.incident.clone(),
+        target: attempt.target.clone(),
+        means,
+        sent_at: desk.clock.now(),
+        granted: false,
+    };
+    desk.state.begin(attempt, &window, Some(record))?;
+    let (desk, site, spec) = (desk.clone(), site.clone(), spec.clone());
+    let taking =
+        Taking { desk: desk.clone(), site: site.clone(), spec, window, links, exchanges: Vec::new() };
+    // A task of its own: a caller that is dropped does not leave a session collecting.
+    let taken = tokio::spawn(taking.run());
+    match taken.await {
+        Ok(came) => Ok(came),
+        // What it had begun is stopped as if the agent had died.
+        Err(panic) => {
+            warn!("the task of an nsys window failed: {panic}");
+            let windows = desk.state.open_windows()?;
+            let left = windows.into_iter().find(|w| w.attempt == attempt.id);
+            Ok(match left {
+                Some(window) => close(&site.nsys, &window, desk.clock.now()).await,
+                None => Came { means: "nsys", sent_at: desk.clock.now(), ..Came::default() },
+            })
+        }
+    }
+}
+
+struct Taking {
+    desk: Desk,
+    site: Site,
+    spec: NsysWindow,
+    window: OpenWindow,
+    links: Links,
+    exchanges: Vec<Exchange>,
+}
+
+/// A window that failed: a sentence, and whether something may still collect.
+struct Failed {
+    why: String,
+    unproven: bool,
+}
+
+impl Failed {
+    fn closed(why: impl ToString) -> Self {
+        Self { why: why.to_string(), unproven: false }
+    }
+
+    fn open(why: impl ToString) -> Self {
+        Self { why: why.to_string(), unproven: true }
+    }
+}
+
+/// What reading a session's state brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    Is(Readiness),
+    /// It is not in the list.
+    Absent,
+    /// There was no list, and why.
+    Unread(String),
+}
+
+impl Seen {
+    const fn is(&self, wanted: Readiness) -> bool {
+        matches!(
+            (self, wanted),
+            (Self::Is(Readiness::Collecting), Readiness::Collecting)
+                | (Self::Is(Readiness::Ready), Readiness::Ready)
+                | (Self::Is(Readiness::Busy), Readiness::Busy)
+                | (Self::Is(Readiness::Gone), Readiness::Gone)
+        )
+    }
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Is(state) => write!(f, "its state is {}", format!("{state:?}").to_lowercase()),
+            Self::Absent => f.write_str("the session is gone"),
+            Self::Unread(why) => write!(f, "its state cannot be read ({why})"),
+        }
+    }
+}
+
+impl Taking {
+    async fn run(mut self) -> Came {
+        let mut came = Came { means: "nsys", sent_at: self.desk.clock.now(), ..Came::default() };
+        let collected = self.collect(&mut came).await;
+        if self.window.granted
+            && self.links.meter.recovery(&self.site.server, &self.links.cancel).await.is_none()
+        {
+            came.notes.push(NOT_RECOVERED.into());
+        }
+        came.stalled = if self.window.granted { self.links.stalled() } else { Duration::ZERO };
+        match collected {
+            Ok(report) => report::verify(&report, &mut came).await,
+            Err(Failed { why, unproven }) => {
+                came.unproven = unproven.then(|| why.clone());
+                came.failure = Some(why);
+            }
+        }
+        self.show(Phase::Ended);
+        came.exchanges = std::mem::take(&mut self.exchanges);
+        came
+    }
+
+    fn show(&self, phase: Phase) {
+        self.links.show(phase, self.desk.clock.now());
+    }
+
+    /// From the session to the path of the report.
+    async fn collect(&mut self, came: &mut Came) -> Result<PathBuf, Failed> {
+        let nsys = self.site.nsys.clone();
+        let session = self.session(&nsys, came).await?;
+        let output = self.desk.bundles.scratch(&self.window.incident).map_err(Failed::closed)?.join("window");
+        self.window.means = OpenMeans::Nsys { session: session.id.clone(), name: session.name.clone() };
+        self.window.sent_at = self.desk.clock.now();
+        self.desk.state.update(&self.window).map_err(Failed::closed)?;
+        came.sent_at = self.window.sent_at;
+        self.begin(&nsys, &session, &output, came.sent_at).await?;
+        self.show(Phase::Open);
+        let (probe, _) = self.links.meter.probe(self.site.server.clone());
+        self.hold().await;
+        self.show(Phase::Stopping);
+        let stopped_at = self.desk.clock.now();
+        came.open = stopped_at.since(came.sent_at);
+        let report = self.stop(&nsys, &session, stopped_at, came).await;
+        probe.end(&self.links.cancel).await;
+        report
+    }
+
+    /// Starts the collection and reads back that it is ours.
+    async fn begin(
+        &mut self,
+        nsys: &Nsys,
+        session: &Session,
+        output: &std::path::Path,
+        at: Time,
+    ) -> Result<(), Failed> {
+        let (said, exchange) =
+            nsys.start(&session.id, output, &self.spec.args, at).await.map_err(Failed::closed)?;
+        self.exchanges.push(exchange);
+        let seen = wait_for(nsys, &session.id, BEGIN, |s| s.is(Readiness::Collecting)).await;
+        // A refused start though it collects: somebody else was a moment sooner.
+        let refused = said.code.is_some_and(|code| code != 0);
+        match seen {
+            Seen::Is(Readiness::Collecting) if !refused => {}
+            Seen::Is(Readiness::Collecting) => {
+                return Err(Failed::closed(format!(
+                    "nsys refused to start session {} ({}), which somebody else has started; it is left alone",
+                    session.name,
+                    said.words()
+                )));
+            }
+            // It may have begun: what is ours is stopped.
+            Seen::Unread(_) | Seen::Is(Readiness::Busy) if !refused => {
+                let stopped = nsys.stop(&session.id, self.desk.clock.now()).await;
+                self.exchanges.extend(stopped.ok().map(|(_, exchange)| exchange));
+                return Err(Failed::open(not_begun(session, &said, &seen)));
+            }
+            _ => return Err(Failed::closed(not_begun(session, &said, &seen))),
+        }
+        self.window.granted = true;
+        if let Err(error) = self.desk.state.update(&self.window) {
+            warn!(%error, "the state does not know that the window was granted");
+        }
+        Ok(())
+    }
+
+    async fn session(&self, nsys: &Nsys, came: &mut Came) -> Result<Session, Failed> {
+        // Read anew before every start: ids change when a server is launched again.
+        let sessions = nsys.sessions().await.map_err(Failed::closed)?;
+        let port = self.site.server.port().unwrap_or(0);
+        // All of /proc is walked.
+        let looked = tokio::task::spawn_blocking(move || {
+            let chain = listener(port).map(ancestors).unwrap_or_default();
+            // Every rank is below the launcher, which is below nsys.
+            let root = chain.iter().rev().find(|p| p.argv.iter().take(2).any(|a| a.ends_with("nsys")));
+            let ranks: BTreeMap<u32, Rank> = root.map(|p| ranks_below(p.pid)).unwrap_or_default();
+            (chain, ranks)
+        });
+        let (chain, ranks) = looked.await.map_err(Failed::closed)?;
+        let chosen = choose(&self.spec.session, &sessions, &chain, &nsys.viewer(), port);
+        let session = chosen.map_err(Failed::closed)?.clone();
+        came.processes = ranks.into_iter().map(|(pid, rank)| (pid, rank.labels())).collect();
+        match session.readiness() {
+            Readiness::Ready => Ok(session),
+            Readiness::Gone => {
+                Err(Failed::closed(format!("the application of nsys session {} is gone", session.name)))
+            }
+            Readiness::Collecting | Readiness::Busy => Err(Failed::closed(format!(
+                "nsys session {} is in state {}: somebody else collects or generates there, and it is left alone",
+                session.name, session.state
+            ))),
+        }
+    }
+
+    async fn hold(&mut self) {
+        let over = tokio::time::sleep(self.spec.duration);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => return,
+                () = self.links.cancel.cancelled() => return,
+                told = self.links.heard.recv() => match told {
+                    Some(Heard::Close | Heard::Gone(_)) => return,
+                    Some(_) => {}
+                    None => return over.await,
+                },
+            }
+        }
+    }
+
+    async fn stop(
+        &mut self,
+        nsys: &Nsys,
+        session: &Session,
+        at: Time,
+        came: &mut Came,
+    ) -> Result<PathBuf, Failed> {
+        let mut said = self.send_stop(nsys, session, at).await?;
+        self.show(Phase::Exporting);
+        let ended =
+            |s: &Seen| matches!(s, Seen::Is(state) if *state != Readiness::Collecting) || *s == Seen::Absent;
+        // A stop that took nothing shows soon; generating takes minutes.
+        let mut seen = wait_for(nsys, &session.id, AGAIN, ended).await;
+        if seen.is(Readiness::Collecting) {
+            said = self.send_stop(nsys, session, self.desk.clock.now()).await?;
+            seen = wait_for(nsys, &session.id, BEGIN, ended).await;
+        }
+        if seen.is(Readiness::Busy) {
+            seen = wait_for(nsys, &session.id, EXPORT_LIMIT, |s| ended(s) && !s.is(Readiness::Busy)).await;
+        }
+        match &seen {
+            Seen::Is(Readiness::Collecting) | Seen::Unread(_) => {
+                return Err(Failed::open(format!(
+                    "nsys was told to stop session {} ({}), and {}; stop it by hand: nsys stop --session={}",
+                    session.name,
+                    said.words(),
+                    if seen.is(Readiness::Collecting) {
+                        "it still collects".into()
+                    } else {
+                        seen.to_string()
+                    },
+                    session.id
+                )));
+            }
+            Seen::Is(Readiness::Busy) => {
+                let limit = EXPORT_LIMIT.as_secs();
+                return Err(Failed::open(format!(
+                    "nsys had not generated the report of session {} after {limit} s",
+                    session.name
+                )));
+            }
+            Seen::Is(Readiness::Ready | Readiness::Gone) | Seen::Absent => {}
+        }
+        self.show(Phase::Verifying);
+        let gone = matches!(seen, Seen::Is(Readiness::Gone) | Seen::Absent);
+        report::path_of(&said, gone, came).await
+    }
+
+    async fn send_stop(&mut self, nsys: &Nsys, session: &Session, at: Time) -> Result<Said, Failed> {
+        let (said, exchange) = nsys.stop(&session.id, at).await.map_err(Failed::open)?;
+        self.exchanges.push(exchange);
+        Ok(said)
+    }
+}
+
+fn not_begun(session: &Session, said: &Said, seen: &Seen) -> String {
+    format!("nsys did not begin to collect in session {} ({}); {seen}", session.name, said.words())
+}
+
+/// Reads the state of a session until it is as wanted; the last one otherwise.
+async fn wait_for(nsys: &Nsys, id: &str, limit: Duration, wanted: impl Fn(&Seen) -> bool) -> Seen {
+    let until = tokio::time::Instant::now() + limit;
+    loop {
+        let seen = match nsys.sessions().await {
+            Ok(sessions) => {
+                let found = sessions.iter().find(|s| s.id == id);
+                found.map_or(Seen::Absent, |s| Seen::Is(s.readiness()))
+            }
+            Err(error) => Seen::Unread(error.to_string()),
+        };
+        if wanted(&seen) || seen == Seen::Absent || tokio::time::Instant::now() >= until {
+            return seen;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,71 @@
+//! The report of an nsys window: where it really went, and what it is worth.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::Failed;
+use crate::act::nsys::Said;
+use crate::agent::capture::Came;
+use crate::decide::capture::facts::Engine;
+use crate::decide::capture::nsys::{generated, importer_error};
+use crate::decide::capture::verify::{Artifact, Verdict};
+use crate::decide::incident::Quality;
+use crate::observe::artifact::inspect;
+
+/// Where the report is, by nsys's own words; a `.qdstrm` is none yet, and is kept as it is.
+pub(super) async fn path_of(said: &Said, gone: bool, came: &mut Came) -> Result<PathBuf, Failed> {
+    let Some(path) = generated(&said.out) else {
+        let why = if gone {
+            "the server went away in the middle of the window, and nsys's session with it"
+        } else {
+            "nsys stopped and named no report"
+        };
+        return Err(Failed::closed(format!("{why}: {}", said.words())));
+    };
+    if !path.ends_with(".qdstrm") {
+        return Ok(PathBuf::from(path));
+    }
+    let why = importer_error(&said.err).unwrap_or_else(|| "it says nothing about it".into());
+    let name =
+        Path::new(&path).file_name().map_or_else(|| path.clone(), |n| n.to_string_lossy().into_owned());
+    if let Ok(artifact) = read(Path::new(&path), came).await {
+        came.artifacts = vec![Artifact { rank: None, whole: false, ..artifact }];
+    }
+    let full = if why.contains("No space left") { "; the disk was full: free some space first" } else { "" };
+    Err(Failed::closed(format!(
+        "nsys recorded the window but could not import it ({why}){full}; it is among the incident's files, to be imported where a whole Nsight Systems is installed: QdstrmImporter -i {name}"
+    )))
+}
+
+/// Reads the report to its end, for the bundle.
+pub(super) async fn verify(report: &Path, came: &mut Came) {
+    match read(report, came).await {
+        Ok(artifact) => {
+            let quality = if artifact.whole { Quality::Usable } else { Quality::Broken };
+            came.verdict = Verdict { quality, ..Verdict::default() };
+            came.artifacts = vec![Artifact { rank: None, ..artifact }];
+        }
+        Err(error) => {
+            came.failure = Some(format!(
+                "nsys says that its report is {}, where the agent cannot read it ({error}); it must share the server's file system",
+                report.display()
+            ));
+        }
+    }
+}
+
+async fn read(file: &Path, came: &mut Came) -> std::io::Result<Artifact> {
+    came.notes.push(
+        "the report holds the environment and the output of the server: treat it as a secret (its mode is 0600)".into(),
+    );
+    let path = file.to_owned();
+    let read = tokio::task::spawn_blocking(move || {
+        let mode = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600));
+        (mode, inspect(&path, Engine::Sglang))
+    });
+    let (mode, artifact) = read.await.map_err(std::io::Error::other)?;
+    if let Err(error) = mode {
+        came.notes.push(format!("the mode of {} could not be set to 0600: {error}", file.display()));
+    }
+    artifact
+}

@@ -1,0 +1,177 @@
+//! What the loop does beside its events: it shows itself, keeps house, closes what an agent before
+//! it left open, reads its configuration again, and ends.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::archive::Job;
+use super::capture::{Found, Kept, Known, close};
+use super::clock::wall_time;
+use super::{Agent, GRACE, Inbox};
+use crate::act::state::{OpenMeans, OpenWindow};
+use crate::act::systemd;
+use crate::decide::capture::window::Phase;
+use crate::decide::incident::Record;
+use crate::decide::signal::sample::TargetId;
+use crate::decide::watch::{self, Effect, Event, WindowNews};
+use crate::explain::message::Update;
+use crate::serve::Command;
+
+impl Agent {
+    pub(super) fn publish(&mut self) {
+        if let Some(jump) = self.clock.follow(wall_time()) {
+            warn!(jump_s = jump, "the wall clock was set; times from here on are the new clock's");
+        }
+        let mut status = self.watch.status(self.clock.now());
+        status.started = self.started;
+        status.receivers = self.post.standing();
+        for (target, site) in status.targets.iter_mut().zip(&self.sites) {
+            target.url = site.server.as_ref().map(|s| s.base().to_owned()).unwrap_or_default();
+        }
+        self.metrics.restarts(self.supervisor.restarts());
+        self.status.send_replace(Arc::new(status));
+        systemd::alive();
+    }
+
+    pub(super) fn sweep(&self) {
+        let _ = self.post.offer_again();
+        if let Err(error) = self.desk.state.prune(self.clock.now()) {
+            error!("{error}");
+        }
+        self.make_room();
+    }
+
+    /// Has the bundles evicted that a window of the size learned so far would leave no room for.
+    pub(super) fn make_room(&self) {
+        let coming = self.sites.iter().map(|site| {
+            let info = self.watch.facts(site.target).and_then(|f| f.server.as_ref());
+            let ranks = info.map_or(1, |s| usize::from(s.sizes.dp) * usize::from(s.sizes.tp));
+            self.watch.ledger().estimate(&site.name, ranks).bytes
+        });
+        // The archive ends only with the agent.
+        let _ = self.archive.send(Job::MakeRoom(coming.max().unwrap_or(0)));
+    }
+
+    /// Tells of what an agent before this one left finished, and closes the windows that it left
+    /// open, each by a task of its own.
+    pub(super) fn recover(&mut self, found: Found, known: &BTreeMap<String, Known>) {
+        for record in found.told {
+            self.tell_closed(&record);
+        }
+        for (window, record) in found.left {
+            let (id, target) = (window.incident.clone(), window.target.clone());
+            warn!(
+                incident = id,
+                "an agent before this one left a window open on {target}; it is closed first"
+            );
+            self.left_behind(&window);
+            self.closing += 1;
+            let (tx, desk, known) = (self.tx.clone(), self.desk.clone(), known.get(&target).cloned());
+            let cancel = self.windows.child_token();
+            self.supervisor.once(async move {
+                match tokio::spawn(close(desk, known, window, record, cancel)).await {
+                    // The loop is gone only when the agent ends.
+                    Ok(kept) => drop(tx.send(Inbox::Recovered(Box::new(kept))).await),
+                    Err(panic) => {
+                        error!(
+                            incident = id,
+                            "closing the window failed ({panic}); no other opens on {target} until a restart"
+                        );
+                    }
+                }
+            });
+        }
+    }
+
+    fn left_behind(&mut self, window: &OpenWindow) {
+        let Some(site) = self.sites.iter().find(|s| *s.name == *window.target) else { return };
+        let (marks, means, deadline) = match &window.means {
+            OpenMeans::Http(request) => (Some(request.marks.clone()), request.word(), request.deadline),
+            OpenMeans::Nsys { .. } => (None, "nsys", Duration::ZERO),
+            OpenMeans::Command { .. } => (None, "command", Duration::ZERO),
+        };
+        let (incident, since) = (Arc::from(window.incident.as_str()), window.sent_at);
+        let open = watch::OpenWindow { incident, marks, means, phase: Phase::Unknown, since, deadline };
+        let (target, attempt): (TargetId, _) = (site.target, window.attempt.clone());
+        let event = Event::LeftBehind { target, attempt, window: open };
+        self.watch.handle(event, self.clock.now(), &mut Vec::new());
+    }
+
+    /// A window of an agent before this one is closed.
+    pub(super) fn recovered(&mut self, kept: Kept, effects: &mut Vec<Effect>) {
+        self.closing = self.closing.saturating_sub(1);
+        if kept.left_open {
+            return;
+        }
+        if let Some(trouble) = &kept.trouble {
+            error!(incident = &*kept.record.incident.id, "{trouble}");
+        }
+        let incident = kept.record.incident.id.clone();
+        let outcome = Box::new(kept.record.incident.capture.clone());
+        let news = WindowNews::Ended { outcome, end: kept.end };
+        self.watch.handle(Event::Window { incident, news }, self.clock.now(), effects);
+        self.tell_closed(&kept.record);
+        self.make_room();
+    }
+
+    fn tell_closed(&mut self, record: &Record) {
+        warn!(
+            incident = &*record.incident.id,
+            "a window was left open by an agent before this one; it is closed"
+        );
+        self.post.tell(&record.incident, Update::Captured, &[], self.clock);
+        self.forget(&record.incident.id);
+    }
+
+    /// The message of a capture is in the outbox: nothing of it can be lost any more.
+    pub(super) fn forget(&self, incident: &str) {
+        if let Err(error) = self.desk.state.forget(incident) {
+            error!("{error}");
+        }
+    }
+
+    pub(super) fn reload_told(&mut self, effects: &mut Vec<Effect>) {
+        systemd::reloading();
+        match self.reload_now(effects) {
+            Ok(rules) => info!("the configuration was read again; {rules} rules are in force"),
+            Err(error) => warn!("{error:#}; the old rules stay in force"),
+        }
+        systemd::ready("watching");
+    }
+
+    pub(super) fn command(&mut self, command: Command, effects: &mut Vec<Effect>) {
+        let answer = self.answer(command.ask, effects);
+        // Nobody may be waiting any more.
+        let _ = command.answer.send(answer);
+    }
+
+    /// Closes open windows, says what is known, ends every task.
+    /// Closes open windows, says what is known, ends every task.
+    pub(super) async fn stop(
+        &mut self,
+        inbox: &mut mpsc::Receiver<Inbox>,
+        delivered: &mut mpsc::Receiver<crate::act::notify::Outcome>,
+    ) {
+        systemd::stopping(GRACE);
+        self.windows.cancel();
+        let limit = tokio::time::Instant::now() + GRACE;
+        let mut effects = Vec::new();
+        while !self.running.is_empty() || self.closing > 0 {
+            let Ok(Some(item)) = tokio::time::timeout_at(limit, inbox.recv()).await else { break };
+            self.take(item, &mut effects);
+            self.carry_out(&mut effects);
+        }
+        // What can be delivered at once is; the rest is in the outbox.
+        while let Ok(Some(outcome)) = tokio::time::timeout(Duration::from_millis(200), delivered.recv()).await
+        {
+            self.post.delivered(&outcome);
+        }
+        if !self.supervisor.stop(Duration::from_secs(2)).await {
+            warn!("some tasks did not end in 2 s and are left behind");
+        }
+    }
+}
