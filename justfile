@@ -20,3 +20,7 @@ demo:
 # Every benchmark.
 bench:
     cargo bench
+
+# Measure the detection on simulated logs: the table and the picture of docs/detection.md.
+detection simload dir="target/detection" python="python3":
+    scripts/detection.sh {{simload}} {{dir}} {{python}}

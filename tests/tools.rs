@@ -156,3 +156,62 @@ fn a_server_that_is_not_there_is_a_sentence_not_a_panic() {
     let told = text(&out.stderr);
     assert!(told.contains("127.0.0.1:1") && !told.contains("panicked"), "{told}");
 }
+
+#[test]
+fn an_address_that_is_none_is_said_to_be_none_and_a_server_that_is_away_to_be_away() {
+    for command in [&["init", "foo"][..], &["check", "--against", "foo"]] {
+        let out = skewtrap(command);
+        let told = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{told}");
+        assert!(told.contains("foo is no address of a server; write it as http://127.0.0.1:30000"), "{told}");
+    }
+    let told = text(&skewtrap(&["init", "http://127.0.0.1:9"]).stderr);
+    assert!(told.contains("/server_info was not reached: Connection refused"), "{told}");
+}
+
+#[test]
+fn a_replay_of_what_is_no_recording_says_that_nothing_was_understood() {
+    let told = text(&skewtrap(&["replay", "--log", "README.md"]).stderr);
+    assert!(told.contains("nothing was understood, so no rule was judged"), "{told}");
+}
+
+#[test]
+fn test_counts_the_files_that_it_could_not_run() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.test.yaml");
+    fs::write(&file, "tests:\n  - { name: a, series: [{ signal: load, ranks: [1x5, 1x5] }], expect: [] }\n")
+        .expect("written");
+    let out = skewtrap(&["test", &file.display().to_string()]);
+    let told = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{told}");
+    assert!(told.contains("the test expects nothing, so it tests nothing"), "{told}");
+    assert!(told.contains("0 tests, 0 failed, 1 files were wrong and not run"), "{told}");
+}
+
+#[test]
+fn bad_bounds_types_and_names_are_all_told_at_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("bad.yaml");
+    let rule = |keys: &str| format!("  - {{ signal: load, {keys} }}\n");
+    let rules = [
+        rule("name: a, trigger: { max_over_mean: high, for: 5 }, min_mean: lots"),
+        rule("name: b, trigger: { cv: -1 }, only_if: mean(laod) > 2"),
+        rule("name: c, trigger: { min_over_mean: 0.2 }, clear: { min_over_mean: 0.1 }"),
+        rule("name: d, trigger: { cv: 0.5, gini: 0.5 }"),
+        rule("name: d, trigger: { cv: 0.5 }"),
+    ];
+    fs::write(&file, format!("rules:\n{}", rules.concat())).expect("written");
+    let told = text(&skewtrap(&["check", &file.display().to_string()]).stderr);
+    for wanted in [
+        "expected a number, found the text \"high\"",
+        "expected a duration with its unit",
+        "expected a number, found the text \"lots\"",
+        "this bound is always exceeded: `cv` is 0 or more",
+        "unknown signal `laod`; did you mean `load`?",
+        "already holds where the trigger (0.2) fires: it would flap",
+        "two statistics in one condition",
+        "another rule is called `d`",
+    ] {
+        assert!(told.contains(wanted), "no `{wanted}` in:\n{told}");
+    }
+}

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::http::Secret;
-use crate::http::client::client;
+use crate::http::client::{cause_of, client};
 use crate::serve::token;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -59,10 +59,11 @@ impl AgentArgs {
             if let Some(body) = body {
                 request = request.json(body);
             }
-            let response = request.send().await.map_err(reqwest::Error::without_url).with_context(|| {
-                format!(
-                    "no agent answers at {}: start one with `skewtrap run`, or name another with --agent",
-                    self.agent
+            let response = request.send().await.map_err(|e| {
+                anyhow!(
+                    "no agent answers at {}: start one with `skewtrap run`, or name another with --agent ({})",
+                    self.agent,
+                    cause_of(&e)
                 )
             })?;
             let status = response.status();

@@ -28,6 +28,13 @@ pub struct Probe {
 /// # Errors
 /// It was not reached, wants a key, or is neither SGLang nor vLLM.
 pub fn ask(url: &str) -> anyhow::Result<Probe> {
+    let is_address =
+        reqwest::Url::parse(url).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
+    if !is_address {
+        anyhow::bail!(super::wrong(&format!(
+            "{url} is no address of a server; write it as http://127.0.0.1:30000"
+        )));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let server = Server::new(client::client(None)?, url, None, None);
@@ -71,7 +78,7 @@ async fn metrics_of(server: &Server) -> Result<Metrics, String> {
 }
 
 async fn body_of(server: &Server, path: &str) -> Result<Vec<u8>, String> {
-    let answer = server.get(path).timeout(LIMIT).send().await.map_err(|e| e.without_url().to_string())?;
+    let answer = server.get(path).timeout(LIMIT).send().await.map_err(|e| client::cause_of(&e))?;
     let status = answer.status();
     if !status.is_success() {
         return Err(format!("{path} answered {}", status.as_u16()));

@@ -92,6 +92,11 @@ fn play(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Result<Exit
     out.flush()?;
     let counts = watch.counts();
     anstream::eprintln!("{} lines, {} samples, {} dropped", counts.lines, counts.samples, counts.dropped);
+    if counts.samples == 0 {
+        anstream::eprintln!(
+            "nothing was understood, so no rule was judged: a log is SGLang's or vLLM's, of a server under load; metrics are pages after `#@ EPOCH`, loads are {{\"t\": EPOCH, \"body\": ANSWER}} a line"
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -40,8 +40,13 @@ pub fn run(args: &SignalsArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn text_of(target: &TargetStatus) -> String {
-    let version = target.engine_version.as_deref().unwrap_or("version unknown");
-    let mut text = format!("{} {} ({} {version})\n", target.name, target.url, target.engine);
+    // Of a server that is known by its log alone neither is known.
+    let engine = match target.engine_version.as_deref() {
+        Some(version) => format!("{} {version}", target.engine),
+        None if &*target.engine == "unknown" => "it has not said which engine it runs".into(),
+        None => format!("{}, version unknown", target.engine),
+    };
+    let mut text = format!("{} {} ({engine})\n", target.name, target.url);
     for source in &target.sources {
         let state = match source.state {
             SourceState::Starting => "starting",

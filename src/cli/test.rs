@@ -62,22 +62,22 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
         }
         files.extend(found);
     }
-    let (mut outcomes, mut is_ok) = (Vec::new(), true);
+    let (mut outcomes, mut unread) = (Vec::new(), 0);
     for file in &files {
         match run_file(file) {
             Ok(mut of_file) => outcomes.append(&mut of_file),
             Err(diagnostics) => {
                 print_diagnostics(&diagnostics);
-                is_ok = false;
+                unread += 1;
             }
         }
     }
-    tell(&outcomes, args.output.is_json())?;
-    is_ok &= outcomes.iter().all(|o| o.passed);
+    tell(&outcomes, unread, args.output.is_json())?;
+    let is_ok = unread == 0 && outcomes.iter().all(|o| o.passed);
     Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn tell(outcomes: &[Outcome], json: bool) -> anyhow::Result<()> {
+fn tell(outcomes: &[Outcome], unread: usize, json: bool) -> anyhow::Result<()> {
     if json {
         anstream::println!("{}", serde_json::to_string_pretty(outcomes)?);
         return Ok(());
@@ -87,7 +87,8 @@ fn tell(outcomes: &[Outcome], json: bool) -> anyhow::Result<()> {
         o.failures.iter().for_each(|f| anstream::println!("         {f}"));
     }
     let failed = outcomes.iter().filter(|o| !o.passed).count();
-    anstream::eprintln!("{} tests, {failed} failed", outcomes.len());
+    let wrong = if unread == 0 { String::new() } else { format!(", {unread} files were wrong and not run") };
+    anstream::eprintln!("{} tests, {failed} failed{wrong}", outcomes.len());
     Ok(())
 }
 

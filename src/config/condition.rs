@@ -532,6 +532,10 @@ fn check_hysteresis(
     }
 }
 
+fn lasting(hold: Duration) -> String {
+    if hold.is_zero() { String::new() } else { format!(" for {}", Span(hold)) }
+}
+
 /// In one line, as it could be written.
 pub fn describe(trigger: &Trigger) -> String {
     let word = if trigger.combine == Combine::All { " and " } else { " or " };
@@ -541,8 +545,10 @@ pub fn describe(trigger: &Trigger) -> String {
         .map(|c| {
             let sign = if c.direction == Direction::Above { ">" } else { "<" };
             let chance = c.chance.map_or_else(String::new, |k| format!(" (chance {k})"));
-            format!("{}({}) {sign} {}{chance}", c.statistic, c.signal_name, c.bound)
+            let usual = c.above_baseline.map_or_else(String::new, |f| format!(" (baseline {f})"));
+            let hold = lasting(c.hold);
+            format!("{}({}) {sign} {}{chance}{usual}{hold}", c.statistic, c.signal_name, c.bound)
         })
         .collect();
-    format!("{} for {}", conditions.join(word), Span(trigger.hold))
+    format!("{}{}", conditions.join(word), lasting(trigger.hold))
 }

@@ -72,3 +72,12 @@ fn add_authorities(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(),
     }
     if found == 0 { Err(fail("it holds no certificate".into())) } else { Ok(()) }
 }
+
+/// The cause at the end of an error's chain: `Connection refused (os error 111)`.
+pub fn cause_of(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

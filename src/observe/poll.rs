@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::Now;
 use crate::decide::signal::observation::{Observation, Problem, SourceId};
 use crate::decide::signal::sample::{Source, TargetId};
-use crate::http::Server;
+use crate::http::{Server, client};
 
 /// No page of a server is larger; Prometheus itself gives up far earlier.
 const MAX_BODY: usize = 64 << 20;
@@ -161,7 +161,7 @@ pub(super) async fn fetch(
         if error.is_timeout() {
             return Problem::TooSlow { url: url.clone(), timeout_s: timeout.as_secs_f64().to_string() };
         }
-        Problem::NoAnswer { url: url.clone(), why: innermost(error) }
+        Problem::NoAnswer { url: url.clone(), why: client::cause_of(error) }
     };
     let response = request.timeout(timeout).send().await.map_err(|e| problem(&e))?;
     if let Some(problem) = problem_of(response.status(), &url, hint) {
@@ -190,15 +190,6 @@ async fn body_of(mut response: Response, url: &Arc<str>) -> Result<Vec<u8>, Resu
         body.extend_from_slice(&chunk);
     }
     Ok(body)
-}
-
-/// The cause at the end of the chain: `Connection refused (os error 111)`.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }
 
 /// A little disorder, so that many agents do not ask one server in the same moment (xorshift64).

@@ -6,7 +6,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::decide::capture::facts::{Answered, ServerFacts};
-use crate::http::Server;
+use crate::http::{Server, client};
 
 /// `/health` of a server that exports a trace does not answer; it is asked no longer than this.
 pub const HEALTH_LIMIT: Duration = Duration::from_secs(20);
@@ -101,7 +101,7 @@ pub async fn facts(server: &Server, engines: u16) -> Result<ServerFacts, InfoErr
 async fn ask(server: &Server, path: &str) -> Result<Option<Value>, InfoError> {
     let url = || format!("{}{path}", server.base());
     let answer = server.get(path).timeout(INFO_LIMIT).send().await;
-    let answer = answer.map_err(|e| InfoError::Unreached { url: url(), why: e.without_url().to_string() })?;
+    let answer = answer.map_err(|e| InfoError::Unreached { url: url(), why: client::cause_of(&e) })?;
     match answer.status().as_u16() {
         401 | 403 => Err(InfoError::Key { url: url() }),
         200 => Ok(answer.json().await.ok()),
