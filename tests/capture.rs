@@ -8,10 +8,14 @@ mod stage;
 use std::path::Path;
 use std::time::Duration;
 
+use skewtrap::act::bundle::Bundles;
+use skewtrap::act::retention;
 use skewtrap::agent::capture::take;
 use skewtrap::decide::capture::HttpWindow;
+use skewtrap::decide::capture::keep::Keep;
 use skewtrap::decide::incident::{CaptureOutcome, Captured, Quality};
 use skewtrap::decide::signal::rank::Rank;
+use skewtrap::decide::time::Time;
 use skewtrap::demo::exchange::{HttpFault, HttpFaultKind, Request};
 use skewtrap::demo::sglang::{Config, Faults, Version};
 use stage::{SmallDisk, Stage, config, short};
@@ -382,6 +386,30 @@ async fn a_bundle_that_does_not_fit_is_told_and_the_files_stay_where_they_are() 
     assert_eq!((captured.quality, captured.files.len()), (Quality::Usable, 2));
     assert!(captured.files.iter().all(|f| f.path.starts_with(&stage.base()) && f.inode.is_some()));
     assert!(stage.desk.state.open_windows().unwrap().is_empty() && stage.is_closed_and_alive().await);
+}
+
+#[test]
+fn a_bundle_that_cannot_be_deleted_is_named_and_goes_on_counting_until_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
+    let record = |id: &str, s: f64| stage::record(id, "agent".into(), Time::from_epoch_s(s));
+    bundles.create(&record("old", 1.0), &[b' '; 4000]).unwrap();
+    bundles.create(&record("new", 2.0), b"").unwrap();
+    // A file system in it is in the way even of the superuser.
+    let Some(disk) = SmallDisk::over(&dir.path().join("old/traces"), 1 << 14) else { return };
+    disk.fill();
+    let keep = Keep { count: 9, age: Duration::from_secs(1_000_000), bytes: 10_000 };
+    let sweep = || retention::sweep(&bundles, "agent", &keep, 1000, Time::from_epoch_s(1000.0));
+    for _ in 0..2 {
+        let swept = sweep();
+        assert!(swept.over && swept.bytes_left > 10_000, "{swept:?}");
+        assert!(swept.stuck[0].0.ends_with(".old.deleted/traces"), "{swept:?}");
+        assert!(!swept.deleted.contains(&"old".to_owned()));
+    }
+    drop(disk);
+    let swept = sweep();
+    assert_eq!((swept.deleted, swept.over), (vec!["old".to_owned()], false));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the newer one had to go before");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use skewtrap::decide::capture::CaptureSpec;
 use skewtrap::decide::capture::admit::Policy;
 use skewtrap::decide::capture::facts::{Answered, ServerFacts};
 use skewtrap::decide::capture::governor::Ledger;
+use skewtrap::decide::incident::Incident;
 use skewtrap::decide::rule::{Phase, Rule};
 use skewtrap::decide::signal::catalog::Catalog;
 use skewtrap::decide::signal::log_reader::Arrival;
@@ -38,6 +39,9 @@ struct Play {
     cleared: usize,
     /// The words of the states that the rule went through.
     states: Vec<&'static str>,
+    /// What people were told, in order.
+    told: Vec<Update>,
+    fired: Option<Incident>,
 }
 
 /// These rules, or the shipped ones, and the signals that they may name.
@@ -74,8 +78,15 @@ fn core(text: Option<&str>, mode: Mode, now: Time) -> Watch {
 
 impl Play {
     fn new() -> Self {
-        let watch = core(Some(RULE), Mode::Live, at(0.0));
-        Self { watch, starts: 0, refusals: 0, cleared: 0, states: Vec::new() }
+        Self {
+            watch: core(Some(RULE), Mode::Live, at(0.0)),
+            starts: 0,
+            refusals: 0,
+            cleared: 0,
+            states: Vec::new(),
+            told: Vec::new(),
+            fired: None,
+        }
     }
 
     fn tell(&mut self, event: Event, now: f64) {
@@ -84,7 +95,11 @@ impl Play {
         for effect in effects {
             match effect {
                 Effect::Start { .. } => self.starts += 1,
-                Effect::Notify { update: Update::Refused, .. } => self.refusals += 1,
+                Effect::Notify { update, incident, .. } => {
+                    self.refusals += usize::from(update == Update::Refused);
+                    self.told.push(update);
+                    self.fired.get_or_insert(*incident);
+                }
                 Effect::Cleared { .. } => self.cleared += 1,
                 Effect::Changed { change, .. } => self.states.push(change.state.word()),
                 _ => {}
@@ -105,6 +120,21 @@ impl Play {
     fn reload(&mut self, text: &str, now: f64) {
         let (rules, catalog) = loaded(Some(text));
         self.tell(Event::Reloaded { rules, catalog, patterns: Vec::new() }, now);
+    }
+
+    /// A log line of each of the two ranks, and a tick.
+    fn lines(&mut self, now: f64, loads: [u32; 2]) {
+        let stamp = jiff::Timestamp::from_nanosecond(i128::from(at(now).nanos())).unwrap();
+        let line = |dp: usize| {
+            let (stamp, running) = (stamp.strftime("%Y-%m-%d %H:%M:%S"), loads[dp]);
+            format!(
+                "[{stamp} DP{dp}] Decode batch, #running-req: {running}, #token: 100, token usage: 0.1, gen throughput (token/s): 9.0, #queue-req: 0\n"
+            )
+        };
+        let lines = (line(0) + &line(1)).into_bytes();
+        let (target, source, arrival) = (TargetId(0), SourceId(0), Arrival::Live(at(now)));
+        self.tell(Event::Observed(Observation::Lines { target, source, lines, arrival }), now);
+        self.tell(Event::Tick, now + 0.3);
     }
 
     fn facts(&mut self, now: f64) {
@@ -263,4 +293,41 @@ fn a_rule_that_detects_something_else_or_is_gone_begins_anew_and_its_incident_en
     play.second(1.0, [40, 4]);
     play.reload(&RULE.replace("name: skew", "name: other"), 2.0);
     assert_eq!(play.cleared, 1);
+}
+
+#[test]
+fn what_fired_is_told_before_that_its_window_was_refused() {
+    let mut play = Play::new();
+    play.second(1.0, [40, 4]);
+    assert_eq!(play.told, [Update::Fired, Update::Refused]);
+}
+
+#[test]
+fn an_incident_bears_the_line_that_was_printed_next_to_its_onset() {
+    let mut play = Play::new();
+    for s in 0..40 {
+        play.lines(f64::from(s), [10, 10]);
+    }
+    for s in 40..60 {
+        play.lines(f64::from(s), [60, 10]);
+    }
+    let finding = play.fired.expect("it fired").finding;
+    let shown = finding.shown_by.expect("there were samples");
+    assert!(
+        shown.at.since(finding.onset).as_secs_f64() <= 1.0
+            && finding.onset.since(shown.at).as_secs_f64() <= 1.0
+    );
+    let line = shown.line.expect("it came from a log");
+    assert!(
+        line.starts_with("[2026-11-24 ") && line.contains(" DP0] Decode batch, #running-req: "),
+        "{line}"
+    );
+}
+
+#[test]
+fn an_incident_of_polled_loads_bears_the_sample_alone() {
+    let mut play = Play::new();
+    play.second(1.0, [40, 4]);
+    let shown = play.fired.expect("it fired").finding.shown_by.expect("there was a sample");
+    assert_eq!((shown.value, shown.source.word(), shown.line), (40.0, "loads", None));
 }

@@ -1,6 +1,8 @@
 //! Runs the nsys that is on the machine: `sessions list`, `start`, `stop`. Never `shutdown`, never
 //! `cancel` (both end or discard what others may want), no shell.
 
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -146,27 +148,37 @@ impl Nsys {
     }
 
     /// `harmless`: it may be killed when it hangs. A `stop` that is given up goes on writing the
-    /// report, and killing it would lose that.
+    /// report, and killing it would lose that; so would a pipe that nobody reads any more, when the
+    /// agent dies, or the terminal's Ctrl-C. Hence files in memory, and a process group of its own.
     async fn run(&self, args: &[&str], limit: Duration, harmless: bool) -> Result<Said, NsysError> {
-        let child = Command::new(&self.program)
+        let fail = |source| NsysError::NotInstalled { program: self.program.display().to_string(), source };
+        let (mut out, mut err) = (in_memory().map_err(fail)?, in_memory().map_err(fail)?);
+        let mut child = Command::new(&self.program)
             .args(args)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stdout(out.try_clone().map_err(fail)?)
+            .stderr(err.try_clone().map_err(fail)?)
+            .process_group(0)
             .kill_on_drop(harmless)
             .spawn()
-            .map_err(|source| NsysError::NotInstalled {
-                program: self.program.display().to_string(),
-                source,
-            })?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        match tokio::time::timeout(limit, child.wait_with_output()).await {
-            Ok(Ok(output)) => {
-                Ok(Said { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) })
-            }
-            Ok(Err(error)) => Ok(Said { code: None, out: String::new(), err: error.to_string() }),
-            Err(_) => Ok(Said { code: None, out: String::new(), err: "it did not end in time".into() }),
-        }
+            .map_err(fail)?;
+        Ok(match tokio::time::timeout(limit, child.wait()).await {
+            Ok(Ok(status)) => Said { code: status.code(), out: text(&mut out), err: text(&mut err) },
+            Ok(Err(error)) => Said { code: None, out: String::new(), err: error.to_string() },
+            Err(_) => Said { code: None, out: text(&mut out), err: "it did not end in time".into() },
+        })
     }
+}
+
+fn in_memory() -> std::io::Result<File> {
+    Ok(rustix::fs::memfd_create("skewtrap-nsys", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+}
+
+/// What was printed so far.
+fn text(file: &mut File) -> String {
+    let mut bytes = Vec::new();
+    let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+    // What memory does not give back was not printed.
+    read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -40,7 +40,7 @@ pub fn sweep(bundles: &Bundles, agent: &str, keep: &Keep, coming: u64, now: Time
             return swept;
         }
         for incident in delete {
-            match remove(&bundles.path(&incident), agent) {
+            match remove(bundles, &incident, agent) {
                 Ok(()) => {
                     found.retain(|f| f.incident != incident);
                     swept.deleted.push(incident);
@@ -63,6 +63,8 @@ pub fn folders(root: &Path, agent: &str) -> Vec<Kept> {
 
 fn kept(folder: &Path, agent: &str) -> Option<Kept> {
     let name = folder.file_name()?.to_str()?;
+    // What is left of one whose deletion was cut short goes on counting, and is tried again.
+    let name = name.strip_prefix('.').and_then(|n| n.strip_suffix(".deleted")).unwrap_or(name);
     let record = record_in(folder).filter(|r| *r.agent == *agent && *r.incident.id == *name)?;
     let outside: u64 =
         external(&record).filter(|(path, file)| is_unchanged(path, file)).map(|(_, f)| f.size).sum();
@@ -103,19 +105,27 @@ fn size_of(folder: &Path) -> u64 {
     })
 }
 
-fn remove(folder: &Path, agent: &str) -> Result<(), (PathBuf, io::Error)> {
-    // Read again: what was decided on may have changed hands since.
-    let Some(record) = record_in(folder).filter(|r| *r.agent == *agent) else { return Ok(()) };
-    for (path, _) in external(&record).filter(|(path, file)| is_unchanged(path, file)) {
-        fs::remove_file(&path).map_err(|e| (path.clone(), e))?;
-        remove_emptied(&path, &record);
+fn remove(bundles: &Bundles, incident: &str, agent: &str) -> Result<(), (PathBuf, io::Error)> {
+    let (folder, doomed) = (bundles.path(incident), bundles.root().join(format!(".{incident}.deleted")));
+    if !doomed.exists() {
+        // Read again: what was decided on may have changed hands since.
+        let Some(record) = record_in(&folder).filter(|r| *r.agent == *agent) else { return Ok(()) };
+        for (path, _) in external(&record).filter(|(path, file)| is_unchanged(path, file)) {
+            fs::remove_file(&path).map_err(|e| (path.clone(), e))?;
+            remove_emptied(&path, &record);
+        }
+        fs::rename(&folder, &doomed).map_err(|e| (folder.clone(), e))?;
     }
-    let fail = |e| (folder.to_owned(), e);
-    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let doomed = folder.with_file_name(format!(".{name}.deleted"));
-    fs::rename(folder, &doomed).map_err(fail)?;
-    // `remove_dir_all` removes a symlink, it does not follow it.
-    fs::remove_dir_all(&doomed).map_err(|e| (doomed.clone(), e))
+    // The record goes last: what it is of stays known for as long as anything is left of it.
+    let fail = |e| (doomed.clone(), e);
+    let record = doomed.join("incident.json");
+    for entry in fs::read_dir(&doomed).map_err(fail)?.flatten().filter(|e| e.path() != record) {
+        let is_folder = entry.file_type().is_ok_and(|t| t.is_dir());
+        // `remove_dir_all` removes a symlink, it does not follow it.
+        let gone = if is_folder { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
+        gone.map_err(|e| (entry.path(), e))?;
+    }
+    fs::remove_dir_all(&doomed).map_err(fail)
 }
 
 /// The folder that the server made for this incident's window, once it is empty.

@@ -141,3 +141,42 @@ async fn probe(meter: Meter, server: Server, stop: CancellationToken, gone: mpsc
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::decide::capture::stall::habits;
+    use crate::decide::signal::catalog;
+    use crate::decide::signal::fields::Fields;
+    use crate::decide::signal::rank::Rank;
+    use crate::decide::signal::sample::Source;
+    use crate::decide::signal::store::{Bounds, SignalStore};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rank_that_falls_silent_during_a_window_costs_what_its_samples_miss() {
+        let begun = Time::from_epoch_s(10_000.0);
+        let clock = Clock::anchored(begun);
+        let mut store = SignalStore::new(Arc::default(), Bounds::default());
+        let target = store.add_target("server".into(), None);
+        let mut running = Fields::default();
+        running.set(catalog::RUNNING_REQS, 9.0);
+        let speak = |store: &mut SignalStore, s: f64| {
+            let at = Time::from_epoch_s(10_000.0 + s);
+            store.record(target, Rank::dp(1), Source::Log, &running, at, at);
+        };
+        for s in -30..=0 {
+            speak(&mut store, f64::from(s));
+        }
+        let usual = habits(store.spoken(target, begun - Duration::from_secs(120)));
+        let meter = Meter::new(clock, Duration::ZERO, usual);
+        tokio::time::advance(Duration::from_secs(20)).await;
+        for s in [1.0, 2.0, 9.5, 10.5] {
+            speak(&mut store, s);
+            meter.spoken(store.spoken(target, begun));
+        }
+        let blind = Blind { from: begun, closing: Some(begun), until: Some(begun + Duration::from_secs(20)) };
+        assert_eq!(meter.stalled(blind), Duration::from_millis(6_500));
+    }
+}

@@ -8,6 +8,7 @@ use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMeans, OpenWindow};
 use crate::agent::capture::Came;
 use crate::decide::capture::nsys::{Readiness, generated};
+use crate::decide::capture::window::EXPORT_LIMIT;
 use crate::decide::time::Time;
 
 /// A start whose agent died may show in the state only after this.
@@ -27,6 +28,11 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, now: Time) -> Came {
         (true, _) => Seen::Absent,
         (false, true) => wait_for(nsys, session, Duration::ZERO, |_| true).await,
         (false, false) => wait_for(nsys, session, LATE, |s| s.is(Readiness::Collecting)).await,
+    };
+    let seen = match seen {
+        // Its stop was sent, and the report is being generated.
+        Seen::Is(Readiness::Busy) => wait_for(nsys, session, EXPORT_LIMIT, |s| !s.is(Readiness::Busy)).await,
+        other => other,
     };
     match seen {
         Seen::Is(Readiness::Collecting) if window.granted || age < OURS => {

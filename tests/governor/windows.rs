@@ -1,0 +1,358 @@
+//! Wishes, windows and a server under one clock that jumps and agents that die: the real governor,
+//! the real state and the real machine of a window, against a model of what runs on the servers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use skewtrap::act::state::{OpenMeans, OpenWindow, State};
+use skewtrap::decide::capture::facts::Engine;
+use skewtrap::decide::capture::governor::{Attempt, AttemptEnd, Budget, Estimate, Wish, decide};
+use skewtrap::decide::capture::line::{Marks, ProfileLine};
+use skewtrap::decide::capture::plan::{Form, StartRequest};
+use skewtrap::decide::capture::preflight::Ranks;
+use skewtrap::decide::capture::window::{Answer, Event, Output, Sight, Window};
+use skewtrap::decide::rule::Limits;
+use skewtrap::decide::signal::rank::Rank;
+use skewtrap::decide::time::Time;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+/// What a stop may be late by: one that failed is sent again after three seconds.
+const GRACE: Duration = Duration::from_secs(5);
+const TICK: Duration = Duration::from_millis(100);
+const BOTH: Sight = Sight { log: true, files: true };
+const LIMITS: Limits = Limits { cooldown: Duration::ZERO, captures: 1000, per: Duration::from_secs(60) };
+
+/// What becomes of a start.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Start {
+    Granted,
+    Fails,
+    LostButBegun,
+    Lost,
+    NeverAnswered,
+}
+
+/// What becomes of the first stop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Stop {
+    Granted,
+    FailsOnce,
+    LostButStopped,
+}
+
+#[derive(Clone, Debug)]
+pub enum Step {
+    Pass(u64),
+    Jump(i64),
+    Wish {
+        target: u8,
+        start: Start,
+        stop: Stop,
+        finishes: bool,
+    },
+    /// The agent is killed, and comes back so many milliseconds later.
+    Restart(u64),
+}
+
+pub fn step() -> impl Strategy<Value = Step> {
+    let start = prop::sample::select(vec![
+        Start::Granted,
+        Start::Granted,
+        Start::Fails,
+        Start::LostButBegun,
+        Start::Lost,
+        Start::NeverAnswered,
+    ]);
+    let stop = prop::sample::select(vec![Stop::Granted, Stop::FailsOnce, Stop::LostButStopped]);
+    prop_oneof![
+        6 => (100u64..9_000).prop_map(Step::Pass),
+        1 => (-90_000i64..90_000).prop_map(Step::Jump),
+        8 => (0u8..3, start, stop, any::<bool>())
+            .prop_map(|(target, start, stop, finishes)| Step::Wish { target, start, stop, finishes }),
+        2 => (0u64..4_000).prop_map(Step::Restart),
+    ]
+}
+
+/// One window: the agent's machine, and what really runs.
+struct Live {
+    machine: Option<Window>,
+    request: StartRequest,
+    sent_at: Time,
+    group: u8,
+    stop: Stop,
+    /// Since when it runs on the server.
+    open: Option<Time>,
+    /// How long no agent was there while it ran.
+    unattended: Duration,
+    /// What the log and the folder tell, and when.
+    told: Vec<(Time, Event)>,
+    /// What only the agent that sent the request hears.
+    answers: Vec<(Time, Event)>,
+}
+
+impl Live {
+    fn begins(&mut self, at: Time, finishes: bool) {
+        self.open = Some(at);
+        let dir = self.request.marks.dir.clone().expect("it has a folder");
+        let line = ProfileLine::Starts { dir, id: None };
+        self.say(at + Duration::from_millis(50), &line);
+        if finishes {
+            self.told.push((at + Duration::from_millis(800), Event::Tick));
+        }
+    }
+
+    fn say(&mut self, at: Time, line: &ProfileLine) {
+        for dp in 0..2 {
+            self.told.push((at, Event::Log { rank: Rank::dp(dp), line: line.clone() }));
+        }
+    }
+
+    fn ends(&mut self, at: Time) {
+        if self.open.take().is_none() {
+            return;
+        }
+        self.say(at + Duration::from_millis(100), &ProfileLine::Stops);
+        let dir = self.request.marks.dir.clone().expect("it has a folder");
+        self.say(at + Duration::from_millis(300), &ProfileLine::Done { dir });
+        for dp in 0..2 {
+            let file = Event::File { rank: Some(Rank::dp(dp)), whole: true };
+            self.told.push((at + Duration::from_millis(400), file));
+        }
+    }
+}
+
+struct Play {
+    dir: tempfile::TempDir,
+    state: Option<State>,
+    /// Nobody sets this clock.
+    now: Time,
+    /// By how much the wall clock differs from it, in seconds.
+    set_by: i64,
+    live: BTreeMap<String, Live>,
+    granted: usize,
+    most_open: usize,
+}
+
+pub fn run(steps: &[Step]) -> Result<(usize, usize), TestCaseError> {
+    let dir = tempfile::tempdir().expect("a folder");
+    let state = Some(State::open(dir.path()).expect("a state"));
+    let now = Time::from_epoch_s(1_700_000_000.0);
+    let (live, granted, most_open) = (BTreeMap::new(), 0, 0);
+    let mut play = Play { dir, state, now, set_by: 0, live, granted, most_open };
+    for step in steps {
+        match step {
+            Step::Pass(ms) => play.pass(Duration::from_millis(*ms))?,
+            Step::Jump(s) => play.set_by += s,
+            Step::Wish { target, start, stop, finishes } => play.wish(*target, *start, *stop, *finishes),
+            Step::Restart(ms) => play.restart(Duration::from_millis(*ms))?,
+        }
+    }
+    // The longest way to an end: a start that is never answered, and then no proof.
+    play.pass(Duration::from_secs(120))?;
+    prop_assert!(play.live.values().all(|l| l.machine.is_none() && l.open.is_none()), "it does not end");
+    prop_assert!(play.state().open_windows().expect("readable").is_empty());
+    Ok((play.granted, play.most_open))
+}
+
+impl Play {
+    fn state(&self) -> &State {
+        self.state.as_ref().expect("an agent is there")
+    }
+
+    fn wall(&self) -> Time {
+        let by = Duration::from_secs(self.set_by.unsigned_abs());
+        if self.set_by < 0 { self.now - by } else { self.now + by }
+    }
+
+    fn wish(&mut self, target: u8, start: Start, stop: Stop, finishes: bool) {
+        let ledger = self.state().ledger().expect("readable");
+        let (name, group) = (format!("server{target}"), u8::from(target == 2));
+        let incident = format!("incident{}", ledger.attempts.len());
+        let group_name = group.to_string();
+        let wish = Wish {
+            rule: "r",
+            limits: &LIMITS,
+            target: &name,
+            group: &group_name,
+            incident: &incident,
+            badness: 2.0,
+        };
+        let budget =
+            Budget { windows: 1000, stalled: Duration::from_secs(1 << 30), bytes: u64::MAX, worse_by: 1.5 };
+        if decide(&wish, &ledger, &budget, Estimate::default(), self.wall()).is_err() {
+            return;
+        }
+        self.granted += 1;
+        let request = request(&incident);
+        let attempt = Attempt {
+            id: incident.clone(),
+            rule: "r".into(),
+            target: name.clone(),
+            group: group_name.clone(),
+            incident: incident.clone(),
+            at: self.wall(),
+            badness: 2.0,
+            end: None,
+        };
+        let window = OpenWindow {
+            attempt: incident.clone(),
+            incident: incident.clone(),
+            target: name,
+            means: OpenMeans::Http(request.clone()),
+            sent_at: self.now,
+            granted: false,
+        };
+        self.state().begin(&attempt, &window, None).expect("writable");
+        let (machine, _) = Window::start(&request, BOTH, self.now);
+        let (told, answers) = (Vec::new(), Vec::new());
+        let (machine, sent_at, unattended) = (Some(machine), self.now, Duration::ZERO);
+        let mut live = Live { machine, request, sent_at, group, stop, open: None, unattended, told, answers };
+        if !matches!(start, Start::Fails | Start::Lost) {
+            live.begins(self.now, finishes);
+        }
+        let (after, answer) = match start {
+            Start::Granted => (100, Answer::Ok),
+            Start::Fails => (100, Answer::Failed { status: 500, body: String::new() }),
+            Start::Lost | Start::LostButBegun => (100, Answer::Lost { why: "reset".into() }),
+            Start::NeverAnswered => (60_000, Answer::TimedOut),
+        };
+        live.answers.push((self.now + Duration::from_millis(after), Event::StartAnswered(answer)));
+        self.live.insert(incident, live);
+    }
+
+    fn pass(&mut self, lasting: Duration) -> Result<(), TestCaseError> {
+        let until = self.now + lasting;
+        while self.now < until {
+            self.now = self.now + TICK;
+            let ids: Vec<String> = self.live.keys().cloned().collect();
+            for id in ids {
+                self.tick(&id);
+            }
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, id: &str) {
+        let (now, attended) = (self.now, self.state.is_some());
+        let Some(live) = self.live.get_mut(id) else { return };
+        let mut due: Vec<Event> = Vec::new();
+        for (_, event) in live.told.iter().filter(|(at, _)| *at <= now && *at > now - TICK) {
+            due.push(event.clone());
+        }
+        // Its own steps have run out.
+        if due.contains(&Event::Tick) {
+            live.ends(now);
+        }
+        if !attended {
+            if live.open.is_some() {
+                live.unattended += TICK;
+            }
+            return;
+        }
+        let (answered, waits) = std::mem::take(&mut live.answers).into_iter().partition(|(at, _)| *at <= now);
+        live.answers = waits;
+        let answered: Vec<(Time, Event)> = answered;
+        due.extend(answered.into_iter().map(|(_, event)| event));
+        due.push(Event::Tick);
+        let mut outputs = Vec::new();
+        for event in due {
+            let is_grant = event == Event::StartAnswered(Answer::Ok);
+            if let Some(machine) = &mut live.machine {
+                outputs.extend(machine.on(&event, now));
+            }
+            if is_grant && let Some(state) = &self.state {
+                let windows = state.open_windows().expect("readable");
+                if let Some(window) = windows.into_iter().find(|w| w.attempt == id) {
+                    state.update(&OpenWindow { granted: true, ..window }).expect("writable");
+                }
+            }
+        }
+        for output in outputs {
+            self.carry_out(id, output);
+        }
+    }
+
+    fn carry_out(&mut self, id: &str, output: Output) {
+        let (now, wall) = (self.now, self.wall());
+        let Some(live) = self.live.get_mut(id) else { return };
+        match output {
+            Output::Start => {}
+            Output::Stop { .. } => {
+                let answer = match live.stop {
+                    Stop::FailsOnce => Answer::Failed { status: 503, body: String::new() },
+                    Stop::LostButStopped => Answer::Lost { why: "reset".into() },
+                    // A stop of what has ended by itself is a 500.
+                    Stop::Granted if live.open.is_none() => {
+                        Answer::Failed { status: 500, body: String::new() }
+                    }
+                    Stop::Granted => Answer::Ok,
+                };
+                if live.stop != Stop::FailsOnce {
+                    live.ends(now);
+                }
+                live.stop = Stop::Granted;
+                live.answers.push((now + Duration::from_millis(500), Event::StopAnswered(answer)));
+            }
+            Output::Finish(ending) => {
+                live.machine = None;
+                let end =
+                    AttemptEnd { at: wall, stalled: Duration::ZERO, bytes: 1, unproven: ending.unproven };
+                self.state.as_ref().expect("an agent is there").end(id, &end).expect("writable");
+            }
+        }
+    }
+
+    fn restart(&mut self, down: Duration) -> Result<(), TestCaseError> {
+        self.state = None;
+        for live in self.live.values_mut() {
+            live.machine = None;
+            live.answers.clear();
+        }
+        self.pass(down)?;
+        let state = State::open(self.dir.path()).expect("the lock was given back");
+        for window in state.open_windows().expect("readable") {
+            let live = self.live.get_mut(&window.attempt).expect("it was granted here");
+            let mut machine = Window::resume(&live.request, BOTH, live.sent_at, window.granted, self.now);
+            for (at, event) in live.told.iter().filter(|(at, _)| *at <= self.now) {
+                machine.recall(event, *at);
+            }
+            live.machine = Some(machine);
+        }
+        self.state = Some(state);
+        Ok(())
+    }
+
+    /// What may never be, whatever came before.
+    fn check(&mut self) -> Result<(), TestCaseError> {
+        for group in 0..2 {
+            let open = self.live.values().filter(|l| l.group == group && l.open.is_some()).count();
+            self.most_open = self.most_open.max(open);
+            prop_assert!(open <= 1, "two windows at once");
+        }
+        for live in self.live.values() {
+            let lasting = live.open.map_or(Duration::ZERO, |since| self.now.since(since));
+            let attended = lasting.saturating_sub(live.unattended);
+            prop_assert!(attended <= DEADLINE + GRACE, "open for {attended:?}, past its deadline plus grace");
+        }
+        Ok(())
+    }
+}
+
+fn request(incident: &str) -> StartRequest {
+    StartRequest {
+        engine: Engine::Sglang,
+        body: None,
+        marks: Marks { dir: Some(format!("/p/skewtrap-{incident}")), prefix: None, id: None },
+        folder: None,
+        form: Form::Exact,
+        ranks: Ranks { busy: vec![Rank::dp(0), Rank::dp(1)], idle: Vec::new() },
+        deadline: DEADLINE,
+        hold: None,
+        until_cleared: false,
+        writes_files: true,
+        merges: false,
+        notes: Vec::new(),
+    }
+}
