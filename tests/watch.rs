@@ -124,7 +124,7 @@ impl Play {
 
     /// A log line of each of the two ranks, and a tick.
     fn lines(&mut self, now: f64, loads: [u32; 2]) {
-        let stamp = jiff::Timestamp::from_nanosecond(i128::from(at(now).nanos())).unwrap();
+        let stamp = jiff::Timestamp::from_nanosecond(i128::from(at(now).nanos())).expect("a time");
         let line = |dp: usize| {
             let (stamp, running) = (stamp.strftime("%Y-%m-%d %H:%M:%S"), loads[dp]);
             format!(
