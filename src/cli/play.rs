@@ -26,7 +26,7 @@ use crate::observe::replay::{Format, Input, Replay};
 /// Recorded files of one server. They may be gzip.
 #[derive(Clone, Debug, Args)]
 pub struct Recordings {
-    /// A recorded log; lines may begin with EPOCH<TAB> (repeatable)
+    /// A recorded log; lines may begin with EPOCH and a tab (repeatable)
     #[arg(long, value_name = "FILE")]
     log: Vec<PathBuf>,
     /// Recorded metrics pages, each after a line `#@ EPOCH` (repeatable)

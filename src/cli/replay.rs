@@ -20,7 +20,7 @@ use crate::observe::replay::{Format as RecordingFormat, Input, Replay};
 
 /// What a rule would have done on recorded logs, metrics and loads, and when.
 ///
-/// Files may be gzip. A log line that begins with EPOCH<TAB> arrived then, otherwise at the time in
+/// Files may be gzip. A log line that begins with EPOCH and a tab arrived then, otherwise at the time in
 /// the line. A metrics file is pages, each after a line `#@ EPOCH`; a loads file has
 /// {"t": EPOCH, "body": ANSWER} a line. Several files are merged in the order of their times.
 #[derive(Debug, Args)]

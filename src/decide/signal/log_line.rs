@@ -1,4 +1,4 @@
-//! What one log line means. The numbers of a batch line go into [`Fields`]; the rest borrows the line.
+//! What one log line means. The numbers of a batch line go into `Fields`; the rest borrows the line.
 
 use std::borrow::Cow;
 

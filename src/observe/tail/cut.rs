@@ -30,7 +30,7 @@ impl Cutter {
         Self { skip: Some(Skip::Joined), ..Self::default() }
     }
 
-    /// Takes at most [`CHUNK`] bytes and appends whole lines, each with its newline, to `out`.
+    /// Takes at most `CHUNK` bytes and appends whole lines, each with its newline, to `out`.
     pub fn feed(&mut self, mut chunk: &[u8], out: &mut Vec<u8>) {
         debug_assert!(chunk.len() <= CHUNK, "only the first line of a chunk is measured");
         if self.skip.is_some() {
