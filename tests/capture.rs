@@ -396,20 +396,22 @@ fn a_bundle_that_cannot_be_deleted_is_named_and_goes_on_counting_until_it_can() 
     bundles.create(&record("old", 1.0), &[b' '; 4000]).unwrap();
     bundles.create(&record("new", 2.0), b"").unwrap();
     // A file system in it is in the way even of the superuser.
-    let Some(disk) = SmallDisk::over(&dir.path().join("old/traces"), 1 << 14) else { return };
+    let Some(mut disk) = SmallDisk::over(&dir.path().join("old/traces"), 1 << 14) else { return };
     disk.fill();
+    disk.read_only();
     let keep = Keep { count: 9, age: Duration::from_secs(1_000_000), bytes: 10_000 };
     let sweep = || retention::sweep(&bundles, "agent", &keep, 1000, Time::from_epoch_s(1000.0));
     for _ in 0..2 {
         let swept = sweep();
         assert!(swept.over && swept.bytes_left > 10_000, "{swept:?}");
+        disk.is_now_at(dir.path().join(".old.deleted/traces"));
         assert!(swept.stuck[0].0.ends_with(".old.deleted/traces"), "{swept:?}");
         assert!(!swept.deleted.contains(&"old".to_owned()));
     }
     drop(disk);
     let swept = sweep();
-    assert_eq!((swept.deleted, swept.over), (vec!["old".to_owned()], false));
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the newer one had to go before");
+    assert_eq!((swept.deleted, swept.stuck, swept.over), (vec!["old".to_owned()], Vec::new(), false));
+    assert!(!dir.path().join(".old.deleted").exists());
 }
 
 #[tokio::test]

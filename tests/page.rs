@@ -272,6 +272,7 @@ fn status(started: Time) -> Status {
         bound: Some(1.5),
         rank: blamed.map(rank),
         incident: blamed.map(|_| "20261124T034846Z-dp-load-skew-3f9a".into()),
+        refused: None,
     };
     let rule = |name: &str, about: &str, groups| RuleStatus {
         name: name.into(),

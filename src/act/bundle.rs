@@ -15,12 +15,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
 use crate::decide::capture::verify::Artifact;
-use crate::decide::incident::{CapturedFile, Record};
+use crate::decide::incident::{CapturedFile, Incident, Record};
 
 const INCIDENT: &str = "incident.json";
 const EVIDENCE: &str = "evidence.jsonl";
@@ -41,6 +41,8 @@ pub struct BundleError {
 pub struct Bundles {
     root: PathBuf,
     agent: Arc<str>,
+    /// Held while a record is read to be written again.
+    writing: Arc<Mutex<()>>,
 }
 
 /// What was found half done at start.
@@ -59,7 +61,7 @@ impl Bundles {
     /// It cannot be made.
     pub fn open(root: &Path, agent: Arc<str>) -> Result<Self, BundleError> {
         folders(root).map_err(|e| failed(root, e))?;
-        Ok(Self { root: root.to_owned(), agent })
+        Ok(Self { root: root.to_owned(), agent, writing: Arc::default() })
     }
 
     /// Where all bundles are.
@@ -100,6 +102,23 @@ impl Bundles {
     /// # Errors
     /// It cannot be written; the old one stays.
     pub fn write(&self, record: &Record) -> Result<(), BundleError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replace(record)
+    }
+
+    /// Brings the incident in a record up to date; what else is in it stays. Without a bundle there is
+    /// nothing to do.
+    ///
+    /// # Errors
+    /// It cannot be written; the old one stays.
+    pub fn update(&self, incident: Incident) -> Result<(), BundleError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut record) = self.read(&incident.id) else { return Ok(()) };
+        record.incident = incident;
+        self.replace(&record)
+    }
+
+    fn replace(&self, record: &Record) -> Result<(), BundleError> {
         let path = self.path(&record.incident.id);
         let partial = path.join(format!(".{INCIDENT}.partial"));
         write_synced(&partial, &json(record))

@@ -22,7 +22,7 @@ const QUICK: Duration = Duration::from_secs(15);
 pub enum NsysError {
     /// There is none.
     #[error(
-        "nsys cannot be run ({program}: {source}); install Nsight Systems where the agent runs, the same version as the server's, or set capture.nsys.program"
+        "nsys cannot be run ({program}: {source}); install Nsight Systems where the agent runs, the same version as the server's, and put its folder on the agent's PATH"
     )]
     NotInstalled {
         /// What was tried.

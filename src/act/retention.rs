@@ -32,6 +32,9 @@ pub struct Swept {
 pub fn sweep(bundles: &Bundles, agent: &str, keep: &Keep, coming: u64, now: Time) -> Swept {
     let mut found = folders(bundles.root(), agent);
     let mut swept = Swept::default();
+    let is_doomed = |f: &Kept| doomed_of(bundles, &f.incident).exists();
+    let doomed: Vec<String> = found.iter().filter(|f| is_doomed(f)).map(|f| f.incident.clone()).collect();
+    delete(bundles, agent, doomed, &mut found, &mut swept);
     // What cannot be deleted is learnt by trying; then the choice is made anew without it.
     loop {
         let Choice { delete, bytes_left, over } = choose(&found, keep, coming, now);
@@ -39,19 +42,28 @@ pub fn sweep(bundles: &Bundles, agent: &str, keep: &Keep, coming: u64, now: Time
         if delete.is_empty() {
             return swept;
         }
-        for incident in delete {
-            match remove(bundles, &incident, agent) {
-                Ok(()) => {
-                    found.retain(|f| f.incident != incident);
-                    swept.deleted.push(incident);
-                }
-                Err((path, why)) => {
-                    found.iter_mut().filter(|f| f.incident == incident).for_each(|f| f.undeletable = true);
-                    swept.stuck.push((path, why.to_string()));
-                }
+        self::delete(bundles, agent, delete, &mut found, &mut swept);
+    }
+}
+
+fn delete(bundles: &Bundles, agent: &str, which: Vec<String>, found: &mut Vec<Kept>, swept: &mut Swept) {
+    for incident in which {
+        match remove(bundles, &incident, agent) {
+            Ok(()) => {
+                found.retain(|f| f.incident != incident);
+                swept.deleted.push(incident);
+            }
+            Err((path, why)) => {
+                found.iter_mut().filter(|f| f.incident == incident).for_each(|f| f.undeletable = true);
+                swept.stuck.push((path, why.to_string()));
             }
         }
     }
+}
+
+/// What a bundle is called while it is deleted.
+fn doomed_of(bundles: &Bundles, incident: &str) -> PathBuf {
+    bundles.root().join(format!(".{incident}.deleted"))
 }
 
 /// The bundles of this agent, as they lie there now.
@@ -106,7 +118,7 @@ fn size_of(folder: &Path) -> u64 {
 }
 
 fn remove(bundles: &Bundles, incident: &str, agent: &str) -> Result<(), (PathBuf, io::Error)> {
-    let (folder, doomed) = (bundles.path(incident), bundles.root().join(format!(".{incident}.deleted")));
+    let (folder, doomed) = (bundles.path(incident), doomed_of(bundles, incident));
     if !doomed.exists() {
         // Read again: what was decided on may have changed hands since.
         let Some(record) = record_in(&folder).filter(|r| *r.agent == *agent) else { return Ok(()) };

@@ -1,18 +1,18 @@
 //! Keeps the bundles: one task writes them in order, so that an incident's record is never older
 //! than what came before. A full disk costs a bundle, never the watching.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::act::bundle::Bundles;
+use crate::act::bundle::{BundleError, Bundles};
 use crate::act::retention;
 use crate::agent::Inbox;
 use crate::agent::clock::Clock;
 use crate::decide::capture::keep::{BundleSpace, Keep};
-use crate::decide::capture::verify::Artifact;
-use crate::decide::incident::{CaptureOutcome, CapturedFile, Incident, Record};
+use crate::decide::incident::{Incident, Record};
+use crate::decide::signal::catalog::Catalog;
+use crate::decide::signal::store::Evidence;
 use crate::observe::artifact::room;
 
 /// Something to be kept.
@@ -22,12 +22,8 @@ pub enum Job {
     Create {
         /// Its record.
         record: Box<Record>,
-        /// Lines of `evidence.jsonl`.
-        evidence: Vec<u8>,
-        /// Files that a window brought.
-        files: Vec<Artifact>,
-        /// Where the bundle lies and what became of the files; `None` when it could not be written.
-        done: Option<oneshot::Sender<Option<Filed>>>,
+        /// For `evidence.jsonl`.
+        evidence: Samples,
     },
     /// An incident went on.
     Update(Box<Incident>),
@@ -35,13 +31,30 @@ pub enum Job {
     MakeRoom(u64),
 }
 
-/// A bundle that was written.
+/// What the store remembers of a group: hundreds of thousands of samples at the most, which the loop
+/// hands over as they are.
 #[derive(Debug)]
-pub struct Filed {
-    /// Where.
-    pub path: PathBuf,
-    /// Its files.
-    pub files: Vec<CapturedFile>,
+pub struct Samples {
+    /// What the signals are called.
+    pub catalog: Arc<Catalog>,
+    /// The samples.
+    pub seen: Vec<Evidence>,
+}
+
+impl Samples {
+    /// `evidence.jsonl`.
+    pub fn lines(&self) -> Vec<u8> {
+        let mut lines = Vec::new();
+        for seen in &self.seen {
+            let line = serde_json::json!({
+                "t": seen.at, "signal": self.catalog.name_of(seen.signal), "rank": seen.rank,
+                "value": seen.value, "source": seen.source,
+            });
+            lines.extend_from_slice(line.to_string().as_bytes());
+            lines.push(b'\n');
+        }
+        lines
+    }
 }
 
 /// Where jobs go.
@@ -79,18 +92,14 @@ pub async fn run(
 
 fn one(bundles: &Bundles, agent: &str, keep: &Keep, clock: Clock, job: Job) -> Option<BundleSpace> {
     match job {
-        Job::Create { record, evidence, files, done } => {
-            let filed = create(bundles, *record, &evidence, &files);
-            if let Some(done) = done {
-                // Nobody waits any more when the agent ends; the bundle is there all the same.
-                let _ = done.send(filed);
+        Job::Create { record, evidence } => {
+            if let Err(error) = create(bundles, *record, &evidence.lines()) {
+                tracing::error!("{error}");
             }
             None
         }
         Job::Update(incident) => {
-            let mut record = bundles.read(&incident.id)?;
-            record.incident = *incident;
-            if let Err(error) = bundles.write(&record) {
+            if let Err(error) = bundles.update(*incident) {
                 tracing::error!("{error}");
             }
             None
@@ -111,18 +120,7 @@ fn one(bundles: &Bundles, agent: &str, keep: &Keep, clock: Clock, job: Job) -> O
     }
 }
 
-fn create(bundles: &Bundles, mut record: Record, evidence: &[u8], files: &[Artifact]) -> Option<Filed> {
-    let filed = (|| {
-        let path = bundles.create(&record, evidence)?;
-        record.files = bundles.adopt(&record.incident.id, files)?;
-        record.incident.bundle = Some(path.display().to_string());
-        if let CaptureOutcome::Done(captured) | CaptureOutcome::Failed { captured: Some(captured), .. } =
-            &mut record.incident.capture
-        {
-            captured.files.clone_from(&record.files);
-        }
-        bundles.write(&record)?;
-        Ok::<_, crate::act::bundle::BundleError>(Filed { path, files: record.files.clone() })
-    })();
-    filed.map_err(|error| tracing::error!("{error}")).ok()
+fn create(bundles: &Bundles, mut record: Record, evidence: &[u8]) -> Result<(), BundleError> {
+    record.incident.bundle = Some(bundles.path(&record.incident.id).display().to_string());
+    bundles.create(&record, evidence).map(|_| ())
 }

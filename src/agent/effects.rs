@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::archive::Job;
+use super::archive::{Job, Samples};
 use super::begin::site_of;
 use super::cost::Meter;
 use super::task::Task;
@@ -51,7 +51,6 @@ impl Agent {
         }
     }
 
-    /// The attempt is written to the state by the task, before it sends anything.
     /// The attempt is written to the state by the task, before it sends anything.
     fn start(&mut self, incident: Incident, target: TargetId, grant: Grant) {
         let (Some(plan), Some(facts)) = (self.sites.get(usize::from(target.0)), self.watch.facts(target))
@@ -100,7 +99,7 @@ impl Agent {
         let job = if update == Update::Fired && !waits {
             let evidence = self.evidence(&incident, incident.finding.onset);
             let record = Box::new(Record::new(self.desk.state.agent().clone(), incident));
-            Job::Create { record, evidence, files: Vec::new(), done: None }
+            Job::Create { record, evidence }
         } else {
             Job::Update(Box::new(incident))
         };
@@ -108,19 +107,10 @@ impl Agent {
         let _ = self.archive.send(job);
     }
 
-    /// `evidence.jsonl`: the group's samples from two minutes before the onset on.
-    pub(super) fn evidence(&self, incident: &Incident, onset: Time) -> Vec<u8> {
-        let mut lines = Vec::new();
-        let catalog = self.watch.store().catalog().clone();
-        for seen in self.watch.evidence(incident, onset - BEFORE) {
-            let line = serde_json::json!({
-                "t": seen.at, "signal": catalog.name_of(seen.signal), "rank": seen.rank,
-                "value": seen.value, "source": seen.source,
-            });
-            lines.extend_from_slice(line.to_string().as_bytes());
-            lines.push(b'\n');
-        }
-        lines
+    /// The group's samples from two minutes before the onset on; they are put into words elsewhere.
+    pub(super) fn evidence(&self, incident: &Incident, onset: Time) -> Samples {
+        let seen = self.watch.evidence(incident, onset - BEFORE);
+        Samples { catalog: self.watch.store().catalog().clone(), seen }
     }
 
     pub(super) fn hear(&self, incident: &str, told: Heard) {

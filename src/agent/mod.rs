@@ -37,7 +37,7 @@ use anyhow::Context;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::archive::Archive;
+use self::archive::{Archive, Samples};
 use self::asked::by_hand;
 use self::capture::{Desk, Kept, find};
 use self::clock::Clock;
@@ -93,7 +93,7 @@ pub enum Inbox {
         /// Its onset.
         since: Time,
         /// Where it goes.
-        answer: oneshot::Sender<Vec<u8>>,
+        answer: oneshot::Sender<Samples>,
     },
     /// The ranks of a capture were compared.
     Compared {
@@ -251,13 +251,14 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
-            Some(item) = inbox.recv() => agent.take(item, &mut effects),
             Some(outcome) = delivered.recv() => agent.post.delivered(&outcome),
             Some(()) = reloads.recv() => agent.reload_told(&mut effects),
             Some(command) = asked.recv() => agent.command(command, &mut effects),
             _ = tick.tick() => agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects),
             _ = publish.tick() => agent.publish(),
             _ = sweep.tick() => agent.sweep(),
+            // Last: a log that never ends must not keep the rest from its turn.
+            Some(item) = inbox.recv() => agent.take(item, &mut effects),
         }
         agent.carry_out(&mut effects);
     }

@@ -114,7 +114,10 @@ async fn evidence(incident: Incident, tx: mpsc::Sender<Inbox>) -> Vec<u8> {
     let (answer, answered) = oneshot::channel();
     let since = incident.finding.onset;
     match tx.send(Inbox::Evidence { incident: Box::new(incident), since, answer }).await {
-        Ok(()) => answered.await.unwrap_or_default(),
+        Ok(()) => match answered.await {
+            Ok(samples) => tokio::task::spawn_blocking(move || samples.lines()).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        },
         Err(_) => Vec::new(),
     }
 }

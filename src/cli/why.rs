@@ -65,7 +65,8 @@ fn group_of(group: &GroupStatus) -> String {
         }
         _ => String::new(),
     };
-    format!("  {who}: {}{since}\n    {}\n{value}", group.state.word(), group.why)
+    let refused = group.refused.as_ref().map(|why| format!("    no window: {why}\n")).unwrap_or_default();
+    format!("  {who}: {}{since}\n    {}\n{value}{refused}", group.state.word(), group.why)
 }
 
 #[cfg(test)]
@@ -88,6 +89,7 @@ mod tests {
             bound: Some(1.5),
             rank: None,
             incident: None,
+            refused: Some("the server is not healthy (503); a profile would add to its trouble".into()),
         };
         let rule = RuleStatus {
             name: "dp-load-skew".into(),
@@ -103,6 +105,7 @@ mod tests {
           server role=unified: pending since 2026-11-24 03:48:41.3 UTC
             the excess holds for 1.2 s of 3 s
             max_over_mean of load is 1.82, fires at 1.5
+            no window: the server is not healthy (503); a profile would add to its trouble
         ");
         insta::assert_snapshot!(text_of(&RuleStatus { groups: Vec::new(), ..rule }), @r"
         dp-load-skew

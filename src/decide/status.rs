@@ -158,6 +158,9 @@ pub struct GroupStatus {
     pub rank: Option<Labels>,
     /// The open incident.
     pub incident: Option<Arc<str>>,
+    /// Why its window was refused, where it was.
+    #[serde(default)]
+    pub refused: Option<String>,
 }
 
 /// A rule's states.

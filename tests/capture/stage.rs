@@ -277,6 +277,19 @@ impl SmallDisk {
     }
 }
 
+impl SmallDisk {
+    /// From now on nothing on it can be changed or deleted.
+    pub fn read_only(&self) {
+        let mut mount = std::process::Command::new("mount");
+        assert!(mount.args(["-o", "remount,ro"]).arg(&self.0).status().unwrap().success());
+    }
+
+    /// A folder above it was renamed.
+    pub fn is_now_at(&mut self, folder: PathBuf) {
+        self.0 = folder;
+    }
+}
+
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Lazily: the test's own files in it are still open.

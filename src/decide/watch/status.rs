@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::core::Core;
 use crate::decide::capture::CaptureSpec;
 use crate::decide::capture::refusal::Span;
+use crate::decide::incident::CaptureOutcome;
 use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::rule::why::Standing as RuleStanding;
 use crate::decide::rule::{Phase, Rule};
@@ -128,6 +129,10 @@ fn group_of(core: &Core, standing: &RuleStanding) -> GroupStatus {
         bound: numbers.map(|n| n.bound),
         rank: incident.map(|i| i.finding.rank.clone()),
         incident: incident.map(|i| i.id.clone()),
+        refused: incident.and_then(|i| match &i.capture {
+            CaptureOutcome::Refused { why } => Some(why.clone()),
+            _ => None,
+        }),
         group,
     }
 }

@@ -28,6 +28,7 @@ fn status() -> Status {
         bound: Some(1.5),
         rank: None,
         incident: None,
+        refused: None,
     };
     let rule = RuleStatus {
         name: "dp-load-skew".into(),
