@@ -90,7 +90,8 @@ impl Play {
 
     /// A log line of each of the two ranks, and a tick.
     fn lines(&mut self, now: f64, loads: [u32; 2]) {
-        let stamp = jiff::Timestamp::from_nanosecond(i128::from(at(now).nanos())).unwrap();
+        let stamp =
+            jiff::Timestamp::from_nanosecond(i128::from(at(now).nanos())).expect("a time of this century");
         let line = |dp: usize| {
             let (stamp, running) = (stamp.strftime("%Y-%m-%d %H:%M:%S"), loads[dp]);
             format!(

@@ -45,8 +45,8 @@ pub(super) fn known(plan: &Plan, nowhere: &Server) -> BTreeMap<String, Known> {
 
 /// Looks after the servers.
 pub(super) fn looking(sites: &[SitePlan], supervisor: &Supervisor, tx: &mpsc::Sender<Inbox>, clock: Clock) {
-    for site in sites.iter().cloned() {
-        let (tx, cancel) = (tx.clone(), supervisor.cancel());
+    for site in sites {
+        let (site, tx, cancel) = (site.clone(), tx.clone(), supervisor.cancel());
         supervisor.keep("look", move || look::run(site.clone(), tx.clone(), clock, cancel.clone()));
     }
 }

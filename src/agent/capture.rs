@@ -290,9 +290,8 @@ fn merge_traces(
 fn note(outcome: &mut CaptureOutcome, trouble: &str) {
     match outcome {
         CaptureOutcome::Done(captured) | CaptureOutcome::Failed { captured: Some(captured), .. } => {
-            if !captured.notes.iter().any(|n| n == trouble) {
-                captured.notes.push(trouble.to_owned());
-            }
+            captured.notes.retain(|n| n != trouble);
+            captured.notes.push(trouble.to_owned());
         }
         CaptureOutcome::Failed { why, captured: None } if !why.contains(trouble) => {
             *why = format!("{why}; {trouble}");
