@@ -8,29 +8,15 @@ mod stage;
 use std::time::Duration;
 
 use skewtrap::decide::capture::HttpWindow;
-use skewtrap::decide::incident::{CaptureOutcome, Captured, Quality};
+use skewtrap::decide::incident::{CaptureOutcome, Quality};
 use skewtrap::decide::signal::rank::Rank;
 use skewtrap::demo::exchange::{HttpFault, HttpFaultKind, Request};
 use skewtrap::demo::sglang::{Config, Faults, Version};
-use stage::{Stage, config, short};
+use stage::{Stage, config, done, failed, short};
 use tokio_util::sync::CancellationToken;
 
 const BUSY: [(u32, u32); 4] = [(9, 0), (8, 0), (110, 3), (9, 0)];
 const ONE_IDLE: [(u32, u32); 2] = [(0, 0), (40, 2)];
-
-fn done(outcome: &CaptureOutcome) -> &Captured {
-    match outcome {
-        CaptureOutcome::Done(captured) => captured,
-        other => panic!("the capture is not done: {other:?}"),
-    }
-}
-
-fn failed(outcome: &CaptureOutcome) -> (&str, Option<&Captured>) {
-    match outcome {
-        CaptureOutcome::Failed { why, captured } => (why, captured.as_ref()),
-        other => panic!("the capture has not failed: {other:?}"),
-    }
-}
 
 #[tokio::test]
 async fn a_window_on_busy_ranks_brings_a_whole_file_of_each_and_needs_no_stop() {

@@ -13,26 +13,12 @@ use skewtrap::act::retention;
 use skewtrap::agent::capture::take;
 use skewtrap::decide::capture::keep::Keep;
 use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
-use skewtrap::decide::incident::{CaptureOutcome, Captured, Quality};
+use skewtrap::decide::incident::Quality;
 use skewtrap::decide::time::Time;
-use stage::{SmallDisk, Stage, config, short};
+use stage::{SmallDisk, Stage, config, done, failed, short};
 use tokio_util::sync::CancellationToken;
 
 const BUSY: [(u32, u32); 2] = [(9, 0), (8, 0)];
-
-fn done(outcome: &CaptureOutcome) -> &Captured {
-    match outcome {
-        CaptureOutcome::Done(captured) => captured,
-        other => panic!("the capture is not done: {other:?}"),
-    }
-}
-
-fn failed(outcome: &CaptureOutcome) -> (&str, Option<&Captured>) {
-    match outcome {
-        CaptureOutcome::Failed { why, captured } => (why, captured.as_ref()),
-        other => panic!("the capture has not failed: {other:?}"),
-    }
-}
 
 #[tokio::test]
 async fn a_disk_that_is_full_in_the_middle_of_an_export_is_named() {

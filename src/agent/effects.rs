@@ -12,7 +12,7 @@ use super::cost::Meter;
 use super::task::Task;
 use super::window::Heard;
 use super::{Agent, Running};
-use crate::decide::capture::admit::{Grant, Means};
+use crate::decide::capture::admit::Grant;
 use crate::decide::capture::stall::habits;
 use crate::decide::incident::{CaptureOutcome, Incident, Record};
 use crate::decide::rule::change::Change;
@@ -61,11 +61,7 @@ impl Agent {
         let usual = habits(self.watch.store().spoken(target, now - HABIT));
         let meter = Meter::new(self.clock, facts.health.median().unwrap_or_default(), usual);
         let (heard, hears) = mpsc::channel(256);
-        let means = match &grant.means {
-            Means::Http(request) => request.word(),
-            Means::Nsys(_) => "nsys",
-            Means::Command(_) => "command",
-        };
+        let means = grant.means.word();
         let running = Running { heard, target, means, meter: meter.clone(), heard_to: now };
         self.running.insert(incident.id.clone(), running);
         let task = Task { incident, grant, site, desk: self.desk.clone(), meter, tx: self.tx.clone() };

@@ -150,7 +150,6 @@ impl Agent {
     }
 
     /// Closes open windows, says what is known, ends every task.
-    /// Closes open windows, says what is known, ends every task.
     pub(super) async fn stop(
         &mut self,
         inbox: &mut mpsc::Receiver<Inbox>,

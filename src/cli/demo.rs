@@ -166,7 +166,7 @@ fn show(effect: &Effect) {
                 hour_of(change.at),
                 change.rule.name,
                 finding.rank,
-                format!("{:?}", finding.side).to_lowercase(),
+                finding.side.word(),
                 hour_of(finding.onset),
                 finding.onset_error_s,
             ));

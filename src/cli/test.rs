@@ -239,9 +239,8 @@ fn mismatch(expect: &Expect, change: &Change, started: Time, time: impl Fn(When)
     if let Some(side) = expect.side
         && side != finding.side
     {
-        return Some(
-            format!("it should blame the {side:?} side, but blames {:?}", finding.side).to_lowercase(),
-        );
+        let (wanted, blamed) = (side.word(), finding.side.word());
+        return Some(format!("it should blame the {wanted} side, but blames {blamed}"));
     }
     let (onset, within) = expect.onset?;
     let off = finding.onset.signed_s_since(time(onset));

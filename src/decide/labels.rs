@@ -43,6 +43,17 @@ impl Labels {
         )
     }
 
+    /// These, of the server of that name.
+    pub fn on(mut self, target: &Arc<str>) -> Self {
+        self.0.insert("target".into(), LabelValue::Text(target.clone()));
+        self
+    }
+
+    /// Whether every one of `others` is among them, with the same value.
+    pub fn carry(&self, others: &Self) -> bool {
+        others.0.iter().all(|(name, value)| self.0.get(name) == Some(value))
+    }
+
     /// The value of one label.
     pub fn get(&self, name: &str) -> Option<&LabelValue> {
         self.0.get(name)

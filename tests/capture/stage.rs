@@ -21,7 +21,7 @@ use skewtrap::decide::capture::refusal::Refusal;
 use skewtrap::decide::capture::stall::Habits;
 use skewtrap::decide::capture::window::{Blind, Phase};
 use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
-use skewtrap::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState, Record};
+use skewtrap::decide::incident::{CaptureOutcome, Captured, Finding, Incident, IncidentState, Record};
 use skewtrap::decide::labels::Labels;
 use skewtrap::decide::rule::{Limits, Severity, Side};
 use skewtrap::decide::signal::log_line::Says;
@@ -50,6 +50,22 @@ pub fn config(load: &[(u32, u32)]) -> Config {
     Config {
         health_takes: Duration::from_millis(50),
         ..Config::new(Version::V0_5_16, load.len() as u16, track)
+    }
+}
+
+/// A capture that must be done.
+pub fn done(outcome: &CaptureOutcome) -> &Captured {
+    match outcome {
+        CaptureOutcome::Done(captured) => captured,
+        other => panic!("the capture is not done: {other:?}"),
+    }
+}
+
+/// One that must have failed: why, and what it brought.
+pub fn failed(outcome: &CaptureOutcome) -> (&str, Option<&Captured>) {
+    match outcome {
+        CaptureOutcome::Failed { why, captured } => (why, captured.as_ref()),
+        other => panic!("the capture has not failed: {other:?}"),
     }
 }
 

@@ -61,6 +61,17 @@ pub enum Means {
     Command(CommandWindow),
 }
 
+impl Means {
+    /// `http`, `cuda_profiler_api`, `nsys` or `command`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Http(request) => request.word(),
+            Self::Nsys(_) => "nsys",
+            Self::Command(_) => "command",
+        }
+    }
+}
+
 /// Decides one wish. `Ok(None)` when the rule captures nothing.
 pub fn admit(
     spec: &CaptureSpec,

@@ -23,7 +23,6 @@ use crate::decide::capture::admit::Policy;
 use crate::decide::capture::facts::Facts;
 use crate::decide::capture::governor::Ledger;
 use crate::decide::incident::Incident;
-use crate::decide::labels::LabelValue;
 use crate::decide::rule::Rule;
 use crate::decide::signal::catalog::Catalog;
 use crate::decide::signal::intake::Intake;
@@ -156,9 +155,7 @@ impl Watch {
 
     /// What the store remembers of an incident's group since then: the evidence of its bundle.
     pub fn evidence(&self, incident: &Incident, since: Time) -> Vec<Evidence> {
-        let mut labels = incident.group.clone();
-        labels.0.insert("target".into(), LabelValue::Text(incident.target.clone()));
-        self.store.evidence(&labels, since).collect()
+        self.store.evidence(&incident.group.clone().on(&incident.target), since).collect()
     }
 
     /// Everything that is shown.

@@ -91,11 +91,11 @@ impl Core {
         };
         // The start goes first: every microsecond between the line and the request counts. That it
         // was refused is told after what fired.
-        let (start, refused) = wished.into_iter().partition(|e| matches!(e, Effect::Start { .. }));
-        let (start, refused): (Vec<_>, Vec<_>) = (start, refused);
-        out.extend(start);
+        let (starts, refusals): (Vec<_>, Vec<_>) =
+            wished.into_iter().partition(|e| matches!(e, Effect::Start { .. }));
+        out.extend(starts);
         tell(case, Update::Fired, out);
-        out.extend(refused);
+        out.extend(refusals);
         out.push(Effect::Changed { change: Box::new(change), capture, why });
     }
 
@@ -201,8 +201,8 @@ impl Core {
     }
 
     fn refuse(&mut self, id: &Arc<str>, why: String, out: &mut Vec<Effect>) {
+        let is_news = !self.was_refused(id);
         let Some(case) = self.incidents.get_mut(id) else { return };
-        let is_news = !matches!(case.incident.capture, CaptureOutcome::Refused { .. });
         case.incident.capture = CaptureOutcome::Refused { why };
         // A wish that is looked at again and refused again is told once.
         if is_news {
@@ -293,7 +293,7 @@ fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<S
     let mut labels = change.group.clone();
     labels.0.extend(finding.rank.0.clone());
     if let Some(target) = &change.target {
-        labels.0.insert("target".into(), LabelValue::Text(target.clone()));
+        labels = labels.on(target);
     }
     store.nearest(&labels, signal, finding.onset)
 }
@@ -319,15 +319,15 @@ fn attempt_of(wish: &Wish<'_>, now: Time) -> Attempt {
 }
 
 fn open_window(incident: &Arc<str>, means: &Means, now: Time) -> OpenWindow {
-    let (marks, word, deadline) = match means {
-        Means::Http(request) => (Some(request.marks.clone()), request.word(), request.deadline),
-        Means::Nsys(nsys) => (None, "nsys", nsys.duration),
-        Means::Command(command) => (None, "command", command.time_limit),
+    let (marks, deadline) = match means {
+        Means::Http(request) => (Some(request.marks.clone()), request.deadline),
+        Means::Nsys(nsys) => (None, nsys.duration),
+        Means::Command(command) => (None, command.time_limit),
     };
     OpenWindow {
         incident: incident.clone(),
         marks,
-        means: word,
+        means: means.word(),
         phase: WindowPhase::Starting,
         since: now,
         deadline,
