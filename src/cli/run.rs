@@ -296,12 +296,9 @@ fn start_logging(format: LogFormatText) {
     use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
     use tracing_subscriber::util::SubscriberInitExt as _;
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let asked = std::env::var("SKEWTRAP_LOG").ok().map(|text| text.parse::<Targets>());
-    let (filter, wrong) = match asked {
-        Some(Ok(filter)) => (filter, None),
-        Some(Err(e)) => (Targets::new().with_default(LevelFilter::INFO), Some(e)),
-        None => (Targets::new().with_default(LevelFilter::INFO), None),
-    };
+    let usual = Targets::new().with_default(LevelFilter::INFO);
+    let asked = std::env::var("SKEWTRAP_LOG").map_or(Ok(usual.clone()), |text| text.parse());
+    let (filter, wrong) = asked.map_or_else(|e| (usual, Some(e)), |filter| (filter, None));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)

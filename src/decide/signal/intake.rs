@@ -181,8 +181,7 @@ impl Intake {
                 Says::Batch(_) | Says::Balancedness => {
                     self.counts.batch_lines += 1;
                     step(store, at, Step::Due);
-                    store.record(target, rank, Source::Log, reader.fields(), at, at);
-                    store.note_line(target, rank, at, line);
+                    store.record_line(target, rank, reader.fields(), at, line);
                     step(store, at, Step::Recorded);
                 }
                 Says::Profile(profile) => {

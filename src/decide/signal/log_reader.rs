@@ -98,9 +98,7 @@ impl LogReader {
         }
         vllm_line::read(text, &mut self.fields).unwrap_or(line)
     }
-}
 
-impl LogReader {
     /// `OSError: [Errno 28] No space left on device`, which ends a traceback and says why.
     fn last_words<'a>(&mut self, rank: Rank, line: Line<'a>, text: &'a [u8]) -> Line<'a> {
         if line.stamp.is_some() {

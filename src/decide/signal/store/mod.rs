@@ -135,6 +135,19 @@ impl SignalStore {
         seen: Time,
     ) {
         let slot = self.slot(target, rank, source, None);
+        self.record_in(slot, fields, at, seen);
+    }
+
+    /// Records the numbers of a log line, which came when it was written, and hears the line itself.
+    pub fn record_line(&mut self, target: TargetId, rank: Rank, fields: &Fields, at: Time, line: &[u8]) {
+        let slot = self.slot(target, rank, Source::Log, None);
+        self.record_in(slot, fields, at, at);
+        if let Some(slot) = self.slots.get_mut(slot as usize) {
+            slot.lines.hear(at, line);
+        }
+    }
+
+    fn record_in(&mut self, slot: u32, fields: &Fields, at: Time, seen: Time) {
         if slot == NONE {
             self.dropped += fields.len() as u64;
             return;
@@ -154,14 +167,6 @@ impl SignalStore {
             {
                 self.put_value(slot, derived.signal, value, at);
             }
-        }
-    }
-
-    /// Hears the log line whose numbers were recorded last.
-    pub fn note_line(&mut self, target: TargetId, rank: Rank, at: Time, line: &[u8]) {
-        let slot = self.slot(target, rank, Source::Log, None);
-        if let Some(slot) = self.slots.get_mut(slot as usize) {
-            slot.lines.hear(at, line);
         }
     }
 
