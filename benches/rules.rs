@@ -69,7 +69,7 @@ struct Bench {
 
 impl Bench {
     fn new(rules: Vec<Rule>) -> Self {
-        let bounds = Bounds { ring_bytes: 256 << 20, ..Bounds::default() };
+        let bounds = Bounds::default();
         let mut store = SignalStore::new(Arc::new(Catalog::default()), bounds);
         for s in 0..SERVERS {
             store.add_target(format!("server{s}").into(), None);

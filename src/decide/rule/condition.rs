@@ -57,19 +57,19 @@ pub struct Reading {
 impl Condition {
     /// Looks at a group. `departed` is what its detector says, where a condition asks for it;
     /// `scratch` holds nothing between calls.
-    pub fn read(&self, values: &[f64], departed: Option<&Evidence>, scratch: &mut Vec<f64>) -> Reading {
+    pub fn read(&self, frame: &Frame, departed: Option<&Evidence>, scratch: &mut Vec<f64>) -> Reading {
         if self.statistic == Statistic::Departure {
             return self.read_departure(departed);
         }
-        let summary = Summary::of(values);
-        let value = self.statistic.of(values, &summary, self.direction, scratch);
-        let side = self.blamed_side(values, &summary, scratch);
+        let Frame { values, summary, .. } = frame;
+        let value = self.statistic.of(values, summary, self.direction, scratch);
+        let side = self.blamed_side(values, summary, scratch);
         let beyond = match self.direction {
             Direction::Above => value > self.bound,
             Direction::Below => value < self.bound,
         };
         let member = if side == Side::Low { summary.argmin } else { summary.argmax };
-        let times_chance = if self.chance.is_some() { times_chance(&summary, side) } else { 0.0 };
+        let times_chance = if self.chance.is_some() { times_chance(summary, side) } else { 0.0 };
         let beyond_bound = beyond && (self.side == Side::Both || self.side == side);
         Reading { value, beyond_bound, times_chance, member, side }
     }
@@ -160,14 +160,12 @@ impl Trigger {
         frames: impl Iterator<Item = &'a Frame>,
         departed: Option<&Evidence>,
         clock: &mut Held,
-        scratch: &mut Scratch,
+        sorted: &mut Vec<f64>,
     ) -> Judgement {
         let mut first: Option<(bool, usize, Reading)> = None;
         let (mut all, mut any) = (true, false);
         for (i, (condition, frame)) in self.conditions.iter().zip(frames).enumerate() {
-            scratch.values.clear();
-            scratch.values.extend(frame.members.iter().map(|m| m.value));
-            let reading = condition.read(&scratch.values, departed, &mut scratch.sorted);
+            let reading = condition.read(frame, departed, sorted);
             let holds = match part {
                 Part::Trigger => condition.is_exceeded(&reading),
                 Part::Clear => condition.is_kept(&reading),
@@ -229,15 +227,9 @@ impl Held {
     }
 }
 
-/// Buffers that are reused from one evaluation to the next.
-#[derive(Clone, Debug, Default)]
-pub struct Scratch {
-    values: Vec<f64>,
-    sorted: Vec<f64>,
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Member;
     use super::*;
 
     fn condition(statistic: Statistic, bound: f64) -> Condition {
@@ -256,7 +248,9 @@ mod tests {
     }
 
     fn read(c: &Condition, values: &[f64]) -> Reading {
-        c.read(values, None, &mut Vec::new())
+        let member =
+            |value: &f64| Member { id: Arc::default(), value: *value, at: Time::default(), stale: false };
+        c.read(&Frame::of(values.iter().map(member).collect()), None, &mut Vec::new())
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::change::{Change, How, Numbers};
-use super::condition::{Held, Judgement, Part, Scratch};
+use super::condition::{Held, Judgement, Part};
 use super::engine::Quiet;
 use super::state::{Firing, Holds, Input, Phase, State, Step};
 use super::statistic::Statistic;
@@ -76,7 +76,6 @@ pub(super) struct Group {
     pub ids: Vec<Option<GroupId>>,
     pub state: State,
     pub evaluated: Option<Time>,
-    pub is_due: bool,
     pub first_seen: Time,
     pub seen: Seen,
     /// Since when single conditions have held.
@@ -96,7 +95,6 @@ impl Group {
             ids: vec![None; looks],
             state: State::default(),
             evaluated: None,
-            is_due: false,
             first_seen: now,
             seen: Seen::Nothing,
             held: Held::default(),
@@ -116,24 +114,23 @@ impl Group {
         running: &Running,
         store: &mut SignalStore,
         quiet: Option<Quiet>,
-        scratch: &mut Scratch,
+        sorted: &mut Vec<f64>,
         now: Time,
     ) -> Option<Change> {
         self.evaluated = Some(now);
-        self.is_due = false;
         if let ([look], [Some(id)]) = (&running.looks[..], &self.ids[..]) {
             let frame = store.frame(look.view, *id, now, look.smooth);
-            return self.judge(running, std::slice::from_ref(frame), quiet, scratch, now);
+            return self.judge(running, std::slice::from_ref(frame), quiet, sorted, now);
         }
         let mut frames = std::mem::take(&mut self.frames);
         frames.resize_with(running.looks.len(), Frame::default);
         for ((look, id), kept) in running.looks.iter().zip(&self.ids).zip(&mut frames) {
             match id {
-                Some(id) => kept.clone_from(store.frame(look.view, *id, now, look.smooth)),
-                None => kept.members.clear(),
+                Some(id) => kept.copy(store.frame(look.view, *id, now, look.smooth)),
+                None => kept.clear(),
             }
         }
-        let change = self.judge(running, &frames, quiet, scratch, now);
+        let change = self.judge(running, &frames, quiet, sorted, now);
         self.frames = frames;
         change
     }
@@ -143,7 +140,7 @@ impl Group {
         running: &Running,
         frames: &[Frame],
         quiet: Option<Quiet>,
-        scratch: &mut Scratch,
+        sorted: &mut Vec<f64>,
         now: Time,
     ) -> Option<Change> {
         let rule = &running.rule;
@@ -151,7 +148,7 @@ impl Group {
             return self.lack(running, unjudged, now);
         }
         let lead = &frames[0];
-        let mean = lead.members.iter().map(|m| m.value).sum::<f64>() / lead.members.len() as f64;
+        let mean = lead.summary.mean;
         let is_light = mean < rule.min_mean;
         let may_learn =
             matches!(self.state, State::Warming | State::Idle { .. }) && !is_light && quiet.is_none();
@@ -161,14 +158,14 @@ impl Group {
         }
         let departed = self.watcher.as_ref().and_then(|w| w.evidence());
         let looks = running.trigger.iter().map(|l| &frames[*l]);
-        let trigger = rule.trigger.judge(Part::Trigger, looks, departed.as_ref(), &mut self.held, scratch);
+        let trigger = rule.trigger.judge(Part::Trigger, looks, departed.as_ref(), &mut self.held, sorted);
         let is_open = matches!(self.state, State::Firing(_) | State::Unknown { was: Some(_) });
         // Only an open firing can clear, so only then is the second look worth its time.
         let clear = is_light
             || is_open && {
                 let looks = running.clear.iter().map(|l| &frames[*l]);
                 // A clear has neither times nor a past of its own.
-                rule.clear.judge(Part::Clear, looks, departed.as_ref(), &mut Held::default(), scratch).holds
+                rule.clear.judge(Part::Clear, looks, departed.as_ref(), &mut Held::default(), sorted).holds
             };
         let mut blame = None;
         let mut guard = None;
@@ -183,7 +180,7 @@ impl Group {
         }
         self.seen = if is_light { Seen::Light(mean) } else { Seen::Judged { trigger, guard } };
         let input = match quiet {
-            None => Input::Judged { trigger: blame, clear, newest: newest(lead) },
+            None => Input::Judged { trigger: blame, clear, newest: lead.newest },
             Some(quiet) => Input::Disturbed { clear: clear && quiet == Quiet::MayClear },
         };
         let was = self.phase();
@@ -204,8 +201,7 @@ impl Group {
     ) -> Result<Option<bool>, String> {
         let (Some(guard), Some((member, side))) = (&running.rule.only_if, blame) else { return Ok(None) };
         if let State::Firing(f) = &self.state
-            && f.blame.side == side
-            && f.blame.member == *member
+            && f.blame.is(member, side)
         {
             return Ok(None);
         }
@@ -318,10 +314,6 @@ fn unjudged(running: &Running, frames: &[Frame]) -> Option<Unjudged> {
         None if few < running.rule.min_members => Some(Unjudged::Few(few)),
         None => None,
     }
-}
-
-fn newest(frame: &Frame) -> Time {
-    frame.members.iter().map(|m| m.at).max().unwrap_or_default()
 }
 
 fn numbers_of(running: &Running, judgement: &Judgement, frames: &[Frame]) -> Numbers {

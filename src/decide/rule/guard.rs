@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use cel::common::ast::operators::INDEX;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
@@ -180,24 +180,7 @@ impl Guard {
         &self,
         variables: impl Iterator<Item = (&'n Arc<str>, HashMap<Key, Value>, f64)>,
     ) -> Result<bool, GuardError> {
-        let mut context = Context::default();
-        for (name, function) in
-            [("mean", mean as Fold), ("max", max), ("min", min), ("sum", sum), ("ranks", ranks)]
-        {
-            context
-                .add_function(&format!("{OURS}{name}"), move |f: &FunctionContext<'_, '_>, v: Value| {
-                    function(f, &v)
-                })
-                .map_err(|e| GuardError::Runtime(e.to_string()))?;
-        }
-        for (name, function) in [("value", value as Pick), ("share", share)] {
-            context
-                .add_function(
-                    &format!("{OURS}{name}"),
-                    move |f: &FunctionContext<'_, '_>, v: Value, rank: Value| function(f, &v, rank),
-                )
-                .map_err(|e| GuardError::Runtime(e.to_string()))?;
-        }
+        let mut context = LIBRARY.new_inner_scope();
         for (name, map, age) in variables {
             context.add_variable_from_value(age_of(name), Value::Float(age));
             context.add_variable_from_value(name.to_string(), Value::Map(Map { map: Arc::new(map) }));
@@ -209,6 +192,27 @@ impl Guard {
         }
     }
 }
+
+/// What every guard may call. Made once: CEL's own library has hundreds of functions.
+static LIBRARY: LazyLock<Context<'static, 'static>> = LazyLock::new(|| {
+    let mut context = Context::default();
+    let folds = [("mean", mean as Fold), ("max", max), ("min", min), ("sum", sum), ("ranks", ranks)];
+    for (name, function) in folds {
+        let added = context
+            .add_function(&format!("{OURS}{name}"), move |f: &FunctionContext<'_, '_>, v: Value| {
+                function(f, &v)
+            });
+        added.expect("the prefix keeps our names apart from CEL's");
+    }
+    for (name, function) in [("value", value as Pick), ("share", share)] {
+        let added = context.add_function(
+            &format!("{OURS}{name}"),
+            move |f: &FunctionContext<'_, '_>, v: Value, rank: Value| function(f, &v, rank),
+        );
+        added.expect("the prefix keeps our names apart from CEL's");
+    }
+    context
+});
 
 /// Set before our functions' names inside CEL: its own library has a `value`.
 const OURS: &str = "rank_";
@@ -419,7 +423,7 @@ mod tests {
             at: Time::from_epoch_s(100.0),
             stale: false,
         };
-        Frame { members: values.iter().enumerate().map(member).collect() }
+        Frame::of(values.iter().enumerate().map(member).collect())
     }
 
     fn holds(source: &str, load: &[f64], queue: &[f64]) -> Result<bool, GuardError> {

@@ -29,6 +29,7 @@ pub use self::condition::Condition;
 pub use self::engine::Engine;
 pub use self::guard::Guard;
 pub use self::state::Phase;
+use self::statistic::Summary;
 pub use self::statistic::{Direction, Statistic};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::labels::Labels;
@@ -162,17 +163,50 @@ pub enum Severity {
 pub struct Frame {
     /// Members in the order of their labels.
     pub members: Vec<Member>,
+    /// Their values, in the same order.
+    pub values: Vec<f64>,
+    /// What every rule that looks starts from.
+    pub summary: Summary,
+    /// When the newest value was measured.
+    pub newest: Time,
 }
 
-impl Clone for Frame {
-    fn clone(&self) -> Self {
-        Self { members: self.members.clone() }
+impl Frame {
+    /// A frame of these members.
+    pub fn of(members: Vec<Member>) -> Self {
+        let mut frame = Self { members, ..Self::default() };
+        frame.sum_up();
+        frame
     }
 
-    /// Keeps the room that there is: frames are copied at every evaluation of a rule with several
-    /// signals.
-    fn clone_from(&mut self, source: &Self) {
-        self.members.clone_from(&source.members);
+    /// Takes in what the members say now; to be called when they have changed.
+    pub fn sum_up(&mut self) {
+        self.values.clear();
+        self.values.extend(self.members.iter().map(|m| m.value));
+        self.summary = Summary::of(&self.values);
+        self.newest = self.members.iter().map(|m| m.at).max().unwrap_or_default();
+    }
+
+    /// Takes what another frame shows. Most often the members are the same ones: then only their
+    /// numbers are copied.
+    pub fn copy(&mut self, other: &Self) {
+        let are_same = self.members.len() == other.members.len()
+            && self.members.iter().zip(&other.members).all(|(a, b)| Arc::ptr_eq(&a.id, &b.id));
+        if are_same {
+            for (member, m) in self.members.iter_mut().zip(&other.members) {
+                (member.value, member.at, member.stale) = (m.value, m.at, m.stale);
+            }
+        } else {
+            self.members.clone_from(&other.members);
+        }
+        self.values.clone_from(&other.values);
+        (self.summary, self.newest) = (other.summary, other.newest);
+    }
+
+    /// Shows nobody.
+    pub fn clear(&mut self) {
+        self.members.clear();
+        self.sum_up();
     }
 }
 

@@ -54,6 +54,14 @@ pub struct Blame {
     pub side: Side,
 }
 
+impl Blame {
+    /// Whether it is this member on this side. Frames share their labels, so mostly one look at an
+    /// address tells.
+    pub fn is(&self, member: &Arc<Labels>, side: Side) -> bool {
+        self.side == side && (Arc::ptr_eq(&self.member, member) || self.member == *member)
+    }
+}
+
 /// Where a rule stands with a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum State {
@@ -278,11 +286,11 @@ impl Firing {
     /// Whether another member, or the other side, has been to blame for as long as a firing needs;
     /// if so, it is blamed from here on.
     fn blames_another(&mut self, (member, side): (&Arc<Labels>, Side), holds: Holds, now: Time) -> bool {
-        if self.blame.side == side && self.blame.member == *member {
+        if self.blame.is(member, side) {
             self.other = None;
             return false;
         }
-        let same = self.other.as_ref().is_some_and(|(b, _)| b.side == side && b.member == *member);
+        let same = self.other.as_ref().is_some_and(|(b, _)| b.is(member, side));
         if !same {
             self.other = Some((Blame { member: member.clone(), side }, now));
         }

@@ -62,12 +62,15 @@ impl Axis {
 }
 
 /// A rank's index on each axis it has; an axis of size one is usually not named at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rank([Option<u16>; 6]);
+///
+/// Kept as the index plus one, zero for an axis that it has not: ranks are compared and looked up
+/// with every sample, and twelve bytes are two words.
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rank([u16; 6]);
 
 impl Rank {
     /// A rank with no axis: the engine as a whole.
-    pub const NONE: Self = Self([None; 6]);
+    pub const NONE: Self = Self([0; 6]);
 
     /// The data-parallel rank `index`.
     pub const fn dp(index: u16) -> Self {
@@ -79,20 +82,28 @@ impl Rank {
         Self::NONE.with(Axis::Tp, index)
     }
 
-    /// This rank, with its index on one more axis.
+    /// This rank, with its index (at most 65,534) on one more axis.
     pub const fn with(mut self, axis: Axis, index: u16) -> Self {
-        self.0[axis as usize] = Some(index);
+        self.0[axis as usize] = index.saturating_add(1);
         self
     }
 
     /// The index on `axis`, if it has one.
     pub const fn get(self, axis: Axis) -> Option<u16> {
-        self.0[axis as usize]
+        self.0[axis as usize].checked_sub(1)
     }
 
     /// Whether it names no axis.
     pub fn is_none(self) -> bool {
         self == Self::NONE
+    }
+
+    /// A number that spreads ranks well, for a table of them.
+    pub(crate) fn mixed(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0.map(u64::from);
+        let (low, high) = (a | b << 16 | c << 32 | d << 48, e | f << 16);
+        // Fibonacci hashing (Knuth, TAOCP 3, 6.4), once for each word.
+        low.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ high.wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
     }
 
     /// Axes and indices, in the order of [`Axis::ALL`].
@@ -103,6 +114,12 @@ impl Rank {
     /// As labels: `dp_rank=2 tp_rank=0`.
     pub fn labels(self) -> Labels {
         Labels(self.iter().map(|(a, i)| (a.label().into(), LabelValue::Index(u32::from(i)))).collect())
+    }
+}
+
+impl fmt::Debug for Rank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rank({self})")
     }
 }
 

@@ -40,6 +40,18 @@ impl Ring {
         }
     }
 
+    /// Replaces the latest sample if it is of this time.
+    #[inline(always)]
+    pub fn replace(&mut self, at: Time, value: f64) -> bool {
+        match &mut self.open {
+            Some(open) if open.at == at => {
+                open.value = value;
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Lets a sample stand for the burst that the latest one belongs to; `false` when it begins
     /// another and must be pushed.
     #[inline]
@@ -120,7 +132,9 @@ impl Ring {
         self.open.is_none()
     }
 
-    fn latest(&self) -> Option<(Time, f64)> {
+    /// The newest time that it knows, and the value that came last.
+    #[inline]
+    pub fn latest(&self) -> Option<(Time, f64)> {
         self.open.map(|o| (o.at, o.value))
     }
 }

@@ -60,7 +60,45 @@ impl Shapes {
 
 /// The keys of one kind of line, in their order, each with what stands between it and its value.
 #[derive(Debug, Default)]
-struct Shape(Vec<(Vec<u8>, Option<Signal>)>);
+struct Shape(Vec<Key>);
+
+/// A key and what is between it and its value, `#running-req: `, as far as it fits into four words.
+#[derive(Clone, Copy, Debug, Default)]
+struct Key {
+    words: [u64; 4],
+    masks: [u64; 4],
+    len: usize,
+    signal: Option<Signal>,
+}
+
+impl Key {
+    /// `None` for one that is too long to be remembered.
+    fn new(text: &[u8], signal: Option<Signal>) -> Option<Self> {
+        let mut bytes = [0; 32];
+        let mut mask = [0; 32];
+        bytes.get_mut(..text.len())?.copy_from_slice(text);
+        mask[..text.len()].fill(0xff);
+        Some(Self { words: words_of(&bytes), masks: words_of(&mask), len: text.len(), signal })
+    }
+
+    /// Whether `text` begins with it. Without a branch or a call: keys are short, and there are many.
+    #[inline]
+    fn begins(&self, text: &[u8]) -> bool {
+        let mut last = [0; 32];
+        let bytes = text.first_chunk().unwrap_or_else(|| {
+            last[..text.len()].copy_from_slice(text);
+            &last
+        });
+        let pairs = words_of(bytes).into_iter().zip(self.words).zip(self.masks);
+        self.len > 0 && pairs.fold(0, |differs, ((a, b), mask)| differs | (a ^ b) & mask) == 0
+    }
+}
+
+#[inline]
+fn words_of(bytes: &[u8; 32]) -> [u64; 4] {
+    let (words, _) = bytes.as_chunks();
+    std::array::from_fn(|i| u64::from_le_bytes(words[i]))
+}
 
 /// A line has a dozen pairs; what comes behind so many is looked up each time.
 const MOST_KEYS: usize = 40;
@@ -93,9 +131,11 @@ struct Prefix<'a> {
 fn bracket<'a>(line: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
     let limit = line.len().min(PREFIX_LIMIT);
     let mut from = 0;
-    while let Some(found) = memchr(b'[', &line[from..limit]) {
+    // Most lines begin with it.
+    let mut next = if line.first() == Some(&b'[') { Some(0) } else { memchr(b'[', &line[..limit]) };
+    while let Some(found) = next {
         let inside = &line[from + found + 1..];
-        if begins_with(inside, &shapes.civil) {
+        if inside.first_chunk() == Some(&shapes.civil) {
             return stamped(inside, shapes);
         }
         if is_civil(inside) {
@@ -103,6 +143,7 @@ fn bracket<'a>(line: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
             return stamped(inside, shapes);
         }
         from += found + 1;
+        next = memchr(b'[', &line[from..limit]);
     }
     None
 }
@@ -214,6 +255,7 @@ fn read_pairs(pairs: &[u8], words: &Words, fields: &mut Fields, shape: &mut Shap
 
 impl Shape {
     /// The signal of the key that `rest` begins with, and where its value begins.
+    #[inline]
     fn key(
         &mut self,
         place: usize,
@@ -221,33 +263,20 @@ impl Shape {
         words: &Words,
         learns: bool,
     ) -> Option<(Option<Signal>, usize)> {
-        if let Some((text, signal)) = self.0.get(place)
-            && begins_with(rest, text)
+        if let Some(key) = self.0.get(place)
+            && key.begins(rest)
         {
-            return Some((*signal, text.len()));
+            return Some((key.signal, key.len));
         }
         let colon = memchr(b':', rest)?;
         let signal = words.get(&rest[..colon]);
         let value = rest.len() - rest[colon + 1..].trim_ascii_start().len();
         if learns && place < MOST_KEYS {
-            self.0.resize_with(self.0.len().max(place + 1), Default::default);
-            self.0[place].0.clear();
-            self.0[place].0.extend_from_slice(&rest[..value]);
-            self.0[place].1 = signal;
+            self.0.resize(self.0.len().max(place + 1), Key::default());
+            self.0[place] = Key::new(&rest[..value], signal).unwrap_or_default();
         }
         Some((signal, value))
     }
-}
-
-/// Whether `text` begins with `start`, eight bytes at a time: keys are too short for a call.
-fn begins_with(text: &[u8], start: &[u8]) -> bool {
-    let Some(text) = text.get(..start.len()) else { return false };
-    if start.len() < 8 {
-        return !start.is_empty() && text == start;
-    }
-    let tail = start.len() - 8;
-    let pairs = text.chunks_exact(8).zip(start.chunks_exact(8));
-    pairs.into_iter().all(|(a, b)| a == b) && text[tail..] == start[tail..]
 }
 
 /// A number, or `True` and `False` as 1 and 0.

@@ -95,7 +95,7 @@ impl SignalStore {
                 move |signal| {
                     let index = *slot.series.get(usize::from(signal.0))?;
                     let series = self.series.get(index as usize)?;
-                    let (at, _) = series.last.filter(|l| l.0 >= since)?;
+                    let (at, _) = series.latest().filter(|l| l.0 >= since)?;
                     Some((slot.key.rank, at, series.ring.last_since(since, |value| value > 0.0)))
                 },
             )
@@ -132,7 +132,7 @@ impl SignalStore {
     /// What arrives, by server, signal and source.
     pub fn standing(&self, now: Time) -> Vec<Standing> {
         let mut order: Vec<usize> =
-            (0..self.series.len()).filter(|i| self.series[*i].last.is_some()).collect();
+            (0..self.series.len()).filter(|i| self.series[*i].latest().is_some()).collect();
         order.sort_by_key(|i| {
             let (series, key) = (&self.series[*i], &self.slots[self.series[*i].slot as usize].key);
             (key.target, series.signal, key.source, key.rank)
@@ -166,7 +166,7 @@ impl SignalStore {
         let (target, signal, source) = self.identity(same[0]);
         let reading = |i: &usize| {
             let slot = &self.slots[self.series[*i].slot as usize];
-            let (at, value) = self.series[*i].last?;
+            let (at, value) = self.series[*i].latest()?;
             let mut of = slot.labels.clone();
             of.0.retain(|name, _| !matches!(&**name, "target" | "role"));
             Some(Reading { of, value, at, silent: !slot.cadence.is_speaking(now) })

@@ -25,7 +25,7 @@ use crate::decide::signal::sample::{Sample, Signal, Source, TargetId};
 use crate::decide::time::Time;
 
 pub use evidence::{Evidence, Reading, Spoken, Standing};
-use slot::{NONE, Series, Slot, SlotKey};
+use slot::{Measure, NONE, Series, Slot, SlotKey};
 pub use slot::{SILENT_AT_LEAST, SILENT_AT_MOST};
 pub use view::{GroupId, ViewId};
 use view::{Scratch, View};
@@ -67,7 +67,7 @@ struct Target {
     is_role_declared: bool,
 }
 
-/// Slots that were used last, by a cheap hash: a log's lines come from a handful of ranks.
+/// Places of the cache of slots at first; it grows with the slots.
 const RECENT: usize = 64;
 
 /// All series, and the views on them.
@@ -78,7 +78,9 @@ pub struct SignalStore {
     targets: Vec<Target>,
     slots: Vec<Slot>,
     slot_of: HashMap<SlotKey, u32>,
-    recent: [u32; RECENT],
+    /// Slots by a cheap hash of their keys, a power of two of places: what is found here needs no
+    /// look into `slot_of`.
+    recent: Vec<u32>,
     series: Vec<Series>,
     views: Vec<View>,
     touched: Vec<(ViewId, GroupId)>,
@@ -100,7 +102,7 @@ impl SignalStore {
             targets: Vec::new(),
             slots: Vec::new(),
             slot_of: HashMap::new(),
-            recent: [NONE; RECENT],
+            recent: vec![NONE; RECENT],
             series: Vec::new(),
             views: Vec::new(),
             touched: Vec::new(),
@@ -152,20 +154,30 @@ impl SignalStore {
             self.dropped += fields.len() as u64;
             return;
         }
+        if fields.present() & !self.slots[slot as usize].known != 0 {
+            for (signal, _) in fields.iter() {
+                self.series(slot, signal);
+            }
+        }
         let this = &mut self.slots[slot as usize];
         let patience = this.cadence.patience();
         let was_idle = !this.cadence.is_speaking(seen) && fields.get(catalog::RUNNING_REQS) == Some(0.0);
         this.cadence.spoke(seen, was_idle);
         this.is_exporting = false;
-        for (signal, value) in fields.iter() {
-            self.put(slot, signal, value, at, patience);
+        for (signal, number) in fields.iter() {
+            let place = self.slots[slot as usize].series.get(usize::from(signal.0));
+            let index = place.copied().unwrap_or(NONE);
+            if !self.replaces(index, number, at) {
+                self.put(index, number, at, patience);
+            }
         }
         for derived in DERIVED.iter().filter(|d| fields.has_both(d.a, d.b)) {
-            if let (Some(a), Some(b)) =
-                (self.value_at(slot, derived.a, at), self.value_at(slot, derived.b, at))
+            let operand = |signal| self.operand(slot, signal, fields, at);
+            if let (Some(a), Some(b)) = (operand(derived.a), operand(derived.b))
                 && let Some(value) = derived.of(a, b)
             {
-                self.put_value(slot, derived.signal, value, at);
+                let index = self.series(slot, derived.signal);
+                self.put(index, value, at, patience);
             }
         }
     }
@@ -190,7 +202,8 @@ impl SignalStore {
         let cadence = &mut self.slots[slot as usize].cadence;
         let patience = cadence.patience();
         cadence.spoke(seen, false);
-        self.put(slot, sample.signal, sample.value, sample.at, patience);
+        let index = self.series(slot, sample.signal);
+        self.put(index, sample.value, sample.at, patience);
     }
 
     /// Hears that a rank's profiler did something: while a rank writes its file it prints nothing,
@@ -237,45 +250,42 @@ impl SignalStore {
         self.ring_bytes
     }
 
-    fn value_at(&self, slot: u32, signal: Signal, at: Time) -> Option<f64> {
-        let series = *self.slots[slot as usize].series.get(usize::from(signal.0))?;
-        self.series.get(series as usize)?.last.filter(|l| l.0 == at).map(|l| l.1)
+    /// What a signal was at `at`, as a sample: a counter's rate where there is one.
+    fn operand(&self, slot: u32, signal: Signal, fields: &Fields, at: Time) -> Option<f64> {
+        let index = *self.slots[slot as usize].series.get(usize::from(signal.0))?;
+        let series = self.series.get(index as usize)?;
+        match series.measure {
+            Measure::Gauge => fields.get(signal),
+            _ => series.latest().filter(|l| l.0 == at).map(|l| l.1),
+        }
     }
 
-    /// Takes a number as its source gave it: a counter becomes a rate, and the throughput that
-    /// SGLang prints first after a pause (longer than `patience`) is left out, because it averages
-    /// over the pause.
-    fn put(&mut self, slot: u32, signal: Signal, value: f64, at: Time, patience: Duration) {
-        let index = self.series(slot, signal);
-        if index == NONE {
+    /// Whether a number only takes the place of one of the same time, about which everybody knows: a
+    /// log whose stamps are whole seconds has dozens of them.
+    #[inline(always)]
+    fn replaces(&mut self, index: u32, number: f64, at: Time) -> bool {
+        let Some(series) = self.series.get_mut(index as usize) else { return false };
+        let replaces = series.told == self.looks
+            && matches!(series.measure, Measure::Gauge)
+            && series.ring.replace(at, number);
+        self.recorded += u64::from(replaces);
+        replaces
+    }
+
+    /// Takes a number as its source gave it; see [`Measure`] for what becomes of it.
+    #[inline]
+    fn put(&mut self, index: u32, number: f64, at: Time, patience: Duration) {
+        let Some(series) = self.series.get_mut(index as usize) else {
             self.dropped += 1;
             return;
-        }
-        let source = self.slots[slot as usize].key.source;
-        let series = &mut self.series[index as usize];
-        let before = series.reported.replace(at);
-        if signal == catalog::GEN_THROUGHPUT
-            && source == Source::Log
-            && before.is_none_or(|before| at.since(before) > patience)
-        {
-            return;
-        }
-        let value = if series.is_counter { series.rate.step(at, value) } else { Some(value) };
-        if let Some(value) = value {
-            self.keep(index, value, at);
-        }
-    }
-
-    fn put_value(&mut self, slot: u32, signal: Signal, value: f64, at: Time) {
-        let index = self.series(slot, signal);
-        if index != NONE {
+        };
+        if let Some(value) = series.measure.value(at, number, patience) {
             self.keep(index, value, at);
         }
     }
 
     fn keep(&mut self, index: u32, value: f64, at: Time) {
         let series = &mut self.series[index as usize];
-        series.last = Some((at, value));
         if !series.ring.absorb(at, value) {
             let is_watched = !series.groups.is_empty();
             let most = if is_watched { self.bounds.watched_samples } else { self.bounds.other_samples };

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use super::lines::Lines;
-use super::slot::{Cadence, NONE, Series, Slot, SlotKey};
-use super::{RECENT, SignalStore, Target};
+use super::slot::{Cadence, Measure, NONE, Series, Slot, SlotKey};
+use super::{SignalStore, Target};
 use crate::decide::labels::{LabelValue, Labels};
-use crate::decide::signal::catalog::Kind;
+use crate::decide::signal::catalog::{self, BUILT_IN_COUNT, Kind};
 use crate::decide::signal::metrics::Role;
 use crate::decide::signal::rank::{Axis, Rank};
+use crate::decide::signal::rate::Rate;
 use crate::decide::signal::sample::{Signal, Source, TargetId};
 use crate::decide::time::Time;
 
@@ -88,7 +89,7 @@ impl SignalStore {
         source: Source,
         extra: Option<&Arc<Labels>>,
     ) -> u32 {
-        let cached = recent_place(target, rank, source);
+        let cached = self.recent_place(target, rank, source);
         if extra.is_none()
             && let Some(slot) = self.slots.get(self.recent[cached] as usize)
             && slot.key.rank == rank
@@ -121,12 +122,23 @@ impl SignalStore {
             key,
             labels,
             series,
+            known: 0,
             cadence,
             lines,
             is_exporting: false,
             expected_since: None,
         });
+        if self.slots.len() * 2 > self.recent.len() {
+            self.recent = vec![NONE; self.recent.len() * 2];
+        }
         index
+    }
+
+    /// Where the cache keeps a slot.
+    fn recent_place(&self, target: TargetId, rank: Rank, source: Source) -> usize {
+        let of_target = (u64::from(target.0) << 3 | source as u64).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        let mixed = rank.mixed() ^ of_target;
+        (mixed ^ mixed >> 32) as usize & (self.recent.len() - 1)
     }
 
     fn labels_of(&self, key: &SlotKey) -> Labels {
@@ -148,14 +160,20 @@ impl SignalStore {
             _ if self.series.len() >= self.bounds.series => return NONE,
             _ => {}
         }
-        let by_signal = &mut self.slots[slot as usize].series;
-        if by_signal.len() <= place {
-            by_signal.resize(place + 1, NONE);
-        }
         let index = self.series.len() as u32;
-        by_signal[place] = index;
-        let is_counter = self.catalog.kind_of(signal) == Kind::Counter;
-        self.series.push(Series::new(slot, signal, is_counter));
+        let this = &mut self.slots[slot as usize];
+        this.series.resize(this.series.len().max(place + 1), NONE);
+        this.series[place] = index;
+        this.known |= if place < BUILT_IN_COUNT { 1 << place } else { 0 };
+        let source = this.key.source;
+        let measure = match self.catalog.kind_of(signal) {
+            Kind::Counter => Measure::Counter(Rate::default()),
+            Kind::Gauge if signal == catalog::GEN_THROUGHPUT && source == Source::Log => {
+                Measure::LoggedThroughput(None)
+            }
+            Kind::Gauge => Measure::Gauge,
+        };
+        self.series.push(Series::new(slot, signal, measure));
         self.join_views(index);
         index
     }
@@ -166,7 +184,7 @@ impl SignalStore {
         let mut series: Vec<Option<Series>> =
             std::mem::take(&mut self.series).into_iter().map(Some).collect();
         self.slot_of.clear();
-        self.recent = [NONE; RECENT];
+        self.recent.fill(NONE);
         for (slot, is_gone) in slots.drain(..).zip(gone) {
             if !is_gone {
                 self.adopt(slot, &mut series);
@@ -187,11 +205,4 @@ impl SignalStore {
         self.slot_of.insert(slot.key.clone(), index);
         self.slots.push(slot);
     }
-}
-
-/// Where the cache keeps a slot.
-fn recent_place(target: TargetId, rank: Rank, source: Source) -> usize {
-    let index = |axis| usize::from(rank.get(axis).map_or(0, |i| i.wrapping_add(1)));
-    let mixed = index(Axis::Dp) + index(Axis::Tp) * 5 + index(Axis::Pp) * 11 + index(Axis::Ep) * 17;
-    (mixed + source as usize * 23 + usize::from(target.0) * 29) % RECENT
 }

@@ -44,6 +44,8 @@ pub struct Slot {
     pub labels: Labels,
     /// Its series, by signal; [`NONE`] where it has none.
     pub series: Vec<u32>,
+    /// The built-in signals that have a place in `series`, one bit each.
+    pub known: u128,
     /// When it last said anything.
     pub cadence: Cadence,
     /// Some of its last lines, where its source is a log.
@@ -122,15 +124,9 @@ pub struct Series {
     pub slot: u32,
     /// Of what.
     pub signal: Signal,
-    /// The latest value and the time for which it was true.
-    pub last: Option<(Time, f64)>,
-    /// Whether the source counts.
-    pub is_counter: bool,
-    /// Where it counts.
-    pub rate: Rate,
-    /// When it was last reported at all, a first report after a pause included.
-    pub reported: Option<Time>,
-    /// The recent past.
+    /// How a reported number becomes a sample.
+    pub measure: Measure,
+    /// The recent past, the latest sample included.
     pub ring: Ring,
     /// The groups that it is a member of, as (view, group).
     pub groups: Vec<(u32, u32)>,
@@ -139,11 +135,41 @@ pub struct Series {
     pub told: u64,
 }
 
+/// How a number becomes a sample.
+#[derive(Clone, Copy, Debug)]
+pub enum Measure {
+    /// As it is.
+    Gauge,
+    /// As a rate since the number before.
+    Counter(Rate),
+    /// The throughput that SGLang prints first after a pause averages over the pause and is left out;
+    /// when it was printed last.
+    LoggedThroughput(Option<Time>),
+}
+
+impl Measure {
+    /// The sample's value, if there is one. A `pause` is longer than a rank is usually silent.
+    pub fn value(&mut self, at: Time, number: f64, pause: Duration) -> Option<f64> {
+        match self {
+            Self::Gauge => Some(number),
+            Self::Counter(rate) => rate.step(at, number),
+            Self::LoggedThroughput(before) => {
+                let before = before.replace(at)?;
+                (at.since(before) <= pause).then_some(number)
+            }
+        }
+    }
+}
+
 impl Series {
     /// A series without a value.
-    pub fn new(slot: u32, signal: Signal, is_counter: bool) -> Self {
-        let (rate, ring, groups) = (Rate::default(), Ring::default(), Vec::new());
-        Self { slot, signal, last: None, is_counter, rate, reported: None, ring, groups, told: 0 }
+    pub fn new(slot: u32, signal: Signal, measure: Measure) -> Self {
+        Self { slot, signal, measure, ring: Ring::default(), groups: Vec::new(), told: 0 }
+    }
+
+    /// The latest value and the time for which it was true.
+    pub fn latest(&self) -> Option<(Time, f64)> {
+        self.ring.latest()
     }
 }
 

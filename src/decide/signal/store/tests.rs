@@ -120,7 +120,7 @@ fn the_better_source_wins_while_it_is_fresh() {
     }
     assert_eq!(scene.shown(4.0), "0=4 1=4", "the endpoint stopped answering");
     scene.loads(Rank::dp(0), 7.0, 4.5, 0.0);
-    scene.loads(Rank::dp(1), 7.0, 4.5, 9.0);
+    scene.loads(Rank::dp(1), 7.0, 4.5, 12.0);
     assert_eq!(scene.shown(4.6), "0=7 1=7*", "what a server calls old is shown, and stale");
 }
 

@@ -48,6 +48,8 @@ pub(super) struct View {
 #[derive(Debug)]
 pub(super) struct Group {
     labels: Labels,
+    /// Whether its labels name a server, so that it has ranks of no other.
+    is_of_one_server: bool,
     members: Vec<Candidates>,
     pub(super) is_touched: bool,
     /// For when, and how smoothed, the frame was made; `None` when numbers came since.
@@ -203,6 +205,7 @@ impl View {
         if group == next {
             let frame = Frame::default();
             self.groups.push(Group {
+                is_of_one_server: within.get("target").is_some(),
                 labels: within,
                 members: Vec::new(),
                 is_touched: false,
@@ -240,8 +243,14 @@ fn find_speaking(group: &Group, slots: &[Slot], series: &[Series], now: Time, sp
     for &index in group.members.iter().flat_map(|m| &m.series) {
         let this = &series[index as usize];
         let slot = &slots[this.slot as usize];
-        if this.last.is_some() && speaking.last() != Some(&slot.key.target) && slot.cadence.is_speaking(now) {
+        if this.latest().is_some()
+            && speaking.last() != Some(&slot.key.target)
+            && slot.cadence.is_speaking(now)
+        {
             speaking.push(slot.key.target);
+            if group.is_of_one_server {
+                return;
+            }
         }
     }
 }
@@ -259,6 +268,9 @@ struct Parts<'a> {
 impl Parts<'_> {
     /// The word of a member: that of its only part, or its parts put together.
     fn member(&self, series: &[u32], fold: Fold) -> Option<Word> {
+        if let [_] = series {
+            return self.part(series);
+        }
         let mut whole: Option<Word> = None;
         let mut parts = 0.0;
         let same_part = |a: &u32, b: &u32| {
@@ -313,7 +325,7 @@ impl Parts<'_> {
     fn word(&self, index: u32) -> Option<Word> {
         let series = &self.series[index as usize];
         let slot = self.slot(index);
-        let (at, latest) = series.last?;
+        let (at, latest) = series.latest()?;
         let is_speaking = slot.cadence.is_speaking(self.now);
         let value = if self.smooth.is_zero() {
             latest
@@ -346,4 +358,5 @@ fn show(group: &mut Group, words: &[(u32, Word)]) {
     for (member, (_, word)) in group.frame.members.iter_mut().zip(words) {
         (member.value, member.at, member.stale) = (word.value, word.at, word.is_stale);
     }
+    group.frame.sum_up();
 }
