@@ -1,8 +1,9 @@
 //! What evaluating rules costs: 10,000 series at 10 Hz through 20 rules, as a share of one core.
 //!
-//! `cargo bench --bench rules`. 1,250 servers of 8 ranks, one signal; every rule looks at every group
-//! ten times a second. The second line repeats it with a history twenty times as long: the cost of a
-//! sample must not depend on it.
+//! `cargo bench --bench rules`. Once as servers are (each rank reports twenty signals, each rule
+//! looks at one of them), once at the worst (one signal, and every rule looks at every series), and
+//! for one server, whose whole history fits. The second line of each is five minutes later, when the
+//! history is thirty times as long: the cost of a sample must not depend on it.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::sync::Arc;
@@ -12,19 +13,38 @@ use skewtrap::config::rule::Signals;
 use skewtrap::config::rules;
 use skewtrap::decide::capture::CaptureSpec;
 use skewtrap::decide::rule::{Engine, Rule};
-use skewtrap::decide::signal::catalog::{self, Catalog};
+use skewtrap::decide::signal::catalog::{Catalog, DERIVED, Kind};
 use skewtrap::decide::signal::fields::Fields;
 use skewtrap::decide::signal::rank::Rank;
-use skewtrap::decide::signal::sample::{Source, TargetId};
+use skewtrap::decide::signal::sample::{Signal, Source, TargetId};
 use skewtrap::decide::signal::store::{Bounds, SignalStore};
 use skewtrap::decide::time::Time;
 
-const SERVERS: u16 = 1_250;
-const RANKS: u16 = 8;
 const STEP: Duration = Duration::from_millis(100);
 
+/// How the 10,000 series are spread.
+#[derive(Clone, Copy)]
+struct Spread {
+    servers: u16,
+    ranks: u16,
+    signals: usize,
+}
+
+const AS_SERVERS_ARE: Spread = Spread { servers: 50, ranks: 10, signals: 20 };
+const AT_THE_WORST: Spread = Spread { servers: 1_250, ranks: 8, signals: 1 };
+const ONE_SERVER: Spread = Spread { servers: 1, ranks: 10, signals: 20 };
+
+/// Gauges that every rank reports; rules look at them one each, or all at the first.
+fn signals(catalog: &Catalog) -> Vec<(Signal, String)> {
+    let names: Vec<String> = catalog.names().map(str::to_owned).collect();
+    let known = names.into_iter().filter_map(|n| Some((catalog.signal_named(&n)?, n)));
+    let gauges = known.filter(|(s, _)| catalog.kind_of(*s) == Kind::Gauge);
+    // What is computed from others comes from them.
+    gauges.filter(|(s, _)| DERIVED.iter().all(|d| d.signal != *s)).take(20).collect()
+}
+
 /// Twenty rules, every statistic among them.
-fn twenty_rules() -> Vec<Rule> {
+fn twenty_rules(spread: Spread) -> Vec<Rule> {
     let triggers = [
         "max_over_mean: 1.5, beyond_chance: 4",
         "max_over_mean: 1.8, beyond_chance: 5",
@@ -47,11 +67,15 @@ fn twenty_rules() -> Vec<Rule> {
         "all_members: { below: 1 }",
         "max_over_mean: 1.4, above_baseline: 1.5",
     ];
+    let catalog = Catalog::default();
+    let signals = signals(&catalog);
     let mut text = String::from("rules:\n");
     for (i, trigger) in triggers.iter().enumerate() {
-        text.push_str(&format!("  - {{ name: r{i}, signal: load, trigger: {{ {trigger}, for: 3s }} }}\n"));
+        let signal = &signals[i % spread.signals].1;
+        text.push_str(&format!(
+            "  - {{ name: r{i}, signal: {signal}, trigger: {{ {trigger}, for: 3s }} }}\n"
+        ));
     }
-    let catalog = Catalog::default();
     let names: Vec<&str> = catalog.names().collect();
     let of = |n: &str| catalog.signal_named(n);
     let loaded =
@@ -61,6 +85,8 @@ fn twenty_rules() -> Vec<Rule> {
 }
 
 struct Bench {
+    spread: Spread,
+    signals: Vec<Signal>,
     store: SignalStore,
     engine: Engine,
     now: Time,
@@ -68,15 +94,16 @@ struct Bench {
 }
 
 impl Bench {
-    fn new(rules: Vec<Rule>) -> Self {
-        let bounds = Bounds::default();
-        let mut store = SignalStore::new(Arc::new(Catalog::default()), bounds);
-        for s in 0..SERVERS {
+    fn new(spread: Spread) -> Self {
+        let catalog = Arc::new(Catalog::default());
+        let signals = signals(&catalog).into_iter().map(|(s, _)| s).take(spread.signals).collect();
+        let mut store = SignalStore::new(catalog, Bounds::default());
+        for s in 0..spread.servers {
             store.add_target(format!("server{s}").into(), None);
         }
         let now = Time::from_epoch_s(1_795_490_000.0);
-        let engine = Engine::new(rules, &mut store, now);
-        Self { store, engine, now, noise: 1 }
+        let engine = Engine::new(twenty_rules(spread), &mut store, now);
+        Self { spread, signals, store, engine, now, noise: 1 }
     }
 
     /// One tenth of a second: every series has a new value. Returns what recording alone took.
@@ -84,19 +111,15 @@ impl Bench {
         self.now = self.now + STEP;
         let start = Instant::now();
         let mut fields = Fields::default();
-        for server in 0..SERVERS {
-            for rank in 0..RANKS {
-                self.noise = self.noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        for server in 0..self.spread.servers {
+            for rank in 0..self.spread.ranks {
                 fields.clear();
-                fields.set(catalog::LOAD, 20.0 + (self.noise >> 60) as f64);
-                self.store.record(
-                    TargetId(server),
-                    Rank::dp(rank),
-                    Source::Loads,
-                    &fields,
-                    self.now,
-                    self.now,
-                );
+                for signal in &self.signals {
+                    self.noise = self.noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    fields.set(*signal, 20.0 + (self.noise >> 60) as f64);
+                }
+                let (target, rank) = (TargetId(server), Rank::dp(rank));
+                self.store.record(target, rank, Source::Loads, &fields, self.now, self.now);
             }
         }
         let recorded = start.elapsed();
@@ -112,9 +135,15 @@ impl Bench {
         let all = start.elapsed();
         let evaluated = self.engine.evaluations() - evaluations;
         let share = |d: Duration| d.as_secs_f64() / f64::from(seconds) * 100.0;
+        let samples = f64::from(seconds)
+            * 10.0
+            * f64::from(self.spread.servers)
+            * f64::from(self.spread.ranks)
+            * self.signals.len() as f64;
         println!(
-            "{:5.2} % of a core (recording {:.2} %, rules {:.2} %), {} ns an evaluation, {} evaluations a second",
+            "{:5.2} % of a core, {:.0} ns a sample (recording {:.2} %, rules {:.2} %), {} ns an evaluation, {} evaluations a second",
             share(all),
+            all.as_nanos() as f64 / samples,
             share(recording),
             share(all - recording),
             (all - recording).as_nanos() / u128::from(evaluated.max(1)),
@@ -124,14 +153,19 @@ impl Bench {
 }
 
 fn main() {
-    for rules in [twenty_rules(), twenty_rules().into_iter().take(3).collect()] {
-        let count = rules.len();
-        let mut bench = Bench::new(rules);
-        println!("{} series at 10 Hz, {count} rules", u32::from(SERVERS) * u32::from(RANKS));
+    for (name, spread) in
+        [("as servers are", AS_SERVERS_ARE), ("at the worst", AT_THE_WORST), ("one server", ONE_SERVER)]
+    {
+        let mut bench = Bench::new(spread);
+        let Spread { servers, ranks, signals } = spread;
+        let series = usize::from(servers) * usize::from(ranks) * signals;
+        println!(
+            "20 rules, {series} series at 10 Hz, {name}: {servers} servers x {ranks} ranks x {signals} signals"
+        );
         bench.run(10);
-        (0..2_000).for_each(|_| {
+        for _ in 0..3_000 {
             bench.step();
-        });
+        }
         bench.run(10);
     }
 }
