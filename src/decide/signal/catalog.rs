@@ -12,6 +12,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::decide::signal::fields::Set;
 pub use crate::decide::signal::sample::Signal;
 
 /// What the numbers of a source are.
@@ -265,6 +266,8 @@ pub struct Derived {
     pub a: Signal,
     /// Second operand.
     pub b: Signal,
+    /// Both: looked for in every line.
+    pub operands: Set,
 }
 
 /// The arithmetic of a derived signal.
@@ -280,12 +283,16 @@ pub enum How {
 
 /// Every derived signal.
 pub const DERIVED: &[Derived] = &[
-    Derived { signal: LOAD, how: How::Sum, a: RUNNING_REQS, b: QUEUE_REQS },
-    Derived { signal: DP_LOST_SHARE, how: How::Share, a: DP_TOKENS_IMBALANCE, b: DP_TOKENS_SCHEDULED },
-    Derived { signal: DP_PAIRS_LOST_SHARE, how: How::Share, a: DP_PAIRS_IMBALANCE, b: DP_PAIRS_SCHEDULED },
-    Derived { signal: DP_RATIO, how: How::Ratio, a: DP_RATIO_SUM, b: DP_RATIO_COUNT },
-    Derived { signal: DP_SYNC_WAIT, how: How::Ratio, a: DP_SYNC_WAIT_SUM, b: DP_SYNC_WAIT_COUNT },
+    derived(LOAD, How::Sum, RUNNING_REQS, QUEUE_REQS),
+    derived(DP_LOST_SHARE, How::Share, DP_TOKENS_IMBALANCE, DP_TOKENS_SCHEDULED),
+    derived(DP_PAIRS_LOST_SHARE, How::Share, DP_PAIRS_IMBALANCE, DP_PAIRS_SCHEDULED),
+    derived(DP_RATIO, How::Ratio, DP_RATIO_SUM, DP_RATIO_COUNT),
+    derived(DP_SYNC_WAIT, How::Ratio, DP_SYNC_WAIT_SUM, DP_SYNC_WAIT_COUNT),
 ];
+
+const fn derived(signal: Signal, how: How, a: Signal, b: Signal) -> Derived {
+    Derived { signal, how, a, b, operands: Set::of_both(a, b) }
+}
 
 impl Derived {
     /// Its value for the operands' values.

@@ -149,16 +149,21 @@ fn bracket<'a>(line: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
 }
 
 fn stamped<'a>(inside: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
-    let close = memchr(b']', inside)?;
-    let (civil, mut rest) = inside[..close].split_at(CIVIL_LEN);
+    // A few words: too near for a search to pay.
+    let (civil, rest) = inside.split_at(CIVIL_LEN);
+    let close = rest.iter().position(|b| *b == b']')?;
+    let (mut rest, message) = (&rest[..close], &rest[close + 1..]);
     let mut millis = None;
     if let [b'.' | b',', digits @ ..] = rest {
         let end = digits.iter().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
         millis = digits[..end.min(3)].iter().try_fold(0_u16, |n, b| Some(n * 10 + u16::from(b - b'0')));
         rest = &digits[end..];
     }
-    let message = inside[close + 1..].trim_ascii_start();
-    Some(Prefix { stamp: Stamp { civil, millis }, rank: shapes.rank(rest), message })
+    Some(Prefix {
+        stamp: Stamp { civil, millis },
+        rank: shapes.rank(rest),
+        message: message.trim_ascii_start(),
+    })
 }
 
 /// The rank that words like `DP2 TP0 ATTN_CP1` name, in any order; other words say nothing.

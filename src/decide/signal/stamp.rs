@@ -50,7 +50,13 @@ impl Clock {
     /// The instant that a stamp means; `None` when it is no time of any day. `near` gives the year
     /// to stamps that have none.
     pub fn instant(&mut self, stamp: Stamp<'_>, near: Option<Time>) -> Option<Time> {
-        if self.last_len != stamp.civil.len() || self.last[..self.last_len] != *stamp.civil {
+        let is_last = match stamp.civil.first_chunk() {
+            Some(whole) if stamp.civil.len() == CIVIL_LEN => {
+                self.last_len == CIVIL_LEN && self.last == *whole
+            }
+            _ => self.last[..self.last_len] == *stamp.civil,
+        };
+        if !is_last {
             self.last_nanos = self.nanos_of(stamp.civil, near)?;
             self.last_len = stamp.civil.len();
             self.last[..self.last_len].copy_from_slice(stamp.civil);

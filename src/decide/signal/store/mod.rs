@@ -154,7 +154,7 @@ impl SignalStore {
             self.dropped += fields.len() as u64;
             return;
         }
-        if fields.present() & !self.slots[slot as usize].known != 0 {
+        if !self.slots[slot as usize].known.has_all(fields.present()) {
             for (signal, _) in fields.iter() {
                 self.series(slot, signal);
             }
@@ -171,7 +171,7 @@ impl SignalStore {
                 self.put(index, number, at, patience);
             }
         }
-        for derived in DERIVED.iter().filter(|d| fields.has_both(d.a, d.b)) {
+        for derived in DERIVED.iter().filter(|d| fields.present().has_all(d.operands)) {
             let operand = |signal| self.operand(slot, signal, fields, at);
             if let (Some(a), Some(b)) = (operand(derived.a), operand(derived.b))
                 && let Some(value) = derived.of(a, b)

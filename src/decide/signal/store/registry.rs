@@ -7,7 +7,8 @@ use super::lines::Lines;
 use super::slot::{Cadence, Measure, NONE, Series, Slot, SlotKey};
 use super::{SignalStore, Target};
 use crate::decide::labels::{LabelValue, Labels};
-use crate::decide::signal::catalog::{self, BUILT_IN_COUNT, Kind};
+use crate::decide::signal::catalog::{self, Kind};
+use crate::decide::signal::fields::Set;
 use crate::decide::signal::metrics::Role;
 use crate::decide::signal::rank::{Axis, Rank};
 use crate::decide::signal::rate::Rate;
@@ -122,7 +123,7 @@ impl SignalStore {
             key,
             labels,
             series,
-            known: 0,
+            known: Set::default(),
             cadence,
             lines,
             is_exporting: false,
@@ -164,7 +165,7 @@ impl SignalStore {
         let this = &mut self.slots[slot as usize];
         this.series.resize(this.series.len().max(place + 1), NONE);
         this.series[place] = index;
-        this.known |= if place < BUILT_IN_COUNT { 1 << place } else { 0 };
+        this.known.insert(signal);
         let source = this.key.source;
         let measure = match self.catalog.kind_of(signal) {
             Kind::Counter => Measure::Counter(Rate::default()),

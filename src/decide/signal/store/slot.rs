@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::lines::Lines;
 use crate::decide::labels::Labels;
+use crate::decide::signal::fields::Set;
 use crate::decide::signal::rank::Rank;
 use crate::decide::signal::rate::Rate;
 use crate::decide::signal::ring::Ring;
@@ -44,8 +45,8 @@ pub struct Slot {
     pub labels: Labels,
     /// Its series, by signal; [`NONE`] where it has none.
     pub series: Vec<u32>,
-    /// The built-in signals that have a place in `series`, one bit each.
-    pub known: u128,
+    /// The built-in signals that have a place in `series`.
+    pub known: Set,
     /// When it last said anything.
     pub cadence: Cadence,
     /// Some of its last lines, where its source is a log.
