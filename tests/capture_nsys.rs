@@ -129,8 +129,10 @@ impl Wrapped {
             target: "server".into(),
             group: "server".into(),
             incident: incident.into(),
+            firing: String::new(),
             at: now,
             badness: 1.0,
+            over_at: None,
             end: None,
         };
         let grant = Grant { attempt, means: Means::Nsys(spec) };

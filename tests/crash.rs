@@ -142,6 +142,8 @@ rules:
     across: dp_rank
     within: [target, role]
     trigger: {{ max_over_mean: 1.2, for: 0s }}
+    # No agent takes what fires for what another one has captured: every life has a window.
+    clear: {{ max_over_mean: 1.2, for: 0s }}
     min_mean: 1
     capture: {{ {capture} }}
     limits: {{ cooldown: 0s, captures: 100000, per: 24h }}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skewtrap::agent::clock::wall_time;
-use skewtrap::decide::incident::{CaptureOutcome, Incident, IncidentState};
+use skewtrap::decide::incident::{CaptureOutcome, Incident, IncidentState, Refused};
 use skewtrap::decide::rule::Severity;
 use skewtrap::decide::signal::rank::Rank;
 use skewtrap::decide::status::{
@@ -273,6 +273,7 @@ fn status(started: Time) -> Status {
         rank: blamed.map(rank),
         incident: blamed.map(|_| "20261124T034846Z-dp-load-skew-3f9a".into()),
         refused: None,
+        again: None,
     };
     let rule = |name: &str, about: &str, groups| RuleStatus {
         name: name.into(),
@@ -297,8 +298,10 @@ fn status(started: Time) -> Status {
     };
     let mut old = incident("20261120T101500Z-kv-skew-77aa", at - Duration::from_secs(4 * 86_400), true);
     old.rule = "kv-skew".into();
-    old.capture =
-        CaptureOutcome::Refused { why: "four windows were opened in 24 h; the next may open in 3 h".into() };
+    old.capture = CaptureOutcome::Refused(Refused {
+        reason: "daily_windows".into(),
+        why: "four windows were opened in 24 h; the next may open in 3 h".into(),
+    });
     old.verdict = None;
     Status {
         version: "0.1.0".into(),

@@ -99,6 +99,8 @@ pub enum Inbox {
     Compared {
         /// Its incident.
         incident: Arc<str>,
+        /// The number of the capture within it.
+        window: usize,
         /// What it said.
         note: VerdictNote,
     },
@@ -292,8 +294,8 @@ impl Agent {
                 // A capture that is gone does not need it.
                 let _ = answer.send(self.evidence(&incident, since));
             }
-            Inbox::Compared { incident, note } => {
-                self.watch.handle(Event::Compared { incident, note }, now, effects);
+            Inbox::Compared { incident, window, note } => {
+                self.watch.handle(Event::Compared { incident, window, note }, now, effects);
             }
             Inbox::LeftOpen { incident } => drop(self.running.remove(&incident)),
             Inbox::Recovered(kept) => self.recovered(*kept, effects),

@@ -55,8 +55,8 @@ pub async fn capture(
     };
     desk.state.begin(attempt, &window, Some(record))?;
     let (desk, site, spec) = (desk.clone(), site.clone(), spec.clone());
-    let taking =
-        Taking { desk: desk.clone(), site: site.clone(), spec, window, links, exchanges: Vec::new() };
+    let (number, exchanges) = (record.incident.window(), Vec::new());
+    let taking = Taking { desk: desk.clone(), site: site.clone(), spec, window, number, links, exchanges };
     // A task of its own: a caller that is dropped does not leave a session collecting.
     let taken = tokio::spawn(taking.run());
     match taken.await {
@@ -79,6 +79,8 @@ struct Taking {
     site: Site,
     spec: NsysWindow,
     window: OpenWindow,
+    /// Of the capture within its incident.
+    number: usize,
     links: Links,
     exchanges: Vec<Exchange>,
 }
@@ -161,7 +163,8 @@ impl Taking {
     async fn collect(&mut self, came: &mut Came) -> Result<PathBuf, Failed> {
         let nsys = self.site.nsys.clone();
         let session = self.session(&nsys, came).await?;
-        let output = self.desk.bundles.scratch(&self.window.incident).map_err(Failed::closed)?.join("window");
+        let scratch = self.desk.bundles.scratch(&self.window.incident, self.number);
+        let output = scratch.map_err(Failed::closed)?.join("window");
         self.window.means = OpenMeans::Nsys { session: session.id.clone(), name: session.name.clone() };
         self.window.sent_at = self.desk.clock.now();
         self.desk.state.update(&self.window).map_err(Failed::closed)?;
