@@ -155,6 +155,12 @@ listen: 127.0.0.1:{port}
         String::from_utf8_lossy(&said.stdout).into_owned()
     }
 
+    async fn metrics(&self) -> String {
+        let client = skewtrap::http::client::client(None).unwrap();
+        let url = format!("http://127.0.0.1:{}/metrics", self.port);
+        client.get(url).send().await.unwrap().text().await.unwrap()
+    }
+
     /// An even start, so that the skew is seen to begin; then the first window, with its message.
     async fn captured_once(&self) {
         self.until("a look at the even load", |s| {
@@ -240,6 +246,9 @@ async fn an_incident_that_gets_no_worse_has_one_window_also_over_a_restart() {
     let refused = scene.message("refused");
     assert_eq!(refused["incident"]["capture"]["reason"], "not_worse", "{refused:#}");
     assert_eq!(scene.starts().len(), 1);
+    let metrics = scene.metrics().await;
+    let counted = r#"skewtrap_capture_refusals_total{rule="skew",reason="not_worse"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
     scene.load(WORSE);
     scene.until("a window after all", |s| s.starts().len() == 2).await;
     drop(agent);
