@@ -164,7 +164,8 @@ impl Bundles {
         }
     }
 
-    fn scratch_of(&self, incident: &str, window: usize) -> PathBuf {
+    /// Where the folder of [`Self::scratch`] is, or would be.
+    pub fn scratch_of(&self, incident: &str, window: usize) -> PathBuf {
         self.root.join(numbered(&format!(".{incident}.scratch"), window))
     }
 

@@ -157,7 +157,8 @@ async fn closed(
             came_of(outcome, request.writes_files)
         }
         OpenMeans::Nsys { .. } => {
-            let came = nsys::close(&site.nsys, &window, desk.clock.now()).await;
+            let output = nsys::output_of(desk, &window.incident, record.incident.window());
+            let came = nsys::close(&site.nsys, &window, &output, desk.clock.now()).await;
             with_scratched(desk, came, record).await
         }
         OpenMeans::Command { group } => {

@@ -67,11 +67,20 @@ pub async fn capture(
             let windows = desk.state.open_windows()?;
             let left = windows.into_iter().find(|w| w.attempt == attempt.id);
             Ok(match left {
-                Some(window) => close(&site.nsys, &window, desk.clock.now()).await,
+                Some(window) => {
+                    let output = output_of(&desk, &window.incident, number);
+                    close(&site.nsys, &window, &output, desk.clock.now()).await
+                }
                 None => Came { means: "nsys", sent_at: desk.clock.now(), ..Came::default() },
             })
         }
     }
+}
+
+/// What a start is given as its output: ours alone, by the incident and the number of its capture.
+pub fn output_of(desk: &Desk, incident: &str, number: usize) -> PathBuf {
+    let scratch = desk.bundles.scratch_of(incident, number);
+    scratch.canonicalize().unwrap_or(scratch).join("window")
 }
 
 struct Taking {
@@ -163,8 +172,8 @@ impl Taking {
     async fn collect(&mut self, came: &mut Came) -> Result<PathBuf, Failed> {
         let nsys = self.site.nsys.clone();
         let session = self.session(&nsys, came).await?;
-        let scratch = self.desk.bundles.scratch(&self.window.incident, self.number);
-        let output = scratch.map_err(Failed::closed)?.join("window");
+        self.desk.bundles.scratch(&self.window.incident, self.number).map_err(Failed::closed)?;
+        let output = output_of(&self.desk, &self.window.incident, self.number);
         self.window.means = OpenMeans::Nsys { session: session.id.clone(), name: session.name.clone() };
         self.window.sent_at = self.desk.clock.now();
         self.desk.state.update(&self.window).map_err(Failed::closed)?;
