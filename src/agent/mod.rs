@@ -253,7 +253,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
-            Some(outcome) = delivered.recv() => agent.post.delivered(&outcome),
+            Some(report) = delivered.recv() => agent.post.delivered(report),
             Some(()) = reloads.recv() => agent.reload_told(&mut effects),
             Some(command) = asked.recv() => agent.command(command, &mut effects),
             _ = tick.tick() => agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects),
