@@ -12,12 +12,16 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use skewtrap::act::nsys::Nsys;
+use skewtrap::act::state::{OpenMeans, OpenWindow};
 use skewtrap::agent::capture::{Desk, Kept, take};
+use skewtrap::agent::nsys::{close, output_of};
 use skewtrap::agent::window::Site;
 use skewtrap::decide::capture::admit::{Grant, Means};
 use skewtrap::decide::capture::governor::Attempt;
+use skewtrap::decide::capture::nsys::{Readiness, Session};
 use skewtrap::decide::capture::{NsysSession, NsysWindow};
 use skewtrap::decide::incident::{CaptureOutcome, Quality};
+use skewtrap::decide::time::Time;
 use tokio_util::sync::CancellationToken;
 
 /// Set for a child process that plays the server: the port it listens on is printed to this file.
@@ -129,8 +133,10 @@ impl Wrapped {
             target: "server".into(),
             group: "server".into(),
             incident: incident.into(),
+            firing: String::new(),
             at: now,
             badness: 1.0,
+            over_at: None,
             end: None,
         };
         let grant = Grant { attempt, means: Means::Nsys(spec) };
@@ -360,15 +366,20 @@ async fn a_server_that_is_not_under_nsys_and_an_nsys_that_is_not_there_are_said_
     assert!(why.contains("nsys profile --start-later=true"), "{why}");
 }
 
-#[tokio::test]
-async fn the_real_nsys_takes_two_windows_of_a_live_process_without_ending_it() {
+/// The nsys of this machine; none is said loudly.
+fn real_nsys() -> Option<PathBuf> {
     let found = std::env::var_os("PATH").and_then(|path| {
         std::env::split_paths(&path).map(|dir| dir.join("nsys")).find(|program| program.is_file())
     });
-    let Some(program) = found else {
+    if found.is_none() {
         eprintln!("SKIPPED: no nsys on PATH; scripts/install-nsys.sh FOLDER unpacks one");
-        return;
-    };
+    }
+    found
+}
+
+#[tokio::test]
+async fn the_real_nsys_takes_two_windows_of_a_live_process_without_ending_it() {
+    let Some(program) = real_nsys() else { return };
     // A session that an earlier run left behind would keep the name from this one.
     let session = format!("--session-new=skewtrap-test-{}", std::process::id());
     let mut server = Wrapped::start(&program, &["launch", &session, "--trace=osrt"]);
@@ -385,4 +396,54 @@ async fn the_real_nsys_takes_two_windows_of_a_live_process_without_ending_it() {
     }
     assert!(server.is_alive());
     assert_eq!(server.desk.state.ledger().unwrap().attempts.len(), 2);
+}
+
+/// A window that an agent left behind just as it started it.
+fn left(session: &Session, sent_at: Time, granted: bool) -> OpenWindow {
+    OpenWindow {
+        attempt: "i1/1".into(),
+        incident: "i1".into(),
+        target: "server".into(),
+        means: OpenMeans::Nsys { session: session.id.clone(), name: session.name.clone() },
+        sent_at,
+        granted,
+    }
+}
+
+#[tokio::test]
+async fn a_real_collection_that_was_left_behind_is_stopped_however_late_and_somebody_elses_never() {
+    let Some(program) = real_nsys() else { return };
+    let name = format!("skewtrap-left-{}", std::process::id());
+    let server = Wrapped::start(&program, &["launch", &format!("--session-new={name}"), "--trace=osrt"]);
+    let (nsys, clock) = (&server.site.nsys, server.desk.clock);
+    let session = || async {
+        let sessions = nsys.sessions().await.unwrap();
+        sessions.into_iter().find(|s| s.name == name).unwrap()
+    };
+    let output = output_of(&server.desk, "i1", 1);
+    server.desk.bundles.scratch("i1", 1).unwrap();
+    let (ready, hour) = (session().await, Duration::from_secs(3600));
+
+    // Ours began when ours was sent: the agent is back after an hour, and stops it at once.
+    let sent_at = clock.now();
+    nsys.start(&ready.id, &output, &[], sent_at).await.unwrap();
+    assert_eq!(session().await.readiness(), Readiness::Collecting);
+    if skewtrap::observe::process::collecting_since(&name).is_none() {
+        eprintln!("SKIPPED: when a collection began (it cannot be seen here)");
+        return nsys.stop(&ready.id, clock.now()).await.map(|_| ()).unwrap();
+    }
+    let came = close(nsys, &left(&ready, sent_at, false), &output, clock.now() + hour).await;
+    assert_eq!((session().await.readiness(), came.unproven), (Readiness::Ready, None), "{:?}", came.failure);
+    assert_eq!(came.artifacts.len(), 1, "its report is kept: {:?}", came.failure);
+
+    // Somebody else's began an hour later, whether ours was seen to begin or not.
+    let theirs = server.dir.path().join("theirs");
+    nsys.start(&ready.id, &theirs, &[], clock.now()).await.unwrap();
+    for granted in [false, true] {
+        let came = close(nsys, &left(&ready, clock.now() - hour, granted), &output, clock.now()).await;
+        let why = came.failure.unwrap();
+        assert!(why.contains("that is somebody else's, and is left alone"), "{why}");
+        assert_eq!((session().await.readiness(), came.unproven), (Readiness::Collecting, None));
+    }
+    nsys.stop(&ready.id, clock.now()).await.unwrap();
 }

@@ -51,8 +51,17 @@ impl Vllm {
         facts.rank_seen(Rank::dp(0), true, now);
         facts.rank_seen(Rank::dp(1), true, now);
         let limits = Limits { cooldown: Duration::ZERO, captures: 9, per: Duration::from_secs(9) };
-        let wish =
-            Wish { rule: "r", limits: &limits, target: "server", group: "server", incident, badness: 2.0 };
+        let (target, firing, may_carry_on) = ("server", "", false);
+        let wish = Wish {
+            rule: "r",
+            limits: &limits,
+            target,
+            group: target,
+            incident,
+            firing,
+            may_carry_on,
+            badness: 2.0,
+        };
         let policy = Policy { min_free: 0, output_dir: Some(self.folder.clone()), ..Policy::default() };
         let spec = CaptureSpec::Http(HttpWindow::default());
         let ledger = self.desk.state.ledger().unwrap();

@@ -75,6 +75,7 @@ fn history() -> History {
         points: (0..60).map(|s| (at(s), 5.0 + slope * (s - 20).max(0) as f64)).collect(),
     };
     History {
+        worse_at: None,
         signal: "load <queued & running>".into(),
         onset: at(20),
         fired_at: at(25),

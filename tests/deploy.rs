@@ -1,4 +1,4 @@
-//! What `deploy/` ships fits what the agent is: configurations load, metrics exist.
+//! What `deploy/` ships fits what the agent is: configurations load, metrics exist and are documented.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
@@ -39,4 +39,19 @@ fn the_alerts_and_the_dashboard_ask_for_metrics_that_exist() {
     assert!(asked.len() > 15, "{asked:?}");
     let unknown: Vec<&String> = asked.iter().filter(|n| !docs.contains(&format!("| `{n}` |"))).collect();
     assert!(unknown.is_empty(), "docs/api.md lists none of {unknown:?}");
+}
+
+#[test]
+fn the_words_for_why_a_window_is_refused_are_documented_and_no_other() {
+    let root = deploy().join("..");
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let words = |pattern: &str, text: &str| -> BTreeSet<String> {
+        Regex::new(pattern).unwrap().captures_iter(text).map(|found| found[1].to_owned()).collect()
+    };
+    let known = words(r#"=> "([a-z_0-9]+)","#, &read("src/decide/capture/refusal/word.rs"));
+    let docs = read("docs/api.md");
+    let section = docs.split("### Why a window is refused").nth(1).unwrap();
+    let rows: Vec<&str> = section.lines().filter_map(|l| l.strip_prefix("| ")?.split(" | ").next()).collect();
+    assert!(known.len() > 25, "{known:?}");
+    assert_eq!(words("`([a-z_0-9]+)`", &rows.join(" ")), known);
 }

@@ -32,8 +32,10 @@ enum Step {
     Pass(u64),
     /// Somebody sets the clock, forwards or back.
     Jump(i64),
-    /// A rule fires on a server.
-    Wish { rule: usize, target: u8, incident: u8, badness: f64 },
+    /// A rule fires on a server, blaming one of two ranks, or still fires and is as bad as that.
+    Wish { rule: usize, target: u8, rank: u8, badness: f64 },
+    /// What fires there is seen to end.
+    Over { rule: usize, target: u8, rank: u8 },
     /// The oldest open window ends, well or not.
     End { unproven: bool, stalled: u64, bytes: u64 },
     /// The agent is killed and starts again: only the state is left.
@@ -44,8 +46,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (1u64..3_000).prop_map(Step::Pass),
         1 => (-120_000i64..100_000).prop_map(Step::Jump),
-        12 => (0usize..2, 0u8..3, 0u8..6, 1.0f64..4.0)
-            .prop_map(|(rule, target, incident, badness)| Step::Wish { rule, target, incident, badness }),
+        12 => (0usize..2, 0u8..3, 0u8..2, 1.0f64..4.0)
+            .prop_map(|(rule, target, rank, badness)| Step::Wish { rule, target, rank, badness }),
+        3 => (0usize..2, 0u8..3, 0u8..2).prop_map(|(rule, target, rank)| Step::Over { rule, target, rank }),
         8 => (prop::bool::weighted(0.2), 0u64..12, 0u64..30)
             .prop_map(|(unproven, stalled, bytes)| Step::End { unproven, stalled, bytes }),
         1 => Just(Step::Restart),
@@ -62,11 +65,25 @@ fn group(target: u8) -> String {
 struct Witness {
     /// With their ends, as this test made them.
     granted: Vec<Attempt>,
+    /// What fires: the worst of its captures, and when the last one was.
+    captured: BTreeMap<Firing, (f64, Time)>,
+    /// The incident of what fires, as the living agent calls it.
+    incidents: BTreeMap<Firing, (String, bool)>,
+    named: usize,
 }
+
+/// A rule, a server, a rank.
+type Firing = (usize, u8, u8);
 
 impl Witness {
     /// Checks a grant against all before it, by counting.
-    fn admit(&self, new: &Attempt, limits: &Limits, expected: Estimate) -> Result<(), TestCaseError> {
+    fn admit(
+        &self,
+        new: &Attempt,
+        firing: Firing,
+        limits: &Limits,
+        expected: Estimate,
+    ) -> Result<(), TestCaseError> {
         let open = self.granted.iter().filter(|a| a.end.is_none());
         prop_assert!(open.clone().all(|a| a.group != new.group), "two windows at once");
         let same: Vec<&Attempt> =
@@ -81,14 +98,31 @@ impl Witness {
         let today = || self.granted.iter().filter(|a| a.at + DAY > new.at).filter_map(|a| a.end.as_ref());
         prop_assert!(today().map(|e| e.stalled).sum::<Duration>() + expected.stalled <= budget().stalled);
         prop_assert!(today().map(|e| e.bytes).sum::<u64>() + expected.bytes <= budget().bytes);
-        for before in self.granted.iter().filter(|a| a.incident == new.incident) {
-            prop_assert!(new.badness >= before.badness * 1.5, "the same incident, and no worse");
+        // Also where an agent before this one captured it, unless that is more than a day ago.
+        let known = self.granted.iter().any(|a| a.incident == new.incident);
+        if let Some((worst, at)) = self.captured.get(&firing).filter(|(_, at)| known || new.at < *at + DAY) {
+            prop_assert!(new.badness >= worst * 1.5, "captured at {at}, and no worse");
         }
         let quiet = self.granted.iter().filter(|a| a.target == new.target).filter_map(|a| a.end.as_ref());
         for end in quiet.filter(|end| end.unproven.is_some()) {
             prop_assert!(new.at >= end.at + QUIET, "a server that is to be left alone");
         }
         Ok(())
+    }
+
+    /// The incident of what fires, and whether it may have fired before this agent was there.
+    fn incident(&mut self, firing: Firing, now: Time, began: Time) -> (String, bool) {
+        if let Some(known) = self.incidents.get(&firing) {
+            return known.clone();
+        }
+        self.named += 1;
+        let may_carry_on = now.since(began) < Duration::from_secs(10);
+        if !may_carry_on {
+            self.captured.remove(&firing);
+        }
+        let new = (format!("incident{}", self.named), may_carry_on);
+        self.incidents.insert(firing, new.clone());
+        new
     }
 }
 
@@ -102,14 +136,25 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
     let dir = tempfile::tempdir().expect("a folder");
     let mut state = State::open(dir.path()).expect("a state");
     let mut now = Time::from_epoch_s(1_700_000_000.0);
-    let (mut witness, mut outcomes) = (Witness::default(), BTreeMap::new());
+    let (mut witness, mut outcomes, mut began) = (Witness::default(), BTreeMap::new(), now);
     for step in steps {
         match step {
             Step::Pass(s) => now = now + Duration::from_secs(*s),
             Step::Jump(s) if *s < 0 => now = now - Duration::from_secs(s.unsigned_abs()),
             Step::Jump(s) => now = now + Duration::from_secs(s.unsigned_abs()),
+            Step::Over { rule, target, rank } => {
+                let (words, firing) = (firing_of(*rank), (*rule, *target, *rank));
+                // Who was not there when it fired cannot see it end.
+                if witness.incidents.remove(&firing).is_some() {
+                    witness.captured.remove(&firing);
+                    let (rule, target) = (format!("rule{rule}"), format!("server{target}"));
+                    state.over(&rule, &target, &words, now).expect("writable");
+                }
+            }
             Step::Restart => {
                 drop(state);
+                witness.incidents.clear();
+                began = now;
                 state = State::open(dir.path()).expect("the lock was given back");
                 let books = |attempts: &[Attempt]| -> BTreeMap<String, (Time, Option<AttemptEnd>)> {
                     attempts.iter().map(|a| (a.id.clone(), (a.at, a.end.clone()))).collect()
@@ -130,18 +175,20 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                 let known = witness.granted.iter_mut().find(|a| a.id == open.id);
                 known.expect("it was granted here").end = Some(end);
             }
-            Step::Wish { rule, target, incident, badness } => {
+            Step::Wish { rule, target, rank, badness } => {
                 let ledger = state.ledger().expect("readable");
                 let (name, target_name) = (format!("rule{rule}"), format!("server{target}"));
-                let incident = format!("incident{incident}-{target}-{rule}");
-                let limits = &LIMITS[*rule];
-                let group = group(*target);
+                let firing = (*rule, *target, *rank);
+                let (incident, may_carry_on) = witness.incident(firing, now, began);
+                let (limits, group, words) = (&LIMITS[*rule], group(*target), firing_of(*rank));
                 let wish = Wish {
                     rule: &name,
                     limits,
                     target: &target_name,
                     group: &group,
                     incident: &incident,
+                    firing: &words,
+                    may_carry_on,
                     badness: *badness,
                 };
                 let expected = expected_of(&ledger, &target_name);
@@ -157,12 +204,16 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                             target: target_name.clone(),
                             group: group.clone(),
                             incident: incident.clone(),
+                            firing: words.clone(),
                             at: now,
                             badness: *badness,
+                            over_at: None,
                             end: None,
                         };
-                        witness.admit(&attempt, limits, expected)?;
+                        witness.admit(&attempt, firing, limits, expected)?;
                         begin(&state, &attempt);
+                        let worst = witness.captured.entry(firing).or_insert((0.0, now));
+                        *worst = (worst.0.max(*badness), now);
                         witness.granted.push(attempt);
                         *outcomes.entry("granted").or_default() += 1;
                     }
@@ -171,6 +222,10 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
         }
     }
     Ok(outcomes)
+}
+
+fn firing_of(rank: u8) -> String {
+    format!("dp_rank={rank} high")
 }
 
 fn begin(state: &State, attempt: &Attempt) {

@@ -14,7 +14,7 @@ use skewtrap::act::notify::client::client;
 use skewtrap::act::notify::courier::{Courier, Couriers, Now, couriers};
 use skewtrap::act::notify::plan::delivery;
 use skewtrap::act::notify::send::signature_of;
-use skewtrap::act::notify::{Attempt, Means, Outcome, Receiver, Secret};
+use skewtrap::act::notify::{Attempt, Means, Outcome, Receiver, Report, Secret};
 use skewtrap::decide::incident::{Incident, IncidentState};
 use skewtrap::decide::time::Time;
 use skewtrap::explain::message::{Alert, Message, Origin, Update, sample};
@@ -82,7 +82,7 @@ impl Double {
 }
 
 /// Starts the couriers; the last value receives what came of each attempt.
-fn start(receivers: Vec<Receiver>, now: &Now) -> (Couriers, mpsc::Receiver<Outcome>) {
+fn start(receivers: Vec<Receiver>, now: &Now) -> (Couriers, mpsc::Receiver<Report>) {
     let (outcomes, results) = mpsc::channel(64);
     let (hands, all) = couriers(receivers, &client(None).unwrap(), now, &outcomes);
     for courier in all {
@@ -96,11 +96,12 @@ fn webhook(name: &str, url: &str) -> Receiver {
     Receiver::new(name, Means::Webhook { url: Secret::new(url), signing_key: key, bearer: None })
 }
 
-async fn next(results: &mut mpsc::Receiver<Outcome>) -> Outcome {
+async fn next(results: &mut mpsc::Receiver<Report>) -> Outcome {
     tokio::time::timeout(Duration::from_secs(20), results.recv())
         .await
         .expect("in time")
         .expect("a courier lives")
+        .outcome
 }
 
 #[tokio::test]
@@ -259,7 +260,7 @@ async fn when_the_agent_goes_what_is_due_is_tried_once_more_and_the_couriers_end
     assert!(!hands.knows("nobody") && hands.knows("hook"));
     drop(hands);
     assert!(courier.run().await, "it is finished for good");
-    assert_eq!(results.recv().await.unwrap().result, Attempt::Sent);
+    assert_eq!(results.recv().await.unwrap().outcome.result, Attempt::Sent);
 }
 
 #[tokio::test]
@@ -413,4 +414,25 @@ async fn a_real_alertmanager_tells_the_story_from_firing_to_resolved() {
     hands.hand_over(delivery(&"am".into(), message(&incident, Update::Resolved), now)).unwrap();
     assert_eq!(next(&mut results).await.result, Attempt::Sent);
     until("its webhook says resolved", async || told("resolved")).await;
+}
+
+#[tokio::test]
+async fn nothing_more_is_sent_before_the_outbox_knows_what_became_of_the_last_message() {
+    let double = Double::default();
+    let address = double.listen().await;
+    let (hands, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &still());
+    let now = Time::from_epoch_s(AT);
+    for update in [Update::Fired, Update::Captured] {
+        hands.hand_over(delivery(&"hook".into(), message(&incident(), update), now)).unwrap();
+    }
+    let first = results.recv().await.unwrap();
+    // While it was on its way, the outbox offered it again.
+    hands.hand_over(delivery(&"hook".into(), message(&incident(), Update::Fired), now)).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(double.bodies().len(), 1);
+    drop(first);
+    assert!(next(&mut results).await.key.ends_with(":captured"));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let updates: Vec<_> = double.bodies().iter().map(|b| b["update"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(updates, ["fired", "captured"], "what was delivered is not delivered again");
 }

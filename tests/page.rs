@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skewtrap::agent::clock::wall_time;
-use skewtrap::decide::incident::{CaptureOutcome, Incident, IncidentState};
+use skewtrap::decide::incident::{CaptureOutcome, Incident, IncidentState, Refused, Worse};
 use skewtrap::decide::rule::Severity;
 use skewtrap::decide::signal::rank::Rank;
 use skewtrap::decide::status::{
@@ -273,6 +273,7 @@ fn status(started: Time) -> Status {
         rank: blamed.map(rank),
         incident: blamed.map(|_| "20261124T034846Z-dp-load-skew-3f9a".into()),
         refused: None,
+        again: None,
     };
     let rule = |name: &str, about: &str, groups| RuleStatus {
         name: name.into(),
@@ -297,8 +298,10 @@ fn status(started: Time) -> Status {
     };
     let mut old = incident("20261120T101500Z-kv-skew-77aa", at - Duration::from_secs(4 * 86_400), true);
     old.rule = "kv-skew".into();
-    old.capture =
-        CaptureOutcome::Refused { why: "four windows were opened in 24 h; the next may open in 3 h".into() };
+    old.capture = CaptureOutcome::Refused(Refused {
+        reason: "daily_windows".into(),
+        why: "four windows were opened in 24 h; the next may open in 3 h".into(),
+    });
     old.verdict = None;
     Status {
         version: "0.1.0".into(),
@@ -433,6 +436,27 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     browser.until("!document.getElementById('incident').hidden").await;
     browser.until("document.querySelector('#incident iframe') !== null").await;
     browser.until("document.querySelector('#incident').innerText.includes('61 % of it in attention')").await;
+
+    // It got worse, and was captured again.
+    let mut again = status(started);
+    let worse = &mut again.incidents[0];
+    worse.capture_again(worse.capture.clone(), Some(1.68));
+    worse.worse = Some(Worse {
+        at: worse.fired_at,
+        value: 4.5,
+        times_bound: 3.0,
+        window: worse.window(),
+        refused: None,
+    });
+    let bundle = dir.path().join(&*worse.id);
+    std::fs::write(bundle.join("report-2.html"), "<!doctype html><title>report</title>second").unwrap();
+    again.rules[0].groups[0].again = Some("it is captured again from 4.50 times on".into());
+    agent.status.send_replace(Arc::new(again));
+    let said = |text: &str| format!("document.querySelector('#incident').innerText.includes('{text}')");
+    browser.until(&said("and was captured again: 4 files")).await;
+    browser.until(&said("at 1.68 times the bound; DP2 computes")).await;
+    browser.until("document.querySelectorAll('#incident iframe').length === 2").await;
+    browser.until("document.body.innerText.includes('it is captured again from 4.50 times on')").await;
 
     // It reads well, narrow and wide, by day and by night.
     for (width, scheme) in [(360, "light"), (360, "dark"), (1440, "light"), (1440, "dark")] {

@@ -10,9 +10,13 @@ use std::time::Duration;
 use serde_json::Value;
 use skewtrap::act::profile;
 use skewtrap::act::state::{OpenMeans, OpenWindow};
+use skewtrap::agent::capture::{Desk, Known, close, find};
 use skewtrap::decide::capture::admit::Means;
+use skewtrap::decide::capture::governor::{Attempt, AttemptEnd};
 use skewtrap::decide::capture::window::Answer;
 use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
+use skewtrap::decide::incident::{CaptureOutcome, Captured, CapturedFile, Record};
+use skewtrap::decide::time::Time;
 use skewtrap::demo::sglang::{Config, Faults};
 use skewtrap::demo::shell::RunningDouble;
 use stage::{Stage, config};
@@ -113,7 +117,7 @@ async fn left_open(stage: Stage) -> RunningDouble {
         granted: false,
     };
     let mut record = stage::record("left", state.agent().clone(), now);
-    record.incident.capture = skewtrap::decide::incident::CaptureOutcome::Open { since: now };
+    record.incident.capture = CaptureOutcome::Open { since: now };
     state.begin(&grant.attempt, &window, Some(&record)).unwrap();
     let (answer, _) = profile::start(&stage.site.server, request, now).await;
     assert_eq!(answer, Answer::Ok);
@@ -164,4 +168,84 @@ async fn a_slow_export_of_a_window_that_was_left_open_does_not_keep_the_agent_fr
     let record: Value = serde_json::from_str(&text).unwrap();
     assert_eq!(record["capture"]["state"], "done", "{record:#}");
     assert_eq!(record["files"].as_array().unwrap().len(), 2);
+}
+
+/// An incident whose first capture is kept, and whose second one an agent left open when it died.
+fn second_left_open(dir: &std::path::Path) -> (Desk, OpenWindow, Record) {
+    let desk = stage::desk(dir);
+    // The state keeps microseconds.
+    let now = Time::from_epoch_s(desk.clock.now().epoch_s());
+    let agent = desk.state.agent().clone();
+    let mut record = stage::record("i1", agent, now);
+    record.incident.capture = CaptureOutcome::Done(Captured::default());
+    let first = CapturedFile { path: "traces/a.trace.json.gz".into(), size: 5, ..CapturedFile::default() };
+    record.files = vec![first];
+    desk.bundles.create(&record, b"{}\n").unwrap();
+    record.incident.capture_again(CaptureOutcome::Open { since: now }, Some(1.4));
+    let attempt = |number: u32, badness| Attempt {
+        id: format!("i1/{number}"),
+        rule: "skew".into(),
+        target: "server".into(),
+        group: "server".into(),
+        incident: "i1".into(),
+        firing: "dp_rank=1 high".into(),
+        at: now,
+        badness,
+        over_at: None,
+        end: None,
+    };
+    let window = |number: u32| OpenWindow {
+        attempt: format!("i1/{number}"),
+        incident: "i1".into(),
+        target: "server".into(),
+        means: OpenMeans::Command { group: None },
+        sent_at: now,
+        granted: true,
+    };
+    desk.state.begin(&attempt(1, 1.4), &window(1), None).unwrap();
+    let end = AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 5, unproven: None };
+    desk.state.end("i1/1", &end).unwrap();
+    desk.state.begin(&attempt(2, 2.2), &window(2), Some(&record)).unwrap();
+    (desk, window(2), record)
+}
+
+#[tokio::test]
+async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_files_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (desk, window, record) = second_left_open(dir.path());
+    let scratch = desk.bundles.scratch("i1", 2).unwrap();
+    std::fs::write(scratch.join("out.txt"), b"half").unwrap();
+    let found = find(&desk).unwrap();
+    assert_eq!(found.left, [(window.clone(), record.clone())]);
+    assert!(found.told.is_empty());
+    let site = stage::site("http://127.0.0.1:9");
+    let known = Some(Known { site, log: None });
+    let kept = close(desk.clone(), known, window, record, tokio_util::sync::CancellationToken::new()).await;
+    let there = desk.bundles.read("i1").unwrap();
+    assert_eq!(there, kept.record);
+    let files: Vec<&str> = there.files.iter().map(|f| f.path.as_str()).collect();
+    assert_eq!(files, ["traces/a.trace.json.gz", "traces-2/out.txt"]);
+    assert_eq!((there.incident.capture.word(), there.incident.earlier[0].capture.word()), ("failed", "done"));
+    let marks: Vec<(f64, u64)> = desk
+        .state
+        .ledger()
+        .unwrap()
+        .attempts
+        .iter()
+        .map(|a| (a.badness, a.end.as_ref().unwrap().bytes))
+        .collect();
+    assert_eq!(marks, [(1.4, 5), (2.2, 4)], "each is booked with its own bytes");
+}
+
+#[test]
+fn a_bundle_that_knows_of_the_first_capture_only_hears_how_the_second_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (desk, window, record) = second_left_open(dir.path());
+    let end = AttemptEnd { at: desk.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven: None };
+    desk.state.end(&window.attempt, &end).unwrap();
+    let told = find(&desk).unwrap().told;
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].incident.window(), told[0].incident.capture.word()), (2, "failed"));
+    assert_eq!(desk.bundles.read("i1"), Some(told[0].clone()));
+    assert_eq!(told[0].files, record.files);
 }

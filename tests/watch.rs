@@ -1,149 +1,21 @@
 //! The core through its one door: what it does with a wish for a window.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[path = "watch/play.rs"]
+mod play;
+
 use std::collections::BTreeSet;
 use std::io::Read as _;
-use std::sync::Arc;
-use std::time::Duration;
 
 use flate2::read::MultiGzDecoder;
-use jiff::tz::TimeZone;
-use serde_json::json;
-use skewtrap::config::capture::default_http;
-use skewtrap::config::rule::Signals;
-use skewtrap::config::rules;
-use skewtrap::decide::capture::CaptureSpec;
-use skewtrap::decide::capture::admit::Policy;
-use skewtrap::decide::capture::facts::{Answered, ServerFacts};
-use skewtrap::decide::capture::governor::Ledger;
-use skewtrap::decide::incident::Incident;
-use skewtrap::decide::rule::{Phase, Rule};
-use skewtrap::decide::signal::catalog::Catalog;
+use play::{Play, RULE, core};
+use skewtrap::decide::rule::Phase;
 use skewtrap::decide::signal::log_reader::Arrival;
 use skewtrap::decide::signal::observation::{Observation, SourceId};
 use skewtrap::decide::signal::sample::TargetId;
 use skewtrap::decide::time::Time;
-use skewtrap::decide::watch::{Effect, Event, Mode, ServerFact, Setup, TICK, Watch, WatchedTarget};
+use skewtrap::decide::watch::{Effect, Event, Mode, TICK};
 use skewtrap::explain::message::Update;
-
-const RULE: &str = "rules:\n  - { name: skew, signal: load, trigger: { max_over_mean: 1.2, for: 0s }, clear: { max_over_mean: 1.1, for: 1s } }\n";
-
-fn at(s: f64) -> Time {
-    Time::from_epoch_s(1_795_492_000.0 + s)
-}
-
-struct Play {
-    watch: Watch,
-    starts: usize,
-    refusals: usize,
-    cleared: usize,
-    /// The words of the states that the rule went through.
-    states: Vec<&'static str>,
-    /// What people were told, in order.
-    told: Vec<Update>,
-    fired: Option<Incident>,
-}
-
-/// These rules, or the shipped ones, and the signals that they may name.
-fn loaded(text: Option<&str>) -> (Vec<Rule>, Arc<Catalog>) {
-    let catalog = Arc::new(Catalog::default());
-    let names: Vec<&str> = catalog.names().collect();
-    let of = |name: &str| catalog.signal_named(name);
-    let (signals, capture) = (Signals { of: &of, names: &names }, CaptureSpec::Http(default_http()));
-    let loaded = match text {
-        Some(text) => rules::load([("rule", text)], signals, &capture),
-        None => rules::shipped(signals, &capture),
-    };
-    assert!(loaded.is_ok(), "{:?}", loaded.diagnostics);
-    (loaded.rules.into_iter().map(|c| c.rule).collect(), catalog)
-}
-
-/// A core with these rules, or the shipped ones.
-fn core(text: Option<&str>, mode: Mode, now: Time) -> Watch {
-    let (rules, catalog) = loaded(text);
-    let name: Arc<str> = "server".into();
-    let setup = Setup {
-        rules,
-        catalog,
-        patterns: Vec::new(),
-        sources: vec![(SourceId(0), "loads".into())],
-        targets: vec![WatchedTarget { name: name.clone(), role: None, group: name, sees_log: true }],
-        policy: Policy::default(),
-        ledger: Ledger::default(),
-        zone: TimeZone::UTC,
-        mode,
-    };
-    Watch::new(setup, now)
-}
-
-impl Play {
-    fn new() -> Self {
-        Self {
-            watch: core(Some(RULE), Mode::Live, at(0.0)),
-            starts: 0,
-            refusals: 0,
-            cleared: 0,
-            states: Vec::new(),
-            told: Vec::new(),
-            fired: None,
-        }
-    }
-
-    fn tell(&mut self, event: Event, now: f64) {
-        let mut effects = Vec::new();
-        self.watch.handle(event, at(now), &mut effects);
-        for effect in effects {
-            match effect {
-                Effect::Start { .. } => self.starts += 1,
-                Effect::Notify { update, incident, .. } => {
-                    self.refusals += usize::from(update == Update::Refused);
-                    self.told.push(update);
-                    self.fired.get_or_insert(*incident);
-                }
-                Effect::Cleared { .. } => self.cleared += 1,
-                Effect::Changed { change, .. } => self.states.push(change.state.word()),
-                _ => {}
-            }
-        }
-    }
-
-    /// The loads of two ranks, and a tick.
-    fn second(&mut self, now: f64, loads: [u32; 2]) {
-        let rank = |dp: usize| json!({"timestamp": at(now).epoch_s(), "dp_rank": dp, "num_running_reqs": loads[dp], "num_waiting_reqs": 0});
-        let body = json!({"version": "0.5.16", "loads": [rank(0), rank(1)]}).to_string().into_bytes();
-        let seen = Observation::Loads { target: TargetId(0), source: SourceId(0), body, at: at(now) };
-        self.tell(Event::Observed(seen), now);
-        self.tell(Event::Tick, now + 0.3);
-    }
-
-    /// The configuration is read again.
-    fn reload(&mut self, text: &str, now: f64) {
-        let (rules, catalog) = loaded(Some(text));
-        self.tell(Event::Reloaded { rules, catalog, patterns: Vec::new() }, now);
-    }
-
-    /// A log line of each of the two ranks, and a tick.
-    fn lines(&mut self, now: f64, loads: [u32; 2]) {
-        let stamp = jiff::Timestamp::from_nanosecond(i128::from(at(now).nanos())).expect("a time");
-        let line = |dp: usize| {
-            let (stamp, running) = (stamp.strftime("%Y-%m-%d %H:%M:%S"), loads[dp]);
-            format!(
-                "[{stamp} DP{dp}] Decode batch, #running-req: {running}, #token: 100, token usage: 0.1, gen throughput (token/s): 9.0, #queue-req: 0\n"
-            )
-        };
-        let lines = (line(0) + &line(1)).into_bytes();
-        let (target, source, arrival) = (TargetId(0), SourceId(0), Arrival::Live(at(now)));
-        self.tell(Event::Observed(Observation::Lines { target, source, lines, arrival }), now);
-        self.tell(Event::Tick, now + 0.3);
-    }
-
-    fn facts(&mut self, now: f64) {
-        let info = ServerFacts::of_server_info(&json!({"version": "0.5.16", "dp_size": 2}));
-        for fact in [ServerFact::Info(info), ServerFact::Health(Answered::Well(Duration::from_millis(5)))] {
-            self.tell(Event::Server { target: TargetId(0), fact }, now);
-        }
-    }
-}
 
 #[test]
 fn a_wish_that_came_before_the_facts_is_granted_once_when_they_are_there() {

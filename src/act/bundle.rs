@@ -6,6 +6,9 @@
 //!            evidence.jsonl   the minutes before the trigger
 //!            traces/          captured files that could be moved in
 //! ```
+//! A further capture of the same incident, which got worse, has an `evidence-2.jsonl` and a
+//! `traces-2` of its own beside these; the one record lists all.
+//!
 //! Files that cannot be moved (another file system, another user's folder) are left where the
 //! server wrote them and referenced. The server's folder itself is never removed here: a rank that
 //! is still armed would write into it, and SGLang dies when it cannot.
@@ -81,6 +84,10 @@ impl Bundles {
     pub fn create(&self, record: &Record, evidence: &[u8]) -> Result<PathBuf, BundleError> {
         let path = self.path(&record.incident.id);
         if path.is_dir() {
+            let evidence_of = path.join(numbered(EVIDENCE, record.incident.window()));
+            if !evidence_of.exists() {
+                write_synced(&evidence_of, evidence).map_err(|e| failed(&evidence_of, e))?;
+            }
             return self.write(record).map(|()| path);
         }
         let partial = self.partial(&record.incident.id);
@@ -91,7 +98,8 @@ impl Bundles {
         folders(&partial).map_err(fail)?;
         // The record first: with it a bundle that a crash left here can be completed.
         write_synced(&partial.join(INCIDENT), &json(record)).map_err(fail)?;
-        write_synced(&partial.join(EVIDENCE), evidence).map_err(fail)?;
+        let evidence_of = partial.join(numbered(EVIDENCE, record.incident.window()));
+        write_synced(&evidence_of, evidence).map_err(fail)?;
         sync(&partial).map_err(fail)?;
         fs::rename(&partial, &path).and_then(|()| sync(&self.root)).map_err(|e| failed(&path, e))?;
         Ok(path)
@@ -127,33 +135,43 @@ impl Bundles {
             .map_err(|e| failed(&path, e))
     }
 
-    /// Moves captured files into the bundle, or references those that cannot be moved.
+    /// Moves files of the incident's capture of that number into the bundle, or references those that cannot be moved.
     ///
     /// # Errors
     /// The bundle itself cannot be written.
-    pub fn adopt(&self, incident: &str, files: &[Artifact]) -> Result<Vec<CapturedFile>, BundleError> {
-        let traces = self.path(incident).join(TRACES);
+    pub fn adopt(
+        &self,
+        incident: &str,
+        window: usize,
+        files: &[Artifact],
+    ) -> Result<Vec<CapturedFile>, BundleError> {
+        let traces = self.path(incident).join(traces_of(window));
         if !files.is_empty() {
             folders(&traces).map_err(|e| failed(&traces, e))?;
         }
-        let adopted = files.iter().map(|file| adopt_one(&traces, file)).collect();
+        let adopted = files.iter().map(|file| adopt_one(&traces, window, file)).collect();
         sync(&self.path(incident)).map_err(|e| failed(&traces, e))?;
-        self.clear_scratch(incident);
+        self.clear_scratch(incident, window);
         Ok(adopted)
     }
 
     /// What is still in the scratch folder goes into the bundle as it is, and is evicted with it.
-    fn clear_scratch(&self, incident: &str) {
-        let scratch = self.root.join(format!(".{incident}.scratch"));
+    fn clear_scratch(&self, incident: &str, window: usize) {
+        let scratch = self.scratch_of(incident, window);
         if scratch.exists() && fs::remove_dir(&scratch).is_err() {
             // Fails when the bundle has such a folder already; then the scratch folder stays.
-            let _ = fs::rename(&scratch, self.path(incident).join("left"));
+            let _ = fs::rename(&scratch, self.path(incident).join(numbered("left", window)));
         }
     }
 
-    /// The files that lie in the scratch folder of an incident.
-    pub fn scratched(&self, incident: &str) -> Vec<PathBuf> {
-        let folder = self.root.join(format!(".{incident}.scratch"));
+    /// Where the folder of [`Self::scratch`] is, or would be.
+    pub fn scratch_of(&self, incident: &str, window: usize) -> PathBuf {
+        self.root.join(numbered(&format!(".{incident}.scratch"), window))
+    }
+
+    /// The files that lie in the scratch folder of a capture of an incident.
+    pub fn scratched(&self, incident: &str, window: usize) -> Vec<PathBuf> {
+        let folder = self.scratch_of(incident, window);
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let plain = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_file()));
         let mut files: Vec<PathBuf> = plain.map(|e| e.path()).collect();
@@ -161,13 +179,13 @@ impl Bundles {
         files
     }
 
-    /// A folder of the incident for what other programs write, on the same file system as its bundle;
-    /// [`Self::adopt`] takes it away.
+    /// A folder of the incident's capture of that number for what other programs write, on the same
+    /// file system as its bundle; [`Self::adopt`] takes it away.
     ///
     /// # Errors
     /// It cannot be made.
-    pub fn scratch(&self, incident: &str) -> Result<PathBuf, BundleError> {
-        let path = self.root.join(format!(".{incident}.scratch"));
+    pub fn scratch(&self, incident: &str, window: usize) -> Result<PathBuf, BundleError> {
+        let path = self.scratch_of(incident, window);
         folders(&path).and_then(|()| path.canonicalize()).map_err(|e| failed(&path, e))
     }
 
@@ -193,9 +211,11 @@ impl Bundles {
         done.map(|()| true).map_err(|e| failed(&mark, e))
     }
 
-    /// The names of files that lie in a bundle's `traces`, listed in its record or not.
-    pub fn traces(&self, incident: &str) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.path(incident).join(TRACES)).into_iter().flatten().flatten();
+    /// The names of files that lie in a bundle's `traces`, or in those of a further capture, listed in
+    /// its record or not.
+    pub fn traces(&self, incident: &str, window: usize) -> Vec<PathBuf> {
+        let entries =
+            fs::read_dir(self.path(incident).join(traces_of(window))).into_iter().flatten().flatten();
         let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
         files.sort();
         files
@@ -242,19 +262,33 @@ pub(super) fn record_in(folder: &Path) -> Option<Record> {
     serde_json::from_slice(&fs::read(folder.join(INCIDENT)).ok()?).ok()
 }
 
+/// Where the traces of a capture of that number lie in a bundle: `traces`, `traces-2`.
+pub fn traces_of(window: usize) -> String {
+    numbered(TRACES, window)
+}
+
+/// `evidence.jsonl` for an incident's first capture, `evidence-2.jsonl` for the second.
+pub fn numbered(name: &str, window: usize) -> String {
+    match name.rsplit_once('.') {
+        _ if window <= 1 => name.to_owned(),
+        Some((stem, extension)) => format!("{stem}-{window}.{extension}"),
+        None => format!("{name}-{window}"),
+    }
+}
+
 fn partial_of(name: &OsStr) -> Option<&str> {
     name.to_str()?.strip_prefix('.')?.strip_suffix(".partial")
 }
 
 /// `rename` only: a copy of gigabytes is a way to lose them.
-fn adopt_one(traces: &Path, file: &Artifact) -> CapturedFile {
+fn adopt_one(traces: &Path, window: usize, file: &Artifact) -> CapturedFile {
     let source = Path::new(&file.path);
     let Some(name) = source.file_name() else { return file.captured(file.path.clone(), true) };
     let target = traces.join(name);
     let is_plain = fs::symlink_metadata(source).is_ok_and(|m| m.is_file() && m.ino() == file.inode);
     let moved = source == target || (is_plain && !target.exists() && fs::rename(source, &target).is_ok());
     if moved {
-        file.captured(format!("{TRACES}/{}", name.to_string_lossy()), false)
+        file.captured(format!("{}/{}", traces_of(window), name.to_string_lossy()), false)
     } else {
         file.captured(file.path.clone(), true)
     }

@@ -40,11 +40,11 @@ fn files_are_moved_in_and_what_cannot_be_moved_is_referenced_by_inode() {
     fs::write(&plain, b"trace").unwrap();
     std::os::unix::fs::symlink("/etc/hostname", &link).unwrap();
     let linked = Artifact { path: link.display().to_string(), inode: 7, ..Artifact::default() };
-    let files = bundles.adopt("i1", &[artifact(&plain), linked]).unwrap();
+    let files = bundles.adopt("i1", 1, &[artifact(&plain), linked]).unwrap();
     assert_eq!((files[0].path.as_str(), files[0].inode), ("traces/a-TP-0.trace.json.gz", None));
     assert_eq!((files[1].path.as_str(), files[1].inode), (link.to_str().unwrap(), Some(7)));
     assert!(link.exists() && !plain.exists() && server.exists());
-    assert_eq!(bundles.traces("i1").len(), 1);
+    assert_eq!(bundles.traces("i1", 1).len(), 1);
 }
 
 #[test]
@@ -76,16 +76,46 @@ fn what_is_left_in_the_scratch_folder_goes_into_the_bundle_and_only_its_owner_en
     let dir = tempfile::tempdir().unwrap();
     let bundles = Bundles::open(&dir.path().join("incidents"), "agent".into()).unwrap();
     let path = bundles.create(&record_of_a_test("i1", 1.0), b"").unwrap();
-    let scratch = bundles.scratch("i1").unwrap();
+    let scratch = bundles.scratch("i1", 1).unwrap();
     fs::create_dir(scratch.join("folder")).unwrap();
     fs::write(scratch.join("out.txt"), b"x").unwrap();
-    assert_eq!(bundles.scratched("i1"), [scratch.join("out.txt")]);
-    bundles.adopt("i1", &[]).unwrap();
+    assert_eq!(bundles.scratched("i1", 1), [scratch.join("out.txt")]);
+    bundles.adopt("i1", 1, &[]).unwrap();
     assert!(!scratch.exists() && path.join("left/out.txt").exists() && path.join("left/folder").is_dir());
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o700);
     // An empty one just goes.
-    bundles.scratch("i1").unwrap();
-    bundles.adopt("i1", &[]).unwrap();
+    bundles.scratch("i1", 1).unwrap();
+    bundles.adopt("i1", 1, &[]).unwrap();
     assert!(!scratch.exists());
+}
+
+#[test]
+fn a_second_capture_of_an_incident_lies_beside_the_first_under_names_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(&dir.path().join("incidents"), "agent".into()).unwrap();
+    let mut record = record_of_a_test("i1", 1.0);
+    let path = bundles.create(&record, b"first").unwrap();
+    for window in 1..=2 {
+        let file = dir.path().join("a.trace.json.gz");
+        fs::write(&file, format!("of window {window}")).unwrap();
+        let scratch = bundles.scratch("i1", window).unwrap();
+        fs::write(scratch.join("left.txt"), b"x").unwrap();
+        let files = bundles.adopt("i1", window, &[artifact(&file)]).unwrap();
+        record.files.extend(files);
+        if window == 1 {
+            record.incident.capture_again(crate::decide::incident::CaptureOutcome::None, Some(1.2));
+            bundles.create(&record, b"second").unwrap();
+        }
+    }
+    let paths: Vec<&str> = record.files.iter().map(|f| f.path.as_str()).collect();
+    assert_eq!(paths, ["traces/a.trace.json.gz", "traces-2/a.trace.json.gz"]);
+    let text = |name: &str| fs::read_to_string(path.join(name)).unwrap();
+    assert_eq!(
+        [text("traces/a.trace.json.gz"), text("traces-2/a.trace.json.gz")],
+        ["of window 1", "of window 2"]
+    );
+    assert_eq!([text("evidence.jsonl"), text("evidence-2.jsonl")], ["first", "second"]);
+    assert!(path.join("left/left.txt").is_file() && path.join("left-2/left.txt").is_file());
+    assert_eq!((bundles.traces("i1", 1).len(), bundles.traces("i1", 2).len()), (1, 1));
 }

@@ -51,6 +51,8 @@ fn record_of_a_test(id: &str, fired_at_s: f64) -> crate::decide::incident::Recor
         capture: CaptureOutcome::None,
         verdict: None,
         bundle: None,
+        earlier: Vec::new(),
+        worse: None,
     };
     Record::new("agent".into(), incident)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::process::Command;
 
-use crate::decide::capture::nsys::{Session, Viewer, sessions_of_columns, sessions_of_json};
+use crate::decide::capture::nsys::{LONGEST_START, Session, Viewer, sessions_of_columns, sessions_of_json};
 use crate::decide::capture::window::EXPORT_LIMIT;
 use crate::decide::incident::Exchange;
 use crate::decide::time::Time;
@@ -115,7 +115,7 @@ impl Nsys {
             }
         }
         args.extend(extra.iter().cloned());
-        self.told(&args, QUICK * 4, at).await
+        self.told(&args, LONGEST_START, at).await
     }
 
     /// Stops the collection of a session; answers when the report is generated, minutes perhaps.

@@ -140,10 +140,12 @@ fn remove(bundles: &Bundles, incident: &str, agent: &str) -> Result<(), (PathBuf
     fs::remove_dir_all(&doomed).map_err(fail)
 }
 
-/// The folder that the server made for this incident's window, once it is empty.
+/// The folder that the server made for a window of this incident, once it is empty.
 fn remove_emptied(path: &Path, record: &Record) {
-    let ours = format!("skewtrap-{}", record.incident.id);
-    if let Some(parent) = path.parent().filter(|p| p.file_name().is_some_and(|n| *n == *ours)) {
+    let first = format!("skewtrap-{}", record.incident.id);
+    let is_ours = |name: &str| name == first || name.starts_with(&format!("{first}-w"));
+    let named = |p: &&Path| p.file_name().and_then(|n| n.to_str()).is_some_and(is_ours);
+    if let Some(parent) = path.parent().filter(named) {
         // Fails when it is not empty, which is what should happen then.
         let _ = fs::remove_dir(parent);
     }
@@ -180,8 +182,12 @@ mod tests {
         let (listed, changed) = (server.join("a.gz"), server.join("b.gz"));
         fs::write(&listed, b"one").unwrap();
         fs::write(&changed, b"two").unwrap();
+        let second = dir.path().join("skewtrap-old-w2");
+        fs::create_dir(&second).unwrap();
+        fs::write(second.join("c.gz"), b"three").unwrap();
         let mut old = record_of_a_test("old", 1.0);
-        old.files = vec![external_file(&listed), external_file(&changed)];
+        old.files =
+            vec![external_file(&listed), external_file(&changed), external_file(&second.join("c.gz"))];
         bundles.create(&old, b"").unwrap();
         fs::write(&changed, b"somebody wrote to it since").unwrap();
         bundles.create(&record_of_a_test("new", 2.0), b"").unwrap();
@@ -194,6 +200,7 @@ mod tests {
         let swept = sweep(&bundles, "agent", &KEEP, 0, now());
         assert_eq!(swept.deleted, ["old"]);
         assert!(!root.join("old").exists() && !listed.exists());
+        assert!(!second.exists(), "the folder of its second window was emptied, and is gone");
         assert!(changed.exists() && root.join("new").exists() && root.join("foreign").exists());
         assert!(root.join("holiday-photos").exists() && dir.path().join("precious").exists());
     }

@@ -109,7 +109,7 @@ pub async fn take(
     let came = came?;
     let merged = match &grant.means {
         Means::Http(request) if request.merges => {
-            Some(request.marks.id.clone().unwrap_or_else(|| grant.attempt.incident.clone()))
+            Some(request.marks.id.clone().unwrap_or_else(|| grant.attempt.mark()))
         }
         _ => None,
     };
@@ -217,12 +217,12 @@ impl Keeping {
             let end = AttemptEnd { at: desk.clock.now(), stalled, bytes: 0, unproven };
             return Kept { record, end, trouble: made, left_open: true };
         }
-        let incident = record.incident.id.clone();
+        let (incident, window) = (record.incident.id.clone(), record.incident.window());
         let mut trouble = made;
         if !desk.bundles.path(&incident).is_dir() {
             trouble = desk.bundles.create(&record, b"").err().map(|e| e.to_string());
         }
-        let mut files = desk.bundles.adopt(&incident, &came.artifacts).unwrap_or_else(|e| {
+        let mut files = desk.bundles.adopt(&incident, window, &came.artifacts).unwrap_or_else(|e| {
             trouble.get_or_insert(e.to_string());
             came.artifacts.iter().map(|a| a.captured(a.path.clone(), true)).collect()
         });
@@ -244,10 +244,10 @@ impl Keeping {
         };
         record.exchanges.extend(came.exchanges.iter().cloned());
         record.processes.extend(came.processes.clone());
-        record.files.clone_from(&files);
+        record.files.extend(files.iter().cloned());
         record.incident.capture = outcome_of(&record, came, files);
         if matches!(record.incident.capture, CaptureOutcome::Done(_))
-            && record.incident.state == IncidentState::Open
+            && record.incident.state != IncidentState::Resolved
         {
             record.incident.state = IncidentState::Captured;
         }
@@ -313,7 +313,7 @@ fn outcome_of(record: &Record, came: Came, files: Vec<CapturedFile>) -> CaptureO
     let captured = Captured {
         means: came.means.into(),
         started_at: came.sent_at,
-        start_delay_s: came.sent_at.since(record.incident.fired_at).as_secs_f64(),
+        start_delay_s: came.sent_at.since(record.incident.wished_at()).as_secs_f64(),
         open_s: came.open.as_secs_f64(),
         stall_s: came.stalled.as_secs_f64(),
         quality: came.verdict.quality,

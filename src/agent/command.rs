@@ -42,7 +42,7 @@ pub async fn capture(
     };
     desk.state.begin(attempt, &window, Some(record))?;
     let mut came = Came { means: "command", sent_at: window.sent_at, ..Came::default() };
-    let folder = match desk.bundles.scratch(&attempt.incident) {
+    let folder = match desk.bundles.scratch(&attempt.incident, record.incident.window()) {
         Ok(folder) => folder,
         Err(error) => {
             came.failure = Some(error.to_string());

@@ -36,6 +36,16 @@ impl Agent {
                 Effect::Start { incident, target, grant } => self.start(*incident, target, *grant),
                 Effect::Changed { change, capture, why } => self.changed(&change, capture, why.as_deref()),
                 Effect::Cleared { incident } => self.hear(&incident, Heard::Cleared),
+                Effect::Refused { incident, rule, reason, why } => {
+                    info!(incident = &*incident, rule = &*rule, reason, "no capture: {why}");
+                    self.metrics.refusal(&rule, reason);
+                }
+                Effect::Over { rule, target, firing, at } => {
+                    // Without it what fires after a restart would be taken for the same.
+                    if let Err(error) = self.desk.state.over(&rule, &target, &firing, at) {
+                        error!("{error}");
+                    }
+                }
                 Effect::ProfileLine { incident, rank, line } => {
                     self.hear(&incident, Heard::Line { rank, line })
                 }
@@ -80,13 +90,12 @@ impl Agent {
     fn changed(&self, change: &Change, capture: &str, why: Option<&str>) {
         let (rule, state) = (&*change.rule.name, change.state.word());
         info!(target = change.target.as_deref(), rule, state, "{}", change.text(capture, why));
-        self.metrics.transition(&change.rule.name, change.state.into());
+        if change.is_transition() {
+            self.metrics.transition(&change.rule.name, change.state.into());
+        }
     }
 
     fn notify(&mut self, incident: Incident, update: Update, receivers: &[Arc<str>]) {
-        if let (Update::Refused, CaptureOutcome::Refused { .. }) = (update, &incident.capture) {
-            self.metrics.refusal(&incident.rule, "refused");
-        }
         self.post.tell(&incident, update, receivers, self.clock);
         if update == Update::Captured {
             self.forget(&incident.id);

@@ -161,5 +161,7 @@ fn by_hand(desk: &Desk, grant: &Grant) -> Incident {
         capture: CaptureOutcome::None,
         verdict: None,
         bundle: None,
+        earlier: Vec::new(),
+        worse: None,
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::decide::incident::{CaptureOutcome, Captured, Incident};
+use crate::act::bundle::numbered;
+use crate::decide::incident::Incident;
 use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::time::Time;
 use crate::explain::report::html::{History, Series};
@@ -37,12 +38,14 @@ const AFTER: Duration = Duration::from_secs(60);
 /// The longest line of evidence that is read, in bytes.
 const MAX_LINE: usize = 64 << 10;
 
-/// The signal of the rule around the onset, from a bundle's `evidence.jsonl`; broken lines are
-/// passed over.
-pub fn history_of(dir: &Path, incident: &Incident) -> Option<History> {
-    let file = File::open(dir.join("evidence.jsonl")).ok()?;
+/// The signal of the rule around the onset, from a bundle's evidence; of a further capture, around
+/// the time at which it had got worse. Broken lines are passed over.
+pub fn history_of(dir: &Path, window: usize, incident: &Incident) -> Option<History> {
+    let file = File::open(dir.join(numbered("evidence.jsonl", window))).ok()?;
     let finding = &incident.finding;
-    let (from, until) = (finding.onset - BEFORE, incident.fired_at + AFTER);
+    let worse = incident.worse.as_ref().filter(|w| w.window == window && window > 1).map(|w| w.at);
+    let (begin, end) = worse.map_or((finding.onset, incident.fired_at), |at| (at, at));
+    let (from, until) = (begin - BEFORE, end + AFTER);
     let mut series: BTreeMap<(Labels, String), Vec<(Time, f64)>> = BTreeMap::new();
     for line in BufReader::new(file).split(b'\n').map_while(Result::ok).filter(|l| l.len() <= MAX_LINE) {
         let Ok(e) = serde_json::from_slice::<Evidence>(&line) else { continue };
@@ -54,11 +57,12 @@ pub fn history_of(dir: &Path, incident: &Incident) -> Option<History> {
         signal: finding.signal.to_string(),
         onset: finding.onset,
         fired_at: incident.fired_at,
-        window: captured(incident).map(|c| {
+        worse_at: worse,
+        window: incident.capture.captured().map(|c| {
             let open = Duration::try_from_secs_f64(c.open_s).unwrap_or_default();
             (c.started_at, c.started_at + open)
         }),
-        shown_by: finding.shown_by.as_ref().map(|s| {
+        shown_by: finding.shown_by.as_ref().filter(|_| worse.is_none()).map(|s| {
             let sample = format!("{} {:.3} at {}, by {}", finding.signal, s.value, s.at, s.source.word());
             s.line.as_ref().map_or_else(|| sample.clone(), |line| format!("{sample}: {line}"))
         }),
@@ -93,15 +97,6 @@ fn one_of_each(series: BTreeMap<(Labels, String), Vec<(Time, f64)>>) -> BTreeMap
         }
     }
     ranks
-}
-
-fn captured(incident: &Incident) -> Option<&Captured> {
-    match &incident.capture {
-        CaptureOutcome::Done(captured) | CaptureOutcome::Failed { captured: Some(captured), .. } => {
-            Some(captured)
-        }
-        _ => None,
-    }
 }
 
 /// `DP2` of `{"dp_rank": 2}`.

@@ -99,6 +99,8 @@ pub enum Inbox {
     Compared {
         /// Its incident.
         incident: Arc<str>,
+        /// The number of the capture within it.
+        window: usize,
         /// What it said.
         note: VerdictNote,
     },
@@ -251,7 +253,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
-            Some(outcome) = delivered.recv() => agent.post.delivered(&outcome),
+            Some(report) = delivered.recv() => agent.post.delivered(report),
             Some(()) = reloads.recv() => agent.reload_told(&mut effects),
             Some(command) = asked.recv() => agent.command(command, &mut effects),
             _ = tick.tick() => agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects),
@@ -292,8 +294,8 @@ impl Agent {
                 // A capture that is gone does not need it.
                 let _ = answer.send(self.evidence(&incident, since));
             }
-            Inbox::Compared { incident, note } => {
-                self.watch.handle(Event::Compared { incident, note }, now, effects);
+            Inbox::Compared { incident, window, note } => {
+                self.watch.handle(Event::Compared { incident, window, note }, now, effects);
             }
             Inbox::LeftOpen { incident } => drop(self.running.remove(&incident)),
             Inbox::Recovered(kept) => self.recovered(*kept, effects),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::clock::Clock;
 use super::supervise::Supervisor;
 use crate::act::notify::courier::{Couriers, couriers};
-use crate::act::notify::{Attempt, Delivery, Outcome, Planner, Receiver, StormCap};
+use crate::act::notify::{Attempt, Delivery, Outcome, Planner, Receiver, Report, StormCap};
 use crate::act::state::{Parcel, State};
 use crate::decide::incident::Incident;
 use crate::decide::status::ReceiverStatus;
@@ -34,7 +34,7 @@ impl Post {
         state: State,
         clock: Clock,
         supervisor: &Supervisor,
-        outcomes: &mpsc::Sender<Outcome>,
+        outcomes: &mpsc::Sender<Report>,
     ) -> Self {
         let planner = Planner::new(&receivers, cap, origin);
         let standing = receivers.iter().map(|r| (r.name.clone(), standing_of(r))).collect();
@@ -73,8 +73,9 @@ impl Post {
         }
     }
 
-    /// What came of an attempt.
-    pub fn delivered(&mut self, outcome: &Outcome) {
+    /// What came of an attempt: its courier goes on when the report is dropped here.
+    pub fn delivered(&mut self, report: Report) {
+        let outcome = &report.outcome;
         self.note(outcome);
         let written = match &outcome.result {
             Attempt::Sent => self.state.delivered(&outcome.key),

@@ -8,18 +8,20 @@ use anyhow::Context;
 
 use super::compare::Compared;
 use super::history;
+use crate::act::bundle::numbered;
 use crate::explain::report;
 
-/// Writes `report.json` and `report.html` beside the traces.
+/// Writes `report.json` and `report.html` beside the traces; of a further capture of the incident,
+/// `report-2.json` and `report-2.html`.
 ///
 /// # Errors
 /// One cannot be written.
-pub fn write(bundle: &Path, compared: &Compared) -> anyhow::Result<()> {
-    let mut json = created(&bundle.join("report.json"))?;
+pub fn write(bundle: &Path, window: usize, compared: &Compared) -> anyhow::Result<()> {
+    let mut json = created(&bundle.join(numbered("report.json", window)))?;
     report::json::write(&mut json, &compared.comparison)?;
     json.flush()?;
-    let mut html = created(&bundle.join("report.html"))?;
-    let history = history::incident_of(bundle).and_then(|i| history::history_of(bundle, &i));
+    let mut html = created(&bundle.join(numbered("report.html", window)))?;
+    let history = history::incident_of(bundle).and_then(|i| history::history_of(bundle, window, &i));
     report::html::write(&mut html, &compared.comparison, history.as_ref())?;
     html.flush()?;
     Ok(())

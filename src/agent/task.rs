@@ -12,6 +12,7 @@ use super::capture::{self, Desk, Kept};
 use super::cost::Meter;
 use super::window::{Heard, Links, Site, Status};
 use super::{Inbox, compare, report};
+use crate::act::bundle::traces_of;
 use crate::decide::capture::admit::Grant;
 use crate::decide::capture::governor::AttemptEnd;
 use crate::decide::capture::window::{Blind, Phase};
@@ -38,7 +39,7 @@ pub struct Task {
 impl Task {
     /// Runs it to its end.
     pub async fn run(self, heard: mpsc::Receiver<Heard>, cancel: CancellationToken) {
-        let record = Record::new(self.desk.state.agent().clone(), self.incident.clone());
+        let record = self.record().await;
         let blind = Blind::opened(self.desk.clock.now());
         let (status, seen) = watch::channel(Status { phase: Phase::Starting, blind });
         let teller = tokio::spawn(tell_phases(self.incident.id.clone(), seen, self.tx.clone()));
@@ -63,6 +64,18 @@ impl Task {
                 self.failed(why.clone(), Some(why)).await;
             }
         }
+    }
+
+    /// What is known of the incident so far: of one that was captured before, what that brought.
+    async fn record(&self) -> Record {
+        let new = Record::new(self.desk.state.agent().clone(), self.incident.clone());
+        if self.incident.earlier.is_empty() {
+            return new;
+        }
+        let (bundles, id) = (self.desk.bundles.clone(), self.incident.id.clone());
+        let kept = tokio::task::spawn_blocking(move || bundles.read(&id)).await.ok().flatten();
+        // Its bundle may have been evicted meanwhile.
+        kept.map_or(new, |kept| Record { incident: self.incident.clone(), ..kept })
     }
 
     async fn failed(&self, why: String, unproven: Option<String>) {
@@ -94,12 +107,12 @@ impl Task {
     }
 
     async fn compare(self, bundle: PathBuf) {
-        let incident = self.incident.id.clone();
+        let (incident, window) = (self.incident.id.clone(), self.incident.window());
         let compared = tokio::task::spawn_blocking(move || compare_now(&bundle, &self.incident)).await;
         match compared {
             Ok(Ok(note)) => {
                 // As above: the report lies in the bundle.
-                let _ = self.tx.send(Inbox::Compared { incident, note }).await;
+                let _ = self.tx.send(Inbox::Compared { incident, window, note }).await;
             }
             Ok(Err(error)) => {
                 tracing::warn!(incident = &*incident, "its ranks could not be compared: {error:#}");
@@ -112,7 +125,10 @@ impl Task {
 /// Asks the loop for the evidence only after the request is on its way.
 async fn evidence(incident: Incident, tx: mpsc::Sender<Inbox>) -> Vec<u8> {
     let (answer, answered) = oneshot::channel();
-    let since = incident.finding.onset;
+    let since = match &incident.worse {
+        Some(worse) => worse.at,
+        None => incident.finding.onset,
+    };
     match tx.send(Inbox::Evidence { incident: Box::new(incident), since, answer }).await {
         Ok(()) => match answered.await {
             Ok(samples) => tokio::task::spawn_blocking(move || samples.lines()).await.unwrap_or_default(),
@@ -139,14 +155,15 @@ async fn tell_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx: 
     }
 }
 
-/// Compares the ranks of a bundle and writes `report.json` and `report.html` into it.
+/// Compares the ranks of an incident's last capture and writes the reports into its bundle.
 fn compare_now(bundle: &Path, incident: &Incident) -> anyhow::Result<VerdictNote> {
+    let window = incident.window();
     let request = compare::Request {
-        paths: vec![bundle.join("traces")],
+        paths: vec![bundle.join(traces_of(window))],
         hypothesis: Some(incident.finding.clone()),
         ..compare::Request::default()
     };
     let compared = compare::run(&request, &|_| {})?;
-    report::write(bundle, &compared)?;
+    report::write(bundle, window, &compared)?;
     Ok(compared.comparison.note())
 }

@@ -153,7 +153,7 @@ impl Agent {
     pub(super) async fn stop(
         &mut self,
         inbox: &mut mpsc::Receiver<Inbox>,
-        delivered: &mut mpsc::Receiver<crate::act::notify::Outcome>,
+        delivered: &mut mpsc::Receiver<crate::act::notify::Report>,
     ) {
         systemd::stopping(GRACE);
         self.windows.cancel();
@@ -165,9 +165,9 @@ impl Agent {
             self.carry_out(&mut effects);
         }
         // What can be delivered at once is; the rest is in the outbox.
-        while let Ok(Some(outcome)) = tokio::time::timeout(Duration::from_millis(200), delivered.recv()).await
+        while let Ok(Some(report)) = tokio::time::timeout(Duration::from_millis(200), delivered.recv()).await
         {
-            self.post.delivered(&outcome);
+            self.post.delivered(report);
         }
         if !self.supervisor.stop(Duration::from_secs(2)).await {
             warn!("some tasks did not end in 2 s and are left behind");

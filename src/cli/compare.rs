@@ -66,7 +66,7 @@ pub struct CompareArgs {
 pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
     // A bundle tells what fired the rule, and how the signal went.
     let incident = args.paths.first().and_then(|p| history::incident_of(p));
-    let history = incident.as_ref().and_then(|i| history::history_of(args.paths.first()?, i));
+    let history = incident.as_ref().and_then(|i| history::history_of(args.paths.first()?, 1, i));
     let request = Request {
         told: told(&args.rank)?,
         paths: args.paths.clone(),

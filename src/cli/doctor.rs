@@ -240,6 +240,8 @@ impl Checks {
             target: &site.name,
             group: &site.name,
             incident: &incident,
+            firing: "",
+            may_carry_on: false,
             badness: 1.0,
         };
         let spec = CaptureSpec::Http(HttpWindow { num_steps: 1, ..HttpWindow::default() });
@@ -276,7 +278,7 @@ impl Checks {
 fn asked(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time) -> Result<String, String> {
     let need = Need { bytes: 0, floor: policy.min_free };
     preflight::check(facts, need, now).map_err(|r| r.to_string())?;
-    let asker = Asker { incident: "INCIDENT", output_dir: policy.output_dir.as_deref() };
+    let asker = Asker { mark: "INCIDENT", output_dir: policy.output_dir.as_deref() };
     let request = plan(http, facts, asker, now).map_err(|r| r.to_string())?;
     let body = request.body.map_or_else(|| "without a body".to_owned(), |b| b.to_string());
     Ok(format!(

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::Format;
 use super::client::AgentArgs;
-use crate::decide::incident::Incident;
+use crate::decide::incident::{CaptureOutcome, Incident};
 use crate::explain::message::{Message, Origin, Update, figure, rank_name, terminal, utc};
 
 /// Lists the incidents of the running agent, shows one, or keeps one from being evicted
@@ -84,6 +84,8 @@ fn line_of(incident: &Incident) -> String {
     let finding = &incident.finding;
     let now = if incident.resolved_at.is_some() { "resolved" } else { "firing" };
     let verdict = incident.verdict.as_ref().map(|v| format!("\n    {}", v.sentence)).unwrap_or_default();
+    let captures = incident.earlier.iter().map(|e| &e.capture).chain([&incident.capture]);
+    let words: Vec<&str> = captures.map(CaptureOutcome::word).collect();
     format!(
         "{}  {}  {} on {}: {} {} {}, capture {}, {now}{verdict}\n",
         incident.id,
@@ -93,7 +95,7 @@ fn line_of(incident: &Incident) -> String {
         rank_name(&finding.rank),
         finding.statistic,
         figure(finding.value),
-        incident.capture.word(),
+        words.join(" then "),
     )
 }
 
@@ -109,5 +111,11 @@ mod tests {
         20261124T034846Z-dp-load-skew-test  2026-11-24 03:48:46.1 UTC  dp-load-skew on server: DP2 max_over_mean 2.52, capture done, firing
             DP2 computes 1.9 ms a step longer than its peers, 61 % of it in attention: it has more work.
         ");
+        let mut again = sample(Time::from_epoch_s(1_795_492_126.1));
+        again.capture_again(
+            CaptureOutcome::Failed { why: "the server went away".into(), captured: None },
+            Some(1.7),
+        );
+        assert!(line_of(&again).contains("capture done then failed, firing"), "{}", line_of(&again));
     }
 }

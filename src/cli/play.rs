@@ -204,7 +204,7 @@ impl Stage {
         }
         self.played.end = now;
         let changes = self.effects.drain(..).filter_map(|e| match e {
-            Effect::Changed { change, .. } => Some(*change),
+            Effect::Changed { change, .. } if change.is_transition() => Some(*change),
             _ => None,
         });
         self.played.changes.extend(changes);

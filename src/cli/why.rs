@@ -66,7 +66,8 @@ fn group_of(group: &GroupStatus) -> String {
         _ => String::new(),
     };
     let refused = group.refused.as_ref().map(|why| format!("    no window: {why}\n")).unwrap_or_default();
-    format!("  {who}: {}{since}\n    {}\n{value}{refused}", group.state.word(), group.why)
+    let again = group.again.as_ref().map(|how| format!("    {how}\n")).unwrap_or_default();
+    format!("  {who}: {}{since}\n    {}\n{value}{refused}{again}", group.state.word(), group.why)
 }
 
 #[cfg(test)]
@@ -90,6 +91,7 @@ mod tests {
             rank: None,
             incident: None,
             refused: Some("the server is not healthy (503); a profile would add to its trouble".into()),
+            again: None,
         };
         let rule = RuleStatus {
             name: "dp-load-skew".into(),

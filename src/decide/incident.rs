@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decide::capture::refusal::Refusal;
 use crate::decide::labels::Labels;
 use crate::decide::rule::{Severity, Side};
 use crate::decide::signal::sample::Source;
@@ -36,12 +37,88 @@ pub struct Incident {
     pub resolved_at: Option<Time>,
     /// What it found.
     pub finding: Finding,
-    /// What came of the capture.
+    /// What came of the capture: of the last one, where [`Self::earlier`] has others.
     pub capture: CaptureOutcome,
-    /// What comparing the ranks said, once it is there.
+    /// What comparing its ranks said, once it is there.
     pub verdict: Option<VerdictNote>,
     /// Where the bundle lies, in the agent's view.
     pub bundle: Option<String>,
+    /// The captures before the last one, the oldest first: it got worse after each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierCapture>,
+    /// When it was last found worse than when it was captured, and what came of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worse: Option<Worse>,
+}
+
+impl Incident {
+    /// The number of its last capture within it, from 1 on.
+    pub fn window(&self) -> usize {
+        self.earlier.len() + 1
+    }
+
+    /// The number of its next capture.
+    pub fn next_window(&self) -> usize {
+        let is_captured = !matches!(self.capture, CaptureOutcome::None | CaptureOutcome::Refused(_));
+        self.window() + usize::from(is_captured)
+    }
+
+    /// When its last capture was wished for: when it fired, or had got worse.
+    pub fn wished_at(&self) -> Time {
+        let worse = self.worse.as_ref().filter(|w| w.refused.is_none() && w.window == self.window());
+        worse.map_or(self.fired_at, |w| w.at)
+    }
+
+    /// The number of the capture that was refused last.
+    pub fn refused_window(&self) -> usize {
+        let again = self.worse.as_ref().filter(|w| w.refused.is_some() && w.window > self.window());
+        again.map_or_else(|| self.window(), |w| w.window)
+    }
+
+    /// Another capture begins; `times_bound` is how bad it was at the one before, if there was one.
+    pub fn capture_again(&mut self, capture: CaptureOutcome, times_bound: Option<f64>) {
+        let before = std::mem::replace(&mut self.capture, capture);
+        if let Some(times_bound) = times_bound {
+            let verdict = self.verdict.take();
+            self.earlier.push(EarlierCapture { times_bound, capture: before, verdict });
+        }
+    }
+}
+
+/// A capture of an incident that was captured again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EarlierCapture {
+    /// How bad it was then: how many times its bound the statistic was.
+    pub times_bound: f64,
+    /// What came of it.
+    pub capture: CaptureOutcome,
+    /// What comparing its ranks said.
+    pub verdict: Option<VerdictNote>,
+}
+
+/// An incident that got worse after it was captured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Worse {
+    /// When.
+    pub at: Time,
+    /// The statistic's value then.
+    pub value: f64,
+    /// How many times its bound that is.
+    pub times_bound: f64,
+    /// The number of the capture that was wished for, 2 for the first one after the first.
+    pub window: usize,
+    /// Why there was none; `None` when there was.
+    pub refused: Option<Refused>,
+}
+
+/// Why a capture was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// A word for machines: `cooldown`.
+    #[serde(default)]
+    pub reason: Arc<str>,
+    /// A sentence with what would mend it.
+    pub why: String,
 }
 
 /// `incident.json`: the incident, and how it came by what it has.
@@ -160,10 +237,7 @@ pub enum CaptureOutcome {
     /// A recording is replayed: this is where a window would have opened.
     WouldStart,
     /// Not now, and why.
-    Refused {
-        /// A sentence with what would mend it.
-        why: String,
-    },
+    Refused(Refused),
     /// A window is being taken.
     Open {
         /// Since when.
@@ -181,16 +255,35 @@ pub enum CaptureOutcome {
 }
 
 impl CaptureOutcome {
+    /// What it brought, also where it failed.
+    pub const fn captured(&self) -> Option<&Captured> {
+        match self {
+            Self::Done(captured) | Self::Failed { captured: Some(captured), .. } => Some(captured),
+            _ => None,
+        }
+    }
+
+    /// Why there was none, where it was refused.
+    pub const fn refused(&self) -> Option<&Refused> {
+        if let Self::Refused(refused) = self { Some(refused) } else { None }
+    }
+
     /// The word of the replay format: `none|would_start|refused|open|done|failed`.
     pub const fn word(&self) -> &'static str {
         match self {
             Self::None => "none",
             Self::WouldStart => "would_start",
-            Self::Refused { .. } => "refused",
+            Self::Refused(_) => "refused",
             Self::Open { .. } => "open",
             Self::Done(_) => "done",
             Self::Failed { .. } => "failed",
         }
+    }
+}
+
+impl From<&Refusal> for Refused {
+    fn from(refusal: &Refusal) -> Self {
+        Self { reason: refusal.word().into(), why: refusal.to_string() }
     }
 }
 
@@ -201,7 +294,7 @@ pub struct Captured {
     pub means: Arc<str>,
     /// When the start was sent.
     pub started_at: Time,
-    /// Seconds from the firing to the start request.
+    /// Seconds from the firing, or from when it had got worse, to the start request.
     pub start_delay_s: f64,
     /// Seconds that the window was open.
     pub open_s: f64,

@@ -161,6 +161,9 @@ pub struct GroupStatus {
     /// Why its window was refused, where it was.
     #[serde(default)]
     pub refused: Option<String>,
+    /// When it would be captured again, where it was; or why it was not, though it got worse.
+    #[serde(default)]
+    pub again: Option<String>,
 }
 
 /// A rule's states.

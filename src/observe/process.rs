@@ -1,12 +1,15 @@
-//! Looks processes up in `/proc`: who listens on a port, who its parents are, which one is which rank.
+//! Looks processes up in `/proc`: who listens on a port, who its parents are, which one is which
+//! rank, since when nsys collects.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use crate::decide::capture::nsys::Process;
 use crate::decide::signal::rank::{Axis, Rank};
+use crate::decide::time::Time;
 
 /// Deeper than any launcher nests.
 const DEPTH: usize = 64;
@@ -81,6 +84,27 @@ pub fn marked(name: &str, value: &str) -> Vec<u32> {
     pids().filter(bears).collect()
 }
 
+/// Whether a process runs that has `word` among its arguments.
+pub fn runs_with(word: &str) -> bool {
+    pids().any(|pid| argv(pid).iter().any(|a| a == word))
+}
+
+/// When the collection that an nsys session does now began: its agent holds the file that it
+/// collects into (`nsys-report-41c9.qdstrm`) open from then on, and the file system knows when that
+/// was made. `None` when nothing can be seen of it: another user's, a file system without times of
+/// birth, an nsys that does it another way.
+pub fn collecting_since(session: &str) -> Option<Time> {
+    let name = format!("--session-name={session}");
+    let is_agent = |argv: &[String]| argv.iter().any(|a| a == "--start-agent") && argv.contains(&name);
+    let agent = pids().find(|pid| is_agent(&argv(*pid)))?;
+    let files = fs::read_dir(format!("/proc/{agent}/fd")).ok()?.flatten().map(|entry| entry.path());
+    let is_collected =
+        |link: &PathBuf| fs::read_link(link).is_ok_and(|to| to.extension().is_some_and(|e| e == "qdstrm"));
+    let [file] = &files.filter(is_collected).collect::<Vec<_>>()[..] else { return None };
+    let born = fs::metadata(file).ok()?.created().ok()?;
+    Some(Time::from_nanos(i64::try_from(born.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()?))
+}
+
 fn value_of(environment: &[u8], name: &str) -> Option<String> {
     let prefix = format!("{name}=");
     let found = environment.split(|b| *b == 0).find_map(|pair| pair.strip_prefix(prefix.as_bytes()))?;
@@ -124,6 +148,8 @@ fn rank_of_title(title: &str) -> Option<Rank> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -134,6 +160,36 @@ mod tests {
         let ancestors = ancestors(std::process::id());
         assert!(ancestors.len() > 1 && ancestors[0].pid == std::process::id());
         drop(socket);
+    }
+
+    #[test]
+    fn a_collection_began_when_the_file_that_its_sessions_agent_writes_was_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, session) =
+            (dir.path().join("nsys-report-1.qdstrm"), format!("probe-{}", std::process::id()));
+        let (argument, before) = (format!("--session-name={session}"), SystemTime::now());
+        let mut agent = std::process::Command::new("sh")
+            .args(["-c", "exec 3>\"$0\"; read x"])
+            .arg(&file)
+            .args(["--start-agent", &argument])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        while !file.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let known = fs::metadata(&file).unwrap().created().is_ok();
+        let since = collecting_since(&session);
+        assert!(runs_with(&argument) && collecting_since("another").is_none());
+        drop(agent.stdin.take());
+        agent.wait().unwrap();
+        assert!(!runs_with(&argument) && collecting_since(&session).is_none());
+        let Some(since) = since.filter(|_| known) else {
+            eprintln!("SKIPPED: when a file was made (this file system does not keep it)");
+            return;
+        };
+        let before = before.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        assert!((since.epoch_s() - before).abs() < 2.0, "{since}");
     }
 
     #[test]

@@ -133,6 +133,8 @@ impl Stage {
             target: "server",
             group: "server",
             incident,
+            firing: "dp_rank=1 high",
+            may_carry_on: false,
             badness: 2.0,
         };
         let policy = Policy {
@@ -257,6 +259,8 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
         capture: CaptureOutcome::None,
         verdict: None,
         bundle: None,
+        earlier: Vec::new(),
+        worse: None,
     };
     Record::new(agent, incident)
 }

@@ -176,6 +176,8 @@ impl Play {
             target: &name,
             group: &group_name,
             incident: &incident,
+            firing: "",
+            may_carry_on: false,
             badness: 2.0,
         };
         let budget =
@@ -191,8 +193,10 @@ impl Play {
             target: name.clone(),
             group: group_name.clone(),
             incident: incident.clone(),
+            firing: String::new(),
             at: self.wall(),
             badness: 2.0,
+            over_at: None,
             end: None,
         };
         let window = OpenWindow {

@@ -9,15 +9,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::retry::{is_too_old, retry_at};
 use super::send::{Failure, send};
-use super::{Attempt, Delivery, Outcome, Receiver};
+use super::{Attempt, Delivery, Outcome, Receiver, Report};
 use crate::decide::time::Time;
 
 /// Deliveries that may wait in memory for one receiver; the rest wait in the outbox.
 const QUEUE: usize = 256;
+
+/// The outbox is written within this, or the disk is in trouble that must not hold the post.
+const WRITES: Duration = Duration::from_secs(5);
 
 /// Where `now` comes from.
 pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;
@@ -56,7 +59,7 @@ pub fn couriers(
     receivers: Vec<Receiver>,
     client: &reqwest::Client,
     now: &Now,
-    outcomes: &mpsc::Sender<Outcome>,
+    outcomes: &mpsc::Sender<Report>,
 ) -> (Couriers, Vec<Courier>) {
     let mut inboxes = BTreeMap::new();
     let mut all = Vec::new();
@@ -80,7 +83,7 @@ pub struct Courier {
     receiver: Arc<Receiver>,
     client: reqwest::Client,
     now: Now,
-    outcomes: mpsc::Sender<Outcome>,
+    outcomes: mpsc::Sender<Report>,
     desk: Arc<Mutex<Desk>>,
 }
 
@@ -152,12 +155,27 @@ impl Courier {
         if !matches!(outcome.result, Attempt::Again { .. }) {
             desk.queue.remove(index);
         }
+        let key = outcome.key.clone();
+        let (written, known) = oneshot::channel();
         // Nobody listens only when the agent is going away; the outbox then sends it again.
-        let _ = self.outcomes.send(outcome).await;
+        let _ = self.outcomes.send(Report { outcome, _written: written }).await;
+        // Dropped or out of time: either way the next one goes.
+        let _ = tokio::time::timeout(WRITES, known).await;
+        desk.catch_up(&key);
     }
 }
 
 impl Desk {
+    /// What was offered while the message of `key` was on its way: it itself may be among it, and
+    /// the outbox has learnt by now what became of it.
+    fn catch_up(&mut self, key: &str) {
+        while let Ok(delivery) = self.incoming.try_recv() {
+            if *delivery.key != *key {
+                self.take(delivery);
+            }
+        }
+    }
+
     /// One that is queued already was offered again by the outbox's sweep.
     fn take(&mut self, delivery: Delivery) {
         if !self.queue.iter().any(|d| d.key == delivery.key) {

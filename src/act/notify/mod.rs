@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 pub use self::plan::{Planner, Route};
 pub use self::storm::StormCap;
@@ -152,6 +153,16 @@ pub struct Outcome {
     pub at: Time,
     /// How it ended.
     pub result: Attempt,
+}
+
+/// An outcome on its way to the outbox. The courier sends nothing more before this is dropped: a
+/// kill then finds at most one message that was taken and is not crossed out yet.
+#[derive(Debug)]
+pub struct Report {
+    /// What came of the attempt.
+    pub outcome: Outcome,
+    /// Tells the courier, by being dropped.
+    _written: oneshot::Sender<()>,
 }
 
 /// How an attempt ended.

@@ -29,6 +29,7 @@ pub use outbox::Parcel;
 /// Attempts older than this are forgotten: no limit looks back further.
 const REMEMBERED: Duration = Duration::from_secs(90 * 86_400);
 
+const ATTEMPTS: &str = "SELECT body FROM attempts ORDER BY at, id";
 const KEEP: &str =
     "INSERT INTO incidents (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body";
 
@@ -111,7 +112,7 @@ impl State {
     /// # Errors
     /// The database cannot be read.
     pub fn ledger(&self) -> Result<Ledger, StateError> {
-        let attempts: Vec<Attempt> = self.bodies("attempts", "SELECT body FROM attempts ORDER BY at, id")?;
+        let attempts: Vec<Attempt> = self.bodies("attempts", ATTEMPTS)?;
         Ok(attempts.into())
     }
 
@@ -169,6 +170,27 @@ impl State {
             .and_then(|_| transaction.execute("DELETE FROM windows WHERE attempt = ?1", [attempt]))
             .and_then(|_| transaction.commit());
         written.map_err(|e| self.broken(e))
+    }
+
+    /// What fired is over: attempts at it are no marks any more for what fires after a restart.
+    ///
+    /// # Errors
+    /// The database cannot be read or written.
+    pub fn over(&self, rule: &str, target: &str, firing: &str, at: Time) -> Result<(), StateError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction().map_err(|e| self.broken(e))?;
+        let bodies: Vec<String> = bodies_in(&transaction, ATTEMPTS).map_err(|e| self.broken(e))?;
+        let attempts: Result<Vec<Attempt>, _> = bodies.iter().map(|b| self.decoded("attempts", b)).collect();
+        let mut ledger = Ledger::from(attempts?);
+        ledger.attempts.retain(|a| a.over_at.is_none());
+        ledger.over(rule, target, firing, at);
+        for attempt in ledger.attempts.iter().filter(|a| a.over_at.is_some()) {
+            let values = params![attempt.id, json(attempt)];
+            transaction
+                .execute("UPDATE attempts SET body = ?2 WHERE id = ?1", values)
+                .map_err(|e| self.broken(e))?;
+        }
+        transaction.commit().map_err(|e| self.broken(e))
     }
 
     /// The windows that are, or may be, open: at start, those that an agent before left behind.
@@ -231,9 +253,7 @@ impl State {
         table: &'static str,
         sql: &str,
     ) -> Result<Vec<T>, StateError> {
-        let connection = self.lock();
-        let bodies: Result<Vec<String>, _> =
-            connection.prepare(sql).and_then(|mut query| query.query_map([], |row| row.get(0))?.collect());
+        let bodies = bodies_in(&self.lock(), sql);
         bodies.map_err(|e| self.broken(e))?.iter().map(|body| self.decoded(table, body)).collect()
     }
 
@@ -262,6 +282,10 @@ impl State {
             source,
         })
     }
+}
+
+fn bodies_in(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
+    connection.prepare(sql).and_then(|mut query| query.query_map([], |row| row.get(0))?.collect())
 }
 
 /// Takes the folder's lock, which the kernel gives back when the process ends, however it ends.

@@ -16,8 +16,10 @@ fn attempt(id: &str, s: f64) -> Attempt {
         target: "server".into(),
         group: "server".into(),
         incident: "i1".into(),
+        firing: "dp_rank=2 high".into(),
         at: Time::from_epoch_s(s),
         badness: 1.5,
+        over_at: None,
         end: None,
     }
 }
@@ -123,4 +125,36 @@ fn a_state_of_a_later_release_is_left_alone() {
     let file = dir.path().join("state.sqlite");
     Connection::open(&file).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(State::open(dir.path()), Err(StateError::Newer { found: 99, .. })));
+}
+
+#[test]
+fn what_was_seen_to_end_is_no_mark_after_a_restart_and_what_was_not_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    let other = Attempt { firing: "dp_rank=1 low".into(), ..attempt("a2", 11.0) };
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    state.begin(&other, &window("a2"), None).unwrap();
+    let at = Time::from_epoch_s(20.0);
+    state.over("dp-load-skew", "server", "dp_rank=2 high", at).unwrap();
+    // Its window ended after it was over: neither forgets the other.
+    let end = AttemptEnd { at, stalled: Duration::ZERO, bytes: 7, unproven: None };
+    state.end("a1", &end).unwrap();
+    drop(state);
+    let kept = State::open(dir.path()).unwrap().ledger().unwrap().attempts;
+    assert_eq!(kept, [Attempt { over_at: Some(at), end: Some(end), ..attempt("a1", 10.0) }, other]);
+}
+
+#[test]
+fn an_attempt_that_an_earlier_release_wrote_is_read_and_goes_on_counting() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(State::open(dir.path()).unwrap());
+    let old = r#"{"id":"i1/1","rule":"r","target":"t","group":"t","incident":"i1","at":10.0,"badness":1.5,"end":null}"#;
+    let file = dir.path().join("state.sqlite");
+    Connection::open(&file)
+        .unwrap()
+        .execute("INSERT INTO attempts (id, at, body) VALUES ('i1/1', 10000000000, ?1)", [old])
+        .unwrap();
+    let state = State::open(dir.path()).unwrap();
+    let kept = state.ledger().unwrap().attempts;
+    assert_eq!((kept[0].badness, kept[0].firing.as_str(), kept[0].over_at), (1.5, "", None));
 }

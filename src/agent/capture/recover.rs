@@ -88,7 +88,12 @@ pub fn find(desk: &Desk) -> anyhow::Result<Found> {
 /// Brings a bundle up to what the state knows; one that knows more (a verdict, its end) stays.
 fn complete(desk: &Desk, record: &Record) {
     let written = match desk.bundles.read(&record.incident.id) {
-        Some(there) if !matches!(there.incident.capture, CaptureOutcome::Open { .. }) => return,
+        Some(there)
+            if there.incident.window() >= record.incident.window()
+                && !matches!(there.incident.capture, CaptureOutcome::Open { .. }) =>
+        {
+            return;
+        }
         Some(_) => desk.bundles.write(record),
         None => desk.bundles.create(record, b"").map(|_| ()),
     };
@@ -98,13 +103,11 @@ fn complete(desk: &Desk, record: &Record) {
 }
 
 fn end_of(record: &Record, now: Time) -> AttemptEnd {
-    let stalled = match &record.incident.capture {
-        CaptureOutcome::Done(captured) | CaptureOutcome::Failed { captured: Some(captured), .. } => {
-            Duration::try_from_secs_f64(captured.stall_s).unwrap_or_default()
-        }
-        _ => Duration::ZERO,
-    };
-    AttemptEnd { at: now, stalled, bytes: record.files.iter().map(|f| f.size).sum(), unproven: None }
+    let (stalled, bytes) = record.incident.capture.captured().map_or((Duration::ZERO, 0), |captured| {
+        let stalled = Duration::try_from_secs_f64(captured.stall_s).unwrap_or_default();
+        (stalled, captured.files.iter().map(|f| f.size).sum())
+    });
+    AttemptEnd { at: now, stalled, bytes, unproven: None }
 }
 
 /// Closes one window that an agent before this one left behind, on the server that is `known` by
@@ -141,7 +144,7 @@ async fn closed(
     match window.means.clone() {
         OpenMeans::Http(request) => {
             let (lines, end) = log.as_deref().map(recent).unwrap_or_default();
-            let moved = desk.bundles.traces(&record.incident.id);
+            let moved = desk.bundles.traces(&record.incident.id, record.incident.window());
             // What it costs is measured by /health alone, without a habit: nothing was seen yet.
             let meter = Meter::new(desk.clock, Duration::ZERO, Habits::new());
             let status = Status { phase: Phase::Unknown, blind: Blind::opened(window.sent_at) };
@@ -154,22 +157,24 @@ async fn closed(
             came_of(outcome, request.writes_files)
         }
         OpenMeans::Nsys { .. } => {
-            let came = nsys::close(&site.nsys, &window, desk.clock.now()).await;
-            with_scratched(desk, came, &window.incident).await
+            let output = nsys::output_of(desk, &window.incident, record.incident.window());
+            let came = nsys::close(&site.nsys, &window, &output, desk.clock.now()).await;
+            with_scratched(desk, came, record).await
         }
         OpenMeans::Command { group } => {
             let came = command::close(&window, group, window.sent_at);
-            with_scratched(desk, came, &window.incident).await
+            with_scratched(desk, came, record).await
         }
     }
 }
 
 /// What the dead agent's window had written so far is kept with the rest.
-async fn with_scratched(desk: &Desk, mut came: Came, incident: &str) -> Came {
+async fn with_scratched(desk: &Desk, mut came: Came, record: &Record) -> Came {
     let known: Vec<String> = came.artifacts.iter().map(|a| a.path.clone()).collect();
-    let (bundles, incident) = (desk.bundles.clone(), incident.to_owned());
+    let (bundles, incident) = (desk.bundles.clone(), record.incident.id.clone());
+    let window = record.incident.window();
     let read = tokio::task::spawn_blocking(move || -> Vec<_> {
-        let files = bundles.scratched(&incident).into_iter();
+        let files = bundles.scratched(&incident, window).into_iter();
         let new = files.filter(|f| !known.iter().any(|k| Path::new(k) == f));
         new.filter_map(|f| inspect(&f, Engine::Sglang).ok()).collect()
     });

@@ -1,24 +1,33 @@
-//! Closes what an agent before this one left collecting.
+//! Closes what an agent before this one left collecting, and nothing of anybody else's.
+//!
+//! The list of sessions says that one collects, not for whom: a name, an id and a state are the same
+//! whoever started it, and our `-o` shows in a report only once it is there. What proves a collection
+//! ours is when it began ([`whose`]): the session was ready when its state was read, just before our
+//! start was sent. Where that can be read, it decides at once, however long ago it was. Where it
+//! cannot, a collection that was seen to begin is ours; one that was not is taken for ours for ten
+//! minutes, and afterwards left to people, who are told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Seen, report, wait_for};
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMeans, OpenWindow};
 use crate::agent::capture::Came;
-use crate::decide::capture::nsys::{Readiness, generated};
+use crate::decide::capture::nsys::{LONGEST_START, Readiness, Whose, generated, whose};
 use crate::decide::capture::window::EXPORT_LIMIT;
 use crate::decide::time::Time;
+use crate::observe::process::{collecting_since, runs_with};
 
 /// A start whose agent died may show in the state only after this.
 const LATE: Duration = Duration::from_secs(3);
-/// A collection that was not seen to begin is taken for ours when its start was sent no longer ago:
-/// the session was ready a moment before, and afterwards nobody looked.
+/// A collection of which nothing tells when it began is taken for ours when its start was sent no
+/// longer ago: the session was ready a moment before, and afterwards nobody looked.
 const OURS: Duration = Duration::from_secs(600);
 
-/// Stops the collection of `window`, if its session still collects and it is ours.
-pub async fn close(nsys: &Nsys, window: &OpenWindow, now: Time) -> Came {
+/// Stops the collection of `window`, if its session still collects and it is ours. `output` is what
+/// its start was given.
+pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -> Came {
     let mut came = Came { means: "nsys", sent_at: window.sent_at, ..Came::default() };
     let OpenMeans::Nsys { session, name } = &window.means else { return came };
     let died = "the agent died during this window";
@@ -27,33 +36,66 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, now: Time) -> Came {
     let seen = match (session.is_empty(), window.granted) {
         (true, _) => Seen::Absent,
         (false, true) => wait_for(nsys, session, Duration::ZERO, |_| true).await,
-        (false, false) => wait_for(nsys, session, LATE, |s| s.is(Readiness::Collecting)).await,
+        (false, false) => {
+            started(output).await;
+            wait_for(nsys, session, LATE, |s| s.is(Readiness::Collecting)).await
+        }
     };
     let seen = match seen {
         // Its stop was sent, and the report is being generated.
         Seen::Is(Readiness::Busy) => wait_for(nsys, session, EXPORT_LIMIT, |s| !s.is(Readiness::Busy)).await,
         other => other,
     };
-    match seen {
-        Seen::Is(Readiness::Collecting) if window.granted || age < OURS => {
+    let began = if seen.is(Readiness::Collecting) { began(name).await } else { None };
+    match (seen, whose(began, window.sent_at)) {
+        (Seen::Is(Readiness::Collecting), Whose::Theirs) => {
+            let since = began.map(|at| format!(" since {at}")).unwrap_or_default();
+            came.failure = Some(format!(
+                "{died}; its session {name} collects{since}, which is not when this window was started: that is somebody else's, and is left alone"
+            ));
+        }
+        (Seen::Is(Readiness::Collecting), Whose::Ours) => stop(nsys, session, now, &mut came).await,
+        (Seen::Is(Readiness::Collecting), Whose::Unknown) if window.granted || age < OURS => {
             stop(nsys, session, now, &mut came).await
         }
-        Seen::Is(Readiness::Collecting) => {
+        (Seen::Is(Readiness::Collecting), Whose::Unknown) => {
             let why = format!(
                 "{died}, just as it started nsys session {name}, and something has collected there since: if it is nobody's, stop it with nsys stop --session={session}"
             );
             came.unproven = Some(why.clone());
             came.failure = Some(why);
         }
-        Seen::Unread(why) => {
+        (Seen::Unread(why), _) => {
             let why =
                 format!("{died}, and whether nsys session {name} still collects cannot be read ({why})");
             came.unproven = Some(why.clone());
             came.failure = Some(why);
         }
-        Seen::Is(_) | Seen::Absent => came.failure = Some(format!("{died}; its session collects no more")),
+        (Seen::Is(_) | Seen::Absent, _) => {
+            came.failure = Some(format!("{died}; its session collects no more"))
+        }
     }
     came
+}
+
+/// A start outlives the agent that sent it, and takes effect when it takes effect.
+async fn started(output: &Path) {
+    let (word, until) = (output.display().to_string(), tokio::time::Instant::now() + LONGEST_START);
+    loop {
+        let word = word.clone();
+        let runs = tokio::task::spawn_blocking(move || runs_with(&word)).await;
+        if !runs.unwrap_or(false) || tokio::time::Instant::now() >= until {
+            return;
+        }
+        tokio::time::sleep(super::LOOK).await;
+    }
+}
+
+/// When the session's collection began, where that can be seen.
+async fn began(name: &str) -> Option<Time> {
+    let name = name.to_owned();
+    // All of /proc is walked.
+    tokio::task::spawn_blocking(move || collecting_since(&name)).await.ok().flatten()
 }
 
 async fn stop(nsys: &Nsys, session: &str, now: Time, came: &mut Came) {

@@ -55,8 +55,8 @@ pub async fn capture(
     };
     desk.state.begin(attempt, &window, Some(record))?;
     let (desk, site, spec) = (desk.clone(), site.clone(), spec.clone());
-    let taking =
-        Taking { desk: desk.clone(), site: site.clone(), spec, window, links, exchanges: Vec::new() };
+    let (number, exchanges) = (record.incident.window(), Vec::new());
+    let taking = Taking { desk: desk.clone(), site: site.clone(), spec, window, number, links, exchanges };
     // A task of its own: a caller that is dropped does not leave a session collecting.
     let taken = tokio::spawn(taking.run());
     match taken.await {
@@ -67,11 +67,20 @@ pub async fn capture(
             let windows = desk.state.open_windows()?;
             let left = windows.into_iter().find(|w| w.attempt == attempt.id);
             Ok(match left {
-                Some(window) => close(&site.nsys, &window, desk.clock.now()).await,
+                Some(window) => {
+                    let output = output_of(&desk, &window.incident, number);
+                    close(&site.nsys, &window, &output, desk.clock.now()).await
+                }
                 None => Came { means: "nsys", sent_at: desk.clock.now(), ..Came::default() },
             })
         }
     }
+}
+
+/// What a start is given as its output: ours alone, by the incident and the number of its capture.
+pub fn output_of(desk: &Desk, incident: &str, number: usize) -> PathBuf {
+    let scratch = desk.bundles.scratch_of(incident, number);
+    scratch.canonicalize().unwrap_or(scratch).join("window")
 }
 
 struct Taking {
@@ -79,6 +88,8 @@ struct Taking {
     site: Site,
     spec: NsysWindow,
     window: OpenWindow,
+    /// Of the capture within its incident.
+    number: usize,
     links: Links,
     exchanges: Vec<Exchange>,
 }
@@ -161,7 +172,8 @@ impl Taking {
     async fn collect(&mut self, came: &mut Came) -> Result<PathBuf, Failed> {
         let nsys = self.site.nsys.clone();
         let session = self.session(&nsys, came).await?;
-        let output = self.desk.bundles.scratch(&self.window.incident).map_err(Failed::closed)?.join("window");
+        self.desk.bundles.scratch(&self.window.incident, self.number).map_err(Failed::closed)?;
+        let output = output_of(&self.desk, &self.window.incident, self.number);
         self.window.means = OpenMeans::Nsys { session: session.id.clone(), name: session.name.clone() };
         self.window.sent_at = self.desk.clock.now();
         self.desk.state.update(&self.window).map_err(Failed::closed)?;

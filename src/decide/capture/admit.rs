@@ -98,7 +98,8 @@ pub fn admit(
         return Ok(Some(grant(wish, ledger, Means::Command(command.clone()), now)));
     }
     preflight::check(facts, Need { bytes: expected.bytes, floor: policy.min_free }, now)?;
-    let asker = Asker { incident: wish.incident, output_dir: policy.output_dir.as_deref() };
+    let mark = attempt_of(wish, ledger, now).mark();
+    let asker = Asker { mark: &mark, output_dir: policy.output_dir.as_deref() };
     let means = match spec {
         CaptureSpec::Http(http) => Means::Http(plan(http, facts, asker, now)?),
         CaptureSpec::CudaProfilerApi(http) => Means::Http(plan(&cuda_profiler(http), facts, asker, now)?),
@@ -121,8 +122,10 @@ pub fn attempt_of(wish: &Wish<'_>, ledger: &Ledger, now: Time) -> Attempt {
         target: wish.target.to_owned(),
         group: wish.group.to_owned(),
         incident: wish.incident.to_owned(),
+        firing: wish.firing.to_owned(),
         at: now,
         badness: wish.badness,
+        over_at: None,
         end: None,
     }
 }
@@ -180,7 +183,10 @@ mod tests {
     fn decided(spec: &CaptureSpec, policy: &Policy) -> Result<Option<Grant>, String> {
         let limits =
             Limits { cooldown: Duration::from_secs(600), captures: 4, per: Duration::from_secs(86_400) };
-        let wish = Wish { rule: "r", limits: &limits, target: "t", group: "t", incident: "i1", badness: 1.5 };
+        let (rule, target, incident) = ("r", "t", "i1");
+        let (firing, may_carry_on, badness) = ("", false, 1.5);
+        let wish =
+            Wish { rule, limits: &limits, target, group: "t", incident, firing, may_carry_on, badness };
         let now = Time::from_epoch_s(1000.0);
         admit(spec, &wish, &Ledger::default(), &Facts::default(), policy, now)
             .map_err(|r| r.word().to_owned())

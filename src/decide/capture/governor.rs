@@ -52,12 +52,30 @@ pub struct Attempt {
     pub group: String,
     /// The incident.
     pub incident: String,
+    /// What fired, as in [`Wish::firing`].
+    #[serde(default)]
+    pub firing: String,
     /// When it was allowed, just before the request.
     pub at: Time,
-    /// How bad the incident was, in multiples of the rule's bound.
+    /// How bad the incident was, in multiples of the rule's bound: the mark that a further window of
+    /// the incident is held against.
     pub badness: f64,
+    /// When what fired was seen to be over; `None` while it lasts, or when nobody saw its end.
+    #[serde(default)]
+    pub over_at: Option<Time>,
     /// Its end; `None` while its window is, or may be, open.
     pub end: Option<AttemptEnd>,
+}
+
+impl Attempt {
+    /// What marks its folder and files: its incident and, from the second on, its number, so that no
+    /// window of an incident takes another's files for its own, or has them written over.
+    pub fn mark(&self) -> String {
+        match self.id.rsplit_once('/') {
+            Some((incident, number)) if number != "1" => format!("{incident}-w{number}"),
+            _ => self.incident.clone(),
+        }
+    }
 }
 
 /// How an attempt ended.
@@ -101,6 +119,10 @@ pub struct Wish<'a> {
     pub group: &'a str,
     /// The incident.
     pub incident: &'a str,
+    /// What fires: the group, whom it blames, on which side. Empty when nothing does.
+    pub firing: &'a str,
+    /// Whether it may have fired before this agent looked, so that it may be what another captured.
+    pub may_carry_on: bool,
     /// How bad it is, in multiples of the bound (at least 1 for what fires).
     pub badness: f64,
 }
@@ -118,6 +140,28 @@ impl Ledger {
     /// The windows that may be open.
     pub fn open(&self) -> impl Iterator<Item = &Attempt> {
         self.attempts.iter().filter(|a| a.end.is_none())
+    }
+
+    /// The attempts at what fires: those of its incident and, where it may carry on over a restart
+    /// of the agent, those whose end nobody has seen, so that neither a crash nor a rule read anew
+    /// makes a captured imbalance a new one. After a day it is one all the same.
+    pub fn marks<'s>(&'s self, wish: &'s Wish<'_>, now: Time) -> impl Iterator<Item = &'s Attempt> {
+        let carries_on = move |a: &Attempt| {
+            wish.may_carry_on
+                && !wish.firing.is_empty()
+                && (&*a.rule, &*a.target, &*a.firing) == (wish.rule, wish.target, wish.firing)
+                && a.over_at.is_none()
+                && now.since(a.at) < DAY
+        };
+        self.attempts.iter().filter(move |a| a.incident == wish.incident || carries_on(a))
+    }
+
+    /// What fired is over at `now`; whether there was an attempt at it.
+    pub fn over(&mut self, rule: &str, target: &str, firing: &str, now: Time) -> bool {
+        let lasts = |a: &&mut Attempt| {
+            (&*a.rule, &*a.target, &*a.firing) == (rule, target, firing) && a.over_at.is_none()
+        };
+        self.attempts.iter_mut().filter(lasts).map(|a| a.over_at = Some(now)).count() > 0
     }
 
     /// What the next window on `target` is expected to cost: the most that one of its last five
@@ -147,7 +191,7 @@ pub fn decide(
     no_future(ledger, now)?;
     quiet(wish, ledger, now)?;
     rule_limits(wish, ledger, now)?;
-    worse(wish, ledger, budget)?;
+    worse(wish, ledger, budget, now)?;
     daily(ledger, budget, expected, now)
 }
 
@@ -215,12 +259,16 @@ fn full(sorted: &[Time], most: u32, per: Duration, now: Time) -> Option<Duration
 }
 
 /// Within one incident a second window must be worth it; the margin is against its worst so far.
-fn worse(wish: &Wish<'_>, ledger: &Ledger, budget: &Budget) -> Result<(), Refusal> {
-    let same = ledger.attempts.iter().filter(|a| a.incident == wish.incident);
-    let Some(last) = same.map(|a| a.badness).max_by(f64::total_cmp) else { return Ok(()) };
-    let needed = last * budget.worse_by.max(1.0);
+fn worse(wish: &Wish<'_>, ledger: &Ledger, budget: &Budget, now: Time) -> Result<(), Refusal> {
+    let worst = ledger.marks(wish, now).max_by(|a, b| a.badness.total_cmp(&b.badness));
+    let Some(worst) = worst else { return Ok(()) };
+    let (last, needed) = (worst.badness, worst.badness * budget.worse_by.max(1.0));
     // Written so that NaN refuses.
-    if wish.badness >= needed { Ok(()) } else { Err(Refusal::NotWorse { last, now: wish.badness, needed }) }
+    if wish.badness >= needed {
+        return Ok(());
+    }
+    let before = (worst.incident != wish.incident).then(|| worst.incident.clone());
+    Err(Refusal::NotWorse { before, last, now: wish.badness, needed })
 }
 
 fn daily(ledger: &Ledger, budget: &Budget, expected: Estimate, now: Time) -> Result<(), Refusal> {
@@ -266,16 +314,22 @@ mod tests {
             target: "t".into(),
             group: "g".into(),
             incident: incident.into(),
+            firing: "dp_rank=2 high".into(),
             at: at(s),
             badness: 1.0,
+            over_at: None,
             end: Some(end),
         }
     }
 
+    fn wish(incident: &str, badness: f64) -> Wish<'_> {
+        let (rule, limits, target, group) = ("r", &LIMITS, "t", "g");
+        let (firing, may_carry_on) = ("dp_rank=2 high", false);
+        Wish { rule, limits, target, group, incident, firing, may_carry_on, badness }
+    }
+
     fn decided(attempts: Vec<Attempt>, now: Time) -> String {
-        let wish =
-            Wish { rule: "r", limits: &LIMITS, target: "t", group: "g", incident: "new", badness: 1.2 };
-        decide(&wish, &Ledger::from(attempts), &Budget::default(), Estimate::default(), now)
+        decide(&wish("new", 1.2), &Ledger::from(attempts), &Budget::default(), Estimate::default(), now)
             .map_or_else(|r| r.word().to_owned(), |()| "ok".into())
     }
 
@@ -306,10 +360,10 @@ mod tests {
     #[test]
     fn a_window_that_is_being_closed_after_a_crash_is_named_as_such() {
         let open = Attempt { end: None, ..attempt(0, "a") };
-        let wish = Wish { rule: "r", limits: &LIMITS, target: "t", group: "g", incident: "n", badness: 2.0 };
         let left_behind = [open.id.clone()].into();
         let ledger = Ledger { attempts: vec![open], left_behind };
-        let refused = decide(&wish, &ledger, &Budget::default(), Estimate::default(), at(700)).unwrap_err();
+        let refused =
+            decide(&wish("n", 2.0), &ledger, &Budget::default(), Estimate::default(), at(700)).unwrap_err();
         assert_eq!((refused.word(), refused.awaits_facts()), ("left_open", true));
         assert_eq!(
             refused.to_string(),
@@ -319,16 +373,34 @@ mod tests {
 
     #[test]
     fn an_incident_is_captured_again_only_when_it_got_worse_by_the_margin() {
-        let wish =
-            |badness| Wish { rule: "r", limits: &LIMITS, target: "t", group: "g", incident: "a", badness };
         let ledger = Ledger::from(vec![attempt(0, "a")]);
         let decided = |badness| {
-            decide(&wish(badness), &ledger, &Budget::default(), Estimate::default(), at(700))
+            decide(&wish("a", badness), &ledger, &Budget::default(), Estimate::default(), at(700))
                 .map_err(|r| r.word())
         };
         assert_eq!(decided(1.49), Err("not_worse"));
         assert_eq!(decided(1.5), Ok(()));
         assert_eq!(decided(f64::NAN), Err("not_worse"));
+    }
+
+    #[test]
+    fn what_carries_on_over_a_restart_is_held_against_the_mark_of_before() {
+        let mut ledger = Ledger::from(vec![attempt(0, "a")]);
+        let decided = |ledger: &Ledger, wish: Wish<'_>| {
+            decide(&wish, ledger, &Budget::default(), Estimate::default(), at(700)).map_err(|r| r.to_string())
+        };
+        let after = Wish { may_carry_on: true, ..wish("b", 1.4) };
+        assert_eq!(
+            decided(&ledger, after).unwrap_err(),
+            "this was captured as incident a, at 1.00 times its bound, and nobody saw it end; it is at 1.40 now and captured again from 1.50 on (budget.worse_by)"
+        );
+        assert_eq!(decided(&ledger, Wish { badness: 1.5, ..after }), Ok(()));
+        assert_eq!(decided(&ledger, Wish { firing: "dp_rank=1 high", ..after }), Ok(()), "another rank");
+        assert_eq!(decided(&ledger, Wish { firing: "", ..after }), Ok(()), "asked for by hand");
+        assert_eq!(decided(&ledger, wish("b", 1.4)), Ok(()), "it began while somebody looked");
+        assert!(ledger.over("r", "t", "dp_rank=2 high", at(500)));
+        assert_eq!(decided(&ledger, after), Ok(()), "it was seen to end");
+        assert!(!ledger.over("r", "t", "dp_rank=2 high", at(600)), "it was over before");
     }
 
     #[test]
@@ -339,7 +411,7 @@ mod tests {
 
     #[test]
     fn the_budget_counts_what_was_spent_and_what_the_next_is_expected_to_take() {
-        let wish = Wish { rule: "x", limits: &LIMITS, target: "x", group: "x", incident: "x", badness: 1.0 };
+        let wish = Wish { rule: "x", target: "x", group: "x", ..wish("x", 1.0) };
         let ledger = Ledger::from(vec![attempt(0, "a")]);
         let budget = Budget { stalled: Duration::from_secs(5), bytes: 10 << 20, ..Budget::default() };
         let decided = |stalled: u64, bytes: u64| {

@@ -3,10 +3,13 @@
 //! Its exit status proves nothing: a start on a session that is gone is rc 0 with 2025.3. So states
 //! are read back, and where a report went is read from `Generated:`.
 
+use std::time::Duration;
+
 use serde_json::Value;
 use thiserror::Error;
 
 use crate::decide::capture::NsysSession;
+use crate::decide::time::Time;
 
 /// One row of `nsys sessions list`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +114,35 @@ pub struct Viewer {
     pub user: u32,
     /// The agent's `$TMPDIR`, or `/tmp`.
     pub tmpdir: String,
+}
+
+/// Whose a collection is that a session does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// It began when ours was started.
+    Ours,
+    /// It began at another time.
+    Theirs,
+    /// Nobody can tell.
+    Unknown,
+}
+
+/// Clocks of file systems are a little coarse.
+const COARSE: Duration = Duration::from_secs(2);
+/// A start takes effect within a second; on a machine that is very busy within this.
+const PROMPT: Duration = Duration::from_secs(10);
+/// No start of ours takes longer.
+pub const LONGEST_START: Duration = Duration::from_secs(60);
+
+/// Whose the collection is that began at `began`, when a start of ours was sent at `sent_at` to a
+/// session that was ready just before. Neither the list of sessions nor a report says who started a
+/// collection: only when it began can be read.
+pub fn whose(began: Option<Time>, sent_at: Time) -> Whose {
+    match began {
+        Some(at) if at + COARSE < sent_at || at > sent_at + LONGEST_START => Whose::Theirs,
+        Some(at) if at <= sent_at + PROMPT => Whose::Ours,
+        _ => Whose::Unknown,
+    }
 }
 
 /// Reads `sessions list -f json`; `None` when it is no JSON.
@@ -344,6 +376,15 @@ mod tests {
             "{why}"
         );
         assert!(seen_by(1000, "/scratch").ends_with("the server's own nsys, the same release"));
+    }
+
+    #[test]
+    fn a_collection_is_ours_only_if_it_began_when_ours_was_started() {
+        let sent_at = Time::from_epoch_s(1000.0);
+        let began = |s: f64| whose(Some(Time::from_epoch_s(1000.0 + s)), sent_at);
+        assert_eq!([began(-1.9), began(0.1), began(10.0)], [Whose::Ours; 3]);
+        assert_eq!([began(-2.1), began(60.1), began(86_400.0)], [Whose::Theirs; 3]);
+        assert_eq!([began(10.1), began(60.0), whose(None, sent_at)], [Whose::Unknown; 3]);
     }
 
     #[test]

@@ -101,8 +101,8 @@ impl StartRequest {
 /// Who asks, and where its files may go.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
-    /// The incident's id; it marks folder and file names.
-    pub incident: &'a str,
+    /// What marks folder and file names: the incident's id, and the window's number within it.
+    pub mark: &'a str,
     /// The configuration's `capture.output_dir`, server's view; the rule's own goes first.
     pub output_dir: Option<&'a str>,
 }
@@ -238,14 +238,14 @@ fn first_of(field: &str) -> Version {
 }
 
 /// The folder where the operator declared one; an id or a prefix where the release knows it.
-/// Every mark bears the incident's id, so that no window is taken for another.
+/// Every one bears the incident's id, so that no window is taken for another.
 fn marks_of(spec: &HttpWindow, version: Version, asker: Asker<'_>) -> Result<Marks, Refusal> {
     let ours = |front: &Option<String>| match front {
-        Some(front) => format!("{front}-{}", asker.incident),
-        None => format!("skewtrap-{}", asker.incident),
+        Some(front) => format!("{front}-{}", asker.mark),
+        None => format!("skewtrap-{}", asker.mark),
     };
     let base = spec.output_dir.as_deref().or(asker.output_dir);
-    let dir = base.map(|base| format!("{}/skewtrap-{}", base.trim_end_matches('/'), asker.incident));
+    let dir = base.map(|base| format!("{}/skewtrap-{}", base.trim_end_matches('/'), asker.mark));
     let knows_id = version >= first_of("profile_id");
     let id = knows_id.then(|| ours(&spec.profile_id));
     let knows_prefix = version >= first_of("profile_prefix");
@@ -275,7 +275,7 @@ fn vllm(
     const STEP: Duration = Duration::from_millis(50);
     let takes_body = server.version.is_some_and(|v| v >= VLLM_BODY);
     let steps = (STEP * spec.num_steps).clamp(Duration::from_millis(200), spec.deadline);
-    let prefix = takes_body.then(|| vllm_prefix(spec, asker.incident));
+    let prefix = takes_body.then(|| vllm_prefix(spec, asker.mark));
     let body = prefix.as_ref().map(|p| json!({"profile_prefix": p, "max_iterations": spec.num_steps}));
     let mut notes = vec!["vLLM writes to the folder that it was launched with".to_owned()];
     if !takes_body {
@@ -301,10 +301,10 @@ fn vllm(
 }
 
 /// 1 to 128 characters of `[A-Za-z0-9._-]`.
-fn vllm_prefix(spec: &HttpWindow, incident: &str) -> String {
+fn vllm_prefix(spec: &HttpWindow, mark: &str) -> String {
     let front = spec.profile_prefix.as_deref().unwrap_or("skewtrap");
     let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    let text = format!("{front}-{incident}");
+    let text = format!("{front}-{mark}");
     // The id at the end is what makes it unique, so a long front part is cut, not the id.
     text.chars().skip(text.chars().count().saturating_sub(128)).map(safe).collect()
 }

@@ -1,6 +1,8 @@
 //! Why a window may not open now: one variant a reason, each a sentence that says what would
 //! mend it. They go into the log, the notification, the incident and `skewtrap why` as they are.
 
+mod word;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -16,6 +18,15 @@ pub enum Refusal {
     /// The agent was told not to capture.
     #[error("the agent runs with --watch-only and opens no window; restart it without to capture")]
     WatchOnly,
+    /// Its captures are silenced.
+    #[error("the rule is silenced for another {}", Span(*.left))]
+    Silenced {
+        /// How long still.
+        left: Duration,
+    },
+    /// Nothing fires any more.
+    #[error("the rule cleared during the warm-up")]
+    Cleared,
 
     // --- limits ---
     /// The rule captured a moment ago.
@@ -61,10 +72,10 @@ pub enum Refusal {
         incident: String,
     },
     /// The same incident was captured and is no worse.
-    #[error(
-        "this incident was captured at {last:.2} times its bound and is at {now:.2} now; it is captured again from {needed:.2} on (budget.worse_by)"
-    )]
+    #[error("{}", not_worse(.before.as_deref(), *.last, *.now, *.needed))]
     NotWorse {
+        /// The incident that it was before the agent was started again, if it was another.
+        before: Option<String>,
         /// How bad it was at the last attempt, in multiples of the bound.
         last: f64,
         /// How bad it is.
@@ -252,44 +263,15 @@ pub enum Refusal {
     ProfileV2,
 }
 
-impl Refusal {
-    /// Whether it only says that something is not known yet: what is known a moment later may
-    /// well allow the same wish.
-    pub const fn awaits_facts(&self) -> bool {
-        matches!(self, Self::UnknownServer { .. } | Self::Stale { .. } | Self::LeftOpen { .. })
-    }
-
-    /// One word for counters and machines.
-    pub const fn word(&self) -> &'static str {
-        match self {
-            Self::WatchOnly => "watch_only",
-            Self::Cooldown { .. } => "cooldown",
-            Self::RuleLimit { .. } => "rule_limit",
-            Self::WindowOpen { .. } => "window_open",
-            Self::LeftOpen { .. } => "left_open",
-            Self::NotWorse { .. } => "not_worse",
-            Self::DailyWindows { .. } => "daily_windows",
-            Self::DailyStall { .. } => "daily_stall",
-            Self::DailyBytes { .. } => "daily_bytes",
-            Self::Quiet { .. } => "quiet",
-            Self::FutureState { .. } => "future_state",
-            Self::UnknownServer { .. } => "unknown_server",
-            Self::Stale { .. } => "stale_facts",
-            Self::Unhealthy { .. } => "unhealthy",
-            Self::Slow { .. } => "slow",
-            Self::Foreign { .. } => "foreign_window",
-            Self::ForeignRecently { .. } => "foreign_recently",
-            Self::AllIdle => "all_idle",
-            Self::NeedsLog { .. } => "needs_log",
-            Self::DiskLow { .. } => "disk_low",
-            Self::BadFolder { .. } => "bad_folder",
-            Self::KeepFull { .. } => "keep_full",
-            Self::TooOld { .. } => "too_old",
-            Self::NoVersion => "no_version",
-            Self::Risk { .. } => "risk",
-            Self::Never { .. } => "never",
-            Self::ProfileV2 => "profile_v2",
-        }
+fn not_worse(before: Option<&str>, last: f64, now: f64, needed: f64) -> String {
+    let (needed, setting) = (format!("captured again from {needed:.2} on"), "(budget.worse_by)");
+    match before {
+        None => format!(
+            "this incident was captured at {last:.2} times its bound and is at {now:.2} now; it is {needed} {setting}"
+        ),
+        Some(before) => format!(
+            "this was captured as incident {before}, at {last:.2} times its bound, and nobody saw it end; it is at {now:.2} now and {needed} {setting}"
+        ),
     }
 }
 

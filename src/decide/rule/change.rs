@@ -34,6 +34,9 @@ pub struct Change {
     pub numbers: Option<Numbers>,
     /// Why, for `unknown` and `inert`.
     pub reason: Option<String>,
+    /// Whether it may have fired before anybody looked: the trigger has held since so soon after
+    /// the group was first seen that its clear could not have held in between.
+    pub may_carry_on: bool,
 }
 
 /// How a state was entered.
@@ -46,6 +49,8 @@ pub enum How {
     Resumed,
     /// It still fires and blames another member or side: a firing of its own.
     Reblamed,
+    /// It still fires, and is worse by the margin than when it was captured: the same firing.
+    Worsened,
 }
 
 /// What a condition showed.
@@ -66,7 +71,12 @@ pub struct Numbers {
 impl Change {
     /// Whether it begins an incident: it fires, and not merely again after a gap in the data.
     pub fn is_onset(&self) -> bool {
-        self.state == Phase::Firing && self.how != How::Resumed
+        self.state == Phase::Firing && matches!(self.how, How::Entered | How::Reblamed)
+    }
+
+    /// Whether the state is another than before.
+    pub fn is_transition(&self) -> bool {
+        self.how != How::Worsened
     }
 
     /// In words, but for the time: `dp-load-skew  firing  role=unified  max_over_mean(load) 2.63
@@ -87,6 +97,9 @@ impl Change {
         if let Some(f) = &self.finding {
             let side = f.side.word();
             part(format_args!("{} is {side} since {} (+-{:.1} s)", f.rank, f.onset, f.onset_error_s));
+        }
+        if self.how == How::Worsened {
+            part(format_args!("it got worse"));
         }
         if self.state == Phase::Firing {
             part(format_args!("capture: {}", capture.replace('_', " ")));
@@ -117,6 +130,7 @@ impl Change {
             bound: numbers.map(|n| n.bound),
             capture,
             why,
+            got_worse: self.how == How::Worsened,
             reason: self.reason.as_deref(),
         }
     }
@@ -140,6 +154,8 @@ pub struct ChangeLine<'a> {
     pub bound: Option<f64>,
     pub capture: &'a str,
     pub why: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub got_worse: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
 }

@@ -13,6 +13,10 @@ use super::{Combine, Frame, Side, Trigger};
 use crate::decide::signal::sample::Signal;
 use crate::decide::time::Time;
 
+/// The evidence of a departure grows for about so long without any change in the load: its slower
+/// smoothing remembers a quarter of a minute, and samples may be seconds apart.
+const DEPARTED: Duration = Duration::from_secs(60);
+
 /// One statistic of one signal against its bounds.
 #[derive(Clone, Debug)]
 pub struct Condition {
@@ -72,6 +76,11 @@ impl Condition {
         let times_chance = if self.chance.is_some() { times_chance(summary, side) } else { 0.0 };
         let beyond_bound = beyond && (self.side == Side::Both || self.side == side);
         Reading { value, beyond_bound, times_chance, member, side }
+    }
+
+    /// How long after something happened all of it shows in the statistic.
+    pub fn settles(&self) -> Duration {
+        if self.statistic == Statistic::Departure { DEPARTED } else { self.smooth * 3 }
     }
 
     fn read_departure(&self, departed: Option<&Evidence>) -> Reading {

@@ -4,6 +4,8 @@
 //! alone can change its state. State is kept by rule name and group labels, and outlives a reload
 //! of rules that still detect the same. Evaluating allocates nothing unless a state changes.
 
+mod worse;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -222,6 +224,7 @@ impl Engine {
                     finding: None,
                     numbers: None,
                     reason: Some(reason),
+                    may_carry_on: false,
                 });
             }
         }

@@ -1,17 +1,19 @@
 //! One rule on one group: looks at its frames, judges, steps the state, and tells what changed.
 
+mod tell;
+mod worse;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::change::{Change, How, Numbers};
+use super::change::{Change, How};
 use super::condition::{Held, Judgement, Part};
 use super::engine::Quiet;
-use super::state::{Firing, Holds, Input, Phase, State, Step};
-use super::statistic::Statistic;
+use super::state::{Holds, Input, Phase, State, Step};
 use super::watcher::{Courses, Watcher};
+use super::worse::Worsening;
 use super::{Frame, Rule, Side};
-use crate::decide::incident::{Finding, MemberValue};
-use crate::decide::labels::{LabelValue, Labels};
+use crate::decide::labels::Labels;
 use crate::decide::signal::store::{GroupId, SignalStore, ViewId};
 use crate::decide::time::Time;
 
@@ -84,6 +86,10 @@ pub(super) struct Group {
     pub watcher: Option<Box<Watcher>>,
     /// When it last stopped firing: no onset lies before.
     pub settled: Time,
+    /// Which condition fired it last.
+    fired_by: usize,
+    /// While it fires after a capture: whether it gets worse.
+    pub worse: Option<Worsening>,
     /// One per look; only kept up for rules with several, whose parts must be seen at once.
     frames: Vec<Frame>,
 }
@@ -100,6 +106,8 @@ impl Group {
             held: Held::default(),
             watcher: None,
             settled: Time::default(),
+            fired_by: 0,
+            worse: None,
             frames: Vec::new(),
         }
     }
@@ -185,10 +193,34 @@ impl Group {
         };
         let was = self.phase();
         let step = self.state.step(input, running.holds, now);
+        self.note(step, was, trigger.lead, now);
+        match step.how() {
+            Some(how) => Some(self.change(how, running, Some((&trigger, frames)), None, now)),
+            None if self.worse.is_none() => None,
+            None if is_light || quiet.is_some() => {
+                self.interrupt();
+                None
+            }
+            None => self.worsened(running, frames, &trigger, sorted, now),
+        }
+    }
+
+    /// What a step means for the firings to come.
+    fn note(&mut self, step: Step, was: Phase, lead: usize, now: Time) {
         if was == Phase::Firing && self.phase() == Phase::Idle {
             self.settled = now;
         }
-        (step != Step::Same).then(|| self.change(step, running, Some((&trigger, frames)), None, now))
+        let is_new = match step {
+            Step::Reblamed => true,
+            Step::Moved => self.phase() == Phase::Firing,
+            Step::Same | Step::Resumed => false,
+        };
+        if is_new {
+            self.fired_by = lead;
+        }
+        if is_new || self.phase() == Phase::Idle {
+            self.worse = None;
+        }
     }
 
     /// What the guard says; nothing without one, or when it was asked before this same firing began.
@@ -220,8 +252,9 @@ impl Group {
         };
         let reason = self.reason_of(&unjudged, running);
         self.seen = Seen::Unjudged(unjudged);
+        self.interrupt();
         let step = self.state.step(input?, running.holds, now);
-        (step != Step::Same).then(|| self.change(step, running, None, Some(reason), now))
+        step.how().map(|how| self.change(how, running, None, Some(reason), now))
     }
 
     /// In words, with what would mend it.
@@ -249,60 +282,17 @@ impl Group {
     fn name(&self) -> String {
         if self.labels.0.is_empty() { "the group".into() } else { format!("the group {}", self.labels) }
     }
+}
 
-    /// The onset as the detector sees it, else since when the trigger has held; the engine, which can
-    /// look back in the store, may do better.
-    fn finding_of(&self, firing: &Firing, since: Time, numbers: &Numbers) -> Finding {
-        let watcher = self.watcher.as_ref();
-        let is_departure = &*numbers.statistic == Statistic::Departure.name();
-        let located = watcher.filter(|_| is_departure).and_then(|w| w.onset(&w.evidence()?, self.settled));
-        Finding {
-            onset: located.map_or(since, |o| o.at),
-            onset_error_s: located.map_or(0.0, |o| o.error_s),
-            rank: (*firing.blame.member).clone(),
-            side: firing.blame.side,
-            statistic: numbers.statistic.clone(),
-            signal: numbers.signal.clone(),
-            value: numbers.value,
-            bound: numbers.bound,
-            members: numbers.members.clone(),
-            evidence: None,
-            shown_by: None,
+impl Step {
+    /// How a state was entered; `None` where it is the same as before.
+    const fn how(self) -> Option<How> {
+        match self {
+            Self::Same => None,
+            Self::Moved => Some(How::Entered),
+            Self::Resumed => Some(How::Resumed),
+            Self::Reblamed => Some(How::Reblamed),
         }
-    }
-
-    fn change(
-        &self,
-        step: Step,
-        running: &Running,
-        judged: Option<(&Judgement, &[Frame])>,
-        reason: Option<String>,
-        now: Time,
-    ) -> Change {
-        let numbers = judged.map(|(judgement, frames)| numbers_of(running, judgement, frames));
-        let (since, finding) = match &self.state {
-            State::Firing(f) => {
-                // A condition with a `for` of its own has held since before the trigger did.
-                let since =
-                    judged.and_then(|(j, _)| self.held.since(j.lead)).map_or(f.since, |s| s.min(f.since));
-                (since, numbers.as_ref().map(|n| self.finding_of(f, since, n)))
-            }
-            State::Pending { since } => (*since, None),
-            _ => (now, None),
-        };
-        let target = self.labels.get("target").and_then(|t| match t {
-            LabelValue::Text(name) => Some(name.clone()),
-            LabelValue::Index(_) => None,
-        });
-        let mut group = self.labels.clone();
-        group.0.remove("target");
-        let how = match step {
-            Step::Resumed => How::Resumed,
-            Step::Reblamed => How::Reblamed,
-            Step::Same | Step::Moved => How::Entered,
-        };
-        let (rule, state) = (running.rule.clone(), self.phase());
-        Change { at: now, rule, target, group, state, how, since, finding, numbers, reason }
     }
 }
 
@@ -313,20 +303,6 @@ fn unjudged(running: &Running, frames: &[Frame]) -> Option<Unjudged> {
         Some(look) => Some(Unjudged::Absent(look)),
         None if few < running.rule.min_members => Some(Unjudged::Few(few)),
         None => None,
-    }
-}
-
-fn numbers_of(running: &Running, judgement: &Judgement, frames: &[Frame]) -> Numbers {
-    let condition = &running.rule.trigger.conditions[judgement.lead];
-    let members = frames[running.trigger[judgement.lead]].members.iter();
-    Numbers {
-        statistic: condition.statistic.name().into(),
-        signal: condition.signal_name.clone(),
-        value: judgement.reading.value,
-        bound: condition.bound,
-        members: members
-            .map(|m| MemberValue { rank: (*m.id).clone(), value: m.value, stale: m.stale })
-            .collect(),
     }
 }
 

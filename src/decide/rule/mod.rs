@@ -3,7 +3,8 @@
 //! These are the checked types that the core works with; their YAML form is in `config::rule`.
 //! Data flows through the files in this order: a [`Frame`] of values, [`statistic`], [`condition`]
 //! (bounds, side, chance, baseline), [`guard`], [`state`] (time), and [`engine`], which holds them
-//! for every rule and group; [`why`] says what is missing when nothing fires.
+//! for every rule and group; [`why`] says what is missing when nothing fires, and [`worse`] whether
+//! what fires has become worse since it was captured.
 
 mod baseline;
 pub mod change;
@@ -17,6 +18,7 @@ pub mod state;
 pub mod statistic;
 mod watcher;
 pub mod why;
+pub mod worse;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;

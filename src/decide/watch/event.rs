@@ -47,6 +47,8 @@ pub enum Event {
     Compared {
         /// Its incident.
         incident: Arc<str>,
+        /// The number of the capture within it.
+        window: usize,
         /// What it said.
         note: VerdictNote,
     },
@@ -150,6 +152,29 @@ pub enum Effect {
     Cleared {
         /// The incident.
         incident: Arc<str>,
+    },
+    /// A wish for a capture was refused: for the log and the counter; who is told of it is said by
+    /// [`Self::Notify`].
+    Refused {
+        /// The incident.
+        incident: Arc<str>,
+        /// Its rule.
+        rule: Arc<str>,
+        /// A word of a small fixed set.
+        reason: &'static str,
+        /// A sentence with what would mend it.
+        why: String,
+    },
+    /// What was captured was seen to end: what fires from now on is something new.
+    Over {
+        /// The rule.
+        rule: Arc<str>,
+        /// The server.
+        target: Arc<str>,
+        /// What fired, as its attempts have it.
+        firing: String,
+        /// When.
+        at: Time,
     },
     /// A server's log said something of profiling while a window of ours is open on it.
     ProfileLine {

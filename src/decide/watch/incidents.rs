@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::decide::capture::governor::Wish;
 use crate::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState};
 use crate::decide::labels::Labels;
 use crate::decide::rule::Rule;
@@ -23,8 +24,32 @@ pub struct Case {
     pub incident: Incident,
     /// Its rule as it was when it fired.
     pub rule: Arc<Rule>,
+    /// Its group's labels, all of them.
+    pub group: Labels,
+    /// What fires, as the state keeps it: the group, whom it blames, on which side.
+    pub firing: String,
+    /// Whether it may have fired before the agent looked.
+    pub may_carry_on: bool,
     /// Whether its messages are held back.
     pub is_silenced: bool,
+    /// The number of the last capture whose refusal was told, of those wished for because it got worse.
+    pub told_refused: usize,
+}
+
+impl Case {
+    /// Its wish for a capture on a server of that name and group.
+    pub fn wish<'a>(&'a self, target: &'a str, group: &'a str, badness: f64) -> Wish<'a> {
+        Wish {
+            rule: &self.rule.name,
+            limits: &self.rule.limits,
+            target,
+            group,
+            incident: &self.incident.id,
+            firing: &self.firing,
+            may_carry_on: self.may_carry_on,
+            badness,
+        }
+    }
 }
 
 /// All incidents: those that fire, and the last ones that do not.
@@ -119,6 +144,15 @@ impl Incidents {
 
 fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) -> Case {
     let rule = change.rule.clone();
+    let group = match &change.target {
+        Some(target) => change.group.clone().on(target),
+        None => change.group.clone(),
+    };
+    // Nobody's rule fires where nobody is blamed.
+    let firing = match finding.rank.0.is_empty() {
+        true => String::new(),
+        false => format!("{} {} {}", change.group, finding.rank, finding.side.word()).trim().to_owned(),
+    };
     let incident = Incident {
         id,
         rule: rule.name.clone(),
@@ -134,8 +168,11 @@ fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) ->
         capture: CaptureOutcome::None,
         verdict: None,
         bundle: None,
+        earlier: Vec::new(),
+        worse: None,
     };
-    Case { incident, rule, is_silenced: false }
+    let may_carry_on = change.may_carry_on;
+    Case { incident, rule, group, firing, may_carry_on, is_silenced: false, told_refused: 0 }
 }
 
 fn key_of(change: &Change) -> Key {

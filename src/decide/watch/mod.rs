@@ -7,9 +7,11 @@
 mod core;
 mod event;
 mod incidents;
+mod news;
 mod server;
 mod status;
 mod wish;
+mod worse;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +116,7 @@ impl Watch {
             Event::Tick => core.pass(store, now, out),
             Event::Server { target, fact } => core.server_fact(store, target, fact, now),
             Event::Window { incident, news } => core.window_news(&incident, news, now, out),
-            Event::Compared { incident, note } => core.compared(&incident, note, out),
+            Event::Compared { incident, window, note } => core.compared(&incident, window, note, out),
             Event::Bundled { incident, path } => core.bundled(&incident, path),
             Event::Asked(asked) => core.asked(store, asked, now, out),
             Event::Reloaded { rules, catalog, patterns } => {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Core;
+use super::incidents::Case;
 use crate::decide::capture::CaptureSpec;
 use crate::decide::capture::refusal::Span;
-use crate::decide::incident::CaptureOutcome;
 use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::rule::why::Standing as RuleStanding;
 use crate::decide::rule::{Phase, Rule};
@@ -116,8 +116,9 @@ fn group_of(core: &Core, standing: &RuleStanding) -> GroupStatus {
         Some(LabelValue::Text(name)) => name,
         _ => "".into(),
     };
-    let mut firing = core.incidents.firing_now().map(|c| &c.incident);
-    let incident = firing.find(|i| i.rule == standing.rule && i.group == group);
+    let all = standing.group.as_ref();
+    let case = core.incidents.firing_now().find(|c| c.rule.name == standing.rule && Some(&c.group) == all);
+    let incident = case.map(|c| &c.incident);
     let numbers = standing.numbers.as_ref();
     GroupStatus {
         target,
@@ -129,12 +130,29 @@ fn group_of(core: &Core, standing: &RuleStanding) -> GroupStatus {
         bound: numbers.map(|n| n.bound),
         rank: incident.map(|i| i.finding.rank.clone()),
         incident: incident.map(|i| i.id.clone()),
-        refused: incident.and_then(|i| match &i.capture {
-            CaptureOutcome::Refused { why } => Some(why.clone()),
-            _ => None,
-        }),
+        refused: incident.and_then(|i| i.capture.refused()).map(|r| r.why.clone()),
+        again: case.and_then(|case| again_of(core, case)),
         group,
     }
+}
+
+/// Whether what was captured would be captured again.
+fn again_of(core: &Core, case: &Case) -> Option<String> {
+    let incident = &case.incident;
+    let wish = case.wish(&incident.target, "", 1.0);
+    let last = core.ledger.marks(&wish, core.now).max_by(|a, b| a.badness.total_cmp(&b.badness))?;
+    let from = core.engine.worse_from(&case.rule.name, &case.group)?;
+    let refused = incident.worse.as_ref().filter(|w| w.window > incident.window());
+    if let Some((worse, Some(refused))) = refused.map(|w| (w, &w.refused)) {
+        return Some(format!(
+            "since {} it is {:.2} times its bound, worse than the {:.2} times at which it was captured last, and was not captured again: {}",
+            worse.at, worse.times_bound, last.badness, refused.why
+        ));
+    }
+    Some(format!(
+        "it was captured at {:.2} times its bound and is captured again from {from:.2} times on (budget.worse_by)",
+        last.badness
+    ))
 }
 
 fn words_of(spec: &CaptureSpec) -> String {

@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use super::Mode;
 use super::core::{Core, tell};
-use super::event::{Asked, Effect, OpenWindow, WindowNews};
+use super::event::{Asked, Effect, OpenWindow};
+use super::incidents::Case;
 use crate::decide::capture::CaptureSpec;
 use crate::decide::capture::admit::{self, Grant, Means};
-use crate::decide::capture::governor::{self, Attempt, AttemptEnd, Wish};
+use crate::decide::capture::governor::{self, Attempt, AttemptEnd};
+use crate::decide::capture::refusal::Refusal;
 use crate::decide::capture::window::Phase as WindowPhase;
-use crate::decide::incident::{CaptureOutcome, Finding, IncidentState, ShownBy, VerdictNote};
+use crate::decide::incident::{CaptureOutcome, Finding, Refused, ShownBy};
 use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::rule::change::{Change, How};
+use crate::decide::rule::worse::times_bound;
 use crate::decide::rule::{Phase, Side};
 use crate::decide::signal::sample::TargetId;
 use crate::decide::signal::store::SignalStore;
@@ -24,14 +27,14 @@ use crate::explain::message::Update;
 const AGAIN: Duration = Duration::from_secs(1);
 /// ... for as long as this: later, a window would no longer show the onset.
 const AWAITED: Duration = Duration::from_secs(60);
-/// A badness beyond this says nothing more.
-const WORST: f64 = 1_000.0;
 
 impl Core {
     /// A rule's state changed.
     pub(super) fn changed(&mut self, store: &SignalStore, change: Change, now: Time, out: &mut Vec<Effect>) {
-        if change.how == How::Reblamed {
-            self.resolve(&change, out);
+        match change.how {
+            How::Reblamed => self.resolve(&change, out),
+            How::Worsened => return self.worsened(store, change, now, out),
+            How::Entered | How::Resumed => {}
         }
         if change.is_onset()
             && let Some(finding) = change.finding.clone()
@@ -49,6 +52,11 @@ impl Core {
         let Some(case) = self.incidents.resolve(change) else { return };
         out.push(Effect::Cleared { incident: case.incident.id.clone() });
         tell(case, Update::Resolved, out);
+        let (rule, target) = (case.rule.name.clone(), case.incident.target.clone());
+        let firing = case.firing.clone();
+        if self.ledger.over(&rule, &target, &firing, change.at) {
+            out.push(Effect::Over { rule, target, firing, at: change.at });
+        }
     }
 
     fn fired(
@@ -62,33 +70,24 @@ impl Core {
         let target = self.target_of(&change, &finding);
         let name =
             self.servers.get(usize::from(target.0)).map_or_else(|| "server".into(), |s| s.name.clone());
-        let is_silenced = self.silences.iter().any(|s| {
-            s.until > now
-                && s.rule.as_ref().is_none_or(|r| *r == change.rule.name)
-                && s.target.as_ref().is_none_or(|t| *t == name)
-        });
+        let silenced = self.silenced_for(&change.rule.name, &name, now);
         let finding = Finding { shown_by: shown_by(store, &change, &finding), ..finding };
         let case = self.incidents.open(&change, finding, name);
-        case.is_silenced = is_silenced;
+        case.is_silenced = silenced.is_some();
         let id = case.incident.id.clone();
         let warmup = match &case.rule.capture {
             CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) => http.warmup,
             CaptureSpec::None | CaptureSpec::Nsys(_) | CaptureSpec::Command(_) => Duration::ZERO,
         };
         let mut wished = Vec::new();
-        if is_silenced {
-            case.incident.capture = CaptureOutcome::Refused { why: "the rule is silenced".into() };
-        } else if warmup.is_zero() {
-            self.wish(store, &id, target, now, &mut wished);
-        } else {
-            self.warming.insert(id.clone(), now + warmup);
+        match silenced {
+            Some(left) => self.refuse(&id, &Refusal::Silenced { left }, &mut wished),
+            None if warmup.is_zero() => self.wish(store, &id, target, now, &mut wished),
+            None => drop(self.warming.insert(id.clone(), now + warmup)),
         }
         let Some(case) = self.incidents.get_mut(&id) else { return };
         let capture = case.incident.capture.word();
-        let why = match &case.incident.capture {
-            CaptureOutcome::Refused { why } => Some(why.clone()),
-            _ => None,
-        };
+        let why = case.incident.capture.refused().map(|r| r.why.clone());
         // The start goes first: every microsecond between the line and the request counts. That it
         // was refused is told after what fired.
         let (starts, refusals): (Vec<_>, Vec<_>) =
@@ -97,6 +96,16 @@ impl Core {
         tell(case, Update::Fired, out);
         out.extend(refusals);
         out.push(Effect::Changed { change: Box::new(change), capture, why });
+    }
+
+    /// How long the captures of a rule on a server are silenced still.
+    pub(super) fn silenced_for(&self, rule: &str, target: &str, now: Time) -> Option<Duration> {
+        let holds = self.silences.iter().filter(|s| {
+            s.until > now
+                && s.rule.as_ref().is_none_or(|r| **r == *rule)
+                && s.target.as_ref().is_none_or(|t| **t == *target)
+        });
+        holds.map(|s| s.until.since(now)).max()
     }
 
     /// The server on which a capture would be taken: the group's, or the blamed member's.
@@ -122,17 +131,16 @@ impl Core {
             match target.and_then(|t| u16::try_from(t).ok()) {
                 Some(target) => self.wish(store, &id, TargetId(target), now, out),
                 None if self.was_refused(&id) => {}
-                None => self.refuse(&id, "the rule cleared during the warm-up".into(), out),
+                None => self.refuse(&id, &Refusal::Cleared, out),
             }
         }
     }
 
-    fn was_refused(&self, id: &str) -> bool {
-        let case = self.incidents.get(id);
-        case.is_some_and(|c| matches!(c.incident.capture, CaptureOutcome::Refused { .. }))
+    pub(super) fn was_refused(&self, id: &str) -> bool {
+        self.incidents.get(id).is_some_and(|c| c.incident.capture.refused().is_some())
     }
 
-    /// One wish of an incident's rule, decided.
+    /// The first wish of an incident's rule.
     fn wish(
         &mut self,
         store: &SignalStore,
@@ -141,71 +149,90 @@ impl Core {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        let Some(case) = self.incidents.get_mut(id) else { return };
-        let (rule, badness) = (case.rule.clone(), badness_of(&case.incident.finding));
-        let fired_at = case.incident.fired_at;
-        let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
-        let (name, group) = (server.name.clone(), server.group.clone());
-        let wish = Wish {
-            rule: &rule.name,
-            limits: &rule.limits,
-            target: &name,
-            group: &group,
-            incident: id,
-            badness,
-        };
-        if self.mode == Mode::Replay {
-            return self.would(&rule.capture, &wish, id, now);
-        }
-        server.note_work(target, store, now);
-        match admit::admit(&rule.capture, &wish, &self.ledger, &server.facts, &self.policy, now) {
+        let Some(case) = self.incidents.get(id) else { return };
+        let (badness, fired_at) = (badness_of(&case.incident.finding), case.incident.fired_at);
+        match self.decided(store, id, target, badness, now) {
             Ok(None) => {}
-            Ok(Some(grant)) => self.start(id, target, grant, now, out),
+            Ok(Some(granted)) => self.start(id, target, granted, now, out),
             Err(refusal) => {
                 if refusal.awaits_facts() && now.since(fired_at) < AWAITED {
                     self.warming.insert(id.clone(), now + AGAIN);
                 }
-                self.refuse(id, refusal.to_string(), out);
+                self.refuse(id, &refusal, out);
+                self.watch_worse(id, refusal.again_in(), now);
             }
         }
     }
 
-    /// In a recording only the limits can refuse, and a window costs nothing but its place in them.
-    fn would(&mut self, spec: &CaptureSpec, wish: &Wish<'_>, id: &Arc<str>, now: Time) {
+    /// One wish, decided; `None` when the rule captures nothing.
+    pub(super) fn decided(
+        &mut self,
+        store: &SignalStore,
+        id: &Arc<str>,
+        target: TargetId,
+        badness: f64,
+        now: Time,
+    ) -> Result<Option<Granted>, Refusal> {
+        let Some(case) = self.incidents.get(id) else { return Ok(None) };
+        let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return Ok(None) };
+        if self.mode == Mode::Live {
+            server.note_work(target, store, now);
+        }
+        let wish = case.wish(&server.name, &server.group, badness);
+        let (spec, ledger, policy) = (&case.rule.capture, &self.ledger, &self.policy);
+        if self.mode == Mode::Live {
+            let granted = admit::admit(spec, &wish, ledger, &server.facts, policy, now)?;
+            return Ok(granted.map(|grant| Granted::Window(Box::new(grant))));
+        }
+        // In a recording only the limits can refuse, and a window costs nothing but its place in them.
         if *spec == CaptureSpec::None {
-            return;
+            return Ok(None);
         }
-        let expected = self.ledger.estimate(wish.target, 1);
-        let decided = governor::decide(wish, &self.ledger, &self.policy.budget, expected, now);
-        let outcome = match decided {
-            Ok(()) => CaptureOutcome::WouldStart,
-            Err(refusal) => CaptureOutcome::Refused { why: refusal.to_string() },
+        governor::decide(&wish, ledger, &policy.budget, ledger.estimate(wish.target, 1), now)?;
+        let end = AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 0, unproven: None };
+        let attempt = Attempt { end: Some(end), ..admit::attempt_of(&wish, ledger, now) };
+        Ok(Some(Granted::Recorded(Box::new(attempt))))
+    }
+
+    /// Starts what was granted.
+    pub(super) fn start(
+        &mut self,
+        id: &Arc<str>,
+        target: TargetId,
+        granted: Granted,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(case) = self.incidents.get_mut(id) else { return };
+        let before = self.ledger.attempts.iter().rev().find(|a| *a.incident == **id).map(|a| a.badness);
+        let outcome = match &granted {
+            Granted::Window(_) => CaptureOutcome::Open { since: now },
+            Granted::Recorded(_) => CaptureOutcome::WouldStart,
         };
-        if outcome == CaptureOutcome::WouldStart {
-            let end = AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 0, unproven: None };
-            self.ledger.attempts.push(Attempt { end: Some(end), ..attempt_of(wish, now) });
+        case.incident.capture_again(outcome, before);
+        match granted {
+            Granted::Window(grant) => {
+                self.ledger.attempts.push(grant.attempt.clone());
+                if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
+                    server.window_opened(open_window(id, &grant.means, now));
+                }
+                out.push(Effect::Start { incident: Box::new(case.incident.clone()), target, grant });
+            }
+            Granted::Recorded(attempt) => self.ledger.attempts.push(*attempt),
         }
-        if let Some(case) = self.incidents.get_mut(id) {
-            case.incident.capture = outcome;
-        }
+        self.watch_worse(id, None, now);
     }
 
-    fn start(&mut self, id: &Arc<str>, target: TargetId, grant: Grant, now: Time, out: &mut Vec<Effect>) {
-        self.ledger.attempts.push(grant.attempt.clone());
+    pub(super) fn refuse(&mut self, id: &Arc<str>, refusal: &Refusal, out: &mut Vec<Effect>) {
         let Some(case) = self.incidents.get_mut(id) else { return };
-        case.incident.capture = CaptureOutcome::Open { since: now };
-        if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
-            server.window_opened(open_window(id, &grant.means, now));
+        let refused = Refused::from(refusal);
+        let before = case.incident.capture.refused().map(|r| r.reason.clone());
+        if before.as_ref() != Some(&refused.reason) {
+            out.push(refused_effect(case, refusal));
         }
-        out.push(Effect::Start { incident: Box::new(case.incident.clone()), target, grant: Box::new(grant) });
-    }
-
-    fn refuse(&mut self, id: &Arc<str>, why: String, out: &mut Vec<Effect>) {
-        let is_news = !self.was_refused(id);
-        let Some(case) = self.incidents.get_mut(id) else { return };
-        case.incident.capture = CaptureOutcome::Refused { why };
+        case.incident.capture = CaptureOutcome::Refused(refused);
         // A wish that is looked at again and refused again is told once.
-        if is_news {
+        if before.is_none() {
             tell(case, Update::Refused, out);
         }
     }
@@ -225,6 +252,7 @@ impl Core {
             finding: None,
             numbers: None,
             reason: None,
+            may_carry_on: false,
         };
         let finding = Finding {
             onset: asked.since.unwrap_or(now),
@@ -243,48 +271,25 @@ impl Core {
         let mut start = Vec::new();
         self.wish(store, &id, asked.target, now, &mut start);
         let Some(case) = self.incidents.get_mut(&id) else { return };
-        let refused = match &case.incident.capture {
-            CaptureOutcome::Refused { why } => Some(why.clone()),
-            _ => None,
-        };
+        let refused = case.incident.capture.refused().map(|r| r.why.clone());
         out.append(&mut start);
         out.push(Effect::Answered { incident: id, refused });
     }
+}
 
-    /// A window of ours went on.
-    pub(super) fn window_news(&mut self, id: &Arc<str>, news: WindowNews, now: Time, out: &mut Vec<Effect>) {
-        let server = self.servers.iter_mut().find(|s| s.window.as_ref().is_some_and(|w| w.incident == *id));
-        if let Some(server) = server {
-            server.window_news(&news, now);
-        }
-        let WindowNews::Ended { outcome, end } = news else { return };
-        self.book(id, end);
-        let Some(case) = self.incidents.get_mut(id) else { return };
-        let outcome = *outcome;
-        let came = matches!(outcome, CaptureOutcome::Done(_));
-        case.incident.capture = outcome;
-        if came && case.incident.state == IncidentState::Open {
-            case.incident.state = IncidentState::Captured;
-        }
-        tell(case, Update::Captured, out);
-    }
+/// What was granted.
+#[derive(Debug)]
+pub(super) enum Granted {
+    /// A window.
+    Window(Box<Grant>),
+    /// In a recording: the place of one in the limits.
+    Recorded(Box<Attempt>),
+}
 
-    /// What an attempt cost, on its account.
-    fn book(&mut self, incident: &str, end: AttemptEnd) {
-        let open = self.ledger.attempts.iter_mut().rev();
-        if let Some(attempt) = open.into_iter().find(|a| a.incident == incident && a.end.is_none()) {
-            attempt.end = Some(end);
-        }
-    }
-
-    pub(super) fn compared(&mut self, id: &Arc<str>, note: VerdictNote, out: &mut Vec<Effect>) {
-        let Some(case) = self.incidents.get_mut(id) else { return };
-        case.incident.verdict = Some(note);
-        if case.incident.state == IncidentState::Captured {
-            case.incident.state = IncidentState::Compared;
-        }
-        tell(case, Update::Verdict, out);
-    }
+/// That a wish came to nothing: for the log and the counter.
+pub(super) fn refused_effect(case: &Case, refusal: &Refusal) -> Effect {
+    let (incident, rule) = (case.incident.id.clone(), case.rule.name.clone());
+    Effect::Refused { incident, rule, reason: refusal.word(), why: refusal.to_string() }
 }
 
 /// The blamed member's sample nearest to the onset.
@@ -300,22 +305,7 @@ fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<S
 
 /// How bad a finding is, in multiples of its bound; at least 1 for what fires.
 pub(super) fn badness_of(finding: &Finding) -> f64 {
-    let (value, bound) = (finding.value.abs(), finding.bound.abs());
-    let ratio = if value >= bound { value / bound } else { bound / value };
-    if ratio.is_finite() { ratio.clamp(1.0, WORST) } else { WORST }
-}
-
-fn attempt_of(wish: &Wish<'_>, now: Time) -> Attempt {
-    Attempt {
-        id: format!("{}/1", wish.incident),
-        rule: wish.rule.to_owned(),
-        target: wish.target.to_owned(),
-        group: wish.group.to_owned(),
-        incident: wish.incident.to_owned(),
-        at: now,
-        badness: wish.badness,
-        end: None,
-    }
+    times_bound(finding.value, finding.bound)
 }
 
 fn open_window(incident: &Arc<str>, means: &Means, now: Time) -> OpenWindow {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Origin;
 use super::words::{bytes, deviation_bound, figure, rank_name, seconds, severity, utc};
-use crate::decide::incident::{CaptureOutcome, Captured, Finding, Incident, Quality, ShownBy};
+use crate::decide::incident::{CaptureOutcome, Captured, Finding, Incident, Quality, ShownBy, Worse};
 use crate::decide::labels::Labels;
 
 /// Members shown in a line; the others are counted.
@@ -46,9 +46,9 @@ impl Facts {
             rank: rank(incident),
             how_much: how_much(&incident.finding),
             evidence: evidence(&incident.finding),
-            capture: capture(&incident.capture),
+            capture: captures(incident),
             verdict: verdict(incident),
-            cost: cost(&incident.capture),
+            cost: costs(incident),
             bundle: bundle(incident, &origin.host),
             open: open(incident),
         }
@@ -143,11 +143,35 @@ fn one_line(text: &str) -> String {
     }
 }
 
+/// The last capture, and what it has to do with those before.
+fn captures(incident: &Incident) -> String {
+    let mut text = capture(&incident.capture);
+    let window = incident.window();
+    if let Some(Worse { at, times_bound, window: wished, refused, .. }) = &incident.worse {
+        let worse = format!("it got worse, {} times its bound at {}", figure(*times_bound), utc(*at));
+        match refused {
+            Some(refused) if *wished > window => {
+                text += &format!("; {worse}, and was not captured again: {}", refused.why);
+            }
+            None if *wished == window => text = format!("{worse}, and was captured again: {text}"),
+            _ => {}
+        }
+    }
+    for (number, earlier) in (1..).zip(&incident.earlier) {
+        let before = capture(&earlier.capture);
+        text += &format!("; capture {number}, at {} times its bound: {before}", figure(earlier.times_bound));
+        if let Some(verdict) = &earlier.verdict {
+            text += &format!("; {}", verdict.sentence);
+        }
+    }
+    text
+}
+
 fn capture(outcome: &CaptureOutcome) -> String {
     match outcome {
         CaptureOutcome::None => "none: the rule only watches".into(),
         CaptureOutcome::WouldStart => "a window would open here (this is a recording)".into(),
-        CaptureOutcome::Refused { why } => format!("refused: {why}"),
+        CaptureOutcome::Refused(refused) => format!("refused: {}", refused.why),
         CaptureOutcome::Open { since } => format!("a window is open since {}", utc(*since)),
         CaptureOutcome::Done(captured) => files(captured),
         CaptureOutcome::Failed { why, captured: None } => format!("failed: {why}"),
@@ -198,10 +222,23 @@ fn verdict(incident: &Incident) -> String {
     .into()
 }
 
-fn cost(outcome: &CaptureOutcome) -> String {
+/// What the last capture cost, and all of them together.
+fn costs(incident: &Incident) -> String {
+    let all = incident.earlier.iter().map(|e| &e.capture).chain([&incident.capture]);
+    let stalled: f64 = all.filter_map(CaptureOutcome::captured).map(|c| c.stall_s).sum();
+    match incident.window() {
+        1 => cost(&incident.capture, "the rule fired"),
+        count => {
+            let last = cost(&incident.capture, "it had got worse");
+            format!("{last}; {count} captures cost {} together", seconds(stalled))
+        }
+    }
+}
+
+fn cost(outcome: &CaptureOutcome, wished: &str) -> String {
     match outcome {
         CaptureOutcome::Done(c) | CaptureOutcome::Failed { captured: Some(c), .. } => format!(
-            "{} of serving; the window began {} after the rule fired and was open {}",
+            "{} of serving; the window began {} after {wished} and was open {}",
             seconds(c.stall_s),
             seconds(c.start_delay_s),
             seconds(c.open_s)
@@ -221,12 +258,18 @@ fn bundle(incident: &Incident, host: &str) -> String {
 }
 
 fn open(incident: &Incident) -> String {
+    let window = incident.window();
+    // A bundle with several captures is compared one by one.
+    let (number, traces) = match window {
+        1 => (String::new(), String::new()),
+        n => (format!("-{n}"), format!("/traces-{n}")),
+    };
     match (&incident.bundle, &incident.verdict) {
         (Some(path), Some(_)) => {
-            format!("{path}/report.html in a browser, or: skewtrap incidents {}", incident.id)
+            format!("{path}/report{number}.html in a browser, or: skewtrap incidents {}", incident.id)
         }
         (Some(path), None) if matches!(incident.capture, CaptureOutcome::Done(_)) => {
-            format!("skewtrap compare {path}")
+            format!("skewtrap compare {path}{traces}")
         }
         _ => format!("skewtrap incidents {}", incident.id),
     }

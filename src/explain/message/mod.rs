@@ -69,7 +69,8 @@ pub struct Origin {
 pub struct Message {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// `INCIDENT:UPDATE`; the same however often it is delivered.
+    /// `INCIDENT:UPDATE`, or `INCIDENT:UPDATE:2` about its second capture; the same however often it
+    /// is delivered.
     pub id: String,
     /// What happened.
     pub update: Update,
@@ -96,7 +97,7 @@ impl Message {
     pub fn of(incident: &Incident, update: Update, at: Time, origin: &Origin) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
-            id: id_of(&incident.id, update),
+            id: id_of(incident, update),
             update,
             test: false,
             at,
@@ -115,9 +116,16 @@ impl Message {
     }
 }
 
-/// The stable id of the message about `update`.
-pub fn id_of(incident: &str, update: Update) -> String {
-    format!("{incident}:{}", update.word())
+/// The stable id of the message about `update`; what is about a further capture of the incident
+/// bears its number.
+pub fn id_of(incident: &Incident, update: Update) -> String {
+    let window = match update {
+        Update::Fired | Update::Resolved => 1,
+        Update::Captured | Update::Verdict => incident.window(),
+        Update::Refused => incident.refused_window(),
+    };
+    let id = format!("{}:{}", incident.id, update.word());
+    if window > 1 { format!("{id}:{window}") } else { id }
 }
 
 /// `DP2 has 2.1 times the mean load of its peers on server (dp-load-skew)`, with what happened before it.
@@ -126,10 +134,14 @@ fn title_of(incident: &Incident, update: Update) -> String {
     let rank = rank_name(&incident.finding.rank);
     match update {
         Update::Fired => format!("{rule}: {} on {target}", words::deviation(&incident.finding)),
+        Update::Refused if incident.refused_window() > 1 => {
+            format!("{rule}: it got worse, and nothing more is captured on {target} ({rank})")
+        }
         Update::Refused => format!("{rule}: nothing captured on {target} ({rank})"),
         Update::Captured => match &incident.capture {
             CaptureOutcome::Done(c) => {
-                format!("{rule}: captured {} files on {target} ({rank})", c.files.len())
+                let again = if incident.window() > 1 { " again," } else { "" };
+                format!("{rule}: captured{again} {} files on {target} ({rank})", c.files.len())
             }
             _ => format!("{rule}: the capture on {target} failed ({rank})"),
         },

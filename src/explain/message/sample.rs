@@ -59,6 +59,8 @@ pub fn sample(fired_at: Time) -> Incident {
         }),
         bundle: Some(format!("/var/lib/skewtrap/incidents/{id}")),
         id: id.into(),
+        earlier: Vec::new(),
+        worse: None,
     }
 }
 

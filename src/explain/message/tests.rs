@@ -1,5 +1,7 @@
 use super::*;
-use crate::decide::incident::{CaptureOutcome, Captured, Finding, IncidentState, Quality};
+use crate::decide::incident::{
+    CaptureOutcome, Captured, EarlierCapture, Finding, IncidentState, Quality, Refused, Worse,
+};
 use crate::decide::signal::rank::Rank;
 
 fn at() -> Time {
@@ -48,9 +50,10 @@ fn the_story_of_an_incident_reads_well_in_a_terminal() {
 fn a_refused_and_a_failed_capture_say_why_and_what_they_cost() {
     let mut incident = fired();
     incident.bundle = None;
-    incident.capture = CaptureOutcome::Refused {
+    incident.capture = CaptureOutcome::Refused(Refused {
+        reason: "all_idle".into(),
         why: "all ranks are idle; a window would stay armed until the next traffic".into(),
-    };
+    });
     insta::assert_snapshot!("terminal_refused", text(&incident, Update::Refused));
     incident.capture = CaptureOutcome::Failed {
         why: "the server answered 500 to /start_profile: Profiling is already in progress".into(),
@@ -172,4 +175,48 @@ fn numbers_and_durations_read_as_people_say_them() {
     for (value, text) in [(0.0123, "12 ms"), (0.4, "0.4 s"), (4.2, "4.2 s"), (725.0, "12 min 5 s")] {
         assert_eq!(seconds(value), text);
     }
+}
+
+/// One that got worse after its capture, ten minutes later, and was captured again.
+fn captured_again() -> Incident {
+    let mut incident = sample(at());
+    let worse_at = at() + std::time::Duration::from_secs(600);
+    let CaptureOutcome::Done(first) = incident.capture.clone() else { unreachable!("the sample is done") };
+    let again = Captured { started_at: worse_at, start_delay_s: 0.002, open_s: 0.8, stall_s: 0.5, ..first };
+    let again = CaptureOutcome::Done(again);
+    incident.capture_again(again, Some(1.68));
+    let (window, refused) = (incident.window(), None);
+    incident.worse = Some(Worse { at: worse_at, value: 4.5, times_bound: 3.0, window, refused });
+    incident
+}
+
+#[test]
+fn a_second_capture_of_an_incident_is_told_beside_the_first_with_an_id_of_its_own() {
+    let mut incident = captured_again();
+    insta::assert_snapshot!("terminal_captured_again", text(&incident, Update::Captured));
+    let id = |incident: &Incident, update| message(incident, update).id;
+    assert!(id(&incident, Update::Captured).ends_with(":captured:2"));
+    assert!(id(&incident, Update::Verdict).ends_with(":verdict:2"));
+    assert!(id(&incident, Update::Resolved).ends_with(":resolved"));
+    let refused = Refused { reason: "unhealthy".into(), why: "the server is not healthy (503)".into() };
+    let at = at() + std::time::Duration::from_secs(900);
+    incident.worse = Some(Worse { at, value: 7.5, times_bound: 5.0, window: 3, refused: Some(refused) });
+    insta::assert_snapshot!("terminal_refused_again", text(&incident, Update::Refused));
+    assert!(id(&incident, Update::Refused).ends_with(":refused:3"));
+}
+
+#[test]
+fn the_windows_of_an_incident_survive_its_json_and_one_of_before_has_none() {
+    let incident = captured_again();
+    let json = serde_json::to_string(&incident).expect("plain data");
+    assert_eq!(serde_json::from_str::<Incident>(&json).expect("its own JSON"), incident);
+    let before = serde_json::to_value(sample(at())).expect("plain data");
+    assert!(before.get("earlier").is_none() && before.get("worse").is_none());
+    let refused: CaptureOutcome =
+        serde_json::from_str(r#"{"state": "refused", "why": "the rule cools down"}"#).expect("of before");
+    assert_eq!(refused.refused().map(|r| r.why.as_str()), Some("the rule cools down"));
+    assert_eq!(
+        incident.earlier.iter().map(|e: &EarlierCapture| e.capture.word()).collect::<Vec<_>>(),
+        ["done"]
+    );
 }

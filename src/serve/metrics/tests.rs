@@ -29,6 +29,7 @@ fn status() -> Status {
         rank: None,
         incident: None,
         refused: None,
+        again: None,
     };
     let rule = RuleStatus {
         name: "dp-load-skew".into(),

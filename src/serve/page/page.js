@@ -159,7 +159,7 @@ function drawRules(rules) {
 function drawGroup(group) {
   const who = [group.target, labelText(group.group)].filter(Boolean).join(" · ");
   const value = group.value === null ? "" : group.statistic + " " + figure(group.value) + (group.bound === null ? "" : ", fires at " + figure(group.bound));
-  return el("div", { class: "group" }, badge(group.state), el("p", {}, group.why),
+  return el("div", { class: "group" }, badge(group.state), el("p", {}, group.why), group.again ? el("p", { class: "small quiet" }, group.again) : "",
     el("p", { class: "figures small quiet num" }, [who, value, group.since ? "since " + clock(group.since) : ""].filter(Boolean).join(" · ")));
 }
 
@@ -192,9 +192,17 @@ function captureText(c) {
   return c.state.replace("_", " ") + (c.why ? ": " + c.why : "");
 }
 
-function costText(c) {
-  const got = c.state === "done" ? c : c.captured;
-  return got ? figure(got.stall_s) + " s of serving; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after the rule fired" : "nothing";
+// What got worse after its capture, and was captured again or was not.
+function againText(i) {
+  const w = i.worse;
+  if (!w) return "";
+  const how = "it got worse at " + clock(w.at) + ", " + figure(w.times_bound) + " times its bound, and was ";
+  return w.refused ? how + "not captured again: " + w.refused.why + "; before: " : how + "captured again: ";
+}
+
+function costText(i) {
+  const got = i.capture.state === "done" ? i.capture : i.capture.captured, wished = (i.earlier || []).length ? "it had got worse" : "the rule fired";
+  return got ? figure(got.stall_s) + " s of serving; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after " + wished : "nothing";
 }
 
 function bars(finding) {
@@ -217,9 +225,11 @@ function drawIncident({ incident: i, files }) {
     ["how much", f.statistic + " of " + f.signal + " is " + figure(f.value) + " (bound " + figure(f.bound) + ")"],
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
-    ["capture", captureText(i.capture)],
+    ["capture", againText(i) + captureText(i.capture)],
+    ...(i.earlier || []).map((e, n) => ["capture " + (n + 1), captureText(e.capture) + ", at " + figure(e.times_bound) + " times the bound"
+      + (e.verdict ? "; " + e.verdict.sentence : "")]),
     ["verdict", i.verdict ? i.verdict.sentence + " (" + i.verdict.confidence + " confidence)" : "none yet"],
-    ["cost", costText(i.capture)],
+    ["cost", costText(i)],
     ["bundle", i.bundle ? el("span", { class: "path" }, i.bundle) : "none is kept"],
   ];
   const names = (files || []).map(file => file.path);
@@ -230,8 +240,10 @@ function drawIncident({ incident: i, files }) {
     bars(f),
     names.length ? el("details", {}, el("summary", {}, names.length + " files in the bundle"),
       el("ul", {}, ...files.map(file => el("li", {}, el("a", { href: href(file.path) }, file.path), " ", el("span", { class: "quiet" }, bytes(file.size)))))) : "",
-    names.includes("report.html") ? el("p", { class: "small" }, el("a", { href: href("report.html"), target: "_blank", rel: "noopener" }, "Open the report on its own")) : "",
-    names.includes("report.html") ? el("iframe", { src: href("report.html"), title: "The report of this incident", sandbox: "allow-scripts allow-downloads" }) : "",
+    ...names.filter(name => /^report(-\d+)?\.html$/.test(name)).flatMap(name => [
+      el("p", { class: "small" }, el("a", { href: href(name), target: "_blank", rel: "noopener" }, "Open " + (name === "report.html" ? "the report" : name) + " on its own")),
+      el("iframe", { src: href(name), title: name === "report.html" ? "The report of this incident" : name, sandbox: "allow-scripts allow-downloads" }),
+    ]),
   ].filter(Boolean);
 }
 
@@ -241,7 +253,7 @@ async function showIncident() {
   const id = chosen(), found = id && incidents.find(i => i.id === id);
   $("incident").hidden = !found;
   if (!found) { delete shown.incident; return; }
-  const key = id + found.state + found.capture.state + Boolean(found.verdict);
+  const key = id + found.state + found.capture.state + Boolean(found.verdict) + (found.earlier || []).length;
   if (filesOf.key !== key) filesOf = { key, files: await ask("/api/v1/incidents/" + encodeURIComponent(id) + "/files").catch(() => []) };
   draw("incident", { incident: found, files: filesOf.files }, drawIncident);
 }

@@ -16,6 +16,9 @@ pub struct History {
     pub onset: Time,
     /// When the rule fired.
     pub fired_at: Time,
+    /// When it had got so much worse that it was captured again: of a further capture, in place of
+    /// the onset.
+    pub worse_at: Option<Time>,
     /// When the profile window was open.
     pub window: Option<(Time, Time)>,
     /// The line or the sample nearest to the onset.
@@ -65,21 +68,25 @@ impl Frame {
 pub fn write(out: &mut impl Write, h: &History) -> io::Result<()> {
     let times = || h.series.iter().flat_map(|s| s.points.iter().map(|p| p.0));
     let (Some(first), Some(last)) = (times().min(), times().max()) else { return Ok(()) };
-    let end = h.window.map_or(last, |w| last.max(w.1)).max(h.fired_at);
-    let from = first.min(h.onset);
+    let (zero, fired_at) = h.worse_at.map_or((h.onset, h.fired_at), |at| (at, at));
+    let end = h.window.map_or(last, |w| last.max(w.1)).max(fired_at);
+    let from = first.min(zero);
     let top = h.series.iter().flat_map(|s| s.points.iter().map(|p| p.1)).fold(0.0, f64::max);
     let frame =
         Frame { from, span_s: end.signed_s_since(from).max(1e-3), top: if top > 0.0 { top } else { 1.0 } };
     let window = if h.window.is_some() { ", the shaded band the profile window" } else { "" };
+    let marked = match h.worse_at {
+        Some(_) => "when it had got so much worse that it was captured again; dashed: that time",
+        None => "the onset; dashed: the onset and the firing of the rule",
+    };
     write!(
         out,
-        "<section><h2>Signal per rank: {}</h2><p>Seconds relative to the onset; dashed: the onset and the firing of the rule{window}.</p>\
-         <div class=\"plot\">",
+        "<section><h2>Signal per rank: {}</h2><p>Seconds relative to {marked}{window}.</p><div class=\"plot\">",
         escaped(&h.signal)
     )?;
     marks(out, h, &frame)?;
     lines(out, h, &frame)?;
-    let relative = |t: Time| t.signed_s_since(h.onset);
+    let relative = |t: Time| t.signed_s_since(zero);
     write!(
         out,
         "<span class=\"top\">{}</span></div><div class=\"axis\"><span>{:+.0} s</span><span>{:+.0} s</span></div><div class=\"legend\">",
@@ -113,6 +120,9 @@ fn marks(out: &mut impl Write, h: &History, frame: &Frame) -> io::Result<()> {
             "<div class=\"band\" style=\"left:{left:.2}%;width:{:.2}%\" title=\"profile window\"></div>",
             right - left
         )?;
+    }
+    if let Some(at) = h.worse_at.map(|at| frame.x(at)) {
+        return write!(out, "<div class=\"mark\" style=\"left:{at:.2}%\"><b{}>worse</b></div>", inside(at));
     }
     let (onset, fired) = (frame.x(h.onset), frame.x(h.fired_at));
     write!(out, "<div class=\"mark\" style=\"left:{onset:.2}%\"><b{}>onset</b></div>", inside(onset))?;

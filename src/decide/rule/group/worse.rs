@@ -1,0 +1,53 @@
+//! A group that fires after a capture: is it getting worse?
+
+use super::{Frame, Group, Running};
+use crate::decide::rule::change::{Change, How};
+use crate::decide::rule::condition::Judgement;
+use crate::decide::rule::state::State;
+use crate::decide::rule::worse::{Worsening, times_bound};
+use crate::decide::time::Time;
+
+impl Group {
+    /// Its firing was captured, or tried to be, at `mark` times its bound: from now on it is told
+    /// when it is `by` times worse.
+    pub fn watch_worse(&mut self, running: &Running, mark: f64, by: f64) {
+        if matches!(self.state, State::Firing(_) | State::Unknown { was: Some(_) }) {
+            let settles = running.rule.trigger.conditions[self.fired_by].settles();
+            self.worse = Some(Worsening::new(mark, by, settles));
+        }
+    }
+
+    /// The condition that fired, on the member and the side that it blamed: another condition,
+    /// member or side is no measure of whether this one got worse.
+    pub(super) fn worsened(
+        &mut self,
+        running: &Running,
+        frames: &[Frame],
+        trigger: &Judgement,
+        sorted: &mut Vec<f64>,
+        now: Time,
+    ) -> Option<Change> {
+        let (State::Firing(firing), Some(worse)) = (&self.state, &mut self.worse) else { return None };
+        let lead = self.fired_by;
+        let (condition, frame) = (&running.rule.trigger.conditions[lead], &frames[running.trigger[lead]]);
+        let reading = if trigger.lead == lead {
+            trigger.reading
+        } else {
+            let departed = self.watcher.as_ref().and_then(|w| w.evidence());
+            condition.read(frame, departed.as_ref(), sorted)
+        };
+        let is_same = condition.is_exceeded(&reading)
+            && frame.members.get(reading.member).is_some_and(|m| firing.blame.is(&m.id, reading.side));
+        let times = is_same.then(|| times_bound(reading.value, condition.bound));
+        let hold = running.holds.trigger.max(condition.hold);
+        let told = worse.look(times, frame.newest, hold, now);
+        let judged = Judgement { holds: true, lead, reading };
+        told.then(|| self.change(How::Worsened, running, Some((&judged, frames)), None, now))
+    }
+
+    pub(super) fn interrupt(&mut self) {
+        if let Some(worse) = &mut self.worse {
+            worse.interrupt();
+        }
+    }
+}
