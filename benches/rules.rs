@@ -9,7 +9,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use skewtrap::config::rule::Signals;
 use skewtrap::config::rules;
 use skewtrap::decide::capture::CaptureSpec;
 use skewtrap::decide::rule::{Engine, Rule};
@@ -76,10 +75,7 @@ fn twenty_rules(spread: Spread) -> Vec<Rule> {
             "  - {{ name: r{i}, signal: {signal}, trigger: {{ {trigger}, for: 3s }} }}\n"
         ));
     }
-    let names: Vec<&str> = catalog.names().collect();
-    let of = |n: &str| catalog.signal_named(n);
-    let loaded =
-        rules::load([("bench", text.as_str())], Signals { of: &of, names: &names }, &CaptureSpec::None);
+    let loaded = rules::load([("bench", text.as_str())], &catalog, &CaptureSpec::None);
     assert!(loaded.is_ok(), "{:?}", loaded.diagnostics);
     loaded.rules.into_iter().map(|c| c.rule).collect()
 }

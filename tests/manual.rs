@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 use skewtrap::cli::schema::Document;
-use skewtrap::config::rule::Signals;
 use skewtrap::config::{file, rules, test};
 use skewtrap::decide::capture::CaptureSpec;
 use skewtrap::decide::signal::catalog::Catalog;
@@ -15,9 +14,7 @@ const MANUAL: &str = include_str!("../rules/README.md");
 /// What is wrong with rules, as the user would be told; nothing when all is well.
 fn complaints_of_rules(text: &str) -> String {
     let catalog = Catalog::default();
-    let names: Vec<&str> = catalog.names().collect();
-    let of = |name: &str| catalog.signal_named(name);
-    let loaded = rules::load([("manual", text)], Signals { of: &of, names: &names }, &CaptureSpec::None);
+    let loaded = rules::load([("manual", text)], &catalog, &CaptureSpec::None);
     loaded.diagnostics.iter().map(ToString::to_string).collect()
 }
 

@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use flate2::read::MultiGzDecoder;
 use jiff::tz::TimeZone;
-use skewtrap::config::rule::Signals;
 use skewtrap::config::rules;
 use skewtrap::decide::capture::CaptureSpec;
 use skewtrap::decide::rule::{Change, Engine, Phase, Side};
@@ -57,9 +56,7 @@ impl Replay {
     fn until(&mut self, at: Time) {
         let engine = self.engine.get_or_insert_with(|| {
             let catalog = Catalog::default();
-            let names: Vec<&str> = catalog.names().collect();
-            let of = |n: &str| catalog.signal_named(n);
-            let loaded = rules::shipped(Signals { of: &of, names: &names }, &CaptureSpec::None);
+            let loaded = rules::shipped(&catalog, &CaptureSpec::None);
             assert!(loaded.is_ok(), "{:?}", loaded.diagnostics);
             self.now = at;
             Engine::new(loaded.rules.into_iter().map(|c| c.rule).collect(), &mut self.store, at)

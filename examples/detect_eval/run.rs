@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use jiff::tz::TimeZone;
-use skewtrap::config::rule::Signals;
 use skewtrap::config::rules;
 use skewtrap::decide::capture::CaptureSpec;
 use skewtrap::decide::capture::admit::Policy;
@@ -166,11 +165,9 @@ fn setup(bound: Option<f64>) -> Setup {
 /// As the binary carries it.
 fn shipped_rule() -> Rule {
     let catalog = Catalog::default();
-    let names: Vec<&str> = catalog.names().collect();
-    let of = |name: &str| catalog.signal_named(name);
     let preset = rules::preset(RULE).unwrap();
     let file = [(preset.name, preset.text)];
-    let loaded = rules::load(file, Signals { of: &of, names: &names }, &CaptureSpec::None);
+    let loaded = rules::load(file, &catalog, &CaptureSpec::None);
     loaded.rules.into_iter().next().unwrap().rule
 }
 

@@ -6,12 +6,10 @@ use std::sync::Arc;
 use anyhow::bail;
 
 use crate::config::capture::default_http;
-use crate::config::rule::Signals;
 use crate::config::rules::{self, LoadedRules};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::rule::Rule;
 use crate::decide::signal::catalog::Catalog;
-use crate::decide::signal::sample::Signal;
 
 /// Checked rules and the signals they are of.
 #[derive(Debug)]
@@ -28,15 +26,12 @@ pub struct Ready {
 /// Every problem of every file, as one report.
 pub fn load(paths: &[PathBuf]) -> anyhow::Result<Ready> {
     let catalog = Arc::new(Catalog::default());
-    let names: Vec<&str> = catalog.names().collect();
-    let of = |name: &str| catalog.signal_named(name);
-    let signals = Signals { of: &of, names: &names };
     let capture = CaptureSpec::Http(default_http());
     let loaded = if paths.is_empty() {
-        rules::shipped(signals, &capture)
+        rules::shipped(&catalog, &capture)
     } else {
         let texts = texts_of(paths)?;
-        rules::load(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())), signals, &capture)
+        rules::load(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())), &catalog, &capture)
     };
     report(&loaded)?;
     let rules = loaded.rules.into_iter().map(|c| c.rule).collect();
@@ -52,11 +47,6 @@ fn report(loaded: &LoadedRules) -> anyhow::Result<()> {
         bail!(super::wrong(&format!("{errors} errors in the rules; nothing was done")));
     }
     Ok(())
-}
-
-/// The built-in signals, as the checks want them.
-pub fn signals_of<'a>(of: &'a dyn Fn(&str) -> Option<Signal>, names: &'a [&'a str]) -> Signals<'a> {
-    Signals { of, names }
 }
 
 /// Names and texts of rule files; of a folder, those that end in `.yaml` or `.yml` but not in

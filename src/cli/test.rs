@@ -15,7 +15,6 @@ use super::rules::Ready;
 use super::{Format as Output, print_diagnostics};
 use crate::config::de::did_you_mean;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::rule::Signals;
 use crate::config::rules;
 use crate::config::test::{self, Expect, Input, Test, TestFile, When};
 use crate::decide::capture::CaptureSpec;
@@ -145,10 +144,8 @@ fn rules_of(
     if tests.rules.is_empty() {
         files = configuration::rule_files(Path::new(&beside)).map_err(of_file)?;
     }
-    let names: Vec<&str> = catalog.names().collect();
-    let of = |n: &str| catalog.signal_named(n);
     let files = files.iter().map(|(n, t)| (n.as_str(), t.as_str()));
-    let loaded = rules::load(files, Signals { of: &of, names: &names }, &CaptureSpec::None);
+    let loaded = rules::load(files, catalog, &CaptureSpec::None);
     match loaded.is_ok() {
         true => Ok(loaded.rules.into_iter().map(|c| c.rule).collect()),
         false => Err(loaded.diagnostics),

@@ -14,9 +14,10 @@ use super::de::Field;
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
-use super::rule::{Signals, signal_of};
+use super::rule::signal_of;
 use super::tree::Place;
 use crate::decide::rule::{Combine, Condition, Direction, Side, Statistic, Trigger};
+use crate::decide::signal::catalog::Catalog;
 
 /// The keys that a condition has, whether it stands alone or in a list.
 macro_rules! condition_keys {
@@ -152,7 +153,7 @@ pub struct Context<'a> {
     /// The rule's own signal.
     pub signal: &'a Field<String>,
     /// All signals.
-    pub signals: Signals<'a>,
+    pub catalog: &'a Catalog,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -422,7 +423,7 @@ fn signal_for(
         let hint = "write `signal: load` in the rule or in the condition";
         findings.error(place, "no signal to look at", Some(hint.into()));
     }
-    signal_of(named, context.signals, findings)
+    signal_of(named, context.catalog, findings)
 }
 
 fn check_bound(part: Part, statistic: Statistic, bound: f64, at: Place, findings: &mut Findings<'_>) {

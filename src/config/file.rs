@@ -12,7 +12,7 @@ use super::diagnostic::{Diagnostic, Findings};
 use super::effective::Settings;
 use super::quantity::{Bytes, Span};
 use super::receiver::{self, Receiver, ReceiverText};
-use super::rule::{Checked, RuleText, Signals};
+use super::rule::{Checked, RuleText};
 use super::rules::{self, PRESETS, Preset, Used};
 use super::secret::{SecretRef, SecretText, secret_of};
 use super::signal::{self, OwnSignal, SignalText};
@@ -310,23 +310,20 @@ fn rules_of(
     findings: &mut Findings<'_>,
     others: &mut Vec<Diagnostic>,
 ) -> Vec<Checked> {
-    let names: Vec<&str> = catalog.names().collect();
-    let of = |name: &str| catalog.signal_named(name);
-    let signals = Signals { of: &of, names: &names };
     let Some(entries) = text.rules.get() else {
-        return if text.rules.is_absent() { rules::shipped(signals, capture).rules } else { Vec::new() };
+        return if text.rules.is_absent() { rules::shipped(catalog, capture).rules } else { Vec::new() };
     };
     let (mut checked, mut used) = (Vec::new(), Used::new());
     for (entry, place) in entries.iter().filter_map(Field::placed) {
         match entry {
             TextOr::More(rule) => {
                 let rule = [Field::Given(rule.clone(), place)];
-                rules::check_all(&rule, signals, capture, &mut used, findings, &mut checked);
+                rules::check_all(&rule, catalog, capture, &mut used, findings, &mut checked);
             }
             TextOr::Text(path) => match files_of(path, load_rules) {
                 Ok(files) => {
                     let files = files.iter().map(|(n, t)| (n.as_str(), t.as_str()));
-                    let mut loaded = rules::load_beside(files, signals, capture, &mut used);
+                    let mut loaded = rules::load_beside(files, catalog, capture, &mut used);
                     checked.append(&mut loaded.rules);
                     others.append(&mut loaded.diagnostics);
                 }

@@ -4,7 +4,6 @@
 //! schema; `check` turns them into [`Rule`]s, reporting everything that is wrong on the way.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use crate::decide::capture::CaptureSpec;
 use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::rule::guard::GuardError;
 use crate::decide::rule::{Guard, Limits, Rule, Severity};
+use crate::decide::signal::catalog::Catalog;
 use crate::decide::signal::rank::Axis;
 use crate::decide::signal::sample::Signal;
 
@@ -114,21 +114,6 @@ impl From<SeverityText> for Severity {
     }
 }
 
-/// The signals that rules may name.
-#[derive(Clone, Copy)]
-pub struct Signals<'a> {
-    /// The number of a name.
-    pub of: &'a dyn Fn(&str) -> Option<Signal>,
-    /// Every name, for suggestions.
-    pub names: &'a [&'a str],
-}
-
-impl fmt::Debug for Signals<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Signals({} names)", self.names.len())
-    }
-}
-
 /// A rule that may run, and where each of its settings came from.
 #[derive(Clone, Debug)]
 pub struct Checked {
@@ -148,7 +133,7 @@ pub struct Checked {
 pub fn check(
     text: &RuleText,
     place: Place,
-    signals: Signals<'_>,
+    catalog: &Catalog,
     default_capture: &CaptureSpec,
     findings: &mut Findings<'_>,
 ) -> Option<Checked> {
@@ -159,7 +144,7 @@ pub fn check(
         ["target", "role"].into_iter().filter(|w| !across.iter().any(|a| **a == **w)).collect();
     let within = labels_of("within", &text.within, &within, &mut settings, findings);
     check_grouping(text, &across, &within, findings);
-    let context = Context { signal: &text.signal, signals };
+    let context = Context { signal: &text.signal, catalog };
     let trigger = match text.trigger.placed() {
         Some((trigger, at)) => trigger_of(trigger, at, context, &mut settings, findings),
         None => {
@@ -175,7 +160,7 @@ pub fn check(
         }
     };
     let clear = trigger.as_ref().and_then(|t| clear_of(&text.clear, t, context, &mut settings, findings));
-    let only_if = guard_of(&text.only_if, signals, &mut settings, findings);
+    let only_if = guard_of(&text.only_if, catalog, &mut settings, findings);
     let capture = capture_of(&text.capture, default_capture, &mut settings, findings);
     let limits = limits_of(&text.limits, &mut settings, findings);
     let min_members = settings.take("min_members", &text.min_members, 2);
@@ -276,13 +261,13 @@ fn check_grouping(text: &RuleText, across: &[Arc<str>], within: &[Arc<str>], fin
 
 fn guard_of(
     text: &Field<String>,
-    signals: Signals<'_>,
+    catalog: &Catalog,
     settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Option<Guard> {
     let (source, place) = text.placed()?;
     settings.given("only_if", source, place);
-    match Guard::new(source, signals.of, signals.names) {
+    match Guard::new(source, catalog) {
         Ok(guard) => Some(guard),
         Err(GuardError::Syntax { line: 1, column, message }) => {
             let column = place.column + u32::try_from(column).unwrap_or(1) - 1;
@@ -350,13 +335,13 @@ fn free_labels(text: &Field<BTreeMap<String, Field<String>>>) -> Labels {
 /// A signal by its name, or the error with a suggestion.
 pub fn signal_of(
     name: &Field<String>,
-    signals: Signals<'_>,
+    catalog: &Catalog,
     findings: &mut Findings<'_>,
 ) -> Option<(Signal, Arc<str>)> {
     let (name, place) = name.placed()?;
-    let found = (signals.of)(name);
+    let found = catalog.signal_named(name);
     if found.is_none() {
-        let hint = match crate::decide::rule::guard::nearest(name, signals.names.iter().copied()) {
+        let hint = match crate::decide::rule::guard::nearest(name, catalog.names()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "`skewtrap signals` lists those that arrive; `signals:` defines your own".into(),
         };

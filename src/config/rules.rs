@@ -8,9 +8,10 @@ use serde::Deserialize;
 
 use super::de::{Field, read};
 use super::diagnostic::{Diagnostic, Findings};
-use super::rule::{Checked, RuleText, Signals, check};
+use super::rule::{Checked, RuleText, check};
 use super::tree;
 use crate::decide::capture::CaptureSpec;
+use crate::decide::signal::catalog::Catalog;
 
 /// A file of rules.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -76,10 +77,10 @@ impl LoadedRules {
 }
 
 /// The shipped rules that run by default.
-pub fn shipped(signals: Signals<'_>, capture: &CaptureSpec) -> LoadedRules {
+pub fn shipped(catalog: &Catalog, capture: &CaptureSpec) -> LoadedRules {
     let files: Vec<(String, &str)> =
         PRESETS.iter().filter(|p| p.is_default).map(|p| (preset_file(p.name), p.text)).collect();
-    load(files.iter().map(|(name, text)| (name.as_str(), *text)), signals, capture)
+    load(files.iter().map(|(name, text)| (name.as_str(), *text)), catalog, capture)
 }
 
 /// The shipped rule of that name.
@@ -95,16 +96,16 @@ pub fn preset_file(name: &str) -> String {
 /// Rules of several files, each a name and its text. A name is used once over all of them.
 pub fn load<'f>(
     files: impl IntoIterator<Item = (&'f str, &'f str)>,
-    signals: Signals<'_>,
+    catalog: &Catalog,
     capture: &CaptureSpec,
 ) -> LoadedRules {
-    load_beside(files, signals, capture, &mut Used::new())
+    load_beside(files, catalog, capture, &mut Used::new())
 }
 
 /// Likewise, beside rules whose names are used already.
 pub fn load_beside<'f>(
     files: impl IntoIterator<Item = (&'f str, &'f str)>,
-    signals: Signals<'_>,
+    catalog: &Catalog,
     capture: &CaptureSpec,
     names: &mut Used,
 ) -> LoadedRules {
@@ -125,7 +126,7 @@ pub fn load_beside<'f>(
                 Some("begin with `rules:`".into()),
             );
         }
-        check_all(&rules.unwrap_or_default(), signals, capture, names, &mut findings, &mut loaded.rules);
+        check_all(&rules.unwrap_or_default(), catalog, capture, names, &mut findings, &mut loaded.rules);
         loaded.diagnostics.extend(findings.into_sorted());
     }
     loaded
@@ -137,14 +138,14 @@ pub type Used = BTreeMap<Arc<str>, (Arc<str>, u32)>;
 /// Checks the rules of one list.
 pub fn check_all(
     texts: &[Field<RuleText>],
-    signals: Signals<'_>,
+    catalog: &Catalog,
     capture: &CaptureSpec,
     names: &mut Used,
     findings: &mut Findings<'_>,
     into: &mut Vec<Checked>,
 ) {
     for (text, place) in texts.iter().filter_map(Field::placed) {
-        let checked = check(text, place, signals, capture, findings);
+        let checked = check(text, place, catalog, capture, findings);
         if let Some((name, at)) = text.name.placed() {
             let here = (findings.file().clone(), at.line);
             if let Some((file, line)) = names.get(name.as_str()) {
@@ -165,13 +166,9 @@ pub fn check_all(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::signal::sample::Signal;
-
-    const NAMES: [&str; 4] = ["load", "kv_usage", "queue_reqs", "running_reqs"];
 
     fn loaded(text: &str) -> LoadedRules {
-        let of = |n: &str| NAMES.iter().position(|k| *k == n).map(|i| Signal(i as u16));
-        load([("rules.yaml", text)], Signals { of: &of, names: &NAMES }, &CaptureSpec::None)
+        load([("rules.yaml", text)], &Catalog::default(), &CaptureSpec::None)
     }
 
     fn told(text: &str) -> String {
@@ -180,9 +177,7 @@ mod tests {
 
     #[test]
     fn the_shipped_rules_are_right() {
-        let of = |n: &str| NAMES.iter().position(|k| *k == n).map(|i| Signal(i as u16));
-        let signals = Signals { of: &of, names: &NAMES };
-        let shipped = shipped(signals, &CaptureSpec::None);
+        let shipped = shipped(&Catalog::default(), &CaptureSpec::None);
         assert!(shipped.diagnostics.is_empty(), "{:?}", shipped.diagnostics);
         let names: Vec<&str> = shipped.rules.iter().map(|c| &*c.rule.name).collect();
         assert_eq!(names, ["dp-load-skew", "kv-usage-skew", "starved-rank"]);

@@ -7,7 +7,6 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use serde_json::json;
 use skewtrap::config::capture::default_http;
-use skewtrap::config::rule::Signals;
 use skewtrap::config::rules;
 use skewtrap::decide::capture::CaptureSpec;
 use skewtrap::decide::capture::admit::{Grant, Policy};
@@ -53,12 +52,10 @@ pub struct Play {
 /// These rules, or the shipped ones, and the signals that they may name.
 pub fn loaded(text: Option<&str>) -> (Vec<Rule>, Arc<Catalog>) {
     let catalog = Arc::new(Catalog::default());
-    let names: Vec<&str> = catalog.names().collect();
-    let of = |name: &str| catalog.signal_named(name);
-    let (signals, capture) = (Signals { of: &of, names: &names }, CaptureSpec::Http(default_http()));
+    let capture = CaptureSpec::Http(default_http());
     let loaded = match text {
-        Some(text) => rules::load([("rule", text)], signals, &capture),
-        None => rules::shipped(signals, &capture),
+        Some(text) => rules::load([("rule", text)], &catalog, &capture),
+        None => rules::shipped(&catalog, &capture),
     };
     assert!(loaded.is_ok(), "{:?}", loaded.diagnostics);
     (loaded.rules.into_iter().map(|c| c.rule).collect(), catalog)

@@ -18,6 +18,7 @@ use cel::{Context, ExecutionError, FunctionContext, Value};
 
 use super::Frame;
 use crate::decide::labels::LabelValue;
+use crate::decide::signal::catalog::Catalog;
 use crate::decide::signal::sample::Signal;
 use crate::decide::time::Time;
 
@@ -122,17 +123,16 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 impl Guard {
-    /// Parses and checks `source`. `signal_of` knows the signals; `names` are offered as suggestions.
-    pub fn new(
-        source: &str,
-        signal_of: &dyn Fn(&str) -> Option<Signal>,
-        names: &[&str],
-    ) -> Result<Self, GuardError> {
+    /// Parses and checks `source`, which may name the signals of `catalog`.
+    ///
+    /// # Errors
+    /// What is wrong with it, the first thing first.
+    pub fn new(source: &str, catalog: &Catalog) -> Result<Self, GuardError> {
         if source.len() > MAX_BYTES {
             return Err(GuardError::TooLong(source.len()));
         }
         let mut expression = cel::Env::stdlib().parser().parse(source).map_err(|e| syntax(&e))?;
-        let mut checker = Checker { signal_of, names, bound: Vec::new(), signals: Vec::new() };
+        let mut checker = Checker { catalog, bound: Vec::new(), signals: Vec::new() };
         checker.visit(&mut expression)?;
         let signals = checker.signals;
         let guard = Self { source: source.into(), expression: Arc::new(expression), signals };
@@ -251,8 +251,7 @@ fn syntax(errors: &cel::ParseErrors) -> GuardError {
 
 /// Checks names and arguments and makes integer literals doubles, on the way down.
 struct Checker<'a> {
-    signal_of: &'a dyn Fn(&str) -> Option<Signal>,
-    names: &'a [&'a str],
+    catalog: &'a Catalog,
     bound: Vec<String>,
     signals: Vec<(Arc<str>, Signal)>,
 }
@@ -305,8 +304,8 @@ impl Checker<'_> {
         if self.bound.iter().any(|b| b == name) || self.signals.iter().any(|(n, _)| **n == *name) {
             return Ok(());
         }
-        let Some(signal) = (self.signal_of)(name) else {
-            let near = nearest(name, self.names.iter().copied());
+        let Some(signal) = self.catalog.signal_named(name) else {
+            let near = nearest(name, self.catalog.names());
             return Err(GuardError::UnknownSignal { name: name.to_owned(), near });
         };
         self.signals.push((name.into(), signal));
@@ -409,11 +408,8 @@ mod tests {
     use crate::decide::rule::Member;
     use crate::decide::signal::rank::Rank;
 
-    const NAMES: [&str; 3] = ["load", "queue_reqs", "kv_usage"];
-
     fn guard(source: &str) -> Result<Guard, GuardError> {
-        let signal_of = |n: &str| NAMES.iter().position(|k| *k == n).map(|i| Signal(i as u16));
-        Guard::new(source, &signal_of, &NAMES)
+        Guard::new(source, &Catalog::default())
     }
 
     fn frame(values: &[f64]) -> Frame {
@@ -428,8 +424,8 @@ mod tests {
 
     fn holds(source: &str, load: &[f64], queue: &[f64]) -> Result<bool, GuardError> {
         let guard = guard(source)?;
-        let frames = [frame(load), frame(queue)];
-        let wanted: Vec<&Frame> = guard.signals().map(|s| &frames[usize::from(s.0)]).collect();
+        let (load, queue) = (frame(load), frame(queue));
+        let wanted: Vec<&Frame> = guard.names().map(|n| if n == "load" { &load } else { &queue }).collect();
         guard.holds(wanted.into_iter(), Time::from_epoch_s(102.5))
     }
 
