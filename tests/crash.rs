@@ -27,6 +27,7 @@ const LANES: usize = 5;
 /// After a window that was left open samples are distrusted until its export has settled.
 const QUIET: Duration = Duration::from_secs(18);
 const ONE_IDLE: [(u32, u32); 2] = [(0, 0), (40, 2)];
+const EVEN: [(u32, u32); 2] = [(20, 0), (20, 0)];
 
 /// What a receiver got: every body under its key, in the order of arrival, with the number of the
 /// agent that was alive then.
@@ -151,7 +152,6 @@ rules:
     across: dp_rank
     within: [target, role]
     trigger: {{ max_over_mean: 1.2, for: 0s }}
-    # No agent takes what fires for what another one has captured: every life has a window.
     clear: {{ max_over_mean: 1.2, for: 0s }}
     min_mean: 1
     capture: {{ {capture} }}
@@ -231,13 +231,22 @@ listen: 127.0.0.1:0
     /// Runs an agent until a point that the dice choose, and kills it.
     async fn kill_one(&self, dice: &mut Dice) {
         let before = self.starts();
-        let mut agent = self.agent();
         let early = dice.below(4) == 0;
+        // What fires already is not captured again by the next agent: it must see it begin.
+        if !early {
+            self.load(EVEN);
+        }
+        let asked = self.asked();
+        let mut agent = self.agent();
         if early {
             tokio::time::sleep(Duration::from_millis(dice.below(1_500))).await;
         } else {
             // Until the window is asked for, or for so long that a recovery alone is hit.
             let until = tokio::time::Instant::now() + QUIET;
+            while self.asked() < asked + 3 && tokio::time::Instant::now() < until {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            self.load(ONE_IDLE);
             while self.starts() == before && tokio::time::Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -266,14 +275,23 @@ listen: 127.0.0.1:0
         counts
     }
 
-    /// A last agent on an even load closes, completes and delivers what is left, and is told to end.
-    async fn settle(&self) {
-        self.double.change(|engine, _| {
+    fn load(&self, ranks: [(u32, u32); 2]) {
+        self.double.change(move |engine, _| {
             if let skewtrap::demo::Engine::Sglang(world) = engine {
-                world.set_load(&[(20, 0), (20, 0)]);
+                world.set_load(&ranks);
             }
             Vec::new()
         });
+    }
+
+    /// How often the server was asked for its ranks' load.
+    fn asked(&self) -> usize {
+        self.double.requests().iter().filter(|r| r.path.starts_with("/v1/loads")).count()
+    }
+
+    /// A last agent on an even load closes, completes and delivers what is left, and is told to end.
+    async fn settle(&self) {
+        self.load(EVEN);
         let mut agent = self.agent();
         tokio::time::sleep(Duration::from_secs(12)).await;
         Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();

@@ -214,6 +214,49 @@ fn a_rule_that_is_read_anew_in_the_middle_of_it_has_no_window_more() {
 }
 
 #[test]
+fn a_rule_that_was_told_to_capture_nothing_more_opens_no_further_window() {
+    let mut play = captured();
+    play.seconds(7, 70, SKEWED);
+    play.reload(&format!("{RULE}    capture: none\n"), 70.5);
+    play.seconds(71, 200, WORSE);
+    assert_eq!(play.starts, 1, "its window hurt, and the operator took it away");
+}
+
+#[test]
+fn a_further_window_needs_the_whole_trigger_and_the_guard() {
+    let guarded = RULE.replace("    clear:", "    only_if: max(load) < 85\n    clear:");
+    let both = RULE.replace(
+        "trigger: { max_over_mean: 1.1, for: 2s }",
+        "trigger: { all: [{ max_over_mean: 1.1 }, { all_members: { below: 85 } }], for: 2s }",
+    );
+    for rule in [guarded, both] {
+        let mut play = Play::of(core_of(Some(&rule), Mode::Live, policy(), Ledger::default(), at(0.0)));
+        play.seconds(0, 5, SKEWED);
+        assert_eq!(play.starts, 1, "{rule}");
+        play.window_ends(5.0);
+        play.seconds(7, 70, SKEWED);
+        play.seconds(70, 200, WORSE);
+        assert_eq!(play.starts, 1, "{rule}");
+    }
+}
+
+#[test]
+fn a_restart_between_the_clear_and_the_trigger_forgets_no_mark() {
+    // 1.08 times the mean: too little to fire, too much to clear.
+    const BETWEEN: [u32; 2] = [54, 46];
+    for rule in [RULE.to_owned(), RULE.replace("1.05, for: 2s", "1.05, for: 0s")] {
+        let mut play = Play::of(core_of(Some(&rule), Mode::Live, policy(), Ledger::default(), at(0.0)));
+        play.seconds(0, 5, SKEWED);
+        play.window_ends(5.0);
+        play.seconds(7, 100, SKEWED);
+        let mut next = Play::of(core_of(Some(&rule), Mode::Live, policy(), books(&play), at(100.0)));
+        next.seconds(100, 110, BETWEEN);
+        next.seconds(110, 200, SKEWED);
+        assert_eq!((next.starts, &next.reasons[..]), (0, &["not_worse"][..]), "{rule}");
+    }
+}
+
+#[test]
 fn a_replay_shows_when_what_was_captured_would_have_been_captured_again() {
     let mut watch = core_of(Some(RULE), Mode::Replay, policy(), Ledger::default(), Time::default());
     let mut effects = Vec::new();
@@ -241,11 +284,11 @@ enum Step {
     Restart(u32),
 }
 
-const LOADS: [[u32; 2]; 5] = [EVEN, SKEWED, NO_WORSE, WORSE, MUCH_WORSE];
+const LOADS: [[u32; 2]; 6] = [EVEN, SKEWED, NO_WORSE, WORSE, MUCH_WORSE, [54, 46]];
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        8 => (0usize..5, 1u32..90, prop::bool::weighted(0.8))
+        8 => (0usize..6, 1u32..90, prop::bool::weighted(0.8))
             .prop_map(|(load, lasting, is_well)| Step::Load { load, lasting, is_well }),
         2 => (0u32..20).prop_map(Step::Restart),
     ]

@@ -2,7 +2,7 @@
 //! done: `test` and `tune`. The core is the one that runs live; no window opens.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,10 +23,12 @@ use crate::decide::time::Time;
 use crate::decide::watch::{Effect, Event, Mode, Setup, Watch, WatchedTarget};
 use crate::observe::replay::{Format, Input, Replay};
 
-/// Recorded files of one server. They may be gzip.
+/// Recorded files of one server.
+///
+/// They may be gzip, and are merged in the order of their times.
 #[derive(Clone, Debug, Args)]
 pub struct Recordings {
-    /// A recorded log; lines may begin with EPOCH and a tab (repeatable)
+    /// A recorded log; lines may begin with EPOCH and a tab (repeatable; - is standard input)
     #[arg(long, value_name = "FILE")]
     log: Vec<PathBuf>,
     /// Recorded metrics pages, each after a line `#@ EPOCH` (repeatable)
@@ -73,24 +75,29 @@ pub struct Played {
 /// # Errors
 /// A file cannot be read, or is not what it should be.
 pub fn recording(files: &[(Format, PathBuf)], ready: Ready, zone: TimeZone) -> anyhow::Result<Played> {
-    let input = |(i, (format, path)): (usize, &(Format, PathBuf))| Input {
-        format: *format,
-        path: path.clone(),
-        target: TargetId(0),
-        source: SourceId(i as u16),
-    };
-    let inputs: Vec<Input> = files.iter().enumerate().map(input).collect();
-    let sources = inputs.iter().map(|i| (i.source, name_of(&i.path))).collect();
+    let inputs = inputs_of(files);
     let mut replay = Replay::open(&inputs, &zone)?;
-    let mut stage = Stage::new(ready, vec![watched("server", None)], sources, zone);
+    let mut stage = Stage::new(ready, vec![watched("server", None)], sources_of(&inputs), zone);
     while let Some(seen) = replay.next_observation()? {
         stage.observe(&seen);
     }
     Ok(stage.played)
 }
 
-fn name_of(path: &Path) -> Arc<str> {
-    path.display().to_string().into()
+/// The files as sources of the one server.
+pub fn inputs_of(files: &[(Format, PathBuf)]) -> Vec<Input> {
+    let input = |(i, (format, path)): (usize, &(Format, PathBuf))| Input {
+        format: *format,
+        path: path.clone(),
+        target: TargetId(0),
+        source: SourceId(u16::try_from(i).unwrap_or(u16::MAX)),
+    };
+    files.iter().enumerate().map(input).collect()
+}
+
+/// What messages call them: by their paths.
+pub fn sources_of(inputs: &[Input]) -> Vec<(SourceId, Arc<str>)> {
+    inputs.iter().map(|i| (i.source, i.path.display().to_string().into())).collect()
 }
 
 /// Plays series whose values lie `interval` apart.

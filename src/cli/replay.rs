@@ -1,45 +1,32 @@
 //! `skewtrap replay`: the same core over recordings, in simulated time.
 
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use jiff::tz::TimeZone;
 
+use super::play::{self, Recordings};
 use super::{Format, rules};
 use crate::decide::capture::admit::Policy;
 use crate::decide::capture::governor::Ledger;
-use crate::decide::signal::observation::{Observation, SourceId};
-use crate::decide::signal::sample::TargetId;
+use crate::decide::signal::observation::Observation;
 use crate::decide::time::Time;
 use crate::decide::watch::{Effect, Mode, Setup, Watch, WatchedTarget};
-use crate::observe::replay::{Format as RecordingFormat, Input, Replay};
+use crate::observe::replay::{Format as RecordingFormat, Replay};
 
 /// What a rule would have done on recorded logs, metrics and loads, and when.
 ///
-/// Files may be gzip. A log line that begins with EPOCH and a tab arrived then, otherwise at the time in
-/// the line. A metrics file is pages, each after a line `#@ EPOCH`; a loads file has
-/// {"t": EPOCH, "body": ANSWER} a line. Several files are merged in the order of their times.
+/// Files may be gzip. A log line that does not begin with its EPOCH arrived at the time in the line.
+/// Several files are merged in the order of their times.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// A recorded log (repeatable; - is standard input)
-    #[arg(long, value_name = "FILE")]
-    log: Vec<PathBuf>,
-    /// Recorded metrics pages (repeatable)
-    #[arg(long, value_name = "FILE")]
-    metrics: Vec<PathBuf>,
-    /// Recorded answers of /v1/loads (repeatable)
-    #[arg(long, value_name = "FILE")]
-    loads: Vec<PathBuf>,
+    #[command(flatten)]
+    recordings: Recordings,
     /// A rule file or a folder of them, instead of the shipped rules (repeatable)
     #[arg(long, value_name = "PATH")]
     rules: Vec<PathBuf>,
-    /// Zone of log stamps that bear none
-    #[arg(long, value_name = "NAME", default_value = "UTC")]
-    tz: String,
     #[command(flatten)]
     format: Format,
 }
@@ -49,24 +36,23 @@ pub struct ReplayArgs {
 /// # Errors
 /// A recording or a rule file cannot be read.
 pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
-    let inputs = inputs_of(args);
-    if inputs.is_empty() {
+    let files = args.recordings.files();
+    if files.is_empty() {
         bail!(super::wrong("nothing to replay: name a recording with --log, --metrics or --loads"));
     }
-    let zone = TimeZone::get(&args.tz).map_err(|_| {
-        super::wrong(&format!("--tz {}: there is no such zone; write it as Europe/Berlin", args.tz))
-    })?;
+    let zone = args.recordings.zone()?;
+    let inputs = play::inputs_of(&files);
     let loaded = rules::load(&args.rules)?;
     let setup = Setup {
         rules: loaded.rules,
         catalog: loaded.catalog,
         patterns: Vec::new(),
-        sources: inputs.iter().map(|i| (i.source, name_of(&i.path))).collect(),
+        sources: play::sources_of(&inputs),
         targets: vec![WatchedTarget {
             name: "server".into(),
             role: None,
             group: "server".into(),
-            sees_log: !args.log.is_empty(),
+            sees_log: files.iter().any(|(format, _)| *format == RecordingFormat::Log),
         }],
         policy: Policy::default(),
         ledger: Ledger::default(),
@@ -74,10 +60,10 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         mode: Mode::Replay,
     };
     let replay = Replay::open(&inputs, &zone)?;
-    play(replay, Watch::new(setup, Time::default()), args.format.is_json())
+    run_through(replay, Watch::new(setup, Time::default()), args.format.is_json())
 }
 
-fn play(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Result<ExitCode> {
+fn run_through(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::new(io::stdout().lock());
     let mut effects = Vec::new();
     while let Some(seen) = replay.next_observation()? {
@@ -115,26 +101,4 @@ fn show(effect: &Effect, json: bool, out: &mut impl Write) -> io::Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-fn inputs_of(args: &ReplayArgs) -> Vec<Input> {
-    let all = [
-        (&args.log, RecordingFormat::Log),
-        (&args.metrics, RecordingFormat::Metrics),
-        (&args.loads, RecordingFormat::Loads),
-    ];
-    let paths = all.into_iter().flat_map(|(paths, format)| paths.iter().map(move |p| (p.clone(), format)));
-    paths
-        .enumerate()
-        .map(|(n, (path, format))| Input {
-            format,
-            path,
-            target: TargetId(0),
-            source: SourceId(u16::try_from(n).unwrap_or(u16::MAX)),
-        })
-        .collect()
-}
-
-fn name_of(path: &Path) -> Arc<str> {
-    path.display().to_string().into()
 }

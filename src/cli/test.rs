@@ -259,8 +259,5 @@ fn since_start(at: Time, started: Time) -> String {
 }
 
 fn blame_of(change: &Change) -> String {
-    change
-        .finding
-        .as_ref()
-        .map_or_else(String::new, |f| format!(" ({}, {:?})", f.rank, f.side).to_lowercase())
+    change.finding.as_ref().map_or_else(String::new, |f| format!(" ({}, {})", f.rank, f.side.word()))
 }

@@ -80,6 +80,9 @@ impl Incident {
         let before = std::mem::replace(&mut self.capture, capture);
         if let Some(times_bound) = times_bound {
             let verdict = self.verdict.take();
+            if self.state != IncidentState::Resolved {
+                self.state = IncidentState::Open;
+            }
             self.earlier.push(EarlierCapture { times_bound, capture: before, verdict });
         }
     }

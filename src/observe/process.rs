@@ -96,7 +96,8 @@ pub fn runs_with(word: &str) -> bool {
 pub fn collecting_since(session: &str) -> Option<Time> {
     let name = format!("--session-name={session}");
     let is_agent = |argv: &[String]| argv.iter().any(|a| a == "--start-agent") && argv.contains(&name);
-    let agent = pids().find(|pid| is_agent(&argv(*pid)))?;
+    // Containers that share their processes may each have a session of this name.
+    let [agent] = pids().filter(|pid| is_agent(&argv(*pid))).collect::<Vec<_>>()[..] else { return None };
     let files = fs::read_dir(format!("/proc/{agent}/fd")).ok()?.flatten().map(|entry| entry.path());
     let is_collected =
         |link: &PathBuf| fs::read_link(link).is_ok_and(|to| to.extension().is_some_and(|e| e == "qdstrm"));

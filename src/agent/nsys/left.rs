@@ -50,9 +50,12 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -
     match (seen, whose(began, window.sent_at)) {
         (Seen::Is(Readiness::Collecting), Whose::Theirs) => {
             let since = began.map(|at| format!(" since {at}")).unwrap_or_default();
-            came.failure = Some(format!(
+            let why = format!(
                 "{died}; its session {name} collects{since}, which is not when this window was started: that is somebody else's, and is left alone"
-            ));
+            );
+            // A start that nobody saw take effect may still be on its way.
+            came.unproven = (!window.granted).then(|| why.clone());
+            came.failure = Some(why);
         }
         (Seen::Is(Readiness::Collecting), Whose::Ours) => stop(nsys, session, now, &mut came).await,
         (Seen::Is(Readiness::Collecting), Whose::Unknown) if window.granted || age < OURS => {

@@ -145,7 +145,7 @@ impl Ledger {
     /// The attempts at what fires: those of its incident and, where it may carry on over a restart
     /// of the agent, those whose end nobody has seen, so that neither a crash nor a rule read anew
     /// makes a captured imbalance a new one. After a day it is one all the same.
-    pub fn marks<'s>(&'s self, wish: &'s Wish<'_>, now: Time) -> impl Iterator<Item = &'s Attempt> {
+    fn marks<'s>(&'s self, wish: &'s Wish<'_>, now: Time) -> impl Iterator<Item = &'s Attempt> {
         let carries_on = move |a: &Attempt| {
             wish.may_carry_on
                 && !wish.firing.is_empty()
@@ -154,6 +154,11 @@ impl Ledger {
                 && now.since(a.at) < DAY
         };
         self.attempts.iter().filter(move |a| a.incident == wish.incident || carries_on(a))
+    }
+
+    /// The mark that a further window is held against.
+    pub fn worst<'s>(&'s self, wish: &'s Wish<'_>, now: Time) -> Option<&'s Attempt> {
+        self.marks(wish, now).max_by(|a, b| a.badness.total_cmp(&b.badness))
     }
 
     /// What fired is over at `now`; whether there was an attempt at it.
@@ -260,8 +265,7 @@ fn full(sorted: &[Time], most: u32, per: Duration, now: Time) -> Option<Duration
 
 /// Within one incident a second window must be worth it; the margin is against its worst so far.
 fn worse(wish: &Wish<'_>, ledger: &Ledger, budget: &Budget, now: Time) -> Result<(), Refusal> {
-    let worst = ledger.marks(wish, now).max_by(|a, b| a.badness.total_cmp(&b.badness));
-    let Some(worst) = worst else { return Ok(()) };
+    let Some(worst) = ledger.worst(wish, now) else { return Ok(()) };
     let (last, needed) = (worst.badness, worst.badness * budget.worse_by.max(1.0));
     // Written so that NaN refuses.
     if wish.badness >= needed {

@@ -136,11 +136,12 @@ pub const LONGEST_START: Duration = Duration::from_secs(60);
 
 /// Whose the collection is that began at `began`, when a start of ours was sent at `sent_at` to a
 /// session that was ready just before. Neither the list of sessions nor a report says who started a
-/// collection: only when it began can be read.
+/// collection: only when it began can be read. One that is said to have begun before that cannot have:
+/// then it is the clock that is wrong.
 pub fn whose(began: Option<Time>, sent_at: Time) -> Whose {
     match began {
-        Some(at) if at + COARSE < sent_at || at > sent_at + LONGEST_START => Whose::Theirs,
-        Some(at) if at <= sent_at + PROMPT => Whose::Ours,
+        Some(at) if at > sent_at + LONGEST_START => Whose::Theirs,
+        Some(at) if at + COARSE >= sent_at && at <= sent_at + PROMPT => Whose::Ours,
         _ => Whose::Unknown,
     }
 }
@@ -383,8 +384,8 @@ mod tests {
         let sent_at = Time::from_epoch_s(1000.0);
         let began = |s: f64| whose(Some(Time::from_epoch_s(1000.0 + s)), sent_at);
         assert_eq!([began(-1.9), began(0.1), began(10.0)], [Whose::Ours; 3]);
-        assert_eq!([began(-2.1), began(60.1), began(86_400.0)], [Whose::Theirs; 3]);
-        assert_eq!([began(10.1), began(60.0), whose(None, sent_at)], [Whose::Unknown; 3]);
+        assert_eq!([began(60.1), began(86_400.0)], [Whose::Theirs; 2]);
+        assert_eq!([began(-2.1), began(10.1), began(60.0), whose(None, sent_at)], [Whose::Unknown; 4]);
     }
 
     #[test]

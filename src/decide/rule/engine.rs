@@ -182,6 +182,7 @@ impl Engine {
     fn evaluate_due(&mut self, store: &mut SignalStore, now: Time, changes: &mut Vec<Change>) {
         for entry in &mut self.entries {
             let Entry { running, groups, due, is_due, .. } = entry;
+            due.sort_unstable();
             due.retain(|place| {
                 let group = &mut groups[*place as usize];
                 if group.evaluated.is_some_and(|t| now >= t && now.since(t) < EVERY) {

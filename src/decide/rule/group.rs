@@ -90,6 +90,10 @@ pub(super) struct Group {
     fired_by: usize,
     /// While it fires after a capture: whether it gets worse.
     pub worse: Option<Worsening>,
+    /// Since when the clear has held, until it once has for its time.
+    calm_since: Option<Time>,
+    /// Whether it has: before that, what fires may have fired already before this agent looked.
+    was_calm: bool,
     /// One per look; only kept up for rules with several, whose parts must be seen at once.
     frames: Vec<Frame>,
 }
@@ -108,6 +112,8 @@ impl Group {
             settled: Time::default(),
             fired_by: 0,
             worse: None,
+            calm_since: None,
+            was_calm: false,
             frames: Vec::new(),
         }
     }
@@ -168,13 +174,15 @@ impl Group {
         let looks = running.trigger.iter().map(|l| &frames[*l]);
         let trigger = rule.trigger.judge(Part::Trigger, looks, departed.as_ref(), &mut self.held, sorted);
         let is_open = matches!(self.state, State::Firing(_) | State::Unknown { was: Some(_) });
-        // Only an open firing can clear, so only then is the second look worth its time.
+        // Only an open firing can clear, and before the first one it is of interest whether this agent
+        // saw it begin: only then is the second look worth its time.
         let clear = is_light
-            || is_open && {
+            || (is_open || !self.was_calm) && {
                 let looks = running.clear.iter().map(|l| &frames[*l]);
                 // A clear has neither times nor a past of its own.
                 rule.clear.judge(Part::Clear, looks, departed.as_ref(), &mut Held::default(), sorted).holds
             };
+        self.note_calm(clear, running.holds.clear, now);
         let mut blame = None;
         let mut guard = None;
         if trigger.holds && !is_light && quiet.is_none() {
@@ -202,6 +210,17 @@ impl Group {
                 None
             }
             None => self.worsened(running, frames, &trigger, sorted, now),
+        }
+    }
+
+    /// Once the clear has held for its time, whatever fires later is seen to begin.
+    fn note_calm(&mut self, clear: bool, hold: Duration, now: Time) {
+        if self.was_calm {
+            return;
+        }
+        match clear {
+            true => self.was_calm = now.since(*self.calm_since.get_or_insert(now)) >= hold,
+            false => self.calm_since = None,
         }
     }
 
@@ -243,6 +262,7 @@ impl Group {
 
     /// The group cannot be judged now: for the time being, or at all.
     fn lack(&mut self, running: &Running, unjudged: Unjudged, now: Time) -> Option<Change> {
+        self.calm_since = None;
         let was_judged = !matches!(self.state, State::Warming | State::Inert);
         let is_few = matches!(unjudged, Unjudged::Few(_));
         let input = match is_few && !was_judged {

@@ -224,3 +224,34 @@ pub struct Member {
     /// Whether it went silent.
     pub stale: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::signal::rank::Rank;
+
+    #[test]
+    fn a_copy_shows_what_the_other_shows_whoever_was_in_it_before() {
+        let frame = |values: &[f64]| {
+            let member = |(i, value): (usize, &f64)| Member {
+                id: Arc::new(Rank::dp(i as u16).labels()),
+                value: *value,
+                at: Time::from_epoch_s(100.0 + i as f64),
+                stale: i == 1,
+            };
+            Frame::of(values.iter().enumerate().map(member).collect())
+        };
+        let (first, second) = (frame(&[1.0, 5.0]), frame(&[4.0, 2.0, 3.0]));
+        let mut changed = Frame { members: first.members.clone(), ..Frame::default() };
+        changed.members[0].value = 9.0;
+        changed.sum_up();
+        let mut copy = Frame::default();
+        for source in [&first, &changed, &second, &first] {
+            copy.copy(source);
+            assert_eq!(format!("{copy:?}"), format!("{source:?}"));
+        }
+        assert_eq!((copy.summary.max, copy.newest), (5.0, Time::from_epoch_s(101.0)));
+        copy.clear();
+        assert_eq!((copy.members.len(), copy.summary, copy.newest), (0, Summary::default(), Time::default()));
+    }
+}

@@ -140,7 +140,7 @@ fn group_of(core: &Core, standing: &RuleStanding) -> GroupStatus {
 fn again_of(core: &Core, case: &Case) -> Option<String> {
     let incident = &case.incident;
     let wish = case.wish(&incident.target, "", 1.0);
-    let last = core.ledger.marks(&wish, core.now).max_by(|a, b| a.badness.total_cmp(&b.badness))?;
+    let last = core.ledger.worst(&wish, core.now)?;
     let from = core.engine.worse_from(&case.rule.name, &case.group)?;
     let refused = incident.worse.as_ref().filter(|w| w.window > incident.window());
     if let Some((worse, Some(refused))) = refused.map(|w| (w, &w.refused)) {

@@ -23,16 +23,18 @@ use crate::decide::signal::store::SignalStore;
 use crate::decide::time::Time;
 use crate::explain::message::Update;
 
+/// While a window of its own is open, worse is not told again sooner.
+const BUSY: Duration = Duration::from_secs(5);
+
 impl Core {
     /// From now on an incident's rule tells when it gets worse than at its last attempt, if there was
     /// one. `again_in` is how long the wish that was just refused need not be repeated.
     pub(super) fn watch_worse(&mut self, id: &Arc<str>, again_in: Option<Duration>, now: Time) {
         let Some(case) = self.incidents.get(id) else { return };
         let wish = case.wish(&case.incident.target, "", 1.0);
-        let Some(mark) = self.ledger.marks(&wish, now).map(|a| a.badness).max_by(f64::total_cmp) else {
-            return;
-        };
-        self.engine.watch_worse(&case.rule.name, &case.group, mark, self.policy.budget.worse_by);
+        let Some(worst) = self.ledger.worst(&wish, now) else { return };
+        let by = self.policy.budget.worse_by;
+        self.engine.watch_worse(&case.rule.name, &case.group, worst.badness, by);
         if let Some(left) = again_in {
             self.engine.tell_worse_again(&case.rule.name, &case.group, now + left);
         }
@@ -41,18 +43,23 @@ impl Core {
     /// A rule that was captured still fires, and is worse by the margin.
     pub(super) fn worsened(&mut self, store: &SignalStore, change: Change, now: Time, out: &mut Vec<Effect>) {
         let (Some(case), Some(numbers)) = (self.incidents.firing(&change), &change.numbers) else { return };
-        let (id, rule, group) = (case.incident.id.clone(), case.rule.clone(), case.group.clone());
-        if matches!(case.incident.capture, CaptureOutcome::Open { .. }) {
-            // Its own window is the answer to that, until it is over.
-            return self.engine.tell_worse_again(&rule.name, &group, now);
+        let (id, rule, group) = (case.incident.id.clone(), change.rule.clone(), case.group.clone());
+        let is_open = matches!(case.incident.capture, CaptureOutcome::Open { .. });
+        let (name, window) = (case.incident.target.clone(), case.incident.next_window());
+        // What the rule may capture, and how often, may have been edited since it fired.
+        if let Some(case) = self.incidents.get_mut(&id) {
+            case.rule = rule.clone();
         }
-        let name = &case.incident.target;
-        let place = self.servers.iter().position(|s| s.name == *name);
+        if is_open {
+            // Its own window is the answer to that, until it is over.
+            return self.engine.tell_worse_again(&rule.name, &group, now + BUSY);
+        }
+        let place = self.servers.iter().position(|s| s.name == name);
         let Some(target) = place.and_then(|t| u16::try_from(t).ok()).map(TargetId) else { return };
         let times = times_bound(numbers.value, numbers.bound);
-        let (window, value) = (case.incident.next_window(), numbers.value);
+        let value = numbers.value;
         let worse = Worse { at: now, value, times_bound: times, window, refused: None };
-        let decided = match self.silenced_for(&rule.name, name, now) {
+        let decided = match self.silenced_for(&rule.name, &name, now) {
             Some(left) => Err(Refusal::Silenced { left }),
             None => self.decided(store, &id, target, times, now),
         };

@@ -226,12 +226,13 @@ fn verdict(incident: &Incident) -> String {
 fn costs(incident: &Incident) -> String {
     let all = incident.earlier.iter().map(|e| &e.capture).chain([&incident.capture]);
     let stalled: f64 = all.filter_map(CaptureOutcome::captured).map(|c| c.stall_s).sum();
+    // What a restart found captured already has its first capture when it got worse.
+    let is_first = incident.window() == 1 && incident.wished_at() == incident.fired_at;
+    let wished = if is_first { "the rule fired" } else { "it had got worse" };
+    let last = cost(&incident.capture, wished);
     match incident.window() {
-        1 => cost(&incident.capture, "the rule fired"),
-        count => {
-            let last = cost(&incident.capture, "it had got worse");
-            format!("{last}; {count} captures cost {} together", seconds(stalled))
-        }
+        1 => last,
+        count => format!("{last}; {count} captures cost {} together", seconds(stalled)),
     }
 }
 

@@ -201,7 +201,7 @@ function againText(i) {
 }
 
 function costText(i) {
-  const got = i.capture.state === "done" ? i.capture : i.capture.captured, wished = (i.earlier || []).length ? "it had got worse" : "the rule fired";
+  const got = i.capture.state === "done" ? i.capture : i.capture.captured, wished = (i.earlier || []).length || i.worse && !i.worse.refused ? "it had got worse" : "the rule fired";
   return got ? figure(got.stall_s) + " s of serving; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after " + wished : "nothing";
 }
 

@@ -32,16 +32,16 @@ impl Refusal {
             | Self::Foreign { .. }
             | Self::ForeignRecently { .. }
             | Self::AllIdle
-            | Self::DiskLow { .. } => Some(A_WHILE),
+            | Self::DiskLow { .. }
+            | Self::DailyStall { .. }
+            | Self::DailyBytes { .. }
+            | Self::KeepFull { .. } => Some(A_WHILE),
             Self::WatchOnly
             | Self::Cleared
             | Self::NotWorse { .. }
-            | Self::DailyStall { .. }
-            | Self::DailyBytes { .. }
             | Self::FutureState { .. }
             | Self::NeedsLog { .. }
             | Self::BadFolder { .. }
-            | Self::KeepFull { .. }
             | Self::TooOld { .. }
             | Self::NoVersion
             | Self::Risk { .. }

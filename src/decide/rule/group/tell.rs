@@ -59,7 +59,7 @@ impl Group {
         let mut group = self.labels.clone();
         group.0.remove("target");
         let (rule, state) = (running.rule.clone(), self.phase());
-        let may_carry_on = since.since(self.first_seen) < running.holds.clear;
+        let may_carry_on = !self.was_calm;
         Change { at: now, rule, target, group, state, how, since, finding, numbers, reason, may_carry_on }
     }
 }

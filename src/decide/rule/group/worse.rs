@@ -38,7 +38,14 @@ impl Group {
         };
         let is_same = condition.is_exceeded(&reading)
             && frame.members.get(reading.member).is_some_and(|m| firing.blame.is(&m.id, reading.side));
-        let times = is_same.then(|| times_bound(reading.value, condition.bound));
+        // The rest of the trigger must hold, too, and the guard, as at the onset: a firing lasts until
+        // it clears, and is no reason for a window by itself.
+        let times = (is_same && trigger.holds).then(|| times_bound(reading.value, condition.bound));
+        let allows = || {
+            let looks = running.guard.iter().map(|l| &frames[*l]);
+            running.rule.only_if.as_ref().is_none_or(|guard| guard.holds(looks, now) == Ok(true))
+        };
+        let times = times.filter(|times| *times < worse.needed() || allows());
         let hold = running.holds.trigger.max(condition.hold);
         let told = worse.look(times, frame.newest, hold, now);
         let judged = Judgement { holds: true, lead, reading };

@@ -145,11 +145,12 @@ impl SignalStore {
     fn labels_of(&self, key: &SlotKey) -> Labels {
         let target = &self.targets[usize::from(key.target.0)];
         let mut labels = key.rank.labels();
-        labels.0.insert("target".into(), LabelValue::Text(target.name.clone()));
-        labels.0.insert("role".into(), LabelValue::Text(target.role.word().into()));
         if let Some(extra) = &key.extra {
             labels.0.extend(extra.0.iter().map(|(k, v)| (k.clone(), v.clone())));
         }
+        // Last: no label of a query's or a pattern's makes a series another server's.
+        labels.0.insert("target".into(), LabelValue::Text(target.name.clone()));
+        labels.0.insert("role".into(), LabelValue::Text(target.role.word().into()));
         labels
     }
 

@@ -122,6 +122,8 @@ fn the_better_source_wins_while_it_is_fresh() {
     scene.loads(Rank::dp(0), 7.0, 4.5, 0.0);
     scene.loads(Rank::dp(1), 7.0, 4.5, 12.0);
     assert_eq!(scene.shown(4.6), "0=7 1=7*", "what a server calls old is shown, and stale");
+    scene.loads(Rank::dp(0), 9.0, 4.7, 2.0);
+    assert_eq!(scene.shown(4.8), "0=9 1=7*", "a clock that is a little behind is evened out");
 }
 
 #[test]
