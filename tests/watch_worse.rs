@@ -12,9 +12,9 @@ use proptest::prelude::*;
 use skewtrap::decide::capture::admit::{Means, Policy};
 use skewtrap::decide::capture::facts::Answered;
 use skewtrap::decide::capture::governor::{Attempt, AttemptEnd, Budget, Ledger};
-use skewtrap::decide::incident::Incident;
+use skewtrap::decide::incident::{Incident, VerdictNote};
 use skewtrap::decide::time::Time;
-use skewtrap::decide::watch::{Effect, Mode};
+use skewtrap::decide::watch::{Effect, Event, Mode};
 use skewtrap::explain::message::Update;
 
 /// Cools down for a minute. Two ranks: `max_over_mean` is between 1 and 2.
@@ -211,6 +211,28 @@ fn a_rule_that_is_read_anew_in_the_middle_of_it_has_no_window_more() {
     play.reload(&RULE.replace("max_over_mean: 1.1,", "max_over_mean: 1.12,"), 100.5);
     play.seconds(101, 150, SKEWED);
     assert_eq!((play.starts, &play.reasons[..]), (1, &["not_worse"][..]));
+}
+
+#[test]
+fn a_verdict_that_comes_late_is_kept_with_the_capture_that_it_is_of() {
+    let mut play = captured();
+    play.seconds(7, 70, WORSE);
+    assert_eq!(play.starts, 2);
+    let incident = play.incident().id;
+    let note = VerdictNote {
+        kind: "uneven_work".into(),
+        rank: None,
+        sentence: "DP0 has more to do".into(),
+        lost_ms_per_step: None,
+        confidence: "high".into(),
+        confirms: None,
+    };
+    let (told, mut effects) = (play.told.len(), Vec::new());
+    let event = Event::Compared { incident, window: 1, note };
+    play.watch.handle(event, at(70.5), &mut effects);
+    let [Effect::Keep { incident }] = &effects[..] else { panic!("{effects:?}") };
+    let sentence = incident.earlier[0].verdict.as_ref().map(|v| v.sentence.as_str());
+    assert_eq!((sentence, &incident.verdict, play.told.len()), (Some("DP0 has more to do"), &None, told));
 }
 
 #[test]

@@ -54,6 +54,8 @@ impl Agent {
                     self.hear_on(target, &Heard::Gone(line));
                 }
                 Effect::Notify { incident, update, receivers } => self.notify(*incident, update, &receivers),
+                // The archive ends only with the agent.
+                Effect::Keep { incident } => drop(self.archive.send(Job::Update(incident))),
                 Effect::Trouble { said, is_over: true, .. } => info!("{said}"),
                 Effect::Trouble { said, .. } => warn!("{said}"),
                 Effect::Answered { .. } => {}

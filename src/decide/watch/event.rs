@@ -201,6 +201,11 @@ pub enum Effect {
         /// The rule's receivers.
         receivers: Vec<Arc<str>>,
     },
+    /// Keep the incident as it stands; it is no news.
+    Keep {
+        /// As it stands.
+        incident: Box<Incident>,
+    },
     /// What came of a wish that was asked for.
     Answered {
         /// Its incident.

@@ -49,6 +49,7 @@ impl Core {
             // Another capture has begun meanwhile, whose messages list this one.
             if let Some(earlier) = case.incident.earlier.get_mut(window.saturating_sub(1)) {
                 earlier.verdict = Some(note);
+                out.push(Effect::Keep { incident: Box::new(case.incident.clone()) });
             }
             return;
         }
