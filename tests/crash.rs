@@ -20,7 +20,6 @@ use skewtrap::act::state::State;
 use skewtrap::decide::incident::CaptureOutcome;
 use skewtrap::demo::sglang::World;
 use skewtrap::demo::shell::RunningDouble;
-use tokio::net::TcpListener;
 
 /// Each lane has a double and an agent of its own; a window that was killed costs it a quiet time.
 const LANES: usize = 5;
@@ -88,11 +87,7 @@ async fn receiver(life: Arc<AtomicUsize>) -> (String, Mail) {
         tokio::time::sleep(Duration::from_millis(20)).await;
         "ok"
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let app = axum::Router::new().route("/hook", axum::routing::post(take));
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    (url, mail)
+    (stage::hook(axum::routing::post(take)).await, mail)
 }
 
 /// How a lane captures.
@@ -234,7 +229,7 @@ listen: 127.0.0.1:0
         let early = dice.below(4) == 0;
         // What fires already is not captured again by the next agent: it must see it begin.
         if !early {
-            self.load(EVEN);
+            stage::set_load(&self.double, EVEN);
         }
         let asked = self.asked();
         let mut agent = self.agent();
@@ -246,7 +241,7 @@ listen: 127.0.0.1:0
             while self.asked() < asked + 3 && tokio::time::Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            self.load(ONE_IDLE);
+            stage::set_load(&self.double, ONE_IDLE);
             while self.starts() == before && tokio::time::Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -275,15 +270,6 @@ listen: 127.0.0.1:0
         counts
     }
 
-    fn load(&self, ranks: [(u32, u32); 2]) {
-        self.double.change(move |engine, _| {
-            if let skewtrap::demo::Engine::Sglang(world) = engine {
-                world.set_load(&ranks);
-            }
-            Vec::new()
-        });
-    }
-
     /// How often the server was asked for its ranks' load.
     fn asked(&self) -> usize {
         self.double.requests().iter().filter(|r| r.path.starts_with("/v1/loads")).count()
@@ -291,7 +277,7 @@ listen: 127.0.0.1:0
 
     /// A last agent on an even load closes, completes and delivers what is left, and is told to end.
     async fn settle(&self) {
-        self.load(EVEN);
+        stage::set_load(&self.double, EVEN);
         let mut agent = self.agent();
         tokio::time::sleep(Duration::from_secs(12)).await;
         Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();

@@ -4,7 +4,7 @@
 #[path = "capture/stage.rs"]
 mod stage;
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -21,14 +21,10 @@ use skewtrap::demo::sglang::{Config, Faults};
 use skewtrap::demo::shell::RunningDouble;
 use stage::{Stage, config};
 
-/// Ends with the test.
-struct Agent(Child, String);
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A running agent, and where it answers.
+struct Agent {
+    _running: stage::Running,
+    status: String,
 }
 
 impl Agent {
@@ -65,13 +61,13 @@ token: {{ file: '{at}/token' }}
             .stderr(log)
             .spawn()
             .unwrap();
-        Self(child, format!("http://127.0.0.1:{port}/api/v1/status"))
+        Self { _running: stage::Running(child), status: format!("http://127.0.0.1:{port}/api/v1/status") }
     }
 
     /// Asks for a window by hand; what is said.
     async fn asked(&self) -> String {
         let client = skewtrap::http::client::client(None).unwrap();
-        let url = self.1.replace("status", "capture");
+        let url = self.status.replace("status", "capture");
         let answer = client
             .post(url)
             .bearer_auth("t0ken")
@@ -88,7 +84,7 @@ token: {{ file: '{at}/token' }}
         let client = skewtrap::http::client::client(None).unwrap();
         let mut last = Value::Null;
         for _ in 0..1200 {
-            if let Ok(answer) = client.get(&self.1).bearer_auth("t0ken").send().await
+            if let Ok(answer) = client.get(&self.status).bearer_auth("t0ken").send().await
                 && let Ok(status) = answer.json::<Value>().await
             {
                 if wanted(&status) {

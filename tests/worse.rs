@@ -7,17 +7,15 @@ mod stage;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
 use serde_json::Value;
 use skewtrap::act::state::State;
-use skewtrap::demo::Engine;
 use skewtrap::demo::sglang::World;
 use skewtrap::demo::shell::RunningDouble;
-use tokio::net::TcpListener;
 
 const EVEN: [(u32, u32); 2] = [(40, 0), (40, 0)];
 /// 1.09 times the bound of 1.1, and 1.64 times.
@@ -35,11 +33,7 @@ async fn receiver() -> (String, Mail) {
         kept.lock().unwrap().entry(id).or_default().push(serde_json::from_str(&body).unwrap());
         "ok"
     };
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/hook", listener.local_addr().unwrap());
-    let app = axum::Router::new().route("/hook", axum::routing::post(take));
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    (url, mail)
+    (stage::hook(axum::routing::post(take)).await, mail)
 }
 
 /// A double, what its watcher is told to do, and what people hear.
@@ -48,16 +42,6 @@ struct Scene {
     double: RunningDouble,
     mail: Mail,
     port: u16,
-}
-
-/// Ends with the test.
-struct Agent(Child);
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 impl Scene {
@@ -91,7 +75,7 @@ listen: 127.0.0.1:{port}
         Self { dir: dir.to_owned(), double, mail, port }
     }
 
-    fn agent(&self) -> Agent {
+    fn agent(&self) -> stage::Running {
         let log =
             std::fs::File::options().create(true).append(true).open(self.dir.join("agent.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
@@ -102,16 +86,11 @@ listen: 127.0.0.1:{port}
             .stderr(log)
             .spawn()
             .unwrap();
-        Agent(child)
+        stage::Running(child)
     }
 
     fn load(&self, ranks: [(u32, u32); 2]) {
-        self.double.change(move |engine, _| {
-            if let Engine::Sglang(world) = engine {
-                world.set_load(&ranks);
-            }
-            Vec::new()
-        });
+        stage::set_load(&self.double, ranks);
     }
 
     /// The bodies of the starts that the server got.

@@ -84,10 +84,10 @@ impl Bundles {
     pub fn create(&self, record: &Record, evidence: &[u8]) -> Result<PathBuf, BundleError> {
         let path = self.path(&record.incident.id);
         if path.is_dir() {
-            let (incident, window) = (&record.incident, record.incident.window());
+            let window = record.incident.window();
             let evidence_of = path.join(numbered(EVIDENCE, window));
             // What was refused at first and is captured now has the evidence of then.
-            let is_late = incident.worse.as_ref().is_some_and(|w| w.refused.is_none() && w.window == window);
+            let is_late = record.incident.worse_of(window).is_some();
             if !evidence_of.exists() || is_late && !evidence.is_empty() {
                 write_synced(&evidence_of, evidence).map_err(|e| failed(&evidence_of, e))?;
             }

@@ -16,9 +16,8 @@ mod vllm;
 /// A resolved incident, for the tests of this folder.
 #[cfg(test)]
 fn record_of_a_test(id: &str, fired_at_s: f64) -> crate::decide::incident::Record {
-    use crate::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState, Record};
-    use crate::decide::labels::Labels;
-    use crate::decide::rule::{Severity, Side};
+    use crate::decide::incident::{Finding, Incident, IncidentState, Record};
+    use crate::decide::rule::Side;
     use crate::decide::signal::rank::Rank;
     use crate::decide::time::Time;
 
@@ -36,23 +35,11 @@ fn record_of_a_test(id: &str, fired_at_s: f64) -> crate::decide::incident::Recor
         evidence: None,
         shown_by: None,
     };
+    let (rule, target) = ("dp-load-skew".into(), "server".into());
     let incident = Incident {
-        id: id.into(),
-        rule: "dp-load-skew".into(),
-        about: None,
-        target: "server".into(),
-        group: Labels::default(),
-        severity: Severity::Warning,
-        labels: Labels::default(),
         state: IncidentState::Resolved,
-        fired_at,
         resolved_at: Some(fired_at),
-        finding,
-        capture: CaptureOutcome::None,
-        verdict: None,
-        bundle: None,
-        earlier: Vec::new(),
-        worse: None,
+        ..Incident::new(id.into(), rule, target, fired_at, finding)
     };
     Record::new("agent".into(), incident)
 }

@@ -18,7 +18,7 @@ use crate::decide::capture::admit::Grant;
 use crate::decide::capture::facts::{Facts, Folder};
 use crate::decide::capture::stall::Habits;
 use crate::decide::capture::window::{Blind, Phase};
-use crate::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState, Record};
+use crate::decide::incident::{Finding, Incident, Record};
 use crate::decide::labels::Labels;
 use crate::decide::rule::{Severity, Side};
 use crate::decide::signal::{catalog, loads};
@@ -146,22 +146,13 @@ fn by_hand(desk: &Desk, grant: &Grant) -> Incident {
         evidence: None,
         shown_by: None,
     };
+    let of = |text: &str| Arc::from(text);
+    let (id, rule, target) =
+        (of(&grant.attempt.incident), of(&grant.attempt.rule), of(&grant.attempt.target));
     Incident {
-        id: grant.attempt.incident.as_str().into(),
-        rule: grant.attempt.rule.as_str().into(),
         about: Some("a one-step window that `skewtrap doctor` was asked to take".into()),
-        target: grant.attempt.target.as_str().into(),
-        group: Labels::default(),
         severity: Severity::Info,
-        labels: Labels::default(),
-        state: IncidentState::Open,
-        fired_at: now,
         resolved_at: Some(now),
-        finding,
-        capture: CaptureOutcome::None,
-        verdict: None,
-        bundle: None,
-        earlier: Vec::new(),
-        worse: None,
+        ..Incident::new(id, rule, target, now, finding)
     }
 }

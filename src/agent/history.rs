@@ -43,7 +43,7 @@ const MAX_LINE: usize = 64 << 10;
 pub fn history_of(dir: &Path, window: usize, incident: &Incident) -> Option<History> {
     let file = File::open(dir.join(numbered("evidence.jsonl", window))).ok()?;
     let finding = &incident.finding;
-    let worse = incident.worse.as_ref().filter(|w| w.window == window && w.refused.is_none()).map(|w| w.at);
+    let worse = incident.worse_of(window).map(|w| w.at);
     let (begin, end) = worse.map_or((finding.onset, incident.fired_at), |at| (at, at));
     let (from, until) = (begin - BEFORE, end + AFTER);
     let mut series: BTreeMap<(Labels, String), Vec<(Time, f64)>> = BTreeMap::new();

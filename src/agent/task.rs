@@ -125,10 +125,7 @@ impl Task {
 /// Asks the loop for the evidence only after the request is on its way.
 async fn evidence(incident: Incident, tx: mpsc::Sender<Inbox>) -> Vec<u8> {
     let (answer, answered) = oneshot::channel();
-    let since = match &incident.worse {
-        Some(worse) => worse.at,
-        None => incident.finding.onset,
-    };
+    let since = incident.worse_of(incident.window()).map_or(incident.finding.onset, |worse| worse.at);
     match tx.send(Inbox::Evidence { incident: Box::new(incident), since, answer }).await {
         Ok(()) => match answered.await {
             Ok(samples) => tokio::task::spawn_blocking(move || samples.lines()).await.unwrap_or_default(),

@@ -84,8 +84,7 @@ fn line_of(incident: &Incident) -> String {
     let finding = &incident.finding;
     let now = if incident.resolved_at.is_some() { "resolved" } else { "firing" };
     let verdict = incident.verdict.as_ref().map(|v| format!("\n    {}", v.sentence)).unwrap_or_default();
-    let captures = incident.earlier.iter().map(|e| &e.capture).chain([&incident.capture]);
-    let words: Vec<&str> = captures.map(CaptureOutcome::word).collect();
+    let words: Vec<&str> = incident.captures().map(CaptureOutcome::word).collect();
     format!(
         "{}  {}  {} on {}: {} {} {}, capture {}, {now}{verdict}\n",
         incident.id,

@@ -157,8 +157,30 @@ fn derive(samples: &mut Vec<Sample>, at: Time) {
     }
 }
 
-fn watched(name: &str, role: Option<Role>) -> WatchedTarget {
+/// A server that stands alone.
+pub fn watched(name: &str, role: Option<Role>) -> WatchedTarget {
     WatchedTarget { name: name.into(), role, group: name.into(), sees_log: true }
+}
+
+/// A core that opens no window, for recordings whose stamps are of `zone`.
+pub fn core_of(
+    ready: Ready,
+    targets: Vec<WatchedTarget>,
+    sources: Vec<(SourceId, Arc<str>)>,
+    zone: TimeZone,
+) -> Watch {
+    let setup = Setup {
+        rules: ready.rules,
+        catalog: ready.catalog,
+        patterns: Vec::new(),
+        sources,
+        targets,
+        policy: Policy::default(),
+        ledger: Ledger::default(),
+        zone,
+        mode: Mode::Replay,
+    };
+    Watch::new(setup, Time::default())
 }
 
 /// A core, and what it told.
@@ -175,18 +197,7 @@ impl Stage {
         sources: Vec<(SourceId, Arc<str>)>,
         zone: TimeZone,
     ) -> Self {
-        let setup = Setup {
-            rules: ready.rules,
-            catalog: ready.catalog,
-            patterns: Vec::new(),
-            sources: sources.into_iter().collect(),
-            targets,
-            policy: Policy::default(),
-            ledger: Ledger::default(),
-            zone,
-            mode: Mode::Replay,
-        };
-        let watch = Watch::new(setup, Time::default());
+        let watch = core_of(ready, targets, sources, zone);
         Self { watch, effects: Vec::new(), played: Played::default() }
     }
 

@@ -9,11 +9,8 @@ use clap::Args;
 
 use super::play::{self, Recordings};
 use super::{Format, rules};
-use crate::decide::capture::admit::Policy;
-use crate::decide::capture::governor::Ledger;
 use crate::decide::signal::observation::Observation;
-use crate::decide::time::Time;
-use crate::decide::watch::{Effect, Mode, Setup, Watch, WatchedTarget};
+use crate::decide::watch::{Effect, Watch, WatchedTarget};
 use crate::observe::replay::{Format as RecordingFormat, Replay};
 
 /// What a rule would have done on recorded logs, metrics and loads, and when.
@@ -42,25 +39,12 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     }
     let zone = args.recordings.zone()?;
     let inputs = play::inputs_of(&files);
-    let loaded = rules::load(&args.rules)?;
-    let setup = Setup {
-        rules: loaded.rules,
-        catalog: loaded.catalog,
-        patterns: Vec::new(),
-        sources: play::sources_of(&inputs),
-        targets: vec![WatchedTarget {
-            name: "server".into(),
-            role: None,
-            group: "server".into(),
-            sees_log: files.iter().any(|(format, _)| *format == RecordingFormat::Log),
-        }],
-        policy: Policy::default(),
-        ledger: Ledger::default(),
-        zone: zone.clone(),
-        mode: Mode::Replay,
-    };
+    let sees_log = files.iter().any(|(format, _)| *format == RecordingFormat::Log);
+    let server = WatchedTarget { sees_log, ..play::watched("server", None) };
+    let ready = rules::load(&args.rules)?;
+    let watch = play::core_of(ready, vec![server], play::sources_of(&inputs), zone.clone());
     let replay = Replay::open(&inputs, &zone)?;
-    run_through(replay, Watch::new(setup, Time::default()), args.format.is_json())
+    run_through(replay, watch, args.format.is_json())
 }
 
 fn run_through(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Result<ExitCode> {

@@ -52,6 +52,38 @@ pub struct Incident {
 }
 
 impl Incident {
+    /// An incident that has just been found: a warning about nothing in particular, not captured yet.
+    pub fn new(id: Arc<str>, rule: Arc<str>, target: Arc<str>, fired_at: Time, finding: Finding) -> Self {
+        Self {
+            id,
+            rule,
+            about: None,
+            target,
+            group: Labels::default(),
+            severity: Severity::Warning,
+            labels: Labels::default(),
+            state: IncidentState::Open,
+            fired_at,
+            resolved_at: None,
+            finding,
+            capture: CaptureOutcome::None,
+            verdict: None,
+            bundle: None,
+            earlier: Vec::new(),
+            worse: None,
+        }
+    }
+
+    /// What came of all its captures, the oldest first.
+    pub fn captures(&self) -> impl Iterator<Item = &CaptureOutcome> {
+        self.earlier.iter().map(|e| &e.capture).chain([&self.capture])
+    }
+
+    /// That it had got worse, if the capture of that number was wished for because of it.
+    pub fn worse_of(&self, window: usize) -> Option<&Worse> {
+        self.worse.as_ref().filter(|w| w.refused.is_none() && w.window == window)
+    }
+
     /// The number of its last capture within it, from 1 on.
     pub fn window(&self) -> usize {
         self.earlier.len() + 1
@@ -65,8 +97,7 @@ impl Incident {
 
     /// When its last capture was wished for: when it fired, or had got worse.
     pub fn wished_at(&self) -> Time {
-        let worse = self.worse.as_ref().filter(|w| w.refused.is_none() && w.window == self.window());
-        worse.map_or(self.fired_at, |w| w.at)
+        self.worse_of(self.window()).map_or(self.fired_at, |w| w.at)
     }
 
     /// The number of the capture that was refused last.

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::disallowed_methods, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,9 +22,8 @@ use skewtrap::decide::capture::refusal::Refusal;
 use skewtrap::decide::capture::stall::Habits;
 use skewtrap::decide::capture::window::{Blind, Phase};
 use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
-use skewtrap::decide::incident::{CaptureOutcome, Captured, Finding, Incident, IncidentState, Record};
-use skewtrap::decide::labels::Labels;
-use skewtrap::decide::rule::{Limits, Severity, Side};
+use skewtrap::decide::incident::{CaptureOutcome, Captured, Finding, Incident, Record};
+use skewtrap::decide::rule::{Limits, Side};
 use skewtrap::decide::signal::log_line::Says;
 use skewtrap::decide::signal::log_reader::{Arrival, LogReader};
 use skewtrap::decide::signal::rank::Rank;
@@ -51,6 +51,35 @@ pub fn config(load: &[(u32, u32)]) -> Config {
         health_takes: Duration::from_millis(50),
         ..Config::new(Version::V0_5_16, load.len() as u16, track)
     }
+}
+
+/// A process that ends with the test.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A receiver of webhooks that answers with `take`; its URL.
+pub async fn hook(take: axum::routing::MethodRouter) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let app = axum::Router::new().route("/hook", take);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+/// The ranks' `(running, waiting)` requests from now on.
+pub fn set_load(double: &RunningDouble, ranks: [(u32, u32); 2]) {
+    double.change(move |engine, _| {
+        if let Engine::Sglang(world) = engine {
+            world.set_load(&ranks);
+        }
+        Vec::new()
+    });
 }
 
 /// A capture that must be done.
@@ -244,24 +273,7 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
         evidence: None,
         shown_by: None,
     };
-    let incident = Incident {
-        id: id.into(),
-        rule: "dp-load-skew".into(),
-        about: None,
-        target: "server".into(),
-        group: Labels::default(),
-        severity: Severity::Warning,
-        labels: Labels::default(),
-        state: IncidentState::Open,
-        fired_at: now,
-        resolved_at: None,
-        finding,
-        capture: CaptureOutcome::None,
-        verdict: None,
-        bundle: None,
-        earlier: Vec::new(),
-        worse: None,
-    };
+    let incident = Incident::new(id.into(), "dp-load-skew".into(), "server".into(), now, finding);
     Record::new(agent, incident)
 }
 

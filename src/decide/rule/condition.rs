@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::baseline::Baseline;
 use super::departure::Evidence;
+use super::state::lasts;
 use super::statistic::{Direction, Statistic, Summary, median_of};
 use super::{Combine, Frame, Side, Trigger};
 use crate::decide::signal::sample::Signal;
@@ -223,11 +224,7 @@ impl Held {
         if self.since.len() <= index {
             self.since.resize(index + 1, None);
         }
-        if !holds {
-            self.since[index] = None;
-            return false;
-        }
-        self.now.since(*self.since[index].get_or_insert(self.now)) >= hold
+        lasts(&mut self.since[index], holds, hold, self.now)
     }
 
     /// Since when a condition has held, where that is known.

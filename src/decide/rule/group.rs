@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::change::{Change, How};
 use super::condition::{Held, Judgement, Part};
 use super::engine::Quiet;
-use super::state::{Holds, Input, Phase, State, Step};
+use super::state::{Holds, Input, Phase, State, Step, lasts};
 use super::watcher::{Courses, Watcher};
 use super::worse::Worsening;
 use super::{Frame, Rule, Side};
@@ -215,13 +215,7 @@ impl Group {
 
     /// Once the clear has held for its time, whatever fires later is seen to begin.
     fn note_calm(&mut self, clear: bool, hold: Duration, now: Time) {
-        if self.was_calm {
-            return;
-        }
-        match clear {
-            true => self.was_calm = now.since(*self.calm_since.get_or_insert(now)) >= hold,
-            false => self.calm_since = None,
-        }
+        self.was_calm = self.was_calm || lasts(&mut self.calm_since, clear, hold, now);
     }
 
     /// What a step means for the firings to come.

@@ -274,13 +274,18 @@ fn fired((member, side): (&Arc<Labels>, Side), since: Time, now: Time) -> State 
     State::Firing(Firing { fired_at: now, since, blame, clear_since: None, other: None })
 }
 
+/// Whether what `is` true now has been for as long as `hold`; `since` remembers since when.
+pub(super) fn lasts(since: &mut Option<Time>, is: bool, hold: Duration, now: Time) -> bool {
+    if !is {
+        *since = None;
+        return false;
+    }
+    now.since(*since.get_or_insert(now)) >= hold
+}
+
 impl Firing {
     fn has_cleared(&mut self, clear: bool, holds: Holds, now: Time) -> bool {
-        if !clear {
-            self.clear_since = None;
-            return false;
-        }
-        now.since(*self.clear_since.get_or_insert(now)) >= holds.clear
+        lasts(&mut self.clear_since, clear, holds.clear, now)
     }
 
     /// Whether another member, or the other side, has been to blame for as long as a firing needs;

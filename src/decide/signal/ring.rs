@@ -31,9 +31,13 @@ impl Ring {
     /// Keeps a sample and forgets those older than `horizon`, or the oldest when there are `most`
     /// already.
     pub fn push(&mut self, at: Time, value: f64, horizon: Duration, most: usize) {
-        if self.absorb(at, value) {
-            return;
+        if !self.absorb(at, value) {
+            self.begin(at, value, horizon, most);
         }
+    }
+
+    /// Likewise, for a sample that [`Self::absorb`] has not taken.
+    pub fn begin(&mut self, at: Time, value: f64, horizon: Duration, most: usize) {
         let began = Open { began: at, at, value };
         if let Some(closed) = self.open.replace(began) {
             self.close((closed.at, closed.value), at, horizon, most);

@@ -154,22 +154,11 @@ fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) ->
         false => format!("{} {} {}", change.group, finding.rank, finding.side.word()).trim().to_owned(),
     };
     let incident = Incident {
-        id,
-        rule: rule.name.clone(),
         about: rule.about.clone(),
-        target,
         group: change.group.clone(),
         severity: rule.severity,
         labels: rule.labels.clone(),
-        state: IncidentState::Open,
-        fired_at: change.at,
-        resolved_at: None,
-        finding,
-        capture: CaptureOutcome::None,
-        verdict: None,
-        bundle: None,
-        earlier: Vec::new(),
-        worse: None,
+        ..Incident::new(id, rule.name.clone(), target, change.at, finding)
     };
     let may_carry_on = change.may_carry_on;
     Case { incident, rule, group, firing, may_carry_on, is_silenced: false, told_refused: 0 }

@@ -224,10 +224,9 @@ fn verdict(incident: &Incident) -> String {
 
 /// What the last capture cost, and all of them together.
 fn costs(incident: &Incident) -> String {
-    let all = incident.earlier.iter().map(|e| &e.capture).chain([&incident.capture]);
-    let stalled: f64 = all.filter_map(CaptureOutcome::captured).map(|c| c.stall_s).sum();
+    let stalled: f64 = incident.captures().filter_map(CaptureOutcome::captured).map(|c| c.stall_s).sum();
     // What a restart found captured already has its first capture when it got worse.
-    let is_first = incident.window() == 1 && incident.wished_at() == incident.fired_at;
+    let is_first = incident.window() == 1 && incident.worse_of(1).is_none();
     let wished = if is_first { "the rule fired" } else { "it had got worse" };
     let last = cost(&incident.capture, wished);
     match incident.window() {

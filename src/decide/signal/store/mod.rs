@@ -292,7 +292,7 @@ impl SignalStore {
             let is_at_limit = series.ring.is_full() && self.ring_bytes >= self.bounds.ring_bytes;
             let most = if is_at_limit { series.ring.len() } else { most };
             let before = series.ring.bytes();
-            series.ring.push(at, value, self.bounds.horizon, most);
+            series.ring.begin(at, value, self.bounds.horizon, most);
             self.ring_bytes = self.ring_bytes + series.ring.bytes() - before;
         }
         self.recorded += 1;
