@@ -1,0 +1,156 @@
+//! What `file` promises.
+
+use super::*;
+
+fn nothing(path: &str) -> Result<Vec<(String, String)>, String> {
+    Err(format!("cannot read {path}: no such file"))
+}
+
+fn told(text: &str) -> String {
+    load("skewtrap.yaml", text, &nothing)
+        .diagnostics
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn an_empty_file_is_a_configuration_with_the_shipped_rules() {
+    let loaded = load("skewtrap.yaml", "", &nothing);
+    assert!(loaded.diagnostics.is_empty(), "{:?}", loaded.diagnostics);
+    let config = loaded.config.expect("it may run");
+    let names: Vec<&str> = config.rules.iter().map(|r| &*r.rule.name).collect();
+    assert_eq!(names, ["dp-load-skew", "kv-usage-skew", "starved-rank"]);
+    assert_eq!((config.listen.as_str(), config.budget.windows), ("127.0.0.1:9464", 4));
+}
+
+#[test]
+fn a_full_configuration_is_read() {
+    let text = "
+targets:
+  - name: a
+    url: http://10.0.0.5:30000/
+    engine: sglang
+    logs: [/var/log/sglang.log, { path: '-', zone: UTC, from_start: true }]
+    metrics: /internal/metrics
+    api_key: { env: SGLANG_KEY }
+    path_map: [{ server: /tmp/profiles, agent: /mnt/profiles/ }]
+signals:
+  - { name: ttft_ms, unit: ms, pattern: 'ttft=(?<value>[0-9.]+) rank=(?<dp_rank>[0-9]+)' }
+  - { name: decode_rate, kind: counter, prometheus: { url: http://prometheus:9090, query: sum by (dp_rank) (x) } }
+rules:
+  - preset:starved-rank
+  - mine.yaml
+  - { name: slow-first-token, signal: ttft_ms, trigger: { max_over_mean: 2, for: 5s }, capture: none, notify: oncall }
+capture: { http: { output_dir: /tmp/profiles, num_steps: 20 } }
+budget: { stalled: 1m, bytes: 5GiB, windows: 2 }
+receivers:
+  - { name: oncall, webhook: { url: { env: HOOK }, signing_key: { file: /run/secrets/hook } }, min_severity: warning }
+  - { name: chat, slack: { url: { env: SLACK } }, updates: [fired, verdict] }
+state_dir: /var/lib/skewtrap
+listen: 0.0.0.0:9464
+token: { file: /run/secrets/token }
+";
+    let mine = |path: &str| {
+        assert_eq!(path, "mine.yaml");
+        Ok(vec![(
+            path.to_owned(),
+            "rules:\n  - name: mine\n    signal: kv_usage\n    trigger: { cv: 0.4 }\n".into(),
+        )])
+    };
+    let loaded = load("skewtrap.yaml", text, &mine);
+    let problems: Vec<String> = loaded.diagnostics.iter().map(ToString::to_string).collect();
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    let config = loaded.config.expect("it may run");
+    let target = &config.targets[0];
+    assert_eq!(target.metrics.as_deref(), Some("http://10.0.0.5:30000/internal/metrics"));
+    assert_eq!(target.path_map, [("/tmp/profiles".to_owned(), "/mnt/profiles".to_owned())]);
+    assert_eq!(target.logs[1], target::Log { path: "-".into(), zone: Some("UTC".into()), from_start: true });
+    let names: Vec<&str> = config.rules.iter().map(|r| &*r.rule.name).collect();
+    assert_eq!(names, ["starved-rank", "mine", "slow-first-token"]);
+    let CaptureSpec::Http(window) = &config.rules[1].rule.capture else { panic!("the file's default") };
+    assert_eq!((window.num_steps, window.output_dir.as_deref()), (20, Some("/tmp/profiles")));
+    assert_eq!(config.rules[2].rule.capture, CaptureSpec::None);
+    assert!(config.catalog.signal_named("ttft_ms").is_some());
+}
+
+#[test]
+fn everything_wrong_is_told_and_no_secret_is_shown() {
+    let text = "
+targets:
+  - { url: 'localhost:30000', api_key: sk-very-secret, poll: 1ms }
+  - { name: a b, logs: [] , zone: Mars }
+signals:
+  - { name: load, pattern: 'x=(?<value>[0-9]+)' }
+  - { name: mine, pattern: 'x=([0-9]+)' }
+rules:
+  - preset:dp-laod-skew
+  - gone.yaml
+  - { name: x, signal: mine2, trigger: { cv: 0.2 }, notify: [oncal] }
+receivers:
+  - { name: oncall, slack: { url: https://hooks.example/T000/very-secret } }
+  - { name: two, stdout: {}, command: { argv: [] } }
+listen: localhost
+budgt: {}
+";
+    let told = told(text);
+    assert!(!told.contains("very-secret"), "{told}");
+    insta::assert_snapshot!(told, @r"
+        error: skewtrap.yaml:3:12: `localhost:30000` is no server's address
+          = write `url: http://127.0.0.1:30000`; keys go into `api_key`
+        error: skewtrap.yaml:3:40: `api_key` is a secret and must not stand in the file
+          = write `{ env: NAME }` or `{ file: PATH }`, and change the one that stood here
+        error: skewtrap.yaml:3:62: `poll` lies between 100ms and 60s
+        error: skewtrap.yaml:4:13: a target's name has 1 to 80 characters, none of them a space, quote or slash
+           |
+         4 |   - { name: a b, logs: [] , zone: Mars }
+           |             ^^^
+        error: skewtrap.yaml:4:29: unknown key `zone`
+           |
+         4 |   - { name: a b, logs: [] , zone: Mars }
+           |                             ^^^^
+          = did you mean `role`?
+        error: skewtrap.yaml:6:13: `load` is a built-in signal
+           |
+         6 |   - { name: load, pattern: 'x=(?<value>[0-9]+)' }
+           |             ^^^^
+          = give yours another name
+        error: skewtrap.yaml:7:28: the pattern has no group `value`
+           |
+         7 |   - { name: mine, pattern: 'x=([0-9]+)' }
+           |                            ^^^^^^^^^^^^
+          = write `(?<value>[0-9.]+)` around the number
+        error: skewtrap.yaml:9:5: no shipped rule is called `dp-laod-skew`
+           |
+         9 |   - preset:dp-laod-skew
+           |     ^^^^^^^^^^^^^^^^^^^
+          = did you mean `dp-load-skew`?
+        error: skewtrap.yaml:10:5: cannot read gone.yaml: no such file
+            |
+         10 |   - gone.yaml
+            |     ^^^^^^^^^
+        error: skewtrap.yaml:11:24: unknown signal `mine2`
+            |
+         11 |   - { name: x, signal: mine2, trigger: { cv: 0.2 }, notify: [oncal] }
+            |                        ^^^^^
+          = did you mean `mine`?
+        error: skewtrap.yaml:13:35: a Slack webhook's address is a secret and must not stand in the file
+          = write `{ env: NAME }` or `{ file: PATH }`, and change the one that stood here
+        error: skewtrap.yaml:14:26: `command` and `stdout` in one receiver
+            |
+         14 |   - { name: two, stdout: {}, command: { argv: [] } }
+            |                          ^
+          = make two receivers of it
+        error: skewtrap.yaml:15:9: `localhost` is no address and port
+            |
+         15 | listen: localhost
+            |         ^^^^^^^^^
+          = write `127.0.0.1:9464`, or `0.0.0.0:9464` with a `token`
+        error: skewtrap.yaml:16:1: unknown key `budgt`
+            |
+         16 | budgt: {}
+            | ^^^^^
+          = did you mean `budget`?
+        ");
+}
