@@ -37,6 +37,12 @@ impl Time {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// Whether `span` or more has passed since `earlier`. What is asked for every line of a log asks
+    /// this: a [`Duration`] in between is a division.
+    pub const fn is_past(self, earlier: Self, span: Duration) -> bool {
+        self.0.saturating_sub(earlier.0) as i128 >= span.as_nanos() as i128
+    }
+
     /// Signed difference in seconds, negative when this is before `other`.
     pub fn signed_s_since(self, other: Self) -> f64 {
         self.0.saturating_sub(other.0) as f64 / 1e9

@@ -38,7 +38,7 @@ pub fn after(log: &Path, from: u64) -> io::Result<(Vec<(Rank, ProfileLine)>, u64
     for line in bytes[..end].split(|b| *b == b'\n') {
         let read = sglang_line::read(line, &mut fields);
         if let Says::Profile(profile) = &read.says {
-            lines.push((read.rank, ProfileLine::from(profile)));
+            lines.push((read.rank, ProfileLine::from(&**profile)));
         }
     }
     Ok((lines, from + end as u64))

@@ -247,7 +247,9 @@ async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<Heard>) {
         for line in new[..end].split(|b| *b == b'\n') {
             let line = reader.read(line, Arrival::Recorded).line;
             let heard = match &line.says {
-                Says::Profile(profile) => Heard::Line { rank: line.rank, line: ProfileLine::from(profile) },
+                Says::Profile(profile) => {
+                    Heard::Line { rank: line.rank, line: ProfileLine::from(&**profile) }
+                }
                 Says::Fatal(words) => Heard::Gone(String::from_utf8_lossy(words).into_owned()),
                 _ => continue,
             };

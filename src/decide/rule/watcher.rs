@@ -53,7 +53,7 @@ impl Watcher {
         }
         let find = |look: Option<usize>, place: usize, id: &Arc<Labels>| {
             let members = &frames[look?].members;
-            let there = members.get(place).filter(|m| Arc::ptr_eq(&m.id, id) || m.id == *id);
+            let there = members.get(place).filter(|m| m.id == *id);
             there.or_else(|| members.iter().find(|m| m.id == *id)).filter(|m| !m.stale)
         };
         self.works.clear();

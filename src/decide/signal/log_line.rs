@@ -22,7 +22,8 @@ pub enum Says<'a> {
     /// A report of load; its numbers are in the reader's fields.
     Batch(Batch<'a>),
     /// Something about a profile, ours or somebody else's.
-    Profile(Profile<'a>),
+    /// Seldom and large, hence in a box: every line is moved about.
+    Profile(Box<Profile<'a>>),
     /// SGLang's engine-wide balance of the experts; its numbers are in the reader's fields.
     Balancedness,
     /// The server is dying.

@@ -39,10 +39,11 @@ fn short(bytes: &[u8]) -> Option<(f64, usize)> {
 }
 
 /// The one to seven digits that `bytes` begin with, all at once (Lemire, "Number parsing at a
-/// gigabyte per second", 2021), and how many; `None` for none, for more, or near the end.
+/// gigabyte per second", 2021), and how many; `None` for none or for more.
 #[inline(always)]
 fn seven_digits(bytes: &[u8]) -> Option<(i64, usize)> {
-    let eight = u64::from_le_bytes(*bytes.first_chunk()?) ^ 0x3030_3030_3030_3030;
+    let eight = bytes.first_chunk().map_or_else(|| padded(bytes), |eight| u64::from_le_bytes(*eight));
+    let eight = eight ^ 0x3030_3030_3030_3030;
     let others = (eight | eight.wrapping_add(0x7676_7676_7676_7676)) & 0x8080_8080_8080_8080;
     let count = others.trailing_zeros() as usize / 8;
     if count == 0 || count == 8 {
@@ -54,6 +55,12 @@ fn seven_digits(bytes: &[u8]) -> Option<(i64, usize)> {
     let fours = (twos & 0x00ff_00ff_00ff_00ff).wrapping_mul(6_553_601) >> 16;
     let all = (fours & 0x0000_ffff_0000_ffff).wrapping_mul(42_949_672_960_001) >> 32;
     Some((all as i64, count))
+}
+
+/// Fewer than eight bytes, with what is no digit behind them.
+#[inline(never)]
+fn padded(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |eight, byte| eight << 8 | u64::from(*byte))
 }
 
 #[inline(never)]

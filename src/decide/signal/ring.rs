@@ -62,7 +62,7 @@ impl Ring {
     pub fn absorb(&mut self, at: Time, value: f64) -> bool {
         let Some(open) = &mut self.open else { return false };
         if at >= open.at {
-            let is_burst = at == open.began || at.since(open.began) < RESOLUTION;
+            let is_burst = !at.is_past(open.began, RESOLUTION);
             if is_burst {
                 (open.at, open.value) = (at, value);
             }

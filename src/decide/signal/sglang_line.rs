@@ -29,7 +29,7 @@ pub struct Shapes {
     /// One line on its own has nothing to learn for.
     learns: bool,
     civil: [u8; CIVIL_LEN],
-    ranks: Vec<Option<(u64, Rank)>>,
+    ranks: Vec<(Letters, Rank)>,
     decode: Shape,
     prefill: Shape,
 }
@@ -38,23 +38,47 @@ pub struct Shapes {
 const RANK_BITS: u32 = 9;
 
 impl Shapes {
-    /// The rank that the words name. Up to eight bytes of them are one number, which is looked up.
-    fn rank(&mut self, words: &[u8]) -> Rank {
-        let words = words.trim_ascii();
-        if words.len() > 8 || !self.learns {
-            return rank_of(words);
+    /// The rank that the words before the closing bracket name, and what comes behind it.
+    fn rank<'a>(&mut self, rest: &'a [u8]) -> Option<(Rank, &'a [u8])> {
+        let Some((letters, close)) = Letters::before_bracket(rest).filter(|_| self.learns) else {
+            let close = memchr(b']', rest)?;
+            return Some((rank_of(&rest[..close]), &rest[close + 1..]));
+        };
+        let known = &mut self.ranks[letters.place()];
+        if known.0 != letters {
+            *known = (letters, rank_of(&rest[..close]));
         }
-        let number = words.iter().fold(0_u64, |n, b| n << 8 | u64::from(*b));
-        let place = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - RANK_BITS)) as usize;
-        match &mut self.ranks[place] {
-            Some((known, rank)) if *known == number => *rank,
-            other => other.insert((number, rank_of(words))).1,
-        }
+        Some((known.1, &rest[close + 1..]))
     }
 
     /// For a log of many lines.
     pub fn of_a_log() -> Self {
-        Self { learns: true, ranks: vec![None; 1 << RANK_BITS], ..Self::default() }
+        Self { learns: true, ranks: vec![Default::default(); 1 << RANK_BITS], ..Self::default() }
+    }
+}
+
+/// Up to fifteen bytes as two numbers, which compare at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Letters([u64; 2]);
+
+impl Letters {
+    /// Those before the first `]`, and where it is; `None` when it is farther away.
+    #[inline]
+    fn before_bracket(bytes: &[u8]) -> Option<(Self, usize)> {
+        const EACH: u128 = u128::MAX / 0xff;
+        let all = u128::from_le_bytes(*bytes.first_chunk()?);
+        let differs = all ^ (EACH * b']' as u128);
+        // The lowest bit that is set is that of the first byte that does not differ.
+        let same = differs.wrapping_sub(EACH) & !differs & (EACH << 7);
+        let close = same.trailing_zeros() as usize / 8;
+        let before = all & !(u128::MAX << (close * 8 % 128));
+        (close < 16).then_some((Self([before as u64, (before >> 64) as u64]), close))
+    }
+
+    /// Where what is known of them is kept.
+    fn place(self) -> usize {
+        let [low, high] = self.0;
+        ((low ^ high.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - RANK_BITS)) as usize
     }
 }
 
@@ -149,21 +173,15 @@ fn bracket<'a>(line: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
 }
 
 fn stamped<'a>(inside: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
-    // A few words: too near for a search to pay.
-    let (civil, rest) = inside.split_at(CIVIL_LEN);
-    let close = rest.iter().position(|b| *b == b']')?;
-    let (mut rest, message) = (&rest[..close], &rest[close + 1..]);
+    let (civil, mut rest) = inside.split_at(CIVIL_LEN);
     let mut millis = None;
     if let [b'.' | b',', digits @ ..] = rest {
         let end = digits.iter().position(|b| !b.is_ascii_digit()).unwrap_or(digits.len());
         millis = digits[..end.min(3)].iter().try_fold(0_u16, |n, b| Some(n * 10 + u16::from(b - b'0')));
         rest = &digits[end..];
     }
-    Some(Prefix {
-        stamp: Stamp { civil, millis },
-        rank: shapes.rank(rest),
-        message: message.trim_ascii_start(),
-    })
+    let (rank, message) = shapes.rank(rest)?;
+    Some(Prefix { stamp: Stamp { civil, millis }, rank, message: message.trim_ascii_start() })
 }
 
 /// The rank that words like `DP2 TP0 ATTN_CP1` name, in any order; other words say nothing.
@@ -198,7 +216,7 @@ fn message<'a>(text: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Says
         return batch(BatchKind::Prefill, &words::PREFILL, rest, fields, shapes);
     }
     match text.first() {
-        Some(b'P' | b'S') => profile(text).map_or_else(|| fatal(text), Says::Profile),
+        Some(b'P' | b'S') => profile(text).map_or_else(|| fatal(text), |p| Says::Profile(Box::new(p))),
         Some(b'[') if text.starts_with(b"[Expert Balancedness]") => balancedness(text, fields),
         Some(b'I') if text.starts_with(b"INFO:  ") => Says::Other,
         _ => fatal(text),

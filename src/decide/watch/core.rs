@@ -77,7 +77,7 @@ impl Core {
         match step {
             Step::Due if self.mode == Mode::Replay => self.walk_to(store, at, out),
             Step::Recorded if self.mode == Mode::Replay => {
-                if at.since(self.looked) >= EVERY || self.looked > at {
+                if at.is_past(self.looked, EVERY) || self.looked > at {
                     self.pulse(store, at, out);
                 }
             }
@@ -138,10 +138,10 @@ impl Core {
         if self.now == Time::default() {
             self.now = at;
         }
-        if at.since(self.now) > WALKED_GAP {
+        if at.is_past(self.now, WALKED_GAP) {
             self.now = at - WALKED_GAP;
         }
-        while at.since(self.now) > TICK {
+        while at > self.now + TICK {
             self.pass(store, self.now + TICK, out);
         }
     }

@@ -11,10 +11,11 @@ mod registry;
 mod slot;
 mod view;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decide::labels::Labels;
 use crate::decide::signal::catalog::{self, Catalog, DERIVED};
 use crate::decide::signal::fields::Fields;
 use crate::decide::signal::log_line::Profile;
@@ -83,6 +84,9 @@ pub struct SignalStore {
     recent: Vec<u32>,
     series: Vec<Series>,
     views: Vec<View>,
+    /// The labels that name members, the same for all views: what compares them first asks whether
+    /// they are one allocation.
+    ids: BTreeSet<Arc<Labels>>,
     touched: Vec<(ViewId, GroupId)>,
     generation: u64,
     /// Grows whenever a group was looked at, from 1.
@@ -105,6 +109,7 @@ impl SignalStore {
             recent: vec![NONE; RECENT],
             series: Vec::new(),
             views: Vec::new(),
+            ids: BTreeSet::new(),
             touched: Vec::new(),
             generation: 0,
             looks: 1,
@@ -165,20 +170,26 @@ impl SignalStore {
         this.cadence.spoke(seen, was_idle);
         this.is_exporting = false;
         for (signal, number) in fields.iter() {
-            let place = self.slots[slot as usize].series.get(usize::from(signal.0));
-            let index = place.copied().unwrap_or(NONE);
-            if !self.replaces(index, number, at) {
-                self.put(index, number, at, patience);
-            }
+            self.take(slot, signal, number, at, patience);
         }
         for derived in DERIVED.iter().filter(|d| fields.present().has_all(d.operands)) {
             let operand = |signal| self.operand(slot, signal, fields, at);
             if let (Some(a), Some(b)) = (operand(derived.a), operand(derived.b))
                 && let Some(value) = derived.of(a, b)
             {
-                let index = self.series(slot, derived.signal);
-                self.put(index, value, at, patience);
+                self.series(slot, derived.signal);
+                self.take(slot, derived.signal, value, at, patience);
             }
+        }
+    }
+
+    /// Takes a number of a slot that has a series for it.
+    #[inline(always)]
+    fn take(&mut self, slot: u32, signal: Signal, number: f64, at: Time, patience: Duration) {
+        let place = self.slots[slot as usize].series.get(usize::from(signal.0));
+        let index = place.copied().unwrap_or(NONE);
+        if !self.replaces(index, number, at) {
+            self.put(index, number, at, patience);
         }
     }
 

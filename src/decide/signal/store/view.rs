@@ -6,7 +6,7 @@
 //! - A member that went silent while others of its server speak is 0 and stale. A server of which
 //!   nobody speaks has no data, which is not zero.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -162,11 +162,11 @@ impl SignalStore {
 
     /// Puts a new series into the views that it belongs to.
     pub(super) fn join_views(&mut self, index: u32) {
-        let Self { views, slots, series, .. } = self;
+        let Self { views, slots, series, ids, .. } = self;
         let this = &series[index as usize];
         let mut joined = Vec::new();
         for (number, view) in views.iter_mut().enumerate().filter(|(_, v)| v.signal == this.signal) {
-            if let Some((group, place)) = view.join(index, &slots[this.slot as usize].labels) {
+            if let Some((group, place)) = view.join(index, &slots[this.slot as usize].labels, ids) {
                 let key = |i: &u32| order(&slots[series[*i as usize].slot as usize]);
                 let member = &mut view.groups[group as usize].members[place];
                 member.series.sort_by(|a, b| key(a).cmp(&key(b)));
@@ -183,6 +183,7 @@ impl SignalStore {
             view.by_labels.clear();
             view.lacking.clear();
         }
+        self.ids.clear();
         self.touched.clear();
         self.generation += 1;
         self.looks += 1;
@@ -194,7 +195,7 @@ impl SignalStore {
 
 impl View {
     /// Adds a series to its group and member there; `None` when it lacks a label of `across`.
-    fn join(&mut self, index: u32, labels: &Labels) -> Option<(u32, usize)> {
+    fn join(&mut self, index: u32, labels: &Labels, ids: &mut BTreeSet<Arc<Labels>>) -> Option<(u32, usize)> {
         if let Some(missing) = self.across.iter().find(|name| labels.get(name).is_none()) {
             *self.lacking.entry(missing.clone()).or_default() += 1;
             return None;
@@ -214,7 +215,7 @@ impl View {
                 shown: Vec::new(),
             });
         }
-        let id = Arc::new(labels.pick(self.across.iter().map(|n| &**n)));
+        let id = interned(labels.pick(self.across.iter().map(|n| &**n)), ids);
         let members = &mut self.groups[group as usize].members;
         let place = members.partition_point(|m| m.id < id);
         if members.get(place).is_none_or(|m| m.id != id) {
@@ -225,6 +226,16 @@ impl View {
         self.groups[group as usize].members[place].series.push(index);
         Some((group, place))
     }
+}
+
+/// One allocation for the same labels, whichever view they are in.
+fn interned(labels: Labels, known: &mut BTreeSet<Arc<Labels>>) -> Arc<Labels> {
+    if let Some(there) = known.get(&labels) {
+        return there.clone();
+    }
+    let new = Arc::new(labels);
+    known.insert(new.clone());
+    new
 }
 
 /// In which order the series of one member are asked: part by part, the best source first.
