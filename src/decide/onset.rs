@@ -2,9 +2,10 @@
 //!
 //! Imbalance accumulates: work arrives faster than it leaves, and the load climbs. A level followed
 //! by a climb is laid over the recent differences, with its break at every sample, and the break that
-//! leaves the least unexplained is the onset. A load that drains levels off at nothing, and a speed
-//! changes at once: they have their own shapes. Normal differences remember themselves, so they are
-//! whitened first (Cochrane and Orcutt 1949) with the memory seen before the alarm.
+//! leaves the least unexplained is the onset. A load that drains levels off at nothing, a share that
+//! drifts makes the climb itself grow, and a speed changes at once: they have their own shapes. Normal
+//! differences remember themselves, so they are whitened first (Cochrane and Orcutt 1949) with the
+//! memory that the peers show, or else the course before the alarm.
 //! The uncertainty is the profile likelihood's: every break that explains the course nearly as well.
 
 use std::time::Duration;
@@ -16,10 +17,13 @@ use crate::decide::time::Time;
 const FEWEST: usize = 12;
 /// The break is at least this many points from either end.
 const MARGIN: usize = 3;
-/// A climb that levels off only after so many points is straight.
-const STRAIGHT: f64 = 1e4;
-/// How much of the memory measured before the alarm is believed: too much of it hides slow climbs.
-const TRUSTED_MEMORY: f64 = 0.8;
+/// How much of a memory measured on the blamed member itself is believed (its climb is in it, and too
+/// much memory hides slow climbs), and of one that its peers show.
+const TRUSTED: [f64; 2] = [0.8, 0.9];
+/// A memory beyond this would leave nothing to see.
+const MOST_MEMORY: f64 = 0.95;
+/// A climb that grows must explain this much more, in log-likelihood: the others are far more usual.
+const SELDOM: f64 = 2.0;
 /// Breaks whose log-likelihood is within this of the best one's are as good: two standard deviations.
 const AS_GOOD: f64 = 2.0;
 /// Nothing is located more finely than half the distance between two points.
@@ -37,8 +41,9 @@ pub struct Onset {
 }
 
 /// Finds where `course` (differences of the blamed member from its peers, oldest first, at about
-/// even distances) left zero on `side`. `None` when it is too short.
-pub fn locate(course: &[(Time, f64)], side: Side, manner: Manner) -> Option<Onset> {
+/// even distances) left zero on `side`. `memory` is how much of a difference is left in the next one
+/// among the peers ([`memory_of`]), where that is known. `None` when the course is too short.
+pub fn locate(course: &[(Time, f64)], side: Side, manner: Manner, memory: Option<f64>) -> Option<Onset> {
     if course.len() < FEWEST {
         return None;
     }
@@ -46,7 +51,12 @@ pub fn locate(course: &[(Time, f64)], side: Side, manner: Manner) -> Option<Onse
     let step_s = course[course.len() - 1].0.signed_s_since(course[0].0) / (course.len() - 1) as f64;
     let times: Vec<f64> =
         course.iter().map(|(t, _)| t.signed_s_since(course[0].0) / step_s.max(1e-9)).collect();
-    let white = Whitened::of(&course.iter().map(|(_, d)| sign * d).collect::<Vec<_>>(), &times);
+    let course_up: Vec<f64> = course.iter().map(|(_, d)| sign * d).collect();
+    let memory = match memory {
+        Some(of_peers) => TRUSTED[1] * of_peers,
+        None => TRUSTED[0] * memory_of([&course_up[..course.len() / 2]]),
+    };
+    let white = Whitened::of(&course_up, &times, memory.clamp(0.0, MOST_MEMORY));
     let shapes: Vec<_> = manner.shapes(side).iter().map(|climb| white.shape(*climb, &times)).collect();
     let fits: Vec<f64> = (MARGIN..course.len() - MARGIN)
         .map(|from| {
@@ -84,11 +94,14 @@ pub enum Manner {
 impl Manner {
     fn shapes(self, side: Side) -> &'static [Climb] {
         match (self, side) {
-            (Self::Jumps, _) => &[Climb(0.5), Climb(10.0)],
+            (Self::Jumps, _) => &[Climb::Bends(0.5), Climb::Bends(10.0)],
             // A load cannot fall below nothing: it levels off, at once when the rank died.
-            (_, Side::Low) => &[Climb(STRAIGHT), Climb(30.0), Climb(10.0), Climb(0.5)],
-            // Work leaves the faster the more there is: a climb bends, unless the rank is swamped.
-            _ => &[Climb(STRAIGHT), Climb(10.0)],
+            (_, Side::Low) => {
+                &[Climb::Straight, Climb::Grows, Climb::Bends(30.0), Climb::Bends(10.0), Climb::Bends(0.5)]
+            }
+            // Work leaves the faster the more there is: a climb bends, unless the rank is swamped, or
+            // ever more is sent to it.
+            _ => &[Climb::Straight, Climb::Grows, Climb::Bends(10.0)],
         }
     }
 }
@@ -103,87 +116,123 @@ struct Whitened {
 }
 
 impl Whitened {
-    /// `times` in steps: points need not lie at even distances.
-    fn of(y: &[f64], times: &[f64]) -> Self {
-        let memory = TRUSTED_MEMORY * memory_of(&y[..y.len() / 2]);
+    /// `times` in steps: points need not lie at even distances. `memory` is for one step.
+    fn of(y: &[f64], times: &[f64], memory: f64) -> Self {
         let memories: Vec<f64> = times.windows(2).map(|t| memory.powf(t[1] - t[0])).collect();
         let values: Vec<f64> = y.windows(2).zip(&memories).map(|(w, m)| w[1] - m * w[0]).collect();
         let (sum, squares) = (values.iter().sum(), values.iter().map(|v| v * v).sum());
         Self { memories, values, sum, squares }
     }
 
-    /// Whitened, a climb that breaks at `t` is `level - fall * exp(t / constant)` from there on, and
-    /// nothing before. So the sums that a fit needs are made once, from every point to the end, and
-    /// each break costs the same whatever the length.
-    fn shape(&self, Climb(constant): Climb, times: &[f64]) -> Shape {
-        let fallen = |t: f64| constant * (-t / constant).exp();
+    /// Wherever a climb breaks, it is made of the same [`TERMS`]; only their weights differ. So the
+    /// sums that a fit needs are made once, from every point to the end, and each break costs the same
+    /// whatever the length.
+    fn shape(&self, climb: Climb, times: &[f64]) -> Shape {
         let mut sums = vec![Sums::default(); self.values.len() + 1];
         for i in (0..self.values.len()).rev() {
-            let (memory, value) = (self.memories[i], self.values[i]);
-            let level = constant * (1.0 - memory);
-            let fall = fallen(times[i + 1]) - memory * fallen(times[i]);
-            let behind = sums[i + 1];
-            sums[i] = Sums {
-                level: behind.level + level,
-                fall: behind.fall + fall,
-                level_level: behind.level_level + level * level,
-                level_fall: behind.level_fall + level * fall,
-                fall_fall: behind.fall_fall + fall * fall,
-                level_value: behind.level_value + level * value,
-                fall_value: behind.fall_value + fall * value,
-            };
+            let (last, next) = (climb.terms(times[i]), climb.terms(times[i + 1]));
+            let terms: [f64; TERMS] = std::array::from_fn(|k| next[k] - self.memories[i] * last[k]);
+            sums[i] = sums[i + 1].with(&terms, self.values[i]);
         }
-        Shape { constant, sums }
+        Shape { climb, sums }
     }
 
     /// Minus the log-likelihood of a level and a climb that breaks at the point `from`, at `time`;
     /// upwards only, up to a constant.
     fn misfit(&self, shape: &Shape, from: usize, time: f64) -> f64 {
-        let (n, s) = (self.values.len() as f64, &shape.sums[from]);
-        let g = (time / shape.constant).exp();
-        let sx = s.level - g * s.fall;
-        let sxx = s.level_level - 2.0 * g * s.level_fall + g * g * s.fall_fall;
-        let sxy = s.level_value - g * s.fall_value;
+        let n = self.values.len() as f64;
+        let (sx, sxx, sxy) = shape.sums[from].weighted(&shape.climb.weights(time));
         let (xx, xy) = (sxx - sx * sx / n, sxy - sx * self.sum / n);
         let yy = self.squares - self.sum * self.sum / n;
         let is_flat = xx <= 1e-12 || xy <= 0.0;
         let left = if is_flat { yy } else { yy - xy * xy / xx };
-        n / 2.0 * (left / n).max(1e-9).ln()
+        n / 2.0 * (left / n).max(1e-9).ln() + shape.climb.cost()
     }
 }
 
-/// A climb that levels off, with this many points as its time constant.
-#[derive(Clone, Copy)]
-struct Climb(f64);
+/// How a course leaves its level.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Climb {
+    /// At one pace.
+    Straight,
+    /// At a pace that grows from nothing: a share that drifts.
+    Grows,
+    /// Levelling off, with this many points as its time constant.
+    Bends(f64),
+}
+
+/// Of how many functions of time a climb is the weighted sum, whatever its break.
+const TERMS: usize = 3;
+
+impl Climb {
+    /// These functions, at `t`.
+    fn terms(self, t: f64) -> [f64; TERMS] {
+        match self {
+            Self::Straight | Self::Grows => [1.0, t, t * t],
+            Self::Bends(constant) => [constant, constant * (-t / constant).exp(), 0.0],
+        }
+    }
+
+    /// Their weights in the climb that breaks at `t`.
+    fn weights(self, t: f64) -> [f64; TERMS] {
+        match self {
+            Self::Straight => [-t, 1.0, 0.0],
+            Self::Grows => [t * t, -2.0 * t, 1.0],
+            Self::Bends(constant) => [1.0, -(t / constant).exp(), 0.0],
+        }
+    }
+
+    /// How much better it must fit than others to be believed.
+    fn cost(self) -> f64 {
+        if self == Self::Grows { SELDOM } else { 0.0 }
+    }
+}
 
 /// What is known of a climb before its break is.
 struct Shape {
-    constant: f64,
+    climb: Climb,
     /// From each point to the last.
     sums: Vec<Sums>,
 }
 
-/// Sums of products of a climb's two parts and the course.
+/// Sums over points of a climb's terms, of their products, and of their products with the course.
 #[derive(Clone, Copy, Default)]
 struct Sums {
-    level: f64,
-    fall: f64,
-    level_level: f64,
-    level_fall: f64,
-    fall_fall: f64,
-    level_value: f64,
-    fall_value: f64,
+    terms: [f64; TERMS],
+    products: [[f64; TERMS]; TERMS],
+    values: [f64; TERMS],
 }
 
-/// How much of the last difference is left in the next: lag-one correlation, from what is normal.
-fn memory_of(y: &[f64]) -> f64 {
-    let mean = y.iter().sum::<f64>() / y.len() as f64;
-    let (mut own, mut next) = (1e-12, 0.0);
-    for pair in y.windows(2) {
-        own += (pair[0] - mean).powi(2);
-        next += (pair[0] - mean) * (pair[1] - mean);
+impl Sums {
+    /// With one point more.
+    fn with(mut self, terms: &[f64; TERMS], value: f64) -> Self {
+        for (k, term) in terms.iter().enumerate() {
+            self.terms[k] += term;
+            self.values[k] += term * value;
+            terms.iter().zip(&mut self.products[k]).for_each(|(other, sum)| *sum += term * other);
+        }
+        self
     }
-    (next / own).clamp(0.0, 0.95)
+
+    /// The sums of the climb itself, of its square, and of its product with the course.
+    fn weighted(&self, weights: &[f64; TERMS]) -> (f64, f64, f64) {
+        let dot = |sums: &[f64; TERMS]| weights.iter().zip(sums).map(|(w, s)| w * s).sum::<f64>();
+        (dot(&self.terms), dot(&self.products.map(|of| dot(&of))), dot(&self.values))
+    }
+}
+
+/// How much of a difference is left in the next: the lag-one correlation of normal courses, all
+/// together.
+pub fn memory_of<'a>(courses: impl IntoIterator<Item = &'a [f64]>) -> f64 {
+    let (mut own, mut next) = (1e-12, 0.0);
+    for y in courses {
+        let mean = y.iter().sum::<f64>() / y.len() as f64;
+        for pair in y.windows(2) {
+            own += (pair[0] - mean).powi(2);
+            next += (pair[0] - mean) * (pair[1] - mean);
+        }
+    }
+    next / own
 }
 
 #[cfg(test)]
@@ -202,7 +251,8 @@ mod tests {
 
     #[test]
     fn the_foot_of_a_climb_is_found() {
-        let onset = locate(&course(|i| (i - 100.0).max(0.0) * 0.5), Side::High, Manner::Accumulates).unwrap();
+        let onset =
+            locate(&course(|i| (i - 100.0).max(0.0) * 0.5), Side::High, Manner::Accumulates, None).unwrap();
         assert!(error_s(onset, 100.0) <= 1.5, "{onset:?}");
         assert!(onset.error_s <= 5.0, "{onset:?}");
     }
@@ -213,29 +263,31 @@ mod tests {
             &course(|i| -5.0 * (1.0 - (-(i - 80.0).max(0.0) / 8.0).exp())),
             Side::Low,
             Manner::Accumulates,
+            None,
         )
         .unwrap();
         assert!(error_s(onset, 80.0) <= 1.5, "{onset:?}");
     }
 
     #[test]
-    fn a_drift_that_grows_is_traced_back_most_of_the_way() {
-        let onset = locate(&course(|i| (i - 50.0).max(0.0).powi(2) / 700.0), Side::High, Manner::Accumulates)
-            .unwrap();
-        assert!(error_s(onset, 50.0) <= 25.0, "{onset:?}");
+    fn a_drift_is_traced_back_to_where_it_began_to_grow() {
+        let onset =
+            locate(&course(|i| (i - 50.0).max(0.0).powi(2) / 700.0), Side::High, Manner::Accumulates, None)
+                .unwrap();
+        assert!(error_s(onset, 50.0) <= 5.0, "{onset:?}");
     }
 
     #[test]
     fn a_climb_that_bends_is_found_at_its_foot_too() {
         let bent = |i: f64| 6.0 * (1.0 - (-(i - 95.0).max(0.0) / 10.0).exp());
-        let onset = locate(&course(bent), Side::High, Manner::Accumulates).unwrap();
+        let onset = locate(&course(bent), Side::High, Manner::Accumulates, None).unwrap();
         assert!(error_s(onset, 95.0) <= 1.5, "{onset:?}");
     }
 
     #[test]
     fn a_jump_lies_between_the_last_point_before_it_and_the_first_after() {
         let jump = |i: f64| if i >= 101.0 { 5.0 } else { 0.0 };
-        let onset = locate(&course(jump), Side::High, Manner::Jumps).unwrap();
+        let onset = locate(&course(jump), Side::High, Manner::Jumps, None).unwrap();
         assert_eq!(onset.at.epoch_s() - 1_000.0, 100.5);
     }
 
@@ -244,12 +296,32 @@ mod tests {
         let climb = course(|i| (i - 90.0).max(0.0) * 0.5);
         let seldom: Vec<_> =
             climb.into_iter().enumerate().filter(|(i, _)| *i < 90 || i % 3 == 0).map(|(_, p)| p).collect();
-        let onset = locate(&seldom, Side::High, Manner::Accumulates).unwrap();
+        let onset = locate(&seldom, Side::High, Manner::Accumulates, None).unwrap();
         assert!(error_s(onset, 90.0) <= 1.5, "{onset:?}");
     }
 
     #[test]
+    fn the_memory_of_several_courses_is_measured_together() {
+        let mut dice = 7_u64;
+        let mut noise = || {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (dice >> 40) as f64 / (1 << 24) as f64 - 0.5
+        };
+        let mut course = |level: f64| {
+            let mut left = 0.0;
+            let next = |_| {
+                left = 0.8 * left + noise();
+                level + left
+            };
+            (0..200).map(next).collect::<Vec<f64>>()
+        };
+        let courses = [course(0.0), course(5.0), course(-3.0), course(1.0)];
+        let memory = memory_of(courses.iter().map(Vec::as_slice));
+        assert!((memory - 0.8).abs() < 0.06, "levels do not count, only what lies around them: {memory}");
+    }
+
+    #[test]
     fn too_short_a_course_has_no_onset() {
-        assert_eq!(locate(&course(|i| i)[..10], Side::High, Manner::Accumulates), None);
+        assert_eq!(locate(&course(|i| i)[..10], Side::High, Manner::Accumulates, None), None);
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn onset_of(
     }
     // A speed changes at once; loads, queues and caches fill.
     let manner = if signal == catalog::GEN_THROUGHPUT { Manner::Jumps } else { Manner::Accumulates };
-    onset::locate(&differences(&series, since, now), side, manner)
+    onset::locate(&differences(&series, since, now), side, manner, None)
 }
 
 /// Step by step: the blamed member's value less the mean of its peers', each as of then, on a scale

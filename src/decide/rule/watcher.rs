@@ -86,6 +86,7 @@ impl Watcher {
     pub fn onset(&self, evidence: &Evidence, since: Time) -> Option<Onset> {
         let history = self.departure.history(evidence.member, evidence.course);
         let course: Vec<(Time, f64)> = history.filter(|(t, _)| *t >= since).collect();
-        onset::locate(&course, evidence.side, evidence.course.manner())
+        let memory = self.departure.memory(evidence.member, evidence.course);
+        onset::locate(&course, evidence.side, evidence.course.manner(), memory)
     }
 }

@@ -22,7 +22,7 @@ use self::spread::{Seen, Spread};
 use self::tick::Bin;
 use self::usual::Usual;
 use super::Side;
-use crate::decide::onset::Manner;
+use crate::decide::onset::{self, Manner};
 use crate::decide::time::Time;
 
 /// How many courses there are.
@@ -197,6 +197,19 @@ impl Departure {
     /// when it has more work or, for its speed, is slower. What tokens tell shows in the load.
     pub fn history(&self, member: usize, course: Course) -> impl Iterator<Item = (Time, f64)> {
         self.history.of(member, course)
+    }
+
+    /// How much of a normal difference is left a tick later, as the peers of `member` show it in the
+    /// older half of what is kept; `None` where too few are not under suspicion.
+    pub fn memory(&self, member: usize, course: Course) -> Option<f64> {
+        let peers = || (0..self.bins.len()).filter(|m| *m != member);
+        let older = |m: usize| {
+            let mut differences: Vec<f64> = self.history(m, course).map(|(_, d)| d).collect();
+            differences.truncate(differences.len() / 2);
+            differences
+        };
+        (self.bins.len() >= FEW)
+            .then(|| onset::memory_of(peers().map(older).collect::<Vec<_>>().iter().map(Vec::as_slice)))
     }
 
     fn of(members: usize, now: Time) -> Self {
