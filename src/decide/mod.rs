@@ -2,6 +2,8 @@
 //! runs live runs on a recording, in simulated time, byte for byte the same.
 
 pub mod capture;
+#[cfg(test)]
+mod dice;
 pub mod incident;
 pub mod labels;
 pub mod onset;

@@ -17,9 +17,10 @@ use crate::decide::time::Time;
 const FEWEST: usize = 12;
 /// The break is at least this many points from either end.
 const MARGIN: usize = 3;
-/// How much of a memory measured on the blamed member itself is believed (its climb is in it, and too
-/// much memory hides slow climbs), and of one that its peers show.
-const TRUSTED: [f64; 2] = [0.8, 0.9];
+/// So much is believed of a memory that the peers show: too much of it hides slow climbs.
+const OF_PEERS: f64 = 0.9;
+/// Less is, of one measured on the blamed member itself: its climb may be in it.
+const OF_ITS_OWN: f64 = 0.8;
 /// A memory beyond this would leave nothing to see.
 const MOST_MEMORY: f64 = 0.95;
 /// A climb that grows must explain this much more, in log-likelihood: the others are far more usual.
@@ -53,8 +54,8 @@ pub fn locate(course: &[(Time, f64)], side: Side, manner: Manner, memory: Option
         course.iter().map(|(t, _)| t.signed_s_since(course[0].0) / step_s.max(1e-9)).collect();
     let course_up: Vec<f64> = course.iter().map(|(_, d)| sign * d).collect();
     let memory = match memory {
-        Some(of_peers) => TRUSTED[1] * of_peers,
-        None => TRUSTED[0] * memory_of([&course_up[..course.len() / 2]]),
+        Some(memory) => OF_PEERS * memory,
+        None => OF_ITS_OWN * memory_of([older(&course_up)]),
     };
     let white = Whitened::of(&course_up, &times, memory.clamp(0.0, MOST_MEMORY));
     let shapes: Vec<_> = manner.shapes(side).iter().map(|climb| white.shape(*climb, &times)).collect();
@@ -221,11 +222,17 @@ impl Sums {
     }
 }
 
+/// The half of a course that lies before what fired, as a rule.
+pub fn older(course: &[f64]) -> &[f64] {
+    &course[..course.len() / 2]
+}
+
 /// How much of a difference is left in the next: the lag-one correlation of normal courses, all
 /// together.
-pub fn memory_of<'a>(courses: impl IntoIterator<Item = &'a [f64]>) -> f64 {
+pub fn memory_of(courses: impl IntoIterator<Item = impl AsRef<[f64]>>) -> f64 {
     let (mut own, mut next) = (1e-12, 0.0);
-    for y in courses {
+    for course in courses {
+        let y = course.as_ref();
         let mean = y.iter().sum::<f64>() / y.len() as f64;
         for pair in y.windows(2) {
             own += (pair[0] - mean).powi(2);
@@ -238,6 +245,7 @@ pub fn memory_of<'a>(courses: impl IntoIterator<Item = &'a [f64]>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::dice::Dice;
 
     fn course(f: impl Fn(f64) -> f64) -> Vec<(Time, f64)> {
         let start = Time::from_epoch_s(1_000.0);
@@ -302,21 +310,17 @@ mod tests {
 
     #[test]
     fn the_memory_of_several_courses_is_measured_together() {
-        let mut dice = 7_u64;
-        let mut noise = || {
-            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (dice >> 40) as f64 / (1 << 24) as f64 - 0.5
-        };
+        let mut dice = Dice(7);
         let mut course = |level: f64| {
             let mut left = 0.0;
             let next = |_| {
-                left = 0.8 * left + noise();
+                left = 0.8 * left + dice.uniform() - 0.5;
                 level + left
             };
             (0..200).map(next).collect::<Vec<f64>>()
         };
         let courses = [course(0.0), course(5.0), course(-3.0), course(1.0)];
-        let memory = memory_of(courses.iter().map(Vec::as_slice));
+        let memory = memory_of(courses);
         assert!((memory - 0.8).abs() < 0.06, "levels do not count, only what lies around them: {memory}");
     }
 

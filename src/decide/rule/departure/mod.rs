@@ -66,6 +66,7 @@ const RECENT: usize = 4;
 const RECEDING: f64 = 4.0;
 /// A load that has grown this much is another regime; more is not expected of its spread.
 const MOST_GROWN: f64 = 4.0;
+
 /// What is known of one member at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Work {
@@ -202,14 +203,12 @@ impl Departure {
     /// How much of a normal difference is left a tick later, as the peers of `member` show it in the
     /// older half of what is kept; `None` where too few are not under suspicion.
     pub fn memory(&self, member: usize, course: Course) -> Option<f64> {
-        let peers = || (0..self.bins.len()).filter(|m| *m != member);
-        let older = |m: usize| {
-            let mut differences: Vec<f64> = self.history(m, course).map(|(_, d)| d).collect();
-            differences.truncate(differences.len() / 2);
-            differences
-        };
-        (self.bins.len() >= FEW)
-            .then(|| onset::memory_of(peers().map(older).collect::<Vec<_>>().iter().map(Vec::as_slice)))
+        let peers = (0..self.bins.len()).filter(|m| *m != member);
+        let older = peers.map(|m| {
+            let differences: Vec<f64> = self.history(m, course).map(|(_, d)| d).collect();
+            onset::older(&differences).to_vec()
+        });
+        (self.bins.len() >= FEW).then(|| onset::memory_of(older))
     }
 
     fn of(members: usize, now: Time) -> Self {

@@ -1,29 +1,25 @@
 use std::time::Duration;
 
 use super::*;
+use crate::decide::dice::Dice;
 
 /// A queue in miniature: what arrives at each member every second, and a tenth of it leaves.
 struct Servers {
     departure: Departure,
     loads: Vec<f64>,
     now: Time,
-    dice: u64,
+    dice: Dice,
 }
 
 impl Servers {
     fn new(members: usize) -> Self {
         let now = Time::from_epoch_s(1_000.0);
-        Self { departure: Departure::default(), loads: vec![24.0; members], now, dice: 7 }
+        Self { departure: Departure::default(), loads: vec![24.0; members], now, dice: Dice(7) }
     }
 
     /// About normal, mean 0 and variance 1: the sum of twelve uniform numbers less six.
     fn noise(&mut self) -> f64 {
-        let mut uniform = || {
-            self.dice =
-                self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (self.dice >> 40) as f64 / (1 << 24) as f64
-        };
-        (0..12).map(|_| uniform()).sum::<f64>() - 6.0
+        (0..12).map(|_| self.dice.uniform()).sum::<f64>() - 6.0
     }
 
     /// One second in which member `m` gets `arrivals(m)` requests and works at `speed(m)`.

@@ -170,24 +170,23 @@ impl SignalStore {
         this.cadence.spoke(seen, was_idle);
         this.is_exporting = false;
         for (signal, number) in fields.iter() {
-            self.take(slot, signal, number, at, patience);
+            let place = self.slots[slot as usize].series.get(usize::from(signal.0));
+            self.take(place.copied().unwrap_or(NONE), number, at, patience);
         }
         for derived in DERIVED.iter().filter(|d| fields.present().has_all(d.operands)) {
             let operand = |signal| self.operand(slot, signal, fields, at);
             if let (Some(a), Some(b)) = (operand(derived.a), operand(derived.b))
                 && let Some(value) = derived.of(a, b)
             {
-                self.series(slot, derived.signal);
-                self.take(slot, derived.signal, value, at, patience);
+                let index = self.series(slot, derived.signal);
+                self.take(index, value, at, patience);
             }
         }
     }
 
-    /// Takes a number of a slot that has a series for it.
+    /// Takes a number, in the quickest way that it allows.
     #[inline(always)]
-    fn take(&mut self, slot: u32, signal: Signal, number: f64, at: Time, patience: Duration) {
-        let place = self.slots[slot as usize].series.get(usize::from(signal.0));
-        let index = place.copied().unwrap_or(NONE);
+    fn take(&mut self, index: u32, number: f64, at: Time, patience: Duration) {
         if !self.replaces(index, number, at) {
             self.put(index, number, at, patience);
         }

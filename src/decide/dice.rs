@@ -1,0 +1,12 @@
+//! Noise for tests that is the same in every run.
+
+/// A linear congruential generator (Knuth, MMIX), by its state.
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// The next number of `0.0..1.0`.
+    pub fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 40) as f64 / (1 << 24) as f64
+    }
+}
