@@ -13,11 +13,25 @@ const SILENT: u32 = 3;
 
 /// One member in one tick.
 #[derive(Clone, Copy, Debug)]
-struct Kept {
+pub(super) struct Kept {
     load: f32,
+    cached: f32,
     speed: f32,
     /// How long before the tick's end it was measured; `None` when it was not.
     age_s: Option<f32>,
+}
+
+impl Kept {
+    /// Of a member's differences, and what cached prompts explain of them, in a tick that ended `now`
+    /// and in which it was measured `at`.
+    pub fn of(now: Time, at: Option<Time>, differences: &[f64; COURSES], cached: f64) -> Self {
+        Self {
+            load: differences[LOAD] as f32,
+            cached: cached as f32,
+            speed: differences[SPEED] as f32,
+            age_s: at.map(|t| now.signed_s_since(t).max(0.0) as f32),
+        }
+    }
 }
 
 /// The last ticks, oldest first.
@@ -27,21 +41,12 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Keeps a tick that ended `now`: each member's differences, and when it was measured.
-    pub fn keep(
-        &mut self,
-        now: Time,
-        members: impl ExactSizeIterator<Item = ([f64; COURSES], Option<Time>)>,
-    ) {
-        let oldest = if self.ticks.len() >= KEPT { self.ticks.pop_front() } else { None };
-        let mut room = oldest.map_or_else(|| Vec::with_capacity(members.len()), |(_, v)| v);
-        room.clear();
-        room.extend(members.map(|(d, at)| Kept {
-            load: d[LOAD] as f32,
-            speed: d[SPEED] as f32,
-            age_s: at.map(|t| now.signed_s_since(t).max(0.0) as f32),
-        }));
-        self.ticks.push_back((now, room));
+    /// Keeps a tick that ended `now`.
+    pub fn keep(&mut self, now: Time, members: Vec<Kept>) {
+        if self.ticks.len() >= KEPT {
+            self.ticks.pop_front();
+        }
+        self.ticks.push_back((now, members));
     }
 
     /// The differences of `member`, at the times at which it was measured. A tick in which it was not
@@ -51,7 +56,11 @@ impl History {
         let mut held = 0;
         self.ticks.iter().filter_map(move |(end, members)| {
             let kept = &members[member];
-            let value = if course == Course::Speed { -kept.speed } else { kept.load };
+            let value = match course {
+                Course::Load => kept.load,
+                Course::Cached => kept.cached,
+                Course::Speed => -kept.speed,
+            };
             held = if kept.age_s.is_some() { 0 } else { held + 1 };
             let age = Duration::from_secs_f32(kept.age_s.unwrap_or(0.0));
             (held == 0 || held > SILENT).then(|| (*end - age, f64::from(value)))
@@ -66,8 +75,9 @@ mod tests {
     fn history(measured: &[Option<f64>]) -> Vec<(f64, f64)> {
         let mut history = History::default();
         for (i, at) in measured.iter().enumerate() {
-            let member = ([i as f64, 0.0, 0.0], at.map(Time::from_epoch_s));
-            history.keep(Time::from_epoch_s(101.0 + i as f64), [member].into_iter());
+            let now = Time::from_epoch_s(101.0 + i as f64);
+            let member = Kept::of(now, at.map(Time::from_epoch_s), &[i as f64, 0.0, 0.0], 0.0);
+            history.keep(now, vec![member]);
         }
         history.of(0, Course::Load).map(|(t, d)| (t.epoch_s(), d)).collect()
     }

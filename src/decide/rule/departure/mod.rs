@@ -10,19 +10,19 @@
 //!
 //! Sources: variance-stabilising root (Anscombe 1948); multivariate EWMA (Lowry et al. 1992).
 
+mod evidence;
 mod history;
 mod spread;
 mod tick;
 mod usual;
 
-use serde::Serialize;
-
-use self::history::History;
-use self::spread::{Seen, Spread};
+pub use self::evidence::{Course, Evidence};
+use self::history::{History, Kept};
+use self::spread::Spread;
 use self::tick::Bin;
 use self::usual::Usual;
 use super::Side;
-use crate::decide::onset::{self, Manner};
+use crate::decide::onset;
 use crate::decide::time::Time;
 
 /// How many courses there are.
@@ -52,18 +52,14 @@ const FEW: usize = 4;
 const SETTLE: u32 = 6;
 /// One tick counts no more than this many standard deviations of its course.
 const CLIP: [f64; COURSES] = [8.0, 6.0, 3.0];
-/// Two courses together, the slower scale and the speed reach farther by chance: each by so much.
-const JOINT: f64 = 0.4;
-const SLOW_LOAD: f64 = 0.5;
-const SPEED_ALONE: f64 = 0.4;
 /// From here on the group is under suspicion and learns with care.
 const SUSPICIOUS: f64 = 3.5;
 /// From here on differences are no longer taken for usual ones.
 const ALARMING: f64 = 4.5;
-/// What is not at its farthest in so many ticks is on its way back ...
+/// What is not at its farthest in so many ticks is on its way back.
 const RECENT: usize = 4;
-/// ... and reaches no farther than this.
-const RECEDING: f64 = 4.0;
+/// What builds up at once climbs by more than this in so many ticks: a request of two dozen.
+const CLIMB: f64 = 0.2;
 /// A load that has grown this much is another regime; more is not expected of its spread.
 const MOST_GROWN: f64 = 4.0;
 
@@ -78,40 +74,6 @@ pub struct Work {
     pub speed: Option<f64>,
     /// When that was last measured.
     pub at: Time,
-}
-
-/// What is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Course {
-    /// Running and queued requests.
-    Load,
-    /// Tokens held, for the load that it has: another kind of requests.
-    Tokens,
-    /// Tokens a second and request.
-    Speed,
-}
-
-impl Course {
-    /// How it leaves its peers, for `onset::locate`.
-    pub fn manner(self) -> Manner {
-        if self == Self::Speed { Manner::Jumps } else { Manner::Accumulates }
-    }
-}
-
-/// The farthest departure.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Evidence {
-    /// How far, in standard deviations of what is usual in this group; for a trigger.
-    pub value: f64,
-    /// The same of the last seconds only, of any member; for a clear.
-    pub lately: f64,
-    /// Whose, by its place among the members.
-    pub member: usize,
-    /// High when it has more work than its peers or gets less of it done.
-    pub side: Side,
-    /// What shows it most.
-    pub course: Course,
 }
 
 /// The watch over one group.
@@ -195,7 +157,7 @@ impl Departure {
     }
 
     /// The recent differences of `member` from its peers, oldest first, for `onset::locate`: positive
-    /// when it has more work or, for its speed, is slower. What tokens tell shows in the load.
+    /// when it has more work or, for its speed, is slower.
     pub fn history(&self, member: usize, course: Course) -> impl Iterator<Item = (Time, f64)> {
         self.history.of(member, course)
     }
@@ -230,32 +192,34 @@ impl Departure {
         self.times.iter_mut().zip(&self.bins).for_each(|(t, b)| *t = b.time());
         self.difference();
         self.ticks += 1;
-        let usual = |m: usize, d: &[f64; COURSES]| std::array::from_fn(|c| d[c] - self.usual.of(m)[c]);
-        let members = self.raw.iter().zip(&self.times).enumerate();
-        self.history.keep(now, members.map(|(m, (d, at))| (usual(m, d), *at)));
         let n = self.bins.len();
         let unsure = 1.0 + UNSURE / (f64::from(self.learned + 1) * (n as f64 - 1.0).max(1.0).sqrt());
         let grown = self.grown();
-        let inflated = [unsure * grown, unsure * grown, unsure];
+        let gauges = self.spread.map(|s| s.gauge(unsure * grown));
+        let usual = self.spread[0].gauge(1.0);
         let mut worst =
             Evidence { value: 0.0, lately: 0.0, member: 0, side: Side::High, course: Course::Load };
         let mut extreme = [(0.0, 0); SCALES.len()];
+        let mut kept = Vec::with_capacity(n);
         for m in 0..n {
             let clipped = self.clipped(m);
-            let is_receding = self.is_receding(m, clipped[LOAD]);
+            let cached = usual.measure(&clipped).cached;
+            kept.push(Kept::of(now, self.times[m], &self.unusual(m), cached));
+            let is_over = self.is_over(m, clipped[LOAD]);
             for (k, scale) in SCALES.iter().enumerate() {
                 let weight = (1.0 / scale).max(1.0 / f64::from(self.ticks));
                 let s = &mut self.smooth[m][k];
                 (0..COURSES).for_each(|c| s[c] += weight * (clipped[c] - s[c]));
-                let seen = self.spread[k].measure(s, &inflated);
+                let seen = gauges[k].measure(s);
                 if seen.total > extreme[k].0 {
                     extreme[k] = (seen.total, m);
                 }
                 if self.ticks > 10 {
-                    worst.raise(m, k, &seen, is_receding);
+                    worst.raise(m, k, &seen, is_over[k]);
                 }
             }
         }
+        self.history.keep(now, kept);
         if n == 2 {
             worst = self.of_two(worst);
         }
@@ -272,30 +236,39 @@ impl Departure {
 
     /// How much wider the spread may be than it was when it was learned, because the whole group has
     /// more to do than then: loads near a server's limit scatter in proportion, not as counts do, and
-    /// their root's variance grows with the load. It is learned anew as the load stays.
+    /// their root's variance grows with the load, and so does that of tokens and speed. It is learned
+    /// anew as the load stays.
     fn grown(&self) -> f64 {
         if self.usual_middle > 0.0 { (self.middle / self.usual_middle).clamp(1.0, MOST_GROWN) } else { 1.0 }
     }
 
-    /// The differences of `m` less the usual ones, outliers drawn in.
-    fn clipped(&self, m: usize) -> [f64; COURSES] {
-        let mut clipped = self.raw[m];
-        if self.ticks > 5 {
-            for (c, d) in clipped.iter_mut().enumerate() {
-                let limit = CLIP[c] * self.variance[c].sqrt();
-                *d = (*d - self.usual.of(m)[c]).clamp(-limit, limit);
-            }
-        }
-        clipped
+    /// The differences of `m` less the usual ones.
+    fn unusual(&self, m: usize) -> [f64; COURSES] {
+        std::array::from_fn(|c| self.raw[m][c] - self.usual.of(m)[c])
     }
 
-    /// Whether `m` was farther out a moment ago. A burst that is over still shows, but is no onset.
-    fn is_receding(&mut self, m: usize, load: f64) -> bool {
+    /// Likewise, outliers drawn in.
+    fn clipped(&self, m: usize) -> [f64; COURSES] {
+        if self.ticks <= 5 {
+            return self.raw[m];
+        }
+        let unusual = self.unusual(m);
+        std::array::from_fn(|c| {
+            let limit = CLIP[c] * self.variance[c].sqrt();
+            unusual[c].clamp(-limit, limit)
+        })
+    }
+
+    /// Whether, at each scale, `m` was as far out a moment ago. A burst that is over still shows, but
+    /// is no onset.
+    fn is_over(&mut self, m: usize, load: f64) -> [bool; SCALES.len()] {
         let recent = &mut self.recent[m];
-        let is_receding = recent.iter().any(|r| r.abs() > load.abs());
+        let was_beyond = |distance: f64| recent.iter().any(|r| r.abs() > distance);
+        let climb = if load > 0.0 { CLIMB } else { 0.0 };
+        let is_over = [was_beyond(load.abs() - climb), was_beyond(load.abs())];
         recent.rotate_right(1);
         recent[0] = load;
-        is_receding
+        is_over
     }
 
     /// Of two members each is as far from the other: to blame is the one that left its own level.
@@ -360,37 +333,10 @@ impl Departure {
         }
         for (k, spread) in self.spread.iter_mut().enumerate() {
             let without = if n < FEW as f64 { usize::MAX } else { extreme[k].1 };
-            let share = if n < FEW as f64 { 1.0 / n } else { (1.0 + 2.2 / n) / (n - 1.0) };
+            let share = if n < FEW as f64 { 1.0 / n } else { (1.0 + 0.85 / n) / (n - 1.0) };
             spread.learn(self.smooth.iter().map(|s| &s[k]), without, share, weight);
         }
     }
-}
-
-impl Evidence {
-    fn raise(&mut self, member: usize, scale: usize, seen: &Seen, is_receding: bool) {
-        let joint = seen.load_and_tokens - JOINT;
-        if scale == 0 {
-            self.lately = self.lately.max(seen.load.abs()).max(joint).max(seen.speed.abs() - SPEED_ALONE);
-            self.take(member, limited(seen.load.abs(), is_receding), Course::Load, seen.load > 0.0);
-            self.take(member, limited(joint, is_receding), Course::Tokens, seen.load > 0.0);
-        } else {
-            let slow = limited(seen.load.abs() - SLOW_LOAD, is_receding);
-            self.take(member, slow, Course::Load, seen.load > 0.0);
-            self.take(member, seen.speed.abs() - SPEED_ALONE, Course::Speed, seen.speed < 0.0);
-        }
-    }
-
-    fn take(&mut self, member: usize, value: f64, course: Course, is_high: bool) {
-        if value > self.value {
-            let side = if is_high { Side::High } else { Side::Low };
-            (self.value, self.member, self.side, self.course) = (value, member, side, course);
-        }
-    }
-}
-
-/// What is on its way back may be far, but not new.
-fn limited(value: f64, is_receding: bool) -> f64 {
-    if is_receding { value.min(RECEDING) } else { value }
 }
 
 /// The mean without the largest and the smallest; with fewer than three, the mean. NaN for none.
