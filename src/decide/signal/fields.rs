@@ -69,6 +69,7 @@ impl Fields {
 
     /// Sets a value. Where two names of one signal stand in one line (`full token usage`,
     /// `swa token usage`) the larger wins. A NaN, or a signal that is not built in, is ignored.
+    #[inline(always)]
     pub fn set(&mut self, signal: Signal, value: f64) {
         let at = usize::from(signal.0);
         if at >= BUILT_IN_COUNT || value.is_nan() {

@@ -13,7 +13,7 @@ const TENS: [i64; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_00
 
 /// The number that `bytes` begin with, and how many bytes it takes; `None` when they begin with none.
 /// Reads `-12.5e3`, not `NaN` or `inf` (see [`whole`]).
-#[inline]
+#[inline(always)]
 pub fn leading(bytes: &[u8]) -> Option<(f64, usize)> {
     match short(bytes) {
         Some(number) => Some(number),

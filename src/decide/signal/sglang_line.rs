@@ -86,11 +86,11 @@ impl Letters {
 #[derive(Debug, Default)]
 struct Shape(Vec<Key>);
 
-/// A key and what is between it and its value, `#running-req: `, as far as it fits into four words.
+/// A key and what is between it and its value, `#running-req: `, as far as it fits into 32 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Key {
-    words: [u64; 4],
-    masks: [u64; 4],
+    words: [u128; 2],
+    masks: [u128; 2],
     len: usize,
     signal: Option<Signal>,
 }
@@ -113,15 +113,16 @@ impl Key {
             last[..text.len()].copy_from_slice(text);
             &last
         });
-        let pairs = words_of(bytes).into_iter().zip(self.words).zip(self.masks);
-        self.len > 0 && pairs.fold(0, |differs, ((a, b), mask)| differs | (a ^ b) & mask) == 0
+        let [low, high] = words_of(bytes);
+        let differs = (low ^ self.words[0]) & self.masks[0] | (high ^ self.words[1]) & self.masks[1];
+        self.len > 0 && differs == 0
     }
 }
 
-#[inline]
-fn words_of(bytes: &[u8; 32]) -> [u64; 4] {
+#[inline(always)]
+fn words_of(bytes: &[u8; 32]) -> [u128; 2] {
     let (words, _) = bytes.as_chunks();
-    std::array::from_fn(|i| u64::from_le_bytes(words[i]))
+    [u128::from_le_bytes(words[0]), u128::from_le_bytes(words[1])]
 }
 
 /// A line has a dozen pairs; what comes behind so many is looked up each time.
