@@ -232,3 +232,32 @@ async fn an_incident_that_gets_no_worse_has_one_window_also_over_a_restart() {
     scene.until("a window after all", |s| s.starts().len() == 2).await;
     drop(agent);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nothing_can_be_written_the_watching_and_telling_go_on_without_windows() {
+    let dir = tempfile::tempdir().unwrap();
+    let scene = Scene::of(dir.path()).await;
+    // Below a file there can be no folder, whoever runs this.
+    let file = dir.path().join("skewtrap.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let at = dir.path().display();
+    let text = text.replace(&format!("'{at}/state'"), &format!("'{at}/skewtrap.yaml/state'"));
+    let text = text.replace(&format!("'{at}/incidents'"), &format!("'{at}/skewtrap.yaml/incidents'"));
+    std::fs::write(&file, text).unwrap();
+    let _agent = scene.agent();
+    scene
+        .until("a look at the even load", |s| {
+            s.double.requests().iter().filter(|r| r.path == "/health").count() > 1
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.load(SKEWED);
+    scene.until("the refusal", |s| s.has_told("fired") && s.has_told("refused")).await;
+    let refused = scene.message("refused");
+    assert_eq!(refused["incident"]["capture"]["reason"], "watch_only", "{refused}");
+    assert_eq!(scene.starts(), Vec::<Value>::new());
+    let log = std::fs::read_to_string(dir.path().join("agent.log")).unwrap();
+    let told = log.matches("the watching goes on, but no window is opened").count();
+    assert_eq!(told, 2, "once for the state and once for the bundles: {log}");
+    assert!(!log.contains("panicked"), "{log}");
+}

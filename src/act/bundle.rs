@@ -64,7 +64,12 @@ impl Bundles {
     /// It cannot be made.
     pub fn open(root: &Path, agent: Arc<str>) -> Result<Self, BundleError> {
         folders(root).map_err(|e| failed(root, e))?;
-        Ok(Self { root: root.to_owned(), agent, writing: Arc::default() })
+        Ok(Self::at(root, agent))
+    }
+
+    /// The bundles below `root`, whether or not it can be written: each that cannot be kept will say so.
+    pub fn at(root: &Path, agent: Arc<str>) -> Self {
+        Self { root: root.to_owned(), agent, writing: Arc::default() }
     }
 
     /// Where all bundles are.
@@ -231,6 +236,9 @@ impl Bundles {
     /// The folder cannot be read or written.
     pub fn recover(&self, known: &[Record]) -> Result<Vec<Recovered>, BundleError> {
         let mut found = Vec::new();
+        if !self.root.is_dir() {
+            return Ok(found);
+        }
         for entry in fs::read_dir(&self.root).map_err(|e| failed(&self.root, e))?.flatten() {
             let name = entry.file_name();
             let Some(incident) = partial_of(&name).map(str::to_owned) else { continue };

@@ -1,10 +1,11 @@
 //! What is started with the agent: sources, looks at the servers, the API.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::capture::Known;
 use super::clock::Clock;
@@ -12,12 +13,39 @@ use super::plan::{Plan, SitePlan, SourcePlan};
 use super::supervise::Supervisor;
 use super::window::Site;
 use super::{INBOX, Inbox, look};
+use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
+use crate::act::state::{State, StateError};
 use crate::decide::status::Status;
 use crate::http::Server;
 use crate::observe::{poll, promql, tail};
 use crate::serve::metrics::Metrics;
 use crate::serve::{self, Command, Doors, ServeConfig};
+
+/// The state and the bundles. On a volume that cannot be written nothing would keep count of windows or
+/// take their files, so the watching goes on without any.
+pub(super) fn opened(plan: &mut Plan) -> Result<(State, Bundles), StateError> {
+    let state = match State::open(&plan.state_dir) {
+        Err(error @ StateError::Folder { .. }) => {
+            only_watch(plan, &error);
+            State::in_memory()?
+        }
+        opened => opened?,
+    };
+    let agent = state.agent().clone();
+    let bundles = Bundles::open(&plan.incident_dir, agent.clone()).unwrap_or_else(|error| {
+        only_watch(plan, &error);
+        Bundles::at(&plan.incident_dir, agent)
+    });
+    Ok((state, bundles))
+}
+
+fn only_watch(plan: &mut Plan, error: &dyn std::error::Error) {
+    error!(
+        "{error}; the watching goes on, but no window is opened until that is mended and the agent started again"
+    );
+    plan.setup.policy.watch_only = true;
+}
 
 /// A server as captures need it; `nowhere` stands in where a target has none.
 pub(super) fn site_of(plan: &SitePlan, nowhere: &Server) -> Site {
@@ -119,4 +147,24 @@ pub(super) async fn serving(
 /// This machine's name.
 pub(super) fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Where people find the status page: an agent that listens on every address is found by its name.
+pub(super) fn page(listen: &str, host: &str) -> String {
+    match listen.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => format!("http://{host}:{}", address.port()),
+        _ => format!("http://{listen}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_links_to_a_page_that_its_reader_can_open() {
+        assert_eq!(page("127.0.0.1:9464", "node7"), "http://127.0.0.1:9464");
+        assert_eq!(page("0.0.0.0:9464", "node7"), "http://node7:9464");
+        assert_eq!(page("[::]:9464", "node7"), "http://node7:9464");
+    }
 }

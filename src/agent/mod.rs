@@ -46,8 +46,6 @@ use self::plan::{Plan, SitePlan};
 use self::post::Post;
 use self::supervise::Supervisor;
 use self::window::Heard;
-use crate::act::bundle::Bundles;
-use crate::act::state::State;
 use crate::act::systemd;
 use crate::decide::capture::keep::{BundleSpace, Keep};
 use crate::decide::incident::{Incident, VerdictNote};
@@ -182,18 +180,20 @@ pub struct Run {
 /// Runs until cancelled; then closes what is open.
 ///
 /// # Errors
-/// The state or the bundles cannot be opened: another agent has them, or the disk forbids it.
-pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
+/// The state cannot be opened: another agent has it, or it is broken. Where a folder cannot be written
+/// the watching goes on without windows.
+pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let Run { clock, cancel, mut reloads, on_effect, reload, serves } = run;
-    let state = State::open(&plan.state_dir)?;
-    let bundles = Bundles::open(&plan.incident_dir, state.agent().clone())?;
+    let (state, bundles) = begin::opened(&mut plan)?;
     let desk = Desk { state: state.clone(), bundles: bundles.clone(), clock };
     let looking = desk.clone();
     let found = tokio::task::spawn_blocking(move || find(&looking)).await??;
     let supervisor = Supervisor::default();
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);
-    let origin = Origin { host: begin::host(), page: serves.then(|| format!("http://{}", plan.listen)) };
+    let host = begin::host();
+    let page = serves.then(|| begin::page(&plan.listen, &host));
+    let origin = Origin { host, page };
     let client = client::client(None).context("no HTTP client")?;
     let post = Post::start(
         plan.receivers.clone(),

@@ -93,8 +93,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let plan = Plan::of(&config, &flags).map_err(|e| wrong(&format!("{e:#}")))?;
     announce(&plan);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(watch(args.clone(), plan, read))?;
-    Ok(ExitCode::SUCCESS)
+    let ended = runtime.block_on(watch(args.clone(), plan, read));
+    // A thread that writes to a reader who has stopped reading would be waited for without end.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 async fn watch(args: RunArgs, plan: Plan, read: Vec<PathBuf>) -> anyhow::Result<()> {

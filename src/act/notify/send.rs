@@ -10,6 +10,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use reqwest::{RequestBuilder, StatusCode};
 use sha2::Sha256;
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::Semaphore;
 
 use super::{Means, Receiver, Secret};
 use crate::explain::message::{Message, alerts, slack, terminal};
@@ -200,10 +201,15 @@ fn filled_in(argument: &str, message: &Message) -> String {
         .replace("{target}", &message.incident.target)
 }
 
+/// One message at a time: a reader who has stopped reading holds up one thread, not one for each try.
+static PRINTING: Semaphore = Semaphore::const_new(1);
+
 /// On a thread of its own: whoever reads our output may have stopped reading.
 async fn print(message: &Message, json: bool) -> Result<(), Failure> {
     let text = if json { message.json() + "\n" } else { terminal(message) };
+    let turn = PRINTING.acquire().await.expect("it is never closed");
     let written = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let mut out = anstream::stdout().lock();
         out.write_all(text.as_bytes()).and_then(|()| out.flush())
     });

@@ -77,7 +77,7 @@ pub struct State {
     connection: Arc<Mutex<Connection>>,
     agent: Arc<str>,
     // Held for its lock.
-    _lock: Arc<File>,
+    _lock: Option<Arc<File>>,
 }
 
 impl State {
@@ -88,17 +88,33 @@ impl State {
     pub fn open(folder: &Path) -> Result<Self, StateError> {
         let lock = lock(folder)?;
         let file = folder.join("state.sqlite");
-        let database = |source| StateError::Database { file: file.clone(), source };
-        let connection = Connection::open(&file).map_err(database)?;
+        let connection =
+            Connection::open(&file).map_err(|source| StateError::Database { file: file.clone(), source })?;
+        Self::of(connection, file, Some(lock))
+    }
+
+    /// A state that is forgotten with the process, where no folder can be written. It counts nothing
+    /// beyond a restart, so no window may be opened on the strength of it.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn in_memory() -> Result<Self, StateError> {
+        let file = PathBuf::from("memory");
+        let connection = Connection::open_in_memory()
+            .map_err(|source| StateError::Database { file: file.clone(), source })?;
+        Self::of(connection, file, None)
+    }
+
+    fn of(connection: Connection, file: PathBuf, lock: Option<File>) -> Result<Self, StateError> {
         schema::prepare(&connection, &file)?;
         let agent: String = connection
             .query_row("SELECT value FROM meta WHERE name = 'agent'", [], |row| row.get(0))
-            .map_err(database)?;
+            .map_err(|source| StateError::Database { file: file.clone(), source })?;
         Ok(Self {
             file: Arc::new(file),
             connection: Arc::new(Mutex::new(connection)),
             agent: agent.into(),
-            _lock: Arc::new(lock),
+            _lock: lock.map(Arc::new),
         })
     }
 

@@ -16,7 +16,9 @@ use crate::decide::time::Time;
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum Refusal {
     /// The agent was told not to capture.
-    #[error("the agent runs with --watch-only and opens no window; restart it without to capture")]
+    #[error(
+        "the agent only watches and opens no window: it runs with --watch-only, or could not write its folders, as its log said when it started"
+    )]
     WatchOnly,
     /// Its captures are silenced.
     #[error("the rule is silenced for another {}", Span(*.left))]
