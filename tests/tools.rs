@@ -215,3 +215,56 @@ fn bad_bounds_types_and_names_are_all_told_at_once() {
         assert!(told.contains(wanted), "no `{wanted}` in:\n{told}");
     }
 }
+
+#[test]
+fn several_sources_at_once_place_the_onset_where_each_alone_does() {
+    let (loads, metrics) = ("src/demo/data/loads.jsonl.gz", "tests/data/recordings/dp4/metrics.txt.gz");
+    let out = skewtrap(&["replay", "--loads", loads, "--metrics", metrics, "--json"]);
+    let lines = text(&out.stdout);
+    let firings: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).expect("JSON lines"))
+        .filter(|l: &serde_json::Value| l["state"] == "firing")
+        .collect();
+    for rule in ["dp-load-skew", "kv-usage-skew"] {
+        let firing = firings.iter().find(|f| f["rule"] == rule).expect("it fires");
+        let error = firing["onset"].as_f64().expect("a time") - 1_795_492_121.33;
+        assert!(error.abs() <= 2.0, "{rule}: {firing}");
+    }
+}
+
+#[test]
+fn tune_advises_nothing_for_a_rule_that_was_never_judged() {
+    let out =
+        skewtrap(&["tune", "--log", "tests/data/recordings/dp4/server.stamped.log.gz", "--rules", "rules"]);
+    let told = text(&out.stdout);
+    let of_experts = told.split("\n\n").find(|t| t.starts_with("expert-imbalance")).expect("it is told of");
+    assert!(of_experts.contains("never judged here") && !of_experts.contains("advised"), "{of_experts}");
+}
+
+#[test]
+fn a_folder_of_rules_may_name_receivers_of_its_configuration() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("mine.yaml");
+    let rule = "rules:\n  - name: a\n    signal: load\n    across: dp_rank\n    trigger: { cv: 0.2 }\n    notify: [oncall]\n";
+    fs::write(&file, rule).expect("written");
+    let out = skewtrap(&["check", &file.display().to_string()]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    fs::write(&file, format!("{rule}receivers: [{{ name: other, stdout: {{}} }}]\n")).expect("written");
+    let out = skewtrap(&["check", &file.display().to_string()]);
+    assert!(text(&out.stderr).contains("no receiver is called `oncall`"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn an_address_that_is_none_is_refused_before_anything_starts() {
+    for args in [
+        &["run", "--url", "127.0.0.1:30000"][..],
+        &["run", "--url", "http://127.0.0.1:99999"],
+        &["why", "--agent", "127.0.0.1:9464"],
+    ] {
+        let out = skewtrap(args);
+        let told = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {told}");
+        assert!(told.contains("write http://HOST:PORT"), "{told}");
+    }
+}

@@ -48,7 +48,7 @@ use self::supervise::Supervisor;
 use self::window::Heard;
 use crate::act::systemd;
 use crate::decide::capture::keep::{BundleSpace, Keep};
-use crate::decide::incident::{Incident, VerdictNote};
+use crate::decide::incident::{CaptureOutcome, Incident, VerdictNote};
 use crate::decide::signal::catalog;
 use crate::decide::signal::observation::Observation;
 use crate::decide::signal::sample::TargetId;
@@ -286,6 +286,9 @@ impl Agent {
                     self.watch.handle(Event::Bundled { incident: incident.clone(), path }, now, effects);
                 }
                 if let WindowNews::Ended { outcome, end } = &news {
+                    if let CaptureOutcome::Failed { why, .. } = &**outcome {
+                        tracing::warn!(incident = &*incident, "the capture failed: {why}");
+                    }
                     self.window_over(&incident, outcome, end.stalled);
                 }
                 self.watch.handle(Event::Window { incident, news }, now, effects);

@@ -19,7 +19,10 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
     /// Address of the running agent
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:9464", env = "SKEWTRAP_AGENT")]
+    #[arg(
+        long, value_name = "URL", default_value = "http://127.0.0.1:9464", env = "SKEWTRAP_AGENT",
+        value_parser = super::server_url
+    )]
     agent: String,
     /// File of the agent's token; SKEWTRAP_TOKEN holds it otherwise, or the agent's own state folder
     #[arg(long, value_name = "FILE")]

@@ -26,6 +26,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::secret::is_url;
+
 /// Catches the onset of load imbalance between the ranks of an LLM server, takes one short
 /// bounded profile of it, and says which rank, which kernel and why.
 #[derive(Debug, Parser)]
@@ -115,6 +117,17 @@ impl fmt::Display for Wrong {
 }
 
 impl std::error::Error for Wrong {}
+
+/// An address given on the command line.
+///
+/// # Errors
+/// It is none; the sentence says what one looks like.
+pub fn server_url(text: &str) -> Result<String, String> {
+    if is_url(text) {
+        return Ok(text.to_owned());
+    }
+    Err("write http://HOST:PORT, as in http://127.0.0.1:30000; keys go into the configuration".to_owned())
+}
 
 /// An error that ends in exit status 2.
 pub fn wrong(message: &str) -> anyhow::Error {

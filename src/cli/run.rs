@@ -32,7 +32,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// The server, as http://127.0.0.1:30000
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = super::server_url)]
     url: Option<String>,
     /// Its log (repeatable; - is standard input)
     #[arg(long, value_name = "FILE")]

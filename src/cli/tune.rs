@@ -14,7 +14,7 @@ use super::play::{self, Recordings};
 use super::rules::Ready;
 use super::{Format, print_diagnostics};
 use crate::config::file::Config;
-use crate::decide::rule::{Condition, Direction, Rule, Statistic};
+use crate::decide::rule::{Condition, Direction, Phase, Rule, Statistic};
 use crate::observe::configuration;
 
 /// Finds bounds on recordings: how often each would have fired, and the one for a given peace.
@@ -38,6 +38,8 @@ pub struct TuneArgs {
 /// What became of one rule.
 #[derive(Debug, Serialize)]
 struct Tuned {
+    /// Whether its signal and a group of it ever arrived.
+    is_judged: bool,
     rule: String,
     /// What was varied: `max_over_mean(load)`.
     statistic: String,
@@ -79,6 +81,9 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     if inputs.is_empty() {
         bail!(super::wrong("nothing to tune on: name a recording with --log, --metrics or --loads"));
     }
+    if !(args.per_day.is_finite() && args.per_day >= 0.0) {
+        bail!(super::wrong("--per-day takes a number of firings, 0 or more"));
+    }
     let config = rules_of(&args.rules)?;
     let rules: Vec<Rule> = config.rules.into_iter().map(|c| c.rule).collect();
     let zone = args.recordings.zone()?;
@@ -90,6 +95,11 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     }
     let firings =
         |name: &str| played.changes.iter().filter(|c| &*c.rule.name == name && c.is_onset()).count();
+    // A rule whose signal or group never arrived fired at no bound, and that says nothing of any.
+    let is_judged = |name: &str| {
+        let of_rule = played.changes.iter().filter(|c| &*c.rule.name == name);
+        of_rule.into_iter().any(|c| matches!(c.state, Phase::Idle | Phase::Pending | Phase::Firing))
+    };
     let days = seconds / 86_400.0;
     let tuned = rules.iter().map(|rule| {
         let condition = varied(rule);
@@ -102,11 +112,13 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
                 Tried { bound: *bound, firings, per_day: firings as f64 / days }
             })
             .collect();
+        let is_judged = is_judged(&copy_name(rule, 0));
         Tuned {
+            is_judged,
             rule: rule.name.to_string(),
             statistic: format!("{}({})", condition.statistic, condition.signal_name),
             bound: condition.bound,
-            advised: tried.iter().find(|t| t.per_day <= args.per_day).map(|t| t.bound),
+            advised: tried.iter().find(|t| is_judged && t.per_day <= args.per_day).map(|t| t.bound),
             tried,
         }
     });
@@ -124,7 +136,8 @@ fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
         anstream::println!("{}: {} over {:.2} h", tuned.rule, tuned.statistic, report.hours);
         anstream::println!("  {:>10}  {:>8}  {:>8}", "bound", "firings", "a day");
         for t in &tuned.tried {
-            let mark = match (t.bound == tuned.bound, Some(t.bound) == tuned.advised) {
+            let is_own = (t.bound - tuned.bound).abs() < 1e-9;
+            let mark = match (is_own, Some(t.bound) == tuned.advised) {
                 (true, true) => "  <- the rule's, and advised",
                 (true, false) => "  <- the rule's",
                 (false, true) => "  <- advised",
@@ -134,6 +147,9 @@ fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
         }
         match tuned.advised {
             Some(_) => {}
+            None if !tuned.is_judged => {
+                anstream::println!("  never judged here: its signal, or a group of it, never arrived");
+            }
             None => anstream::println!("  no bound stays within {} a day here", report.limit_per_day),
         }
         anstream::println!();
@@ -175,7 +191,7 @@ fn bounds_of(c: &Condition) -> Vec<f64> {
     };
     let (low, high) = c.statistic.range();
     let mut bounds: Vec<f64> =
-        FACTORS.iter().map(|f| even + (c.bound - even) * f).filter(|b| *b >= low && *b <= high).collect();
+        FACTORS.iter().map(|f| even + (c.bound - even) * f).filter(|b| *b > low && *b < high).collect();
     bounds.sort_by(f64::total_cmp);
     bounds.dedup();
     if c.direction == Direction::Below {

@@ -85,12 +85,16 @@ pub fn address_of(
     }
 }
 
-/// Whether it looks like `http(s)://host...` and carries no credentials of its own.
+/// Whether it looks like `http(s)://host...`, with a port that there can be, and carries no credentials
+/// of its own.
 pub fn is_url(url: &str) -> bool {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     rest.is_some_and(|r| {
         let host = r.split('/').next().unwrap_or("");
-        !host.is_empty() && !host.contains('@') && !r.contains(char::is_whitespace)
+        let behind_brackets = host.rfind(']').map_or(host, |end| &host[end + 1..]);
+        let port = behind_brackets.split_once(':').map(|(_, port)| port);
+        let is_port = port.is_none_or(|p| p.parse::<u16>().is_ok());
+        !host.is_empty() && is_port && !host.contains('@') && !r.contains(char::is_whitespace)
     })
 }
 

@@ -102,11 +102,12 @@ impl Poller {
             Ok(body) => (Some(body), None),
             Err(problem) => (None, Some(problem)),
         };
-        let mut observations = Vec::new();
-        if self.told != problem {
-            self.told.clone_from(&problem);
-            observations.push(Observation::State { target, source, kind, problem, at });
-        }
+        let is_told = |problem: &Problem| self.told.as_ref().is_some_and(|told| told.is_like(problem));
+        let news = problem.clone().filter(|p| !is_told(p));
+        self.told = problem;
+        // That it works again shows in what it says, once that is understood.
+        let state = |problem| Observation::State { target, source, kind, problem: Some(problem), at };
+        let mut observations: Vec<_> = news.map(state).into_iter().collect();
         observations.extend(body.map(|body| match page {
             Page::Metrics => Observation::Page { target, source, body, at },
             Page::Loads => Observation::Loads { target, source, body, at },

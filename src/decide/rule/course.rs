@@ -8,7 +8,6 @@ use super::Side;
 use crate::decide::labels::Labels;
 use crate::decide::onset::{self, Manner, Onset};
 use crate::decide::signal::catalog;
-use crate::decide::signal::rank::Rank;
 use crate::decide::signal::sample::Signal;
 use crate::decide::signal::store::SignalStore;
 use crate::decide::time::Time;
@@ -17,6 +16,11 @@ use crate::decide::time::Time;
 const BACK: Duration = Duration::from_secs(120);
 /// Distance of two points of the course.
 const STEP: Duration = Duration::from_secs(1);
+
+/// From when on the store is asked for the course that ends `now`.
+pub(super) fn looked_back_to(settled: Time, now: Time) -> Time {
+    (now - BACK).max(settled)
+}
 
 /// Since when `member` of `group` left its peers on `signal`, as far as the store remembers; not
 /// before `settled`.
@@ -28,18 +32,22 @@ pub(super) fn onset_of(
     side: Side,
     (settled, now): (Time, Time),
 ) -> Option<Onset> {
-    let since = (now - BACK).max(settled);
-    let mut ranks: BTreeMap<Rank, BTreeMap<_, Vec<(Time, f64)>>> = BTreeMap::new();
+    let since = looked_back_to(settled, now);
+    // Sources name a rank by more or fewer axes: what they say of one member belongs together.
+    let mut members: BTreeMap<Labels, BTreeMap<_, Vec<(Time, f64)>>> = BTreeMap::new();
     for e in store.evidence(group, since).filter(|e| e.signal == signal) {
-        ranks.entry(e.rank).or_default().entry(e.source).or_default().push((e.at, e.value));
+        let mut labels = e.rank.labels();
+        labels.0.retain(|name, _| member.0.contains_key(name));
+        if labels.0.len() == member.0.len() {
+            members.entry(labels).or_default().entry((e.source, e.rank)).or_default().push((e.at, e.value));
+        }
     }
-    // Of several sources the one with the most samples tells the course best.
-    let mut series: Vec<(bool, Vec<(Time, f64)>)> = Vec::new();
-    for (rank, sources) in ranks {
-        let is_blamed = rank.labels().0.iter().filter(|(k, _)| member.0.contains_key(*k)).count() > 0
-            && member.0.iter().all(|(k, v)| rank.labels().get(k) == Some(v));
-        series.extend(sources.into_values().max_by_key(Vec::len).map(|s| (is_blamed, s)));
-    }
+    // Of several series the one with the most samples tells the course best.
+    let longest = |series: BTreeMap<_, Vec<_>>| series.into_values().max_by_key(Vec::len);
+    let series: Vec<(bool, Vec<(Time, f64)>)> = members
+        .into_iter()
+        .filter_map(|(labels, series)| Some((labels == *member, longest(series)?)))
+        .collect();
     // A speed changes at once; loads, queues and caches fill.
     let manner = if signal == catalog::GEN_THROUGHPUT { Manner::Jumps } else { Manner::Accumulates };
     onset::locate(&differences(&series, since, now), side, manner, None)

@@ -271,7 +271,10 @@ fn refined(mut change: Change, running: &Running, group: &Group, store: &SignalS
         match found.filter(|o| o.at <= since) {
             Some(onset) => (finding.onset, finding.onset_error_s) = (onset.at, onset.error_s),
             // At the latest when the trigger began to hold; how much sooner, the samples do not tell.
-            None => finding.onset_error_s = 1.0,
+            None => {
+                let from = course::looked_back_to(group.settled, now);
+                finding.onset_error_s = since.signed_s_since(from).max(1.0);
+            }
         }
     }
     finding.evidence = evidence_of(finding);

@@ -261,7 +261,11 @@ impl Intake {
         store: &mut SignalStore,
         step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
     ) {
-        if self.problems.get(&source) == now.as_ref() {
+        let is_news = match (self.problems.get(&source), &now) {
+            (Some(told), Some(now)) => !told.is_like(now),
+            (told, now) => told.is_some() != now.is_some(),
+        };
+        if !is_news {
             return;
         }
         step(store, at, Step::Problem { target, source, problem: now.as_ref() });
@@ -297,6 +301,23 @@ mod tests {
             });
         }
         heard
+    }
+
+    #[test]
+    fn a_problem_whose_words_differ_each_time_is_told_once() {
+        let mut store = SignalStore::new(Arc::default(), Bounds::default());
+        let target = store.add_target("server".into(), None);
+        let mut intake = Intake::new(TimeZone::UTC);
+        let loads = |body: &str, s: f64| Observation::Loads {
+            target,
+            source: SourceId(1),
+            body: body.into(),
+            at: Time::from_epoch_s(s),
+        };
+        let cut_short = [loads("{\"a", 1.0), loads("{\"a\": [", 2.0), loads("{\"a\": [1, 2", 3.0)];
+        let said = heard(&mut intake, &mut store, &cut_short);
+        let told = said.iter().filter(|s| !s.contains("Recorded")).count();
+        assert_eq!(told, 1, "{said:?}");
     }
 
     #[test]

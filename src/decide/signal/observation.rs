@@ -205,3 +205,11 @@ pub enum Problem {
     #[error("standard input ended; nothing more comes from this log")]
     Ended,
 }
+
+impl Problem {
+    /// Whether it is of the same kind as another one of the same source: the words in it may differ
+    /// every second, and the operator has heard of it.
+    pub fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}

@@ -8,6 +8,7 @@ use super::core::Core;
 use super::incidents::Case;
 use crate::decide::capture::CaptureSpec;
 use crate::decide::capture::refusal::Span;
+use crate::decide::incident::CaptureOutcome;
 use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::rule::why::Standing as RuleStanding;
 use crate::decide::rule::{Phase, Rule};
@@ -149,8 +150,12 @@ fn again_of(core: &Core, case: &Case) -> Option<String> {
             worse.at, worse.times_bound, last.badness, refused.why
         ));
     }
+    let tried = match &incident.capture {
+        CaptureOutcome::Failed { .. } => "a capture was tried, and failed,",
+        _ => "it was captured",
+    };
     Some(format!(
-        "it was captured at {:.2} times its bound and is captured again from {from:.2} times on (budget.worse_by)",
+        "{tried} at {:.2} times its bound and is captured again from {from:.2} times on (budget.worse_by)",
         last.badness
     ))
 }
