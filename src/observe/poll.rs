@@ -258,7 +258,7 @@ mod tests {
         for _ in 0..count {
             for observation in poller.turn().await {
                 told.push(match observation {
-                    Observation::State { problem, .. } => problem.map_or("well".into(), |p| p.to_string()),
+                    Observation::State { problem, .. } => problem.expect("only problems are told").to_string(),
                     Observation::Page { body, .. } | Observation::Loads { body, .. } => {
                         String::from_utf8_lossy(&body).into_owned()
                     }
@@ -288,7 +288,6 @@ mod tests {
         SERVER answered 404: SGLang serves metrics only with --enable-metrics; start it so, or set `metrics: false`
         SERVER answered 500; the server's log says why
         SERVER answered 307, a redirect, which is not followed; give the final address
-        well
         up 1
 
         up 2
