@@ -125,7 +125,7 @@ impl Plan {
             sites.push(site);
         }
         add_queries(config, &mut sources, &mut named)?;
-        let (receivers, mute) = receivers::ready(&config.receivers);
+        let (receivers, mute) = receivers::told(&config.receivers);
         Ok(Self {
             setup: setup_of(config, output_dir, watch_only, named)?,
             sites,

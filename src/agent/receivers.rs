@@ -18,6 +18,15 @@ pub struct Mute {
     pub source: SecretError,
 }
 
+/// Who is told: the receivers of a configuration, or standard output (under systemd, the journal)
+/// where it has none; and those that cannot be told.
+pub fn told(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
+    if receivers.is_empty() {
+        return (vec![Receiver::new("stdout", Means::Stdout { json: false })], Vec::new());
+    }
+    ready(receivers)
+}
+
 /// The receivers that can be told, and those that cannot.
 pub fn ready(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
     let mut ready = Vec::new();
@@ -97,7 +106,18 @@ const fn update_of(update: UpdateText) -> Update {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::plan::{Flags, Plan};
     use crate::config::file::load;
+
+    #[test]
+    fn without_receivers_in_the_configuration_standard_output_is_told() {
+        let text = "targets: [{ url: 'http://127.0.0.1:30000' }]\n";
+        let config = load("skewtrap.yaml", text, &|_| Ok(Vec::new())).config.expect("it is right");
+        let plan = Plan::of(&config, &Flags::default()).expect("a plan");
+        let [receiver] = plan.receivers.as_slice() else { panic!("{:?}", plan.receivers) };
+        assert!(matches!(receiver.means, Means::Stdout { json: false }), "{receiver:?}");
+        assert_eq!(receiver.route, Route::default());
+    }
 
     #[test]
     fn a_receiver_without_its_secret_is_named_and_the_others_are_told() {
