@@ -49,6 +49,7 @@ use self::window::Heard;
 use crate::act::bundle::Bundles;
 use crate::act::state::State;
 use crate::act::systemd;
+use crate::config::receiver as configured;
 use crate::decide::capture::keep::{BundleSpace, Keep};
 use crate::decide::incident::{Incident, VerdictNote};
 use crate::decide::signal::catalog;
@@ -150,6 +151,8 @@ pub struct Agent {
     on_effect: OnEffect,
     metrics: Arc<Metrics>,
     reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
+    /// The receivers as they were configured when it was started.
+    configured: Vec<configured::Receiver>,
     by_hand: Arc<crate::decide::rule::Rule>,
 }
 
@@ -161,6 +164,8 @@ pub struct Reload {
     pub catalog: Arc<catalog::Catalog>,
     /// The patterns.
     pub patterns: Vec<crate::decide::signal::pattern::Pattern>,
+    /// The receivers; what is new of them needs a restart.
+    pub receivers: Vec<configured::Receiver>,
 }
 
 /// How the agent is run.
@@ -195,16 +200,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let (outcomes, mut delivered) = mpsc::channel(256);
     let origin = Origin { host: begin::host(), page: serves.then(|| format!("http://{}", plan.listen)) };
     let client = client::client(None).context("no HTTP client")?;
-    let post = Post::start(
-        plan.receivers.clone(),
-        plan.storm_cap,
-        origin,
-        &client,
-        state.clone(),
-        clock,
-        &supervisor,
-        &outcomes,
-    );
+    let post = Post::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes);
     let (archive, jobs) = mpsc::unbounded_channel();
     let keep = Keep { count: plan.keep.incidents as usize, age: plan.keep.age, bytes: plan.keep.bytes };
     let archivist = tokio::spawn(archive::run(bundles, state.agent().clone(), keep, clock, jobs, tx.clone()));
@@ -224,6 +220,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let known = begin::known(&plan, &nowhere);
     let mut agent = Agent {
         by_hand: Arc::new(by_hand(&plan)),
+        configured: plan.configured,
         watch,
         clock,
         sites: plan.sites,

@@ -7,9 +7,11 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::clock::Clock;
+use super::plan::Plan;
+use super::receivers::Mute;
 use super::supervise::Supervisor;
 use crate::act::notify::courier::{Couriers, couriers};
-use crate::act::notify::{Attempt, Delivery, Outcome, Planner, Receiver, Report, StormCap};
+use crate::act::notify::{Attempt, Delivery, Outcome, Planner, Receiver, Report};
 use crate::act::state::{Parcel, State};
 use crate::decide::incident::Incident;
 use crate::decide::status::ReceiverStatus;
@@ -27,8 +29,7 @@ pub struct Post {
 impl Post {
     /// Starts a courier for each receiver, and gives them what was left undelivered.
     pub fn start(
-        receivers: Vec<Receiver>,
-        cap: StormCap,
+        plan: &Plan,
         origin: Origin,
         client: &reqwest::Client,
         state: State,
@@ -36,10 +37,10 @@ impl Post {
         supervisor: &Supervisor,
         outcomes: &mpsc::Sender<Report>,
     ) -> Self {
-        let planner = Planner::new(&receivers, cap, origin);
-        let standing = receivers.iter().map(|r| (r.name.clone(), standing_of(r))).collect();
+        let planner = Planner::new(&plan.receivers, plan.storm_cap, origin);
+        let standing = standings(&plan.receivers, &plan.mute);
         let now: crate::act::notify::courier::Now = Arc::new(move || clock.now());
-        let (couriers, all) = couriers(receivers, client, &now, outcomes);
+        let (couriers, all) = couriers(plan.receivers.clone(), client, &now, outcomes);
         for courier in all {
             let cancel = supervisor.cancel();
             supervisor.keep("courier", move || {
@@ -61,6 +62,9 @@ impl Post {
 
     /// Tells whoever is to hear of it.
     pub fn tell(&mut self, incident: &Incident, update: Update, named: &[Arc<str>], clock: Clock) {
+        if let Some(complaint) = self.planner.complaint(&incident.rule, named) {
+            tracing::error!("{complaint}");
+        }
         let deliveries = self.planner.plan(incident, update, named, clock.now());
         let parcels: Vec<Parcel> = deliveries.iter().map(Parcel::from).collect();
         if let Err(error) = self.state.post(&parcels) {
@@ -137,12 +141,35 @@ impl Post {
     }
 }
 
-fn standing_of(receiver: &Receiver) -> ReceiverStatus {
-    ReceiverStatus {
-        name: receiver.name.clone(),
-        means: receiver.means.word().into(),
-        pending: 0,
-        last_sent: None,
-        problem: None,
+/// How each receiver is before anything was sent: one that lacks its secret fails already.
+fn standings(receivers: &[Receiver], mute: &[Mute]) -> BTreeMap<Arc<str>, ReceiverStatus> {
+    let standing = |name: &Arc<str>, means: &str, problem| {
+        let (name, means) = (name.clone(), means.into());
+        (name.clone(), ReceiverStatus { name, means, pending: 0, last_sent: None, problem })
+    };
+    let told = receivers.iter().map(|r| standing(&r.name, r.means.word(), None));
+    let untold = mute.iter().map(|m| standing(&m.name, m.means, Some(m.to_string())));
+    told.chain(untold).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::notify::Means;
+    use crate::http::Secret;
+
+    #[test]
+    fn a_receiver_without_its_secret_stands_among_the_others_and_fails() {
+        let source = Secret::from_env("SKEWTRAP_NO_SUCH_VARIABLE").expect_err("it is not set");
+        let mute = [Mute { name: "team".into(), means: "slack", source }];
+        let standing = standings(&[Receiver::new("out", Means::Stdout { json: false })], &mute);
+        assert_eq!(standing["out"].problem, None);
+        let team = &standing["team"];
+        assert_eq!(&*team.means, "slack");
+        let problem = team.problem.as_deref().expect("it fails");
+        assert!(
+            problem.contains("SKEWTRAP_NO_SUCH_VARIABLE") && problem.contains("told nothing"),
+            "{problem}"
+        );
     }
 }

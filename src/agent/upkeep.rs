@@ -137,7 +137,7 @@ impl Agent {
     pub(super) fn reload_told(&mut self, effects: &mut Vec<Effect>) {
         systemd::reloading();
         match self.reload_now(effects) {
-            Ok(rules) => info!("the configuration was read again; {rules} rules are in force"),
+            Ok((rules, _)) => info!("the configuration was read again; {rules} rules are in force"),
             Err(error) => warn!("{error:#}; the old rules stay in force"),
         }
         systemd::ready("watching");

@@ -1,6 +1,6 @@
 //! Who gets which message: the rule's list, each receiver's route, the storm cap. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::storm::{Admission, Storm, StormCap};
@@ -54,6 +54,8 @@ pub struct Planner {
     receivers: Vec<(Arc<str>, Route)>,
     cap: StormCap,
     storms: BTreeMap<Arc<str>, Storm>,
+    /// Complaints that were made.
+    complained: BTreeSet<String>,
     origin: Origin,
 }
 
@@ -61,17 +63,33 @@ impl Planner {
     /// A planner for these receivers.
     pub fn new(receivers: &[Receiver], cap: StormCap, origin: Origin) -> Self {
         let receivers = receivers.iter().map(|r| (r.name.clone(), r.route.clone())).collect();
-        Self { receivers, cap, storms: BTreeMap::new(), origin }
+        Self { receivers, cap, storms: BTreeMap::new(), complained: BTreeSet::new(), origin }
     }
 
-    /// The same planner after a reload: what each receiver heard lately is kept.
-    pub fn reload(&mut self, receivers: &[Receiver]) {
-        self.receivers = receivers.iter().map(|r| (r.name.clone(), r.route.clone())).collect();
-        self.storms.retain(|name, _| receivers.iter().any(|r| r.name == *name));
+    fn knows(&self, name: &Arc<str>) -> bool {
+        self.receivers.iter().any(|(known, _)| known == name)
+    }
+
+    /// A sentence about the names of a rule that nobody bears who can be told; once for each rule.
+    pub fn complaint(&mut self, rule: &str, named: &[Arc<str>]) -> Option<String> {
+        let unknown: Vec<&str> = named.iter().filter(|n| !self.knows(n)).map(|n| &**n).collect();
+        if unknown.is_empty() {
+            return None;
+        }
+        let instead = match unknown.len() == named.len() {
+            true => "its messages go to the receivers of rules that name none",
+            false => "its messages go to the others that it names",
+        };
+        let complaint = format!(
+            "rule {rule} tells {}, which this agent cannot tell: {instead}; a receiver that is new in the configuration, or whose secret was mended, is told after a restart",
+            unknown.join(", ")
+        );
+        self.complained.insert(complaint.clone()).then_some(complaint)
     }
 
     /// One delivery for each receiver that is to hear of this update. `named` is the rule's own
-    /// list (`Rule::notify`).
+    /// list (`Rule::notify`); where nobody bears any of its names, it counts as empty: a message to
+    /// too many is better than one to nobody.
     pub fn plan(
         &mut self,
         incident: &Incident,
@@ -80,8 +98,9 @@ impl Planner {
         now: Time,
     ) -> Vec<Delivery> {
         let message = Message::of(incident, update, now, &self.origin);
+        let is_named = named.iter().any(|name| self.knows(name));
         let chosen = self.receivers.iter().filter(|(name, route)| {
-            let candidate = if named.is_empty() { route.by_default } else { named.contains(name) };
+            let candidate = if is_named { named.contains(name) } else { route.by_default };
             candidate && route.takes(incident, update)
         });
         let mut deliveries = Vec::new();
@@ -181,6 +200,23 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_whose_receivers_nobody_knows_tells_the_default_ones_and_the_operator_once() {
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let (incident, mut planner) = (sample(now), planner(StormCap::default()));
+        let nobody = ["new".into()];
+        assert_eq!(names(&planner.plan(&incident, Update::Fired, &nobody, now)), ["all", "here"]);
+        let complaint = planner.complaint("skew", &nobody).expect("it is said");
+        assert!(complaint.starts_with("rule skew tells new, which this agent cannot tell"), "{complaint}");
+        assert_eq!(planner.complaint("skew", &nobody), None, "it was said");
+        assert!(planner.complaint("other", &nobody).is_some(), "once for each rule");
+        let some = ["new".into(), "named".into()];
+        assert_eq!(names(&planner.plan(&incident, Update::Captured, &some, now)), ["named"]);
+        let complaint = planner.complaint("skew", &some).expect("it is said");
+        assert!(complaint.contains("the others that it names"), "{complaint}");
+        assert_eq!(planner.complaint("skew", &["named".into()]), None);
+    }
+
+    #[test]
     fn the_key_of_a_delivery_is_the_same_however_often_it_is_planned() {
         let now = Time::from_epoch_s(1_795_492_126.1);
         let mut planner = planner(StormCap::default());
@@ -191,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_storm_the_last_message_says_so_and_a_reload_does_not_start_it_anew() {
+    fn in_a_storm_the_last_message_says_so_and_the_first_after_it_what_was_held_back() {
         let mut planner = planner(StormCap { incidents: 1, per: Duration::from_secs(600) });
         let now = Time::from_epoch_s(1_795_492_126.1);
         let mut second = sample(now);
@@ -201,7 +237,6 @@ mod tests {
             first[0].message.notes,
             ["1 incidents in 10 min: further ones are held back until there are fewer"]
         );
-        planner.reload(&[receiver("all", Route::default())]);
         assert!(planner.plan(&second, Update::Fired, &[], now).is_empty());
         let mut third = sample(now);
         third.id = "20261124T040000Z-third".into();
