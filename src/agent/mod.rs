@@ -105,6 +105,11 @@ pub enum Inbox {
         /// What it said.
         note: VerdictNote,
     },
+    /// The ranks of a capture could not be compared.
+    NotCompared {
+        /// Its incident.
+        incident: Arc<str>,
+    },
     /// The agent ends before a window was proven closed; the state has it.
     LeftOpen {
         /// Its incident.
@@ -293,6 +298,9 @@ impl Agent {
             }
             Inbox::Compared { incident, window, note } => {
                 self.watch.handle(Event::Compared { incident, window, note }, now, effects);
+            }
+            Inbox::NotCompared { incident } => {
+                self.watch.handle(Event::NotCompared { incident }, now, effects);
             }
             Inbox::LeftOpen { incident } => drop(self.running.remove(&incident)),
             Inbox::Recovered(kept) => self.recovered(*kept, effects),

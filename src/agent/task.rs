@@ -16,7 +16,7 @@ use crate::act::bundle::traces_of;
 use crate::decide::capture::admit::Grant;
 use crate::decide::capture::governor::AttemptEnd;
 use crate::decide::capture::window::{Blind, Phase};
-use crate::decide::incident::{CaptureOutcome, Incident, Quality, Record, VerdictNote};
+use crate::decide::incident::{CaptureOutcome, Incident, Record, VerdictNote};
 use crate::decide::watch::WindowNews;
 
 /// What it needs.
@@ -90,12 +90,9 @@ impl Task {
         }
         let bundle = self.desk.bundles.path(&self.incident.id);
         let outcome = kept.record.incident.capture;
-        let usable = match &outcome {
-            CaptureOutcome::Done(c) => c.quality != Quality::Unseen && !c.files.is_empty(),
-            _ => false,
-        };
+        let is_comparable = outcome.is_comparable();
         self.over(outcome, kept.end, Some(bundle.display().to_string())).await;
-        if usable {
+        if is_comparable {
             self.compare(bundle).await;
         }
     }
@@ -109,16 +106,19 @@ impl Task {
     async fn compare(self, bundle: PathBuf) {
         let (incident, window) = (self.incident.id.clone(), self.incident.window());
         let compared = tokio::task::spawn_blocking(move || compare_now(&bundle, &self.incident)).await;
-        match compared {
-            Ok(Ok(note)) => {
-                // As above: the report lies in the bundle.
-                let _ = self.tx.send(Inbox::Compared { incident, window, note }).await;
-            }
+        let told = match compared {
+            Ok(Ok(note)) => Inbox::Compared { incident, window, note },
             Ok(Err(error)) => {
                 tracing::warn!(incident = &*incident, "its ranks could not be compared: {error:#}");
+                Inbox::NotCompared { incident }
             }
-            Err(error) => tracing::error!(incident = &*incident, "comparing its ranks failed: {error}"),
-        }
+            Err(error) => {
+                tracing::error!(incident = &*incident, "comparing its ranks failed: {error}");
+                Inbox::NotCompared { incident }
+            }
+        };
+        // As above: the report lies in the bundle.
+        let _ = self.tx.send(told).await;
     }
 }
 

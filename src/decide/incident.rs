@@ -297,6 +297,11 @@ impl CaptureOutcome {
         }
     }
 
+    /// Whether the ranks of what it brought can be compared: files came, and the agent sees them.
+    pub fn is_comparable(&self) -> bool {
+        matches!(self, Self::Done(c) if c.quality != Quality::Unseen && !c.files.is_empty())
+    }
+
     /// Why there was none, where it was refused.
     pub const fn refused(&self) -> Option<&Refused> {
         if let Self::Refused(refused) = self { Some(refused) } else { None }

@@ -106,7 +106,7 @@ impl Planner {
         let mut deliveries = Vec::new();
         for (name, _) in chosen {
             let storm = self.storms.entry(name.clone()).or_default();
-            let admission = storm.admit(self.cap, &incident.id, update, now);
+            let admission = storm.admit(self.cap, &incident.id, now);
             if let Some(message) = admitted(&message, admission, self.cap) {
                 deliveries.push(delivery(name, message, now));
             }
@@ -224,6 +224,23 @@ mod tests {
         let again = planner.plan(&sample(now), Update::Fired, &[], now + Duration::from_secs(5));
         assert_eq!(first[0].key, again[0].key);
         assert_eq!(&*first[0].key, "all/20261124T034846Z-dp-load-skew-test:fired");
+    }
+
+    #[test]
+    fn a_loop_of_captures_that_are_asked_for_is_cut_as_well_though_none_of_them_fired() {
+        let mut planner = planner(StormCap { incidents: 2, per: Duration::from_secs(600) });
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let mut told = Vec::new();
+        for i in 0..50 {
+            let mut incident = sample(now);
+            incident.id = format!("20261124T0400{i:02}Z-by-hand").into();
+            for update in [Update::Captured, Update::Verdict, Update::Resolved] {
+                told.extend(planner.plan(&incident, update, &["all".into()], now));
+            }
+        }
+        let ids: Vec<&str> = told.iter().map(|d| &*d.message.incident.id).collect();
+        assert_eq!(ids.len(), 6, "{ids:?}");
+        assert!(ids.iter().all(|id| id.starts_with("20261124T04000")), "{ids:?}");
     }
 
     #[test]

@@ -52,6 +52,11 @@ pub enum Event {
         /// What it said.
         note: VerdictNote,
     },
+    /// The ranks of a capture could not be compared.
+    NotCompared {
+        /// Its incident.
+        incident: Arc<str>,
+    },
     /// A bundle was written.
     Bundled {
         /// Its incident.
