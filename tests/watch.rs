@@ -176,6 +176,15 @@ fn what_fired_is_told_before_that_its_window_was_refused() {
 }
 
 #[test]
+fn a_window_is_started_with_the_receivers_of_its_rule_for_an_agent_after_this_one() {
+    let rule = RULE.replace("name: skew,", "name: skew, notify: [oncall],");
+    let mut play = Play::of(core(Some(&rule), Mode::Live, at(0.0)));
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    assert_eq!((play.starts, &play.receivers[..]), (1, &["oncall".into()][..]));
+}
+
+#[test]
 fn a_request_that_is_refused_is_answered_and_leaves_nothing_open() {
     let mut play = Play::new();
     play.asked(1.0);

@@ -24,6 +24,8 @@ use crate::decide::watch::WindowNews;
 pub struct Task {
     /// Its incident, as it stood when it fired.
     pub incident: Incident,
+    /// The receivers that its rule names.
+    pub notify: Vec<Arc<str>>,
     /// What was granted.
     pub grant: Grant,
     /// Its server.
@@ -68,14 +70,15 @@ impl Task {
 
     /// What is known of the incident so far: of one that was captured before, what that brought.
     async fn record(&self) -> Record {
-        let new = Record::new(self.desk.state.agent().clone(), self.incident.clone());
+        let (agent, notify) = (self.desk.state.agent().clone(), self.notify.clone());
+        let new = Record::new(agent, self.incident.clone()).told_to(notify.clone());
         if self.incident.earlier.is_empty() {
             return new;
         }
         let (bundles, id) = (self.desk.bundles.clone(), self.incident.id.clone());
         let kept = tokio::task::spawn_blocking(move || bundles.read(&id)).await.ok().flatten();
         // Its bundle may have been evicted meanwhile.
-        kept.map_or(new, |kept| Record { incident: self.incident.clone(), ..kept })
+        kept.map_or(new, |kept| Record { incident: self.incident.clone(), notify, ..kept })
     }
 
     async fn failed(&self, why: String, unproven: Option<String>) {

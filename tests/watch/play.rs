@@ -45,6 +45,8 @@ pub struct Play {
     pub ids: Vec<String>,
     /// The windows that were started.
     pub grants: Vec<Grant>,
+    /// Who is told of them, as their records keep it.
+    pub receivers: Vec<Arc<str>>,
     /// Why wishes were refused.
     pub reasons: Vec<&'static str>,
     /// Firings that were seen to end.
@@ -109,6 +111,7 @@ impl Play {
             told: Vec::new(),
             ids: Vec::new(),
             grants: Vec::new(),
+            receivers: Vec::new(),
             reasons: Vec::new(),
             over: 0,
             fired: None,
@@ -120,7 +123,8 @@ impl Play {
         self.watch.handle(event, at(now), &mut effects);
         for effect in effects {
             match effect {
-                Effect::Start { grant, .. } => {
+                Effect::Start { grant, receivers, .. } => {
+                    self.receivers.extend(receivers);
                     self.starts += 1;
                     self.grants.push(*grant);
                 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::storm::{Admission, Storm, StormCap};
-use super::{Delivery, Receiver};
+use super::{Delivery, Means, Receiver};
 use crate::decide::incident::Incident;
 use crate::decide::labels::Labels;
 use crate::decide::rule::Severity;
@@ -54,6 +54,8 @@ pub struct Planner {
     receivers: Vec<(Arc<str>, Route)>,
     cap: StormCap,
     storms: BTreeMap<Arc<str>, Storm>,
+    /// Those that keep an alert until it is resolved.
+    keepers: Vec<Arc<str>>,
     /// Complaints that were made.
     complained: BTreeSet<String>,
     origin: Origin,
@@ -62,8 +64,18 @@ pub struct Planner {
 impl Planner {
     /// A planner for these receivers.
     pub fn new(receivers: &[Receiver], cap: StormCap, origin: Origin) -> Self {
+        let keepers = receivers.iter().filter(|r| matches!(r.means, Means::Alertmanager { .. }));
+        let keepers = keepers.map(|r| r.name.clone()).collect();
         let receivers = receivers.iter().map(|r| (r.name.clone(), r.route.clone())).collect();
-        Self { receivers, cap, storms: BTreeMap::new(), complained: BTreeSet::new(), origin }
+        Self { receivers, keepers, cap, storms: BTreeMap::new(), complained: BTreeSet::new(), origin }
+    }
+
+    /// An incident that an agent before this one told of: whoever keeps an alert of it hears its end,
+    /// however many there are. For people they count as any others.
+    pub fn carry_on(&mut self, incident: &Arc<str>) {
+        for name in &self.keepers {
+            self.storms.entry(name.clone()).or_default().carry_on(incident);
+        }
     }
 
     fn knows(&self, name: &Arc<str>) -> bool {
@@ -155,7 +167,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::act::notify::Means;
+    use crate::act::notify::Secret;
     use crate::explain::message::sample;
 
     fn receiver(name: &str, route: Route) -> Receiver {
@@ -241,6 +253,24 @@ mod tests {
         let ids: Vec<&str> = told.iter().map(|d| &*d.message.incident.id).collect();
         assert_eq!(ids.len(), 6, "{ids:?}");
         assert!(ids.iter().all(|id| id.starts_with("20261124T04000")), "{ids:?}");
+    }
+
+    #[test]
+    fn after_a_restart_an_alertmanager_hears_the_end_of_every_incident_and_people_of_a_few() {
+        let url = Secret::new("http://alertmanager:9093");
+        let am = Receiver::new("am", Means::Alertmanager { url, bearer: None });
+        let cap = StormCap { incidents: 2, per: Duration::from_secs(600) };
+        let mut planner = Planner::new(&[am, receiver("all", Route::default())], cap, Origin::default());
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let mut told = Vec::new();
+        for i in 0..50 {
+            let mut incident = sample(now);
+            incident.id = format!("20261124T0400{i:02}Z-skew").into();
+            planner.carry_on(&incident.id);
+            told.extend(planner.plan(&incident, Update::Resolved, &[], now));
+        }
+        let count = |name: &str| told.iter().filter(|d| &*d.receiver == name).count();
+        assert_eq!((count("am"), count("all")), (50, 2));
     }
 
     #[test]

@@ -74,6 +74,10 @@ impl Storm {
             Admission::Pass { held_back }
         }
     }
+    /// An incident that was announced before the agent was started.
+    pub(super) fn carry_on(&mut self, incident: &Arc<str>) {
+        remember(&mut self.announced, incident);
+    }
 }
 
 fn remember(incidents: &mut BTreeSet<Arc<str>>, incident: &Arc<str>) {

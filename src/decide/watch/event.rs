@@ -152,6 +152,8 @@ pub enum Effect {
         target: TargetId,
         /// What was granted.
         grant: Box<Grant>,
+        /// The rule's receivers: kept with it, for an agent after this one.
+        receivers: Vec<Arc<str>>,
     },
     /// The rule of an open window cleared.
     Cleared {

@@ -218,7 +218,8 @@ impl Core {
                 if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
                     server.window_opened(open_window(id, &grant.means, now));
                 }
-                out.push(Effect::Start { incident: Box::new(case.incident.clone()), target, grant });
+                let (incident, receivers) = (Box::new(case.incident.clone()), case.rule.notify.clone());
+                out.push(Effect::Start { incident, target, grant, receivers });
             }
             Granted::Recorded(attempt) => self.ledger.attempts.push(*attempt),
         }
