@@ -211,9 +211,12 @@ async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_fil
     let (desk, window, record) = second_left_open(dir.path());
     let scratch = desk.bundles.scratch("i1", 2).unwrap();
     std::fs::write(scratch.join("out.txt"), b"half").unwrap();
+    let still_fires = stage::record("i0", desk.state.agent().clone(), record.incident.fired_at);
+    desk.bundles.create(&still_fires, b"{}\n").unwrap();
     let found = find(&desk).unwrap();
     assert_eq!(found.left, [(window.clone(), record.clone())]);
     assert!(found.told.is_empty());
+    assert_eq!(found.open, [still_fires], "it has no window, and is to be told resolved");
     let site = stage::site("http://127.0.0.1:9");
     let known = Some(Known { site, log: None });
     let kept = close(desk.clone(), known, window, record, tokio_util::sync::CancellationToken::new()).await;

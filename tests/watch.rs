@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use flate2::read::MultiGzDecoder;
-use play::{Play, RULE, core};
+use play::{Play, RULE, at, core};
+use skewtrap::decide::incident::IncidentState;
 use skewtrap::decide::rule::Phase;
 use skewtrap::decide::signal::log_reader::Arrival;
 use skewtrap::decide::signal::observation::{Observation, SourceId};
@@ -172,6 +173,67 @@ fn what_fired_is_told_before_that_its_window_was_refused() {
     let mut play = Play::new();
     play.second(1.0, [40, 4]);
     assert_eq!(play.told, [Update::Fired, Update::Refused]);
+}
+
+#[test]
+fn a_window_is_started_with_the_receivers_of_its_rule_for_an_agent_after_this_one() {
+    let rule = RULE.replace("name: skew,", "name: skew, notify: [oncall],");
+    let mut play = Play::of(core(Some(&rule), Mode::Live, at(0.0)));
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    assert_eq!((play.starts, &play.receivers[..]), (1, &["oncall".into()][..]));
+}
+
+#[test]
+fn a_request_that_is_refused_is_answered_and_leaves_nothing_open() {
+    let mut play = Play::new();
+    play.asked(1.0);
+    assert_eq!((play.starts, play.told.len()), (0, 0), "{:?}", play.told);
+    assert_eq!(play.reasons.len(), 1, "it is logged and counted");
+    let [incident] = &play.watch.status(at(1.0)).incidents[..] else { panic!("there is one incident") };
+    assert_eq!((incident.state, incident.resolved_at), (IncidentState::Resolved, Some(at(1.0))));
+    play.facts(2.0);
+    play.second(3.0, [20, 20]);
+    play.second(4.0, [20, 20]);
+    assert_eq!((play.starts, play.told.len()), (0, 0), "who asked was told no: it is not taken later");
+}
+
+#[test]
+fn what_was_asked_for_is_resolved_when_it_was_compared_or_cannot_be() {
+    for comparison in ["comes", "fails", "is not possible"] {
+        let mut play = Play::new();
+        play.facts(0.5);
+        play.second(0.6, [20, 20]);
+        play.asked(1.0);
+        assert_eq!((play.starts, play.told.len()), (1, 0), "{:?}", play.reasons);
+        let incident = play.window_over(5.0, comparison != "is not possible");
+        match comparison {
+            "comes" => {
+                assert_eq!(play.told, [Update::Captured], "the verdict is still to come");
+                play.compared(&incident, 9.0);
+                assert_eq!(play.told, [Update::Captured, Update::Verdict, Update::Resolved]);
+            }
+            "fails" => {
+                play.tell(Event::NotCompared { incident: incident.clone() }, 9.0);
+                assert_eq!(play.told, [Update::Captured, Update::Resolved]);
+            }
+            _ => assert_eq!(play.told, [Update::Captured, Update::Resolved]),
+        }
+        let incident = play.watch.incident(&incident).expect("it is in memory");
+        assert_eq!(incident.state, IncidentState::Resolved);
+        assert!(incident.resolved_at.is_some());
+    }
+}
+
+#[test]
+fn an_incident_of_a_rule_stays_open_after_its_comparison_while_it_fires() {
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    let incident = play.window_over(5.0, true);
+    play.compared(&incident, 9.0);
+    play.tell(Event::NotCompared { incident }, 9.5);
+    assert_eq!(play.told, [Update::Fired, Update::Captured, Update::Verdict]);
 }
 
 #[test]

@@ -24,6 +24,7 @@ use thiserror::Error;
 
 use crate::decide::capture::verify::Artifact;
 use crate::decide::incident::{CapturedFile, Incident, Record};
+use crate::decide::time::Time;
 
 const INCIDENT: &str = "incident.json";
 const EVIDENCE: &str = "evidence.jsonl";
@@ -200,6 +201,18 @@ impl Bundles {
     /// The record of a bundle of this agent.
     pub fn read(&self, incident: &str) -> Option<Record> {
         record_in(&self.path(incident)).filter(|record| record.agent == self.agent)
+    }
+
+    /// The records of this agent's incidents that fired since then and are not resolved, in the order
+    /// of their ids.
+    pub fn open_since(&self, since: Time) -> Vec<Record> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let records = names.filter_map(|name| self.read(&name).filter(|r| *r.incident.id == *name));
+        let is_open = |r: &Record| r.incident.resolved_at.is_none() && r.incident.fired_at >= since;
+        let mut open: Vec<Record> = records.filter(is_open).collect();
+        open.sort_by(|a, b| a.incident.id.cmp(&b.incident.id));
+        open
     }
 
     /// Keeps a bundle from eviction, or no longer; whether there is such a bundle.

@@ -119,3 +119,36 @@ fn a_second_capture_of_an_incident_lies_beside_the_first_under_names_of_its_own(
     assert!(path.join("left/left.txt").is_file() && path.join("left-2/left.txt").is_file());
     assert_eq!((bundles.traces("i1", 1).len(), bundles.traces("i1", 2).len()), (1, 1));
 }
+
+#[test]
+fn incidents_that_nobody_resolved_are_found_again_and_no_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
+    let open = |id: &str, fired_at_s| {
+        let mut record = record_of_a_test(id, fired_at_s).told_to(vec!["oncall".into()]);
+        record.incident.resolved_at = None;
+        record
+    };
+    let foreign = Record { agent: "another".into(), ..open("i3", 20.0) };
+    for record in
+        [open("i2", 20.0), open("i1", 10.0), foreign, open("old", 5.0), record_of_a_test("i4", 20.0)]
+    {
+        bundles.create(&record, b"").unwrap();
+    }
+    fs::create_dir(dir.path().join("copy")).unwrap();
+    fs::copy(dir.path().join("i1").join(INCIDENT), dir.path().join("copy").join(INCIDENT)).unwrap();
+    let found = bundles.open_since(Time::from_epoch_s(10.0));
+    assert_eq!(found, [open("i1", 10.0), open("i2", 20.0)]);
+    let mut over = found[0].incident.clone();
+    assert!(over.resolve(Time::from_epoch_s(30.0)));
+    bundles.update(over).unwrap();
+    assert_eq!(bundles.open_since(Time::from_epoch_s(10.0)), [open("i2", 20.0)]);
+}
+
+#[test]
+fn a_record_of_a_release_that_kept_no_receivers_is_read() {
+    let mut old = serde_json::to_value(record_of_a_test("i1", 10.0).told_to(vec!["oncall".into()])).unwrap();
+    old.as_object_mut().unwrap().remove("notify").expect("it was written");
+    let read: Record = serde_json::from_value(old).expect("it is read");
+    assert!(read.notify.is_empty());
+}

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tracing::warn;
+
 use super::Agent;
 use super::plan::Plan;
+use super::receivers;
 use super::window::Heard;
 use crate::decide::capture::CaptureSpec;
 use crate::decide::rule::{Combine, Limits, Rule, Severity, Trigger};
@@ -19,7 +22,10 @@ impl Agent {
             Ask::Capture(request) => self.capture_asked(request, effects),
             Ask::Stop { target } => self.stop_asked(target.as_deref()),
             Ask::Reload => match self.reload_now(effects) {
-                Ok(rules) => done(format!("{rules} rules are in force")),
+                Ok((rules, waiting)) => {
+                    let rules = format!("{rules} rules are in force");
+                    done([vec![rules], waiting].concat().join("; "))
+                }
                 Err(error) => Answer::Wrong { why: format!("{error:#}; the old rules stay in force") },
             },
             Ask::Silence { rule, target, lasting, why } => {
@@ -40,16 +46,21 @@ impl Agent {
         }
     }
 
-    /// Reads the configuration again; gives how many rules there are now.
+    /// Reads the configuration again; gives how many rules there are now, and what is not in force
+    /// before a restart.
     ///
     /// # Errors
     /// It is wrong; then nothing changes.
-    pub(super) fn reload_now(&mut self, effects: &mut Vec<Effect>) -> anyhow::Result<usize> {
+    pub(super) fn reload_now(&mut self, effects: &mut Vec<Effect>) -> anyhow::Result<(usize, Vec<String>)> {
         let new = (self.reload)()?;
         let count = new.rules.len();
         let event = Event::Reloaded { rules: new.rules, catalog: new.catalog, patterns: new.patterns };
         self.watch.handle(event, self.clock.now(), effects);
-        Ok(count)
+        let waiting = receivers::waiting(&self.configured, &new.receivers);
+        for said in &waiting {
+            warn!("{said}");
+        }
+        Ok((count, waiting))
     }
 
     fn target_named(&self, name: Option<&str>) -> Result<TargetId, Answer> {

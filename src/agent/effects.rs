@@ -33,7 +33,9 @@ impl Agent {
         for effect in effects.drain(..) {
             (self.on_effect)(&effect);
             match effect {
-                Effect::Start { incident, target, grant } => self.start(*incident, target, *grant),
+                Effect::Start { incident, target, grant, receivers } => {
+                    self.start(*incident, target, *grant, receivers);
+                }
                 Effect::Changed { change, capture, why } => self.changed(&change, capture, why.as_deref()),
                 Effect::Cleared { incident } => self.hear(&incident, Heard::Cleared),
                 Effect::Refused { incident, rule, reason, why } => {
@@ -64,7 +66,7 @@ impl Agent {
     }
 
     /// The attempt is written to the state by the task, before it sends anything.
-    fn start(&mut self, incident: Incident, target: TargetId, grant: Grant) {
+    fn start(&mut self, incident: Incident, target: TargetId, grant: Grant, notify: Vec<Arc<str>>) {
         let (Some(plan), Some(facts)) = (self.sites.get(usize::from(target.0)), self.watch.facts(target))
         else {
             return;
@@ -76,7 +78,8 @@ impl Agent {
         let means = grant.means.word();
         let running = Running { heard, target, means, meter: meter.clone(), heard_to: now };
         self.running.insert(incident.id.clone(), running);
-        let task = Task { incident, grant, site, desk: self.desk.clone(), meter, tx: self.tx.clone() };
+        let task =
+            Task { incident, notify, grant, site, desk: self.desk.clone(), meter, tx: self.tx.clone() };
         self.supervisor.once(task.run(hears, self.windows.child_token()));
     }
 
@@ -105,7 +108,8 @@ impl Agent {
         let waits = self.running.contains_key(&incident.id);
         let job = if update == Update::Fired && !waits {
             let evidence = self.evidence(&incident, incident.finding.onset);
-            let record = Box::new(Record::new(self.desk.state.agent().clone(), incident));
+            let record = Record::new(self.desk.state.agent().clone(), incident).told_to(receivers.to_vec());
+            let record = Box::new(record);
             Job::Create { record, evidence }
         } else {
             Job::Update(Box::new(incident))

@@ -47,6 +47,7 @@ use self::post::Post;
 use self::supervise::Supervisor;
 use self::window::Heard;
 use crate::act::systemd;
+use crate::config::receiver as configured;
 use crate::decide::capture::keep::{BundleSpace, Keep};
 use crate::decide::incident::{CaptureOutcome, Incident, VerdictNote};
 use crate::decide::signal::catalog;
@@ -102,6 +103,11 @@ pub enum Inbox {
         /// What it said.
         note: VerdictNote,
     },
+    /// The ranks of a capture could not be compared.
+    NotCompared {
+        /// Its incident.
+        incident: Arc<str>,
+    },
     /// The agent ends before a window was proven closed; the state has it.
     LeftOpen {
         /// Its incident.
@@ -148,6 +154,8 @@ pub struct Agent {
     on_effect: OnEffect,
     metrics: Arc<Metrics>,
     reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
+    /// The receivers as they were configured when it was started.
+    configured: Vec<configured::Receiver>,
     by_hand: Arc<crate::decide::rule::Rule>,
 }
 
@@ -159,6 +167,8 @@ pub struct Reload {
     pub catalog: Arc<catalog::Catalog>,
     /// The patterns.
     pub patterns: Vec<crate::decide::signal::pattern::Pattern>,
+    /// The receivers; what is new of them needs a restart.
+    pub receivers: Vec<configured::Receiver>,
 }
 
 /// How the agent is run.
@@ -195,16 +205,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let page = serves.then(|| begin::page(&plan.listen, &host));
     let origin = Origin { host, page };
     let client = client::client(None).context("no HTTP client")?;
-    let post = Post::start(
-        plan.receivers.clone(),
-        plan.storm_cap,
-        origin,
-        &client,
-        state.clone(),
-        clock,
-        &supervisor,
-        &outcomes,
-    );
+    let post = Post::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes);
     let (archive, jobs) = mpsc::unbounded_channel();
     let keep = Keep { count: plan.keep.incidents as usize, age: plan.keep.age, bytes: plan.keep.bytes };
     let archivist = tokio::spawn(archive::run(bundles, state.agent().clone(), keep, clock, jobs, tx.clone()));
@@ -224,6 +225,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let known = begin::known(&plan, &nowhere);
     let mut agent = Agent {
         by_hand: Arc::new(by_hand(&plan)),
+        configured: plan.configured,
         watch,
         clock,
         sites: plan.sites,
@@ -299,6 +301,9 @@ impl Agent {
             }
             Inbox::Compared { incident, window, note } => {
                 self.watch.handle(Event::Compared { incident, window, note }, now, effects);
+            }
+            Inbox::NotCompared { incident } => {
+                self.watch.handle(Event::NotCompared { incident }, now, effects);
             }
             Inbox::LeftOpen { incident } => drop(self.running.remove(&incident)),
             Inbox::Recovered(kept) => self.recovered(*kept, effects),

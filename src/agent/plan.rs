@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use jiff::tz::TimeZone;
 
-use super::receivers::{self, secret_of};
+use super::receivers::{self, Mute, secret_of};
 use crate::act::notify::{Receiver, StormCap};
 use crate::config::file::{Config, Keep};
+use crate::config::receiver as configured;
 use crate::config::signal::OwnSource;
 use crate::config::target::{RoleText, Target};
 use crate::decide::capture::CaptureSpec;
@@ -46,6 +47,10 @@ pub struct Plan {
     pub sources: Vec<SourcePlan>,
     /// Who is told.
     pub receivers: Vec<Receiver>,
+    /// Who cannot be told.
+    pub mute: Vec<Mute>,
+    /// The receivers as they are configured: a reload is held against them.
+    pub configured: Vec<configured::Receiver>,
     /// How many new incidents a receiver hears of.
     pub storm_cap: StormCap,
     /// How much is kept.
@@ -125,12 +130,13 @@ impl Plan {
             sites.push(site);
         }
         add_queries(config, &mut sources, &mut named)?;
-        let (receivers, mute) = receivers::ready(&config.receivers);
+        let (receivers, mute) = receivers::told(&config.receivers);
         Ok(Self {
             setup: setup_of(config, output_dir, watch_only, named)?,
             sites,
             sources,
             receivers,
+            configured: config.receivers.clone(),
             storm_cap: StormCap { incidents: config.storm_cap.0, per: config.storm_cap.1 },
             keep: config.keep,
             state_dir,
@@ -140,6 +146,7 @@ impl Plan {
             token: config.token.as_ref().map(secret_of).transpose()?,
             by_hand: CaptureSpec::Http(crate::config::capture::default_http()),
             notes: mute.iter().map(ToString::to_string).collect(),
+            mute,
         })
     }
 }

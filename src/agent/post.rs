@@ -7,13 +7,19 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::clock::Clock;
+use super::plan::Plan;
+use super::receivers::Mute;
 use super::supervise::Supervisor;
 use crate::act::notify::courier::{Couriers, couriers};
-use crate::act::notify::{Attempt, Delivery, Outcome, Planner, Receiver, Report, StormCap};
+use crate::act::notify::{Attempt, Delivery, Outcome, Planner, Receiver, Report};
 use crate::act::state::{Parcel, State};
-use crate::decide::incident::Incident;
+use crate::decide::incident::{Incident, Record};
 use crate::decide::status::ReceiverStatus;
 use crate::explain::message::{Origin, Update};
+
+/// Why an incident of an agent before this one is resolved.
+const STARTED_AGAIN: &str =
+    "the agent was started again and no longer follows it; what still fires is told as a new incident";
 
 /// Sends messages.
 #[derive(Debug)]
@@ -27,8 +33,7 @@ pub struct Post {
 impl Post {
     /// Starts a courier for each receiver, and gives them what was left undelivered.
     pub fn start(
-        receivers: Vec<Receiver>,
-        cap: StormCap,
+        plan: &Plan,
         origin: Origin,
         client: &reqwest::Client,
         state: State,
@@ -36,10 +41,10 @@ impl Post {
         supervisor: &Supervisor,
         outcomes: &mpsc::Sender<Report>,
     ) -> Self {
-        let planner = Planner::new(&receivers, cap, origin);
-        let standing = receivers.iter().map(|r| (r.name.clone(), standing_of(r))).collect();
+        let planner = Planner::new(&plan.receivers, plan.storm_cap, origin);
+        let standing = standings(&plan.receivers, &plan.mute);
         let now: crate::act::notify::courier::Now = Arc::new(move || clock.now());
-        let (couriers, all) = couriers(receivers, client, &now, outcomes);
+        let (couriers, all) = couriers(plan.receivers.clone(), client, &now, outcomes);
         for courier in all {
             let cancel = supervisor.cancel();
             supervisor.keep("courier", move || {
@@ -61,7 +66,46 @@ impl Post {
 
     /// Tells whoever is to hear of it.
     pub fn tell(&mut self, incident: &Incident, update: Update, named: &[Arc<str>], clock: Clock) {
-        let deliveries = self.planner.plan(incident, update, named, clock.now());
+        self.tell_noted(incident, update, named, None, clock);
+    }
+
+    /// Tells of a capture that an agent before this one began, and that its incident is over.
+    pub fn tell_recovered(&mut self, record: &mut Record, clock: Clock) {
+        // First, for an alert whose end is not known would be open for a week.
+        let was_open = record.incident.resolve(clock.now());
+        self.tell(&record.incident, Update::Captured, &record.notify, clock);
+        if was_open {
+            self.tell_end(record, clock);
+        }
+    }
+
+    /// Tells that an incident is over which an agent before this one left open.
+    pub fn tell_left(&mut self, record: &mut Record, clock: Clock) {
+        if record.incident.resolve(clock.now()) {
+            self.tell_end(record, clock);
+        }
+    }
+
+    fn tell_end(&mut self, record: &Record, clock: Clock) {
+        self.planner.carry_on(&record.incident.id);
+        self.tell_noted(&record.incident, Update::Resolved, &record.notify, Some(STARTED_AGAIN), clock);
+    }
+
+    fn tell_noted(
+        &mut self,
+        incident: &Incident,
+        update: Update,
+        named: &[Arc<str>],
+        note: Option<&str>,
+        clock: Clock,
+    ) {
+        if let Some(complaint) = self.planner.complaint(&incident.rule, named) {
+            tracing::error!("{complaint}");
+        }
+        let mut deliveries = self.planner.plan(incident, update, named, clock.now());
+        for delivery in &mut deliveries {
+            delivery.message.notes.extend(note.map(ToOwned::to_owned));
+        }
         let parcels: Vec<Parcel> = deliveries.iter().map(Parcel::from).collect();
         if let Err(error) = self.state.post(&parcels) {
             tracing::error!("{error}; the messages go out, but would not survive a crash");
@@ -137,12 +181,78 @@ impl Post {
     }
 }
 
-fn standing_of(receiver: &Receiver) -> ReceiverStatus {
-    ReceiverStatus {
-        name: receiver.name.clone(),
-        means: receiver.means.word().into(),
-        pending: 0,
-        last_sent: None,
-        problem: None,
+/// How each receiver is before anything was sent: one that lacks its secret fails already.
+fn standings(receivers: &[Receiver], mute: &[Mute]) -> BTreeMap<Arc<str>, ReceiverStatus> {
+    let standing = |name: &Arc<str>, means: &str, problem| {
+        let (name, means) = (name.clone(), means.into());
+        (name.clone(), ReceiverStatus { name, means, pending: 0, last_sent: None, problem })
+    };
+    let told = receivers.iter().map(|r| standing(&r.name, r.means.word(), None));
+    let untold = mute.iter().map(|m| standing(&m.name, m.means, Some(m.to_string())));
+    told.chain(untold).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::notify::Means;
+    use crate::agent::plan::Flags;
+    use crate::config::file::load;
+    use crate::explain::message::{Message, sample};
+    use crate::http::{Secret, client};
+
+    /// A post whose receivers, `oncall` and `team`, do not answer.
+    fn post(dir: &std::path::Path) -> (Post, State, Clock) {
+        let text = "targets: [{ url: 'http://127.0.0.1:30000' }]\nreceivers:\n\
+                    - { name: oncall, by_default: false, webhook: { url: 'http://127.0.0.1:9' } }\n\
+                    - { name: team, webhook: { url: 'http://127.0.0.1:9' } }\n";
+        let config = load("skewtrap.yaml", text, &|_| Ok(Vec::new())).config.expect("it is right");
+        let plan = Plan::of(&config, &Flags::default()).expect("a plan");
+        let (state, clock) = (State::open(dir).expect("a state"), Clock::start());
+        let (client, supervisor) = (client::client(None).expect("a client"), Supervisor::default());
+        let (outcomes, _) = mpsc::channel(16);
+        let origin = Origin::default();
+        (Post::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes), state, clock)
+    }
+
+    fn posted(state: &State) -> Vec<(Arc<str>, Message)> {
+        let parcels = state.undelivered().expect("the outbox");
+        parcels.iter().map(|p| (p.receiver.clone(), serde_json::from_slice(&p.body).expect("JSON"))).collect()
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_before_left_open_is_told_to_its_rules_receivers_and_ends() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (mut post, state, clock) = post(dir.path());
+        let mut incident = sample(clock.now());
+        incident.resolved_at = None;
+        let mut record = Record::new("agent".into(), incident).told_to(vec!["oncall".into()]);
+        post.tell_recovered(&mut record.clone(), clock);
+        let told = posted(&state);
+        let heard: Vec<_> = told.iter().map(|(who, m)| (&**who, m.update)).collect();
+        assert_eq!(heard, [("oncall", Update::Captured), ("oncall", Update::Resolved)]);
+        assert!(told.iter().all(|(_, m)| m.incident.resolved_at.is_some()), "neither opens an alert");
+        assert!(told[1].1.notes.contains(&STARTED_AGAIN.to_owned()), "{:?}", told[1].1.notes);
+        record.incident.id = "another".into();
+        post.tell_left(&mut record, clock);
+        post.tell_left(&mut record, clock);
+        let told = posted(&state);
+        let heard: Vec<_> = told[2..].iter().map(|(who, m)| (&**who, m.update)).collect();
+        assert_eq!(heard, [("oncall", Update::Resolved)], "once");
+    }
+
+    #[test]
+    fn a_receiver_without_its_secret_stands_among_the_others_and_fails() {
+        let source = Secret::from_env("SKEWTRAP_NO_SUCH_VARIABLE").expect_err("it is not set");
+        let mute = [Mute { name: "team".into(), means: "slack", source }];
+        let standing = standings(&[Receiver::new("out", Means::Stdout { json: false })], &mute);
+        assert_eq!(standing["out"].problem, None);
+        let team = &standing["team"];
+        assert_eq!(&*team.means, "slack");
+        let problem = team.problem.as_deref().expect("it fails");
+        assert!(
+            problem.contains("SKEWTRAP_NO_SUCH_VARIABLE") && problem.contains("told nothing"),
+            "{problem}"
+        );
     }
 }

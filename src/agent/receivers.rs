@@ -1,6 +1,7 @@
 //! From the configured receivers to those that can be told: their secrets are read here.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::act::notify::{Means, Receiver, Route, Secret};
 use crate::config::receiver::{self as configured, UpdateText};
@@ -10,12 +11,23 @@ use crate::http::secret::SecretError;
 
 /// A receiver whose secret cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("receiver {name}: {source}; it is told nothing until that is mended")]
+#[error("receiver {name}: {source}; it is told nothing until that is mended and the agent started again")]
 pub struct Mute {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
+    /// How it would be told: `webhook`.
+    pub means: &'static str,
     /// Why.
     pub source: SecretError,
+}
+
+/// Who is told: the receivers of a configuration, or standard output (under systemd, the journal)
+/// where it has none; and those that cannot be told.
+pub fn told(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
+    if receivers.is_empty() {
+        return (vec![Receiver::new("stdout", Means::Stdout { json: false })], Vec::new());
+    }
+    ready(receivers)
 }
 
 /// The receivers that can be told, and those that cannot.
@@ -25,10 +37,36 @@ pub fn ready(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
     for receiver in receivers {
         match receiver_of(receiver) {
             Ok(receiver) => ready.push(receiver),
-            Err(source) => mute.push(Mute { name: receiver.name.to_string(), source }),
+            Err(source) => {
+                mute.push(Mute { name: receiver.name.clone(), means: receiver.means.word(), source });
+            }
         }
     }
     (ready, mute)
+}
+
+/// What a configuration that was read again changes of the receivers, a sentence each: couriers are
+/// started with the agent, so none of it is in force before a restart.
+pub fn waiting(running: &[configured::Receiver], new: &[configured::Receiver]) -> Vec<String> {
+    let old_of = |name: &str| running.iter().find(|r| *r.name == *name);
+    let said = new.iter().filter_map(|receiver| match old_of(&receiver.name) {
+        None => Some(format!(
+            "receiver {} is new in the configuration: it is told nothing until the agent is started again",
+            receiver.name
+        )),
+        Some(old) if old != receiver => Some(format!(
+            "receiver {} was changed in the configuration: it is told as before until the agent is started again",
+            receiver.name
+        )),
+        Some(_) => None,
+    });
+    let gone = running.iter().filter(|old| !new.iter().any(|r| r.name == old.name)).map(|old| {
+        format!(
+            "receiver {} is gone from the configuration: it is told as before until the agent is started again",
+            old.name
+        )
+    });
+    said.chain(gone).collect()
 }
 
 /// The secret that lies there.
@@ -97,7 +135,37 @@ const fn update_of(update: UpdateText) -> Update {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::plan::{Flags, Plan};
     use crate::config::file::load;
+
+    #[test]
+    fn without_receivers_in_the_configuration_standard_output_is_told() {
+        let text = "targets: [{ url: 'http://127.0.0.1:30000' }]\n";
+        let config = load("skewtrap.yaml", text, &|_| Ok(Vec::new())).config.expect("it is right");
+        let plan = Plan::of(&config, &Flags::default()).expect("a plan");
+        let [receiver] = plan.receivers.as_slice() else { panic!("{:?}", plan.receivers) };
+        assert!(matches!(receiver.means, Means::Stdout { json: false }), "{receiver:?}");
+        assert_eq!(receiver.route, Route::default());
+    }
+
+    #[test]
+    fn what_a_reload_changes_of_the_receivers_is_named_with_what_puts_it_in_force() {
+        let receivers = |text: &str| {
+            let text = format!("targets: [{{ url: 'http://127.0.0.1:30000' }}]\nreceivers: [{text}]\n");
+            load("skewtrap.yaml", &text, &|_| Ok(Vec::new())).config.expect("it is right").receivers
+        };
+        let old = receivers("{ name: a, stdout: {} }, { name: b, stdout: {} }, { name: c, stdout: {} }");
+        let new = receivers(
+            "{ name: a, stdout: {} }, { name: b, stdout: { json: true } }, { name: d, stdout: {} }",
+        );
+        assert!(waiting(&old, &old).is_empty());
+        let said = waiting(&old, &new);
+        let starts = ["receiver b was changed in", "receiver d is new in", "receiver c is gone from"];
+        assert_eq!(said.len(), starts.len(), "{said:?}");
+        for (said, start) in said.iter().zip(starts) {
+            assert!(said.starts_with(start) && said.ends_with("until the agent is started again"), "{said}");
+        }
+    }
 
     #[test]
     fn a_receiver_without_its_secret_is_named_and_the_others_are_told() {

@@ -16,7 +16,7 @@ use crate::act::bundle::traces_of;
 use crate::decide::capture::admit::Grant;
 use crate::decide::capture::governor::AttemptEnd;
 use crate::decide::capture::window::{Blind, Phase};
-use crate::decide::incident::{CaptureOutcome, Incident, Quality, Record, VerdictNote};
+use crate::decide::incident::{CaptureOutcome, Incident, Record, VerdictNote};
 use crate::decide::watch::WindowNews;
 
 /// What it needs.
@@ -24,6 +24,8 @@ use crate::decide::watch::WindowNews;
 pub struct Task {
     /// Its incident, as it stood when it fired.
     pub incident: Incident,
+    /// The receivers that its rule names.
+    pub notify: Vec<Arc<str>>,
     /// What was granted.
     pub grant: Grant,
     /// Its server.
@@ -68,14 +70,15 @@ impl Task {
 
     /// What is known of the incident so far: of one that was captured before, what that brought.
     async fn record(&self) -> Record {
-        let new = Record::new(self.desk.state.agent().clone(), self.incident.clone());
+        let (agent, notify) = (self.desk.state.agent().clone(), self.notify.clone());
+        let new = Record::new(agent, self.incident.clone()).told_to(notify.clone());
         if self.incident.earlier.is_empty() {
             return new;
         }
         let (bundles, id) = (self.desk.bundles.clone(), self.incident.id.clone());
         let kept = tokio::task::spawn_blocking(move || bundles.read(&id)).await.ok().flatten();
         // Its bundle may have been evicted meanwhile.
-        kept.map_or(new, |kept| Record { incident: self.incident.clone(), ..kept })
+        kept.map_or(new, |kept| Record { incident: self.incident.clone(), notify, ..kept })
     }
 
     async fn failed(&self, why: String, unproven: Option<String>) {
@@ -90,12 +93,9 @@ impl Task {
         }
         let bundle = self.desk.bundles.path(&self.incident.id);
         let outcome = kept.record.incident.capture;
-        let usable = match &outcome {
-            CaptureOutcome::Done(c) => c.quality != Quality::Unseen && !c.files.is_empty(),
-            _ => false,
-        };
+        let is_comparable = outcome.is_comparable();
         self.over(outcome, kept.end, Some(bundle.display().to_string())).await;
-        if usable {
+        if is_comparable {
             self.compare(bundle).await;
         }
     }
@@ -109,16 +109,19 @@ impl Task {
     async fn compare(self, bundle: PathBuf) {
         let (incident, window) = (self.incident.id.clone(), self.incident.window());
         let compared = tokio::task::spawn_blocking(move || compare_now(&bundle, &self.incident)).await;
-        match compared {
-            Ok(Ok(note)) => {
-                // As above: the report lies in the bundle.
-                let _ = self.tx.send(Inbox::Compared { incident, window, note }).await;
-            }
+        let told = match compared {
+            Ok(Ok(note)) => Inbox::Compared { incident, window, note },
             Ok(Err(error)) => {
                 tracing::warn!(incident = &*incident, "its ranks could not be compared: {error:#}");
+                Inbox::NotCompared { incident }
             }
-            Err(error) => tracing::error!(incident = &*incident, "comparing its ranks failed: {error}"),
-        }
+            Err(error) => {
+                tracing::error!(incident = &*incident, "comparing its ranks failed: {error}");
+                Inbox::NotCompared { incident }
+            }
+        };
+        // As above: the report lies in the bundle.
+        let _ = self.tx.send(told).await;
     }
 }
 

@@ -18,7 +18,6 @@ use crate::decide::capture::window::Phase;
 use crate::decide::incident::Record;
 use crate::decide::signal::sample::TargetId;
 use crate::decide::watch::{self, Effect, Event, WindowNews};
-use crate::explain::message::Update;
 use crate::serve::Command;
 
 impl Agent {
@@ -60,7 +59,12 @@ impl Agent {
     /// open, each by a task of its own.
     pub(super) fn recover(&mut self, found: Found, known: &BTreeMap<String, Known>) {
         for record in found.told {
-            self.tell_closed(&record);
+            self.tell_closed(record);
+        }
+        for mut record in found.open {
+            self.post.tell_left(&mut record, self.clock);
+            // The archive ends only with the agent.
+            let _ = self.archive.send(Job::Update(Box::new(record.incident)));
         }
         for (window, record) in found.left {
             let (id, target) = (window.incident.clone(), window.target.clone());
@@ -114,17 +118,19 @@ impl Agent {
         let outcome = Box::new(kept.record.incident.capture.clone());
         let news = WindowNews::Ended { outcome, end: kept.end };
         self.watch.handle(Event::Window { incident, news }, self.clock.now(), effects);
-        self.tell_closed(&kept.record);
+        self.tell_closed(kept.record);
         self.make_room();
     }
 
-    fn tell_closed(&mut self, record: &Record) {
+    fn tell_closed(&mut self, mut record: Record) {
         warn!(
             incident = &*record.incident.id,
             "a window was left open by an agent before this one; it is closed"
         );
-        self.post.tell(&record.incident, Update::Captured, &[], self.clock);
+        self.post.tell_recovered(&mut record, self.clock);
         self.forget(&record.incident.id);
+        // The archive ends only with the agent.
+        let _ = self.archive.send(Job::Update(Box::new(record.incident)));
     }
 
     /// The message of a capture is in the outbox: nothing of it can be lost any more.
@@ -137,7 +143,7 @@ impl Agent {
     pub(super) fn reload_told(&mut self, effects: &mut Vec<Effect>) {
         systemd::reloading();
         match self.reload_now(effects) {
-            Ok(rules) => info!("the configuration was read again; {rules} rules are in force"),
+            Ok((rules, _)) => info!("the configuration was read again; {rules} rules are in force"),
             Err(error) => warn!("{error:#}; the old rules stay in force"),
         }
         systemd::ready("watching");

@@ -124,7 +124,9 @@ fn plan(out: &Path, double: &RunningDouble) -> anyhow::Result<Plan> {
             http.output_dir = Some(text(out.join("profiles")));
         }
     }
-    Plan::of(&config, &Flags { from_start: true, ..Flags::default() })
+    let plan = Plan::of(&config, &Flags { from_start: true, ..Flags::default() })?;
+    // The play is its own story on standard output.
+    Ok(Plan { receivers: Vec::new(), ..plan })
 }
 
 /// The ranks' load, as the server says it, every few seconds of the recording.

@@ -135,6 +135,7 @@ async fn watch(args: RunArgs, plan: Plan, read: Vec<PathBuf>) -> anyhow::Result<
                 rules: rules_of(&config),
                 catalog: config.catalog.clone(),
                 patterns: patterns_of(&config),
+                receivers: config.receivers,
             })
         }),
         serves: true,

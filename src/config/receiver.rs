@@ -131,6 +131,19 @@ pub struct Receiver {
     pub timeout: Duration,
 }
 
+impl Means {
+    /// The word in the configuration: `webhook`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Webhook { .. } => "webhook",
+            Self::Slack { .. } => "slack",
+            Self::Alertmanager { .. } => "alertmanager",
+            Self::Command { .. } => "command",
+            Self::Stdout { .. } => "stdout",
+        }
+    }
+}
+
 /// How a receiver is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Means {

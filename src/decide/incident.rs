@@ -106,6 +106,15 @@ impl Incident {
         again.map_or_else(|| self.window(), |w| w.window)
     }
 
+    /// It is over; whether it was not before.
+    pub fn resolve(&mut self, at: Time) -> bool {
+        let is_news = self.resolved_at.is_none();
+        if is_news {
+            (self.state, self.resolved_at) = (IncidentState::Resolved, Some(at));
+        }
+        is_news
+    }
+
     /// Another capture begins; `times_bound` is how bad it was at the one before, if there was one.
     pub fn capture_again(&mut self, capture: CaptureOutcome, times_bound: Option<f64>) {
         let before = std::mem::replace(&mut self.capture, capture);
@@ -165,6 +174,9 @@ pub struct Record {
     /// The incident.
     #[serde(flatten)]
     pub incident: Incident,
+    /// The receivers that its rule named when it fired: who is told of it after a restart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<Arc<str>>,
     /// What was sent to the server or run, without keys, and what came back.
     pub exchanges: Vec<Exchange>,
     /// The captured files, also those of a window that failed.
@@ -176,8 +188,16 @@ pub struct Record {
 impl Record {
     /// The record of an incident for which nothing was sent yet.
     pub fn new(agent: Arc<str>, incident: Incident) -> Self {
+        let skewtrap = env!("CARGO_PKG_VERSION").into();
         let (exchanges, files, processes) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Self { agent, skewtrap: env!("CARGO_PKG_VERSION").into(), incident, exchanges, files, processes }
+        Self { agent, skewtrap, incident, notify: Vec::new(), exchanges, files, processes }
+    }
+
+    /// The same, told to these receivers.
+    #[must_use]
+    pub fn told_to(mut self, receivers: Vec<Arc<str>>) -> Self {
+        self.notify = receivers;
+        self
     }
 }
 
@@ -295,6 +315,11 @@ impl CaptureOutcome {
             Self::Done(captured) | Self::Failed { captured: Some(captured), .. } => Some(captured),
             _ => None,
         }
+    }
+
+    /// Whether the ranks of what it brought can be compared: files came, and the agent sees them.
+    pub fn is_comparable(&self) -> bool {
+        matches!(self, Self::Done(c) if c.quality != Quality::Unseen && !c.files.is_empty())
     }
 
     /// Why there was none, where it was refused.

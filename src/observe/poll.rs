@@ -258,7 +258,9 @@ mod tests {
         for _ in 0..count {
             for observation in poller.turn().await {
                 told.push(match observation {
-                    Observation::State { problem, .. } => problem.expect("only problems are told").to_string(),
+                    Observation::State { problem, .. } => {
+                        problem.expect("only problems are told").to_string()
+                    }
                     Observation::Page { body, .. } | Observation::Loads { body, .. } => {
                         String::from_utf8_lossy(&body).into_owned()
                     }

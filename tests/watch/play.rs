@@ -13,14 +13,17 @@ use skewtrap::decide::capture::admit::{Grant, Policy};
 use skewtrap::decide::capture::facts::{Answered, ServerFacts};
 use skewtrap::decide::capture::governor::{AttemptEnd, Ledger};
 use skewtrap::decide::capture::window::Phase as WindowPhase;
-use skewtrap::decide::incident::{CaptureOutcome, Captured, Incident};
+use skewtrap::decide::incident::{CaptureOutcome, Captured, CapturedFile, Incident, Quality, VerdictNote};
+use skewtrap::decide::labels::Labels;
 use skewtrap::decide::rule::Rule;
 use skewtrap::decide::signal::catalog::Catalog;
 use skewtrap::decide::signal::log_reader::Arrival;
 use skewtrap::decide::signal::observation::{Observation, SourceId};
 use skewtrap::decide::signal::sample::TargetId;
 use skewtrap::decide::time::Time;
-use skewtrap::decide::watch::{Effect, Event, Mode, ServerFact, Setup, Watch, WatchedTarget, WindowNews};
+use skewtrap::decide::watch::{
+    Asked, Effect, Event, Mode, ServerFact, Setup, Watch, WatchedTarget, WindowNews,
+};
 use skewtrap::explain::message::{Message, Origin, Update};
 
 pub const RULE: &str = "rules:\n  - { name: skew, signal: load, trigger: { max_over_mean: 1.2, for: 0s }, clear: { max_over_mean: 1.1, for: 1s } }\n";
@@ -42,6 +45,8 @@ pub struct Play {
     pub ids: Vec<String>,
     /// The windows that were started.
     pub grants: Vec<Grant>,
+    /// Who is told of them, as their records keep it.
+    pub receivers: Vec<Arc<str>>,
     /// Why wishes were refused.
     pub reasons: Vec<&'static str>,
     /// Firings that were seen to end.
@@ -106,6 +111,7 @@ impl Play {
             told: Vec::new(),
             ids: Vec::new(),
             grants: Vec::new(),
+            receivers: Vec::new(),
             reasons: Vec::new(),
             over: 0,
             fired: None,
@@ -117,7 +123,8 @@ impl Play {
         self.watch.handle(event, at(now), &mut effects);
         for effect in effects {
             match effect {
-                Effect::Start { grant, .. } => {
+                Effect::Start { grant, receivers, .. } => {
+                    self.receivers.extend(receivers);
                     self.starts += 1;
                     self.grants.push(*grant);
                 }
@@ -192,6 +199,43 @@ impl Play {
         };
         let outcome = Box::new(CaptureOutcome::Done(Captured::default()));
         news(WindowNews::Ended { outcome, end }, now + 1.3);
+    }
+
+    /// Somebody asks for a window.
+    pub fn asked(&mut self, now: f64) {
+        let (rules, _) = loaded(Some(RULE));
+        let rule = Arc::new(Rule { name: "by hand".into(), ..rules[0].clone() });
+        let (why, labels, since) = ("a look".into(), Labels::default(), None);
+        self.tell(Event::Asked(Asked { target: TargetId(0), rule, why, labels, since }), now);
+    }
+
+    /// The window that was started last ends, with a file where its ranks can be compared.
+    pub fn window_over(&mut self, now: f64, comparable: bool) -> Arc<str> {
+        let incident: Arc<str> =
+            self.grants.last().expect("one was started").attempt.incident.as_str().into();
+        let end = AttemptEnd { at: at(now), stalled: Duration::ZERO, bytes: 1000, unproven: None };
+        let files = if comparable { vec![CapturedFile::default()] } else { Vec::new() };
+        let outcome = Box::new(CaptureOutcome::Done(Captured {
+            files,
+            quality: Quality::Usable,
+            ..Captured::default()
+        }));
+        let news = WindowNews::Ended { outcome, end };
+        self.tell(Event::Window { incident: incident.clone(), news }, now);
+        incident
+    }
+
+    /// The ranks of its capture were compared.
+    pub fn compared(&mut self, incident: &Arc<str>, now: f64) {
+        let note = VerdictNote {
+            kind: "no_finding".into(),
+            rank: None,
+            sentence: "nothing".into(),
+            lost_ms_per_step: None,
+            confidence: "low".into(),
+            confirms: None,
+        };
+        self.tell(Event::Compared { incident: incident.clone(), window: 1, note }, now);
     }
 
     pub fn health(&mut self, now: f64, answered: Answered) {

@@ -1,10 +1,10 @@
 //! Who gets which message: the rule's list, each receiver's route, the storm cap. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::storm::{Admission, Storm, StormCap};
-use super::{Delivery, Receiver};
+use super::{Delivery, Means, Receiver};
 use crate::decide::incident::Incident;
 use crate::decide::labels::Labels;
 use crate::decide::rule::Severity;
@@ -54,24 +54,54 @@ pub struct Planner {
     receivers: Vec<(Arc<str>, Route)>,
     cap: StormCap,
     storms: BTreeMap<Arc<str>, Storm>,
+    /// Those that keep an alert until it is resolved.
+    keepers: Vec<Arc<str>>,
+    /// Complaints that were made.
+    complained: BTreeSet<String>,
     origin: Origin,
 }
 
 impl Planner {
     /// A planner for these receivers.
     pub fn new(receivers: &[Receiver], cap: StormCap, origin: Origin) -> Self {
+        let keepers = receivers.iter().filter(|r| matches!(r.means, Means::Alertmanager { .. }));
+        let keepers = keepers.map(|r| r.name.clone()).collect();
         let receivers = receivers.iter().map(|r| (r.name.clone(), r.route.clone())).collect();
-        Self { receivers, cap, storms: BTreeMap::new(), origin }
+        Self { receivers, keepers, cap, storms: BTreeMap::new(), complained: BTreeSet::new(), origin }
     }
 
-    /// The same planner after a reload: what each receiver heard lately is kept.
-    pub fn reload(&mut self, receivers: &[Receiver]) {
-        self.receivers = receivers.iter().map(|r| (r.name.clone(), r.route.clone())).collect();
-        self.storms.retain(|name, _| receivers.iter().any(|r| r.name == *name));
+    /// An incident that an agent before this one told of: whoever keeps an alert of it hears its end,
+    /// however many there are. For people they count as any others.
+    pub fn carry_on(&mut self, incident: &Arc<str>) {
+        for name in &self.keepers {
+            self.storms.entry(name.clone()).or_default().carry_on(incident);
+        }
+    }
+
+    fn knows(&self, name: &Arc<str>) -> bool {
+        self.receivers.iter().any(|(known, _)| known == name)
+    }
+
+    /// A sentence about the names of a rule that nobody bears who can be told; once for each rule.
+    pub fn complaint(&mut self, rule: &str, named: &[Arc<str>]) -> Option<String> {
+        let unknown: Vec<&str> = named.iter().filter(|n| !self.knows(n)).map(|n| &**n).collect();
+        if unknown.is_empty() {
+            return None;
+        }
+        let instead = match unknown.len() == named.len() {
+            true => "its messages go to the receivers of rules that name none",
+            false => "its messages go to the others that it names",
+        };
+        let complaint = format!(
+            "rule {rule} tells {}, which this agent cannot tell: {instead}; a receiver that is new in the configuration, or whose secret was mended, is told after a restart",
+            unknown.join(", ")
+        );
+        self.complained.insert(complaint.clone()).then_some(complaint)
     }
 
     /// One delivery for each receiver that is to hear of this update. `named` is the rule's own
-    /// list (`Rule::notify`).
+    /// list (`Rule::notify`); where nobody bears any of its names, it counts as empty: a message to
+    /// too many is better than one to nobody.
     pub fn plan(
         &mut self,
         incident: &Incident,
@@ -80,14 +110,15 @@ impl Planner {
         now: Time,
     ) -> Vec<Delivery> {
         let message = Message::of(incident, update, now, &self.origin);
+        let is_named = named.iter().any(|name| self.knows(name));
         let chosen = self.receivers.iter().filter(|(name, route)| {
-            let candidate = if named.is_empty() { route.by_default } else { named.contains(name) };
+            let candidate = if is_named { named.contains(name) } else { route.by_default };
             candidate && route.takes(incident, update)
         });
         let mut deliveries = Vec::new();
         for (name, _) in chosen {
             let storm = self.storms.entry(name.clone()).or_default();
-            let admission = storm.admit(self.cap, &incident.id, update, now);
+            let admission = storm.admit(self.cap, &incident.id, now);
             if let Some(message) = admitted(&message, admission, self.cap) {
                 deliveries.push(delivery(name, message, now));
             }
@@ -136,7 +167,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::act::notify::Means;
+    use crate::act::notify::Secret;
     use crate::explain::message::sample;
 
     fn receiver(name: &str, route: Route) -> Receiver {
@@ -181,6 +212,23 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_whose_receivers_nobody_knows_tells_the_default_ones_and_the_operator_once() {
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let (incident, mut planner) = (sample(now), planner(StormCap::default()));
+        let nobody = ["new".into()];
+        assert_eq!(names(&planner.plan(&incident, Update::Fired, &nobody, now)), ["all", "here"]);
+        let complaint = planner.complaint("skew", &nobody).expect("it is said");
+        assert!(complaint.starts_with("rule skew tells new, which this agent cannot tell"), "{complaint}");
+        assert_eq!(planner.complaint("skew", &nobody), None, "it was said");
+        assert!(planner.complaint("other", &nobody).is_some(), "once for each rule");
+        let some = ["new".into(), "named".into()];
+        assert_eq!(names(&planner.plan(&incident, Update::Captured, &some, now)), ["named"]);
+        let complaint = planner.complaint("skew", &some).expect("it is said");
+        assert!(complaint.contains("the others that it names"), "{complaint}");
+        assert_eq!(planner.complaint("skew", &["named".into()]), None);
+    }
+
+    #[test]
     fn the_key_of_a_delivery_is_the_same_however_often_it_is_planned() {
         let now = Time::from_epoch_s(1_795_492_126.1);
         let mut planner = planner(StormCap::default());
@@ -191,7 +239,42 @@ mod tests {
     }
 
     #[test]
-    fn in_a_storm_the_last_message_says_so_and_a_reload_does_not_start_it_anew() {
+    fn a_loop_of_captures_that_are_asked_for_is_cut_as_well_though_none_of_them_fired() {
+        let mut planner = planner(StormCap { incidents: 2, per: Duration::from_secs(600) });
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let mut told = Vec::new();
+        for i in 0..50 {
+            let mut incident = sample(now);
+            incident.id = format!("20261124T0400{i:02}Z-by-hand").into();
+            for update in [Update::Captured, Update::Verdict, Update::Resolved] {
+                told.extend(planner.plan(&incident, update, &["all".into()], now));
+            }
+        }
+        let ids: Vec<&str> = told.iter().map(|d| &*d.message.incident.id).collect();
+        assert_eq!(ids.len(), 6, "{ids:?}");
+        assert!(ids.iter().all(|id| id.starts_with("20261124T04000")), "{ids:?}");
+    }
+
+    #[test]
+    fn after_a_restart_an_alertmanager_hears_the_end_of_every_incident_and_people_of_a_few() {
+        let url = Secret::new("http://alertmanager:9093");
+        let am = Receiver::new("am", Means::Alertmanager { url, bearer: None });
+        let cap = StormCap { incidents: 2, per: Duration::from_secs(600) };
+        let mut planner = Planner::new(&[am, receiver("all", Route::default())], cap, Origin::default());
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let mut told = Vec::new();
+        for i in 0..50 {
+            let mut incident = sample(now);
+            incident.id = format!("20261124T0400{i:02}Z-skew").into();
+            planner.carry_on(&incident.id);
+            told.extend(planner.plan(&incident, Update::Resolved, &[], now));
+        }
+        let count = |name: &str| told.iter().filter(|d| &*d.receiver == name).count();
+        assert_eq!((count("am"), count("all")), (50, 2));
+    }
+
+    #[test]
+    fn in_a_storm_the_last_message_says_so_and_the_first_after_it_what_was_held_back() {
         let mut planner = planner(StormCap { incidents: 1, per: Duration::from_secs(600) });
         let now = Time::from_epoch_s(1_795_492_126.1);
         let mut second = sample(now);
@@ -201,7 +284,6 @@ mod tests {
             first[0].message.notes,
             ["1 incidents in 10 min: further ones are held back until there are fewer"]
         );
-        planner.reload(&[receiver("all", Route::default())]);
         assert!(planner.plan(&second, Update::Fired, &[], now).is_empty());
         let mut third = sample(now);
         third.id = "20261124T040000Z-third".into();

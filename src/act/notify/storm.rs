@@ -1,16 +1,17 @@
 //! The storm cap: a receiver hears of at most so many new incidents in a stretch of time. Pure.
 //!
 //! It counts incidents, not messages: the story of an incident that was opened is told to its end,
-//! and one that was held back stays held back, so that nobody reads an end without a beginning.
+//! and one that was held back stays held back, so that nobody reads an end without a beginning. An
+//! incident is opened by the first message about it, whatever that tells: what somebody asked for is
+//! never `fired`, and a route may leave `fired` out.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::decide::time::Time;
-use crate::explain::message::Update;
 
-/// Incidents held back that are remembered; the oldest go first (their ids sort by time).
+/// Incidents announced, and held back, that are remembered; the oldest go first (their ids sort by time).
 const REMEMBERED: usize = 1024;
 
 /// How many new incidents a receiver hears of.
@@ -43,34 +44,28 @@ pub(super) enum Admission {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Storm {
     opened: VecDeque<Time>,
+    announced: BTreeSet<Arc<str>>,
     held: BTreeSet<Arc<str>>,
     held_back: u32,
 }
 
 impl Storm {
-    pub(super) fn admit(
-        &mut self,
-        cap: StormCap,
-        incident: &Arc<str>,
-        update: Update,
-        now: Time,
-    ) -> Admission {
+    pub(super) fn admit(&mut self, cap: StormCap, incident: &Arc<str>, now: Time) -> Admission {
         if self.held.contains(incident) {
-            if update == Update::Resolved {
-                self.held.remove(incident);
-            }
             return Admission::Hold;
         }
-        if update != Update::Fired {
+        if self.announced.contains(incident) {
             return Admission::Pass { held_back: 0 };
         }
         while self.opened.front().is_some_and(|&at| now.since(at) >= cap.per) {
             self.opened.pop_front();
         }
         if self.opened.len() >= cap.incidents as usize {
-            self.hold(incident.clone());
+            self.held_back += 1;
+            remember(&mut self.held, incident);
             return Admission::Hold;
         }
+        remember(&mut self.announced, incident);
         self.opened.push_back(now);
         let held_back = std::mem::take(&mut self.held_back);
         if self.opened.len() == cap.incidents as usize {
@@ -79,13 +74,16 @@ impl Storm {
             Admission::Pass { held_back }
         }
     }
+    /// An incident that was announced before the agent was started.
+    pub(super) fn carry_on(&mut self, incident: &Arc<str>) {
+        remember(&mut self.announced, incident);
+    }
+}
 
-    fn hold(&mut self, incident: Arc<str>) {
-        self.held.insert(incident);
-        self.held_back += 1;
-        if self.held.len() > REMEMBERED {
-            self.held.pop_first();
-        }
+fn remember(incidents: &mut BTreeSet<Arc<str>>, incident: &Arc<str>) {
+    incidents.insert(incident.clone());
+    if incidents.len() > REMEMBERED {
+        incidents.pop_first();
     }
 }
 
@@ -95,30 +93,39 @@ mod tests {
 
     const CAP: StormCap = StormCap { incidents: 2, per: Duration::from_secs(60) };
 
-    fn admit(storm: &mut Storm, id: &str, update: Update, at: f64) -> Admission {
-        storm.admit(CAP, &id.into(), update, Time::from_epoch_s(at))
+    fn admit(storm: &mut Storm, id: &str, at: f64) -> Admission {
+        storm.admit(CAP, &id.into(), Time::from_epoch_s(at))
     }
 
     #[test]
     fn a_storm_is_cut_and_the_next_message_says_how_much_was_held_back() {
         let mut storm = Storm::default();
-        assert_eq!(admit(&mut storm, "a", Update::Fired, 0.0), Admission::Pass { held_back: 0 });
-        assert_eq!(admit(&mut storm, "b", Update::Fired, 1.0), Admission::Last { held_back: 0 });
-        assert_eq!(admit(&mut storm, "c", Update::Fired, 2.0), Admission::Hold);
-        assert_eq!(admit(&mut storm, "d", Update::Fired, 59.9), Admission::Hold);
-        assert_eq!(admit(&mut storm, "e", Update::Fired, 60.0), Admission::Last { held_back: 2 });
+        assert_eq!(admit(&mut storm, "a", 0.0), Admission::Pass { held_back: 0 });
+        assert_eq!(admit(&mut storm, "b", 1.0), Admission::Last { held_back: 0 });
+        assert_eq!(admit(&mut storm, "c", 2.0), Admission::Hold);
+        assert_eq!(admit(&mut storm, "d", 59.9), Admission::Hold);
+        assert_eq!(admit(&mut storm, "e", 60.0), Admission::Last { held_back: 2 });
     }
 
     #[test]
     fn an_open_story_is_told_to_its_end_and_a_held_one_never_begins() {
         let mut storm = Storm::default();
         for id in ["a", "b", "c"] {
-            admit(&mut storm, id, Update::Fired, 0.0);
+            admit(&mut storm, id, 0.0);
         }
-        assert_eq!(admit(&mut storm, "a", Update::Captured, 1.0), Admission::Pass { held_back: 0 });
-        assert_eq!(admit(&mut storm, "a", Update::Resolved, 2.0), Admission::Pass { held_back: 0 });
-        assert_eq!(admit(&mut storm, "c", Update::Captured, 100.0), Admission::Hold);
-        assert_eq!(admit(&mut storm, "c", Update::Resolved, 101.0), Admission::Hold);
-        assert!(storm.held.is_empty());
+        assert_eq!(admit(&mut storm, "a", 1.0), Admission::Pass { held_back: 0 });
+        assert_eq!(admit(&mut storm, "a", 2.0), Admission::Pass { held_back: 0 });
+        assert_eq!(admit(&mut storm, "c", 100.0), Admission::Hold);
+        assert_eq!(admit(&mut storm, "c", 101.0), Admission::Hold);
+        assert_eq!(admit(&mut storm, "d", 102.0), Admission::Pass { held_back: 1 });
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_storm_without_end_is_bounded() {
+        let mut storm = Storm::default();
+        for i in 0..3000 {
+            admit(&mut storm, &format!("{i:05}"), f64::from(i) * 10.0);
+        }
+        assert!(storm.held.len() <= REMEMBERED && storm.announced.len() <= REMEMBERED);
     }
 }

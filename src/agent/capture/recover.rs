@@ -1,6 +1,7 @@
 //! Finishes at start what an agent before this one left undone. Bundles at once; windows each by a
 //! task of its own beside the loop, for an export may take minutes, and the watching must not wait.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::decide::capture::stall::Habits;
 use crate::decide::capture::window::{Blind, Phase};
 use crate::decide::incident::{CaptureOutcome, Record};
 use crate::decide::time::Time;
+use crate::explain::message::LASTS_AT_MOST;
 use crate::observe::artifact::inspect;
 use crate::observe::profile_lines;
 
@@ -40,6 +42,9 @@ pub struct Found {
     pub told: Vec<Record>,
     /// Windows that are, or may be, open, with their records: to be closed.
     pub left: Vec<(OpenWindow, Record)>,
+    /// Other incidents that were not over when that agent ended, nor so long ago that every receiver
+    /// has forgotten them.
+    pub open: Vec<Record>,
 }
 
 /// Completes what needs no server, and finds what does.
@@ -58,13 +63,13 @@ pub fn find(desk: &Desk) -> anyhow::Result<Found> {
         let record = records.remove(&*window.incident);
         match record {
             Some(record) if matches!(record.incident.capture, CaptureOutcome::Open { .. }) => {
+                let record = with_end(desk, record);
                 found.left.push((window, record));
             }
             // Its bundle was written; only the state did not know yet.
             Some(record) => {
                 desk.state.end(&window.attempt, &end_of(&record, desk.clock.now()))?;
-                complete(desk, &record);
-                found.told.push(record);
+                found.told.push(complete(desk, record));
             }
             None => {
                 let unproven = Some("its incident is not in the state".to_owned());
@@ -79,27 +84,41 @@ pub fn find(desk: &Desk) -> anyhow::Result<Found> {
             let why = "the agent died during this capture, and its window was closed at its deadline".into();
             record.incident.capture = CaptureOutcome::Failed { why, captured: None };
         }
-        complete(desk, &record);
-        found.told.push(record);
+        found.told.push(complete(desk, record));
     }
+    let ids = found.told.iter().chain(found.left.iter().map(|(_, record)| record));
+    let ids: BTreeSet<_> = ids.map(|record| record.incident.id.clone()).collect();
+    found.open = desk.bundles.open_since(desk.clock.now() - LASTS_AT_MOST);
+    found.open.retain(|record| !ids.contains(&record.incident.id));
     Ok(found)
 }
 
-/// Brings a bundle up to what the state knows; one that knows more (a verdict, its end) stays.
-fn complete(desk: &Desk, record: &Record) {
+/// What the state keeps of a window is older than its bundle: the rule may have cleared meanwhile.
+fn with_end(desk: &Desk, mut record: Record) -> Record {
+    if let Some(end) = desk.bundles.read(&record.incident.id).and_then(|there| there.incident.resolved_at) {
+        record.incident.resolve(end);
+    }
+    record
+}
+
+/// Brings a bundle up to what the state knows; one that knows more (a verdict, its end) stays. Gives
+/// what the bundle has now.
+fn complete(desk: &Desk, record: Record) -> Record {
+    let record = with_end(desk, record);
     let written = match desk.bundles.read(&record.incident.id) {
         Some(there)
             if there.incident.window() >= record.incident.window()
                 && !matches!(there.incident.capture, CaptureOutcome::Open { .. }) =>
         {
-            return;
+            return there;
         }
-        Some(_) => desk.bundles.write(record),
-        None => desk.bundles.create(record, b"").map(|_| ()),
+        Some(_) => desk.bundles.write(&record),
+        None => desk.bundles.create(&record, b"").map(|_| ()),
     };
     if let Err(error) = written {
         error!(%error, "an incident's bundle could not be completed");
     }
+    record
 }
 
 fn end_of(record: &Record, now: Time) -> AttemptEnd {

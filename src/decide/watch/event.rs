@@ -52,6 +52,11 @@ pub enum Event {
         /// What it said.
         note: VerdictNote,
     },
+    /// The ranks of a capture could not be compared.
+    NotCompared {
+        /// Its incident.
+        incident: Arc<str>,
+    },
     /// A bundle was written.
     Bundled {
         /// Its incident.
@@ -147,6 +152,8 @@ pub enum Effect {
         target: TargetId,
         /// What was granted.
         grant: Box<Grant>,
+        /// The rule's receivers: kept with it, for an agent after this one.
+        receivers: Vec<Arc<str>>,
     },
     /// The rule of an open window cleared.
     Cleared {

@@ -32,6 +32,8 @@ pub struct Case {
     pub may_carry_on: bool,
     /// Whether its messages are held back.
     pub is_silenced: bool,
+    /// Whether somebody asked for it: no rule clears it, it is over with what was asked for.
+    pub is_asked: bool,
     /// The number of the last capture whose refusal was told, of those wished for because it got worse.
     pub told_refused: usize,
 }
@@ -73,7 +75,8 @@ impl Incidents {
     pub fn open_asked(&mut self, change: &Change, finding: Finding, target: Arc<str>) -> Arc<str> {
         let id = id_of(change);
         self.forget_old();
-        self.cases.insert(id.clone(), case_of(id.clone(), change, finding, target));
+        let case = Case { is_asked: true, ..case_of(id.clone(), change, finding, target) };
+        self.cases.insert(id.clone(), case);
         id
     }
 
@@ -88,6 +91,17 @@ impl Incidents {
         let case = self.cases.get_mut(&id)?;
         case.incident.state = IncidentState::Resolved;
         case.incident.resolved_at = Some(change.at);
+        Some(case)
+    }
+
+    /// Resolves an incident that was asked for; `None` where it is another's, or resolved already.
+    pub fn resolve_asked(&mut self, id: &str, at: Time) -> Option<&Case> {
+        let case = self.cases.get_mut(id)?;
+        if !case.is_asked || case.incident.state == IncidentState::Resolved {
+            return None;
+        }
+        case.incident.state = IncidentState::Resolved;
+        case.incident.resolved_at = Some(at);
         Some(case)
     }
 
@@ -161,7 +175,7 @@ fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) ->
         ..Incident::new(id, rule.name.clone(), target, change.at, finding)
     };
     let may_carry_on = change.may_carry_on;
-    Case { incident, rule, group, firing, may_carry_on, is_silenced: false, told_refused: 0 }
+    Case { incident, rule, group, firing, may_carry_on, is_silenced: false, is_asked: false, told_refused: 0 }
 }
 
 fn key_of(change: &Change) -> Key {

@@ -116,7 +116,8 @@ impl Watch {
             Event::Tick => core.pass(store, now, out),
             Event::Server { target, fact } => core.server_fact(store, target, fact, now),
             Event::Window { incident, news } => core.window_news(&incident, news, now, out),
-            Event::Compared { incident, window, note } => core.compared(&incident, window, note, out),
+            Event::Compared { incident, window, note } => core.compared(&incident, window, note, now, out),
+            Event::NotCompared { incident } => core.asked_over(&incident, now, out),
             Event::Bundled { incident, path } => core.bundled(&incident, path),
             Event::Asked(asked) => core.asked(store, asked, now, out),
             Event::Reloaded { rules, catalog, patterns } => {

@@ -21,11 +21,15 @@ impl Core {
         let Some(case) = self.incidents.get_mut(id) else { return };
         let outcome = *outcome;
         let came = matches!(outcome, CaptureOutcome::Done(_));
+        let is_compared = outcome.is_comparable();
         case.incident.capture = outcome;
         if came && case.incident.state != IncidentState::Resolved {
             case.incident.state = IncidentState::Captured;
         }
         tell(case, Update::Captured, out);
+        if !is_compared {
+            self.asked_over(id, now, out);
+        }
     }
 
     /// What an attempt cost, on its account.
@@ -42,6 +46,7 @@ impl Core {
         id: &Arc<str>,
         window: usize,
         note: VerdictNote,
+        now: Time,
         out: &mut Vec<Effect>,
     ) {
         let Some(case) = self.incidents.get_mut(id) else { return };
@@ -58,5 +63,6 @@ impl Core {
             case.incident.state = IncidentState::Compared;
         }
         tell(case, Update::Verdict, out);
+        self.asked_over(id, now, out);
     }
 }

@@ -151,11 +151,13 @@ impl Core {
     ) {
         let Some(case) = self.incidents.get(id) else { return };
         let (badness, fired_at) = (badness_of(&case.incident.finding), case.incident.fired_at);
+        let is_asked = case.is_asked;
         match self.decided(store, id, target, badness, now) {
             Ok(None) => {}
             Ok(Some(granted)) => self.start(id, target, granted, now, out),
             Err(refusal) => {
-                if refusal.awaits_facts() && now.since(fired_at) < AWAITED {
+                // What was asked for is answered now: it is not looked at again.
+                if refusal.awaits_facts() && !is_asked && now.since(fired_at) < AWAITED {
                     self.warming.insert(id.clone(), now + AGAIN);
                 }
                 self.refuse(id, &refusal, out);
@@ -216,7 +218,8 @@ impl Core {
                 if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
                     server.window_opened(open_window(id, &grant.means, now));
                 }
-                out.push(Effect::Start { incident: Box::new(case.incident.clone()), target, grant });
+                let (incident, receivers) = (Box::new(case.incident.clone()), case.rule.notify.clone());
+                out.push(Effect::Start { incident, target, grant, receivers });
             }
             Granted::Recorded(attempt) => self.ledger.attempts.push(*attempt),
         }
@@ -231,8 +234,8 @@ impl Core {
             out.push(refused_effect(case, refusal));
         }
         case.incident.capture = CaptureOutcome::Refused(refused);
-        // A wish that is looked at again and refused again is told once.
-        if before.is_none() {
+        // A wish that is looked at again and refused again is told once; who asked has the answer.
+        if before.is_none() && !case.is_asked {
             tell(case, Update::Refused, out);
         }
     }
@@ -270,10 +273,21 @@ impl Core {
         let id = self.incidents.open_asked(&change, finding, server.name.clone());
         let mut start = Vec::new();
         self.wish(store, &id, asked.target, now, &mut start);
-        let Some(case) = self.incidents.get_mut(&id) else { return };
+        let Some(case) = self.incidents.get(&id) else { return };
         let refused = case.incident.capture.refused().map(|r| r.why.clone());
         out.append(&mut start);
+        if !matches!(case.incident.capture, CaptureOutcome::Open { .. }) {
+            // Nobody was told that it began: the answer to the request is all that is said.
+            self.incidents.resolve_asked(&id, now);
+        }
         out.push(Effect::Answered { incident: id, refused });
+    }
+
+    /// What was asked for is there, or will not come.
+    pub(super) fn asked_over(&mut self, id: &str, now: Time, out: &mut Vec<Effect>) {
+        if let Some(case) = self.incidents.resolve_asked(id, now) {
+            tell(case, Update::Resolved, out);
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::decide::time::Time;
 
 /// Without an end Alertmanager resolves an alert after its `resolve_timeout` (5 minutes), while the
 /// rule still fires; an incident that nobody resolves for a week has lost its agent.
-const LASTS_AT_MOST: Duration = Duration::from_secs(7 * 24 * 3600);
+pub const LASTS_AT_MOST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// One alert.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -14,7 +14,7 @@ mod words;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::alertmanager::{Alert, alerts};
+pub use self::alertmanager::{Alert, LASTS_AT_MOST, alerts};
 pub use self::facts::Facts;
 pub use self::sample::sample;
 pub use self::slack::slack;
