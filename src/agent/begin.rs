@@ -1,6 +1,7 @@
 //! What is started with the agent: sources, looks at the servers, the API.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
@@ -14,7 +15,7 @@ use super::window::Site;
 use super::{INBOX, Inbox, look};
 use crate::act::nsys::Nsys;
 use crate::decide::status::Status;
-use crate::http::Server;
+use crate::http::{Secret, Server};
 use crate::observe::{poll, promql, tail};
 use crate::serve::metrics::Metrics;
 use crate::serve::{self, Command, Doors, ServeConfig};
@@ -95,12 +96,14 @@ pub(super) async fn serving(
     metrics: Arc<Metrics>,
     supervisor: &Supervisor,
 ) {
-    let parsed = |text: &str| text.parse().map_err(|e| warn!("`listen: {text}` is no address: {e}")).ok();
+    let parsed = |text: &str| {
+        text.parse::<SocketAddr>().map_err(|e| warn!("`listen: {text}` is no address: {e}")).ok()
+    };
     let Some(listen) = parsed(&plan.listen) else { return };
     let config = ServeConfig {
         listen,
         metrics_listen: plan.metrics_listen.as_deref().and_then(parsed),
-        token: plan.token.clone(),
+        token: token_of(plan, listen),
         hosts: Vec::new(),
         incident_dir: plan.incident_dir.clone(),
     };
@@ -114,6 +117,15 @@ pub(super) async fn serving(
         }
         Err(error) => warn!("{error}; the watching goes on without the API"),
     }
+}
+
+/// The configured token; on loopback, where none is configured, the agent's own.
+fn token_of(plan: &Plan, listen: SocketAddr) -> Option<Secret> {
+    if plan.token.is_some() || !listen.ip().is_loopback() {
+        return plan.token.clone();
+    }
+    let own = serve::token::own(&plan.state_dir);
+    own.map_err(|e| warn!("{e}; nothing can be changed through the API: set `token`, or mend that")).ok()
 }
 
 /// This machine's name.

@@ -304,7 +304,7 @@ fn add_queries(
 }
 
 /// `$STATE_DIRECTORY` under systemd, else `$XDG_STATE_HOME/skewtrap`, else `~/.local/state/skewtrap`.
-fn default_state_dir() -> PathBuf {
+pub fn default_state_dir() -> PathBuf {
     let of = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     of("STATE_DIRECTORY")
         .or_else(|| of("XDG_STATE_HOME").map(|p| p.join("skewtrap")))
