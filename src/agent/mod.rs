@@ -49,6 +49,7 @@ use self::window::Heard;
 use crate::act::bundle::Bundles;
 use crate::act::state::State;
 use crate::act::systemd;
+use crate::decide::capture::CaptureSpec;
 use crate::decide::capture::keep::{BundleSpace, Keep};
 use crate::decide::incident::{Incident, VerdictNote};
 use crate::decide::signal::catalog;
@@ -161,6 +162,8 @@ pub struct Reload {
     pub catalog: Arc<catalog::Catalog>,
     /// The patterns.
     pub patterns: Vec<crate::decide::signal::pattern::Pattern>,
+    /// What a window by hand asks for.
+    pub by_hand: CaptureSpec,
 }
 
 /// How the agent is run.
@@ -223,7 +226,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let nowhere = Server::new(client, "", None, None);
     let known = begin::known(&plan, &nowhere);
     let mut agent = Agent {
-        by_hand: Arc::new(by_hand(&plan)),
+        by_hand: Arc::new(by_hand(plan.by_hand)),
         watch,
         clock,
         sites: plan.sites,

@@ -60,7 +60,7 @@ pub struct Plan {
     pub metrics_listen: Option<String>,
     /// The API's token.
     pub token: Option<Secret>,
-    /// What a window by hand asks for.
+    /// What a window by hand, or for somebody else's alert, asks for.
     pub by_hand: CaptureSpec,
     /// Sentences for the operator, said at start.
     pub notes: Vec<String>,
@@ -111,7 +111,8 @@ impl Plan {
     /// A secret, a file of certificates or a zone cannot be had.
     pub fn of(config: &Config, flags: &Flags) -> Result<Self> {
         let watch_only = flags.watch_only || config.watch_only;
-        let output_dir = config.rules.iter().find_map(|c| output_dir_of(&c.rule.capture));
+        let mut captures = config.rules.iter().map(|c| &c.rule.capture).chain([&config.capture]);
+        let output_dir = captures.find_map(output_dir_of);
         let state_dir = config.state_dir.as_ref().map_or_else(default_state_dir, PathBuf::from);
         let incident_dir =
             config.incident_dir.as_ref().map_or_else(|| state_dir.join("incidents"), PathBuf::from);
@@ -138,7 +139,7 @@ impl Plan {
             listen: config.listen.clone(),
             metrics_listen: config.metrics_listen.clone(),
             token: config.token.as_ref().map(secret_of).transpose()?,
-            by_hand: CaptureSpec::Http(crate::config::capture::default_http()),
+            by_hand: config.capture.clone(),
             notes: mute.iter().map(ToString::to_string).collect(),
         })
     }

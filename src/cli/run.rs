@@ -133,6 +133,7 @@ async fn watch(args: RunArgs, plan: Plan, read: Vec<PathBuf>) -> anyhow::Result<
                 rules: rules_of(&config),
                 catalog: config.catalog.clone(),
                 patterns: patterns_of(&config),
+                by_hand: config.capture,
             })
         }),
         serves: true,
@@ -197,8 +198,9 @@ fn config_from(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<
         None => of_flags(args, files)?,
     };
     if let Some(dir) = &args.output_dir {
-        for checked in &mut config.rules {
-            if let CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) = &mut checked.rule.capture {
+        let of_rules = config.rules.iter_mut().map(|checked| &mut checked.rule.capture);
+        for capture in of_rules.chain([&mut config.capture]) {
+            if let CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) = capture {
                 http.output_dir.get_or_insert_with(|| dir.clone());
             }
         }

@@ -31,7 +31,8 @@ pub struct FileText {
     signals: Field<Vec<Field<SignalText>>>,
     /// Rules: `preset:NAME`, a file, a folder, or a rule itself. Default: the shipped default rules.
     rules: Field<Vec<Field<TextOr<RuleText>>>>,
-    /// What a rule captures that does not say so itself. Default: a window over HTTP of 10 steps.
+    /// What a rule captures that does not say so itself, and what is captured by hand or for an alert.
+    /// Default: a window over HTTP of 10 steps.
     capture: Field<CaptureText>,
     /// Open no window, whatever fires.
     watch_only: Field<bool>,
@@ -119,6 +120,8 @@ pub struct Config {
     pub catalog: Arc<Catalog>,
     /// The rules, each with the sources of its settings.
     pub rules: Vec<Checked>,
+    /// What a window asks for where nothing closer says it: the rules' default, and windows by hand.
+    pub capture: CaptureSpec,
     /// What captures may cost.
     pub budget: Budget,
     /// How much is kept.
@@ -245,6 +248,7 @@ fn check(
         signals,
         catalog,
         rules,
+        capture,
         receivers,
         settings,
     }
