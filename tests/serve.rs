@@ -348,6 +348,46 @@ async fn alertmanagers_webhook_asks_for_one_capture_per_alert_that_newly_fires()
     assert_eq!(request.since.unwrap().epoch_s(), 1_795_492_121.9);
 }
 
+#[tokio::test]
+async fn an_alert_that_the_loop_did_not_answer_asks_again_when_it_is_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_keep, shown) = watch::channel(Arc::new(status()));
+    let (commands, mut asked) = mpsc::channel::<Command>(1);
+    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.unwrap();
+    let url = format!("http://{}/api/v1/alerts", server.address().unwrap());
+    tokio::spawn(server.run(CancellationToken::new()));
+    let alert = json!({"status": "firing", "fingerprint": "f", "labels": {"alertname": "Skew"}});
+    let body = json!({"alerts": [alert]});
+    let http = client(None).unwrap();
+    let send = || http.post(&url).header("authorization", "Bearer t0ken").json(&body).send();
+    // Dropped without an answer, as by a loop that ends or hangs.
+    let losing = async { drop(asked.recv().await.expect("it asks")) };
+    let (response, ()) = tokio::join!(send(), losing);
+    assert_eq!(response.unwrap().status(), 503);
+    let answering = async {
+        let command = asked.recv().await.expect("it asks again");
+        command.answer.send(answer_to(&command.ask)).unwrap();
+    };
+    let (response, ()) = tokio::join!(send(), answering);
+    let said: Value = response.unwrap().json().await.unwrap();
+    assert_eq!(said["results"][0]["said"], "a window opens", "{said}");
+}
+
+#[tokio::test]
+async fn the_agents_own_alerts_ask_for_nothing_and_many_alerts_fit_into_one_request() {
+    let agent = Agent::start().await;
+    let own = json!({"status": "firing", "fingerprint": "own", "labels": {"alertname": "dp-load-skew", "incident": "i1"}});
+    let (_, said) = agent.post("/api/v1/alerts", "t0ken", json!({ "alerts": [own] })).await;
+    assert!(said["results"][0]["ignored"].as_str().unwrap().contains("skewtrap's own"), "{said}");
+    assert!(agent.asked.lock().unwrap().is_empty());
+
+    let long = json!({"status": "resolved", "annotations": {"description": "x".repeat(2000)}});
+    let mut alerts = vec![long; 200];
+    alerts.push(json!({"status": "firing", "fingerprint": "f", "labels": {"alertname": "Skew"}}));
+    let (code, said) = agent.post("/api/v1/alerts", "t0ken", json!({ "alerts": alerts })).await;
+    assert_eq!((code, &said["results"][0]["said"]), (200, &json!("a window opens")), "{said}");
+}
+
 /// Runs the real binary against the agent; exit status, standard output and standard error.
 async fn skewtrap(args: Vec<String>) -> (i32, String, String) {
     let run = move || assert_cmd::Command::cargo_bin("skewtrap").unwrap().args(args).output().unwrap();

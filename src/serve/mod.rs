@@ -186,7 +186,7 @@ fn api_router(shared: Shared, access: Access) -> Router {
         .route("/stop", post(control::stop))
         .route("/reload", post(control::reload))
         .route("/silence", post(control::silence))
-        .route("/alerts", post(inbound::alerts));
+        .route("/alerts", post(inbound::alerts).layer(DefaultBodyLimit::max(inbound::BODY_LIMIT)));
     Router::new()
         .route("/", get(page::html))
         .route("/page.css", get(page::css))
