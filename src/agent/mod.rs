@@ -256,11 +256,14 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
-            Some(report) = delivered.recv() => agent.post.delivered(report),
+            Some(report) = delivered.recv() => agent.delivered(report),
             Some(()) = reloads.recv() => agent.reload_told(&mut effects),
             Some(command) = asked.recv() => agent.command(command, &mut effects),
             _ = tick.tick() => agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects),
-            _ = publish.tick() => agent.publish(),
+            _ = publish.tick() => {
+                agent.metrics.queue("inbox", inbox.len());
+                agent.publish();
+            }
             _ = sweep.tick() => agent.sweep(),
             // Last: a log that never ends must not keep the rest from its turn.
             Some(item) = inbox.recv() => agent.take(item, &mut effects),

@@ -21,7 +21,8 @@ use crate::decide::rule::Rule;
 use crate::decide::signal::metrics::Role;
 use crate::decide::signal::observation::SourceId;
 use crate::decide::signal::pattern::Pattern;
-use crate::decide::signal::sample::TargetId;
+use crate::decide::signal::sample::{Source, TargetId};
+use crate::decide::signal::source::WatchedSource;
 use crate::decide::watch::{Mode, Setup, WatchedTarget};
 use crate::http::{Secret, Server, client};
 use crate::observe::{poll, promql, tail};
@@ -149,7 +150,7 @@ fn setup_of(
     config: &Config,
     output_dir: Option<String>,
     watch_only: bool,
-    sources: Vec<(SourceId, Arc<str>)>,
+    sources: Vec<WatchedSource>,
 ) -> Result<Setup> {
     let budget = Budget {
         stalled: config.budget.stalled,
@@ -237,9 +238,9 @@ fn server_of(target: &Target, base: &str) -> Result<Server> {
     Ok(server.commanded_by(client::unpooled(authorities)?))
 }
 
-fn next_source(named: &mut Vec<(SourceId, Arc<str>)>, name: &str) -> SourceId {
+fn next_source(named: &mut Vec<WatchedSource>, target: TargetId, kind: Source, name: &str) -> SourceId {
     let id = SourceId(u16::try_from(named.len()).unwrap_or(u16::MAX));
-    named.push((id, name.into()));
+    named.push(WatchedSource { id, target, kind, name: name.into() });
     id
 }
 
@@ -248,12 +249,12 @@ fn add_sources(
     site: &SitePlan,
     flags: &Flags,
     sources: &mut Vec<SourcePlan>,
-    named: &mut Vec<(SourceId, Arc<str>)>,
+    named: &mut Vec<WatchedSource>,
 ) -> Result<()> {
     let every = target.poll;
     if let (Some(url), Some(server)) = (&target.url, &site.server) {
         if target.loads {
-            let source = next_source(named, &format!("{url}/v1/loads"));
+            let source = next_source(named, site.target, Source::Loads, &format!("{url}/v1/loads"));
             let config = poll::Config {
                 target: site.target,
                 source,
@@ -264,7 +265,7 @@ fn add_sources(
             sources.push(SourcePlan::Poll(config));
         }
         if let Some(metrics) = &target.metrics {
-            let source = next_source(named, metrics);
+            let source = next_source(named, site.target, Source::Metrics, metrics);
             let server = server_of(target, metrics)?;
             let config =
                 poll::Config { target: site.target, source, server, page: poll::Page::Metrics, every };
@@ -272,7 +273,7 @@ fn add_sources(
         }
     }
     for log in &target.logs {
-        let source = next_source(named, &log.path);
+        let source = next_source(named, site.target, Source::Log, &log.path);
         let from_start = log.from_start || flags.from_start;
         let path = PathBuf::from(&log.path);
         sources.push(SourcePlan::Tail(tail::Config { target: site.target, source, path, from_start }));
@@ -280,18 +281,16 @@ fn add_sources(
     Ok(())
 }
 
-fn add_queries(
-    config: &Config,
-    sources: &mut Vec<SourcePlan>,
-    named: &mut Vec<(SourceId, Arc<str>)>,
-) -> Result<()> {
+fn add_queries(config: &Config, sources: &mut Vec<SourcePlan>, named: &mut Vec<WatchedSource>) -> Result<()> {
     for own in &config.signals {
         let OwnSource::Prometheus { url, query, every, bearer } = &own.source else { continue };
         let Some(signal) = config.catalog.signal_named(&own.name) else { continue };
-        let source = next_source(named, &format!("the query of signal {}", own.name));
         let target = config.targets.iter().position(|t| Some(&t.name) == own.target.as_ref()).unwrap_or(0);
+        let target = TargetId(u16::try_from(target)?);
+        let name = format!("the query of signal {}", own.name);
+        let source = next_source(named, target, Source::Prometheus, &name);
         sources.push(SourcePlan::Query(promql::Config {
-            target: TargetId(u16::try_from(target)?),
+            target,
             source,
             signal,
             client: client::client(None)?,
