@@ -437,13 +437,17 @@ async fn a_receiver_can_be_tried_before_anything_happens() {
     std::fs::write(
         &config,
         format!(
-            "targets: [{{ url: 'http://127.0.0.1:30000' }}]\nreceivers:\n\
+            "targets: [{{ url: 'http://127.0.0.1:30000' }}]\nrules: [mine]\nreceivers:\n\
              - {{ name: file, command: {{ argv: [sh, -c, 'cat > {}'] }} }}\n\
              - {{ name: dead, webhook: {{ url: 'http://127.0.0.1:1/s3cret' }} }}\n",
             out.display()
         ),
     )
     .unwrap();
+    // Beside the configuration, as for `run`.
+    let rule = "rules:\n  - { name: skew, signal: load, trigger: { cv: 0.4 }, notify: file }\n";
+    std::fs::create_dir(dir.path().join("mine")).unwrap();
+    std::fs::write(dir.path().join("mine/skew.yaml"), rule).unwrap();
     let test = |name: &str| {
         skewtrap(vec!["notify-test".into(), name.into(), "--config".into(), config.display().to_string()])
     };
@@ -457,6 +461,10 @@ async fn a_receiver_can_be_tried_before_anything_happens() {
     let (code, _, err) = test("fil").await;
     assert_eq!(code, 2);
     assert!(err.contains("it has file, dead"), "{err}");
+    std::fs::remove_file(&config).unwrap();
+    let (code, _, err) = test("file").await;
+    assert_eq!(code, 2);
+    assert!(err.contains("name the configuration of the agent with --config FILE"), "{err}");
 }
 
 /// A bundle as the agent leaves it, a secret beside the folder, and links that lead out.

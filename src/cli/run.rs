@@ -241,9 +241,8 @@ fn read(path: &Path, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
 
 fn checked(name: &str, text: &str, beside: &Path, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
     let load = |path: &str| {
-        let path = beside.join(path);
-        files.borrow_mut().push(path.clone());
-        rules::texts_of(&[path]).map_err(|e| e.to_string())
+        files.borrow_mut().push(beside.join(path));
+        rules::texts_beside(beside, path)
     };
     let loaded = file::load(name, text, &load);
     for diagnostic in &loaded.diagnostics {
