@@ -2,7 +2,8 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -79,4 +80,48 @@ fn on_loopback_the_agent_makes_its_own_token_and_the_command_line_finds_it() {
         .output()
         .expect("it runs");
     assert!(words_of(&elsewhere).contains("this needs a token"), "{}", words_of(&elsewhere));
+}
+
+/// Asks under a name that is not an address.
+fn get(url: &str, host: &str, path: &str) -> String {
+    let address = url.trim().trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+#[test]
+fn a_name_of_the_configuration_reaches_the_agent_and_another_does_not() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config =
+        "targets: [{ name: server, logs: [server.log] }]\nlisten: 127.0.0.1:0\nhosts: [gpu7.example.com]\n";
+    fs::write(dir.path().join("skewtrap.yaml"), config).expect("written");
+    let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
+    let url = agent.until("status page and API on ");
+    let known = get(&url, "GPU7.example.com:9464", "/api/v1/status");
+    assert!(known.starts_with("HTTP/1.1 200"), "{known}");
+    let unknown = get(&url, "evil.example", "/api/v1/status");
+    assert!(unknown.starts_with("HTTP/1.1 421") && unknown.contains("`hosts`"), "{unknown}");
+}
+
+#[test]
+fn a_source_that_never_gave_a_sample_is_in_the_metrics_and_down() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut agent = Agent::start(dir.path(), &["--log", "missing.log", "--listen", "127.0.0.1:0"]);
+    let url = agent.until("status page and API on ");
+    // The status is published about once a second.
+    let mut page = (0..100).map(|_| {
+        thread::sleep(Duration::from_millis(100));
+        get(&url, "localhost", "/metrics")
+    });
+    let page = page.find(|page| page.contains("skewtrap_source_up{")).expect("it is shown");
+    for line in [
+        "skewtrap_source_up{target=\"server\",source=\"log\"} 0",
+        "skewtrap_source_samples_total{target=\"server\",source=\"log\"} 0",
+        "skewtrap_queue_length{queue=\"inbox\"}",
+    ] {
+        assert!(page.contains(line), "{line} is not in {page}");
+    }
 }

@@ -104,7 +104,7 @@ pub(super) async fn serving(
         listen,
         metrics_listen: plan.metrics_listen.as_deref().and_then(parsed),
         token: token_of(plan, listen),
-        hosts: Vec::new(),
+        hosts: plan.hosts.clone(),
         incident_dir: plan.incident_dir.clone(),
     };
     match serve::Server::bind(&config, Doors { status, commands, metrics }).await {

@@ -59,6 +59,8 @@ pub struct Plan {
     pub listen: String,
     /// Health and metrics alone.
     pub metrics_listen: Option<String>,
+    /// Names under which the API is reached.
+    pub hosts: Vec<String>,
     /// The API's token.
     pub token: Option<Secret>,
     /// What a window by hand, or for somebody else's alert, asks for.
@@ -139,6 +141,7 @@ impl Plan {
             incident_dir,
             listen: config.listen.clone(),
             metrics_listen: config.metrics_listen.clone(),
+            hosts: config.hosts.clone(),
             token: config.token.as_ref().map(secret_of).transpose()?,
             by_hand: config.capture.clone(),
             notes: mute.iter().map(ToString::to_string).collect(),
