@@ -125,3 +125,19 @@ fn a_source_that_never_gave_a_sample_is_in_the_metrics_and_down() {
         assert!(page.contains(line), "{line} is not in {page}");
     }
 }
+
+#[test]
+fn an_address_that_is_none_ends_the_agent_before_it_begins() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ran = assert_cmd::Command::from_std(skewtrap(dir.path()))
+        .args(["run", "--log", "server.log", "--listen", "localhost:9464"])
+        .timeout(Duration::from_secs(20))
+        .output()
+        .expect("it runs");
+    assert_eq!(ran.status.code(), Some(2), "{}", words_of(&ran));
+    assert!(
+        words_of(&ran).contains("`--listen localhost:9464` is no address and port"),
+        "{}",
+        words_of(&ran)
+    );
+}

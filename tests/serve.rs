@@ -67,7 +67,7 @@ impl Agent {
                 let _ = command.answer.send(answer);
             }
         });
-        let server = Server::bind(&config, doors(shown, commands)).await.unwrap();
+        let server = Server::bind(&config, doors(shown, commands)).await.0;
         let (api, probes) = (server.address().unwrap(), server.metrics_address());
         let cancel = CancellationToken::new();
         tokio::spawn(server.run(cancel.clone()));
@@ -300,20 +300,37 @@ async fn beyond_loopback_nothing_is_shown_without_a_token_and_none_configured_is
     let dir = tempfile::tempdir().unwrap();
     let open = ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), token: None, ..config(dir.path()) };
     let (_status, shown) = watch::channel(Arc::new(Status::default()));
-    let refused = Server::bind(&open, doors(shown, mpsc::channel(1).0)).await.unwrap_err();
+    let (server, mut refused) = Server::bind(&open, doors(shown, mpsc::channel(1).0)).await;
+    let refused = refused.remove(0);
+    assert!(server.address().is_none());
     assert!(matches!(refused, ServeError::NoToken { .. }));
     assert!(refused.to_string().contains("set `token`"), "{refused}");
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_said_with_the_key_that_changes_it() {
+async fn a_port_that_is_taken_is_said_with_the_key_that_changes_it_and_costs_only_itself() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let config = ServeConfig { metrics_listen: Some(taken.local_addr().unwrap()), ..config(dir.path()) };
     let (_status, shown) = watch::channel(Arc::new(Status::default()));
-    let refused = Server::bind(&config, doors(shown, mpsc::channel(1).0)).await.unwrap_err().to_string();
+    let (server, mut refused) = Server::bind(&config, doors(shown, mpsc::channel(1).0)).await;
+    assert_eq!((refused.len(), server.address().is_some()), (1, true), "the API is served all the same");
+    let refused = refused.remove(0).to_string();
     assert!(refused.contains("set `metrics_listen` to another address"), "{refused}");
     assert!(refused.contains(&taken.local_addr().unwrap().to_string()), "{refused}");
+}
+
+#[tokio::test]
+async fn the_probes_answer_though_the_address_of_the_api_is_taken() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let config = ServeConfig { listen: taken.local_addr().unwrap(), ..config(dir.path()) };
+    let (_status, shown) = watch::channel(Arc::new(status()));
+    let (server, refused) = Server::bind(&config, doors(shown, mpsc::channel(1).0)).await;
+    assert!(refused[0].to_string().contains("set `listen` to another address"), "{refused:?}");
+    let probe = format!("http://{}/healthz", server.metrics_address().unwrap());
+    tokio::spawn(server.run(CancellationToken::new()));
+    assert_eq!(client(None).unwrap().get(probe).send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -353,7 +370,7 @@ async fn an_alert_that_the_loop_did_not_answer_asks_again_when_it_is_sent_again(
     let dir = tempfile::tempdir().unwrap();
     let (_keep, shown) = watch::channel(Arc::new(status()));
     let (commands, mut asked) = mpsc::channel::<Command>(1);
-    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.unwrap();
+    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.0;
     let url = format!("http://{}/api/v1/alerts", server.address().unwrap());
     tokio::spawn(server.run(CancellationToken::new()));
     let alert = json!({"status": "firing", "fingerprint": "f", "labels": {"alertname": "Skew"}});
@@ -651,7 +668,7 @@ async fn a_loop_that_hangs_is_said_so_and_reading_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (_keep, shown) = watch::channel(Arc::new(status()));
     let (commands, _never_read) = mpsc::channel(1);
-    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.unwrap();
+    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.0;
     let address = server.address().unwrap();
     let cancel = CancellationToken::new();
     let running = tokio::spawn(server.run(cancel.clone()));

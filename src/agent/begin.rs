@@ -107,16 +107,17 @@ pub(super) async fn serving(
         hosts: plan.hosts.clone(),
         incident_dir: plan.incident_dir.clone(),
     };
-    match serve::Server::bind(&config, Doors { status, commands, metrics }).await {
-        Ok(server) => {
-            if let Some(address) = server.address() {
-                info!("status page and API on http://{address}");
-            }
-            let cancel = supervisor.cancel();
-            supervisor.once(server.run(cancel));
-        }
-        Err(error) => warn!("{error}; the watching goes on without the API"),
+    let (server, troubles) = serve::Server::bind(&config, Doors { status, commands, metrics }).await;
+    for trouble in troubles {
+        warn!("{trouble}; the watching goes on without it");
     }
+    if let Some(address) = server.address() {
+        info!("status page and API on http://{address}");
+    }
+    if let Some(address) = server.metrics_address() {
+        info!("health and metrics alone on http://{address}");
+    }
+    supervisor.once(server.run(supervisor.cancel()));
 }
 
 /// The configured token; on loopback, where none is configured, the agent's own.

@@ -1,6 +1,7 @@
 //! `skewtrap run`: beside a live server.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,7 +60,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     incident_dir: Option<String>,
     /// Address of the status page and the API
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "IP:PORT")]
     listen: Option<String>,
 }
 
@@ -212,6 +213,11 @@ fn config_from(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<
         config.incident_dir.clone_from(&args.incident_dir);
     }
     if let Some(listen) = &args.listen {
+        if listen.parse::<SocketAddr>().is_err() {
+            bail!(wrong(&format!(
+                "`--listen {listen}` is no address and port: write an IP address, as in 127.0.0.1:9464"
+            )));
+        }
         config.listen.clone_from(listen);
     }
     Ok(config)
