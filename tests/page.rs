@@ -216,10 +216,11 @@ impl Agent {
         };
         let doors = Doors { status: shown, commands, metrics: Arc::new(Metrics::default()) };
         let server = loop {
-            match Server::bind(&config, doors.clone()).await {
-                Ok(server) => break server,
-                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            let (server, troubles) = Server::bind(&config, doors.clone()).await;
+            if troubles.is_empty() {
+                break server;
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
         };
         let (address, cancel) = (server.address().unwrap(), CancellationToken::new());
         let running = tokio::spawn(server.run(cancel.clone()));

@@ -67,7 +67,7 @@ impl Agent {
                 let _ = command.answer.send(answer);
             }
         });
-        let server = Server::bind(&config, doors(shown, commands)).await.unwrap();
+        let server = Server::bind(&config, doors(shown, commands)).await.0;
         let (api, probes) = (server.address().unwrap(), server.metrics_address());
         let cancel = CancellationToken::new();
         tokio::spawn(server.run(cancel.clone()));
@@ -300,20 +300,37 @@ async fn beyond_loopback_nothing_is_shown_without_a_token_and_none_configured_is
     let dir = tempfile::tempdir().unwrap();
     let open = ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), token: None, ..config(dir.path()) };
     let (_status, shown) = watch::channel(Arc::new(Status::default()));
-    let refused = Server::bind(&open, doors(shown, mpsc::channel(1).0)).await.unwrap_err();
+    let (server, mut refused) = Server::bind(&open, doors(shown, mpsc::channel(1).0)).await;
+    let refused = refused.remove(0);
+    assert!(server.address().is_none());
     assert!(matches!(refused, ServeError::NoToken { .. }));
     assert!(refused.to_string().contains("set `token`"), "{refused}");
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_said_with_the_key_that_changes_it() {
+async fn a_port_that_is_taken_is_said_with_the_key_that_changes_it_and_costs_only_itself() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let config = ServeConfig { metrics_listen: Some(taken.local_addr().unwrap()), ..config(dir.path()) };
     let (_status, shown) = watch::channel(Arc::new(Status::default()));
-    let refused = Server::bind(&config, doors(shown, mpsc::channel(1).0)).await.unwrap_err().to_string();
+    let (server, mut refused) = Server::bind(&config, doors(shown, mpsc::channel(1).0)).await;
+    assert_eq!((refused.len(), server.address().is_some()), (1, true), "the API is served all the same");
+    let refused = refused.remove(0).to_string();
     assert!(refused.contains("set `metrics_listen` to another address"), "{refused}");
     assert!(refused.contains(&taken.local_addr().unwrap().to_string()), "{refused}");
+}
+
+#[tokio::test]
+async fn the_probes_answer_though_the_address_of_the_api_is_taken() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let config = ServeConfig { listen: taken.local_addr().unwrap(), ..config(dir.path()) };
+    let (_status, shown) = watch::channel(Arc::new(status()));
+    let (server, refused) = Server::bind(&config, doors(shown, mpsc::channel(1).0)).await;
+    assert!(refused[0].to_string().contains("set `listen` to another address"), "{refused:?}");
+    let probe = format!("http://{}/healthz", server.metrics_address().unwrap());
+    tokio::spawn(server.run(CancellationToken::new()));
+    assert_eq!(client(None).unwrap().get(probe).send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -346,6 +363,46 @@ async fn alertmanagers_webhook_asks_for_one_capture_per_alert_that_newly_fires()
     assert_eq!(request.target.as_deref(), Some("server"));
     assert_eq!(request.reason.as_deref(), Some("alert ReplicaSkew: replica 3 is full"));
     assert_eq!(request.since.unwrap().epoch_s(), 1_795_492_121.9);
+}
+
+#[tokio::test]
+async fn an_alert_that_the_loop_did_not_answer_asks_again_when_it_is_sent_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_keep, shown) = watch::channel(Arc::new(status()));
+    let (commands, mut asked) = mpsc::channel::<Command>(1);
+    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.0;
+    let url = format!("http://{}/api/v1/alerts", server.address().unwrap());
+    tokio::spawn(server.run(CancellationToken::new()));
+    let alert = json!({"status": "firing", "fingerprint": "f", "labels": {"alertname": "Skew"}});
+    let body = json!({"alerts": [alert]});
+    let http = client(None).unwrap();
+    let send = || http.post(&url).header("authorization", "Bearer t0ken").json(&body).send();
+    // Dropped without an answer, as by a loop that ends or hangs.
+    let losing = async { drop(asked.recv().await.expect("it asks")) };
+    let (response, ()) = tokio::join!(send(), losing);
+    assert_eq!(response.unwrap().status(), 503);
+    let answering = async {
+        let command = asked.recv().await.expect("it asks again");
+        command.answer.send(answer_to(&command.ask)).unwrap();
+    };
+    let (response, ()) = tokio::join!(send(), answering);
+    let said: Value = response.unwrap().json().await.unwrap();
+    assert_eq!(said["results"][0]["said"], "a window opens", "{said}");
+}
+
+#[tokio::test]
+async fn the_agents_own_alerts_ask_for_nothing_and_many_alerts_fit_into_one_request() {
+    let agent = Agent::start().await;
+    let own = json!({"status": "firing", "fingerprint": "own", "labels": {"alertname": "dp-load-skew", "incident": "i1"}});
+    let (_, said) = agent.post("/api/v1/alerts", "t0ken", json!({ "alerts": [own] })).await;
+    assert!(said["results"][0]["ignored"].as_str().unwrap().contains("skewtrap's own"), "{said}");
+    assert!(agent.asked.lock().unwrap().is_empty());
+
+    let long = json!({"status": "resolved", "annotations": {"description": "x".repeat(2000)}});
+    let mut alerts = vec![long; 200];
+    alerts.push(json!({"status": "firing", "fingerprint": "f", "labels": {"alertname": "Skew"}}));
+    let (code, said) = agent.post("/api/v1/alerts", "t0ken", json!({ "alerts": alerts })).await;
+    assert_eq!((code, &said["results"][0]["said"]), (200, &json!("a window opens")), "{said}");
 }
 
 /// Runs the real binary against the agent; exit status, standard output and standard error.
@@ -397,13 +454,17 @@ async fn a_receiver_can_be_tried_before_anything_happens() {
     std::fs::write(
         &config,
         format!(
-            "targets: [{{ url: 'http://127.0.0.1:30000' }}]\nreceivers:\n\
+            "targets: [{{ url: 'http://127.0.0.1:30000' }}]\nrules: [mine]\nreceivers:\n\
              - {{ name: file, command: {{ argv: [sh, -c, 'cat > {}'] }} }}\n\
              - {{ name: dead, webhook: {{ url: 'http://127.0.0.1:1/s3cret' }} }}\n",
             out.display()
         ),
     )
     .unwrap();
+    // Beside the configuration, as for `run`.
+    let rule = "rules:\n  - { name: skew, signal: load, trigger: { cv: 0.4 }, notify: file }\n";
+    std::fs::create_dir(dir.path().join("mine")).unwrap();
+    std::fs::write(dir.path().join("mine/skew.yaml"), rule).unwrap();
     let test = |name: &str| {
         skewtrap(vec!["notify-test".into(), name.into(), "--config".into(), config.display().to_string()])
     };
@@ -417,6 +478,10 @@ async fn a_receiver_can_be_tried_before_anything_happens() {
     let (code, _, err) = test("fil").await;
     assert_eq!(code, 2);
     assert!(err.contains("it has file, dead"), "{err}");
+    std::fs::remove_file(&config).unwrap();
+    let (code, _, err) = test("file").await;
+    assert_eq!(code, 2);
+    assert!(err.contains("name the configuration of the agent with --config FILE"), "{err}");
 }
 
 /// A bundle as the agent leaves it, a secret beside the folder, and links that lead out.
@@ -603,7 +668,7 @@ async fn a_loop_that_hangs_is_said_so_and_reading_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (_keep, shown) = watch::channel(Arc::new(status()));
     let (commands, _never_read) = mpsc::channel(1);
-    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.unwrap();
+    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.0;
     let address = server.address().unwrap();
     let cancel = CancellationToken::new();
     let running = tokio::spawn(server.run(cancel.clone()));

@@ -12,8 +12,9 @@ use play::{Play, RULE, at, core};
 use skewtrap::decide::incident::IncidentState;
 use skewtrap::decide::rule::Phase;
 use skewtrap::decide::signal::log_reader::Arrival;
-use skewtrap::decide::signal::observation::{Observation, SourceId};
-use skewtrap::decide::signal::sample::TargetId;
+use skewtrap::decide::signal::observation::{Observation, Problem, SourceId};
+use skewtrap::decide::signal::sample::{Source, TargetId};
+use skewtrap::decide::status::SourceState;
 use skewtrap::decide::time::Time;
 use skewtrap::decide::watch::{Effect, Event, Mode, TICK};
 use skewtrap::explain::message::Update;
@@ -264,4 +265,34 @@ fn an_incident_of_polled_loads_bears_the_sample_alone() {
     play.second(1.0, [40, 4]);
     let shown = play.fired.expect("it fired").finding.shown_by.expect("there was a sample");
     assert_eq!((shown.value, shown.source.word(), shown.line), (40.0, "loads", None));
+}
+
+#[test]
+fn a_source_counts_what_it_gave_and_one_that_never_gave_anything_is_shown_with_its_problem() {
+    let mut play = Play::new();
+    let source = |play: &Play, s: f64| play.watch.status(at(s)).targets[0].sources[0].clone();
+    let first = source(&play, 0.0);
+    assert_eq!((&*first.kind, &*first.place, first.state), ("loads", "loads", SourceState::Starting));
+
+    let problem = Problem::Unauthorized { url: "http://x/v1/loads".into(), status: 401 };
+    let state = |problem, s: f64| {
+        let (target, source, kind) = (TargetId(0), SourceId(0), Source::Loads);
+        Event::Observed(Observation::State { target, source, kind, problem, at: at(s) })
+    };
+    play.tell(state(Some(problem), 1.0), 1.0);
+    let failing = source(&play, 2.0);
+    assert_eq!((failing.state, failing.samples), (SourceState::Failing, 0));
+    assert!(failing.problem.expect("a problem").contains("set `api_key`"));
+
+    play.tell(state(None, 3.0), 3.0);
+    play.second(4.0, [5, 5]);
+    let one = source(&play, 4.0);
+    assert_eq!((one.state, one.problem, one.last), (SourceState::Ok, None, Some(at(4.0))));
+    play.second(5.0, [5, 5]);
+    assert!(one.samples > 0 && source(&play, 5.0).samples == 2 * one.samples, "it grows");
+    let body = b"<html>502</html>".to_vec();
+    let page = Observation::Loads { target: TargetId(0), source: SourceId(0), body, at: at(6.0) };
+    play.tell(Event::Observed(page), 6.0);
+    assert_eq!(source(&play, 6.0).dropped, 1);
+    assert_eq!(source(&play, 6.0).state, SourceState::Failing);
 }

@@ -15,7 +15,8 @@ use skewtrap::decide::rule::{Change, Rule, Statistic};
 use skewtrap::decide::signal::catalog::Catalog;
 use skewtrap::decide::signal::log_reader::Arrival;
 use skewtrap::decide::signal::observation::{Observation, SourceId};
-use skewtrap::decide::signal::sample::TargetId;
+use skewtrap::decide::signal::sample::{Source, TargetId};
+use skewtrap::decide::signal::source::WatchedSource;
 use skewtrap::decide::time::Time;
 use skewtrap::decide::watch::{Effect, Mode, Setup, Watch, WatchedTarget};
 
@@ -153,7 +154,12 @@ fn setup(bound: Option<f64>) -> Setup {
         rules: vec![rule],
         catalog: Arc::new(Catalog::default()),
         patterns: Vec::new(),
-        sources: vec![(SourceId(0), "log".into())],
+        sources: vec![WatchedSource {
+            id: SourceId(0),
+            target: TargetId(0),
+            kind: Source::Log,
+            name: "log".into(),
+        }],
         targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
         policy: Policy::default(),
         ledger: Ledger::default(),

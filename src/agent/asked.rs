@@ -6,7 +6,6 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::Agent;
-use super::plan::Plan;
 use super::receivers;
 use super::window::Heard;
 use crate::decide::capture::CaptureSpec;
@@ -56,6 +55,7 @@ impl Agent {
         let count = new.rules.len();
         let event = Event::Reloaded { rules: new.rules, catalog: new.catalog, patterns: new.patterns };
         self.watch.handle(event, self.clock.now(), effects);
+        self.by_hand = Arc::new(by_hand(new.by_hand));
         let waiting = receivers::waiting(&self.configured, &new.receivers);
         for said in &waiting {
             warn!("{said}");
@@ -82,10 +82,11 @@ impl Agent {
             Ok(target) => target,
             Err(answer) => return answer,
         };
-        let mut rule = (*self.by_hand).clone();
-        if let (CaptureSpec::Http(http), Some(steps)) = (&mut rule.capture, request.num_steps) {
-            http.num_steps = steps;
-        }
+        let capture = match window_of(&self.by_hand.capture, request.num_steps) {
+            Ok(capture) => capture,
+            Err(answer) => return answer,
+        };
+        let rule = Rule { capture, ..(*self.by_hand).clone() };
         let why = request.reason.unwrap_or_else(|| "asked for by hand".into());
         let asked = Asked { target, rule: Arc::new(rule), why, labels: request.labels, since: request.since };
         let before = effects.len();
@@ -130,8 +131,29 @@ fn done(said: String) -> Answer {
     Answer::Done { said, incident: None }
 }
 
+/// The window that is asked for: the configuration's, of so many steps where it is told in steps.
+fn window_of(configured: &CaptureSpec, num_steps: Option<u32>) -> Result<CaptureSpec, Answer> {
+    let mut window = configured.clone();
+    let bounded_by = match (&mut window, num_steps) {
+        (CaptureSpec::None, _) => {
+            let why = "the configuration says `capture: none`, so there is no window to open; say under \
+                       `capture` what one is";
+            return Err(Answer::Refused { why: why.into() });
+        }
+        (CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http), Some(steps)) => {
+            http.num_steps = steps;
+            return Ok(window);
+        }
+        (_, None) => return Ok(window),
+        (CaptureSpec::Nsys(_), Some(_)) => "`nsys`, whose windows end by time (`duration`)",
+        (CaptureSpec::Command(_), Some(_)) => "a `command`, whose windows end with the program",
+    };
+    let why = format!("`num_steps` does not apply: the configured `capture` is {bounded_by}; leave it out");
+    Err(Answer::Wrong { why })
+}
+
 /// Stands in for a rule when somebody asks: its own name in the books, so its own limits.
-pub(super) fn by_hand(plan: &Plan) -> Rule {
+pub(super) fn by_hand(capture: CaptureSpec) -> Rule {
     let never = || Trigger { combine: Combine::All, conditions: Vec::new(), hold: Duration::ZERO };
     Rule {
         name: "by hand".into(),
@@ -145,10 +167,46 @@ pub(super) fn by_hand(plan: &Plan) -> Rule {
         only_if: None,
         min_mean: 0.0,
         min_members: 0,
-        capture: plan.by_hand.clone(),
+        capture,
         limits: Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) },
         severity: Severity::Info,
         notify: Vec::new(),
         labels: crate::decide::labels::Labels::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::plan::{Flags, Plan};
+    use crate::config::file::load;
+
+    /// The window by hand of a configuration with this `capture`.
+    fn window(capture: &str, num_steps: Option<u32>) -> Result<CaptureSpec, Answer> {
+        let text = format!("rules: [preset:slow-rank]\ncapture: {capture}\n");
+        let config = load("skewtrap.yaml", &text, &|_| Ok(Vec::new())).config.expect("it may run");
+        let plan = Plan::of(&config, &Flags::default()).expect("a plan");
+        window_of(&by_hand(plan.by_hand).capture, num_steps)
+    }
+
+    #[test]
+    fn a_window_by_hand_is_the_one_that_the_configuration_says() {
+        let Ok(CaptureSpec::Nsys(nsys)) = window("{ nsys: { duration: 3s } }", None) else {
+            panic!("not an nsys window")
+        };
+        assert_eq!(nsys.duration, Duration::from_secs(3));
+        let http = "{ http: { output_dir: /p, num_steps: 20 } }";
+        for (asked, steps) in [(None, 20), (Some(5), 5)] {
+            let Ok(CaptureSpec::Http(http)) = window(http, asked) else { panic!("not a window over HTTP") };
+            assert_eq!((http.output_dir.as_deref(), http.num_steps), (Some("/p"), steps));
+        }
+    }
+
+    #[test]
+    fn steps_of_a_window_that_has_none_and_a_window_of_no_kind_are_refused_in_words() {
+        let steps = window("{ nsys: { duration: 3s } }", Some(5)).expect_err("no steps");
+        assert!(matches!(&steps, Answer::Wrong { why } if why.contains("`num_steps` does not apply")));
+        let none = window("none", None).expect_err("no window");
+        assert!(matches!(&none, Answer::Refused { why } if why.contains("`capture: none`")));
     }
 }

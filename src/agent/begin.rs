@@ -17,7 +17,7 @@ use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
 use crate::act::state::{State, StateError};
 use crate::decide::status::Status;
-use crate::http::Server;
+use crate::http::{Secret, Server};
 use crate::observe::{poll, promql, tail};
 use crate::serve::metrics::Metrics;
 use crate::serve::{self, Command, Doors, ServeConfig};
@@ -123,25 +123,37 @@ pub(super) async fn serving(
     metrics: Arc<Metrics>,
     supervisor: &Supervisor,
 ) {
-    let parsed = |text: &str| text.parse().map_err(|e| warn!("`listen: {text}` is no address: {e}")).ok();
+    let parsed = |text: &str| {
+        text.parse::<SocketAddr>().map_err(|e| warn!("`listen: {text}` is no address: {e}")).ok()
+    };
     let Some(listen) = parsed(&plan.listen) else { return };
     let config = ServeConfig {
         listen,
         metrics_listen: plan.metrics_listen.as_deref().and_then(parsed),
-        token: plan.token.clone(),
-        hosts: Vec::new(),
+        token: token_of(plan, listen),
+        hosts: plan.hosts.clone(),
         incident_dir: plan.incident_dir.clone(),
     };
-    match serve::Server::bind(&config, Doors { status, commands, metrics }).await {
-        Ok(server) => {
-            if let Some(address) = server.address() {
-                info!("status page and API on http://{address}");
-            }
-            let cancel = supervisor.cancel();
-            supervisor.once(server.run(cancel));
-        }
-        Err(error) => warn!("{error}; the watching goes on without the API"),
+    let (server, troubles) = serve::Server::bind(&config, Doors { status, commands, metrics }).await;
+    for trouble in troubles {
+        warn!("{trouble}; the watching goes on without it");
     }
+    if let Some(address) = server.address() {
+        info!("status page and API on http://{address}");
+    }
+    if let Some(address) = server.metrics_address() {
+        info!("health and metrics alone on http://{address}");
+    }
+    supervisor.once(server.run(supervisor.cancel()));
+}
+
+/// The configured token; on loopback, where none is configured, the agent's own.
+fn token_of(plan: &Plan, listen: SocketAddr) -> Option<Secret> {
+    if plan.token.is_some() || !listen.ip().is_loopback() {
+        return plan.token.clone();
+    }
+    let own = serve::token::own(&plan.state_dir);
+    own.map_err(|e| warn!("{e}; nothing can be changed through the API: set `token`, or mend that")).ok()
 }
 
 /// This machine's name.

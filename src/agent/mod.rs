@@ -48,6 +48,7 @@ use self::supervise::Supervisor;
 use self::window::Heard;
 use crate::act::systemd;
 use crate::config::receiver as configured;
+use crate::decide::capture::CaptureSpec;
 use crate::decide::capture::keep::{BundleSpace, Keep};
 use crate::decide::incident::{CaptureOutcome, Incident, VerdictNote};
 use crate::decide::signal::catalog;
@@ -169,6 +170,8 @@ pub struct Reload {
     pub patterns: Vec<crate::decide::signal::pattern::Pattern>,
     /// The receivers; what is new of them needs a restart.
     pub receivers: Vec<configured::Receiver>,
+    /// What a window by hand asks for.
+    pub by_hand: CaptureSpec,
 }
 
 /// How the agent is run.
@@ -224,7 +227,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let nowhere = Server::new(client, "", None, None);
     let known = begin::known(&plan, &nowhere);
     let mut agent = Agent {
-        by_hand: Arc::new(by_hand(&plan)),
+        by_hand: Arc::new(by_hand(plan.by_hand)),
         configured: plan.configured,
         watch,
         clock,
@@ -255,11 +258,14 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
-            Some(report) = delivered.recv() => agent.post.delivered(report),
+            Some(report) = delivered.recv() => agent.delivered(report),
             Some(()) = reloads.recv() => agent.reload_told(&mut effects),
             Some(command) = asked.recv() => agent.command(command, &mut effects),
             _ = tick.tick() => agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects),
-            _ = publish.tick() => agent.publish(),
+            _ = publish.tick() => {
+                agent.metrics.queue("inbox", inbox.len());
+                agent.publish();
+            }
             _ = sweep.tick() => agent.sweep(),
             // Last: a log that never ends must not keep the rest from its turn.
             Some(item) = inbox.recv() => agent.take(item, &mut effects),

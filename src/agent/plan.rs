@@ -22,7 +22,8 @@ use crate::decide::rule::Rule;
 use crate::decide::signal::metrics::Role;
 use crate::decide::signal::observation::SourceId;
 use crate::decide::signal::pattern::Pattern;
-use crate::decide::signal::sample::TargetId;
+use crate::decide::signal::sample::{Source, TargetId};
+use crate::decide::signal::source::WatchedSource;
 use crate::decide::watch::{Mode, Setup, WatchedTarget};
 use crate::http::{Secret, Server, client};
 use crate::observe::{poll, promql, tail};
@@ -63,9 +64,11 @@ pub struct Plan {
     pub listen: String,
     /// Health and metrics alone.
     pub metrics_listen: Option<String>,
+    /// Names under which the API is reached.
+    pub hosts: Vec<String>,
     /// The API's token.
     pub token: Option<Secret>,
-    /// What a window by hand asks for.
+    /// What a window by hand, or for somebody else's alert, asks for.
     pub by_hand: CaptureSpec,
     /// Sentences for the operator, said at start.
     pub notes: Vec<String>,
@@ -116,7 +119,8 @@ impl Plan {
     /// A secret, a file of certificates or a zone cannot be had.
     pub fn of(config: &Config, flags: &Flags) -> Result<Self> {
         let watch_only = flags.watch_only || config.watch_only;
-        let output_dir = config.rules.iter().find_map(|c| output_dir_of(&c.rule.capture));
+        let mut captures = config.rules.iter().map(|c| &c.rule.capture).chain([&config.capture]);
+        let output_dir = captures.find_map(output_dir_of);
         let state_dir = config.state_dir.as_ref().map_or_else(default_state_dir, PathBuf::from);
         let incident_dir =
             config.incident_dir.as_ref().map_or_else(|| state_dir.join("incidents"), PathBuf::from);
@@ -143,8 +147,9 @@ impl Plan {
             incident_dir,
             listen: config.listen.clone(),
             metrics_listen: config.metrics_listen.clone(),
+            hosts: config.hosts.clone(),
             token: config.token.as_ref().map(secret_of).transpose()?,
-            by_hand: CaptureSpec::Http(crate::config::capture::default_http()),
+            by_hand: config.capture.clone(),
             notes: mute.iter().map(ToString::to_string).collect(),
             mute,
         })
@@ -155,7 +160,7 @@ fn setup_of(
     config: &Config,
     output_dir: Option<String>,
     watch_only: bool,
-    sources: Vec<(SourceId, Arc<str>)>,
+    sources: Vec<WatchedSource>,
 ) -> Result<Setup> {
     let budget = Budget {
         stalled: config.budget.stalled,
@@ -243,9 +248,9 @@ fn server_of(target: &Target, base: &str) -> Result<Server> {
     Ok(server.commanded_by(client::unpooled(authorities)?))
 }
 
-fn next_source(named: &mut Vec<(SourceId, Arc<str>)>, name: &str) -> SourceId {
+fn next_source(named: &mut Vec<WatchedSource>, target: TargetId, kind: Source, name: &str) -> SourceId {
     let id = SourceId(u16::try_from(named.len()).unwrap_or(u16::MAX));
-    named.push((id, name.into()));
+    named.push(WatchedSource { id, target, kind, name: name.into() });
     id
 }
 
@@ -254,12 +259,12 @@ fn add_sources(
     site: &SitePlan,
     flags: &Flags,
     sources: &mut Vec<SourcePlan>,
-    named: &mut Vec<(SourceId, Arc<str>)>,
+    named: &mut Vec<WatchedSource>,
 ) -> Result<()> {
     let every = target.poll;
     if let (Some(url), Some(server)) = (&target.url, &site.server) {
         if target.loads {
-            let source = next_source(named, &format!("{url}/v1/loads"));
+            let source = next_source(named, site.target, Source::Loads, &format!("{url}/v1/loads"));
             let config = poll::Config {
                 target: site.target,
                 source,
@@ -270,7 +275,7 @@ fn add_sources(
             sources.push(SourcePlan::Poll(config));
         }
         if let Some(metrics) = &target.metrics {
-            let source = next_source(named, metrics);
+            let source = next_source(named, site.target, Source::Metrics, metrics);
             let server = server_of(target, metrics)?;
             let config =
                 poll::Config { target: site.target, source, server, page: poll::Page::Metrics, every };
@@ -278,7 +283,7 @@ fn add_sources(
         }
     }
     for log in &target.logs {
-        let source = next_source(named, &log.path);
+        let source = next_source(named, site.target, Source::Log, &log.path);
         let from_start = log.from_start || flags.from_start;
         let path = PathBuf::from(&log.path);
         sources.push(SourcePlan::Tail(tail::Config { target: site.target, source, path, from_start }));
@@ -286,18 +291,16 @@ fn add_sources(
     Ok(())
 }
 
-fn add_queries(
-    config: &Config,
-    sources: &mut Vec<SourcePlan>,
-    named: &mut Vec<(SourceId, Arc<str>)>,
-) -> Result<()> {
+fn add_queries(config: &Config, sources: &mut Vec<SourcePlan>, named: &mut Vec<WatchedSource>) -> Result<()> {
     for own in &config.signals {
         let OwnSource::Prometheus { url, query, every, bearer } = &own.source else { continue };
         let Some(signal) = config.catalog.signal_named(&own.name) else { continue };
-        let source = next_source(named, &format!("the query of signal {}", own.name));
         let target = config.targets.iter().position(|t| Some(&t.name) == own.target.as_ref()).unwrap_or(0);
+        let target = TargetId(u16::try_from(target)?);
+        let name = format!("the query of signal {}", own.name);
+        let source = next_source(named, target, Source::Prometheus, &name);
         sources.push(SourcePlan::Query(promql::Config {
-            target: TargetId(u16::try_from(target)?),
+            target,
             source,
             signal,
             client: client::client(None)?,
@@ -311,7 +314,7 @@ fn add_queries(
 }
 
 /// `$STATE_DIRECTORY` under systemd, else `$XDG_STATE_HOME/skewtrap`, else `~/.local/state/skewtrap`.
-fn default_state_dir() -> PathBuf {
+pub fn default_state_dir() -> PathBuf {
     let of = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     of("STATE_DIRECTORY")
         .or_else(|| of("XDG_STATE_HOME").map(|p| p.join("skewtrap")))

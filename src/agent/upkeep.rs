@@ -12,6 +12,7 @@ use super::archive::Job;
 use super::capture::{Found, Kept, Known, close};
 use super::clock::wall_time;
 use super::{Agent, GRACE, Inbox};
+use crate::act::notify::{Attempt, Report};
 use crate::act::state::{OpenMeans, OpenWindow};
 use crate::act::systemd;
 use crate::decide::capture::window::Phase;
@@ -34,6 +35,17 @@ impl Agent {
         self.metrics.restarts(self.supervisor.restarts());
         self.status.send_replace(Arc::new(status));
         systemd::alive();
+    }
+
+    /// An attempt to deliver a message ended.
+    pub(super) fn delivered(&mut self, report: Report) {
+        let result = match &report.outcome.result {
+            Attempt::Sent => "sent",
+            Attempt::Again { .. } => "again",
+            Attempt::GivenUp { .. } => "given_up",
+        };
+        self.metrics.message(&report.outcome.receiver, result);
+        self.post.delivered(report);
     }
 
     pub(super) fn sweep(&self) {
@@ -159,7 +171,7 @@ impl Agent {
     pub(super) async fn stop(
         &mut self,
         inbox: &mut mpsc::Receiver<Inbox>,
-        delivered: &mut mpsc::Receiver<crate::act::notify::Report>,
+        delivered: &mut mpsc::Receiver<Report>,
     ) {
         systemd::stopping(GRACE);
         self.windows.cancel();
@@ -173,7 +185,7 @@ impl Agent {
         // What can be delivered at once is; the rest is in the outbox.
         while let Ok(Some(report)) = tokio::time::timeout(Duration::from_millis(200), delivered.recv()).await
         {
-            self.post.delivered(report);
+            self.delivered(report);
         }
         if !self.supervisor.stop(Duration::from_secs(2)).await {
             warn!("some tasks did not end in 2 s and are left behind");

@@ -9,11 +9,14 @@ use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::agent::plan::default_state_dir;
 use crate::http::Secret;
 use crate::http::client::{cause_of, client};
 use crate::serve::token;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
+/// As deploy/systemd has it: whoever asks on the command line is not in the service's environment.
+const SERVICE_STATE_DIR: &str = "/var/lib/skewtrap";
 
 /// Which agent, and by what right.
 #[derive(Clone, Debug, Args)]
@@ -27,9 +30,9 @@ pub struct AgentArgs {
     /// File of the agent's token; SKEWTRAP_TOKEN holds it otherwise, or the agent's own state folder
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The agent's state folder, in which its own token lies
-    #[arg(long, value_name = "DIR", default_value = "/var/lib/skewtrap")]
-    state_dir: PathBuf,
+    /// The agent's state folder, in which its own token lies; by default as for `skewtrap run`
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
 }
 
 impl AgentArgs {
@@ -84,11 +87,19 @@ impl AgentArgs {
 
     /// The token, as far as there is one: reading on loopback needs none.
     fn token(&self) -> anyhow::Result<Option<Secret>> {
-        let own = token::path(&self.state_dir);
         match (&self.token_file, Secret::from_env("SKEWTRAP_TOKEN")) {
             (Some(path), _) => Ok(Some(Secret::from_file(path)?)),
             (None, Ok(token)) => Ok(Some(token)),
-            (None, Err(_)) => Ok(readable(&own)),
+            (None, Err(_)) => Ok(self.state_dirs().iter().find_map(|dir| readable(&token::path(dir)))),
+        }
+    }
+
+    /// Where an agent on this machine may keep its token: where `skewtrap run` does when the same
+    /// person starts it, then where the service does.
+    fn state_dirs(&self) -> Vec<PathBuf> {
+        match &self.state_dir {
+            Some(dir) => vec![dir.clone()],
+            None => vec![default_state_dir(), SERVICE_STATE_DIR.into()],
         }
     }
 }

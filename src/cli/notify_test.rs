@@ -1,12 +1,11 @@
 //! `skewtrap notify-test`: whether a receiver can be told, before anything happens.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 
-use super::wrong;
+use super::{rules, wrong};
 use crate::act::notify::Receiver;
 use crate::act::notify::send::send;
 use crate::agent::clock::wall_time;
@@ -50,9 +49,11 @@ pub fn run(args: &NotifyTestArgs) -> anyhow::Result<ExitCode> {
 
 fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<Receiver> {
     let name = args.config.display().to_string();
-    let text = std::fs::read_to_string(&args.config).with_context(|| format!("cannot read {name}"))?;
-    // Whether its rules are right is the affair of `skewtrap check`.
-    let loaded = load(&name, &text, &|_| Ok(Vec::new()));
+    let text = std::fs::read_to_string(&args.config).map_err(|e| {
+        wrong(&format!("cannot read {name}: {e}; name the configuration of the agent with --config FILE"))
+    })?;
+    let folder = args.config.parent().unwrap_or(Path::new("."));
+    let loaded = load(&name, &text, &|path| rules::texts_beside(folder, path));
     let Some(config) = loaded.config else {
         return Err(wrong(&format!("{name} cannot be used; `skewtrap check {name}` says what is wrong")));
     };

@@ -18,7 +18,8 @@ use crate::decide::signal::catalog::{Catalog, DERIVED};
 use crate::decide::signal::metrics::Role;
 use crate::decide::signal::observation::{Observation, SourceId};
 use crate::decide::signal::rank::Rank;
-use crate::decide::signal::sample::{Sample, Signal, TargetId};
+use crate::decide::signal::sample::{Sample, Signal, Source, TargetId};
+use crate::decide::signal::source::WatchedSource;
 use crate::decide::time::Time;
 use crate::decide::watch::{Effect, Event, Mode, Setup, Watch, WatchedTarget};
 use crate::observe::replay::{Format, Input, Replay};
@@ -96,8 +97,18 @@ pub fn inputs_of(files: &[(Format, PathBuf)]) -> Vec<Input> {
 }
 
 /// What messages call them: by their paths.
-pub fn sources_of(inputs: &[Input]) -> Vec<(SourceId, Arc<str>)> {
-    inputs.iter().map(|i| (i.source, i.path.display().to_string().into())).collect()
+pub fn sources_of(inputs: &[Input]) -> Vec<WatchedSource> {
+    let source = |input: &Input| WatchedSource {
+        id: input.source,
+        target: input.target,
+        kind: match input.format {
+            Format::Log => Source::Log,
+            Format::Metrics => Source::Metrics,
+            Format::Loads => Source::Loads,
+        },
+        name: input.path.display().to_string().into(),
+    };
+    inputs.iter().map(source).collect()
 }
 
 /// Plays series whose values lie `interval` apart.
@@ -166,7 +177,7 @@ pub fn watched(name: &str, role: Option<Role>) -> WatchedTarget {
 pub fn core_of(
     ready: Ready,
     targets: Vec<WatchedTarget>,
-    sources: Vec<(SourceId, Arc<str>)>,
+    sources: Vec<WatchedSource>,
     zone: TimeZone,
 ) -> Watch {
     let setup = Setup {
@@ -191,12 +202,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(
-        ready: Ready,
-        targets: Vec<WatchedTarget>,
-        sources: Vec<(SourceId, Arc<str>)>,
-        zone: TimeZone,
-    ) -> Self {
+    fn new(ready: Ready, targets: Vec<WatchedTarget>, sources: Vec<WatchedSource>, zone: TimeZone) -> Self {
         let watch = core_of(ready, targets, sources, zone);
         Self { watch, effects: Vec::new(), played: Played::default() }
     }

@@ -66,6 +66,14 @@ pub fn texts_of(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>> {
     Ok(texts)
 }
 
+/// Likewise, of a path that a configuration in `folder` names.
+///
+/// # Errors
+/// One cannot be read.
+pub fn texts_beside(folder: &Path, path: &str) -> Result<Vec<(String, String)>, String> {
+    texts_of(&[folder.join(path)]).map_err(|e| e.to_string())
+}
+
 /// The rule files that a path names.
 ///
 /// # Errors

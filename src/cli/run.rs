@@ -1,6 +1,7 @@
 //! `skewtrap run`: beside a live server.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,7 +60,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR")]
     incident_dir: Option<String>,
     /// Address of the status page and the API
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "IP:PORT")]
     listen: Option<String>,
 }
 
@@ -136,6 +137,7 @@ async fn watch(args: RunArgs, plan: Plan, read: Vec<PathBuf>) -> anyhow::Result<
                 catalog: config.catalog.clone(),
                 patterns: patterns_of(&config),
                 receivers: config.receivers,
+                by_hand: config.capture,
             })
         }),
         serves: true,
@@ -200,8 +202,9 @@ fn config_from(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<
         None => of_flags(args, files)?,
     };
     if let Some(dir) = &args.output_dir {
-        for checked in &mut config.rules {
-            if let CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) = &mut checked.rule.capture {
+        let of_rules = config.rules.iter_mut().map(|checked| &mut checked.rule.capture);
+        for capture in of_rules.chain([&mut config.capture]) {
+            if let CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) = capture {
                 http.output_dir.get_or_insert_with(|| dir.clone());
             }
         }
@@ -213,6 +216,11 @@ fn config_from(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<
         config.incident_dir.clone_from(&args.incident_dir);
     }
     if let Some(listen) = &args.listen {
+        if listen.parse::<SocketAddr>().is_err() {
+            bail!(wrong(&format!(
+                "`--listen {listen}` is no address and port: write an IP address, as in 127.0.0.1:9464"
+            )));
+        }
         config.listen.clone_from(listen);
     }
     Ok(config)
@@ -242,9 +250,8 @@ fn read(path: &Path, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
 
 fn checked(name: &str, text: &str, beside: &Path, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
     let load = |path: &str| {
-        let path = beside.join(path);
-        files.borrow_mut().push(path.clone());
-        rules::texts_of(&[path]).map_err(|e| e.to_string())
+        files.borrow_mut().push(beside.join(path));
+        rules::texts_beside(beside, path)
     };
     let loaded = file::load(name, text, &load);
     for diagnostic in &loaded.diagnostics {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::capture::{CaptureText, capture_of, default_http};
+use super::capture::{CaptureText, capture_of, default_http, texts};
 use super::de::{Field, TextOr, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
 use super::effective::Settings;
@@ -31,7 +31,8 @@ pub struct FileText {
     signals: Field<Vec<Field<SignalText>>>,
     /// Rules: `preset:NAME`, a file, a folder, or a rule itself. Default: the shipped default rules.
     rules: Field<Vec<Field<TextOr<RuleText>>>>,
-    /// What a rule captures that does not say so itself. Default: a window over HTTP of 10 steps.
+    /// What a rule captures that does not say so itself, and what is captured by hand or for an alert.
+    /// Default: a window over HTTP of 10 steps.
     capture: Field<CaptureText>,
     /// Open no window, whatever fires.
     watch_only: Field<bool>,
@@ -51,6 +52,9 @@ pub struct FileText {
     listen: Field<String>,
     /// Where `/healthz`, `/readyz` and `/metrics` alone are served, without a token.
     metrics_listen: Field<String>,
+    /// Names under which people reach the API and the page, beside `localhost` and addresses: without a
+    /// port. A request that names another host is refused, so that a page elsewhere cannot reach it.
+    hosts: Field<Vec<Field<String>>>,
     /// Token of the API; needed for what changes state, and for everything beyond loopback.
     token: Field<TextOr<SecretText>>,
     /// The zone of log stamps. Default: the agent's own.
@@ -119,6 +123,8 @@ pub struct Config {
     pub catalog: Arc<Catalog>,
     /// The rules, each with the sources of its settings.
     pub rules: Vec<Checked>,
+    /// What a window asks for where nothing closer says it: the rules' default, and windows by hand.
+    pub capture: CaptureSpec,
     /// What captures may cost.
     pub budget: Budget,
     /// How much is kept.
@@ -137,6 +143,8 @@ pub struct Config {
     pub listen: String,
     /// Address of health and metrics alone.
     pub metrics_listen: Option<String>,
+    /// Names under which the API is reached, beside `localhost` and addresses.
+    pub hosts: Vec<String>,
     /// Token of the API.
     pub token: Option<SecretRef>,
     /// Zone of log stamps; `None` for the agent's own.
@@ -241,6 +249,7 @@ fn check(
             .metrics_listen
             .get()
             .map(|_| listen_of(&text.metrics_listen, "", &mut settings, findings)),
+        hosts: hosts_of(text, findings),
         token: secret_of(&text.token, "`token`", findings),
         zone: target::zone_of(&text.zone, findings),
         log: text.log.or(LogFormatText::Text),
@@ -248,6 +257,7 @@ fn check(
         signals,
         catalog,
         rules,
+        capture,
         receivers,
         settings,
     }
@@ -405,6 +415,17 @@ fn keep_of(text: &FileText, settings: &mut Settings) -> Keep {
         bytes: settings.take("keep.bytes", &text.bytes, Bytes(50 << 30)).0,
         min_free: settings.take("keep.min_free", &text.min_free, Bytes(5 << 30)).0,
     }
+}
+
+fn hosts_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<String> {
+    let of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    for (host, place) in text.hosts.get().into_iter().flatten().filter_map(Field::placed) {
+        if host.is_empty() || !host.chars().all(of_a_name) {
+            let hint = "write the name alone, without scheme and port: `gpu7.example.com`";
+            findings.error(place, format!("`{host}` is no host name"), Some(hint.into()));
+        }
+    }
+    texts(&text.hosts).unwrap_or_default()
 }
 
 fn listen_of(

@@ -37,8 +37,7 @@ impl Access {
     fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
         let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
         if !self.knows_host(host) {
-            let why =
-                "this Host is not the agent's: a page elsewhere must not reach it; add the name to `hosts`";
+            let why = "this Host is not the agent's: a page elsewhere must not reach it; add the name to `hosts` in the configuration";
             return Err(Problem(StatusCode::MISDIRECTED_REQUEST, why.into()));
         }
         let reading = matches!(*method, Method::GET | Method::HEAD);

@@ -2,13 +2,14 @@
 //! asks for a capture, through the same governor as any rule.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::warn;
 
 use super::control::{Answer, Ask, CaptureRequest, asked, body};
 use super::{Problem, Shared};
@@ -20,6 +21,12 @@ use crate::decide::time::Time;
 const REMEMBERED: usize = 1024;
 /// Alerts of one request that are looked at.
 const ALERTS: usize = 64;
+/// A request of so many alerts, with their annotations, is longer than any other.
+pub(super) const BODY_LIMIT: usize = 1 << 20;
+/// The label that only the agent's own alerts have.
+const OWN_LABEL: &str = "incident";
+const OWN_ALERT: &str =
+    "its label `incident` says that it is of skewtrap's own making, which asks for no capture";
 
 /// The part of Alertmanager's webhook (version 4) that matters here.
 #[derive(Debug, Deserialize)]
@@ -46,46 +53,98 @@ pub(super) struct InboundAlert {
 pub(super) struct Seen(Mutex<VecDeque<(String, String)>>);
 
 impl Seen {
-    fn is_new(&self, alert: &InboundAlert) -> bool {
-        let key = (alert.fingerprint.clone(), alert.starts_at.clone());
-        let mut seen = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if alert.fingerprint.is_empty() || seen.contains(&key) {
-            return alert.fingerprint.is_empty();
+    fn has(&self, alert: &InboundAlert) -> bool {
+        !alert.fingerprint.is_empty() && self.lock().contains(&alert.key())
+    }
+
+    /// Only once it was answered: what the loop did not answer is asked again.
+    fn note(&self, alert: &InboundAlert) {
+        if alert.fingerprint.is_empty() || self.has(alert) {
+            return;
         }
+        let mut seen = self.lock();
         if seen.len() == REMEMBERED {
             seen.pop_front();
         }
-        seen.push_back(key);
-        true
+        seen.push_back(alert.key());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(String, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl InboundAlert {
+    fn key(&self) -> (String, String) {
+        (self.fingerprint.clone(), self.starts_at.clone())
+    }
+
+    fn name(&self) -> &str {
+        self.labels.get("alertname").map_or("an alert", String::as_str)
+    }
+
+    /// The agent's own messages carry the incident's id: one that asked for a capture would have its
+    /// own alert ask for the next.
+    fn is_of_an_incident(&self) -> bool {
+        self.labels.get(OWN_LABEL).is_some_and(|id| !id.is_empty())
     }
 }
 
 /// Asks for a capture for each alert that newly fires. The response says what came of each; it is
-/// 200 even where all were refused, or Alertmanager would send them again and again.
+/// 200 even where all were refused, or Alertmanager would send them again and again. Only a loop that
+/// does not answer is an error: then sending it again is what helps.
 pub(super) async fn alerts(
     State(shared): State<Shared>,
     json: Result<Json<Notification>, JsonRejection>,
 ) -> Result<Json<Value>, Problem> {
     let notification = body(json)?;
     let targets = shared.status().targets.clone();
+    let (firing, left_out) = looked_at(&notification.alerts);
     let mut results = Vec::new();
-    for alert in notification.alerts.iter().take(ALERTS).filter(|a| a.status == "firing") {
-        let name = alert.labels.get("alertname").map_or("an alert", String::as_str);
-        let result = match target_of(&alert.labels, &targets) {
-            Err(why) => json!({ "alert": name, "refused": why }),
-            Ok(_) if !shared.alerts.is_new(alert) => json!({ "alert": name, "said": "it has asked before" }),
-            Ok(target) => match asked(&shared, Ask::Capture(request_of(alert, name, target))).await? {
-                Answer::Done { said, incident } => {
-                    json!({ "alert": name, "said": said, "incident": incident })
-                }
-                Answer::Refused { why } | Answer::Wrong { why } | Answer::Missing { why } => {
-                    json!({ "alert": name, "refused": why })
-                }
-            },
-        };
-        results.push(result);
+    for alert in firing {
+        results.push(result_of(&shared, alert, &targets).await?);
     }
-    Ok(Json(json!({ "results": results })))
+    let mut said = json!({ "results": results });
+    if left_out > 0 {
+        warn!("{left_out} alerts of one request were not looked at; set `max_alerts` to at most {ALERTS}");
+        said["left_out"] = left_out.into();
+    }
+    Ok(Json(said))
+}
+
+/// The alerts that fire, at most [`ALERTS`], and how many more there are.
+fn looked_at(alerts: &[InboundAlert]) -> (Vec<&InboundAlert>, usize) {
+    let mut firing: Vec<_> = alerts.iter().filter(|a| a.status == "firing").collect();
+    let left_out = firing.len().saturating_sub(ALERTS);
+    firing.truncate(ALERTS);
+    (firing, left_out)
+}
+
+/// What came of one alert.
+async fn result_of(
+    shared: &Shared,
+    alert: &InboundAlert,
+    targets: &[TargetStatus],
+) -> Result<Value, Problem> {
+    let name = alert.name();
+    if alert.is_of_an_incident() {
+        return Ok(json!({ "alert": name, "ignored": OWN_ALERT }));
+    }
+    let target = match target_of(&alert.labels, targets) {
+        Ok(target) => target,
+        Err(why) => return Ok(json!({ "alert": name, "refused": why })),
+    };
+    if shared.alerts.has(alert) {
+        return Ok(json!({ "alert": name, "said": "it has asked before" }));
+    }
+    let answer = asked(shared, Ask::Capture(request_of(alert, name, target))).await?;
+    shared.alerts.note(alert);
+    Ok(match answer {
+        Answer::Done { said, incident } => json!({ "alert": name, "said": said, "incident": incident }),
+        Answer::Refused { why } | Answer::Wrong { why } | Answer::Missing { why } => {
+            json!({ "alert": name, "refused": why })
+        }
+    })
 }
 
 fn request_of(alert: &InboundAlert, name: &str, target: Arc<str>) -> CaptureRequest {
@@ -168,8 +227,27 @@ mod tests {
             starts_at: starts.into(),
             fingerprint: "f".into(),
         };
-        assert!(seen.is_new(&alert("1")));
-        assert!(!seen.is_new(&alert("1")));
-        assert!(seen.is_new(&alert("2")), "it fires anew");
+        assert!(!seen.has(&alert("1")));
+        seen.note(&alert("1"));
+        assert!(seen.has(&alert("1")));
+        assert!(!seen.has(&alert("2")), "it fires anew");
+    }
+
+    #[test]
+    fn alerts_that_no_longer_fire_take_no_place_from_those_that_do() {
+        let alert = |status: &str| InboundAlert {
+            status: status.into(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            starts_at: String::new(),
+            fingerprint: String::new(),
+        };
+        let mut alerts: Vec<_> = (0..100).map(|_| alert("resolved")).collect();
+        alerts.push(alert("firing"));
+        let (firing, left_out) = looked_at(&alerts);
+        assert_eq!((firing.len(), left_out), (1, 0));
+        alerts.extend((0..70).map(|_| alert("firing")));
+        let (firing, left_out) = looked_at(&alerts);
+        assert_eq!((firing.len(), left_out), (64, 7));
     }
 }

@@ -1,5 +1,5 @@
-//! Accepting connections, so many at once and none that stays silent: a client that opens
-//! connections and sends nothing must not keep the others out for long.
+//! Accepting connections, so many at once and none that dawdles: a client that opens connections and
+//! sends nothing, or a byte now and then, must not keep the others out for long.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -17,7 +17,8 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 const CONNECTIONS: usize = 128;
-const SILENCE: Duration = Duration::from_secs(15);
+/// A request is here whole so long after the connection was opened, or after the last response.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// What is being answered when the agent goes may take this long.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -51,8 +52,8 @@ impl Listener for Bounded {
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        let quiet = Box::pin(sleep(SILENCE));
-        (Connection { stream, quiet, _place: place }, address)
+        let due = Box::pin(sleep(PATIENCE));
+        (Connection { stream, due, _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -60,24 +61,17 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends when nothing moved on it for [`SILENCE`].
+/// A connection that ends when nothing was answered on it for [`PATIENCE`]. What arrives does not
+/// count: else a byte every few seconds would hold its place for ever.
 struct Connection {
     stream: TcpStream,
-    quiet: Pin<Box<Sleep>>,
+    due: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    /// Passes a result on; progress starts the silence anew, its end is an error.
-    fn watched<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if result.is_ready() {
-            self.quiet.as_mut().reset(Instant::now() + SILENCE);
-            return result;
-        }
-        match self.quiet.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
-        }
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        self.due.as_mut().poll(cx).is_ready()
     }
 }
 
@@ -87,15 +81,22 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.watched(cx, result)
+        if self.is_overdue(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.watched(cx, result)
+        if result.is_ready() {
+            self.due.as_mut().reset(Instant::now() + PATIENCE);
+        } else if self.is_overdue(cx) {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        result
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -104,5 +105,47 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// An address that answers every request with 404.
+    async fn listening() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
+        let address = listener.local_addr().expect("its address");
+        tokio::spawn(serve(listener, Router::new(), CancellationToken::new()));
+        address
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_comes_byte_by_byte_is_cut_off() {
+        let mut stream = TcpStream::connect(listening().await).await.expect("connected");
+        stream.write_all(b"GET /").await.expect("sent");
+        let began = Instant::now();
+        let mut answer = [0; 16];
+        while began.elapsed() < PATIENCE * 6 {
+            tokio::select! {
+                _ = stream.read(&mut answer) => break,
+                () = sleep(Duration::from_secs(4)) => drop(stream.write_all(b"a").await),
+            }
+        }
+        assert!(began.elapsed() < PATIENCE * 2, "it held its place for {:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_used_stays_open() {
+        let mut stream = TcpStream::connect(listening().await).await.expect("connected");
+        for _ in 0..4 {
+            sleep(Duration::from_secs(8)).await;
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
+            let mut answer = [0; 1024];
+            let count = stream.read(&mut answer).await.expect("an answer");
+            assert!(answer[..count].starts_with(b"HTTP/1.1 404"), "{:?}", &answer[..count]);
+        }
     }
 }

@@ -33,7 +33,6 @@ pub struct Metrics {
     stall: Seconds,
     messages: Counters,
     requests: Counters,
-    dropped: Counters,
     restarts: Counter,
     queues: Family<Pairs, Gauge>,
 }
@@ -44,7 +43,7 @@ impl Default for Metrics {
         let (transitions, captures, refusals) =
             (Counters::default(), Counters::default(), Counters::default());
         let (stall, messages, requests) = (Seconds::default(), Counters::default(), Counters::default());
-        let (dropped, restarts, queues) = (Counters::default(), Counter::default(), Family::default());
+        let (restarts, queues) = (Counter::default(), Family::default());
         let r = &mut registry;
         r.register("rule_transitions", "Changes of a rule's state, by the new state", transitions.clone());
         r.register(
@@ -65,25 +64,9 @@ impl Default for Metrics {
             messages.clone(),
         );
         r.register("http_requests", "Requests that the agent answered, by status code", requests.clone());
-        r.register(
-            "dropped",
-            "Events that were dropped because a queue inside the agent was full, by queue",
-            dropped.clone(),
-        );
         r.register("task_restarts", "Tasks that ended or panicked and were started again", restarts.clone());
         r.register("queue_length", "Events that wait in a queue inside the agent", queues.clone());
-        Self {
-            registry,
-            transitions,
-            captures,
-            refusals,
-            stall,
-            messages,
-            requests,
-            dropped,
-            restarts,
-            queues,
-        }
+        Self { registry, transitions, captures, refusals, stall, messages, requests, restarts, queues }
     }
 }
 
@@ -118,11 +101,6 @@ impl Metrics {
     /// An attempt to deliver ended: `sent`, `again` or `given_up`.
     pub fn message(&self, receiver: &str, result: &str) {
         self.messages.get_or_create(&vec![("receiver", receiver.into()), ("result", result.into())]).inc();
-    }
-
-    /// So many events found a queue full.
-    pub fn dropped(&self, queue: &str, count: u64) {
-        self.dropped.get_or_create(&vec![("queue", queue.into())]).inc_by(count);
     }
 
     /// The supervisor's count of restarts so far.

@@ -69,7 +69,7 @@ pub struct Doors {
     pub metrics: Arc<Metrics>,
 }
 
-/// Why the API cannot be served. The watching goes on without it.
+/// Why an address is not served. The watching, and the other address, go on without it.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address cannot be had.
@@ -110,50 +110,72 @@ impl Shared {
 /// Listening, not yet answering.
 #[derive(Debug)]
 pub struct Server {
-    api: (TcpListener, Router),
-    probes: Option<(TcpListener, Router)>,
+    api: Option<Door>,
+    probes: Option<Door>,
 }
 
+/// An address, and who answers there.
+type Door = (TcpListener, Router);
+
 impl Server {
-    /// Takes the addresses.
-    ///
-    /// # Errors
-    /// An address is taken, or is reachable from other machines while there is no token.
-    pub async fn bind(config: &ServeConfig, doors: Doors) -> Result<Self, ServeError> {
-        let address = config.listen;
-        if !address.ip().is_loopback() && config.token.is_none() {
-            return Err(ServeError::NoToken { address });
-        }
+    /// Takes the addresses that can be had, and says what is wrong with the others: it is taken, or is
+    /// reachable from other machines while there is no token. Neither keeps the other from serving.
+    pub async fn bind(config: &ServeConfig, doors: Doors) -> (Self, Vec<ServeError>) {
         let shared =
             Shared { doors, incident_dir: Arc::new(config.incident_dir.clone()), alerts: Arc::default() };
-        let api = listener(address, "listen").await?;
+        let mut troubles = Vec::new();
+        let api = match api_listener(config).await {
+            Ok(listener) => Some((listener, api_router(shared.clone(), Access::new(config)))),
+            Err(error) => {
+                troubles.push(error);
+                None
+            }
+        };
         let probes = match config.metrics_listen {
-            Some(address) => Some((listener(address, "metrics_listen").await?, probes(shared.clone()))),
+            Some(address) => match listener(address, "metrics_listen").await {
+                Ok(listener) => Some((listener, probes(shared))),
+                Err(error) => {
+                    troubles.push(error);
+                    None
+                }
+            },
             None => None,
         };
-        Ok(Self { api: (api, api_router(shared, Access::new(config))), probes })
+        (Self { api, probes }, troubles)
     }
 
     /// The API's address: the port is known where the configuration said 0.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.api.0.local_addr().ok()
+        address_of(self.api.as_ref())
     }
 
     /// The second address.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.probes.as_ref().and_then(|(listener, _)| listener.local_addr().ok())
+        address_of(self.probes.as_ref())
     }
 
     /// Answers until cancelled, then lets what is being answered finish.
     pub async fn run(self, cancel: CancellationToken) {
-        let api = listen::serve(self.api.0, self.api.1, cancel.clone());
-        match self.probes {
-            Some((listener, router)) => {
-                tokio::join!(api, listen::serve(listener, router, cancel));
-            }
-            None => api.await,
-        }
+        tokio::join!(answer(self.api, cancel.clone()), answer(self.probes, cancel));
     }
+}
+
+fn address_of(door: Option<&Door>) -> Option<SocketAddr> {
+    door.and_then(|(listener, _)| listener.local_addr().ok())
+}
+
+async fn answer(door: Option<Door>, cancel: CancellationToken) {
+    if let Some((listener, router)) = door {
+        listen::serve(listener, router, cancel).await;
+    }
+}
+
+async fn api_listener(config: &ServeConfig) -> Result<TcpListener, ServeError> {
+    let address = config.listen;
+    if !address.ip().is_loopback() && config.token.is_none() {
+        return Err(ServeError::NoToken { address });
+    }
+    listener(address, "listen").await
 }
 
 async fn listener(address: SocketAddr, key: &'static str) -> Result<TcpListener, ServeError> {
@@ -186,7 +208,7 @@ fn api_router(shared: Shared, access: Access) -> Router {
         .route("/stop", post(control::stop))
         .route("/reload", post(control::reload))
         .route("/silence", post(control::silence))
-        .route("/alerts", post(inbound::alerts));
+        .route("/alerts", post(inbound::alerts).layer(DefaultBodyLimit::max(inbound::BODY_LIMIT)));
     Router::new()
         .route("/", get(page::html))
         .route("/page.css", get(page::css))

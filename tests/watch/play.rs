@@ -19,7 +19,8 @@ use skewtrap::decide::rule::Rule;
 use skewtrap::decide::signal::catalog::Catalog;
 use skewtrap::decide::signal::log_reader::Arrival;
 use skewtrap::decide::signal::observation::{Observation, SourceId};
-use skewtrap::decide::signal::sample::TargetId;
+use skewtrap::decide::signal::sample::{Source, TargetId};
+use skewtrap::decide::signal::source::WatchedSource;
 use skewtrap::decide::time::Time;
 use skewtrap::decide::watch::{
     Asked, Effect, Event, Mode, ServerFact, Setup, Watch, WatchedTarget, WindowNews,
@@ -79,7 +80,12 @@ pub fn core_of(text: Option<&str>, mode: Mode, policy: Policy, ledger: Ledger, n
         rules,
         catalog,
         patterns: Vec::new(),
-        sources: vec![(SourceId(0), "loads".into())],
+        sources: vec![WatchedSource {
+            id: SourceId(0),
+            target: TargetId(0),
+            kind: Source::Loads,
+            name: "loads".into(),
+        }],
         targets: vec![WatchedTarget { name: name.clone(), role: None, group: name, sees_log: true }],
         policy,
         ledger,

@@ -154,3 +154,13 @@ budgt: {}
           = did you mean `budget`?
         ");
 }
+
+#[test]
+fn hosts_are_names_without_scheme_and_port() {
+    let loaded = load("skewtrap.yaml", "hosts: [gpu7.example.com, agent]\n", &nothing);
+    assert_eq!(loaded.config.expect("it may run").hosts, ["gpu7.example.com", "agent"]);
+    for wrong in ["http://gpu7", "'gpu7:9464'", "''"] {
+        let told = told(&format!("hosts: [{wrong}]\n"));
+        assert!(told.contains("is no host name") && told.contains("without scheme and port"), "{told}");
+    }
+}

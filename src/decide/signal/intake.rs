@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use memchr::memchr;
@@ -17,6 +18,7 @@ use crate::decide::signal::observation::{Observation, Problem, SourceId};
 use crate::decide::signal::pattern::Pattern;
 use crate::decide::signal::rank::Rank;
 use crate::decide::signal::sample::{Source, TargetId};
+use crate::decide::signal::source::Given;
 use crate::decide::signal::store::SignalStore;
 use crate::decide::time::Time;
 
@@ -83,6 +85,7 @@ pub struct Intake {
     logs: BTreeMap<SourceId, LogReader>,
     names: BTreeMap<SourceId, Arc<str>>,
     problems: BTreeMap<SourceId, Problem>,
+    given: BTreeMap<SourceId, Given>,
     patterns: Vec<Pattern>,
     metrics: Metrics,
     counts: Counts,
@@ -96,6 +99,7 @@ impl Intake {
             logs: BTreeMap::new(),
             names: BTreeMap::new(),
             problems: BTreeMap::new(),
+            given: BTreeMap::new(),
             patterns: Vec::new(),
             metrics: Metrics::default(),
             counts: Counts::default(),
@@ -117,6 +121,16 @@ impl Intake {
         self.counts
     }
 
+    /// What a source gave so far.
+    pub fn given(&self, source: SourceId) -> Given {
+        self.given.get(&source).copied().unwrap_or_default()
+    }
+
+    /// What is wrong with a source now.
+    pub fn problem_of(&self, source: SourceId) -> Option<&Problem> {
+        self.problems.get(&source)
+    }
+
     /// By how many seconds a log's stamps disagree with their arrival, when that cannot be right.
     pub fn stamp_disagreement_s(&self, source: SourceId) -> Option<i64> {
         self.logs.get(&source).and_then(LogReader::disagreement_s)
@@ -129,9 +143,29 @@ impl Intake {
         store: &mut SignalStore,
         mut step: impl FnMut(&mut SignalStore, Time, Step<'_>),
     ) {
+        let (recorded, unused) = (store.recorded(), store.dropped() + self.counts.bad);
+        let true_at = self.read(observation, store, &mut step);
+        let samples = store.recorded() - recorded;
+        let given = self.given.entry(observation.source()).or_default();
+        given.dropped += store.dropped() + self.counts.bad - unused;
+        if samples > 0 {
+            let came = observation.came();
+            given.samples += samples;
+            given.last = came.or(true_at).or(given.last);
+            given.lag = came.zip(true_at).map(|(came, true_at)| came.since(true_at));
+        }
+    }
+
+    /// Reads an observation; for when its last sample was true, where the source says so.
+    fn read(
+        &mut self,
+        observation: &Observation,
+        store: &mut SignalStore,
+        mut step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
+    ) -> Option<Time> {
         match observation {
             Observation::Lines { target, source, lines, arrival } => {
-                self.lines(*target, *source, lines, *arrival, store, &mut step);
+                return self.lines(*target, *source, lines, *arrival, store, &mut step);
             }
             Observation::Page { target, source, body, at } => {
                 step(store, *at, Step::Due);
@@ -141,9 +175,11 @@ impl Intake {
             }
             Observation::Loads { target, source, body, at } => {
                 step(store, *at, Step::Due);
-                let problem = self.loads(*target, *source, body, *at, store, &mut step);
+                let read = self.loads(*target, *source, body, *at, store, &mut step);
                 step(store, *at, Step::Recorded);
-                self.problem(*target, *source, problem, *at, store, &mut step);
+                let age = read.as_ref().ok().copied().flatten();
+                self.problem(*target, *source, read.err(), *at, store, &mut step);
+                return age.map(|age| *at - age);
             }
             Observation::Samples { target, samples, at, .. } => {
                 step(store, *at, Step::Due);
@@ -151,12 +187,14 @@ impl Intake {
                     store.record_sample(*target, Source::Prometheus, sample, *at);
                 }
                 step(store, *at, Step::Recorded);
+                return samples.last().map(|s| s.at);
             }
             Observation::State { target, source, problem, at, .. } => {
                 step(store, *at, Step::Due);
                 self.problem(*target, *source, problem.clone(), *at, store, &mut step);
             }
         }
+        None
     }
 
     fn lines(
@@ -167,7 +205,8 @@ impl Intake {
         arrival: Arrival,
         store: &mut SignalStore,
         step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
-    ) {
+    ) -> Option<Time> {
+        let mut last = None;
         let reader = self.logs.entry(source).or_insert_with(|| LogReader::new(self.zone.clone()));
         let mut rest = lines;
         while !rest.is_empty() {
@@ -182,6 +221,7 @@ impl Intake {
                     self.counts.batch_lines += 1;
                     step(store, at, Step::Due);
                     store.record_line(target, rank, reader.fields(), at, line);
+                    last = Some(at);
                     step(store, at, Step::Recorded);
                 }
                 Says::Profile(profile) => {
@@ -195,9 +235,11 @@ impl Intake {
             for sample in self.patterns.iter().filter_map(|p| p.read(line, rank, at)) {
                 step(store, at, Step::Due);
                 store.record_sample(target, Source::Pattern, &sample, at);
+                last = Some(at);
                 step(store, at, Step::Recorded);
             }
         }
+        last
     }
 
     fn page(
@@ -222,6 +264,7 @@ impl Intake {
         }
     }
 
+    /// Reads an answer; how old the oldest of its loads is.
     fn loads(
         &mut self,
         target: TargetId,
@@ -230,13 +273,13 @@ impl Intake {
         at: Time,
         store: &mut SignalStore,
         step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
-    ) -> Option<Problem> {
+    ) -> Result<Option<Duration>, Problem> {
         self.counts.pages += 1;
         let loads = match loads::read(body) {
             Ok(loads) => loads,
             Err(error) => {
                 self.counts.bad += 1;
-                return Some(Problem::BadLoads { url: self.name(source), error });
+                return Err(Problem::BadLoads { url: self.name(source), error });
             }
         };
         for load in &loads.ranks {
@@ -248,7 +291,7 @@ impl Intake {
         if let Some(version) = &loads.version {
             step(store, at, Step::Version { target, version });
         }
-        None
+        Ok(loads.ranks.iter().map(|r| r.age).max())
     }
 
     /// Tells a change of a source's state, and only a change.

@@ -24,6 +24,7 @@ pub mod rate;
 pub mod ring;
 pub mod sample;
 pub mod sglang_line;
+pub mod source;
 pub mod stamp;
 pub mod store;
 pub mod vllm_line;

@@ -81,6 +81,26 @@ pub enum Observation {
 }
 
 impl Observation {
+    /// From which source it came.
+    pub fn source(&self) -> SourceId {
+        match self {
+            Self::Lines { source, .. }
+            | Self::Page { source, .. }
+            | Self::Loads { source, .. }
+            | Self::Samples { source, .. }
+            | Self::State { source, .. } => *source,
+        }
+    }
+
+    /// When what it holds came fresh from its source; `None` for lines of the past, recorded or read
+    /// from where a file already stood.
+    pub fn came(&self) -> Option<Time> {
+        match self {
+            Self::Lines { arrival: Arrival::Backlog(_), .. } => None,
+            other => other.at(),
+        }
+    }
+
     /// When it arrived; `None` for recorded lines, whose own time is in each of them.
     pub fn at(&self) -> Option<Time> {
         match self {

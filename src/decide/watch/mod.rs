@@ -9,6 +9,7 @@ mod event;
 mod incidents;
 mod news;
 mod server;
+mod sources;
 mod status;
 mod wish;
 mod worse;
@@ -29,9 +30,10 @@ use crate::decide::rule::Rule;
 use crate::decide::signal::catalog::Catalog;
 use crate::decide::signal::intake::Intake;
 use crate::decide::signal::metrics::Role;
-use crate::decide::signal::observation::{Observation, SourceId};
+use crate::decide::signal::observation::Observation;
 use crate::decide::signal::pattern::Pattern;
 use crate::decide::signal::sample::TargetId;
+use crate::decide::signal::source::WatchedSource;
 use crate::decide::signal::store::{Bounds, Evidence, SignalStore};
 use crate::decide::status::Status;
 use crate::decide::time::Time;
@@ -70,8 +72,8 @@ pub struct Setup {
     pub catalog: Arc<Catalog>,
     /// The user's own patterns.
     pub patterns: Vec<Pattern>,
-    /// What each source is called in messages.
-    pub sources: Vec<(SourceId, Arc<str>)>,
+    /// What is read.
+    pub sources: Vec<WatchedSource>,
     /// The servers.
     pub targets: Vec<WatchedTarget>,
     /// What captures may cost.
@@ -89,6 +91,7 @@ pub struct Setup {
 pub struct Watch {
     store: SignalStore,
     intake: Intake,
+    sources: Vec<WatchedSource>,
     core: Core,
 }
 
@@ -101,16 +104,17 @@ impl Watch {
         }
         let mut intake = Intake::new(setup.zone.clone());
         intake.set_patterns(setup.patterns.clone());
-        for (source, name) in &setup.sources {
-            intake.name_source(*source, name.clone());
+        for source in &setup.sources {
+            intake.name_source(source.id, source.name.clone());
         }
+        let sources = setup.sources.clone();
         let core = Core::new(setup, &mut store, now);
-        Self { store, intake, core }
+        Self { store, intake, sources, core }
     }
 
     /// Takes one event; what is to be done is appended to `out`.
     pub fn handle(&mut self, event: Event, now: Time, out: &mut Vec<Effect>) {
-        let Self { store, intake, core } = self;
+        let Self { store, intake, core, .. } = self;
         match event {
             Event::Observed(seen) => Self::observed(intake, store, core, &seen, now, out),
             Event::Tick => core.pass(store, now, out),
@@ -163,7 +167,7 @@ impl Watch {
 
     /// Everything that is shown.
     pub fn status(&self, now: Time) -> Status {
-        status::status_of(&self.core, &self.store, now)
+        status::status_of(&self.core, &self.store, &sources::standing(self, now), now)
     }
 
     /// What is known of a server.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::core::Core;
 use super::incidents::Case;
+use super::server::Server;
 use crate::decide::capture::CaptureSpec;
 use crate::decide::capture::refusal::Span;
 use crate::decide::incident::CaptureOutcome;
@@ -14,11 +15,11 @@ use crate::decide::rule::why::Standing as RuleStanding;
 use crate::decide::rule::{Phase, Rule};
 use crate::decide::signal::catalog;
 use crate::decide::signal::rank::Rank;
-use crate::decide::signal::sample::{Signal, Source};
+use crate::decide::signal::sample::{Signal, Source, TargetId};
 use crate::decide::signal::store::{SignalStore, Standing};
 use crate::decide::status::{
     BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, RuleStatus, SignalStatus,
-    SourceState, SourceStatus, StateWord, Status, TargetStatus, WindowStatus, resampled,
+    SourceStatus, StateWord, Status, TargetStatus, WindowStatus, resampled,
 };
 use crate::decide::time::Time;
 
@@ -30,13 +31,18 @@ const DRAWN_SIGNALS: usize = 6;
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Everything that the core knows of itself at `now`; addresses are the shell's to add.
-pub(super) fn status_of(core: &Core, store: &SignalStore, now: Time) -> Status {
+pub(super) fn status_of(
+    core: &Core,
+    store: &SignalStore,
+    sources: &[(TargetId, SourceStatus)],
+    now: Time,
+) -> Status {
     let standing = store.standing(now);
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         at: now,
         watch_only: core.policy.watch_only,
-        targets: core.servers.iter().map(|s| target_of(s, &standing, now)).collect(),
+        targets: targets_of(core, &standing, sources),
         rules: rules_of(core, now),
         incidents: core.incidents.newest_first().map(|c| c.incident.clone()).collect(),
         windows: windows_of(core),
@@ -47,20 +53,19 @@ pub(super) fn status_of(core: &Core, store: &SignalStore, now: Time) -> Status {
     }
 }
 
-fn target_of(server: &super::server::Server, standing: &[Standing], now: Time) -> TargetStatus {
+fn targets_of(core: &Core, standing: &[Standing], sources: &[(TargetId, SourceStatus)]) -> Vec<TargetStatus> {
+    let of = |(place, server): (usize, &Server)| {
+        let sources = sources.iter().filter(|(target, _)| usize::from(target.0) == place);
+        target_of(server, standing, sources.map(|(_, source)| source.clone()).collect())
+    };
+    core.servers.iter().enumerate().map(of).collect()
+}
+
+fn target_of(server: &Server, standing: &[Standing], sources: Vec<SourceStatus>) -> TargetStatus {
     let facts = server.facts.server.as_ref();
     let mut ranks: BTreeMap<Labels, BTreeMap<Arc<str>, SignalStatus>> = BTreeMap::new();
-    let mut sources: BTreeMap<Source, SourceStatus> = BTreeMap::new();
-    for seen in standing.iter().filter(|s| *s.target == *server.name) {
-        let source = sources.entry(seen.source).or_insert_with(|| source_of(seen));
-        source.samples += seen.latest.len() as u64;
-        if seen.age_s.is_finite() {
-            let last = now - Duration::from_secs_f64(seen.age_s.max(0.0));
-            source.last = source.last.max(Some(last));
-            let is_fresh = seen.age_s < 30.0;
-            source.state = if is_fresh { SourceState::Ok } else { SourceState::Silent };
-        }
-        for reading in seen.latest.iter().filter(|_| !seen.overruled) {
+    for seen in standing.iter().filter(|s| *s.target == *server.name && !s.overruled) {
+        for reading in &seen.latest {
             let signal = SignalStatus {
                 value: reading.value,
                 at: reading.at,
@@ -75,21 +80,8 @@ fn target_of(server: &super::server::Server, standing: &[Standing], now: Time) -
         url: String::new(),
         engine: facts.map_or_else(|| "unknown".into(), |f| f.engine.to_string().to_lowercase().into()),
         engine_version: facts.and_then(|f| f.version.map(|v| v.to_string())),
-        sources: sources.into_values().collect(),
+        sources,
         ranks: ranks.into_iter().map(|(rank, signals)| RankStatus { rank, signals }).collect(),
-    }
-}
-
-fn source_of(seen: &Standing) -> SourceStatus {
-    SourceStatus {
-        kind: seen.source.word().into(),
-        place: String::new(),
-        state: SourceState::Starting,
-        problem: None,
-        last: None,
-        lag_s: None,
-        samples: 0,
-        dropped: 0,
     }
 }
 

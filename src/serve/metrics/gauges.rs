@@ -1,5 +1,6 @@
 //! Gauges read off the published status, and the process's own.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -9,7 +10,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Pairs;
-use crate::decide::status::{GroupStatus, SourceState, StateWord, Status};
+use crate::decide::status::{GroupStatus, SourceState, SourceStatus, StateWord, Status};
 use crate::decide::time::Time;
 
 /// Linux shows CPU times to programs in this unit on every architecture.
@@ -43,20 +44,44 @@ pub(super) fn registry_of(status: &Status) -> Registry {
     registry
 }
 
+/// What a server's sources of one kind are together: two logs are one `log`, which is up when both are.
+#[derive(Default)]
+struct Kind {
+    down: bool,
+    samples: u64,
+    dropped: u64,
+    lag_s: Option<f64>,
+    last: Option<Time>,
+}
+
+impl Kind {
+    fn add(&mut self, source: &SourceStatus) {
+        self.down |= source.state != SourceState::Ok;
+        self.samples += source.samples;
+        self.dropped += source.dropped;
+        self.lag_s = self.lag_s.into_iter().chain(source.lag_s).max_by(f64::total_cmp);
+        self.last = self.last.max(source.last);
+    }
+}
+
 fn sources(registry: &mut Registry, status: &Status) {
     let (up, lag, last) = (Gauges::default(), Gauges::default(), Gauges::default());
     let samples = Family::<Pairs, Counter>::default();
     let dropped = Family::<Pairs, Counter>::default();
     for target in &status.targets {
+        let mut kinds: BTreeMap<&str, Kind> = BTreeMap::new();
         for source in &target.sources {
-            let labels = vec![("target", target.name.to_string()), ("source", source.kind.to_string())];
-            put(&up, labels.clone(), f64::from(u8::from(source.state == SourceState::Ok)));
-            samples.get_or_create(&labels).inc_by(source.samples);
-            dropped.get_or_create(&labels).inc_by(source.dropped);
-            if let Some(seconds) = source.lag_s {
+            kinds.entry(&source.kind).or_default().add(source);
+        }
+        for (name, kind) in kinds {
+            let labels = vec![("target", target.name.to_string()), ("source", name.to_owned())];
+            put(&up, labels.clone(), f64::from(u8::from(!kind.down)));
+            samples.get_or_create(&labels).inc_by(kind.samples);
+            dropped.get_or_create(&labels).inc_by(kind.dropped);
+            if let Some(seconds) = kind.lag_s {
                 put(&lag, labels.clone(), seconds);
             }
-            if let Some(at) = source.last {
+            if let Some(at) = kind.last {
                 put(&last, labels, at.epoch_s());
             }
         }
@@ -65,7 +90,7 @@ fn sources(registry: &mut Registry, status: &Status) {
     registry.register("source_samples", "Samples that a source gave", samples);
     registry.register(
         "source_dropped",
-        "Lines, pages or samples of a source that could not be used",
+        "Pages, lines of pages and samples of a source that could not be used",
         dropped,
     );
     registry.register_with_unit(
@@ -119,15 +144,12 @@ fn captures(registry: &mut Registry, status: &Status) {
     registry.register("incidents_open", "Incidents whose rule still fires", ConstGauge::new(open as f64));
     let windows = ConstGauge::new(status.windows.len() as f64);
     registry.register("windows_open", "Windows that are under way", windows);
-    let (left, cooldown) = (Gauges::default(), Gauges::default());
+    let left = Gauges::default();
     for limit in &status.budget.limits {
         let labels = vec![("limit", limit.of.to_string())];
-        put(&left, labels.clone(), f64::from(limit.captures.saturating_sub(limit.used)));
-        let waits = limit.cooldown_until.map_or(0.0, |until: Time| until.since(status.at).as_secs_f64());
-        put(&cooldown, labels, waits);
+        put(&left, labels, f64::from(limit.captures.saturating_sub(limit.used)));
     }
     registry.register("captures_left", "Windows that a limit still allows", left);
-    registry.register_with_unit("cooldown", "Until a limit allows the next window", Unit::Seconds, cooldown);
     let bytes = |count: u64| ConstGauge::new(count as f64);
     let taken = bytes(status.budget.bundle_bytes);
     registry.register_with_unit("bundles", "What the incident bundles take", Unit::Bytes, taken);

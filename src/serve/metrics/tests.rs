@@ -82,8 +82,7 @@ fn raised() -> Metrics {
     metrics.refusal("dp-load-skew", "cooldown");
     metrics.stall("server", 0.4);
     metrics.message("oncall", "again");
-    metrics.dropped("samples", 3);
-    metrics.queue("samples", 7);
+    metrics.queue("inbox", 7);
     metrics.restarts(2);
     metrics.restarts(2);
     metrics.requests.get_or_create(&vec![("code", "200".into())]).inc();
@@ -128,4 +127,28 @@ fn the_documentation_names_every_metric() {
     let names = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split(' ').next());
     let missing: Vec<&str> = names.filter(|n| !docs.contains(&format!("`{n}"))).collect();
     assert!(missing.is_empty(), "docs/api.md does not name {missing:?}");
+}
+
+#[test]
+fn sources_of_one_kind_are_up_only_together() {
+    let mut status = status();
+    let log = |place: &str, state| SourceStatus {
+        kind: "log".into(),
+        place: place.into(),
+        state,
+        problem: None,
+        last: None,
+        lag_s: None,
+        samples: 5,
+        dropped: 1,
+    };
+    status.targets[0].sources = vec![log("a", SourceState::Failing), log("b", SourceState::Ok)];
+    let text = Metrics::default().text(&status);
+    for line in [
+        "skewtrap_source_up{target=\"server\",source=\"log\"} 0",
+        "skewtrap_source_samples_total{target=\"server\",source=\"log\"} 10",
+        "skewtrap_source_dropped_total{target=\"server\",source=\"log\"} 2",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
 }
