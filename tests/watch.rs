@@ -9,6 +9,7 @@ use std::io::Read as _;
 
 use flate2::read::MultiGzDecoder;
 use play::{Play, RULE, at, core};
+use skewtrap::decide::capture::facts::ServerFacts;
 use skewtrap::decide::incident::IncidentState;
 use skewtrap::decide::rule::Phase;
 use skewtrap::decide::signal::log_reader::Arrival;
@@ -16,7 +17,7 @@ use skewtrap::decide::signal::observation::{Observation, Problem, SourceId};
 use skewtrap::decide::signal::sample::{Source, TargetId};
 use skewtrap::decide::status::SourceState;
 use skewtrap::decide::time::Time;
-use skewtrap::decide::watch::{Effect, Event, Mode, TICK};
+use skewtrap::decide::watch::{Effect, Event, Mode, ServerFact, TICK};
 use skewtrap::explain::message::Update;
 
 #[test]
@@ -295,4 +296,18 @@ fn a_source_counts_what_it_gave_and_one_that_never_gave_anything_is_shown_with_i
     play.tell(Event::Observed(page), 6.0);
     assert_eq!(source(&play, 6.0).dropped, 1);
     assert_eq!(source(&play, 6.0).state, SourceState::Failing);
+}
+
+#[test]
+fn that_vllm_has_no_loads_is_not_a_source_that_is_down() {
+    let mut play = Play::new();
+    let problem = Problem::NotFound { url: "http://x/v1/loads".into(), hint: "neither is there" };
+    let (target, source, kind) = (TargetId(0), SourceId(0), Source::Loads);
+    let missing = Observation::State { target, source, kind, problem: Some(problem), at: at(1.0) };
+    play.tell(Event::Observed(missing), 1.0);
+    let shown = |play: &Play| play.watch.status(at(2.0)).targets[0].sources.len();
+    assert_eq!(shown(&play), 1, "of an SGLang server, or of one that is not known yet, it is");
+    let facts = ServerFacts::of_vllm("0.11.0", 2);
+    play.tell(Event::Server { target, fact: ServerFact::Info(facts) }, 2.0);
+    assert_eq!(shown(&play), 0);
 }
