@@ -4,6 +4,7 @@
 //! what the tests drive is this, byte for byte; they differ only in the shell around it. Nothing
 //! here iterates an unordered map or draws a random number, so a recording replays exactly.
 
+mod axes;
 mod core;
 mod event;
 mod incidents;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::axes::Axes;
 use super::core::Core;
 use super::incidents::Case;
 use super::server::Server;
@@ -14,7 +15,6 @@ use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::rule::why::Standing as RuleStanding;
 use crate::decide::rule::{Phase, Rule};
 use crate::decide::signal::catalog;
-use crate::decide::signal::rank::Rank;
 use crate::decide::signal::sample::{Signal, Source, TargetId};
 use crate::decide::signal::store::{SignalStore, Standing};
 use crate::decide::status::{
@@ -48,7 +48,7 @@ pub(super) fn status_of(
         windows: windows_of(core),
         budget: budget_of(core, now),
         silences: core.silences.clone(),
-        history: history_of(core, store, now),
+        history: history_of(core, store, &standing, now),
         ..Status::default()
     }
 }
@@ -63,8 +63,12 @@ fn targets_of(core: &Core, standing: &[Standing], sources: &[(TargetId, SourceSt
 
 fn target_of(server: &Server, standing: &[Standing], sources: Vec<SourceStatus>) -> TargetStatus {
     let facts = server.facts.server.as_ref();
+    let axes = Axes::of(&server.name, standing);
     let mut ranks: BTreeMap<Labels, BTreeMap<Arc<str>, SignalStatus>> = BTreeMap::new();
-    for seen in standing.iter().filter(|s| *s.target == *server.name && !s.overruled) {
+    let mut own: Vec<&Standing> =
+        standing.iter().filter(|s| *s.target == *server.name && !s.overruled).collect();
+    own.sort_by_key(|s| s.source);
+    for seen in own {
         for reading in &seen.latest {
             let signal = SignalStatus {
                 value: reading.value,
@@ -72,7 +76,8 @@ fn target_of(server: &Server, standing: &[Standing], sources: Vec<SourceStatus>)
                 stale: reading.silent,
                 source: seen.source.word().into(),
             };
-            ranks.entry(reading.of.clone()).or_default().insert(seen.signal.as_str().into(), signal);
+            let rank = ranks.entry(axes.telling(reading.of.clone())).or_default();
+            rank.entry(seen.signal.as_str().into()).or_insert(signal);
         }
     }
     TargetStatus {
@@ -195,7 +200,8 @@ fn budget_of(core: &Core, now: Time) -> BudgetStatus {
 }
 
 /// The last minutes of the load, and of whatever else a rule watches.
-fn history_of(core: &Core, store: &SignalStore, now: Time) -> Vec<History> {
+fn history_of(core: &Core, store: &SignalStore, standing: &[Standing], now: Time) -> Vec<History> {
+    let servers: Vec<_> = core.servers.iter().map(|s| (&s.name, Axes::of(&s.name, standing))).collect();
     let watched = core.engine.rules().flat_map(|r| r.trigger.conditions.iter().map(|c| c.signal));
     let mut signals: Vec<Signal> = std::iter::once(catalog::LOAD).chain(watched).collect();
     let mut seen = BTreeSet::new();
@@ -205,18 +211,25 @@ fn history_of(core: &Core, store: &SignalStore, now: Time) -> Vec<History> {
         signal: store.catalog().name_of(signal).into(),
         end: now,
         step_s: DRAWN_STEP.as_secs_f64(),
-        lines: core.servers.iter().flat_map(|s| lines_of(&s.name, signal, store, now)).collect(),
+        lines: servers.iter().flat_map(|(name, axes)| lines_of(name, axes, signal, store, now)).collect(),
     });
     drawn.filter(|history| !history.lines.is_empty()).collect()
 }
 
 /// A line per rank, from the best source that has it.
-fn lines_of(target: &Arc<str>, signal: Signal, store: &SignalStore, now: Time) -> Vec<HistoryLine> {
+fn lines_of(
+    target: &Arc<str>,
+    axes: &Axes,
+    signal: Signal,
+    store: &SignalStore,
+    now: Time,
+) -> Vec<HistoryLine> {
     let count = (DRAWN.as_secs() / DRAWN_STEP.as_secs()) as usize;
     let labels = Labels([("target".into(), LabelValue::Text(target.clone()))].into());
     let mut best: BTreeMap<_, (Source, Vec<(Time, f64)>)> = BTreeMap::new();
     for seen in store.evidence(&labels, now - DRAWN).filter(|e| e.signal == signal) {
-        let line = best.entry(seen.rank).or_insert((seen.source, Vec::new()));
+        let rank = axes.telling(seen.rank.labels());
+        let line = best.entry(rank).or_insert((seen.source, Vec::new()));
         if seen.source < line.0 {
             *line = (seen.source, Vec::new());
         }
@@ -224,9 +237,9 @@ fn lines_of(target: &Arc<str>, signal: Signal, store: &SignalStore, now: Time) -
             line.1.push((seen.at, seen.value));
         }
     }
-    let line = |(rank, (_, points)): (Rank, (Source, Vec<(Time, f64)>))| HistoryLine {
+    let line = |(rank, (_, points)): (Labels, (Source, Vec<(Time, f64)>))| HistoryLine {
         target: target.clone(),
-        rank: rank.labels(),
+        rank,
         values: resampled(points, now, DRAWN_STEP, count),
     };
     best.into_iter().map(line).collect()
