@@ -1,64 +1,22 @@
 //! The running agent when somebody edits its rules, through the real binary.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[path = "doors/agent.rs"]
+mod agent;
+
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::Duration;
+
+use agent::Agent;
 
 const RULES: &str = "rules:\n  - { name: skew, signal: load, trigger: { max_over_mean: 1.5, for: 3s } }\n";
 
-/// An agent beside an empty log, and what it says.
-struct Agent {
-    process: Child,
-    said: Receiver<String>,
-}
-
-impl Agent {
-    fn start(dir: &Path, arguments: &[&str]) -> Self {
-        fs::write(dir.join("server.log"), "").expect("written");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
-            .current_dir(dir)
-            .arg("run")
-            .args(arguments)
-            .args(["--listen", "127.0.0.1:0", "--state-dir", "state"])
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it starts");
-        let stderr = BufReader::new(process.stderr.take().expect("a pipe"));
-        let (tx, said) = channel();
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| tx.send(line)));
-        let mut agent = Self { process, said };
-        agent.until("status page");
-        agent
-    }
-
-    /// What it says up to a line that holds `words`, that line included.
-    fn until(&mut self, words: &str) -> Vec<String> {
-        let mut heard = Vec::new();
-        loop {
-            let line = self.said.recv_timeout(Duration::from_secs(60));
-            let line = line.unwrap_or_else(|_| panic!("it never said `{words}`, only {heard:#?}"));
-            let is_it = line.contains(words);
-            heard.push(line);
-            if is_it {
-                return heard;
-            }
-        }
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+/// An agent whose page is served.
+fn started(dir: &Path, arguments: &[&str]) -> Agent {
+    let arguments = [arguments, &["--listen", "127.0.0.1:0", "--state-dir", "state"]].concat();
+    let mut agent = Agent::start(dir, &arguments);
+    agent.until("status page");
+    agent
 }
 
 #[test]
@@ -66,7 +24,7 @@ fn a_changed_rule_file_is_read_again_and_a_broken_one_is_told_once_and_changes_n
     let dir = tempfile::tempdir().expect("a folder");
     let rules = dir.path().join("rules.yaml");
     fs::write(&rules, RULES).expect("written");
-    let mut agent = Agent::start(dir.path(), &["--log", "server.log", "--rules", "rules.yaml"]);
+    let mut agent = started(dir.path(), &["--log", "server.log", "--rules", "rules.yaml"]);
 
     fs::write(&rules, RULES.replace("1.5", "1.6")).expect("written");
     agent.until("the configuration was read again; 1 rules are in force");
@@ -88,7 +46,7 @@ fn a_folder_of_rules_that_a_configuration_names_is_watched_too_and_so_is_the_con
     fs::write(dir.path().join("mine/one.yaml"), RULES).expect("written");
     let config = "targets: [{ name: server, logs: [server.log] }]\nrules: [mine]\n";
     fs::write(dir.path().join("skewtrap.yaml"), config).expect("written");
-    let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
+    let mut agent = started(dir.path(), &["--config", "skewtrap.yaml"]);
 
     fs::write(dir.path().join("mine/two.yaml"), RULES.replace("skew", "other")).expect("written");
     agent.until("2 rules are in force");

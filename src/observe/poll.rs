@@ -102,8 +102,7 @@ impl Poller {
             Ok(body) => (Some(body), None),
             Err(problem) => (None, Some(problem)),
         };
-        let is_told = |problem: &Problem| self.told.as_ref().is_some_and(|told| told.is_like(problem));
-        let news = problem.clone().filter(|p| !is_told(p));
+        let news = problem.clone().filter(|p| Problem::is_news(Some(p), self.told.as_ref()));
         self.told = problem;
         // That it works again shows in what it says, once that is understood.
         let state = |problem| Observation::State { target, source, kind, problem: Some(problem), at };

@@ -56,7 +56,7 @@ pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: Cancella
             Ok(samples) => (Some(samples), None),
             Err(problem) => (None, Some(problem)),
         };
-        let state = (told != problem).then(|| {
+        let state = Problem::is_news(problem.as_ref(), told.as_ref()).then(|| {
             told.clone_from(&problem);
             Observation::State { target, source, kind: Source::Prometheus, problem, at }
         });

@@ -36,8 +36,7 @@ pub(super) fn onset_of(
     // Sources name a rank by more or fewer axes: what they say of one member belongs together.
     let mut members: BTreeMap<Labels, BTreeMap<_, Vec<(Time, f64)>>> = BTreeMap::new();
     for e in store.evidence(group, since).filter(|e| e.signal == signal) {
-        let mut labels = e.rank.labels();
-        labels.0.retain(|name, _| member.0.contains_key(name));
+        let labels = e.rank.labels().pick(member.0.keys().map(|name| &**name));
         if labels.0.len() == member.0.len() {
             members.entry(labels).or_default().entry((e.source, e.rank)).or_default().push((e.at, e.value));
         }

@@ -304,11 +304,7 @@ impl Intake {
         store: &mut SignalStore,
         step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
     ) {
-        let is_news = match (self.problems.get(&source), &now) {
-            (Some(told), Some(now)) => !told.is_like(now),
-            (told, now) => told.is_some() != now.is_some(),
-        };
-        if !is_news {
+        if !Problem::is_news(now.as_ref(), self.problems.get(&source)) {
             return;
         }
         step(store, at, Step::Problem { target, source, problem: now.as_ref() });

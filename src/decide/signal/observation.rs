@@ -227,9 +227,9 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// Whether it is of the same kind as another one of the same source: the words in it may differ
-    /// every second, and the operator has heard of it.
-    pub fn is_like(&self, other: &Self) -> bool {
-        std::mem::discriminant(self) == std::mem::discriminant(other)
+    /// Whether `now` is to be told of a source of which `told` was: one of the same kind is not, for
+    /// the words in it may differ every second, and the operator has heard of it.
+    pub fn is_news(now: Option<&Self>, told: Option<&Self>) -> bool {
+        now.map(std::mem::discriminant) != told.map(std::mem::discriminant)
     }
 }

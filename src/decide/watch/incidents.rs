@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::decide::capture::governor::Wish;
-use crate::decide::incident::{CaptureOutcome, Finding, Incident, IncidentState};
+use crate::decide::incident::{CaptureOutcome, Finding, Incident};
 use crate::decide::labels::Labels;
 use crate::decide::rule::Rule;
 use crate::decide::rule::change::Change;
@@ -89,20 +89,14 @@ impl Incidents {
     pub fn resolve(&mut self, change: &Change) -> Option<&Case> {
         let id = self.firing.remove(&key_of(change))?;
         let case = self.cases.get_mut(&id)?;
-        case.incident.state = IncidentState::Resolved;
-        case.incident.resolved_at = Some(change.at);
+        case.incident.resolve(change.at);
         Some(case)
     }
 
     /// Resolves an incident that was asked for; `None` where it is another's, or resolved already.
     pub fn resolve_asked(&mut self, id: &str, at: Time) -> Option<&Case> {
         let case = self.cases.get_mut(id)?;
-        if !case.is_asked || case.incident.state == IncidentState::Resolved {
-            return None;
-        }
-        case.incident.state = IncidentState::Resolved;
-        case.incident.resolved_at = Some(at);
-        Some(case)
+        (case.is_asked && case.incident.resolve(at)).then_some(case)
     }
 
     /// Resolves the incidents of a rule that is gone or detects something else now.
@@ -112,8 +106,7 @@ impl Incidents {
         let mut resolved = Vec::new();
         for id in ids {
             if let Some(case) = self.cases.get_mut(&id) {
-                case.incident.state = IncidentState::Resolved;
-                case.incident.resolved_at = Some(at);
+                case.incident.resolve(at);
                 resolved.push(case.clone());
             }
         }

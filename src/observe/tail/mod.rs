@@ -155,19 +155,11 @@ impl Teller {
                 return false;
             }
         }
-        if is_same(self.told.as_ref(), problem.as_ref()) {
+        if !Problem::is_news(problem.as_ref(), self.told.as_ref()) {
             return true;
         }
         self.told = problem.clone();
         self.tx.send(Observation::State { target, source, kind: Source::Log, problem, at }).await.is_ok()
-    }
-}
-
-/// A count that grew is no new problem.
-fn is_same(told: Option<&Problem>, now: Option<&Problem>) -> bool {
-    match (told, now) {
-        (Some(Problem::LongLines { .. }), Some(Problem::LongLines { .. })) => true,
-        (told, now) => told == now,
     }
 }
 
