@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use flate2::read::MultiGzDecoder;
-use play::{Play, RULE, at, core};
+use play::{Play, RULE, at, core, loads};
 use skewtrap::decide::capture::facts::ServerFacts;
 use skewtrap::decide::incident::IncidentState;
 use skewtrap::decide::rule::Phase;
+use skewtrap::decide::rule::engine::EVERY;
 use skewtrap::decide::signal::log_reader::Arrival;
 use skewtrap::decide::signal::observation::{Observation, Problem, SourceId};
 use skewtrap::decide::signal::sample::{Source, TargetId};
@@ -55,6 +56,20 @@ fn facts_that_come_more_than_a_minute_late_find_nobody_waiting() {
     play.second(71.0, [40, 4]);
     play.second(73.0, [40, 4]);
     assert_eq!((play.starts, play.refusals), (0, 1));
+}
+
+#[test]
+fn samples_that_came_too_soon_after_others_are_looked_at_as_soon_as_they_may_be() {
+    let mut play = Play::new();
+    play.tell(Event::Observed(loads(at(1.0), [20, 20])), 1.0);
+    assert_eq!(play.watch.due(), None);
+    play.tell(Event::Observed(loads(at(1.02), [40, 4])), 1.02);
+    assert_eq!(play.watch.due(), Some(at(1.0) + EVERY));
+    play.tell(Event::Tick, 1.09);
+    assert!(!play.states.contains(&"firing"), "{:?}", play.states);
+    play.tell(Event::Tick, 1.101);
+    assert!(play.states.contains(&"firing"), "{:?}", play.states);
+    assert_eq!(play.watch.due(), None);
 }
 
 /// The log of a real server whose DP2 is overloaded, each line after its arrival and a tab.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::score::Point;
+use super::score::{Configuration, Point};
 
 const WIDTH: f64 = 250.0;
 const HEIGHT: f64 = 170.0;
@@ -37,9 +37,9 @@ pub fn csv(points: &[Point]) -> String {
 }
 
 pub fn svg(points: &[Point]) -> String {
-    let mut panels: BTreeMap<&str, Vec<&Point>> = BTreeMap::new();
+    let mut panels: BTreeMap<Configuration, Vec<&Point>> = BTreeMap::new();
     for p in points {
-        panels.entry(&p.configuration).or_default().push(p);
+        panels.entry(p.configuration).or_default().push(p);
     }
     let (w, h) = (panels.len() as f64 * STEP_X + 20.0, 2.0 * STEP_Y + 90.0);
     let mut out = format!(

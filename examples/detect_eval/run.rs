@@ -58,6 +58,19 @@ pub enum Detector {
 }
 
 impl Detector {
+    /// The static detector with every bound among which one is chosen for each configuration, rising.
+    pub fn to_calibrate() -> Vec<Self> {
+        (0..=90).map(|i| Self::Textbook(Textbook::Static, 1.4 + 0.02 * f64::from(i))).collect()
+    }
+
+    /// The one that was given.
+    pub fn bound(&self) -> Option<f64> {
+        match self {
+            Self::Shipped(bound) => *bound,
+            Self::Textbook(_, bound) => Some(*bound),
+        }
+    }
+
     pub fn sweep() -> Vec<Self> {
         let ours = [3.6, 3.9, 4.2, 4.5, 4.7, 4.9, 5.1, 5.4, 5.8, 6.3].map(|bound| Self::Shipped(Some(bound)));
         let theirs = Textbook::sweep().into_iter().map(|(t, bound)| Self::Textbook(t, bound));

@@ -1,6 +1,8 @@
 //! What the firings of one configuration are worth against the labels.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -10,13 +12,36 @@ use super::run::{Detector, Firing};
 /// Nothing can fire earlier: a detector needs this long to see what is normal.
 const WARM_S: f64 = 60.0;
 
+/// How requests are given to ranks.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "snake_case")]
+pub enum Router {
+    #[serde(rename = "rr")]
+    RoundRobin,
+    Random,
+}
+
+/// A router, and the usual running requests a rank; in the order of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Configuration(Router, Reverse<u32>);
+
+impl fmt::Display for Configuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let router = match self.0 {
+            Router::RoundRobin => "round robin",
+            Router::Random => "random",
+        };
+        write!(f, "{router}, {}", self.1.0)
+    }
+}
+
 /// One line of `labels_*.json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Label {
     pub kind: String,
     pub seed: u64,
     pub load: u32,
-    pub router: String,
+    pub router: Router,
     pub file: String,
     pub onset_unix: Option<f64>,
     pub rank: Option<usize>,
@@ -26,9 +51,8 @@ pub struct Label {
 }
 
 impl Label {
-    pub fn configuration(&self) -> String {
-        let router = if self.router == "rr" { "round robin" } else { &self.router };
-        format!("{router}, {}", self.load)
+    pub const fn configuration(&self) -> Configuration {
+        Configuration(self.router, Reverse(self.load))
     }
 }
 
@@ -40,7 +64,7 @@ pub struct Run {
     pub firings: Vec<Firing>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Kind {
     of: usize,
     found: usize,
@@ -50,8 +74,10 @@ struct Kind {
 }
 
 /// All of one configuration.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Scores {
+    /// The bound, where it differs from configuration to configuration.
+    bound: Option<f64>,
     kinds: BTreeMap<String, Kind>,
     normal_h: f64,
     normal_alarms: usize,
@@ -86,10 +112,10 @@ impl Scores {
     }
 
     /// One point of the frontier.
-    pub fn point(&self, configuration: &str, detector: &Detector) -> Point {
-        let (detector, bound) = match detector {
-            Detector::Shipped(bound) => ("skewtrap", bound.unwrap_or(f64::NAN)),
-            Detector::Textbook(t, b) => (t.name(), *b),
+    pub fn point(&self, configuration: Configuration, detector: &Detector) -> Point {
+        let name = match detector {
+            Detector::Shipped(_) => "skewtrap",
+            Detector::Textbook(t, _) => t.name(),
         };
         let pooled = |kinds: &[&str]| {
             let of = || self.kinds.iter().filter(|(name, _)| kinds.contains(&name.as_str()));
@@ -97,9 +123,9 @@ impl Scores {
             median_of_all(&delays, of().map(|(_, k)| k.of).sum())
         };
         Point {
-            configuration: configuration.to_owned(),
-            detector,
-            bound,
+            configuration,
+            detector: name,
+            bound: detector.bound().unwrap_or(f64::NAN),
             false_alarms_h: self.false_alarms_h(),
             sudden_s: pooled(&FIRE[..4]),
             creeping_s: pooled(&FIRE[4..]),
@@ -114,20 +140,42 @@ impl Scores {
         }
         let absolute: Vec<f64> = k.errors.iter().map(|e| e.abs()).collect();
         let (delay, error, bias) = (median_of_all(&k.delays, k.of), median(&absolute), median(&k.errors));
-        format!("{}/{}, {delay:.1} s, {error:.1} s ({bias:+.1})", k.found, k.of)
+        let delay = if delay.is_finite() { format!("{delay:.1} s") } else { "never".into() };
+        let onset = if k.found > 0 { format!(", {error:.1} s ({bias:+.1})") } else { String::new() };
+        format!("{}/{}, {delay}{onset}", k.found, k.of)
     }
 }
 
+/// For each configuration, the scores of the least of the rising bounds from which on there are at
+/// most `false_alarms_h` an hour; of the highest where there is none.
+pub fn calibrated(
+    of_bounds: &[(&Detector, &BTreeMap<Configuration, Scores>)],
+    false_alarms_h: f64,
+) -> BTreeMap<Configuration, Scores> {
+    let mut chosen = BTreeMap::new();
+    for configuration in of_bounds.iter().flat_map(|(_, s)| s.keys()) {
+        let falling = || of_bounds.iter().rev().filter_map(|(d, s)| Some((d.bound(), s.get(configuration)?)));
+        let least = falling().take_while(|(_, s)| s.false_alarms_h() <= false_alarms_h).last();
+        if let Some((bound, scores)) = least.or_else(|| falling().next()) {
+            chosen.insert(*configuration, Scores { bound, ..scores.clone() });
+        }
+    }
+    chosen
+}
+
 /// All configurations as one Markdown table, as it stands in docs/detection.md.
-pub fn table(scores: &BTreeMap<String, Scores>) -> String {
+pub fn table(scores: &BTreeMap<Configuration, Scores>) -> String {
     let mut rows = vec![
-        row("", scores, |name, _| name.to_owned()),
+        row("", scores, |name, _| name.to_string()),
         row("---", scores, |_, _| "---".into()).replace(' ', ""),
         row("false alarms an hour", scores, |_, s| {
             let alarms = s.normal_alarms + s.before_alarms;
             format!("{:.2} ({alarms} in {:.1} h)", s.false_alarms_h(), s.normal_h + s.before_h)
         }),
     ];
+    if scores.values().any(|s| s.bound.is_some()) {
+        rows.insert(2, row("bound", scores, |_, s| s.bound.map_or("-".into(), |b| format!("{b:.2}"))));
+    }
     let head = |kind: &str| match kind {
         "sticky" => "sticky: found, delay, onset error (bias)".to_owned(),
         kind if QUIET.contains(&kind) => format!("{kind} fired (must not)"),
@@ -142,8 +190,12 @@ pub fn table(scores: &BTreeMap<String, Scores>) -> String {
     rows.concat()
 }
 
-fn row(head: &str, scores: &BTreeMap<String, Scores>, cell: impl Fn(&str, &Scores) -> String) -> String {
-    let cells: Vec<String> = scores.iter().map(|(name, s)| cell(name, s)).collect();
+fn row(
+    head: &str,
+    scores: &BTreeMap<Configuration, Scores>,
+    cell: impl Fn(Configuration, &Scores) -> String,
+) -> String {
+    let cells: Vec<String> = scores.iter().map(|(of, s)| cell(*of, s)).collect();
     format!("| {head} | {} |\n", cells.join(" | "))
 }
 
@@ -172,7 +224,7 @@ pub fn tell(label: &Label, run: &Run) {
 
 /// What one detector with one bound is worth in one configuration.
 pub struct Point {
-    pub configuration: String,
+    pub configuration: Configuration,
     pub detector: &'static str,
     pub bound: f64,
     pub false_alarms_h: f64,

@@ -255,6 +255,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let mut sweep = tokio::time::interval(Duration::from_secs(60));
     let mut effects = Vec::new();
     loop {
+        let due = agent.until_due();
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
@@ -262,6 +263,9 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
             Some(()) = reloads.recv() => agent.reload_told(&mut effects),
             Some(command) = asked.recv() => agent.command(command, &mut effects),
             _ = tick.tick() => agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects),
+            () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {
+                agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects);
+            }
             _ = publish.tick() => {
                 agent.metrics.queue("inbox", inbox.len());
                 agent.publish();
@@ -279,6 +283,11 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
 }
 
 impl Agent {
+    /// How long until samples that wait may be looked at.
+    fn until_due(&self) -> Option<Duration> {
+        self.watch.due().map(|at| self.clock.real(at.since(self.clock.now())))
+    }
+
     fn take(&mut self, item: Inbox, effects: &mut Vec<Effect>) {
         let now = self.clock.now();
         match item {

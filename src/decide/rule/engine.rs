@@ -75,6 +75,8 @@ pub struct Engine {
     heard: Option<Time>,
     ticked: Option<Time>,
     evaluations: u64,
+    /// When the first of the groups that were touched too soon may be looked at.
+    due: Option<Time>,
 }
 
 impl Engine {
@@ -169,6 +171,11 @@ impl Engine {
         self.evaluations
     }
 
+    /// When to call [`Self::tick`] at the latest for the samples that came too soon after others.
+    pub const fn due(&self) -> Option<Time> {
+        self.due
+    }
+
     /// The rules, in their order.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.entries.iter().map(|e| &e.running.rule)
@@ -180,12 +187,14 @@ impl Engine {
     }
 
     fn evaluate_due(&mut self, store: &mut SignalStore, now: Time, changes: &mut Vec<Change>) {
+        self.due = None;
         for entry in &mut self.entries {
             let Entry { running, groups, due, is_due, .. } = entry;
             due.sort_unstable();
             due.retain(|place| {
                 let group = &mut groups[*place as usize];
-                if group.evaluated.is_some_and(|t| now >= t && now.since(t) < EVERY) {
+                if let Some(t) = group.evaluated.filter(|t| now >= *t && !now.is_past(*t, EVERY)) {
+                    self.due = Some(self.due.map_or(t + EVERY, |due| due.min(t + EVERY)));
                     return true;
                 }
                 is_due[*place as usize] = false;

@@ -72,6 +72,10 @@ impl Core {
         self.engine.evaluations()
     }
 
+    pub(super) const fn due(&self) -> Option<Time> {
+        self.engine.due()
+    }
+
     /// One step of taking an observation in.
     pub(super) fn step(&mut self, store: &mut SignalStore, at: Time, step: Step<'_>, out: &mut Vec<Effect>) {
         match step {

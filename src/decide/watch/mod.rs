@@ -161,6 +161,12 @@ impl Watch {
         self.core.now
     }
 
+    /// When the next [`Event::Tick`] is worth more than the regular ones: samples wait that came too
+    /// soon after others of their group.
+    pub const fn due(&self) -> Option<Time> {
+        self.core.due()
+    }
+
     /// What the store remembers of an incident's group since then: the evidence of its bundle.
     pub fn evidence(&self, incident: &Incident, since: Time) -> Vec<Evidence> {
         self.store.evidence(&incident.group.clone().on(&incident.target), since).collect()
