@@ -170,12 +170,6 @@ fn an_address_that_is_none_is_said_to_be_none_and_a_server_that_is_away_to_be_aw
 }
 
 #[test]
-fn a_replay_of_what_is_no_recording_says_that_nothing_was_understood() {
-    let told = text(&skewtrap(&["replay", "--log", "README.md"]).stderr);
-    assert!(told.contains("nothing was understood, so no rule was judged"), "{told}");
-}
-
-#[test]
 fn test_counts_the_files_that_it_could_not_run() {
     let dir = tempfile::tempdir().expect("a folder");
     let file = dir.path().join("x.test.yaml");

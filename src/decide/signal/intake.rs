@@ -12,7 +12,7 @@ use memchr::memchr;
 
 use crate::decide::signal::loads;
 use crate::decide::signal::log_line::{Profile, Says};
-use crate::decide::signal::log_reader::{Arrival, LogReader};
+use crate::decide::signal::log_reader::{Arrival, LogReader, MAX_LINE};
 use crate::decide::signal::metrics::Metrics;
 use crate::decide::signal::observation::{Observation, Problem, SourceId};
 use crate::decide::signal::pattern::Pattern;
@@ -74,7 +74,8 @@ pub struct Counts {
     pub batch_lines: u64,
     /// Pages and answers.
     pub pages: u64,
-    /// Lines of pages that are no samples, and pages that are no pages.
+    /// Lines of pages that are no samples, pages that are no pages, values that are no numbers, and
+    /// log lines that were cut.
     pub bad: u64,
 }
 
@@ -208,12 +209,14 @@ impl Intake {
     ) -> Option<Time> {
         let mut last = None;
         let reader = self.logs.entry(source).or_insert_with(|| LogReader::new(self.zone.clone()));
+        let unreadable = reader.unreadable();
         let mut rest = lines;
         while !rest.is_empty() {
             let end = memchr(b'\n', rest).unwrap_or(rest.len());
-            let line = &rest[..end];
+            let line = &rest[..end.min(MAX_LINE)];
             rest = &rest[(end + 1).min(rest.len())..];
             self.counts.lines += 1;
+            self.counts.bad += u64::from(end > MAX_LINE);
             let heard = reader.read(line, arrival);
             let (at, rank) = (heard.at, heard.line.rank);
             match &heard.line.says {
@@ -239,6 +242,7 @@ impl Intake {
                 step(store, at, Step::Recorded);
             }
         }
+        self.counts.bad += reader.unreadable() - unreadable;
         last
     }
 
@@ -282,6 +286,7 @@ impl Intake {
                 return Err(Problem::BadLoads { url: self.name(source), error });
             }
         };
+        self.counts.bad += loads.bad;
         for load in &loads.ranks {
             store.record(target, load.rank, Source::Loads, &load.fields, at - load.age, at);
         }

@@ -32,6 +32,8 @@ pub struct Shapes {
     ranks: Vec<(Letters, Rank)>,
     decode: Shape,
     prefill: Shape,
+    /// Values of known keys that were no numbers, and pairs that were cut before their colon.
+    pub(super) unreadable: u64,
 }
 
 /// Places for ranks whose words are remembered: two to this power.
@@ -218,7 +220,9 @@ fn message<'a>(text: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Says
     }
     match text.first() {
         Some(b'P' | b'S') => profile(text).map_or_else(|| fatal(text), |p| Says::Profile(Box::new(p))),
-        Some(b'[') if text.starts_with(b"[Expert Balancedness]") => balancedness(text, fields),
+        Some(b'[') if text.starts_with(b"[Expert Balancedness]") => {
+            balancedness(text, fields, &mut shapes.unreadable)
+        }
         Some(b'I') if text.starts_with(b"INFO:  ") => Says::Other,
         _ => fatal(text),
     }
@@ -233,7 +237,7 @@ fn batch<'a>(
 ) -> Says<'a> {
     let shape = if kind == BatchKind::Prefill { &mut shapes.prefill } else { &mut shapes.decode };
     let pairs = after_iteration(rest);
-    let unknown = read_pairs(pairs, words, fields, shape, shapes.learns);
+    let unknown = read_pairs(pairs, words, fields, shape, shapes.learns, &mut shapes.unreadable);
     if fields.is_empty() {
         return Says::Other;
     }
@@ -253,16 +257,28 @@ fn after_iteration(rest: &[u8]) -> &[u8] {
 }
 
 /// Reads `key: value, ` pairs; returns how many keys are unknown. A value never holds a comma.
-fn read_pairs(pairs: &[u8], words: &Words, fields: &mut Fields, shape: &mut Shape, learns: bool) -> u8 {
+fn read_pairs(
+    pairs: &[u8],
+    words: &Words,
+    fields: &mut Fields,
+    shape: &mut Shape,
+    learns: bool,
+    unreadable: &mut u64,
+) -> u8 {
     let (mut rest, mut unknown) = (pairs, 0_u8);
     for place in 0.. {
-        let Some((signal, used)) = shape.key(place, rest, words, learns) else { break };
+        let Some((signal, used)) = shape.key(place, rest, words, learns) else {
+            *unreadable += u64::from(!rest.trim_ascii().is_empty());
+            break;
+        };
         rest = &rest[used..];
         match signal {
             Some(signal) => {
                 if let Some((number, used)) = number_of(rest) {
                     fields.set(signal, number);
                     rest = &rest[used..];
+                } else {
+                    *unreadable += 1;
                 }
             }
             None => unknown = unknown.saturating_add(1),
@@ -337,10 +353,13 @@ fn profile(text: &[u8]) -> Option<Profile<'_>> {
 
 /// `forward_pass_id=N current_pass_balancedness=F last_10_average_balancedness=F ...`; the sizes of
 /// the windows vary, the first is the shortest.
-fn balancedness<'a>(text: &'a [u8], fields: &mut Fields) -> Says<'a> {
+fn balancedness<'a>(text: &'a [u8], fields: &mut Fields, unreadable: &mut u64) -> Says<'a> {
     for pair in text.split(|b| *b == b' ') {
         let Some((key, value)) = split_once(pair, b"=") else { continue };
-        let Some((value, _)) = number::leading(value) else { continue };
+        let Some((value, _)) = number::leading(value) else {
+            *unreadable += u64::from(key.ends_with(b"_balancedness"));
+            continue;
+        };
         if key == b"current_pass_balancedness" {
             fields.set(catalog::EXPERT_BALANCEDNESS, value);
         } else if key.starts_with(b"last_") && fields.get(catalog::EXPERT_BALANCEDNESS_AVERAGE).is_none() {
