@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
@@ -149,4 +149,40 @@ fn whole_recordings_of_real_servers_drop_nothing() {
         let out = replay(&["--loads", &path(loads)]);
         assert!(told(&out).contains(" 0 dropped"), "{}", told(&out));
     }
+}
+
+#[test]
+fn a_firing_whose_data_were_away_for_a_while_goes_on_with_its_onset_and_one_capture() {
+    let folder = Folder::new();
+    let mut whole = String::new();
+    let file = fs::File::open("src/demo/data/loads.jsonl.gz").expect("the demo's recording");
+    flate2::read::MultiGzDecoder::new(file).read_to_string(&mut whole).expect("whole gzip");
+    // It fires at ...126.6; then nothing comes for five seconds.
+    let at = |line: &str| -> f64 {
+        let t: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        t["t"].as_f64().expect("a time")
+    };
+    let with_gap: String = whole
+        .lines()
+        .filter(|l| !(1_795_492_127.0..1_795_492_132.0).contains(&at(l)))
+        .fold(String::new(), |text, line| text + line + "\n");
+    let lines = |text: &str| -> Vec<serde_json::Value> {
+        let out = replay(&["--loads", &folder.file("loads.jsonl", text.as_bytes()), "--json"]);
+        let of_rule = |l: &serde_json::Value| l["rule"] == "dp-load-skew";
+        let stdout = String::from_utf8(out.stdout).expect("text");
+        stdout.lines().map(|l| serde_json::from_str(l).expect("JSON")).filter(of_rule).collect()
+    };
+    let (whole, broken) = (lines(&whole), lines(&with_gap));
+    let states = |lines: &[serde_json::Value]| -> Vec<String> {
+        lines.iter().map(|l| l["state"].as_str().expect("a word").to_owned()).collect()
+    };
+    assert_eq!(states(&whole), ["idle", "firing", "idle"]);
+    assert_eq!(states(&broken), ["idle", "firing", "unknown", "firing", "idle"]);
+    let (first, back) = (&broken[1], &broken[3]);
+    assert_eq!((&first["capture"], &first["resumed"]), (&"would_start".into(), &serde_json::Value::Null));
+    assert_eq!((&back["capture"], &back["resumed"]), (&"done".into(), &true.into()));
+    for key in ["onset", "onset_error_s", "rank", "side"] {
+        assert_eq!(first[key], back[key], "{key}");
+    }
+    assert_eq!(broken.iter().filter(|l| l["capture"] == "would_start").count(), 1);
 }
