@@ -170,6 +170,31 @@ fn a_rule_that_detects_something_else_or_is_gone_begins_anew_and_its_incident_en
     assert_eq!(play.cleared, 1);
 }
 
+/// Why a rule of this trigger does not fire on these loads.
+fn why(trigger: &str, loads: [u32; 2]) -> String {
+    let rule = format!("rules:\n  - {{ name: skew, signal: load, trigger: {trigger} }}\n");
+    let mut play = Play::of(core(Some(&rule), Mode::Live, at(0.0)));
+    play.second(1.0, loads);
+    play.second(2.0, loads);
+    play.watch.status(at(2.5)).rules[0].groups[0].why.clone()
+}
+
+#[test]
+fn why_a_rule_does_not_fire_names_the_missing_link_of_each_condition() {
+    assert_eq!(
+        why("{ any: [{ max_over_mean: 1.5 }, { cv: 0.2, for: 9s }, { lost_share: 0.9 }] }", [26, 14]),
+        "none of its conditions holds: max_over_mean(load) is 1.300, not above 1.5; cv(load) 0.300 > 0.2, for 1.5 s of 9.0 s; lost_share(load) is 0.231, not above 0.9"
+    );
+    assert_eq!(
+        why(
+            "{ all: [{ max_over_mean: 1.2 }, { cv: 0.5 }, { max_over_mean: 1.25, beyond_chance: 9 }] }",
+            [26, 14]
+        ),
+        "cv(load) is 0.300, not above 0.5; max_over_mean(load) 1.300 > 1.25, but that is 1.9 times what chance explains, not more than 9"
+    );
+    assert_eq!(why("{ max_over_mean: 1.5 }", [20, 20]), "max_over_mean(load) is 1.000, not above 1.5");
+}
+
 #[test]
 fn what_fired_is_told_before_that_its_window_was_refused() {
     let mut play = Play::new();
