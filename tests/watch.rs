@@ -15,7 +15,7 @@ use skewtrap::decide::rule::Phase;
 use skewtrap::decide::signal::log_reader::Arrival;
 use skewtrap::decide::signal::observation::{Observation, Problem, SourceId};
 use skewtrap::decide::signal::sample::{Source, TargetId};
-use skewtrap::decide::status::SourceState;
+use skewtrap::decide::status::{Silence, SourceState};
 use skewtrap::decide::time::Time;
 use skewtrap::decide::watch::{Effect, Event, Mode, ServerFact, TICK};
 use skewtrap::explain::message::Update;
@@ -193,6 +193,46 @@ fn why_a_rule_does_not_fire_names_the_missing_link_of_each_condition() {
         "cv(load) is 0.300, not above 0.5; max_over_mean(load) 1.300 > 1.25, but that is 1.9 times what chance explains, not more than 9"
     );
     assert_eq!(why("{ max_over_mean: 1.5 }", [20, 20]), "max_over_mean(load) is 1.000, not above 1.5");
+}
+
+/// A silence of everything.
+fn silence(until: f64) -> Event {
+    Event::Silenced(Silence { rule: None, target: None, until: at(until), why: None })
+}
+
+#[test]
+fn what_outlives_a_silence_is_told_when_it_ends_and_what_does_not_never() {
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.tell(silence(5.0), 0.6);
+    play.second(1.0, [40, 4]);
+    play.second(4.0, [40, 4]);
+    assert!(play.told.is_empty(), "{:?}", play.told);
+    play.second(5.0, [40, 4]);
+    play.second(6.0, [40, 4]);
+    assert_eq!((&play.told[..], play.starts), (&[Update::Fired][..], 0), "told once, and not captured late");
+    play.second(7.0, [20, 20]);
+    play.second(9.0, [20, 20]);
+    assert_eq!(play.told, [Update::Fired, Update::Resolved]);
+
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.tell(silence(9.0), 0.6);
+    play.second(1.0, [40, 4]);
+    play.second(2.0, [20, 20]);
+    play.second(4.0, [20, 20]);
+    play.second(10.0, [20, 20]);
+    assert_eq!((&play.states[..], &play.told[..]), (&["firing", "idle"][..], &[][..]));
+}
+
+#[test]
+fn a_silence_that_somebody_ends_ends_it_at_once() {
+    let mut play = Play::new();
+    play.tell(silence(1000.0), 0.6);
+    play.second(1.0, [40, 4]);
+    play.tell(silence(2.0), 2.0);
+    play.second(3.0, [40, 4]);
+    assert_eq!(play.told, [Update::Fired]);
 }
 
 #[test]

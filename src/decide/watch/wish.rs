@@ -115,16 +115,6 @@ impl Core {
         out.push(Effect::Changed { change: Box::new(change), capture, why });
     }
 
-    /// How long the captures of a rule on a server are silenced still.
-    pub(super) fn silenced_for(&self, rule: &str, target: &str, now: Time) -> Option<Duration> {
-        let holds = self.silences.iter().filter(|s| {
-            s.until > now
-                && s.rule.as_ref().is_none_or(|r| **r == *rule)
-                && s.target.as_ref().is_none_or(|t| **t == *target)
-        });
-        holds.map(|s| s.until.since(now)).max()
-    }
-
     /// The server on which a capture would be taken: the group's, or the blamed member's.
     fn target_of(&self, change: &Change, finding: &Finding) -> TargetId {
         let member = match finding.rank.get("target") {
