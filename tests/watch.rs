@@ -236,6 +236,17 @@ fn a_silence_that_somebody_ends_ends_it_at_once() {
 }
 
 #[test]
+fn a_rule_that_captured_says_until_when_it_rests() {
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    assert_eq!(play.starts, 1);
+    let limits = play.watch.status(at(2.0)).budget.limits;
+    let told: Vec<_> = limits.iter().map(|l| (&*l.of, l.used, l.cooldown_until)).collect();
+    assert_eq!(told, [("all rules", 1, None), ("skew", 1, Some(at(601.0)))]);
+}
+
+#[test]
 fn what_fired_is_told_before_that_its_window_was_refused() {
     let mut play = Play::new();
     play.second(1.0, [40, 4]);
