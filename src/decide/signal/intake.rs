@@ -216,7 +216,10 @@ impl Intake {
             let line = &rest[..end.min(MAX_LINE)];
             rest = &rest[(end + 1).min(rest.len())..];
             self.counts.lines += 1;
-            self.counts.bad += u64::from(end > MAX_LINE);
+            if end > MAX_LINE {
+                line = &line[..MAX_LINE];
+                self.counts.bad += 1;
+            }
             let heard = reader.read(line, arrival);
             let (at, rank) = (heard.at, heard.line.rank);
             match &heard.line.says {

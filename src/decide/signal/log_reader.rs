@@ -81,7 +81,7 @@ impl LogReader {
 
     /// Values so far that stood where a number should, and pairs that were cut in the middle.
     pub fn unreadable(&self) -> u64 {
-        self.shapes.unreadable
+        self.shapes.unreadable()
     }
 
     /// By how many seconds the stamps of live lines lie before their arrival, when the zone or a

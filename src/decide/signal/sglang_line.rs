@@ -32,7 +32,7 @@ pub struct Shapes {
     ranks: Vec<(Letters, Rank)>,
     decode: Shape,
     prefill: Shape,
-    /// Values of known keys that were no numbers, and pairs that were cut before their colon.
+    /// Values of known keys that were no numbers, in other lines than those of batches.
     pub(super) unreadable: u64,
 }
 
@@ -51,6 +51,11 @@ impl Shapes {
             *known = (letters, rank_of(&rest[..close]));
         }
         Some((known.1, &rest[close + 1..]))
+    }
+
+    /// Values of known keys that were no numbers so far, and pairs that were cut before their colon.
+    pub fn unreadable(&self) -> u64 {
+        self.decode.unreadable + self.prefill.unreadable + self.unreadable
     }
 
     /// For a log of many lines.
@@ -86,7 +91,11 @@ impl Letters {
 
 /// The keys of one kind of line, in their order, each with what stands between it and its value.
 #[derive(Debug, Default)]
-struct Shape(Vec<Key>);
+struct Shape {
+    keys: Vec<Key>,
+    /// What was unreadable in its lines so far.
+    unreadable: u64,
+}
 
 /// A key and what is between it and its value, `#running-req: `, as far as it fits into 32 bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -237,7 +246,7 @@ fn batch<'a>(
 ) -> Says<'a> {
     let shape = if kind == BatchKind::Prefill { &mut shapes.prefill } else { &mut shapes.decode };
     let pairs = after_iteration(rest);
-    let unknown = read_pairs(pairs, words, fields, shape, shapes.learns, &mut shapes.unreadable);
+    let unknown = read_pairs(pairs, words, fields, shape, shapes.learns);
     if fields.is_empty() {
         return Says::Other;
     }
@@ -257,18 +266,11 @@ fn after_iteration(rest: &[u8]) -> &[u8] {
 }
 
 /// Reads `key: value, ` pairs; returns how many keys are unknown. A value never holds a comma.
-fn read_pairs(
-    pairs: &[u8],
-    words: &Words,
-    fields: &mut Fields,
-    shape: &mut Shape,
-    learns: bool,
-    unreadable: &mut u64,
-) -> u8 {
+fn read_pairs(pairs: &[u8], words: &Words, fields: &mut Fields, shape: &mut Shape, learns: bool) -> u8 {
     let (mut rest, mut unknown) = (pairs, 0_u8);
     for place in 0.. {
         let Some((signal, used)) = shape.key(place, rest, words, learns) else {
-            *unreadable += u64::from(!rest.trim_ascii().is_empty());
+            shape.unreadable += u64::from(!rest.trim_ascii().is_empty());
             break;
         };
         rest = &rest[used..];
@@ -278,7 +280,7 @@ fn read_pairs(
                     fields.set(signal, number);
                     rest = &rest[used..];
                 } else {
-                    *unreadable += 1;
+                    shape.unreadable += 1;
                 }
             }
             None => unknown = unknown.saturating_add(1),
@@ -303,7 +305,7 @@ impl Shape {
         words: &Words,
         learns: bool,
     ) -> Option<(Option<Signal>, usize)> {
-        if let Some(key) = self.0.get(place)
+        if let Some(key) = self.keys.get(place)
             && key.begins(rest)
         {
             return Some((key.signal, key.len));
@@ -312,8 +314,8 @@ impl Shape {
         let signal = words.get(&rest[..colon]);
         let value = rest.len() - rest[colon + 1..].trim_ascii_start().len();
         if learns && place < MOST_KEYS {
-            self.0.resize(self.0.len().max(place + 1), Key::default());
-            self.0[place] = Key::new(&rest[..value], signal).unwrap_or_default();
+            self.keys.resize(self.keys.len().max(place + 1), Key::default());
+            self.keys[place] = Key::new(&rest[..value], signal).unwrap_or_default();
         }
         Some((signal, value))
     }
