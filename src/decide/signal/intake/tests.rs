@@ -100,3 +100,23 @@ fn lines_become_samples_facts_and_the_users_own_signals() {
     assert!(values.contains(&(catalog::LOAD, "DP2".into(), 5.0)), "{values:?}");
     assert!(values.contains(&(wait, "DP1".into(), 70.0)), "{values:?}");
 }
+
+#[test]
+fn a_line_that_was_cut_is_read_to_its_bound_and_counted_as_dropped_by_its_source() {
+    let mut store = SignalStore::new(Arc::default(), Bounds::default());
+    let target = store.add_target("server".into(), None);
+    let mut intake = Intake::new(TimeZone::UTC);
+    let mut line = b"[2026-11-24 03:48:06 DP2] Decode batch, #running-req: 4, #queue-req: 1, x: ".to_vec();
+    line.resize(MAX_LINE, b'y');
+    let mut lines_of = |length: usize, at: f64| {
+        let mut lines = line.clone();
+        lines.resize(length, b'y');
+        lines.push(b'\n');
+        let arrival = Arrival::Live(Time::from_epoch_s(at));
+        let lines = Observation::Lines { target, source: SourceId(0), lines, arrival };
+        heard(&mut intake, &mut store, &[lines]);
+        (intake.given(SourceId(0)).dropped, intake.counts().batch_lines)
+    };
+    assert_eq!(lines_of(MAX_LINE, 1_795_492_086.0), (0, 1));
+    assert_eq!(lines_of(MAX_LINE + 1, 1_795_492_087.0), (1, 2));
+}
