@@ -192,6 +192,10 @@ fn why_a_rule_does_not_fire_names_the_missing_link_of_each_condition() {
         ),
         "cv(load) is 0.300, not above 0.5; max_over_mean(load) 1.300 > 1.25, but that is 1.9 times what chance explains, not more than 9"
     );
+    assert_eq!(
+        why("{ any: [{ departure: 5 }, { max_over_mean: 1.5 }] }", [20, 20]),
+        "none of its conditions holds: departure(load) learns what is usual in this group, which takes about a minute; max_over_mean(load) is 1.000, not above 1.5"
+    );
     assert_eq!(why("{ max_over_mean: 1.5 }", [20, 20]), "max_over_mean(load) is 1.000, not above 1.5");
 }
 

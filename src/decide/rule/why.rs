@@ -135,7 +135,8 @@ fn missing_links(group: &Group, running: &Running, now: Time) -> String {
         let Some(lack) = looked.lacks else { continue };
         let link = match lack {
             Lack::Excess if condition.statistic == Statistic::Departure && !is_warm(group) => {
-                "it learns what is usual in this group, which takes about a minute".into()
+                let (name, signal) = (condition.statistic.name(), &condition.signal_name);
+                format!("{name}({signal}) learns what is usual in this group, which takes about a minute")
             }
             Lack::Excess => missing_excess(condition, looked),
             Lack::Time => {
