@@ -82,8 +82,8 @@ impl Change {
     /// Makes it one of the firing that was found before, as bad as it is now: that goes on, and has
     /// no onset of its own.
     pub fn carry_on(&mut self, found: &Finding) {
-        if let Some(Numbers { value, members, .. }) = self.numbers.clone() {
-            self.finding = Some(Finding { value, members, ..found.clone() });
+        if let Some(Numbers { statistic, signal, value, bound, members }) = self.numbers.clone() {
+            self.finding = Some(Finding { statistic, signal, value, bound, members, ..found.clone() });
         }
     }
 
