@@ -50,6 +50,41 @@ fn the_window_while_the_backlog_drained_is_uneven_work_with_a_smaller_gap() {
     }
 }
 
+/// Where the words of a line end, colours left out.
+fn ends_of(line: &str) -> Vec<usize> {
+    let letters: Vec<char> = line.chars().collect();
+    (1..=letters.len())
+        .filter(|i| letters[i - 1] != ' ' && letters.get(*i).is_none_or(|c| *c == ' '))
+        .collect()
+}
+
+#[test]
+fn every_heading_of_the_screen_stands_over_a_column_of_its_own() {
+    for baseline in [vec![], vec![here("tests/data/recordings/dp4/traces/prefixed")]] {
+        let request = Request {
+            paths: vec![here("tests/data/recordings/dp4/traces/draining")],
+            baseline,
+            ..Request::default()
+        };
+        let compared = run(&request, &|_| ()).expect("comparable");
+        let mut screen = Vec::new();
+        skewtrap::explain::report::terminal::write(
+            &mut anstream::StripStream::new(&mut screen),
+            &compared.comparison,
+        )
+        .expect("into memory");
+        let screen = String::from_utf8(screen).expect("text");
+        let mut lines = screen.lines().skip_while(|l| !l.starts_with("rank ")).take_while(|l| !l.is_empty());
+        // `host gap` is of two words.
+        let heading = ends_of(&lines.next().expect("a heading").replace("host gap", "host-gap"));
+        for row in lines.filter(|l| l.starts_with("DP")) {
+            let row = ends_of(row);
+            assert_eq!(row.len(), heading.len(), "{screen}");
+            assert_eq!(row[1..row.len() - 1], heading[1..heading.len() - 1], "{screen}");
+        }
+    }
+}
+
 #[test]
 fn five_prefixed_steps_are_enough_for_a_careful_verdict() {
     let c = compared(&[here("tests/data/recordings/dp4/traces/prefixed")]);

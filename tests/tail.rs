@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use skewtrap::observe::tail::{Follow, MAX_LINE};
+use skewtrap::observe::tail::{Follow, KEPT};
 use tempfile::TempDir;
 
 /// A folder with a log, its writer and its reader.
@@ -274,7 +274,7 @@ fn a_line_without_end_is_cut_and_counted() {
     }
     file.write_all(b"\nafter\n").expect("written");
     scene.poll();
-    assert_eq!(scene.out.len(), MAX_LINE + 1 + b"after\n".len());
+    assert_eq!(scene.out.len(), KEPT + 1 + b"after\n".len());
     assert_eq!(scene.follow.long_lines(), 1);
 }
 

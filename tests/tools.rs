@@ -110,6 +110,33 @@ fn tune_counts_firings_for_each_bound_on_a_recording() {
     );
 }
 
+#[test]
+fn tune_varies_each_condition_of_a_rule_in_turn_with_the_others_as_they_are() {
+    let log = "tests/data/recordings/dp4/server.stamped.log.gz";
+    let args = ["tune", "--log", log, "--rules", "preset:kv-usage-skew"];
+    let told = text(&skewtrap(&args).stdout);
+    for title in [
+        "kv-usage-skew: max_over_mean(kv_usage) above its bound, the other condition as it is, over",
+        "kv-usage-skew: any_member(kv_usage) above its bound, the other condition as it is, over",
+    ] {
+        assert!(told.contains(title), "no `{title}` in:\n{told}");
+    }
+    assert_eq!(told.matches("<- the rule's").count(), 2, "{told}");
+    let json = skewtrap(&[&args[..], &["--json"]].concat());
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let of = |i: usize| -> Vec<u64> {
+        let tried = report["rules"][i]["tried"].as_array().expect("bounds");
+        tried.iter().map(|t| t["firings"].as_u64().expect("a count")).collect()
+    };
+    let at_own = |i: usize| {
+        let tried = report["rules"][i]["tried"].as_array().expect("bounds");
+        let own = tried.iter().find(|t| t["bound"] == report["rules"][i]["bound"]).expect("its own bound");
+        own["firings"].clone()
+    };
+    assert_eq!(at_own(0), at_own(1), "at the rule's own bounds both tables are of the same rule");
+    assert!(of(0) != of(1), "each bound matters in its own way");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn check_and_init_look_at_a_server() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -167,12 +194,6 @@ fn an_address_that_is_none_is_said_to_be_none_and_a_server_that_is_away_to_be_aw
     }
     let told = text(&skewtrap(&["init", "http://127.0.0.1:9"]).stderr);
     assert!(told.contains("/server_info was not reached: Connection refused"), "{told}");
-}
-
-#[test]
-fn a_replay_of_what_is_no_recording_says_that_nothing_was_understood() {
-    let told = text(&skewtrap(&["replay", "--log", "README.md"]).stderr);
-    assert!(told.contains("nothing was understood, so no rule was judged"), "{told}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use skewtrap::decide::rule::engine::EVERY;
 use skewtrap::decide::signal::log_reader::Arrival;
 use skewtrap::decide::signal::observation::{Observation, Problem, SourceId};
 use skewtrap::decide::signal::sample::{Source, TargetId};
-use skewtrap::decide::status::SourceState;
+use skewtrap::decide::status::{Silence, SourceState};
 use skewtrap::decide::time::Time;
 use skewtrap::decide::watch::{Effect, Event, Mode, ServerFact, TICK};
 use skewtrap::explain::message::Update;
@@ -183,6 +183,86 @@ fn a_rule_that_detects_something_else_or_is_gone_begins_anew_and_its_incident_en
     play.second(1.0, [40, 4]);
     play.reload(&RULE.replace("name: skew", "name: other"), 2.0);
     assert_eq!(play.cleared, 1);
+}
+
+/// Why a rule of this trigger does not fire on these loads.
+fn why(trigger: &str, loads: [u32; 2]) -> String {
+    let rule = format!("rules:\n  - {{ name: skew, signal: load, trigger: {trigger} }}\n");
+    let mut play = Play::of(core(Some(&rule), Mode::Live, at(0.0)));
+    play.second(1.0, loads);
+    play.second(2.0, loads);
+    play.watch.status(at(2.5)).rules[0].groups[0].why.clone()
+}
+
+#[test]
+fn why_a_rule_does_not_fire_names_the_missing_link_of_each_condition() {
+    assert_eq!(
+        why("{ any: [{ max_over_mean: 1.5 }, { cv: 0.2, for: 9s }, { lost_share: 0.9 }] }", [26, 14]),
+        "none of its conditions holds: max_over_mean(load) is 1.300, not above 1.5; cv(load) 0.300 > 0.2, for 1.5 s of 9.0 s; lost_share(load) is 0.231, not above 0.9"
+    );
+    assert_eq!(
+        why(
+            "{ all: [{ max_over_mean: 1.2 }, { cv: 0.5 }, { max_over_mean: 1.25, beyond_chance: 9 }] }",
+            [26, 14]
+        ),
+        "cv(load) is 0.300, not above 0.5; max_over_mean(load) 1.300 > 1.25, but that is 1.9 times what chance explains, not more than 9"
+    );
+    assert_eq!(
+        why("{ any: [{ departure: 5 }, { max_over_mean: 1.5 }] }", [20, 20]),
+        "none of its conditions holds: departure(load) learns what is usual in this group, which takes about a minute; max_over_mean(load) is 1.000, not above 1.5"
+    );
+    assert_eq!(why("{ max_over_mean: 1.5 }", [20, 20]), "max_over_mean(load) is 1.000, not above 1.5");
+}
+
+/// A silence of everything.
+fn silence(until: f64) -> Event {
+    Event::Silenced(Silence { rule: None, target: None, until: at(until), why: None })
+}
+
+#[test]
+fn what_outlives_a_silence_is_told_when_it_ends_and_what_does_not_never() {
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.tell(silence(5.0), 0.6);
+    play.second(1.0, [40, 4]);
+    play.second(4.0, [40, 4]);
+    assert!(play.told.is_empty(), "{:?}", play.told);
+    play.second(5.0, [40, 4]);
+    play.second(6.0, [40, 4]);
+    assert_eq!((&play.told[..], play.starts), (&[Update::Fired][..], 0), "told once, and not captured late");
+    play.second(7.0, [20, 20]);
+    play.second(9.0, [20, 20]);
+    assert_eq!(play.told, [Update::Fired, Update::Resolved]);
+
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.tell(silence(9.0), 0.6);
+    play.second(1.0, [40, 4]);
+    play.second(2.0, [20, 20]);
+    play.second(4.0, [20, 20]);
+    play.second(10.0, [20, 20]);
+    assert_eq!((&play.states[..], &play.told[..]), (&["firing", "idle"][..], &[][..]));
+}
+
+#[test]
+fn a_silence_that_somebody_ends_ends_it_at_once() {
+    let mut play = Play::new();
+    play.tell(silence(1000.0), 0.6);
+    play.second(1.0, [40, 4]);
+    play.tell(silence(2.0), 2.0);
+    play.second(3.0, [40, 4]);
+    assert_eq!(play.told, [Update::Fired]);
+}
+
+#[test]
+fn a_rule_that_captured_says_until_when_it_rests() {
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.second(1.0, [40, 4]);
+    assert_eq!(play.starts, 1);
+    let limits = play.watch.status(at(2.0)).budget.limits;
+    let told: Vec<_> = limits.iter().map(|l| (&*l.of, l.used, l.cooldown_until)).collect();
+    assert_eq!(told, [("all rules", 1, None), ("skew", 1, Some(at(601.0)))]);
 }
 
 #[test]

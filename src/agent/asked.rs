@@ -9,6 +9,7 @@ use super::Agent;
 use super::receivers;
 use super::window::Heard;
 use crate::decide::capture::CaptureSpec;
+use crate::decide::rule::guard::nearest;
 use crate::decide::rule::{Combine, Limits, Rule, Severity, Trigger};
 use crate::decide::signal::sample::TargetId;
 use crate::decide::status::Silence;
@@ -28,14 +29,7 @@ impl Agent {
                 Err(error) => Answer::Wrong { why: format!("{error:#}; the old rules stay in force") },
             },
             Ask::Silence { rule, target, lasting, why } => {
-                let until = self.clock.now() + lasting;
-                let silence = Silence { rule, target, until, why };
-                self.watch.handle(Event::Silenced(silence), self.clock.now(), effects);
-                done(if lasting.is_zero() {
-                    "the silence is over".into()
-                } else {
-                    format!("silenced until {until}")
-                })
+                self.silence_asked(Silence { rule, target, until: self.clock.now() + lasting, why }, effects)
             }
             Ask::Pin { incident, pinned } => match self.desk.bundles.pin(&incident, pinned) {
                 Ok(true) => done(if pinned { "pinned".into() } else { "no longer pinned".into() }),
@@ -61,6 +55,36 @@ impl Agent {
             warn!("{said}");
         }
         Ok((count, waiting))
+    }
+
+    /// A silence that ends now ends its like.
+    fn silence_asked(&mut self, silence: Silence, effects: &mut Vec<Effect>) -> Answer {
+        let (now, until) = (self.clock.now(), silence.until);
+        let is_it = |s: &Silence| (&s.rule, &s.target) == (&silence.rule, &silence.target) && s.until > now;
+        // One of a rule that is gone may be ended.
+        if !self.watch.silences().iter().any(is_it) {
+            if let Some(why) = self.unknown_in(&silence) {
+                return Answer::Missing { why };
+            }
+            if until <= now {
+                return done("there was no such silence".into());
+            }
+        }
+        self.watch.handle(Event::Silenced(silence), now, effects);
+        let said =
+            if until <= now { "the silence is over".into() } else { format!("silenced until {until}") };
+        match self.desk.state.keep_silences(self.watch.silences()) {
+            Ok(()) => done(said),
+            Err(error) => done(format!("{said}; a restart of the agent forgets that: {error}")),
+        }
+    }
+
+    /// What a silence names that does not exist, with what may have been meant.
+    fn unknown_in(&self, silence: &Silence) -> Option<String> {
+        let (rules, servers): (Vec<&str>, Vec<&str>) =
+            (self.watch.rule_names().collect(), self.sites.iter().map(|s| &*s.name).collect());
+        let rule = silence.rule.as_deref().and_then(|name| unknown("rule", name, &rules));
+        rule.or_else(|| silence.target.as_deref().and_then(|name| unknown("target", name, &servers)))
     }
 
     fn target_named(&self, name: Option<&str>) -> Result<TargetId, Answer> {
@@ -125,6 +149,17 @@ impl Agent {
             None => Answer::Missing { why: "no window of the agent's is open".into() },
         }
     }
+}
+
+/// That nothing is called so, and what is; `None` where it is known.
+fn unknown(kind: &str, name: &str, known: &[&str]) -> Option<String> {
+    if known.contains(&name) {
+        return None;
+    }
+    Some(match nearest(name, known.iter().copied()) {
+        Some(meant) => format!("no {kind} is called `{name}`; did you mean `{meant}`?"),
+        None => format!("no {kind} is called `{name}`; there are {}", known.join(", ")),
+    })
 }
 
 fn done(said: String) -> Answer {
@@ -200,6 +235,16 @@ mod tests {
             let Ok(CaptureSpec::Http(http)) = window(http, asked) else { panic!("not a window over HTTP") };
             assert_eq!((http.output_dir.as_deref(), http.num_steps), (Some("/p"), steps));
         }
+    }
+
+    #[test]
+    fn a_name_that_is_unknown_is_answered_with_the_one_that_may_be_meant() {
+        let known = ["dp-load-skew", "slow-rank"];
+        assert_eq!(unknown("rule", "slow-rank", &known), None);
+        let near = unknown("rule", "dp-laod-skew", &known).expect("it is unknown");
+        assert_eq!(near, "no rule is called `dp-laod-skew`; did you mean `dp-load-skew`?");
+        let far = unknown("rule", "x", &known).expect("it is unknown");
+        assert_eq!(far, "no rule is called `x`; there are dp-load-skew, slow-rank");
     }
 
     #[test]

@@ -215,7 +215,10 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let mut setup = plan.setup.clone();
     setup.ledger = state.ledger()?;
     let now = clock.now();
-    let watch = Watch::new(setup, now);
+    let mut watch = Watch::new(setup, now);
+    for silence in state.silences()? {
+        watch.handle(Event::Silenced(silence), now, &mut Vec::new());
+    }
     begin::sources(&plan.sources, &supervisor, &tx, clock);
     begin::looking(&plan.sites, &supervisor, &tx, clock);
     let (status, shown) = watch::channel(Arc::new(Status::default()));

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::Format;
 use super::client::AgentArgs;
 
 /// Opens or closes a window by hand, through the running agent and within its limits
@@ -29,6 +30,8 @@ enum What {
         /// Why, for the incident and the messages
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        #[command(flatten)]
+        format: Format,
     },
     /// Closes the agent's own open window; other people's are left alone
     Stop {
@@ -37,6 +40,8 @@ enum What {
         /// The server's name; without, every one
         #[arg(long, value_name = "NAME")]
         target: Option<String>,
+        #[command(flatten)]
+        format: Format,
     },
 }
 
@@ -45,13 +50,17 @@ enum What {
 /// # Errors
 /// No agent answers, or it says why not.
 pub fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
-    let answer = match &args.what {
-        What::Start { agent, target, num_steps, reason } => {
+    let (answer, format) = match &args.what {
+        What::Start { agent, target, num_steps, reason, format } => {
             let body = json!({ "target": target, "num_steps": num_steps, "reason": reason });
-            agent.post("capture", &body)?
+            (agent.post("capture", &body)?, format)
         }
-        What::Stop { agent, target } => agent.post("stop", &json!({ "target": target }))?,
+        What::Stop { agent, target, format } => (agent.post("stop", &json!({ "target": target }))?, format),
     };
+    if format.is_json() {
+        println!("{answer}");
+        return Ok(ExitCode::SUCCESS);
+    }
     println!("{}", answer["said"].as_str().unwrap_or("done"));
     if let Some(incident) = answer["incident"].as_str() {
         println!("incident {incident}");

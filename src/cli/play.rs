@@ -77,9 +77,9 @@ pub struct Played {
 /// A file cannot be read, or is not what it should be.
 pub fn recording(files: &[(Format, PathBuf)], ready: Ready, zone: TimeZone) -> anyhow::Result<Played> {
     let inputs = inputs_of(files);
-    let mut replay = Replay::open(&inputs, &zone)?;
+    let mut replay = Replay::open(&inputs, &zone).map_err(|e| super::wrong(&e.to_string()))?;
     let mut stage = Stage::new(ready, vec![watched("server", None)], sources_of(&inputs), zone);
-    while let Some(seen) = replay.next_observation()? {
+    while let Some(seen) = replay.next_observation().map_err(|e| super::wrong(&e.to_string()))? {
         stage.observe(&seen);
     }
     Ok(stage.played)

@@ -43,31 +43,43 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let server = WatchedTarget { sees_log, ..play::watched("server", None) };
     let ready = rules::load(&args.rules)?;
     let watch = play::core_of(ready, vec![server], play::sources_of(&inputs), zone.clone());
-    let replay = Replay::open(&inputs, &zone)?;
+    let replay = Replay::open(&inputs, &zone).map_err(|e| super::wrong(&e.to_string()))?;
     run_through(replay, watch, args.format.is_json())
 }
 
 fn run_through(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::new(io::stdout().lock());
+    let went = play_to_the_end(&mut replay, &mut watch, json, &mut out);
+    out.flush()?;
+    let counts = watch.counts();
+    let dropped = counts.dropped + replay.dropped();
+    anstream::eprintln!("{} lines, {} samples, {dropped} dropped", counts.lines, counts.samples);
+    went?;
+    if counts.samples == 0 {
+        bail!(
+            "nothing was understood, so no rule was judged: a log is SGLang's or vLLM's, of a server under load; metrics are pages after `#@ EPOCH`, loads are {{\"t\": EPOCH, \"body\": ANSWER}} a line"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn play_to_the_end(
+    replay: &mut Replay,
+    watch: &mut Watch,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
     let mut effects = Vec::new();
-    while let Some(seen) = replay.next_observation()? {
+    while let Some(seen) = replay.next_observation().map_err(|e| super::wrong(&e.to_string()))? {
         watch.observe(&seen, seen.at().unwrap_or_default(), &mut effects);
         for effect in effects.drain(..) {
-            show(&effect, json, &mut out).context("cannot write to standard output")?;
+            show(&effect, json, out).context("cannot write to standard output")?;
         }
         if let Observation::Lines { lines, .. } = seen {
             replay.recycle(lines);
         }
     }
-    out.flush()?;
-    let counts = watch.counts();
-    anstream::eprintln!("{} lines, {} samples, {} dropped", counts.lines, counts.samples, counts.dropped);
-    if counts.samples == 0 {
-        anstream::eprintln!(
-            "nothing was understood, so no rule was judged: a log is SGLang's or vLLM's, of a server under load; metrics are pages after `#@ EPOCH`, loads are {{\"t\": EPOCH, \"body\": ANSWER}} a line"
-        );
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn show(effect: &Effect, json: bool, out: &mut impl Write) -> io::Result<()> {

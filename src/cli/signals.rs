@@ -7,7 +7,9 @@ use clap::Args;
 
 use super::Format;
 use super::client::AgentArgs;
-use crate::decide::status::{SourceState, Status, TargetStatus};
+use crate::decide::capture::refusal::Span;
+use crate::decide::status::{RankStatus, SignalStatus, SourceState, Status, TargetStatus};
+use crate::decide::time::Time;
 use crate::explain::message::{figure, rank_name};
 
 /// Lists the signals that the running agent measures, rank by rank, and the sources they come from
@@ -34,12 +36,13 @@ pub fn run(args: &SignalsArgs) -> anyhow::Result<ExitCode> {
     if args.format.is_json() {
         println!("{}", serde_json::to_string_pretty(&status.targets)?);
     } else {
-        status.targets.iter().for_each(|t| anstream::print!("{}", text_of(t)));
+        let now = status.at;
+        status.targets.iter().for_each(|t| anstream::print!("{}", text_of(t, now)));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn text_of(target: &TargetStatus) -> String {
+fn text_of(target: &TargetStatus, now: Time) -> String {
     // Of a server that is known by its log alone neither is known.
     let engine = match target.engine_version.as_deref() {
         Some(version) => format!("{} {version}", target.engine),
@@ -54,23 +57,37 @@ fn text_of(target: &TargetStatus) -> String {
             SourceState::Silent => "silent",
             SourceState::Failing => "failing",
         };
+        let last = source.last.map(|at| format!(", last sample {} ago", age_of(at, now))).unwrap_or_default();
         let problem = source.problem.as_ref().map(|p| format!(": {p}")).unwrap_or_default();
-        text += &format!("  {} {} {state}{problem}\n", source.kind, source.place);
+        text += &format!("  {} {} {state}{last}{problem}\n", source.kind, source.place);
     }
-    text + &table_of(target)
+    text + &table_of(target, now)
 }
 
-/// A row per signal, a column per rank; `~` marks a rank that went silent.
-fn table_of(target: &TargetStatus) -> String {
-    let names: BTreeSet<_> = target.ranks.iter().flat_map(|r| r.signals.keys()).collect();
-    let mut rows =
-        vec![std::iter::once(String::new()).chain(target.ranks.iter().map(|r| rank_name(&r.rank))).collect()];
-    for name in names {
-        let cells = target.ranks.iter().map(|r| match r.signals.get(name) {
+fn age_of(at: Time, now: Time) -> Span {
+    Span(now.since(at))
+}
+
+/// A row per signal and source with the age of its values, a column per rank; `~` marks a rank that
+/// went silent.
+fn table_of(target: &TargetStatus, now: Time) -> String {
+    let signals = target.ranks.iter().flat_map(|r| &r.signals);
+    let series: BTreeSet<_> = signals.map(|(name, s)| (name, &s.source)).collect();
+    let heads = ["", "source", "age"].map(str::to_owned).into_iter();
+    let mut rows = vec![heads.chain(target.ranks.iter().map(|r| rank_name(&r.rank))).collect()];
+    for (name, source) in series {
+        let of_rank = |rank: &'_ RankStatus| rank.signals.get(name).filter(|s| s.source == *source).cloned();
+        let values: Vec<Option<SignalStatus>> = target.ranks.iter().map(of_rank).collect();
+        let times = || values.iter().flatten().map(|s| s.at);
+        let ages = times().max().zip(times().min()).map_or_else(String::new, |(newest, oldest)| {
+            let (young, old) = (age_of(newest, now).to_string(), age_of(oldest, now).to_string());
+            if young == old { young } else { format!("{young} to {old}") }
+        });
+        let cells = values.iter().map(|value| match value {
             Some(s) => format!("{}{}", figure(s.value), if s.stale { "~" } else { "" }),
             None => "-".into(),
         });
-        rows.push(std::iter::once(name.to_string()).chain(cells).collect::<Vec<String>>());
+        rows.push([name.to_string(), source.to_string(), ages].into_iter().chain(cells).collect::<Vec<_>>());
     }
     if rows.len() == 1 {
         return "  no rank has reported yet\n".into();
@@ -80,7 +97,7 @@ fn table_of(target: &TargetStatus) -> String {
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths).enumerate().map(|(c, (cell, &w))| match c {
-            0 => format!("{cell:<w$}"),
+            0..=2 => format!("{cell:<w$}"),
             _ => format!("{cell:>w$}"),
         });
         format!("  {}\n", cells.collect::<Vec<_>>().join("  "))
@@ -92,40 +109,55 @@ fn table_of(target: &TargetStatus) -> String {
 mod tests {
     use super::*;
     use crate::decide::signal::rank::Rank;
-    use crate::decide::status::{RankStatus, SignalStatus, SourceStatus};
-    use crate::decide::time::Time;
+    use crate::decide::status::SourceStatus;
 
     #[test]
-    fn the_table_has_a_column_per_rank_and_marks_the_silent_one() {
-        let signal =
-            |value, stale| SignalStatus { value, at: Time::default(), stale, source: "loads".into() };
-        let rank = |i, load, stale| RankStatus {
+    fn each_signal_says_from_where_it_came_and_how_old_it_is_and_marks_the_silent_rank() {
+        let now = Time::from_epoch_s(1_795_492_100.0);
+        let ago = |s: f64| Time::from_epoch_s(1_795_492_100.0 - s);
+        let signal = |value, age, stale, source: &str| SignalStatus {
+            value,
+            at: ago(age),
+            stale,
+            source: source.into(),
+        };
+        let rank = |i, load, age, stale| RankStatus {
             rank: Rank::dp(i).labels(),
-            signals: [("load".into(), signal(load, stale)), ("kv_usage".into(), signal(0.031, stale))].into(),
+            signals: [
+                ("load".into(), signal(load, age, stale, "loads")),
+                ("kv_usage".into(), signal(0.031, 4.0, stale, if i == 0 { "log" } else { "metrics" })),
+            ]
+            .into(),
+        };
+        let source = |kind: &str, place: &str, state, problem: Option<&str>, last| SourceStatus {
+            kind: kind.into(),
+            place: place.into(),
+            state,
+            problem: problem.map(Into::into),
+            last,
+            lag_s: None,
+            samples: 0,
+            dropped: 0,
         };
         let target = TargetStatus {
             name: "server".into(),
             url: "http://10.0.0.7:30000".into(),
             engine: "sglang".into(),
             engine_version: Some("0.5.16".into()),
-            sources: vec![SourceStatus {
-                kind: "log".into(),
-                place: "server.log".into(),
-                state: SourceState::Failing,
-                problem: Some("the file is not there".into()),
-                last: None,
-                lag_s: None,
-                samples: 0,
-                dropped: 0,
-            }],
-            ranks: vec![rank(0, 9.0, false), rank(1, 46.0, false), rank(2, 0.0, true)],
+            sources: vec![
+                source("log", "server.log", SourceState::Failing, Some("the file is not there"), None),
+                source("loads", "http://10.0.0.7:30000/v1/loads", SourceState::Ok, None, Some(ago(0.25))),
+            ],
+            ranks: vec![rank(0, 9.0, 0.25, false), rank(1, 46.0, 0.25, false), rank(2, 0.0, 61.0, true)],
         };
-        insta::assert_snapshot!(text_of(&target), @r"
+        insta::assert_snapshot!(text_of(&target, now), @r"
         server http://10.0.0.7:30000 (sglang 0.5.16)
           log server.log failing: the file is not there
-                      DP0    DP1     DP2
-          kv_usage  0.031  0.031  0.031~
-          load          9     46      0~
+          loads http://10.0.0.7:30000/v1/loads ok, last sample 250 ms ago
+                    source   age               DP0    DP1     DP2
+          kv_usage  log      4.0 s           0.031      -       -
+          kv_usage  metrics  4.0 s               -  0.031  0.031~
+          load      loads    250 ms to 61 s      9     46      0~
         ");
     }
 }

@@ -1,7 +1,7 @@
 //! `skewtrap tune`: on a recording, how often each bound would have fired.
 //!
-//! Every rule is run many times at once, each copy with another bound, through the same engine as
-//! live; so `for`, chance, clear and guard count as they would.
+//! Every rule is run many times at once, each copy with another bound of one condition and the others
+//! as they are, through the same engine as live; so `for`, chance, clear and guard count as they would.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,7 +35,7 @@ pub struct TuneArgs {
     format: Format,
 }
 
-/// What became of one rule.
+/// What became of one condition of one rule.
 #[derive(Debug, Serialize)]
 struct Tuned {
     /// Whether its signal and a group of it ever arrived.
@@ -43,8 +43,12 @@ struct Tuned {
     rule: String,
     /// What was varied: `max_over_mean(load)`.
     statistic: String,
+    /// Where imbalance lies: `above` or `below` the bound.
+    side: &'static str,
     /// As the rule has it.
     bound: f64,
+    /// How many other conditions the rule has, which were left as they are.
+    others: usize,
     /// Every bound that was tried, from the one that fires first.
     tried: Vec<Tried>,
     /// The one that fires most readily within the limit.
@@ -101,23 +105,25 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
         of_rule.into_iter().any(|c| matches!(c.state, Phase::Idle | Phase::Pending | Phase::Firing))
     };
     let days = seconds / 86_400.0;
-    let tuned = rules.iter().map(|rule| {
-        let condition = varied(rule);
-        let bounds = bounds_of(condition);
-        let tried: Vec<Tried> = bounds
-            .iter()
+    let tuned = rules.iter().flat_map(|rule| (0..rule.trigger.conditions.len()).map(move |c| (rule, c)));
+    let tuned = tuned.map(|(rule, varied)| {
+        let condition = &rule.trigger.conditions[varied];
+        let tried: Vec<Tried> = bounds_of(condition)
+            .into_iter()
             .enumerate()
             .map(|(i, bound)| {
-                let firings = firings(&copy_name(rule, i));
-                Tried { bound: *bound, firings, per_day: firings as f64 / days }
+                let firings = firings(&copy_name(rule, varied, i));
+                Tried { bound, firings, per_day: firings as f64 / days }
             })
             .collect();
-        let is_judged = is_judged(&copy_name(rule, 0));
+        let is_judged = is_judged(&copy_name(rule, varied, 0));
         Tuned {
             is_judged,
             rule: rule.name.to_string(),
             statistic: format!("{}({})", condition.statistic, condition.signal_name),
+            side: if condition.direction == Direction::Below { "below" } else { "above" },
             bound: condition.bound,
+            others: rule.trigger.conditions.len() - 1,
             advised: tried.iter().find(|t| is_judged && t.per_day <= args.per_day).map(|t| t.bound),
             tried,
         }
@@ -133,7 +139,7 @@ fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     for tuned in &report.rules {
-        anstream::println!("{}: {} over {:.2} h", tuned.rule, tuned.statistic, report.hours);
+        anstream::println!("{} over {:.2} h", title_of(tuned), report.hours);
         anstream::println!("  {:>10}  {:>8}  {:>8}", "bound", "firings", "a day");
         for t in &tuned.tried {
             let is_own = (t.bound - tuned.bound).abs() < 1e-9;
@@ -163,6 +169,16 @@ fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `dp-load-skew: max_over_mean(load) above its bound, its other condition as it is,`.
+fn title_of(tuned: &Tuned) -> String {
+    let Tuned { rule, statistic, side, .. } = tuned;
+    match tuned.others {
+        0 => format!("{rule}: {statistic}"),
+        1 => format!("{rule}: {statistic} {side} its bound, the other condition as it is,"),
+        n => format!("{rule}: {statistic} {side} its bound, the {n} other conditions as they are,"),
+    }
+}
+
 fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
     let text = match paths {
         [] => String::new(),
@@ -176,11 +192,6 @@ fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
         crate::config::file::load("--rules", &text, &|p| configuration::rule_files(&PathBuf::from(p)));
     print_diagnostics(&loaded.diagnostics);
     loaded.config.ok_or_else(|| super::wrong("the rules cannot be used"))
-}
-
-/// The condition whose bound is varied: the first of the trigger.
-fn varied(rule: &Rule) -> &Condition {
-    &rule.trigger.conditions[0]
 }
 
 /// Bounds to try, from the one that fires most readily.
@@ -201,23 +212,29 @@ fn bounds_of(c: &Condition) -> Vec<f64> {
 }
 
 fn copies_of(rule: &Rule) -> Vec<Rule> {
-    let bounds = bounds_of(varied(rule));
-    let copy = |(i, bound): (usize, f64)| {
-        let mut copy = rule.clone();
-        copy.name = copy_name(rule, i).into();
-        let own = rule.trigger.conditions[0].bound;
-        copy.trigger.conditions[0].bound = bound;
-        // The clear moves along, or a stricter trigger would stop where it begins.
-        for c in
-            copy.clear.conditions.iter_mut().filter(|c| c.statistic == rule.trigger.conditions[0].statistic)
-        {
-            c.bound += bound - own;
-        }
-        copy
+    let copies = |varied: usize| {
+        let bounds = bounds_of(&rule.trigger.conditions[varied]);
+        bounds.into_iter().enumerate().map(move |(i, bound)| copy_of(rule, varied, i, bound))
     };
-    bounds.into_iter().enumerate().map(copy).collect()
+    (0..rule.trigger.conditions.len()).flat_map(copies).collect()
 }
 
-fn copy_name(rule: &Rule, index: usize) -> String {
-    format!("{}#{index}", rule.name)
+/// The rule with another bound of one condition.
+fn copy_of(rule: &Rule, varied: usize, index: usize, bound: f64) -> Rule {
+    let mut copy = rule.clone();
+    copy.name = copy_name(rule, varied, index).into();
+    let own = &rule.trigger.conditions[varied];
+    copy.trigger.conditions[varied].bound = bound;
+    // The clear moves along, or a stricter trigger would stop where it begins.
+    let is_its = |c: &&mut Condition| {
+        (c.statistic, c.signal, c.direction) == (own.statistic, own.signal, own.direction)
+    };
+    for clear in copy.clear.conditions.iter_mut().filter(is_its) {
+        clear.bound += bound - own.bound;
+    }
+    copy
+}
+
+fn copy_name(rule: &Rule, varied: usize, index: usize) -> String {
+    format!("{}#{varied}.{index}", rule.name)
 }

@@ -49,25 +49,39 @@ fn text_of(rule: &RuleStatus) -> String {
     if rule.groups.is_empty() {
         text += "  it has seen no group of ranks yet\n";
     }
+    // Groups of which the same is to be said are told together.
+    let mut said: Vec<(String, Vec<String>)> = Vec::new();
     for group in &rule.groups {
-        text += &group_of(group);
+        let (who, what) = (name_of(group), standing_of(group));
+        match said.iter_mut().find(|(words, _)| *words == what) {
+            Some((_, names)) => names.push(who),
+            None => said.push((what, vec![who])),
+        }
     }
-    text
+    text + &said.iter().map(|(what, who)| format!("  {}: {what}", who.join(", "))).collect::<String>()
 }
 
-fn group_of(group: &GroupStatus) -> String {
+fn name_of(group: &GroupStatus) -> String {
     let labels = group.group.to_string();
-    let who = if labels.is_empty() { group.target.to_string() } else { format!("{} {labels}", group.target) };
+    match (group.target.is_empty(), labels.is_empty()) {
+        (_, true) => group.target.to_string(),
+        (true, false) => labels,
+        (false, false) => format!("{} {labels}", group.target),
+    }
+}
+
+fn standing_of(group: &GroupStatus) -> String {
     let since = group.since.map(|s| format!(" since {}", utc(s))).unwrap_or_default();
+    let is_told = group.why.contains(&group.statistic.replacen(" of ", "(", 1));
     let value = match (group.value, group.bound) {
-        (Some(value), Some(bound)) => {
+        (Some(value), Some(bound)) if !is_told => {
             format!("    {} is {}, fires at {}\n", group.statistic, figure(value), figure(bound))
         }
         _ => String::new(),
     };
     let refused = group.refused.as_ref().map(|why| format!("    no window: {why}\n")).unwrap_or_default();
     let again = group.again.as_ref().map(|how| format!("    {how}\n")).unwrap_or_default();
-    format!("  {who}: {}{since}\n    {}\n{value}{refused}{again}", group.state.word(), group.why)
+    format!("{}{since}\n    {}\n{value}{refused}{again}", group.state.word(), group.why)
 }
 
 #[cfg(test)]
@@ -78,7 +92,7 @@ mod tests {
     use crate::decide::time::Time;
 
     #[test]
-    fn every_group_says_where_it_is_and_why() {
+    fn every_group_says_where_it_is_and_why_and_those_alike_together_once() {
         let group = GroupStatus {
             target: "server".into(),
             group: serde_json::from_str(r#"{"role": "unified"}"#).expect("labels"),
@@ -108,6 +122,20 @@ mod tests {
             the excess holds for 1.2 s of 3 s
             max_over_mean of load is 1.82, fires at 1.5
             no window: the server is not healthy (503); a profile would add to its trouble
+        ");
+        let idle = |role: &str| GroupStatus {
+            group: serde_json::from_str(&format!(r#"{{"role": "{role}"}}"#)).expect("labels"),
+            state: StateWord::Idle,
+            why: "max_over_mean(load) is 1.100, not above 1.5".into(),
+            since: None,
+            refused: None,
+            ..rule.groups[0].clone()
+        };
+        let alike = RuleStatus { groups: vec![idle("prefill"), idle("decode")], ..rule.clone() };
+        insta::assert_snapshot!(text_of(&alike), @r"
+        dp-load-skew
+          server role=prefill, server role=decode: idle
+            max_over_mean(load) is 1.100, not above 1.5
         ");
         insta::assert_snapshot!(text_of(&RuleStatus { groups: Vec::new(), ..rule }), @r"
         dp-load-skew

@@ -235,7 +235,8 @@ pub struct BudgetStatus {
 /// One limit.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LimitStatus {
-    /// `all rules` or a rule's name.
+    /// `all rules`, a rule's name, or with several servers `dp-load-skew on server`; rules of which
+    /// nothing is used are left out.
     pub of: Arc<str>,
     /// Windows opened in the current stretch.
     pub used: u32,
@@ -243,7 +244,7 @@ pub struct LimitStatus {
     pub captures: u32,
     /// Its length in seconds.
     pub per_s: f64,
-    /// No window before then.
+    /// No window before then; `None` where it does not rest, and for all rules together.
     pub cooldown_until: Option<Time>,
 }
 

@@ -1,4 +1,4 @@
-//! What must survive a crash: attempts, open windows, unfinished incidents, the outbox. One SQLite database in the
+//! What must survive a crash: attempts, open windows, unfinished incidents, silences, the outbox. One SQLite database in the
 //! state folder, one agent at a time.
 //!
 //! An attempt is durable before its start is sent, so a crash loop refills no budget and leaves no
@@ -8,6 +8,7 @@
 mod error;
 mod outbox;
 mod schema;
+mod silences;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::DirBuilderExt;

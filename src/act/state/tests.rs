@@ -158,3 +158,20 @@ fn an_attempt_that_an_earlier_release_wrote_is_read_and_goes_on_counting() {
     let kept = state.ledger().unwrap().attempts;
     assert_eq!((kept[0].badness, kept[0].firing.as_str(), kept[0].over_at), (1.5, "", None));
 }
+
+#[test]
+fn silences_are_there_after_a_restart_until_others_take_their_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let silence = |rule: Option<&str>, s: f64| crate::decide::status::Silence {
+        rule: rule.map(Into::into),
+        target: None,
+        until: Time::from_epoch_s(s),
+        why: Some("load test".into()),
+    };
+    let two = [silence(None, 1e9), silence(Some("dp-load-skew"), 2e9)];
+    State::open(dir.path()).unwrap().keep_silences(&two).unwrap();
+    let state = State::open(dir.path()).unwrap();
+    assert_eq!(state.silences().unwrap(), two);
+    state.keep_silences(&two[1..]).unwrap();
+    assert_eq!(state.silences().unwrap(), two[1..]);
+}

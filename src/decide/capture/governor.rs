@@ -127,6 +127,15 @@ pub struct Wish<'a> {
     pub badness: f64,
 }
 
+/// What a rule has used of its limits on a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Windows in its current stretch.
+    pub windows: u32,
+    /// No window before then; `None` where it does not rest.
+    pub cooldown_until: Option<Time>,
+}
+
 /// What the next window of a server is expected to cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
@@ -159,6 +168,23 @@ impl Ledger {
     /// The mark that a further window is held against.
     pub fn worst<'s>(&'s self, wish: &'s Wish<'_>, now: Time) -> Option<&'s Attempt> {
         self.marks(wish, now).max_by(|a, b| a.badness.total_cmp(&b.badness))
+    }
+
+    /// When a rule's attempts on a server were, in their order.
+    fn stamps(&self, rule: &str, target: &str) -> Vec<Time> {
+        let own = self.attempts.iter().filter(|a| a.rule == rule && a.target == target);
+        let mut stamps: Vec<Time> = own.map(|a| a.at).collect();
+        stamps.sort_unstable();
+        stamps
+    }
+
+    /// What a rule has used of its limits on a server; `None` where nothing of it counts any more.
+    pub fn spent(&self, rule: &str, target: &str, limits: &Limits, now: Time) -> Option<Spent> {
+        let stamps = self.stamps(rule, target);
+        let within = stamps.iter().filter(|at| now.since(**at) < limits.per).count();
+        let rests = stamps.last().map(|last| *last + limits.cooldown).filter(|until| *until > now);
+        (within > 0 || rests.is_some())
+            .then(|| Spent { windows: u32::try_from(within).unwrap_or(u32::MAX), cooldown_until: rests })
     }
 
     /// What fired is over at `now`; whether there was an attempt at it.
@@ -232,13 +258,7 @@ fn quiet(wish: &Wish<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
 }
 
 fn rule_limits(wish: &Wish<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
-    let mut stamps: Vec<Time> = ledger
-        .attempts
-        .iter()
-        .filter(|a| a.rule == wish.rule && a.target == wish.target)
-        .map(|a| a.at)
-        .collect();
-    stamps.sort_unstable();
+    let stamps = ledger.stamps(wish.rule, wish.target);
     let Limits { cooldown, captures, per } = wish.limits;
     if let Some(last) = stamps.last() {
         let ago = now.since(*last);

@@ -79,6 +79,14 @@ impl Change {
         self.how != How::Worsened
     }
 
+    /// Makes it one of the firing that was found before, as bad as it is now: that goes on, and has
+    /// no onset of its own.
+    pub fn carry_on(&mut self, found: &Finding) {
+        if let Some(Numbers { statistic, signal, value, bound, members }) = self.numbers.clone() {
+            self.finding = Some(Finding { statistic, signal, value, bound, members, ..found.clone() });
+        }
+    }
+
     /// In words, but for the time: `dp-load-skew  firing  role=unified  max_over_mean(load) 2.63
     /// against 2.00  dp_rank=2 is high since ...`. `capture` and `why` are those of [`Self::line`].
     pub fn text(&self, capture: &str, why: Option<&str>) -> String {
@@ -97,6 +105,9 @@ impl Change {
         if let Some(f) = &self.finding {
             let side = f.side.word();
             part(format_args!("{} is {side} since {} (+-{:.1} s)", f.rank, f.onset, f.onset_error_s));
+        }
+        if self.how == How::Resumed {
+            part(format_args!("it goes on"));
         }
         if self.how == How::Worsened {
             part(format_args!("it got worse"));
@@ -130,6 +141,7 @@ impl Change {
             bound: numbers.map(|n| n.bound),
             capture,
             why,
+            resumed: self.how == How::Resumed,
             got_worse: self.how == How::Worsened,
             reason: self.reason.as_deref(),
         }
@@ -154,6 +166,8 @@ pub struct ChangeLine<'a> {
     pub bound: Option<f64>,
     pub capture: &'a str,
     pub why: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub got_worse: bool,
     #[serde(skip_serializing_if = "Option::is_none")]

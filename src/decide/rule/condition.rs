@@ -153,6 +153,26 @@ pub struct Judgement {
     pub reading: Reading,
 }
 
+/// What keeps one condition of a trigger from holding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// It is within its bound, or within chance.
+    Excess,
+    /// It is beyond them, not yet for its own `for`.
+    Time,
+    /// It is no more than usual here, or what is usual is not known yet.
+    Unusual,
+}
+
+/// What the last look at one condition of a trigger found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Looked {
+    /// Its numbers.
+    pub reading: Reading,
+    /// What keeps it from holding, if anything.
+    pub lacks: Option<Lack>,
+}
+
 /// Which part of a rule is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -180,7 +200,17 @@ impl Trigger {
                 Part::Trigger => condition.is_exceeded(&reading),
                 Part::Clear => condition.is_kept(&reading),
             };
-            let holds = clock.lasts(i, holds, condition.hold) && clock.is_unusual(i, condition, &reading);
+            let lasts = clock.lasts(i, holds, condition.hold);
+            let lacks = match holds {
+                false => Some(Lack::Excess),
+                true if !lasts => Some(Lack::Time),
+                true if !clock.is_unusual(i, condition, &reading) => Some(Lack::Unusual),
+                true => None,
+            };
+            if part == Part::Trigger {
+                clock.note(i, Looked { reading, lacks });
+            }
+            let holds = lacks.is_none();
             all &= holds;
             any |= holds;
             if first.is_none_or(|(held, ..)| holds && !held) {
@@ -201,6 +231,7 @@ pub struct Held {
     pub may_learn: bool,
     since: Vec<Option<Time>>,
     baselines: Vec<Baseline>,
+    looked: Vec<Looked>,
 }
 
 impl Held {
@@ -225,6 +256,18 @@ impl Held {
             self.since.resize(index + 1, None);
         }
         lasts(&mut self.since[index], holds, hold, self.now)
+    }
+
+    fn note(&mut self, index: usize, looked: Looked) {
+        match self.looked.get_mut(index) {
+            Some(place) => *place = looked,
+            None => self.looked.push(looked),
+        }
+    }
+
+    /// What the last look at the trigger found, condition by condition.
+    pub fn looked(&self) -> &[Looked] {
+        &self.looked
     }
 
     /// Since when a condition has held, where that is known.

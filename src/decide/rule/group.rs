@@ -81,7 +81,7 @@ pub(super) struct Group {
     pub first_seen: Time,
     pub seen: Seen,
     /// Since when single conditions have held.
-    held: Held,
+    pub held: Held,
     /// The detector, if a condition asks for departures.
     pub watcher: Option<Box<Watcher>>,
     /// When it last stopped firing: no onset lies before.

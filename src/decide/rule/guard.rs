@@ -6,16 +6,19 @@
 //! unknown names and wrong argument counts are errors with a suggestion, and it is run once on
 //! made-up data, because CEL checks no types before it runs.
 
+mod check;
+mod library;
+
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
-use cel::common::ast::operators::INDEX;
-use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
-use cel::common::types::CelDouble;
+use cel::Value;
+use cel::common::ast::IdedExpr;
 use cel::objects::{Key, Map};
-use cel::{Context, ExecutionError, FunctionContext, Value};
 
+use self::check::Checker;
+use self::library::{ANY_RANK, LIBRARY, OURS};
 use super::Frame;
 use crate::decide::labels::LabelValue;
 use crate::decide::signal::catalog::Catalog;
@@ -132,9 +135,7 @@ impl Guard {
             return Err(GuardError::TooLong(source.len()));
         }
         let mut expression = cel::Env::stdlib().parser().parse(source).map_err(|e| syntax(&e))?;
-        let mut checker = Checker { catalog, bound: Vec::new(), signals: Vec::new() };
-        checker.visit(&mut expression)?;
-        let signals = checker.signals;
+        let signals = Checker::new(catalog).check(&mut expression)?;
         let guard = Self { source: source.into(), expression: Arc::new(expression), signals };
         guard.try_run()?;
         Ok(guard)
@@ -193,33 +194,6 @@ impl Guard {
     }
 }
 
-/// What every guard may call. Made once: CEL's own library has hundreds of functions.
-static LIBRARY: LazyLock<Context<'static, 'static>> = LazyLock::new(|| {
-    let mut context = Context::default();
-    let folds = [("mean", mean as Fold), ("max", max), ("min", min), ("sum", sum), ("ranks", ranks)];
-    for (name, function) in folds {
-        let added = context
-            .add_function(&format!("{OURS}{name}"), move |f: &FunctionContext<'_, '_>, v: Value| {
-                function(f, &v)
-            });
-        added.expect("the prefix keeps our names apart from CEL's");
-    }
-    for (name, function) in [("value", value as Pick), ("share", share)] {
-        let added = context.add_function(
-            &format!("{OURS}{name}"),
-            move |f: &FunctionContext<'_, '_>, v: Value, rank: Value| function(f, &v, rank),
-        );
-        added.expect("the prefix keeps our names apart from CEL's");
-    }
-    context
-});
-
-/// Set before our functions' names inside CEL: its own library has a `value`.
-const OURS: &str = "rank_";
-
-/// Only in made-up data: stands for every rank that has a name instead of a number.
-const ANY_RANK: &str = "*";
-
 /// The hidden variable behind `age(load)`; `@` keeps it out of the users' way.
 fn age_of(signal: &str) -> String {
     format!("@age_{signal}")
@@ -247,159 +221,6 @@ fn syntax(errors: &cel::ParseErrors) -> GuardError {
     let message = message.split(" expecting").next().unwrap_or(message);
     let (line, column) = first.map_or((1, 1), |e| (at(e.pos.0), at(e.pos.1)));
     GuardError::Syntax { line, column, message: message.trim_start_matches("Syntax error: ").to_owned() }
-}
-
-/// Checks names and arguments and makes integer literals doubles, on the way down.
-struct Checker<'a> {
-    catalog: &'a Catalog,
-    bound: Vec<String>,
-    signals: Vec<(Arc<str>, Signal)>,
-}
-
-impl Checker<'_> {
-    fn visit(&mut self, e: &mut IdedExpr) -> Result<(), GuardError> {
-        match &mut e.expr {
-            Expr::Literal(LiteralValue::Int(i)) => {
-                let double = CelDouble::from(*i.inner() as f64);
-                e.expr = Expr::Literal(LiteralValue::Double(double));
-                Ok(())
-            }
-            Expr::Literal(_) | Expr::Unspecified => Ok(()),
-            Expr::Ident(name) => self.ident(name),
-            Expr::Call(call) => {
-                if let Some(age) = self.age(call)? {
-                    e.expr = Expr::Ident(age);
-                    return Ok(());
-                }
-                self.call(call)
-            }
-            Expr::Select(s) => self.visit(&mut s.operand),
-            Expr::List(l) => l.elements.iter_mut().try_for_each(|e| self.visit(e)),
-            Expr::Map(m) => m.entries.iter_mut().try_for_each(|e| self.entry(&mut e.expr)),
-            Expr::Struct(s) => s.entries.iter_mut().try_for_each(|e| self.entry(&mut e.expr)),
-            Expr::Comprehension(c) => {
-                self.visit(&mut c.iter_range)?;
-                let outer = self.bound.len();
-                self.bound.extend([c.iter_var.clone(), c.accu_var.clone()]);
-                self.bound.extend(c.iter_var2.clone());
-                let inner = [&mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result];
-                let checked = inner.into_iter().try_for_each(|e| self.visit(e));
-                self.bound.truncate(outer);
-                checked
-            }
-        }
-    }
-
-    fn entry(&mut self, entry: &mut EntryExpr) -> Result<(), GuardError> {
-        match entry {
-            EntryExpr::StructField(f) => self.visit(&mut f.value),
-            EntryExpr::MapEntry(m) => {
-                self.visit(&mut m.key)?;
-                self.visit(&mut m.value)
-            }
-        }
-    }
-
-    fn ident(&mut self, name: &str) -> Result<(), GuardError> {
-        if self.bound.iter().any(|b| b == name) || self.signals.iter().any(|(n, _)| **n == *name) {
-            return Ok(());
-        }
-        let Some(signal) = self.catalog.signal_named(name) else {
-            let near = nearest(name, self.catalog.names());
-            return Err(GuardError::UnknownSignal { name: name.to_owned(), near });
-        };
-        self.signals.push((name.into(), signal));
-        Ok(())
-    }
-
-    /// `age(load)`: the variable that stands for it.
-    fn age(&mut self, call: &CallExpr) -> Result<Option<String>, GuardError> {
-        let ("age", [IdedExpr { expr: Expr::Ident(name), .. }]) = (call.func_name.as_str(), &call.args[..])
-        else {
-            return Ok(None);
-        };
-        self.ident(name)?;
-        Ok(Some(age_of(name)))
-    }
-
-    fn call(&mut self, call: &mut CallExpr) -> Result<(), GuardError> {
-        let name = &call.func_name;
-        let is_operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
-        if !is_operator {
-            let given = call.args.len();
-            let Some((_, wanted)) = FUNCTIONS.iter().find(|(f, _)| f == name) else {
-                let near = nearest(name, FUNCTIONS.iter().map(|(f, _)| *f));
-                return Err(GuardError::UnknownFunction { name: name.clone(), near });
-            };
-            if given != *wanted || call.target.is_some() {
-                return Err(GuardError::Arguments { name: name.clone(), wanted: *wanted, given });
-            }
-        }
-        if !is_operator {
-            call.func_name.insert_str(0, OURS);
-        }
-        // Keys of a signal are integers: `load[2]` must stay one.
-        let literal_key = call.func_name == INDEX
-            && matches!(call.args.last(), Some(IdedExpr { expr: Expr::Literal(_), .. }));
-        if let Some(target) = &mut call.target {
-            self.visit(target)?;
-        }
-        let visited = call.args.len() - usize::from(literal_key);
-        call.args[..visited].iter_mut().try_for_each(|a| self.visit(a))
-    }
-}
-
-type Fold = fn(&FunctionContext<'_, '_>, &Value) -> Result<f64, ExecutionError>;
-type Pick = fn(&FunctionContext<'_, '_>, &Value, Value) -> Result<f64, ExecutionError>;
-
-/// The numbers of a signal; none at all is "no data", an error and not a false.
-fn numbers(f: &FunctionContext<'_, '_>, v: &Value) -> Result<Vec<f64>, ExecutionError> {
-    let Value::Map(m) = v else {
-        return Err(f.error(format!("takes a signal, not a {}", v.type_of())));
-    };
-    let numbers: Vec<f64> =
-        m.map.values().filter_map(|v| if let Value::Float(x) = v { Some(*x) } else { None }).collect();
-    if numbers.is_empty() { Err(f.error("the signal has no data")) } else { Ok(numbers) }
-}
-
-fn mean(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
-    numbers(f, v).map(|x| x.iter().sum::<f64>() / x.len() as f64)
-}
-
-fn max(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
-    numbers(f, v).map(|x| x.into_iter().fold(f64::NEG_INFINITY, f64::max))
-}
-
-fn min(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
-    numbers(f, v).map(|x| x.into_iter().fold(f64::INFINITY, f64::min))
-}
-
-fn sum(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
-    numbers(f, v).map(|x| x.iter().sum())
-}
-
-fn ranks(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
-    numbers(f, v).map(|x| x.len() as f64)
-}
-
-fn value(f: &FunctionContext<'_, '_>, v: &Value, rank: Value) -> Result<f64, ExecutionError> {
-    numbers(f, v)?;
-    let Value::Map(m) = v else { return Err(f.error("no signal")) };
-    let key = match &rank {
-        Value::Float(x) => Key::Int(*x as i64),
-        Value::Int(i) => Key::Int(*i),
-        Value::String(s) => Key::from(s.to_string()),
-        other => return Err(f.error(format!("a rank is a number or a text, not a {}", other.type_of()))),
-    };
-    match m.map.get(&key).or_else(|| m.map.get(&Key::from(ANY_RANK))) {
-        Some(Value::Float(x)) => Ok(*x),
-        _ => Err(f.error(format!("no rank {key}"))),
-    }
-}
-
-fn share(f: &FunctionContext<'_, '_>, v: &Value, rank: Value) -> Result<f64, ExecutionError> {
-    let (own, all) = (value(f, v, rank)?, sum(f, v)?);
-    Ok(if all > 0.0 { own / all } else { 0.0 })
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! `step(input, now)` is the whole of it: no clock, no channel, no memory of samples. Absent data
 //! neither fires nor resolves: a firing group that goes silent becomes `unknown` and is the same
-//! firing when its data return. What belongs to windows and limits (capturing, cooling) is not here.
+//! firing when its data return, unless that is so late that nobody knows what was in between. What
+//! belongs to windows and limits (capturing, cooling) is not here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,10 @@ use serde::Serialize;
 use super::{Rule, Side};
 use crate::decide::labels::Labels;
 use crate::decide::time::Time;
+
+/// A firing whose data were away for longer is not the same any more: a server was started again, or
+/// others have come and gone meanwhile.
+const RESUMES_WITHIN: Duration = Duration::from_secs(600);
 
 /// The word for a state, as in every output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -98,6 +103,8 @@ pub struct Firing {
     pub since: Time,
     /// Whom it blames.
     pub blame: Blame,
+    /// When the newest of the samples that it was judged by was measured.
+    newest: Time,
     /// Since when the clear has held.
     clear_since: Option<Time>,
     /// Somebody else is to blame since.
@@ -229,6 +236,10 @@ impl State {
         let mut resumed = Step::Same;
         match self {
             Self::Warming | Self::Inert | Self::Unknown { was: None } => *self = Self::Idle { rested: now },
+            Self::Unknown { was: Some(f) } if newest.since(f.newest) > RESUMES_WITHIN => {
+                *self = Self::Idle { rested: now };
+                return Step::Same;
+            }
             Self::Unknown { was: Some(f) } => {
                 // Time without data counts neither for the clear nor for another's blame.
                 f.clear_since = None;
@@ -240,6 +251,7 @@ impl State {
         }
         match self {
             Self::Firing(f) => {
+                f.newest = f.newest.max(newest);
                 if f.has_cleared(clear, holds, now) {
                     *self = Self::Idle { rested: now + holds.rearm };
                 } else if let Some(blame) = trigger
@@ -251,7 +263,9 @@ impl State {
                 }
             }
             Self::Idle { rested } => match trigger {
-                Some(blame) if now >= *rested && holds.trigger.is_zero() => *self = fired(blame, now, now),
+                Some(blame) if now >= *rested && holds.trigger.is_zero() => {
+                    *self = fired(blame, now, newest, now)
+                }
                 Some(_) if now >= *rested => *self = Self::Pending { since: now },
                 _ => {}
             },
@@ -259,7 +273,7 @@ impl State {
                 None => *self = Self::Idle { rested: now },
                 // One old sample, looked at again and again, is no proof that it lasts.
                 Some(blame) if now.since(*since) >= holds.trigger && newest > *since => {
-                    *self = fired(blame, *since, now);
+                    *self = fired(blame, *since, newest, now);
                 }
                 Some(_) => {}
             },
@@ -269,9 +283,9 @@ impl State {
     }
 }
 
-fn fired((member, side): (&Arc<Labels>, Side), since: Time, now: Time) -> State {
+fn fired((member, side): (&Arc<Labels>, Side), since: Time, newest: Time, now: Time) -> State {
     let blame = Blame { member: member.clone(), side };
-    State::Firing(Firing { fired_at: now, since, blame, clear_since: None, other: None })
+    State::Firing(Firing { fired_at: now, since, blame, newest, clear_since: None, other: None })
 }
 
 /// Whether what `is` true now has been for as long as `hold`; `since` remembers since when.

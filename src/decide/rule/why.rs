@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::condition::{Lack, Looked};
 use super::engine::Entry;
 use super::group::{Group, Running, Seen, Unjudged};
 use super::state::{Phase, State};
-use super::{Condition, Direction, Statistic};
+use super::{Combine, Condition, Direction, Statistic};
 use crate::decide::labels::Labels;
 use crate::decide::signal::store::SignalStore;
 use crate::decide::time::Time;
@@ -97,34 +98,27 @@ fn why_of(group: &Group, running: &Running, now: Time) -> String {
                 running.rule.min_mean
             )
         }
-        Seen::Judged { trigger, guard } => {
-            let condition = &running.rule.trigger.conditions[trigger.lead];
-            let r = &trigger.reading;
-            match (&group.state, trigger.holds) {
-                (State::Firing(f), _) => {
-                    let blame = &f.blame;
-                    let side = if blame.side == super::Side::Low { "low" } else { "high" };
-                    format!("it fires since {}: {} is {side}", f.since, blame.member)
-                }
-                (State::Pending { since }, _) => format!(
-                    "the trigger holds for {:.1} s; it fires after {:.1} s",
-                    now.since(*since).as_secs_f64(),
-                    running.holds.trigger.as_secs_f64()
-                ),
-                (_, true) if *guard == Some(false) => {
-                    let source = running.rule.only_if.as_ref().map_or("", |g| g.source());
-                    format!("the trigger holds, but only_if does not: {source}")
-                }
-                (State::Idle { rested }, true) if now < *rested => {
-                    format!("the trigger holds, but the rule rests until {rested} (rearm_after)")
-                }
-                (_, true) => "the trigger has just begun to hold".into(),
-                (_, false) if condition.statistic == Statistic::Departure && !is_warm(group) => {
-                    "it learns what is usual in this group, which takes about a minute".into()
-                }
-                (_, false) => missing_link(condition, r),
+        Seen::Judged { trigger, guard } => match (&group.state, trigger.holds) {
+            (State::Firing(f), _) => {
+                let blame = &f.blame;
+                let side = if blame.side == super::Side::Low { "low" } else { "high" };
+                format!("it fires since {}: {} is {side}", f.since, blame.member)
             }
-        }
+            (State::Pending { since }, _) => format!(
+                "the trigger holds for {:.1} s; it fires after {:.1} s",
+                now.since(*since).as_secs_f64(),
+                running.holds.trigger.as_secs_f64()
+            ),
+            (_, true) if *guard == Some(false) => {
+                let source = running.rule.only_if.as_ref().map_or("", |g| g.source());
+                format!("the trigger holds, but only_if does not: {source}")
+            }
+            (State::Idle { rested }, true) if now < *rested => {
+                format!("the trigger holds, but the rule rests until {rested} (rearm_after)")
+            }
+            (_, true) => "the trigger has just begun to hold".into(),
+            (_, false) => missing_links(group, running, now),
+        },
     }
 }
 
@@ -132,36 +126,65 @@ fn is_warm(group: &Group) -> bool {
     group.watcher.as_ref().is_some_and(|w| w.is_warm())
 }
 
-/// What keeps one condition from holding.
-fn missing_link(condition: &Condition, r: &super::condition::Reading) -> String {
+/// What each condition lacks: of an `any` all, for one of them would suffice; of an `all` those that
+/// do not hold.
+fn missing_links(group: &Group, running: &Running, now: Time) -> String {
+    let trigger = &running.rule.trigger;
+    let mut links: Vec<String> = Vec::new();
+    for (index, (condition, looked)) in trigger.conditions.iter().zip(group.held.looked()).enumerate() {
+        let Some(lack) = looked.lacks else { continue };
+        let link = match lack {
+            Lack::Excess if condition.statistic == Statistic::Departure && !is_warm(group) => {
+                let (name, signal) = (condition.statistic.name(), &condition.signal_name);
+                format!("{name}({signal}) learns what is usual in this group, which takes about a minute")
+            }
+            Lack::Excess => missing_excess(condition, looked),
+            Lack::Time => {
+                let lasted = group.held.since(index).map_or(0.0, |since| now.since(since).as_secs_f64());
+                let (for_s, holds) = (condition.hold.as_secs_f64(), beyond(condition, looked));
+                format!("{holds}, for {lasted:.1} s of {for_s:.1} s")
+            }
+            Lack::Unusual => format!(
+                "{}, but is not more than {} times what is usual here, or that is not known yet",
+                beyond(condition, looked),
+                condition.above_baseline.unwrap_or(1.0)
+            ),
+        };
+        if !links.contains(&link) {
+            links.push(link);
+        }
+    }
+    match (trigger.combine, links.len()) {
+        (Combine::Any, 2..) => format!("none of its conditions holds: {}", links.join("; ")),
+        _ => links.join("; "),
+    }
+}
+
+/// `max_over_mean(load) 2.600 > 1.5`.
+fn beyond(condition: &Condition, looked: &Looked) -> String {
+    let sign = if condition.direction == Direction::Below { "<" } else { ">" };
     let (name, signal) = (condition.statistic.name(), &condition.signal_name);
-    let (sign, word) = match condition.direction {
-        Direction::Above => (">", "above"),
-        Direction::Below => ("<", "below"),
-    };
-    let is_beyond = match condition.direction {
-        Direction::Above => r.value > condition.bound,
-        Direction::Below => r.value < condition.bound,
+    format!("{name}({signal}) {:.3} {sign} {}", looked.reading.value, condition.bound)
+}
+
+/// What keeps a condition within its bound.
+fn missing_excess(condition: &Condition, looked: &Looked) -> String {
+    let (name, signal, r) = (condition.statistic.name(), &condition.signal_name, &looked.reading);
+    let (is_beyond, word) = match condition.direction {
+        Direction::Above => (r.value > condition.bound, "above"),
+        Direction::Below => (r.value < condition.bound, "below"),
     };
     if !is_beyond {
         return format!("{name}({signal}) is {:.3}, not {word} {}", r.value, condition.bound);
     }
+    let beyond = beyond(condition, looked);
     if !r.beyond_bound {
         return format!(
-            "{name}({signal}) {:.3} {sign} {}, but the member that left its peers is on the side that the rule does not blame",
-            r.value, condition.bound
+            "{beyond}, but the member that left its peers is on the side that the rule does not blame"
         );
     }
-    match condition.chance {
-        Some(k) if r.times_chance <= k => format!(
-            "{name}({signal}) {:.3} {sign} {}, but that is {:.1} times what chance explains, not more than {k}",
-            r.value, condition.bound, r.times_chance
-        ),
-        _ => format!(
-            "{name}({signal}) {:.3} {sign} {} holds, another condition does not",
-            r.value, condition.bound
-        ),
-    }
+    let k = condition.chance.unwrap_or_default();
+    format!("{beyond}, but that is {:.1} times what chance explains, not more than {k}", r.times_chance)
 }
 
 /// Why no group can be made for a rule.

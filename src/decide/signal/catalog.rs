@@ -6,13 +6,13 @@
 //! field of `/v1/loads` is a dotted path. Where a source gives one signal under two names at once,
 //! the larger value counts. Counters are kept as rates: their unit is already per second.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod derived;
+mod own;
 
 use serde::Serialize;
-use thiserror::Error;
 
-use crate::decide::signal::fields::Set;
+pub use self::derived::{DERIVED, Derived, How};
+pub use self::own::{Catalog, DefineError, Own};
 pub use crate::decide::signal::sample::Signal;
 
 /// What the numbers of a source are.
@@ -255,56 +255,6 @@ signals! {
 pub const BUILT_IN_COUNT: usize = BUILT_IN.len();
 const _: () = assert!(BUILT_IN_COUNT <= 128, "Fields holds its signals in a u128");
 
-/// A signal computed from two others of the same rank, source and time.
-#[derive(Clone, Copy, Debug)]
-pub struct Derived {
-    /// The computed one.
-    pub signal: Signal,
-    /// How.
-    pub how: How,
-    /// First operand.
-    pub a: Signal,
-    /// Second operand.
-    pub b: Signal,
-    /// Both: looked for in every line.
-    pub operands: Set,
-}
-
-/// The arithmetic of a derived signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum How {
-    /// a + b
-    Sum,
-    /// a / (a + b); nothing when both are 0
-    Share,
-    /// a / b; nothing when b is 0
-    Ratio,
-}
-
-/// Every derived signal.
-pub const DERIVED: &[Derived] = &[
-    derived(LOAD, How::Sum, RUNNING_REQS, QUEUE_REQS),
-    derived(DP_LOST_SHARE, How::Share, DP_TOKENS_IMBALANCE, DP_TOKENS_SCHEDULED),
-    derived(DP_PAIRS_LOST_SHARE, How::Share, DP_PAIRS_IMBALANCE, DP_PAIRS_SCHEDULED),
-    derived(DP_RATIO, How::Ratio, DP_RATIO_SUM, DP_RATIO_COUNT),
-    derived(DP_SYNC_WAIT, How::Ratio, DP_SYNC_WAIT_SUM, DP_SYNC_WAIT_COUNT),
-];
-
-const fn derived(signal: Signal, how: How, a: Signal, b: Signal) -> Derived {
-    Derived { signal, how, a, b, operands: Set::of_both(a, b) }
-}
-
-impl Derived {
-    /// Its value for the operands' values.
-    pub fn of(&self, a: f64, b: f64) -> Option<f64> {
-        match self.how {
-            How::Sum => Some(a + b),
-            How::Share => (a + b > 0.0).then(|| a / (a + b)),
-            How::Ratio => (b > 0.0).then(|| a / b),
-        }
-    }
-}
-
 const fn row(
     name: &'static str,
     unit: &'static str,
@@ -326,105 +276,6 @@ const fn row(
         vllm: &[],
         metrics: &[],
         loads: &[],
-    }
-}
-
-/// The built-in signals and the user's own behind them. Numbers never change while the agent runs,
-/// so that a reload can only add.
-#[derive(Clone, Debug, Default)]
-pub struct Catalog {
-    own: Vec<Own>,
-    by_name: BTreeMap<Arc<str>, Signal>,
-}
-
-/// A signal that the configuration defines (by a pattern or a query).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Own {
-    /// The name in rules.
-    pub name: Arc<str>,
-    /// Free text.
-    pub unit: Arc<str>,
-    /// What its source counts.
-    pub kind: Kind,
-}
-
-/// Why a signal cannot be defined.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum DefineError {
-    /// The name belongs to a built-in signal.
-    #[error("signal `{0}` is built in; give your own another name")]
-    BuiltIn(Arc<str>),
-    /// Too many.
-    #[error("more than {} signals of your own; remove some", u16::MAX as usize - BUILT_IN_COUNT)]
-    Full,
-}
-
-impl Catalog {
-    /// Adds a signal of the user's; one that is there already keeps its number and takes the new
-    /// unit and kind.
-    ///
-    /// # Errors
-    /// When the name is a built-in one's, or there are too many.
-    pub fn define(&mut self, own: Own) -> Result<Signal, DefineError> {
-        if signal_named(&own.name).is_some() {
-            return Err(DefineError::BuiltIn(own.name));
-        }
-        if let Some(&signal) = self.by_name.get(&own.name) {
-            self.own[usize::from(signal.0) - BUILT_IN_COUNT] = own;
-            return Ok(signal);
-        }
-        let number = u16::try_from(BUILT_IN_COUNT + self.own.len()).map_err(|_| DefineError::Full)?;
-        self.by_name.insert(own.name.clone(), Signal(number));
-        self.own.push(own);
-        Ok(Signal(number))
-    }
-
-    /// The signal that `name` means.
-    pub fn signal_named(&self, name: &str) -> Option<Signal> {
-        signal_named(name).or_else(|| self.by_name.get(name).copied())
-    }
-
-    /// The name of a signal; `?` for a number that was never given out.
-    pub fn name_of(&self, signal: Signal) -> &str {
-        match self.own_of(signal) {
-            Some(own) => &own.name,
-            None => name_of(signal),
-        }
-    }
-
-    /// The unit of a signal's values.
-    pub fn unit_of(&self, signal: Signal) -> &str {
-        match self.own_of(signal) {
-            Some(own) => &own.unit,
-            None => entry(signal).map_or("", |e| e.unit),
-        }
-    }
-
-    /// What the sources of a signal count.
-    pub fn kind_of(&self, signal: Signal) -> Kind {
-        match self.own_of(signal) {
-            Some(own) => own.kind,
-            None => entry(signal).map_or(Kind::Gauge, |e| e.kind),
-        }
-    }
-
-    /// Every name, the built-in ones first: what a typo is compared with.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        BUILT_IN.iter().map(|e| e.name).chain(self.own.iter().map(|o| &*o.name))
-    }
-
-    /// How many signals there are.
-    pub fn len(&self) -> usize {
-        BUILT_IN_COUNT + self.own.len()
-    }
-
-    /// Never: the built-in ones are always there.
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    fn own_of(&self, signal: Signal) -> Option<&Own> {
-        usize::from(signal.0).checked_sub(BUILT_IN_COUNT).and_then(|i| self.own.get(i))
     }
 }
 

@@ -20,6 +20,8 @@ use crate::decide::signal::rank::Rank;
 pub struct Loads {
     /// Each rank's numbers.
     pub ranks: Vec<RankLoad>,
+    /// Values that stood where a number should.
+    pub bad: u64,
     /// The server's version, where it says so.
     pub version: Option<String>,
 }
@@ -69,23 +71,26 @@ pub fn read(body: &[u8]) -> Result<Loads, LoadsError> {
 }
 
 fn of_value(body: &Value) -> Loads {
-    match body {
-        Value::Array(ranks) => {
-            Loads { ranks: ranks.iter().filter_map(|r| rank_of(r, None)).collect(), version: None }
-        }
-        Value::Number(_) => Loads { ranks: single(body), version: None },
+    let mut bad = 0;
+    let mut ranks_of = |ranks: &[Value], now| -> Vec<RankLoad> {
+        ranks.iter().filter_map(|r| rank_of(r, now, &mut bad)).collect()
+    };
+    let (ranks, version) = match body {
+        Value::Array(ranks) => (ranks_of(ranks, None), None),
+        Value::Number(_) => (single(body), None),
         Value::Object(map) => {
             let version = map.get("version").and_then(Value::as_str).map(str::to_owned);
             let now = map.get("timestamp").and_then(epoch_s);
             let ranks = match map.get("loads").and_then(Value::as_array) {
-                Some(ranks) => ranks.iter().filter_map(|r| rank_of(r, now)).collect(),
-                None if map.contains_key("num_reqs") => rank_of(body, None).into_iter().collect(),
+                Some(ranks) => ranks_of(ranks, now),
+                None if map.contains_key("num_reqs") => ranks_of(std::slice::from_ref(body), None),
                 None => map.get("load").map(single).unwrap_or_default(),
             };
-            Loads { ranks, version }
+            (ranks, version)
         }
-        _ => Loads::default(),
-    }
+        _ => Default::default(),
+    };
+    Loads { ranks, bad, version }
 }
 
 /// SGLang 0.4 answers with one number for the whole server.
@@ -96,13 +101,18 @@ fn single(load: &Value) -> Vec<RankLoad> {
     vec![RankLoad { rank: Rank::NONE, age: Duration::ZERO, role: None, fields }]
 }
 
-fn rank_of(load: &Value, now_s: Option<f64>) -> Option<RankLoad> {
+/// One rank's numbers; `bad` grows by what stands in their place and is none. `null` says that the
+/// server has no such number.
+fn rank_of(load: &Value, now_s: Option<f64>, bad: &mut u64) -> Option<RankLoad> {
     let map = load.as_object()?;
     let mut fields = Fields::default();
     for (path, signal) in FIELDS.iter() {
-        let value = path.iter().try_fold(load, |at, key| at.get(key)).and_then(Value::as_f64);
-        if let Some(value) = value {
-            fields.set(*signal, value);
+        match path.iter().try_fold(load, |at, key| at.get(key)) {
+            None | Some(Value::Null) => {}
+            Some(value) => match value.as_f64() {
+                Some(number) => fields.set(*signal, number),
+                None => *bad += 1,
+            },
         }
     }
     // /get_load counts the waiting requests among `num_reqs`.

@@ -10,6 +10,9 @@ use crate::decide::signal::stamp::Clock;
 use crate::decide::signal::{number, sglang_line, vllm_line};
 use crate::decide::time::Time;
 
+/// Of a longer line only so many bytes are read, and it is counted.
+pub const MAX_LINE: usize = 64 << 10;
+
 /// How a line came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
@@ -76,6 +79,11 @@ impl LogReader {
         &self.fields
     }
 
+    /// Values so far that stood where a number should, and pairs that were cut in the middle.
+    pub fn unreadable(&self) -> u64 {
+        self.shapes.unreadable()
+    }
+
     /// By how many seconds the stamps of live lines lie before their arrival, when the zone or a
     /// clock must be wrong.
     pub fn disagreement_s(&self) -> Option<i64> {
@@ -96,7 +104,7 @@ impl LogReader {
         if line.stamp.is_some() || line.says != Says::Other {
             return line;
         }
-        vllm_line::read(text, &mut self.fields).unwrap_or(line)
+        vllm_line::read_next(text, &mut self.fields, &mut self.shapes.unreadable).unwrap_or(line)
     }
 
     /// `OSError: [Errno 28] No space left on device`, which ends a traceback and says why.

@@ -91,18 +91,21 @@ impl Metrics {
         self.experts.clear();
         (self.role, self.families) = (None, 0);
         let mut last: (&[u8], &[Wanted]) = (b"", &[]);
+        let mut not_numbers = 0;
         let seen = exposition::read(page, |sample| {
             if last.0 != sample.name {
                 last = (sample.name, WANTED.get(sample.name).map_or(&[], Vec::as_slice));
                 self.families += u32::from(!last.1.is_empty());
             }
-            if !last.1.is_empty() && !sample.value.is_nan() {
-                self.keep(last.1, &sample);
+            match last.1 {
+                [] => {}
+                _ if sample.value.is_nan() => not_numbers += 1,
+                wanted => self.keep(wanted, &sample),
             }
         })?;
         self.keep_experts();
         self.ranks.retain(|_, fields| !fields.is_empty());
-        Ok(seen)
+        Ok(Page { bad: seen.bad + not_numbers, ..seen })
     }
 
     /// Every rank of the last page with its numbers; those without a rank label are [`Rank::NONE`]'s.

@@ -32,6 +32,8 @@ pub struct Shapes {
     ranks: Vec<(Letters, Rank)>,
     decode: Shape,
     prefill: Shape,
+    /// Values of known keys that were no numbers, in other lines than those of batches.
+    pub(super) unreadable: u64,
 }
 
 /// Places for ranks whose words are remembered: two to this power.
@@ -49,6 +51,11 @@ impl Shapes {
             *known = (letters, rank_of(&rest[..close]));
         }
         Some((known.1, &rest[close + 1..]))
+    }
+
+    /// Values of known keys that were no numbers so far, and pairs that were cut before their colon.
+    pub fn unreadable(&self) -> u64 {
+        self.decode.unreadable + self.prefill.unreadable + self.unreadable
     }
 
     /// For a log of many lines.
@@ -84,7 +91,11 @@ impl Letters {
 
 /// The keys of one kind of line, in their order, each with what stands between it and its value.
 #[derive(Debug, Default)]
-struct Shape(Vec<Key>);
+struct Shape {
+    keys: Vec<Key>,
+    /// What was unreadable in its lines so far.
+    unreadable: u64,
+}
 
 /// A key and what is between it and its value, `#running-req: `, as far as it fits into 32 bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -218,7 +229,9 @@ fn message<'a>(text: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Says
     }
     match text.first() {
         Some(b'P' | b'S') => profile(text).map_or_else(|| fatal(text), |p| Says::Profile(Box::new(p))),
-        Some(b'[') if text.starts_with(b"[Expert Balancedness]") => balancedness(text, fields),
+        Some(b'[') if text.starts_with(b"[Expert Balancedness]") => {
+            balancedness(text, fields, &mut shapes.unreadable)
+        }
         Some(b'I') if text.starts_with(b"INFO:  ") => Says::Other,
         _ => fatal(text),
     }
@@ -256,13 +269,18 @@ fn after_iteration(rest: &[u8]) -> &[u8] {
 fn read_pairs(pairs: &[u8], words: &Words, fields: &mut Fields, shape: &mut Shape, learns: bool) -> u8 {
     let (mut rest, mut unknown) = (pairs, 0_u8);
     for place in 0.. {
-        let Some((signal, used)) = shape.key(place, rest, words, learns) else { break };
+        let Some((signal, used)) = shape.key(place, rest, words, learns) else {
+            shape.unreadable += u64::from(!rest.trim_ascii().is_empty());
+            break;
+        };
         rest = &rest[used..];
         match signal {
             Some(signal) => {
                 if let Some((number, used)) = number_of(rest) {
                     fields.set(signal, number);
                     rest = &rest[used..];
+                } else {
+                    shape.unreadable += 1;
                 }
             }
             None => unknown = unknown.saturating_add(1),
@@ -287,7 +305,7 @@ impl Shape {
         words: &Words,
         learns: bool,
     ) -> Option<(Option<Signal>, usize)> {
-        if let Some(key) = self.0.get(place)
+        if let Some(key) = self.keys.get(place)
             && key.begins(rest)
         {
             return Some((key.signal, key.len));
@@ -296,8 +314,8 @@ impl Shape {
         let signal = words.get(&rest[..colon]);
         let value = rest.len() - rest[colon + 1..].trim_ascii_start().len();
         if learns && place < MOST_KEYS {
-            self.0.resize(self.0.len().max(place + 1), Key::default());
-            self.0[place] = Key::new(&rest[..value], signal).unwrap_or_default();
+            self.keys.resize(self.keys.len().max(place + 1), Key::default());
+            self.keys[place] = Key::new(&rest[..value], signal).unwrap_or_default();
         }
         Some((signal, value))
     }
@@ -337,10 +355,13 @@ fn profile(text: &[u8]) -> Option<Profile<'_>> {
 
 /// `forward_pass_id=N current_pass_balancedness=F last_10_average_balancedness=F ...`; the sizes of
 /// the windows vary, the first is the shortest.
-fn balancedness<'a>(text: &'a [u8], fields: &mut Fields) -> Says<'a> {
+fn balancedness<'a>(text: &'a [u8], fields: &mut Fields, unreadable: &mut u64) -> Says<'a> {
     for pair in text.split(|b| *b == b' ') {
         let Some((key, value)) = split_once(pair, b"=") else { continue };
-        let Some((value, _)) = number::leading(value) else { continue };
+        let Some((value, _)) = number::leading(value) else {
+            *unreadable += u64::from(key.ends_with(b"_balancedness"));
+            continue;
+        };
         if key == b"current_pass_balancedness" {
             fields.set(catalog::EXPERT_BALANCEDNESS, value);
         } else if key.starts_with(b"last_") && fields.get(catalog::EXPERT_BALANCEDNESS_AVERAGE).is_none() {

@@ -14,8 +14,9 @@ use crate::decide::signal::rank::Rank;
 use crate::decide::signal::stamp::{SHORT_LEN, Stamp, is_short};
 use crate::decide::signal::words::VLLM;
 
-/// Reads a line; `None` when it is not one of these. `fields` is cleared and takes the numbers.
-pub fn read<'a>(line: &'a [u8], fields: &mut Fields) -> Option<Line<'a>> {
+/// Reads a line; `None` when it is not one of these. `fields` is cleared and takes the numbers;
+/// `unreadable` grows by the values of known keys that are none.
+pub fn read_next<'a>(line: &'a [u8], fields: &mut Fields, unreadable: &mut u64) -> Option<Line<'a>> {
     fields.clear();
     let (rank, start) = engine(line).or_else(|| whole(line))?;
     let text = &line[start..];
@@ -25,7 +26,11 @@ pub fn read<'a>(line: &'a [u8], fields: &mut Fields) -> Option<Line<'a>> {
     };
     let mut unknown = 0_u8;
     for pair in pairs.split(|b| *b == b',') {
-        unknown = unknown.saturating_add(u8::from(read_pair(pair.trim_ascii(), fields).is_none()));
+        match read_pair(pair.trim_ascii(), fields) {
+            Read::Taken => {}
+            Read::Unknown => unknown = unknown.saturating_add(1),
+            Read::NoNumber => *unreadable += 1,
+        }
     }
     if fields.is_empty() {
         return None;
@@ -48,21 +53,30 @@ fn whole(line: &[u8]) -> Option<(Rank, usize)> {
     Some((Rank::NONE, memmem::find(line, b"Avg prompt throughput: ")?))
 }
 
-/// `Running: 51 reqs` or, in an iteration, `30 generation requests`; `None` for an unknown key.
-fn read_pair(pair: &[u8], fields: &mut Fields) -> Option<()> {
+/// What came of a pair.
+enum Read {
+    Taken,
+    /// A key that the catalog does not know.
+    Unknown,
+    /// A key that it knows, without a number.
+    NoNumber,
+}
+
+/// `Running: 51 reqs` or, in an iteration, `30 generation requests`.
+fn read_pair(pair: &[u8], fields: &mut Fields) -> Read {
     if let Some((count, used)) = number::leading(pair) {
-        let signal = VLLM.get(pair[used..].trim_ascii())?;
+        let Some(signal) = VLLM.get(pair[used..].trim_ascii()) else { return Read::Unknown };
         fields.add(signal, count);
-        return Some(());
+        return Read::Taken;
     }
-    let colon = memchr::memchr(b':', pair)?;
-    let signal = VLLM.get(&pair[..colon])?;
+    let Some(colon) = memchr::memchr(b':', pair) else { return Read::Unknown };
+    let Some(signal) = VLLM.get(&pair[..colon]) else { return Read::Unknown };
     let text = pair[colon + 1..].trim_ascii_start();
-    let (value, used) = number::leading(text)?;
+    let Some((value, used)) = number::leading(text) else { return Read::NoNumber };
     let is_percent = text.get(used) == Some(&b'%');
     let is_share = catalog::entry(signal).is_some_and(|e| e.unit == "share");
     fields.set(signal, if is_percent && is_share { value / 100.0 } else { value });
-    Some(())
+    Read::Taken
 }
 
 fn stamp(head: &[u8]) -> Option<Stamp<'_>> {
@@ -76,7 +90,7 @@ mod tests {
 
     fn shown(line: &str) -> String {
         let mut fields = Fields::default();
-        let Some(read) = read(line.as_bytes(), &mut fields) else { return "nothing".to_owned() };
+        let Some(read) = read_next(line.as_bytes(), &mut fields, &mut 0) else { return "nothing".to_owned() };
         let values: Vec<_> = fields.iter().map(|(s, v)| format!("{}={v}", catalog::name_of(s))).collect();
         let stamp = read.stamp.map_or("-".into(), |s| String::from_utf8_lossy(s.civil).into_owned());
         format!("{stamp} {} {}", read.rank, values.join(" "))

@@ -130,7 +130,7 @@ impl Core {
         self.engine.tick(store, now, &mut self.changes);
         self.tell_changes(store, now, out);
         self.look_again(store, now, out);
-        self.silences.retain(|s| s.until > now);
+        self.unsilence(now, out);
         if now.since(self.swept) >= SWEEP || self.swept > now {
             self.swept = now;
             store.sweep(now);
@@ -220,14 +220,6 @@ impl Core {
         if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
             server.window_opened(window);
             server.blind = Some(Blind::opened(now));
-        }
-    }
-
-    /// A silence begins; one that ends now ends its like.
-    pub(super) fn silenced(&mut self, silence: Silence, now: Time) {
-        self.silences.retain(|s| s.rule != silence.rule || s.target != silence.target);
-        if silence.until > now {
-            self.silences.push(silence);
         }
     }
 }

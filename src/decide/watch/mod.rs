@@ -10,6 +10,7 @@ mod event;
 mod incidents;
 mod news;
 mod server;
+mod silence;
 mod sources;
 mod status;
 mod wish;
@@ -180,6 +181,11 @@ impl Watch {
     /// What is known of a server.
     pub fn facts(&self, target: TargetId) -> Option<&Facts> {
         self.core.servers.get(usize::from(target.0)).map(|s| &s.facts)
+    }
+
+    /// The names of the rules.
+    pub fn rule_names(&self) -> impl Iterator<Item = &str> {
+        self.core.engine.rules().map(|rule| &*rule.name)
     }
 
     /// An incident that is in memory.

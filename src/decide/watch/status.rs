@@ -192,11 +192,35 @@ fn budget_of(core: &Core, now: Time) -> BudgetStatus {
     };
     let bundles = core.policy.bundles.as_ref();
     BudgetStatus {
-        limits: vec![all],
+        limits: std::iter::once(all).chain(limits_of_rules(core, now)).collect(),
         bundle_bytes: bundles.map_or(0, |b| b.bytes),
         bundle_bytes_limit: bundles.map(|b| b.limit),
         free_bytes: bundles.and_then(|b| b.free),
     }
+}
+
+/// The limits of the rules of which something is used, for each server.
+fn limits_of_rules(core: &Core, now: Time) -> Vec<LimitStatus> {
+    let mut limits = Vec::new();
+    for rule in core.engine.rules() {
+        for server in &core.servers {
+            let Some(spent) = core.ledger.spent(&rule.name, &server.name, &rule.limits, now) else {
+                continue;
+            };
+            let of = match core.servers.len() {
+                1 => rule.name.clone(),
+                _ => format!("{} on {}", rule.name, server.name).into(),
+            };
+            limits.push(LimitStatus {
+                of,
+                used: spent.windows,
+                captures: rule.limits.captures,
+                per_s: rule.limits.per.as_secs_f64(),
+                cooldown_until: spent.cooldown_until,
+            });
+        }
+    }
+    limits
 }
 
 /// The last minutes of the load, and of whatever else a rule watches.

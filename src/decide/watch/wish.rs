@@ -30,7 +30,13 @@ const AWAITED: Duration = Duration::from_secs(60);
 
 impl Core {
     /// A rule's state changed.
-    pub(super) fn changed(&mut self, store: &SignalStore, change: Change, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn changed(
+        &mut self,
+        store: &SignalStore,
+        mut change: Change,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
         match change.how {
             How::Reblamed => self.resolve(&change, out),
             How::Worsened => return self.worsened(store, change, now, out),
@@ -44,7 +50,18 @@ impl Core {
         if change.state == Phase::Idle {
             self.resolve(&change, out);
         }
-        let capture = self.incidents.firing(&change).map_or("none", |case| case.incident.capture.word());
+        let incident = self.incidents.firing(&change).map(|case| &case.incident);
+        let capture = match incident.map(|i| &i.capture) {
+            // That it would start was told with the onset.
+            Some(CaptureOutcome::WouldStart) => "done",
+            Some(capture) => capture.word(),
+            None => "none",
+        };
+        if change.how == How::Resumed
+            && let Some(incident) = incident
+        {
+            change.carry_on(&incident.finding);
+        }
         out.push(Effect::Changed { change: Box::new(change), capture, why: None });
     }
 
@@ -96,16 +113,6 @@ impl Core {
         tell(case, Update::Fired, out);
         out.extend(refusals);
         out.push(Effect::Changed { change: Box::new(change), capture, why });
-    }
-
-    /// How long the captures of a rule on a server are silenced still.
-    pub(super) fn silenced_for(&self, rule: &str, target: &str, now: Time) -> Option<Duration> {
-        let holds = self.silences.iter().filter(|s| {
-            s.until > now
-                && s.rule.as_ref().is_none_or(|r| **r == *rule)
-                && s.target.as_ref().is_none_or(|t| **t == *target)
-        });
-        holds.map(|s| s.until.since(now)).max()
     }
 
     /// The server on which a capture would be taken: the group's, or the blamed member's.

@@ -15,8 +15,8 @@ use super::event::Effect;
 use super::incidents::Case;
 use super::wish::refused_effect;
 use crate::decide::capture::refusal::Refusal;
-use crate::decide::incident::{CaptureOutcome, Finding, Refused, Worse};
-use crate::decide::rule::change::{Change, Numbers};
+use crate::decide::incident::{CaptureOutcome, Refused, Worse};
+use crate::decide::rule::change::Change;
 use crate::decide::rule::worse::times_bound;
 use crate::decide::signal::sample::TargetId;
 use crate::decide::signal::store::SignalStore;
@@ -118,9 +118,7 @@ impl Core {
 fn told_change(case: &Case, mut change: Change) -> Effect {
     let incident = &case.incident;
     let refused = incident.worse.as_ref().and_then(|w| w.refused.as_ref());
-    if let Some(Numbers { value, members, .. }) = change.numbers.clone() {
-        change.finding = Some(Finding { value, members, ..incident.finding.clone() });
-    }
+    change.carry_on(&incident.finding);
     let capture = if refused.is_some() { "refused" } else { incident.capture.word() };
     Effect::Changed { change: Box::new(change), capture, why: refused.map(|r| r.why.clone()) }
 }

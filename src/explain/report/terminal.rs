@@ -64,6 +64,7 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     let batches = c.ranks.iter().any(|r| r.requests_mean.is_some());
     let waits = c.collectives.as_ref();
     let widest = c.ranks.iter().map(|r| r.rank.to_string().len()).max().unwrap_or(4).max(4);
+    writeln!(out, "{DIM}milliseconds per step{DIM:#}")?;
     write!(
         out,
         "{BOLD}{:widest$}  {:>6} {:>9} {:>9} {:>9}",
@@ -78,16 +79,16 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     if waits.is_some() {
         write!(out, " {:>10} {:>6}", "wait/step", "last")?;
     }
-    writeln!(out, "{BOLD:#}  {DIM}milliseconds per step{DIM:#}")?;
+    writeln!(out, "  work{BOLD:#}")?;
     for r in c.listed(MAX_RANKS) {
         let mark = if Some(r.rank) == c.verdict.rank { HOT } else { Style::new() };
         write!(
             out,
-            "{mark}{:widest$}  {:>6} {:>9.3} {:>+9.3} {:>9.2}{mark:#}",
+            "{mark}{:widest$}  {:>6} {:>9.3} {:>9} {:>9.2}{mark:#}",
             r.rank.to_string(),
             r.steps,
             r.work_ms_per_step,
-            r.gap_ms_per_step.unwrap_or(0.0),
+            r.gap_ms_per_step.map_or("-".into(), |gap| format!("{gap:+.3}")),
             r.host_gap_ms_per_step
         )?;
         if batches {
@@ -98,8 +99,10 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
             let times = r.work_over_baseline.map_or("-".into(), |n| format!("{n:.2}x"));
             write!(out, " {times:>9}")?;
         }
-        if let Some(w) = waits.and_then(|m| m.ranks.iter().find(|w| w.rank == r.rank)) {
-            write!(out, " {:>10.3} {:>5.0}%", w.wait_ms_per_step, w.last_share * 100.0)?;
+        match waits.map(|m| m.ranks.iter().find(|w| w.rank == r.rank)) {
+            Some(Some(w)) => write!(out, " {:>10.3} {:>5.0}%", w.wait_ms_per_step, w.last_share * 100.0)?,
+            Some(None) => write!(out, " {:>10} {:>6}", "-", "-")?,
+            None => {}
         }
         writeln!(out, "{}", bar(r, c))?;
     }
@@ -144,11 +147,8 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     }
     let at = c.ranks.iter().position(|r| Some(r.rank) == v.rank);
     let Some(at) = at else { return Ok(()) };
-    writeln!(
-        out,
-        "\n{BOLD}{:<58} {:>9} {:>9}{BOLD:#}  {DIM}milliseconds per step{DIM:#}",
-        "kernel", "here", "gap"
-    )?;
+    writeln!(out, "\n{DIM}milliseconds per step{DIM:#}")?;
+    writeln!(out, "{BOLD}{:<58} {:>9} {:>9}{BOLD:#}", "kernel", "here", "gap")?;
     for k in lines {
         let (here, gap) = (k.ms_per_step[at], k.gap_ms_per_step);
         writeln!(out, "{:<58} {here:>9.3} {gap:>+9.3}", clipped(&k.kernel, 58))?;

@@ -1,7 +1,7 @@
 //! A recorded log: whole lines in large chunks, or line by line up to a time when merging.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{self, Read};
 
 use jiff::tz::TimeZone;
 use memchr::{memchr, memrchr};
@@ -10,6 +10,7 @@ use super::{Input, Opened, ReplayError};
 use crate::decide::signal::log_reader::{Arrival, LogReader};
 use crate::decide::signal::observation::Observation;
 use crate::decide::time::Time;
+use crate::observe::tail::KEPT;
 
 /// Large enough that a system call costs nothing, small enough for the cache.
 const CHUNK: u64 = 256 << 10;
@@ -24,6 +25,9 @@ pub(super) struct LogRecording {
     given: usize,
     spare: Vec<u8>,
     reader: LogReader,
+    /// Why it cannot be read on, as long as what came before is still given out.
+    broken: Option<io::Error>,
+    dropped: u64,
 }
 
 impl fmt::Debug for LogRecording {
@@ -35,7 +39,7 @@ impl fmt::Debug for LogRecording {
 impl LogRecording {
     pub(super) fn new(input: Input, file: Opened, zone: TimeZone) -> Self {
         let reader = LogReader::new(zone);
-        Self { input, file, held: Vec::new(), given: 0, spare: Vec::new(), reader }
+        Self { input, file, held: Vec::new(), given: 0, spare: Vec::new(), reader, broken: None, dropped: 0 }
     }
 
     pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
@@ -57,6 +61,7 @@ impl LogRecording {
                 self.held = lines.split_off(end + 1);
                 break;
             }
+            lines.truncate(KEPT);
         }
         Ok((!lines.is_empty()).then(|| self.observation(lines)))
     }
@@ -92,7 +97,11 @@ impl LogRecording {
             self.given = 0;
             let read = self.read_into(&mut held);
             self.held = held;
-            if read? == 0 {
+            let read = read?;
+            if memchr(b'\n', &self.held).is_none() {
+                self.held.truncate(KEPT);
+            }
+            if read == 0 {
                 let rest = &self.held;
                 let last = (!rest.is_empty()).then(|| self.reader.read(rest, Arrival::Recorded).at);
                 return Ok(last.map(|at| (at, self.held.len())));
@@ -100,9 +109,30 @@ impl LogRecording {
         }
     }
 
+    /// Lines that were cut where the recording breaks off.
+    pub(super) const fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Reads on. What a broken file gives up to where it breaks is not lost: the error comes with the
+    /// next call.
     fn read_into(&mut self, buffer: &mut Vec<u8>) -> Result<usize, ReplayError> {
-        let read = self.file.by_ref().take(CHUNK).read_to_end(buffer);
-        read.map_err(|error| ReplayError::Io { path: self.input.path.clone(), error })
+        let before = buffer.len();
+        let read = match self.broken.take() {
+            Some(error) => Err(error),
+            None => self.file.by_ref().take(CHUNK).read_to_end(buffer),
+        };
+        match read {
+            Ok(read) => Ok(read),
+            Err(error) if buffer.len() > before => {
+                self.broken = Some(error);
+                Ok(buffer.len() - before)
+            }
+            Err(error) => {
+                self.dropped += u64::from(before > 0);
+                Err(ReplayError::unread(&self.input.path, error))
+            }
+        }
     }
 
     fn observation(&self, lines: Vec<u8>) -> Observation {

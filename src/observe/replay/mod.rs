@@ -58,6 +58,14 @@ pub enum ReplayError {
         /// Why.
         error: io::Error,
     },
+    /// A gzip file without its end.
+    #[error(
+        "{path} breaks off in the middle of its gzip data: it was cut, or is still being written; what it holds up to there was read"
+    )]
+    Cut {
+        /// Which.
+        path: PathBuf,
+    },
     /// Not a metrics recording.
     #[error(
         "{path}: line {line} stands before any `#@ EPOCH`; a metrics recording is pages, each after such a line"
@@ -78,6 +86,17 @@ pub enum ReplayError {
         /// What the parser says.
         why: String,
     },
+}
+
+impl ReplayError {
+    fn unread(path: &Path, error: io::Error) -> Self {
+        let path = path.to_owned();
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            Self::Cut { path }
+        } else {
+            Self::Io { path, error }
+        }
+    }
 }
 
 /// Recordings, being replayed.
@@ -128,6 +147,16 @@ impl Replay {
         let Some(&(_, first)) = heads.first() else { return Ok(None) };
         let until = heads.get(1).map(|h| h.0);
         self.streams[first].take(until)
+    }
+
+    /// Lines that were cut or damaged, which no observation has.
+    pub fn dropped(&self) -> u64 {
+        let dropped = |stream: &Stream| match stream {
+            Stream::Log(log) => log.dropped(),
+            Stream::Metrics(_) => 0,
+            Stream::Loads(loads) => loads.dropped(),
+        };
+        self.streams.iter().map(dropped).sum()
     }
 
     /// Gives a chunk's buffer back, to be filled again.

@@ -23,7 +23,7 @@ impl Lines {
     fn advance(&mut self) -> Result<bool, ReplayError> {
         self.line.clear();
         let read = self.file.read_until(b'\n', &mut self.line);
-        let read = read.map_err(|error| ReplayError::Io { path: self.input.path.clone(), error })?;
+        let read = read.map_err(|error| ReplayError::unread(&self.input.path, error))?;
         self.number += 1;
         Ok(read > 0)
     }
@@ -99,6 +99,9 @@ fn epoch_of(line: &[u8]) -> Option<Time> {
 pub(super) struct LoadsRecording {
     lines: Lines,
     head: Option<(Time, Vec<u8>)>,
+    /// It is one: a line of it was understood.
+    is_known: bool,
+    dropped: u64,
 }
 
 /// One recorded answer.
@@ -111,7 +114,13 @@ struct Recorded<'a> {
 
 impl LoadsRecording {
     pub(super) fn new(input: Input, file: Opened) -> Self {
-        Self { lines: Lines { input, file, line: Vec::new(), number: 0 }, head: None }
+        let lines = Lines { input, file, line: Vec::new(), number: 0 };
+        Self { lines, head: None, is_known: false, dropped: 0 }
+    }
+
+    /// Lines that were cut or damaged.
+    pub(super) const fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// The time of the next answer.
@@ -121,12 +130,21 @@ impl LoadsRecording {
             if line.is_empty() {
                 continue;
             }
-            let recorded: Recorded<'_> = serde_json::from_slice(line).map_err(|e| ReplayError::NotLoads {
-                path: self.lines.input.path.clone(),
-                line: self.lines.number,
-                why: e.to_string(),
-            })?;
-            self.head = Some((Time::from_epoch_s(recorded.t), recorded.body.get().into()));
+            match serde_json::from_slice::<Recorded<'_>>(line) {
+                Ok(recorded) => {
+                    self.is_known = true;
+                    self.head = Some((Time::from_epoch_s(recorded.t), recorded.body.get().into()));
+                }
+                // One that was being written when the recorder or its disk ended spoils no other.
+                Err(_) if self.is_known => self.dropped += 1,
+                Err(e) => {
+                    return Err(ReplayError::NotLoads {
+                        path: self.lines.input.path.clone(),
+                        line: self.lines.number,
+                        why: e.to_string(),
+                    });
+                }
+            }
         }
         Ok(self.head.as_ref().map(|h| h.0))
     }

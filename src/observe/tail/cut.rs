@@ -2,8 +2,10 @@
 
 use memchr::{memchr, memrchr};
 
-/// A line longer than this is cut here; what follows up to its newline is dropped and counted.
-pub const MAX_LINE: usize = 64 << 10;
+use crate::decide::signal::log_reader::MAX_LINE;
+
+/// What is kept of a longer line: one byte too many, so that who reads it sees that it was cut.
+pub const KEPT: usize = MAX_LINE + 1;
 /// Bytes that may be fed at once; only the first line in so many can be longer than the bound.
 pub const CHUNK: usize = MAX_LINE;
 
@@ -42,7 +44,7 @@ impl Cutter {
             return self.hold(chunk, out);
         };
         if self.partial.len() + first > MAX_LINE {
-            let room = MAX_LINE - self.partial.len();
+            let room = KEPT - self.partial.len();
             self.partial.extend_from_slice(&chunk[..room]);
             self.finish(out);
             self.long_lines += 1;
@@ -68,9 +70,9 @@ impl Cutter {
     }
 
     fn hold(&mut self, rest: &[u8], out: &mut Vec<u8>) {
-        let room = MAX_LINE - self.partial.len();
+        let room = KEPT - self.partial.len();
         self.partial.extend_from_slice(&rest[..rest.len().min(room)]);
-        if rest.len() > room {
+        if rest.len() >= room {
             self.finish(out);
             self.long_lines += 1;
             self.skip = Some(Skip::TooLong);
@@ -118,7 +120,7 @@ mod tests {
         chunks.extend(std::iter::repeat_n(block.as_slice(), 100));
         chunks.push(b"end\nafter\n");
         let (out, cutter) = cut(&chunks);
-        assert_eq!(out.len(), b"before\n".len() + MAX_LINE + 1 + b"after\n".len());
+        assert_eq!(out.len(), b"before\n".len() + KEPT + 1 + b"after\n".len());
         assert!(out.ends_with(b"x\nafter\n"));
         assert_eq!(cutter.long_lines(), 1);
         assert!(cutter.partial.capacity() <= 2 * MAX_LINE);
@@ -135,7 +137,7 @@ mod tests {
             for (size, extra, fill) in lines {
                 let len = [extra, MAX_LINE - 20 + extra, 3 * MAX_LINE][size];
                 let line = vec![if fill == b'\n' { b' ' } else { fill }; len];
-                wanted.extend_from_slice(&line[..len.min(MAX_LINE)]);
+                wanted.extend_from_slice(&line[..len.min(KEPT)]);
                 wanted.push(b'\n');
                 bytes.extend(line);
                 bytes.push(b'\n');

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-pub use self::cut::{Cutter, MAX_LINE};
+pub use self::cut::{Cutter, KEPT};
 pub use self::follow::{Follow, Polled};
 use super::Now;
 use crate::decide::signal::log_reader::Arrival;

@@ -90,7 +90,7 @@ fn sources(registry: &mut Registry, status: &Status) {
     registry.register("source_samples", "Samples that a source gave", samples);
     registry.register(
         "source_dropped",
-        "Pages, lines of pages and samples of a source that could not be used",
+        "Lines, pages and values of a source that could not be used",
         dropped,
     );
     registry.register_with_unit(

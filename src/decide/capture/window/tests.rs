@@ -1,8 +1,9 @@
 //! Windows of every kind from start to end, and what no sequence of events may bring about.
 
-use std::time::Duration;
+mod anything;
+mod start;
 
-use proptest::prelude::*;
+use std::time::Duration;
 
 use super::*;
 use crate::decide::capture::facts::Engine;
@@ -163,78 +164,6 @@ fn a_404_on_stop_tries_what_the_howto_calls_it_once() {
 }
 
 #[test]
-fn a_start_that_was_refused_is_never_followed_by_a_stop() {
-    for code in [302, 400, 401, 404, 409, 422] {
-        let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, Event::StartAnswered(status(code)))]);
-        assert_eq!(told, [format!("0.2 the server refused the start with {code}")]);
-    }
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, Event::StartAnswered(status(500)))]);
-    assert_eq!(told, ["2.2 the start failed with 500"]);
-}
-
-#[test]
-fn a_500_on_start_with_a_line_of_ours_is_stopped_at_once() {
-    let script = [
-        (0.2, begins(1)),
-        (0.3, Event::StartAnswered(status(500))),
-        (0.5, stops(1)),
-        (0.6, stopped(Answer::Ok)),
-        (0.7, file(1)),
-    ];
-    let told = play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script);
-    // DP0 never began: with start_step it stays armed, and that is said.
-    assert_eq!(told, ["0.3 /stop_profile", "10.6 done (quiet) (notes)"]);
-}
-
-#[test]
-fn a_500_on_start_with_somebody_elses_line_is_left_alone() {
-    let script = [(0.2, starts(1, "/p/theirs")), (0.3, Event::StartAnswered(status(500)))];
-    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script), ["2.3 the start failed with 500"]);
-}
-
-#[test]
-fn a_start_that_timed_out_is_stopped_only_with_proof() {
-    let lost = || Event::StartAnswered(Answer::Lost { why: "reset".into() });
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, lost())]);
-    assert_eq!(told, ["5.0 unknown start: the start lost its connection (quiet)"]);
-    let script = [(0.2, lost()), (1.0, begins(0)), (5.1, stopped(Answer::Ok)), (5.2, file(0))];
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
-    assert_eq!(told, ["5.0 /stop_profile", "5.2 done (notes)"]);
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[]);
-    assert_eq!(told, ["67.1 unknown start: the start was not answered in time (quiet)"]);
-}
-
-#[test]
-fn a_start_that_hangs_but_shows_in_the_log_is_stopped_at_the_deadline() {
-    let script = [(1.0, begins(0)), (6.0, stopped(Answer::Ok)), (6.1, file(0))];
-    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &script), ["5.0 /stop_profile", "6.1 done"]);
-}
-
-#[test]
-fn a_start_that_hangs_while_every_rank_is_seen_to_finish_needs_no_stop() {
-    let script = [(0.1, begins(0)), (0.2, stops(0)), (0.3, done(0)), (0.4, file(0))];
-    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &script), ["0.4 done"]);
-}
-
-#[test]
-fn somebody_elses_window_is_not_stopped_but_waited_for() {
-    let script = [
-        (0.2, ok()),
-        (0.3, begins(0)),
-        (1.0, starts(1, "/p/theirs")),
-        (20.0, stops(1)),
-        (20.3, stops(0)),
-        (20.5, stopped(Answer::Ok)),
-        (20.6, file(0)),
-        (20.6, file(1)),
-    ];
-    let told = play(&request(Form::Plain, &[0, 1], &[]), BOTH, &script);
-    assert_eq!(told, ["20.0 /stop_profile", "20.6 done"]);
-    let told = play(&request(Form::Plain, &[0, 1], &[]), BOTH, &script[..3]);
-    assert_eq!(told, ["605.1 somebody else opened a profile during the window (quiet)"]);
-}
-
-#[test]
 fn an_armed_rank_that_begins_after_the_stop_is_stopped_again() {
     let script = [
         (0.1, begins(0)),
@@ -365,78 +294,4 @@ fn samples_are_distrusted_from_the_start_until_the_export_has_settled_but_may_cl
     assert!(!blind.may_clear(at(6.0)));
     blind.exported(at(9.0));
     assert!(!blind.trusts(at(18.9)) && blind.trusts(at(19.0)) && blind.may_clear(at(19.0)));
-}
-
-fn any_answer() -> impl Strategy<Value = Answer> {
-    prop_oneof![
-        3 => Just(Answer::Ok),
-        1 => Just(Answer::TimedOut),
-        1 => Just(Answer::NobodyListens),
-        1 => Just(Answer::NotSent { why: "no route".into() }),
-        1 => Just(Answer::Lost { why: "reset".into() }),
-        3 => prop::sample::select(vec![302, 401, 404, 409, 500, 503]).prop_map(status),
-    ]
-}
-
-fn any_event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        4 => Just(Event::Tick),
-        2 => any_answer().prop_map(Event::StartAnswered),
-        2 => any_answer().prop_map(Event::StopAnswered),
-        2 => (0u16..3).prop_map(begins),
-        1 => (0u16..3).prop_map(|dp| starts(dp, "/p/theirs")),
-        2 => (0u16..3).prop_map(stops),
-        2 => (0u16..3).prop_map(done),
-        1 => (0u16..3, any::<bool>()).prop_map(|(dp, whole)| Event::File { rank: Some(Rank::dp(dp)), whole }),
-        1 => Just(Event::Cleared),
-        1 => Just(Event::Close),
-        1 => Just(Event::Cancel),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_comes_it_stops_only_its_own_window_a_bounded_number_of_times_and_ends(
-        script in prop::collection::vec((any_event(), 0u64..4000), 0..60),
-        form in prop::sample::select(vec![Form::Exact, Form::Plain, Form::Held]),
-        log in any::<bool>(), files in any::<bool>(),
-    ) {
-        let request = request(form, &[0, 1], &[2]);
-        let (mut window, _) = Window::start(&request, Sight { log, files }, at(0.0));
-        let (mut now, mut stops_sent, mut finished) = (at(0.0), 0, 0);
-        let (mut answered, mut granted, mut proof) = (false, false, false);
-        let mut theirs = std::collections::BTreeSet::new();
-        let ticks = std::iter::repeat_n((Event::Tick, 1000), 1400);
-        for (event, pause) in script.into_iter().chain(ticks) {
-            now = now + Duration::from_millis(pause);
-            // The world as this test sees it, kept apart from the machine's books.
-            match &event {
-                Event::StartAnswered(answer) if !answered => {
-                    answered = true;
-                    granted |= *answer == Answer::Ok;
-                }
-                Event::Log { rank, line: ProfileLine::Starts { dir, .. } } if dir == "/p/theirs" => { theirs.insert(*rank); }
-                Event::Log { line: ProfileLine::Starts { .. }, .. } | Event::File { .. } => proof = true,
-                Event::Log { rank, line: ProfileLine::Stops } => { theirs.remove(rank); }
-                _ => {}
-            }
-            for output in window.on(&event, now) {
-                match output {
-                    Output::Start => prop_assert!(false, "a second start"),
-                    Output::Stop { .. } => {
-                        stops_sent += 1;
-                        prop_assert!(granted || proof, "a stop of what may not be ours");
-                        prop_assert!(theirs.is_empty(), "a stop while somebody else profiles");
-                        let most = if form == Form::Held { 1 } else { MAX_STOPS };
-                        prop_assert!(stops_sent <= most);
-                    }
-                    Output::Finish(_) => finished += 1,
-                }
-            }
-            prop_assert!(finished == 0 || window.phase() == Phase::Ended);
-        }
-        prop_assert_eq!(finished, 1, "it ends, once: {:?}", window);
-    }
 }

@@ -83,6 +83,14 @@ fn absent_data_neither_fire_nor_resolve() {
 }
 
 #[test]
+fn a_firing_whose_data_were_away_for_long_is_over_when_they_are_back_and_may_begin_anew() {
+    let away = |seconds: usize| play(&format!(".2222{}2222", "_".repeat(seconds)));
+    let begun = "0:idle 1:pending 4:firing(dp_rank=2 High) 5:unknown";
+    assert_eq!(away(599), format!("{begun} 604:resumed(dp_rank=2 High)"));
+    assert_eq!(away(601), format!("{begun} 606:idle 607:pending"));
+}
+
+#[test]
 fn another_rank_or_side_that_lasts_fires_anew_without_passing_through_idle() {
     assert_eq!(play(".2222211111"), "0:idle 1:pending 4:firing(dp_rank=2 High) 9:reblamed(dp_rank=1 High)");
     assert_eq!(play(".22222112111"), "0:idle 1:pending 4:firing(dp_rank=2 High)");

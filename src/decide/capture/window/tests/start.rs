@@ -1,0 +1,75 @@
+//! Starts that are refused, fail, hang, or meet somebody else's window.
+
+use super::*;
+
+#[test]
+fn a_start_that_was_refused_is_never_followed_by_a_stop() {
+    for code in [302, 400, 401, 404, 409, 422] {
+        let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, Event::StartAnswered(status(code)))]);
+        assert_eq!(told, [format!("0.2 the server refused the start with {code}")]);
+    }
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, Event::StartAnswered(status(500)))]);
+    assert_eq!(told, ["2.2 the start failed with 500"]);
+}
+
+#[test]
+fn a_500_on_start_with_a_line_of_ours_is_stopped_at_once() {
+    let script = [
+        (0.2, begins(1)),
+        (0.3, Event::StartAnswered(status(500))),
+        (0.5, stops(1)),
+        (0.6, stopped(Answer::Ok)),
+        (0.7, file(1)),
+    ];
+    let told = play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script);
+    // DP0 never began: with start_step it stays armed, and that is said.
+    assert_eq!(told, ["0.3 /stop_profile", "10.6 done (quiet) (notes)"]);
+}
+
+#[test]
+fn a_500_on_start_with_somebody_elses_line_is_left_alone() {
+    let script = [(0.2, starts(1, "/p/theirs")), (0.3, Event::StartAnswered(status(500)))];
+    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script), ["2.3 the start failed with 500"]);
+}
+
+#[test]
+fn a_start_that_timed_out_is_stopped_only_with_proof() {
+    let lost = || Event::StartAnswered(Answer::Lost { why: "reset".into() });
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, lost())]);
+    assert_eq!(told, ["5.0 unknown start: the start lost its connection (quiet)"]);
+    let script = [(0.2, lost()), (1.0, begins(0)), (5.1, stopped(Answer::Ok)), (5.2, file(0))];
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    assert_eq!(told, ["5.0 /stop_profile", "5.2 done (notes)"]);
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[]);
+    assert_eq!(told, ["67.1 unknown start: the start was not answered in time (quiet)"]);
+}
+
+#[test]
+fn a_start_that_hangs_but_shows_in_the_log_is_stopped_at_the_deadline() {
+    let script = [(1.0, begins(0)), (6.0, stopped(Answer::Ok)), (6.1, file(0))];
+    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &script), ["5.0 /stop_profile", "6.1 done"]);
+}
+
+#[test]
+fn a_start_that_hangs_while_every_rank_is_seen_to_finish_needs_no_stop() {
+    let script = [(0.1, begins(0)), (0.2, stops(0)), (0.3, done(0)), (0.4, file(0))];
+    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &script), ["0.4 done"]);
+}
+
+#[test]
+fn somebody_elses_window_is_not_stopped_but_waited_for() {
+    let script = [
+        (0.2, ok()),
+        (0.3, begins(0)),
+        (1.0, starts(1, "/p/theirs")),
+        (20.0, stops(1)),
+        (20.3, stops(0)),
+        (20.5, stopped(Answer::Ok)),
+        (20.6, file(0)),
+        (20.6, file(1)),
+    ];
+    let told = play(&request(Form::Plain, &[0, 1], &[]), BOTH, &script);
+    assert_eq!(told, ["20.0 /stop_profile", "20.6 done"]);
+    let told = play(&request(Form::Plain, &[0, 1], &[]), BOTH, &script[..3]);
+    assert_eq!(told, ["605.1 somebody else opened a profile during the window (quiet)"]);
+}
