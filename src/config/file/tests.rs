@@ -1,6 +1,7 @@
 //! What `file` promises.
 
 use super::*;
+use crate::config::target;
 
 fn nothing(path: &str) -> Result<Vec<(String, String)>, String> {
     Err(format!("cannot read {path}: no such file"))

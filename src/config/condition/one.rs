@@ -1,0 +1,191 @@
+//! One condition: its statistic, its bound, whom it may blame and what chance has in it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::bound::check_bound;
+use super::{ConditionText, Context, Part};
+use crate::config::de::Field;
+use crate::config::diagnostic::Findings;
+use crate::config::effective::Settings;
+use crate::config::rule::signal_of;
+use crate::config::tree::Place;
+use crate::decide::rule::{Condition, Direction, Side, Statistic};
+use crate::decide::signal::sample::Signal;
+
+impl ConditionText {
+    /// The statistics that are given, with their places.
+    pub(super) fn statistics(&self) -> Vec<(Statistic, Place)> {
+        let plain = Statistic::ALL
+            .into_iter()
+            .filter_map(|s| self.bound_field(s).and_then(Field::place).map(|p| (s, p)));
+        let members = [(Statistic::AnyMember, &self.any_member), (Statistic::AllMembers, &self.all_members)];
+        plain.chain(members.into_iter().filter_map(|(s, f)| f.place().map(|p| (s, p)))).collect()
+    }
+
+    const fn bound_field(&self, statistic: Statistic) -> Option<&Field<f64>> {
+        Some(match statistic {
+            Statistic::MaxOverMean => &self.max_over_mean,
+            Statistic::MinOverMean => &self.min_over_mean,
+            Statistic::MaxMinusMin => &self.max_minus_min,
+            Statistic::Cv => &self.cv,
+            Statistic::Gini => &self.gini,
+            Statistic::Jain => &self.jain,
+            Statistic::LostShare => &self.lost_share,
+            Statistic::RobustZ => &self.robust_z,
+            Statistic::Departure => &self.departure,
+            Statistic::AnyMember | Statistic::AllMembers => return None,
+        })
+    }
+
+    /// The bound and the direction of a statistic that is given.
+    fn bound(&self, statistic: Statistic, findings: &mut Findings<'_>) -> Option<(f64, Direction)> {
+        let members = match statistic {
+            Statistic::AnyMember => &self.any_member,
+            Statistic::AllMembers => &self.all_members,
+            _ => return Some((*self.bound_field(statistic)?.get()?, statistic.direction())),
+        };
+        let (text, place) = members.placed()?;
+        match (text.above.get(), text.below.get()) {
+            (Some(bound), None) => Some((*bound, Direction::Above)),
+            (None, Some(bound)) => Some((*bound, Direction::Below)),
+            _ => {
+                let hint = format!("write `{}: {{ above: 0.9 }}` or `below`", statistic.name());
+                findings.error(place, "exactly one of `above` and `below` is wanted", Some(hint));
+                None
+            }
+        }
+    }
+}
+
+impl fmt::Display for Statistic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Checks one condition.
+pub(super) fn condition_of(
+    part: Part,
+    text: &ConditionText,
+    place: Place,
+    context: Context<'_>,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> Option<Condition> {
+    let signal = signal_for(text, place, context, findings);
+    let (statistic, at) = match text.statistics()[..] {
+        [one] => one,
+        [] => {
+            let known: Vec<&str> = Statistic::ALL.iter().map(|s| s.name()).collect();
+            findings.error(
+                place,
+                format!("the {part} names no statistic"),
+                Some(format!("one of {}", known.join(", "))),
+            );
+            return None;
+        }
+        [(first, _), (second, at), ..] => {
+            let hint = "several go into a list: `all: [{ cv: 0.3 }, { max_over_mean: 1.5 }]`";
+            findings.error(
+                at,
+                format!("two statistics in one condition: `{first}` and `{second}`"),
+                Some(hint.into()),
+            );
+            return None;
+        }
+    };
+    let (bound, direction) = text.bound(statistic, findings)?;
+    settings.given(&format!("{part}.{statistic}"), bound, at);
+    check_bound(part, statistic, bound, at, findings);
+    let side = side_of(text, statistic, direction, findings);
+    let chance = chance_of(part, text, statistic, settings, findings);
+    if let Some((k, at)) = text.above_baseline.placed() {
+        settings.given(&format!("{part}.above_baseline"), k, at);
+        if part == Part::Clear {
+            findings.error(at, "only a trigger compares with the past", Some("take it out".into()));
+        } else if *k < 1.0 {
+            findings.error(at, "a factor below 1 is always exceeded", Some("write 1.2, say".into()));
+        }
+    }
+    let smooth = text.smooth.get().map_or(Duration::ZERO, |s| s.0);
+    let (signal, signal_name) = signal?;
+    let above_baseline = text.above_baseline.get().copied();
+    let hold = text.hold.get().map_or(Duration::ZERO, |s| s.0);
+    Some(Condition {
+        signal,
+        signal_name,
+        statistic,
+        bound,
+        direction,
+        side,
+        chance,
+        above_baseline,
+        smooth,
+        hold,
+    })
+}
+
+fn signal_for(
+    text: &ConditionText,
+    place: Place,
+    context: Context<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<(Signal, Arc<str>)> {
+    let named = if text.signal.is_absent() { context.signal } else { &text.signal };
+    if named.is_absent() {
+        let hint = "write `signal: load` in the rule or in the condition";
+        findings.error(place, "no signal to look at", Some(hint.into()));
+    }
+    signal_of(named, context.catalog, findings)
+}
+
+fn side_of(
+    text: &ConditionText,
+    statistic: Statistic,
+    direction: Direction,
+    findings: &mut Findings<'_>,
+) -> Side {
+    let natural = match (statistic, direction) {
+        (Statistic::AnyMember | Statistic::AllMembers, Direction::Below) => Side::Low,
+        _ => statistic.side(),
+    };
+    let Some((asked, at)) = text.side.placed() else { return natural };
+    let asked = Side::from(*asked);
+    if natural != Side::Both && asked != natural {
+        let (word, other) = match natural {
+            Side::Low => ("low", "max_over_mean"),
+            _ => ("high", "min_over_mean"),
+        };
+        let hint = format!("use `{other}`, or `max_minus_min`, `cv` or `robust_z` with `side: both`");
+        findings.error(at, format!("`{statistic}` can only blame the {word} side"), Some(hint));
+        return natural;
+    }
+    asked
+}
+
+fn chance_of(
+    part: Part,
+    text: &ConditionText,
+    statistic: Statistic,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> Option<f64> {
+    let (wanted, wrong, name) = match part {
+        Part::Trigger => (&text.beyond_chance, &text.within_chance, "beyond_chance"),
+        Part::Clear => (&text.within_chance, &text.beyond_chance, "within_chance"),
+    };
+    if let Some(at) = wrong.place() {
+        findings.error(at, format!("a {part} has `{name}`"), None);
+    }
+    let (k, at) = wanted.placed()?;
+    settings.given(&format!("{part}.{name}"), k, at);
+    if *k <= 0.0 || !k.is_finite() {
+        findings.error(at, format!("`{name}` is a positive number of times"), Some("3 to 6 is usual".into()));
+    }
+    if matches!(statistic, Statistic::AnyMember | Statistic::AllMembers) {
+        findings.error(at, format!("`{statistic}` looks at single members; chance has no part in it"), None);
+    }
+    Some(*k)
+}
