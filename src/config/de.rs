@@ -169,6 +169,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         self.placed(match &self.node.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(b) => visitor.visit_bool(*b),
+            Value::Number(n, _) if !n.is_finite() => Err(Failure::Expected("a finite number".into())),
             Value::Number(n, _) if n.fract() == 0.0 && (0.0..9e15).contains(n) => {
                 visitor.visit_u64(*n as u64)
             }

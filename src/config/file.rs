@@ -12,11 +12,12 @@ use super::diagnostic::{Diagnostic, Findings};
 use super::effective::Settings;
 use super::quantity::{Bytes, Span};
 use super::receiver::{Receiver, ReceiverText};
-use super::rule::{Checked, RuleText};
+use super::rule::Checked;
+use super::rules::{LoadRules, RuleEntry};
 use super::secret::{SecretRef, SecretText};
 use super::signal::{OwnSignal, SignalText};
 use super::target::{Target, TargetText};
-use super::tree;
+use super::tree::{self, Node, Place, Value};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::signal::catalog::Catalog;
 
@@ -33,7 +34,7 @@ pub struct FileText {
     /// Signals of your own.
     signals: Field<Vec<Field<SignalText>>>,
     /// Rules: `preset:NAME`, a file, a folder, or a rule itself. Default: the shipped default rules.
-    rules: Field<Vec<Field<TextOr<RuleText>>>>,
+    rules: Field<Vec<Field<RuleEntry>>>,
     /// What a rule captures that does not say so itself, and what is captured by hand or for an alert.
     /// Default: a window over HTTP of 10 steps.
     capture: Field<CaptureText>,
@@ -193,17 +194,25 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Files of rules by the path that the configuration names: one for a file, several for a folder.
-pub type LoadRules<'a> = &'a dyn Fn(&str) -> Result<Vec<(String, String)>, String>;
+/// The text of a configuration in which everything has its default.
+pub const DEFAULTS: &str = "{}\n";
+
+/// What to write instead of nothing.
+const NOTHING: &str = "name a server and rules; `skewtrap init URL` writes a file to begin with";
 
 /// Reads a configuration. `file` is what it is called; `load_rules` reads the rule files it names,
 /// and relative paths are the loader's affair.
 pub fn load(file: &str, text: &str, load_rules: LoadRules<'_>) -> Loaded {
     let mut findings = Findings::new(file, text);
     let parsed = match tree::parse(text) {
+        // A file that was cut short must not read as "everything has its default".
+        Ok(Node { value: Value::Null, .. }) => {
+            findings.error(Place::default(), "the file says nothing", Some(NOTHING.into()));
+            None
+        }
         Ok(node) => read::<FileText>(&node, &mut findings),
         Err(e) => {
-            findings.error(e.place, e.message, None);
+            findings.error(e.place, e.message, e.hint);
             None
         }
     };

@@ -237,7 +237,7 @@ pub fn load(file: &str, text: &str) -> (Option<TestFile>, Vec<Diagnostic>) {
     let parsed = match tree::parse(text) {
         Ok(node) => read::<TestFileText>(&node, &mut findings),
         Err(e) => {
-            findings.error(e.place, e.message, None);
+            findings.error(e.place, e.message, e.hint);
             None
         }
     };

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Budget, Config, FileText, Keep, LoadRules, LogFormatText};
+use super::{Budget, Config, FileText, Keep, LogFormatText};
 use crate::config::capture::{capture_of, default_http, texts};
-use crate::config::de::{Field, TextOr, did_you_mean};
+use crate::config::de::{Field, did_you_mean};
 use crate::config::diagnostic::{Diagnostic, Findings};
 use crate::config::effective::Settings;
 use crate::config::quantity::{Bytes, Span};
 use crate::config::receiver::{self, Receiver};
 use crate::config::rule::Checked;
-use crate::config::rules::{self, PRESETS, Preset, Used};
+use crate::config::rules::{self, LoadRules, RuleList, Used};
 use crate::config::secret::secret_of;
 use crate::config::signal::{self, OwnSignal};
 use crate::config::target::{self, Target};
@@ -68,6 +68,12 @@ pub(super) fn check(
 }
 
 fn targets_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<Target> {
+    if let Some((list, place)) = text.targets.placed()
+        && list.is_empty()
+    {
+        let hint = "list a server; without a configuration `skewtrap run --url` watches one";
+        findings.error(place, "no target: nothing would be watched", Some(hint.into()));
+    }
     let mut targets: Vec<Target> = Vec::new();
     for (t, place) in text.targets.get().into_iter().flatten().filter_map(Field::placed) {
         let Some(target) = target::check(t, place, findings) else { continue };
@@ -127,45 +133,18 @@ fn rules_of(
     findings: &mut Findings<'_>,
     others: &mut Vec<Diagnostic>,
 ) -> Vec<Checked> {
-    let Some(entries) = text.rules.get() else {
+    let Some((entries, place)) = text.rules.placed() else {
         return if text.rules.is_absent() { rules::shipped(catalog, capture).rules } else { Vec::new() };
     };
-    let (mut checked, mut used) = (Vec::new(), Used::new());
-    for (entry, place) in entries.iter().filter_map(Field::placed) {
-        match entry {
-            TextOr::More(rule) => {
-                let rule = [Field::Given(rule.clone(), place)];
-                rules::check_all(&rule, catalog, capture, &mut used, findings, &mut checked);
-            }
-            TextOr::Text(path) => match files_of(path, load_rules) {
-                Ok(files) => {
-                    let files = files.iter().map(|(n, t)| (n.as_str(), t.as_str()));
-                    let mut loaded = rules::load_beside(files, catalog, capture, &mut used);
-                    checked.append(&mut loaded.rules);
-                    others.append(&mut loaded.diagnostics);
-                }
-                Err((message, hint)) => findings.error(place, message, hint),
-            },
-        }
+    if entries.is_empty() && text.targets.is_absent() {
+        findings.error(place, rules::NONE, Some(rules::NONE_HINT.into()));
+    } else if entries.is_empty() {
+        let message = "no rules: nothing is captured but by hand or for an alert";
+        findings.warn(place, message, Some(rules::NONE_HINT.into()));
     }
-    checked
-}
-
-fn files_of(path: &str, load: LoadRules<'_>) -> Result<Vec<(String, String)>, (String, Option<String>)> {
-    let Some(name) = path.strip_prefix("preset:") else {
-        return match load(path) {
-            Ok(files) if files.is_empty() => Err((format!("no rule files in {path}"), None)),
-            Ok(files) => Ok(files),
-            Err(e) => Err((e, None)),
-        };
-    };
-    match rules::preset(name) {
-        Some(Preset { text, .. }) => Ok(vec![(rules::preset_file(name), (*text).to_owned())]),
-        None => {
-            let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
-            Err((format!("no shipped rule is called `{name}`"), Some(did_you_mean(name, &known))))
-        }
-    }
+    let mut list = RuleList { catalog, capture, load_rules, used: Used::new(), rules: Vec::new(), others };
+    list.check(entries, findings);
+    list.rules
 }
 
 /// A rule that notifies nobody who exists is an error where the rule is written.

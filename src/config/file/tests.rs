@@ -17,8 +17,8 @@ fn told(text: &str) -> String {
 }
 
 #[test]
-fn an_empty_file_is_a_configuration_with_the_shipped_rules() {
-    let loaded = load("skewtrap.yaml", "", &nothing);
+fn a_file_without_keys_is_a_configuration_with_the_shipped_rules() {
+    let loaded = load("skewtrap.yaml", DEFAULTS, &nothing);
     assert!(loaded.diagnostics.is_empty(), "{:?}", loaded.diagnostics);
     let config = loaded.config.expect("it may run");
     let names: Vec<&str> = config.rules.iter().map(|r| &*r.rule.name).collect();
@@ -164,4 +164,20 @@ fn hosts_are_names_without_scheme_and_port() {
         let told = told(&format!("hosts: [{wrong}]\n"));
         assert!(told.contains("is no host name") && told.contains("without scheme and port"), "{told}");
     }
+}
+
+#[test]
+fn a_file_that_says_nothing_is_an_error_and_not_a_file_of_defaults() {
+    for text in ["", "# nothing yet\n", "---\n", "\n\n"] {
+        assert!(
+            told(text).starts_with("error: skewtrap.yaml: the file says nothing"),
+            "{text:?}: {}",
+            told(text)
+        );
+    }
+    assert_eq!(told(DEFAULTS), "");
+    assert!(told("targets: []\n").contains("error: skewtrap.yaml:1:10: no target: nothing would be watched"));
+    assert!(told("rules: []\n").contains("error: skewtrap.yaml:1:8: there are no rules in it"));
+    let by_hand = "targets: [{ url: 'http://a:1' }]\nrules: []\n";
+    assert!(told(by_hand).contains("warning: skewtrap.yaml:2:8: no rules: nothing is captured but by hand"));
 }

@@ -22,6 +22,8 @@ use crate::decide::signal::catalog::Catalog;
 use crate::decide::signal::sample::Signal;
 use crate::decide::time::Time;
 
+mod words;
+
 /// The longest guard, in bytes; a chain like `1+1+...` of twice that overflows the parser's stack.
 pub const MAX_BYTES: usize = 1000;
 
@@ -36,6 +38,8 @@ pub struct Guard {
     expression: Arc<IdedExpr>,
     /// Signals by their names in the expression, in the order of the frames that `holds` wants.
     signals: Vec<(Arc<str>, Signal)>,
+    /// Ranks that it asks for by number.
+    ranks: Vec<(Arc<str>, i64)>,
 }
 
 impl fmt::Debug for Guard {
@@ -63,7 +67,7 @@ pub enum GuardError {
         line: usize,
         /// Column, from 1.
         column: usize,
-        /// The parser's words, without its list of tokens.
+        /// What the parser stumbled over, in a few words.
         message: String,
     },
     /// Neither a signal nor a local name.
@@ -132,10 +136,10 @@ impl Guard {
             return Err(GuardError::TooLong(source.len()));
         }
         let mut expression = cel::Env::stdlib().parser().parse(source).map_err(|e| syntax(&e))?;
-        let mut checker = Checker { catalog, bound: Vec::new(), signals: Vec::new() };
+        let mut checker = Checker { catalog, bound: Vec::new(), signals: Vec::new(), ranks: Vec::new() };
         checker.visit(&mut expression)?;
-        let signals = checker.signals;
-        let guard = Self { source: source.into(), expression: Arc::new(expression), signals };
+        let Checker { signals, ranks, .. } = checker;
+        let guard = Self { source: source.into(), expression: Arc::new(expression), signals, ranks };
         guard.try_run()?;
         Ok(guard)
     }
@@ -153,6 +157,12 @@ impl Guard {
     /// Their names, in the same order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.signals.iter().map(|(name, _)| &**name)
+    }
+
+    /// The ranks that it asks for by number, as in `value(load, 2)`: of which signal, and which.
+    pub fn asked_ranks(&self) -> impl Iterator<Item = (&str, Signal, i64)> {
+        let of = |name: &str| self.signals.iter().find(|(n, _)| **n == *name).map(|(_, s)| *s);
+        self.ranks.iter().filter_map(move |(name, rank)| Some((&**name, of(name)?, *rank)))
     }
 
     /// Whether it is true now. `frames` are those of [`Guard::signals`].
@@ -187,8 +197,8 @@ impl Guard {
         }
         match context.resolve(&self.expression) {
             Ok(Value::Bool(b)) => Ok(b),
-            Ok(other) => Err(GuardError::NotBool(format!("a {}", other.type_of()))),
-            Err(e) => Err(GuardError::Runtime(e.to_string().replace(OURS, ""))),
+            Ok(other) => Err(GuardError::NotBool(words::word_of(&other.type_of().to_string()).into())),
+            Err(e) => Err(GuardError::Runtime(words::of_run(&e))),
         }
     }
 }
@@ -242,11 +252,8 @@ fn key_of<'l>(mut labels: impl Iterator<Item = &'l LabelValue>) -> Key {
 fn syntax(errors: &cel::ParseErrors) -> GuardError {
     let first = errors.errors.first();
     let at = |n: isize| usize::try_from(n).unwrap_or(1).max(1);
-    let message = first.map_or("", |e| e.msg.as_str());
-    let message = message.split(", expecting").next().unwrap_or(message);
-    let message = message.split(" expecting").next().unwrap_or(message);
     let (line, column) = first.map_or((1, 1), |e| (at(e.pos.0), at(e.pos.1)));
-    GuardError::Syntax { line, column, message: message.trim_start_matches("Syntax error: ").to_owned() }
+    GuardError::Syntax { line, column, message: words::of_syntax(first.map_or("", |e| e.msg.as_str())) }
 }
 
 /// Checks names and arguments and makes integer literals doubles, on the way down.
@@ -254,6 +261,7 @@ struct Checker<'a> {
     catalog: &'a Catalog,
     bound: Vec<String>,
     signals: Vec<(Arc<str>, Signal)>,
+    ranks: Vec<(Arc<str>, i64)>,
 }
 
 impl Checker<'_> {
@@ -335,6 +343,11 @@ impl Checker<'_> {
                 return Err(GuardError::Arguments { name: name.clone(), wanted: *wanted, given });
             }
         }
+        if let ("value" | "share", [signal, rank]) = (name.as_str(), &call.args[..])
+            && let (Expr::Ident(signal), Expr::Literal(LiteralValue::Int(rank))) = (&signal.expr, &rank.expr)
+        {
+            self.ranks.push((signal.as_str().into(), *rank.inner()));
+        }
         if !is_operator {
             call.func_name.insert_str(0, OURS);
         }
@@ -355,7 +368,7 @@ type Pick = fn(&FunctionContext<'_, '_>, &Value, Value) -> Result<f64, Execution
 /// The numbers of a signal; none at all is "no data", an error and not a false.
 fn numbers(f: &FunctionContext<'_, '_>, v: &Value) -> Result<Vec<f64>, ExecutionError> {
     let Value::Map(m) = v else {
-        return Err(f.error(format!("takes a signal, not a {}", v.type_of())));
+        return Err(f.error(format!("takes a signal, not {}", words::word_of(&v.type_of().to_string()))));
     };
     let numbers: Vec<f64> =
         m.map.values().filter_map(|v| if let Value::Float(x) = v { Some(*x) } else { None }).collect();
@@ -389,11 +402,19 @@ fn value(f: &FunctionContext<'_, '_>, v: &Value, rank: Value) -> Result<f64, Exe
         Value::Float(x) => Key::Int(*x as i64),
         Value::Int(i) => Key::Int(*i),
         Value::String(s) => Key::from(s.to_string()),
-        other => return Err(f.error(format!("a rank is a number or a text, not a {}", other.type_of()))),
+        other => {
+            return Err(f.error(format!(
+                "a rank is a number or a text, not {}",
+                words::word_of(&other.type_of().to_string())
+            )));
+        }
     };
     match m.map.get(&key).or_else(|| m.map.get(&Key::from(ANY_RANK))) {
         Some(Value::Float(x)) => Ok(*x),
-        _ => Err(f.error(format!("no rank {key}"))),
+        _ => {
+            let there = m.map.len();
+            Err(f.error(format!("there is no rank {key} among the {there} of the group")))
+        }
     }
 }
 
