@@ -22,6 +22,7 @@ mod bound;
 mod clear;
 mod one;
 
+pub(super) use bound::check_min_mean;
 pub use clear::clear_of;
 use one::condition_of;
 
@@ -253,3 +254,6 @@ pub fn describe(trigger: &Trigger) -> String {
         .collect();
     format!("{}{}", conditions.join(word), lasting(trigger.hold))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::capture::{CaptureText, capture_of};
-use super::condition::{Context, TriggerText, clear_of, trigger_of};
+use super::condition::{Context, TriggerText, check_min_mean, clear_of, trigger_of};
 use super::de::{Field, TextOr, did_you_mean};
 use super::diagnostic::Findings;
 use super::effective::Settings;
@@ -159,6 +159,9 @@ pub fn check(
             None
         }
     };
+    if let (Some(trigger), Some((min_mean, at))) = (&trigger, text.min_mean.placed()) {
+        check_min_mean(*min_mean, &trigger.conditions[0], catalog, at, findings);
+    }
     let clear = trigger.as_ref().and_then(|t| clear_of(&text.clear, t, context, &mut settings, findings));
     let only_if = guard_of(&text.only_if, catalog, &mut settings, findings);
     let capture = capture_of(&text.capture, default_capture, &mut settings, findings);

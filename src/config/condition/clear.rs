@@ -97,6 +97,16 @@ fn check_hysteresis(
             .filter(move |t| t.statistic == c.statistic && t.signal == c.signal)
             .map(move |t| (c, t))
     }) {
+        if c.direction != t.direction {
+            let (wanted, written) =
+                if t.direction == Direction::Above { ("above", "below") } else { ("below", "above") };
+            let message = format!(
+                "the trigger looks {wanted} its bound and the clear {written} its own: it would not wait for what fired to be over"
+            );
+            let hint = format!("a clear holds while its bound is not crossed: write `{wanted}`");
+            findings.error(place, message, Some(hint));
+            continue;
+        }
         let looser = match t.direction {
             Direction::Above => c.bound > t.bound,
             Direction::Below => c.bound < t.bound,

@@ -39,17 +39,20 @@ impl ConditionText {
         })
     }
 
-    /// The bound and the direction of a statistic that is given.
-    fn bound(&self, statistic: Statistic, findings: &mut Findings<'_>) -> Option<(f64, Direction)> {
+    /// The bound of a statistic that is given, its direction and its place.
+    fn bound(&self, statistic: Statistic, findings: &mut Findings<'_>) -> Option<(f64, Direction, Place)> {
         let members = match statistic {
             Statistic::AnyMember => &self.any_member,
             Statistic::AllMembers => &self.all_members,
-            _ => return Some((*self.bound_field(statistic)?.get()?, statistic.direction())),
+            _ => {
+                let (bound, at) = self.bound_field(statistic)?.placed()?;
+                return Some((*bound, statistic.direction(), at));
+            }
         };
         let (text, place) = members.placed()?;
-        match (text.above.get(), text.below.get()) {
-            (Some(bound), None) => Some((*bound, Direction::Above)),
-            (None, Some(bound)) => Some((*bound, Direction::Below)),
+        match (text.above.placed(), text.below.placed()) {
+            (Some((bound, at)), None) => Some((*bound, Direction::Above, at)),
+            (None, Some((bound, at))) => Some((*bound, Direction::Below, at)),
             _ => {
                 let hint = format!("write `{}: {{ above: 0.9 }}` or `below`", statistic.name());
                 findings.error(place, "exactly one of `above` and `below` is wanted", Some(hint));
@@ -75,8 +78,8 @@ pub(super) fn condition_of(
     findings: &mut Findings<'_>,
 ) -> Option<Condition> {
     let signal = signal_for(text, place, context, findings);
-    let (statistic, at) = match text.statistics()[..] {
-        [one] => one,
+    let statistic = match text.statistics()[..] {
+        [(one, _)] => one,
         [] => {
             let known: Vec<&str> = Statistic::ALL.iter().map(|s| s.name()).collect();
             findings.error(
@@ -96,24 +99,25 @@ pub(super) fn condition_of(
             return None;
         }
     };
-    let (bound, direction) = text.bound(statistic, findings)?;
+    let (bound, direction, at) = text.bound(statistic, findings)?;
     settings.given(&format!("{part}.{statistic}"), bound, at);
-    check_bound(part, statistic, bound, at, findings);
     let side = side_of(text, statistic, direction, findings);
     let chance = chance_of(part, text, statistic, settings, findings);
-    if let Some((k, at)) = text.above_baseline.placed() {
-        settings.given(&format!("{part}.above_baseline"), k, at);
+    if let Some((k, at_factor)) = text.above_baseline.placed() {
+        settings.given(&format!("{part}.above_baseline"), k, at_factor);
         if part == Part::Clear {
-            findings.error(at, "only a trigger compares with the past", Some("take it out".into()));
+            findings.error(at_factor, "only a trigger compares with the past", Some("take it out".into()));
         } else if *k < 1.0 {
-            findings.error(at, "a factor below 1 is always exceeded", Some("write 1.2, say".into()));
+            findings.error(at_factor, "a factor below 1 is always exceeded", Some("write 1.2, say".into()));
         }
     }
     let smooth = text.smooth.get().map_or(Duration::ZERO, |s| s.0);
-    let (signal, signal_name) = signal?;
+    // Of an unknown signal, which is told already, the bound is looked at as far as it goes.
+    let is_known = signal.is_some();
+    let (signal, signal_name) = signal.unwrap_or((Signal(u16::MAX), "".into()));
     let above_baseline = text.above_baseline.get().copied();
     let hold = text.hold.get().map_or(Duration::ZERO, |s| s.0);
-    Some(Condition {
+    let condition = Condition {
         signal,
         signal_name,
         statistic,
@@ -124,7 +128,9 @@ pub(super) fn condition_of(
         above_baseline,
         smooth,
         hold,
-    })
+    };
+    check_bound(part, &condition, context.catalog, at, findings);
+    is_known.then_some(condition)
 }
 
 fn signal_for(
