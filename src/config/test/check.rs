@@ -26,7 +26,8 @@ pub(super) fn test_of(text: &TestText, place: Place, findings: &mut Findings<'_>
         findings.error(at, "the test expects nothing, so it tests nothing", Some(hint.into()));
     }
     let expect = text.expect.get().into_iter().flatten().filter_map(Field::placed);
-    let expect = expect.filter_map(|(e, at)| expect_of(e, at, findings)).collect();
+    let expect: Vec<Expect> = expect.filter_map(|(e, at)| expect_of(e, at, findings)).collect();
+    check_contradictions(&expect, findings);
     let input = match (text.series.get(), text.recording.get()) {
         (Some(series), None) => {
             let series = series.iter().filter_map(Field::placed);
@@ -54,6 +55,37 @@ pub(super) fn test_of(text: &TestText, place: Place, findings: &mut Findings<'_>
         findings.error(text.interval.place().unwrap_or(place), "`interval` is more than 0s", None);
     }
     Some(Test { name: text.name.or(String::new()), interval, input, expect })
+}
+
+/// A state that is wanted at a time up to which it must never have been.
+fn check_contradictions(expect: &[Expect], findings: &mut Findings<'_>) {
+    for wanted in expect.iter().filter(|e| !e.never) {
+        let forbids = |n: &&Expect| {
+            let is_before = match (n.at, wanted.at) {
+                (None, _) => true,
+                (Some(When::After(until)), Some(When::After(at))) => at <= until,
+                (Some(When::Epoch(until)), Some(When::Epoch(at))) => at <= until,
+                _ => false,
+            };
+            n.never
+                && n.state == wanted.state
+                && n.rule == wanted.rule
+                && is_before
+                && wanted.group.carry(&n.group)
+        };
+        if let Some(never) = expect.iter().find(forbids) {
+            let message = format!(
+                "it must be {0} here, and line {1} says that it is never {0} up to then",
+                wanted.state.word(),
+                never.place.line
+            );
+            findings.error(
+                wanted.place,
+                message,
+                Some("give the `never` an earlier `at`, or take one of them out".into()),
+            );
+        }
+    }
 }
 
 fn recording_of(text: &RecordingText, place: Place, findings: &mut Findings<'_>) -> Input {

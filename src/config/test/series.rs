@@ -26,6 +26,11 @@ pub(super) fn series_of(text: &SeriesText, place: Place, findings: &mut Findings
     let one = |rank: Rank, text_of: &Field<String>, findings: &mut Findings<'_>| {
         let (values, at_values) = text_of.placed()?;
         let values = match values_of(values) {
+            Ok(values) if values.is_empty() => {
+                let hint = "write numbers, as in `20x60`; `_x60` is a minute of silence";
+                findings.error(at_values, "nothing arrives by this series", Some(hint.into()));
+                return None;
+            }
             Ok(values) => values,
             Err(item) => {
                 let hint =

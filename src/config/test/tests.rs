@@ -20,9 +20,9 @@ fn series_are_written_as_in_promtool() {
 fn a_test_that_expects_nothing_or_something_odd_is_refused() {
     let text = "tests:
   - name: nothing expected
-series: [{ signal: load, ranks: [5x3] }]
+    series: [{ signal: load, ranks: [5x3] }]
   - series: [{ signal: load, ranks: [5x3, fivex3], values: '1' }]
-expect: [{ state: firing }, { at: noon, state: idle, rank: { dp_rank: 1 } }, { at: 3s, state: frying }]
+    expect: [{ state: firing }, { at: noon, state: idle, rank: { dp_rank: 1 } }, { at: 3s, state: frying }]
 ";
     let (file, diagnostics) = load("x.test.yaml", text);
     assert!(file.is_none());
@@ -62,4 +62,35 @@ expect: [{ state: firing }, { at: noon, state: idle, rank: { dp_rank: 1 } }, { a
        |                                                                                                   ^^^^^^
       = did you mean `firing`?
     ");
+}
+
+#[test]
+fn a_state_that_must_be_where_it_must_never_have_been_is_a_contradiction() {
+    let told = |expect: &str| {
+        let text = format!(
+            "tests:\n  - name: t\n    series: [{{ signal: load, ranks: [5x30, 5x30] }}]\n    expect: [{expect}]\n"
+        );
+        load("x.test.yaml", &text).1.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    let firing = "{ at: 12s, state: firing }";
+    for never in ["{ never: firing }", "{ at: 12s, never: firing }", "{ at: 20s, never: firing }"] {
+        let told = told(&format!("{firing}, {never}"));
+        assert!(
+            told.contains("it must be firing here, and line 4 says that it is never firing up to then"),
+            "{told}"
+        );
+    }
+    for never in
+        ["{ at: 11s, never: firing }", "{ never: pending }", "{ never: firing, group: { target: b } }"]
+    {
+        assert_eq!(told(&format!("{firing}, {never}")), "", "{never}");
+    }
+}
+
+#[test]
+fn a_series_without_a_value_is_refused() {
+    let text = "tests:\n  - name: t\n    series: [{ signal: load, ranks: [5x30, ''] }]\n    expect: [{ never: firing }]\n";
+    let (file, diagnostics) = load("x.test.yaml", text);
+    assert!(file.is_none());
+    assert!(diagnostics[0].message.contains("nothing arrives by this series"), "{diagnostics:?}");
 }
