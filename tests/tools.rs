@@ -59,6 +59,15 @@ fn check_shows_where_each_setting_comes_from() {
     let told = text(&out.stdout);
     let origin_of = |key: &str| told.lines().find(|l| l.trim_start().starts_with(key)).map(str::to_owned);
     assert!(origin_of("trigger.for").is_some_and(|l| l.contains("rules/kv-usage-skew.yaml:")), "{told}");
+    assert!(origin_of("severity").is_some_and(|l| l.contains("warning")), "{told}");
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("skewtrap.yaml");
+    fs::write(&file, "targets: [{ url: 'http://a:1', api_key: { env: KEY } }]\nkeep: { incidents: 9 }\n")
+        .expect("written");
+    let config = text(&skewtrap(&["check", &file.display().to_string(), "--effective"]).stdout);
+    for wanted in ["target a:1:", "api_key", "{env: KEY}", "keep.incidents", "skewtrap.yaml:2"] {
+        assert!(config.contains(wanted), "no {wanted} in:\n{config}");
+    }
     assert!(origin_of("limits.cooldown").is_some_and(|l| l.ends_with("default")), "{told}");
 }
 

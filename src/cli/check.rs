@@ -1,6 +1,7 @@
 //! `skewtrap check`: everything wrong with rules and configurations at once, what holds in the end and
 //! where it comes from, and which rules could never fire on a given server.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,7 +12,7 @@ use super::probe::{self, Probe};
 use super::{Format, print_diagnostics, rules};
 use crate::config::condition::describe;
 use crate::config::diagnostic::Diagnostic;
-use crate::config::effective::Settings;
+use crate::config::effective::{Origin, Settings};
 use crate::config::file::{self, Config};
 use crate::observe::configuration;
 
@@ -30,7 +31,7 @@ pub struct CheckArgs {
     /// A running server: which rules could never fire there, and why
     #[arg(long, value_name = "URL")]
     against: Option<String>,
-    /// Print each rule in force with the source of every value
+    /// Print each rule in force, and the configuration, with the source of every value
     #[arg(long)]
     effective: bool,
     #[command(flatten)]
@@ -43,6 +44,17 @@ struct Report {
     ok: bool,
     diagnostics: Vec<Diagnostic>,
     rules: Vec<RuleReport>,
+    /// What holds beside the rules, file by file.
+    configurations: Vec<ConfigurationReport>,
+}
+
+/// The settings of one configuration.
+#[derive(Debug, Serialize)]
+struct ConfigurationReport {
+    file: String,
+    settings: Settings,
+    /// Each server's, by its name.
+    targets: BTreeMap<String, Settings>,
 }
 
 /// One rule that may run.
@@ -67,7 +79,8 @@ struct RuleReport {
 /// A file cannot be read, or the server was not reached.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let probe = args.against.as_deref().map(probe::ask).transpose()?;
-    let mut report = Report { ok: true, diagnostics: Vec::new(), rules: Vec::new() };
+    let mut report =
+        Report { ok: true, diagnostics: Vec::new(), rules: Vec::new(), configurations: Vec::new() };
     let texts = texts_of(&args.paths)?;
     let mut seen: Vec<(String, String)> = Vec::new();
     for (name, text, base) in texts {
@@ -75,6 +88,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         report.diagnostics.extend(loaded.diagnostics);
         if let Some(config) = loaded.config {
             add(&config, probe.as_ref(), &mut seen, &mut report);
+            report.configurations.extend(configuration_of(&name, &config));
         }
     }
     let never = report.rules.iter().any(|r| r.could_fire == Some(false));
@@ -117,6 +131,16 @@ fn add(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, String)>,
     }
 }
 
+/// What a configuration says beside its rules; `None` of a file of rules.
+fn configuration_of(file: &str, config: &Config) -> Option<ConfigurationReport> {
+    let says_more = config.settings.all.iter().any(|s| s.origin != Origin::Default);
+    if config.targets.is_empty() && !says_more {
+        return None;
+    }
+    let targets = config.targets.iter().map(|t| (t.name.to_string(), t.settings.clone())).collect();
+    Some(ConfigurationReport { file: file.to_owned(), settings: config.settings.clone(), targets })
+}
+
 fn tell(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
     if args.format.is_json() {
         anstream::println!("{}", serde_json::to_string_pretty(report)?);
@@ -134,6 +158,10 @@ fn tell(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
             None => {}
         }
         rule.against.iter().for_each(|line| anstream::println!("    {line}"));
+    }
+    for c in report.configurations.iter().filter(|_| args.effective) {
+        anstream::print!("{}:\n{}", c.file, c.settings);
+        c.targets.iter().for_each(|(name, settings)| anstream::print!("target {name}:\n{settings}"));
     }
     let errors = report.diagnostics.iter().filter(|d| d.is_error()).count();
     let (rules, warnings) = (report.rules.len(), report.diagnostics.len() - errors);

@@ -216,8 +216,12 @@ fn part_of(
             }
             let conditions: Vec<Condition> = list
                 .iter()
-                .filter_map(Field::placed)
-                .filter_map(|(c, at)| condition_of(part, c, at, context, settings, findings))
+                .enumerate()
+                .filter_map(|(i, c)| c.placed().map(|(c, at)| (i, c, at)))
+                .filter_map(|(i, c, at)| {
+                    let key = format!("{part}.{}.{i}", if combine == Combine::All { "all" } else { "any" });
+                    condition_of(part, &key, c, at, context, settings, findings)
+                })
                 .collect();
             let complete = conditions.len() == list.len() && !list.is_empty();
             complete.then_some(Trigger { combine, conditions, hold })
@@ -228,7 +232,8 @@ fn part_of(
         }
         (None, _) if !text.all.is_absent() || !text.any.is_absent() => None,
         (None, _) => {
-            let condition = condition_of(part, &alone, place, context, settings, findings)?;
+            let condition =
+                condition_of(part, &part.to_string(), &alone, place, context, settings, findings)?;
             Some(Trigger { combine: Combine::All, conditions: vec![condition], hold })
         }
     }

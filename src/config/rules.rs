@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::de::{Field, TextOr, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
+use super::effective::Settings;
 use super::rule::{Checked, RuleText, check};
 use super::tree::{self, Place};
 use crate::decide::capture::CaptureSpec;
@@ -88,9 +89,14 @@ impl LoadedRules {
 
 /// The shipped rules that run by default.
 pub fn shipped(catalog: &Catalog, capture: &CaptureSpec) -> LoadedRules {
+    shipped_over(catalog, capture, &Settings::default())
+}
+
+/// Likewise; `beneath` says where `capture` is from.
+pub fn shipped_over(catalog: &Catalog, capture: &CaptureSpec, beneath: &Settings) -> LoadedRules {
     let files: Vec<(String, &str)> =
         PRESETS.iter().filter(|p| p.is_default).map(|p| (preset_file(p.name), p.text)).collect();
-    load(files.iter().map(|(name, text)| (name.as_str(), *text)), catalog, capture)
+    load_over(files.iter().map(|(name, text)| (name.as_str(), *text)), catalog, capture, beneath)
 }
 
 /// The shipped rule of that name.
@@ -137,10 +143,20 @@ pub fn load<'f>(
     catalog: &Catalog,
     capture: &CaptureSpec,
 ) -> LoadedRules {
+    load_over(files, catalog, capture, &Settings::default())
+}
+
+fn load_over<'f>(
+    files: impl IntoIterator<Item = (&'f str, &'f str)>,
+    catalog: &Catalog,
+    capture: &CaptureSpec,
+    beneath: &Settings,
+) -> LoadedRules {
     let mut diagnostics = Vec::new();
     let mut list = RuleList {
         catalog,
         capture,
+        beneath,
         load_rules: &no_file,
         used: Used::new(),
         rules: Vec::new(),
@@ -169,6 +185,8 @@ pub struct RuleList<'a> {
     pub catalog: &'a Catalog,
     /// What they capture unless they say.
     pub capture: &'a CaptureSpec,
+    /// Where that is from.
+    pub beneath: &'a Settings,
     /// Reads the files that are named.
     pub load_rules: LoadRules<'a>,
     /// Names so far.
@@ -215,7 +233,7 @@ impl RuleList<'_> {
     }
 
     fn check_rule(&mut self, text: &RuleText, place: Place, findings: &mut Findings<'_>) {
-        let checked = check(text, place, self.catalog, self.capture, findings);
+        let checked = check(text, place, self.catalog, self.capture, self.beneath, findings);
         if let Some((name, at)) = text.name.placed() {
             let here = (findings.file().clone(), at.line);
             if let Some((file, line)) = self.used.get(name.as_str()) {

@@ -30,23 +30,25 @@ pub fn clear_of(
         text.all.is_absent() && text.any.is_absent() && text.alone().statistics().is_empty();
     let mut clear = if has_no_condition {
         let mut derived = derived_clear(trigger);
+        settings.note_any("clear.within_chance", text.within_chance.get(), text.within_chance.place());
         derived.hold = settings.take("clear.for", &text.hold, Span(derived.hold)).0;
         if let Some((k, _)) = text.within_chance.placed() {
             derived.conditions.iter_mut().for_each(|c| c.chance = Some(*k));
         }
+        settings.fallback("clear", describe(&derived));
         derived
     } else {
         part_of(Part::Clear, text, place, context, settings, findings)?
     };
     if text.all.is_absent() && text.any.is_absent() {
         // A clear that says nothing of these means the trigger's own.
-        inherit(&mut clear, trigger, &text.alone());
+        inherit(&mut clear, trigger, &text.alone(), settings);
     }
     check_hysteresis(text, place, trigger, &clear, findings);
     Some(clear)
 }
 
-fn inherit(clear: &mut Trigger, trigger: &Trigger, text: &ConditionText) {
+fn inherit(clear: &mut Trigger, trigger: &Trigger, text: &ConditionText, settings: &mut Settings) {
     for c in &mut clear.conditions {
         let Some(own) =
             trigger.conditions.iter().find(|t| t.statistic == c.statistic && t.signal == c.signal)
@@ -58,6 +60,14 @@ fn inherit(clear: &mut Trigger, trigger: &Trigger, text: &ConditionText) {
         }
         if text.smooth.is_absent() {
             c.smooth = own.smooth;
+        }
+    }
+    if let [c] = &clear.conditions[..] {
+        if text.side.is_absent() {
+            settings.fallback("clear.side", c.side.word());
+        }
+        if text.smooth.is_absent() {
+            settings.fallback("clear.smooth", Span(c.smooth));
         }
     }
 }

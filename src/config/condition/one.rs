@@ -9,6 +9,7 @@ use super::{ConditionText, Context, Part};
 use crate::config::de::Field;
 use crate::config::diagnostic::Findings;
 use crate::config::effective::Settings;
+use crate::config::quantity::Span;
 use crate::config::rule::signal_of;
 use crate::config::tree::Place;
 use crate::decide::rule::{Condition, Direction, Side, Statistic};
@@ -68,9 +69,10 @@ impl fmt::Display for Statistic {
     }
 }
 
-/// Checks one condition.
+/// Checks one condition, whose settings are noted below `key`.
 pub(super) fn condition_of(
     part: Part,
+    key: &str,
     text: &ConditionText,
     place: Place,
     context: Context<'_>,
@@ -100,11 +102,10 @@ pub(super) fn condition_of(
         }
     };
     let (bound, direction, at) = text.bound(statistic, findings)?;
-    settings.given(&format!("{part}.{statistic}"), bound, at);
+    settings.given(&format!("{key}.{statistic}"), sign_of(statistic, direction, bound), at);
     let side = side_of(text, statistic, direction, findings);
-    let chance = chance_of(part, text, statistic, settings, findings);
+    let chance = chance_of(part, key, text, statistic, settings, findings);
     if let Some((k, at_factor)) = text.above_baseline.placed() {
-        settings.given(&format!("{part}.above_baseline"), k, at_factor);
         if part == Part::Clear {
             findings.error(at_factor, "only a trigger compares with the past", Some("take it out".into()));
         } else if *k < 1.0 {
@@ -129,8 +130,45 @@ pub(super) fn condition_of(
         smooth,
         hold,
     };
+    note(part, key, text, &condition, context, settings);
     check_bound(part, &condition, context.catalog, at, findings);
     is_known.then_some(condition)
+}
+
+/// A bound on members as it is written, any other as a number.
+fn sign_of(statistic: Statistic, direction: Direction, bound: f64) -> String {
+    match (statistic, direction) {
+        (Statistic::AnyMember | Statistic::AllMembers, Direction::Above) => format!("above {bound}"),
+        (Statistic::AnyMember | Statistic::AllMembers, Direction::Below) => format!("below {bound}"),
+        _ => bound.to_string(),
+    }
+}
+
+/// Notes what a condition says beside its bound and its chance.
+fn note(
+    part: Part,
+    key: &str,
+    text: &ConditionText,
+    c: &Condition,
+    context: Context<'_>,
+    settings: &mut Settings,
+) {
+    let place = text.signal.place().or_else(|| context.signal.place());
+    settings.note(&format!("{key}.signal"), &c.signal_name, place);
+    // A clear that says nothing of these takes the trigger's, which is noted there.
+    let is_inherited = key == "clear";
+    if !is_inherited || !text.side.is_absent() {
+        settings.note(&format!("{key}.side"), c.side.word(), text.side.place());
+    }
+    if !is_inherited || !text.smooth.is_absent() {
+        settings.note(&format!("{key}.smooth"), Span(c.smooth), text.smooth.place());
+    }
+    if part == Part::Trigger {
+        settings.note_any(&format!("{key}.above_baseline"), c.above_baseline, text.above_baseline.place());
+    }
+    if key != "trigger" && key != "clear" {
+        settings.note(&format!("{key}.for"), Span(c.hold), text.hold.place());
+    }
 }
 
 fn signal_for(
@@ -173,6 +211,7 @@ fn side_of(
 
 fn chance_of(
     part: Part,
+    key: &str,
     text: &ConditionText,
     statistic: Statistic,
     settings: &mut Settings,
@@ -185,8 +224,8 @@ fn chance_of(
     if let Some(at) = wrong.place() {
         findings.error(at, format!("a {part} has `{name}`"), None);
     }
+    settings.note_any(&format!("{key}.{name}"), wanted.get(), wanted.place());
     let (k, at) = wanted.placed()?;
-    settings.given(&format!("{part}.{name}"), k, at);
     if *k <= 0.0 || !k.is_finite() {
         findings.error(at, format!("`{name}` is a positive number of times"), Some("3 to 6 is usual".into()));
     }

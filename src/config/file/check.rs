@@ -12,7 +12,7 @@ use crate::config::quantity::{Bytes, Span};
 use crate::config::receiver::{self, Receiver};
 use crate::config::rule::Checked;
 use crate::config::rules::{self, LoadRules, RuleList, Used};
-use crate::config::secret::secret_of;
+use crate::config::secret::{secret_of, shown_secret};
 use crate::config::signal::{self, OwnSignal};
 use crate::config::target::{self, Target};
 use crate::decide::capture::CaptureSpec;
@@ -27,15 +27,16 @@ pub(super) fn check(
 ) -> Config {
     let mut settings = Settings::of(findings.file().clone());
     let targets = targets_of(text, findings);
-    let signals = signals_of(text, findings);
+    let signals = signals_of(text, &mut settings, findings);
     let catalog = Arc::new(catalog_of(&signals));
-    let receivers = receivers_of(text, findings);
+    let receivers = receivers_of(text, &mut settings, findings);
     let capture = capture_of(&text.capture, &CaptureSpec::Http(default_http()), &mut settings, findings);
-    let rules = rules_of(text, &catalog, &capture, load_rules, findings, others);
+    let rules = rules_of(text, &catalog, &capture, &settings, load_rules, findings, others);
     // A file of rules alone names receivers that its configuration will have.
     if !(text.targets.is_absent() && text.receivers.is_absent()) {
         check_notify(&rules, &receivers, findings, others);
     }
+    note_rest(text, &mut settings);
     let storm = text.storm_cap.get().cloned().unwrap_or_default();
     let minutes = |m: u64| Span(Duration::from_secs(60 * m));
     Config {
@@ -48,11 +49,11 @@ pub(super) fn check(
         watch_only: settings.take("watch_only", &text.watch_only, false),
         state_dir: text.state_dir.get().cloned(),
         incident_dir: text.incident_dir.get().cloned(),
-        listen: listen_of(&text.listen, "127.0.0.1:9464", &mut settings, findings),
+        listen: listen_of("listen", &text.listen, "127.0.0.1:9464", &mut settings, findings),
         metrics_listen: text
             .metrics_listen
             .get()
-            .map(|_| listen_of(&text.metrics_listen, "", &mut settings, findings)),
+            .map(|_| listen_of("metrics_listen", &text.metrics_listen, "", &mut settings, findings)),
         hosts: hosts_of(text, findings),
         token: secret_of(&text.token, "`token`", findings),
         zone: target::zone_of(&text.zone, findings),
@@ -86,12 +87,12 @@ fn targets_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<Target> {
     targets
 }
 
-fn signals_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<OwnSignal> {
+fn signals_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'_>) -> Vec<OwnSignal> {
     let catalog = Catalog::default();
     let mut signals: Vec<OwnSignal> = Vec::new();
     for (s, place) in text.signals.get().into_iter().flatten().filter_map(Field::placed) {
         let is_built_in = |name: &str| catalog.signal_named(name).is_some();
-        let Some(own) = signal::check(s, place, &is_built_in, findings) else { continue };
+        let Some(own) = signal::check(s, place, &is_built_in, settings, findings) else { continue };
         if signals.iter().any(|other| other.name == own.name) {
             findings.error(place, format!("two signals are called `{}`", own.name), None);
         }
@@ -113,10 +114,10 @@ fn catalog_of(signals: &[OwnSignal]) -> Catalog {
     catalog
 }
 
-fn receivers_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<Receiver> {
+fn receivers_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'_>) -> Vec<Receiver> {
     let mut receivers: Vec<Receiver> = Vec::new();
     for (r, place) in text.receivers.get().into_iter().flatten().filter_map(Field::placed) {
-        let Some(receiver) = receiver::check(r, place, findings) else { continue };
+        let Some(receiver) = receiver::check(r, place, settings, findings) else { continue };
         if receivers.iter().any(|other| other.name == receiver.name) {
             findings.error(place, format!("two receivers are called `{}`", receiver.name), None);
         }
@@ -129,12 +130,17 @@ fn rules_of(
     text: &FileText,
     catalog: &Catalog,
     capture: &CaptureSpec,
+    beneath: &Settings,
     load_rules: LoadRules<'_>,
     findings: &mut Findings<'_>,
     others: &mut Vec<Diagnostic>,
 ) -> Vec<Checked> {
     let Some((entries, place)) = text.rules.placed() else {
-        return if text.rules.is_absent() { rules::shipped(catalog, capture).rules } else { Vec::new() };
+        return if text.rules.is_absent() {
+            rules::shipped_over(catalog, capture, beneath).rules
+        } else {
+            Vec::new()
+        };
     };
     if entries.is_empty() && text.targets.is_absent() {
         findings.error(place, rules::NONE, Some(rules::NONE_HINT.into()));
@@ -142,7 +148,8 @@ fn rules_of(
         let message = "no rules: nothing is captured but by hand or for an alert";
         findings.warn(place, message, Some(rules::NONE_HINT.into()));
     }
-    let mut list = RuleList { catalog, capture, load_rules, used: Used::new(), rules: Vec::new(), others };
+    let mut list =
+        RuleList { catalog, capture, beneath, load_rules, used: Used::new(), rules: Vec::new(), others };
     list.check(entries, findings);
     list.rules
 }
@@ -200,6 +207,33 @@ fn keep_of(text: &FileText, settings: &mut Settings) -> Keep {
     }
 }
 
+/// Notes what is taken as it is written.
+fn note_rest(text: &FileText, settings: &mut Settings) {
+    let any = |field: &Field<String>, other: &str| field.or(other.to_owned());
+    settings.note(
+        "state_dir",
+        any(&text.state_dir, "/var/lib/skewtrap, or beside the user's data"),
+        text.state_dir.place(),
+    );
+    settings.note(
+        "incident_dir",
+        any(&text.incident_dir, "incidents in state_dir"),
+        text.incident_dir.place(),
+    );
+    if text.metrics_listen.is_absent() {
+        settings.fallback("metrics_listen", "none");
+    }
+    let hosts = texts(&text.hosts).unwrap_or_default().join(", ");
+    settings.note_any("hosts", (!hosts.is_empty()).then_some(hosts), text.hosts.place());
+    settings.note_any("token", shown_secret(&text.token), text.token.place());
+    settings.note("zone", any(&text.zone, "the agent's own"), text.zone.place());
+    settings.note(
+        "log",
+        if text.log.get() == Some(&LogFormatText::Json) { "json" } else { "text" },
+        text.log.place(),
+    );
+}
+
 fn hosts_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<String> {
     let of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
     for (host, place) in text.hosts.get().into_iter().flatten().filter_map(Field::placed) {
@@ -212,6 +246,7 @@ fn hosts_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<String> {
 }
 
 fn listen_of(
+    key: &str,
     field: &Field<String>,
     default: &str,
     settings: &mut Settings,
@@ -223,5 +258,5 @@ fn listen_of(
         let hint = "write `127.0.0.1:9464`, or `0.0.0.0:9464` with a `token`";
         findings.error(place, format!("`{address}` is no address and port"), Some(hint.into()));
     }
-    settings.take("listen", field, default.to_owned())
+    settings.take(key, field, default.to_owned())
 }

@@ -41,27 +41,54 @@ fn the_rule_of_the_design_is_read() {
     assert_eq!(checked.rule.trigger.hold.as_secs(), 3);
     assert_eq!(checked.rule.clear.conditions[0].chance, Some(3.0));
     insta::assert_snapshot!(checked.settings.to_string(), @r"
-        across                  dp_rank           rules.yaml:5
-        within                  target, role      rules.yaml:6
-        trigger.for             3s                rules.yaml:7
-        trigger.max_over_mean   1.5               rules.yaml:7
-        trigger.beyond_chance   4                 rules.yaml:7
-        clear.for               10s               rules.yaml:8
-        clear.max_over_mean     1.5               rules.yaml:8
-        clear.within_chance     3                 rules.yaml:8
-        only_if                 ranks(load) >= 2  rules.yaml:10
-        capture                 http              rules.yaml:11
-        capture.http.num_steps  10                rules.yaml:11
-        capture.http.deadline   30s               rules.yaml:11
-        capture.http.warmup     0s                default
-        limits.cooldown         10m               rules.yaml:12
-        limits.captures         4                 rules.yaml:12
-        limits.per              1d                rules.yaml:12
-        min_members             2                 default
-        keep_firing_for         0s                default
-        rearm_after             0s                default
-        min_mean                4                 rules.yaml:9
-        ");
+    name                               dp-load-skew                              rules.yaml:2
+    about                              One DP rank holds more running and queued requests than its peers.  rules.yaml:3
+    signal                             load                                      rules.yaml:4
+    across                             dp_rank                                   rules.yaml:5
+    within                             target, role                              rules.yaml:6
+    trigger.for                        3s                                        rules.yaml:7
+    trigger.max_over_mean              1.5                                       rules.yaml:7
+    trigger.beyond_chance              4                                         rules.yaml:7
+    trigger.signal                     load                                      rules.yaml:4
+    trigger.side                       high                                      default
+    trigger.smooth                     0s                                        default
+    trigger.above_baseline             none                                      default
+    clear.for                          10s                                       rules.yaml:8
+    clear.max_over_mean                1.5                                       rules.yaml:8
+    clear.within_chance                3                                         rules.yaml:8
+    clear.signal                       load                                      rules.yaml:4
+    clear.side                         high                                      default
+    clear.smooth                       0s                                        default
+    only_if                            ranks(load) >= 2                          rules.yaml:10
+    capture                            http                                      rules.yaml:11
+    capture.http.output_dir            the server's own                          default
+    capture.http.num_steps             10                                        rules.yaml:11
+    capture.http.activities            what is safe                              default
+    capture.http.with_stack            false                                     default
+    capture.http.record_shapes         false                                     default
+    capture.http.profile_by_stage      false                                     default
+    capture.http.profile_stages        both                                      default
+    capture.http.profile_prefix        none                                      default
+    capture.http.profile_id            the incident's                            default
+    capture.http.detailed_annotations  false                                     default
+    capture.http.merge_profiles        false                                     default
+    capture.http.start_step            none                                      default
+    capture.http.warmup                0s                                        default
+    capture.http.until                 none                                      default
+    capture.http.deadline              30s                                       rules.yaml:11
+    capture.http.accept_risk           none                                      default
+    limits.cooldown                    10m                                       rules.yaml:12
+    limits.captures                    4                                         rules.yaml:12
+    limits.per                         1d                                        rules.yaml:12
+    min_members                        2                                         default
+    severity                           warning                                   rules.yaml:13
+    notify                             oncall                                    rules.yaml:14
+    labels                             none                                      default
+    enabled                            true                                      default
+    keep_firing_for                    0s                                        default
+    rearm_after                        0s                                        default
+    min_mean                           4                                         rules.yaml:9
+    ");
 }
 
 #[test]
