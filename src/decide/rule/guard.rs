@@ -14,7 +14,7 @@ use cel::common::ast::operators::INDEX;
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::common::types::CelDouble;
 use cel::objects::{Key, Map};
-use cel::{Context, ExecutionError, FunctionContext, Value};
+use cel::{Context, FunctionContext, Value};
 
 use super::Frame;
 use crate::decide::labels::LabelValue;
@@ -22,7 +22,10 @@ use crate::decide::signal::catalog::Catalog;
 use crate::decide::signal::sample::Signal;
 use crate::decide::time::Time;
 
+mod functions;
 mod words;
+
+use functions::{Fold, Pick, max, mean, min, ranks, share, sum, value};
 
 /// The longest guard, in bytes; a chain like `1+1+...` of twice that overflows the parser's stack.
 pub const MAX_BYTES: usize = 1000;
@@ -360,67 +363,6 @@ impl Checker<'_> {
         let visited = call.args.len() - usize::from(literal_key);
         call.args[..visited].iter_mut().try_for_each(|a| self.visit(a))
     }
-}
-
-type Fold = fn(&FunctionContext<'_, '_>, &Value) -> Result<f64, ExecutionError>;
-type Pick = fn(&FunctionContext<'_, '_>, &Value, Value) -> Result<f64, ExecutionError>;
-
-/// The numbers of a signal; none at all is "no data", an error and not a false.
-fn numbers(f: &FunctionContext<'_, '_>, v: &Value) -> Result<Vec<f64>, ExecutionError> {
-    let Value::Map(m) = v else {
-        return Err(f.error(format!("takes a signal, not {}", words::word_of(&v.type_of().to_string()))));
-    };
-    let numbers: Vec<f64> =
-        m.map.values().filter_map(|v| if let Value::Float(x) = v { Some(*x) } else { None }).collect();
-    if numbers.is_empty() { Err(f.error("the signal has no data")) } else { Ok(numbers) }
-}
-
-fn mean(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
-    numbers(f, v).map(|x| x.iter().sum::<f64>() / x.len() as f64)
-}
-
-fn max(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
-    numbers(f, v).map(|x| x.into_iter().fold(f64::NEG_INFINITY, f64::max))
-}
-
-fn min(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
-    numbers(f, v).map(|x| x.into_iter().fold(f64::INFINITY, f64::min))
-}
-
-fn sum(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
-    numbers(f, v).map(|x| x.iter().sum())
-}
-
-fn ranks(f: &FunctionContext<'_, '_>, v: &Value) -> Result<f64, ExecutionError> {
-    numbers(f, v).map(|x| x.len() as f64)
-}
-
-fn value(f: &FunctionContext<'_, '_>, v: &Value, rank: Value) -> Result<f64, ExecutionError> {
-    numbers(f, v)?;
-    let Value::Map(m) = v else { return Err(f.error("no signal")) };
-    let key = match &rank {
-        Value::Float(x) => Key::Int(*x as i64),
-        Value::Int(i) => Key::Int(*i),
-        Value::String(s) => Key::from(s.to_string()),
-        other => {
-            return Err(f.error(format!(
-                "a rank is a number or a text, not {}",
-                words::word_of(&other.type_of().to_string())
-            )));
-        }
-    };
-    match m.map.get(&key).or_else(|| m.map.get(&Key::from(ANY_RANK))) {
-        Some(Value::Float(x)) => Ok(*x),
-        _ => {
-            let there = m.map.len();
-            Err(f.error(format!("there is no rank {key} among the {there} of the group")))
-        }
-    }
-}
-
-fn share(f: &FunctionContext<'_, '_>, v: &Value, rank: Value) -> Result<f64, ExecutionError> {
-    let (own, all) = (value(f, v, rank)?, sum(f, v)?);
-    Ok(if all > 0.0 { own / all } else { 0.0 })
 }
 
 #[cfg(test)]
