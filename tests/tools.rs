@@ -59,6 +59,15 @@ fn check_shows_where_each_setting_comes_from() {
     let told = text(&out.stdout);
     let origin_of = |key: &str| told.lines().find(|l| l.trim_start().starts_with(key)).map(str::to_owned);
     assert!(origin_of("trigger.for").is_some_and(|l| l.contains("rules/kv-usage-skew.yaml:")), "{told}");
+    assert!(origin_of("severity").is_some_and(|l| l.contains("warning")), "{told}");
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("skewtrap.yaml");
+    fs::write(&file, "targets: [{ url: 'http://a:1', api_key: { env: KEY } }]\nkeep: { incidents: 9 }\n")
+        .expect("written");
+    let config = text(&skewtrap(&["check", &file.display().to_string(), "--effective"]).stdout);
+    for wanted in ["target a:1:", "api_key", "{env: KEY}", "keep.incidents", "skewtrap.yaml:2"] {
+        assert!(config.contains(wanted), "no {wanted} in:\n{config}");
+    }
     assert!(origin_of("limits.cooldown").is_some_and(|l| l.ends_with("default")), "{told}");
 }
 
@@ -145,18 +154,31 @@ async fn check_and_init_look_at_a_server() {
     let rules = dir.path().join("rules.yaml");
     let preset = fs::read_to_string("rules/dp-attention-tokens.yaml").expect("a preset");
     fs::write(&rules, preset).expect("written");
+    let beyond = dir.path().join("beyond.yaml");
+    let rule = |name: &str, keys: &str| format!("  - {{ name: {name}, signal: load, {keys} }}\n");
+    let of_sizes = [
+        rule("high", "trigger: { max_over_mean: 100 }"),
+        rule("either", "trigger: { any: [{ max_over_mean: 100 }, { cv: 0.5 }] }"),
+        rule("both", "trigger: { all: [{ jain: 0.2 }, { cv: 0.5 }] }"),
+        rule("stranger", "trigger: { cv: 0.5 }, only_if: 'value(load, 9) > 1'"),
+        rule("alone", "within: [target, role, dp_rank], across: tp_rank, trigger: { cv: 0.5 }"),
+        rule("many", "min_members: 9, trigger: { cv: 0.5 }"),
+        rule("servers", "across: target, within: role, trigger: { cv: 0.5 }"),
+    ];
+    fs::write(&beyond, format!("rules:\n{}", of_sizes.concat())).expect("written");
     let config = dir.path().join("skewtrap.yaml");
-    let paths = (rules.display().to_string(), config.display().to_string());
+    let paths = (rules.display().to_string(), config.display().to_string(), beyond.display().to_string());
     let outputs = tokio::task::spawn_blocking(move || {
-        let (rules, config) = paths;
+        let (rules, config, beyond) = paths;
         let default = skewtrap(&["check", "--against", &url, "--json"]);
         let attention = skewtrap(&["check", &rules, "--against", &url]);
+        let sizes = skewtrap(&["check", &beyond, "--against", &url]);
         let init = skewtrap(&["init", &url, "--out", &config]);
         let again = skewtrap(&["init", &url, "--out", &config]);
         let checked = skewtrap(&["check", &config, "--against", &url]);
-        (default, attention, init, again, checked)
+        (default, attention, sizes, init, again, checked)
     });
-    let (default, attention, init, again, checked) = outputs.await.expect("the tools ran");
+    let (default, attention, sizes, init, again, checked) = outputs.await.expect("the tools ran");
 
     let report: serde_json::Value = serde_json::from_slice(&default.stdout).expect("JSON");
     assert!(default.status.success(), "{report:#}");
@@ -168,6 +190,9 @@ async fn check_and_init_look_at_a_server() {
         told.contains("COULD NEVER FIRE") && told.contains("SGLANG_ENABLE_METRICS_DP_ATTENTION=1"),
         "{told}"
     );
+
+    assert_eq!(sizes.status.code(), Some(1));
+    insta::assert_snapshot!(text(&sizes.stdout));
 
     assert!(init.status.success(), "{}", text(&init.stderr));
     let written = fs::read_to_string(&config).expect("a configuration");
@@ -288,4 +313,72 @@ fn an_address_that_is_none_is_refused_before_anything_starts() {
         assert_eq!(out.status.code(), Some(2), "{args:?}: {told}");
         assert!(told.contains("write http://HOST:PORT"), "{told}");
     }
+}
+
+#[test]
+fn a_test_that_nothing_could_fail_fails_and_says_why() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.test.yaml");
+    fs::write(dir.path().join("empty.log"), "").expect("written");
+    let even = "series: [{ signal: load, ranks: [20x60, 20x60] }]";
+    for (input, expect, wanted) in [
+        (
+            "recording: { log: empty.log }",
+            "never: firing",
+            "never firing proves nothing: up to 0.0s the rule was not judged (nothing of `load` arrives)",
+        ),
+        (
+            "series: [{ signal: kv_usage, ranks: [0.2x60, 0.2x60] }]",
+            "never: firing",
+            "never firing proves nothing: up to 61.0s the rule was not judged (nothing of `load` arrives)",
+        ),
+        ("series: [{ signal: load, ranks: [20x60] }]", "never: firing", "has one member (dp_rank)"),
+        (
+            even,
+            "never: firing, group: { target: b }",
+            "no group target=b ever appears: there are server role=unified",
+        ),
+        (even, "at: 20s, state: warming, group: { target: b }", "no group target=b ever appears"),
+        (
+            even,
+            "at: 20s, state: firing, rank: { dp_rank: 9 }",
+            "it should be firing, but is idle; no rank dp_rank=9 ever appears",
+        ),
+        (even, "at: 200s, never: firing", "200.0s is after the end of what arrives, which is at 61.0s"),
+        (even, "at: 200s, state: idle", "200.0s is after the end of what arrives, which is at 61.0s"),
+        (even, "at: 900000000, state: idle", "is before the beginning of what arrives"),
+    ] {
+        let test = format!(
+            "rules: preset:dp-load-skew\ntests:\n  - name: t\n    {input}\n    expect: [{{ {expect} }}]\n"
+        );
+        fs::write(&file, test).expect("written");
+        let out = skewtrap(&["test", &file.display().to_string()]);
+        let told = text(&out.stdout);
+        assert_eq!(out.status.code(), Some(1), "{input} {expect}: {told}{}", text(&out.stderr));
+        assert!(told.contains(wanted), "{input} {expect}: {told}");
+    }
+}
+
+#[test]
+fn a_preset_is_taken_wherever_a_file_of_rules_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("mine.yaml").display().to_string();
+    let beside = dir.path().join("mine.test.yaml").display().to_string();
+    fs::write(&file, "rules:\n  - preset:slow-rank\n").expect("written");
+    let series = "series: [{ signal: gen_throughput, ranks: [900x30, 900x30] }, { signal: running_reqs, ranks: [9x30, 9x30] }]";
+    fs::write(&beside, format!("tests:\n  - {{ name: t, {series}, expect: [{{ never: firing }}] }}\n"))
+        .expect("written");
+    let loads = "src/demo/data/loads.jsonl.gz";
+    for args in [
+        &["check", &file][..],
+        &["check", "preset:slow-rank"],
+        &["replay", "--loads", loads, "--rules", &file],
+        &["replay", "--loads", loads, "--rules", "preset:slow-rank"],
+        &["test", &beside],
+    ] {
+        let out = skewtrap(args);
+        assert!(out.status.success(), "{args:?}: {}{}", text(&out.stdout), text(&out.stderr));
+    }
+    let told = text(&skewtrap(&["replay", "--loads", loads, "--rules", "preset:slow"]).stderr);
+    assert!(told.contains("no shipped rule is called `slow`; did you mean `slow-rank`?"), "{told}");
 }

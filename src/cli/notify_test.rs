@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{rules, wrong};
+use super::wrong;
 use crate::act::notify::Receiver;
 use crate::act::notify::send::send;
 use crate::agent::clock::wall_time;
@@ -13,6 +13,7 @@ use crate::agent::receivers::ready;
 use crate::config::file::load;
 use crate::explain::message::{Message, Origin, Update, sample};
 use crate::http::client::client;
+use crate::observe::configuration;
 
 /// Sends a sample message to a receiver of the configuration and says what it answered
 #[derive(Debug, Args)]
@@ -53,7 +54,7 @@ fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<Receiver> {
         wrong(&format!("cannot read {name}: {e}; name the configuration of the agent with --config FILE"))
     })?;
     let folder = args.config.parent().unwrap_or(Path::new("."));
-    let loaded = load(&name, &text, &|path| rules::texts_beside(folder, path));
+    let loaded = load(&name, &text, &|path| configuration::rule_files(&folder.join(path)));
     let Some(config) = loaded.config else {
         return Err(wrong(&format!("{name} cannot be used; `skewtrap check {name}` says what is wrong")));
     };

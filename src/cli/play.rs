@@ -1,7 +1,7 @@
 //! Recordings and made-up series through the core, for the tools that ask what rules would have
 //! done: `test` and `tune`. The core is the one that runs live; no window opens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,16 @@ use super::rules::Ready;
 use crate::config::test::Series;
 use crate::decide::capture::admit::Policy;
 use crate::decide::capture::governor::Ledger;
-use crate::decide::rule::Change;
+use crate::decide::labels::Labels;
+use crate::decide::rule::{Change, Rule};
 use crate::decide::signal::catalog::{Catalog, DERIVED};
 use crate::decide::signal::metrics::Role;
 use crate::decide::signal::observation::{Observation, SourceId};
 use crate::decide::signal::rank::Rank;
 use crate::decide::signal::sample::{Sample, Signal, Source, TargetId};
 use crate::decide::signal::source::WatchedSource;
+use crate::decide::signal::store::Standing;
+use crate::decide::status::Status;
 use crate::decide::time::Time;
 use crate::decide::watch::{Effect, Event, Mode, Setup, Watch, WatchedTarget};
 use crate::observe::replay::{Format, Input, Replay};
@@ -69,6 +72,21 @@ pub struct Played {
     pub end: Time,
     /// Every change of every rule, in order.
     pub changes: Vec<Change>,
+    /// What the core says of itself at the end.
+    pub status: Status,
+    /// What arrived.
+    pub standing: Vec<Standing>,
+}
+
+impl Played {
+    /// The groups that a rule made, each with its server.
+    pub fn groups_of(&self, rule: &Rule) -> BTreeSet<(Arc<str>, Labels)> {
+        let of_rule = self.status.rules.iter().filter(|r| r.name == rule.name);
+        let at_last = of_rule.flat_map(|r| &r.groups).map(|g| (g.target.clone(), g.group.clone()));
+        let changed = self.changes.iter().filter(|c| c.rule.name == rule.name);
+        let changed = changed.map(|c| (c.target.clone().unwrap_or_default(), c.group.clone()));
+        at_last.chain(changed).collect()
+    }
 }
 
 /// Plays recorded files of one server to their end.
@@ -82,7 +100,7 @@ pub fn recording(files: &[(Format, PathBuf)], ready: Ready, zone: TimeZone) -> a
     while let Some(seen) = replay.next_observation().map_err(|e| super::wrong(&e.to_string()))? {
         stage.observe(&seen);
     }
-    Ok(stage.played)
+    Ok(stage.ended())
 }
 
 /// The files as sources of the one server.
@@ -148,7 +166,7 @@ pub fn series(series: &[Series], interval: Duration, ready: Ready) -> Result<Pla
     // What the last values lead to is still looked at.
     let end = stage.played.end + Duration::from_secs(1);
     stage.tick(end);
-    Ok(stage.played)
+    Ok(stage.ended())
 }
 
 /// A round time far from zero, so that nothing reaches before the epoch.
@@ -219,6 +237,13 @@ impl Stage {
         self.watch.observe(&nothing, now, &mut self.effects);
         self.watch.handle(Event::Tick, now, &mut self.effects);
         self.collect();
+    }
+
+    fn ended(mut self) -> Played {
+        let end = self.played.end;
+        self.played.status = self.watch.status(end);
+        self.played.standing = self.watch.store().standing(end);
+        self.played
     }
 
     fn collect(&mut self) {

@@ -10,6 +10,7 @@ use crate::config::rules::{self, LoadedRules};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::rule::Rule;
 use crate::decide::signal::catalog::Catalog;
+use crate::observe::configuration;
 
 /// Checked rules and the signals they are of.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub fn load(paths: &[PathBuf]) -> anyhow::Result<Ready> {
     let loaded = if paths.is_empty() {
         rules::shipped(&catalog, &capture)
     } else {
-        let texts = texts_of(paths)?;
+        let texts = paths.iter().map(|p| files_named(p)).collect::<anyhow::Result<Vec<_>>>()?.concat();
         rules::load(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())), &catalog, &capture)
     };
     report(&loaded)?;
@@ -49,46 +50,15 @@ fn report(loaded: &LoadedRules) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Names and texts of rule files; of a folder, those that end in `.yaml` or `.yml` but not in
-/// `.test.yaml`, in the order of their names.
+/// Names and texts of the rule files that a path of the command line means: `preset:NAME`, a file or a
+/// folder.
 ///
 /// # Errors
-/// One cannot be read.
-pub fn texts_of(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>> {
-    let mut texts = Vec::new();
-    for path in paths {
-        for file in files_of(path)? {
-            let text = std::fs::read_to_string(&file)
-                .map_err(|e| super::wrong(&format!("cannot read {}: {e}", file.display())))?;
-            texts.push((file.display().to_string(), text));
-        }
-    }
-    Ok(texts)
-}
-
-/// Likewise, of a path that a configuration in `folder` names.
-///
-/// # Errors
-/// One cannot be read.
-pub fn texts_beside(folder: &Path, path: &str) -> Result<Vec<(String, String)>, String> {
-    texts_of(&[folder.join(path)]).map_err(|e| e.to_string())
-}
-
-/// The rule files that a path names.
-///
-/// # Errors
-/// A folder cannot be listed.
-pub fn files_of(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
-    }
-    let listed =
-        std::fs::read_dir(path).map_err(|e| super::wrong(&format!("cannot list {}: {e}", path.display())))?;
-    let is_rules = |p: &PathBuf| {
-        let name = p.to_string_lossy();
-        (name.ends_with(".yaml") || name.ends_with(".yml")) && !name.contains(".test.y")
-    };
-    let mut files: Vec<PathBuf> = listed.filter_map(Result::ok).map(|e| e.path()).filter(is_rules).collect();
-    files.sort();
-    Ok(files)
+/// There is none, or one cannot be read.
+pub fn files_named(path: &Path) -> anyhow::Result<Vec<(String, String)>> {
+    let named = path.to_string_lossy();
+    let files = rules::files_named(&named, &|p| configuration::rule_files(Path::new(p)));
+    files.map_err(|(message, hint)| {
+        super::wrong(&hint.map_or_else(|| message.clone(), |h| format!("{message}; {h}")))
+    })
 }

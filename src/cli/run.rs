@@ -14,7 +14,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{rules, wrong};
+use super::wrong;
 use crate::agent::clock::Clock;
 use crate::agent::plan::{Flags, Plan, patterns_of, rules_of};
 use crate::agent::{self, Reload};
@@ -22,6 +22,7 @@ use crate::config::file::{self, Config, LogFormatText};
 use crate::config::target::Target;
 use crate::decide::capture::CaptureSpec;
 use crate::observe::changed::Changed;
+use crate::observe::configuration;
 
 /// How often the files of the configuration are looked at for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -232,7 +233,7 @@ fn of_flags(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Con
     }
     let rule_paths: Vec<String> = args.rules.iter().map(|p| p.display().to_string()).collect();
     let text = if rule_paths.is_empty() {
-        String::new()
+        file::DEFAULTS.to_owned()
     } else {
         format!("rules: {}", serde_json::to_string(&rule_paths)?)
     };
@@ -251,7 +252,7 @@ fn read(path: &Path, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
 fn checked(name: &str, text: &str, beside: &Path, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
     let load = |path: &str| {
         files.borrow_mut().push(beside.join(path));
-        rules::texts_beside(beside, path)
+        configuration::rule_files(&beside.join(path))
     };
     let loaded = file::load(name, text, &load);
     for diagnostic in &loaded.diagnostics {

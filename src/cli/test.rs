@@ -1,6 +1,5 @@
 //! `skewtrap test`: unit tests of rules, in YAML beside them.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,20 +9,23 @@ use clap::Args;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::play::{self, Played};
+use super::play;
 use super::rules::Ready;
 use super::{Format as Output, print_diagnostics};
 use crate::config::de::did_you_mean;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::rules;
-use crate::config::test::{self, Expect, Input, Test, TestFile, When};
+use crate::config::test::{self, Expect, Input, Test, TestFile};
+use crate::config::tree::Place;
 use crate::decide::capture::CaptureSpec;
-use crate::decide::labels::Labels;
-use crate::decide::rule::{Change, Phase, Rule};
+use crate::decide::rule::Rule;
 use crate::decide::signal::catalog::Catalog;
-use crate::decide::time::Time;
 use crate::observe::configuration;
 use crate::observe::replay::Format;
+
+mod unmet;
+
+use unmet::unmet;
 
 /// Runs the tests of rules: `x.test.yaml`, beside `x.yaml`.
 ///
@@ -131,19 +133,18 @@ fn rules_of(
     base: &Path,
     catalog: &Catalog,
 ) -> Result<Vec<Rule>, Vec<Diagnostic>> {
+    let wrong = |message: String, hint: Option<String>| {
+        vec![Diagnostic::error_at(&file.into(), Place::default(), message, hint)]
+    };
     let beside = file.replace(".test.y", ".y");
-    let of_file = |e: String| vec![Diagnostic::of_file(file, e)];
-    let mut files = Vec::new();
-    for name in &tests.rules {
-        match name.strip_prefix("preset:").map(|n| (n, rules::preset(n))) {
-            Some((_, Some(p))) => files.push((rules::preset_file(p.name), p.text.to_owned())),
-            Some((n, None)) => return Err(of_file(format!("no shipped rule is called `{n}`"))),
-            None => files.append(&mut configuration::rule_files(&base.join(name)).map_err(of_file)?),
+    let named = match tests.rules.is_empty() {
+        true => rules::files_named(&beside, &|p| configuration::rule_files(Path::new(p))).map(|f| vec![f]),
+        false => {
+            let load = |p: &str| configuration::rule_files(&base.join(p));
+            tests.rules.iter().map(|name| rules::files_named(name, &load)).collect()
         }
-    }
-    if tests.rules.is_empty() {
-        files = configuration::rule_files(Path::new(&beside)).map_err(of_file)?;
-    }
+    };
+    let files = named.map_err(|(message, hint)| wrong(message, hint))?.concat();
     let files = files.iter().map(|(n, t)| (n.as_str(), t.as_str()));
     let loaded = rules::load(files, catalog, &CaptureSpec::None);
     match loaded.is_ok() {
@@ -178,86 +179,11 @@ fn run_test(
                 .map_err(|e| vec![Diagnostic::of_file(file, format!("{}: {e}", test.name))])?
         }
     };
-    let failures: Vec<String> = test.expect.iter().filter_map(|e| unmet(e, &played)).collect();
+    let is_meant = |e: &Expect, r: &Rule| e.rule.as_ref().is_none_or(|name| **name == *r.name);
+    let failures: Vec<String> = test
+        .expect
+        .iter()
+        .filter_map(|e| rules.iter().find(|r| is_meant(e, r)).and_then(|r| unmet(e, r, &played)))
+        .collect();
     Ok(Outcome { file: file.to_owned(), test: test.name.clone(), passed: failures.is_empty(), failures })
-}
-
-/// What is wrong, if the expectation is not met.
-fn unmet(expect: &Expect, played: &Played) -> Option<String> {
-    let started = played.start;
-    let time = |w: When| match w {
-        When::After(d) => started + d,
-        When::Epoch(s) => Time::from_epoch_s(s),
-    };
-    let until = expect.at.map_or(played.end, time);
-    let here = format!("line {}", expect.place.line);
-    let is_meant = |c: &&Change| {
-        c.at <= until
-            && expect.rule.as_ref().is_none_or(|r| **r == *c.rule.name)
-            && has_labels(c, &expect.group)
-    };
-    if expect.never {
-        let broken = played.changes.iter().filter(is_meant).find(|c| c.state == expect.state)?;
-        let at = since_start(broken.at, started);
-        return Some(format!(
-            "{here}: never {}, but it was at {at}{}",
-            expect.state.word(),
-            blame_of(broken)
-        ));
-    }
-    // The last change of each group counts.
-    let mut last: BTreeMap<(Option<&str>, &Labels), &Change> = BTreeMap::new();
-    for c in played.changes.iter().filter(is_meant) {
-        last.insert((c.target.as_deref(), &c.group), c);
-    }
-    let at = since_start(until, started);
-    let states: Vec<&&Change> = last.values().filter(|c| c.state == expect.state).collect();
-    if states.is_empty() {
-        if last.is_empty() && expect.state == Phase::Warming {
-            return None;
-        }
-        let seen: Vec<String> = last.values().map(|c| format!("{}{}", c.state.word(), blame_of(c))).collect();
-        let seen = if seen.is_empty() { "warming".to_owned() } else { seen.join(", ") };
-        return Some(format!("{here}: at {at} it should be {}, but is {seen}", expect.state.word()));
-    }
-    let problems: Vec<String> =
-        states.iter().map(|c| mismatch(expect, c, started, time)).collect::<Option<_>>()?;
-    problems.into_iter().next().map(|p| format!("{here}: at {at} {p}"))
-}
-
-/// What one firing gets wrong; `None` when it is as expected.
-fn mismatch(expect: &Expect, change: &Change, started: Time, time: impl Fn(When) -> Time) -> Option<String> {
-    let finding = change.finding.as_ref()?;
-    if let Some(rank) = &expect.rank
-        && *rank != finding.rank
-    {
-        return Some(format!("it should blame {rank}, but blames {}", finding.rank));
-    }
-    if let Some(side) = expect.side
-        && side != finding.side
-    {
-        let (wanted, blamed) = (side.word(), finding.side.word());
-        return Some(format!("it should blame the {wanted} side, but blames {blamed}"));
-    }
-    let (onset, within) = expect.onset?;
-    let off = finding.onset.signed_s_since(time(onset));
-    (off.abs() > within.as_secs_f64()).then(|| {
-        let told = since_start(finding.onset, started);
-        format!("the onset should be {}, but is {told}, {off:+.1} s off", since_start(time(onset), started))
-    })
-}
-
-fn has_labels(change: &Change, wanted: &Labels) -> bool {
-    wanted.0.iter().all(|(name, value)| match &**name {
-        "target" => change.target.as_deref().is_some_and(|t| t == value.to_string()),
-        _ => change.group.get(name).is_some_and(|v| v.to_string() == value.to_string()),
-    })
-}
-
-fn since_start(at: Time, started: Time) -> String {
-    format!("{:.1}s", at.signed_s_since(started))
-}
-
-fn blame_of(change: &Change) -> String {
-    change.finding.as_ref().map_or_else(String::new, |f| format!(" ({}, {})", f.rank, f.side.word()))
 }

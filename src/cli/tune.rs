@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::play::{self, Recordings};
 use super::rules::Ready;
 use super::{Format, print_diagnostics};
-use crate::config::file::Config;
+use crate::config::file::{self, Config};
 use crate::decide::rule::{Condition, Direction, Phase, Rule, Statistic};
 use crate::observe::configuration;
 
@@ -181,15 +181,14 @@ fn title_of(tuned: &Tuned) -> String {
 
 fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
     let text = match paths {
-        [] => String::new(),
+        [] => file::DEFAULTS.to_owned(),
         paths => {
             let list: Vec<String> =
                 paths.iter().map(|p| serde_json::to_string(p).unwrap_or_default()).collect();
             format!("rules: [{}]\n", list.join(", "))
         }
     };
-    let loaded =
-        crate::config::file::load("--rules", &text, &|p| configuration::rule_files(&PathBuf::from(p)));
+    let loaded = file::load("--rules", &text, &|p| configuration::rule_files(&PathBuf::from(p)));
     print_diagnostics(&loaded.diagnostics);
     loaded.config.ok_or_else(|| super::wrong("the rules cannot be used"))
 }

@@ -15,6 +15,10 @@ use super::quantity::Span;
 use super::tree::Place;
 use crate::decide::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
 
+mod noted;
+
+use noted::note_default;
+
 /// What to capture when a rule fires.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -121,12 +125,17 @@ pub fn capture_of(
 ) -> CaptureSpec {
     let Some((text, place)) = text.placed() else {
         settings.fallback("capture", means_of(default));
+        note_default(default, settings);
         return default.clone();
     };
     settings.given("capture", text.means(), place);
     match text {
         CaptureText::None => CaptureSpec::None,
-        CaptureText::Http(http) => CaptureSpec::Http(http.check(default, settings, findings)),
+        CaptureText::Http(http) => {
+            let window = http.check(default, findings);
+            http.note("http", &window, settings);
+            CaptureSpec::Http(window)
+        }
         CaptureText::CudaProfilerApi(http) => {
             if let Some(place) = http.activities.place() {
                 findings.error(
@@ -135,12 +144,21 @@ pub fn capture_of(
                     Some("take it out".into()),
                 );
             }
-            let mut window = http.check(default, settings, findings);
+            let mut window = http.check(default, findings);
             window.activities = Some(vec!["CUDA_PROFILER".into()]);
+            http.note("cuda_profiler_api", &window, settings);
             CaptureSpec::CudaProfilerApi(window)
         }
-        CaptureText::Nsys(nsys) => CaptureSpec::Nsys(nsys.check(settings, findings)),
-        CaptureText::Command(command) => CaptureSpec::Command(command.check(place, settings, findings)),
+        CaptureText::Nsys(nsys) => {
+            let window = nsys.check(findings);
+            nsys.note(&window, settings);
+            CaptureSpec::Nsys(window)
+        }
+        CaptureText::Command(command) => {
+            let window = command.check(place, findings);
+            command.note(&window, settings);
+            CaptureSpec::Command(window)
+        }
     }
 }
 
@@ -189,12 +207,7 @@ pub fn default_http() -> HttpWindow {
 }
 
 impl HttpText {
-    fn check(
-        &self,
-        default: &CaptureSpec,
-        settings: &mut Settings,
-        findings: &mut Findings<'_>,
-    ) -> HttpWindow {
+    fn check(&self, default: &CaptureSpec, findings: &mut Findings<'_>) -> HttpWindow {
         let base = match default {
             CaptureSpec::Http(http) => http.clone(),
             _ => default_http(),
@@ -202,9 +215,9 @@ impl HttpText {
         let until_cleared = self.until.get().map_or(base.until_cleared, |_| true);
         let steps = if until_cleared { base.num_steps.max(100) } else { base.num_steps };
         let window = HttpWindow {
-            num_steps: settings.take("capture.http.num_steps", &self.num_steps, steps),
-            deadline: settings.take("capture.http.deadline", &self.deadline, Span(base.deadline)).0,
-            warmup: settings.take("capture.http.warmup", &self.warmup, Span(base.warmup)).0,
+            num_steps: self.num_steps.or(steps),
+            deadline: self.deadline.or(Span(base.deadline)).0,
+            warmup: self.warmup.or(Span(base.warmup)).0,
             output_dir: self.output_dir.get().cloned().or(base.output_dir),
             activities: texts(&self.activities).or(base.activities),
             with_stack: self.with_stack.or(base.with_stack),
@@ -303,11 +316,10 @@ impl HttpText {
 }
 
 impl NsysText {
-    fn check(&self, settings: &mut Settings, findings: &mut Findings<'_>) -> NsysWindow {
+    fn check(&self, findings: &mut Findings<'_>) -> NsysWindow {
         check_accepted(&self.accept_risk, findings);
         let accept_risk = texts(&self.accept_risk).unwrap_or_default();
-        let duration =
-            settings.take("capture.nsys.duration", &self.duration, Span(Duration::from_millis(500))).0;
+        let duration = self.duration.or(Span(Duration::from_millis(500))).0;
         if let Some(place) = self.duration.place() {
             if duration.is_zero() {
                 findings.error(place, "a window has a length", None);
@@ -329,7 +341,7 @@ impl NsysText {
 }
 
 impl CommandText {
-    fn check(&self, place: Place, settings: &mut Settings, findings: &mut Findings<'_>) -> CommandWindow {
+    fn check(&self, place: Place, findings: &mut Findings<'_>) -> CommandWindow {
         let argv = texts(&self.argv).unwrap_or_default();
         if argv.is_empty() {
             let hint =
@@ -337,8 +349,7 @@ impl CommandText {
             findings.error(self.argv.place().unwrap_or(place), "no command to run", Some(hint.into()));
         }
         check_span(&self.time_limit, "time_limit", MAX_COMMAND, findings);
-        let time_limit =
-            settings.take("capture.command.time_limit", &self.time_limit, Span(Duration::from_secs(30))).0;
+        let time_limit = self.time_limit.or(Span(Duration::from_secs(30))).0;
         CommandWindow { argv, time_limit }
     }
 }

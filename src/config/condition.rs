@@ -14,10 +14,17 @@ use super::de::Field;
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
-use super::rule::signal_of;
 use super::tree::Place;
-use crate::decide::rule::{Combine, Condition, Direction, Side, Statistic, Trigger};
+use crate::decide::rule::{Combine, Condition, Direction, Side, Trigger};
 use crate::decide::signal::catalog::Catalog;
+
+mod bound;
+mod clear;
+mod one;
+
+pub(super) use bound::check_min_mean;
+pub use clear::clear_of;
+use one::condition_of;
 
 /// The keys that a condition has, whether it stands alone or in a list.
 macro_rules! condition_keys {
@@ -179,79 +186,6 @@ pub fn trigger_of(
     part_of(Part::Trigger, text, place, context, settings, findings)
 }
 
-/// Checks a clear, or derives it from the trigger.
-pub fn clear_of(
-    text: &Field<TriggerText>,
-    trigger: &Trigger,
-    context: Context<'_>,
-    settings: &mut Settings,
-    findings: &mut Findings<'_>,
-) -> Option<Trigger> {
-    let Some((text, place)) = text.placed() else {
-        if !text.is_absent() {
-            return None;
-        }
-        let derived = derived_clear(trigger);
-        settings.fallback("clear", describe(&derived));
-        return Some(derived);
-    };
-    let has_no_condition =
-        text.all.is_absent() && text.any.is_absent() && text.alone().statistics().is_empty();
-    let mut clear = if has_no_condition {
-        let mut derived = derived_clear(trigger);
-        derived.hold = settings.take("clear.for", &text.hold, Span(derived.hold)).0;
-        if let Some((k, _)) = text.within_chance.placed() {
-            derived.conditions.iter_mut().for_each(|c| c.chance = Some(*k));
-        }
-        derived
-    } else {
-        part_of(Part::Clear, text, place, context, settings, findings)?
-    };
-    if text.all.is_absent() && text.any.is_absent() {
-        // A clear that says nothing of these means the trigger's own.
-        inherit(&mut clear, trigger, &text.alone());
-    }
-    check_hysteresis(text, place, trigger, &clear, findings);
-    Some(clear)
-}
-
-fn inherit(clear: &mut Trigger, trigger: &Trigger, text: &ConditionText) {
-    for c in &mut clear.conditions {
-        let Some(own) =
-            trigger.conditions.iter().find(|t| t.statistic == c.statistic && t.signal == c.signal)
-        else {
-            continue;
-        };
-        if text.side.is_absent() {
-            c.side = own.side;
-        }
-        if text.smooth.is_absent() {
-            c.smooth = own.smooth;
-        }
-    }
-}
-
-/// The trigger's own bounds, within three quarters of its chance, for ten seconds or twice its `for`.
-fn derived_clear(trigger: &Trigger) -> Trigger {
-    let conditions = trigger.conditions.iter().cloned().map(|mut c| {
-        c.chance = c.chance.map(|k| k * 0.75);
-        (c.hold, c.above_baseline) = (Duration::ZERO, None);
-        if c.statistic == Statistic::Departure {
-            c.bound *= 0.7;
-        }
-        c
-    });
-    Trigger {
-        // Not (a and b) is (not a) or (not b).
-        combine: match trigger.combine {
-            Combine::All if trigger.conditions.len() > 1 => Combine::Any,
-            _ => Combine::All,
-        },
-        conditions: conditions.collect(),
-        hold: (trigger.hold * 2).max(Duration::from_secs(10)),
-    }
-}
-
 fn part_of(
     part: Part,
     text: &TriggerText,
@@ -282,8 +216,12 @@ fn part_of(
             }
             let conditions: Vec<Condition> = list
                 .iter()
-                .filter_map(Field::placed)
-                .filter_map(|(c, at)| condition_of(part, c, at, context, settings, findings))
+                .enumerate()
+                .filter_map(|(i, c)| c.placed().map(|(c, at)| (i, c, at)))
+                .filter_map(|(i, c, at)| {
+                    let key = format!("{part}.{}.{i}", if combine == Combine::All { "all" } else { "any" });
+                    condition_of(part, &key, c, at, context, settings, findings)
+                })
                 .collect();
             let complete = conditions.len() == list.len() && !list.is_empty();
             complete.then_some(Trigger { combine, conditions, hold })
@@ -294,241 +232,9 @@ fn part_of(
         }
         (None, _) if !text.all.is_absent() || !text.any.is_absent() => None,
         (None, _) => {
-            let condition = condition_of(part, &alone, place, context, settings, findings)?;
+            let condition =
+                condition_of(part, &part.to_string(), &alone, place, context, settings, findings)?;
             Some(Trigger { combine: Combine::All, conditions: vec![condition], hold })
-        }
-    }
-}
-
-impl ConditionText {
-    /// The statistics that are given, with their places.
-    fn statistics(&self) -> Vec<(Statistic, Place)> {
-        let plain = Statistic::ALL
-            .into_iter()
-            .filter_map(|s| self.bound_field(s).and_then(Field::place).map(|p| (s, p)));
-        let members = [(Statistic::AnyMember, &self.any_member), (Statistic::AllMembers, &self.all_members)];
-        plain.chain(members.into_iter().filter_map(|(s, f)| f.place().map(|p| (s, p)))).collect()
-    }
-
-    const fn bound_field(&self, statistic: Statistic) -> Option<&Field<f64>> {
-        Some(match statistic {
-            Statistic::MaxOverMean => &self.max_over_mean,
-            Statistic::MinOverMean => &self.min_over_mean,
-            Statistic::MaxMinusMin => &self.max_minus_min,
-            Statistic::Cv => &self.cv,
-            Statistic::Gini => &self.gini,
-            Statistic::Jain => &self.jain,
-            Statistic::LostShare => &self.lost_share,
-            Statistic::RobustZ => &self.robust_z,
-            Statistic::Departure => &self.departure,
-            Statistic::AnyMember | Statistic::AllMembers => return None,
-        })
-    }
-
-    /// The bound and the direction of a statistic that is given.
-    fn bound(&self, statistic: Statistic, findings: &mut Findings<'_>) -> Option<(f64, Direction)> {
-        let members = match statistic {
-            Statistic::AnyMember => &self.any_member,
-            Statistic::AllMembers => &self.all_members,
-            _ => return Some((*self.bound_field(statistic)?.get()?, statistic.direction())),
-        };
-        let (text, place) = members.placed()?;
-        match (text.above.get(), text.below.get()) {
-            (Some(bound), None) => Some((*bound, Direction::Above)),
-            (None, Some(bound)) => Some((*bound, Direction::Below)),
-            _ => {
-                let hint = format!("write `{}: {{ above: 0.9 }}` or `below`", statistic.name());
-                findings.error(place, "exactly one of `above` and `below` is wanted", Some(hint));
-                None
-            }
-        }
-    }
-}
-
-impl fmt::Display for Statistic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-fn condition_of(
-    part: Part,
-    text: &ConditionText,
-    place: Place,
-    context: Context<'_>,
-    settings: &mut Settings,
-    findings: &mut Findings<'_>,
-) -> Option<Condition> {
-    let signal = signal_for(text, place, context, findings);
-    let (statistic, at) = match text.statistics()[..] {
-        [one] => one,
-        [] => {
-            let known: Vec<&str> = Statistic::ALL.iter().map(|s| s.name()).collect();
-            findings.error(
-                place,
-                format!("the {part} names no statistic"),
-                Some(format!("one of {}", known.join(", "))),
-            );
-            return None;
-        }
-        [(first, _), (second, at), ..] => {
-            let hint = "several go into a list: `all: [{ cv: 0.3 }, { max_over_mean: 1.5 }]`";
-            findings.error(
-                at,
-                format!("two statistics in one condition: `{first}` and `{second}`"),
-                Some(hint.into()),
-            );
-            return None;
-        }
-    };
-    let (bound, direction) = text.bound(statistic, findings)?;
-    settings.given(&format!("{part}.{statistic}"), bound, at);
-    check_bound(part, statistic, bound, at, findings);
-    let side = side_of(text, statistic, direction, findings);
-    let chance = chance_of(part, text, statistic, settings, findings);
-    if let Some((k, at)) = text.above_baseline.placed() {
-        settings.given(&format!("{part}.above_baseline"), k, at);
-        if part == Part::Clear {
-            findings.error(at, "only a trigger compares with the past", Some("take it out".into()));
-        } else if *k < 1.0 {
-            findings.error(at, "a factor below 1 is always exceeded", Some("write 1.2, say".into()));
-        }
-    }
-    let smooth = text.smooth.get().map_or(Duration::ZERO, |s| s.0);
-    let (signal, signal_name) = signal?;
-    let above_baseline = text.above_baseline.get().copied();
-    let hold = text.hold.get().map_or(Duration::ZERO, |s| s.0);
-    Some(Condition {
-        signal,
-        signal_name,
-        statistic,
-        bound,
-        direction,
-        side,
-        chance,
-        above_baseline,
-        smooth,
-        hold,
-    })
-}
-
-fn signal_for(
-    text: &ConditionText,
-    place: Place,
-    context: Context<'_>,
-    findings: &mut Findings<'_>,
-) -> Option<(crate::decide::signal::sample::Signal, std::sync::Arc<str>)> {
-    let named = if text.signal.is_absent() { context.signal } else { &text.signal };
-    if named.is_absent() {
-        let hint = "write `signal: load` in the rule or in the condition";
-        findings.error(place, "no signal to look at", Some(hint.into()));
-    }
-    signal_of(named, context.catalog, findings)
-}
-
-fn check_bound(part: Part, statistic: Statistic, bound: f64, at: Place, findings: &mut Findings<'_>) {
-    let (low, high) = statistic.range();
-    let always_even = match statistic.direction() {
-        Direction::Above => bound < low,
-        Direction::Below => bound > high,
-    };
-    let never = match statistic.direction() {
-        Direction::Above => bound >= high,
-        Direction::Below => bound <= low,
-    };
-    let range = match high.is_finite() {
-        true => format!("`{statistic}` lies between {low} and {high}"),
-        false => format!("`{statistic}` is {low} or more"),
-    };
-    if !bound.is_finite() || (always_even && part == Part::Trigger) {
-        findings.error(at, format!("this bound is always exceeded: {range}"), None);
-    } else if never && part == Part::Trigger {
-        findings.error(at, format!("this bound is never exceeded: {range}"), None);
-    }
-}
-
-fn side_of(
-    text: &ConditionText,
-    statistic: Statistic,
-    direction: Direction,
-    findings: &mut Findings<'_>,
-) -> Side {
-    let natural = match (statistic, direction) {
-        (Statistic::AnyMember | Statistic::AllMembers, Direction::Below) => Side::Low,
-        _ => statistic.side(),
-    };
-    let Some((asked, at)) = text.side.placed() else { return natural };
-    let asked = Side::from(*asked);
-    if natural != Side::Both && asked != natural {
-        let (word, other) = match natural {
-            Side::Low => ("low", "max_over_mean"),
-            _ => ("high", "min_over_mean"),
-        };
-        let hint = format!("use `{other}`, or `max_minus_min`, `cv` or `robust_z` with `side: both`");
-        findings.error(at, format!("`{statistic}` can only blame the {word} side"), Some(hint));
-        return natural;
-    }
-    asked
-}
-
-fn chance_of(
-    part: Part,
-    text: &ConditionText,
-    statistic: Statistic,
-    settings: &mut Settings,
-    findings: &mut Findings<'_>,
-) -> Option<f64> {
-    let (wanted, wrong, name) = match part {
-        Part::Trigger => (&text.beyond_chance, &text.within_chance, "beyond_chance"),
-        Part::Clear => (&text.within_chance, &text.beyond_chance, "within_chance"),
-    };
-    if let Some(at) = wrong.place() {
-        findings.error(at, format!("a {part} has `{name}`"), None);
-    }
-    let (k, at) = wanted.placed()?;
-    settings.given(&format!("{part}.{name}"), k, at);
-    if *k <= 0.0 || !k.is_finite() {
-        findings.error(at, format!("`{name}` is a positive number of times"), Some("3 to 6 is usual".into()));
-    }
-    if matches!(statistic, Statistic::AnyMember | Statistic::AllMembers) {
-        findings.error(at, format!("`{statistic}` looks at single members; chance has no part in it"), None);
-    }
-    Some(*k)
-}
-
-fn check_hysteresis(
-    text: &TriggerText,
-    place: Place,
-    trigger: &Trigger,
-    clear: &Trigger,
-    findings: &mut Findings<'_>,
-) {
-    for (c, t) in clear.conditions.iter().flat_map(|c| {
-        trigger
-            .conditions
-            .iter()
-            .filter(move |t| t.statistic == c.statistic && t.signal == c.signal)
-            .map(move |t| (c, t))
-    }) {
-        let looser = match t.direction {
-            Direction::Above => c.bound > t.bound,
-            Direction::Below => c.bound < t.bound,
-        };
-        let at = text.alone().statistics().first().map_or(place, |(_, at)| *at);
-        if looser {
-            let message = format!(
-                "the clear ({} {}) already holds where the trigger ({}) fires: it would flap",
-                c.statistic, c.bound, t.bound
-            );
-            findings.error(at, message, Some(format!("write {} or a stricter bound", t.bound)));
-        }
-        if let (Some(within), Some(beyond)) = (c.chance, t.chance)
-            && within > beyond
-        {
-            let at = text.within_chance.place().unwrap_or(at);
-            let message =
-                format!("`within_chance: {within}` already holds where `beyond_chance: {beyond}` fires");
-            findings.error(at, message, Some(format!("write {beyond} or less")));
         }
     }
 }
@@ -553,3 +259,6 @@ pub fn describe(trigger: &Trigger) -> String {
         .collect();
     format!("{}{}", conditions.join(word), lasting(trigger.hold))
 }
+
+#[cfg(test)]
+mod tests;

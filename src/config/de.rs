@@ -5,89 +5,22 @@
 //! at all is reported where it is and becomes [`Field::Wrong`] in the field that holds it; the
 //! fields beside it are still read. The same types carry the JSON schema.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::de::value::StrDeserializer;
-use serde::de::{
-    self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess,
-    Visitor,
-};
+use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, forward_to_deserialize_any};
 
 use super::diagnostic::Findings;
 use super::tree::{Key, Node, Place, Value};
 use crate::decide::rule::guard::nearest;
 
-/// A value with its place, or why there is none.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub enum Field<T> {
-    /// The file does not say.
-    #[default]
-    Absent,
-    /// It says something that cannot be; already reported.
-    Wrong(Place),
-    /// It says this, here.
-    Given(T, Place),
-}
+mod access;
+mod field;
 
-impl<T> Field<T> {
-    /// The value.
-    pub const fn get(&self) -> Option<&T> {
-        match self {
-            Self::Given(value, _) => Some(value),
-            Self::Absent | Self::Wrong(_) => None,
-        }
-    }
-
-    /// The value and its place.
-    pub const fn placed(&self) -> Option<(&T, Place)> {
-        match self {
-            Self::Given(value, place) => Some((value, *place)),
-            Self::Absent | Self::Wrong(_) => None,
-        }
-    }
-
-    /// Where it is, right or wrong.
-    pub const fn place(&self) -> Option<Place> {
-        match self {
-            Self::Given(_, place) | Self::Wrong(place) => Some(*place),
-            Self::Absent => None,
-        }
-    }
-
-    /// Whether the file does not mention it.
-    pub const fn is_absent(&self) -> bool {
-        matches!(self, Self::Absent)
-    }
-}
-
-impl<T: Clone> Field<T> {
-    /// The value, or what holds when there is none.
-    pub fn or(&self, default: T) -> T {
-        self.get().cloned().unwrap_or(default)
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for Field<T> {
-    fn schema_name() -> Cow<'static, str> {
-        T::schema_name()
-    }
-
-    fn schema_id() -> Cow<'static, str> {
-        T::schema_id()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        T::json_schema(generator)
-    }
-
-    fn inline_schema() -> bool {
-        T::inline_schema()
-    }
-}
+use access::{Choice, Entries, Items};
+use field::{FIELD, Placed, TEXT_OR};
+pub use field::{Field, TextOr};
 
 /// Reads `T` from `node`; `None` when nothing could be made of it. All problems are in `findings`.
 pub fn read<'n, T: Deserialize<'n>>(node: &'n Node, findings: &mut Findings<'_>) -> Option<T> {
@@ -236,6 +169,7 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
         self.placed(match &self.node.value {
             Value::Null => visitor.visit_unit(),
             Value::Bool(b) => visitor.visit_bool(*b),
+            Value::Number(n, _) if !n.is_finite() => Err(Failure::Expected("a finite number".into())),
             Value::Number(n, _) if n.fract() == 0.0 && (0.0..9e15).contains(n) => {
                 visitor.visit_u64(*n as u64)
             }
@@ -338,190 +272,6 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
 
 fn listed(names: &[&str]) -> String {
     names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
-}
-
-struct Items<'n, 's> {
-    items: std::slice::Iter<'n, Node>,
-    reader: Reader<'n, 's>,
-}
-
-impl<'n> SeqAccess<'n> for Items<'n, '_> {
-    type Error = Failure;
-
-    fn next_element_seed<T: DeserializeSeed<'n>>(&mut self, seed: T) -> Result<Option<T::Value>, Failure> {
-        self.items.next().map(|node| seed.deserialize(Reader { node, ..self.reader })).transpose()
-    }
-}
-
-struct Entries<'n, 's> {
-    left: std::vec::IntoIter<&'n (Key, Node)>,
-    value: Option<&'n Node>,
-    reader: Reader<'n, 's>,
-}
-
-impl<'n> MapAccess<'n> for Entries<'n, '_> {
-    type Error = Failure;
-
-    fn next_key_seed<K: DeserializeSeed<'n>>(&mut self, seed: K) -> Result<Option<K::Value>, Failure> {
-        let Some((key, node)) = self.left.next() else { return Ok(None) };
-        self.value = Some(node);
-        seed.deserialize(StrDeserializer::new(&key.name)).map(Some)
-    }
-
-    fn next_value_seed<V: DeserializeSeed<'n>>(&mut self, seed: V) -> Result<V::Value, Failure> {
-        let node = self.value.take().expect("serde asks for a value only after its key");
-        seed.deserialize(Reader { node, ..self.reader })
-    }
-}
-
-struct Choice<'n, 's> {
-    variant: &'n str,
-    content: Option<&'n Node>,
-    reader: Reader<'n, 's>,
-}
-
-impl<'n, 's> EnumAccess<'n> for Choice<'n, 's> {
-    type Error = Failure;
-    type Variant = Self;
-
-    fn variant_seed<V: DeserializeSeed<'n>>(self, seed: V) -> Result<(V::Value, Self), Failure> {
-        let name: StrDeserializer<'_, Failure> = self.variant.into_deserializer();
-        seed.deserialize(name).map(|variant| (variant, self))
-    }
-}
-
-impl<'n> Choice<'n, '_> {
-    fn content(&self) -> Result<Reader<'n, '_>, Failure> {
-        match self.content {
-            Some(node) => Ok(Reader { node, ..self.reader }),
-            None => Err(de::Error::custom(format!("`{0}` wants its settings: `{0}: {{...}}`", self.variant))),
-        }
-    }
-}
-
-impl<'n> VariantAccess<'n> for Choice<'n, '_> {
-    type Error = Failure;
-
-    fn unit_variant(self) -> Result<(), Failure> {
-        match self.content.map(|n| &n.value) {
-            None | Some(Value::Null) => Ok(()),
-            Some(_) => Err(de::Error::custom(format!("`{}` takes no settings", self.variant))),
-        }
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'n>>(self, seed: T) -> Result<T::Value, Failure> {
-        seed.deserialize(self.content()?)
-    }
-
-    fn tuple_variant<V: Visitor<'n>>(self, _len: usize, visitor: V) -> Result<V::Value, Failure> {
-        self.content()?.deserialize_any(visitor)
-    }
-
-    fn struct_variant<V: Visitor<'n>>(
-        self,
-        fields: &'static [&'static str],
-        v: V,
-    ) -> Result<V::Value, Failure> {
-        self.content()?.deserialize_struct("", fields, v)
-    }
-}
-
-/// The name by which [`Field`] asks its deserializer for the place as well.
-const FIELD: &str = "$placed";
-
-/// Hands a [`Field`] its place (three numbers) and then its value.
-struct Placed<'n, 's> {
-    reader: Reader<'n, 's>,
-    next: u8,
-}
-
-impl<'n> SeqAccess<'n> for Placed<'n, '_> {
-    type Error = Failure;
-
-    fn next_element_seed<T: DeserializeSeed<'n>>(&mut self, seed: T) -> Result<Option<T::Value>, Failure> {
-        let place = self.reader.node.place;
-        self.next += 1;
-        match self.next {
-            1 => seed.deserialize(place.line.into_deserializer()).map(Some),
-            2 => seed.deserialize(place.column.into_deserializer()).map(Some),
-            3 => seed.deserialize(place.width.into_deserializer()).map(Some),
-            4 => seed.deserialize(self.reader).map(Some),
-            _ => Ok(None),
-        }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Field<T> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_newtype_struct(FIELD, FieldVisitor(std::marker::PhantomData))
-    }
-}
-
-struct FieldVisitor<T>(std::marker::PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for FieldVisitor<T> {
-    type Value = Field<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Field<T>, A::Error> {
-        let mut number = || parts.next_element().map(Option::unwrap_or_default);
-        let place = Place { line: number()?, column: number()?, width: number()? };
-        Ok(match parts.next_element::<T>() {
-            Ok(Some(value)) => Field::Given(value, place),
-            Ok(None) => Field::Absent,
-            Err(_) => Field::Wrong(place),
-        })
-    }
-}
-
-/// The name by which [`TextOr`] asks whether there is a scalar.
-const TEXT_OR: &str = "$text_or";
-
-/// A text, or something with more to say: `across: dp_rank` and `across: [target, dp_rank]`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum TextOr<T> {
-    /// A scalar.
-    Text(String),
-    /// The longer form.
-    More(T),
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for TextOr<T> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_newtype_struct(TEXT_OR, TextOrVisitor(std::marker::PhantomData))
-    }
-}
-
-struct TextOrVisitor<T>(std::marker::PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {
-    type Value = TextOr<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text or a longer form")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<TextOr<T>, E> {
-        Ok(TextOr::Text(text.to_owned()))
-    }
-
-    fn visit_newtype_struct<D: Deserializer<'de>>(self, d: D) -> Result<TextOr<T>, D::Error> {
-        T::deserialize(d).map(TextOr::More)
-    }
-}
-
-impl<T: JsonSchema> JsonSchema for TextOr<T> {
-    fn schema_name() -> Cow<'static, str> {
-        format!("TextOr{}", T::schema_name()).into()
-    }
-
-    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let more = generator.subschema_for::<T>();
-        schemars::json_schema!({ "oneOf": [{ "type": "string" }, more] })
-    }
 }
 
 #[cfg(test)]

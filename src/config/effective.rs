@@ -46,6 +46,9 @@ pub struct Setting {
 pub struct Settings {
     #[serde(skip)]
     file: Arc<str>,
+    /// What holds where the file is silent, from another one.
+    #[serde(skip)]
+    beneath: Vec<Setting>,
     /// All of them.
     pub all: Vec<Setting>,
 }
@@ -53,7 +56,12 @@ pub struct Settings {
 impl Settings {
     /// None yet, of `file`.
     pub fn of(file: Arc<str>) -> Self {
-        Self { file, all: Vec::new() }
+        Self { file, beneath: Vec::new(), all: Vec::new() }
+    }
+
+    /// Likewise; where the file is silent, `other` may have spoken.
+    pub fn over(file: Arc<str>, other: &Self) -> Self {
+        Self { file, beneath: other.all.clone(), all: Vec::new() }
     }
 
     /// A field's value or the default, noted either way.
@@ -75,9 +83,33 @@ impl Settings {
         self.push(key, value.to_string(), Origin::File(self.file.clone(), place.line));
     }
 
-    /// Notes a default.
+    /// Notes what holds where the file is silent.
     pub fn fallback(&mut self, key: &str, value: impl fmt::Display) {
-        self.push(key, value.to_string(), Origin::Default);
+        self.inherited(key, value, key);
+    }
+
+    /// Likewise; another file calls it `elsewhere`.
+    pub fn inherited(&mut self, key: &str, value: impl fmt::Display, elsewhere: &str) {
+        let value = value.to_string();
+        let from = self.beneath.iter().find(|s| s.key == elsewhere && s.value == value);
+        let origin = from.map_or(Origin::Default, |s| s.origin.clone());
+        self.push(key, value, origin);
+    }
+
+    /// Notes what holds, whether the file says it (`place`) or not.
+    pub fn note(&mut self, key: &str, value: impl fmt::Display, place: Option<Place>) {
+        match place {
+            Some(place) => self.given(key, value, place),
+            None => self.fallback(key, value),
+        }
+    }
+
+    /// Notes what may be missing.
+    pub fn note_any<T: fmt::Display>(&mut self, key: &str, value: Option<T>, place: Option<Place>) {
+        match value {
+            Some(value) => self.note(key, value, place),
+            None => self.note(key, "none", place),
+        }
     }
 
     /// Notes what the command line says; it wins over a note with the same key.

@@ -6,20 +6,24 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::capture::{CaptureText, capture_of, default_http, texts};
-use super::de::{Field, TextOr, did_you_mean, read};
+use super::capture::CaptureText;
+use super::de::{Field, TextOr, read};
 use super::diagnostic::{Diagnostic, Findings};
 use super::effective::Settings;
 use super::quantity::{Bytes, Span};
-use super::receiver::{self, Receiver, ReceiverText};
-use super::rule::{Checked, RuleText};
-use super::rules::{self, PRESETS, Preset, Used};
-use super::secret::{SecretRef, SecretText, secret_of};
-use super::signal::{self, OwnSignal, SignalText};
-use super::target::{self, Target, TargetText};
-use super::tree;
+use super::receiver::{Receiver, ReceiverText};
+use super::rule::Checked;
+use super::rules::{LoadRules, RuleEntry};
+use super::secret::{SecretRef, SecretText};
+use super::signal::{OwnSignal, SignalText};
+use super::target::{Target, TargetText};
+use super::tree::{self, Node, Place, Value};
 use crate::decide::capture::CaptureSpec;
-use crate::decide::signal::catalog::{Catalog, Kind, Own};
+use crate::decide::signal::catalog::Catalog;
+
+mod check;
+
+use check::check;
 
 /// The configuration of the agent.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -30,7 +34,7 @@ pub struct FileText {
     /// Signals of your own.
     signals: Field<Vec<Field<SignalText>>>,
     /// Rules: `preset:NAME`, a file, a folder, or a rule itself. Default: the shipped default rules.
-    rules: Field<Vec<Field<TextOr<RuleText>>>>,
+    rules: Field<Vec<Field<RuleEntry>>>,
     /// What a rule captures that does not say so itself, and what is captured by hand or for an alert.
     /// Default: a window over HTTP of 10 steps.
     capture: Field<CaptureText>,
@@ -190,17 +194,25 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Files of rules by the path that the configuration names: one for a file, several for a folder.
-pub type LoadRules<'a> = &'a dyn Fn(&str) -> Result<Vec<(String, String)>, String>;
+/// The text of a configuration in which everything has its default.
+pub const DEFAULTS: &str = "{}\n";
+
+/// What to write instead of nothing.
+const NOTHING: &str = "name a server and rules; `skewtrap init URL` writes a file to begin with";
 
 /// Reads a configuration. `file` is what it is called; `load_rules` reads the rule files it names,
 /// and relative paths are the loader's affair.
 pub fn load(file: &str, text: &str, load_rules: LoadRules<'_>) -> Loaded {
     let mut findings = Findings::new(file, text);
     let parsed = match tree::parse(text) {
+        // A file that was cut short must not read as "everything has its default".
+        Ok(Node { value: Value::Null, .. }) => {
+            findings.error(Place::default(), "the file says nothing", Some(NOTHING.into()));
+            None
+        }
         Ok(node) => read::<FileText>(&node, &mut findings),
         Err(e) => {
-            findings.error(e.place, e.message, None);
+            findings.error(e.place, e.message, e.hint);
             None
         }
     };
@@ -213,234 +225,6 @@ pub fn load(file: &str, text: &str, load_rules: LoadRules<'_>) -> Loaded {
     diagnostics.append(&mut others);
     let is_ok = !diagnostics.iter().any(Diagnostic::is_error);
     Loaded { config: is_ok.then_some(config), diagnostics }
-}
-
-fn check(
-    text: &FileText,
-    load_rules: LoadRules<'_>,
-    findings: &mut Findings<'_>,
-    others: &mut Vec<Diagnostic>,
-) -> Config {
-    let mut settings = Settings::of(findings.file().clone());
-    let targets = targets_of(text, findings);
-    let signals = signals_of(text, findings);
-    let catalog = Arc::new(catalog_of(&signals));
-    let receivers = receivers_of(text, findings);
-    let capture = capture_of(&text.capture, &CaptureSpec::Http(default_http()), &mut settings, findings);
-    let rules = rules_of(text, &catalog, &capture, load_rules, findings, others);
-    // A file of rules alone names receivers that its configuration will have.
-    if !(text.targets.is_absent() && text.receivers.is_absent()) {
-        check_notify(&rules, &receivers, findings, others);
-    }
-    let storm = text.storm_cap.get().cloned().unwrap_or_default();
-    let minutes = |m: u64| Span(Duration::from_secs(60 * m));
-    Config {
-        budget: budget_of(text, &mut settings, findings),
-        keep: keep_of(text, &mut settings),
-        storm_cap: (
-            settings.take("storm_cap.incidents", &storm.incidents, 20),
-            settings.take("storm_cap.per", &storm.per, minutes(10)).0,
-        ),
-        watch_only: settings.take("watch_only", &text.watch_only, false),
-        state_dir: text.state_dir.get().cloned(),
-        incident_dir: text.incident_dir.get().cloned(),
-        listen: listen_of(&text.listen, "127.0.0.1:9464", &mut settings, findings),
-        metrics_listen: text
-            .metrics_listen
-            .get()
-            .map(|_| listen_of(&text.metrics_listen, "", &mut settings, findings)),
-        hosts: hosts_of(text, findings),
-        token: secret_of(&text.token, "`token`", findings),
-        zone: target::zone_of(&text.zone, findings),
-        log: text.log.or(LogFormatText::Text),
-        targets,
-        signals,
-        catalog,
-        rules,
-        capture,
-        receivers,
-        settings,
-    }
-}
-
-fn targets_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<Target> {
-    let mut targets: Vec<Target> = Vec::new();
-    for (t, place) in text.targets.get().into_iter().flatten().filter_map(Field::placed) {
-        let Some(target) = target::check(t, place, findings) else { continue };
-        if targets.iter().any(|other| other.name == target.name) {
-            let hint = "give each its own `name`".to_owned();
-            findings.error(place, format!("two targets are called `{}`", target.name), Some(hint));
-        }
-        targets.push(target);
-    }
-    targets
-}
-
-fn signals_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<OwnSignal> {
-    let catalog = Catalog::default();
-    let mut signals: Vec<OwnSignal> = Vec::new();
-    for (s, place) in text.signals.get().into_iter().flatten().filter_map(Field::placed) {
-        let is_built_in = |name: &str| catalog.signal_named(name).is_some();
-        let Some(own) = signal::check(s, place, &is_built_in, findings) else { continue };
-        if signals.iter().any(|other| other.name == own.name) {
-            findings.error(place, format!("two signals are called `{}`", own.name), None);
-        }
-        signals.push(own);
-    }
-    signals
-}
-
-fn catalog_of(signals: &[OwnSignal]) -> Catalog {
-    let mut catalog = Catalog::default();
-    for own in signals {
-        let kind = match own.kind {
-            signal::KindText::Gauge => Kind::Gauge,
-            signal::KindText::Counter => Kind::Counter,
-        };
-        // Names were checked; what would be one signal too many is then an unknown signal in a rule.
-        let _ = catalog.define(Own { name: own.name.clone(), unit: own.unit.clone(), kind });
-    }
-    catalog
-}
-
-fn receivers_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<Receiver> {
-    let mut receivers: Vec<Receiver> = Vec::new();
-    for (r, place) in text.receivers.get().into_iter().flatten().filter_map(Field::placed) {
-        let Some(receiver) = receiver::check(r, place, findings) else { continue };
-        if receivers.iter().any(|other| other.name == receiver.name) {
-            findings.error(place, format!("two receivers are called `{}`", receiver.name), None);
-        }
-        receivers.push(receiver);
-    }
-    receivers
-}
-
-fn rules_of(
-    text: &FileText,
-    catalog: &Catalog,
-    capture: &CaptureSpec,
-    load_rules: LoadRules<'_>,
-    findings: &mut Findings<'_>,
-    others: &mut Vec<Diagnostic>,
-) -> Vec<Checked> {
-    let Some(entries) = text.rules.get() else {
-        return if text.rules.is_absent() { rules::shipped(catalog, capture).rules } else { Vec::new() };
-    };
-    let (mut checked, mut used) = (Vec::new(), Used::new());
-    for (entry, place) in entries.iter().filter_map(Field::placed) {
-        match entry {
-            TextOr::More(rule) => {
-                let rule = [Field::Given(rule.clone(), place)];
-                rules::check_all(&rule, catalog, capture, &mut used, findings, &mut checked);
-            }
-            TextOr::Text(path) => match files_of(path, load_rules) {
-                Ok(files) => {
-                    let files = files.iter().map(|(n, t)| (n.as_str(), t.as_str()));
-                    let mut loaded = rules::load_beside(files, catalog, capture, &mut used);
-                    checked.append(&mut loaded.rules);
-                    others.append(&mut loaded.diagnostics);
-                }
-                Err((message, hint)) => findings.error(place, message, hint),
-            },
-        }
-    }
-    checked
-}
-
-fn files_of(path: &str, load: LoadRules<'_>) -> Result<Vec<(String, String)>, (String, Option<String>)> {
-    let Some(name) = path.strip_prefix("preset:") else {
-        return match load(path) {
-            Ok(files) if files.is_empty() => Err((format!("no rule files in {path}"), None)),
-            Ok(files) => Ok(files),
-            Err(e) => Err((e, None)),
-        };
-    };
-    match rules::preset(name) {
-        Some(Preset { text, .. }) => Ok(vec![(rules::preset_file(name), (*text).to_owned())]),
-        None => {
-            let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
-            Err((format!("no shipped rule is called `{name}`"), Some(did_you_mean(name, &known))))
-        }
-    }
-}
-
-/// A rule that notifies nobody who exists is an error where the rule is written.
-fn check_notify(
-    rules: &[Checked],
-    receivers: &[Receiver],
-    findings: &mut Findings<'_>,
-    others: &mut Vec<Diagnostic>,
-) {
-    let known: Vec<&str> = receivers.iter().map(|r| &*r.name).collect();
-    for checked in rules {
-        for (name, place) in checked.rule.notify.iter().zip(&checked.notify_places) {
-            if known.contains(&&**name) {
-                continue;
-            }
-            let message = format!("no receiver is called `{name}`");
-            let hint = match known.is_empty() {
-                true => "`receivers:` in the configuration defines them".to_owned(),
-                false => did_you_mean(name, &known),
-            };
-            if checked.file == *findings.file() {
-                findings.error(*place, message, Some(hint));
-            } else {
-                others.push(Diagnostic::error_at(&checked.file, *place, message, Some(hint)));
-            }
-        }
-    }
-}
-
-fn budget_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'_>) -> Budget {
-    let text = text.budget.get().cloned().unwrap_or_default();
-    let budget = Budget {
-        stalled: settings.take("budget.stalled", &text.stalled, Span(Duration::from_secs(120))).0,
-        bytes: settings.take("budget.bytes", &text.bytes, Bytes(20 << 30)).0,
-        windows: settings.take("budget.windows", &text.windows, 4),
-        worse_by: settings.take("budget.worse_by", &text.worse_by, 1.5),
-    };
-    if let Some(place) = text.worse_by.place()
-        && budget.worse_by <= 1.0
-    {
-        findings.error(place, "`worse_by` is a factor above 1", Some("write 1.5, say".into()));
-    }
-    budget
-}
-
-fn keep_of(text: &FileText, settings: &mut Settings) -> Keep {
-    let text = text.keep.get().cloned().unwrap_or_default();
-    Keep {
-        incidents: settings.take("keep.incidents", &text.incidents, 200),
-        age: settings.take("keep.age", &text.age, Span(Duration::from_secs(30 * 86_400))).0,
-        bytes: settings.take("keep.bytes", &text.bytes, Bytes(50 << 30)).0,
-        min_free: settings.take("keep.min_free", &text.min_free, Bytes(5 << 30)).0,
-    }
-}
-
-fn hosts_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<String> {
-    let of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    for (host, place) in text.hosts.get().into_iter().flatten().filter_map(Field::placed) {
-        if host.is_empty() || !host.chars().all(of_a_name) {
-            let hint = "write the name alone, without scheme and port: `gpu7.example.com`";
-            findings.error(place, format!("`{host}` is no host name"), Some(hint.into()));
-        }
-    }
-    texts(&text.hosts).unwrap_or_default()
-}
-
-fn listen_of(
-    field: &Field<String>,
-    default: &str,
-    settings: &mut Settings,
-    findings: &mut Findings<'_>,
-) -> String {
-    if let Some((address, place)) = field.placed()
-        && address.parse::<std::net::SocketAddr>().is_err()
-    {
-        let hint = "write `127.0.0.1:9464`, or `0.0.0.0:9464` with a `token`";
-        findings.error(place, format!("`{address}` is no address and port"), Some(hint.into()));
-    }
-    settings.take("listen", field, default.to_owned())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::capture::texts;
 use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
+use super::effective::Settings;
 use super::quantity::Span;
 use super::rule::SeverityText;
 use super::secret::{Address, SecretRef, SecretText, address_of, secret_of};
@@ -112,6 +113,18 @@ pub enum UpdateText {
     Resolved,
 }
 
+impl UpdateText {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Fired => "fired",
+            Self::Refused => "refused",
+            Self::Captured => "captured",
+            Self::Verdict => "verdict",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
 /// A receiver, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Receiver {
@@ -181,7 +194,12 @@ pub enum Means {
 }
 
 /// Checks one receiver.
-pub fn check(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> Option<Receiver> {
+pub fn check(
+    text: &ReceiverText,
+    place: Place,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> Option<Receiver> {
     let name = match text.name.placed() {
         Some((name, at)) if name.is_empty() || name.contains(char::is_whitespace) => {
             findings.error(at, "a receiver's name is one word", None);
@@ -198,7 +216,7 @@ pub fn check(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> 
     let label = |(k, v): (&String, &Field<String>)| {
         v.get().map(|v| (Arc::from(k.as_str()), LabelValue::Text(v.as_str().into())))
     };
-    Some(Receiver {
+    let receiver = Receiver {
         name,
         means,
         min_severity: text.min_severity.get().copied().map_or(Severity::Info, Into::into),
@@ -206,7 +224,23 @@ pub fn check(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> 
         updates: text.updates.get().into_iter().flatten().filter_map(|u| u.get().copied()).collect(),
         by_default: text.by_default.or(true),
         timeout: text.timeout.or(Span(Duration::from_secs(10))).0,
-    })
+    };
+    note(text, place, &receiver, settings);
+    Some(receiver)
+}
+
+/// Notes a receiver's settings, below its name.
+fn note(text: &ReceiverText, place: Place, receiver: &Receiver, settings: &mut Settings) {
+    let key = |field: &str| format!("receivers.{}.{field}", receiver.name);
+    settings.given(&key("means"), receiver.means.word(), place);
+    settings.note(&key("min_severity"), receiver.min_severity.word(), text.min_severity.place());
+    let labels = (!receiver.labels.0.is_empty()).then_some(&receiver.labels);
+    settings.note_any(&key("labels"), labels, text.labels.place());
+    let updates: Vec<&str> = receiver.updates.iter().map(|u| u.word()).collect();
+    let updates = if updates.is_empty() { "all".to_owned() } else { updates.join(", ") };
+    settings.note(&key("updates"), updates, text.updates.place());
+    settings.note(&key("by_default"), receiver.by_default, text.by_default.place());
+    settings.note(&key("timeout"), Span(receiver.timeout), text.timeout.place());
 }
 
 fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> Option<Means> {

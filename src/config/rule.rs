@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::capture::{CaptureText, capture_of};
-use super::condition::{Context, TriggerText, clear_of, trigger_of};
+use super::condition::{Context, TriggerText, check_min_mean, clear_of, trigger_of};
 use super::de::{Field, TextOr, did_you_mean};
 use super::diagnostic::Findings;
 use super::effective::Settings;
@@ -135,10 +135,14 @@ pub fn check(
     place: Place,
     catalog: &Catalog,
     default_capture: &CaptureSpec,
+    beneath: &Settings,
     findings: &mut Findings<'_>,
 ) -> Option<Checked> {
-    let mut settings = Settings::of(findings.file().clone());
+    let mut settings = Settings::over(findings.file().clone(), beneath);
     let name = check_name(&text.name, place, findings);
+    settings.note_any("name", name.as_deref(), text.name.place());
+    settings.note_any("about", text.about.get(), text.about.place());
+    settings.note_any("signal", text.signal.get(), text.signal.place());
     let across = labels_of("across", &text.across, &["dp_rank"], &mut settings, findings);
     let within: Vec<&str> =
         ["target", "role"].into_iter().filter(|w| !across.iter().any(|a| **a == **w)).collect();
@@ -159,6 +163,9 @@ pub fn check(
             None
         }
     };
+    if let (Some(trigger), Some((min_mean, at))) = (&trigger, text.min_mean.placed()) {
+        check_min_mean(*min_mean, &trigger.conditions[0], catalog, at, findings);
+    }
     let clear = trigger.as_ref().and_then(|t| clear_of(&text.clear, t, context, &mut settings, findings));
     let only_if = guard_of(&text.only_if, catalog, &mut settings, findings);
     let capture = capture_of(&text.capture, default_capture, &mut settings, findings);
@@ -169,7 +176,14 @@ pub fn check(
         findings.error(at, "one member has no peers to be compared with", Some("write 2 or more".into()));
     }
     let severity = text.severity.get().copied().map_or(Severity::Warning, Into::into);
+    settings.note("severity", severity.word(), text.severity.place());
     let notify = text.notify.placed().map(|(names, at)| names_of(names, at)).unwrap_or_default();
+    let names: Vec<&str> = notify.iter().map(|(name, _)| *name).collect();
+    let names = if names.is_empty() { "who takes every message".to_owned() } else { names.join(", ") };
+    settings.note("notify", names, text.notify.place());
+    let labels = free_labels(&text.labels);
+    settings.note_any("labels", (!labels.0.is_empty()).then_some(&labels), text.labels.place());
+    settings.take("enabled", &text.enabled, true);
     if text.enabled.get() == Some(&false) {
         return None;
     }
@@ -189,7 +203,7 @@ pub fn check(
         limits,
         severity,
         notify: notify.iter().map(|(name, _)| (*name).into()).collect(),
-        labels: free_labels(&text.labels),
+        labels,
     };
     let place = text.name.place().unwrap_or(place);
     let notify_places = notify.iter().map(|(_, place)| *place).collect();
@@ -265,8 +279,8 @@ fn guard_of(
     settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Option<Guard> {
+    settings.note_any("only_if", text.get(), text.place());
     let (source, place) = text.placed()?;
-    settings.given("only_if", source, place);
     match Guard::new(source, catalog) {
         Ok(guard) => Some(guard),
         Err(GuardError::Syntax { line: 1, column, message }) => {

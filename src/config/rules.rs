@@ -6,10 +6,11 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::de::{Field, read};
+use super::de::{Field, TextOr, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
+use super::effective::Settings;
 use super::rule::{Checked, RuleText, check};
-use super::tree;
+use super::tree::{self, Place};
 use crate::decide::capture::CaptureSpec;
 use crate::decide::signal::catalog::Catalog;
 
@@ -17,10 +18,20 @@ use crate::decide::signal::catalog::Catalog;
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RulesText {
-    /// The rules.
+    /// The rules, or `preset:NAME` for a shipped one.
     #[schemars(required)]
-    pub rules: Field<Vec<Field<RuleText>>>,
+    pub rules: Field<Vec<Field<RuleEntry>>>,
 }
+
+/// A rule, or the name of some.
+pub type RuleEntry = TextOr<RuleText>;
+
+/// What is wrong with a list without rules.
+pub const NONE: &str = "there are no rules in it";
+
+/// What would be right.
+pub const NONE_HINT: &str =
+    "name some, as in `rules: [preset:dp-load-skew]`; without `rules` the default ones are in force";
 
 /// A shipped rule file.
 #[derive(Clone, Copy, Debug)]
@@ -78,9 +89,14 @@ impl LoadedRules {
 
 /// The shipped rules that run by default.
 pub fn shipped(catalog: &Catalog, capture: &CaptureSpec) -> LoadedRules {
+    shipped_over(catalog, capture, &Settings::default())
+}
+
+/// Likewise; `beneath` says where `capture` is from.
+pub fn shipped_over(catalog: &Catalog, capture: &CaptureSpec, beneath: &Settings) -> LoadedRules {
     let files: Vec<(String, &str)> =
         PRESETS.iter().filter(|p| p.is_default).map(|p| (preset_file(p.name), p.text)).collect();
-    load(files.iter().map(|(name, text)| (name.as_str(), *text)), catalog, capture)
+    load_over(files.iter().map(|(name, text)| (name.as_str(), *text)), catalog, capture, beneath)
 }
 
 /// The shipped rule of that name.
@@ -93,272 +109,142 @@ pub fn preset_file(name: &str) -> String {
     format!("preset:{name}")
 }
 
+/// Files of rules by the path that somebody names: one for a file, several for a folder.
+pub type LoadRules<'a> = &'a dyn Fn(&str) -> Result<Vec<(String, String)>, String>;
+
+/// The files that `named` means, a shipped rule (`preset:NAME`), a file or a folder; and otherwise what is
+/// wrong, and what would be right.
+///
+/// # Errors
+/// There is no such preset, or `load` finds nothing.
+pub fn files_named(
+    named: &str,
+    load: LoadRules<'_>,
+) -> Result<Vec<(String, String)>, (String, Option<String>)> {
+    let Some(name) = named.strip_prefix("preset:") else {
+        return match load(named) {
+            Ok(files) if files.is_empty() => Err((format!("no rule files in {named}"), None)),
+            Ok(files) => Ok(files),
+            Err(e) => Err((e, None)),
+        };
+    };
+    match preset(name) {
+        Some(Preset { text, .. }) => Ok(vec![(preset_file(name), (*text).to_owned())]),
+        None => {
+            let known: Vec<&str> = PRESETS.iter().map(|p| p.name).collect();
+            Err((format!("no shipped rule is called `{name}`"), Some(did_you_mean(name, &known))))
+        }
+    }
+}
+
 /// Rules of several files, each a name and its text. A name is used once over all of them.
 pub fn load<'f>(
     files: impl IntoIterator<Item = (&'f str, &'f str)>,
     catalog: &Catalog,
     capture: &CaptureSpec,
 ) -> LoadedRules {
-    load_beside(files, catalog, capture, &mut Used::new())
+    load_over(files, catalog, capture, &Settings::default())
 }
 
-/// Likewise, beside rules whose names are used already.
-pub fn load_beside<'f>(
+fn load_over<'f>(
     files: impl IntoIterator<Item = (&'f str, &'f str)>,
     catalog: &Catalog,
     capture: &CaptureSpec,
-    names: &mut Used,
+    beneath: &Settings,
 ) -> LoadedRules {
-    let mut loaded = LoadedRules::default();
+    let mut diagnostics = Vec::new();
+    let mut list = RuleList {
+        catalog,
+        capture,
+        beneath,
+        load_rules: &no_file,
+        used: Used::new(),
+        rules: Vec::new(),
+        others: &mut diagnostics,
+    };
     for (file, text) in files {
-        let mut findings = Findings::new(file, text);
-        let rules = match tree::parse(text) {
-            Ok(node) => read::<RulesText>(&node, &mut findings).and_then(|r| r.rules.get().cloned()),
-            Err(e) => {
-                findings.error(e.place, e.message, None);
-                Some(Vec::new())
-            }
-        };
-        if rules.as_ref().is_none_or(Vec::is_empty) && !findings.has_errors() {
-            findings.warn(
-                tree::Place::default(),
-                "the file has no rules",
-                Some("begin with `rules:`".into()),
-            );
-        }
-        check_all(&rules.unwrap_or_default(), catalog, capture, names, &mut findings, &mut loaded.rules);
-        loaded.diagnostics.extend(findings.into_sorted());
+        list.check_file(file, text);
     }
-    loaded
+    let rules = list.rules;
+    LoadedRules { rules, diagnostics }
+}
+
+/// A file of rules names no other: it could name itself, and would look for it beside the configuration.
+fn no_file(path: &str) -> Result<Vec<(String, String)>, String> {
+    Err(format!(
+        "a file of rules holds rules and presets; name {path} in the configuration, or beside this file on the command line"
+    ))
 }
 
 /// Where a name was first used.
 pub type Used = BTreeMap<Arc<str>, (Arc<str>, u32)>;
 
-/// Checks the rules of one list.
-pub fn check_all(
-    texts: &[Field<RuleText>],
-    catalog: &Catalog,
-    capture: &CaptureSpec,
-    names: &mut Used,
-    findings: &mut Findings<'_>,
-    into: &mut Vec<Checked>,
-) {
-    for (text, place) in texts.iter().filter_map(Field::placed) {
-        let checked = check(text, place, catalog, capture, findings);
+/// Rules on their way from a list, and the files that it names, to those that may run.
+pub struct RuleList<'a> {
+    /// The signals that they may name.
+    pub catalog: &'a Catalog,
+    /// What they capture unless they say.
+    pub capture: &'a CaptureSpec,
+    /// Where that is from.
+    pub beneath: &'a Settings,
+    /// Reads the files that are named.
+    pub load_rules: LoadRules<'a>,
+    /// Names so far.
+    pub used: Used,
+    /// Rules so far.
+    pub rules: Vec<Checked>,
+    /// What is wrong with the files that are named.
+    pub others: &'a mut Vec<Diagnostic>,
+}
+
+impl RuleList<'_> {
+    /// Checks the entries of one list.
+    pub fn check(&mut self, entries: &[Field<RuleEntry>], findings: &mut Findings<'_>) {
+        for (entry, place) in entries.iter().filter_map(Field::placed) {
+            match entry {
+                TextOr::More(rule) => self.check_rule(rule, place, findings),
+                TextOr::Text(named) => match files_named(named, self.load_rules) {
+                    Ok(files) => files.iter().for_each(|(name, text)| self.check_file(name, text)),
+                    Err((message, hint)) => findings.error(place, message, hint),
+                },
+            }
+        }
+    }
+
+    /// Checks the rules of one file.
+    fn check_file(&mut self, file: &str, text: &str) {
+        let mut findings = Findings::new(file, text);
+        let parsed = match tree::parse(text) {
+            Ok(node) => read::<RulesText>(&node, &mut findings),
+            Err(e) => {
+                findings.error(e.place, e.message, e.hint);
+                None
+            }
+        };
+        let entries = parsed.as_ref().and_then(|r| r.rules.get()).map_or(&[][..], Vec::as_slice);
+        if entries.is_empty() && !findings.has_errors() {
+            let place = parsed.as_ref().and_then(|r| r.rules.place()).unwrap_or_default();
+            findings.error(place, NONE, Some("begin with `rules:`, and a rule below".into()));
+        }
+        let outer = std::mem::replace(&mut self.load_rules, &no_file);
+        self.check(entries, &mut findings);
+        self.load_rules = outer;
+        self.others.extend(findings.into_sorted());
+    }
+
+    fn check_rule(&mut self, text: &RuleText, place: Place, findings: &mut Findings<'_>) {
+        let checked = check(text, place, self.catalog, self.capture, self.beneath, findings);
         if let Some((name, at)) = text.name.placed() {
             let here = (findings.file().clone(), at.line);
-            if let Some((file, line)) = names.get(name.as_str()) {
-                let message = format!("another rule is called `{name}`");
-                findings.error(
-                    at,
-                    message,
-                    Some(format!("it is at {file}:{line}; state is kept under the name")),
-                );
-                continue;
+            if let Some((file, line)) = self.used.get(name.as_str()) {
+                let hint = format!("it is at {file}:{line}; state is kept under the name");
+                return findings.error(at, format!("another rule is called `{name}`"), Some(hint));
             }
-            names.insert(name.as_str().into(), here);
+            self.used.insert(name.as_str().into(), here);
         }
-        into.extend(checked);
+        self.rules.extend(checked);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn loaded(text: &str) -> LoadedRules {
-        load([("rules.yaml", text)], &Catalog::default(), &CaptureSpec::None)
-    }
-
-    fn told(text: &str) -> String {
-        loaded(text).diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
-    }
-
-    #[test]
-    fn the_shipped_rules_are_right() {
-        let shipped = shipped(&Catalog::default(), &CaptureSpec::None);
-        assert!(shipped.diagnostics.is_empty(), "{:?}", shipped.diagnostics);
-        let names: Vec<&str> = shipped.rules.iter().map(|c| &*c.rule.name).collect();
-        assert_eq!(names, ["dp-load-skew", "kv-usage-skew", "starved-rank"]);
-    }
-
-    #[test]
-    fn the_rule_of_the_design_is_read() {
-        let text = "rules:
-  - name: dp-load-skew
-    about: One DP rank holds more running and queued requests than its peers.
-    signal: load
-    across: dp_rank
-    within: [target, role]
-    trigger: { max_over_mean: 1.5, beyond_chance: 4, for: 3s }
-    clear:   { max_over_mean: 1.5, within_chance: 3, for: 10s }
-    min_mean: 4
-    only_if: ranks(load) >= 2
-    capture: { http: { num_steps: 10, deadline: 30s } }
-    limits:  { cooldown: 10m, captures: 4, per: 24h }
-    severity: warning
-    notify:  [oncall]
-";
-        let loaded = loaded(text);
-        assert!(loaded.diagnostics.is_empty(), "{}", told(text));
-        let checked = &loaded.rules[0];
-        assert_eq!(checked.rule.trigger.hold.as_secs(), 3);
-        assert_eq!(checked.rule.clear.conditions[0].chance, Some(3.0));
-        insta::assert_snapshot!(checked.settings.to_string(), @r"
-        across                  dp_rank           rules.yaml:5
-        within                  target, role      rules.yaml:6
-        trigger.for             3s                rules.yaml:7
-        trigger.max_over_mean   1.5               rules.yaml:7
-        trigger.beyond_chance   4                 rules.yaml:7
-        clear.for               10s               rules.yaml:8
-        clear.max_over_mean     1.5               rules.yaml:8
-        clear.within_chance     3                 rules.yaml:8
-        only_if                 ranks(load) >= 2  rules.yaml:10
-        capture                 http              rules.yaml:11
-        capture.http.num_steps  10                rules.yaml:11
-        capture.http.deadline   30s               rules.yaml:11
-        capture.http.warmup     0s                default
-        limits.cooldown         10m               rules.yaml:12
-        limits.captures         4                 rules.yaml:12
-        limits.per              1d                rules.yaml:12
-        min_members             2                 default
-        keep_firing_for         0s                default
-        rearm_after             0s                default
-        min_mean                4                 rules.yaml:9
-        ");
-    }
-
-    #[test]
-    fn everything_wrong_with_a_file_is_told_at_once() {
-        insta::assert_snapshot!(told("rules:
-  - name: Bad Name
-    signal: laod
-    trigger: { max_over_mean: 0.5, for: soon }
-  - name: two
-    signal: load
-    trigger: { max_over_mean: 1.5, cv: 0.3, beyond_chance: 4 }
-    only_if: meen(load) > 2 &&
-  - name: three
-    signal: load
-    across: [target, dp_rank]
-    within: [target]
-    trigger: { min_over_mean: 0.3, side: high }
-    clear: { min_over_mean: 0.2 }
-    only_if: max(queu_reqs) > 2
-  - name: three
-    trigger: { max_over_mean: 1.5, beyond_chance: 3 }
-    clear: { within_chance: 4 }
-    signal: load
-    capture: { http: { num_steps: 5000, deadline: 2m, start_step: 5, activities: [GPUS], with_stack: true } }
-"), @r#"
-        error: rules.yaml:2:11: `Bad Name` is no name for a rule: it becomes part of file names
-           |
-         2 |   - name: Bad Name
-           |           ^^^^^^^^
-          = use lower-case letters, digits and `-`
-        error: rules.yaml:3:13: unknown signal `laod`
-           |
-         3 |     signal: laod
-           |             ^^^^
-          = did you mean `load`?
-        error: rules.yaml:4:31: this bound is always exceeded: `max_over_mean` is 1 or more
-           |
-         4 |     trigger: { max_over_mean: 0.5, for: soon }
-           |                               ^^^
-        error: rules.yaml:4:41: expected a duration with its unit, like `5s`, `250ms`, `10m` or `24h`, found the text "soon"
-           |
-         4 |     trigger: { max_over_mean: 0.5, for: soon }
-           |                                         ^^^^
-        error: rules.yaml:7:40: two statistics in one condition: `max_over_mean` and `cv`
-           |
-         7 |     trigger: { max_over_mean: 1.5, cv: 0.3, beyond_chance: 4 }
-           |                                        ^^^
-          = several go into a list: `all: [{ cv: 0.3 }, { max_over_mean: 1.5 }]`
-        error: rules.yaml:8:31: not valid CEL: mismatched input '<EOF>'
-           |
-         8 |     only_if: meen(load) > 2 &&
-           |                               ^
-        error: rules.yaml:11:13: `target` cannot be in `across` and in `within`: every group would have one member
-            |
-         11 |     across: [target, dp_rank]
-            |             ^
-          = to compare servers with each other write `within: [role]`
-        error: rules.yaml:13:42: `min_over_mean` can only blame the low side
-            |
-         13 |     trigger: { min_over_mean: 0.3, side: high }
-            |                                          ^^^^
-          = use `max_over_mean`, or `max_minus_min`, `cv` or `robust_z` with `side: both`
-        error: rules.yaml:14:29: the clear (min_over_mean 0.2) already holds where the trigger (0.3) fires: it would flap
-            |
-         14 |     clear: { min_over_mean: 0.2 }
-            |                             ^^^
-          = write 0.3 or a stricter bound
-        error: rules.yaml:15:18: unknown signal `queu_reqs`; did you mean `queue_reqs`?
-            |
-         15 |     only_if: max(queu_reqs) > 2
-            |                  ^^^^^^^^^
-        error: rules.yaml:16:11: another rule is called `three`
-            |
-         16 |   - name: three
-            |           ^^^^^
-          = it is at rules.yaml:9; state is kept under the name
-        error: rules.yaml:18:29: `within_chance: 4` already holds where `beyond_chance: 3` fires
-            |
-         18 |     clear: { within_chance: 4 }
-            |                             ^
-          = write 3 or less
-        error: rules.yaml:20:35: a window has at least one step and an end
-            |
-         20 |     capture: { http: { num_steps: 5000, deadline: 2m, start_step: 5, activities: [GPUS], with_stack: true } }
-            |                                   ^^^^
-          = write a number from 1 to 1000; 10 is plenty for a comparison
-        error: rules.yaml:20:51: `deadline` is more than 0s and at most 30s
-            |
-         20 |     capture: { http: { num_steps: 5000, deadline: 2m, start_step: 5, activities: [GPUS], with_stack: true } }
-            |                                                   ^^
-          = write `deadline: 30s` or less
-        error: rules.yaml:20:67: the server takes `start_step` as an absolute step of each rank, and one that lies ahead leaves a window that cannot be disarmed
-            |
-         20 |     capture: { http: { num_steps: 5000, deadline: 2m, start_step: 5, activities: [GPUS], with_stack: true } }
-            |                                                                   ^
-          = for "wait, then start" write `warmup: 2s`; to pass the number on all the same, `accept_risk: [start_step]`
-        error: rules.yaml:20:83: unknown activity `GPUS`: the server would answer 200 and record nothing
-            |
-         20 |     capture: { http: { num_steps: 5000, deadline: 2m, start_step: 5, activities: [GPUS], with_stack: true } }
-            |                                                                                   ^^^^
-          = did you mean `GPU`?
-        error: rules.yaml:20:102: stacks fill memory without bound, stretch the export and have crashed servers
-            |
-         20 |     capture: { http: { num_steps: 5000, deadline: 2m, start_step: 5, activities: [GPUS], with_stack: true } }
-            |                                                                                                      ^^^^
-          = take it out, or write `accept_risk: [with_stack]`
-        "#);
-    }
-
-    #[test]
-    fn a_file_that_is_not_yaml_or_has_no_rules_says_so() {
-        insta::assert_snapshot!(told("rules:\n  - name: a\n   - b\n"), @r"
-        error: rules.yaml:3:4: while parsing a block collection, did not find expected '-' indicator
-           |
-         3 |    - b
-           |    ^
-        ");
-        insta::assert_snapshot!(told("# nothing\n"), @r"
-        warning: rules.yaml: the file has no rules
-          = begin with `rules:`
-        ");
-    }
-
-    #[test]
-    fn a_clear_that_is_not_written_is_the_trigger_with_less_chance() {
-        let rules = loaded(
-            "rules:\n  - name: a\n    signal: load\n    trigger: { all: [{ max_over_mean: 1.5, beyond_chance: 4 }, { signal: queue_reqs, any_member: { above: 3 } }], for: 8s }\n",
-        );
-        assert!(rules.is_ok(), "{:?}", rules.diagnostics);
-        let clear = &rules.rules[0].rule.clear;
-        assert_eq!(clear.conditions[0].chance, Some(3.0));
-        assert_eq!(clear.combine, crate::decide::rule::Combine::Any, "not (a and b) is (not a) or (not b)");
-        assert_eq!(clear.hold.as_secs(), 16);
-    }
-}
+mod tests;

@@ -46,6 +46,14 @@ pub enum Address {
     Secret(SecretRef),
 }
 
+/// Where a secret lies, for people; never the secret.
+pub fn shown_secret(field: &Field<TextOr<SecretText>>) -> Option<String> {
+    match field.get()? {
+        TextOr::More(text) => Some(SecretRef::from(text.clone()).to_string()),
+        TextOr::Text(_) => Some("(hidden)".into()),
+    }
+}
+
 /// A secret that stands in the file is an error, and the message does not repeat it.
 pub fn secret_of(
     field: &Field<TextOr<SecretText>>,

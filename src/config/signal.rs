@@ -9,9 +9,13 @@ use serde::Deserialize;
 
 use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
+use super::effective::Settings;
 use super::quantity::Span;
 use super::secret::{Address, SecretRef, SecretText, address_of, secret_of};
 use super::tree::Place;
+
+/// How often a query is asked.
+const EVERY: Duration = Duration::from_secs(5);
 
 /// One signal: a name and exactly one of `pattern` and `prometheus`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -98,6 +102,7 @@ pub fn check(
     text: &SignalText,
     place: Place,
     is_built_in: &dyn Fn(&str) -> bool,
+    settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Option<OwnSignal> {
     let source = source_of(text, place, findings);
@@ -117,6 +122,7 @@ pub fn check(
         findings.error(at, format!("`{name}` is a built-in signal"), Some("give yours another name".into()));
         return None;
     }
+    note(text, name, settings);
     Some(OwnSignal {
         name: name.as_str().into(),
         unit: text.unit.or(String::new()).into(),
@@ -124,6 +130,22 @@ pub fn check(
         target: text.target.get().map(|t| t.as_str().into()),
         source: source?,
     })
+}
+
+/// Notes a signal's settings, below its name.
+fn note(text: &SignalText, name: &str, settings: &mut Settings) {
+    let key = |field: &str| format!("signals.{name}.{field}");
+    settings.note_any(&key("unit"), text.unit.get(), text.unit.place());
+    let kind = if text.kind.get() == Some(&KindText::Counter) { "counter" } else { "gauge" };
+    settings.note(&key("kind"), kind, text.kind.place());
+    settings.note(&key("target"), text.target.or("every target".into()), text.target.place());
+    if let Some((pattern, at)) = text.pattern.placed() {
+        settings.given(&key("pattern"), pattern, at);
+    }
+    if let Some(query) = text.prometheus.get() {
+        settings.note_any(&key("prometheus.query"), query.query.get(), query.query.place());
+        settings.note(&key("prometheus.every"), query.every.or(Span(EVERY)), query.every.place());
+    }
 }
 
 fn source_of(text: &SignalText, place: Place, findings: &mut Findings<'_>) -> Option<OwnSource> {
@@ -170,7 +192,7 @@ fn query_of(text: &QueryText, at: Place, findings: &mut Findings<'_>) -> Option<
     if text.url.is_absent() || text.query.is_absent() {
         findings.error(at, "a query has a `url` and a `query`", None);
     }
-    let every = text.every.or(Span(Duration::from_secs(5))).0;
+    let every = text.every.or(Span(EVERY)).0;
     if let Some(place) = text.every.place()
         && every < Duration::from_millis(500)
     {

@@ -10,7 +10,7 @@ use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
-use super::secret::{SecretRef, SecretText, is_url, secret_of};
+use super::secret::{SecretRef, SecretText, is_url, secret_of, shown_secret};
 use super::tree::Place;
 
 /// One server.
@@ -200,9 +200,7 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     target.logs = logs;
     target.name = settings.take("name", &text.name, target.name.to_string()).into();
     check_name(&text.name, findings);
-    if let (Some(url), Some(place)) = (&target.url, text.url.place()) {
-        settings.given("url", url, place);
-    }
+    settings.note_any("url", target.url.as_ref(), text.url.place());
     target.engine = text.engine.or(EngineText::Auto);
     target.role = text.role.get().copied();
     target.metrics = metrics_of(text, &target, findings);
@@ -219,8 +217,34 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     target.path_map =
         text.path_map.get().into_iter().flatten().filter_map(|p| path_of(p, findings)).collect();
     target.group = settings.take("group", &text.group, target.name.to_string()).into();
+    note(text, &target, &mut settings);
     target.settings = settings;
     Some(target)
+}
+
+/// Notes what has not been noted on the way.
+fn note(text: &TargetText, target: &Target, settings: &mut Settings) {
+    let engine = match target.engine {
+        EngineText::Auto => "auto",
+        EngineText::Sglang => "sglang",
+        EngineText::Vllm => "vllm",
+    };
+    settings.note("engine", engine, text.engine.place());
+    settings.note("role", target.role.map_or("what it says itself", RoleText::word), text.role.place());
+    let logs = target.logs.iter().map(|log| {
+        let zone = log.zone.as_ref().map_or_else(String::new, |z| format!(" ({z})"));
+        format!("{}{zone}{}", log.path, if log.from_start { " from its start" } else { "" })
+    });
+    let logs = logs.collect::<Vec<_>>().join(", ");
+    settings.note_any("logs", (!logs.is_empty()).then_some(logs), text.logs.place());
+    settings.note_any("metrics", target.metrics.as_ref(), text.metrics.place());
+    settings.note("loads", target.loads, text.loads.place());
+    settings.note_any("api_key", shown_secret(&text.api_key), text.api_key.place());
+    settings.note_any("admin_api_key", shown_secret(&text.admin_api_key), text.admin_api_key.place());
+    settings.note_any("ca_file", target.ca_file.as_ref(), text.ca_file.place());
+    let paths: Vec<String> =
+        target.path_map.iter().map(|(server, agent)| format!("{server} is {agent}")).collect();
+    settings.note_any("path_map", (!paths.is_empty()).then(|| paths.join(", ")), text.path_map.place());
 }
 
 fn check_name(name: &Field<String>, findings: &mut Findings<'_>) {

@@ -12,12 +12,17 @@ use serde::Deserialize;
 
 use super::de::{Field, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
-use super::quantity::{Span, duration_of};
+use super::quantity::Span;
 use super::rule::{Names, names_of};
 use super::tree::{self, Place};
-use crate::decide::labels::{LabelValue, Labels};
+use crate::decide::labels::Labels;
 use crate::decide::rule::{Phase, Side};
-use crate::decide::signal::rank::{Axis, Rank};
+use crate::decide::signal::rank::Rank;
+
+mod check;
+mod series;
+
+use check::test_of;
 
 /// A file of tests.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -232,7 +237,7 @@ pub fn load(file: &str, text: &str) -> (Option<TestFile>, Vec<Diagnostic>) {
     let parsed = match tree::parse(text) {
         Ok(node) => read::<TestFileText>(&node, &mut findings),
         Err(e) => {
-            findings.error(e.place, e.message, None);
+            findings.error(e.place, e.message, e.hint);
             None
         }
     };
@@ -248,259 +253,10 @@ pub fn load(file: &str, text: &str) -> (Option<TestFile>, Vec<Diagnostic>) {
     (is_ok.then_some(TestFile { rules, tests }), findings.into_sorted())
 }
 
-fn test_of(text: &TestText, place: Place, findings: &mut Findings<'_>) -> Option<Test> {
-    if text.name.is_absent() {
-        findings.error(place, "the test has no `name`", Some("a sentence that says what must happen".into()));
-    }
-    if text.expect.get().is_none_or(Vec::is_empty) && !matches!(text.expect, Field::Wrong(_)) {
-        let at = text.name.place().unwrap_or(place);
-        let hint = "write for example `expect: [{ at: 12s, state: firing, rank: { dp_rank: 2 } }]`";
-        findings.error(at, "the test expects nothing, so it tests nothing", Some(hint.into()));
-    }
-    let expect = text.expect.get().into_iter().flatten().filter_map(Field::placed);
-    let expect = expect.filter_map(|(e, at)| expect_of(e, at, findings)).collect();
-    let input = match (text.series.get(), text.recording.get()) {
-        (Some(series), None) => {
-            let series = series.iter().filter_map(Field::placed);
-            Input::Series(series.flat_map(|(s, at)| series_of(s, at, findings)).collect())
-        }
-        (None, Some(r)) => recording_of(r, text.recording.place().unwrap_or(place), findings),
-        (Some(_), Some(_)) => {
-            let at = text.recording.place().unwrap_or(place);
-            findings.error(at, "`series` and `recording` in one test", Some("make two tests of it".into()));
-            return None;
-        }
-        (None, None) => {
-            if text.series.is_absent() && text.recording.is_absent() {
-                findings.error(
-                    place,
-                    "nothing arrives in this test: it needs `series` or a `recording`",
-                    None,
-                );
-            }
-            return None;
-        }
-    };
-    let interval = text.interval.or(Span(Duration::from_secs(1))).0;
-    if interval.is_zero() {
-        findings.error(text.interval.place().unwrap_or(place), "`interval` is more than 0s", None);
-    }
-    Some(Test { name: text.name.or(String::new()), interval, input, expect })
-}
-
-fn recording_of(text: &RecordingText, place: Place, findings: &mut Findings<'_>) -> Input {
-    let files = |field: &Field<Names>| -> Vec<String> {
-        let names = field.placed().map(|(n, at)| names_of(n, at)).unwrap_or_default();
-        names.into_iter().map(|(n, _)| n.to_owned()).collect()
-    };
-    let (logs, metrics, loads) = (files(&text.log), files(&text.metrics), files(&text.loads));
-    if logs.is_empty() && metrics.is_empty() && loads.is_empty() {
-        findings.error(place, "a recording is of a `log`, of `metrics` or of `loads`", None);
-    }
-    Input::Recording { logs, metrics, loads, zone: super::target::zone_of(&text.zone, findings) }
-}
-
-fn series_of(text: &SeriesText, place: Place, findings: &mut Findings<'_>) -> Vec<Series> {
-    let Some((signal, at)) = text.signal.placed() else {
-        findings.error(place, "the series has no `signal`", None);
-        return Vec::new();
-    };
-    let axes = [
-        (Axis::Dp, &text.dp_rank),
-        (Axis::Tp, &text.tp_rank),
-        (Axis::Pp, &text.pp_rank),
-        (Axis::Ep, &text.ep_rank),
-    ];
-    let rank = axes.iter().fold(Rank::NONE, |rank, (axis, index)| match index.get() {
-        Some(i) => rank.with(*axis, *i),
-        None => rank,
-    });
-    let target = text.target.or("server".into());
-    let one = |rank: Rank, text_of: &Field<String>, findings: &mut Findings<'_>| {
-        let (values, at_values) = text_of.placed()?;
-        let values = match values_of(values) {
-            Ok(values) => values,
-            Err(item) => {
-                let hint =
-                    "`20` once, `20x9` ten times, `0+2x9` climbing, `_` missing, `_x5` five times missing";
-                findings.error(at_values, format!("`{item}` is no value"), Some(hint.into()));
-                return None;
-            }
-        };
-        let (signal, target, role) = (signal.clone(), target.clone(), text.role.get().copied());
-        Some(Series { signal, place: at, rank, target, role, values })
-    };
-    match (text.values.is_absent(), text.ranks.get()) {
-        (false, None) => one(rank, &text.values, findings).into_iter().collect(),
-        (true, Some(ranks)) => {
-            let numbered = ranks.iter().enumerate();
-            numbered.filter_map(|(i, v)| one(rank.with(Axis::Dp, i as u16), v, findings)).collect()
-        }
-        _ => {
-            findings.error(place, "a series has either `values` or `ranks`", None);
-            Vec::new()
-        }
-    }
-}
-
-/// Reads promtool's notation: `a`, `axn`, `a+bxn`, `a-bxn`, `_`, `_xn`; `n` counts the values after
-/// the first, for `_xn` all of them.
-pub fn values_of(text: &str) -> Result<Vec<Option<f64>>, String> {
-    let mut values = Vec::new();
-    for item in text.split_whitespace() {
-        let wrong = || item.to_owned();
-        let (start, times) = match item.rsplit_once('x') {
-            Some((start, times)) => (start, times.parse::<usize>().map_err(|_| wrong())?),
-            None => (item, 0),
-        };
-        if times > 100_000 {
-            return Err(wrong());
-        }
-        if start == "_" {
-            values.extend(std::iter::repeat_n(None, times.max(usize::from(!item.contains('x')))));
-            continue;
-        }
-        let (first, step) = first_and_step(start).ok_or_else(wrong)?;
-        values.extend((0..=times).map(|i| Some(first + step * i as f64)));
-    }
-    Ok(values)
-}
-
-fn first_and_step(text: &str) -> Option<(f64, f64)> {
-    if let Ok(value) = text.parse::<f64>() {
-        return value.is_finite().then_some((value, 0.0));
-    }
-    let sign = text.char_indices().skip(1).find(|(_, c)| *c == '+' || *c == '-')?.0;
-    let (first, step) = text.split_at(sign);
-    let (first, step) = (first.parse::<f64>().ok()?, step.parse::<f64>().ok()?);
-    (first.is_finite() && step.is_finite()).then_some((first, step))
-}
-
-fn expect_of(text: &ExpectText, place: Place, findings: &mut Findings<'_>) -> Option<Expect> {
-    let (state, never) = match (text.state.get(), text.never.get()) {
-        (Some(s), None) => (Phase::from(*s), false),
-        (None, Some(s)) => (Phase::from(*s), true),
-        (None, None) if !text.state.is_absent() || !text.never.is_absent() => return None,
-        _ => {
-            findings.error(place, "an expectation has either `state` or `never`", None);
-            return None;
-        }
-    };
-    if text.at.is_absent() && !never {
-        findings.error(place, "at which time? The expectation has no `at`", Some("write `at: 12s`".into()));
-    }
-    let wants_more = [text.rank.place(), text.side.place(), text.onset.place()];
-    if let Some(at) = wants_more.into_iter().flatten().next()
-        && (state != Phase::Firing || never)
-    {
-        findings.error(at, "only a firing rule blames a rank since an onset", None);
-    }
-    let within = text.within.or(Span(Duration::from_secs(2))).0;
-    Some(Expect {
-        place,
-        at: when_of(&text.at, findings),
-        rule: text.rule.get().cloned(),
-        group: labels_of(&text.group),
-        state,
-        never,
-        rank: text.rank.get().map(|_| labels_of(&text.rank)),
-        side: text.side.get().map(|s| (*s).into()),
-        onset: when_of(&text.onset, findings).map(|w| (w, within)),
-    })
-}
-
-fn when_of(field: &Field<String>, findings: &mut Findings<'_>) -> Option<When> {
-    let (text, place) = field.placed()?;
-    if let Some(after) = duration_of(text) {
-        return Some(When::After(after));
-    }
-    match text.parse::<f64>() {
-        Ok(epoch) if epoch > 1e8 => Some(When::Epoch(epoch)),
-        _ => {
-            let hint = "write `12s` after the beginning, or epoch seconds";
-            findings.error(place, format!("`{text}` is no time"), Some(hint.into()));
-            None
-        }
-    }
-}
-
-/// Labels as the core has them: rank indices are numbers.
-fn labels_of(field: &Field<BTreeMap<String, Field<String>>>) -> Labels {
-    let value = |name: &str, v: &str| match v.parse() {
-        Ok(index) if Axis::ALL.iter().any(|a| a.label() == name) => LabelValue::Index(index),
-        _ => LabelValue::Text(v.into()),
-    };
-    let given = field.get().into_iter().flatten();
-    Labels(given.filter_map(|(k, v)| v.get().map(|v| (k.as_str().into(), value(k, v)))).collect())
-}
-
 /// An expectation that names a rule that is not there.
 pub fn unknown_rule(name: &str, known: &[&str]) -> (String, String) {
     (format!("no rule is called `{name}`"), did_you_mean(name, known))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn series_are_written_as_in_promtool() {
-        let some = |v: &[f64]| v.iter().map(|x| Some(*x)).collect::<Vec<_>>();
-        assert_eq!(values_of("1 2.5 -3"), Ok(some(&[1.0, 2.5, -3.0])));
-        assert_eq!(values_of("5x3"), Ok(some(&[5.0; 4])));
-        assert_eq!(values_of("0+2x3 10-1x2"), Ok(some(&[0.0, 2.0, 4.0, 6.0, 10.0, 9.0, 8.0])));
-        assert_eq!(values_of("1 _ _x2 2"), Ok(vec![Some(1.0), None, None, None, Some(2.0)]));
-        assert_eq!(values_of("1e2"), Ok(some(&[100.0])));
-        for wrong in ["x3", "abc", "1x", "1+x3", "NaN", "1x9999999"] {
-            assert!(values_of(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_test_that_expects_nothing_or_something_odd_is_refused() {
-        let text = "tests:
-  - name: nothing expected
-    series: [{ signal: load, ranks: [5x3] }]
-  - series: [{ signal: load, ranks: [5x3, fivex3], values: '1' }]
-    expect: [{ state: firing }, { at: noon, state: idle, rank: { dp_rank: 1 } }, { at: 3s, state: frying }]
-";
-        let (file, diagnostics) = load("x.test.yaml", text);
-        assert!(file.is_none());
-        let told: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-        insta::assert_snapshot!(told.join("\n"), @r"
-        error: x.test.yaml:2:11: the test expects nothing, so it tests nothing
-           |
-         2 |   - name: nothing expected
-           |           ^^^^^^^^^^^^^^^^
-          = write for example `expect: [{ at: 12s, state: firing, rank: { dp_rank: 2 } }]`
-        error: x.test.yaml:4:5: the test has no `name`
-           |
-         4 |   - series: [{ signal: load, ranks: [5x3, fivex3], values: '1' }]
-           |     ^
-          = a sentence that says what must happen
-        error: x.test.yaml:4:14: a series has either `values` or `ranks`
-           |
-         4 |   - series: [{ signal: load, ranks: [5x3, fivex3], values: '1' }]
-           |              ^
-        error: x.test.yaml:5:14: at which time? The expectation has no `at`
-           |
-         5 |     expect: [{ state: firing }, { at: noon, state: idle, rank: { dp_rank: 1 } }, { at: 3s, state: frying }]
-           |              ^
-          = write `at: 12s`
-        error: x.test.yaml:5:39: `noon` is no time
-           |
-         5 |     expect: [{ state: firing }, { at: noon, state: idle, rank: { dp_rank: 1 } }, { at: 3s, state: frying }]
-           |                                       ^^^^
-          = write `12s` after the beginning, or epoch seconds
-        error: x.test.yaml:5:64: only a firing rule blames a rank since an onset
-           |
-         5 |     expect: [{ state: firing }, { at: noon, state: idle, rank: { dp_rank: 1 } }, { at: 3s, state: frying }]
-           |                                                                ^
-        error: x.test.yaml:5:99: unknown choice `frying`
-           |
-         5 |     expect: [{ state: firing }, { at: noon, state: idle, rank: { dp_rank: 1 } }, { at: 3s, state: frying }]
-           |                                                                                                   ^^^^^^
-          = did you mean `firing`?
-        ");
-    }
-}
+mod tests;

@@ -10,6 +10,8 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_yaml::{Location, Spanned};
 
+mod words;
+
 /// Where something is in its file. Lines and columns count from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
@@ -84,8 +86,10 @@ fn shortened(text: &str) -> String {
 pub struct NotYaml {
     /// Where the parser gave up.
     pub place: Place,
-    /// Its words.
+    /// What is wrong there.
     pub message: String,
+    /// What would be right.
+    pub hint: Option<String>,
 }
 
 /// A configuration has at most this many values, aliases expanded; a bomb has more.
@@ -96,6 +100,8 @@ pub fn parse(text: &str) -> Result<Node, NotYaml> {
     let options = serde_yaml::options! {
         duplicate_keys: serde_yaml::DuplicateKeyPolicy::PassThrough,
         strict_booleans: true,
+        // `.nan` where a number is wanted is told with all the rest.
+        non_finite_float_policy: serde_yaml::options::NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
         budget: serde_yaml::budget! { max_nodes: MAX_NODES },
     };
@@ -104,18 +110,8 @@ pub fn parse(text: &str) -> Result<Node, NotYaml> {
         Err(_) if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) => {
             Ok(Node { place: Place { line: 1, column: 1, width: 1 }, value: Value::Null })
         }
-        Err(e) => {
-            let place = e.location().map_or_else(Place::default, |l| place_of(&l));
-            Err(NotYaml { place, message: words_of(&e) })
-        }
+        Err(e) => Err(words::of(&e, text)),
     }
-}
-
-/// The parser's message without the place that it repeats.
-fn words_of(e: &serde_yaml::Error) -> String {
-    let text = e.without_snippet().to_string();
-    let text = text.split(" at line ").next().unwrap_or(&text);
-    text.trim_start_matches("error: ").trim().to_owned()
 }
 
 fn place_of(l: &Location) -> Place {
@@ -265,7 +261,27 @@ mod tests {
     fn text_that_is_not_yaml_says_where() {
         let error = parse("rules:\n  - name: a\n   - b\n").expect_err("not YAML");
         assert_eq!(error.place.line, 3, "{error:?}");
+        assert_eq!(error.message, "this line is indented otherwise than the list that it is in");
         assert!(parse("").is_ok() && parse("# nothing\n").is_ok());
+    }
+
+    #[test]
+    fn what_is_no_yaml_is_told_without_the_parsers_own_words() {
+        for (text, line, wanted) in [
+            ("a: 1\n---\nb: 2\n", 2, "a second document begins here"),
+            ("a: b: c\n", 1, "a `: ` that cannot stand here"),
+            ("a: [b, c\nx: 1\n", 2, "a `:` inside a list or mapping that is still open"),
+            ("a: {b: 1\nx: 1\n", 2, "the mapping lacks a comma or its `}`"),
+            ("a:\n\t- b\n", 2, "a tab"),
+            ("a: \"b\n", 1, "a quote that is not closed"),
+            ("a: \"b\" c\n", 1, "a text in quotes with more behind it"),
+            ("a: *b\n", 1, "an alias `*name` without its `&name`"),
+            ("a: @b\n", 1, "a character that cannot begin a value"),
+        ] {
+            let error = parse(text).expect_err(text);
+            assert!(error.message.starts_with(wanted), "{text:?}: {error:?}");
+            assert!(error.place.line == line && error.hint.is_some(), "{text:?}: {error:?}");
+        }
     }
 
     #[test]
@@ -275,6 +291,7 @@ mod tests {
             let refs = vec![format!("*a{}", i - 1); 9].join(",");
             bomb.push_str(&format!("a{i}: &a{i} [{refs}]\n"));
         }
-        assert!(parse(&bomb).is_err());
+        let error = parse(&bomb).expect_err("a bomb");
+        assert!(error.message.starts_with("more than 100000 values"), "{error:?}");
     }
 }

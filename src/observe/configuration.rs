@@ -11,7 +11,9 @@ use crate::config::file::{self, Loaded};
 /// # Errors
 /// When the file cannot be read; what is wrong in it is in [`Loaded::diagnostics`].
 pub fn load(path: Option<&Path>) -> Result<Loaded, String> {
-    let Some(path) = path else { return Ok(file::load("(defaults)", "", &|p| rule_files(Path::new(p)))) };
+    let Some(path) = path else {
+        return Ok(file::load("(defaults)", file::DEFAULTS, &|p| rule_files(Path::new(p))));
+    };
     let text = read(path)?;
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
     Ok(file::load(&path.display().to_string(), &text, &|p| rule_files(&base.join(p))))

@@ -1,6 +1,13 @@
 //! What `file` promises.
 
+use schemars::{JsonSchema, SchemaGenerator};
+
 use super::*;
+use crate::config::capture::HttpText;
+use crate::config::condition::TriggerText;
+use crate::config::rule::RuleText;
+use crate::config::target;
+use crate::decide::rule::Statistic;
 
 fn nothing(path: &str) -> Result<Vec<(String, String)>, String> {
     Err(format!("cannot read {path}: no such file"))
@@ -16,8 +23,8 @@ fn told(text: &str) -> String {
 }
 
 #[test]
-fn an_empty_file_is_a_configuration_with_the_shipped_rules() {
-    let loaded = load("skewtrap.yaml", "", &nothing);
+fn a_file_without_keys_is_a_configuration_with_the_shipped_rules() {
+    let loaded = load("skewtrap.yaml", DEFAULTS, &nothing);
     assert!(loaded.diagnostics.is_empty(), "{:?}", loaded.diagnostics);
     let config = loaded.config.expect("it may run");
     let names: Vec<&str> = config.rules.iter().map(|r| &*r.rule.name).collect();
@@ -162,5 +169,86 @@ fn hosts_are_names_without_scheme_and_port() {
     for wrong in ["http://gpu7", "'gpu7:9464'", "''"] {
         let told = told(&format!("hosts: [{wrong}]\n"));
         assert!(told.contains("is no host name") && told.contains("without scheme and port"), "{told}");
+    }
+}
+
+#[test]
+fn a_file_that_says_nothing_is_an_error_and_not_a_file_of_defaults() {
+    for text in ["", "# nothing yet\n", "---\n", "\n\n"] {
+        assert!(
+            told(text).starts_with("error: skewtrap.yaml: the file says nothing"),
+            "{text:?}: {}",
+            told(text)
+        );
+    }
+    assert_eq!(told(DEFAULTS), "");
+    assert!(told("targets: []\n").contains("error: skewtrap.yaml:1:10: no target: nothing would be watched"));
+    assert!(told("rules: []\n").contains("error: skewtrap.yaml:1:8: there are no rules in it"));
+    let by_hand = "targets: [{ url: 'http://a:1' }]\nrules: []\n";
+    assert!(told(by_hand).contains("warning: skewtrap.yaml:2:8: no rules: nothing is captured but by hand"));
+}
+
+/// The keys that a type has in YAML.
+fn keys_of<T: JsonSchema>() -> Vec<String> {
+    let schema = SchemaGenerator::default().into_root_schema_for::<T>();
+    schema.get("properties").and_then(|p| p.as_object()).expect("a mapping").keys().cloned().collect()
+}
+
+fn assert_noted(settings: &Settings, prefix: &str, keys: &[String], but: &[&str]) {
+    for key in keys.iter().filter(|k| !but.contains(&k.as_str())) {
+        let full = format!("{prefix}{key}");
+        let is_noted = settings.all.iter().any(|s| s.key == full || s.key.starts_with(&format!("{full}.")));
+        assert!(is_noted, "{full} is in the schema and not among what holds:\n{settings}");
+    }
+}
+
+#[test]
+fn every_key_of_the_schema_is_among_what_holds() {
+    let text = "
+targets: [{ url: 'http://a:1' }]
+receivers: [{ name: console, stdout: {} }]
+signals: [{ name: mine, pattern: 'x=(?<value>[0-9]+)' }]
+rules:
+  - { name: a, signal: load, trigger: { cv: 0.4 } }
+  - { name: b, signal: load, trigger: { any: [{ cv: 0.4 }, { any_member: { above: 9 } }] }, clear: { for: 20s } }
+";
+    let config = load("skewtrap.yaml", text, &nothing).config.expect("it may run");
+    assert_noted(&config.settings, "", &keys_of::<FileText>(), &["targets", "rules"]);
+    assert_noted(&config.targets[0].settings, "", &keys_of::<TargetText>(), &[]);
+    let means = ["name", "webhook", "slack", "alertmanager", "command", "stdout"];
+    assert_noted(&config.settings, "receivers.console.", &keys_of::<ReceiverText>(), &means);
+    assert_noted(&config.settings, "signals.mine.", &keys_of::<SignalText>(), &["name", "prometheus"]);
+    let statistics: Vec<&str> = Statistic::ALL.iter().map(|s| s.name()).collect();
+    let but = [&statistics[..], &["all", "any", "within_chance"]].concat();
+    let [a, b] = &config.rules[..] else { panic!("two rules") };
+    for rule in [a, b] {
+        assert_noted(&rule.settings, "", &keys_of::<RuleText>(), &[]);
+        assert_noted(&rule.settings, "capture.http.", &keys_of::<HttpText>(), &[]);
+    }
+    assert_noted(&a.settings, "trigger.", &keys_of::<TriggerText>(), &but);
+    for place in ["trigger.any.0.", "trigger.any.1."] {
+        assert_noted(&b.settings, place, &keys_of::<TriggerText>(), &but);
+    }
+    let value = |key: &str| b.settings.all.iter().find(|s| s.key == key).map(|s| s.value.as_str());
+    assert_eq!((value("trigger.any.1.any_member"), value("clear.for")), (Some("above 9"), Some("20s")));
+}
+
+#[test]
+fn what_a_rule_takes_from_the_configuration_is_said_to_come_from_there() {
+    let text = "
+capture:
+  http: { num_steps: 20 }
+rules:
+  - mine.yaml
+  - { name: a, signal: load, trigger: { cv: 0.4 }, capture: { http: { deadline: 9s } } }
+";
+    let mine = "rules: [{ name: b, signal: load, trigger: { cv: 0.4 } }]\n";
+    let beside = |path: &str| Ok(vec![(path.to_owned(), mine.to_owned())]);
+    let config = load("skewtrap.yaml", text, &beside).config.expect("it may run");
+    assert_eq!(config.rules.len(), 2);
+    for rule in &config.rules {
+        let steps =
+            rule.settings.all.iter().find(|s| s.key == "capture.http.num_steps").expect("it is noted");
+        assert_eq!((steps.value.as_str(), steps.origin.to_string().as_str()), ("20", "skewtrap.yaml:3"));
     }
 }

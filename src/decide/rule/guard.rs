@@ -8,6 +8,7 @@
 
 mod check;
 mod library;
+mod words;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,6 +40,8 @@ pub struct Guard {
     expression: Arc<IdedExpr>,
     /// Signals by their names in the expression, in the order of the frames that `holds` wants.
     signals: Vec<(Arc<str>, Signal)>,
+    /// Ranks that it asks for by number.
+    ranks: Vec<(Arc<str>, i64)>,
 }
 
 impl fmt::Debug for Guard {
@@ -66,7 +69,7 @@ pub enum GuardError {
         line: usize,
         /// Column, from 1.
         column: usize,
-        /// The parser's words, without its list of tokens.
+        /// What the parser stumbled over, in a few words.
         message: String,
     },
     /// Neither a signal nor a local name.
@@ -135,8 +138,8 @@ impl Guard {
             return Err(GuardError::TooLong(source.len()));
         }
         let mut expression = cel::Env::stdlib().parser().parse(source).map_err(|e| syntax(&e))?;
-        let signals = Checker::new(catalog).check(&mut expression)?;
-        let guard = Self { source: source.into(), expression: Arc::new(expression), signals };
+        let Checker { signals, ranks, .. } = Checker::new(catalog).check(&mut expression)?;
+        let guard = Self { source: source.into(), expression: Arc::new(expression), signals, ranks };
         guard.try_run()?;
         Ok(guard)
     }
@@ -154,6 +157,12 @@ impl Guard {
     /// Their names, in the same order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.signals.iter().map(|(name, _)| &**name)
+    }
+
+    /// The ranks that it asks for by number, as in `value(load, 2)`: of which signal, and which.
+    pub fn asked_ranks(&self) -> impl Iterator<Item = (&str, Signal, i64)> {
+        let of = |name: &str| self.signals.iter().find(|(n, _)| **n == *name).map(|(_, s)| *s);
+        self.ranks.iter().filter_map(move |(name, rank)| Some((&**name, of(name)?, *rank)))
     }
 
     /// Whether it is true now. `frames` are those of [`Guard::signals`].
@@ -188,8 +197,8 @@ impl Guard {
         }
         match context.resolve(&self.expression) {
             Ok(Value::Bool(b)) => Ok(b),
-            Ok(other) => Err(GuardError::NotBool(format!("a {}", other.type_of()))),
-            Err(e) => Err(GuardError::Runtime(e.to_string().replace(OURS, ""))),
+            Ok(other) => Err(GuardError::NotBool(words::word_of(&other.type_of().to_string()).into())),
+            Err(e) => Err(GuardError::Runtime(words::of_run(&e))),
         }
     }
 }
@@ -216,11 +225,8 @@ fn key_of<'l>(mut labels: impl Iterator<Item = &'l LabelValue>) -> Key {
 fn syntax(errors: &cel::ParseErrors) -> GuardError {
     let first = errors.errors.first();
     let at = |n: isize| usize::try_from(n).unwrap_or(1).max(1);
-    let message = first.map_or("", |e| e.msg.as_str());
-    let message = message.split(", expecting").next().unwrap_or(message);
-    let message = message.split(" expecting").next().unwrap_or(message);
     let (line, column) = first.map_or((1, 1), |e| (at(e.pos.0), at(e.pos.1)));
-    GuardError::Syntax { line, column, message: message.trim_start_matches("Syntax error: ").to_owned() }
+    GuardError::Syntax { line, column, message: words::of_syntax(first.map_or("", |e| e.msg.as_str())) }
 }
 
 #[cfg(test)]

@@ -160,6 +160,17 @@ pub enum Severity {
     Critical,
 }
 
+impl Severity {
+    /// As in YAML and messages: `warning`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
 /// What the engine is shown of a group: every member's value of one signal at one time.
 #[derive(Debug, Default)]
 pub struct Frame {

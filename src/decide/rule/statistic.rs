@@ -109,6 +109,21 @@ impl Statistic {
         }
     }
 
+    /// Likewise, in a group of `members`; their values are 0 or more.
+    pub fn range_in(self, members: usize) -> (f64, f64) {
+        let (low, high) = self.range();
+        let n = members as f64;
+        match self {
+            Self::MaxOverMean => (low, n),
+            Self::Cv => (low, (n - 1.0).max(0.0).sqrt()),
+            Self::Gini | Self::LostShare => (low, 1.0 - 1.0 / n),
+            Self::Jain => (1.0 / n, high),
+            // The median of two lies halfway, and so does the spread.
+            Self::RobustZ if members <= 2 => (low, 1.0 / 1.4826),
+            _ => (low, high),
+        }
+    }
+
     /// Whether it stays the same when every value is multiplied by one number.
     pub const fn is_relative(self) -> bool {
         !matches!(self, Self::MaxMinusMin | Self::AnyMember | Self::AllMembers | Self::Departure)
@@ -274,6 +289,19 @@ mod tests {
 
     fn value(statistic: Statistic, values: &[f64]) -> f64 {
         statistic.of(values, &Summary::of(values), statistic.direction(), &mut Vec::new())
+    }
+
+    proptest! {
+        #[test]
+        fn no_group_of_a_size_leaves_the_range_of_that_size(
+            values in proptest::collection::vec(0.0f64..1e6, 2..9),
+        ) {
+            for statistic in Statistic::ALL.into_iter().filter(|s| *s != Statistic::Departure) {
+                let (low, high) = statistic.range_in(values.len());
+                let value = value(statistic, &values);
+                prop_assert!(value >= low - 1e-9 && value <= high + 1e-9, "{statistic:?} {value} of {values:?}");
+            }
+        }
     }
 
     #[test]

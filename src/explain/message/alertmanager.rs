@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Message;
-use super::words::{rank_name, severity};
+use super::words::rank_name;
 use crate::decide::time::Time;
 
 /// Without an end Alertmanager resolves an alert after its `resolve_timeout` (5 minutes), while the
@@ -44,7 +44,7 @@ pub fn alerts(message: &Message) -> Vec<Alert> {
     }
     let own = [
         ("alertname", incident.rule.to_string()),
-        ("severity", severity(incident.severity).into()),
+        ("severity", incident.severity.word().into()),
         ("target", incident.target.to_string()),
         ("rank", rank_name(&incident.finding.rank)),
         ("incident", incident.id.to_string()),

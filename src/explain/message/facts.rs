@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
-use super::words::{bytes, deviation_bound, figure, rank_name, seconds, severity, utc};
+use super::words::{bytes, deviation_bound, figure, rank_name, seconds, utc};
 use crate::decide::incident::{CaptureOutcome, Captured, Finding, Incident, Quality, ShownBy, Worse};
 use crate::decide::labels::Labels;
 
@@ -73,7 +73,7 @@ impl Facts {
 
 fn rule(incident: &Incident) -> String {
     let about = incident.about.as_deref().map(|a| format!(": {a}")).unwrap_or_default();
-    format!("{} ({}){about}", incident.rule, severity(incident.severity))
+    format!("{} ({}){about}", incident.rule, incident.severity.word())
 }
 
 fn since(incident: &Incident) -> String {

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::words::severity;
 use super::{Message, Update};
 use crate::decide::rule::Severity;
 
@@ -30,7 +29,7 @@ pub fn slack(message: &Message) -> Value {
     if let Some(page) = &message.page {
         blocks.push(section(&[format!("<{}|Open the incident>", escaped(page))]));
     }
-    let mut context = vec![format!("{} · {}", severity(message.incident.severity), message.id)];
+    let mut context = vec![format!("{} · {}", message.incident.severity.word(), message.id)];
     context.extend(message.notes.iter().cloned());
     let context = escaped(&cut(&context.join(" · "), FACT_CHARS));
     blocks.push(json!({"type": "context", "elements": [{"type": "mrkdwn", "text": context}]}));

@@ -2,7 +2,7 @@
 
 use crate::decide::incident::{Finding, VerdictNote};
 use crate::decide::labels::{LabelValue, Labels};
-use crate::decide::rule::{Severity, Side};
+use crate::decide::rule::Side;
 use crate::decide::signal::rank::Axis;
 use crate::decide::time::Time;
 
@@ -60,15 +60,6 @@ pub fn rank_name(rank: &Labels) -> String {
         });
     }
     if words.is_empty() { "the engine".into() } else { words.join(" ") }
-}
-
-/// As in YAML.
-pub const fn severity(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Info => "info",
-        Severity::Warning => "warning",
-        Severity::Critical => "critical",
-    }
 }
 
 /// The headline: `DP2 has 2.1 times the mean load`.

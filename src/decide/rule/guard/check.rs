@@ -15,18 +15,20 @@ use crate::decide::signal::sample::Signal;
 pub(super) struct Checker<'a> {
     catalog: &'a Catalog,
     bound: Vec<String>,
-    signals: Vec<(Arc<str>, Signal)>,
+    /// The signals that the expression names, each once.
+    pub(super) signals: Vec<(Arc<str>, Signal)>,
+    /// The ranks that it asks for by number, and of which signal.
+    pub(super) ranks: Vec<(Arc<str>, i64)>,
 }
 
 impl<'a> Checker<'a> {
     pub(super) fn new(catalog: &'a Catalog) -> Self {
-        Self { catalog, bound: Vec::new(), signals: Vec::new() }
+        Self { catalog, bound: Vec::new(), signals: Vec::new(), ranks: Vec::new() }
     }
 
-    /// The signals that the expression names, each once.
-    pub(super) fn check(mut self, expression: &mut IdedExpr) -> Result<Vec<(Arc<str>, Signal)>, GuardError> {
+    pub(super) fn check(mut self, expression: &mut IdedExpr) -> Result<Self, GuardError> {
         self.visit(expression)?;
-        Ok(self.signals)
+        Ok(self)
     }
 
     fn visit(&mut self, e: &mut IdedExpr) -> Result<(), GuardError> {
@@ -106,6 +108,11 @@ impl<'a> Checker<'a> {
             if given != *wanted || call.target.is_some() {
                 return Err(GuardError::Arguments { name: name.clone(), wanted: *wanted, given });
             }
+        }
+        if let ("value" | "share", [signal, rank]) = (name.as_str(), &call.args[..])
+            && let (Expr::Ident(signal), Expr::Literal(LiteralValue::Int(rank))) = (&signal.expr, &rank.expr)
+        {
+            self.ranks.push((signal.as_str().into(), *rank.inner()));
         }
         if !is_operator {
             call.func_name.insert_str(0, OURS);

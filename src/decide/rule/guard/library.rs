@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 use cel::objects::Key;
 use cel::{Context, ExecutionError, FunctionContext, Value};
 
+use super::words;
+
 /// What every guard may call. Made once: CEL's own library has hundreds of functions.
 pub(super) static LIBRARY: LazyLock<Context<'static, 'static>> = LazyLock::new(|| {
     let mut context = Context::default();
@@ -38,7 +40,7 @@ type Pick = fn(&FunctionContext<'_, '_>, &Value, Value) -> Result<f64, Execution
 /// The numbers of a signal; none at all is "no data", an error and not a false.
 fn numbers(f: &FunctionContext<'_, '_>, v: &Value) -> Result<Vec<f64>, ExecutionError> {
     let Value::Map(m) = v else {
-        return Err(f.error(format!("takes a signal, not a {}", v.type_of())));
+        return Err(f.error(format!("takes a signal, not {}", words::word_of(&v.type_of().to_string()))));
     };
     let numbers: Vec<f64> =
         m.map.values().filter_map(|v| if let Value::Float(x) = v { Some(*x) } else { None }).collect();
@@ -72,11 +74,19 @@ fn value(f: &FunctionContext<'_, '_>, v: &Value, rank: Value) -> Result<f64, Exe
         Value::Float(x) => Key::Int(*x as i64),
         Value::Int(i) => Key::Int(*i),
         Value::String(s) => Key::from(s.to_string()),
-        other => return Err(f.error(format!("a rank is a number or a text, not a {}", other.type_of()))),
+        other => {
+            return Err(f.error(format!(
+                "a rank is a number or a text, not {}",
+                words::word_of(&other.type_of().to_string())
+            )));
+        }
     };
     match m.map.get(&key).or_else(|| m.map.get(&Key::from(ANY_RANK))) {
         Some(Value::Float(x)) => Ok(*x),
-        _ => Err(f.error(format!("no rank {key}"))),
+        _ => {
+            let there = m.map.len();
+            Err(f.error(format!("there is no rank {key} among the {there} of the group")))
+        }
     }
 }
 

@@ -73,3 +73,33 @@ fn no_data_is_an_error_not_a_false() {
     assert!(matches!(holds("mean(load) > 1", &[], &[]), Err(GuardError::Runtime(_))));
     assert!(matches!(holds("value(load, 7) > 1", &[1.0], &[]), Err(GuardError::Runtime(_))));
 }
+
+#[test]
+fn what_is_wrong_with_a_guard_is_said_in_the_words_of_the_manual() {
+    let of = |s: &str| guard(s).map(|_| ()).expect_err("wrong").to_string();
+    let advice = "; of a signal, take `mean(load)`, `max(load)` or `value(load, 2)`";
+    for (source, wanted) in [
+        ("load > 8", format!("`>` cannot take a signal and a number{advice}")),
+        ("!load", format!("`!` cannot take a signal{advice}")),
+        ("mean(load) > 'a'", "`>` cannot take a number and a text".into()),
+        ("mean(1) > 2", "`mean`: takes a signal, not a number".into()),
+        ("value(load, true) > 1", "`value`: a rank is a number or a text, not true or false".into()),
+        ("mean(load)", "gives a number; compare it with something".into()),
+        ("mean(load) > 1 &&", "it ends where something must follow".into()),
+        ("mean(load) > 1 2", "`2` does not fit here".into()),
+        ("mean(load) # 1", "`#` cannot stand here".into()),
+    ] {
+        assert!(of(source).contains(&wanted), "{source}: {}", of(source));
+    }
+    let told = holds("value(load, 9) > 1", &[1.0, 2.0], &[]).expect_err("no such rank").to_string();
+    assert!(told.ends_with("`value`: there is no rank 9 among the 2 of the group"), "{told}");
+}
+
+#[test]
+fn a_guard_tells_which_ranks_it_asks_for() {
+    let guard =
+        guard("value(load, 9) > 1 || share(queue_reqs, 0) > 0.5 || load[1] > value(load, ranks(load))")
+            .expect("right");
+    let asked: Vec<(&str, i64)> = guard.asked_ranks().map(|(name, _, rank)| (name, rank)).collect();
+    assert_eq!(asked, [("load", 9), ("queue_reqs", 0)]);
+}

@@ -78,6 +78,17 @@ impl Catalog {
         }
     }
 
+    /// The numbers between which a signal's values lie, as far as its unit says. Of a signal of the
+    /// user's nothing is known.
+    pub fn range_of(&self, signal: Signal) -> (f64, f64) {
+        match entry(signal).map(|e| e.unit) {
+            Some("share" | "0 or 1") => (0.0, 1.0),
+            Some("percent") => (0.0, 100.0),
+            Some(_) => (0.0, f64::INFINITY),
+            None => (f64::NEG_INFINITY, f64::INFINITY),
+        }
+    }
+
     /// What the sources of a signal count.
     pub fn kind_of(&self, signal: Signal) -> Kind {
         match self.own_of(signal) {

@@ -1,0 +1,209 @@
+//! Which rules could never fire on a given server, and why.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cli::probe::Probe;
+use crate::decide::capture::facts::Engine;
+use crate::decide::rule::{Combine, Condition, Direction, Rule};
+use crate::decide::signal::catalog;
+use crate::decide::signal::fields::Fields;
+use crate::decide::signal::rank::{Axis, Rank};
+use crate::decide::signal::sample::Signal;
+
+/// What a rule would read on a server, or why it could never fire there.
+pub(super) fn against(rule: &Rule, probe: &Probe) -> Result<Vec<String>, Vec<String>> {
+    let (mut reads, mut lacks) = (Vec::new(), Vec::new());
+    for (signal, name) in signals_of(rule) {
+        match found(signal, probe) {
+            Some((source, ranks)) => {
+                reads.push(format!("`{name}` from {source}"));
+                lacks.extend(too_few(rule, &name, &ranks));
+            }
+            None => lacks.push(format!("`{name}` does not arrive: {}", remedy(signal, probe))),
+        }
+    }
+    match out_of_reach(rule, probe) {
+        Reach::All => {}
+        Reach::Some(conditions) => {
+            reads.extend(conditions.iter().map(|c| format!("one of its conditions cannot hold: {c}")));
+        }
+        Reach::None(conditions) => lacks.extend(conditions),
+    }
+    lacks.extend(ranks_that_are_not(rule, probe));
+    if rule.across.iter().any(|a| &**a == "target") {
+        reads.push("it compares servers, and this is one of them: it needs a second one in `targets`".into());
+    }
+    lacks.dedup();
+    if lacks.is_empty() { Ok(reads) } else { Err(lacks) }
+}
+
+/// The signals without which a rule cannot fire.
+fn signals_of(rule: &Rule) -> Vec<(Signal, String)> {
+    let named = |c: &Condition| (c.signal, c.signal_name.to_string());
+    let guard = rule.only_if.iter().flat_map(|g| g.signals().zip(g.names()).map(|(s, n)| (s, n.to_owned())));
+    let mut all: Vec<(Signal, String)> = rule.conditions().map(named).chain(guard).collect();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Where a signal comes from, and of which ranks.
+fn found(signal: Signal, probe: &Probe) -> Option<(String, Vec<Rank>)> {
+    let operands = catalog::DERIVED.iter().find(|d| d.signal == signal);
+    let has = |fields: &Fields| {
+        fields.get(signal).is_some()
+            || operands.is_some_and(|d| fields.get(d.a).is_some() && fields.get(d.b).is_some())
+    };
+    if let Ok((path, loads)) = &probe.loads {
+        let ranks: Vec<Rank> = loads.ranks.iter().filter(|r| has(&r.fields)).map(|r| r.rank).collect();
+        if !ranks.is_empty() {
+            return Some(((*path).to_owned(), ranks));
+        }
+    }
+    let metrics = probe.metrics.as_ref().ok()?;
+    let ranks: Vec<Rank> = metrics.ranks().filter(|(_, f)| has(f)).map(|(r, _)| r).collect();
+    (!ranks.is_empty()).then(|| ("/metrics".to_owned(), ranks))
+}
+
+/// Whether the ranks of one server leave nothing to compare.
+fn too_few(rule: &Rule, signal: &str, ranks: &[Rank]) -> Option<String> {
+    let axes = axes_of(rule)?;
+    let label = rule.across.join(", ");
+    match largest_group(rule, &axes, ranks) {
+        0 => Some(format!("`{signal}` arrives without the label `{label}`: {}", no_label(&axes))),
+        1 => Some(format!("the group has one member ({label}): there is nothing to compare it with")),
+        n if n < rule.min_members => Some(format!(
+            "the group has {n} members ({label}), and the rule wants {}: see `min_members`",
+            rule.min_members
+        )),
+        _ => None,
+    }
+}
+
+/// The axes that tell members apart; `None` where something else does, which one server does not show.
+fn axes_of(rule: &Rule) -> Option<Vec<Axis>> {
+    let axis = |label: &str| Axis::ALL.into_iter().find(|a| a.label() == label);
+    rule.across.iter().map(|label| axis(label)).collect()
+}
+
+/// How many members the largest group has that a rule would make of these ranks.
+fn largest_group(rule: &Rule, across: &[Axis], ranks: &[Rank]) -> usize {
+    let within = |a: &Axis| rule.within.iter().any(|w| &**w == a.label());
+    let within: Vec<Axis> = Axis::ALL.into_iter().filter(within).collect();
+    let mut groups: BTreeMap<Vec<Option<u16>>, BTreeSet<Vec<u16>>> = BTreeMap::new();
+    for rank in ranks {
+        let member: Option<Vec<u16>> = across.iter().map(|a| rank.get(*a)).collect();
+        let group = within.iter().map(|a| rank.get(*a)).collect();
+        groups.entry(group).or_default().extend(member);
+    }
+    groups.values().map(BTreeSet::len).max().unwrap_or(0)
+}
+
+/// Which conditions of a trigger a group of the size there can fulfil.
+enum Reach {
+    /// Every one, as far as is known.
+    All,
+    /// Not these, but the trigger can do without.
+    Some(Vec<String>),
+    /// Not these, and without them it cannot fire.
+    None(Vec<String>),
+}
+
+fn out_of_reach(rule: &Rule, probe: &Probe) -> Reach {
+    let Some(axes) = axes_of(rule) else { return Reach::All };
+    let conditions = &rule.trigger.conditions;
+    let beyond: Vec<String> = conditions
+        .iter()
+        .filter_map(|c| {
+            let (_, ranks) = found(c.signal, probe)?;
+            never_in(c, largest_group(rule, &axes, &ranks))
+        })
+        .collect();
+    match rule.trigger.combine {
+        _ if beyond.is_empty() => Reach::All,
+        Combine::Any if beyond.len() < conditions.len() => Reach::Some(beyond),
+        _ => Reach::None(beyond),
+    }
+}
+
+/// Why a condition cannot hold in a group of `members`, which is large enough to be compared.
+fn never_in(c: &Condition, members: usize) -> Option<String> {
+    // A number of the user's own may be negative, and then nothing bounds a ratio.
+    if members < 2 || catalog::entry(c.signal).is_none() {
+        return None;
+    }
+    let (low, high) = c.statistic.range_in(members);
+    let (is_never, word, end, most) = match c.direction {
+        Direction::Above => (c.bound >= high, "above", high, "most"),
+        Direction::Below => (c.bound <= low, "below", low, "least"),
+    };
+    is_never.then(|| {
+        let (statistic, bound) = (c.statistic, c.bound);
+        let end = (end * 1000.0).round() / 1000.0;
+        format!("`{statistic}` is never {word} {bound} in a group of {members}: it is {end} at {most}")
+    })
+}
+
+/// Ranks that the guard asks for and that are not there.
+fn ranks_that_are_not(rule: &Rule, probe: &Probe) -> Vec<String> {
+    let axes = axes_of(rule).unwrap_or_default();
+    let (Some(guard), [axis]) = (&rule.only_if, &axes[..]) else { return Vec::new() };
+    let missing = |(name, signal, asked): (&str, Signal, i64)| {
+        let (_, ranks) = found(signal, probe)?;
+        let there: BTreeSet<u16> = ranks.iter().filter_map(|r| r.get(*axis)).collect();
+        let (first, last) = (there.first()?, there.last()?);
+        let is_there = u16::try_from(asked).is_ok_and(|a| there.contains(&a));
+        (!is_there)
+            .then(|| format!("`only_if` asks for rank {asked} of `{name}`, which has {first} to {last}"))
+    };
+    guard.asked_ranks().filter_map(missing).collect()
+}
+
+fn no_label(axes: &[Axis]) -> String {
+    match axes.first() {
+        Some(Axis::Dp) => "the server runs one DP rank (--dp-size), or is older than 0.4.10".into(),
+        Some(axis) => format!("no source numbers ranks by {}", axis.word()),
+        None => "no source has it".into(),
+    }
+}
+
+/// Which flag brings a signal.
+fn remedy(signal: Signal, probe: &Probe) -> String {
+    let name = catalog::name_of(signal);
+    let Some(entry) = catalog::entry(signal) else {
+        return "it is one of your own: its pattern or query must match".into();
+    };
+    if probe.facts.engine == Engine::Vllm {
+        return "this server is vLLM, whose metrics do not have it".into();
+    }
+    let flag = match name {
+        n if n.starts_with("dp_attention") => {
+            "start the server (0.5.23 or newer, with DP attention) with --enable-metrics and SGLANG_ENABLE_METRICS_DP_ATTENTION=1"
+        }
+        "gpu_busy" | "fwd_occupancy" | "fwd_idle_occupancy" => {
+            "start the server with --enable-metrics and SGLANG_ENABLE_METRICS_DEVICE_TIMER=1"
+        }
+        "expert_tokens" => {
+            "start the server with --enable-metrics and SGLANG_EPLB_HEATMAP_COLLECTION_INTERVAL above 0"
+        }
+        n if n.starts_with("expert_balancedness") => {
+            "start the server with --expert-balancedness-report-mode server_log (0.5.23), or --enable-expert-distribution-metrics"
+        }
+        n if n.starts_with("decode_prealloc") || n.starts_with("decode_transfer") => {
+            "only decode servers of a disaggregated deployment have it"
+        }
+        n if n.starts_with("prefill_bootstrap") || n.starts_with("prefill_inflight") => {
+            "only prefill servers of a disaggregated deployment have it"
+        }
+        _ if probe.metrics.is_err() && !entry.metrics.is_empty() => "start the server with --enable-metrics",
+        _ if !entry.log.is_empty() || !entry.decode.is_empty() || !entry.prefill.is_empty() => {
+            "only its log has it: give the log with --log, or under `logs`"
+        }
+        _ => "this version of the server does not report it",
+    };
+    let why = match &probe.metrics {
+        Err(e) if !entry.metrics.is_empty() => format!(" (/metrics: {e})"),
+        _ => String::new(),
+    };
+    format!("{flag}{why}")
+}

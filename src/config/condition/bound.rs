@@ -1,0 +1,146 @@
+//! Bounds that no number can reach, or every number does.
+
+use super::Part;
+use crate::config::diagnostic::Findings;
+use crate::config::tree::Place;
+use crate::decide::rule::{Condition, Direction, Statistic};
+use crate::decide::signal::catalog::Catalog;
+
+/// The outlier of a group that is not exactly even is always so far from the median, at least.
+const ANY_OUTLIER: f64 = 1.0 / 1.4826;
+
+/// Healthy load comes up to this now and then (docs/detection.md).
+const HEALTHY_DEPARTURE: f64 = 3.5;
+
+/// Says what is wrong with a condition's bound, which stands at `at`.
+pub(super) fn check_bound(
+    part: Part,
+    condition: &Condition,
+    catalog: &Catalog,
+    at: Place,
+    findings: &mut Findings<'_>,
+) {
+    let (low, high) = range_of(condition, catalog);
+    let bound = condition.bound;
+    let (always, never) = match condition.direction {
+        Direction::Above => (bound < low, bound >= high),
+        Direction::Below => (bound > high, bound <= low),
+    };
+    let never_clears = always && condition.chance.is_none() || is_no_departure(condition);
+    let wrong = match part {
+        Part::Trigger if always => "this bound is always exceeded",
+        Part::Trigger if never => "this bound is never exceeded",
+        Part::Trigger => return check_sense(condition, high, at, findings),
+        Part::Clear if never_clears => "this clear never holds, so the rule would fire for ever",
+        Part::Clear if never => "this clear always holds, so the rule would stop firing at once",
+        Part::Clear => return,
+    };
+    let message = format!("{wrong}: {}", range_in_words(condition, low, high));
+    findings.error(at, message, hundredth_of(bound, high));
+}
+
+/// Says that no group's mean reaches `min_mean`.
+pub(in crate::config) fn check_min_mean(
+    min_mean: f64,
+    lead: &Condition,
+    catalog: &Catalog,
+    at: Place,
+    findings: &mut Findings<'_>,
+) {
+    let (_, high) = catalog.range_of(lead.signal);
+    if min_mean < 0.0 {
+        findings.error(at, "no group's mean is below 0", Some("leave it out".into()));
+    } else if min_mean >= high {
+        let message = format!("no group has such a mean: `{}` is at most {high}", lead.signal_name);
+        findings.error(at, message, hundredth_of(min_mean, high));
+    }
+}
+
+/// The numbers between which a condition's statistic lies, whatever the group.
+fn range_of(c: &Condition, catalog: &Catalog) -> (f64, f64) {
+    let (low, high) = catalog.range_of(c.signal);
+    match c.statistic {
+        Statistic::AnyMember | Statistic::AllMembers => (low, high),
+        Statistic::MaxMinusMin => (0.0, high - low),
+        other => other.range(),
+    }
+}
+
+fn range_in_words(c: &Condition, low: f64, high: f64) -> String {
+    let what = match c.statistic {
+        Statistic::AnyMember | Statistic::AllMembers => format!("`{}`", c.signal_name),
+        Statistic::MaxMinusMin if high.is_finite() => format!("`{}` of `{}`", c.statistic, c.signal_name),
+        other => format!("`{other}`"),
+    };
+    if c.statistic == Statistic::Departure {
+        return format!("{what} is above 0 in every group");
+    }
+    if high.is_finite() {
+        format!("{what} lies between {low} and {high}")
+    } else {
+        format!("{what} is {low} or more")
+    }
+}
+
+/// What was meant by a percentage of something that ends at 1.
+fn hundredth_of(bound: f64, high: f64) -> Option<String> {
+    let is_percentage = high == 1.0 && bound > 1.0 && bound <= 100.0;
+    is_percentage.then(|| format!("it is a share, not a percentage: did you mean {}?", bound / 100.0))
+}
+
+fn is_no_departure(c: &Condition) -> bool {
+    c.statistic == Statistic::Departure && c.bound <= 0.0
+}
+
+/// Bounds that a trigger can cross and that are odd all the same.
+fn check_sense(c: &Condition, high: f64, at: Place, findings: &mut Findings<'_>) {
+    let is_of_members = matches!(c.statistic, Statistic::AnyMember | Statistic::AllMembers);
+    if is_no_departure(c) {
+        let message = format!("this bound is always exceeded: {}", range_in_words(c, 0.0, f64::INFINITY));
+        return findings.error(at, message, Some("5 is rare on healthy load".into()));
+    }
+    if c.statistic == Statistic::Departure && c.bound < HEALTHY_DEPARTURE {
+        let message =
+            format!("healthy load departs by {HEALTHY_DEPARTURE} now and then: this would fire on it");
+        return findings.warn(at, message, Some("5 is rare on healthy load".into()));
+    }
+    if is_of_members && high == 100.0 && c.bound > 0.0 && c.bound < 1.0 {
+        let message = format!("`{}` is in percent, from 0 to 100", c.signal_name);
+        let hint = format!("did you mean {}?", c.bound * 100.0);
+        return findings.warn(at, message, Some(hint));
+    }
+    // With these the bound is not what decides.
+    if c.chance.is_some() || c.above_baseline.is_some() {
+        return;
+    }
+    let Some((even, usual)) = even_of(c.statistic) else { return };
+    let is_even = match c.direction {
+        Direction::Above => c.bound <= even,
+        Direction::Below => c.bound >= even,
+    };
+    if !is_even {
+        return;
+    }
+    let message = format!("`{}` is beyond {} as soon as two members differ at all", c.statistic, c.bound);
+    match usual {
+        Some(usual) => {
+            findings.error(at, message, Some(format!("write {usual}, say, or add `beyond_chance: 4`")))
+        }
+        // Of a number that is rare, any difference may be worth a word.
+        None => findings.warn(at, message, Some("write how far apart they may be".into())),
+    }
+}
+
+/// What an even group shows, and a bound that is usual; `None` for what may be even anywhere.
+const fn even_of(statistic: Statistic) -> Option<(f64, Option<f64>)> {
+    Some(match statistic {
+        Statistic::MaxOverMean => (1.0, Some(1.5)),
+        Statistic::MinOverMean => (1.0, Some(0.2)),
+        Statistic::Jain => (1.0, Some(0.7)),
+        Statistic::Cv => (0.0, Some(0.4)),
+        Statistic::Gini | Statistic::LostShare => (0.0, Some(0.3)),
+        Statistic::RobustZ => (ANY_OUTLIER, Some(6.0)),
+        Statistic::MaxMinusMin => (0.0, None),
+        Statistic::AnyMember | Statistic::AllMembers | Statistic::Departure => return None,
+    })
+}
