@@ -94,7 +94,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
     let plan = Plan::of(&config, &flags).map_err(|e| wrong(&format!("{e:#}")))?;
     announce(&plan);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // What is decided runs on this thread; a window's request does not wait behind it on the other.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(watch(args.clone(), plan, read));
     // A thread that writes to a reader who has stopped reading would be waited for without end.
     runtime.shutdown_timeout(Duration::from_secs(1));
