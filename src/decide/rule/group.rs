@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::change::{Change, How};
 use super::condition::{Held, Judgement, Part};
 use super::engine::Quiet;
+use super::guard::Answered;
 use super::state::{Holds, Input, Phase, State, Step, lasts};
 use super::watcher::{Courses, Watcher};
 use super::worse::Worsening;
@@ -84,6 +85,7 @@ pub(super) struct Group {
     pub held: Held,
     /// The detector, if a condition asks for departures.
     pub watcher: Option<Box<Watcher>>,
+    answered: Answered,
     /// When it last stopped firing: no onset lies before.
     pub settled: Time,
     /// Which condition fired it last.
@@ -108,6 +110,7 @@ impl Group {
             first_seen: now,
             seen: Seen::Nothing,
             held: Held::default(),
+            answered: Answered::default(),
             watcher: None,
             settled: Time::default(),
             fired_by: 0,
@@ -238,7 +241,7 @@ impl Group {
 
     /// What the guard says; nothing without one, or when it was asked before this same firing began.
     fn ask_guard(
-        &self,
+        &mut self,
         running: &Running,
         frames: &[Frame],
         blame: Option<(&Arc<Labels>, Side)>,
@@ -251,7 +254,7 @@ impl Group {
             return Ok(None);
         }
         let looks = running.guard.iter().map(|l| &frames[*l]);
-        guard.holds(looks, now).map(Some).map_err(|e| e.to_string())
+        guard.still_holds(&mut self.answered, looks, now).map(Some).map_err(|e| e.to_string())
     }
 
     /// The group cannot be judged now: for the time being, or at all.

@@ -21,7 +21,7 @@ use cel::objects::{Key, Map};
 use self::check::Checker;
 use self::library::{ANY_RANK, LIBRARY, OURS};
 use super::Frame;
-use crate::decide::labels::LabelValue;
+use crate::decide::labels::{LabelValue, Labels};
 use crate::decide::signal::catalog::Catalog;
 use crate::decide::signal::sample::Signal;
 use crate::decide::time::Time;
@@ -42,6 +42,15 @@ pub struct Guard {
     signals: Vec<(Arc<str>, Signal)>,
     /// Ranks that it asks for by number.
     ranks: Vec<(Arc<str>, i64)>,
+    /// Signals whose age it asks for.
+    aged: Vec<Arc<str>>,
+}
+
+/// The last answer of a guard, and the numbers for which it was given.
+#[derive(Debug, Default)]
+pub struct Answered {
+    numbers: Vec<(Arc<Labels>, f64)>,
+    answer: Option<bool>,
 }
 
 impl fmt::Debug for Guard {
@@ -138,8 +147,8 @@ impl Guard {
             return Err(GuardError::TooLong(source.len()));
         }
         let mut expression = cel::Env::stdlib().parser().parse(source).map_err(|e| syntax(&e))?;
-        let Checker { signals, ranks, .. } = Checker::new(catalog).check(&mut expression)?;
-        let guard = Self { source: source.into(), expression: Arc::new(expression), signals, ranks };
+        let Checker { signals, ranks, aged, .. } = Checker::new(catalog).check(&mut expression)?;
+        let guard = Self { source: source.into(), expression: Arc::new(expression), signals, ranks, aged };
         guard.try_run()?;
         Ok(guard)
     }
@@ -177,6 +186,33 @@ impl Guard {
         self.run(variables)
     }
 
+    /// Likewise; what was asked `last` for the same numbers is not computed again, for CEL is slow and
+    /// ticks ask more often than samples come.
+    pub fn still_holds<'f>(
+        &self,
+        last: &mut Answered,
+        frames: impl Iterator<Item = &'f Frame> + Clone,
+        now: Time,
+    ) -> Result<bool, GuardError> {
+        let members = || frames.clone().flat_map(|frame| &frame.members);
+        let mut shown = members();
+        let is_same = |(id, value): &(Arc<Labels>, f64)| {
+            shown.next().is_some_and(|m| Arc::ptr_eq(&m.id, id) && m.value == *value)
+        };
+        if let Some(answer) = last.answer
+            && last.numbers.iter().all(is_same)
+            && shown.next().is_none()
+        {
+            return Ok(answer);
+        }
+        let answer = self.holds(frames.clone(), now)?;
+        last.numbers.clear();
+        last.numbers.extend(members().map(|m| (m.id.clone(), m.value)));
+        // An age grows by itself.
+        last.answer = self.aged.is_empty().then_some(answer);
+        Ok(answer)
+    }
+
     /// Runs it on made-up data: every rank from 0 to 255, and any other name, has a value.
     fn try_run(&self) -> Result<(), GuardError> {
         let map: HashMap<Key, Value> = (0..256)
@@ -192,7 +228,9 @@ impl Guard {
     ) -> Result<bool, GuardError> {
         let mut context = LIBRARY.new_inner_scope();
         for (name, map, age) in variables {
-            context.add_variable_from_value(age_of(name), Value::Float(age));
+            if self.aged.contains(name) {
+                context.add_variable_from_value(age_of(name), Value::Float(age));
+            }
             context.add_variable_from_value(name.to_string(), Value::Map(Map { map: Arc::new(map) }));
         }
         match context.resolve(&self.expression) {

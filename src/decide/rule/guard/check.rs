@@ -19,11 +19,13 @@ pub(super) struct Checker<'a> {
     pub(super) signals: Vec<(Arc<str>, Signal)>,
     /// The ranks that it asks for by number, and of which signal.
     pub(super) ranks: Vec<(Arc<str>, i64)>,
+    /// The signals whose age it asks for.
+    pub(super) aged: Vec<Arc<str>>,
 }
 
 impl<'a> Checker<'a> {
     pub(super) fn new(catalog: &'a Catalog) -> Self {
-        Self { catalog, bound: Vec::new(), signals: Vec::new(), ranks: Vec::new() }
+        Self { catalog, bound: Vec::new(), signals: Vec::new(), ranks: Vec::new(), aged: Vec::new() }
     }
 
     pub(super) fn check(mut self, expression: &mut IdedExpr) -> Result<Self, GuardError> {
@@ -93,6 +95,7 @@ impl<'a> Checker<'a> {
             return Ok(None);
         };
         self.ident(name)?;
+        self.aged.push(name.as_str().into());
         Ok(Some(age_of(name)))
     }
 

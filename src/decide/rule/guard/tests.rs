@@ -26,6 +26,31 @@ fn holds(source: &str, load: &[f64], queue: &[f64]) -> Result<bool, GuardError> 
 }
 
 #[test]
+fn an_answer_stands_until_a_number_or_a_rank_is_another_one() {
+    let (guard, mut last) = (guard("value(load, 1) > 25").expect("a guard"), Answered::default());
+    let mut ask = |load: &Frame| guard.still_holds(&mut last, [load].into_iter(), Time::from_epoch_s(101.0));
+    let mut load = frame(&[10.0, 30.0]);
+    assert_eq!((ask(&load), ask(&load)), (Ok(true), Ok(true)));
+    load.members[1].value = 20.0;
+    assert_eq!(ask(&load), Ok(false));
+    load.members[1].value = 30.0;
+    assert_eq!(ask(&load), Ok(true));
+    load.members.reverse();
+    (load.members[0].value, load.members[1].value) = (10.0, 30.0);
+    assert_eq!(ask(&load), Ok(false), "the same numbers, but of other ranks");
+    load.members.pop();
+    assert_eq!(ask(&load), Ok(false));
+}
+
+#[test]
+fn an_age_grows_while_the_numbers_stay() {
+    let (guard, mut last, load) =
+        (guard("age(load) < 3").expect("a guard"), Answered::default(), frame(&[1.0]));
+    let mut ask = |s| guard.still_holds(&mut last, [&load].into_iter(), Time::from_epoch_s(s));
+    assert_eq!((ask(102.0), ask(104.0)), (Ok(true), Ok(false)));
+}
+
+#[test]
 fn guards_compute_over_signals() {
     let (load, queue) = ([10.0, 30.0, 20.0], [0.0, 8.0, 0.0]);
     for (source, expected) in [
