@@ -72,6 +72,32 @@ fn samples_that_came_too_soon_after_others_are_looked_at_as_soon_as_they_may_be(
     assert_eq!(play.watch.due(), None);
 }
 
+#[test]
+fn what_fires_anew_after_a_long_gap_has_no_onset_before_it() {
+    let mut watch = core(Some(RULE), Mode::Live, at(0.0));
+    let mut effects = Vec::new();
+    let mut see = |from: u32, until: u32, is_there: bool| {
+        for now in (from..until).map(|s| at(f64::from(s))) {
+            if is_there {
+                watch.handle(Event::Observed(loads(now, [40, 4])), now, &mut effects);
+            }
+            watch.handle(Event::Tick, now + TICK, &mut effects);
+        }
+    };
+    see(1, 60, true);
+    see(60, 720, false);
+    see(720, 780, true);
+    let onsets: Vec<Time> = effects
+        .iter()
+        .filter_map(|e| match e {
+            Effect::Changed { change, .. } if change.is_onset() => Some(change.finding.as_ref()?.onset),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(onsets.len(), 2, "{onsets:?}");
+    assert!(onsets[1] >= at(720.0), "{onsets:?}");
+}
+
 /// The log of a real server whose DP2 is overloaded, each line after its arrival and a tab.
 fn recorded_log() -> Vec<u8> {
     let mut log = Vec::new();

@@ -63,6 +63,8 @@ use crate::serve::metrics::Metrics;
 
 /// Observations that may wait; when it is full the sources wait, and say so.
 const INBOX: usize = 1024;
+/// Looks at waiting samples are at least so far apart.
+const TOGETHER: Duration = Duration::from_millis(10);
 /// What closing an open window may take at the end.
 pub const GRACE: Duration = Duration::from_secs(12);
 /// Everything that happens.
@@ -286,9 +288,11 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
 }
 
 impl Agent {
-    /// How long until samples that wait may be looked at.
+    /// How long until samples that wait may be looked at. Thousands of groups wait each for another
+    /// moment: those that come close together are looked at together.
     fn until_due(&self) -> Option<Duration> {
-        self.watch.due().map(|at| self.clock.real(at.since(self.clock.now())))
+        let due = self.watch.due()?;
+        Some(self.clock.real(due.since(self.clock.now())).max(TOGETHER))
     }
 
     fn take(&mut self, item: Inbox, effects: &mut Vec<Effect>) {

@@ -202,9 +202,8 @@ impl Group {
             None => Input::Judged { trigger: blame, clear, newest: lead.newest },
             Some(quiet) => Input::Disturbed { clear: clear && quiet == Quiet::MayClear },
         };
-        let was = self.phase();
         let step = self.state.step(input, running.holds, now);
-        self.note(step, was, trigger.lead, now);
+        self.note(step, is_open, trigger.lead, now);
         match step.how() {
             Some(how) => Some(self.change(how, running, Some((&trigger, frames)), None, now)),
             None if self.worse.is_none() => None,
@@ -222,8 +221,8 @@ impl Group {
     }
 
     /// What a step means for the firings to come.
-    fn note(&mut self, step: Step, was: Phase, lead: usize, now: Time) {
-        if was == Phase::Firing && self.phase() == Phase::Idle {
+    fn note(&mut self, step: Step, was_open: bool, lead: usize, now: Time) {
+        if was_open && self.phase() == Phase::Idle {
             self.settled = now;
         }
         let is_new = match step {

@@ -49,7 +49,8 @@ pub struct Guard {
 /// The last answer of a guard, and the numbers for which it was given.
 #[derive(Debug, Default)]
 pub struct Answered {
-    numbers: Vec<(Arc<Labels>, f64)>,
+    /// Of which of its signals, whose, and how much.
+    numbers: Vec<(usize, Arc<Labels>, f64)>,
     answer: Option<bool>,
 }
 
@@ -194,10 +195,11 @@ impl Guard {
         frames: impl Iterator<Item = &'f Frame> + Clone,
         now: Time,
     ) -> Result<bool, GuardError> {
-        let members = || frames.clone().flat_map(|frame| &frame.members);
+        let of_one = |(i, frame): (usize, &'f Frame)| frame.members.iter().map(move |m| (i, m));
+        let members = || frames.clone().enumerate().flat_map(of_one);
         let mut shown = members();
-        let is_same = |(id, value): &(Arc<Labels>, f64)| {
-            shown.next().is_some_and(|m| Arc::ptr_eq(&m.id, id) && m.value == *value)
+        let is_same = |(of, id, value): &(usize, Arc<Labels>, f64)| {
+            shown.next().is_some_and(|(i, m)| i == *of && Arc::ptr_eq(&m.id, id) && m.value == *value)
         };
         if let Some(answer) = last.answer
             && last.numbers.iter().all(is_same)
@@ -207,7 +209,7 @@ impl Guard {
         }
         let answer = self.holds(frames.clone(), now)?;
         last.numbers.clear();
-        last.numbers.extend(members().map(|m| (m.id.clone(), m.value)));
+        last.numbers.extend(members().map(|(i, m)| (i, m.id.clone(), m.value)));
         // An age grows by itself.
         last.answer = self.aged.is_empty().then_some(answer);
         Ok(answer)

@@ -279,7 +279,8 @@ impl State {
             },
             Self::Warming | Self::Unknown { .. } | Self::Inert => {}
         }
-        resumed
+        // What has cleared at once does not go on.
+        if matches!(self, Self::Firing(_)) { resumed } else { Step::Same }
     }
 }
 

@@ -41,9 +41,11 @@ impl Group {
         // The rest of the trigger must hold, too, and the guard, as at the onset: a firing lasts until
         // it clears, and is no reason for a window by itself.
         let times = (is_same && trigger.holds).then(|| times_bound(reading.value, condition.bound));
-        let allows = || {
+        let answered = &mut self.answered;
+        let mut allows = || {
             let looks = running.guard.iter().map(|l| &frames[*l]);
-            running.rule.only_if.as_ref().is_none_or(|guard| guard.holds(looks, now) == Ok(true))
+            let guard = running.rule.only_if.as_ref();
+            guard.is_none_or(|guard| guard.still_holds(answered, looks, now) == Ok(true))
         };
         let times = times.filter(|times| *times < worse.needed() || allows());
         let hold = running.holds.trigger.max(condition.hold);

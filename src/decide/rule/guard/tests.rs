@@ -43,6 +43,19 @@ fn an_answer_stands_until_a_number_or_a_rank_is_another_one() {
 }
 
 #[test]
+fn an_answer_knows_of_which_signal_a_number_was() {
+    let guard = guard("ranks(load) >= 2 && ranks(queue_reqs) >= 1").expect("a guard");
+    let mut last = Answered::default();
+    let mut ask = |load: &Frame, queue: &Frame| {
+        guard.still_holds(&mut last, [load, queue].into_iter(), Time::from_epoch_s(101.0))
+    };
+    let (mut load, mut queue) = (frame(&[4.0, 4.0]), frame(&[2.0]));
+    assert_eq!(ask(&load, &queue), Ok(true));
+    queue.members.insert(0, load.members.pop().expect("two"));
+    assert_eq!(ask(&load, &queue), Ok(false));
+}
+
+#[test]
 fn an_age_grows_while_the_numbers_stay() {
     let (guard, mut last, load) =
         (guard("age(load) < 3").expect("a guard"), Answered::default(), frame(&[1.0]));

@@ -134,6 +134,18 @@ fn a_zero_for_fires_at_once() {
     assert_eq!(state.phase(), Phase::Firing);
 }
 
+#[test]
+fn a_firing_that_is_over_when_its_data_are_back_does_not_go_on() {
+    let (mut state, member) = (State::default(), Arc::new(Rank::dp(1).labels()));
+    let holds = Holds { trigger: Duration::ZERO, clear: Duration::ZERO, ..HOLDS };
+    let fires = Input::Judged { trigger: Some((&member, Side::High)), clear: false, newest: t(0) };
+    state.step(fires, holds, t(0));
+    state.step(Input::Absent, holds, t(5));
+    let is_even = Input::Judged { trigger: None, clear: true, newest: t(9) };
+    assert_eq!(state.step(is_even, holds, t(9)), Step::Moved);
+    assert_eq!(state.phase(), Phase::Idle);
+}
+
 proptest! {
     #[test]
     fn no_firing_begins_without_three_seconds_of_trigger_before_it(script in "[.\\-12ab_xX!]{0,80}") {
