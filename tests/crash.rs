@@ -1,7 +1,7 @@
 //! Kills the real agent (SIGKILL) at random points of captures of a double, by its own profiler, by
 //! an nsys session and by a program, and counts what is lost.
 //!
-//! `SKEWTRAP_KILLS` says how often; the default keeps `cargo test` short, the gate asks for 200.
+//! `SKEWTRAP_KILLS` says how often; the default keeps `cargo test` short; 200 take some minutes.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 #[path = "capture/stage.rs"]
