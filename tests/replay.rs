@@ -166,6 +166,10 @@ fn a_firing_whose_data_were_away_for_a_while_goes_on_with_its_onset_and_one_capt
         .lines()
         .filter(|l| !(1_795_492_127.0..1_795_492_132.0).contains(&at(l)))
         .fold(String::new(), |text, line| text + line + "\n");
+    let said = replay(&["--loads", &folder.file("loads.jsonl", with_gap.as_bytes())]);
+    let said = String::from_utf8(said.stdout).expect("text");
+    let goes_on = said.lines().find(|l| l.contains("it goes on")).expect("its data came back");
+    assert!(goes_on.contains("capture: would have started already"), "nothing was captured: {goes_on}");
     let lines = |text: &str| -> Vec<serde_json::Value> {
         let out = replay(&["--loads", &folder.file("loads.jsonl", text.as_bytes()), "--json"]);
         let of_rule = |l: &serde_json::Value| l["rule"] == "dp-load-skew";

@@ -16,17 +16,23 @@ const RULES: &str = "rules:\n  - { name: skew, signal: load, trigger: { max_over
 /// An agent, and the address of its API.
 fn started(dir: &Path) -> (Agent, String) {
     fs::write(dir.join("rules.yaml"), RULES).expect("written");
-    let arguments =
-        ["--log", "server.log", "--rules", "rules.yaml", "--listen", "127.0.0.1:0", "--state-dir", "state"];
-    let mut agent = Agent::start(dir, &arguments);
+    started_with(dir, &["--log", "server.log", "--rules", "rules.yaml", "--state-dir", "state"])
+}
+
+fn started_with(dir: &Path, arguments: &[&str]) -> (Agent, String) {
+    let mut agent = Agent::start(dir, &[arguments, &["--listen", "127.0.0.1:0"]].concat());
     let said = agent.until("status page and API on http://").pop().expect("that line");
     let address = said.rsplit("http://").next().expect("an address").trim().to_owned();
     (agent, address)
 }
 
-/// Asks for a silence; the whole answer.
+/// Asks for a silence with the agent's own token; the whole answer.
 fn silence(dir: &Path, address: &str, body: &str) -> String {
     let token = fs::read_to_string(dir.join("state/api-token")).expect("its own token");
+    silence_by(&token, address, body)
+}
+
+fn silence_by(token: &str, address: &str, body: &str) -> String {
     let request = format!(
         "POST /api/v1/silence HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         token.trim(),
@@ -64,4 +70,21 @@ fn a_silence_names_what_exists_outlives_a_restart_and_can_be_ended() {
     let (_agent, address) = started(dir.path());
     let none = silence(dir.path(), &address, r#"{"rule": "skew", "for_s": 0}"#);
     assert!(none.contains("there was no such silence"), "{none}");
+}
+
+#[test]
+fn a_silence_that_nothing_can_keep_says_that_a_restart_forgets_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join("token"), "t0ken").expect("written");
+    // Below a file there can be no folder, whoever runs this.
+    let config = format!(
+        "targets: [{{ logs: [server.log] }}]\nstate_dir: token/state\nincident_dir: incidents\ntoken: {{ file: token }}\n{RULES}"
+    );
+    fs::write(dir.path().join("skewtrap.yaml"), config).expect("written");
+    let (_agent, address) = started_with(dir.path(), &["--config", "skewtrap.yaml"]);
+    let kept = silence_by("t0ken", &address, r#"{"rule": "skew", "for_s": 3600}"#);
+    assert!(kept.starts_with("HTTP/1.1 200") && kept.contains("silenced until"), "{kept}");
+    assert!(kept.contains("a restart of the agent forgets that"), "{kept}");
+    let over = silence_by("t0ken", &address, r#"{"rule": "skew", "for_s": 0}"#);
+    assert!(over.contains("the silence is over") && !over.contains("forgets"), "{over}");
 }

@@ -19,7 +19,7 @@ use skewtrap::decide::signal::sample::{Source, TargetId};
 use skewtrap::decide::status::{Silence, SourceState};
 use skewtrap::decide::time::Time;
 use skewtrap::decide::watch::{Effect, Event, Mode, ServerFact, TICK};
-use skewtrap::explain::message::Update;
+use skewtrap::explain::message::{Message, Origin, Update, utc};
 
 #[test]
 fn a_wish_that_came_before_the_facts_is_granted_once_when_they_are_there() {
@@ -268,6 +268,46 @@ fn what_outlives_a_silence_is_told_when_it_ends_and_what_does_not_never() {
     play.second(4.0, [20, 20]);
     play.second(10.0, [20, 20]);
     assert_eq!((&play.states[..], &play.told[..]), (&["firing", "idle"][..], &[][..]));
+}
+
+#[test]
+fn what_may_be_over_when_its_silence_ends_is_told_only_if_its_data_show_that_it_goes_on() {
+    // What was away for more than ten minutes returns as idle.
+    for (back, after, told) in [(90, [40, 4], &[Update::Fired][..]), (900, [20, 20], &[][..])] {
+        let mut play = Play::new();
+        play.facts(0.5);
+        play.tell(silence(60.0), 0.6);
+        for s in 1..10 {
+            play.second(f64::from(s), [40, 4]);
+        }
+        for s in 10..back {
+            play.tell(Event::Tick, f64::from(s));
+        }
+        assert_eq!((&play.states[..], &play.told[..]), (&["firing", "unknown"][..], &[][..]));
+        for s in back..back + 5 {
+            play.second(f64::from(s), after);
+        }
+        let state = if told.is_empty() { "idle" } else { "firing" };
+        assert_eq!((&play.told[..], play.states.last()), (told, Some(&state)), "{:?}", play.states);
+    }
+}
+
+#[test]
+fn the_message_at_the_end_of_a_silence_says_what_is_true_then() {
+    let mut play = Play::new();
+    play.facts(0.5);
+    play.tell(silence(3600.0), 0.6);
+    play.second(1.0, [40, 4]);
+    play.tell(silence(2.0), 2.0);
+    play.second(3.0, [40, 4]);
+    let incident = play.fired.expect("it is told");
+    let message = Message::of(&incident, Update::Fired, at(3.3), &Origin::default());
+    let until = utc(at(3600.0));
+    assert_eq!(message.facts.capture, format!("refused: it was silenced until {until} when it fired"));
+    assert_eq!(message.notes, ["the silence in which it fired is over, and it still fires"]);
+    let refused = incident.capture.refused().expect("nothing is captured late");
+    assert_eq!(&*refused.reason, "silenced");
+    assert!(Message::of(&incident, Update::Resolved, at(9.0), &Origin::default()).notes.is_empty());
 }
 
 #[test]

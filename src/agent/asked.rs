@@ -74,6 +74,10 @@ impl Agent {
         let said =
             if until <= now { "the silence is over".into() } else { format!("silenced until {until}") };
         match self.desk.state.keep_silences(self.watch.silences()) {
+            Ok(()) if until > now && !self.desk.state.outlives_restart() => done(format!(
+                "{said}; a restart of the agent forgets that, for its state folder cannot be written, as its \
+                 log said when it started"
+            )),
             Ok(()) => done(said),
             Err(error) => done(format!("{said}; a restart of the agent forgets that: {error}")),
         }

@@ -15,11 +15,17 @@ use crate::act::notify::{Attempt, Delivery, Outcome, Planner, Receiver, Report};
 use crate::act::state::{Parcel, State};
 use crate::decide::incident::{Incident, Record};
 use crate::decide::status::ReceiverStatus;
-use crate::explain::message::{Origin, Update};
+use crate::decide::time::Time;
+use crate::explain::message::{Origin, Update, utc};
 
-/// Why an incident of an agent before this one is resolved.
-const STARTED_AGAIN: &str =
-    "the agent was started again and no longer follows it; what still fires is told as a new incident";
+/// Why an incident of an agent before this one is resolved, and when people hear of what still fires.
+fn started_again(silenced_until: Option<Time>) -> String {
+    let still = match silenced_until {
+        None => "told as a new incident".to_owned(),
+        Some(until) => format!("silenced until {}, and told as a new incident then", utc(until)),
+    };
+    format!("the agent was started again and no longer follows it; what still fires is {still}")
+}
 
 /// Sends messages.
 #[derive(Debug)]
@@ -70,25 +76,28 @@ impl Post {
     }
 
     /// Tells of a capture that an agent before this one began, and that its incident is over.
-    pub fn tell_recovered(&mut self, record: &mut Record, clock: Clock) {
+    /// `silenced_until` is when its rule may be told of again, where it is silenced.
+    pub fn tell_recovered(&mut self, record: &mut Record, silenced_until: Option<Time>, clock: Clock) {
         // First, for an alert whose end is not known would be open for a week.
         let was_open = record.incident.resolve(clock.now());
         self.tell(&record.incident, Update::Captured, &record.notify, clock);
         if was_open {
-            self.tell_end(record, clock);
+            self.tell_end(record, silenced_until, clock);
         }
     }
 
     /// Tells that an incident is over which an agent before this one left open.
-    pub fn tell_left(&mut self, record: &mut Record, clock: Clock) {
+    /// `silenced_until` is when its rule may be told of again, where it is silenced.
+    pub fn tell_left(&mut self, record: &mut Record, silenced_until: Option<Time>, clock: Clock) {
         if record.incident.resolve(clock.now()) {
-            self.tell_end(record, clock);
+            self.tell_end(record, silenced_until, clock);
         }
     }
 
-    fn tell_end(&mut self, record: &Record, clock: Clock) {
+    fn tell_end(&mut self, record: &Record, silenced_until: Option<Time>, clock: Clock) {
         self.planner.carry_on(&record.incident.id);
-        self.tell_noted(&record.incident, Update::Resolved, &record.notify, Some(STARTED_AGAIN), clock);
+        let note = started_again(silenced_until);
+        self.tell_noted(&record.incident, Update::Resolved, &record.notify, Some(note), clock);
     }
 
     fn tell_noted(
@@ -96,7 +105,7 @@ impl Post {
         incident: &Incident,
         update: Update,
         named: &[Arc<str>],
-        note: Option<&str>,
+        note: Option<String>,
         clock: Clock,
     ) {
         if let Some(complaint) = self.planner.complaint(&incident.rule, named) {
@@ -104,7 +113,7 @@ impl Post {
         }
         let mut deliveries = self.planner.plan(incident, update, named, clock.now());
         for delivery in &mut deliveries {
-            delivery.message.notes.extend(note.map(ToOwned::to_owned));
+            delivery.message.notes.extend(note.clone());
         }
         let parcels: Vec<Parcel> = deliveries.iter().map(Parcel::from).collect();
         if let Err(error) = self.state.post(&parcels) {
@@ -227,18 +236,33 @@ mod tests {
         let mut incident = sample(clock.now());
         incident.resolved_at = None;
         let mut record = Record::new("agent".into(), incident).told_to(vec!["oncall".into()]);
-        post.tell_recovered(&mut record.clone(), clock);
+        post.tell_recovered(&mut record.clone(), None, clock);
         let told = posted(&state);
         let heard: Vec<_> = told.iter().map(|(who, m)| (&**who, m.update)).collect();
         assert_eq!(heard, [("oncall", Update::Captured), ("oncall", Update::Resolved)]);
         assert!(told.iter().all(|(_, m)| m.incident.resolved_at.is_some()), "neither opens an alert");
-        assert!(told[1].1.notes.contains(&STARTED_AGAIN.to_owned()), "{:?}", told[1].1.notes);
+        assert!(told[1].1.notes.contains(&started_again(None)), "{:?}", told[1].1.notes);
         record.incident.id = "another".into();
-        post.tell_left(&mut record, clock);
-        post.tell_left(&mut record, clock);
+        post.tell_left(&mut record, None, clock);
+        post.tell_left(&mut record, None, clock);
         let told = posted(&state);
         let heard: Vec<_> = told[2..].iter().map(|(who, m)| (&**who, m.update)).collect();
         assert_eq!(heard, [("oncall", Update::Resolved)], "once");
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_told_within_a_silence_promises_no_message_before_it_is_over() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (mut post, state, clock) = post(dir.path());
+        let mut incident = sample(clock.now());
+        incident.resolved_at = None;
+        let mut record = Record::new("agent".into(), incident);
+        post.tell_left(&mut record, Some(Time::from_epoch_s(1_795_492_000.0)), clock);
+        let [(_, message)] = &posted(&state)[..] else { panic!("there is one message") };
+        assert_eq!(message.update, Update::Resolved, "no receiver keeps the alert for ever");
+        let said =
+            "what still fires is silenced until 2026-11-24 03:46:40.0 UTC, and told as a new incident then";
+        assert!(message.notes.iter().any(|note| note.ends_with(said)), "{:?}", message.notes);
     }
 
     #[test]

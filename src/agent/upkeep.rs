@@ -18,6 +18,7 @@ use crate::act::systemd;
 use crate::decide::capture::window::Phase;
 use crate::decide::incident::Record;
 use crate::decide::signal::sample::TargetId;
+use crate::decide::time::Time;
 use crate::decide::watch::{self, Effect, Event, WindowNews};
 use crate::serve::Command;
 
@@ -74,7 +75,8 @@ impl Agent {
             self.tell_closed(record);
         }
         for mut record in found.open {
-            self.post.tell_left(&mut record, self.clock);
+            let silenced_until = self.silenced_until(&record);
+            self.post.tell_left(&mut record, silenced_until, self.clock);
             // The archive ends only with the agent.
             let _ = self.archive.send(Job::Update(Box::new(record.incident)));
         }
@@ -139,10 +141,17 @@ impl Agent {
             incident = &*record.incident.id,
             "a window was left open by an agent before this one; it is closed"
         );
-        self.post.tell_recovered(&mut record, self.clock);
+        let silenced_until = self.silenced_until(&record);
+        self.post.tell_recovered(&mut record, silenced_until, self.clock);
         self.forget(&record.incident.id);
         // The archive ends only with the agent.
         let _ = self.archive.send(Job::Update(Box::new(record.incident)));
+    }
+
+    /// Until when nothing new of a record's rule and server is told, if it is silenced.
+    fn silenced_until(&self, record: &Record) -> Option<Time> {
+        let incident = &record.incident;
+        self.watch.silenced_until(&incident.rule, &incident.target, self.clock.now())
     }
 
     /// The message of a capture is in the outbox: nothing of it can be lost any more.

@@ -89,6 +89,8 @@ fn show(effect: &Effect, json: bool, out: &mut impl Write) -> io::Result<()> {
             out.write_all(b"\n")
         }
         Effect::Changed { change, capture, why } => {
+            // The format's word would read as if something had been captured.
+            let capture = if *capture == "done" { "would have started already" } else { capture };
             writeln!(out, "{}  {}", change.at, change.text(capture, why.as_deref()))
         }
         Effect::Trouble { said, .. } => {

@@ -276,6 +276,13 @@ pub struct Silence {
     pub why: Option<String>,
 }
 
+impl Silence {
+    /// Whether it is one of the rule on the server.
+    pub fn covers(&self, rule: &str, target: &str) -> bool {
+        self.rule.as_ref().is_none_or(|r| **r == *rule) && self.target.as_ref().is_none_or(|t| **t == *target)
+    }
+}
+
 /// The last minutes of one signal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct History {

@@ -77,8 +77,8 @@ pub struct State {
     file: Arc<PathBuf>,
     connection: Arc<Mutex<Connection>>,
     agent: Arc<str>,
-    // Held for its lock.
-    _lock: Option<Arc<File>>,
+    // Held for its lock; `None` in memory.
+    lock: Option<Arc<File>>,
 }
 
 impl State {
@@ -115,8 +115,13 @@ impl State {
             file: Arc::new(file),
             connection: Arc::new(Mutex::new(connection)),
             agent: agent.into(),
-            _lock: lock.map(Arc::new),
+            lock: lock.map(Arc::new),
         })
+    }
+
+    /// Whether it is there after a restart: it is in a folder, not in memory alone.
+    pub const fn outlives_restart(&self) -> bool {
+        self.lock.is_some()
     }
 
     /// This agent's id: 32 hex digits, the same for the life of the state.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use thiserror::Error;
 
+pub use self::word::SILENCED;
 use crate::decide::capture::facts::{Engine, Version};
 use crate::decide::time::Time;
 

@@ -226,7 +226,7 @@ impl Core {
 
 /// A message about a case, unless it is silenced.
 pub(super) fn tell(case: &Case, update: Update, out: &mut Vec<Effect>) {
-    if !case.is_silenced {
+    if case.silenced.is_none() {
         let (incident, receivers) = (case.incident.clone(), case.rule.notify.clone());
         out.push(Effect::Notify { incident: Box::new(incident), update, receivers });
     }

@@ -139,7 +139,7 @@ pub enum Effect {
     Changed {
         /// The change.
         change: Box<Change>,
-        /// The capture's word: `none`, `would_start`, `refused`, `open`.
+        /// The capture's word: docs/api.md has those of a replay.
         capture: &'static str,
         /// Why it is refused.
         why: Option<String>,

@@ -30,8 +30,10 @@ pub struct Case {
     pub firing: String,
     /// Whether it may have fired before the agent looked.
     pub may_carry_on: bool,
-    /// Whether its messages are held back.
-    pub is_silenced: bool,
+    /// Its messages are held back: until when, as was known when it fired.
+    pub silenced: Option<Time>,
+    /// Whether the data of its group are away: it may be over.
+    pub is_away: bool,
     /// Whether somebody asked for it: no rule clears it, it is over with what was asked for.
     pub is_asked: bool,
     /// The number of the last capture whose refusal was told, of those wished for because it got worse.
@@ -85,6 +87,11 @@ impl Incidents {
         self.cases.get(self.firing.get(&key_of(change))?)
     }
 
+    /// One, to go on with it.
+    pub fn firing_mut(&mut self, change: &Change) -> Option<&mut Case> {
+        self.cases.get_mut(self.firing.get(&key_of(change))?)
+    }
+
     /// Resolves the incident that fires for the rule and group of a change.
     pub fn resolve(&mut self, change: &Change) -> Option<&Case> {
         let id = self.firing.remove(&key_of(change))?;
@@ -123,7 +130,7 @@ impl Incidents {
         self.cases.get_mut(id)
     }
 
-    /// Those that fire, in the order of their ids.
+    /// Those that fire, and those whose data are away since, in the order of their rules and groups.
     pub fn firing_now(&self) -> impl Iterator<Item = &Case> {
         self.firing.values().filter_map(|id| self.cases.get(id))
     }
@@ -168,7 +175,17 @@ fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) ->
         ..Incident::new(id, rule.name.clone(), target, change.at, finding)
     };
     let may_carry_on = change.may_carry_on;
-    Case { incident, rule, group, firing, may_carry_on, is_silenced: false, is_asked: false, told_refused: 0 }
+    Case {
+        incident,
+        rule,
+        group,
+        firing,
+        may_carry_on,
+        silenced: None,
+        is_away: false,
+        is_asked: false,
+        told_refused: 0,
+    }
 }
 
 fn key_of(change: &Change) -> Key {

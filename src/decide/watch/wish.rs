@@ -50,9 +50,12 @@ impl Core {
         if change.state == Phase::Idle {
             self.resolve(&change, out);
         }
+        if let Some(case) = self.incidents.firing_mut(&change) {
+            case.is_away = change.state != Phase::Firing;
+        }
         let incident = self.incidents.firing(&change).map(|case| &case.incident);
         let capture = match incident.map(|i| &i.capture) {
-            // That it would start was told with the onset.
+            // That it would start was told with the onset, and whoever counts windows counts those lines.
             Some(CaptureOutcome::WouldStart) => "done",
             Some(capture) => capture.word(),
             None => "none",
@@ -87,10 +90,10 @@ impl Core {
         let target = self.target_of(&change, &finding);
         let name =
             self.servers.get(usize::from(target.0)).map_or_else(|| "server".into(), |s| s.name.clone());
-        let silenced = self.silenced_for(&change.rule.name, &name, now);
+        let silenced = self.silenced_until(&change.rule.name, &name, now);
         let finding = Finding { shown_by: shown_by(store, &change, &finding), ..finding };
         let case = self.incidents.open(&change, finding, name);
-        case.is_silenced = silenced.is_some();
+        case.silenced = silenced;
         let id = case.incident.id.clone();
         let warmup = match &case.rule.capture {
             CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) => http.warmup,
@@ -98,7 +101,7 @@ impl Core {
         };
         let mut wished = Vec::new();
         match silenced {
-            Some(left) => self.refuse(&id, &Refusal::Silenced { left }, &mut wished),
+            Some(until) => self.refuse(&id, &Refusal::Silenced { left: until.since(now) }, &mut wished),
             None if warmup.is_zero() => self.wish(store, &id, target, now, &mut wished),
             None => drop(self.warming.insert(id.clone(), now + warmup)),
         }

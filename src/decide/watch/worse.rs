@@ -59,8 +59,8 @@ impl Core {
         let times = times_bound(numbers.value, numbers.bound);
         let value = numbers.value;
         let worse = Worse { at: now, value, times_bound: times, window, refused: None };
-        let decided = match self.silenced_for(&rule.name, &name, now) {
-            Some(left) => Err(Refusal::Silenced { left }),
+        let decided = match self.silenced_until(&rule.name, &name, now) {
+            Some(until) => Err(Refusal::Silenced { left: until.since(now) }),
             None => self.decided(store, &id, target, times, now),
         };
         let is_told = match decided {

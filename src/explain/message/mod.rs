@@ -20,6 +20,7 @@ pub use self::sample::sample;
 pub use self::slack::slack;
 pub use self::terminal::terminal;
 pub use self::words::{figure, rank_name, seconds, utc};
+use crate::decide::capture::refusal::SILENCED;
 use crate::decide::incident::{CaptureOutcome, Incident};
 use crate::decide::time::Time;
 
@@ -105,7 +106,7 @@ impl Message {
             title: title_of(incident, update),
             facts: Facts::of(incident, origin),
             page: origin.page.as_ref().map(|p| format!("{p}/#incident={}", incident.id)),
-            notes: Vec::new(),
+            notes: notes_of(incident, update),
             incident: incident.clone(),
         }
     }
@@ -114,6 +115,17 @@ impl Message {
     pub fn json(&self) -> String {
         serde_json::to_string(self).expect("a message has only string keys and finite numbers")
     }
+}
+
+/// While a silence lasts nothing is told: what says that it fired and was refused for one, says so
+/// at its end.
+fn notes_of(incident: &Incident, update: Update) -> Vec<String> {
+    let is_late =
+        update == Update::Fired && incident.capture.refused().is_some_and(|r| *r.reason == *SILENCED);
+    is_late
+        .then(|| "the silence in which it fired is over, and it still fires".to_owned())
+        .into_iter()
+        .collect()
 }
 
 /// The stable id of the message about `update`; what is about a further capture of the incident

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::Refusal;
 
+/// The word of [`Refusal::Silenced`].
+pub const SILENCED: &str = "silenced";
+
 /// What passes by itself is asked about again after this.
 const A_WHILE: Duration = Duration::from_secs(60);
 
@@ -60,7 +63,7 @@ impl Refusal {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::WatchOnly => "watch_only",
-            Self::Silenced { .. } => "silenced",
+            Self::Silenced { .. } => SILENCED,
             Self::Cleared => "cleared",
             Self::Cooldown { .. } => "cooldown",
             Self::RuleLimit { .. } => "rule_limit",
