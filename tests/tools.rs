@@ -161,6 +161,7 @@ async fn check_and_init_look_at_a_server() {
         rule("either", "trigger: { any: [{ max_over_mean: 100 }, { cv: 0.5 }] }"),
         rule("both", "trigger: { all: [{ jain: 0.2 }, { cv: 0.5 }] }"),
         rule("stranger", "trigger: { cv: 0.5 }, only_if: 'value(load, 9) > 1'"),
+        rule("spared", "trigger: { cv: 0.5 }, only_if: 'ranks(load) < 8 || value(load, 9) > 1'"),
         rule("alone", "within: [target, role, dp_rank], across: tp_rank, trigger: { cv: 0.5 }"),
         rule("many", "min_members: 9, trigger: { cv: 0.5 }"),
         rule("servers", "across: target, within: role, trigger: { cv: 0.5 }"),

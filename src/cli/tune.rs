@@ -13,8 +13,10 @@ use serde::Serialize;
 use super::play::{self, Recordings};
 use super::rules::Ready;
 use super::{Format, print_diagnostics};
+use crate::config::condition::{can_clear, can_trigger};
 use crate::config::file::{self, Config};
 use crate::decide::rule::{Condition, Direction, Phase, Rule, Statistic};
+use crate::decide::signal::catalog::Catalog;
 use crate::observe::configuration;
 
 /// Finds bounds on recordings: how often each would have fired, and the one for a given peace.
@@ -51,7 +53,7 @@ struct Tuned {
     others: usize,
     /// Every bound that was tried, from the one that fires first.
     tried: Vec<Tried>,
-    /// The one that fires most readily within the limit.
+    /// The one that fires most readily of those from which on all stricter ones are within the limit.
     advised: Option<f64>,
 }
 
@@ -91,7 +93,9 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     let config = rules_of(&args.rules)?;
     let rules: Vec<Rule> = config.rules.into_iter().map(|c| c.rule).collect();
     let zone = args.recordings.zone()?;
-    let copies: Vec<Rule> = rules.iter().flat_map(copies_of).collect();
+    let varied: Vec<Varied<'_>> =
+        rules.iter().flat_map(|rule| Varied::all_of(rule, &config.catalog)).collect();
+    let copies: Vec<Rule> = varied.iter().flat_map(Varied::copies).collect();
     let played = play::recording(&inputs, Ready { rules: copies, catalog: config.catalog }, zone)?;
     let seconds = played.end.signed_s_since(played.start);
     if seconds < 60.0 {
@@ -105,18 +109,18 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
         of_rule.into_iter().any(|c| matches!(c.state, Phase::Idle | Phase::Pending | Phase::Firing))
     };
     let days = seconds / 86_400.0;
-    let tuned = rules.iter().flat_map(|rule| (0..rule.trigger.conditions.len()).map(move |c| (rule, c)));
-    let tuned = tuned.map(|(rule, varied)| {
-        let condition = &rule.trigger.conditions[varied];
-        let tried: Vec<Tried> = bounds_of(condition)
-            .into_iter()
+    let tuned = varied.iter().map(|varied| {
+        let (rule, condition) = (varied.rule, varied.own());
+        let tried: Vec<Tried> = varied
+            .bounds
+            .iter()
             .enumerate()
-            .map(|(i, bound)| {
-                let firings = firings(&copy_name(rule, varied, i));
+            .map(|(i, &bound)| {
+                let firings = firings(&varied.copy_name(i));
                 Tried { bound, firings, per_day: firings as f64 / days }
             })
             .collect();
-        let is_judged = is_judged(&copy_name(rule, varied, 0));
+        let is_judged = is_judged(&varied.copy_name(0));
         Tuned {
             is_judged,
             rule: rule.name.to_string(),
@@ -124,7 +128,7 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
             side: if condition.direction == Direction::Below { "below" } else { "above" },
             bound: condition.bound,
             others: rule.trigger.conditions.len() - 1,
-            advised: tried.iter().find(|t| is_judged && t.per_day <= args.per_day).map(|t| t.bound),
+            advised: advised_of(&tried, args.per_day).filter(|_| is_judged),
             tried,
         }
     });
@@ -193,47 +197,94 @@ fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
     loaded.config.ok_or_else(|| super::wrong("the rules cannot be used"))
 }
 
-/// Bounds to try, from the one that fires most readily.
-fn bounds_of(c: &Condition) -> Vec<f64> {
-    let even = match c.statistic {
+/// A loose bound may fire once, for ever; that the next ones fire more often shows that it is no peace.
+fn advised_of(tried: &[Tried], limit_per_day: f64) -> Option<f64> {
+    tried.iter().rev().take_while(|t| t.per_day <= limit_per_day).last().map(|t| t.bound)
+}
+
+/// One condition of a rule, and the bounds to try for it.
+struct Varied<'a> {
+    rule: &'a Rule,
+    index: usize,
+    /// From the one that fires most readily.
+    bounds: Vec<f64>,
+}
+
+impl<'a> Varied<'a> {
+    /// Every condition of the rule's trigger.
+    fn all_of(rule: &'a Rule, catalog: &Catalog) -> Vec<Self> {
+        let indices = 0..rule.trigger.conditions.len();
+        indices.map(|index| Self { rule, index, bounds: Vec::new() }.with_bounds(catalog)).collect()
+    }
+
+    /// Bounds, and clears that follow from them, that `check` would let pass; the rule's own always.
+    fn with_bounds(mut self, catalog: &Catalog) -> Self {
+        let (own, even) = (self.own(), even_of(self.own().statistic));
+        let is_possible = |bound: f64| {
+            let clears_well = |c: &Condition| !self.moves(c) || can_clear(&self.moved(c, bound), catalog);
+            can_trigger(&Condition { bound, ..own.clone() }, catalog)
+                && self.rule.clear.conditions.iter().all(clears_well)
+        };
+        let bounds =
+            FACTORS.into_iter().map(|f| if f == 1.0 { own.bound } else { even + (own.bound - even) * f });
+        let mut bounds: Vec<f64> = bounds.filter(|b| *b == own.bound || is_possible(*b)).collect();
+        bounds.sort_by(f64::total_cmp);
+        bounds.dedup();
+        if own.direction == Direction::Below {
+            bounds.reverse();
+        }
+        self.bounds = bounds;
+        self
+    }
+
+    fn own(&self) -> &'a Condition {
+        &self.rule.trigger.conditions[self.index]
+    }
+
+    fn copies(&self) -> impl Iterator<Item = Rule> {
+        self.bounds.iter().enumerate().map(|(i, bound)| self.copy(i, *bound))
+    }
+
+    /// The rule with another bound of this condition.
+    fn copy(&self, i: usize, bound: f64) -> Rule {
+        let mut copy = self.rule.clone();
+        copy.name = self.copy_name(i).into();
+        copy.trigger.conditions[self.index].bound = bound;
+        // The clear moves along, or a stricter trigger would stop where it begins.
+        for clear in copy.clear.conditions.iter_mut().filter(|c| self.moves(c)) {
+            *clear = self.moved(clear, bound);
+        }
+        copy
+    }
+
+    fn moves(&self, clear: &Condition) -> bool {
+        let key = |c: &Condition| (c.statistic, c.signal, c.direction);
+        key(clear) == key(self.own())
+    }
+
+    /// The clear of the trigger at `bound`: as many times farther from even as that is, so that it stays
+    /// on its side of even and behind the trigger.
+    fn moved(&self, clear: &Condition, bound: f64) -> Condition {
+        let (own, even) = (self.own().bound, even_of(clear.statistic));
+        if own == bound || own == even {
+            return clear.clone();
+        }
+        let factor = (bound - even) / (own - even);
+        Condition { bound: even + (clear.bound - even) * factor, ..clear.clone() }
+    }
+
+    fn copy_name(&self, i: usize) -> String {
+        format!("{}#{}.{i}", self.rule.name, self.index)
+    }
+}
+
+/// What an even group shows.
+const fn even_of(statistic: Statistic) -> f64 {
+    match statistic {
         Statistic::MaxOverMean | Statistic::MinOverMean | Statistic::Jain => 1.0,
         _ => 0.0,
-    };
-    let (low, high) = c.statistic.range();
-    let mut bounds: Vec<f64> =
-        FACTORS.iter().map(|f| even + (c.bound - even) * f).filter(|b| *b > low && *b < high).collect();
-    bounds.sort_by(f64::total_cmp);
-    bounds.dedup();
-    if c.direction == Direction::Below {
-        bounds.reverse();
     }
-    bounds
 }
 
-fn copies_of(rule: &Rule) -> Vec<Rule> {
-    let copies = |varied: usize| {
-        let bounds = bounds_of(&rule.trigger.conditions[varied]);
-        bounds.into_iter().enumerate().map(move |(i, bound)| copy_of(rule, varied, i, bound))
-    };
-    (0..rule.trigger.conditions.len()).flat_map(copies).collect()
-}
-
-/// The rule with another bound of one condition.
-fn copy_of(rule: &Rule, varied: usize, index: usize, bound: f64) -> Rule {
-    let mut copy = rule.clone();
-    copy.name = copy_name(rule, varied, index).into();
-    let own = &rule.trigger.conditions[varied];
-    copy.trigger.conditions[varied].bound = bound;
-    // The clear moves along, or a stricter trigger would stop where it begins.
-    let is_its = |c: &&mut Condition| {
-        (c.statistic, c.signal, c.direction) == (own.statistic, own.signal, own.direction)
-    };
-    for clear in copy.clear.conditions.iter_mut().filter(is_its) {
-        clear.bound += bound - own.bound;
-    }
-    copy
-}
-
-fn copy_name(rule: &Rule, varied: usize, index: usize) -> String {
-    format!("{}#{varied}.{index}", rule.name)
-}
+#[cfg(test)]
+mod tests;

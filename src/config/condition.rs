@@ -23,6 +23,7 @@ mod clear;
 mod one;
 
 pub(super) use bound::check_min_mean;
+pub use bound::{can_clear, can_trigger};
 pub use clear::clear_of;
 use one::condition_of;
 
@@ -161,6 +162,8 @@ pub struct Context<'a> {
     pub signal: &'a Field<String>,
     /// All signals.
     pub catalog: &'a Catalog,
+    /// Whether something else must be true as well: a guard, or another condition of `all`.
+    pub others_decide: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +217,8 @@ fn part_of(
             if list.is_empty() {
                 findings.error(at, "an empty list of conditions", None);
             }
+            let is_one_of_all = combine == Combine::All && list.len() > 1;
+            let context = Context { others_decide: context.others_decide || is_one_of_all, ..context };
             let conditions: Vec<Condition> = list
                 .iter()
                 .enumerate()

@@ -148,7 +148,7 @@ pub fn check(
         ["target", "role"].into_iter().filter(|w| !across.iter().any(|a| **a == **w)).collect();
     let within = labels_of("within", &text.within, &within, &mut settings, findings);
     check_grouping(text, &across, &within, findings);
-    let context = Context { signal: &text.signal, catalog };
+    let context = Context { signal: &text.signal, catalog, others_decide: !text.only_if.is_absent() };
     let trigger = match text.trigger.placed() {
         Some((trigger, at)) => trigger_of(trigger, at, context, &mut settings, findings),
         None => {

@@ -1,6 +1,6 @@
 //! Bounds that no number can reach, or every number does.
 
-use super::Part;
+use super::{Context, Part};
 use crate::config::diagnostic::Findings;
 use crate::config::tree::Place;
 use crate::decide::rule::{Condition, Direction, Statistic};
@@ -12,31 +12,84 @@ const ANY_OUTLIER: f64 = 1.0 / 1.4826;
 /// Healthy load comes up to this now and then (docs/detection.md).
 const HEALTHY_DEPARTURE: f64 = 3.5;
 
+/// When the statistic is beyond a bound, as far as its range says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crossed {
+    Always,
+    Sometimes,
+    Never,
+}
+
+fn crossed(c: &Condition, catalog: &Catalog) -> Crossed {
+    let (low, high) = range_of(c, catalog);
+    let (always, never) = match c.direction {
+        Direction::Above => (c.bound < low, c.bound >= high),
+        Direction::Below => (c.bound > high, c.bound <= low),
+    };
+    match (always || is_no_departure(c), never) {
+        (true, _) => Crossed::Always,
+        (_, true) => Crossed::Never,
+        _ => Crossed::Sometimes,
+    }
+}
+
+/// Whether a trigger's bound divides what the statistic can show.
+pub fn can_trigger(c: &Condition, catalog: &Catalog) -> bool {
+    crossed(c, catalog) == Crossed::Sometimes
+}
+
+/// Whether a clear's bound can be kept, by itself or within chance, and can be crossed.
+pub fn can_clear(c: &Condition, catalog: &Catalog) -> bool {
+    wrong_with_clear(c, catalog).is_none()
+}
+
+fn wrong_with_clear(c: &Condition, catalog: &Catalog) -> Option<&'static str> {
+    match crossed(c, catalog) {
+        Crossed::Always if c.chance.is_some() && !is_no_departure(c) => None,
+        Crossed::Always => Some("this clear never holds, so the rule would fire for ever"),
+        Crossed::Never => Some("this clear always holds, so the rule would stop firing at once"),
+        Crossed::Sometimes => None,
+    }
+}
+
 /// Says what is wrong with a condition's bound, which stands at `at`.
 pub(super) fn check_bound(
     part: Part,
     condition: &Condition,
-    catalog: &Catalog,
+    context: Context<'_>,
     at: Place,
     findings: &mut Findings<'_>,
 ) {
-    let (low, high) = range_of(condition, catalog);
-    let bound = condition.bound;
-    let (always, never) = match condition.direction {
-        Direction::Above => (bound < low, bound >= high),
-        Direction::Below => (bound > high, bound <= low),
-    };
-    let never_clears = always && condition.chance.is_none() || is_no_departure(condition);
-    let wrong = match part {
-        Part::Trigger if always => "this bound is always exceeded",
-        Part::Trigger if never => "this bound is never exceeded",
-        Part::Trigger => return check_sense(condition, high, at, findings),
-        Part::Clear if never_clears => "this clear never holds, so the rule would fire for ever",
-        Part::Clear if never => "this clear always holds, so the rule would stop firing at once",
-        Part::Clear => return,
-    };
-    let message = format!("{wrong}: {}", range_in_words(condition, low, high));
-    findings.error(at, message, hundredth_of(bound, high));
+    let (low, high) = range_of(condition, context.catalog);
+    let in_words = |wrong: &str| format!("{wrong}: {}", range_in_words(condition, low, high));
+    let hint = hundredth_of(condition.bound, high);
+    if part == Part::Clear {
+        if let Some(wrong) = wrong_with_clear(condition, context.catalog) {
+            findings.error(at, in_words(wrong), hint);
+        }
+        return;
+    }
+    match crossed(condition, context.catalog) {
+        Crossed::Always => {
+            let usual = is_no_departure(condition).then(|| "5 is rare on healthy load".into());
+            let message = in_words("this bound is always exceeded");
+            always_crossed(context, at, message, hint.or(usual), findings);
+        }
+        Crossed::Never => findings.error(at, in_words("this bound is never exceeded"), hint),
+        Crossed::Sometimes => check_sense(condition, context, high, at, findings),
+    }
+}
+
+/// An error where nothing else keeps the rule from firing; beside another condition or a guard it may
+/// be there to name the rank.
+fn always_crossed(
+    context: Context<'_>,
+    at: Place,
+    message: String,
+    hint: Option<String>,
+    findings: &mut Findings<'_>,
+) {
+    if context.others_decide { findings.warn(at, message, hint) } else { findings.error(at, message, hint) }
 }
 
 /// Says that no group's mean reaches `min_mean`.
@@ -93,12 +146,8 @@ fn is_no_departure(c: &Condition) -> bool {
 }
 
 /// Bounds that a trigger can cross and that are odd all the same.
-fn check_sense(c: &Condition, high: f64, at: Place, findings: &mut Findings<'_>) {
+fn check_sense(c: &Condition, context: Context<'_>, high: f64, at: Place, findings: &mut Findings<'_>) {
     let is_of_members = matches!(c.statistic, Statistic::AnyMember | Statistic::AllMembers);
-    if is_no_departure(c) {
-        let message = format!("this bound is always exceeded: {}", range_in_words(c, 0.0, f64::INFINITY));
-        return findings.error(at, message, Some("5 is rare on healthy load".into()));
-    }
     if c.statistic == Statistic::Departure && c.bound < HEALTHY_DEPARTURE {
         let message =
             format!("healthy load departs by {HEALTHY_DEPARTURE} now and then: this would fire on it");
@@ -124,7 +173,8 @@ fn check_sense(c: &Condition, high: f64, at: Place, findings: &mut Findings<'_>)
     let message = format!("`{}` is beyond {} as soon as two members differ at all", c.statistic, c.bound);
     match usual {
         Some(usual) => {
-            findings.error(at, message, Some(format!("write {usual}, say, or add `beyond_chance: 4`")))
+            let hint = format!("write {usual}, say, or add `beyond_chance: 4`");
+            always_crossed(context, at, message, Some(hint), findings);
         }
         // Of a number that is rare, any difference may be worth a word.
         None => findings.warn(at, message, Some("write how far apart they may be".into())),

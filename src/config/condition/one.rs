@@ -131,7 +131,7 @@ pub(super) fn condition_of(
         hold,
     };
     note(part, key, text, &condition, context, settings);
-    check_bound(part, &condition, context.catalog, at, findings);
+    check_bound(part, &condition, context, at, findings);
     is_known.then_some(condition)
 }
 

@@ -95,6 +95,38 @@ fn a_bound_that_is_only_odd_is_a_warning() {
 }
 
 #[test]
+fn a_bound_that_is_always_crossed_is_an_error_only_where_nothing_else_decides() {
+    let even = "warning: `max_over_mean` is beyond 1 as soon as";
+    assert_told(&[
+        ("kv_usage", "trigger: { all: [{ max_over_mean: 1 }, { any_member: { above: 0.95 } }] }", even),
+        ("load", "trigger: { max_over_mean: 1, for: 3s }, only_if: 'max(queue_reqs) > 10'", even),
+        (
+            "load",
+            "trigger: { any: [{ max_over_mean: 1 }, { cv: 1 }] }, only_if: 'max(queue_reqs) > 10'",
+            even,
+        ),
+        (
+            "load",
+            "trigger: { all: [{ max_over_mean: 0.5 }, { cv: 1 }] }",
+            "warning: this bound is always exceeded",
+        ),
+        (
+            "load",
+            "trigger: { departure: 0 }, only_if: 'max(load) > 10'",
+            "warning: this bound is always exceeded",
+        ),
+        ("load", "trigger: { any: [{ max_over_mean: 1 }, { cv: 1 }] }", "error: `max_over_mean` is beyond 1"),
+        ("load", "trigger: { all: [{ max_over_mean: 1 }] }", "error: `max_over_mean` is beyond 1"),
+        ("load", "trigger: { max_over_mean: 0.5 }", "error: this bound is always exceeded"),
+        (
+            "load",
+            "trigger: { all: [{ cv: 1 }, { gini: 1 }] }, only_if: 'max(load) > 10'",
+            "error: this bound is never exceeded",
+        ),
+    ]);
+}
+
+#[test]
 fn a_bound_at_the_even_value_is_right_where_chance_or_the_past_decides() {
     for trigger in
         ["{ max_over_mean: 1, beyond_chance: 4 }", "{ cv: 0, above_baseline: 1.5 }", "{ departure: 5 }"]

@@ -1,0 +1,53 @@
+//! What `tune` promises of the bounds it tries and advises.
+
+use super::*;
+
+fn config_of(preset: &str) -> Config {
+    rules_of(&[format!("preset:{preset}")]).expect("a shipped preset")
+}
+
+#[test]
+fn every_bound_that_is_tried_can_fire_and_clear() {
+    for preset in ["dp-attention-tokens", "kv-usage-skew", "dp-load-skew", "starved-rank", "slow-rank"] {
+        let config = config_of(preset);
+        for checked in &config.rules {
+            for varied in Varied::all_of(&checked.rule, &config.catalog) {
+                assert!(varied.bounds.contains(&varied.own().bound), "{preset}: its own is tried");
+                for copy in varied.copies() {
+                    let trigger = &copy.trigger.conditions[varied.index];
+                    assert!(can_trigger(trigger, &config.catalog), "{trigger:?}");
+                    assert!(copy.clear.conditions.iter().all(|c| can_clear(c, &config.catalog)), "{copy:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_clear_stays_as_far_from_even_as_its_trigger_is() {
+    let config = config_of("dp-attention-tokens");
+    let varied = &Varied::all_of(&config.rules[0].rule, &config.catalog)[0];
+    let loosest = varied.copies().next().expect("a bound");
+    let (trigger, clear) = (loosest.trigger.conditions[0].bound, loosest.clear.conditions[0].bound);
+    assert!((trigger - 1.08).abs() < 1e-9 && (clear - 1.05).abs() < 1e-9, "{trigger} {clear}");
+}
+
+#[test]
+fn a_share_is_not_tried_beyond_1() {
+    let config = config_of("kv-usage-skew");
+    let any_member = &Varied::all_of(&config.rules[0].rule, &config.catalog)[1];
+    assert_eq!(any_member.own().statistic, Statistic::AnyMember);
+    assert!(any_member.bounds.iter().all(|b| *b > 0.0 && *b < 1.0), "{:?}", any_member.bounds);
+}
+
+#[test]
+fn a_bound_is_advised_only_if_all_stricter_ones_are_within_the_limit() {
+    let tried = |per_day: &[f64]| -> Vec<Tried> {
+        let one = |(i, &per_day): (usize, &f64)| Tried { bound: i as f64, firings: 0, per_day };
+        per_day.iter().enumerate().map(one).collect()
+    };
+    assert_eq!(advised_of(&tried(&[1.0, 9.0, 4.0, 1.0, 0.0]), 1.0), Some(3.0), "the first fires for ever");
+    assert_eq!(advised_of(&tried(&[1.0, 0.0]), 1.0), Some(0.0));
+    assert_eq!(advised_of(&tried(&[0.0, 2.0]), 1.0), None);
+    assert_eq!(advised_of(&[], 1.0), None);
+}
