@@ -31,7 +31,7 @@ pub(super) fn against(rule: &Rule, probe: &Probe) -> Result<Vec<String>, Vec<Str
     }
     let missing = ranks_that_are_not(rule, probe);
     match &rule.only_if {
-        Some(guard) if is_conjunction(guard.source()) => lacks.extend(missing),
+        Some(guard) if guard.is_conjunction() => lacks.extend(missing),
         // It may be true without them, as in `ranks(load) < 8 || value(load, 7) > 2`.
         _ => reads.extend(missing),
     }
@@ -164,22 +164,6 @@ fn ranks_that_are_not(rule: &Rule, probe: &Probe) -> Vec<String> {
     guard.asked_ranks().filter_map(missing).collect()
 }
 
-/// Whether a guard is certainly an `&&` of parts that are wholly evaluated, so that one rank in vain keeps
-/// it from ever being true. Text, for what is in doubt (strings, comments, macros, brackets around `&&`)
-/// may be called none.
-fn is_conjunction(source: &str) -> bool {
-    let is_macro = |(dot, next): (char, char)| dot == '.' && (next.is_alphabetic() || next.is_whitespace());
-    let pairs = || source.chars().zip(source.chars().skip(1).chain([' ']));
-    let is_open = source.contains("||") || source.contains("//") || source.contains(['?', '"', '\'']);
-    let is_negated = pairs().any(|(c, next)| c == '!' && next != '=');
-    if is_open || is_negated || pairs().any(is_macro) {
-        return false;
-    }
-    let count = |text: &str, brackets: [char; 3]| text.matches(brackets).count();
-    let is_outside = |text: &str| count(text, ['(', '[', '{']) == count(text, [')', ']', '}']);
-    source.match_indices("&&").all(|(at, _)| is_outside(&source[..at]))
-}
-
 fn no_label(axes: &[Axis]) -> String {
     match axes.first() {
         Some(Axis::Dp) => "the server runs one DP rank (--dp-size), or is older than 0.4.10".into(),
@@ -227,27 +211,4 @@ fn remedy(signal: Signal, probe: &Probe) -> String {
         _ => String::new(),
     };
     format!("{flag}{why}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_conjunction;
-
-    #[test]
-    fn only_a_plain_conjunction_needs_every_rank_that_it_asks_for() {
-        for plain in
-            ["value(load, 9) > 1", "ranks(load) != 8 && value(load, 7) > 2.5 && (share(load, 7) + 1) > 2"]
-        {
-            assert!(is_conjunction(plain), "{plain}");
-        }
-        for other in [
-            "ranks(load) < 8 || value(load, 7) > 2",
-            "ranks(load) < 8 ? true : value(load, 7) > 2",
-            "!(ranks(load) >= 8 && value(load, 7) > 2)",
-            "(ranks(load) >= 8 && value(load, 7) > 2) == false",
-            "[7].all(r, ranks(load) < 8)",
-        ] {
-            assert!(!is_conjunction(other), "{other}");
-        }
-    }
 }

@@ -175,6 +175,12 @@ impl Guard {
         self.ranks.iter().filter_map(move |(name, rank)| Some((&**name, of(name)?, *rank)))
     }
 
+    /// Whether it is an `&&` of parts that are wholly evaluated, so that one of them that cannot be
+    /// computed keeps it from ever being true.
+    pub fn is_conjunction(&self) -> bool {
+        check::is_conjunction(&self.expression)
+    }
+
     /// Whether it is true now. `frames` are those of [`Guard::signals`].
     pub fn holds<'f>(&self, frames: impl Iterator<Item = &'f Frame>, now: Time) -> Result<bool, GuardError> {
         let variables = self.signals.iter().zip(frames).map(|((name, _), frame)| {

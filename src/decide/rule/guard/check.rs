@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cel::common::ast::operators::INDEX;
+use cel::common::ast::operators::{CONDITIONAL, INDEX, LOGICAL_AND, LOGICAL_NOT, LOGICAL_OR};
 use cel::common::ast::{CallExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::common::types::CelDouble;
 
@@ -128,5 +128,28 @@ impl<'a> Checker<'a> {
         }
         let visited = call.args.len() - usize::from(literal_key);
         call.args[..visited].iter_mut().try_for_each(|a| self.visit(a))
+    }
+}
+
+/// What may be true though something in it cannot be computed, or true because it is not.
+const LENIENT: [&str; 4] = [CONDITIONAL, LOGICAL_AND, LOGICAL_NOT, LOGICAL_OR];
+
+pub(super) fn is_conjunction(e: &IdedExpr) -> bool {
+    match &e.expr {
+        Expr::Call(call) if call.func_name == LOGICAL_AND => call.args.iter().all(is_conjunction),
+        _ => is_strict(e),
+    }
+}
+
+fn is_strict(e: &IdedExpr) -> bool {
+    match &e.expr {
+        Expr::Literal(_) | Expr::Ident(_) => true,
+        Expr::Select(s) => is_strict(&s.operand),
+        Expr::Call(call) => {
+            let parts = call.target.as_deref().into_iter().chain(&call.args);
+            !LENIENT.contains(&call.func_name.as_str()) && parts.into_iter().all(is_strict)
+        }
+        // Macros, and what a guard hardly needs.
+        _ => false,
     }
 }

@@ -141,3 +141,21 @@ fn a_guard_tells_which_ranks_it_asks_for() {
     let asked: Vec<(&str, i64)> = guard.asked_ranks().map(|(name, _, rank)| (name, rank)).collect();
     assert_eq!(asked, [("load", 9), ("queue_reqs", 0)]);
 }
+
+#[test]
+fn only_a_plain_conjunction_needs_every_rank_that_it_asks_for() {
+    for plain in
+        ["value(load, 9) > 1", "ranks(load) != 8 && value(load, 7) > 2.5 && (share(load, 7) + 1) > 2"]
+    {
+        assert!(guard(plain).expect("a guard").is_conjunction(), "{plain}");
+    }
+    for other in [
+        "ranks(load) < 8 || value(load, 7) > 2",
+        "ranks(load) < 8 ? true : value(load, 7) > 2",
+        "!(ranks(load) >= 8 && value(load, 7) > 2)",
+        "(ranks(load) >= 8 && value(load, 7) > 2) == false",
+        "[7].all(r, ranks(load) < 8)",
+    ] {
+        assert!(!guard(other).expect("a guard").is_conjunction(), "{other}");
+    }
+}
