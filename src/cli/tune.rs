@@ -15,7 +15,7 @@ use super::rules::Ready;
 use super::{Format, print_diagnostics};
 use crate::config::condition::{can_clear, can_trigger};
 use crate::config::file::{self, Config};
-use crate::decide::rule::{Condition, Direction, Phase, Rule, Statistic};
+use crate::decide::rule::{Condition, Direction, Phase, Rule};
 use crate::decide::signal::catalog::Catalog;
 use crate::observe::configuration;
 
@@ -219,7 +219,7 @@ impl<'a> Varied<'a> {
 
     /// Bounds, and clears that follow from them, that `check` would let pass; the rule's own always.
     fn with_bounds(mut self, catalog: &Catalog) -> Self {
-        let (own, even) = (self.own(), even_of(self.own().statistic));
+        let (own, even) = (self.own(), self.own().statistic.even());
         let is_possible = |bound: f64| {
             let clears_well = |c: &Condition| !self.moves(c) || can_clear(&self.moved(c, bound), catalog);
             can_trigger(&Condition { bound, ..own.clone() }, catalog)
@@ -265,7 +265,7 @@ impl<'a> Varied<'a> {
     /// The clear of the trigger at `bound`: as many times farther from even as that is, so that it stays
     /// on its side of even and behind the trigger.
     fn moved(&self, clear: &Condition, bound: f64) -> Condition {
-        let (own, even) = (self.own().bound, even_of(clear.statistic));
+        let (own, even) = (self.own().bound, clear.statistic.even());
         if own == bound || own == even {
             return clear.clone();
         }
@@ -275,14 +275,6 @@ impl<'a> Varied<'a> {
 
     fn copy_name(&self, i: usize) -> String {
         format!("{}#{}.{i}", self.rule.name, self.index)
-    }
-}
-
-/// What an even group shows.
-const fn even_of(statistic: Statistic) -> f64 {
-    match statistic {
-        Statistic::MaxOverMean | Statistic::MinOverMean | Statistic::Jain => 1.0,
-        _ => 0.0,
     }
 }
 

@@ -162,7 +162,8 @@ fn check_sense(c: &Condition, context: Context<'_>, high: f64, at: Place, findin
     if c.chance.is_some() || c.above_baseline.is_some() {
         return;
     }
-    let Some((even, usual)) = even_of(c.statistic) else { return };
+    let Some(usual) = usual_of(c.statistic) else { return };
+    let even = if c.statistic == Statistic::RobustZ { ANY_OUTLIER } else { c.statistic.even() };
     let is_even = match c.direction {
         Direction::Above => c.bound <= even,
         Direction::Below => c.bound >= even,
@@ -181,16 +182,16 @@ fn check_sense(c: &Condition, context: Context<'_>, high: f64, at: Place, findin
     }
 }
 
-/// What an even group shows, and a bound that is usual; `None` for what may be even anywhere.
-const fn even_of(statistic: Statistic) -> Option<(f64, Option<f64>)> {
+/// A bound that is usual, if any is; `None` for what may be even anywhere.
+const fn usual_of(statistic: Statistic) -> Option<Option<f64>> {
     Some(match statistic {
-        Statistic::MaxOverMean => (1.0, Some(1.5)),
-        Statistic::MinOverMean => (1.0, Some(0.2)),
-        Statistic::Jain => (1.0, Some(0.7)),
-        Statistic::Cv => (0.0, Some(0.4)),
-        Statistic::Gini | Statistic::LostShare => (0.0, Some(0.3)),
-        Statistic::RobustZ => (ANY_OUTLIER, Some(6.0)),
-        Statistic::MaxMinusMin => (0.0, None),
+        Statistic::MaxOverMean => Some(1.5),
+        Statistic::MinOverMean => Some(0.2),
+        Statistic::Jain => Some(0.7),
+        Statistic::Cv => Some(0.4),
+        Statistic::Gini | Statistic::LostShare => Some(0.3),
+        Statistic::RobustZ => Some(6.0),
+        Statistic::MaxMinusMin => None,
         Statistic::AnyMember | Statistic::AllMembers | Statistic::Departure => return None,
     })
 }

@@ -124,6 +124,14 @@ impl Statistic {
         }
     }
 
+    /// What an even group shows; 0 for those that look at members one by one, which have no such value.
+    pub const fn even(self) -> f64 {
+        match self {
+            Self::MaxOverMean | Self::MinOverMean | Self::Jain => 1.0,
+            _ => 0.0,
+        }
+    }
+
     /// Whether it stays the same when every value is multiplied by one number.
     pub const fn is_relative(self) -> bool {
         !matches!(self, Self::MaxMinusMin | Self::AnyMember | Self::AllMembers | Self::Departure)
