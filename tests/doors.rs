@@ -5,30 +5,21 @@
 mod agent;
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
-use agent::{Agent, skewtrap};
+use agent::{Agent, answer_to, skewtrap};
 
 fn words_of(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
-}
-
-/// The rest of the first line of the agent's that holds `words`.
-fn behind(agent: &mut Agent, words: &str) -> String {
-    let heard = agent.until(words);
-    let line = heard.last().and_then(|line| line.split_once(words));
-    line.expect("it holds them").1.to_owned()
 }
 
 #[test]
 fn on_loopback_the_agent_makes_its_own_token_and_the_command_line_finds_it() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut agent = Agent::start(dir.path(), &["--log", "server.log", "--listen", "127.0.0.1:0"]);
-    let url = behind(&mut agent, "status page and API on ");
+    let url = agent.behind("status page and API on ");
     let asked = skewtrap(dir.path()).args(["capture", "stop", "--agent", &url]).output().expect("it runs");
     let said = words_of(&asked);
     assert!(said.contains("no window of the agent's is open"), "it is let in: {said}");
@@ -41,12 +32,7 @@ fn on_loopback_the_agent_makes_its_own_token_and_the_command_line_finds_it() {
 
 /// Asks under a name that is not an address.
 fn get(url: &str, host: &str, path: &str) -> String {
-    let address = url.trim().trim_start_matches("http://");
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    answer
+    answer_to(url, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
 }
 
 #[test]
@@ -56,7 +42,7 @@ fn a_name_of_the_configuration_reaches_the_agent_and_another_does_not() {
         "targets: [{ name: server, logs: [server.log] }]\nlisten: 127.0.0.1:0\nhosts: [gpu7.example.com]\n";
     fs::write(dir.path().join("skewtrap.yaml"), config).expect("written");
     let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
-    let url = behind(&mut agent, "status page and API on ");
+    let url = agent.behind("status page and API on ");
     let known = get(&url, "GPU7.example.com:9464", "/api/v1/status");
     assert!(known.starts_with("HTTP/1.1 200"), "{known}");
     let unknown = get(&url, "evil.example", "/api/v1/status");
@@ -67,7 +53,7 @@ fn a_name_of_the_configuration_reaches_the_agent_and_another_does_not() {
 fn a_source_that_never_gave_a_sample_is_in_the_metrics_and_down() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut agent = Agent::start(dir.path(), &["--log", "missing.log", "--listen", "127.0.0.1:0"]);
-    let url = behind(&mut agent, "status page and API on ");
+    let url = agent.behind("status page and API on ");
     // The status is published about once a second.
     let mut page = (0..100).map(|_| {
         thread::sleep(Duration::from_millis(100));

@@ -1,7 +1,9 @@
-//! The real binary in a folder of its own, and what it says.
+//! The real binary in a folder of its own, what it says, and what it answers.
+#![allow(dead_code)]
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -53,6 +55,21 @@ impl Agent {
             }
         }
     }
+
+    /// What stands behind `words` in the first line that holds them.
+    pub fn behind(&mut self, words: &str) -> String {
+        let heard = self.until(words);
+        heard.last().and_then(|line| line.split_once(words)).expect("it holds them").1.to_owned()
+    }
+}
+
+/// Sends a request as it is written to `http://ADDRESS`; the whole answer.
+pub fn answer_to(url: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(url.trim().trim_start_matches("http://")).expect("it listens");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
 }
 
 impl Drop for Agent {
