@@ -5,7 +5,7 @@
 #   scripts/detection.sh SIMLOAD.PY [DIR] [PYTHON]
 #
 # SIMLOAD.PY is the simulator, DIR keeps its logs (1.5 GB; those that are there are not made again), and
-# PYTHON has numpy. Seeds 500 to 523 are for judging, none was tuned on; normal load is seeds 11000 to 11024.
+# PYTHON has numpy. Seeds 700 to 723 are for judging, none was tuned on; normal load is seeds 13000 to 13024.
 # BASELINES=1 also prints the rows of the simulator's own detectors, which needs ruptures, too.
 set -euo pipefail
 simload=$(realpath "${1:?the path of simload.py}")
@@ -19,7 +19,7 @@ import json, os, sys, simload
 out, load, router = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 os.makedirs(out, exist_ok=True)
 labels = []
-for seed in range(11000, 11025):
+for seed in range(13000, 13025):
     name = f"normal_{router}_{load}_{seed}.log"
     _, label = simload.sim("normal", seed, load, 3000, f"{out}/{name}", router)
     labels.append(dict(label, file=name, router=router))
@@ -30,7 +30,7 @@ PY
 for configuration in "24 rr" "8 rr" "24 random" "8 random"; do
   read -r load router <<<"$configuration"
   runs=$dir/${router}_$load
-  [ -e "$runs/labels_${router}_$load.json" ] || "$python" "$simload" gen "$runs" 24 "$load" "$router" 480 500
+  [ -e "$runs/labels_${router}_$load.json" ] || "$python" "$simload" gen "$runs" 24 "$load" "$router" 480 700
   runs=$dir/normal_${router}_$load
   [ -e "$runs/labels_${router}_$load.json" ] || normal "$runs" "$load" "$router"
 done

@@ -3,11 +3,13 @@
 //! Imbalance accumulates: work arrives faster than it leaves, and the load climbs. A level followed
 //! by a climb is laid over the recent differences, with its break at every sample, and the break that
 //! leaves the least unexplained is the onset. A load that drains levels off at nothing, a share that
-//! drifts makes the climb itself grow, and a speed changes at once: they have their own shapes. Normal
+//! drifts makes the climb itself grow, and a speed changes at once: they have their own shapes. What
+//! several courses of one member show began at once, so they share the break. Normal
 //! differences remember themselves, so they are whitened first (Cochrane and Orcutt 1949) with the
 //! memory that the peers show, or else the course before the alarm.
 //! The uncertainty is the profile likelihood's: every break that explains the course nearly as well.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::decide::rule::Side;
@@ -41,46 +43,74 @@ pub struct Onset {
     pub first_sample: Time,
 }
 
-/// Finds where `course` (differences of the blamed member from its peers, oldest first, at about
-/// even distances) left zero on `side`. `memory` is how much of a difference is left in the next one
-/// among the peers ([`memory_of`]), where that is known. `None` when the course is too short.
-pub fn locate(course: &[(Time, f64)], side: Side, manner: Manner, memory: Option<f64>) -> Option<Onset> {
-    if course.len() < FEWEST {
+/// One of the courses of a blamed member that left its peers' together.
+#[derive(Clone, Debug)]
+pub struct Strand {
+    /// Its differences from its peers, one for each time.
+    pub values: Vec<f64>,
+    /// How it leaves them.
+    pub manner: Manner,
+    /// How much of a difference is left in the next one among the peers ([`memory_of`]), where that is
+    /// known.
+    pub memory: Option<f64>,
+    /// How much its log-likelihood counts: less than 1 where others tell part of the same.
+    pub weight: f64,
+}
+
+/// Finds where `strands` (as of `times`, oldest first, at about even distances) left zero on `side`,
+/// all at once: their log-likelihoods are added (a composite likelihood, Lindsay 1988). `None` when there
+/// are too few times.
+pub fn locate(times: &[Time], strands: &[Strand], side: Side) -> Option<Onset> {
+    debug_assert!(strands.iter().all(|s| s.values.len() == times.len()));
+    if times.len() < FEWEST {
         return None;
     }
-    let sign = if side == Side::Low { -1.0 } else { 1.0 };
-    let step_s = course[course.len() - 1].0.signed_s_since(course[0].0) / (course.len() - 1) as f64;
-    let times: Vec<f64> =
-        course.iter().map(|(t, _)| t.signed_s_since(course[0].0) / step_s.max(1e-9)).collect();
-    let course_up: Vec<f64> = course.iter().map(|(_, d)| sign * d).collect();
-    let memory = match memory {
-        Some(memory) => OF_PEERS * memory,
-        None => OF_ITS_OWN * memory_of([older(&course_up)]),
-    };
-    let white = Whitened::of(&course_up, &times, memory.clamp(0.0, MOST_MEMORY));
-    let shapes: Vec<_> = manner.shapes(side).iter().map(|climb| white.shape(*climb, &times)).collect();
-    let fits: Vec<f64> = (MARGIN..course.len() - MARGIN)
-        .map(|from| {
-            let misfits = shapes.iter().map(|shape| white.misfit(shape, from, times[from]));
-            // Nobody knows the scale of its age, so all scales are equally likely beforehand: else the
-            // many breaks long ago would explain a short climb by accident.
-            let age = 1.0 + times[times.len() - 1] - times[from];
-            misfits.fold(f64::INFINITY, f64::min) + age.ln()
-        })
-        .collect();
+    let last = times.len() - 1;
+    let step_s = times[last].signed_s_since(times[0]) / last as f64;
+    let steps: Vec<f64> = times.iter().map(|t| t.signed_s_since(times[0]) / step_s.max(1e-9)).collect();
+    let breaks = MARGIN..times.len() - MARGIN;
+    // Nobody knows the scale of its age, so all scales are equally likely beforehand: else the
+    // many breaks long ago would explain a short climb by accident.
+    let mut fits: Vec<f64> = breaks.clone().map(|from| (1.0 + steps[last] - steps[from]).ln()).collect();
+    for strand in strands {
+        let misfits = strand.misfits(&steps, side, breaks.clone());
+        fits.iter_mut().zip(misfits).for_each(|(fit, misfit)| *fit += strand.weight * misfit);
+    }
     let best = (0..fits.len()).min_by(|a, b| fits[*a].total_cmp(&fits[*b]))?;
     let is_as_good = |f: &f64| f - fits[best] <= AS_GOOD;
     let first = fits.iter().position(is_as_good)?;
-    let last = fits.iter().rposition(is_as_good)?;
-    let (place, next) = (best + MARGIN, (best + MARGIN + 1).min(course.len() - 1));
-    let apart_s = course[next].0.signed_s_since(course[place].0);
+    let latest = fits.iter().rposition(is_as_good)?;
+    let (place, next) = (best + MARGIN, (best + MARGIN + 1).min(last));
+    let apart_s = times[next].signed_s_since(times[place]);
     // A climb begins at its foot; a jump lies between the last point before it and the first after.
-    let into_s = if manner == Manner::Jumps { apart_s / 2.0 } else { 0.0 };
+    let is_jump = strands.iter().all(|s| s.manner == Manner::Jumps);
+    let into_s = if is_jump { apart_s / 2.0 } else { 0.0 };
     Some(Onset {
-        at: course[place].0 + Duration::from_secs_f64(into_s.max(0.0)),
-        error_s: ((last - first) as f64 / 2.0).max(LEAST_ERROR_POINTS) * step_s,
-        first_sample: course[next].0,
+        at: times[place] + Duration::from_secs_f64(into_s.max(0.0)),
+        error_s: ((latest - first) as f64 / 2.0).max(LEAST_ERROR_POINTS) * step_s,
+        first_sample: times[next],
     })
+}
+
+impl Strand {
+    /// Minus the log-likelihood of each break, by the shape that fits it best.
+    fn misfits(&self, steps: &[f64], side: Side, breaks: Range<usize>) -> Vec<f64> {
+        let sign = if side == Side::Low { -1.0 } else { 1.0 };
+        let up: Vec<f64> = self.values.iter().map(|d| sign * d).collect();
+        let memory = match self.memory {
+            Some(memory) => OF_PEERS * memory,
+            None => OF_ITS_OWN * memory_of([older(&up)]),
+        };
+        let white = Whitened::of(&up, steps, memory.clamp(0.0, MOST_MEMORY));
+        let shapes: Vec<_> =
+            self.manner.shapes(side).iter().map(|climb| white.shape(*climb, steps)).collect();
+        let either_way = self.manner == Manner::Follows;
+        let misfit = |from| {
+            let misfits = shapes.iter().map(|shape| white.misfit(shape, from, steps[from], either_way));
+            misfits.fold(f64::INFINITY, f64::min)
+        };
+        breaks.map(misfit).collect()
+    }
 }
 
 /// What kind of quantity the course is.
@@ -90,12 +120,16 @@ pub enum Manner {
     Accumulates,
     /// It changes at once, as a speed does.
     Jumps,
+    /// It goes either way with what accumulates, at once or by and by: a speed, as prompts arrive and
+    /// steps grow.
+    Follows,
 }
 
 impl Manner {
     fn shapes(self, side: Side) -> &'static [Climb] {
         match (self, side) {
             (Self::Jumps, _) => &[Climb::Bends(0.5), Climb::Bends(10.0)],
+            (Self::Follows, _) => &[Climb::Bends(0.5), Climb::Straight],
             // A load cannot fall below nothing: it levels off, at once when the rank died.
             (_, Side::Low) => {
                 &[Climb::Straight, Climb::Grows, Climb::Bends(30.0), Climb::Bends(10.0), Climb::Bends(0.5)]
@@ -119,7 +153,7 @@ struct Whitened {
 impl Whitened {
     /// `times` in steps: points need not lie at even distances. `memory` is for one step.
     fn of(y: &[f64], times: &[f64], memory: f64) -> Self {
-        let memories: Vec<f64> = times.windows(2).map(|t| memory.powf(t[1] - t[0])).collect();
+        let memories: Vec<f64> = times.windows(2).map(|t| memory.powf((t[1] - t[0]).max(0.0))).collect();
         let values: Vec<f64> = y.windows(2).zip(&memories).map(|(w, m)| w[1] - m * w[0]).collect();
         let (sum, squares) = (values.iter().sum(), values.iter().map(|v| v * v).sum());
         Self { memories, values, sum, squares }
@@ -139,13 +173,13 @@ impl Whitened {
     }
 
     /// Minus the log-likelihood of a level and a climb that breaks at the point `from`, at `time`;
-    /// upwards only, up to a constant.
-    fn misfit(&self, shape: &Shape, from: usize, time: f64) -> f64 {
+    /// up to a constant, and upwards only unless it may go `either_way`.
+    fn misfit(&self, shape: &Shape, from: usize, time: f64, either_way: bool) -> f64 {
         let n = self.values.len() as f64;
         let (sx, sxx, sxy) = shape.sums[from].weighted(&shape.climb.weights(time));
         let (xx, xy) = (sxx - sx * sx / n, sxy - sx * self.sum / n);
         let yy = self.squares - self.sum * self.sum / n;
-        let is_flat = xx <= 1e-12 || xy <= 0.0;
+        let is_flat = xx <= 1e-12 || (xy <= 0.0 && !either_way);
         let left = if is_flat { yy } else { yy - xy * xy / xx };
         n / 2.0 * (left / n).max(1e-9).ln() + shape.climb.cost()
     }
@@ -253,25 +287,29 @@ mod tests {
         (0..120).map(|i| (start + Duration::from_secs(i), f(i as f64) + 0.4 * wiggle(i))).collect()
     }
 
+    /// The onset in one course.
+    fn found(course: Vec<(Time, f64)>, side: Side, manner: Manner) -> Option<Onset> {
+        let (times, values): (Vec<Time>, Vec<f64>) = course.into_iter().unzip();
+        locate(&times, &[Strand { values, manner, memory: None, weight: 1.0 }], side)
+    }
+
     fn error_s(onset: Onset, truth: f64) -> f64 {
         (onset.at.epoch_s() - 1_000.0 - truth).abs()
     }
 
     #[test]
     fn the_foot_of_a_climb_is_found() {
-        let onset =
-            locate(&course(|i| (i - 100.0).max(0.0) * 0.5), Side::High, Manner::Accumulates, None).unwrap();
+        let onset = found(course(|i| (i - 100.0).max(0.0) * 0.5), Side::High, Manner::Accumulates).unwrap();
         assert!(error_s(onset, 100.0) <= 1.5, "{onset:?}");
         assert!(onset.error_s <= 5.0, "{onset:?}");
     }
 
     #[test]
     fn a_drain_that_levels_off_is_found_on_the_low_side() {
-        let onset = locate(
-            &course(|i| -5.0 * (1.0 - (-(i - 80.0).max(0.0) / 8.0).exp())),
+        let onset = found(
+            course(|i| -5.0 * (1.0 - (-(i - 80.0).max(0.0) / 8.0).exp())),
             Side::Low,
             Manner::Accumulates,
-            None,
         )
         .unwrap();
         assert!(error_s(onset, 80.0) <= 1.5, "{onset:?}");
@@ -280,23 +318,38 @@ mod tests {
     #[test]
     fn a_drift_is_traced_back_to_where_it_began_to_grow() {
         let onset =
-            locate(&course(|i| (i - 50.0).max(0.0).powi(2) / 700.0), Side::High, Manner::Accumulates, None)
-                .unwrap();
+            found(course(|i| (i - 50.0).max(0.0).powi(2) / 700.0), Side::High, Manner::Accumulates).unwrap();
         assert!(error_s(onset, 50.0) <= 5.0, "{onset:?}");
     }
 
     #[test]
     fn a_climb_that_bends_is_found_at_its_foot_too() {
         let bent = |i: f64| 6.0 * (1.0 - (-(i - 95.0).max(0.0) / 10.0).exp());
-        let onset = locate(&course(bent), Side::High, Manner::Accumulates, None).unwrap();
+        let onset = found(course(bent), Side::High, Manner::Accumulates).unwrap();
         assert!(error_s(onset, 95.0) <= 1.5, "{onset:?}");
     }
 
     #[test]
     fn a_jump_lies_between_the_last_point_before_it_and_the_first_after() {
         let jump = |i: f64| if i >= 101.0 { 5.0 } else { 0.0 };
-        let onset = locate(&course(jump), Side::High, Manner::Jumps, None).unwrap();
+        let onset = found(course(jump), Side::High, Manner::Jumps).unwrap();
         assert_eq!(onset.at.epoch_s() - 1_000.0, 100.5);
+    }
+
+    #[test]
+    fn a_speed_that_breaks_with_the_load_tells_more_closely_when() {
+        let times: Vec<Time> = course(|_| 0.0).into_iter().map(|(t, _)| t).collect();
+        let mut dice = Dice(3);
+        let mut noisy =
+            |f: &dyn Fn(f64) -> f64| (0..120).map(|i| f(f64::from(i)) + 2.0 * dice.uniform()).collect();
+        let load: Vec<f64> = noisy(&|i| (i - 100.0).max(0.0) * 0.3);
+        let speed: Vec<f64> = noisy(&|i| if i > 100.0 { -3.0 } else { 0.0 });
+        let strand = |values: Vec<f64>, manner| Strand { values, manner, memory: Some(0.0), weight: 1.0 };
+        let (load, speed) = (strand(load, Manner::Accumulates), strand(speed, Manner::Follows));
+        let alone = locate(&times, std::slice::from_ref(&load), Side::High).unwrap();
+        let both = locate(&times, &[load, speed], Side::High).unwrap();
+        assert!(error_s(both, 100.0) <= 1.0, "{both:?}");
+        assert!(both.error_s < alone.error_s, "{both:?} {alone:?}");
     }
 
     #[test]
@@ -304,7 +357,7 @@ mod tests {
         let climb = course(|i| (i - 90.0).max(0.0) * 0.5);
         let seldom: Vec<_> =
             climb.into_iter().enumerate().filter(|(i, _)| *i < 90 || i % 3 == 0).map(|(_, p)| p).collect();
-        let onset = locate(&seldom, Side::High, Manner::Accumulates, None).unwrap();
+        let onset = found(seldom, Side::High, Manner::Accumulates).unwrap();
         assert!(error_s(onset, 90.0) <= 1.5, "{onset:?}");
     }
 
@@ -326,6 +379,6 @@ mod tests {
 
     #[test]
     fn too_short_a_course_has_no_onset() {
-        assert_eq!(locate(&course(|i| i)[..10], Side::High, Manner::Accumulates, None), None);
+        assert_eq!(found(course(|i| i)[..10].to_vec(), Side::High, Manner::Accumulates), None);
     }
 }

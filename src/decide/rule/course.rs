@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Side;
 use crate::decide::labels::Labels;
-use crate::decide::onset::{self, Manner, Onset};
+use crate::decide::onset::{self, Manner, Onset, Strand};
 use crate::decide::signal::catalog;
 use crate::decide::signal::sample::Signal;
 use crate::decide::signal::store::SignalStore;
@@ -49,7 +49,8 @@ pub(super) fn onset_of(
         .collect();
     // A speed changes at once; loads, queues and caches fill.
     let manner = if signal == catalog::GEN_THROUGHPUT { Manner::Jumps } else { Manner::Accumulates };
-    onset::locate(&differences(&series, since, now), side, manner, None)
+    let (times, values): (Vec<Time>, Vec<f64>) = differences(&series, since, now).into_iter().unzip();
+    onset::locate(&times, &[Strand { values, manner, memory: None, weight: 1.0 }], side)
 }
 
 /// Step by step: the blamed member's value less the mean of its peers', each as of then, on a scale

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::departure::{Departure, Evidence, Work};
 use super::{Frame, Member};
 use crate::decide::labels::Labels;
-use crate::decide::onset::{self, Onset};
+use crate::decide::onset::Onset;
 use crate::decide::signal::catalog;
 use crate::decide::signal::sample::Signal;
 use crate::decide::time::Time;
@@ -84,9 +84,6 @@ impl Watcher {
 
     /// Since when the blamed member has departed; not before `since`.
     pub fn onset(&self, evidence: &Evidence, since: Time) -> Option<Onset> {
-        let history = self.departure.history(evidence.member, evidence.course);
-        let course: Vec<(Time, f64)> = history.filter(|(t, _)| *t >= since).collect();
-        let memory = self.departure.memory(evidence.member, evidence.course);
-        onset::locate(&course, evidence.side, evidence.course.manner(), memory)
+        self.departure.onset(evidence, since)
     }
 }

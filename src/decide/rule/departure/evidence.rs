@@ -2,16 +2,25 @@
 
 use serde::Serialize;
 
+use super::past::{Past, WAYS};
 use super::spread::Seen;
-use crate::decide::onset::Manner;
 use crate::decide::rule::Side;
 
-/// Courses together, the slower scale and the speed reach farther by chance: each by so much.
-const TOGETHER: f64 = 0.3;
-/// The luckiest of busy ranks runs short of young requests often: that must reach farther yet.
-const FEWER_CACHED: f64 = 1.0;
-const SLOW_LOAD: f64 = 0.5;
-const SPEED_ALONE: f64 = 0.4;
+/// By chance, some reach farther than the quick sum of all courses does: by so much. First the load
+/// alone, ...
+const LUCK_OF_LOAD: f64 = 0.3;
+/// ... more so where it falls short, ...
+const LUCK_OF_LESS_LOAD: f64 = 0.6;
+const LUCK_OF_MORE_CACHED: f64 = 0.3;
+/// ... and the luckiest of busy ranks runs short of young requests often.
+const LUCK_OF_FEWER_CACHED: f64 = 1.3;
+/// At the slow scale: the sum, ...
+const LUCK_OF_SLOW: f64 = 0.3;
+/// ... the load alone, ...
+const LUCK_OF_SLOW_LOAD: f64 = 0.5;
+const LUCK_OF_LESS_SLOW_LOAD: f64 = 0.8;
+/// ... and the speed alone.
+const LUCK_OF_SPEED: f64 = 0.4;
 /// What is over reaches no farther than this.
 const MOST_OF_THE_PAST: f64 = 4.0;
 
@@ -25,13 +34,6 @@ pub enum Course {
     Cached,
     /// Tokens a second and request.
     Speed,
-}
-
-impl Course {
-    /// How it leaves its peers, for `onset::locate`.
-    pub fn manner(self) -> Manner {
-        if self == Self::Speed { Manner::Jumps } else { Manner::Accumulates }
-    }
 }
 
 /// The farthest departure.
@@ -50,22 +52,24 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Takes what `member` shows at the quick (0) or the slow scale, if it reaches farther.
-    pub(super) fn raise(&mut self, member: usize, scale: usize, seen: &Seen, is_over: bool) {
-        let surplus = seen.surplus - TOGETHER;
-        self.take(member, limited(surplus, is_over), Course::Load, true);
-        if scale == 0 {
-            let cached = (seen.cached - TOGETHER).max(-seen.cached - FEWER_CACHED);
-            let speed = seen.speed.abs() - SPEED_ALONE;
-            self.lately = self.lately.max(seen.load.abs()).max(surplus).max(cached).max(speed);
-            self.take(member, limited(seen.load.abs(), is_over), Course::Load, seen.load > 0.0);
-            let course = if seen.cached > 0.0 { Course::Cached } else { Course::Load };
-            self.take(member, limited(cached, is_over), course, seen.cached > 0.0);
-        } else {
-            let slow = limited(seen.load.abs() - SLOW_LOAD, is_over);
-            self.take(member, slow, Course::Load, seen.load > 0.0);
-            self.take(member, seen.speed.abs() - SPEED_ALONE, Course::Speed, seen.speed < 0.0);
-        }
+    /// Takes what `member` shows at the quick scale, as far as its `past` lets that be believed, if it
+    /// reaches farther.
+    pub(super) fn raise_quick(&mut self, member: usize, seen: &Seen, past: &Past, is_over: bool) {
+        let looks = looks(seen);
+        self.lately = looks.into_iter().fold(self.lately.max(seen.speed.abs() - LUCK_OF_SPEED), f64::max);
+        let [surplus, load, cached] = past.within_stride(looks).map(|value| limited(value, is_over));
+        self.take(member, surplus, Course::Load, true);
+        self.take(member, load, Course::Load, seen.load > 0.0);
+        let course = if seen.cached > 0.0 { Course::Cached } else { Course::Load };
+        self.take(member, cached, course, seen.cached > 0.0);
+    }
+
+    /// Likewise at the slow scale.
+    pub(super) fn raise_slow(&mut self, member: usize, seen: &Seen, is_over: bool) {
+        let load = seen.load.abs() - if seen.load > 0.0 { LUCK_OF_SLOW_LOAD } else { LUCK_OF_LESS_SLOW_LOAD };
+        self.take(member, limited(seen.surplus - LUCK_OF_SLOW, is_over), Course::Load, true);
+        self.take(member, limited(load, is_over), Course::Load, seen.load > 0.0);
+        self.take(member, seen.speed.abs() - LUCK_OF_SPEED, Course::Speed, seen.speed < 0.0);
     }
 
     fn take(&mut self, member: usize, value: f64, course: Course, is_high: bool) {
@@ -74,6 +78,14 @@ impl Evidence {
             (self.value, self.member, self.side, self.course) = (value, member, side, course);
         }
     }
+}
+
+/// How far out a member looks at the quick scale: by all courses, by its load, and by what cached prompts
+/// explain of it.
+pub(super) fn looks(seen: &Seen) -> [f64; WAYS] {
+    let load = seen.load.abs() - if seen.load > 0.0 { LUCK_OF_LOAD } else { LUCK_OF_LESS_LOAD };
+    let cached = (seen.cached - LUCK_OF_MORE_CACHED).max(-seen.cached - LUCK_OF_FEWER_CACHED);
+    [seen.surplus, load, cached]
 }
 
 /// What is over may be far, but not new.

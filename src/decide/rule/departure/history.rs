@@ -49,21 +49,32 @@ impl History {
         self.ticks.push_back((now, members));
     }
 
-    /// The differences of `member`, at the times at which it was measured. A tick in which it was not
-    /// tells nothing new: a busy rank reports seldom, and its last word only looks like a level.
-    /// Who has said nothing for longer has fallen silent, and that is what its peers see of it.
-    pub fn of(&self, member: usize, course: Course) -> impl Iterator<Item = (Time, f64)> {
-        let mut held = 0;
-        self.ticks.iter().filter_map(move |(end, members)| {
-            let kept = &members[member];
-            let value = match course {
+    /// When `member` was measured, oldest first.
+    pub fn times(&self, member: usize) -> impl Iterator<Item = Time> {
+        self.told(member).map(|(end, kept)| end - Duration::from_secs_f32(kept.age_s.unwrap_or(0.0)))
+    }
+
+    /// The differences of `member` at these times: positive when it has more work or, for its speed,
+    /// is slower.
+    pub fn of(&self, member: usize, course: Course) -> impl Iterator<Item = f64> {
+        self.told(member).map(move |(_, kept)| {
+            f64::from(match course {
                 Course::Load => kept.load,
                 Course::Cached => kept.cached,
                 Course::Speed => -kept.speed,
-            };
+            })
+        })
+    }
+
+    /// A tick in which it was not measured tells nothing new: a busy rank reports seldom, and its last
+    /// word only looks like a level. Who has said nothing for longer has fallen silent, and that is what
+    /// its peers see of it.
+    fn told(&self, member: usize) -> impl Iterator<Item = (Time, &Kept)> {
+        let mut held = 0;
+        self.ticks.iter().filter_map(move |(end, members)| {
+            let kept = &members[member];
             held = if kept.age_s.is_some() { 0 } else { held + 1 };
-            let age = Duration::from_secs_f32(kept.age_s.unwrap_or(0.0));
-            (held == 0 || held > SILENT).then(|| (*end - age, f64::from(value)))
+            (held == 0 || held > SILENT).then_some((*end, kept))
         })
     }
 }
@@ -79,7 +90,7 @@ mod tests {
             let member = Kept::of(now, at.map(Time::from_epoch_s), &[i as f64, 0.0, 0.0], 0.0);
             history.keep(now, vec![member]);
         }
-        history.of(0, Course::Load).map(|(t, d)| (t.epoch_s(), d)).collect()
+        history.times(0).map(Time::epoch_s).zip(history.of(0, Course::Load)).collect()
     }
 
     #[test]

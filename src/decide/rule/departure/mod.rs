@@ -12,17 +12,19 @@
 
 mod evidence;
 mod history;
+mod past;
 mod spread;
 mod tick;
 mod usual;
 
 pub use self::evidence::{Course, Evidence};
 use self::history::{History, Kept};
+use self::past::Past;
 use self::spread::Spread;
 use self::tick::Bin;
 use self::usual::Usual;
 use super::Side;
-use crate::decide::onset;
+use crate::decide::onset::{self, Manner, Onset, Strand};
 use crate::decide::time::Time;
 
 /// How many courses there are.
@@ -33,12 +35,18 @@ const SPEED: usize = 2;
 
 /// Smoothing, in ticks: quick for what builds up at once, slow for what creeps.
 const SCALES: [f64; 2] = [3.0, 12.0];
-/// The spread is learned with this memory, in ticks.
-const MEMORY: f64 = 150.0;
+const QUICK: usize = 0;
+/// So many ticks only make the smoothed courses settle.
+const FIRST: u32 = 10;
+/// The spread is learned with this memory, in ticks: loads remember themselves for half a minute at the
+/// slow scale, so a quarter of an hour is no more than a few dozen independent values of each member.
+const MEMORY: f64 = 900.0;
+/// A member's own usual load is learned with this one.
+const LEVEL_MEMORY: f64 = 150.0;
 /// Fewer ticks than this are no ground for a verdict.
 const WARM: u32 = 60;
 /// A spread learned from so many ticks (of two members) may be as small as half of the true one.
-const UNSURE: f64 = 80.0;
+const UNSURE: f64 = 40.0;
 /// Shorter ticks than this, in seconds, would only count noise.
 const TICK_S: f64 = 1.0;
 /// Nothing new from anybody for so long, in seconds, is a pause of the server or of its log ...
@@ -56,12 +64,18 @@ const CLIP: [f64; COURSES] = [8.0, 6.0, 3.0];
 const SUSPICIOUS: f64 = 3.5;
 /// From here on differences are no longer taken for usual ones.
 const ALARMING: f64 = 4.5;
-/// What is not at its farthest in so many ticks is on its way back.
-const RECENT: usize = 4;
-/// What builds up at once climbs by more than this in so many ticks: a request of two dozen.
-const CLIMB: f64 = 0.2;
+/// For the onset, the load and what cached prompts explain of it tell much the same: no word counts in
+/// full, ...
+const WORD_OF_LOAD: f64 = 0.6;
+const WORD_OF_CACHED: f64 = 0.3;
+const WORD_OF_BOTH: f64 = WORD_OF_LOAD + WORD_OF_CACHED;
+/// ... and a speed that goes with them has causes of its own.
+const WORD_OF_SPEED: f64 = 0.3;
 /// A load that has grown this much is another regime; more is not expected of its spread.
 const MOST_GROWN: f64 = 4.0;
+/// The variance grows by this power of the load's growth: steps grow with the load, so what is late
+/// makes more late.
+const GROWING: f64 = 1.5;
 
 /// What is known of one member at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -93,8 +107,7 @@ pub struct Departure {
     /// Variance of the differences, tick by tick.
     variance: [f64; COURSES],
     spread: [Spread; SCALES.len()],
-    /// Each member's load differences of the last ticks, newest first.
-    recent: Vec<[f64; RECENT]>,
+    past: Vec<Past>,
     /// Each member's load in this tick, and ...
     absolute: Vec<f64>,
     /// ... its own usual load, on the scale of the differences.
@@ -156,18 +169,35 @@ impl Departure {
         self.learned >= WARM
     }
 
-    /// The recent differences of `member` from its peers, oldest first, for `onset::locate`: positive
-    /// when it has more work or, for its speed, is slower.
-    pub fn history(&self, member: usize, course: Course) -> impl Iterator<Item = (Time, f64)> {
-        self.history.of(member, course)
+    /// When `evidence`'s member left its peers, not before `since`: where all that shows it broke.
+    pub fn onset(&self, evidence: &Evidence, since: Time) -> Option<Onset> {
+        let is_before = |t: &Time| *t < since;
+        let before = self.history.times(evidence.member).take_while(is_before).count();
+        let times: Vec<Time> = self.history.times(evidence.member).skip(before).collect();
+        let strand = |course: Course, manner: Manner, weight: f64| {
+            let values = self.history.of(evidence.member, course).skip(before).collect();
+            Strand { values, manner, memory: self.memory(evidence.member, course), weight }
+        };
+        let speed = || strand(Course::Speed, Manner::Follows, WORD_OF_SPEED);
+        let strands = match evidence.course {
+            Course::Speed => vec![strand(Course::Speed, Manner::Jumps, 1.0)],
+            _ if self.spread[0].is_load_alone() => vec![strand(Course::Load, Manner::Accumulates, 1.0)],
+            Course::Load => vec![
+                strand(Course::Load, Manner::Accumulates, WORD_OF_LOAD),
+                strand(Course::Cached, Manner::Accumulates, WORD_OF_CACHED),
+                speed(),
+            ],
+            Course::Cached => vec![strand(Course::Cached, Manner::Accumulates, WORD_OF_BOTH), speed()],
+        };
+        onset::locate(&times, &strands, evidence.side)
     }
 
     /// How much of a normal difference is left a tick later, as the peers of `member` show it in the
     /// older half of what is kept; `None` where too few are not under suspicion.
-    pub fn memory(&self, member: usize, course: Course) -> Option<f64> {
+    fn memory(&self, member: usize, course: Course) -> Option<f64> {
         let peers = (0..self.bins.len()).filter(|m| *m != member);
         let older = peers.map(|m| {
-            let differences: Vec<f64> = self.history(m, course).map(|(_, d)| d).collect();
+            let differences: Vec<f64> = self.history.of(m, course).collect();
             onset::older(&differences).to_vec()
         });
         (self.bins.len() >= FEW).then(|| onset::memory_of(older))
@@ -178,7 +208,7 @@ impl Departure {
             bins: vec![Bin::default(); members],
             raw: vec![[0.0; COURSES]; members],
             smooth: vec![[[0.0; COURSES]; SCALES.len()]; members],
-            recent: vec![[0.0; RECENT]; members],
+            past: vec![Past::default(); members],
             absolute: vec![0.0; members],
             level: vec![0.0; members],
             times: vec![None; members],
@@ -202,10 +232,10 @@ impl Departure {
         let mut extreme = [(0.0, 0); SCALES.len()];
         let mut kept = Vec::with_capacity(n);
         for m in 0..n {
-            let clipped = self.clipped(m);
+            let (unusual, clipped) = (self.unusual(m), self.clipped(m));
             let cached = usual.measure(&clipped).cached;
-            kept.push(Kept::of(now, self.times[m], &self.unusual(m), cached));
-            let is_over = self.is_over(m, clipped[LOAD]);
+            kept.push(Kept::of(now, self.times[m], &unusual, cached));
+            let is_over = self.past[m].is_over(unusual[LOAD]);
             for (k, scale) in SCALES.iter().enumerate() {
                 let weight = (1.0 / scale).max(1.0 / f64::from(self.ticks));
                 let s = &mut self.smooth[m][k];
@@ -214,8 +244,14 @@ impl Departure {
                 if seen.total > extreme[k].0 {
                     extreme[k] = (seen.total, m);
                 }
-                if self.ticks > 10 {
-                    worst.raise(m, k, &seen, is_over[k]);
+                if self.ticks <= FIRST {
+                    continue;
+                }
+                if k == QUICK {
+                    worst.raise_quick(m, &seen, &self.past[m], is_over);
+                    self.past[m].keep(unusual[LOAD], evidence::looks(&seen));
+                } else {
+                    worst.raise_slow(m, &seen, is_over);
                 }
             }
         }
@@ -227,19 +263,23 @@ impl Departure {
         let is_calm = may_learn && worst.value < SUSPICIOUS;
         self.learned += u32::from(may_learn);
         self.learn(&extreme, may_learn, is_calm);
-        self.usual.learn(&self.raw, &self.variance, may_learn && worst.value < ALARMING);
+        let is_alarming = worst.value.max(worst.lately) >= ALARMING;
+        self.usual.learn(&self.raw, &self.variance, may_learn && !is_alarming);
         if is_calm {
-            let weight = (1.0 / MEMORY).max(1.0 / f64::from(self.learned));
+            let weight = (1.0 / LEVEL_MEMORY).max(1.0 / f64::from(self.learned));
             self.level.iter_mut().zip(&self.absolute).for_each(|(l, a)| *l += weight * (a - *l));
         }
     }
 
-    /// How much wider the spread may be than it was when it was learned, because the whole group has
+    /// How much larger the variances may be than when they were learned, because the whole group has
     /// more to do than then: loads near a server's limit scatter in proportion, not as counts do, and
-    /// their root's variance grows with the load, and so does that of tokens and speed. It is learned
-    /// anew as the load stays.
+    /// remember themselves for longer. They are learned anew as the load stays.
     fn grown(&self) -> f64 {
-        if self.usual_middle > 0.0 { (self.middle / self.usual_middle).clamp(1.0, MOST_GROWN) } else { 1.0 }
+        if self.usual_middle > 0.0 {
+            (self.middle / self.usual_middle).clamp(1.0, MOST_GROWN).powf(GROWING)
+        } else {
+            1.0
+        }
     }
 
     /// The differences of `m` less the usual ones.
@@ -257,18 +297,6 @@ impl Departure {
             let limit = CLIP[c] * self.variance[c].sqrt();
             unusual[c].clamp(-limit, limit)
         })
-    }
-
-    /// Whether, at each scale, `m` was as far out a moment ago. A burst that is over still shows, but
-    /// is no onset.
-    fn is_over(&mut self, m: usize, load: f64) -> [bool; SCALES.len()] {
-        let recent = &mut self.recent[m];
-        let was_beyond = |distance: f64| recent.iter().any(|r| r.abs() > distance);
-        let climb = if load > 0.0 { CLIMB } else { 0.0 };
-        let is_over = [was_beyond(load.abs() - climb), was_beyond(load.abs())];
-        recent.rotate_right(1);
-        recent[0] = load;
-        is_over
     }
 
     /// Of two members each is as far from the other: to blame is the one that left its own level.
@@ -316,7 +344,7 @@ impl Departure {
             (true, true) => 1.0,
             (true, false) => 0.25,
         };
-        let weight = (1.0 / MEMORY).max(1.0 / f64::from(self.ticks + 10)) * care;
+        let weight = (1.0 / MEMORY).max(1.0 / f64::from(self.learned + 10)) * care;
         let weight = if self.ticks == 1 { 1.0 } else { weight };
         self.usual_middle += weight * (self.middle - self.usual_middle);
         for c in 0..COURSES {

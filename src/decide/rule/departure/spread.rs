@@ -29,8 +29,7 @@ pub(super) struct Seen {
     pub load: f64,
     /// Of its speed alone; negative when slow.
     pub speed: f64,
-    /// Of all courses together, as more requests show on them; negative for fewer, 0 when there is
-    /// nothing to put together with the load.
+    /// Of all courses together, as more requests show on them; negative for fewer.
     pub surplus: f64,
     /// Likewise, as more requests with cached prompts do.
     pub cached: f64,
@@ -70,11 +69,7 @@ impl Spread {
             if self.has(c) { 1.0 / variance.sqrt() } else { 0.0 }
         });
         let inverse = self.inverse_of_correlations();
-        let is_load_alone = !self.has(TOKENS) && !self.has(SPEED);
         let along = |direction: &[f64; COURSES]| {
-            if is_load_alone {
-                return [0.0; COURSES];
-            }
             let shown = std::array::from_fn(|c| if self.has(c) { direction[c] } else { 0.0 });
             let weights = times(&inverse, &shown);
             let length = dot(&weights, &shown).max(1e-9).sqrt();
@@ -102,6 +97,11 @@ impl Spread {
         for (a, row) in self.0.iter_mut().enumerate() {
             row.iter_mut().enumerate().for_each(|(b, value)| change(a, b, value));
         }
+    }
+
+    /// Whether neither tokens nor speeds have arrived.
+    pub fn is_load_alone(&self) -> bool {
+        !self.has(TOKENS) && !self.has(SPEED)
     }
 
     /// Whether this course has arrived at all.
@@ -177,7 +177,7 @@ mod tests {
     fn a_course_that_does_not_arrive_changes_nothing() {
         let of_load = spread(&[[2.0, 0.0, 0.0], [-2.0, 0.0, 0.0]]);
         let seen = of_load.gauge(1.0).measure(&[6.0, 5.0, -5.0]);
-        assert_eq!((seen.load, seen.surplus, seen.cached, seen.speed), (3.0, 0.0, 0.0, 0.0));
+        assert_eq!((seen.load, seen.surplus, seen.cached, seen.speed), (3.0, 3.0, 3.0, 0.0));
         let without_tokens = spread(&[[2.0, 0.0, 0.0], [0.0, 0.0, 2.0]]);
         let (one, other) = ([4.0, 5.0, -4.0], [4.0, -5.0, -4.0]);
         let surplus = |s| without_tokens.gauge(1.0).measure(s).surplus;

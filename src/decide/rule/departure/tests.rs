@@ -61,6 +61,14 @@ impl Servers {
             self.departure.evidence().filter(|e| e.value > 5.0).map(|e| (s, *e))
         })
     }
+
+    /// The second, of at most so many, in which the departure exceeds 5.
+    fn until(&mut self, seconds: usize, arrivals: impl Fn(usize) -> f64) -> Option<usize> {
+        (1..=seconds).find(|_| {
+            self.second(&arrivals, |_| 40.0, true);
+            self.departure.evidence().is_some_and(|e| e.value > 5.0)
+        })
+    }
 }
 
 #[test]
@@ -87,6 +95,17 @@ fn a_rank_that_gets_twice_the_work_is_found_within_seconds() {
     let (seconds, e) = servers.until_found(|m| if m == 5 { 5.5 } else { 2.0 }, |_| 40.0).unwrap();
     assert!(seconds <= 12, "{seconds}");
     assert_eq!((e.member, e.side), (5, Side::High));
+}
+
+#[test]
+fn a_burst_of_seconds_is_no_departure_but_the_same_is_when_it_stays() {
+    let crowded = |m: usize| if m == 5 { 14.0 } else { 1.0 };
+    let mut servers = Servers::new(8);
+    servers.normal(200);
+    assert_eq!(servers.until(3, crowded).or_else(|| servers.until(60, |_| 2.4)), None);
+    servers.normal(60);
+    let seconds = servers.until(10, crowded);
+    assert!(seconds.is_some_and(|s| s <= 6), "{seconds:?}");
 }
 
 #[test]
@@ -201,4 +220,17 @@ fn farthest_after_a_step(factor: f64) -> f64 {
 fn a_step_of_the_whole_groups_load_is_no_departure_of_one() {
     let (even, stepped) = (farthest_after_a_step(1.0), farthest_after_a_step(4.0));
     assert!(even < 5.0 && stepped < 5.0, "{even} {stepped}");
+}
+
+#[test]
+fn what_goes_on_climbing_far_beyond_all_that_was_seen_is_not_over() {
+    let mut servers = Servers::new(8);
+    servers.normal(200);
+    servers.until(40, |m| if m == 5 { 14.0 } else { 1.0 });
+    let value = servers.departure.evidence().unwrap().value;
+    for _ in 0..10 {
+        servers.second(|m| if m == 5 { 30.0 } else { 1.0 }, |_| 40.0, false);
+        let now = servers.departure.evidence().unwrap();
+        assert!(now.value > 5.0 && now.member == 5, "{value} {now:?}");
+    }
 }
