@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::past::{Past, WAYS};
+use super::past::WAYS;
 use super::spread::Seen;
 use crate::decide::rule::Side;
 
@@ -52,12 +52,17 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Takes what `member` shows at the quick scale, as far as its `past` lets that be believed, if it
-    /// reaches farther.
-    pub(super) fn raise_quick(&mut self, member: usize, seen: &Seen, past: &Past, is_over: bool) {
-        let looks = looks(seen);
+    /// Takes what `member` shows at the quick scale if it reaches farther: as far as it looks out for a
+    /// clear, as far as that is `believed` for a trigger.
+    pub(super) fn raise_quick(
+        &mut self,
+        member: usize,
+        seen: &Seen,
+        (looks, believed): ([f64; WAYS], [f64; WAYS]),
+        is_over: bool,
+    ) {
         self.lately = looks.into_iter().fold(self.lately.max(seen.speed.abs() - LUCK_OF_SPEED), f64::max);
-        let [surplus, load, cached] = past.within_stride(looks).map(|value| limited(value, is_over));
+        let [surplus, load, cached] = believed.map(|value| limited(value, is_over));
         self.take(member, surplus, Course::Load, true);
         self.take(member, load, Course::Load, seen.load > 0.0);
         let course = if seen.cached > 0.0 { Course::Cached } else { Course::Load };

@@ -181,7 +181,7 @@ impl Departure {
         let speed = || strand(Course::Speed, Manner::Follows, WORD_OF_SPEED);
         let strands = match evidence.course {
             Course::Speed => vec![strand(Course::Speed, Manner::Jumps, 1.0)],
-            _ if self.spread[0].is_load_alone() => vec![strand(Course::Load, Manner::Accumulates, 1.0)],
+            _ if self.spread[QUICK].is_load_alone() => vec![strand(Course::Load, Manner::Accumulates, 1.0)],
             Course::Load => vec![
                 strand(Course::Load, Manner::Accumulates, WORD_OF_LOAD),
                 strand(Course::Cached, Manner::Accumulates, WORD_OF_CACHED),
@@ -226,13 +226,14 @@ impl Departure {
         let unsure = 1.0 + UNSURE / (f64::from(self.learned + 1) * (n as f64 - 1.0).max(1.0).sqrt());
         let grown = self.grown();
         let gauges = self.spread.map(|s| s.gauge(unsure * grown));
-        let usual = self.spread[0].gauge(1.0);
+        let usual = self.spread[QUICK].gauge(1.0);
         let mut worst =
             Evidence { value: 0.0, lately: 0.0, member: 0, side: Side::High, course: Course::Load };
         let mut extreme = [(0.0, 0); SCALES.len()];
         let mut kept = Vec::with_capacity(n);
         for m in 0..n {
-            let (unusual, clipped) = (self.unusual(m), self.clipped(m));
+            let unusual = self.unusual(m);
+            let clipped = self.clipped(m, &unusual);
             let cached = usual.measure(&clipped).cached;
             kept.push(Kept::of(now, self.times[m], &unusual, cached));
             let is_over = self.past[m].is_over(unusual[LOAD]);
@@ -248,8 +249,10 @@ impl Departure {
                     continue;
                 }
                 if k == QUICK {
-                    worst.raise_quick(m, &seen, &self.past[m], is_over);
-                    self.past[m].keep(unusual[LOAD], evidence::looks(&seen));
+                    let looks = evidence::looks(&seen);
+                    let believed = self.past[m].within_stride(looks);
+                    self.past[m].keep(unusual[LOAD], looks);
+                    worst.raise_quick(m, &seen, (looks, believed), is_over);
                 } else {
                     worst.raise_slow(m, &seen, is_over);
                 }
@@ -287,12 +290,11 @@ impl Departure {
         std::array::from_fn(|c| self.raw[m][c] - self.usual.of(m)[c])
     }
 
-    /// Likewise, outliers drawn in.
-    fn clipped(&self, m: usize) -> [f64; COURSES] {
+    /// The same, outliers drawn in.
+    fn clipped(&self, m: usize, unusual: &[f64; COURSES]) -> [f64; COURSES] {
         if self.ticks <= 5 {
             return self.raw[m];
         }
-        let unusual = self.unusual(m);
         std::array::from_fn(|c| {
             let limit = CLIP[c] * self.variance[c].sqrt();
             unusual[c].clamp(-limit, limit)

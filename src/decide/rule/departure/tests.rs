@@ -56,17 +56,23 @@ impl Servers {
         arrivals: impl Fn(usize) -> f64,
         speed: impl Fn(usize) -> f64,
     ) -> Option<(usize, Evidence)> {
-        (1..=100).find_map(|s| {
-            self.second(&arrivals, &speed, true);
-            self.departure.evidence().filter(|e| e.value > 5.0).map(|e| (s, *e))
-        })
+        self.found_within(100, arrivals, speed)
     }
 
-    /// The second, of at most so many, in which the departure exceeds 5.
+    /// Seconds until the departure exceeds 5, at most so many, at one speed.
     fn until(&mut self, seconds: usize, arrivals: impl Fn(usize) -> f64) -> Option<usize> {
-        (1..=seconds).find(|_| {
-            self.second(&arrivals, |_| 40.0, true);
-            self.departure.evidence().is_some_and(|e| e.value > 5.0)
+        self.found_within(seconds, arrivals, |_| 40.0).map(|(s, _)| s)
+    }
+
+    fn found_within(
+        &mut self,
+        seconds: usize,
+        arrivals: impl Fn(usize) -> f64,
+        speed: impl Fn(usize) -> f64,
+    ) -> Option<(usize, Evidence)> {
+        (1..=seconds).find_map(|s| {
+            self.second(&arrivals, &speed, true);
+            self.departure.evidence().filter(|e| e.value > 5.0).map(|e| (s, *e))
         })
     }
 }
