@@ -2,14 +2,13 @@
 //!
 //! The page is what an SGLang server of 64 ranks serves. prometheus-parse gets the same page with
 //! its colons turned to underscores, because it drops every name with a colon.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt::Write;
 
 use divan::Bencher;
 use divan::counter::BytesCount;
-use skewtrap::decide::signal::exposition;
-use skewtrap::decide::signal::metrics::Metrics;
+use skewtrap_core::signal::exposition;
+use skewtrap_core::signal::metrics::Metrics;
 
 #[global_allocator]
 static ALLOCATIONS: divan::AllocProfiler = divan::AllocProfiler::system();

@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
-use skewtrap::decide::time::Time;
 use skewtrap::demo::load::LoadTrack;
 use skewtrap::demo::sglang::{Config, ExportCost, Version, World};
 use skewtrap::demo::shell::{self, RunningDouble};
+use skewtrap_trace::time::Time;
 
 const SERVERS: usize = 16;
 /// The window, its export, and the time in which samples after it do not count.

@@ -2,7 +2,6 @@
 //!
 //! `cargo bench --bench replay_parse`. The lines are those of a busy server of eight ranks: 60 %
 //! decode, 20 % prefill, 20 % access log, 162 bytes each.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -11,16 +10,16 @@ use std::time::Duration;
 use divan::Bencher;
 use divan::counter::BytesCount;
 use jiff::tz::TimeZone;
-use skewtrap::decide::signal::catalog::{self, Catalog};
-use skewtrap::decide::signal::fields::Fields;
-use skewtrap::decide::signal::intake::{Intake, Step};
-use skewtrap::decide::signal::log_reader::Arrival;
-use skewtrap::decide::signal::observation::{Observation, SourceId};
-use skewtrap::decide::signal::rank::Rank;
-use skewtrap::decide::signal::sample::Source;
-use skewtrap::decide::signal::sglang_line;
-use skewtrap::decide::signal::store::{Bounds, SignalStore};
-use skewtrap::decide::time::Time;
+use skewtrap_core::signal::catalog::{self, Catalog};
+use skewtrap_core::signal::fields::Fields;
+use skewtrap_core::signal::intake::{Intake, Step};
+use skewtrap_core::signal::log_reader::Arrival;
+use skewtrap_core::signal::observation::{Observation, SourceId};
+use skewtrap_core::signal::sample::Source;
+use skewtrap_core::signal::sglang_line;
+use skewtrap_core::signal::store::{Bounds, SignalStore};
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 
 fn main() {
     divan::main();

@@ -4,20 +4,19 @@
 //! looks at one of them), once at the worst (one signal, and every rule looks at every series), and
 //! for one server, whose whole history fits. The second line of each is five minutes later, when the
 //! history is thirty times as long: the cost of a sample must not depend on it.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skewtrap::config::rules;
-use skewtrap::decide::capture::CaptureSpec;
-use skewtrap::decide::rule::{Engine, Rule};
-use skewtrap::decide::signal::catalog::{Catalog, DERIVED, Kind};
-use skewtrap::decide::signal::fields::Fields;
-use skewtrap::decide::signal::rank::Rank;
-use skewtrap::decide::signal::sample::{Signal, Source, TargetId};
-use skewtrap::decide::signal::store::{Bounds, SignalStore};
-use skewtrap::decide::time::Time;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::rule::{Engine, Rule};
+use skewtrap_core::signal::catalog::{Catalog, DERIVED, Kind};
+use skewtrap_core::signal::fields::Fields;
+use skewtrap_core::signal::sample::{Signal, Source, TargetId};
+use skewtrap_core::signal::store::{Bounds, SignalStore};
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 
 const STEP: Duration = Duration::from_millis(100);
 

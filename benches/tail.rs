@@ -2,7 +2,6 @@
 //!
 //! Ours beside linemux and beside the plainest reader that can be written. What linemux loses in
 //! rotations is shown by `tests/tail_linemux.rs`; here is what it costs.
-#![allow(clippy::disallowed_methods)]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};

@@ -6,7 +6,6 @@
 //! logs, calibrated on them; `--verbose` tells every run; `--bound N` tries another bound of `departure`.
 //! With `--csv FILE` a sweep of bounds and the textbook detectors as numbers; with `--svg FILE` that
 //! frontier as a picture.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 #[path = "detect_eval/picture.rs"]
 mod picture;

@@ -7,11 +7,12 @@ mod stage;
 
 use std::time::Duration;
 
-use skewtrap::decide::capture::HttpWindow;
-use skewtrap::decide::incident::{CaptureOutcome, Quality};
-use skewtrap::decide::signal::rank::Rank;
 use skewtrap::demo::exchange::{HttpFault, HttpFaultKind, Request};
 use skewtrap::demo::sglang::{Config, Faults, Version};
+use skewtrap_core::capture::HttpWindow;
+use skewtrap_core::capture::captured::Quality;
+use skewtrap_core::incident::CaptureOutcome;
+use skewtrap_trace::rank::Rank;
 use stage::{Stage, config, done, failed, short};
 use tokio_util::sync::CancellationToken;
 
@@ -243,7 +244,7 @@ async fn a_start_in_doubt_leaves_the_server_alone_for_ten_minutes() {
     let stage = Stage::of(http("/start_profile", HttpFaultKind::ResetBefore), dir.path()).await;
     let kept = stage.capture(short(), &[0, 1]).await;
     assert!(kept.end.unproven.is_some());
-    let spec = skewtrap::decide::capture::CaptureSpec::Http(short());
+    let spec = skewtrap_core::capture::CaptureSpec::Http(short());
     let refused = stage.grant(spec, &[0, 1], "i2").await.unwrap_err();
     assert_eq!(refused.word(), "quiet");
 }
@@ -281,11 +282,11 @@ async fn a_server_that_restarts_in_the_middle_is_noticed_and_nothing_is_left_run
 async fn disturbed(
     config: Config,
     theirs: &str,
-) -> (Stage, tempfile::TempDir, skewtrap::agent::capture::Kept) {
+) -> (Stage, tempfile::TempDir, skewtrap::agent::capture::StoredCapture) {
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::of(config, dir.path()).await;
     let spec = HttpWindow { num_steps: 1000, deadline: Duration::from_secs(2), ..HttpWindow::default() };
-    let grant = stage.grant(skewtrap::decide::capture::CaptureSpec::Http(spec), &[0, 1], "i1").await.unwrap();
+    let grant = stage.grant(skewtrap_core::capture::CaptureSpec::Http(spec), &[0, 1], "i1").await.unwrap();
     let (path, body) = theirs.split_once(' ').unwrap_or((theirs, ""));
     let request = Request::post(path, &body.replace("BASE", &stage.base()));
     let (kept, ()) = tokio::join!(stage.take(&grant, CancellationToken::new()), async {
@@ -331,7 +332,7 @@ async fn somebody_elses_stop_ends_ours_early_with_its_files() {
 async fn an_idle_server_is_refused_before_anything_is_sent() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::of(config(&[(0, 0), (0, 0)]), dir.path()).await;
-    let spec = skewtrap::decide::capture::CaptureSpec::Http(short());
+    let spec = skewtrap_core::capture::CaptureSpec::Http(short());
     assert_eq!(stage.grant(spec, &[], "i1").await.unwrap_err().word(), "all_idle");
 }
 
@@ -341,7 +342,7 @@ async fn an_agent_that_is_told_to_end_closes_its_window_first() {
     let stage = Stage::of(config(&BUSY), dir.path()).await;
     let spec = HttpWindow { num_steps: 1000, deadline: Duration::from_secs(20), ..HttpWindow::default() };
     let grant =
-        stage.grant(skewtrap::decide::capture::CaptureSpec::Http(spec), &[0, 1, 2, 3], "i1").await.unwrap();
+        stage.grant(skewtrap_core::capture::CaptureSpec::Http(spec), &[0, 1, 2, 3], "i1").await.unwrap();
     let cancel = CancellationToken::new();
     let (taken, ()) = tokio::join!(stage.take(&grant, cancel.clone()), async {
         while stage.ask(|w| w.open_windows()).await.len() < 4 {
@@ -360,7 +361,7 @@ async fn the_deadline_holds_though_the_task_that_opened_the_window_is_gone() {
     let stage = std::sync::Arc::new(Stage::of(config(&BUSY), dir.path()).await);
     let spec = HttpWindow { num_steps: 1000, ..short() };
     let grant =
-        stage.grant(skewtrap::decide::capture::CaptureSpec::Http(spec), &[0, 1, 2, 3], "i1").await.unwrap();
+        stage.grant(skewtrap_core::capture::CaptureSpec::Http(spec), &[0, 1, 2, 3], "i1").await.unwrap();
     let taking = stage.clone();
     let task = tokio::spawn(async move { taking.take(&grant, CancellationToken::new()).await });
     while stage.ask(|w| w.open_windows()).await.len() < 4 {
@@ -380,7 +381,7 @@ async fn a_folder_that_the_server_cannot_write_is_refused_before_it_kills_the_se
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::of(config(&BUSY), dir.path()).await;
     std::fs::remove_dir(stage.base()).unwrap();
-    let spec = skewtrap::decide::capture::CaptureSpec::Http(short());
+    let spec = skewtrap_core::capture::CaptureSpec::Http(short());
     let refused = stage.grant(spec, &[0, 1, 2, 3], "i1").await.unwrap_err();
     assert_eq!(refused.word(), "bad_folder");
     assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));

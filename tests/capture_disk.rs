@@ -11,10 +11,10 @@ use std::time::Duration;
 use skewtrap::act::bundle::Bundles;
 use skewtrap::act::retention;
 use skewtrap::agent::capture::take;
-use skewtrap::decide::capture::keep::Keep;
-use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
-use skewtrap::decide::incident::Quality;
-use skewtrap::decide::time::Time;
+use skewtrap_core::capture::captured::Quality;
+use skewtrap_core::capture::keep::Keep;
+use skewtrap_core::capture::{CaptureSpec, HttpWindow};
+use skewtrap_trace::time::Time;
 use stage::{SmallDisk, Stage, config, done, failed, short};
 use tokio_util::sync::CancellationToken;
 

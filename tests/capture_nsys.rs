@@ -12,16 +12,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use skewtrap::act::nsys::Nsys;
-use skewtrap::act::state::{OpenMeans, OpenWindow};
-use skewtrap::agent::capture::{Desk, Kept, take};
+use skewtrap::act::state::{OpenMethod, OpenWindow};
+use skewtrap::agent::capture::{CaptureStore, StoredCapture, take};
 use skewtrap::agent::nsys::{close, output_of};
-use skewtrap::agent::window::Site;
-use skewtrap::decide::capture::admit::{Grant, Means};
-use skewtrap::decide::capture::governor::Attempt;
-use skewtrap::decide::capture::nsys::{Readiness, Session};
-use skewtrap::decide::capture::{NsysSession, NsysWindow};
-use skewtrap::decide::incident::{CaptureOutcome, Quality};
-use skewtrap::decide::time::Time;
+use skewtrap::agent::window::TargetHandle;
+use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
+use skewtrap_core::capture::captured::Quality;
+use skewtrap_core::capture::governor::Attempt;
+use skewtrap_core::capture::nsys::{Readiness, Session};
+use skewtrap_core::capture::{NsysSession, NsysWindow};
+use skewtrap_core::incident::CaptureOutcome;
+use skewtrap_trace::time::Time;
 use tokio_util::sync::CancellationToken;
 
 /// Set for a child process that plays the server: the port it listens on is printed to this file.
@@ -44,8 +45,8 @@ fn plays_the_server_when_asked() {
 /// A server under an nsys, with all that a capture needs.
 struct Wrapped {
     dir: tempfile::TempDir,
-    desk: Desk,
-    site: Site,
+    desk: CaptureStore,
+    site: TargetHandle,
     launcher: Child,
     program: PathBuf,
 }
@@ -120,11 +121,11 @@ impl Wrapped {
         log.lines().filter(|l| l.starts_with(command)).map(str::to_owned).collect()
     }
 
-    async fn window(&self, incident: &str, session: NsysSession) -> Kept {
+    async fn window(&self, incident: &str, session: NsysSession) -> StoredCapture {
         self.window_of(incident, session, Duration::from_millis(300)).await
     }
 
-    async fn window_of(&self, incident: &str, session: NsysSession, duration: Duration) -> Kept {
+    async fn window_of(&self, incident: &str, session: NsysSession, duration: Duration) -> StoredCapture {
         let spec = NsysWindow { session, duration, args: Vec::new(), accept_risk: Vec::new() };
         let now = self.desk.clock.now();
         let attempt = Attempt {
@@ -139,7 +140,7 @@ impl Wrapped {
             over_at: None,
             end: None,
         };
-        let grant = Grant { attempt, means: Means::Nsys(spec) };
+        let grant = CapturePlan { attempt, means: CaptureMethod::Nsys(spec) };
         let record = stage::record(incident, self.desk.state.agent().clone(), now);
         let (links, _shown) = stage::links(None, &self.desk, CancellationToken::new());
         take(&self.desk, &self.site, &grant, record, std::future::ready(Vec::new()), links).await.unwrap()
@@ -183,7 +184,7 @@ fn wait_for(launcher: &mut Child, port_file: &Path) -> Option<String> {
     None
 }
 
-fn report(kept: &Kept) -> (PathBuf, Vec<String>) {
+fn report(kept: &StoredCapture) -> (PathBuf, Vec<String>) {
     match &kept.record.incident.capture {
         CaptureOutcome::Done(captured) => {
             assert_eq!((captured.quality, captured.files.len()), (Quality::Usable, 1), "{captured:?}");
@@ -404,7 +405,7 @@ fn left(session: &Session, sent_at: Time, granted: bool) -> OpenWindow {
         attempt: "i1/1".into(),
         incident: "i1".into(),
         target: "server".into(),
-        means: OpenMeans::Nsys { session: session.id.clone(), name: session.name.clone() },
+        means: OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() },
         sent_at,
         granted,
     }

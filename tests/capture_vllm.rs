@@ -7,28 +7,29 @@ mod stage;
 use std::path::Path;
 use std::time::Duration;
 
-use skewtrap::agent::capture::{Desk, Kept, take};
-use skewtrap::agent::window::Site;
-use skewtrap::decide::capture::admit::{Grant, Policy, admit};
-use skewtrap::decide::capture::facts::{Answered, Facts};
-use skewtrap::decide::capture::governor::Wish;
-use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
-use skewtrap::decide::incident::{CaptureOutcome, Quality};
-use skewtrap::decide::rule::Limits;
-use skewtrap::decide::signal::rank::Rank;
+use skewtrap::agent::capture::{CaptureStore, StoredCapture, take};
+use skewtrap::agent::window::TargetHandle;
 use skewtrap::demo::exchange::{HttpFault, HttpFaultKind, Request};
 use skewtrap::demo::load::LoadTrack;
 use skewtrap::demo::shell::RunningDouble;
 use skewtrap::demo::vllm::{Config, Faults, Version, World};
 use skewtrap::observe;
+use skewtrap_core::capture::Limits;
+use skewtrap_core::capture::admit::{CapturePlan, Policy, admit};
+use skewtrap_core::capture::captured::Quality;
+use skewtrap_core::capture::facts::{Answered, Facts};
+use skewtrap_core::capture::governor::CaptureRequest;
+use skewtrap_core::capture::{CaptureSpec, HttpWindow};
+use skewtrap_core::incident::CaptureOutcome;
+use skewtrap_trace::rank::Rank;
 use tokio_util::sync::CancellationToken;
 
 const BUSY: [(u32, u32); 2] = [(40, 2), (9, 0)];
 
 struct Vllm {
     double: RunningDouble,
-    desk: Desk,
-    site: Site,
+    desk: CaptureStore,
+    site: TargetHandle,
     folder: String,
 }
 
@@ -43,7 +44,7 @@ impl Vllm {
         Self { double, desk, site, folder }
     }
 
-    async fn window(&self, incident: &str) -> Kept {
+    async fn window(&self, incident: &str) -> StoredCapture {
         let info = observe::server::facts(&self.site.server, 2).await.unwrap();
         let now = self.desk.clock.now();
         let mut facts = Facts { server: Some(info), sees_log: true, ..Facts::default() };
@@ -52,7 +53,7 @@ impl Vllm {
         facts.rank_seen(Rank::dp(1), true, now);
         let limits = Limits { cooldown: Duration::ZERO, captures: 9, per: Duration::from_secs(9) };
         let (target, firing, may_carry_on) = ("server", "", false);
-        let wish = Wish {
+        let wish = CaptureRequest {
             rule: "r",
             limits: &limits,
             target,
@@ -65,7 +66,7 @@ impl Vllm {
         let policy = Policy { min_free: 0, output_dir: Some(self.folder.clone()), ..Policy::default() };
         let spec = CaptureSpec::Http(HttpWindow::default());
         let ledger = self.desk.state.ledger().unwrap();
-        let grant: Grant = admit(&spec, &wish, &ledger, &facts, &policy, now).unwrap().unwrap();
+        let grant: CapturePlan = admit(&spec, &wish, &ledger, &facts, &policy, now).unwrap().unwrap();
         let (links, _shown) = stage::links(None, &self.desk, CancellationToken::new());
         let record = stage::record(incident, self.desk.state.agent().clone(), now);
         take(&self.desk, &self.site, &grant, record, std::future::ready(Vec::new()), links).await.unwrap()

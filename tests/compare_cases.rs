@@ -1,6 +1,5 @@
 //! Generated captures with a known truth: the verdict may be right or decline, never wrong.
 //! Run with `--nocapture` for the table.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 #[path = "compare/generator.rs"]
 mod generator;
@@ -10,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use generator::{Rank, Slow, Style, write};
 use skewtrap::agent::compare::{Request, run};
-use skewtrap::explain::verdict::{Kind, Verdict};
+use skewtrap_trace::verdict::{Kind, Verdict};
 
 /// What must come of a case: the kind, and the culprit's name where there is one.
 #[derive(Clone, PartialEq)]

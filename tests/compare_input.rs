@@ -1,7 +1,6 @@
 //! What is not a capture, or not one, or not whole: a clear error or a clear warning, never a wrong
 //! verdict.
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 #[path = "compare/captures.rs"]
 #[allow(dead_code)]
@@ -20,9 +19,9 @@ use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
-use skewtrap::explain::trace::{Limit, RankTrace};
-use skewtrap::explain::verdict::{Confidence, Kind};
-use skewtrap::observe::trace::kineto;
+use skewtrap_trace::read::kineto;
+use skewtrap_trace::trace::{Limit, RankTrace};
+use skewtrap_trace::verdict::{Confidence, Kind};
 
 fn gz(bytes: &[u8]) -> Vec<u8> {
     let mut to = GzEncoder::new(Vec::new(), Compression::default());

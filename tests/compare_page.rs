@@ -1,15 +1,14 @@
 //! The report in a real browser: headless Chromium must request nothing and report no error. Skips
 //! loudly where there is no Chromium.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use skewtrap::agent::compare::{Request, Told, run};
-use skewtrap::decide::signal::rank::Rank;
-use skewtrap::decide::time::Time;
-use skewtrap::explain::report::html::{self, History, Series};
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::report::html::{self, History, Series};
+use skewtrap_trace::time::Time;
 
 /// What a browser did with a page.
 #[derive(Debug, Default)]

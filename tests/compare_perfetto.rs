@@ -2,7 +2,6 @@
 //! what breaks these rules): one object, complete events whose slices are disjoint or nested on each
 //! row, every row and group named, rows in one order on every rank.
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,8 +9,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use skewtrap::agent::compare::{Compared, Request, run};
 use skewtrap::agent::merged;
-use skewtrap::decide::signal::rank::Rank;
-use skewtrap::explain::trace::Who;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::trace::Who;
 
 fn compared(path: &str) -> Compared {
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);

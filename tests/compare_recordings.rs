@@ -1,6 +1,5 @@
 //! Captures of real servers, whose truth was written beside them.
 
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 #[path = "compare/captures.rs"]
 #[allow(dead_code)]
@@ -14,9 +13,9 @@ use std::process::Command;
 use captures::{attention_of, compared, here, named, skew};
 use serde_json::Value;
 use skewtrap::agent::compare::{Compared, Request, Told, run};
-use skewtrap::decide::signal::rank::Rank;
-use skewtrap::explain::kernel::Family;
-use skewtrap::explain::verdict::{Confidence, Kind};
+use skewtrap_trace::kernel::Family;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::verdict::{Confidence, Kind};
 
 /// A recording that lies beside the repository; says so loudly where it does not.
 fn beside(path: &str) -> Option<PathBuf> {
@@ -68,7 +67,7 @@ fn every_heading_of_the_screen_stands_over_a_column_of_its_own() {
         };
         let compared = run(&request, &|_| ()).expect("comparable");
         let mut screen = Vec::new();
-        skewtrap::explain::report::terminal::write(
+        skewtrap_trace::report::terminal::write(
             &mut anstream::StripStream::new(&mut screen),
             &compared.comparison,
         )
@@ -199,7 +198,7 @@ fn a_manifest_tells_the_ranks_of_processes_and_files() {
 fn every_byte_of_a_verdict_is_the_same_again() {
     let json = || {
         let mut out = Vec::new();
-        skewtrap::explain::report::json::write(&mut out, &compared(&[skew()]).comparison).expect("writes");
+        skewtrap_trace::report::json::write(&mut out, &compared(&[skew()]).comparison).expect("writes");
         out
     };
     assert_eq!(json(), json());
@@ -209,7 +208,7 @@ fn every_byte_of_a_verdict_is_the_same_again() {
 fn the_json_keeps_the_names_that_scripts_rely_on() {
     let c = compared(&[skew()]);
     let mut out = Vec::new();
-    skewtrap::explain::report::json::write(&mut out, &c.comparison).expect("writes");
+    skewtrap_trace::report::json::write(&mut out, &c.comparison).expect("writes");
     let text = String::from_utf8(out).expect("utf-8");
     assert!(text.trim_start_matches(['{', '\n', ' ']).starts_with("\"verdict\""), "the verdict comes first");
     let doc: Value = serde_json::from_str(&text).expect("JSON");

@@ -17,9 +17,9 @@ use std::time::Duration;
 use axum::http::HeaderMap;
 use skewtrap::act::bundle::Bundles;
 use skewtrap::act::state::State;
-use skewtrap::decide::incident::CaptureOutcome;
 use skewtrap::demo::sglang::World;
 use skewtrap::demo::shell::RunningDouble;
+use skewtrap_core::incident::CaptureOutcome;
 
 /// Each lane has a double and an agent of its own; a window that was killed costs it a quiet time.
 const LANES: usize = 5;
@@ -353,7 +353,7 @@ listen: 127.0.0.1:0
         }
         let (answer, waits) = tokio::sync::oneshot::channel();
         self.double.change(move |engine, _| {
-            if let skewtrap::demo::Engine::Sglang(world) = engine {
+            if let skewtrap::demo::ServerKind::Sglang(world) = engine {
                 let _ = answer.send(world.open_windows().len());
             }
             Vec::new()

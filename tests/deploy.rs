@@ -1,5 +1,4 @@
 //! What `deploy/` ships fits what the agent is: configurations load, metrics exist and are documented.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

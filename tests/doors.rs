@@ -1,5 +1,4 @@
 //! The doors of the running agent, through the real binary: its addresses, its token, its names.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 #[path = "doors/agent.rs"]
 mod agent;

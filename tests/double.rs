@@ -1,18 +1,17 @@
 //! The double of the engines behaves as the real ones were measured to: one test for each row of
 //! that table, in simulated time.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 #![allow(clippy::unwrap_used)]
 
 use std::io::Read as _;
 use std::time::Duration;
 
 use serde_json::Value;
-use skewtrap::decide::time::Time;
-use skewtrap::demo::Engine;
+use skewtrap::demo::ServerKind;
 use skewtrap::demo::exchange::{HttpFault, HttpFaultKind, Request};
 use skewtrap::demo::load::LoadTrack;
 use skewtrap::demo::sglang::{Config, Faults, Version, World};
 use skewtrap::demo::simulated::{Answer, Simulated};
+use skewtrap_trace::time::Time;
 
 const BUSY: [(u32, u32); 4] = [(9, 0), (8, 0), (110, 3), (9, 0)];
 const IDLE: [(u32, u32); 4] = [(0, 0); 4];
@@ -42,8 +41,8 @@ fn server_of(version: Version, load: &[(u32, u32)]) -> Simulated {
 
 fn world(server: &mut Simulated) -> &mut World {
     match &mut server.engine {
-        Engine::Sglang(world) => world,
-        Engine::Vllm(_) => unreachable!("these tests play SGLang"),
+        ServerKind::Sglang(world) => world,
+        ServerKind::Vllm(_) => unreachable!("these tests play SGLang"),
     }
 }
 
@@ -696,8 +695,8 @@ mod robustness {
                     Op::Get(path) => asked.push(server.send(&Request::get(path))),
                     Op::Load(load) => world(&mut server).set_load(&load),
                     Op::Wait(ms) => server.wait(Duration::from_millis(ms)),
-                    Op::Kill => server.apply(Engine::kill),
-                    Op::Restart => server.apply(Engine::restart),
+                    Op::Kill => server.apply(ServerKind::kill),
+                    Op::Restart => server.apply(ServerKind::restart),
                 }
             }
             world(&mut server).set_load(&[(0, 0), (0, 0)]);

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
 use serde_json::Value;
-use skewtrap::decide::time::Time;
 use skewtrap::demo::exchange::{HttpFault, HttpFaultKind};
 use skewtrap::demo::incident;
 use skewtrap::demo::load::LoadTrack;
 use skewtrap::demo::sglang::{Config, Version, World};
 use skewtrap::demo::shell::{self, RunningDouble, Stage};
+use skewtrap_trace::time::Time;
 
 fn client() -> Client {
     // The agent's TLS provider; a second installation in this process is refused and harmless.

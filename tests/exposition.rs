@@ -1,11 +1,10 @@
 //! Our exposition parser beside prometheus-parse, on what both accept, and on what only one does.
-#![allow(clippy::disallowed_methods)]
 
 use std::path::Path;
 
 use prometheus_parse::{Scrape, Value};
 use proptest::prelude::*;
-use skewtrap::decide::signal::exposition;
+use skewtrap_core::signal::exposition;
 
 /// Name, sorted labels, value as text (NaN is not equal to itself).
 type Row = (String, Vec<(String, String)>, String);

@@ -1,6 +1,5 @@
 //! The governor over the real state: no sequence of wishes, failures, clock jumps and restarts
 //! opens two windows at once or exceeds a limit.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 #[path = "governor/windows.rs"]
 mod windows;
@@ -9,12 +8,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use skewtrap::act::state::{OpenMeans, OpenWindow, State};
-use skewtrap::decide::capture::governor::{
-    Attempt, AttemptEnd, Budget, Estimate, Ledger, QUIET, Wish, decide,
+use skewtrap::act::state::{OpenMethod, OpenWindow, State};
+use skewtrap_core::capture::Limits;
+use skewtrap_core::capture::governor::{
+    Attempt, AttemptEnd, Budget, CaptureRequest, Estimate, Ledger, QUIET, decide,
 };
-use skewtrap::decide::rule::Limits;
-use skewtrap::decide::time::Time;
+use skewtrap_trace::time::Time;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const LIMITS: [Limits; 2] = [
@@ -33,7 +32,7 @@ enum Step {
     /// Somebody sets the clock, forwards or back.
     Jump(i64),
     /// A rule fires on a server, blaming one of two ranks, or still fires and is as bad as that.
-    Wish { rule: usize, target: u8, rank: u8, badness: f64 },
+    CaptureRequest { rule: usize, target: u8, rank: u8, badness: f64 },
     /// What fires there is seen to end.
     Over { rule: usize, target: u8, rank: u8 },
     /// The oldest open window ends, well or not.
@@ -47,7 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (1u64..3_000).prop_map(Step::Pass),
         1 => (-120_000i64..100_000).prop_map(Step::Jump),
         12 => (0usize..2, 0u8..3, 0u8..2, 1.0f64..4.0)
-            .prop_map(|(rule, target, rank, badness)| Step::Wish { rule, target, rank, badness }),
+            .prop_map(|(rule, target, rank, badness)| Step::CaptureRequest { rule, target, rank, badness }),
         3 => (0usize..2, 0u8..3, 0u8..2).prop_map(|(rule, target, rank)| Step::Over { rule, target, rank }),
         8 => (prop::bool::weighted(0.2), 0u64..12, 0u64..30)
             .prop_map(|(unproven, stalled, bytes)| Step::End { unproven, stalled, bytes }),
@@ -175,13 +174,13 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                 let known = witness.granted.iter_mut().find(|a| a.id == open.id);
                 known.expect("it was granted here").end = Some(end);
             }
-            Step::Wish { rule, target, rank, badness } => {
+            Step::CaptureRequest { rule, target, rank, badness } => {
                 let ledger = state.ledger().expect("readable");
                 let (name, target_name) = (format!("rule{rule}"), format!("server{target}"));
                 let firing = (*rule, *target, *rank);
                 let (incident, may_carry_on) = witness.incident(firing, now, began);
                 let (limits, group, words) = (&LIMITS[*rule], group(*target), firing_of(*rank));
-                let wish = Wish {
+                let wish = CaptureRequest {
                     rule: &name,
                     limits,
                     target: &target_name,
@@ -233,7 +232,7 @@ fn begin(state: &State, attempt: &Attempt) {
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
-        means: OpenMeans::Command { group: None },
+        means: OpenMethod::Command { group: None },
         sent_at: attempt.at,
         granted: true,
     };

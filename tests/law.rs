@@ -1,6 +1,5 @@
 //! The law of the layout: which folder may import what. Clippy bans single functions
 //! (`clippy.toml`); this test reads every path in the source and fails on a forbidden border.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

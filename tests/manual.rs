@@ -1,13 +1,12 @@
 //! The manual of the rule language says what is true: its examples are right, and it leaves nothing out.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 use skewtrap::cli::schema::Document;
 use skewtrap::config::{file, rules, test};
-use skewtrap::decide::capture::CaptureSpec;
-use skewtrap::decide::signal::catalog::Catalog;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::signal::catalog::Catalog;
 
 const MANUAL: &str = include_str!("../rules/README.md");
 

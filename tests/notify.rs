@@ -1,5 +1,4 @@
 //! Messages on their way to receivers that are well, slow, dead, wrong, or a real Alertmanager.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -11,13 +10,13 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use skewtrap::act::notify::client::client;
-use skewtrap::act::notify::courier::{Courier, Couriers, Now, couriers};
+use skewtrap::act::notify::courier::{Couriers, DeliveryWorker, Now, couriers};
 use skewtrap::act::notify::plan::delivery;
 use skewtrap::act::notify::send::signature_of;
 use skewtrap::act::notify::{Attempt, Means, Outcome, Receiver, Report, Secret};
-use skewtrap::decide::incident::{Incident, IncidentState};
-use skewtrap::decide::time::Time;
-use skewtrap::explain::message::{Alert, Message, Origin, Update, sample};
+use skewtrap_core::incident::{Incident, IncidentState};
+use skewtrap_core::message::{Alert, Message, Origin, Update, sample};
+use skewtrap_trace::time::Time;
 use tokio::sync::mpsc;
 
 const AT: f64 = 1_795_492_126.1;
@@ -253,7 +252,7 @@ async fn when_the_agent_goes_what_is_due_is_tried_once_more_and_the_couriers_end
     let (outcomes, mut results) = mpsc::channel(8);
     let receivers = vec![webhook("hook", &format!("http://{address}/"))];
     let (hands, mut all) = couriers(receivers, &client(None).unwrap(), &still(), &outcomes);
-    let courier: Courier = all.remove(0);
+    let courier: DeliveryWorker = all.remove(0);
     hands
         .hand_over(delivery(&"hook".into(), message(&incident(), Update::Fired), Time::from_epoch_s(AT)))
         .unwrap();

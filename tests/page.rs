@@ -1,5 +1,4 @@
 //! The status page in a real Chromium, driven over its debugging pipe.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -9,17 +8,18 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use skewtrap::agent::clock::wall_time;
-use skewtrap::decide::incident::{CaptureOutcome, Incident, IncidentState, Refused, Worse};
-use skewtrap::decide::rule::Severity;
-use skewtrap::decide::signal::rank::Rank;
-use skewtrap::decide::status::{
-    BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, ReceiverStatus, RuleStatus,
-    SignalStatus, SourceState, SourceStatus, StateWord, Status, TargetStatus,
-};
-use skewtrap::decide::time::Time;
-use skewtrap::explain::message::sample;
 use skewtrap::serve::metrics::Metrics;
-use skewtrap::serve::{Doors, ServeConfig, Server};
+use skewtrap::serve::{ApiContext, ServeConfig, Server};
+use skewtrap_core::incident::{CaptureOutcome, Escalation, Incident, IncidentState, Refused};
+use skewtrap_core::message::sample;
+use skewtrap_core::rule::Severity;
+use skewtrap_core::signal::source::SourceState;
+use skewtrap_core::status::{
+    BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, ReceiverStatus, RuleStatus,
+    SignalStatus, SourceStatus, StateWord, Status, TargetStatus,
+};
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, watch};
@@ -214,7 +214,7 @@ impl Agent {
             hosts: Vec::new(),
             incident_dir: dir.to_owned(),
         };
-        let doors = Doors { status: shown, commands, metrics: Arc::new(Metrics::default()) };
+        let doors = ApiContext { status: shown, commands, metrics: Arc::new(Metrics::default()) };
         let server = loop {
             let (server, troubles) = Server::bind(&config, doors.clone()).await;
             if troubles.is_empty() {
@@ -442,7 +442,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     let mut again = status(started);
     let worse = &mut again.incidents[0];
     worse.capture_again(worse.capture.clone(), Some(1.68));
-    worse.worse = Some(Worse {
+    worse.worse = Some(Escalation {
         at: worse.fired_at,
         value: 4.5,
         times_bound: 3.0,

@@ -1,5 +1,4 @@
 //! The source `prometheus` against a real Prometheus that scrapes a page of ours.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
@@ -9,11 +8,11 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use skewtrap::agent::clock::wall_time;
-use skewtrap::decide::signal::observation::{Observation, Problem, SourceId};
-use skewtrap::decide::signal::rank::Rank;
-use skewtrap::decide::signal::sample::{Signal, TargetId};
 use skewtrap::http::client::client;
 use skewtrap::observe::promql;
+use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
+use skewtrap_core::signal::sample::{Signal, TargetId};
+use skewtrap_trace::rank::Rank;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

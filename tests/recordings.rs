@@ -1,5 +1,4 @@
 //! Recordings of real servers, through the same reading, storing and grouping as live ones.
-#![allow(clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -8,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use skewtrap::decide::rule::Frame;
-use skewtrap::decide::signal::catalog::{self, Catalog};
-use skewtrap::decide::signal::exposition;
-use skewtrap::decide::signal::intake::{Intake, Step};
-use skewtrap::decide::signal::metrics::Metrics;
-use skewtrap::decide::signal::observation::SourceId;
-use skewtrap::decide::signal::store::{Bounds, SignalStore};
-use skewtrap::decide::time::Time;
 use skewtrap::observe::replay::{Format, Input, Replay};
+use skewtrap_core::signal::catalog::{self, Catalog};
+use skewtrap_core::signal::exposition;
+use skewtrap_core::signal::frame::Frame;
+use skewtrap_core::signal::intake::{Intake, Step};
+use skewtrap_core::signal::metrics::Metrics;
+use skewtrap_core::signal::observation::SourceId;
+use skewtrap_core::signal::store::{Bounds, SignalStore};
+use skewtrap_trace::time::Time;
 
 /// A file of the recordings beside the repository; `None` (said loudly) where there are none.
 fn recording(name: &str) -> Option<PathBuf> {
@@ -66,7 +65,7 @@ fn loads_at(inputs: &[(Format, PathBuf)], times: &[f64]) -> Vec<String> {
 
 fn text(frame: &Frame) -> String {
     let member =
-        |m: &skewtrap::decide::rule::Member| format!("{}{}", m.value, if m.stale { "*" } else { "" });
+        |m: &skewtrap_core::signal::frame::Member| format!("{}{}", m.value, if m.stale { "*" } else { "" });
     frame.members.iter().map(member).collect::<Vec<_>>().join(" ")
 }
 

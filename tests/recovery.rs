@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 use skewtrap::act::profile;
-use skewtrap::act::state::{OpenMeans, OpenWindow};
-use skewtrap::agent::capture::{Desk, Known, close, find};
-use skewtrap::decide::capture::admit::Means;
-use skewtrap::decide::capture::governor::{Attempt, AttemptEnd};
-use skewtrap::decide::capture::window::Answer;
-use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
-use skewtrap::decide::incident::{CaptureOutcome, Captured, CapturedFile, Record};
-use skewtrap::decide::time::Time;
+use skewtrap::act::state::{OpenMethod, OpenWindow};
+use skewtrap::agent::capture::{CaptureStore, Known, close, find};
 use skewtrap::demo::sglang::{Config, Faults};
 use skewtrap::demo::shell::RunningDouble;
+use skewtrap_core::capture::admit::CaptureMethod;
+use skewtrap_core::capture::captured::{Captured, CapturedFile};
+use skewtrap_core::capture::governor::{Attempt, AttemptEnd};
+use skewtrap_core::capture::window::Answer;
+use skewtrap_core::capture::{CaptureSpec, HttpWindow};
+use skewtrap_core::incident::{CaptureOutcome, Record};
+use skewtrap_trace::time::Time;
 use stage::{Stage, config};
 
 /// A running agent, and where it answers.
@@ -102,13 +103,13 @@ token: {{ file: '{at}/token' }}
 async fn left_open(stage: Stage) -> RunningDouble {
     let spec = CaptureSpec::Http(HttpWindow { num_steps: 5, ..HttpWindow::default() });
     let grant = stage.grant(spec, &[0, 1], "left").await.unwrap();
-    let Means::Http(request) = &grant.means else { panic!("it is an HTTP window") };
+    let CaptureMethod::Http(request) = &grant.means else { panic!("it is an HTTP window") };
     let (now, state) = (stage.desk.clock.now(), &stage.desk.state);
     let mut window = OpenWindow {
         attempt: grant.attempt.id.clone(),
         incident: "left".into(),
         target: "server".into(),
-        means: OpenMeans::Http(request.clone()),
+        means: OpenMethod::Http(request.clone()),
         sent_at: now,
         granted: false,
     };
@@ -125,7 +126,7 @@ async fn left_open(stage: Stage) -> RunningDouble {
 async fn exporting(double: &RunningDouble) -> Vec<u16> {
     let (answer, waits) = tokio::sync::oneshot::channel();
     double.change(move |engine, _| {
-        if let skewtrap::demo::Engine::Sglang(world) = engine {
+        if let skewtrap::demo::ServerKind::Sglang(world) = engine {
             let _ = answer.send(world.exporting());
         }
         Vec::new()
@@ -167,7 +168,7 @@ async fn a_slow_export_of_a_window_that_was_left_open_does_not_keep_the_agent_fr
 }
 
 /// An incident whose first capture is kept, and whose second one an agent left open when it died.
-fn second_left_open(dir: &std::path::Path) -> (Desk, OpenWindow, Record) {
+fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record) {
     let desk = stage::desk(dir);
     // The state keeps microseconds.
     let now = Time::from_epoch_s(desk.clock.now().epoch_s());
@@ -194,7 +195,7 @@ fn second_left_open(dir: &std::path::Path) -> (Desk, OpenWindow, Record) {
         attempt: format!("i1/{number}"),
         incident: "i1".into(),
         target: "server".into(),
-        means: OpenMeans::Command { group: None },
+        means: OpenMethod::Command { group: None },
         sent_at: now,
         granted: true,
     };

@@ -1,5 +1,4 @@
 //! The running agent when somebody edits its rules, through the real binary.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 #[path = "doors/agent.rs"]
 mod agent;

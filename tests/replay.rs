@@ -1,5 +1,4 @@
 //! What `replay` says of recordings that are missing, damaged or cut, through the real binary.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fs;
 use std::io::{Read, Write};

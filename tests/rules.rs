@@ -2,7 +2,6 @@
 //!
 //! The recordings lie beside a working copy of the project (`../shared`), not in it; without them
 //! these tests say so and pass.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -13,16 +12,17 @@ use std::time::Duration;
 use flate2::read::MultiGzDecoder;
 use jiff::tz::TimeZone;
 use skewtrap::config::rules;
-use skewtrap::decide::capture::CaptureSpec;
-use skewtrap::decide::rule::{Change, Engine, Phase, Side};
-use skewtrap::decide::signal::catalog::Catalog;
-use skewtrap::decide::signal::loads;
-use skewtrap::decide::signal::log_line::Says;
-use skewtrap::decide::signal::log_reader::{Arrival, LogReader};
-use skewtrap::decide::signal::metrics::Metrics;
-use skewtrap::decide::signal::sample::{Source, TargetId};
-use skewtrap::decide::signal::store::{Bounds, SignalStore};
-use skewtrap::decide::time::Time;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::finding::Side;
+use skewtrap_core::rule::{Change, Engine, RuleState};
+use skewtrap_core::signal::catalog::Catalog;
+use skewtrap_core::signal::loads;
+use skewtrap_core::signal::log_line::Says;
+use skewtrap_core::signal::log_reader::{Arrival, LogReader};
+use skewtrap_core::signal::metrics::Metrics;
+use skewtrap_core::signal::sample::{Source, TargetId};
+use skewtrap_core::signal::store::{Bounds, SignalStore};
+use skewtrap_trace::time::Time;
 
 fn recording(path: &str) -> Option<Box<dyn BufRead>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/recordings");
@@ -140,13 +140,13 @@ fn check_dp4(changes: &[Change]) {
     println!("{}", told(changes));
     let early: Vec<_> = changes
         .iter()
-        .filter(|c| c.state == Phase::Firing && c.at.epoch_s() < skew)
+        .filter(|c| c.state == RuleState::Firing && c.at.epoch_s() < skew)
         .map(|c| c.rule.name.clone())
         .collect();
     assert!(early.is_empty(), "fired before the skew: {early:?}");
     let fired = changes
         .iter()
-        .find(|c| &*c.rule.name == "dp-load-skew" && c.state == Phase::Firing)
+        .find(|c| &*c.rule.name == "dp-load-skew" && c.state == RuleState::Firing)
         .expect("the skew is found");
     let finding = fired.finding.as_ref().expect("a firing has a finding");
     assert!(fired.at.epoch_s() - skew <= 6.0, "too late: {}", fired.at.epoch_s() - skew);
@@ -157,10 +157,10 @@ fn check_dp4(changes: &[Change]) {
         of_rule.take_while(|c| c.at.epoch_s() <= t).last().map(|c| c.state)
     };
     for t in [130.0, 145.0, 155.0, 165.0] {
-        assert_eq!(state_at(1_795_492_000.0 + t), Some(Phase::Firing), "at ...{t}");
+        assert_eq!(state_at(1_795_492_000.0 + t), Some(RuleState::Firing), "at ...{t}");
     }
-    assert_eq!(state_at(1_795_492_197.0), Some(Phase::Idle));
-    let starved = changes.iter().find(|c| &*c.rule.name == "starved-rank" && c.state == Phase::Firing);
+    assert_eq!(state_at(1_795_492_197.0), Some(RuleState::Idle));
+    let starved = changes.iter().find(|c| &*c.rule.name == "starved-rank" && c.state == RuleState::Firing);
     assert!(starved.is_none(), "DP2 is overloaded, nobody is starved: {starved:?}");
 }
 
@@ -189,7 +189,7 @@ fn a_starved_rank_is_found_from_the_log_alone() {
     println!("{}", told(&changes));
     assert!(
         changes.iter().any(|c| &*c.rule.name == "starved-rank"
-            && c.state == Phase::Firing
+            && c.state == RuleState::Firing
             && c.finding.as_ref().is_some_and(|f| f.rank.to_string() == "dp_rank=0" && f.side == Side::Low)),
         "the starvation of DP0 went unseen"
     );

@@ -1,5 +1,4 @@
 //! The agent's HTTP API over real sockets, with a loop of the test's own behind it.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,12 +9,11 @@ use serde_json::{Value, json};
 use skewtrap::act::notify::Secret;
 use skewtrap::act::notify::client::client;
 use skewtrap::agent::clock::wall_time;
-use skewtrap::decide::status::{
-    RankStatus, RuleStatus, SignalStatus, SourceState, SourceStatus, Status, TargetStatus,
-};
-use skewtrap::explain::message::sample;
 use skewtrap::serve::metrics::Metrics;
-use skewtrap::serve::{Answer, Ask, Command, Doors, ServeConfig, ServeError, Server};
+use skewtrap::serve::{Answer, ApiContext, Ask, Command, ServeConfig, ServeError, Server};
+use skewtrap_core::message::sample;
+use skewtrap_core::signal::source::SourceState;
+use skewtrap_core::status::{RankStatus, RuleStatus, SignalStatus, SourceStatus, Status, TargetStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -42,8 +40,8 @@ fn config(dir: &Path) -> ServeConfig {
     }
 }
 
-fn doors(status: watch::Receiver<Arc<Status>>, commands: mpsc::Sender<Command>) -> Doors {
-    Doors { status, commands, metrics: Arc::new(Metrics::default()) }
+fn doors(status: watch::Receiver<Arc<Status>>, commands: mpsc::Sender<Command>) -> ApiContext {
+    ApiContext { status, commands, metrics: Arc::new(Metrics::default()) }
 }
 
 impl Agent {
@@ -114,7 +112,7 @@ fn answer_to(ask: &Ask) -> Answer {
 fn status() -> Status {
     let at = wall_time();
     let rank = |i: u16, value: f64| RankStatus {
-        rank: skewtrap::decide::signal::rank::Rank::dp(i).labels(),
+        rank: skewtrap_trace::rank::Rank::dp(i).labels(),
         signals: [("load".into(), SignalStatus { value, at, stale: i == 1, source: "loads".into() })].into(),
     };
     let source = SourceStatus {
@@ -141,7 +139,7 @@ fn status() -> Status {
         rules: vec![RuleStatus {
             name: "dp-load-skew".into(),
             about: None,
-            severity: skewtrap::decide::rule::Severity::Warning,
+            severity: skewtrap_core::rule::Severity::Warning,
             capture: "http, 10 steps".into(),
             groups: Vec::new(),
             last_evaluated: Some(at),

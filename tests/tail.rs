@@ -2,7 +2,6 @@
 //!
 //! The reader is driven by hand: a poll stands for a notice of the file system, a tick for a
 //! quarter of a second. Nothing waits.
-#![allow(clippy::disallowed_methods)]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;

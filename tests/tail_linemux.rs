@@ -1,7 +1,6 @@
 //! linemux beside our reader, on a rotation that every log sees: the reason for ours, kept where
 //! anybody can run it. That it loses lines is shown, not demanded: should it pass, the choice can
 //! be reversed.
-#![allow(clippy::disallowed_methods)]
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -10,10 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linemux::MuxedLines;
-use skewtrap::decide::signal::observation::{Observation, SourceId};
-use skewtrap::decide::signal::sample::TargetId;
-use skewtrap::decide::time::Time;
 use skewtrap::observe::tail;
+use skewtrap_core::signal::observation::{Observation, SourceId};
+use skewtrap_core::signal::sample::TargetId;
+use skewtrap_trace::time::Time;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 

@@ -1,5 +1,4 @@
 //! The tools around rules, through the real binary.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,4 @@
 //! The core through its one door: what it does with a wish for a window.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 #[path = "watch/play.rs"]
 mod play;
@@ -9,17 +8,18 @@ use std::io::Read as _;
 
 use flate2::read::MultiGzDecoder;
 use play::{Play, RULE, at, core, loads};
-use skewtrap::decide::capture::facts::ServerFacts;
-use skewtrap::decide::incident::IncidentState;
-use skewtrap::decide::rule::Phase;
-use skewtrap::decide::rule::engine::EVERY;
-use skewtrap::decide::signal::log_reader::Arrival;
-use skewtrap::decide::signal::observation::{Observation, Problem, SourceId};
-use skewtrap::decide::signal::sample::{Source, TargetId};
-use skewtrap::decide::status::{Silence, SourceState};
-use skewtrap::decide::time::Time;
-use skewtrap::decide::watch::{Effect, Event, Mode, ServerFact, TICK};
-use skewtrap::explain::message::{Message, Origin, Update, utc};
+use skewtrap_core::capture::facts::ServerFacts;
+use skewtrap_core::incident::IncidentState;
+use skewtrap_core::message::{Message, Origin, Update, utc};
+use skewtrap_core::rule::RuleState;
+use skewtrap_core::rule::engine::EVERY;
+use skewtrap_core::signal::log_reader::Arrival;
+use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
+use skewtrap_core::signal::sample::{Source, TargetId};
+use skewtrap_core::signal::source::SourceState;
+use skewtrap_core::status::Silence;
+use skewtrap_core::watch::{Effect, Event, Mode, ServerFact, TICK};
+use skewtrap_trace::time::Time;
 
 #[test]
 fn a_wish_that_came_before_the_facts_is_granted_once_when_they_are_there() {
@@ -150,7 +150,7 @@ fn firings(effects: &[Effect]) -> Vec<(Time, String)> {
         if let Some(finding) = &change.finding {
             found.push((change.at, format!("{rule} blames {} as {}", finding.rank, finding.side.word())));
             open.insert(rule);
-        } else if change.state == Phase::Idle && open.remove(&rule) {
+        } else if change.state == RuleState::Idle && open.remove(&rule) {
             found.push((change.at, format!("{rule} cleared")));
         }
     }

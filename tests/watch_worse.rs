@@ -1,5 +1,4 @@
 //! An incident that was captured and gets worse, through the core's one door.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 #[path = "watch/play.rs"]
 mod play;
@@ -9,13 +8,13 @@ use std::time::Duration;
 
 use play::{Play, at, core_of};
 use proptest::prelude::*;
-use skewtrap::decide::capture::admit::{Means, Policy};
-use skewtrap::decide::capture::facts::Answered;
-use skewtrap::decide::capture::governor::{Attempt, AttemptEnd, Budget, Ledger};
-use skewtrap::decide::incident::{Incident, VerdictNote};
-use skewtrap::decide::time::Time;
-use skewtrap::decide::watch::{Effect, Event, Mode};
-use skewtrap::explain::message::Update;
+use skewtrap_core::capture::admit::{CaptureMethod, Policy};
+use skewtrap_core::capture::facts::Answered;
+use skewtrap_core::capture::governor::{Attempt, AttemptEnd, Budget, Ledger};
+use skewtrap_core::incident::{Incident, VerdictNote};
+use skewtrap_core::message::Update;
+use skewtrap_core::watch::{Effect, Event, Mode};
+use skewtrap_trace::time::Time;
 
 /// Cools down for a minute. Two ranks: `max_over_mean` is between 1 and 2.
 const RULE: &str = "rules:
@@ -127,7 +126,7 @@ fn the_files_of_two_windows_of_one_incident_bear_marks_of_their_own() {
     let mut play = captured();
     play.seconds(7, 70, WORSE);
     let marks = |n: usize| match &play.grants[n].means {
-        Means::Http(request) => request.marks.clone(),
+        CaptureMethod::Http(request) => request.marks.clone(),
         other => panic!("{other:?}"),
     };
     assert_eq!(marks(1).id.expect("an id"), format!("{}-w2", marks(0).id.expect("an id")));

@@ -22,9 +22,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
-use crate::decide::capture::verify::Artifact;
-use crate::decide::incident::{CapturedFile, Incident, Record};
-use crate::decide::time::Time;
+use skewtrap_core::capture::captured::CapturedFile;
+use skewtrap_core::capture::verify::Artifact;
+use skewtrap_core::incident::{Incident, Record};
+use skewtrap_trace::time::Time;
 
 const INCIDENT: &str = "incident.json";
 const EVIDENCE: &str = "evidence.jsonl";

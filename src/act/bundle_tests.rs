@@ -104,7 +104,7 @@ fn a_second_capture_of_an_incident_lies_beside_the_first_under_names_of_its_own(
         let files = bundles.adopt("i1", window, &[artifact(&file)]).unwrap();
         record.files.extend(files);
         if window == 1 {
-            record.incident.capture_again(crate::decide::incident::CaptureOutcome::None, Some(1.2));
+            record.incident.capture_again(skewtrap_core::incident::CaptureOutcome::None, Some(1.2));
             bundles.create(&record, b"second").unwrap();
         }
     }

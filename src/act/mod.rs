@@ -1,5 +1,4 @@
 //! CHANGES the world: windows, bundles, state, notifications. The only code that can hurt a server.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod bundle;
 pub mod command;
@@ -15,11 +14,12 @@ mod vllm;
 
 /// A resolved incident, for the tests of this folder.
 #[cfg(test)]
-fn record_of_a_test(id: &str, fired_at_s: f64) -> crate::decide::incident::Record {
-    use crate::decide::incident::{Finding, Incident, IncidentState, Record};
-    use crate::decide::rule::Side;
-    use crate::decide::signal::rank::Rank;
-    use crate::decide::time::Time;
+fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Record {
+    use skewtrap_core::finding::Finding;
+    use skewtrap_core::finding::Side;
+    use skewtrap_core::incident::{Incident, IncidentState, Record};
+    use skewtrap_trace::rank::Rank;
+    use skewtrap_trace::time::Time;
 
     let fired_at = Time::from_epoch_s(fired_at_s);
     let finding = Finding {

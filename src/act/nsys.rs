@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::process::Command;
 
-use crate::decide::capture::nsys::{LONGEST_START, Session, Viewer, sessions_of_columns, sessions_of_json};
-use crate::decide::capture::window::EXPORT_LIMIT;
-use crate::decide::incident::Exchange;
-use crate::decide::time::Time;
+use skewtrap_core::capture::nsys::{LONGEST_START, Session, Viewer, sessions_of_columns, sessions_of_json};
+use skewtrap_core::capture::window::EXPORT_LIMIT;
+use skewtrap_core::incident::Exchange;
+use skewtrap_trace::time::Time;
 
 const QUICK: Duration = Duration::from_secs(15);
 

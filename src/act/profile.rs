@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use reqwest::{RequestBuilder, Response};
 
 use crate::act::{sglang, vllm};
-use crate::decide::capture::facts::Engine;
-use crate::decide::capture::plan::{START, StartRequest};
-use crate::decide::capture::window::{Answer, EXPORT_LIMIT, START_TIMEOUT};
-use crate::decide::incident::Exchange;
-use crate::decide::time::Time;
 use crate::http::Server;
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::plan::{START, StartRequest};
+use skewtrap_core::capture::window::{Answer, EXPORT_LIMIT, START_TIMEOUT};
+use skewtrap_core::incident::Exchange;
+use skewtrap_trace::time::Time;
 
 /// So much of a body is kept of an answer.
 const BODY: usize = 400;
@@ -21,17 +21,17 @@ const BODY: usize = 400;
 /// Posts the start.
 pub async fn start(server: &Server, request: &StartRequest, at: Time) -> (Answer, Exchange) {
     let post = match request.engine {
-        Engine::Sglang => sglang::start(server, request),
-        Engine::Vllm => vllm::start(server, request),
+        ServerKind::Sglang => sglang::start(server, request),
+        ServerKind::Vllm => vllm::start(server, request),
     };
     send(post, START, request.body.clone(), START_TIMEOUT, at).await
 }
 
 /// Posts a stop; engines answer it when the export is done, minutes later perhaps.
-pub async fn stop(server: &Server, engine: Engine, path: &str, at: Time) -> (Answer, Exchange) {
+pub async fn stop(server: &Server, engine: ServerKind, path: &str, at: Time) -> (Answer, Exchange) {
     let post = match engine {
-        Engine::Sglang => sglang::stop(server, path),
-        Engine::Vllm => vllm::stop(server, path),
+        ServerKind::Sglang => sglang::stop(server, path),
+        ServerKind::Vllm => vllm::stop(server, path),
     };
     send(post, path, None, EXPORT_LIMIT, at).await
 }

@@ -11,9 +11,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::act::bundle::{Bundles, record_in};
-use crate::decide::capture::keep::{Choice, Keep, Kept, choose};
-use crate::decide::incident::{CaptureOutcome, CapturedFile, Record};
-use crate::decide::time::Time;
+use skewtrap_core::capture::captured::CapturedFile;
+use skewtrap_core::capture::keep::{Choice, Keep, KeptBundle, choose};
+use skewtrap_core::incident::{CaptureOutcome, Record};
+use skewtrap_trace::time::Time;
 
 /// What a sweep did.
 #[derive(Debug, Default)]
@@ -32,7 +33,7 @@ pub struct Swept {
 pub fn sweep(bundles: &Bundles, agent: &str, keep: &Keep, coming: u64, now: Time) -> Swept {
     let mut found = folders(bundles.root(), agent);
     let mut swept = Swept::default();
-    let is_doomed = |f: &Kept| doomed_of(bundles, &f.incident).exists();
+    let is_doomed = |f: &KeptBundle| doomed_of(bundles, &f.incident).exists();
     let doomed: Vec<String> = found.iter().filter(|f| is_doomed(f)).map(|f| f.incident.clone()).collect();
     delete(bundles, agent, doomed, &mut found, &mut swept);
     // What cannot be deleted is learnt by trying; then the choice is made anew without it.
@@ -46,7 +47,13 @@ pub fn sweep(bundles: &Bundles, agent: &str, keep: &Keep, coming: u64, now: Time
     }
 }
 
-fn delete(bundles: &Bundles, agent: &str, which: Vec<String>, found: &mut Vec<Kept>, swept: &mut Swept) {
+fn delete(
+    bundles: &Bundles,
+    agent: &str,
+    which: Vec<String>,
+    found: &mut Vec<KeptBundle>,
+    swept: &mut Swept,
+) {
     for incident in which {
         match remove(bundles, &incident, agent) {
             Ok(()) => {
@@ -67,20 +74,20 @@ fn doomed_of(bundles: &Bundles, incident: &str) -> PathBuf {
 }
 
 /// The bundles of this agent, as they lie there now.
-pub fn folders(root: &Path, agent: &str) -> Vec<Kept> {
+pub fn folders(root: &Path, agent: &str) -> Vec<KeptBundle> {
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     let folders = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
     folders.filter_map(|folder| kept(&folder, agent)).collect()
 }
 
-fn kept(folder: &Path, agent: &str) -> Option<Kept> {
+fn kept(folder: &Path, agent: &str) -> Option<KeptBundle> {
     let name = folder.file_name()?.to_str()?;
     // What is left of one whose deletion was cut short goes on counting, and is tried again.
     let name = name.strip_prefix('.').and_then(|n| n.strip_suffix(".deleted")).unwrap_or(name);
     let record = record_in(folder).filter(|r| *r.agent == *agent && *r.incident.id == *name)?;
     let outside: u64 =
         external(&record).filter(|(path, file)| is_unchanged(path, file)).map(|(_, f)| f.size).sum();
-    Some(Kept {
+    Some(KeptBundle {
         incident: name.to_owned(),
         at: record.incident.fired_at,
         bytes: size_of(folder).saturating_add(outside),

@@ -2,8 +2,8 @@
 
 use reqwest::RequestBuilder;
 
-use crate::decide::capture::plan::{START, StartRequest};
 use crate::http::Server;
+use skewtrap_core::capture::plan::{START, StartRequest};
 
 pub(super) fn start(server: &Server, request: &StartRequest) -> RequestBuilder {
     let post = server.profile(START);

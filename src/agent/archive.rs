@@ -7,13 +7,13 @@ use tokio::sync::mpsc;
 
 use crate::act::bundle::{BundleError, Bundles};
 use crate::act::retention;
-use crate::agent::Inbox;
+use crate::agent::AgentEvent;
 use crate::agent::clock::Clock;
-use crate::decide::capture::keep::{BundleSpace, Keep};
-use crate::decide::incident::{Incident, Record};
-use crate::decide::signal::catalog::Catalog;
-use crate::decide::signal::store::Evidence;
 use crate::observe::artifact::room;
+use skewtrap_core::capture::keep::{BundleSpace, Keep};
+use skewtrap_core::incident::{Incident, Record};
+use skewtrap_core::signal::catalog::Catalog;
+use skewtrap_core::signal::store::Evidence;
 
 /// Something to be kept.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ pub async fn run(
     keep: Keep,
     clock: Clock,
     mut jobs: mpsc::UnboundedReceiver<Job>,
-    tell: mpsc::Sender<Inbox>,
+    tell: mpsc::Sender<AgentEvent>,
 ) {
     let mut told = None;
     while let Some(job) = jobs.recv().await {
@@ -82,7 +82,7 @@ pub async fn run(
                     }
                 }
                 // A loop that is full hears of the next sweep.
-                let _ = tell.try_send(Inbox::Swept(space));
+                let _ = tell.try_send(AgentEvent::Swept(space));
             }
             Ok(None) => {}
             Err(error) => tracing::error!("a bundle could not be written: {error}"),

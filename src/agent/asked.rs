@@ -7,14 +7,15 @@ use tracing::warn;
 
 use super::Agent;
 use super::receivers;
-use super::window::Heard;
-use crate::decide::capture::CaptureSpec;
-use crate::decide::rule::guard::nearest;
-use crate::decide::rule::{Combine, Limits, Rule, Severity, Trigger};
-use crate::decide::signal::sample::TargetId;
-use crate::decide::status::Silence;
-use crate::decide::watch::{Asked, Effect, Event};
-use crate::serve::{Answer, Ask, CaptureRequest};
+use super::window::WindowSignal;
+use crate::serve::{Answer, Ask, CaptureBody};
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::capture::Limits;
+use skewtrap_core::rule::guard::nearest;
+use skewtrap_core::rule::{Combine, Rule, Severity, Trigger};
+use skewtrap_core::signal::sample::TargetId;
+use skewtrap_core::status::Silence;
+use skewtrap_core::watch::{Effect, Event, ManualRequest};
 
 impl Agent {
     pub(super) fn answer(&mut self, ask: Ask, effects: &mut Vec<Effect>) -> Answer {
@@ -105,7 +106,7 @@ impl Agent {
         id.ok_or_else(|| Answer::Missing { why: format!("no target is called {}", name.unwrap_or("that")) })
     }
 
-    fn capture_asked(&mut self, request: CaptureRequest, effects: &mut Vec<Effect>) -> Answer {
+    fn capture_asked(&mut self, request: CaptureBody, effects: &mut Vec<Effect>) -> Answer {
         let target = match self.target_named(request.target.as_deref()) {
             Ok(target) => target,
             Err(answer) => return answer,
@@ -116,9 +117,10 @@ impl Agent {
         };
         let rule = Rule { capture, ..(*self.by_hand).clone() };
         let why = request.reason.unwrap_or_else(|| "asked for by hand".into());
-        let asked = Asked { target, rule: Arc::new(rule), why, labels: request.labels, since: request.since };
+        let asked =
+            ManualRequest { target, rule: Arc::new(rule), why, labels: request.labels, since: request.since };
         let before = effects.len();
-        self.watch.handle(Event::Asked(asked), self.clock.now(), effects);
+        self.watch.handle(Event::ManualRequest(asked), self.clock.now(), effects);
         let answered = effects[before..].iter().find_map(|e| match e {
             Effect::Answered { incident, refused } => Some((incident.clone(), refused.clone())),
             _ => None,
@@ -144,7 +146,7 @@ impl Agent {
             .map(|(id, _)| id.clone())
             .collect();
         for id in &open {
-            self.hear(id, Heard::Close);
+            self.hear(id, WindowSignal::Close);
         }
         match open.first() {
             Some(id) => {
@@ -210,7 +212,7 @@ pub(super) fn by_hand(capture: CaptureSpec) -> Rule {
         limits: Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) },
         severity: Severity::Info,
         notify: Vec::new(),
-        labels: crate::decide::labels::Labels::default(),
+        labels: skewtrap_trace::labels::Labels::default(),
     }
 }
 

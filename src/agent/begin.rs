@@ -11,16 +11,16 @@ use super::capture::Known;
 use super::clock::Clock;
 use super::plan::{Plan, SitePlan, SourcePlan};
 use super::supervise::Supervisor;
-use super::window::Site;
-use super::{INBOX, Inbox, look};
+use super::window::TargetHandle;
+use super::{AgentEvent, INBOX, look};
 use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
 use crate::act::state::{State, StateError};
-use crate::decide::status::Status;
 use crate::http::{Secret, Server};
 use crate::observe::{poll, promql, tail};
 use crate::serve::metrics::Metrics;
-use crate::serve::{self, Command, Doors, ServeConfig};
+use crate::serve::{self, ApiContext, Command, ServeConfig};
+use skewtrap_core::status::Status;
 
 /// The state and the bundles. On a volume that cannot be written nothing would keep count of windows or
 /// take their files, so the watching goes on without any.
@@ -48,8 +48,8 @@ fn only_watch(plan: &mut Plan, error: &dyn std::error::Error) {
 }
 
 /// A server as captures need it; `nowhere` stands in where a target has none.
-pub(super) fn site_of(plan: &SitePlan, nowhere: &Server) -> Site {
-    Site {
+pub(super) fn site_of(plan: &SitePlan, nowhere: &Server) -> TargetHandle {
+    TargetHandle {
         server: plan.server.as_ref().unwrap_or(nowhere).clone(),
         target: plan.name.to_string(),
         paths: plan.paths.clone(),
@@ -72,7 +72,12 @@ pub(super) fn known(plan: &Plan, nowhere: &Server) -> BTreeMap<String, Known> {
 }
 
 /// Looks after the servers.
-pub(super) fn looking(sites: &[SitePlan], supervisor: &Supervisor, tx: &mpsc::Sender<Inbox>, clock: Clock) {
+pub(super) fn looking(
+    sites: &[SitePlan],
+    supervisor: &Supervisor,
+    tx: &mpsc::Sender<AgentEvent>,
+    clock: Clock,
+) {
     for site in sites {
         let (site, tx, cancel) = (site.clone(), tx.clone(), supervisor.cancel());
         supervisor.keep("look", move || look::run(site.clone(), tx.clone(), clock, cancel.clone()));
@@ -83,14 +88,14 @@ pub(super) fn looking(sites: &[SitePlan], supervisor: &Supervisor, tx: &mpsc::Se
 pub(super) fn sources(
     sources: &[SourcePlan],
     supervisor: &Supervisor,
-    tx: &mpsc::Sender<Inbox>,
+    tx: &mpsc::Sender<AgentEvent>,
     clock: Clock,
 ) {
     let (seen, mut sees) = mpsc::channel(INBOX);
     let onward = tx.clone();
     supervisor.once(async move {
         while let Some(observation) = sees.recv().await {
-            if onward.send(Inbox::Observed(observation)).await.is_err() {
+            if onward.send(AgentEvent::Observed(observation)).await.is_err() {
                 return;
             }
         }
@@ -134,7 +139,7 @@ pub(super) async fn serving(
         hosts: plan.hosts.clone(),
         incident_dir: plan.incident_dir.clone(),
     };
-    let (server, troubles) = serve::Server::bind(&config, Doors { status, commands, metrics }).await;
+    let (server, troubles) = serve::Server::bind(&config, ApiContext { status, commands, metrics }).await;
     for trouble in troubles {
         warn!("{trouble}; the watching goes on without it");
     }

@@ -17,24 +17,23 @@ use crate::act::bundle::Bundles;
 use crate::act::merge::merge;
 use crate::act::state::{State, StateError};
 use crate::agent::clock::Clock;
-use crate::agent::window::{self, Links, Outcome, Site};
+use crate::agent::window::{self, Links, Outcome, TargetHandle};
 use crate::agent::{command, nsys};
-use crate::decide::capture::admit::{Grant, Means};
-use crate::decide::capture::facts::Engine;
-use crate::decide::capture::governor::AttemptEnd;
-use crate::decide::capture::verify::{Artifact, Verdict};
-use crate::decide::capture::window::Failure;
-use crate::decide::incident::{
-    CaptureOutcome, Captured, CapturedFile, Exchange, IncidentState, Quality, Record,
-};
-use crate::decide::labels::Labels;
-use crate::decide::signal::rank::Rank;
-use crate::decide::time::Time;
 use crate::observe::artifact::inspect;
+use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
+use skewtrap_core::capture::captured::{Captured, CapturedFile, Quality};
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::governor::AttemptEnd;
+use skewtrap_core::capture::verify::{Artifact, Verdict};
+use skewtrap_core::capture::window::Failure;
+use skewtrap_core::incident::{CaptureOutcome, Exchange, IncidentState, Record};
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 
 /// What captures are kept with.
 #[derive(Clone, Debug)]
-pub struct Desk {
+pub struct CaptureStore {
     /// Attempts and open windows.
     pub state: State,
     /// Where bundles go.
@@ -45,7 +44,7 @@ pub struct Desk {
 
 /// What came of a capture, whatever took it.
 #[derive(Debug, Default)]
-pub struct Came {
+pub struct CaptureResult {
     /// `http`, `cuda_profiler_api`, `nsys`, `command`.
     pub means: &'static str,
     /// A sentence; `None` when it went as planned.
@@ -76,7 +75,7 @@ pub struct Came {
 
 /// A capture, done and kept.
 #[derive(Debug)]
-pub struct Kept {
+pub struct StoredCapture {
     /// The incident's record as it is in the bundle.
     pub record: Record,
     /// What it cost, as it is in the state.
@@ -92,13 +91,13 @@ pub struct Kept {
 /// # Errors
 /// The state could not be written; then nothing was sent.
 pub async fn take(
-    desk: &Desk,
-    site: &Site,
-    grant: &Grant,
+    desk: &CaptureStore,
+    site: &TargetHandle,
+    grant: &CapturePlan,
     mut record: Record,
     evidence: impl Future<Output = Vec<u8>>,
     links: Links,
-) -> Result<Kept, StateError> {
+) -> Result<StoredCapture, StateError> {
     record.incident.capture = CaptureOutcome::Open { since: desk.clock.now() };
     record.incident.bundle = Some(desk.bundles.path(&record.incident.id).display().to_string());
     // The window goes first; the bundle is made while the server works on the request.
@@ -108,31 +107,31 @@ pub async fn take(
     );
     let came = came?;
     let merged = match &grant.means {
-        Means::Http(request) if request.merges => {
+        CaptureMethod::Http(request) if request.merges => {
             Some(request.marks.id.clone().unwrap_or_else(|| grant.attempt.mark()))
         }
         _ => None,
     };
     let keeping =
-        Keeping { desk: desk.clone(), attempt: grant.attempt.id.clone(), record, came, merged, made };
+        Finalizer { desk: desk.clone(), attempt: grant.attempt.id.clone(), record, came, merged, made };
     Ok(keeping.keep().await)
 }
 
 async fn capture(
-    desk: &Desk,
-    site: &Site,
-    grant: &Grant,
+    desk: &CaptureStore,
+    site: &TargetHandle,
+    grant: &CapturePlan,
     record: &Record,
     links: Links,
-) -> Result<Came, StateError> {
+) -> Result<CaptureResult, StateError> {
     match &grant.means {
-        Means::Http(request) => {
+        CaptureMethod::Http(request) => {
             let opened =
                 window::open(site, request, &grant.attempt, record, &desk.state, desk.clock, links).await?;
             Ok(came_of(opened, request.writes_files))
         }
-        Means::Nsys(spec) => nsys::capture(desk, site, spec, &grant.attempt, record, links).await,
-        Means::Command(spec) => {
+        CaptureMethod::Nsys(spec) => nsys::capture(desk, site, spec, &grant.attempt, record, links).await,
+        CaptureMethod::Command(spec) => {
             command::capture(desk, &site.server, spec, &grant.attempt, record, links).await
         }
     }
@@ -152,7 +151,7 @@ async fn make_bundle(
     }
 }
 
-fn came_of(outcome: Outcome, writes_files: bool) -> Came {
+fn came_of(outcome: Outcome, writes_files: bool) -> CaptureResult {
     let mut notes = outcome.ending.notes;
     if outcome.recovered.is_none() && outcome.ending.failure.is_none() {
         notes.push(window::NOT_RECOVERED.into());
@@ -160,7 +159,7 @@ fn came_of(outcome: Outcome, writes_files: bool) -> Came {
     if !writes_files {
         notes.push("nsys writes the report of this window, where its own -o says".into());
     }
-    Came {
+    CaptureResult {
         means: if writes_files { "http" } else { "cuda_profiler_api" },
         left_open: outcome.ending.failure == Some(Failure::Cancelled),
         failure: outcome.ending.failure.map(|f| f.to_string()),
@@ -180,20 +179,20 @@ fn came_of(outcome: Outcome, writes_files: bool) -> Came {
 }
 
 /// A capture that is over, to be kept.
-struct Keeping {
-    desk: Desk,
+struct Finalizer {
+    desk: CaptureStore,
     attempt: String,
     record: Record,
-    came: Came,
+    came: CaptureResult,
     /// The name of the merged trace, where one is wished for.
     merged: Option<String>,
     /// Why the bundle could not be made so far.
     made: Option<String>,
 }
 
-impl Keeping {
+impl Finalizer {
     /// Keeps it, on a thread of its own: files are moved and synced, traces are merged.
-    async fn keep(self) -> Kept {
+    async fn keep(self) -> StoredCapture {
         let (desk, attempt, record) = (self.desk.clone(), self.attempt.clone(), self.record.clone());
         let kept = tokio::task::spawn_blocking(move || self.keep_now()).await;
         kept.unwrap_or_else(|panic| {
@@ -205,17 +204,17 @@ impl Keeping {
             let mut record = record;
             record.incident.capture = CaptureOutcome::Failed { why: trouble.clone(), captured: None };
             let trouble = Some(booked.err().map_or(trouble, |e| e.to_string()));
-            Kept { record, end, trouble, left_open: false }
+            StoredCapture { record, end, trouble, left_open: false }
         })
     }
 
     /// Files into the bundle, then the record, then the end into the state.
-    fn keep_now(self) -> Kept {
+    fn keep_now(self) -> StoredCapture {
         let Self { desk, attempt, mut record, came, merged, made } = self;
         if came.left_open {
             let (stalled, unproven) = (came.stalled, came.unproven);
             let end = AttemptEnd { at: desk.clock.now(), stalled, bytes: 0, unproven };
-            return Kept { record, end, trouble: made, left_open: true };
+            return StoredCapture { record, end, trouble: made, left_open: true };
         }
         let (incident, window) = (record.incident.id.clone(), record.incident.window());
         let mut trouble = made;
@@ -263,14 +262,14 @@ impl Keeping {
             error!(error = %e, "the end of the window is not in the state; it will be looked at again at the next start");
             trouble.get_or_insert(e.to_string());
         }
-        Kept { record, end, trouble, left_open: false }
+        StoredCapture { record, end, trouble, left_open: false }
     }
 }
 
 /// `merge_profiles`, done here: `merged-<profile_id>.trace.json.gz` beside the record, where no
 /// comparison takes it for a rank's. Gives it, and what it lacks.
 fn merge_traces(
-    desk: &Desk,
+    desk: &CaptureStore,
     incident: &str,
     files: &[CapturedFile],
     name: &str,
@@ -282,7 +281,7 @@ fn merge_traces(
         whole.filter_map(|f| Some((f.rank.as_ref()?.to_string(), bundle.join(&f.path)))).collect();
     let target = bundle.join(&file);
     let merged = merge(&parts, &target)?;
-    let artifact = inspect(&target, Engine::Sglang)?;
+    let artifact = inspect(&target, ServerKind::Sglang)?;
     Ok((CapturedFile { rank: None, ..artifact.captured(file, false) }, merged.left_out))
 }
 
@@ -301,7 +300,7 @@ fn note(outcome: &mut CaptureOutcome, trouble: &str) {
     }
 }
 
-fn outcome_of(record: &Record, came: Came, files: Vec<CapturedFile>) -> CaptureOutcome {
+fn outcome_of(record: &Record, came: CaptureResult, files: Vec<CapturedFile>) -> CaptureOutcome {
     let labels = |ranks: &[Rank]| ranks.iter().map(|r| r.labels()).collect();
     let mut notes = came.notes;
     for rank in &came.verdict.cut {

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-use crate::decide::time::Time;
+use skewtrap_trace::time::Time;
 
 /// A wall jump smaller than this is drift, not somebody setting the clock.
 const JUMP: Duration = Duration::from_secs(1);

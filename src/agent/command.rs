@@ -5,43 +5,44 @@ use std::path::PathBuf;
 use tracing::warn;
 
 use crate::act::command::{Ended, MARK, Tokens, argv_of, kill_left_behind, start};
-use crate::act::state::{OpenMeans, OpenWindow, StateError};
-use crate::agent::capture::{Came, Desk};
-use crate::agent::window::{Heard, Links};
-use crate::decide::capture::CommandWindow;
-use crate::decide::capture::facts::Engine;
-use crate::decide::capture::governor::Attempt;
-use crate::decide::capture::refusal::Span;
-use crate::decide::capture::verify::{Artifact, Verdict};
-use crate::decide::capture::window::Phase;
-use crate::decide::incident::{Exchange, Quality, Record};
-use crate::decide::time::Time;
+use crate::act::state::{OpenMethod, OpenWindow, StateError};
+use crate::agent::capture::{CaptureResult, CaptureStore};
+use crate::agent::window::{Links, WindowSignal};
 use crate::http::Server;
 use crate::observe::artifact::inspect;
 use crate::observe::process::marked;
+use skewtrap_core::capture::CommandWindow;
+use skewtrap_core::capture::captured::Quality;
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::governor::Attempt;
+use skewtrap_core::capture::refusal::Span;
+use skewtrap_core::capture::verify::{Artifact, Verdict};
+use skewtrap_core::capture::window::WindowPhase;
+use skewtrap_core::incident::{Exchange, Record};
+use skewtrap_trace::time::Time;
 
 /// Runs the program of `spec`.
 ///
 /// # Errors
 /// The state could not be written; then nothing was run.
 pub async fn capture(
-    desk: &Desk,
+    desk: &CaptureStore,
     server: &Server,
     spec: &CommandWindow,
     attempt: &Attempt,
     record: &Record,
     mut links: Links,
-) -> Result<Came, StateError> {
+) -> Result<CaptureResult, StateError> {
     let mut window = OpenWindow {
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
-        means: OpenMeans::Command { group: None },
+        means: OpenMethod::Command { group: None },
         sent_at: desk.clock.now(),
         granted: false,
     };
     desk.state.begin(attempt, &window, Some(record))?;
-    let mut came = Came { means: "command", sent_at: window.sent_at, ..Came::default() };
+    let mut came = CaptureResult { means: "command", sent_at: window.sent_at, ..CaptureResult::default() };
     let folder = match desk.bundles.scratch(&attempt.incident, record.incident.window()) {
         Ok(folder) => folder,
         Err(error) => {
@@ -59,16 +60,16 @@ pub async fn capture(
         }
     };
     window.granted = true;
-    window.means = OpenMeans::Command { group: running.group };
+    window.means = OpenMethod::Command { group: running.group };
     // Without it a later agent finds the program all the same, by the mark in its environment.
     if let Err(error) = desk.state.update(&window) {
         warn!(%error, "the state does not know the process of this capture");
     }
-    links.show(Phase::Open, desk.clock.now());
+    links.show(WindowPhase::Open, desk.clock.now());
     let (probe, _) = links.meter.probe(server.clone());
     let ended = running.end(over(spec, &mut links)).await;
     came.open = desk.clock.now().since(came.sent_at);
-    links.show(Phase::Verifying, desk.clock.now());
+    links.show(WindowPhase::Verifying, desk.clock.now());
     probe.end(&links.cancel).await;
     came.stalled = links.stalled();
     let answer = match ended {
@@ -101,7 +102,7 @@ async fn over(spec: &CommandWindow, links: &mut Links) {
             () = &mut limit => return,
             () = links.cancel.cancelled() => return,
             told = links.heard.recv() => match told {
-                Some(Heard::Close) => return,
+                Some(WindowSignal::Close) => return,
                 Some(_) => {}
                 None => return limit.await,
             },
@@ -113,7 +114,7 @@ fn files_in(folder: &PathBuf) -> Vec<Artifact> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<Artifact> = entries
         .filter(|e| e.file_type().is_ok_and(|t| t.is_file()))
-        .filter_map(|e| inspect(&e.path(), Engine::Sglang).ok())
+        .filter_map(|e| inspect(&e.path(), ServerKind::Sglang).ok())
         .collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));
     files
@@ -121,12 +122,12 @@ fn files_in(folder: &PathBuf) -> Vec<Artifact> {
 
 /// Ends the program that an agent before this one left behind, and all that it started: they bear
 /// the incident in their environment, so that nobody else's process is taken for one of them.
-pub fn close(window: &OpenWindow, group: Option<i32>, sent_at: Time) -> Came {
+pub fn close(window: &OpenWindow, group: Option<i32>, sent_at: Time) -> CaptureResult {
     let left = marked(MARK, &window.incident);
     let mut why = "the agent died while the program of this capture ran".to_owned();
     if !left.is_empty() {
         kill_left_behind(group, &left);
         why += "; it was killed when the agent was back";
     }
-    Came { means: "command", failure: Some(why), sent_at, ..Came::default() }
+    CaptureResult { means: "command", failure: Some(why), sent_at, ..CaptureResult::default() }
 }

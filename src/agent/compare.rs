@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 use super::load::{TempFolder, load};
-use crate::decide::incident::Finding;
-use crate::decide::signal::rank::{Axis, Rank};
-use crate::explain::compare::{Study, compare, named_by, telling_axes};
-use crate::explain::table::Comparison;
-use crate::explain::trace::Who;
 use crate::observe::trace::TraceError;
 use crate::observe::trace::folder::{self, TraceFile};
+use skewtrap_trace::compare::{Study, compare, named_by, telling_axes};
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::{Axis, Rank};
+use skewtrap_trace::table::Comparison;
+use skewtrap_trace::trace::Who;
 
 /// What to compare.
 #[derive(Debug, Default)]
@@ -29,8 +29,8 @@ pub struct Request {
     pub rank_regex: Option<Regex>,
     /// Ranks by process, or by file name.
     pub told: Told,
-    /// What fired the rule.
-    pub hypothesis: Option<Finding>,
+    /// The rank that the rule blamed.
+    pub suspect: Option<Labels>,
 }
 
 /// Ranks that the user tells.
@@ -96,7 +96,7 @@ pub fn run(request: &Request, progress: &(dyn Fn(u64) + Sync)) -> Result<Compare
     let study = Study {
         profiles: loaded.profiles,
         baseline,
-        hypothesis: request.hypothesis.clone(),
+        suspect: request.suspect.clone(),
         notes,
         unreadable: loaded.unreadable.iter().map(|w| named_by(*w, &axes)).collect(),
         period_kernel: loaded.period_kernel,

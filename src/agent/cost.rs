@@ -9,13 +9,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::Clock;
-use crate::decide::capture::facts::Answered;
-use crate::decide::capture::stall::{Habits, StallMeter};
-use crate::decide::capture::window::Blind;
-use crate::decide::signal::store::Spoken;
-use crate::decide::time::Time;
 use crate::http::Server;
 use crate::observe::server::{Health, health};
+use skewtrap_core::capture::facts::Answered;
+use skewtrap_core::capture::stall::{Habits, StallMeter};
+use skewtrap_core::capture::window::Distrust;
+use skewtrap_core::signal::store::Spoken;
+use skewtrap_trace::time::Time;
 
 /// Between two questions to `/health` while a window is open.
 const PROBE: Duration = Duration::from_millis(500);
@@ -50,8 +50,8 @@ impl Meter {
     }
 
     /// What it cost so far, when the window was open and written as `blind` says.
-    pub fn stalled(&self, blind: Blind) -> Duration {
-        let settled = blind.until.map(|until| until - Blind::SETTLE);
+    pub fn stalled(&self, blind: Distrust) -> Duration {
+        let settled = blind.until.map(|until| until - Distrust::SETTLE);
         self.with(|meter| {
             if let (Some(closing), Some(exported)) = (blind.closing, settled) {
                 meter.exported(closing, exported);
@@ -147,12 +147,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::decide::capture::stall::habits;
-    use crate::decide::signal::catalog;
-    use crate::decide::signal::fields::Fields;
-    use crate::decide::signal::rank::Rank;
-    use crate::decide::signal::sample::Source;
-    use crate::decide::signal::store::{Bounds, SignalStore};
+    use skewtrap_core::capture::stall::habits;
+    use skewtrap_core::signal::catalog;
+    use skewtrap_core::signal::fields::Fields;
+    use skewtrap_core::signal::sample::Source;
+    use skewtrap_core::signal::store::{Bounds, SignalStore};
+    use skewtrap_trace::rank::Rank;
 
     #[tokio::test(start_paused = true)]
     async fn a_rank_that_falls_silent_during_a_window_costs_what_its_samples_miss() {
@@ -176,7 +176,8 @@ mod tests {
             speak(&mut store, s);
             meter.spoken(store.spoken(target, begun));
         }
-        let blind = Blind { from: begun, closing: Some(begun), until: Some(begun + Duration::from_secs(20)) };
+        let blind =
+            Distrust { from: begun, closing: Some(begun), until: Some(begun + Duration::from_secs(20)) };
         assert_eq!(meter.stalled(blind), Duration::from_millis(6_500));
     }
 }

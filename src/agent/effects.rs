@@ -10,16 +10,16 @@ use super::archive::{Job, Samples};
 use super::begin::site_of;
 use super::cost::Meter;
 use super::task::Task;
-use super::window::Heard;
+use super::window::WindowSignal;
 use super::{Agent, Running};
-use crate::decide::capture::admit::Grant;
-use crate::decide::capture::stall::habits;
-use crate::decide::incident::{CaptureOutcome, Incident, Record};
-use crate::decide::rule::change::Change;
-use crate::decide::signal::sample::TargetId;
-use crate::decide::time::Time;
-use crate::decide::watch::Effect;
-use crate::explain::message::Update;
+use skewtrap_core::capture::admit::CapturePlan;
+use skewtrap_core::capture::stall::habits;
+use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
+use skewtrap_core::message::Update;
+use skewtrap_core::rule::change::Change;
+use skewtrap_core::signal::sample::TargetId;
+use skewtrap_core::watch::Effect;
+use skewtrap_trace::time::Time;
 
 /// How far before the onset the evidence of a bundle reaches.
 const BEFORE: Duration = Duration::from_secs(120);
@@ -37,7 +37,7 @@ impl Agent {
                     self.start(*incident, target, *grant, receivers);
                 }
                 Effect::Changed { change, capture, why } => self.changed(&change, capture, why.as_deref()),
-                Effect::Cleared { incident } => self.hear(&incident, Heard::Cleared),
+                Effect::Cleared { incident } => self.hear(&incident, WindowSignal::Cleared),
                 Effect::Refused { incident, rule, reason, why } => {
                     info!(incident = &*incident, rule = &*rule, reason, "no capture: {why}");
                     self.metrics.refusal(&rule, reason);
@@ -49,11 +49,11 @@ impl Agent {
                     }
                 }
                 Effect::ProfileLine { incident, rank, line } => {
-                    self.hear(&incident, Heard::Line { rank, line })
+                    self.hear(&incident, WindowSignal::Line { rank, line })
                 }
                 Effect::Dying { target, line } => {
                     error!(target = self.site_name(target), "the server's log says that it dies: {line}");
-                    self.hear_on(target, &Heard::Gone(line));
+                    self.hear_on(target, &WindowSignal::Gone(line));
                 }
                 Effect::Notify { incident, update, receivers } => self.notify(*incident, update, &receivers),
                 // The archive ends only with the agent.
@@ -66,7 +66,7 @@ impl Agent {
     }
 
     /// The attempt is written to the state by the task, before it sends anything.
-    fn start(&mut self, incident: Incident, target: TargetId, grant: Grant, notify: Vec<Arc<str>>) {
+    fn start(&mut self, incident: Incident, target: TargetId, grant: CapturePlan, notify: Vec<Arc<str>>) {
         let (Some(plan), Some(facts)) = (self.sites.get(usize::from(target.0)), self.watch.facts(target))
         else {
             return;
@@ -124,14 +124,14 @@ impl Agent {
         Samples { catalog: self.watch.store().catalog().clone(), seen }
     }
 
-    pub(super) fn hear(&self, incident: &str, told: Heard) {
+    pub(super) fn hear(&self, incident: &str, told: WindowSignal) {
         if let Some(running) = self.running.get(incident) {
             // A window that hears nothing any more is over; one with 256 things to hear has enough.
             let _ = running.heard.try_send(told);
         }
     }
 
-    fn hear_on(&self, target: TargetId, told: &Heard) {
+    fn hear_on(&self, target: TargetId, told: &WindowSignal) {
         for running in self.running.values().filter(|r| r.target == target) {
             let _ = running.heard.try_send(told.clone());
         }

@@ -8,22 +8,24 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::capture::{Desk, Kept, take};
+use super::capture::{CaptureStore, StoredCapture, take};
 use super::cost::Meter;
 use super::plan::SitePlan;
-use super::window::{Heard, Links, Site, Status};
+use super::window::{Links, Status, TargetHandle, WindowSignal};
 use crate::act::state::StateError;
 use crate::agent::clock::Clock;
-use crate::decide::capture::admit::Grant;
-use crate::decide::capture::facts::{Facts, Folder};
-use crate::decide::capture::stall::Habits;
-use crate::decide::capture::window::{Blind, Phase};
-use crate::decide::incident::{Finding, Incident, Record};
-use crate::decide::labels::Labels;
-use crate::decide::rule::{Severity, Side};
-use crate::decide::signal::{catalog, loads};
 use crate::http::Server;
 use crate::observe::{artifact, profile_lines, server};
+use skewtrap_core::capture::admit::CapturePlan;
+use skewtrap_core::capture::facts::{Facts, Folder};
+use skewtrap_core::capture::stall::Habits;
+use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::finding::Finding;
+use skewtrap_core::finding::Side;
+use skewtrap_core::incident::{Incident, Record};
+use skewtrap_core::rule::Severity;
+use skewtrap_core::signal::{catalog, loads};
+use skewtrap_trace::labels::Labels;
 
 /// `/health` is asked so often, for a habit to hold the last answer against.
 const HEALTHS: usize = 3;
@@ -93,19 +95,19 @@ async fn read_loads(facts: &mut Facts, asked: &Server, clock: Clock) -> anyhow::
 /// # Errors
 /// The state could not be written; then nothing was sent.
 pub async fn take_one(
-    desk: &Desk,
-    site: &Site,
+    desk: &CaptureStore,
+    site: &TargetHandle,
     log: Option<PathBuf>,
-    grant: &Grant,
+    grant: &CapturePlan,
     habit: Duration,
     cancel: CancellationToken,
-) -> Result<Kept, StateError> {
+) -> Result<StoredCapture, StateError> {
     let (tell, heard) = mpsc::channel(1024);
     let reader = log.map(|log| {
         let from = std::fs::metadata(&log).map_or(0, |m| m.len());
         tokio::spawn(follow(log, from, tell))
     });
-    let status = Status { phase: Phase::Starting, blind: Blind::opened(desk.clock.now()) };
+    let status = Status { phase: WindowPhase::Starting, blind: Distrust::opened(desk.clock.now()) };
     let meter = Meter::new(desk.clock, habit, Habits::new());
     let links = Links { heard, status: watch::Sender::new(status), meter, cancel };
     let record = Record::new(desk.state.agent().clone(), by_hand(desk, grant));
@@ -117,12 +119,12 @@ pub async fn take_one(
 }
 
 /// Tells of every profiling line behind the byte `from`, until nobody hears it.
-pub(super) async fn follow(log: PathBuf, mut from: u64, tell: mpsc::Sender<Heard>) {
+pub(super) async fn follow(log: PathBuf, mut from: u64, tell: mpsc::Sender<WindowSignal>) {
     loop {
         let (lines, end) = profile_lines::after(&log, from).unwrap_or((Vec::new(), from));
         from = end;
         for (rank, line) in lines {
-            if tell.send(Heard::Line { rank, line }).await.is_err() {
+            if tell.send(WindowSignal::Line { rank, line }).await.is_err() {
                 return;
             }
         }
@@ -130,7 +132,7 @@ pub(super) async fn follow(log: PathBuf, mut from: u64, tell: mpsc::Sender<Heard
     }
 }
 
-fn by_hand(desk: &Desk, grant: &Grant) -> Incident {
+fn by_hand(desk: &CaptureStore, grant: &CapturePlan) -> Incident {
     let now = desk.clock.now();
     let nothing: Arc<str> = "".into();
     let finding = Finding {

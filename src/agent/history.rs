@@ -11,10 +11,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::act::bundle::numbered;
-use crate::decide::incident::Incident;
-use crate::decide::labels::{LabelValue, Labels};
-use crate::decide::time::Time;
-use crate::explain::report::html::{History, Series};
+use skewtrap_core::incident::Incident;
+use skewtrap_trace::labels::{LabelValue, Labels};
+use skewtrap_trace::report::html::{History, Series};
+use skewtrap_trace::time::Time;
 
 /// The incident of a bundle; `None` when there is none, or it is of another version.
 pub fn incident_of(dir: &Path) -> Option<Incident> {

@@ -8,12 +8,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::compare::{Piece, Request};
-use crate::decide::signal::rank::Rank;
-use crate::explain::period;
-use crate::explain::step::{self, RankProfile};
-use crate::explain::trace::{Limit, RankTrace, StepSource, Who};
 use crate::observe::trace::folder::{self, Format, Inventory, Manifest, TraceFile};
-use crate::observe::trace::{TraceError, kineto, naming, nsight, read_kineto};
+use crate::observe::trace::{TraceError, nsight, read_kineto};
+use skewtrap_trace::period;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::read::{kineto, naming};
+use skewtrap_trace::step::{self, RankProfile};
+use skewtrap_trace::trace::{Limit, RankTrace, StepSource, Who};
 
 /// A capture's ranks, folded.
 #[derive(Default)]

@@ -6,18 +6,23 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Inbox;
+use super::AgentEvent;
 use super::clock::Clock;
 use super::plan::{LOOK_AFTER, SitePlan};
-use crate::decide::capture::facts::{Answered, Folder};
-use crate::decide::watch::ServerFact;
 use crate::observe::{artifact, server};
+use skewtrap_core::capture::facts::{Answered, Folder};
+use skewtrap_core::watch::ServerFact;
 
 /// Until the server has answered once it is asked more often.
 const FIRST: Duration = Duration::from_secs(2);
 
 /// Looks until cancelled; it is finished for good then.
-pub async fn run(site: SitePlan, tx: mpsc::Sender<Inbox>, clock: Clock, cancel: CancellationToken) -> bool {
+pub async fn run(
+    site: SitePlan,
+    tx: mpsc::Sender<AgentEvent>,
+    clock: Clock,
+    cancel: CancellationToken,
+) -> bool {
     let Some(asked) = site.server.clone() else { return true };
     let mut is_known = false;
     let mut told: Option<String> = None;
@@ -63,7 +68,7 @@ pub async fn run(site: SitePlan, tx: mpsc::Sender<Inbox>, clock: Clock, cancel: 
     }
 }
 
-async fn tell(tx: &mpsc::Sender<Inbox>, site: &SitePlan, fact: ServerFact) {
+async fn tell(tx: &mpsc::Sender<AgentEvent>, site: &SitePlan, fact: ServerFact) {
     // The loop is gone only when the agent ends.
-    let _ = tx.send(Inbox::Server { target: site.target, fact }).await;
+    let _ = tx.send(AgentEvent::Server { target: site.target, fact }).await;
 }

@@ -4,11 +4,12 @@
 use std::io::{self, Write};
 use std::ops::ControlFlow;
 
-use crate::explain::kernel::{Family, family_of, short_name};
-use crate::explain::report::perfetto::{Group, Merged};
-use crate::explain::step::RankProfile;
-use crate::explain::trace::{Limit, RankTrace, Who};
-use crate::observe::trace::{TraceError, kineto, nsight, open, scan};
+use crate::observe::trace::{TraceError, nsight, open};
+use skewtrap_trace::kernel::{Family, family_of, short_name};
+use skewtrap_trace::read::{kineto, scan};
+use skewtrap_trace::report::perfetto::{Group, Merged};
+use skewtrap_trace::step::RankProfile;
+use skewtrap_trace::trace::{Limit, RankTrace, Who};
 
 use super::compare::{Compared, Piece};
 
@@ -109,7 +110,8 @@ fn kineto_rows<W: Write>(
                 ControlFlow::Break(())
             }
         }
-    })?;
+    })
+    .map_err(TraceError::from)?;
     failed.map_or(Ok(()), |e| Err(e.into()))
 }
 

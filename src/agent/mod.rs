@@ -3,7 +3,6 @@
 //! Everything that happens arrives in one inbox; the core turns it into effects; each effect is a
 //! method here. Nothing in the loop waits for the network or reads a large file: windows, bundles,
 //! comparisons and deliveries are tasks of their own.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod archive;
 mod asked;
@@ -39,27 +38,27 @@ use tokio_util::sync::CancellationToken;
 
 use self::archive::{Archive, Samples};
 use self::asked::by_hand;
-use self::capture::{Desk, Kept, find};
+use self::capture::{CaptureStore, StoredCapture, find};
 use self::clock::Clock;
 use self::cost::Meter;
 use self::plan::{Plan, SitePlan};
-use self::post::Post;
+use self::post::Notifier;
 use self::supervise::Supervisor;
-use self::window::Heard;
+use self::window::WindowSignal;
 use crate::act::systemd;
 use crate::config::receiver as configured;
-use crate::decide::capture::CaptureSpec;
-use crate::decide::capture::keep::{BundleSpace, Keep};
-use crate::decide::incident::{CaptureOutcome, Incident, VerdictNote};
-use crate::decide::signal::catalog;
-use crate::decide::signal::observation::Observation;
-use crate::decide::signal::sample::TargetId;
-use crate::decide::status::Status;
-use crate::decide::time::Time;
-use crate::decide::watch::{Effect, Event, ServerFact, TICK, Watch, WindowNews};
-use crate::explain::message::Origin;
 use crate::http::{Server, client};
 use crate::serve::metrics::Metrics;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::capture::keep::{BundleSpace, Keep};
+use skewtrap_core::incident::{CaptureOutcome, Incident, VerdictNote};
+use skewtrap_core::message::Origin;
+use skewtrap_core::signal::catalog;
+use skewtrap_core::signal::observation::Observation;
+use skewtrap_core::signal::sample::TargetId;
+use skewtrap_core::status::Status;
+use skewtrap_core::watch::{Effect, Event, ServerFact, TICK, Watch, WindowNews};
+use skewtrap_trace::time::Time;
 
 /// Observations that may wait; when it is full the sources wait, and say so.
 const INBOX: usize = 1024;
@@ -69,7 +68,7 @@ const TOGETHER: Duration = Duration::from_millis(10);
 pub const GRACE: Duration = Duration::from_secs(12);
 /// Everything that happens.
 #[derive(Debug)]
-pub enum Inbox {
+pub enum AgentEvent {
     /// A source saw something.
     Observed(Observation),
     /// A server was looked at.
@@ -117,7 +116,7 @@ pub enum Inbox {
         incident: Arc<str>,
     },
     /// A window that an agent before this one left behind was closed.
-    Recovered(Box<Kept>),
+    Recovered(Box<StoredCapture>),
     /// The folder of the bundles was swept.
     Swept(BundleSpace),
 }
@@ -125,7 +124,7 @@ pub enum Inbox {
 /// A window that is under way.
 #[derive(Debug)]
 struct Running {
-    heard: mpsc::Sender<Heard>,
+    heard: mpsc::Sender<WindowSignal>,
     target: TargetId,
     means: &'static str,
     meter: Meter,
@@ -141,9 +140,9 @@ pub struct Agent {
     watch: Watch,
     clock: Clock,
     sites: Vec<SitePlan>,
-    desk: Desk,
+    desk: CaptureStore,
     archive: Archive,
-    post: Post,
+    post: Notifier,
     running: BTreeMap<Arc<str>, Running>,
     /// Windows of an agent before this one that are still being closed.
     closing: usize,
@@ -151,7 +150,7 @@ pub struct Agent {
     nowhere: Server,
     supervisor: Supervisor,
     windows: CancellationToken,
-    tx: mpsc::Sender<Inbox>,
+    tx: mpsc::Sender<AgentEvent>,
     status: watch::Sender<Arc<Status>>,
     started: Time,
     on_effect: OnEffect,
@@ -159,17 +158,17 @@ pub struct Agent {
     reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
     /// The receivers as they were configured when it was started.
     configured: Vec<configured::Receiver>,
-    by_hand: Arc<crate::decide::rule::Rule>,
+    by_hand: Arc<skewtrap_core::rule::Rule>,
 }
 
 /// What a configuration that was read again changes.
 pub struct Reload {
     /// The rules.
-    pub rules: Vec<crate::decide::rule::Rule>,
+    pub rules: Vec<skewtrap_core::rule::Rule>,
     /// The signals.
     pub catalog: Arc<catalog::Catalog>,
     /// The patterns.
-    pub patterns: Vec<crate::decide::signal::pattern::Pattern>,
+    pub patterns: Vec<skewtrap_core::signal::pattern::Pattern>,
     /// The receivers; what is new of them needs a restart.
     pub receivers: Vec<configured::Receiver>,
     /// What a window by hand asks for.
@@ -200,7 +199,7 @@ pub struct Run {
 pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let Run { clock, cancel, mut reloads, on_effect, reload, serves } = run;
     let (state, bundles) = begin::opened(&mut plan)?;
-    let desk = Desk { state: state.clone(), bundles: bundles.clone(), clock };
+    let desk = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock };
     let looking = desk.clone();
     let found = tokio::task::spawn_blocking(move || find(&looking)).await??;
     let supervisor = Supervisor::default();
@@ -210,7 +209,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let page = serves.then(|| begin::page(&plan.listen, &host));
     let origin = Origin { host, page };
     let client = client::client(None).context("no HTTP client")?;
-    let post = Post::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes);
+    let post = Notifier::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes);
     let (archive, jobs) = mpsc::unbounded_channel();
     let keep = Keep { count: plan.keep.incidents as usize, age: plan.keep.age, bytes: plan.keep.bytes };
     let archivist = tokio::spawn(archive::run(bundles, state.agent().clone(), keep, clock, jobs, tx.clone()));
@@ -295,17 +294,17 @@ impl Agent {
         Some(self.clock.real(due.since(self.clock.now())).max(TOGETHER))
     }
 
-    fn take(&mut self, item: Inbox, effects: &mut Vec<Effect>) {
+    fn take(&mut self, item: AgentEvent, effects: &mut Vec<Effect>) {
         let now = self.clock.now();
         match item {
-            Inbox::Observed(seen) => {
+            AgentEvent::Observed(seen) => {
                 self.watch.handle(Event::Observed(seen), now, effects);
                 self.tell_meters();
             }
-            Inbox::Server { target, fact } => {
+            AgentEvent::Server { target, fact } => {
                 self.watch.handle(Event::Server { target, fact }, now, effects);
             }
-            Inbox::Window { incident, news, bundle } => {
+            AgentEvent::Window { incident, news, bundle } => {
                 if let Some(path) = bundle {
                     self.watch.handle(Event::Bundled { incident: incident.clone(), path }, now, effects);
                 }
@@ -317,19 +316,19 @@ impl Agent {
                 }
                 self.watch.handle(Event::Window { incident, news }, now, effects);
             }
-            Inbox::Evidence { incident, since, answer } => {
+            AgentEvent::Evidence { incident, since, answer } => {
                 // A capture that is gone does not need it.
                 let _ = answer.send(self.evidence(&incident, since));
             }
-            Inbox::Compared { incident, window, note } => {
+            AgentEvent::Compared { incident, window, note } => {
                 self.watch.handle(Event::Compared { incident, window, note }, now, effects);
             }
-            Inbox::NotCompared { incident } => {
+            AgentEvent::NotCompared { incident } => {
                 self.watch.handle(Event::NotCompared { incident }, now, effects);
             }
-            Inbox::LeftOpen { incident } => drop(self.running.remove(&incident)),
-            Inbox::Recovered(kept) => self.recovered(*kept, effects),
-            Inbox::Swept(space) => self.watch.handle(Event::Swept(space), now, effects),
+            AgentEvent::LeftOpen { incident } => drop(self.running.remove(&incident)),
+            AgentEvent::Recovered(kept) => self.recovered(*kept, effects),
+            AgentEvent::Swept(space) => self.watch.handle(Event::Swept(space), now, effects),
         }
     }
 }

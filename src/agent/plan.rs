@@ -14,19 +14,19 @@ use crate::config::file::{Config, Keep};
 use crate::config::receiver as configured;
 use crate::config::signal::OwnSource;
 use crate::config::target::{RoleText, Target};
-use crate::decide::capture::CaptureSpec;
-use crate::decide::capture::admit::Policy;
-use crate::decide::capture::governor::{Budget, Ledger};
-use crate::decide::capture::path_map::PathMap;
-use crate::decide::rule::Rule;
-use crate::decide::signal::metrics::Role;
-use crate::decide::signal::observation::SourceId;
-use crate::decide::signal::pattern::Pattern;
-use crate::decide::signal::sample::{Source, TargetId};
-use crate::decide::signal::source::WatchedSource;
-use crate::decide::watch::{Mode, Setup, WatchedTarget};
 use crate::http::{Secret, Server, client};
 use crate::observe::{poll, promql, tail};
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::capture::admit::Policy;
+use skewtrap_core::capture::governor::{Budget, Ledger};
+use skewtrap_core::capture::path_map::PathMap;
+use skewtrap_core::rule::Rule;
+use skewtrap_core::signal::metrics::Role;
+use skewtrap_core::signal::observation::SourceId;
+use skewtrap_core::signal::pattern::Pattern;
+use skewtrap_core::signal::sample::{Source, TargetId};
+use skewtrap_core::signal::source::WatchedSource;
+use skewtrap_core::watch::{Mode, Setup, WatchedTarget};
 
 /// What the command line adds to a configuration.
 #[derive(Clone, Debug, Default)]

@@ -12,11 +12,11 @@ use super::receivers::Mute;
 use super::supervise::Supervisor;
 use crate::act::notify::courier::{Couriers, couriers};
 use crate::act::notify::{Attempt, Delivery, Outcome, Planner, Receiver, Report};
-use crate::act::state::{Parcel, State};
-use crate::decide::incident::{Incident, Record};
-use crate::decide::status::ReceiverStatus;
-use crate::decide::time::Time;
-use crate::explain::message::{Origin, Update, utc};
+use crate::act::state::{OutboxRow, State};
+use skewtrap_core::incident::{Incident, Record};
+use skewtrap_core::message::{Origin, Update, utc};
+use skewtrap_core::status::ReceiverStatus;
+use skewtrap_trace::time::Time;
 
 /// Why an incident of an agent before this one is resolved, and when people hear of what still fires.
 fn started_again(silenced_until: Option<Time>) -> String {
@@ -29,14 +29,14 @@ fn started_again(silenced_until: Option<Time>) -> String {
 
 /// Sends messages.
 #[derive(Debug)]
-pub struct Post {
+pub struct Notifier {
     planner: Planner,
     couriers: Couriers,
     state: State,
     standing: BTreeMap<Arc<str>, ReceiverStatus>,
 }
 
-impl Post {
+impl Notifier {
     /// Starts a courier for each receiver, and gives them what was left undelivered.
     pub fn start(
         plan: &Plan,
@@ -115,7 +115,7 @@ impl Post {
         for delivery in &mut deliveries {
             delivery.message.notes.extend(note.clone());
         }
-        let parcels: Vec<Parcel> = deliveries.iter().map(Parcel::from).collect();
+        let parcels: Vec<OutboxRow> = deliveries.iter().map(OutboxRow::from).collect();
         if let Err(error) = self.state.post(&parcels) {
             tracing::error!("{error}; the messages go out, but would not survive a crash");
         }
@@ -207,11 +207,11 @@ mod tests {
     use crate::act::notify::Means;
     use crate::agent::plan::Flags;
     use crate::config::file::load;
-    use crate::explain::message::{Message, sample};
     use crate::http::{Secret, client};
+    use skewtrap_core::message::{Message, sample};
 
     /// A post whose receivers, `oncall` and `team`, do not answer.
-    fn post(dir: &std::path::Path) -> (Post, State, Clock) {
+    fn post(dir: &std::path::Path) -> (Notifier, State, Clock) {
         let text = "targets: [{ url: 'http://127.0.0.1:30000' }]\nreceivers:\n\
                     - { name: oncall, by_default: false, webhook: { url: 'http://127.0.0.1:9' } }\n\
                     - { name: team, webhook: { url: 'http://127.0.0.1:9' } }\n";
@@ -221,7 +221,7 @@ mod tests {
         let (client, supervisor) = (client::client(None).expect("a client"), Supervisor::default());
         let (outcomes, _) = mpsc::channel(16);
         let origin = Origin::default();
-        (Post::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes), state, clock)
+        (Notifier::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes), state, clock)
     }
 
     fn posted(state: &State) -> Vec<(Arc<str>, Message)> {

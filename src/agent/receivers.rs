@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::act::notify::{Means, Receiver, Route, Secret};
 use crate::config::receiver::{self as configured, UpdateText};
 use crate::config::secret::{Address, SecretRef};
-use crate::explain::message::Update;
 use crate::http::secret::SecretError;
+use skewtrap_core::message::Update;
 
 /// A receiver whose secret cannot be had.
 #[derive(Debug, thiserror::Error)]

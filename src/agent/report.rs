@@ -9,7 +9,7 @@ use anyhow::Context;
 use super::compare::Compared;
 use super::history;
 use crate::act::bundle::numbered;
-use crate::explain::report;
+use skewtrap_trace::report;
 
 /// Writes `report.json` and `report.html` beside the traces; of a further capture of the incident,
 /// `report-2.json` and `report-2.html`.

@@ -8,16 +8,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::capture::{self, Desk, Kept};
+use super::capture::{self, CaptureStore, StoredCapture};
 use super::cost::Meter;
-use super::window::{Heard, Links, Site, Status};
-use super::{Inbox, compare, report};
+use super::window::{Links, Status, TargetHandle, WindowSignal};
+use super::{AgentEvent, compare, report};
 use crate::act::bundle::traces_of;
-use crate::decide::capture::admit::Grant;
-use crate::decide::capture::governor::AttemptEnd;
-use crate::decide::capture::window::{Blind, Phase};
-use crate::decide::incident::{CaptureOutcome, Incident, Record, VerdictNote};
-use crate::decide::watch::WindowNews;
+use skewtrap_core::capture::admit::CapturePlan;
+use skewtrap_core::capture::governor::AttemptEnd;
+use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::incident::{CaptureOutcome, Incident, Record, VerdictNote};
+use skewtrap_core::watch::WindowNews;
 
 /// What it needs.
 #[derive(Debug)]
@@ -27,23 +27,23 @@ pub struct Task {
     /// The receivers that its rule names.
     pub notify: Vec<Arc<str>>,
     /// What was granted.
-    pub grant: Grant,
+    pub grant: CapturePlan,
     /// Its server.
-    pub site: Site,
+    pub site: TargetHandle,
     /// What captures are kept with.
-    pub desk: Desk,
+    pub desk: CaptureStore,
     /// What measures its cost.
     pub meter: Meter,
     /// The agent's loop.
-    pub tx: mpsc::Sender<Inbox>,
+    pub tx: mpsc::Sender<AgentEvent>,
 }
 
 impl Task {
     /// Runs it to its end.
-    pub async fn run(self, heard: mpsc::Receiver<Heard>, cancel: CancellationToken) {
+    pub async fn run(self, heard: mpsc::Receiver<WindowSignal>, cancel: CancellationToken) {
         let record = self.record().await;
-        let blind = Blind::opened(self.desk.clock.now());
-        let (status, seen) = watch::channel(Status { phase: Phase::Starting, blind });
+        let blind = Distrust::opened(self.desk.clock.now());
+        let (status, seen) = watch::channel(Status { phase: WindowPhase::Starting, blind });
         let teller = tokio::spawn(tell_phases(self.incident.id.clone(), seen, self.tx.clone()));
         let links = Links { heard, status, meter: self.meter.clone(), cancel };
         let evidence = evidence(self.incident.clone(), self.tx.clone());
@@ -55,7 +55,7 @@ impl Task {
         match kept {
             Ok(Ok(kept)) if kept.left_open => {
                 // As below. The state has it, and the next agent closes it.
-                let _ = self.tx.send(Inbox::LeftOpen { incident: self.incident.id.clone() }).await;
+                let _ = self.tx.send(AgentEvent::LeftOpen { incident: self.incident.id.clone() }).await;
             }
             Ok(Ok(kept)) => self.finish(kept).await,
             Ok(Err(error)) => self.failed(format!("{error}; nothing was sent to the server"), None).await,
@@ -87,7 +87,7 @@ impl Task {
         self.over(outcome, end, None).await;
     }
 
-    async fn finish(self, kept: Kept) {
+    async fn finish(self, kept: StoredCapture) {
         if let Some(trouble) = &kept.trouble {
             tracing::error!(incident = &*self.incident.id, "{trouble}");
         }
@@ -103,21 +103,21 @@ impl Task {
     async fn over(&self, outcome: CaptureOutcome, end: AttemptEnd, bundle: Option<String>) {
         let news = WindowNews::Ended { outcome: Box::new(outcome), end };
         // The loop is gone only when the agent ends; the state and the bundle have it all.
-        let _ = self.tx.send(Inbox::Window { incident: self.incident.id.clone(), news, bundle }).await;
+        let _ = self.tx.send(AgentEvent::Window { incident: self.incident.id.clone(), news, bundle }).await;
     }
 
     async fn compare(self, bundle: PathBuf) {
         let (incident, window) = (self.incident.id.clone(), self.incident.window());
         let compared = tokio::task::spawn_blocking(move || compare_now(&bundle, &self.incident)).await;
         let told = match compared {
-            Ok(Ok(note)) => Inbox::Compared { incident, window, note },
+            Ok(Ok(note)) => AgentEvent::Compared { incident, window, note },
             Ok(Err(error)) => {
                 tracing::warn!(incident = &*incident, "its ranks could not be compared: {error:#}");
-                Inbox::NotCompared { incident }
+                AgentEvent::NotCompared { incident }
             }
             Err(error) => {
                 tracing::error!(incident = &*incident, "comparing its ranks failed: {error}");
-                Inbox::NotCompared { incident }
+                AgentEvent::NotCompared { incident }
             }
         };
         // As above: the report lies in the bundle.
@@ -126,10 +126,10 @@ impl Task {
 }
 
 /// Asks the loop for the evidence only after the request is on its way.
-async fn evidence(incident: Incident, tx: mpsc::Sender<Inbox>) -> Vec<u8> {
+async fn evidence(incident: Incident, tx: mpsc::Sender<AgentEvent>) -> Vec<u8> {
     let (answer, answered) = oneshot::channel();
     let since = incident.worse_of(incident.window()).map_or(incident.finding.onset, |worse| worse.at);
-    match tx.send(Inbox::Evidence { incident: Box::new(incident), since, answer }).await {
+    match tx.send(AgentEvent::Evidence { incident: Box::new(incident), since, answer }).await {
         Ok(()) => match answered.await {
             Ok(samples) => tokio::task::spawn_blocking(move || samples.lines()).await.unwrap_or_default(),
             Err(_) => Vec::new(),
@@ -138,14 +138,14 @@ async fn evidence(incident: Incident, tx: mpsc::Sender<Inbox>) -> Vec<u8> {
     }
 }
 
-async fn tell_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx: mpsc::Sender<Inbox>) {
+async fn tell_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx: mpsc::Sender<AgentEvent>) {
     let mut last = None;
     loop {
         let phase = seen.borrow_and_update().phase;
         if last != Some(phase) {
             last = Some(phase);
             let news = WindowNews::Entered(phase);
-            if tx.send(Inbox::Window { incident: incident.clone(), news, bundle: None }).await.is_err() {
+            if tx.send(AgentEvent::Window { incident: incident.clone(), news, bundle: None }).await.is_err() {
                 return;
             }
         }
@@ -160,10 +160,10 @@ fn compare_now(bundle: &Path, incident: &Incident) -> anyhow::Result<VerdictNote
     let window = incident.window();
     let request = compare::Request {
         paths: vec![bundle.join(traces_of(window))],
-        hypothesis: Some(incident.finding.clone()),
+        suspect: Some(incident.finding.rank.clone()),
         ..compare::Request::default()
     };
     let compared = compare::run(&request, &|_| {})?;
     report::write(bundle, window, &compared)?;
-    Ok(compared.comparison.note())
+    Ok(VerdictNote::from(&compared.comparison))
 }

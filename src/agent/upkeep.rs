@@ -9,18 +9,18 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::archive::Job;
-use super::capture::{Found, Kept, Known, close};
+use super::capture::{Found, Known, StoredCapture, close};
 use super::clock::wall_time;
-use super::{Agent, GRACE, Inbox};
+use super::{Agent, AgentEvent, GRACE};
 use crate::act::notify::{Attempt, Report};
-use crate::act::state::{OpenMeans, OpenWindow};
+use crate::act::state::{OpenMethod, OpenWindow};
 use crate::act::systemd;
-use crate::decide::capture::window::Phase;
-use crate::decide::incident::Record;
-use crate::decide::signal::sample::TargetId;
-use crate::decide::time::Time;
-use crate::decide::watch::{self, Effect, Event, WindowNews};
 use crate::serve::Command;
+use skewtrap_core::capture::window::WindowPhase;
+use skewtrap_core::incident::Record;
+use skewtrap_core::signal::sample::TargetId;
+use skewtrap_core::watch::{self, Effect, Event, WindowNews};
+use skewtrap_trace::time::Time;
 
 impl Agent {
     pub(super) fn publish(&mut self) {
@@ -93,7 +93,7 @@ impl Agent {
             self.supervisor.once(async move {
                 match tokio::spawn(close(desk, known, window, record, cancel)).await {
                     // The loop is gone only when the agent ends.
-                    Ok(kept) => drop(tx.send(Inbox::Recovered(Box::new(kept))).await),
+                    Ok(kept) => drop(tx.send(AgentEvent::Recovered(Box::new(kept))).await),
                     Err(panic) => {
                         error!(
                             incident = id,
@@ -108,19 +108,19 @@ impl Agent {
     fn left_behind(&mut self, window: &OpenWindow) {
         let Some(site) = self.sites.iter().find(|s| *s.name == *window.target) else { return };
         let (marks, means, deadline) = match &window.means {
-            OpenMeans::Http(request) => (Some(request.marks.clone()), request.word(), request.deadline),
-            OpenMeans::Nsys { .. } => (None, "nsys", Duration::ZERO),
-            OpenMeans::Command { .. } => (None, "command", Duration::ZERO),
+            OpenMethod::Http(request) => (Some(request.marks.clone()), request.word(), request.deadline),
+            OpenMethod::Nsys { .. } => (None, "nsys", Duration::ZERO),
+            OpenMethod::Command { .. } => (None, "command", Duration::ZERO),
         };
         let (incident, since) = (Arc::from(window.incident.as_str()), window.sent_at);
-        let open = watch::OpenWindow { incident, marks, means, phase: Phase::Unknown, since, deadline };
+        let open = watch::OpenWindow { incident, marks, means, phase: WindowPhase::Unknown, since, deadline };
         let (target, attempt): (TargetId, _) = (site.target, window.attempt.clone());
         let event = Event::LeftBehind { target, attempt, window: open };
         self.watch.handle(event, self.clock.now(), &mut Vec::new());
     }
 
     /// A window of an agent before this one is closed.
-    pub(super) fn recovered(&mut self, kept: Kept, effects: &mut Vec<Effect>) {
+    pub(super) fn recovered(&mut self, kept: StoredCapture, effects: &mut Vec<Effect>) {
         self.closing = self.closing.saturating_sub(1);
         if kept.left_open {
             return;
@@ -179,7 +179,7 @@ impl Agent {
     /// Closes open windows, says what is known, ends every task.
     pub(super) async fn stop(
         &mut self,
-        inbox: &mut mpsc::Receiver<Inbox>,
+        inbox: &mut mpsc::Receiver<AgentEvent>,
         delivered: &mut mpsc::Receiver<Report>,
     ) {
         systemd::stopping(GRACE);

@@ -13,9 +13,9 @@ use regex::Regex;
 use super::Format;
 use crate::agent::compare::{self, Compared, Request, Told};
 use crate::agent::{history, merged};
-use crate::explain::report::{self, html::History};
-use crate::explain::trace::Who;
-use crate::observe::trace::naming;
+use skewtrap_trace::read::naming;
+use skewtrap_trace::report::{self, html::History};
+use skewtrap_trace::trace::Who;
 
 /// Compares the ranks of a capture: which rank, which kernel, and why.
 ///
@@ -72,7 +72,7 @@ pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
         paths: args.paths.clone(),
         baseline: args.baseline.clone(),
         rank_regex: args.rank_regex.clone(),
-        hypothesis: incident.as_ref().map(|i| i.finding.clone()),
+        suspect: incident.as_ref().map(|i| i.finding.rank.clone()),
     };
     let perfetto_ranks = args.perfetto_ranks.iter().map(|w| whom(w)).collect::<anyhow::Result<Vec<_>>>()?;
     let bar = progress_bar(&request);

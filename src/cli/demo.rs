@@ -16,16 +16,16 @@ use super::wrong;
 use crate::agent;
 use crate::agent::clock::Clock;
 use crate::agent::plan::{Flags, Plan};
-use crate::decide::capture::CaptureSpec;
-use crate::decide::rule::Phase;
-use crate::decide::signal::catalog;
-use crate::decide::signal::loads;
-use crate::decide::time::Time;
-use crate::decide::watch::Effect;
 use crate::demo::incident;
 use crate::demo::shell::RunningDouble;
-use crate::explain::message::{Message, Origin, Update, terminal};
 use crate::http::client;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::message::{Message, Origin, Update, terminal};
+use skewtrap_core::rule::RuleState;
+use skewtrap_core::signal::catalog;
+use skewtrap_core::signal::loads;
+use skewtrap_core::watch::Effect;
+use skewtrap_trace::time::Time;
 
 const SPEED: f64 = 10.0;
 /// Between two lines of the ranks' load, in the recording's time.
@@ -176,7 +176,7 @@ fn show(effect: &Effect) {
                 say(&format!("            its capture is {capture}: {why}"));
             }
         }
-        Effect::Changed { change, .. } if change.state == Phase::Idle => {
+        Effect::Changed { change, .. } if change.state == RuleState::Idle => {
             say(&format!("{}  {} is idle", hour_of(change.at), change.rule.name));
         }
         Effect::Start { incident, .. } => {

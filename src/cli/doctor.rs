@@ -14,23 +14,25 @@ use super::{Format, wrong};
 use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
 use crate::act::state::State;
-use crate::agent::capture::Desk;
+use crate::agent::capture::CaptureStore;
 use crate::agent::clock::Clock;
 use crate::agent::examine::{Examined, examine, take_one};
 use crate::agent::plan::{Flags, Plan, SitePlan, SourcePlan};
-use crate::agent::window::Site;
-use crate::decide::capture::admit::{Policy, admit, check};
-use crate::decide::capture::facts::{Answered, Facts};
-use crate::decide::capture::governor::{Ledger, Wish};
-use crate::decide::capture::plan::{Asker, plan};
-use crate::decide::capture::preflight::{self, Need};
-use crate::decide::capture::refusal::{Bytes, Span};
-use crate::decide::capture::verify::names_of;
-use crate::decide::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
-use crate::decide::incident::{CaptureOutcome, Captured};
-use crate::decide::rule::{Limits, Rule};
-use crate::decide::time::Time;
+use crate::agent::window::TargetHandle;
 use crate::observe::process::{ancestors, listener};
+use skewtrap_core::capture::Limits;
+use skewtrap_core::capture::admit::{Policy, admit, check};
+use skewtrap_core::capture::captured::Captured;
+use skewtrap_core::capture::facts::{Answered, Facts};
+use skewtrap_core::capture::governor::{CaptureRequest, Ledger};
+use skewtrap_core::capture::plan::{Asker, plan};
+use skewtrap_core::capture::preflight::{self, Need};
+use skewtrap_core::capture::refusal::{Bytes, Span};
+use skewtrap_core::capture::verify::names_of;
+use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
+use skewtrap_core::incident::CaptureOutcome;
+use skewtrap_core::rule::Rule;
+use skewtrap_trace::time::Time;
 
 /// Checks against a live server everything that a capture depends on, and says how to mend it
 #[derive(Debug, Args)]
@@ -104,7 +106,7 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
             checks.nsys(site, server.port().unwrap_or(0)).await;
         }
         if args.take_window {
-            let site_of = Site {
+            let site_of = TargetHandle {
                 server: server.clone(),
                 target: site.name.to_string(),
                 paths: site.paths.clone(),
@@ -202,7 +204,7 @@ impl Checks {
     }
 
     async fn nsys(&mut self, site: &SitePlan, port: u16) {
-        let wanted = crate::decide::capture::NsysSession::OfTarget;
+        let wanted = skewtrap_core::capture::NsysSession::OfTarget;
         let nsys = Nsys::new("nsys");
         let said = match nsys.sessions().await {
             Err(error) => Err(error.to_string()),
@@ -222,19 +224,19 @@ impl Checks {
     async fn window(
         &mut self,
         site: &SitePlan,
-        target: Site,
+        target: TargetHandle,
         facts: &Facts,
         plan: &Plan,
         (clock, log): (Clock, Option<std::path::PathBuf>),
     ) -> anyhow::Result<()> {
         let state = State::open(&plan.state_dir)?;
         let bundles = Bundles::open(&plan.incident_dir, state.agent().clone())?;
-        let desk = Desk { state: state.clone(), bundles, clock };
+        let desk = CaptureStore { state: state.clone(), bundles, clock };
         let now = clock.now();
         let limits =
             Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) };
         let incident = format!("doctor-{}", now.nanos() / 1_000_000);
-        let wish = Wish {
+        let wish = CaptureRequest {
             rule: "by hand",
             limits: &limits,
             target: &site.name,

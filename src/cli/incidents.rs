@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::Format;
 use super::client::AgentArgs;
-use crate::decide::incident::{CaptureOutcome, Incident};
-use crate::explain::message::{Message, Origin, Update, figure, rank_name, terminal, utc};
+use skewtrap_core::incident::{CaptureOutcome, Incident};
+use skewtrap_core::message::{Message, Origin, Update, figure, rank_name, terminal, utc};
 
 /// Lists the incidents of the running agent, shows one, or keeps one from being evicted
 #[derive(Debug, Args)]
@@ -101,8 +101,8 @@ fn line_of(incident: &Incident) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::time::Time;
-    use crate::explain::message::sample;
+    use skewtrap_core::message::sample;
+    use skewtrap_trace::time::Time;
 
     #[test]
     fn a_line_says_when_what_whom_and_what_came_of_it() {

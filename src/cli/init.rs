@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::probe::{self, Probe};
 use crate::config::file;
-use crate::decide::capture::facts::Engine;
+use skewtrap_core::capture::facts::ServerKind;
 
 /// Looks at a server and writes a commented configuration that works with it.
 #[derive(Debug, Args)]
@@ -49,7 +49,7 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
 /// The configuration, with what was seen as comments.
 fn starter(url: &str, probe: &Probe) -> String {
     let facts = &probe.facts;
-    let engine = if facts.engine == Engine::Sglang { "sglang" } else { "vllm" };
+    let engine = if facts.engine == ServerKind::Sglang { "sglang" } else { "vllm" };
     let version = facts.version.map_or_else(|| "of unknown version".to_owned(), |v| v.to_string());
     let sizes = &facts.sizes;
     let mut t = String::new();
@@ -66,7 +66,7 @@ fn starter(url: &str, probe: &Probe) -> String {
         Ok((path, loads)) => {
             let _ = writeln!(t, "# Loads: {path} answers for {} ranks.", loads.ranks.len());
         }
-        Err(e) if facts.engine == Engine::Sglang => {
+        Err(e) if facts.engine == ServerKind::Sglang => {
             let _ = writeln!(t, "# Loads: none ({e}); the log or the metrics must tell them.");
         }
         Err(_) => {}
@@ -107,11 +107,11 @@ fn starter(url: &str, probe: &Probe) -> String {
 /// Presets that have something to read there.
 fn rules_for(probe: &Probe) -> Vec<&'static str> {
     let mut rules = vec!["dp-load-skew", "kv-usage-skew", "starved-rank"];
-    if probe.facts.engine == Engine::Vllm {
+    if probe.facts.engine == ServerKind::Vllm {
         rules.push("vllm-engine-skew");
     }
     let has = |name: &str| {
-        let signal = crate::decide::signal::catalog::signal_named(name);
+        let signal = skewtrap_core::signal::catalog::signal_named(name);
         probe
             .metrics
             .as_ref()

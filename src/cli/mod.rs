@@ -1,5 +1,4 @@
 //! The command line: one file per subcommand.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod capture;
 pub mod check;

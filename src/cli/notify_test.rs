@@ -11,9 +11,9 @@ use crate::act::notify::send::send;
 use crate::agent::clock::wall_time;
 use crate::agent::receivers::ready;
 use crate::config::file::load;
-use crate::explain::message::{Message, Origin, Update, sample};
 use crate::http::client::client;
 use crate::observe::configuration;
+use skewtrap_core::message::{Message, Origin, Update, sample};
 
 /// Sends a sample message to a receiver of the configuration and says what it answered
 #[derive(Debug, Args)]

@@ -11,21 +11,21 @@ use jiff::tz::TimeZone;
 
 use super::rules::Ready;
 use crate::config::test::Series;
-use crate::decide::capture::admit::Policy;
-use crate::decide::capture::governor::Ledger;
-use crate::decide::labels::Labels;
-use crate::decide::rule::{Change, Rule};
-use crate::decide::signal::catalog::{Catalog, DERIVED};
-use crate::decide::signal::metrics::Role;
-use crate::decide::signal::observation::{Observation, SourceId};
-use crate::decide::signal::rank::Rank;
-use crate::decide::signal::sample::{Sample, Signal, Source, TargetId};
-use crate::decide::signal::source::WatchedSource;
-use crate::decide::signal::store::Standing;
-use crate::decide::status::Status;
-use crate::decide::time::Time;
-use crate::decide::watch::{Effect, Event, Mode, Setup, Watch, WatchedTarget};
 use crate::observe::replay::{Format, Input, Replay};
+use skewtrap_core::capture::admit::Policy;
+use skewtrap_core::capture::governor::Ledger;
+use skewtrap_core::rule::{Change, Rule};
+use skewtrap_core::signal::catalog::{Catalog, DERIVED};
+use skewtrap_core::signal::metrics::Role;
+use skewtrap_core::signal::observation::{Observation, SourceId};
+use skewtrap_core::signal::sample::{Sample, Signal, Source, TargetId};
+use skewtrap_core::signal::source::WatchedSource;
+use skewtrap_core::signal::store::SeriesStatus;
+use skewtrap_core::status::Status;
+use skewtrap_core::watch::{Effect, Event, Mode, Setup, Watch, WatchedTarget};
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 
 /// Recorded files of one server.
 ///
@@ -75,7 +75,7 @@ pub struct Played {
     /// What the core says of itself at the end.
     pub status: Status,
     /// What arrived.
-    pub standing: Vec<Standing>,
+    pub standing: Vec<SeriesStatus>,
 }
 
 impl Played {

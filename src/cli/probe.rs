@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::decide::capture::facts::{Engine, ServerFacts};
-use crate::decide::signal::loads::{self, Loads};
-use crate::decide::signal::metrics::Metrics;
 use crate::http::{Server, client};
 use crate::observe::server::{self, InfoError};
+use skewtrap_core::capture::facts::{ServerFacts, ServerKind};
+use skewtrap_core::signal::loads::{self, Loads};
+use skewtrap_core::signal::metrics::Metrics;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -49,8 +49,8 @@ pub fn ask(url: &str) -> anyhow::Result<Probe> {
             other => other?,
         };
         let loads = match facts.engine {
-            Engine::Sglang => loads_of(&server).await,
-            Engine::Vllm => Err("vLLM has no such endpoint".into()),
+            ServerKind::Sglang => loads_of(&server).await,
+            ServerKind::Vllm => Err("vLLM has no such endpoint".into()),
         };
         Ok(Probe { facts, loads, metrics })
     })

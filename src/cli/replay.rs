@@ -9,9 +9,9 @@ use clap::Args;
 
 use super::play::{self, Recordings};
 use super::{Format, rules};
-use crate::decide::signal::observation::Observation;
-use crate::decide::watch::{Effect, Watch, WatchedTarget};
 use crate::observe::replay::{Format as RecordingFormat, Replay};
+use skewtrap_core::signal::observation::Observation;
+use skewtrap_core::watch::{Effect, Watch, WatchedTarget};
 
 /// What a rule would have done on recorded logs, metrics and loads, and when.
 ///

@@ -7,10 +7,10 @@ use anyhow::bail;
 
 use crate::config::capture::default_http;
 use crate::config::rules::{self, LoadedRules};
-use crate::decide::capture::CaptureSpec;
-use crate::decide::rule::Rule;
-use crate::decide::signal::catalog::Catalog;
 use crate::observe::configuration;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::rule::Rule;
+use skewtrap_core::signal::catalog::Catalog;
 
 /// Checked rules and the signals they are of.
 #[derive(Debug)]

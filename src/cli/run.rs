@@ -20,9 +20,9 @@ use crate::agent::plan::{Flags, Plan, patterns_of, rules_of};
 use crate::agent::{self, Reload};
 use crate::config::file::{self, Config, LogFormatText};
 use crate::config::target::Target;
-use crate::decide::capture::CaptureSpec;
 use crate::observe::changed::Changed;
 use crate::observe::configuration;
+use skewtrap_core::capture::CaptureSpec;
 
 /// How often the files of the configuration are looked at for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

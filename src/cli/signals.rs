@@ -7,10 +7,11 @@ use clap::Args;
 
 use super::Format;
 use super::client::AgentArgs;
-use crate::decide::capture::refusal::Span;
-use crate::decide::status::{RankStatus, SignalStatus, SourceState, Status, TargetStatus};
-use crate::decide::time::Time;
-use crate::explain::message::{figure, rank_name};
+use skewtrap_core::capture::refusal::Span;
+use skewtrap_core::message::{figure, rank_name};
+use skewtrap_core::signal::source::SourceState;
+use skewtrap_core::status::{RankStatus, SignalStatus, Status, TargetStatus};
+use skewtrap_trace::time::Time;
 
 /// Lists the signals that the running agent measures, rank by rank, and the sources they come from
 #[derive(Debug, Args)]
@@ -108,8 +109,8 @@ fn table_of(target: &TargetStatus, now: Time) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::signal::rank::Rank;
-    use crate::decide::status::SourceStatus;
+    use skewtrap_core::status::SourceStatus;
+    use skewtrap_trace::rank::Rank;
 
     #[test]
     fn each_signal_says_from_where_it_came_and_how_old_it_is_and_marks_the_silent_rank() {

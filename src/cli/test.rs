@@ -17,11 +17,11 @@ use crate::config::diagnostic::Diagnostic;
 use crate::config::rules;
 use crate::config::test::{self, Expect, Input, Test, TestFile};
 use crate::config::tree::Place;
-use crate::decide::capture::CaptureSpec;
-use crate::decide::rule::Rule;
-use crate::decide::signal::catalog::Catalog;
 use crate::observe::configuration;
 use crate::observe::replay::Format;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::rule::Rule;
+use skewtrap_core::signal::catalog::Catalog;
 
 mod unmet;
 

@@ -15,9 +15,9 @@ use super::rules::Ready;
 use super::{Format, print_diagnostics};
 use crate::config::condition::{can_clear, can_trigger};
 use crate::config::file::{self, Config};
-use crate::decide::rule::{Condition, Direction, Phase, Rule};
-use crate::decide::signal::catalog::Catalog;
 use crate::observe::configuration;
+use skewtrap_core::rule::{Condition, Direction, Rule, RuleState};
+use skewtrap_core::signal::catalog::Catalog;
 
 /// Finds bounds on recordings: how often each would have fired, and the one for a given peace.
 #[derive(Debug, Args)]
@@ -106,7 +106,9 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     // A rule whose signal or group never arrived fired at no bound, and that says nothing of any.
     let is_judged = |name: &str| {
         let of_rule = played.changes.iter().filter(|c| &*c.rule.name == name);
-        of_rule.into_iter().any(|c| matches!(c.state, Phase::Idle | Phase::Pending | Phase::Firing))
+        of_rule
+            .into_iter()
+            .any(|c| matches!(c.state, RuleState::Idle | RuleState::Pending | RuleState::Firing))
     };
     let days = seconds / 86_400.0;
     let tuned = varied.iter().map(|varied| {

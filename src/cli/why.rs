@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::client::AgentArgs;
 use super::{Format, wrong};
-use crate::decide::status::{GroupStatus, RuleStatus};
-use crate::explain::message::{figure, utc};
+use skewtrap_core::message::{figure, utc};
+use skewtrap_core::status::{GroupStatus, RuleStatus};
 
 /// Says of each rule of the running agent where it is, and why it does not fire
 #[derive(Debug, Args)]
@@ -87,9 +87,9 @@ fn standing_of(group: &GroupStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::rule::Severity;
-    use crate::decide::status::StateWord;
-    use crate::decide::time::Time;
+    use skewtrap_core::rule::Severity;
+    use skewtrap_core::status::StateWord;
+    use skewtrap_trace::time::Time;
 
     #[test]
     fn every_group_says_where_it_is_and_why_and_those_alike_together_once() {

@@ -13,7 +13,7 @@ use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
 use super::tree::Place;
-use crate::decide::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
+use skewtrap_core::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
 
 mod noted;
 

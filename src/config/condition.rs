@@ -15,8 +15,9 @@ use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
 use super::tree::Place;
-use crate::decide::rule::{Combine, Condition, Direction, Side, Trigger};
-use crate::decide::signal::catalog::Catalog;
+use skewtrap_core::finding::Side;
+use skewtrap_core::rule::{Combine, Condition, Direction, Trigger};
+use skewtrap_core::signal::catalog::Catalog;
 
 mod bound;
 mod clear;

@@ -13,7 +13,7 @@ use serde::{Deserialize, forward_to_deserialize_any};
 
 use super::diagnostic::Findings;
 use super::tree::{Key, Node, Place, Value};
-use crate::decide::rule::guard::nearest;
+use skewtrap_core::rule::guard::nearest;
 
 mod access;
 mod field;

@@ -18,8 +18,8 @@ use super::secret::{SecretRef, SecretText};
 use super::signal::{OwnSignal, SignalText};
 use super::target::{Target, TargetText};
 use super::tree::{self, Node, Place, Value};
-use crate::decide::capture::CaptureSpec;
-use crate::decide::signal::catalog::Catalog;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::signal::catalog::Catalog;
 
 mod check;
 

@@ -15,8 +15,8 @@ use super::quantity::Span;
 use super::rule::SeverityText;
 use super::secret::{Address, SecretRef, SecretText, address_of, secret_of};
 use super::tree::Place;
-use crate::decide::labels::{LabelValue, Labels};
-use crate::decide::rule::Severity;
+use skewtrap_core::rule::Severity;
+use skewtrap_trace::labels::{LabelValue, Labels};
 
 /// One receiver: a name, exactly one of the means, and which messages it takes.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]

@@ -17,13 +17,14 @@ use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
 use super::tree::Place;
-use crate::decide::capture::CaptureSpec;
-use crate::decide::labels::{LabelValue, Labels};
-use crate::decide::rule::guard::GuardError;
-use crate::decide::rule::{Guard, Limits, Rule, Severity};
-use crate::decide::signal::catalog::Catalog;
-use crate::decide::signal::rank::Axis;
-use crate::decide::signal::sample::Signal;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::capture::Limits;
+use skewtrap_core::rule::guard::GuardError;
+use skewtrap_core::rule::{Guard, Rule, Severity};
+use skewtrap_core::signal::catalog::Catalog;
+use skewtrap_core::signal::sample::Signal;
+use skewtrap_trace::labels::{LabelValue, Labels};
+use skewtrap_trace::rank::Axis;
 
 /// One rule.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -355,7 +356,7 @@ pub fn signal_of(
     let (name, place) = name.placed()?;
     let found = catalog.signal_named(name);
     if found.is_none() {
-        let hint = match crate::decide::rule::guard::nearest(name, catalog.names()) {
+        let hint = match skewtrap_core::rule::guard::nearest(name, catalog.names()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "`skewtrap signals` lists those that arrive; `signals:` defines your own".into(),
         };

@@ -11,8 +11,8 @@ use super::diagnostic::{Diagnostic, Findings};
 use super::effective::Settings;
 use super::rule::{Checked, RuleText, check};
 use super::tree::{self, Place};
-use crate::decide::capture::CaptureSpec;
-use crate::decide::signal::catalog::Catalog;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::signal::catalog::Catalog;
 
 /// A file of rules.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]

@@ -15,9 +15,10 @@ use super::diagnostic::{Diagnostic, Findings};
 use super::quantity::Span;
 use super::rule::{Names, names_of};
 use super::tree::{self, Place};
-use crate::decide::labels::Labels;
-use crate::decide::rule::{Phase, Side};
-use crate::decide::signal::rank::Rank;
+use skewtrap_core::finding::Side;
+use skewtrap_core::rule::RuleState;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::Rank;
 
 mod check;
 mod series;
@@ -119,7 +120,7 @@ pub struct ExpectText {
 /// A rule's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the states are those of `Phase`")]
+#[allow(missing_docs, reason = "the states are those of `RuleState`")]
 pub enum StateText {
     Warming,
     Idle,
@@ -129,7 +130,7 @@ pub enum StateText {
     Inert,
 }
 
-impl From<StateText> for Phase {
+impl From<StateText> for RuleState {
     fn from(text: StateText) -> Self {
         match text {
             StateText::Warming => Self::Warming,
@@ -220,7 +221,7 @@ pub struct Expect {
     /// Labels that the group must have.
     pub group: Labels,
     /// The state it must be in, or (never) not be in.
-    pub state: Phase,
+    pub state: RuleState,
     /// Whether it must never have been in it up to then.
     pub never: bool,
     /// Whom it must blame.

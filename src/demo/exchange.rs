@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::time::Time;
+use skewtrap_trace::time::Time;
 
 /// One HTTP request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

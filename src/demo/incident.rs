@@ -9,10 +9,10 @@ use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::decide::time::Time;
 use crate::demo::load::LoadTrack;
 use crate::demo::sglang::{Config, Version, World};
 use crate::demo::shell::{self, RunningDouble, Stage};
+use skewtrap_trace::time::Time;
 
 const LOG: &[u8] = include_bytes!("data/server.stamped.log.gz");
 const LOADS: &[u8] = include_bytes!("data/loads.jsonl.gz");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::decide::time::Time;
+use skewtrap_trace::time::Time;
 
 /// The work of one rank at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -5,7 +5,6 @@
 //! `advance(now)` give [`exchange::Effect`]s and nothing else happens. [`simulated`] drives one in a
 //! test without a socket or a clock, [`shell`] puts one behind a real port on a clock that may run
 //! faster than ours, [`incident`] is the recorded one of the demo.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod exchange;
 pub mod incident;
@@ -18,18 +17,18 @@ pub mod vllm;
 
 use exchange::{CallId, Effect, Request};
 
-use crate::decide::time::Time;
+use skewtrap_trace::time::Time;
 
 /// One of the engines that the double plays.
 #[derive(Debug)]
-pub enum Engine {
+pub enum ServerKind {
     /// SGLang.
     Sglang(Box<sglang::World>),
     /// vLLM.
     Vllm(Box<vllm::World>),
 }
 
-impl Engine {
+impl ServerKind {
     /// A request arrives; its answer comes with the effects of this or of a later call.
     pub fn request(&mut self, now: Time, request: &Request) -> (CallId, Vec<Effect>) {
         match self {
@@ -79,13 +78,13 @@ impl Engine {
     }
 }
 
-impl From<sglang::World> for Engine {
+impl From<sglang::World> for ServerKind {
     fn from(world: sglang::World) -> Self {
         Self::Sglang(Box::new(world))
     }
 }
 
-impl From<vllm::World> for Engine {
+impl From<vllm::World> for ServerKind {
     fn from(world: vllm::World) -> Self {
         Self::Vllm(Box::new(world))
     }

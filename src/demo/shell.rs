@@ -17,9 +17,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::decide::time::Time;
-use crate::demo::Engine;
+use crate::demo::ServerKind;
 use crate::demo::exchange::{CallId, Effect, Outcome, Request, Response};
+use skewtrap_trace::time::Time;
 
 /// How a double is put behind a port.
 #[derive(Clone, Debug)]
@@ -91,7 +91,7 @@ pub struct Played {
     pub body: String,
 }
 
-type Change = Box<dyn FnOnce(&mut Engine, Time) -> Vec<Effect> + Send>;
+type Change = Box<dyn FnOnce(&mut ServerKind, Time) -> Vec<Effect> + Send>;
 
 enum Order {
     Request(Request, oneshot::Sender<Outcome>),
@@ -106,16 +106,16 @@ impl RunningDouble {
 
     /// Kills the process: connections break and new ones are refused.
     pub fn kill(&self) {
-        self.change(Engine::kill);
+        self.change(ServerKind::kill);
     }
 
     /// Starts the process again on the same port, without anything it knew.
     pub fn restart(&self) {
-        self.change(Engine::restart);
+        self.change(ServerKind::restart);
     }
 
     /// Changes the double (its load, its faults) while it runs.
-    pub fn change(&self, change: impl FnOnce(&mut Engine, Time) -> Vec<Effect> + Send + 'static) {
+    pub fn change(&self, change: impl FnOnce(&mut ServerKind, Time) -> Vec<Effect> + Send + 'static) {
         // The task is gone only when the double was taken down: then nothing is left to change.
         let _ = self.orders.send(Order::Change(Box::new(change)));
     }
@@ -131,7 +131,7 @@ impl Drop for RunningDouble {
 ///
 /// # Errors
 /// The port cannot be had, or the log cannot be written.
-pub async fn start(engine: impl Into<Engine>, stage: Stage) -> io::Result<RunningDouble> {
+pub async fn start(engine: impl Into<ServerKind>, stage: Stage) -> io::Result<RunningDouble> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, stage.port)).await?;
     let address = listener.local_addr()?;
     if let Some(dir) = stage.log_path.parent() {
@@ -167,7 +167,7 @@ pub async fn start(engine: impl Into<Engine>, stage: Stage) -> io::Result<Runnin
 
 /// The task that owns the double.
 struct Player {
-    engine: Engine,
+    engine: ServerKind,
     clock: StageClock,
     end: Option<Time>,
     finished: CancellationToken,

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::time::Time;
-use crate::demo::Engine;
+use crate::demo::ServerKind;
 use crate::demo::exchange::{CallId, Effect, Outcome, Request};
+use skewtrap_trace::time::Time;
 
 /// A double in simulated time, with what it has done so far.
 #[derive(Debug)]
 pub struct Simulated {
     /// The double.
-    pub engine: Engine,
+    pub engine: ServerKind,
     /// The simulated time.
     pub now: Time,
     /// Its log: when each line was printed, and the line.
@@ -39,7 +39,7 @@ pub struct Answer {
 
 impl Simulated {
     /// Puts `engine` into simulated time at `now`.
-    pub fn new(engine: impl Into<Engine>, now: Time) -> Self {
+    pub fn new(engine: impl Into<ServerKind>, now: Time) -> Self {
         let mut simulated = Self {
             engine: engine.into(),
             now,
@@ -106,8 +106,8 @@ impl Simulated {
         self.take(effects);
     }
 
-    /// Does something to the double now: `Engine::kill`, `Engine::restart`, a change of its faults.
-    pub fn apply(&mut self, change: impl FnOnce(&mut Engine, Time) -> Vec<Effect>) {
+    /// Does something to the double now: `ServerKind::kill`, `ServerKind::restart`, a change of its faults.
+    pub fn apply(&mut self, change: impl FnOnce(&mut ServerKind, Time) -> Vec<Effect>) {
         let effects = change(&mut self.engine, self.now);
         self.take(effects);
     }

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
-use crate::decide::capture::facts::{Engine, Room};
-use crate::decide::capture::line::Marks;
-use crate::decide::capture::verify::{Artifact, rank_of_name};
-use crate::decide::time::Time;
+use skewtrap_core::capture::facts::{Room, ServerKind};
+use skewtrap_core::capture::line::Marks;
+use skewtrap_core::capture::verify::{Artifact, rank_of_name};
+use skewtrap_trace::time::Time;
 
 /// A file of a window, looked at from outside only.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct Sighted {
 /// The files in `folder` (the agent's view of `server_dir`) that bear the marks of a window.
 /// Marks without any name, as of an old vLLM, take every trace; see [`Sighted`] for telling the
 /// new ones from those before. Symlinks are left out. A folder that is not there has none.
-pub fn files_of(folder: &Path, server_dir: &str, marks: &Marks, engine: Engine) -> Vec<Sighted> {
+pub fn files_of(folder: &Path, server_dir: &str, marks: &Marks, engine: ServerKind) -> Vec<Sighted> {
     let unmarked = *marks == Marks::default();
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut found: Vec<Sighted> = entries
@@ -43,10 +43,10 @@ pub fn files_of(folder: &Path, server_dir: &str, marks: &Marks, engine: Engine) 
     found
 }
 
-fn is_trace(engine: Engine, name: &str) -> bool {
+fn is_trace(engine: ServerKind, name: &str) -> bool {
     match engine {
-        Engine::Sglang => [".trace.json.gz", ".pickle", ".trace.json"].iter().any(|e| name.ends_with(e)),
-        Engine::Vllm => name.contains(".pt.trace.json") || name.contains(".profiler_out"),
+        ServerKind::Sglang => [".trace.json.gz", ".pickle", ".trace.json"].iter().any(|e| name.ends_with(e)),
+        ServerKind::Vllm => name.contains(".pt.trace.json") || name.contains(".profiler_out"),
     }
 }
 
@@ -54,7 +54,7 @@ fn is_trace(engine: Engine, name: &str) -> bool {
 ///
 /// # Errors
 /// It cannot be read at all.
-pub fn inspect(path: &Path, engine: Engine) -> io::Result<Artifact> {
+pub fn inspect(path: &Path, engine: ServerKind) -> io::Result<Artifact> {
     let file = File::open(path)?;
     let meta = file.metadata()?;
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -133,7 +133,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::decide::signal::rank::{Axis, Rank};
+    use skewtrap_trace::rank::{Axis, Rank};
 
     fn gzip(text: &[u8]) -> Vec<u8> {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -150,7 +150,7 @@ mod tests {
             [(whole.clone(), true), (whole[..whole.len() - 1].to_vec(), false), (Vec::new(), false)]
         {
             fs::write(&path, &bytes).unwrap();
-            let found = inspect(&path, Engine::Sglang).unwrap();
+            let found = inspect(&path, ServerKind::Sglang).unwrap();
             assert_eq!((found.whole, found.size), (wanted, bytes.len() as u64));
             assert_eq!(found.sha256, hex(&Sha256::digest(&bytes)));
             assert_eq!(found.rank, Some(Rank::dp(2).with(Axis::Tp, 0)));
@@ -165,10 +165,10 @@ mod tests {
         }
         std::os::unix::fs::symlink("/etc/hostname", dir.path().join("st-1-link.trace.json.gz")).unwrap();
         let marks = Marks { prefix: Some("st-1".into()), ..Marks::default() };
-        let found = files_of(dir.path(), "/tmp", &marks, Engine::Sglang);
+        let found = files_of(dir.path(), "/tmp", &marks, ServerKind::Sglang);
         let names: Vec<_> = found.iter().map(|f| f.path.file_name().unwrap().to_owned()).collect();
         assert_eq!(names, ["st-1-17.5-TP-0.trace.json.gz"]);
-        assert_eq!(files_of(&dir.path().join("nowhere"), "/tmp", &marks, Engine::Sglang), []);
+        assert_eq!(files_of(&dir.path().join("nowhere"), "/tmp", &marks, ServerKind::Sglang), []);
     }
 
     #[test]

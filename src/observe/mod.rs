@@ -1,5 +1,4 @@
 //! READS the world: files, sockets, clocks. Changes nothing.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod artifact;
 pub mod changed;
@@ -15,7 +14,7 @@ pub mod trace;
 
 use std::sync::Arc;
 
-use crate::decide::time::Time;
+use skewtrap_trace::time::Time;
 
 /// What the agent calls the present: sources stamp what they see with it.
 pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Now;
-use crate::decide::signal::observation::{Observation, Problem, SourceId};
-use crate::decide::signal::sample::{Source, TargetId};
 use crate::http::{Server, client};
+use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
+use skewtrap_core::signal::sample::{Source, TargetId};
 
 /// No page of a server is larger; Prometheus itself gives up far earlier.
 const MAX_BODY: usize = 64 << 20;
@@ -219,8 +219,8 @@ mod tests {
     use axum::response::{IntoResponse, Redirect};
 
     use super::*;
-    use crate::decide::time::Time;
     use crate::http::client;
+    use skewtrap_trace::time::Time;
 
     /// A server that gives its answers one after the other, the last one for ever.
     async fn server(answers: Vec<(u16, &'static str)>) -> (String, Arc<Mutex<Vec<String>>>) {

@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use crate::decide::capture::nsys::Process;
-use crate::decide::signal::rank::{Axis, Rank};
-use crate::decide::time::Time;
+use skewtrap_core::capture::nsys::Process;
+use skewtrap_trace::rank::{Axis, Rank};
+use skewtrap_trace::time::Time;
 
 /// Deeper than any launcher nests.
 const DEPTH: usize = 64;

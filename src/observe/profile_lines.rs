@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::decide::capture::line::ProfileLine;
-use crate::decide::signal::fields::Fields;
-use crate::decide::signal::log_line::Says;
-use crate::decide::signal::rank::Rank;
-use crate::decide::signal::sglang_line;
+use skewtrap_core::capture::line::ProfileLine;
+use skewtrap_core::signal::fields::Fields;
+use skewtrap_core::signal::log_line::Says;
+use skewtrap_core::signal::sglang_line;
+use skewtrap_trace::rank::Rank;
 
 /// So much of the end of a log is read: some hours of a busy server.
 const TAIL: u64 = 16 << 20;

@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Now;
 use super::poll::fetch;
-use crate::decide::signal::observation::{Observation, Problem, SourceId};
-use crate::decide::signal::promql::samples_of;
-use crate::decide::signal::sample::{Sample, Signal, Source, TargetId};
 use crate::http::Secret;
+use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
+use skewtrap_core::signal::promql::samples_of;
+use skewtrap_core::signal::sample::{Sample, Signal, Source, TargetId};
 
 /// One query.
 #[derive(Clone, Debug)]

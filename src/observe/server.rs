@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::decide::capture::facts::{Answered, ServerFacts};
 use crate::http::{Server, client};
+use skewtrap_core::capture::facts::{Answered, ServerFacts};
 
 /// `/health` of a server that exports a trace does not answer; it is asked no longer than this.
 pub const HEALTH_LIMIT: Duration = Duration::from_secs(20);

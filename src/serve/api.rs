@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::{HUNG_AFTER, Problem, Shared, files};
 use crate::agent::clock::wall_time;
-use crate::decide::incident::Incident;
-use crate::decide::status::{History, RuleStatus, Status};
+use skewtrap_core::incident::Incident;
+use skewtrap_core::status::{History, RuleStatus, Status};
 
 /// Alive: the loop still publishes. Kubernetes restarts the agent when it does not.
 pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
@@ -61,7 +61,7 @@ pub(super) async fn history(State(shared): State<Shared>) -> Json<Vec<History>> 
 
 pub(super) async fn ranks(State(shared): State<Shared>) -> Json<Value> {
     let status = shared.status();
-    let of_target = |t: &crate::decide::status::TargetStatus| -> Vec<Value> {
+    let of_target = |t: &skewtrap_core::status::TargetStatus| -> Vec<Value> {
         t.ranks.iter().map(|r| json!({ "target": t.name, "rank": r.rank, "signals": r.signals })).collect()
     };
     Json(status.targets.iter().flat_map(of_target).collect())

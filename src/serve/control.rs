@@ -13,8 +13,8 @@ use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::{Problem, Shared};
-use crate::decide::labels::Labels;
-use crate::decide::time::Time;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
 
 /// The agent's loop answers at once; longer than this it hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ pub struct Command {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ask {
     /// Open a window, through the governor like any other.
-    Capture(CaptureRequest),
+    Capture(CaptureBody),
     /// Stop our own open window of this server, or of every one.
     Stop {
         /// The server's name.
@@ -65,7 +65,7 @@ pub enum Ask {
 /// A window that somebody outside the rules wants.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct CaptureRequest {
+pub struct CaptureBody {
     /// The server's name; may be absent where there is only one.
     pub target: Option<Arc<str>>,
     /// Why, for the incident and the messages.
@@ -147,7 +147,7 @@ pub(super) fn body<T>(json: Result<Json<T>, JsonRejection>) -> Result<T, Problem
 
 pub(super) async fn capture(
     State(shared): State<Shared>,
-    json: Result<Json<CaptureRequest>, JsonRejection>,
+    json: Result<Json<CaptureBody>, JsonRejection>,
 ) -> Result<Answer, Problem> {
     let request = body(json)?;
     if request.num_steps == Some(0) {

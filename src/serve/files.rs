@@ -16,7 +16,7 @@ use serde::Serialize;
 use tokio_util::io::ReaderStream;
 
 use super::{Problem, Shared};
-use crate::decide::incident::Incident;
+use skewtrap_core::incident::Incident;
 
 /// `incident.json` is at most this long.
 const INCIDENT_BYTES: u64 = 4 << 20;

@@ -11,11 +11,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::control::{Answer, Ask, CaptureRequest, asked, body};
+use super::control::{Answer, Ask, CaptureBody, asked, body};
 use super::{Problem, Shared};
-use crate::decide::labels::{LabelValue, Labels};
-use crate::decide::status::TargetStatus;
-use crate::decide::time::Time;
+use skewtrap_core::status::TargetStatus;
+use skewtrap_trace::labels::{LabelValue, Labels};
+use skewtrap_trace::time::Time;
 
 /// Alerts that are remembered: Alertmanager sends those of a group again whenever one changes.
 const REMEMBERED: usize = 1024;
@@ -147,10 +147,10 @@ async fn result_of(
     })
 }
 
-fn request_of(alert: &InboundAlert, name: &str, target: Arc<str>) -> CaptureRequest {
+fn request_of(alert: &InboundAlert, name: &str, target: Arc<str>) -> CaptureBody {
     let said = alert.annotations.get("summary").or_else(|| alert.annotations.get("description"));
     let since = alert.starts_at.parse::<jiff::Timestamp>().ok();
-    CaptureRequest {
+    CaptureBody {
         target: Some(target),
         reason: Some(said.map_or_else(|| format!("alert {name}"), |s| format!("alert {name}: {s}"))),
         num_steps: None,

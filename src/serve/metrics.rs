@@ -17,7 +17,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::decide::status::{StateWord, Status};
+use skewtrap_core::status::{StateWord, Status};
 
 /// Label names with values.
 type Pairs = Vec<(&'static str, String)>;

@@ -3,7 +3,6 @@
 //! It reads what the agent published last ([`Status`], through a watch channel) and sends what
 //! people ask for as [`Command`]s; it decides nothing and holds no state of its own, so a client
 //! that hangs, floods or lies cannot reach the watching. docs/api.md has the paths.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod access;
 mod api;
@@ -31,10 +30,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::access::Access;
-pub use self::control::{Answer, Ask, CaptureRequest, Command};
+pub use self::control::{Answer, Ask, CaptureBody, Command};
 use self::metrics::Metrics;
 use crate::act::notify::Secret;
-use crate::decide::status::Status;
+use skewtrap_core::status::Status;
 
 /// A request's body is at most this long.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -60,7 +59,7 @@ pub struct ServeConfig {
 
 /// What the API is connected to.
 #[derive(Clone, Debug)]
-pub struct Doors {
+pub struct ApiContext {
     /// What the agent published last.
     pub status: watch::Receiver<Arc<Status>>,
     /// What people ask of the agent.
@@ -96,7 +95,7 @@ pub enum ServeError {
 /// What every handler sees.
 #[derive(Clone, Debug)]
 struct Shared {
-    doors: Doors,
+    doors: ApiContext,
     incident_dir: Arc<PathBuf>,
     alerts: Arc<inbound::Seen>,
 }
@@ -120,7 +119,7 @@ type Door = (TcpListener, Router);
 impl Server {
     /// Takes the addresses that can be had, and says what is wrong with the others: it is taken, or is
     /// reachable from other machines while there is no token. Neither keeps the other from serving.
-    pub async fn bind(config: &ServeConfig, doors: Doors) -> (Self, Vec<ServeError>) {
+    pub async fn bind(config: &ServeConfig, doors: ApiContext) -> (Self, Vec<ServeError>) {
         let shared =
             Shared { doors, incident_dir: Arc::new(config.incident_dir.clone()), alerts: Arc::default() };
         let mut troubles = Vec::new();

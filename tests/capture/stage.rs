@@ -9,31 +9,34 @@ use std::time::Duration;
 use skewtrap::act::bundle::Bundles;
 use skewtrap::act::nsys::Nsys;
 use skewtrap::act::state::State;
-use skewtrap::agent::capture::{Desk, Kept, take};
+use skewtrap::agent::capture::{CaptureStore, StoredCapture, take};
 use skewtrap::agent::clock::Clock;
 use skewtrap::agent::cost::Meter;
-use skewtrap::agent::window::{Heard, Links, Site, Status};
-use skewtrap::decide::capture::admit::{Grant, Policy, admit};
-use skewtrap::decide::capture::facts::{Answered, Facts, Folder};
-use skewtrap::decide::capture::governor::{Budget, Wish};
-use skewtrap::decide::capture::line::ProfileLine;
-use skewtrap::decide::capture::path_map::PathMap;
-use skewtrap::decide::capture::refusal::Refusal;
-use skewtrap::decide::capture::stall::Habits;
-use skewtrap::decide::capture::window::{Blind, Phase};
-use skewtrap::decide::capture::{CaptureSpec, HttpWindow};
-use skewtrap::decide::incident::{CaptureOutcome, Captured, Finding, Incident, Record};
-use skewtrap::decide::rule::{Limits, Side};
-use skewtrap::decide::signal::log_line::Says;
-use skewtrap::decide::signal::log_reader::{Arrival, LogReader};
-use skewtrap::decide::signal::rank::Rank;
-use skewtrap::decide::time::Time;
-use skewtrap::demo::Engine;
+use skewtrap::agent::window::{Links, Status, TargetHandle, WindowSignal};
+use skewtrap::demo::ServerKind;
 use skewtrap::demo::load::LoadTrack;
 use skewtrap::demo::sglang::{Config, Version, World};
 use skewtrap::demo::shell::{self, RunningDouble};
 use skewtrap::http::{Server, client};
 use skewtrap::observe;
+use skewtrap_core::capture::Limits;
+use skewtrap_core::capture::admit::{CapturePlan, Policy, admit};
+use skewtrap_core::capture::captured::Captured;
+use skewtrap_core::capture::facts::{Answered, Facts, Folder};
+use skewtrap_core::capture::governor::{Budget, CaptureRequest};
+use skewtrap_core::capture::line::ProfileLine;
+use skewtrap_core::capture::path_map::PathMap;
+use skewtrap_core::capture::refusal::Refusal;
+use skewtrap_core::capture::stall::Habits;
+use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::capture::{CaptureSpec, HttpWindow};
+use skewtrap_core::finding::Finding;
+use skewtrap_core::finding::Side;
+use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
+use skewtrap_core::signal::log_line::Says;
+use skewtrap_core::signal::log_reader::{Arrival, LogReader};
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -75,7 +78,7 @@ pub async fn hook(take: axum::routing::MethodRouter) -> String {
 /// The ranks' `(running, waiting)` requests from now on.
 pub fn set_load(double: &RunningDouble, ranks: [(u32, u32); 2]) {
     double.change(move |engine, _| {
-        if let Engine::Sglang(world) = engine {
+        if let ServerKind::Sglang(world) = engine {
             world.set_load(&ranks);
         }
         Vec::new()
@@ -101,25 +104,25 @@ pub fn failed(outcome: &CaptureOutcome) -> (&str, Option<&Captured>) {
 pub struct Stage {
     pub double: RunningDouble,
     pub dir: PathBuf,
-    pub desk: Desk,
-    pub site: Site,
+    pub desk: CaptureStore,
+    pub site: TargetHandle,
     pub sees_log: bool,
 }
 
-pub async fn play(engine: impl Into<Engine>, dir: &Path) -> RunningDouble {
+pub async fn play(engine: impl Into<ServerKind>, dir: &Path) -> RunningDouble {
     let stage =
         shell::Stage { begin: begin(), speed: SPEED, log_path: dir.join("server.log"), port: 0, end: None };
     shell::start(engine, stage).await.unwrap()
 }
 
-pub fn desk(dir: &Path) -> Desk {
+pub fn desk(dir: &Path) -> CaptureStore {
     let state = State::open(&dir.join("state")).unwrap();
     let bundles = Bundles::open(&dir.join("incidents"), state.agent().clone()).unwrap();
-    Desk { state, bundles, clock: Clock::start() }
+    CaptureStore { state, bundles, clock: Clock::start() }
 }
 
-pub fn site(url: &str) -> Site {
-    Site {
+pub fn site(url: &str) -> TargetHandle {
+    TargetHandle {
         server: Server::new(client::unpooled(None).unwrap(), url, None, None),
         target: "server".into(),
         paths: PathMap::default(),
@@ -154,9 +157,14 @@ impl Stage {
         facts
     }
 
-    pub async fn grant(&self, spec: CaptureSpec, busy: &[u16], incident: &str) -> Result<Grant, Refusal> {
+    pub async fn grant(
+        &self,
+        spec: CaptureSpec,
+        busy: &[u16],
+        incident: &str,
+    ) -> Result<CapturePlan, Refusal> {
         let limits = Limits { cooldown: Duration::ZERO, captures: 100, per: Duration::from_secs(86_400) };
-        let wish = Wish {
+        let wish = CaptureRequest {
             rule: "dp-load-skew",
             limits: &limits,
             target: "server",
@@ -184,12 +192,12 @@ impl Stage {
     }
 
     /// Takes a window as the agent would, with the log followed.
-    pub async fn capture(&self, spec: HttpWindow, busy: &[u16]) -> Kept {
+    pub async fn capture(&self, spec: HttpWindow, busy: &[u16]) -> StoredCapture {
         let grant = self.grant(CaptureSpec::Http(spec), busy, "i1").await.unwrap();
         self.take(&grant, CancellationToken::new()).await
     }
 
-    pub async fn take(&self, grant: &Grant, cancel: CancellationToken) -> Kept {
+    pub async fn take(&self, grant: &CapturePlan, cancel: CancellationToken) -> StoredCapture {
         let log = self.sees_log.then(|| self.double.log_path.clone());
         let (links, _status) = links(log, &self.desk, cancel);
         let record = record(&grant.attempt.incident, self.desk.state.agent().clone(), self.desk.clock.now());
@@ -206,7 +214,7 @@ impl Stage {
     pub async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&mut World) -> T + Send + 'static) -> T {
         let (answer, waits) = tokio::sync::oneshot::channel();
         self.double.change(move |engine, _| {
-            if let Engine::Sglang(world) = engine {
+            if let ServerKind::Sglang(world) = engine {
                 let _ = answer.send(question(world));
             }
             Vec::new()
@@ -222,12 +230,13 @@ impl Stage {
 /// Links of a window; with a log, its profiling lines are heard.
 pub fn links(
     log: Option<PathBuf>,
-    desk: &Desk,
+    desk: &CaptureStore,
     cancel: CancellationToken,
 ) -> (Links, watch::Receiver<Status>) {
     let (tell, heard) = mpsc::channel(1024);
     let from = desk.clock.now();
-    let (status, shown) = watch::channel(Status { phase: Phase::Starting, blind: Blind::opened(from) });
+    let (status, shown) =
+        watch::channel(Status { phase: WindowPhase::Starting, blind: Distrust::opened(from) });
     if let Some(log) = log {
         let skip = std::fs::metadata(&log).map_or(0, |m| m.len());
         tokio::spawn(follow(log, skip as usize, tell));
@@ -236,7 +245,7 @@ pub fn links(
     (Links { heard, status, meter, cancel }, shown)
 }
 
-async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<Heard>) {
+async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<WindowSignal>) {
     let mut tick = tokio::time::interval(Duration::from_millis(5));
     let mut reader = LogReader::new(jiff::tz::TimeZone::UTC);
     loop {
@@ -248,9 +257,9 @@ async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<Heard>) {
             let line = reader.read(line, Arrival::Recorded).line;
             let heard = match &line.says {
                 Says::Profile(profile) => {
-                    Heard::Line { rank: line.rank, line: ProfileLine::from(&**profile) }
+                    WindowSignal::Line { rank: line.rank, line: ProfileLine::from(&**profile) }
                 }
-                Says::Fatal(words) => Heard::Gone(String::from_utf8_lossy(words).into_owned()),
+                Says::Fatal(words) => WindowSignal::Gone(String::from_utf8_lossy(words).into_owned()),
                 _ => continue,
             };
             if tell.send(heard).await.is_err() {

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use skewtrap::agent::compare::{Compared, Request, run};
-use skewtrap::explain::kernel::Family;
-use skewtrap::explain::verdict::Kind;
+use skewtrap_trace::kernel::Family;
+use skewtrap_trace::verdict::Kind;
 
 pub fn here(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

@@ -5,28 +5,28 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use skewtrap::act::state::{OpenMeans, OpenWindow, State};
-use skewtrap::decide::capture::facts::Engine;
-use skewtrap::decide::capture::governor::{Attempt, AttemptEnd, Budget, Estimate, Wish, decide};
-use skewtrap::decide::capture::line::{Marks, ProfileLine};
-use skewtrap::decide::capture::plan::{Form, StartRequest};
-use skewtrap::decide::capture::preflight::Ranks;
-use skewtrap::decide::capture::window::{Answer, Event, Output, Sight, Window};
-use skewtrap::decide::rule::Limits;
-use skewtrap::decide::signal::rank::Rank;
-use skewtrap::decide::time::Time;
+use skewtrap::act::state::{OpenMethod, OpenWindow, State};
+use skewtrap_core::capture::Limits;
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::governor::{Attempt, AttemptEnd, Budget, CaptureRequest, Estimate, decide};
+use skewtrap_core::capture::line::{Marks, ProfileLine};
+use skewtrap_core::capture::plan::{Form, StartRequest};
+use skewtrap_core::capture::preflight::Ranks;
+use skewtrap_core::capture::window::{Answer, Event, Output, Visibility, Window};
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 /// What a stop may be late by: one that failed is sent again after three seconds.
 const GRACE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(100);
-const BOTH: Sight = Sight { log: true, files: true };
+const BOTH: Visibility = Visibility { log: true, files: true };
 const LIMITS: Limits = Limits { cooldown: Duration::ZERO, captures: 1000, per: Duration::from_secs(60) };
 
 /// What becomes of a start.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Start {
-    Granted,
+    GrantedPlan,
     Fails,
     LostButBegun,
     Lost,
@@ -36,7 +36,7 @@ pub enum Start {
 /// What becomes of the first stop.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Stop {
-    Granted,
+    GrantedPlan,
     FailsOnce,
     LostButStopped,
 }
@@ -45,7 +45,7 @@ pub enum Stop {
 pub enum Step {
     Pass(u64),
     Jump(i64),
-    Wish {
+    CaptureRequest {
         target: u8,
         start: Start,
         stop: Stop,
@@ -57,19 +57,19 @@ pub enum Step {
 
 pub fn step() -> impl Strategy<Value = Step> {
     let start = prop::sample::select(vec![
-        Start::Granted,
-        Start::Granted,
+        Start::GrantedPlan,
+        Start::GrantedPlan,
         Start::Fails,
         Start::LostButBegun,
         Start::Lost,
         Start::NeverAnswered,
     ]);
-    let stop = prop::sample::select(vec![Stop::Granted, Stop::FailsOnce, Stop::LostButStopped]);
+    let stop = prop::sample::select(vec![Stop::GrantedPlan, Stop::FailsOnce, Stop::LostButStopped]);
     prop_oneof![
         6 => (100u64..9_000).prop_map(Step::Pass),
         1 => (-90_000i64..90_000).prop_map(Step::Jump),
         8 => (0u8..3, start, stop, any::<bool>())
-            .prop_map(|(target, start, stop, finishes)| Step::Wish { target, start, stop, finishes }),
+            .prop_map(|(target, start, stop, finishes)| Step::CaptureRequest { target, start, stop, finishes }),
         2 => (0u64..4_000).prop_map(Step::Restart),
     ]
 }
@@ -144,7 +144,9 @@ pub fn run(steps: &[Step]) -> Result<(usize, usize), TestCaseError> {
         match step {
             Step::Pass(ms) => play.pass(Duration::from_millis(*ms))?,
             Step::Jump(s) => play.set_by += s,
-            Step::Wish { target, start, stop, finishes } => play.wish(*target, *start, *stop, *finishes),
+            Step::CaptureRequest { target, start, stop, finishes } => {
+                play.wish(*target, *start, *stop, *finishes)
+            }
             Step::Restart(ms) => play.restart(Duration::from_millis(*ms))?,
         }
     }
@@ -170,7 +172,7 @@ impl Play {
         let (name, group) = (format!("server{target}"), u8::from(target == 2));
         let incident = format!("incident{}", ledger.attempts.len());
         let group_name = group.to_string();
-        let wish = Wish {
+        let wish = CaptureRequest {
             rule: "r",
             limits: &LIMITS,
             target: &name,
@@ -203,7 +205,7 @@ impl Play {
             attempt: incident.clone(),
             incident: incident.clone(),
             target: name,
-            means: OpenMeans::Http(request.clone()),
+            means: OpenMethod::Http(request.clone()),
             sent_at: self.now,
             granted: false,
         };
@@ -216,7 +218,7 @@ impl Play {
             live.begins(self.now, finishes);
         }
         let (after, answer) = match start {
-            Start::Granted => (100, Answer::Ok),
+            Start::GrantedPlan => (100, Answer::Ok),
             Start::Fails => (100, Answer::Failed { status: 500, body: String::new() }),
             Start::Lost | Start::LostButBegun => (100, Answer::Lost { why: "reset".into() }),
             Start::NeverAnswered => (60_000, Answer::TimedOut),
@@ -288,15 +290,15 @@ impl Play {
                     Stop::FailsOnce => Answer::Failed { status: 503, body: String::new() },
                     Stop::LostButStopped => Answer::Lost { why: "reset".into() },
                     // A stop of what has ended by itself is a 500.
-                    Stop::Granted if live.open.is_none() => {
+                    Stop::GrantedPlan if live.open.is_none() => {
                         Answer::Failed { status: 500, body: String::new() }
                     }
-                    Stop::Granted => Answer::Ok,
+                    Stop::GrantedPlan => Answer::Ok,
                 };
                 if live.stop != Stop::FailsOnce {
                     live.ends(now);
                 }
-                live.stop = Stop::Granted;
+                live.stop = Stop::GrantedPlan;
                 live.answers.push((now + Duration::from_millis(500), Event::StopAnswered(answer)));
             }
             Output::Finish(ending) => {
@@ -346,7 +348,7 @@ impl Play {
 
 fn request(incident: &str) -> StartRequest {
     StartRequest {
-        engine: Engine::Sglang,
+        engine: ServerKind::Sglang,
         body: None,
         marks: Marks { dir: Some(format!("/p/skewtrap-{incident}")), prefix: None, id: None },
         folder: None,

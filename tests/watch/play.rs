@@ -8,24 +8,25 @@ use jiff::tz::TimeZone;
 use serde_json::json;
 use skewtrap::config::capture::default_http;
 use skewtrap::config::rules;
-use skewtrap::decide::capture::CaptureSpec;
-use skewtrap::decide::capture::admit::{Grant, Policy};
-use skewtrap::decide::capture::facts::{Answered, ServerFacts};
-use skewtrap::decide::capture::governor::{AttemptEnd, Ledger};
-use skewtrap::decide::capture::window::Phase as WindowPhase;
-use skewtrap::decide::incident::{CaptureOutcome, Captured, CapturedFile, Incident, Quality, VerdictNote};
-use skewtrap::decide::labels::Labels;
-use skewtrap::decide::rule::Rule;
-use skewtrap::decide::signal::catalog::Catalog;
-use skewtrap::decide::signal::log_reader::Arrival;
-use skewtrap::decide::signal::observation::{Observation, SourceId};
-use skewtrap::decide::signal::sample::{Source, TargetId};
-use skewtrap::decide::signal::source::WatchedSource;
-use skewtrap::decide::time::Time;
-use skewtrap::decide::watch::{
-    Asked, Effect, Event, Mode, ServerFact, Setup, Watch, WatchedTarget, WindowNews,
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::capture::admit::{CapturePlan, Policy};
+use skewtrap_core::capture::captured::{Captured, CapturedFile, Quality};
+use skewtrap_core::capture::facts::{Answered, ServerFacts};
+use skewtrap_core::capture::governor::{AttemptEnd, Ledger};
+use skewtrap_core::capture::window::WindowPhase;
+use skewtrap_core::incident::{CaptureOutcome, Incident, VerdictNote};
+use skewtrap_core::message::{Message, Origin, Update};
+use skewtrap_core::rule::Rule;
+use skewtrap_core::signal::catalog::Catalog;
+use skewtrap_core::signal::log_reader::Arrival;
+use skewtrap_core::signal::observation::{Observation, SourceId};
+use skewtrap_core::signal::sample::{Source, TargetId};
+use skewtrap_core::signal::source::WatchedSource;
+use skewtrap_core::watch::{
+    Effect, Event, ManualRequest, Mode, ServerFact, Setup, Watch, WatchedTarget, WindowNews,
 };
-use skewtrap::explain::message::{Message, Origin, Update};
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
 
 pub const RULE: &str = "rules:\n  - { name: skew, signal: load, trigger: { max_over_mean: 1.2, for: 0s }, clear: { max_over_mean: 1.1, for: 1s } }\n";
 
@@ -45,7 +46,7 @@ pub struct Play {
     /// ... and the ids of the messages.
     pub ids: Vec<String>,
     /// The windows that were started.
-    pub grants: Vec<Grant>,
+    pub grants: Vec<CapturePlan>,
     /// Who is told of them, as their records keep it.
     pub receivers: Vec<Arc<str>>,
     /// Why wishes were refused.
@@ -212,7 +213,7 @@ impl Play {
         let (rules, _) = loaded(Some(RULE));
         let rule = Arc::new(Rule { name: "by hand".into(), ..rules[0].clone() });
         let (why, labels, since) = ("a look".into(), Labels::default(), None);
-        self.tell(Event::Asked(Asked { target: TargetId(0), rule, why, labels, since }), now);
+        self.tell(Event::ManualRequest(ManualRequest { target: TargetId(0), rule, why, labels, since }), now);
     }
 
     /// The window that was started last ends, with a file where its ranks can be compared.

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use super::retry::{is_too_old, retry_at};
 use super::send::{Failure, send};
 use super::{Attempt, Delivery, Outcome, Receiver, Report};
-use crate::decide::time::Time;
+use skewtrap_trace::time::Time;
 
 /// Deliveries that may wait in memory for one receiver; the rest wait in the outbox.
 const QUEUE: usize = 256;
@@ -60,18 +60,18 @@ pub fn couriers(
     client: &reqwest::Client,
     now: &Now,
     outcomes: &mpsc::Sender<Report>,
-) -> (Couriers, Vec<Courier>) {
+) -> (Couriers, Vec<DeliveryWorker>) {
     let mut inboxes = BTreeMap::new();
     let mut all = Vec::new();
     for receiver in receivers {
         let (inbox, incoming) = mpsc::channel(QUEUE);
         inboxes.insert(receiver.name.clone(), inbox);
-        all.push(Courier {
+        all.push(DeliveryWorker {
             receiver: Arc::new(receiver),
             client: client.clone(),
             now: now.clone(),
             outcomes: outcomes.clone(),
-            desk: Arc::new(Mutex::new(Desk { incoming, queue: VecDeque::new(), open: true })),
+            desk: Arc::new(Mutex::new(Queue { incoming, queue: VecDeque::new(), open: true })),
         });
     }
     (Couriers { inboxes }, all)
@@ -79,28 +79,28 @@ pub fn couriers(
 
 /// Brings one receiver its messages.
 #[derive(Clone)]
-pub struct Courier {
+pub struct DeliveryWorker {
     receiver: Arc<Receiver>,
     client: reqwest::Client,
     now: Now,
     outcomes: mpsc::Sender<Report>,
-    desk: Arc<Mutex<Desk>>,
+    desk: Arc<Mutex<Queue>>,
 }
 
 /// What survives a courier that dies.
-struct Desk {
+struct Queue {
     incoming: mpsc::Receiver<Delivery>,
     queue: VecDeque<Delivery>,
     open: bool,
 }
 
-impl fmt::Debug for Courier {
+impl fmt::Debug for DeliveryWorker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Courier").field("receiver", &self.receiver.name).finish_non_exhaustive()
+        f.debug_struct("DeliveryWorker").field("receiver", &self.receiver.name).finish_non_exhaustive()
     }
 }
 
-impl Courier {
+impl DeliveryWorker {
     /// The receiver's name.
     pub fn receiver(&self) -> Arc<str> {
         self.receiver.name.clone()
@@ -120,7 +120,7 @@ impl Courier {
         }
     }
 
-    async fn wait(&self, desk: &mut Desk, longest: Option<Duration>) {
+    async fn wait(&self, desk: &mut Queue, longest: Option<Duration>) {
         let timer = tokio::time::sleep(longest.unwrap_or(Duration::from_secs(3600)));
         tokio::select! {
             biased;
@@ -133,7 +133,7 @@ impl Courier {
     }
 
     /// Tries the delivery at `index`; it leaves the queue only with its outcome.
-    async fn attempt(&self, desk: &mut Desk, index: usize) {
+    async fn attempt(&self, desk: &mut Queue, index: usize) {
         let result = send(&self.client, &self.receiver, &desk.queue[index].message).await;
         let now = (self.now)();
         let delivery = &mut desk.queue[index];
@@ -165,7 +165,7 @@ impl Courier {
     }
 }
 
-impl Desk {
+impl Queue {
     /// What was offered while the message of `key` was on its way: it itself may be among it, and
     /// the outbox has learnt by now what became of it.
     fn catch_up(&mut self, key: &str) {

@@ -1,7 +1,7 @@
 //! Tells people: which receivers a message goes to, and how it gets there however long they are down.
 //!
 //! [`plan::Planner`] turns an incident's update into [`Delivery`]s, one per receiver, which the
-//! agent writes to its durable outbox before it hands them to a [`courier::Courier`], one task per
+//! agent writes to its durable outbox before it hands them to a [`courier::DeliveryWorker`], one task per
 //! receiver, so that a dead one delays nothing else. Every [`Outcome`] goes back to the outbox.
 //! Secrets live in [`Secret`] and are printed nowhere, nor are addresses: Slack's is a secret.
 
@@ -19,10 +19,10 @@ use tokio::sync::oneshot;
 
 pub use self::plan::{Planner, Route};
 pub use self::storm::StormCap;
-use crate::act::state::Parcel;
-use crate::decide::time::Time;
-use crate::explain::message::Message;
+use crate::act::state::OutboxRow;
 pub use crate::http::{Secret, client};
+use skewtrap_core::message::Message;
+use skewtrap_trace::time::Time;
 
 /// Who is told.
 #[derive(Clone, Debug)]
@@ -113,7 +113,7 @@ pub struct Delivery {
     pub message: Message,
 }
 
-impl From<&Delivery> for Parcel {
+impl From<&Delivery> for OutboxRow {
     fn from(delivery: &Delivery) -> Self {
         Self {
             key: delivery.key.clone(),
@@ -126,11 +126,11 @@ impl From<&Delivery> for Parcel {
     }
 }
 
-impl TryFrom<Parcel> for Delivery {
+impl TryFrom<OutboxRow> for Delivery {
     type Error = serde_json::Error;
 
     /// Fails where another version of the agent left a body that this one does not understand.
-    fn try_from(parcel: Parcel) -> Result<Self, Self::Error> {
+    fn try_from(parcel: OutboxRow) -> Result<Self, Self::Error> {
         Ok(Self {
             message: serde_json::from_slice(&parcel.body)?,
             key: parcel.key,
@@ -189,15 +189,15 @@ pub enum Attempt {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::explain::message::{Origin, Update, sample};
+    use skewtrap_core::message::{Origin, Update, sample};
 
     #[test]
     fn a_delivery_comes_back_from_the_outbox_as_it_went_in() {
         let now = Time::from_epoch_s(1_795_492_126.1);
         let message = Message::of(&sample(now), Update::Verdict, now, &Origin::default());
         let delivery = plan::delivery(&"oncall".into(), message, now);
-        assert_eq!(Delivery::try_from(Parcel::from(&delivery)).expect("it parses"), delivery);
-        let strange = Parcel { body: b"{}".to_vec(), ..Parcel::from(&delivery) };
+        assert_eq!(Delivery::try_from(OutboxRow::from(&delivery)).expect("it parses"), delivery);
+        let strange = OutboxRow { body: b"{}".to_vec(), ..OutboxRow::from(&delivery) };
         assert!(Delivery::try_from(strange).is_err());
     }
 }

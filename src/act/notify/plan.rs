@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::storm::{Admission, Storm, StormCap};
 use super::{Delivery, Means, Receiver};
-use crate::decide::incident::Incident;
-use crate::decide::labels::Labels;
-use crate::decide::rule::Severity;
-use crate::decide::time::Time;
-use crate::explain::message::{Message, Origin, Update};
+use skewtrap_core::incident::Incident;
+use skewtrap_core::message::{Message, Origin, Update};
+use skewtrap_core::rule::Severity;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
 
 /// Which messages a receiver takes.
 #[derive(Clone, Debug, PartialEq)]
@@ -168,7 +168,7 @@ mod tests {
 
     use super::*;
     use crate::act::notify::Secret;
-    use crate::explain::message::sample;
+    use skewtrap_core::message::sample;
 
     fn receiver(name: &str, route: Route) -> Receiver {
         Receiver { route, ..Receiver::new(name, Means::Stdout { json: true }) }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::decide::time::Time;
+use skewtrap_trace::time::Time;
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);

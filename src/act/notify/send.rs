@@ -13,7 +13,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Semaphore;
 
 use super::{Means, Receiver, Secret};
-use crate::explain::message::{Message, alerts, slack, terminal};
+use skewtrap_core::message::{Message, alerts, slack, terminal};
 
 /// Characters of a receiver's answer that are repeated in a message.
 const ANSWER_CHARS: usize = 200;

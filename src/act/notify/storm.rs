@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::time::Time;
+use skewtrap_trace::time::Time;
 
 /// Incidents announced, and held back, that are remembered; the oldest go first (their ids sort by time).
 const REMEMBERED: usize = 1024;

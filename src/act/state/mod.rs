@@ -19,13 +19,13 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
-use crate::decide::capture::governor::{Attempt, AttemptEnd, Ledger};
-use crate::decide::capture::plan::StartRequest;
-use crate::decide::incident::Record;
-use crate::decide::time::Time;
+use skewtrap_core::capture::governor::{Attempt, AttemptEnd, Ledger};
+use skewtrap_core::capture::plan::StartRequest;
+use skewtrap_core::incident::Record;
+use skewtrap_trace::time::Time;
 
 pub use error::StateError;
-pub use outbox::Parcel;
+pub use outbox::OutboxRow;
 
 /// Attempts older than this are forgotten: no limit looks back further.
 const REMEMBERED: Duration = Duration::from_secs(90 * 86_400);
@@ -44,7 +44,7 @@ pub struct OpenWindow {
     /// The server's configured name.
     pub target: String,
     /// What opened it.
-    pub means: OpenMeans,
+    pub means: OpenMethod,
     /// When the start was, or was to be, sent.
     pub sent_at: Time,
     /// Whether the start was answered with success.
@@ -54,7 +54,7 @@ pub struct OpenWindow {
 /// What opened a window, as far as closing it needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum OpenMeans {
+pub enum OpenMethod {
     /// The engine's own profiler.
     Http(StartRequest),
     /// An Nsight Systems session.

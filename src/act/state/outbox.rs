@@ -5,11 +5,11 @@ use std::sync::Arc;
 use rusqlite::params;
 
 use super::{State, StateError, text};
-use crate::decide::time::Time;
+use skewtrap_trace::time::Time;
 
 /// One message on its way to one receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parcel {
+pub struct OutboxRow {
     /// Unique: nothing is sent twice on purpose.
     pub key: Arc<str>,
     /// The receiver's name.
@@ -30,7 +30,7 @@ impl State {
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn post(&self, parcels: &[Parcel]) -> Result<(), StateError> {
+    pub fn post(&self, parcels: &[OutboxRow]) -> Result<(), StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(|e| self.broken(e))?;
         for p in parcels {
@@ -48,12 +48,12 @@ impl State {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn undelivered(&self) -> Result<Vec<Parcel>, StateError> {
+    pub fn undelivered(&self) -> Result<Vec<OutboxRow>, StateError> {
         let connection = self.lock();
         let read = connection.prepare("SELECT * FROM outbox ORDER BY created, key").and_then(|mut query| {
             query
                 .query_map([], |row| {
-                    Ok(Parcel {
+                    Ok(OutboxRow {
                         key: text(row, "key")?,
                         receiver: text(row, "receiver")?,
                         created: Time::from_nanos(row.get("created")?),

@@ -3,7 +3,7 @@
 use rusqlite::params;
 
 use super::{State, StateError, json};
-use crate::decide::status::Silence;
+use skewtrap_core::status::Silence;
 
 impl State {
     /// Keeps these silences, and no others.

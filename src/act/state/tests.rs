@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::act::record_of_a_test;
-use crate::decide::capture::line::Marks;
-use crate::decide::capture::plan::Form;
-use crate::decide::capture::preflight::Ranks;
-use crate::decide::signal::rank::Rank;
+use skewtrap_core::capture::line::Marks;
+use skewtrap_core::capture::plan::Form;
+use skewtrap_core::capture::preflight::Ranks;
+use skewtrap_trace::rank::Rank;
 
 fn attempt(id: &str, s: f64) -> Attempt {
     Attempt {
@@ -29,8 +29,8 @@ fn window(attempt: &str) -> OpenWindow {
         attempt: attempt.into(),
         incident: "i1".into(),
         target: "server".into(),
-        means: OpenMeans::Http(StartRequest {
-            engine: crate::decide::capture::facts::Engine::Sglang,
+        means: OpenMethod::Http(StartRequest {
+            engine: skewtrap_core::capture::facts::ServerKind::Sglang,
             body: Some(serde_json::json!({"num_steps": 10})),
             marks: Marks { dir: Some("/p/skewtrap-i1".into()), prefix: None, id: None },
             folder: None,
@@ -85,7 +85,7 @@ fn a_second_agent_on_one_state_folder_is_told_who_has_it() {
 fn a_parcel_keeps_its_key_and_its_bytes_until_it_is_delivered() {
     let dir = tempfile::tempdir().unwrap();
     let state = State::open(dir.path()).unwrap();
-    let parcel = Parcel {
+    let parcel = OutboxRow {
         key: "oncall/i1:fired".into(),
         receiver: "oncall".into(),
         created: Time::from_epoch_s(1.0),
@@ -99,7 +99,7 @@ fn a_parcel_keeps_its_key_and_its_bytes_until_it_is_delivered() {
     state.post(std::slice::from_ref(&parcel)).unwrap();
     drop(state);
     let state = State::open(dir.path()).unwrap();
-    let kept = Parcel { attempts: 3, due: Time::from_epoch_s(60.0), ..parcel };
+    let kept = OutboxRow { attempts: 3, due: Time::from_epoch_s(60.0), ..parcel };
     assert_eq!(state.undelivered().unwrap(), [kept]);
     state.delivered("oncall/i1:fired").unwrap();
     assert_eq!(state.undelivered().unwrap(), []);
@@ -162,7 +162,7 @@ fn an_attempt_that_an_earlier_release_wrote_is_read_and_goes_on_counting() {
 #[test]
 fn silences_are_there_after_a_restart_until_others_take_their_place() {
     let dir = tempfile::tempdir().unwrap();
-    let silence = |rule: Option<&str>, s: f64| crate::decide::status::Silence {
+    let silence = |rule: Option<&str>, s: f64| skewtrap_core::status::Silence {
         rule: rule.map(Into::into),
         target: None,
         until: Time::from_epoch_s(s),

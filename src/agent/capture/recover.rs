@@ -9,27 +9,27 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use super::{Came, Desk, Keeping, Kept, came_of};
-use crate::act::state::{OpenMeans, OpenWindow};
+use super::{CaptureResult, CaptureStore, Finalizer, StoredCapture, came_of};
+use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::cost::Meter;
 use crate::agent::examine::follow;
-use crate::agent::window::{self, Links, Site, Status};
+use crate::agent::window::{self, Links, Status, TargetHandle};
 use crate::agent::{command, nsys};
-use crate::decide::capture::facts::Engine;
-use crate::decide::capture::governor::AttemptEnd;
-use crate::decide::capture::stall::Habits;
-use crate::decide::capture::window::{Blind, Phase};
-use crate::decide::incident::{CaptureOutcome, Record};
-use crate::decide::time::Time;
-use crate::explain::message::LASTS_AT_MOST;
 use crate::observe::artifact::inspect;
 use crate::observe::profile_lines;
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::governor::AttemptEnd;
+use skewtrap_core::capture::stall::Habits;
+use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::incident::{CaptureOutcome, Record};
+use skewtrap_core::message::LASTS_AT_MOST;
+use skewtrap_trace::time::Time;
 
 /// A server as closing a window needs it.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// The server.
-    pub site: Site,
+    pub site: TargetHandle,
     /// Its log, where it is a file.
     pub log: Option<PathBuf>,
 }
@@ -51,7 +51,7 @@ pub struct Found {
 ///
 /// # Errors
 /// The state or the folder of the bundles cannot be read.
-pub fn find(desk: &Desk) -> anyhow::Result<Found> {
+pub fn find(desk: &CaptureStore) -> anyhow::Result<Found> {
     let kept = desk.state.records()?;
     for recovered in desk.bundles.recover(&kept)? {
         warn!(?recovered, "a bundle was half written");
@@ -94,7 +94,7 @@ pub fn find(desk: &Desk) -> anyhow::Result<Found> {
 }
 
 /// What the state keeps of a window is older than its bundle: the rule may have cleared meanwhile.
-fn with_end(desk: &Desk, mut record: Record) -> Record {
+fn with_end(desk: &CaptureStore, mut record: Record) -> Record {
     if let Some(end) = desk.bundles.read(&record.incident.id).and_then(|there| there.incident.resolved_at) {
         record.incident.resolve(end);
     }
@@ -103,7 +103,7 @@ fn with_end(desk: &Desk, mut record: Record) -> Record {
 
 /// Brings a bundle up to what the state knows; one that knows more (a verdict, its end) stays. Gives
 /// what the bundle has now.
-fn complete(desk: &Desk, record: Record) -> Record {
+fn complete(desk: &CaptureStore, record: Record) -> Record {
     let record = with_end(desk, record);
     let written = match desk.bundles.read(&record.incident.id) {
         Some(there)
@@ -132,41 +132,41 @@ fn end_of(record: &Record, now: Time) -> AttemptEnd {
 /// Closes one window that an agent before this one left behind, on the server that is `known` by
 /// its target's name.
 pub async fn close(
-    desk: Desk,
+    desk: CaptureStore,
     known: Option<Known>,
     window: OpenWindow,
     record: Record,
     cancel: CancellationToken,
-) -> Kept {
+) -> StoredCapture {
     let attempt = window.attempt.clone();
     let came = match known {
         None => nowhere(&window),
         Some(known) => closed(&desk, known, window, &record, cancel).await,
     };
     let (merged, made) = (None, None);
-    Keeping { desk, attempt, record, came, merged, made }.keep().await
+    Finalizer { desk, attempt, record, came, merged, made }.keep().await
 }
 
-fn nowhere(window: &OpenWindow) -> Came {
+fn nowhere(window: &OpenWindow) -> CaptureResult {
     let why = format!("no target is called {} any more, so its window cannot be closed", window.target);
     let (failure, unproven) = (Some(why.clone()), Some(why));
-    Came { means: "http", failure, unproven, sent_at: window.sent_at, ..Came::default() }
+    CaptureResult { means: "http", failure, unproven, sent_at: window.sent_at, ..CaptureResult::default() }
 }
 
 async fn closed(
-    desk: &Desk,
+    desk: &CaptureStore,
     Known { site, log }: Known,
     window: OpenWindow,
     record: &Record,
     cancel: CancellationToken,
-) -> Came {
+) -> CaptureResult {
     match window.means.clone() {
-        OpenMeans::Http(request) => {
+        OpenMethod::Http(request) => {
             let (lines, end) = log.as_deref().map(recent).unwrap_or_default();
             let moved = desk.bundles.traces(&record.incident.id, record.incident.window());
             // What it costs is measured by /health alone, without a habit: nothing was seen yet.
             let meter = Meter::new(desk.clock, Duration::ZERO, Habits::new());
-            let status = Status { phase: Phase::Unknown, blind: Blind::opened(window.sent_at) };
+            let status = Status { phase: WindowPhase::Unknown, blind: Distrust::opened(window.sent_at) };
             let (tell, heard) = mpsc::channel(1024);
             let reader = log.map(|log| tokio::spawn(follow(log, end, tell)));
             let links = Links { heard, status: watch::Sender::new(status), meter, cancel };
@@ -175,12 +175,12 @@ async fn closed(
             reader.inspect(tokio::task::JoinHandle::abort);
             came_of(outcome, request.writes_files)
         }
-        OpenMeans::Nsys { .. } => {
+        OpenMethod::Nsys { .. } => {
             let output = nsys::output_of(desk, &window.incident, record.incident.window());
             let came = nsys::close(&site.nsys, &window, &output, desk.clock.now()).await;
             with_scratched(desk, came, record).await
         }
-        OpenMeans::Command { group } => {
+        OpenMethod::Command { group } => {
             let came = command::close(&window, group, window.sent_at);
             with_scratched(desk, came, record).await
         }
@@ -188,21 +188,21 @@ async fn closed(
 }
 
 /// What the dead agent's window had written so far is kept with the rest.
-async fn with_scratched(desk: &Desk, mut came: Came, record: &Record) -> Came {
+async fn with_scratched(desk: &CaptureStore, mut came: CaptureResult, record: &Record) -> CaptureResult {
     let known: Vec<String> = came.artifacts.iter().map(|a| a.path.clone()).collect();
     let (bundles, incident) = (desk.bundles.clone(), record.incident.id.clone());
     let window = record.incident.window();
     let read = tokio::task::spawn_blocking(move || -> Vec<_> {
         let files = bundles.scratched(&incident, window).into_iter();
         let new = files.filter(|f| !known.iter().any(|k| Path::new(k) == f));
-        new.filter_map(|f| inspect(&f, Engine::Sglang).ok()).collect()
+        new.filter_map(|f| inspect(&f, ServerKind::Sglang).ok()).collect()
     });
     // A read that panics leaves them to go into the bundle unlisted.
     came.artifacts.extend(read.await.unwrap_or_default());
     came
 }
 
-type Lines = Vec<(crate::decide::signal::rank::Rank, crate::decide::capture::line::ProfileLine)>;
+type Lines = Vec<(skewtrap_trace::rank::Rank, skewtrap_core::capture::line::ProfileLine)>;
 
 /// What a log said lately, and where it ends; nothing where it cannot be read.
 fn recent(log: &Path) -> (Lines, u64) {

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use super::{Seen, report, wait_for};
 use crate::act::nsys::Nsys;
-use crate::act::state::{OpenMeans, OpenWindow};
-use crate::agent::capture::Came;
-use crate::decide::capture::nsys::{LONGEST_START, Readiness, Whose, generated, whose};
-use crate::decide::capture::window::EXPORT_LIMIT;
-use crate::decide::time::Time;
+use crate::act::state::{OpenMethod, OpenWindow};
+use crate::agent::capture::CaptureResult;
 use crate::observe::process::{collecting_since, runs_with};
+use skewtrap_core::capture::nsys::{LONGEST_START, Readiness, Whose, generated, whose};
+use skewtrap_core::capture::window::EXPORT_LIMIT;
+use skewtrap_trace::time::Time;
 
 /// A start whose agent died may show in the state only after this.
 const LATE: Duration = Duration::from_secs(3);
@@ -27,9 +27,9 @@ const OURS: Duration = Duration::from_secs(600);
 
 /// Stops the collection of `window`, if its session still collects and it is ours. `output` is what
 /// its start was given.
-pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -> Came {
-    let mut came = Came { means: "nsys", sent_at: window.sent_at, ..Came::default() };
-    let OpenMeans::Nsys { session, name } = &window.means else { return came };
+pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -> CaptureResult {
+    let mut came = CaptureResult { means: "nsys", sent_at: window.sent_at, ..CaptureResult::default() };
+    let OpenMethod::Nsys { session, name } = &window.means else { return came };
     let died = "the agent died during this window";
     let age = now.since(window.sent_at);
     // Without a session nothing was started yet.
@@ -101,7 +101,7 @@ async fn began(name: &str) -> Option<Time> {
     tokio::task::spawn_blocking(move || collecting_since(&name)).await.ok().flatten()
 }
 
-async fn stop(nsys: &Nsys, session: &str, now: Time, came: &mut Came) {
+async fn stop(nsys: &Nsys, session: &str, now: Time, came: &mut CaptureResult) {
     let mut why = "the agent died during this window and stopped it when it was back".to_owned();
     match nsys.stop(session, now).await {
         Ok((said, exchange)) => {

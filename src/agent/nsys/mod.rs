@@ -14,17 +14,17 @@ use tracing::warn;
 
 pub use self::left::close;
 use crate::act::nsys::{Nsys, Said};
-use crate::act::state::{OpenMeans, OpenWindow, StateError};
-use crate::agent::capture::{Came, Desk};
-use crate::agent::window::{Heard, Links, NOT_RECOVERED, Site};
-use crate::decide::capture::NsysWindow;
-use crate::decide::capture::governor::Attempt;
-use crate::decide::capture::nsys::{Readiness, Session, choose};
-use crate::decide::capture::window::{EXPORT_LIMIT, Phase};
-use crate::decide::incident::{Exchange, Record};
-use crate::decide::signal::rank::Rank;
-use crate::decide::time::Time;
+use crate::act::state::{OpenMethod, OpenWindow, StateError};
+use crate::agent::capture::{CaptureResult, CaptureStore};
+use crate::agent::window::{Links, NOT_RECOVERED, TargetHandle, WindowSignal};
 use crate::observe::process::{ancestors, listener, ranks_below};
+use skewtrap_core::capture::NsysWindow;
+use skewtrap_core::capture::governor::Attempt;
+use skewtrap_core::capture::nsys::{Readiness, Session, choose};
+use skewtrap_core::capture::window::{EXPORT_LIMIT, WindowPhase};
+use skewtrap_core::incident::{Exchange, Record};
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 
 /// How long a start or a stop may take to show in the state.
 const BEGIN: Duration = Duration::from_secs(10);
@@ -37,14 +37,14 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// The state could not be written; then nothing was started.
 pub async fn capture(
-    desk: &Desk,
-    site: &Site,
+    desk: &CaptureStore,
+    site: &TargetHandle,
     spec: &NsysWindow,
     attempt: &Attempt,
     record: &Record,
     links: Links,
-) -> Result<Came, StateError> {
-    let means = OpenMeans::Nsys { session: String::new(), name: String::new() };
+) -> Result<CaptureResult, StateError> {
+    let means = OpenMethod::Nsys { session: String::new(), name: String::new() };
     let window = OpenWindow {
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
@@ -71,21 +71,23 @@ pub async fn capture(
                     let output = output_of(&desk, &window.incident, number);
                     close(&site.nsys, &window, &output, desk.clock.now()).await
                 }
-                None => Came { means: "nsys", sent_at: desk.clock.now(), ..Came::default() },
+                None => {
+                    CaptureResult { means: "nsys", sent_at: desk.clock.now(), ..CaptureResult::default() }
+                }
             })
         }
     }
 }
 
 /// What a start is given as its output: ours alone, by the incident and the number of its capture.
-pub fn output_of(desk: &Desk, incident: &str, number: usize) -> PathBuf {
+pub fn output_of(desk: &CaptureStore, incident: &str, number: usize) -> PathBuf {
     let scratch = desk.bundles.scratch_of(incident, number);
     scratch.canonicalize().unwrap_or(scratch).join("window")
 }
 
 struct Taking {
-    desk: Desk,
-    site: Site,
+    desk: CaptureStore,
+    site: TargetHandle,
     spec: NsysWindow,
     window: OpenWindow,
     /// Of the capture within its incident.
@@ -143,8 +145,9 @@ impl std::fmt::Display for Seen {
 }
 
 impl Taking {
-    async fn run(mut self) -> Came {
-        let mut came = Came { means: "nsys", sent_at: self.desk.clock.now(), ..Came::default() };
+    async fn run(mut self) -> CaptureResult {
+        let mut came =
+            CaptureResult { means: "nsys", sent_at: self.desk.clock.now(), ..CaptureResult::default() };
         let collected = self.collect(&mut came).await;
         if self.window.granted
             && self.links.meter.recovery(&self.site.server, &self.links.cancel).await.is_none()
@@ -159,30 +162,30 @@ impl Taking {
                 came.failure = Some(why);
             }
         }
-        self.show(Phase::Ended);
+        self.show(WindowPhase::Ended);
         came.exchanges = std::mem::take(&mut self.exchanges);
         came
     }
 
-    fn show(&self, phase: Phase) {
+    fn show(&self, phase: WindowPhase) {
         self.links.show(phase, self.desk.clock.now());
     }
 
     /// From the session to the path of the report.
-    async fn collect(&mut self, came: &mut Came) -> Result<PathBuf, Failed> {
+    async fn collect(&mut self, came: &mut CaptureResult) -> Result<PathBuf, Failed> {
         let nsys = self.site.nsys.clone();
         let session = self.session(&nsys, came).await?;
         self.desk.bundles.scratch(&self.window.incident, self.number).map_err(Failed::closed)?;
         let output = output_of(&self.desk, &self.window.incident, self.number);
-        self.window.means = OpenMeans::Nsys { session: session.id.clone(), name: session.name.clone() };
+        self.window.means = OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() };
         self.window.sent_at = self.desk.clock.now();
         self.desk.state.update(&self.window).map_err(Failed::closed)?;
         came.sent_at = self.window.sent_at;
         self.begin(&nsys, &session, &output, came.sent_at).await?;
-        self.show(Phase::Open);
+        self.show(WindowPhase::Open);
         let (probe, _) = self.links.meter.probe(self.site.server.clone());
         self.hold().await;
-        self.show(Phase::Stopping);
+        self.show(WindowPhase::Stopping);
         let stopped_at = self.desk.clock.now();
         came.open = stopped_at.since(came.sent_at);
         let report = self.stop(&nsys, &session, stopped_at, came).await;
@@ -228,7 +231,7 @@ impl Taking {
         Ok(())
     }
 
-    async fn session(&self, nsys: &Nsys, came: &mut Came) -> Result<Session, Failed> {
+    async fn session(&self, nsys: &Nsys, came: &mut CaptureResult) -> Result<Session, Failed> {
         // Read anew before every start: ids change when a server is launched again.
         let sessions = nsys.sessions().await.map_err(Failed::closed)?;
         let port = self.site.server.port().unwrap_or(0);
@@ -264,7 +267,7 @@ impl Taking {
                 () = &mut over => return,
                 () = self.links.cancel.cancelled() => return,
                 told = self.links.heard.recv() => match told {
-                    Some(Heard::Close | Heard::Gone(_)) => return,
+                    Some(WindowSignal::Close | WindowSignal::Gone(_)) => return,
                     Some(_) => {}
                     None => return over.await,
                 },
@@ -277,10 +280,10 @@ impl Taking {
         nsys: &Nsys,
         session: &Session,
         at: Time,
-        came: &mut Came,
+        came: &mut CaptureResult,
     ) -> Result<PathBuf, Failed> {
         let mut said = self.send_stop(nsys, session, at).await?;
-        self.show(Phase::Exporting);
+        self.show(WindowPhase::Exporting);
         let ended =
             |s: &Seen| matches!(s, Seen::Is(state) if *state != Readiness::Collecting) || *s == Seen::Absent;
         // A stop that took nothing shows soon; generating takes minutes.
@@ -315,7 +318,7 @@ impl Taking {
             }
             Seen::Is(Readiness::Ready | Readiness::Gone) | Seen::Absent => {}
         }
-        self.show(Phase::Verifying);
+        self.show(WindowPhase::Verifying);
         let gone = matches!(seen, Seen::Is(Readiness::Gone) | Seen::Absent);
         report::path_of(&said, gone, came).await
     }

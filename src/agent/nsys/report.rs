@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use super::Failed;
 use crate::act::nsys::Said;
-use crate::agent::capture::Came;
-use crate::decide::capture::facts::Engine;
-use crate::decide::capture::nsys::{generated, importer_error};
-use crate::decide::capture::verify::{Artifact, Verdict};
-use crate::decide::incident::Quality;
+use crate::agent::capture::CaptureResult;
 use crate::observe::artifact::inspect;
+use skewtrap_core::capture::captured::Quality;
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::nsys::{generated, importer_error};
+use skewtrap_core::capture::verify::{Artifact, Verdict};
 
 /// Where the report is, by nsys's own words; a `.qdstrm` is none yet, and is kept as it is.
-pub(super) async fn path_of(said: &Said, gone: bool, came: &mut Came) -> Result<PathBuf, Failed> {
+pub(super) async fn path_of(said: &Said, gone: bool, came: &mut CaptureResult) -> Result<PathBuf, Failed> {
     let Some(path) = generated(&said.out) else {
         let why = if gone {
             "the server went away in the middle of the window, and nsys's session with it"
@@ -38,7 +38,7 @@ pub(super) async fn path_of(said: &Said, gone: bool, came: &mut Came) -> Result<
 }
 
 /// Reads the report to its end, for the bundle.
-pub(super) async fn verify(report: &Path, came: &mut Came) {
+pub(super) async fn verify(report: &Path, came: &mut CaptureResult) {
     match read(report, came).await {
         Ok(artifact) => {
             let quality = if artifact.whole { Quality::Usable } else { Quality::Broken };
@@ -54,14 +54,14 @@ pub(super) async fn verify(report: &Path, came: &mut Came) {
     }
 }
 
-async fn read(file: &Path, came: &mut Came) -> std::io::Result<Artifact> {
+async fn read(file: &Path, came: &mut CaptureResult) -> std::io::Result<Artifact> {
     came.notes.push(
         "the report holds the environment and the output of the server: treat it as a secret (its mode is 0600)".into(),
     );
     let path = file.to_owned();
     let read = tokio::task::spawn_blocking(move || {
         let mode = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600));
-        (mode, inspect(&path, Engine::Sglang))
+        (mode, inspect(&path, ServerKind::Sglang))
     });
     let (mode, artifact) = read.await.map_err(std::io::Error::other)?;
     if let Err(error) = mode {

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Site;
-use crate::decide::capture::facts::Engine;
-use crate::decide::capture::line::Marks;
-use crate::decide::capture::path_map::PathMap;
-use crate::decide::capture::plan::StartRequest;
-use crate::decide::capture::verify::Artifact;
-use crate::decide::capture::window::Event;
-use crate::decide::time::Time;
+use super::TargetHandle;
 use crate::observe::artifact::{Sighted, files_of, inspect, modified};
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::line::Marks;
+use skewtrap_core::capture::path_map::PathMap;
+use skewtrap_core::capture::plan::StartRequest;
+use skewtrap_core::capture::verify::Artifact;
+use skewtrap_core::capture::window::Event;
+use skewtrap_trace::time::Time;
 
 /// What is known of the files of one window.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(super) struct Files {
 /// Where files are looked for, and which.
 #[derive(Clone, Debug)]
 struct View {
-    engine: Engine,
+    engine: ServerKind,
     marks: Marks,
     /// In the server's view.
     server_dir: Option<String>,
@@ -47,7 +47,7 @@ struct Seen {
 }
 
 impl Files {
-    pub(super) fn new(site: &Site, request: &StartRequest) -> Self {
+    pub(super) fn new(site: &TargetHandle, request: &StartRequest) -> Self {
         let declared = request.marks.dir.clone().or_else(|| request.folder.clone());
         let server_dir = declared.or_else(|| site.default_dir.clone());
         let folder = server_dir.as_deref().map(|dir| site.paths.agent_view(dir));
@@ -61,7 +61,12 @@ impl Files {
 
     /// The files of a window that was opened at `sent_at` by an agent before this one, `moved` being
     /// those that it had put into the bundle already.
-    pub(super) fn of_before(site: &Site, request: &StartRequest, sent_at: Time, moved: Vec<PathBuf>) -> Self {
+    pub(super) fn of_before(
+        site: &TargetHandle,
+        request: &StartRequest,
+        sent_at: Time,
+        moved: Vec<PathBuf>,
+    ) -> Self {
         let mut files = Self::new(site, request);
         let view = Arc::make_mut(&mut files.view);
         view.before.retain(|path| modified(path).is_none_or(|at| at < sent_at));

@@ -17,27 +17,28 @@ use tokio_util::sync::CancellationToken;
 use self::files::Files;
 use self::run::Run;
 use crate::act::nsys::Nsys;
-use crate::act::state::{OpenMeans, OpenWindow, State, StateError};
+use crate::act::state::{OpenMethod, OpenWindow, State, StateError};
 use crate::agent::clock::Clock;
 use crate::agent::cost::Meter;
-use crate::decide::capture::facts::Engine;
-use crate::decide::capture::governor::Attempt;
-use crate::decide::capture::line::ProfileLine;
-use crate::decide::capture::path_map::PathMap;
-use crate::decide::capture::plan::StartRequest;
-use crate::decide::capture::verify::{Artifact, Verdict, verdict_of};
-use crate::decide::capture::window::{Blind, Ending, Event, Phase, Sight, Window};
-use crate::decide::incident::{Exchange, Quality, Record};
-use crate::decide::signal::rank::Rank;
-use crate::decide::time::Time;
 use crate::http::Server;
+use skewtrap_core::capture::captured::Quality;
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::governor::Attempt;
+use skewtrap_core::capture::line::ProfileLine;
+use skewtrap_core::capture::path_map::PathMap;
+use skewtrap_core::capture::plan::StartRequest;
+use skewtrap_core::capture::verify::{Artifact, Verdict, verdict_of};
+use skewtrap_core::capture::window::{Distrust, Ending, Event, Visibility, Window, WindowPhase};
+use skewtrap_core::incident::{Exchange, Record};
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 
 /// Between two looks at the folder.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What a window needs to know of its server.
 #[derive(Clone, Debug)]
-pub struct Site {
+pub struct TargetHandle {
     /// Where it listens.
     pub server: Server,
     /// Its configured name.
@@ -55,7 +56,7 @@ pub struct Site {
 
 /// What the rest of the agent tells a window.
 #[derive(Clone, Debug)]
-pub enum Heard {
+pub enum WindowSignal {
     /// The server's log said something of profiling.
     Line {
         /// Who printed it.
@@ -75,9 +76,9 @@ pub enum Heard {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Its phase.
-    pub phase: Phase,
+    pub phase: WindowPhase,
     /// Which samples not to trust.
-    pub blind: Blind,
+    pub blind: Distrust,
 }
 
 /// What became of a window.
@@ -110,7 +111,7 @@ pub struct Outcome {
 /// # Errors
 /// The state could not be written; then nothing was sent.
 pub async fn open(
-    site: &Site,
+    site: &TargetHandle,
     request: &StartRequest,
     attempt: &Attempt,
     record: &Record,
@@ -124,7 +125,7 @@ pub async fn open(
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
-        means: OpenMeans::Http(request.clone()),
+        means: OpenMethod::Http(request.clone()),
         sent_at: clock.now(),
         granted: false,
     };
@@ -141,7 +142,7 @@ pub async fn open(
 /// said of profiling since, and `moved` the files that are in the bundle already: both are told
 /// before anything is decided, for they may prove that nothing is open any more.
 pub async fn resume(
-    site: &Site,
+    site: &TargetHandle,
     request: &StartRequest,
     window: OpenWindow,
     lines: Vec<(Rank, ProfileLine)>,
@@ -168,7 +169,7 @@ pub async fn resume(
 #[derive(Debug)]
 pub struct Links {
     /// What it hears.
-    pub heard: mpsc::Receiver<Heard>,
+    pub heard: mpsc::Receiver<WindowSignal>,
     /// What it shows.
     pub status: watch::Sender<Status>,
     /// What measures its cost.
@@ -179,15 +180,15 @@ pub struct Links {
 
 impl Links {
     /// Shows the phase that a capture by other means than the engine's own profiler is in.
-    pub fn show(&self, phase: Phase, now: Time) {
+    pub fn show(&self, phase: WindowPhase, now: Time) {
         self.status.send_modify(|status| {
             status.phase = phase;
             match phase {
-                Phase::Stopping | Phase::Exporting => {
+                WindowPhase::Stopping | WindowPhase::Exporting => {
                     status.blind.closing.get_or_insert(now);
                 }
-                Phase::Verifying | Phase::Ended => status.blind.exported(now),
-                Phase::Starting | Phase::Doubtful | Phase::Unknown | Phase::Open => {}
+                WindowPhase::Verifying | WindowPhase::Ended => status.blind.exported(now),
+                WindowPhase::Starting | WindowPhase::Doubtful | WindowPhase::Unknown | WindowPhase::Open => {}
             }
         });
     }
@@ -202,12 +203,12 @@ impl Links {
 pub const NOT_RECOVERED: &str =
     "the server did not answer /health as it used to within 30 s of the window's end";
 
-fn sight(site: &Site, files: &Files) -> Sight {
-    Sight { log: site.sees_log, files: files.in_sight() }
+fn sight(site: &TargetHandle, files: &Files) -> Visibility {
+    Visibility { log: site.sees_log, files: files.in_sight() }
 }
 
 async fn see_through(
-    site: &Site,
+    site: &TargetHandle,
     request: &StartRequest,
     run: Run,
     mut files: Files,
@@ -243,17 +244,17 @@ async fn see_through(
     outcome(request, &run, files, &meter, recovered.map(|at| at.since(ended_at)))
 }
 
-fn hear(run: &Run, files: &mut Files, told: Heard) {
+fn hear(run: &Run, files: &mut Files, told: WindowSignal) {
     let event = match told {
-        Heard::Line { rank, line } => {
+        WindowSignal::Line { rank, line } => {
             if let ProfileLine::Starts { dir, .. } = &line {
                 files.learn(dir);
             }
             Event::Log { rank, line }
         }
-        Heard::Cleared => Event::Cleared,
-        Heard::Close => Event::Close,
-        Heard::Gone(why) => Event::Gone(why),
+        WindowSignal::Cleared => Event::Cleared,
+        WindowSignal::Close => Event::Close,
+        WindowSignal::Gone(why) => Event::Gone(why),
     };
     run.handle(&event);
 }
@@ -273,7 +274,7 @@ fn outcome(
     if remote || !request.writes_files {
         verdict = Verdict { quality: Quality::Unseen, ..Verdict::default() };
     }
-    if request.engine == Engine::Sglang && !request.ranks.idle.is_empty() {
+    if request.engine == ServerKind::Sglang && !request.ranks.idle.is_empty() {
         verdict.idle.clone_from(&request.ranks.idle);
     }
     let (ending, exchanges, status) = run.result();

@@ -6,17 +6,17 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use super::{Site, Status};
+use super::{Status, TargetHandle};
 use crate::act::profile;
 use crate::act::state::{OpenWindow, State};
 use crate::agent::clock::Clock;
-use crate::decide::capture::facts::Engine;
-use crate::decide::capture::governor::AttemptEnd;
-use crate::decide::capture::plan::StartRequest;
-use crate::decide::capture::window::{Answer, Blind, Ending, Event, Output, Phase, Window};
-use crate::decide::incident::Exchange;
-use crate::decide::time::Time;
 use crate::http::Server;
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::governor::AttemptEnd;
+use skewtrap_core::capture::plan::StartRequest;
+use skewtrap_core::capture::window::{Answer, Distrust, Ending, Event, Output, Window, WindowPhase};
+use skewtrap_core::incident::Exchange;
+use skewtrap_trace::time::Time;
 
 /// How often the machine is told that time passed: what a deadline may be late by.
 const TICK: Duration = Duration::from_millis(25);
@@ -28,7 +28,7 @@ pub(super) struct Run(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     server: Server,
-    engine: Engine,
+    engine: ServerKind,
     request: StartRequest,
     state: State,
     clock: Clock,
@@ -43,7 +43,7 @@ struct Shared {
     open: OpenWindow,
     exchanges: Vec<Exchange>,
     ending: Option<Ending>,
-    blind: Blind,
+    blind: Distrust,
     cancelled: bool,
     /// Whether somebody will book the end; if not, the ticker does.
     attended: bool,
@@ -61,7 +61,7 @@ impl Drop for Present {
 
 impl Run {
     pub(super) fn new(
-        site: &Site,
+        site: &TargetHandle,
         request: &StartRequest,
         window: Window,
         open: OpenWindow,
@@ -69,7 +69,7 @@ impl Run {
         clock: Clock,
         status: watch::Sender<Status>,
     ) -> Self {
-        let blind = Blind::opened(open.sent_at);
+        let blind = Distrust::opened(open.sent_at);
         let shared = Shared {
             window,
             open,
@@ -211,13 +211,13 @@ impl Run {
 }
 
 impl Shared {
-    fn enter(&mut self, phase: Phase, now: Time) {
+    fn enter(&mut self, phase: WindowPhase, now: Time) {
         match phase {
-            Phase::Stopping | Phase::Exporting => {
+            WindowPhase::Stopping | WindowPhase::Exporting => {
                 self.blind.closing.get_or_insert(now);
             }
-            Phase::Verifying | Phase::Ended => self.blind.exported(now),
-            Phase::Starting | Phase::Doubtful | Phase::Unknown | Phase::Open => {}
+            WindowPhase::Verifying | WindowPhase::Ended => self.blind.exported(now),
+            WindowPhase::Starting | WindowPhase::Doubtful | WindowPhase::Unknown | WindowPhase::Open => {}
         }
     }
 }

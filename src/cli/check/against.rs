@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cli::probe::Probe;
-use crate::decide::capture::facts::Engine;
-use crate::decide::rule::{Combine, Condition, Direction, Rule};
-use crate::decide::signal::catalog;
-use crate::decide::signal::fields::Fields;
-use crate::decide::signal::rank::{Axis, Rank};
-use crate::decide::signal::sample::Signal;
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::rule::{Combine, Condition, Direction, Rule};
+use skewtrap_core::signal::catalog;
+use skewtrap_core::signal::fields::Fields;
+use skewtrap_core::signal::sample::Signal;
+use skewtrap_trace::rank::{Axis, Rank};
 
 /// What a rule would read on a server, or why it could never fire there.
 pub(super) fn against(rule: &Rule, probe: &Probe) -> Result<Vec<String>, Vec<String>> {
@@ -178,7 +178,7 @@ fn remedy(signal: Signal, probe: &Probe) -> String {
     let Some(entry) = catalog::entry(signal) else {
         return "it is one of your own: its pattern or query must match".into();
     };
-    if probe.facts.engine == Engine::Vllm {
+    if probe.facts.engine == ServerKind::Vllm {
         return "this server is vLLM, whose metrics do not have it".into();
     }
     let flag = match name {

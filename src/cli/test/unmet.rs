@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::cli::play::Played;
 use crate::config::test::{Expect, When};
-use crate::decide::labels::Labels;
-use crate::decide::rule::{Change, Phase, Rule};
-use crate::decide::time::Time;
+use skewtrap_core::rule::{Change, Rule, RuleState};
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
 
 /// What is wrong, if what is expected of `rule` is not met.
 pub(super) fn unmet(expect: &Expect, rule: &Rule, played: &Played) -> Option<String> {
@@ -83,8 +83,8 @@ fn broken(expect: &Expect, rule: &Rule, played: &Played) -> Option<String> {
     })
 }
 
-const fn is_verdict(state: Phase) -> bool {
-    matches!(state, Phase::Idle | Phase::Pending | Phase::Firing)
+const fn is_verdict(state: RuleState) -> bool {
+    matches!(state, RuleState::Idle | RuleState::Pending | RuleState::Firing)
 }
 
 /// Why a rule came to no verdict.
@@ -112,7 +112,7 @@ fn missed(expect: &Expect, rule: &Rule, played: &Played) -> Option<String> {
     let at = since_start(until(expect, played), played.start);
     let states: Vec<&&Change> = last.values().filter(|c| c.state == expect.state).collect();
     if states.is_empty() {
-        if last.is_empty() && expect.state == Phase::Warming && !played.groups_of(rule).is_empty() {
+        if last.is_empty() && expect.state == RuleState::Warming && !played.groups_of(rule).is_empty() {
             return None;
         }
         let seen: Vec<String> = last.values().map(|c| format!("{}{}", c.state.word(), blame_of(c))).collect();

@@ -1,7 +1,7 @@
 //! What `tune` promises of the bounds it tries and advises.
 
 use super::*;
-use crate::decide::rule::Statistic;
+use skewtrap_core::rule::Statistic;
 
 fn config_of(preset: &str) -> Config {
     rules_of(&[format!("preset:{preset}")]).expect("a shipped preset")

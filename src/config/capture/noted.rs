@@ -4,7 +4,7 @@ use super::{CommandText, HttpText, NsysText};
 use crate::config::effective::Settings;
 use crate::config::quantity::Span;
 use crate::config::tree::Place;
-use crate::decide::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
+use skewtrap_core::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
 
 /// Notes what is captured where nothing is said of it.
 pub(super) fn note_default(spec: &CaptureSpec, settings: &mut Settings) {

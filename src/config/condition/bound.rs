@@ -3,8 +3,8 @@
 use super::{Context, Part};
 use crate::config::diagnostic::Findings;
 use crate::config::tree::Place;
-use crate::decide::rule::{Condition, Direction, Statistic};
-use crate::decide::signal::catalog::Catalog;
+use skewtrap_core::rule::{Condition, Direction, Statistic};
+use skewtrap_core::signal::catalog::Catalog;
 
 /// The outlier of a group that is not exactly even is always so far from the median, at least.
 const ANY_OUTLIER: f64 = 1.0 / 1.4826;

@@ -8,7 +8,7 @@ use crate::config::diagnostic::Findings;
 use crate::config::effective::Settings;
 use crate::config::quantity::Span;
 use crate::config::tree::Place;
-use crate::decide::rule::{Combine, Direction, Statistic, Trigger};
+use skewtrap_core::rule::{Combine, Direction, Statistic, Trigger};
 
 /// Checks a clear, or derives it from the trigger.
 pub fn clear_of(

@@ -1,6 +1,5 @@
 //! One condition: its statistic, its bound, whom it may blame and what chance has in it.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +11,9 @@ use crate::config::effective::Settings;
 use crate::config::quantity::Span;
 use crate::config::rule::signal_of;
 use crate::config::tree::Place;
-use crate::decide::rule::{Condition, Direction, Side, Statistic};
-use crate::decide::signal::sample::Signal;
+use skewtrap_core::finding::Side;
+use skewtrap_core::rule::{Condition, Direction, Statistic};
+use skewtrap_core::signal::sample::Signal;
 
 impl ConditionText {
     /// The statistics that are given, with their places.
@@ -60,12 +60,6 @@ impl ConditionText {
                 None
             }
         }
-    }
-}
-
-impl fmt::Display for Statistic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

@@ -1,8 +1,8 @@
 //! What `condition` promises.
 
 use crate::config::rules::load;
-use crate::decide::capture::CaptureSpec;
-use crate::decide::signal::catalog::Catalog;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::signal::catalog::Catalog;
 
 /// What is told of a rule with that signal and those keys, in one line each.
 fn told(signal: &str, keys: &str) -> String {

@@ -15,8 +15,8 @@ use crate::config::rules::{self, LoadRules, RuleList, Used};
 use crate::config::secret::{secret_of, shown_secret};
 use crate::config::signal::{self, OwnSignal};
 use crate::config::target::{self, Target};
-use crate::decide::capture::CaptureSpec;
-use crate::decide::signal::catalog::{Catalog, Kind, Own};
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::signal::catalog::{Catalog, Kind, Own};
 
 /// Checks a whole configuration; `others` gets what is wrong with the files that it names.
 pub(super) fn check(

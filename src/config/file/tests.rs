@@ -7,7 +7,7 @@ use crate::config::capture::HttpText;
 use crate::config::condition::TriggerText;
 use crate::config::rule::RuleText;
 use crate::config::target;
-use crate::decide::rule::Statistic;
+use skewtrap_core::rule::Statistic;
 
 fn nothing(path: &str) -> Result<Vec<(String, String)>, String> {
     Err(format!("cannot read {path}: no such file"))

@@ -234,6 +234,6 @@ fn a_clear_that_is_not_written_is_the_trigger_with_less_chance() {
     assert!(rules.is_ok(), "{:?}", rules.diagnostics);
     let clear = &rules.rules[0].rule.clear;
     assert_eq!(clear.conditions[0].chance, Some(3.0));
-    assert_eq!(clear.combine, crate::decide::rule::Combine::Any, "not (a and b) is (not a) or (not b)");
+    assert_eq!(clear.combine, skewtrap_core::rule::Combine::Any, "not (a and b) is (not a) or (not b)");
     assert_eq!(clear.hold.as_secs(), 16);
 }

@@ -11,9 +11,9 @@ use crate::config::quantity::{Span, duration_of};
 use crate::config::rule::{Names, names_of};
 use crate::config::target::zone_of;
 use crate::config::tree::Place;
-use crate::decide::labels::{LabelValue, Labels};
-use crate::decide::rule::Phase;
-use crate::decide::signal::rank::Axis;
+use skewtrap_core::rule::RuleState;
+use skewtrap_trace::labels::{LabelValue, Labels};
+use skewtrap_trace::rank::Axis;
 
 /// Checks one test.
 pub(super) fn test_of(text: &TestText, place: Place, findings: &mut Findings<'_>) -> Option<Test> {
@@ -102,8 +102,8 @@ fn recording_of(text: &RecordingText, place: Place, findings: &mut Findings<'_>)
 
 fn expect_of(text: &ExpectText, place: Place, findings: &mut Findings<'_>) -> Option<Expect> {
     let (state, never) = match (text.state.get(), text.never.get()) {
-        (Some(s), None) => (Phase::from(*s), false),
-        (None, Some(s)) => (Phase::from(*s), true),
+        (Some(s), None) => (RuleState::from(*s), false),
+        (None, Some(s)) => (RuleState::from(*s), true),
         (None, None) if !text.state.is_absent() || !text.never.is_absent() => return None,
         _ => {
             findings.error(place, "an expectation has either `state` or `never`", None);
@@ -115,7 +115,7 @@ fn expect_of(text: &ExpectText, place: Place, findings: &mut Findings<'_>) -> Op
     }
     let wants_more = [text.rank.place(), text.side.place(), text.onset.place()];
     if let Some(at) = wants_more.into_iter().flatten().next()
-        && (state != Phase::Firing || never)
+        && (state != RuleState::Firing || never)
     {
         findings.error(at, "only a firing rule blames a rank since an onset", None);
     }

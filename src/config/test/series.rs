@@ -4,7 +4,7 @@ use super::{Series, SeriesText};
 use crate::config::de::Field;
 use crate::config::diagnostic::Findings;
 use crate::config::tree::Place;
-use crate::decide::signal::rank::{Axis, Rank};
+use skewtrap_trace::rank::{Axis, Rank};
 
 /// The series of one entry: one, or one per rank.
 pub(super) fn series_of(text: &SeriesText, place: Place, findings: &mut Findings<'_>) -> Vec<Series> {

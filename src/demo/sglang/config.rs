@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::time::Time;
 use crate::demo::exchange::HttpFault;
 use crate::demo::load::LoadTrack;
+use skewtrap_trace::time::Time;
 
 /// A release whose differences the double knows. Releases between them behave like the older one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

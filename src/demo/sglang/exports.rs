@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::time::Time;
 use crate::demo::exchange::{CallId, Effect};
 use crate::demo::sglang::config::{Config, Version};
 use crate::demo::sglang::order::Order;
@@ -12,6 +11,7 @@ use crate::demo::sglang::profile::{Closed, Refusal};
 use crate::demo::sglang::ranks::Rank;
 use crate::demo::sglang::{World, lines};
 use crate::demo::trace::{Recorded, gzip};
+use skewtrap_trace::time::Time;
 
 /// The part of an export after which half of the file is on the disk: it is not written in one go.
 const FIRST_PART: f64 = 0.7;

@@ -1,9 +1,9 @@
 //! The lines of SGLang's log, as each release prints them.
 
-use crate::decide::time::Time;
 use crate::demo::load::RankLoad;
 use crate::demo::sglang::config::{Config, Version};
 use crate::demo::sglang::profile::Stage;
+use skewtrap_trace::time::Time;
 
 /// `[2026-11-24 03:48:53 DP2] ` for a rank, `[2026-11-24 03:48:53] ` for the main process.
 pub fn prefix(config: &Config, at: Time, dp: Option<u16>) -> String {

@@ -18,10 +18,10 @@ mod serving;
 pub use config::{Config, ExportCost, Faults, Version};
 pub use order::Order;
 
-use crate::decide::time::Time;
 use crate::demo::exchange::{CallId, Effect, HttpFault, HttpFaultKind, Outcome, Request};
 use ranks::Rank;
 use serving::Call;
+use skewtrap_trace::time::Time;
 
 /// One SGLang server.
 #[derive(Debug)]

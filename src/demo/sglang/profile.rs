@@ -3,9 +3,9 @@
 //! surprises (a refused order that starts all the same, an armed window that no stop disarms)
 //! come from how these fields outlive each other.
 
-use crate::decide::time::Time;
 use crate::demo::sglang::config::Version;
 use crate::demo::sglang::order::Order;
+use skewtrap_trace::time::Time;
 
 /// The two stages of `profile_by_stage`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::decide::time::Time;
 use crate::demo::exchange::CallId;
 use crate::demo::load::RankLoad;
 use crate::demo::sglang::config::Version;
@@ -12,6 +11,7 @@ use crate::demo::sglang::exports::Export;
 use crate::demo::sglang::order::Order;
 use crate::demo::sglang::profile::{Profiler, Refusal, Stage, Turn};
 use crate::demo::sglang::{World, lines};
+use skewtrap_trace::time::Time;
 
 /// Tokens that the KV cache of one rank holds.
 pub const KV_TOKENS: u64 = 200_000;

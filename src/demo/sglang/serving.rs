@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::decide::time::Time;
 use crate::demo::exchange::{CallId, HttpFaultKind, Outcome, Request, Response};
 use crate::demo::sglang::config::Version;
 use crate::demo::sglang::order::Order;
 use crate::demo::sglang::profile::Refusal;
 use crate::demo::sglang::ranks::Message;
 use crate::demo::sglang::{World, lines, pages};
+use skewtrap_trace::time::Time;
 
 /// `SGLANG_HEALTH_CHECK_TIMEOUT`.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(20);

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::time::Time;
 use crate::demo::exchange::Effect;
 use crate::demo::load::RankLoad;
 use crate::demo::trace::Recorded;
 use crate::demo::vllm::World;
 use crate::demo::vllm::config::Version;
+use skewtrap_trace::time::Time;
 
 /// What `/start_profile` was told.
 #[derive(Clone, Debug, Default)]

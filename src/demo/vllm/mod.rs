@@ -15,9 +15,9 @@ pub use config::{Config, Faults, Version};
 use engines::{Engine, Session};
 use serde_json::{Value, json};
 
-use crate::decide::time::Time;
 use crate::demo::exchange::{CallId, Effect, HttpFault, HttpFaultKind, Outcome, Request, Response};
 use crate::demo::load::RankLoad;
+use skewtrap_trace::time::Time;
 
 /// What a page or a refusal takes.
 const QUICK: Duration = Duration::from_millis(3);

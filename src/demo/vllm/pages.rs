@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use crate::decide::time::Time;
 use crate::demo::exchange::Response;
 use crate::demo::load::RankLoad;
 use crate::demo::vllm::World;
 use crate::demo::vllm::config::Version;
+use skewtrap_trace::time::Time;
 
 /// Tokens that the KV cache of one engine holds.
 const KV_TOKENS: f64 = 200_000.0;

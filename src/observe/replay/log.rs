@@ -7,10 +7,10 @@ use jiff::tz::TimeZone;
 use memchr::{memchr, memrchr};
 
 use super::{Input, Opened, ReplayError};
-use crate::decide::signal::log_reader::{Arrival, LogReader};
-use crate::decide::signal::observation::Observation;
-use crate::decide::time::Time;
 use crate::observe::tail::KEPT;
+use skewtrap_core::signal::log_reader::{Arrival, LogReader};
+use skewtrap_core::signal::observation::Observation;
+use skewtrap_trace::time::Time;
 
 /// Large enough that a system call costs nothing, small enough for the cache.
 const CHUNK: u64 = 256 << 10;

@@ -16,9 +16,9 @@ use flate2::read::MultiGzDecoder;
 use jiff::tz::TimeZone;
 use thiserror::Error;
 
-use crate::decide::signal::observation::{Observation, SourceId};
-use crate::decide::signal::sample::TargetId;
-use crate::decide::time::Time;
+use skewtrap_core::signal::observation::{Observation, SourceId};
+use skewtrap_core::signal::sample::TargetId;
+use skewtrap_trace::time::Time;
 
 use log::LogRecording;
 use pages::{LoadsRecording, MetricsRecording};

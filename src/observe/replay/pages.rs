@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{Input, Opened, ReplayError};
-use crate::decide::signal::observation::Observation;
-use crate::decide::time::Time;
+use skewtrap_core::signal::observation::Observation;
+use skewtrap_trace::time::Time;
 
 /// Lines of a recording, with their numbers.
 struct Lines {

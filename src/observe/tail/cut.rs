@@ -2,7 +2,7 @@
 
 use memchr::{memchr, memrchr};
 
-use crate::decide::signal::log_reader::MAX_LINE;
+use skewtrap_core::signal::log_reader::MAX_LINE;
 
 /// What is kept of a longer line: one byte too many, so that who reads it sees that it was cut.
 pub const KEPT: usize = MAX_LINE + 1;

@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 pub use self::cut::{Cutter, KEPT};
 pub use self::follow::{Follow, Polled};
 use super::Now;
-use crate::decide::signal::log_reader::Arrival;
-use crate::decide::signal::observation::{Observation, Problem, SourceId};
-use crate::decide::signal::sample::{Source, TargetId};
+use skewtrap_core::signal::log_reader::Arrival;
+use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
+use skewtrap_core::signal::sample::{Source, TargetId};
 
 /// How long the reader sleeps at most.
 const TICK: Duration = Duration::from_millis(250);
@@ -218,7 +218,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
-    use crate::decide::time::Time;
+    use skewtrap_trace::time::Time;
 
     #[tokio::test]
     async fn lines_that_are_appended_arrive_and_a_missing_file_is_told_once() {

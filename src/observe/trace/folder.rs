@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::decide::labels::{LabelValue, Labels};
-use crate::decide::signal::rank::{Axis, Rank};
+use skewtrap_trace::labels::{LabelValue, Labels};
+use skewtrap_trace::rank::{Axis, Rank};
 
-use super::{TraceError, naming};
+use super::TraceError;
+use skewtrap_trace::read::naming;
 
 /// The most files one comparison takes.
 const MAX_FILES: usize = 1024;

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use rusqlite::{Connection, OpenFlags};
 
-use crate::explain::trace::{Limit, RankTrace};
+use skewtrap_trace::trace::{Limit, RankTrace};
 
 use super::TraceError;
 

@@ -10,8 +10,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Pairs;
-use crate::decide::status::{GroupStatus, SourceState, SourceStatus, StateWord, Status};
-use crate::decide::time::Time;
+use skewtrap_core::signal::source::SourceState;
+use skewtrap_core::status::{GroupStatus, SourceStatus, StateWord, Status};
+use skewtrap_trace::time::Time;
 
 /// Linux shows CPU times to programs in this unit on every architecture.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -1,9 +1,10 @@
 use super::*;
-use crate::decide::incident::Incident;
-use crate::decide::rule::Severity;
-use crate::decide::status::*;
-use crate::decide::time::Time;
-use crate::explain::message::sample;
+use skewtrap_core::incident::Incident;
+use skewtrap_core::message::sample;
+use skewtrap_core::rule::Severity;
+use skewtrap_core::signal::source::SourceState;
+use skewtrap_core::status::*;
+use skewtrap_trace::time::Time;
 
 fn status() -> Status {
     let at = Time::from_epoch_s(1_795_492_130.0);

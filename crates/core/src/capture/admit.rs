@@ -1,0 +1,245 @@
+//! The one door: whether a wish to capture is granted, and what exactly is then to be done.
+
+use std::time::Duration;
+
+use crate::capture::facts::Facts;
+use crate::capture::governor::{self, Attempt, Budget, CaptureRequest, Ledger};
+use crate::capture::keep::BundleSpace;
+use crate::capture::plan::{Asker, StartRequest, plan};
+use crate::capture::preflight::{self, Need};
+use crate::capture::refusal::{Refusal, Span};
+use crate::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysWindow};
+use skewtrap_trace::time::Time;
+
+/// An nsys window is no longer than this.
+pub const MAX_NSYS: Duration = Duration::from_secs(5);
+
+/// What holds for every capture of an agent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// What a day may cost.
+    pub budget: Budget,
+    /// Bytes that must stay free on every disk involved.
+    pub min_free: u64,
+    /// `capture.output_dir`, server's view.
+    pub output_dir: Option<String>,
+    /// `--watch-only`.
+    pub watch_only: bool,
+    /// What the bundles take; `None` before the first sweep.
+    pub bundles: Option<BundleSpace>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            budget: Budget::default(),
+            min_free: 2 << 30,
+            output_dir: None,
+            watch_only: false,
+            bundles: None,
+        }
+    }
+}
+
+/// A wish that was granted. The attempt is to be written to the state before anything is done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CapturePlan {
+    /// For the state.
+    pub attempt: Attempt,
+    /// What to do.
+    pub means: CaptureMethod,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CaptureMethod {
+    /// Start a window of the engine's own profiler.
+    Http(StartRequest),
+    /// Start a collection of an Nsight Systems session.
+    Nsys(NsysWindow),
+    /// Run a program.
+    Command(CommandWindow),
+}
+
+impl CaptureMethod {
+    /// `http`, `cuda_profiler_api`, `nsys` or `command`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Http(request) => request.word(),
+            Self::Nsys(_) => "nsys",
+            Self::Command(_) => "command",
+        }
+    }
+}
+
+/// Decides one wish. `Ok(None)` when the rule captures nothing.
+pub fn admit(
+    spec: &CaptureSpec,
+    wish: &CaptureRequest<'_>,
+    ledger: &Ledger,
+    facts: &Facts,
+    policy: &Policy,
+    now: Time,
+) -> Result<Option<CapturePlan>, Refusal> {
+    if *spec == CaptureSpec::None {
+        return Ok(None);
+    }
+    if policy.watch_only {
+        return Err(Refusal::WatchOnly);
+    }
+    let ranks = facts.server.as_ref().map_or(1, |s| usize::from(s.sizes.dp) * usize::from(s.sizes.tp));
+    let expected = ledger.estimate(wish.target, ranks);
+    governor::decide(wish, ledger, &policy.budget, expected, now)?;
+    if let Some(bundles) = &policy.bundles {
+        bundles.admits(expected.bytes)?;
+    }
+    // A command may do anything, also to a server that says nothing of itself: only limits hold.
+    if let CaptureSpec::Command(command) = spec {
+        return Ok(Some(grant(wish, ledger, CaptureMethod::Command(command.clone()), now)));
+    }
+    preflight::check(facts, Need { bytes: expected.bytes, floor: policy.min_free }, now)?;
+    let mark = attempt_of(wish, ledger, now).mark();
+    let asker = Asker { mark: &mark, output_dir: policy.output_dir.as_deref() };
+    let means = match spec {
+        CaptureSpec::Http(http) => CaptureMethod::Http(plan(http, facts, asker, now)?),
+        CaptureSpec::CudaProfilerApi(http) => {
+            CaptureMethod::Http(plan(&cuda_profiler(http), facts, asker, now)?)
+        }
+        CaptureSpec::Nsys(nsys) => nsys_bounds(nsys).map(|()| CaptureMethod::Nsys(nsys.clone()))?,
+        CaptureSpec::Command(_) | CaptureSpec::None => return Ok(None),
+    };
+    Ok(Some(grant(wish, ledger, means, now)))
+}
+
+fn grant(wish: &CaptureRequest<'_>, ledger: &Ledger, means: CaptureMethod, now: Time) -> CapturePlan {
+    CapturePlan { attempt: attempt_of(wish, ledger, now), means }
+}
+
+/// The attempt that a granted wish makes: numbered within its incident.
+pub fn attempt_of(wish: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Attempt {
+    let before = ledger.attempts.iter().filter(|a| a.incident == wish.incident).count();
+    Attempt {
+        id: format!("{}/{}", wish.incident, before + 1),
+        rule: wish.rule.to_owned(),
+        target: wish.target.to_owned(),
+        group: wish.group.to_owned(),
+        incident: wish.incident.to_owned(),
+        firing: wish.firing.to_owned(),
+        at: now,
+        badness: wish.badness,
+        over_at: None,
+        end: None,
+    }
+}
+
+fn cuda_profiler(http: &HttpWindow) -> HttpWindow {
+    HttpWindow { activities: Some(vec!["CUDA_PROFILER".into()]), ..http.clone() }
+}
+
+/// Bounds of an nsys window, known when a rule is read.
+///
+/// # Errors
+/// It is longer than [`MAX_NSYS`] and that was not accepted, or has no length.
+pub fn nsys_bounds(nsys: &NsysWindow) -> Result<(), Refusal> {
+    if nsys.duration.is_zero() {
+        let why = "an nsys window has no other bound".into();
+        return Err(Refusal::Never { what: "duration: 0s".into(), why });
+    }
+    if nsys.duration > MAX_NSYS && !nsys.accept_risk.iter().any(|r| r == "long_nsys") {
+        return Err(Refusal::Risk {
+            what: format!("an nsys window of {}", Span(nsys.duration)),
+            why: "a window of 2 s has made a report of 2 GB and a stop of 89 s",
+            name: "long_nsys",
+        });
+    }
+    Ok(())
+}
+
+/// What is wrong with a capture whatever the server: for the checks when a rule is read.
+///
+/// # Errors
+/// The first thing that no server would be asked for.
+pub fn check(spec: &CaptureSpec) -> Result<(), Refusal> {
+    match spec {
+        CaptureSpec::None => Ok(()),
+        CaptureSpec::Http(http) => super::risk::bounds(http),
+        CaptureSpec::CudaProfilerApi(http) => super::risk::bounds(&cuda_profiler(http)),
+        CaptureSpec::Nsys(nsys) => nsys_bounds(nsys),
+        CaptureSpec::Command(command) if command.argv.is_empty() => Err(Refusal::Never {
+            what: "command: { argv: [] }".into(),
+            why: "there is nothing to run".into(),
+        }),
+        CaptureSpec::Command(command) if command.time_limit.is_zero() => Err(Refusal::Never {
+            what: "command: { time_limit: 0s }".into(),
+            why: "every window has a bound in time; give it one".into(),
+        }),
+        CaptureSpec::Command(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::Limits;
+
+    fn decided(spec: &CaptureSpec, policy: &Policy) -> Result<Option<CapturePlan>, String> {
+        let limits =
+            Limits { cooldown: Duration::from_secs(600), captures: 4, per: Duration::from_secs(86_400) };
+        let (rule, target, incident) = ("r", "t", "i1");
+        let (firing, may_carry_on, badness) = ("", false, 1.5);
+        let wish = CaptureRequest {
+            rule,
+            limits: &limits,
+            target,
+            group: "t",
+            incident,
+            firing,
+            may_carry_on,
+            badness,
+        };
+        let now = Time::from_epoch_s(1000.0);
+        admit(spec, &wish, &Ledger::default(), &Facts::default(), policy, now)
+            .map_err(|r| r.word().to_owned())
+    }
+
+    #[test]
+    fn what_captures_nothing_is_no_refusal_and_watch_only_refuses_the_rest() {
+        let watch_only = Policy { watch_only: true, ..Policy::default() };
+        let http = CaptureSpec::Http(HttpWindow::default());
+        assert_eq!(decided(&CaptureSpec::None, &watch_only), Ok(None));
+        assert_eq!(decided(&http, &watch_only), Err("watch_only".into()));
+        assert_eq!(decided(&http, &Policy::default()), Err("unknown_server".into()));
+    }
+
+    #[test]
+    fn a_command_needs_no_facts_about_the_server() {
+        let command = CommandWindow { argv: vec!["true".into()], time_limit: Duration::from_secs(1) };
+        let grant = decided(&CaptureSpec::Command(command), &Policy::default()).unwrap().unwrap();
+        assert_eq!(grant.attempt.id, "i1/1");
+    }
+
+    #[test]
+    fn what_may_not_be_deleted_is_named_and_blocks_new_captures_when_there_is_no_room() {
+        let command = CommandWindow { argv: vec!["true".into()], time_limit: Duration::from_secs(1) };
+        let space = BundleSpace { bytes: 60 << 30, limit: 50 << 30, over: true, ..BundleSpace::default() };
+        let stuck = Some("/data/incidents/old: Permission denied".to_owned());
+        let policy = Policy { bundles: Some(BundleSpace { stuck, ..space }), ..Policy::default() };
+        assert_eq!(decided(&CaptureSpec::Command(command), &policy), Err("keep_full".into()));
+        let said = policy.bundles.unwrap().admits(64 << 20).unwrap_err().to_string();
+        assert!(said.contains("60.0 GiB that may not be deleted (/data/incidents/old: Permission denied)"));
+        assert!(BundleSpace::default().admits(u64::MAX).is_ok());
+    }
+
+    #[test]
+    fn a_long_nsys_window_is_refused_until_it_is_accepted() {
+        let window = NsysWindow {
+            session: crate::capture::NsysSession::OfTarget,
+            duration: Duration::from_secs(6),
+            args: Vec::new(),
+            accept_risk: Vec::new(),
+        };
+        assert_eq!(check(&CaptureSpec::Nsys(window.clone())).unwrap_err().word(), "risk");
+        let accepted = NsysWindow { accept_risk: vec!["long_nsys".into()], ..window };
+        assert_eq!(check(&CaptureSpec::Nsys(accepted)), Ok(()));
+    }
+}

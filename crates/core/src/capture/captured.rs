@@ -1,0 +1,67 @@
+//! What a window brought: the files, whose they are, and whether they are usable.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
+
+/// What a window brought.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Captured {
+    /// `http`, `nsys`, `cuda_profiler_api`, `command`.
+    pub means: Arc<str>,
+    /// When the start was sent.
+    pub started_at: Time,
+    /// Seconds from the firing, or from when it had got worse, to the start request.
+    pub start_delay_s: f64,
+    /// Seconds that the window was open.
+    pub open_s: f64,
+    /// Seconds of serving that the window and its export cost, as far as the agent can tell.
+    pub stall_s: f64,
+    /// Whether the files are usable.
+    pub quality: Quality,
+    /// The files.
+    pub files: Vec<CapturedFile>,
+    /// Ranks whose file was expected and did not come.
+    pub missing: Vec<Labels>,
+    /// Ranks that had no work while the window was open.
+    pub idle: Vec<Labels>,
+    /// Whether the agent cannot see the files; then they are where `files` says, on the server.
+    pub remote: bool,
+    /// Sentences a reader of the capture should know (a partial file, an environment inside a report).
+    pub notes: Vec<String>,
+}
+
+/// Whether captured files are usable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quality {
+    /// Every expected rank's file is there and whole.
+    Usable,
+    /// Some are.
+    Partial,
+    /// None is.
+    #[default]
+    Broken,
+    /// The agent cannot see them.
+    Unseen,
+}
+
+/// One file of a capture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CapturedFile {
+    /// Inside the bundle when relative, else where it was left.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Hex; empty when the agent cannot read the file.
+    pub sha256: String,
+    /// Inode number where the file was left in place.
+    pub inode: Option<u64>,
+    /// Whose.
+    pub rank: Option<Labels>,
+    /// Whether its stream ends as it should.
+    pub whole: bool,
+}

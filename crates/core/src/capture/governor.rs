@@ -1,0 +1,322 @@
+//! Whether a window may open, by what was agreed: limits per rule, one window at a time, a budget
+//! per day. One decision per wish, `now` as an argument, nothing remembered here.
+//!
+//! The ledger is what the state on disk holds: an attempt is written before the request is sent,
+//! so a failed one counts, and neither a restart nor an edit of a rule refills anything (keys are
+//! the rule's name and the target). Stamps that lie in the future (a clock that was set back)
+//! count as spent just now: a jump never refills either.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::capture::Limits;
+use crate::capture::refusal::Refusal;
+use skewtrap_trace::time::Time;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// After a window whose end is unknown, the server is left alone for this long.
+pub const QUIET: Duration = Duration::from_secs(600);
+
+/// What the agent may cost a day, over all rules and servers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Stalled serving.
+    pub stalled: Duration,
+    /// Written by windows.
+    pub bytes: u64,
+    /// Windows tried.
+    pub windows: u32,
+    /// Within one incident a window is taken again only when it is this many times worse.
+    pub worse_by: f64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { stalled: Duration::from_secs(120), bytes: 20 << 30, windows: 4, worse_by: 1.5 }
+    }
+}
+
+/// One attempt, as the state keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Unique.
+    pub id: String,
+    /// The rule that wished for it (`by hand` for `skewtrap capture start`).
+    pub rule: String,
+    /// The server.
+    pub target: String,
+    /// The group of servers of which one may have a window at a time.
+    pub group: String,
+    /// The incident.
+    pub incident: String,
+    /// What fired, as in [`CaptureRequest::firing`].
+    #[serde(default)]
+    pub firing: String,
+    /// When it was allowed, just before the request.
+    pub at: Time,
+    /// How bad the incident was, in multiples of the rule's bound: the mark that a further window of
+    /// the incident is held against.
+    pub badness: f64,
+    /// When what fired was seen to be over; `None` while it lasts, or when nobody saw its end.
+    #[serde(default)]
+    pub over_at: Option<Time>,
+    /// Its end; `None` while its window is, or may be, open.
+    pub end: Option<AttemptEnd>,
+}
+
+impl Attempt {
+    /// What marks its folder and files: its incident and, from the second on, its number, so that no
+    /// window of an incident takes another's files for its own, or has them written over.
+    pub fn mark(&self) -> String {
+        match self.id.rsplit_once('/') {
+            Some((incident, number)) if number != "1" => format!("{incident}-w{number}"),
+            _ => self.incident.clone(),
+        }
+    }
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttemptEnd {
+    /// When.
+    pub at: Time,
+    /// Stalled serving, as measured.
+    pub stalled: Duration,
+    /// Written.
+    pub bytes: u64,
+    /// Why its window may still be open; `None` when it is proven closed.
+    pub unproven: Option<String>,
+}
+
+/// All attempts of the last days, in any order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ledger {
+    /// Ended ones and open ones.
+    pub attempts: Vec<Attempt>,
+    /// Ids of open ones that an agent before this one left behind.
+    pub left_behind: BTreeSet<String>,
+}
+
+impl From<Vec<Attempt>> for Ledger {
+    fn from(attempts: Vec<Attempt>) -> Self {
+        Self { attempts, left_behind: BTreeSet::new() }
+    }
+}
+
+/// Who wishes for a window.
+#[derive(Clone, Copy, Debug)]
+pub struct CaptureRequest<'a> {
+    /// The rule.
+    pub rule: &'a str,
+    /// Its limits.
+    pub limits: &'a Limits,
+    /// The server.
+    pub target: &'a str,
+    /// Its group.
+    pub group: &'a str,
+    /// The incident.
+    pub incident: &'a str,
+    /// What fires: the group, whom it blames, on which side. Empty when nothing does.
+    pub firing: &'a str,
+    /// Whether it may have fired before this agent looked, so that it may be what another captured.
+    pub may_carry_on: bool,
+    /// How bad it is, in multiples of the bound (at least 1 for what fires).
+    pub badness: f64,
+}
+
+/// What a rule has used of its limits on a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spent {
+    /// Windows in its current stretch.
+    pub windows: u32,
+    /// No window before then; `None` where it does not rest.
+    pub cooldown_until: Option<Time>,
+}
+
+/// What the next window of a server is expected to cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Estimate {
+    /// Stalled serving.
+    pub stalled: Duration,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Ledger {
+    /// The windows that may be open.
+    pub fn open(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.iter().filter(|a| a.end.is_none())
+    }
+
+    /// The attempts at what fires: those of its incident and, where it may carry on over a restart
+    /// of the agent, those whose end nobody has seen, so that neither a crash nor a rule read anew
+    /// makes a captured imbalance a new one. After a day it is one all the same.
+    fn marks<'s>(&'s self, wish: &'s CaptureRequest<'_>, now: Time) -> impl Iterator<Item = &'s Attempt> {
+        let carries_on = move |a: &Attempt| {
+            wish.may_carry_on
+                && !wish.firing.is_empty()
+                && (&*a.rule, &*a.target, &*a.firing) == (wish.rule, wish.target, wish.firing)
+                && a.over_at.is_none()
+                && now.since(a.at) < DAY
+        };
+        self.attempts.iter().filter(move |a| a.incident == wish.incident || carries_on(a))
+    }
+
+    /// The mark that a further window is held against.
+    pub fn worst<'s>(&'s self, wish: &'s CaptureRequest<'_>, now: Time) -> Option<&'s Attempt> {
+        self.marks(wish, now).max_by(|a, b| a.badness.total_cmp(&b.badness))
+    }
+
+    /// When a rule's attempts on a server were, in their order.
+    fn stamps(&self, rule: &str, target: &str) -> Vec<Time> {
+        let own = self.attempts.iter().filter(|a| a.rule == rule && a.target == target);
+        let mut stamps: Vec<Time> = own.map(|a| a.at).collect();
+        stamps.sort_unstable();
+        stamps
+    }
+
+    /// What a rule has used of its limits on a server; `None` where nothing of it counts any more.
+    pub fn spent(&self, rule: &str, target: &str, limits: &Limits, now: Time) -> Option<Spent> {
+        let stamps = self.stamps(rule, target);
+        let within = stamps.iter().filter(|at| now.since(**at) < limits.per).count();
+        let rests = stamps.last().map(|last| *last + limits.cooldown).filter(|until| *until > now);
+        (within > 0 || rests.is_some())
+            .then(|| Spent { windows: u32::try_from(within).unwrap_or(u32::MAX), cooldown_until: rests })
+    }
+
+    /// What fired is over at `now`; whether there was an attempt at it.
+    pub fn over(&mut self, rule: &str, target: &str, firing: &str, now: Time) -> bool {
+        let lasts = |a: &&mut Attempt| {
+            (&*a.rule, &*a.target, &*a.firing) == (rule, target, firing) && a.over_at.is_none()
+        };
+        self.attempts.iter_mut().filter(lasts).map(|a| a.over_at = Some(now)).count() > 0
+    }
+
+    /// What the next window on `target` is expected to cost: the most that one of its last five
+    /// did; 64 MiB a rank and no stall when there was none.
+    pub fn estimate(&self, target: &str, ranks: usize) -> Estimate {
+        let mut ends: Vec<&AttemptEnd> =
+            self.attempts.iter().filter(|a| a.target == target).filter_map(|a| a.end.as_ref()).collect();
+        ends.sort_by_key(|end| end.at);
+        let last = ends.iter().rev().filter(|end| end.bytes > 0).take(5);
+        last.fold(None, |most: Option<Estimate>, end| {
+            let most = most.unwrap_or_default();
+            Some(Estimate { stalled: most.stalled.max(end.stalled), bytes: most.bytes.max(end.bytes) })
+        })
+        .unwrap_or(Estimate { stalled: Duration::ZERO, bytes: (ranks.max(1) as u64) << 26 })
+    }
+}
+
+/// Whether `wish` may open a window now.
+pub fn decide(
+    wish: &CaptureRequest<'_>,
+    ledger: &Ledger,
+    budget: &Budget,
+    expected: Estimate,
+    now: Time,
+) -> Result<(), Refusal> {
+    one_at_a_time(wish, ledger)?;
+    no_future(ledger, now)?;
+    quiet(wish, ledger, now)?;
+    rule_limits(wish, ledger, now)?;
+    worse(wish, ledger, budget, now)?;
+    daily(ledger, budget, expected, now)
+}
+
+fn one_at_a_time(wish: &CaptureRequest<'_>, ledger: &Ledger) -> Result<(), Refusal> {
+    match ledger.open().find(|a| a.group == wish.group || a.target == wish.target) {
+        Some(open) if ledger.left_behind.contains(&open.id) => {
+            Err(Refusal::LeftOpen { target: open.target.clone(), incident: open.incident.clone() })
+        }
+        Some(open) => {
+            Err(Refusal::WindowOpen { target: open.target.clone(), incident: open.incident.clone() })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Stamps a little ahead count as "just now"; a day ahead, the clock was wrong, and people are told.
+fn no_future(ledger: &Ledger, now: Time) -> Result<(), Refusal> {
+    match ledger.attempts.iter().map(|a| a.at).find(|at| at.since(now) > DAY) {
+        Some(at) => Err(Refusal::FutureState { at }),
+        None => Ok(()),
+    }
+}
+
+fn quiet(wish: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
+    let ends = ledger.attempts.iter().filter(|a| a.target == wish.target).filter_map(|a| a.end.as_ref());
+    let unproven = ends.filter_map(|end| end.unproven.as_ref().map(|why| (end.at, why)));
+    match unproven.max_by_key(|(at, _)| *at) {
+        Some((at, why)) if now.since(at) < QUIET => {
+            Err(Refusal::Suppression { why: why.clone(), left: QUIET - now.since(at) })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn rule_limits(wish: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
+    let stamps = ledger.stamps(wish.rule, wish.target);
+    let Limits { cooldown, captures, per } = wish.limits;
+    if let Some(last) = stamps.last() {
+        let ago = now.since(*last);
+        if ago < *cooldown {
+            return Err(Refusal::Cooldown { rule: wish.rule.into(), ago, left: *cooldown - ago });
+        }
+    }
+    match full(&stamps, *captures, *per, now) {
+        Some(left) => {
+            Err(Refusal::RuleLimit { rule: wish.rule.into(), captures: *captures, per: *per, left })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Until one of at most `most` stamps within `per` is free again; `None` when one is free now.
+fn full(sorted: &[Time], most: u32, per: Duration, now: Time) -> Option<Duration> {
+    let within: Vec<Time> = sorted.iter().copied().filter(|at| now.since(*at) < per).collect();
+    let over = within.len().checked_sub(most as usize)?;
+    // With `most` at zero nothing is ever free.
+    let freeing = within.get(over).copied().unwrap_or(now);
+    Some(per.saturating_sub(now.since(freeing)))
+}
+
+/// Within one incident a second window must be worth it; the margin is against its worst so far.
+fn worse(wish: &CaptureRequest<'_>, ledger: &Ledger, budget: &Budget, now: Time) -> Result<(), Refusal> {
+    let Some(worst) = ledger.worst(wish, now) else { return Ok(()) };
+    let (last, needed) = (worst.badness, worst.badness * budget.worse_by.max(1.0));
+    // Written so that NaN refuses.
+    if wish.badness >= needed {
+        return Ok(());
+    }
+    let before = (worst.incident != wish.incident).then(|| worst.incident.clone());
+    Err(Refusal::NotWorse { before, last, now: wish.badness, needed })
+}
+
+fn daily(ledger: &Ledger, budget: &Budget, expected: Estimate, now: Time) -> Result<(), Refusal> {
+    let today: Vec<&Attempt> = ledger.attempts.iter().filter(|a| now.since(a.at) < DAY).collect();
+    let mut stamps: Vec<Time> = today.iter().map(|a| a.at).collect();
+    stamps.sort_unstable();
+    if let Some(left) = full(&stamps, budget.windows, DAY, now) {
+        return Err(Refusal::DailyWindows { spent: stamps.len().try_into().unwrap_or(u32::MAX), left });
+    }
+    let ends = || today.iter().filter_map(|a| a.end.as_ref());
+    let stalled: Duration = ends().map(|end| end.stalled).sum();
+    if stalled + expected.stalled > budget.stalled {
+        return Err(Refusal::DailyStall {
+            spent_s: stalled.as_secs_f64(),
+            expected_s: expected.stalled.as_secs_f64(),
+            budget_s: budget.stalled.as_secs_f64(),
+        });
+    }
+    let bytes = ends().fold(0_u64, |sum, end| sum.saturating_add(end.bytes));
+    if bytes.saturating_add(expected.bytes) > budget.bytes {
+        return Err(Refusal::DailyBytes { spent: bytes, expected: expected.bytes, budget: budget.bytes });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,151 @@
+//! What `governor` promises.
+
+use super::*;
+
+const LIMITS: Limits =
+    Limits { cooldown: Duration::from_secs(600), captures: 2, per: Duration::from_secs(3600) };
+
+fn at(s: u64) -> Time {
+    Time::from_epoch_s(1e9) + Duration::from_secs(s)
+}
+
+fn attempt(s: u64, incident: &str) -> Attempt {
+    let end = AttemptEnd { at: at(s + 1), stalled: Duration::from_secs(1), bytes: 1 << 20, unproven: None };
+    Attempt {
+        id: format!("a{s}"),
+        rule: "r".into(),
+        target: "t".into(),
+        group: "g".into(),
+        incident: incident.into(),
+        firing: "dp_rank=2 high".into(),
+        at: at(s),
+        badness: 1.0,
+        over_at: None,
+        end: Some(end),
+    }
+}
+
+fn wish(incident: &str, badness: f64) -> CaptureRequest<'_> {
+    let (rule, limits, target, group) = ("r", &LIMITS, "t", "g");
+    let (firing, may_carry_on) = ("dp_rank=2 high", false);
+    CaptureRequest { rule, limits, target, group, incident, firing, may_carry_on, badness }
+}
+
+fn decided(attempts: Vec<Attempt>, now: Time) -> String {
+    decide(&wish("new", 1.2), &Ledger::from(attempts), &Budget::default(), Estimate::default(), now)
+        .map_or_else(|r| r.word().to_owned(), |()| "ok".into())
+}
+
+#[test]
+fn each_limit_refuses_at_its_bound_and_not_after() {
+    assert_eq!(decided(vec![], at(0)), "ok");
+    assert_eq!(decided(vec![attempt(0, "a")], at(599)), "cooldown");
+    assert_eq!(decided(vec![attempt(0, "a")], at(600)), "ok");
+    let two = || vec![attempt(0, "a"), attempt(1000, "b")];
+    assert_eq!(decided(two(), at(3599)), "rule_limit");
+    assert_eq!(decided(two(), at(3600)), "ok");
+    let four = || (0..4).map(|i| attempt(i * 4000, "a")).collect();
+    assert_eq!(decided(four(), at(86_399)), "daily_windows");
+    assert_eq!(decided(four(), at(86_400)), "ok");
+}
+
+#[test]
+fn an_open_window_and_one_of_unknown_end_keep_others_out() {
+    let open = Attempt { end: None, target: "peer".into(), ..attempt(0, "a") };
+    assert_eq!(decided(vec![open], at(80_000)), "window_open");
+    let mut unknown = attempt(0, "a");
+    unknown.rule = "other".into();
+    unknown.end.as_mut().unwrap().unproven = Some("the start timed out".into());
+    assert_eq!(decided(vec![unknown.clone()], at(600)), "quiet");
+    assert_eq!(decided(vec![unknown], at(601)), "ok");
+}
+
+#[test]
+fn a_window_that_is_being_closed_after_a_crash_is_named_as_such() {
+    let open = Attempt { end: None, ..attempt(0, "a") };
+    let left_behind = [open.id.clone()].into();
+    let ledger = Ledger { attempts: vec![open], left_behind };
+    let refused =
+        decide(&wish("n", 2.0), &ledger, &Budget::default(), Estimate::default(), at(700)).unwrap_err();
+    assert_eq!((refused.word(), refused.awaits_facts()), ("left_open", true));
+    assert_eq!(
+        refused.to_string(),
+        "an agent before this one left a window open on t, for incident a; it is being closed first"
+    );
+}
+
+#[test]
+fn an_incident_is_captured_again_only_when_it_got_worse_by_the_margin() {
+    let ledger = Ledger::from(vec![attempt(0, "a")]);
+    let decided = |badness| {
+        decide(&wish("a", badness), &ledger, &Budget::default(), Estimate::default(), at(700))
+            .map_err(|r| r.word())
+    };
+    assert_eq!(decided(1.49), Err("not_worse"));
+    assert_eq!(decided(1.5), Ok(()));
+    assert_eq!(decided(f64::NAN), Err("not_worse"));
+}
+
+#[test]
+fn what_carries_on_over_a_restart_is_held_against_the_mark_of_before() {
+    let mut ledger = Ledger::from(vec![attempt(0, "a")]);
+    let decided = |ledger: &Ledger, wish: CaptureRequest<'_>| {
+        decide(&wish, ledger, &Budget::default(), Estimate::default(), at(700)).map_err(|r| r.to_string())
+    };
+    let after = CaptureRequest { may_carry_on: true, ..wish("b", 1.4) };
+    assert_eq!(
+        decided(&ledger, after).unwrap_err(),
+        "this was captured as incident a, at 1.00 times its bound, and nobody saw it end; it is at 1.40 now and captured again from 1.50 on (budget.worse_by)"
+    );
+    assert_eq!(decided(&ledger, CaptureRequest { badness: 1.5, ..after }), Ok(()));
+    assert_eq!(
+        decided(&ledger, CaptureRequest { firing: "dp_rank=1 high", ..after }),
+        Ok(()),
+        "another rank"
+    );
+    assert_eq!(decided(&ledger, CaptureRequest { firing: "", ..after }), Ok(()), "asked for by hand");
+    assert_eq!(decided(&ledger, wish("b", 1.4)), Ok(()), "it began while somebody looked");
+    assert!(ledger.over("r", "t", "dp_rank=2 high", at(500)));
+    assert_eq!(decided(&ledger, after), Ok(()), "it was seen to end");
+    assert!(!ledger.over("r", "t", "dp_rank=2 high", at(600)), "it was over before");
+}
+
+#[test]
+fn a_clock_that_was_set_back_refills_nothing() {
+    assert_eq!(decided(vec![attempt(5000, "a")], at(0)), "cooldown");
+    assert_eq!(decided(vec![attempt(90_000, "a")], at(0)), "future_state");
+}
+
+#[test]
+fn the_budget_counts_what_was_spent_and_what_the_next_is_expected_to_take() {
+    let wish = CaptureRequest { rule: "x", target: "x", group: "x", ..wish("x", 1.0) };
+    let ledger = Ledger::from(vec![attempt(0, "a")]);
+    let budget = Budget { stalled: Duration::from_secs(5), bytes: 10 << 20, ..Budget::default() };
+    let decided = |stalled: u64, bytes: u64| {
+        let expected = Estimate { stalled: Duration::from_secs(stalled), bytes: bytes << 20 };
+        decide(&wish, &ledger, &budget, expected, at(10)).map_err(|r| r.word())
+    };
+    assert_eq!(decided(4, 9), Ok(()));
+    assert_eq!(decided(5, 9), Err("daily_stall"));
+    assert_eq!(decided(4, 10), Err("daily_bytes"));
+}
+
+#[test]
+fn the_estimate_is_the_most_that_the_last_windows_of_that_server_took() {
+    let mut ledger = Ledger::from(vec![attempt(0, "a"), attempt(10, "b")]);
+    ledger.attempts[0].end.as_mut().unwrap().bytes = 7 << 20;
+    assert_eq!(ledger.estimate("t", 4), Estimate { stalled: Duration::from_secs(1), bytes: 7 << 20 });
+    assert_eq!(ledger.estimate("unseen", 4), Estimate { stalled: Duration::ZERO, bytes: 4 << 26 });
+}
+
+#[test]
+fn what_a_rule_has_used_of_its_limits_is_told_until_nothing_of_it_counts() {
+    let spent = |attempts: Vec<Attempt>, now| Ledger::from(attempts).spent("r", "t", &LIMITS, now);
+    let told = |windows, until: Option<u64>| Some(Spent { windows, cooldown_until: until.map(at) });
+    assert_eq!(spent(vec![], at(0)), None);
+    assert_eq!(spent(vec![attempt(0, "a")], at(599)), told(1, Some(600)));
+    assert_eq!(spent(vec![attempt(0, "a")], at(600)), told(1, None));
+    assert_eq!(spent(vec![attempt(1000, "b"), attempt(0, "a")], at(1100)), told(2, Some(1600)));
+    assert_eq!(spent(vec![attempt(0, "a")], at(999_999)), None);
+    assert_eq!(Ledger::from(vec![attempt(0, "a")]).spent("other", "t", &LIMITS, at(1)), None);
+}

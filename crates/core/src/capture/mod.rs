@@ -1,0 +1,147 @@
+//! What a capture may ask for, and whether it may ask at all.
+//!
+//! `admit` is the one door. Behind it, in the order of a window's life: `facts` about the server,
+//! `preflight` over them, `governor` for the limits, `plan` for the request (with `risk`),
+//! `window` while it is open, `verify` for its files, `stall` for its cost, `keep` for what is
+//! deleted. `refusal` has every reason why not.
+
+pub mod admit;
+pub mod captured;
+pub mod facts;
+pub mod governor;
+pub mod keep;
+pub mod line;
+pub mod nsys;
+pub mod path_map;
+pub mod plan;
+pub mod preflight;
+pub mod refusal;
+pub mod risk;
+pub mod stall;
+pub mod verify;
+pub mod window;
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What a rule captures when it fires.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum CaptureSpec {
+    /// Nothing: record and notify only.
+    #[default]
+    None,
+    /// A window of the engine's own profiler, over HTTP.
+    Http(HttpWindow),
+    /// A window of an Nsight Systems session that already wraps the server.
+    Nsys(NsysWindow),
+    /// SGLang's `CUDA_PROFILER` activity, for servers under `nsys --capture-range=cudaProfilerApi`.
+    CudaProfilerApi(HttpWindow),
+    /// A program of the user's.
+    Command(CommandWindow),
+}
+
+/// How often a rule may open a window.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// At least this long between two windows.
+    pub cooldown: Duration,
+    /// At most this many ...
+    pub captures: u32,
+    /// ... in any stretch of this length.
+    pub per: Duration,
+}
+
+/// The profile API's own names (FACTS: 3.1). `None` means the agent's safe default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpWindow {
+    /// The server's view of the folder; declared by the operator.
+    pub output_dir: Option<String>,
+    /// Forward steps per rank.
+    pub num_steps: u32,
+    /// `CPU`, `GPU`, `MEM`, `RPD`, `CUDA_PROFILER`.
+    pub activities: Option<Vec<String>>,
+    /// Python stacks: slow and large.
+    pub with_stack: bool,
+    /// Tensor shapes: larger.
+    pub record_shapes: bool,
+    /// Separate files for prefill and decode.
+    pub profile_by_stage: bool,
+    /// Which stages.
+    pub profile_stages: Option<Vec<String>>,
+    /// Front part of the file names.
+    pub profile_prefix: Option<String>,
+    /// Middle part of the file names.
+    pub profile_id: Option<String>,
+    /// KV aggregates in the step names (SGLang 0.5.23).
+    pub detailed_annotations: bool,
+    /// One merged file, made by the agent after verification; never sent.
+    pub merge_profiles: bool,
+    /// Passed on only with `accept_risk: [start_step]`.
+    pub start_step: Option<u64>,
+    /// Wait this long, look again whether the rule still fires, then start.
+    pub warmup: Duration,
+    /// Ends when the rule clears instead of after `num_steps` (which is then a ceiling).
+    pub until_cleared: bool,
+    /// `/stop_profile` is called at the latest then.
+    pub deadline: Duration,
+    /// Named dangers that the operator takes upon himself.
+    pub accept_risk: Vec<String>,
+}
+
+impl Default for HttpWindow {
+    /// Few steps, no stacks, no shapes: the window that costs least.
+    fn default() -> Self {
+        Self {
+            output_dir: None,
+            num_steps: plan::DEFAULT_STEPS,
+            activities: None,
+            with_stack: false,
+            record_shapes: false,
+            profile_by_stage: false,
+            profile_stages: None,
+            profile_prefix: None,
+            profile_id: None,
+            detailed_annotations: false,
+            merge_profiles: false,
+            start_step: None,
+            warmup: Duration::ZERO,
+            until_cleared: false,
+            deadline: plan::DEFAULT_DEADLINE,
+            accept_risk: Vec::new(),
+        }
+    }
+}
+
+/// A window of an Nsight Systems session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NsysWindow {
+    /// Which session.
+    pub session: NsysSession,
+    /// How long.
+    pub duration: Duration,
+    /// Extra arguments of `nsys start`.
+    pub args: Vec<String>,
+    /// Named dangers that the operator takes upon himself.
+    pub accept_risk: Vec<String>,
+}
+
+/// Which Nsight Systems session.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NsysSession {
+    /// The one whose nsys process is an ancestor of the process that listens on the target's port.
+    #[default]
+    OfTarget,
+    /// By name or id.
+    Named(String),
+}
+
+/// A program of the user's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommandWindow {
+    /// Program and arguments, with `{incident}`, `{rank}`, `{output_dir}` replaced; no shell.
+    pub argv: Vec<String>,
+    /// Killed as a process group then.
+    pub time_limit: Duration,
+}

@@ -1,0 +1,314 @@
+//! What to ask of which release of which engine: one start request, bounded, with marks by which
+//! its window can be recognised; or the sentence why it may not be asked.
+//!
+//! The table of fields and the list of dangers come from the engines' own sources; "first" is the
+//! first of the sampled releases that has a field.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::capture::HttpWindow;
+use crate::capture::facts::{Facts, ServerFacts, ServerKind, Version};
+use crate::capture::line::Marks;
+use crate::capture::preflight::{self, Ranks};
+use crate::capture::refusal::Refusal;
+use crate::capture::risk;
+use crate::capture::verify::names_of;
+use skewtrap_trace::time::Time;
+
+/// Steps of a window that says nothing else.
+pub const DEFAULT_STEPS: u32 = 10;
+/// The ceiling of a flexible window that says nothing else.
+pub const DEFAULT_CEILING: u32 = 100;
+/// No window asks for more steps.
+pub const MAX_STEPS: u32 = 1000;
+/// The deadline of a window that says nothing else.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+/// No window stays open longer.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Where a start is posted, on every engine.
+pub const START: &str = "/start_profile";
+
+/// `start_step` is there, and with it the refusal of double starts.
+const START_STEP: Version = Version::new(0, 4, 10);
+/// `num_steps` without `start_step` records one step less before this release.
+const EXACT_STEPS: Version = Version::new(0, 5, 16);
+/// vLLM's start takes a body.
+const VLLM_BODY: Version = Version::new(0, 33, 0);
+
+/// The fields that not every SGLang knows.
+const FIELDS: [(&str, Version); 5] = [
+    ("start_step", START_STEP),
+    ("profile_prefix", Version::new(0, 5, 7)),
+    ("profile_stages", Version::new(0, 5, 7)),
+    ("profile_id", Version::new(0, 5, 15)),
+    ("detailed_annotations", Version::new(0, 5, 23)),
+];
+
+/// How a start treats a window that is open already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// With `start_step: 1`: refuses a double start; every rank must step, or it stays armed.
+    Exact,
+    /// Without: every rank begins at once, idle ones too, and a stop closes all of them.
+    Plain,
+    /// vLLM: closed by a stop, always.
+    Held,
+}
+
+/// One start, ready to be sent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StartRequest {
+    /// Whose protocol; it is posted to [`START`].
+    pub engine: ServerKind,
+    /// Its JSON; `None` where the engine takes no body.
+    pub body: Option<Value>,
+    /// By what its window can be recognised.
+    pub marks: Marks,
+    /// Where its files will lie when no folder is sent: the server's view, as the operator declared.
+    #[serde(default)]
+    pub folder: Option<String>,
+    /// How it treats a window that is open already.
+    pub form: Form,
+    /// Who is in the window.
+    pub ranks: Ranks,
+    /// A stop is sent at the latest this long after the start.
+    pub deadline: Duration,
+    /// A stop is sent this long after the start in any case: the engine has no bound by steps.
+    pub hold: Option<Duration>,
+    /// It ends when the rule clears.
+    pub until_cleared: bool,
+    /// Whether it writes a file per rank (nsys writes instead under `CUDA_PROFILER` alone).
+    pub writes_files: bool,
+    /// Whether the agent merges the files of the ranks afterwards (`merge_profiles`, never sent).
+    #[serde(default)]
+    pub merges: bool,
+    /// What a reader of the capture should know.
+    pub notes: Vec<String>,
+}
+
+impl StartRequest {
+    /// By what means it captures: `http`, or `cuda_profiler_api` where nsys writes the report.
+    pub const fn word(&self) -> &'static str {
+        if self.writes_files { "http" } else { "cuda_profiler_api" }
+    }
+}
+
+/// Who asks, and where its files may go.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// What marks folder and file names: the incident's id, and the window's number within it.
+    pub mark: &'a str,
+    /// The configuration's `capture.output_dir`, server's view; the rule's own goes first.
+    pub output_dir: Option<&'a str>,
+}
+
+/// Plans the window `spec` on the server of `facts`; the general pre-flight is done elsewhere.
+pub fn plan(spec: &HttpWindow, facts: &Facts, asker: Asker<'_>, now: Time) -> Result<StartRequest, Refusal> {
+    let server = facts.server.as_ref().ok_or_else(|| Refusal::UnknownServer { why: "it was lost".into() })?;
+    risk::bounds(spec)?;
+    risk::dangers(spec, server)?;
+    let ranks = preflight::ranks(facts, server, now)?;
+    match server.engine {
+        ServerKind::Sglang => sglang(spec, facts, server, ranks, asker, now),
+        ServerKind::Vllm => vllm(spec, server, ranks, asker),
+    }
+}
+
+fn sglang(
+    spec: &HttpWindow,
+    facts: &Facts,
+    server: &ServerFacts,
+    ranks: Ranks,
+    asker: Asker<'_>,
+    now: Time,
+) -> Result<StartRequest, Refusal> {
+    let version = server.version.ok_or(Refusal::NoVersion)?;
+    known_fields(spec, version)?;
+    let form = form_of(server, version, &ranks);
+    if form == Form::Plain {
+        preflight::quiet(facts, now)?;
+    }
+    if version < START_STEP && !facts.sees_log {
+        return Err(Refusal::NeedsLog {
+            why: format!("SGLang {version} lets a second start destroy the first"),
+        });
+    }
+    let marks = marks_of(spec, version, asker)?;
+    let mut notes = Vec::new();
+    if form == Form::Plain && !ranks.idle.is_empty() {
+        notes.push(format!("{} had no work when the window opened", names_of(&ranks.idle)));
+    }
+    if version < Version::new(0, 5, 5) && server.sizes.dp > 1 && !server.sizes.dp_attention {
+        notes.push(format!(
+            "SGLang {version} lets DP replicas overwrite each other's file: one file came for all"
+        ));
+    }
+    let writes_files = spec.activities.as_deref() != Some(&["CUDA_PROFILER".to_owned()][..]);
+    Ok(StartRequest {
+        engine: ServerKind::Sglang,
+        body: Some(Value::Object(sglang_body(spec, server, version, form, &ranks, &marks))),
+        folder: marks.dir.clone(),
+        marks,
+        form,
+        ranks,
+        deadline: spec.deadline,
+        hold: None,
+        until_cleared: spec.until_cleared,
+        writes_files,
+        merges: spec.merge_profiles,
+        notes,
+    })
+}
+
+/// `start_step: 1` refuses double starts, but arms an idle rank, which cannot be disarmed: only
+/// where every rank steps. Under DP attention idle ranks step along.
+fn form_of(server: &ServerFacts, version: Version, ranks: &Ranks) -> Form {
+    let all_step = ranks.idle.is_empty() || server.sizes.dp_attention;
+    if version >= START_STEP && all_step { Form::Exact } else { Form::Plain }
+}
+
+fn sglang_body(
+    spec: &HttpWindow,
+    server: &ServerFacts,
+    version: Version,
+    form: Form,
+    ranks: &Ranks,
+    marks: &Marks,
+) -> Map<String, Value> {
+    let late = form == Form::Plain && version < EXACT_STEPS;
+    let mut body = Map::new();
+    body.insert("num_steps".into(), json!(spec.num_steps + u32::from(late)));
+    body.insert("activities".into(), json!(activities_of(spec, server, ranks)));
+    body.insert("with_stack".into(), json!(spec.with_stack));
+    body.insert("record_shapes".into(), json!(spec.record_shapes));
+    let names = [("output_dir", &marks.dir), ("profile_prefix", &marks.prefix), ("profile_id", &marks.id)];
+    for (field, mark) in names {
+        if let Some(mark) = mark {
+            body.insert(field.into(), json!(mark));
+        }
+    }
+    if spec.profile_by_stage {
+        body.insert("profile_by_stage".into(), json!(true));
+    } else if let Some(step) = spec.start_step {
+        body.insert("start_step".into(), json!(step));
+    } else if form == Form::Exact {
+        body.insert("start_step".into(), json!(1));
+    }
+    if spec.detailed_annotations {
+        body.insert("detailed_annotations".into(), json!(true));
+    }
+    body
+}
+
+/// GPU alone while some rank is idle (its CPU events would be the idle loop); a CPU server has
+/// nothing but CPU.
+fn activities_of(spec: &HttpWindow, server: &ServerFacts, ranks: &Ranks) -> Vec<String> {
+    let names: &[&str] = match (&spec.activities, server.device.as_str()) {
+        (Some(asked), _) => return asked.clone(),
+        (None, "cpu") => &["CPU"],
+        (None, _) if ranks.idle.is_empty() || server.sizes.dp_attention => &["CPU", "GPU"],
+        (None, _) => &["GPU"],
+    };
+    names.iter().map(|&n| n.to_owned()).collect()
+}
+
+/// Old servers ignore a field they do not know, silently: what was asked for must be known.
+fn known_fields(spec: &HttpWindow, version: Version) -> Result<(), Refusal> {
+    let asked = |field: &str| match field {
+        "start_step" => spec.start_step.is_some(),
+        "profile_prefix" => spec.profile_prefix.is_some(),
+        "profile_stages" => spec.profile_stages.is_some(),
+        "profile_id" => spec.profile_id.is_some(),
+        "detailed_annotations" => spec.detailed_annotations,
+        _ => false,
+    };
+    match FIELDS.into_iter().find(|(field, first)| asked(field) && version < *first) {
+        Some((field, first)) => Err(Refusal::TooOld { engine: ServerKind::Sglang, version, field, first }),
+        None => Ok(()),
+    }
+}
+
+fn first_of(field: &str) -> Version {
+    FIELDS.into_iter().find(|(f, _)| *f == field).map_or(Version::new(0, 0, 0), |(_, first)| first)
+}
+
+/// The folder where the operator declared one; an id or a prefix where the release knows it.
+/// Every one bears the incident's id, so that no window is taken for another.
+fn marks_of(spec: &HttpWindow, version: Version, asker: Asker<'_>) -> Result<Marks, Refusal> {
+    let ours = |front: &Option<String>| match front {
+        Some(front) => format!("{front}-{}", asker.mark),
+        None => format!("skewtrap-{}", asker.mark),
+    };
+    let base = spec.output_dir.as_deref().or(asker.output_dir);
+    let dir = base.map(|base| format!("{}/skewtrap-{}", base.trim_end_matches('/'), asker.mark));
+    let knows_id = version >= first_of("profile_id");
+    let id = knows_id.then(|| ours(&spec.profile_id));
+    let knows_prefix = version >= first_of("profile_prefix");
+    let prefix = match (&spec.profile_prefix, knows_prefix, knows_id) {
+        (Some(prefix), true, _) => Some(ours(&Some(prefix.clone()))),
+        (None, true, false) => Some(ours(&None)),
+        _ => None,
+    };
+    let marks = Marks { dir, prefix, id };
+    if marks == Marks::default() {
+        return Err(Refusal::Never {
+            what: format!("SGLang {version} takes neither profile_prefix nor profile_id"),
+            why: "its files could not be told from anybody else's; set capture.output_dir to a folder that the server can write to".into(),
+        });
+    }
+    Ok(marks)
+}
+
+/// vLLM's window is closed by a stop, always; its releases before 0.33 have no bound by steps, so
+/// the time that so many steps take stands for it.
+fn vllm(
+    spec: &HttpWindow,
+    server: &ServerFacts,
+    ranks: Ranks,
+    asker: Asker<'_>,
+) -> Result<StartRequest, Refusal> {
+    const STEP: Duration = Duration::from_millis(50);
+    let takes_body = server.version.is_some_and(|v| v >= VLLM_BODY);
+    let steps = (STEP * spec.num_steps).clamp(Duration::from_millis(200), spec.deadline);
+    let prefix = takes_body.then(|| vllm_prefix(spec, asker.mark));
+    let body = prefix.as_ref().map(|p| json!({"profile_prefix": p, "max_iterations": spec.num_steps}));
+    let mut notes = vec!["vLLM writes to the folder that it was launched with".to_owned()];
+    if !takes_body {
+        notes.push(format!(
+            "this vLLM takes no number of steps: its window is held for {} ms",
+            steps.as_millis()
+        ));
+    }
+    Ok(StartRequest {
+        engine: ServerKind::Vllm,
+        body,
+        marks: Marks { dir: None, prefix, id: None },
+        folder: spec.output_dir.clone().or_else(|| asker.output_dir.map(str::to_owned)),
+        form: Form::Held,
+        ranks,
+        deadline: spec.deadline,
+        hold: (!spec.until_cleared).then_some(steps),
+        until_cleared: spec.until_cleared,
+        writes_files: true,
+        merges: spec.merge_profiles,
+        notes,
+    })
+}
+
+/// 1 to 128 characters of `[A-Za-z0-9._-]`.
+fn vllm_prefix(spec: &HttpWindow, mark: &str) -> String {
+    let front = spec.profile_prefix.as_deref().unwrap_or("skewtrap");
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let text = format!("{front}-{mark}");
+    // The id at the end is what makes it unique, so a long front part is cut, not the id.
+    text.chars().skip(text.chars().count().saturating_sub(128)).map(safe).collect()
+}
+
+#[cfg(test)]
+#[path = "plan_tests.rs"]
+mod tests;

@@ -1,0 +1,151 @@
+//! What is asked of which release, and what is refused.
+
+use serde_json::json;
+
+use super::*;
+use crate::capture::refusal::Refusal;
+use skewtrap_trace::rank::Rank;
+
+fn now() -> Time {
+    Time::from_epoch_s(1_000.0)
+}
+
+/// Facts of a server that says `info`, with the ranks `busy` at work.
+fn facts(info: Value, busy: &[u16]) -> Facts {
+    let mut facts =
+        Facts { server: Some(ServerFacts::of_server_info(&info)), sees_log: true, ..Facts::default() };
+    facts.ranks_at = Some(now());
+    busy.iter().for_each(|dp| facts.rank_seen(Rank::dp(*dp), true, now()));
+    facts
+}
+
+fn asked(spec: &HttpWindow, facts: &Facts) -> Result<StartRequest, Refusal> {
+    plan(spec, facts, Asker { mark: "i1", output_dir: Some("/p/") }, now())
+}
+
+fn body(spec: &HttpWindow, facts: &Facts) -> String {
+    asked(spec, facts).expect("it is allowed").body.expect("SGLang takes a body").to_string()
+}
+
+fn sglang(version: &str) -> Value {
+    json!({"version": version, "dp_size": 2, "device": "cuda", "attention_backend": "fa3"})
+}
+
+#[test]
+fn every_release_is_asked_in_its_own_words() {
+    let spec = HttpWindow::default();
+    insta::assert_snapshot!(body(&spec, &facts(sglang("0.5.23"), &[0, 1])), @r#"{"activities":["CPU","GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","profile_id":"skewtrap-i1","record_shapes":false,"start_step":1,"with_stack":false}"#);
+    insta::assert_snapshot!(body(&spec, &facts(sglang("0.5.9"), &[0, 1])), @r#"{"activities":["CPU","GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","profile_prefix":"skewtrap-i1","record_shapes":false,"start_step":1,"with_stack":false}"#);
+    insta::assert_snapshot!(body(&spec, &facts(sglang("0.4.7.post1"), &[0, 1])), @r#"{"activities":["CPU","GPU"],"num_steps":11,"output_dir":"/p/skewtrap-i1","record_shapes":false,"with_stack":false}"#);
+}
+
+#[test]
+fn with_an_idle_rank_no_start_step_is_sent_and_no_cpu_activity() {
+    let spec = HttpWindow::default();
+    let idle = asked(&spec, &facts(sglang("0.5.16"), &[1])).unwrap();
+    insta::assert_snapshot!(idle.body.unwrap().to_string(), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","profile_id":"skewtrap-i1","record_shapes":false,"with_stack":false}"#);
+    assert_eq!((idle.form, &idle.ranks.idle[..]), (Form::Plain, &[Rank::dp(0)][..]));
+    assert_eq!(asked(&spec, &facts(sglang("0.5.16"), &[])).unwrap_err(), Refusal::AllIdle);
+}
+
+#[test]
+fn idle_ranks_of_a_server_with_dp_attention_step_along() {
+    let info = json!({"version": "0.5.16", "dp_size": 2, "tp_size": 2, "enable_dp_attention": true});
+    let planned = asked(&HttpWindow::default(), &facts(info, &[1])).unwrap();
+    assert_eq!((planned.form, &planned.body.unwrap()["start_step"]), (Form::Exact, &json!(1)));
+}
+
+#[test]
+fn a_cpu_server_is_asked_for_what_it_has() {
+    let info = json!({"version": "0.5.23", "dp_size": 2, "device": "cpu"});
+    let planned = asked(&HttpWindow::default(), &facts(info, &[1])).unwrap();
+    assert_eq!(planned.body.unwrap()["activities"], json!(["CPU"]));
+}
+
+#[test]
+fn merge_profiles_is_never_sent() {
+    let spec = HttpWindow { merge_profiles: true, ..HttpWindow::default() };
+    assert!(!body(&spec, &facts(sglang("0.5.23"), &[0, 1])).contains("merge"));
+}
+
+#[test]
+fn without_a_folder_files_are_told_apart_by_id_or_prefix_or_not_taken_at_all() {
+    let spec = HttpWindow::default();
+    let bare = |version| {
+        plan(&spec, &facts(sglang(version), &[0, 1]), Asker { mark: "i1", output_dir: None }, now())
+    };
+    assert_eq!(bare("0.5.16").unwrap().marks.id.as_deref(), Some("skewtrap-i1"));
+    assert_eq!(bare("0.5.9").unwrap().marks.prefix.as_deref(), Some("skewtrap-i1"));
+    assert_eq!(bare("0.5.5").unwrap_err().word(), "never");
+}
+
+#[test]
+fn what_a_release_does_not_know_is_refused_with_the_first_that_does() {
+    let spec = HttpWindow { detailed_annotations: true, ..HttpWindow::default() };
+    let refusal = asked(&spec, &facts(sglang("0.5.16"), &[0, 1])).unwrap_err();
+    insta::assert_snapshot!(refusal, @"SGLang 0.5.16 does not know detailed_annotations; 0.5.23 is the first release that has it");
+}
+
+#[test]
+fn dangers_are_refused_until_they_are_accepted_by_name() {
+    let default = HttpWindow::default;
+    let cases: [(&str, HttpWindow); 4] = [
+        ("with_stack", HttpWindow { with_stack: true, ..default() }),
+        ("profile_by_stage", HttpWindow { profile_by_stage: true, ..default() }),
+        ("start_step", HttpWindow { start_step: Some(5), ..default() }),
+        ("mem_on_rocm", HttpWindow { activities: Some(vec!["MEM".into()]), ..default() }),
+    ];
+    let info = json!({"version": "0.5.16", "device": "hip"});
+    for (name, spec) in cases {
+        let refusal = asked(&spec, &facts(info.clone(), &[0])).unwrap_err();
+        assert!(matches!(refusal, Refusal::Risk { name: n, .. } if n == name), "{name}: {refusal}");
+        let accepted = HttpWindow { accept_risk: vec![name.into()], ..spec };
+        assert!(asked(&accepted, &facts(info.clone(), &[0])).is_ok(), "{name} was accepted");
+    }
+}
+
+#[test]
+fn no_window_can_be_configured_without_bounds() {
+    let default = HttpWindow::default;
+    let odd = [
+        HttpWindow { num_steps: 0, ..default() },
+        HttpWindow { num_steps: 1001, ..default() },
+        HttpWindow { deadline: Duration::ZERO, ..default() },
+        HttpWindow { deadline: Duration::from_secs(31), ..default() },
+        HttpWindow { activities: Some(vec!["FOO".into()]), ..default() },
+        HttpWindow { activities: Some(vec!["CUDA_PROFILER".into(), "GPU".into()]), ..default() },
+        HttpWindow { accept_risk: vec!["all".into()], ..default() },
+    ];
+    for spec in odd {
+        assert_eq!(asked(&spec, &facts(sglang("0.5.16"), &[0, 1])).unwrap_err().word(), "never", "{spec:?}");
+    }
+}
+
+#[test]
+fn profile_v2_and_the_rust_front_end_are_refused() {
+    let v2 = json!({"version": "0.5.23", "env_vars": {"SGLANG_PROFILE_V2": "true"}});
+    assert_eq!(asked(&HttpWindow::default(), &facts(v2, &[0])).unwrap_err(), Refusal::ProfileV2);
+    let rust = json!({"version": "0.5.23", "frontend": "rust"});
+    assert_eq!(asked(&HttpWindow::default(), &facts(rust, &[0])).unwrap_err().word(), "never");
+}
+
+#[test]
+fn an_old_release_without_start_step_is_asked_only_with_its_log_in_sight() {
+    let mut facts = facts(sglang("0.4.7"), &[0, 1]);
+    facts.sees_log = false;
+    assert_eq!(asked(&HttpWindow::default(), &facts).unwrap_err().word(), "needs_log");
+}
+
+#[test]
+fn a_vllm_window_is_held_and_takes_a_body_only_where_there_is_one() {
+    let mut facts = facts(json!({}), &[0, 1]);
+    facts.server = Some(ServerFacts::of_vllm("0.19.0", 2));
+    let spec = HttpWindow::default();
+    let old = asked(&spec, &facts).unwrap();
+    assert_eq!((old.body, old.form, old.hold), (None, Form::Held, Some(Duration::from_millis(500))));
+    facts.server = Some(ServerFacts::of_vllm("0.33.0", 2));
+    let new = asked(&spec, &facts).unwrap();
+    insta::assert_snapshot!(new.body.unwrap().to_string(), @r#"{"max_iterations":10,"profile_prefix":"skewtrap-i1"}"#);
+    let spec = HttpWindow { with_stack: true, ..spec };
+    assert_eq!(asked(&spec, &facts).unwrap_err().word(), "never");
+}

@@ -1,0 +1,208 @@
+//! Whether the facts about a server allow a window on it now, and which ranks would be in it.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::capture::facts::{Answered, Facts, ServerFacts};
+use crate::capture::refusal::Refusal;
+use crate::capture::verify::expected_ranks;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
+
+/// Facts older than this open no window.
+pub const FRESH: Duration = Duration::from_secs(30);
+
+/// With idle ranks, nobody else's window may have been heard of for this long.
+pub const FOREIGN_QUIET: Duration = Duration::from_secs(60);
+
+/// What pre-flight found: who is in the window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranks {
+    /// Had work in the last moments.
+    pub busy: Vec<Rank>,
+    /// Had none.
+    pub idle: Vec<Rank>,
+}
+
+/// What a window needs of the disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Bytes that a window may write.
+    pub bytes: u64,
+    /// Bytes that must stay free.
+    pub floor: u64,
+}
+
+/// Checks what holds for every way to capture: known, fresh, healthy, nobody else's window, room.
+pub fn check(facts: &Facts, need: Need, now: Time) -> Result<&ServerFacts, Refusal> {
+    let server = facts.server.as_ref().ok_or_else(|| Refusal::UnknownServer {
+        why: "it has not answered yet, or was lost a moment ago".into(),
+    })?;
+    health(facts, now)?;
+    if let Some((since, dir)) = facts.foreign.open() {
+        return Err(Refusal::Foreign { since, dir: dir.to_owned() });
+    }
+    folders(facts, need, now)?;
+    Ok(server)
+}
+
+/// Who would be in the window; refuses when nobody would.
+pub fn ranks(facts: &Facts, server: &ServerFacts, now: Time) -> Result<Ranks, Refusal> {
+    let heard = facts.ranks_at.ok_or(Refusal::Stale { what: "the ranks' work", age: FRESH, limit: FRESH })?;
+    fresh("the ranks' work", heard, now)?;
+    let (busy, idle): (Vec<_>, Vec<_>) =
+        expected_ranks(&server.sizes).into_iter().partition(|rank| facts.is_busy(*rank, now));
+    if busy.is_empty() { Err(Refusal::AllIdle) } else { Ok(Ranks { busy, idle }) }
+}
+
+fn fresh(what: &'static str, at: Time, now: Time) -> Result<(), Refusal> {
+    let age = now.since(at);
+    if age > FRESH { Err(Refusal::Stale { what, age, limit: FRESH }) } else { Ok(()) }
+}
+
+fn health(facts: &Facts, now: Time) -> Result<(), Refusal> {
+    let Some((at, answer)) = facts.health.last() else {
+        return Err(Refusal::Stale { what: "the server's health", age: FRESH, limit: FRESH });
+    };
+    fresh("the server's health", *at, now)?;
+    match answer {
+        Answered::Ill(answer) => Err(Refusal::Unhealthy { answer: answer.clone() }),
+        Answered::Well(took) => {
+            let median = facts.health.median().unwrap_or(*took);
+            if is_slow(*took, median) { Err(Refusal::Slow { took: *took, median }) } else { Ok(()) }
+        }
+    }
+}
+
+/// Whether an answer is far beyond the habit: more than 2 s and more than three times it.
+pub fn is_slow(took: Duration, median: Duration) -> bool {
+    took > Duration::from_secs(2) && took > median * 3
+}
+
+fn folders(facts: &Facts, need: Need, now: Time) -> Result<(), Refusal> {
+    for folder in &facts.folders {
+        fresh("the room on the server's disks", folder.at, now)?;
+        let path = || folder.server_path.clone();
+        match folder.seen {
+            None => {}
+            Some(room) if !room.exists => {
+                return Err(Refusal::BadFolder { path: path(), why: "is not there, or is no folder" });
+            }
+            Some(room) if !room.writable => {
+                return Err(Refusal::BadFolder {
+                    path: path(),
+                    why: "is on a file system that takes no writes",
+                });
+            }
+            Some(room) if room.free < need.floor.saturating_add(need.bytes) => {
+                return Err(Refusal::DiskLow {
+                    path: path(),
+                    free: room.free,
+                    need: need.bytes,
+                    floor: need.floor,
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// For a start that cannot refuse a double: nobody else's window was heard of for a while.
+pub fn quiet(facts: &Facts, now: Time) -> Result<(), Refusal> {
+    match facts.foreign.last() {
+        Some(last) if now.since(last) < FOREIGN_QUIET => {
+            Err(Refusal::ForeignRecently { ago: now.since(last) })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::facts::{Folder, Room, Sizes};
+    use crate::capture::line::ProfileLine;
+    use serde_json::json;
+
+    const NEED: Need = Need { bytes: 100, floor: 1000 };
+
+    fn at(s: f64) -> Time {
+        Time::from_epoch_s(1000.0 + s)
+    }
+
+    fn good() -> Facts {
+        let mut facts = Facts {
+            server: Some(ServerFacts::of_server_info(&json!({"version": "0.5.16", "dp_size": 2}))),
+            sees_log: true,
+            ..Facts::default()
+        };
+        facts.health.answered(Answered::Well(Duration::from_secs(1)), at(-1.0));
+        facts.folder_seen(Folder {
+            server_path: "/p".into(),
+            seen: Some(Room { exists: true, writable: true, free: 5000 }),
+            at: at(-1.0),
+        });
+        facts.rank_seen(Rank::dp(0), true, at(-1.0));
+        facts.rank_seen(Rank::dp(1), true, at(-1.0));
+        facts
+    }
+
+    /// What a change to good facts makes of the decision.
+    fn verdict(change: impl FnOnce(&mut Facts)) -> String {
+        let mut facts = good();
+        change(&mut facts);
+        let decided = check(&facts, NEED, at(0.0)).and_then(|s| ranks(&facts, s, at(0.0)));
+        decided.map_or_else(|r| r.word().to_owned(), |_| "ok".to_owned())
+    }
+
+    #[test]
+    fn one_wrong_fact_is_enough_to_refuse() {
+        assert_eq!(verdict(|_| {}), "ok");
+        assert_eq!(verdict(|f| f.server_lost()), "unknown_server");
+        assert_eq!(verdict(|f| f.health = crate::capture::facts::Health::default()), "stale_facts");
+        assert_eq!(verdict(|f| f.health.answered(Answered::Ill("503".into()), at(0.0))), "unhealthy");
+        let slow = Answered::Well(Duration::from_secs(8));
+        assert_eq!(verdict(|f| f.health.answered(slow, at(0.0))), "slow");
+        let starts = ProfileLine::Starts { dir: "/x".into(), id: None };
+        assert_eq!(verdict(|f| f.profile_line(Rank::dp(0), &starts, at(-20.0))), "foreign_window");
+        assert_eq!(verdict(|f| f.folders[0].at = at(-31.0)), "stale_facts");
+        let room = |exists, writable, free| Some(Room { exists, writable, free });
+        assert_eq!(verdict(|f| f.folders[0].seen = room(false, true, 5000)), "bad_folder");
+        assert_eq!(verdict(|f| f.folders[0].seen = room(true, false, 5000)), "bad_folder");
+        assert_eq!(verdict(|f| f.folders[0].seen = room(true, true, 1099)), "disk_low");
+        assert_eq!(verdict(|f| f.folders[0].seen = None), "ok", "out of sight is no refusal");
+        assert_eq!(verdict(|f| f.ranks_at = Some(at(-31.0))), "stale_facts");
+        assert_eq!(verdict(|f| f.last_work.clear()), "all_idle");
+    }
+
+    #[test]
+    fn a_good_answer_of_one_second_is_no_sign_of_illness() {
+        assert!(!is_slow(Duration::from_millis(1_300), Duration::from_millis(1_000)));
+        assert!(
+            !is_slow(Duration::from_millis(1_900), Duration::from_millis(2)),
+            "one hiccup of a fast server"
+        );
+        assert!(is_slow(Duration::from_secs(8), Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn busy_and_idle_ranks_are_told_apart() {
+        let mut facts = good();
+        facts.last_work.insert(Rank::dp(0), at(-9.0));
+        let server = facts.server.clone().unwrap();
+        let ranks = ranks(&facts, &server, at(0.0)).unwrap();
+        assert_eq!((ranks.busy, ranks.idle), (vec![Rank::dp(1)], vec![Rank::dp(0)]));
+        assert_eq!(server.sizes, Sizes { dp: 2, ..Sizes::default() });
+    }
+
+    #[test]
+    fn the_form_that_cannot_refuse_a_double_asks_for_a_quiet_minute() {
+        let mut facts = good();
+        assert_eq!(quiet(&facts, at(0.0)), Ok(()));
+        facts.profile_line(Rank::dp(0), &ProfileLine::Stops, at(-59.0));
+        assert_eq!(quiet(&facts, at(0.0)).unwrap_err().word(), "foreign_recently");
+        assert_eq!(quiet(&facts, at(1.0)), Ok(()));
+    }
+}

@@ -1,0 +1,351 @@
+//! Why a window may not open now: one variant a reason, each a sentence that says what would
+//! mend it. They go into the log, the notification, the incident and `skewtrap why` as they are.
+
+mod word;
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+use thiserror::Error;
+
+pub use self::word::SILENCED;
+use crate::capture::facts::{ServerKind, Version};
+use skewtrap_trace::time::Time;
+
+/// A window that may not open, and why.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum Refusal {
+    /// The agent was told not to capture.
+    #[error(
+        "the agent only watches and opens no window: it runs with --watch-only, or could not write its folders, as its log said when it started"
+    )]
+    WatchOnly,
+    /// Its captures are silenced.
+    #[error("the rule is silenced for another {}", Span(*.left))]
+    Silenced {
+        /// How long still.
+        left: Duration,
+    },
+    /// Nothing fires any more.
+    #[error("the rule cleared during the warm-up")]
+    Cleared,
+
+    // --- limits ---
+    /// The rule captured a moment ago.
+    #[error("rule {rule} tried a capture on this server {} ago and cools down for another {}", Span(*.ago), Span(*.left))]
+    Cooldown {
+        /// The rule.
+        rule: String,
+        /// Since the last attempt.
+        ago: Duration,
+        /// Until it may again.
+        left: Duration,
+    },
+    /// The rule used up its own limit.
+    #[error("rule {rule} used its {captures} captures in {} on this server; the next is free in {} (limits.captures)", Span(*.per), Span(*.left))]
+    RuleLimit {
+        /// The rule.
+        rule: String,
+        /// Its limit.
+        captures: u32,
+        /// Per this long.
+        per: Duration,
+        /// Until the oldest attempt leaves the stretch.
+        left: Duration,
+    },
+    /// A window is open on this server or a peer of it.
+    #[error(
+        "a window is open already on {target}, for incident {incident}; one at a time for a group of servers"
+    )]
+    WindowOpen {
+        /// On which server.
+        target: String,
+        /// For which incident.
+        incident: String,
+    },
+    /// An agent before this one left a window open there.
+    #[error(
+        "an agent before this one left a window open on {target}, for incident {incident}; it is being closed first"
+    )]
+    LeftOpen {
+        /// On which server.
+        target: String,
+        /// For which incident.
+        incident: String,
+    },
+    /// The same incident was captured and is no worse.
+    #[error("{}", not_worse(.before.as_deref(), *.last, *.now, *.needed))]
+    NotWorse {
+        /// The incident that it was before the agent was started again, if it was another.
+        before: Option<String>,
+        /// How bad it was at the last attempt, in multiples of the bound.
+        last: f64,
+        /// How bad it is.
+        now: f64,
+        /// How bad it must be.
+        needed: f64,
+    },
+    /// Too many windows today.
+    #[error("{spent} windows were tried in the last 24 h, which is the budget; the next is free in {} (budget.windows)", Span(*.left))]
+    DailyWindows {
+        /// Attempts counted.
+        spent: u32,
+        /// Until the oldest leaves.
+        left: Duration,
+    },
+    /// Serving was stalled long enough today.
+    #[error(
+        "captures stalled serving for {spent_s:.1} s in the last 24 h and the next is expected to take {expected_s:.1} s, over the budget of {budget_s:.0} s (budget.stalled)"
+    )]
+    DailyStall {
+        /// Seconds booked.
+        spent_s: f64,
+        /// Seconds the next is expected to take.
+        expected_s: f64,
+        /// Seconds allowed.
+        budget_s: f64,
+    },
+    /// Enough was written today.
+    #[error("captures wrote {} in the last 24 h and the next is expected to take {}, over the budget of {} (budget.bytes)", Bytes(*.spent), Bytes(*.expected), Bytes(*.budget))]
+    DailyBytes {
+        /// Bytes booked.
+        spent: u64,
+        /// Bytes the next is expected to take.
+        expected: u64,
+        /// Bytes allowed.
+        budget: u64,
+    },
+    /// A start of ours came to an unknown end there.
+    #[error("the last window on this server ended with an unknown state ({why}); nothing is opened there for another {}", Span(*.left))]
+    Suppression {
+        /// What happened.
+        why: String,
+        /// How long still.
+        left: Duration,
+    },
+    /// Stamps of the state lie in the future.
+    #[error(
+        "the agent's state holds an attempt at {at}, which is in the future: the clock was changed; captures resume when it has passed, or after `skewtrap doctor --forget-future`"
+    )]
+    FutureState {
+        /// The stamp.
+        at: Time,
+    },
+
+    // --- pre-flight ---
+    /// The server was not asked yet, or does not say what it is.
+    #[error("the server has not said what it is (/server_info): {why}")]
+    UnknownServer {
+        /// What was tried and what came.
+        why: String,
+    },
+    /// A fact is too old to act on.
+    #[error("{what} was last known {} ago, and facts older than {} open no window; see the log for why it stopped coming", Span(*.age), Span(*.limit))]
+    Stale {
+        /// Which fact.
+        what: &'static str,
+        /// Its age.
+        age: Duration,
+        /// How old it may be.
+        limit: Duration,
+    },
+    /// It is not well.
+    #[error("the server is not healthy ({answer}); a profile would add to its trouble")]
+    Unhealthy {
+        /// What `/health` said.
+        answer: String,
+    },
+    /// It answers far slower than usual.
+    #[error("/health took {} where {} is usual on this server; it is overloaded or exporting", Span(*.took), Span(*.median))]
+    Slow {
+        /// The last answer.
+        took: Duration,
+        /// The usual one.
+        median: Duration,
+    },
+    /// Somebody profiles.
+    #[error("somebody else's profile is open since {since}, writing to {dir}; it is left alone")]
+    Foreign {
+        /// Since when.
+        since: Time,
+        /// Its folder.
+        dir: String,
+    },
+    /// Somebody profiled a moment ago, and the form needed here cannot refuse a double start.
+    #[error("somebody else profiled this server {} ago; with idle ranks the start cannot refuse a double, so 60 quiet seconds are asked for", Span(*.ago))]
+    ForeignRecently {
+        /// How long ago.
+        ago: Duration,
+    },
+    /// Nothing to see.
+    #[error(
+        "no rank had work in the last 2 s; a window on an idle server records nothing and does not end by itself"
+    )]
+    AllIdle,
+    /// The form needed here is safe only with the log in sight.
+    #[error("{why}, and that is safe only when the agent reads the server's log; give it with --log")]
+    NeedsLog {
+        /// Why the form is needed.
+        why: String,
+    },
+    /// Not enough room.
+    #[error("{path} has {} free and a window may need {} above the floor of {}; free some space or lower keep.min_free", Bytes(*.free), Bytes(*.need), Bytes(*.floor))]
+    DiskLow {
+        /// The folder, server's view.
+        path: String,
+        /// Bytes free.
+        free: u64,
+        /// Bytes a window may take.
+        need: u64,
+        /// Bytes that must stay free.
+        floor: u64,
+    },
+    /// The folder would kill the server at export.
+    #[error(
+        "{path} {why}; SGLang dies when it cannot write its trace, so create the folder, writable by the server, or change capture.output_dir"
+    )]
+    BadFolder {
+        /// The folder, server's view.
+        path: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+
+    /// What may not be deleted leaves no room in the folder of the incidents.
+    #[error("the incidents' folder holds {} that may not be deleted ({why}), and the next window may take {} more than keep.bytes ({}) allows; unpin or delete some by hand, or raise keep.bytes", Bytes(*.bytes), Bytes(*.need), Bytes(*.limit))]
+    KeepFull {
+        /// Bytes that stay.
+        bytes: u64,
+        /// Bytes a window may take.
+        need: u64,
+        /// Bytes that may lie there.
+        limit: u64,
+        /// What keeps them.
+        why: String,
+    },
+
+    // --- what may be asked of which release ---
+    /// A field that the release does not know.
+    #[error("{engine} {version} does not know {field}; {first} is the first release that has it")]
+    TooOld {
+        /// The engine.
+        engine: ServerKind,
+        /// What it runs.
+        version: Version,
+        /// The field.
+        field: &'static str,
+        /// The first sampled release with it.
+        first: Version,
+    },
+    /// Its release matters and is unknown.
+    #[error("the server does not say its version, which decides what it may be asked; see `skewtrap doctor`")]
+    NoVersion,
+    /// A named danger.
+    #[error("{what}: {why}; write accept_risk: [{name}] to take it upon yourself")]
+    Risk {
+        /// The request.
+        what: String,
+        /// What can happen.
+        why: &'static str,
+        /// Its name in `accept_risk`.
+        name: &'static str,
+    },
+    /// Never done.
+    #[error("{what}: {why}")]
+    Never {
+        /// The request.
+        what: String,
+        /// Why not, and what to do instead.
+        why: String,
+    },
+    /// `SGLANG_PROFILE_V2`.
+    #[error(
+        "the server runs with SGLANG_PROFILE_V2, whose windows cannot be stopped from outside and whose checks kill the server; start it without that variable"
+    )]
+    ProfileV2,
+}
+
+fn not_worse(before: Option<&str>, last: f64, now: f64, needed: f64) -> String {
+    let (needed, setting) = (format!("captured again from {needed:.2} on"), "(budget.worse_by)");
+    match before {
+        None => format!(
+            "this incident was captured at {last:.2} times its bound and is at {now:.2} now; it is {needed} {setting}"
+        ),
+        Some(before) => format!(
+            "this was captured as incident {before}, at {last:.2} times its bound, and nobody saw it end; it is at {now:.2} now and {needed} {setting}"
+        ),
+    }
+}
+
+impl Serialize for Refusal {
+    /// The sentence.
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// A duration as people say it: `850 ms`, `12 s`, `9 min`, `3.5 h`.
+#[derive(Clone, Copy, Debug)]
+pub struct Span(pub Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs_f64() {
+            s if s < 1.0 => write!(f, "{:.0} ms", s * 1e3),
+            s if s < 10.0 => write!(f, "{s:.1} s"),
+            s if s < 120.0 => write!(f, "{s:.0} s"),
+            s if s < 7200.0 => write!(f, "{:.0} min", s / 60.0),
+            s => write!(f, "{:.1} h", s / 3600.0),
+        }
+    }
+}
+
+/// An amount of bytes as people say it: `512 B`, `8.0 MiB`, `20.0 GiB`.
+#[derive(Clone, Copy, Debug)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+        if self.0 < 1024 {
+            return write!(f, "{} B", self.0);
+        }
+        let power = (self.0.ilog2() / 10).min(4);
+        let amount = self.0 as f64 / f64::powi(1024.0, power.cast_signed());
+        write!(f, "{amount:.1} {}", UNITS[power as usize - 1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_why_and_when_it_ends() {
+        let refusal = Refusal::RuleLimit {
+            rule: "dp-load-skew".into(),
+            captures: 4,
+            per: Duration::from_secs(86_400),
+            left: Duration::from_secs(5_400),
+        };
+        insta::assert_snapshot!(refusal, @"rule dp-load-skew used its 4 captures in 24.0 h on this server; the next is free in 90 min (limits.captures)");
+        let refusal = Refusal::DiskLow {
+            path: "/data/profiles".into(),
+            free: 3 << 30,
+            need: 800 << 20,
+            floor: 4 << 30,
+        };
+        insta::assert_snapshot!(refusal, @"/data/profiles has 3.0 GiB free and a window may need 800.0 MiB above the floor of 4.0 GiB; free some space or lower keep.min_free");
+    }
+
+    #[test]
+    fn spans_and_bytes_read_as_people_say_them() {
+        let spans: Vec<String> = [850, 5_600, 42_000, 600_000, 12_600_000]
+            .map(|ms| Span(Duration::from_millis(ms)).to_string())
+            .into();
+        assert_eq!(spans, ["850 ms", "5.6 s", "42 s", "10 min", "3.5 h"]);
+        let bytes: Vec<String> = [12, 1 << 10, 20 << 30].map(|b| Bytes(b).to_string()).into();
+        assert_eq!(bytes, ["12 B", "1.0 KiB", "20.0 GiB"]);
+    }
+}

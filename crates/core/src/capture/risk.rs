@@ -1,0 +1,143 @@
+//! What must not be asked of a profiler: bounds that cannot be lifted, and the dangers that the
+//! engines' own sources and issue trackers know, each with its name in `accept_risk`.
+
+use crate::capture::HttpWindow;
+use crate::capture::facts::{Role, ServerFacts, ServerKind, Version};
+use crate::capture::plan::{MAX_DEADLINE, MAX_STEPS};
+use crate::capture::refusal::{Refusal, Span};
+
+/// Activities that SGLang knows; others get a 200 and record nothing.
+pub const ACTIVITIES: [&str; 6] = ["CPU", "GPU", "MEM", "RPD", "CUDA_PROFILER", "XPU"];
+
+/// The names that `accept_risk` takes.
+pub const RISKS: [&str; 5] = ["with_stack", "profile_by_stage", "mem_on_rocm", "start_step", "long_nsys"];
+
+/// Bounds and names that hold on every server: usable when a rule is read, before any server is
+/// known.
+pub fn bounds(spec: &HttpWindow) -> Result<(), Refusal> {
+    let never = |what: String, why: &str| Err(Refusal::Never { what, why: why.into() });
+    if spec.num_steps == 0 || spec.num_steps > MAX_STEPS {
+        return never(format!("num_steps: {}", spec.num_steps), "a window has 1 to 1000 steps");
+    }
+    if spec.deadline.is_zero() || spec.deadline > MAX_DEADLINE {
+        let what = format!("deadline: {}", Span(spec.deadline));
+        return never(what, "a window is closed after at most 30 s, and not at once");
+    }
+    let asked = spec.activities.as_deref().unwrap_or_default();
+    if let Some(odd) = asked.iter().find(|a| !ACTIVITIES.contains(&a.as_str())) {
+        let known = ACTIVITIES.join(", ");
+        let why = format!("the server would answer 200 and record nothing; it knows {known}");
+        return Err(Refusal::Never { what: format!("activities: [{odd}]"), why });
+    }
+    if spec.activities.as_ref().is_some_and(Vec::is_empty) {
+        return never(
+            "activities: []".into(),
+            "the window would record nothing; leave it out for the default",
+        );
+    }
+    if asked.iter().any(|a| a == "CUDA_PROFILER") && asked.len() > 1 {
+        let why = "nsys and the torch profiler exclude each other; ask for it alone, as capture: { cuda_profiler_api: {} }";
+        return never(format!("activities: [{}]", asked.join(", ")), why);
+    }
+    if let Some(odd) = spec.accept_risk.iter().find(|r| !RISKS.contains(&r.as_str())) {
+        let why = format!("no such danger; there are {}", RISKS.join(", "));
+        return Err(Refusal::Never { what: format!("accept_risk: [{odd}]"), why });
+    }
+    start_step(spec)
+}
+
+fn start_step(spec: &HttpWindow) -> Result<(), Refusal> {
+    if spec.start_step.is_none() || accepts(spec, "start_step") {
+        return Ok(());
+    }
+    Err(Refusal::Risk {
+        what: "start_step".into(),
+        why: "the server takes it as an absolute step of each rank, and one that lies ahead leaves a window that cannot be disarmed; for \"wait, then start\" use warmup: 2s",
+        name: "start_step",
+    })
+}
+
+/// Dangers that depend on the server.
+pub fn dangers(spec: &HttpWindow, server: &ServerFacts) -> Result<(), Refusal> {
+    if server.engine == ServerKind::Vllm {
+        return vllm(spec);
+    }
+    if server.profile_v2 == Some(true) {
+        return Err(Refusal::ProfileV2);
+    }
+    if server.rust_front_end {
+        return Err(Refusal::Never {
+            what: "a window on SGLang's Rust front end".into(),
+            why: "it has no profile API; start the server without SGLANG_RUST_SERVER".into(),
+        });
+    }
+    if spec.profile_stages.is_some() {
+        return Err(Refusal::Never {
+            what: "profile_stages".into(),
+            why: "only SGLANG_PROFILE_V2 knows it, and its windows cannot be stopped from outside".into(),
+        });
+    }
+    let has = |activity: &str| spec.activities.iter().flatten().any(|a| a == activity);
+    let risky = |danger: bool, what: &str, why: &'static str, name: &'static str| {
+        let refused = danger && !accepts(spec, name);
+        if refused { Err(Refusal::Risk { what: what.into(), why, name }) } else { Ok(()) }
+    };
+    risky(
+        spec.with_stack,
+        "with_stack: true",
+        "stacks fill memory without bound, stretch the export by a factor, and torch has asserted on them",
+        "with_stack",
+    )?;
+    risky(
+        has("MEM") && server.rocm != Some(false),
+        "activities: [MEM] on what may be ROCm",
+        "the memory recorder kills the scheduler there",
+        "mem_on_rocm",
+    )?;
+    risky(spec.profile_by_stage, "profile_by_stage: true", by_stage_danger(server), "profile_by_stage")?;
+    if has("CUDA_PROFILER") && server.version.is_some_and(|v| v < Version::new(0, 4, 10)) {
+        return Err(Refusal::Never {
+            what: "activities: [CUDA_PROFILER]".into(),
+            why: "this SGLang neither stops nor bounds it; 0.4.10 is the first release that does".into(),
+        });
+    }
+    Ok(())
+}
+
+fn by_stage_danger(server: &ServerFacts) -> &'static str {
+    match server.role {
+        Role::Decode => "a decode worker's prebuilt batches have killed the scheduler by stage until 0.5.16",
+        Role::Prefill if server.sizes.dp_attention => {
+            "idle batches under DP attention have killed it in 0.4.7"
+        }
+        Role::Prefill => "its decode counter never runs here, so the window ends only with the deadline",
+        Role::Unified => {
+            "on a server with prefill and decode mixed its windows end early, late or, with speculative decoding, never"
+        }
+    }
+}
+
+fn vllm(spec: &HttpWindow) -> Result<(), Refusal> {
+    let only_sglang = [
+        ("activities", spec.activities.is_some()),
+        ("with_stack", spec.with_stack),
+        ("record_shapes", spec.record_shapes),
+        ("profile_by_stage", spec.profile_by_stage),
+        ("profile_stages", spec.profile_stages.is_some()),
+        ("profile_id", spec.profile_id.is_some()),
+        ("detailed_annotations", spec.detailed_annotations),
+        ("start_step", spec.start_step.is_some()),
+    ];
+    match only_sglang.into_iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(Refusal::Never {
+            what: format!("{field} on vLLM"),
+            why: "vLLM fixes it at launch (--profiler-config); take it out of the rule for this server"
+                .into(),
+        }),
+        None => Ok(()),
+    }
+}
+
+fn accepts(spec: &HttpWindow, name: &str) -> bool {
+    spec.accept_risk.iter().any(|r| r == name)
+}

@@ -1,0 +1,191 @@
+//! What a window cost: how long the server did not serve, as far as the outside can tell.
+//!
+//! Two witnesses: `/health` beyond its median, and gaps in the ranks' samples beyond their usual
+//! interval. Their union in time is booked; either alone misses cases (an export that blocks one
+//! rank leaves `/health` well; a polled load endpoint answers from a snapshot).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::signal::sample::Source;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
+
+/// The usual interval of each rank's samples, by source.
+pub type Habits = BTreeMap<(Rank, Source), Duration>;
+
+/// A habit is known from so many gaps on.
+const FEWEST: usize = 8;
+
+/// Learns habits from the ranks' samples, which come series by series in the order of time, with
+/// whether the rank had work. It is the longest gap but one, so that one hiccup makes no habit; a
+/// rank without work has none, for its silence means nothing.
+pub fn habits(samples: impl IntoIterator<Item = (Rank, Source, Time, bool)>) -> Habits {
+    let mut gaps: BTreeMap<(Rank, Source), (Time, Vec<Duration>)> = BTreeMap::new();
+    for (rank, source, at, has_work) in samples {
+        if !has_work {
+            gaps.remove(&(rank, source));
+            continue;
+        }
+        let (last, known) = gaps.entry((rank, source)).or_insert((at, Vec::new()));
+        // Samples of one moment are one.
+        if at > *last {
+            known.push(at.since(std::mem::replace(last, at)));
+        }
+    }
+    let usual = |mut gaps: Vec<Duration>| {
+        gaps.sort_unstable();
+        (gaps.len() >= FEWEST).then(|| gaps[gaps.len() - 2])
+    };
+    gaps.into_iter().filter_map(|(who, (_, gaps))| Some((who, usual(gaps)?))).collect()
+}
+
+/// Measures one window, from its start to its recovery.
+#[derive(Clone, Debug)]
+pub struct StallMeter {
+    median: Duration,
+    usual: Habits,
+    last: BTreeMap<(Rank, Source), Time>,
+    stalled: Vec<(Time, Time)>,
+}
+
+impl StallMeter {
+    /// Less than this beyond the habit is noise.
+    const LEAST: Duration = Duration::from_millis(100);
+
+    /// Starts at `from`: `median` is the health habit, zero when it is not known; `usual` those of
+    /// the samples.
+    pub fn new(from: Time, median: Duration, usual: Habits) -> Self {
+        let last = usual.keys().map(|who| (*who, from)).collect();
+        Self { median, usual, last, stalled: Vec::new() }
+    }
+
+    /// `/health` was asked at `asked` and answered, or given up, at `answered`. Without a habit there
+    /// is nothing to hold it against.
+    pub fn health(&mut self, asked: Time, answered: Time) {
+        // Twice the habit is noise, not a stall.
+        if !self.median.is_zero() {
+            self.beyond(asked, self.median, self.median, answered);
+        }
+    }
+
+    /// A sample of a rank arrived, true for `at`.
+    pub fn sample(&mut self, rank: Rank, source: Source, at: Time) {
+        let who = (rank, source);
+        if let (Some(usual), Some(last)) = (self.usual.get(&who).copied(), self.last.get_mut(&who))
+            && at > *last
+        {
+            let from = std::mem::replace(last, at);
+            // The habit is the longest usual gap: half of it more is a stall.
+            self.beyond(from, usual, usual / 2, at);
+        }
+    }
+
+    /// The window is over: a rank that spoke no more while it was written counts as stalled in that
+    /// time, from `closing` to `exported`.
+    pub fn exported(&mut self, closing: Time, exported: Time) {
+        for (who, last) in &self.last {
+            let usual = self.usual.get(who).copied().unwrap_or_default();
+            let from = (*last + usual).max(closing);
+            if exported.since(*last) > usual + usual / 2 && exported > from {
+                self.stalled.push((from, exported));
+            }
+        }
+    }
+
+    /// What lies between two signs of life beyond the usual, if it is `more` than that.
+    fn beyond(&mut self, from: Time, usual: Duration, more: Duration, until: Time) {
+        if until.since(from) > usual + more.max(Self::LEAST) {
+            self.stalled.push((from + usual, until));
+        }
+    }
+
+    /// The time covered by any of the stalls.
+    pub fn stalled(&self) -> Duration {
+        let mut sorted = self.stalled.clone();
+        sorted.sort_unstable();
+        let (mut total, mut covered) = (Duration::ZERO, None::<Time>);
+        for (from, until) in sorted {
+            let from = covered.map_or(from, |c| c.max(from));
+            total += until.since(from);
+            covered = Some(covered.map_or(until, |c| c.max(until)));
+        }
+        total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: Source = Source::Log;
+
+    fn at(s: f64) -> Time {
+        Time::from_epoch_s(1000.0 + s)
+    }
+
+    fn every_second(ranks: u16) -> Habits {
+        (0..ranks).map(|dp| ((Rank::dp(dp), LOG), Duration::from_secs(1))).collect()
+    }
+
+    #[test]
+    fn stalls_that_two_witnesses_saw_are_booked_once() {
+        let mut meter = StallMeter::new(at(0.0), Duration::from_secs(1), every_second(1));
+        meter.health(at(0.0), at(1.9));
+        meter.sample(Rank::dp(0), LOG, at(1.0));
+        assert_eq!(meter.stalled(), Duration::ZERO, "usual seconds");
+        meter.health(at(1.0), at(9.0)); // 2 to 9
+        meter.sample(Rank::dp(0), LOG, at(10.0)); // 2 to 10
+        meter.sample(Rank::dp(0), LOG, at(4.0)); // late, and old
+        assert_eq!(meter.stalled(), Duration::from_secs(8));
+    }
+
+    #[test]
+    fn a_rank_without_a_habit_gives_no_stall() {
+        let mut meter = StallMeter::new(at(0.0), Duration::from_millis(2), Habits::new());
+        meter.sample(Rank::dp(3), LOG, at(50.0));
+        meter.sample(Rank::dp(3), LOG, at(90.0));
+        meter.health(at(0.0), at(0.09));
+        meter.exported(at(60.0), at(95.0));
+        assert_eq!(meter.stalled(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_gap_of_one_blocked_rank_is_seen_though_health_is_well() {
+        let mut meter = StallMeter::new(at(0.0), Duration::from_millis(5), every_second(2));
+        for s in 1..=12 {
+            meter.sample(Rank::dp(0), LOG, at(f64::from(s)));
+            meter.health(at(f64::from(s)), at(f64::from(s) + 0.005));
+        }
+        meter.sample(Rank::dp(1), LOG, at(1.4));
+        meter.sample(Rank::dp(1), LOG, at(8.1)); // 2.4 to 8.1
+        assert_eq!(meter.stalled(), Duration::from_millis(5_700));
+    }
+
+    #[test]
+    fn a_rank_that_has_not_spoken_again_when_it_is_over_counts_for_the_time_of_the_export_only() {
+        let mut meter = StallMeter::new(at(0.0), Duration::from_secs(1), every_second(2));
+        meter.sample(Rank::dp(0), LOG, at(8.0)); // 1 to 8
+        meter.exported(at(5.0), at(8.5)); // of DP1: 5 to 8.5
+        assert_eq!(meter.stalled(), Duration::from_millis(7_500));
+    }
+
+    #[test]
+    fn a_habit_is_the_longest_gap_but_one_of_a_rank_with_work() {
+        let series = |dp: u16, times: &[f64], has_work: bool| -> Vec<_> {
+            times.iter().map(|s| (Rank::dp(dp), LOG, at(*s), has_work)).collect()
+        };
+        let steady: Vec<f64> = (0..10).map(f64::from).collect();
+        let hiccup = [&steady[..], &[20.0, 21.0]].concat();
+        let learned = habits(
+            [
+                series(0, &steady, true),
+                series(1, &hiccup, true),
+                series(2, &steady[..5], true),
+                series(3, &steady, false),
+            ]
+            .concat(),
+        );
+        assert_eq!(learned, every_second(2));
+    }
+}

@@ -1,0 +1,265 @@
+//! The state machine of one window: facts in, requests out, no clock and no socket.
+//!
+//! What it guarantees, whatever comes (see the property tests): one start; no stop unless the
+//! window is ours, by a 2xx or by a mark in log or files; no stop while somebody else's window is
+//! open; a stop at the deadline at the latest; a bounded number of stops; an end, always.
+
+mod answers;
+mod phases;
+
+use std::time::Duration;
+
+use super::ownership::Ownership;
+use super::{
+    Answer, CANCEL_LIMIT, DOUBT, EXPORT_LIMIT, Ending, Event, Failure, MAX_STOPS, Output, START_TIMEOUT,
+    Visibility, WindowPhase,
+};
+use crate::capture::facts::ServerKind;
+use crate::capture::plan::{Form, StartRequest};
+use skewtrap_trace::time::Time;
+
+const STOP: &str = "/stop_profile";
+/// No server has it; the published how-to calls the stop so.
+const END: &str = "/end_profile";
+
+/// A window from its start request to its end.
+#[derive(Clone, Debug)]
+pub struct Window {
+    engine: ServerKind,
+    form: Form,
+    deadline: Time,
+    grace: Duration,
+    hold: Option<Time>,
+    writes_files: bool,
+    sight: Visibility,
+    books: Ownership,
+    phase: WindowPhase,
+    since: Time,
+    sent_at: Time,
+    start_pending: bool,
+    stop_pending: bool,
+    stops: u8,
+    stopped_at: Option<Time>,
+    path: &'static str,
+    /// The answer of the last stop, when it was not a 2xx.
+    stop_answer: Option<String>,
+    stop_granted: bool,
+    /// The last stop failed in a way that another may mend.
+    may_retry: bool,
+    busy_closed_at: Option<Time>,
+    wants_close: bool,
+    cancelled_at: Option<Time>,
+    until_cleared: bool,
+    /// The connection of the last stop broke: the export may go on all the same.
+    stop_lost: bool,
+    failure: Option<Failure>,
+    notes: Vec<String>,
+}
+
+impl Window {
+    /// The window of `request`, whose start is to be sent now.
+    pub fn start(request: &StartRequest, sight: Visibility, now: Time) -> (Self, Output) {
+        let window = Self {
+            engine: request.engine,
+            form: request.form,
+            deadline: now + request.deadline,
+            grace: request.deadline,
+            hold: request.hold.map(|hold| now + hold),
+            writes_files: request.writes_files,
+            sight,
+            books: Ownership::new(request),
+            phase: WindowPhase::Starting,
+            since: now,
+            sent_at: now,
+            start_pending: true,
+            stop_pending: false,
+            stops: 0,
+            stopped_at: None,
+            path: STOP,
+            stop_answer: None,
+            stop_granted: false,
+            may_retry: false,
+            busy_closed_at: None,
+            wants_close: false,
+            cancelled_at: None,
+            until_cleared: request.until_cleared,
+            stop_lost: false,
+            failure: None,
+            notes: request.notes.clone(),
+        };
+        (window, Output::Start)
+    }
+
+    /// A window that an agent before this one left behind: sent at `sent_at`, and `granted` when
+    /// its start was answered. It is closed at once, given that it is proven to be ours.
+    pub fn resume(
+        request: &StartRequest,
+        sight: Visibility,
+        sent_at: Time,
+        granted: bool,
+        now: Time,
+    ) -> Self {
+        let (mut window, _) = Self::start(request, sight, sent_at);
+        window.start_pending = false;
+        window.wants_close = true;
+        if granted {
+            window.books.grant();
+            window.enter(WindowPhase::Open, now);
+        } else {
+            window.unknown("the agent died before the start was answered", now);
+        }
+        window.note("the agent died during this window and closed it when it was back");
+        window
+    }
+
+    /// Takes a line or a file of the time before this agent, without deciding anything yet: what
+    /// proves the window closed must be known before a stop is thought of.
+    pub fn recall(&mut self, event: &Event, now: Time) {
+        if matches!(event, Event::Log { .. } | Event::File { .. }) {
+            self.absorb(event, now, &mut Vec::new());
+        }
+    }
+
+    /// How far it has come.
+    pub const fn phase(&self) -> WindowPhase {
+        self.phase
+    }
+
+    /// Since when it is in this phase.
+    pub const fn since(&self) -> Time {
+        self.since
+    }
+
+    /// When a stop is due at the latest.
+    pub const fn deadline(&self) -> Time {
+        self.deadline
+    }
+
+    /// When the last stop was sent.
+    pub const fn stopped_at(&self) -> Option<Time> {
+        self.stopped_at
+    }
+
+    /// Whether it is known to be ours: a stop may be sent.
+    pub const fn is_ours(&self) -> bool {
+        self.books.is_ours()
+    }
+
+    /// Takes what happened, says what is to be done. Time may not run back.
+    pub fn on(&mut self, event: &Event, now: Time) -> Vec<Output> {
+        let mut out = Vec::new();
+        if self.phase == WindowPhase::Ended {
+            return out;
+        }
+        self.absorb(event, now, &mut out);
+        // Each step changes the phase or does nothing; the chain of phases is short.
+        for _ in 0..8 {
+            let before = (self.phase, out.len());
+            if self.phase != WindowPhase::Ended {
+                self.step(now, &mut out);
+            }
+            if (self.phase, out.len()) == before {
+                break;
+            }
+        }
+        out
+    }
+
+    fn absorb(&mut self, event: &Event, now: Time, out: &mut Vec<Output>) {
+        match event {
+            Event::Tick => {}
+            Event::StartAnswered(answer) => self.start_answered(answer, now, out),
+            Event::StopAnswered(answer) => self.stop_answered(answer, now, out),
+            Event::Log { rank, line } => self.books.line(*rank, line, now),
+            Event::File { rank, whole } => self.books.file(*rank, *whole),
+            Event::Cleared if self.until_cleared => self.wants_close = true,
+            Event::Cleared => self.note("the rule had cleared before the window ended"),
+            Event::Close => self.wants_close = true,
+            Event::Cancel => {
+                self.wants_close = true;
+                self.cancelled_at.get_or_insert(now);
+            }
+            // What is written already may still be read.
+            Event::Gone(_) if self.phase == WindowPhase::Verifying => {}
+            Event::Gone(why) => self.fail(Failure::ServerGone { why: why.clone() }, None, out),
+        }
+    }
+
+    fn note(&mut self, note: &str) {
+        if !self.notes.iter().any(|n| n == note) {
+            self.notes.push(note.to_owned());
+        }
+    }
+
+    fn step(&mut self, now: Time, out: &mut Vec<Output>) {
+        if let Some(at) = self.cancelled_at
+            && now.since(at) >= CANCEL_LIMIT
+            && !matches!(self.phase, WindowPhase::Verifying)
+        {
+            return self.fail(Failure::Cancelled, Some("the agent ended first".into()), out);
+        }
+        match self.phase {
+            WindowPhase::Starting => self.starting(now, out),
+            WindowPhase::Doubtful => self.waiting_for_proof(self.since + DOUBT, now, out),
+            WindowPhase::Unknown => {
+                // The deadline may have passed while the start was pending; then it runs again.
+                let until = if self.since < self.deadline { self.deadline } else { self.since + self.grace };
+                self.waiting_for_proof(until, now, out);
+            }
+            WindowPhase::Open => self.open(now, out),
+            WindowPhase::Stopping => {
+                // An answer that hangs changes nothing about a window that is seen to be written.
+                if self.form != Form::Held && self.books.all_written() {
+                    self.enter(WindowPhase::Verifying, now);
+                } else if self.stopped_at.is_some_and(|at| now.since(at) > EXPORT_LIMIT + START_TIMEOUT) {
+                    self.stop_answered(&Answer::TimedOut, now, out);
+                }
+            }
+            WindowPhase::Exporting => self.exporting(now, out),
+            WindowPhase::Verifying => self.verifying(now, out),
+            WindowPhase::Ended => {}
+        }
+    }
+
+    fn may_stop(&self) -> bool {
+        let again = self.engine == ServerKind::Sglang || self.stops == 0;
+        self.books.is_ours()
+            && self.books.foreign.open().is_none()
+            && !self.stop_pending
+            && self.stops < MAX_STOPS
+            // A second stop has crashed vLLM.
+            && again
+    }
+
+    fn send_stop(&mut self, now: Time, out: &mut Vec<Output>) {
+        self.stops += 1;
+        self.stop_pending = true;
+        self.stop_granted = false;
+        self.may_retry = false;
+        self.stop_lost = false;
+        self.stopped_at = Some(now);
+        self.enter(WindowPhase::Stopping, now);
+        out.push(Output::Stop { path: self.path });
+    }
+
+    fn enter(&mut self, phase: WindowPhase, now: Time) {
+        self.phase = phase;
+        self.since = now;
+    }
+
+    fn fail(&mut self, failure: Failure, unproven: Option<String>, out: &mut Vec<Output>) {
+        self.end(Some(failure), unproven, out);
+    }
+
+    fn end(&mut self, failure: Option<Failure>, unproven: Option<String>, out: &mut Vec<Output>) {
+        self.phase = WindowPhase::Ended;
+        let mut notes = std::mem::take(&mut self.notes);
+        if self.books.doubled {
+            notes.push(
+                "somebody started a second profile during the window, which destroys what the first recorded"
+                    .into(),
+            );
+        }
+        out.push(Output::Finish(Ending { failure, unproven, notes }));
+    }
+}

@@ -1,0 +1,297 @@
+//! Windows of every kind from start to end, and what no sequence of events may bring about.
+
+mod anything;
+mod start;
+
+use std::time::Duration;
+
+use super::*;
+use crate::capture::facts::ServerKind;
+use crate::capture::line::Marks;
+use crate::capture::plan::{Form, StartRequest};
+use crate::capture::preflight::Ranks;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+const BOTH: Visibility = Visibility { log: true, files: true };
+
+fn at(s: f64) -> Time {
+    Time::from_epoch_s(1000.0 + s)
+}
+
+fn request(form: Form, busy: &[u16], idle: &[u16]) -> StartRequest {
+    let ranks = |list: &[u16]| list.iter().map(|dp| Rank::dp(*dp)).collect();
+    StartRequest {
+        engine: if form == Form::Held { ServerKind::Vllm } else { ServerKind::Sglang },
+        body: None,
+        marks: Marks { dir: Some("/p/ours".into()), prefix: None, id: None },
+        folder: None,
+        form,
+        ranks: Ranks { busy: ranks(busy), idle: ranks(idle) },
+        deadline: DEADLINE,
+        hold: (form == Form::Held).then_some(Duration::from_millis(500)),
+        until_cleared: false,
+        writes_files: true,
+        merges: false,
+        notes: Vec::new(),
+    }
+}
+
+fn starts(dp: u16, dir: &str) -> Event {
+    Event::Log {
+        rank: Rank::dp(dp),
+        line: ProfileLine::Starts { dir: dir.into(), id: Some("1795.3".into()) },
+    }
+}
+
+fn begins(dp: u16) -> Event {
+    starts(dp, "/p/ours")
+}
+
+fn stops(dp: u16) -> Event {
+    Event::Log { rank: Rank::dp(dp), line: ProfileLine::Stops }
+}
+
+fn done(dp: u16) -> Event {
+    Event::Log { rank: Rank::dp(dp), line: ProfileLine::Done { dir: "/p/ours".into() } }
+}
+
+fn file(dp: u16) -> Event {
+    Event::File { rank: Some(Rank::dp(dp)), whole: true }
+}
+
+fn status(status: u16) -> Answer {
+    let body = String::new();
+    if status < 500 { Answer::Refused { status, body } } else { Answer::Failed { status, body } }
+}
+
+/// Plays events at their times, ticking in between, until the end; gives what was done and when.
+fn play(request: &StartRequest, sight: Visibility, script: &[(f64, Event)]) -> Vec<String> {
+    let (mut window, _) = Window::start(request, sight, at(0.0));
+    let mut told = Vec::new();
+    let mut next = script.iter().peekable();
+    for tick in 1..14_000 {
+        let t = f64::from(tick) * 0.1;
+        let mut outputs = Vec::new();
+        while let Some((_, event)) = next.next_if(|(when, _)| *when <= t) {
+            outputs.extend(window.on(event, at(t)));
+        }
+        outputs.extend(window.on(&Event::Tick, at(t)));
+        for output in outputs {
+            told.push(match output {
+                Output::Start => "start".into(),
+                Output::Stop { path } => format!("{t:.1} {path}"),
+                Output::Finish(ending) => {
+                    let quiet = if ending.unproven.is_some() { " (quiet)" } else { "" };
+                    let notes = if ending.notes.is_empty() { "" } else { " (notes)" };
+                    let how = ending.failure.map_or("done".into(), |f| f.to_string());
+                    format!("{t:.1} {}{quiet}{notes}", how.split([',', ';', '(']).next().unwrap().trim())
+                }
+            });
+        }
+        if window.phase() == WindowPhase::Ended {
+            return told;
+        }
+    }
+    panic!("the window never ended: {window:?}");
+}
+
+fn ok() -> Event {
+    Event::StartAnswered(Answer::Ok)
+}
+
+fn stopped(answer: Answer) -> Event {
+    Event::StopAnswered(answer)
+}
+
+#[test]
+fn a_window_whose_ranks_finish_by_their_steps_is_never_stopped() {
+    let script = [
+        (0.1, begins(0)),
+        (0.1, begins(1)),
+        (0.2, ok()),
+        (0.3, stops(0)),
+        (0.4, done(0)),
+        (0.5, stops(1)),
+        (0.9, done(1)),
+        (1.0, file(0)),
+        (1.1, file(1)),
+    ];
+    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script), ["1.1 done"]);
+}
+
+#[test]
+fn whole_files_of_all_ranks_are_proof_enough_without_a_log() {
+    let sight = Visibility { log: false, files: true };
+    let script = [(0.2, ok()), (0.8, file(0)), (0.9, file(1))];
+    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), sight, &script), ["0.9 done"]);
+}
+
+#[test]
+fn an_idle_rank_is_closed_within_two_seconds_of_the_busy_ones_though_the_stop_says_500() {
+    let script = [
+        (0.1, begins(0)),
+        (0.1, begins(1)),
+        (0.2, ok()),
+        (0.5, stops(1)),
+        (0.6, done(1)),
+        (1.3, stops(0)),
+        (1.4, stopped(status(500))),
+        (1.5, done(0)),
+        (1.6, file(0)),
+        (1.6, file(1)),
+    ];
+    assert_eq!(play(&request(Form::Plain, &[1], &[0]), BOTH, &script), ["1.0 /stop_profile", "1.6 done"]);
+}
+
+#[test]
+fn at_the_deadline_it_is_stopped() {
+    let script = [
+        (0.1, begins(0)),
+        (0.1, begins(1)),
+        (0.2, ok()),
+        (9.0, stopped(Answer::Ok)),
+        (9.1, file(0)),
+        (9.1, file(1)),
+    ];
+    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script), ["5.0 /stop_profile", "9.1 done"]);
+}
+
+#[test]
+fn a_404_on_stop_tries_what_the_howto_calls_it_once() {
+    let script = [(0.2, ok()), (5.2, stopped(status(404))), (5.4, stopped(Answer::Ok)), (5.5, file(0))];
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    assert_eq!(told, ["5.0 /stop_profile", "5.2 /end_profile", "5.5 done"]);
+}
+
+#[test]
+fn an_armed_rank_that_begins_after_the_stop_is_stopped_again() {
+    let script = [
+        (0.1, begins(0)),
+        (0.2, ok()),
+        (0.5, stops(0)),
+        (0.6, done(0)),
+        (5.1, stopped(status(500))),
+        (8.0, begins(1)),
+        (8.2, stops(1)),
+        (8.3, done(1)),
+        (8.4, stopped(Answer::Ok)),
+        (8.5, file(0)),
+        (8.5, file(1)),
+    ];
+    let told = play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script);
+    assert_eq!(told, ["5.0 /stop_profile", "8.0 /stop_profile", "8.5 done"]);
+    let told = play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script[..5]);
+    assert_eq!(told, ["5.0 /stop_profile", "15.1 the stop was answered with 500 (quiet)"]);
+}
+
+#[test]
+fn with_neither_log_nor_files_in_sight_a_500_on_stop_ends_it_and_says_that_nothing_is_proven() {
+    let sight = Visibility { log: false, files: false };
+    let script = [(0.2, ok()), (5.1, stopped(status(500)))];
+    assert_eq!(
+        play(&request(Form::Exact, &[0], &[]), sight, &script),
+        ["5.0 /stop_profile", "5.1 done (notes)"]
+    );
+}
+
+#[test]
+fn a_vllm_window_is_always_stopped_once_whatever_its_files_say() {
+    let held = request(Form::Held, &[0, 1], &[]);
+    let script = [(0.1, ok()), (0.2, file(0)), (0.2, file(1)), (2.0, stopped(Answer::Ok))];
+    assert_eq!(play(&held, BOTH, &script), ["0.5 /stop_profile", "2.0 done"]);
+    let script = [(0.1, ok()), (2.0, stopped(status(500)))];
+    assert_eq!(
+        play(&held, BOTH, &script),
+        ["0.5 /stop_profile", "12.0 the stop was answered with 500 (quiet)"]
+    );
+    let told = play(&held, BOTH, &[(0.1, Event::StartAnswered(status(404)))]);
+    assert_eq!(told, ["0.1 the server refused the start with 404"]);
+}
+
+#[test]
+fn a_server_that_goes_away_takes_its_window_with_it() {
+    let gone = Event::Gone("its random seed changed".into());
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, ok()), (1.0, gone)]);
+    assert_eq!(told, ["1.0 the server went away in the middle of the window"]);
+    let script = [(0.2, ok()), (5.1, stopped(Answer::NobodyListens))];
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    assert_eq!(told, ["5.0 /stop_profile", "5.1 the server went away in the middle of the window"]);
+}
+
+#[test]
+fn a_cancelled_agent_closes_its_window_and_does_not_wait_for_ever() {
+    let script = [(0.2, ok()), (1.0, Event::Cancel), (1.5, stopped(Answer::Ok)), (1.6, file(0))];
+    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &script), ["1.0 /stop_profile", "1.6 done"]);
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, Event::Cancel)]);
+    assert_eq!(told, ["8.2 the agent was told to end before the window was proven closed (quiet)"]);
+}
+
+#[test]
+fn a_stop_whose_answer_never_comes_ends_with_the_files() {
+    let script = [
+        (0.1, begins(0)),
+        (0.2, ok()),
+        (5.2, stops(0)),
+        (7.0, done(0)),
+        (7.2, file(0)),
+        (9.0, stopped(status(500))),
+    ];
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    assert_eq!(told, ["5.0 /stop_profile", "7.2 done"]);
+}
+
+#[test]
+fn a_flexible_window_ends_when_the_rule_clears_and_a_fixed_one_does_not() {
+    let flexible = StartRequest { until_cleared: true, ..request(Form::Exact, &[0], &[]) };
+    let script = [(0.2, ok()), (2.0, Event::Cleared), (2.4, stopped(Answer::Ok)), (2.5, file(0))];
+    assert_eq!(play(&flexible, BOTH, &script), ["2.0 /stop_profile", "2.5 done"]);
+    let script = [(0.2, ok()), (2.0, Event::Cleared), (5.4, stopped(Answer::Ok)), (5.5, file(0))];
+    assert_eq!(
+        play(&request(Form::Exact, &[0], &[]), BOTH, &script),
+        ["5.0 /stop_profile", "5.5 done (notes)"]
+    );
+}
+
+#[test]
+fn a_window_known_by_its_prefix_adopts_the_id_that_the_server_gave_it() {
+    let mut prefixed = request(Form::Exact, &[0], &[]);
+    prefixed.marks = Marks { dir: None, prefix: Some("skewtrap-i1".into()), id: None };
+    let script =
+        [(0.1, starts(0, "/tmp")), (0.15, stops(0)), (0.2, ok()), (0.4, done_in_tmp()), (0.5, file(0))];
+    assert_eq!(play(&prefixed, BOTH, &script), ["0.5 done"]);
+    let script = [(0.1, starts(0, "/tmp")), (0.2, Event::StartAnswered(status(500)))];
+    assert_eq!(play(&prefixed, BOTH, &script), ["2.2 the start failed with 500"]);
+}
+
+fn done_in_tmp() -> Event {
+    Event::Log { rank: Rank::dp(0), line: ProfileLine::Done { dir: "/tmp".into() } }
+}
+
+#[test]
+fn a_window_that_a_dead_agent_left_is_closed_with_proof_and_given_up_without() {
+    let request = request(Form::Plain, &[0], &[1]);
+    let resumed = |granted, event: Option<Event>| {
+        let mut window = Window::resume(&request, BOTH, at(0.0), granted, at(100.0));
+        let mut told: Vec<Output> = Vec::new();
+        told.extend(event.iter().flat_map(|e| window.on(e, at(100.1))));
+        for t in 0..80 {
+            told.extend(window.on(&Event::Tick, at(100.2 + f64::from(t) * 0.1)));
+        }
+        told
+    };
+    let stop = Output::Stop { path: "/stop_profile" };
+    assert_eq!(resumed(true, None).first(), Some(&stop), "it was granted before the agent died");
+    assert_eq!(resumed(false, Some(Event::File { rank: None, whole: false })).first(), Some(&stop));
+    let Some(Output::Finish(ending)) = resumed(false, None).into_iter().next() else { panic!("it ends") };
+    assert!(matches!(ending.failure, Some(Failure::UnknownStart { .. })) && ending.unproven.is_some());
+}
+
+#[test]
+fn samples_are_distrusted_from_the_start_until_the_export_has_settled_but_may_clear_while_open() {
+    let mut blind = Distrust::opened(at(0.0));
+    assert!(blind.trusts(at(-1.0)) && !blind.trusts(at(1.0)) && blind.may_clear(at(1.0)));
+    blind.closing = Some(at(5.0));
+    assert!(!blind.may_clear(at(6.0)));
+    blind.exported(at(9.0));
+    assert!(!blind.trusts(at(18.9)) && blind.trusts(at(19.0)) && blind.may_clear(at(19.0)));
+}

@@ -1,0 +1,79 @@
+//! Whatever answers, lines and files come.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn any_answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        3 => Just(Answer::Ok),
+        1 => Just(Answer::TimedOut),
+        1 => Just(Answer::NobodyListens),
+        1 => Just(Answer::NotSent { why: "no route".into() }),
+        1 => Just(Answer::Lost { why: "reset".into() }),
+        3 => prop::sample::select(vec![302, 401, 404, 409, 500, 503]).prop_map(status),
+    ]
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => Just(Event::Tick),
+        2 => any_answer().prop_map(Event::StartAnswered),
+        2 => any_answer().prop_map(Event::StopAnswered),
+        2 => (0u16..3).prop_map(begins),
+        1 => (0u16..3).prop_map(|dp| starts(dp, "/p/theirs")),
+        2 => (0u16..3).prop_map(stops),
+        2 => (0u16..3).prop_map(done),
+        1 => (0u16..3, any::<bool>()).prop_map(|(dp, whole)| Event::File { rank: Some(Rank::dp(dp)), whole }),
+        1 => Just(Event::Cleared),
+        1 => Just(Event::Close),
+        1 => Just(Event::Cancel),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_it_stops_only_its_own_window_a_bounded_number_of_times_and_ends(
+        script in prop::collection::vec((any_event(), 0u64..4000), 0..60),
+        form in prop::sample::select(vec![Form::Exact, Form::Plain, Form::Held]),
+        log in any::<bool>(), files in any::<bool>(),
+    ) {
+        let request = request(form, &[0, 1], &[2]);
+        let (mut window, _) = Window::start(&request, Visibility { log, files }, at(0.0));
+        let (mut now, mut stops_sent, mut finished) = (at(0.0), 0, 0);
+        let (mut answered, mut granted, mut proof) = (false, false, false);
+        let mut theirs = std::collections::BTreeSet::new();
+        let ticks = std::iter::repeat_n((Event::Tick, 1000), 1400);
+        for (event, pause) in script.into_iter().chain(ticks) {
+            now = now + Duration::from_millis(pause);
+            // The world as this test sees it, kept apart from the machine's books.
+            match &event {
+                Event::StartAnswered(answer) if !answered => {
+                    answered = true;
+                    granted |= *answer == Answer::Ok;
+                }
+                Event::Log { rank, line: ProfileLine::Starts { dir, .. } } if dir == "/p/theirs" => { theirs.insert(*rank); }
+                Event::Log { line: ProfileLine::Starts { .. }, .. } | Event::File { .. } => proof = true,
+                Event::Log { rank, line: ProfileLine::Stops } => { theirs.remove(rank); }
+                _ => {}
+            }
+            for output in window.on(&event, now) {
+                match output {
+                    Output::Start => prop_assert!(false, "a second start"),
+                    Output::Stop { .. } => {
+                        stops_sent += 1;
+                        prop_assert!(granted || proof, "a stop of what may not be ours");
+                        prop_assert!(theirs.is_empty(), "a stop while somebody else profiles");
+                        let most = if form == Form::Held { 1 } else { MAX_STOPS };
+                        prop_assert!(stops_sent <= most);
+                    }
+                    Output::Finish(_) => finished += 1,
+                }
+            }
+            prop_assert!(finished == 0 || window.phase() == WindowPhase::Ended);
+        }
+        prop_assert_eq!(finished, 1, "it ends, once: {:?}", window);
+    }
+}

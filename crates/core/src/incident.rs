@@ -1,0 +1,206 @@
+//! An incident: one firing of one rule on one group, from its onset to its resolution, with all
+//! that was seen, asked and found. `incident.json`, the notifications and the API are made of it.
+
+mod capture;
+mod record;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::capture::{CaptureOutcome, Refused};
+pub use self::record::{Exchange, Record};
+pub use crate::capture::captured::{Captured, CapturedFile, Quality};
+use crate::finding::Finding;
+use crate::rule::Severity;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::table::Comparison;
+use skewtrap_trace::time::Time;
+use skewtrap_trace::trace::Who;
+
+/// One incident. Times are epoch seconds in JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Incident {
+    /// Unique and sortable: `20261124T034845Z-dp-load-skew-3f9a`.
+    pub id: Arc<str>,
+    /// The rule that fired.
+    pub rule: Arc<str>,
+    /// The rule's own sentence.
+    pub about: Option<String>,
+    /// The configured name of the server.
+    pub target: Arc<str>,
+    /// The group's labels.
+    pub group: Labels,
+    /// How bad.
+    pub severity: Severity,
+    /// The rule's labels, for routing.
+    pub labels: Labels,
+    /// How far it has come.
+    pub state: IncidentState,
+    /// When the rule fired.
+    pub fired_at: Time,
+    /// When it stopped firing.
+    pub resolved_at: Option<Time>,
+    /// What it found.
+    pub finding: Finding,
+    /// What came of the capture: of the last one, where [`Self::earlier`] has others.
+    pub capture: CaptureOutcome,
+    /// What comparing its ranks said, once it is there.
+    pub verdict: Option<VerdictNote>,
+    /// Where the bundle lies, in the agent's view.
+    pub bundle: Option<String>,
+    /// The captures before the last one, the oldest first: it got worse after each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<EarlierCapture>,
+    /// When it was last found worse than when it was captured, and what came of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worse: Option<Escalation>,
+}
+
+impl Incident {
+    /// An incident that has just been found: a warning about nothing in particular, not captured yet.
+    pub fn new(id: Arc<str>, rule: Arc<str>, target: Arc<str>, fired_at: Time, finding: Finding) -> Self {
+        Self {
+            id,
+            rule,
+            about: None,
+            target,
+            group: Labels::default(),
+            severity: Severity::Warning,
+            labels: Labels::default(),
+            state: IncidentState::Open,
+            fired_at,
+            resolved_at: None,
+            finding,
+            capture: CaptureOutcome::None,
+            verdict: None,
+            bundle: None,
+            earlier: Vec::new(),
+            worse: None,
+        }
+    }
+
+    /// What came of all its captures, the oldest first.
+    pub fn captures(&self) -> impl Iterator<Item = &CaptureOutcome> {
+        self.earlier.iter().map(|e| &e.capture).chain([&self.capture])
+    }
+
+    /// That it had got worse, if the capture of that number was wished for because of it.
+    pub fn worse_of(&self, window: usize) -> Option<&Escalation> {
+        self.worse.as_ref().filter(|w| w.refused.is_none() && w.window == window)
+    }
+
+    /// The number of its last capture within it, from 1 on.
+    pub fn window(&self) -> usize {
+        self.earlier.len() + 1
+    }
+
+    /// The number of its next capture.
+    pub fn next_window(&self) -> usize {
+        let is_captured = !matches!(self.capture, CaptureOutcome::None | CaptureOutcome::Refused(_));
+        self.window() + usize::from(is_captured)
+    }
+
+    /// When its last capture was wished for: when it fired, or had got worse.
+    pub fn wished_at(&self) -> Time {
+        self.worse_of(self.window()).map_or(self.fired_at, |w| w.at)
+    }
+
+    /// The number of the capture that was refused last.
+    pub fn refused_window(&self) -> usize {
+        let again = self.worse.as_ref().filter(|w| w.refused.is_some() && w.window > self.window());
+        again.map_or_else(|| self.window(), |w| w.window)
+    }
+
+    /// It is over; whether it was not before.
+    pub fn resolve(&mut self, at: Time) -> bool {
+        let is_news = self.resolved_at.is_none();
+        if is_news {
+            (self.state, self.resolved_at) = (IncidentState::Resolved, Some(at));
+        }
+        is_news
+    }
+
+    /// Another capture begins; `times_bound` is how bad it was at the one before, if there was one.
+    pub fn capture_again(&mut self, capture: CaptureOutcome, times_bound: Option<f64>) {
+        let before = std::mem::replace(&mut self.capture, capture);
+        if let Some(times_bound) = times_bound {
+            let verdict = self.verdict.take();
+            if self.state != IncidentState::Resolved {
+                self.state = IncidentState::Open;
+            }
+            self.earlier.push(EarlierCapture { times_bound, capture: before, verdict });
+        }
+    }
+}
+
+/// A capture of an incident that was captured again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EarlierCapture {
+    /// How bad it was then: how many times its bound the statistic was.
+    pub times_bound: f64,
+    /// What came of it.
+    pub capture: CaptureOutcome,
+    /// What comparing its ranks said.
+    pub verdict: Option<VerdictNote>,
+}
+
+/// An incident that got worse after it was captured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Escalation {
+    /// When.
+    pub at: Time,
+    /// The statistic's value then.
+    pub value: f64,
+    /// How many times its bound that is.
+    pub times_bound: f64,
+    /// The number of the capture that was wished for, 2 for the first one after the first.
+    pub window: usize,
+    /// Why there was none; `None` when there was.
+    pub refused: Option<Refused>,
+}
+
+/// How far an incident has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IncidentState {
+    /// Firing, nothing captured (yet).
+    Open,
+    /// A window was taken.
+    Captured,
+    /// Its ranks were compared.
+    Compared,
+    /// The rule no longer fires.
+    Resolved,
+}
+
+/// The verdict, as far as notifications carry it; `report.json` beside it has the rest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerdictNote {
+    /// `uneven_work|slow_rank|all_slow|idle_tail|no_finding|insufficient_evidence`.
+    pub kind: Arc<str>,
+    /// The culprit.
+    pub rank: Option<Labels>,
+    /// One sentence.
+    pub sentence: String,
+    /// Busy GPU time per step beyond the median of its peers.
+    pub lost_ms_per_step: Option<f64>,
+    /// `high|medium|low`.
+    pub confidence: Arc<str>,
+    /// Whether it bears out what fired the rule; `None` when it cannot tell.
+    pub confirms: Option<bool>,
+}
+
+impl From<&Comparison> for VerdictNote {
+    fn from(comparison: &Comparison) -> Self {
+        let v = &comparison.verdict;
+        Self {
+            kind: v.kind.name().into(),
+            rank: v.rank.map(Who::labels),
+            sentence: v.sentence.clone(),
+            lost_ms_per_step: v.lost_ms_per_step,
+            confidence: v.confidence.name().into(),
+            confirms: v.confirms,
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What came of an incident's wish to capture.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::capture::captured::{Captured, Quality};
+use crate::capture::refusal::Refusal;
+use skewtrap_trace::time::Time;
+
+/// What came of the wish to capture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum CaptureOutcome {
+    /// The rule captures nothing.
+    None,
+    /// A recording is replayed: this is where a window would have opened.
+    WouldStart,
+    /// Not now, and why.
+    Refused(Refused),
+    /// A window is being taken.
+    Open {
+        /// Since when.
+        since: Time,
+    },
+    /// Files came.
+    Done(Captured),
+    /// A window was asked for and failed.
+    Failed {
+        /// A sentence with what to do.
+        why: String,
+        /// What came of it all the same.
+        captured: Option<Captured>,
+    },
+}
+
+impl CaptureOutcome {
+    /// What it brought, also where it failed.
+    pub const fn captured(&self) -> Option<&Captured> {
+        match self {
+            Self::Done(captured) | Self::Failed { captured: Some(captured), .. } => Some(captured),
+            _ => None,
+        }
+    }
+
+    /// Whether the ranks of what it brought can be compared: files came, and the agent sees them.
+    pub fn is_comparable(&self) -> bool {
+        matches!(self, Self::Done(c) if c.quality != Quality::Unseen && !c.files.is_empty())
+    }
+
+    /// Why there was none, where it was refused.
+    pub const fn refused(&self) -> Option<&Refused> {
+        if let Self::Refused(refused) = self { Some(refused) } else { None }
+    }
+
+    /// The word of the replay format: `none|would_start|refused|open|done|failed`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::WouldStart => "would_start",
+            Self::Refused(_) => "refused",
+            Self::Open { .. } => "open",
+            Self::Done(_) => "done",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// Why a capture was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// A word for machines: `cooldown`.
+    #[serde(default)]
+    pub reason: Arc<str>,
+    /// A sentence with what would mend it.
+    pub why: String,
+}
+
+impl From<&Refusal> for Refused {
+    fn from(refusal: &Refusal) -> Self {
+        Self { reason: refusal.word().into(), why: refusal.to_string() }
+    }
+}

@@ -1,0 +1,14 @@
+//! Everything that skewtrap decides: no clock, no file, no task, no socket. `now` is an argument of
+//! every decision, so what runs live runs on a recording, in simulated time, byte for byte the same.
+
+pub mod capture;
+#[cfg(test)]
+mod dice;
+pub mod finding;
+pub mod incident;
+pub mod message;
+pub mod onset;
+pub mod rule;
+pub mod signal;
+pub mod status;
+pub mod watch;

@@ -1,0 +1,88 @@
+//! A message as alerts of Alertmanager's v2 API (`POST /api/v2/alerts`).
+//!
+//! Every update of an incident is the same alert (the same labels, so the same fingerprint) with
+//! newer annotations; resolving sets its end. PagerDuty, e-mail and the rest lie behind Alertmanager.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Message;
+use super::words::rank_name;
+use skewtrap_trace::time::Time;
+
+/// Without an end Alertmanager resolves an alert after its `resolve_timeout` (5 minutes), while the
+/// rule still fires; an incident that nobody resolves for a week has lost its agent.
+pub const LASTS_AT_MOST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// One alert.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alert {
+    /// Its identity.
+    pub labels: BTreeMap<String, String>,
+    /// What it says.
+    pub annotations: BTreeMap<String, String>,
+    /// When the rule fired, RFC 3339.
+    #[serde(rename = "startsAt")]
+    pub starts_at: String,
+    /// When it ended; in the future while it fires.
+    #[serde(rename = "endsAt")]
+    pub ends_at: String,
+    /// The incident on the agent's page.
+    #[serde(rename = "generatorURL", default, skip_serializing_if = "String::is_empty")]
+    pub generator_url: String,
+}
+
+/// The alerts to post: one.
+pub fn alerts(message: &Message) -> Vec<Alert> {
+    let incident = &message.incident;
+    let mut labels: BTreeMap<String, String> = BTreeMap::new();
+    // What the incident is comes last: a rule's own label must not take its place.
+    for (name, value) in incident.labels.0.iter().chain(&incident.group.0) {
+        labels.insert(label_name(name), value.to_string());
+    }
+    let own = [
+        ("alertname", incident.rule.to_string()),
+        ("severity", incident.severity.word().into()),
+        ("target", incident.target.to_string()),
+        ("rank", rank_name(&incident.finding.rank)),
+        ("incident", incident.id.to_string()),
+    ];
+    labels.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    // An empty value means "absent" to Alertmanager, and some versions refuse it.
+    labels.retain(|_, value| !value.is_empty());
+
+    let mut annotations: BTreeMap<String, String> = message
+        .facts
+        .lines()
+        .iter()
+        .map(|(name, text)| (name.replace(' ', "_"), (*text).to_owned()))
+        .collect();
+    annotations.insert("summary".into(), message.title.clone());
+    annotations.insert("update".into(), message.update.word().into());
+    if !message.notes.is_empty() {
+        annotations.insert("notes".into(), message.notes.join("; "));
+    }
+    if message.test {
+        annotations.insert("test".into(), "a sample of skewtrap notify-test".into());
+    }
+    vec![Alert {
+        labels,
+        annotations,
+        starts_at: rfc3339(incident.fired_at),
+        ends_at: rfc3339(incident.resolved_at.unwrap_or(incident.fired_at + LASTS_AT_MOST)),
+        generator_url: message.page.clone().unwrap_or_default(),
+    }]
+}
+
+/// `[a-zA-Z_][a-zA-Z0-9_]*`: anything else becomes an underscore.
+fn label_name(name: &str) -> String {
+    let clean: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
+    if clean.starts_with(|c: char| c.is_ascii_digit()) { format!("_{clean}") } else { clean }
+}
+
+fn rfc3339(at: Time) -> String {
+    at.to_string()
+}

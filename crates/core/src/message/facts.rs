@@ -1,0 +1,279 @@
+//! The ten questions that every message answers, a sentence each.
+
+use serde::{Deserialize, Serialize};
+
+use super::Origin;
+use super::words::{bytes, deviation_bound, figure, rank_name, seconds, utc};
+use crate::capture::captured::{Captured, Quality};
+use crate::finding::Finding;
+use crate::incident::{CaptureOutcome, Escalation, Incident};
+use crate::signal::sample::ShownBy;
+use skewtrap_trace::labels::Labels;
+
+/// Members shown in a line; the others are counted.
+const MEMBERS_SHOWN: usize = 8;
+/// Evidence is one line of at most this many characters.
+const EVIDENCE_CHARS: usize = 300;
+
+/// What a person needs, a sentence each. No field is ever empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// Which rule, how bad, and what it says.
+    pub rule: String,
+    /// The estimated onset, its error, when the rule fired and cleared.
+    pub since: String,
+    /// Who, in which group.
+    pub rank: String,
+    /// The statistic, its bound, every member's value.
+    pub how_much: String,
+    /// The line or sample that first shows it.
+    pub evidence: String,
+    /// What was captured, or why not.
+    pub capture: String,
+    /// What comparing the ranks said.
+    pub verdict: String,
+    /// What the window cost the server.
+    pub cost: String,
+    /// Where the bundle is.
+    pub bundle: String,
+    /// How to open it.
+    pub open: String,
+}
+
+impl Facts {
+    /// The facts of an incident as it is now.
+    pub fn of(incident: &Incident, origin: &Origin) -> Self {
+        Self {
+            rule: rule(incident),
+            since: since(incident),
+            rank: rank(incident),
+            how_much: how_much(&incident.finding),
+            evidence: evidence(&incident.finding),
+            capture: captures(incident),
+            verdict: verdict(incident),
+            cost: costs(incident),
+            bundle: bundle(incident, &origin.host),
+            open: open(incident),
+        }
+    }
+
+    /// Names and sentences, in the order in which people read them.
+    pub fn lines(&self) -> [(&'static str, &str); 10] {
+        [
+            ("rule", &self.rule),
+            ("since", &self.since),
+            ("rank", &self.rank),
+            ("how much", &self.how_much),
+            ("evidence", &self.evidence),
+            ("capture", &self.capture),
+            ("verdict", &self.verdict),
+            ("cost", &self.cost),
+            ("bundle", &self.bundle),
+            ("open", &self.open),
+        ]
+    }
+}
+
+fn rule(incident: &Incident) -> String {
+    let about = incident.about.as_deref().map(|a| format!(": {a}")).unwrap_or_default();
+    format!("{} ({}){about}", incident.rule, incident.severity.word())
+}
+
+fn since(incident: &Incident) -> String {
+    let onset = incident.finding.onset;
+    let fired = format!(
+        "{} ± {} s, fired {} later",
+        utc(onset),
+        figure(incident.finding.onset_error_s),
+        seconds(incident.fired_at.since(onset).as_secs_f64())
+    );
+    match incident.resolved_at {
+        Some(end) => {
+            format!("{fired}, over at {} after {}", utc(end), seconds(end.since(onset).as_secs_f64()))
+        }
+        None => fired,
+    }
+}
+
+fn rank(incident: &Incident) -> String {
+    let group = incident.group.to_string();
+    let group = if group.is_empty() { String::new() } else { format!(" ({group})") };
+    format!(
+        "{} of {} on {}{group}",
+        rank_name(&incident.finding.rank),
+        incident.finding.members.len(),
+        incident.target
+    )
+}
+
+/// The blamed member first, then the others in their order.
+fn how_much(finding: &Finding) -> String {
+    let (blamed, others): (Vec<_>, Vec<_>) = finding.members.iter().partition(|m| m.rank == finding.rank);
+    let shown: Vec<String> = blamed
+        .into_iter()
+        .chain(others)
+        .take(MEMBERS_SHOWN)
+        .map(|m| {
+            format!("{} {}{}", rank_name(&m.rank), figure(m.value), if m.stale { " (silent)" } else { "" })
+        })
+        .collect();
+    let more = finding.members.len().saturating_sub(MEMBERS_SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}: {}{more}", deviation_bound(finding), shown.join(", "))
+}
+
+/// The line that showed it, or the sample, or else the numbers.
+fn evidence(finding: &Finding) -> String {
+    let numbers = finding.evidence.as_deref();
+    let text = match &finding.shown_by {
+        Some(ShownBy { line: Some(line), .. }) => line.clone(),
+        Some(ShownBy { at, value, source, line: None }) => {
+            let sample =
+                format!("{} {} at {}, by {}", finding.signal, figure(*value), utc(*at), source.word());
+            numbers.map_or_else(|| sample.clone(), |numbers| format!("{sample}; when it fired {numbers}"))
+        }
+        None => numbers.unwrap_or("no single line").to_owned(),
+    };
+    one_line(&text)
+}
+
+fn one_line(text: &str) -> String {
+    let line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(EVIDENCE_CHARS + 1).collect();
+    match line.char_indices().nth(EVIDENCE_CHARS) {
+        Some((cut, _)) => format!("{}…", &line[..cut]),
+        None => line,
+    }
+}
+
+/// The last capture, and what it has to do with those before.
+fn captures(incident: &Incident) -> String {
+    let mut text = capture(&incident.capture);
+    let window = incident.window();
+    if let Some(Escalation { at, times_bound, window: wished, refused, .. }) = &incident.worse {
+        let worse = format!("it got worse, {} times its bound at {}", figure(*times_bound), utc(*at));
+        match refused {
+            Some(refused) if *wished > window => {
+                text += &format!("; {worse}, and was not captured again: {}", refused.why);
+            }
+            None if *wished == window => text = format!("{worse}, and was captured again: {text}"),
+            _ => {}
+        }
+    }
+    for (number, earlier) in (1..).zip(&incident.earlier) {
+        let before = capture(&earlier.capture);
+        text += &format!("; capture {number}, at {} times its bound: {before}", figure(earlier.times_bound));
+        if let Some(verdict) = &earlier.verdict {
+            text += &format!("; {}", verdict.sentence);
+        }
+    }
+    text
+}
+
+fn capture(outcome: &CaptureOutcome) -> String {
+    match outcome {
+        CaptureOutcome::None => "none: the rule only watches".into(),
+        CaptureOutcome::WouldStart => "a window would open here (this is a recording)".into(),
+        CaptureOutcome::Refused(refused) => format!("refused: {}", refused.why),
+        CaptureOutcome::Open { since } => format!("a window is open since {}", utc(*since)),
+        CaptureOutcome::Done(captured) => files(captured),
+        CaptureOutcome::Failed { why, captured: None } => format!("failed: {why}"),
+        CaptureOutcome::Failed { why, captured: Some(captured) } => {
+            format!("failed: {why}; {}", files(captured))
+        }
+    }
+}
+
+fn files(captured: &Captured) -> String {
+    let quality = match captured.quality {
+        Quality::Usable => "every rank's file is whole",
+        Quality::Partial => "some are missing or cut",
+        Quality::Broken => "none is usable",
+        Quality::Unseen => "none can be seen from here",
+    };
+    let size: u64 = captured.files.iter().map(|f| f.size).sum();
+    let mut text =
+        format!("{} files by {}, {}: {quality}", captured.files.len(), captured.means, bytes(size));
+    let names = |ranks: &[Labels]| ranks.iter().map(rank_name).collect::<Vec<_>>().join(", ");
+    if !captured.missing.is_empty() {
+        text += &format!("; nothing from {}", names(&captured.missing));
+    }
+    if !captured.idle.is_empty() {
+        text += &format!("; idle meanwhile: {}", names(&captured.idle));
+    }
+    for note in &captured.notes {
+        text += "; ";
+        text += note;
+    }
+    text
+}
+
+fn verdict(incident: &Incident) -> String {
+    if let Some(verdict) = &incident.verdict {
+        let confirms = match verdict.confirms {
+            Some(true) => ", confirms the rule",
+            Some(false) => ", does not confirm the rule",
+            None => "",
+        };
+        return format!("{} ({} confidence{confirms})", verdict.sentence, verdict.confidence);
+    }
+    match incident.capture {
+        CaptureOutcome::Done(_) | CaptureOutcome::Failed { captured: Some(_), .. } => "not compared yet",
+        CaptureOutcome::Open { .. } => "not yet: the window is open",
+        _ => "none: there is nothing to compare",
+    }
+    .into()
+}
+
+/// What the last capture cost, and all of them together.
+fn costs(incident: &Incident) -> String {
+    let stalled: f64 = incident.captures().filter_map(CaptureOutcome::captured).map(|c| c.stall_s).sum();
+    // What a restart found captured already has its first capture when it got worse.
+    let is_first = incident.window() == 1 && incident.worse_of(1).is_none();
+    let wished = if is_first { "the rule fired" } else { "it had got worse" };
+    let last = cost(&incident.capture, wished);
+    match incident.window() {
+        1 => last,
+        count => format!("{last}; {count} captures cost {} together", seconds(stalled)),
+    }
+}
+
+fn cost(outcome: &CaptureOutcome, wished: &str) -> String {
+    match outcome {
+        CaptureOutcome::Done(c) | CaptureOutcome::Failed { captured: Some(c), .. } => format!(
+            "{} of serving; the window began {} after {wished} and was open {}",
+            seconds(c.stall_s),
+            seconds(c.start_delay_s),
+            seconds(c.open_s)
+        ),
+        CaptureOutcome::Open { .. } => "not known before the window closes".into(),
+        CaptureOutcome::Failed { captured: None, .. } => "unknown: the window failed".into(),
+        _ => "nothing".into(),
+    }
+}
+
+fn bundle(incident: &Incident, host: &str) -> String {
+    match &incident.bundle {
+        Some(path) if host.is_empty() => path.clone(),
+        Some(path) => format!("{path} on {host}"),
+        None => "none is kept".into(),
+    }
+}
+
+fn open(incident: &Incident) -> String {
+    let window = incident.window();
+    // A bundle with several captures is compared one by one.
+    let (number, traces) = match window {
+        1 => (String::new(), String::new()),
+        n => (format!("-{n}"), format!("/traces-{n}")),
+    };
+    match (&incident.bundle, &incident.verdict) {
+        (Some(path), Some(_)) => {
+            format!("{path}/report{number}.html in a browser, or: skewtrap incidents {}", incident.id)
+        }
+        (Some(path), None) if matches!(incident.capture, CaptureOutcome::Done(_)) => {
+            format!("skewtrap compare {path}{traces}")
+        }
+        _ => format!("skewtrap incidents {}", incident.id),
+    }
+}

@@ -1,0 +1,169 @@
+//! What people are told about an incident: one message per incident and update.
+//!
+//! A [`Message`] is made once, is the JSON body of the webhook (docs/notifications.md), is kept in
+//! the outbox as it is, and is rendered for Slack, Alertmanager and a terminal from nothing else.
+//! Whatever the update, its [`Facts`] always answer the same ten questions, with "not yet" where
+//! that is the answer. What this does not do: decide who gets it (`act::notify`).
+
+mod alertmanager;
+mod facts;
+mod sample;
+mod slack;
+mod terminal;
+mod words;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::alertmanager::{Alert, LASTS_AT_MOST, alerts};
+pub use self::facts::Facts;
+pub use self::sample::sample;
+pub use self::slack::slack;
+pub use self::terminal::terminal;
+pub use self::words::{figure, rank_name, seconds, utc};
+use crate::capture::refusal::SILENCED;
+use crate::incident::{CaptureOutcome, Incident};
+use skewtrap_trace::time::Time;
+
+/// The version of the JSON body; raised when a field changes its meaning or goes away.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// What happened to the incident.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Update {
+    /// The rule fired.
+    Fired,
+    /// No window was opened.
+    Refused,
+    /// The window is over: with files, or failed.
+    Captured,
+    /// The ranks were compared.
+    Verdict,
+    /// The rule no longer fires.
+    Resolved,
+}
+
+impl Update {
+    /// As in JSON: `fired`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Fired => "fired",
+            Self::Refused => "refused",
+            Self::Captured => "captured",
+            Self::Verdict => "verdict",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+/// Where a message comes from: what an incident does not know of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The host (in Kubernetes: the pod) that holds the bundle.
+    pub host: String,
+    /// The agent's page as people reach it, without a slash at its end; `None` when there is none.
+    pub page: Option<String>,
+}
+
+/// One message: the JSON body of the webhook.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// [`SCHEMA_VERSION`].
+    pub schema_version: u32,
+    /// `INCIDENT:UPDATE`, or `INCIDENT:UPDATE:2` about its second capture; the same however often it
+    /// is delivered.
+    pub id: String,
+    /// What happened.
+    pub update: Update,
+    /// Whether it is a sample of `skewtrap notify-test`.
+    pub test: bool,
+    /// When it happened.
+    pub at: Time,
+    /// The host (in Kubernetes: the pod) that holds the bundle.
+    pub host: String,
+    /// One line.
+    pub title: String,
+    /// What a person needs, a sentence each.
+    pub facts: Facts,
+    /// The incident on the agent's page.
+    pub page: Option<String>,
+    /// What a reader should know about the messages themselves (some were held back).
+    pub notes: Vec<String>,
+    /// The incident, as in `incident.json` and the API.
+    pub incident: Incident,
+}
+
+impl Message {
+    /// The message that tells of `update`.
+    pub fn of(incident: &Incident, update: Update, at: Time, origin: &Origin) -> Self {
+        Self {
+            schema_version: SCHEMA_VERSION,
+            id: id_of(incident, update),
+            update,
+            test: false,
+            at,
+            host: origin.host.clone(),
+            title: title_of(incident, update),
+            facts: Facts::of(incident, origin),
+            page: origin.page.as_ref().map(|p| format!("{p}/#incident={}", incident.id)),
+            notes: notes_of(incident, update),
+            incident: incident.clone(),
+        }
+    }
+
+    /// The JSON body of the webhook.
+    pub fn json(&self) -> String {
+        serde_json::to_string(self).expect("a message has only string keys and finite numbers")
+    }
+}
+
+/// While a silence lasts nothing is told: what says that it fired and was refused for one, says so
+/// at its end.
+fn notes_of(incident: &Incident, update: Update) -> Vec<String> {
+    let is_late =
+        update == Update::Fired && incident.capture.refused().is_some_and(|r| *r.reason == *SILENCED);
+    is_late
+        .then(|| "the silence in which it fired is over, and it still fires".to_owned())
+        .into_iter()
+        .collect()
+}
+
+/// The stable id of the message about `update`; what is about a further capture of the incident
+/// bears its number.
+pub fn id_of(incident: &Incident, update: Update) -> String {
+    let window = match update {
+        Update::Fired | Update::Resolved => 1,
+        Update::Captured | Update::Verdict => incident.window(),
+        Update::Refused => incident.refused_window(),
+    };
+    let id = format!("{}:{}", incident.id, update.word());
+    if window > 1 { format!("{id}:{window}") } else { id }
+}
+
+/// `DP2 has 2.1 times the mean load of its peers on server (dp-load-skew)`, with what happened before it.
+fn title_of(incident: &Incident, update: Update) -> String {
+    let (rule, target) = (&incident.rule, &incident.target);
+    let rank = rank_name(&incident.finding.rank);
+    match update {
+        Update::Fired => format!("{rule}: {} on {target}", words::deviation(&incident.finding)),
+        Update::Refused if incident.refused_window() > 1 => {
+            format!("{rule}: it got worse, and nothing more is captured on {target} ({rank})")
+        }
+        Update::Refused => format!("{rule}: nothing captured on {target} ({rank})"),
+        Update::Captured => match &incident.capture {
+            CaptureOutcome::Done(c) => {
+                let again = if incident.window() > 1 { " again," } else { "" };
+                format!("{rule}: captured{again} {} files on {target} ({rank})", c.files.len())
+            }
+            _ => format!("{rule}: the capture on {target} failed ({rank})"),
+        },
+        Update::Verdict => match &incident.verdict {
+            Some(verdict) => format!("{rule}: {} on {target}", words::verdict_kind(verdict)),
+            None => format!("{rule}: no verdict on {target}"),
+        },
+        Update::Resolved => format!("{rule}: resolved on {target}"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

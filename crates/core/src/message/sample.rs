@@ -1,0 +1,98 @@
+//! An incident as it might have been: what `skewtrap notify-test` sends, and the docs show.
+
+use crate::capture::captured::{Captured, CapturedFile, Quality};
+use crate::finding::Side;
+use crate::finding::{Finding, MemberValue};
+use crate::incident::{CaptureOutcome, Incident, IncidentState, VerdictNote};
+use crate::rule::Severity;
+use crate::signal::sample::ShownBy;
+use crate::signal::sample::Source;
+use skewtrap_trace::labels::{LabelValue, Labels};
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
+
+/// A resolved incident whose rule fired at `fired_at`: DP2 of four held five times its peers' load.
+pub fn sample(fired_at: Time) -> Incident {
+    let onset = fired_at - std::time::Duration::from_millis(4_200);
+    let values = [9.0, 10.0, 46.0, 8.0];
+    let id = format!("{}-dp-load-skew-test", stamp(fired_at));
+    Incident {
+        rule: "dp-load-skew".into(),
+        about: Some("One DP rank holds more running and queued requests than its peers.".into()),
+        target: "server".into(),
+        group: Labels([("role".into(), LabelValue::Text("unified".into()))].into()),
+        severity: Severity::Warning,
+        labels: Labels::default(),
+        state: IncidentState::Compared,
+        fired_at,
+        resolved_at: None,
+        finding: Finding {
+            onset,
+            onset_error_s: 0.8,
+            rank: Rank::dp(2).labels(),
+            side: Side::High,
+            statistic: "max_over_mean".into(),
+            signal: "load".into(),
+            value: 46.0 / 18.25,
+            bound: 1.5,
+            members: (0..4).map(|i| member(i, values[usize::from(i)])).collect(),
+            evidence: Some("load of dp_rank=2: 46, its peers 9 10 8".into()),
+            shown_by: Some(ShownBy {
+                at: onset,
+                value: 46.0,
+                source: Source::Log,
+                line: Some(
+                    "[2026-11-24 03:48:41 DP2 TP0] Decode batch, #running-req: 31, #token: 20481, token usage: 0.31, \
+                     gen throughput (token/s): 1204.11, #queue-req: 15"
+                        .into(),
+                ),
+            }),
+        },
+        capture: CaptureOutcome::Done(captured(fired_at)),
+        verdict: Some(VerdictNote {
+            kind: "uneven_work".into(),
+            rank: Some(Rank::dp(2).labels()),
+            sentence: "DP2 computes 1.9 ms a step longer than its peers, 61 % of it in attention: it has more work."
+                .into(),
+            lost_ms_per_step: Some(1.9),
+            confidence: "high".into(),
+            confirms: Some(true),
+        }),
+        bundle: Some(format!("/var/lib/skewtrap/incidents/{id}")),
+        id: id.into(),
+        earlier: Vec::new(),
+        worse: None,
+    }
+}
+
+fn stamp(at: Time) -> String {
+    match jiff::Timestamp::from_nanosecond(i128::from(at.nanos())) {
+        Ok(t) => t.strftime("%Y%m%dT%H%M%SZ").to_string(),
+        Err(_) => "00000000T000000Z".into(),
+    }
+}
+
+fn member(index: u16, value: f64) -> MemberValue {
+    MemberValue { rank: Rank::dp(index).labels(), value, stale: false }
+}
+
+fn captured(fired_at: Time) -> Captured {
+    let file = |i: u16| CapturedFile {
+        path: format!("traces/1795492126.4-TP-0-DP-{i}.trace.json.gz"),
+        size: 1_410_337 + 90_000 * u64::from(i),
+        sha256: "0".repeat(64),
+        rank: Some(Rank::dp(i).labels()),
+        whole: true,
+        ..CapturedFile::default()
+    };
+    Captured {
+        means: "http".into(),
+        started_at: fired_at,
+        start_delay_s: 0.012,
+        open_s: 0.9,
+        stall_s: 0.4,
+        quality: Quality::Usable,
+        files: (0..4).map(file).collect(),
+        ..Captured::default()
+    }
+}

@@ -1,0 +1,67 @@
+//! A message as the body of a Slack incoming webhook.
+
+use serde_json::{Value, json};
+
+use super::{Message, Update};
+use crate::rule::Severity;
+
+/// Slack refuses a header beyond this.
+const HEADER_CHARS: usize = 150;
+/// Slack refuses a section beyond 3000; what one of our facts may fill of it.
+const FACT_CHARS: usize = 600;
+
+/// The body to post. An incoming webhook cannot reply in a thread: the context line carries the
+/// incident's id, by which the messages of one story are found.
+pub fn slack(message: &Message) -> Value {
+    let title = format!("{}{}", mark(message), message.title);
+    let facts: Vec<String> = message
+        .facts
+        .lines()
+        .iter()
+        .filter(|(name, _)| tells(message.update, name))
+        .map(|(name, text)| format!("*{name}*  {}", escaped(&cut(text, FACT_CHARS))))
+        .collect();
+    let mut blocks = vec![
+        json!({"type": "header", "text": {"type": "plain_text", "text": cut(&title, HEADER_CHARS)}}),
+        section(&facts[..facts.len() / 2]),
+        section(&facts[facts.len() / 2..]),
+    ];
+    if let Some(page) = &message.page {
+        blocks.push(section(&[format!("<{}|Open the incident>", escaped(page))]));
+    }
+    let mut context = vec![format!("{} · {}", message.incident.severity.word(), message.id)];
+    context.extend(message.notes.iter().cloned());
+    let context = escaped(&cut(&context.join(" · "), FACT_CHARS));
+    blocks.push(json!({"type": "context", "elements": [{"type": "mrkdwn", "text": context}]}));
+    json!({ "text": escaped(&title), "blocks": blocks })
+}
+
+fn section(lines: &[String]) -> Value {
+    json!({"type": "section", "text": {"type": "mrkdwn", "text": lines.join("\n")}})
+}
+
+/// The rule's sentence was told when it fired; later messages of the story leave it out.
+fn tells(update: Update, name: &str) -> bool {
+    update == Update::Fired || name != "rule"
+}
+
+fn mark(message: &Message) -> &'static str {
+    match (message.test, message.update, message.incident.severity) {
+        (true, ..) => "[test] ",
+        (_, Update::Resolved, _) => "✅ ",
+        (_, _, Severity::Critical) => "🔴 ",
+        (_, _, Severity::Warning) => "🟠 ",
+        (_, _, Severity::Info) => "🔵 ",
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+fn cut(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        Some(_) => text.chars().take(chars - 1).chain(['…']).collect(),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,33 @@
+//! A message on standard output: a title and a line per fact.
+
+use std::fmt::Write as _;
+
+use anstyle::{AnsiColor, Style};
+
+use super::{Message, Update};
+use crate::rule::Severity;
+
+/// The text, with styles for a terminal; `anstream` takes them out where there is none.
+pub fn terminal(message: &Message) -> String {
+    let title = style(message);
+    let dim = Style::new().dimmed();
+    let test = if message.test { "[test] " } else { "" };
+    let mut text = format!("{title}{test}{}{title:#}  {dim}{}{dim:#}\n", message.title, message.id);
+    for (name, sentence) in message.facts.lines() {
+        let _ = writeln!(text, "  {dim}{name:<9}{dim:#} {sentence}");
+    }
+    for note in &message.notes {
+        let _ = writeln!(text, "  {dim}{:<9}{dim:#} {note}", "note");
+    }
+    text
+}
+
+fn style(message: &Message) -> Style {
+    let colour = match (message.update, message.incident.severity) {
+        (Update::Resolved, _) => AnsiColor::Green,
+        (_, Severity::Critical) => AnsiColor::Red,
+        (_, Severity::Warning) => AnsiColor::Yellow,
+        (_, Severity::Info) => AnsiColor::Blue,
+    };
+    Style::new().bold().fg_color(Some(colour.into()))
+}

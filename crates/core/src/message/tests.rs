@@ -1,0 +1,218 @@
+use super::*;
+use crate::capture::captured::{Captured, Quality};
+use crate::finding::Finding;
+use crate::incident::{CaptureOutcome, EarlierCapture, Escalation, IncidentState, Refused};
+use skewtrap_trace::rank::Rank;
+
+fn at() -> Time {
+    Time::from_epoch_s(1_795_492_126.1)
+}
+
+fn origin() -> Origin {
+    Origin { host: "gpu-7".into(), page: Some("http://127.0.0.1:9464".into()) }
+}
+
+/// The sample as it was when it fired.
+fn fired() -> Incident {
+    let mut incident = sample(at());
+    incident.state = IncidentState::Open;
+    incident.capture = CaptureOutcome::Open { since: at() };
+    incident.verdict = None;
+    incident
+}
+
+fn resolved() -> Incident {
+    let mut incident = sample(at());
+    incident.state = IncidentState::Resolved;
+    incident.resolved_at = Some(Time::from_epoch_s(1_795_492_197.0));
+    incident
+}
+
+fn message(incident: &Incident, update: Update) -> Message {
+    Message::of(incident, update, incident.resolved_at.unwrap_or(at()), &origin())
+}
+
+fn text(incident: &Incident, update: Update) -> String {
+    anstream::adapter::strip_str(&terminal(&message(incident, update))).to_string()
+}
+
+#[test]
+fn the_story_of_an_incident_reads_well_in_a_terminal() {
+    insta::assert_snapshot!("terminal_fired", text(&fired(), Update::Fired));
+    let mut captured = sample(at());
+    captured.verdict = None;
+    insta::assert_snapshot!("terminal_captured", text(&captured, Update::Captured));
+    insta::assert_snapshot!("terminal_verdict", text(&sample(at()), Update::Verdict));
+    insta::assert_snapshot!("terminal_resolved", text(&resolved(), Update::Resolved));
+}
+
+#[test]
+fn a_refused_and_a_failed_capture_say_why_and_what_they_cost() {
+    let mut incident = fired();
+    incident.bundle = None;
+    incident.capture = CaptureOutcome::Refused(Refused {
+        reason: "all_idle".into(),
+        why: "all ranks are idle; a window would stay armed until the next traffic".into(),
+    });
+    insta::assert_snapshot!("terminal_refused", text(&incident, Update::Refused));
+    incident.capture = CaptureOutcome::Failed {
+        why: "the server answered 500 to /start_profile: Profiling is already in progress".into(),
+        captured: None,
+    };
+    insta::assert_snapshot!("terminal_failed", text(&incident, Update::Captured));
+    let part = Captured {
+        quality: Quality::Partial,
+        missing: vec![Rank::dp(1).labels()],
+        idle: vec![Rank::dp(1).labels()],
+        notes: vec!["DP3's trace ends at byte 81920".into()],
+        ..match sample(at()).capture {
+            CaptureOutcome::Done(captured) => captured,
+            other => panic!("the sample captured: {other:?}"),
+        }
+    };
+    incident.capture =
+        CaptureOutcome::Failed { why: "the deadline of 30 s passed".into(), captured: Some(part) };
+    insta::assert_snapshot!("terminal_partial", text(&incident, Update::Captured));
+}
+
+#[test]
+fn the_evidence_is_the_line_or_the_sample_or_the_numbers() {
+    let of = |change: fn(&mut Finding)| {
+        let mut incident = fired();
+        change(&mut incident.finding);
+        message(&incident, Update::Fired).facts.evidence
+    };
+    assert!(of(|_| {}).starts_with("[2026-11-24 03:48:41 DP2 TP0] Decode batch, #running-req: 31"));
+    let no_line = of(|f| f.shown_by.as_mut().expect("the sample has one").line = None);
+    assert_eq!(
+        no_line,
+        "load 46 at 2026-11-24 03:48:41.9 UTC, by log; when it fired load of dp_rank=2: 46, its peers 9 10 8"
+    );
+    assert_eq!(of(|f| f.shown_by = None), "load of dp_rank=2: 46, its peers 9 10 8");
+    assert_eq!(of(|f| (f.shown_by, f.evidence) = (None, None)), "no single line");
+}
+
+#[test]
+fn the_webhook_body_is_what_the_documentation_shows() {
+    let value: serde_json::Value =
+        serde_json::from_str(&message(&sample(at()), Update::Verdict).json()).expect("it is JSON");
+    insta::assert_json_snapshot!("webhook_verdict", value);
+}
+
+#[test]
+fn the_example_of_the_documentation_is_a_message_of_this_version() {
+    let docs = include_str!("../../../../docs/notifications.md");
+    let (_, rest) = docs.split_once("```json\n").expect("it shows one");
+    let (json, _) = rest.split_once("```").expect("it ends");
+    let shown: Message = serde_json::from_str(json).expect("it is a message");
+    assert_eq!(shown.schema_version, SCHEMA_VERSION);
+    assert_eq!(shown.facts, message(&sample(at()), Update::Verdict).facts);
+}
+
+#[test]
+fn a_message_survives_the_outbox() {
+    let before = message(&resolved(), Update::Resolved);
+    assert_eq!(serde_json::from_str::<Message>(&before.json()).expect("it parses"), before);
+}
+
+#[test]
+fn slack_gets_blocks_within_its_limits_and_with_its_escapes() {
+    insta::assert_json_snapshot!("slack_fired", slack(&message(&fired(), Update::Fired)));
+    let mut incident = fired();
+    incident.rule = "r".repeat(400).into();
+    incident.finding.shown_by = None;
+    incident.finding.evidence = Some("<b>&\u{1f}".repeat(200));
+    let body = slack(&message(&incident, Update::Fired));
+    let header = body["blocks"][0]["text"]["text"].as_str().expect("a header");
+    assert_eq!(header.chars().count(), 150);
+    for block in body["blocks"].as_array().expect("blocks") {
+        let section = block["text"]["text"].as_str().unwrap_or_default();
+        assert!(section.chars().count() <= 3000, "{}", section.chars().count());
+        assert!(!section.contains("<b>"), "{section}");
+    }
+}
+
+#[test]
+fn every_update_of_an_incident_is_the_same_alert_with_a_newer_end() {
+    let first = alerts(&message(&fired(), Update::Fired)).remove(0);
+    let last = alerts(&message(&resolved(), Update::Resolved)).remove(0);
+    assert_eq!(first.labels, last.labels);
+    assert_eq!(first.starts_at, last.starts_at);
+    assert!(first.ends_at > last.ends_at);
+    insta::assert_json_snapshot!("alertmanager_resolved", last);
+}
+
+#[test]
+fn a_rule_label_cannot_take_the_place_of_what_the_incident_is() {
+    let mut incident = fired();
+    incident.labels = serde_json::from_str(r#"{"severity": "none", "1 team": "infra"}"#).expect("labels");
+    let labels = alerts(&message(&incident, Update::Fired)).remove(0).labels;
+    assert_eq!(labels["severity"], "warning");
+    assert_eq!(labels["_1_team"], "infra");
+}
+
+#[test]
+fn a_wide_group_is_counted_not_listed_and_the_blamed_rank_comes_first() {
+    let mut incident = fired();
+    incident.finding.members = (0..64)
+        .map(|i| crate::finding::MemberValue { rank: Rank::dp(i).labels(), value: 1.0, stale: i == 3 })
+        .collect();
+    incident.finding.rank = Rank::dp(40).labels();
+    let line = message(&incident, Update::Fired).facts.how_much;
+    assert!(line.contains(": DP40 1, DP0 1, DP1 1, DP2 1, DP3 1 (silent)"), "{line}");
+    assert!(line.ends_with(" and 56 more"), "{line}");
+}
+
+#[test]
+fn numbers_and_durations_read_as_people_say_them() {
+    for (value, text) in [(46.0, "46"), (2.1004, "2.1"), (0.032, "0.032"), (1520.4, "1520"), (0.0, "0")] {
+        assert_eq!(figure(value), text);
+    }
+    for (value, text) in [(0.0123, "12 ms"), (0.4, "0.4 s"), (4.2, "4.2 s"), (725.0, "12 min 5 s")] {
+        assert_eq!(seconds(value), text);
+    }
+}
+
+/// One that got worse after its capture, ten minutes later, and was captured again.
+fn captured_again() -> Incident {
+    let mut incident = sample(at());
+    let worse_at = at() + std::time::Duration::from_secs(600);
+    let CaptureOutcome::Done(first) = incident.capture.clone() else { unreachable!("the sample is done") };
+    let again = Captured { started_at: worse_at, start_delay_s: 0.002, open_s: 0.8, stall_s: 0.5, ..first };
+    let again = CaptureOutcome::Done(again);
+    incident.capture_again(again, Some(1.68));
+    let (window, refused) = (incident.window(), None);
+    incident.worse = Some(Escalation { at: worse_at, value: 4.5, times_bound: 3.0, window, refused });
+    incident
+}
+
+#[test]
+fn a_second_capture_of_an_incident_is_told_beside_the_first_with_an_id_of_its_own() {
+    let mut incident = captured_again();
+    insta::assert_snapshot!("terminal_captured_again", text(&incident, Update::Captured));
+    let id = |incident: &Incident, update| message(incident, update).id;
+    assert!(id(&incident, Update::Captured).ends_with(":captured:2"));
+    assert!(id(&incident, Update::Verdict).ends_with(":verdict:2"));
+    assert!(id(&incident, Update::Resolved).ends_with(":resolved"));
+    let refused = Refused { reason: "unhealthy".into(), why: "the server is not healthy (503)".into() };
+    let at = at() + std::time::Duration::from_secs(900);
+    incident.worse = Some(Escalation { at, value: 7.5, times_bound: 5.0, window: 3, refused: Some(refused) });
+    insta::assert_snapshot!("terminal_refused_again", text(&incident, Update::Refused));
+    assert!(id(&incident, Update::Refused).ends_with(":refused:3"));
+}
+
+#[test]
+fn the_windows_of_an_incident_survive_its_json_and_one_of_before_has_none() {
+    let incident = captured_again();
+    let json = serde_json::to_string(&incident).expect("plain data");
+    assert_eq!(serde_json::from_str::<Incident>(&json).expect("its own JSON"), incident);
+    let before = serde_json::to_value(sample(at())).expect("plain data");
+    assert!(before.get("earlier").is_none() && before.get("worse").is_none());
+    let refused: CaptureOutcome =
+        serde_json::from_str(r#"{"state": "refused", "why": "the rule cools down"}"#).expect("of before");
+    assert_eq!(refused.refused().map(|r| r.why.as_str()), Some("the rule cools down"));
+    assert_eq!(
+        incident.earlier.iter().map(|e: &EarlierCapture| e.capture.word()).collect::<Vec<_>>(),
+        ["done"]
+    );
+}

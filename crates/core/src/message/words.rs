@@ -1,0 +1,107 @@
+//! How numbers, times, ranks and deviations read in a sentence.
+
+use crate::finding::Finding;
+use crate::finding::Side;
+use crate::incident::VerdictNote;
+use skewtrap_trace::labels::{LabelValue, Labels};
+use skewtrap_trace::rank::Axis;
+use skewtrap_trace::time::Time;
+
+/// At most three decimals' worth of a number: `46`, `2.1`, `0.032`, `1520`.
+pub fn figure(value: f64) -> String {
+    let digits = match value.abs() {
+        v if v >= 100.0 || v == 0.0 => 0,
+        v if v >= 10.0 => 1,
+        v if v >= 0.1 => 2,
+        _ => 4,
+    };
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+/// A duration as people say it: `40 ms`, `3.2 s`, `12 min 5 s`.
+pub fn seconds(value: f64) -> String {
+    match value {
+        v if v < 0.0995 => format!("{} ms", figure((v * 1e3).round())),
+        v if v < 119.5 => format!("{} s", figure((v * 10.0).round() / 10.0)),
+        v => {
+            let whole = v.round() as u64;
+            format!("{} min {} s", whole / 60, whole % 60)
+        }
+    }
+}
+
+/// `14.2 MB`, decimal.
+pub fn bytes(count: u64) -> String {
+    let count = count as f64;
+    match count {
+        c if c < 1e3 => format!("{c} B"),
+        c if c < 1e6 => format!("{} kB", figure(c / 1e3)),
+        c if c < 1e9 => format!("{} MB", figure(c / 1e6)),
+        c => format!("{} GB", figure(c / 1e9)),
+    }
+}
+
+/// `2026-11-24 03:48:41.9 UTC`.
+pub fn utc(at: Time) -> String {
+    match jiff::Timestamp::from_nanosecond(i128::from(at.nanos())) {
+        Ok(t) => format!("{}", t.strftime("%Y-%m-%d %H:%M:%S%.1f UTC")),
+        Err(_) => at.to_string(),
+    }
+}
+
+/// `DP2 TP0`; labels that are no rank as they are: `pod=a DP2`.
+pub fn rank_name(rank: &Labels) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for (name, value) in &rank.0 {
+        let axis = Axis::ALL.into_iter().find(|a| a.label() == &**name);
+        words.push(match (axis, value) {
+            (Some(axis), LabelValue::Index(i)) => format!("{}{i}", axis.word()),
+            _ => format!("{name}={value}"),
+        });
+    }
+    if words.is_empty() { "the engine".into() } else { words.join(" ") }
+}
+
+/// The headline: `DP2 has 2.1 times the mean load`.
+pub fn deviation(finding: &Finding) -> String {
+    let (rank, signal, value) = (rank_name(&finding.rank), &finding.signal, figure(finding.value));
+    match &*finding.statistic {
+        "max_over_mean" => format!("{rank} has {value} times the mean {signal}"),
+        "min_over_mean" => format!("{rank} has only {value} times the mean {signal}"),
+        "max_minus_min" => format!("{rank} is {value} {signal} apart from its peers"),
+        other => {
+            let side = match finding.side {
+                Side::High => "above",
+                Side::Low => "below",
+                Side::Both => "away from",
+            };
+            format!("{rank} is {side} its peers in {signal} ({other} {value})")
+        }
+    }
+}
+
+/// `max_over_mean of load is 2.1 (bound 1.5)`.
+pub fn deviation_bound(finding: &Finding) -> String {
+    format!(
+        "{} of {} is {} (bound {})",
+        finding.statistic,
+        finding.signal,
+        figure(finding.value),
+        figure(finding.bound)
+    )
+}
+
+/// The verdict's kind as a headline: `DP2 is a slow rank`.
+pub fn verdict_kind(verdict: &VerdictNote) -> String {
+    let rank = verdict.rank.as_ref().map_or_else(|| "a rank".into(), rank_name);
+    match &*verdict.kind {
+        "uneven_work" => format!("{rank} has more work than its peers"),
+        "slow_rank" => format!("{rank} is slower than its peers at the same work"),
+        "all_slow" => "all ranks are slow".into(),
+        "idle_tail" => format!("{rank} ends while its peers still work"),
+        "no_finding" => "comparing the ranks found nothing".into(),
+        "insufficient_evidence" => "the capture is not enough for a verdict".into(),
+        other => format!("verdict {other}"),
+    }
+}

@@ -1,0 +1,176 @@
+//! What the engine tells: a rule's state on a group has changed, and what made it so.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Rule;
+use super::state::RuleState;
+use crate::finding::Side;
+use crate::finding::{Finding, MemberValue};
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
+
+/// One change of state, with the inputs that made it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// When.
+    pub at: Time,
+    /// Whose.
+    pub rule: Arc<Rule>,
+    /// The server; `None` where the group spans several, or the rule has no group yet.
+    pub target: Option<Arc<str>>,
+    /// The group's labels, without the target.
+    pub group: Labels,
+    /// The state it is in now.
+    pub state: RuleState,
+    /// How it got there.
+    pub how: How,
+    /// Since when the trigger has held (pending and firing), else `at`.
+    pub since: Time,
+    /// What was found; only when firing.
+    pub finding: Option<Finding>,
+    /// The numbers that were looked at, if any.
+    pub numbers: Option<Numbers>,
+    /// Why, for `unknown` and `inert`.
+    pub reason: Option<String>,
+    /// Whether it may have fired before anybody looked: the trigger has held since so soon after
+    /// the group was first seen that its clear could not have held in between.
+    pub may_carry_on: bool,
+}
+
+/// How a state was entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// From another state.
+    Entered,
+    /// The data of a firing were away and are back: the same firing.
+    Resumed,
+    /// It still fires and blames another member or side: a firing of its own.
+    Reblamed,
+    /// It still fires, and is worse by the margin than when it was captured: the same firing.
+    Worsened,
+}
+
+/// What a condition showed.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Numbers {
+    /// `max_over_mean`.
+    pub statistic: Arc<str>,
+    /// `load`.
+    pub signal: Arc<str>,
+    /// The statistic's value.
+    pub value: f64,
+    /// Its bound.
+    pub bound: f64,
+    /// Every member's value.
+    pub members: Vec<MemberValue>,
+}
+
+impl Change {
+    /// Whether it begins an incident: it fires, and not merely again after a gap in the data.
+    pub fn is_onset(&self) -> bool {
+        self.state == RuleState::Firing && matches!(self.how, How::Entered | How::Reblamed)
+    }
+
+    /// Whether the state is another than before.
+    pub fn is_transition(&self) -> bool {
+        self.how != How::Worsened
+    }
+
+    /// Makes it one of the firing that was found before, as bad as it is now: that goes on, and has
+    /// no onset of its own.
+    pub fn carry_on(&mut self, found: &Finding) {
+        if let Some(Numbers { statistic, signal, value, bound, members }) = self.numbers.clone() {
+            self.finding = Some(Finding { statistic, signal, value, bound, members, ..found.clone() });
+        }
+    }
+
+    /// In words, but for the time: `dp-load-skew  firing  role=unified  max_over_mean(load) 2.63
+    /// against 2.00  dp_rank=2 is high since ...`. `capture` and `why` are those of [`Self::line`].
+    pub fn text(&self, capture: &str, why: Option<&str>) -> String {
+        let mut text = format!("{:<20} {:<8}", self.rule.name, self.state.word());
+        let mut part = |words: std::fmt::Arguments<'_>| {
+            text.push_str("  ");
+            // Writing into a string cannot fail.
+            let _ = text.write_fmt(words);
+        };
+        if !self.group.0.is_empty() {
+            part(format_args!("{}", self.group));
+        }
+        if let Some(n) = &self.numbers {
+            part(format_args!("{}({}) {:.2} against {:.2}", n.statistic, n.signal, n.value, n.bound));
+        }
+        if let Some(f) = &self.finding {
+            let side = f.side.word();
+            part(format_args!("{} is {side} since {} (+-{:.1} s)", f.rank, f.onset, f.onset_error_s));
+        }
+        if self.how == How::Resumed {
+            part(format_args!("it goes on"));
+        }
+        if self.how == How::Worsened {
+            part(format_args!("it got worse"));
+        }
+        if self.state == RuleState::Firing {
+            part(format_args!("capture: {}", capture.replace('_', " ")));
+        }
+        for reason in [why, self.reason.as_deref()].into_iter().flatten() {
+            part(format_args!("({reason})"));
+        }
+        text
+    }
+
+    /// As the line of `replay --format json`. `capture` is the word of the window's state and `why`
+    /// the reason of a refusal.
+    pub fn line<'a>(&'a self, capture: &'a str, why: Option<&'a str>) -> ChangeLine<'a> {
+        let finding = self.finding.as_ref();
+        let numbers = self.numbers.as_ref();
+        ChangeLine {
+            at: self.at,
+            target: self.target.as_deref(),
+            rule: &self.rule.name,
+            group: &self.group,
+            state: self.state,
+            onset: finding.map(|f| f.onset),
+            onset_error_s: finding.map(|f| f.onset_error_s),
+            rank: finding.map(|f| &f.rank),
+            side: finding.map(|f| f.side),
+            statistic: numbers.map(|n| &*n.statistic),
+            value: numbers.map(|n| n.value),
+            bound: numbers.map(|n| n.bound),
+            capture,
+            why,
+            resumed: self.how == How::Resumed,
+            got_worse: self.how == How::Worsened,
+            reason: self.reason.as_deref(),
+        }
+    }
+}
+
+/// One line of `replay --format json`; others rely on its names.
+#[derive(Clone, Debug, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of `Change`, as documented for users")]
+pub struct ChangeLine<'a> {
+    pub at: Time,
+    pub target: Option<&'a str>,
+    pub rule: &'a str,
+    pub group: &'a Labels,
+    pub state: RuleState,
+    pub onset: Option<Time>,
+    pub onset_error_s: Option<f64>,
+    pub rank: Option<&'a Labels>,
+    pub side: Option<Side>,
+    pub statistic: Option<&'a str>,
+    pub value: Option<f64>,
+    pub bound: Option<f64>,
+    pub capture: &'a str,
+    pub why: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub resumed: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub got_worse: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+}

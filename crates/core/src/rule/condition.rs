@@ -1,0 +1,357 @@
+//! One statistic of one signal against its bounds: does it show imbalance now, and whose?
+//!
+//! Knows nothing of time; `for` is the state machine's. What random arrival explains is in
+//! `chance`, what the group usually does in `baseline`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::baseline::Baseline;
+use super::departure::Evidence;
+use super::state::lasts;
+use super::statistic::{Direction, Statistic, median_of};
+use super::{Combine, Trigger};
+use crate::finding::Side;
+use crate::signal::frame::Frame;
+use crate::signal::frame::Summary;
+use crate::signal::sample::Signal;
+use skewtrap_trace::time::Time;
+
+/// The evidence of a departure grows for about so long without any change in the load: its slower
+/// smoothing remembers a quarter of a minute, and samples may be seconds apart.
+const DEPARTED: Duration = Duration::from_secs(60);
+
+/// One statistic of one signal against its bounds.
+#[derive(Clone, Debug)]
+pub struct Condition {
+    /// The signal whose values, one a member, the statistic summarises.
+    pub signal: Signal,
+    /// What people call it.
+    pub signal_name: Arc<str>,
+    /// Which number.
+    pub statistic: Statistic,
+    /// Its bound; for a trigger it is exceeded, for a clear it is kept.
+    pub bound: f64,
+    /// On which side of the bound imbalance lies.
+    pub direction: Direction,
+    /// Which side may be blamed.
+    pub side: Side,
+    /// In a trigger: the excess must also be more than this many times what random arrival
+    /// explains. In a clear: it suffices that it is within this many.
+    pub chance: Option<f64>,
+    /// The statistic must exceed the group's own learned baseline by this factor.
+    pub above_baseline: Option<f64>,
+    /// Values are averaged over this window first; zero for none.
+    pub smooth: Duration,
+    /// It must hold this long before it counts among others; zero for at once.
+    pub hold: Duration,
+}
+
+/// What one look at a condition found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Reading {
+    /// The statistic.
+    pub value: f64,
+    /// Whether it is beyond its bound, on a side that may be blamed.
+    pub beyond_bound: bool,
+    /// Its excess in units of what chance explains.
+    pub times_chance: f64,
+    /// The member farthest from its peers on the blamed side, by its place in the frame.
+    pub member: usize,
+    /// The side it is on.
+    pub side: Side,
+}
+
+impl Condition {
+    /// Looks at a group. `departed` is what its detector says, where a condition asks for it;
+    /// `scratch` holds nothing between calls.
+    pub fn read(&self, frame: &Frame, departed: Option<&Evidence>, scratch: &mut Vec<f64>) -> Reading {
+        if self.statistic == Statistic::Departure {
+            return self.read_departure(departed);
+        }
+        let Frame { values, summary, .. } = frame;
+        let value = self.statistic.of(values, summary, self.direction, scratch);
+        let side = self.blamed_side(values, summary, scratch);
+        let beyond = match self.direction {
+            Direction::Above => value > self.bound,
+            Direction::Below => value < self.bound,
+        };
+        let member = if side == Side::Low { summary.argmin } else { summary.argmax };
+        let times_chance = if self.chance.is_some() { times_chance(summary, side) } else { 0.0 };
+        let beyond_bound = beyond && (self.side == Side::Both || self.side == side);
+        Reading { value, beyond_bound, times_chance, member, side }
+    }
+
+    /// How long after something happened all of it shows in the statistic.
+    pub fn settles(&self) -> Duration {
+        if self.statistic == Statistic::Departure { DEPARTED } else { self.smooth * 3 }
+    }
+
+    fn read_departure(&self, departed: Option<&Evidence>) -> Reading {
+        let Some(e) = departed else {
+            return Reading {
+                value: 0.0,
+                beyond_bound: false,
+                times_chance: 0.0,
+                member: 0,
+                side: Side::High,
+            };
+        };
+        let beyond_bound = e.value > self.bound && (self.side == Side::Both || self.side == e.side);
+        Reading { value: e.value, beyond_bound, times_chance: e.lately, member: e.member, side: e.side }
+    }
+
+    /// As part of a trigger: beyond the bound and beyond chance.
+    pub fn is_exceeded(&self, r: &Reading) -> bool {
+        r.beyond_bound && self.chance.is_none_or(|k| r.times_chance > k)
+    }
+
+    /// As part of a clear: within the bound or within chance.
+    pub fn is_kept(&self, r: &Reading) -> bool {
+        if self.statistic == Statistic::Departure {
+            // What is on its way back no longer triggers, but is not yet even.
+            return r.times_chance <= self.bound;
+        }
+        !r.beyond_bound || self.chance.is_some_and(|k| r.times_chance <= k)
+    }
+
+    /// High or low: what the statistic itself looks at, else the side of the member that is
+    /// farthest from the median.
+    fn blamed_side(&self, values: &[f64], s: &Summary, scratch: &mut Vec<f64>) -> Side {
+        match self.statistic {
+            Statistic::MaxOverMean | Statistic::LostShare => Side::High,
+            Statistic::MinOverMean => Side::Low,
+            Statistic::AnyMember | Statistic::AllMembers => match self.direction {
+                Direction::Above => Side::High,
+                Direction::Below => Side::Low,
+            },
+            _ => {
+                let median = median_of(values.iter().copied(), scratch);
+                if s.max - median >= median - s.min { Side::High } else { Side::Low }
+            }
+        }
+    }
+}
+
+/// The blamed member's distance from the mean of its peers, in standard deviations of a Poisson
+/// count around the group's mean.
+fn times_chance(s: &Summary, side: Side) -> f64 {
+    if s.n < 2 || s.mean <= 0.0 {
+        return 0.0;
+    }
+    let n = s.n as f64;
+    let own = if side == Side::Low { s.min } else { s.max };
+    let peers = (s.mean * n - own) / (n - 1.0);
+    (own - peers).abs() / (s.mean * n / (n - 1.0)).sqrt()
+}
+
+/// What a whole trigger or clear found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Judgement {
+    /// Whether the conditions, combined, hold (exceeded for a trigger, kept for a clear).
+    pub holds: bool,
+    /// The condition that speaks for all: the first that holds, else the first.
+    pub lead: usize,
+    /// What that one found.
+    pub reading: Reading,
+}
+
+/// What keeps one condition of a trigger from holding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// It is within its bound, or within chance.
+    Excess,
+    /// It is beyond them, not yet for its own `for`.
+    Time,
+    /// It is no more than usual here, or what is usual is not known yet.
+    Unusual,
+}
+
+/// What the last look at one condition of a trigger found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Looked {
+    /// Its numbers.
+    pub reading: Reading,
+    /// What keeps it from holding, if anything.
+    pub lacks: Option<Lack>,
+}
+
+/// Which part of a rule is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Its trigger: conditions must be exceeded.
+    Trigger,
+    /// Its clear: conditions must be kept.
+    Clear,
+}
+
+impl Trigger {
+    /// Judges all conditions; `frames` are theirs, in their order.
+    pub fn judge<'a>(
+        &self,
+        part: Part,
+        frames: impl Iterator<Item = &'a Frame>,
+        departed: Option<&Evidence>,
+        clock: &mut Held,
+        sorted: &mut Vec<f64>,
+    ) -> Judgement {
+        let mut first: Option<(bool, usize, Reading)> = None;
+        let (mut all, mut any) = (true, false);
+        for (i, (condition, frame)) in self.conditions.iter().zip(frames).enumerate() {
+            let reading = condition.read(frame, departed, sorted);
+            let holds = match part {
+                Part::Trigger => condition.is_exceeded(&reading),
+                Part::Clear => condition.is_kept(&reading),
+            };
+            let lasts = clock.lasts(i, holds, condition.hold);
+            let lacks = match holds {
+                false => Some(Lack::Excess),
+                true if !lasts => Some(Lack::Time),
+                true if !clock.is_unusual(i, condition, &reading) => Some(Lack::Unusual),
+                true => None,
+            };
+            if part == Part::Trigger {
+                clock.note(i, Looked { reading, lacks });
+            }
+            let holds = lacks.is_none();
+            all &= holds;
+            any |= holds;
+            if first.is_none_or(|(held, ..)| holds && !held) {
+                first = Some((holds, i, reading));
+            }
+        }
+        let (_, lead, reading) = first.expect("a trigger has at least one condition: config sees to it");
+        Judgement { holds: if self.combine == Combine::All { all } else { any }, lead, reading }
+    }
+}
+
+/// What single conditions remember: since when they have held, and what is usual.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// When it is now.
+    pub now: Time,
+    /// Whether what is seen may become usual.
+    pub may_learn: bool,
+    since: Vec<Option<Time>>,
+    baselines: Vec<Baseline>,
+    looked: Vec<Looked>,
+}
+
+impl Held {
+    fn is_unusual(&mut self, index: usize, condition: &Condition, reading: &Reading) -> bool {
+        let Some(factor) = condition.above_baseline else { return true };
+        if self.baselines.len() <= index {
+            self.baselines.resize(index + 1, Baseline::default());
+        }
+        let baseline = &mut self.baselines[index];
+        let exceeded = baseline.is_exceeded(reading.value, factor, condition.direction);
+        if self.may_learn && exceeded != Some(true) {
+            baseline.learn(self.now, reading.value);
+        }
+        exceeded == Some(true)
+    }
+
+    fn lasts(&mut self, index: usize, holds: bool, hold: Duration) -> bool {
+        if hold.is_zero() {
+            return holds;
+        }
+        if self.since.len() <= index {
+            self.since.resize(index + 1, None);
+        }
+        lasts(&mut self.since[index], holds, hold, self.now)
+    }
+
+    fn note(&mut self, index: usize, looked: Looked) {
+        match self.looked.get_mut(index) {
+            Some(place) => *place = looked,
+            None => self.looked.push(looked),
+        }
+    }
+
+    /// What the last look at the trigger found, condition by condition.
+    pub fn looked(&self) -> &[Looked] {
+        &self.looked
+    }
+
+    /// Since when a condition has held, where that is known.
+    pub fn since(&self, index: usize) -> Option<Time> {
+        self.since.get(index).copied().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::frame::Member;
+
+    fn condition(statistic: Statistic, bound: f64) -> Condition {
+        Condition {
+            signal: Signal(0),
+            signal_name: "load".into(),
+            statistic,
+            bound,
+            direction: statistic.direction(),
+            side: statistic.side(),
+            chance: None,
+            above_baseline: None,
+            smooth: Duration::ZERO,
+            hold: Duration::ZERO,
+        }
+    }
+
+    fn read(c: &Condition, values: &[f64]) -> Reading {
+        let member =
+            |value: &f64| Member { id: Arc::default(), value: *value, at: Time::default(), stale: false };
+        c.read(&Frame::of(values.iter().map(member).collect()), None, &mut Vec::new())
+    }
+
+    #[test]
+    fn a_statistic_at_its_bound_is_kept_and_just_beyond_it_exceeded() {
+        let c = condition(Statistic::MaxOverMean, 1.5);
+        let at = read(&c, &[15.0, 5.0]);
+        assert!(!c.is_exceeded(&at) && c.is_kept(&at), "{at:?}");
+        let beyond = read(&c, &[15.1, 5.0]);
+        assert!(c.is_exceeded(&beyond) && !c.is_kept(&beyond), "{beyond:?}");
+    }
+
+    #[test]
+    fn a_low_statistic_is_exceeded_downwards_and_blames_the_emptiest() {
+        let c = condition(Statistic::MinOverMean, 0.3);
+        let r = read(&c, &[20.0, 1.0, 20.0]);
+        assert!(c.is_exceeded(&r));
+        assert_eq!((r.member, r.side), (1, Side::Low));
+    }
+
+    #[test]
+    fn small_counts_are_within_chance_where_large_ones_are_not() {
+        let c = Condition { chance: Some(4.0), ..condition(Statistic::MaxOverMean, 1.4) };
+        let few = read(&c, &[3.0, 2.0, 2.0, 1.0]);
+        assert!(few.beyond_bound && !c.is_exceeded(&few) && c.is_kept(&few), "{few:?}");
+        let many = read(&c, &[160.0, 80.0, 80.0, 80.0]);
+        assert!(c.is_exceeded(&many) && !c.is_kept(&many), "{many:?}");
+    }
+
+    #[test]
+    fn a_side_that_may_not_be_blamed_does_not_fire() {
+        let both = condition(Statistic::Cv, 0.3);
+        let high = Condition { side: Side::High, ..both.clone() };
+        let starved = [20.0, 20.0, 20.0, 2.0];
+        assert_eq!(read(&both, &starved).side, Side::Low);
+        assert!(both.is_exceeded(&read(&both, &starved)));
+        assert!(!high.is_exceeded(&read(&high, &starved)));
+    }
+
+    #[test]
+    fn any_member_looks_at_the_worst_and_all_members_at_the_best() {
+        let hot = [0.97, 0.4, 0.5];
+        let any = condition(Statistic::AnyMember, 0.9);
+        let all = condition(Statistic::AllMembers, 0.9);
+        assert!(any.is_exceeded(&read(&any, &hot)));
+        assert!(!all.is_exceeded(&read(&all, &hot)));
+        assert!(all.is_exceeded(&read(&all, &[0.97, 0.95, 0.91])));
+        let any_low = Condition { direction: Direction::Below, side: Side::Low, ..any };
+        let r = read(&any_low, &[5.0, 0.0, 5.0]);
+        assert!(any_low.is_exceeded(&r));
+        assert_eq!((r.member, r.side), (1, Side::Low));
+    }
+}

@@ -1,0 +1,136 @@
+//! A rule: what imbalance is, for which group of ranks, and what to do at its onset.
+//!
+//! These are the checked types that the core works with; their YAML form is in `config::rule`.
+//! Data flows through the files in this order: a [`Frame`] of values, [`statistic`], [`condition`]
+//! (bounds, side, chance, baseline), [`guard`], [`state`] (time), and [`engine`], which holds them
+//! for every rule and group; [`why`] says what is missing when nothing fires, and [`worse`] whether
+//! what fires has become worse since it was captured.
+
+mod baseline;
+pub mod change;
+pub mod condition;
+mod course;
+pub mod departure;
+pub mod engine;
+mod group;
+pub mod guard;
+pub mod state;
+pub mod statistic;
+mod watcher;
+pub mod why;
+pub mod worse;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::change::{Change, ChangeLine};
+pub use self::condition::Condition;
+pub use self::engine::Engine;
+pub use self::guard::Guard;
+pub use self::state::RuleState;
+pub use self::statistic::{Direction, Statistic};
+use crate::capture::{CaptureSpec, Limits};
+use skewtrap_trace::labels::Labels;
+
+/// One rule, checked.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Unique; state and budgets are kept under it.
+    pub name: Arc<str>,
+    /// One sentence for people.
+    pub about: Option<String>,
+    /// Label names that tell the compared members apart (`dp_rank`; or `target`, `dp_rank`).
+    pub across: Vec<Arc<str>>,
+    /// Label names on which the members of a group agree (`target`, `role`).
+    pub within: Vec<Arc<str>>,
+    /// When it fires.
+    pub trigger: Trigger,
+    /// When it stops firing.
+    pub clear: Trigger,
+    /// Keep firing this long after `clear` held.
+    pub keep_firing_for: Duration,
+    /// Rest this long after a firing before the next can begin.
+    pub rearm_after: Duration,
+    /// What else must be true, over the same signals, for it to fire.
+    pub only_if: Option<Guard>,
+    /// No verdict on a group whose mean (of the first condition's signal) is below this.
+    pub min_mean: f64,
+    /// No verdict on a group with fewer members.
+    pub min_members: usize,
+    /// What to capture when it fires.
+    pub capture: CaptureSpec,
+    /// How often it may capture.
+    pub limits: Limits,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Names of receivers; empty means the configuration's default ones.
+    pub notify: Vec<Arc<str>>,
+    /// Free labels for routing.
+    pub labels: Labels,
+}
+
+impl Rule {
+    /// A number that changes when what the rule detects changes. What it does about it (capture,
+    /// limits, receivers, texts) does not count: editing those keeps the state.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        let detection = (
+            (&self.across, &self.within, &self.trigger, &self.clear),
+            (self.keep_firing_for, self.rearm_after, self.min_mean, self.min_members, &self.only_if),
+        );
+        format!("{detection:?}").hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The trigger's conditions, then the clear's.
+    pub fn conditions(&self) -> impl Iterator<Item = &Condition> {
+        self.trigger.conditions.iter().chain(&self.clear.conditions)
+    }
+}
+
+/// Conditions and how they combine.
+#[derive(Clone, Debug)]
+pub struct Trigger {
+    /// Whether all or any of the conditions must hold.
+    pub combine: Combine,
+    /// At least one.
+    pub conditions: Vec<Condition>,
+    /// How long it must hold without a break.
+    pub hold: Duration,
+}
+
+/// How conditions combine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Combine {
+    /// Every one must hold.
+    All,
+    /// One suffices.
+    Any,
+}
+
+/// How bad a firing is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// For the record.
+    Info,
+    /// Somebody should look today.
+    Warning,
+    /// Somebody should look now.
+    Critical,
+}
+
+impl Severity {
+    /// As in YAML and messages: `warning`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! The state of one rule on one group: from a verdict a moment to firing and back.
+//!
+//! `step(input, now)` is the whole of it: no clock, no channel, no memory of samples. Absent data
+//! neither fires nor resolves: a firing group that goes silent becomes `unknown` and is the same
+//! firing when its data return, unless that is so late that nobody knows what was in between. What
+//! belongs to windows and limits (capturing, cooling) is not here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Rule;
+use crate::finding::Side;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
+
+/// A firing whose data were away for longer is not the same any more: a server was started again, or
+/// others have come and gone meanwhile.
+const RESUMES_WITHIN: Duration = Duration::from_secs(600);
+
+/// The word for a state, as in every output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleState {
+    /// Not enough seen yet to judge.
+    Warming,
+    /// The trigger does not hold.
+    Idle,
+    /// The trigger holds, not yet for long enough.
+    Pending,
+    /// It held for long enough and the clear has not.
+    Firing,
+    /// The data that it judged have stopped.
+    Unknown,
+    /// It cannot fire on what this server shows.
+    Inert,
+}
+
+impl RuleState {
+    /// `firing`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Warming => "warming",
+            Self::Idle => "idle",
+            Self::Pending => "pending",
+            Self::Firing => "firing",
+            Self::Unknown => "unknown",
+            Self::Inert => "inert",
+        }
+    }
+}
+
+/// Who left its peers, and where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blame {
+    /// The member's labels.
+    pub member: Arc<Labels>,
+    /// High or low.
+    pub side: Side,
+}
+
+impl Blame {
+    /// Whether it is this member on this side. Frames share their labels, so mostly one look at an
+    /// address tells.
+    pub fn is(&self, member: &Arc<Labels>, side: Side) -> bool {
+        self.side == side && (Arc::ptr_eq(&self.member, member) || self.member == *member)
+    }
+}
+
+/// Where a rule stands with a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// Not enough seen yet to judge.
+    #[default]
+    Warming,
+    /// The trigger does not hold; it may not begin again before `rested`.
+    Idle {
+        /// When a next firing may begin.
+        rested: Time,
+    },
+    /// The trigger has held since.
+    Pending {
+        /// Since when, without a break.
+        since: Time,
+    },
+    /// It fires.
+    Firing(Firing),
+    /// The data stopped.
+    Unknown {
+        /// The firing that they left open.
+        was: Option<Firing>,
+    },
+    /// It cannot fire.
+    Inert,
+}
+
+/// A firing under way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firing {
+    /// When it fired.
+    pub fired_at: Time,
+    /// Since when its trigger has held.
+    pub since: Time,
+    /// Whom it blames.
+    pub blame: Blame,
+    /// When the newest of the samples that it was judged by was measured.
+    newest: Time,
+    /// Since when the clear has held.
+    clear_since: Option<Time>,
+    /// Somebody else is to blame since.
+    other: Option<(Blame, Time)>,
+}
+
+impl State {
+    /// Its word.
+    pub const fn phase(&self) -> RuleState {
+        match self {
+            Self::Warming => RuleState::Warming,
+            Self::Idle { .. } => RuleState::Idle,
+            Self::Pending { .. } => RuleState::Pending,
+            Self::Firing(_) => RuleState::Firing,
+            Self::Unknown { .. } => RuleState::Unknown,
+            Self::Inert => RuleState::Inert,
+        }
+    }
+}
+
+/// What a moment shows of a group.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// Both parts of the rule were judged.
+    Judged {
+        /// Whom the trigger blames, if it holds.
+        trigger: Option<(&'a Arc<Labels>, Side)>,
+        /// Whether the clear holds.
+        clear: bool,
+        /// When the newest of the judged samples was measured.
+        newest: Time,
+    },
+    /// A capture disturbs the group: nothing begins and nothing goes on; it may end if `clear`.
+    Disturbed {
+        /// Whether the clear holds and may count.
+        clear: bool,
+    },
+    /// The group has no fresh data.
+    Absent,
+    /// The group cannot be judged at all.
+    Impossible,
+}
+
+/// How long things must last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holds {
+    /// The trigger, before it fires.
+    pub trigger: Duration,
+    /// The clear, before it stops; `keep_firing_for` included.
+    pub clear: Duration,
+    /// The rest after that.
+    pub rearm: Duration,
+}
+
+impl Holds {
+    /// Those of a rule.
+    pub fn of(rule: &Rule) -> Self {
+        Self {
+            trigger: rule.trigger.hold,
+            clear: rule.clear.hold + rule.keep_firing_for,
+            rearm: rule.rearm_after,
+        }
+    }
+}
+
+/// What a step did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing to tell.
+    Same,
+    /// The word changed.
+    Moved,
+    /// A firing goes on after its data were away; no new incident.
+    Resumed,
+    /// It still fires, and now blames somebody else: an onset of its own.
+    Reblamed,
+}
+
+impl State {
+    /// One moment.
+    pub fn step(&mut self, input: Input<'_>, holds: Holds, now: Time) -> Step {
+        let before = self.phase();
+        let step = match input {
+            Input::Impossible => self.lose(Self::Inert),
+            Input::Absent => self.lose(Self::Unknown { was: None }),
+            Input::Disturbed { clear } => self.endure(clear, holds, now),
+            Input::Judged { trigger, clear, newest } => self.judge(trigger, clear, newest, holds, now),
+        };
+        match step {
+            Step::Same if self.phase() != before => Step::Moved,
+            other => other,
+        }
+    }
+
+    /// Data are gone or were never there: an open firing is remembered, not resolved.
+    fn lose(&mut self, into: Self) -> Step {
+        match std::mem::take(self) {
+            Self::Firing(f) => *self = Self::Unknown { was: Some(f) },
+            kept @ Self::Unknown { was: Some(_) } => *self = kept,
+            // What never was judged is still warming; `unknown` says that something stopped.
+            Self::Warming if into != Self::Inert => {}
+            _ => *self = into,
+        }
+        Step::Same
+    }
+
+    fn endure(&mut self, clear: bool, holds: Holds, now: Time) -> Step {
+        match self {
+            Self::Pending { .. } => *self = Self::Idle { rested: now },
+            Self::Firing(f) => {
+                f.other = None;
+                if f.has_cleared(clear, holds, now) {
+                    *self = Self::Idle { rested: now + holds.rearm };
+                }
+            }
+            _ => {}
+        }
+        Step::Same
+    }
+
+    fn judge(
+        &mut self,
+        trigger: Option<(&Arc<Labels>, Side)>,
+        clear: bool,
+        newest: Time,
+        holds: Holds,
+        now: Time,
+    ) -> Step {
+        let mut resumed = Step::Same;
+        match self {
+            Self::Warming | Self::Inert | Self::Unknown { was: None } => *self = Self::Idle { rested: now },
+            Self::Unknown { was: Some(f) } if newest.since(f.newest) > RESUMES_WITHIN => {
+                *self = Self::Idle { rested: now };
+                return Step::Same;
+            }
+            Self::Unknown { was: Some(f) } => {
+                // Time without data counts neither for the clear nor for another's blame.
+                f.clear_since = None;
+                f.other = None;
+                *self = Self::Firing(f.clone());
+                resumed = Step::Resumed;
+            }
+            Self::Idle { .. } | Self::Pending { .. } | Self::Firing(_) => {}
+        }
+        match self {
+            Self::Firing(f) => {
+                f.newest = f.newest.max(newest);
+                if f.has_cleared(clear, holds, now) {
+                    *self = Self::Idle { rested: now + holds.rearm };
+                } else if let Some(blame) = trigger
+                    && f.blames_another(blame, holds, now)
+                {
+                    return Step::Reblamed;
+                } else if trigger.is_none() {
+                    f.other = None;
+                }
+            }
+            Self::Idle { rested } => match trigger {
+                Some(blame) if now >= *rested && holds.trigger.is_zero() => {
+                    *self = fired(blame, now, newest, now)
+                }
+                Some(_) if now >= *rested => *self = Self::Pending { since: now },
+                _ => {}
+            },
+            Self::Pending { since } => match trigger {
+                None => *self = Self::Idle { rested: now },
+                // One old sample, looked at again and again, is no proof that it lasts.
+                Some(blame) if now.since(*since) >= holds.trigger && newest > *since => {
+                    *self = fired(blame, *since, newest, now);
+                }
+                Some(_) => {}
+            },
+            Self::Warming | Self::Unknown { .. } | Self::Inert => {}
+        }
+        // What has cleared at once does not go on.
+        if matches!(self, Self::Firing(_)) { resumed } else { Step::Same }
+    }
+}
+
+fn fired((member, side): (&Arc<Labels>, Side), since: Time, newest: Time, now: Time) -> State {
+    let blame = Blame { member: member.clone(), side };
+    State::Firing(Firing { fired_at: now, since, blame, newest, clear_since: None, other: None })
+}
+
+/// Whether what `is` true now has been for as long as `hold`; `since` remembers since when.
+pub(super) fn lasts(since: &mut Option<Time>, is: bool, hold: Duration, now: Time) -> bool {
+    if !is {
+        *since = None;
+        return false;
+    }
+    now.since(*since.get_or_insert(now)) >= hold
+}
+
+impl Firing {
+    fn has_cleared(&mut self, clear: bool, holds: Holds, now: Time) -> bool {
+        lasts(&mut self.clear_since, clear, holds.clear, now)
+    }
+
+    /// Whether another member, or the other side, has been to blame for as long as a firing needs;
+    /// if so, it is blamed from here on.
+    fn blames_another(&mut self, (member, side): (&Arc<Labels>, Side), holds: Holds, now: Time) -> bool {
+        if self.blame.is(member, side) {
+            self.other = None;
+            return false;
+        }
+        let same = self.other.as_ref().is_some_and(|(b, _)| b.is(member, side));
+        if !same {
+            self.other = Some((Blame { member: member.clone(), side }, now));
+        }
+        let lasted = self.other.as_ref().is_some_and(|(_, since)| now.since(*since) >= holds.trigger);
+        if lasted && let Some((blame, since)) = self.other.take() {
+            self.blame = blame;
+            self.since = since;
+            self.fired_at = now;
+            self.clear_since = None;
+        }
+        lasted
+    }
+}
+
+#[cfg(test)]
+mod tests;

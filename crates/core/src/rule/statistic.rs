@@ -1,0 +1,344 @@
+//! Statistics of imbalance: one number for the values of a group at one time.
+//!
+//! All are pure functions of a slice, take no memory beyond one reused buffer for those that sort,
+//! and call an all-zero or empty group even. None looks at time: that is the state machine's part.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::finding::Side;
+use crate::signal::frame::Summary;
+
+/// One number per group and time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Statistic {
+    /// The load-imbalance factor: 1 when even, n when one of n ranks has everything.
+    MaxOverMean,
+    /// 1 when even, 0 when a rank is idle.
+    MinOverMean,
+    /// In the signal's unit; 0 when even.
+    MaxMinusMin,
+    /// Coefficient of variation: population standard deviation over mean; 0 when even, sqrt(n-1) when
+    /// one of n has everything.
+    Cv,
+    /// Gini coefficient: 0 when even, 1 - 1/n when one of n has everything.
+    Gini,
+    /// Jain's fairness index: 1 when even, 1/n when one of n has everything.
+    Jain,
+    /// 1 - mean/max: the share of the group's capacity that waits for its fullest rank; 0 when even.
+    LostShare,
+    /// The largest distance from the median in units of 1.4826 times the median absolute deviation.
+    RobustZ,
+    /// The member nearest to crossing the bound: some member is beyond it.
+    AnyMember,
+    /// The member farthest from crossing the bound: every member is beyond it.
+    AllMembers,
+    /// How far a member's course (its load, its tokens, its speed) has departed from its peers', in
+    /// standard deviations of what is usual in this group; it remembers, see `departure`.
+    Departure,
+}
+
+/// On which side of its bound a statistic means imbalance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Larger is worse.
+    Above,
+    /// Smaller is worse.
+    Below,
+}
+
+impl fmt::Display for Statistic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Statistic {
+    /// Every statistic, in the order of the documentation.
+    pub const ALL: [Self; 11] = [
+        Self::MaxOverMean,
+        Self::MinOverMean,
+        Self::MaxMinusMin,
+        Self::Cv,
+        Self::Gini,
+        Self::Jain,
+        Self::LostShare,
+        Self::RobustZ,
+        Self::AnyMember,
+        Self::AllMembers,
+        Self::Departure,
+    ];
+
+    /// As in YAML and JSON: `max_over_mean`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MaxOverMean => "max_over_mean",
+            Self::MinOverMean => "min_over_mean",
+            Self::MaxMinusMin => "max_minus_min",
+            Self::Cv => "cv",
+            Self::Gini => "gini",
+            Self::Jain => "jain",
+            Self::LostShare => "lost_share",
+            Self::RobustZ => "robust_z",
+            Self::AnyMember => "any_member",
+            Self::AllMembers => "all_members",
+            Self::Departure => "departure",
+        }
+    }
+
+    /// Where imbalance lies, unless the rule says otherwise.
+    pub const fn direction(self) -> Direction {
+        match self {
+            Self::MinOverMean | Self::Jain => Direction::Below,
+            _ => Direction::Above,
+        }
+    }
+
+    /// Which side is blamed, unless the rule says otherwise.
+    pub const fn side(self) -> Side {
+        match self {
+            Self::MaxOverMean | Self::LostShare | Self::AnyMember | Self::AllMembers => Side::High,
+            Self::MinOverMean => Side::Low,
+            Self::MaxMinusMin | Self::Cv | Self::Gini | Self::Jain | Self::RobustZ | Self::Departure => {
+                Side::Both
+            }
+        }
+    }
+
+    /// The bounds that can make sense, lowest and highest; a bound outside never or always holds.
+    pub const fn range(self) -> (f64, f64) {
+        match self {
+            Self::MaxOverMean => (1.0, f64::INFINITY),
+            Self::MinOverMean | Self::Gini | Self::Jain | Self::LostShare => (0.0, 1.0),
+            Self::MaxMinusMin | Self::Cv | Self::RobustZ | Self::Departure => (0.0, f64::INFINITY),
+            Self::AnyMember | Self::AllMembers => (f64::NEG_INFINITY, f64::INFINITY),
+        }
+    }
+
+    /// Likewise, in a group of `members`; their values are 0 or more.
+    pub fn range_in(self, members: usize) -> (f64, f64) {
+        let (low, high) = self.range();
+        let n = members as f64;
+        match self {
+            Self::MaxOverMean => (low, n),
+            Self::Cv => (low, (n - 1.0).max(0.0).sqrt()),
+            Self::Gini | Self::LostShare => (low, 1.0 - 1.0 / n),
+            Self::Jain => (1.0 / n, high),
+            // The median of two lies halfway, and so does the spread.
+            Self::RobustZ if members <= 2 => (low, 1.0 / 1.4826),
+            _ => (low, high),
+        }
+    }
+
+    /// What an even group shows; 0 for those that look at members one by one, which have no such value.
+    pub const fn even(self) -> f64 {
+        match self {
+            Self::MaxOverMean | Self::MinOverMean | Self::Jain => 1.0,
+            _ => 0.0,
+        }
+    }
+
+    /// Whether it stays the same when every value is multiplied by one number.
+    pub const fn is_relative(self) -> bool {
+        !matches!(self, Self::MaxMinusMin | Self::AnyMember | Self::AllMembers | Self::Departure)
+    }
+
+    /// Its value for a group. `direction` matters to the two that look at members one by one; a
+    /// departure has a memory and is no function of one moment: 0.
+    pub fn of(self, values: &[f64], summary: &Summary, direction: Direction, scratch: &mut Vec<f64>) -> f64 {
+        match self {
+            Self::MaxOverMean => max_over_mean(summary),
+            Self::MinOverMean => min_over_mean(summary),
+            Self::MaxMinusMin => summary.max - summary.min,
+            Self::Cv => cv(values, summary),
+            Self::Gini => gini(values, summary, scratch),
+            Self::Jain => jain(values, summary),
+            Self::LostShare => lost_share(summary),
+            Self::RobustZ => robust_z(values, scratch).0,
+            Self::AnyMember => summary.end(direction == Direction::Above),
+            Self::AllMembers => summary.end(direction == Direction::Below),
+            Self::Departure => 0.0,
+        }
+    }
+}
+
+/// max / mean. Range 1 to n.
+///
+/// The load-imbalance factor of parallel computing: the time of a step over the time it would take
+/// with even ranks.
+pub fn max_over_mean(s: &Summary) -> f64 {
+    if s.mean > 0.0 { s.max / s.mean } else { 1.0 }
+}
+
+/// min / mean. Range 0 to 1: how near the emptiest rank is to its peers.
+pub fn min_over_mean(s: &Summary) -> f64 {
+    if s.mean > 0.0 { s.min / s.mean } else { 1.0 }
+}
+
+/// 1 - mean / max. Range 0 to 1 - 1/n: the share of rank-seconds that wait at a barrier for the
+/// fullest rank.
+pub fn lost_share(s: &Summary) -> f64 {
+    if s.max > 0.0 { 1.0 - s.mean / s.max } else { 0.0 }
+}
+
+/// Population standard deviation over mean, in two passes (one pass loses all digits when the
+/// spread is small beside the mean). Range 0 to sqrt(n - 1).
+pub fn cv(values: &[f64], s: &Summary) -> f64 {
+    if s.mean <= 0.0 {
+        return 0.0;
+    }
+    let squares: f64 = values.iter().map(|v| (v - s.mean) * (v - s.mean)).sum();
+    (squares / s.n as f64).sqrt() / s.mean
+}
+
+/// Half the mean absolute difference of all pairs over the mean (Gini 1912), from the sorted values:
+/// `sum((2i - n + 1) x_i) / (n^2 mean)` with i from 0. Range 0 to 1 - 1/n.
+pub fn gini(values: &[f64], s: &Summary, scratch: &mut Vec<f64>) -> f64 {
+    if s.mean <= 0.0 {
+        return 0.0;
+    }
+    sort_into(values, scratch);
+    let n = s.n as f64;
+    let weighted: f64 = scratch.iter().enumerate().map(|(i, x)| (2.0 * i as f64 - n + 1.0) * x).sum();
+    weighted / (n * n * s.mean)
+}
+
+/// `(sum x)^2 / (n sum x^2)` (Jain, Chiu, Hawe 1984). Range 1/n to 1.
+pub fn jain(values: &[f64], s: &Summary) -> f64 {
+    let squares: f64 = values.iter().map(|v| v * v).sum();
+    let n = s.n as f64;
+    if squares > 0.0 { (n * s.mean) * (n * s.mean) / (n * squares) } else { 1.0 }
+}
+
+/// The largest `|x - median| / (1.4826 MAD)` and where (Iglewicz and Hoaglin 1993). Where more than
+/// half of the values agree the MAD is 0; the mean absolute deviation times 1.2533 takes its place.
+/// Range 0 upwards; infinite never: an even group gives 0.
+pub fn robust_z(values: &[f64], scratch: &mut Vec<f64>) -> (f64, usize) {
+    let median = median_of(values.iter().copied(), scratch);
+    let mad = 1.4826 * median_of(values.iter().map(|v| (v - median).abs()), scratch);
+    let spread = if mad > 0.0 {
+        mad
+    } else {
+        1.2533 * values.iter().map(|v| (v - median).abs()).sum::<f64>() / values.len().max(1) as f64
+    };
+    let (distance, at) = farthest_from(median, values);
+    (if spread > 0.0 { distance / spread } else { 0.0 }, at)
+}
+
+/// The median of `values`; 0 for none. `scratch` is overwritten.
+pub fn median_of(values: impl Iterator<Item = f64>, scratch: &mut Vec<f64>) -> f64 {
+    scratch.clear();
+    scratch.extend(values);
+    let n = scratch.len();
+    if n == 0 {
+        return 0.0;
+    }
+    let (below, &mut upper, _) = scratch.select_nth_unstable_by(n / 2, f64::total_cmp);
+    if n % 2 == 1 {
+        return upper;
+    }
+    let lower = below.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    f64::midpoint(lower, upper)
+}
+
+fn farthest_from(centre: f64, values: &[f64]) -> (f64, usize) {
+    values.iter().enumerate().fold((0.0, 0), |best, (i, v)| {
+        let distance = (v - centre).abs();
+        if distance > best.0 { (distance, i) } else { best }
+    })
+}
+
+fn sort_into(values: &[f64], scratch: &mut Vec<f64>) {
+    scratch.clear();
+    scratch.extend_from_slice(values);
+    scratch.sort_unstable_by(f64::total_cmp);
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn value(statistic: Statistic, values: &[f64]) -> f64 {
+        statistic.of(values, &Summary::of(values), statistic.direction(), &mut Vec::new())
+    }
+
+    proptest! {
+        #[test]
+        fn no_group_of_a_size_leaves_the_range_of_that_size(
+            values in proptest::collection::vec(0.0f64..1e6, 2..9),
+        ) {
+            for statistic in Statistic::ALL.into_iter().filter(|s| *s != Statistic::Departure) {
+                let (low, high) = statistic.range_in(values.len());
+                let value = value(statistic, &values);
+                prop_assert!(value >= low - 1e-9 && value <= high + 1e-9, "{statistic:?} {value} of {values:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_even_group_and_one_rank_with_everything_give_the_ends_of_the_range() {
+        use Statistic::*;
+        let cases = [
+            (MaxOverMean, 1.0, 4.0),
+            (MinOverMean, 1.0, 0.0),
+            (MaxMinusMin, 0.0, 20.0),
+            (Cv, 0.0, 3f64.sqrt()),
+            (Gini, 0.0, 0.75),
+            (Jain, 1.0, 0.25),
+            (LostShare, 0.0, 0.75),
+            (AnyMember, 5.0, 20.0),
+            (AllMembers, 5.0, 0.0),
+        ];
+        for (statistic, even, all_on_one) in cases {
+            assert!((value(statistic, &[5.0; 4]) - even).abs() < 1e-12, "{statistic:?} even");
+            let skewed = value(statistic, &[0.0, 20.0, 0.0, 0.0]);
+            assert!((skewed - all_on_one).abs() < 1e-12, "{statistic:?} skewed: {skewed}");
+        }
+    }
+
+    #[test]
+    fn robust_z_names_the_outlier_and_survives_a_zero_deviation() {
+        assert_eq!(robust_z(&[10.0, 11.0, 9.0, 40.0], &mut Vec::new()).1, 3);
+        let (z, at) = robust_z(&[10.0, 10.0, 10.0, 2.0], &mut Vec::new());
+        assert_eq!(at, 3);
+        assert!((z - 8.0 / (1.2533 * 2.0)).abs() < 1e-9, "{z}");
+        assert_eq!(robust_z(&[], &mut Vec::new()).0, 0.0);
+    }
+
+    #[test]
+    fn the_gini_coefficient_is_half_the_mean_difference_of_pairs_over_the_mean() {
+        let values = [3.0, 1.0, 7.0, 2.0_f64];
+        let pairs: f64 = values.iter().flat_map(|a| values.iter().map(move |b| (a - b).abs())).sum();
+        let expected = pairs / (2.0 * 16.0 * 3.25);
+        assert!((value(Statistic::Gini, &values) - expected).abs() < 1e-12);
+    }
+
+    proptest! {
+        #[test]
+        fn every_statistic_is_finite_in_its_range_and_blind_to_order(mut values in prop::collection::vec(0.0..1e6f64, 0..12)) {
+            let before: Vec<f64> = Statistic::ALL.iter().map(|s| value(*s, &values)).collect();
+            values.reverse();
+            for (statistic, was) in Statistic::ALL.into_iter().zip(before) {
+                let is = value(statistic, &values);
+                prop_assert!(is.is_finite());
+                prop_assert!((is - was).abs() <= 1e-9 * was.abs().max(1.0));
+                let (low, high) = statistic.range();
+                prop_assert!(is >= low - 1e-9 && is <= high + 1e-9, "{statistic:?} {is}");
+            }
+        }
+
+        #[test]
+        fn relative_statistics_do_not_see_the_scale(values in prop::collection::vec(0.1..1e3f64, 2..9), by in 0.5..50.0f64) {
+            let scaled: Vec<f64> = values.iter().map(|v| v * by).collect();
+            for statistic in Statistic::ALL.into_iter().filter(|s| s.is_relative()) {
+                let (a, b) = (value(statistic, &values), value(statistic, &scaled));
+                prop_assert!((a - b).abs() < 1e-6 * a.abs().max(1.0), "{statistic:?}: {a} {b}");
+            }
+        }
+    }
+}

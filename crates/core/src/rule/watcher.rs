@@ -1,0 +1,89 @@
+//! Feeds one group's frames to the detector of departures, member by member in a fixed order.
+
+use std::sync::Arc;
+
+use super::departure::{Departure, Evidence, Work};
+use crate::onset::Onset;
+use crate::signal::catalog;
+use crate::signal::frame::{Frame, Member};
+use crate::signal::sample::Signal;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
+
+/// Which frames tell what: the compared signal, and what goes with it where it arrives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Courses {
+    /// The compared signal.
+    pub load: usize,
+    /// Tokens held.
+    pub tokens: Option<usize>,
+    /// Tokens a second.
+    pub throughput: Option<usize>,
+    /// Requests that share them.
+    pub running: Option<usize>,
+}
+
+impl Courses {
+    /// With what goes with the load; `look_of` gives a signal's look.
+    pub fn with_company(self, look_of: &mut dyn FnMut(Signal) -> usize) -> Self {
+        Self {
+            load: self.load,
+            tokens: Some(look_of(catalog::USED_TOKENS)),
+            throughput: Some(look_of(catalog::GEN_THROUGHPUT)),
+            running: Some(look_of(catalog::RUNNING_REQS)),
+        }
+    }
+}
+
+/// The detector of one group.
+#[derive(Debug, Default)]
+pub(super) struct Watcher {
+    departure: Departure,
+    members: Vec<Arc<Labels>>,
+    works: Vec<Work>,
+}
+
+impl Watcher {
+    /// Takes what the frames show now.
+    pub fn observe(&mut self, courses: Courses, frames: &[Frame], now: Time, may_learn: bool) {
+        let load = &frames[courses.load];
+        if !load.members.iter().map(|m| &m.id).eq(&self.members) {
+            self.members = load.members.iter().map(|m| m.id.clone()).collect();
+            self.departure = Departure::default();
+        }
+        let find = |look: Option<usize>, place: usize, id: &Arc<Labels>| {
+            let members = &frames[look?].members;
+            let there = members.get(place).filter(|m| m.id == *id);
+            there.or_else(|| members.iter().find(|m| m.id == *id)).filter(|m| !m.stale)
+        };
+        self.works.clear();
+        for (place, m) in load.members.iter().enumerate() {
+            let tokens = find(courses.tokens, place, &m.id);
+            let throughput = find(courses.throughput, place, &m.id);
+            let running = find(courses.running, place, &m.id);
+            let speed = match (throughput, running) {
+                (Some(t), Some(r)) if r.value > 0.0 && !m.stale => Some(t.value / r.value),
+                _ => None,
+            };
+            let at = |m: Option<&Member>| m.map_or(Time::default(), |m| m.at);
+            let at = m.at.max(at(tokens)).max(at(throughput));
+            self.works.push(Work { load: m.value, tokens: tokens.map(|t| t.value), speed, at });
+        }
+        self.departure.observe(now, &self.works, may_learn);
+    }
+
+    /// The farthest departure; `None` while too little has been seen.
+    pub fn evidence(&self) -> Option<Evidence> {
+        self.departure.evidence().copied()
+    }
+
+    /// Whether enough has been seen.
+    pub fn is_warm(&self) -> bool {
+        self.departure.is_warm()
+    }
+
+    /// Since when the blamed member has departed; not before `since`.
+    pub fn onset(&self, evidence: &Evidence, since: Time) -> Option<Onset> {
+        self.departure.onset(evidence, since)
+    }
+}

@@ -1,0 +1,122 @@
+//! What comes of what the sources hand over.
+
+use super::*;
+use crate::signal::catalog::{self, Catalog, Kind, Own};
+use crate::signal::store::Bounds;
+
+fn heard(intake: &mut Intake, store: &mut SignalStore, observations: &[Observation]) -> Vec<String> {
+    let mut heard = Vec::new();
+    for observation in observations {
+        intake.take(observation, store, |_, at, step| {
+            let text = match step {
+                Step::Due => return,
+                Step::Problem { problem: Some(p), .. } => p.to_string(),
+                Step::Profile { rank, profile, .. } => format!("{rank} {profile:?}"),
+                Step::Fatal { text, .. } => String::from_utf8_lossy(text).into_owned(),
+                other => format!("{other:?}"),
+            };
+            heard.push(format!("{:.1} {text}", at.epoch_s() % 1000.0));
+        });
+    }
+    heard
+}
+
+#[test]
+fn a_problem_whose_words_differ_each_time_is_told_once() {
+    let mut store = SignalStore::new(Arc::default(), Bounds::default());
+    let target = store.add_target("server".into(), None);
+    let mut intake = Intake::new(TimeZone::UTC);
+    let loads = |body: &str, s: f64| Observation::Loads {
+        target,
+        source: SourceId(1),
+        body: body.into(),
+        at: Time::from_epoch_s(s),
+    };
+    let cut_short = [loads("{\"a", 1.0), loads("{\"a\": [", 2.0), loads("{\"a\": [1, 2", 3.0)];
+    let said = heard(&mut intake, &mut store, &cut_short);
+    let told = said.iter().filter(|s| !s.contains("Recorded")).count();
+    assert_eq!(told, 1, "{said:?}");
+}
+
+#[test]
+fn a_problem_is_told_once_and_its_end_once() {
+    let mut store = SignalStore::new(Arc::default(), Bounds::default());
+    let target = store.add_target("server".into(), None);
+    let mut intake = Intake::new(TimeZone::UTC);
+    intake.name_source(SourceId(1), "http://x/metrics".into());
+    let page = |body: &[u8], s: f64| Observation::Page {
+        target,
+        source: SourceId(1),
+        body: body.to_vec(),
+        at: Time::from_epoch_s(s),
+    };
+    let html = b"<html>502</html>";
+    let said = heard(
+        &mut intake,
+        &mut store,
+        &[page(html, 1.0), page(html, 2.0), page(b"up 1\n", 3.0), page(b"up 1\n", 4.0)],
+    );
+    let said: Vec<_> = said.into_iter().filter(|s| !s.contains("Recorded")).collect();
+    assert_eq!(
+        said,
+        [
+            "1.0 http://x/metrics: it answered with an HTML page, not with metrics; a proxy or a login page may stand in between",
+            "3.0 Problem { target: TargetId(0), source: SourceId(1), problem: None }",
+        ]
+    );
+    assert_eq!(intake.counts(), Counts { pages: 4, bad: 2, ..Counts::default() });
+}
+
+#[test]
+fn lines_become_samples_facts_and_the_users_own_signals() {
+    let mut catalog = Catalog::default();
+    let own = Own { name: "wait_ms".into(), unit: "ms".into(), kind: Kind::Gauge };
+    let wait = catalog.define(own).expect("a new name");
+    let mut store = SignalStore::new(Arc::new(catalog), Bounds::default());
+    let target = store.add_target("server".into(), None);
+    let mut intake = Intake::new(TimeZone::UTC);
+    intake.set_patterns(vec![Pattern::new(wait, r"waited (?<value>\d+) ms").expect("a pattern")]);
+    let lines = b"[2026-11-24 03:48:06 DP2] Decode batch, #running-req: 4, #queue-req: 1\n\
+        [2026-11-24 03:48:07 DP2] Stop profiling...\n\
+        [2026-11-24 03:48:08 DP1] Scheduler hit an exception: x\n\
+        [2026-11-24 03:48:09 DP1] request waited 70 ms\nlast without newline";
+    let observation =
+        Observation::Lines { target, source: SourceId(0), lines: lines.to_vec(), arrival: Arrival::Recorded };
+    assert_eq!(
+        heard(&mut intake, &mut store, &[observation]),
+        [
+            "86.0 Recorded",
+            "87.0 DP2 Stopping { stage: None }",
+            "88.0 Scheduler hit an exception: x",
+            "89.0 Recorded",
+        ]
+    );
+    assert_eq!((intake.counts().lines, intake.counts().batch_lines), (5, 1));
+    let everything = Default::default();
+    let values: Vec<_> = store
+        .evidence(&everything, Time::default())
+        .map(|e| (e.signal, e.rank.to_string(), e.value))
+        .collect();
+    assert!(values.contains(&(catalog::LOAD, "DP2".into(), 5.0)), "{values:?}");
+    assert!(values.contains(&(wait, "DP1".into(), 70.0)), "{values:?}");
+}
+
+#[test]
+fn a_line_that_was_cut_is_read_to_its_bound_and_counted_as_dropped_by_its_source() {
+    let mut store = SignalStore::new(Arc::default(), Bounds::default());
+    let target = store.add_target("server".into(), None);
+    let mut intake = Intake::new(TimeZone::UTC);
+    let mut line = b"[2026-11-24 03:48:06 DP2] Decode batch, #running-req: 4, #queue-req: 1, x: ".to_vec();
+    line.resize(MAX_LINE, b'y');
+    let mut lines_of = |length: usize, at: f64| {
+        let mut lines = line.clone();
+        lines.resize(length, b'y');
+        lines.push(b'\n');
+        let arrival = Arrival::Live(Time::from_epoch_s(at));
+        let lines = Observation::Lines { target, source: SourceId(0), lines, arrival };
+        heard(&mut intake, &mut store, &[lines]);
+        (intake.given(SourceId(0)).dropped, intake.counts().batch_lines)
+    };
+    assert_eq!(lines_of(MAX_LINE, 1_795_492_086.0), (0, 1));
+    assert_eq!(lines_of(MAX_LINE + 1, 1_795_492_087.0), (1, 2));
+}

@@ -1,0 +1,235 @@
+//! What the sources hand to the core: bytes with the time of their arrival, or a problem.
+//!
+//! Sources do not interpret: log lines and pages are read inside the core, so that a recording and
+//! a live server go through the same code.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::signal::exposition::PageError;
+use crate::signal::loads::LoadsError;
+use crate::signal::log_reader::Arrival;
+use crate::signal::sample::{Sample, Source, TargetId};
+use skewtrap_trace::time::Time;
+
+/// Which of a configuration's sources, by its place there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct SourceId(pub u16);
+
+/// Something a source saw.
+#[derive(Clone, Debug)]
+pub enum Observation {
+    /// Whole lines of a log, each with its newline (the last of a file may lack it).
+    Lines {
+        /// Of which server.
+        target: TargetId,
+        /// Which log.
+        source: SourceId,
+        /// The bytes.
+        lines: Vec<u8>,
+        /// When and how they came.
+        arrival: Arrival,
+    },
+    /// A metrics page.
+    Page {
+        /// Of which server.
+        target: TargetId,
+        /// Which endpoint.
+        source: SourceId,
+        /// The bytes.
+        body: Vec<u8>,
+        /// When it came.
+        at: Time,
+    },
+    /// An answer of `/v1/loads` or `/get_load`.
+    Loads {
+        /// Of which server.
+        target: TargetId,
+        /// Which endpoint.
+        source: SourceId,
+        /// The bytes.
+        body: Vec<u8>,
+        /// When it came.
+        at: Time,
+    },
+    /// The answer to a query.
+    Samples {
+        /// Of which server.
+        target: TargetId,
+        /// Which query.
+        source: SourceId,
+        /// What it gave.
+        samples: Vec<Sample>,
+        /// When it came.
+        at: Time,
+    },
+    /// A source's state changed: a problem began, became another, or ended. Said once a change.
+    State {
+        /// Of which server.
+        target: TargetId,
+        /// Which source.
+        source: SourceId,
+        /// What kind of source.
+        kind: Source,
+        /// What is wrong; `None` when it works (again).
+        problem: Option<Problem>,
+        /// Since when.
+        at: Time,
+    },
+}
+
+impl Observation {
+    /// From which source it came.
+    pub fn source(&self) -> SourceId {
+        match self {
+            Self::Lines { source, .. }
+            | Self::Page { source, .. }
+            | Self::Loads { source, .. }
+            | Self::Samples { source, .. }
+            | Self::State { source, .. } => *source,
+        }
+    }
+
+    /// When what it holds came fresh from its source; `None` for lines of the past, recorded or read
+    /// from where a file already stood.
+    pub fn came(&self) -> Option<Time> {
+        match self {
+            Self::Lines { arrival: Arrival::Backlog(_), .. } => None,
+            other => other.at(),
+        }
+    }
+
+    /// When it arrived; `None` for recorded lines, whose own time is in each of them.
+    pub fn at(&self) -> Option<Time> {
+        match self {
+            Self::Lines { arrival: Arrival::Live(at) | Arrival::Backlog(at), .. } => Some(*at),
+            Self::Lines { arrival: Arrival::Recorded, .. } => None,
+            Self::Page { at, .. }
+            | Self::Loads { at, .. }
+            | Self::Samples { at, .. }
+            | Self::State { at, .. } => Some(*at),
+        }
+    }
+}
+
+/// Why a source gives nothing, as a sentence for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Problem {
+    /// Nobody answers.
+    #[error("nothing answers at {url} ({why}); is the server up, and is the address right?")]
+    NoAnswer {
+        /// Where.
+        url: Arc<str>,
+        /// The system's words.
+        why: String,
+    },
+    /// It takes too long.
+    #[error("{url} did not answer within {timeout_s} s; the server is overloaded, or writes a profile")]
+    TooSlow {
+        /// Where.
+        url: Arc<str>,
+        /// How long was waited, in seconds (text, for equality).
+        timeout_s: String,
+    },
+    /// A key is missing or wrong.
+    #[error("{url} answered {status}: the server wants its API key; set `api_key` of this target")]
+    Unauthorized {
+        /// Where.
+        url: Arc<str>,
+        /// 401 or 403.
+        status: u16,
+    },
+    /// The endpoint is not there.
+    #[error("{url} answered 404: {hint}")]
+    NotFound {
+        /// Where.
+        url: Arc<str>,
+        /// What would mend it.
+        hint: &'static str,
+    },
+    /// It sends us elsewhere; keys must not follow.
+    #[error("{url} answered {status}, a redirect, which is not followed; give the final address")]
+    Redirected {
+        /// Where.
+        url: Arc<str>,
+        /// 3xx.
+        status: u16,
+    },
+    /// Any other status.
+    #[error("{url} answered {status}; the server's log says why")]
+    Status {
+        /// Where.
+        url: Arc<str>,
+        /// The status.
+        status: u16,
+    },
+    /// It answered far more than it can mean.
+    #[error("{url} answered more than {limit} bytes; that is no metrics page of an LLM server")]
+    TooLarge {
+        /// Where.
+        url: Arc<str>,
+        /// The limit.
+        limit: usize,
+    },
+    /// A page that is none.
+    #[error("{url}: {error}")]
+    BadPage {
+        /// Where.
+        url: Arc<str>,
+        /// What is wrong with it.
+        error: PageError,
+    },
+    /// Loads that are none.
+    #[error("{url}: {error}")]
+    BadLoads {
+        /// Where.
+        url: Arc<str>,
+        /// What is wrong with it.
+        error: LoadsError,
+    },
+    /// A query that failed.
+    #[error("the query `{query}` at {url} failed: {why}")]
+    BadQuery {
+        /// Where.
+        url: Arc<str>,
+        /// The query.
+        query: Arc<str>,
+        /// The server's words.
+        why: String,
+    },
+    /// The log is not there (yet).
+    #[error("log {path} is not there yet; it is read from its first line when it appears")]
+    NoFile {
+        /// Which.
+        path: Arc<str>,
+    },
+    /// The log cannot be read.
+    #[error("log {path} cannot be read ({why}); check its permissions and mounts")]
+    Unreadable {
+        /// Which.
+        path: Arc<str>,
+        /// The system's words.
+        why: String,
+    },
+    /// Lines longer than the bound.
+    #[error("log {path} has lines longer than 64 KiB; the rest of each is dropped ({lines} so far)")]
+    LongLines {
+        /// Which.
+        path: Arc<str>,
+        /// How many.
+        lines: u64,
+    },
+    /// Standard input ended.
+    #[error("standard input ended; nothing more comes from this log")]
+    Ended,
+}
+
+impl Problem {
+    /// Whether `now` is to be told of a source of which `told` was: one of the same kind is not, for
+    /// the words in it may differ every second, and the operator has heard of it.
+    pub fn is_news(now: Option<&Self>, told: Option<&Self>) -> bool {
+        now.map(std::mem::discriminant) != told.map(std::mem::discriminant)
+    }
+}

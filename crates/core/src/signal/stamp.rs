@@ -1,0 +1,173 @@
+//! From the civil time in a log line to an instant.
+//!
+//! Servers print local time without a zone, most of them whole seconds. The zone is the user's or
+//! the machine's; whether it was right shows when lines arrive, and a stamp that disagrees with its
+//! arrival by more than a backlog could explain is not believed.
+
+use std::time::Duration;
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+use skewtrap_trace::time::Time;
+
+/// A stamp as it stands in a line: `2026-11-24 03:48:06` and milliseconds where there are any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp<'a> {
+    /// `YYYY-MM-DD HH:MM:SS`, or vLLM's `MM-DD HH:MM:SS`.
+    pub civil: &'a [u8],
+    /// The `.mmm` behind it.
+    pub millis: Option<u16>,
+}
+
+/// Length of `YYYY-MM-DD HH:MM:SS`.
+pub const CIVIL_LEN: usize = 19;
+/// Length of `MM-DD HH:MM:SS`.
+pub const SHORT_LEN: usize = 14;
+
+/// A live line whose whole-second stamp is this close to its arrival arrived when it was written;
+/// the arrival is then the better clock.
+const PROMPT: Duration = Duration::from_secs(3);
+/// Clocks of one machine and a slow tail differ by less than this.
+const TOLERATED: Duration = Duration::from_secs(90);
+
+/// Turns stamps into instants; the last second is remembered, because lines come in bursts.
+#[derive(Debug)]
+pub struct Clock {
+    zone: TimeZone,
+    last: [u8; CIVIL_LEN],
+    last_len: usize,
+    last_nanos: i64,
+    offset_s: Option<i64>,
+}
+
+impl Clock {
+    /// A clock for stamps of `zone`.
+    pub fn new(zone: TimeZone) -> Self {
+        Self { zone, last: [0; CIVIL_LEN], last_len: 0, last_nanos: 0, offset_s: None }
+    }
+
+    /// The instant that a stamp means; `None` when it is no time of any day. `near` gives the year
+    /// to stamps that have none.
+    pub fn instant(&mut self, stamp: Stamp<'_>, near: Option<Time>) -> Option<Time> {
+        let is_last = match stamp.civil.first_chunk() {
+            Some(whole) if stamp.civil.len() == CIVIL_LEN => {
+                self.last_len == CIVIL_LEN && self.last == *whole
+            }
+            _ => self.last[..self.last_len] == *stamp.civil,
+        };
+        if !is_last {
+            self.last_nanos = self.nanos_of(stamp.civil, near)?;
+            self.last_len = stamp.civil.len();
+            self.last[..self.last_len].copy_from_slice(stamp.civil);
+        }
+        Some(Time::from_nanos(self.last_nanos + i64::from(stamp.millis.unwrap_or(0)) * 1_000_000))
+    }
+
+    /// When a line was written: its arrival when it is plausible that it arrived at once, else its
+    /// stamp. A `backlog` (a file read from its beginning) is always believed to be old.
+    pub fn written_at(&mut self, stamp: Option<Stamp<'_>>, arrival: Time, backlog: bool) -> Time {
+        let Some(stamp) = stamp else { return arrival };
+        let Some(said) = self.instant(stamp, Some(arrival)) else { return arrival };
+        if backlog {
+            return said;
+        }
+        let off = arrival.signed_s_since(said);
+        if off.abs() > TOLERATED.as_secs_f64() {
+            self.offset_s = Some(off.round() as i64);
+            return arrival;
+        }
+        self.offset_s = None;
+        let prompt = off > -1.0 && off <= PROMPT.as_secs_f64();
+        if prompt && stamp.millis.is_none() { arrival } else { said.min(arrival) }
+    }
+
+    /// By how many seconds the stamps of live lines lie before their arrival, when that is more
+    /// than can be right: the zone is wrong, or a clock is.
+    pub fn disagreement_s(&self) -> Option<i64> {
+        self.offset_s
+    }
+
+    fn nanos_of(&self, civil: &[u8], near: Option<Time>) -> Option<i64> {
+        let (year, rest) = match civil.len() {
+            CIVIL_LEN => (i16::try_from(digits(&civil[..4])?).ok()?, &civil[5..]),
+            SHORT_LEN => (self.year_near(civil, near?)?, civil),
+            _ => return None,
+        };
+        let part = |i: usize| digits(rest.get(i..i + 2)?).and_then(|n| i8::try_from(n).ok());
+        let time = DateTime::new(year, part(0)?, part(3)?, part(6)?, part(9)?, part(12)?, 0).ok()?;
+        let nanos = self.zone.to_timestamp(time).ok()?.as_nanosecond();
+        i64::try_from(nanos).ok()
+    }
+
+    /// The year that puts a stamp without one closest to `near`.
+    fn year_near(&self, civil: &[u8], near: Time) -> Option<i16> {
+        let now = jiff::Timestamp::from_nanosecond(i128::from(near.nanos())).ok()?;
+        let today = self.zone.to_datetime(now);
+        let month = i16::try_from(digits(&civil[..2])?).ok()?;
+        let apart = month - i16::from(today.month());
+        Some(today.year() - i16::from(apart > 6) + i16::from(apart < -6))
+    }
+}
+
+/// Whether bytes are `YYYY-MM-DD HH:MM:SS`.
+pub fn is_civil(bytes: &[u8]) -> bool {
+    const SHAPE: &[u8; CIVIL_LEN] = b"dddd-dd-dd dd:dd:dd";
+    bytes.len() >= CIVIL_LEN
+        && SHAPE.iter().zip(bytes).all(|(s, b)| if *s == b'd' { b.is_ascii_digit() } else { s == b })
+}
+
+/// Whether bytes are `MM-DD HH:MM:SS`.
+pub fn is_short(bytes: &[u8]) -> bool {
+    const SHAPE: &[u8; SHORT_LEN] = b"dd-dd dd:dd:dd";
+    bytes.len() >= SHORT_LEN
+        && SHAPE.iter().zip(bytes).all(|(s, b)| if *s == b'd' { b.is_ascii_digit() } else { s == b })
+}
+
+fn digits(bytes: &[u8]) -> Option<u32> {
+    bytes.iter().try_fold(0_u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(civil: &str) -> Stamp<'_> {
+        Stamp { civil: civil.as_bytes(), millis: None }
+    }
+
+    #[test]
+    fn a_stamp_is_taken_in_its_zone() {
+        let mut utc = Clock::new(TimeZone::UTC);
+        let at = utc.instant(stamp("2026-11-24 03:48:06"), None).expect("a time");
+        assert_eq!(at, Time::from_epoch_s(1_795_492_086.0));
+        let mut berlin = Clock::new(TimeZone::get("Europe/Berlin").expect("bundled"));
+        let same = berlin.instant(stamp("2026-11-24 04:48:06"), None).expect("a time");
+        assert_eq!(same, at);
+        let millis = Stamp { millis: Some(250), ..stamp("2026-11-24 03:48:06") };
+        assert_eq!(utc.instant(millis, None), Some(Time::from_epoch_s(1_795_492_086.25)));
+        assert_eq!(utc.instant(stamp("2026-13-24 03:48:06"), None), None);
+    }
+
+    #[test]
+    fn a_stamp_without_a_year_takes_the_nearest() {
+        let mut utc = Clock::new(TimeZone::UTC);
+        let new_year = Time::from_epoch_s(1_798_761_610.0); // 2027-01-01 00:00:10
+        let before = utc.instant(stamp("12-31 23:59:59"), Some(new_year)).expect("a time");
+        assert_eq!(before, Time::from_epoch_s(1_798_761_599.0));
+    }
+
+    #[test]
+    fn a_line_that_arrives_at_once_is_as_old_as_its_arrival() {
+        let mut utc = Clock::new(TimeZone::UTC);
+        let line = Some(stamp("2026-11-24 03:48:06"));
+        let at = |s: f64| Time::from_epoch_s(s);
+        assert_eq!(utc.written_at(line, at(1_795_492_086.7), false), at(1_795_492_086.7));
+        assert_eq!(utc.written_at(line, at(1_795_492_099.0), false), at(1_795_492_086.0), "it was held up");
+        assert_eq!(utc.written_at(line, at(1_795_499_999.0), true), at(1_795_492_086.0), "a backlog is old");
+        assert_eq!(utc.disagreement_s(), None);
+        assert_eq!(utc.written_at(line, at(1_795_495_686.2), false), at(1_795_495_686.2), "the wrong zone");
+        assert_eq!(utc.disagreement_s(), Some(3600));
+        assert_eq!(utc.written_at(None, at(5.0), false), at(5.0));
+    }
+}

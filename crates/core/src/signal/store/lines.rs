@@ -1,0 +1,71 @@
+//! The raw lines behind a rank's numbers, one now and then: the evidence of an onset shows the line
+//! that was printed next to it. Bounded in lines and bytes; most lines pay one comparison.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use skewtrap_trace::time::Time;
+
+/// Lines closer together than this are not kept.
+const APART: Duration = Duration::from_secs(2);
+/// Together they reach back about as far as an onset is looked for.
+const MOST: usize = 64;
+/// Of a line so many bytes are kept.
+const LENGTH: usize = 512;
+
+/// The last lines of one rank.
+#[derive(Clone, Debug, Default)]
+pub struct Lines {
+    kept: VecDeque<(Time, Vec<u8>)>,
+    /// Until then lines are passed over.
+    next: Time,
+}
+
+impl Lines {
+    /// Keeps a line, unless one was kept a moment ago.
+    #[inline]
+    pub fn hear(&mut self, at: Time, line: &[u8]) {
+        if at >= self.next || self.next.since(at) > APART {
+            self.keep(at, line);
+        }
+    }
+
+    fn keep(&mut self, at: Time, line: &[u8]) {
+        self.next = at + APART;
+        // The oldest one's memory takes the newest.
+        let oldest = if self.kept.len() == MOST { self.kept.pop_front() } else { None };
+        let mut bytes = oldest.map(|(_, bytes)| bytes).unwrap_or_default();
+        bytes.clear();
+        bytes.extend_from_slice(&line[..line.len().min(LENGTH)]);
+        self.kept.push_back((at, bytes));
+    }
+
+    /// The line that was printed nearest to `at`.
+    pub fn nearest(&self, at: Time) -> Option<(Time, String)> {
+        let nearest = self.kept.iter().min_by_key(|(t, _)| t.nanos().abs_diff(at.nanos()))?;
+        Some((nearest.0, String::from_utf8_lossy(&nearest.1).into_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_every_two_seconds_is_kept_cut_to_its_bound_and_the_oldest_go() {
+        let at = |s: f64| Time::from_epoch_s(1000.0 + s);
+        let mut lines = Lines::default();
+        for tenth in 0..3_000 {
+            let t = f64::from(tenth) / 10.0;
+            lines.hear(at(t), format!("line of {t:.1} {}", "x".repeat(1000)).as_bytes());
+        }
+        assert_eq!(lines.kept.len(), MOST);
+        let (t, line) = lines.nearest(at(250.7)).unwrap();
+        assert_eq!((t, line.len()), (at(250.0), LENGTH));
+        assert!(line.starts_with("line of 250.0 x"));
+        assert_eq!(lines.nearest(at(0.0)).unwrap().0, at(172.0), "the older ones are gone");
+        // A clock that was set back does not stop the keeping.
+        lines.hear(at(10.0), b"after the jump");
+        assert_eq!(lines.nearest(at(10.0)).unwrap().1, "after the jump");
+    }
+}

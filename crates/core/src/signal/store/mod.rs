@@ -1,0 +1,327 @@
+//! Every number of every rank, and the groups in which rules compare them.
+//!
+//! A series is one signal of one rank as one source sees it: sources are never mixed in a ring, and
+//! which of them counts is decided when a group is looked at (`view`). Recording is the hot path of
+//! a replay, hence the small cache of slots and the reused buffers. Nothing here knows what a rule
+//! is; it tells which groups were touched, and shows them.
+
+mod evidence;
+mod lines;
+mod registry;
+mod slot;
+mod view;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::signal::catalog::{self, Catalog, DERIVED};
+use crate::signal::fields::Fields;
+use crate::signal::log_line::Profile;
+use crate::signal::metrics::{Metrics, Role};
+use crate::signal::ring::ENTRY_BYTES;
+use crate::signal::sample::{Sample, Signal, Source, TargetId};
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
+
+pub use evidence::{Evidence, Reading, SeriesStatus, Spoken};
+use slot::{Measure, NONE, Series, Slot, SlotKey};
+pub use slot::{SILENT_AT_LEAST, SILENT_AT_MOST};
+pub use view::{GroupId, ViewId};
+use view::{Scratch, View};
+
+/// How much is remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How far back a ring reaches.
+    pub horizon: Duration,
+    /// Samples in one ring of a signal that a rule watches.
+    pub watched_samples: usize,
+    /// Samples in one ring of any other signal.
+    pub other_samples: usize,
+    /// Bytes of all rings together; when they are used up, old samples make room for new ones.
+    pub ring_bytes: usize,
+    /// Series at most; what would be one more is dropped and counted.
+    pub series: usize,
+}
+
+impl Default for Bounds {
+    /// Five minutes, at most 12 MiB of rings.
+    fn default() -> Self {
+        Self {
+            horizon: Duration::from_secs(300),
+            watched_samples: 3_000,
+            other_samples: 120,
+            ring_bytes: 12 << 20,
+            series: 50_000,
+        }
+    }
+}
+
+/// A server as the store knows it.
+#[derive(Clone, Debug)]
+struct Target {
+    name: Arc<str>,
+    role: Role,
+    /// Whether the operator said so; then no metrics page changes it.
+    is_role_declared: bool,
+}
+
+/// Places of the cache of slots at first; it grows with the slots.
+const RECENT: usize = 64;
+
+/// All series, and the views on them.
+#[derive(Debug)]
+pub struct SignalStore {
+    catalog: Arc<Catalog>,
+    bounds: Bounds,
+    targets: Vec<Target>,
+    slots: Vec<Slot>,
+    slot_of: HashMap<SlotKey, u32>,
+    /// Slots by a cheap hash of their keys, a power of two of places: what is found here needs no
+    /// look into `slot_of`.
+    recent: Vec<u32>,
+    series: Vec<Series>,
+    views: Vec<View>,
+    /// The labels that name members, the same for all views: what compares them first asks whether
+    /// they are one allocation.
+    ids: BTreeSet<Arc<Labels>>,
+    touched: Vec<(ViewId, GroupId)>,
+    generation: u64,
+    /// Grows whenever a group was looked at, from 1.
+    looks: u64,
+    scratch: Scratch,
+    ring_bytes: usize,
+    recorded: u64,
+    dropped: u64,
+}
+
+impl SignalStore {
+    /// An empty store.
+    pub fn new(catalog: Arc<Catalog>, bounds: Bounds) -> Self {
+        Self {
+            catalog,
+            bounds,
+            targets: Vec::new(),
+            slots: Vec::new(),
+            slot_of: HashMap::new(),
+            recent: vec![NONE; RECENT],
+            series: Vec::new(),
+            views: Vec::new(),
+            ids: BTreeSet::new(),
+            touched: Vec::new(),
+            generation: 0,
+            looks: 1,
+            scratch: Scratch::default(),
+            ring_bytes: 0,
+            recorded: 0,
+            dropped: 0,
+        }
+    }
+
+    /// Takes another catalog, in which signals were only added (a reload).
+    pub fn set_catalog(&mut self, catalog: Arc<Catalog>) {
+        self.catalog = catalog;
+    }
+
+    /// The names and units of its signals.
+    pub fn catalog(&self) -> &Arc<Catalog> {
+        &self.catalog
+    }
+
+    /// Records the numbers of one rank: a log line's, or its part of a page. `seen` is when they
+    /// came, `at` for when they were true.
+    pub fn record(
+        &mut self,
+        target: TargetId,
+        rank: Rank,
+        source: Source,
+        fields: &Fields,
+        at: Time,
+        seen: Time,
+    ) {
+        let slot = self.slot(target, rank, source, None);
+        self.record_in(slot, fields, at, seen);
+    }
+
+    /// Records the numbers of a log line, which came when it was written, and hears the line itself.
+    pub fn record_line(&mut self, target: TargetId, rank: Rank, fields: &Fields, at: Time, line: &[u8]) {
+        let slot = self.slot(target, rank, Source::Log, None);
+        self.record_in(slot, fields, at, at);
+        if let Some(slot) = self.slots.get_mut(slot as usize) {
+            slot.lines.hear(at, line);
+        }
+    }
+
+    fn record_in(&mut self, slot: u32, fields: &Fields, at: Time, seen: Time) {
+        if slot == NONE {
+            self.dropped += fields.len() as u64;
+            return;
+        }
+        if !self.slots[slot as usize].known.has_all(fields.present()) {
+            for (signal, _) in fields.iter() {
+                self.series(slot, signal);
+            }
+        }
+        let this = &mut self.slots[slot as usize];
+        let patience = this.cadence.patience();
+        let was_idle = !this.cadence.is_speaking(seen) && fields.get(catalog::RUNNING_REQS) == Some(0.0);
+        this.cadence.spoke(seen, was_idle);
+        this.is_exporting = false;
+        for (signal, number) in fields.iter() {
+            let place = self.slots[slot as usize].series.get(usize::from(signal.0));
+            self.take(place.copied().unwrap_or(NONE), number, at, patience);
+        }
+        for derived in DERIVED.iter().filter(|d| fields.present().has_all(d.operands)) {
+            let operand = |signal| self.operand(slot, signal, fields, at);
+            if let (Some(a), Some(b)) = (operand(derived.a), operand(derived.b))
+                && let Some(value) = derived.of(a, b)
+            {
+                let index = self.series(slot, derived.signal);
+                self.take(index, value, at, patience);
+            }
+        }
+    }
+
+    /// Takes a number, in the quickest way that it allows.
+    #[inline(always)]
+    fn take(&mut self, index: u32, number: f64, at: Time, patience: Duration) {
+        if !self.replaces(index, number, at) {
+            self.put(index, number, at, patience);
+        }
+    }
+
+    /// Records a whole metrics page.
+    pub fn record_page(&mut self, target: TargetId, metrics: &Metrics, at: Time) {
+        for (rank, fields) in metrics.ranks() {
+            self.record(target, rank, Source::Metrics, fields, at, at);
+        }
+        if let Some(role) = metrics.role() {
+            self.note_role(target, role);
+        }
+    }
+
+    /// Records one number of a pattern or a query.
+    pub fn record_sample(&mut self, target: TargetId, source: Source, sample: &Sample, seen: Time) {
+        let slot = self.slot(target, sample.rank, source, sample.extra.as_ref());
+        if slot == NONE || !sample.value.is_finite() {
+            self.dropped += 1;
+            return;
+        }
+        let cadence = &mut self.slots[slot as usize].cadence;
+        let patience = cadence.patience();
+        cadence.spoke(seen, false);
+        let index = self.series(slot, sample.signal);
+        self.put(index, sample.value, sample.at, patience);
+    }
+
+    /// Hears that a rank's profiler did something: while a rank writes its file it prints nothing,
+    /// and that silence must not read as starvation.
+    pub fn note_profile(&mut self, target: TargetId, rank: Rank, fact: &Profile<'_>) {
+        for slot in self.slots.iter_mut().filter(|s| s.key.target == target && s.key.rank == rank) {
+            slot.is_exporting = matches!(fact, Profile::Stopping { .. });
+        }
+    }
+
+    /// Which groups got a new sample since the last call, each once, in a fixed order.
+    pub fn take_touched(&mut self, into: &mut Vec<(ViewId, GroupId)>) {
+        self.looks += 1;
+        into.clear();
+        into.append(&mut self.touched);
+        into.sort_unstable();
+        for (view, group) in into.iter() {
+            self.views[view.0 as usize].groups[group.0 as usize].is_touched = false;
+        }
+    }
+
+    /// Grows whenever group ids may mean something else than before.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Samples that were recorded.
+    pub fn recorded(&self) -> u64 {
+        self.recorded
+    }
+
+    /// Samples that found no place: too many series, or not finite.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// How many series there are.
+    pub fn series_count(&self) -> usize {
+        self.series.len()
+    }
+
+    /// Bytes of all rings.
+    pub fn ring_bytes(&self) -> usize {
+        self.ring_bytes
+    }
+
+    /// What a signal was at `at`, as a sample: a counter's rate where there is one.
+    fn operand(&self, slot: u32, signal: Signal, fields: &Fields, at: Time) -> Option<f64> {
+        let index = *self.slots[slot as usize].series.get(usize::from(signal.0))?;
+        let series = self.series.get(index as usize)?;
+        match series.measure {
+            Measure::Gauge => fields.get(signal),
+            _ => series.latest().filter(|l| l.0 == at).map(|l| l.1),
+        }
+    }
+
+    /// Whether a number only takes the place of one of the same time, about which everybody knows: a
+    /// log whose stamps are whole seconds has dozens of them.
+    #[inline(always)]
+    fn replaces(&mut self, index: u32, number: f64, at: Time) -> bool {
+        let Some(series) = self.series.get_mut(index as usize) else { return false };
+        let replaces = series.told == self.looks
+            && matches!(series.measure, Measure::Gauge)
+            && series.ring.replace(at, number);
+        self.recorded += u64::from(replaces);
+        replaces
+    }
+
+    /// Takes a number as its source gave it; see [`Measure`] for what becomes of it.
+    #[inline]
+    fn put(&mut self, index: u32, number: f64, at: Time, patience: Duration) {
+        let Some(series) = self.series.get_mut(index as usize) else {
+            self.dropped += 1;
+            return;
+        };
+        if let Some(value) = series.measure.value(at, number, patience) {
+            self.keep(index, value, at);
+        }
+    }
+
+    fn keep(&mut self, index: u32, value: f64, at: Time) {
+        let series = &mut self.series[index as usize];
+        if !series.ring.absorb(at, value) {
+            let is_watched = !series.groups.is_empty();
+            let most = if is_watched { self.bounds.watched_samples } else { self.bounds.other_samples };
+            let is_at_limit = series.ring.is_full() && self.ring_bytes >= self.bounds.ring_bytes;
+            let most = if is_at_limit { series.ring.len() } else { most };
+            let before = series.ring.bytes();
+            series.ring.begin(at, value, self.bounds.horizon, most);
+            self.ring_bytes = self.ring_bytes + series.ring.bytes() - before;
+        }
+        self.recorded += 1;
+        if series.told == self.looks {
+            return;
+        }
+        series.told = self.looks;
+        for &(view, group) in &series.groups {
+            let group_state = &mut self.views[view as usize].groups[group as usize];
+            group_state.framed = None;
+            if !group_state.is_touched {
+                group_state.is_touched = true;
+                self.touched.push((ViewId(view), GroupId(group)));
+            }
+        }
+    }
+}
+
+const _: () = assert!(ENTRY_BYTES == 16, "the bounds above are computed with sixteen bytes a sample");
+
+#[cfg(test)]
+mod tests;

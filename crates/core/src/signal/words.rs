@@ -1,0 +1,77 @@
+//! From a server's word (a log key, a metric's name) to the signal it means: a small hash table
+//! built once from the catalog, so that reading a line costs one probe a key.
+
+use std::sync::LazyLock;
+
+use crate::signal::catalog::{BUILT_IN, Entry, Signal};
+
+/// A fixed table of words.
+#[derive(Debug)]
+pub struct Words {
+    slots: Vec<Option<(&'static [u8], Signal)>>,
+}
+
+/// Keys of `Decode batch` lines.
+pub static DECODE: LazyLock<Words> = LazyLock::new(|| Words::of(|e| [e.log, e.decode].concat()));
+
+/// Keys of `Prefill batch` lines.
+pub static PREFILL: LazyLock<Words> = LazyLock::new(|| Words::of(|e| [e.log, e.prefill].concat()));
+
+/// Keys of vLLM's lines.
+pub static VLLM: LazyLock<Words> = LazyLock::new(|| Words::of(|e| e.vllm.to_vec()));
+
+impl Words {
+    /// The words of one column of the catalog.
+    fn of(column: impl Fn(&Entry) -> Vec<&'static str>) -> Self {
+        let words: Vec<_> = BUILT_IN
+            .iter()
+            .enumerate()
+            .flat_map(|(i, e)| column(e).into_iter().map(move |w| (w.as_bytes(), Signal(i as u16))))
+            .collect();
+        let mut slots = vec![None; (words.len() * 4).next_power_of_two()];
+        for (word, signal) in words {
+            let mut at = hash(word) & (slots.len() - 1);
+            while slots[at].is_some() {
+                at = (at + 1) & (slots.len() - 1);
+            }
+            slots[at] = Some((word, signal));
+        }
+        Self { slots }
+    }
+
+    /// The signal that `word` means.
+    pub fn get(&self, word: &[u8]) -> Option<Signal> {
+        let mut at = hash(word) & (self.slots.len() - 1);
+        while let Some((known, signal)) = self.slots[at] {
+            if known == word {
+                return Some(signal);
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        None
+    }
+}
+
+/// Length and three letters tell these few dozen words apart well enough.
+fn hash(word: &[u8]) -> usize {
+    let at = |i: usize| usize::from(*word.get(i).unwrap_or(&0));
+    word.len().wrapping_mul(0x9e37)
+        ^ at(1).wrapping_mul(31)
+        ^ at(word.len() / 2).wrapping_mul(257)
+        ^ at(word.len().wrapping_sub(1)).wrapping_mul(7)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::catalog;
+
+    #[test]
+    fn one_word_means_different_things_in_decode_and_prefill_lines() {
+        assert_eq!(DECODE.get(b"#prealloc-req"), Some(catalog::DECODE_PREALLOC_REQS));
+        assert_eq!(PREFILL.get(b"#prealloc-req"), Some(catalog::PREFILL_BOOTSTRAP_REQS));
+        assert_eq!(DECODE.get(b"#new-seq"), None);
+        assert_eq!(DECODE.get(b""), None);
+        assert_eq!(DECODE.get(b"gen throughput (token/s)"), Some(catalog::GEN_THROUGHPUT));
+    }
+}

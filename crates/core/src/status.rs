@@ -1,0 +1,344 @@
+//! What the agent shows of itself: the API, the status page, `skewtrap why` and the gauges are made
+//! of this and nothing else. Plain data; the agent fills it about once a second.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::incident::Incident;
+use crate::rule::Severity;
+use crate::signal::source::SourceState;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
+
+/// Everything. Times are epoch seconds in JSON.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's version.
+    pub version: Arc<str>,
+    /// When the agent started.
+    pub started: Time,
+    /// When this was true.
+    pub at: Time,
+    /// Whether it opens no window, whatever fires.
+    pub watch_only: bool,
+    /// One for each configured server.
+    pub targets: Vec<TargetStatus>,
+    /// One for each rule.
+    pub rules: Vec<RuleStatus>,
+    /// The newest first, as many as the agent keeps in memory.
+    pub incidents: Vec<Incident>,
+    /// Windows that are under way.
+    pub windows: Vec<WindowStatus>,
+    /// What may still be captured.
+    pub budget: BudgetStatus,
+    /// One for each receiver.
+    pub receivers: Vec<ReceiverStatus>,
+    /// Silences that still hold.
+    pub silences: Vec<Silence>,
+    /// The last minutes of the signals that the page draws; left out of `/api/v1/status`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<History>,
+}
+
+/// One server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TargetStatus {
+    /// Its configured name.
+    pub name: Arc<str>,
+    /// Its address, without credentials.
+    pub url: String,
+    /// `sglang`, `vllm`, or `unknown` before it answered.
+    pub engine: Arc<str>,
+    /// As the server says.
+    pub engine_version: Option<String>,
+    /// Where its numbers come from.
+    pub sources: Vec<SourceStatus>,
+    /// Its ranks, in their order.
+    pub ranks: Vec<RankStatus>,
+}
+
+/// One source of one server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// `loads`, `metrics`, `log`, `prometheus`.
+    pub kind: Arc<str>,
+    /// A path or an address, without credentials.
+    pub place: String,
+    /// How it is.
+    pub state: SourceState,
+    /// What is wrong, and what would mend it.
+    pub problem: Option<String>,
+    /// When it last gave a sample.
+    pub last: Option<Time>,
+    /// Seconds from when its last sample was true to its arrival.
+    pub lag_s: Option<f64>,
+    /// Samples so far.
+    pub samples: u64,
+    /// Lines, pages or samples dropped so far.
+    pub dropped: u64,
+}
+
+/// One rank.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RankStatus {
+    /// `{"dp_rank": 2}`, and the role where there is one.
+    pub rank: Labels,
+    /// By the signal's name.
+    pub signals: BTreeMap<Arc<str>, SignalStatus>,
+}
+
+/// The last value of one signal of one rank.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SignalStatus {
+    /// In the catalog's unit.
+    pub value: f64,
+    /// When it was true.
+    pub at: Time,
+    /// Whether the rank went silent.
+    pub stale: bool,
+    /// The kind of source it came from.
+    pub source: Arc<str>,
+}
+
+/// One rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its own sentence.
+    pub about: Option<String>,
+    /// How bad its firing is.
+    pub severity: Severity,
+    /// What it captures: `none`, or the means and its bounds in words.
+    pub capture: String,
+    /// Its groups, in their order; none before the first sample.
+    pub groups: Vec<GroupStatus>,
+    /// When it was last evaluated.
+    pub last_evaluated: Option<Time>,
+    /// Until when its captures and messages are silenced.
+    pub silenced_until: Option<Time>,
+}
+
+/// One group of a rule.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// The server.
+    pub target: Arc<str>,
+    /// Its labels.
+    pub group: Labels,
+    /// Where it is.
+    pub state: StateWord,
+    /// Why it is there, and what it would take to fire.
+    pub why: String,
+    /// Since when it has been there.
+    pub since: Option<Time>,
+    /// `max_over_mean of load`.
+    pub statistic: String,
+    /// The statistic's value.
+    pub value: Option<f64>,
+    /// What it must pass to fire.
+    pub bound: Option<f64>,
+    /// Whom it blames, while firing.
+    pub rank: Option<Labels>,
+    /// The open incident.
+    pub incident: Option<Arc<str>>,
+    /// Why its window was refused, where it was.
+    #[serde(default)]
+    pub refused: Option<String>,
+    /// When it would be captured again, where it was; or why it was not, though it got worse.
+    #[serde(default)]
+    pub again: Option<String>,
+}
+
+/// A rule's states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StateWord {
+    /// Not enough has been seen.
+    Warming,
+    /// All is well.
+    Idle,
+    /// The condition holds, not for long enough.
+    Pending,
+    /// It fires.
+    Firing,
+    /// It cannot be told.
+    Unknown,
+    /// It can never fire as things are.
+    Inert,
+}
+
+impl StateWord {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Warming, Self::Idle, Self::Pending, Self::Firing, Self::Unknown, Self::Inert];
+
+    /// As in JSON: `firing`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Warming => "warming",
+            Self::Idle => "idle",
+            Self::Pending => "pending",
+            Self::Firing => "firing",
+            Self::Unknown => "unknown",
+            Self::Inert => "inert",
+        }
+    }
+}
+
+/// One window that is under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WindowStatus {
+    /// The incident it belongs to.
+    pub incident: Arc<str>,
+    /// The server.
+    pub target: Arc<str>,
+    /// `http`, `nsys`, `cuda_profiler_api`, `command`.
+    pub means: Arc<str>,
+    /// `preflight`, `starting`, `open`, `stopping`, `exporting`, `verifying`.
+    pub state: Arc<str>,
+    /// Since when it has been in that state.
+    pub since: Time,
+    /// When it is stopped at the latest.
+    pub deadline: Option<Time>,
+}
+
+/// What may still be captured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BudgetStatus {
+    /// The limits, the global ones first.
+    pub limits: Vec<LimitStatus>,
+    /// Bytes that the bundles take.
+    pub bundle_bytes: u64,
+    /// Bytes that they may take.
+    pub bundle_bytes_limit: Option<u64>,
+    /// Bytes free where they lie.
+    pub free_bytes: Option<u64>,
+}
+
+/// One limit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LimitStatus {
+    /// `all rules`, a rule's name, or with several servers `dp-load-skew on server`; rules of which
+    /// nothing is used are left out.
+    pub of: Arc<str>,
+    /// Windows opened in the current stretch.
+    pub used: u32,
+    /// Windows that a stretch may have.
+    pub captures: u32,
+    /// Its length in seconds.
+    pub per_s: f64,
+    /// No window before then; `None` where it does not rest, and for all rules together.
+    pub cooldown_until: Option<Time>,
+}
+
+/// One receiver.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReceiverStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `webhook`, `slack`, `alertmanager`, `command`, `stdout`.
+    pub means: Arc<str>,
+    /// Messages that wait for it.
+    pub pending: u64,
+    /// When it last took one.
+    pub last_sent: Option<Time>,
+    /// Why it does not take them.
+    pub problem: Option<String>,
+}
+
+/// No captures and no messages of what it names, until then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Only this rule; every rule when absent.
+    pub rule: Option<Arc<str>>,
+    /// Only this server; every server when absent.
+    pub target: Option<Arc<str>>,
+    /// When it ends.
+    pub until: Time,
+    /// Why, in the words of whoever set it.
+    pub why: Option<String>,
+}
+
+impl Silence {
+    /// Whether it is one of the rule on the server.
+    pub fn covers(&self, rule: &str, target: &str) -> bool {
+        self.rule.as_ref().is_none_or(|r| **r == *rule) && self.target.as_ref().is_none_or(|t| **t == *target)
+    }
+}
+
+/// The last minutes of one signal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// Its name.
+    pub signal: Arc<str>,
+    /// When the last value was true.
+    pub end: Time,
+    /// Seconds between two values.
+    pub step_s: f64,
+    /// A line per rank.
+    pub lines: Vec<HistoryLine>,
+}
+
+/// One rank's last minutes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryLine {
+    /// The server.
+    pub target: Arc<str>,
+    /// `{"dp_rank": 2}`.
+    pub rank: Labels,
+    /// The oldest first; `null` where nothing was measured.
+    pub values: Vec<Option<f64>>,
+}
+
+/// Steps for which a value stands when none comes after it: polls are jittered.
+const HELD_STEPS: u32 = 3;
+
+/// `count` values, one each `step` up to `end`, of points in the order of their time: the last one
+/// at or before each step, `None` where that is more than three steps old.
+pub fn resampled(
+    points: impl IntoIterator<Item = (Time, f64)>,
+    end: Time,
+    step: Duration,
+    count: usize,
+) -> Vec<Option<f64>> {
+    let mut points = points.into_iter().peekable();
+    let mut last: Option<(Time, f64)> = None;
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    (0..count)
+        .rev()
+        .map(|back| {
+            let at = end - step.saturating_mul(back);
+            while let Some(point) = points.next_if(|p| p.0 <= at) {
+                last = Some(point);
+            }
+            last.filter(|p| at.since(p.0) <= step * HELD_STEPS).map(|p| p.1)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_holds_values_over_jitter_and_shows_a_gap_as_a_gap() {
+        let at = |s: f64| Time::from_epoch_s(s);
+        let points = [(at(0.4), 1.0), (at(1.6), 2.0), (at(2.1), 3.0), (at(8.0), 4.0)];
+        let line = resampled(points, at(9.0), Duration::from_secs(1), 10);
+        let expected =
+            [None, Some(1.0), Some(2.0), Some(3.0), Some(3.0), Some(3.0), None, None, Some(4.0), Some(4.0)];
+        assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn a_status_survives_json_and_leaves_an_empty_history_out() {
+        let status = Status { version: "0.1.0".into(), at: Time::from_epoch_s(5.0), ..Status::default() };
+        let text = serde_json::to_string(&status).expect("it serialises");
+        assert!(!text.contains("history"), "{text}");
+        assert_eq!(serde_json::from_str::<Status>(&text).expect("it parses"), status);
+    }
+}

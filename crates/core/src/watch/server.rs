@@ -1,0 +1,202 @@
+//! What the core remembers of one server beside its signals: the facts that pre-flight asks for,
+//! the window of ours that is open on it, and the time in which its samples are distrusted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event::{OpenWindow, ServerFact, WindowNews};
+use crate::capture::facts::Facts;
+use crate::capture::line::ProfileLine;
+use crate::capture::window::{Distrust, WindowPhase};
+use crate::signal::sample::TargetId;
+use crate::signal::store::SignalStore;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
+
+/// How far back it is asked which ranks had work.
+const HEARD: Duration = Duration::from_secs(30);
+
+/// One server.
+#[derive(Debug)]
+pub struct Server {
+    /// Its configured name.
+    pub name: Arc<str>,
+    /// Servers of one group have one window at a time.
+    pub group: Arc<str>,
+    /// What pre-flight asks for.
+    pub facts: Facts,
+    /// Ours.
+    pub window: Option<OpenWindow>,
+    /// While and after a window of ours.
+    pub blind: Option<Distrust>,
+}
+
+impl Server {
+    /// A server of which nothing is known yet.
+    pub fn new(name: Arc<str>, group: Arc<str>, sees_log: bool) -> Self {
+        Self { name, group, facts: Facts { sees_log, ..Facts::default() }, window: None, blind: None }
+    }
+
+    /// It was looked at.
+    pub fn seen(&mut self, fact: ServerFact, now: Time) {
+        match fact {
+            ServerFact::Info(info) => self.facts.server = Some(info),
+            ServerFact::Lost => self.facts.server_lost(),
+            ServerFact::Health(answer) => self.facts.health.answered(answer, now),
+            ServerFact::Folder(folder) => self.facts.folder_seen(folder),
+        }
+    }
+
+    /// A profiling line of its log. Returns the incident whose window should hear of it.
+    pub fn profile_line(&mut self, rank: Rank, line: &ProfileLine, at: Time) -> Option<Arc<str>> {
+        self.facts.profile_line(rank, line, at);
+        self.window.as_ref().map(|w| w.incident.clone())
+    }
+
+    /// Ours is being started.
+    pub fn window_opened(&mut self, window: OpenWindow) {
+        if let Some(marks) = &window.marks {
+            self.facts.own.opened(marks.clone(), window.since);
+        }
+        self.window = Some(window);
+    }
+
+    /// Our window went on.
+    pub fn window_news(&mut self, news: &WindowNews, now: Time) {
+        match news {
+            WindowNews::Entered(phase) => {
+                let Some(window) = &mut self.window else { return };
+                (window.phase, window.since) = (*phase, now);
+                let blind = self.blind.get_or_insert(Distrust::opened(now));
+                match phase {
+                    WindowPhase::Stopping | WindowPhase::Exporting => {
+                        blind.closing.get_or_insert(now);
+                    }
+                    WindowPhase::Verifying | WindowPhase::Ended => blind.exported(now),
+                    WindowPhase::Starting
+                    | WindowPhase::Doubtful
+                    | WindowPhase::Unknown
+                    | WindowPhase::Open => {}
+                }
+            }
+            WindowNews::Ended { .. } => {
+                if self.window.take().is_some_and(|w| w.marks.is_some()) {
+                    self.facts.own.ended(now);
+                }
+                if let Some(blind) = self.blind.as_mut().filter(|b| b.until.is_none()) {
+                    blind.exported(now);
+                }
+            }
+        }
+    }
+
+    /// Which ranks had work lately, by the samples that are kept: asked only when a window is
+    /// wished for, so that recording a sample costs nothing more.
+    pub fn note_work(&mut self, id: TargetId, store: &SignalStore, now: Time) {
+        for (rank, seen, worked) in store.work(id, now - HEARD) {
+            self.facts.rank_seen(rank, false, seen);
+            if let Some(worked) = worked {
+                self.facts.rank_seen(rank, true, worked);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capture::governor::AttemptEnd;
+    use crate::capture::line::Marks;
+    use crate::incident::CaptureOutcome;
+
+    const OURS: &str = "/p/skewtrap-i1";
+
+    fn at(s: f64) -> Time {
+        Time::from_epoch_s(1000.0 + s)
+    }
+
+    fn starts(dir: &str, id: &str) -> ProfileLine {
+        ProfileLine::Starts { dir: dir.into(), id: Some(id.into()) }
+    }
+
+    fn done(dir: &str) -> ProfileLine {
+        ProfileLine::Done { dir: dir.into() }
+    }
+
+    /// A server on which a window of ours opened at 10 s and, with `ended`, ended then.
+    fn server(marks: Option<Marks>, ended: Option<f64>) -> Server {
+        let mut server = Server::new("s".into(), "s".into(), true);
+        let (incident, deadline) = ("i1".into(), Duration::from_secs(5));
+        let (phase, since, means) = (WindowPhase::Starting, at(10.0), "http");
+        server.window_opened(OpenWindow { incident, marks, means, phase, since, deadline });
+        if let Some(s) = ended {
+            let end = AttemptEnd { at: at(s), stalled: Duration::ZERO, bytes: 0, unproven: None };
+            server.window_news(&WindowNews::Ended { outcome: Box::new(CaptureOutcome::None), end }, at(s));
+        }
+        server
+    }
+
+    fn by_folder() -> Option<Marks> {
+        Some(Marks { dir: Some(OURS.into()), ..Marks::default() })
+    }
+
+    fn by_prefix() -> Option<Marks> {
+        Some(Marks { prefix: Some("skewtrap-i1".into()), ..Marks::default() })
+    }
+
+    /// Who is heard of as somebody else, after lines of the rank DP0: since when one is open, and
+    /// when one was last heard of, in seconds.
+    fn heard(mut server: Server, lines: &[(f64, ProfileLine)]) -> (Option<f64>, Option<f64>) {
+        for (s, line) in lines {
+            server.profile_line(Rank::dp(0), line, at(*s));
+        }
+        let s = |t: Time| t.signed_s_since(at(0.0));
+        (server.facts.foreign.open().map(|o| s(o.0)), server.facts.foreign.last().map(s))
+    }
+
+    #[test]
+    fn all_lines_of_our_window_are_ours_also_the_last_ones_after_its_end() {
+        let lines = [(10.0, starts(OURS, "7")), (11.0, ProfileLine::Stops), (15.0, done(OURS))];
+        assert_eq!(heard(server(by_folder(), None), &lines), (None, None));
+        assert_eq!(heard(server(by_folder(), Some(12.0)), &lines), (None, None), "late lines");
+        let armed = [(60.0, starts(OURS, "7")), (61.0, ProfileLine::Stops), (62.0, done(OURS))];
+        assert_eq!(heard(server(by_folder(), Some(12.0)), &armed), (None, None), "an armed rank");
+        assert_eq!(heard(server(by_folder(), Some(12.0)), &[(15.0, done(OURS))]), (None, None));
+    }
+
+    #[test]
+    fn somebody_elses_lines_reach_the_books_while_ours_is_open() {
+        let theirs =
+            || [(11.0, starts("/p/theirs", "9")), (12.0, ProfileLine::Stops), (13.0, done("/p/theirs"))];
+        assert_eq!(heard(server(by_folder(), None), &theirs()[..1]), (Some(11.0), Some(11.0)));
+        assert_eq!(heard(server(by_folder(), None), &theirs()), (None, Some(13.0)));
+        assert_eq!(heard(server(None, None), &theirs()[..1]), (Some(11.0), Some(11.0)), "an nsys window");
+        // A file in another folder is not ours, though ours had begun on that rank.
+        let lines = [(10.0, starts(OURS, "7")), (12.0, done("/p/theirs"))];
+        assert_eq!(heard(server(by_folder(), None), &lines), (None, Some(12.0)));
+    }
+
+    #[test]
+    fn a_start_over_ours_is_over_with_the_one_file_that_comes() {
+        let lines = [(10.0, starts(OURS, "7")), (11.0, starts("/p/theirs", "9"))];
+        assert_eq!(heard(server(by_folder(), None), &lines), (Some(11.0), Some(11.0)));
+        let over = [&lines[..], &[(14.0, done(OURS))]].concat();
+        assert_eq!(heard(server(by_folder(), None), &over), (None, Some(11.0)));
+    }
+
+    #[test]
+    fn without_a_mark_in_the_log_the_time_of_our_window_and_the_id_tell() {
+        let ours = [(10.0, starts("/tmp", "7")), (11.0, ProfileLine::Stops), (12.0, done("/tmp"))];
+        assert_eq!(heard(server(by_prefix(), None), &ours), (None, None));
+        assert_eq!(heard(server(by_prefix(), None), &[(5.0, starts("/tmp", "6"))]).0, Some(5.0), "before");
+        assert_eq!(
+            heard(server(by_prefix(), Some(13.0)), &[(20.0, starts("/tmp", "8"))]).0,
+            Some(20.0),
+            "after"
+        );
+        let second = [&ours[..], &[(12.5, starts("/tmp", "8"))]].concat();
+        assert_eq!(heard(server(by_prefix(), None), &second).0, Some(12.5), "another id");
+        let late = [ours[0].clone(), (20.0, done("/tmp"))];
+        assert_eq!(heard(server(by_prefix(), Some(13.0)), &late), (None, None));
+    }
+}

@@ -1,0 +1,183 @@
+//! Steps without annotations: found from a kernel that every rank runs equally often in a step.
+//!
+//! Which kernel that is, the counts tell: kernels that run once (or 32 times) in every step have
+//! counts in one proportion on all ranks, whatever each rank's window and load. The largest such
+//! family of names is the step's skeleton; its commonest count is once a step. Where that is once
+//! a layer, regular pauses between groups of layers tell the step.
+//!
+//! Whether a step is prefill or decode, its attention kernels tell.
+
+use std::collections::HashMap;
+
+use crate::kernel::{Family, Phase, family_of, phase_of};
+use crate::trace::{RankTrace, StepKind, StepMark};
+
+/// Steps of several ranks, by the period of one kernel.
+pub struct Periods {
+    /// The kernel.
+    pub kernel: String,
+    /// Whole steps of each rank, in the order of the ranks; empty where the kernel does not run.
+    pub marks: Vec<Vec<StepMark>>,
+}
+
+/// The fewest runs of a kernel on a rank from which a period is told.
+const MIN_RUNS: u64 = 4;
+/// How many names are looked at, the most frequent first: bounds the work on a hostile file.
+const MAX_NAMES: usize = 400;
+
+/// Finds the steps of ranks that run the same program; `None` when no kernel is common to all.
+pub fn periods(traces: &[&RankTrace]) -> Option<Periods> {
+    let counts: Vec<HashMap<&str, u64>> = traces.iter().map(|t| counts_of(t)).collect();
+    let present: Vec<usize> = (0..traces.len()).filter(|&i| !traces[i].rows.is_empty()).collect();
+    let &reference = present.iter().max_by_key(|&&i| traces[i].rows.len())?;
+    let mut names: Vec<(&str, Vec<u64>)> = counts[reference]
+        .keys()
+        .filter_map(|&name| {
+            let runs: Option<Vec<u64>> = present.iter().map(|&i| counts[i].get(name).copied()).collect();
+            runs.filter(|r| r.iter().all(|&n| n >= MIN_RUNS)).map(|r| (name, r))
+        })
+        .collect();
+    names.sort_by_key(|(name, runs)| (std::cmp::Reverse(runs.iter().sum::<u64>()), *name));
+    names.truncate(MAX_NAMES);
+    let skeleton = skeleton_of(&names)?;
+    let kernel = first_of_step(&skeleton, traces[reference])?;
+    let starts: Vec<Vec<i64>> = traces.iter().map(|t| starts_of(t, kernel)).collect();
+    let every =
+        present.iter().map(|&i| group_of(&starts[i])).reduce(|a, b| if a == b { a } else { 1 }).unwrap_or(1);
+    let marks = starts.iter().zip(traces).map(|(s, t)| marks_of(s, every, t)).collect();
+    Some(Periods { kernel: kernel.to_owned(), marks })
+}
+
+fn counts_of(trace: &RankTrace) -> HashMap<&str, u64> {
+    let mut by_id = vec![0u64; trace.names.len()];
+    for row in &trace.rows {
+        by_id[usize::from(row.name)] += 1;
+    }
+    trace
+        .names
+        .iter()
+        .zip(by_id)
+        .map(|(n, c)| (n.as_str(), c))
+        .filter(|(n, _)| family_of(n) != Family::Copy)
+        .collect()
+}
+
+/// The names whose counts are in one proportion on all ranks, then those of them that run at the
+/// commonest low count.
+fn skeleton_of<'a>(names: &[(&'a str, Vec<u64>)]) -> Option<Vec<&'a str>> {
+    let members = |seed: &[u64]| -> Vec<&(&'a str, Vec<u64>)> {
+        names.iter().filter(|(_, runs)| proportional(seed, runs)).collect()
+    };
+    let best = names
+        .iter()
+        .map(|(_, runs)| (members(runs), runs.iter().sum::<u64>()))
+        .max_by_key(|(m, total)| (m.len(), std::cmp::Reverse(*total)))?
+        .0;
+    let sum = |runs: &[u64]| runs.iter().sum::<u64>() as f64;
+    let alike = |a: f64, b: f64| (a - b).abs() <= (0.015 * a.max(b)).max(2.0);
+    let mut groups: Vec<(f64, Vec<&'a str>)> = Vec::new();
+    for (name, runs) in &best {
+        let total = sum(runs);
+        match groups.iter_mut().find(|g| alike(g.0, total)) {
+            Some(group) => group.1.push(name),
+            None => groups.push((total, vec![name])),
+        }
+    }
+    groups.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let enough = (best.len() as f64 * 0.15).max(2.0);
+    let lowest = groups.iter().position(|g| g.1.len() as f64 >= enough);
+    let chosen = lowest.or_else(|| (0..groups.len()).max_by_key(|&i| groups[i].1.len()))?;
+    Some(groups.swap_remove(chosen).1)
+}
+
+/// Whether two kernels run in one proportion on all ranks; a window may cut a step at either end.
+fn proportional(a: &[u64], b: &[u64]) -> bool {
+    let scale = b.iter().sum::<u64>() as f64 / a.iter().sum::<u64>() as f64;
+    a.iter().zip(b).all(|(&x, &y)| {
+        let slack = 1.5 / x.min(y) as f64 + 0.01;
+        (y as f64 / (x as f64 * scale) - 1.0).abs() <= slack
+    })
+}
+
+/// The name that comes first in a step: before it the GPU pauses longest.
+fn first_of_step<'a>(names: &[&'a str], trace: &RankTrace) -> Option<&'a str> {
+    let mut pauses = vec![(0i64, 0i64); trace.names.len()];
+    let mut until = trace.rows.first()?.start;
+    for row in &trace.rows {
+        let (sum, n) = &mut pauses[usize::from(row.name)];
+        *sum += (row.start - until).max(0);
+        *n += 1;
+        until = until.max(row.end());
+    }
+    let mean = |name: &str| {
+        let at = trace.names.iter().position(|n| n == name);
+        at.map_or(0, |i| pauses[i].0 / pauses[i].1.max(1))
+    };
+    names.iter().copied().max_by_key(|n| (mean(n), std::cmp::Reverse(*n)))
+}
+
+fn starts_of(trace: &RankTrace, kernel: &str) -> Vec<i64> {
+    let Some(id) = trace.names.iter().position(|n| n == kernel) else { return Vec::new() };
+    trace.rows.iter().filter(|r| usize::from(r.name) == id).map(|r| r.start).collect()
+}
+
+/// After how many runs a pause comes regularly: 32 for a kernel of 32 layers, 1 when it does not.
+fn group_of(starts: &[i64]) -> usize {
+    let gaps: Vec<i64> = starts.windows(2).map(|w| w[1] - w[0]).collect();
+    let Some(usual) = median(&gaps) else { return 1 };
+    let pauses = pauses_in(&gaps, usual);
+    let spans: Vec<usize> = pauses.windows(2).map(|w| w[1] - w[0]).collect();
+    let mut counted: HashMap<usize, usize> = HashMap::new();
+    spans.iter().for_each(|s| *counted.entry(*s).or_default() += 1);
+    match counted.into_iter().max_by_key(|&(span, n)| (n, span)) {
+        Some((span, n)) if span >= 2 && n >= 2 && n * 5 >= spans.len() * 4 => span,
+        _ => 1,
+    }
+}
+
+fn pauses_in(gaps: &[i64], usual: i64) -> Vec<usize> {
+    (0..gaps.len()).filter(|&i| gaps[i] > usual.saturating_mul(3)).collect()
+}
+
+fn median(values: &[i64]) -> Option<i64> {
+    let mut sorted = values.to_vec();
+    let middle = sorted.len() / 2;
+    (!sorted.is_empty()).then(|| *sorted.select_nth_unstable(middle).1)
+}
+
+fn marks_of(starts: &[i64], every: usize, trace: &RankTrace) -> Vec<StepMark> {
+    let firsts: Vec<i64> = if every > 1 {
+        let gaps: Vec<i64> = starts.windows(2).map(|w| w[1] - w[0]).collect();
+        let usual = median(&gaps).unwrap_or(0);
+        let after: Vec<usize> = pauses_in(&gaps, usual).into_iter().map(|i| i + 1).collect();
+        // A window that opens on a step's first layer has a whole first step.
+        let leading = after.first().filter(|&&i| i == every).map(|_| 0);
+        leading.into_iter().chain(after).map(|i| starts[i]).collect()
+    } else {
+        starts.to_vec()
+    };
+    // The last one begins a step that the window's end may have cut.
+    let mut marks: Vec<StepMark> = firsts
+        .windows(2)
+        .map(|w| StepMark { start: w[0], end: w[1], kind: StepKind::Step, requests: None, tokens: None })
+        .collect();
+    name_kinds(&mut marks, trace);
+    marks
+}
+
+/// Names each step by the attention kernels inside.
+fn name_kinds(marks: &mut [StepMark], trace: &RankTrace) {
+    let phases: Vec<Option<Phase>> = trace.names.iter().map(|n| phase_of(n)).collect();
+    let mut at = 0;
+    for row in &trace.rows {
+        while at < marks.len() && marks[at].end <= row.start {
+            at += 1;
+        }
+        let Some(mark) = marks.get_mut(at).filter(|m| m.start <= row.start) else { continue };
+        match (phases[usize::from(row.name)], mark.kind) {
+            (Some(Phase::Extend), StepKind::Step | StepKind::Decode) => mark.kind = StepKind::Extend,
+            (Some(Phase::Decode), StepKind::Step) => mark.kind = StepKind::Decode,
+            _ => {}
+        }
+    }
+}

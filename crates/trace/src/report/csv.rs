@@ -1,0 +1,81 @@
+//! The per-rank kernel table as CSV (RFC 4180, header first, `.` for decimals): one line per rank,
+//! kind of step and kernel. DuckDB, pandas and Spark read it as it is.
+
+use std::io::{self, Write};
+
+use crate::rank::Axis;
+use crate::step::RankProfile;
+use crate::trace::{StepKind, Who};
+
+/// The columns, in order. Rank columns of axes that do not exist stay empty.
+pub const HEADER: &str = "rank,dp_rank,tp_rank,pp_rank,ep_rank,pid,step_kind,steps,family,kernel,kernel_full,\
+launches,launches_per_step,total_ms,ms_per_step,mean_us,blocks_mean";
+
+/// Writes the table.
+///
+/// # Errors
+/// When `out` fails.
+pub fn write(out: &mut impl Write, profiles: &[RankProfile]) -> io::Result<()> {
+    writeln!(out, "{HEADER}")?;
+    for p in profiles {
+        for kind in StepKind::ALL {
+            let steps = p.count(kind).max(1) as f64;
+            for k in &p.kernels {
+                let cost = k.by_kind[kind as usize];
+                if cost.launches == 0 {
+                    continue;
+                }
+                let ms = cost.time_ns as f64 / 1e6;
+                writeln!(
+                    out,
+                    "{},{},{},{},{},{},{},{},{},{},{},{},{:.6},{:.6},{:.6},{:.3},{:.1}",
+                    quoted(&p.who.to_string()),
+                    index(p.who, Axis::Dp),
+                    index(p.who, Axis::Tp),
+                    index(p.who, Axis::Pp),
+                    index(p.who, Axis::Ep),
+                    if let Who::Pid(pid) = p.who { pid.to_string() } else { String::new() },
+                    kind.name(),
+                    p.count(kind),
+                    k.family.name(),
+                    quoted(&k.short),
+                    quoted(&k.name),
+                    cost.launches,
+                    cost.launches as f64 / steps,
+                    ms,
+                    ms / steps,
+                    ms * 1e3 / cost.launches as f64,
+                    k.blocks
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn index(who: Who, axis: Axis) -> String {
+    who.get(axis).map_or_else(String::new, |i| i.to_string())
+}
+
+/// A field, in quotes where it must be. Kernel names come from a file: one that a spreadsheet
+/// would take for a formula gets a space in front.
+fn quoted(text: &str) -> String {
+    let guard = if text.starts_with(['=', '+', '-', '@']) { " " } else { "" };
+    if guard.is_empty() && !text.contains(['"', ',', '\n', '\r']) {
+        return text.to_owned();
+    }
+    format!("\"{guard}{}\"", text.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_quoted_where_they_must_be() {
+        assert_eq!(quoted("plain<8u>"), "plain<8u>");
+        assert_eq!(quoted("f(a, b)"), "\"f(a, b)\"");
+        assert_eq!(quoted("say \"x\""), "\"say \"\"x\"\"\"");
+        assert_eq!(quoted("=cmd()"), "\" =cmd()\"");
+    }
+}

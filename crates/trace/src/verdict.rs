@@ -1,0 +1,174 @@
+//! The verdict's vocabulary: what kind of difference, how sure, and its causes.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::kernel::Family;
+use crate::trace::Who;
+
+/// What kind of difference between the ranks was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// One rank was given more to do.
+    UnevenWork,
+    /// One rank does the same work more slowly.
+    SlowRank,
+    /// All ranks are slower than in the baseline.
+    AllSlow,
+    /// One rank has no work.
+    IdleTail,
+    /// Nothing beyond noise.
+    NoFinding,
+    /// The traces do not tell.
+    InsufficientEvidence,
+}
+
+impl Kind {
+    /// Its name in JSON and in notifications.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnevenWork => "uneven_work",
+            Self::SlowRank => "slow_rank",
+            Self::AllSlow => "all_slow",
+            Self::IdleTail => "idle_tail",
+            Self::NoFinding => "no_finding",
+            Self::InsufficientEvidence => "insufficient_evidence",
+        }
+    }
+
+    /// Its name for people.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::UnevenWork => "uneven work",
+            Self::SlowRank => "slow rank",
+            Self::AllSlow => "all ranks slow",
+            Self::IdleTail => "idle rank",
+            Self::NoFinding => "no finding",
+            Self::InsufficientEvidence => "insufficient evidence",
+        }
+    }
+}
+
+/// How much the evidence carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Confidence {
+    /// Read the reasons first.
+    Low,
+    /// One thing is missing.
+    Medium,
+    /// Independent evidence agrees.
+    High,
+}
+
+impl Confidence {
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+
+    /// After so many doubts.
+    pub const fn after(doubts: usize) -> Self {
+        match doubts {
+            0 => Self::High,
+            1 | 2 => Self::Medium,
+            _ => Self::Low,
+        }
+    }
+}
+
+/// One family's part in the gap.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Cause {
+    /// The family.
+    pub family: Family,
+    /// Its kernel that differs most.
+    pub kernel: String,
+    /// The family's share of the gap, 0 to 1 (above 1 where other families save time).
+    pub share: f64,
+    /// The kernel's own share of the gap.
+    pub kernel_share: f64,
+    /// What the family costs beyond the peers, milliseconds per step.
+    pub gap_ms_per_step: f64,
+}
+
+/// What comparing the ranks found.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Verdict {
+    /// What kind.
+    pub kind: Kind,
+    /// The culprit; `null` when there is none.
+    pub rank: Option<Who>,
+    /// Its work per step beyond the median of its peers, milliseconds.
+    pub lost_ms_per_step: Option<f64>,
+    /// Its wall time per step without any kernel, milliseconds. No kernel explains it.
+    pub host_gap_ms_per_step: Option<f64>,
+    /// How much the evidence carries.
+    pub confidence: Confidence,
+    /// Families by their share of the gap, the largest first.
+    pub causes: Vec<Cause>,
+    /// The share of the gap that families of known kernels explain.
+    pub explained_share: Option<f64>,
+    /// The gap as a share of what the peers need.
+    pub lost_share: Option<f64>,
+    /// Other ranks that stand out, too, the most first.
+    pub also: Vec<Who>,
+    /// Whether it bears out the hypothesis; `null` when there was none or it cannot tell.
+    pub confirms: Option<bool>,
+    /// The verdict in a sentence.
+    pub sentence: String,
+    /// What it rests on, and what speaks against it.
+    pub reasons: Vec<String>,
+}
+
+impl Verdict {
+    /// What it rests on beyond its sentence, a line each.
+    pub fn points(&self) -> Vec<String> {
+        let mut points: Vec<String> =
+            self.reasons.iter().filter(|r| !self.sentence.contains(r.as_str())).cloned().collect();
+        if !self.also.is_empty() {
+            let names: Vec<String> = self.also.iter().map(Who::to_string).collect();
+            let stand = if names.len() == 1 { "stands" } else { "stand" };
+            points.push(format!("{} {stand} out, too", names.join(", ")));
+        }
+        points
+    }
+
+    /// A verdict without a culprit.
+    pub fn without_rank(kind: Kind, confidence: Confidence, sentence: String) -> Self {
+        Self {
+            kind,
+            rank: None,
+            lost_ms_per_step: None,
+            host_gap_ms_per_step: None,
+            confidence,
+            causes: Vec::new(),
+            explained_share: None,
+            lost_share: None,
+            also: Vec::new(),
+            confirms: None,
+            sentence,
+            reasons: Vec::new(),
+        }
+    }
+}
+
+/// Milliseconds for a sentence: `0.53 ms`, `11 ms`, `840 us`.
+pub struct Ms(pub f64);
+
+impl fmt::Display for Ms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.abs() {
+            ms if ms >= 100.0 => write!(f, "{:.0} ms", self.0),
+            ms if ms >= 10.0 => write!(f, "{:.1} ms", self.0),
+            ms if ms >= 0.1 => write!(f, "{:.2} ms", self.0),
+            _ => write!(f, "{:.1} us", self.0 * 1e3),
+        }
+    }
+}
