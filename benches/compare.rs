@@ -2,7 +2,6 @@
 //! beside what inflating its files alone takes. Without a folder it makes eight ranks of Kineto JSON
 //! in the layout that torch writes, about 20 MB each before gzip.
 
-
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write as _};

@@ -34,5 +34,5 @@ for configuration in "24 rr" "8 rr" "24 random" "8 random"; do
   runs=$dir/normal_${router}_$load
   [ -e "$runs/labels_${router}_$load.json" ] || normal "$runs" "$load" "$router"
 done
-cargo run --release --quiet --example detect_eval -- "$dir"/*/ --csv "$dir/frontier.csv" --svg docs/detection.svg
+cargo run --release --quiet --features detect_eval --example detect_eval -- "$dir"/*/ --csv "$dir/frontier.csv" --svg docs/detection.svg
 if [ -n "${BASELINES:-}" ]; then "$python" "$simload" eval 12 4 100; fi

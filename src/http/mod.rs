@@ -1,7 +1,6 @@
 //! One way to speak HTTP to servers: rustls with bundled roots, no redirects, keys that are never
 //! printed. `observe` asks with it, `act` commands with it.
 
-
 pub mod client;
 pub mod secret;
 

@@ -1,0 +1,248 @@
+//! An agent that comes back watches at once, while the window that it left open is being closed.
+
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::support::stage;
+use crate::support::stage::{Stage, config};
+use serde_json::Value;
+use skewtrap::act::profile;
+use skewtrap::act::state::{OpenMethod, OpenWindow};
+use skewtrap::agent::capture::{CaptureStore, Known, close, find};
+use skewtrap::demo::sglang::{Config, Faults};
+use skewtrap::demo::shell::RunningDouble;
+use skewtrap_core::capture::admit::CaptureMethod;
+use skewtrap_core::capture::captured::{Captured, CapturedFile};
+use skewtrap_core::capture::governor::{Attempt, AttemptEnd};
+use skewtrap_core::capture::window::Answer;
+use skewtrap_core::capture::{CaptureSpec, HttpWindow};
+use skewtrap_core::incident::{CaptureOutcome, Record};
+use skewtrap_trace::time::Time;
+
+/// A running agent, and where it answers.
+struct Agent {
+    _running: stage::Running,
+    status: String,
+}
+
+impl Agent {
+    fn start(dir: &std::path::Path, double: &RunningDouble) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (at, url) = (dir.display(), &double.url);
+        let text = format!(
+            "targets: [{{ name: server, url: '{url}', logs: ['{at}/server.log'], poll: 200ms }}]
+rules:
+  - name: skew
+    signal: load
+    across: dp_rank
+    within: [target, role]
+    trigger: {{ max_over_mean: 1.2, for: 0s }}
+    min_mean: 1
+    capture: {{ http: {{ output_dir: '{at}/profiles', num_steps: 20, deadline: 5s }} }}
+    limits: {{ cooldown: 0s, captures: 100, per: 24h }}
+budget: {{ stalled: 24h, bytes: 100GiB, windows: 100 }}
+keep: {{ min_free: 1MiB }}
+state_dir: '{at}/state'
+incident_dir: '{at}/incidents'
+listen: 127.0.0.1:{port}
+token: {{ file: '{at}/token' }}
+"
+        );
+        std::fs::write(dir.join("token"), "t0ken").unwrap();
+        std::fs::write(dir.join("skewtrap.yaml"), text).unwrap();
+        let log = std::fs::File::create(dir.join("agent.log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
+            .args(["run", "--config"])
+            .arg(dir.join("skewtrap.yaml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { _running: stage::Running(child), status: format!("http://127.0.0.1:{port}/api/v1/status") }
+    }
+
+    /// Asks for a window by hand; what is said.
+    async fn asked(&self) -> String {
+        let client = skewtrap::http::client::client(None).unwrap();
+        let url = self.status.replace("status", "capture");
+        let answer = client
+            .post(url)
+            .bearer_auth("t0ken")
+            .header("content-type", "application/json")
+            .body("{}")
+            .send()
+            .await
+            .unwrap();
+        answer.text().await.unwrap()
+    }
+
+    /// Asks for the status until it is as wanted.
+    async fn shows(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let client = skewtrap::http::client::client(None).unwrap();
+        let mut last = Value::Null;
+        for _ in 0..1200 {
+            if let Ok(answer) = client.get(&self.status).bearer_auth("t0ken").send().await
+                && let Ok(status) = answer.json::<Value>().await
+            {
+                if wanted(&status) {
+                    return status;
+                }
+                last = status;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("it never showed {what}: {last:#}");
+    }
+}
+
+/// A window is open, and nobody is there any more who knows of it but the state.
+async fn left_open(stage: Stage) -> RunningDouble {
+    let spec = CaptureSpec::Http(HttpWindow { num_steps: 5, ..HttpWindow::default() });
+    let grant = stage.grant(spec, &[0, 1], "left").await.unwrap();
+    let CaptureMethod::Http(request) = &grant.means else { panic!("it is an HTTP window") };
+    let (now, state) = (stage.desk.clock.now(), &stage.desk.state);
+    let mut window = OpenWindow {
+        attempt: grant.attempt.id.clone(),
+        incident: "left".into(),
+        target: "server".into(),
+        means: OpenMethod::Http(request.clone()),
+        sent_at: now,
+        granted: false,
+    };
+    let mut record = stage::record("left", state.agent().clone(), now);
+    record.incident.capture = CaptureOutcome::Open { since: now };
+    state.begin(&grant.attempt, &window, Some(&record)).unwrap();
+    let (answer, _) = profile::start(&stage.site.server, request, now).await;
+    assert_eq!(answer, Answer::Ok);
+    window.granted = true;
+    state.update(&window).unwrap();
+    stage.double
+}
+
+async fn exporting(double: &RunningDouble) -> Vec<u16> {
+    let (answer, waits) = tokio::sync::oneshot::channel();
+    double.change(move |engine, _| {
+        if let skewtrap::demo::ServerKind::Sglang(world) = engine {
+            let _ = answer.send(world.exporting());
+        }
+        Vec::new()
+    });
+    waits.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_export_of_a_window_that_was_left_open_does_not_keep_the_agent_from_watching() {
+    let dir = tempfile::tempdir().unwrap();
+    let faults = Faults { slow_export: Duration::from_secs(60), ..Faults::default() };
+    let stage = Stage::of(Config { faults, ..config(&[(9, 0), (40, 2)]) }, dir.path()).await;
+    let double = left_open(stage).await;
+    let agent = Agent::start(dir.path(), &double);
+    // The export takes 12 s. Meanwhile its samples open nothing, and who asks is told why.
+    let status =
+        agent.shows("the ranks", |s| s["targets"][0]["ranks"].as_array().is_some_and(|r| r.len() >= 2)).await;
+    assert_eq!(status["windows"][0]["incident"], "left", "{status:#}");
+    let refused = agent.asked().await;
+    assert!(
+        refused.contains("left a window open on server, for incident left; it is being closed first"),
+        "{refused}"
+    );
+    assert!(!exporting(&double).await.is_empty());
+    let starts = || double.requests().iter().filter(|r| r.path == "/start_profile").count();
+    assert_eq!(starts(), 1);
+    // Then it is closed, samples are trusted again, and the rule gets its window.
+    agent
+        .shows("a capture", |s| {
+            let incidents = s["incidents"].as_array().unwrap();
+            incidents.iter().any(|i| i["rule"] == "skew" && i["capture"]["state"] == "done")
+        })
+        .await;
+    assert_eq!(starts(), 2);
+    let text = std::fs::read_to_string(dir.path().join("incidents/left/incident.json")).unwrap();
+    let record: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(record["capture"]["state"], "done", "{record:#}");
+    assert_eq!(record["files"].as_array().unwrap().len(), 2);
+}
+
+/// An incident whose first capture is kept, and whose second one an agent left open when it died.
+fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record) {
+    let desk = stage::desk(dir);
+    // The state keeps microseconds.
+    let now = Time::from_epoch_s(desk.clock.now().epoch_s());
+    let agent = desk.state.agent().clone();
+    let mut record = stage::record("i1", agent, now);
+    record.incident.capture = CaptureOutcome::Done(Captured::default());
+    let first = CapturedFile { path: "traces/a.trace.json.gz".into(), size: 5, ..CapturedFile::default() };
+    record.files = vec![first];
+    desk.bundles.create(&record, b"{}\n").unwrap();
+    record.incident.capture_again(CaptureOutcome::Open { since: now }, Some(1.4));
+    let attempt = |number: u32, badness| Attempt {
+        id: format!("i1/{number}"),
+        rule: "skew".into(),
+        target: "server".into(),
+        group: "server".into(),
+        incident: "i1".into(),
+        firing: "dp_rank=1 high".into(),
+        at: now,
+        badness,
+        over_at: None,
+        end: None,
+    };
+    let window = |number: u32| OpenWindow {
+        attempt: format!("i1/{number}"),
+        incident: "i1".into(),
+        target: "server".into(),
+        means: OpenMethod::Command { group: None },
+        sent_at: now,
+        granted: true,
+    };
+    desk.state.begin(&attempt(1, 1.4), &window(1), None).unwrap();
+    let end = AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 5, unproven: None };
+    desk.state.end("i1/1", &end).unwrap();
+    desk.state.begin(&attempt(2, 2.2), &window(2), Some(&record)).unwrap();
+    (desk, window(2), record)
+}
+
+#[tokio::test]
+async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_files_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let (desk, window, record) = second_left_open(dir.path());
+    let scratch = desk.bundles.scratch("i1", 2).unwrap();
+    std::fs::write(scratch.join("out.txt"), b"half").unwrap();
+    let still_fires = stage::record("i0", desk.state.agent().clone(), record.incident.fired_at);
+    desk.bundles.create(&still_fires, b"{}\n").unwrap();
+    let found = find(&desk).unwrap();
+    assert_eq!(found.left, [(window.clone(), record.clone())]);
+    assert!(found.told.is_empty());
+    assert_eq!(found.open, [still_fires], "it has no window, and is to be told resolved");
+    let site = stage::site("http://127.0.0.1:9");
+    let known = Some(Known { site, log: None });
+    let kept = close(desk.clone(), known, window, record, tokio_util::sync::CancellationToken::new()).await;
+    let there = desk.bundles.read("i1").unwrap();
+    assert_eq!(there, kept.record);
+    let files: Vec<&str> = there.files.iter().map(|f| f.path.as_str()).collect();
+    assert_eq!(files, ["traces/a.trace.json.gz", "traces-2/out.txt"]);
+    assert_eq!((there.incident.capture.word(), there.incident.earlier[0].capture.word()), ("failed", "done"));
+    let marks: Vec<(f64, u64)> = desk
+        .state
+        .ledger()
+        .unwrap()
+        .attempts
+        .iter()
+        .map(|a| (a.badness, a.end.as_ref().unwrap().bytes))
+        .collect();
+    assert_eq!(marks, [(1.4, 5), (2.2, 4)], "each is booked with its own bytes");
+}
+
+#[test]
+fn a_bundle_that_knows_of_the_first_capture_only_hears_how_the_second_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let (desk, window, record) = second_left_open(dir.path());
+    let end = AttemptEnd { at: desk.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven: None };
+    desk.state.end(&window.attempt, &end).unwrap();
+    let told = find(&desk).unwrap().told;
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].incident.window(), told[0].incident.capture.word()), (2, "failed"));
+    assert_eq!(desk.bundles.read("i1"), Some(told[0].clone()));
+    assert_eq!(told[0].files, record.files);
+}

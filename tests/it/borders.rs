@@ -1,0 +1,294 @@
+//! The borders between modules. The compiler keeps the two pure crates pure, since their manifests
+//! name no runtime, no HTTP and no database, and clippy keeps files, clocks and threads out of them;
+//! this test reads the paths in the source and keeps what is left: the order of the layers of `src/`,
+//! and that no two neighbouring modules need each other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use syn::visit::Visit;
+
+/// The folders of `src/`, outermost first. Code may import what stands below it in the list, never
+/// what stands above it or beside it.
+const LAYERS: &[&[&str]] =
+    &[&["cli"], &["agent"], &["serve"], &["act", "demo", "observe"], &["config"], &["http"]];
+
+/// Imports against the order that stand in the code today; each is a debt.
+const UPWARD: &[&str] = &["serve -> agent"];
+
+/// Modules that need each other today; each line is a debt.
+const CIRCLES: &[&str] = &[
+    "crates/trace/src: collective, step",
+    "crates/trace/src: judge, kind",
+    "crates/trace/src: compare, conclude, table",
+    "crates/trace/src: read::layout, read::scan",
+    "crates/core/src: signal::catalog, signal::fields",
+    "crates/core/src: capture::plan, capture::risk",
+    "crates/core/src: rule::engine, rule::group, rule::why",
+    "src: agent, serve",
+    "src: agent::capture, agent::command, agent::examine, agent::nsys",
+    "src: agent::compare, agent::load",
+    "src: config::condition, config::rule",
+    "src: demo::sglang::exports, demo::sglang::ranks",
+];
+
+/// A module within its crate, from the root down; the root itself is empty.
+type Module = Vec<String>;
+
+/// The modules of a crate, each with the paths of its own crate that its code names.
+type Crate = BTreeMap<Module, Vec<Module>>;
+
+/// Collects the paths of a file that lead through `crate`, `self` or `super`, code that only tests
+/// use left out.
+struct Paths {
+    here: Module,
+    found: Vec<Module>,
+    /// Files of modules that only tests use, by the name or path that declares them.
+    only_tests: Vec<String>,
+}
+
+impl Paths {
+    fn note(&mut self, path: &[String]) {
+        let mut from = self.here.clone();
+        let mut rest = path;
+        match path.first().map(String::as_str) {
+            Some("crate") => (from, rest) = (Module::new(), &path[1..]),
+            Some("self") => rest = &path[1..],
+            Some("super") => {
+                while rest.first().is_some_and(|s| s == "super") {
+                    from.pop();
+                    rest = &rest[1..];
+                }
+            }
+            _ => return,
+        }
+        from.extend_from_slice(rest);
+        self.found.push(from);
+    }
+
+    fn note_tree(&mut self, tree: &syn::UseTree, before: &[String]) {
+        let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
+        match tree {
+            syn::UseTree::Path(p) => self.note_tree(&p.tree, &with(&p.ident)),
+            syn::UseTree::Name(n) => self.note(&with(&n.ident)),
+            syn::UseTree::Rename(r) => self.note(&with(&r.ident)),
+            syn::UseTree::Glob(_) => self.note(before),
+            syn::UseTree::Group(g) => g.items.iter().for_each(|t| self.note_tree(t, before)),
+        }
+    }
+}
+
+fn is_test(attributes: &[syn::Attribute]) -> bool {
+    let cfg = attributes.iter().filter(|a| a.path().is_ident("cfg"));
+    cfg.filter_map(|a| a.parse_args::<syn::Path>().ok()).any(|p| p.is_ident("test"))
+}
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let path_of: Vec<String> = path.segments.iter().map(|s| s.ident.to_string()).collect();
+        self.note(&path_of);
+        syn::visit::visit_path(self, path);
+    }
+
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        if !is_test(&item.attrs) {
+            self.note_tree(&item.tree, &[]);
+        }
+    }
+
+    fn visit_item_fn(&mut self, item: &'ast syn::ItemFn) {
+        if !is_test(&item.attrs) {
+            syn::visit::visit_item_fn(self, item);
+        }
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if is_test(&item.attrs) {
+            let path = item.attrs.iter().find_map(|a| match &a.meta {
+                syn::Meta::NameValue(m) if m.path.is_ident("path") => match &m.value {
+                    syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(s), .. }) => Some(s.value()),
+                    _ => None,
+                },
+                _ => None,
+            });
+            self.only_tests.push(path.unwrap_or_else(|| item.ident.to_string()));
+            return;
+        }
+        self.here.push(item.ident.to_string());
+        syn::visit::visit_item_mod(self, item);
+        self.here.pop();
+    }
+
+    /// What stands in a macro is words, not a tree.
+    fn visit_macro(&mut self, item: &'ast syn::Macro) {
+        let words = item.tokens.to_string().replace(" ::", "::").replace(":: ", "::");
+        for path in words.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')) {
+            self.note(&path.split("::").map(str::to_owned).collect::<Vec<_>>());
+        }
+        syn::visit::visit_macro(self, item);
+    }
+}
+
+/// The source files of a crate, by module: `read/scan.rs` and `read/scan/mod.rs` are `read::scan`.
+fn files(root: &Path) -> BTreeMap<Module, PathBuf> {
+    fn walk(dir: &Path, module: &Module, out: &mut BTreeMap<Module, PathBuf>) {
+        for entry in fs::read_dir(dir).expect("the folder is readable") {
+            let path = entry.expect("the folder is readable").path();
+            let name = path.file_stem().expect("it has a name").to_string_lossy().into_owned();
+            let inside = [&module[..], std::slice::from_ref(&name)].concat();
+            if path.is_dir() {
+                walk(&path, &inside, out);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let is_folder = name == "mod" || module.is_empty() && (name == "lib" || name == "main");
+                let of = if is_folder { module.clone() } else { inside };
+                // What `main.rs` needs beside `lib.rs` is the crate's to the outside.
+                if !(module.is_empty() && name == "main") {
+                    out.insert(of, path);
+                }
+            }
+        }
+    }
+    let mut out = BTreeMap::new();
+    walk(root, &Module::new(), &mut out);
+    out
+}
+
+fn read(root: &Path) -> Crate {
+    let files = files(root);
+    let mut sources = Vec::new();
+    for (module, path) in &files {
+        sources.push((module.clone(), path.clone(), fs::read_to_string(path).expect("it is text")));
+    }
+    crate_of(sources)
+}
+
+/// The modules that are not only for tests, and the paths that each names.
+fn crate_of(sources: Vec<(Module, PathBuf, String)>) -> Crate {
+    let mut all = Crate::new();
+    let mut only_tests = BTreeSet::new();
+    for (module, file, text) in sources {
+        let source = syn::parse_file(&text).expect("the source parses");
+        let mut paths = Paths { here: module.clone(), found: Vec::new(), only_tests: Vec::new() };
+        paths.visit_file(&source);
+        for declared in &paths.only_tests {
+            // `#[path]` counts from the folder of the file that declares it.
+            let named = declared.strip_suffix(".rs");
+            let parent = file.file_stem().is_some_and(|s| s != "mod" && s != "lib") && named.is_some();
+            let above = if parent { &module[..module.len() - 1] } else { &module[..] };
+            only_tests.insert([above, &[named.unwrap_or(declared).to_owned()]].concat());
+        }
+        all.insert(module, paths.found);
+    }
+    all.retain(|module, _| !(1..=module.len()).any(|n| only_tests.contains(&module[..n])));
+    all
+}
+
+/// Which module needs which of its neighbours: `(a::b, a::c)` where something in `a::b` names
+/// something in `a::c`. A module and those within it may know each other.
+fn needs(of: &Crate) -> BTreeSet<(String, String)> {
+    let mut edges = BTreeSet::new();
+    for (module, paths) in of {
+        for path in paths {
+            let end = (0..=path.len()).rev().find(|n| of.contains_key(&path[..*n])).unwrap_or(0);
+            let path = &path[..end];
+            let common = module.iter().zip(path).take_while(|(a, b)| a == b).count();
+            if common < module.len() && common < path.len() {
+                edges.insert((module[..=common].join("::"), path[..=common].join("::")));
+            }
+        }
+    }
+    edges
+}
+
+/// Groups of modules each of which needs all the others, if only through one of them.
+fn circles(edges: &BTreeSet<(String, String)>) -> Vec<String> {
+    let reached = |from: &str| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![from.to_owned()]);
+        while let Some(at) = next.pop() {
+            let more = edges.iter().filter(|(a, _)| *a == at).map(|(_, b)| b.clone());
+            next.extend(more.filter(|b| seen.insert(b.clone())));
+        }
+        seen
+    };
+    let reach: BTreeMap<&str, BTreeSet<String>> =
+        edges.iter().map(|(a, _)| (a.as_str(), reached(a))).collect();
+    let mut found = BTreeSet::new();
+    for (module, to) in &reach {
+        let back = |other: &&String| reach.get(other.as_str()).is_some_and(|r| r.contains(*module));
+        let circle: Vec<&str> = to.iter().filter(back).map(String::as_str).collect();
+        if circle.len() > 1 {
+            found.insert(circle.join(", "));
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Imports against the order of the layers, and folders that the order does not name.
+fn upward(edges: &BTreeSet<(String, String)>) -> Vec<String> {
+    let layer = |module: &str| LAYERS.iter().position(|names| names.contains(&module));
+    let top = edges.iter().filter(|(a, _)| !a.contains("::"));
+    top.filter(|(a, b)| !matches!((layer(a), layer(b)), (Some(a), Some(b)) if a < b))
+        .map(|(a, b)| format!("{a} -> {b}"))
+        .collect()
+}
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+#[test]
+fn no_two_neighbouring_modules_need_each_other() {
+    let mut found = Vec::new();
+    for path in ["src", "crates/core/src", "crates/trace/src"] {
+        let of = read(&root(path));
+        assert!(of.len() > 5, "{path} has hardly any code: the test would hold for nothing");
+        found.extend(circles(&needs(&of)).into_iter().map(|circle| format!("{path}: {circle}")));
+    }
+    found.retain(|circle| !CIRCLES.contains(&circle.as_str()));
+    assert!(found.is_empty(), "these modules need each other:\n{}", found.join("\n"));
+}
+
+#[test]
+fn no_layer_of_the_program_imports_one_above_or_beside_it() {
+    let edges = needs(&read(&root("src")));
+    assert!(edges.contains(&("cli".into(), "agent".into())), "the imports are seen: {edges:?}");
+    let mut broken = upward(&edges);
+    broken.retain(|import| !UPWARD.contains(&import.as_str()));
+    assert!(broken.is_empty(), "these imports go up or sideways:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn circles_and_imports_against_the_order_are_seen_in_a_sample_that_has_them() {
+    let source = |module: &[&str], file: &str, text: &str| {
+        (module.iter().map(|s| (*s).to_owned()).collect(), PathBuf::from(file), text.to_owned())
+    };
+    let sample = crate_of(vec![
+        source(&[], "lib.rs", "mod act; mod agent; mod observe;"),
+        source(
+            &["act"],
+            "act.rs",
+            "use crate::{observe::tail, agent::clock}; fn f() { self::bundle::write() }",
+        ),
+        source(&["act", "bundle"], "act/bundle.rs", "use super::state::State; use super::Told;"),
+        source(
+            &["act", "state"],
+            "act/state.rs",
+            "fn f() { info!(at = super::bundle::NOW) } #[cfg(test)] #[path = \"state_tests.rs\"] mod tests;",
+        ),
+        source(&["act", "state_tests"], "act/state_tests.rs", "use crate::act::outbox;"),
+        source(
+            &["act", "outbox"],
+            "act/outbox.rs",
+            "use super::state_tests; mod inner { use super::super::state; }",
+        ),
+        source(&["agent"], "agent.rs", "use crate::act; #[cfg(test)] mod tests { use crate::cli; }"),
+        source(&["observe"], "observe.rs", "use std::fs;"),
+        source(&["cli"], "cli.rs", ""),
+    ]);
+    let edges = needs(&sample);
+    assert_eq!(circles(&edges), ["act, agent", "act::bundle, act::state"]);
+    assert_eq!(upward(&edges), ["act -> agent", "act -> observe"]);
+    assert!(edges.contains(&("act::outbox".into(), "act::state".into())), "{edges:?}");
+    assert_eq!(edges.len(), 6, "neither tests nor a parent count: {edges:?}");
+}

@@ -1,0 +1,184 @@
+//! Windows of nsys sessions, with a fake nsys that has every message that was seen.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use skewtrap::act::nsys::Nsys;
+use skewtrap_core::capture::NsysSession;
+use skewtrap_core::incident::CaptureOutcome;
+
+use crate::support::nsys::{FAKE, Wrapped, report};
+
+#[tokio::test]
+async fn the_targets_own_session_is_found_and_nobody_elses_is_touched() {
+    let mut server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    server.nsys(&["fake", "session", "7", "theirs", "Launched"]);
+    server.nsys(&["fake", "session", "8", "collecting", "Collection"]);
+    let kept = server.window("i1", NsysSession::OfTarget).await;
+    let (report, notes) = report(&kept);
+    assert_eq!(std::fs::metadata(&report).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(notes.iter().any(|n| n.contains("treat it as a secret")), "{notes:?}");
+    let (starts, stops) = (server.calls("start"), server.calls("stop"));
+    assert_eq!((starts.len(), stops.len()), (1, 1));
+    assert!(starts[0].ends_with("--force-overwrite=true --sample=none --cpuctxsw=none"), "{starts:?}");
+    let id = stops[0].strip_prefix("stop --session=").unwrap();
+    assert!(id != "7" && id != "8" && starts[0].contains(&format!("--session={id} -o /")), "{starts:?}");
+    assert!(server.calls("shutdown").is_empty() && server.calls("cancel").is_empty());
+    // A second window of the same life.
+    self::report(&server.window("i2", NsysSession::Named("mine".into())).await);
+    assert!(server.is_alive());
+}
+
+#[tokio::test]
+async fn a_server_launched_as_the_howto_says_works_though_its_first_window_ignores_the_output() {
+    let server = Wrapped::fake(&["profile", "--start-later=true", "-o", "sglang.out"]);
+    let kept = server.window("i1", NsysSession::OfTarget).await;
+    let (report, _) = report(&kept);
+    assert_eq!(report.file_name().unwrap(), "sglang.out.nsys-rep");
+    assert!(report.exists());
+}
+
+#[tokio::test]
+async fn every_trouble_with_nsys_has_its_own_message_and_stops_nothing_of_others() {
+    let mut server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    server.nsys(&["fake", "session", "8", "collecting", "Collection"]);
+    let named = |name: &str| NsysSession::Named(name.into());
+    let why = server.fails("i1", named("nobody")).await;
+    assert!(why.starts_with("nsys knows no session nobody; it has "), "{why}");
+    let why = server.fails("i2", named("collecting")).await;
+    assert!(why.contains("somebody else collects or generates there"), "{why}");
+    assert!(server.calls("start").is_empty() && server.calls("stop").is_empty());
+
+    server.fault("importer_broken", "");
+    let why = server.fails("i3", NsysSession::OfTarget).await;
+    assert!(why.contains("The importer binary") && why.contains("QdstrmImporter -i"), "{why}");
+    std::fs::remove_file(server.state("importer_broken")).unwrap();
+
+    server.fault("permission", "");
+    let why = server.fails("i4", NsysSession::OfTarget).await;
+    assert!(why.contains("Permission denied"), "{why}");
+    std::fs::remove_file(server.state("permission")).unwrap();
+
+    server.fault("start_ignored", "");
+    let stops = server.calls("stop").len();
+    let why = server.fails("i5", NsysSession::OfTarget).await;
+    assert!(why.starts_with("nsys did not begin to collect in session mine"), "{why}");
+    assert_eq!(server.calls("stop").len(), stops, "what did not begin is not stopped");
+    std::fs::remove_file(server.state("start_ignored")).unwrap();
+
+    server.fault("start_stolen", "");
+    let why = server.fails("i5b", NsysSession::OfTarget).await;
+    assert!(why.contains("which somebody else has started; it is left alone"), "{why}");
+    assert_eq!(server.calls("stop").len(), stops, "what is somebody else's is not stopped");
+    std::fs::remove_file(server.state("start_stolen")).unwrap();
+    server.nsys(&["stop", "--session=mine"]);
+
+    server.fault("stop_ignored", "");
+    let kept = server.window("i6", NsysSession::OfTarget).await;
+    assert!(kept.end.unproven.is_some_and(|why| why.contains("stop it by hand: nsys stop --session=")));
+    assert!(server.is_alive());
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_in_the_middle_of_a_report_is_named_and_what_there_is_is_kept() {
+    let mut server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    server.fault("disk_full", "");
+    let kept = server.window("i1", NsysSession::OfTarget).await;
+    let CaptureOutcome::Failed { why, captured: Some(captured) } = kept.record.incident.capture else {
+        panic!("{:?}", kept.record.incident.capture)
+    };
+    assert!(why.contains("No space left on device") && why.contains("free some space first"), "{why}");
+    assert_eq!((captured.files[0].path.as_str(), captured.files[0].whole), ("traces/window.qdstrm", false));
+    assert!(server.desk.state.open_windows().unwrap().is_empty() && server.is_alive());
+    let left: Vec<_> = std::fs::read_dir(server.desk.bundles.root()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "nothing lies beside the bundle: {left:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_the_agent_does_not_see_is_told_with_the_tmpdir_to_use() {
+    let mut server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    let theirs = server.dir.path().display().to_string();
+    // Sessions are files below TMPDIR: under another one there are none.
+    let elsewhere = server.dir.path().join("elsewhere").display().to_string();
+    server.site.nsys.environment =
+        vec![("FAKE_NSYS_STATE".into(), elsewhere.clone()), ("TMPDIR".into(), elsewhere.clone())];
+    let why = server.fails("i1", NsysSession::OfTarget).await;
+    assert!(why.contains("nsys shows the agent no session of it"), "{why}");
+    let wanted = format!(
+        "its TMPDIR is {theirs} and the agent's is {elsewhere}, so start the agent with TMPDIR={theirs}"
+    );
+    assert!(why.contains(&wanted), "{why}");
+    assert!(server.calls("start").is_empty() && server.is_alive());
+}
+
+#[tokio::test]
+async fn a_server_that_dies_in_the_middle_of_an_nsys_window_leaves_nothing_running() {
+    let server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    let (kept, ()) =
+        tokio::join!(server.window_of("i1", NsysSession::OfTarget, Duration::from_secs(2)), async {
+            while server.calls("start").is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let pid = server.site.server.port().and_then(skewtrap::observe::process::listener).unwrap();
+            Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
+        });
+    let CaptureOutcome::Failed { why, .. } = kept.record.incident.capture else {
+        panic!("it cannot be done")
+    };
+    assert!(why.starts_with("the server went away in the middle of the window"), "{why}");
+    assert_eq!(kept.end.unproven, None);
+    assert!(server.desk.state.open_windows().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_stop_that_took_nothing_is_sent_again_and_a_list_that_fails_proves_nothing() {
+    let server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    server.fault("stop_lazy", "");
+    report(&server.window("i1", NsysSession::OfTarget).await);
+    assert_eq!(server.calls("stop").len(), 2);
+    server.fault("list_broken", "");
+    let kept = server.window("i2", NsysSession::OfTarget).await;
+    let why = kept.end.unproven.unwrap();
+    assert!(
+        why.contains("its state cannot be read") && why.contains("Failed to connect to the daemon"),
+        "{why}"
+    );
+    assert_eq!(server.calls("stop").len(), 3, "what was started is stopped all the same");
+    std::fs::remove_file(server.state("list_broken")).unwrap();
+    assert!(
+        std::fs::read_to_string(server.state("sessions/").join(id_of(&server)).join("state"))
+            .unwrap()
+            .starts_with("Launched")
+    );
+}
+
+fn id_of(server: &Wrapped) -> String {
+    let mut ids = std::fs::read_dir(server.state("sessions")).unwrap().flatten();
+    ids.next().unwrap().file_name().into_string().unwrap()
+}
+
+#[tokio::test]
+async fn a_slow_generation_is_waited_for() {
+    let server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    server.fault("slow_generation", "2");
+    report(&server.window("i1", NsysSession::OfTarget).await);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_under_nsys_and_an_nsys_that_is_not_there_are_said_with_what_to_do() {
+    let mut server = Wrapped::start(Path::new("env"), &[]);
+    server.site.nsys = Nsys::new("/nonexistent/nsys");
+    let why = server.fails("i1", NsysSession::OfTarget).await;
+    assert!(why.starts_with("nsys cannot be run (/nonexistent/nsys: "), "{why}");
+    let fake = Path::new(FAKE);
+    let environment = server.site.nsys.environment.clone();
+    server.site.nsys = Nsys::new(fake);
+    server.site.nsys.environment = vec![("FAKE_NSYS_STATE".into(), server.state("").display().to_string())];
+    drop(environment);
+    let why = server.fails("i2", NsysSession::OfTarget).await;
+    assert!(why.contains("runs under no nsys session that can be proven; nsys has no session"), "{why}");
+    assert!(why.contains("nsys profile --start-later=true"), "{why}");
+}

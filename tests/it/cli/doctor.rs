@@ -1,0 +1,64 @@
+//! `skewtrap doctor` against a double: what it says of a good server, and of everything that is wrong.
+
+use std::path::Path;
+use std::process::Output;
+
+use crate::support::stage::{Stage, config};
+use skewtrap::demo::sglang::Config;
+
+const BUSY: [(u32, u32); 2] = [(9, 0), (8, 0)];
+
+async fn doctor(dir: &Path, url: &str, more: &[&str]) -> (i32, String) {
+    let at = |name: &str| dir.join(name).display().to_string();
+    let output: Output = tokio::process::Command::new(env!("CARGO_BIN_EXE_skewtrap"))
+        .args(["doctor", "--url", url, "--log", &at("server.log"), "--state-dir", &at("doctor-state")])
+        .args(more)
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+    (output.status.code().unwrap(), said)
+}
+
+#[tokio::test]
+async fn a_good_server_passes_and_its_one_step_window_brings_every_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY), dir.path()).await;
+    let base = stage.base();
+    let (code, said) = doctor(dir.path(), &stage.double.url, &["--output-dir", &base, "--take-window"]).await;
+    assert_eq!(code, 0, "{said}");
+    for wanted in
+        ["SGLang 0.5.16, dp 2", "every rank has work", "would post /start_profile", "window: 2 files"]
+    {
+        assert!(said.contains(wanted), "{wanted} is missing in\n{said}");
+    }
+    let starts = stage.double.requests().into_iter().filter(|r| r.path == "/start_profile").count();
+    assert_eq!(starts, 1);
+    assert!(stage.is_closed_and_alive().await);
+}
+
+#[tokio::test]
+async fn what_would_be_refused_is_said_with_what_mends_it_and_nothing_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { profile_v2: true, ..config(&[(0, 0), (0, 0)]) };
+    let stage = Stage::of(config, dir.path()).await;
+    let missing = dir.path().join("nowhere").display().to_string();
+    let (code, said) =
+        doctor(dir.path(), &stage.double.url, &["--output-dir", &missing, "--take-window"]).await;
+    assert_eq!(code, 1, "{said}");
+    for wanted in
+        ["no rank had work in the last 2 s", "nowhere is not there", "create it, writable by the server"]
+    {
+        assert!(said.contains(wanted), "{wanted} is missing in\n{said}");
+    }
+    assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_said_in_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let (code, said) = doctor(dir.path(), "http://127.0.0.1:9", &[]).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("http://127.0.0.1:9/server_info was not reached"), "{said}");
+    assert!(said.contains("health: nobody listens there"), "{said}");
+}

@@ -1,0 +1,358 @@
+//! The tools around rules, through the real binary.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+use skewtrap::cli::schema::Document;
+
+fn skewtrap(args: &[&str]) -> Output {
+    let mut command = Command::cargo_bin("skewtrap").expect("the binary is built");
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(args).output().expect("it runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn the_shipped_rules_pass_their_tests() {
+    let out = skewtrap(&["test", "rules"]);
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+    assert!(!text(&out.stdout).contains("FAILED"));
+}
+
+#[test]
+fn the_schemas_in_the_repository_are_those_of_the_types() {
+    for document in Document::ALL {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document.path());
+        let schema = document.schema();
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            fs::write(&path, &schema).expect("the schema can be written");
+        }
+        let kept = fs::read_to_string(&path).unwrap_or_default();
+        let advice = "the types have changed; run `UPDATE_SCHEMA=1 cargo test --test tools`";
+        assert!(kept == schema, "{}: {advice}", document.path());
+    }
+}
+
+#[test]
+fn check_tells_every_error_and_exits_with_1() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("mine.yaml");
+    fs::write(&file, "rules:\n  - name: a\n    signal: laod\n    trigger: { cv: 0.2 }\n  - naem: b\n")
+        .expect("written");
+    let out = skewtrap(&["check", &file.display().to_string()]);
+    let told = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{told}");
+    for wanted in ["mine.yaml:3:13", "did you mean `load`?", "mine.yaml:5:5", "did you mean `name`?"] {
+        assert!(told.contains(wanted), "no {wanted} in:\n{told}");
+    }
+}
+
+#[test]
+fn check_shows_where_each_setting_comes_from() {
+    let out = skewtrap(&["check", "rules/kv-usage-skew.yaml", "--effective"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let told = text(&out.stdout);
+    let origin_of = |key: &str| told.lines().find(|l| l.trim_start().starts_with(key)).map(str::to_owned);
+    assert!(origin_of("trigger.for").is_some_and(|l| l.contains("rules/kv-usage-skew.yaml:")), "{told}");
+    assert!(origin_of("severity").is_some_and(|l| l.contains("warning")), "{told}");
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("skewtrap.yaml");
+    fs::write(&file, "targets: [{ url: 'http://a:1', api_key: { env: KEY } }]\nkeep: { incidents: 9 }\n")
+        .expect("written");
+    let config = text(&skewtrap(&["check", &file.display().to_string(), "--effective"]).stdout);
+    for wanted in ["target a:1:", "api_key", "{env: KEY}", "keep.incidents", "skewtrap.yaml:2"] {
+        assert!(config.contains(wanted), "no {wanted} in:\n{config}");
+    }
+    assert!(origin_of("limits.cooldown").is_some_and(|l| l.ends_with("default")), "{told}");
+}
+
+#[test]
+fn a_test_file_with_no_expectation_or_a_missed_one_fails() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.test.yaml");
+    let run = |body: &str| {
+        fs::write(&file, body).expect("written");
+        skewtrap(&["test", &file.display().to_string()])
+    };
+    let series = "series: [{ signal: load, ranks: [20x30, 20x30] }]";
+    let none = run(&format!("rules: preset:dp-load-skew\ntests:\n  - {{ name: t, {series} }}\n"));
+    assert_eq!(none.status.code(), Some(1));
+    assert!(text(&none.stderr).contains("it tests nothing"), "{}", text(&none.stderr));
+    let missed = "expect: [{ at: 20s, state: firing, rank: { dp_rank: 1 } }]";
+    let missed = run(&format!("rules: preset:dp-load-skew\ntests:\n  - {{ name: t, {series}, {missed} }}\n"));
+    assert_eq!(missed.status.code(), Some(1));
+    assert!(
+        text(&missed.stdout).contains("at 20.0s it should be firing, but is idle"),
+        "{}",
+        text(&missed.stdout)
+    );
+}
+
+#[test]
+fn tune_varies_each_condition_of_a_rule_in_turn_with_the_others_as_they_are() {
+    let log = "tests/data/recordings/dp4/server.stamped.log.gz";
+    let args = ["tune", "--log", log, "--rules", "preset:kv-usage-skew"];
+    let told = text(&skewtrap(&args).stdout);
+    for title in [
+        "kv-usage-skew: max_over_mean(kv_usage) above its bound, the other condition as it is, over",
+        "kv-usage-skew: any_member(kv_usage) above its bound, the other condition as it is, over",
+    ] {
+        assert!(told.contains(title), "no `{title}` in:\n{told}");
+    }
+    assert_eq!(told.matches("<- the rule's").count(), 2, "{told}");
+    let json = skewtrap(&[&args[..], &["--json"]].concat());
+    let report: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    let of = |i: usize| -> Vec<u64> {
+        let tried = report["rules"][i]["tried"].as_array().expect("bounds");
+        tried.iter().map(|t| t["firings"].as_u64().expect("a count")).collect()
+    };
+    let at_own = |i: usize| {
+        let tried = report["rules"][i]["tried"].as_array().expect("bounds");
+        let own = tried.iter().find(|t| t["bound"] == report["rules"][i]["bound"]).expect("its own bound");
+        own["firings"].clone()
+    };
+    assert_eq!(at_own(0), at_own(1), "at the rule's own bounds both tables are of the same rule");
+    assert!(of(0) != of(1), "each bound matters in its own way");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_and_init_look_at_a_server() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let double = skewtrap::demo::incident::start(dir.path(), 1.0).await.expect("the double starts");
+    let url = double.url.clone();
+    let rules = dir.path().join("rules.yaml");
+    let preset = fs::read_to_string("rules/dp-attention-tokens.yaml").expect("a preset");
+    fs::write(&rules, preset).expect("written");
+    let beyond = dir.path().join("beyond.yaml");
+    let rule = |name: &str, keys: &str| format!("  - {{ name: {name}, signal: load, {keys} }}\n");
+    let of_sizes = [
+        rule("high", "trigger: { max_over_mean: 100 }"),
+        rule("either", "trigger: { any: [{ max_over_mean: 100 }, { cv: 0.5 }] }"),
+        rule("both", "trigger: { all: [{ jain: 0.2 }, { cv: 0.5 }] }"),
+        rule("stranger", "trigger: { cv: 0.5 }, only_if: 'value(load, 9) > 1'"),
+        rule("spared", "trigger: { cv: 0.5 }, only_if: 'ranks(load) < 8 || value(load, 9) > 1'"),
+        rule("alone", "within: [target, role, dp_rank], across: tp_rank, trigger: { cv: 0.5 }"),
+        rule("many", "min_members: 9, trigger: { cv: 0.5 }"),
+        rule("servers", "across: target, within: role, trigger: { cv: 0.5 }"),
+    ];
+    fs::write(&beyond, format!("rules:\n{}", of_sizes.concat())).expect("written");
+    let config = dir.path().join("skewtrap.yaml");
+    let paths = (rules.display().to_string(), config.display().to_string(), beyond.display().to_string());
+    let outputs = tokio::task::spawn_blocking(move || {
+        let (rules, config, beyond) = paths;
+        let default = skewtrap(&["check", "--against", &url, "--json"]);
+        let attention = skewtrap(&["check", &rules, "--against", &url]);
+        let sizes = skewtrap(&["check", &beyond, "--against", &url]);
+        let init = skewtrap(&["init", &url, "--out", &config]);
+        let again = skewtrap(&["init", &url, "--out", &config]);
+        let checked = skewtrap(&["check", &config, "--against", &url]);
+        (default, attention, sizes, init, again, checked)
+    });
+    let (default, attention, sizes, init, again, checked) = outputs.await.expect("the tools ran");
+
+    let report: serde_json::Value = serde_json::from_slice(&default.stdout).expect("JSON");
+    assert!(default.status.success(), "{report:#}");
+    assert!(report["rules"].as_array().expect("rules").iter().all(|r| r["could_fire"] == true), "{report:#}");
+
+    let told = text(&attention.stdout);
+    assert_eq!(attention.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("COULD NEVER FIRE") && told.contains("SGLANG_ENABLE_METRICS_DP_ATTENTION=1"),
+        "{told}"
+    );
+
+    assert_eq!(sizes.status.code(), Some(1));
+    insta::assert_snapshot!(text(&sizes.stdout));
+
+    assert!(init.status.success(), "{}", text(&init.stderr));
+    let written = fs::read_to_string(&config).expect("a configuration");
+    assert!(written.contains("preset:dp-load-skew") && written.contains("engine: sglang"), "{written}");
+    assert_eq!(again.status.code(), Some(2), "a file that is there stays");
+    assert!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
+}
+
+#[test]
+fn a_server_that_is_not_there_is_a_sentence_not_a_panic() {
+    let out = skewtrap(&["check", "--against", "http://127.0.0.1:1"]);
+    assert!(!out.status.success());
+    let told = text(&out.stderr);
+    assert!(told.contains("127.0.0.1:1") && !told.contains("panicked"), "{told}");
+}
+
+#[test]
+fn an_address_that_is_none_is_said_to_be_none_and_a_server_that_is_away_to_be_away() {
+    for command in [&["init", "foo"][..], &["check", "--against", "foo"]] {
+        let out = skewtrap(command);
+        let told = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{told}");
+        assert!(told.contains("foo is no address of a server; write it as http://127.0.0.1:30000"), "{told}");
+    }
+    let told = text(&skewtrap(&["init", "http://127.0.0.1:9"]).stderr);
+    assert!(told.contains("/server_info was not reached: Connection refused"), "{told}");
+}
+
+#[test]
+fn test_counts_the_files_that_it_could_not_run() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.test.yaml");
+    fs::write(&file, "tests:\n  - { name: a, series: [{ signal: load, ranks: [1x5, 1x5] }], expect: [] }\n")
+        .expect("written");
+    let out = skewtrap(&["test", &file.display().to_string()]);
+    let told = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{told}");
+    assert!(told.contains("the test expects nothing, so it tests nothing"), "{told}");
+    assert!(told.contains("0 tests, 0 failed, 1 files were wrong and not run"), "{told}");
+}
+
+#[test]
+fn bad_bounds_types_and_names_are_all_told_at_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("bad.yaml");
+    let rule = |keys: &str| format!("  - {{ signal: load, {keys} }}\n");
+    let rules = [
+        rule("name: a, trigger: { max_over_mean: high, for: 5 }, min_mean: lots"),
+        rule("name: b, trigger: { cv: -1 }, only_if: mean(laod) > 2"),
+        rule("name: c, trigger: { min_over_mean: 0.2 }, clear: { min_over_mean: 0.1 }"),
+        rule("name: d, trigger: { cv: 0.5, gini: 0.5 }"),
+        rule("name: d, trigger: { cv: 0.5 }"),
+    ];
+    fs::write(&file, format!("rules:\n{}", rules.concat())).expect("written");
+    let told = text(&skewtrap(&["check", &file.display().to_string()]).stderr);
+    for wanted in [
+        "expected a number, found the text \"high\"",
+        "expected a duration with its unit",
+        "expected a number, found the text \"lots\"",
+        "this bound is always exceeded: `cv` is 0 or more",
+        "unknown signal `laod`; did you mean `load`?",
+        "already holds where the trigger (0.2) fires: it would flap",
+        "two statistics in one condition",
+        "another rule is called `d`",
+    ] {
+        assert!(told.contains(wanted), "no `{wanted}` in:\n{told}");
+    }
+}
+
+#[test]
+fn several_sources_at_once_place_the_onset_where_each_alone_does() {
+    let (loads, metrics) = ("src/demo/data/loads.jsonl.gz", "tests/data/recordings/dp4/metrics.txt.gz");
+    let out = skewtrap(&["replay", "--loads", loads, "--metrics", metrics, "--json"]);
+    let lines = text(&out.stdout);
+    let firings: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).expect("JSON lines"))
+        .filter(|l: &serde_json::Value| l["state"] == "firing")
+        .collect();
+    for rule in ["dp-load-skew", "kv-usage-skew"] {
+        let firing = firings.iter().find(|f| f["rule"] == rule).expect("it fires");
+        let error = firing["onset"].as_f64().expect("a time") - 1_795_492_121.33;
+        assert!(error.abs() <= 2.0, "{rule}: {firing}");
+    }
+}
+
+#[test]
+fn tune_advises_nothing_for_a_rule_that_was_never_judged() {
+    let out =
+        skewtrap(&["tune", "--log", "tests/data/recordings/dp4/server.stamped.log.gz", "--rules", "rules"]);
+    let told = text(&out.stdout);
+    let of_experts = told.split("\n\n").find(|t| t.starts_with("expert-imbalance")).expect("it is told of");
+    assert!(of_experts.contains("never judged here") && !of_experts.contains("advised"), "{of_experts}");
+}
+
+#[test]
+fn a_folder_of_rules_may_name_receivers_of_its_configuration() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("mine.yaml");
+    let rule = "rules:\n  - name: a\n    signal: load\n    across: dp_rank\n    trigger: { cv: 0.2 }\n    notify: [oncall]\n";
+    fs::write(&file, rule).expect("written");
+    let out = skewtrap(&["check", &file.display().to_string()]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    fs::write(&file, format!("{rule}receivers: [{{ name: other, stdout: {{}} }}]\n")).expect("written");
+    let out = skewtrap(&["check", &file.display().to_string()]);
+    assert!(text(&out.stderr).contains("no receiver is called `oncall`"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn an_address_that_is_none_is_refused_before_anything_starts() {
+    for args in [
+        &["run", "--url", "127.0.0.1:30000"][..],
+        &["run", "--url", "http://127.0.0.1:99999"],
+        &["why", "--agent", "127.0.0.1:9464"],
+    ] {
+        let out = skewtrap(args);
+        let told = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {told}");
+        assert!(told.contains("write http://HOST:PORT"), "{told}");
+    }
+}
+
+#[test]
+fn a_test_that_nothing_could_fail_fails_and_says_why() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("x.test.yaml");
+    fs::write(dir.path().join("empty.log"), "").expect("written");
+    let even = "series: [{ signal: load, ranks: [20x60, 20x60] }]";
+    for (input, expect, wanted) in [
+        (
+            "recording: { log: empty.log }",
+            "never: firing",
+            "never firing proves nothing: up to 0.0s the rule was not judged (nothing of `load` arrives)",
+        ),
+        (
+            "series: [{ signal: kv_usage, ranks: [0.2x60, 0.2x60] }]",
+            "never: firing",
+            "never firing proves nothing: up to 61.0s the rule was not judged (nothing of `load` arrives)",
+        ),
+        ("series: [{ signal: load, ranks: [20x60] }]", "never: firing", "has one member (dp_rank)"),
+        (
+            even,
+            "never: firing, group: { target: b }",
+            "no group target=b ever appears: there are server role=unified",
+        ),
+        (even, "at: 20s, state: warming, group: { target: b }", "no group target=b ever appears"),
+        (
+            even,
+            "at: 20s, state: firing, rank: { dp_rank: 9 }",
+            "it should be firing, but is idle; no rank dp_rank=9 ever appears",
+        ),
+        (even, "at: 200s, never: firing", "200.0s is after the end of what arrives, which is at 61.0s"),
+        (even, "at: 200s, state: idle", "200.0s is after the end of what arrives, which is at 61.0s"),
+        (even, "at: 900000000, state: idle", "is before the beginning of what arrives"),
+    ] {
+        let test = format!(
+            "rules: preset:dp-load-skew\ntests:\n  - name: t\n    {input}\n    expect: [{{ {expect} }}]\n"
+        );
+        fs::write(&file, test).expect("written");
+        let out = skewtrap(&["test", &file.display().to_string()]);
+        let told = text(&out.stdout);
+        assert_eq!(out.status.code(), Some(1), "{input} {expect}: {told}{}", text(&out.stderr));
+        assert!(told.contains(wanted), "{input} {expect}: {told}");
+    }
+}
+
+#[test]
+fn a_preset_is_taken_wherever_a_file_of_rules_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("mine.yaml").display().to_string();
+    let beside = dir.path().join("mine.test.yaml").display().to_string();
+    fs::write(&file, "rules:\n  - preset:slow-rank\n").expect("written");
+    let series = "series: [{ signal: gen_throughput, ranks: [900x30, 900x30] }, { signal: running_reqs, ranks: [9x30, 9x30] }]";
+    fs::write(&beside, format!("tests:\n  - {{ name: t, {series}, expect: [{{ never: firing }}] }}\n"))
+        .expect("written");
+    let loads = "src/demo/data/loads.jsonl.gz";
+    for args in [
+        &["check", &file][..],
+        &["check", "preset:slow-rank"],
+        &["replay", "--loads", loads, "--rules", &file],
+        &["replay", "--loads", loads, "--rules", "preset:slow-rank"],
+        &["test", &beside],
+    ] {
+        let out = skewtrap(args);
+        assert!(out.status.success(), "{args:?}: {}{}", text(&out.stdout), text(&out.stderr));
+    }
+    let told = text(&skewtrap(&["replay", "--loads", loads, "--rules", "preset:slow"]).stderr);
+    assert!(told.contains("no shipped rule is called `slow`; did you mean `slow-rank`?"), "{told}");
+}

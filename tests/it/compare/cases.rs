@@ -1,0 +1,313 @@
+//! Generated captures with a known truth: the verdict may be right or decline, never wrong.
+//! Run with `--nocapture` for the table.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::support::traces as generator;
+use crate::support::traces::{Rank, Slow, Style, write};
+use skewtrap::agent::compare::{Request, run};
+use skewtrap_trace::verdict::{Kind, Verdict};
+
+/// What must come of a case: the kind, and the culprit's name where there is one.
+#[derive(Clone, PartialEq)]
+struct Truth(Kind, Option<String>);
+
+struct Case {
+    topic: &'static str,
+    ranks: Vec<Rank>,
+    style: Style,
+    baseline: Option<Vec<Rank>>,
+    truth: Truth,
+    /// The words that the first cause's kernel must have.
+    kernel: Option<&'static str>,
+}
+
+fn tp(n: usize) -> Vec<Rank> {
+    (0..n).map(|i| Rank::new(format!("TP-{i}"), Some(0))).collect()
+}
+
+fn dp(n: usize) -> Vec<Rank> {
+    (0..n).map(|i| Rank::new(format!("DP-{i}"), None)).collect()
+}
+
+fn case(topic: &'static str, ranks: Vec<Rank>, style: Style, truth: Truth) -> Case {
+    Case { topic, ranks, style, baseline: None, truth, kernel: None }
+}
+
+fn slow(axis: &str, i: usize) -> Truth {
+    Truth(Kind::SlowRank, Some(format!("{axis}{i}")))
+}
+
+fn uneven(axis: &str, i: usize) -> Truth {
+    Truth(Kind::UnevenWork, Some(format!("{axis}{i}")))
+}
+
+const NOTHING: Truth = Truth(Kind::NoFinding, None);
+const UNTOLD: Truth = Truth(Kind::InsufficientEvidence, None);
+
+/// Names of one collective, old and new, of every library.
+const COLLECTIVES: [&str; 6] = [
+    "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)",
+    "ncclKernel_AllReduce_RING_LL_Sum_bfloat(ncclWorkElem)",
+    "void sglang::cross_device_reduce_1stage<__nv_bfloat16, 8>(sglang::RankData*)",
+    "void deep_ep::internode_ll::combine<true, 7168, 9>(void*)",
+    "void flashinfer::trtllm_allreduce_fusion::allreduce_fusion_kernel_oneshot_lamport<x>(y)",
+    "nvshmemi_barrier_all_kernel",
+];
+
+fn tensor_parallel(out: &mut Vec<Case>) {
+    let attention = Slow { attention: 1.8, ..Slow::NONE };
+    for i in 0..8 {
+        for (n, collective) in COLLECTIVES.into_iter().enumerate() {
+            let mut ranks = tp(8);
+            ranks[i].slow = attention;
+            let (annotated, numbered) = (n % 2 == 0, n % 3 == 0);
+            let style =
+                Style { collective, annotated, numbered, seed: (i * 10 + n) as u64, ..Style::default() };
+            let kernel = Some("_fwd_grouped_kernel_stage1");
+            out.push(Case {
+                kernel,
+                ..case("TP: attention of one rank 1.8 times", ranks, style, slow("TP", i))
+            });
+        }
+        let mut ranks = tp(8);
+        ranks[i].slow = Slow::all(1.25);
+        out.push(case("TP: one rank 1.25 times in all kernels", ranks, Style::default(), slow("TP", i)));
+    }
+    for seed in 0..20 {
+        let style = Style { noise: 0.05, seed, annotated: seed % 2 == 0, ..Style::default() };
+        out.push(case("TP: even, 5 % noise", tp(8), style, NOTHING));
+    }
+    for (n, offset) in [0.0, 700.0, 1000.0, 5000.0, 12_500.0, 20_000.0].into_iter().enumerate() {
+        for shift in 0..5 {
+            let mut ranks = tp(8);
+            let i = (n + 3 * shift) % 8;
+            ranks[i].slow = attention;
+            for (j, r) in ranks.iter_mut().enumerate() {
+                r.clock_us = if j % 2 == 1 { offset } else { -offset / 3.0 };
+                r.skip = if j == (i + 1) % 8 || j == 5 { shift } else { 0 };
+            }
+            let style = Style { seed: (n * 7 + shift) as u64, annotated: shift % 2 == 1, ..Style::default() };
+            out.push(case("TP: clock offsets to 20 ms, windows shifted", ranks, style, slow("TP", i)));
+        }
+    }
+    for i in 0..8 {
+        let mut ranks = tp(8);
+        ranks[i].slow = attention;
+        ranks.remove((i + 3) % 8);
+        let style = Style { world: 8, seed: i as u64, ..Style::default() };
+        out.push(case("TP: another rank's file missing", ranks, style, slow("TP", i)));
+        let mut ranks = tp(8);
+        ranks[i].slow = attention;
+        let all = ranks.clone();
+        let style = Style { world: 8, seed: i as u64, id: "gone", ..Style::default() };
+        let _ = all;
+        // The culprit's own file is missing: simulated with it, written without it.
+        ranks[i].steps = 0;
+        ranks[i].skip = 12;
+        out.push(case("TP: the culprit's file missing", ranks, style, UNTOLD));
+    }
+}
+
+fn data_parallel(out: &mut Vec<Case>) {
+    for i in 0..4 {
+        for (n, factor) in [3.0, 6.0, 20.0].into_iter().enumerate() {
+            for annotated in [true, false] {
+                let mut ranks = dp(4);
+                ranks.iter_mut().enumerate().for_each(|(j, r)| r.batch = 6.0 + j as f64);
+                ranks[i].batch = 8.0 * factor;
+                // A window of fixed time shows fewer steps on the overloaded rank.
+                ranks.iter_mut().for_each(|r| r.steps = 30);
+                ranks[i].steps = 10;
+                let style = Style { seed: (i * 10 + n) as u64, annotated, ..Style::default() };
+                let kernel = Some("_fwd_grouped_kernel_stage1");
+                out.push(Case {
+                    kernel,
+                    ..case("DP: one rank's batch 3 to 20 times", ranks, style, uneven("DP", i))
+                });
+            }
+        }
+        for (n, f) in [1.25, 1.4, 2.0].into_iter().enumerate() {
+            let mut ranks = dp(4);
+            ranks[i].slow = Slow::all(f);
+            let style = Style { seed: (i * 10 + n) as u64, annotated: n != 1, ..Style::default() };
+            out.push(case("DP: one rank slower at equal batch", ranks, style, slow("DP", i)));
+        }
+        let mut ranks = dp(4);
+        ranks[i].context = 5.0;
+        let style = Style { seed: i as u64, ..Style::default() };
+        out.push(case("DP: one rank's contexts 5 times longer", ranks, style, uneven("DP", i)));
+        let mut ranks = dp(4);
+        ranks.iter_mut().for_each(|r| r.prefill = 0.1);
+        ranks[i].prefill = 0.6;
+        ranks.iter_mut().for_each(|r| r.steps = 20);
+        let style = Style { seed: i as u64, ..Style::default() };
+        out.push(case("DP: one rank prefills most", ranks, style, uneven("DP", i)));
+        let mut ranks = dp(4);
+        ranks[i].idle = true;
+        out.push(case(
+            "DP: one rank idle",
+            ranks,
+            Style::default(),
+            Truth(Kind::IdleTail, Some(format!("DP{i}"))),
+        ));
+        // DP attention: batches of their own, and collectives in every layer.
+        let mut ranks: Vec<Rank> =
+            (0..4).map(|j| Rank::new(format!("TP-{j}-DP-{j}-EP-{j}"), Some(0))).collect();
+        ranks[i].batch = 40.0;
+        let style = Style { seed: i as u64, moe: true, ..Style::default() };
+        out.push(case(
+            "DP attention: one rank's batch 5 times",
+            ranks,
+            style,
+            Truth(Kind::UnevenWork, Some(format!("DP{i} TP{i} EP{i}"))),
+        ));
+    }
+    for seed in 0..20 {
+        let mut ranks = dp(4);
+        let mut noise = generator::Noise::new(seed + 500);
+        ranks.iter_mut().for_each(|r| r.batch = (7.0 + 3.0 * noise.unit()).round());
+        let style = Style { noise: 0.05, seed, annotated: seed % 3 != 0, ..Style::default() };
+        out.push(case("DP: even, batches 7 to 10", ranks, style, NOTHING));
+    }
+}
+
+fn other_shapes(out: &mut Vec<Case>) {
+    for i in 0..4 {
+        let mut ranks: Vec<Rank> = (0..4).map(|j| Rank::new(format!("TP-{j}-EP-{j}"), Some(0))).collect();
+        ranks[i].slow = Slow { moe: 1.7, ..Slow::NONE };
+        let style = Style { moe: true, seed: i as u64, ..Style::default() };
+        let truth = Truth(Kind::UnevenWork, Some(format!("TP{i} EP{i}")));
+        out.push(case("EP: hot experts on one rank", ranks, style, truth));
+        // Two replicas of four ranks.
+        let grid = || -> Vec<Rank> {
+            (0..8).map(|j| Rank::new(format!("TP-{}-DP-{}", j % 4, j / 4), Some(j as u32 / 4))).collect()
+        };
+        let mut ranks = grid();
+        ranks[4 + i].slow = Slow { attention: 1.8, ..Slow::NONE };
+        let truth = Truth(Kind::SlowRank, Some(format!("DP1 TP{i}")));
+        out.push(case(
+            "DP x TP: one rank of a replica slow",
+            ranks,
+            Style { seed: i as u64, ..Style::default() },
+            truth,
+        ));
+        let mut ranks = grid();
+        (0..4).for_each(|j| ranks[j].batch = 60.0);
+        let style = Style { seed: 40 + i as u64, ..Style::default() };
+        out.push(case("DP x TP: one replica's batch larger", ranks, style, uneven("DP", 0)));
+    }
+    for seed in 0..4 {
+        for (f, truth) in [(1.3, Truth(Kind::AllSlow, None)), (1.0, NOTHING)] {
+            for make in [tp, dp] {
+                let mut ranks = make(4);
+                ranks.iter_mut().for_each(|r| r.slow = Slow::all(f));
+                let style = Style { seed, ..Style::default() };
+                let baseline = Some(make(4));
+                out.push(Case {
+                    baseline,
+                    ..case("with a baseline: all 1.3 times, or as before", ranks, style, truth.clone())
+                });
+            }
+        }
+    }
+}
+
+fn untellable(out: &mut Vec<Case>) {
+    for i in 0..4 {
+        let style = || Style { seed: i as u64, ..Style::default() };
+        let mut ranks = tp(4);
+        ranks.iter_mut().for_each(|r| r.steps = 2);
+        ranks[i].slow = Slow::all(1.5);
+        out.push(case("untellable: two steps", ranks, style(), UNTOLD));
+        // At equal batches only the dense layers are slower: neither more work nor a slow GPU.
+        let mut ranks = dp(4);
+        ranks[i].slow = Slow { gemm: 1.6, ..Slow::NONE };
+        out.push(case("untellable: DP, only dense kernels slower", ranks, style(), UNTOLD));
+        // The batch is not told, the grids are not either: all slower may be either.
+        let mut ranks = dp(4);
+        ranks[i].slow = Slow::all(1.5);
+        let blind = Style { grids: false, batch_told: false, ..style() };
+        out.push(case("untellable: DP, all slower, batches unknown", ranks, blind, UNTOLD));
+        // The host launches late; no kernel is slower.
+        let mut ranks = tp(4);
+        ranks[i].host_us = 60.0;
+        out.push(case("untellable: TP, one host launches late", ranks, style(), UNTOLD));
+        // One rank only prefills, its peers only decode.
+        let mut ranks = dp(4);
+        ranks.iter_mut().for_each(|r| r.steps = 5);
+        ranks[i].prefill = 1.0;
+        out.push(case("untellable: DP, no kind of step in common", ranks, style(), UNTOLD));
+        // Pipeline stages run different layers.
+        let mut ranks: Vec<Rank> = (0..4).map(|j| Rank::new(format!("TP-0-PP-{j}"), None)).collect();
+        ranks[i].slow = Slow::all(1.5);
+        out.push(case("untellable: pipeline stages without a baseline", ranks, style(), UNTOLD));
+    }
+}
+
+fn verdict_of(dir: &Path, c: &Case) -> Verdict {
+    let at = |name: &str| -> PathBuf {
+        let path = dir.join(name);
+        std::fs::create_dir_all(&path).expect("temporary folders can be made");
+        path
+    };
+    let now = at("now");
+    write(&now, &c.ranks, &c.style);
+    for gone in c.ranks.iter().filter(|r| r.steps == 0) {
+        std::fs::remove_file(now.join(format!("{}-{}.trace.json", c.style.id, gone.name)))
+            .expect("was written");
+    }
+    let mut request = Request { paths: vec![now], ..Request::default() };
+    if let Some(before) = &c.baseline {
+        let then = at("then");
+        write(&then, before, &Style { seed: c.style.seed + 77, ..c.style.clone() });
+        request.baseline = vec![then];
+    }
+    run(&request, &|_| {}).expect("the traces are readable").comparison.verdict
+}
+
+#[test]
+fn generated_captures_are_judged_right_or_declined_never_wrong() {
+    let mut cases = Vec::new();
+    tensor_parallel(&mut cases);
+    data_parallel(&mut cases);
+    other_shapes(&mut cases);
+    untellable(&mut cases);
+    let mut table: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for c in &cases {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let v = verdict_of(dir.path(), c);
+        let seen = Truth(v.kind, v.rank.map(|r| r.to_string()));
+        let cause = v.causes.first().map_or("", |k| k.kernel.as_str());
+        let kernel_right = c.kernel.is_none_or(|k| cause.contains(k));
+        let column = match () {
+            () if seen == c.truth && (kernel_right || v.kind == Kind::InsufficientEvidence) => 0,
+            () if v.kind == Kind::InsufficientEvidence => 2,
+            () => 1,
+        };
+        if column > 0 {
+            let what = if column == 1 { "WRONG" } else { "declined" };
+            let (kind, rank) = (c.truth.0.name(), c.truth.1.as_deref().unwrap_or("nobody"));
+            wrong.push((
+                column,
+                format!(
+                    "{what}: {} (seed {}): {kind} of {rank}, said: {} {:?}",
+                    c.topic, c.style.seed, v.sentence, v.reasons
+                ),
+            ));
+        }
+        table.entry(c.topic).or_default()[column] += 1;
+    }
+    println!("{:<52} {:>6} {:>6} {:>9}", "generated captures", "right", "wrong", "declined");
+    for (topic, [right, bad, declined]) in &table {
+        println!("{topic:<52} {right:>6} {bad:>6} {declined:>9}");
+    }
+    let sum = |i: usize| table.values().map(|t| t[i]).sum::<usize>();
+    println!("{:<52} {:>6} {:>6} {:>9}", "all", sum(0), sum(1), sum(2));
+    wrong.iter().for_each(|w| println!("{}", w.1));
+    assert!(cases.len() >= 200, "only {} cases", cases.len());
+    assert_eq!(sum(1), 0, "wrong verdicts");
+    assert!(sum(2) * 20 <= cases.len(), "{} of {} declined", sum(2), cases.len());
+}

@@ -1,0 +1,184 @@
+//! Captures of real servers, whose truth was written beside them.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use crate::support::comparison::{attention_of, check_nsight, compared, here, lost, named, skew};
+use serde_json::Value;
+use skewtrap::agent::compare::{Request, Told, run};
+use skewtrap_trace::kernel::Family;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::verdict::{Confidence, Kind};
+
+#[test]
+fn the_skewed_window_is_uneven_work_on_dp2_with_attention_first() {
+    let c = compared(&[skew()]);
+    assert_eq!(named(&c), attention_of("DP2"));
+    let v = &c.comparison.verdict;
+    assert_eq!(v.confidence, Confidence::High);
+    let lost = v.lost_ms_per_step.expect("a gap");
+    assert!((0.4..0.7).contains(&lost), "{lost}");
+    assert!(v.host_gap_ms_per_step.expect("known") > 10.0, "stands beside the gap, not in it");
+}
+
+#[test]
+fn the_window_while_the_backlog_drained_is_uneven_work_with_a_smaller_gap() {
+    let c = compared(&[here("tests/data/recordings/dp4/traces/draining")]);
+    assert_eq!(named(&c), attention_of("DP2"));
+    assert!(lost(&c) < lost(&compared(&[skew()])));
+}
+
+/// Where the words of a line end, colours left out.
+fn ends_of(line: &str) -> Vec<usize> {
+    let letters: Vec<char> = line.chars().collect();
+    (1..=letters.len())
+        .filter(|i| letters[i - 1] != ' ' && letters.get(*i).is_none_or(|c| *c == ' '))
+        .collect()
+}
+
+#[test]
+fn every_heading_of_the_screen_stands_over_a_column_of_its_own() {
+    for baseline in [vec![], vec![here("tests/data/recordings/dp4/traces/prefixed")]] {
+        let request = Request {
+            paths: vec![here("tests/data/recordings/dp4/traces/draining")],
+            baseline,
+            ..Request::default()
+        };
+        let compared = run(&request, &|_| ()).expect("comparable");
+        let mut screen = Vec::new();
+        skewtrap_trace::report::terminal::write(
+            &mut anstream::StripStream::new(&mut screen),
+            &compared.comparison,
+        )
+        .expect("into memory");
+        let screen = String::from_utf8(screen).expect("text");
+        let mut lines = screen.lines().skip_while(|l| !l.starts_with("rank ")).take_while(|l| !l.is_empty());
+        // `host gap` is of two words.
+        let heading = ends_of(&lines.next().expect("a heading").replace("host gap", "host-gap"));
+        for row in lines.filter(|l| l.starts_with("DP")) {
+            let row = ends_of(row);
+            assert_eq!(row.len(), heading.len(), "{screen}");
+            assert_eq!(row[1..row.len() - 1], heading[1..heading.len() - 1], "{screen}");
+        }
+    }
+}
+
+#[test]
+fn five_prefixed_steps_are_enough_for_a_careful_verdict() {
+    let c = compared(&[here("tests/data/recordings/dp4/traces/prefixed")]);
+    assert_eq!(named(&c), attention_of("DP2"));
+    assert!(c.comparison.verdict.confidence < Confidence::High);
+}
+
+#[test]
+fn stages_of_one_step_are_declined() {
+    let by_stage = compared(&[here("tests/data/recordings/dp4/traces/by-stage")]);
+    assert_eq!(by_stage.comparison.verdict.kind, Kind::InsufficientEvidence);
+}
+
+#[test]
+fn an_nsight_window_of_fixed_time_blames_the_process_with_the_fewest_kernels() {
+    check_nsight(here("tests/data/recordings/nsight/dp4-skew-to-dp1.sqlite.gz"));
+}
+
+#[test]
+fn a_report_is_exported_by_the_nsys_on_the_path_where_nobody_else_can_read_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let recording = here("tests/data/recordings/nsight/dp4-skew-to-dp1.sqlite.gz");
+    let script = format!(
+        "#!/bin/sh\nwhile [ \"$1\" != -o ]; do shift; done\nstat -c %a \"$(dirname \"$2\")\" >'{0}/mode'\ngzip -dc '{1}' >\"$2\"\n",
+        dir.path().display(),
+        recording.display()
+    );
+    let nsys = dir.path().join("nsys");
+    fs::write(&nsys, script).expect("writable");
+    fs::set_permissions(&nsys, fs::Permissions::from_mode(0o755)).expect("set");
+    let (report, temp) = (dir.path().join("window.1.nsys-rep"), dir.path().join("tmp"));
+    fs::write(&report, "a report").expect("writable");
+    fs::create_dir(&temp).expect("made");
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
+    let out = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
+        .args(["compare", "--json", "--rank", "743=dp1"])
+        .arg(&report)
+        .env("PATH", path)
+        .env("TMPDIR", &temp)
+        .output()
+        .expect("it runs");
+    let doc: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(
+        (&doc["verdict"]["kind"], &doc["verdict"]["rank"]["dp_rank"]),
+        (&"uneven_work".into(), &1.into())
+    );
+    assert_eq!(fs::read_to_string(dir.path().join("mode")).expect("nsys ran").trim(), "700");
+    assert_eq!(fs::read_dir(&temp).expect("is there").count(), 0, "the export is removed");
+}
+
+#[test]
+fn a_process_that_the_user_names_is_still_compared_with_those_he_did_not() {
+    let pids = [(743, Rank::dp(1)), (9, Rank::dp(2))].into_iter().collect();
+    let told = Told { pids, ..Told::default() };
+    let paths = vec![here("tests/data/recordings/nsight/dp4-skew-to-dp1.sqlite.gz")];
+    let c = run(&Request { paths, told, ..Request::default() }, &|_| {}).expect("it compares");
+    assert_eq!(named(&c), attention_of("DP1"));
+    let reasons = c.comparison.verdict.reasons.join("; ");
+    assert!(!reasons.contains("with two ranks"), "{reasons}");
+    assert!(c.comparison.notes.iter().any(|n| n.contains("no process 9")), "{:?}", c.comparison.notes);
+}
+
+#[test]
+fn what_the_user_tells_of_ranks_and_fits_nothing_is_said() {
+    let told = Told { files: vec![("nodeB".into(), Rank::dp(1))], ..Told::default() };
+    let regex = regex::Regex::new("worker([0-9]+)").expect("valid");
+    let request = Request { paths: vec![skew()], told, rank_regex: Some(regex), ..Request::default() };
+    let notes = run(&request, &|_| {}).expect("it compares").comparison.notes.join("; ");
+    assert!(notes.contains("no file has nodeB in its name"), "{notes}");
+    assert!(notes.contains("worker([0-9]+) finds a rank in no file name"), "{notes}");
+}
+
+#[test]
+fn four_processes_of_which_the_third_runs_three_times_the_products() {
+    let c = compared(&[here("tests/data/recordings/nsight/four-processes.sqlite.gz")]);
+    let (kind, rank, family, _) = named(&c);
+    assert_eq!((kind, rank.as_deref(), family), (Kind::UnevenWork, Some("process 450"), Some(Family::Gemm)));
+}
+
+#[test]
+fn a_manifest_tells_the_ranks_of_processes_and_files() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let from = here("tests/data/recordings/nsight/dp4-skew-to-dp1.sqlite.gz");
+    fs::copy(from, dir.path().join("w.sqlite.gz")).expect("copied");
+    fs::write(dir.path().join("incident.json"), r#"{"processes": {"742": {"dp_rank": 0}, "743": {"dp_rank": 1}, "744": {"dp_rank": 2}, "745": {"dp_rank": 3}}}"#)
+        .expect("written");
+    assert_eq!(named(&compared(&[dir.path().to_owned()])), attention_of("DP1"));
+}
+
+#[test]
+fn every_byte_of_a_verdict_is_the_same_again() {
+    let json = || {
+        let mut out = Vec::new();
+        skewtrap_trace::report::json::write(&mut out, &compared(&[skew()]).comparison).expect("writes");
+        out
+    };
+    assert_eq!(json(), json());
+}
+
+#[test]
+fn the_json_keeps_the_names_that_scripts_rely_on() {
+    let c = compared(&[skew()]);
+    let mut out = Vec::new();
+    skewtrap_trace::report::json::write(&mut out, &c.comparison).expect("writes");
+    let text = String::from_utf8(out).expect("utf-8");
+    assert!(text.trim_start_matches(['{', '\n', ' ']).starts_with("\"verdict\""), "the verdict comes first");
+    let doc: Value = serde_json::from_str(&text).expect("JSON");
+    let v = &doc["verdict"];
+    assert_eq!(v["rank"]["dp_rank"], 2);
+    assert_eq!((&v["kind"], &v["confidence"]), (&"uneven_work".into(), &"high".into()));
+    for key in ["lost_ms_per_step", "host_gap_ms_per_step"] {
+        assert!(v[key].is_number(), "{key}");
+    }
+    for key in ["family", "kernel", "share"] {
+        assert!(!v["causes"][0][key].is_null(), "{key}");
+    }
+    assert_eq!(doc["ranks"].as_array().map(Vec::len), Some(4));
+}

@@ -1,0 +1,56 @@
+//! Tests of the whole that need nothing but Rust and the programs of any Linux: the binary, its agent
+//! and its parts against doubles of the servers. What wants other programs is in `tests/peers`.
+//!
+//! It is one binary because each one links the whole program again.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+mod borders;
+mod deploy;
+mod manual;
+mod tail;
+
+mod agent {
+    mod access;
+    mod api;
+    mod crash;
+    mod escalation;
+    mod notify;
+    mod recovery;
+    mod reload;
+    mod silence;
+}
+
+mod capture {
+    mod disk;
+    mod fake_nsys;
+    mod governor;
+    mod http;
+    mod nsys;
+    mod vllm;
+}
+
+mod cli {
+    mod doctor;
+    mod replay;
+    mod tools;
+}
+
+mod compare {
+    mod cases;
+    mod input;
+    mod perfetto;
+    mod recordings;
+}
+
+mod double {
+    mod sglang;
+    mod shell;
+    mod vllm;
+}
+
+mod watch {
+    mod escalation;
+    mod incident;
+}

@@ -1,0 +1,79 @@
+//! The real binary in a folder of its own, what it says, and what it answers.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+/// The program, at home in `dir` and with nothing of the test's own environment that matters to it.
+pub fn skewtrap(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_skewtrap"));
+    command.current_dir(dir).env("NO_COLOR", "1").env("HOME", dir).stdin(Stdio::null());
+    for name in ["STATE_DIRECTORY", "XDG_STATE_HOME", "SKEWTRAP_TOKEN", "SKEWTRAP_AGENT", "SKEWTRAP_LOG"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// An agent beside an empty log, and what it says.
+pub struct Agent {
+    process: Child,
+    said: Receiver<String>,
+}
+
+impl Agent {
+    pub fn start(dir: &Path, arguments: &[&str]) -> Self {
+        fs::write(dir.join("server.log"), "").expect("written");
+        let mut process = skewtrap(dir)
+            .arg("run")
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let stderr = BufReader::new(process.stderr.take().expect("a pipe"));
+        let (tx, said) = channel();
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| tx.send(line)));
+        Self { process, said }
+    }
+
+    /// What it says up to a line that holds `words`, that line included.
+    pub fn until(&mut self, words: &str) -> Vec<String> {
+        let mut heard = Vec::new();
+        loop {
+            let line = self.said.recv_timeout(Duration::from_secs(60));
+            let line = line.unwrap_or_else(|_| panic!("it never said `{words}`, only {heard:#?}"));
+            let is_it = line.contains(words);
+            heard.push(line);
+            if is_it {
+                return heard;
+            }
+        }
+    }
+
+    /// What stands behind `words` in the first line that holds them.
+    pub fn behind(&mut self, words: &str) -> String {
+        let heard = self.until(words);
+        heard.last().and_then(|line| line.split_once(words)).expect("it holds them").1.to_owned()
+    }
+}
+
+/// Sends a request as it is written to `http://ADDRESS`; the whole answer.
+pub fn answer_to(url: &str, request: &str) -> String {
+    let mut stream = TcpStream::connect(url.trim().trim_start_matches("http://")).expect("it listens");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,148 @@
+//! The agent's API without an agent behind it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use skewtrap::act::notify::Secret;
+use skewtrap::act::notify::client::client;
+use skewtrap::agent::clock::wall_time;
+use skewtrap::serve::metrics::Metrics;
+use skewtrap::serve::{Answer, ApiContext, Ask, Command, ServeConfig, Server};
+use skewtrap_core::message::sample;
+use skewtrap_core::signal::source::SourceState;
+use skewtrap_core::status::{RankStatus, RuleStatus, SignalStatus, SourceStatus, Status, TargetStatus};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// An agent without a core: it publishes what the test says and keeps what it is asked.
+pub struct Agent {
+    pub api: SocketAddr,
+    pub probes: Option<SocketAddr>,
+    pub status: watch::Sender<Arc<Status>>,
+    pub asked: Arc<Mutex<Vec<Ask>>>,
+    pub dir: tempfile::TempDir,
+    pub cancel: CancellationToken,
+    pub http: reqwest::Client,
+}
+
+pub fn config(dir: &Path) -> ServeConfig {
+    ServeConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
+        token: Some(Secret::new("t0ken")),
+        hosts: Vec::new(),
+        incident_dir: dir.join("incidents"),
+    }
+}
+
+pub fn doors(status: watch::Receiver<Arc<Status>>, commands: mpsc::Sender<Command>) -> ApiContext {
+    ApiContext { status, commands, metrics: Arc::new(Metrics::default()) }
+}
+
+impl Agent {
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut ServeConfig)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        change(&mut config);
+        std::fs::create_dir_all(&config.incident_dir).unwrap();
+        let (status, shown) = watch::channel(Arc::new(status()));
+        let (commands, mut incoming) = mpsc::channel::<Command>(16);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let kept = asked.clone();
+        tokio::spawn(async move {
+            while let Some(command) = incoming.recv().await {
+                let answer = answer_to(&command.ask);
+                kept.lock().unwrap().push(command.ask);
+                let _ = command.answer.send(answer);
+            }
+        });
+        let server = Server::bind(&config, doors(shown, commands)).await.0;
+        let (api, probes) = (server.address().unwrap(), server.metrics_address());
+        let cancel = CancellationToken::new();
+        tokio::spawn(server.run(cancel.clone()));
+        Self { api, probes, status, asked, dir, cancel, http: client(None).unwrap() }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.api)
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        let response = self.http.get(self.url(path)).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap_or_default())
+    }
+
+    pub async fn post(&self, path: &str, token: &str, body: Value) -> (u16, Value) {
+        let request = self.http.post(self.url(path)).header("authorization", format!("Bearer {token}"));
+        let response = request.json(&body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap_or_default())
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+pub fn answer_to(ask: &Ask) -> Answer {
+    match ask {
+        Ask::Capture(request) if request.target.as_deref() == Some("gone") => {
+            Answer::Missing { why: "there is no target named gone".into() }
+        }
+        Ask::Capture(request) if request.reason.as_deref() == Some("again") => {
+            Answer::Refused { why: "a window was open 12 s ago; the next may open in 588 s".into() }
+        }
+        Ask::Capture(_) => {
+            Answer::Done { said: "a window opens".into(), incident: Some("20261124T1-manual".into()) }
+        }
+        _ => Answer::Done { said: "done".into(), incident: None },
+    }
+}
+
+pub fn status() -> Status {
+    let at = wall_time();
+    let rank = |i: u16, value: f64| RankStatus {
+        rank: skewtrap_trace::rank::Rank::dp(i).labels(),
+        signals: [("load".into(), SignalStatus { value, at, stale: i == 1, source: "loads".into() })].into(),
+    };
+    let source = SourceStatus {
+        kind: "loads".into(),
+        place: "http://10.0.0.7:30000/v1/loads".into(),
+        state: SourceState::Ok,
+        problem: None,
+        last: Some(at),
+        lag_s: Some(0.01),
+        samples: 7,
+        dropped: 0,
+    };
+    Status {
+        version: "0.1.0".into(),
+        started: at,
+        at,
+        targets: vec![TargetStatus {
+            name: "server".into(),
+            url: "http://10.0.0.7:30000".into(),
+            sources: vec![source],
+            ranks: vec![rank(0, 9.0), rank(1, 0.0)],
+            ..TargetStatus::default()
+        }],
+        rules: vec![RuleStatus {
+            name: "dp-load-skew".into(),
+            about: None,
+            severity: skewtrap_core::rule::Severity::Warning,
+            capture: "http, 10 steps".into(),
+            groups: Vec::new(),
+            last_evaluated: Some(at),
+            silenced_until: None,
+        }],
+        incidents: vec![sample(at)],
+        ..Status::default()
+    }
+}

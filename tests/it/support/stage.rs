@@ -1,0 +1,340 @@
+//! A double behind a real port, and everything that a capture of it needs.
+
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skewtrap::act::bundle::Bundles;
+use skewtrap::act::nsys::Nsys;
+use skewtrap::act::state::State;
+use skewtrap::agent::capture::{CaptureStore, StoredCapture, take};
+use skewtrap::agent::clock::Clock;
+use skewtrap::agent::cost::Meter;
+use skewtrap::agent::window::{Links, Status, TargetHandle, WindowSignal};
+use skewtrap::demo::ServerKind;
+use skewtrap::demo::load::LoadTrack;
+use skewtrap::demo::sglang::{Config, Version, World};
+use skewtrap::demo::shell::{self, RunningDouble};
+use skewtrap::http::{Server, client};
+use skewtrap::observe;
+use skewtrap_core::capture::Limits;
+use skewtrap_core::capture::admit::{CapturePlan, Policy, admit};
+use skewtrap_core::capture::captured::Captured;
+use skewtrap_core::capture::facts::{Answered, Facts, Folder};
+use skewtrap_core::capture::governor::{Budget, CaptureRequest};
+use skewtrap_core::capture::line::ProfileLine;
+use skewtrap_core::capture::path_map::PathMap;
+use skewtrap_core::capture::refusal::Refusal;
+use skewtrap_core::capture::stall::Habits;
+use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::capture::{CaptureSpec, HttpWindow};
+use skewtrap_core::finding::Finding;
+use skewtrap_core::finding::Side;
+use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
+use skewtrap_core::signal::log_line::Says;
+use skewtrap_core::signal::log_reader::{Arrival, LogReader};
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The double's time runs this much faster than the agent's.
+pub const SPEED: f64 = 5.0;
+
+pub fn begin() -> Time {
+    Time::from_epoch_s(1_795_492_100.0)
+}
+
+/// A healthy SGLang 0.5.16 whose ranks have `(running, waiting)` requests.
+pub fn config(load: &[(u32, u32)]) -> Config {
+    let track = LoadTrack::constant(begin(), load);
+    Config {
+        health_takes: Duration::from_millis(50),
+        ..Config::new(Version::V0_5_16, load.len() as u16, track)
+    }
+}
+
+/// A process that ends with the test.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A receiver of webhooks that answers with `take`; its URL.
+pub async fn hook(take: axum::routing::MethodRouter) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let app = axum::Router::new().route("/hook", take);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+/// The ranks' `(running, waiting)` requests from now on.
+pub fn set_load(double: &RunningDouble, ranks: [(u32, u32); 2]) {
+    double.change(move |engine, _| {
+        if let ServerKind::Sglang(world) = engine {
+            world.set_load(&ranks);
+        }
+        Vec::new()
+    });
+}
+
+/// A capture that must be done.
+pub fn done(outcome: &CaptureOutcome) -> &Captured {
+    match outcome {
+        CaptureOutcome::Done(captured) => captured,
+        other => panic!("the capture is not done: {other:?}"),
+    }
+}
+
+/// One that must have failed: why, and what it brought.
+pub fn failed(outcome: &CaptureOutcome) -> (&str, Option<&Captured>) {
+    match outcome {
+        CaptureOutcome::Failed { why, captured } => (why, captured.as_ref()),
+        other => panic!("the capture has not failed: {other:?}"),
+    }
+}
+
+pub struct Stage {
+    pub double: RunningDouble,
+    pub dir: PathBuf,
+    pub desk: CaptureStore,
+    pub site: TargetHandle,
+    pub sees_log: bool,
+}
+
+pub async fn play(engine: impl Into<ServerKind>, dir: &Path) -> RunningDouble {
+    let stage =
+        shell::Stage { begin: begin(), speed: SPEED, log_path: dir.join("server.log"), port: 0, end: None };
+    shell::start(engine, stage).await.unwrap()
+}
+
+pub fn desk(dir: &Path) -> CaptureStore {
+    let state = State::open(&dir.join("state")).unwrap();
+    let bundles = Bundles::open(&dir.join("incidents"), state.agent().clone()).unwrap();
+    CaptureStore { state, bundles, clock: Clock::start() }
+}
+
+pub fn site(url: &str) -> TargetHandle {
+    TargetHandle {
+        server: Server::new(client::unpooled(None).unwrap(), url, None, None),
+        target: "server".into(),
+        paths: PathMap::default(),
+        default_dir: None,
+        sees_log: true,
+        nsys: Nsys::new("nsys"),
+    }
+}
+
+impl Stage {
+    pub async fn of(config: Config, dir: &Path) -> Self {
+        std::fs::create_dir_all(dir.join("profiles")).unwrap();
+        let double = play(World::new(config, begin()), dir).await;
+        let (desk, site) = (desk(dir), site(&double.url));
+        Self { double, dir: dir.to_owned(), desk, site, sees_log: true }
+    }
+
+    /// BASE, as the server sees it; here both see the same.
+    pub fn base(&self) -> String {
+        self.dir.join("profiles").display().to_string()
+    }
+
+    pub async fn facts(&self, busy: &[u16]) -> Facts {
+        let info = observe::server::facts(&self.site.server, busy.len() as u16).await.unwrap();
+        let now = self.desk.clock.now();
+        let mut facts = Facts { server: Some(info), sees_log: self.sees_log, ..Facts::default() };
+        facts.health.answered(Answered::Well(Duration::from_millis(50)), now);
+        let seen = observe::artifact::room(Path::new(&self.base()));
+        facts.folder_seen(Folder { server_path: self.base(), seen, at: now });
+        facts.ranks_at = Some(now);
+        busy.iter().for_each(|dp| facts.rank_seen(Rank::dp(*dp), true, now));
+        facts
+    }
+
+    pub async fn grant(
+        &self,
+        spec: CaptureSpec,
+        busy: &[u16],
+        incident: &str,
+    ) -> Result<CapturePlan, Refusal> {
+        let limits = Limits { cooldown: Duration::ZERO, captures: 100, per: Duration::from_secs(86_400) };
+        let wish = CaptureRequest {
+            rule: "dp-load-skew",
+            limits: &limits,
+            target: "server",
+            group: "server",
+            incident,
+            firing: "dp_rank=1 high",
+            may_carry_on: false,
+            badness: 2.0,
+        };
+        let policy = Policy {
+            budget: Budget {
+                windows: 1000,
+                stalled: Duration::from_secs(10_000),
+                bytes: u64::MAX,
+                ..Budget::default()
+            },
+            min_free: 0,
+            output_dir: Some(self.base()),
+            watch_only: false,
+            bundles: None,
+        };
+        let facts = self.facts(busy).await;
+        let ledger = self.desk.state.ledger().unwrap();
+        admit(&spec, &wish, &ledger, &facts, &policy, self.desk.clock.now()).map(|g| g.expect("it captures"))
+    }
+
+    /// Takes a window as the agent would, with the log followed.
+    pub async fn capture(&self, spec: HttpWindow, busy: &[u16]) -> StoredCapture {
+        let grant = self.grant(CaptureSpec::Http(spec), busy, "i1").await.unwrap();
+        self.take(&grant, CancellationToken::new()).await
+    }
+
+    pub async fn take(&self, grant: &CapturePlan, cancel: CancellationToken) -> StoredCapture {
+        let log = self.sees_log.then(|| self.double.log_path.clone());
+        let (links, _status) = links(log, &self.desk, cancel);
+        let record = record(&grant.attempt.incident, self.desk.state.agent().clone(), self.desk.clock.now());
+        take(&self.desk, &self.site, grant, record, std::future::ready(b"{}\n".to_vec()), links)
+            .await
+            .unwrap()
+    }
+
+    pub fn stops(&self) -> usize {
+        self.double.requests().iter().filter(|r| r.path == "/stop_profile").count()
+    }
+
+    /// Asks the world behind the port.
+    pub async fn ask<T: Send + 'static>(&self, question: impl FnOnce(&mut World) -> T + Send + 'static) -> T {
+        let (answer, waits) = tokio::sync::oneshot::channel();
+        self.double.change(move |engine, _| {
+            if let ServerKind::Sglang(world) = engine {
+                let _ = answer.send(question(world));
+            }
+            Vec::new()
+        });
+        waits.await.expect("the double answers")
+    }
+
+    pub async fn is_closed_and_alive(&self) -> bool {
+        self.ask(|world| world.is_up() && world.open_windows().is_empty()).await
+    }
+}
+
+/// Links of a window; with a log, its profiling lines are heard.
+pub fn links(
+    log: Option<PathBuf>,
+    desk: &CaptureStore,
+    cancel: CancellationToken,
+) -> (Links, watch::Receiver<Status>) {
+    let (tell, heard) = mpsc::channel(1024);
+    let from = desk.clock.now();
+    let (status, shown) =
+        watch::channel(Status { phase: WindowPhase::Starting, blind: Distrust::opened(from) });
+    if let Some(log) = log {
+        let skip = std::fs::metadata(&log).map_or(0, |m| m.len());
+        tokio::spawn(follow(log, skip as usize, tell));
+    }
+    let meter = Meter::new(desk.clock, Duration::from_millis(50), Habits::new());
+    (Links { heard, status, meter, cancel }, shown)
+}
+
+async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<WindowSignal>) {
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    let mut reader = LogReader::new(jiff::tz::TimeZone::UTC);
+    loop {
+        tick.tick().await;
+        let bytes = std::fs::read(&log).unwrap_or_default();
+        let new = &bytes[read.min(bytes.len())..];
+        let Some(end) = new.iter().rposition(|b| *b == b'\n') else { continue };
+        for line in new[..end].split(|b| *b == b'\n') {
+            let line = reader.read(line, Arrival::Recorded).line;
+            let heard = match &line.says {
+                Says::Profile(profile) => {
+                    WindowSignal::Line { rank: line.rank, line: ProfileLine::from(&**profile) }
+                }
+                Says::Fatal(words) => WindowSignal::Gone(String::from_utf8_lossy(words).into_owned()),
+                _ => continue,
+            };
+            if tell.send(heard).await.is_err() {
+                return;
+            }
+        }
+        read += end + 1;
+    }
+}
+
+pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
+    let finding = Finding {
+        onset: now,
+        onset_error_s: 0.5,
+        rank: Rank::dp(1).labels(),
+        side: Side::High,
+        statistic: "max_over_mean".into(),
+        signal: "load".into(),
+        value: 2.1,
+        bound: 1.5,
+        members: Vec::new(),
+        evidence: None,
+        shown_by: None,
+    };
+    let incident = Incident::new(id.into(), "dp-load-skew".into(), "server".into(), now, finding);
+    Record::new(agent, incident)
+}
+
+/// A window whose deadline is a second.
+pub fn short() -> HttpWindow {
+    HttpWindow { deadline: Duration::from_secs(1), ..HttpWindow::default() }
+}
+
+/// A file system of so many bytes, mounted over a folder as long as this lives.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None`, said loudly, where this user may not mount.
+    pub fn over(folder: &Path, bytes: u64) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let size = format!("size={bytes},mode=0777");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &size, "tmpfs"])
+            .arg(folder)
+            .stderr(std::process::Stdio::null())
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(folder.to_owned()));
+        }
+        eprintln!("SKIPPED: a disk that is full (no tmpfs can be mounted here)");
+        None
+    }
+
+    /// Writes until nothing more fits.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut file, &[0; 512]).is_ok() {}
+    }
+}
+
+impl SmallDisk {
+    /// From now on nothing on it can be changed or deleted.
+    pub fn read_only(&self) {
+        let mut mount = std::process::Command::new("mount");
+        assert!(mount.args(["-o", "remount,ro"]).arg(&self.0).status().unwrap().success());
+    }
+
+    /// A folder above it was renamed.
+    pub fn is_now_at(&mut self, folder: PathBuf) {
+        self.0 = folder;
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: the test's own files in it are still open.
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

@@ -1,0 +1,250 @@
+//! A core, what happens to it, and what it does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use serde_json::json;
+use skewtrap::config::capture::default_http;
+use skewtrap::config::rules;
+use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::capture::admit::{CapturePlan, Policy};
+use skewtrap_core::capture::captured::{Captured, CapturedFile, Quality};
+use skewtrap_core::capture::facts::{Answered, ServerFacts};
+use skewtrap_core::capture::governor::{AttemptEnd, Ledger};
+use skewtrap_core::capture::window::WindowPhase;
+use skewtrap_core::incident::{CaptureOutcome, Incident, VerdictNote};
+use skewtrap_core::message::{Message, Origin, Update};
+use skewtrap_core::rule::Rule;
+use skewtrap_core::signal::catalog::Catalog;
+use skewtrap_core::signal::log_reader::Arrival;
+use skewtrap_core::signal::observation::{Observation, SourceId};
+use skewtrap_core::signal::sample::{Source, TargetId};
+use skewtrap_core::signal::source::WatchedSource;
+use skewtrap_core::watch::{
+    Effect, Event, ManualRequest, Mode, ServerFact, Setup, Watch, WatchedTarget, WindowNews,
+};
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
+
+pub const RULE: &str = "rules:\n  - { name: skew, signal: load, trigger: { max_over_mean: 1.2, for: 0s }, clear: { max_over_mean: 1.1, for: 1s } }\n";
+
+pub fn at(s: f64) -> Time {
+    Time::from_epoch_s(1_795_492_000.0 + s)
+}
+
+pub struct Play {
+    pub watch: Watch,
+    pub starts: usize,
+    pub refusals: usize,
+    pub cleared: usize,
+    /// The words of the states that the rule went through.
+    pub states: Vec<&'static str>,
+    /// What people were told, in order, ...
+    pub told: Vec<Update>,
+    /// ... and the ids of the messages.
+    pub ids: Vec<String>,
+    /// The windows that were started.
+    pub grants: Vec<CapturePlan>,
+    /// Who is told of them, as their records keep it.
+    pub receivers: Vec<Arc<str>>,
+    /// Why wishes were refused.
+    pub reasons: Vec<&'static str>,
+    /// Firings that were seen to end.
+    pub over: usize,
+    pub fired: Option<Incident>,
+}
+
+/// These rules, or the shipped ones, and the signals that they may name.
+pub fn loaded(text: Option<&str>) -> (Vec<Rule>, Arc<Catalog>) {
+    let catalog = Arc::new(Catalog::default());
+    let capture = CaptureSpec::Http(default_http());
+    let loaded = match text {
+        Some(text) => rules::load([("rule", text)], &catalog, &capture),
+        None => rules::shipped(&catalog, &capture),
+    };
+    assert!(loaded.is_ok(), "{:?}", loaded.diagnostics);
+    (loaded.rules.into_iter().map(|c| c.rule).collect(), catalog)
+}
+
+/// A core with these rules, or the shipped ones.
+pub fn core(text: Option<&str>, mode: Mode, now: Time) -> Watch {
+    core_of(text, mode, Policy::default(), Ledger::default(), now)
+}
+
+/// One that may cost so much, after these attempts.
+pub fn core_of(text: Option<&str>, mode: Mode, policy: Policy, ledger: Ledger, now: Time) -> Watch {
+    let (rules, catalog) = loaded(text);
+    let name: Arc<str> = "server".into();
+    let setup = Setup {
+        rules,
+        catalog,
+        patterns: Vec::new(),
+        sources: vec![WatchedSource {
+            id: SourceId(0),
+            target: TargetId(0),
+            kind: Source::Loads,
+            name: "loads".into(),
+        }],
+        targets: vec![WatchedTarget { name: name.clone(), role: None, group: name, sees_log: true }],
+        policy,
+        ledger,
+        zone: TimeZone::UTC,
+        mode,
+    };
+    Watch::new(setup, now)
+}
+
+/// What `/v1/loads` of a server with two ranks says.
+pub fn loads(at: Time, loads: [u32; 2]) -> Observation {
+    let rank = |dp: usize| json!({"timestamp": at.epoch_s(), "dp_rank": dp, "num_running_reqs": loads[dp], "num_waiting_reqs": 0});
+    let body = json!({"version": "0.5.16", "loads": [rank(0), rank(1)]}).to_string().into_bytes();
+    Observation::Loads { target: TargetId(0), source: SourceId(0), body, at }
+}
+
+impl Play {
+    pub fn new() -> Self {
+        Self::of(core(Some(RULE), Mode::Live, at(0.0)))
+    }
+
+    pub fn of(watch: Watch) -> Self {
+        Self {
+            watch,
+            starts: 0,
+            refusals: 0,
+            cleared: 0,
+            states: Vec::new(),
+            told: Vec::new(),
+            ids: Vec::new(),
+            grants: Vec::new(),
+            receivers: Vec::new(),
+            reasons: Vec::new(),
+            over: 0,
+            fired: None,
+        }
+    }
+
+    pub fn tell(&mut self, event: Event, now: f64) {
+        let mut effects = Vec::new();
+        self.watch.handle(event, at(now), &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Start { grant, receivers, .. } => {
+                    self.receivers.extend(receivers);
+                    self.starts += 1;
+                    self.grants.push(*grant);
+                }
+                Effect::Refused { reason, .. } => self.reasons.push(reason),
+                Effect::Over { .. } => self.over += 1,
+                Effect::Notify { update, incident, .. } => {
+                    self.refusals += usize::from(update == Update::Refused);
+                    self.told.push(update);
+                    self.ids.push(Message::of(&incident, update, at(now), &Origin::default()).id);
+                    self.fired.get_or_insert(*incident);
+                }
+                Effect::Cleared { .. } => self.cleared += 1,
+                Effect::Changed { change, .. } => self.states.push(change.state.word()),
+                _ => {}
+            }
+        }
+    }
+
+    /// The loads of two ranks, and a tick.
+    pub fn second(&mut self, now: f64, of: [u32; 2]) {
+        self.tell(Event::Observed(loads(at(now), of)), now);
+        self.tell(Event::Tick, now + 0.3);
+    }
+
+    /// The configuration is read again.
+    pub fn reload(&mut self, text: &str, now: f64) {
+        let (rules, catalog) = loaded(Some(text));
+        self.tell(Event::Reloaded { rules, catalog, patterns: Vec::new() }, now);
+    }
+
+    /// A log line of each of the two ranks, and a tick.
+    pub fn lines(&mut self, now: f64, loads: [u32; 2]) {
+        let stamp = jiff::Timestamp::from_nanosecond(i128::from(at(now).nanos())).expect("a time");
+        let line = |dp: usize| {
+            let (stamp, running) = (stamp.strftime("%Y-%m-%d %H:%M:%S"), loads[dp]);
+            format!(
+                "[{stamp} DP{dp}] Decode batch, #running-req: {running}, #token: 100, token usage: 0.1, gen throughput (token/s): 9.0, #queue-req: 0\n"
+            )
+        };
+        let lines = (line(0) + &line(1)).into_bytes();
+        let (target, source, arrival) = (TargetId(0), SourceId(0), Arrival::Live(at(now)));
+        self.tell(Event::Observed(Observation::Lines { target, source, lines, arrival }), now);
+        self.tell(Event::Tick, now + 0.3);
+    }
+
+    pub fn facts(&mut self, now: f64) {
+        let info = ServerFacts::of_server_info(&json!({"version": "0.5.16", "dp_size": 2}));
+        for fact in [ServerFact::Info(info), ServerFact::Health(Answered::Well(Duration::from_millis(5)))] {
+            self.tell(Event::Server { target: TargetId(0), fact }, now);
+        }
+    }
+
+    /// The window that was started last runs, ends, and its export settles; 20 s later samples are
+    /// trusted again.
+    pub fn window_ends(&mut self, now: f64) {
+        let grant = self.grants.last().expect("one was started");
+        let incident: Arc<str> = grant.attempt.incident.as_str().into();
+        let mut news = |news, s| self.tell(Event::Window { incident: incident.clone(), news }, s);
+        for (phase, s) in [
+            (WindowPhase::Open, 0.1),
+            (WindowPhase::Stopping, 1.0),
+            (WindowPhase::Exporting, 1.1),
+            (WindowPhase::Verifying, 1.2),
+        ] {
+            news(WindowNews::Entered(phase), now + s);
+        }
+        let end = AttemptEnd {
+            at: at(now + 1.3),
+            stalled: Duration::from_millis(500),
+            bytes: 1000,
+            unproven: None,
+        };
+        let outcome = Box::new(CaptureOutcome::Done(Captured::default()));
+        news(WindowNews::Ended { outcome, end }, now + 1.3);
+    }
+
+    /// Somebody asks for a window.
+    pub fn asked(&mut self, now: f64) {
+        let (rules, _) = loaded(Some(RULE));
+        let rule = Arc::new(Rule { name: "by hand".into(), ..rules[0].clone() });
+        let (why, labels, since) = ("a look".into(), Labels::default(), None);
+        self.tell(Event::ManualRequest(ManualRequest { target: TargetId(0), rule, why, labels, since }), now);
+    }
+
+    /// The window that was started last ends, with a file where its ranks can be compared.
+    pub fn window_over(&mut self, now: f64, comparable: bool) -> Arc<str> {
+        let incident: Arc<str> =
+            self.grants.last().expect("one was started").attempt.incident.as_str().into();
+        let end = AttemptEnd { at: at(now), stalled: Duration::ZERO, bytes: 1000, unproven: None };
+        let files = if comparable { vec![CapturedFile::default()] } else { Vec::new() };
+        let outcome = Box::new(CaptureOutcome::Done(Captured {
+            files,
+            quality: Quality::Usable,
+            ..Captured::default()
+        }));
+        let news = WindowNews::Ended { outcome, end };
+        self.tell(Event::Window { incident: incident.clone(), news }, now);
+        incident
+    }
+
+    /// The ranks of its capture were compared.
+    pub fn compared(&mut self, incident: &Arc<str>, now: f64) {
+        let note = VerdictNote {
+            kind: "no_finding".into(),
+            rank: None,
+            sentence: "nothing".into(),
+            lost_ms_per_step: None,
+            confidence: "low".into(),
+            confirms: None,
+        };
+        self.tell(Event::Compared { incident: incident.clone(), window: 1, note }, now);
+    }
+
+    pub fn health(&mut self, now: f64, answered: Answered) {
+        self.tell(Event::Server { target: TargetId(0), fact: ServerFact::Health(answered) }, now);
+    }
+}

@@ -1,0 +1,118 @@
+//! Windows of the real nsys, and its reports.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use skewtrap::act::state::{OpenMethod, OpenWindow};
+use skewtrap::agent::nsys::{close, output_of};
+use skewtrap_core::capture::NsysSession;
+use skewtrap_core::capture::nsys::{Readiness, Session};
+use skewtrap_trace::time::Time;
+
+use crate::beside::installed;
+use crate::support::comparison::refused;
+use crate::support::nsys::{Wrapped, report};
+
+/// The nsys of this machine; none is said loudly.
+fn real_nsys() -> Option<PathBuf> {
+    let found = installed(&["nsys"]);
+    if found.is_none() {
+        eprintln!("SKIPPED: no nsys on PATH; scripts/install-nsys.sh FOLDER unpacks one");
+    }
+    found
+}
+
+#[tokio::test]
+async fn the_real_nsys_takes_two_windows_of_a_live_process_without_ending_it() {
+    let Some(program) = real_nsys() else { return };
+    // A session that an earlier run left behind would keep the name from this one.
+    let session = format!("--session-new=skewtrap-test-{}", std::process::id());
+    let mut server = Wrapped::start(&program, &["launch", &session, "--trace=osrt"]);
+    for incident in ["i1", "i2"] {
+        let kept = server.window(incident, NsysSession::OfTarget).await;
+        let (report, _) = report(&kept);
+        let sqlite = server.dir.path().join(format!("{incident}.sqlite"));
+        let (out, rep) = (sqlite.display().to_string(), report.display().to_string());
+        server.nsys(&["export", "--type", "sqlite", "-o", &out, "-f", "true", &rep]);
+        let database = rusqlite::Connection::open(&sqlite).unwrap();
+        let strings: i64 =
+            database.query_row("SELECT count(*) FROM StringIds", [], |row| row.get(0)).unwrap();
+        assert!(strings > 100, "the export of a real window has strings: {strings}");
+    }
+    assert!(server.is_alive());
+    assert_eq!(server.desk.state.ledger().unwrap().attempts.len(), 2);
+}
+
+/// A window that an agent left behind just as it started it.
+fn left(session: &Session, sent_at: Time, granted: bool) -> OpenWindow {
+    OpenWindow {
+        attempt: "i1/1".into(),
+        incident: "i1".into(),
+        target: "server".into(),
+        means: OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() },
+        sent_at,
+        granted,
+    }
+}
+
+#[tokio::test]
+async fn a_real_collection_that_was_left_behind_is_stopped_however_late_and_somebody_elses_never() {
+    let Some(program) = real_nsys() else { return };
+    let name = format!("skewtrap-left-{}", std::process::id());
+    let server = Wrapped::start(&program, &["launch", &format!("--session-new={name}"), "--trace=osrt"]);
+    let (nsys, clock) = (&server.site.nsys, server.desk.clock);
+    let session = || async {
+        let sessions = nsys.sessions().await.unwrap();
+        sessions.into_iter().find(|s| s.name == name).unwrap()
+    };
+    let output = output_of(&server.desk, "i1", 1);
+    server.desk.bundles.scratch("i1", 1).unwrap();
+    let (ready, hour) = (session().await, Duration::from_secs(3600));
+
+    // Ours began when ours was sent: the agent is back after an hour, and stops it at once.
+    let sent_at = clock.now();
+    nsys.start(&ready.id, &output, &[], sent_at).await.unwrap();
+    assert_eq!(session().await.readiness(), Readiness::Collecting);
+    if skewtrap::observe::process::collecting_since(&name).is_none() {
+        eprintln!("SKIPPED: when a collection began (it cannot be seen here)");
+        return nsys.stop(&ready.id, clock.now()).await.map(|_| ()).unwrap();
+    }
+    let came = close(nsys, &left(&ready, sent_at, false), &output, clock.now() + hour).await;
+    assert_eq!((session().await.readiness(), came.unproven), (Readiness::Ready, None), "{:?}", came.failure);
+    assert_eq!(came.artifacts.len(), 1, "its report is kept: {:?}", came.failure);
+
+    // Somebody else's began an hour later, whether ours was seen to begin or not.
+    let theirs = server.dir.path().join("theirs");
+    nsys.start(&ready.id, &theirs, &[], clock.now()).await.unwrap();
+    for granted in [false, true] {
+        let came = close(nsys, &left(&ready, clock.now() - hour, granted), &output, clock.now()).await;
+        let why = came.failure.unwrap();
+        assert!(why.contains("that is somebody else's, and is left alone"), "{why}");
+        // A start of ours that nobody saw take effect may still be on its way.
+        let unproven = (!granted).then_some(why);
+        assert_eq!((session().await.readiness(), came.unproven), (Readiness::Collecting, unproven));
+    }
+    nsys.stop(&ready.id, clock.now()).await.unwrap();
+}
+
+#[test]
+fn a_report_of_a_real_nsys_is_exported_and_its_missing_kernels_are_named() {
+    let Some(nsys) = real_nsys() else { return };
+    let dir = tempfile::tempdir().expect("a folder");
+    let report = dir.path().join("short.nsys-rep");
+    let profiled = Command::new(nsys)
+        .args(["profile", "--trace=osrt", "--sample=none", "--cpuctxsw=none", "--force-overwrite=true", "-o"])
+        .arg(&report)
+        .args(["sleep", "0.2"])
+        .output()
+        .expect("nsys runs");
+    if !report.is_file() {
+        let said = String::from_utf8_lossy(&profiled.stderr).into_owned();
+        eprintln!("SKIPPED: this nsys made no report here: {said}");
+        return;
+    }
+    let said = refused(std::slice::from_ref(&report));
+    assert!(said.contains("short.nsys-rep: the Nsight export has no GPU kernels"), "{said}");
+    assert!(said.contains("--trace=cuda"), "what to do is said: {said}");
+}
