@@ -5,13 +5,17 @@ default:
 
 # Format, lint and test, as before every commit.
 check:
-    cargo fmt --check
-    cargo clippy --locked --all-targets -- -D warnings
+    cargo fmt --all --check
+    cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
     cargo test --locked
 
 # The whole gate, as CI runs it.
 ci:
     .ci/run
+
+# What takes too long for every commit.
+long:
+    .ci/long
 
 # Watch a recorded incident being caught.
 demo:

@@ -1,7 +1,7 @@
 //! Reading a log that is there, to its end: `cargo bench --bench tail`.
 //!
 //! Ours beside linemux and beside the plainest reader that can be written. What linemux loses in
-//! rotations is shown by `tests/tail_linemux.rs`; here is what it costs.
+//! rotations is shown by `tests/peers/linemux.rs`; here is what it costs.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};

@@ -1,6 +1,6 @@
 //! How early, how rightly and how wrongly the shipped detection fires, on logs with known truth.
 //!
-//! `cargo run --release --example detect_eval -- DIR...` reads what `simload.py gen DIR ...` wrote:
+//! `cargo run --release --features detect_eval --example detect_eval -- DIR...` reads what `simload.py gen DIR ...` wrote:
 //! `labels_*.json` and the logs beside them, and replays each through the whole core with the shipped
 //! rule. One table over all configurations (router and load), and one of the static detector on the same
 //! logs, calibrated on them; `--verbose` tells every run; `--bound N` tries another bound of `departure`.
@@ -99,7 +99,7 @@ fn run_all(labels: &[Label], detectors: &[Detector]) -> Result<Vec<Vec<Run>>> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let mut done = thread::scope(|scope| {
         let workers: Vec<_> = (0..cores).map(|_| scope.spawn(work)).collect();
-        workers.into_iter().map(|w| w.join().unwrap()).collect::<Result<Vec<_>>>()
+        workers.into_iter().map(|w| w.join().expect("no worker panics")).collect::<Result<Vec<_>>>()
     })?
     .concat();
     done.sort_by_key(|(i, _)| *i);

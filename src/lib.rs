@@ -20,7 +20,7 @@
 //!
 //! [`agent`] owns the loop, the clock and the tasks; [`serve`] shows its state over HTTP; [`cli`]
 //! is one file per subcommand; [`http`] is how servers are spoken to; [`config`] turns YAML into types; [`demo`] is a double of the
-//! engines. `tests/law.rs` and `clippy.toml` hold these borders.
+//! engines. `tests/it/borders.rs` and `clippy.toml` hold these borders.
 
 pub mod act;
 pub mod agent;

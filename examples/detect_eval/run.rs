@@ -184,10 +184,10 @@ fn setup(bound: Option<f64>) -> Setup {
 /// As the binary carries it.
 fn shipped_rule() -> Rule {
     let catalog = Catalog::default();
-    let preset = rules::preset(RULE).unwrap();
+    let preset = rules::preset(RULE).expect("the rule is shipped");
     let file = [(preset.name, preset.text)];
     let loaded = rules::load(file, &catalog, &CaptureSpec::None);
-    loaded.rules.into_iter().next().unwrap().rule
+    loaded.rules.into_iter().next().expect("the shipped rule loads").rule
 }
 
 impl Line {

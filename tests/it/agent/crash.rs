@@ -276,6 +276,7 @@ listen: 127.0.0.1:0
     async fn settle(&self) {
         stage::set_load(&self.double, EVEN);
         let mut agent = self.agent();
+        // Its state is locked while it lives, so that nothing tells when it is done.
         tokio::time::sleep(Duration::from_secs(12)).await;
         Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();
         agent.wait().unwrap();

@@ -137,13 +137,19 @@ listen: 127.0.0.1:{port}
         client.get(url).send().await.unwrap().text().await.unwrap()
     }
 
-    /// An even start, so that the skew is seen to begin; then the first window, with its message.
-    async fn captured_once(&self) {
-        self.until("a look at the even load", |s| {
-            s.double.requests().iter().filter(|r| r.path == "/health").count() > 1
+    /// The agent has seen the even load for a while, and knows that the server is well.
+    async fn watched_even_load(&self) {
+        self.until("a watch of the even load", |s| {
+            let requests = s.double.requests();
+            let of = |path: &str| requests.iter().filter(|r| r.path.starts_with(path)).count();
+            of("/health") > 1 && of("/v1/loads") > 10
         })
         .await;
-        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+
+    /// An even start, so that the skew is seen to begin; then the first window, with its message.
+    async fn captured_once(&self) {
+        self.watched_even_load().await;
         self.load(SKEWED);
         self.until("the first capture", |s| s.has_told("captured")).await;
         assert_eq!(self.message("captured")["incident"]["capture"]["state"], "done");
@@ -208,7 +214,8 @@ async fn an_incident_that_gets_no_worse_has_one_window_also_over_a_restart() {
     let scene = Scene::of(dir.path()).await;
     let agent = scene.agent();
     scene.captured_once().await;
-    // Past the cooldown and the distrust of its own window.
+    // The agent's own clock must pass the cooldown and the distrust of its own window: what is shown
+    // is that nothing happens then.
     tokio::time::sleep(Duration::from_secs(12)).await;
     assert_eq!(scene.starts().len(), 1);
     let why = scene.why();
@@ -242,12 +249,7 @@ async fn where_nothing_can_be_written_the_watching_and_telling_go_on_without_win
     let text = text.replace(&format!("'{at}/incidents'"), &format!("'{at}/skewtrap.yaml/incidents'"));
     std::fs::write(&file, text).unwrap();
     let _agent = scene.agent();
-    scene
-        .until("a look at the even load", |s| {
-            s.double.requests().iter().filter(|r| r.path == "/health").count() > 1
-        })
-        .await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    scene.watched_even_load().await;
     scene.load(SKEWED);
     scene.until("the refusal", |s| s.has_told("fired") && s.has_told("refused")).await;
     let refused = scene.message("refused");

@@ -129,7 +129,7 @@ fn a_prefix_with_a_slash_is_refused_by_0_33_and_unseen_by_0_19() {
 fn the_log_has_one_line_for_each_engine_every_ten_seconds_and_falls_silent_when_idle() {
     let mut server = server(config(Version::V0_33, &BUSY));
     server.wait(seconds(10.0));
-    insta::assert_snapshot!(server.log[0].1, @"(APIServer pid=387731) INFO 11-24 03:48:30 [loggers.py:257] ServerKind 000: Avg prompt throughput: 270.0 tokens/s, Avg generation throughput: 2700.0 tokens/s, Running: 30 reqs, Waiting: 5 reqs, GPU KV cache usage: 7.2%, Prefix cache hit rate: 0.0%");
+    insta::assert_snapshot!(server.log[0].1, @"(APIServer pid=387731) INFO 11-24 03:48:30 [loggers.py:257] Engine 000: Avg prompt throughput: 270.0 tokens/s, Avg generation throughput: 2700.0 tokens/s, Running: 30 reqs, Waiting: 5 reqs, GPU KV cache usage: 7.2%, Prefix cache hit rate: 0.0%");
     assert_eq!(server.log.len(), 2);
     if let ServerKind::Vllm(world) = &mut server.engine {
         world.set_load(&[(0, 0), (0, 0)]);
