@@ -12,7 +12,7 @@ use divan::counter::BytesCount;
 use jiff::tz::TimeZone;
 use skewtrap_core::signal::catalog::{self, Catalog};
 use skewtrap_core::signal::fields::Fields;
-use skewtrap_core::signal::intake::{Intake, Step};
+use skewtrap_core::signal::intake::{Intake, IntakeStep};
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::{Observation, SourceId};
 use skewtrap_core::signal::sample::Source;
@@ -97,7 +97,7 @@ fn up_to_the_groups(bencher: Bencher) {
         let mut looked = Time::default();
         let mut touched = Vec::new();
         intake.take(&seen, &mut store, |store, at, step| {
-            if matches!(step, Step::Recorded) && at.since(looked) >= Duration::from_millis(100) {
+            if matches!(step, IntakeStep::Recorded) && at.since(looked) >= Duration::from_millis(100) {
                 looked = at;
                 store.take_touched(&mut touched);
                 for view in views {

@@ -124,11 +124,11 @@ impl Bench {
     }
 
     fn run(&mut self, seconds: u32) {
-        let evaluations = self.engine.evaluations();
+        let evaluations = self.engine.evaluation_count();
         let start = Instant::now();
         let recording: Duration = (0..seconds * 10).map(|_| self.step()).sum();
         let all = start.elapsed();
-        let evaluated = self.engine.evaluations() - evaluations;
+        let evaluated = self.engine.evaluation_count() - evaluations;
         let share = |d: Duration| d.as_secs_f64() / f64::from(seconds) * 100.0;
         let samples = f64::from(seconds)
             * 10.0

@@ -3,7 +3,7 @@
 //! `cargo run --release --features detect_eval --example detect_eval -- DIR...` reads what `simload.py gen DIR ...` wrote:
 //! `labels_*.json` and the logs beside them, and replays each through the whole core with the shipped
 //! rule. One table over all configurations (router and load), and one of the static detector on the same
-//! logs, calibrated on them; `--verbose` tells every run; `--bound N` tries another bound of `departure`.
+//! logs, calibrated on them; `--verbose` prints every run; `--bound N` tries another bound of `departure`.
 //! With `--csv FILE` a sweep of bounds and the textbook detectors as numbers; with `--svg FILE` that
 //! frontier as a picture.
 
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
             of_detector.entry(label.configuration()).or_default().add(label, run);
         }
         if verbose {
-            score::tell(label, &runs[0]);
+            score::print_run(label, &runs[0]);
         }
     }
     print!("{}", score::table(&scores[0]));

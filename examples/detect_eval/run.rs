@@ -25,7 +25,7 @@ use super::textbook::Textbook;
 /// The rule that is evaluated.
 const RULE: &str = "dp-load-skew";
 
-/// What a rank's last line said.
+/// The numbers in a rank's last line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Line {
     pub second: i64,
@@ -150,7 +150,7 @@ impl Firing {
             at: change.at.epoch_s().floor() + 1.0,
             onset: finding.onset.epoch_s(),
             rank: usize::try_from(*rank).ok()?,
-            by: format!("{} {:?}", finding.statistic, finding.side),
+            by: format!("{} {}", finding.statistic, finding.side.word()),
         })
     }
 }

@@ -132,7 +132,7 @@ impl Scores {
         }
     }
 
-    /// What the table says of one kind.
+    /// The cell of one kind in the table.
     fn cell(&self, kind: &str) -> String {
         let Some(k) = self.kinds.get(kind) else { return "-".into() };
         if QUIET.contains(&kind) {
@@ -199,8 +199,8 @@ fn row(
     format!("| {head} | {} |\n", cells.join(" | "))
 }
 
-/// Every firing of a run, and what it was of.
-pub fn tell(label: &Label, run: &Run) {
+/// Prints every firing of a run and what it was of.
+pub fn print_run(label: &Label, run: &Run) {
     let onset = label.onset_unix;
     let after = |f: &&Firing| onset.is_some_and(|onset| f.at >= onset);
     for f in run.firings.iter().filter(|f| !after(f)) {

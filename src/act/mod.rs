@@ -15,8 +15,7 @@ mod vllm;
 /// A resolved incident, for the tests of this folder.
 #[cfg(test)]
 fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Record {
-    use skewtrap_core::finding::Finding;
-    use skewtrap_core::finding::Side;
+    use skewtrap_core::finding::{Finding, Side, Statistic};
     use skewtrap_core::incident::{Incident, IncidentState, Record};
     use skewtrap_trace::rank::Rank;
     use skewtrap_trace::time::Time;
@@ -27,7 +26,7 @@ fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Recor
         onset_error_s: 0.5,
         rank: Rank::dp(2).labels(),
         side: Side::High,
-        statistic: "max_over_mean".into(),
+        statistic: Statistic::MaxOverMean,
         signal: "load".into(),
         value: 2.1,
         bound: 1.5,

@@ -13,7 +13,7 @@ use crate::observe::artifact::room;
 use skewtrap_core::capture::keep::{BundleSpace, Keep};
 use skewtrap_core::incident::{Incident, Record};
 use skewtrap_core::signal::catalog::Catalog;
-use skewtrap_core::signal::store::Evidence;
+use skewtrap_core::signal::store::StoredSample;
 
 /// Something to be kept.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct Samples {
     /// What the signals are called.
     pub catalog: Arc<Catalog>,
     /// The samples.
-    pub seen: Vec<Evidence>,
+    pub seen: Vec<StoredSample>,
 }
 
 impl Samples {

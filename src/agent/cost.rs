@@ -14,7 +14,7 @@ use crate::observe::server::{Health, health};
 use skewtrap_core::capture::facts::Answered;
 use skewtrap_core::capture::stall::{Habits, StallMeter};
 use skewtrap_core::capture::window::Distrust;
-use skewtrap_core::signal::store::Spoken;
+use skewtrap_core::signal::store::LoadReport;
 use skewtrap_trace::time::Time;
 
 /// Between two questions to `/health` while a window is open.
@@ -43,7 +43,7 @@ impl Meter {
     }
 
     /// The ranks spoke.
-    pub fn spoken(&self, samples: impl IntoIterator<Item = Spoken>) {
+    pub fn spoken(&self, samples: impl IntoIterator<Item = LoadReport>) {
         self.with(|meter| {
             samples.into_iter().for_each(|(rank, source, at, _)| meter.sample(rank, source, at))
         });
@@ -169,12 +169,12 @@ mod tests {
         for s in -30..=0 {
             speak(&mut store, f64::from(s));
         }
-        let usual = habits(store.spoken(target, begun - Duration::from_secs(120)));
+        let usual = habits(store.load_reports(target, begun - Duration::from_secs(120)));
         let meter = Meter::new(clock, Duration::ZERO, usual);
         tokio::time::advance(Duration::from_secs(20)).await;
         for s in [1.0, 2.0, 9.5, 10.5] {
             speak(&mut store, s);
-            meter.spoken(store.spoken(target, begun));
+            meter.spoken(store.load_reports(target, begun));
         }
         let blind =
             Distrust { from: begun, closing: Some(begun), until: Some(begun + Duration::from_secs(20)) };

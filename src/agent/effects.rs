@@ -16,7 +16,7 @@ use skewtrap_core::capture::admit::CapturePlan;
 use skewtrap_core::capture::stall::habits;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::message::Update;
-use skewtrap_core::rule::change::Change;
+use skewtrap_core::rule::Change;
 use skewtrap_core::signal::sample::TargetId;
 use skewtrap_core::watch::Effect;
 use skewtrap_trace::time::Time;
@@ -72,7 +72,7 @@ impl Agent {
             return;
         };
         let (site, now) = (site_of(plan, &self.nowhere), self.clock.now());
-        let usual = habits(self.watch.store().spoken(target, now - HABIT));
+        let usual = habits(self.watch.store().load_reports(target, now - HABIT));
         let meter = Meter::new(self.clock, facts.health.median().unwrap_or_default(), usual);
         let (heard, hears) = mpsc::channel(256);
         let means = grant.means.word();
@@ -87,7 +87,7 @@ impl Agent {
     pub(super) fn tell_meters(&mut self) {
         let now = self.clock.now();
         for running in self.running.values_mut() {
-            running.meter.spoken(self.watch.store().spoken(running.target, running.heard_to));
+            running.meter.spoken(self.watch.store().load_reports(running.target, running.heard_to));
             running.heard_to = now - LATE;
         }
     }

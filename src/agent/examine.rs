@@ -23,7 +23,7 @@ use skewtrap_core::capture::window::{Distrust, WindowPhase};
 use skewtrap_core::finding::Finding;
 use skewtrap_core::finding::Side;
 use skewtrap_core::incident::{Incident, Record};
-use skewtrap_core::rule::Severity;
+use skewtrap_core::rule::{Severity, Statistic};
 use skewtrap_core::signal::{catalog, loads};
 use skewtrap_trace::labels::Labels;
 
@@ -134,14 +134,13 @@ pub(super) async fn follow(log: PathBuf, mut from: u64, tell: mpsc::Sender<Windo
 
 fn by_hand(desk: &CaptureStore, grant: &CapturePlan) -> Incident {
     let now = desk.clock.now();
-    let nothing: Arc<str> = "".into();
     let finding = Finding {
         onset: now,
         onset_error_s: 0.0,
         rank: Labels::default(),
         side: Side::Both,
-        statistic: nothing.clone(),
-        signal: nothing,
+        statistic: Statistic::Other,
+        signal: "".into(),
         value: 0.0,
         bound: 0.0,
         members: Vec::new(),

@@ -242,7 +242,7 @@ impl Stage {
     fn ended(mut self) -> Played {
         let end = self.played.end;
         self.played.status = self.watch.status(end);
-        self.played.standing = self.watch.store().standing(end);
+        self.played.standing = self.watch.store().series_status(end);
         self.played
     }
 

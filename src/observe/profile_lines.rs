@@ -7,7 +7,7 @@ use std::path::Path;
 
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::signal::fields::Fields;
-use skewtrap_core::signal::log_line::Says;
+use skewtrap_core::signal::log_line::LineContent;
 use skewtrap_core::signal::sglang_line;
 use skewtrap_trace::rank::Rank;
 
@@ -37,7 +37,7 @@ pub fn after(log: &Path, from: u64) -> io::Result<(Vec<(Rank, ProfileLine)>, u64
     let mut lines = Vec::new();
     for line in bytes[..end].split(|b| *b == b'\n') {
         let read = sglang_line::read(line, &mut fields);
-        if let Says::Profile(profile) = &read.says {
+        if let LineContent::Profile(profile) = &read.content {
             lines.push((read.rank, ProfileLine::from(&**profile)));
         }
     }

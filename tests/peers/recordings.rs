@@ -11,7 +11,7 @@ use skewtrap::observe::replay::{Format, Input, Replay};
 use skewtrap_core::signal::catalog::{self, Catalog};
 use skewtrap_core::signal::exposition;
 use skewtrap_core::signal::frame::Frame;
-use skewtrap_core::signal::intake::{Intake, Step};
+use skewtrap_core::signal::intake::{Intake, IntakeStep};
 use skewtrap_core::signal::metrics::Metrics;
 use skewtrap_core::signal::observation::SourceId;
 use skewtrap_core::signal::store::{Bounds, SignalStore};
@@ -43,7 +43,7 @@ fn loads_at(inputs: &[(Format, PathBuf)], times: &[f64]) -> Vec<String> {
     let (mut due, mut shown) = (times.iter().peekable(), Vec::new());
     while let Some(observation) = replay.next_observation().expect("the recordings are whole") {
         intake.take(&observation, &mut store, |store, at, step| {
-            while let (Step::Due, Some(&&next)) = (&step, due.peek())
+            while let (IntakeStep::Due, Some(&&next)) = (&step, due.peek())
                 && at > Time::from_epoch_s(next)
             {
                 due.next();

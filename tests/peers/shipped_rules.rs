@@ -16,7 +16,7 @@ use skewtrap_core::finding::Side;
 use skewtrap_core::rule::{Change, Engine, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_core::signal::loads;
-use skewtrap_core::signal::log_line::Says;
+use skewtrap_core::signal::log_line::LineContent;
 use skewtrap_core::signal::log_reader::{Arrival, LogReader};
 use skewtrap_core::signal::metrics::Metrics;
 use skewtrap_core::signal::sample::{Source, TargetId};
@@ -67,8 +67,8 @@ impl Replay {
             let line = line.expect("the recording is readable");
             let heard = reader.read(&line, Arrival::Recorded);
             self.until(heard.at);
-            match &heard.line.says {
-                Says::Batch(_) => {
+            match &heard.line.content {
+                LineContent::Batch(_) => {
                     self.store.record(
                         self.target,
                         heard.line.rank,
@@ -78,7 +78,7 @@ impl Replay {
                         heard.at,
                     );
                 }
-                Says::Profile(fact) => self.store.note_profile(self.target, heard.line.rank, fact),
+                LineContent::Profile(fact) => self.store.note_profile(self.target, heard.line.rank, fact),
                 _ => {}
             }
         }

@@ -1,4 +1,4 @@
-//! Noise for tests that is the same in every run.
+//! Reproducible noise for tests.
 
 /// A linear congruential generator (Knuth, MMIX), by its state.
 pub struct Dice(pub u64);

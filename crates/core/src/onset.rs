@@ -19,9 +19,9 @@ use skewtrap_trace::time::Time;
 const FEWEST: usize = 12;
 /// The break is at least this many points from either end.
 const MARGIN: usize = 3;
-/// So much is believed of a memory that the peers show: too much of it hides slow climbs.
+/// The share that is used of a memory measured on the peers: too much of it hides slow climbs.
 const OF_PEERS: f64 = 0.9;
-/// Less is, of one measured on the blamed member itself: its climb may be in it.
+/// Likewise of one measured on the blamed member itself, whose climb may be part of it.
 const OF_ITS_OWN: f64 = 0.8;
 /// A memory beyond this would leave nothing to see.
 const MOST_MEMORY: f64 = 0.95;
@@ -53,7 +53,7 @@ pub struct Strand {
     /// How much of a difference is left in the next one among the peers ([`memory_of`]), where that is
     /// known.
     pub memory: Option<f64>,
-    /// How much its log-likelihood counts: less than 1 where others tell part of the same.
+    /// How much its log-likelihood counts: less than 1 where other strands show part of the same.
     pub weight: f64,
 }
 
@@ -69,8 +69,8 @@ pub fn locate(times: &[Time], strands: &[Strand], side: Side) -> Option<Onset> {
     let step_s = times[last].signed_s_since(times[0]) / last as f64;
     let steps: Vec<f64> = times.iter().map(|t| t.signed_s_since(times[0]) / step_s.max(1e-9)).collect();
     let breaks = MARGIN..times.len() - MARGIN;
-    // Nobody knows the scale of its age, so all scales are equally likely beforehand: else the
-    // many breaks long ago would explain a short climb by accident.
+    // A break may be seconds or minutes old, so all scales of its age are equally likely beforehand:
+    // else one of the many breaks long ago would explain a short climb by accident.
     let mut fits: Vec<f64> = breaks.clone().map(|from| (1.0 + steps[last] - steps[from]).ln()).collect();
     for strand in strands {
         let misfits = strand.misfits(&steps, side, breaks.clone());
@@ -141,7 +141,7 @@ impl Manner {
     }
 }
 
-/// A course whose normal part no longer remembers itself.
+/// A course from which its autocorrelation has been removed.
 struct Whitened {
     /// How much of each point is left in the next.
     memories: Vec<f64>,
@@ -223,7 +223,7 @@ impl Climb {
     }
 }
 
-/// What is known of a climb before its break is.
+/// A climb with the sums that fitting it needs, whatever its break.
 struct Shape {
     climb: Climb,
     /// From each point to the last.

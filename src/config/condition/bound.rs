@@ -192,6 +192,8 @@ const fn usual_of(statistic: Statistic) -> Option<Option<f64>> {
         Statistic::Gini | Statistic::LostShare => Some(0.3),
         Statistic::RobustZ => Some(6.0),
         Statistic::MaxMinusMin => None,
-        Statistic::AnyMember | Statistic::AllMembers | Statistic::Departure => return None,
+        Statistic::AnyMember | Statistic::AllMembers | Statistic::Departure | Statistic::Other => {
+            return None;
+        }
     })
 }

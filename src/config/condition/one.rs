@@ -36,7 +36,7 @@ impl ConditionText {
             Statistic::LostShare => &self.lost_share,
             Statistic::RobustZ => &self.robust_z,
             Statistic::Departure => &self.departure,
-            Statistic::AnyMember | Statistic::AllMembers => return None,
+            Statistic::AnyMember | Statistic::AllMembers | Statistic::Other => return None,
         })
     }
 

@@ -16,7 +16,7 @@ use crate::config::secret::{secret_of, shown_secret};
 use crate::config::signal::{self, OwnSignal};
 use crate::config::target::{self, Target};
 use skewtrap_core::capture::CaptureSpec;
-use skewtrap_core::signal::catalog::{Catalog, Kind, Own};
+use skewtrap_core::signal::catalog::{Catalog, Kind, UserSignal};
 
 /// Checks a whole configuration; `others` gets what is wrong with the files that it names.
 pub(super) fn check(
@@ -109,7 +109,7 @@ fn catalog_of(signals: &[OwnSignal]) -> Catalog {
             signal::KindText::Counter => Kind::Counter,
         };
         // Names were checked; what would be one signal too many is then an unknown signal in a rule.
-        let _ = catalog.define(Own { name: own.name.clone(), unit: own.unit.clone(), kind });
+        let _ = catalog.define(UserSignal { name: own.name.clone(), unit: own.unit.clone(), kind });
     }
     catalog
 }

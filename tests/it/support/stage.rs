@@ -29,10 +29,9 @@ use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::stall::Habits;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
-use skewtrap_core::finding::Finding;
-use skewtrap_core::finding::Side;
+use skewtrap_core::finding::{Finding, Side, Statistic};
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
-use skewtrap_core::signal::log_line::Says;
+use skewtrap_core::signal::log_line::LineContent;
 use skewtrap_core::signal::log_reader::{Arrival, LogReader};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -254,11 +253,11 @@ async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<WindowSignal>)
         let Some(end) = new.iter().rposition(|b| *b == b'\n') else { continue };
         for line in new[..end].split(|b| *b == b'\n') {
             let line = reader.read(line, Arrival::Recorded).line;
-            let heard = match &line.says {
-                Says::Profile(profile) => {
+            let heard = match &line.content {
+                LineContent::Profile(profile) => {
                     WindowSignal::Line { rank: line.rank, line: ProfileLine::from(&**profile) }
                 }
-                Says::Fatal(words) => WindowSignal::Gone(String::from_utf8_lossy(words).into_owned()),
+                LineContent::Fatal(words) => WindowSignal::Gone(String::from_utf8_lossy(words).into_owned()),
                 _ => continue,
             };
             if tell.send(heard).await.is_err() {
@@ -275,7 +274,7 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
         onset_error_s: 0.5,
         rank: Rank::dp(1).labels(),
         side: Side::High,
-        statistic: "max_over_mean".into(),
+        statistic: Statistic::MaxOverMean,
         signal: "load".into(),
         value: 2.1,
         bound: 1.5,

@@ -8,8 +8,8 @@ use flate2::read::MultiGzDecoder;
 use skewtrap_core::capture::facts::ServerFacts;
 use skewtrap_core::incident::IncidentState;
 use skewtrap_core::message::{Message, Origin, Update, utc};
+use skewtrap_core::rule::EVALUATION_INTERVAL;
 use skewtrap_core::rule::RuleState;
-use skewtrap_core::rule::engine::EVERY;
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
 use skewtrap_core::signal::sample::{Source, TargetId};
@@ -61,7 +61,7 @@ fn samples_that_came_too_soon_after_others_are_looked_at_as_soon_as_they_may_be(
     play.tell(Event::Observed(loads(at(1.0), [20, 20])), 1.0);
     assert_eq!(play.watch.due(), None);
     play.tell(Event::Observed(loads(at(1.02), [40, 4])), 1.02);
-    assert_eq!(play.watch.due(), Some(at(1.0) + EVERY));
+    assert_eq!(play.watch.due(), Some(at(1.0) + EVALUATION_INTERVAL));
     play.tell(Event::Tick, 1.09);
     assert!(!play.states.contains(&"firing"), "{:?}", play.states);
     play.tell(Event::Tick, 1.101);

@@ -4,7 +4,7 @@ use crate::capture::captured::{Captured, CapturedFile, Quality};
 use crate::finding::Side;
 use crate::finding::{Finding, MemberValue};
 use crate::incident::{CaptureOutcome, Incident, IncidentState, VerdictNote};
-use crate::rule::Severity;
+use crate::rule::{Severity, Statistic};
 use crate::signal::sample::ShownBy;
 use crate::signal::sample::Source;
 use skewtrap_trace::labels::{LabelValue, Labels};
@@ -31,7 +31,7 @@ pub fn sample(fired_at: Time) -> Incident {
             onset_error_s: 0.8,
             rank: Rank::dp(2).labels(),
             side: Side::High,
-            statistic: "max_over_mean".into(),
+            statistic: Statistic::MaxOverMean,
             signal: "load".into(),
             value: 46.0 / 18.25,
             bound: 1.5,

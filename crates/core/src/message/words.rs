@@ -1,7 +1,6 @@
 //! How numbers, times, ranks and deviations read in a sentence.
 
-use crate::finding::Finding;
-use crate::finding::Side;
+use crate::finding::{Finding, Side, Statistic};
 use crate::incident::VerdictNote;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
@@ -66,10 +65,10 @@ pub fn rank_name(rank: &Labels) -> String {
 /// The headline: `DP2 has 2.1 times the mean load`.
 pub fn deviation(finding: &Finding) -> String {
     let (rank, signal, value) = (rank_name(&finding.rank), &finding.signal, figure(finding.value));
-    match &*finding.statistic {
-        "max_over_mean" => format!("{rank} has {value} times the mean {signal}"),
-        "min_over_mean" => format!("{rank} has only {value} times the mean {signal}"),
-        "max_minus_min" => format!("{rank} is {value} {signal} apart from its peers"),
+    match finding.statistic {
+        Statistic::MaxOverMean => format!("{rank} has {value} times the mean {signal}"),
+        Statistic::MinOverMean => format!("{rank} has only {value} times the mean {signal}"),
+        Statistic::MaxMinusMin => format!("{rank} is {value} {signal} apart from its peers"),
         other => {
             let side = match finding.side {
                 Side::High => "above",

@@ -1,4 +1,4 @@
-//! What the engine tells: a rule's state on a group has changed, and what made it so.
+//! What the engine reports: the state of a rule on a group has changed, and by which numbers.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -7,8 +7,7 @@ use serde::Serialize;
 
 use super::Rule;
 use super::state::RuleState;
-use crate::finding::Side;
-use crate::finding::{Finding, MemberValue};
+use crate::finding::{Finding, MemberValue, Side, Statistic};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
@@ -19,7 +18,7 @@ pub struct Change {
     pub at: Time,
     /// Whose.
     pub rule: Arc<Rule>,
-    /// The server; `None` where the group spans several, or the rule has no group yet.
+    /// The server; `None` where the group spans several, or the rule has no group.
     pub target: Option<Arc<str>>,
     /// The group's labels, without the target.
     pub group: Labels,
@@ -31,13 +30,13 @@ pub struct Change {
     pub since: Time,
     /// What was found; only when firing.
     pub finding: Option<Finding>,
-    /// The numbers that were looked at, if any.
+    /// The numbers that were judged, if any.
     pub numbers: Option<Numbers>,
     /// Why, for `unknown` and `inert`.
     pub reason: Option<String>,
-    /// Whether it may have fired before anybody looked: the trigger has held since so soon after
-    /// the group was first seen that its clear could not have held in between.
-    pub may_carry_on: bool,
+    /// Whether the firing may have begun before this agent was started: the trigger has held since so
+    /// soon after the group was first seen that its clear could not have held in between.
+    pub may_predate_start: bool,
 }
 
 /// How a state was entered.
@@ -46,19 +45,23 @@ pub struct Change {
 pub enum How {
     /// From another state.
     Entered,
-    /// The data of a firing were away and are back: the same firing.
+    /// The data of a firing were absent and are back: the same firing.
     Resumed,
-    /// It still fires and blames another member or side: a firing of its own.
+    /// It still fires, but blames another member or side: a new firing.
     Reblamed,
     /// It still fires, and is worse by the margin than when it was captured: the same firing.
-    Worsened,
+    #[serde(rename = "worsened")]
+    Escalated,
 }
 
 /// What a condition showed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Numbers {
-    /// `max_over_mean`.
-    pub statistic: Arc<str>,
+    /// Which condition of the rule's trigger, by its place there.
+    #[serde(skip)]
+    pub condition: usize,
+    /// Which statistic.
+    pub statistic: Statistic,
     /// `load`.
     pub signal: Arc<str>,
     /// The statistic's value.
@@ -75,15 +78,14 @@ impl Change {
         self.state == RuleState::Firing && matches!(self.how, How::Entered | How::Reblamed)
     }
 
-    /// Whether the state is another than before.
+    /// Whether the rule entered a state, as opposed to becoming worse in the one it is in.
     pub fn is_transition(&self) -> bool {
-        self.how != How::Worsened
+        self.how != How::Escalated
     }
 
-    /// Makes it one of the firing that was found before, as bad as it is now: that goes on, and has
-    /// no onset of its own.
-    pub fn carry_on(&mut self, found: &Finding) {
-        if let Some(Numbers { statistic, signal, value, bound, members }) = self.numbers.clone() {
+    /// Takes the finding of the firing that it continues, with the numbers as they are now.
+    pub fn continue_from(&mut self, found: &Finding) {
+        if let Some(Numbers { statistic, signal, value, bound, members, .. }) = self.numbers.clone() {
             self.finding = Some(Finding { statistic, signal, value, bound, members, ..found.clone() });
         }
     }
@@ -110,7 +112,7 @@ impl Change {
         if self.how == How::Resumed {
             part(format_args!("it goes on"));
         }
-        if self.how == How::Worsened {
+        if self.how == How::Escalated {
             part(format_args!("it got worse"));
         }
         if self.state == RuleState::Firing {
@@ -137,13 +139,13 @@ impl Change {
             onset_error_s: finding.map(|f| f.onset_error_s),
             rank: finding.map(|f| &f.rank),
             side: finding.map(|f| f.side),
-            statistic: numbers.map(|n| &*n.statistic),
+            statistic: numbers.map(|n| n.statistic),
             value: numbers.map(|n| n.value),
             bound: numbers.map(|n| n.bound),
             capture,
             why,
             resumed: self.how == How::Resumed,
-            got_worse: self.how == How::Worsened,
+            got_worse: self.how == How::Escalated,
             reason: self.reason.as_deref(),
         }
     }
@@ -162,7 +164,7 @@ pub struct ChangeLine<'a> {
     pub onset_error_s: Option<f64>,
     pub rank: Option<&'a Labels>,
     pub side: Option<Side>,
-    pub statistic: Option<&'a str>,
+    pub statistic: Option<Statistic>,
     pub value: Option<f64>,
     pub bound: Option<f64>,
     pub capture: &'a str,

@@ -1,23 +1,22 @@
-//! One statistic of one signal against its bounds: does it show imbalance now, and whose?
+//! One statistic of one signal against its bound: does it show imbalance now, and of which member?
 //!
-//! Knows nothing of time; `for` is the state machine's. What random arrival explains is in
-//! `chance`, what the group usually does in `baseline`.
+//! `chance` is what random arrival explains, [`Baseline`] what the group usually shows. How long a
+//! condition must hold is remembered in [`ConditionMemory`], how long a trigger must, in the state.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::baseline::Baseline;
 use super::departure::Evidence;
-use super::state::lasts;
-use super::statistic::{Direction, Statistic, median_of};
+use super::state::has_lasted;
+use super::statistic::{Direction, median_of};
 use super::{Combine, Trigger};
-use crate::finding::Side;
-use crate::signal::frame::Frame;
-use crate::signal::frame::Summary;
+use crate::finding::{Side, Statistic};
+use crate::signal::frame::{Frame, Summary};
 use crate::signal::sample::Signal;
 use skewtrap_trace::time::Time;
 
-/// The evidence of a departure grows for about so long without any change in the load: its slower
+/// The evidence of a departure grows for about this long after the load has changed: its slower
 /// smoothing remembers a quarter of a minute, and samples may be seconds apart.
 const DEPARTED: Duration = Duration::from_secs(60);
 
@@ -26,7 +25,7 @@ const DEPARTED: Duration = Duration::from_secs(60);
 pub struct Condition {
     /// The signal whose values, one a member, the statistic summarises.
     pub signal: Signal,
-    /// What people call it.
+    /// Its name in rules and messages.
     pub signal_name: Arc<str>,
     /// Which number.
     pub statistic: Statistic,
@@ -47,7 +46,7 @@ pub struct Condition {
     pub hold: Duration,
 }
 
-/// What one look at a condition found.
+/// The value of a condition's statistic in one frame, and whom it blames.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reading {
     /// The statistic.
@@ -56,18 +55,18 @@ pub struct Reading {
     pub beyond_bound: bool,
     /// Its excess in units of what chance explains.
     pub times_chance: f64,
-    /// The member farthest from its peers on the blamed side, by its place in the frame.
+    /// The member farthest from its peers on the blamed side, by its result in the frame.
     pub member: usize,
     /// The side it is on.
     pub side: Side,
 }
 
 impl Condition {
-    /// Looks at a group. `departed` is what its detector says, where a condition asks for it;
-    /// `scratch` holds nothing between calls.
-    pub fn read(&self, frame: &Frame, departed: Option<&Evidence>, scratch: &mut Vec<f64>) -> Reading {
+    /// Reads a frame. `departure` is the detector's evidence, for a condition that asks for it;
+    /// `scratch` is a buffer that holds nothing between calls.
+    pub fn read(&self, frame: &Frame, departure: Option<&Evidence>, scratch: &mut Vec<f64>) -> Reading {
         if self.statistic == Statistic::Departure {
-            return self.read_departure(departed);
+            return self.read_departure(departure);
         }
         let Frame { values, summary, .. } = frame;
         let value = self.statistic.of(values, summary, self.direction, scratch);
@@ -82,13 +81,13 @@ impl Condition {
         Reading { value, beyond_bound, times_chance, member, side }
     }
 
-    /// How long after something happened all of it shows in the statistic.
+    /// How long after a change in the samples the statistic shows all of it.
     pub fn settles(&self) -> Duration {
         if self.statistic == Statistic::Departure { DEPARTED } else { self.smooth * 3 }
     }
 
-    fn read_departure(&self, departed: Option<&Evidence>) -> Reading {
-        let Some(e) = departed else {
+    fn read_departure(&self, departure: Option<&Evidence>) -> Reading {
+        let Some(e) = departure else {
             return Reading {
                 value: 0.0,
                 beyond_bound: false,
@@ -109,14 +108,14 @@ impl Condition {
     /// As part of a clear: within the bound or within chance.
     pub fn is_kept(&self, r: &Reading) -> bool {
         if self.statistic == Statistic::Departure {
-            // What is on its way back no longer triggers, but is not yet even.
+            // A member on its way back no longer triggers, but the group is not yet even.
             return r.times_chance <= self.bound;
         }
         !r.beyond_bound || self.chance.is_some_and(|k| r.times_chance <= k)
     }
 
-    /// High or low: what the statistic itself looks at, else the side of the member that is
-    /// farthest from the median.
+    /// High or low: the side that the statistic itself measures, else that of the member farthest from
+    /// the median.
     fn blamed_side(&self, values: &[f64], s: &Summary, scratch: &mut Vec<f64>) -> Side {
         match self.statistic {
             Statistic::MaxOverMean | Statistic::LostShare => Side::High,
@@ -150,30 +149,30 @@ fn times_chance(s: &Summary, side: Side) -> f64 {
 pub struct Judgement {
     /// Whether the conditions, combined, hold (exceeded for a trigger, kept for a clear).
     pub holds: bool,
-    /// The condition that speaks for all: the first that holds, else the first.
-    pub lead: usize,
-    /// What that one found.
+    /// The index of the deciding condition: the first that holds, else the first.
+    pub deciding: usize,
+    /// What that condition showed.
     pub reading: Reading,
 }
 
-/// What keeps one condition of a trigger from holding.
+/// What is missing for one condition of a trigger to hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lack {
+pub enum Missing {
     /// It is within its bound, or within chance.
     Excess,
     /// It is beyond them, not yet for its own `for`.
     Time,
-    /// It is no more than usual here, or what is usual is not known yet.
+    /// It is no more than usual in this group, or what is usual is not known yet.
     Unusual,
 }
 
-/// What the last look at one condition of a trigger found.
+/// What the last evaluation of one condition of a trigger found.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Looked {
+pub struct ConditionResult {
     /// Its numbers.
     pub reading: Reading,
-    /// What keeps it from holding, if anything.
-    pub lacks: Option<Lack>,
+    /// What is missing for it to hold, if anything.
+    pub missing: Option<Missing>,
 }
 
 /// Which part of a rule is judged.
@@ -186,58 +185,59 @@ pub enum Part {
 }
 
 impl Trigger {
-    /// Judges all conditions; `frames` are theirs, in their order.
+    /// Judges all conditions. `frames` has one for each of them, in their order.
     pub fn judge<'a>(
         &self,
         part: Part,
         frames: impl Iterator<Item = &'a Frame>,
-        departed: Option<&Evidence>,
-        clock: &mut Held,
-        sorted: &mut Vec<f64>,
+        departure: Option<&Evidence>,
+        memory: &mut ConditionMemory,
+        scratch: &mut Vec<f64>,
     ) -> Judgement {
         let mut first: Option<(bool, usize, Reading)> = None;
         let (mut all, mut any) = (true, false);
         for (i, (condition, frame)) in self.conditions.iter().zip(frames).enumerate() {
-            let reading = condition.read(frame, departed, sorted);
+            let reading = condition.read(frame, departure, scratch);
             let holds = match part {
                 Part::Trigger => condition.is_exceeded(&reading),
                 Part::Clear => condition.is_kept(&reading),
             };
-            let lasts = clock.lasts(i, holds, condition.hold);
-            let lacks = match holds {
-                false => Some(Lack::Excess),
-                true if !lasts => Some(Lack::Time),
-                true if !clock.is_unusual(i, condition, &reading) => Some(Lack::Unusual),
+            let lasts = memory.lasts(i, holds, condition.hold);
+            let missing = match holds {
+                false => Some(Missing::Excess),
+                true if !lasts => Some(Missing::Time),
+                true if !memory.is_unusual(i, condition, &reading) => Some(Missing::Unusual),
                 true => None,
             };
             if part == Part::Trigger {
-                clock.note(i, Looked { reading, lacks });
+                memory.note(i, ConditionResult { reading, missing });
             }
-            let holds = lacks.is_none();
+            let holds = missing.is_none();
             all &= holds;
             any |= holds;
             if first.is_none_or(|(held, ..)| holds && !held) {
                 first = Some((holds, i, reading));
             }
         }
-        let (_, lead, reading) = first.expect("a trigger has at least one condition: config sees to it");
-        Judgement { holds: if self.combine == Combine::All { all } else { any }, lead, reading }
+        let (_, deciding, reading) = first.expect("a trigger has at least one condition: config sees to it");
+        Judgement { holds: if self.combine == Combine::All { all } else { any }, deciding, reading }
     }
 }
 
-/// What single conditions remember: since when they have held, and what is usual.
+/// What single conditions remember from one evaluation to the next: since when they have held, and
+/// what is usual.
 #[derive(Clone, Debug, Default)]
-pub struct Held {
+pub struct ConditionMemory {
     /// When it is now.
     pub now: Time,
-    /// Whether what is seen may become usual.
+    /// Whether the values of this evaluation may become usual.
     pub may_learn: bool,
     since: Vec<Option<Time>>,
     baselines: Vec<Baseline>,
-    looked: Vec<Looked>,
+    results: Vec<ConditionResult>,
 }
 
-impl Held {
+impl ConditionMemory {
     fn is_unusual(&mut self, index: usize, condition: &Condition, reading: &Reading) -> bool {
         let Some(factor) = condition.above_baseline else { return true };
         if self.baselines.len() <= index {
@@ -258,19 +258,19 @@ impl Held {
         if self.since.len() <= index {
             self.since.resize(index + 1, None);
         }
-        lasts(&mut self.since[index], holds, hold, self.now)
+        has_lasted(&mut self.since[index], holds, hold, self.now)
     }
 
-    fn note(&mut self, index: usize, looked: Looked) {
-        match self.looked.get_mut(index) {
-            Some(place) => *place = looked,
-            None => self.looked.push(looked),
+    fn note(&mut self, index: usize, results: ConditionResult) {
+        match self.results.get_mut(index) {
+            Some(result) => *result = results,
+            None => self.results.push(results),
         }
     }
 
-    /// What the last look at the trigger found, condition by condition.
-    pub fn looked(&self) -> &[Looked] {
-        &self.looked
+    /// What the last evaluation found, condition by condition.
+    pub fn results(&self) -> &[ConditionResult] {
+        &self.results
     }
 
     /// Since when a condition has held, where that is known.

@@ -1,71 +1,43 @@
-//! One rule on one group: looks at its frames, judges, steps the state, and tells what changed.
-
-mod tell;
-mod worse;
+//! One rule on one group: reads the group's frames, judges them, steps the state, and reports what
+//! changed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Rule;
-use super::change::{Change, How};
-use super::condition::{Held, Judgement, Part};
-use super::engine::Suppression;
-use super::guard::Answered;
-use super::state::{Holds, Input, RuleState, State, Step, lasts};
-use super::watcher::{Courses, Watcher};
-use super::worse::Worsening;
-use crate::finding::Side;
+use super::change::{Change, How, Numbers};
+use super::compiled::CompiledRule;
+use super::condition::{ConditionMemory, Judgement, Part};
+use super::detector::GroupDetector;
+use super::escalation::{EscalationWatch, times_bound};
+use super::guard::GuardCache;
+use super::state::{Firing, GroupState, Input, RuleState, Step, Suppression, has_lasted};
+use crate::finding::{Finding, MemberValue, Side, Statistic};
 use crate::signal::frame::Frame;
-use crate::signal::store::{GroupId, SignalStore, ViewId};
-use skewtrap_trace::labels::Labels;
+use crate::signal::store::{GroupId, SignalStore};
+use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::time::Time;
 
-/// A group with too few members is called inert after this; ranks may still be arriving before.
+/// A group with too few members is inert after this time; before, ranks may still be arriving.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
-
-/// A view, as a condition looks at it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Probe {
-    pub view: ViewId,
-    pub smooth: Duration,
-}
-
-/// A rule as the engine runs it: which looks its parts need.
-#[derive(Debug)]
-pub(super) struct Running {
-    pub rule: Arc<Rule>,
-    pub fingerprint: u64,
-    pub holds: Holds,
-    /// Distinct looks; the first is that of the trigger's first condition.
-    pub looks: Vec<Probe>,
-    /// For each condition of the trigger, of the clear, and each signal of the guard, its look.
-    pub trigger: Vec<usize>,
-    pub clear: Vec<usize>,
-    pub guard: Vec<usize>,
-    /// Looks from here on are welcome where they arrive, and no group lacks for want of them.
-    pub required: usize,
-    /// What the detector is fed, if a condition asks for departures.
-    pub courses: Option<Courses>,
-}
 
 /// Why a group is not judged.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Unjudged {
-    /// No fresh data of this look.
-    Absent(usize),
+    /// This probe has no fresh data.
+    NoData(usize),
     /// Fewer members than the rule wants.
-    Few(usize),
+    TooFewMembers(usize),
     /// The guard could not be evaluated.
     Guard(String),
 }
 
-/// What the last evaluation saw, for `why` and the status.
+/// What the last evaluation found, for `why` and the status.
 #[derive(Clone, Debug)]
-pub(super) enum Seen {
-    Nothing,
+pub(super) enum LastEvaluation {
+    Never,
     Unjudged(Unjudged),
     /// The group's mean is below `min_mean`.
-    Light(f64),
+    LowLoad(f64),
     Judged {
         trigger: Judgement,
         guard: Option<bool>,
@@ -77,228 +49,371 @@ pub(super) enum Seen {
 pub(super) struct Group {
     /// All its labels, the target included.
     pub labels: Labels,
-    /// Its id in each look's view, as of the store's generation.
+    /// Its id in each probe's view, as of the store's generation.
     pub ids: Vec<Option<GroupId>>,
-    pub state: State,
+    pub state: GroupState,
     pub evaluated: Option<Time>,
     pub first_seen: Time,
-    pub seen: Seen,
-    /// Since when single conditions have held.
-    pub held: Held,
+    pub last: LastEvaluation,
+    /// What single conditions remember from one evaluation to the next.
+    pub memory: ConditionMemory,
     /// The detector, if a condition asks for departures.
-    pub watcher: Option<Box<Watcher>>,
-    answered: Answered,
+    pub detector: Option<Box<GroupDetector>>,
+    guard_cache: GuardCache,
     /// When it last stopped firing: no onset lies before.
-    pub settled: Time,
-    /// Which condition fired it last.
+    pub last_cleared: Time,
+    /// Which of the trigger's conditions fired it last.
     fired_by: usize,
     /// While it fires after a capture: whether it gets worse.
-    pub worse: Option<Worsening>,
-    /// Since when the clear has held, until it once has for its time.
-    calm_since: Option<Time>,
-    /// Whether it has: before that, what fires may have fired already before this agent looked.
-    was_calm: bool,
-    /// One per look; only kept up for rules with several, whose parts must be seen at once.
+    pub escalation: Option<EscalationWatch>,
+    /// Since when the clear has held, until it has once held for its time.
+    clear_since: Option<Time>,
+    /// Whether it once has. Before that, what fires may have begun before this agent was started.
+    has_been_clear: bool,
+    /// One for each probe; used only for rules with several, whose parts must be read at one time.
     frames: Vec<Frame>,
 }
 
 impl Group {
-    pub fn new(labels: Labels, looks: usize, now: Time) -> Self {
+    pub fn new(labels: Labels, probes: usize, now: Time) -> Self {
         Self {
             labels,
-            ids: vec![None; looks],
-            state: State::default(),
+            ids: vec![None; probes],
+            state: GroupState::default(),
             evaluated: None,
             first_seen: now,
-            seen: Seen::Nothing,
-            held: Held::default(),
-            answered: Answered::default(),
-            watcher: None,
-            settled: Time::default(),
+            last: LastEvaluation::Never,
+            memory: ConditionMemory::default(),
+            guard_cache: GuardCache::default(),
+            detector: None,
+            last_cleared: Time::default(),
             fired_by: 0,
-            worse: None,
-            calm_since: None,
-            was_calm: false,
+            escalation: None,
+            clear_since: None,
+            has_been_clear: false,
             frames: Vec::new(),
         }
     }
 
-    pub fn phase(&self) -> RuleState {
-        self.state.phase()
+    pub fn rule_state(&self) -> RuleState {
+        self.state.rule_state()
     }
 
     /// Evaluates at `now`.
     pub fn evaluate(
         &mut self,
-        running: &Running,
+        compiled: &CompiledRule,
         store: &mut SignalStore,
-        quiet: Option<Suppression>,
-        sorted: &mut Vec<f64>,
+        suppression: Option<Suppression>,
+        scratch: &mut Vec<f64>,
         now: Time,
     ) -> Option<Change> {
         self.evaluated = Some(now);
-        if let ([look], [Some(id)]) = (&running.looks[..], &self.ids[..]) {
-            let frame = store.frame(look.view, *id, now, look.smooth);
-            return self.judge(running, std::slice::from_ref(frame), quiet, sorted, now);
+        if let ([probe], [Some(id)]) = (&compiled.probes[..], &self.ids[..]) {
+            let frame = store.frame(probe.view, *id, now, probe.smooth);
+            return self.judge(compiled, std::slice::from_ref(frame), suppression, scratch, now);
         }
         let mut frames = std::mem::take(&mut self.frames);
-        frames.resize_with(running.looks.len(), Frame::default);
-        for ((look, id), kept) in running.looks.iter().zip(&self.ids).zip(&mut frames) {
+        frames.resize_with(compiled.probes.len(), Frame::default);
+        for ((probe, id), kept) in compiled.probes.iter().zip(&self.ids).zip(&mut frames) {
             match id {
-                Some(id) => kept.copy(store.frame(look.view, *id, now, look.smooth)),
+                Some(id) => kept.copy(store.frame(probe.view, *id, now, probe.smooth)),
                 None => kept.clear(),
             }
         }
-        let change = self.judge(running, &frames, quiet, sorted, now);
+        let change = self.judge(compiled, &frames, suppression, scratch, now);
         self.frames = frames;
         change
     }
 
     fn judge(
         &mut self,
-        running: &Running,
+        compiled: &CompiledRule,
         frames: &[Frame],
-        quiet: Option<Suppression>,
-        sorted: &mut Vec<f64>,
+        suppression: Option<Suppression>,
+        scratch: &mut Vec<f64>,
         now: Time,
     ) -> Option<Change> {
-        let rule = &running.rule;
-        if let Some(unjudged) = unjudged(running, frames) {
-            return self.lack(running, unjudged, now);
+        let rule = &compiled.rule;
+        if let Some(unjudged) = unjudged(compiled, frames) {
+            return self.cannot_judge(compiled, unjudged, now);
         }
-        let lead = &frames[0];
-        let mean = lead.summary.mean;
-        let is_light = mean < rule.min_mean;
-        let may_learn =
-            matches!(self.state, State::Warming | State::Idle { .. }) && !is_light && quiet.is_none();
-        (self.held.now, self.held.may_learn) = (now, may_learn);
-        if let (Some(courses), false, None) = (running.courses, is_light, quiet) {
-            self.watcher.get_or_insert_default().observe(courses, frames, now, may_learn);
+        let first = &frames[0];
+        let mean = first.summary.mean;
+        let is_low_load = mean < rule.min_mean;
+        let may_learn = matches!(self.state, GroupState::Warming | GroupState::Idle { .. })
+            && !is_low_load
+            && suppression.is_none();
+        (self.memory.now, self.memory.may_learn) = (now, may_learn);
+        if let (Some(inputs), false, None) = (compiled.detector_inputs, is_low_load, suppression) {
+            self.detector.get_or_insert_default().observe(inputs, frames, now, may_learn);
         }
-        let departed = self.watcher.as_ref().and_then(|w| w.evidence());
-        let looks = running.trigger.iter().map(|l| &frames[*l]);
-        let trigger = rule.trigger.judge(Part::Trigger, looks, departed.as_ref(), &mut self.held, sorted);
-        let is_open = matches!(self.state, State::Firing(_) | State::Unknown { was: Some(_) });
-        // Only an open firing can clear, and before the first one it is of interest whether this agent
-        // saw it begin: only then is the second look worth its time.
-        let clear = is_light
-            || (is_open || !self.was_calm) && {
-                let looks = running.clear.iter().map(|l| &frames[*l]);
-                // A clear has neither times nor a past of its own.
-                rule.clear.judge(Part::Clear, looks, departed.as_ref(), &mut Held::default(), sorted).holds
+        let departure = self.detector.as_ref().and_then(|d| d.evidence());
+        let read = compiled.trigger.iter().map(|p| &frames[*p]);
+        let trigger = rule.trigger.judge(Part::Trigger, read, departure.as_ref(), &mut self.memory, scratch);
+        let is_open =
+            matches!(self.state, GroupState::Firing(_) | GroupState::Unknown { interrupted: Some(_) });
+        // Only an open firing can clear, and before the first one it matters whether this agent saw it
+        // begin: only then is judging the clear worth its time.
+        let clear = is_low_load
+            || (is_open || !self.has_been_clear) && {
+                let read = compiled.clear.iter().map(|p| &frames[*p]);
+                // The conditions of a clear have neither a `for` nor a baseline of their own.
+                let memory = &mut ConditionMemory::default();
+                rule.clear.judge(Part::Clear, read, departure.as_ref(), memory, scratch).holds
             };
-        self.note_calm(clear, running.holds.clear, now);
+        self.note_clear(clear, compiled.holds.clear, now);
         let mut blame = None;
         let mut guard = None;
-        if trigger.holds && !is_light && quiet.is_none() {
-            let frame = &frames[running.trigger[trigger.lead]];
+        if trigger.holds && !is_low_load && suppression.is_none() {
+            let frame = &frames[compiled.trigger[trigger.deciding]];
             blame = Some((&frame.members[trigger.reading.member].id, trigger.reading.side));
-            match self.ask_guard(running, frames, blame, now) {
+            match self.evaluate_guard(compiled, frames, blame, now) {
                 Ok(answer) => guard = answer,
-                Err(e) => return self.lack(running, Unjudged::Guard(e), now),
+                Err(e) => return self.cannot_judge(compiled, Unjudged::Guard(e), now),
             }
             blame = blame.filter(|_| guard != Some(false));
         }
-        self.seen = if is_light { Seen::Light(mean) } else { Seen::Judged { trigger, guard } };
-        let input = match quiet {
-            None => Input::Judged { trigger: blame, clear, newest: lead.newest },
-            Some(quiet) => Input::Disturbed { clear: clear && quiet == Suppression::MayClear },
+        self.last = if is_low_load {
+            LastEvaluation::LowLoad(mean)
+        } else {
+            LastEvaluation::Judged { trigger, guard }
         };
-        let step = self.state.step(input, running.holds, now);
-        self.note(step, is_open, trigger.lead, now);
+        let input = match suppression {
+            None => Input::Judged { trigger: blame, clear, newest: first.newest },
+            Some(suppression) => Input::Disturbed { clear: clear && suppression == Suppression::MayClear },
+        };
+        let step = self.state.step(input, compiled.holds, now);
+        self.note(step, is_open, trigger.deciding, now);
         match step.how() {
-            Some(how) => Some(self.change(how, running, Some((&trigger, frames)), None, now)),
-            None if self.worse.is_none() => None,
-            None if is_light || quiet.is_some() => {
+            Some(how) => Some(self.change(how, compiled, Some((&trigger, frames)), None, now)),
+            None if self.escalation.is_none() => None,
+            None if is_low_load || suppression.is_some() => {
                 self.interrupt();
                 None
             }
-            None => self.worsened(running, frames, &trigger, sorted, now),
+            None => self.escalated(compiled, frames, &trigger, scratch, now),
         }
     }
 
-    /// Once the clear has held for its time, whatever fires later is seen to begin.
-    fn note_calm(&mut self, clear: bool, hold: Duration, now: Time) {
-        self.was_calm = self.was_calm || lasts(&mut self.calm_since, clear, hold, now);
+    /// Once the clear has held for its time, this agent sees the beginning of whatever fires later.
+    fn note_clear(&mut self, clear: bool, hold: Duration, now: Time) {
+        self.has_been_clear = self.has_been_clear || has_lasted(&mut self.clear_since, clear, hold, now);
     }
 
-    /// What a step means for the firings to come.
-    fn note(&mut self, step: Step, was_open: bool, lead: usize, now: Time) {
-        if was_open && self.phase() == RuleState::Idle {
-            self.settled = now;
+    /// Keeps what a step means for later firings.
+    fn note(&mut self, step: Step, was_open: bool, deciding: usize, now: Time) {
+        if was_open && self.rule_state() == RuleState::Idle {
+            self.last_cleared = now;
         }
         let is_new = match step {
             Step::Reblamed => true,
-            Step::Moved => self.phase() == RuleState::Firing,
+            Step::Moved => self.rule_state() == RuleState::Firing,
             Step::Same | Step::Resumed => false,
         };
         if is_new {
-            self.fired_by = lead;
+            self.fired_by = deciding;
         }
-        if is_new || self.phase() == RuleState::Idle {
-            self.worse = None;
+        if is_new || self.rule_state() == RuleState::Idle {
+            self.escalation = None;
         }
     }
 
-    /// What the guard says; nothing without one, or when it was asked before this same firing began.
-    fn ask_guard(
+    /// The guard's answer; `None` without a guard, and during a firing, which it allowed when it began.
+    fn evaluate_guard(
         &mut self,
-        running: &Running,
+        compiled: &CompiledRule,
         frames: &[Frame],
         blame: Option<(&Arc<Labels>, Side)>,
         now: Time,
     ) -> Result<Option<bool>, String> {
-        let (Some(guard), Some((member, side))) = (&running.rule.only_if, blame) else { return Ok(None) };
-        if let State::Firing(f) = &self.state
+        let (Some(guard), Some((member, side))) = (&compiled.rule.only_if, blame) else { return Ok(None) };
+        if let GroupState::Firing(f) = &self.state
             && f.blame.is(member, side)
         {
             return Ok(None);
         }
-        let looks = running.guard.iter().map(|l| &frames[*l]);
-        guard.still_holds(&mut self.answered, looks, now).map(Some).map_err(|e| e.to_string())
+        let read = compiled.guard.iter().map(|p| &frames[*p]);
+        guard.holds_cached(&mut self.guard_cache, read, now).map(Some).map_err(|e| e.to_string())
     }
 
     /// The group cannot be judged now: for the time being, or at all.
-    fn lack(&mut self, running: &Running, unjudged: Unjudged, now: Time) -> Option<Change> {
-        self.calm_since = None;
-        let was_judged = !matches!(self.state, State::Warming | State::Inert);
-        let is_few = matches!(unjudged, Unjudged::Few(_));
-        let input = match is_few && !was_judged {
+    fn cannot_judge(&mut self, compiled: &CompiledRule, unjudged: Unjudged, now: Time) -> Option<Change> {
+        self.clear_since = None;
+        let was_judged = !matches!(self.state, GroupState::Warming | GroupState::Inert);
+        let is_too_few = matches!(unjudged, Unjudged::TooFewMembers(_));
+        let input = match is_too_few && !was_judged {
             true if now.since(self.first_seen) < GRACE => None,
             true => Some(Input::Impossible),
             false => Some(Input::Absent),
         };
-        let reason = self.reason_of(&unjudged, running);
-        self.seen = Seen::Unjudged(unjudged);
+        let reason = self.reason_of(&unjudged, compiled);
+        self.last = LastEvaluation::Unjudged(unjudged);
         self.interrupt();
-        let step = self.state.step(input?, running.holds, now);
-        step.how().map(|how| self.change(how, running, None, Some(reason), now))
+        let step = self.state.step(input?, compiled.holds, now);
+        step.how().map(|how| self.change(how, compiled, None, Some(reason), now))
     }
 
-    /// In words, with what would mend it.
-    pub fn reason_of(&self, unjudged: &Unjudged, running: &Running) -> String {
-        let across = running.rule.across.join(", ");
+    /// Why it is not judged, as a sentence.
+    pub fn reason_of(&self, unjudged: &Unjudged, compiled: &CompiledRule) -> String {
+        let across = compiled.rule.across.join(", ");
         match unjudged {
-            Unjudged::Absent(look) => {
-                format!("no fresh `{}` from any rank of {}", running.signal_name(*look), self.name())
+            Unjudged::NoData(probe) => {
+                format!("no fresh `{}` from any rank of {}", compiled.signal_name(*probe), self.name())
             }
-            Unjudged::Few(1) => {
+            Unjudged::TooFewMembers(1) => {
                 format!("{} has one member ({across}); there is nothing to compare it with", self.name())
             }
-            Unjudged::Few(n) => {
+            Unjudged::TooFewMembers(n) => {
                 format!(
                     "{} has {n} members ({across}); the rule wants {}",
                     self.name(),
-                    running.rule.min_members
+                    compiled.rule.min_members
                 )
             }
             Unjudged::Guard(e) => e.clone(),
         }
     }
 
-    /// For messages.
+    /// Its name in messages.
     fn name(&self) -> String {
         if self.labels.0.is_empty() { "the group".into() } else { format!("the group {}", self.labels) }
+    }
+
+    /// Its firing was captured, or an attempt was made, at `mark` times its bound: from now on it is
+    /// reported once it is `by` times worse than that.
+    pub fn watch_escalation(&mut self, compiled: &CompiledRule, mark: f64, by: f64) {
+        if matches!(self.state, GroupState::Firing(_) | GroupState::Unknown { interrupted: Some(_) }) {
+            let settles = compiled.rule.trigger.conditions[self.fired_by].settles();
+            self.escalation = Some(EscalationWatch::new(mark, by, settles));
+        }
+    }
+
+    /// Whether the condition that fired has become worse, on the member and the side that it blamed:
+    /// another condition, member or side is no measure of that.
+    fn escalated(
+        &mut self,
+        compiled: &CompiledRule,
+        frames: &[Frame],
+        trigger: &Judgement,
+        scratch: &mut Vec<f64>,
+        now: Time,
+    ) -> Option<Change> {
+        let (GroupState::Firing(firing), Some(escalation)) = (&self.state, &mut self.escalation) else {
+            return None;
+        };
+        let deciding = self.fired_by;
+        let condition = &compiled.rule.trigger.conditions[deciding];
+        let frame = &frames[compiled.trigger[deciding]];
+        let reading = if trigger.deciding == deciding {
+            trigger.reading
+        } else {
+            let departure = self.detector.as_ref().and_then(|d| d.evidence());
+            condition.read(frame, departure.as_ref(), scratch)
+        };
+        let is_same = condition.is_exceeded(&reading)
+            && frame.members.get(reading.member).is_some_and(|m| firing.blame.is(&m.id, reading.side));
+        // The rest of the trigger and the guard must hold too, as at the onset: a firing lasts until it
+        // clears, and is by itself no reason for another window.
+        let times = (is_same && trigger.holds).then(|| times_bound(reading.value, condition.bound));
+        let guard_cache = &mut self.guard_cache;
+        let mut allows = || {
+            let read = compiled.guard.iter().map(|p| &frames[*p]);
+            let guard = compiled.rule.only_if.as_ref();
+            guard.is_none_or(|guard| guard.holds_cached(guard_cache, read, now) == Ok(true))
+        };
+        let times = times.filter(|times| *times < escalation.threshold() || allows());
+        let hold = compiled.holds.trigger.max(condition.hold);
+        let is_worse = escalation.observe(times, frame.newest, hold, now);
+        let judged = Judgement { holds: true, deciding, reading };
+        is_worse.then(|| self.change(How::Escalated, compiled, Some((&judged, frames)), None, now))
+    }
+
+    fn interrupt(&mut self) {
+        if let Some(escalation) = &mut self.escalation {
+            escalation.interrupt();
+        }
+    }
+
+    /// What fired, with the detector's onset, or else the time since when the trigger has held;
+    /// [`locate`](super::locate) improves on the latter with what the store remembers.
+    fn finding_of(&self, firing: &Firing, since: Time, numbers: &Numbers) -> Finding {
+        let detector = self.detector.as_ref();
+        let is_departure = numbers.statistic == Statistic::Departure;
+        let located =
+            detector.filter(|_| is_departure).and_then(|d| d.onset(&d.evidence()?, self.last_cleared));
+        Finding {
+            onset: located.map_or(since, |o| o.at),
+            onset_error_s: located.map_or(0.0, |o| o.error_s),
+            rank: (*firing.blame.member).clone(),
+            side: firing.blame.side,
+            statistic: numbers.statistic,
+            signal: numbers.signal.clone(),
+            value: numbers.value,
+            bound: numbers.bound,
+            members: numbers.members.clone(),
+            evidence: None,
+            shown_by: None,
+        }
+    }
+
+    fn change(
+        &self,
+        how: How,
+        compiled: &CompiledRule,
+        judged: Option<(&Judgement, &[Frame])>,
+        reason: Option<String>,
+        now: Time,
+    ) -> Change {
+        let numbers = judged.map(|(judgement, frames)| numbers_of(compiled, judgement, frames));
+        let (since, finding) = match &self.state {
+            GroupState::Firing(f) => {
+                // A condition with a `for` of its own has held since before the trigger did.
+                let since = judged
+                    .and_then(|(j, _)| self.memory.since(j.deciding))
+                    .map_or(f.since, |s| s.min(f.since));
+                let begins = numbers.as_ref().filter(|_| how != How::Escalated);
+                (since, begins.map(|n| self.finding_of(f, since, n)))
+            }
+            GroupState::Pending { since } => (*since, None),
+            _ => (now, None),
+        };
+        let target = self.labels.get("target").and_then(|t| match t {
+            LabelValue::Text(name) => Some(name.clone()),
+            LabelValue::Index(_) => None,
+        });
+        let mut group = self.labels.clone();
+        group.0.remove("target");
+        let (rule, state) = (compiled.rule.clone(), self.rule_state());
+        let may_predate_start = !self.has_been_clear;
+        Change {
+            at: now,
+            rule,
+            target,
+            group,
+            state,
+            how,
+            since,
+            finding,
+            numbers,
+            reason,
+            may_predate_start,
+        }
+    }
+}
+
+fn numbers_of(compiled: &CompiledRule, judgement: &Judgement, frames: &[Frame]) -> Numbers {
+    let condition = &compiled.rule.trigger.conditions[judgement.deciding];
+    let members = frames[compiled.trigger[judgement.deciding]].members.iter();
+    Numbers {
+        condition: judgement.deciding,
+        statistic: condition.statistic,
+        signal: condition.signal_name.clone(),
+        value: judgement.reading.value,
+        bound: condition.bound,
+        members: members
+            .map(|m| MemberValue { rank: (*m.id).clone(), value: m.value, stale: m.stale })
+            .collect(),
     }
 }
 
@@ -314,26 +429,12 @@ impl Step {
     }
 }
 
-fn unjudged(running: &Running, frames: &[Frame]) -> Option<Unjudged> {
-    let empty = frames[..running.required].iter().position(|f| f.members.is_empty());
-    let few = frames[0].members.len();
+fn unjudged(compiled: &CompiledRule, frames: &[Frame]) -> Option<Unjudged> {
+    let empty = frames[..compiled.required].iter().position(|f| f.members.is_empty());
+    let members = frames[0].members.len();
     match empty {
-        Some(look) => Some(Unjudged::Absent(look)),
-        None if few < running.rule.min_members => Some(Unjudged::Few(few)),
+        Some(probe) => Some(Unjudged::NoData(probe)),
+        None if members < compiled.rule.min_members => Some(Unjudged::TooFewMembers(members)),
         None => None,
-    }
-}
-
-impl Running {
-    /// What a look's signal is called.
-    pub fn signal_name(&self, look: usize) -> &str {
-        let conditions = self.rule.trigger.conditions.iter().zip(&self.trigger);
-        let clears = self.rule.clear.conditions.iter().zip(&self.clear);
-        let named = conditions.chain(clears).find(|(_, l)| **l == look).map(|(c, _)| &*c.signal_name);
-        let guard = || {
-            let guard = self.rule.only_if.as_ref()?;
-            guard.names().zip(&self.guard).find(|(_, l)| **l == look).map(|(n, _)| n)
-        };
-        named.or_else(guard).unwrap_or("?")
     }
 }

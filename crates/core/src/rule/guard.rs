@@ -7,8 +7,8 @@
 //! made-up data, because CEL checks no types before it runs.
 
 mod check;
+mod error;
 mod library;
-mod words;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,6 +19,7 @@ use cel::common::ast::IdedExpr;
 use cel::objects::{Key, Map};
 
 use self::check::Checker;
+pub use self::error::GuardError;
 use self::library::{ANY_RANK, LIBRARY, OURS};
 use crate::signal::catalog::Catalog;
 use crate::signal::frame::Frame;
@@ -46,9 +47,9 @@ pub struct Guard {
     aged: Vec<Arc<str>>,
 }
 
-/// The last answer of a guard, and the numbers for which it was given.
+/// The last answer of a guard, with the numbers for which it was computed.
 #[derive(Debug, Default)]
-pub struct Answered {
+pub struct GuardCache {
     /// Of which of its signals, whose, and how much.
     numbers: Vec<(usize, Arc<Labels>, f64)>,
     answer: Option<bool>,
@@ -64,62 +65,6 @@ impl PartialEq for Guard {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
     }
-}
-
-/// Why a guard cannot be used, or could not be evaluated.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GuardError {
-    /// Longer than [`MAX_BYTES`].
-    #[error("the guard has {0} bytes; at most {MAX_BYTES} are allowed")]
-    TooLong(usize),
-    /// Not CEL. Line and column count from 1, inside the expression.
-    #[error("the guard is not valid CEL at line {line}, column {column}: {message}")]
-    Syntax {
-        /// Line, from 1.
-        line: usize,
-        /// Column, from 1.
-        column: usize,
-        /// What the parser stumbled over, in a few words.
-        message: String,
-    },
-    /// Neither a signal nor a local name.
-    #[error("unknown signal `{name}`{}", suggestion(.near.as_deref()))]
-    UnknownSignal {
-        /// As written.
-        name: String,
-        /// The nearest known one.
-        near: Option<String>,
-    },
-    /// Not one of [`FUNCTIONS`].
-    #[error("unknown function `{name}`{}", suggestion(.near.as_deref()))]
-    UnknownFunction {
-        /// As written.
-        name: String,
-        /// The nearest known one.
-        near: Option<String>,
-    },
-    /// CEL itself would ignore the superfluous ones in silence.
-    #[error("`{name}` takes {wanted} argument(s), not {given}")]
-    Arguments {
-        /// The function.
-        name: String,
-        /// How many it takes.
-        wanted: usize,
-        /// How many there are.
-        given: usize,
-    },
-    /// It ran and gave something else than true or false.
-    #[error(
-        "the guard must give true or false, but gives {0}; compare it with something, as in `max(load) > 8`"
-    )]
-    NotBool(String),
-    /// It could not run.
-    #[error("the guard cannot be evaluated: {0}")]
-    Runtime(String),
-}
-
-fn suggestion(near: Option<&str>) -> String {
-    near.map_or_else(String::new, |n| format!("; did you mean `{n}`?"))
 }
 
 /// The nearest of `known` to `name`, if it is near at all.
@@ -193,11 +138,11 @@ impl Guard {
         self.run(variables)
     }
 
-    /// Likewise; what was asked `last` for the same numbers is not computed again, for CEL is slow and
-    /// ticks ask more often than samples come.
-    pub fn still_holds<'f>(
+    /// Likewise, from `cache` where the numbers are still the same: CEL is slow, and rules are evaluated
+    /// more often than samples come.
+    pub fn holds_cached<'f>(
         &self,
-        last: &mut Answered,
+        cache: &mut GuardCache,
         frames: impl Iterator<Item = &'f Frame> + Clone,
         now: Time,
     ) -> Result<bool, GuardError> {
@@ -207,17 +152,17 @@ impl Guard {
         let is_same = |(of, id, value): &(usize, Arc<Labels>, f64)| {
             shown.next().is_some_and(|(i, m)| i == *of && Arc::ptr_eq(&m.id, id) && m.value == *value)
         };
-        if let Some(answer) = last.answer
-            && last.numbers.iter().all(is_same)
+        if let Some(answer) = cache.answer
+            && cache.numbers.iter().all(is_same)
             && shown.next().is_none()
         {
             return Ok(answer);
         }
         let answer = self.holds(frames.clone(), now)?;
-        last.numbers.clear();
-        last.numbers.extend(members().map(|(i, m)| (i, m.id.clone(), m.value)));
-        // An age grows by itself.
-        last.answer = self.aged.is_empty().then_some(answer);
+        cache.numbers.clear();
+        cache.numbers.extend(members().map(|(i, m)| (i, m.id.clone(), m.value)));
+        // An age changes without a new sample.
+        cache.answer = self.aged.is_empty().then_some(answer);
         Ok(answer)
     }
 
@@ -243,8 +188,8 @@ impl Guard {
         }
         match context.resolve(&self.expression) {
             Ok(Value::Bool(b)) => Ok(b),
-            Ok(other) => Err(GuardError::NotBool(words::word_of(&other.type_of().to_string()).into())),
-            Err(e) => Err(GuardError::Runtime(words::of_run(&e))),
+            Ok(other) => Err(GuardError::NotBool(error::type_name(&other.type_of().to_string()).into())),
+            Err(e) => Err(GuardError::Runtime(error::runtime_message(&e))),
         }
     }
 }
@@ -272,7 +217,7 @@ fn syntax(errors: &cel::ParseErrors) -> GuardError {
     let first = errors.errors.first();
     let at = |n: isize| usize::try_from(n).unwrap_or(1).max(1);
     let (line, column) = first.map_or((1, 1), |e| (at(e.pos.0), at(e.pos.1)));
-    GuardError::Syntax { line, column, message: words::of_syntax(first.map_or("", |e| e.msg.as_str())) }
+    GuardError::Syntax { line, column, message: error::syntax_message(first.map_or("", |e| e.msg.as_str())) }
 }
 
 #[cfg(test)]

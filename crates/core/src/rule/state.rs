@@ -1,9 +1,9 @@
-//! The state of one rule on one group: from a verdict a moment to firing and back.
+//! The state of one rule on one group: from one judgement at a time to firing and back.
 //!
-//! `step(input, now)` is the whole of it: no clock, no channel, no memory of samples. Absent data
-//! neither fires nor resolves: a firing group that goes silent becomes `unknown` and is the same
-//! firing when its data return, unless that is so late that nobody knows what was in between. What
-//! belongs to windows and limits (capturing, cooling) is not here.
+//! [`GroupState::step`] is the whole of it: no clock, no channel, no memory of samples. Absent data
+//! neither fire nor resolve: a firing group that goes silent becomes `unknown` and is the same firing
+//! when its data return, unless that is so late that nobody knows what happened in between. Windows
+//! and limits (capturing, cooling down) are not part of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::finding::Side;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// A firing whose data were away for longer is not the same any more: a server was started again, or
-/// others have come and gone meanwhile.
+/// A firing whose data were absent for longer is not the same any more: the server was started again,
+/// or other firings have come and gone meanwhile.
 const RESUMES_WITHIN: Duration = Duration::from_secs(600);
 
 /// The word for a state, as in every output.
@@ -61,23 +61,23 @@ pub struct Blame {
 }
 
 impl Blame {
-    /// Whether it is this member on this side. Frames share their labels, so mostly one look at an
-    /// address tells.
+    /// Whether it is this member on this side. Frames share their labels, so that comparing addresses
+    /// mostly suffices.
     pub fn is(&self, member: &Arc<Labels>, side: Side) -> bool {
         self.side == side && (Arc::ptr_eq(&self.member, member) || self.member == *member)
     }
 }
 
-/// Where a rule stands with a group.
+/// The state of a rule on a group, with what it remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum State {
+pub enum GroupState {
     /// Not enough seen yet to judge.
     #[default]
     Warming,
-    /// The trigger does not hold; it may not begin again before `rested`.
+    /// The trigger does not hold.
     Idle {
-        /// When a next firing may begin.
-        rested: Time,
+        /// The next firing cannot begin before this time.
+        rearmed_at: Time,
     },
     /// The trigger has held since.
     Pending {
@@ -89,7 +89,7 @@ pub enum State {
     /// The data stopped.
     Unknown {
         /// The firing that they left open.
-        was: Option<Firing>,
+        interrupted: Option<Firing>,
     },
     /// It cannot fire.
     Inert,
@@ -108,13 +108,13 @@ pub struct Firing {
     newest: Time,
     /// Since when the clear has held.
     clear_since: Option<Time>,
-    /// Somebody else is to blame since.
+    /// Another member or side that has been to blame since.
     other: Option<(Blame, Time)>,
 }
 
-impl State {
-    /// Its word.
-    pub const fn phase(&self) -> RuleState {
+impl GroupState {
+    /// The same without what it remembers.
+    pub const fn rule_state(&self) -> RuleState {
         match self {
             Self::Warming => RuleState::Warming,
             Self::Idle { .. } => RuleState::Idle,
@@ -126,7 +126,16 @@ impl State {
     }
 }
 
-/// What a moment shows of a group.
+/// How much a rule may do while a capture disturbs the samples of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suppression {
+    /// The window is open: nothing begins to fire and nothing goes on pending, but a firing may clear.
+    MayClear,
+    /// The export stalls the server, or has just ended: no sample counts.
+    Nothing,
+}
+
+/// What one evaluation found of a group.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
     /// Both parts of the rule were judged.
@@ -138,7 +147,7 @@ pub enum Input<'a> {
         /// When the newest of the judged samples was measured.
         newest: Time,
     },
-    /// A capture disturbs the group: nothing begins and nothing goes on; it may end if `clear`.
+    /// A capture disturbs the group: a firing may end if `clear`, and nothing else may happen.
     Disturbed {
         /// Whether the clear holds and may count.
         clear: bool,
@@ -174,51 +183,52 @@ impl Holds {
 /// What a step did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing to tell.
+    /// Nothing to report.
     Same,
-    /// The word changed.
+    /// The state is another than before.
     Moved,
-    /// A firing goes on after its data were away; no new incident.
+    /// A firing goes on after its data were absent; no new incident.
     Resumed,
-    /// It still fires, and now blames somebody else: an onset of its own.
+    /// It still fires, and now blames another member or side: a new onset.
     Reblamed,
 }
 
-impl State {
-    /// One moment.
+impl GroupState {
+    /// Takes the result of one evaluation.
     pub fn step(&mut self, input: Input<'_>, holds: Holds, now: Time) -> Step {
-        let before = self.phase();
+        let before = self.rule_state();
         let step = match input {
-            Input::Impossible => self.lose(Self::Inert),
-            Input::Absent => self.lose(Self::Unknown { was: None }),
-            Input::Disturbed { clear } => self.endure(clear, holds, now),
+            Input::Impossible => self.on_absent(Self::Inert),
+            Input::Absent => self.on_absent(Self::Unknown { interrupted: None }),
+            Input::Disturbed { clear } => self.on_disturbed(clear, holds, now),
             Input::Judged { trigger, clear, newest } => self.judge(trigger, clear, newest, holds, now),
         };
         match step {
-            Step::Same if self.phase() != before => Step::Moved,
+            Step::Same if self.rule_state() != before => Step::Moved,
             other => other,
         }
     }
 
-    /// Data are gone or were never there: an open firing is remembered, not resolved.
-    fn lose(&mut self, into: Self) -> Step {
+    /// The group has no data, or cannot be judged: an open firing is remembered, not resolved.
+    fn on_absent(&mut self, into: Self) -> Step {
         match std::mem::take(self) {
-            Self::Firing(f) => *self = Self::Unknown { was: Some(f) },
-            kept @ Self::Unknown { was: Some(_) } => *self = kept,
-            // What never was judged is still warming; `unknown` says that something stopped.
+            Self::Firing(f) => *self = Self::Unknown { interrupted: Some(f) },
+            kept @ Self::Unknown { interrupted: Some(_) } => *self = kept,
+            // A group that was never judged is still warming; `unknown` says that something stopped.
             Self::Warming if into != Self::Inert => {}
             _ => *self = into,
         }
         Step::Same
     }
 
-    fn endure(&mut self, clear: bool, holds: Holds, now: Time) -> Step {
+    /// A capture disturbs the samples: what is pending starts anew, and a firing may only clear.
+    fn on_disturbed(&mut self, clear: bool, holds: Holds, now: Time) -> Step {
         match self {
-            Self::Pending { .. } => *self = Self::Idle { rested: now },
+            Self::Pending { .. } => *self = Self::Idle { rearmed_at: now },
             Self::Firing(f) => {
                 f.other = None;
                 if f.has_cleared(clear, holds, now) {
-                    *self = Self::Idle { rested: now + holds.rearm };
+                    *self = Self::Idle { rearmed_at: now + holds.rearm };
                 }
             }
             _ => {}
@@ -236,12 +246,14 @@ impl State {
     ) -> Step {
         let mut resumed = Step::Same;
         match self {
-            Self::Warming | Self::Inert | Self::Unknown { was: None } => *self = Self::Idle { rested: now },
-            Self::Unknown { was: Some(f) } if newest.since(f.newest) > RESUMES_WITHIN => {
-                *self = Self::Idle { rested: now };
+            Self::Warming | Self::Inert | Self::Unknown { interrupted: None } => {
+                *self = Self::Idle { rearmed_at: now }
+            }
+            Self::Unknown { interrupted: Some(f) } if newest.since(f.newest) > RESUMES_WITHIN => {
+                *self = Self::Idle { rearmed_at: now };
                 return Step::Same;
             }
-            Self::Unknown { was: Some(f) } => {
+            Self::Unknown { interrupted: Some(f) } => {
                 // Time without data counts neither for the clear nor for another's blame.
                 f.clear_since = None;
                 f.other = None;
@@ -254,7 +266,7 @@ impl State {
             Self::Firing(f) => {
                 f.newest = f.newest.max(newest);
                 if f.has_cleared(clear, holds, now) {
-                    *self = Self::Idle { rested: now + holds.rearm };
+                    *self = Self::Idle { rearmed_at: now + holds.rearm };
                 } else if let Some(blame) = trigger
                     && f.blames_another(blame, holds, now)
                 {
@@ -263,16 +275,16 @@ impl State {
                     f.other = None;
                 }
             }
-            Self::Idle { rested } => match trigger {
-                Some(blame) if now >= *rested && holds.trigger.is_zero() => {
+            Self::Idle { rearmed_at } => match trigger {
+                Some(blame) if now >= *rearmed_at && holds.trigger.is_zero() => {
                     *self = fired(blame, now, newest, now)
                 }
-                Some(_) if now >= *rested => *self = Self::Pending { since: now },
+                Some(_) if now >= *rearmed_at => *self = Self::Pending { since: now },
                 _ => {}
             },
             Self::Pending { since } => match trigger {
-                None => *self = Self::Idle { rested: now },
-                // One old sample, looked at again and again, is no proof that it lasts.
+                None => *self = Self::Idle { rearmed_at: now },
+                // One old sample that is judged again and again does not prove that the trigger holds on.
                 Some(blame) if now.since(*since) >= holds.trigger && newest > *since => {
                     *self = fired(blame, *since, newest, now);
                 }
@@ -280,18 +292,18 @@ impl State {
             },
             Self::Warming | Self::Unknown { .. } | Self::Inert => {}
         }
-        // What has cleared at once does not go on.
+        // A firing that cleared in this same step was not resumed.
         if matches!(self, Self::Firing(_)) { resumed } else { Step::Same }
     }
 }
 
-fn fired((member, side): (&Arc<Labels>, Side), since: Time, newest: Time, now: Time) -> State {
+fn fired((member, side): (&Arc<Labels>, Side), since: Time, newest: Time, now: Time) -> GroupState {
     let blame = Blame { member: member.clone(), side };
-    State::Firing(Firing { fired_at: now, since, blame, newest, clear_since: None, other: None })
+    GroupState::Firing(Firing { fired_at: now, since, blame, newest, clear_since: None, other: None })
 }
 
-/// Whether what `is` true now has been for as long as `hold`; `since` remembers since when.
-pub(super) fn lasts(since: &mut Option<Time>, is: bool, hold: Duration, now: Time) -> bool {
+/// Whether what `is` true now has been true for as long as `hold`; `since` remembers since when.
+pub(super) fn has_lasted(since: &mut Option<Time>, is: bool, hold: Duration, now: Time) -> bool {
     if !is {
         *since = None;
         return false;
@@ -301,7 +313,7 @@ pub(super) fn lasts(since: &mut Option<Time>, is: bool, hold: Duration, now: Tim
 
 impl Firing {
     fn has_cleared(&mut self, clear: bool, holds: Holds, now: Time) -> bool {
-        lasts(&mut self.clear_since, clear, holds.clear, now)
+        has_lasted(&mut self.clear_since, clear, holds.clear, now)
     }
 
     /// Whether another member, or the other side, has been to blame for as long as a firing needs;

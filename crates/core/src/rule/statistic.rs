@@ -1,44 +1,12 @@
 //! Statistics of imbalance: one number for the values of a group at one time.
 //!
 //! All are pure functions of a slice, take no memory beyond one reused buffer for those that sort,
-//! and call an all-zero or empty group even. None looks at time: that is the state machine's part.
-
-use std::fmt;
+//! and take an all-zero or empty group to be even. None knows of time, which is the state's part.
 
 use serde::Serialize;
 
-use crate::finding::Side;
+use crate::finding::{Side, Statistic};
 use crate::signal::frame::Summary;
-
-/// One number per group and time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Statistic {
-    /// The load-imbalance factor: 1 when even, n when one of n ranks has everything.
-    MaxOverMean,
-    /// 1 when even, 0 when a rank is idle.
-    MinOverMean,
-    /// In the signal's unit; 0 when even.
-    MaxMinusMin,
-    /// Coefficient of variation: population standard deviation over mean; 0 when even, sqrt(n-1) when
-    /// one of n has everything.
-    Cv,
-    /// Gini coefficient: 0 when even, 1 - 1/n when one of n has everything.
-    Gini,
-    /// Jain's fairness index: 1 when even, 1/n when one of n has everything.
-    Jain,
-    /// 1 - mean/max: the share of the group's capacity that waits for its fullest rank; 0 when even.
-    LostShare,
-    /// The largest distance from the median in units of 1.4826 times the median absolute deviation.
-    RobustZ,
-    /// The member nearest to crossing the bound: some member is beyond it.
-    AnyMember,
-    /// The member farthest from crossing the bound: every member is beyond it.
-    AllMembers,
-    /// How far a member's course (its load, its tokens, its speed) has departed from its peers', in
-    /// standard deviations of what is usual in this group; it remembers, see `departure`.
-    Departure,
-}
 
 /// On which side of its bound a statistic means imbalance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -50,45 +18,7 @@ pub enum Direction {
     Below,
 }
 
-impl fmt::Display for Statistic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 impl Statistic {
-    /// Every statistic, in the order of the documentation.
-    pub const ALL: [Self; 11] = [
-        Self::MaxOverMean,
-        Self::MinOverMean,
-        Self::MaxMinusMin,
-        Self::Cv,
-        Self::Gini,
-        Self::Jain,
-        Self::LostShare,
-        Self::RobustZ,
-        Self::AnyMember,
-        Self::AllMembers,
-        Self::Departure,
-    ];
-
-    /// As in YAML and JSON: `max_over_mean`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::MaxOverMean => "max_over_mean",
-            Self::MinOverMean => "min_over_mean",
-            Self::MaxMinusMin => "max_minus_min",
-            Self::Cv => "cv",
-            Self::Gini => "gini",
-            Self::Jain => "jain",
-            Self::LostShare => "lost_share",
-            Self::RobustZ => "robust_z",
-            Self::AnyMember => "any_member",
-            Self::AllMembers => "all_members",
-            Self::Departure => "departure",
-        }
-    }
-
     /// Where imbalance lies, unless the rule says otherwise.
     pub const fn direction(self) -> Direction {
         match self {
@@ -102,9 +32,13 @@ impl Statistic {
         match self {
             Self::MaxOverMean | Self::LostShare | Self::AnyMember | Self::AllMembers => Side::High,
             Self::MinOverMean => Side::Low,
-            Self::MaxMinusMin | Self::Cv | Self::Gini | Self::Jain | Self::RobustZ | Self::Departure => {
-                Side::Both
-            }
+            Self::MaxMinusMin
+            | Self::Cv
+            | Self::Gini
+            | Self::Jain
+            | Self::RobustZ
+            | Self::Departure
+            | Self::Other => Side::Both,
         }
     }
 
@@ -114,7 +48,7 @@ impl Statistic {
             Self::MaxOverMean => (1.0, f64::INFINITY),
             Self::MinOverMean | Self::Gini | Self::Jain | Self::LostShare => (0.0, 1.0),
             Self::MaxMinusMin | Self::Cv | Self::RobustZ | Self::Departure => (0.0, f64::INFINITY),
-            Self::AnyMember | Self::AllMembers => (f64::NEG_INFINITY, f64::INFINITY),
+            Self::AnyMember | Self::AllMembers | Self::Other => (f64::NEG_INFINITY, f64::INFINITY),
         }
     }
 
@@ -133,7 +67,8 @@ impl Statistic {
         }
     }
 
-    /// What an even group shows; 0 for those that look at members one by one, which have no such value.
+    /// Its value for an even group; 0 for the two that compare single members with the bound, which have
+    /// no such value.
     pub const fn even(self) -> f64 {
         match self {
             Self::MaxOverMean | Self::MinOverMean | Self::Jain => 1.0,
@@ -146,8 +81,8 @@ impl Statistic {
         !matches!(self, Self::MaxMinusMin | Self::AnyMember | Self::AllMembers | Self::Departure)
     }
 
-    /// Its value for a group. `direction` matters to the two that look at members one by one; a
-    /// departure has a memory and is no function of one moment: 0.
+    /// Its value for a group. `direction` matters to the two that compare single members with the bound;
+    /// a departure has a memory and is no function of the values at one time: 0.
     pub fn of(self, values: &[f64], summary: &Summary, direction: Direction, scratch: &mut Vec<f64>) -> f64 {
         match self {
             Self::MaxOverMean => max_over_mean(summary),
@@ -160,7 +95,7 @@ impl Statistic {
             Self::RobustZ => robust_z(values, scratch).0,
             Self::AnyMember => summary.end(direction == Direction::Above),
             Self::AllMembers => summary.end(direction == Direction::Below),
-            Self::Departure => 0.0,
+            Self::Departure | Self::Other => 0.0,
         }
     }
 }

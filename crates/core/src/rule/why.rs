@@ -1,22 +1,22 @@
-//! Why a rule does not fire: the exact missing link, in words.
+//! The state of each rule on each group, with a sentence that says exactly what keeps it from firing.
 //!
-//! `skewtrap why`, the status page and the reasons of `inert` and `unknown` are made of this. Where
-//! a rule fires, it says so; silence without a reason does not exist.
+//! `skewtrap why`, the status page and the reasons of `inert` and `unknown` are made of this. Every
+//! state has a reason.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::condition::{Lack, Looked};
-use super::engine::Entry;
-use super::group::{Group, Running, Seen, Unjudged};
-use super::state::{RuleState, State};
+use super::compiled::CompiledRule;
+use super::condition::{ConditionResult, Missing};
+use super::group::{Group, LastEvaluation, Unjudged};
+use super::state::{GroupState, RuleState};
 use super::{Combine, Condition, Direction, Statistic};
 use crate::signal::store::SignalStore;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// Where one rule stands with one group; with none at all when no group can be made.
+/// The state of one rule on one group, or without a group when none can be made.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
     /// The rule.
@@ -25,22 +25,22 @@ pub struct Evaluation {
     pub group: Option<Labels>,
     /// Its state.
     pub state: RuleState,
-    /// Since when the trigger has held, or the firing lasted.
+    /// Since when the trigger has held, or the firing has lasted.
     pub since: Option<Time>,
     /// When it was last evaluated.
     pub evaluated: Option<Time>,
     /// The statistic, the signal, its value and its bound, as of then.
     pub numbers: Option<Measured>,
-    /// Why it does not fire, or that it does.
+    /// Why it does not fire, or since when it does.
     pub why: String,
 }
 
-/// The number that decides.
+/// The number that decided: that of the first condition that held, else of the first condition.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Measured {
-    /// `max_over_mean`.
-    pub statistic: &'static str,
-    /// `load`.
+    /// Which statistic.
+    pub statistic: Statistic,
+    /// The signal that it summarises, as in rules: `load`.
     pub signal: Arc<str>,
     /// Its value.
     pub value: f64,
@@ -48,12 +48,18 @@ pub struct Measured {
     pub bound: f64,
 }
 
-/// A rule's standing with all its groups.
-pub(super) fn standing_of(entry: &Entry, now: Time) -> Vec<Evaluation> {
-    let rule = entry.running.rule.name.clone();
-    if entry.groups.is_empty() {
-        let (state, why) = match &entry.inert {
-            Some(reason) => (RuleState::Inert, reason.clone()),
+/// A rule's evaluations on all its groups. `inert` is the reason for which it has none, once that is
+/// certain.
+pub(super) fn evaluations_of(
+    compiled: &CompiledRule,
+    groups: &[Group],
+    inert: Option<&str>,
+    now: Time,
+) -> Vec<Evaluation> {
+    let rule = compiled.rule.name.clone();
+    if groups.is_empty() {
+        let (state, why) = match inert {
+            Some(reason) => (RuleState::Inert, reason.to_owned()),
             None => (RuleState::Warming, "no rank has been seen yet".to_owned()),
         };
         return vec![Evaluation {
@@ -66,95 +72,95 @@ pub(super) fn standing_of(entry: &Entry, now: Time) -> Vec<Evaluation> {
             why,
         }];
     }
-    let standing = |g: &Group| Evaluation {
+    let evaluation = |g: &Group| Evaluation {
         rule: rule.clone(),
         group: Some(g.labels.clone()),
-        state: g.phase(),
+        state: g.rule_state(),
         since: match &g.state {
-            State::Pending { since } => Some(*since),
-            State::Firing(f) => Some(f.since),
+            GroupState::Pending { since } => Some(*since),
+            GroupState::Firing(f) => Some(f.since),
             _ => None,
         },
         evaluated: g.evaluated,
-        numbers: measured(g, &entry.running),
-        why: why_of(g, &entry.running, now),
+        numbers: measured(g, compiled),
+        why: why_of(g, compiled, now),
     };
-    entry.groups.iter().map(standing).collect()
+    groups.iter().map(evaluation).collect()
 }
 
-fn measured(group: &Group, running: &Running) -> Option<Measured> {
-    let Seen::Judged { trigger, .. } = &group.seen else { return None };
-    let condition = &running.rule.trigger.conditions[trigger.lead];
+fn measured(group: &Group, compiled: &CompiledRule) -> Option<Measured> {
+    let LastEvaluation::Judged { trigger, .. } = &group.last else { return None };
+    let condition = &compiled.rule.trigger.conditions[trigger.deciding];
     Some(Measured {
-        statistic: condition.statistic.name(),
+        statistic: condition.statistic,
         signal: condition.signal_name.clone(),
         value: trigger.reading.value,
         bound: condition.bound,
     })
 }
 
-fn why_of(group: &Group, running: &Running, now: Time) -> String {
-    match &group.seen {
-        Seen::Nothing => "not evaluated yet: no sample since the start".into(),
-        Seen::Unjudged(unjudged @ Unjudged::Few(_)) if group.phase() == RuleState::Warming => {
-            format!("{}; waiting for more", group.reason_of(unjudged, running))
+fn why_of(group: &Group, compiled: &CompiledRule, now: Time) -> String {
+    match &group.last {
+        LastEvaluation::Never => "not evaluated yet: no sample since the start".into(),
+        LastEvaluation::Unjudged(unjudged @ Unjudged::TooFewMembers(_))
+            if group.rule_state() == RuleState::Warming =>
+        {
+            format!("{}; waiting for more", group.reason_of(unjudged, compiled))
         }
-        Seen::Unjudged(unjudged) => group.reason_of(unjudged, running),
-        Seen::Light(mean) => {
+        LastEvaluation::Unjudged(unjudged) => group.reason_of(unjudged, compiled),
+        LastEvaluation::LowLoad(mean) => {
             format!(
                 "the group's mean is {mean:.3}, below min_mean {}: too little load to judge",
-                running.rule.min_mean
+                compiled.rule.min_mean
             )
         }
-        Seen::Judged { trigger, guard } => match (&group.state, trigger.holds) {
-            (State::Firing(f), _) => {
+        LastEvaluation::Judged { trigger, guard } => match (&group.state, trigger.holds) {
+            (GroupState::Firing(f), _) => {
                 let blame = &f.blame;
-                let side = if blame.side == crate::finding::Side::Low { "low" } else { "high" };
-                format!("it fires since {}: {} is {side}", f.since, blame.member)
+                format!("firing since {}: {} is {}", f.since, blame.member, blame.side.word())
             }
-            (State::Pending { since }, _) => format!(
+            (GroupState::Pending { since }, _) => format!(
                 "the trigger holds for {:.1} s; it fires after {:.1} s",
                 now.since(*since).as_secs_f64(),
-                running.holds.trigger.as_secs_f64()
+                compiled.holds.trigger.as_secs_f64()
             ),
             (_, true) if *guard == Some(false) => {
-                let source = running.rule.only_if.as_ref().map_or("", |g| g.source());
+                let source = compiled.rule.only_if.as_ref().map_or("", |g| g.source());
                 format!("the trigger holds, but only_if does not: {source}")
             }
-            (State::Idle { rested }, true) if now < *rested => {
-                format!("the trigger holds, but the rule rests until {rested} (rearm_after)")
+            (GroupState::Idle { rearmed_at }, true) if now < *rearmed_at => {
+                format!("the trigger holds, but the rule rests until {rearmed_at} (rearm_after)")
             }
             (_, true) => "the trigger has just begun to hold".into(),
-            (_, false) => missing_links(group, running, now),
+            (_, false) => missing_links(group, compiled, now),
         },
     }
 }
 
 fn is_warm(group: &Group) -> bool {
-    group.watcher.as_ref().is_some_and(|w| w.is_warm())
+    group.detector.as_ref().is_some_and(|d| d.is_warm())
 }
 
-/// What each condition lacks: of an `any` all, for one of them would suffice; of an `all` those that
-/// do not hold.
-fn missing_links(group: &Group, running: &Running, now: Time) -> String {
-    let trigger = &running.rule.trigger;
+/// What each condition that does not hold is missing.
+fn missing_links(group: &Group, compiled: &CompiledRule, now: Time) -> String {
+    let trigger = &compiled.rule.trigger;
     let mut links: Vec<String> = Vec::new();
-    for (index, (condition, looked)) in trigger.conditions.iter().zip(group.held.looked()).enumerate() {
-        let Some(lack) = looked.lacks else { continue };
-        let link = match lack {
-            Lack::Excess if condition.statistic == Statistic::Departure && !is_warm(group) => {
+    for (index, (condition, result)) in trigger.conditions.iter().zip(group.memory.results()).enumerate() {
+        let Some(missing) = result.missing else { continue };
+        let link = match missing {
+            Missing::Excess if condition.statistic == Statistic::Departure && !is_warm(group) => {
                 let (name, signal) = (condition.statistic.name(), &condition.signal_name);
                 format!("{name}({signal}) learns what is usual in this group, which takes about a minute")
             }
-            Lack::Excess => missing_excess(condition, looked),
-            Lack::Time => {
-                let lasted = group.held.since(index).map_or(0.0, |since| now.since(since).as_secs_f64());
-                let (for_s, holds) = (condition.hold.as_secs_f64(), beyond(condition, looked));
+            Missing::Excess => missing_excess(condition, result),
+            Missing::Time => {
+                let lasted = group.memory.since(index).map_or(0.0, |since| now.since(since).as_secs_f64());
+                let (for_s, holds) = (condition.hold.as_secs_f64(), beyond(condition, result));
                 format!("{holds}, for {lasted:.1} s of {for_s:.1} s")
             }
-            Lack::Unusual => format!(
+            Missing::Unusual => format!(
                 "{}, but is not more than {} times what is usual here, or that is not known yet",
-                beyond(condition, looked),
+                beyond(condition, result),
                 condition.above_baseline.unwrap_or(1.0)
             ),
         };
@@ -169,15 +175,15 @@ fn missing_links(group: &Group, running: &Running, now: Time) -> String {
 }
 
 /// `max_over_mean(load) 2.600 > 1.5`.
-fn beyond(condition: &Condition, looked: &Looked) -> String {
+fn beyond(condition: &Condition, result: &ConditionResult) -> String {
     let sign = if condition.direction == Direction::Below { "<" } else { ">" };
     let (name, signal) = (condition.statistic.name(), &condition.signal_name);
-    format!("{name}({signal}) {:.3} {sign} {}", looked.reading.value, condition.bound)
+    format!("{name}({signal}) {:.3} {sign} {}", result.reading.value, condition.bound)
 }
 
-/// What keeps a condition within its bound.
-fn missing_excess(condition: &Condition, looked: &Looked) -> String {
-    let (name, signal, r) = (condition.statistic.name(), &condition.signal_name, &looked.reading);
+/// Why a condition's value is not an excess: within its bound, on the wrong side, or within chance.
+fn missing_excess(condition: &Condition, result: &ConditionResult) -> String {
+    let (name, signal, r) = (condition.statistic.name(), &condition.signal_name, &result.reading);
     let (is_beyond, word) = match condition.direction {
         Direction::Above => (r.value > condition.bound, "above"),
         Direction::Below => (r.value < condition.bound, "below"),
@@ -185,7 +191,7 @@ fn missing_excess(condition: &Condition, looked: &Looked) -> String {
     if !is_beyond {
         return format!("{name}({signal}) is {:.3}, not {word} {}", r.value, condition.bound);
     }
-    let beyond = beyond(condition, looked);
+    let beyond = beyond(condition, result);
     if !r.beyond_bound {
         return format!(
             "{beyond}, but the member that left its peers is on the side that the rule does not blame"
@@ -196,10 +202,10 @@ fn missing_excess(condition: &Condition, looked: &Looked) -> String {
 }
 
 /// Why no group can be made for a rule.
-pub(super) fn no_group(running: &Running, store: &SignalStore) -> String {
-    let look = running.looks[0];
-    let signal = running.signal_name(0);
-    match store.lacking(look.view).iter().next() {
+pub(super) fn no_group(compiled: &CompiledRule, store: &SignalStore) -> String {
+    let probe = compiled.probes[0];
+    let signal = compiled.signal_name(0);
+    match store.lacking(probe.view).iter().next() {
         Some((label, series)) => format!(
             "`{signal}` arrives ({series} series) without the label `{label}` that the rule compares across"
         ),

@@ -2,69 +2,37 @@
 //! was there. Reused from line to line, so that reading a line allocates nothing.
 
 use crate::signal::catalog::BUILT_IN_COUNT;
-use crate::signal::sample::Signal;
-
-/// Which built-in signals, one bit each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Set([u64; 2]);
-
-impl Set {
-    /// These two.
-    pub const fn of_both(a: Signal, b: Signal) -> Self {
-        let mut set = Self([0; 2]);
-        set.0[a.0 as usize / 64] |= 1 << (a.0 % 64);
-        set.0[b.0 as usize / 64] |= 1 << (b.0 % 64);
-        set
-    }
-
-    /// Whether all of `others` are in it.
-    #[inline]
-    pub const fn has_all(self, others: Self) -> bool {
-        others.0[0] & !self.0[0] == 0 && others.0[1] & !self.0[1] == 0
-    }
-
-    /// Adds a signal; one that is not built in is ignored.
-    pub fn insert(&mut self, signal: Signal) {
-        if let Some(word) = self.0.get_mut(usize::from(signal.0) / 64) {
-            *word |= 1 << (signal.0 % 64);
-        }
-    }
-
-    #[inline]
-    fn has(self, at: usize) -> bool {
-        self.0[at / 64] >> (at % 64) & 1 == 1
-    }
-}
+use crate::signal::sample::{Signal, SignalSet};
 
 const _: () = assert!(BUILT_IN_COUNT <= 128, "two words hold the built-in signals");
 
 /// At most one value for each built-in signal.
 #[derive(Clone, Debug)]
 pub struct Fields {
-    present: Set,
+    present: SignalSet,
     values: [f64; BUILT_IN_COUNT],
 }
 
 impl Default for Fields {
     fn default() -> Self {
-        Self { present: Set::default(), values: [0.0; BUILT_IN_COUNT] }
+        Self { present: SignalSet::default(), values: [0.0; BUILT_IN_COUNT] }
     }
 }
 
 impl Fields {
     /// Forgets every value.
     pub fn clear(&mut self) {
-        self.present = Set::default();
+        self.present = SignalSet::default();
     }
 
     /// Whether there is no value.
     pub fn is_empty(&self) -> bool {
-        self.present == Set::default()
+        self.present.is_empty()
     }
 
     /// How many values there are.
     pub fn len(&self) -> usize {
-        self.present.0.iter().map(|w| w.count_ones() as usize).sum()
+        self.present.len()
     }
 
     /// Sets a value. Where two names of one signal stand in one line (`full token usage`,
@@ -75,7 +43,7 @@ impl Fields {
         if at >= BUILT_IN_COUNT || value.is_nan() {
             return;
         }
-        let had = self.present.has(at);
+        let had = self.present.has(signal);
         self.values[at] = if had { self.values[at].max(value) } else { value };
         self.present.insert(signal);
     }
@@ -94,28 +62,17 @@ impl Fields {
     /// The value of a signal.
     pub fn get(&self, signal: Signal) -> Option<f64> {
         let at = usize::from(signal.0);
-        (at < BUILT_IN_COUNT && self.present.has(at)).then(|| self.values[at])
+        (at < BUILT_IN_COUNT && self.present.has(signal)).then(|| self.values[at])
     }
 
     /// The signals that have a value.
     #[inline]
-    pub fn present(&self) -> Set {
+    pub fn present(&self) -> SignalSet {
         self.present
     }
 
     /// Signals and values, in the order of the catalog.
     pub fn iter(&self) -> impl Iterator<Item = (Signal, f64)> + '_ {
-        let ([mut left, mut next], mut from) = (self.present.0, 0);
-        std::iter::from_fn(move || {
-            if left == 0 {
-                (left, next, from) = (next, 0, 64);
-                if left == 0 {
-                    return None;
-                }
-            }
-            let at = from + left.trailing_zeros() as usize;
-            left &= left - 1;
-            Some((Signal(at as u16), self.values[at]))
-        })
+        self.present.iter().map(|signal| (signal, self.values[usize::from(signal.0)]))
     }
 }

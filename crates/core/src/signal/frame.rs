@@ -1,19 +1,19 @@
-//! What the store shows of a group at one time: every member's value of one signal, and the summary
-//! that statistics start from.
+//! The values of a group at one time: every member's value of one signal, and the summary from which
+//! statistics are computed.
 
 use std::sync::Arc;
 
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// What the engine is shown of a group: every member's value of one signal at one time.
+/// Every member's value of one signal at one time.
 #[derive(Debug, Default)]
 pub struct Frame {
     /// Members in the order of their labels.
     pub members: Vec<Member>,
     /// Their values, in the same order.
     pub values: Vec<f64>,
-    /// What every rule that looks starts from.
+    /// The summary of the values.
     pub summary: Summary,
     /// When the newest value was measured.
     pub newest: Time,
@@ -27,7 +27,7 @@ impl Frame {
         frame
     }
 
-    /// Takes in what the members say now; to be called when they have changed.
+    /// Brings values, summary and time up to date; to be called when the members have changed.
     pub fn sum_up(&mut self) {
         self.values.clear();
         self.values.extend(self.members.iter().map(|m| m.value));
@@ -35,8 +35,8 @@ impl Frame {
         self.newest = self.members.iter().map(|m| m.at).max().unwrap_or_default();
     }
 
-    /// Takes what another frame shows. Most often the members are the same ones: then only their
-    /// numbers are copied.
+    /// Becomes a copy of another frame. Most often the members are the same: then only their numbers
+    /// are copied.
     pub fn copy(&mut self, other: &Self) {
         let are_same = self.members.len() == other.members.len()
             && self.members.iter().zip(&other.members).all(|(a, b)| Arc::ptr_eq(&a.id, &b.id));
@@ -51,7 +51,7 @@ impl Frame {
         (self.summary, self.newest) = (other.summary, other.newest);
     }
 
-    /// Shows nobody.
+    /// Removes all members.
     pub fn clear(&mut self) {
         self.members.clear();
         self.sum_up();
@@ -63,7 +63,7 @@ impl Frame {
 pub struct Member {
     /// The `across` labels: `dp_rank=2`; shared, so that showing a frame copies nothing.
     pub id: Arc<Labels>,
-    /// Its value; 0 when it went silent while its peers are active (then `stale` is set).
+    /// Its value; 0 when it went silent while its peers report (then `stale` is set).
     pub value: f64,
     /// When that was last measured.
     pub at: Time,
@@ -71,7 +71,8 @@ pub struct Member {
     pub stale: bool,
 }
 
-/// What every statistic starts from; computed once per group and time, however many rules look.
+/// What every statistic is computed from; made once for a group and a time, however many rules read
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Summary {
     /// How many values.

@@ -1,7 +1,8 @@
-//! From what the sources hand over to numbers in the store, and to facts for the core.
+//! Reads what the sources hand over: numbers go into the store, everything else to the core.
 //!
-//! The core's clock moves inside a chunk of recorded lines, so every step is announced: first that
-//! something of time `at` is about to be recorded (timers that end before are due), then what came.
+//! In a replay the core's clock moves within a chunk of recorded lines, so every step is announced:
+//! first that something of time `at` is about to be recorded (timers that end before are due), then
+//! what it was.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,21 +12,21 @@ use jiff::tz::TimeZone;
 use memchr::memchr;
 
 use crate::signal::loads;
-use crate::signal::log_line::{Profile, Says};
+use crate::signal::log_line::{LineContent, Profile};
 use crate::signal::log_reader::{Arrival, LogReader, MAX_LINE};
 use crate::signal::metrics::Metrics;
 use crate::signal::observation::{Observation, Problem, SourceId};
 use crate::signal::pattern::Pattern;
 use crate::signal::sample::{Source, TargetId};
-use crate::signal::source::Given;
+use crate::signal::source::SourceStats;
 use crate::signal::store::SignalStore;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// One step of taking an observation in.
 #[derive(Debug)]
-pub enum Step<'a> {
-    /// Something of this time comes next; what was due before it may run first.
+pub enum IntakeStep<'a> {
+    /// Something of this time is about to be recorded; what was due before may run first.
     Due,
     /// Samples were recorded.
     Recorded,
@@ -47,7 +48,7 @@ pub enum Step<'a> {
         /// Its words.
         text: &'a [u8],
     },
-    /// The server told its version.
+    /// The server reported its version.
     Version {
         /// Which server.
         target: TargetId,
@@ -65,7 +66,7 @@ pub enum Step<'a> {
     },
 }
 
-/// What was taken in so far.
+/// What has been read so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Log lines.
@@ -79,14 +80,14 @@ pub struct Counts {
     pub bad: u64,
 }
 
-/// Readers with a memory: one for each log, one for pages.
+/// The readers that keep state: one for each log, and one for pages.
 #[derive(Debug)]
 pub struct Intake {
     zone: TimeZone,
     logs: BTreeMap<SourceId, LogReader>,
     names: BTreeMap<SourceId, Arc<str>>,
     problems: BTreeMap<SourceId, Problem>,
-    given: BTreeMap<SourceId, Given>,
+    stats: BTreeMap<SourceId, SourceStats>,
     patterns: Vec<Pattern>,
     metrics: Metrics,
     counts: Counts,
@@ -100,14 +101,14 @@ impl Intake {
             logs: BTreeMap::new(),
             names: BTreeMap::new(),
             problems: BTreeMap::new(),
-            given: BTreeMap::new(),
+            stats: BTreeMap::new(),
             patterns: Vec::new(),
             metrics: Metrics::default(),
             counts: Counts::default(),
         }
     }
 
-    /// Gives a source the name (path or URL) under which its problems are told.
+    /// Sets the name (path or URL) under which the problems of a source are reported.
     pub fn name_source(&mut self, source: SourceId, name: Arc<str>) {
         self.names.insert(source, name);
     }
@@ -117,14 +118,14 @@ impl Intake {
         self.patterns = patterns;
     }
 
-    /// What was taken in so far.
+    /// What has been read so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// What a source gave so far.
-    pub fn given(&self, source: SourceId) -> Given {
-        self.given.get(&source).copied().unwrap_or_default()
+    /// What a source has delivered so far.
+    pub fn stats_of(&self, source: SourceId) -> SourceStats {
+        self.stats.get(&source).copied().unwrap_or_default()
     }
 
     /// What is wrong with a source now.
@@ -137,61 +138,62 @@ impl Intake {
         self.logs.get(&source).and_then(LogReader::disagreement_s)
     }
 
-    /// Takes an observation in; `step` hears of everything on the way, in the order of time.
+    /// Reads an observation into `store`; `step` is called for everything on the way, in the order of
+    /// time.
     pub fn take(
         &mut self,
         observation: &Observation,
         store: &mut SignalStore,
-        mut step: impl FnMut(&mut SignalStore, Time, Step<'_>),
+        mut step: impl FnMut(&mut SignalStore, Time, IntakeStep<'_>),
     ) {
         let (recorded, unused) = (store.recorded(), store.dropped() + self.counts.bad);
         let true_at = self.read(observation, store, &mut step);
         let samples = store.recorded() - recorded;
-        let given = self.given.entry(observation.source()).or_default();
-        given.dropped += store.dropped() + self.counts.bad - unused;
+        let stats = self.stats.entry(observation.source()).or_default();
+        stats.dropped += store.dropped() + self.counts.bad - unused;
         if samples > 0 {
-            let came = observation.came();
-            given.samples += samples;
-            given.last = came.or(true_at).or(given.last);
-            given.lag = came.zip(true_at).map(|(came, true_at)| came.since(true_at));
+            let fresh_at = observation.fresh_at();
+            stats.samples += samples;
+            stats.last = fresh_at.or(true_at).or(stats.last);
+            stats.lag = fresh_at.zip(true_at).map(|(arrived, true_at)| arrived.since(true_at));
         }
     }
 
-    /// Reads an observation; for when its last sample was true, where the source says so.
+    /// Reads an observation; returns when its last sample was true, where the source says so.
     fn read(
         &mut self,
         observation: &Observation,
         store: &mut SignalStore,
-        mut step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
+        mut step: &mut impl FnMut(&mut SignalStore, Time, IntakeStep<'_>),
     ) -> Option<Time> {
         match observation {
             Observation::Lines { target, source, lines, arrival } => {
                 return self.lines(*target, *source, lines, *arrival, store, &mut step);
             }
             Observation::Page { target, source, body, at } => {
-                step(store, *at, Step::Due);
+                step(store, *at, IntakeStep::Due);
                 let problem = self.page(*target, *source, body, *at, store);
-                step(store, *at, Step::Recorded);
+                step(store, *at, IntakeStep::Recorded);
                 self.problem(*target, *source, problem, *at, store, &mut step);
             }
             Observation::Loads { target, source, body, at } => {
-                step(store, *at, Step::Due);
+                step(store, *at, IntakeStep::Due);
                 let read = self.loads(*target, *source, body, *at, store, &mut step);
-                step(store, *at, Step::Recorded);
+                step(store, *at, IntakeStep::Recorded);
                 let age = read.as_ref().ok().copied().flatten();
                 self.problem(*target, *source, read.err(), *at, store, &mut step);
                 return age.map(|age| *at - age);
             }
             Observation::Samples { target, samples, at, .. } => {
-                step(store, *at, Step::Due);
+                step(store, *at, IntakeStep::Due);
                 for sample in samples {
                     store.record_sample(*target, Source::Prometheus, sample, *at);
                 }
-                step(store, *at, Step::Recorded);
+                step(store, *at, IntakeStep::Recorded);
                 return samples.last().map(|s| s.at);
             }
             Observation::State { target, source, problem, at, .. } => {
-                step(store, *at, Step::Due);
+                step(store, *at, IntakeStep::Due);
                 self.problem(*target, *source, problem.clone(), *at, store, &mut step);
             }
         }
@@ -205,7 +207,7 @@ impl Intake {
         lines: &[u8],
         arrival: Arrival,
         store: &mut SignalStore,
-        step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
+        step: &mut impl FnMut(&mut SignalStore, Time, IntakeStep<'_>),
     ) -> Option<Time> {
         let mut last = None;
         let reader = self.logs.entry(source).or_insert_with(|| LogReader::new(self.zone.clone()));
@@ -220,29 +222,29 @@ impl Intake {
                 line = &line[..MAX_LINE];
                 self.counts.bad += 1;
             }
-            let heard = reader.read(line, arrival);
-            let (at, rank) = (heard.at, heard.line.rank);
-            match &heard.line.says {
-                Says::Batch(_) | Says::Balancedness => {
+            let dated = reader.read(line, arrival);
+            let (at, rank) = (dated.at, dated.line.rank);
+            match &dated.line.content {
+                LineContent::Batch(_) | LineContent::Balancedness => {
                     self.counts.batch_lines += 1;
-                    step(store, at, Step::Due);
+                    step(store, at, IntakeStep::Due);
                     store.record_line(target, rank, reader.fields(), at, line);
                     last = Some(at);
-                    step(store, at, Step::Recorded);
+                    step(store, at, IntakeStep::Recorded);
                 }
-                Says::Profile(profile) => {
-                    step(store, at, Step::Due);
+                LineContent::Profile(profile) => {
+                    step(store, at, IntakeStep::Due);
                     store.note_profile(target, rank, profile);
-                    step(store, at, Step::Profile { target, rank, profile });
+                    step(store, at, IntakeStep::Profile { target, rank, profile });
                 }
-                Says::Fatal(text) => step(store, at, Step::Fatal { target, rank, text }),
-                Says::Other => {}
+                LineContent::Fatal(text) => step(store, at, IntakeStep::Fatal { target, rank, text }),
+                LineContent::Other => {}
             }
             for sample in self.patterns.iter().filter_map(|p| p.read(line, rank, at)) {
-                step(store, at, Step::Due);
+                step(store, at, IntakeStep::Due);
                 store.record_sample(target, Source::Pattern, &sample, at);
                 last = Some(at);
-                step(store, at, Step::Recorded);
+                step(store, at, IntakeStep::Recorded);
             }
         }
         self.counts.bad += reader.unreadable() - unreadable;
@@ -271,7 +273,7 @@ impl Intake {
         }
     }
 
-    /// Reads an answer; how old the oldest of its loads is.
+    /// Reads an answer; returns the age of the oldest of its loads.
     fn loads(
         &mut self,
         target: TargetId,
@@ -279,7 +281,7 @@ impl Intake {
         body: &[u8],
         at: Time,
         store: &mut SignalStore,
-        step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
+        step: &mut impl FnMut(&mut SignalStore, Time, IntakeStep<'_>),
     ) -> Result<Option<Duration>, Problem> {
         self.counts.pages += 1;
         let loads = match loads::read(body) {
@@ -297,12 +299,12 @@ impl Intake {
             store.note_role(target, role);
         }
         if let Some(version) = &loads.version {
-            step(store, at, Step::Version { target, version });
+            step(store, at, IntakeStep::Version { target, version });
         }
         Ok(loads.ranks.iter().map(|r| r.age).max())
     }
 
-    /// Tells a change of a source's state, and only a change.
+    /// Reports a change of a source's state, and only a change.
     fn problem(
         &mut self,
         target: TargetId,
@@ -310,12 +312,12 @@ impl Intake {
         now: Option<Problem>,
         at: Time,
         store: &mut SignalStore,
-        step: &mut impl FnMut(&mut SignalStore, Time, Step<'_>),
+        step: &mut impl FnMut(&mut SignalStore, Time, IntakeStep<'_>),
     ) {
         if !Problem::is_news(now.as_ref(), self.problems.get(&source)) {
             return;
         }
-        step(store, at, Step::Problem { target, source, problem: now.as_ref() });
+        step(store, at, IntakeStep::Problem { target, source, problem: now.as_ref() });
         match now {
             Some(problem) => drop(self.problems.insert(source, problem)),
             None => drop(self.problems.remove(&source)),

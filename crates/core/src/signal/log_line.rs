@@ -1,4 +1,5 @@
-//! What one log line means. The numbers of a batch line go into `Fields`; the rest borrows the line.
+//! What one log line means. The numbers of a batch line go into `Fields`; everything else borrows
+//! from the line.
 
 use std::borrow::Cow;
 
@@ -12,17 +13,17 @@ pub struct Line<'a> {
     pub rank: Rank,
     /// Its civil time, if it bears one.
     pub stamp: Option<Stamp<'a>>,
-    /// What it says.
-    pub says: Says<'a>,
+    /// Its meaning.
+    pub content: LineContent<'a>,
 }
 
-/// What a line says.
+/// The meaning of a line.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Says<'a> {
+pub enum LineContent<'a> {
     /// A report of load; its numbers are in the reader's fields.
     Batch(Batch<'a>),
-    /// Something about a profile, ours or somebody else's.
-    /// Seldom and large, hence in a box: every line is moved about.
+    /// Something about a profile, ours or somebody else's. It is rare and large, hence the box: the
+    /// other lines, which are moved often, stay small.
     Profile(Box<Profile<'a>>),
     /// SGLang's engine-wide balance of the experts; its numbers are in the reader's fields.
     Balancedness,
@@ -35,9 +36,9 @@ pub enum Says<'a> {
 /// A report of load.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch<'a> {
-    /// After what it was printed.
+    /// What made the server print it.
     pub kind: BatchKind,
-    /// Everything behind the first words: `#running-req: 4, ...`.
+    /// Everything after the first words: `#running-req: 4, ...`.
     pub pairs: &'a [u8],
     /// How many keys the catalog does not know; [`Batch::pairs`] has them.
     pub unknown: u8,

@@ -1,19 +1,19 @@
-//! One log, line by line: which engine wrote it, when each line was written, what it says.
+//! Reads one log line by line: which engine wrote it, when each line was written, and what it means.
 
 use jiff::tz::TimeZone;
 
 use crate::signal::fields::Fields;
-use crate::signal::log_line::{Line, Says};
+use crate::signal::log_line::{Line, LineContent};
 use crate::signal::sglang_line::Shapes;
 use crate::signal::stamp::Clock;
 use crate::signal::{number, sglang_line, vllm_line};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-/// Of a longer line only so many bytes are read, and it is counted.
+/// At most this many bytes of a line are read; longer lines are counted.
 pub const MAX_LINE: usize = 64 << 10;
 
-/// How a line came.
+/// How a line arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// Just now, at this time.
@@ -31,7 +31,7 @@ pub struct LogReader {
     fields: Fields,
     shapes: Shapes,
     last: Time,
-    /// The rank whose scheduler dies, as long as its traceback goes on: the reason is in the last line.
+    /// The rank whose scheduler is dying, while its traceback goes on: the reason is in the last line.
     dying: Option<Rank>,
 }
 
@@ -40,10 +40,10 @@ const TRACEBACK: &[u8] = b"Traceback (most recent call last):";
 
 /// A line with the time at which it was written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Heard<'a> {
+pub struct DatedLine<'a> {
     /// When it was written, as well as can be known.
     pub at: Time,
-    /// Whose it is and what it says; the numbers are in [`LogReader::fields`].
+    /// Its rank and its meaning; the numbers are in [`LogReader::fields`].
     pub line: Line<'a>,
 }
 
@@ -60,7 +60,7 @@ impl LogReader {
     }
 
     /// Reads a line (without its newline).
-    pub fn read<'a>(&mut self, line: &'a [u8], arrival: Arrival) -> Heard<'a> {
+    pub fn read<'a>(&mut self, line: &'a [u8], arrival: Arrival) -> DatedLine<'a> {
         let (text, arrived) = match arrival {
             Arrival::Recorded => recorded(line),
             Arrival::Live(at) | Arrival::Backlog(at) => (line, Some(at)),
@@ -71,7 +71,7 @@ impl LogReader {
             None => line.stamp.and_then(|s| self.clock.instant(s, None)).unwrap_or(self.last),
         };
         self.last = at;
-        Heard { at, line }
+        DatedLine { at, line }
     }
 
     /// The numbers of the line that was read last.
@@ -93,22 +93,22 @@ impl LogReader {
     fn line<'a>(&mut self, text: &'a [u8]) -> Line<'a> {
         let line = sglang_line::read_next(text, &mut self.fields, &mut self.shapes);
         if let Some(rank) = self.dying {
-            return self.last_words(rank, line, text);
+            return self.traceback_end(rank, line, text);
         }
-        if let Says::Fatal(words) = line.says
+        if let LineContent::Fatal(words) = line.content
             && words.ends_with(TRACEBACK)
         {
             self.dying = Some(line.rank);
-            return Line { says: Says::Other, ..line };
+            return Line { content: LineContent::Other, ..line };
         }
-        if line.stamp.is_some() || line.says != Says::Other {
+        if line.stamp.is_some() || line.content != LineContent::Other {
             return line;
         }
         vllm_line::read_next(text, &mut self.fields, &mut self.shapes.unreadable).unwrap_or(line)
     }
 
     /// `OSError: [Errno 28] No space left on device`, which ends a traceback and says why.
-    fn last_words<'a>(&mut self, rank: Rank, line: Line<'a>, text: &'a [u8]) -> Line<'a> {
+    fn traceback_end<'a>(&mut self, rank: Rank, line: Line<'a>, text: &'a [u8]) -> Line<'a> {
         if line.stamp.is_some() {
             self.dying = None;
             return line;
@@ -116,10 +116,10 @@ impl LogReader {
         let word = text.split(|b| *b == b':' || *b == b' ').next().unwrap_or_default();
         let names_it = word.ends_with(b"Error") || word.ends_with(b"Exception");
         if !names_it {
-            return Line { says: Says::Other, ..line };
+            return Line { content: LineContent::Other, ..line };
         }
         self.dying = None;
-        Line { rank, says: Says::Fatal(text), ..line }
+        Line { rank, content: LineContent::Fatal(text), ..line }
     }
 }
 
@@ -146,13 +146,13 @@ mod tests {
         let mut reader = LogReader::new(TimeZone::UTC);
         let line = "[2026-11-24 03:48:06 DP2] Decode batch, #running-req: 4, #queue-req: 1";
         let stamped = format!("1795492086.7102\t{line}");
-        let heard = reader.read(stamped.as_bytes(), Arrival::Recorded);
-        assert_eq!((heard.at, heard.line.rank), (Time::from_epoch_s(1_795_492_086.710_2), Rank::dp(2)));
+        let dated = reader.read(stamped.as_bytes(), Arrival::Recorded);
+        assert_eq!((dated.at, dated.line.rank), (Time::from_epoch_s(1_795_492_086.710_2), Rank::dp(2)));
         assert_eq!(reader.fields().get(catalog::QUEUE_REQS), Some(1.0));
         assert_eq!(reader.read(line.as_bytes(), Arrival::Recorded).at, Time::from_epoch_s(1_795_492_086.0));
         let no_stamp = reader.read(b"Traceback (most recent call last):", Arrival::Recorded);
         assert_eq!(no_stamp.at, Time::from_epoch_s(1_795_492_086.0), "it follows the line before");
-        assert_eq!(no_stamp.line.says, Says::Other);
+        assert_eq!(no_stamp.line.content, LineContent::Other);
     }
 
     #[test]
@@ -161,9 +161,9 @@ mod tests {
         let text = "[2026-11-24 03:48:06 DP1] Scheduler hit an exception: Traceback (most recent call last):\n  File \"scheduler.py\", line 3342, in run_scheduler_process\n    scheduler.event_loop_overlap()\nOSError: [Errno 28] No space left on device: '/p/x.gz'\n\n[2026-11-24 03:48:06] SIGQUIT received. signum=None, frame=None. It usually means one child failed.\nRuntimeError: of a request, which kills nobody";
         let mut fatal = Vec::new();
         for line in text.split('\n') {
-            let heard = reader.read(line.as_bytes(), Arrival::Recorded);
-            if let Says::Fatal(words) = heard.line.says {
-                fatal.push((heard.line.rank, String::from_utf8_lossy(words).into_owned()));
+            let dated = reader.read(line.as_bytes(), Arrival::Recorded);
+            if let LineContent::Fatal(words) = dated.line.content {
+                fatal.push((dated.line.rank, String::from_utf8_lossy(words).into_owned()));
             }
         }
         assert_eq!(fatal.len(), 2, "{fatal:?}");
@@ -176,8 +176,8 @@ mod tests {
         let mut reader = LogReader::new(TimeZone::UTC);
         let now = Arrival::Live(Time::from_epoch_s(1_795_492_087.0));
         let line = b"INFO 11-24 03:48:06 [loggers.py:257] Engine 001: Avg prompt throughput: 1.0 tokens/s, Running: 5 reqs";
-        let heard = reader.read(line, now);
-        assert_eq!((heard.line.rank, heard.at), (Rank::dp(1), Time::from_epoch_s(1_795_492_087.0)));
+        let dated = reader.read(line, now);
+        assert_eq!((dated.line.rank, dated.at), (Rank::dp(1), Time::from_epoch_s(1_795_492_087.0)));
         assert_eq!(reader.fields().get(catalog::RUNNING_REQS), Some(5.0));
     }
 }

@@ -20,7 +20,7 @@ struct Wanted {
     label: Option<(&'static [u8], &'static [u8])>,
 }
 
-/// By name without prefix test first: most names of a page are not wanted, and their lengths say so.
+/// By the full name of the metric. Most names of a page are not wanted.
 static WANTED: LazyLock<BTreeMap<&'static [u8], Vec<Wanted>>> = LazyLock::new(|| {
     let mut wanted: BTreeMap<&[u8], Vec<Wanted>> = BTreeMap::new();
     for (place, entry) in BUILT_IN.iter().enumerate() {

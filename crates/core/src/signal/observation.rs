@@ -1,7 +1,7 @@
 //! What the sources hand to the core: bytes with the time of their arrival, or a problem.
 //!
-//! Sources do not interpret: log lines and pages are read inside the core, so that a recording and
-//! a live server go through the same code.
+//! Sources do not interpret these bytes: log lines and pages are read inside the core, so that a
+//! recording and a live server go through the same code.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use skewtrap_trace::time::Time;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct SourceId(pub u16);
 
-/// Something a source saw.
+/// Something that a source delivered.
 #[derive(Clone, Debug)]
 pub enum Observation {
     /// Whole lines of a log, each with its newline (the last of a file may lack it).
@@ -29,7 +29,7 @@ pub enum Observation {
         source: SourceId,
         /// The bytes.
         lines: Vec<u8>,
-        /// When and how they came.
+        /// When and how they arrived.
         arrival: Arrival,
     },
     /// A metrics page.
@@ -40,7 +40,7 @@ pub enum Observation {
         source: SourceId,
         /// The bytes.
         body: Vec<u8>,
-        /// When it came.
+        /// When it arrived.
         at: Time,
     },
     /// An answer of `/v1/loads` or `/get_load`.
@@ -51,7 +51,7 @@ pub enum Observation {
         source: SourceId,
         /// The bytes.
         body: Vec<u8>,
-        /// When it came.
+        /// When it arrived.
         at: Time,
     },
     /// The answer to a query.
@@ -62,10 +62,10 @@ pub enum Observation {
         source: SourceId,
         /// What it gave.
         samples: Vec<Sample>,
-        /// When it came.
+        /// When it arrived.
         at: Time,
     },
-    /// A source's state changed: a problem began, became another, or ended. Said once a change.
+    /// A source's state changed: a problem began, became another, or ended. Sent once for each change.
     State {
         /// Of which server.
         target: TargetId,
@@ -92,9 +92,9 @@ impl Observation {
         }
     }
 
-    /// When what it holds came fresh from its source; `None` for lines of the past, recorded or read
-    /// from where a file already stood.
-    pub fn came(&self) -> Option<Time> {
+    /// When it arrived fresh from its source; `None` for lines of the past, whether recorded or already
+    /// in the file when it was opened.
+    pub fn fresh_at(&self) -> Option<Time> {
         match self {
             Self::Lines { arrival: Arrival::Backlog(_), .. } => None,
             other => other.at(),
@@ -114,10 +114,10 @@ impl Observation {
     }
 }
 
-/// Why a source gives nothing, as a sentence for the operator.
+/// Why a source delivers nothing, as a sentence for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Problem {
-    /// Nobody answers.
+    /// Nothing answers.
     #[error("nothing answers at {url} ({why}); is the server up, and is the address right?")]
     NoAnswer {
         /// Where.
@@ -146,10 +146,10 @@ pub enum Problem {
     NotFound {
         /// Where.
         url: Arc<str>,
-        /// What would mend it.
+        /// What helps.
         hint: &'static str,
     },
-    /// It sends us elsewhere; keys must not follow.
+    /// It redirects. That is not followed, because the API key would go along.
     #[error("{url} answered {status}, a redirect, which is not followed; give the final address")]
     Redirected {
         /// Where.
@@ -165,7 +165,7 @@ pub enum Problem {
         /// The status.
         status: u16,
     },
-    /// It answered far more than it can mean.
+    /// The answer is far too large.
     #[error("{url} answered more than {limit} bytes; that is no metrics page of an LLM server")]
     TooLarge {
         /// Where.
@@ -173,7 +173,7 @@ pub enum Problem {
         /// The limit.
         limit: usize,
     },
-    /// A page that is none.
+    /// A page that is no metrics page.
     #[error("{url}: {error}")]
     BadPage {
         /// Where.
@@ -181,7 +181,7 @@ pub enum Problem {
         /// What is wrong with it.
         error: PageError,
     },
-    /// Loads that are none.
+    /// An answer that has no loads.
     #[error("{url}: {error}")]
     BadLoads {
         /// Where.
@@ -227,9 +227,9 @@ pub enum Problem {
 }
 
 impl Problem {
-    /// Whether `now` is to be told of a source of which `told` was: one of the same kind is not, for
-    /// the words in it may differ every second, and the operator has heard of it.
-    pub fn is_news(now: Option<&Self>, told: Option<&Self>) -> bool {
-        now.map(std::mem::discriminant) != told.map(std::mem::discriminant)
+    /// Whether `now` is to be reported of a source of which `reported` was the last to be. A problem of
+    /// the same kind is not: its details may differ every second, and the operator knows of it.
+    pub fn is_news(now: Option<&Self>, reported: Option<&Self>) -> bool {
+        now.map(std::mem::discriminant) != reported.map(std::mem::discriminant)
     }
 }

@@ -42,6 +42,66 @@ impl Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Signal(pub u16);
 
+/// A set of built-in signals, one bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SignalSet([u64; 2]);
+
+impl SignalSet {
+    /// The set of these two built-in signals.
+    pub const fn of_both(a: Signal, b: Signal) -> Self {
+        let mut set = Self([0; 2]);
+        set.0[a.0 as usize / 64] |= 1 << (a.0 % 64);
+        set.0[b.0 as usize / 64] |= 1 << (b.0 % 64);
+        set
+    }
+
+    /// Whether all of `others` are in it.
+    #[inline]
+    pub const fn has_all(self, others: Self) -> bool {
+        others.0[0] & !self.0[0] == 0 && others.0[1] & !self.0[1] == 0
+    }
+
+    /// Adds a signal; one that is not built in is ignored.
+    pub fn insert(&mut self, signal: Signal) {
+        if let Some(word) = self.0.get_mut(usize::from(signal.0) / 64) {
+            *word |= 1 << (signal.0 % 64);
+        }
+    }
+
+    /// Whether the built-in signal is in it.
+    #[inline]
+    pub const fn has(self, signal: Signal) -> bool {
+        let at = signal.0 as usize;
+        self.0[at / 64] >> (at % 64) & 1 == 1
+    }
+
+    /// Whether no signal is in it.
+    pub const fn is_empty(self) -> bool {
+        self.0[0] | self.0[1] == 0
+    }
+
+    /// How many signals are in it.
+    pub fn len(self) -> usize {
+        self.0.iter().map(|w| w.count_ones() as usize).sum()
+    }
+
+    /// Its signals, in the order of the catalog.
+    pub fn iter(self) -> impl Iterator<Item = Signal> {
+        let ([mut left, mut next], mut from) = (self.0, 0_u16);
+        std::iter::from_fn(move || {
+            if left == 0 {
+                (left, next, from) = (next, 0, 64);
+                if left == 0 {
+                    return None;
+                }
+            }
+            let at = from + left.trailing_zeros() as u16;
+            left &= left - 1;
+            Some(Signal(at))
+        })
+    }
+}
+
 /// A target (one server as the agent knows it), by its place in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TargetId(pub u16);

@@ -13,10 +13,10 @@ use memchr::{memchr, memmem};
 use crate::signal::catalog;
 use crate::signal::catalog::Signal;
 use crate::signal::fields::Fields;
-use crate::signal::log_line::{Batch, BatchKind, Line, Profile, Says};
+use crate::signal::keys::{self, KeyTable};
+use crate::signal::log_line::{Batch, BatchKind, Line, LineContent, Profile};
 use crate::signal::number;
 use crate::signal::stamp::{CIVIL_LEN, Stamp, is_civil};
-use crate::signal::words::{self, Words};
 use skewtrap_trace::rank::{Axis, Rank};
 
 /// Containers and wrappers write something in front of the bracket; no sane one writes more than this.
@@ -82,7 +82,7 @@ impl Letters {
         (close < 16).then_some((Self([before as u64, (before >> 64) as u64]), close))
     }
 
-    /// Where what is known of them is kept.
+    /// Their index in [`Shapes::ranks`].
     fn place(self) -> usize {
         let [low, high] = self.0;
         ((low ^ high.rotate_left(29)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - RANK_BITS)) as usize
@@ -136,7 +136,7 @@ fn words_of(bytes: &[u8; 32]) -> [u128; 2] {
     [u128::from_le_bytes(words[0]), u128::from_le_bytes(words[1])]
 }
 
-/// A line has a dozen pairs; what comes behind so many is looked up each time.
+/// Keys beyond this many are looked up in every line; a line has about a dozen.
 const MOST_KEYS: usize = 40;
 
 /// Reads a single line (without its newline). `fields` is cleared and takes the numbers.
@@ -150,8 +150,8 @@ pub fn read_next<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     match bracket(line, shapes) {
         Some(prefix) => {
-            let says = message(prefix.message, fields, shapes);
-            Line { rank: prefix.rank, stamp: Some(prefix.stamp), says }
+            let content = message(prefix.message, fields, shapes);
+            Line { rank: prefix.rank, stamp: Some(prefix.stamp), content }
         }
         None => unstamped(line, fields, shapes),
     }
@@ -216,41 +216,41 @@ fn unstamped<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Li
     let starts: [&[u8]; 5] =
         [b"Decode batch", b"Prefill batch", b"Profiling ", b"Stop profiling", b"[Expert Balancedness]"];
     let start = starts.into_iter().filter_map(|s| memmem::find(line, s)).min();
-    let Some(start) = start else { return Line { rank: Rank::NONE, stamp: None, says: fatal(line) } };
-    Line { rank: rank_of(&line[..start]), stamp: None, says: message(&line[start..], fields, shapes) }
+    let Some(start) = start else { return Line { rank: Rank::NONE, stamp: None, content: fatal(line) } };
+    Line { rank: rank_of(&line[..start]), stamp: None, content: message(&line[start..], fields, shapes) }
 }
 
-fn message<'a>(text: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Says<'a> {
+fn message<'a>(text: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> LineContent<'a> {
     if let Some(rest) = text.strip_prefix(b"Decode batch") {
-        return batch(BatchKind::Decode, &words::DECODE, rest, fields, shapes);
+        return batch(BatchKind::Decode, &keys::DECODE, rest, fields, shapes);
     }
     if let Some(rest) = text.strip_prefix(b"Prefill batch") {
-        return batch(BatchKind::Prefill, &words::PREFILL, rest, fields, shapes);
+        return batch(BatchKind::Prefill, &keys::PREFILL, rest, fields, shapes);
     }
     match text.first() {
-        Some(b'P' | b'S') => profile(text).map_or_else(|| fatal(text), |p| Says::Profile(Box::new(p))),
+        Some(b'P' | b'S') => profile(text).map_or_else(|| fatal(text), |p| LineContent::Profile(Box::new(p))),
         Some(b'[') if text.starts_with(b"[Expert Balancedness]") => {
             balancedness(text, fields, &mut shapes.unreadable)
         }
-        Some(b'I') if text.starts_with(b"INFO:  ") => Says::Other,
+        Some(b'I') if text.starts_with(b"INFO:  ") => LineContent::Other,
         _ => fatal(text),
     }
 }
 
 fn batch<'a>(
     kind: BatchKind,
-    words: &Words,
+    words: &KeyTable,
     rest: &'a [u8],
     fields: &mut Fields,
     shapes: &mut Shapes,
-) -> Says<'a> {
+) -> LineContent<'a> {
     let shape = if kind == BatchKind::Prefill { &mut shapes.prefill } else { &mut shapes.decode };
     let pairs = after_iteration(rest);
     let unknown = read_pairs(pairs, words, fields, shape, shapes.learns);
     if fields.is_empty() {
-        return Says::Other;
+        return LineContent::Other;
     }
-    Says::Batch(Batch { kind, pairs, unknown })
+    LineContent::Batch(Batch { kind, pairs, unknown })
 }
 
 /// Skips `. `, `, ` and ` [1234], ` between `Decode batch` and the first pair.
@@ -266,7 +266,7 @@ fn after_iteration(rest: &[u8]) -> &[u8] {
 }
 
 /// Reads `key: value, ` pairs; returns how many keys are unknown. A value never holds a comma.
-fn read_pairs(pairs: &[u8], words: &Words, fields: &mut Fields, shape: &mut Shape, learns: bool) -> u8 {
+fn read_pairs(pairs: &[u8], words: &KeyTable, fields: &mut Fields, shape: &mut Shape, learns: bool) -> u8 {
     let (mut rest, mut unknown) = (pairs, 0_u8);
     for place in 0.. {
         let Some((signal, used)) = shape.key(place, rest, words, learns) else {
@@ -302,7 +302,7 @@ impl Shape {
         &mut self,
         place: usize,
         rest: &[u8],
-        words: &Words,
+        words: &KeyTable,
         learns: bool,
     ) -> Option<(Option<Signal>, usize)> {
         if let Some(key) = self.keys.get(place)
@@ -355,7 +355,7 @@ fn profile(text: &[u8]) -> Option<Profile<'_>> {
 
 /// `forward_pass_id=N current_pass_balancedness=F last_10_average_balancedness=F ...`; the sizes of
 /// the windows vary, the first is the shortest.
-fn balancedness<'a>(text: &'a [u8], fields: &mut Fields, unreadable: &mut u64) -> Says<'a> {
+fn balancedness<'a>(text: &'a [u8], fields: &mut Fields, unreadable: &mut u64) -> LineContent<'a> {
     for pair in text.split(|b| *b == b' ') {
         let Some((key, value)) = split_once(pair, b"=") else { continue };
         let Some((value, _)) = number::leading(value) else {
@@ -368,16 +368,16 @@ fn balancedness<'a>(text: &'a [u8], fields: &mut Fields, unreadable: &mut u64) -
             fields.set(catalog::EXPERT_BALANCEDNESS_AVERAGE, value);
         }
     }
-    if fields.is_empty() { Says::Other } else { Says::Balancedness }
+    if fields.is_empty() { LineContent::Other } else { LineContent::Balancedness }
 }
 
-/// The last words of a server.
-fn fatal(text: &[u8]) -> Says<'_> {
+/// Whether the line is the end of a server.
+fn fatal(text: &[u8]) -> LineContent<'_> {
     let dying = text.starts_with(b"Scheduler hit an exception")
         || memmem::find(text, b"Received sigquit from a child process").is_some()
         || text.starts_with(b"SIGQUIT received.")
         || memmem::find(text, b"atchdog timeout").is_some();
-    if dying { Says::Fatal(text) } else { Says::Other }
+    if dying { LineContent::Fatal(text) } else { LineContent::Other }
 }
 
 fn split_once<'a>(text: &'a [u8], by: &[u8]) -> Option<(&'a [u8], &'a [u8])> {

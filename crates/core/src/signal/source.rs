@@ -1,4 +1,4 @@
-//! The configured sources: what each is, what it gave, and how it is.
+//! The configured sources: what each is, what it has delivered, and its state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::signal::observation::{Problem, SourceId};
 use crate::signal::sample::{Source, TargetId};
 use skewtrap_trace::time::Time;
 
-/// A source that gave nothing for this long is silent.
+/// A source that has delivered nothing for this long is silent.
 const SILENT_AFTER: Duration = Duration::from_secs(30);
 
 /// A source of a configuration.
@@ -25,23 +25,23 @@ pub struct WatchedSource {
     pub name: Arc<str>,
 }
 
-/// How a source is.
+/// The state of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SourceState {
-    /// It has given nothing yet.
+    /// It has delivered nothing yet.
     Starting,
-    /// It gives samples.
+    /// It delivers samples.
     Ok,
-    /// It used to, and does not any more.
+    /// It used to deliver samples, and no longer does.
     Silent,
     /// It cannot be read.
     Failing,
 }
 
-/// What a source gave so far.
+/// What a source has delivered so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Given {
+pub struct SourceStats {
     /// Samples that were recorded.
     pub samples: u64,
     /// Pages, lines of pages and samples that could not be used.
@@ -52,10 +52,10 @@ pub struct Given {
     pub lag: Option<Duration>,
 }
 
-impl Given {
-    /// How the source is.
+impl SourceStats {
+    /// The state of the source, given what is wrong with it.
     pub fn state(&self, problem: Option<&Problem>, now: Time) -> SourceState {
-        // Of long lines the beginning is read all the same.
+        // The beginning of a long line is read all the same.
         let is_broken = problem.is_some_and(|p| !matches!(p, Problem::LongLines { .. }));
         match self.last {
             _ if is_broken => SourceState::Failing,
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn a_source_is_ok_while_it_gives_samples_and_failing_while_it_cannot_be_read() {
         let at = Time::from_epoch_s;
-        let given = |last: Option<f64>| Given { last: last.map(at), ..Given::default() };
+        let given = |last: Option<f64>| SourceStats { last: last.map(at), ..SourceStats::default() };
         let unreadable = Problem::Unreadable { path: "/l".into(), why: "no".into() };
         let long = Problem::LongLines { path: "/l".into(), lines: 3 };
         assert_eq!(given(None).state(None, at(99.0)), SourceState::Starting);

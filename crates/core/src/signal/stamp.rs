@@ -1,8 +1,8 @@
 //! From the civil time in a log line to an instant.
 //!
 //! Servers print local time without a zone, most of them whole seconds. The zone is the user's or
-//! the machine's; whether it was right shows when lines arrive, and a stamp that disagrees with its
-//! arrival by more than a backlog could explain is not believed.
+//! the machine's. Whether it was right shows when lines arrive: a stamp that differs from its arrival
+//! by more than a late arrival could explain is not used.
 
 use std::time::Duration;
 

@@ -8,10 +8,10 @@ use memchr::memmem;
 
 use crate::signal::catalog;
 use crate::signal::fields::Fields;
-use crate::signal::log_line::{Batch, BatchKind, Line, Says};
+use crate::signal::keys::VLLM;
+use crate::signal::log_line::{Batch, BatchKind, Line, LineContent};
 use crate::signal::number;
 use crate::signal::stamp::{SHORT_LEN, Stamp, is_short};
-use crate::signal::words::VLLM;
 use skewtrap_trace::rank::Rank;
 
 /// Reads a line; `None` when it is not one of these. `fields` is cleared and takes the numbers;
@@ -35,8 +35,8 @@ pub fn read_next<'a>(line: &'a [u8], fields: &mut Fields, unreadable: &mut u64) 
     if fields.is_empty() {
         return None;
     }
-    let says = Says::Batch(Batch { kind, pairs, unknown });
-    Some(Line { rank, stamp: stamp(&line[..start]), says })
+    let content = LineContent::Batch(Batch { kind, pairs, unknown });
+    Some(Line { rank, stamp: stamp(&line[..start]), content })
 }
 
 /// `Engine 003: `, and where the text behind it begins.

@@ -13,10 +13,8 @@ use crate::capture::governor::Ledger;
 use crate::capture::line::ProfileLine;
 use crate::capture::window::Distrust;
 use crate::message::Update;
-use crate::rule::Rule;
-use crate::rule::change::Change;
-use crate::rule::engine::{EVERY, Engine, Suppression};
-use crate::signal::intake::Step;
+use crate::rule::{Change, EVALUATION_INTERVAL, Engine, Rule, Suppression};
+use crate::signal::intake::IntakeStep;
 use crate::signal::sample::TargetId;
 use crate::signal::store::SignalStore;
 use crate::status::Silence;
@@ -69,7 +67,7 @@ impl Core {
     }
 
     pub(super) fn evaluations(&self) -> u64 {
-        self.engine.evaluations()
+        self.engine.evaluation_count()
     }
 
     pub(super) const fn due(&self) -> Option<Time> {
@@ -77,27 +75,33 @@ impl Core {
     }
 
     /// One step of taking an observation in.
-    pub(super) fn step(&mut self, store: &mut SignalStore, at: Time, step: Step<'_>, out: &mut Vec<Effect>) {
+    pub(super) fn step(
+        &mut self,
+        store: &mut SignalStore,
+        at: Time,
+        step: IntakeStep<'_>,
+        out: &mut Vec<Effect>,
+    ) {
         match step {
-            Step::Due if self.mode == Mode::Replay => self.walk_to(store, at, out),
-            Step::Recorded if self.mode == Mode::Replay => {
-                if at.is_past(self.looked, EVERY) || self.looked > at {
+            IntakeStep::Due if self.mode == Mode::Replay => self.walk_to(store, at, out),
+            IntakeStep::Recorded if self.mode == Mode::Replay => {
+                if at.is_past(self.looked, EVALUATION_INTERVAL) || self.looked > at {
                     self.pulse(store, at, out);
                 }
             }
-            Step::Due | Step::Recorded => {}
-            Step::Profile { target, rank, profile } => {
+            IntakeStep::Due | IntakeStep::Recorded => {}
+            IntakeStep::Profile { target, rank, profile } => {
                 let line = ProfileLine::from(profile);
                 let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
                 if let Some(incident) = server.profile_line(rank, &line, at) {
                     out.push(Effect::ProfileLine { incident, rank, line });
                 }
             }
-            Step::Fatal { target, text, .. } => {
+            IntakeStep::Fatal { target, text, .. } => {
                 out.push(Effect::Dying { target, line: String::from_utf8_lossy(text).into_owned() });
             }
-            Step::Version { .. } => {}
-            Step::Problem { target, source, problem } => {
+            IntakeStep::Version { .. } => {}
+            IntakeStep::Problem { target, source, problem } => {
                 let server = self.servers.get(usize::from(target.0)).map_or("server", |s| &*s.name);
                 let said = match problem {
                     Some(problem) => format!("{server}: {problem}"),
@@ -159,7 +163,7 @@ impl Core {
                 (false, true) => Some(Suppression::MayClear),
                 (false, false) => Some(Suppression::Nothing),
             };
-            self.engine.set_quiet(&server.name, quiet);
+            self.engine.set_suppression(&server.name, quiet);
             if quiet.is_none() {
                 server.blind = None;
             }

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use crate::capture::governor::CaptureRequest;
 use crate::finding::Finding;
 use crate::incident::{CaptureOutcome, Incident};
-use crate::rule::Rule;
-use crate::rule::change::Change;
+use crate::rule::{Change, Rule};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
@@ -175,7 +174,7 @@ fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) ->
         labels: rule.labels.clone(),
         ..Incident::new(id, rule.name.clone(), target, change.at, finding)
     };
-    let may_carry_on = change.may_carry_on;
+    let may_carry_on = change.may_predate_start;
     ActiveIncident {
         incident,
         rule,

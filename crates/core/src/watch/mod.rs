@@ -36,7 +36,7 @@ use crate::signal::observation::Observation;
 use crate::signal::pattern::Pattern;
 use crate::signal::sample::TargetId;
 use crate::signal::source::WatchedSource;
-use crate::signal::store::{Bounds, Evidence, SignalStore};
+use crate::signal::store::{Bounds, SignalStore, StoredSample};
 use crate::status::Status;
 use skewtrap_trace::time::Time;
 
@@ -169,8 +169,8 @@ impl Watch {
     }
 
     /// What the store remembers of an incident's group since then: the evidence of its bundle.
-    pub fn evidence(&self, incident: &Incident, since: Time) -> Vec<Evidence> {
-        self.store.evidence(&incident.group.clone().on(&incident.target), since).collect()
+    pub fn evidence(&self, incident: &Incident, since: Time) -> Vec<StoredSample> {
+        self.store.samples(&incident.group.clone().on(&incident.target), since).collect()
     }
 
     /// Everything that is shown.

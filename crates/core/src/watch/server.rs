@@ -93,7 +93,7 @@ impl Server {
     /// Which ranks had work lately, by the samples that are kept: asked only when a window is
     /// wished for, so that recording a sample costs nothing more.
     pub fn note_work(&mut self, id: TargetId, store: &SignalStore, now: Time) {
-        for (rank, seen, worked) in store.work(id, now - HEARD) {
+        for (rank, seen, worked) in store.last_work(id, now - HEARD) {
             self.facts.rank_seen(rank, false, seen);
             if let Some(worked) = worked {
                 self.facts.rank_seen(rank, true, worked);

@@ -23,7 +23,7 @@ fn is_foreign_to_its_engine(watch: &Watch, source: &WatchedSource) -> bool {
 }
 
 fn status_of(watch: &Watch, source: &WatchedSource, now: Time) -> SourceStatus {
-    let (given, problem) = (watch.intake.given(source.id), watch.intake.problem_of(source.id));
+    let (given, problem) = (watch.intake.stats_of(source.id), watch.intake.problem_of(source.id));
     SourceStatus {
         kind: source.kind.word().into(),
         place: source.name.to_string(),

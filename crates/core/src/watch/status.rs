@@ -11,8 +11,7 @@ use super::server::Server;
 use crate::capture::CaptureSpec;
 use crate::capture::refusal::Span;
 use crate::incident::CaptureOutcome;
-use crate::rule::why::Evaluation;
-use crate::rule::{Rule, RuleState};
+use crate::rule::{Evaluation, Rule, RuleState};
 use crate::signal::catalog;
 use crate::signal::sample::{Signal, Source, TargetId};
 use crate::signal::store::{SeriesStatus, SignalStore};
@@ -37,7 +36,7 @@ pub(super) fn status_of(
     sources: &[(TargetId, SourceStatus)],
     now: Time,
 ) -> Status {
-    let standing = store.standing(now);
+    let standing = store.series_status(now);
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         at: now,
@@ -95,7 +94,7 @@ fn target_of(server: &Server, standing: &[SeriesStatus], sources: Vec<SourceStat
 }
 
 fn rules_of(core: &Core, now: Time) -> Vec<RuleStatus> {
-    let standing = core.engine.standing(now);
+    let standing = core.engine.evaluations(now);
     let rule_of = |rule: &Arc<Rule>| {
         let own: Vec<&Evaluation> = standing.iter().filter(|s| s.rule == rule.name).collect();
         let silences = core.silences.iter().filter(|s| s.rule.as_ref().is_none_or(|r| *r == rule.name));
@@ -143,7 +142,7 @@ fn again_of(core: &Core, case: &ActiveIncident) -> Option<String> {
     let incident = &case.incident;
     let wish = case.wish(&incident.target, "", 1.0);
     let last = core.ledger.worst(&wish, core.now)?;
-    let from = core.engine.worse_from(&case.rule.name, &case.group)?;
+    let from = core.engine.escalation_threshold(&case.rule.name, &case.group)?;
     let refused = incident.worse.as_ref().filter(|w| w.window > incident.window());
     if let Some((worse, Some(refused))) = refused.map(|w| (w, &w.refused)) {
         return Some(format!(
@@ -255,7 +254,7 @@ fn lines_of(
     let count = (DRAWN.as_secs() / DRAWN_STEP.as_secs()) as usize;
     let labels = Labels([("target".into(), LabelValue::Text(target.clone()))].into());
     let mut best: BTreeMap<_, (Source, Vec<(Time, f64)>)> = BTreeMap::new();
-    for seen in store.evidence(&labels, now - DRAWN).filter(|e| e.signal == signal) {
+    for seen in store.samples(&labels, now - DRAWN).filter(|e| e.signal == signal) {
         let rank = axes.telling(seen.rank.labels());
         let line = best.entry(rank).or_insert((seen.source, Vec::new()));
         if seen.source < line.0 {

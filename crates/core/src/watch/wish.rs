@@ -17,9 +17,7 @@ use crate::finding::Finding;
 use crate::finding::Side;
 use crate::incident::{CaptureOutcome, Refused};
 use crate::message::Update;
-use crate::rule::RuleState;
-use crate::rule::change::{Change, How};
-use crate::rule::worse::times_bound;
+use crate::rule::{Change, How, RuleState, Statistic, times_bound};
 use crate::signal::sample::ShownBy;
 use crate::signal::sample::TargetId;
 use crate::signal::store::SignalStore;
@@ -42,7 +40,7 @@ impl Core {
     ) {
         match change.how {
             How::Reblamed => self.resolve(&change, out),
-            How::Worsened => return self.worsened(store, change, now, out),
+            How::Escalated => return self.worsened(store, change, now, out),
             How::Entered | How::Resumed => {}
         }
         if change.is_onset()
@@ -66,7 +64,7 @@ impl Core {
         if change.how == How::Resumed
             && let Some(incident) = incident
         {
-            change.carry_on(&incident.finding);
+            change.continue_from(&incident.finding);
         }
         out.push(Effect::Changed { change: Box::new(change), capture, why: None });
     }
@@ -274,14 +272,14 @@ impl Core {
             finding: None,
             numbers: None,
             reason: None,
-            may_carry_on: false,
+            may_predate_start: false,
         };
         let finding = Finding {
             onset: asked.since.unwrap_or(now),
             onset_error_s: 0.0,
             rank: Labels::default(),
             side: Side::Both,
-            statistic: "asked".into(),
+            statistic: Statistic::Other,
             signal: "".into(),
             value: 0.0,
             bound: 0.0,

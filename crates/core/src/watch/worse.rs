@@ -1,7 +1,7 @@
 //! An incident that was captured and gets worse: another capture is wished for, within the limits.
 //!
 //! What a wish costs is decided by the governor as for any other; here it is decided when there is
-//! one. A rule that still fires is watched from its first attempt on (`decide::rule::worse`). A wish
+//! one. A rule that still fires is watched from its first attempt on (`rule::escalation`). A wish
 //! that is refused because time must pass (a cooldown, a window that is open, a server that is not
 //! well) is repeated when that time has passed and it is still as bad, at the soonest a minute
 //! later where nobody can tell how long; any other refusal stands until it has become worse by the
@@ -17,8 +17,7 @@ use super::wish::refused_effect;
 use crate::capture::refusal::Refusal;
 use crate::incident::{CaptureOutcome, Escalation, Refused};
 use crate::message::Update;
-use crate::rule::change::Change;
-use crate::rule::worse::times_bound;
+use crate::rule::{Change, times_bound};
 use crate::signal::sample::TargetId;
 use crate::signal::store::SignalStore;
 use skewtrap_trace::time::Time;
@@ -34,9 +33,9 @@ impl Core {
         let wish = case.wish(&case.incident.target, "", 1.0);
         let Some(worst) = self.ledger.worst(&wish, now) else { return };
         let by = self.policy.budget.worse_by;
-        self.engine.watch_worse(&case.rule.name, &case.group, worst.badness, by);
+        self.engine.watch_escalation(&case.rule.name, &case.group, worst.badness, by);
         if let Some(left) = again_in {
-            self.engine.tell_worse_again(&case.rule.name, &case.group, now + left);
+            self.engine.retry_escalation(&case.rule.name, &case.group, now + left);
         }
     }
 
@@ -52,7 +51,7 @@ impl Core {
         }
         if is_open {
             // Its own window is the answer to that, until it is over.
-            return self.engine.tell_worse_again(&rule.name, &group, now + BUSY);
+            return self.engine.retry_escalation(&rule.name, &group, now + BUSY);
         }
         let place = self.servers.iter().position(|s| s.name == name);
         let Some(target) = place.and_then(|t| u16::try_from(t).ok()).map(TargetId) else { return };
@@ -74,7 +73,7 @@ impl Core {
             }
             Err(refusal) => {
                 if let Some(left) = refusal.again_in() {
-                    self.engine.tell_worse_again(&rule.name, &group, now + left);
+                    self.engine.retry_escalation(&rule.name, &group, now + left);
                 }
                 self.refused_again(&id, worse, &refusal, out)
             }
@@ -118,7 +117,7 @@ impl Core {
 fn told_change(case: &ActiveIncident, mut change: Change) -> Effect {
     let incident = &case.incident;
     let refused = incident.worse.as_ref().and_then(|w| w.refused.as_ref());
-    change.carry_on(&incident.finding);
+    change.continue_from(&incident.finding);
     let capture = if refused.is_some() { "refused" } else { incident.capture.word() };
     Effect::Changed { change: Box::new(change), capture, why: refused.map(|r| r.why.clone()) }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::past::WAYS;
-use super::spread::Seen;
+use super::spread::Distances;
 use crate::finding::Side;
 
 /// By chance, some reach farther than the quick sum of all courses does: by so much. First the load
@@ -57,11 +57,11 @@ impl Evidence {
     pub(super) fn raise_quick(
         &mut self,
         member: usize,
-        seen: &Seen,
-        (looks, believed): ([f64; WAYS], [f64; WAYS]),
+        seen: &Distances,
+        (apparent, believed): ([f64; WAYS], [f64; WAYS]),
         is_over: bool,
     ) {
-        self.lately = looks.into_iter().fold(self.lately.max(seen.speed.abs() - LUCK_OF_SPEED), f64::max);
+        self.lately = apparent.into_iter().fold(self.lately.max(seen.speed.abs() - LUCK_OF_SPEED), f64::max);
         let [surplus, load, cached] = believed.map(|value| limited(value, is_over));
         self.take(member, surplus, Course::Load, true);
         self.take(member, load, Course::Load, seen.load > 0.0);
@@ -70,7 +70,7 @@ impl Evidence {
     }
 
     /// Likewise at the slow scale.
-    pub(super) fn raise_slow(&mut self, member: usize, seen: &Seen, is_over: bool) {
+    pub(super) fn raise_slow(&mut self, member: usize, seen: &Distances, is_over: bool) {
         let load = seen.load.abs() - if seen.load > 0.0 { LUCK_OF_SLOW_LOAD } else { LUCK_OF_LESS_SLOW_LOAD };
         self.take(member, limited(seen.surplus - LUCK_OF_SLOW, is_over), Course::Load, true);
         self.take(member, limited(load, is_over), Course::Load, seen.load > 0.0);
@@ -87,7 +87,7 @@ impl Evidence {
 
 /// How far out a member looks at the quick scale: by all courses, by its load, and by what cached prompts
 /// explain of it.
-pub(super) fn looks(seen: &Seen) -> [f64; WAYS] {
+pub(super) fn apparent(seen: &Distances) -> [f64; WAYS] {
     let load = seen.load.abs() - if seen.load > 0.0 { LUCK_OF_LOAD } else { LUCK_OF_LESS_LOAD };
     let cached = (seen.cached - LUCK_OF_MORE_CACHED).max(-seen.cached - LUCK_OF_FEWER_CACHED);
     [seen.surplus, load, cached]

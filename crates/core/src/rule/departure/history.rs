@@ -1,4 +1,4 @@
-//! The last minutes of every member's differences from its peers, for finding the onset in.
+//! Every member's differences from its peers in the last minutes, in which the onset is looked for.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -51,13 +51,13 @@ impl History {
 
     /// When `member` was measured, oldest first.
     pub fn times(&self, member: usize) -> impl Iterator<Item = Time> {
-        self.told(member).map(|(end, kept)| end - Duration::from_secs_f32(kept.age_s.unwrap_or(0.0)))
+        self.measured(member).map(|(end, kept)| end - Duration::from_secs_f32(kept.age_s.unwrap_or(0.0)))
     }
 
     /// The differences of `member` at these times: positive when it has more work or, for its speed,
     /// is slower.
     pub fn of(&self, member: usize, course: Course) -> impl Iterator<Item = f64> {
-        self.told(member).map(move |(_, kept)| {
+        self.measured(member).map(move |(_, kept)| {
             f64::from(match course {
                 Course::Load => kept.load,
                 Course::Cached => kept.cached,
@@ -66,10 +66,10 @@ impl History {
         })
     }
 
-    /// A tick in which it was not measured tells nothing new: a busy rank reports seldom, and its last
-    /// word only looks like a level. Who has said nothing for longer has fallen silent, and that is what
-    /// its peers see of it.
-    fn told(&self, member: usize) -> impl Iterator<Item = (Time, &Kept)> {
+    /// The ticks that count for a member. One in which it was not measured does not: a busy rank reports
+    /// seldom, and its last value would look like a level. A member that has not been measured for
+    /// longer has fallen silent, and that does count.
+    fn measured(&self, member: usize) -> impl Iterator<Item = (Time, &Kept)> {
         let mut held = 0;
         self.ticks.iter().filter_map(move |(end, members)| {
             let kept = &members[member];

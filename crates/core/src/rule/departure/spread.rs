@@ -9,7 +9,7 @@ use super::{COURSES, LOAD, SPEED, TOKENS};
 /// A spread is never taken to be less, however even the group has been: smaller differences do not
 /// matter. Roots of counts; logarithms, so a fiftieth is two in a hundred.
 const LEAST: [f64; COURSES] = [0.2, 0.03, 0.02];
-/// No two courses are believed to tell the same: so much at most of how they go together is.
+/// Two courses are never taken to show the same: their correlation is scaled by this factor.
 const MOST_TOGETHER: f64 = 0.99;
 /// What a member shows that gets more requests, in standard deviations of its load, tokens and speed:
 /// it prefills and its steps grow, so it slows down; what it holds is young, so its tokens lag behind.
@@ -24,7 +24,7 @@ pub(super) struct Spread([[f64; COURSES]; COURSES]);
 
 /// What one member shows at one scale, in standard deviations.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Distances {
     /// Of its load alone.
     pub load: f64,
     /// Of its speed alone; negative when slow.
@@ -49,9 +49,9 @@ pub(super) struct Gauge {
 
 impl Gauge {
     /// How far out `s` is.
-    pub fn measure(&self, s: &[f64; COURSES]) -> Seen {
+    pub fn measure(&self, s: &[f64; COURSES]) -> Distances {
         let z = std::array::from_fn(|c| s[c] * self.scale[c]);
-        Seen {
+        Distances {
             load: z[LOAD],
             speed: z[SPEED],
             surplus: dot(&self.surplus, &z),

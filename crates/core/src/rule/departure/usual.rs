@@ -2,7 +2,7 @@
 //!
 //! A difference that has always been there is not an onset, so it is learned and taken off. It is
 //! learned in blocks that count only half a minute to two minutes later, and only if nothing
-//! suspicious happened meanwhile: what leads up to an onset never becomes usual. A group whose
+//! suspicious happened meanwhile, so that what leads up to an onset never becomes usual. A group whose
 //! members differ no more than chance explains has no usual differences at all (empirical Bayes
 //! shrinkage, Efron and Morris 1975), so that learning does not add noise where there is nothing
 //! to learn. Costs nothing per sample beyond a sum.
@@ -45,7 +45,8 @@ impl Usual {
         &self.offsets[member]
     }
 
-    /// One tick's differences. `spread` is their variance, `may_learn` false in doubtful times.
+    /// Takes one tick's differences. `spread` is their variance; `may_learn` is false while the group is
+    /// under suspicion.
     pub fn learn(&mut self, differences: &[[f64; COURSES]], spread: &[f64; COURSES], may_learn: bool) {
         self.is_spoiled |= !may_learn;
         for (sum, d) in self.block.iter_mut().zip(differences) {
@@ -62,7 +63,7 @@ impl Usual {
         let block = std::mem::replace(&mut self.block, empty);
         self.ticks = 0;
         if std::mem::take(&mut self.is_spoiled) {
-            // What waits led up to the doubt.
+            // The blocks that wait led up to the suspicion.
             self.waiting.clear();
             return;
         }
@@ -79,7 +80,7 @@ impl Usual {
         (0..COURSES).for_each(|c| self.shrink(c, spread[c]));
     }
 
-    /// CaptureMethod, drawn towards zero as far as chance explains how they differ.
+    /// The means, drawn towards zero as far as chance explains how they differ.
     fn shrink(&mut self, c: usize, spread: f64) {
         let n = self.sums.len() as f64;
         let by_chance = spread * 2.0 * PERSISTENCE[c] / self.weight;

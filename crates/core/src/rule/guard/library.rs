@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use cel::objects::Key;
 use cel::{Context, ExecutionError, FunctionContext, Value};
 
-use super::words;
+use super::error::type_name;
 
 /// What every guard may call. Made once: CEL's own library has hundreds of functions.
 pub(super) static LIBRARY: LazyLock<Context<'static, 'static>> = LazyLock::new(|| {
@@ -40,7 +40,7 @@ type Pick = fn(&FunctionContext<'_, '_>, &Value, Value) -> Result<f64, Execution
 /// The numbers of a signal; none at all is "no data", an error and not a false.
 fn numbers(f: &FunctionContext<'_, '_>, v: &Value) -> Result<Vec<f64>, ExecutionError> {
     let Value::Map(m) = v else {
-        return Err(f.error(format!("takes a signal, not {}", words::word_of(&v.type_of().to_string()))));
+        return Err(f.error(format!("takes a signal, not {}", type_name(&v.type_of().to_string()))));
     };
     let numbers: Vec<f64> =
         m.map.values().filter_map(|v| if let Value::Float(x) = v { Some(*x) } else { None }).collect();
@@ -77,7 +77,7 @@ fn value(f: &FunctionContext<'_, '_>, v: &Value, rank: Value) -> Result<f64, Exe
         other => {
             return Err(f.error(format!(
                 "a rank is a number or a text, not {}",
-                words::word_of(&other.type_of().to_string())
+                type_name(&other.type_of().to_string())
             )));
         }
     };

@@ -27,8 +27,8 @@ fn holds(source: &str, load: &[f64], queue: &[f64]) -> Result<bool, GuardError> 
 
 #[test]
 fn an_answer_stands_until_a_number_or_a_rank_is_another_one() {
-    let (guard, mut last) = (guard("value(load, 1) > 25").expect("a guard"), Answered::default());
-    let mut ask = |load: &Frame| guard.still_holds(&mut last, [load].into_iter(), Time::from_epoch_s(101.0));
+    let (guard, mut last) = (guard("value(load, 1) > 25").expect("a guard"), GuardCache::default());
+    let mut ask = |load: &Frame| guard.holds_cached(&mut last, [load].into_iter(), Time::from_epoch_s(101.0));
     let mut load = frame(&[10.0, 30.0]);
     assert_eq!((ask(&load), ask(&load)), (Ok(true), Ok(true)));
     load.members[1].value = 20.0;
@@ -45,9 +45,9 @@ fn an_answer_stands_until_a_number_or_a_rank_is_another_one() {
 #[test]
 fn an_answer_knows_of_which_signal_a_number_was() {
     let guard = guard("ranks(load) >= 2 && ranks(queue_reqs) >= 1").expect("a guard");
-    let mut last = Answered::default();
+    let mut last = GuardCache::default();
     let mut ask = |load: &Frame, queue: &Frame| {
-        guard.still_holds(&mut last, [load, queue].into_iter(), Time::from_epoch_s(101.0))
+        guard.holds_cached(&mut last, [load, queue].into_iter(), Time::from_epoch_s(101.0))
     };
     let (mut load, mut queue) = (frame(&[4.0, 4.0]), frame(&[2.0]));
     assert_eq!(ask(&load, &queue), Ok(true));
@@ -58,8 +58,8 @@ fn an_answer_knows_of_which_signal_a_number_was() {
 #[test]
 fn an_age_grows_while_the_numbers_stay() {
     let (guard, mut last, load) =
-        (guard("age(load) < 3").expect("a guard"), Answered::default(), frame(&[1.0]));
-    let mut ask = |s| guard.still_holds(&mut last, [&load].into_iter(), Time::from_epoch_s(s));
+        (guard("age(load) < 3").expect("a guard"), GuardCache::default(), frame(&[1.0]));
+    let mut ask = |s| guard.holds_cached(&mut last, [&load].into_iter(), Time::from_epoch_s(s));
     assert_eq!((ask(102.0), ask(104.0)), (Ok(true), Ok(false)));
 }
 

@@ -15,7 +15,7 @@ fn t(s: u64) -> Time {
 /// Plays a second per letter: `.` even, `0`..`9` that rank high, `a`..`j` that rank low, `_` absent,
 /// `x` disturbed and clear, `X` disturbed and not clear, `!` impossible. Returns what was told, with when.
 fn play(script: &str) -> String {
-    let mut state = State::default();
+    let mut state = GroupState::default();
     let mut told = Vec::new();
     for (s, letter) in script.chars().enumerate() {
         let now = t(s as u64);
@@ -39,12 +39,12 @@ fn play(script: &str) -> String {
         };
         let word = match state.step(input, HOLDS, now) {
             Step::Same => continue,
-            Step::Moved => state.phase().word().to_owned(),
+            Step::Moved => state.rule_state().word().to_owned(),
             Step::Resumed => "resumed".to_owned(),
             Step::Reblamed => "reblamed".to_owned(),
         };
         let whom = match &state {
-            State::Firing(f) => format!("({} {:?})", f.blame.member, f.blame.side),
+            GroupState::Firing(f) => format!("({} {:?})", f.blame.member, f.blame.side),
             _ => String::new(),
         };
         told.push(format!("{s}:{word}{whom}"));
@@ -115,35 +115,35 @@ fn what_cannot_be_judged_is_inert_until_it_can() {
 
 #[test]
 fn one_sample_looked_at_for_long_does_not_fire() {
-    let mut state = State::default();
+    let mut state = GroupState::default();
     let member = Arc::new(Rank::dp(1).labels());
     for s in 0..60 {
         let input = Input::Judged { trigger: Some((&member, Side::High)), clear: false, newest: t(0) };
         state.step(input, HOLDS, t(s));
     }
-    assert_eq!(state.phase(), RuleState::Pending);
+    assert_eq!(state.rule_state(), RuleState::Pending);
 }
 
 #[test]
 fn a_zero_for_fires_at_once() {
-    let mut state = State::default();
+    let mut state = GroupState::default();
     let member = Arc::new(Rank::dp(1).labels());
     let holds = Holds { trigger: Duration::ZERO, ..HOLDS };
     let input = Input::Judged { trigger: Some((&member, Side::High)), clear: false, newest: t(0) };
     assert_eq!(state.step(input, holds, t(0)), Step::Moved);
-    assert_eq!(state.phase(), RuleState::Firing);
+    assert_eq!(state.rule_state(), RuleState::Firing);
 }
 
 #[test]
 fn a_firing_that_is_over_when_its_data_are_back_does_not_go_on() {
-    let (mut state, member) = (State::default(), Arc::new(Rank::dp(1).labels()));
+    let (mut state, member) = (GroupState::default(), Arc::new(Rank::dp(1).labels()));
     let holds = Holds { trigger: Duration::ZERO, clear: Duration::ZERO, ..HOLDS };
     let fires = Input::Judged { trigger: Some((&member, Side::High)), clear: false, newest: t(0) };
     state.step(fires, holds, t(0));
     state.step(Input::Absent, holds, t(5));
     let is_even = Input::Judged { trigger: None, clear: true, newest: t(9) };
     assert_eq!(state.step(is_even, holds, t(9)), Step::Moved);
-    assert_eq!(state.phase(), RuleState::Idle);
+    assert_eq!(state.rule_state(), RuleState::Idle);
 }
 
 proptest! {

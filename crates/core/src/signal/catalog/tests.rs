@@ -31,7 +31,7 @@ fn no_word_of_a_source_means_two_signals() {
 #[test]
 fn a_users_signal_comes_after_the_built_in_ones_and_keeps_its_number() {
     let mut catalog = Catalog::default();
-    let own = |name: &str| Own { name: name.into(), unit: "ms".into(), kind: Kind::Gauge };
+    let own = |name: &str| UserSignal { name: name.into(), unit: "ms".into(), kind: Kind::Gauge };
     let first = catalog.define(own("ttft")).expect("a new name");
     assert_eq!(first, Signal(BUILT_IN_COUNT as u16));
     catalog.define(own("other")).expect("a new name");

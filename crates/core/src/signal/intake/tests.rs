@@ -1,24 +1,24 @@
 //! What comes of what the sources hand over.
 
 use super::*;
-use crate::signal::catalog::{self, Catalog, Kind, Own};
+use crate::signal::catalog::{self, Catalog, Kind, UserSignal};
 use crate::signal::store::Bounds;
 
-fn heard(intake: &mut Intake, store: &mut SignalStore, observations: &[Observation]) -> Vec<String> {
-    let mut heard = Vec::new();
+fn steps(intake: &mut Intake, store: &mut SignalStore, observations: &[Observation]) -> Vec<String> {
+    let mut dated = Vec::new();
     for observation in observations {
         intake.take(observation, store, |_, at, step| {
             let text = match step {
-                Step::Due => return,
-                Step::Problem { problem: Some(p), .. } => p.to_string(),
-                Step::Profile { rank, profile, .. } => format!("{rank} {profile:?}"),
-                Step::Fatal { text, .. } => String::from_utf8_lossy(text).into_owned(),
+                IntakeStep::Due => return,
+                IntakeStep::Problem { problem: Some(p), .. } => p.to_string(),
+                IntakeStep::Profile { rank, profile, .. } => format!("{rank} {profile:?}"),
+                IntakeStep::Fatal { text, .. } => String::from_utf8_lossy(text).into_owned(),
                 other => format!("{other:?}"),
             };
-            heard.push(format!("{:.1} {text}", at.epoch_s() % 1000.0));
+            dated.push(format!("{:.1} {text}", at.epoch_s() % 1000.0));
         });
     }
-    heard
+    dated
 }
 
 #[test]
@@ -33,9 +33,9 @@ fn a_problem_whose_words_differ_each_time_is_told_once() {
         at: Time::from_epoch_s(s),
     };
     let cut_short = [loads("{\"a", 1.0), loads("{\"a\": [", 2.0), loads("{\"a\": [1, 2", 3.0)];
-    let said = heard(&mut intake, &mut store, &cut_short);
-    let told = said.iter().filter(|s| !s.contains("Recorded")).count();
-    assert_eq!(told, 1, "{said:?}");
+    let said = steps(&mut intake, &mut store, &cut_short);
+    let reported = said.iter().filter(|s| !s.contains("Recorded")).count();
+    assert_eq!(reported, 1, "{said:?}");
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_problem_is_told_once_and_its_end_once() {
         at: Time::from_epoch_s(s),
     };
     let html = b"<html>502</html>";
-    let said = heard(
+    let said = steps(
         &mut intake,
         &mut store,
         &[page(html, 1.0), page(html, 2.0), page(b"up 1\n", 3.0), page(b"up 1\n", 4.0)],
@@ -70,7 +70,7 @@ fn a_problem_is_told_once_and_its_end_once() {
 #[test]
 fn lines_become_samples_facts_and_the_users_own_signals() {
     let mut catalog = Catalog::default();
-    let own = Own { name: "wait_ms".into(), unit: "ms".into(), kind: Kind::Gauge };
+    let own = UserSignal { name: "wait_ms".into(), unit: "ms".into(), kind: Kind::Gauge };
     let wait = catalog.define(own).expect("a new name");
     let mut store = SignalStore::new(Arc::new(catalog), Bounds::default());
     let target = store.add_target("server".into(), None);
@@ -83,7 +83,7 @@ fn lines_become_samples_facts_and_the_users_own_signals() {
     let observation =
         Observation::Lines { target, source: SourceId(0), lines: lines.to_vec(), arrival: Arrival::Recorded };
     assert_eq!(
-        heard(&mut intake, &mut store, &[observation]),
+        steps(&mut intake, &mut store, &[observation]),
         [
             "86.0 Recorded",
             "87.0 DP2 Stopping { stage: None }",
@@ -94,7 +94,7 @@ fn lines_become_samples_facts_and_the_users_own_signals() {
     assert_eq!((intake.counts().lines, intake.counts().batch_lines), (5, 1));
     let everything = Default::default();
     let values: Vec<_> = store
-        .evidence(&everything, Time::default())
+        .samples(&everything, Time::default())
         .map(|e| (e.signal, e.rank.to_string(), e.value))
         .collect();
     assert!(values.contains(&(catalog::LOAD, "DP2".into(), 5.0)), "{values:?}");
@@ -114,8 +114,8 @@ fn a_line_that_was_cut_is_read_to_its_bound_and_counted_as_dropped_by_its_source
         lines.push(b'\n');
         let arrival = Arrival::Live(Time::from_epoch_s(at));
         let lines = Observation::Lines { target, source: SourceId(0), lines, arrival };
-        heard(&mut intake, &mut store, &[lines]);
-        (intake.given(SourceId(0)).dropped, intake.counts().batch_lines)
+        steps(&mut intake, &mut store, &[lines]);
+        (intake.stats_of(SourceId(0)).dropped, intake.counts().batch_lines)
     };
     assert_eq!(lines_of(MAX_LINE, 1_795_492_086.0), (0, 1));
     assert_eq!(lines_of(MAX_LINE + 1, 1_795_492_087.0), (1, 2));

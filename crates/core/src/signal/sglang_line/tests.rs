@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A line as one row: stamp, rank, what it says, its numbers.
+/// A line as one row: stamp, rank, what it content, its numbers.
 fn shown(line: &str) -> String {
     let mut fields = Fields::default();
     let read = read(line.as_bytes(), &mut fields);
@@ -14,14 +14,14 @@ fn shown(line: &str) -> String {
         None => "-".to_owned(),
     };
     let values: Vec<_> = fields.iter().map(|(s, v)| format!("{}={v}", catalog::name_of(s))).collect();
-    let says = match &read.says {
-        Says::Batch(b) if b.unknown > 0 => format!("{:?}({} unknown)", b.kind, b.unknown),
-        Says::Batch(b) => format!("{:?}", b.kind),
-        Says::Profile(p) => format!("{p:?}"),
-        Says::Fatal(text) => format!("Fatal({})", String::from_utf8_lossy(text)),
+    let content = match &read.content {
+        LineContent::Batch(b) if b.unknown > 0 => format!("{:?}({} unknown)", b.kind, b.unknown),
+        LineContent::Batch(b) => format!("{:?}", b.kind),
+        LineContent::Profile(p) => format!("{p:?}"),
+        LineContent::Fatal(text) => format!("Fatal({})", String::from_utf8_lossy(text)),
         other => format!("{other:?}"),
     };
-    format!("{stamp} {} {says} {}", read.rank, values.join(" ")).trim_end().to_owned()
+    format!("{stamp} {} {content} {}", read.rank, values.join(" ")).trim_end().to_owned()
 }
 
 fn rows(lines: &[&str]) -> String {
@@ -131,7 +131,7 @@ fn unknown_keys_are_kept_and_broken_lines_give_what_they_have() {
     let mut fields = Fields::default();
     let line =
         b"[2026-11-24 03:48:06 DP2] Decode batch, #running-req: 4, #new-thing: 7, mood: good, #queue-req: 1";
-    let Says::Batch(batch) = read(line, &mut fields).says else { panic!("a batch line") };
+    let LineContent::Batch(batch) = read(line, &mut fields).content else { panic!("a batch line") };
     assert_eq!(batch.unknown, 2);
     let kept: Vec<_> = batch.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(kept, ["#running-req=4", "#new-thing=7", "mood=good", "#queue-req=1"]);

@@ -1,12 +1,12 @@
-//! The raw lines behind a rank's numbers, one now and then: the evidence of an onset shows the line
-//! that was printed next to it. Bounded in lines and bytes; most lines pay one comparison.
+//! Some of the raw lines behind a rank's numbers: the evidence of an onset shows the line that was
+//! printed nearest to it. Bounded in lines and bytes; most lines cost one comparison.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use skewtrap_trace::time::Time;
 
-/// Lines closer together than this are not kept.
+/// A line sooner than this after one that was kept is not kept.
 const APART: Duration = Duration::from_secs(2);
 /// Together they reach back about as far as an onset is looked for.
 const MOST: usize = 64;
@@ -17,14 +17,14 @@ const LENGTH: usize = 512;
 #[derive(Clone, Debug, Default)]
 pub struct Lines {
     kept: VecDeque<(Time, Vec<u8>)>,
-    /// Until then lines are passed over.
+    /// Until then lines are not kept.
     next: Time,
 }
 
 impl Lines {
     /// Keeps a line, unless one was kept a moment ago.
     #[inline]
-    pub fn hear(&mut self, at: Time, line: &[u8]) {
+    pub fn offer(&mut self, at: Time, line: &[u8]) {
         if at >= self.next || self.next.since(at) > APART {
             self.keep(at, line);
         }
@@ -32,7 +32,7 @@ impl Lines {
 
     fn keep(&mut self, at: Time, line: &[u8]) {
         self.next = at + APART;
-        // The oldest one's memory takes the newest.
+        // The newest takes the memory of the oldest.
         let oldest = if self.kept.len() == MOST { self.kept.pop_front() } else { None };
         let mut bytes = oldest.map(|(_, bytes)| bytes).unwrap_or_default();
         bytes.clear();
@@ -57,7 +57,7 @@ mod tests {
         let mut lines = Lines::default();
         for tenth in 0..3_000 {
             let t = f64::from(tenth) / 10.0;
-            lines.hear(at(t), format!("line of {t:.1} {}", "x".repeat(1000)).as_bytes());
+            lines.offer(at(t), format!("line of {t:.1} {}", "x".repeat(1000)).as_bytes());
         }
         assert_eq!(lines.kept.len(), MOST);
         let (t, line) = lines.nearest(at(250.7)).unwrap();
@@ -65,7 +65,7 @@ mod tests {
         assert!(line.starts_with("line of 250.0 x"));
         assert_eq!(lines.nearest(at(0.0)).unwrap().0, at(172.0), "the older ones are gone");
         // A clock that was set back does not stop the keeping.
-        lines.hear(at(10.0), b"after the jump");
+        lines.offer(at(10.0), b"after the jump");
         assert_eq!(lines.nearest(at(10.0)).unwrap().1, "after the jump");
     }
 }

@@ -1,16 +1,14 @@
-//! Which servers and ranks there are: made when they are first heard of, moved when a server turns
-//! out to have another role, forgotten when they are gone.
+//! Which servers and ranks there are: added when they first appear, moved when a server turns out to
+//! have another role, forgotten when they are gone.
 
 use std::sync::Arc;
 
 use super::lines::Lines;
-use super::slot::{Cadence, Measure, NONE, Series, Slot, SlotKey};
+use super::slot::{Cadence, Measure, NONE, Rate, Series, Slot, SlotKey};
 use super::{SignalStore, Target};
 use crate::signal::catalog::{self, Kind};
-use crate::signal::fields::Set;
 use crate::signal::metrics::Role;
-use crate::signal::rate::Rate;
-use crate::signal::sample::{Signal, Source, TargetId};
+use crate::signal::sample::{Signal, SignalSet, Source, TargetId};
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::{Axis, Rank};
 use skewtrap_trace::time::Time;
@@ -30,7 +28,8 @@ impl SignalStore {
         self.targets.get(usize::from(target.0)).map(|t| &t.name)
     }
 
-    /// The server says its role (its metrics, loads or server info). A declared role stands.
+    /// Notes the role that the server reports (in its metrics, loads or server info). A declared role
+    /// is kept.
     pub fn note_role(&mut self, target: TargetId, role: Role) {
         let Some(known) = self.targets.get_mut(usize::from(target.0)) else { return };
         if known.is_role_declared || known.role == role {
@@ -45,8 +44,8 @@ impl SignalStore {
         self.regroup();
     }
 
-    /// Is told (by the server's own information) how many DP ranks there are: one that never says
-    /// a word is then known to be missing, and ranks beyond are forgotten.
+    /// Notes how many DP ranks the server says it has: one that never reports is then known to be
+    /// missing, and ranks beyond are forgotten.
     pub fn expect_ranks(&mut self, target: TargetId, dp_size: u16, now: Time) {
         let beyond =
             |s: &Slot| s.key.target == target && s.key.rank.get(Axis::Dp).is_some_and(|i| i >= dp_size);
@@ -69,12 +68,13 @@ impl SignalStore {
         }
     }
 
-    /// Forgets ranks that said nothing for as long as rings reach back, and three times that: pods
-    /// come and go. Call it now and then.
+    /// Forgets ranks that have not reported for four times as long as rings reach back: pods come and
+    /// go. To be called about once a minute.
     pub fn sweep(&mut self, now: Time) {
         let horizon = self.bounds.horizon * 4;
         let old = |s: &Slot| {
-            s.expected_since.is_none() && s.cadence.seen().is_some_and(|seen| now.since(seen) > horizon)
+            s.expected_since.is_none()
+                && s.cadence.last_report().is_some_and(|seen| now.since(seen) > horizon)
         };
         let gone: Vec<bool> = self.slots.iter().map(old).collect();
         if gone.contains(&true) {
@@ -123,7 +123,7 @@ impl SignalStore {
             key,
             labels,
             series,
-            known: Set::default(),
+            known: SignalSet::default(),
             cadence,
             lines,
             is_exporting: false,
@@ -135,7 +135,7 @@ impl SignalStore {
         index
     }
 
-    /// Where the cache keeps a slot.
+    /// The index of a slot in the cache.
     fn recent_place(&self, target: TargetId, rank: Rank, source: Source) -> usize {
         let of_target = (u64::from(target.0) << 3 | source as u64).wrapping_mul(0xff51_afd7_ed55_8ccd);
         let mixed = rank.mixed() ^ of_target;
@@ -148,7 +148,7 @@ impl SignalStore {
         if let Some(extra) = &key.extra {
             labels.0.extend(extra.0.iter().map(|(k, v)| (k.clone(), v.clone())));
         }
-        // Last: no label of a query's or a pattern's makes a series another server's.
+        // Last, so that no label of a query or a pattern makes a series another server's.
         labels.0.insert("target".into(), LabelValue::Text(target.name.clone()));
         labels.0.insert("role".into(), LabelValue::Text(target.role.word().into()));
         labels

@@ -281,8 +281,8 @@ fn standing_tells_what_arrives_and_what_is_overruled() {
     let mut scene = Scene::new();
     scene.log(Rank::dp(0), 3.0, 0.0);
     scene.loads(Rank::dp(0), 5.0, 1.0, 0.0);
-    let standing = scene.store.standing(at(1.5));
-    let load: Vec<_> = standing
+    let status = scene.store.series_status(at(1.5));
+    let load: Vec<_> = status
         .iter()
         .filter(|s| s.signal == "load")
         .map(|s| (s.source, s.ranks, s.age_s, s.overruled, s.latest[0].value))

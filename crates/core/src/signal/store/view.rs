@@ -1,10 +1,10 @@
 //! The groups that a rule compares: which series belong to one, and what each member's value is.
 //!
-//! - Several series of one member are one rank told several times (TP peers, sources): the best
+//! - Several series of one member are reports of one rank (by TP peers, by several sources): the best
 //!   source that is fresh wins, then the first rank; they are never summed. Only where a rule
 //!   compares whole servers are the different DP ranks of each put together.
-//! - A member that went silent while others of its server speak is 0 and stale. A server of which
-//!   nobody speaks has no data, which is not zero.
+//! - A member that went silent while others of its server report is 0 and stale. A server of which no
+//!   rank reports has no data, which is not zero.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
 
-/// A rank that the server counts but that never said a word is missing after this.
+/// A rank that the server counts but that never reports is missing after this time.
 const NEVER_SEEN: Duration = Duration::from_secs(10);
 /// Numbers that a server itself calls older than this are stale.
 const OLD: Duration = Duration::from_secs(5);
@@ -52,29 +52,29 @@ pub(super) struct Group {
     is_of_one_server: bool,
     members: Vec<Candidates>,
     pub(super) is_touched: bool,
-    /// For when, and how smoothed, the frame was made; `None` when numbers came since.
+    /// For which time and smoothing the frame was made; `None` once there are newer numbers.
     pub(super) framed: Option<(Time, Duration)>,
     frame: Frame,
     shown: Vec<u32>,
 }
 
-/// The series that can speak for one member, best first.
+/// The series that can give one member's value, best first.
 #[derive(Debug)]
 struct Candidates {
     id: Arc<Labels>,
     series: Vec<u32>,
 }
 
-/// Buffers of a look, reused.
+/// Buffers of a read, reused.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    words: Vec<(u32, Word)>,
-    speaking: Vec<TargetId>,
+    readings: Vec<(u32, Reading)>,
+    reporting: Vec<TargetId>,
 }
 
-/// What one part of a member says.
+/// What one part of a member shows.
 #[derive(Clone, Copy, Debug)]
-struct Word {
+struct Reading {
     value: f64,
     at: Time,
     is_fresh: bool,
@@ -133,30 +133,30 @@ impl SignalStore {
         &self.views[view.0 as usize].lacking
     }
 
-    /// What a group shows at `now`, each member's value averaged over `smooth` before (zero for the
-    /// latest value). Empty when no server of the group speaks.
+    /// The values of a group at `now`, each averaged over the time `smooth` before (zero for the latest
+    /// value). Empty when no server of the group reports.
     pub fn frame(&mut self, view: ViewId, group: GroupId, now: Time, smooth: Duration) -> &Frame {
         let (views, slots, series) = (&mut self.views, &self.slots, &self.series);
         let View { signal, groups, .. } = &mut views[view.0 as usize];
         let group = &mut groups[group.0 as usize];
-        // Many rules look at one group at one time.
+        // Many rules read one group at one time.
         if group.framed == Some((now, smooth)) {
             return &group.frame;
         }
         group.framed = Some((now, smooth));
-        self.looks += 1;
-        let Scratch { words, speaking } = &mut self.scratch;
-        words.clear();
+        self.reads += 1;
+        let Scratch { readings, reporting } = &mut self.scratch;
+        readings.clear();
         let (silence, fold) =
             catalog::entry(*signal).map_or((Silence::Zero, Fold::Sum), |e| (e.silence, e.fold));
-        find_speaking(group, slots, series, now, speaking);
+        find_reporting(group, slots, series, now, reporting);
         for (index, member) in group.members.iter().enumerate() {
-            let parts = Parts { slots, series, speaking, silence, now, smooth };
-            if let Some(word) = parts.member(&member.series, fold) {
-                words.push((index as u32, word));
+            let parts = Parts { slots, series, reporting, silence, now, smooth };
+            if let Some(reading) = parts.member(&member.series, fold) {
+                readings.push((index as u32, reading));
             }
         }
-        show(group, words);
+        show(group, readings);
         &group.frame
     }
 
@@ -176,7 +176,7 @@ impl SignalStore {
         series[index as usize].groups = joined;
     }
 
-    /// Sorts every series into the views again; frames that were shown stay until the next look.
+    /// Sorts every series into the views again; frames stay as they are until the next read.
     pub(super) fn regroup(&mut self) {
         for view in &mut self.views {
             view.groups.clear();
@@ -186,7 +186,7 @@ impl SignalStore {
         self.ids.clear();
         self.touched.clear();
         self.generation += 1;
-        self.looks += 1;
+        self.reads += 1;
         for index in 0..self.series.len() as u32 {
             self.join_views(index);
         }
@@ -220,7 +220,7 @@ impl View {
         let place = members.partition_point(|m| m.id < id);
         if members.get(place).is_none_or(|m| m.id != id) {
             members.insert(place, Candidates { id, series: Vec::new() });
-            // The indices behind it moved: the next look must not take them for the same members.
+            // The indexes behind it moved: the next read must not take them for the same members.
             self.groups[group as usize].shown.clear();
         }
         self.groups[group as usize].members[place].series.push(index);
@@ -238,7 +238,7 @@ fn interned(labels: Labels, known: &mut BTreeSet<Arc<Labels>>) -> Arc<Labels> {
     new
 }
 
-/// In which order the series of one member are asked: part by part, the best source first.
+/// The order in which the series of one member are tried: part by part, the best source first.
 fn order(slot: &Slot) -> (TargetId, Option<u16>, Option<&LabelsKey>, Source, skewtrap_trace::rank::Rank) {
     let key = &slot.key;
     (key.target, key.rank.get(Axis::Dp), key.extra.as_deref().map(|l| &l.0), key.source, key.rank)
@@ -246,17 +246,23 @@ fn order(slot: &Slot) -> (TargetId, Option<u16>, Option<&LabelsKey>, Source, ske
 
 type LabelsKey = BTreeMap<Arc<str>, LabelValue>;
 
-/// Which servers have a rank in this group that speaks.
-fn find_speaking(group: &Group, slots: &[Slot], series: &[Series], now: Time, speaking: &mut Vec<TargetId>) {
-    speaking.clear();
+/// Which servers have a rank in this group that reports.
+fn find_reporting(
+    group: &Group,
+    slots: &[Slot],
+    series: &[Series],
+    now: Time,
+    reporting: &mut Vec<TargetId>,
+) {
+    reporting.clear();
     for &index in group.members.iter().flat_map(|m| &m.series) {
         let this = &series[index as usize];
         let slot = &slots[this.slot as usize];
         if this.latest().is_some()
-            && speaking.last() != Some(&slot.key.target)
-            && slot.cadence.is_speaking(now)
+            && reporting.last() != Some(&slot.key.target)
+            && slot.cadence.is_reporting(now)
         {
-            speaking.push(slot.key.target);
+            reporting.push(slot.key.target);
             if group.is_of_one_server {
                 return;
             }
@@ -268,34 +274,34 @@ fn find_speaking(group: &Group, slots: &[Slot], series: &[Series], now: Time, sp
 struct Parts<'a> {
     slots: &'a [Slot],
     series: &'a [Series],
-    speaking: &'a [TargetId],
+    reporting: &'a [TargetId],
     silence: Silence,
     now: Time,
     smooth: Duration,
 }
 
 impl Parts<'_> {
-    /// The word of a member: that of its only part, or its parts put together.
-    fn member(&self, series: &[u32], fold: Fold) -> Option<Word> {
+    /// The reading of a member: that of its only part, or its parts put together.
+    fn member(&self, series: &[u32], fold: Fold) -> Option<Reading> {
         if let [_] = series {
             return self.part(series);
         }
-        let mut whole: Option<Word> = None;
+        let mut whole: Option<Reading> = None;
         let mut parts = 0.0;
         let same_part = |a: &u32, b: &u32| {
             let (a, b) = (order(self.slot(*a)), order(self.slot(*b)));
             (a.0, a.1, a.2) == (b.0, b.1, b.2)
         };
         for part in series.chunk_by(same_part) {
-            let Some(word) = self.part(part) else { continue };
+            let Some(reading) = self.part(part) else { continue };
             parts += 1.0;
             whole = Some(match whole {
-                None => word,
-                Some(so_far) => Word {
-                    value: so_far.value + word.value,
-                    at: so_far.at.max(word.at),
-                    is_fresh: so_far.is_fresh || word.is_fresh,
-                    is_stale: so_far.is_stale && word.is_stale,
+                None => reading,
+                Some(so_far) => Reading {
+                    value: so_far.value + reading.value,
+                    at: so_far.at.max(reading.at),
+                    is_fresh: so_far.is_fresh || reading.is_fresh,
+                    is_stale: so_far.is_stale && reading.is_stale,
                 },
             });
         }
@@ -306,45 +312,45 @@ impl Parts<'_> {
         Some(whole)
     }
 
-    /// The word of one rank: the first of its series that is fresh, else the latest.
-    fn part(&self, series: &[u32]) -> Option<Word> {
+    /// The reading of one rank: the first of its series that is fresh, else the latest.
+    fn part(&self, series: &[u32]) -> Option<Reading> {
         let target = self.slot(*series.first()?).key.target;
-        if !self.speaking.contains(&target) {
+        if !self.reporting.contains(&target) {
             return None;
         }
-        let words = || series.iter().filter_map(|i| self.word(*i));
-        let best = words().find(|w| w.is_fresh).or_else(|| words().max_by_key(|w| w.at));
+        let readings = || series.iter().filter_map(|i| self.reading(*i));
+        let best = readings().find(|w| w.is_fresh).or_else(|| readings().max_by_key(|w| w.at));
         match best {
-            Some(word) if word.is_fresh => Some(word),
-            Some(word) => self.silent(word.at),
+            Some(reading) if reading.is_fresh => Some(reading),
+            Some(reading) => self.silent(reading.at),
             None => {
                 let since = series.iter().filter_map(|i| self.slot(*i).expected_since).min()?;
-                let patience = NEVER_SEEN.max(SILENT_AT_LEAST);
-                (self.now.since(since) >= patience).then(|| self.silent(since))?
+                let silent_after = NEVER_SEEN.max(SILENT_AT_LEAST);
+                (self.now.since(since) >= silent_after).then(|| self.silent(since))?
             }
         }
     }
 
-    fn silent(&self, at: Time) -> Option<Word> {
-        let zero = Word { value: 0.0, at, is_fresh: false, is_stale: true };
+    fn silent(&self, at: Time) -> Option<Reading> {
+        let zero = Reading { value: 0.0, at, is_fresh: false, is_stale: true };
         (self.silence == Silence::Zero).then_some(zero)
     }
 
-    /// What one series says; a rank that writes a profile keeps its last word.
-    fn word(&self, index: u32) -> Option<Word> {
+    /// The reading of one series; a rank that writes a profile keeps its last one.
+    fn reading(&self, index: u32) -> Option<Reading> {
         let series = &self.series[index as usize];
         let slot = self.slot(index);
         let (at, latest) = series.latest()?;
-        let is_speaking = slot.cadence.is_speaking(self.now);
+        let is_reporting = slot.cadence.is_reporting(self.now);
         let value = if self.smooth.is_zero() {
             latest
         } else {
             series.ring.mean(self.now - self.smooth, self.now).unwrap_or(latest)
         };
-        let seen = slot.cadence.seen().unwrap_or(at);
+        let seen = slot.cadence.last_report().unwrap_or(at);
         let is_old = slot.key.source == Source::Loads && seen.since(at) > OLD;
-        let is_stale = is_old || !is_speaking;
-        Some(Word { value, at, is_fresh: is_speaking || slot.is_exporting, is_stale })
+        let is_stale = is_old || !is_reporting;
+        Some(Reading { value, at, is_fresh: is_reporting || slot.is_exporting, is_stale })
     }
 
     fn slot(&self, series: u32) -> &Slot {
@@ -352,10 +358,10 @@ impl Parts<'_> {
     }
 }
 
-/// Writes the words into the group's frame; the labels are only copied when the members change.
-fn show(group: &mut Group, words: &[(u32, Word)]) {
-    if !group.shown.iter().eq(words.iter().map(|w| &w.0)) || group.frame.members.len() != words.len() {
-        group.shown = words.iter().map(|w| w.0).collect();
+/// Writes the readings into the group's frame; the labels are only copied when the members change.
+fn show(group: &mut Group, readings: &[(u32, Reading)]) {
+    if !group.shown.iter().eq(readings.iter().map(|w| &w.0)) || group.frame.members.len() != readings.len() {
+        group.shown = readings.iter().map(|w| w.0).collect();
         let member = |i: &u32| Member {
             id: group.members[*i as usize].id.clone(),
             value: 0.0,
@@ -364,8 +370,8 @@ fn show(group: &mut Group, words: &[(u32, Word)]) {
         };
         group.frame.members = group.shown.iter().map(member).collect();
     }
-    for (member, (_, word)) in group.frame.members.iter_mut().zip(words) {
-        (member.value, member.at, member.stale) = (word.value, word.at, word.is_stale);
+    for (member, (_, reading)) in group.frame.members.iter_mut().zip(readings) {
+        (member.value, member.at, member.stale) = (reading.value, reading.at, reading.is_stale);
     }
     group.frame.sum_up();
 }

@@ -1,4 +1,4 @@
-//! Feeds one group's frames to the detector of departures, member by member in a fixed order.
+//! Feeds the frames of one group to the detector of departures, member by member in a fixed order.
 
 use std::sync::Arc;
 
@@ -10,57 +10,58 @@ use crate::signal::sample::Signal;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// Which frames tell what: the compared signal, and what goes with it where it arrives.
+/// Which frames the detector reads, by their indexes: the compared signal, and what sharpens the
+/// comparison where it arrives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Courses {
+pub(super) struct DetectorInputs {
     /// The compared signal.
     pub load: usize,
     /// Tokens held.
     pub tokens: Option<usize>,
     /// Tokens a second.
     pub throughput: Option<usize>,
-    /// Requests that share them.
+    /// Running requests, which share that throughput.
     pub running: Option<usize>,
 }
 
-impl Courses {
-    /// With what goes with the load; `look_of` gives a signal's look.
-    pub fn with_company(self, look_of: &mut dyn FnMut(Signal) -> usize) -> Self {
+impl DetectorInputs {
+    /// With the optional inputs for a load; `probe_of` gives the index of a signal's probe.
+    pub fn with_optional(self, probe_of: &mut dyn FnMut(Signal) -> usize) -> Self {
         Self {
             load: self.load,
-            tokens: Some(look_of(catalog::USED_TOKENS)),
-            throughput: Some(look_of(catalog::GEN_THROUGHPUT)),
-            running: Some(look_of(catalog::RUNNING_REQS)),
+            tokens: Some(probe_of(catalog::USED_TOKENS)),
+            throughput: Some(probe_of(catalog::GEN_THROUGHPUT)),
+            running: Some(probe_of(catalog::RUNNING_REQS)),
         }
     }
 }
 
 /// The detector of one group.
 #[derive(Debug, Default)]
-pub(super) struct Watcher {
+pub(super) struct GroupDetector {
     departure: Departure,
     members: Vec<Arc<Labels>>,
     works: Vec<Work>,
 }
 
-impl Watcher {
-    /// Takes what the frames show now.
-    pub fn observe(&mut self, courses: Courses, frames: &[Frame], now: Time, may_learn: bool) {
-        let load = &frames[courses.load];
+impl GroupDetector {
+    /// Takes in the frames as of `now`. What they show becomes usual only if it `may_learn`.
+    pub fn observe(&mut self, inputs: DetectorInputs, frames: &[Frame], now: Time, may_learn: bool) {
+        let load = &frames[inputs.load];
         if !load.members.iter().map(|m| &m.id).eq(&self.members) {
             self.members = load.members.iter().map(|m| m.id.clone()).collect();
             self.departure = Departure::default();
         }
-        let find = |look: Option<usize>, place: usize, id: &Arc<Labels>| {
-            let members = &frames[look?].members;
+        let find = |probe: Option<usize>, place: usize, id: &Arc<Labels>| {
+            let members = &frames[probe?].members;
             let there = members.get(place).filter(|m| m.id == *id);
             there.or_else(|| members.iter().find(|m| m.id == *id)).filter(|m| !m.stale)
         };
         self.works.clear();
         for (place, m) in load.members.iter().enumerate() {
-            let tokens = find(courses.tokens, place, &m.id);
-            let throughput = find(courses.throughput, place, &m.id);
-            let running = find(courses.running, place, &m.id);
+            let tokens = find(inputs.tokens, place, &m.id);
+            let throughput = find(inputs.throughput, place, &m.id);
+            let running = find(inputs.running, place, &m.id);
             let speed = match (throughput, running) {
                 (Some(t), Some(r)) if r.value > 0.0 && !m.stale => Some(t.value / r.value),
                 _ => None,
@@ -77,7 +78,7 @@ impl Watcher {
         self.departure.evidence().copied()
     }
 
-    /// Whether enough has been seen.
+    /// Whether enough has been seen for a verdict.
     pub fn is_warm(&self) -> bool {
         self.departure.is_warm()
     }

@@ -1,4 +1,5 @@
-//! What the store can tell people: the samples behind a firing, and what arrives from where.
+//! What can be read from the store besides frames: the samples behind a firing, when ranks reported
+//! their work, and what arrives from which source.
 
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-/// One sample of a bundle's evidence.
+/// A sample with its identity, as it goes into the evidence of a bundle.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Evidence {
+pub struct StoredSample {
     /// When it was true.
     pub at: Time,
     /// Of what.
@@ -27,8 +28,8 @@ pub struct Evidence {
     pub source: Source,
 }
 
-/// A rank spoke of its work: which, by which source, when, and whether it had any.
-pub type Spoken = (Rank, Source, Time, bool);
+/// A rank reported its work: which rank, by which source, when, and whether it had any.
+pub type LoadReport = (Rank, Source, Time, bool);
 
 /// A sample this far from the onset does not show it.
 const NEAR: Duration = Duration::from_secs(30);
@@ -48,17 +49,17 @@ pub struct SeriesStatus {
     pub source: Source,
     /// How many ranks have it.
     pub ranks: usize,
-    /// Seconds since the last rank said anything.
+    /// Seconds since the last report of any of its ranks.
     pub age_s: f64,
-    /// Whether a better source of the same signal speaks, so that this one does not count.
+    /// Whether a better source of the same signal reports, so that this one does not count.
     pub overruled: bool,
     /// Each rank's latest value.
-    pub latest: Vec<Reading>,
+    pub latest: Vec<LatestValue>,
 }
 
 /// One rank's latest value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Reading {
+pub struct LatestValue {
     /// Whose: rank and extra labels.
     pub of: Labels,
     /// How much.
@@ -72,19 +73,19 @@ pub struct Reading {
 impl SignalStore {
     /// Every kept sample since `since` of the series that carry all of `labels` (a group's), series
     /// by series, each in the order of time.
-    pub fn evidence<'a>(&'a self, labels: &'a Labels, since: Time) -> impl Iterator<Item = Evidence> + 'a {
+    pub fn samples<'a>(&'a self, labels: &'a Labels, since: Time) -> impl Iterator<Item = StoredSample> + 'a {
         self.series.iter().flat_map(move |series| {
             let slot = &self.slots[series.slot as usize];
             let belongs = slot.labels.carry(labels);
             let (signal, rank, source) = (series.signal, slot.key.rank, slot.key.source);
             let samples = belongs.then(|| series.ring.iter_since(since)).into_iter().flatten();
-            samples.map(move |(at, value)| Evidence { at, signal, rank, value, source })
+            samples.map(move |(at, value)| StoredSample { at, signal, rank, value, source })
         })
     }
 
     /// For each rank of a server that reported its load since `since`: when it did so last, and when
     /// it last had any work.
-    pub fn work(
+    pub fn last_work(
         &self,
         target: TargetId,
         since: Time,
@@ -118,9 +119,9 @@ impl SignalStore {
         Some(ShownBy { at: t, value, source: slot.key.source, line: line.map(|(_, text)| text) })
     }
 
-    /// When the ranks of a server spoke of their work since then, series by series, each in the order
+    /// The reports of work of a server's ranks at or after `since`, series by series, each in the order
     /// of time.
-    pub fn spoken(&self, target: TargetId, since: Time) -> impl Iterator<Item = Spoken> + '_ {
+    pub fn load_reports(&self, target: TargetId, since: Time) -> impl Iterator<Item = LoadReport> + '_ {
         let of_work = self.series.iter().filter(|s| s.signal == catalog::RUNNING_REQS);
         let of_target =
             of_work.map(|s| (s, &self.slots[s.slot as usize].key)).filter(move |(_, k)| k.target == target);
@@ -130,7 +131,7 @@ impl SignalStore {
     }
 
     /// What arrives, by server, signal and source.
-    pub fn standing(&self, now: Time) -> Vec<SeriesStatus> {
+    pub fn series_status(&self, now: Time) -> Vec<SeriesStatus> {
         let mut order: Vec<usize> =
             (0..self.series.len()).filter(|i| self.series[*i].latest().is_some()).collect();
         order.sort_by_key(|i| {
@@ -146,9 +147,9 @@ impl SignalStore {
                     && last.signal == self.catalog.name_of(signal)
                     && !last.latest.iter().all(|r| r.silent)
             });
-            let mut standing = self.standing_of(same, now);
-            standing.overruled = better;
-            all.push(standing);
+            let mut status = self.status_of(same, now);
+            status.overruled = better;
+            all.push(status);
         }
         all
     }
@@ -162,16 +163,17 @@ impl SignalStore {
         self.target_name(target).map_or_else(String::new, |n| n.to_string())
     }
 
-    fn standing_of(&self, same: &[usize], now: Time) -> SeriesStatus {
+    fn status_of(&self, same: &[usize], now: Time) -> SeriesStatus {
         let (target, signal, source) = self.identity(same[0]);
         let reading = |i: &usize| {
             let slot = &self.slots[self.series[*i].slot as usize];
             let (at, value) = self.series[*i].latest()?;
             let mut of = slot.labels.clone();
             of.0.retain(|name, _| !matches!(&**name, "target" | "role"));
-            Some(Reading { of, value, at, silent: !slot.cadence.is_speaking(now) })
+            Some(LatestValue { of, value, at, silent: !slot.cadence.is_reporting(now) })
         };
-        let seen = same.iter().filter_map(|i| self.slots[self.series[*i].slot as usize].cadence.seen());
+        let seen =
+            same.iter().filter_map(|i| self.slots[self.series[*i].slot as usize].cadence.last_report());
         SeriesStatus {
             target: self.target_text(target),
             signal: self.catalog.name_of(signal).to_owned(),

@@ -1,27 +1,27 @@
-//! From a server's word (a log key, a metric's name) to the signal it means: a small hash table
-//! built once from the catalog, so that reading a line costs one probe a key.
+//! From a key in a log line to the signal that it means: small hash tables, built once from the
+//! catalog, so that reading a line costs one lookup a key.
 
 use std::sync::LazyLock;
 
 use crate::signal::catalog::{BUILT_IN, Entry, Signal};
 
-/// A fixed table of words.
+/// A fixed hash table with linear probing.
 #[derive(Debug)]
-pub struct Words {
+pub struct KeyTable {
     slots: Vec<Option<(&'static [u8], Signal)>>,
 }
 
 /// Keys of `Decode batch` lines.
-pub static DECODE: LazyLock<Words> = LazyLock::new(|| Words::of(|e| [e.log, e.decode].concat()));
+pub static DECODE: LazyLock<KeyTable> = LazyLock::new(|| KeyTable::of(|e| [e.log, e.decode].concat()));
 
 /// Keys of `Prefill batch` lines.
-pub static PREFILL: LazyLock<Words> = LazyLock::new(|| Words::of(|e| [e.log, e.prefill].concat()));
+pub static PREFILL: LazyLock<KeyTable> = LazyLock::new(|| KeyTable::of(|e| [e.log, e.prefill].concat()));
 
 /// Keys of vLLM's lines.
-pub static VLLM: LazyLock<Words> = LazyLock::new(|| Words::of(|e| e.vllm.to_vec()));
+pub static VLLM: LazyLock<KeyTable> = LazyLock::new(|| KeyTable::of(|e| e.vllm.to_vec()));
 
-impl Words {
-    /// The words of one column of the catalog.
+impl KeyTable {
+    /// The keys in one column of the catalog.
     fn of(column: impl Fn(&Entry) -> Vec<&'static str>) -> Self {
         let words: Vec<_> = BUILT_IN
             .iter()

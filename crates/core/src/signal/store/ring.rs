@@ -1,4 +1,4 @@
-//! The recent past of one series: what a trigger shows as its evidence. Bounded in time and bytes.
+//! The recent samples of one series, bounded in time and bytes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use skewtrap_trace::time::Time;
 
 /// Samples closer together than this are one: the later value stands for both.
 const RESOLUTION: Duration = Duration::from_millis(100);
-/// A clock that jumps back by more than this makes the past incomparable.
+/// A clock that jumps back by more than this makes the older samples incomparable.
 const JUMP: Duration = Duration::from_secs(5);
 /// Bytes of one kept sample.
 pub const ENTRY_BYTES: usize = size_of::<(Time, f64)>();
@@ -28,15 +28,8 @@ struct Open {
 }
 
 impl Ring {
-    /// Keeps a sample and forgets those older than `horizon`, or the oldest when there are `most`
-    /// already.
-    pub fn push(&mut self, at: Time, value: f64, horizon: Duration, most: usize) {
-        if !self.absorb(at, value) {
-            self.begin(at, value, horizon, most);
-        }
-    }
-
-    /// Likewise, for a sample that [`Self::absorb`] has not taken.
+    /// Keeps a sample that [`Self::absorb`] has not taken, and forgets those older than `horizon`, or
+    /// the oldest when there are `most` already.
     pub fn begin(&mut self, at: Time, value: f64, horizon: Duration, most: usize) {
         let began = Open { began: at, at, value };
         if let Some(closed) = self.open.replace(began) {
@@ -98,7 +91,7 @@ impl Ring {
         newest_first.take_while(|k| k.0 >= since).find(|k| is_like_this(k.1)).map(|k| k.0)
     }
 
-    /// The average over time from `since` to `now`, each value standing until the next; `None` when
+    /// The average over time from `since` to `now`, each value status until the next; `None` when
     /// nothing was kept up to `now`.
     pub fn mean(&self, since: Time, now: Time) -> Option<f64> {
         let (mut area, mut span, mut until) = (0.0, 0.0, now);
@@ -131,11 +124,6 @@ impl Ring {
         self.kept.len() + usize::from(self.open.is_some())
     }
 
-    /// Whether it keeps none.
-    pub fn is_empty(&self) -> bool {
-        self.open.is_none()
-    }
-
     /// The newest time that it knows, and the value that came last.
     #[inline]
     pub fn latest(&self) -> Option<(Time, f64)> {
@@ -146,6 +134,14 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Ring {
+        fn push(&mut self, at: Time, value: f64, horizon: Duration, most: usize) {
+            if !self.absorb(at, value) {
+                self.begin(at, value, horizon, most);
+            }
+        }
+    }
 
     fn at(s: f64) -> Time {
         Time::from_epoch_s(s)

@@ -1,13 +1,14 @@
 //! Every number of every rank, and the groups in which rules compare them.
 //!
 //! A series is one signal of one rank as one source sees it: sources are never mixed in a ring, and
-//! which of them counts is decided when a group is looked at (`view`). Recording is the hot path of
-//! a replay, hence the small cache of slots and the reused buffers. Nothing here knows what a rule
-//! is; it tells which groups were touched, and shows them.
+//! which of them counts is decided when a group is read (`view`). Recording is the hot path of a
+//! replay, hence the small cache of slots and the reused buffers. The store knows nothing of rules: it
+//! reports which groups got samples, and gives their values.
 
-mod evidence;
 mod lines;
+mod query;
 mod registry;
+mod ring;
 mod slot;
 mod view;
 
@@ -15,17 +16,17 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::ring::ENTRY_BYTES;
 use crate::signal::catalog::{self, Catalog, DERIVED};
 use crate::signal::fields::Fields;
 use crate::signal::log_line::Profile;
 use crate::signal::metrics::{Metrics, Role};
-use crate::signal::ring::ENTRY_BYTES;
 use crate::signal::sample::{Sample, Signal, Source, TargetId};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-pub use evidence::{Evidence, Reading, SeriesStatus, Spoken};
+pub use query::{LatestValue, LoadReport, SeriesStatus, StoredSample};
 use slot::{Measure, NONE, Series, Slot, SlotKey};
 pub use slot::{SILENT_AT_LEAST, SILENT_AT_MOST};
 pub use view::{GroupId, ViewId};
@@ -64,11 +65,11 @@ impl Default for Bounds {
 struct Target {
     name: Arc<str>,
     role: Role,
-    /// Whether the operator said so; then no metrics page changes it.
+    /// Whether the operator declared the role; then no metrics page changes it.
     is_role_declared: bool,
 }
 
-/// Places of the cache of slots at first; it grows with the slots.
+/// Size of the cache of slots at first; it grows with the slots.
 const RECENT: usize = 64;
 
 /// All series, and the views on them.
@@ -79,18 +80,17 @@ pub struct SignalStore {
     targets: Vec<Target>,
     slots: Vec<Slot>,
     slot_of: HashMap<SlotKey, u32>,
-    /// Slots by a cheap hash of their keys, a power of two of places: what is found here needs no
-    /// look into `slot_of`.
+    /// Slots by a cheap hash of their keys, its length a power of two: saves the lookup in `slot_of`.
     recent: Vec<u32>,
     series: Vec<Series>,
     views: Vec<View>,
-    /// The labels that name members, the same for all views: what compares them first asks whether
-    /// they are one allocation.
+    /// The labels that name members, shared by all views, so that comparing two of them mostly means
+    /// comparing addresses.
     ids: BTreeSet<Arc<Labels>>,
     touched: Vec<(ViewId, GroupId)>,
     generation: u64,
-    /// Grows whenever a group was looked at, from 1.
-    looks: u64,
+    /// Grows whenever groups are read, from 1.
+    reads: u64,
     scratch: Scratch,
     ring_bytes: usize,
     recorded: u64,
@@ -112,7 +112,7 @@ impl SignalStore {
             ids: BTreeSet::new(),
             touched: Vec::new(),
             generation: 0,
-            looks: 1,
+            reads: 1,
             scratch: Scratch::default(),
             ring_bytes: 0,
             recorded: 0,
@@ -120,7 +120,7 @@ impl SignalStore {
         }
     }
 
-    /// Takes another catalog, in which signals were only added (a reload).
+    /// Replaces the catalog, after a reload; signals may only be added.
     pub fn set_catalog(&mut self, catalog: Arc<Catalog>) {
         self.catalog = catalog;
     }
@@ -131,7 +131,7 @@ impl SignalStore {
     }
 
     /// Records the numbers of one rank: a log line's, or its part of a page. `seen` is when they
-    /// came, `at` for when they were true.
+    /// arrived, `at` when they were true.
     pub fn record(
         &mut self,
         target: TargetId,
@@ -145,12 +145,12 @@ impl SignalStore {
         self.record_in(slot, fields, at, seen);
     }
 
-    /// Records the numbers of a log line, which came when it was written, and hears the line itself.
+    /// Records the numbers of a log line, which arrive when it is written, and keeps some of the lines.
     pub fn record_line(&mut self, target: TargetId, rank: Rank, fields: &Fields, at: Time, line: &[u8]) {
         let slot = self.slot(target, rank, Source::Log, None);
         self.record_in(slot, fields, at, at);
         if let Some(slot) = self.slots.get_mut(slot as usize) {
-            slot.lines.hear(at, line);
+            slot.lines.offer(at, line);
         }
     }
 
@@ -165,13 +165,13 @@ impl SignalStore {
             }
         }
         let this = &mut self.slots[slot as usize];
-        let patience = this.cadence.patience();
-        let was_idle = !this.cadence.is_speaking(seen) && fields.get(catalog::RUNNING_REQS) == Some(0.0);
-        this.cadence.spoke(seen, was_idle);
+        let silent_after = this.cadence.silent_after();
+        let was_idle = !this.cadence.is_reporting(seen) && fields.get(catalog::RUNNING_REQS) == Some(0.0);
+        this.cadence.on_report(seen, was_idle);
         this.is_exporting = false;
         for (signal, number) in fields.iter() {
             let place = self.slots[slot as usize].series.get(usize::from(signal.0));
-            self.take(place.copied().unwrap_or(NONE), number, at, patience);
+            self.take(place.copied().unwrap_or(NONE), number, at, silent_after);
         }
         for derived in DERIVED.iter().filter(|d| fields.present().has_all(d.operands)) {
             let operand = |signal| self.operand(slot, signal, fields, at);
@@ -179,16 +179,16 @@ impl SignalStore {
                 && let Some(value) = derived.of(a, b)
             {
                 let index = self.series(slot, derived.signal);
-                self.take(index, value, at, patience);
+                self.take(index, value, at, silent_after);
             }
         }
     }
 
-    /// Takes a number, in the quickest way that it allows.
+    /// Takes a number, in the cheapest way possible.
     #[inline(always)]
-    fn take(&mut self, index: u32, number: f64, at: Time, patience: Duration) {
+    fn take(&mut self, index: u32, number: f64, at: Time, silent_after: Duration) {
         if !self.replaces(index, number, at) {
-            self.put(index, number, at, patience);
+            self.put(index, number, at, silent_after);
         }
     }
 
@@ -210,14 +210,14 @@ impl SignalStore {
             return;
         }
         let cadence = &mut self.slots[slot as usize].cadence;
-        let patience = cadence.patience();
-        cadence.spoke(seen, false);
+        let silent_after = cadence.silent_after();
+        cadence.on_report(seen, false);
         let index = self.series(slot, sample.signal);
-        self.put(index, sample.value, sample.at, patience);
+        self.put(index, sample.value, sample.at, silent_after);
     }
 
-    /// Hears that a rank's profiler did something: while a rank writes its file it prints nothing,
-    /// and that silence must not read as starvation.
+    /// Notes what a rank's profiler does: while a rank writes its file it prints nothing, and that
+    /// silence must not be taken for starvation.
     pub fn note_profile(&mut self, target: TargetId, rank: Rank, fact: &Profile<'_>) {
         for slot in self.slots.iter_mut().filter(|s| s.key.target == target && s.key.rank == rank) {
             slot.is_exporting = matches!(fact, Profile::Stopping { .. });
@@ -226,7 +226,7 @@ impl SignalStore {
 
     /// Which groups got a new sample since the last call, each once, in a fixed order.
     pub fn take_touched(&mut self, into: &mut Vec<(ViewId, GroupId)>) {
-        self.looks += 1;
+        self.reads += 1;
         into.clear();
         into.append(&mut self.touched);
         into.sort_unstable();
@@ -245,7 +245,7 @@ impl SignalStore {
         self.recorded
     }
 
-    /// Samples that found no place: too many series, or not finite.
+    /// Samples that were not recorded: too many series, or values that are not finite.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -260,7 +260,7 @@ impl SignalStore {
         self.ring_bytes
     }
 
-    /// What a signal was at `at`, as a sample: a counter's rate where there is one.
+    /// The value of a signal at `at`: of a counter, its rate, where there is one.
     fn operand(&self, slot: u32, signal: Signal, fields: &Fields, at: Time) -> Option<f64> {
         let index = *self.slots[slot as usize].series.get(usize::from(signal.0))?;
         let series = self.series.get(index as usize)?;
@@ -270,26 +270,26 @@ impl SignalStore {
         }
     }
 
-    /// Whether a number only takes the place of one of the same time, about which everybody knows: a
-    /// log whose stamps are whole seconds has dozens of them.
+    /// Replaces a sample of the same time, if its groups are already marked as touched; whether it did.
+    /// A log whose stamps are whole seconds has dozens of samples of one time.
     #[inline(always)]
     fn replaces(&mut self, index: u32, number: f64, at: Time) -> bool {
         let Some(series) = self.series.get_mut(index as usize) else { return false };
-        let replaces = series.told == self.looks
+        let replaces = series.announced == self.reads
             && matches!(series.measure, Measure::Gauge)
             && series.ring.replace(at, number);
         self.recorded += u64::from(replaces);
         replaces
     }
 
-    /// Takes a number as its source gave it; see [`Measure`] for what becomes of it.
+    /// Takes a number as its source gave it; [`Measure`] makes a sample of it.
     #[inline]
-    fn put(&mut self, index: u32, number: f64, at: Time, patience: Duration) {
+    fn put(&mut self, index: u32, number: f64, at: Time, silent_after: Duration) {
         let Some(series) = self.series.get_mut(index as usize) else {
             self.dropped += 1;
             return;
         };
-        if let Some(value) = series.measure.value(at, number, patience) {
+        if let Some(value) = series.measure.value(at, number, silent_after) {
             self.keep(index, value, at);
         }
     }
@@ -306,10 +306,10 @@ impl SignalStore {
             self.ring_bytes = self.ring_bytes + series.ring.bytes() - before;
         }
         self.recorded += 1;
-        if series.told == self.looks {
+        if series.announced == self.reads {
             return;
         }
-        series.told = self.looks;
+        series.announced = self.reads;
         for &(view, group) in &series.groups {
             let group_state = &mut self.views[view as usize].groups[group as usize];
             group_state.framed = None;

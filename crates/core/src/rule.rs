@@ -1,24 +1,26 @@
 //! A rule: what imbalance is, for which group of ranks, and what to do at its onset.
 //!
 //! These are the checked types that the core works with; their YAML form is in `config::rule`.
-//! Data flows through the files in this order: a [`Frame`] of values, [`statistic`], [`condition`]
-//! (bounds, side, chance, baseline), [`guard`], [`state`] (time), and [`engine`], which holds them
-//! for every rule and group; [`why`] says what is missing when nothing fires, and [`worse`] whether
-//! what fires has become worse since it was captured.
+//! Data flows through the files in this order: a `Frame` of values, [`statistic`], [`condition`]
+//! (bounds, side, chance, baseline) with its [`detector`], [`guard`], [`state`] (time), [`group`]
+//! (one rule on one group), and [`engine`], which holds them for every rule and group. [`locate`]
+//! finds the onset of what fired in the store, [`escalation`] whether what fires has become worse
+//! since it was captured, and [`why`] says what is missing when nothing fires.
 
 mod baseline;
-pub mod change;
-pub mod condition;
-mod course;
-pub mod departure;
-pub mod engine;
+mod change;
+mod compiled;
+mod condition;
+mod departure;
+mod detector;
+mod engine;
+mod escalation;
 mod group;
 pub mod guard;
-pub mod state;
-pub mod statistic;
-mod watcher;
-pub mod why;
-pub mod worse;
+mod locate;
+mod state;
+mod statistic;
+mod why;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -26,19 +28,22 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::change::{Change, ChangeLine};
+pub use self::change::{Change, ChangeLine, How, Numbers};
 pub use self::condition::Condition;
-pub use self::engine::Engine;
+pub use self::engine::{EVALUATION_INTERVAL, Engine};
+pub use self::escalation::times_bound;
 pub use self::guard::Guard;
-pub use self::state::RuleState;
-pub use self::statistic::{Direction, Statistic};
+pub use self::state::{RuleState, Suppression};
+pub use self::statistic::Direction;
+pub use self::why::{Evaluation, Measured};
 use crate::capture::{CaptureSpec, Limits};
+pub use crate::finding::Statistic;
 use skewtrap_trace::labels::Labels;
 
 /// One rule, checked.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// Unique; state and budgets are kept under it.
+    /// Unique among the rules; states and budgets are kept under it.
     pub name: Arc<str>,
     /// One sentence for people.
     pub about: Option<String>,
@@ -56,9 +61,9 @@ pub struct Rule {
     pub rearm_after: Duration,
     /// What else must be true, over the same signals, for it to fire.
     pub only_if: Option<Guard>,
-    /// No verdict on a group whose mean (of the first condition's signal) is below this.
+    /// A group whose mean (of the first condition's signal) is below this is not judged.
     pub min_mean: f64,
-    /// No verdict on a group with fewer members.
+    /// A group with fewer members is not judged.
     pub min_members: usize,
     /// What to capture when it fires.
     pub capture: CaptureSpec,
@@ -73,8 +78,9 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// A number that changes when what the rule detects changes. What it does about it (capture,
-    /// limits, receivers, texts) does not count: editing those keeps the state.
+    /// A number that changes when what the rule detects changes; it is compared within one process only.
+    /// What the rule does about it (capture, limits, receivers, texts) is not part of it: editing those
+    /// keeps the state.
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let detection = (

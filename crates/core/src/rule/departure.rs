@@ -5,8 +5,8 @@
 //! at any load, less the usual difference (`usual`). The differences are smoothed over seconds and
 //! over a quarter of a minute, and measured against their own spread, which the group's other
 //! members show at the same time: normal load is noisy and remembers itself, and how much so
-//! differs from server to server. Cost and memory do not grow with history. It does not decide:
-//! bounds, `for` and states are the rule's.
+//! differs from server to server. Cost and memory do not grow with history. It only measures: bounds,
+//! `for` and states belong to the rule.
 //!
 //! Sources: variance-stabilising root (Anscombe 1948); multivariate EWMA (Lowry et al. 1992).
 
@@ -43,20 +43,20 @@ const FIRST: u32 = 10;
 const MEMORY: f64 = 900.0;
 /// A member's own usual load is learned with this one.
 const LEVEL_MEMORY: f64 = 150.0;
-/// Fewer ticks than this are no ground for a verdict.
+/// With fewer ticks than this there is no evidence.
 const WARM: u32 = 60;
 /// A spread learned from so many ticks (of two members) may be as small as half of the true one.
 const UNSURE: f64 = 40.0;
-/// Shorter ticks than this, in seconds, would only count noise.
+/// The length of a tick in seconds; shorter ones would only count noise.
 const TICK_S: f64 = 1.0;
 /// Nothing new from anybody for so long, in seconds, is a pause of the server or of its log ...
 const PAUSE_S: f64 = 2.5;
 /// ... unless news comes more seldom anyway: then so many times its usual distance.
 const PAUSE_PACES: f64 = 2.5;
-/// Fewer members than this are compared by their load alone: there is nobody to learn from who is
-/// not under suspicion.
+/// Fewer members than this are compared by their load alone: no member is left to learn from that is
+/// not under suspicion itself.
 const FEW: usize = 4;
-/// After a pause, so many ticks say nothing.
+/// After a pause, this many ticks are not used.
 const SETTLE: u32 = 6;
 /// One tick counts no more than this many standard deviations of its course.
 const CLIP: [f64; COURSES] = [8.0, 6.0, 3.0];
@@ -64,13 +64,13 @@ const CLIP: [f64; COURSES] = [8.0, 6.0, 3.0];
 const SUSPICIOUS: f64 = 3.5;
 /// From here on differences are no longer taken for usual ones.
 const ALARMING: f64 = 4.5;
-/// For the onset, the load and what cached prompts explain of it tell much the same: no word counts in
-/// full, ...
-const WORD_OF_LOAD: f64 = 0.6;
-const WORD_OF_CACHED: f64 = 0.3;
-const WORD_OF_BOTH: f64 = WORD_OF_LOAD + WORD_OF_CACHED;
+/// For the onset, the load and what cached prompts explain of it largely show the same, so neither
+/// counts in full, ...
+const WEIGHT_OF_LOAD: f64 = 0.6;
+const WEIGHT_OF_CACHED: f64 = 0.3;
+const WEIGHT_OF_BOTH: f64 = WEIGHT_OF_LOAD + WEIGHT_OF_CACHED;
 /// ... and a speed that goes with them has causes of its own.
-const WORD_OF_SPEED: f64 = 0.3;
+const WEIGHT_OF_SPEED: f64 = 0.3;
 /// A load that has grown this much is another regime; more is not expected of its spread.
 const MOST_GROWN: f64 = 4.0;
 /// The variance grows by this power of the load's growth: steps grow with the load, so what is late
@@ -90,7 +90,7 @@ pub struct Work {
     pub at: Time,
 }
 
-/// The watch over one group.
+/// The detector of one group.
 #[derive(Clone, Debug, Default)]
 pub struct Departure {
     bins: Vec<Bin>,
@@ -123,7 +123,7 @@ pub struct Departure {
 }
 
 impl Departure {
-    /// Takes what is known of the members now, in an order that never changes. `may_learn` is false
+    /// Takes what is known of the members now, always in the same order. `may_learn` is false
     /// while the rule is pending, firing or capturing: then nothing of it becomes usual.
     /// Returns whether a tick ended, that is, whether [`Self::evidence`] is new.
     pub fn observe(&mut self, now: Time, members: &[Work], may_learn: bool) -> bool {
@@ -178,16 +178,16 @@ impl Departure {
             let values = self.history.of(evidence.member, course).skip(before).collect();
             Strand { values, manner, memory: self.memory(evidence.member, course), weight }
         };
-        let speed = || strand(Course::Speed, Manner::Follows, WORD_OF_SPEED);
+        let speed = || strand(Course::Speed, Manner::Follows, WEIGHT_OF_SPEED);
         let strands = match evidence.course {
             Course::Speed => vec![strand(Course::Speed, Manner::Jumps, 1.0)],
             _ if self.spread[QUICK].is_load_alone() => vec![strand(Course::Load, Manner::Accumulates, 1.0)],
             Course::Load => vec![
-                strand(Course::Load, Manner::Accumulates, WORD_OF_LOAD),
-                strand(Course::Cached, Manner::Accumulates, WORD_OF_CACHED),
+                strand(Course::Load, Manner::Accumulates, WEIGHT_OF_LOAD),
+                strand(Course::Cached, Manner::Accumulates, WEIGHT_OF_CACHED),
                 speed(),
             ],
-            Course::Cached => vec![strand(Course::Cached, Manner::Accumulates, WORD_OF_BOTH), speed()],
+            Course::Cached => vec![strand(Course::Cached, Manner::Accumulates, WEIGHT_OF_BOTH), speed()],
         };
         onset::locate(&times, &strands, evidence.side)
     }
@@ -249,10 +249,10 @@ impl Departure {
                     continue;
                 }
                 if k == QUICK {
-                    let looks = evidence::looks(&seen);
-                    let believed = self.past[m].within_stride(looks);
-                    self.past[m].keep(unusual[LOAD], looks);
-                    worst.raise_quick(m, &seen, (looks, believed), is_over);
+                    let apparent = evidence::apparent(&seen);
+                    let believed = self.past[m].within_stride(apparent);
+                    self.past[m].keep(unusual[LOAD], apparent);
+                    worst.raise_quick(m, &seen, (apparent, believed), is_over);
                 } else {
                     worst.raise_slow(m, &seen, is_over);
                 }

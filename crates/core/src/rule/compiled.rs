@@ -1,0 +1,85 @@
+//! A checked rule with what the engine needs to evaluate it: which signals it reads, and through
+//! which views of the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Rule;
+use super::condition::Condition;
+use super::detector::DetectorInputs;
+use super::state::Holds;
+use crate::finding::Statistic;
+use crate::signal::catalog;
+use crate::signal::store::{SignalStore, ViewId};
+
+/// One read of a view: the group's values, averaged over `smooth` (zero for the latest ones).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Probe {
+    pub view: ViewId,
+    pub smooth: Duration,
+}
+
+/// A rule with the probes that its parts read.
+#[derive(Debug)]
+pub(super) struct CompiledRule {
+    pub rule: Arc<Rule>,
+    pub fingerprint: u64,
+    pub holds: Holds,
+    /// Each distinct probe once; the first is that of the trigger's first condition.
+    pub probes: Vec<Probe>,
+    /// For each condition of the trigger, of the clear, and each signal of the guard, its probe.
+    pub trigger: Vec<usize>,
+    pub clear: Vec<usize>,
+    pub guard: Vec<usize>,
+    /// Probes from this index on are optional inputs: their absence does not block evaluation.
+    pub required: usize,
+    /// What the detector is fed, if a condition asks for departures.
+    pub detector_inputs: Option<DetectorInputs>,
+}
+
+impl CompiledRule {
+    pub fn new(rule: Arc<Rule>, store: &mut SignalStore) -> Self {
+        let mut probes = Vec::new();
+        let mut probe_of = |signal, smooth| {
+            let probe = Probe { view: store.subscribe(signal, &rule.across, &rule.within), smooth };
+            probes.iter().position(|p| *p == probe).unwrap_or_else(|| {
+                probes.push(probe);
+                probes.len() - 1
+            })
+        };
+        let mut probes_of = |conditions: &[Condition]| -> Vec<usize> {
+            conditions.iter().map(|c| probe_of(c.signal, c.smooth)).collect()
+        };
+        let trigger = probes_of(&rule.trigger.conditions);
+        let clear = probes_of(&rule.clear.conditions);
+        let guard = match &rule.only_if {
+            Some(guard) => guard.signals().map(|s| probe_of(s, Duration::ZERO)).collect(),
+            None => Vec::new(),
+        };
+        let of_departure = rule.conditions().enumerate().find(|(_, c)| c.statistic == Statistic::Departure);
+        let inputs = of_departure.map(|(i, condition)| {
+            let load = trigger.iter().chain(&clear).copied().nth(i).unwrap_or(0);
+            (condition.signal, DetectorInputs { load, ..DetectorInputs::default() })
+        });
+        // What is read from here on is optional.
+        let required = trigger.iter().chain(&clear).chain(&guard).max().map_or(0, |last| last + 1);
+        let detector_inputs = inputs.map(|(signal, inputs)| match signal == catalog::LOAD {
+            true => inputs.with_optional(&mut |signal| probe_of(signal, Duration::ZERO)),
+            false => inputs,
+        });
+        let (fingerprint, holds) = (rule.fingerprint(), Holds::of(&rule));
+        Self { rule, fingerprint, holds, probes, trigger, clear, guard, required, detector_inputs }
+    }
+
+    /// The name of a probe's signal, for messages.
+    pub fn signal_name(&self, probe: usize) -> &str {
+        let conditions = self.rule.trigger.conditions.iter().zip(&self.trigger);
+        let clears = self.rule.clear.conditions.iter().zip(&self.clear);
+        let named = conditions.chain(clears).find(|(_, p)| **p == probe).map(|(c, _)| &*c.signal_name);
+        let guard = || {
+            let guard = self.rule.only_if.as_ref()?;
+            guard.names().zip(&self.guard).find(|(_, p)| **p == probe).map(|(n, _)| n)
+        };
+        named.or_else(guard).unwrap_or("?")
+    }
+}

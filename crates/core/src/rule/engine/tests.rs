@@ -1,0 +1,103 @@
+use super::*;
+use crate::capture::{CaptureSpec, Limits};
+use crate::finding::{Side, Statistic};
+use crate::rule::{Combine, Condition, Severity, Trigger};
+use crate::signal::catalog::{self, Catalog};
+use crate::signal::fields::Fields;
+use crate::signal::sample::{Signal, Source};
+use crate::signal::store::Bounds;
+use skewtrap_trace::rank::Rank;
+
+const START: f64 = 1_000.0;
+
+fn condition(signal: Signal, bound: f64) -> Condition {
+    let statistic = Statistic::MaxOverMean;
+    Condition {
+        signal,
+        signal_name: catalog::name_of(signal).into(),
+        statistic,
+        bound,
+        direction: statistic.direction(),
+        side: statistic.side(),
+        chance: None,
+        above_baseline: None,
+        smooth: Duration::ZERO,
+        hold: Duration::ZERO,
+    }
+}
+
+fn any_of(conditions: Vec<Condition>) -> Rule {
+    let combine = Combine::Any;
+    Rule {
+        name: "any".into(),
+        about: None,
+        across: vec!["dp_rank".into()],
+        within: vec!["target".into()],
+        clear: Trigger {
+            combine: Combine::All,
+            conditions: conditions.clone(),
+            hold: Duration::from_secs(10),
+        },
+        trigger: Trigger { combine, conditions, hold: Duration::from_secs(2) },
+        keep_firing_for: Duration::ZERO,
+        rearm_after: Duration::ZERO,
+        only_if: None,
+        min_mean: 0.0,
+        min_members: 2,
+        capture: CaptureSpec::None,
+        limits: Limits { cooldown: Duration::ZERO, captures: 1, per: Duration::from_secs(60) },
+        severity: Severity::Warning,
+        notify: Vec::new(),
+        labels: Labels::default(),
+    }
+}
+
+/// `rule` after 90 seconds on four ranks whose running requests only wiggle, while from second 40 on
+/// the queue of rank 2 grows; with the changes of its state.
+fn played(rule: Rule) -> (Engine, Vec<Change>) {
+    let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
+    let target = store.add_target("server".into(), None);
+    let at = |s: f64| Time::from_epoch_s(START + s);
+    let mut engine = Engine::new(vec![rule], &mut store, at(0.0));
+    let mut changes = Vec::new();
+    for second in 0..90_u32 {
+        let now = at(f64::from(second));
+        for rank in 0..4_u16 {
+            let wiggle = f64::from((second * 7 + u32::from(rank) * 5) % 4);
+            let grown = if rank == 2 { f64::from(second.saturating_sub(40)) } else { 0.0 };
+            let mut fields = Fields::default();
+            fields.set(catalog::RUNNING_REQS, 20.0 + wiggle);
+            fields.set(catalog::QUEUE_REQS, 8.0 + wiggle + grown);
+            store.record(target, Rank::dp(rank), Source::Loads, &fields, now, now);
+        }
+        engine.tick(&mut store, now, &mut changes);
+    }
+    (engine, changes)
+}
+
+fn first_firing(rule: Rule) -> Change {
+    let (_, changes) = played(rule);
+    changes.into_iter().find(|c| c.state == RuleState::Firing).expect("the queue departs")
+}
+
+#[test]
+fn the_onset_is_that_of_the_condition_that_fired_wherever_it_stands() {
+    let running = condition(catalog::RUNNING_REQS, 1.9);
+    let queue = condition(catalog::QUEUE_REQS, 1.5);
+    let findings = [vec![running.clone(), queue.clone()], vec![queue, running]].map(|conditions| {
+        let finding = first_firing(any_of(conditions)).finding.expect("what fires has a finding");
+        assert_eq!((&*finding.signal, finding.side), ("queue_reqs", Side::High));
+        finding
+    });
+    let onset_s = findings[0].onset.epoch_s() - START;
+    assert!((onset_s - 40.0).abs() <= 3.0, "{onset_s} +- {}", findings[0].onset_error_s);
+    assert_eq!(findings[0], findings[1]);
+}
+
+#[test]
+fn a_rule_that_fires_says_since_when_and_whom_it_blames() {
+    let (engine, _) = played(any_of(vec![condition(catalog::QUEUE_REQS, 1.5)]));
+    let evaluations = engine.evaluations(Time::from_epoch_s(START + 90.0));
+    let why = &evaluations[0].why;
+    assert!(why.starts_with("firing since ") && why.ends_with(": dp_rank=2 is high"), "{why}");
+}

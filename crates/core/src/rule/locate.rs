@@ -1,0 +1,128 @@
+//! The onset of a firing and the numbers that show it, from the samples that the store remembers.
+//!
+//! The detector of departures locates its onsets itself; for every other statistic the recent course
+//! of the blamed member against its peers is rebuilt here, and [`onset::locate`] looks for the break.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::change::Change;
+use super::compiled::CompiledRule;
+use super::group::Group;
+use crate::finding::{Finding, Side, Statistic};
+use crate::onset::{self, Manner, Onset, Strand};
+use crate::signal::catalog;
+use crate::signal::sample::Signal;
+use crate::signal::store::SignalStore;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
+
+/// How far back an onset is looked for.
+const BACK: Duration = Duration::from_secs(120);
+/// Distance of two points of the course.
+const STEP: Duration = Duration::from_secs(1);
+
+/// A change whose finding, if it has one, has the onset and the evidence that `store` shows.
+pub(super) fn with_evidence(
+    mut change: Change,
+    compiled: &CompiledRule,
+    group: &Group,
+    store: &SignalStore,
+) -> Change {
+    let (now, since) = (change.at, change.since);
+    let (Some(finding), Some(numbers)) = (&mut change.finding, &change.numbers) else { return change };
+    let condition = &compiled.rule.trigger.conditions[numbers.condition];
+    if condition.statistic != Statistic::Departure {
+        let (signal, span) = (condition.signal, (group.last_cleared, now));
+        let found = onset_of(store, &group.labels, signal, &finding.rank, finding.side, span);
+        match found.filter(|o| o.at <= since) {
+            Some(onset) => (finding.onset, finding.onset_error_s) = (onset.at, onset.error_s),
+            // It began at the latest when the trigger began to hold; the samples do not show how much
+            // sooner.
+            None => {
+                let from = earliest(group.last_cleared, now);
+                finding.onset_error_s = since.signed_s_since(from).max(1.0);
+            }
+        }
+    }
+    finding.evidence = evidence_of(finding);
+    change
+}
+
+/// The numbers in a sentence: `load of dp_rank=2: 61, its peers 20 19 21`.
+fn evidence_of(finding: &Finding) -> Option<String> {
+    let blamed = finding.members.iter().find(|m| m.rank == finding.rank)?;
+    let mut text = format!("{} of {}: {}, its peers", finding.signal, finding.rank, short(blamed.value));
+    for m in finding.members.iter().filter(|m| m.rank != finding.rank).take(16) {
+        text.push(' ');
+        text.push_str(&short(m.value));
+    }
+    Some(text)
+}
+
+fn short(value: f64) -> String {
+    if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.3}") }
+}
+
+/// The earliest time at which an onset is looked for: none lies before the group last cleared.
+fn earliest(last_cleared: Time, now: Time) -> Time {
+    (now - BACK).max(last_cleared)
+}
+
+/// Since when `member` of `group` has left its peers on `signal`, as far as the store remembers; not
+/// before `last_cleared`.
+fn onset_of(
+    store: &SignalStore,
+    group: &Labels,
+    signal: Signal,
+    member: &Labels,
+    side: Side,
+    (last_cleared, now): (Time, Time),
+) -> Option<Onset> {
+    let since = earliest(last_cleared, now);
+    // Sources name a rank by more or fewer axes; the series of one member are collected here.
+    let mut members: BTreeMap<Labels, BTreeMap<_, Vec<(Time, f64)>>> = BTreeMap::new();
+    for e in store.samples(group, since).filter(|e| e.signal == signal) {
+        let labels = e.rank.labels().pick(member.0.keys().map(|name| &**name));
+        if labels.0.len() == member.0.len() {
+            members.entry(labels).or_default().entry((e.source, e.rank)).or_default().push((e.at, e.value));
+        }
+    }
+    // Of several series of one member, the one with the most samples shows the course best.
+    let longest = |series: BTreeMap<_, Vec<_>>| series.into_values().max_by_key(Vec::len);
+    let series: Vec<(bool, Vec<(Time, f64)>)> = members
+        .into_iter()
+        .filter_map(|(labels, series)| Some((labels == *member, longest(series)?)))
+        .collect();
+    // A speed changes at once; loads, queues and caches fill.
+    let manner = if signal == catalog::GEN_THROUGHPUT { Manner::Jumps } else { Manner::Accumulates };
+    let (times, values): (Vec<Time>, Vec<f64>) = differences(&series, since, now).into_iter().unzip();
+    onset::locate(&times, &[Strand { values, manner, memory: None, weight: 1.0 }], side)
+}
+
+/// At each step, the blamed member's value less the mean of its peers' values as of then, on a scale
+/// on which counts have a variance of one (Anscombe 1948). Begins where every member has a value.
+fn differences(series: &[(bool, Vec<(Time, f64)>)], since: Time, now: Time) -> Vec<(Time, f64)> {
+    let blamed = series.iter().filter(|(b, _)| *b).count();
+    if blamed != 1 || series.len() < 2 {
+        return Vec::new();
+    }
+    let value_at = |samples: &[(Time, f64)], t: Time| {
+        let next = samples.partition_point(|s| s.0 <= t);
+        next.checked_sub(1).map(|i| 2.0 * (samples[i].1.max(0.0) + 0.375).sqrt())
+    };
+    let peers = (series.len() - 1) as f64;
+    let mut course = Vec::new();
+    let mut t = since;
+    while t <= now {
+        let values: Option<Vec<(bool, f64)>> =
+            series.iter().map(|(b, s)| value_at(s, t).map(|v| (*b, v))).collect();
+        if let Some(values) = values {
+            let own: f64 = values.iter().filter(|v| v.0).map(|v| v.1).sum();
+            let others: f64 = values.iter().filter(|v| !v.0).map(|v| v.1).sum();
+            course.push((t, own - others / peers));
+        }
+        t = t + STEP;
+    }
+    course
+}
