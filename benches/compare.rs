@@ -67,10 +67,10 @@ fn write_rank(dir: &Path, rank: usize, steps: usize) {
 }
 
 fn main() {
-    let told = std::env::args().skip(1).find(|a| !a.starts_with("--")).map(PathBuf::from);
-    let made = tempfile::tempdir().expect("a temporary folder");
-    let dir = told.clone().unwrap_or_else(|| made.path().to_owned());
-    if told.is_none() {
+    let given = std::env::args().skip(1).find(|a| !a.starts_with("--")).map(PathBuf::from);
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let dir = given.clone().unwrap_or_else(|| temporary.path().to_owned());
+    if given.is_none() {
         (0..8).for_each(|rank| write_rank(&dir, rank, 300));
     }
     let mut bytes = 0u64;

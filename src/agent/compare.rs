@@ -1,70 +1,70 @@
-//! Reads a capture and explains it: the glue between `observe::trace`, which may open files, and
-//! `explain`, which may not. `skewtrap compare` and the agent's own comparison both come through
-//! here.
-//!
-//! What is read, and how, is in [`super::load`].
+//! Compares the files of a capture: joins [`observe::trace`](crate::observe::trace), which opens them,
+//! and the crate `skewtrap_trace`, which does not. `skewtrap compare` and the agent both call
+//! [`run`].
+
+mod load;
+pub mod perfetto;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-use super::load::{TempFolder, load};
+use self::load::load;
 use crate::observe::trace::TraceError;
 use crate::observe::trace::folder::{self, TraceFile};
-use skewtrap_trace::compare::{Study, compare, named_by, telling_axes};
+use crate::observe::trace::nsight::TempFolder;
 use skewtrap_trace::labels::Labels;
-use skewtrap_trace::rank::{Axis, Rank};
-use skewtrap_trace::table::Comparison;
-use skewtrap_trace::trace::Who;
+use skewtrap_trace::rank::{Axis, Rank, RankId, varying_axes};
+use skewtrap_trace::{Comparison, ComparisonInput, compare};
 
 /// What to compare.
 #[derive(Debug, Default)]
-pub struct Request {
+pub struct CompareRequest {
     /// Folders or files of the capture.
     pub paths: Vec<PathBuf>,
-    /// Folders or files of the same ranks at a better time.
+    /// Folders or files of the same ranks at a time without trouble; may be empty.
     pub baseline: Vec<PathBuf>,
-    /// Finds the rank in a file name.
+    /// Finds the rank in a file name, see [`skewtrap_trace::rank::match_file_name`].
     pub rank_regex: Option<Regex>,
-    /// Ranks by process, or by file name.
-    pub told: Told,
-    /// The rank that the rule blamed.
+    /// Ranks that the user gives.
+    pub rank_overrides: RankOverrides,
+    /// The rank that the rule found.
     pub suspect: Option<Labels>,
 }
 
-/// Ranks that the user tells.
+/// Ranks that the user gives; they override names and content of the files.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
-    /// By process.
+pub struct RankOverrides {
+    /// By process id.
     pub pids: BTreeMap<u32, Rank>,
     /// By a part of the file name.
     pub files: Vec<(String, Rank)>,
 }
 
-/// A comparison and what it was made of.
+/// A comparison and what it was made from.
 pub struct Compared {
     /// The result.
     pub comparison: Comparison,
-    /// What it was made of: the ranks' kernels for the table.
-    pub study: Study,
-    /// Where each rank's rows are, for a second reading.
-    pub sources: Vec<(Who, Vec<Piece>)>,
-    /// Folders of temporary exports, removed with this.
+    /// Its input, with the kernels of each rank.
+    pub input: ComparisonInput,
+    /// Where the rows of each rank are, for a second reading.
+    pub sources: Vec<(RankId, Vec<TraceSource>)>,
+    /// Folders of temporary exports, removed when this is dropped.
     _exports: Vec<TempFolder>,
 }
 
-/// A file, or a process's part of one, that holds rows of a rank.
+/// Where rows of a rank are.
 #[derive(Clone, Debug)]
-pub enum Piece {
+pub enum TraceSource {
     /// A Kineto file.
     Kineto(TraceFile),
     /// One process of an Nsight export.
     Nsight(PathBuf, u32),
 }
 
-impl Piece {
-    /// Where.
+impl TraceSource {
+    /// The file.
     pub fn path(&self) -> &Path {
         match self {
             Self::Kineto(file) => &file.path,
@@ -73,15 +73,16 @@ impl Piece {
     }
 }
 
-/// Compares the ranks of a capture. `progress` is told the bytes read so far, from any thread.
+/// Compares the ranks of a capture. `progress` is called with the number of bytes of each read from a
+/// file, from several threads.
 ///
 /// # Errors
-/// When nothing can be read, or when it cannot be told whose a trace is.
-pub fn run(request: &Request, progress: &(dyn Fn(u64) + Sync)) -> Result<Compared, TraceError> {
+/// When nothing can be read, or when the rank of a trace is unknown.
+pub fn run(request: &CompareRequest, progress: &(dyn Fn(u64) + Sync)) -> Result<Compared, TraceError> {
     let mut loaded = load(&request.paths, request, progress)?;
-    let axes = telling_axes(
-        &loaded.profiles.iter().map(|p| p.who).chain(loaded.unreadable.clone()).collect::<Vec<_>>(),
-    );
+    let ranks: Vec<RankId> =
+        loaded.profiles.iter().map(|p| p.rank).chain(loaded.unreadable.iter().copied()).collect();
+    let axes = varying_axes(&ranks);
     let mut notes = std::mem::take(&mut loaded.notes);
     let mut baseline = Vec::new();
     if !request.baseline.is_empty() {
@@ -90,27 +91,27 @@ pub fn run(request: &Request, progress: &(dyn Fn(u64) + Sync)) -> Result<Compare
         baseline = before.profiles;
     }
     for p in loaded.profiles.iter_mut().chain(&mut baseline) {
-        p.who = named_by(p.who, &axes);
+        p.rank = p.rank.named_by(&axes);
     }
-    loaded.profiles.sort_by_key(|p| p.who);
-    let study = Study {
+    loaded.profiles.sort_by_key(|p| p.rank);
+    let input = ComparisonInput {
         profiles: loaded.profiles,
         baseline,
         suspect: request.suspect.clone(),
         notes,
-        unreadable: loaded.unreadable.iter().map(|w| named_by(*w, &axes)).collect(),
+        unreadable: loaded.unreadable.iter().map(|r| r.named_by(&axes)).collect(),
         period_kernel: loaded.period_kernel,
     };
-    let sources = loaded.sources.into_iter().map(|(who, pieces)| (named_by(who, &axes), pieces)).collect();
-    Ok(Compared { comparison: compare(&study), study, sources, _exports: loaded.exports })
+    let sources = loaded.sources.into_iter().map(|(rank, of)| (rank.named_by(&axes), of)).collect();
+    Ok(Compared { comparison: compare(&input), input, sources, _exports: loaded.exports })
 }
 
-/// The bytes that reading `paths` will pass, for a progress bar.
+/// The number of bytes that comparing `paths` reads, for a progress bar.
 pub fn size_of(paths: &[PathBuf]) -> u64 {
     folder::inventory(paths).map_or(0, |i| i.files.iter().map(|f| f.size).sum())
 }
 
-/// The axis words that `--rank` understands, for its error.
+/// The axes that `--rank` understands, for its error message.
 pub fn rank_words() -> String {
     Axis::ALL.map(|a| a.word().to_ascii_lowercase()).join(", ")
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::act::bundle::numbered;
 use skewtrap_core::incident::Incident;
 use skewtrap_trace::labels::{LabelValue, Labels};
-use skewtrap_trace::report::html::{History, Series};
+use skewtrap_trace::report::{History, Series};
 use skewtrap_trace::time::Time;
 
 /// The incident of a bundle; `None` when there is none, or it is of another version.

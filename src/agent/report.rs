@@ -18,11 +18,11 @@ use skewtrap_trace::report;
 /// One cannot be written.
 pub fn write(bundle: &Path, window: usize, compared: &Compared) -> anyhow::Result<()> {
     let mut json = created(&bundle.join(numbered("report.json", window)))?;
-    report::json::write(&mut json, &compared.comparison)?;
+    report::write_json(&mut json, &compared.comparison)?;
     json.flush()?;
     let mut html = created(&bundle.join(numbered("report.html", window)))?;
     let history = history::incident_of(bundle).and_then(|i| history::history_of(bundle, window, &i));
-    report::html::write(&mut html, &compared.comparison, history.as_ref())?;
+    report::write_html(&mut html, &compared.comparison, history.as_ref())?;
     html.flush()?;
     Ok(())
 }

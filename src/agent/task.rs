@@ -158,10 +158,10 @@ async fn tell_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx: 
 /// Compares the ranks of an incident's last capture and writes the reports into its bundle.
 fn compare_now(bundle: &Path, incident: &Incident) -> anyhow::Result<VerdictNote> {
     let window = incident.window();
-    let request = compare::Request {
+    let request = compare::CompareRequest {
         paths: vec![bundle.join(traces_of(window))],
         suspect: Some(incident.finding.rank.clone()),
-        ..compare::Request::default()
+        ..compare::CompareRequest::default()
     };
     let compared = compare::run(&request, &|_| {})?;
     report::write(bundle, window, &compared)?;

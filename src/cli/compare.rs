@@ -11,11 +11,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use regex::Regex;
 
 use super::Format;
-use crate::agent::compare::{self, Compared, Request, Told};
-use crate::agent::{history, merged};
-use skewtrap_trace::read::naming;
-use skewtrap_trace::report::{self, html::History};
-use skewtrap_trace::trace::Who;
+use crate::agent::compare::{self, CompareRequest, Compared, RankOverrides, perfetto};
+use crate::agent::history;
+use skewtrap_trace::rank::{RankId, parse_rank};
+use skewtrap_trace::report::{self, History};
 
 /// Compares the ranks of a capture: which rank, which kernel, and why.
 ///
@@ -67,22 +66,23 @@ pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
     // A bundle tells what fired the rule, and how the signal went.
     let incident = args.paths.first().and_then(|p| history::incident_of(p));
     let history = incident.as_ref().and_then(|i| history::history_of(args.paths.first()?, 1, i));
-    let request = Request {
-        told: told(&args.rank)?,
+    let request = CompareRequest {
+        rank_overrides: rank_overrides(&args.rank)?,
         paths: args.paths.clone(),
         baseline: args.baseline.clone(),
         rank_regex: args.rank_regex.clone(),
         suspect: incident.as_ref().map(|i| i.finding.rank.clone()),
     };
-    let perfetto_ranks = args.perfetto_ranks.iter().map(|w| whom(w)).collect::<anyhow::Result<Vec<_>>>()?;
+    let perfetto_ranks =
+        args.perfetto_ranks.iter().map(|w| rank_id(w)).collect::<anyhow::Result<Vec<_>>>()?;
     let bar = progress_bar(&request);
     let compared = compare::run(&request, &|n| bar.inc(n));
     bar.finish_and_clear();
     let compared = compared.map_err(|e| super::wrong(&format!("{:#}", anyhow::Error::from(e))))?;
     let written = if args.format.is_json() {
-        report::json::write(&mut std::io::stdout().lock(), &compared.comparison)
+        report::write_json(&mut std::io::stdout().lock(), &compared.comparison)
     } else {
-        report::terminal::write(&mut anstream::stdout().lock(), &compared.comparison)
+        report::write_terminal(&mut anstream::stdout().lock(), &compared.comparison)
     };
     match written {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
@@ -98,27 +98,28 @@ fn files(
     args: &CompareArgs,
     compared: &Compared,
     history: Option<&History>,
-    perfetto_ranks: &[Who],
+    perfetto_ranks: &[RankId],
 ) -> anyhow::Result<()> {
     if let Some(path) = &args.html {
         let mut out = created(path)?;
-        report::html::write(&mut out, &compared.comparison, history)?;
+        report::write_html(&mut out, &compared.comparison, history)?;
         out.flush().with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &args.csv {
         let mut out = created(path)?;
-        report::csv::write(&mut out, &compared.study.profiles)?;
+        report::write_csv(&mut out, &compared.input.profiles)?;
         out.flush().with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &args.perfetto {
-        let ranks = merged::chosen(compared, perfetto_ranks).map_err(|e| super::wrong(&e.to_string()))?;
-        let crowded = merged::write(compared, &ranks, created(path)?)?;
-        if crowded > 0 {
+        let ranks =
+            perfetto::profiles_of(compared, perfetto_ranks).map_err(|e| super::wrong(&e.to_string()))?;
+        let overlapped = perfetto::write(compared, &ranks, created(path)?)?;
+        if overlapped > 0 {
             anstream::eprintln!(
-                "{crowded} kernels overlap more than Perfetto can draw; it may leave them out"
+                "{overlapped} kernels overlap more than Perfetto can draw; it may leave them out"
             );
         }
-        let link = report::perfetto::link(&merged::first_families(compared));
+        let link = report::perfetto::link(&perfetto::first_families(compared));
         anstream::eprintln!(
             "Open {} in https://ui.perfetto.dev; with the key rows pinned, once it is served:\n{link}",
             path.display()
@@ -133,25 +134,25 @@ fn created(path: &Path) -> anyhow::Result<BufWriter<File>> {
 }
 
 /// A rank or a process, as users write it.
-fn whom(word: &str) -> anyhow::Result<Who> {
+fn rank_id(word: &str) -> anyhow::Result<RankId> {
     match word.parse() {
-        Ok(pid) => Ok(Who::Pid(pid)),
-        Err(_) => naming::of_words(word)
-            .map(Who::Rank)
+        Ok(pid) => Ok(RankId::Pid(pid)),
+        Err(_) => parse_rank(word)
+            .map(RankId::Rank)
             .ok_or_else(|| super::wrong(&format!("`{word}` is no rank; write dp1, tp3 or a process"))),
     }
 }
 
-/// What `--rank` tells: a number before the `=` is a process, anything else a part of a file name.
-fn told(words: &[String]) -> anyhow::Result<Told> {
-    let mut told = Told::default();
+/// The arguments of `--rank`: a number before the `=` is a process, anything else a part of a file name.
+fn rank_overrides(words: &[String]) -> anyhow::Result<RankOverrides> {
+    let mut overrides = RankOverrides::default();
     for word in words {
         let Some((key, rank)) = word.split_once('=') else {
             bail!(super::wrong(&format!(
                 "--rank {word}: write a process or a part of a file name, then = and a rank, as in 743=dp1"
             )));
         };
-        let Some(rank) = naming::of_words(rank) else {
+        let Some(rank) = parse_rank(rank) else {
             bail!(super::wrong(&format!(
                 "--rank {word}: `{rank}` is no rank; write one of {} and a number, as in dp1",
                 compare::rank_words()
@@ -159,16 +160,16 @@ fn told(words: &[String]) -> anyhow::Result<Told> {
         };
         match key.parse() {
             Ok(pid) => {
-                told.pids.insert(pid, rank);
+                overrides.pids.insert(pid, rank);
             }
-            Err(_) => told.files.push((key.to_owned(), rank)),
+            Err(_) => overrides.files.push((key.to_owned(), rank)),
         }
     }
-    Ok(told)
+    Ok(overrides)
 }
 
 /// A bar on a terminal when the input is long; nothing otherwise.
-fn progress_bar(request: &Request) -> ProgressBar {
+fn progress_bar(request: &CompareRequest) -> ProgressBar {
     const LONG: u64 = 20 << 20;
     let all: Vec<PathBuf> = request.paths.iter().chain(&request.baseline).cloned().collect();
     let size = if std::io::stderr().is_terminal() { compare::size_of(&all) } else { 0 };

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use skewtrap::agent::compare::{Request, Told, run};
+use skewtrap::agent::compare::{CompareRequest, RankOverrides, run};
 use skewtrap_trace::rank::Rank;
-use skewtrap_trace::report::html::{self, History, Series};
+use skewtrap_trace::report::{self, History, Series};
 use skewtrap_trace::time::Time;
 
 use crate::beside::installed;
@@ -92,9 +92,10 @@ fn the_report_requests_nothing_and_shows_no_error_in_a_real_browser() {
     };
     let dir = tempfile::tempdir().expect("a temporary folder");
     let traces = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/demo/data/skew");
-    let compared = run(&Request { paths: vec![traces], ..Request::default() }, &|_| {}).expect("it compares");
+    let compared = run(&CompareRequest { paths: vec![traces], ..CompareRequest::default() }, &|_| {})
+        .expect("it compares");
     let mut page = Vec::new();
-    html::write(&mut page, &compared.comparison, Some(&history())).expect("it renders");
+    report::write_html(&mut page, &compared.comparison, Some(&history())).expect("it renders");
     let text = String::from_utf8(page.clone()).expect("utf-8");
     assert!(
         !text.contains("http://") && !text.contains("https://"),
@@ -131,11 +132,12 @@ fn on_a_phone_nothing_overflows_and_all_bars_share_one_scale() {
     for traces in traces.map(|t| Path::new(env!("CARGO_MANIFEST_DIR")).join(t)) {
         let dir = tempfile::tempdir().expect("a temporary folder");
         // Labels of two lengths: DP1 and process 742.
-        let told = Told { pids: [(743, Rank::dp(1))].into_iter().collect(), ..Told::default() };
-        let request = Request { paths: vec![traces], told, ..Request::default() };
+        let rank_overrides =
+            RankOverrides { pids: [(743, Rank::dp(1))].into_iter().collect(), ..RankOverrides::default() };
+        let request = CompareRequest { paths: vec![traces], rank_overrides, ..CompareRequest::default() };
         let compared = run(&request, &|_| {}).expect("it compares");
         let mut page = Vec::new();
-        html::write(&mut page, &compared.comparison, Some(&history())).expect("it renders");
+        report::write_html(&mut page, &compared.comparison, Some(&history())).expect("it renders");
         let text = String::from_utf8(page).expect("utf-8").replace('&', "&amp;").replace('"', "&quot;");
         let framed =
             format!("<!doctype html><iframe width=360 height=800 srcdoc=\"{text}\"></iframe>{MEASURE}");

@@ -13,10 +13,10 @@ pub use self::record::{Exchange, Record};
 pub use crate::capture::captured::{Captured, CapturedFile, Quality};
 use crate::finding::Finding;
 use crate::rule::Severity;
+use skewtrap_trace::Comparison;
 use skewtrap_trace::labels::Labels;
-use skewtrap_trace::table::Comparison;
+use skewtrap_trace::rank::RankId;
 use skewtrap_trace::time::Time;
-use skewtrap_trace::trace::Who;
 
 /// One incident. Times are epoch seconds in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -196,7 +196,7 @@ impl From<&Comparison> for VerdictNote {
         let v = &comparison.verdict;
         Self {
             kind: v.kind.name().into(),
-            rank: v.rank.map(Who::labels),
+            rank: v.rank.map(RankId::labels),
             sentence: v.sentence.clone(),
             lost_ms_per_step: v.lost_ms_per_step,
             confidence: v.confidence.name().into(),

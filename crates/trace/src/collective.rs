@@ -1,55 +1,70 @@
-//! Collectives of several ranks, matched: the same call on each rank, by group and sequence number
-//! where the traces tell them, else by the shift at which the rhythm of their ends fits best.
+//! Matches the collective calls of several ranks, and derives who waited for whom and how far the
+//! clocks of the ranks are apart.
 //!
-//! A collective ends together on all ranks, so what one rank spent in it beyond the rank that
-//! spent least is waiting for the last arriver; the rest is transfer. Durations alone tell that:
-//! no clock is needed. The culprit is the rank that waits least.
+//! The same call is found on each rank by its group and sequence number where the traces have them,
+//! else by the shift at which the intervals between the ends of calls fit best.
+//!
+//! A collective ends at the same time on all ranks, so the time that a rank spends in it beyond the
+//! rank that spends least is waiting for the last arriver; the rest is transfer. That needs durations
+//! only, no common clock. The rank that waits least is the one that the others wait for.
+//!
+//! The offset of a clock is the median difference of those common ends. What is left after
+//! correcting it, the residual, is reported with it: nothing finer may be claimed across ranks.
 
 use std::collections::HashMap;
 
 use serde::Serialize;
 
-use crate::clock::{self, Clock};
-use crate::step::RankProfile;
-use crate::trace::{Sequence, Who};
+use crate::profile::{Collective, RankProfile};
+use crate::rank::RankId;
+use crate::trace::CollectiveId;
 
-/// One collective on one rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Collective {
-    /// Nanoseconds since the window's epoch.
-    pub start: i64,
-    /// Nanoseconds since the window's epoch.
-    pub end: i64,
-    /// Index of its kernel.
-    pub name: u16,
-    /// Its place in its group, where the trace says.
-    pub sequence: Option<Sequence>,
-    /// The step it ran in.
-    pub step: Option<u32>,
-}
-
-impl Collective {
-    const fn dur(self) -> i64 {
-        self.end - self.start
-    }
-}
-
-/// How collectives were matched.
+/// How calls were matched across ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MatchedBy {
     /// Process group and sequence number.
     Sequence,
-    /// The shift at which the rhythm of the ends fits.
+    /// The shift at which the intervals between the ends of calls fit best.
     Shift,
+}
+
+/// A rank's clock against that of the reference rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct ClockOffset {
+    /// How far it is ahead, microseconds.
+    pub clock_offset_us: f64,
+    /// The 90th percentile of what is left after correcting it, microseconds.
+    pub clock_residual_us: f64,
+}
+
+impl ClockOffset {
+    /// The offset in nanoseconds.
+    pub fn offset_ns(self) -> i64 {
+        (self.clock_offset_us * 1e3).round() as i64
+    }
+
+    /// The offset that explains `differences` of common ends (nanoseconds) best.
+    fn from_differences(differences: impl Iterator<Item = i64>) -> Self {
+        let mut ends: Vec<i64> = differences.collect();
+        if ends.is_empty() {
+            return Self::default();
+        }
+        let middle = ends.len() / 2;
+        let offset = *ends.select_nth_unstable(middle).1;
+        let mut left: Vec<i64> = ends.iter().map(|d| (d - offset).abs()).collect();
+        let high = (left.len() * 9 / 10).min(left.len() - 1);
+        let residual = *left.select_nth_unstable(high).1;
+        Self { clock_offset_us: offset as f64 / 1e3, clock_residual_us: residual as f64 / 1e3 }
+    }
 }
 
 /// One rank's part in the matched collectives.
 #[derive(Clone, Debug, Serialize)]
 pub struct RankWait {
-    /// Whose.
-    pub rank: Who,
-    /// Waiting for the last arriver, milliseconds in all.
+    /// The rank.
+    pub rank: RankId,
+    /// Waiting for the last arriver, milliseconds in total.
     pub wait_ms: f64,
     /// Waiting, milliseconds per step.
     pub wait_ms_per_step: f64,
@@ -61,43 +76,43 @@ pub struct RankWait {
     pub margin: Option<f64>,
     /// Its clock against the reference's.
     #[serde(flatten)]
-    pub clock: Clock,
+    pub clock: ClockOffset,
 }
 
-/// Collectives of ranks that take part in the same ones.
+/// The collective calls in which all compared ranks take part.
 #[derive(Clone, Debug, Serialize)]
-pub struct Matched {
-    /// How.
+pub struct MatchedCollectives {
+    /// How they were matched.
     pub by: MatchedBy,
-    /// How many were found on every rank.
+    /// The number of calls that were found on every rank.
     pub count: usize,
-    /// Transfer, milliseconds in all: what the last arriver spent.
+    /// Transfer, milliseconds in total: what the last arriver of each call spent.
     pub transfer_ms: f64,
     /// The ranks, in the order of the profiles.
     pub ranks: Vec<RankWait>,
 }
 
-/// The fewest collectives from which a rhythm is told.
+/// Ranks with fewer calls are not matched.
 const MIN_COUNT: usize = 16;
-/// How far windows may be shifted, in collectives.
+/// The most calls by which windows may be shifted.
 const MAX_SHIFT: usize = 2048;
-/// How much better the best shift must fit than any other.
+/// How much better the best shift must fit than the second best.
 const MIN_MARGIN: f64 = 2.0;
 
-/// Matches the collectives of `profiles`; `None` when they have too few, or do not take part in
-/// the same ones, or when no shift fits clearly better than all others.
-pub fn matched(profiles: &[&RankProfile]) -> Option<Matched> {
+/// Matches the collectives of `profiles`; `None` when they have too few, when they do not take part
+/// in the same ones, or when no shift fits clearly better than all others.
+pub(crate) fn match_collectives(profiles: &[&RankProfile]) -> Option<MatchedCollectives> {
     if profiles.len() < 2 || profiles.iter().any(|p| p.collectives.len() < MIN_COUNT) {
         return None;
     }
-    by_sequence(profiles).or_else(|| by_shift(profiles))
+    by_id(profiles).or_else(|| by_shift(profiles))
 }
 
-fn by_sequence(profiles: &[&RankProfile]) -> Option<Matched> {
-    let mut rows: HashMap<Sequence, Vec<Option<Collective>>> = HashMap::new();
+fn by_id(profiles: &[&RankProfile]) -> Option<MatchedCollectives> {
+    let mut rows: HashMap<CollectiveId, Vec<Option<Collective>>> = HashMap::new();
     for (i, p) in profiles.iter().enumerate() {
         for c in &p.collectives {
-            rows.entry(c.sequence?).or_insert_with(|| vec![None; profiles.len()])[i] = Some(*c);
+            rows.entry(c.id?).or_insert_with(|| vec![None; profiles.len()])[i] = Some(*c);
         }
     }
     let mut complete: Vec<Vec<Collective>> =
@@ -109,7 +124,7 @@ fn by_sequence(profiles: &[&RankProfile]) -> Option<Matched> {
     Some(waits(MatchedBy::Sequence, profiles, &complete, &vec![(0, None); profiles.len()]))
 }
 
-fn by_shift(profiles: &[&RankProfile]) -> Option<Matched> {
+fn by_shift(profiles: &[&RankProfile]) -> Option<MatchedCollectives> {
     let reference = &profiles[0].collectives;
     let mut shifts = vec![(0i64, None)];
     for p in &profiles[1..] {
@@ -129,11 +144,11 @@ fn by_shift(profiles: &[&RankProfile]) -> Option<Matched> {
     Some(waits(MatchedBy::Shift, profiles, &rows, &shifts))
 }
 
-/// The shift of `other` against `reference`, and by what factor it fits better than the second
-/// best. The fit compares the time between successive ends, so a clock offset does not matter.
+/// The shift of `other` against `reference`, and the factor by which it fits better than the second
+/// best. Intervals between successive ends are compared, so an offset of the clocks does not matter.
 fn best_shift(reference: &[Collective], other: &[Collective]) -> Option<(i64, f64)> {
-    let rhythm = |c: &[Collective]| -> Vec<i64> { c.windows(2).map(|w| w[1].end - w[0].end).collect() };
-    let (a, b) = (rhythm(reference), rhythm(other));
+    let intervals = |c: &[Collective]| -> Vec<i64> { c.windows(2).map(|w| w[1].end - w[0].end).collect() };
+    let (a, b) = (intervals(reference), intervals(other));
     let reach = (a.len().min(b.len()) * 3 / 4).min(MAX_SHIFT) as i64;
     let mut fits: Vec<(i64, i64)> =
         (-reach..=reach).filter_map(|s| misfit(&a, &b, s, 96).map(|m| (m, s))).collect();
@@ -143,13 +158,14 @@ fn best_shift(reference: &[Collective], other: &[Collective]) -> Option<(i64, f6
         fits.iter().filter_map(|f| misfit(&a, &b, f.1, 1024).map(|m| (m, f.1))).collect();
     fine.sort_unstable();
     let (best, shift) = *fine.first()?;
-    // Clocks tick in nanoseconds: below 100 of them one fit is as good as another.
+    // Below 100 ns one fit is as good as another.
     let second = fine.get(1).map_or(i64::MAX, |f| f.0);
     let margin = (second.max(1) as f64 / best.max(100) as f64).min(1e6);
     (margin >= MIN_MARGIN).then_some((shift, margin))
 }
 
-/// The median difference between two rhythms at a shift, over at most `samples` places.
+/// The 75th percentile of the differences between two series of intervals at a shift, over about
+/// `samples` of them.
 fn misfit(a: &[i64], b: &[i64], shift: i64, samples: usize) -> Option<i64> {
     let from = shift.max(0) as usize;
     let until = (b.len() as i64 + shift).min(a.len() as i64);
@@ -157,7 +173,7 @@ fn misfit(a: &[i64], b: &[i64], shift: i64, samples: usize) -> Option<i64> {
     let stride = (n / samples).max(1);
     let mut off: Vec<i64> =
         (from..from + n).step_by(stride).map(|i| (a[i] - b[(i as i64 - shift) as usize]).abs()).collect();
-    // Not the median: most layers look alike, only some of the gaps tell steps apart.
+    // The median would not do: most layers are alike, only some of the intervals tell steps apart.
     let at = (off.len() * 3 / 4).min(off.len().checked_sub(1)?);
     Some(*off.select_nth_unstable(at).1)
 }
@@ -167,14 +183,14 @@ fn waits(
     profiles: &[&RankProfile],
     rows: &[Vec<Collective>],
     shifts: &[(i64, Option<f64>)],
-) -> Matched {
+) -> MatchedCollectives {
     let n = profiles.len();
     let (mut wait_ns, mut last, mut transfer_ns) = (vec![0i64; n], vec![0usize; n], 0i64);
     for row in rows {
-        let least = (0..n).min_by_key(|&i| row[i].dur()).unwrap_or(0);
-        transfer_ns += row[least].dur();
+        let least = (0..n).min_by_key(|&i| row[i].duration_ns()).unwrap_or(0);
+        transfer_ns += row[least].duration_ns();
         last[least] += 1;
-        (0..n).for_each(|i| wait_ns[i] += row[i].dur() - row[least].dur());
+        (0..n).for_each(|i| wait_ns[i] += row[i].duration_ns() - row[least].duration_ns());
     }
     let ranks = profiles
         .iter()
@@ -182,23 +198,37 @@ fn waits(
         .map(|(i, p)| {
             let steps = steps_touched(rows, i);
             RankWait {
-                rank: p.who,
+                rank: p.rank,
                 wait_ms: wait_ns[i] as f64 / 1e6,
                 wait_ms_per_step: wait_ns[i] as f64 / 1e6 / steps as f64,
                 last_share: last[i] as f64 / rows.len().max(1) as f64,
                 shift: shifts[i].0,
                 margin: shifts[i].1,
-                clock: clock::offset(
+                clock: ClockOffset::from_differences(
                     rows.iter().map(|r| (r[i].end + p.epoch_ns - profiles[0].epoch_ns) - r[0].end),
                 ),
             }
         })
         .collect();
-    Matched { by, count: rows.len(), transfer_ms: transfer_ns as f64 / 1e6, ranks }
+    MatchedCollectives { by, count: rows.len(), transfer_ms: transfer_ns as f64 / 1e6, ranks }
 }
 
 fn steps_touched(rows: &[Vec<Collective>], rank: usize) -> usize {
     let mut steps: Vec<u32> = rows.iter().filter_map(|r| r[rank].step).collect();
     steps.dedup();
     steps.len().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_constant_offset_is_found_and_the_residual_is_what_jitters() {
+        let jitter = [0, 100, -100, 200, 0, 0, -200, 50, 0, 0];
+        let clock = ClockOffset::from_differences(jitter.iter().map(|j| 7_000_000 + j));
+        assert_eq!(clock.clock_offset_us, 7000.0);
+        assert!(clock.clock_residual_us <= 0.2, "{clock:?}");
+        assert_eq!(ClockOffset::from_differences(std::iter::empty()), ClockOffset::default());
+    }
 }

@@ -1,101 +1,43 @@
-//! Ranks of one capture to a [`Comparison`]: which ranks run the same layers and may be compared
-//! with each other, which are idle or missing, and whose comparison tells most.
+//! Compares the ranks of a capture: which of them run the same layers and may be compared with each
+//! other, which are idle or missing, and which group has the most significant difference.
+
+mod conclusion;
 
 use std::collections::BTreeMap;
 
-use crate::conclude::{Conclusion, confirms};
-use crate::evidence::{self, Figures};
-use crate::judge::{Judged, judge};
-use crate::labels::Labels;
-use crate::rank::{Axis, Rank};
-use crate::step::RankProfile;
-use crate::table::{Comparison, report};
-use crate::trace::{StepKind, StepSource, Who};
+use self::conclusion::{Conclusion, confirms};
+use crate::comparison::{Comparison, ComparisonInput};
+use crate::diagnosis::{Diagnosis, diagnose};
+use crate::profile::RankProfile;
+use crate::rank::{Axis, Rank, RankId, varying_axes};
+use crate::stats::{RankStats, median};
+use crate::step::{StepKind, StepSource};
 use crate::verdict::Kind;
 
-/// What is compared.
-#[derive(Debug, Default)]
-pub struct Study {
-    /// The capture's ranks.
-    pub profiles: Vec<RankProfile>,
-    /// The same ranks at a time when all was well; may be empty.
-    pub baseline: Vec<RankProfile>,
-    /// The rank that is suspected beforehand: the one that the rule blamed.
-    pub suspect: Option<Labels>,
-    /// What readers found worth saying: files left out, ranks assumed.
-    pub notes: Vec<String>,
-    /// Ranks whose files could not be read.
-    pub unreadable: Vec<Who>,
-    /// Kernel that told the steps, where nothing else did.
-    pub period_kernel: Option<String>,
-}
-
-/// Between the windows of one capture at most, nanoseconds: clocks of hosts differ, but not so much.
-const APART_NS: i64 = 60_000_000_000;
-
-impl Study {
-    /// Why the windows cannot be of one capture: they lie too far apart.
-    pub fn mixed(&self) -> Option<String> {
-        let busy = || self.profiles.iter().filter(|p| p.rows > 0);
-        let (end, ended) = busy().map(|p| (p.epoch_ns.saturating_add(p.window.1), p.who)).min()?;
-        let (start, started) = busy().map(|p| (p.epoch_ns.saturating_add(p.window.0), p.who)).max()?;
-        let apart = start.saturating_sub(end);
-        (apart > APART_NS).then(|| {
-            format!(
-                "the window of {started} begins {:.0} minutes after that of {ended} ended: these are hardly of one capture",
-                apart as f64 / 60e9
-            )
-        })
-    }
-}
-
 /// Compares the ranks of a capture.
-pub fn compare(study: &Study) -> Comparison {
-    let figures: Vec<Figures> = study.profiles.iter().map(evidence::figures_of).collect();
-    let usual = usual_factors(study, &figures);
-    let missing = missing_ranks(study);
-    let idle: Vec<usize> = (0..figures.len()).filter(|&i| is_idle(&study.profiles, &figures, i)).collect();
-    let active: Vec<usize> = (0..figures.len()).filter(|i| !idle.contains(i)).collect();
-    let (judged, members) = judge_groups(study, &figures, &usual, &active);
-    let mut verdict =
-        Conclusion { study, figures: &figures, idle: &idle, active: &active, missing: &missing }
-            .verdict(judged.as_ref(), &members);
-    verdict.confirms = confirms(&verdict, study.suspect.as_ref());
-    report(study, verdict, &figures, judged.and_then(|j| j.matched), missing)
+pub fn compare(input: &ComparisonInput) -> Comparison {
+    let stats: Vec<RankStats> = input.profiles.iter().map(RankStats::new).collect();
+    let factors = baseline_factors(input, &stats);
+    let missing = missing_ranks(input);
+    let idle: Vec<usize> = (0..stats.len()).filter(|&i| is_idle(&input.profiles, &stats, i)).collect();
+    let active: Vec<usize> = (0..stats.len()).filter(|i| !idle.contains(i)).collect();
+    let (diagnosis, members) = diagnose_groups(input, &stats, &factors, &active);
+    let mut verdict = Conclusion { input, stats: &stats, idle: &idle, active: &active, missing: &missing }
+        .verdict(diagnosis.as_ref(), &members);
+    verdict.confirms = confirms(&verdict, input.suspect.as_ref());
+    Comparison::new(input, verdict, &stats, diagnosis.and_then(|d| d.matched), missing)
 }
 
-/// The axes on which ranks differ: names need no other.
-pub fn telling_axes(ranks: &[Who]) -> Vec<Axis> {
-    let ranks: Vec<Rank> = ranks.iter().filter_map(|w| rank_of(*w)).collect();
-    Axis::ALL.into_iter().filter(|&a| ranks.iter().any(|r| r.get(a) != ranks[0].get(a))).collect()
-}
-
-/// A rank named only by `axes`: `TP0 DP2` of ranks that are all TP0 is `DP2`. Without axes it stays.
-pub fn named_by(who: Who, axes: &[Axis]) -> Who {
-    match who {
-        Who::Rank(rank) if !axes.is_empty() => Who::Rank(
-            rank.iter().filter(|(a, _)| axes.contains(a)).fold(Rank::NONE, |r, (a, i)| r.with(a, i)),
-        ),
-        other => other,
-    }
-}
-
-fn rank_of(who: Who) -> Option<Rank> {
-    match who {
-        Who::Rank(rank) => Some(rank),
-        Who::Pid(_) => None,
-    }
-}
-
-/// What takes a rank's constant difference out: the baseline's median over its own, or 1.
-fn usual_factors(study: &Study, figures: &[Figures]) -> Vec<f64> {
-    let before: Vec<Option<f64>> = study
+/// The factors that take a constant difference of each rank out: the median of all baselines over
+/// the rank's own, or 1 without a baseline.
+fn baseline_factors(input: &ComparisonInput, stats: &[RankStats]) -> Vec<f64> {
+    let before: Vec<Option<f64>> = input
         .profiles
         .iter()
-        .map(|p| study.baseline.iter().find(|b| b.who == p.who).map(|b| evidence::figures_of(b).work_ms))
+        .map(|p| input.baseline.iter().find(|b| b.rank == p.rank).map(|b| RankStats::new(b).work_ms))
         .collect();
-    let typical = evidence::median(&before.iter().flatten().copied().collect::<Vec<_>>());
-    figures
+    let typical = median(&before.iter().flatten().copied().collect::<Vec<_>>());
+    stats
         .iter()
         .zip(before)
         .map(|(_, own)| match (typical, own) {
@@ -105,88 +47,88 @@ fn usual_factors(study: &Study, figures: &[Figures]) -> Vec<f64> {
         .collect()
 }
 
-/// A whole file without work: no kernels, or only batches without requests.
-fn is_idle(profiles: &[RankProfile], figures: &[Figures], at: usize) -> bool {
+/// Whether a complete window has no work: (next to) no kernels, or only batches without requests.
+fn is_idle(profiles: &[RankProfile], stats: &[RankStats], at: usize) -> bool {
     let p = &profiles[at];
     if p.partial {
         return false;
     }
     let rows: Vec<f64> = profiles.iter().map(|p| p.rows as f64).collect();
     let no_batches = !p.steps.is_empty() && p.steps.iter().all(|s| s.kind == StepKind::Idle);
-    let next_to_nothing =
-        (p.rows as f64) < 0.01 * evidence::median(&rows).unwrap_or(0.0) && figures[at].steps < 2;
+    let next_to_nothing = (p.rows as f64) < 0.01 * median(&rows).unwrap_or(0.0) && stats[at].steps < 2;
     p.rows == 0 || no_batches || next_to_nothing
 }
 
-/// Ranks that the others' numbers, or the size of the world, say there are.
-fn missing_ranks(study: &Study) -> Vec<Who> {
-    let profiles = &study.profiles;
-    let ranks: Vec<Rank> = profiles.iter().filter_map(|p| rank_of(p.who)).collect();
-    let varying = telling_axes(&profiles.iter().map(|p| p.who).collect::<Vec<_>>());
-    let [axis] = varying.as_slice() else { return study.unreadable.clone() };
+/// Ranks that are absent although the numbers of the others, or the world size, imply them.
+fn missing_ranks(input: &ComparisonInput) -> Vec<RankId> {
+    let profiles = &input.profiles;
+    let ranks: Vec<Rank> = profiles.iter().filter_map(|p| p.rank.rank()).collect();
+    let varying = varying_axes(&profiles.iter().map(|p| p.rank).collect::<Vec<_>>());
+    let [axis] = varying.as_slice() else { return input.unreadable.clone() };
     let world = profiles.iter().filter_map(|p| p.world_size).max().unwrap_or(0);
     let highest = ranks.iter().filter_map(|r| r.get(*axis)).max().map_or(0, |m| u32::from(m) + 1);
     let until = u16::try_from(world.min(4096).max(highest)).unwrap_or(u16::MAX);
     (0..until)
         .filter(|i| !ranks.iter().any(|r| r.get(*axis) == Some(*i)))
-        .map(|i| Who::Rank(Rank::NONE.with(*axis, i)))
+        .map(|i| RankId::Rank(Rank::NONE.with(*axis, i)))
         .collect()
 }
 
-/// Judges every set of ranks that may be compared, and returns the most telling one's result with
-/// the places of its members.
-fn judge_groups(
-    study: &Study,
-    figures: &[Figures],
-    usual: &[f64],
+/// Diagnoses every group of ranks that may be compared. Returns the most significant result, with the
+/// indices of the members of its group.
+fn diagnose_groups(
+    input: &ComparisonInput,
+    stats: &[RankStats],
+    factors: &[f64],
     active: &[usize],
-) -> (Option<Judged>, Vec<usize>) {
-    if study.profiles.iter().any(|p| p.source == StepSource::PerSecond && p.rows > 0) {
+) -> (Option<Diagnosis>, Vec<usize>) {
+    if input.profiles.iter().any(|p| p.source == StepSource::PerSecond && p.rows > 0) {
         return (None, Vec::new());
     }
-    let mut best: Option<(Judged, Vec<usize>)> = None;
-    for members in groups_of(study, figures, active) {
+    let mut best: Option<(Diagnosis, Vec<usize>)> = None;
+    for members in groups_of(input, stats, active) {
         if members.len() < 2 {
             continue;
         }
-        let profiles: Vec<&RankProfile> = members.iter().map(|&i| &study.profiles[i]).collect();
-        let some_figures: Vec<&Figures> = members.iter().map(|&i| &figures[i]).collect();
-        let factors: Vec<f64> = members.iter().map(|&i| usual[i]).collect();
-        let judged = judge(&profiles, &some_figures, &factors);
-        let better = best.as_ref().is_none_or(|(b, _)| weight_of(&judged) > weight_of(b));
+        let profiles: Vec<&RankProfile> = members.iter().map(|&i| &input.profiles[i]).collect();
+        let stats_of_members: Vec<&RankStats> = members.iter().map(|&i| &stats[i]).collect();
+        let factors: Vec<f64> = members.iter().map(|&i| factors[i]).collect();
+        let diagnosis = diagnose(&profiles, &stats_of_members, &factors);
+        let better = best.as_ref().is_none_or(|(b, _)| significance(&diagnosis) > significance(b));
         if better {
-            best = Some((judged, members));
+            best = Some((diagnosis, members));
         }
     }
-    best.map_or((None, Vec::new()), |(j, m)| (Some(j), m))
+    best.map_or((None, Vec::new()), |(d, m)| (Some(d), m))
 }
 
-/// A finding outweighs a doubt, and a doubt outweighs "nothing found".
-fn weight_of(j: &Judged) -> f64 {
-    match j.kind {
+/// A difference ranks above insufficient evidence, and that above no difference.
+fn significance(diagnosis: &Diagnosis) -> f64 {
+    match diagnosis.kind {
         Kind::NoFinding => 0.0,
         Kind::InsufficientEvidence => 1.0,
-        _ => 2.0 + j.gap.relative(),
+        _ => 2.0 + diagnosis.gap.relative(),
     }
 }
 
-/// Sets of ranks that run the same layers: one pipeline stage; of several DP replicas with several
-/// ranks each, the ranks inside each replica, and one representative rank of every replica.
-fn groups_of(study: &Study, figures: &[Figures], active: &[usize]) -> Vec<Vec<usize>> {
+/// The groups of ranks that run the same layers, which are those of one pipeline stage. Where a stage
+/// has several DP replicas of several ranks each, the groups are the ranks inside each replica, and
+/// one representative rank of every replica.
+fn groups_of(input: &ComparisonInput, stats: &[RankStats], active: &[usize]) -> Vec<Vec<usize>> {
     let mut stages: BTreeMap<Option<u16>, Vec<usize>> = BTreeMap::new();
     for &i in active {
-        stages.entry(study.profiles[i].who.get(Axis::Pp)).or_default().push(i);
+        stages.entry(input.profiles[i].rank.get(Axis::Pp)).or_default().push(i);
     }
     let mut groups = Vec::new();
     for members in stages.into_values() {
-        // A process that nobody named stands for itself.
-        let replica = |who: Who| match who {
-            Who::Pid(pid) => (None, Some(pid)),
-            Who::Rank(rank) => (rank.get(Axis::Dp), None),
+        // A process of unknown rank counts as a replica of its own.
+        let replica = |rank: RankId| match rank {
+            RankId::Pid(pid) => (None, Some(pid)),
+            RankId::Rank(rank) => (rank.get(Axis::Dp), None),
         };
         let mut replicas: BTreeMap<(Option<u16>, Option<u32>), Vec<usize>> = BTreeMap::new();
         for &i in &members {
-            replicas.entry(replica(study.profiles[i].who)).or_default().push(i);
+            replicas.entry(replica(input.profiles[i].rank)).or_default().push(i);
         }
         if replicas.len() < 2 || replicas.len() == members.len() {
             groups.push(members);
@@ -194,7 +136,7 @@ fn groups_of(study: &Study, figures: &[Figures], active: &[usize]) -> Vec<Vec<us
         }
         let middle = |ranks: &Vec<usize>| {
             let mut order = ranks.clone();
-            order.sort_by(|&a, &b| figures[a].work_ms.total_cmp(&figures[b].work_ms));
+            order.sort_by(|&a, &b| stats[a].work_ms.total_cmp(&stats[b].work_ms));
             order[order.len() / 2]
         };
         groups.push(replicas.values().map(middle).collect());

@@ -1,9 +1,9 @@
-//! What kind of work a GPU kernel does, told by its name from one readable table.
+//! The family of a GPU kernel, by its name, and short names for reports.
 //!
-//! The table is data: a family, and words of which any one inside the lower-cased name decides.
-//! The first row that matches wins, so communication stands before everything that its names may
-//! also contain. What no row knows is [`Family::Other`], and every report says how much that is:
-//! a renamed kernel must show as unknown, never vanish.
+//! The families are data: `TABLE` has for each one the words of which any one in the lower-cased name
+//! decides. The first row with a match wins, so communication comes before everything that its names
+//! may also contain. A kernel without a match is [`Family::Other`], and every report says how much
+//! time that is: a renamed kernel shows up as unknown instead of vanishing.
 
 use serde::Serialize;
 
@@ -24,16 +24,16 @@ pub enum Family {
     Sampling,
     /// Copies and fills.
     Copy,
-    /// Everything that waits for other ranks: NCCL, custom all-reduce, DeepEP, NVSHMEM.
+    /// Kernels that wait for other ranks: NCCL, custom all-reduce, DeepEP, NVSHMEM.
     Communication,
     /// State-space and linear-attention layers.
     StateSpace,
-    /// No row of the table knows it.
+    /// Unknown.
     Other,
 }
 
 impl Family {
-    /// Every family, in the order in which reports show them.
+    /// In the order in which reports show them.
     pub const ALL: [Self; 9] = [
         Self::Attention,
         Self::Gemm,
@@ -61,14 +61,14 @@ impl Family {
         }
     }
 
-    /// Whether its cost follows the work of a batch (its requests, its tokens, their context) far
-    /// more than other families do: more of it alone means more work, not a slower GPU.
+    /// Whether the cost grows with the batch (its requests, its tokens, their context) far more than
+    /// that of other families: more time in these families alone means more work, not a slower GPU.
     pub const fn grows_with_work(self) -> bool {
         matches!(self, Self::Attention | Self::Moe | Self::Sampling | Self::Copy | Self::StateSpace)
     }
 }
 
-/// Families, and the words of which any one tells it. Lower case; the first row with a hit wins.
+/// Families and their words, in lower case; the first row with a match wins.
 const TABLE: &[(Family, &str)] = &[
     (
         Family::Communication,
@@ -119,8 +119,8 @@ const TABLE: &[(Family, &str)] = &[
 /// The family of a kernel, by its name as profilers write it (demangled or short).
 pub fn family_of(name: &str) -> Family {
     let lower = name.to_ascii_lowercase();
-    // Template arguments mention other kernels' words (an elementwise copy is called
-    // `direct_copy_kernel`): the outer name speaks first, the whole name only if it is silent.
+    // Template arguments contain words of other families (an elementwise kernel has a
+    // `direct_copy_kernel` inside): the outer name decides, the whole name only where that has no match.
     let outer = outer_of(&lower);
     let hit =
         |text: &str| TABLE.iter().find(|(_, words)| words.split(' ').any(|w| text.contains(w))).map(|r| r.0);
@@ -128,8 +128,8 @@ pub fn family_of(name: &str) -> Family {
         Some(Family::Gemm | Family::Elementwise) | None => {}
         Some(family) => return family,
     }
-    // `cutlass::device_kernel<flash::...>` is attention, and `reduce_kernel<..ArgMaxOps..>` is
-    // sampling: for wrappers the inside knows better.
+    // For wrappers the template arguments decide: `cutlass::device_kernel<flash::...>` is attention,
+    // `reduce_kernel<..ArgMaxOps..>` is sampling.
     let wrapper = ["device_kernel", "reduce_kernel", "kernel_cutlass", "cutlass::kernel"];
     if hit(outer).is_none() || wrapper.iter().any(|w| outer.ends_with(w)) {
         return hit(&lower).unwrap_or(Family::Other);
@@ -137,22 +137,17 @@ pub fn family_of(name: &str) -> Family {
     hit(outer).unwrap_or(Family::Other)
 }
 
-/// Whether a name is one of the communication kernels.
-pub fn is_communication(name: &str) -> bool {
-    family_of(name) == Family::Communication
-}
-
-/// What an attention kernel says about the step it runs in.
+/// The kind of step that an attention kernel runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// It only runs in prefill.
+pub(crate) enum Phase {
+    /// Prefill only.
     Extend,
-    /// It only runs in decode.
+    /// Decode only.
     Decode,
 }
 
-/// Which phase a kernel gives away, if any: used where no annotation tells the steps apart.
-pub fn phase_of(name: &str) -> Option<Phase> {
+/// The kind of step that a kernel implies, if any: used for steps without annotations.
+pub(crate) fn phase_of(name: &str) -> Option<Phase> {
     let lower = name.to_ascii_lowercase();
     let has = |words: &[&str]| words.iter().any(|w| lower.contains(w));
     if has(&[
@@ -178,7 +173,7 @@ fn outer_of(name: &str) -> &str {
     let name = name.strip_prefix("void ").unwrap_or(name);
     let name = name.trim_start();
     let mut from = 0;
-    // A namespace without a name opens with a bracket that begins no list.
+    // The bracket of an anonymous namespace begins no argument list.
     for anonymous in ["(anonymous namespace)", "<unnamed>"] {
         while let Some(at) = name[from..].find(anonymous) {
             let before = &name[from..from + at];
@@ -192,13 +187,13 @@ fn outer_of(name: &str) -> &str {
     if end == 0 { name } else { &name[..end] }
 }
 
-/// Words that say nothing about what a templated kernel does.
+/// Template arguments that do not tell kernels apart.
 const PLUMBING: &str = "enable_sm90_or_later enable_sm90 enable_sm100_or_later enable_2x_kernel_for_sm89 \
     enable_sm80_to_sm89 unsigned float double long short char bool true false cute std at \
     native nv_bfloat16 half const int func_wrapper_t gpu_kernel_impl_nocast gpu_kernel_impl \
     array tuple lambda anonymous namespace operator c10 BFloat16 Half";
 
-/// Outer names shared by kernels that do different things.
+/// Outer names that very different kernels share.
 const GENERIC: &str = "device_kernel Kernel Kernel2 kernel elementwise_kernel vectorized_elementwise_kernel \
     unrolled_elementwise_kernel index_elementwise_kernel reduce_kernel \
     multi_tensor_apply_kernel distribution_elementwise_grid_stride_kernel";
@@ -215,10 +210,10 @@ pub fn short_name(name: &str) -> String {
         return last.to_owned();
     }
     let at = name.find(outer).map_or(0, |a| a + outer.len());
-    let telling = name[at..]
+    let distinctive = name[at..]
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-        .find(|w| w.len() > 4 && !w.starts_with(|c: char| c.is_ascii_digit()) && !plumbing(w));
-    match telling {
+        .find(|w| w.len() > 4 && !w.starts_with(|c: char| c.is_ascii_digit()) && !is_plumbing(w));
+    match distinctive {
         Some(word) => format!("{last}<{word}>"),
         None => last.to_owned(),
     }
@@ -228,7 +223,7 @@ fn is_one_of(words: &str, word: &str) -> bool {
     words.split(' ').any(|w| w == word)
 }
 
-fn plumbing(word: &str) -> bool {
+fn is_plumbing(word: &str) -> bool {
     let bare = word.trim_start_matches('_');
     is_one_of(PLUMBING, bare)
         || is_one_of(GENERIC, bare)

@@ -1,5 +1,5 @@
-//! The labels that tell series apart: the target, the role, the ranks, and what a user's own
-//! pattern names.
+//! Labels, which identify a series: the target, the role, the ranks, and the groups of a user's own
+//! pattern.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// One label's value. Rank indices are numbers, everywhere, JSON included.
+/// The value of one label. Rank indices are numbers, also in JSON.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum LabelValue {
@@ -32,7 +32,7 @@ impl fmt::Display for LabelValue {
 pub struct Labels(pub BTreeMap<Arc<str>, LabelValue>);
 
 impl Labels {
-    /// The labels that `names` picks, in the order of their names; those absent are left out.
+    /// The labels of these names; absent ones are left out.
     pub fn pick<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Self {
         Self(
             names
@@ -43,14 +43,14 @@ impl Labels {
         )
     }
 
-    /// These, of the server of that name.
-    pub fn on(mut self, target: &Arc<str>) -> Self {
+    /// These labels, with the name of the server added.
+    pub fn with_target(mut self, target: &Arc<str>) -> Self {
         self.0.insert("target".into(), LabelValue::Text(target.clone()));
         self
     }
 
-    /// Whether every one of `others` is among them, with the same value.
-    pub fn carry(&self, others: &Self) -> bool {
+    /// Whether all of `others` are among these labels, with the same values.
+    pub fn contains(&self, others: &Self) -> bool {
         others.0.iter().all(|(name, value)| self.0.get(name) == Some(value))
     }
 

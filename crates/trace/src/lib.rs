@@ -2,28 +2,80 @@
 //! rank costs the time, in which kernels, and how sure that is.
 //!
 //! ```text
-//!  bytes ─> read ─> trace ─> step ─> evidence ─> judge ─> compare ─> table ─> report
-//!          (rows)          (steps)  (figures)            (verdict)         (text, HTML, CSV, Perfetto)
+//!  bytes ─> read ─> RankTrace ─> RankProfile ──> compare ──> Comparison ─> report
+//!                  (rows, steps) (per step and kernel)       (verdict, tables)
 //! ```
 //!
 //! Nothing here opens a file, reads a clock or starts a thread: [`read`] takes an `impl Read`,
-//! [`report`] writes to an `impl Write`.
+//! [`report`] writes to an `impl Write`. A reader for another format fills a [`RankTrace`] itself.
+//!
+//! ```
+//! use skewtrap_trace::read::{decompress, kineto};
+//! use skewtrap_trace::{
+//!     ComparisonInput, Limits, Profiles, Rank, RankId, RankTrace, RankWindow, VerdictKind, compare, rank,
+//! };
+//!
+//! /// Stands for a file of the PyTorch profiler: 40 decode steps, each with one kernel of attention.
+//! fn trace(requests: u32, kernel_us: u32) -> String {
+//!     let mut events = Vec::new();
+//!     for step in 0..40 {
+//!         for (category, name, us) in [
+//!             ("gpu_user_annotation", format!("step[DECODE bs={requests}]"), 900),
+//!             ("kernel", "_fwd_grouped_kernel_stage1".to_owned(), kernel_us + step % 3),
+//!         ] {
+//!             let at = step * 1000;
+//!             events.push(format!(
+//!                 r#"{{"ph":"X","cat":"{category}","name":"{name}","tid":7,"ts":{at},"dur":{us}}}"#
+//!             ));
+//!         }
+//!     }
+//!     format!(r#"{{"traceEvents":[{}]}}"#, events.join(","))
+//! }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let files = [
+//!     ("id-DP-0.trace.json", trace(8, 300)),
+//!     ("id-DP-1.trace.json", trace(20, 450)),
+//!     ("id-DP-2.trace.json", trace(8, 300)),
+//! ];
+//! let mut windows = Vec::new();
+//! for (name, bytes) in &files {
+//!     let mut rows = RankTrace::default();
+//!     kineto::read(decompress(bytes.as_bytes())?, Limits::default(), &mut rows)?;
+//!     let rank = rank::parse_file_name(name).rank.ok_or("no rank in the name")?;
+//!     windows.push(RankWindow::new(RankId::Rank(rank), rows));
+//! }
+//! let input = ComparisonInput { profiles: Profiles::new(windows).ranks, ..ComparisonInput::default() };
+//! let verdict = compare(&input).verdict;
+//! assert_eq!(verdict.kind, VerdictKind::UnevenWork);
+//! assert_eq!(verdict.rank, Some(RankId::Rank(Rank::dp(1))));
+//! # Ok(())
+//! # }
+//! ```
 
-pub mod clock;
-pub mod collective;
-pub mod compare;
-pub mod conclude;
-pub mod evidence;
-pub mod judge;
+mod collective;
+mod compare;
+mod comparison;
+mod diagnosis;
 pub mod kernel;
-pub mod kind;
 pub mod labels;
-pub mod period;
+mod period;
+mod profile;
 pub mod rank;
 pub mod read;
 pub mod report;
-pub mod step;
-pub mod table;
+mod stats;
+mod step;
 pub mod time;
-pub mod trace;
+mod trace;
 pub mod verdict;
+
+pub use self::collective::{ClockOffset, MatchedBy, MatchedCollectives, RankWait};
+pub use self::compare::compare;
+pub use self::comparison::{Comparison, ComparisonInput, KernelLine, KindLine, RankLine};
+pub use self::kernel::Family;
+pub use self::profile::{Collective, Cost, KernelCost, Profiles, RankProfile, RankWindow, Step};
+pub use self::rank::{Axis, Rank, RankId};
+pub use self::step::{StepKind, StepMark, StepSource};
+pub use self::trace::{CollectiveId, Limits, RankTrace, Row};
+pub use self::verdict::{Cause, Confidence, Kind as VerdictKind, Verdict};

@@ -1,32 +1,33 @@
-//! Steps without annotations: found from a kernel that every rank runs equally often in a step.
+//! Finds steps without annotations: from a kernel that every rank runs equally often in a step.
 //!
-//! Which kernel that is, the counts tell: kernels that run once (or 32 times) in every step have
-//! counts in one proportion on all ranks, whatever each rank's window and load. The largest such
-//! family of names is the step's skeleton; its commonest count is once a step. Where that is once
-//! a layer, regular pauses between groups of layers tell the step.
+//! Kernels that run once (or 32 times) in every step have counts in one proportion on all ranks,
+//! whatever the window and the load of each rank. The largest group of such kernels is the skeleton
+//! of the step, and the lowest count that many of them share is once a step. Where that is in fact
+//! once a layer, regular pauses between groups of layers delimit the step.
 //!
-//! Whether a step is prefill or decode, its attention kernels tell.
+//! The attention kernels in a step show whether it is prefill or decode.
 
 use std::collections::HashMap;
 
 use crate::kernel::{Family, Phase, family_of, phase_of};
-use crate::trace::{RankTrace, StepKind, StepMark};
+use crate::step::{StepKind, StepMark};
+use crate::trace::RankTrace;
 
 /// Steps of several ranks, by the period of one kernel.
-pub struct Periods {
+pub(crate) struct Periods {
     /// The kernel.
     pub kernel: String,
-    /// Whole steps of each rank, in the order of the ranks; empty where the kernel does not run.
+    /// Complete steps of each rank, in the order of the ranks; empty where the kernel does not run.
     pub marks: Vec<Vec<StepMark>>,
 }
 
-/// The fewest runs of a kernel on a rank from which a period is told.
+/// A kernel must run at least this often on each rank.
 const MIN_RUNS: u64 = 4;
-/// How many names are looked at, the most frequent first: bounds the work on a hostile file.
+/// The most names that are considered, the most frequent first: this bounds the work on a hostile file.
 const MAX_NAMES: usize = 400;
 
 /// Finds the steps of ranks that run the same program; `None` when no kernel is common to all.
-pub fn periods(traces: &[&RankTrace]) -> Option<Periods> {
+pub(crate) fn periods(traces: &[&RankTrace]) -> Option<Periods> {
     let counts: Vec<HashMap<&str, u64>> = traces.iter().map(|t| counts_of(t)).collect();
     let present: Vec<usize> = (0..traces.len()).filter(|&i| !traces[i].rows.is_empty()).collect();
     let &reference = present.iter().max_by_key(|&&i| traces[i].rows.len())?;
@@ -42,8 +43,11 @@ pub fn periods(traces: &[&RankTrace]) -> Option<Periods> {
     let skeleton = skeleton_of(&names)?;
     let kernel = first_of_step(&skeleton, traces[reference])?;
     let starts: Vec<Vec<i64>> = traces.iter().map(|t| starts_of(t, kernel)).collect();
-    let every =
-        present.iter().map(|&i| group_of(&starts[i])).reduce(|a, b| if a == b { a } else { 1 }).unwrap_or(1);
+    let every = present
+        .iter()
+        .map(|&i| runs_per_step(&starts[i]))
+        .reduce(|a, b| if a == b { a } else { 1 })
+        .unwrap_or(1);
     let marks = starts.iter().zip(traces).map(|(s, t)| marks_of(s, every, t)).collect();
     Some(Periods { kernel: kernel.to_owned(), marks })
 }
@@ -62,8 +66,8 @@ fn counts_of(trace: &RankTrace) -> HashMap<&str, u64> {
         .collect()
 }
 
-/// The names whose counts are in one proportion on all ranks, then those of them that run at the
-/// commonest low count.
+/// Of the names whose counts are in one proportion on all ranks, those that share the lowest common
+/// count.
 fn skeleton_of<'a>(names: &[(&'a str, Vec<u64>)]) -> Option<Vec<&'a str>> {
     let members = |seed: &[u64]| -> Vec<&(&'a str, Vec<u64>)> {
         names.iter().filter(|(_, runs)| proportional(seed, runs)).collect()
@@ -90,7 +94,8 @@ fn skeleton_of<'a>(names: &[(&'a str, Vec<u64>)]) -> Option<Vec<&'a str>> {
     Some(groups.swap_remove(chosen).1)
 }
 
-/// Whether two kernels run in one proportion on all ranks; a window may cut a step at either end.
+/// Whether the counts of two kernels are in one proportion on all ranks. A window may cut a step at
+/// either end, hence the slack of 1.5 runs.
 fn proportional(a: &[u64], b: &[u64]) -> bool {
     let scale = b.iter().sum::<u64>() as f64 / a.iter().sum::<u64>() as f64;
     a.iter().zip(b).all(|(&x, &y)| {
@@ -99,7 +104,7 @@ fn proportional(a: &[u64], b: &[u64]) -> bool {
     })
 }
 
-/// The name that comes first in a step: before it the GPU pauses longest.
+/// The kernel that comes first in a step: the GPU pauses longest before it.
 fn first_of_step<'a>(names: &[&'a str], trace: &RankTrace) -> Option<&'a str> {
     let mut pauses = vec![(0i64, 0i64); trace.names.len()];
     let mut until = trace.rows.first()?.start;
@@ -121,8 +126,8 @@ fn starts_of(trace: &RankTrace, kernel: &str) -> Vec<i64> {
     trace.rows.iter().filter(|r| usize::from(r.name) == id).map(|r| r.start).collect()
 }
 
-/// After how many runs a pause comes regularly: 32 for a kernel of 32 layers, 1 when it does not.
-fn group_of(starts: &[i64]) -> usize {
+/// The number of runs between regular pauses: 32 for a kernel of 32 layers, 1 without such pauses.
+fn runs_per_step(starts: &[i64]) -> usize {
     let gaps: Vec<i64> = starts.windows(2).map(|w| w[1] - w[0]).collect();
     let Some(usual) = median(&gaps) else { return 1 };
     let pauses = pauses_in(&gaps, usual);
@@ -150,23 +155,23 @@ fn marks_of(starts: &[i64], every: usize, trace: &RankTrace) -> Vec<StepMark> {
         let gaps: Vec<i64> = starts.windows(2).map(|w| w[1] - w[0]).collect();
         let usual = median(&gaps).unwrap_or(0);
         let after: Vec<usize> = pauses_in(&gaps, usual).into_iter().map(|i| i + 1).collect();
-        // A window that opens on a step's first layer has a whole first step.
+        // A window that opens at the first layer of a step has a complete first step.
         let leading = after.first().filter(|&&i| i == every).map(|_| 0);
         leading.into_iter().chain(after).map(|i| starts[i]).collect()
     } else {
         starts.to_vec()
     };
-    // The last one begins a step that the window's end may have cut.
+    // The last start begins a step that the end of the window may have cut.
     let mut marks: Vec<StepMark> = firsts
         .windows(2)
         .map(|w| StepMark { start: w[0], end: w[1], kind: StepKind::Step, requests: None, tokens: None })
         .collect();
-    name_kinds(&mut marks, trace);
+    set_kinds(&mut marks, trace);
     marks
 }
 
-/// Names each step by the attention kernels inside.
-fn name_kinds(marks: &mut [StepMark], trace: &RankTrace) {
+/// Sets the kind of each step by the attention kernels in it.
+fn set_kinds(marks: &mut [StepMark], trace: &RankTrace) {
     let phases: Vec<Option<Phase>> = trace.names.iter().map(|n| phase_of(n)).collect();
     let mut at = 0;
     for row in &trace.rows {

@@ -1,14 +1,17 @@
-//! Which rank: its index on each parallelism axis it has.
+//! Ranks: the index on each axis of parallelism that a rank has, and how names spell it.
 
-use std::fmt;
+mod names;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::de::Error;
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::labels::{LabelValue, Labels};
+
+pub use self::names::{TraceFileName, match_file_name, parse_file_name, parse_process_name, parse_rank};
 
 /// An axis of parallelism on which ranks are numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,8 +66,8 @@ impl Axis {
 
 /// A rank's index on each axis it has; an axis of size one is usually not named at all.
 ///
-/// Kept as the index plus one, zero for an axis that it has not: ranks are compared and looked up
-/// with every sample, and twelve bytes are two words.
+/// Stored as the index plus one, zero for an axis that the rank lacks: ranks are compared and looked
+/// up with every sample, and twelve bytes are two machine words.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rank([u16; 6]);
 
@@ -98,7 +101,7 @@ impl Rank {
         self == Self::NONE
     }
 
-    /// A number that spreads ranks well, for a table of them.
+    /// A hash, for tables of ranks.
     pub fn mixed(self) -> u64 {
         let [a, b, c, d, e, f] = self.0.map(u64::from);
         let (low, high) = (a | b << 16 | c << 32 | d << 48, e | f << 16);
@@ -109,6 +112,17 @@ impl Rank {
     /// Axes and indices, in the order of [`Axis::ALL`].
     pub fn iter(self) -> impl Iterator<Item = (Axis, u16)> {
         Axis::ALL.into_iter().filter_map(move |a| self.get(a).map(|i| (a, i)))
+    }
+
+    /// The rank that labels name: `dp_rank=2`; `None` where they have no index of an axis.
+    pub fn from_labels(labels: &Labels) -> Option<Self> {
+        let mut rank = Self::NONE;
+        for axis in Axis::ALL {
+            if let Some(LabelValue::Index(i)) = labels.get(axis.label()) {
+                rank = rank.with(axis, u16::try_from(*i).ok()?);
+            }
+        }
+        (!rank.is_none()).then_some(rank)
     }
 
     /// As labels: `dp_rank=2 tp_rank=0`.
@@ -158,6 +172,80 @@ impl<'de> Deserialize<'de> for Rank {
     }
 }
 
+/// What a trace, a profile or a verdict is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RankId {
+    /// A rank, by its indices.
+    Rank(Rank),
+    /// A process whose rank is unknown: Nsight cuts process names to 15 characters.
+    Pid(u32),
+}
+
+impl RankId {
+    /// As labels: `{"dp_rank": 2}`, `{"pid": 743}`.
+    pub fn labels(self) -> Labels {
+        match self {
+            Self::Rank(rank) => rank.labels(),
+            Self::Pid(pid) => Labels([("pid".into(), LabelValue::Index(pid))].into_iter().collect()),
+        }
+    }
+
+    /// The index on an axis; a process has none.
+    pub fn get(self, axis: Axis) -> Option<u16> {
+        match self {
+            Self::Rank(rank) => rank.get(axis),
+            Self::Pid(_) => None,
+        }
+    }
+
+    /// The same rank, named by `axes` only: of ranks that are all TP0, `TP0 DP2` is `DP2`. Without
+    /// axes the name stays.
+    pub fn named_by(self, axes: &[Axis]) -> Self {
+        match self {
+            Self::Rank(rank) if !axes.is_empty() => Self::Rank(
+                rank.iter().filter(|(a, _)| axes.contains(a)).fold(Rank::NONE, |r, (a, i)| r.with(a, i)),
+            ),
+            other => other,
+        }
+    }
+
+    /// The rank, unless it is a process.
+    pub(crate) fn rank(self) -> Option<Rank> {
+        match self {
+            Self::Rank(rank) => Some(rank),
+            Self::Pid(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for RankId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rank(rank) => rank.fmt(f),
+            Self::Pid(pid) => write!(f, "process {pid}"),
+        }
+    }
+}
+
+impl Serialize for RankId {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Rank(rank) => rank.serialize(s),
+            Self::Pid(pid) => {
+                let mut map = s.serialize_map(Some(1))?;
+                map.serialize_entry("pid", pid)?;
+                map.end()
+            }
+        }
+    }
+}
+
+/// The axes on which `ranks` differ: the others are not needed to name them.
+pub fn varying_axes(ranks: &[RankId]) -> Vec<Axis> {
+    let ranks: Vec<Rank> = ranks.iter().filter_map(|id| id.rank()).collect();
+    Axis::ALL.into_iter().filter(|&a| ranks.iter().any(|r| r.get(a) != ranks[0].get(a))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,5 +258,15 @@ mod tests {
         assert_eq!(json, r#"{"dp_rank":2,"tp_rank":0}"#);
         assert_eq!(serde_json::from_str::<Rank>(&json).expect("and back"), rank);
         assert_eq!(Axis::of_word(b"ATTN_CP"), Some(Axis::AttnCp));
+    }
+
+    #[test]
+    fn ranks_are_named_by_the_axes_on_which_they_differ() {
+        let ranks = [0, 2].map(|dp| RankId::Rank(Rank::dp(dp).with(Axis::Tp, 0)));
+        let axes = varying_axes(&ranks);
+        assert_eq!(ranks.map(|r| r.named_by(&axes).to_string()), ["DP0", "DP2"]);
+        assert_eq!(ranks[0].named_by(&varying_axes(&ranks[..1])).to_string(), "DP0 TP0");
+        assert_eq!(Rank::from_labels(&ranks[1].labels()), Some(Rank::dp(2).with(Axis::Tp, 0)));
+        assert_eq!(varying_axes(&[]), []);
     }
 }

@@ -1,4 +1,4 @@
-//! Instants as integer nanoseconds. The only place that turns them into seconds is the edge.
+//! Instants as integer nanoseconds. They become seconds only where they are serialised or displayed.
 
 use std::fmt;
 use std::ops::{Add, Sub};
@@ -16,8 +16,8 @@ impl Time {
         Self(nanos)
     }
 
-    /// The instant `seconds` after the Unix epoch, rounded to the nearest microsecond: that is
-    /// about what an `f64` of today's epoch can carry.
+    /// The instant `seconds` after the Unix epoch, rounded to the nearest microsecond, which is about
+    /// the precision of an `f64` for the present epoch.
     pub fn from_epoch_s(seconds: f64) -> Self {
         Self((seconds * 1e6).round() as i64 * 1_000)
     }
@@ -32,13 +32,13 @@ impl Time {
         (self.0 / 1_000) as f64 / 1e6
     }
 
-    /// How long after `earlier` this is; zero when it is not after it (a clock that jumped back).
+    /// The time since `earlier`; zero when this is before it, which happens when a clock jumps back.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// Whether `span` or more has passed since `earlier`. What is asked for every line of a log asks
-    /// this: a [`Duration`] in between is a division.
+    /// Whether `span` or more has passed since `earlier`. Unlike [`Self::since`] it needs no division,
+    /// so it is cheap enough to be called for every line of a log.
     pub const fn is_past(self, earlier: Self, span: Duration) -> bool {
         self.0.saturating_sub(earlier.0) as i128 >= span.as_nanos() as i128
     }

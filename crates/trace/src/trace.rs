@@ -1,76 +1,21 @@
-//! One rank's window as a reader hands it over: kernel rows in 16 bytes each, step annotations,
-//! and what is known about its collectives. Both readers (Kineto, Nsight) fill this one model;
-//! everything behind it no longer knows where a row came from.
+//! One rank's profile window as a reader fills it: kernel rows of 16 bytes each, step annotations,
+//! and the identities of its collectives. Readers of any format (Kineto here, Nsight elsewhere) fill
+//! this one model, and nothing behind it depends on the format.
 //!
-//! Times are integer nanoseconds on the rank's own clock. Rows come in any order.
+//! Times are integer nanoseconds on the rank's own clock. Rows may be added in any order.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use crate::kernel::{Family, family_of};
+use crate::step::{StepMark, StepSource, parse_annotation};
 
-use crate::kernel::is_communication;
-use crate::labels::{LabelValue, Labels};
-use crate::rank::{Axis, Rank};
-
-/// Whose window it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Who {
-    /// A rank.
-    Rank(Rank),
-    /// A process whose rank nobody told: Nsight cuts process names.
-    Pid(u32),
-}
-
-impl Who {
-    /// As labels: `{"dp_rank": 2}`, `{"pid": 743}`.
-    pub fn labels(self) -> Labels {
-        match self {
-            Self::Rank(rank) => rank.labels(),
-            Self::Pid(pid) => Labels([("pid".into(), LabelValue::Index(pid))].into_iter().collect()),
-        }
-    }
-
-    /// Its index on an axis; a process has none.
-    pub fn get(self, axis: Axis) -> Option<u16> {
-        match self {
-            Self::Rank(rank) => rank.get(axis),
-            Self::Pid(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for Who {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Rank(rank) => rank.fmt(f),
-            Self::Pid(pid) => write!(f, "process {pid}"),
-        }
-    }
-}
-
-impl Serialize for Who {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Rank(rank) => rank.serialize(s),
-            Self::Pid(pid) => {
-                let mut map = s.serialize_map(Some(1))?;
-                map.serialize_entry("pid", pid)?;
-                map.end()
-            }
-        }
-    }
-}
-
-/// One kernel, copy or fill on the GPU. A window longer than 584 years or a single kernel longer
-/// than 4.29 s (it is cut to that) would not fit.
+/// One kernel, copy or fill on the GPU. A kernel longer than 4.29 s is cut to that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
     /// Nanoseconds since the window's [`RankTrace::epoch_ns`].
     pub start: i64,
-    /// Nanoseconds.
+    /// Duration, nanoseconds.
     pub dur: u32,
     /// Index into [`RankTrace::names`].
     pub name: u16,
@@ -79,133 +24,41 @@ pub struct Row {
 }
 
 impl Row {
-    /// When it ended, nanoseconds since the window's epoch.
+    /// The end, nanoseconds since the window's epoch.
     pub const fn end(self) -> i64 {
         self.start + self.dur as i64
     }
 }
 
-/// Which kind of step the model ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepKind {
-    /// Prefill.
-    Extend,
-    /// Decode.
-    Decode,
-    /// A batch without requests, run to keep other ranks' collectives company.
-    Idle,
-    /// Any other, or not told.
-    Step,
-}
-
-impl StepKind {
-    /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Extend, Self::Decode, Self::Idle, Self::Step];
-
-    /// Its name in JSON, CSV and on screen.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Extend => "extend",
-            Self::Decode => "decode",
-            Self::Idle => "idle",
-            Self::Step => "step",
-        }
-    }
-}
-
-/// An annotated step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StepMark {
-    /// Nanoseconds since the window's epoch.
-    pub start: i64,
-    /// Nanoseconds since the window's epoch.
-    pub end: i64,
-    /// What it ran.
-    pub kind: StepKind,
-    /// Requests in the batch, where the annotation says.
-    pub requests: Option<u32>,
-    /// Tokens in the batch, where the annotation says.
-    pub tokens: Option<u32>,
-}
-
-/// What a step annotation says, if the text is one: `step[DECODE bs=32]`,
-/// `step[EXTEND bs=1 toks=293]` (SGLang 0.5.12 and later),
-/// `execute_context_1(512)_generation_8(8)` (vLLM), `ProfilerStep#12` (any PyTorch loop).
-pub fn step_of(text: &str) -> Option<(StepKind, Option<u32>, Option<u32>)> {
-    if let Some(inside) = text.strip_prefix("step[") {
-        let inside = inside.strip_suffix(']').unwrap_or(inside);
-        let mut words = inside.split(' ');
-        let kind = match words.next()? {
-            "EXTEND" | "MIXED" | "PREFILL" => StepKind::Extend,
-            "DECODE" | "VERIFY" | "TARGET_VERIFY" => StepKind::Decode,
-            "IDLE" => StepKind::Idle,
-            _ => StepKind::Step,
-        };
-        let number = |key: &str| {
-            inside
-                .split(' ')
-                .find_map(|w| w.strip_prefix(key))
-                .and_then(|v| v.strip_prefix('=')?.parse().ok())
-        };
-        return Some((kind, number("bs"), number("toks")));
-    }
-    if let Some(rest) = text.strip_prefix("execute_context_") {
-        let (context, generation) = rest.split_once("_generation_")?;
-        let parts = |s: &str| -> Option<(u32, u32)> {
-            let (n, tokens) = s.split_once('(')?;
-            Some((n.parse().ok()?, tokens.trim_end_matches(')').parse().ok()?))
-        };
-        let ((prefills, new), (decodes, one)) = (parts(context)?, parts(generation)?);
-        let kind = if prefills > 0 { StepKind::Extend } else { StepKind::Decode };
-        return Some((kind, Some(prefills + decodes), Some(new + one)));
-    }
-    text.strip_prefix("ProfilerStep#").map(|_| (StepKind::Step, None, None))
-}
-
-/// What a trace says about one collective beyond its times.
+/// What identifies one collective call on all ranks that take part in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Sequence {
+pub struct CollectiveId {
     /// Digest of the process group's name.
     pub group: u32,
-    /// Its number inside the group.
+    /// The sequence number inside the group.
     pub number: u64,
 }
 
-/// Where step marks came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepSource {
-    /// Annotations on the GPU's own timeline.
-    GpuAnnotations,
-    /// Annotations on the CPU: a step's kernels run a little later than it says.
-    CpuAnnotations,
-    /// The period of a kernel that every rank runs equally often in a step.
-    Period,
-    /// Nothing tells steps apart: figures are per second.
-    PerSecond,
-}
-
-/// How many rows one rank may hold. Beyond, its window is cut, and says so: memory stays bounded
-/// whatever the file claims.
+/// Bounds of one rank's window, so that memory stays bounded whatever a file holds. Rows beyond them
+/// are dropped, and a note says so.
 #[derive(Clone, Copy, Debug)]
-pub struct Limit {
-    /// Rows of one rank.
+pub struct Limits {
+    /// The most rows.
     pub rows: usize,
-    /// Distinct kernel names of one rank.
+    /// The most distinct kernel names.
     pub names: usize,
 }
 
-impl Default for Limit {
+impl Default for Limits {
     fn default() -> Self {
         Self { rows: 4_000_000, names: usize::from(u16::MAX) }
     }
 }
 
-/// One rank's window.
+/// One rank's window. Readers fill it; [`RankWindow::new`](crate::RankWindow::new) ends the reading.
 #[derive(Clone, Debug, Default)]
 pub struct RankTrace {
-    /// Nanoseconds since the Unix epoch (or since the profile began) to which rows are relative.
+    /// What rows are relative to: nanoseconds since the Unix epoch (or since the profile began).
     pub epoch_ns: i64,
     /// Kernels, copies and fills.
     pub rows: Vec<Row>,
@@ -213,19 +66,19 @@ pub struct RankTrace {
     pub names: Vec<String>,
     /// Stream numbers.
     pub streams: Vec<i64>,
-    /// Whether a name is one of communication.
-    pub communicates: Vec<bool>,
-    /// Blocks launched in all, by name: equal grids mean equal work.
+    /// Whether a kernel is one of communication, by name.
+    pub(crate) communicates: Vec<bool>,
+    /// Blocks that all launches together had, by name: equal grids mean equal work.
     pub blocks: Vec<u64>,
     /// Steps annotated on the GPU's timeline.
     pub gpu_steps: Vec<StepMark>,
     /// Steps annotated on the CPU.
     pub cpu_steps: Vec<StepMark>,
-    /// Sequence numbers of collectives, by the start and stream of their row.
-    pub sequences: HashMap<(i64, u16), Sequence>,
-    /// How many ranks the trace says there are.
+    /// Identities of collectives, by the start and stream of their row.
+    pub collective_ids: HashMap<(i64, u16), CollectiveId>,
+    /// The number of ranks, if the trace says it.
     pub world_size: Option<u32>,
-    /// What a reader of the result must know: a cut window, a truncated file.
+    /// What a reader of the result must know, a sentence each: a cut window, a truncated file.
     pub notes: Vec<String>,
     /// Whether a part of the file is missing.
     pub partial: bool,
@@ -234,8 +87,8 @@ pub struct RankTrace {
     dropped: u64,
 }
 
-/// Hashes kernel names eight bytes at a time (the multiplication of FxHash): they are long, there
-/// are few, and every row looks one up.
+/// Hashes kernel names eight bytes at a time, by the multiplication of FxHash: names are long, few,
+/// and looked up for every row.
 #[derive(Clone, Copy, Debug, Default)]
 struct WordHash(u64);
 
@@ -255,24 +108,24 @@ impl Hasher for WordHash {
 }
 
 impl RankTrace {
-    /// Adds one row; `start_ns` is absolute. `name` may be any bytes. Returns the row's place, or
-    /// `None` when the window is full.
+    /// Adds one row and returns it; `None` when the window is full. `start_ns` is absolute; `name` may
+    /// be any bytes.
     pub fn push(
         &mut self,
-        limit: Limit,
+        limits: Limits,
         name: &[u8],
         stream: i64,
         start_ns: i64,
         dur_ns: i64,
     ) -> Option<Row> {
-        if self.rows.len() >= limit.rows {
+        if self.rows.len() >= limits.rows {
             self.dropped += 1;
             return None;
         }
         if self.rows.is_empty() && self.gpu_steps.is_empty() && self.cpu_steps.is_empty() {
             self.epoch_ns = start_ns;
         }
-        let name = self.name_id(limit, name)?;
+        let name = self.name_id(limits, name)?;
         let next = u16::try_from(self.streams.len()).ok()?;
         let stream = *self.stream_ids.entry(stream).or_insert_with(|| {
             self.streams.push(stream);
@@ -284,9 +137,9 @@ impl RankTrace {
         Some(row)
     }
 
-    /// Adds a step annotation with absolute times.
-    pub fn mark(&mut self, on_gpu: bool, text: &str, start_ns: i64, end_ns: i64) {
-        let Some((kind, requests, tokens)) = step_of(text) else { return };
+    /// Adds a step annotation with absolute times; any other text is ignored.
+    pub fn mark_step(&mut self, on_gpu: bool, text: &str, start_ns: i64, end_ns: i64) {
+        let Some((kind, requests, tokens)) = parse_annotation(text) else { return };
         if self.rows.is_empty() && self.gpu_steps.is_empty() && self.cpu_steps.is_empty() {
             self.epoch_ns = start_ns;
         }
@@ -295,25 +148,26 @@ impl RankTrace {
         marks.push(StepMark { start, end, kind, requests, tokens });
     }
 
-    /// The place of a name, made if it is new; `None` beyond the limit.
-    fn name_id(&mut self, limit: Limit, name: &[u8]) -> Option<u16> {
+    /// The index of a name, added if it is new; `None` beyond the limits.
+    fn name_id(&mut self, limits: Limits, name: &[u8]) -> Option<u16> {
         if let Some(&id) = self.name_ids.get(name) {
             return Some(id);
         }
-        if self.names.len() >= limit.names {
+        if self.names.len() >= limits.names {
             self.dropped += 1;
             return None;
         }
         let id = u16::try_from(self.names.len()).ok()?;
         let text = String::from_utf8_lossy(name).into_owned();
-        self.communicates.push(is_communication(&text));
+        self.communicates.push(family_of(&text) == Family::Communication);
         self.names.push(text);
         self.blocks.push(0);
         self.name_ids.insert(name.into(), id);
         Some(id)
     }
 
-    /// Ends the reading: sorts what must be sorted and gives back what only reading needed.
+    /// Ends the reading: sorts rows and steps and frees what only reading needed.
+    /// [`RankWindow::new`](crate::RankWindow::new) calls it.
     pub fn finish(&mut self) {
         if self.dropped > 0 {
             self.partial = true;
@@ -327,13 +181,24 @@ impl RankTrace {
         self.rows.shrink_to_fit();
         for marks in [&mut self.gpu_steps, &mut self.cpu_steps] {
             marks.sort_unstable_by_key(|m| (m.start, m.end));
-            // One step is annotated once per stream: overlapping twins are one.
+            // A step is annotated once per stream: equal annotations that overlap are one step.
             marks.dedup_by(|b, a| {
                 b.start < a.end && (b.kind, b.requests, b.tokens) == (a.kind, a.requests, a.tokens)
             });
         }
+        self.dropped = 0;
         self.name_ids = HashMap::default();
         self.stream_ids = HashMap::new();
+    }
+
+    /// The annotated steps; those on the GPU's timeline are preferred, because they delimit kernels
+    /// and not launches. `None` without annotations.
+    pub(crate) fn annotated_steps(&self) -> Option<(StepSource, &[StepMark])> {
+        match (self.gpu_steps.is_empty(), self.cpu_steps.is_empty()) {
+            (false, _) => Some((StepSource::GpuAnnotations, &self.gpu_steps)),
+            (true, false) => Some((StepSource::CpuAnnotations, &self.cpu_steps)),
+            (true, true) => None,
+        }
     }
 }
 
@@ -342,29 +207,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn annotations_of_both_engines_tell_kind_requests_and_tokens() {
-        let cases = [
-            ("step[DECODE bs=32]", Some((StepKind::Decode, Some(32), None))),
-            ("step[EXTEND bs=1 toks=293]", Some((StepKind::Extend, Some(1), Some(293)))),
-            ("step[IDLE bs=0]", Some((StepKind::Idle, Some(0), None))),
-            ("step[DRAFT]", Some((StepKind::Step, None, None))),
-            ("execute_context_0(0)_generation_8(8)", Some((StepKind::Decode, Some(8), Some(8)))),
-            ("execute_context_1(512)_generation_8(8)", Some((StepKind::Extend, Some(9), Some(520)))),
-            ("ProfilerStep#4", Some((StepKind::Step, None, None))),
-            ("scheduler.run_batch", None),
-            ("execute_context_x(0)_generation_8(8)", None),
-        ];
-        for (text, wanted) in cases {
-            assert_eq!(step_of(text), wanted, "{text}");
-        }
-    }
-
-    #[test]
     fn a_full_window_is_cut_and_says_so() {
         let mut t = RankTrace::default();
-        let limit = Limit { rows: 2, names: 10 };
+        let limits = Limits { rows: 2, names: 10 };
         for i in 0..5 {
-            t.push(limit, b"k", 7, i * 10, 5);
+            t.push(limits, b"k", 7, i * 10, 5);
         }
         t.finish();
         assert_eq!((t.rows.len(), t.partial), (2, true));

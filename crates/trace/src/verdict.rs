@@ -1,14 +1,14 @@
-//! The verdict's vocabulary: what kind of difference, how sure, and its causes.
+//! What a verdict says: the kind of difference, its confidence and its causes.
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::Family;
-use crate::trace::Who;
+use crate::rank::RankId;
 
-/// What kind of difference between the ranks was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// The kind of difference between the ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// One rank was given more to do.
@@ -19,14 +19,14 @@ pub enum Kind {
     AllSlow,
     /// One rank has no work.
     IdleTail,
-    /// Nothing beyond noise.
+    /// No difference beyond noise.
     NoFinding,
-    /// The traces do not tell.
+    /// The traces do not allow a verdict.
     InsufficientEvidence,
 }
 
 impl Kind {
-    /// Its name in JSON and in notifications.
+    /// The name in JSON and in notifications.
     pub const fn name(self) -> &'static str {
         match self {
             Self::UnevenWork => "uneven_work",
@@ -38,7 +38,7 @@ impl Kind {
         }
     }
 
-    /// Its name for people.
+    /// The name for people.
     pub const fn title(self) -> &'static str {
         match self {
             Self::UnevenWork => "uneven work",
@@ -51,20 +51,20 @@ impl Kind {
     }
 }
 
-/// How much the evidence carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// How far the evidence supports the verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Confidence {
-    /// Read the reasons first.
+    /// Much is missing or contradictory: read the reasons first.
     Low,
-    /// One thing is missing.
+    /// One or two pieces of evidence are missing.
     Medium,
     /// Independent evidence agrees.
     High,
 }
 
 impl Confidence {
-    /// Its name.
+    /// The name in JSON and for people.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Low => "low",
@@ -73,8 +73,8 @@ impl Confidence {
         }
     }
 
-    /// After so many doubts.
-    pub const fn after(doubts: usize) -> Self {
+    /// The confidence that is left after this number of doubts.
+    pub const fn after_doubts(doubts: usize) -> Self {
         match doubts {
             0 => Self::High,
             1 | 2 => Self::Medium,
@@ -88,7 +88,7 @@ impl Confidence {
 pub struct Cause {
     /// The family.
     pub family: Family,
-    /// Its kernel that differs most.
+    /// The kernel of it that differs most.
     pub kernel: String,
     /// The family's share of the gap, 0 to 1 (above 1 where other families save time).
     pub share: f64,
@@ -101,15 +101,15 @@ pub struct Cause {
 /// What comparing the ranks found.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Verdict {
-    /// What kind.
+    /// The kind of difference.
     pub kind: Kind,
     /// The culprit; `null` when there is none.
-    pub rank: Option<Who>,
+    pub rank: Option<RankId>,
     /// Its work per step beyond the median of its peers, milliseconds.
     pub lost_ms_per_step: Option<f64>,
-    /// Its wall time per step without any kernel, milliseconds. No kernel explains it.
+    /// Its wall time per step without any kernel, milliseconds. This is not part of the gap.
     pub host_gap_ms_per_step: Option<f64>,
-    /// How much the evidence carries.
+    /// How far the evidence supports it.
     pub confidence: Confidence,
     /// Families by their share of the gap, the largest first.
     pub causes: Vec<Cause>,
@@ -117,23 +117,24 @@ pub struct Verdict {
     pub explained_share: Option<f64>,
     /// The gap as a share of what the peers need.
     pub lost_share: Option<f64>,
-    /// Other ranks that stand out, too, the most first.
-    pub also: Vec<Who>,
-    /// Whether it bears out the hypothesis; `null` when there was none or it cannot tell.
+    /// Other ranks that stand out, the largest gap first.
+    pub also: Vec<RankId>,
+    /// Whether it confirms the suspicion that was given; `null` without one, or if the evidence does
+    /// not tell.
     pub confirms: Option<bool>,
     /// The verdict in a sentence.
     pub sentence: String,
-    /// What it rests on, and what speaks against it.
+    /// What speaks for it and against it.
     pub reasons: Vec<String>,
 }
 
 impl Verdict {
-    /// What it rests on beyond its sentence, a line each.
+    /// The reasons that the sentence does not contain already, and the other ranks that stand out.
     pub fn points(&self) -> Vec<String> {
         let mut points: Vec<String> =
             self.reasons.iter().filter(|r| !self.sentence.contains(r.as_str())).cloned().collect();
         if !self.also.is_empty() {
-            let names: Vec<String> = self.also.iter().map(Who::to_string).collect();
+            let names: Vec<String> = self.also.iter().map(RankId::to_string).collect();
             let stand = if names.len() == 1 { "stands" } else { "stand" };
             points.push(format!("{} {stand} out, too", names.join(", ")));
         }
@@ -141,7 +142,7 @@ impl Verdict {
     }
 
     /// A verdict without a culprit.
-    pub fn without_rank(kind: Kind, confidence: Confidence, sentence: String) -> Self {
+    pub(crate) fn without_rank(kind: Kind, confidence: Confidence, sentence: String) -> Self {
         Self {
             kind,
             rank: None,
@@ -159,8 +160,8 @@ impl Verdict {
     }
 }
 
-/// Milliseconds for a sentence: `0.53 ms`, `11 ms`, `840 us`.
-pub struct Ms(pub f64);
+/// Displays milliseconds for people: `0.53 ms`, `11.2 ms`, `84.0 us`.
+pub(crate) struct Ms(pub f64);
 
 impl fmt::Display for Ms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -169,6 +170,32 @@ impl fmt::Display for Ms {
             ms if ms >= 10.0 => write!(f, "{:.1} ms", self.0),
             ms if ms >= 0.1 => write!(f, "{:.2} ms", self.0),
             _ => write!(f, "{:.1} us", self.0 * 1e3),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_and_confidences_are_read_back_from_their_names() {
+        for kind in [
+            Kind::UnevenWork,
+            Kind::SlowRank,
+            Kind::AllSlow,
+            Kind::IdleTail,
+            Kind::NoFinding,
+            Kind::InsufficientEvidence,
+        ] {
+            let json = format!("{:?}", kind.name());
+            assert_eq!(serde_json::to_string(&kind).expect("it serialises"), json);
+            assert_eq!(serde_json::from_str::<Kind>(&json).expect("it is read back"), kind);
+        }
+        for confidence in [Confidence::Low, Confidence::Medium, Confidence::High] {
+            let json = format!("{:?}", confidence.name());
+            assert_eq!(serde_json::to_string(&confidence).expect("it serialises"), json);
+            assert_eq!(serde_json::from_str::<Confidence>(&json).expect("it is read back"), confidence);
         }
     }
 }

@@ -71,7 +71,7 @@ fn check_contradictions(expect: &[Expect], findings: &mut Findings<'_>) {
                 && n.state == wanted.state
                 && n.rule == wanted.rule
                 && is_before
-                && wanted.group.carry(&n.group)
+                && wanted.group.contains(&n.group)
         };
         if let Some(never) = expect.iter().find(forbids) {
             let message = format!(

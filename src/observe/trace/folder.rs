@@ -1,5 +1,5 @@
-//! What lies in a folder of a capture: traces, and what is left out with a reason. Looks one level
-//! deep when the folder itself has no trace, and refuses two captures mixed in one place.
+//! Lists the traces in the folder of a capture, with a note about every other file. Looks one level
+//! deeper when the folder itself has no trace, and refuses files of two captures.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,20 +8,19 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use skewtrap_trace::labels::{LabelValue, Labels};
-use skewtrap_trace::rank::{Axis, Rank};
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::{Rank, parse_file_name};
 
 use super::TraceError;
-use skewtrap_trace::read::naming;
 
-/// The most files one comparison takes.
+/// The most files of one comparison.
 const MAX_FILES: usize = 1024;
 
-/// What a bundle holds besides traces.
-const OWN: [&str; 6] =
+/// The agent's own files in a bundle.
+const BUNDLE_FILES: [&str; 6] =
     ["incident.json", "manifest.json", "evidence.jsonl", "report.json", "report.html", "server.log"];
 
-/// A kind of trace.
+/// The format of a trace file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// PyTorch profiler JSON, gzip or not.
@@ -32,14 +31,14 @@ pub enum Format {
     NsightReport,
 }
 
-/// One file to read.
+/// One trace file.
 #[derive(Clone, Debug)]
 pub struct TraceFile {
-    /// Where.
+    /// As given, or inside of the given folder.
     pub path: PathBuf,
-    /// What.
+    /// By name, or by content.
     pub format: Format,
-    /// Bytes.
+    /// In bytes.
     pub size: u64,
 }
 
@@ -50,7 +49,7 @@ impl TraceFile {
     }
 }
 
-/// What a capture's own files say about ranks.
+/// The ranks that the files of a bundle name.
 #[derive(Clone, Debug, Default)]
 pub struct Manifest {
     /// Ranks by file name.
@@ -59,14 +58,14 @@ pub struct Manifest {
     pub pids: BTreeMap<u32, Rank>,
 }
 
-/// What was found.
+/// The content of a capture's folder.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    /// The traces.
+    /// The traces, ordered by path.
     pub files: Vec<TraceFile>,
-    /// What the capture's manifest says.
+    /// What the bundle says about ranks.
     pub manifest: Manifest,
-    /// What was left out, and why.
+    /// Which files were left out, and why.
     pub notes: Vec<String>,
 }
 
@@ -79,30 +78,30 @@ pub fn inventory(paths: &[PathBuf]) -> Result<Inventory, TraceError> {
     for path in paths {
         let meta = fs::metadata(path).map_err(|why| TraceError::Unreadable { path: path.clone(), why })?;
         if meta.is_dir() {
-            folder(path, &mut found)?;
+            add_folder(path, &mut found)?;
         } else {
-            match judge(path)? {
-                Entry::Trace(format) => {
+            match classify(path)? {
+                FileKind::Trace(format) => {
                     found.files.push(TraceFile { path: path.clone(), format, size: meta.len() });
                 }
-                Entry::LeftOut(why) => {
+                FileKind::LeftOut(why) => {
                     let what = format!("this is {why}: give the traces of the ranks");
                     return Err(TraceError::File { path: path.clone(), what });
                 }
-                Entry::Own | Entry::Foreign => {
+                FileKind::Bundle | FileKind::Other => {
                     let what =
                         "this is no profiler trace (.trace.json, .trace.json.gz, .sqlite, .nsys-rep)".into();
                     return Err(TraceError::File { path: path.clone(), what });
                 }
             }
-            manifest(path.parent().unwrap_or(Path::new(".")), &mut found);
+            read_manifests(path.parent().unwrap_or(Path::new(".")), &mut found);
         }
     }
     if found.files.is_empty() {
-        let looked = paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+        let given = paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
         let left =
             if found.notes.is_empty() { String::new() } else { format!(" ({})", found.notes.join("; ")) };
-        return Err(TraceError::Nothing(format!("no profiler trace in {looked}{left}")));
+        return Err(TraceError::Nothing(format!("no profiler trace in {given}{left}")));
     }
     prefer_exports(&mut found);
     if found.files.len() > MAX_FILES {
@@ -111,22 +110,25 @@ pub fn inventory(paths: &[PathBuf]) -> Result<Inventory, TraceError> {
             found.files.len()
         )));
     }
-    one_capture(&found)?;
+    check_one_capture(&found)?;
     found.files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(found)
 }
 
-enum Entry {
+enum FileKind {
     Trace(Format),
+    /// A related file, and what it is.
     LeftOut(&'static str),
-    Own,
-    Foreign,
+    /// One of the agent's own.
+    Bundle,
+    Other,
 }
 
-fn folder(dir: &Path, found: &mut Inventory) -> Result<(), TraceError> {
+/// Adds the traces of a folder, or else of the one folder below it that has any.
+fn add_folder(dir: &Path, found: &mut Inventory) -> Result<(), TraceError> {
     let before = found.files.len();
     let below = list(dir, found)?;
-    manifest(dir, found);
+    read_manifests(dir, found);
     if found.files.len() > before {
         return Ok(());
     }
@@ -136,7 +138,7 @@ fn folder(dir: &Path, found: &mut Inventory) -> Result<(), TraceError> {
         let mut inside = Inventory::default();
         list(&sub, &mut inside)?;
         if !inside.files.is_empty() {
-            manifest(&sub, &mut inside);
+            read_manifests(&sub, &mut inside);
             with_traces.push((sub, inside));
         }
     }
@@ -158,7 +160,7 @@ fn folder(dir: &Path, found: &mut Inventory) -> Result<(), TraceError> {
     Ok(())
 }
 
-/// Takes the traces of one folder; returns the folders below.
+/// Adds the traces of one folder, and returns the folders below it.
 fn list(dir: &Path, found: &mut Inventory) -> Result<Vec<PathBuf>, TraceError> {
     let unreadable = |why| TraceError::Unreadable { path: dir.to_owned(), why };
     let mut below = Vec::new();
@@ -167,7 +169,7 @@ fn list(dir: &Path, found: &mut Inventory) -> Result<Vec<PathBuf>, TraceError> {
         entries.push(entry.map_err(unreadable)?.path());
     }
     entries.sort();
-    let mut foreign = 0usize;
+    let mut other = 0usize;
     for path in entries {
         let Ok(meta) = fs::metadata(&path) else { continue };
         if meta.is_dir() {
@@ -175,71 +177,70 @@ fn list(dir: &Path, found: &mut Inventory) -> Result<Vec<PathBuf>, TraceError> {
             continue;
         }
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        match judge(&path)? {
-            Entry::Trace(format) => found.files.push(TraceFile { path, format, size: meta.len() }),
-            Entry::LeftOut(why) => found.notes.push(format!("left out {name}: {why}")),
-            Entry::Own => {}
-            Entry::Foreign => foreign += usize::from(!name.starts_with('.')),
+        match classify(&path)? {
+            FileKind::Trace(format) => found.files.push(TraceFile { path, format, size: meta.len() }),
+            FileKind::LeftOut(why) => found.notes.push(format!("left out {name}: {why}")),
+            FileKind::Bundle => {}
+            FileKind::Other => other += usize::from(!name.starts_with('.')),
         }
     }
-    if foreign > 0 && !found.files.is_empty() {
-        found.notes.push(format!("left out {foreign} other file{}", if foreign == 1 { "" } else { "s" }));
+    if other > 0 && !found.files.is_empty() {
+        found.notes.push(format!("left out {other} other file{}", if other == 1 { "" } else { "s" }));
     }
     Ok(below)
 }
 
-/// What a file is, by its name and, for JSON of no telling name, its first bytes.
-fn judge(path: &Path) -> Result<Entry, TraceError> {
+/// What a file is, by its name and, for JSON of any other name, by its first bytes.
+fn classify(path: &Path) -> Result<FileKind, TraceError> {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let plain = name.strip_suffix(".gz").unwrap_or(&name);
     if plain.starts_with("merged-") && plain.ends_with(".json") {
-        return Ok(Entry::LeftOut("a merged trace, whose rows no longer tell their ranks"));
+        return Ok(FileKind::LeftOut("a merged trace, whose rows no longer tell their ranks"));
     }
     if name.contains("async_llm") {
-        return Ok(Entry::LeftOut("the trace of the front end, which has no GPU"));
+        return Ok(FileKind::LeftOut("the trace of the front end, which has no GPU"));
     }
     if plain.starts_with("rpd-") {
-        return Ok(Entry::LeftOut("an RPD trace, which is not supported"));
+        return Ok(FileKind::LeftOut("an RPD trace, which is not supported"));
     }
     if name.ends_with(".pickle") {
-        return Ok(Entry::LeftOut("a memory snapshot"));
+        return Ok(FileKind::LeftOut("a memory snapshot"));
     }
     if plain == "server_args.json" {
-        return Ok(Entry::LeftOut("the server's arguments"));
+        return Ok(FileKind::LeftOut("the server's arguments"));
     }
-    // The agent's own files are no surprise to anyone.
-    if OWN.contains(&name.as_str()) {
-        return Ok(Entry::Own);
+    if BUNDLE_FILES.contains(&name.as_str()) {
+        return Ok(FileKind::Bundle);
     }
     if name.ends_with(".qdstrm") {
-        return Ok(Entry::LeftOut("an Nsight report whose import failed; import it with Nsight Systems"));
+        return Ok(FileKind::LeftOut("an Nsight report whose import failed; import it with Nsight Systems"));
     }
     if name.ends_with(".nsys-rep") {
-        return Ok(Entry::Trace(Format::NsightReport));
+        return Ok(FileKind::Trace(Format::NsightReport));
     }
     if name.ends_with(".sqlite") || name.ends_with(".sqlite.gz") {
-        return Ok(Entry::Trace(Format::NsightSqlite));
+        return Ok(FileKind::Trace(Format::NsightSqlite));
     }
     if plain.ends_with(".trace.json") {
-        return Ok(Entry::Trace(Format::Kineto));
+        return Ok(FileKind::Trace(Format::Kineto));
     }
     if plain.ends_with(".json") {
-        return Ok(if looks_like_trace(path)? { Entry::Trace(Format::Kineto) } else { Entry::Foreign });
+        return Ok(if looks_like_trace(path)? { FileKind::Trace(Format::Kineto) } else { FileKind::Other });
     }
-    Ok(Entry::Foreign)
+    Ok(FileKind::Other)
 }
 
 /// Whether a JSON file of any name begins like a trace.
 fn looks_like_trace(path: &Path) -> Result<bool, TraceError> {
     let mut head = Vec::new();
     let reader = super::open(path)?;
-    // What cannot be inflated is no trace; the other files still are.
+    // A file that cannot be decompressed is no trace; that is no error of the others.
     let _ = reader.take(64 << 10).read_to_end(&mut head);
     let has = |word: &[u8]| memchr::memmem::find(&head, word).is_some();
     Ok(has(b"\"traceEvents\"") || has(b"\"schemaVersion\"") && has(b"\"deviceProperties\""))
 }
 
-/// An export beside its report says the same twice.
+/// Drops a report whose export is there: both have the same content.
 fn prefer_exports(found: &mut Inventory) {
     let stem = |file: &TraceFile| {
         let name = file.name();
@@ -252,10 +253,10 @@ fn prefer_exports(found: &mut Inventory) {
     found.files.retain(|f| f.format != Format::NsightReport || !exported.contains(&stem(f)));
 }
 
-/// Refuses files of several captures: their ranks would be compared across time.
-fn one_capture(found: &Inventory) -> Result<(), TraceError> {
+/// Refuses files of several captures, whose ranks would be compared across time.
+fn check_one_capture(found: &Inventory) -> Result<(), TraceError> {
     let captures: BTreeSet<String> =
-        found.files.iter().filter_map(|f| naming::named(&f.name()).capture).collect();
+        found.files.iter().filter_map(|f| parse_file_name(&f.name()).capture).collect();
     if captures.len() > 1 {
         let names: Vec<&str> = captures.iter().map(String::as_str).take(8).collect();
         return Err(TraceError::Nothing(format!(
@@ -268,7 +269,7 @@ fn one_capture(found: &Inventory) -> Result<(), TraceError> {
     Ok(())
 }
 
-/// What of `incident.json` (or a `manifest.json` by hand) matters here.
+/// The part of `incident.json`, or of a `manifest.json` written by hand, that names ranks.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct ManifestFile {
@@ -284,32 +285,23 @@ struct FileEntry {
     rank: Option<Labels>,
 }
 
-/// Reads what the agent wrote beside a capture (or one level up); absent or unreadable says nothing.
-fn manifest(dir: &Path, found: &mut Inventory) {
+/// Reads what the agent wrote beside the traces or one level up; absent or unreadable files are
+/// ignored.
+fn read_manifests(dir: &Path, found: &mut Inventory) {
     let up = dir.parent().map(Path::to_owned).unwrap_or_default();
     for path in ["incident.json", "manifest.json"].iter().flat_map(|n| [dir.join(n), up.join(n)]) {
         let Ok(text) = fs::read(&path) else { continue };
         let Ok(parsed) = serde_json::from_slice::<ManifestFile>(&text) else { continue };
         for entry in parsed.files {
             let name = Path::new(&entry.path).file_name().map(|n| n.to_string_lossy().into_owned());
-            if let (Some(name), Some(rank)) = (name, entry.rank.as_ref().and_then(rank_of)) {
+            if let (Some(name), Some(rank)) = (name, entry.rank.as_ref().and_then(Rank::from_labels)) {
                 found.manifest.files.insert(name, rank);
             }
         }
         for (pid, labels) in parsed.processes {
-            if let (Ok(pid), Some(rank)) = (pid.parse(), rank_of(&labels)) {
+            if let (Ok(pid), Some(rank)) = (pid.parse(), Rank::from_labels(&labels)) {
                 found.manifest.pids.insert(pid, rank);
             }
         }
     }
-}
-
-fn rank_of(labels: &Labels) -> Option<Rank> {
-    let mut rank = Rank::NONE;
-    for axis in Axis::ALL {
-        if let Some(LabelValue::Index(i)) = labels.get(axis.label()) {
-            rank = rank.with(axis, u16::try_from(*i).ok()?);
-        }
-    }
-    (!rank.is_none()).then_some(rank)
 }

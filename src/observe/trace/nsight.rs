@@ -1,23 +1,28 @@
-//! Reads an Nsight Systems export (SQLite), one process at a time, read-only and immutable: no
-//! journal is made beside somebody's file. A report (`.nsys-rep`) is exported by the installed
-//! `nsys` into a temporary folder first.
+//! Reads an Nsight Systems export (SQLite), one process at a time, read-only and immutable, so that
+//! SQLite makes no journal beside the user's file. A report (`.nsys-rep`) is first exported by the
+//! installed `nsys` into a temporary folder.
 //!
-//! The export holds the profiled process's environment and output: only kernel tables, names and
-//! processes are read, and nothing else is ever shown.
+//! An export contains the environment and the output of the profiled processes. Only kernel tables,
+//! NVTX ranges and process names are read from it.
 
-use std::path::Path;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rusqlite::{Connection, OpenFlags};
 
-use skewtrap_trace::trace::{Limit, RankTrace};
+use skewtrap_trace::{Limits, RankTrace};
 
 use super::TraceError;
+use super::folder::{Format, TraceFile};
 
 /// A process that ran kernels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Its number.
+    /// Its process id.
     pub pid: u32,
     /// Its name, cut to 15 characters by Nsight.
     pub name: String,
@@ -35,7 +40,7 @@ fn failed(path: &Path, e: impl std::fmt::Display) -> TraceError {
     TraceError::File { path: path.to_owned(), what }
 }
 
-/// The process of a row.
+/// The process id of a row, in SQL.
 const PID: &str = "((globalPid >> 24) & 0xffffff)";
 
 impl Export {
@@ -59,7 +64,7 @@ impl Export {
         let flags =
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(&uri, flags).map_err(|e| failed(path, e))?;
-        // Every export has strings; a table that would be empty is not made.
+        // Every export has the table of strings; tables without rows are left out of an export.
         let tables: i64 = db
             .query_row("SELECT count(*) FROM sqlite_master WHERE name = 'StringIds'", [], |r| r.get(0))
             .map_err(|e| failed(path, e))?;
@@ -77,7 +82,7 @@ impl Export {
         Ok(Self { db, epoch_ns })
     }
 
-    /// The processes that ran kernels, by number.
+    /// The processes that ran kernels, ordered by process id.
     ///
     /// # Errors
     /// When the tables are not as Nsight writes them.
@@ -97,11 +102,17 @@ impl Export {
             .collect())
     }
 
-    /// Reads one process's rows.
+    /// Adds the rows of one process to `trace`.
     ///
     /// # Errors
     /// When the tables are not as Nsight writes them.
-    pub fn read(&self, path: &Path, pid: u32, limit: Limit, trace: &mut RankTrace) -> Result<(), TraceError> {
+    pub fn read(
+        &self,
+        path: &Path,
+        pid: u32,
+        limits: Limits,
+        trace: &mut RankTrace,
+    ) -> Result<(), TraceError> {
         let has_demangled =
             self.db.prepare("SELECT demangledName FROM CUPTI_ACTIVITY_KIND_KERNEL LIMIT 1").is_ok();
         let name = if has_demangled { "demangledName" } else { "shortName" };
@@ -109,22 +120,22 @@ impl Export {
             "SELECT k.start, k.end, k.streamId, k.gridX * k.gridY * k.gridZ, s.value \
              FROM CUPTI_ACTIVITY_KIND_KERNEL k JOIN StringIds s ON s.id = k.{name} WHERE {PID} = ? ORDER BY k.start"
         );
-        self.rows(&sql, pid, limit, trace).map_err(|e| failed(path, e))?;
-        // Absent tables had no rows.
+        self.add_rows(&sql, pid, limits, trace).map_err(|e| failed(path, e))?;
+        // An absent table would have no rows.
         for (table, name) in
             [("CUPTI_ACTIVITY_KIND_MEMCPY", "Memcpy"), ("CUPTI_ACTIVITY_KIND_MEMSET", "Memset")]
         {
             let sql = format!("SELECT start, end, streamId, 0, '{name}' FROM {table} WHERE {PID} = ?");
-            match self.rows(&sql, pid, limit, trace) {
+            match self.add_rows(&sql, pid, limits, trace) {
                 Ok(()) | Err(rusqlite::Error::SqliteFailure(_, _)) => {}
                 Err(e) => return Err(failed(path, e)),
             }
         }
-        self.marks(pid, trace);
+        self.add_steps(pid, trace);
         Ok(())
     }
 
-    fn rows(&self, sql: &str, pid: u32, limit: Limit, trace: &mut RankTrace) -> rusqlite::Result<()> {
+    fn add_rows(&self, sql: &str, pid: u32, limits: Limits, trace: &mut RankTrace) -> rusqlite::Result<()> {
         let mut statement = self.db.prepare(sql)?;
         let mut rows = statement.query([pid])?;
         while let Some(row) = rows.next()? {
@@ -132,7 +143,7 @@ impl Export {
             let blocks = row.get::<_, Option<i64>>(3)?.unwrap_or(0).unsigned_abs();
             let at = self.epoch_ns.saturating_add(start);
             if let Some(r) =
-                trace.push(limit, row.get_ref(4)?.as_bytes()?, row.get(2)?, at, end.saturating_sub(start))
+                trace.push(limits, row.get_ref(4)?.as_bytes()?, row.get(2)?, at, end.saturating_sub(start))
             {
                 let sum = &mut trace.blocks[usize::from(r.name)];
                 *sum = sum.saturating_add(blocks);
@@ -141,8 +152,8 @@ impl Export {
         Ok(())
     }
 
-    /// Steps that NVTX ranges name, where the engine emits them.
-    fn marks(&self, pid: u32, trace: &mut RankTrace) {
+    /// Adds the steps that NVTX ranges delimit, where the engine emits them.
+    fn add_steps(&self, pid: u32, trace: &mut RankTrace) {
         let sql = "SELECT e.start, e.end, coalesce(e.text, s.value) FROM NVTX_EVENTS e LEFT JOIN StringIds s ON s.id = e.textId \
                    WHERE ((e.globalTid >> 24) & 0xffffff) = ? AND e.end IS NOT NULL \
                    AND (coalesce(e.text, s.value) LIKE 'step[%' OR coalesce(e.text, s.value) LIKE 'execute_context_%')";
@@ -150,16 +161,41 @@ impl Export {
         let marks = statement
             .query_map([pid], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, String>(2)?)));
         for (start, end, text) in marks.into_iter().flatten().flatten() {
-            trace.mark(false, &text, self.epoch_ns.saturating_add(start), self.epoch_ns.saturating_add(end));
+            trace.mark_step(
+                false,
+                &text,
+                self.epoch_ns.saturating_add(start),
+                self.epoch_ns.saturating_add(end),
+            );
         }
     }
 }
 
-/// Exports a report into `dir` with the installed `nsys`; returns where.
+/// The SQLite file of an Nsight capture, with the temporary folder it was put in where the given file
+/// had to be decompressed or exported first.
 ///
 /// # Errors
-/// When there is no `nsys`, or it fails.
-pub fn export(report: &Path, dir: &Path) -> Result<std::path::PathBuf, TraceError> {
+/// When that fails: no `nsys`, no room.
+pub fn sqlite_of(file: &TraceFile) -> Result<(PathBuf, Option<TempFolder>), TraceError> {
+    let is_gzip = file.path.extension().is_some_and(|e| e == "gz");
+    if file.format == Format::NsightSqlite && !is_gzip {
+        return Ok((file.path.clone(), None));
+    }
+    let unreadable = |why| TraceError::Unreadable { path: file.path.clone(), why };
+    let temp = TempFolder::new().map_err(unreadable)?;
+    let out = if is_gzip {
+        let out = temp.0.join("export.sqlite");
+        let mut to = File::create(&out).map_err(unreadable)?;
+        io::copy(&mut super::open(&file.path)?, &mut to).map_err(unreadable)?;
+        out
+    } else {
+        export(&file.path, &temp.0)?
+    };
+    Ok((out, Some(temp)))
+}
+
+/// Exports a report into `dir` with the installed `nsys`, and returns the path of the export.
+fn export(report: &Path, dir: &Path) -> Result<PathBuf, TraceError> {
     let out = dir.join(report.with_extension("sqlite").file_name().unwrap_or_default());
     let fail = |what: String| TraceError::File { path: report.to_owned(), what };
     let ran = Command::new("nsys")
@@ -174,9 +210,35 @@ pub fn export(report: &Path, dir: &Path) -> Result<std::path::PathBuf, TraceErro
             ))
         })?;
     if !ran.status.success() || !out.exists() {
-        let said = String::from_utf8_lossy(&ran.stderr);
-        let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        let last = stderr.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");
         return Err(fail(format!("`nsys export` failed: {last}")));
     }
     Ok(out)
+}
+
+/// A temporary folder, removed when this is dropped.
+pub struct TempFolder(PathBuf);
+
+impl TempFolder {
+    /// Readable by this user only: an export contains the environment of the profiled processes.
+    fn new() -> io::Result<Self> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        loop {
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            let path = std::env::temp_dir().join(format!("skewtrap-export-{}-{n}", std::process::id()));
+            match DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => return Ok(Self(path)),
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+impl Drop for TempFolder {
+    fn drop(&mut self) {
+        // A leftover in the folder for temporary files does no harm.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::traces as generator;
 use crate::support::traces::{Rank, Slow, Style, write};
-use skewtrap::agent::compare::{Request, run};
+use skewtrap::agent::compare::{CompareRequest, run};
 use skewtrap_trace::verdict::{Kind, Verdict};
 
 /// What must come of a case: the kind, and the culprit's name where there is one.
@@ -258,7 +258,7 @@ fn verdict_of(dir: &Path, c: &Case) -> Verdict {
         std::fs::remove_file(now.join(format!("{}-{}.trace.json", c.style.id, gone.name)))
             .expect("was written");
     }
-    let mut request = Request { paths: vec![now], ..Request::default() };
+    let mut request = CompareRequest { paths: vec![now], ..CompareRequest::default() };
     if let Some(before) = &c.baseline {
         let then = at("then");
         write(&then, before, &Style { seed: c.style.seed + 77, ..c.style.clone() });

@@ -13,8 +13,8 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
 use skewtrap_trace::read::kineto;
-use skewtrap_trace::trace::{Limit, RankTrace};
 use skewtrap_trace::verdict::{Confidence, Kind};
+use skewtrap_trace::{Limits, RankTrace};
 
 fn gz(bytes: &[u8]) -> Vec<u8> {
     let mut to = GzEncoder::new(Vec::new(), Compression::default());
@@ -249,7 +249,7 @@ fn one_event_without_end_does_not_fill_the_memory() {
     let mut bytes = b"{\"traceEvents\": [{\"ph\": \"X\", \"name\": \"".to_vec();
     bytes.resize(40 << 20, b'a');
     let mut trace = RankTrace::default();
-    kineto::read(&bytes[..], Limit::default(), &mut trace).expect("it is a trace");
+    kineto::read(&bytes[..], Limits::default(), &mut trace).expect("it is a trace");
     assert!(trace.partial && trace.notes[0].contains("longer than 16 MiB"), "{:?}", trace.notes);
 }
 
@@ -282,7 +282,7 @@ proptest! {
             }
         }
         let mut trace = RankTrace::default();
-        if kineto::read(&bytes[..], Limit { rows: 10_000, names: 1000 }, &mut trace).is_ok() {
+        if kineto::read(&bytes[..], Limits { rows: 10_000, names: 1000 }, &mut trace).is_ok() {
             trace.finish();
             prop_assert!(trace.rows.is_sorted_by_key(|r| r.start));
         }
@@ -294,7 +294,7 @@ proptest! {
         let bytes = seed_trace();
         let read = |b: &[u8]| {
             let mut trace = RankTrace::default();
-            kineto::read(b, Limit::default(), &mut trace).map(|_| trace.rows.len())
+            kineto::read(b, Limits::default(), &mut trace).map(|_| trace.rows.len())
         };
         let whole = read(&bytes).expect("it is a trace");
         let cut = at.index(bytes.len());

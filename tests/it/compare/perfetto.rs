@@ -6,14 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use skewtrap::agent::compare::{Compared, Request, run};
-use skewtrap::agent::merged;
+use skewtrap::agent::compare::perfetto;
+use skewtrap::agent::compare::{CompareRequest, Compared, run};
 use skewtrap_trace::rank::Rank;
-use skewtrap_trace::trace::Who;
+use skewtrap_trace::rank::RankId;
 
 fn compared(path: &str) -> Compared {
     let path: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
-    run(&Request { paths: vec![path], ..Request::default() }, &|_| {}).expect("it compares")
+    run(&CompareRequest { paths: vec![path], ..CompareRequest::default() }, &|_| {}).expect("it compares")
 }
 
 /// A merged trace, taken apart as the viewer does.
@@ -38,8 +38,8 @@ fn nanos(number: &Value) -> i64 {
 
 fn seen(c: &Compared) -> Seen {
     let mut out = Vec::new();
-    let ranks = merged::chosen(c, &[]).expect("are there");
-    let crowded = merged::write(c, &ranks, &mut out).expect("writes");
+    let ranks = perfetto::profiles_of(c, &[]).expect("are there");
+    let crowded = perfetto::write(c, &ranks, &mut out).expect("writes");
     let doc: Value = serde_json::from_slice(&out).expect("one JSON object");
     let mut seen = Seen { groups: BTreeMap::new(), rows: BTreeMap::new(), slices: BTreeMap::new(), crowded };
     for event in doc["traceEvents"].as_array().expect("a list") {
@@ -93,8 +93,8 @@ fn order(seen: &Seen, pid: i64) -> Vec<&str> {
     seen.rows.iter().filter(|(at, _)| at.0 == pid).map(|(_, label)| label.as_str()).collect()
 }
 
-fn rows_of(c: &Compared, whom: &[Who]) -> usize {
-    let profiles = c.study.profiles.iter().filter(|p| whom.contains(&p.who));
+fn rows_of(c: &Compared, whom: &[RankId]) -> usize {
+    let profiles = c.input.profiles.iter().filter(|p| whom.contains(&p.rank));
     profiles.map(|p| usize::try_from(p.rows).expect("few")).sum()
 }
 
@@ -108,7 +108,7 @@ fn a_merged_trace_of_a_recording_holds_to_what_the_viewer_demands() {
     ];
     for (path, culprit) in cases {
         let c = compared(path);
-        let whom = c.comparison.telling_ranks();
+        let whom = c.comparison.representative_ranks();
         let mut seen = seen(&c);
         assert_eq!(holds(&mut seen), rows_of(&c, &whom), "{path}: every kernel of the chosen ranks");
         assert_eq!(seen.groups.values().next().map(String::as_str), Some(culprit), "{path}");
@@ -132,7 +132,7 @@ fn a_merged_trace_of_a_recording_holds_to_what_the_viewer_demands() {
 #[test]
 fn a_rank_that_is_not_there_is_named_with_those_that_are() {
     let c = compared("src/demo/data/skew");
-    let absent = merged::chosen(&c, &[Who::Rank(Rank::dp(9))]).map(|p| p.len());
+    let absent = perfetto::profiles_of(&c, &[RankId::Rank(Rank::dp(9))]).map(|p| p.len());
     let said = absent.expect_err("there is no DP9").to_string();
     assert!(said.contains("DP9") && said.contains("DP0, DP1, DP2, DP3"), "{said}");
 }

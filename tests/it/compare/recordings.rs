@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::support::comparison::{attention_of, check_nsight, compared, here, lost, named, skew};
 use serde_json::Value;
-use skewtrap::agent::compare::{Request, Told, run};
+use skewtrap::agent::compare::{CompareRequest, RankOverrides, run};
 use skewtrap_trace::kernel::Family;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::verdict::{Confidence, Kind};
@@ -40,14 +40,14 @@ fn ends_of(line: &str) -> Vec<usize> {
 #[test]
 fn every_heading_of_the_screen_stands_over_a_column_of_its_own() {
     for baseline in [vec![], vec![here("tests/data/recordings/dp4/traces/prefixed")]] {
-        let request = Request {
+        let request = CompareRequest {
             paths: vec![here("tests/data/recordings/dp4/traces/draining")],
             baseline,
-            ..Request::default()
+            ..CompareRequest::default()
         };
         let compared = run(&request, &|_| ()).expect("comparable");
         let mut screen = Vec::new();
-        skewtrap_trace::report::terminal::write(
+        skewtrap_trace::report::write_terminal(
             &mut anstream::StripStream::new(&mut screen),
             &compared.comparison,
         )
@@ -117,9 +117,10 @@ fn a_report_is_exported_by_the_nsys_on_the_path_where_nobody_else_can_read_it() 
 #[test]
 fn a_process_that_the_user_names_is_still_compared_with_those_he_did_not() {
     let pids = [(743, Rank::dp(1)), (9, Rank::dp(2))].into_iter().collect();
-    let told = Told { pids, ..Told::default() };
+    let rank_overrides = RankOverrides { pids, ..RankOverrides::default() };
     let paths = vec![here("tests/data/recordings/nsight/dp4-skew-to-dp1.sqlite.gz")];
-    let c = run(&Request { paths, told, ..Request::default() }, &|_| {}).expect("it compares");
+    let c = run(&CompareRequest { paths, rank_overrides, ..CompareRequest::default() }, &|_| {})
+        .expect("it compares");
     assert_eq!(named(&c), attention_of("DP1"));
     let reasons = c.comparison.verdict.reasons.join("; ");
     assert!(!reasons.contains("with two ranks"), "{reasons}");
@@ -128,9 +129,15 @@ fn a_process_that_the_user_names_is_still_compared_with_those_he_did_not() {
 
 #[test]
 fn what_the_user_tells_of_ranks_and_fits_nothing_is_said() {
-    let told = Told { files: vec![("nodeB".into(), Rank::dp(1))], ..Told::default() };
+    let rank_overrides =
+        RankOverrides { files: vec![("nodeB".into(), Rank::dp(1))], ..RankOverrides::default() };
     let regex = regex::Regex::new("worker([0-9]+)").expect("valid");
-    let request = Request { paths: vec![skew()], told, rank_regex: Some(regex), ..Request::default() };
+    let request = CompareRequest {
+        paths: vec![skew()],
+        rank_overrides,
+        rank_regex: Some(regex),
+        ..CompareRequest::default()
+    };
     let notes = run(&request, &|_| {}).expect("it compares").comparison.notes.join("; ");
     assert!(notes.contains("no file has nodeB in its name"), "{notes}");
     assert!(notes.contains("worker([0-9]+) finds a rank in no file name"), "{notes}");
@@ -157,7 +164,7 @@ fn a_manifest_tells_the_ranks_of_processes_and_files() {
 fn every_byte_of_a_verdict_is_the_same_again() {
     let json = || {
         let mut out = Vec::new();
-        skewtrap_trace::report::json::write(&mut out, &compared(&[skew()]).comparison).expect("writes");
+        skewtrap_trace::report::write_json(&mut out, &compared(&[skew()]).comparison).expect("writes");
         out
     };
     assert_eq!(json(), json());
@@ -167,7 +174,7 @@ fn every_byte_of_a_verdict_is_the_same_again() {
 fn the_json_keeps_the_names_that_scripts_rely_on() {
     let c = compared(&[skew()]);
     let mut out = Vec::new();
-    skewtrap_trace::report::json::write(&mut out, &c.comparison).expect("writes");
+    skewtrap_trace::report::write_json(&mut out, &c.comparison).expect("writes");
     let text = String::from_utf8(out).expect("utf-8");
     assert!(text.trim_start_matches(['{', '\n', ' ']).starts_with("\"verdict\""), "the verdict comes first");
     let doc: Value = serde_json::from_str(&text).expect("JSON");

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use skewtrap::agent::compare::{Compared, Request, Told, run};
+use skewtrap::agent::compare::{CompareRequest, Compared, RankOverrides, run};
 use skewtrap_trace::kernel::Family;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::verdict::Kind;
@@ -16,11 +16,11 @@ pub fn skew() -> PathBuf {
 }
 
 pub fn compared(paths: &[PathBuf]) -> Compared {
-    run(&Request { paths: paths.to_vec(), ..Request::default() }, &|_| {}).expect("it compares")
+    run(&CompareRequest { paths: paths.to_vec(), ..CompareRequest::default() }, &|_| {}).expect("it compares")
 }
 
 pub fn refused(paths: &[PathBuf]) -> String {
-    match run(&Request { paths: paths.to_vec(), ..Request::default() }, &|_| {}) {
+    match run(&CompareRequest { paths: paths.to_vec(), ..CompareRequest::default() }, &|_| {}) {
         Ok(c) => panic!("it should be refused, but said: {}", c.comparison.verdict.sentence),
         Err(e) => e.to_string(),
     }
@@ -52,7 +52,7 @@ pub fn check_nsight(path: PathBuf) {
     assert!([742, 744, 745].iter().all(|p| busy(*p) > busy(743)), "in all it is the least busy");
     let pids =
         [(742, 0), (743, 1), (744, 2), (745, 3)].map(|(pid, dp)| (pid, Rank::dp(dp))).into_iter().collect();
-    let told = Told { pids, ..Told::default() };
-    let c = run(&Request { paths: vec![path], told, ..Request::default() }, &|_| {}).expect("it compares");
+    let rank_overrides = RankOverrides { pids, ..RankOverrides::default() };
+    let c = run(&CompareRequest { paths: vec![path], rank_overrides, ..CompareRequest::default() }, &|_| {}).expect("it compares");
     assert_eq!(named(&c), attention_of("DP1"));
 }

@@ -159,7 +159,7 @@ impl Incidents {
 fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) -> ActiveIncident {
     let rule = change.rule.clone();
     let group = match &change.target {
-        Some(target) => change.group.clone().on(target),
+        Some(target) => change.group.clone().with_target(target),
         None => change.group.clone(),
     };
     // Nobody's rule fires where nobody is blamed.

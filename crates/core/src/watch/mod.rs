@@ -170,7 +170,7 @@ impl Watch {
 
     /// What the store remembers of an incident's group since then: the evidence of its bundle.
     pub fn evidence(&self, incident: &Incident, since: Time) -> Vec<StoredSample> {
-        self.store.samples(&incident.group.clone().on(&incident.target), since).collect()
+        self.store.samples(&incident.group.clone().with_target(&incident.target), since).collect()
     }
 
     /// Everything that is shown.

@@ -329,7 +329,7 @@ fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<S
     let mut labels = change.group.clone();
     labels.0.extend(finding.rank.0.clone());
     if let Some(target) = &change.target {
-        labels = labels.on(target);
+        labels = labels.with_target(target);
     }
     store.nearest(&labels, signal, finding.onset)
 }

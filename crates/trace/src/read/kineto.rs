@@ -1,71 +1,77 @@
-//! Reads a Kineto trace (the JSON of the PyTorch profiler, gzip or not) in a stream: own scanner,
-//! 256 KiB of buffer, every layout and key order that any version of Kineto writes.
+//! Reads a Kineto trace (the JSON of the PyTorch profiler) as a stream: a scanner of its own with
+//! 256 KiB of buffer, for every layout and key order that any version of Kineto writes.
 //!
-//! Only GPU rows, step annotations and process names are taken; a CPU operator is stepped over. A
-//! file that ends too early gives what it has, marked. Nothing here trusts a size that the file
-//! claims: an event, a name, a ratio of compression beyond its bound is an error or a note.
+//! Only GPU rows, step annotations and process names are read; CPU operators are stepped over. Of a
+//! file that ends too early everything before its end is used, and the trace is marked as partial.
+//! No size that a file claims is trusted: an event or a number of names beyond its bound is an error
+//! or a note.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
-use crate::trace::{Limit, RankTrace, Sequence};
+use crate::rank::{Rank, parse_process_name};
+use crate::trace::{CollectiveId, Limits, RankTrace, Row};
 
 use super::NotATrace;
-use super::layout::Layout;
-use super::scan::{self, Found, Places, Scan};
-use super::window::Window;
+use super::buffer::StreamBuffer;
+use super::event::{Fields, Layout, Scanned, scan_event};
+use super::json::{self, Scan};
 
-/// Longest single event, in bytes.
+/// The longest single event, in bytes.
 const MAX_EVENT: usize = 16 << 20;
 
-/// Where a row says how many blocks it launched.
+/// The argument that says how many blocks a kernel launched.
 static GRID: LazyLock<memchr::memmem::Finder<'static>> =
     LazyLock::new(|| memchr::memmem::Finder::new(b"\"grid\""));
 
-/// One event of the stream, as raw bytes of its values.
+/// One event of the stream: views of the raw bytes of its values.
 pub struct Event<'a> {
-    /// The buffer.
     bytes: &'a [u8],
-    /// Where in it.
-    places: Places,
+    fields: Fields,
 }
 
 impl<'a> Event<'a> {
-    /// `cat`.
-    pub fn cat(&self) -> &'a [u8] {
-        &self.bytes[self.places.cat.clone()]
+    /// The category.
+    fn cat(&self) -> &'a [u8] {
+        &self.bytes[self.fields.cat.clone()]
     }
 
-    /// `ph`.
-    pub fn ph(&self) -> &'a [u8] {
-        &self.bytes[self.places.ph.clone()]
+    /// The phase: `X` for a complete event, `M` for metadata.
+    fn ph(&self) -> &'a [u8] {
+        &self.bytes[self.fields.ph.clone()]
     }
 
-    /// `name`, escapes unresolved.
-    pub fn name(&self) -> &'a [u8] {
-        &self.bytes[self.places.name.clone()]
+    /// The name with its JSON escapes resolved.
+    pub fn name(&self) -> Cow<'a, [u8]> {
+        json::unescape(self.raw_name())
     }
 
-    /// `tid`: the stream of a GPU row. Kineto writes numbers; words count as stream -1.
-    pub fn tid(&self) -> i64 {
-        scan::integer_of(&self.bytes[self.places.tid.clone()]).unwrap_or(-1)
+    fn raw_name(&self) -> &'a [u8] {
+        &self.bytes[self.fields.name.clone()]
     }
 
-    /// `args`, with its braces; empty when there are none.
-    pub fn args(&self) -> &'a [u8] {
-        &self.bytes[self.places.args.clone()]
+    /// The stream of a GPU row, which is its `tid`; -1 where that is not a number.
+    pub fn stream(&self) -> i64 {
+        json::parse_integer(&self.bytes[self.fields.tid.clone()]).unwrap_or(-1)
     }
 
-    /// `ts` and `dur` in nanoseconds, relative to the trace's base.
+    /// The arguments with their braces; empty when there are none.
+    fn args(&self) -> &'a [u8] {
+        &self.bytes[self.fields.args.clone()]
+    }
+
+    /// Start and duration in nanoseconds, the start relative to [`Header::base_ns`]; `None` where they
+    /// are not readable.
     pub fn times(&self) -> Option<(i64, i64)> {
-        let ts = scan::nanos_of_micros(&self.bytes[self.places.ts.clone()])?;
-        let dur = &self.bytes[self.places.dur.clone()];
-        let dur = if dur.is_empty() { 0 } else { scan::nanos_of_micros(dur)? };
+        let ts = json::nanos_from_micros(&self.bytes[self.fields.ts.clone()])?;
+        let dur = &self.bytes[self.fields.dur.clone()];
+        let dur = if dur.is_empty() { 0 } else { json::nanos_from_micros(dur)? };
         Some((ts, dur))
     }
 
-    /// Whether it is a row of the GPU's timeline.
+    /// Whether it is a kernel, copy or fill on the GPU.
     pub fn is_gpu_row(&self) -> bool {
         matches!(self.cat(), b"kernel" | b"gpu_memcpy" | b"gpu_memset" | b"Kernel" | b"Memcpy" | b"Memset")
             && self.ph() == b"X"
@@ -74,8 +80,8 @@ impl<'a> Event<'a> {
 
 /// What the document says outside of its events.
 #[derive(Clone, Debug, Default)]
-pub struct Head {
-    /// `baseTimeNanoseconds`: what every `ts` is relative to.
+pub struct Header {
+    /// `baseTimeNanoseconds`: what every start is relative to, nanoseconds since the Unix epoch.
     pub base_ns: i64,
     /// `distributedInfo.rank` and `.world_size`.
     pub distributed: Option<(u32, u32)>,
@@ -83,235 +89,279 @@ pub struct Head {
 
 /// How the stream ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// As it should.
-    Whole,
-    /// Too early, and why: what was read so far is good.
-    Cut(String),
+pub enum Ending {
+    /// At the end of the document, or where the visitor stopped.
+    Complete,
+    /// Too early, for this reason; the events before are good.
+    Truncated(String),
 }
 
-/// Streams the events of a trace to `take`, which may stop it. `take` sees the head as far as it
-/// was read by then.
+/// Streams the relevant events of a trace to `visit`, which may stop the reading. `visit` gets the
+/// header as far as it was read before the event.
 ///
 /// # Errors
 /// When the bytes are not a trace at all.
-pub fn events<R: Read>(
+pub fn for_each_event<R: Read>(
     reader: R,
-    mut take: impl FnMut(&Head, Event<'_>) -> ControlFlow<()>,
-) -> Result<(Head, End), NotATrace> {
-    let mut window = Window::new(reader);
-    let mut head = Head::default();
+    mut visit: impl FnMut(&Header, Event<'_>) -> ControlFlow<()>,
+) -> Result<(Header, Ending), NotATrace> {
+    let mut buffer = StreamBuffer::new(reader);
+    let mut header = Header::default();
     // A byte order mark is three bytes; a shorter file has none.
-    let _ = window.fill_to(4);
-    if window.data().starts_with(&[0xef, 0xbb, 0xbf]) {
-        window.skip(3);
+    let _ = buffer.fill_to(4);
+    if buffer.data().starts_with(&[0xef, 0xbb, 0xbf]) {
+        buffer.consume(3);
     }
-    match window.peek() {
+    match buffer.peek() {
         Some(b'[') => {
-            window.skip(1);
-            let end = array(&mut window, &head, &mut take)?;
-            return Ok((head, end));
+            buffer.consume(1);
+            let end = read_events(&mut buffer, &header, &mut visit)?;
+            return Ok((header, end));
         }
-        Some(b'{') => window.skip(1),
+        Some(b'{') => buffer.consume(1),
         Some(_) => return Err(NotATrace("it does not begin with a JSON object".into())),
-        None => return Err(NotATrace(opened_as(&window))),
+        None => return Err(NotATrace(why_empty(&buffer))),
     }
     let mut seen_events = false;
     loop {
-        match key(&mut window) {
+        match next_key(&mut buffer) {
             Ok(Some(name)) if name == "traceEvents" => {
                 seen_events = true;
-                match window.peek() {
-                    Some(b'[') => window.skip(1),
+                match buffer.peek() {
+                    Some(b'[') => buffer.consume(1),
                     _ => return Err(NotATrace("`traceEvents` is not a list".into())),
                 }
-                if let end @ End::Cut(_) = array(&mut window, &head, &mut take)? {
-                    return Ok((head, end));
+                if let end @ Ending::Truncated(_) = read_events(&mut buffer, &header, &mut visit)? {
+                    return Ok((header, end));
                 }
             }
             Ok(Some(name)) => {
-                if let Err(why) = other_value(&mut window, &name, &mut head) {
-                    return cut_or_foreign(seen_events, head, why);
+                if let Err(why) = read_header_value(&mut buffer, &name, &mut header) {
+                    return truncated_or_foreign(seen_events, header, why);
                 }
             }
-            Ok(None) if seen_events => return Ok((head, End::Whole)),
+            Ok(None) if seen_events => return Ok((header, Ending::Complete)),
             Ok(None) => return Err(NotATrace("it has no `traceEvents`".into())),
-            Err(why) => return cut_or_foreign(seen_events, head, why),
+            Err(why) => return truncated_or_foreign(seen_events, header, why),
         }
     }
 }
 
-/// Why nothing is there.
-fn opened_as<R: Read>(window: &Window<R>) -> String {
-    if window.offset() == 0 { "it is empty".into() } else { window.why_it_ends() }
+/// Why there is no first byte.
+fn why_empty<R: Read>(buffer: &StreamBuffer<R>) -> String {
+    if buffer.offset() == 0 { "it is empty".into() } else { buffer.end_reason() }
 }
 
-fn cut_or_foreign(seen_events: bool, head: Head, why: String) -> Result<(Head, End), NotATrace> {
-    if seen_events { Ok((head, End::Cut(why))) } else { Err(NotATrace(why)) }
+/// After the events a broken document is a truncated trace, before them it is no trace at all.
+fn truncated_or_foreign(
+    seen_events: bool,
+    header: Header,
+    why: String,
+) -> Result<(Header, Ending), NotATrace> {
+    if seen_events { Ok((header, Ending::Truncated(why))) } else { Err(NotATrace(why)) }
 }
 
-/// The events inside `[...]`, from just after its opening.
-fn array<R: Read>(
-    window: &mut Window<R>,
-    head: &Head,
-    take: &mut impl FnMut(&Head, Event<'_>) -> ControlFlow<()>,
-) -> Result<End, NotATrace> {
+/// Reads the events inside `[...]`, from just after the bracket.
+fn read_events<R: Read>(
+    buffer: &mut StreamBuffer<R>,
+    header: &Header,
+    visit: &mut impl FnMut(&Header, Event<'_>) -> ControlFlow<()>,
+) -> Result<Ending, NotATrace> {
     let mut layout = Layout::default();
     let mut seen = 0u64;
     loop {
-        match window.peek() {
-            Some(b',') => window.skip(1),
+        match buffer.peek() {
+            Some(b',') => buffer.consume(1),
             Some(b']') => {
-                window.skip(1);
-                return Ok(End::Whole);
+                buffer.consume(1);
+                return Ok(Ending::Complete);
             }
-            Some(b'{') => match layout.scan(window.data(), seen) {
-                Scan::Done(found, end) => {
+            Some(b'{') => match scan_event(buffer.data(), &mut layout, seen) {
+                Scan::Done(scanned, end) => {
                     seen += 1;
-                    let flow = match found {
-                        Found::Wanted(places) => take(head, Event { bytes: window.data(), places }),
-                        Found::Unwanted => ControlFlow::Continue(()),
+                    let flow = match scanned {
+                        Scanned::Relevant(fields) => visit(header, Event { bytes: buffer.data(), fields }),
+                        Scanned::Irrelevant => ControlFlow::Continue(()),
                     };
-                    window.skip(end);
+                    buffer.consume(end);
                     if flow.is_break() {
-                        return Ok(End::Whole);
+                        return Ok(Ending::Complete);
                     }
                 }
                 Scan::More => {
-                    if let Err(why) = window.grow(MAX_EVENT) {
-                        return Ok(End::Cut(why));
+                    if let Err(why) = buffer.grow(MAX_EVENT) {
+                        return Ok(Ending::Truncated(why));
                     }
                 }
                 Scan::Bad(at) => {
-                    return Ok(End::Cut(format!("byte {} is not JSON", window.offset() + at as u64)));
+                    return Ok(Ending::Truncated(format!(
+                        "byte {} is not JSON",
+                        buffer.offset() + at as u64
+                    )));
                 }
             },
-            Some(_) => return Ok(End::Cut(format!("byte {} is not JSON", window.offset()))),
-            None => return Ok(End::Cut(window.why_it_ends())),
+            Some(_) => return Ok(Ending::Truncated(format!("byte {} is not JSON", buffer.offset()))),
+            None => return Ok(Ending::Truncated(buffer.end_reason())),
         }
     }
 }
 
-/// The next key of the document's own object, its colon passed; `None` at its end.
-fn key<R: Read>(window: &mut Window<R>) -> Result<Option<String>, String> {
-    if window.peek() == Some(b',') {
-        window.skip(1);
+/// The next key of the top-level object, its colon consumed; `None` at the object's end.
+fn next_key<R: Read>(buffer: &mut StreamBuffer<R>) -> Result<Option<String>, String> {
+    if buffer.peek() == Some(b',') {
+        buffer.consume(1);
     }
-    match window.peek() {
+    match buffer.peek() {
         Some(b'}') => return Ok(None),
         Some(b'"') => {}
-        Some(_) => return Err(format!("byte {} is not JSON", window.offset())),
-        None => return Err(window.why_it_ends()),
+        Some(_) => return Err(format!("byte {} is not JSON", buffer.offset())),
+        None => return Err(buffer.end_reason()),
     }
     loop {
-        match scan::value_at(window.data(), 0) {
+        match json::value_at(buffer.data(), 0) {
             Some((range, end)) => {
-                let name = String::from_utf8_lossy(&window.data()[range]).into_owned();
-                window.skip(end);
-                if window.peek() != Some(b':') {
-                    return Err(format!("byte {} is not JSON", window.offset()));
+                let name = String::from_utf8_lossy(&buffer.data()[range]).into_owned();
+                buffer.consume(end);
+                if buffer.peek() != Some(b':') {
+                    return Err(format!("byte {} is not JSON", buffer.offset()));
                 }
-                window.skip(1);
+                buffer.consume(1);
                 return Ok(Some(name));
             }
-            None => window.grow(1 << 16)?,
+            None => buffer.grow(1 << 16)?,
         }
     }
 }
 
-/// Steps over a value outside of the events, and keeps the two that matter.
-fn other_value<R: Read>(window: &mut Window<R>, name: &str, head: &mut Head) -> Result<(), String> {
-    window.peek();
+/// Consumes a top-level value other than the events, and keeps the two that matter.
+fn read_header_value<R: Read>(
+    buffer: &mut StreamBuffer<R>,
+    name: &str,
+    header: &mut Header,
+) -> Result<(), String> {
+    buffer.peek();
     loop {
-        match scan::value_at(window.data(), 0) {
-            Some((_, 0)) => return Err(format!("byte {} is not JSON", window.offset())),
+        match json::value_at(buffer.data(), 0) {
+            Some((_, 0)) => return Err(format!("byte {} is not JSON", buffer.offset())),
             Some((range, end)) => {
-                let value = &window.data()[range];
+                let value = &buffer.data()[range];
                 match name {
-                    "baseTimeNanoseconds" => head.base_ns = scan::integer_of(value).unwrap_or(0),
+                    "baseTimeNanoseconds" => header.base_ns = json::parse_integer(value).unwrap_or(0),
                     "distributedInfo" => {
                         let number =
-                            |key: &[u8]| u32::try_from(scan::integer_of(scan::member(value, key)?)?).ok();
-                        head.distributed = number(b"rank").zip(number(b"world_size"));
+                            |key: &[u8]| u32::try_from(json::parse_integer(json::member(value, key)?)?).ok();
+                        header.distributed = number(b"rank").zip(number(b"world_size"));
                     }
                     _ => {}
                 }
-                window.skip(end);
+                buffer.consume(end);
                 return Ok(());
             }
-            None => window.grow(MAX_EVENT)?,
+            None => buffer.grow(MAX_EVENT)?,
         }
     }
 }
 
-/// Reads one rank's file into its window.
+/// Adds the rows and step annotations of one file to `trace`. A rank may have several files: SGLang
+/// can write one for each stage.
 ///
 /// # Errors
 /// When the bytes are not a trace at all.
-pub fn read<R: Read>(reader: R, limit: Limit, trace: &mut RankTrace) -> Result<Facts, NotATrace> {
-    let mut facts = Facts::default();
-    let mut odd_rows = 0u64;
-    // A base that comes after the events (some writers sort keys) is added to the epoch at the end.
-    let mut base_seen = 0;
-    let first = trace.rows.is_empty() && trace.gpu_steps.is_empty() && trace.cpu_steps.is_empty();
-    let (head, end) = events(reader, |head, event| {
-        base_seen = head.base_ns;
-        take(head.base_ns, &event, limit, trace, &mut facts, &mut odd_rows);
+pub fn read<R: Read>(reader: R, limits: Limits, trace: &mut RankTrace) -> Result<FileInfo, NotATrace> {
+    let mut info = FileInfo::default();
+    let mut unreadable_rows = 0u64;
+    // Some writers sort the keys: a base that comes after the events is added to the epoch at the end.
+    let mut known_base_ns = 0;
+    let is_first_file = trace.rows.is_empty() && trace.gpu_steps.is_empty() && trace.cpu_steps.is_empty();
+    let (header, end) = for_each_event(reader, |header, event| {
+        known_base_ns = header.base_ns;
+        add_event(header.base_ns, &event, limits, trace, &mut info, &mut unreadable_rows);
         ControlFlow::Continue(())
     })?;
-    if first && base_seen == 0 && head.base_ns != 0 {
-        trace.epoch_ns = trace.epoch_ns.saturating_add(head.base_ns);
+    if is_first_file && known_base_ns == 0 && header.base_ns != 0 {
+        trace.epoch_ns = trace.epoch_ns.saturating_add(header.base_ns);
     }
-    facts.distributed = head.distributed;
-    if let Some((_, world)) = head.distributed {
+    info.distributed = header.distributed;
+    if let Some((_, world)) = header.distributed {
         trace.world_size = Some(world);
     }
-    if odd_rows > 0 {
-        trace.notes.push(format!("{odd_rows} GPU rows have no readable time and were left out"));
+    if unreadable_rows > 0 {
+        trace.notes.push(format!("{unreadable_rows} GPU rows have no readable time and were left out"));
     }
-    if let End::Cut(why) = end {
+    if let Ending::Truncated(why) = end {
         trace.partial = true;
         trace.notes.push(format!("the file ends too early ({why}): what is readable was used"));
     }
-    Ok(facts)
+    Ok(info)
 }
 
-/// What a file says about whose it is.
+/// What the content of a file says about the rank that it is of.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct FileInfo {
     /// `distributedInfo.rank` and `.world_size`.
     pub distributed: Option<(u32, u32)>,
     /// Names of processes: `sglang::scheduler_DP3`.
     pub processes: Vec<String>,
 }
 
-fn take(base: i64, event: &Event<'_>, limit: Limit, trace: &mut RankTrace, facts: &mut Facts, odd: &mut u64) {
+/// Several ranks are merged in one file: its rows cannot be told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("several ranks are merged in it")]
+pub struct SeveralRanks;
+
+impl FileInfo {
+    /// The rank that the content names, if it names one.
+    ///
+    /// # Errors
+    /// When the processes in it are of several ranks.
+    pub fn rank(&self) -> Result<Option<Rank>, SeveralRanks> {
+        let mut ranks: Vec<Rank> = self.processes.iter().filter_map(|p| parse_process_name(p)).collect();
+        ranks.sort_unstable();
+        ranks.dedup();
+        match (ranks.as_slice(), self.distributed) {
+            ([_, _, ..], _) => Err(SeveralRanks),
+            ([rank], _) => Ok(Some(*rank)),
+            // A data-parallel replica calls itself rank 0 of 1, which tells it from no other.
+            ([], Some((rank, world))) if world > 1 => Ok(u16::try_from(rank).ok().map(Rank::tp)),
+            ([], _) => Ok(None),
+        }
+    }
+}
+
+fn add_event(
+    base_ns: i64,
+    event: &Event<'_>,
+    limits: Limits,
+    trace: &mut RankTrace,
+    info: &mut FileInfo,
+    unreadable_rows: &mut u64,
+) {
     if event.is_gpu_row() {
         let Some((ts, dur)) = event.times() else {
-            *odd += 1;
+            *unreadable_rows += 1;
             return;
         };
-        let name = scan::unescaped(event.name());
-        if let Some(row) = trace.push(limit, &name, event.tid(), base.saturating_add(ts), dur) {
-            row_args(event.args(), row, trace);
+        if let Some(row) = trace.push(limits, &event.name(), event.stream(), base_ns.saturating_add(ts), dur)
+        {
+            add_row_args(event.args(), row, trace);
         }
         return;
     }
     match event.cat() {
         cat @ (b"gpu_user_annotation" | b"user_annotation") if event.ph() == b"X" => {
-            let text = event.name();
+            let text = event.raw_name();
             if matches!(text.first(), Some(b's' | b'e' | b'P'))
                 && let (Ok(text), Some((ts, dur))) = (std::str::from_utf8(text), event.times())
             {
-                let start = base.saturating_add(ts);
-                trace.mark(cat == b"gpu_user_annotation", text, start, start.saturating_add(dur));
+                let start = base_ns.saturating_add(ts);
+                trace.mark_step(cat == b"gpu_user_annotation", text, start, start.saturating_add(dur));
             }
         }
-        b"" if event.ph() == b"M" && event.name() == b"process_name" => {
-            if let Some(name) = scan::member(event.args(), b"name") {
+        b"" if event.ph() == b"M" && event.raw_name() == b"process_name" => {
+            if let Some(name) = json::member(event.args(), b"name") {
                 let name = String::from_utf8_lossy(name).into_owned();
-                if facts.processes.len() < 64 && !facts.processes.contains(&name) {
-                    facts.processes.push(name);
+                if info.processes.len() < 64 && !info.processes.contains(&name) {
+                    info.processes.push(name);
                 }
             }
         }
@@ -319,8 +369,8 @@ fn take(base: i64, event: &Event<'_>, limit: Limit, trace: &mut RankTrace, facts
     }
 }
 
-/// What is wanted of a row's arguments: its grid, and a collective's place in its group.
-fn row_args(args: &[u8], row: crate::trace::Row, trace: &mut RankTrace) {
+/// Reads a row's launch grid and, of a collective, its process group and sequence number.
+fn add_row_args(args: &[u8], row: Row, trace: &mut RankTrace) {
     if args.is_empty() {
         return;
     }
@@ -331,12 +381,13 @@ fn row_args(args: &[u8], row: crate::trace::Row, trace: &mut RankTrace) {
     if !trace.communicates[name] {
         return;
     }
-    let group = scan::member(args, b"Process Group Name");
-    let number = scan::member(args, b"Seq").and_then(scan::integer_of);
+    let group = json::member(args, b"Process Group Name");
+    let number = json::member(args, b"Seq").and_then(json::parse_integer);
     if let (Some(group), Some(number)) = (group, number) {
+        // FNV-1a: the groups of a run are few, and only equality counts.
         let group = group.iter().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
         let number = number.unsigned_abs();
-        trace.sequences.insert((row.start, row.stream), Sequence { group, number });
+        trace.collective_ids.insert((row.start, row.stream), CollectiveId { group, number });
     }
 }
 
@@ -346,6 +397,24 @@ fn product_of(b: &[u8]) -> u64 {
     let Some(close) = memchr::memchr(b']', &b[open..b.len().min(open + 48)]) else { return 0 };
     b[open + 1..open + close]
         .split(|c| *c == b',')
-        .map(|n| scan::integer_of(n).map_or(0, i64::unsigned_abs))
+        .map(|n| json::parse_integer(n).map_or(0, i64::unsigned_abs))
         .fold(1, u64::saturating_mul)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_content_of_a_file_names_its_rank_unless_it_is_ambiguous() {
+        let info = |processes: &[&str], distributed| FileInfo {
+            processes: processes.iter().map(|p| (*p).to_owned()).collect(),
+            distributed,
+        };
+        let dp3 = "sglang::scheduler_DP3";
+        assert_eq!(info(&[dp3, "python3"], Some((0, 1))).rank(), Ok(Some(Rank::dp(3))));
+        assert_eq!(info(&[], Some((5, 8))).rank(), Ok(Some(Rank::tp(5))));
+        assert_eq!(info(&[], Some((0, 1))).rank(), Ok(None), "a replica calls itself rank 0 of 1");
+        assert_eq!(info(&[dp3, "sglang::scheduler_DP1"], None).rank(), Err(SeveralRanks));
+    }
 }

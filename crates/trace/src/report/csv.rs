@@ -1,21 +1,21 @@
-//! The per-rank kernel table as CSV (RFC 4180, header first, `.` for decimals): one line per rank,
-//! kind of step and kernel. DuckDB, pandas and Spark read it as it is.
+//! The kernels of each rank as CSV (RFC 4180 with a header, `.` for decimals): one line per rank, kind
+//! of step and kernel. DuckDB, pandas and Spark read it without options.
 
 use std::io::{self, Write};
 
-use crate::rank::Axis;
-use crate::step::RankProfile;
-use crate::trace::{StepKind, Who};
+use crate::profile::RankProfile;
+use crate::rank::{Axis, RankId};
+use crate::step::StepKind;
 
-/// The columns, in order. Rank columns of axes that do not exist stay empty.
-pub const HEADER: &str = "rank,dp_rank,tp_rank,pp_rank,ep_rank,pid,step_kind,steps,family,kernel,kernel_full,\
+/// The columns. Those of axes that a rank lacks stay empty.
+const HEADER: &str = "rank,dp_rank,tp_rank,pp_rank,ep_rank,pid,step_kind,steps,family,kernel,kernel_full,\
 launches,launches_per_step,total_ms,ms_per_step,mean_us,blocks_mean";
 
-/// Writes the table.
+/// Writes the kernels of each rank as CSV.
 ///
 /// # Errors
 /// When `out` fails.
-pub fn write(out: &mut impl Write, profiles: &[RankProfile]) -> io::Result<()> {
+pub fn write_csv(out: &mut impl Write, profiles: &[RankProfile]) -> io::Result<()> {
     writeln!(out, "{HEADER}")?;
     for p in profiles {
         for kind in StepKind::ALL {
@@ -29,12 +29,12 @@ pub fn write(out: &mut impl Write, profiles: &[RankProfile]) -> io::Result<()> {
                 writeln!(
                     out,
                     "{},{},{},{},{},{},{},{},{},{},{},{},{:.6},{:.6},{:.6},{:.3},{:.1}",
-                    quoted(&p.who.to_string()),
-                    index(p.who, Axis::Dp),
-                    index(p.who, Axis::Tp),
-                    index(p.who, Axis::Pp),
-                    index(p.who, Axis::Ep),
-                    if let Who::Pid(pid) = p.who { pid.to_string() } else { String::new() },
+                    quoted(&p.rank.to_string()),
+                    index(p.rank, Axis::Dp),
+                    index(p.rank, Axis::Tp),
+                    index(p.rank, Axis::Pp),
+                    index(p.rank, Axis::Ep),
+                    if let RankId::Pid(pid) = p.rank { pid.to_string() } else { String::new() },
                     kind.name(),
                     p.count(kind),
                     k.family.name(),
@@ -53,12 +53,12 @@ pub fn write(out: &mut impl Write, profiles: &[RankProfile]) -> io::Result<()> {
     Ok(())
 }
 
-fn index(who: Who, axis: Axis) -> String {
-    who.get(axis).map_or_else(String::new, |i| i.to_string())
+fn index(rank: RankId, axis: Axis) -> String {
+    rank.get(axis).map_or_else(String::new, |i| i.to_string())
 }
 
-/// A field, in quotes where it must be. Kernel names come from a file: one that a spreadsheet
-/// would take for a formula gets a space in front.
+/// A field, in quotes where CSV needs them. Kernel names come from a file: one that a spreadsheet
+/// would evaluate as a formula gets a space in front.
 fn quoted(text: &str) -> String {
     let guard = if text.starts_with(['=', '+', '-', '@']) { " " } else { "" };
     if guard.is_empty() && !text.contains(['"', ',', '\n', '\r']) {

@@ -1,16 +1,16 @@
-//! A merged trace for ui.perfetto.dev (Chrome JSON, streamed) with only the ranks that matter. Each
-//! rank is a labelled group; its rows are kernel families in one order on every rank, steps and the
-//! cause first, so that the same row is at the same place everywhere and nobody pins rows by hand.
+//! A merged trace of several ranks for ui.perfetto.dev (Chrome JSON, streamed). Each rank is a labelled
+//! group; its rows are kernel families in the same order on every rank, steps and the cause first, so
+//! that ranks can be compared without pinning rows by hand.
 //!
-//! What the viewer makes of it decides the numbers: threads of a process are shown in the order of
-//! their `tid`, but one whose `tid` is the `pid` first; a slice that begins inside another one and
-//! ends after it is dropped. So every row has a number of its own, and kernels of one family that
-//! overlap on a stream (a launch may begin before its predecessor ends) go to rows below.
+//! The viewer orders the threads of a process by `tid`, but puts the one whose `tid` equals the `pid`
+//! first, and it drops a slice that begins inside another one and ends after it. Hence every row has
+//! a number of its own, and kernels of one family that overlap on a stream (a launch may begin before
+//! its predecessor ends) go to separate rows below.
 
 use std::io::{self, Write};
 
 use crate::kernel::Family;
-use crate::step::RankProfile;
+use crate::profile::RankProfile;
 
 /// One rank of the merged trace.
 #[derive(Clone, Debug)]
@@ -19,35 +19,35 @@ pub struct Group {
     pub label: String,
     /// Streams, the busiest first.
     pub streams: Vec<i64>,
-    /// Nanoseconds to take off its times: its clock against the reference's.
+    /// Its clock against that of the reference rank, nanoseconds: it is subtracted from its times.
     pub clock_offset_ns: i64,
 }
 
 /// Writes the merged trace event by event.
-pub struct Merged<W: Write> {
+pub struct MergedTrace<W: Write> {
     out: W,
     groups: Vec<Group>,
     order: Vec<Family>,
     zero_ns: i64,
-    any: bool,
-    /// By rank and place: until when each lane of a row is taken, on the rank's own clock.
+    any_event: bool,
+    /// By rank and row: the time until which each of its lanes is occupied, on the rank's own clock.
     taken: Vec<Vec<[i64; LANES]>>,
-    crowded: u64,
+    overlapped: u64,
 }
 
-/// Rows of a rank beyond this many streams share the last.
+/// Streams of a rank beyond this number share the last rows.
 const MAX_STREAMS: usize = 16;
-/// How many kernels of one family may overlap on one stream.
+/// The most kernels of one family that may overlap on one stream.
 const LANES: usize = 4;
 /// The row of a rank's steps.
 const STEPS: usize = 1;
-/// Between the numbers of two ranks; more than a rank has rows.
-const APART: usize = 1000;
-const _: () = assert!(1 + MAX_STREAMS * Family::ALL.len() * LANES < APART);
+/// The distance between the numbers of two ranks; more than a rank has rows.
+const PID_STRIDE: usize = 1000;
+const _: () = assert!(1 + MAX_STREAMS * Family::ALL.len() * LANES < PID_STRIDE);
 
-impl<W: Write> Merged<W> {
-    /// Begins: names the groups and their rows. `zero_ns` becomes time 0; `first` are the families
-    /// whose rows come first.
+impl<W: Write> MergedTrace<W> {
+    /// Begins the document and names the groups. `zero_ns` becomes time 0; the rows of the families
+    /// `first` come first.
     ///
     /// # Errors
     /// When `out` fails.
@@ -57,7 +57,7 @@ impl<W: Write> Merged<W> {
         order.extend(Family::ALL.into_iter().filter(|f| !first.contains(f)));
         let rows = MAX_STREAMS * order.len();
         let taken = vec![vec![[i64::MIN; LANES]; rows]; groups.len()];
-        let mut merged = Self { out, groups, order, zero_ns, any: false, taken, crowded: 0 };
+        let mut merged = Self { out, groups, order, zero_ns, any_event: false, taken, overlapped: 0 };
         for rank in 0..merged.groups.len() {
             let label = merged.groups[rank].label.clone();
             merged.meta(rank, STEPS, "process_name", &format!("{{\"name\":{}}}", quoted(&label)))?;
@@ -67,7 +67,7 @@ impl<W: Write> Merged<W> {
         Ok(merged)
     }
 
-    /// Adds one kernel; `start_ns` on the rank's own clock.
+    /// Adds one kernel of rank number `rank`; `start_ns` is on the rank's own clock.
     ///
     /// # Errors
     /// When the writer fails.
@@ -98,7 +98,7 @@ impl<W: Write> Merged<W> {
         self.slice(rank, row, name, start_ns, dur_ns)
     }
 
-    /// Adds a rank's steps.
+    /// Adds the steps of rank number `rank`.
     ///
     /// # Errors
     /// When the writer fails.
@@ -114,10 +114,10 @@ impl<W: Write> Merged<W> {
         Ok(())
     }
 
-    /// How many kernels found no free row, so that a viewer may leave them out: files whose rows
-    /// are out of order, or more than a few kernels of one family at a time on one stream.
-    pub fn crowded(&self) -> u64 {
-        self.crowded
+    /// The number of kernels for which no row was free, so that a viewer may leave them out: the rows
+    /// of the file are out of order, or too many kernels of one family overlap on one stream.
+    pub fn overlapped(&self) -> u64 {
+        self.overlapped
     }
 
     /// Ends the document and gives the writer back.
@@ -130,12 +130,12 @@ impl<W: Write> Merged<W> {
         Ok(self.out)
     }
 
-    /// The lane of a row that is free at `start_ns`, and whether it is used for the first time.
+    /// A lane of the row that is free at `start_ns`, and whether this is its first use.
     fn lane_of(&mut self, rank: usize, place: usize, start_ns: i64, dur_ns: i64) -> (usize, bool) {
         let lanes = &mut self.taken[rank][place];
         let free = lanes.iter().position(|until| *until <= start_ns);
         if free.is_none() {
-            self.crowded += 1;
+            self.overlapped += 1;
         }
         let lane = free.unwrap_or(LANES - 1);
         let first = lanes[lane] == i64::MIN;
@@ -168,20 +168,20 @@ impl<W: Write> Merged<W> {
     }
 
     fn comma(&mut self) -> io::Result<()> {
-        if self.any {
+        if self.any_event {
             self.out.write_all(b",\n")?;
         }
-        self.any = true;
+        self.any_event = true;
         Ok(())
     }
 }
 
-/// What a row of overlapping kernels is called after its family.
+/// Follows the family in the label of a row for overlapping kernels.
 const OVERLAPPING: &str = ", overlapping";
 
-/// The number of a rank's group; its rows are numbered from it.
+/// The number of the group of rank number `rank`; its rows are numbered from it.
 fn pid_of(rank: usize) -> usize {
-    (rank + 1) * APART
+    (rank + 1) * PID_STRIDE
 }
 
 /// Nanoseconds as decimal microseconds, exactly.
@@ -199,9 +199,9 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// The link that opens Perfetto with the key rows pinned, through its startup commands: put the
-/// address of the trace (HTTPS, with CORS for ui.perfetto.dev) in the place of `TRACE`, or open
-/// the link without `url` and drop the file on it.
+/// A link that opens Perfetto with the rows of steps and of the families `first` pinned, by its startup
+/// commands. Replace `TRACE` by the address of the trace (HTTPS, with CORS for ui.perfetto.dev), or
+/// open the link without `url` and drop the file on the page.
 pub fn link(first: &[Family]) -> String {
     let rows: Vec<&str> = std::iter::once("steps").chain(first.iter().map(|f| f.name())).collect();
     let pattern = format!("^({})({OVERLAPPING})?( [0-9]+)?$", rows.join("|"));
@@ -224,9 +224,9 @@ mod tests {
 
     fn written(
         groups: Vec<Group>,
-        add: impl FnOnce(&mut Merged<Vec<u8>>),
+        add: impl FnOnce(&mut MergedTrace<Vec<u8>>),
     ) -> (String, Vec<serde_json::Value>) {
-        let mut m = Merged::begin(Vec::new(), groups, 1_000_000, &[Family::Gemm]).expect("writes");
+        let mut m = MergedTrace::begin(Vec::new(), groups, 1_000_000, &[Family::Gemm]).expect("writes");
         add(&mut m);
         let text = String::from_utf8(m.end().expect("writes")).expect("utf-8");
         let doc: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn kernels_that_overlap_on_a_stream_never_share_a_row() {
-        let mut crowded = 0;
+        let mut overlapped = 0;
         let (_, events) = written(vec![group("DP0", 0)], |m| {
             for (start, dur) in [(0, 100), (90, 100), (100, 10), (110, 10), (115, 100)] {
                 m.kernel(0, "k", Family::Gemm, 7, start, dur).expect("writes");
@@ -280,7 +280,7 @@ mod tests {
             for start in 0..6 {
                 m.kernel(0, "k", Family::Copy, 7, start, 100).expect("writes");
             }
-            crowded = m.crowded();
+            overlapped = m.overlapped();
         });
         let tids = |from: i64| -> Vec<i64> {
             let slices = events.iter().filter(|e| e["ph"] == "X");
@@ -290,7 +290,7 @@ mod tests {
                 .collect()
         };
         assert_eq!(tids(1002), [0, 1, 0, 0, 2], "the third begins where the first ends");
-        assert_eq!(crowded, 2, "six at a time are more than there are rows");
+        assert_eq!(overlapped, 2, "six at a time are more than there are rows");
         assert_eq!(rows(&events, 1000)[1..4], ["gemm", "gemm, overlapping", "gemm, overlapping"]);
     }
 

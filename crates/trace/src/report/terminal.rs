@@ -1,12 +1,13 @@
-//! The comparison on one screen: the verdict in a sentence, what it rests on, the ranks, the
-//! families and kernels that differ. Styled with ANSI codes that the writer strips in a pipe.
+//! The comparison on one screen: the verdict and its reasons, the ranks, the families and kernels
+//! that differ.
 
 use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
+use crate::collective::MatchedBy;
+use crate::comparison::{Comparison, RankLine};
 use crate::kernel::Family;
-use crate::table::{Comparison, RankLine};
 use crate::verdict::{Cause, Confidence, Kind};
 
 const BOLD: Style = Style::new().bold();
@@ -15,16 +16,17 @@ const HOT: Style = AnsiColor::Red.on_default().bold();
 const GOOD: Style = AnsiColor::Green.on_default().bold();
 const ODD: Style = AnsiColor::Yellow.on_default().bold();
 
-/// The most ranks that are listed one by one.
+/// The most ranks that are listed.
 const MAX_RANKS: usize = 16;
 /// The most kernels that are listed.
 const MAX_KERNELS: usize = 8;
 
-/// Writes the screen.
+/// Writes the comparison for a terminal, with ANSI styles; wrap `out` in a writer that strips them
+/// (the crate `anstream` has one) where it may be a pipe.
 ///
 /// # Errors
 /// When `out` fails.
-pub fn write(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
+pub fn write_terminal(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     headline(out, c)?;
     ranks(out, c)?;
     kernels(out, c)?;
@@ -156,8 +158,8 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     Ok(())
 }
 
-/// The kernel's own share, where it is a part of the family's: tiles of another size on the peers
-/// make one of them look larger than the family.
+/// The kernel's own share of the gap, where it is below that of its family. It can be above: where the
+/// peers run the same product with other tile sizes, only one of the kernels shows on the culprit.
 fn part_of(cause: &Cause) -> String {
     if cause.kernel_share > cause.share {
         String::new()
@@ -183,8 +185,8 @@ fn collectives(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         "\n{DIM}{} collectives matched by {}; clocks differ by up to {offset:.0} us, known to {residual:.1} us{DIM:#}",
         m.count,
         match m.by {
-            crate::collective::MatchedBy::Sequence => "their sequence numbers",
-            crate::collective::MatchedBy::Shift => "the rhythm of their ends",
+            MatchedBy::Sequence => "their sequence numbers",
+            MatchedBy::Shift => "the rhythm of their ends",
         }
     )
 }

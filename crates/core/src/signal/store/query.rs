@@ -76,7 +76,7 @@ impl SignalStore {
     pub fn samples<'a>(&'a self, labels: &'a Labels, since: Time) -> impl Iterator<Item = StoredSample> + 'a {
         self.series.iter().flat_map(move |series| {
             let slot = &self.slots[series.slot as usize];
-            let belongs = slot.labels.carry(labels);
+            let belongs = slot.labels.contains(labels);
             let (signal, rank, source) = (series.signal, slot.key.rank, slot.key.source);
             let samples = belongs.then(|| series.ring.iter_since(since)).into_iter().flatten();
             samples.map(move |(at, value)| StoredSample { at, signal, rank, value, source })
@@ -108,7 +108,7 @@ impl SignalStore {
     pub fn nearest(&self, labels: &Labels, signal: Signal, at: Time) -> Option<ShownBy> {
         let far = |t: Time| t.nanos().abs_diff(at.nanos());
         let of_signal = self.series.iter().filter(|s| s.signal == signal);
-        let of_member = of_signal.filter(|s| self.slots[s.slot as usize].labels.carry(labels));
+        let of_member = of_signal.filter(|s| self.slots[s.slot as usize].labels.contains(labels));
         let samples = of_member.flat_map(|s| s.ring.iter_since(at - NEAR).map(move |(t, v)| (s.slot, t, v)));
         let (slot, t, value) = samples
             .min_by_key(|(_, t, _)| far(*t))

@@ -1,27 +1,27 @@
 //! The signal of each rank around the onset, with the onset, the firing and the window marked.
-//! Lines are an SVG that stretches with the page; words stay outside of it, so that they are as
-//! readable on a phone as on a wall.
+//! The lines are an SVG that stretches with the page; text stays outside of it, so that it keeps its
+//! size on any screen.
 
 use std::io::{self, Write};
 
 use super::escaped;
 use crate::time::Time;
 
-/// A signal's history around an incident.
+/// The history of a signal around an incident.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
-    /// Its name: `load`.
+    /// The name of the signal: `load`.
     pub signal: String,
     /// The estimated onset.
     pub onset: Time,
     /// When the rule fired.
     pub fired_at: Time,
-    /// When it had got so much worse that it was captured again: of a further capture, in place of
-    /// the onset.
+    /// Of a further capture of the incident: when it had become so much worse that it was captured
+    /// again. It is shown in place of the onset.
     pub worse_at: Option<Time>,
     /// When the profile window was open.
     pub window: Option<(Time, Time)>,
-    /// The line or the sample nearest to the onset.
+    /// The log line or the sample nearest to the onset.
     pub shown_by: Option<String>,
     /// The ranks' values.
     pub series: Vec<Series>,
@@ -32,13 +32,13 @@ pub struct History {
 pub struct Series {
     /// `DP2`.
     pub label: String,
-    /// Whether this is the rank that the rule blames.
+    /// Whether this is the rank that the rule found.
     pub blamed: bool,
-    /// In the order of time.
+    /// Ordered by time.
     pub points: Vec<(Time, f64)>,
 }
 
-/// The most points of a line; more are thinned.
+/// The most points of a line; of more, every n-th is drawn.
 const MAX_POINTS: usize = 400;
 /// The most lines.
 const MAX_SERIES: usize = 16;
@@ -55,7 +55,7 @@ impl Frame {
         (t.signed_s_since(self.from) / self.span_s * 100.0).clamp(0.0, 100.0)
     }
 
-    /// Of a height of 100, downwards.
+    /// Percent of the height, from the top.
     fn y(&self, value: f64) -> f64 {
         100.0 - value / self.top * 96.0
     }

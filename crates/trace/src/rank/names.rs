@@ -1,30 +1,30 @@
-//! Whose trace a file is: what its name, its metadata and its processes say. A name is read as a
-//! set of words with numbers, never by position, because engines reorder and extend them.
+//! Ranks as file names, process names and users write them. A name is read as a set of words with
+//! numbers, never by position, because engines reorder and extend them.
 
 use regex::Regex;
 
-use crate::rank::{Axis, Rank};
+use super::{Axis, Rank};
 
-/// What a file name says.
+/// What the name of a trace file says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Named {
-    /// The rank, if it says one.
+pub struct TraceFileName {
+    /// The rank, if the name has one.
     pub rank: Option<Rank>,
     /// What all files of one capture share: SGLang's profile id.
     pub capture: Option<String>,
-    /// A number among all ranks of the engine, where no axis is named (`-rank-3.`).
+    /// The number among all ranks of the engine, where the name has no axis (`-rank-3.`).
     pub number: Option<u16>,
 }
 
-/// Reads a file name: `exp1-1795492162.35-TP-0-DP-2-EXTEND.trace.json.gz` (SGLang),
+/// Reads the name of a trace file: `exp1-1795492162.35-TP-0-DP-2-EXTEND.trace.json.gz` (SGLang),
 /// `dp0_pp0_tp1_dcp0_ep1_rank1.1795.pt.trace.json.gz`, `host-rank-3.1795.pt.trace.json.gz` (vLLM).
-pub fn named(file_name: &str) -> Named {
+pub fn parse_file_name(file_name: &str) -> TraceFileName {
     let stem = file_name.split(".trace.json").next().unwrap_or(file_name);
     let sglang = sglang(stem);
     if sglang.rank.is_some() { sglang } else { vllm(stem) }
 }
 
-fn sglang(stem: &str) -> Named {
+fn sglang(stem: &str) -> TraceFileName {
     let parts: Vec<&str> = stem.split('-').collect();
     let mut rank = Rank::NONE;
     let mut first = None;
@@ -35,14 +35,14 @@ fn sglang(stem: &str) -> Named {
             first.get_or_insert(i);
         }
     }
-    Named {
+    TraceFileName {
         rank: (!rank.is_none()).then_some(rank),
         capture: first.filter(|&i| i > 0).map(|i| parts[..i].join("-")),
         number: None,
     }
 }
 
-fn vllm(stem: &str) -> Named {
+fn vllm(stem: &str) -> TraceFileName {
     let mut rank = Rank::NONE;
     let mut number = None;
     let words = stem.split(['_', '.', '-']);
@@ -65,8 +65,7 @@ fn vllm(stem: &str) -> Named {
             number = number.or(pair[1].parse().ok());
         }
     }
-    // `ep0` of an engine without expert parallelism numbers nothing that `tp0` does not.
-    Named {
+    TraceFileName {
         rank: (!rank.is_none()).then_some(rank),
         capture: None,
         number: number.filter(|_| rank.is_none()),
@@ -75,7 +74,7 @@ fn vllm(stem: &str) -> Named {
 
 /// Reads a process name: `sglang::scheduler_DP3_TP1`, `VLLM::Worker_DP0_TP1_EP1`,
 /// `VLLM::EngineCore_DP1`.
-pub fn of_process(name: &str) -> Option<Rank> {
+pub fn parse_process_name(name: &str) -> Option<Rank> {
     let mut rank = Rank::NONE;
     for word in name.split(['_', ' ', ':']) {
         let digits = word.trim_start_matches(|c: char| c.is_ascii_uppercase());
@@ -87,8 +86,8 @@ pub fn of_process(name: &str) -> Option<Rank> {
     (!rank.is_none()).then_some(rank)
 }
 
-/// Reads what users write: `dp1`, `DP1-TP0`, `dp_rank=1`, `dp1,tp0`.
-pub fn of_words(text: &str) -> Option<Rank> {
+/// Reads a rank as users write it: `dp1`, `DP1-TP0`, `dp_rank=1`, `dp1,tp0`.
+pub fn parse_rank(text: &str) -> Option<Rank> {
     let mut rank = Rank::NONE;
     for word in text.split([',', '-', ' ']).filter(|w| !w.is_empty()) {
         let lower = word.to_ascii_uppercase().replace("_RANK=", "").replace('=', "");
@@ -99,9 +98,9 @@ pub fn of_words(text: &str) -> Option<Rank> {
     (!rank.is_none()).then_some(rank)
 }
 
-/// What a user's expression finds in a file name: groups named `dp`, `tp`, `pp`, `ep`, or one group
+/// The rank that a user's expression finds in a file name: groups named `dp`, `tp`, `pp`, `ep`, or one group
 /// with a number, which then is a TP rank.
-pub fn of_regex(regex: &Regex, file_name: &str) -> Option<Rank> {
+pub fn match_file_name(regex: &Regex, file_name: &str) -> Option<Rank> {
     let found = regex.captures(file_name)?;
     let mut rank = Rank::NONE;
     for axis in Axis::ALL {
@@ -112,7 +111,7 @@ pub fn of_regex(regex: &Regex, file_name: &str) -> Option<Rank> {
     }
     if rank.is_none() {
         let text = found.get(1)?.as_str();
-        rank = text.parse().map(Rank::tp).ok().or_else(|| of_words(text))?;
+        rank = text.parse().map(Rank::tp).ok().or_else(|| parse_rank(text))?;
     }
     Some(rank)
 }
@@ -143,27 +142,27 @@ mod tests {
             ("profile.json", None, None),
         ];
         for (name, rank, capture) in cases {
-            let seen = named(name);
+            let seen = parse_file_name(name);
             assert_eq!((seen.rank, seen.capture.as_deref()), (rank, capture), "{name}");
         }
-        assert_eq!(named("node7-rank-3.1795.pt.trace.json.gz").number, Some(3));
+        assert_eq!(parse_file_name("node7-rank-3.1795.pt.trace.json.gz").number, Some(3));
     }
 
     #[test]
     fn process_names_and_users_words_tell_ranks() {
-        assert_eq!(of_process("sglang::scheduler_DP3"), Some(Rank::dp(3)));
-        assert_eq!(of_process("sglang::scheduler_DP3_TP1"), Some(Rank::dp(3).with(Axis::Tp, 1)));
-        assert_eq!(of_process("VLLM::Worker_TP2"), Some(Rank::tp(2)));
-        assert_eq!(of_process("sglang::schedul"), None);
-        assert_eq!(of_process("python3"), None);
+        assert_eq!(parse_process_name("sglang::scheduler_DP3"), Some(Rank::dp(3)));
+        assert_eq!(parse_process_name("sglang::scheduler_DP3_TP1"), Some(Rank::dp(3).with(Axis::Tp, 1)));
+        assert_eq!(parse_process_name("VLLM::Worker_TP2"), Some(Rank::tp(2)));
+        assert_eq!(parse_process_name("sglang::schedul"), None);
+        assert_eq!(parse_process_name("python3"), None);
         for text in ["dp1", "DP1", "dp_rank=1", "dp=1"] {
-            assert_eq!(of_words(text), Some(Rank::dp(1)), "{text}");
+            assert_eq!(parse_rank(text), Some(Rank::dp(1)), "{text}");
         }
-        assert_eq!(of_words("dp1-tp0"), Some(Rank::dp(1).with(Axis::Tp, 0)));
-        assert_eq!(of_words("first"), None);
+        assert_eq!(parse_rank("dp1-tp0"), Some(Rank::dp(1).with(Axis::Tp, 0)));
+        assert_eq!(parse_rank("first"), None);
         let re = Regex::new(r"worker(\d+)").expect("valid");
-        assert_eq!(of_regex(&re, "worker7.json"), Some(Rank::tp(7)));
+        assert_eq!(match_file_name(&re, "worker7.json"), Some(Rank::tp(7)));
         let re = Regex::new(r"w(?P<dp>\d+)").expect("valid");
-        assert_eq!(of_regex(&re, "w7.json"), Some(Rank::dp(7)));
+        assert_eq!(match_file_name(&re, "w7.json"), Some(Rank::dp(7)));
     }
 }

@@ -1,6 +1,5 @@
-//! Reads captured traces into the one model of [`skewtrap_trace::trace`]: Kineto JSON and Nsight
-//! Systems exports, rank by rank, in bounded memory. What is in a folder besides traces is
-//! recognised, left out, and said so.
+//! The files behind the comparison of traces: lists what a folder holds, opens Kineto files for the
+//! readers of [`skewtrap_trace::read`], and reads Nsight Systems exports, which are SQLite.
 
 pub mod folder;
 pub mod nsight;
@@ -9,29 +8,29 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use skewtrap_trace::read::{NotATrace, inflated, kineto};
-use skewtrap_trace::trace::{Limit, RankTrace};
+use skewtrap_trace::read::{NotATrace, decompress, kineto};
+use skewtrap_trace::{Limits, RankTrace};
 
 /// Why traces could not be read. The messages are for people.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
-    /// The bytes are something else.
+    /// The bytes are no trace.
     #[error(transparent)]
     NotATrace(#[from] NotATrace),
     /// The file cannot be opened or read.
     #[error("cannot read {path}: {why}")]
     Unreadable {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         why: io::Error,
     },
     /// Something is wrong with one file.
     #[error("{path}: {what}")]
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// What.
+        /// What is wrong.
         what: String,
     },
     /// Nothing to compare.
@@ -40,7 +39,7 @@ pub enum TraceError {
 }
 
 impl TraceError {
-    /// The same about the file that the user gave, where another was made of it.
+    /// The same error about the file `given` by the user, where the one that was read was made from it.
     #[must_use]
     pub fn about(self, given: &Path) -> Self {
         match self {
@@ -50,7 +49,7 @@ impl TraceError {
     }
 }
 
-/// Opens a trace, inflating it if it is gzip, whatever its name says.
+/// Opens a trace, decompressing it if it is gzip, whatever its name is.
 ///
 /// # Errors
 /// When the file cannot be opened.
@@ -58,23 +57,19 @@ pub fn open(path: &Path) -> Result<Box<dyn Read>, TraceError> {
     open_counted(path, &|_| {})
 }
 
-/// Opens a trace and tells `progress` how many bytes of the file were read each time.
-///
-/// # Errors
-/// When the file cannot be opened.
-pub fn open_counted<'a>(path: &Path, progress: &'a dyn Fn(u64)) -> Result<Box<dyn Read + 'a>, TraceError> {
+/// Like [`open`]; calls `progress` with the number of bytes of each read from the file.
+fn open_counted<'a>(path: &Path, progress: &'a dyn Fn(u64)) -> Result<Box<dyn Read + 'a>, TraceError> {
     let unreadable = |why| TraceError::Unreadable { path: path.to_owned(), why };
     let inner = File::open(path).map_err(unreadable)?;
-    inflated(Counted { inner, progress }).map_err(unreadable)
+    decompress(CountedFile { inner, progress }).map_err(unreadable)
 }
 
-/// A file whose reading is watched.
-struct Counted<'a> {
+struct CountedFile<'a> {
     inner: File,
     progress: &'a dyn Fn(u64),
 }
 
-impl Read for Counted<'_> {
+impl Read for CountedFile<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buf)?;
         (self.progress)(n as u64);
@@ -88,11 +83,11 @@ impl Read for Counted<'_> {
 /// When the file cannot be opened or is no trace.
 pub fn read_kineto(
     path: &Path,
-    limit: Limit,
+    limits: Limits,
     trace: &mut RankTrace,
     progress: &dyn Fn(u64),
-) -> Result<kineto::Facts, TraceError> {
+) -> Result<kineto::FileInfo, TraceError> {
     let reader = open_counted(path, progress)?;
-    kineto::read(reader, limit, trace)
+    kineto::read(reader, limits, trace)
         .map_err(|what| TraceError::File { path: path.to_owned(), what: what.to_string() })
 }

@@ -1,24 +1,24 @@
 //! The comparison as one self-contained HTML file: no script, no request, light and dark, readable
-//! on a phone. Bars are plain boxes, the chart of the signal one inline SVG.
+//! on a phone. Bars are plain boxes; the chart of the signal is one inline SVG.
 
 mod chart;
 
 use std::io::{self, Write};
 
+use crate::comparison::{Comparison, RankLine};
 use crate::kernel::Family;
-use crate::table::{Comparison, RankLine};
 use crate::verdict::{Kind, Ms};
 
 pub use chart::{History, Series};
 
-/// The most ranks that are shown one by one.
+/// The most ranks that are shown.
 const MAX_RANKS: usize = 64;
 
-/// Writes the page. `history` is the signal around the onset, where it is known.
+/// Writes the comparison as an HTML page. `history` is the signal around the onset, if known.
 ///
 /// # Errors
 /// When `out` fails.
-pub fn write(out: &mut impl Write, c: &Comparison, history: Option<&History>) -> io::Result<()> {
+pub fn write_html(out: &mut impl Write, c: &Comparison, history: Option<&History>) -> io::Result<()> {
     let title = match c.verdict.rank {
         Some(who) => format!("{who}: {}", c.verdict.kind.title()),
         None => c.verdict.kind.title().to_owned(),
@@ -30,7 +30,7 @@ pub fn write(out: &mut impl Write, c: &Comparison, history: Option<&History>) ->
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\
          <link rel=\"icon\" href=\"data:,\"><title>{} - skewtrap</title>\n<style>{}</style></head><body><main>\n",
         escaped(&title),
-        include_str!("page.css")
+        include_str!("html/page.css")
     )?;
     header(out, c)?;
     if let Some(history) = history {
@@ -44,8 +44,8 @@ pub fn write(out: &mut impl Write, c: &Comparison, history: Option<&History>) ->
     out.write_all(b"</main></body></html>\n")
 }
 
-/// Text that is safe inside of an element and of a quoted attribute.
-pub(crate) fn escaped(text: &str) -> String {
+/// Text escaped for an element or a quoted attribute.
+fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -1,0 +1,281 @@
+//! From the diagnosis of one group of ranks to the verdict on the whole capture: missing and idle
+//! ranks, the baseline, causes, confidence, and the sentence that people read first.
+
+use crate::comparison::ComparisonInput;
+use crate::diagnosis::Diagnosis;
+use crate::kernel::Family;
+use crate::labels::Labels;
+use crate::profile::RankProfile;
+use crate::rank::{Axis, Rank, RankId};
+use crate::stats::{RankStats, kernel_table, median};
+use crate::step::StepSource;
+use crate::verdict::{Cause, Confidence, Kind, Ms, Verdict};
+
+/// Everything that the verdict is concluded from.
+pub struct Conclusion<'a> {
+    pub input: &'a ComparisonInput,
+    /// Of each rank, in the order of the profiles.
+    pub stats: &'a [RankStats],
+    /// Indices of ranks without work.
+    pub idle: &'a [usize],
+    /// Indices of all others.
+    pub active: &'a [usize],
+    /// Ranks that should be there but are not.
+    pub missing: &'a [RankId],
+}
+
+impl Conclusion<'_> {
+    /// The verdict on the whole capture, from the most significant diagnosis, of the group `members`.
+    pub fn verdict(&self, diagnosis: Option<&Diagnosis>, members: &[usize]) -> Verdict {
+        if self.input.profiles.iter().all(|p| p.rows == 0) {
+            return self.insufficient("none of the traces has a kernel: was the GPU profiled?".into());
+        }
+        if let Some(why) = self.input.mixed_captures() {
+            return self.insufficient(why);
+        }
+        match diagnosis {
+            Some(d) if d.outlier.is_some() => self.about_rank(d, members),
+            _ if !self.idle.is_empty() && self.idle.len() < self.input.profiles.len() => {
+                self.idle_tail(diagnosis)
+            }
+            None if self.input.profiles.len() < 2 => {
+                let alone = "one rank alone has no peers to compare it with";
+                self.all_slow().unwrap_or_else(|| self.insufficient(alone.into()))
+            }
+            None if self.input.profiles.iter().any(|p| p.source == StepSource::PerSecond) => {
+                let unknown_steps = "nothing tells the steps apart: no annotation, and no kernel that all ranks run in proportion";
+                self.insufficient(unknown_steps.into())
+            }
+            None => self.all_slow().unwrap_or_else(|| {
+                self.insufficient(
+                    "no two ranks run the same layers; give a baseline of the same ranks".into(),
+                )
+            }),
+            Some(d) => self.all_slow().unwrap_or_else(|| self.no_finding(d)),
+        }
+    }
+
+    fn insufficient(&self, why: String) -> Verdict {
+        let stop = if why.ends_with('?') { "" } else { "." };
+        let sentence = format!("The traces do not tell: {why}{stop}");
+        let mut v = Verdict::without_rank(Kind::InsufficientEvidence, Confidence::Low, sentence);
+        v.reasons.push(why);
+        v
+    }
+
+    fn no_finding(&self, diagnosis: &Diagnosis) -> Verdict {
+        if diagnosis.kind == Kind::InsufficientEvidence {
+            let mut v = self.insufficient(diagnosis.reasons.first().cloned().unwrap_or_default());
+            v.reasons = diagnosis.reasons.clone();
+            return v;
+        }
+        if !self.missing.is_empty() {
+            let names = list(self.missing);
+            return self
+                .insufficient(format!("the ranks that are here do not differ, but {names} is missing"));
+        }
+        if self.input.profiles.iter().any(|p| p.partial) {
+            return self.insufficient("what is readable does not differ, but a file ends too early".into());
+        }
+        let works: Vec<f64> = self.active.iter().map(|&i| self.stats[i].work_ms).collect();
+        let typical = Ms(median(&works).unwrap_or(0.0));
+        let steps = self.active.iter().map(|&i| self.stats[i].steps).min().unwrap_or(0);
+        let confidence = if steps >= 8 { Confidence::High } else { Confidence::Medium };
+        let sentence = format!("No rank stands out: all need about {typical} of GPU work per step.");
+        Verdict::without_rank(Kind::NoFinding, confidence, sentence)
+    }
+
+    fn idle_tail(&self, diagnosis: Option<&Diagnosis>) -> Verdict {
+        let names: Vec<RankId> = self.idle.iter().map(|&i| self.input.profiles[i].rank).collect();
+        if diagnosis.is_some_and(|d| d.kind == Kind::InsufficientEvidence) && self.active.len() > 1 {
+            let why = diagnosis.and_then(|d| d.reasons.first().cloned()).unwrap_or_default();
+            let mut v = self.insufficient(why);
+            v.reasons.push(format!("{} had no work in the window", list(&names)));
+            return v;
+        }
+        let sentence = format!("{} had no work while its peers were busy.", list(&names));
+        let confidence = if names.len() == 1 { Confidence::High } else { Confidence::Medium };
+        let mut v = Verdict::without_rank(Kind::IdleTail, confidence, sentence);
+        v.rank = names.first().copied();
+        v.also = names.get(1..).unwrap_or_default().to_vec();
+        v
+    }
+
+    /// The verdict that every rank is slower than its own baseline, by a share that no noise explains.
+    fn all_slow(&self) -> Option<Verdict> {
+        let ratios = self.input.work_over_baseline(self.stats);
+        let known: Option<Vec<f64>> = self.active.iter().map(|&i| ratios[i]).collect();
+        let known = known.filter(|k| !k.is_empty() && k.iter().all(|r| *r >= 1.1))?;
+        let typical = median(&known)?;
+        let sentence = format!(
+            "Every rank needs more GPU time per step than in the baseline, about {typical:.2} times."
+        );
+        let mut v = Verdict::without_rank(Kind::AllSlow, Confidence::Medium, sentence);
+        let (low, high) = known.iter().fold((f64::MAX, f64::MIN), |(l, h), r| (l.min(*r), h.max(*r)));
+        v.reasons.push(format!("work per step over the baseline's: {low:.2} to {high:.2}"));
+        if high / low <= 1.1 && self.active.iter().all(|&i| self.stats[i].steps >= 8) {
+            v.confidence = Confidence::High;
+        }
+        if let Some(grown) = self.batches_grew() {
+            v.confidence = Confidence::Low;
+            v.reasons.push(format!("but batches are {grown:.1} times the baseline's, which may explain it"));
+        }
+        Some(v)
+    }
+
+    fn batches_grew(&self) -> Option<f64> {
+        let grown: Vec<f64> = self
+            .active
+            .iter()
+            .filter_map(|&i| {
+                let before = self.input.baseline.iter().find(|b| b.rank == self.input.profiles[i].rank)?;
+                Some(self.stats[i].requests? / RankStats::new(before).requests.filter(|r| *r > 0.0)?)
+            })
+            .collect();
+        median(&grown).filter(|g| *g >= 1.2)
+    }
+
+    fn about_rank(&self, diagnosis: &Diagnosis, members: &[usize]) -> Verdict {
+        let outlier = members[diagnosis.outlier.unwrap_or(0)];
+        let rank = self.culprit(outlier, members);
+        let f = &self.stats[outlier];
+        let causes = self.causes(diagnosis, members);
+        let known: f64 = causes.iter().filter(|c| c.family != Family::Other).map(|c| c.share).sum();
+        let explained = (known.min(1.0) * 100.0).round() / 100.0;
+        let mut doubts = diagnosis.doubts;
+        let mut reasons = diagnosis.reasons.clone();
+        if explained < 0.8 {
+            doubts += 1;
+            reasons.push(format!(
+                "families of known kernels explain only {:.0} % of the gap",
+                explained * 100.0
+            ));
+        }
+        if !self.missing.is_empty() {
+            doubts += 1;
+            reasons.push(format!("{} is missing", list(self.missing)));
+        }
+        if (diagnosis.baseline_factor - 1.0).abs() > 0.02 {
+            reasons.push(format!(
+                "in the baseline it needed {:.2} times the ranks' median already, which is taken out of its gap",
+                1.0 / diagnosis.baseline_factor
+            ));
+        }
+        if !self.idle.is_empty() {
+            let names: Vec<RankId> = self.idle.iter().map(|&i| self.input.profiles[i].rank).collect();
+            reasons.push(format!("{} had no work in the window", list(&names)));
+        }
+        let confidence = match diagnosis.kind {
+            Kind::InsufficientEvidence => Confidence::Low,
+            _ => Confidence::after_doubts(doubts),
+        };
+        let declined = diagnosis.kind == Kind::InsufficientEvidence;
+        let mut v = Verdict {
+            kind: diagnosis.kind,
+            rank: (!declined).then_some(rank),
+            lost_ms_per_step: Some(diagnosis.gap.ms),
+            host_gap_ms_per_step: Some(f.wall_ms - f.busy_ms),
+            confidence,
+            causes,
+            explained_share: Some(explained),
+            lost_share: Some(diagnosis.gap.relative()),
+            also: diagnosis.also.iter().map(|&i| self.input.profiles[members[i]].rank).collect(),
+            confirms: None,
+            sentence: String::new(),
+            reasons,
+        };
+        v.sentence = sentence_of(&v, rank, diagnosis.reasons.last());
+        v
+    }
+
+    /// The outlier, or its whole replica where replicas were compared.
+    fn culprit(&self, outlier: usize, members: &[usize]) -> RankId {
+        let rank = self.input.profiles[outlier].rank;
+        let replicas = members.len() < self.active.len()
+            && members.iter().any(|&i| self.input.profiles[i].rank.get(Axis::Dp) != rank.get(Axis::Dp));
+        match rank.get(Axis::Dp).filter(|_| replicas) {
+            Some(dp) => RankId::Rank(Rank::dp(dp)),
+            None => rank,
+        }
+    }
+
+    fn causes(&self, diagnosis: &Diagnosis, members: &[usize]) -> Vec<Cause> {
+        let profiles: Vec<&RankProfile> = members.iter().map(|&i| &self.input.profiles[i]).collect();
+        let outlier = diagnosis.outlier.unwrap_or(0);
+        let kernels = kernel_table(&profiles);
+        let mut causes: Vec<Cause> = diagnosis
+            .gap
+            .families
+            .iter()
+            .filter(|(family, ms)| **family != Family::Communication && **ms > 0.02 * diagnosis.gap.ms)
+            .map(|(&family, &ms)| {
+                let worst = kernels
+                    .iter()
+                    .filter(|((f, _), _)| *f == family)
+                    .map(|((_, name), row)| (*name, row.gap_ms(outlier)))
+                    .max_by(|a, b| a.1.total_cmp(&b.1).then_with(|| b.0.cmp(a.0)));
+                Cause {
+                    family,
+                    kernel: worst.map_or_else(String::new, |(name, _)| name.to_owned()),
+                    share: ms / diagnosis.gap.ms,
+                    kernel_share: worst.map_or(0.0, |(_, ms)| ms / diagnosis.gap.ms),
+                    gap_ms_per_step: ms,
+                }
+            })
+            .collect();
+        causes.sort_by(|a, b| b.share.total_cmp(&a.share));
+        causes
+    }
+}
+
+/// The verdict about `rank` in a sentence; `doubt` is the reason for insufficient evidence.
+fn sentence_of(v: &Verdict, rank: RankId, doubt: Option<&String>) -> String {
+    let lost = Ms(v.lost_ms_per_step.unwrap_or(0.0));
+    let percent = v.lost_share.unwrap_or(0.0) * 100.0;
+    let does = match v.kind {
+        Kind::UnevenWork => {
+            format!("{rank} has more to do than its peers: {lost} of GPU work per step beyond their median")
+        }
+        Kind::SlowRank => {
+            format!("{rank} is slower than its peers at the same work: {lost} per step beyond their median")
+        }
+        _ => {
+            let why = doubt.map(String::as_str).unwrap_or("the evidence is contradictory");
+            return format!("{rank} stands out by {lost} per step, but the traces do not tell why: {why}.");
+        }
+    };
+    match v.causes.first() {
+        Some(c) => format!(
+            "{does} (+{percent:.0} %), {:.0} % of it in {} ({}).",
+            c.share.min(1.0) * 100.0,
+            c.family.name(),
+            c.kernel
+        ),
+        None => format!("{does} (+{percent:.0} %)."),
+    }
+}
+
+/// `DP1`, `DP1 and DP3`, `DP1, DP3 and 6 more`.
+fn list(names: &[RankId]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.to_string(),
+        [a, b] => format!("{a} and {b}"),
+        [a, b, rest @ ..] => format!("{a}, {b} and {} more", rest.len()),
+    }
+}
+
+/// Whether the verdict confirms the suspicion. A verdict about the suspected rank confirms it, one
+/// about another rank, or about none, refutes it; `None` where the evidence does not tell.
+pub fn confirms(v: &Verdict, suspect: Option<&Labels>) -> Option<bool> {
+    let suspect = suspect?;
+    match (v.kind, v.rank) {
+        (Kind::InsufficientEvidence, _) => None,
+        (_, Some(rank)) => {
+            let labels = rank.labels();
+            let shared: Vec<_> = suspect.0.iter().filter_map(|(k, s)| Some((s, labels.0.get(k)?))).collect();
+            if shared.is_empty() { None } else { Some(shared.iter().all(|(a, b)| a == b)) }
+        }
+        (_, None) => Some(false),
+    }
+}

@@ -1,0 +1,378 @@
+//! Diagnoses a group of ranks that run the same layers, and may thus be compared with each other.
+//!
+//! The questions, in their order: does one rank stand out beyond noise? Do the waits in collectives
+//! agree with that? Was it given more to do, or did it do the same more slowly? Where no answer fits,
+//! the evidence is insufficient.
+
+use std::collections::BTreeSet;
+
+use crate::collective::{MatchedCollectives, match_collectives};
+use crate::kernel::Family;
+use crate::profile::RankProfile;
+use crate::rank::{Axis, RankId};
+use crate::stats::{Gap, MIN_STEPS, RankStats, SameCalls, gap_of, median, same_calls};
+use crate::step::{StepKind, StepSource};
+use crate::verdict::Kind;
+
+/// Among ranks that share a batch, a gap below this share of the peers' work is no finding.
+const SHARED_BOUND: f64 = 0.10;
+/// The same among ranks with batches of their own, which always differ a little.
+const OWN_BOUND: f64 = 0.15;
+/// A gap must be this many times the noise.
+const NOISE_BOUND: f64 = 4.0;
+/// A factor that no noise explains: batches, grids, launches.
+const LARGER: f64 = 1.25;
+/// Batches within this factor are equal.
+const EQUAL: f64 = 1.15;
+
+/// What was found in a group of ranks.
+#[derive(Debug)]
+pub struct Diagnosis {
+    /// The kind of difference.
+    pub kind: Kind,
+    /// The index of the rank that stands out most.
+    pub outlier: Option<usize>,
+    /// The factor that took the constant difference of the outlier out; 1 without a baseline.
+    pub baseline_factor: f64,
+    /// The gap of the outlier.
+    pub gap: Gap,
+    /// Indices of other ranks beyond the bounds, the largest gap first.
+    pub also: Vec<usize>,
+    /// Whether the ranks have batches of their own.
+    pub own_batches: bool,
+    /// The collectives, if they could be matched.
+    pub matched: Option<MatchedCollectives>,
+    /// What the diagnosis rests on.
+    pub reasons: Vec<String>,
+    /// The number of things that are missing for full confidence.
+    pub doubts: usize,
+}
+
+/// Diagnoses ranks that run the same layers. The work of each rank is multiplied by its entry of
+/// `factors`, which takes a constant difference of the rank out.
+pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]) -> Diagnosis {
+    let matched = match_collectives(profiles);
+    let own_batches = own_batches(profiles, matched.is_some());
+    let bound = if own_batches { OWN_BOUND } else { SHARED_BOUND };
+    let gaps: Vec<Gap> = (0..stats.len()).map(|i| gap_of(stats, i, factors)).collect();
+    let mut outliers: Vec<usize> =
+        (0..gaps.len()).filter(|&i| stands_out(stats, &gaps, i, bound, own_batches)).collect();
+    outliers.sort_by(|&a, &b| gaps[b].ms.total_cmp(&gaps[a].ms));
+    let mut found = Diagnosis {
+        kind: Kind::NoFinding,
+        outlier: None,
+        baseline_factor: 1.0,
+        gap: Gap::default(),
+        also: outliers.get(1..).unwrap_or_default().to_vec(),
+        own_batches,
+        matched,
+        reasons: Vec::new(),
+        doubts: 0,
+    };
+    match outliers.first() {
+        None => nothing_stands_out(profiles, stats, &gaps, bound, &mut found),
+        Some(&at) => {
+            found.outlier = Some(at);
+            found.baseline_factor = factors[at];
+            found.gap = gaps[at].clone();
+            count_doubts(profiles, stats, at, &mut found);
+            if few_complete_peers(profiles, at, &mut found) || waits_disagree(profiles, at, &mut found) {
+                found.kind = Kind::InsufficientEvidence;
+            } else if own_batches {
+                kind_with_own_batches(profiles, stats, at, &mut found);
+            } else {
+                kind_with_shared_batch(profiles, stats, at, &mut found);
+            }
+        }
+    }
+    found
+}
+
+/// Whether the ranks have batches of their own, by their names; processes of unknown rank share a
+/// batch exactly if they take part in the same collectives.
+fn own_batches(profiles: &[&RankProfile], matched: bool) -> bool {
+    if profiles.iter().any(|p| matches!(p.rank, RankId::Pid(_))) {
+        return !matched;
+    }
+    let distinct: BTreeSet<Option<u16>> = profiles.iter().map(|p| p.rank.get(Axis::Dp)).collect();
+    distinct.len() > 1 && distinct.len() == profiles.len()
+}
+
+fn stands_out(stats: &[&RankStats], gaps: &[Gap], at: usize, bound: f64, own_batches: bool) -> bool {
+    let gap = &gaps[at];
+    if stats[at].steps < MIN_STEPS || gap.ms <= 0.0 {
+        return false;
+    }
+    let within = gap.relative_within().is_some_and(|r| r >= bound) && gap.beyond_noise >= NOISE_BOUND;
+    within && gap.relative() >= bound / 2.0
+        || own_batches && more_prefill(stats, at) && gap.relative() >= LARGER - 1.0
+}
+
+fn nothing_stands_out(
+    profiles: &[&RankProfile],
+    stats: &[&RankStats],
+    gaps: &[Gap],
+    bound: f64,
+    found: &mut Diagnosis,
+) {
+    if let Some(few) = (0..stats.len()).find(|&i| stats[i].steps < MIN_STEPS) {
+        found.kind = Kind::InsufficientEvidence;
+        let (rank, n) = (profiles[few].rank, stats[few].steps);
+        found.reasons.push(format!(
+            "{rank} shows {n} step{}; at least {MIN_STEPS} are needed on every rank",
+            plural(n)
+        ));
+        return;
+    }
+    if let Some(odd) = (0..gaps.len()).find(|&i| gaps[i].within_ms.is_none()) {
+        found.kind = Kind::InsufficientEvidence;
+        let rank = profiles[odd].rank;
+        found
+            .reasons
+            .push(format!("{rank} and its peers ran different kinds of steps: they cannot be compared"));
+        return;
+    }
+    if let Some(wide) = (0..gaps.len()).find(|&i| gaps[i].relative_within().is_some_and(|r| r >= 2.0 * bound))
+    {
+        found.kind = Kind::InsufficientEvidence;
+        found.reasons.push(format!(
+            "{} needs {:.0} % more per step than its peers, but the ranks differ so much among each other that this may be chance",
+            profiles[wide].rank,
+            gaps[wide].relative_within().unwrap_or(0.0) * 100.0
+        ));
+        return;
+    }
+    if let Some((rank, held_up)) = late_without_cause(profiles, stats, found) {
+        found.kind = Kind::InsufficientEvidence;
+        found.reasons.push(format!(
+            "the others wait {held_up:.2} ms a step for {rank} although its kernels are no slower: look at what keeps its host from launching them",
+        ));
+    }
+}
+
+fn plural(n: usize) -> &'static str {
+    if n == 1 { "" } else { "s" }
+}
+
+/// A rank for which all others wait although nothing on its GPU is slower, and how long they wait,
+/// milliseconds per step.
+fn late_without_cause(
+    profiles: &[&RankProfile],
+    stats: &[&RankStats],
+    found: &Diagnosis,
+) -> Option<(RankId, f64)> {
+    let waits = waits_of(profiles, found)?;
+    let least = (0..waits.len()).min_by(|&a, &b| waits[a].total_cmp(&waits[b]))?;
+    let others: Vec<f64> = (0..waits.len()).filter(|&i| i != least).map(|i| waits[i]).collect();
+    let work = median(&stats.iter().map(|f| f.work_ms).collect::<Vec<_>>())?;
+    let held_up = median(&others)? - waits[least];
+    (held_up >= 0.1 * work).then_some((profiles[least].rank, held_up))
+}
+
+/// The time that each rank waits in collectives, milliseconds per step. Where the collectives are not
+/// matched, the time in communication stands for it, provided that the ranks share a batch.
+fn waits_of(profiles: &[&RankProfile], found: &Diagnosis) -> Option<Vec<f64>> {
+    if let Some(m) = &found.matched {
+        return Some(m.ranks.iter().map(|r| r.wait_ms_per_step).collect());
+    }
+    let in_communication = |p: &&RankProfile| {
+        let sum: i64 = p.collectives.iter().map(|c| c.duration_ns()).sum();
+        sum as f64 / 1e6 / p.steps.len().max(1) as f64
+    };
+    let known = !found.own_batches && profiles.iter().all(|p| !p.collectives.is_empty());
+    known.then(|| profiles.iter().map(in_communication).collect())
+}
+
+/// Counts what is missing for full confidence, and says it where that is not in the table.
+fn count_doubts(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, found: &mut Diagnosis) {
+    let gap = &found.gap;
+    if gap.relative() < 0.2 || gap.beyond_noise < 2.0 * NOISE_BOUND {
+        found.doubts += 1;
+    }
+    if stats.iter().any(|f| f.steps < 8) {
+        found.doubts += 1;
+        let fewest = stats.iter().map(|f| f.steps).min().unwrap_or(0);
+        found.reasons.push(format!("a short window: {fewest} steps on the rank with the fewest"));
+    }
+    if profiles.len() == 2 {
+        found.doubts += 1;
+        found.reasons.push("with two ranks the slower one may as well be the normal one".into());
+    }
+    let counted = profiles.iter().any(|p| p.source != StepSource::GpuAnnotations);
+    if counted && found.matched.is_none() {
+        found.doubts += 1;
+    }
+    if profiles[at].partial {
+        found.doubts += 2;
+    }
+}
+
+/// Whether so many files of the peers end too early that fewer than two complete ones are left.
+fn few_complete_peers(profiles: &[&RankProfile], at: usize, found: &mut Diagnosis) -> bool {
+    let peers = || profiles.iter().enumerate().filter(|(i, _)| *i != at).map(|(_, p)| p);
+    let Some(cut) = peers().find(|p| p.partial) else { return false };
+    found.doubts += 1;
+    found.reasons.push(format!("a part of {}'s window is missing", cut.rank));
+    peers().filter(|p| !p.partial).count() < 2
+}
+
+/// Whether the waits contradict that the others wait for rank `at`.
+fn waits_disagree(profiles: &[&RankProfile], at: usize, found: &mut Diagnosis) -> bool {
+    let Some(waits) = waits_of(profiles, found) else { return false };
+    let others: Vec<f64> = (0..waits.len()).filter(|&i| i != at).map(|i| waits[i]).collect();
+    let typical = median(&others).unwrap_or(0.0);
+    let rank = profiles[at].rank;
+    // The gap must reappear as waiting of the others; a part of it may be hidden by overlap.
+    let expected = 0.25 * found.gap.ms;
+    if typical - waits[at] >= expected {
+        if found.matched.is_some() {
+            found.reasons.push(format!(
+                "{rank} waits {:.2} ms a step in collectives, its peers {typical:.2} ms: they wait for it",
+                waits[at]
+            ));
+        }
+        return false;
+    }
+    found.reasons.push(format!(
+        "its kernels say {rank}, but it waits {:.2} ms a step in collectives and its peers {typical:.2} ms: if it held them up they would wait longer",
+        waits[at]
+    ));
+    true
+}
+
+/// Whether far more of the rank's steps are prefill than of its peers'.
+fn more_prefill(stats: &[&RankStats], at: usize) -> bool {
+    let others: Vec<f64> = (0..stats.len()).filter(|&i| i != at).map(|i| stats[i].extend_share).collect();
+    let steps = stats.iter().map(|f| f.steps).min().unwrap_or(0);
+    steps >= 8 && stats[at].extend_share - median(&others).unwrap_or(1.0) >= 0.3
+}
+
+/// The kind of the difference among ranks that share a batch.
+fn kind_with_shared_batch(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, found: &mut Diagnosis) {
+    let rank = profiles[at].rank;
+    let launches = ratio_to_peers(stats, at, |f| f.launches);
+    let moe = found.gap.families.get(&Family::Moe).copied().unwrap_or(0.0);
+    if rank.get(Axis::Ep).is_some() && moe >= 0.8 * found.gap.ms {
+        found.kind = Kind::UnevenWork;
+        found.reasons.push(format!("only the experts' kernels take longer on {rank}: its experts are hot"));
+    } else if launches.is_some_and(|r| !(1.0 / EQUAL..=EQUAL).contains(&r)) {
+        found.kind = Kind::InsufficientEvidence;
+        let more = launches.unwrap_or(1.0);
+        found.reasons.push(format!(
+            "{rank} launches {more:.2} times the kernels of its peers per step: not the same calls"
+        ));
+    } else {
+        found.kind = Kind::SlowRank;
+        found
+            .reasons
+            .push(format!("{rank} shares its batch with its peers and takes longer for the same calls"));
+        if found.matched.is_none() {
+            found.doubts += 1;
+            found
+                .reasons
+                .push("the collectives could not be matched, so nobody's waiting bears it out".into());
+        }
+    }
+}
+
+/// The kind of the difference among ranks with batches of their own.
+fn kind_with_own_batches(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, found: &mut Diagnosis) {
+    let rank = profiles[at].rank;
+    let same = same_calls(profiles, at);
+    let batch = batch_ratio(stats, at);
+    let launches = launch_ratio(stats, at);
+    let mut larger = Vec::new();
+    if let Some(r) = batch.filter(|r| *r >= LARGER) {
+        larger.push(format!("its batches are {r:.1} times its peers'"));
+    }
+    if more_prefill(stats, at) {
+        let mine = stats[at].extend_share * 100.0;
+        larger.push(format!("{mine:.0} % of its steps are prefill, far more than on its peers"));
+    }
+    if let Some(r) = launches.filter(|r| *r >= LARGER) {
+        larger.push(format!("it launches {r:.1} times its peers' kernels in a step of the same kind"));
+    }
+    if batch.is_none() && same.grid.is_some_and(|g| g >= LARGER) {
+        larger.push(format!("its launches are {:.1} times as wide as its peers'", same.grid.unwrap_or(1.0)));
+    }
+    let equal = match batch {
+        Some(r) => (1.0 / EQUAL..=EQUAL).contains(&r),
+        None => same.grid.is_some_and(|g| (0.98..=1.02).contains(&g)),
+    };
+    let uniform = uniform_factor(&same, &found.gap);
+    match (uniform, larger.is_empty()) {
+        (Some(f), true) if equal => {
+            found.kind = Kind::SlowRank;
+            found.reasons.push(format!("all its kernels take about {f:.2} times as long at equal batches"));
+            if batch.is_none() {
+                found.doubts += 1;
+            }
+        }
+        (Some(f), false) if f > batch.unwrap_or(1.0).max(1.2) * 1.1 => {
+            found.kind = Kind::InsufficientEvidence;
+            found.reasons.append(&mut larger);
+            found
+                .reasons
+                .push(format!("but all its kernels are {f:.2} times slower, more than that explains"));
+        }
+        (_, false) => {
+            found.kind = Kind::UnevenWork;
+            found.reasons.append(&mut larger);
+        }
+        (None, true) if grows_only(&same, &found.gap) => {
+            found.kind = Kind::UnevenWork;
+            found.doubts += usize::from(batch.is_none());
+            found
+                .reasons
+                .push("only kernels whose cost grows with requests and their context take longer".into());
+        }
+        _ => {
+            found.kind = Kind::InsufficientEvidence;
+            found.reasons.push(format!(
+                "{rank} needs more per step, but neither are its batches known to be larger nor are all its kernels slower by one factor at batches known to be equal"
+            ));
+        }
+    }
+}
+
+/// The factor by which all kernels are slower, if it is about the same for all of them.
+fn uniform_factor(same: &SameCalls, gap: &Gap) -> Option<f64> {
+    let (all, steady) = (same.all?, same.steady?);
+    let wanted = 1.0 + gap.relative_within().unwrap_or(0.0);
+    let close = |f: f64| (f - 1.0) >= 0.6 * (wanted - 1.0);
+    (same.agreeing >= 0.7 && all >= 1.05 && close(all) && close(steady)).then_some(all)
+}
+
+/// Whether the gap comes from kernels whose cost grows with the batch, while the others are as fast
+/// as on the peers.
+fn grows_only(same: &SameCalls, gap: &Gap) -> bool {
+    let grown: f64 = gap.families.iter().filter(|(f, _)| f.grows_with_work()).map(|(_, ms)| ms).sum();
+    let wanted = gap.relative_within().unwrap_or(0.0);
+    grown >= 0.6 * gap.ms && same.steady.is_some_and(|s| s - 1.0 <= 0.35 * wanted)
+}
+
+/// The batch of the rank over that of its peers: requests of decode steps, else tokens of prefill
+/// steps, else requests of steps of unknown kind.
+fn batch_ratio(stats: &[&RankStats], at: usize) -> Option<f64> {
+    let of = |kind: StepKind, tokens: bool| {
+        ratio_to_peers(stats, at, |f| {
+            let k = f.kinds.get(&kind).filter(|k| k.steps >= MIN_STEPS);
+            k.and_then(|k| if tokens { k.tokens } else { k.requests }).unwrap_or(f64::NAN)
+        })
+    };
+    of(StepKind::Decode, false).or_else(|| of(StepKind::Extend, true)).or_else(|| of(StepKind::Step, false))
+}
+
+/// Launches in a step of the rank's most frequent kind, over those of its peers.
+fn launch_ratio(stats: &[&RankStats], at: usize) -> Option<f64> {
+    let main = stats[at].kinds.iter().max_by_key(|(_, k)| k.steps)?.0;
+    ratio_to_peers(stats, at, |f| f.kinds.get(main).map_or(f64::NAN, |k| k.launches))
+}
+
+/// A statistic of the rank over the median of its peers; `None` where either is unknown.
+fn ratio_to_peers(stats: &[&RankStats], at: usize, of: impl Fn(&RankStats) -> f64) -> Option<f64> {
+    let mine = of(stats[at]);
+    let others: Vec<f64> = (0..stats.len()).filter(|&i| i != at).map(|i| of(stats[i])).collect();
+    let typical = median(&others).filter(|t| *t > 0.0)?;
+    mine.is_finite().then_some(mine / typical)
+}

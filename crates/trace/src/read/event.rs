@@ -1,0 +1,243 @@
+//! Scans one trace event at a time: where each needed top-level value is, in any key order and any
+//! layout. Irrelevant events (most of a file) are stepped over at memory speed once the file's own
+//! layout is known.
+
+use std::ops::Range;
+
+use super::json::{Scan, key_at, object_end, skip_space, value_at};
+
+/// Where the values of one event are in the buffer; an empty range where the event lacks the key.
+/// Strings are without their quotes, their escapes unresolved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fields {
+    pub ph: Range<usize>,
+    pub cat: Range<usize>,
+    pub name: Range<usize>,
+    pub tid: Range<usize>,
+    pub ts: Range<usize>,
+    pub dur: Range<usize>,
+    /// With its braces.
+    pub args: Range<usize>,
+}
+
+impl Fields {
+    /// Whether all but the arguments of a complete event are known.
+    fn are_complete(&self) -> bool {
+        ![&self.ph, &self.cat, &self.name, &self.ts, &self.dur, &self.tid].iter().any(|r| r.is_empty())
+    }
+}
+
+/// One event of the stream.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Scanned {
+    /// It may be needed: where its values are.
+    Relevant(Fields),
+    /// Its phase or category is of no use here; it was stepped over.
+    Irrelevant,
+}
+
+/// Whether events of this phase are irrelevant: flows, counters and instants are.
+fn irrelevant_ph(ph: &[u8]) -> bool {
+    !matches!(ph, b"X" | b"M")
+}
+
+/// Whether events of this category are irrelevant.
+fn irrelevant_cat(cat: &[u8]) -> bool {
+    !matches!(
+        cat,
+        b"kernel"
+            | b"gpu_memcpy"
+            | b"gpu_memset"
+            | b"Kernel"
+            | b"Memcpy"
+            | b"Memset"
+            | b"user_annotation"
+            | b"gpu_user_annotation"
+    )
+}
+
+/// Scans the event at the start of `b` (its opening brace), number `events` of the file; `layout`
+/// learns from it until it can be relied on.
+pub fn scan_event(b: &[u8], layout: &mut Layout, events: u64) -> Scan<Scanned> {
+    if !layout.must_verify(events) {
+        return event_at(b, layout);
+    }
+    let scanned = event_at(b, &Layout::default());
+    if let Scan::Done(_, end) = scanned {
+        layout.learn(b, end);
+    }
+    scanned
+}
+
+/// The event at the start of `b`. As soon as its `ph` or `cat` shows that it is irrelevant, the rest
+/// is stepped over; a known `layout` makes that one search.
+fn event_at(b: &[u8], layout: &Layout) -> Scan<Scanned> {
+    let mut fields = Fields::default();
+    let mut at = 1;
+    loop {
+        let (key, from) = match key_at(b, at) {
+            Scan::Done(Some(key), from) => (key, from),
+            Scan::Done(None, end) => return Scan::Done(Scanned::Relevant(fields), end),
+            Scan::More => return Scan::More,
+            Scan::Bad(offset) => return Scan::Bad(offset),
+        };
+        let key = &b[key];
+        if key == b"args" && fields.are_complete() {
+            // Kineto writes `args` last: they reach to the event's own closing brace.
+            if let Some(end) = layout.end_of_event(b, from) {
+                fields.args = from..end - 1;
+                return Scan::Done(Scanned::Relevant(fields), end);
+            }
+        }
+        let value = match value_at(b, from) {
+            Some((value, end)) if end > from => {
+                at = end;
+                value
+            }
+            Some(_) => return Scan::Bad(from),
+            None => return Scan::More,
+        };
+        match key {
+            b"ph" if irrelevant_ph(&b[value.clone()]) => return step_over(b, at, layout),
+            b"cat" if irrelevant_cat(&b[value.clone()]) => return step_over(b, at, layout),
+            b"ph" => fields.ph = value,
+            b"cat" => fields.cat = value,
+            b"name" => fields.name = value,
+            b"tid" => fields.tid = value,
+            b"ts" => fields.ts = value,
+            b"dur" => fields.dur = value,
+            b"args" => fields.args = value,
+            _ => {}
+        }
+    }
+}
+
+/// Steps over the rest of an irrelevant event, from `at` on.
+fn step_over(b: &[u8], at: usize, layout: &Layout) -> Scan<Scanned> {
+    if let Some(end) = layout.end_of_event(b, at) {
+        return Scan::Done(Scanned::Irrelevant, end);
+    }
+    match object_end(b, at) {
+        Some(end) => Scan::Done(Scanned::Irrelevant, end),
+        None => Scan::More,
+    }
+}
+
+/// How the writer of a file lays its events out, learnt from the events themselves. Kineto ends
+/// every event with a line of its own (an indent and a brace), and no earlier line of the event is
+/// like it, so the end of an event can be found by one search for that line.
+///
+/// A raw line feed cannot occur inside of a JSON string, so such a line is always structure. That it
+/// is the end of the event itself, and not of an object inside, is checked on every 64th event; at
+/// the first event that differs the layout is given up for the rest of the file.
+#[derive(Debug, Default)]
+pub struct Layout {
+    /// The line that ends an event: a line feed, the indent, a brace.
+    closing: Option<memchr::memmem::Finder<'static>>,
+    /// How many events in a row had this layout.
+    agreed: u32,
+    /// Whether an event had another layout: it is not learnt again.
+    broken: bool,
+}
+
+impl Layout {
+    /// How many events must agree before the layout is relied on.
+    const ENOUGH: u32 = 64;
+
+    /// Whether the next event, number `events` of the file, must be scanned in full and passed to
+    /// [`Self::learn`].
+    fn must_verify(&self, events: u64) -> bool {
+        !self.broken && (self.agreed < Self::ENOUGH || events.is_multiple_of(64))
+    }
+
+    /// Learns from an event that was scanned in full: `b` begins with its opening brace, `end` is one
+    /// past its closing brace.
+    fn learn(&mut self, b: &[u8], end: usize) {
+        let Some(event) = b.get(..end) else { return };
+        let line = memchr::memrchr(b'\n', event).map(|n| &event[n..]);
+        let indented = line.filter(|l| l.len() > 2 && l[1..l.len() - 1].iter().all(|c| *c == b' '));
+        match (&self.closing, indented) {
+            (None, Some(line)) if self.agreed == 0 => {
+                self.closing = Some(memchr::memmem::Finder::new(line).into_owned());
+            }
+            (Some(_), Some(_)) => {}
+            _ => {
+                *self = Self { broken: true, ..Self::default() };
+                return;
+            }
+        }
+        let first = self.closing.as_ref().and_then(|f| Some(f.find(event)? + f.needle().len()));
+        if first == Some(end) {
+            self.agreed += 1;
+        } else {
+            *self = Self { broken: true, ..Self::default() };
+        }
+    }
+
+    /// One past the event's end, if the layout is relied on and another event follows.
+    #[inline]
+    fn end_of_event(&self, b: &[u8], from: usize) -> Option<usize> {
+        let closing = self.closing.as_ref().filter(|_| self.agreed >= Self::ENOUGH)?;
+        let end = from + closing.find(b.get(from..)?)? + closing.needle().len();
+        let comma = skip_space(b, end);
+        let brace = skip_space(b, comma + 1);
+        (b.get(comma) == Some(&b',') && b.get(brace) == Some(&b'{')).then_some(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read::json::member;
+
+    #[test]
+    fn a_layout_is_relied_on_only_after_it_held_and_forgotten_when_it_breaks() {
+        let event = "{\n    \"ph\": \"X\", \"cat\": \"cpu_op\",\n    \"args\": {\n      \"a\": 1\n    }\n  }";
+        let text = format!("{event},\n  {event}");
+        let mut layout = Layout::default();
+        for _ in 0..Layout::ENOUGH {
+            assert_eq!(layout.end_of_event(text.as_bytes(), 3), None);
+            layout.learn(text.as_bytes(), event.len());
+        }
+        assert_eq!(layout.end_of_event(text.as_bytes(), 3), Some(event.len()));
+        assert_eq!(event_at(text.as_bytes(), &layout), Scan::Done(Scanned::Irrelevant, event.len()));
+        // An event with a line inside that looks like its last one.
+        let odd = "{\n    \"args\": {\n  }\n  }";
+        layout.learn(odd.as_bytes(), odd.len());
+        assert_eq!(layout.end_of_event(text.as_bytes(), 3), None);
+        assert!(!layout.must_verify(64));
+    }
+
+    #[test]
+    fn keys_are_found_in_any_order_and_layout() {
+        for text in [
+            r#"{"ph":"X","cat":"kernel","name":"a\"}b","ts":1.5,"dur":"2","args":{"x":[1,"}"]}}"#,
+            "{\n \"args\" : {\"x\":\n[1 , \"}\"]},\n\"dur\": \"2\" ,\"ts\" :1.5\n,\"name\":\"a\\\"}b\",\"cat\":\"kernel\", \"ph\":\"X\"\n}",
+        ] {
+            let b = text.as_bytes();
+            let Scan::Done(Scanned::Relevant(p), end) = event_at(b, &Layout::default()) else {
+                panic!("{text}")
+            };
+            assert_eq!(end, b.len());
+            let s = |r: Range<usize>| std::str::from_utf8(&b[r]).expect("utf-8").to_owned();
+            assert_eq!((s(p.ph), s(p.cat), s(p.name)), ("X".into(), "kernel".into(), "a\\\"}b".into()));
+            assert_eq!((s(p.ts), s(p.dur)), ("1.5".into(), "2".into()));
+            assert_eq!(member(&b[p.args], b"x").expect("is there")[0], b'[');
+        }
+    }
+
+    #[test]
+    fn every_prefix_of_an_event_asks_for_more_and_nothing_panics() {
+        let text = br#"{"ph":"X","name":"a\"b","ts":1.5,"args":{"x":[1,"}"]}}"#;
+        for n in 1..text.len() {
+            assert_eq!(event_at(&text[..n], &Layout::default()), Scan::More, "{n}");
+        }
+        for bad in [&b"{]"[..], b"{\"a\" 1}", b"{\"a\":,}", b"{:}"] {
+            assert!(
+                matches!(event_at(bad, &Layout::default()), Scan::Bad(_)),
+                "{:?}",
+                String::from_utf8_lossy(bad)
+            );
+        }
+    }
+}
