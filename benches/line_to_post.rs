@@ -1,8 +1,8 @@
-//! From a line appended to a log to `POST /start_profile` at the server: `cargo bench --bench line_to_post`.
+//! The time from a line appended to a log to `POST /start_profile` at the server: `cargo bench --bench line_to_post`.
 //!
 //! The real binary watches sixteen doubles of SGLang, each beside a log of its own, under a rule with
-//! `for: 0s`. One line that shows a skew is written, and the time taken until the double has the
-//! request. Everything between counts: waking up, reading, evaluating, the governor, writing the
+//! `for: 0s`. One line that shows a skew is written, and the time until the double has the request is
+//! measured. Everything between counts: waking up, reading, evaluating, the governor, writing the
 //! attempt to the state (with fsync), connecting. Run twice, with the state in memory and on disk.
 //! `SKEWTRAP_ROUNDS` says how often each server is tried (default 8, about 25 s each).
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
@@ -48,12 +48,12 @@ async fn main() {
     }
 }
 
-struct Lane {
+struct Server {
     double: RunningDouble,
     log: PathBuf,
 }
 
-impl Lane {
+impl Server {
     async fn of(dir: &Path) -> Self {
         std::fs::create_dir_all(dir).unwrap();
         let begin = Time::from_epoch_s(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64());
@@ -74,8 +74,8 @@ impl Lane {
         Self { double, log }
     }
 
-    /// Writes one line that shows a skew, and waits for the request. A group is looked at every
-    /// 100 ms at most, so the line comes when the last look is longer ago.
+    /// Writes one line that shows a skew, and waits for the request. A group is evaluated
+    /// at most every 100 ms, so the line is written when the last evaluation is longer ago.
     async fn delay(&self) -> Option<Duration> {
         self.even();
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -84,7 +84,7 @@ impl Lane {
         self.write(&[(2, 90)]);
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(2) {
-            // Seldom: looking through all requests takes the processor from those that are timed.
+            // Not often: going through all requests takes processor time from what is measured.
             tokio::time::sleep(Duration::from_millis(100)).await;
             if let Some(at) = self.starts().get(before) {
                 return Some(at.since(written));
@@ -117,12 +117,12 @@ impl Lane {
 async fn measured(root: &Path, rounds: usize) -> Vec<Duration> {
     let dir = tempfile::tempdir_in(root).unwrap();
     std::fs::create_dir(dir.path().join("profiles")).unwrap();
-    let mut lanes = Vec::new();
+    let mut servers = Vec::new();
     for i in 0..SERVERS {
-        lanes.push(Lane::of(&dir.path().join(i.to_string())).await);
+        servers.push(Server::of(&dir.path().join(i.to_string())).await);
     }
     let config = dir.path().join("skewtrap.yaml");
-    std::fs::write(&config, configuration(dir.path(), &lanes)).unwrap();
+    std::fs::write(&config, configuration(dir.path(), &servers)).unwrap();
     let mut agent = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
         .args(["run", "--config"])
         .arg(&config)
@@ -135,18 +135,18 @@ async fn measured(root: &Path, rounds: usize) -> Vec<Duration> {
     // Until every server was asked for its health and its version.
     let began = Instant::now();
     while began.elapsed() < ROUND {
-        lanes.iter().for_each(Lane::even);
+        servers.iter().for_each(Server::even);
         tokio::time::sleep(Duration::from_millis(870)).await;
     }
     let mut delays = Vec::new();
     for _ in 0..rounds {
         let round = Instant::now();
-        for lane in &lanes {
-            delays.extend(lane.delay().await);
+        for server in &servers {
+            delays.extend(server.delay().await);
         }
         let end = round.elapsed() + ROUND;
         while round.elapsed() < end {
-            lanes.iter().for_each(Lane::even);
+            servers.iter().for_each(Server::even);
             tokio::time::sleep(Duration::from_millis(870)).await;
         }
     }
@@ -156,11 +156,11 @@ async fn measured(root: &Path, rounds: usize) -> Vec<Duration> {
     delays
 }
 
-fn configuration(dir: &Path, lanes: &[Lane]) -> String {
+fn configuration(dir: &Path, servers: &[Server]) -> String {
     let at = dir.display();
     let mut text = String::from("targets:\n");
-    for (i, lane) in lanes.iter().enumerate() {
-        let url = &lane.double.url;
+    for (i, server) in servers.iter().enumerate() {
+        let url = &server.double.url;
         writeln!(
             text,
             "  - {{ name: s{i}, url: '{url}', loads: false, metrics: false,

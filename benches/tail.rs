@@ -1,7 +1,7 @@
-//! Reading a log that is there, to its end: `cargo bench --bench tail`.
+//! Reading an existing log to its end: `cargo bench --bench tail`.
 //!
-//! Ours beside linemux and beside the plainest reader that can be written. What linemux loses in
-//! rotations is shown by `tests/peers/linemux.rs`; here is what it costs.
+//! Compares our reader with linemux and with the simplest reader possible. `tests/peers/linemux.rs` shows
+//! what linemux loses in rotations; this shows its speed.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -44,7 +44,7 @@ fn ours(bencher: Bencher) {
 }
 
 #[divan::bench]
-fn plainest(bencher: Bencher) {
+fn simplest(bencher: Bencher) {
     let (log, bytes) = log();
     bencher.counter(bytes).bench_local(|| {
         let mut reader = BufReader::new(File::open(log.path()).expect("readable"));

@@ -1,12 +1,12 @@
-//! Incident bundles: one folder per incident, written so that a crash leaves no half file under
-//! its final name. Everything is made under a name that begins with a dot, synced, then renamed.
+//! Incident bundles: one folder per incident, written so that a crash leaves no incomplete file under
+//! its final name. Everything is written under a name that begins with a dot, synced, then renamed.
 //!
 //! ```text
 //! <incident>/incident.json    the record, replaced as a whole when it changes
 //!            evidence.jsonl   the minutes before the trigger
 //!            traces/          captured files that could be moved in
 //! ```
-//! A further capture of the same incident, which got worse, has an `evidence-2.jsonl` and a
+//! A further capture of an incident that escalated has an `evidence-2.jsonl` and a
 //! `traces-2` of its own beside these; the one record lists all.
 //!
 //! Files that cannot be moved (another file system, another user's folder) are left where the
@@ -46,30 +46,30 @@ pub struct BundleError {
 pub struct Bundles {
     root: PathBuf,
     agent: Arc<str>,
-    /// Held while a record is read to be written again.
+    /// Held from reading a record until the changed record is written.
     writing: Arc<Mutex<()>>,
 }
 
-/// What was found half done at start.
+/// An incomplete bundle that was found at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recovered {
-    /// Everything was there but the name.
+    /// All of it was written; it got its final name.
     Completed(String),
-    /// Its record never came: it is kept as `<incident>.incomplete`.
+    /// It has no valid record: it is kept as `<incident>.incomplete`.
     Marked(String),
 }
 
 impl Bundles {
-    /// The bundles below `root`, which is made if need be.
+    /// The bundles below `root`, which is created where it is missing.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be created.
     pub fn open(root: &Path, agent: Arc<str>) -> Result<Self, BundleError> {
         folders(root).map_err(|e| failed(root, e))?;
         Ok(Self::at(root, agent))
     }
 
-    /// The bundles below `root`, whether or not it can be written: each that cannot be kept will say so.
+    /// The bundles below `root`, whether or not it can be written: if not, each write fails.
     pub fn at(root: &Path, agent: Arc<str>) -> Self {
         Self { root: root.to_owned(), agent, writing: Arc::default() }
     }
@@ -84,7 +84,7 @@ impl Bundles {
         self.root.join(incident)
     }
 
-    /// Makes the bundle of `record` with its evidence, or replaces the record of one that is there.
+    /// Creates the bundle of `record` with its evidence, or replaces the record of an existing one.
     ///
     /// # Errors
     /// It cannot be written; then there is nothing under its name.
@@ -93,7 +93,7 @@ impl Bundles {
         if path.is_dir() {
             let window = record.incident.window();
             let evidence_of = path.join(numbered(EVIDENCE, window));
-            // What was refused at first and is captured now has the evidence of then.
+            // A capture that was refused at first and is made now gets the evidence of now.
             let is_late = record.incident.worse_of(window).is_some();
             if !evidence_of.exists() || is_late && !evidence.is_empty() {
                 write_synced(&evidence_of, evidence).map_err(|e| failed(&evidence_of, e))?;
@@ -145,7 +145,8 @@ impl Bundles {
             .map_err(|e| failed(&path, e))
     }
 
-    /// Moves files of the incident's capture of that number into the bundle, or references those that cannot be moved.
+    /// Moves the files of the incident's capture number `window` (from 1) into the bundle, and references
+    /// those that cannot be moved.
     ///
     /// # Errors
     /// The bundle itself cannot be written.
@@ -165,7 +166,7 @@ impl Bundles {
         Ok(adopted)
     }
 
-    /// What is still in the scratch folder goes into the bundle as it is, and is evicted with it.
+    /// What is still in the scratch folder goes into the bundle as it is, to be deleted with it.
     fn clear_scratch(&self, incident: &str, window: usize) {
         let scratch = self.scratch_of(incident, window);
         if scratch.exists() && fs::remove_dir(&scratch).is_err() {
@@ -174,7 +175,7 @@ impl Bundles {
         }
     }
 
-    /// Where the folder of [`Self::scratch`] is, or would be.
+    /// The path of the folder that [`Self::scratch`] creates.
     pub fn scratch_of(&self, incident: &str, window: usize) -> PathBuf {
         self.root.join(numbered(&format!(".{incident}.scratch"), window))
     }
@@ -189,11 +190,11 @@ impl Bundles {
         files
     }
 
-    /// A folder of the incident's capture of that number for what other programs write, on the same
-    /// file system as its bundle; [`Self::adopt`] takes it away.
+    /// Creates a folder for what other programs write during the incident's capture number `window`, on
+    /// the same file system as its bundle. [`Self::adopt`] removes it.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be created.
     pub fn scratch(&self, incident: &str, window: usize) -> Result<PathBuf, BundleError> {
         let path = self.scratch_of(incident, window);
         folders(&path).and_then(|()| path.canonicalize()).map_err(|e| failed(&path, e))
@@ -204,8 +205,8 @@ impl Bundles {
         record_in(&self.path(incident)).filter(|record| record.agent == self.agent)
     }
 
-    /// The records of this agent's incidents that fired since then and are not resolved, in the order
-    /// of their ids.
+    /// The records of this agent's incidents that fired at `since` or later and are not resolved, in the
+    /// order of their ids.
     pub fn open_since(&self, since: Time) -> Vec<Record> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -216,7 +217,7 @@ impl Bundles {
         open
     }
 
-    /// Keeps a bundle from eviction, or no longer; whether there is such a bundle.
+    /// Protects a bundle from deletion, or ends that; returns whether there is such a bundle.
     ///
     /// # Errors
     /// The mark cannot be written or removed.
@@ -233,8 +234,8 @@ impl Bundles {
         done.map(|()| true).map_err(|e| failed(&mark, e))
     }
 
-    /// The names of files that lie in a bundle's `traces`, or in those of a further capture, listed in
-    /// its record or not.
+    /// The files in the `traces` folder of the incident's capture number `window`, whether its record
+    /// lists them or not.
     pub fn traces(&self, incident: &str, window: usize) -> Vec<PathBuf> {
         let entries =
             fs::read_dir(self.path(incident).join(traces_of(window))).into_iter().flatten().flatten();
@@ -243,8 +244,8 @@ impl Bundles {
         files
     }
 
-    /// Finishes what a crash left half done, from its own record or from one of `known`; marks what
-    /// neither has.
+    /// Completes the bundles that a crash left incomplete, with their own record or one of `known`, and
+    /// marks those that have neither.
     ///
     /// # Errors
     /// The folder cannot be read or written.
@@ -287,7 +288,7 @@ pub(super) fn record_in(folder: &Path) -> Option<Record> {
     serde_json::from_slice(&fs::read(folder.join(INCIDENT)).ok()?).ok()
 }
 
-/// Where the traces of a capture of that number lie in a bundle: `traces`, `traces-2`.
+/// The folder in a bundle for the traces of capture number `window`: `traces`, `traces-2`.
 pub fn traces_of(window: usize) -> String {
     numbered(TRACES, window)
 }
@@ -305,7 +306,7 @@ fn partial_of(name: &OsStr) -> Option<&str> {
     name.to_str()?.strip_prefix('.')?.strip_suffix(".partial")
 }
 
-/// `rename` only: a copy of gigabytes is a way to lose them.
+/// `rename` only: a copy of gigabytes can fail halfway.
 fn adopt_one(traces: &Path, window: usize, file: &Artifact) -> CapturedFile {
     let source = Path::new(&file.path);
     let Some(name) = source.file_name() else { return file.captured(file.path.clone(), true) };
@@ -325,12 +326,12 @@ fn json(record: &Record) -> Vec<u8> {
     bytes
 }
 
-/// Makes a folder that only its owner enters; one that is there stays as it is.
+/// Creates a folder that only its owner can enter; an existing one stays as it is.
 fn folders(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Only its owner reads a bundle: evidence and traces may hold what the server's users wrote.
+/// Only the owner can read a bundle: evidence and traces may hold what the server's users wrote.
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
@@ -346,5 +347,4 @@ fn failed(path: &Path, source: io::Error) -> BundleError {
 }
 
 #[cfg(test)]
-#[path = "bundle_tests.rs"]
 mod tests;

@@ -1,5 +1,5 @@
-//! Runs a program of the user's for a capture: an argv, no shell, a time limit, killed with all that
-//! it started.
+//! Runs a program of the user for a capture: an argv, no shell, a time limit, and killed together with
+//! all that it started.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -9,10 +9,10 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use thiserror::Error;
 use tokio::process::{Child, Command};
 
-/// Marks the processes of a capture, so that a later agent knows them.
+/// The environment variable that marks the processes of a capture, so that a later agent finds them.
 pub const MARK: &str = "SKEWTRAP_INCIDENT";
 
-/// From the polite signal to the other one.
+/// How long after SIGTERM comes SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// The program cannot be started.
@@ -42,7 +42,7 @@ pub struct Running {
     pub group: Option<i32>,
 }
 
-/// What the tokens stand for.
+/// The values of the tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Tokens<'a> {
     /// `{incident}`.
@@ -53,7 +53,7 @@ pub struct Tokens<'a> {
     pub output_dir: &'a Path,
 }
 
-/// Program and arguments with the tokens replaced; a token is text, never words.
+/// Program and arguments with the tokens replaced; a value stays within its argument.
 pub fn argv_of(argv: &[String], tokens: Tokens<'_>) -> Vec<String> {
     let folder = tokens.output_dir.display().to_string();
     let replaced = |word: &String| {
@@ -64,7 +64,7 @@ pub fn argv_of(argv: &[String], tokens: Tokens<'_>) -> Vec<String> {
     argv.iter().map(replaced).collect()
 }
 
-/// Starts it.
+/// Starts a program for the incident.
 ///
 /// # Errors
 /// It cannot be started.
@@ -89,7 +89,7 @@ impl Running {
     pub async fn end(mut self, until: impl Future<Output = ()>) -> Ended {
         tokio::select! {
             status = self.child.wait() => {
-                // What it left behind in its group ends with it.
+                // What it started and left running is killed too.
                 kill(self.group, Signal::KILL);
                 return status.map_or(Ended::Killed, Ended::Exit);
             }
@@ -99,7 +99,7 @@ impl Running {
         let polite = tokio::time::timeout(GRACE, self.child.wait()).await;
         kill(self.group, Signal::KILL);
         if polite.is_err() {
-            // Killed: it ends now.
+            // It was killed, so this wait is short.
             let _ = self.child.wait().await;
         }
         Ended::Killed
@@ -114,13 +114,13 @@ pub fn kill(group: Option<i32>, signal: Signal) {
     }
 }
 
-/// Kills what a dead agent left behind: its group, where one of the processes that bear its mark
-/// leads it, and each of those processes.
+/// Kills what an agent that is gone left running: the process group, if one of the marked processes
+/// leads it, and each marked process.
 pub fn kill_left_behind(group: Option<i32>, marked: &[u32]) {
-    let is_ours = |group: &i32| u32::try_from(*group).is_ok_and(|leader| marked.contains(&leader));
-    kill(group.filter(is_ours), Signal::KILL);
+    let is_marked = |group: &i32| u32::try_from(*group).is_ok_and(|leader| marked.contains(&leader));
+    kill(group.filter(is_marked), Signal::KILL);
     for pid in marked.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
-        // Most of them went with their group.
+        // Most of them were killed with their group.
         let _ = kill_process(pid, Signal::KILL);
     }
 }

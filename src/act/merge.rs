@@ -1,9 +1,9 @@
-//! Merges the ranks' traces of a window into one file to look at, as `merge_profiles` means it: done
-//! here, after verification, because the server stops serving while it does it, and drops peers.
+//! Merges the traces of a window's ranks into one file for a viewer, as `merge_profiles` asks. It is done
+//! here, after verification, because the server stops serving while it merges, and leaves ranks out.
 //!
-//! Events pass one by one, so that memory does not grow with the traces; each process is named after
-//! its rank, so that equal numbers of different ranks stay apart. A trace is read twice: what is not
-//! whole, or counts its times from another base, is named and leaves no events behind.
+//! Events are copied one by one, so that memory does not grow with the traces. Each process id gets its
+//! rank as a prefix, so that equal ids of different ranks stay apart. Each trace is read twice: one that
+//! is not complete, or counts its times from another base, is reported and adds no events.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -18,16 +18,16 @@ use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
-/// What is known of a trace once it was read to its end.
+/// A complete trace.
 #[derive(Deserialize)]
-struct Whole {
+struct CompleteTrace {
     #[serde(rename = "traceEvents")]
     _events: IgnoredAny,
     #[serde(rename = "baseTimeNanoseconds", default)]
     base: Option<i64>,
 }
 
-/// What a merge brought.
+/// The result of a merge.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Merged {
     /// How many events.
@@ -79,12 +79,12 @@ fn reader(path: &Path) -> io::Result<Json> {
     Ok(serde_json::Deserializer::from_reader(BufReader::with_capacity(64 << 10, file)))
 }
 
-/// The base of a trace, if it is whole.
+/// The time base of a trace; an error if the trace is not complete.
 fn base_of(path: &Path) -> io::Result<Option<i64>> {
     let mut json = reader(path)?;
-    let whole = Whole::deserialize(&mut json)?;
+    let trace = CompleteTrace::deserialize(&mut json)?;
     json.end()?;
-    Ok(whole.base)
+    Ok(trace.base)
 }
 
 /// Writes the events of a trace while it is read.
@@ -117,7 +117,7 @@ impl<'de, W: Write> DeserializeSeed<'de> for Events<'_, W> {
     }
 }
 
-/// Of the trace's object its list of events, of that list each event.
+/// Visits the trace's object, its list of events, and each event in it.
 impl<'de, W: Write> Visitor<'de> for Events<'_, W> {
     type Value = ();
 

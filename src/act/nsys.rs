@@ -1,5 +1,5 @@
-//! Runs the nsys that is on the machine: `sessions list`, `start`, `stop`. Never `shutdown`, never
-//! `cancel` (both end or discard what others may want), no shell.
+//! Runs the nsys of this machine: `sessions list`, `start`, `stop`. Never `shutdown` and never `cancel`,
+//! which end or discard what others may need. No shell.
 
 use std::fs::File;
 use std::io::{Read, Seek};
@@ -15,12 +15,13 @@ use skewtrap_core::capture::window::EXPORT_LIMIT;
 use skewtrap_core::incident::Exchange;
 use skewtrap_trace::time::Time;
 
+/// For commands that answer at once.
 const QUICK: Duration = Duration::from_secs(15);
 
-/// nsys cannot be run, or cannot be talked to.
+/// nsys cannot be run, or does not list its sessions.
 #[derive(Debug, Error)]
 pub enum NsysError {
-    /// There is none.
+    /// It cannot be started.
     #[error(
         "nsys cannot be run ({program}: {source}); install Nsight Systems where the agent runs, the same version as the server's, and put its folder on the agent's PATH"
     )]
@@ -32,17 +33,17 @@ pub enum NsysError {
     },
     /// It did not list its sessions.
     #[error(
-        "nsys did not list its sessions: {said}; the agent must run as the server's user, with the server's TMPDIR"
+        "nsys did not list its sessions: {output}; the agent must run as the server's user, with the server's TMPDIR"
     )]
     NoList {
-        /// Its words.
-        said: String,
+        /// What it printed.
+        output: String,
     },
 }
 
-/// What a command printed.
+/// How a command ended and what it printed.
 #[derive(Clone, Debug)]
-pub struct Said {
+pub struct CommandOutput {
     /// The exit status; `None` when it did not end in time, or was killed.
     pub code: Option<i32>,
     /// Standard output.
@@ -51,9 +52,9 @@ pub struct Said {
     pub err: String,
 }
 
-impl Said {
+impl CommandOutput {
     /// Both outputs on one line, for a message.
-    pub fn words(&self) -> String {
+    pub fn summary(&self) -> String {
         let text = format!("{} {}", self.err.trim(), self.out.trim());
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let code = self.code.map_or("no exit".to_owned(), |c| format!("exit {c}"));
@@ -78,7 +79,7 @@ impl Nsys {
     /// All sessions: as JSON where this nsys has it, else by columns.
     ///
     /// # Errors
-    /// There is no nsys, or it lists nothing.
+    /// nsys cannot be started, or does not list its sessions.
     pub async fn sessions(&self) -> Result<Vec<Session>, NsysError> {
         let json = self.run(&["sessions", "list", "-f", "json"], QUICK, true).await?;
         if json.code == Some(0)
@@ -89,21 +90,22 @@ impl Nsys {
         let plain = self.run(&["sessions", "list"], QUICK, true).await?;
         match plain.code {
             Some(0) => Ok(sessions_of_columns(&plain.out)),
-            _ => Err(NsysError::NoList { said: plain.words() }),
+            _ => Err(NsysError::NoList { output: plain.summary() }),
         }
     }
 
-    /// Starts a collection of a session. The exit status proves nothing: read the state back.
+    /// Starts a collection in a session. The exit status proves nothing, so the caller must check the
+    /// session's state.
     ///
     /// # Errors
-    /// There is no nsys.
+    /// nsys cannot be started.
     pub async fn start(
         &self,
         id: &str,
         output: &Path,
         extra: &[String],
         at: Time,
-    ) -> Result<(Said, Exchange), NsysError> {
+    ) -> Result<(CommandOutput, Exchange), NsysError> {
         let mut args: Vec<String> =
             ["start", &format!("--session={id}"), "-o", &output.display().to_string()]
                 .map(str::to_owned)
@@ -115,42 +117,48 @@ impl Nsys {
             }
         }
         args.extend(extra.iter().cloned());
-        self.told(&args, LONGEST_START, at).await
+        self.run_recorded(&args, LONGEST_START, at).await
     }
 
-    /// Stops the collection of a session; answers when the report is generated, minutes perhaps.
+    /// Stops the collection of a session. Returns when the report is written, which may take minutes.
     ///
     /// # Errors
-    /// There is no nsys.
-    pub async fn stop(&self, id: &str, at: Time) -> Result<(Said, Exchange), NsysError> {
-        self.told(&["stop".to_owned(), format!("--session={id}")], EXPORT_LIMIT, at).await
+    /// nsys cannot be started.
+    pub async fn stop(&self, id: &str, at: Time) -> Result<(CommandOutput, Exchange), NsysError> {
+        self.run_recorded(&["stop".to_owned(), format!("--session={id}")], EXPORT_LIMIT, at).await
     }
 
-    async fn told(&self, args: &[String], limit: Duration, at: Time) -> Result<(Said, Exchange), NsysError> {
-        let begun = Instant::now();
+    async fn run_recorded(
+        &self,
+        args: &[String],
+        limit: Duration,
+        at: Time,
+    ) -> Result<(CommandOutput, Exchange), NsysError> {
+        let started = Instant::now();
         let words: Vec<&str> = args.iter().map(String::as_str).collect();
-        let said = self.run(&words, limit, false).await?;
+        let output = self.run(&words, limit, false).await?;
         let exchange = Exchange {
             at,
             request: format!("{} {}", self.program.display(), args.join(" ")),
             body: None,
-            answer: said.words(),
-            took_s: begun.elapsed().as_secs_f64(),
+            answer: output.summary(),
+            took_s: started.elapsed().as_secs_f64(),
         };
-        Ok((said, exchange))
+        Ok((output, exchange))
     }
 
-    /// By what this nsys decides which sessions it shows.
+    /// What decides which sessions this nsys can list.
     pub fn viewer(&self) -> Viewer {
         let set = self.environment.iter().find(|(name, _)| name == "TMPDIR").map(|(_, value)| value.clone());
         let tmpdir = set.or_else(|| std::env::var("TMPDIR").ok()).unwrap_or_else(|| "/tmp".into());
         Viewer { user: rustix::process::geteuid().as_raw(), tmpdir }
     }
 
-    /// `harmless`: it may be killed when it hangs. A `stop` that is given up goes on writing the
-    /// report, and killing it would lose that; so would a pipe that nobody reads any more, when the
-    /// agent dies, or the terminal's Ctrl-C. Hence files in memory, and a process group of its own.
-    async fn run(&self, args: &[&str], limit: Duration, harmless: bool) -> Result<Said, NsysError> {
+    /// Runs nsys. `may_kill`: the command may be killed when it takes longer than `limit`. A `stop` must
+    /// not: it goes on writing the report, which would be lost. A pipe that nobody reads after the agent
+    /// died would end it too, and so would Ctrl-C in the terminal. Therefore its output goes to files in
+    /// memory, and it has its own process group.
+    async fn run(&self, args: &[&str], limit: Duration, may_kill: bool) -> Result<CommandOutput, NsysError> {
         let fail = |source| NsysError::NotInstalled { program: self.program.display().to_string(), source };
         let (mut out, mut err) = (in_memory().map_err(fail)?, in_memory().map_err(fail)?);
         let mut child = Command::new(&self.program)
@@ -160,13 +168,13 @@ impl Nsys {
             .stdout(out.try_clone().map_err(fail)?)
             .stderr(err.try_clone().map_err(fail)?)
             .process_group(0)
-            .kill_on_drop(harmless)
+            .kill_on_drop(may_kill)
             .spawn()
             .map_err(fail)?;
         Ok(match tokio::time::timeout(limit, child.wait()).await {
-            Ok(Ok(status)) => Said { code: status.code(), out: text(&mut out), err: text(&mut err) },
-            Ok(Err(error)) => Said { code: None, out: String::new(), err: error.to_string() },
-            Err(_) => Said { code: None, out: text(&mut out), err: "it did not end in time".into() },
+            Ok(Ok(status)) => CommandOutput { code: status.code(), out: text(&mut out), err: text(&mut err) },
+            Ok(Err(error)) => CommandOutput { code: None, out: String::new(), err: error.to_string() },
+            Err(_) => CommandOutput { code: None, out: text(&mut out), err: "it did not end in time".into() },
         })
     }
 }
@@ -179,6 +187,6 @@ fn in_memory() -> std::io::Result<File> {
 fn text(file: &mut File) -> String {
     let mut bytes = Vec::new();
     let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
-    // What memory does not give back was not printed.
+    // Reading back from memory does not fail in practice; if it does, treat it as no output.
     read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -1,9 +1,9 @@
-//! Deletes old bundles, and only what is provably this agent's own.
+//! Deletes old bundles, and only what provably belongs to this agent.
 //!
-//! What there is, is read from the folders each time. A bundle is deleted only with a valid
+//! The folders are read anew each time. A bundle is deleted only with a valid
 //! `incident.json` of this agent's id; a server-written file only when the record lists it and its
-//! path, size and inode are unchanged. No symlink is followed. What permission forbids is named
-//! and goes on counting.
+//! path, size and inode are unchanged. No symlink is followed. What may not be deleted for lack of
+//! permission is reported and still counts.
 
 use std::fs;
 use std::io;
@@ -16,29 +16,30 @@ use skewtrap_core::capture::keep::{Choice, Keep, KeptBundle, choose};
 use skewtrap_core::incident::{CaptureOutcome, Record};
 use skewtrap_trace::time::Time;
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// Incidents whose bundle is gone.
+    /// Incidents whose bundle was deleted.
     pub deleted: Vec<String>,
-    /// Paths that permission forbade, with the reason.
+    /// Paths that could not be deleted, with the reason.
     pub stuck: Vec<(PathBuf, String)>,
-    /// Bytes that stay.
+    /// Bytes that all bundles still take.
     pub bytes_left: u64,
-    /// Even so the coming window would exceed `keep.bytes`: it must not open.
+    /// Whether the next window would still exceed `keep.bytes`: then it must not open.
     pub over: bool,
 }
 
-/// Deletes what `keep` does not allow, so that a window of `coming` bytes fits.
-pub fn sweep(bundles: &Bundles, agent: &str, keep: &Keep, coming: u64, now: Time) -> Swept {
+/// Deletes the bundles that `keep` does not allow, so that a further window of `incoming` bytes fits.
+pub fn sweep(bundles: &Bundles, agent: &str, keep: &Keep, incoming: u64, now: Time) -> Swept {
     let mut found = folders(bundles.root(), agent);
     let mut swept = Swept::default();
-    let is_doomed = |f: &KeptBundle| doomed_of(bundles, &f.incident).exists();
-    let doomed: Vec<String> = found.iter().filter(|f| is_doomed(f)).map(|f| f.incident.clone()).collect();
-    delete(bundles, agent, doomed, &mut found, &mut swept);
-    // What cannot be deleted is learnt by trying; then the choice is made anew without it.
+    let is_half_deleted = |f: &KeptBundle| deletion_path(bundles, &f.incident).exists();
+    let half_deleted: Vec<String> =
+        found.iter().filter(|f| is_half_deleted(f)).map(|f| f.incident.clone()).collect();
+    delete(bundles, agent, half_deleted, &mut found, &mut swept);
+    // Only trying shows what cannot be deleted; then the choice is made again without it.
     loop {
-        let Choice { delete, bytes_left, over } = choose(&found, keep, coming, now);
+        let Choice { delete, bytes_left, over } = choose(&found, keep, incoming, now);
         (swept.bytes_left, swept.over) = (bytes_left, over);
         if delete.is_empty() {
             return swept;
@@ -68,21 +69,21 @@ fn delete(
     }
 }
 
-/// What a bundle is called while it is deleted.
-fn doomed_of(bundles: &Bundles, incident: &str) -> PathBuf {
+/// The name of a bundle while it is being deleted.
+fn deletion_path(bundles: &Bundles, incident: &str) -> PathBuf {
     bundles.root().join(format!(".{incident}.deleted"))
 }
 
-/// The bundles of this agent, as they lie there now.
+/// The bundles of this agent that exist now.
 pub fn folders(root: &Path, agent: &str) -> Vec<KeptBundle> {
     let entries = fs::read_dir(root).into_iter().flatten().flatten();
     let folders = entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path());
-    folders.filter_map(|folder| kept(&folder, agent)).collect()
+    folders.filter_map(|folder| bundle_in(&folder, agent)).collect()
 }
 
-fn kept(folder: &Path, agent: &str) -> Option<KeptBundle> {
+fn bundle_in(folder: &Path, agent: &str) -> Option<KeptBundle> {
     let name = folder.file_name()?.to_str()?;
-    // What is left of one whose deletion was cut short goes on counting, and is tried again.
+    // A bundle whose deletion was interrupted still counts, and its deletion is tried again.
     let name = name.strip_prefix('.').and_then(|n| n.strip_suffix(".deleted")).unwrap_or(name);
     let record = record_in(folder).filter(|r| *r.agent == *agent && *r.incident.id == *name)?;
     let outside: u64 =
@@ -114,7 +115,7 @@ fn is_unchanged(path: &Path, listed: &CapturedFile) -> bool {
         .is_ok_and(|m| m.is_file() && m.len() == listed.size && Some(m.ino()) == listed.inode)
 }
 
-/// Bytes below `folder`; symlinks count for nothing.
+/// Bytes below `folder`, without symlinks.
 fn size_of(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.fold(0, |sum, entry| match entry.metadata() {
@@ -125,26 +126,26 @@ fn size_of(folder: &Path) -> u64 {
 }
 
 fn remove(bundles: &Bundles, incident: &str, agent: &str) -> Result<(), (PathBuf, io::Error)> {
-    let (folder, doomed) = (bundles.path(incident), doomed_of(bundles, incident));
-    if !doomed.exists() {
-        // Read again: what was decided on may have changed hands since.
+    let (folder, deleting) = (bundles.path(incident), deletion_path(bundles, incident));
+    if !deleting.exists() {
+        // The record is read again: the folder may have been replaced since the choice was made.
         let Some(record) = record_in(&folder).filter(|r| *r.agent == *agent) else { return Ok(()) };
         for (path, _) in external(&record).filter(|(path, file)| is_unchanged(path, file)) {
             fs::remove_file(&path).map_err(|e| (path.clone(), e))?;
             remove_emptied(&path, &record);
         }
-        fs::rename(&folder, &doomed).map_err(|e| (folder.clone(), e))?;
+        fs::rename(&folder, &deleting).map_err(|e| (folder.clone(), e))?;
     }
-    // The record goes last: what it is of stays known for as long as anything is left of it.
-    let fail = |e| (doomed.clone(), e);
-    let record = doomed.join("incident.json");
-    for entry in fs::read_dir(&doomed).map_err(fail)?.flatten().filter(|e| e.path() != record) {
+    // The record goes last, so that the bundle can be recognised as long as anything is left of it.
+    let fail = |e| (deleting.clone(), e);
+    let record = deleting.join("incident.json");
+    for entry in fs::read_dir(&deleting).map_err(fail)?.flatten().filter(|e| e.path() != record) {
         let is_folder = entry.file_type().is_ok_and(|t| t.is_dir());
         // `remove_dir_all` removes a symlink, it does not follow it.
         let gone = if is_folder { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) };
         gone.map_err(|e| (entry.path(), e))?;
     }
-    fs::remove_dir_all(&doomed).map_err(fail)
+    fs::remove_dir_all(&deleting).map_err(fail)
 }
 
 /// The folder that the server made for a window of this incident, once it is empty.

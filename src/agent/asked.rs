@@ -8,7 +8,7 @@ use tracing::warn;
 use super::Agent;
 use super::receivers;
 use super::window::WindowSignal;
-use crate::serve::{Answer, Ask, CaptureBody};
+use crate::serve::{Action, Answer, CaptureBody};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::Limits;
 use skewtrap_core::rule::guard::nearest;
@@ -18,21 +18,21 @@ use skewtrap_core::status::Silence;
 use skewtrap_core::watch::{Effect, Event, ManualRequest};
 
 impl Agent {
-    pub(super) fn answer(&mut self, ask: Ask, effects: &mut Vec<Effect>) -> Answer {
-        match ask {
-            Ask::Capture(request) => self.capture_asked(request, effects),
-            Ask::Stop { target } => self.stop_asked(target.as_deref()),
-            Ask::Reload => match self.reload_now(effects) {
+    pub(super) fn answer(&mut self, action: Action, effects: &mut Vec<Effect>) -> Answer {
+        match action {
+            Action::Capture(request) => self.capture_asked(request, effects),
+            Action::Stop { target } => self.stop_asked(target.as_deref()),
+            Action::Reload => match self.reload_now(effects) {
                 Ok((rules, waiting)) => {
                     let rules = format!("{rules} rules are in force");
                     done([vec![rules], waiting].concat().join("; "))
                 }
                 Err(error) => Answer::Wrong { why: format!("{error:#}; the old rules stay in force") },
             },
-            Ask::Silence { rule, target, lasting, why } => {
-                self.silence_asked(Silence { rule, target, until: self.clock.now() + lasting, why }, effects)
+            Action::Silence { rule, target, duration, why } => {
+                self.silence_asked(Silence { rule, target, until: self.clock.now() + duration, why }, effects)
             }
-            Ask::Pin { incident, pinned } => match self.desk.bundles.pin(&incident, pinned) {
+            Action::Pin { incident, pinned } => match self.desk.bundles.pin(&incident, pinned) {
                 Ok(true) => done(if pinned { "pinned".into() } else { "no longer pinned".into() }),
                 Ok(false) => Answer::Missing { why: format!("there is no bundle of incident {incident}") },
                 Err(error) => Answer::Refused { why: error.to_string() },
@@ -74,7 +74,7 @@ impl Agent {
         self.watch.handle(Event::Silenced(silence), now, effects);
         let said =
             if until <= now { "the silence is over".into() } else { format!("silenced until {until}") };
-        match self.desk.state.keep_silences(self.watch.silences()) {
+        match self.desk.state.save_silences(self.watch.silences()) {
             Ok(()) if until > now && !self.desk.state.outlives_restart() => done(format!(
                 "{said}; a restart of the agent forgets that, for its state folder cannot be written, as its \
                  log said when it started"
@@ -128,7 +128,7 @@ impl Agent {
         match answered {
             Some((_, Some(why))) => Answer::Refused { why },
             Some((incident, None)) => {
-                Answer::Done { said: "a window is being opened".into(), incident: Some(incident) }
+                Answer::Done { message: "a window is being opened".into(), incident: Some(incident) }
             }
             None => Answer::Refused { why: "the core did not answer".into() },
         }
@@ -150,7 +150,7 @@ impl Agent {
         }
         match open.first() {
             Some(id) => {
-                Answer::Done { said: "the window is being closed".into(), incident: Some(id.clone()) }
+                Answer::Done { message: "the window is being closed".into(), incident: Some(id.clone()) }
             }
             None => Answer::Missing { why: "no window of the agent's is open".into() },
         }
@@ -168,8 +168,8 @@ fn unknown(kind: &str, name: &str, known: &[&str]) -> Option<String> {
     })
 }
 
-fn done(said: String) -> Answer {
-    Answer::Done { said, incident: None }
+fn done(message: String) -> Answer {
+    Answer::Done { message, incident: None }
 }
 
 /// The window that is asked for: the configuration's, of so many steps where it is told in steps.

@@ -139,7 +139,7 @@ pub(super) async fn serving(
         hosts: plan.hosts.clone(),
         incident_dir: plan.incident_dir.clone(),
     };
-    let (server, troubles) = serve::Server::bind(&config, ApiContext { status, commands, metrics }).await;
+    let (server, troubles) = serve::ApiServer::bind(&config, ApiContext { status, commands, metrics }).await;
     for trouble in troubles {
         warn!("{trouble}; the watching goes on without it");
     }

@@ -257,7 +257,7 @@ impl Finalizer {
             // It is told all the same, though the bundle does not know.
             note(&mut record.incident.capture, trouble.get_or_insert(e.to_string()));
         }
-        let booked = desk.state.keep(&record).and_then(|()| desk.state.end(&attempt, &end));
+        let booked = desk.state.save_incident(&record).and_then(|()| desk.state.end(&attempt, &end));
         if let Err(e) = booked {
             error!(error = %e, "the end of the window is not in the state; it will be looked at again at the next start");
             trouble.get_or_insert(e.to_string());

@@ -37,7 +37,7 @@ pub async fn capture(
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
-        means: OpenMethod::Command { group: None },
+        method: OpenMethod::Command { group: None },
         sent_at: desk.clock.now(),
         granted: false,
     };
@@ -60,7 +60,7 @@ pub async fn capture(
         }
     };
     window.granted = true;
-    window.means = OpenMethod::Command { group: running.group };
+    window.method = OpenMethod::Command { group: running.group };
     // Without it a later agent finds the program all the same, by the mark in its environment.
     if let Err(error) = desk.state.update(&window) {
         warn!(%error, "the state does not know the process of this capture");

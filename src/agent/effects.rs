@@ -44,7 +44,7 @@ impl Agent {
                 }
                 Effect::Over { rule, target, firing, at } => {
                     // Without it what fires after a restart would be taken for the same.
-                    if let Err(error) = self.desk.state.over(&rule, &target, &firing, at) {
+                    if let Err(error) = self.desk.state.end_firing(&rule, &target, &firing, at) {
                         error!("{error}");
                     }
                 }

@@ -76,10 +76,11 @@ fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Result<()> 
 }
 
 async fn read_loads(facts: &mut Facts, asked: &Server, clock: Clock) -> anyhow::Result<()> {
-    let mut answer = asked.get("/v1/loads").timeout(Duration::from_secs(10)).send().await?;
-    if answer.status().as_u16() == 404 {
-        answer = asked.get("/get_load").timeout(Duration::from_secs(10)).send().await?;
-    }
+    let ask = |path| asked.get(path).timeout(Duration::from_secs(10)).send();
+    let is_missing = |answer: &reqwest::Result<reqwest::Response>| {
+        answer.as_ref().is_ok_and(|a| a.status().as_u16() == 404)
+    };
+    let answer = server::first_loads_path(0, ask, is_missing).await.1?;
     anyhow::ensure!(answer.status().is_success(), "it answered {}", answer.status().as_u16());
     let now = clock.now();
     for load in loads::read(&answer.bytes().await?)?.ranks {

@@ -245,7 +245,7 @@ fn server_of(target: &Target, base: &str) -> Result<Server> {
     let key = |place: &Option<_>| place.as_ref().map(secret_of).transpose();
     let asking = client::client(authorities)?;
     let server = Server::new(asking, base, key(&target.api_key)?, key(&target.admin_api_key)?);
-    Ok(server.commanded_by(client::unpooled(authorities)?))
+    Ok(server.with_profile_client(client::unpooled(authorities)?))
 }
 
 fn next_source(named: &mut Vec<WatchedSource>, target: TargetId, kind: Source, name: &str) -> SourceId {

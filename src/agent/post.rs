@@ -1,4 +1,4 @@
-//! The way of a message: planned, written to the outbox, handed to a courier, crossed out when it
+//! The way of a message: planned, written to the outbox, handed to a worker, crossed out when it
 //! was taken. What was not delivered before a crash goes out after it, the same bytes.
 
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ use super::clock::Clock;
 use super::plan::Plan;
 use super::receivers::Mute;
 use super::supervise::Supervisor;
-use crate::act::notify::courier::{Couriers, couriers};
-use crate::act::notify::{Attempt, Delivery, Outcome, Planner, Receiver, Report};
+use crate::act::notify::worker::{DeliveryQueues, workers};
+use crate::act::notify::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Planner, Receiver};
 use crate::act::state::{OutboxRow, State};
 use skewtrap_core::incident::{Incident, Record};
 use skewtrap_core::message::{Origin, Update, utc};
@@ -31,13 +31,13 @@ fn started_again(silenced_until: Option<Time>) -> String {
 #[derive(Debug)]
 pub struct Notifier {
     planner: Planner,
-    couriers: Couriers,
+    queues: DeliveryQueues,
     state: State,
     standing: BTreeMap<Arc<str>, ReceiverStatus>,
 }
 
 impl Notifier {
-    /// Starts a courier for each receiver, and gives them what was left undelivered.
+    /// Starts a worker for each receiver, and gives them what was left undelivered.
     pub fn start(
         plan: &Plan,
         origin: Origin,
@@ -45,25 +45,25 @@ impl Notifier {
         state: State,
         clock: Clock,
         supervisor: &Supervisor,
-        outcomes: &mpsc::Sender<Report>,
+        outcomes: &mpsc::Sender<DeliveryReport>,
     ) -> Self {
         let planner = Planner::new(&plan.receivers, plan.storm_cap, origin);
         let standing = standings(&plan.receivers, &plan.mute);
-        let now: crate::act::notify::courier::Now = Arc::new(move || clock.now());
-        let (couriers, all) = couriers(plan.receivers.clone(), client, &now, outcomes);
-        for courier in all {
+        let now: crate::act::notify::worker::Now = Arc::new(move || clock.now());
+        let (queues, all) = workers(plan.receivers.clone(), client, &now, outcomes);
+        for worker in all {
             let cancel = supervisor.cancel();
-            supervisor.keep("courier", move || {
-                let (courier, cancel) = (courier.clone(), cancel.clone());
+            supervisor.keep("delivery worker", move || {
+                let (worker, cancel) = (worker.clone(), cancel.clone());
                 async move {
                     tokio::select! {
                         () = cancel.cancelled() => true,
-                        done = courier.run() => done,
+                        done = worker.run() => done,
                     }
                 }
             });
         }
-        let mut post = Self { planner, couriers, state, standing };
+        let mut post = Self { planner, queues, state, standing };
         for parcel in post.offer_again() {
             post.waits(&parcel);
         }
@@ -95,7 +95,7 @@ impl Notifier {
     }
 
     fn tell_end(&mut self, record: &Record, silenced_until: Option<Time>, clock: Clock) {
-        self.planner.carry_on(&record.incident.id);
+        self.planner.take_over(&record.incident.id);
         let note = started_again(silenced_until);
         self.tell_noted(&record.incident, Update::Resolved, &record.notify, Some(note), clock);
     }
@@ -108,39 +108,39 @@ impl Notifier {
         note: Option<String>,
         clock: Clock,
     ) {
-        if let Some(complaint) = self.planner.complaint(&incident.rule, named) {
-            tracing::error!("{complaint}");
+        if let Some(warning) = self.planner.unknown_receivers(&incident.rule, named) {
+            tracing::error!("{warning}");
         }
         let mut deliveries = self.planner.plan(incident, update, named, clock.now());
         for delivery in &mut deliveries {
             delivery.message.notes.extend(note.clone());
         }
         let parcels: Vec<OutboxRow> = deliveries.iter().map(OutboxRow::from).collect();
-        if let Err(error) = self.state.post(&parcels) {
+        if let Err(error) = self.state.add_to_outbox(&parcels) {
             tracing::error!("{error}; the messages go out, but would not survive a crash");
         }
         for delivery in deliveries {
             self.waits(&delivery.receiver);
             // One whose queue is full stays in the outbox and is offered again.
-            let _ = self.couriers.hand_over(delivery);
+            let _ = self.queues.hand_over(delivery);
         }
     }
 
-    /// What came of an attempt: its courier goes on when the report is dropped here.
-    pub fn delivered(&mut self, report: Report) {
+    /// What came of an attempt: its worker goes on when the report is dropped here.
+    pub fn delivered(&mut self, report: DeliveryReport) {
         let outcome = &report.outcome;
         self.note(outcome);
         let written = match &outcome.result {
-            Attempt::Sent => self.state.delivered(&outcome.key),
-            Attempt::GivenUp { why } => {
+            DeliveryResult::Sent => self.state.remove_from_outbox(&outcome.key),
+            DeliveryResult::GivenUp { why } => {
                 tracing::warn!(receiver = &*outcome.receiver, message = &*outcome.key, "given up: {why}");
-                self.state.delivered(&outcome.key)
+                self.state.remove_from_outbox(&outcome.key)
             }
-            Attempt::Again { attempts, due, why } => {
+            DeliveryResult::Retry { attempts, due, why } => {
                 if *attempts == 1 {
                     tracing::warn!(receiver = &*outcome.receiver, "not delivered, tried again: {why}");
                 }
-                self.state.again(&outcome.key, *attempts, *due)
+                self.state.reschedule(&outcome.key, *attempts, *due)
             }
         };
         if let Err(error) = written {
@@ -148,7 +148,7 @@ impl Notifier {
         }
     }
 
-    /// Offers the couriers what the outbox holds; what they have already they know. Whose it is.
+    /// Offers the workers what the outbox holds; what they have already they know. Whose it is.
     pub fn offer_again(&self) -> Vec<Arc<str>> {
         let parcels = self.state.undelivered().unwrap_or_else(|error| {
             tracing::error!("{error}");
@@ -156,7 +156,7 @@ impl Notifier {
         });
         let offered = parcels.into_iter().filter_map(|p| Delivery::try_from(p).ok()).map(|delivery| {
             let receiver = delivery.receiver.clone();
-            let _ = self.couriers.hand_over(delivery);
+            let _ = self.queues.hand_over(delivery);
             receiver
         });
         offered.collect()
@@ -173,15 +173,15 @@ impl Notifier {
         }
     }
 
-    fn note(&mut self, outcome: &Outcome) {
+    fn note(&mut self, outcome: &DeliveryOutcome) {
         let Some(standing) = self.standing.get_mut(&outcome.receiver) else { return };
         match &outcome.result {
-            Attempt::Again { why, .. } => standing.problem = Some(why.clone()),
-            Attempt::GivenUp { why } => {
+            DeliveryResult::Retry { why, .. } => standing.problem = Some(why.clone()),
+            DeliveryResult::GivenUp { why } => {
                 standing.problem = Some(why.clone());
                 standing.pending = standing.pending.saturating_sub(1);
             }
-            Attempt::Sent => {
+            DeliveryResult::Sent => {
                 standing.problem = None;
                 standing.last_sent = Some(outcome.at);
                 standing.pending = standing.pending.saturating_sub(1);

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::act::notify::{Means, Receiver, Route, Secret};
+use crate::act::notify::{Means, Receiver, Route};
 use crate::config::receiver::{self as configured, UpdateText};
 use crate::config::secret::{Address, SecretRef};
+use crate::http::Secret;
 use crate::http::secret::SecretError;
 use skewtrap_core::message::Update;
 
@@ -45,7 +46,7 @@ pub fn ready(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
     (ready, mute)
 }
 
-/// What a configuration that was read again changes of the receivers, a sentence each: couriers are
+/// What a configuration that was read again changes of the receivers, a sentence each: workers are
 /// started with the agent, so none of it is in force before a restart.
 pub fn waiting(running: &[configured::Receiver], new: &[configured::Receiver]) -> Vec<String> {
     let old_of = |name: &str| running.iter().find(|r| *r.name == *name);

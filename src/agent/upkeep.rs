@@ -12,7 +12,7 @@ use super::archive::Job;
 use super::capture::{Found, Known, StoredCapture, close};
 use super::clock::wall_time;
 use super::{Agent, AgentEvent, GRACE};
-use crate::act::notify::{Attempt, Report};
+use crate::act::notify::{DeliveryReport, DeliveryResult};
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::act::systemd;
 use crate::serve::Command;
@@ -39,11 +39,11 @@ impl Agent {
     }
 
     /// An attempt to deliver a message ended.
-    pub(super) fn delivered(&mut self, report: Report) {
+    pub(super) fn delivered(&mut self, report: DeliveryReport) {
         let result = match &report.outcome.result {
-            Attempt::Sent => "sent",
-            Attempt::Again { .. } => "again",
-            Attempt::GivenUp { .. } => "given_up",
+            DeliveryResult::Sent => "sent",
+            DeliveryResult::Retry { .. } => "again",
+            DeliveryResult::GivenUp { .. } => "given_up",
         };
         self.metrics.message(&report.outcome.receiver, result);
         self.post.delivered(report);
@@ -107,7 +107,7 @@ impl Agent {
 
     fn left_behind(&mut self, window: &OpenWindow) {
         let Some(site) = self.sites.iter().find(|s| *s.name == *window.target) else { return };
-        let (marks, means, deadline) = match &window.means {
+        let (marks, means, deadline) = match &window.method {
             OpenMethod::Http(request) => (Some(request.marks.clone()), request.word(), request.deadline),
             OpenMethod::Nsys { .. } => (None, "nsys", Duration::ZERO),
             OpenMethod::Command { .. } => (None, "command", Duration::ZERO),
@@ -156,7 +156,7 @@ impl Agent {
 
     /// The message of a capture is in the outbox: nothing of it can be lost any more.
     pub(super) fn forget(&self, incident: &str) {
-        if let Err(error) = self.desk.state.forget(incident) {
+        if let Err(error) = self.desk.state.delete_incident(incident) {
             error!("{error}");
         }
     }
@@ -171,7 +171,7 @@ impl Agent {
     }
 
     pub(super) fn command(&mut self, command: Command, effects: &mut Vec<Effect>) {
-        let answer = self.answer(command.ask, effects);
+        let answer = self.answer(command.action, effects);
         // Nobody may be waiting any more.
         let _ = command.answer.send(answer);
     }
@@ -180,7 +180,7 @@ impl Agent {
     pub(super) async fn stop(
         &mut self,
         inbox: &mut mpsc::Receiver<AgentEvent>,
-        delivered: &mut mpsc::Receiver<Report>,
+        delivered: &mut mpsc::Receiver<DeliveryReport>,
     ) {
         systemd::stopping(GRACE);
         self.windows.cancel();

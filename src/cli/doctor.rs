@@ -262,7 +262,7 @@ impl Checks {
                 let kept = take_one(&desk, &target, log, &grant, habit, cancel)
                     .await
                     .context("no window was taken")?;
-                state.forget(&incident)?;
+                state.delete_incident(&incident)?;
                 let (ok, said) = told(&kept.record.incident.capture);
                 self.add(
                     site,

@@ -57,14 +57,11 @@ pub fn ask(url: &str) -> anyhow::Result<Probe> {
 }
 
 async fn loads_of(server: &Server) -> Result<(&'static str, Loads), String> {
-    let mut why = String::new();
-    for path in ["/v1/loads", "/get_load"] {
-        match body_of(server, path).await.and_then(|b| loads::read(&b).map_err(|e| e.to_string())) {
-            Ok(loads) => return Ok((path, loads)),
-            Err(e) => why = e,
-        }
-    }
-    Err(why)
+    let ask = |path| async move {
+        let body = body_of(server, path).await?;
+        loads::read(&body).map(|loads| (path, loads)).map_err(|e| e.to_string())
+    };
+    server::first_loads_path(0, ask, Result::is_err).await.1
 }
 
 async fn metrics_of(server: &Server) -> Result<Metrics, String> {

@@ -170,7 +170,7 @@ async fn reload_when(
                 changed = Changed::since_now(&now);
                 true
             } else {
-                changed.look(&now)
+                changed.poll(&now)
             };
             (changed, is_changed)
         });

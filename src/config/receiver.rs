@@ -144,7 +144,44 @@ pub struct Receiver {
     pub timeout: Duration,
 }
 
-impl Means {
+/// How a receiver is reached. `A` is an address that may hold a key, `K` a key: in the configuration
+/// where each is to be found, in `act::notify` the texts themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Means<A = Address, K = SecretRef> {
+    /// The JSON of docs/notifications.md, posted.
+    Webhook {
+        /// Where.
+        url: A,
+        /// Signs the body: `X-Skewtrap-Signature-256`.
+        signing_key: Option<K>,
+        /// Sent as `Authorization: Bearer`.
+        bearer: Option<K>,
+    },
+    /// A Slack incoming webhook.
+    Slack {
+        /// Its address, which is its key.
+        url: K,
+    },
+    /// Alertmanager's v2 API.
+    Alertmanager {
+        /// Its base address: `http://alertmanager:9093`.
+        url: A,
+        /// Sent as `Authorization: Bearer`.
+        bearer: Option<K>,
+    },
+    /// A program, without a shell; it reads the JSON on standard input.
+    Command {
+        /// Program and arguments; `{incident}`, `{update}`, `{rule}` and `{target}` are replaced.
+        argv: Vec<String>,
+    },
+    /// Standard output.
+    Stdout {
+        /// The JSON on one line instead of text.
+        json: bool,
+    },
+}
+
+impl<A, K> Means<A, K> {
     /// The word in the configuration: `webhook`.
     pub const fn word(&self) -> &'static str {
         match self {
@@ -155,42 +192,6 @@ impl Means {
             Self::Stdout { .. } => "stdout",
         }
     }
-}
-
-/// How a receiver is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Means {
-    /// JSON, posted.
-    Webhook {
-        /// Where.
-        url: Address,
-        /// Signs the body.
-        signing_key: Option<SecretRef>,
-        /// Bearer token.
-        bearer: Option<SecretRef>,
-    },
-    /// A Slack incoming webhook.
-    Slack {
-        /// Its address.
-        url: SecretRef,
-    },
-    /// Alertmanager's v2 API.
-    Alertmanager {
-        /// Its base address.
-        url: Address,
-        /// Bearer token.
-        bearer: Option<SecretRef>,
-    },
-    /// A program.
-    Command {
-        /// Program and arguments.
-        argv: Vec<String>,
-    },
-    /// Standard output.
-    Stdout {
-        /// JSON instead of text.
-        json: bool,
-    },
 }
 
 /// Checks one receiver.

@@ -1,4 +1,4 @@
-//! The HTTP client of servers and receivers: rustls, bundled roots, no redirects.
+//! Builds the HTTP clients for servers and receivers: rustls, bundled roots, no redirects.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,10 +8,10 @@ use reqwest::redirect::Policy;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-/// A server that does not even accept a connection within this long was not reached.
+/// The timeout for connecting to a server whose profiler is called.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Why there is no client.
+/// Why a client cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The file of certificates cannot be used.
@@ -27,8 +27,8 @@ pub enum ClientError {
     Tls(String),
 }
 
-/// A client that trusts the public authorities and those in `ca_file`. Redirects are not followed:
-/// a key or a signed body belongs to the address that was configured.
+/// A client that trusts the public authorities and those in `ca_file`. Redirects are not followed,
+/// because a key or a signed body must only go to the configured address.
 ///
 /// # Errors
 /// The file cannot be read or holds no certificate.
@@ -36,8 +36,8 @@ pub fn client(ca_file: Option<&Path>) -> Result<reqwest::Client, ClientError> {
     builder(ca_file)?.build().map_err(|e| ClientError::Tls(e.to_string()))
 }
 
-/// The same, with a connection of its own for every request: a server that closes an idle one in
-/// the moment of a start would leave that start with an unknown end.
+/// The same, with a new connection for every request: if a server closed an idle connection while a
+/// start is sent on it, nobody would know whether the profile was started.
 ///
 /// # Errors
 /// As [`client`].

@@ -1,17 +1,17 @@
-//! A text that is never printed, and where it comes from: an environment variable or a file.
+//! Secrets: texts that are never printed, from an environment variable or a file.
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A key, a token, an address with a key in it. Its `Debug` shows nothing of it.
+/// A key, a token, or an address that contains a key. `Debug` does not show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<str>);
 
-/// Why a secret could not be had.
+/// Why a secret could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// The environment variable is not set, or is no text.
+    /// The environment variable is not set, or is not UTF-8.
     #[error("the environment variable {name} is not set: set it to the secret, or name a file instead")]
     Env {
         /// Its name.
@@ -25,7 +25,7 @@ pub enum SecretError {
         /// Why.
         source: std::io::Error,
     },
-    /// There is nothing in it.
+    /// It is empty.
     #[error("the secret in {place} is empty")]
     Empty {
         /// The variable or the file.
@@ -34,7 +34,7 @@ pub enum SecretError {
 }
 
 impl Secret {
-    /// A secret from a text that was found elsewhere.
+    /// A secret with this text.
     pub fn new(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
@@ -48,7 +48,7 @@ impl Secret {
         Self::trimmed(&text, name)
     }
 
-    /// The content of a file, without the white space around it.
+    /// The content of a file, without surrounding white space.
     ///
     /// # Errors
     /// It cannot be read, or is empty.
@@ -59,7 +59,7 @@ impl Secret {
         Self::trimmed(&text, &place)
     }
 
-    /// The text itself, for the one place that sends it.
+    /// The text itself, for sending or comparing it.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,5 +1,5 @@
-//! Facts about captured files: which there are, whose they are, whether they are whole; and about
-//! the room on the disk that they are written to.
+//! Facts about captured files (which there are, their ranks, whether they are complete) and about the
+//! space on the disk that they are written to.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -14,10 +14,10 @@ use skewtrap_core::capture::line::Marks;
 use skewtrap_core::capture::verify::{Artifact, rank_of_name};
 use skewtrap_trace::time::Time;
 
-/// A file of a window, looked at from outside only.
+/// A file of a window, whose content was not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sighted {
-    /// In the agent's view.
+pub struct FoundFile {
+    /// As the agent sees it.
     pub path: PathBuf,
     /// Bytes so far.
     pub size: u64,
@@ -26,17 +26,17 @@ pub struct Sighted {
 }
 
 /// The files in `folder` (the agent's view of `server_dir`) that bear the marks of a window.
-/// Marks without any name, as of an old vLLM, take every trace; see [`Sighted`] for telling the
-/// new ones from those before. Symlinks are left out. A folder that is not there has none.
-pub fn files_of(folder: &Path, server_dir: &str, marks: &Marks, engine: ServerKind) -> Vec<Sighted> {
+/// Marks without any name, as of an old vLLM, match every trace; see [`FoundFile`] for how to tell
+/// new files from older ones. Symlinks are left out. A folder that is not there has none.
+pub fn files_of(folder: &Path, server_dir: &str, marks: &Marks, engine: ServerKind) -> Vec<FoundFile> {
     let unmarked = *marks == Marks::default();
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut found: Vec<Sighted> = entries
+    let mut found: Vec<FoundFile> = entries
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let wanted = is_trace(engine, &name) && (unmarked || marks.names(server_dir, &name));
             let meta = entry.metadata().ok().filter(|m| wanted && m.is_file())?;
-            Some(Sighted { path: entry.path(), size: meta.len(), inode: meta.ino() })
+            Some(FoundFile { path: entry.path(), size: meta.len(), inode: meta.ino() })
         })
         .collect();
     found.sort_by(|a, b| a.path.cmp(&b.path));
@@ -50,7 +50,7 @@ fn is_trace(engine: ServerKind, name: &str) -> bool {
     }
 }
 
-/// Reads a file to its end: its digest, and whether its gzip stream is whole.
+/// Reads a file to its end, for its digest and whether its gzip stream is complete.
 ///
 /// # Errors
 /// It cannot be read at all.
@@ -73,7 +73,7 @@ pub fn inspect(path: &Path, engine: ServerKind) -> io::Result<Artifact> {
     })
 }
 
-/// Whether the stream ends as gzip ends, its checksum included.
+/// Whether the gzip stream is complete and its checksum is right.
 fn unpacks(reader: &mut impl Read) -> bool {
     let mut buffer = vec![0; 1 << 16];
     let mut decoder = MultiGzDecoder::new(reader);
@@ -112,10 +112,10 @@ pub fn modified(path: &Path) -> Option<Time> {
     Some(Time::from_nanos(meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())))
 }
 
-/// What the agent sees of a folder; `None` when it or its parent is out of sight.
+/// The space in a folder, as the agent sees it; `None` when the agent sees neither it nor its parent.
 pub fn room(path: &Path) -> Option<Room> {
     let Ok(meta) = fs::metadata(path) else {
-        // A parent in sight means that the folder itself is missing; none, that it is elsewhere.
+        // If the parent exists, the folder is missing; if not, the folder is probably on another machine.
         let parent = path.parent().filter(|p| p.parent().is_some())?;
         return parent.is_dir().then_some(Room { exists: false, writable: false, free: 0 });
     };

@@ -1,7 +1,7 @@
-//! Whether files that were read have changed since.
+//! Detects that files have changed since they were read.
 //!
-//! Looked at by their stamps, again and again: that also notices what a file system tells nobody of
-//! (a mount over the network) and links that are turned (a ConfigMap), and costs a few system calls.
+//! Their stamps are compared at each poll. That costs a few system calls, and also notices changes for
+//! which a file system sends no notification (a network mount) and links that are replaced (a ConfigMap).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,45 +9,47 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// When, how large, and which file it is; `None` when it is not there.
+/// Time of modification, size and inode of a file; `None` when it does not exist.
 type Stamp = Option<(SystemTime, u64, u64)>;
 
-/// What is at a path: its own stamp, or that of every file in it, by name.
-type Seen = BTreeMap<PathBuf, Vec<(PathBuf, Stamp)>>;
+/// For each path the stamp of the file, or the stamps of all files in the folder.
+type Snapshot = BTreeMap<PathBuf, Vec<(PathBuf, Stamp)>>;
 
-/// What some files and folders were like.
+/// Compares files and folders with what they were like before.
 #[derive(Debug, Default)]
 pub struct Changed {
-    told: Seen,
-    last: Seen,
+    /// As of the last reported change.
+    reported: Snapshot,
+    /// As of the last poll.
+    last: Snapshot,
 }
 
 impl Changed {
-    /// As they are now.
+    /// Reports changes from now on.
     pub fn since_now(paths: &[PathBuf]) -> Self {
-        let now = seen(paths);
-        Self { told: now.clone(), last: now }
+        let now = snapshot(paths);
+        Self { reported: now.clone(), last: now }
     }
 
-    /// Whether they are other than when that was last told, and no longer change: a file that is
-    /// being written is told of at the look after the last write, and once. A path that was not among
-    /// those of the last look has just been read for the first time, and is as it should be.
-    pub fn look(&mut self, paths: &[PathBuf]) -> bool {
-        let now = seen(paths);
-        self.told.retain(|path, _| now.contains_key(path));
+    /// Whether they differ from the last reported change and did not change since the last poll. A file
+    /// that is being written is therefore reported once, at the second poll after the last write. A path
+    /// that is new to `paths` has just been read, so it does not count as changed.
+    pub fn poll(&mut self, paths: &[PathBuf]) -> bool {
+        let now = snapshot(paths);
+        self.reported.retain(|path, _| now.contains_key(path));
         for (path, files) in &now {
-            self.told.entry(path.clone()).or_insert_with(|| files.clone());
+            self.reported.entry(path.clone()).or_insert_with(|| files.clone());
         }
-        let (is_other, is_settled) = (now != self.told, now == self.last);
-        if is_other && is_settled {
-            self.told = now.clone();
+        let (is_different, is_settled) = (now != self.reported, now == self.last);
+        if is_different && is_settled {
+            self.reported = now.clone();
         }
         self.last = now;
-        is_other && is_settled
+        is_different && is_settled
     }
 }
 
-fn seen(paths: &[PathBuf]) -> Seen {
+fn snapshot(paths: &[PathBuf]) -> Snapshot {
     paths.iter().map(|path| (path.clone(), files_at(path))).collect()
 }
 
@@ -75,12 +77,12 @@ mod tests {
         fs::write(&file, "a").expect("written");
         let paths = [file.clone()];
         let mut changed = Changed::since_now(&paths);
-        assert!(!changed.look(&paths));
+        assert!(!changed.poll(&paths));
         fs::write(&file, "ab").expect("written");
-        assert!(!changed.look(&paths), "it may still be written");
+        assert!(!changed.poll(&paths), "it may still be written");
         fs::write(&file, "abc").expect("written");
-        assert!(!changed.look(&paths), "it was");
-        assert_eq!([changed.look(&paths), changed.look(&paths)], [true, false]);
+        assert!(!changed.poll(&paths), "it was");
+        assert_eq!([changed.poll(&paths), changed.poll(&paths)], [true, false]);
     }
 
     #[test]
@@ -89,9 +91,9 @@ mod tests {
         let paths = [dir.path().to_owned()];
         let mut changed = Changed::since_now(&paths);
         fs::write(dir.path().join("more.yaml"), "a").expect("written");
-        assert_eq!([changed.look(&paths), changed.look(&paths)], [false, true]);
+        assert_eq!([changed.poll(&paths), changed.poll(&paths)], [false, true]);
         fs::remove_file(dir.path().join("more.yaml")).expect("removed");
-        assert_eq!([changed.look(&paths), changed.look(&paths)], [false, true]);
+        assert_eq!([changed.poll(&paths), changed.poll(&paths)], [false, true]);
     }
 
     #[test]
@@ -106,7 +108,7 @@ mod tests {
         let mut changed = Changed::since_now(&paths);
         std::os::unix::fs::symlink(at("two"), at("new")).expect("linked");
         fs::rename(at("new"), at("link")).expect("turned");
-        assert_eq!([changed.look(&paths), changed.look(&paths)], [false, true]);
+        assert_eq!([changed.poll(&paths), changed.poll(&paths)], [false, true]);
     }
 
     #[test]
@@ -117,8 +119,8 @@ mod tests {
         fs::write(&two, "b").expect("written");
         let mut changed = Changed::since_now(std::slice::from_ref(&one));
         let both = [one, two.clone()];
-        assert_eq!([changed.look(&both), changed.look(&both)], [false, false]);
+        assert_eq!([changed.poll(&both), changed.poll(&both)], [false, false]);
         fs::write(&two, "bc").expect("written");
-        assert_eq!([changed.look(&both), changed.look(&both)], [false, true]);
+        assert_eq!([changed.poll(&both), changed.poll(&both)], [false, true]);
     }
 }

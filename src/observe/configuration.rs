@@ -1,4 +1,4 @@
-//! Reads the configuration and the rule files that it names. What they mean is `config`'s.
+//! Reads the configuration and the rule files that it names; `config` interprets them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::config::file::{self, Loaded};
 /// relative to the configuration's own folder.
 ///
 /// # Errors
-/// When the file cannot be read; what is wrong in it is in [`Loaded::diagnostics`].
+/// The file cannot be read. Mistakes in it are in [`Loaded::diagnostics`].
 pub fn load(path: Option<&Path>) -> Result<Loaded, String> {
     let Some(path) = path else {
         return Ok(file::load("(defaults)", file::DEFAULTS, &|p| rule_files(Path::new(p))));
@@ -23,7 +23,7 @@ pub fn load(path: Option<&Path>) -> Result<Loaded, String> {
 /// folder that is not a test.
 ///
 /// # Errors
-/// When it is not there or cannot be read.
+/// It does not exist or cannot be read.
 pub fn rule_files(path: &Path) -> Result<Vec<(String, String)>, String> {
     let mut paths = Vec::new();
     if path.is_dir() {
@@ -36,10 +36,10 @@ pub fn rule_files(path: &Path) -> Result<Vec<(String, String)>, String> {
     paths.into_iter().map(|p| read(&p).map(|text| (p.display().to_string(), text))).collect()
 }
 
-/// Test files below `path`, or `path` itself.
+/// The test files in the folder `path`, or the file `path` itself.
 ///
 /// # Errors
-/// When it is not there or cannot be read.
+/// It does not exist or cannot be read.
 pub fn test_files(path: &Path) -> Result<Vec<PathBuf>, String> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -54,7 +54,7 @@ pub fn test_files(path: &Path) -> Result<Vec<PathBuf>, String> {
 /// A file's text.
 ///
 /// # Errors
-/// When it is not there, cannot be read, or is not UTF-8.
+/// It does not exist, cannot be read, or is not UTF-8.
 pub fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|e| cannot(path, &e))
 }

@@ -1,7 +1,7 @@
-//! Asks a server again and again: its metrics page, its loads.
+//! Polls a server: its metrics page, its loads.
 //!
-//! Each turn is shorter than the interval, so that a server that hangs is told and never piles up
-//! requests. What an answer means is read in the core; here only its status counts.
+//! Each request has a timeout shorter than the interval, so that a server that hangs is reported and
+//! requests never pile up. Answers are interpreted in the core; here only their status matters.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +12,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Now;
+use super::server::{LOADS_PATHS, first_loads_path};
 use crate::http::{Server, client};
-use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
+use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use skewtrap_core::signal::sample::{Source, TargetId};
 
-/// No page of a server is larger; Prometheus itself gives up far earlier.
+/// Larger than any metrics page of a server, in bytes.
 const MAX_BODY: usize = 64 << 20;
-/// Where SGLang tells its loads, newest first.
-const LOADS: [&str; 2] = ["/v1/loads", "/get_load"];
-/// When neither was there, the server is asked again after so many turns.
-const AGAIN: u32 = 60;
+/// When neither endpoint of loads was there, this many turns pass before the next request.
+const PAUSE_TURNS: u32 = 60;
 
-/// What is asked for.
+/// What is polled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
     /// The server's address is that of its metrics page.
@@ -35,30 +34,31 @@ pub enum Page {
 /// One polled endpoint.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Of which server.
+    /// The server.
     pub target: TargetId,
-    /// Which source.
+    /// The source's id.
     pub source: SourceId,
-    /// Whom to ask; for metrics the base address is the page's own (`http://host:30000/metrics`).
+    /// Where to send requests; for metrics the base address is the page's own
+    /// (`http://host:30000/metrics`).
     pub server: Server,
-    /// For what.
+    /// What to poll.
     pub page: Page,
-    /// How often.
+    /// The interval.
     pub every: Duration,
 }
 
-/// Polls until cancelled; whether it is finished for good.
+/// Polls until cancelled, or until nobody receives observations. Returns `true`: it is finished for good.
 pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: CancellationToken, now: Now) -> bool {
-    let mut jitter = Jitter::new(config.server.base(), (now)().nanos());
-    let mut poller = Poller { config, now, told: None, path: 0, wait: 0 };
-    let mut next = Instant::now() + jitter.share(poller.config.every, 0.5);
+    let mut poller = Poller::new(config, now);
+    let mut next = Instant::now() + poller.config.every.mul_f64(fastrand::f64() * 0.5);
     loop {
         tokio::select! {
             () = cancel.cancelled() => return true,
             () = tokio::time::sleep_until(next) => {}
         }
         let every = poller.config.every;
-        next = Instant::now() + every.mul_f64(0.95) + jitter.share(every, 0.1);
+        // A random part, so that many agents do not poll one server at the same moment.
+        next = Instant::now() + every.mul_f64(0.95 + fastrand::f64() * 0.1);
         let observations = tokio::select! {
             () = cancel.cancelled() => return true,
             observations = poller.turn() => observations,
@@ -74,18 +74,22 @@ pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: Cancella
 struct Poller {
     config: Config,
     now: Now,
-    told: Option<Problem>,
-    /// Which of [`LOADS`] answered last.
+    reported: ReportedProblem,
+    /// Which of [`LOADS_PATHS`] answered last.
     path: usize,
-    /// Turns to let pass.
-    wait: u32,
+    /// Turns to skip.
+    pause: u32,
 }
 
 impl Poller {
-    /// One question, and what to tell of it.
+    fn new(config: Config, now: Now) -> Self {
+        Self { config, now, reported: ReportedProblem::default(), path: 0, pause: 0 }
+    }
+
+    /// One request, and what there is to report.
     async fn turn(&mut self) -> Vec<Observation> {
-        if self.wait > 0 {
-            self.wait -= 1;
+        if self.pause > 0 {
+            self.pause -= 1;
             return Vec::new();
         }
         let answer = match self.config.page {
@@ -102,11 +106,11 @@ impl Poller {
             Ok(body) => (Some(body), None),
             Err(problem) => (None, Some(problem)),
         };
-        let news = problem.clone().filter(|p| Problem::is_news(Some(p), self.told.as_ref()));
-        self.told = problem;
-        // That it works again shows in what it says, once that is understood.
+        let is_change = self.reported.changes_to(problem.clone());
+        // The end of a problem is reported by the core, once it could read the page.
+        let problem = problem.filter(|_| is_change);
         let state = |problem| Observation::State { target, source, kind, problem: Some(problem), at };
-        let mut observations: Vec<_> = news.map(state).into_iter().collect();
+        let mut observations: Vec<_> = problem.map(state).into_iter().collect();
         observations.extend(body.map(|body| match page {
             Page::Metrics => Observation::Page { target, source, body, at },
             Page::Loads => Observation::Loads { target, source, body, at },
@@ -115,23 +119,18 @@ impl Poller {
     }
 
     async fn loads(&mut self) -> Result<Vec<u8>, Problem> {
-        let mut last = None;
-        for turn in 0..LOADS.len() {
-            let path = LOADS[(self.path + turn) % LOADS.len()];
-            let url: Arc<str> = format!("{}{path}", self.config.server.base()).into();
-            match self.ask(self.config.server.get(path), url, NO_LOADS).await {
-                Err(Problem::NotFound { url, hint }) => {
-                    // Told of the newer name, whichever was tried last.
-                    last = last.filter(|_| self.path + turn > 0).or(Some(Problem::NotFound { url, hint }));
-                }
-                answer => {
-                    self.path = (self.path + turn) % LOADS.len();
-                    return answer;
-                }
-            }
+        let base: Arc<str> = self.config.server.base().into();
+        let url = |path: &str| -> Arc<str> { format!("{base}{path}").into() };
+        let is_missing = |answer: &Result<_, Problem>| matches!(answer, Err(Problem::NotFound { .. }));
+        let ask = |path| self.ask(self.config.server.get(path), url(path), NO_LOADS);
+        let (path, answer) = first_loads_path(self.path, ask, is_missing).await;
+        if is_missing(&answer) {
+            let url = url(LOADS_PATHS[self.path]);
+            (self.path, self.pause) = (0, PAUSE_TURNS);
+            return Err(Problem::NotFound { url, hint: NO_LOADS });
         }
-        (self.path, self.wait) = (0, AGAIN);
-        Err(last.unwrap_or(Problem::Ended))
+        self.path = path;
+        answer
     }
 
     async fn ask(
@@ -150,7 +149,7 @@ const NO_METRICS: &str =
 const NO_LOADS: &str =
     "neither /v1/loads nor /get_load is there (vLLM has none); its metrics and its log are still read";
 
-/// Sends a request and reads its body whole, or says what is wrong.
+/// Sends a request and reads its whole body, or returns what is wrong.
 pub(super) async fn fetch(
     request: RequestBuilder,
     url: Arc<str>,
@@ -192,24 +191,6 @@ async fn body_of(mut response: Response, url: &Arc<str>) -> Result<Vec<u8>, Resu
     Ok(body)
 }
 
-/// A little disorder, so that many agents do not ask one server in the same moment (xorshift64).
-struct Jitter(u64);
-
-impl Jitter {
-    fn new(name: &str, nanos: i64) -> Self {
-        let seed = name.bytes().fold(nanos.unsigned_abs() | 1, |h, b| h.rotate_left(7) ^ u64::from(b));
-        Self(seed.max(1))
-    }
-
-    /// Something between nothing and `most` of `span`.
-    fn share(&mut self, span: Duration, most: f64) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        span.mul_f64(most * (self.0 >> 11) as f64 / (1_u64 << 53) as f64)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -247,18 +228,18 @@ mod tests {
         let server = Server::new(client::client(None).expect("a client"), base, None, None);
         let every = Duration::from_secs(5);
         let config = Config { target: TargetId(0), source: SourceId(0), server, page, every };
-        Poller { config, now: Arc::new(|| Time::from_epoch_s(7.0)), told: None, path: 0, wait: 0 }
+        Poller::new(config, Arc::new(|| Time::from_epoch_s(7.0)))
     }
 
-    /// What each turn told, addresses made readable.
+    /// What each turn reported, with readable addresses.
     async fn turns(poller: &mut Poller, count: usize) -> Vec<String> {
         let base = poller.config.server.base().to_owned();
-        let mut told = Vec::new();
+        let mut reports = Vec::new();
         for _ in 0..count {
             for observation in poller.turn().await {
-                told.push(match observation {
+                reports.push(match observation {
                     Observation::State { problem, .. } => {
-                        problem.expect("only problems are told").to_string()
+                        problem.expect("only problems are reported").to_string()
                     }
                     Observation::Page { body, .. } | Observation::Loads { body, .. } => {
                         String::from_utf8_lossy(&body).into_owned()
@@ -267,7 +248,7 @@ mod tests {
                 });
             }
         }
-        told.iter().map(|t| t.replace(&base, "SERVER")).collect()
+        reports.iter().map(|t| t.replace(&base, "SERVER")).collect()
     }
 
     #[tokio::test]
@@ -283,8 +264,8 @@ mod tests {
             (200, "up 2\n"),
         ];
         let (base, _) = server(answers).await;
-        let told = turns(&mut poller(&base, Page::Metrics), 8).await;
-        insta::assert_snapshot!(told.join("\n"), @r"
+        let reports = turns(&mut poller(&base, Page::Metrics), 8).await;
+        insta::assert_snapshot!(reports.join("\n"), @r"
         SERVER answered 401: the server wants its API key; set `api_key` of this target
         SERVER answered 404: SGLang serves metrics only with --enable-metrics; start it so, or set `metrics: false`
         SERVER answered 500; the server's log says why
@@ -298,9 +279,12 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_not_there_is_told_once() {
         let mut nobody = poller("http://127.0.0.1:1", Page::Loads);
-        let told = turns(&mut nobody, 3).await;
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].starts_with("nothing answers at SERVER/v1/loads (Connection refused"), "{told:?}");
+        let reports = turns(&mut nobody, 3).await;
+        assert_eq!(reports.len(), 1, "{reports:?}");
+        assert!(
+            reports[0].starts_with("nothing answers at SERVER/v1/loads (Connection refused"),
+            "{reports:?}"
+        );
     }
 
     #[tokio::test]
@@ -315,8 +299,8 @@ mod tests {
     async fn a_server_without_loads_is_left_alone_for_a_while() {
         let (base, asked) = server(vec![(404, "")]).await;
         let mut vllm = poller(&base, Page::Loads);
-        let told = turns(&mut vllm, 60).await;
-        insta::assert_snapshot!(told.join("\n"), @"SERVER/v1/loads answered 404: neither /v1/loads nor /get_load is there (vLLM has none); its metrics and its log are still read");
+        let reports = turns(&mut vllm, 60).await;
+        insta::assert_snapshot!(reports.join("\n"), @"SERVER/v1/loads answered 404: neither /v1/loads nor /get_load is there (vLLM has none); its metrics and its log are still read");
         assert_eq!(asked.lock().expect("unpoisoned").len(), 2);
     }
 }

@@ -1,5 +1,5 @@
-//! Looks processes up in `/proc`: who listens on a port, who its parents are, which one is which
-//! rank, since when nsys collects.
+//! Looks processes up in `/proc`: which one listens on a port, its parents, its rank, and since when
+//! nsys collects.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,7 +11,7 @@ use skewtrap_core::capture::nsys::Process;
 use skewtrap_trace::rank::{Axis, Rank};
 use skewtrap_trace::time::Time;
 
-/// Deeper than any launcher nests.
+/// The longest chain of parents; more than any launcher nests.
 const DEPTH: usize = 64;
 
 /// The process that listens on a local TCP port, as far as the agent may see it.
@@ -75,13 +75,13 @@ fn argv(pid: u32) -> Vec<String> {
         .collect()
 }
 
-/// The processes that bear `name=value` in their environment, as far as the agent may read it.
+/// The processes with `name=value` in their environment, as far as the agent may read it.
 pub fn marked(name: &str, value: &str) -> Vec<u32> {
-    let bears = |pid: &u32| {
+    let has_variable = |pid: &u32| {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         value_of(&environment, name).is_some_and(|found| found == value)
     };
-    pids().filter(bears).collect()
+    pids().filter(has_variable).collect()
 }
 
 /// Whether a process runs that has `word` among its arguments.
@@ -89,14 +89,14 @@ pub fn runs_with(word: &str) -> bool {
     pids().any(|pid| argv(pid).iter().any(|a| a == word))
 }
 
-/// When the collection that an nsys session does now began: its agent holds the file that it
-/// collects into (`nsys-report-41c9.qdstrm`) open from then on, and the file system knows when that
-/// was made. `None` when nothing can be seen of it: another user's, a file system without times of
-/// birth, an nsys that does it another way.
+/// When the current collection of an nsys session began. From then on the session's agent holds the
+/// file open that it collects into (`nsys-report-41c9.qdstrm`), so the file's time of creation is that
+/// of the collection. `None` when this cannot be seen: the processes are another user's, the file system
+/// keeps no times of creation, or this nsys works differently.
 pub fn collecting_since(session: &str) -> Option<Time> {
     let name = format!("--session-name={session}");
     let is_agent = |argv: &[String]| argv.iter().any(|a| a == "--start-agent") && argv.contains(&name);
-    // Containers that share their processes may each have a session of this name.
+    // Containers that share a process namespace may each have a session of this name.
     let [agent] = pids().filter(|pid| is_agent(&argv(*pid))).collect::<Vec<_>>()[..] else { return None };
     let files = fs::read_dir(format!("/proc/{agent}/fd")).ok()?.flatten().map(|entry| entry.path());
     let is_collected =
@@ -125,7 +125,7 @@ fn pids() -> impl Iterator<Item = u32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-/// Which process below `root` is which rank: engines write it into their own title
+/// The rank of each process below `root`: engines write it into their process title
 /// (`sglang::scheduler_DP1_TP0`, `VLLM::EngineCore_DP1`).
 pub fn ranks_below(root: u32) -> BTreeMap<u32, Rank> {
     let is_below = |pid: u32| ancestors(pid).iter().any(|p| p.pid == root);

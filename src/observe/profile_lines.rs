@@ -1,5 +1,5 @@
-//! What a log said of profiling lately: for an agent that comes back and must know whose windows
-//! opened and closed while it was away.
+//! Reads the profiling lines from the end of a log: an agent that is started again must know which
+//! windows opened and closed in the meantime.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -11,10 +11,10 @@ use skewtrap_core::signal::log_line::LineContent;
 use skewtrap_core::signal::sglang_line;
 use skewtrap_trace::rank::Rank;
 
-/// So much of the end of a log is read: some hours of a busy server.
+/// Bytes that are read from the end of a log: some hours of a busy server.
 const TAIL: u64 = 16 << 20;
 
-/// The profiling lines in the last 16 MiB of a log, oldest first, and where its last line ends.
+/// The profiling lines in the last 16 MiB of a log, oldest first, and the position where its last line ends.
 ///
 /// # Errors
 /// The log cannot be read.
@@ -23,7 +23,7 @@ pub fn recent(log: &Path) -> io::Result<(Vec<(Rank, ProfileLine)>, u64)> {
     after(log, from)
 }
 
-/// The profiling lines behind the byte `from`, and where the last whole line ends.
+/// The profiling lines from the byte `from` on, and the position where the last whole line ends.
 ///
 /// # Errors
 /// The log cannot be read.

@@ -1,4 +1,4 @@
-//! Asks a Prometheus-compatible server one instant query again and again.
+//! Polls a Prometheus-compatible server with one instant query.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use tokio_util::sync::CancellationToken;
 use super::Now;
 use super::poll::fetch;
 use crate::http::Secret;
-use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
+use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use skewtrap_core::signal::promql::samples_of;
 use skewtrap_core::signal::sample::{Sample, Signal, Source, TargetId};
 
 /// One query.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Of which server its samples are.
+    /// The server that its samples belong to.
     pub target: TargetId,
-    /// Which source.
+    /// The source's id.
     pub source: SourceId,
-    /// The signal that it gives.
+    /// The signal that its samples are of.
     pub signal: Signal,
-    /// The client.
+    /// The HTTP client.
     pub client: Client,
     /// The Prometheus server: `http://prometheus:9090`.
     pub url: Arc<str>,
@@ -32,15 +32,15 @@ pub struct Config {
     pub query: Arc<str>,
     /// Sent as `Authorization: Bearer`.
     pub bearer: Option<Secret>,
-    /// How often.
+    /// The interval.
     pub every: Duration,
 }
 
-/// Asks until cancelled; whether it is finished for good.
+/// Polls until cancelled, or until nobody receives observations. Returns `true`: it is finished for good.
 pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: CancellationToken, now: Now) -> bool {
     let mut ticks = tokio::time::interval(config.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = None;
+    let mut reported = ReportedProblem::default();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return true,
@@ -56,9 +56,12 @@ pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: Cancella
             Ok(samples) => (Some(samples), None),
             Err(problem) => (None, Some(problem)),
         };
-        let state = Problem::is_news(problem.as_ref(), told.as_ref()).then(|| {
-            told.clone_from(&problem);
-            Observation::State { target, source, kind: Source::Prometheus, problem, at }
+        let state = reported.changes_to(problem.clone()).then_some(Observation::State {
+            target,
+            source,
+            kind: Source::Prometheus,
+            problem,
+            at,
         });
         let samples = samples.map(|samples| Observation::Samples { target, source, samples, at });
         for observation in state.into_iter().chain(samples) {
@@ -79,7 +82,7 @@ async fn ask(config: &Config) -> Result<Vec<Sample>, Problem> {
     let failed = |why| Problem::BadQuery { url: config.url.clone(), query: config.query.clone(), why };
     let body = fetch(request, url.into(), timeout, "is that a Prometheus server's address?").await;
     match body {
-        // Prometheus answers 400 with its words for a query that it does not understand.
+        // Prometheus answers 400 or 422 to a query that it cannot parse or execute.
         Err(Problem::Status { status: 400 | 422, .. }) => {
             Err(failed("the server does not understand it; try it on the server's own page".into()))
         }

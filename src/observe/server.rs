@@ -1,4 +1,4 @@
-//! Asks a server how it is and what it is.
+//! Asks a server for its health, for what it is, and for its loads.
 
 use std::time::{Duration, Instant};
 
@@ -8,24 +8,28 @@ use thiserror::Error;
 use crate::http::{Server, client};
 use skewtrap_core::capture::facts::{Answered, ServerFacts};
 
-/// `/health` of a server that exports a trace does not answer; it is asked no longer than this.
+/// The timeout for `/health`, which does not answer while the server exports a trace.
 pub const HEALTH_LIMIT: Duration = Duration::from_secs(20);
+/// The timeout for what a server is.
 const INFO_LIMIT: Duration = Duration::from_secs(10);
 
-/// Where SGLang says what it is, newest name first.
-const SGLANG: [&str; 2] = ["/server_info", "/get_server_info"];
+/// SGLang's endpoints for what it is, newest name first.
+const INFO_PATHS: [&str; 2] = ["/server_info", "/get_server_info"];
 
-/// What a question to `/health` brought.
+/// SGLang's endpoints for the loads of its ranks, newest name first.
+pub const LOADS_PATHS: [&str; 2] = ["/v1/loads", "/get_load"];
+
+/// The result of a request to `/health`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Health {
     /// An answer.
     Answered(Answered),
-    /// Nobody listens at the address.
+    /// The connection was refused.
     NobodyListens,
 }
 
 impl Health {
-    /// As a fact.
+    /// As the core takes it.
     pub fn answered(self) -> Answered {
         match self {
             Self::Answered(answered) => answered,
@@ -34,7 +38,7 @@ impl Health {
     }
 }
 
-/// Why a server did not say what it is.
+/// Why it is not known what a server is.
 #[derive(Debug, Error)]
 pub enum InfoError {
     /// It was not reached.
@@ -51,7 +55,7 @@ pub enum InfoError {
         /// What was asked.
         url: String,
     },
-    /// It is neither.
+    /// It is neither SGLang nor vLLM.
     #[error(
         "{url} is no server that the agent knows: neither /server_info (SGLang) nor /version (vLLM) answers"
     )]
@@ -61,11 +65,26 @@ pub enum InfoError {
     },
 }
 
+/// Requests the loads from one of [`LOADS_PATHS`] after the other, the one numbered `first` first, until
+/// an answer is not `is_missing`. Returns the number of the last one requested, and its answer.
+pub async fn first_loads_path<T, F: Future<Output = T>>(
+    first: usize,
+    ask: impl Fn(&'static str) -> F,
+    is_missing: impl Fn(&T) -> bool,
+) -> (usize, T) {
+    let answer = ask(LOADS_PATHS[first]).await;
+    if !is_missing(&answer) {
+        return (first, answer);
+    }
+    let other = 1 - first;
+    (other, ask(LOADS_PATHS[other]).await)
+}
+
 /// Asks `/health`.
 pub async fn health(server: &Server) -> Health {
-    let asked = Instant::now();
+    let sent = Instant::now();
     match server.get("/health").timeout(HEALTH_LIMIT).send().await {
-        Ok(answer) if answer.status().is_success() => Health::Answered(Answered::Well(asked.elapsed())),
+        Ok(answer) if answer.status().is_success() => Health::Answered(Answered::Well(sent.elapsed())),
         Ok(answer) => {
             Health::Answered(Answered::Ill(format!("/health answered {}", answer.status().as_u16())))
         }
@@ -77,12 +96,13 @@ pub async fn health(server: &Server) -> Health {
     }
 }
 
-/// Asks what it is. `engines` is how many of vLLM's engines the metrics number (it tells no sizes).
+/// Asks a server what it is. `engines` is the number of engines in vLLM's metrics, since vLLM itself
+/// does not report its sizes.
 ///
 /// # Errors
 /// It was not reached, wants a key, or is neither SGLang nor vLLM.
 pub async fn facts(server: &Server, engines: u16) -> Result<ServerFacts, InfoError> {
-    for path in SGLANG {
+    for path in INFO_PATHS {
         if let Some(info) = ask(server, path).await?
             && info["version"].is_string()
         {
@@ -97,7 +117,7 @@ pub async fn facts(server: &Server, engines: u16) -> Result<ServerFacts, InfoErr
     }
 }
 
-/// JSON where there is some; `None` where the path is unknown or says something else.
+/// The answer's JSON; `None` where the path is unknown or answers something else.
 async fn ask(server: &Server, path: &str) -> Result<Option<Value>, InfoError> {
     let url = || format!("{}{path}", server.base());
     let answer = server.get(path).timeout(INFO_LIMIT).send().await;

@@ -1,8 +1,8 @@
-//! Who may do what: the Host header, and tokens compared in constant time.
+//! Access control: the Host header, and the token, compared in constant time.
 //!
-//! What changes anything needs the token, on loopback too; reading needs a token where other
-//! machines can reach the address. A browser may give the token as the password of Basic
-//! authentication, for reading only: browsers send that by themselves, so it must not change anything.
+//! Every change needs the token, on loopback too. Reading needs it where other machines can reach the
+//! address. A browser may send the token as the password of Basic authentication, but only for reading:
+//! browsers send that password on their own, so a page elsewhere could use it to change something.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{Problem, ServeConfig};
+use super::{ApiError, ServeConfig};
 
 /// The rules of one listener.
 #[derive(Debug)]
 pub(super) struct Access {
-    reading_is_free: bool,
+    may_read_without_token: bool,
     token: Option<[u8; 32]>,
     hosts: Vec<String>,
 }
@@ -28,37 +28,38 @@ pub(super) struct Access {
 impl Access {
     pub(super) fn new(config: &ServeConfig) -> Self {
         Self {
-            reading_is_free: config.listen.ip().is_loopback(),
+            may_read_without_token: config.listen.ip().is_loopback(),
             token: config.token.as_ref().map(|t| digest_of(t.reveal().as_bytes())),
             hosts: config.hosts.iter().map(|h| h.to_ascii_lowercase()).collect(),
         }
     }
 
-    fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    fn check(&self, method: &Method, headers: &HeaderMap) -> Result<(), ApiError> {
         let host = headers.get(HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
         if !self.knows_host(host) {
             let why = "this Host is not the agent's: a page elsewhere must not reach it; add the name to `hosts` in the configuration";
-            return Err(Problem(StatusCode::MISDIRECTED_REQUEST, why.into()));
+            return Err(ApiError(StatusCode::MISDIRECTED_REQUEST, why.into()));
         }
         let reading = matches!(*method, Method::GET | Method::HEAD);
-        if reading && self.reading_is_free {
+        if reading && self.may_read_without_token {
             return Ok(());
         }
         let Some(token) = self.token else {
             let why = "nothing can be changed through this agent: it has no `token`";
-            return Err(Problem(StatusCode::FORBIDDEN, why.into()));
+            return Err(ApiError(StatusCode::FORBIDDEN, why.into()));
         };
         match token_of(headers, reading) {
             Some(given) if bool::from(digest_of(&given).ct_eq(&token)) => Ok(()),
-            Some(_) => Err(Problem(StatusCode::UNAUTHORIZED, "this token is not the agent's".into())),
+            Some(_) => Err(ApiError(StatusCode::UNAUTHORIZED, "this token is not the agent's".into())),
             None => {
                 let why = "this needs a token: send `Authorization: Bearer TOKEN`";
-                Err(Problem(StatusCode::UNAUTHORIZED, why.into()))
+                Err(ApiError(StatusCode::UNAUTHORIZED, why.into()))
             }
         }
     }
 
-    /// A name that resolves to us by somebody else's doing (DNS rebinding) is not ours; an address is.
+    /// Addresses and configured names are accepted. Another name that resolves to this machine may be an
+    /// attack (DNS rebinding).
     fn knows_host(&self, host: &str) -> bool {
         let name = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
@@ -69,23 +70,24 @@ impl Access {
     }
 }
 
-/// Lets a request through or answers it.
+/// Passes an allowed request on, and answers any other.
 pub(super) async fn admit(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
     match access.check(request.method(), request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(problem) => {
-            let unauthorised = problem.0 == StatusCode::UNAUTHORIZED;
-            let mut response = problem.into_response();
+        Err(error) => {
+            let unauthorised = error.0 == StatusCode::UNAUTHORIZED;
+            let mut response = error.into_response();
             if unauthorised {
-                let ask = HeaderValue::from_static("Basic realm=\"skewtrap\", Bearer realm=\"skewtrap\"");
-                response.headers_mut().insert(WWW_AUTHENTICATE, ask);
+                let challenge =
+                    HeaderValue::from_static("Basic realm=\"skewtrap\", Bearer realm=\"skewtrap\"");
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
             }
             response
         }
     }
 }
 
-/// Tokens are compared by digest, so that not even their length shows in the time it takes.
+/// Tokens are compared by digest, so that the time taken does not depend on their length either.
 fn digest_of(token: &[u8]) -> [u8; 32] {
     Sha256::digest(token).into()
 }
@@ -103,7 +105,7 @@ fn token_of(headers: &HeaderMap, reading: bool) -> Option<Vec<u8>> {
     None
 }
 
-/// Base64 of the standard alphabet; `None` where it is none.
+/// Decodes Base64 of the standard alphabet; `None` when it is invalid.
 fn base64(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     let (mut bits, mut held) = (0u32, 0);
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn on_loopback_reading_is_free_and_changing_needs_the_token() {
+    fn on_loopback_may_read_without_token_and_changing_needs_the_token() {
         let a = access("127.0.0.1:0", Some("t"));
         assert_eq!(status(&a, Method::GET, "127.0.0.1:9464", ""), 200);
         assert_eq!(status(&a, Method::POST, "127.0.0.1:9464", ""), 401);

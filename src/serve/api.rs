@@ -1,4 +1,4 @@
-//! What can be read: each path is a part of the published status.
+//! The paths that only read: each returns a part of the published status.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,39 +10,39 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::{HUNG_AFTER, Problem, Shared, files};
-use crate::agent::clock::wall_time;
+use super::{ApiError, HUNG_AFTER, Shared, files};
+use crate::observe::wall_time;
 use skewtrap_core::incident::Incident;
 use skewtrap_core::status::{History, RuleStatus, Status};
 
-/// Alive: the loop still publishes. Kubernetes restarts the agent when it does not.
+/// Whether the loop still publishes. Kubernetes restarts the agent when it does not.
 pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
     let age = wall_time().since(shared.status().at);
     if age > HUNG_AFTER {
         let why = format!("the agent's loop has published nothing for {} s", age.as_secs());
-        return Problem(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+        return ApiError(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     }
     "ok\n".into_response()
 }
 
-/// Ready: every server has a source that gives samples. What is missing is named.
+/// Whether every server has a source that gives samples. The answer names those that have none.
 pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
     let status = shared.status();
-    let blind: Vec<&str> = status
+    let without_samples: Vec<&str> = status
         .targets
         .iter()
         .filter(|t| !t.sources.iter().any(|s| s.last.is_some()))
         .map(|t| &*t.name)
         .collect();
-    if blind.is_empty() {
+    if without_samples.is_empty() {
         return "ready\n".into_response();
     }
-    Problem(StatusCode::SERVICE_UNAVAILABLE, format!("no sample yet from {}", blind.join(", ")))
+    ApiError(StatusCode::SERVICE_UNAVAILABLE, format!("no sample yet from {}", without_samples.join(", ")))
         .into_response()
 }
 
 pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
-    let text = shared.doors.metrics.text(&shared.status());
+    let text = shared.context.metrics.text(&shared.status());
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 
@@ -67,7 +67,7 @@ pub(super) async fn ranks(State(shared): State<Shared>) -> Json<Value> {
     Json(status.targets.iter().flat_map(of_target).collect())
 }
 
-/// One entry per server and signal: how many ranks have it, from where, its range.
+/// One entry per server and signal: how many ranks have it, its sources and its range.
 pub(super) async fn signals(State(shared): State<Shared>) -> Json<Value> {
     Json(signals_of(&shared.status()))
 }
@@ -101,20 +101,20 @@ pub(super) async fn rules(State(shared): State<Shared>) -> Json<Vec<RuleStatus>>
 pub(super) async fn rule(
     State(shared): State<Shared>,
     Path(name): Path<String>,
-) -> Result<Json<RuleStatus>, Problem> {
+) -> Result<Json<RuleStatus>, ApiError> {
     let status = shared.status();
     let found = status.rules.iter().find(|r| *r.name == *name);
     found
         .cloned()
         .map(Json)
-        .ok_or_else(|| Problem(StatusCode::NOT_FOUND, format!("there is no rule named {name}")))
+        .ok_or_else(|| ApiError(StatusCode::NOT_FOUND, format!("there is no rule named {name}")))
 }
 
-/// Those the agent has in memory, and those whose bundle still lies in the folder; the newest first.
+/// The incidents in the agent's memory and those whose bundle still exists, newest first.
 pub(super) async fn incidents(State(shared): State<Shared>) -> Json<Vec<Incident>> {
     let dir = shared.incident_dir.clone();
-    let kept = tokio::task::spawn_blocking(move || files::incidents(&dir)).await.unwrap_or_default();
-    let mut by_id: BTreeMap<Arc<str>, Incident> = kept.into_iter().map(|i| (i.id.clone(), i)).collect();
+    let stored = tokio::task::spawn_blocking(move || files::incidents(&dir)).await.unwrap_or_default();
+    let mut by_id: BTreeMap<Arc<str>, Incident> = stored.into_iter().map(|i| (i.id.clone(), i)).collect();
     by_id.extend(shared.status().incidents.iter().map(|i| (i.id.clone(), i.clone())));
     Json(by_id.into_values().rev().collect())
 }
@@ -122,13 +122,13 @@ pub(super) async fn incidents(State(shared): State<Shared>) -> Json<Vec<Incident
 pub(super) async fn incident(
     State(shared): State<Shared>,
     Path(id): Path<String>,
-) -> Result<Json<Incident>, Problem> {
+) -> Result<Json<Incident>, ApiError> {
     let status = shared.status();
     if let Some(incident) = status.incidents.iter().find(|i| *i.id == *id) {
         return Ok(Json(incident.clone()));
     }
     let dir = shared.incident_dir.clone();
     let name = id.clone();
-    let kept = tokio::task::spawn_blocking(move || files::incident(&dir, &name)).await.ok().flatten();
-    kept.map(Json).ok_or_else(|| Problem(StatusCode::NOT_FOUND, format!("there is no incident {id}")))
+    let stored = tokio::task::spawn_blocking(move || files::incident(&dir, &name)).await.ok().flatten();
+    stored.map(Json).ok_or_else(|| ApiError(StatusCode::NOT_FOUND, format!("there is no incident {id}")))
 }

@@ -1,4 +1,5 @@
-//! What people ask of the agent: each request becomes a [`Command`], its answer the response.
+//! The paths that change something: each request becomes a [`Command`] to the agent's loop, and its
+//! answer becomes the response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,36 +9,36 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use super::{Problem, Shared};
+use super::{ApiError, Shared};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// The agent's loop answers at once; longer than this it hangs.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// A silence is at most this long.
+/// The agent's loop answers at once; if it takes longer than this, it hangs.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest silence.
 const LONGEST_SILENCE_S: f64 = 30.0 * 24.0 * 3600.0;
 
-/// Something that is asked of the agent's loop.
+/// A request to the agent's loop.
 #[derive(Debug)]
 pub struct Command {
-    /// What.
-    pub ask: Ask,
-    /// Where the answer goes; nobody may be waiting for it any more.
+    /// What to do.
+    pub action: Action,
+    /// Takes the answer; the client may have gone in the meantime.
     pub answer: oneshot::Sender<Answer>,
 }
 
-/// What is asked.
+/// What the agent's loop can be asked to do.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Ask {
-    /// Open a window, through the governor like any other.
+pub enum Action {
+    /// Open a window; the governor decides on it as on any other.
     Capture(CaptureBody),
-    /// Stop our own open window of this server, or of every one.
+    /// Stop the agent's own open window on one server, or on all.
     Stop {
-        /// The server's name.
+        /// Only this server.
         target: Option<Arc<str>>,
     },
     /// Read the configuration again.
@@ -49,30 +50,30 @@ pub enum Ask {
         /// Only this server.
         target: Option<Arc<str>>,
         /// For how long.
-        lasting: Duration,
+        duration: Duration,
         /// Why.
         why: Option<String>,
     },
-    /// Keep an incident's bundle from eviction, or no longer.
+    /// Protect an incident's bundle from deletion, or end that.
     Pin {
         /// The incident's id.
         incident: Arc<str>,
-        /// Whether it is kept.
+        /// Whether it is protected.
         pinned: bool,
     },
 }
 
-/// A window that somebody outside the rules wants.
+/// A capture that a person or an alert requests.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CaptureBody {
-    /// The server's name; may be absent where there is only one.
+    /// The server's name; not needed where there is only one.
     pub target: Option<Arc<str>>,
     /// Why, for the incident and the messages.
     pub reason: Option<String>,
     /// Forward steps per rank instead of the configured ones.
     pub num_steps: Option<u32>,
-    /// Labels of the alert that asked for it.
+    /// Labels of the alert that requests it.
     #[serde(skip)]
     pub labels: Labels,
     /// Since when the alert has been firing.
@@ -80,28 +81,27 @@ pub struct CaptureBody {
     pub since: Option<Time>,
 }
 
-/// What the agent answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "answer", rename_all = "snake_case")]
+/// The loop's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It is done, or under way.
+    /// It is done, or has begun.
     Done {
         /// A sentence.
-        said: String,
+        message: String,
         /// The incident that it is about.
         incident: Option<Arc<str>>,
     },
-    /// It makes sense, but not now.
+    /// It is not possible now.
     Refused {
-        /// A sentence with what would mend it.
+        /// A sentence that says what would help.
         why: String,
     },
-    /// It makes no sense.
+    /// The request is wrong.
     Wrong {
         /// A sentence.
         why: String,
     },
-    /// What it names does not exist.
+    /// What the request names does not exist.
     Missing {
         /// A sentence.
         why: String,
@@ -111,49 +111,49 @@ pub enum Answer {
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
         let (status, why) = match self {
-            Self::Done { said, incident } => {
-                return Json(json!({ "said": said, "incident": incident })).into_response();
+            Self::Done { message, incident } => {
+                return Json(json!({ "said": message, "incident": incident })).into_response();
             }
             Self::Refused { why } => (StatusCode::CONFLICT, why),
             Self::Wrong { why } => (StatusCode::BAD_REQUEST, why),
             Self::Missing { why } => (StatusCode::NOT_FOUND, why),
         };
-        Problem(status, why).into_response()
+        ApiError(status, why).into_response()
     }
 }
 
-/// Asks the loop and waits for its answer.
-pub(super) async fn asked(shared: &Shared, ask: Ask) -> Result<Answer, Problem> {
+/// Sends a command to the loop and waits for its answer.
+pub(super) async fn send_command(shared: &Shared, action: Action) -> Result<Answer, ApiError> {
     let (answer, answered) = oneshot::channel();
-    let sent = shared.doors.commands.try_send(Command { ask, answer });
+    let sent = shared.context.commands.try_send(Command { action, answer });
     if sent.is_err() {
-        return Err(hangs());
+        return Err(no_answer());
     }
-    match tokio::time::timeout(PATIENCE, answered).await {
+    match tokio::time::timeout(ANSWER_TIMEOUT, answered).await {
         Ok(Ok(answer)) => Ok(answer),
-        _ => Err(hangs()),
+        _ => Err(no_answer()),
     }
 }
 
-fn hangs() -> Problem {
-    let why = format!("the agent did not answer within {} s; see its log", PATIENCE.as_secs());
-    Problem(StatusCode::SERVICE_UNAVAILABLE, why)
+fn no_answer() -> ApiError {
+    let why = format!("the agent did not answer within {} s; see its log", ANSWER_TIMEOUT.as_secs());
+    ApiError(StatusCode::SERVICE_UNAVAILABLE, why)
 }
 
 /// A body as JSON, or what is wrong with it.
-pub(super) fn body<T>(json: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
-    json.map(|Json(value)| value).map_err(|e| Problem(e.status(), e.body_text()))
+pub(super) fn body<T>(json: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
+    json.map(|Json(value)| value).map_err(|e| ApiError(e.status(), e.body_text()))
 }
 
 pub(super) async fn capture(
     State(shared): State<Shared>,
     json: Result<Json<CaptureBody>, JsonRejection>,
-) -> Result<Answer, Problem> {
+) -> Result<Answer, ApiError> {
     let request = body(json)?;
     if request.num_steps == Some(0) {
         return Ok(Answer::Wrong { why: "`num_steps` must be at least 1".into() });
     }
-    asked(&shared, Ask::Capture(request)).await
+    send_command(&shared, Action::Capture(request)).await
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -165,12 +165,12 @@ pub(super) struct StopBody {
 pub(super) async fn stop(
     State(shared): State<Shared>,
     json: Result<Json<StopBody>, JsonRejection>,
-) -> Result<Answer, Problem> {
-    asked(&shared, Ask::Stop { target: body(json)?.target }).await
+) -> Result<Answer, ApiError> {
+    send_command(&shared, Action::Stop { target: body(json)?.target }).await
 }
 
-pub(super) async fn reload(State(shared): State<Shared>) -> Result<Answer, Problem> {
-    asked(&shared, Ask::Reload).await
+pub(super) async fn reload(State(shared): State<Shared>) -> Result<Answer, ApiError> {
+    send_command(&shared, Action::Reload).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -185,13 +185,13 @@ pub(super) struct SilenceBody {
 pub(super) async fn silence(
     State(shared): State<Shared>,
     json: Result<Json<SilenceBody>, JsonRejection>,
-) -> Result<Answer, Problem> {
+) -> Result<Answer, ApiError> {
     let SilenceBody { rule, target, for_s, why } = body(json)?;
     if !(0.0..=LONGEST_SILENCE_S).contains(&for_s) {
         return Ok(Answer::Wrong { why: "`for_s` is 0 (end it) to 2592000 (30 days) seconds".into() });
     }
-    let lasting = Duration::from_secs_f64(for_s);
-    asked(&shared, Ask::Silence { rule, target, lasting, why }).await
+    let duration = Duration::from_secs_f64(for_s);
+    send_command(&shared, Action::Silence { rule, target, duration, why }).await
 }
 
 #[derive(Debug, Deserialize)]
@@ -204,6 +204,6 @@ pub(super) async fn pin(
     State(shared): State<Shared>,
     Path(id): Path<String>,
     json: Result<Json<PinBody>, JsonRejection>,
-) -> Result<Answer, Problem> {
-    asked(&shared, Ask::Pin { incident: id.into(), pinned: body(json)?.pinned }).await
+) -> Result<Answer, ApiError> {
+    send_command(&shared, Action::Pin { incident: id.into(), pinned: body(json)?.pinned }).await
 }

@@ -1,5 +1,5 @@
-//! The files of a bundle, and nothing else: every step of a path is opened from the folder before
-//! it and must be no symbolic link, so that no name, however written, leads out of the folder.
+//! Serves the files of a bundle and no others: each step of a path is opened relative to the folder
+//! before it and must not be a symbolic link, so that no path leads out of the bundle.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,14 +15,14 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use serde::Serialize;
 use tokio_util::io::ReaderStream;
 
-use super::{Problem, Shared};
+use super::{ApiError, Shared};
 use skewtrap_core::incident::Incident;
 
-/// `incident.json` is at most this long.
+/// The largest `incident.json`, in bytes.
 const INCIDENT_BYTES: u64 = 4 << 20;
-/// Bundles that are listed; the newest, since their names sort by time.
+/// How many bundles are listed: the newest ones, since their names sort by time.
 const LISTED: usize = 500;
-/// Folders inside a bundle are at most this deep.
+/// How deep folders inside a bundle are listed.
 const DEPTH: usize = 4;
 
 /// One file of a bundle.
@@ -35,7 +35,7 @@ pub(super) struct BundleFile {
 pub(super) async fn list(
     State(shared): State<Shared>,
     UrlPath(id): UrlPath<String>,
-) -> Result<Json<Vec<BundleFile>>, Problem> {
+) -> Result<Json<Vec<BundleFile>>, ApiError> {
     let found = tokio::task::spawn_blocking(move || {
         open_below(&shared.incident_dir, &[&id], OFlags::DIRECTORY)?;
         let mut files = Vec::new();
@@ -49,7 +49,7 @@ pub(super) async fn list(
 pub(super) async fn file(
     State(shared): State<Shared>,
     UrlPath((id, path)): UrlPath<(String, String)>,
-) -> Result<Response, Problem> {
+) -> Result<Response, ApiError> {
     let kind = kind_of(&path);
     let opened = tokio::task::spawn_blocking(move || {
         let steps: Vec<&str> = std::iter::once(&*id).chain(path.split('/')).collect();
@@ -64,7 +64,7 @@ pub(super) async fn file(
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(size));
     headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
-    // A report shows names out of a trace; it may draw them, and reach nothing of ours.
+    // A report shows names from a trace, which may be hostile, so it must not reach the API.
     headers.insert(
         CONTENT_SECURITY_POLICY,
         HeaderValue::from_static(
@@ -76,11 +76,11 @@ pub(super) async fn file(
     Ok(response)
 }
 
-fn missing() -> Problem {
-    Problem(StatusCode::NOT_FOUND, "there is no such file in this bundle".into())
+fn missing() -> ApiError {
+    ApiError(StatusCode::NOT_FOUND, "there is no such file in this bundle".into())
 }
 
-/// The incidents whose bundles lie in `dir`, as far as they can be read; in the order of their ids.
+/// The incidents whose bundles are in `dir` and can be read, in the order of their ids.
 pub(super) fn incidents(dir: &Path) -> Vec<Incident> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let mut names: Vec<String> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
@@ -110,7 +110,7 @@ fn open_below(dir: &Path, steps: &[&str], last: OFlags) -> std::io::Result<File>
     Ok(File::from(at))
 }
 
-/// Plain files below `dir`, in the order of their names; symbolic links are left out.
+/// Adds the plain files below `dir` in the order of their names, without symbolic links.
 fn walk(dir: &Path, prefix: &str, depth: usize, files: &mut Vec<BundleFile>) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
     let mut names: Vec<_> = entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();

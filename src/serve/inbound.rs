@@ -1,5 +1,5 @@
 //! Alertmanager's webhook as a trigger: an alert that fires in Prometheus, Mimir or VictoriaMetrics
-//! asks for a capture, through the same governor as any rule.
+//! requests a capture, on which the same governor decides as for a rule.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,17 +11,17 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::control::{Answer, Ask, CaptureBody, asked, body};
-use super::{Problem, Shared};
+use super::control::{Action, Answer, CaptureBody, body, send_command};
+use super::{ApiError, Shared};
 use skewtrap_core::status::TargetStatus;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::time::Time;
 
-/// Alerts that are remembered: Alertmanager sends those of a group again whenever one changes.
+/// How many alerts are remembered: Alertmanager sends all alerts of a group again whenever one changes.
 const REMEMBERED: usize = 1024;
-/// Alerts of one request that are looked at.
-const ALERTS: usize = 64;
-/// A request of so many alerts, with their annotations, is longer than any other.
+/// How many alerts of one request are handled.
+const MAX_ALERTS: usize = 64;
+/// Bytes of a request: many alerts with their annotations need more than any other request.
 pub(super) const BODY_LIMIT: usize = 1 << 20;
 /// The label that only the agent's own alerts have.
 const OWN_LABEL: &str = "incident";
@@ -48,25 +48,25 @@ pub(super) struct InboundAlert {
     fingerprint: String,
 }
 
-/// Which alerts have asked already: fingerprint and start.
+/// The alerts that have requested a capture already, by fingerprint and start.
 #[derive(Debug, Default)]
-pub(super) struct Seen(Mutex<VecDeque<(String, String)>>);
+pub(super) struct HandledAlerts(Mutex<VecDeque<(String, String)>>);
 
-impl Seen {
-    fn has(&self, alert: &InboundAlert) -> bool {
+impl HandledAlerts {
+    fn contains(&self, alert: &InboundAlert) -> bool {
         !alert.fingerprint.is_empty() && self.lock().contains(&alert.key())
     }
 
-    /// Only once it was answered: what the loop did not answer is asked again.
-    fn note(&self, alert: &InboundAlert) {
-        if alert.fingerprint.is_empty() || self.has(alert) {
+    /// Called only once the loop answered: otherwise the alert is handled when it is sent again.
+    fn insert(&self, alert: &InboundAlert) {
+        if alert.fingerprint.is_empty() || self.contains(alert) {
             return;
         }
-        let mut seen = self.lock();
-        if seen.len() == REMEMBERED {
-            seen.pop_front();
+        let mut handled = self.lock();
+        if handled.len() == REMEMBERED {
+            handled.pop_front();
         }
-        seen.push_back(alert.key());
+        handled.push_back(alert.key());
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(String, String)>> {
@@ -83,49 +83,49 @@ impl InboundAlert {
         self.labels.get("alertname").map_or("an alert", String::as_str)
     }
 
-    /// The agent's own messages carry the incident's id: one that asked for a capture would have its
-    /// own alert ask for the next.
+    /// The agent's own alerts have the incident's id as a label. If they requested captures, each capture
+    /// would cause the next.
     fn is_of_an_incident(&self) -> bool {
         self.labels.get(OWN_LABEL).is_some_and(|id| !id.is_empty())
     }
 }
 
-/// Asks for a capture for each alert that newly fires. The response says what came of each; it is
-/// 200 even where all were refused, or Alertmanager would send them again and again. Only a loop that
-/// does not answer is an error: then sending it again is what helps.
+/// Requests a capture for each alert that newly fires. The response says what became of each. It is
+/// 200 even where all were refused, because Alertmanager repeats a request that failed. Only a loop that
+/// does not answer is an error: then a repetition helps.
 pub(super) async fn alerts(
     State(shared): State<Shared>,
     json: Result<Json<Notification>, JsonRejection>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Value>, ApiError> {
     let notification = body(json)?;
     let targets = shared.status().targets.clone();
-    let (firing, left_out) = looked_at(&notification.alerts);
+    let (firing, left_out) = firing_of(&notification.alerts);
     let mut results = Vec::new();
     for alert in firing {
         results.push(result_of(&shared, alert, &targets).await?);
     }
-    let mut said = json!({ "results": results });
+    let mut response = json!({ "results": results });
     if left_out > 0 {
-        warn!("{left_out} alerts of one request were not looked at; set `max_alerts` to at most {ALERTS}");
-        said["left_out"] = left_out.into();
+        warn!("{left_out} alerts of one request were ignored; set `max_alerts` to at most {MAX_ALERTS}");
+        response["left_out"] = left_out.into();
     }
-    Ok(Json(said))
+    Ok(Json(response))
 }
 
-/// The alerts that fire, at most [`ALERTS`], and how many more there are.
-fn looked_at(alerts: &[InboundAlert]) -> (Vec<&InboundAlert>, usize) {
+/// The alerts that fire, at most [`MAX_ALERTS`], and how many more there are.
+fn firing_of(alerts: &[InboundAlert]) -> (Vec<&InboundAlert>, usize) {
     let mut firing: Vec<_> = alerts.iter().filter(|a| a.status == "firing").collect();
-    let left_out = firing.len().saturating_sub(ALERTS);
-    firing.truncate(ALERTS);
+    let left_out = firing.len().saturating_sub(MAX_ALERTS);
+    firing.truncate(MAX_ALERTS);
     (firing, left_out)
 }
 
-/// What came of one alert.
+/// What became of one alert.
 async fn result_of(
     shared: &Shared,
     alert: &InboundAlert,
     targets: &[TargetStatus],
-) -> Result<Value, Problem> {
+) -> Result<Value, ApiError> {
     let name = alert.name();
     if alert.is_of_an_incident() {
         return Ok(json!({ "alert": name, "ignored": OWN_ALERT }));
@@ -134,13 +134,15 @@ async fn result_of(
         Ok(target) => target,
         Err(why) => return Ok(json!({ "alert": name, "refused": why })),
     };
-    if shared.alerts.has(alert) {
+    if shared.alerts.contains(alert) {
         return Ok(json!({ "alert": name, "said": "it has asked before" }));
     }
-    let answer = asked(shared, Ask::Capture(request_of(alert, name, target))).await?;
-    shared.alerts.note(alert);
+    let answer = send_command(shared, Action::Capture(request_of(alert, name, target))).await?;
+    shared.alerts.insert(alert);
     Ok(match answer {
-        Answer::Done { said, incident } => json!({ "alert": name, "said": said, "incident": incident }),
+        Answer::Done { message, incident } => {
+            json!({ "alert": name, "said": message, "incident": incident })
+        }
         Answer::Refused { why } | Answer::Wrong { why } | Answer::Missing { why } => {
             json!({ "alert": name, "refused": why })
         }
@@ -148,11 +150,11 @@ async fn result_of(
 }
 
 fn request_of(alert: &InboundAlert, name: &str, target: Arc<str>) -> CaptureBody {
-    let said = alert.annotations.get("summary").or_else(|| alert.annotations.get("description"));
+    let summary = alert.annotations.get("summary").or_else(|| alert.annotations.get("description"));
     let since = alert.starts_at.parse::<jiff::Timestamp>().ok();
     CaptureBody {
         target: Some(target),
-        reason: Some(said.map_or_else(|| format!("alert {name}"), |s| format!("alert {name}: {s}"))),
+        reason: Some(summary.map_or_else(|| format!("alert {name}"), |s| format!("alert {name}: {s}"))),
         num_steps: None,
         labels: labels_of(&alert.labels),
         since: since.map(|t| Time::from_nanos(i64::try_from(t.as_nanosecond()).unwrap_or(0))),
@@ -163,7 +165,7 @@ fn labels_of(labels: &BTreeMap<String, String>) -> Labels {
     Labels(labels.iter().map(|(k, v)| (k.as_str().into(), LabelValue::Text(v.as_str().into()))).collect())
 }
 
-/// The server an alert means: its label `skewtrap_target`, else `target`, else an `instance` that is
+/// The server that an alert is about: its label `skewtrap_target`, else `target`, else an `instance` that is
 /// the host and port of a server's address, else the only server there is.
 fn target_of(labels: &BTreeMap<String, String>, targets: &[TargetStatus]) -> Result<Arc<str>, String> {
     let known = |name: &str| targets.iter().find(|t| &*t.name == name).map(|t| t.name.clone());
@@ -219,7 +221,7 @@ mod tests {
 
     #[test]
     fn an_alert_that_is_sent_again_asks_only_once() {
-        let seen = Seen::default();
+        let handled = HandledAlerts::default();
         let alert = |starts: &str| InboundAlert {
             status: "firing".into(),
             labels: BTreeMap::new(),
@@ -227,10 +229,10 @@ mod tests {
             starts_at: starts.into(),
             fingerprint: "f".into(),
         };
-        assert!(!seen.has(&alert("1")));
-        seen.note(&alert("1"));
-        assert!(seen.has(&alert("1")));
-        assert!(!seen.has(&alert("2")), "it fires anew");
+        assert!(!handled.contains(&alert("1")));
+        handled.insert(&alert("1"));
+        assert!(handled.contains(&alert("1")));
+        assert!(!handled.contains(&alert("2")), "it fires anew");
     }
 
     #[test]
@@ -244,10 +246,10 @@ mod tests {
         };
         let mut alerts: Vec<_> = (0..100).map(|_| alert("resolved")).collect();
         alerts.push(alert("firing"));
-        let (firing, left_out) = looked_at(&alerts);
+        let (firing, left_out) = firing_of(&alerts);
         assert_eq!((firing.len(), left_out), (1, 0));
         alerts.extend((0..70).map(|_| alert("firing")));
-        let (firing, left_out) = looked_at(&alerts);
+        let (firing, left_out) = firing_of(&alerts);
         assert_eq!((firing.len(), left_out), (64, 7));
     }
 }

@@ -1,5 +1,5 @@
-//! Accepting connections, so many at once and none that dawdles: a client that opens connections and
-//! sends nothing, or a byte now and then, must not keep the others out for long.
+//! Accepts a limited number of connections and closes slow ones: a client that opens connections and
+//! sends nothing, or a byte now and then, must not block the others for long.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,15 +16,16 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-const CONNECTIONS: usize = 128;
-/// A request is here whole so long after the connection was opened, or after the last response.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What is being answered when the agent goes may take this long.
+/// How many connections are open at once.
+const MAX_CONNECTIONS: usize = 128;
+/// A request must be complete this long after the connection was opened, or after the last response.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long requests that are being answered may still take when the agent stops.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Serves until cancelled.
 pub(super) async fn serve(listener: TcpListener, router: Router, cancel: CancellationToken) {
-    let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS)) };
+    let listener = Bounded { listener, slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
     let shutdown = cancel.clone();
     let serving = axum::serve(listener, router)
         .with_graceful_shutdown(async move { shutdown.cancelled().await })
@@ -39,10 +40,10 @@ pub(super) async fn serve(listener: TcpListener, router: Router, cancel: Cancell
     }
 }
 
-/// At most [`CONNECTIONS`] at once; the next one waits in the kernel's queue.
+/// At most [`MAX_CONNECTIONS`] at once; the next one waits in the kernel's queue.
 struct Bounded {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
 impl Listener for Bounded {
@@ -50,10 +51,10 @@ impl Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (stream, address) = Listener::accept(&mut self.listener).await;
-        let due = Box::pin(sleep(PATIENCE));
-        (Connection { stream, due, _place: place }, address)
+        let due = Box::pin(sleep(REQUEST_TIMEOUT));
+        (Connection { stream, due, _slot: slot }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -61,12 +62,12 @@ impl Listener for Bounded {
     }
 }
 
-/// A connection that ends when nothing was answered on it for [`PATIENCE`]. What arrives does not
-/// count: else a byte every few seconds would hold its place for ever.
+/// A connection that is closed when nothing was sent on it for [`REQUEST_TIMEOUT`]. What arrives does not
+/// count: otherwise a byte every few seconds would keep it open for ever.
 struct Connection {
     stream: TcpStream,
     due: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl Connection {
@@ -92,7 +93,7 @@ impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         if result.is_ready() {
-            self.due.as_mut().reset(Instant::now() + PATIENCE);
+            self.due.as_mut().reset(Instant::now() + REQUEST_TIMEOUT);
         } else if self.is_overdue(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -128,13 +129,13 @@ mod tests {
         stream.write_all(b"GET /").await.expect("sent");
         let began = Instant::now();
         let mut answer = [0; 16];
-        while began.elapsed() < PATIENCE * 6 {
+        while began.elapsed() < REQUEST_TIMEOUT * 6 {
             tokio::select! {
                 _ = stream.read(&mut answer) => break,
                 () = sleep(Duration::from_secs(4)) => drop(stream.write_all(b"a").await),
             }
         }
-        assert!(began.elapsed() < PATIENCE * 2, "it held its place for {:?}", began.elapsed());
+        assert!(began.elapsed() < REQUEST_TIMEOUT * 2, "it held its place for {:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

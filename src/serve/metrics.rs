@@ -1,7 +1,7 @@
-//! The agent's own metrics: counters that the agent raises as things happen, and gauges that are
-//! read off the published status at each scrape, so that the two cannot disagree.
+//! The agent's own metrics: counters that the agent raises as things happen, and gauges that are taken
+//! from the published status at each scrape, so that the two cannot disagree.
 //!
-//! Every metric has a help text and a unit; docs/api.md lists them all, and a test holds it to that.
+//! Every metric has a help text and a unit. docs/api.md lists them all, and a test checks that.
 
 mod gauges;
 
@@ -126,7 +126,7 @@ impl Metrics {
     }
 }
 
-/// Counts what was answered.
+/// Counts the responses by status code.
 pub(super) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     metrics.requests.get_or_create(&vec![("code", response.status().as_str().to_owned())]).inc();

@@ -22,9 +22,9 @@ pub(super) async fn icon() -> impl IntoResponse {
     ([(CONTENT_TYPE, "image/svg+xml")], include_str!("page/favicon.svg"))
 }
 
-/// Headers of every response: nothing is cached (the agent may be another version after its
-/// restart), nothing is loaded from elsewhere, nobody frames the page.
-pub(super) async fn guarded(request: Request, next: Next) -> Response {
+/// Sets headers of every response: nothing is cached (after a restart the agent may be another
+/// version), nothing is loaded from elsewhere, and no page can frame this one.
+pub(super) async fn security_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

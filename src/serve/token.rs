@@ -1,20 +1,21 @@
-//! The agent's own write token, for whoever may read its state folder: `skewtrap capture`,
-//! `silence` and the like work on the same machine without any configuration.
+//! The agent's own token, for everybody who can read its state folder: `skewtrap capture`, `silence` and
+//! the like work on the same machine without any configuration.
 
 use std::fs::OpenOptions;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::act::notify::Secret;
+use crate::http::Secret;
 use crate::http::secret::SecretError;
 
-/// Where it lies.
+/// The token's file.
 pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("api-token")
 }
 
-/// The token of `state_dir`, made (256 random bits, readable by its owner only) where there is none.
+/// The token of `state_dir`. Where there is none it is created: 256 random bits, readable by its owner
+/// only.
 ///
 /// # Errors
 /// The folder cannot be written or the file cannot be read.
@@ -27,7 +28,7 @@ pub fn own(state_dir: &Path) -> Result<Secret, SecretError> {
     text.map(Secret::new).map_err(|source| SecretError::File { path: path.display().to_string(), source })
 }
 
-/// Whole or not at all: a crash must not leave an empty token behind.
+/// Writes the token completely or not at all, so that a crash leaves no empty one.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("new");
     let _ = std::fs::remove_file(&draft);
@@ -37,7 +38,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 
 fn random() -> io::Result<String> {
     let mut bytes = [0; 32];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    getrandom::fill(&mut bytes)?;
     Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 

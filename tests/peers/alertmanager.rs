@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
-use skewtrap::act::notify::client::client;
 use skewtrap::act::notify::plan::delivery;
-use skewtrap::act::notify::{Attempt, Means, Receiver, Secret};
+use skewtrap::act::notify::{DeliveryResult, Means, Receiver};
+use skewtrap::http::Secret;
+use skewtrap::http::client::client;
 use skewtrap_core::incident::IncidentState;
 use skewtrap_core::message::{Alert, Update, sample};
 use skewtrap_trace::time::Time;
@@ -77,7 +78,7 @@ async fn a_real_alertmanager_tells_the_story_from_firing_to_resolved() {
     let mut incident = sample(fired_at);
     let now = Time::from_epoch_s(AT);
     hands.hand_over(delivery(&"am".into(), message(&incident, Update::Fired), now)).unwrap();
-    assert_eq!(next(&mut results).await.result, Attempt::Sent);
+    assert_eq!(next(&mut results).await.result, DeliveryResult::Sent);
 
     let http = client(None).unwrap();
     let active: Vec<Alert> =
@@ -94,6 +95,6 @@ async fn a_real_alertmanager_tells_the_story_from_firing_to_resolved() {
     incident.state = IncidentState::Resolved;
     incident.resolved_at = Some(Time::from_epoch_s(jiff::Timestamp::now().as_millisecond() as f64 / 1e3));
     hands.hand_over(delivery(&"am".into(), message(&incident, Update::Resolved), now)).unwrap();
-    assert_eq!(next(&mut results).await.result, Attempt::Sent);
+    assert_eq!(next(&mut results).await.result, DeliveryResult::Sent);
     until("its webhook says resolved", async || told("resolved")).await;
 }

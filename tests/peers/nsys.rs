@@ -50,7 +50,7 @@ fn left(session: &Session, sent_at: Time, granted: bool) -> OpenWindow {
         attempt: "i1/1".into(),
         incident: "i1".into(),
         target: "server".into(),
-        means: OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() },
+        method: OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() },
         sent_at,
         granted,
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use skewtrap::agent::clock::wall_time;
 use skewtrap::serve::metrics::Metrics;
-use skewtrap::serve::{ApiContext, ServeConfig, Server};
+use skewtrap::serve::{ApiContext, ApiServer, ServeConfig};
 use skewtrap_core::incident::{CaptureOutcome, Escalation, Incident, IncidentState, Refused};
 use skewtrap_core::message::sample;
 use skewtrap_core::rule::Severity;
@@ -216,7 +216,7 @@ impl Agent {
         };
         let doors = ApiContext { status: shown, commands, metrics: Arc::new(Metrics::default()) };
         let server = loop {
-            let (server, troubles) = Server::bind(&config, doors.clone()).await;
+            let (server, troubles) = ApiServer::bind(&config, doors.clone()).await;
             if troubles.is_empty() {
                 break server;
             }

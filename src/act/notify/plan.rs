@@ -1,4 +1,4 @@
-//! Who gets which message: the rule's list, each receiver's route, the storm cap. Pure.
+//! Decides who gets which message: the rule's list, each receiver's route, the storm cap. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use skewtrap_trace::time::Time;
 /// Which messages a receiver takes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
-    /// Whether it also takes those of rules that name no receiver.
+    /// Whether it also takes messages of rules that name no receiver.
     pub by_default: bool,
-    /// At least this bad.
+    /// The lowest severity it takes.
     pub min_severity: Severity,
     /// The rule, the group or the incident's target must carry each of these.
     pub labels: Labels,
@@ -37,44 +37,44 @@ impl Default for Route {
 
 impl Route {
     fn takes(&self, incident: &Incident, update: Update) -> bool {
-        let carries = |name: &Arc<str>| {
+        let value_of = |name: &Arc<str>| {
             let own = incident.labels.get(name).or_else(|| incident.group.get(name));
             own.map(ToString::to_string)
                 .or_else(|| (&**name == "target").then(|| incident.target.to_string()))
         };
         incident.severity >= self.min_severity
             && (self.updates.is_empty() || self.updates.contains(&update))
-            && self.labels.0.iter().all(|(name, value)| carries(name) == Some(value.to_string()))
+            && self.labels.0.iter().all(|(name, value)| value_of(name) == Some(value.to_string()))
     }
 }
 
-/// Makes deliveries; remembers, per receiver, how much it heard lately.
+/// Makes deliveries, and remembers for the storm cap what each receiver was notified of lately.
 #[derive(Debug)]
 pub struct Planner {
     receivers: Vec<(Arc<str>, Route)>,
     cap: StormCap,
     storms: BTreeMap<Arc<str>, Storm>,
-    /// Those that keep an alert until it is resolved.
-    keepers: Vec<Arc<str>>,
-    /// Complaints that were made.
-    complained: BTreeSet<String>,
+    /// Receivers that keep an alert open until it is resolved.
+    keep_alerts: Vec<Arc<str>>,
+    /// Warnings that were given.
+    warned: BTreeSet<String>,
     origin: Origin,
 }
 
 impl Planner {
     /// A planner for these receivers.
     pub fn new(receivers: &[Receiver], cap: StormCap, origin: Origin) -> Self {
-        let keepers = receivers.iter().filter(|r| matches!(r.means, Means::Alertmanager { .. }));
-        let keepers = keepers.map(|r| r.name.clone()).collect();
+        let keep_alerts = receivers.iter().filter(|r| matches!(r.means, Means::Alertmanager { .. }));
+        let keep_alerts = keep_alerts.map(|r| r.name.clone()).collect();
         let receivers = receivers.iter().map(|r| (r.name.clone(), r.route.clone())).collect();
-        Self { receivers, keepers, cap, storms: BTreeMap::new(), complained: BTreeSet::new(), origin }
+        Self { receivers, keep_alerts, cap, storms: BTreeMap::new(), warned: BTreeSet::new(), origin }
     }
 
-    /// An incident that an agent before this one told of: whoever keeps an alert of it hears its end,
-    /// however many there are. For people they count as any others.
-    pub fn carry_on(&mut self, incident: &Arc<str>) {
-        for name in &self.keepers {
-            self.storms.entry(name.clone()).or_default().carry_on(incident);
+    /// Takes over an incident that an earlier run of the agent announced: receivers that keep an alert
+    /// open get its end, however many there are. For all others the storm cap counts it as usual.
+    pub fn take_over(&mut self, incident: &Arc<str>) {
+        for name in &self.keep_alerts {
+            self.storms.entry(name.clone()).or_default().mark_announced(incident);
         }
     }
 
@@ -82,8 +82,9 @@ impl Planner {
         self.receivers.iter().any(|(known, _)| known == name)
     }
 
-    /// A sentence about the names of a rule that nobody bears who can be told; once for each rule.
-    pub fn complaint(&mut self, rule: &str, named: &[Arc<str>]) -> Option<String> {
+    /// A warning about receivers that a rule names and that do not exist or cannot be used. It is given
+    /// once for each rule.
+    pub fn unknown_receivers(&mut self, rule: &str, named: &[Arc<str>]) -> Option<String> {
         let unknown: Vec<&str> = named.iter().filter(|n| !self.knows(n)).map(|n| &**n).collect();
         if unknown.is_empty() {
             return None;
@@ -92,16 +93,16 @@ impl Planner {
             true => "its messages go to the receivers of rules that name none",
             false => "its messages go to the others that it names",
         };
-        let complaint = format!(
+        let warning = format!(
             "rule {rule} tells {}, which this agent cannot tell: {instead}; a receiver that is new in the configuration, or whose secret was mended, is told after a restart",
             unknown.join(", ")
         );
-        self.complained.insert(complaint.clone()).then_some(complaint)
+        self.warned.insert(warning.clone()).then_some(warning)
     }
 
-    /// One delivery for each receiver that is to hear of this update. `named` is the rule's own
-    /// list (`Rule::notify`); where nobody bears any of its names, it counts as empty: a message to
-    /// too many is better than one to nobody.
+    /// One delivery for each receiver of this update. `named` is the rule's own list (`Rule::notify`).
+    /// Where no receiver has any of its names, it counts as empty: a message to too many is better than
+    /// one to nobody.
     pub fn plan(
         &mut self,
         incident: &Incident,
@@ -112,8 +113,8 @@ impl Planner {
         let message = Message::of(incident, update, now, &self.origin);
         let is_named = named.iter().any(|name| self.knows(name));
         let chosen = self.receivers.iter().filter(|(name, route)| {
-            let candidate = if is_named { named.contains(name) } else { route.by_default };
-            candidate && route.takes(incident, update)
+            let is_candidate = if is_named { named.contains(name) } else { route.by_default };
+            is_candidate && route.takes(incident, update)
         });
         let mut deliveries = Vec::new();
         for (name, _) in chosen {
@@ -127,7 +128,7 @@ impl Planner {
     }
 }
 
-/// The message as it goes to one receiver; `None` when it is held back.
+/// The message for one receiver, with what the storm cap adds; `None` when it is held back.
 fn admitted(message: &Message, admission: Admission, cap: StormCap) -> Option<Message> {
     let (held_back, last) = match admission {
         Admission::Hold => return None,
@@ -150,7 +151,7 @@ fn admitted(message: &Message, admission: Admission, cap: StormCap) -> Option<Me
     Some(message)
 }
 
-/// A delivery that is due at once.
+/// A delivery that is due now.
 pub fn delivery(receiver: &Arc<str>, message: Message, now: Time) -> Delivery {
     Delivery {
         key: format!("{receiver}/{}", message.id).into(),
@@ -167,7 +168,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::act::notify::Secret;
+    use crate::http::Secret;
     use skewtrap_core::message::sample;
 
     fn receiver(name: &str, route: Route) -> Receiver {
@@ -217,15 +218,15 @@ mod tests {
         let (incident, mut planner) = (sample(now), planner(StormCap::default()));
         let nobody = ["new".into()];
         assert_eq!(names(&planner.plan(&incident, Update::Fired, &nobody, now)), ["all", "here"]);
-        let complaint = planner.complaint("skew", &nobody).expect("it is said");
-        assert!(complaint.starts_with("rule skew tells new, which this agent cannot tell"), "{complaint}");
-        assert_eq!(planner.complaint("skew", &nobody), None, "it was said");
-        assert!(planner.complaint("other", &nobody).is_some(), "once for each rule");
+        let warning = planner.unknown_receivers("skew", &nobody).expect("it is said");
+        assert!(warning.starts_with("rule skew tells new, which this agent cannot tell"), "{warning}");
+        assert_eq!(planner.unknown_receivers("skew", &nobody), None, "it was said");
+        assert!(planner.unknown_receivers("other", &nobody).is_some(), "once for each rule");
         let some = ["new".into(), "named".into()];
         assert_eq!(names(&planner.plan(&incident, Update::Captured, &some, now)), ["named"]);
-        let complaint = planner.complaint("skew", &some).expect("it is said");
-        assert!(complaint.contains("the others that it names"), "{complaint}");
-        assert_eq!(planner.complaint("skew", &["named".into()]), None);
+        let warning = planner.unknown_receivers("skew", &some).expect("it is said");
+        assert!(warning.contains("the others that it names"), "{warning}");
+        assert_eq!(planner.unknown_receivers("skew", &["named".into()]), None);
     }
 
     #[test]
@@ -242,15 +243,15 @@ mod tests {
     fn a_loop_of_captures_that_are_asked_for_is_cut_as_well_though_none_of_them_fired() {
         let mut planner = planner(StormCap { incidents: 2, per: Duration::from_secs(600) });
         let now = Time::from_epoch_s(1_795_492_126.1);
-        let mut told = Vec::new();
+        let mut deliveries = Vec::new();
         for i in 0..50 {
             let mut incident = sample(now);
             incident.id = format!("20261124T0400{i:02}Z-by-hand").into();
             for update in [Update::Captured, Update::Verdict, Update::Resolved] {
-                told.extend(planner.plan(&incident, update, &["all".into()], now));
+                deliveries.extend(planner.plan(&incident, update, &["all".into()], now));
             }
         }
-        let ids: Vec<&str> = told.iter().map(|d| &*d.message.incident.id).collect();
+        let ids: Vec<&str> = deliveries.iter().map(|d| &*d.message.incident.id).collect();
         assert_eq!(ids.len(), 6, "{ids:?}");
         assert!(ids.iter().all(|id| id.starts_with("20261124T04000")), "{ids:?}");
     }
@@ -262,14 +263,14 @@ mod tests {
         let cap = StormCap { incidents: 2, per: Duration::from_secs(600) };
         let mut planner = Planner::new(&[am, receiver("all", Route::default())], cap, Origin::default());
         let now = Time::from_epoch_s(1_795_492_126.1);
-        let mut told = Vec::new();
+        let mut deliveries = Vec::new();
         for i in 0..50 {
             let mut incident = sample(now);
             incident.id = format!("20261124T0400{i:02}Z-skew").into();
-            planner.carry_on(&incident.id);
-            told.extend(planner.plan(&incident, Update::Resolved, &[], now));
+            planner.take_over(&incident.id);
+            deliveries.extend(planner.plan(&incident, Update::Resolved, &[], now));
         }
-        let count = |name: &str| told.iter().filter(|d| &*d.receiver == name).count();
+        let count = |name: &str| deliveries.iter().filter(|d| &*d.receiver == name).count();
         assert_eq!((count("am"), count("all")), (50, 2));
     }
 

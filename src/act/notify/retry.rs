@@ -1,4 +1,4 @@
-//! When a message that could not be delivered is tried again, and when no more. Pure.
+//! When a message that could not be delivered is tried again, and when it is given up. Pure.
 
 use std::time::Duration;
 
@@ -6,14 +6,17 @@ use skewtrap_trace::time::Time;
 
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(300);
-/// A message older than this is news to nobody.
+/// Nobody acts on a message that is older than this.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
 
-/// When to try again after `attempts` failed ones (at least one): 1, 2, 4 ... seconds later, at
-/// most five minutes.
-pub fn retry_at(attempts: u32, now: Time) -> Time {
+/// When to try again after `attempts` failed ones (at least one). The full wait is 1, 2, 4 ...
+/// seconds and at most five minutes; `random`, from 0 to 1, takes up to half of it away, so that
+/// agents which failed at the same moment do not all return at the same moment. This is the "equal
+/// jitter" of the AWS Architecture Blog, "Exponential Backoff And Jitter" (2015).
+pub fn retry_at(attempts: u32, now: Time, random: f64) -> Time {
     let doublings = attempts.saturating_sub(1).min(20);
-    now + FIRST.saturating_mul(1 << doublings).min(LONGEST)
+    let longest = FIRST.saturating_mul(1 << doublings).min(LONGEST);
+    now + longest.mul_f64(1.0 - random.clamp(0.0, 1.0) / 2.0)
 }
 
 /// Whether a message created at `created` is too old to be tried at `due`.
@@ -28,9 +31,17 @@ mod tests {
     #[test]
     fn it_waits_twice_as_long_each_time_up_to_five_minutes() {
         let now = Time::from_epoch_s(1000.0);
-        let waits: Vec<f64> = (0..12).map(|n| retry_at(n, now).signed_s_since(now)).collect();
+        let waits: Vec<f64> = (0..12).map(|n| retry_at(n, now, 0.0).signed_s_since(now)).collect();
         assert_eq!(waits, [1.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0, 300.0]);
-        assert_eq!(retry_at(u32::MAX, now).signed_s_since(now), 300.0);
+        assert_eq!(retry_at(u32::MAX, now, 0.0).signed_s_since(now), 300.0);
+    }
+
+    #[test]
+    fn chance_shortens_a_wait_by_at_most_half() {
+        let now = Time::from_epoch_s(1000.0);
+        let wait = |random| retry_at(4, now, random).signed_s_since(now);
+        assert_eq!([wait(0.0), wait(0.25), wait(0.5), wait(1.0)], [8.0, 7.0, 6.0, 4.0]);
+        assert_eq!([wait(-1.0), wait(2.0)], [8.0, 4.0], "it never leaves that range");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One attempt to tell one receiver, and what its answer means.
+//! Sends one message to one receiver, and decides what its answer means.
 
 use std::error::Error as _;
 use std::io::Write as _;
@@ -12,7 +12,9 @@ use sha2::Sha256;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Semaphore;
 
-use super::{Means, Receiver, Secret};
+use super::{Means, Receiver};
+use crate::http::Secret;
+use crate::http::client::cause_of;
 use skewtrap_core::message::{Message, alerts, slack, terminal};
 
 /// Characters of a receiver's answer that are repeated in a message.
@@ -21,15 +23,15 @@ const ANSWER_CHARS: usize = 200;
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// It may work later.
+    /// It may succeed later.
     #[error("{why}")]
     Later {
         /// A sentence without secrets.
         why: String,
-        /// What the receiver asked to wait.
+        /// How long the receiver asked to wait (`Retry-After`).
         after: Option<Duration>,
     },
-    /// This message will never be taken.
+    /// This message will never be accepted.
     #[error("{why}")]
     Never {
         /// A sentence without secrets.
@@ -43,7 +45,7 @@ impl Failure {
     }
 }
 
-/// Tells `receiver`, within its timeout.
+/// Sends `message` to `receiver`, within its timeout.
 ///
 /// # Errors
 /// It was not reached, was too slow, or refused.
@@ -122,8 +124,8 @@ async fn first_chunk(mut response: reqwest::Response) -> String {
         .to_owned()
 }
 
-/// A wrong key or address is mended at the receiver's end or by a reload, so it is tried again;
-/// a body that is refused stays refused.
+/// A wrong key or address can be corrected on the receiver's side, so the attempt is repeated; a body
+/// that is refused will be refused again.
 fn refused(status: StatusCode, answer: &str, after: Option<Duration>) -> Failure {
     let answer = if answer.is_empty() { String::new() } else { format!(": {answer}") };
     let why = match status.as_u16() {
@@ -144,17 +146,13 @@ fn never(why: String) -> Failure {
     Failure::Never { why }
 }
 
-/// The innermost cause, without the address.
+/// A request that got no answer, as a sentence without the address.
 fn unsent(error: &reqwest::Error) -> Failure {
     if error.is_builder() {
         return never("its address is no http or https URL".into());
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    // reqwest's own messages end in the address; its causes do not know it.
-    let cause = if error.source().is_some() { cause.to_string() } else { "the request failed".into() };
+    // Only the outermost message of reqwest holds the address, which may be a secret.
+    let cause = if error.source().is_some() { cause_of(error) } else { "the request failed".into() };
     Failure::later(format!("it cannot be reached: {cause}"))
 }
 
@@ -173,7 +171,7 @@ async fn run(argv: &[String], message: &Message) -> Result<(), Failure> {
         .map_err(|e| Failure::later(format!("{program} cannot be started: {e}")))?;
     let group = Group(child.id());
     if let Some(mut stdin) = child.stdin.take() {
-        // A program that does not read its input is not at fault.
+        // A program may ignore its input, and then this write fails.
         let _ = stdin.write_all(message.json().as_bytes()).await;
     }
     let status = child.wait().await.map_err(|e| Failure::later(format!("{program} was lost: {e}")))?;
@@ -181,7 +179,7 @@ async fn run(argv: &[String], message: &Message) -> Result<(), Failure> {
     if status.success() { Ok(()) } else { Err(Failure::later(format!("{program} ended with {status}"))) }
 }
 
-/// Kills a program's whole process group unless it has ended by itself.
+/// Kills a program's whole process group when dropped, unless the program ended by itself.
 struct Group(Option<u32>);
 
 impl Drop for Group {
@@ -201,15 +199,15 @@ fn filled_in(argument: &str, message: &Message) -> String {
         .replace("{target}", &message.incident.target)
 }
 
-/// One message at a time: a reader who has stopped reading holds up one thread, not one for each try.
+/// One message at a time: when nobody reads our output, this blocks one thread and not one per attempt.
 static PRINTING: Semaphore = Semaphore::const_new(1);
 
-/// On a thread of its own: whoever reads our output may have stopped reading.
+/// Prints on a thread of its own, because writing blocks when nobody reads our output.
 async fn print(message: &Message, json: bool) -> Result<(), Failure> {
     let text = if json { message.json() + "\n" } else { terminal(message) };
-    let turn = PRINTING.acquire().await.expect("it is never closed");
+    let permit = PRINTING.acquire().await.expect("it is never closed");
     let written = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
+        let _permit = permit;
         let mut out = anstream::stdout().lock();
         out.write_all(text.as_bytes()).and_then(|()| out.flush())
     });

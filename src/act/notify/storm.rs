@@ -1,9 +1,9 @@
-//! The storm cap: a receiver hears of at most so many new incidents in a stretch of time. Pure.
+//! The storm cap limits how many new incidents a receiver is notified of in a period. Pure.
 //!
-//! It counts incidents, not messages: the story of an incident that was opened is told to its end,
-//! and one that was held back stays held back, so that nobody reads an end without a beginning. An
-//! incident is opened by the first message about it, whatever that tells: what somebody asked for is
-//! never `fired`, and a route may leave `fired` out.
+//! It counts incidents, not messages: once the first message of an incident was sent all of them are,
+//! and once it was held back all of them are, so that nobody reads an end without a beginning. The first
+//! message counts whatever its update: a manual capture never has `fired`, and a route may exclude
+//! `fired`.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use skewtrap_trace::time::Time;
 
-/// Incidents announced, and held back, that are remembered; the oldest go first (their ids sort by time).
+/// How many announced and how many held incidents are remembered; the oldest are forgotten first (ids
+/// sort by time).
 const REMEMBERED: usize = 1024;
 
-/// How many new incidents a receiver hears of.
+/// How many new incidents a receiver is notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StormCap {
     /// At most this many ...
     pub incidents: u32,
-    /// ... in any stretch of this length.
+    /// ... in any period of this length.
     pub per: Duration,
 }
 
@@ -29,10 +30,10 @@ impl Default for StormCap {
     }
 }
 
-/// Whether a message may go.
+/// Whether a message may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// It may; so many incidents were held back since the last one.
+    /// It may; `held_back` incidents were held back since the last one.
     Pass { held_back: u32 },
     /// It may, and it is the last one for now.
     Last { held_back: u32 },
@@ -40,9 +41,10 @@ pub(super) enum Admission {
     Hold,
 }
 
-/// What a receiver was told lately.
+/// What one receiver was notified of lately.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Storm {
+    /// When the incidents of the current period were announced.
     opened: VecDeque<Time>,
     announced: BTreeSet<Arc<str>>,
     held: BTreeSet<Arc<str>>,
@@ -74,8 +76,9 @@ impl Storm {
             Admission::Pass { held_back }
         }
     }
-    /// An incident that was announced before the agent was started.
-    pub(super) fn carry_on(&mut self, incident: &Arc<str>) {
+
+    /// Marks an incident as announced: an earlier run of the agent did it.
+    pub(super) fn mark_announced(&mut self, incident: &Arc<str>) {
         remember(&mut self.announced, incident);
     }
 }

@@ -1,4 +1,4 @@
-//! Messages that are not delivered yet: the same key and the same bytes until they are.
+//! The outbox: messages that are not delivered yet, with the same key and the same bytes until they are.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use rusqlite::params;
 use super::{State, StateError, text};
 use skewtrap_trace::time::Time;
 
-/// One message on its way to one receiver.
+/// One message for one receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboxRow {
-    /// Unique: nothing is sent twice on purpose.
+    /// Unique, so that the same message is not sent twice on purpose.
     pub key: Arc<str>,
     /// The receiver's name.
     pub receiver: Arc<str>,
@@ -18,33 +18,39 @@ pub struct OutboxRow {
     pub created: Time,
     /// When to try (again).
     pub due: Time,
-    /// How often it was tried.
+    /// How many attempts were made.
     pub attempts: u32,
-    /// What to say, byte for byte.
+    /// The message, byte for byte.
     pub body: Vec<u8>,
 }
 
 impl State {
-    /// Keeps parcels until they are delivered, all of them or none; those whose key is known stay
-    /// as they are.
+    /// Adds rows, all of them or none. A row whose key is there already stays as it is.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn post(&self, parcels: &[OutboxRow]) -> Result<(), StateError> {
+    pub fn add_to_outbox(&self, rows: &[OutboxRow]) -> Result<(), StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(|e| self.broken(e))?;
-        for p in parcels {
+        for row in rows {
             transaction
                 .execute(
                     "INSERT OR IGNORE INTO outbox (key, receiver, created, due, attempts, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                    params![&*p.key, &*p.receiver, p.created.nanos(), p.due.nanos(), p.attempts, p.body],
+                    params![
+                        &*row.key,
+                        &*row.receiver,
+                        row.created.nanos(),
+                        row.due.nanos(),
+                        row.attempts,
+                        row.body
+                    ],
                 )
                 .map_err(|e| self.broken(e))?;
         }
         transaction.commit().map_err(|e| self.broken(e))
     }
 
-    /// What is not delivered yet, in the order in which it came.
+    /// The rows that are not delivered yet, oldest first.
     ///
     /// # Errors
     /// The database cannot be read.
@@ -67,22 +73,22 @@ impl State {
         read.map_err(|e| self.broken(e))
     }
 
-    /// A try failed; there will be another.
+    /// Records a failed attempt and when the next one is due.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn again(&self, key: &str, attempts: u32, due: Time) -> Result<(), StateError> {
+    pub fn reschedule(&self, key: &str, attempts: u32, due: Time) -> Result<(), StateError> {
         self.execute(
             "UPDATE outbox SET attempts = ?2, due = ?3 WHERE key = ?1",
             params![key, attempts, due.nanos()],
         )
     }
 
-    /// Delivered, or given up.
+    /// Deletes a row that is delivered or given up.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn delivered(&self, key: &str) -> Result<(), StateError> {
+    pub fn remove_from_outbox(&self, key: &str) -> Result<(), StateError> {
         self.execute("DELETE FROM outbox WHERE key = ?1", params![key])
     }
 }

@@ -29,7 +29,7 @@ fn window(attempt: &str) -> OpenWindow {
         attempt: attempt.into(),
         incident: "i1".into(),
         target: "server".into(),
-        means: OpenMethod::Http(StartRequest {
+        method: OpenMethod::Http(StartRequest {
             engine: skewtrap_core::capture::facts::ServerKind::Sglang,
             body: Some(serde_json::json!({"num_steps": 10})),
             marks: Marks { dir: Some("/p/skewtrap-i1".into()), prefix: None, id: None },
@@ -59,7 +59,7 @@ fn attempts_and_open_windows_are_there_after_a_restart_and_nothing_is_refilled()
     let state = State::open(dir.path()).unwrap();
     assert_eq!((state.agent().clone(), state.ledger().unwrap().attempts), (agent, vec![attempt("a1", 10.0)]));
     assert_eq!(state.open_windows().unwrap(), [OpenWindow { granted: true, ..window("a1") }]);
-    assert_eq!(state.records().unwrap(), [record_of_a_test("i1", 10.0)]);
+    assert_eq!(state.unfinished_incidents().unwrap(), [record_of_a_test("i1", 10.0)]);
     let end = AttemptEnd {
         at: Time::from_epoch_s(12.0),
         stalled: Duration::from_millis(800),
@@ -82,10 +82,10 @@ fn a_second_agent_on_one_state_folder_is_told_who_has_it() {
 }
 
 #[test]
-fn a_parcel_keeps_its_key_and_its_bytes_until_it_is_delivered() {
+fn a_message_keeps_its_key_and_its_bytes_until_it_is_delivered() {
     let dir = tempfile::tempdir().unwrap();
     let state = State::open(dir.path()).unwrap();
-    let parcel = OutboxRow {
+    let row = OutboxRow {
         key: "oncall/i1:fired".into(),
         receiver: "oncall".into(),
         created: Time::from_epoch_s(1.0),
@@ -93,15 +93,15 @@ fn a_parcel_keeps_its_key_and_its_bytes_until_it_is_delivered() {
         attempts: 0,
         body: b"{\"value\": 2.1000000000000001}".to_vec(),
     };
-    state.post(std::slice::from_ref(&parcel)).unwrap();
-    state.again(&parcel.key, 3, Time::from_epoch_s(60.0)).unwrap();
+    state.add_to_outbox(std::slice::from_ref(&row)).unwrap();
+    state.reschedule(&row.key, 3, Time::from_epoch_s(60.0)).unwrap();
     // The same message offered again neither doubles it nor forgets its tries.
-    state.post(std::slice::from_ref(&parcel)).unwrap();
+    state.add_to_outbox(std::slice::from_ref(&row)).unwrap();
     drop(state);
     let state = State::open(dir.path()).unwrap();
-    let kept = OutboxRow { attempts: 3, due: Time::from_epoch_s(60.0), ..parcel };
+    let kept = OutboxRow { attempts: 3, due: Time::from_epoch_s(60.0), ..row };
     assert_eq!(state.undelivered().unwrap(), [kept]);
-    state.delivered("oncall/i1:fired").unwrap();
+    state.remove_from_outbox("oncall/i1:fired").unwrap();
     assert_eq!(state.undelivered().unwrap(), []);
 }
 
@@ -135,7 +135,7 @@ fn what_was_seen_to_end_is_no_mark_after_a_restart_and_what_was_not_is() {
     state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
     state.begin(&other, &window("a2"), None).unwrap();
     let at = Time::from_epoch_s(20.0);
-    state.over("dp-load-skew", "server", "dp_rank=2 high", at).unwrap();
+    state.end_firing("dp-load-skew", "server", "dp_rank=2 high", at).unwrap();
     // Its window ended after it was over: neither forgets the other.
     let end = AttemptEnd { at, stalled: Duration::ZERO, bytes: 7, unproven: None };
     state.end("a1", &end).unwrap();
@@ -169,9 +169,9 @@ fn silences_are_there_after_a_restart_until_others_take_their_place() {
         why: Some("load test".into()),
     };
     let two = [silence(None, 1e9), silence(Some("dp-load-skew"), 2e9)];
-    State::open(dir.path()).unwrap().keep_silences(&two).unwrap();
+    State::open(dir.path()).unwrap().save_silences(&two).unwrap();
     let state = State::open(dir.path()).unwrap();
     assert_eq!(state.silences().unwrap(), two);
-    state.keep_silences(&two[1..]).unwrap();
+    state.save_silences(&two[1..]).unwrap();
     assert_eq!(state.silences().unwrap(), two[1..]);
 }

@@ -22,7 +22,7 @@ use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::stall::Habits;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
 use skewtrap_core::incident::{CaptureOutcome, Record};
-use skewtrap_core::message::LASTS_AT_MOST;
+use skewtrap_core::message::LONGEST_ALERT;
 use skewtrap_trace::time::Time;
 
 /// A server as closing a window needs it.
@@ -52,7 +52,7 @@ pub struct Found {
 /// # Errors
 /// The state or the folder of the bundles cannot be read.
 pub fn find(desk: &CaptureStore) -> anyhow::Result<Found> {
-    let kept = desk.state.records()?;
+    let kept = desk.state.unfinished_incidents()?;
     for recovered in desk.bundles.recover(&kept)? {
         warn!(?recovered, "a bundle was half written");
     }
@@ -88,7 +88,7 @@ pub fn find(desk: &CaptureStore) -> anyhow::Result<Found> {
     }
     let ids = found.told.iter().chain(found.left.iter().map(|(_, record)| record));
     let ids: BTreeSet<_> = ids.map(|record| record.incident.id.clone()).collect();
-    found.open = desk.bundles.open_since(desk.clock.now() - LASTS_AT_MOST);
+    found.open = desk.bundles.open_since(desk.clock.now() - LONGEST_ALERT);
     found.open.retain(|record| !ids.contains(&record.incident.id));
     Ok(found)
 }
@@ -160,7 +160,7 @@ async fn closed(
     record: &Record,
     cancel: CancellationToken,
 ) -> CaptureResult {
-    match window.means.clone() {
+    match window.method.clone() {
         OpenMethod::Http(request) => {
             let (lines, end) = log.as_deref().map(recent).unwrap_or_default();
             let moved = desk.bundles.traces(&record.incident.id, record.incident.window());

@@ -29,7 +29,7 @@ const OURS: Duration = Duration::from_secs(600);
 /// its start was given.
 pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -> CaptureResult {
     let mut came = CaptureResult { means: "nsys", sent_at: window.sent_at, ..CaptureResult::default() };
-    let OpenMethod::Nsys { session, name } = &window.means else { return came };
+    let OpenMethod::Nsys { session, name } = &window.method else { return came };
     let died = "the agent died during this window";
     let age = now.since(window.sent_at);
     // Without a session nothing was started yet.
@@ -108,7 +108,7 @@ async fn stop(nsys: &Nsys, session: &str, now: Time, came: &mut CaptureResult) {
             came.exchanges.push(exchange);
             match generated(&said.out) {
                 Some(path) => report::verify(&PathBuf::from(path), came).await,
-                None => why = format!("{why}; nsys says: {}", said.words()),
+                None => why = format!("{why}; nsys says: {}", said.summary()),
             }
             if wait_for(nsys, session, super::BEGIN, |s| !s.is(Readiness::Collecting))
                 .await

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tracing::warn;
 
 pub use self::left::close;
-use crate::act::nsys::{Nsys, Said};
+use crate::act::nsys::{CommandOutput, Nsys};
 use crate::act::state::{OpenMethod, OpenWindow, StateError};
 use crate::agent::capture::{CaptureResult, CaptureStore};
 use crate::agent::window::{Links, NOT_RECOVERED, TargetHandle, WindowSignal};
@@ -44,12 +44,12 @@ pub async fn capture(
     record: &Record,
     links: Links,
 ) -> Result<CaptureResult, StateError> {
-    let means = OpenMethod::Nsys { session: String::new(), name: String::new() };
+    let method = OpenMethod::Nsys { session: String::new(), name: String::new() };
     let window = OpenWindow {
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
-        means,
+        method,
         sent_at: desk.clock.now(),
         granted: false,
     };
@@ -177,7 +177,7 @@ impl Taking {
         let session = self.session(&nsys, came).await?;
         self.desk.bundles.scratch(&self.window.incident, self.number).map_err(Failed::closed)?;
         let output = output_of(&self.desk, &self.window.incident, self.number);
-        self.window.means = OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() };
+        self.window.method = OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() };
         self.window.sent_at = self.desk.clock.now();
         self.desk.state.update(&self.window).map_err(Failed::closed)?;
         came.sent_at = self.window.sent_at;
@@ -213,7 +213,7 @@ impl Taking {
                 return Err(Failed::closed(format!(
                     "nsys refused to start session {} ({}), which somebody else has started; it is left alone",
                     session.name,
-                    said.words()
+                    said.summary()
                 )));
             }
             // It may have begun: what is ours is stopped.
@@ -300,7 +300,7 @@ impl Taking {
                 return Err(Failed::open(format!(
                     "nsys was told to stop session {} ({}), and {}; stop it by hand: nsys stop --session={}",
                     session.name,
-                    said.words(),
+                    said.summary(),
                     if seen.is(Readiness::Collecting) {
                         "it still collects".into()
                     } else {
@@ -323,15 +323,15 @@ impl Taking {
         report::path_of(&said, gone, came).await
     }
 
-    async fn send_stop(&mut self, nsys: &Nsys, session: &Session, at: Time) -> Result<Said, Failed> {
+    async fn send_stop(&mut self, nsys: &Nsys, session: &Session, at: Time) -> Result<CommandOutput, Failed> {
         let (said, exchange) = nsys.stop(&session.id, at).await.map_err(Failed::open)?;
         self.exchanges.push(exchange);
         Ok(said)
     }
 }
 
-fn not_begun(session: &Session, said: &Said, seen: &Seen) -> String {
-    format!("nsys did not begin to collect in session {} ({}); {seen}", session.name, said.words())
+fn not_begun(session: &Session, said: &CommandOutput, seen: &Seen) -> String {
+    format!("nsys did not begin to collect in session {} ({}); {seen}", session.name, said.summary())
 }
 
 /// Reads the state of a session until it is as wanted; the last one otherwise.

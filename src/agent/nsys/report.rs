@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::Failed;
-use crate::act::nsys::Said;
+use crate::act::nsys::CommandOutput;
 use crate::agent::capture::CaptureResult;
 use crate::observe::artifact::inspect;
 use skewtrap_core::capture::captured::Quality;
@@ -13,14 +13,18 @@ use skewtrap_core::capture::nsys::{generated, importer_error};
 use skewtrap_core::capture::verify::{Artifact, Verdict};
 
 /// Where the report is, by nsys's own words; a `.qdstrm` is none yet, and is kept as it is.
-pub(super) async fn path_of(said: &Said, gone: bool, came: &mut CaptureResult) -> Result<PathBuf, Failed> {
+pub(super) async fn path_of(
+    said: &CommandOutput,
+    gone: bool,
+    came: &mut CaptureResult,
+) -> Result<PathBuf, Failed> {
     let Some(path) = generated(&said.out) else {
         let why = if gone {
             "the server went away in the middle of the window, and nsys's session with it"
         } else {
             "nsys stopped and named no report"
         };
-        return Err(Failed::closed(format!("{why}: {}", said.words())));
+        return Err(Failed::closed(format!("{why}: {}", said.summary())));
     };
     if !path.ends_with(".qdstrm") {
         return Ok(PathBuf::from(path));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::TargetHandle;
-use crate::observe::artifact::{Sighted, files_of, inspect, modified};
+use crate::observe::artifact::{FoundFile, files_of, inspect, modified};
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::line::Marks;
 use skewtrap_core::capture::path_map::PathMap;
@@ -42,7 +42,7 @@ struct View {
 
 #[derive(Debug)]
 struct Seen {
-    last: Sighted,
+    last: FoundFile,
     read: Option<Artifact>,
 }
 
@@ -126,7 +126,7 @@ impl Files {
         events
     }
 
-    async fn read(&mut self, sighted: Sighted) -> Option<Event> {
+    async fn read(&mut self, sighted: FoundFile) -> Option<Event> {
         let (engine, path) = (self.view.engine, sighted.path.clone());
         let artifact = tokio::task::spawn_blocking(move || inspect(&path, engine)).await.ok()?.ok()?;
         let event = Event::File { rank: artifact.rank, whole: artifact.whole };
@@ -141,7 +141,7 @@ impl Files {
 }
 
 impl View {
-    fn sighted(&self) -> Vec<Sighted> {
+    fn sighted(&self) -> Vec<FoundFile> {
         let dir = self.server_dir.as_deref().unwrap_or_default();
         let mut found = match &self.folder {
             Some(folder) => files_of(folder, dir, &self.marks, self.engine),

@@ -125,7 +125,7 @@ pub async fn open(
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
-        means: OpenMethod::Http(request.clone()),
+        method: OpenMethod::Http(request.clone()),
         sent_at: clock.now(),
         granted: false,
     };

@@ -11,7 +11,6 @@ use crate::act::profile;
 use crate::act::state::{OpenWindow, State};
 use crate::agent::clock::Clock;
 use crate::http::Server;
-use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::plan::StartRequest;
 use skewtrap_core::capture::window::{Answer, Distrust, Ending, Event, Output, Window, WindowPhase};
@@ -28,7 +27,6 @@ pub(super) struct Run(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     server: Server,
-    engine: ServerKind,
     request: StartRequest,
     state: State,
     clock: Clock,
@@ -81,7 +79,6 @@ impl Run {
         };
         Self(Arc::new(Inner {
             server: site.server.clone(),
-            engine: request.engine,
             request: request.clone(),
             state,
             clock,
@@ -167,7 +164,7 @@ impl Run {
     }
 
     async fn stop(self, path: &'static str, at: Time) {
-        let (answer, exchange) = profile::stop(&self.0.server, self.0.engine, path, at).await;
+        let (answer, exchange) = profile::stop(&self.0.server, path, at).await;
         self.lock().exchanges.push(exchange);
         self.handle(&Event::StopAnswered(answer));
     }

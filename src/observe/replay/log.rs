@@ -1,4 +1,4 @@
-//! A recorded log: whole lines in large chunks, or line by line up to a time when merging.
+//! Replays a log: whole lines in large chunks, or up to a given time when recordings are merged.
 
 use std::fmt;
 use std::io::{self, Read};
@@ -12,20 +12,20 @@ use skewtrap_core::signal::log_reader::{Arrival, LogReader};
 use skewtrap_core::signal::observation::Observation;
 use skewtrap_trace::time::Time;
 
-/// Large enough that a system call costs nothing, small enough for the cache.
+/// Bytes of one read: enough that system calls cost little, and still within the processor's cache.
 const CHUNK: u64 = 256 << 10;
 
 /// A log being replayed.
 pub(super) struct LogRecording {
     input: Input,
     file: Opened,
-    /// What was read and not given out: whole lines first.
+    /// What was read and is not in an observation yet: whole lines first.
     held: Vec<u8>,
-    /// How much of `held` is given out already.
-    given: usize,
+    /// How many bytes of `held` are in an observation already.
+    taken: usize,
     spare: Vec<u8>,
     reader: LogReader,
-    /// Why it cannot be read on, as long as what came before is still given out.
+    /// Why it cannot be read on; returned after everything before it.
     broken: Option<io::Error>,
     dropped: u64,
 }
@@ -39,7 +39,7 @@ impl fmt::Debug for LogRecording {
 impl LogRecording {
     pub(super) fn new(input: Input, file: Opened, zone: TimeZone) -> Self {
         let reader = LogReader::new(zone);
-        Self { input, file, held: Vec::new(), given: 0, spare: Vec::new(), reader, broken: None, dropped: 0 }
+        Self { input, file, held: Vec::new(), taken: 0, spare: Vec::new(), reader, broken: None, dropped: 0 }
     }
 
     pub(super) fn recycle(&mut self, mut buffer: Vec<u8>) {
@@ -50,8 +50,8 @@ impl LogRecording {
     /// The next whole lines, as many as fit.
     pub(super) fn chunk(&mut self) -> Result<Option<Observation>, ReplayError> {
         let mut lines = std::mem::take(&mut self.spare);
-        lines.extend_from_slice(&self.held[self.given..]);
-        (self.given, self.held) = (0, Vec::new());
+        lines.extend_from_slice(&self.held[self.taken..]);
+        (self.taken, self.held) = (0, Vec::new());
         loop {
             let read = self.read_into(&mut lines)?;
             if read == 0 {
@@ -71,15 +71,15 @@ impl LogRecording {
         Ok(self.line()?.map(|(at, _)| at))
     }
 
-    /// The next line and those behind it that were written up to `until`.
+    /// The next line, and the lines after it that were written up to `until`.
     pub(super) fn lines_until(&mut self, until: Option<Time>) -> Result<Option<Observation>, ReplayError> {
         let mut lines = Vec::new();
         while let Some((at, end)) = self.line()? {
             if !lines.is_empty() && (until.is_some_and(|until| at > until) || lines.len() as u64 >= CHUNK) {
                 break;
             }
-            lines.extend_from_slice(&self.held[self.given..end]);
-            self.given = end;
+            lines.extend_from_slice(&self.held[self.taken..end]);
+            self.taken = end;
         }
         Ok((!lines.is_empty()).then(|| self.observation(lines)))
     }
@@ -87,14 +87,14 @@ impl LogRecording {
     /// The time of the next line, and where it ends in `held`.
     fn line(&mut self) -> Result<Option<(Time, usize)>, ReplayError> {
         loop {
-            let rest = &self.held[self.given..];
+            let rest = &self.held[self.taken..];
             if let Some(end) = memchr(b'\n', rest) {
                 let at = self.reader.read(&rest[..end], Arrival::Recorded).at;
-                return Ok(Some((at, self.given + end + 1)));
+                return Ok(Some((at, self.taken + end + 1)));
             }
             let mut held = std::mem::take(&mut self.held);
-            held.drain(..self.given);
-            self.given = 0;
+            held.drain(..self.taken);
+            self.taken = 0;
             let read = self.read_into(&mut held);
             self.held = held;
             let read = read?;
@@ -109,13 +109,13 @@ impl LogRecording {
         }
     }
 
-    /// Lines that were cut where the recording breaks off.
+    /// How many lines were cut where the recording breaks off.
     pub(super) const fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Reads on. What a broken file gives up to where it breaks is not lost: the error comes with the
-    /// next call.
+    /// Reads on. When the file turns out to be broken, what could be read before is returned first, and the
+    /// error with the next call.
     fn read_into(&mut self, buffer: &mut Vec<u8>) -> Result<usize, ReplayError> {
         let before = buffer.len();
         let read = match self.broken.take() {

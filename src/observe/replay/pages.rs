@@ -1,4 +1,4 @@
-//! Recorded metrics pages and loads, one at a time.
+//! Replays metrics pages and loads, one at a time.
 
 use std::fmt;
 use std::io::BufRead;
@@ -10,7 +10,7 @@ use super::{Input, Opened, ReplayError};
 use skewtrap_core::signal::observation::Observation;
 use skewtrap_trace::time::Time;
 
-/// Lines of a recording, with their numbers.
+/// Reads a recording line by line and counts the lines.
 struct Lines {
     input: Input,
     file: Opened,
@@ -38,11 +38,11 @@ impl fmt::Debug for Lines {
     }
 }
 
-/// Metrics pages being replayed.
+/// Metrics pages that are being replayed.
 #[derive(Debug)]
 pub(super) struct MetricsRecording {
     lines: Lines,
-    /// The `#@` line that was read ahead: the time of the page behind it.
+    /// The time in the `#@` line that was read ahead, which is that of the page after it.
     next: Option<Time>,
     head: Option<(Time, Vec<u8>)>,
 }
@@ -94,13 +94,13 @@ fn epoch_of(line: &[u8]) -> Option<Time> {
     text.trim().parse().ok().map(Time::from_epoch_s)
 }
 
-/// Loads being replayed.
+/// Loads that are being replayed.
 #[derive(Debug)]
 pub(super) struct LoadsRecording {
     lines: Lines,
     head: Option<(Time, Vec<u8>)>,
-    /// It is one: a line of it was understood.
-    is_known: bool,
+    /// Whether a line was valid, so that it is a recording of loads.
+    is_valid: bool,
     dropped: u64,
 }
 
@@ -115,10 +115,10 @@ struct Recorded<'a> {
 impl LoadsRecording {
     pub(super) fn new(input: Input, file: Opened) -> Self {
         let lines = Lines { input, file, line: Vec::new(), number: 0 };
-        Self { lines, head: None, is_known: false, dropped: 0 }
+        Self { lines, head: None, is_valid: false, dropped: 0 }
     }
 
-    /// Lines that were cut or damaged.
+    /// How many lines were cut or damaged.
     pub(super) const fn dropped(&self) -> u64 {
         self.dropped
     }
@@ -132,11 +132,11 @@ impl LoadsRecording {
             }
             match serde_json::from_slice::<Recorded<'_>>(line) {
                 Ok(recorded) => {
-                    self.is_known = true;
+                    self.is_valid = true;
                     self.head = Some((Time::from_epoch_s(recorded.t), recorded.body.get().into()));
                 }
-                // One that was being written when the recorder or its disk ended spoils no other.
-                Err(_) if self.is_known => self.dropped += 1,
+                // A line that was only half written when the recorder stopped does not invalidate the others.
+                Err(_) if self.is_valid => self.dropped += 1,
                 Err(e) => {
                     return Err(ReplayError::NotLoads {
                         path: self.lines.input.path.clone(),

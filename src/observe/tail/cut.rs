@@ -1,15 +1,15 @@
-//! Whole lines out of bytes as they come: a line is held until its newline, and bounded.
+//! Cuts bytes into whole lines: a line is held until its newline, and its length is bounded.
 
 use memchr::{memchr, memrchr};
 
 use skewtrap_core::signal::log_reader::MAX_LINE;
 
-/// What is kept of a longer line: one byte too many, so that who reads it sees that it was cut.
+/// Bytes that are kept of a longer line: one more than the limit, which shows that it was cut.
 pub const KEPT: usize = MAX_LINE + 1;
-/// Bytes that may be fed at once; only the first line in so many can be longer than the bound.
+/// Bytes that may be fed at once: so few that only the first line among them can be too long.
 pub const CHUNK: usize = MAX_LINE;
 
-/// Holds the line that is not finished yet.
+/// Holds the line that is not complete yet.
 #[derive(Debug, Default)]
 pub struct Cutter {
     partial: Vec<u8>,
@@ -22,12 +22,12 @@ pub struct Cutter {
 enum Skip {
     /// The line was cut.
     TooLong,
-    /// Reading began inside it.
+    /// Reading began in the middle of it.
     Joined,
 }
 
 impl Cutter {
-    /// For a stream that is joined in the middle of a line: its rest is dropped.
+    /// For reading that begins in the middle of a line: the rest of that line is dropped.
     pub fn inside_a_line() -> Self {
         Self { skip: Some(Skip::Joined), ..Self::default() }
     }
@@ -56,7 +56,7 @@ impl Cutter {
         self.hold(&chunk[last + 1..], out);
     }
 
-    /// No more of the unfinished line will come: it is a line.
+    /// Nothing more will be fed: what is held counts as a line.
     pub fn flush(&mut self, out: &mut Vec<u8>) {
         if !self.partial.is_empty() {
             self.finish(out);

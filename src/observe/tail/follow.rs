@@ -1,10 +1,12 @@
 //! One log file, followed by its name through whatever rotates it, without losing a line.
 //!
-//! A synchronous reader: something else wakes it. Its rules, each of which a rotation tool asks for:
-//! the file behind the name is known by device and inode, links followed; when another one stands
-//! there it is opened at once, but the old one is read to its end first (and watched a little longer
-//! for a writer that is late); a file that shrank, or whose first bytes changed, was truncated; a
-//! file that appears later is read from its first line.
+//! The reader is synchronous; its caller decides when to poll. Some rotation tool requires each of its
+//! rules:
+//! - The file behind the name is identified by device and inode; links are followed.
+//! - When the name leads to another file, that file is opened at once, but the old one is read to its
+//!   end first, and polled a little longer for a writer that still has it open.
+//! - A file that shrank, or whose first bytes changed, was truncated.
+//! - A file that appears later is read from its first line.
 
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
@@ -14,25 +16,25 @@ use std::path::{Path, PathBuf};
 
 use super::cut::{CHUNK, Cutter};
 
-/// Bytes by which a truncated and rewritten file is told from one that grew.
+/// How many of its first bytes distinguish a file that was truncated and rewritten from one that grew.
 const HEAD: usize = 64;
-/// An old file is left for its successor when it gave nothing this many times in a row.
+/// An old file is left for its successor when this many polls in a row read nothing from it.
 const IDLE_POLLS: u32 = 3;
-/// For so many ticks an old file is still looked at for a writer that is late: two seconds.
+/// For this many ticks (two seconds) an old file is still polled for a late writer.
 const LATE_TICKS: u32 = 8;
-/// A file whose name is gone is let go after so many ticks: one minute.
+/// A file whose name is gone is closed after this many ticks (one minute).
 const GONE_TICKS: u32 = 240;
-/// Files that wait their turn; a rotation faster than that is beyond saving.
+/// Files that may wait to be read; lines of a rotation faster than that are lost.
 const MOST_FILES: usize = 32;
 
 /// Follows one name.
 #[derive(Debug)]
 pub struct Follow {
     path: PathBuf,
-    /// Files in the order in which they stood behind the name; the first is being read.
-    files: VecDeque<Open>,
-    /// Read to their end, kept for late writers.
-    late: Vec<Open>,
+    /// The files that the name led to, in that order; the first is being read.
+    files: VecDeque<OpenFile>,
+    /// Files that were read to their end, still open for late writers.
+    late: Vec<OpenFile>,
     /// Whether the name was looked up before.
     has_begun: bool,
     from_start: bool,
@@ -42,31 +44,31 @@ pub struct Follow {
 
 /// One file.
 #[derive(Debug)]
-struct Open {
+struct OpenFile {
     file: File,
     id: (u64, u64),
     position: u64,
     head: Vec<u8>,
     cutter: Cutter,
-    /// What lies before this was there when the reader came: a backlog.
+    /// What lies before this position existed when the reader started: the backlog.
     backlog_end: u64,
     idle: u32,
     ticks: u32,
 }
 
-/// What a poll found.
+/// The result of a poll.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Polled {
-    /// There is more to do at once.
+    /// Whether to poll again at once.
     pub more: bool,
-    /// Nothing stands behind the name.
+    /// Whether there is no file of this name.
     pub is_missing: bool,
-    /// The lines are a file's past, not its present.
+    /// Whether the lines belong to the backlog.
     pub is_backlog: bool,
 }
 
 impl Follow {
-    /// A reader for `path`. A file that is there at the first poll is read from its end, unless
+    /// A reader for `path`. A file that exists at the first poll is read from its end, unless
     /// `from_start`.
     pub fn new(path: &Path, from_start: bool) -> Self {
         Self {
@@ -80,11 +82,11 @@ impl Follow {
         }
     }
 
-    /// Appends whole lines to `out`, about `budget` bytes of them. `tick` says that time has passed
-    /// since the last poll (a quarter of a second); without it only the files' state counts.
+    /// Appends whole lines to `out`, about `budget` bytes of them. `tick` says that a quarter of a second
+    /// has passed since the last tick; timeouts count ticks.
     ///
     /// # Errors
-    /// When the file is there and cannot be opened or read.
+    /// The file exists and cannot be opened or read.
     pub fn poll(&mut self, budget: usize, tick: bool, out: &mut Vec<u8>) -> io::Result<Polled> {
         let is_missing = !self.look_up()?;
         let mut polled = Polled { is_missing, ..Polled::default() };
@@ -106,7 +108,7 @@ impl Follow {
         Ok(polled)
     }
 
-    /// Lines that were cut so far.
+    /// How many lines were cut so far.
     pub fn long_lines(&self) -> u64 {
         let open = self.files.iter().chain(&self.late).map(|f| f.cutter.long_lines());
         self.long_lines + open.sum::<u64>()
@@ -117,8 +119,8 @@ impl Follow {
         self.truncations
     }
 
-    /// The folders in which something must change before there is news: that of the name and that
-    /// of the file behind it; where one is missing, the nearest above that is there.
+    /// The folders in which a change can matter: the one with the name and the one with the file that it
+    /// leads to; where a folder is missing, its nearest existing parent.
     pub fn folders(&self) -> Vec<PathBuf> {
         let target = self.path.canonicalize().ok();
         let mut folders: Vec<PathBuf> = Vec::new();
@@ -131,7 +133,7 @@ impl Follow {
         folders
     }
 
-    /// Opens what stands behind the name, if it is another file than before. Whether something does.
+    /// Opens the file of this name, if it is another one than before. Returns whether there is a file.
     fn look_up(&mut self) -> io::Result<bool> {
         let is_first = !std::mem::replace(&mut self.has_begun, true);
         let metadata = match std::fs::metadata(&self.path) {
@@ -145,13 +147,13 @@ impl Follow {
         if is_known || self.files.len() >= MOST_FILES {
             return Ok(true);
         }
-        // A link that was turned back to a file that is still being watched: that one goes on.
+        // A link was pointed back to a file that is still open: reading that one goes on.
         if let Some(back) = self.late.iter().position(|f| f.id == id_of(&metadata)) {
             let old = self.late.swap_remove(back);
             self.files.push_back(old);
             return Ok(true);
         }
-        match Open::new(&self.path, is_first && !self.from_start, is_first) {
+        match OpenFile::new(&self.path, is_first && !self.from_start, is_first) {
             Ok(open) => self.files.push_back(open),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(e),
@@ -159,7 +161,7 @@ impl Follow {
         Ok(true)
     }
 
-    /// Whether the first file, which gave nothing, has a successor or lost its name long ago.
+    /// Whether the first file, at whose end we are, has a successor or lost its name long ago.
     fn may_leave(&mut self, is_missing: bool, tick: bool) -> bool {
         let has_next = self.files.len() > 1;
         let Some(front) = self.files.front_mut() else { return false };
@@ -178,7 +180,7 @@ impl Follow {
         self.late.push(old);
     }
 
-    /// Reads what late writers added to old files, and lets go of those that are quiet.
+    /// Reads what late writers added to old files, and closes those to which nothing was added for long.
     fn read_late(&mut self, tick: bool, out: &mut Vec<u8>) -> io::Result<()> {
         for old in &mut self.late {
             let before = old.position;
@@ -198,7 +200,7 @@ impl Follow {
     }
 }
 
-impl Open {
+impl OpenFile {
     fn new(path: &Path, at_end: bool, is_backlog: bool) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let metadata = file.metadata()?;
@@ -224,8 +226,8 @@ impl Open {
         Ok(open)
     }
 
-    /// Reads to the file's end, or until `out` holds `limit` bytes (whether that came first). What
-    /// is read of a backlog ends where the backlog does.
+    /// Reads to the file's end, or until `out` holds `limit` bytes; returns whether the limit came first.
+    /// Reading a backlog stops at the backlog's end.
     fn read(
         &mut self,
         limit: usize,
@@ -264,7 +266,7 @@ impl Open {
         }
     }
 
-    /// It is shorter than what was read, or begins otherwise.
+    /// Whether it is shorter than what was read, or begins differently.
     fn was_truncated(&self) -> io::Result<bool> {
         if self.file.metadata()?.len() < self.position {
             return Ok(true);

@@ -1,4 +1,4 @@
-//! Gauges read off the published status, and the process's own.
+//! Gauges from the published status, and those of the process itself.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -14,7 +14,7 @@ use skewtrap_core::signal::source::SourceState;
 use skewtrap_core::status::{GroupStatus, SourceStatus, StateWord, Status};
 use skewtrap_trace::time::Time;
 
-/// Linux shows CPU times to programs in this unit on every architecture.
+/// The unit of CPU times in /proc (`USER_HZ`), the same on every architecture of Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 type Gauges = Family<Pairs, Gauge<f64, AtomicU64>>;
@@ -45,9 +45,9 @@ pub(super) fn registry_of(status: &Status) -> Registry {
     registry
 }
 
-/// What a server's sources of one kind are together: two logs are one `log`, which is up when both are.
+/// All sources of one kind of a server: two logs count as one `log`, which is up when both are.
 #[derive(Default)]
-struct Kind {
+struct SourcesOfKind {
     down: bool,
     samples: u64,
     dropped: u64,
@@ -55,7 +55,7 @@ struct Kind {
     last: Option<Time>,
 }
 
-impl Kind {
+impl SourcesOfKind {
     fn add(&mut self, source: &SourceStatus) {
         self.down |= source.state != SourceState::Ok;
         self.samples += source.samples;
@@ -70,7 +70,7 @@ fn sources(registry: &mut Registry, status: &Status) {
     let samples = Family::<Pairs, Counter>::default();
     let dropped = Family::<Pairs, Counter>::default();
     for target in &status.targets {
-        let mut kinds: BTreeMap<&str, Kind> = BTreeMap::new();
+        let mut kinds: BTreeMap<&str, SourcesOfKind> = BTreeMap::new();
         for source in &target.sources {
             kinds.entry(&source.kind).or_default().add(source);
         }
@@ -178,7 +178,7 @@ fn receivers(registry: &mut Registry, status: &Status) {
     registry.register("receiver_failing", "Whether a receiver's last attempt failed (1) or not (0)", failing);
 }
 
-/// The process's memory, CPU time and descriptors, where /proc tells.
+/// The process's memory, CPU time and descriptors, as far as /proc can be read.
 pub(super) fn process() -> Registry {
     let mut registry = Registry::with_prefix("process");
     let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -203,7 +203,7 @@ fn resident_kib(status: &str) -> Option<u64> {
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// utime and stime of `/proc/self/stat`, whose second field may itself hold spaces and parentheses.
+/// utime and stime from `/proc/self/stat`. Its second field may contain spaces and parentheses.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let (_, after) = stat.rsplit_once(')')?;
     let mut fields = after.split_ascii_whitespace().skip(11);

@@ -201,8 +201,8 @@ function againText(i) {
 }
 
 function costText(i) {
-  const got = i.capture.state === "done" ? i.capture : i.capture.captured, wished = (i.earlier || []).length || i.worse && !i.worse.refused ? "it had got worse" : "the rule fired";
-  return got ? figure(got.stall_s) + " s of serving; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after " + wished : "nothing";
+  const got = i.capture.state === "done" ? i.capture : i.capture.captured, reason = (i.earlier || []).length || i.worse && !i.worse.refused ? "it had got worse" : "the rule fired";
+  return got ? figure(got.stall_s) + " s of serving; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after " + reason : "nothing";
 }
 
 function bars(finding) {
@@ -222,7 +222,7 @@ function drawIncident({ incident: i, files }) {
   const facts = [
     ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
     ["since", clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" + (i.resolved_at ? ", over at " + clock(i.resolved_at) : "")],
-    ["how much", f.statistic + " of " + f.signal + " is " + figure(f.value) + " (bound " + figure(f.bound) + ")"],
+    ...(f.statistic && f.signal ? [["how much", f.statistic + " of " + f.signal + " is " + figure(f.value) + " (bound " + figure(f.bound) + ")"]] : []),
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
     ["capture", againText(i) + captureText(i.capture)],

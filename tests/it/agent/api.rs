@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skewtrap::act::notify::client::client;
 use skewtrap::agent::clock::wall_time;
-use skewtrap::serve::{Ask, Command, ServeConfig, ServeError, Server};
+use skewtrap::http::client::client;
+use skewtrap::serve::{Action, ApiServer, Command, ServeConfig, ServeError};
 use skewtrap_core::message::sample;
 use skewtrap_core::status::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::api::{Agent, answer_to, config, doors, status};
+use crate::support::api::{Agent, answer_to, config, context, status};
 
 #[tokio::test]
 async fn what_the_agent_published_can_be_read_in_parts() {
@@ -90,16 +90,16 @@ async fn what_people_ask_reaches_the_loop_and_its_answer_comes_back() {
     assert_eq!(asked.len(), 7);
     assert_eq!(
         asked[3],
-        Ask::Silence {
+        Action::Silence {
             rule: Some("dp-load-skew".into()),
             target: None,
-            lasting: Duration::from_secs(600),
+            duration: Duration::from_secs(600),
             why: Some("drill".into())
         }
     );
-    assert_eq!(asked[4], Ask::Reload);
-    assert_eq!(asked[5], Ask::Stop { target: Some("server".into()) });
-    assert_eq!(asked[6], Ask::Pin { incident: "20261124T1-manual".into(), pinned: true });
+    assert_eq!(asked[4], Action::Reload);
+    assert_eq!(asked[5], Action::Stop { target: Some("server".into()) });
+    assert_eq!(asked[6], Action::Pin { incident: "20261124T1-manual".into(), pinned: true });
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn beyond_loopback_nothing_is_shown_without_a_token_and_none_configured_is
     let dir = tempfile::tempdir().unwrap();
     let open = ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), token: None, ..config(dir.path()) };
     let (_status, shown) = watch::channel(Arc::new(Status::default()));
-    let (server, mut refused) = Server::bind(&open, doors(shown, mpsc::channel(1).0)).await;
+    let (server, mut refused) = ApiServer::bind(&open, context(shown, mpsc::channel(1).0)).await;
     let refused = refused.remove(0);
     assert!(server.address().is_none());
     assert!(matches!(refused, ServeError::NoToken { .. }));
@@ -140,7 +140,7 @@ async fn a_port_that_is_taken_is_said_with_the_key_that_changes_it_and_costs_onl
     let dir = tempfile::tempdir().unwrap();
     let config = ServeConfig { metrics_listen: Some(taken.local_addr().unwrap()), ..config(dir.path()) };
     let (_status, shown) = watch::channel(Arc::new(Status::default()));
-    let (server, mut refused) = Server::bind(&config, doors(shown, mpsc::channel(1).0)).await;
+    let (server, mut refused) = ApiServer::bind(&config, context(shown, mpsc::channel(1).0)).await;
     assert_eq!((refused.len(), server.address().is_some()), (1, true), "the API is served all the same");
     let refused = refused.remove(0).to_string();
     assert!(refused.contains("set `metrics_listen` to another address"), "{refused}");
@@ -153,7 +153,7 @@ async fn the_probes_answer_though_the_address_of_the_api_is_taken() {
     let dir = tempfile::tempdir().unwrap();
     let config = ServeConfig { listen: taken.local_addr().unwrap(), ..config(dir.path()) };
     let (_status, shown) = watch::channel(Arc::new(status()));
-    let (server, refused) = Server::bind(&config, doors(shown, mpsc::channel(1).0)).await;
+    let (server, refused) = ApiServer::bind(&config, context(shown, mpsc::channel(1).0)).await;
     assert!(refused[0].to_string().contains("set `listen` to another address"), "{refused:?}");
     let probe = format!("http://{}/healthz", server.metrics_address().unwrap());
     tokio::spawn(server.run(CancellationToken::new()));
@@ -186,7 +186,7 @@ async fn alertmanagers_webhook_asks_for_one_capture_per_alert_that_newly_fires()
     let (_, again) = agent.post("/api/v1/alerts", "t0ken", body).await;
     assert_eq!(again["results"][0]["said"], "it has asked before");
     let asked = agent.asked.lock().unwrap();
-    let [Ask::Capture(request)] = asked.as_slice() else { panic!("{asked:?}") };
+    let [Action::Capture(request)] = asked.as_slice() else { panic!("{asked:?}") };
     assert_eq!(request.target.as_deref(), Some("server"));
     assert_eq!(request.reason.as_deref(), Some("alert ReplicaSkew: replica 3 is full"));
     assert_eq!(request.since.unwrap().epoch_s(), 1_795_492_121.9);
@@ -197,7 +197,7 @@ async fn an_alert_that_the_loop_did_not_answer_asks_again_when_it_is_sent_again(
     let dir = tempfile::tempdir().unwrap();
     let (_keep, shown) = watch::channel(Arc::new(status()));
     let (commands, mut asked) = mpsc::channel::<Command>(1);
-    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.0;
+    let server = ApiServer::bind(&config(dir.path()), context(shown, commands)).await.0;
     let url = format!("http://{}/api/v1/alerts", server.address().unwrap());
     tokio::spawn(server.run(CancellationToken::new()));
     let alert = json!({"status": "firing", "fingerprint": "f", "labels": {"alertname": "Skew"}});
@@ -210,7 +210,7 @@ async fn an_alert_that_the_loop_did_not_answer_asks_again_when_it_is_sent_again(
     assert_eq!(response.unwrap().status(), 503);
     let answering = async {
         let command = asked.recv().await.expect("it asks again");
-        command.answer.send(answer_to(&command.ask)).unwrap();
+        command.answer.send(answer_to(&command.action)).unwrap();
     };
     let (response, ()) = tokio::join!(send(), answering);
     let said: Value = response.unwrap().json().await.unwrap();
@@ -264,7 +264,7 @@ async fn the_command_line_shows_what_the_agent_shows() {
     assert!(out.contains("how much") && !out.contains('\u{1b}'), "{out}");
     let (code, _, err) = ask(&["incidents", id, "--pin"]).await;
     assert_eq!((code, err.trim()), (0, "done"));
-    assert_eq!(*agent.asked.lock().unwrap(), [Ask::Pin { incident: id.into(), pinned: true }]);
+    assert_eq!(*agent.asked.lock().unwrap(), [Action::Pin { incident: id.into(), pinned: true }]);
     std::fs::write(&token, "wrong").unwrap();
     let (code, _, err) = ask(&["incidents", id, "--pin"]).await;
     assert_eq!(code, 1);
@@ -469,7 +469,7 @@ async fn ten_thousand_malformed_requests_leave_it_serving() {
     assert!(answered >= 4000, "those that were whole enough were answered: {answered}");
     assert_eq!(agent.get("/api/v1/status").await.0, 200);
     assert_eq!(agent.post("/api/v1/reload", "t0ken", json!({})).await.0, 200);
-    assert_eq!(*agent.asked.lock().unwrap(), [Ask::Reload], "none of them asked for anything");
+    assert_eq!(*agent.asked.lock().unwrap(), [Action::Reload], "none of them asked for anything");
 }
 
 #[tokio::test]
@@ -495,7 +495,7 @@ async fn a_loop_that_hangs_is_said_so_and_reading_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (_keep, shown) = watch::channel(Arc::new(status()));
     let (commands, _never_read) = mpsc::channel(1);
-    let server = Server::bind(&config(dir.path()), doors(shown, commands)).await.0;
+    let server = ApiServer::bind(&config(dir.path()), context(shown, commands)).await.0;
     let address = server.address().unwrap();
     let cancel = CancellationToken::new();
     let running = tokio::spawn(server.run(cancel.clone()));

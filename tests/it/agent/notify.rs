@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use skewtrap::act::notify::client::client;
-use skewtrap::act::notify::courier::{DeliveryWorker, Now, couriers};
 use skewtrap::act::notify::plan::delivery;
 use skewtrap::act::notify::send::signature_of;
-use skewtrap::act::notify::{Attempt, Means, Receiver, Secret};
+use skewtrap::act::notify::worker::{DeliveryWorker, Now, workers};
+use skewtrap::act::notify::{DeliveryResult, Means, Receiver};
+use skewtrap::http::Secret;
+use skewtrap::http::client::client;
 use skewtrap_core::incident::Incident;
 use skewtrap_core::message::Update;
 use skewtrap_trace::time::Time;
@@ -21,13 +22,13 @@ use crate::support::receiver::{AT, Double, hasty, incident, message, next, start
 async fn a_webhook_that_is_down_for_a_while_gets_the_same_signed_message_in_the_end() {
     let double = Double::answering(vec![(503, ""), (500, "")]);
     let address = double.listen().await;
-    let (hands, mut results) = start(vec![webhook("hook", &format!("http://{address}/x"))], &hasty());
+    let (queues, mut results) = start(vec![webhook("hook", &format!("http://{address}/x"))], &hasty());
     let now = Time::from_epoch_s(AT);
-    hands.hand_over(delivery(&"hook".into(), message(&incident(), Update::Fired), now)).unwrap();
-    assert!(matches!(next(&mut results).await.result, Attempt::Again { attempts: 1, .. }));
-    assert!(matches!(next(&mut results).await.result, Attempt::Again { attempts: 2, .. }));
+    queues.hand_over(delivery(&"hook".into(), message(&incident(), Update::Fired), now)).unwrap();
+    assert!(matches!(next(&mut results).await.result, DeliveryResult::Retry { attempts: 1, .. }));
+    assert!(matches!(next(&mut results).await.result, DeliveryResult::Retry { attempts: 2, .. }));
     let sent = next(&mut results).await;
-    assert_eq!(sent.result, Attempt::Sent);
+    assert_eq!(sent.result, DeliveryResult::Sent);
     assert_eq!(&*sent.key, "hook/20261124T034846Z-dp-load-skew-test:fired");
 
     let seen = double.seen.lock().unwrap();
@@ -57,23 +58,23 @@ async fn a_receiver_that_hangs_and_one_that_is_gone_delay_nobody() {
         webhook("gone", &format!("http://{gone_at}/s3cret")),
         webhook("well", &format!("http://{well}/")),
     ];
-    let (hands, mut results) = start(receivers, &still());
+    let (queues, mut results) = start(receivers, &still());
     for name in ["hangs", "gone", "well"] {
         let due = delivery(&name.into(), message(&incident(), Update::Fired), Time::from_epoch_s(AT));
-        hands.hand_over(due).unwrap();
+        queues.hand_over(due).unwrap();
     }
     let mut order = Vec::new();
     for _ in 0..3 {
         let outcome = next(&mut results).await;
-        if let Attempt::Again { why, .. } = &outcome.result {
+        if let DeliveryResult::Retry { why, .. } = &outcome.result {
             assert!(!why.contains("s3cret") && !why.contains("127.0.0.1"), "an address is a secret: {why}");
         }
         order.push(outcome);
     }
     assert_eq!(&*order[2].receiver, "hangs", "the others did not wait for it");
-    assert!(order.iter().any(|o| &*o.receiver == "well" && o.result == Attempt::Sent));
+    assert!(order.iter().any(|o| &*o.receiver == "well" && o.result == DeliveryResult::Sent));
     let why = |name: &str| match &order.iter().find(|o| &*o.receiver == name).unwrap().result {
-        Attempt::Again { why, .. } => why.clone(),
+        DeliveryResult::Retry { why, .. } => why.clone(),
         other => panic!("{name}: {other:?}"),
     };
     assert_eq!(why("hangs"), "no answer within 0.3 s");
@@ -84,31 +85,36 @@ async fn a_receiver_that_hangs_and_one_that_is_gone_delay_nobody() {
 async fn a_redirect_and_a_refused_body_are_given_up_and_a_busy_receiver_is_obeyed() {
     let double = Double::answering(vec![(302, "http://127.0.0.1:1/"), (400, ""), (429, "7200"), (401, "")]);
     let address = double.listen().await;
-    let (hands, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &still());
+    let (queues, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &still());
     let mut whys = Vec::new();
     for n in 0..4 {
         let mut incident = incident();
         incident.id = format!("incident-{n}").into();
         let due = delivery(&"hook".into(), message(&incident, Update::Fired), Time::from_epoch_s(AT));
-        hands.hand_over(due).unwrap();
+        queues.hand_over(due).unwrap();
         whys.push(next(&mut results).await.result);
     }
     assert_eq!(
         whys[0],
-        Attempt::GivenUp {
+        DeliveryResult::GivenUp {
             why: "it answered 302 Found; redirects are not followed, give its final address".into()
         }
     );
-    assert_eq!(whys[1], Attempt::GivenUp { why: "it refused the message with 400 Bad Request".into() });
+    assert_eq!(
+        whys[1],
+        DeliveryResult::GivenUp { why: "it refused the message with 400 Bad Request".into() }
+    );
     assert_eq!(
         whys[2],
-        Attempt::Again {
+        DeliveryResult::Retry {
             attempts: 1,
             due: Time::from_epoch_s(AT + 7200.0),
             why: "it answered 429 Too Many Requests".into()
         }
     );
-    assert!(matches!(&whys[3], Attempt::Again { why, .. } if why.contains("check the receiver's token")));
+    assert!(
+        matches!(&whys[3], DeliveryResult::Retry { why, .. } if why.contains("check the receiver's token"))
+    );
 }
 
 #[tokio::test]
@@ -118,17 +124,17 @@ async fn the_story_of_one_incident_keeps_its_order_and_others_do_not_wait_for_it
     let nanos = Arc::new(AtomicI64::new(Time::from_epoch_s(AT).nanos()));
     let read = nanos.clone();
     let now: Now = Arc::new(move || Time::from_nanos(read.load(Ordering::Relaxed)));
-    let (hands, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &now);
+    let (queues, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &now);
     let of = |id: &str| Incident { id: id.into(), ..incident() };
     let hand = |id: &str, update| {
-        hands.hand_over(delivery(&"hook".into(), message(&of(id), update), Time::from_epoch_s(AT))).unwrap();
+        queues.hand_over(delivery(&"hook".into(), message(&of(id), update), Time::from_epoch_s(AT))).unwrap();
     };
     hand("first", Update::Fired);
     hand("first", Update::Resolved);
     hand("second", Update::Fired);
     let (failed, passed) = (next(&mut results).await, next(&mut results).await);
     assert_eq!((&*failed.key, &*passed.key), ("hook/first:fired", "hook/second:fired"));
-    assert_eq!(passed.result, Attempt::Sent);
+    assert_eq!(passed.result, DeliveryResult::Sent);
 
     nanos.fetch_add(10_000_000_000, Ordering::Relaxed);
     hand("third", Update::Fired);
@@ -144,36 +150,37 @@ async fn the_story_of_one_incident_keeps_its_order_and_others_do_not_wait_for_it
 async fn a_message_that_nobody_took_for_a_day_is_given_up_with_its_last_reason() {
     let double = Double::answering(vec![(500, ""); 400]);
     let address = double.listen().await;
-    let (hands, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &hasty());
+    let (queues, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &hasty());
     let due = delivery(&"hook".into(), message(&incident(), Update::Fired), Time::from_epoch_s(AT));
-    hands.hand_over(due).unwrap();
+    queues.hand_over(due).unwrap();
     let last = loop {
         match next(&mut results).await.result {
-            Attempt::Again { .. } => {}
+            DeliveryResult::Retry { .. } => {}
             other => break other,
         }
     };
     assert!(
-        matches!(&last, Attempt::GivenUp { why } if why.starts_with("it answered 500") && why.contains("given up after")),
+        matches!(&last, DeliveryResult::GivenUp { why } if why.starts_with("it answered 500") && why.contains("given up after")),
         "{last:?}"
     );
 }
 
 #[tokio::test]
-async fn when_the_agent_goes_what_is_due_is_tried_once_more_and_the_couriers_end() {
+async fn when_the_agent_goes_what_is_due_is_tried_once_more_and_the_workers_end() {
     let double = Double::default();
     let address = double.listen().await;
     let (outcomes, mut results) = mpsc::channel(8);
     let receivers = vec![webhook("hook", &format!("http://{address}/"))];
-    let (hands, mut all) = couriers(receivers, &client(None).unwrap(), &still(), &outcomes);
-    let courier: DeliveryWorker = all.remove(0);
-    hands
+    let (queues, mut all) = workers(receivers, &client(None).unwrap(), &still(), &outcomes);
+    let worker: DeliveryWorker = all.remove(0);
+    queues
         .hand_over(delivery(&"hook".into(), message(&incident(), Update::Fired), Time::from_epoch_s(AT)))
         .unwrap();
-    assert!(!hands.knows("nobody") && hands.knows("hook"));
-    drop(hands);
-    assert!(courier.run().await, "it is finished for good");
-    assert_eq!(results.recv().await.unwrap().outcome.result, Attempt::Sent);
+    let stranger = delivery(&"nobody".into(), message(&incident(), Update::Fired), Time::from_epoch_s(AT));
+    assert!(queues.hand_over(stranger).is_err(), "there is no such receiver");
+    drop(queues);
+    assert!(worker.run().await, "it is finished for good");
+    assert_eq!(results.recv().await.unwrap().outcome.result, DeliveryResult::Sent);
 }
 
 #[tokio::test]
@@ -181,10 +188,10 @@ async fn slack_gets_its_blocks() {
     let double = Double::default();
     let address = double.listen().await;
     let slack = Means::Slack { url: Secret::new(format!("http://{address}/services/T0/B0/key")) };
-    let (hands, mut results) = start(vec![Receiver::new("team", slack)], &still());
+    let (queues, mut results) = start(vec![Receiver::new("team", slack)], &still());
     let due = delivery(&"team".into(), message(&incident(), Update::Verdict), Time::from_epoch_s(AT));
-    hands.hand_over(due).unwrap();
-    assert_eq!(next(&mut results).await.result, Attempt::Sent);
+    queues.hand_over(due).unwrap();
+    assert_eq!(next(&mut results).await.result, DeliveryResult::Sent);
     assert_eq!(double.bodies()[0]["blocks"][0]["type"], "header");
 }
 
@@ -205,17 +212,17 @@ async fn a_command_reads_the_message_and_its_whole_group_dies_at_the_timeout() {
         )
     };
     let missing = Receiver::new("missing", Means::Command { argv: vec!["no-such-program-here".into()] });
-    let (hands, mut results) = start(vec![writes, hangs, missing], &still());
+    let (queues, mut results) = start(vec![writes, hangs, missing], &still());
     for name in ["writes", "hangs", "missing"] {
         let due = delivery(&name.into(), message(&incident(), Update::Captured), Time::from_epoch_s(AT));
-        hands.hand_over(due).unwrap();
+        queues.hand_over(due).unwrap();
     }
     for _ in 0..3 {
         let outcome = next(&mut results).await;
         match (&*outcome.receiver, outcome.result) {
-            ("writes", result) => assert_eq!(result, Attempt::Sent),
-            ("hangs", Attempt::Again { why, .. }) => assert_eq!(why, "no answer within 0.3 s"),
-            ("missing", Attempt::Again { why, .. }) => {
+            ("writes", result) => assert_eq!(result, DeliveryResult::Sent),
+            ("hangs", DeliveryResult::Retry { why, .. }) => assert_eq!(why, "no answer within 0.3 s"),
+            ("missing", DeliveryResult::Retry { why, .. }) => {
                 assert!(why.contains("no-such-program-here cannot be started"), "{why}");
             }
             other => panic!("{other:?}"),
@@ -239,14 +246,14 @@ async fn a_command_reads_the_message_and_its_whole_group_dies_at_the_timeout() {
 async fn nothing_more_is_sent_before_the_outbox_knows_what_became_of_the_last_message() {
     let double = Double::default();
     let address = double.listen().await;
-    let (hands, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &still());
+    let (queues, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &still());
     let now = Time::from_epoch_s(AT);
     for update in [Update::Fired, Update::Captured] {
-        hands.hand_over(delivery(&"hook".into(), message(&incident(), update), now)).unwrap();
+        queues.hand_over(delivery(&"hook".into(), message(&incident(), update), now)).unwrap();
     }
     let first = results.recv().await.unwrap();
     // While it was on its way, the outbox offered it again.
-    hands.hand_over(delivery(&"hook".into(), message(&incident(), Update::Fired), now)).unwrap();
+    queues.hand_over(delivery(&"hook".into(), message(&incident(), Update::Fired), now)).unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(double.bodies().len(), 1);
     drop(first);

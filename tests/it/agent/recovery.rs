@@ -106,7 +106,7 @@ async fn left_open(stage: Stage) -> RunningDouble {
         attempt: grant.attempt.id.clone(),
         incident: "left".into(),
         target: "server".into(),
-        means: OpenMethod::Http(request.clone()),
+        method: OpenMethod::Http(request.clone()),
         sent_at: now,
         granted: false,
     };
@@ -192,7 +192,7 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
         attempt: format!("i1/{number}"),
         incident: "i1".into(),
         target: "server".into(),
-        means: OpenMethod::Command { group: None },
+        method: OpenMethod::Command { group: None },
         sent_at: now,
         granted: true,
     };

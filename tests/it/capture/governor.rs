@@ -146,7 +146,7 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                 if witness.incidents.remove(&firing).is_some() {
                     witness.captured.remove(&firing);
                     let (rule, target) = (format!("rule{rule}"), format!("server{target}"));
-                    state.over(&rule, &target, &words, now).expect("writable");
+                    state.end_firing(&rule, &target, &words, now).expect("writable");
                 }
             }
             Step::Restart => {
@@ -231,7 +231,7 @@ fn begin(state: &State, attempt: &Attempt) {
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
-        means: OpenMethod::Command { group: None },
+        method: OpenMethod::Command { group: None },
         sent_at: attempt.at,
         granted: true,
     };

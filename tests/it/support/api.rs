@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use skewtrap::act::notify::Secret;
-use skewtrap::act::notify::client::client;
 use skewtrap::agent::clock::wall_time;
+use skewtrap::http::Secret;
+use skewtrap::http::client::client;
 use skewtrap::serve::metrics::Metrics;
-use skewtrap::serve::{Answer, ApiContext, Ask, Command, ServeConfig, Server};
+use skewtrap::serve::{Action, Answer, ApiContext, ApiServer, Command, ServeConfig};
 use skewtrap_core::message::sample;
 use skewtrap_core::signal::source::SourceState;
 use skewtrap_core::status::{RankStatus, RuleStatus, SignalStatus, SourceStatus, Status, TargetStatus};
@@ -21,7 +21,7 @@ pub struct Agent {
     pub api: SocketAddr,
     pub probes: Option<SocketAddr>,
     pub status: watch::Sender<Arc<Status>>,
-    pub asked: Arc<Mutex<Vec<Ask>>>,
+    pub asked: Arc<Mutex<Vec<Action>>>,
     pub dir: tempfile::TempDir,
     pub cancel: CancellationToken,
     pub http: reqwest::Client,
@@ -37,7 +37,7 @@ pub fn config(dir: &Path) -> ServeConfig {
     }
 }
 
-pub fn doors(status: watch::Receiver<Arc<Status>>, commands: mpsc::Sender<Command>) -> ApiContext {
+pub fn context(status: watch::Receiver<Arc<Status>>, commands: mpsc::Sender<Command>) -> ApiContext {
     ApiContext { status, commands, metrics: Arc::new(Metrics::default()) }
 }
 
@@ -57,12 +57,12 @@ impl Agent {
         let kept = asked.clone();
         tokio::spawn(async move {
             while let Some(command) = incoming.recv().await {
-                let answer = answer_to(&command.ask);
-                kept.lock().unwrap().push(command.ask);
+                let answer = answer_to(&command.action);
+                kept.lock().unwrap().push(command.action);
                 let _ = command.answer.send(answer);
             }
         });
-        let server = Server::bind(&config, doors(shown, commands)).await.0;
+        let server = ApiServer::bind(&config, context(shown, commands)).await.0;
         let (api, probes) = (server.address().unwrap(), server.metrics_address());
         let cancel = CancellationToken::new();
         tokio::spawn(server.run(cancel.clone()));
@@ -91,18 +91,18 @@ impl Drop for Agent {
     }
 }
 
-pub fn answer_to(ask: &Ask) -> Answer {
+pub fn answer_to(ask: &Action) -> Answer {
     match ask {
-        Ask::Capture(request) if request.target.as_deref() == Some("gone") => {
+        Action::Capture(request) if request.target.as_deref() == Some("gone") => {
             Answer::Missing { why: "there is no target named gone".into() }
         }
-        Ask::Capture(request) if request.reason.as_deref() == Some("again") => {
+        Action::Capture(request) if request.reason.as_deref() == Some("again") => {
             Answer::Refused { why: "a window was open 12 s ago; the next may open in 588 s".into() }
         }
-        Ask::Capture(_) => {
-            Answer::Done { said: "a window opens".into(), incident: Some("20261124T1-manual".into()) }
+        Action::Capture(_) => {
+            Answer::Done { message: "a window opens".into(), incident: Some("20261124T1-manual".into()) }
         }
-        _ => Answer::Done { said: "done".into(), incident: None },
+        _ => Answer::Done { message: "done".into(), incident: None },
     }
 }
 

@@ -53,6 +53,7 @@ pub fn check_nsight(path: PathBuf) {
     let pids =
         [(742, 0), (743, 1), (744, 2), (745, 3)].map(|(pid, dp)| (pid, Rank::dp(dp))).into_iter().collect();
     let rank_overrides = RankOverrides { pids, ..RankOverrides::default() };
-    let c = run(&CompareRequest { paths: vec![path], rank_overrides, ..CompareRequest::default() }, &|_| {}).expect("it compares");
+    let c = run(&CompareRequest { paths: vec![path], rank_overrides, ..CompareRequest::default() }, &|_| {})
+        .expect("it compares");
     assert_eq!(named(&c), attention_of("DP1"));
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use skewtrap::act::notify::client::client;
-use skewtrap::act::notify::courier::{Couriers, Now, couriers};
-use skewtrap::act::notify::{Means, Outcome, Receiver, Report, Secret};
+use skewtrap::act::notify::worker::{DeliveryQueues, Now, workers};
+use skewtrap::act::notify::{DeliveryOutcome, DeliveryReport, Means, Receiver};
+use skewtrap::http::Secret;
+use skewtrap::http::client::client;
 use skewtrap_core::incident::Incident;
 use skewtrap_core::message::{Message, Origin, Update, sample};
 use skewtrap_trace::time::Time;
@@ -77,10 +78,10 @@ impl Double {
     }
 }
 
-/// Starts the couriers; the last value receives what came of each attempt.
-pub fn start(receivers: Vec<Receiver>, now: &Now) -> (Couriers, mpsc::Receiver<Report>) {
+/// Starts the workers; the last value receives what came of each attempt.
+pub fn start(receivers: Vec<Receiver>, now: &Now) -> (DeliveryQueues, mpsc::Receiver<DeliveryReport>) {
     let (outcomes, results) = mpsc::channel(64);
-    let (hands, all) = couriers(receivers, &client(None).unwrap(), now, &outcomes);
+    let (hands, all) = workers(receivers, &client(None).unwrap(), now, &outcomes);
     for courier in all {
         tokio::spawn(async move { courier.run().await });
     }
@@ -92,7 +93,7 @@ pub fn webhook(name: &str, url: &str) -> Receiver {
     Receiver::new(name, Means::Webhook { url: Secret::new(url), signing_key: key, bearer: None })
 }
 
-pub async fn next(results: &mut mpsc::Receiver<Report>) -> Outcome {
+pub async fn next(results: &mut mpsc::Receiver<DeliveryReport>) -> DeliveryOutcome {
     tokio::time::timeout(Duration::from_secs(20), results.recv())
         .await
         .expect("in time")

@@ -1,7 +1,7 @@
 //! A message as alerts of Alertmanager's v2 API (`POST /api/v2/alerts`).
 //!
 //! Every update of an incident is the same alert (the same labels, so the same fingerprint) with
-//! newer annotations; resolving sets its end. PagerDuty, e-mail and the rest lie behind Alertmanager.
+//! newer annotations; resolving sets its end. Alertmanager forwards to PagerDuty, e-mail and others.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use super::Message;
 use super::words::rank_name;
 use skewtrap_trace::time::Time;
 
-/// Without an end Alertmanager resolves an alert after its `resolve_timeout` (5 minutes), while the
-/// rule still fires; an incident that nobody resolves for a week has lost its agent.
-pub const LASTS_AT_MOST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The end of an alert that still fires. Without one, Alertmanager would resolve it after its
+/// `resolve_timeout` (5 minutes); an incident that is open for longer than this has lost its agent.
+pub const LONGEST_ALERT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// One alert.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
     /// Its identity.
     pub labels: BTreeMap<String, String>,
-    /// What it says.
+    /// Its facts and title.
     pub annotations: BTreeMap<String, String>,
     /// When the rule fired, RFC 3339.
     #[serde(rename = "startsAt")]
@@ -34,11 +34,11 @@ pub struct Alert {
     pub generator_url: String,
 }
 
-/// The alerts to post: one.
+/// The alerts to post for a message: always one.
 pub fn alerts(message: &Message) -> Vec<Alert> {
     let incident = &message.incident;
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
-    // What the incident is comes last: a rule's own label must not take its place.
+    // The incident's own labels come last, so that a label of the rule cannot replace them.
     for (name, value) in incident.labels.0.iter().chain(&incident.group.0) {
         labels.insert(label_name(name), value.to_string());
     }
@@ -50,7 +50,7 @@ pub fn alerts(message: &Message) -> Vec<Alert> {
         ("incident", incident.id.to_string()),
     ];
     labels.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value)));
-    // An empty value means "absent" to Alertmanager, and some versions refuse it.
+    // To Alertmanager an empty value means that the label is absent, and some versions refuse it.
     labels.retain(|_, value| !value.is_empty());
 
     let mut annotations: BTreeMap<String, String> = message
@@ -71,7 +71,7 @@ pub fn alerts(message: &Message) -> Vec<Alert> {
         labels,
         annotations,
         starts_at: rfc3339(incident.fired_at),
-        ends_at: rfc3339(incident.resolved_at.unwrap_or(incident.fired_at + LASTS_AT_MOST)),
+        ends_at: rfc3339(incident.resolved_at.unwrap_or(incident.fired_at + LONGEST_ALERT)),
         generator_url: message.page.clone().unwrap_or_default(),
     }]
 }

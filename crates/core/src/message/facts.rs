@@ -1,36 +1,37 @@
-//! The ten questions that every message answers, a sentence each.
+//! The facts of a message: answers to the same ten questions, a sentence each.
 
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
 use super::words::{bytes, deviation_bound, figure, rank_name, seconds, utc};
 use crate::capture::captured::{Captured, Quality};
-use crate::finding::Finding;
+use crate::finding::{Finding, Statistic};
 use crate::incident::{CaptureOutcome, Escalation, Incident};
 use crate::signal::sample::ShownBy;
 use skewtrap_trace::labels::Labels;
 
-/// Members shown in a line; the others are counted.
+/// How many members are listed; the others are counted.
 const MEMBERS_SHOWN: usize = 8;
-/// Evidence is one line of at most this many characters.
+/// The longest evidence, in characters.
 const EVIDENCE_CHARS: usize = 300;
 
-/// What a person needs, a sentence each. No field is ever empty.
+/// What a person needs to know, a sentence each. Only `how_much` may be empty: a capture that somebody
+/// requested has no statistic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// Which rule, how bad, and what it says.
     pub rule: String,
     /// The estimated onset, its error, when the rule fired and cleared.
     pub since: String,
-    /// Who, in which group.
+    /// The rank at fault, and its group.
     pub rank: String,
     /// The statistic, its bound, every member's value.
     pub how_much: String,
-    /// The line or sample that first shows it.
+    /// The log line or sample that first shows the deviation.
     pub evidence: String,
     /// What was captured, or why not.
     pub capture: String,
-    /// What comparing the ranks said.
+    /// The result of comparing the ranks.
     pub verdict: String,
     /// What the window cost the server.
     pub cost: String,
@@ -57,9 +58,9 @@ impl Facts {
         }
     }
 
-    /// Names and sentences, in the order in which people read them.
-    pub fn lines(&self) -> [(&'static str, &str); 10] {
-        [
+    /// The names and sentences that are not empty, in reading order.
+    pub fn lines(&self) -> Vec<(&'static str, &str)> {
+        let all: [(&'static str, &str); 10] = [
             ("rule", &self.rule),
             ("since", &self.since),
             ("rank", &self.rank),
@@ -70,7 +71,8 @@ impl Facts {
             ("cost", &self.cost),
             ("bundle", &self.bundle),
             ("open", &self.open),
-        ]
+        ];
+        all.into_iter().filter(|(_, sentence)| !sentence.is_empty()).collect()
     }
 }
 
@@ -106,8 +108,12 @@ fn rank(incident: &Incident) -> String {
     )
 }
 
-/// The blamed member first, then the others in their order.
+/// The statistic with its bound, then the blamed member, then the others in their order. Empty for a
+/// finding without a statistic.
 fn how_much(finding: &Finding) -> String {
+    if finding.statistic == Statistic::Other || finding.signal.is_empty() {
+        return String::new();
+    }
     let (blamed, others): (Vec<_>, Vec<_>) = finding.members.iter().partition(|m| m.rank == finding.rank);
     let shown: Vec<String> = blamed
         .into_iter()
@@ -122,7 +128,7 @@ fn how_much(finding: &Finding) -> String {
     format!("{}: {}{more}", deviation_bound(finding), shown.join(", "))
 }
 
-/// The line that showed it, or the sample, or else the numbers.
+/// The log line that showed the deviation, else the sample, else the numbers.
 fn evidence(finding: &Finding) -> String {
     let numbers = finding.evidence.as_deref();
     let text = match &finding.shown_by {
@@ -146,17 +152,17 @@ fn one_line(text: &str) -> String {
     }
 }
 
-/// The last capture, and what it has to do with those before.
+/// The last capture, and its relation to those before.
 fn captures(incident: &Incident) -> String {
     let mut text = capture(&incident.capture);
     let window = incident.window();
-    if let Some(Escalation { at, times_bound, window: wished, refused, .. }) = &incident.worse {
+    if let Some(Escalation { at, times_bound, window: requested, refused, .. }) = &incident.worse {
         let worse = format!("it got worse, {} times its bound at {}", figure(*times_bound), utc(*at));
         match refused {
-            Some(refused) if *wished > window => {
+            Some(refused) if *requested > window => {
                 text += &format!("; {worse}, and was not captured again: {}", refused.why);
             }
-            None if *wished == window => text = format!("{worse}, and was captured again: {text}"),
+            None if *requested == window => text = format!("{worse}, and was captured again: {text}"),
             _ => {}
         }
     }
@@ -225,23 +231,23 @@ fn verdict(incident: &Incident) -> String {
     .into()
 }
 
-/// What the last capture cost, and all of them together.
+/// The cost of the last capture, and of all together.
 fn costs(incident: &Incident) -> String {
     let stalled: f64 = incident.captures().filter_map(CaptureOutcome::captured).map(|c| c.stall_s).sum();
-    // What a restart found captured already has its first capture when it got worse.
+    // After a restart, an incident that is captured already can have its first capture when it got worse.
     let is_first = incident.window() == 1 && incident.worse_of(1).is_none();
-    let wished = if is_first { "the rule fired" } else { "it had got worse" };
-    let last = cost(&incident.capture, wished);
+    let reason = if is_first { "the rule fired" } else { "it had got worse" };
+    let last = cost(&incident.capture, reason);
     match incident.window() {
         1 => last,
         count => format!("{last}; {count} captures cost {} together", seconds(stalled)),
     }
 }
 
-fn cost(outcome: &CaptureOutcome, wished: &str) -> String {
+fn cost(outcome: &CaptureOutcome, reason: &str) -> String {
     match outcome {
         CaptureOutcome::Done(c) | CaptureOutcome::Failed { captured: Some(c), .. } => format!(
-            "{} of serving; the window began {} after {wished} and was open {}",
+            "{} of serving; the window began {} after {reason} and was open {}",
             seconds(c.stall_s),
             seconds(c.start_delay_s),
             seconds(c.open_s)
@@ -262,7 +268,7 @@ fn bundle(incident: &Incident, host: &str) -> String {
 
 fn open(incident: &Incident) -> String {
     let window = incident.window();
-    // A bundle with several captures is compared one by one.
+    // The captures of a bundle are compared one by one.
     let (number, traces) = match window {
         1 => (String::new(), String::new()),
         n => (format!("-{n}"), format!("/traces-{n}")),

@@ -1,17 +1,16 @@
-//! An incident as it might have been: what `skewtrap notify-test` sends, and the docs show.
+//! A made-up incident, for `skewtrap notify-test`, the documentation and tests.
 
 use crate::capture::captured::{Captured, CapturedFile, Quality};
-use crate::finding::Side;
-use crate::finding::{Finding, MemberValue};
+use crate::finding::{Finding, MemberValue, Side};
 use crate::incident::{CaptureOutcome, Incident, IncidentState, VerdictNote};
 use crate::rule::{Severity, Statistic};
-use crate::signal::sample::ShownBy;
-use crate::signal::sample::Source;
+use crate::signal::sample::{ShownBy, Source};
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-/// A resolved incident whose rule fired at `fired_at`: DP2 of four held five times its peers' load.
+/// A captured and compared incident that fired at `fired_at`: DP2 of four ranks has five times the load
+/// of its peers.
 pub fn sample(fired_at: Time) -> Incident {
     let onset = fired_at - std::time::Duration::from_millis(4_200);
     let values = [9.0, 10.0, 46.0, 8.0];

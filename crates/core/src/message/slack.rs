@@ -5,20 +5,20 @@ use serde_json::{Value, json};
 use super::{Message, Update};
 use crate::rule::Severity;
 
-/// Slack refuses a header beyond this.
+/// The longest header that Slack accepts.
 const HEADER_CHARS: usize = 150;
-/// Slack refuses a section beyond 3000; what one of our facts may fill of it.
+/// The longest fact: Slack accepts 3000 characters in a section, which holds up to five facts.
 const FACT_CHARS: usize = 600;
 
-/// The body to post. An incoming webhook cannot reply in a thread: the context line carries the
-/// incident's id, by which the messages of one story are found.
+/// The body to post. An incoming webhook cannot reply in a thread, so the context line has the
+/// incident's id, by which all messages of an incident can be found.
 pub fn slack(message: &Message) -> Value {
     let title = format!("{}{}", mark(message), message.title);
     let facts: Vec<String> = message
         .facts
         .lines()
         .iter()
-        .filter(|(name, _)| tells(message.update, name))
+        .filter(|(name, _)| is_shown(message.update, name))
         .map(|(name, text)| format!("*{name}*  {}", escaped(&cut(text, FACT_CHARS))))
         .collect();
     let mut blocks = vec![
@@ -40,8 +40,8 @@ fn section(lines: &[String]) -> Value {
     json!({"type": "section", "text": {"type": "mrkdwn", "text": lines.join("\n")}})
 }
 
-/// The rule's sentence was told when it fired; later messages of the story leave it out.
-fn tells(update: Update, name: &str) -> bool {
+/// The rule is described in the first message of an incident only.
+fn is_shown(update: Update, name: &str) -> bool {
     update == Update::Fired || name != "rule"
 }
 

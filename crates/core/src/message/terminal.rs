@@ -1,4 +1,4 @@
-//! A message on standard output: a title and a line per fact.
+//! A message as text for standard output: a title and a line per fact.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 use super::{Message, Update};
 use crate::rule::Severity;
 
-/// The text, with styles for a terminal; `anstream` takes them out where there is none.
+/// The text with styles for a terminal; `anstream` removes them where there is none.
 pub fn terminal(message: &Message) -> String {
     let title = style(message);
     let dim = Style::new().dimmed();

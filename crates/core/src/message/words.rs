@@ -1,4 +1,4 @@
-//! How numbers, times, ranks and deviations read in a sentence.
+//! Formats numbers, times, ranks and deviations for sentences.
 
 use crate::finding::{Finding, Side, Statistic};
 use crate::incident::VerdictNote;
@@ -6,7 +6,7 @@ use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
 
-/// At most three decimals' worth of a number: `46`, `2.1`, `0.032`, `1520`.
+/// A number with about three significant digits: `46`, `2.1`, `0.032`, `1520`.
 pub fn figure(value: f64) -> String {
     let digits = match value.abs() {
         v if v >= 100.0 || v == 0.0 => 0,
@@ -18,7 +18,7 @@ pub fn figure(value: f64) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// A duration as people say it: `40 ms`, `3.2 s`, `12 min 5 s`.
+/// A duration in seconds as people write it: `40 ms`, `3.2 s`, `12 min 5 s`.
 pub fn seconds(value: f64) -> String {
     match value {
         v if v < 0.0995 => format!("{} ms", figure((v * 1e3).round())),
@@ -30,7 +30,7 @@ pub fn seconds(value: f64) -> String {
     }
 }
 
-/// `14.2 MB`, decimal.
+/// A number of bytes in decimal units: `14.2 MB`.
 pub fn bytes(count: u64) -> String {
     let count = count as f64;
     match count {
@@ -49,7 +49,7 @@ pub fn utc(at: Time) -> String {
     }
 }
 
-/// `DP2 TP0`; labels that are no rank as they are: `pod=a DP2`.
+/// A rank's name: `DP2 TP0`. Labels that are not of a rank are written as they are: `pod=a DP2`.
 pub fn rank_name(rank: &Labels) -> String {
     let mut words: Vec<String> = Vec::new();
     for (name, value) in &rank.0 {
@@ -62,7 +62,7 @@ pub fn rank_name(rank: &Labels) -> String {
     if words.is_empty() { "the engine".into() } else { words.join(" ") }
 }
 
-/// The headline: `DP2 has 2.1 times the mean load`.
+/// A finding as a headline: `DP2 has 2.1 times the mean load`.
 pub fn deviation(finding: &Finding) -> String {
     let (rank, signal, value) = (rank_name(&finding.rank), &finding.signal, figure(finding.value));
     match finding.statistic {
@@ -80,7 +80,7 @@ pub fn deviation(finding: &Finding) -> String {
     }
 }
 
-/// `max_over_mean of load is 2.1 (bound 1.5)`.
+/// A finding's statistic with its bound: `max_over_mean of load is 2.1 (bound 1.5)`.
 pub fn deviation_bound(finding: &Finding) -> String {
     format!(
         "{} of {} is {} (bound {})",
@@ -91,7 +91,7 @@ pub fn deviation_bound(finding: &Finding) -> String {
     )
 }
 
-/// The verdict's kind as a headline: `DP2 is a slow rank`.
+/// A verdict as a headline: `DP2 has more work than its peers`.
 pub fn verdict_kind(verdict: &VerdictNote) -> String {
     let rank = verdict.rank.as_ref().map_or_else(|| "a rank".into(), rank_name);
     match &*verdict.kind {

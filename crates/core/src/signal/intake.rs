@@ -15,7 +15,7 @@ use crate::signal::loads;
 use crate::signal::log_line::{LineContent, Profile};
 use crate::signal::log_reader::{Arrival, LogReader, MAX_LINE};
 use crate::signal::metrics::Metrics;
-use crate::signal::observation::{Observation, Problem, SourceId};
+use crate::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use crate::signal::pattern::Pattern;
 use crate::signal::sample::{Source, TargetId};
 use crate::signal::source::SourceStats;
@@ -86,7 +86,7 @@ pub struct Intake {
     zone: TimeZone,
     logs: BTreeMap<SourceId, LogReader>,
     names: BTreeMap<SourceId, Arc<str>>,
-    problems: BTreeMap<SourceId, Problem>,
+    problems: BTreeMap<SourceId, ReportedProblem>,
     stats: BTreeMap<SourceId, SourceStats>,
     patterns: Vec<Pattern>,
     metrics: Metrics,
@@ -130,7 +130,7 @@ impl Intake {
 
     /// What is wrong with a source now.
     pub fn problem_of(&self, source: SourceId) -> Option<&Problem> {
-        self.problems.get(&source)
+        self.problems.get(&source).and_then(ReportedProblem::current)
     }
 
     /// By how many seconds a log's stamps disagree with their arrival, when that cannot be right.
@@ -314,13 +314,9 @@ impl Intake {
         store: &mut SignalStore,
         step: &mut impl FnMut(&mut SignalStore, Time, IntakeStep<'_>),
     ) {
-        if !Problem::is_news(now.as_ref(), self.problems.get(&source)) {
-            return;
-        }
-        step(store, at, IntakeStep::Problem { target, source, problem: now.as_ref() });
-        match now {
-            Some(problem) => drop(self.problems.insert(source, problem)),
-            None => drop(self.problems.remove(&source)),
+        let reported = self.problems.entry(source).or_default();
+        if reported.changes_to(now) {
+            step(store, at, IntakeStep::Problem { target, source, problem: reported.current() });
         }
     }
 

@@ -226,10 +226,40 @@ pub enum Problem {
     Ended,
 }
 
-impl Problem {
-    /// Whether `now` is to be reported of a source of which `reported` was the last to be. A problem of
-    /// the same kind is not: its details may differ every second, and the operator knows of it.
-    pub fn is_news(now: Option<&Self>, reported: Option<&Self>) -> bool {
-        now.map(std::mem::discriminant) != reported.map(std::mem::discriminant)
+/// The problem that was last reported of a source, so that each change is reported once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReportedProblem(Option<Problem>);
+
+impl ReportedProblem {
+    /// The problem that was reported and still holds.
+    pub fn current(&self) -> Option<&Problem> {
+        self.0.as_ref()
+    }
+
+    /// Takes what is wrong now and returns whether to report it. A problem of the same kind as before
+    /// is not reported again, because its details (a count, a duration) may differ every second.
+    pub fn changes_to(&mut self, now: Option<Problem>) -> bool {
+        let is_change =
+            now.as_ref().map(std::mem::discriminant) != self.0.as_ref().map(std::mem::discriminant);
+        if is_change {
+            self.0 = now;
+        }
+        is_change
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_reported_when_its_kind_changes_and_when_it_ends() {
+        let long = |lines| Some(Problem::LongLines { path: "server.log".into(), lines });
+        let mut reported = ReportedProblem::default();
+        assert!(!reported.changes_to(None));
+        assert!(reported.changes_to(long(1)) && !reported.changes_to(long(2)));
+        assert_eq!(reported.current().cloned(), long(1));
+        assert!(reported.changes_to(Some(Problem::Ended)));
+        assert!(reported.changes_to(None) && reported.current().is_none());
     }
 }

@@ -205,7 +205,7 @@ impl Play {
             attempt: incident.clone(),
             incident: incident.clone(),
             target: name,
-            means: OpenMethod::Http(request.clone()),
+            method: OpenMethod::Http(request.clone()),
             sent_at: self.now,
             granted: false,
         };

@@ -1,14 +1,11 @@
-//! What must survive a crash: attempts, open windows, unfinished incidents, silences, the outbox. One SQLite database in the
-//! state folder, one agent at a time.
+//! What must survive a crash: attempts, open windows, unfinished incidents, silences and the outbox,
+//! in one SQLite database in the state folder, used by one agent at a time.
 //!
-//! An attempt is durable before its start is sent, so a crash loop refills no budget and leaves no
-//! window behind unnoticed. Everything else may lose its last moment to a power cut, but not to
-//! `kill -9`.
+//! An attempt is durable before its start is sent, so that a crash loop gets no new budget and no
+//! window stays open unnoticed. Everything else survives `kill -9`; a power cut may take its last
+//! moment. Bodies are JSON, so that a release can add a field without a migration.
 
-mod error;
 mod outbox;
-mod schema;
-mod silences;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::DirBuilderExt;
@@ -18,20 +15,21 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd, Ledger};
 use skewtrap_core::capture::plan::StartRequest;
 use skewtrap_core::incident::Record;
+use skewtrap_core::status::Silence;
 use skewtrap_trace::time::Time;
 
-pub use error::StateError;
 pub use outbox::OutboxRow;
 
-/// Attempts older than this are forgotten: no limit looks back further.
+/// Attempts older than this are deleted: no limit looks back further.
 const REMEMBERED: Duration = Duration::from_secs(90 * 86_400);
 
 const ATTEMPTS: &str = "SELECT body FROM attempts ORDER BY at, id";
-const KEEP: &str =
+const SAVE_INCIDENT: &str =
     "INSERT INTO incidents (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body";
 
 /// A window that is, or may be, open.
@@ -44,7 +42,8 @@ pub struct OpenWindow {
     /// The server's configured name.
     pub target: String,
     /// What opened it.
-    pub means: OpenMethod,
+    #[serde(rename = "means")]
+    pub method: OpenMethod,
     /// When the start was, or was to be, sent.
     pub sent_at: Time,
     /// Whether the start was answered with success.
@@ -71,6 +70,61 @@ pub enum OpenMethod {
     },
 }
 
+/// Why the state cannot be used.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Another agent uses it.
+    #[error(
+        "the state folder {folder} is in use by another skewtrap ({holder}); give each agent its own --state-dir, or stop the other one"
+    )]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+        /// The other process, as it wrote into the lock file.
+        holder: String,
+    },
+    /// The folder or its lock cannot be written.
+    #[error(
+        "the state folder {folder} cannot be used: {source}; it must be a folder that the agent can write to"
+    )]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// SQLite failed.
+    #[error("the state in {file} cannot be read or written: {source}")]
+    Database {
+        /// The database.
+        file: PathBuf,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// A row that this release cannot read.
+    #[error("a row of {table} in {file} cannot be read: {source}; it was written by another release")]
+    Row {
+        /// The database.
+        file: PathBuf,
+        /// The table.
+        table: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A database of a later release.
+    #[error(
+        "the state in {file} was written by a later release of skewtrap (layout {found}, this one knows {known}); run that one, or use another --state-dir"
+    )]
+    Newer {
+        /// The database.
+        file: PathBuf,
+        /// Its layout.
+        found: i64,
+        /// The newest layout that this release knows.
+        known: i64,
+    },
+}
+
 /// The state of one agent. Clones share it; the folder is free again when the last one is dropped.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -85,7 +139,7 @@ impl State {
     /// Opens the state in `folder`, which is made if need be.
     ///
     /// # Errors
-    /// Another agent has it, it cannot be written, or a later release wrote it.
+    /// Another agent uses it, it cannot be written, or a later release wrote it.
     pub fn open(folder: &Path) -> Result<Self, StateError> {
         let lock = lock(folder)?;
         let file = folder.join("state.sqlite");
@@ -94,8 +148,8 @@ impl State {
         Self::of(connection, file, Some(lock))
     }
 
-    /// A state that is forgotten with the process, where no folder can be written. It counts nothing
-    /// beyond a restart, so no window may be opened on the strength of it.
+    /// A state that ends with the process, for when no folder can be written. Limits counted in it do
+    /// not survive a restart, so no window may be opened with it.
     ///
     /// # Errors
     /// There is no memory for it.
@@ -107,7 +161,7 @@ impl State {
     }
 
     fn of(connection: Connection, file: PathBuf, lock: Option<File>) -> Result<Self, StateError> {
-        schema::prepare(&connection, &file)?;
+        prepare(&connection, &file)?;
         let agent: String = connection
             .query_row("SELECT value FROM meta WHERE name = 'agent'", [], |row| row.get(0))
             .map_err(|source| StateError::Database { file: file.clone(), source })?;
@@ -119,7 +173,7 @@ impl State {
         })
     }
 
-    /// Whether it is there after a restart: it is in a folder, not in memory alone.
+    /// Whether it survives a restart: it is in a folder, not only in memory.
     pub const fn outlives_restart(&self) -> bool {
         self.lock.is_some()
     }
@@ -138,7 +192,7 @@ impl State {
         Ok(attempts.into())
     }
 
-    /// Writes an attempt, its window and its incident, durably: a power cut after this forgets none.
+    /// Writes an attempt, its window and its incident. When this returns they survive a power cut.
     ///
     /// # Errors
     /// The database cannot be written: then the start must not be sent.
@@ -158,14 +212,14 @@ impl State {
             tx.prepare("INSERT INTO windows (attempt, body) VALUES (?1, ?2)")?
                 .execute(params![window.attempt, json(window)])?;
             if let Some(record) = record {
-                tx.prepare(KEEP)?.execute(params![&*record.incident.id, json(record)])?;
+                tx.prepare(SAVE_INCIDENT)?.execute(params![&*record.incident.id, json(record)])?;
             }
             Ok(())
         });
         written.map_err(|e| self.broken(e))
     }
 
-    /// Notes that something about an open window changed (it was granted).
+    /// Replaces what is known of an open window (its start was accepted).
     ///
     /// # Errors
     /// The database cannot be written.
@@ -173,7 +227,7 @@ impl State {
         self.execute("UPDATE windows SET body = ?2 WHERE attempt = ?1", params![window.attempt, json(window)])
     }
 
-    /// Books an attempt's end; its window is closed, or given up with the reason in `end`.
+    /// Records the end of an attempt: its window is closed, or given up with the reason in `end`.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -194,11 +248,11 @@ impl State {
         written.map_err(|e| self.broken(e))
     }
 
-    /// What fired is over: attempts at it are no marks any more for what fires after a restart.
+    /// Records that a firing is over: what fires after a restart is no longer compared with its attempts.
     ///
     /// # Errors
     /// The database cannot be read or written.
-    pub fn over(&self, rule: &str, target: &str, firing: &str, at: Time) -> Result<(), StateError> {
+    pub fn end_firing(&self, rule: &str, target: &str, firing: &str, at: Time) -> Result<(), StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(|e| self.broken(e))?;
         let bodies: Vec<String> = bodies_in(&transaction, ATTEMPTS).map_err(|e| self.broken(e))?;
@@ -223,7 +277,7 @@ impl State {
         self.bodies("windows", "SELECT body FROM windows ORDER BY attempt")
     }
 
-    /// Forgets attempts that no limit looks back to.
+    /// Deletes attempts that no limit looks back to.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -235,7 +289,7 @@ impl State {
         )
     }
 
-    /// Forgets attempts whose stamps lie after `now`: the clock was wrong when they were written.
+    /// Deletes attempts whose stamps lie after `now`: the clock was wrong when they were written.
     ///
     /// # Errors
     /// The database cannot be written.
@@ -246,28 +300,52 @@ impl State {
         )
     }
 
-    /// Keeps an incident until its bundle is complete: a crash in between loses neither.
+    /// Saves an incident until its bundle is complete, so that a crash in between does not lose it.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn keep(&self, record: &Record) -> Result<(), StateError> {
-        self.execute(KEEP, params![&*record.incident.id, json(record)])
+    pub fn save_incident(&self, record: &Record) -> Result<(), StateError> {
+        self.execute(SAVE_INCIDENT, params![&*record.incident.id, json(record)])
     }
 
     /// The incidents whose bundle may not be complete, in the order of their ids.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn records(&self) -> Result<Vec<Record>, StateError> {
+    pub fn unfinished_incidents(&self) -> Result<Vec<Record>, StateError> {
         self.bodies("incidents", "SELECT body FROM incidents ORDER BY id")
     }
 
-    /// The bundle has everything.
+    /// Deletes an incident whose bundle is complete.
     ///
     /// # Errors
     /// The database cannot be written.
-    pub fn forget(&self, incident: &str) -> Result<(), StateError> {
+    pub fn delete_incident(&self, incident: &str) -> Result<(), StateError> {
         self.execute("DELETE FROM incidents WHERE id = ?1", params![incident])
+    }
+
+    /// Replaces all silences by these: a restart of the agent must not end one.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn save_silences(&self, silences: &[Silence]) -> Result<(), StateError> {
+        let mut connection = self.lock();
+        let written = connection.transaction().and_then(|tx| {
+            tx.execute("DELETE FROM silences", [])?;
+            for silence in silences {
+                tx.execute("INSERT INTO silences (body) VALUES (?1)", params![json(silence)])?;
+            }
+            tx.commit()
+        });
+        written.map_err(|e| self.broken(e))
+    }
+
+    /// The silences that were saved; some may be over.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn silences(&self) -> Result<Vec<Silence>, StateError> {
+        self.bodies("silences", "SELECT body FROM silences ORDER BY rowid")
     }
 
     fn bodies<T: for<'de> Deserialize<'de>>(
@@ -306,14 +384,45 @@ impl State {
     }
 }
 
+/// The layout of the database: raised when an older release could not work with what this one writes.
+const LAYOUT: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+    INSERT OR IGNORE INTO meta VALUES ('agent', lower(hex(randomblob(16))));
+    CREATE TABLE IF NOT EXISTS attempts (id TEXT PRIMARY KEY, at INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS windows (attempt TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS incidents (id TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS silences (body TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS outbox (
+        key TEXT PRIMARY KEY, receiver TEXT NOT NULL, created INTEGER NOT NULL, due INTEGER NOT NULL,
+        attempts INTEGER NOT NULL, body BLOB NOT NULL
+    ) WITHOUT ROWID;
+";
+
+/// Creates the tables where they are missing.
+fn prepare(connection: &Connection, file: &Path) -> Result<(), StateError> {
+    let broken = |source| StateError::Database { file: file.to_owned(), source };
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(broken)?;
+    if found > LAYOUT {
+        return Err(StateError::Newer { file: file.to_owned(), found, known: LAYOUT });
+    }
+    // WAL: a reader (`skewtrap incidents` beside the agent) never blocks the writer.
+    let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 2000;";
+    connection.execute_batch(settings).map_err(broken)?;
+    connection
+        .execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;"))
+        .map_err(broken)
+}
+
 fn bodies_in(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
     connection.prepare(sql).and_then(|mut query| query.query_map([], |row| row.get(0))?.collect())
 }
 
-/// Takes the folder's lock, which the kernel gives back when the process ends, however it ends.
+/// Takes the folder's lock, which the kernel releases when the process ends, however it ends.
 fn lock(folder: &Path) -> Result<File, StateError> {
     let fail = |source| StateError::Folder { folder: folder.to_owned(), source };
-    // It holds messages and open windows: only its owner enters.
+    // Messages may hold what the users of the server wrote, so only the owner may enter.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
     let path = folder.join("lock");
     let file =

@@ -1,8 +1,8 @@
 //! Follows log files and standard input: the source of whole lines.
 //!
-//! `follow` reads, woken here by the file system's notices, and by a tick where there are none (a
-//! network mount, a writer on the other side of an overlay). Notices decide nothing but when to
-//! look. Reading happens on the blocking pool, so that a mount that hangs stops no other source.
+//! `follow` reads. It is woken here by the file system's notifications, and by a timer where there are
+//! none (a network mount, a writer on the other side of an overlay). Notifications decide only when to
+//! poll. Reading happens on the blocking pool, so that a mount that hangs stops no other source.
 
 mod cut;
 mod follow;
@@ -21,42 +21,42 @@ pub use self::cut::{Cutter, KEPT};
 pub use self::follow::{Follow, Polled};
 use super::Now;
 use skewtrap_core::signal::log_reader::Arrival;
-use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
+use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use skewtrap_core::signal::sample::{Source, TargetId};
 
-/// How long the reader sleeps at most.
+/// The longest time between two polls.
 const TICK: Duration = Duration::from_millis(250);
-/// Lines of one file at a time; then others have their turn.
+/// Bytes that one poll reads; then other sources have their turn.
 const BUDGET: usize = 1 << 20;
 
 /// One log.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Of which server.
+    /// The server that writes it.
     pub target: TargetId,
-    /// Which source.
+    /// The source's id.
     pub source: SourceId,
-    /// Where; `-` is standard input.
+    /// The file; `-` is standard input.
     pub path: PathBuf,
     /// Whether a file that is there already is read from its beginning.
     pub from_start: bool,
 }
 
-/// Follows a log until cancelled; whether it is finished for good (standard input ended, or nobody
-/// listens any more).
+/// Follows a log until cancelled, until standard input ends, or until nobody receives observations.
+/// Returns `true`: it is finished for good.
 pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: CancellationToken, now: Now) -> bool {
     if config.path.as_os_str() == "-" {
         return standard_input(config, tx, cancel, now).await;
     }
     let follow = Follow::new(&config.path, config.from_start);
-    let teller = Teller { config, tx, now, told: None };
+    let reporter = Reporter { config, tx, now, reported: ReportedProblem::default() };
     tokio::select! {
         () = cancel.cancelled() => true,
-        () = file(follow, teller) => true,
+        () = file(follow, reporter) => true,
     }
 }
 
-async fn file(mut follow: Follow, mut teller: Teller) {
+async fn file(mut follow: Follow, mut reporter: Reporter) {
     let (wake, mut woken) = mpsc::channel(1);
     let mut watch = Watch::new(wake);
     let mut ticks = tokio::time::interval(TICK);
@@ -70,7 +70,7 @@ async fn file(mut follow: Follow, mut teller: Teller) {
         follow = back;
         let is_missing = matches!(&polled, Ok(p) if p.is_missing);
         let more = matches!(&polled, Ok(p) if p.more);
-        if !teller.tell(lines, polled, follow.long_lines()).await {
+        if !reporter.report(lines, polled, follow.long_lines()).await {
             return;
         }
         if more {
@@ -91,27 +91,27 @@ fn poll(mut follow: Follow, tick: bool) -> (Follow, Vec<u8>, std::io::Result<Pol
     (follow, lines, polled)
 }
 
-/// The file system's notices; without them (limits, a mount that has none) there are ticks.
+/// The file system's notifications; without them (limits, a mount that has none) the timer suffices.
 struct Watch {
     watcher: Option<RecommendedWatcher>,
     folders: Vec<PathBuf>,
-    turns: u32,
+    ticks: u32,
 }
 
 impl Watch {
     fn new(wake: mpsc::Sender<()>) -> Self {
-        // One place in the channel: a notice that finds it full is told already.
-        let notice = move |_: notify::Result<notify::Event>| {
+        // The channel has one slot: when it is full, the reader is woken already.
+        let wake_reader = move |_: notify::Result<notify::Event>| {
             let _ = wake.try_send(());
         };
-        Self { watcher: notify::recommended_watcher(notice).ok(), folders: Vec::new(), turns: 0 }
+        Self { watcher: notify::recommended_watcher(wake_reader).ok(), folders: Vec::new(), ticks: 0 }
     }
 
-    /// Watches the folders in which something must change. Looked at once a second, and at every
-    /// tick while the file is missing: links can be turned, folders made.
+    /// Watches the folders in which something must change. They are determined anew once a second, and at
+    /// every tick while the file is missing, because links can be replaced and folders created.
     fn keep(&mut self, follow: &Follow, tick: bool, is_missing: bool) {
-        self.turns += u32::from(tick);
-        let is_due = self.folders.is_empty() || tick && (is_missing || self.turns.is_multiple_of(4));
+        self.ticks += u32::from(tick);
+        let is_due = self.folders.is_empty() || tick && (is_missing || self.ticks.is_multiple_of(4));
         let Some(watcher) = self.watcher.as_mut().filter(|_| is_due) else { return };
         let folders = follow.folders();
         if folders == self.folders {
@@ -127,17 +127,17 @@ impl Watch {
     }
 }
 
-/// Sends lines, and problems when they change.
-struct Teller {
+/// Sends lines, and the source's problem when it changes.
+struct Reporter {
     config: Config,
     tx: mpsc::Sender<Observation>,
     now: Now,
-    told: Option<Problem>,
+    reported: ReportedProblem,
 }
 
-impl Teller {
-    /// Whether anybody listens.
-    async fn tell(&mut self, lines: Vec<u8>, polled: std::io::Result<Polled>, long_lines: u64) -> bool {
+impl Reporter {
+    /// Returns whether anybody still receives observations.
+    async fn report(&mut self, lines: Vec<u8>, polled: std::io::Result<Polled>, long_lines: u64) -> bool {
         let path: Arc<str> = self.config.path.to_string_lossy().into();
         let (problem, is_backlog) = match polled {
             Err(e) => (Some(Problem::Unreadable { path, why: e.to_string() }), false),
@@ -155,15 +155,14 @@ impl Teller {
                 return false;
             }
         }
-        if !Problem::is_news(problem.as_ref(), self.told.as_ref()) {
+        if !self.reported.changes_to(problem.clone()) {
             return true;
         }
-        self.told = problem.clone();
         self.tx.send(Observation::State { target, source, kind: Source::Log, problem, at }).await.is_ok()
     }
 }
 
-/// Standard input is read on a thread of its own, because nothing can interrupt it.
+/// Standard input is read on a thread of its own, because a read of it cannot be interrupted.
 async fn standard_input(
     config: Config,
     tx: mpsc::Sender<Observation>,

@@ -1,8 +1,8 @@
 //! The agent's HTTP API, its own metrics and the status page.
 //!
-//! It reads what the agent published last ([`Status`], through a watch channel) and sends what
-//! people ask for as [`Command`]s; it decides nothing and holds no state of its own, so a client
-//! that hangs, floods or lies cannot reach the watching. docs/api.md has the paths.
+//! It reads what the agent published last ([`Status`], through a watch channel) and sends requests that
+//! change something to the agent's loop as [`Command`]s. It decides nothing and holds no state, so a
+//! client that hangs, floods or lies does not disturb the watching. docs/api.md lists the paths.
 
 mod access;
 mod api;
@@ -30,48 +30,48 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::access::Access;
-pub use self::control::{Answer, Ask, CaptureBody, Command};
+pub use self::control::{Action, Answer, CaptureBody, Command};
 use self::metrics::Metrics;
-use crate::act::notify::Secret;
+use crate::http::Secret;
 use skewtrap_core::status::Status;
 
-/// A request's body is at most this long.
+/// The largest body of a request, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
 /// How old the published status may be before `/healthz` says that the loop hangs.
 pub const HUNG_AFTER: Duration = Duration::from_secs(30);
 /// The default of `listen`.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
 
-/// Where to listen, and for whom.
+/// Where to listen, and who has access.
 #[derive(Clone, Debug)]
 pub struct ServeConfig {
     /// The API's and the page's address.
     pub listen: SocketAddr,
     /// A second address for `/healthz`, `/readyz` and `/metrics` only, without a token.
     pub metrics_listen: Option<SocketAddr>,
-    /// What changes anything needs it, and beyond loopback everything does. Without it nothing can be changed.
+    /// Needed for every change, and beyond loopback for everything. Without it nothing can be changed.
     pub token: Option<Secret>,
     /// Names, beside `localhost` and addresses, under which people reach the agent.
     pub hosts: Vec<String>,
-    /// The folder of the bundles; nothing outside it is ever served.
+    /// The folder of the bundles; no file outside it is ever served.
     pub incident_dir: PathBuf,
 }
 
-/// What the API is connected to.
+/// What connects the API with the agent.
 #[derive(Clone, Debug)]
 pub struct ApiContext {
     /// What the agent published last.
     pub status: watch::Receiver<Arc<Status>>,
-    /// What people ask of the agent.
+    /// Takes commands to the agent's loop.
     pub commands: mpsc::Sender<Command>,
     /// The counters.
     pub metrics: Arc<Metrics>,
 }
 
-/// Why an address is not served. The watching, and the other address, go on without it.
+/// Why an address is not served. The watching, and the other address, work without it.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address cannot be had.
+    /// The address cannot be bound.
     #[error("cannot listen on {address}: {source}; is another agent running? set `{key}` to another address")]
     Bind {
         /// The address.
@@ -81,7 +81,7 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
-    /// Everybody could read.
+    /// Without a token everybody could read.
     #[error(
         "`listen: {address}` is reachable from other machines and needs a token: set `token` (to \
          `{{ env: NAME }}` or `{{ file: PATH }}`), or listen on 127.0.0.1"
@@ -92,41 +92,41 @@ pub enum ServeError {
     },
 }
 
-/// What every handler sees.
+/// The state of all handlers.
 #[derive(Clone, Debug)]
 struct Shared {
-    doors: ApiContext,
+    context: ApiContext,
     incident_dir: Arc<PathBuf>,
-    alerts: Arc<inbound::Seen>,
+    alerts: Arc<inbound::HandledAlerts>,
 }
 
 impl Shared {
     fn status(&self) -> Arc<Status> {
-        self.doors.status.borrow().clone()
+        self.context.status.borrow().clone()
     }
 }
 
-/// Listening, not yet answering.
+/// A server that is bound to its addresses and does not answer yet.
 #[derive(Debug)]
-pub struct Server {
-    api: Option<Door>,
-    probes: Option<Door>,
+pub struct ApiServer {
+    api: Option<Endpoint>,
+    probes: Option<Endpoint>,
 }
 
-/// An address, and who answers there.
-type Door = (TcpListener, Router);
+/// A bound address and its routes.
+type Endpoint = (TcpListener, Router);
 
-impl Server {
-    /// Takes the addresses that can be had, and says what is wrong with the others: it is taken, or is
-    /// reachable from other machines while there is no token. Neither keeps the other from serving.
-    pub async fn bind(config: &ServeConfig, doors: ApiContext) -> (Self, Vec<ServeError>) {
+impl ApiServer {
+    /// Binds the addresses, and returns why one could not be served: it is taken, or it is reachable from
+    /// other machines and there is no token. One that fails does not affect the other.
+    pub async fn bind(config: &ServeConfig, context: ApiContext) -> (Self, Vec<ServeError>) {
         let shared =
-            Shared { doors, incident_dir: Arc::new(config.incident_dir.clone()), alerts: Arc::default() };
-        let mut troubles = Vec::new();
+            Shared { context, incident_dir: Arc::new(config.incident_dir.clone()), alerts: Arc::default() };
+        let mut errors = Vec::new();
         let api = match api_listener(config).await {
             Ok(listener) => Some((listener, api_router(shared.clone(), Access::new(config)))),
             Err(error) => {
-                troubles.push(error);
+                errors.push(error);
                 None
             }
         };
@@ -134,13 +134,13 @@ impl Server {
             Some(address) => match listener(address, "metrics_listen").await {
                 Ok(listener) => Some((listener, probes(shared))),
                 Err(error) => {
-                    troubles.push(error);
+                    errors.push(error);
                     None
                 }
             },
             None => None,
         };
-        (Self { api, probes }, troubles)
+        (Self { api, probes }, errors)
     }
 
     /// The API's address: the port is known where the configuration said 0.
@@ -159,12 +159,12 @@ impl Server {
     }
 }
 
-fn address_of(door: Option<&Door>) -> Option<SocketAddr> {
-    door.and_then(|(listener, _)| listener.local_addr().ok())
+fn address_of(endpoint: Option<&Endpoint>) -> Option<SocketAddr> {
+    endpoint.and_then(|(listener, _)| listener.local_addr().ok())
 }
 
-async fn answer(door: Option<Door>, cancel: CancellationToken) {
-    if let Some((listener, router)) = door {
+async fn answer(endpoint: Option<Endpoint>, cancel: CancellationToken) {
+    if let Some((listener, router)) = endpoint {
         listen::serve(listener, router, cancel).await;
     }
 }
@@ -186,7 +186,7 @@ fn probes(shared: Shared) -> Router {
         .route("/healthz", get(api::healthz))
         .route("/readyz", get(api::readyz))
         .route("/metrics", get(api::metrics))
-        .fallback(nowhere)
+        .fallback(not_found)
         .with_state(shared)
 }
 
@@ -217,23 +217,23 @@ fn api_router(shared: Shared, access: Access) -> Router {
         .route("/readyz", get(api::readyz))
         .route("/metrics", get(api::metrics))
         .nest("/api/v1", v1)
-        .fallback(nowhere)
+        .fallback(not_found)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(from_fn(page::guarded))
+        .layer(from_fn(page::security_headers))
         .layer(from_fn_with_state(Arc::new(access), access::admit))
-        .layer(from_fn_with_state(shared.doors.metrics.clone(), metrics::count))
+        .layer(from_fn_with_state(shared.context.metrics.clone(), metrics::count))
         .with_state(shared)
 }
 
-async fn nowhere() -> Problem {
-    Problem(StatusCode::NOT_FOUND, "there is nothing here; docs/api.md lists the paths".into())
+async fn not_found() -> ApiError {
+    ApiError(StatusCode::NOT_FOUND, "there is nothing here; docs/api.md lists the paths".into())
 }
 
 /// An error as every path gives it: `{"error": "a sentence"}`.
 #[derive(Debug)]
-struct Problem(StatusCode, String);
+struct ApiError(StatusCode, String);
 
-impl IntoResponse for Problem {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         (self.0, axum::Json(serde_json::json!({ "error": self.1 }))).into_response()
     }

@@ -1,9 +1,8 @@
-//! Recordings as the core sees a live server: logs, metrics pages and loads, plain or gzip, merged
-//! in the order of their times.
+//! Replays recordings (logs, metrics pages and loads, plain or gzip) as the observations of a live
+//! server, merged in the order of their times.
 //!
-//! One log alone is never looked into here: it goes through in large chunks, because reading is to
-//! cost nothing beside understanding. Only where several recordings must be merged are the lines'
-//! times read twice.
+//! A single log is passed on in large chunks and not parsed here, so that replay is as fast as the
+//! core's reading. Only where several recordings are merged are the times of lines read twice.
 
 mod log;
 mod pages;
@@ -26,13 +25,13 @@ use pages::{LoadsRecording, MetricsRecording};
 /// One recording.
 #[derive(Clone, Debug)]
 pub struct Input {
-    /// What it is of.
+    /// What it holds.
     pub format: Format,
-    /// Where; `-` is standard input.
+    /// The file; `-` is standard input.
     pub path: PathBuf,
-    /// Of which server.
+    /// The server it was recorded from.
     pub target: TargetId,
-    /// Which source of it.
+    /// The source of that server.
     pub source: SourceId,
 }
 
@@ -50,10 +49,10 @@ pub enum Format {
 /// Why a recording cannot be replayed.
 #[derive(Debug, Error)]
 pub enum ReplayError {
-    /// It is not there, or may not be read.
+    /// It does not exist, or cannot be read.
     #[error("cannot read {path}: {error}")]
     Io {
-        /// Which.
+        /// The recording.
         path: PathBuf,
         /// Why.
         error: io::Error,
@@ -63,7 +62,7 @@ pub enum ReplayError {
         "{path} breaks off in the middle of its gzip data: it was cut, or is still being written; what it holds up to there was read"
     )]
     Cut {
-        /// Which.
+        /// The recording.
         path: PathBuf,
     },
     /// Not a metrics recording.
@@ -71,17 +70,17 @@ pub enum ReplayError {
         "{path}: line {line} stands before any `#@ EPOCH`; a metrics recording is pages, each after such a line"
     )]
     NoEpoch {
-        /// Which.
+        /// The recording.
         path: PathBuf,
-        /// Where, from 1.
+        /// The line's number, from 1.
         line: u64,
     },
     /// Not a loads recording.
     #[error("{path}: line {line} is not `{{\"t\": EPOCH, \"body\": ...}}` ({why})")]
     NotLoads {
-        /// Which.
+        /// The recording.
         path: PathBuf,
-        /// Where, from 1.
+        /// The line's number, from 1.
         line: u64,
         /// What the parser says.
         why: String,
@@ -99,7 +98,7 @@ impl ReplayError {
     }
 }
 
-/// Recordings, being replayed.
+/// Recordings that are being replayed.
 #[derive(Debug)]
 pub struct Replay {
     streams: Vec<Stream>,
@@ -113,10 +112,10 @@ enum Stream {
 }
 
 impl Replay {
-    /// Opens the recordings. `zone` is that of the stamps of logs; it only matters for merging.
+    /// Opens the recordings. `zone` is the time zone of stamps in logs; it only matters for merging.
     ///
     /// # Errors
-    /// When one cannot be opened.
+    /// One cannot be opened.
     pub fn open(inputs: &[Input], zone: &TimeZone) -> Result<Self, ReplayError> {
         let stream = |input: &Input| {
             let opened = open(&input.path)?;
@@ -129,10 +128,10 @@ impl Replay {
         Ok(Self { streams: inputs.iter().map(stream).collect::<Result<_, _>>()? })
     }
 
-    /// What comes next; `None` at the end of all recordings.
+    /// The next observation; `None` at the end of all recordings.
     ///
     /// # Errors
-    /// When a recording cannot be read on, or is not what it should be.
+    /// A recording cannot be read on, or does not have its format.
     pub fn next_observation(&mut self) -> Result<Option<Observation>, ReplayError> {
         if let [Stream::Log(log)] = self.streams.as_mut_slice() {
             return log.chunk();
@@ -149,7 +148,7 @@ impl Replay {
         self.streams[first].take(until)
     }
 
-    /// Lines that were cut or damaged, which no observation has.
+    /// How many lines were cut or damaged, and are in no observation.
     pub fn dropped(&self) -> u64 {
         let dropped = |stream: &Stream| match stream {
             Stream::Log(log) => log.dropped(),
@@ -159,7 +158,7 @@ impl Replay {
         self.streams.iter().map(dropped).sum()
     }
 
-    /// Gives a chunk's buffer back, to be filled again.
+    /// Takes a chunk's buffer back, to reuse its memory.
     pub fn recycle(&mut self, buffer: Vec<u8>) {
         if let Some(Stream::Log(log)) = self.streams.first_mut() {
             log.recycle(buffer);
@@ -168,7 +167,7 @@ impl Replay {
 }
 
 impl Stream {
-    /// The time of what comes next.
+    /// The time of the next observation.
     fn head(&mut self) -> Result<Option<Time>, ReplayError> {
         match self {
             Self::Log(log) => log.head(),
@@ -177,7 +176,7 @@ impl Stream {
         }
     }
 
-    /// What comes next; of a log, all lines up to `until`.
+    /// The next observation; from a log, all lines up to `until`.
     fn take(&mut self, until: Option<Time>) -> Result<Option<Observation>, ReplayError> {
         match self {
             Self::Log(log) => log.lines_until(until),
@@ -187,10 +186,10 @@ impl Stream {
     }
 }
 
-/// Something to read.
+/// An opened recording, decompressed.
 pub(super) type Opened = Box<dyn BufRead + Send>;
 
-/// Opens a file, plain or gzip by its first bytes; `-` is standard input.
+/// Opens a file, plain or gzip according to its first bytes; `-` is standard input.
 fn open(path: &Path) -> Result<Opened, ReplayError> {
     let io = |error| ReplayError::Io { path: path.to_owned(), error };
     let raw: Box<dyn Read + Send> =

@@ -1,4 +1,5 @@
-//! CHANGES the world: windows, bundles, state, notifications. The only code that can hurt a server.
+//! Changes the world: profile windows, incident bundles, state, notifications. The only code that can
+//! hurt a server.
 
 pub mod bundle;
 pub mod command;
@@ -7,10 +8,8 @@ pub mod notify;
 pub mod nsys;
 pub mod profile;
 pub mod retention;
-mod sglang;
 pub mod state;
 pub mod systemd;
-mod vllm;
 
 /// A resolved incident, for the tests of this folder.
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! One way to speak HTTP to servers: rustls with bundled roots, no redirects, keys that are never
-//! printed. `observe` asks with it, `act` commands with it.
+//! HTTP to LLM servers: rustls with bundled roots, no redirects, keys that are never printed. `observe`
+//! reads through it, `act` sends profile calls through it.
 
 pub mod client;
 pub mod secret;
@@ -10,12 +10,12 @@ use reqwest::{Method, RequestBuilder};
 
 pub use self::secret::Secret;
 
-/// A server, as requests need it.
+/// An LLM server: its address, its keys and the clients for it.
 #[derive(Clone, Debug)]
 pub struct Server {
     client: reqwest::Client,
     /// For profile calls.
-    commander: reqwest::Client,
+    profile_client: reqwest::Client,
     base: Arc<str>,
     api_key: Option<Secret>,
     admin_api_key: Option<Secret>,
@@ -29,14 +29,15 @@ impl Server {
         api_key: Option<Secret>,
         admin_api_key: Option<Secret>,
     ) -> Self {
-        let commander = client.clone();
-        Self { client, commander, base: base.trim_end_matches('/').into(), api_key, admin_api_key }
+        let profile_client = client.clone();
+        Self { client, profile_client, base: base.trim_end_matches('/').into(), api_key, admin_api_key }
     }
 
-    /// The same server, whose profile calls go through `commander`: one that keeps no connection, for
-    /// a start on a connection that the server closes in that moment has an unknown end.
-    pub fn commanded_by(self, commander: reqwest::Client) -> Self {
-        Self { commander, ..self }
+    /// The same server with another client for profile calls. It should keep no idle connection (see
+    /// [`client::unpooled`]): if the server closes one while a start is sent on it, nobody knows whether
+    /// the profile was started.
+    pub fn with_profile_client(self, profile_client: reqwest::Client) -> Self {
+        Self { profile_client, ..self }
     }
 
     /// Its address, without a path.
@@ -44,21 +45,21 @@ impl Server {
         &self.base
     }
 
-    /// The port it listens on, by its address.
+    /// The port in its address, or the scheme's default.
     pub fn port(&self) -> Option<u16> {
         reqwest::Url::parse(&self.base).ok()?.port_or_known_default()
     }
 
-    /// A question: with `api_key`, where there is one.
+    /// A GET request, with `api_key` where there is one.
     pub fn get(&self, path: &str) -> RequestBuilder {
         self.request(&self.client, Method::GET, path, self.api_key.as_ref())
     }
 
-    /// A profile call: with `admin_api_key` where there is one, else with `api_key`; a server with
-    /// an admin key refuses the other there.
+    /// A POST request of the profiler, with `admin_api_key` where there is one, else with `api_key`: a server
+    /// with an admin key refuses the other one for profile calls.
     pub fn profile(&self, path: &str) -> RequestBuilder {
         let key = self.admin_api_key.as_ref().or(self.api_key.as_ref());
-        self.request(&self.commander, Method::POST, path, key)
+        self.request(&self.profile_client, Method::POST, path, key)
     }
 
     fn request(

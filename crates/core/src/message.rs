@@ -1,9 +1,9 @@
-//! What people are told about an incident: one message per incident and update.
+//! The messages about an incident: one for each of its updates.
 //!
-//! A [`Message`] is made once, is the JSON body of the webhook (docs/notifications.md), is kept in
-//! the outbox as it is, and is rendered for Slack, Alertmanager and a terminal from nothing else.
-//! Whatever the update, its [`Facts`] always answer the same ten questions, with "not yet" where
-//! that is the answer. What this does not do: decide who gets it (`act::notify`).
+//! A [`Message`] is created once. It is the JSON body of the webhook (docs/notifications.md), it is
+//! stored in the outbox unchanged, and Slack, Alertmanager and the terminal are rendered from it alone.
+//! Whatever the update, its [`Facts`] answer the same ten questions, with "not yet" where that is the
+//! answer. Who receives it is decided in `act::notify`.
 
 mod alertmanager;
 mod facts;
@@ -14,7 +14,7 @@ mod words;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::alertmanager::{Alert, LASTS_AT_MOST, alerts};
+pub use self::alertmanager::{Alert, LONGEST_ALERT, alerts};
 pub use self::facts::Facts;
 pub use self::sample::sample;
 pub use self::slack::slack;
@@ -56,12 +56,12 @@ impl Update {
     }
 }
 
-/// Where a message comes from: what an incident does not know of itself.
+/// The agent that sends a message: what is not part of the incident.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
     /// The host (in Kubernetes: the pod) that holds the bundle.
     pub host: String,
-    /// The agent's page as people reach it, without a slash at its end; `None` when there is none.
+    /// The address of the agent's page for people, without a slash at its end; `None` when there is none.
     pub page: Option<String>,
 }
 
@@ -87,14 +87,14 @@ pub struct Message {
     pub facts: Facts,
     /// The incident on the agent's page.
     pub page: Option<String>,
-    /// What a reader should know about the messages themselves (some were held back).
+    /// Remarks on the messages themselves (some were held back).
     pub notes: Vec<String>,
     /// The incident, as in `incident.json` and the API.
     pub incident: Incident,
 }
 
 impl Message {
-    /// The message that tells of `update`.
+    /// The message about `update`.
     pub fn of(incident: &Incident, update: Update, at: Time, origin: &Origin) -> Self {
         Self {
             schema_version: SCHEMA_VERSION,
@@ -117,8 +117,7 @@ impl Message {
     }
 }
 
-/// While a silence lasts nothing is told: what says that it fired and was refused for one, says so
-/// at its end.
+/// During a silence no message is sent. At its end the message that the rule fired follows, with a note.
 fn notes_of(incident: &Incident, update: Update) -> Vec<String> {
     let is_late =
         update == Update::Fired && incident.capture.refused().is_some_and(|r| *r.reason == *SILENCED);
@@ -128,8 +127,8 @@ fn notes_of(incident: &Incident, update: Update) -> Vec<String> {
         .collect()
 }
 
-/// The stable id of the message about `update`; what is about a further capture of the incident
-/// bears its number.
+/// The stable id of the message about `update`. A message about a further capture of the incident has
+/// that capture's number at its end.
 pub fn id_of(incident: &Incident, update: Update) -> String {
     let window = match update {
         Update::Fired | Update::Resolved => 1,
@@ -140,7 +139,7 @@ pub fn id_of(incident: &Incident, update: Update) -> String {
     if window > 1 { format!("{id}:{window}") } else { id }
 }
 
-/// `DP2 has 2.1 times the mean load of its peers on server (dp-load-skew)`, with what happened before it.
+/// `dp-load-skew: DP2 has 2.1 times the mean load on server`.
 fn title_of(incident: &Incident, update: Update) -> String {
     let (rule, target) = (&incident.rule, &incident.target);
     let rank = rank_name(&incident.finding.rank);
