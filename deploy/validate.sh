@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks everything in this folder as far as the machine allows; what it cannot check it says in a
-# line that begins with SKIPPED. Fails on the first thing that is wrong.
+# Checks everything in this folder as far as the machine allows; each check that cannot run prints a
+# line that begins with SKIPPED. Fails at the first error.
 set -euo pipefail
 cd "$(dirname "$0")"
 root=$(cd .. && pwd)

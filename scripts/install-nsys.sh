@@ -1,7 +1,7 @@
 #!/bin/sh
 # Unpacks a real nsys (Nsight Systems 2022.4.2, Debian's non-free section) into a folder, for the tests that
 # drive one. Installs nothing, and leaves the machine's apt configuration as it is: the non-free section is
-# asked through a private list of sources. Works without a GPU. Run it again: it does nothing.
+# read through a private list of sources. Works without a GPU. Run it again: it does nothing.
 #
 #   scripts/install-nsys.sh FOLDER     then: FOLDER/nsys --version
 set -eu
@@ -43,7 +43,7 @@ for package in "$work"/archives/*.deb; do
     dpkg -x "$package" "$work/root"
 done
 
-# nsys looks for its importer in ../host-linux-x64 of where it really lies, so links will not do.
+# nsys looks for its importer in ../host-linux-x64 of its real path, so symbolic links do not work.
 rm -rf "$folder/nsight"
 mkdir "$folder/nsight"
 mv "$work"/root/usr/lib/nsight-systems/host-linux-x64 "$folder/nsight/"

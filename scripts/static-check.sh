@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Whether the binary needs nothing but itself: a static build (of glibc here; the image's is musl) runs in
-# an empty folder as its whole world, as a user without rights. Takes a release build; needs root for chroot.
+# Checks that the binary needs no other file: a static build (of glibc here; the image's is musl) runs in
+# an empty folder as its root, as a user without rights. Takes a release build; needs root for chroot.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 host=$(rustc -vV | sed -n 's/^host: //p')

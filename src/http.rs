@@ -1,5 +1,5 @@
-//! HTTP to LLM servers: rustls with bundled roots, no redirects, keys that are never printed. `observe`
-//! reads through it, `act` sends profile calls through it.
+//! One way to speak HTTP to servers: rustls with bundled roots, no redirects, keys that are never
+//! printed. `observe` asks with it, `act` commands with it.
 
 pub mod client;
 pub mod secret;

@@ -9,18 +9,21 @@
 //!  PromQL    ─┘                               who)         └──────── state (SQLite)
 //! ```
 //!
-//! Four verbs, in the order in which data flows. A folder says what its code may do to the world:
+//! This package is the shell: everything that touches the world. Decisions and reports are in two pure
+//! crates, without a runtime, HTTP or a database in their manifests, and take `now`, bytes and writers
+//! as arguments.
 //!
-//! | folder | may |
+//! | where | what it may do |
 //! |---|---|
+//! | `skewtrap_core`  | decide: signals, rules, capture policy, incidents, messages; `now` is an argument |
+//! | `skewtrap_trace` | read traces, compare ranks, report; writes to an `impl Write` that it is given |
 //! | [`observe`] | read files, sockets and clocks; change nothing |
-//! | [`decide`]  | nothing: pure, `now` is an argument |
-//! | [`act`]     | change the world; the only code that can hurt a server |
-//! | [`explain`] | nothing: pure, writes to an `impl Write` it is given |
+//! | [`act`]     | change the world; the only code that can harm a server |
+//! | [`agent`]   | run: the loop, the clock and the tasks |
+//! | [`serve`]   | show the agent's state over HTTP |
 //!
-//! [`agent`] owns the loop, the clock and the tasks; [`serve`] shows its state over HTTP; [`cli`]
-//! is one file per subcommand; [`http`] is how servers are spoken to; [`config`] turns YAML into types; [`demo`] is a double of the
-//! engines. `tests/it/borders.rs` and `clippy.toml` hold these borders.
+//! [`cli`] has one file per subcommand, [`http`] is the client for servers, [`config`] turns YAML into
+//! types, and [`demo`] simulates the engines.
 
 pub mod act;
 pub mod agent;

@@ -1,4 +1,4 @@
-//! Parse, call one command, print the error and what to do, exit status.
+//! Parses the command line, runs one command, prints its error, and sets the exit status.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-"""check.py KUBERNETES-VALIDATE FILE...: the rendered manifests against the schemas of several Kubernetes
+"""check.py KUBERNETES-VALIDATE FILE...: checks the rendered manifests against the schemas of several Kubernetes
 versions, and what no schema knows: that the agent is a native sidecar, that nothing of it can keep the
 server from serving, that both containers see the same folders as the same user."""
 import subprocess

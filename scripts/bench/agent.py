@@ -1,4 +1,4 @@
-"""What the agent costs while nothing happens, and how fast it tells when something does, side by side
+"""What the agent costs while nothing happens, and how fast it notifies when something does, side by side
 with Prometheus and Alertmanager at their tightest settings in the same run.
 
     cargo build --release
@@ -72,7 +72,7 @@ class Exporter:
 
 
 class Hook:
-    """Takes messages and when they came: ours by `update`, Alertmanager's by `status`."""
+    """Collects messages with their arrival times: ours by `update`, Alertmanager's by `status`."""
 
     def __init__(self):
         self.came = []

@@ -73,7 +73,7 @@ def peer_hta(folder, _tools):
 
 
 def install(tools):
-    """The peers, with pip, once."""
+    """Installs the tools to compare with, by pip, once."""
     python = tools / "venv/bin/python"
     if not (tools / "sglang" / MERGER).exists():
         print("installing the peers with pip ...", file=sys.stderr)

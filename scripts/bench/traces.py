@@ -86,7 +86,7 @@ def head(rank, told):
 
 
 def events(rank, row, layer, at, cpu_us, number, told):
-    """A kernel as the profiler shows it: the frame, the operator, the launch, the arrow, the kernel."""
+    """The events of a kernel as the profiler writes them: frame, operator, launch, flow arrow, kernel."""
     (start, dur), (name, _, operator, kind) = row, KERNELS[at]
     cpu, stream, start = 4000 + rank, 20 if kind == ALL_REDUCE else 7, T0_US + start
     extra = ""

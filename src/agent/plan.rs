@@ -13,7 +13,7 @@ use crate::act::notify::{Receiver, StormCap};
 use crate::config::file::{Config, Keep};
 use crate::config::receiver as configured;
 use crate::config::signal::OwnSource;
-use crate::config::target::{RoleText, Target};
+use crate::config::target::Target;
 use crate::http::{Secret, Server, client};
 use crate::observe::{poll, promql, tail};
 use skewtrap_core::capture::CaptureSpec;
@@ -21,7 +21,6 @@ use skewtrap_core::capture::admit::Policy;
 use skewtrap_core::capture::governor::{Budget, Ledger};
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::rule::Rule;
-use skewtrap_core::signal::metrics::Role;
 use skewtrap_core::signal::observation::SourceId;
 use skewtrap_core::signal::pattern::Pattern;
 use skewtrap_core::signal::sample::{Source, TargetId};
@@ -206,14 +205,9 @@ pub fn patterns_of(config: &Config) -> Vec<Pattern> {
 }
 
 fn watched(target: &Target) -> WatchedTarget {
-    let role = target.role.map(|role| match role {
-        RoleText::Unified => Role::Unified,
-        RoleText::Prefill => Role::Prefill,
-        RoleText::Decode => Role::Decode,
-    });
     WatchedTarget {
         name: target.name.clone(),
-        role,
+        role: target.role,
         group: target.group.clone(),
         sees_log: !target.logs.is_empty(),
     }

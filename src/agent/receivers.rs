@@ -4,11 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::act::notify::{Means, Receiver, Route};
-use crate::config::receiver::{self as configured, UpdateText};
+use crate::config::receiver as configured;
 use crate::config::secret::{Address, SecretRef};
 use crate::http::Secret;
 use crate::http::secret::SecretError;
-use skewtrap_core::message::Update;
 
 /// A receiver whose secret cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +88,7 @@ fn receiver_of(receiver: &configured::Receiver) -> Result<Receiver, SecretError>
             by_default: receiver.by_default,
             min_severity: receiver.min_severity,
             labels: receiver.labels.clone(),
-            updates: receiver.updates.iter().copied().map(update_of).collect(),
+            updates: receiver.updates.clone(),
         },
         timeout: receiver.timeout,
     })
@@ -123,21 +122,12 @@ pub fn address_of(address: &Address) -> Result<Secret, SecretError> {
     }
 }
 
-const fn update_of(update: UpdateText) -> Update {
-    match update {
-        UpdateText::Fired => Update::Fired,
-        UpdateText::Refused => Update::Refused,
-        UpdateText::Captured => Update::Captured,
-        UpdateText::Verdict => Update::Verdict,
-        UpdateText::Resolved => Update::Resolved,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::agent::plan::{Flags, Plan};
     use crate::config::file::load;
+    use skewtrap_core::message::Update;
 
     #[test]
     fn without_receivers_in_the_configuration_standard_output_is_told() {

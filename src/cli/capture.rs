@@ -1,4 +1,4 @@
-//! `skewtrap capture start` and `stop`: a window by hand, through the running agent and its governor.
+//! `skewtrap capture start` and `stop`: a manual capture through the running agent and its limits.
 
 use std::process::ExitCode;
 
@@ -6,17 +6,17 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::Format;
-use super::client::AgentArgs;
+use super::agent_client::AgentArgs;
 
 /// Opens or closes a window by hand, through the running agent and within its limits
 #[derive(Debug, Args)]
 pub struct CaptureArgs {
     #[command(subcommand)]
-    what: What,
+    action: Action,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Action {
     /// Opens a window now; it ends by its steps, at its deadline, or with `skewtrap capture stop`
     Start {
         #[command(flatten)]
@@ -45,17 +45,17 @@ enum What {
     },
 }
 
-/// Asks the agent, and prints what it said. Exit status 1 when it refused.
+/// Sends the request and prints the answer. Exit status 1 when the agent refuses.
 ///
 /// # Errors
-/// No agent answers, or it says why not.
+/// No agent answers, or it refuses.
 pub fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
-    let (answer, format) = match &args.what {
-        What::Start { agent, target, num_steps, reason, format } => {
+    let (answer, format) = match &args.action {
+        Action::Start { agent, target, num_steps, reason, format } => {
             let body = json!({ "target": target, "num_steps": num_steps, "reason": reason });
             (agent.post("capture", &body)?, format)
         }
-        What::Stop { agent, target, format } => (agent.post("stop", &json!({ "target": target }))?, format),
+        Action::Stop { agent, target, format } => (agent.post("stop", &json!({ "target": target }))?, format),
     };
     if format.is_json() {
         println!("{answer}");

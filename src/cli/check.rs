@@ -1,5 +1,5 @@
-//! `skewtrap check`: everything wrong with rules and configurations at once, what holds in the end and
-//! where it comes from, and which rules could never fire on a given server.
+//! `skewtrap check`: every problem of rules and configurations at once, the settings in force and their
+//! sources, and which rules could never fire on a given server.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::probe::{self, Probe};
-use super::{Format, print_diagnostics, rules};
+use super::server_probe::{self, Probe};
+use super::{Format, print_diagnostics, rule_files};
 use crate::config::condition::describe;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::effective::{Origin, Settings};
 use crate::config::file::{self, Config};
 use crate::observe::configuration;
 
-mod against;
+mod reachability;
 
-use against::against;
+use reachability::reachability;
 
 /// Checks configurations and rule files: every problem at once, and what holds in the end.
 ///
@@ -38,13 +38,13 @@ pub struct CheckArgs {
     format: Format,
 }
 
-/// What is printed.
+/// The result of the command.
 #[derive(Debug, Serialize)]
 struct Report {
     ok: bool,
     diagnostics: Vec<Diagnostic>,
     rules: Vec<RuleReport>,
-    /// What holds beside the rules, file by file.
+    /// The settings beside the rules, one entry per file.
     configurations: Vec<ConfigurationReport>,
 }
 
@@ -53,22 +53,22 @@ struct Report {
 struct ConfigurationReport {
     file: String,
     settings: Settings,
-    /// Each server's, by its name.
+    /// The settings of each server, by its name.
     targets: BTreeMap<String, Settings>,
 }
 
-/// One rule that may run.
+/// One valid rule.
 #[derive(Debug, Serialize)]
 struct RuleReport {
     rule: String,
     file: String,
-    /// In one line: what it fires at.
+    /// Its trigger in one line.
     trigger: String,
     settings: Settings,
     /// Against a server: whether it could fire there.
     #[serde(skip_serializing_if = "Option::is_none")]
     could_fire: Option<bool>,
-    /// Why not, or what it would read.
+    /// Why it could not fire, or what it would read.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     against: Vec<String>,
 }
@@ -78,7 +78,7 @@ struct RuleReport {
 /// # Errors
 /// A file cannot be read, or the server was not reached.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let probe = args.against.as_deref().map(probe::ask).transpose()?;
+    let probe = args.against.as_deref().map(server_probe::probe).transpose()?;
     let mut report =
         Report { ok: true, diagnostics: Vec::new(), rules: Vec::new(), configurations: Vec::new() };
     let texts = texts_of(&args.paths)?;
@@ -87,17 +87,18 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let loaded = file::load(&name, &text, &|p| configuration::rule_files(&base.join(p)));
         report.diagnostics.extend(loaded.diagnostics);
         if let Some(config) = loaded.config {
-            add(&config, probe.as_ref(), &mut seen, &mut report);
+            add_rules(&config, probe.as_ref(), &mut seen, &mut report);
             report.configurations.extend(configuration_of(&name, &config));
         }
     }
-    let never = report.rules.iter().any(|r| r.could_fire == Some(false));
-    report.ok = !never && !report.diagnostics.iter().any(Diagnostic::is_error);
-    tell(&report, args)?;
+    let never_fires = report.rules.iter().any(|r| r.could_fire == Some(false));
+    report.ok = !never_fires && !report.diagnostics.iter().any(Diagnostic::is_error);
+    print(&report, args)?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Names and texts, with the folder that their own paths start from. A folder means its rule files.
+/// Names and texts of the files, each with the folder that its relative paths start from. A folder
+/// stands for its rule files.
 fn texts_of(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String, PathBuf)>> {
     if paths.is_empty() {
         return Ok(vec![("(defaults)".into(), file::DEFAULTS.into(), PathBuf::new())]);
@@ -105,13 +106,13 @@ fn texts_of(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String, PathBuf)>>
     let mut texts = Vec::new();
     for path in paths {
         let base = if path.is_dir() { path.as_path() } else { path.parent().unwrap_or(Path::new("")) };
-        let files = rules::files_named(path)?;
+        let files = rule_files::files_named(path)?;
         texts.extend(files.into_iter().map(|(name, text)| (name, text, base.to_owned())));
     }
     Ok(texts)
 }
 
-fn add(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, String)>, report: &mut Report) {
+fn add_rules(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, String)>, report: &mut Report) {
     for checked in &config.rules {
         let name = checked.rule.name.to_string();
         if let Some((_, file)) = seen.iter().find(|(n, f)| *n == name && **f != *checked.file) {
@@ -119,7 +120,7 @@ fn add(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, String)>,
             report.diagnostics.push(Diagnostic::error_at(&checked.file, checked.place, message, None));
         }
         seen.push((name.clone(), checked.file.to_string()));
-        let found = probe.map(|p| against(&checked.rule, p));
+        let found = probe.map(|p| reachability(&checked.rule, p));
         report.rules.push(RuleReport {
             rule: name,
             file: checked.file.to_string(),
@@ -131,17 +132,17 @@ fn add(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, String)>,
     }
 }
 
-/// What a configuration says beside its rules; `None` of a file of rules.
+/// The settings of a configuration; `None` for a file of rules.
 fn configuration_of(file: &str, config: &Config) -> Option<ConfigurationReport> {
-    let says_more = config.settings.all.iter().any(|s| s.origin != Origin::Default);
-    if config.targets.is_empty() && !says_more {
+    let sets_anything = config.settings.all.iter().any(|s| s.origin != Origin::Default);
+    if config.targets.is_empty() && !sets_anything {
         return None;
     }
     let targets = config.targets.iter().map(|t| (t.name.to_string(), t.settings.clone())).collect();
     Some(ConfigurationReport { file: file.to_owned(), settings: config.settings.clone(), targets })
 }
 
-fn tell(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
+fn print(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
     if args.format.is_json() {
         anstream::println!("{}", serde_json::to_string_pretty(report)?);
         return Ok(());

@@ -63,7 +63,7 @@ pub struct CompareArgs {
 /// # Errors
 /// When the traces cannot be read or an output cannot be written.
 pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
-    // A bundle tells what fired the rule, and how the signal went.
+    // A bundle knows which rule fired and how its signal went.
     let incident = args.paths.first().and_then(|p| history::incident_of(p));
     let history = incident.as_ref().and_then(|i| history::history_of(args.paths.first()?, 1, i));
     let request = CompareRequest {
@@ -89,31 +89,31 @@ pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
         other => other.context("cannot write the result")?,
     }
     std::io::stdout().flush().ok();
-    files(&args, &compared, history.as_ref(), &perfetto_ranks)?;
+    write_files(&args, &compared, history.as_ref(), &perfetto_ranks)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes the files that were asked for.
-fn files(
+/// Writes the files that the options name.
+fn write_files(
     args: &CompareArgs,
     compared: &Compared,
     history: Option<&History>,
     perfetto_ranks: &[RankId],
 ) -> anyhow::Result<()> {
     if let Some(path) = &args.html {
-        let mut out = created(path)?;
+        let mut out = create(path)?;
         report::write_html(&mut out, &compared.comparison, history)?;
         out.flush().with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &args.csv {
-        let mut out = created(path)?;
+        let mut out = create(path)?;
         report::write_csv(&mut out, &compared.input.profiles)?;
         out.flush().with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &args.perfetto {
         let ranks =
             perfetto::profiles_of(compared, perfetto_ranks).map_err(|e| super::wrong(&e.to_string()))?;
-        let overlapped = perfetto::write(compared, &ranks, created(path)?)?;
+        let overlapped = perfetto::write(compared, &ranks, create(path)?)?;
         if overlapped > 0 {
             anstream::eprintln!(
                 "{overlapped} kernels overlap more than Perfetto can draw; it may leave them out"
@@ -128,7 +128,7 @@ fn files(
     Ok(())
 }
 
-fn created(path: &Path) -> anyhow::Result<BufWriter<File>> {
+fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
     let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     Ok(BufWriter::with_capacity(1 << 16, file))
 }

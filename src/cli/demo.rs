@@ -1,5 +1,5 @@
-//! `skewtrap demo`: a recorded incident, played against the double about ten times faster than it
-//! happened, and what the agent makes of it. The agent is the real one; only the server is not.
+//! `skewtrap demo`: replays a recorded incident on a simulated server, about ten times faster than it
+//! happened, beside the real agent.
 
 use std::fs;
 use std::io::Write as _;
@@ -28,13 +28,14 @@ use skewtrap_core::watch::Effect;
 use skewtrap_trace::time::Time;
 
 const SPEED: f64 = 10.0;
-/// Between two lines of the ranks' load, in the recording's time.
-const SHOWN_EVERY: Duration = Duration::from_secs(5);
-/// A file by which a folder is known to be of an earlier demo, so that it may be replaced.
-const MARK: &str = ".skewtrap-demo";
-/// A bar of this width is this load.
-const FULL: f64 = 120.0;
-const WIDTH: f64 = 12.0;
+/// Interval between two lines of the ranks' load, in the time of the recording.
+const LOAD_INTERVAL: Duration = Duration::from_secs(5);
+/// The file that marks a folder of an earlier demo, which may be emptied.
+const MARKER: &str = ".skewtrap-demo";
+/// The load at which a bar is full.
+const FULL_LOAD: f64 = 120.0;
+/// Characters of a full bar.
+const BAR_WIDTH: f64 = 12.0;
 
 /// Replays a recorded incident against a built-in double of the server, about ten times faster
 /// than real: the ranks' load, the onset, the window, the verdict, the message, the bundle.
@@ -45,21 +46,21 @@ pub struct DemoArgs {
     out: PathBuf,
 }
 
-/// Plays it to its end.
+/// Plays the recording to its end.
 ///
 /// # Errors
 /// The folder cannot be used, or no local port can be had.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    let out = fresh(&args.out)?;
+    let out = empty_folder(&args.out)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(play(&out))?;
-    finale(&out)?;
+    print_result(&out)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// An empty folder; one of an earlier demo is emptied, any other is left alone.
-fn fresh(out: &Path) -> anyhow::Result<PathBuf> {
-    let is_ours = out.join(MARK).exists();
+fn empty_folder(out: &Path) -> anyhow::Result<PathBuf> {
+    let is_ours = out.join(MARKER).exists();
     let is_empty = fs::read_dir(out).map_or(true, |mut entries| entries.next().is_none());
     if !is_ours && !is_empty {
         anyhow::bail!(wrong(&format!(
@@ -71,37 +72,39 @@ fn fresh(out: &Path) -> anyhow::Result<PathBuf> {
         fs::remove_dir_all(out).with_context(|| format!("cannot empty {}", out.display()))?;
     }
     fs::create_dir_all(out.join("profiles")).with_context(|| format!("cannot make {}", out.display()))?;
-    fs::write(out.join(MARK), b"")?;
+    fs::write(out.join(MARKER), b"")?;
     fs::canonicalize(out).with_context(|| format!("cannot find {}", out.display()))
 }
 
 async fn play(out: &Path) -> anyhow::Result<()> {
-    say("A recorded incident: SGLang 0.5.16, 4 data-parallel ranks on one H200; 113 s of it in about 12 s.");
-    say(
+    print_line(
+        "A recorded incident: SGLang 0.5.16, 4 data-parallel ranks on one H200; 113 s of it in about 12 s.",
+    );
+    print_line(
         "From 03:48:41.3 on, a router sends DP2 seven requests for one of its peers'. Nobody tells skewtrap.\n",
     );
     let double = incident::start(out, SPEED).await.context("the double of the server did not start")?;
     let plan = plan(out, &double)?;
     let cancel = CancellationToken::new();
-    // The sender is kept: a closed channel would be asked again and again.
+    // The sender must live: a closed channel would be polled without end.
     let (_reload, reloads) = tokio::sync::mpsc::channel(1);
     let run = agent::Run {
         clock: Clock::played(double.clock.now(), double.clock.speed()),
         cancel: cancel.clone(),
         reloads,
-        on_effect: Box::new(show),
+        on_effect: Box::new(print_effect),
         reload: Box::new(|| anyhow::bail!("the demo has no configuration file")),
         serves: false,
     };
-    let showing = tokio::spawn(show_load(double.url.clone(), double.clock));
+    let load_printer = tokio::spawn(print_load(double.url.clone(), double.clock));
     let finished = double.finished.clone();
-    let ending = cancel.clone();
+    let cancel_at_end = cancel.clone();
     tokio::spawn(async move {
         finished.cancelled().await;
-        ending.cancel();
+        cancel_at_end.cancel();
     });
     agent::run(plan, run).await?;
-    showing.abort();
+    load_printer.abort();
     Ok(())
 }
 
@@ -117,7 +120,7 @@ fn plan(out: &Path, double: &RunningDouble) -> anyhow::Result<Plan> {
     for target in &mut config.targets {
         target.poll = Duration::from_secs(1).div_f64(SPEED);
     }
-    // So that the play also shows what a refusal says.
+    // The second firing then shows a refusal.
     config.budget.windows = 1;
     for checked in &mut config.rules {
         if let CaptureSpec::Http(http) = &mut checked.rule.capture {
@@ -125,16 +128,16 @@ fn plan(out: &Path, double: &RunningDouble) -> anyhow::Result<Plan> {
         }
     }
     let plan = Plan::of(&config, &Flags { from_start: true, ..Flags::default() })?;
-    // The play is its own story on standard output.
+    // The demo prints to standard output itself.
     Ok(Plan { receivers: Vec::new(), ..plan })
 }
 
-/// The ranks' load, as the server says it, every few seconds of the recording.
-async fn show_load(url: String, clock: crate::demo::shell::StageClock) {
+/// Prints the load of the ranks every few seconds of the recording, as the server reports it.
+async fn print_load(url: String, clock: crate::demo::shell::StageClock) {
     let Ok(client) = client::client(None) else { return };
     let mut next = clock.now();
     loop {
-        next = next + SHOWN_EVERY;
+        next = next + LOAD_INTERVAL;
         tokio::time::sleep(clock.until(next)).await;
         let Ok(answer) = client.get(format!("{url}/v1/loads")).send().await else { continue };
         let Ok(body) = answer.bytes().await else { continue };
@@ -150,73 +153,73 @@ async fn show_load(url: String, clock: crate::demo::shell::StageClock) {
                 format!("{} {load:>4.0} {}", r.rank, bar(load))
             })
             .collect();
-        say(&format!("{}  {}", hour_of(clock.now()), ranks.join("  ")));
+        print_line(&format!("{}  {}", time_of_day(clock.now()), ranks.join("  ")));
     }
 }
 
 fn bar(load: f64) -> String {
-    let filled = (load / FULL * WIDTH).round().clamp(0.0, WIDTH) as usize;
-    format!("{:<width$}", "#".repeat(filled), width = WIDTH as usize)
+    let filled = (load / FULL_LOAD * BAR_WIDTH).round().clamp(0.0, BAR_WIDTH) as usize;
+    format!("{:<width$}", "#".repeat(filled), width = BAR_WIDTH as usize)
 }
 
-fn show(effect: &Effect) {
+fn print_effect(effect: &Effect) {
     match effect {
         Effect::Changed { change, capture, why } if change.is_onset() => {
             let Some(finding) = &change.finding else { return };
-            say(&format!(
+            print_line(&format!(
                 "\n{}  {} fires: {} is {} since {} (+-{:.1} s)",
-                hour_of(change.at),
+                time_of_day(change.at),
                 change.rule.name,
                 finding.rank,
                 finding.side.word(),
-                hour_of(finding.onset),
+                time_of_day(finding.onset),
                 finding.onset_error_s,
             ));
             if let Some(why) = why {
-                say(&format!("            its capture is {capture}: {why}"));
+                print_line(&format!("            its capture is {capture}: {why}"));
             }
         }
         Effect::Changed { change, .. } if change.state == RuleState::Idle => {
-            say(&format!("{}  {} is idle", hour_of(change.at), change.rule.name));
+            print_line(&format!("{}  {} is idle", time_of_day(change.at), change.rule.name));
         }
         Effect::Start { incident, .. } => {
-            say(&format!(
+            print_line(&format!(
                 "{}  one window is opened for incident {}",
-                hour_of(incident.fired_at),
+                time_of_day(incident.fired_at),
                 incident.id
             ));
         }
         Effect::Notify { incident, update, .. } if matches!(update, Update::Captured | Update::Verdict) => {
             let origin = Origin::default();
             let message = Message::of(incident, *update, incident.fired_at, &origin);
-            say(&format!("\n{}\n", terminal(&message)));
+            print_line(&format!("\n{}\n", terminal(&message)));
         }
         _ => {}
     }
 }
 
-fn finale(out: &Path) -> anyhow::Result<()> {
+fn print_result(out: &Path) -> anyhow::Result<()> {
     let incidents = out.join("incidents");
-    say("\nWhat is kept:");
+    print_line("\nWhat is kept:");
     let mut folders: Vec<PathBuf> = fs::read_dir(&incidents)?.filter_map(|e| Some(e.ok()?.path())).collect();
     folders.sort();
     for folder in folders {
         let mut names: Vec<String> =
             fs::read_dir(&folder)?.filter_map(|e| e.ok()?.file_name().into_string().ok()).collect();
         names.sort();
-        say(&format!("  {}  ({})", folder.display(), names.join(", ")));
+        print_line(&format!("  {}  ({})", folder.display(), names.join(", ")));
     }
-    say("\nOpen the report.html of the first in a browser, or compare its ranks by hand:");
-    say(&format!("  skewtrap compare {}/*dp-load-skew*", incidents.display()));
+    print_line("\nOpen the report.html of the first in a browser, or compare its ranks by hand:");
+    print_line(&format!("  skewtrap compare {}/*dp-load-skew*", incidents.display()));
     Ok(())
 }
 
-fn hour_of(at: Time) -> String {
+fn time_of_day(at: Time) -> String {
     let text = at.to_string();
     text.get(11..21).unwrap_or(&text).to_owned()
 }
 
-fn say(line: &str) {
-    // A reader that went away does not stop the play.
+fn print_line(line: &str) {
+    // A closed standard output does not stop the demo.
     let _ = writeln!(anstream::stdout().lock(), "{line}");
 }

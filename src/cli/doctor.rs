@@ -1,5 +1,5 @@
-//! `skewtrap doctor`: all of pre-flight against a live server, and, asked to, a window of one step.
-//! It says what would be refused, and how to mend it.
+//! `skewtrap doctor`: runs the pre-flight checks against a live server and, on request, takes a window of
+//! one step. It says what would be refused, and how to correct it.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -49,17 +49,18 @@ pub struct DoctorArgs {
     format: Format,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Check {
     target: String,
     /// Whether a capture may go on.
     ok: bool,
     what: &'static str,
-    said: String,
+    #[serde(rename = "said")]
+    message: String,
 }
 
-/// Looks, and prints. Exit status 1 when something would be refused.
+/// Runs the checks and prints them. Exit status 1 when a capture would be refused.
 ///
 /// # Errors
 /// The configuration is wrong, or the state cannot be opened.
@@ -74,7 +75,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
             println!("{}", serde_json::to_string(check)?);
         } else {
             let mark = if check.ok { "ok" } else { "NO" };
-            println!("{mark}  {}  {}: {}", check.target, check.what, check.said);
+            println!("{mark}  {}  {}: {}", check.target, check.what, check.message);
         }
     }
     Ok(if checks.iter().all(|c| c.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -86,35 +87,35 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
     if args.forget_future {
         State::open(&plan.state_dir)?.forget_future(clock.now())?;
     }
-    for site in &plan.sites {
-        let Some(server) = &site.server else {
-            checks.add(site, true, "server", "only its logs are read; nothing is captured on it".into());
+    for target in &plan.sites {
+        let Some(server) = &target.server else {
+            checks.add(target, true, "server", "only its logs are read; nothing is captured on it".into());
             continue;
         };
         let log = plan.sources.iter().find_map(|source| match source {
-            SourcePlan::Tail(c) if c.target == site.target && c.path.as_os_str() != "-" => {
+            SourcePlan::Tail(c) if c.target == target.target && c.path.as_os_str() != "-" => {
                 Some(c.path.clone())
             }
             _ => None,
         });
-        let examined = examine(server, site, log.as_deref(), clock).await;
-        checks.server(site, &examined, clock.now());
+        let examined = examine(server, target, log.as_deref(), clock).await;
+        checks.server(target, &examined, clock.now());
         for rule in rules {
-            checks.rule(site, &examined.facts, rule, &plan.setup.policy, clock.now());
+            checks.rule(target, &examined.facts, rule, &plan.setup.policy, clock.now());
         }
         if rules.iter().any(|r| matches!(r.capture, CaptureSpec::Nsys(_))) {
-            checks.nsys(site, server.port().unwrap_or(0)).await;
+            checks.nsys(target, server.port().unwrap_or(0)).await;
         }
         if args.take_window {
-            let site_of = TargetHandle {
+            let handle = TargetHandle {
                 server: server.clone(),
-                target: site.name.to_string(),
-                paths: site.paths.clone(),
+                target: target.name.to_string(),
+                paths: target.paths.clone(),
                 default_dir: None,
-                sees_log: site.sees_log,
+                sees_log: target.sees_log,
                 nsys: Nsys::new("nsys"),
             };
-            checks.window(site, site_of, &examined.facts, plan, (clock, log)).await?;
+            checks.window(target, handle, &examined.facts, plan, (clock, log)).await?;
         }
     }
     Ok(checks.0)
@@ -123,23 +124,23 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
 struct Checks(Vec<Check>);
 
 impl Checks {
-    fn add(&mut self, site: &SitePlan, ok: bool, what: &'static str, said: String) {
-        self.0.push(Check { target: site.name.to_string(), ok, what, said });
+    fn add(&mut self, target: &SitePlan, ok: bool, what: &'static str, message: String) {
+        self.0.push(Check { target: target.name.to_string(), ok, what, message });
     }
 
-    /// What holds for every capture of this server.
-    fn server(&mut self, site: &SitePlan, examined: &Examined, now: Time) {
+    /// Checks that concern every capture on this server.
+    fn server(&mut self, target: &SitePlan, examined: &Examined, now: Time) {
         let facts = &examined.facts;
         match (&facts.server, &examined.info_error) {
             (Some(info), _) => {
                 let version = info.version.map_or("of unknown version".to_owned(), |v| v.to_string());
                 let s = info.sizes;
                 let attention = if s.dp_attention { ", DP attention" } else { "" };
-                let said =
+                let message =
                     format!("{} {version}, dp {} tp {} pp {}{attention}", info.engine, s.dp, s.tp, s.pp);
-                self.add(site, true, "server", said);
+                self.add(target, true, "server", message);
             }
-            (None, error) => self.add(site, false, "server", error.clone().unwrap_or_default()),
+            (None, error) => self.add(target, false, "server", error.clone().unwrap_or_default()),
         }
         let health = match (facts.health.last(), facts.health.median()) {
             (Some((_, Answered::Well(took))), Some(median)) => {
@@ -148,65 +149,65 @@ impl Checks {
             (Some((_, Answered::Ill(why))), _) => why.clone(),
             _ => "was not asked".into(),
         };
-        self.add(site, matches!(facts.health.last(), Some((_, Answered::Well(_)))), "health", health);
-        self.ranks(site, examined, now);
-        self.log(site, examined);
-        if site.folders.is_empty() {
-            let said = "no capture.output_dir is declared: files are told apart by profile_id (0.5.15) or profile_prefix (0.5.7), and where they lie is the server's choice";
-            self.add(site, true, "folder", said.into());
+        self.add(target, matches!(facts.health.last(), Some((_, Answered::Well(_)))), "health", health);
+        self.ranks(target, examined, now);
+        self.log(target, examined);
+        if target.folders.is_empty() {
+            let message = "no capture.output_dir is declared: files are told apart by profile_id (0.5.15) or profile_prefix (0.5.7), and where they lie is the server's choice";
+            self.add(target, true, "folder", message.into());
         }
         for folder in &facts.folders {
-            let (ok, said) = match folder.seen {
+            let (ok, message) = match folder.seen {
                 None => (true, "is out of the agent's sight: captures will be marked remote; give path_map if they share it".into()),
                 Some(room) if !room.exists => (false, "is not there, and SGLang dies when it cannot write; create it, writable by the server".into()),
                 Some(room) if !room.writable => (false, "takes no writes, and SGLang dies when it cannot write".into()),
                 Some(room) => (true, format!("{} free", Bytes(room.free))),
             };
-            self.add(site, ok, "folder", format!("{} {said}", folder.server_path));
+            self.add(target, ok, "folder", format!("{} {message}", folder.server_path));
         }
     }
 
-    fn ranks(&mut self, site: &SitePlan, examined: &Examined, now: Time) {
+    fn ranks(&mut self, target: &SitePlan, examined: &Examined, now: Time) {
         let Some(info) = &examined.facts.server else { return };
-        let (ok, said) = match (&examined.loads_error, preflight::ranks(&examined.facts, info, now)) {
+        let (ok, message) = match (&examined.loads_error, preflight::ranks(&examined.facts, info, now)) {
             (Some(error), _) => (false, format!("/v1/loads does not tell who works: {error}")),
             (None, Ok(ranks)) if ranks.idle.is_empty() => (true, "every rank has work".into()),
             (None, Ok(ranks)) => {
-                let said = format!("{} work, {} idle", names_of(&ranks.busy), names_of(&ranks.idle));
-                (true, said)
+                let message = format!("{} work, {} idle", names_of(&ranks.busy), names_of(&ranks.idle));
+                (true, message)
             }
             (None, Err(refusal)) => (false, refusal.to_string()),
         };
-        self.add(site, ok, "ranks", said);
+        self.add(target, ok, "ranks", message);
     }
 
-    fn log(&mut self, site: &SitePlan, examined: &Examined) {
-        let (ok, said) = match (site.sees_log, &examined.log_error, examined.facts.foreign.open()) {
+    fn log(&mut self, target: &SitePlan, examined: &Examined) {
+        let (ok, message) = match (target.sees_log, &examined.log_error, examined.facts.foreign.open()) {
             (false, ..) => (true, "is not read: other people's windows are not seen, and a doubtful start cannot be proven; give it with --log".into()),
             (true, Some(error), _) => (false, format!("cannot be read: {error}")),
             (true, None, Some((_, dir))) => (false, format!("somebody else's profile is open, writing to {dir}")),
             (true, None, None) => (true, "is read; nobody else's profile is open".into()),
         };
-        self.add(site, ok, "log", said);
+        self.add(target, ok, "log", message);
     }
 
-    /// What one rule would ask for now.
-    fn rule(&mut self, site: &SitePlan, facts: &Facts, rule: &Rule, policy: &Policy, now: Time) {
+    /// The request that a rule would send now.
+    fn rule(&mut self, target: &SitePlan, facts: &Facts, rule: &Rule, policy: &Policy, now: Time) {
         let name = &rule.name;
-        let said = match (&rule.capture, check(&rule.capture)) {
+        let message = match (&rule.capture, check(&rule.capture)) {
             (CaptureSpec::None, _) => Ok("captures nothing".to_owned()),
             (_, Err(refusal)) => Err(refusal.to_string()),
-            (CaptureSpec::Http(http), Ok(())) => asked(http, facts, policy, now),
-            (spec, Ok(())) => Ok(format!("captures by {}", word_of(spec))),
+            (CaptureSpec::Http(http), Ok(())) => request_preview(http, facts, policy, now),
+            (spec, Ok(())) => Ok(format!("captures by {}", spec.word())),
         };
-        let ok = said.is_ok();
-        self.add(site, ok, "rule", format!("{name}: {}", said.unwrap_or_else(|why| why)));
+        let ok = message.is_ok();
+        self.add(target, ok, "rule", format!("{name}: {}", message.unwrap_or_else(|why| why)));
     }
 
-    async fn nsys(&mut self, site: &SitePlan, port: u16) {
+    async fn nsys(&mut self, target: &SitePlan, port: u16) {
         let wanted = skewtrap_core::capture::NsysSession::OfTarget;
         let nsys = Nsys::new("nsys");
-        let said = match nsys.sessions().await {
+        let message = match nsys.sessions().await {
             Err(error) => Err(error.to_string()),
             Ok(sessions) => {
                 let chain = listener(port).map(ancestors).unwrap_or_default();
@@ -216,31 +217,31 @@ impl Checks {
                     .map_err(|e| e.to_string())
             }
         };
-        let ok = said.is_ok();
-        self.add(site, ok, "nsys", said.unwrap_or_else(|why| why));
+        let ok = message.is_ok();
+        self.add(target, ok, "nsys", message.unwrap_or_else(|why| why));
     }
 
-    /// A window of one step, with all that a real one has.
+    /// Takes a window of one step, with everything that a real one has.
     async fn window(
         &mut self,
-        site: &SitePlan,
-        target: TargetHandle,
+        target: &SitePlan,
+        handle: TargetHandle,
         facts: &Facts,
         plan: &Plan,
         (clock, log): (Clock, Option<std::path::PathBuf>),
     ) -> anyhow::Result<()> {
         let state = State::open(&plan.state_dir)?;
         let bundles = Bundles::open(&plan.incident_dir, state.agent().clone())?;
-        let desk = CaptureStore { state: state.clone(), bundles, clock };
+        let store = CaptureStore { state: state.clone(), bundles, clock };
         let now = clock.now();
         let limits =
             Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) };
         let incident = format!("doctor-{}", now.nanos() / 1_000_000);
-        let wish = CaptureRequest {
+        let request = CaptureRequest {
             rule: "by hand",
             limits: &limits,
-            target: &site.name,
-            group: &site.name,
+            target: &target.name,
+            group: &target.name,
             incident: &incident,
             firing: "",
             may_carry_on: false,
@@ -248,10 +249,10 @@ impl Checks {
         };
         let spec = CaptureSpec::Http(HttpWindow { num_steps: 1, ..HttpWindow::default() });
         let ledger: Ledger = state.ledger()?;
-        match admit(&spec, &wish, &ledger, facts, &plan.setup.policy, now) {
-            Err(refusal) => self.add(site, false, "window", refusal.to_string()),
+        match admit(&spec, &request, &ledger, facts, &plan.setup.policy, now) {
+            Err(refusal) => self.add(target, false, "window", refusal.to_string()),
             Ok(None) => {}
-            Ok(Some(grant)) => {
+            Ok(Some(capture_plan)) => {
                 let habit = facts.health.median().unwrap_or_default();
                 let cancel = CancellationToken::new();
                 let stop = cancel.clone();
@@ -259,16 +260,16 @@ impl Checks {
                     let _ = tokio::signal::ctrl_c().await;
                     stop.cancel();
                 });
-                let kept = take_one(&desk, &target, log, &grant, habit, cancel)
+                let stored = take_one(&store, &handle, log, &capture_plan, habit, cancel)
                     .await
                     .context("no window was taken")?;
                 state.delete_incident(&incident)?;
-                let (ok, said) = told(&kept.record.incident.capture);
+                let (ok, message) = outcome_text(&stored.record.incident.capture);
                 self.add(
-                    site,
+                    target,
                     ok,
                     "window",
-                    format!("{said}; see {}", desk.bundles.path(&incident).display()),
+                    format!("{message}; see {}", store.bundles.path(&incident).display()),
                 );
             }
         }
@@ -277,7 +278,7 @@ impl Checks {
 }
 
 /// The request that a rule would send now, or why it would not.
-fn asked(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time) -> Result<String, String> {
+fn request_preview(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time) -> Result<String, String> {
     let need = Need { bytes: 0, floor: policy.min_free };
     preflight::check(facts, need, now).map_err(|r| r.to_string())?;
     let asker = Asker { mark: "INCIDENT", output_dir: policy.output_dir.as_deref() };
@@ -289,17 +290,7 @@ fn asked(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time) -> Result
     ))
 }
 
-const fn word_of(spec: &CaptureSpec) -> &'static str {
-    match spec {
-        CaptureSpec::None => "nothing",
-        CaptureSpec::Http(_) => "http",
-        CaptureSpec::Nsys(_) => "nsys",
-        CaptureSpec::CudaProfilerApi(_) => "cuda_profiler_api",
-        CaptureSpec::Command(_) => "command",
-    }
-}
-
-fn told(outcome: &CaptureOutcome) -> (bool, String) {
+fn outcome_text(outcome: &CaptureOutcome) -> (bool, String) {
     let brought = |c: &Captured| {
         let bytes: u64 = c.files.iter().map(|f| f.size).sum();
         let notes = if c.notes.is_empty() { String::new() } else { format!(" ({})", c.notes.join("; ")) };

@@ -1,4 +1,4 @@
-//! `skewtrap incidents`: what the running agent caught, and keeps.
+//! `skewtrap incidents`: the incidents of the running agent.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::Format;
-use super::client::AgentArgs;
+use super::agent_client::AgentArgs;
 use skewtrap_core::incident::{CaptureOutcome, Incident};
 use skewtrap_core::message::{Message, Origin, Update, figure, rank_name, terminal, utc};
 
@@ -31,7 +31,7 @@ pub struct IncidentsArgs {
 /// Prints the incidents.
 ///
 /// # Errors
-/// The agent cannot be asked, or has no such incident.
+/// The agent does not answer, or has no such incident.
 pub fn run(args: &IncidentsArgs) -> anyhow::Result<ExitCode> {
     match &args.id {
         None => list(args)?,
@@ -67,7 +67,7 @@ fn show(args: &IncidentsArgs, id: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What was told of it last.
+/// The latest message about an incident.
 fn message_of(incident: &Incident) -> Message {
     let update = match (incident.resolved_at, &incident.verdict, incident.capture.word()) {
         (Some(_), ..) => Update::Resolved,

@@ -1,4 +1,4 @@
-//! `skewtrap init`: looks at a server and writes a commented configuration that works with it.
+//! `skewtrap init`: probes a server and writes a commented configuration for it.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::probe::{self, Probe};
+use super::server_probe::{self, Probe};
 use crate::config::file;
 use skewtrap_core::capture::facts::ServerKind;
 
@@ -34,7 +34,7 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
     if !to_stdout && args.out.exists() && !args.force {
         bail!(super::wrong(&format!("{} is there already; --force writes over it", args.out.display())));
     }
-    let probe = probe::ask(&args.url)?;
+    let probe = server_probe::probe(&args.url)?;
     let text = starter(&args.url, &probe);
     if to_stdout {
         anstream::print!("{text}");
@@ -46,7 +46,7 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The configuration, with what was seen as comments.
+/// The configuration, with the findings of the probe as comments.
 fn starter(url: &str, probe: &Probe) -> String {
     let facts = &probe.facts;
     let engine = if facts.engine == ServerKind::Sglang { "sglang" } else { "vllm" };
@@ -94,17 +94,17 @@ fn starter(url: &str, probe: &Probe) -> String {
     if probe.metrics.is_err() {
         let _ = writeln!(t, "    metrics: false");
     }
-    t.push_str(REST);
+    t.push_str(CAPTURE_SECTION);
     let _ = writeln!(t, "rules:");
     for rule in rules_for(probe) {
         let _ = writeln!(t, "  - preset:{rule}");
     }
-    t.push_str(TAIL);
+    t.push_str(RECEIVERS_SECTION);
     debug_assert!(file::load("skewtrap.yaml", &t, &|_| Ok(Vec::new())).config.is_some(), "{t}");
     t
 }
 
-/// Presets that have something to read there.
+/// The presets whose signals the server has.
 fn rules_for(probe: &Probe) -> Vec<&'static str> {
     let mut rules = vec!["dp-load-skew", "kv-usage-skew", "starved-rank"];
     if probe.facts.engine == ServerKind::Vllm {
@@ -126,7 +126,8 @@ fn rules_for(probe: &Probe) -> Vec<&'static str> {
     rules
 }
 
-const REST: &str = "    # logs: [/var/log/sglang.log]       # the server's log; `-` is standard input
+const CAPTURE_SECTION: &str =
+    "    # logs: [/var/log/sglang.log]       # the server's log; `-` is standard input
     # api_key: { env: SGLANG_API_KEY }   # if the server wants one
     # admin_api_key: { env: SGLANG_ADMIN_KEY }
 
@@ -142,7 +143,7 @@ budget: { stalled: 2m, bytes: 20GiB, windows: 4 }
 # The shipped rules that have something to read on this server; `skewtrap check` shows what they say.
 ";
 
-const TAIL: &str = "
+const RECEIVERS_SECTION: &str = "
 # Who is told. Secrets stand in the environment or in files, never here.
 receivers:
   - { name: console, stdout: {} }

@@ -1,4 +1,4 @@
-//! `skewtrap notify-test`: whether a receiver can be told, before anything happens.
+//! `skewtrap notify-test`: sends a sample message, to test a receiver before anything happens.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -63,9 +63,9 @@ fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<Receiver> {
         let known = if known.is_empty() { "none".into() } else { known.join(", ") };
         return Err(wrong(&format!("{name} has no receiver `{}`; it has {known}", args.receiver)));
     };
-    let (ready, mute) = ready(std::slice::from_ref(wanted));
+    let (ready, unusable) = ready(std::slice::from_ref(wanted));
     let receiver = ready.into_iter().next();
-    receiver.ok_or_else(|| mute.into_iter().next().map_or_else(|| wrong("no receiver"), Into::into))
+    receiver.ok_or_else(|| unusable.into_iter().next().map_or_else(|| wrong("no receiver"), Into::into))
 }
 
 fn origin() -> Origin {

@@ -1,4 +1,4 @@
-//! `skewtrap replay`: the same core over recordings, in simulated time.
+//! `skewtrap replay`: runs the core over recordings, in simulated time.
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::play::{self, Recordings};
-use super::{Format, rules};
+use super::playback::{self, Recordings};
+use super::{Format, rule_files};
 use crate::observe::replay::{Format as RecordingFormat, Replay};
 use skewtrap_core::signal::observation::Observation;
 use skewtrap_core::watch::{Effect, Watch, WatchedTarget};
@@ -28,7 +28,7 @@ pub struct ReplayArgs {
     format: Format,
 }
 
-/// Runs it.
+/// Runs the command.
 ///
 /// # Errors
 /// A recording or a rule file cannot be read.
@@ -38,23 +38,23 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         bail!(super::wrong("nothing to replay: name a recording with --log, --metrics or --loads"));
     }
     let zone = args.recordings.zone()?;
-    let inputs = play::inputs_of(&files);
+    let inputs = playback::inputs_of(&files);
     let sees_log = files.iter().any(|(format, _)| *format == RecordingFormat::Log);
-    let server = WatchedTarget { sees_log, ..play::watched("server", None) };
-    let ready = rules::load(&args.rules)?;
-    let watch = play::core_of(ready, vec![server], play::sources_of(&inputs), zone.clone());
+    let server = WatchedTarget { sees_log, ..playback::watched("server", None) };
+    let ready = rule_files::load(&args.rules)?;
+    let watch = playback::core_of(ready, vec![server], playback::sources_of(&inputs), zone.clone());
     let replay = Replay::open(&inputs, &zone).map_err(|e| super::wrong(&e.to_string()))?;
-    run_through(replay, watch, args.format.is_json())
+    replay_all(replay, watch, args.format.is_json())
 }
 
-fn run_through(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Result<ExitCode> {
+fn replay_all(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::new(io::stdout().lock());
-    let went = play_to_the_end(&mut replay, &mut watch, json, &mut out);
+    let played = play_all(&mut replay, &mut watch, json, &mut out);
     out.flush()?;
     let counts = watch.counts();
     let dropped = counts.dropped + replay.dropped();
     anstream::eprintln!("{} lines, {} samples, {dropped} dropped", counts.lines, counts.samples);
-    went?;
+    played?;
     if counts.samples == 0 {
         bail!(
             "nothing was understood, so no rule was judged: a log is SGLang's or vLLM's, of a server under load; metrics are pages after `#@ EPOCH`, loads are {{\"t\": EPOCH, \"body\": ANSWER}} a line"
@@ -63,17 +63,12 @@ fn run_through(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
-fn play_to_the_end(
-    replay: &mut Replay,
-    watch: &mut Watch,
-    json: bool,
-    out: &mut impl Write,
-) -> anyhow::Result<()> {
+fn play_all(replay: &mut Replay, watch: &mut Watch, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
     let mut effects = Vec::new();
     while let Some(seen) = replay.next_observation().map_err(|e| super::wrong(&e.to_string()))? {
         watch.observe(&seen, seen.at().unwrap_or_default(), &mut effects);
         for effect in effects.drain(..) {
-            show(&effect, json, out).context("cannot write to standard output")?;
+            print_effect(&effect, json, out).context("cannot write to standard output")?;
         }
         if let Observation::Lines { lines, .. } = seen {
             replay.recycle(lines);
@@ -82,14 +77,14 @@ fn play_to_the_end(
     Ok(())
 }
 
-fn show(effect: &Effect, json: bool, out: &mut impl Write) -> io::Result<()> {
+fn print_effect(effect: &Effect, json: bool, out: &mut impl Write) -> io::Result<()> {
     match effect {
         Effect::Changed { change, capture, why } if json => {
             serde_json::to_writer(&mut *out, &change.line(capture, why.as_deref()))?;
             out.write_all(b"\n")
         }
         Effect::Changed { change, capture, why } => {
-            // The format's word would read as if something had been captured.
+            // `done` would read as if something had been captured.
             let capture = if *capture == "done" { "would have started already" } else { capture };
             writeln!(out, "{}  {}", change.at, change.text(capture, why.as_deref()))
         }

@@ -1,4 +1,4 @@
-//! `skewtrap run`: beside a live server.
+//! `skewtrap run`: the agent beside a live server.
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
@@ -24,8 +24,8 @@ use crate::observe::changed::Changed;
 use crate::observe::configuration;
 use skewtrap_core::capture::CaptureSpec;
 
-/// How often the files of the configuration are looked at for changes.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often the files of the configuration are checked for changes.
+const CHECK_FILES_EVERY: Duration = Duration::from_secs(1);
 
 /// Watches a server, and takes a window at the onset of an imbalance.
 ///
@@ -66,7 +66,7 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// Those of the demo: a server, its log, and where everything is kept.
+    /// The arguments of the demo: a server, its log, and the folders of state and incidents.
     pub fn of_demo(url: &str, log: &str, state_dir: &str, incident_dir: &str) -> Self {
         Self {
             url: Some(url.into()),
@@ -94,15 +94,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
     let plan = Plan::of(&config, &flags).map_err(|e| wrong(&format!("{e:#}")))?;
     announce(&plan);
-    // What is decided runs on this thread; a window's request does not wait behind it on the other.
+    // Decisions run on this thread; requests of a window run on the other and do not wait for them.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let ended = runtime.block_on(watch(args.clone(), plan, read));
-    // A thread that writes to a reader who has stopped reading would be waited for without end.
+    // A thread may be blocked on a pipe that nobody reads: do not wait for it without end.
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-async fn watch(args: RunArgs, plan: Plan, read: Vec<PathBuf>) -> anyhow::Result<()> {
+async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = cancel.clone();
@@ -113,10 +113,10 @@ async fn watch(args: RunArgs, plan: Plan, read: Vec<PathBuf>) -> anyhow::Result<
         }
         stop.cancel();
     });
-    let (again, reloads) = tokio::sync::mpsc::channel(1);
-    let changed = Changed::since_now(&read);
-    let read = Arc::new(Mutex::new(read));
-    tokio::spawn(reload_when(signal(SignalKind::hangup())?, changed, read.clone(), again));
+    let (requests, reloads) = tokio::sync::mpsc::channel(1);
+    let changed = Changed::since_now(&files);
+    let files = Arc::new(Mutex::new(files));
+    tokio::spawn(request_reloads(signal(SignalKind::hangup())?, changed, files.clone(), requests));
     let run = agent::Run {
         clock: Clock::start(),
         cancel,
@@ -124,13 +124,13 @@ async fn watch(args: RunArgs, plan: Plan, read: Vec<PathBuf>) -> anyhow::Result<
         on_effect: Box::new(|_| {}),
         reload: Box::new(move || {
             let (config, new) = config_and_files(&args);
-            // A file that is broken names no others: those that it named are still watched.
-            let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
+            // A broken file names no other files, so those that it named before are still watched.
+            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             match &config {
-                Ok(_) => *read = new,
+                Ok(_) => *files = new,
                 Err(_) => {
-                    let fresh: Vec<PathBuf> = new.into_iter().filter(|n| !read.contains(n)).collect();
-                    read.extend(fresh);
+                    let fresh: Vec<PathBuf> = new.into_iter().filter(|n| !files.contains(n)).collect();
+                    files.extend(fresh);
                 }
             }
             let config = config?;
@@ -147,38 +147,38 @@ async fn watch(args: RunArgs, plan: Plan, read: Vec<PathBuf>) -> anyhow::Result<
     agent::run(plan, run).await
 }
 
-/// Asks for the configuration to be read again at every SIGHUP, and whenever a file that it was read
-/// from has changed.
-async fn reload_when(
+/// Requests a reload of the configuration at every SIGHUP, and whenever a file that it was read from has
+/// changed.
+async fn request_reloads(
     mut hangups: Signal,
     mut changed: Changed,
-    read: Arc<Mutex<Vec<PathBuf>>>,
-    again: Sender<()>,
+    files: Arc<Mutex<Vec<PathBuf>>>,
+    requests: Sender<()>,
 ) {
-    let files = || read.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    let current_files = || files.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut ticks = tokio::time::interval(CHECK_FILES_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
-        let is_asked = tokio::select! {
+        let is_hangup = tokio::select! {
             hangup = hangups.recv() => hangup.is_some(),
             _ = ticks.tick() => false,
         };
-        let now = files();
+        let files_now = current_files();
         // A file system that hangs must not hang the agent.
-        let looked = tokio::task::spawn_blocking(move || {
-            let is_changed = if is_asked {
-                changed = Changed::since_now(&now);
+        let check = tokio::task::spawn_blocking(move || {
+            let is_changed = if is_hangup {
+                changed = Changed::since_now(&files_now);
                 true
             } else {
-                changed.poll(&now)
+                changed.poll(&files_now)
             };
             (changed, is_changed)
         });
-        let Ok((back, is_changed)) = looked.await else { return };
+        let Ok((back, is_changed)) = check.await else { return };
         changed = back;
         if is_changed {
-            // One that waits already will read the newest files.
-            let _ = again.try_send(());
+            // A request that is pending will read the newest files.
+            let _ = requests.try_send(());
         }
     }
 }
@@ -186,12 +186,12 @@ async fn reload_when(
 /// The configuration of a file, or of the flags alone.
 ///
 /// # Errors
-/// It is wrong: every problem was printed.
+/// The configuration is wrong; every problem is printed.
 pub fn config_of(args: &RunArgs) -> anyhow::Result<Config> {
     config_and_files(args).0
 }
 
-/// Likewise, and every file and folder that it was read from, also when it is wrong.
+/// The configuration, and every file and folder that it was read from, even if it is wrong.
 fn config_and_files(args: &RunArgs) -> (anyhow::Result<Config>, Vec<PathBuf>) {
     let files = RefCell::new(Vec::new());
     let config = config_from(args, &files);
@@ -262,7 +262,7 @@ fn checked(name: &str, text: &str, beside: &Path, files: &RefCell<Vec<PathBuf>>)
     loaded.config.ok_or_else(|| wrong(&format!("{name} is wrong")))
 }
 
-/// What the agent may do to the server, in words, before it does anything.
+/// Logs what the agent may do to the server, before it does anything.
 fn announce(plan: &Plan) {
     for note in &plan.notes {
         tracing::warn!("{note}");

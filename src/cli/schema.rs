@@ -17,7 +17,7 @@ pub struct SchemaArgs {
     document: Document,
 }
 
-/// The files that people write.
+/// The kinds of files that users write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Document {
     /// `skewtrap.yaml`.
@@ -29,10 +29,10 @@ pub enum Document {
 }
 
 impl Document {
-    /// Every one.
+    /// All of them.
     pub const ALL: [Self; 3] = [Self::Config, Self::Rules, Self::Test];
 
-    /// Where the repository keeps its schema.
+    /// The path of its schema in the repository.
     pub const fn path(self) -> &'static str {
         match self {
             Self::Config => "schema/skewtrap.schema.json",

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::Format;
-use super::client::AgentArgs;
+use super::agent_client::AgentArgs;
 use skewtrap_core::capture::refusal::Span;
 use skewtrap_core::message::{figure, rank_name};
 use skewtrap_core::signal::source::SourceState;
@@ -28,7 +28,7 @@ pub struct SignalsArgs {
 /// Prints the table.
 ///
 /// # Errors
-/// The agent cannot be asked.
+/// The agent does not answer.
 pub fn run(args: &SignalsArgs) -> anyhow::Result<ExitCode> {
     let mut status: Status = args.agent.get("status")?;
     if let Some(name) = &args.target {
@@ -44,7 +44,7 @@ pub fn run(args: &SignalsArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn text_of(target: &TargetStatus, now: Time) -> String {
-    // Of a server that is known by its log alone neither is known.
+    // A server that is known only by its log has neither engine nor version.
     let engine = match target.engine_version.as_deref() {
         Some(version) => format!("{} {version}", target.engine),
         None if &*target.engine == "unknown" => "it has not said which engine it runs".into(),

@@ -1,5 +1,6 @@
 //! `skewtrap test`: unit tests of rules, in YAML beside them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,23 +10,21 @@ use clap::Args;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::play;
-use super::rules::Ready;
-use super::{Format as Output, print_diagnostics};
+use super::playback::{self, Playback};
+use super::rule_files::RuleSet;
+use super::{Format as OutputFormat, print_diagnostics};
 use crate::config::de::did_you_mean;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::rules;
-use crate::config::test::{self, Expect, Input, Test, TestFile};
+use crate::config::test::{self, Expect, Input, Test, TestFile, When};
 use crate::config::tree::Place;
 use crate::observe::configuration;
 use crate::observe::replay::Format;
 use skewtrap_core::capture::CaptureSpec;
-use skewtrap_core::rule::Rule;
+use skewtrap_core::rule::{Change, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
-
-mod unmet;
-
-use unmet::unmet;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
 
 /// Runs the tests of rules: `x.test.yaml`, beside `x.yaml`.
 ///
@@ -37,12 +36,12 @@ pub struct TestArgs {
     paths: Vec<PathBuf>,
 
     #[command(flatten)]
-    output: Output,
+    output: OutputFormat,
 }
 
-/// What came of one test.
+/// The result of one test.
 #[derive(Debug, Serialize)]
-struct Outcome {
+struct TestResult {
     file: String,
     test: String,
     passed: bool,
@@ -63,48 +62,48 @@ pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
         }
         files.extend(found);
     }
-    let (mut outcomes, mut unread) = (Vec::new(), 0);
+    let (mut results, mut unread) = (Vec::new(), 0);
     for file in &files {
         match run_file(file) {
-            Ok(mut of_file) => outcomes.append(&mut of_file),
+            Ok(mut of_file) => results.append(&mut of_file),
             Err(diagnostics) => {
                 print_diagnostics(&diagnostics);
                 unread += 1;
             }
         }
     }
-    tell(&outcomes, unread, args.output.is_json())?;
-    let is_ok = unread == 0 && outcomes.iter().all(|o| o.passed);
+    print(&results, unread, args.output.is_json())?;
+    let is_ok = unread == 0 && results.iter().all(|o| o.passed);
     Ok(if is_ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn tell(outcomes: &[Outcome], unread: usize, json: bool) -> anyhow::Result<()> {
+fn print(results: &[TestResult], unread: usize, json: bool) -> anyhow::Result<()> {
     if json {
-        anstream::println!("{}", serde_json::to_string_pretty(outcomes)?);
+        anstream::println!("{}", serde_json::to_string_pretty(results)?);
         return Ok(());
     }
-    for o in outcomes {
+    for o in results {
         anstream::println!("{} {}: {}", if o.passed { "ok    " } else { "FAILED" }, o.file, o.test);
         o.failures.iter().for_each(|f| anstream::println!("         {f}"));
     }
-    let failed = outcomes.iter().filter(|o| !o.passed).count();
+    let failed = results.iter().filter(|o| !o.passed).count();
     let wrong = if unread == 0 { String::new() } else { format!(", {unread} files were wrong and not run") };
-    anstream::eprintln!("{} tests, {failed} failed{wrong}", outcomes.len());
+    anstream::eprintln!("{} tests, {failed} failed{wrong}", results.len());
     Ok(())
 }
 
-fn run_file(path: &Path) -> Result<Vec<Outcome>, Vec<Diagnostic>> {
+fn run_file(path: &Path) -> Result<Vec<TestResult>, Vec<Diagnostic>> {
     let file = path.display().to_string();
     let text = configuration::read(path).map_err(|e| vec![Diagnostic::of_file(&file, e)])?;
     let base = path.parent().unwrap_or(Path::new(""));
     run_text(&file, &text, base)
 }
 
-/// Runs the tests of one file; rules and recordings are looked for in `base`.
-fn run_text(file: &str, text: &str, base: &Path) -> Result<Vec<Outcome>, Vec<Diagnostic>> {
+/// Runs the tests of one file; relative paths of rules and recordings start from `base`.
+fn run_text(file: &str, text: &str, base: &Path) -> Result<Vec<TestResult>, Vec<Diagnostic>> {
     let (tests, diagnostics) = test::load(file, text);
     let tests = tests.ok_or(diagnostics)?;
-    let catalog = play::catalog();
+    let catalog = playback::catalog();
     let rules = rules_of(&tests, file, base, &catalog)?;
     let names: Vec<&str> = rules.iter().map(|r| &*r.name).collect();
     let mut wrong = Vec::new();
@@ -159,10 +158,10 @@ fn run_test(
     base: &Path,
     rules: &[Rule],
     catalog: &Arc<Catalog>,
-) -> Result<Outcome, Vec<Diagnostic>> {
-    let ready = Ready { rules: rules.to_vec(), catalog: catalog.clone() };
+) -> Result<TestResult, Vec<Diagnostic>> {
+    let ready = RuleSet { rules: rules.to_vec(), catalog: catalog.clone() };
     let played = match &test.input {
-        Input::Series(series) => play::series(series, test.interval, ready).map_err(|name| {
+        Input::Series(series) => playback::series(series, test.interval, ready).map_err(|name| {
             let place = series.iter().find(|s| s.signal == name).map_or_else(Default::default, |s| s.place);
             let names: Vec<&str> = catalog.names().collect();
             let hint = did_you_mean(&name, &names);
@@ -175,7 +174,7 @@ fn run_test(
                 .into_iter()
                 .flat_map(|(f, paths)| paths.iter().map(move |p| (f, base.join(p))))
                 .collect();
-            play::recording(&inputs, ready, zone)
+            playback::recording(&inputs, ready, zone)
                 .map_err(|e| vec![Diagnostic::of_file(file, format!("{}: {e}", test.name))])?
         }
     };
@@ -185,5 +184,179 @@ fn run_test(
         .iter()
         .filter_map(|e| rules.iter().find(|r| is_meant(e, r)).and_then(|r| unmet(e, r, &played)))
         .collect();
-    Ok(Outcome { file: file.to_owned(), test: test.name.clone(), passed: failures.is_empty(), failures })
+    Ok(TestResult { file: file.to_owned(), test: test.name.clone(), passed: failures.is_empty(), failures })
+}
+
+/// Why an expectation of `rule` is not met; `None` when it is. One that nothing could violate is not met.
+fn unmet(expect: &Expect, rule: &Rule, played: &Playback) -> Option<String> {
+    let why =
+        outside_the_input(expect, played).or_else(|| missing_group(expect, rule, played)).or_else(|| {
+            if expect.never {
+                violated_never(expect, rule, played)
+            } else {
+                missed_state(expect, rule, played)
+            }
+        })?;
+    Some(format!("line {}: {why}", expect.place.line))
+}
+
+/// The time of an expectation; the end of the input if it names none.
+fn until(expect: &Expect, played: &Playback) -> Time {
+    expect.at.map_or(played.end, |w| time_of(w, played))
+}
+
+fn time_of(when: When, played: &Playback) -> Time {
+    match when {
+        When::After(d) => played.start + d,
+        When::Epoch(s) => Time::from_epoch_s(s),
+    }
+}
+
+/// An expectation at a time outside the input.
+fn outside_the_input(expect: &Expect, played: &Playback) -> Option<String> {
+    let (at, shown) = (until(expect, played), |t: Time| since_start(t, played.start));
+    if at > played.end {
+        return Some(format!(
+            "{} is after the end of what arrives, which is at {}",
+            shown(at),
+            shown(played.end)
+        ));
+    }
+    (at < played.start).then(|| format!("{} is before the beginning of what arrives", shown(at)))
+}
+
+/// An expectation of a group that never appears.
+fn missing_group(expect: &Expect, rule: &Rule, played: &Playback) -> Option<String> {
+    let groups = played.groups_of(rule);
+    if expect.group.0.is_empty()
+        || groups.iter().any(|(target, group)| has_labels(target, group, &expect.group))
+    {
+        return None;
+    }
+    let there: Vec<String> = groups.iter().map(|(target, group)| format!("{target} {group}")).collect();
+    let there = match there.is_empty() {
+        true => why_unjudged(rule, played),
+        false => format!("there are {}", there.join(", ")),
+    };
+    Some(format!("no group {} ever appears: {there}", expect.group))
+}
+
+/// State changes of the expectation's group, up to its time.
+fn changes_of<'p>(
+    expect: &'p Expect,
+    rule: &'p Rule,
+    played: &'p Playback,
+) -> impl Iterator<Item = &'p Change> {
+    let until = until(expect, played);
+    played.changes.iter().filter(move |c| {
+        let target = c.target.as_deref().unwrap_or_default();
+        c.at <= until && rule.name == c.rule.name && has_labels(target, &c.group, &expect.group)
+    })
+}
+
+/// A `never` that was violated, or that could not have been violated.
+fn violated_never(expect: &Expect, rule: &Rule, played: &Playback) -> Option<String> {
+    let (started, state) = (played.start, expect.state.word());
+    if let Some(broken) = changes_of(expect, rule, played).find(|c| c.state == expect.state) {
+        let at = since_start(broken.at, started);
+        return Some(format!("never {state}, but it was at {at}{}", blame_of(broken)));
+    }
+    let is_judged = changes_of(expect, rule, played).any(|c| is_judged_state(c.state));
+    let at = since_start(until(expect, played), started);
+    (!is_judged).then(|| {
+        format!(
+            "never {state} proves nothing: up to {at} the rule was not judged ({})",
+            why_unjudged(rule, played)
+        )
+    })
+}
+
+const fn is_judged_state(state: RuleState) -> bool {
+    matches!(state, RuleState::Idle | RuleState::Pending | RuleState::Firing)
+}
+
+/// Why a rule was never judged.
+fn why_unjudged(rule: &Rule, played: &Playback) -> String {
+    let missing: Vec<String> = rule
+        .conditions()
+        .map(|c| &*c.signal_name)
+        .filter(|name| !played.series.iter().any(|s| s.signal == **name))
+        .map(|name| format!("nothing of `{name}` arrives"))
+        .collect();
+    if let Some(first) = missing.first() {
+        return first.clone();
+    }
+    let of_rule = played.status.rules.iter().filter(|r| r.name == rule.name).flat_map(|r| &r.groups);
+    of_rule.map(|g| g.why.clone()).next().unwrap_or_else(|| "no rank was seen".into())
+}
+
+/// A state that was expected and not reached.
+fn missed_state(expect: &Expect, rule: &Rule, played: &Playback) -> Option<String> {
+    // The last change of each group counts.
+    let mut last: BTreeMap<(Option<&str>, &Labels), &Change> = BTreeMap::new();
+    for c in changes_of(expect, rule, played) {
+        last.insert((c.target.as_deref(), &c.group), c);
+    }
+    let at = since_start(until(expect, played), played.start);
+    let states: Vec<&&Change> = last.values().filter(|c| c.state == expect.state).collect();
+    if states.is_empty() {
+        if last.is_empty() && expect.state == RuleState::Warming && !played.groups_of(rule).is_empty() {
+            return None;
+        }
+        let seen: Vec<String> = last.values().map(|c| format!("{}{}", c.state.word(), blame_of(c))).collect();
+        let seen = match seen.is_empty() {
+            true => format!("warming ({})", why_unjudged(rule, played)),
+            false => seen.join(", "),
+        };
+        let unseen = expect.rank.as_ref().and_then(|r| unseen_rank(r, played)).unwrap_or_default();
+        return Some(format!("at {at} it should be {}, but is {seen}{unseen}", expect.state.word()));
+    }
+    let problems: Vec<String> = states.iter().map(|c| mismatch(expect, c, played)).collect::<Option<_>>()?;
+    problems.into_iter().next().map(|p| format!("at {at} {p}"))
+}
+
+/// An expected rank that never appeared in the input.
+fn unseen_rank(rank: &Labels, played: &Playback) -> Option<String> {
+    let mut ranks = played.series.iter().flat_map(|s| s.latest.iter().map(|r| (s.target.as_str(), &r.of)));
+    (!ranks.any(|(target, of)| has_labels(target, of, rank)))
+        .then(|| format!("; no rank {rank} ever appears"))
+}
+
+/// How a firing differs from the expectation; `None` when it does not.
+fn mismatch(expect: &Expect, change: &Change, played: &Playback) -> Option<String> {
+    let finding = change.finding.as_ref()?;
+    if let Some(rank) = &expect.rank
+        && *rank != finding.rank
+    {
+        let unseen = unseen_rank(rank, played).unwrap_or_default();
+        return Some(format!("it should blame {rank}, but blames {}{unseen}", finding.rank));
+    }
+    if let Some(side) = expect.side
+        && side != finding.side
+    {
+        let (wanted, blamed) = (side.word(), finding.side.word());
+        return Some(format!("it should blame the {wanted} side, but blames {blamed}"));
+    }
+    let (onset, within) = expect.onset?;
+    let (started, wanted) = (played.start, time_of(onset, played));
+    let off = finding.onset.signed_s_since(wanted);
+    (off.abs() > within.as_secs_f64()).then(|| {
+        let shown = since_start(finding.onset, started);
+        format!("the onset should be {}, but is {shown}, {off:+.1} s off", since_start(wanted, started))
+    })
+}
+
+fn has_labels(target: &str, group: &Labels, wanted: &Labels) -> bool {
+    wanted.0.iter().all(|(name, value)| match &**name {
+        "target" => *target == value.to_string(),
+        _ => group.get(name).is_some_and(|v| v.to_string() == value.to_string()),
+    })
+}
+
+fn since_start(at: Time, started: Time) -> String {
+    format!("{:.1}s", at.signed_s_since(started))
+}
+
+fn blame_of(change: &Change) -> String {
+    change.finding.as_ref().map_or_else(String::new, |f| format!(" ({}, {})", f.rank, f.side.word()))
 }

@@ -1,7 +1,7 @@
-//! `skewtrap tune`: on a recording, how often each bound would have fired.
+//! `skewtrap tune`: how often each bound would have fired on a recording.
 //!
-//! Every rule is run many times at once, each copy with another bound of one condition and the others
-//! as they are, through the same engine as live; so `for`, chance, clear and guard count as they would.
+//! Each rule runs in many copies at once, each with another bound of one condition, through the engine
+//! that runs live; so `for`, chance, clear and guard count as they would.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,8 +10,8 @@ use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
-use super::play::{self, Recordings};
-use super::rules::Ready;
+use super::playback::{self, Recordings};
+use super::rule_files::RuleSet;
 use super::{Format, print_diagnostics};
 use crate::config::condition::{can_clear, can_trigger};
 use crate::config::file::{self, Config};
@@ -37,27 +37,27 @@ pub struct TuneArgs {
     format: Format,
 }
 
-/// What became of one condition of one rule.
+/// The result for one condition of one rule.
 #[derive(Debug, Serialize)]
 struct Tuned {
-    /// Whether its signal and a group of it ever arrived.
+    /// Whether its signal, and a group of ranks, ever arrived.
     is_judged: bool,
     rule: String,
     /// What was varied: `max_over_mean(load)`.
     statistic: String,
     /// Where imbalance lies: `above` or `below` the bound.
     side: &'static str,
-    /// As the rule has it.
+    /// The bound of the rule.
     bound: f64,
-    /// How many other conditions the rule has, which were left as they are.
+    /// The number of other conditions of the rule, which were not varied.
     others: usize,
     /// Every bound that was tried, from the one that fires first.
     tried: Vec<Tried>,
-    /// The one that fires most readily of those from which on all stricter ones are within the limit.
+    /// The most sensitive bound for which it and all stricter ones stay within the limit.
     advised: Option<f64>,
 }
 
-/// What became of one bound.
+/// The result for one bound.
 #[derive(Clone, Debug, Serialize)]
 struct Tried {
     bound: f64,
@@ -65,7 +65,7 @@ struct Tried {
     per_day: f64,
 }
 
-/// What is printed.
+/// The result of the command.
 #[derive(Debug, Serialize)]
 struct Report {
     /// How long the recordings are.
@@ -74,7 +74,7 @@ struct Report {
     rules: Vec<Tuned>,
 }
 
-/// Multiples of a rule's own bound, measured from even.
+/// Factors on the distance between the rule's bound and the statistic's even value.
 const FACTORS: [f64; 17] =
     [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0];
 
@@ -96,14 +96,14 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     let varied: Vec<Varied<'_>> =
         rules.iter().flat_map(|rule| Varied::all_of(rule, &config.catalog)).collect();
     let copies: Vec<Rule> = varied.iter().flat_map(Varied::copies).collect();
-    let played = play::recording(&inputs, Ready { rules: copies, catalog: config.catalog }, zone)?;
+    let played = playback::recording(&inputs, RuleSet { rules: copies, catalog: config.catalog }, zone)?;
     let seconds = played.end.signed_s_since(played.start);
     if seconds < 60.0 {
         bail!("the recordings cover {seconds:.0} s; bounds need at least minutes, better a day");
     }
     let firings =
         |name: &str| played.changes.iter().filter(|c| &*c.rule.name == name && c.is_onset()).count();
-    // A rule whose signal or group never arrived fired at no bound, and that says nothing of any.
+    // A rule whose signal or group never arrived fired at no bound, which says nothing about bounds.
     let is_judged = |name: &str| {
         let of_rule = played.changes.iter().filter(|c| &*c.rule.name == name);
         of_rule
@@ -135,11 +135,11 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
         }
     });
     let report = Report { hours: seconds / 3600.0, limit_per_day: args.per_day, rules: tuned.collect() };
-    tell(&report, args.format.is_json())?;
+    print(&report, args.format.is_json())?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(report: &Report, json: bool) -> anyhow::Result<()> {
+fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if json {
         anstream::println!("{}", serde_json::to_string_pretty(report)?);
         return Ok(());
@@ -199,7 +199,8 @@ fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
     loaded.config.ok_or_else(|| super::wrong("the rules cannot be used"))
 }
 
-/// A loose bound may fire once, for ever; that the next ones fire more often shows that it is no peace.
+/// A loose bound may fire once and never clear, so its low rate counts only if all stricter bounds have a
+/// low rate, too.
 fn advised_of(tried: &[Tried], limit_per_day: f64) -> Option<f64> {
     tried.iter().rev().take_while(|t| t.per_day <= limit_per_day).last().map(|t| t.bound)
 }
@@ -208,7 +209,7 @@ fn advised_of(tried: &[Tried], limit_per_day: f64) -> Option<f64> {
 struct Varied<'a> {
     rule: &'a Rule,
     index: usize,
-    /// From the one that fires most readily.
+    /// From the most sensitive one.
     bounds: Vec<f64>,
 }
 
@@ -219,7 +220,8 @@ impl<'a> Varied<'a> {
         indices.map(|index| Self { rule, index, bounds: Vec::new() }.with_bounds(catalog)).collect()
     }
 
-    /// Bounds, and clears that follow from them, that `check` would let pass; the rule's own always.
+    /// Keeps the bounds that `check` would accept together with the clears that follow from them, and
+    /// always the rule's own.
     fn with_bounds(mut self, catalog: &Catalog) -> Self {
         let (own, even) = (self.own(), self.own().statistic.even());
         let is_possible = |bound: f64| {
@@ -252,7 +254,7 @@ impl<'a> Varied<'a> {
         let mut copy = self.rule.clone();
         copy.name = self.copy_name(i).into();
         copy.trigger.conditions[self.index].bound = bound;
-        // The clear moves along, or a stricter trigger would stop where it begins.
+        // The clear moves along; otherwise a stricter trigger could stop at once.
         for clear in copy.clear.conditions.iter_mut().filter(|c| self.moves(c)) {
             *clear = self.moved(clear, bound);
         }
@@ -264,8 +266,8 @@ impl<'a> Varied<'a> {
         key(clear) == key(self.own())
     }
 
-    /// The clear of the trigger at `bound`: as many times farther from even as that is, so that it stays
-    /// on its side of even and behind the trigger.
+    /// The clear for a trigger at `bound`, scaled from the even value as the trigger is, so that it stays
+    /// on its side of the even value and behind the trigger.
     fn moved(&self, clear: &Condition, bound: f64) -> Condition {
         let (own, even) = (self.own().bound, clear.statistic.even());
         if own == bound || own == even {

@@ -1,10 +1,10 @@
-//! `skewtrap why`: where each rule of the running agent is, and why it is there.
+//! `skewtrap why`: the state of each rule of the running agent, and the reason.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::client::AgentArgs;
+use super::agent_client::AgentArgs;
 use super::{Format, wrong};
 use skewtrap_core::message::{figure, utc};
 use skewtrap_core::status::{GroupStatus, RuleStatus};
@@ -23,7 +23,7 @@ pub struct WhyArgs {
 /// Prints the rules' states and reasons.
 ///
 /// # Errors
-/// The agent cannot be asked, or has no such rule.
+/// The agent does not answer, or has no such rule.
 pub fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let mut rules: Vec<RuleStatus> = args.agent.get("rules")?;
     if let Some(name) = &args.rule {
@@ -49,16 +49,16 @@ fn text_of(rule: &RuleStatus) -> String {
     if rule.groups.is_empty() {
         text += "  it has seen no group of ranks yet\n";
     }
-    // Groups of which the same is to be said are told together.
-    let mut said: Vec<(String, Vec<String>)> = Vec::new();
+    // Groups with the same text are listed together.
+    let mut texts: Vec<(String, Vec<String>)> = Vec::new();
     for group in &rule.groups {
-        let (who, what) = (name_of(group), standing_of(group));
-        match said.iter_mut().find(|(words, _)| *words == what) {
+        let (who, what) = (name_of(group), state_text(group));
+        match texts.iter_mut().find(|(words, _)| *words == what) {
             Some((_, names)) => names.push(who),
-            None => said.push((what, vec![who])),
+            None => texts.push((what, vec![who])),
         }
     }
-    text + &said.iter().map(|(what, who)| format!("  {}: {what}", who.join(", "))).collect::<String>()
+    text + &texts.iter().map(|(what, who)| format!("  {}: {what}", who.join(", "))).collect::<String>()
 }
 
 fn name_of(group: &GroupStatus) -> String {
@@ -70,11 +70,11 @@ fn name_of(group: &GroupStatus) -> String {
     }
 }
 
-fn standing_of(group: &GroupStatus) -> String {
+fn state_text(group: &GroupStatus) -> String {
     let since = group.since.map(|s| format!(" since {}", utc(s))).unwrap_or_default();
-    let is_told = group.why.contains(&group.statistic.replacen(" of ", "(", 1));
+    let why_has_value = group.why.contains(&group.statistic.replacen(" of ", "(", 1));
     let value = match (group.value, group.bound) {
-        (Some(value), Some(bound)) if !is_told => {
+        (Some(value), Some(bound)) if !why_has_value => {
             format!("    {} is {}, fires at {}\n", group.statistic, figure(value), figure(bound))
         }
         _ => String::new(),

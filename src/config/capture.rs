@@ -1,7 +1,7 @@
 //! `capture:` in YAML: what a rule may ask a profiler for, in the profile API's own names.
 //!
-//! What no server can be asked for is refused here, with the line; what depends on the server is
-//! decided when its version is known.
+//! What no server accepts is refused here, with its line. What depends on the server is decided when
+//! its version is known (`skewtrap_core::capture::plan`).
 
 use std::time::Duration;
 
@@ -13,11 +13,9 @@ use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
 use super::tree::Place;
+use skewtrap_core::capture::plan::{MAX_DEADLINE, MAX_STEPS};
+use skewtrap_core::capture::risk::{ACTIVITIES, RISKS};
 use skewtrap_core::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
-
-mod noted;
-
-use noted::note_default;
 
 /// What to capture when a rule fires.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -105,18 +103,15 @@ pub struct CommandText {
     time_limit: Field<Span>,
 }
 
-const MAX_STEPS: u32 = 1000;
-const MAX_DEADLINE: Duration = Duration::from_secs(30);
+/// A report takes far longer to write than its window.
 const MAX_NSYS: Duration = Duration::from_secs(5);
 const MAX_COMMAND: Duration = Duration::from_secs(600);
-const ACTIVITIES: [&str; 6] = ["CPU", "GPU", "MEM", "RPD", "CUDA_PROFILER", "XPU"];
-const RISKS: [&str; 5] = ["with_stack", "profile_by_stage", "mem_on_rocm", "start_step", "long_nsys"];
 
-/// Why `start_step` is not passed on just like that.
+/// Why `start_step` needs `accept_risk`.
 const START_STEP: &str = "the server takes `start_step` as an absolute step of each rank, and one that lies \
                           ahead leaves a window that cannot be disarmed";
 
-/// Turns a rule's (or the file's default) `capture` into the checked type.
+/// Checks the `capture` of a rule, or the default one of the file.
 pub fn capture_of(
     text: &Field<CaptureText>,
     default: &CaptureSpec,
@@ -124,16 +119,16 @@ pub fn capture_of(
     findings: &mut Findings<'_>,
 ) -> CaptureSpec {
     let Some((text, place)) = text.placed() else {
-        settings.fallback("capture", means_of(default));
-        note_default(default, settings);
+        settings.record_unset("capture", default.word());
+        record_default(default, settings);
         return default.clone();
     };
-    settings.given("capture", text.means(), place);
+    settings.record_set("capture", text.word(), place);
     match text {
         CaptureText::None => CaptureSpec::None,
         CaptureText::Http(http) => {
             let window = http.check(default, findings);
-            http.note("http", &window, settings);
+            http.record("http", &window, settings);
             CaptureSpec::Http(window)
         }
         CaptureText::CudaProfilerApi(http) => {
@@ -146,34 +141,25 @@ pub fn capture_of(
             }
             let mut window = http.check(default, findings);
             window.activities = Some(vec!["CUDA_PROFILER".into()]);
-            http.note("cuda_profiler_api", &window, settings);
+            http.record("cuda_profiler_api", &window, settings);
             CaptureSpec::CudaProfilerApi(window)
         }
         CaptureText::Nsys(nsys) => {
             let window = nsys.check(findings);
-            nsys.note(&window, settings);
+            nsys.record(&window, settings);
             CaptureSpec::Nsys(window)
         }
         CaptureText::Command(command) => {
             let window = command.check(place, findings);
-            command.note(&window, settings);
+            command.record(&window, settings);
             CaptureSpec::Command(window)
         }
     }
 }
 
-fn means_of(spec: &CaptureSpec) -> &'static str {
-    match spec {
-        CaptureSpec::None => "none",
-        CaptureSpec::Http(_) => "http",
-        CaptureSpec::Nsys(_) => "nsys",
-        CaptureSpec::CudaProfilerApi(_) => "cuda_profiler_api",
-        CaptureSpec::Command(_) => "command",
-    }
-}
-
 impl CaptureText {
-    const fn means(&self) -> &'static str {
+    /// As in YAML.
+    const fn word(&self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Http(_) => "http",
@@ -184,33 +170,11 @@ impl CaptureText {
     }
 }
 
-/// The window that costs least: few steps, no stacks, no shapes.
-pub fn default_http() -> HttpWindow {
-    HttpWindow {
-        output_dir: None,
-        num_steps: 10,
-        activities: None,
-        with_stack: false,
-        record_shapes: false,
-        profile_by_stage: false,
-        profile_stages: None,
-        profile_prefix: None,
-        profile_id: None,
-        detailed_annotations: false,
-        merge_profiles: false,
-        start_step: None,
-        warmup: Duration::ZERO,
-        until_cleared: false,
-        deadline: Duration::from_secs(5),
-        accept_risk: Vec::new(),
-    }
-}
-
 impl HttpText {
     fn check(&self, default: &CaptureSpec, findings: &mut Findings<'_>) -> HttpWindow {
         let base = match default {
             CaptureSpec::Http(http) => http.clone(),
-            _ => default_http(),
+            _ => HttpWindow::default(),
         };
         let until_cleared = self.until.get().map_or(base.until_cleared, |_| true);
         let steps = if until_cleared { base.num_steps.max(100) } else { base.num_steps };
@@ -395,7 +359,95 @@ fn check_file_name(field: &Field<String>, name: &str, findings: &mut Findings<'_
     }
 }
 
-/// The texts of a list that were right.
+/// The valid texts of a list.
 pub fn texts(field: &Field<Vec<Field<String>>>) -> Option<Vec<String>> {
     field.get().map(|items| items.iter().filter_map(Field::get).cloned().collect())
+}
+
+/// Records the settings of a capture that the file does not set.
+fn record_default(spec: &CaptureSpec, settings: &mut Settings) {
+    match spec {
+        CaptureSpec::None => {}
+        CaptureSpec::Http(window) => HttpText::default().record("http", window, settings),
+        CaptureSpec::CudaProfilerApi(window) => {
+            HttpText::default().record("cuda_profiler_api", window, settings);
+        }
+        CaptureSpec::Nsys(window) => NsysText::default().record(window, settings),
+        CaptureSpec::Command(window) => CommandText::default().record(window, settings),
+    }
+}
+
+fn listed(items: &[String]) -> String {
+    if items.is_empty() { "none".into() } else { items.join(", ") }
+}
+
+impl HttpText {
+    /// Records `window` under `means`. Settings that are not set here may come from the `http` of the
+    /// including file.
+    fn record(&self, means: &str, window: &HttpWindow, settings: &mut Settings) {
+        let any = |text: Option<&String>| text.map_or_else(|| "none".to_owned(), Clone::clone);
+        let list =
+            |items: Option<&Vec<String>>, other: &str| items.map_or_else(|| other.to_owned(), |i| listed(i));
+        let until = if window.until_cleared { "cleared" } else { "none" };
+        let start_step = window.start_step.map_or_else(|| "none".into(), |s| s.to_string());
+        let all: [(&str, String, Option<Place>); 16] = [
+            (
+                "output_dir",
+                window.output_dir.clone().unwrap_or_else(|| "the server's own".into()),
+                self.output_dir.place(),
+            ),
+            ("num_steps", window.num_steps.to_string(), self.num_steps.place()),
+            ("activities", list(window.activities.as_ref(), "what is safe"), self.activities.place()),
+            ("with_stack", window.with_stack.to_string(), self.with_stack.place()),
+            ("record_shapes", window.record_shapes.to_string(), self.record_shapes.place()),
+            ("profile_by_stage", window.profile_by_stage.to_string(), self.profile_by_stage.place()),
+            ("profile_stages", list(window.profile_stages.as_ref(), "both"), self.profile_stages.place()),
+            ("profile_prefix", any(window.profile_prefix.as_ref()), self.profile_prefix.place()),
+            (
+                "profile_id",
+                window.profile_id.clone().unwrap_or_else(|| "the incident's".into()),
+                self.profile_id.place(),
+            ),
+            (
+                "detailed_annotations",
+                window.detailed_annotations.to_string(),
+                self.detailed_annotations.place(),
+            ),
+            ("merge_profiles", window.merge_profiles.to_string(), self.merge_profiles.place()),
+            ("start_step", start_step, self.start_step.place()),
+            ("warmup", Span(window.warmup).to_string(), self.warmup.place()),
+            ("until", until.to_owned(), self.until.place()),
+            ("deadline", Span(window.deadline).to_string(), self.deadline.place()),
+            ("accept_risk", listed(&window.accept_risk), self.accept_risk.place()),
+        ];
+        for (key, value, place) in all {
+            let full = format!("capture.{means}.{key}");
+            match place {
+                Some(place) => settings.record_set(&full, value, place),
+                None => settings.record_inherited(&full, value, &format!("capture.http.{key}")),
+            }
+        }
+    }
+}
+
+impl NsysText {
+    /// Records `window`.
+    fn record(&self, window: &NsysWindow, settings: &mut Settings) {
+        let session = match &window.session {
+            NsysSession::OfTarget => "of_target",
+            NsysSession::Named(name) => name,
+        };
+        settings.record("capture.nsys.session", session, self.session.place());
+        settings.record("capture.nsys.duration", Span(window.duration), self.duration.place());
+        settings.record("capture.nsys.args", listed(&window.args), self.args.place());
+        settings.record("capture.nsys.accept_risk", listed(&window.accept_risk), self.accept_risk.place());
+    }
+}
+
+impl CommandText {
+    /// Records `window`.
+    fn record(&self, window: &CommandWindow, settings: &mut Settings) {
+        settings.record("capture.command.argv", window.argv.join(" "), self.argv.place());
+        settings.record("capture.command.time_limit", Span(window.time_limit), self.time_limit.place());
+    }
 }

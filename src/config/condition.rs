@@ -2,9 +2,10 @@
 //!
 //! A statistic is written as the key, its bound as the value: `{ max_over_mean: 1.5, for: 3s }`.
 //! Several conditions go under `all:` or `any:`. A clear that is not written is derived from the
-//! trigger.
+//! trigger. What bounds make sense is in `bound`, the derived clear in `clear`.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -14,21 +15,22 @@ use super::de::Field;
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
+use super::signal::signal_of;
 use super::tree::Place;
 use skewtrap_core::finding::Side;
-use skewtrap_core::rule::{Combine, Condition, Direction, Trigger};
+use skewtrap_core::rule::{Combine, Condition, Direction, Statistic, Trigger};
 use skewtrap_core::signal::catalog::Catalog;
+use skewtrap_core::signal::sample::Signal;
 
 mod bound;
 mod clear;
-mod one;
 
+use bound::check_bound;
 pub(super) use bound::check_min_mean;
 pub use bound::{can_clear, can_trigger};
 pub use clear::clear_of;
-use one::condition_of;
 
-/// The keys that a condition has, whether it stands alone or in a list.
+/// The keys that a condition has, whether it stands own or in a list.
 macro_rules! condition_keys {
     ($(#[$doc:meta])* $name:ident { $($more:tt)* }) => {
         $(#[$doc])*
@@ -62,7 +64,7 @@ macro_rules! condition_keys {
             /// Every member is `above` or `below` this.
             all_members: Field<MemberText>,
             /// Which side may be blamed.
-            side: Field<SideText>,
+            side: Field<Side>,
             /// In a trigger: the excess must also be this many times what chance explains.
             beyond_chance: Field<f64>,
             /// In a clear: it suffices that the excess is within this many times what chance explains.
@@ -107,31 +109,9 @@ pub struct MemberText {
     below: Field<f64>,
 }
 
-/// The side on which a member left its peers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SideText {
-    /// Above its peers.
-    High,
-    /// Below its peers.
-    Low,
-    /// Either.
-    Both,
-}
-
-impl From<SideText> for Side {
-    fn from(text: SideText) -> Self {
-        match text {
-            SideText::High => Self::High,
-            SideText::Low => Self::Low,
-            SideText::Both => Self::Both,
-        }
-    }
-}
-
 impl TriggerText {
-    /// Itself as a condition, without `for`, `all` and `any`.
-    fn alone(&self) -> ConditionText {
+    /// The condition that stands directly in it, without `for`, `all` and `any`.
+    fn as_condition(&self) -> ConditionText {
         let t = self.clone();
         ConditionText {
             hold: Field::Absent,
@@ -156,24 +136,24 @@ impl TriggerText {
     }
 }
 
-/// What a condition is read against.
+/// What a condition is checked against.
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     /// The rule's own signal.
     pub signal: &'a Field<String>,
     /// All signals.
     pub catalog: &'a Catalog,
-    /// Whether something else must be true as well: a guard, or another condition of `all`.
-    pub others_decide: bool,
+    /// Whether a guard, or another condition of `all`, must be true as well.
+    pub has_other_conditions: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
+enum Clause {
     Trigger,
     Clear,
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for Clause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if *self == Self::Trigger { "trigger" } else { "clear" })
     }
@@ -187,31 +167,31 @@ pub fn trigger_of(
     settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Option<Trigger> {
-    part_of(Part::Trigger, text, place, context, settings, findings)
+    clause_of(Clause::Trigger, text, place, context, settings, findings)
 }
 
-fn part_of(
-    part: Part,
+fn clause_of(
+    clause: Clause,
     text: &TriggerText,
     place: Place,
     context: Context<'_>,
     settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Option<Trigger> {
-    let default = if part == Part::Trigger { Duration::ZERO } else { Duration::from_secs(10) };
-    let hold = settings.take(&format!("{part}.for"), &text.hold, Span(default)).0;
+    let default = if clause == Clause::Trigger { Duration::ZERO } else { Duration::from_secs(10) };
+    let hold = settings.resolve(&format!("{clause}.for"), &text.hold, Span(default)).0;
     if let Some(at) = text.hold.place()
         && hold > Duration::from_secs(3600)
     {
         findings.error(at, "`for` is longer than an hour; an onset that old is no onset", None);
     }
-    let alone = text.alone();
+    let own = text.as_condition();
     let listed = [(&text.all, Combine::All), (&text.any, Combine::Any)];
     let mut given =
         listed.into_iter().filter_map(|(list, combine)| list.placed().map(|(l, at)| (l, at, combine)));
     match (given.next(), given.next()) {
         (Some((list, at, combine)), None) => {
-            if let Some((name, at)) = alone.statistics().first() {
+            if let Some((name, at)) = own.statistics().first() {
                 let message = format!("`{name}` beside a list of conditions");
                 findings.error(*at, message, Some("put it into the list".into()));
             }
@@ -219,14 +199,15 @@ fn part_of(
                 findings.error(at, "an empty list of conditions", None);
             }
             let is_one_of_all = combine == Combine::All && list.len() > 1;
-            let context = Context { others_decide: context.others_decide || is_one_of_all, ..context };
+            let context =
+                Context { has_other_conditions: context.has_other_conditions || is_one_of_all, ..context };
             let conditions: Vec<Condition> = list
                 .iter()
                 .enumerate()
                 .filter_map(|(i, c)| c.placed().map(|(c, at)| (i, c, at)))
                 .filter_map(|(i, c, at)| {
-                    let key = format!("{part}.{}.{i}", if combine == Combine::All { "all" } else { "any" });
-                    condition_of(part, &key, c, at, context, settings, findings)
+                    let key = format!("{clause}.{}.{i}", if combine == Combine::All { "all" } else { "any" });
+                    condition_of(clause, &key, c, at, context, settings, findings)
                 })
                 .collect();
             let complete = conditions.len() == list.len() && !list.is_empty();
@@ -239,17 +220,17 @@ fn part_of(
         (None, _) if !text.all.is_absent() || !text.any.is_absent() => None,
         (None, _) => {
             let condition =
-                condition_of(part, &part.to_string(), &alone, place, context, settings, findings)?;
+                condition_of(clause, &clause.to_string(), &own, place, context, settings, findings)?;
             Some(Trigger { combine: Combine::All, conditions: vec![condition], hold })
         }
     }
 }
 
-fn lasting(hold: Duration) -> String {
+fn hold_suffix(hold: Duration) -> String {
     if hold.is_zero() { String::new() } else { format!(" for {}", Span(hold)) }
 }
 
-/// In one line, as it could be written.
+/// A trigger in one line, for people.
 pub fn describe(trigger: &Trigger) -> String {
     let word = if trigger.combine == Combine::All { " and " } else { " or " };
     let conditions: Vec<String> = trigger
@@ -259,11 +240,228 @@ pub fn describe(trigger: &Trigger) -> String {
             let sign = if c.direction == Direction::Above { ">" } else { "<" };
             let chance = c.chance.map_or_else(String::new, |k| format!(" (chance {k})"));
             let usual = c.above_baseline.map_or_else(String::new, |f| format!(" (baseline {f})"));
-            let hold = lasting(c.hold);
+            let hold = hold_suffix(c.hold);
             format!("{}({}) {sign} {}{chance}{usual}{hold}", c.statistic, c.signal_name, c.bound)
         })
         .collect();
-    format!("{}{}", conditions.join(word), lasting(trigger.hold))
+    format!("{}{}", conditions.join(word), hold_suffix(trigger.hold))
+}
+
+impl ConditionText {
+    /// The statistics that the condition names, with their places.
+    fn statistics(&self) -> Vec<(Statistic, Place)> {
+        let plain = Statistic::ALL
+            .into_iter()
+            .filter_map(|s| self.bound_field(s).and_then(Field::place).map(|p| (s, p)));
+        let members = [(Statistic::AnyMember, &self.any_member), (Statistic::AllMembers, &self.all_members)];
+        plain.chain(members.into_iter().filter_map(|(s, f)| f.place().map(|p| (s, p)))).collect()
+    }
+
+    const fn bound_field(&self, statistic: Statistic) -> Option<&Field<f64>> {
+        Some(match statistic {
+            Statistic::MaxOverMean => &self.max_over_mean,
+            Statistic::MinOverMean => &self.min_over_mean,
+            Statistic::MaxMinusMin => &self.max_minus_min,
+            Statistic::Cv => &self.cv,
+            Statistic::Gini => &self.gini,
+            Statistic::Jain => &self.jain,
+            Statistic::LostShare => &self.lost_share,
+            Statistic::RobustZ => &self.robust_z,
+            Statistic::Departure => &self.departure,
+            Statistic::AnyMember | Statistic::AllMembers | Statistic::Other => return None,
+        })
+    }
+
+    /// The bound of a statistic, its direction and its place.
+    fn bound(&self, statistic: Statistic, findings: &mut Findings<'_>) -> Option<(f64, Direction, Place)> {
+        let members = match statistic {
+            Statistic::AnyMember => &self.any_member,
+            Statistic::AllMembers => &self.all_members,
+            _ => {
+                let (bound, at) = self.bound_field(statistic)?.placed()?;
+                return Some((*bound, statistic.direction(), at));
+            }
+        };
+        let (text, place) = members.placed()?;
+        match (text.above.placed(), text.below.placed()) {
+            (Some((bound, at)), None) => Some((*bound, Direction::Above, at)),
+            (None, Some((bound, at))) => Some((*bound, Direction::Below, at)),
+            _ => {
+                let hint = format!("write `{}: {{ above: 0.9 }}` or `below`", statistic.name());
+                findings.error(place, "exactly one of `above` and `below` is wanted", Some(hint));
+                None
+            }
+        }
+    }
+}
+
+/// Checks one condition and records its settings under `key`.
+fn condition_of(
+    clause: Clause,
+    key: &str,
+    text: &ConditionText,
+    place: Place,
+    context: Context<'_>,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> Option<Condition> {
+    let signal = signal_for(text, place, context, findings);
+    let statistic = match text.statistics()[..] {
+        [(one, _)] => one,
+        [] => {
+            let known: Vec<&str> = Statistic::ALL.iter().map(|s| s.name()).collect();
+            findings.error(
+                place,
+                format!("the {clause} names no statistic"),
+                Some(format!("one of {}", known.join(", "))),
+            );
+            return None;
+        }
+        [(first, _), (second, at), ..] => {
+            let hint = "several go into a list: `all: [{ cv: 0.3 }, { max_over_mean: 1.5 }]`";
+            findings.error(
+                at,
+                format!("two statistics in one condition: `{first}` and `{second}`"),
+                Some(hint.into()),
+            );
+            return None;
+        }
+    };
+    let (bound, direction, at) = text.bound(statistic, findings)?;
+    settings.record_set(&format!("{key}.{statistic}"), bound_text(statistic, direction, bound), at);
+    let side = side_of(text, statistic, direction, findings);
+    let chance = chance_of(clause, key, text, statistic, settings, findings);
+    if let Some((k, at_factor)) = text.above_baseline.placed() {
+        if clause == Clause::Clear {
+            findings.error(at_factor, "only a trigger compares with the past", Some("take it out".into()));
+        } else if *k < 1.0 {
+            findings.error(at_factor, "a factor below 1 is always exceeded", Some("write 1.2, say".into()));
+        }
+    }
+    let smooth = text.smooth.get().map_or(Duration::ZERO, |s| s.0);
+    // An unknown signal is reported by now; its bound is still checked as far as possible.
+    let is_known = signal.is_some();
+    let (signal, signal_name) = signal.unwrap_or((Signal(u16::MAX), "".into()));
+    let above_baseline = text.above_baseline.get().copied();
+    let hold = text.hold.get().map_or(Duration::ZERO, |s| s.0);
+    let condition = Condition {
+        signal,
+        signal_name,
+        statistic,
+        bound,
+        direction,
+        side,
+        chance,
+        above_baseline,
+        smooth,
+        hold,
+    };
+    record(clause, key, text, &condition, context, settings);
+    check_bound(clause, &condition, context, at, findings);
+    is_known.then_some(condition)
+}
+
+/// The bound as it is written: with its direction for members, as a number otherwise.
+fn bound_text(statistic: Statistic, direction: Direction, bound: f64) -> String {
+    match (statistic, direction) {
+        (Statistic::AnyMember | Statistic::AllMembers, Direction::Above) => format!("above {bound}"),
+        (Statistic::AnyMember | Statistic::AllMembers, Direction::Below) => format!("below {bound}"),
+        _ => bound.to_string(),
+    }
+}
+
+/// Records the settings of a condition beside its bound and its chance.
+fn record(
+    clause: Clause,
+    key: &str,
+    text: &ConditionText,
+    c: &Condition,
+    context: Context<'_>,
+    settings: &mut Settings,
+) {
+    let place = text.signal.place().or_else(|| context.signal.place());
+    settings.record(&format!("{key}.signal"), &c.signal_name, place);
+    // A clear that does not set these takes those of the trigger, which are recorded there.
+    let is_inherited = key == "clear";
+    if !is_inherited || !text.side.is_absent() {
+        settings.record(&format!("{key}.side"), c.side.word(), text.side.place());
+    }
+    if !is_inherited || !text.smooth.is_absent() {
+        settings.record(&format!("{key}.smooth"), Span(c.smooth), text.smooth.place());
+    }
+    if clause == Clause::Trigger {
+        settings.record_option(
+            &format!("{key}.above_baseline"),
+            c.above_baseline,
+            text.above_baseline.place(),
+        );
+    }
+    if key != "trigger" && key != "clear" {
+        settings.record(&format!("{key}.for"), Span(c.hold), text.hold.place());
+    }
+}
+
+fn signal_for(
+    text: &ConditionText,
+    place: Place,
+    context: Context<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<(Signal, Arc<str>)> {
+    let named = if text.signal.is_absent() { context.signal } else { &text.signal };
+    if named.is_absent() {
+        let hint = "write `signal: load` in the rule or in the condition";
+        findings.error(place, "no signal to look at", Some(hint.into()));
+    }
+    signal_of(named, context.catalog, findings)
+}
+
+fn side_of(
+    text: &ConditionText,
+    statistic: Statistic,
+    direction: Direction,
+    findings: &mut Findings<'_>,
+) -> Side {
+    let natural = match (statistic, direction) {
+        (Statistic::AnyMember | Statistic::AllMembers, Direction::Below) => Side::Low,
+        _ => statistic.side(),
+    };
+    let Some((&asked, at)) = text.side.placed() else { return natural };
+    if natural != Side::Both && asked != natural {
+        let (word, other) = match natural {
+            Side::Low => ("low", "max_over_mean"),
+            _ => ("high", "min_over_mean"),
+        };
+        let hint = format!("use `{other}`, or `max_minus_min`, `cv` or `robust_z` with `side: both`");
+        findings.error(at, format!("`{statistic}` can only blame the {word} side"), Some(hint));
+        return natural;
+    }
+    asked
+}
+
+fn chance_of(
+    clause: Clause,
+    key: &str,
+    text: &ConditionText,
+    statistic: Statistic,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> Option<f64> {
+    let (wanted, wrong, name) = match clause {
+        Clause::Trigger => (&text.beyond_chance, &text.within_chance, "beyond_chance"),
+        Clause::Clear => (&text.within_chance, &text.beyond_chance, "within_chance"),
+    };
+    if let Some(at) = wrong.place() {
+        findings.error(at, format!("a {clause} has `{name}`"), None);
+    }
+    settings.record_option(&format!("{key}.{name}"), wanted.get(), wanted.place());
+    let (k, at) = wanted.placed()?;
+    if *k <= 0.0 || !k.is_finite() {
+        findings.error(at, format!("`{name}` is a positive number of times"), Some("3 to 6 is usual".into()));
+    }
+    if matches!(statistic, Statistic::AnyMember | Statistic::AllMembers) {
+        findings.error(at, format!("`{statistic}` looks at single members; chance has no part in it"), None);
+    }
+    Some(*k)
 }
 
 #[cfg(test)]

@@ -1,28 +1,29 @@
-//! From a tree to types, collecting every problem instead of stopping at the first.
+//! A serde `Deserializer` over a [`Node`] that collects every problem instead of stopping at the first.
 //!
-//! A serde `Deserializer` over [`Node`]s. It knows the fields of the struct being read, so it
-//! reports unknown and duplicate keys itself, with a suggestion, and goes on. What cannot be read
-//! at all is reported where it is and becomes [`Field::Wrong`] in the field that holds it; the
-//! fields beside it are still read. The same types carry the JSON schema.
+//! It knows the fields of the struct that is being read, so it reports unknown and duplicate keys
+//! itself, with a suggestion, and continues. A value that cannot be read is reported at its place and
+//! becomes [`Field::Wrong`]; the fields beside it are still read. The same types carry the JSON schema.
 
 use std::cell::RefCell;
 use std::fmt;
 
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::value::StrDeserializer;
+use serde::de::{
+    self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess,
+    Visitor,
+};
 use serde::{Deserialize, forward_to_deserialize_any};
 
 use super::diagnostic::Findings;
 use super::tree::{Key, Node, Place, Value};
 use skewtrap_core::rule::guard::nearest;
 
-mod access;
 mod field;
 
-use access::{Choice, Entries, Items};
 use field::{FIELD, Placed, TEXT_OR};
 pub use field::{Field, TextOr};
 
-/// Reads `T` from `node`; `None` when nothing could be made of it. All problems are in `findings`.
+/// Reads `T` from `node`; `None` when it has the wrong shape. All problems are added to `findings`.
 pub fn read<'n, T: Deserialize<'n>>(node: &'n Node, findings: &mut Findings<'_>) -> Option<T> {
     let sink = RefCell::new(Vec::new());
     let read = T::deserialize(Reader { node, sink: &sink });
@@ -40,14 +41,14 @@ struct Report {
 
 type Sink = RefCell<Vec<Report>>;
 
-/// An error on its way up; once reported it only makes values `Wrong`.
+/// An error that is passed up through serde. Once reported, it only makes the field around it `Wrong`.
 #[derive(Debug)]
 pub enum Failure {
-    /// What is wrong, not yet placed.
+    /// What is wrong; not yet reported.
     Message(String),
-    /// Something of the wrong type; this was wanted.
+    /// A value of the wrong type; this was expected. Not yet reported.
     Expected(String),
-    /// In the findings already.
+    /// Already reported.
     Reported,
 }
 
@@ -81,7 +82,7 @@ impl de::Error for Failure {
     }
 }
 
-/// Rust's names of types mean nothing to whom writes YAML.
+/// Replaces the names of Rust types, which mean nothing to somebody who writes YAML.
 fn in_plain_words(expected: &str) -> String {
     match expected {
         "f64" | "f32" => "a number".into(),
@@ -105,7 +106,7 @@ impl<'n> Reader<'n, '_> {
         self.sink.borrow_mut().push(Report { place, message, hint });
     }
 
-    /// Passes a result on; a failure that nobody has placed yet is placed here.
+    /// Reports a failure that was not reported yet, at the place of this node.
     fn placed<T>(&self, result: Result<T, Failure>) -> Result<T, Failure> {
         result.map_err(|failure| {
             let found = || self.node.value.kind();
@@ -131,12 +132,12 @@ impl<'n> Reader<'n, '_> {
         }
     }
 
-    /// The entries without those that are repeated or, where `known` says so, unknown; both reported.
+    /// The entries without repeated keys and, given `known`, without unknown ones; both are reported.
     fn checked(&self, entries: &'n [(Key, Node)], known: Option<&[&str]>) -> Vec<&'n (Key, Node)> {
-        let mut kept: Vec<&(Key, Node)> = Vec::with_capacity(entries.len());
+        let mut unique: Vec<&(Key, Node)> = Vec::with_capacity(entries.len());
         for entry in entries {
             let (key, _) = entry;
-            if let Some((first, _)) = kept.iter().find(|(k, _)| k.name == key.name) {
+            if let Some((first, _)) = unique.iter().find(|(k, _)| k.name == key.name) {
                 let message = format!("`{}` is given twice", key.name);
                 self.report(
                     key.place,
@@ -147,14 +148,14 @@ impl<'n> Reader<'n, '_> {
                 let hint = did_you_mean(&key.name, known.unwrap_or_default());
                 self.report(key.place, format!("unknown key `{}`", key.name), Some(hint));
             } else {
-                kept.push(entry);
+                unique.push(entry);
             }
         }
-        kept
+        unique
     }
 }
 
-/// What to write instead of `name`.
+/// A hint for an unknown name: the nearest known one, or all of them.
 pub fn did_you_mean(name: &str, known: &[&str]) -> String {
     match nearest(name, known.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
@@ -272,6 +273,92 @@ impl<'de> Deserializer<'de> for Reader<'de, '_> {
 
 fn listed(names: &[&str]) -> String {
     names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ")
+}
+
+struct Items<'n, 's> {
+    items: std::slice::Iter<'n, Node>,
+    reader: Reader<'n, 's>,
+}
+
+impl<'n> SeqAccess<'n> for Items<'n, '_> {
+    type Error = Failure;
+
+    fn next_element_seed<T: DeserializeSeed<'n>>(&mut self, seed: T) -> Result<Option<T::Value>, Failure> {
+        self.items.next().map(|node| seed.deserialize(Reader { node, ..self.reader })).transpose()
+    }
+}
+
+struct Entries<'n, 's> {
+    left: std::vec::IntoIter<&'n (Key, Node)>,
+    value: Option<&'n Node>,
+    reader: Reader<'n, 's>,
+}
+
+impl<'n> MapAccess<'n> for Entries<'n, '_> {
+    type Error = Failure;
+
+    fn next_key_seed<K: DeserializeSeed<'n>>(&mut self, seed: K) -> Result<Option<K::Value>, Failure> {
+        let Some((key, node)) = self.left.next() else { return Ok(None) };
+        self.value = Some(node);
+        seed.deserialize(StrDeserializer::new(&key.name)).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'n>>(&mut self, seed: V) -> Result<V::Value, Failure> {
+        let node = self.value.take().expect("serde asks for a value only after its key");
+        seed.deserialize(Reader { node, ..self.reader })
+    }
+}
+
+struct Choice<'n, 's> {
+    variant: &'n str,
+    content: Option<&'n Node>,
+    reader: Reader<'n, 's>,
+}
+
+impl<'n, 's> EnumAccess<'n> for Choice<'n, 's> {
+    type Error = Failure;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'n>>(self, seed: V) -> Result<(V::Value, Self), Failure> {
+        let name: StrDeserializer<'_, Failure> = self.variant.into_deserializer();
+        seed.deserialize(name).map(|variant| (variant, self))
+    }
+}
+
+impl<'n> Choice<'n, '_> {
+    fn content(&self) -> Result<Reader<'n, '_>, Failure> {
+        match self.content {
+            Some(node) => Ok(Reader { node, ..self.reader }),
+            None => Err(de::Error::custom(format!("`{0}` wants its settings: `{0}: {{...}}`", self.variant))),
+        }
+    }
+}
+
+impl<'n> VariantAccess<'n> for Choice<'n, '_> {
+    type Error = Failure;
+
+    fn unit_variant(self) -> Result<(), Failure> {
+        match self.content.map(|n| &n.value) {
+            None | Some(Value::Null) => Ok(()),
+            Some(_) => Err(de::Error::custom(format!("`{}` takes no settings", self.variant))),
+        }
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'n>>(self, seed: T) -> Result<T::Value, Failure> {
+        seed.deserialize(self.content()?)
+    }
+
+    fn tuple_variant<V: Visitor<'n>>(self, _len: usize, visitor: V) -> Result<V::Value, Failure> {
+        self.content()?.deserialize_any(visitor)
+    }
+
+    fn struct_variant<V: Visitor<'n>>(
+        self,
+        fields: &'static [&'static str],
+        v: V,
+    ) -> Result<V::Value, Failure> {
+        self.content()?.deserialize_struct("", fields, v)
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What is wrong with a file, each problem in its place, with the line shown and what would be right.
+//! The problems of a file: each with its place, the line it is in, and a hint.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,20 +8,20 @@ use serde::Serialize;
 
 use super::tree::Place;
 
-/// How bad.
+/// How serious a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// The file is refused.
     Error,
-    /// It is taken, but somebody should know.
+    /// The file is accepted, but somebody should know.
     Warning,
 }
 
 /// One problem of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
-    /// How bad.
+    /// How serious a problem is.
     pub level: Level,
     /// The file, as it was named.
     pub file: Arc<str>,
@@ -31,16 +31,16 @@ pub struct Diagnostic {
     pub column: u32,
     /// What is wrong.
     pub message: String,
-    /// What would be right.
+    /// How to correct it.
     pub hint: Option<String>,
     /// The line itself.
     pub snippet: Option<String>,
-    /// How many of its characters are meant.
+    /// How many characters of the line are underlined.
     pub width: u32,
 }
 
 impl Diagnostic {
-    /// An error in a file whose text is no longer at hand: no line is shown.
+    /// An error in a file whose text is not at hand: the line is not shown.
     pub fn error_at(file: &Arc<str>, place: Place, message: String, hint: Option<String>) -> Self {
         let (line, column, width) = (place.line, place.column, place.width);
         Self { level: Level::Error, file: file.clone(), line, column, message, hint, snippet: None, width }
@@ -51,14 +51,14 @@ impl Diagnostic {
         Self::error_at(&file.into(), Place::default(), message, None)
     }
 
-    /// Whether the file is refused for it.
+    /// Whether it makes the file unusable.
     pub fn is_error(&self) -> bool {
         self.level == Level::Error
     }
 }
 
 impl fmt::Display for Diagnostic {
-    /// As compilers do: place and message, the line with the spot underlined, the hint.
+    /// As compilers do: place and message, the line with the place underlined, the hint.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = match self.level {
             Level::Error => "error",
@@ -88,12 +88,12 @@ pub struct Findings<'t> {
     file: Arc<str>,
     text: &'t str,
     found: Vec<Diagnostic>,
-    /// Lines with secrets: no diagnostic shows them.
+    /// Lines that hold secrets; no diagnostic shows them.
     hidden: BTreeSet<u32>,
 }
 
 impl<'t> Findings<'t> {
-    /// Nothing found yet in `file`, which reads `text`.
+    /// An empty list for `file`, whose content is `text`.
     pub fn new(file: &str, text: &'t str) -> Self {
         Self { file: file.into(), text, found: Vec::new(), hidden: BTreeSet::new() }
     }
@@ -113,8 +113,8 @@ impl<'t> Findings<'t> {
         self.add(Level::Warning, place, message.into(), hint);
     }
 
-    /// Adds an error whose line must not be shown: a secret stands in it.
-    pub fn secret(&mut self, place: Place, message: impl Into<String>, hint: Option<String>) {
+    /// Adds an error whose line is not shown, because it holds a secret.
+    pub fn error_hiding_line(&mut self, place: Place, message: impl Into<String>, hint: Option<String>) {
         self.add(Level::Error, place, message.into(), hint);
         if let Some(last) = self.found.last_mut() {
             last.snippet = None;
@@ -127,7 +127,7 @@ impl<'t> Findings<'t> {
         self.found.iter().any(Diagnostic::is_error)
     }
 
-    /// Everything, in the order of the file.
+    /// All problems, in the order of the file.
     pub fn into_sorted(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|d| (d.line, d.column));
         for d in self.found.iter_mut().filter(|d| self.hidden.contains(&d.line)) {
@@ -146,7 +146,7 @@ impl<'t> Findings<'t> {
             column: place.column,
             message,
             hint,
-            // A tab would shift the marks below it.
+            // A tab would shift the underline below it.
             snippet: snippet.map(|s| s.trim_end().replace('\t', " ")),
             width: place.width,
         });

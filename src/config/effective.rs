@@ -1,4 +1,4 @@
-//! What holds, and why: every setting with its value and where it came from.
+//! The settings in force: every value with its source.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,12 +12,10 @@ use super::tree::Place;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// Nobody said otherwise.
+    /// The built-in default.
     Default,
     /// A file and its line.
     File(Arc<str>, u32),
-    /// The command line: the flag.
-    Flag(Arc<str>),
 }
 
 impl fmt::Display for Origin {
@@ -25,7 +23,6 @@ impl fmt::Display for Origin {
         match self {
             Self::Default => f.write_str("default"),
             Self::File(file, line) => write!(f, "{file}:{line}"),
-            Self::Flag(flag) => write!(f, "{flag}"),
         }
     }
 }
@@ -41,81 +38,75 @@ pub struct Setting {
     pub origin: Origin,
 }
 
-/// Settings in the order in which they were looked at.
+/// Settings, in the order in which they were checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Settings {
     #[serde(skip)]
     file: Arc<str>,
-    /// What holds where the file is silent, from another one.
+    /// Settings of the file that includes this one; they apply where this one is silent.
     #[serde(skip)]
-    beneath: Vec<Setting>,
+    parent: Vec<Setting>,
     /// All of them.
     pub all: Vec<Setting>,
 }
 
 impl Settings {
-    /// None yet, of `file`.
+    /// An empty list for `file`.
     pub fn of(file: Arc<str>) -> Self {
-        Self { file, beneath: Vec::new(), all: Vec::new() }
+        Self { file, parent: Vec::new(), all: Vec::new() }
     }
 
-    /// Likewise; where the file is silent, `other` may have spoken.
+    /// An empty list for `file`, which inherits the settings of `other` where it is silent.
     pub fn over(file: Arc<str>, other: &Self) -> Self {
-        Self { file, beneath: other.all.clone(), all: Vec::new() }
+        Self { file, parent: other.all.clone(), all: Vec::new() }
     }
 
-    /// A field's value or the default, noted either way.
-    pub fn take<T: Clone + fmt::Display>(&mut self, key: &str, field: &Field<T>, default: T) -> T {
+    /// The field's value or the default; records which of them applies.
+    pub fn resolve<T: Clone + fmt::Display>(&mut self, key: &str, field: &Field<T>, default: T) -> T {
         match field.placed() {
             Some((value, place)) => {
-                self.given(key, value, place);
+                self.record_set(key, value, place);
                 value.clone()
             }
             None => {
-                self.fallback(key, &default);
+                self.record_unset(key, &default);
                 default
             }
         }
     }
 
-    /// Notes what the file says.
-    pub fn given(&mut self, key: &str, value: impl fmt::Display, place: Place) {
+    /// Records a value that the file sets.
+    pub fn record_set(&mut self, key: &str, value: impl fmt::Display, place: Place) {
         self.push(key, value.to_string(), Origin::File(self.file.clone(), place.line));
     }
 
-    /// Notes what holds where the file is silent.
-    pub fn fallback(&mut self, key: &str, value: impl fmt::Display) {
-        self.inherited(key, value, key);
+    /// Records a value that the file does not set: the inherited one or the default.
+    pub fn record_unset(&mut self, key: &str, value: impl fmt::Display) {
+        self.record_inherited(key, value, key);
     }
 
-    /// Likewise; another file calls it `elsewhere`.
-    pub fn inherited(&mut self, key: &str, value: impl fmt::Display, elsewhere: &str) {
+    /// Like [`Self::record_unset`], for a setting that the including file has under `parent_key`.
+    pub fn record_inherited(&mut self, key: &str, value: impl fmt::Display, parent_key: &str) {
         let value = value.to_string();
-        let from = self.beneath.iter().find(|s| s.key == elsewhere && s.value == value);
+        let from = self.parent.iter().find(|s| s.key == parent_key && s.value == value);
         let origin = from.map_or(Origin::Default, |s| s.origin.clone());
         self.push(key, value, origin);
     }
 
-    /// Notes what holds, whether the file says it (`place`) or not.
-    pub fn note(&mut self, key: &str, value: impl fmt::Display, place: Option<Place>) {
+    /// Records a value that the file sets at `place`, or does not set.
+    pub fn record(&mut self, key: &str, value: impl fmt::Display, place: Option<Place>) {
         match place {
-            Some(place) => self.given(key, value, place),
-            None => self.fallback(key, value),
+            Some(place) => self.record_set(key, value, place),
+            None => self.record_unset(key, value),
         }
     }
 
-    /// Notes what may be missing.
-    pub fn note_any<T: fmt::Display>(&mut self, key: &str, value: Option<T>, place: Option<Place>) {
+    /// Like [`Self::record`]; a missing value is shown as `none`.
+    pub fn record_option<T: fmt::Display>(&mut self, key: &str, value: Option<T>, place: Option<Place>) {
         match value {
-            Some(value) => self.note(key, value, place),
-            None => self.note(key, "none", place),
+            Some(value) => self.record(key, value, place),
+            None => self.record(key, "none", place),
         }
-    }
-
-    /// Notes what the command line says; it wins over a note with the same key.
-    pub fn flag(&mut self, key: &str, value: impl fmt::Display, flag: &str) {
-        self.all.retain(|s| s.key != key);
-        self.push(key, value.to_string(), Origin::Flag(flag.into()));
     }
 
     fn push(&mut self, key: &str, value: String, origin: Origin) {
@@ -124,7 +115,7 @@ impl Settings {
 }
 
 impl fmt::Display for Settings {
-    /// A line each: key, value, origin, in columns.
+    /// One line per setting: key, value and origin, in columns.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width =
             |of: fn(&Setting) -> &str| self.all.iter().map(|s| of(s).chars().count()).max().unwrap_or(0);

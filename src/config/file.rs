@@ -1,4 +1,4 @@
-//! `skewtrap.yaml`: everything the agent can be told, all of it optional.
+//! `skewtrap.yaml`: every setting of the agent, all of them optional.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,24 +6,20 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::capture::CaptureText;
-use super::de::{Field, TextOr, read};
+use super::capture::{CaptureText, capture_of, texts};
+use super::de::{Field, TextOr, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
 use super::effective::Settings;
 use super::quantity::{Bytes, Span};
-use super::receiver::{Receiver, ReceiverText};
-use super::rule::Checked;
-use super::rules::{LoadRules, RuleEntry};
-use super::secret::{SecretRef, SecretText};
-use super::signal::{OwnSignal, SignalText};
-use super::target::{Target, TargetText};
+use super::receiver::{self, Receiver, ReceiverText};
+use super::rule::CheckedRule;
+use super::rules::{self, LoadRules, RuleEntry, RuleList, UsedNames};
+use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
+use super::signal::{self, OwnSignal, SignalText};
+use super::target::{self, Target, TargetText};
 use super::tree::{self, Node, Place, Value};
-use skewtrap_core::capture::CaptureSpec;
-use skewtrap_core::signal::catalog::Catalog;
-
-mod check;
-
-use check::check;
+use skewtrap_core::capture::{CaptureSpec, HttpWindow};
+use skewtrap_core::signal::catalog::{Catalog, UserSignal};
 
 /// The configuration of the agent.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -121,25 +117,25 @@ pub enum LogFormatText {
 pub struct Config {
     /// The servers.
     pub targets: Vec<Target>,
-    /// Signals of the user's own.
+    /// User-defined signals.
     pub signals: Vec<OwnSignal>,
-    /// The built-in signals and those.
+    /// The built-in signals and the user-defined ones.
     pub catalog: Arc<Catalog>,
     /// The rules, each with the sources of its settings.
-    pub rules: Vec<Checked>,
-    /// What a window asks for where nothing closer says it: the rules' default, and windows by hand.
+    pub rules: Vec<CheckedRule>,
+    /// The default capture: for rules without their own, and for manual requests.
     pub capture: CaptureSpec,
     /// What captures may cost.
     pub budget: Budget,
     /// How much is kept.
     pub keep: Keep,
-    /// Who is told.
+    /// Who is notified.
     pub receivers: Vec<Receiver>,
-    /// New incidents told of, at most, and in which time.
+    /// How many new incidents are reported at most, and in which time.
     pub storm_cap: (u32, Duration),
     /// Whether no window may open.
     pub watch_only: bool,
-    /// `None`: the shell chooses.
+    /// `None`: a default that depends on the user.
     pub state_dir: Option<String>,
     /// `None`: `incidents` in the state folder.
     pub incident_dir: Option<String>,
@@ -147,7 +143,7 @@ pub struct Config {
     pub listen: String,
     /// Address of health and metrics alone.
     pub metrics_listen: Option<String>,
-    /// Names under which the API is reached, beside `localhost` and addresses.
+    /// Host names that the API accepts, beside `localhost` and addresses.
     pub hosts: Vec<String>,
     /// Token of the API.
     pub token: Option<SecretRef>,
@@ -185,7 +181,7 @@ pub struct Keep {
     pub min_free: u64,
 }
 
-/// A configuration, if it may run, and everything that is wrong or odd.
+/// A configuration, if it is valid, and its errors and warnings.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// `None` when any error was found.
@@ -194,20 +190,20 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// The text of a configuration in which everything has its default.
+/// The text of a configuration that sets nothing.
 pub const DEFAULTS: &str = "{}\n";
 
-/// What to write instead of nothing.
-const NOTHING: &str = "name a server and rules; `skewtrap init URL` writes a file to begin with";
+/// The hint for an empty file.
+const EMPTY_FILE_HINT: &str = "name a server and rules; `skewtrap init URL` writes a file to begin with";
 
-/// Reads a configuration. `file` is what it is called; `load_rules` reads the rule files it names,
-/// and relative paths are the loader's affair.
+/// Reads a configuration. `file` is its name in messages; `load_rules` reads the rule files that it
+/// names and resolves relative paths.
 pub fn load(file: &str, text: &str, load_rules: LoadRules<'_>) -> Loaded {
     let mut findings = Findings::new(file, text);
     let parsed = match tree::parse(text) {
-        // A file that was cut short must not read as "everything has its default".
+        // An empty file is more likely cut short than meant as "all defaults".
         Ok(Node { value: Value::Null, .. }) => {
-            findings.error(Place::default(), "the file says nothing", Some(NOTHING.into()));
+            findings.error(Place::default(), "the file says nothing", Some(EMPTY_FILE_HINT.into()));
             None
         }
         Ok(node) => read::<FileText>(&node, &mut findings),
@@ -219,12 +215,259 @@ pub fn load(file: &str, text: &str, load_rules: LoadRules<'_>) -> Loaded {
     let Some(parsed) = parsed else {
         return Loaded { config: None, diagnostics: findings.into_sorted() };
     };
-    let mut others = Vec::new();
-    let config = check(&parsed, load_rules, &mut findings, &mut others);
+    let mut file_diagnostics = Vec::new();
+    let config = check(&parsed, load_rules, &mut findings, &mut file_diagnostics);
     let mut diagnostics = findings.into_sorted();
-    diagnostics.append(&mut others);
+    diagnostics.append(&mut file_diagnostics);
     let is_ok = !diagnostics.iter().any(Diagnostic::is_error);
     Loaded { config: is_ok.then_some(config), diagnostics }
+}
+
+/// Checks a whole configuration; problems of the files that it names go into `file_diagnostics`.
+fn check(
+    text: &FileText,
+    load_rules: LoadRules<'_>,
+    findings: &mut Findings<'_>,
+    file_diagnostics: &mut Vec<Diagnostic>,
+) -> Config {
+    let mut settings = Settings::of(findings.file().clone());
+    let targets = targets_of(text, findings);
+    let signals = signals_of(text, &mut settings, findings);
+    let catalog = Arc::new(catalog_of(&signals));
+    let receivers = receivers_of(text, &mut settings, findings);
+    let capture =
+        capture_of(&text.capture, &CaptureSpec::Http(HttpWindow::default()), &mut settings, findings);
+    let rules = rules_of(text, &catalog, &capture, &settings, load_rules, findings, file_diagnostics);
+    // A file of rules alone names receivers that only its configuration defines.
+    if !(text.targets.is_absent() && text.receivers.is_absent()) {
+        check_notify(&rules, &receivers, findings, file_diagnostics);
+    }
+    record_rest(text, &mut settings);
+    let storm = text.storm_cap.get().cloned().unwrap_or_default();
+    let minutes = |m: u64| Span(Duration::from_secs(60 * m));
+    Config {
+        budget: budget_of(text, &mut settings, findings),
+        keep: keep_of(text, &mut settings),
+        storm_cap: (
+            settings.resolve("storm_cap.incidents", &storm.incidents, 20),
+            settings.resolve("storm_cap.per", &storm.per, minutes(10)).0,
+        ),
+        watch_only: settings.resolve("watch_only", &text.watch_only, false),
+        state_dir: text.state_dir.get().cloned(),
+        incident_dir: text.incident_dir.get().cloned(),
+        listen: listen_of("listen", &text.listen, "127.0.0.1:9464", &mut settings, findings),
+        metrics_listen: text
+            .metrics_listen
+            .get()
+            .map(|_| listen_of("metrics_listen", &text.metrics_listen, "", &mut settings, findings)),
+        hosts: hosts_of(text, findings),
+        token: secret_of(&text.token, "`token`", findings),
+        zone: target::zone_of(&text.zone, findings),
+        log: text.log.or(LogFormatText::Text),
+        targets,
+        signals,
+        catalog,
+        rules,
+        capture,
+        receivers,
+        settings,
+    }
+}
+
+fn targets_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<Target> {
+    if let Some((list, place)) = text.targets.placed()
+        && list.is_empty()
+    {
+        let hint = "list a server; without a configuration `skewtrap run --url` watches one";
+        findings.error(place, "no target: nothing would be watched", Some(hint.into()));
+    }
+    let mut targets: Vec<Target> = Vec::new();
+    for (t, place) in text.targets.get().into_iter().flatten().filter_map(Field::placed) {
+        let Some(target) = target::check(t, place, findings) else { continue };
+        if targets.iter().any(|other| other.name == target.name) {
+            let hint = "give each its own `name`".to_owned();
+            findings.error(place, format!("two targets are called `{}`", target.name), Some(hint));
+        }
+        targets.push(target);
+    }
+    targets
+}
+
+fn signals_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'_>) -> Vec<OwnSignal> {
+    let catalog = Catalog::default();
+    let mut signals: Vec<OwnSignal> = Vec::new();
+    for (s, place) in text.signals.get().into_iter().flatten().filter_map(Field::placed) {
+        let is_built_in = |name: &str| catalog.signal_named(name).is_some();
+        let Some(own) = signal::check(s, place, &is_built_in, settings, findings) else { continue };
+        if signals.iter().any(|other| other.name == own.name) {
+            findings.error(place, format!("two signals are called `{}`", own.name), None);
+        }
+        signals.push(own);
+    }
+    signals
+}
+
+fn catalog_of(signals: &[OwnSignal]) -> Catalog {
+    let mut catalog = Catalog::default();
+    for own in signals {
+        // The names are valid by now. A signal beyond the limit is reported as unknown by its rule.
+        let _ = catalog.define(UserSignal { name: own.name.clone(), unit: own.unit.clone(), kind: own.kind });
+    }
+    catalog
+}
+
+fn receivers_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'_>) -> Vec<Receiver> {
+    let mut receivers: Vec<Receiver> = Vec::new();
+    for (r, place) in text.receivers.get().into_iter().flatten().filter_map(Field::placed) {
+        let Some(receiver) = receiver::check(r, place, settings, findings) else { continue };
+        if receivers.iter().any(|other| other.name == receiver.name) {
+            findings.error(place, format!("two receivers are called `{}`", receiver.name), None);
+        }
+        receivers.push(receiver);
+    }
+    receivers
+}
+
+fn rules_of(
+    text: &FileText,
+    catalog: &Catalog,
+    capture: &CaptureSpec,
+    parent: &Settings,
+    load_rules: LoadRules<'_>,
+    findings: &mut Findings<'_>,
+    file_diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<CheckedRule> {
+    let Some((entries, place)) = text.rules.placed() else {
+        return if text.rules.is_absent() {
+            rules::shipped_over(catalog, capture, parent).rules
+        } else {
+            Vec::new()
+        };
+    };
+    if entries.is_empty() && text.targets.is_absent() {
+        findings.error(place, rules::NO_RULES, Some(rules::NO_RULES_HINT.into()));
+    } else if entries.is_empty() {
+        let message = "no rules: nothing is captured but by hand or for an alert";
+        findings.warn(place, message, Some(rules::NO_RULES_HINT.into()));
+    }
+    let mut list = RuleList {
+        catalog,
+        capture,
+        parent,
+        load_rules,
+        used: UsedNames::new(),
+        rules: Vec::new(),
+        file_diagnostics,
+    };
+    list.check(entries, findings);
+    list.rules
+}
+
+/// Reports a receiver that does not exist, in the file of the rule that names it.
+fn check_notify(
+    rules: &[CheckedRule],
+    receivers: &[Receiver],
+    findings: &mut Findings<'_>,
+    file_diagnostics: &mut Vec<Diagnostic>,
+) {
+    let known: Vec<&str> = receivers.iter().map(|r| &*r.name).collect();
+    for checked in rules {
+        for (name, place) in checked.rule.notify.iter().zip(&checked.notify_places) {
+            if known.contains(&&**name) {
+                continue;
+            }
+            let message = format!("no receiver is called `{name}`");
+            let hint = match known.is_empty() {
+                true => "`receivers:` in the configuration defines them".to_owned(),
+                false => did_you_mean(name, &known),
+            };
+            if checked.file == *findings.file() {
+                findings.error(*place, message, Some(hint));
+            } else {
+                file_diagnostics.push(Diagnostic::error_at(&checked.file, *place, message, Some(hint)));
+            }
+        }
+    }
+}
+
+fn budget_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'_>) -> Budget {
+    let text = text.budget.get().cloned().unwrap_or_default();
+    let budget = Budget {
+        stalled: settings.resolve("budget.stalled", &text.stalled, Span(Duration::from_secs(120))).0,
+        bytes: settings.resolve("budget.bytes", &text.bytes, Bytes(20 << 30)).0,
+        windows: settings.resolve("budget.windows", &text.windows, 4),
+        worse_by: settings.resolve("budget.worse_by", &text.worse_by, 1.5),
+    };
+    if let Some(place) = text.worse_by.place()
+        && budget.worse_by <= 1.0
+    {
+        findings.error(place, "`worse_by` is a factor above 1", Some("write 1.5, say".into()));
+    }
+    budget
+}
+
+fn keep_of(text: &FileText, settings: &mut Settings) -> Keep {
+    let text = text.keep.get().cloned().unwrap_or_default();
+    Keep {
+        incidents: settings.resolve("keep.incidents", &text.incidents, 200),
+        age: settings.resolve("keep.age", &text.age, Span(Duration::from_secs(30 * 86_400))).0,
+        bytes: settings.resolve("keep.bytes", &text.bytes, Bytes(50 << 30)).0,
+        min_free: settings.resolve("keep.min_free", &text.min_free, Bytes(5 << 30)).0,
+    }
+}
+
+/// Records the settings that need no check.
+fn record_rest(text: &FileText, settings: &mut Settings) {
+    let any = |field: &Field<String>, other: &str| field.or(other.to_owned());
+    settings.record(
+        "state_dir",
+        any(&text.state_dir, "/var/lib/skewtrap, or beside the user's data"),
+        text.state_dir.place(),
+    );
+    settings.record(
+        "incident_dir",
+        any(&text.incident_dir, "incidents in state_dir"),
+        text.incident_dir.place(),
+    );
+    if text.metrics_listen.is_absent() {
+        settings.record_unset("metrics_listen", "none");
+    }
+    let hosts = texts(&text.hosts).unwrap_or_default().join(", ");
+    settings.record_option("hosts", (!hosts.is_empty()).then_some(hosts), text.hosts.place());
+    settings.record_option("token", shown_secret(&text.token), text.token.place());
+    settings.record("zone", any(&text.zone, "the agent's own"), text.zone.place());
+    settings.record(
+        "log",
+        if text.log.get() == Some(&LogFormatText::Json) { "json" } else { "text" },
+        text.log.place(),
+    );
+}
+
+fn hosts_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<String> {
+    let of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    for (host, place) in text.hosts.get().into_iter().flatten().filter_map(Field::placed) {
+        if host.is_empty() || !host.chars().all(of_a_name) {
+            let hint = "write the name alone, without scheme and port: `gpu7.example.com`";
+            findings.error(place, format!("`{host}` is no host name"), Some(hint.into()));
+        }
+    }
+    texts(&text.hosts).unwrap_or_default()
+}
+
+fn listen_of(
+    key: &str,
+    field: &Field<String>,
+    default: &str,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> String {
+    if let Some((address, place)) = field.placed()
+        && address.parse::<std::net::SocketAddr>().is_err()
+    {
+        let hint = "write `127.0.0.1:9464`, or `0.0.0.0:9464` with a `token`";
+        findings.error(place, format!("`{address}` is no address and port"), Some(hint.into()));
+    }
+    settings.resolve(key, field, default.to_owned())
 }
 
 #[cfg(test)]

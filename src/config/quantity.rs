@@ -103,7 +103,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Accepts a scalar's text and says what is wanted when it does not fit.
+/// Reads a scalar with `read`; `wanted` describes the expected form in the error.
 struct Text<T> {
     wanted: &'static str,
     read: fn(&str) -> Option<T>,

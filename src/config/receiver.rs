@@ -1,4 +1,4 @@
-//! `receivers:`: who is told.
+//! `receivers:`: who is notified, and how.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
-use super::rule::SeverityText;
 use super::secret::{Address, SecretRef, SecretText, address_of, secret_of};
 use super::tree::Place;
+use skewtrap_core::message::Update;
 use skewtrap_core::rule::Severity;
 use skewtrap_trace::labels::{LabelValue, Labels};
 
@@ -36,11 +36,11 @@ pub struct ReceiverText {
     /// Standard output.
     stdout: Field<StdoutText>,
     /// Takes messages at least this bad. Default `info`.
-    min_severity: Field<SeverityText>,
+    min_severity: Field<Severity>,
     /// Takes messages of rules, groups or targets that carry each of these labels.
     labels: Field<BTreeMap<String, Field<String>>>,
     /// Takes only these updates: fired, refused, captured, verdict, resolved. Default: all.
-    updates: Field<Vec<Field<UpdateText>>>,
+    updates: Field<Vec<Field<Update>>>,
     /// Whether it also takes those of rules that name no receiver. Default `true`.
     by_default: Field<bool>,
     /// How long one attempt may take. Default 10s.
@@ -97,50 +97,22 @@ pub struct StdoutText {
     json: Field<bool>,
 }
 
-/// What a message tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum UpdateText {
-    /// A rule fired.
-    Fired,
-    /// No window was opened.
-    Refused,
-    /// The window is over: with files, or failed.
-    Captured,
-    /// What comparing the ranks said.
-    Verdict,
-    /// The rule fires no more.
-    Resolved,
-}
-
-impl UpdateText {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Fired => "fired",
-            Self::Refused => "refused",
-            Self::Captured => "captured",
-            Self::Verdict => "verdict",
-            Self::Resolved => "resolved",
-        }
-    }
-}
-
 /// A receiver, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Receiver {
     /// Unique.
     pub name: Arc<str>,
-    /// How it is told.
+    /// How messages reach it.
     pub means: Means,
-    /// At least this bad.
+    /// The least severity that it takes.
     pub min_severity: Severity,
-    /// Labels that must be carried.
+    /// Labels that the rule, group or target must have.
     pub labels: Labels,
-    /// Only these updates; all when empty.
-    pub updates: Vec<UpdateText>,
-    /// Whether it takes messages of rules that name nobody.
+    /// The updates that it takes; all when empty.
+    pub updates: Vec<Update>,
+    /// Whether it takes messages of rules that name no receiver.
     pub by_default: bool,
-    /// How long one attempt may take.
+    /// Time limit of one attempt.
     pub timeout: Duration,
 }
 
@@ -220,28 +192,28 @@ pub fn check(
     let receiver = Receiver {
         name,
         means,
-        min_severity: text.min_severity.get().copied().map_or(Severity::Info, Into::into),
+        min_severity: text.min_severity.or(Severity::Info),
         labels: Labels(text.labels.get().into_iter().flatten().filter_map(label).collect()),
         updates: text.updates.get().into_iter().flatten().filter_map(|u| u.get().copied()).collect(),
         by_default: text.by_default.or(true),
         timeout: text.timeout.or(Span(Duration::from_secs(10))).0,
     };
-    note(text, place, &receiver, settings);
+    record(text, place, &receiver, settings);
     Some(receiver)
 }
 
-/// Notes a receiver's settings, below its name.
-fn note(text: &ReceiverText, place: Place, receiver: &Receiver, settings: &mut Settings) {
+/// Records the settings of a receiver under its name.
+fn record(text: &ReceiverText, place: Place, receiver: &Receiver, settings: &mut Settings) {
     let key = |field: &str| format!("receivers.{}.{field}", receiver.name);
-    settings.given(&key("means"), receiver.means.word(), place);
-    settings.note(&key("min_severity"), receiver.min_severity.word(), text.min_severity.place());
+    settings.record_set(&key("means"), receiver.means.word(), place);
+    settings.record(&key("min_severity"), receiver.min_severity.word(), text.min_severity.place());
     let labels = (!receiver.labels.0.is_empty()).then_some(&receiver.labels);
-    settings.note_any(&key("labels"), labels, text.labels.place());
+    settings.record_option(&key("labels"), labels, text.labels.place());
     let updates: Vec<&str> = receiver.updates.iter().map(|u| u.word()).collect();
     let updates = if updates.is_empty() { "all".to_owned() } else { updates.join(", ") };
-    settings.note(&key("updates"), updates, text.updates.place());
-    settings.note(&key("by_default"), receiver.by_default, text.by_default.place());
-    settings.note(&key("timeout"), Span(receiver.timeout), text.timeout.place());
+    settings.record(&key("updates"), updates, text.updates.place());
+    settings.record(&key("by_default"), receiver.by_default, text.by_default.place());
+    settings.record(&key("timeout"), Span(receiver.timeout), text.timeout.place());
 }
 
 fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> Option<Means> {

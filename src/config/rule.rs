@@ -1,7 +1,7 @@
-//! A rule in YAML, and what must be true of it before the core may have it.
+//! A rule in YAML, and its check.
 //!
-//! `rules/README.md` is the manual of this language. The types here parse and carry the JSON
-//! schema; `check` turns them into [`Rule`]s, reporting everything that is wrong on the way.
+//! `rules/README.md` is the manual of this language. The types here parse it and carry the JSON
+//! schema; `check` turns them into [`Rule`]s and reports every problem.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,6 @@ use skewtrap_core::capture::Limits;
 use skewtrap_core::rule::guard::GuardError;
 use skewtrap_core::rule::{Guard, Rule, Severity};
 use skewtrap_core::signal::catalog::Catalog;
-use skewtrap_core::signal::sample::Signal;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
 
@@ -61,7 +60,7 @@ pub struct RuleText {
     /// How often it may capture.
     limits: Field<LimitsText>,
     /// How bad it is. Default `warning`.
-    severity: Field<SeverityText>,
+    severity: Field<Severity>,
     /// Names of receivers. Default: those that take every message.
     notify: Field<Names>,
     /// Free labels for routing.
@@ -82,22 +81,10 @@ pub struct LimitsText {
     per: Field<Span>,
 }
 
-/// How bad a firing is.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SeverityText {
-    /// For the record.
-    Info,
-    /// Somebody should look today.
-    Warning,
-    /// Somebody should look now.
-    Critical,
-}
-
 /// One name, or a list of them.
 pub type Names = TextOr<Vec<Field<String>>>;
 
-/// The names that were right, each with its place; a lone one stands at `at`.
+/// The valid names, each with its place; a single name is at `at`.
 pub fn names_of(names: &Names, at: Place) -> Vec<(&str, Place)> {
     match names {
         TextOr::Text(name) => vec![(name, at)],
@@ -105,51 +92,41 @@ pub fn names_of(names: &Names, at: Place) -> Vec<(&str, Place)> {
     }
 }
 
-impl From<SeverityText> for Severity {
-    fn from(text: SeverityText) -> Self {
-        match text {
-            SeverityText::Info => Self::Info,
-            SeverityText::Warning => Self::Warning,
-            SeverityText::Critical => Self::Critical,
-        }
-    }
-}
-
-/// A rule that may run, and where each of its settings came from.
+/// A valid rule, and the source of each of its settings.
 #[derive(Clone, Debug)]
-pub struct Checked {
+pub struct CheckedRule {
     /// The rule.
     pub rule: Rule,
     /// Its settings.
     pub settings: Settings,
-    /// The file that it stands in.
+    /// The file that it is in.
     pub file: Arc<str>,
-    /// Where its name stands.
+    /// The place of its name.
     pub place: Place,
-    /// Places of the receivers that it names.
+    /// The place of each name in `rule.notify`.
     pub notify_places: Vec<Place>,
 }
 
-/// Checks one rule. `None` when it is switched off or cannot be built; why is in `findings`.
+/// Checks one rule. `None` when it is disabled, or invalid, which is reported in `findings`.
 pub fn check(
     text: &RuleText,
     place: Place,
     catalog: &Catalog,
     default_capture: &CaptureSpec,
-    beneath: &Settings,
+    parent: &Settings,
     findings: &mut Findings<'_>,
-) -> Option<Checked> {
-    let mut settings = Settings::over(findings.file().clone(), beneath);
+) -> Option<CheckedRule> {
+    let mut settings = Settings::over(findings.file().clone(), parent);
     let name = check_name(&text.name, place, findings);
-    settings.note_any("name", name.as_deref(), text.name.place());
-    settings.note_any("about", text.about.get(), text.about.place());
-    settings.note_any("signal", text.signal.get(), text.signal.place());
+    settings.record_option("name", name.as_deref(), text.name.place());
+    settings.record_option("about", text.about.get(), text.about.place());
+    settings.record_option("signal", text.signal.get(), text.signal.place());
     let across = labels_of("across", &text.across, &["dp_rank"], &mut settings, findings);
     let within: Vec<&str> =
         ["target", "role"].into_iter().filter(|w| !across.iter().any(|a| **a == **w)).collect();
     let within = labels_of("within", &text.within, &within, &mut settings, findings);
     check_grouping(text, &across, &within, findings);
-    let context = Context { signal: &text.signal, catalog, others_decide: !text.only_if.is_absent() };
+    let context = Context { signal: &text.signal, catalog, has_other_conditions: !text.only_if.is_absent() };
     let trigger = match text.trigger.placed() {
         Some((trigger, at)) => trigger_of(trigger, at, context, &mut settings, findings),
         None => {
@@ -171,20 +148,20 @@ pub fn check(
     let only_if = guard_of(&text.only_if, catalog, &mut settings, findings);
     let capture = capture_of(&text.capture, default_capture, &mut settings, findings);
     let limits = limits_of(&text.limits, &mut settings, findings);
-    let min_members = settings.take("min_members", &text.min_members, 2);
+    let min_members = settings.resolve("min_members", &text.min_members, 2);
     if min_members < 2 {
         let at = text.min_members.place().unwrap_or(place);
         findings.error(at, "one member has no peers to be compared with", Some("write 2 or more".into()));
     }
-    let severity = text.severity.get().copied().map_or(Severity::Warning, Into::into);
-    settings.note("severity", severity.word(), text.severity.place());
+    let severity = text.severity.or(Severity::Warning);
+    settings.record("severity", severity.word(), text.severity.place());
     let notify = text.notify.placed().map(|(names, at)| names_of(names, at)).unwrap_or_default();
     let names: Vec<&str> = notify.iter().map(|(name, _)| *name).collect();
     let names = if names.is_empty() { "who takes every message".to_owned() } else { names.join(", ") };
-    settings.note("notify", names, text.notify.place());
+    settings.record("notify", names, text.notify.place());
     let labels = free_labels(&text.labels);
-    settings.note_any("labels", (!labels.0.is_empty()).then_some(&labels), text.labels.place());
-    settings.take("enabled", &text.enabled, true);
+    settings.record_option("labels", (!labels.0.is_empty()).then_some(&labels), text.labels.place());
+    settings.resolve("enabled", &text.enabled, true);
     if text.enabled.get() == Some(&false) {
         return None;
     }
@@ -195,10 +172,10 @@ pub fn check(
         within,
         trigger: trigger?,
         clear: clear?,
-        keep_firing_for: settings.take("keep_firing_for", &text.keep_firing_for, Span::default()).0,
-        rearm_after: settings.take("rearm_after", &text.rearm_after, Span::default()).0,
+        keep_firing_for: settings.resolve("keep_firing_for", &text.keep_firing_for, Span::default()).0,
+        rearm_after: settings.resolve("rearm_after", &text.rearm_after, Span::default()).0,
         only_if,
-        min_mean: settings.take("min_mean", &text.min_mean, 0.0),
+        min_mean: settings.resolve("min_mean", &text.min_mean, 0.0),
         min_members: min_members as usize,
         capture,
         limits,
@@ -208,7 +185,7 @@ pub fn check(
     };
     let place = text.name.place().unwrap_or(place);
     let notify_places = notify.iter().map(|(_, place)| *place).collect();
-    Some(Checked { rule, settings, file: findings.file().clone(), place, notify_places })
+    Some(CheckedRule { rule, settings, file: findings.file().clone(), place, notify_places })
 }
 
 fn check_name(name: &Field<String>, place: Place, findings: &mut Findings<'_>) -> Option<Arc<str>> {
@@ -238,15 +215,15 @@ fn labels_of(
     findings: &mut Findings<'_>,
 ) -> Vec<Arc<str>> {
     let Some((names, place)) = names.placed() else {
-        settings.fallback(key, default.join(", "));
+        settings.record_unset(key, default.join(", "));
         return default.iter().map(|d| (*d).into()).collect();
     };
     let names = names_of(names, place);
     let all: Vec<&str> = names.iter().map(|(n, _)| *n).collect();
-    settings.given(key, all.join(", "), place);
+    settings.record_set(key, all.join(", "), place);
     let known: Vec<&str> = Axis::ALL.iter().map(|a| a.label()).chain(["target", "role"]).collect();
     for (name, at) in &names {
-        // Patterns and queries bring labels of their own, so an odd one is only worth a word.
+        // Patterns and queries have labels of their own, so an unknown one is only a warning.
         if !known.contains(name) && name.ends_with("rank") {
             findings.warn(
                 *at,
@@ -280,7 +257,7 @@ fn guard_of(
     settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Option<Guard> {
-    settings.note_any("only_if", text.get(), text.place());
+    settings.record_option("only_if", text.get(), text.place());
     let (source, place) = text.placed()?;
     match Guard::new(source, catalog) {
         Ok(guard) => Some(guard),
@@ -296,7 +273,7 @@ fn guard_of(
     }
 }
 
-/// The unknown name itself, where it can be found in a plain one-line guard.
+/// The place of the unknown name itself, if it can be found in the first line of the guard.
 fn narrowed(place: Place, source: &str, e: &GuardError) -> Place {
     let (GuardError::UnknownSignal { name, .. }
     | GuardError::UnknownFunction { name, .. }
@@ -318,9 +295,9 @@ fn limits_of(text: &Field<LimitsText>, settings: &mut Settings, findings: &mut F
     let text = text.get().cloned().unwrap_or_default();
     let hours = |h: u64| Span(Duration::from_secs(h * 3600));
     let limits = Limits {
-        cooldown: settings.take("limits.cooldown", &text.cooldown, Span(Duration::from_secs(600))).0,
-        captures: settings.take("limits.captures", &text.captures, 4),
-        per: settings.take("limits.per", &text.per, hours(24)).0,
+        cooldown: settings.resolve("limits.cooldown", &text.cooldown, Span(Duration::from_secs(600))).0,
+        captures: settings.resolve("limits.captures", &text.captures, 4),
+        per: settings.resolve("limits.per", &text.per, hours(24)).0,
     };
     if limits.captures == 0
         && let Some(place) = text.captures.place()
@@ -345,22 +322,4 @@ fn free_labels(text: &Field<BTreeMap<String, Field<String>>>) -> Labels {
         v.get().map(|v| (Arc::from(k.as_str()), LabelValue::Text(v.as_str().into())))
     };
     Labels(given.filter_map(label).collect())
-}
-
-/// A signal by its name, or the error with a suggestion.
-pub fn signal_of(
-    name: &Field<String>,
-    catalog: &Catalog,
-    findings: &mut Findings<'_>,
-) -> Option<(Signal, Arc<str>)> {
-    let (name, place) = name.placed()?;
-    let found = catalog.signal_named(name);
-    if found.is_none() {
-        let hint = match skewtrap_core::rule::guard::nearest(name, catalog.names()) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "`skewtrap signals` lists those that arrive; `signals:` defines your own".into(),
-        };
-        findings.error(place, format!("unknown signal `{name}`"), Some(hint));
-    }
-    found.map(|signal| (signal, name.as_str().into()))
 }

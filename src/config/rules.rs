@@ -1,4 +1,4 @@
-//! Rules from their files: the shipped presets, files and folders of the user's, or inline ones.
+//! Lists of rules: the shipped presets, files and folders of the user, or inline rules.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::de::{Field, TextOr, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
 use super::effective::Settings;
-use super::rule::{Checked, RuleText, check};
+use super::rule::{CheckedRule, RuleText, check};
 use super::tree::{self, Place};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::signal::catalog::Catalog;
@@ -26,11 +26,11 @@ pub struct RulesText {
 /// A rule, or the name of some.
 pub type RuleEntry = TextOr<RuleText>;
 
-/// What is wrong with a list without rules.
-pub const NONE: &str = "there are no rules in it";
+/// The message for a list without rules.
+pub const NO_RULES: &str = "there are no rules in it";
 
-/// What would be right.
-pub const NONE_HINT: &str =
+/// The hint for a list without rules.
+pub const NO_RULES_HINT: &str =
     "name some, as in `rules: [preset:dp-load-skew]`; without `rules` the default ones are in force";
 
 /// A shipped rule file.
@@ -71,17 +71,17 @@ presets! {
     "vllm-engine-skew" false
 }
 
-/// Rules, and what is wrong with the others.
+/// Rules, and what is wrong with the file_diagnostics.
 #[derive(Clone, Debug, Default)]
 pub struct LoadedRules {
-    /// Those that may run.
-    pub rules: Vec<Checked>,
+    /// The valid rules.
+    pub rules: Vec<CheckedRule>,
     /// Errors and warnings of all files.
     pub diagnostics: Vec<Diagnostic>,
 }
 
 impl LoadedRules {
-    /// Whether nothing is wrong.
+    /// Whether there is no error.
     pub fn is_ok(&self) -> bool {
         !self.diagnostics.iter().any(Diagnostic::is_error)
     }
@@ -92,11 +92,11 @@ pub fn shipped(catalog: &Catalog, capture: &CaptureSpec) -> LoadedRules {
     shipped_over(catalog, capture, &Settings::default())
 }
 
-/// Likewise; `beneath` says where `capture` is from.
-pub fn shipped_over(catalog: &Catalog, capture: &CaptureSpec, beneath: &Settings) -> LoadedRules {
+/// Like [`shipped`]; `parent` holds the source of `capture`.
+pub fn shipped_over(catalog: &Catalog, capture: &CaptureSpec, parent: &Settings) -> LoadedRules {
     let files: Vec<(String, &str)> =
         PRESETS.iter().filter(|p| p.is_default).map(|p| (preset_file(p.name), p.text)).collect();
-    load_over(files.iter().map(|(name, text)| (name.as_str(), *text)), catalog, capture, beneath)
+    load_over(files.iter().map(|(name, text)| (name.as_str(), *text)), catalog, capture, parent)
 }
 
 /// The shipped rule of that name.
@@ -104,16 +104,16 @@ pub fn preset(name: &str) -> Option<&'static Preset> {
     PRESETS.iter().find(|p| p.name == name)
 }
 
-/// How a preset's file is called in messages.
+/// The name of a preset in messages.
 pub fn preset_file(name: &str) -> String {
     format!("preset:{name}")
 }
 
-/// Files of rules by the path that somebody names: one for a file, several for a folder.
+/// Reads the rule files at a path: one for a file, several for a folder. The error is a message.
 pub type LoadRules<'a> = &'a dyn Fn(&str) -> Result<Vec<(String, String)>, String>;
 
-/// The files that `named` means, a shipped rule (`preset:NAME`), a file or a folder; and otherwise what is
-/// wrong, and what would be right.
+/// The rule files that `named` stands for: a shipped rule (`preset:NAME`), a file or a folder. The error is
+/// a message and a hint.
 ///
 /// # Errors
 /// There is no such preset, or `load` finds nothing.
@@ -150,17 +150,17 @@ fn load_over<'f>(
     files: impl IntoIterator<Item = (&'f str, &'f str)>,
     catalog: &Catalog,
     capture: &CaptureSpec,
-    beneath: &Settings,
+    parent: &Settings,
 ) -> LoadedRules {
     let mut diagnostics = Vec::new();
     let mut list = RuleList {
         catalog,
         capture,
-        beneath,
-        load_rules: &no_file,
-        used: Used::new(),
+        parent,
+        load_rules: &refuse_file,
+        used: UsedNames::new(),
         rules: Vec::new(),
-        others: &mut diagnostics,
+        file_diagnostics: &mut diagnostics,
     };
     for (file, text) in files {
         list.check_file(file, text);
@@ -169,32 +169,32 @@ fn load_over<'f>(
     LoadedRules { rules, diagnostics }
 }
 
-/// A file of rules names no other: it could name itself, and would look for it beside the configuration.
-fn no_file(path: &str) -> Result<Vec<(String, String)>, String> {
+/// Refuses a path in a file of rules: it could name itself, and relative paths would start elsewhere.
+fn refuse_file(path: &str) -> Result<Vec<(String, String)>, String> {
     Err(format!(
         "a file of rules holds rules and presets; name {path} in the configuration, or beside this file on the command line"
     ))
 }
 
-/// Where a name was first used.
-pub type Used = BTreeMap<Arc<str>, (Arc<str>, u32)>;
+/// File and line at which each rule name was first used.
+pub type UsedNames = BTreeMap<Arc<str>, (Arc<str>, u32)>;
 
-/// Rules on their way from a list, and the files that it names, to those that may run.
+/// Checks the rules of a list and of the files that it names.
 pub struct RuleList<'a> {
-    /// The signals that they may name.
+    /// The signals that the rules may name.
     pub catalog: &'a Catalog,
-    /// What they capture unless they say.
+    /// The capture of rules that set none.
     pub capture: &'a CaptureSpec,
-    /// Where that is from.
-    pub beneath: &'a Settings,
-    /// Reads the files that are named.
+    /// The settings of the including file, with the source of `capture`.
+    pub parent: &'a Settings,
+    /// Reads the files that the list names.
     pub load_rules: LoadRules<'a>,
-    /// Names so far.
-    pub used: Used,
-    /// Rules so far.
-    pub rules: Vec<Checked>,
-    /// What is wrong with the files that are named.
-    pub others: &'a mut Vec<Diagnostic>,
+    /// Names of the rules so far.
+    pub used: UsedNames,
+    /// Valid rules so far.
+    pub rules: Vec<CheckedRule>,
+    /// Problems of the files that the list names.
+    pub file_diagnostics: &'a mut Vec<Diagnostic>,
 }
 
 impl RuleList<'_> {
@@ -224,16 +224,16 @@ impl RuleList<'_> {
         let entries = parsed.as_ref().and_then(|r| r.rules.get()).map_or(&[][..], Vec::as_slice);
         if entries.is_empty() && !findings.has_errors() {
             let place = parsed.as_ref().and_then(|r| r.rules.place()).unwrap_or_default();
-            findings.error(place, NONE, Some("begin with `rules:`, and a rule below".into()));
+            findings.error(place, NO_RULES, Some("begin with `rules:`, and a rule below".into()));
         }
-        let outer = std::mem::replace(&mut self.load_rules, &no_file);
+        let outer = std::mem::replace(&mut self.load_rules, &refuse_file);
         self.check(entries, &mut findings);
         self.load_rules = outer;
-        self.others.extend(findings.into_sorted());
+        self.file_diagnostics.extend(findings.into_sorted());
     }
 
     fn check_rule(&mut self, text: &RuleText, place: Place, findings: &mut Findings<'_>) {
-        let checked = check(text, place, self.catalog, self.capture, self.beneath, findings);
+        let checked = check(text, place, self.catalog, self.capture, self.parent, findings);
         if let Some((name, at)) = text.name.placed() {
             let here = (findings.file().clone(), at.line);
             if let Some((file, line)) = self.used.get(name.as_str()) {

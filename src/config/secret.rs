@@ -1,5 +1,5 @@
-//! Where a secret lies. A configuration never holds one itself: it would end up in a repository, a
-//! ticket or a screenshot. Reading it is the shell's part.
+//! References to secrets. A configuration never holds a secret itself: it would end up in a repository,
+//! a ticket or a screenshot. The shell resolves the references.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ pub enum SecretText {
     File(String),
 }
 
-/// Where a secret lies, checked.
+/// A checked reference to a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretRef {
     /// In this environment variable.
@@ -37,16 +37,16 @@ impl fmt::Display for SecretRef {
     }
 }
 
-/// An address, which may itself be a key: written out, or where it lies.
+/// An address, which may itself be a secret: written out, or as a reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
-    /// As written.
+    /// Written out.
     Plain(String),
-    /// Elsewhere.
+    /// In the environment or in a file.
     Secret(SecretRef),
 }
 
-/// Where a secret lies, for people; never the secret.
+/// The reference as text; never the secret itself.
 pub fn shown_secret(field: &Field<TextOr<SecretText>>) -> Option<String> {
     match field.get()? {
         TextOr::More(text) => Some(SecretRef::from(text.clone()).to_string()),
@@ -54,7 +54,7 @@ pub fn shown_secret(field: &Field<TextOr<SecretText>>) -> Option<String> {
     }
 }
 
-/// A secret that stands in the file is an error, and the message does not repeat it.
+/// Checks a reference. A secret written into the file is an error whose message does not repeat it.
 pub fn secret_of(
     field: &Field<TextOr<SecretText>>,
     what: &str,
@@ -64,7 +64,7 @@ pub fn secret_of(
         (TextOr::More(text), _) => Some(text.clone().into()),
         (TextOr::Text(_), place) => {
             let hint = "write `{ env: NAME }` or `{ file: PATH }`, and change the one that stood here";
-            findings.secret(
+            findings.error_hiding_line(
                 place,
                 format!("{what} is a secret and must not stand in the file"),
                 Some(hint.into()),
@@ -74,7 +74,7 @@ pub fn secret_of(
     }
 }
 
-/// An address: a plain one must look like `wanted` (`http`).
+/// Checks an address; one that is written out must be an HTTP URL.
 pub fn address_of(
     field: &Field<TextOr<SecretText>>,
     what: &str,
@@ -93,8 +93,7 @@ pub fn address_of(
     }
 }
 
-/// Whether it looks like `http(s)://host...`, with a port that there can be, and carries no credentials
-/// of its own.
+/// Whether `url` is `http(s)://host...` with a valid port, if any, and without credentials.
 pub fn is_url(url: &str) -> bool {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     rest.is_some_and(|r| {

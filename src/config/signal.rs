@@ -1,4 +1,4 @@
-//! `signals:`: numbers that the user's own patterns or queries bring.
+//! `signals:`: signals that the user defines by patterns over the log or by queries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +13,11 @@ use super::effective::Settings;
 use super::quantity::Span;
 use super::secret::{Address, SecretRef, SecretText, address_of, secret_of};
 use super::tree::Place;
+use skewtrap_core::rule::guard::nearest;
+use skewtrap_core::signal::catalog::{Catalog, Kind};
+use skewtrap_core::signal::sample::Signal;
 
-/// How often a query is asked.
+/// Default interval of a query.
 const EVERY: Duration = Duration::from_secs(5);
 
 /// One signal: a name and exactly one of `pattern` and `prometheus`.
@@ -27,7 +30,7 @@ pub struct SignalText {
     /// The unit of its values, for people.
     unit: Field<String>,
     /// `gauge` (default) or `counter`: a counter is compared by its rate.
-    kind: Field<KindText>,
+    kind: Field<Kind>,
     /// A regular expression over the log's lines: the group `value` is the number, other named
     /// groups are labels (`dp_rank` and the like tell ranks apart).
     pattern: Field<String>,
@@ -35,17 +38,6 @@ pub struct SignalText {
     prometheus: Field<QueryText>,
     /// Only this target's log. Default: every target's.
     target: Field<String>,
-}
-
-/// What a source counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum KindText {
-    /// The value at a time.
-    #[default]
-    Gauge,
-    /// An ever growing total.
-    Counter,
 }
 
 /// A query.
@@ -64,22 +56,22 @@ pub struct QueryText {
     bearer: Field<TextOr<SecretText>>,
 }
 
-/// A signal of the user's, checked.
+/// A user-defined signal, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OwnSignal {
-    /// Unique, and no built-in one's.
+    /// Unique, and different from every built-in one.
     pub name: Arc<str>,
     /// Free text.
     pub unit: Arc<str>,
     /// Gauge or counter.
-    pub kind: KindText,
-    /// Only this target's.
+    pub kind: Kind,
+    /// Only from this target; `None` for every target.
     pub target: Option<Arc<str>>,
     /// Where it comes from.
     pub source: OwnSource,
 }
 
-/// Where a signal of the user's comes from.
+/// The source of a user-defined signal.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OwnSource {
     /// A regular expression with a group `value`.
@@ -90,14 +82,14 @@ pub enum OwnSource {
         url: Address,
         /// PromQL.
         query: String,
-        /// How often.
+        /// Interval between two queries.
         every: Duration,
         /// Bearer token.
         bearer: Option<SecretRef>,
     },
 }
 
-/// Checks one signal. `is_built_in` knows the names that are taken.
+/// Checks one signal. `is_built_in` tells whether a name is taken.
 pub fn check(
     text: &SignalText,
     place: Place,
@@ -122,29 +114,29 @@ pub fn check(
         findings.error(at, format!("`{name}` is a built-in signal"), Some("give yours another name".into()));
         return None;
     }
-    note(text, name, settings);
+    record(text, name, settings);
     Some(OwnSignal {
         name: name.as_str().into(),
         unit: text.unit.or(String::new()).into(),
-        kind: text.kind.or(KindText::Gauge),
+        kind: text.kind.or(Kind::Gauge),
         target: text.target.get().map(|t| t.as_str().into()),
         source: source?,
     })
 }
 
-/// Notes a signal's settings, below its name.
-fn note(text: &SignalText, name: &str, settings: &mut Settings) {
+/// Records the settings of a signal under its name.
+fn record(text: &SignalText, name: &str, settings: &mut Settings) {
     let key = |field: &str| format!("signals.{name}.{field}");
-    settings.note_any(&key("unit"), text.unit.get(), text.unit.place());
-    let kind = if text.kind.get() == Some(&KindText::Counter) { "counter" } else { "gauge" };
-    settings.note(&key("kind"), kind, text.kind.place());
-    settings.note(&key("target"), text.target.or("every target".into()), text.target.place());
+    settings.record_option(&key("unit"), text.unit.get(), text.unit.place());
+    let kind = if text.kind.get() == Some(&Kind::Counter) { "counter" } else { "gauge" };
+    settings.record(&key("kind"), kind, text.kind.place());
+    settings.record(&key("target"), text.target.or("every target".into()), text.target.place());
     if let Some((pattern, at)) = text.pattern.placed() {
-        settings.given(&key("pattern"), pattern, at);
+        settings.record_set(&key("pattern"), pattern, at);
     }
     if let Some(query) = text.prometheus.get() {
-        settings.note_any(&key("prometheus.query"), query.query.get(), query.query.place());
-        settings.note(&key("prometheus.every"), query.every.or(Span(EVERY)), query.every.place());
+        settings.record_option(&key("prometheus.query"), query.query.get(), query.query.place());
+        settings.record(&key("prometheus.every"), query.every.or(Span(EVERY)), query.every.place());
     }
 }
 
@@ -204,4 +196,22 @@ fn query_of(text: &QueryText, at: Place, findings: &mut Findings<'_>) -> Option<
     }
     let bearer = secret_of(&text.bearer, "`bearer`", findings);
     Some(OwnSource::Prometheus { url: url?, query: text.query.get()?.clone(), every, bearer })
+}
+
+/// Looks a signal up by its name; an unknown one is an error with a suggestion.
+pub fn signal_of(
+    name: &Field<String>,
+    catalog: &Catalog,
+    findings: &mut Findings<'_>,
+) -> Option<(Signal, Arc<str>)> {
+    let (name, place) = name.placed()?;
+    let found = catalog.signal_named(name);
+    if found.is_none() {
+        let hint = match nearest(name, catalog.names()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "`skewtrap signals` lists those that arrive; `signals:` defines your own".into(),
+        };
+        findings.error(place, format!("unknown signal `{name}`"), Some(hint));
+    }
+    found.map(|signal| (signal, name.as_str().into()))
 }

@@ -12,6 +12,7 @@ use super::effective::Settings;
 use super::quantity::Span;
 use super::secret::{SecretRef, SecretText, is_url, secret_of, shown_secret};
 use super::tree::Place;
+use skewtrap_core::signal::metrics::Role;
 
 /// One server.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -24,7 +25,7 @@ pub struct TargetText {
     /// Which engine it runs. Default `auto`: asked.
     engine: Field<EngineText>,
     /// Its role. Default: what it says itself.
-    role: Field<RoleText>,
+    role: Field<Role>,
     /// Log files; `-` is standard input.
     logs: Field<Vec<Field<TextOr<LogText>>>>,
     /// Whether, or where, its metrics are read. Default `true`: at `/metrics`.
@@ -87,47 +88,24 @@ pub enum EngineText {
     Vllm,
 }
 
-/// What a server is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RoleText {
-    /// Prefill and decode in one.
-    Unified,
-    /// Prefill only.
-    Prefill,
-    /// Decode only.
-    Decode,
-}
-
-impl RoleText {
-    /// As in labels.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Unified => "unified",
-            Self::Prefill => "prefill",
-            Self::Decode => "decode",
-        }
-    }
-}
-
 /// One server, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
     /// Unique.
     pub name: Arc<str>,
-    /// Without a slash at its end; `None` for a target that is only logs.
+    /// Without a trailing slash; `None` for a target that consists only of logs.
     pub url: Option<String>,
-    /// Which engine, or to be asked.
+    /// Which engine, or `auto`.
     pub engine: EngineText,
     /// Declared role.
-    pub role: Option<RoleText>,
+    pub role: Option<Role>,
     /// Its logs.
     pub logs: Vec<Log>,
-    /// Where its metrics are, if they are to be read.
+    /// The address of its metrics, if they are read.
     pub metrics: Option<String>,
     /// Whether its loads are polled.
     pub loads: bool,
-    /// How often it is asked.
+    /// Interval between two polls.
     pub poll: Duration,
     /// For everything but the profile calls.
     pub api_key: Option<SecretRef>,
@@ -135,9 +113,9 @@ pub struct Target {
     pub admin_api_key: Option<SecretRef>,
     /// Certificate authorities beside the public ones.
     pub ca_file: Option<String>,
-    /// Server's folder, agent's folder; the longest that fits counts.
+    /// Pairs of the server's folder and the agent's; the longest matching one applies.
     pub path_map: Vec<(String, String)>,
-    /// Of which one may have a window at a time.
+    /// Targets of one group have at most one window open among them.
     pub group: Arc<str>,
     /// Where its settings came from.
     pub settings: Settings,
@@ -150,7 +128,7 @@ pub struct Log {
     pub path: String,
     /// The zone's name; `None` for the agent's own.
     pub zone: Option<String>,
-    /// Whether to begin at the beginning.
+    /// Whether to read it from its beginning.
     pub from_start: bool,
 }
 
@@ -198,14 +176,14 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     }
     let mut target = Target::of(text.url.get().map(String::as_str), &[]);
     target.logs = logs;
-    target.name = settings.take("name", &text.name, target.name.to_string()).into();
+    target.name = settings.resolve("name", &text.name, target.name.to_string()).into();
     check_name(&text.name, findings);
-    settings.note_any("url", target.url.as_ref(), text.url.place());
+    settings.record_option("url", target.url.as_ref(), text.url.place());
     target.engine = text.engine.or(EngineText::Auto);
     target.role = text.role.get().copied();
     target.metrics = metrics_of(text, &target, findings);
     target.loads = text.loads.or(target.loads);
-    target.poll = settings.take("poll", &text.poll, Span(target.poll)).0;
+    target.poll = settings.resolve("poll", &text.poll, Span(target.poll)).0;
     if let Some(at) = text.poll.place()
         && !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&target.poll)
     {
@@ -216,35 +194,35 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     target.ca_file = text.ca_file.get().cloned();
     target.path_map =
         text.path_map.get().into_iter().flatten().filter_map(|p| path_of(p, findings)).collect();
-    target.group = settings.take("group", &text.group, target.name.to_string()).into();
-    note(text, &target, &mut settings);
+    target.group = settings.resolve("group", &text.group, target.name.to_string()).into();
+    record(text, &target, &mut settings);
     target.settings = settings;
     Some(target)
 }
 
-/// Notes what has not been noted on the way.
-fn note(text: &TargetText, target: &Target, settings: &mut Settings) {
+/// Records the settings that `check` has not recorded itself.
+fn record(text: &TargetText, target: &Target, settings: &mut Settings) {
     let engine = match target.engine {
         EngineText::Auto => "auto",
         EngineText::Sglang => "sglang",
         EngineText::Vllm => "vllm",
     };
-    settings.note("engine", engine, text.engine.place());
-    settings.note("role", target.role.map_or("what it says itself", RoleText::word), text.role.place());
+    settings.record("engine", engine, text.engine.place());
+    settings.record("role", target.role.map_or("what it says itself", Role::word), text.role.place());
     let logs = target.logs.iter().map(|log| {
         let zone = log.zone.as_ref().map_or_else(String::new, |z| format!(" ({z})"));
         format!("{}{zone}{}", log.path, if log.from_start { " from its start" } else { "" })
     });
     let logs = logs.collect::<Vec<_>>().join(", ");
-    settings.note_any("logs", (!logs.is_empty()).then_some(logs), text.logs.place());
-    settings.note_any("metrics", target.metrics.as_ref(), text.metrics.place());
-    settings.note("loads", target.loads, text.loads.place());
-    settings.note_any("api_key", shown_secret(&text.api_key), text.api_key.place());
-    settings.note_any("admin_api_key", shown_secret(&text.admin_api_key), text.admin_api_key.place());
-    settings.note_any("ca_file", target.ca_file.as_ref(), text.ca_file.place());
+    settings.record_option("logs", (!logs.is_empty()).then_some(logs), text.logs.place());
+    settings.record_option("metrics", target.metrics.as_ref(), text.metrics.place());
+    settings.record("loads", target.loads, text.loads.place());
+    settings.record_option("api_key", shown_secret(&text.api_key), text.api_key.place());
+    settings.record_option("admin_api_key", shown_secret(&text.admin_api_key), text.admin_api_key.place());
+    settings.record_option("ca_file", target.ca_file.as_ref(), text.ca_file.place());
     let paths: Vec<String> =
         target.path_map.iter().map(|(server, agent)| format!("{server} is {agent}")).collect();
-    settings.note_any("path_map", (!paths.is_empty()).then(|| paths.join(", ")), text.path_map.place());
+    settings.record_option("path_map", (!paths.is_empty()).then(|| paths.join(", ")), text.path_map.place());
 }
 
 fn check_name(name: &Field<String>, findings: &mut Findings<'_>) {
@@ -300,7 +278,7 @@ fn log_of(field: &Field<TextOr<LogText>>, findings: &mut Findings<'_>) -> Option
     Some(log)
 }
 
-/// A zone's name that exists.
+/// Checks the name of a time zone.
 pub fn zone_of(field: &Field<String>, findings: &mut Findings<'_>) -> Option<String> {
     let (zone, place) = field.placed()?;
     if zone != "local" && jiff::tz::TimeZone::get(zone).is_err() {

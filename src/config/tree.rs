@@ -1,16 +1,15 @@
-//! YAML text as a tree in which every key and value knows its place.
+//! YAML text as a tree in which every key and value has its place.
 //!
-//! The parser reports one error and stops; people want all of them. So the text is first read
-//! without a schema, duplicates and all, and `de` then checks the tree against the types, field
-//! by field.
+//! The YAML parser stops at its first error, and people want all of them. So the text is first read
+//! without a schema, duplicate keys included; `de` then checks the tree against the types, field by
+//! field. Only a syntax error comes from the parser, and [`PARSER_MESSAGES`] rewords it for whoever
+//! wrote the file.
 
 use std::fmt;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_yaml::{Location, Spanned};
-
-mod words;
+use serde_yaml::{Error, Location, Spanned};
 
 /// Where something is in its file. Lines and columns count from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,34 +82,34 @@ fn shortened(text: &str) -> String {
 
 /// Text that is not YAML.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotYaml {
-    /// Where the parser gave up.
+pub struct SyntaxError {
+    /// Where the parser stopped.
     pub place: Place,
-    /// What is wrong there.
+    /// What is wrong.
     pub message: String,
-    /// What would be right.
+    /// How to correct it.
     pub hint: Option<String>,
 }
 
-/// A configuration has at most this many values, aliases expanded; a bomb has more.
+/// The limit of values in a file, aliases expanded. It stops files that expand without bound.
 const MAX_NODES: usize = 100_000;
 
 /// Reads `text`. Empty text is [`Value::Null`].
-pub fn parse(text: &str) -> Result<Node, NotYaml> {
+pub fn parse(text: &str) -> Result<Node, SyntaxError> {
     let options = serde_yaml::options! {
         duplicate_keys: serde_yaml::DuplicateKeyPolicy::PassThrough,
         strict_booleans: true,
-        // `.nan` where a number is wanted is told with all the rest.
+        // `.nan` is reported by `de`, together with the other problems.
         non_finite_float_policy: serde_yaml::options::NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
         budget: serde_yaml::budget! { max_nodes: MAX_NODES },
     };
-    match serde_yaml::from_str_with_options::<Spanned<Bare>>(text, options) {
+    match serde_yaml::from_str_with_options::<Spanned<RawValue>>(text, options) {
         Ok(spanned) => Ok(Source::new(text).node(spanned)),
         Err(_) if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) => {
             Ok(Node { place: Place { line: 1, column: 1, width: 1 }, value: Value::Null })
         }
-        Err(e) => Err(words::of(&e, text)),
+        Err(e) => Err(not_yaml(&e, text)),
     }
 }
 
@@ -119,77 +118,77 @@ fn place_of(l: &Location) -> Place {
     Place { line: narrow(l.line()), column: narrow(l.column()), width: narrow(l.span().len()).max(1) }
 }
 
-/// The tree as the parser gives it: scalars typed, their text lost.
-enum Bare {
+/// The tree as the parser returns it: scalars are typed and their text is lost.
+enum RawValue {
     Null,
     Bool(bool),
     Number(f64),
     Text(String),
-    List(Vec<Spanned<Bare>>),
-    Map(Vec<(Spanned<String>, Spanned<Bare>)>),
+    List(Vec<Spanned<RawValue>>),
+    Map(Vec<(Spanned<String>, Spanned<RawValue>)>),
 }
 
-impl<'de> Deserialize<'de> for Bare {
+impl<'de> Deserialize<'de> for RawValue {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        d.deserialize_any(BareVisitor)
+        d.deserialize_any(RawVisitor)
     }
 }
 
-struct BareVisitor;
+struct RawVisitor;
 
-impl<'de> Visitor<'de> for BareVisitor {
-    type Value = Bare;
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = RawValue;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("any YAML value")
     }
 
-    fn visit_unit<E>(self) -> Result<Bare, E> {
-        Ok(Bare::Null)
+    fn visit_unit<E>(self) -> Result<RawValue, E> {
+        Ok(RawValue::Null)
     }
 
-    fn visit_none<E>(self) -> Result<Bare, E> {
-        Ok(Bare::Null)
+    fn visit_none<E>(self) -> Result<RawValue, E> {
+        Ok(RawValue::Null)
     }
 
-    fn visit_bool<E>(self, b: bool) -> Result<Bare, E> {
-        Ok(Bare::Bool(b))
+    fn visit_bool<E>(self, b: bool) -> Result<RawValue, E> {
+        Ok(RawValue::Bool(b))
     }
 
-    fn visit_i64<E>(self, n: i64) -> Result<Bare, E> {
-        Ok(Bare::Number(n as f64))
+    fn visit_i64<E>(self, n: i64) -> Result<RawValue, E> {
+        Ok(RawValue::Number(n as f64))
     }
 
-    fn visit_u64<E>(self, n: u64) -> Result<Bare, E> {
-        Ok(Bare::Number(n as f64))
+    fn visit_u64<E>(self, n: u64) -> Result<RawValue, E> {
+        Ok(RawValue::Number(n as f64))
     }
 
-    fn visit_f64<E>(self, n: f64) -> Result<Bare, E> {
-        Ok(Bare::Number(n))
+    fn visit_f64<E>(self, n: f64) -> Result<RawValue, E> {
+        Ok(RawValue::Number(n))
     }
 
-    fn visit_str<E>(self, s: &str) -> Result<Bare, E> {
-        Ok(Bare::Text(s.to_owned()))
+    fn visit_str<E>(self, s: &str) -> Result<RawValue, E> {
+        Ok(RawValue::Text(s.to_owned()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Bare, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawValue, A::Error> {
         let mut items = Vec::new();
         while let Some(item) = seq.next_element()? {
             items.push(item);
         }
-        Ok(Bare::List(items))
+        Ok(RawValue::List(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Bare, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawValue, A::Error> {
         let mut entries = Vec::new();
         while let Some(entry) = map.next_entry()? {
             entries.push(entry);
         }
-        Ok(Bare::Map(entries))
+        Ok(RawValue::Map(entries))
     }
 }
 
-/// The text, to read a number's own spelling from.
+/// The text of the file, from which the spelling of a number is taken.
 struct Source<'a> {
     text: &'a str,
 }
@@ -199,15 +198,15 @@ impl<'a> Source<'a> {
         Self { text }
     }
 
-    fn node(&self, bare: Spanned<Bare>) -> Node {
+    fn node(&self, bare: Spanned<RawValue>) -> Node {
         let place = place_of(&bare.referenced);
         let value = match bare.value {
-            Bare::Null => Value::Null,
-            Bare::Bool(b) => Value::Bool(b),
-            Bare::Number(n) => Value::Number(n, self.spelling(&bare.defined, n)),
-            Bare::Text(s) => Value::Text(s),
-            Bare::List(items) => Value::List(items.into_iter().map(|i| self.node(i)).collect()),
-            Bare::Map(entries) => Value::Map(
+            RawValue::Null => Value::Null,
+            RawValue::Bool(b) => Value::Bool(b),
+            RawValue::Number(n) => Value::Number(n, self.spelling(&bare.defined, n)),
+            RawValue::Text(s) => Value::Text(s),
+            RawValue::List(items) => Value::List(items.into_iter().map(|i| self.node(i)).collect()),
+            RawValue::Map(entries) => Value::Map(
                 entries
                     .into_iter()
                     .map(|(k, v)| (Key { place: place_of(&k.referenced), name: k.value }, self.node(v)))
@@ -225,6 +224,98 @@ impl<'a> Source<'a> {
         });
         slice.map_or_else(|| n.to_string(), |s| s.trim().to_owned())
     }
+}
+
+/// A part of a parser message, what it means for the author of the file, and how to correct it.
+const PARSER_MESSAGES: &[(&str, &str, &str)] = &[
+    (
+        "mapping values are not allowed",
+        "a `: ` that cannot stand here",
+        "is the line indented as those above it? A text with `: ` in it wants quotes",
+    ),
+    (
+        "did not find expected '-' indicator",
+        "this line is indented otherwise than the list that it is in",
+        "give it the indentation of the list's other items",
+    ),
+    (
+        "did not find expected key",
+        "this line is indented otherwise than the mapping that it is in",
+        "give it the indentation of the keys above; a text that begins with a quote ends with it",
+    ),
+    ("',' or ']'", "the list lacks a comma or its `]`", "write it as `[a, b]`"),
+    ("',' or '}'", "the mapping lacks a comma or its `}`", "write it as `{ a: 1, b: 2 }`"),
+    ("tab", "a tab", "YAML is indented with spaces"),
+    ("unclosed quote", "a quote that is not closed", "a text that begins with a quote ends with it"),
+    (
+        "quoted scalar",
+        "a text in quotes with more behind it, or a `\\` that means nothing",
+        "put all of it between the quotes, and `'` around a text with `\\`",
+    ),
+    (
+        "illegal placement of ':'",
+        "a `:` inside a list or mapping that is still open",
+        "close it with `]` or `}`",
+    ),
+    ("unexpected character", "a character that cannot begin a value", "put the text in quotes"),
+    ("misplaced bracket", "a bracket that closes nothing", "take it out"),
+    ("start any token", "a character that cannot begin a value", "put the text in quotes"),
+];
+
+/// Rewords an error of the parser.
+fn not_yaml(e: &Error, text: &str) -> SyntaxError {
+    let place = e.location().map_or_else(Place::default, |l| place_of(&l));
+    let own = |place, message: &str, hint: &str| SyntaxError {
+        place,
+        message: message.into(),
+        hint: Some(hint.into()),
+    };
+    match innermost(e) {
+        Error::MultipleDocuments { .. } => {
+            let hint = "a file is one document: take out the `---`, or make two files of it";
+            own(separator(text, place), "a second document begins here", hint)
+        }
+        Error::UnknownAnchor { .. } => {
+            own(place, "an alias `*name` without its `&name`", "write the value itself")
+        }
+        Error::Budget { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. } => {
+            let message = format!("more than {MAX_NODES} values, aliases written out");
+            own(place, &message, "no configuration is so large; what repeats by `*name` counts each time")
+        }
+        other => {
+            let message_text = other.to_string();
+            match PARSER_MESSAGES.iter().find(|(part, ..)| message_text.contains(part)) {
+                Some((_, message, hint)) => own(place, message, hint),
+                None => SyntaxError {
+                    place,
+                    message: format!("not YAML: {}", without_place(&message_text)),
+                    hint: None,
+                },
+            }
+        }
+    }
+}
+
+/// The error itself, without the wrappers that name the aliases on the way to it.
+fn innermost(e: &Error) -> &Error {
+    match e {
+        Error::WithSnippet { error, .. } | Error::AliasError { error, .. } => innermost(error),
+        other => other,
+    }
+}
+
+/// The message of the parser without the place, which we report ourselves.
+fn without_place(message_text: &str) -> &str {
+    message_text.split(" at line ").next().unwrap_or(message_text).trim_start_matches("error: ").trim()
+}
+
+/// The line `---` above `place`; the parser notices a second document only after it.
+fn separator(text: &str, place: Place) -> Place {
+    let lines = text.lines().take(place.line as usize).enumerate();
+    let last = lines.filter(|(_, l)| l.starts_with("---")).last();
+    last.map_or(place, |(i, _)| Place { line: i as u32 + 1, column: 1, width: 3 })
 }
 
 #[cfg(test)]

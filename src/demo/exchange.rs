@@ -1,5 +1,5 @@
-//! What goes into a double and what comes out of it: requests, answers, effects, and the faults of
-//! the way between. No sockets here; `shell` has those.
+//! The inputs and outputs of a double: requests, answers, effects, and faults of the connection. Sockets
+//! are in `shell`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +13,11 @@ pub struct Request {
     pub method: String,
     /// Without the query.
     pub path: String,
-    /// What follows the `?`, or nothing.
+    /// The part after the `?`, or empty.
     pub query: String,
     /// The token of `Authorization: Bearer`.
     pub bearer: Option<String>,
-    /// The body as it came.
+    /// The body.
     pub body: Vec<u8>,
 }
 
@@ -28,12 +28,12 @@ impl Request {
         Self { method: "GET".into(), path: path.into(), query: query.into(), ..Self::default() }
     }
 
-    /// A POST; an empty body is none.
+    /// A POST; an empty `body` means none.
     pub fn post(target: &str, body: &str) -> Self {
         Self { method: "POST".into(), body: body.as_bytes().to_vec(), ..Self::get(target) }
     }
 
-    /// The same with a key.
+    /// The same request with a key.
     pub fn with_key(mut self, key: &str) -> Self {
         self.bearer = Some(key.to_owned());
         self
@@ -72,12 +72,12 @@ impl Response {
         Self { content_type: Some("application/json"), ..Self::bare(status, &body.to_string()) }
     }
 
-    /// FastAPI's words for a path that it does not know.
+    /// FastAPI's answer to an unknown path.
     pub fn not_found() -> Self {
         Self::json(404, &serde_json::json!({"detail": "Not Found"}))
     }
 
-    /// FastAPI's words for a known path and another method.
+    /// FastAPI's answer to a known path with another method.
     pub fn method_not_allowed() -> Self {
         Self::json(405, &serde_json::json!({"detail": "Method Not Allowed"}))
     }
@@ -108,58 +108,58 @@ impl Response {
 pub enum Outcome {
     /// With an answer.
     Answer(Response),
-    /// The connection broke before an answer came.
+    /// The connection broke before the answer.
     Reset,
 }
 
-/// A request on its way, unique within one double.
+/// Identifies a request within one double.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
-/// What a double does to its world.
+/// What a double does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// A line (or several, as a traceback has) of its log, without the last newline.
+    /// It prints a line of its log (several for a traceback), without the last newline.
     Log {
         /// When it was printed.
         at: Time,
-        /// As it stands in the log.
+        /// The text of the line.
         line: String,
     },
-    /// A file is written, or written again; its folders are made where they are missing.
+    /// It writes or overwrites a file; missing folders are created.
     File {
-        /// As the request named it.
+        /// The path, as the request named it.
         path: String,
-        /// All of what is in it now; a file being written shows a first part of it.
+        /// The whole content for now; a file that is still being written has only its first part.
         content: Arc<[u8]>,
         /// The data-parallel rank that writes.
         rank: u16,
     },
-    /// A request ends.
+    /// It ends a request.
     Done {
         /// Which.
         call: CallId,
         /// How.
         outcome: Outcome,
     },
-    /// The process is gone: its port refuses connections.
+    /// The process dies: its port refuses connections.
     Down,
     /// The process listens (again).
     Up,
 }
 
-/// A fault of the way between client and server, on one path.
+/// A fault of the connection between client and server, on one path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpFault {
-    /// The path that it concerns.
+    /// The path that it affects.
     pub path: String,
     /// What happens.
     pub kind: HttpFaultKind,
-    /// How many requests it hits before it is over.
+    /// How many requests it affects.
     pub times: u32,
 }
 
-/// What happens to a request that a fault hits.
+/// What happens to a request with a fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HttpFaultKind {
     /// This status with a plain body; the request has no effect.
@@ -168,26 +168,26 @@ pub enum HttpFaultKind {
     ResetBefore,
     /// The request takes effect and the connection breaks before the answer.
     ResetAfter,
-    /// Neither effect nor answer.
+    /// The request has no effect and is never answered.
     NeverBefore,
-    /// The request takes effect and the answer never comes.
+    /// The request takes effect and is never answered.
     NeverAfter,
-    /// The answer comes this much later.
+    /// The answer is delayed by this much.
     Late(Duration),
 }
 
 impl HttpFault {
-    /// A fault that does not end.
+    /// A fault that affects every request.
     pub fn always(path: &str, kind: HttpFaultKind) -> Self {
         Self { path: path.into(), kind, times: u32::MAX }
     }
 
-    /// A fault that hits the next request only.
+    /// A fault that affects the next request only.
     pub fn once(path: &str, kind: HttpFaultKind) -> Self {
         Self { path: path.into(), kind, times: 1 }
     }
 
-    /// The first fault that hits `path`, used up by one.
+    /// Takes the first fault that affects `path`, and counts it down.
     pub fn take(faults: &mut [Self], path: &str) -> Option<HttpFaultKind> {
         let fault = faults.iter_mut().find(|f| f.times > 0 && f.path == path)?;
         if fault.times != u32::MAX {

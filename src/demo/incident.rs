@@ -1,5 +1,5 @@
-//! The recorded incident of the demo: an overload of DP2 on a real server with four ranks, played
-//! by the double faster than it happened. `data/README.md` has the truth.
+//! The recorded incident of the demo: an overload of DP2 on a real server with four ranks, replayed by
+//! a double. `data/README.md` says what really happened.
 
 use std::io::{self, Read as _};
 use std::path::Path;
@@ -23,17 +23,17 @@ const TRACES: [&[u8]; 4] = [
     include_bytes!("data/skew/dp3.trace.json.gz"),
 ];
 
-/// Where the play begins: the first recorded line.
+/// Start of the recording: its first line.
 pub const BEGIN: f64 = 1_795_492_086.0;
 /// The true onset: from here on DP2 gets seven times the weight of its peers.
 pub const ONSET: f64 = 1_795_492_121.330_7;
-/// Where it ends.
+/// End of the recording.
 pub const END: f64 = 1_795_492_199.2;
 
-/// The recorded server, ready to be played from [`BEGIN`].
+/// The recorded server at [`BEGIN`].
 ///
 /// # Errors
-/// The data in the binary are damaged.
+/// The embedded recording is damaged.
 pub fn world() -> io::Result<World> {
     let loads = unpack(LOADS)?;
     let mut config = Config::new(Version::V0_5_16, 4, LoadTrack::recorded(&loads)?);
@@ -43,11 +43,11 @@ pub fn world() -> io::Result<World> {
     Ok(World::new(config, Time::from_epoch_s(BEGIN)))
 }
 
-/// Plays it `speed` times as fast as it happened, behind a local port, with its log in
-/// `out_dir/server.log`. Its time is the recorded one: read it from [`RunningDouble::clock`].
+/// Replays the incident behind a local port, `speed` times as fast as it happened, with the log in
+/// `out_dir/server.log`. [`RunningDouble::clock`] tells the recorded time.
 ///
 /// # Errors
-/// No port, no log, or damaged data.
+/// No free port, the log cannot be written, or the recording is damaged.
 pub async fn start(out_dir: &Path, speed: f64) -> io::Result<RunningDouble> {
     let stage = Stage {
         begin: Time::from_epoch_s(BEGIN),
@@ -65,7 +65,7 @@ fn unpack(gzip: &[u8]) -> io::Result<String> {
     Ok(text)
 }
 
-/// Lines of a log in which each begins with its arrival time and a tab.
+/// Reads a log in which each line begins with its arrival time and a tab.
 pub fn log_lines(text: &str) -> Arc<[(Time, String)]> {
     let stamped = |line: &str| {
         let (at, line) = line.split_once('\t')?;

@@ -1,4 +1,4 @@
-//! How much work each rank has, over time: written down as phases, or as it was recorded.
+//! The load of each rank over time: given as phases, or recorded.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use skewtrap_trace::time::Time;
 
-/// The work of one rank at one moment.
+/// The load of one rank at one time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RankLoad {
     /// Requests in the running batch.
@@ -52,7 +52,7 @@ impl LoadTrack {
     /// From the lines of a loads file, `{"t": EPOCH, "body": <answer of /v1/loads>}` each.
     ///
     /// # Errors
-    /// The first line that is not such a line.
+    /// A line has another form.
     pub fn recorded(lines: &str) -> Result<Self, serde_json::Error> {
         let points = lines
             .lines()
@@ -74,12 +74,12 @@ impl LoadTrack {
             .unwrap_or_default()
     }
 
-    /// When it next changes.
+    /// The time of the next change after `now`.
     pub fn next_change(&self, now: Time) -> Option<Time> {
         self.points.get(self.points.partition_point(|(t, _)| *t <= now)).map(|(t, _)| *t)
     }
 
-    /// Replaces what happens from `now` on.
+    /// Replaces the load from `now` on.
     pub fn set_from(&mut self, now: Time, ranks: &[(u32, u32)]) {
         self.points.retain(|(t, _)| *t < now);
         self.points.push((now, ranks.iter().map(|&(r, w)| RankLoad::of(r, w)).collect()));

@@ -1,5 +1,5 @@
-//! Puts a double behind a real port, on a clock that may run faster than ours, with a real log file
-//! and real trace files. One task owns the double; axum's handlers send it requests and wait.
+//! Puts a double behind a real port, with a clock that may run faster than real time, a real log file and
+//! real trace files. One task owns the double; the HTTP handlers send it requests and wait.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -24,19 +24,19 @@ use skewtrap_trace::time::Time;
 /// How a double is put behind a port.
 #[derive(Clone, Debug)]
 pub struct Stage {
-    /// The time at which the double begins.
+    /// The time of the double at its start.
     pub begin: Time,
-    /// Seconds of the double's time for each of ours.
+    /// Seconds of the double's time per real second.
     pub speed: f64,
-    /// Its log.
+    /// The log file.
     pub log_path: PathBuf,
     /// The port to listen on; 0 for any.
     pub port: u16,
-    /// A moment of the double's time at which the play is over.
+    /// The double's time at which `RunningDouble::finished` is cancelled.
     pub end: Option<Time>,
 }
 
-/// The double's time: ours, shifted and stretched.
+/// The clock of a double: real time, shifted and scaled.
 #[derive(Clone, Copy, Debug)]
 pub struct StageClock {
     began: Instant,
@@ -45,24 +45,24 @@ pub struct StageClock {
 }
 
 impl StageClock {
-    /// The double's time now.
+    /// The double's current time.
     pub fn now(&self) -> Time {
         self.begin + self.began.elapsed().mul_f64(self.speed)
     }
 
-    /// How long we have to wait until the double's time is `at`.
+    /// The real time to wait until the double's time is `at`.
     pub fn until(&self, at: Time) -> Duration {
         let due = at.since(self.begin).div_f64(self.speed);
         due.saturating_sub(self.began.elapsed())
     }
 
-    /// Seconds of the double's time for each of ours.
+    /// Seconds of the double's time per real second.
     pub const fn speed(&self) -> f64 {
         self.speed
     }
 }
 
-/// A double that listens. Dropping it takes it down.
+/// A listening double. Dropping it stops the double.
 #[derive(Debug)]
 pub struct RunningDouble {
     /// `http://127.0.0.1:PORT`.
@@ -71,16 +71,16 @@ pub struct RunningDouble {
     pub log_path: PathBuf,
     /// Its clock.
     pub clock: StageClock,
-    /// Cancelled when the play is over (never without an end); the double goes on serving.
+    /// Cancelled at `Stage::end`; the double continues to serve.
     pub finished: CancellationToken,
-    journal: Arc<Mutex<Vec<Played>>>,
-    orders: mpsc::UnboundedSender<Order>,
+    journal: Arc<Mutex<Vec<JournalEntry>>>,
+    commands: mpsc::UnboundedSender<Command>,
     stop: CancellationToken,
 }
 
-/// One request as the double saw it, for assertions.
+/// One received request, for assertions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Played {
+pub struct JournalEntry {
     /// The double's time when it arrived.
     pub at: Time,
     /// `POST`.
@@ -93,14 +93,14 @@ pub struct Played {
 
 type Change = Box<dyn FnOnce(&mut ServerKind, Time) -> Vec<Effect> + Send>;
 
-enum Order {
+enum Command {
     Request(Request, oneshot::Sender<Outcome>),
     Change(Change),
 }
 
 impl RunningDouble {
     /// Every request so far, in the order of arrival.
-    pub fn requests(&self) -> Vec<Played> {
+    pub fn requests(&self) -> Vec<JournalEntry> {
         self.journal.lock().map(|j| j.clone()).unwrap_or_default()
     }
 
@@ -109,15 +109,15 @@ impl RunningDouble {
         self.change(ServerKind::kill);
     }
 
-    /// Starts the process again on the same port, without anything it knew.
+    /// Starts the process again on the same port, without any of its former state.
     pub fn restart(&self) {
         self.change(ServerKind::restart);
     }
 
     /// Changes the double (its load, its faults) while it runs.
     pub fn change(&self, change: impl FnOnce(&mut ServerKind, Time) -> Vec<Effect> + Send + 'static) {
-        // The task is gone only when the double was taken down: then nothing is left to change.
-        let _ = self.orders.send(Order::Change(Box::new(change)));
+        // The task ends only with the double: then there is nothing left to change.
+        let _ = self.commands.send(Command::Change(Box::new(change)));
     }
 }
 
@@ -130,7 +130,7 @@ impl Drop for RunningDouble {
 /// Starts `engine` on a local port. Needs a tokio runtime with its I/O and time drivers.
 ///
 /// # Errors
-/// The port cannot be had, or the log cannot be written.
+/// The port is not available, or the log cannot be written.
 pub async fn start(engine: impl Into<ServerKind>, stage: Stage) -> io::Result<RunningDouble> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, stage.port)).await?;
     let address = listener.local_addr()?;
@@ -139,10 +139,10 @@ pub async fn start(engine: impl Into<ServerKind>, stage: Stage) -> io::Result<Ru
     }
     let log = OpenOptions::new().create(true).append(true).open(&stage.log_path)?;
     let clock = StageClock { began: Instant::now(), begin: stage.begin, speed: stage.speed };
-    let (orders, inbox) = mpsc::unbounded_channel();
+    let (commands, inbox) = mpsc::unbounded_channel();
     let (finished, stop) = (CancellationToken::new(), CancellationToken::new());
     let journal = Arc::new(Mutex::new(Vec::new()));
-    let mut player = Player {
+    let mut task = DoubleTask {
         engine: engine.into(),
         clock,
         end: stage.end,
@@ -150,35 +150,35 @@ pub async fn start(engine: impl Into<ServerKind>, stage: Stage) -> io::Result<Ru
         log,
         waiting: HashMap::new(),
         journal: journal.clone(),
-        port: Port { address, open: None, orders: orders.clone() },
+        port: Port { address, open: None, commands: commands.clone() },
     };
-    player.port.open_with(listener);
+    task.port.open_with(listener);
     let stopped = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
-            () = player.play(inbox) => {}
+            () = task.run(inbox) => {}
             () = stopped.cancelled() => {}
         }
-        player.port.close();
+        task.port.close();
     });
     let url = format!("http://{address}");
-    Ok(RunningDouble { url, log_path: stage.log_path, clock, finished, journal, orders, stop })
+    Ok(RunningDouble { url, log_path: stage.log_path, clock, finished, journal, commands, stop })
 }
 
 /// The task that owns the double.
-struct Player {
+struct DoubleTask {
     engine: ServerKind,
     clock: StageClock,
     end: Option<Time>,
     finished: CancellationToken,
     log: File,
     waiting: HashMap<CallId, oneshot::Sender<Outcome>>,
-    journal: Arc<Mutex<Vec<Played>>>,
+    journal: Arc<Mutex<Vec<JournalEntry>>>,
     port: Port,
 }
 
-impl Player {
-    async fn play(&mut self, mut inbox: mpsc::UnboundedReceiver<Order>) {
+impl DoubleTask {
+    async fn run(&mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
         loop {
             let now = self.clock.now();
             if self.end.is_some_and(|end| now >= end) {
@@ -190,8 +190,8 @@ impl Player {
             let next = self.engine.next_event().into_iter().chain(self.end).min();
             let pause = next.map_or(Duration::from_secs(3600), |at| self.clock.until(at));
             tokio::select! {
-                order = inbox.recv() => match order {
-                    Some(order) => self.obey(order).await,
+                command = inbox.recv() => match command {
+                    Some(command) => self.handle(command).await,
                     None => return,
                 },
                 () = tokio::time::sleep(pause) => {}
@@ -199,16 +199,20 @@ impl Player {
         }
     }
 
-    async fn obey(&mut self, order: Order) {
+    async fn handle(&mut self, command: Command) {
         let now = self.clock.now();
-        let effects = match order {
-            Order::Change(change) => change(&mut self.engine, now),
-            Order::Request(request, answer) => {
+        let effects = match command {
+            Command::Change(change) => change(&mut self.engine, now),
+            Command::Request(request, answer) => {
                 let body = String::from_utf8_lossy(&request.body).into_owned();
-                let played =
-                    Played { at: now, method: request.method.clone(), path: request.path.clone(), body };
+                let entry = JournalEntry {
+                    at: now,
+                    method: request.method.clone(),
+                    path: request.path.clone(),
+                    body,
+                };
                 if let Ok(mut journal) = self.journal.lock() {
-                    journal.push(played);
+                    journal.push(entry);
                 }
                 let (id, effects) = self.engine.request(now, &request);
                 self.waiting.insert(id, answer);
@@ -230,10 +234,10 @@ impl Player {
                     }
                 }
                 Effect::Done { call, outcome } => {
-                    // The log comes before the answer, as with the real server's file.
+                    // The real server writes its log line before the answer.
                     self.print(&mut log);
                     if let Some(answer) = self.waiting.remove(&call) {
-                        // A client that has gone away does not want it any more.
+                        // The client may have gone away.
                         let _ = answer.send(outcome);
                     }
                 }
@@ -252,7 +256,7 @@ impl Player {
     }
 
     fn print(&mut self, log: &mut String) {
-        // A log that cannot be written is the test's own folder gone: nothing to tell anybody.
+        // The log cannot be written only if the test removed its folder: nothing to report.
         let _ = self.log.write_all(log.as_bytes());
         log.clear();
     }
@@ -265,16 +269,16 @@ fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     std::fs::write(path, content)
 }
 
-/// The listening socket, which a death closes and a restart opens again.
+/// The listening socket, closed when the process dies and opened by a restart.
 struct Port {
     address: SocketAddr,
     open: Option<CancellationToken>,
-    orders: mpsc::UnboundedSender<Order>,
+    commands: mpsc::UnboundedSender<Command>,
 }
 
 impl Port {
     async fn open(&mut self) {
-        // The old socket was closed a moment ago, on another task.
+        // Another task may not have closed the old socket yet.
         for _ in 0..100 {
             if let Ok(listener) = TcpListener::bind(self.address).await {
                 return self.open_with(listener);
@@ -285,9 +289,9 @@ impl Port {
 
     fn open_with(&mut self, listener: TcpListener) {
         let closed = CancellationToken::new();
-        let (orders, gone) = (self.orders.clone(), closed.clone());
+        let (commands, gone) = (self.commands.clone(), closed.clone());
         let app = Router::new().fallback(move |method: Method, uri: Uri, headers: HeaderMap, body: Bytes| {
-            pass_on(orders.clone(), gone.clone(), request_of(&method, &uri, &headers, &body))
+            forward(commands.clone(), gone.clone(), request_of(&method, &uri, &headers, &body))
         });
         let serving = closed.clone();
         tokio::spawn(async move {
@@ -317,17 +321,17 @@ fn request_of(method: &Method, uri: &Uri, headers: &HeaderMap, body: &Bytes) -> 
     }
 }
 
-async fn pass_on(
-    orders: mpsc::UnboundedSender<Order>,
+async fn forward(
+    commands: mpsc::UnboundedSender<Command>,
     gone: CancellationToken,
     request: Request,
 ) -> HttpResponse {
     let (answer, waits) = oneshot::channel();
-    let sent = !gone.is_cancelled() && orders.send(Order::Request(request, answer)).is_ok();
+    let sent = !gone.is_cancelled() && commands.send(Command::Request(request, answer)).is_ok();
     match waits.await {
         Ok(Outcome::Answer(response)) if sent => http_of(response),
-        // Unwinding ends the connection's task without an answer, and without a panic's message:
-        // what the client sees is a connection that breaks.
+        // Unwinding ends the connection's task without an answer and without a panic message; the client
+        // sees a broken connection.
         _ => std::panic::resume_unwind(Box::new("the double breaks the connection")),
     }
 }

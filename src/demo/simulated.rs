@@ -1,5 +1,5 @@
-//! Drives a double without a socket and without a clock: time jumps from event to event, files are
-//! kept in memory. For tests that never sleep.
+//! Drives a double without socket and clock: time jumps from event to event, and files are kept in
+//! memory. For tests that never sleep.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use crate::demo::ServerKind;
 use crate::demo::exchange::{CallId, Effect, Outcome, Request};
 use skewtrap_trace::time::Time;
 
-/// A double in simulated time, with what it has done so far.
+/// A double in simulated time, with its effects so far.
 #[derive(Debug)]
 pub struct Simulated {
     /// The double.
     pub engine: ServerKind,
     /// The simulated time.
     pub now: Time,
-    /// Its log: when each line was printed, and the line.
+    /// Its log: time and text of each line.
     pub log: Vec<(Time, String)>,
     /// Its files by path.
     pub files: BTreeMap<String, Arc<[u8]>>,
-    /// Requests that have ended.
+    /// The requests that have ended.
     pub ended: BTreeMap<CallId, (Time, Outcome)>,
-    /// How often it went down.
+    /// How often the process died.
     pub deaths: u32,
 }
 
-/// An answer and how long it took.
+/// An answer and its duration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// Status code; 0 when the connection broke.
@@ -38,7 +38,7 @@ pub struct Answer {
 }
 
 impl Simulated {
-    /// Puts `engine` into simulated time at `now`.
+    /// Starts `engine` at the simulated time `now`.
     pub fn new(engine: impl Into<ServerKind>, now: Time) -> Self {
         let mut simulated = Self {
             engine: engine.into(),
@@ -59,8 +59,7 @@ impl Simulated {
         id
     }
 
-    /// Sends a request and lets time pass until it ends, at most `patience`; `None` when it has not
-    /// ended by then.
+    /// Sends a request and lets time pass until it ends; `None` when it has not ended after `patience`.
     pub fn ask_for(&mut self, request: &Request, patience: Duration) -> Option<Answer> {
         let (asked, until) = (self.now, self.now + patience);
         let id = self.send(request);
@@ -74,7 +73,7 @@ impl Simulated {
         self.answer(id, asked)
     }
 
-    /// Sends a request and waits as long as ten minutes of simulated time.
+    /// Sends a request and waits for up to ten minutes of simulated time.
     pub fn ask(&mut self, request: &Request) -> Option<Answer> {
         self.ask_for(request, Duration::from_secs(600))
     }
@@ -106,7 +105,7 @@ impl Simulated {
         self.take(effects);
     }
 
-    /// Does something to the double now: `ServerKind::kill`, `ServerKind::restart`, a change of its faults.
+    /// Changes the double now: `ServerKind::kill`, `ServerKind::restart`, its faults, its load.
     pub fn apply(&mut self, change: impl FnOnce(&mut ServerKind, Time) -> Vec<Effect>) {
         let effects = change(&mut self.engine, self.now);
         self.take(effects);

@@ -1,5 +1,5 @@
-//! Small but whole Kineto traces, as torch's profiler would have written them for the steps that a
-//! double has "run": process names, step annotations, and the kernels of an attention layer.
+//! Generates small but complete Kineto traces, as torch's profiler writes them, for the steps of a double:
+//! process names, step annotations, and the kernels of an attention layer.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// No more steps than this are written out, lest a window left open for minutes fill the disk.
+/// The limit of steps in a trace, so that a window that is open for minutes does not fill the disk.
 const MAX_STEPS: usize = 400;
 
-/// What a window recorded on one rank.
+/// The recording of a window on one rank.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     /// `sglang::scheduler_DP2`.
@@ -24,13 +24,13 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// The trace as gzip, ready to be a file.
+    /// The trace as gzip.
     pub fn gzip(&self) -> Arc<[u8]> {
         gzip(self.json().to_string().as_bytes())
     }
 
-    /// The trace as JSON. Attention grows with the batch, the rest does not: the double's overloaded
-    /// rank shows what the recorded one showed.
+    /// The trace as JSON. Attention grows with the batch and the rest does not, as in the recorded
+    /// incident.
     pub fn json(&self) -> Value {
         let mut events = self.names();
         let mut at = 1_000_000.0;
@@ -91,7 +91,7 @@ impl Recorded {
     }
 }
 
-/// Compresses `bytes`, without a name or a time inside, so that equal input gives equal output.
+/// Compresses `bytes` without name and time, so that equal input gives equal output.
 pub fn gzip(bytes: &[u8]) -> Arc<[u8]> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).and_then(|()| encoder.finish()).map(Into::into).unwrap_or_default()

@@ -51,11 +51,12 @@ pub struct MemberValue {
 
 /// The side on which a member left its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
-    /// Above.
+    /// Above its peers.
     High,
-    /// Below.
+    /// Below its peers.
     Low,
     /// Either.
     Both,

@@ -27,19 +27,20 @@ use skewtrap_trace::time::Time;
 /// The version of the JSON body; raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// What happened to the incident.
+/// What a message tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Update {
-    /// The rule fired.
+    /// A rule fired.
     Fired,
     /// No window was opened.
     Refused,
     /// The window is over: with files, or failed.
     Captured,
-    /// The ranks were compared.
+    /// What comparing the ranks said.
     Verdict,
-    /// The rule no longer fires.
+    /// The rule fires no more.
     Resolved,
 }
 

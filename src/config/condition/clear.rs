@@ -1,8 +1,8 @@
-//! When a rule stops firing: as it is written, or as it follows from the trigger.
+//! The `clear` of a rule: as it is written, or derived from the trigger.
 
 use std::time::Duration;
 
-use super::{ConditionText, Context, Part, TriggerText, describe, part_of};
+use super::{Clause, ConditionText, Context, TriggerText, clause_of, describe};
 use crate::config::de::Field;
 use crate::config::diagnostic::Findings;
 use crate::config::effective::Settings;
@@ -23,26 +23,26 @@ pub fn clear_of(
             return None;
         }
         let derived = derived_clear(trigger);
-        settings.fallback("clear", describe(&derived));
+        settings.record_unset("clear", describe(&derived));
         return Some(derived);
     };
     let has_no_condition =
-        text.all.is_absent() && text.any.is_absent() && text.alone().statistics().is_empty();
+        text.all.is_absent() && text.any.is_absent() && text.as_condition().statistics().is_empty();
     let mut clear = if has_no_condition {
         let mut derived = derived_clear(trigger);
-        settings.note_any("clear.within_chance", text.within_chance.get(), text.within_chance.place());
-        derived.hold = settings.take("clear.for", &text.hold, Span(derived.hold)).0;
+        settings.record_option("clear.within_chance", text.within_chance.get(), text.within_chance.place());
+        derived.hold = settings.resolve("clear.for", &text.hold, Span(derived.hold)).0;
         if let Some((k, _)) = text.within_chance.placed() {
             derived.conditions.iter_mut().for_each(|c| c.chance = Some(*k));
         }
-        settings.fallback("clear", describe(&derived));
+        settings.record_unset("clear", describe(&derived));
         derived
     } else {
-        part_of(Part::Clear, text, place, context, settings, findings)?
+        clause_of(Clause::Clear, text, place, context, settings, findings)?
     };
     if text.all.is_absent() && text.any.is_absent() {
-        // A clear that says nothing of these means the trigger's own.
-        inherit(&mut clear, trigger, &text.alone(), settings);
+        // Side and smoothing that are not set are those of the trigger.
+        inherit(&mut clear, trigger, &text.as_condition(), settings);
     }
     check_hysteresis(text, place, trigger, &clear, findings);
     Some(clear)
@@ -64,15 +64,15 @@ fn inherit(clear: &mut Trigger, trigger: &Trigger, text: &ConditionText, setting
     }
     if let [c] = &clear.conditions[..] {
         if text.side.is_absent() {
-            settings.fallback("clear.side", c.side.word());
+            settings.record_unset("clear.side", c.side.word());
         }
         if text.smooth.is_absent() {
-            settings.fallback("clear.smooth", Span(c.smooth));
+            settings.record_unset("clear.smooth", Span(c.smooth));
         }
     }
 }
 
-/// The trigger's own bounds, within three quarters of its chance, for ten seconds or twice its `for`.
+/// The bounds of the trigger, three quarters of its chance, for ten seconds or twice its `for`.
 fn derived_clear(trigger: &Trigger) -> Trigger {
     let conditions = trigger.conditions.iter().cloned().map(|mut c| {
         c.chance = c.chance.map(|k| k * 0.75);
@@ -121,7 +121,7 @@ fn check_hysteresis(
             Direction::Above => c.bound > t.bound,
             Direction::Below => c.bound < t.bound,
         };
-        let at = text.alone().statistics().first().map_or(place, |(_, at)| *at);
+        let at = text.as_condition().statistics().first().map_or(place, |(_, at)| *at);
         if looser {
             let message = format!(
                 "the clear ({} {}) already holds where the trigger ({}) fires: it would flap",

@@ -4,8 +4,8 @@ use crate::config::rules::load;
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::signal::catalog::Catalog;
 
-/// What is told of a rule with that signal and those keys, in one line each.
-fn told(signal: &str, keys: &str) -> String {
+/// What is reported of a rule with that signal and those keys, in one line each.
+fn report(signal: &str, keys: &str) -> String {
     let text = format!("rules:\n  - {{ name: a, signal: {signal}, {keys} }}\n");
     let loaded = load([("r.yaml", text.as_str())], &Catalog::default(), &CaptureSpec::None);
     let line = |d: &crate::config::diagnostic::Diagnostic| {
@@ -16,16 +16,19 @@ fn told(signal: &str, keys: &str) -> String {
     loaded.diagnostics.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn assert_told(cases: &[(&str, &str, &str)]) {
+fn assert_reported(cases: &[(&str, &str, &str)]) {
     for (signal, keys, wanted) in cases {
-        let told = told(signal, keys);
-        assert!(told.contains(wanted) && !told.contains('\n'), "{signal} {keys}:\n{told}\nnot: {wanted}");
+        let reported = report(signal, keys);
+        assert!(
+            reported.contains(wanted) && !reported.contains('\n'),
+            "{signal} {keys}:\n{reported}\nnot: {wanted}"
+        );
     }
 }
 
 #[test]
 fn a_bound_that_nothing_or_everything_reaches_is_an_error() {
-    assert_told(&[
+    assert_reported(&[
         (
             "kv_usage",
             "trigger: { any_member: { above: 95 } }",
@@ -83,7 +86,7 @@ fn a_bound_that_nothing_or_everything_reaches_is_an_error() {
 
 #[test]
 fn a_bound_that_is_only_odd_is_a_warning() {
-    assert_told(&[
+    assert_reported(&[
         ("load", "trigger: { departure: 1 }", "warning: healthy load departs by 3.5 now and then"),
         ("load", "trigger: { max_minus_min: 0 }", "warning: `max_minus_min` is beyond 0 as soon as"),
         (
@@ -97,7 +100,7 @@ fn a_bound_that_is_only_odd_is_a_warning() {
 #[test]
 fn a_bound_that_is_always_crossed_is_an_error_only_where_nothing_else_decides() {
     let even = "warning: `max_over_mean` is beyond 1 as soon as";
-    assert_told(&[
+    assert_reported(&[
         ("kv_usage", "trigger: { all: [{ max_over_mean: 1 }, { any_member: { above: 0.95 } }] }", even),
         ("load", "trigger: { max_over_mean: 1, for: 3s }, only_if: 'max(queue_reqs) > 10'", even),
         (
@@ -131,15 +134,15 @@ fn a_bound_at_the_even_value_is_right_where_chance_or_the_past_decides() {
     for trigger in
         ["{ max_over_mean: 1, beyond_chance: 4 }", "{ cv: 0, above_baseline: 1.5 }", "{ departure: 5 }"]
     {
-        assert_eq!(told("load", &format!("trigger: {trigger}")), "", "{trigger}");
+        assert_eq!(report("load", &format!("trigger: {trigger}")), "", "{trigger}");
     }
-    assert_eq!(told("kv_usage", "trigger: { any_member: { above: 0.95 } }"), "");
-    assert_eq!(told("retracted_reqs", "trigger: { any_member: { above: 0 } }"), "", "any at all");
+    assert_eq!(report("kv_usage", "trigger: { any_member: { above: 0.95 } }"), "");
+    assert_eq!(report("retracted_reqs", "trigger: { any_member: { above: 0 } }"), "", "any at all");
 }
 
 #[test]
 fn a_clear_that_never_or_always_holds_or_looks_the_other_way_is_an_error() {
-    assert_told(&[
+    assert_reported(&[
         (
             "load",
             "trigger: { cv: 0.3 }, clear: { max_over_mean: 0.5 }",
@@ -161,5 +164,5 @@ fn a_clear_that_never_or_always_holds_or_looks_the_other_way_is_an_error() {
             "the trigger looks above its bound and the clear below its own",
         ),
     ]);
-    assert_eq!(told("load", "trigger: { cv: 0.3 }, clear: { max_over_mean: 0.5, within_chance: 3 }"), "");
+    assert_eq!(report("load", "trigger: { cv: 0.3 }, clear: { max_over_mean: 0.5, within_chance: 3 }"), "");
 }

@@ -1,4 +1,4 @@
-//! Values that know their place, and texts with a longer form.
+//! Values with their place, and texts that have a longer form.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,12 +13,12 @@ use crate::config::tree::Place;
 /// A value with its place, or why there is none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Field<T> {
-    /// The file does not say.
+    /// The file does not set it.
     #[default]
     Absent,
-    /// It says something that cannot be; already reported.
+    /// The file sets it to something invalid, which was reported.
     Wrong(Place),
-    /// It says this, here.
+    /// The file sets it to this, here.
     Given(T, Place),
 }
 
@@ -39,7 +39,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// Where it is, right or wrong.
+    /// Where it is, valid or not.
     pub const fn place(&self) -> Option<Place> {
         match self {
             Self::Given(_, place) | Self::Wrong(place) => Some(*place),
@@ -54,7 +54,7 @@ impl<T> Field<T> {
 }
 
 impl<T: Clone> Field<T> {
-    /// The value, or what holds when there is none.
+    /// The value, or the default when there is none.
     pub fn or(&self, default: T) -> T {
         self.get().cloned().unwrap_or(default)
     }
@@ -132,7 +132,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for FieldVisitor<T> {
 /// The name by which [`TextOr`] asks whether there is a scalar.
 pub(super) const TEXT_OR: &str = "$text_or";
 
-/// A text, or something with more to say: `across: dp_rank` and `across: [target, dp_rank]`.
+/// A text, or a longer form of the same setting: `across: dp_rank` and `across: [target, dp_rank]`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum TextOr<T> {
     /// A scalar.

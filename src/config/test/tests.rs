@@ -1,6 +1,6 @@
 //! What `test` promises.
 
-use super::series::values_of;
+use super::values_of;
 use super::*;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Which SGLang the double plays, how its windows cost, and what goes wrong with it.
+//! The configuration of the double: its release, the cost of its exports, and its faults.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::demo::exchange::HttpFault;
 use crate::demo::load::LoadTrack;
 use skewtrap_trace::time::Time;
 
-/// A release whose differences the double knows. Releases between them behave like the older one.
+/// A release that the double can play. Releases between two of them behave like the older one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// No `start_step`, no rank labels, no `/v1/loads`.
@@ -23,10 +23,10 @@ pub enum Version {
 }
 
 impl Version {
-    /// Every one.
+    /// All releases.
     pub const ALL: [Self; 5] = [Self::V0_4_7, Self::V0_5_3, Self::V0_5_9, Self::V0_5_16, Self::V0_5_23];
 
-    /// As the server says it.
+    /// The version string of the server.
     pub const fn text(self) -> &'static str {
         match self {
             Self::V0_4_7 => "0.4.7.post1",
@@ -41,7 +41,7 @@ impl Version {
 /// The double's whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Which release.
+    /// The release.
     pub version: Version,
     /// Data-parallel size.
     pub dp: u16,
@@ -49,11 +49,11 @@ pub struct Config {
     pub tp: u16,
     /// Whether all ranks step together and idle ones run IDLE batches.
     pub dp_attention: bool,
-    /// The work.
+    /// The load.
     pub load: LoadTrack,
-    /// The log of a recording, replayed instead of made-up batch lines: arrival and line.
+    /// A recorded log (arrival and line), replayed instead of generated batch lines.
     pub recorded_log: Option<Arc<[(Time, String)]>>,
-    /// Answers of `/v1/loads` of a recording, served instead of made-up ones.
+    /// Recorded answers of `/v1/loads`, served instead of generated ones.
     pub recorded_loads: Option<Arc<[(Time, String)]>>,
     /// What each rank's trace file holds, instead of a generated trace.
     pub recorded_traces: Option<Vec<Arc<[u8]>>>,
@@ -71,13 +71,13 @@ pub struct Config {
     pub profile_v2: bool,
     /// Decode batches between two log lines.
     pub decode_log_interval: u32,
-    /// How long a good `/health` takes; it is asked again after each such time.
+    /// How long `/health` takes when all is well; also the interval at which it is tried again.
     pub health_takes: Duration,
-    /// `--watchdog-timeout`: a rank that makes no step for so long is killed, and the server with it.
+    /// `--watchdog-timeout`: a rank without a step for so long is killed, and the server with it.
     pub watchdog: Duration,
-    /// What an export costs.
+    /// The duration of exports.
     pub export: ExportCost,
-    /// What goes wrong.
+    /// The faults.
     pub faults: Faults,
 }
 
@@ -118,7 +118,7 @@ impl Config {
     }
 }
 
-/// How long a rank is busy writing its trace, in which it does nothing else. The defaults
+/// How long a rank is busy writing its trace; it does nothing else meanwhile. The defaults
 /// reproduce what was measured (0.2 s for 20 steps of a small batch, 0.8 s for 20 of a large one,
 /// 55.7 s for one idle second with stacks).
 #[derive(Clone, Copy, Debug)]
@@ -150,24 +150,24 @@ impl Default for ExportCost {
     }
 }
 
-/// What goes wrong. Nothing by default.
+/// The faults of a double; none by default.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// On the way between client and server.
+    /// Faults of the connection.
     pub http: Vec<HttpFault>,
-    /// Folders (with all below them) in which the server may not write: it dies at the export.
+    /// Folders (and all below) that the server cannot write to: it dies at the export.
     pub unwritable: Vec<String>,
     /// The disk is full in the middle of an export: half a file, and the server dies.
     pub disk_full: bool,
-    /// Ranks that say they are done but whose file never comes.
+    /// Ranks that report success but never write their file.
     pub missing: Vec<u16>,
-    /// Ranks whose file ends in the middle, although they say they are done.
+    /// Ranks that report success but whose file is cut off.
     pub truncated: Vec<u16>,
     /// Every export takes this much longer.
     pub slow_export: Duration,
-    /// The server is killed this long after it has taken a start, and comes back later.
+    /// The server is killed this long after a start, and comes back later.
     pub restart_after_start: Option<Duration>,
-    /// How long it is away then.
+    /// How long it is down then.
     pub restart_takes: Duration,
     /// A second start over an open window makes torch raise: before 0.5.14 the server dies, later
     /// the answer is 500 and the open window is forgotten.

@@ -1,5 +1,4 @@
-//! How a rank writes its trace: how long it takes, what lies on the disk meanwhile, what the files
-//! are called, and how it can end badly.
+//! How a rank writes its trace: its duration, the partial files, the file names, and its failures.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +7,11 @@ use crate::demo::exchange::{CallId, Effect};
 use crate::demo::sglang::config::{Config, Version};
 use crate::demo::sglang::order::Order;
 use crate::demo::sglang::profile::{Closed, Refusal};
-use crate::demo::sglang::ranks::Rank;
 use crate::demo::sglang::{World, lines};
 use crate::demo::trace::{Recorded, gzip};
 use skewtrap_trace::time::Time;
 
-/// The part of an export after which half of the file is on the disk: it is not written in one go.
+/// The part of an export after which half of the file is on disk: it is not written atomically.
 const FIRST_PART: f64 = 0.7;
 
 /// A trace being written.
@@ -32,7 +30,7 @@ pub struct Export {
 #[derive(Debug)]
 struct Merge {
     id: String,
-    /// Nowhere when a prefix hides every file from the merger.
+    /// `None` when a file name prefix keeps the merger from finding any file.
     path: Option<String>,
 }
 
@@ -45,7 +43,7 @@ impl Merge {
 }
 
 impl Export {
-    /// When something happens with it next.
+    /// The time of its next event.
     pub fn due(&self, watchdog: Duration) -> Time {
         self.first_part_at.unwrap_or(self.until).min(self.began + watchdog)
     }
@@ -58,10 +56,10 @@ impl World {
         let dir = closed.order.output_dir.clone().unwrap_or_else(|| self.config.default_output_dir.clone());
         self.log(Some(dp), &lines::stops(closed.open.stage));
         if self.config.faults.unwritable.iter().any(|u| dir.starts_with(u.as_str())) {
-            self.scheduler_dies(dp, &format!("PermissionError: [Errno 13] Permission denied: '{dir}'"));
+            self.kill_scheduler(dp, &format!("PermissionError: [Errno 13] Permission denied: '{dir}'"));
             return Ok(());
         }
-        let takes = self.export_time(&self.ranks[i], &closed);
+        let takes = self.export_time(i, &closed);
         let merges = closed.order.merge_profiles && dp == 0;
         let files = files_of(&self.config, dp, &dir, &closed);
         if merges {
@@ -80,8 +78,9 @@ impl World {
         Ok(())
     }
 
-    fn export_time(&self, rank: &Rank, closed: &Closed) -> Duration {
-        let cost = self.config.export;
+    /// How long the rank is busy writing what its window recorded.
+    fn export_time(&self, i: usize, closed: &Closed) -> Duration {
+        let (rank, cost) = (&self.ranks[i], self.config.export);
         if !closed.order.records_a_trace() {
             return Duration::from_millis(1);
         }
@@ -96,7 +95,7 @@ impl World {
         Duration::from_secs_f64(seconds * merge) + self.config.faults.slow_export
     }
 
-    pub(super) fn export_goes_on(&mut self, i: usize) {
+    pub(super) fn advance_export(&mut self, i: usize) {
         let Some(export) = &mut self.ranks[i].export else { return };
         if export.until > self.now && self.now >= export.began + self.config.watchdog {
             return self.watchdog_kills(i);
@@ -118,7 +117,7 @@ impl World {
             self.effects.push(Effect::File { path: path.clone(), content, rank: dp });
         }
         if self.config.faults.disk_full {
-            self.scheduler_dies(dp, "OSError: [Errno 28] No space left on device");
+            self.kill_scheduler(dp, "OSError: [Errno 28] No space left on device");
         }
     }
 
@@ -139,7 +138,7 @@ impl World {
         }
     }
 
-    // The merge reads what lies there by now: a peer that still writes is dropped.
+    /// The merge reads the files that exist by now; a peer that is still writing is left out.
     fn merge(&mut self, dp: u16, merge: &Merge) -> String {
         let id = &merge.id;
         let Some(path) = &merge.path else {

@@ -56,7 +56,7 @@ fn separator(version: Version) -> char {
     if version >= Version::V0_5_9 { ',' } else { '.' }
 }
 
-/// A window opens.
+/// The line for a window that opens.
 pub fn starts(version: Version, stage: Option<Stage>, dir: &str, id: &str) -> String {
     let stage = match stage {
         Some(s) => format!(" for {}", s.word()),
@@ -66,7 +66,7 @@ pub fn starts(version: Version, stage: Option<Stage>, dir: &str, id: &str) -> St
     format!("Profiling starts{stage}. Traces will be saved to: {dir} (with profile id: {id})")
 }
 
-/// A window closes.
+/// The line for a window that closes.
 pub fn stops(stage: Option<Stage>) -> String {
     format!("Stop profiling{}...", stage.map_or_else(String::new, |s| format!("-{}", s.word())))
 }
@@ -76,14 +76,14 @@ pub fn access(port: u16, method: &str, target: &str, status: u16, reason: &str) 
     format!("INFO:     127.0.0.1:{port} - \"{method} {target} HTTP/1.1\" {status} {reason}")
 }
 
-/// What a scheduler's exception leaves in the log before the main process takes everything down.
+/// What the exception of a scheduler leaves in the log before the main process kills all others.
 pub fn scheduler_exception(error: &str) -> String {
     format!(
         "Scheduler hit an exception: Traceback (most recent call last):\n  File \"/opt/site/sglang/srt/managers/scheduler.py\", line 3342, in run_scheduler_process\n    scheduler.event_loop_overlap()\n{error}\n"
     )
 }
 
-/// The main process learns that a scheduler is gone.
+/// The line of the main process after a scheduler died.
 pub const fn sigquit(version: Version) -> &'static str {
     match version {
         Version::V0_4_7 | Version::V0_5_3 => {

@@ -1,12 +1,12 @@
 //! The body of `/start_profile`, read the way pydantic reads it: unknown fields ignored, numbers
-//! in quotes taken, everything else that does not fit refused with its words.
+//! in quotes accepted, everything else that does not fit refused with its message.
 
 use serde_json::{Value, json};
 
 use crate::demo::exchange::Response;
 use crate::demo::sglang::config::Version;
 
-/// What a client asked for.
+/// A profile request of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Order {
     /// The folder, as the server sees it.
@@ -17,11 +17,11 @@ pub struct Order {
     pub start_step: Option<u64>,
     /// `CPU`, `GPU`, ...
     pub activities: Option<Vec<String>>,
-    /// Python stacks; on unless the client says otherwise.
+    /// Python stacks; on by default.
     pub with_stack: Option<bool>,
     /// Tensor shapes.
     pub record_shapes: Option<bool>,
-    /// Prefill and decode apart.
+    /// Separate files for prefill and decode.
     pub profile_by_stage: bool,
     /// One merged file.
     pub merge_profiles: bool,
@@ -63,7 +63,7 @@ impl Order {
         self.has(&["CPU", "GPU", "XPU"])
     }
 
-    /// Whether anything at all is started; unknown activities start nothing and nobody says so.
+    /// Whether anything is started; unknown activities start nothing, without an error.
     pub fn starts_anything(&self) -> bool {
         self.has(&["CPU", "GPU", "XPU", "MEM", "RPD", "CUDA_PROFILER"])
     }
@@ -73,7 +73,7 @@ impl Order {
         self.with_stack.unwrap_or(true)
     }
 
-    /// The id, or nothing before the server has given one.
+    /// The id; empty before the server has chosen one.
     pub fn id(&self) -> &str {
         self.profile_id.as_deref().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! What the pages show: loads, metrics, server info.
+//! The pages: loads, metrics, server info.
 
 use serde_json::{Value, json};
 
@@ -150,7 +150,7 @@ pub fn model(path: &str) -> Response {
     Response::json(200, &page)
 }
 
-/// `/metrics`: what each rank last reported, which is not what it has now.
+/// `/metrics`: the last report of each rank, which may be older than its load.
 pub fn metrics(world: &World) -> Response {
     let mut page = String::new();
     let mut family = |name: &str, help: &str, value: fn(RankLoad) -> f64| {

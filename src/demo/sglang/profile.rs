@@ -1,7 +1,7 @@
-//! One rank's profiler, as SGLang's scheduler keeps it: what is ordered, what is open, which step
-//! starts and which one stops it. It follows `profiler_manager.py` field by field, because the
-//! surprises (a refused order that starts all the same, an armed window that no stop disarms)
-//! come from how these fields outlive each other.
+//! The profiler of one rank, as SGLang's scheduler keeps it: the request, the open window, and the steps
+//! that start and stop it. It follows `profiler_manager.py` field by field, because the surprises (a
+//! refused request that starts all the same, an armed window that no stop disarms) come from fields that
+//! outlive each other.
 
 use crate::demo::sglang::config::Version;
 use crate::demo::sglang::order::Order;
@@ -17,7 +17,7 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// As file names and log lines have it.
+    /// The word in file names and log lines.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Extend => "EXTEND",
@@ -29,7 +29,7 @@ impl Stage {
 /// A window that is open on this rank.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Open {
-    /// Since when torch records; a second start replaces what was recorded before.
+    /// Start of the recording; a second start discards what was recorded before.
     pub since: Time,
     /// Batch size of each step recorded, and whether it was a prefill.
     pub steps: Vec<(u32, bool)>,
@@ -42,24 +42,24 @@ pub struct Open {
 pub struct Closed {
     /// What was recorded.
     pub open: Open,
-    /// For whom.
+    /// The request that opened it.
     pub order: Order,
 }
 
-/// Why an order or a stop was refused, in SGLang's words.
+/// Why a start or a stop was refused, in SGLang's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// A window is open.
     #[error("Profiling is already in progress. Call /stop_profile first.")]
     InProgress,
-    /// None is.
+    /// No window is open.
     #[error("Profiling is not in progress. Call /start_profile first.")]
     NotInProgress,
 }
 
-/// What a rank does about its profiler before a forward step.
+/// What the profiler of a rank does before a forward step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum StepAction {
     /// Nothing.
     None,
     /// The window opens with this step.
@@ -87,12 +87,12 @@ impl Profiler {
         self.open.as_ref()
     }
 
-    /// The order that names folder and id, whether or not its window is open.
+    /// The latest accepted request, whether or not its window is open.
     pub const fn order(&self) -> &Order {
         &self.order
     }
 
-    /// Takes an order; `forward` is the number of the last step.
+    /// Accepts a request; `forward` is the number of the last step.
     ///
     /// # Errors
     /// While a window is open.
@@ -116,8 +116,7 @@ impl Profiler {
         Ok(())
     }
 
-    /// Opens the window, over an open one if there is one: what that had recorded is lost, and its
-    /// folder and id stay.
+    /// Opens the window. If one is open already, its recording is lost, and its folder and id stay.
     pub fn start(&mut self, now: Time, stage: Option<Stage>) {
         self.open = Some(Open { since: now, steps: Vec::new(), stage });
     }
@@ -138,30 +137,30 @@ impl Profiler {
         Ok(Closed { open, order: self.order.clone() })
     }
 
-    /// What is due before step `forward`.
-    pub fn before_step(&self, forward: u64, stage: Stage) -> Turn {
+    /// What to do before step `forward`.
+    pub fn before_step(&self, forward: u64, stage: Stage) -> StepAction {
         if self.by_stage {
-            return self.before_staged_step(stage);
+            return self.before_step_by_stage(stage);
         }
         if self.open.is_some() && self.stop_at.is_some_and(|at| at <= forward) {
-            Turn::Stop
+            StepAction::Stop
         } else if self.start_at == Some(forward) {
-            Turn::Start(None)
+            StepAction::Start(None)
         } else {
-            Turn::None
+            StepAction::None
         }
     }
 
-    // On a mixed server only decode windows come to their end (FACTS: prefill windows are cut short
-    // and land under a DECODE name), so the double opens those only.
-    fn before_staged_step(&self, stage: Stage) -> Turn {
+    // The first decode batch cuts a prefill window short, so that on a server with mixed load only decode
+    // files appear (docs/engines.md): the double opens decode windows only.
+    fn before_step_by_stage(&self, stage: Stage) -> StepAction {
         let Some(wanted) = self.order.num_steps else {
-            return Turn::Crash;
+            return StepAction::Crash;
         };
         match &self.open {
-            Some(_) if self.stage_steps >= wanted => Turn::Stop,
-            None if stage == Stage::Decode && self.stage_steps < wanted => Turn::Start(Some(stage)),
-            _ => Turn::None,
+            Some(_) if self.stage_steps >= wanted => StepAction::Stop,
+            None if stage == Stage::Decode && self.stage_steps < wanted => StepAction::Start(Some(stage)),
+            _ => StepAction::None,
         }
     }
 
@@ -193,9 +192,9 @@ mod tests {
         }
         for forward in 101..200 {
             match profiler.before_step(forward, Stage::Decode) {
-                Turn::Stop => return profiler.stop().unwrap().open.steps.len(),
-                Turn::Start(stage) => profiler.start(Time::default(), stage),
-                Turn::None | Turn::Crash => {}
+                StepAction::Stop => return profiler.stop().unwrap().open.steps.len(),
+                StepAction::Start(stage) => profiler.start(Time::default(), stage),
+                StepAction::None | StepAction::Crash => {}
             }
             profiler.after_step(8, Stage::Decode);
         }
@@ -219,6 +218,6 @@ mod tests {
         let mut profiler = Profiler::default();
         profiler.configure(order(Some(5), Some(1)), 100, Version::V0_5_16).unwrap();
         assert_eq!(profiler.stop(), Err(Refusal::NotInProgress));
-        assert_eq!(profiler.before_step(101, Stage::Decode), Turn::Start(None));
+        assert_eq!(profiler.before_step(101, Stage::Decode), StepAction::Start(None));
     }
 }

@@ -1,5 +1,5 @@
-//! How a rank works: it steps while it has requests, obeys its profiler before each step, reports
-//! now and then, and does nothing at all while it writes a trace (`exports`).
+//! How a rank works: it steps while it has requests, starts and stops its profiler before a step, reports
+//! now and then, and does nothing else while it writes a trace (`exports`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use crate::demo::load::RankLoad;
 use crate::demo::sglang::config::Version;
 use crate::demo::sglang::exports::Export;
 use crate::demo::sglang::order::Order;
-use crate::demo::sglang::profile::{Profiler, Refusal, Stage, Turn};
+use crate::demo::sglang::profile::{Profiler, Refusal, Stage, StepAction};
 use crate::demo::sglang::{World, lines};
 use skewtrap_trace::time::Time;
 
 /// Tokens that the KV cache of one rank holds.
 pub const KV_TOKENS: u64 = 200_000;
 
-/// One prefill batch comes with about so many decode batches.
+/// Decode batches for each prefill batch.
 const DECODES_PER_PREFILL: u64 = 27;
 
 /// A data-parallel rank with its tensor-parallel peers.
@@ -25,15 +25,15 @@ pub struct Rank {
     pub dp: u16,
     pub profiler: Profiler,
     pub export: Option<Export>,
-    /// Starts and stops that wait for the end of an export.
+    /// Starts and stops that wait until an export has ended.
     pub inbox: VecDeque<Message>,
-    /// What the gauges of `/metrics` show: what it last reported.
+    /// The last report, which the gauges of `/metrics` show.
     pub reported: RankLoad,
-    /// What `/v1/loads` shows, and since when.
+    /// What `/v1/loads` shows, and its time.
     pub snapshot: (Time, RankLoad),
     forward: u64,
     pub next_step: Option<Time>,
-    /// Time spent in steps since the window opened; the rest of the window it idled.
+    /// Time spent in steps since the window opened; the rest of the window was idle.
     pub busy_in_window: Duration,
     decodes: u32,
     last_running: u32,
@@ -70,7 +70,7 @@ impl Rank {
 }
 
 impl World {
-    /// When `rank` does something next of its own accord.
+    /// The time of the next event of `rank`.
     pub(super) fn next_of_rank(&self, rank: &Rank) -> Option<Time> {
         if let Some(export) = &rank.export {
             return Some(export.due(self.config.watchdog));
@@ -83,14 +83,14 @@ impl World {
         wakes.into_iter().chain(publishes).min()
     }
 
-    pub(super) fn ranks_do_what_is_due(&mut self) {
+    pub(super) fn run_ranks(&mut self) {
         for i in 0..self.ranks.len() {
             if self.is_up() {
-                self.export_goes_on(i);
+                self.advance_export(i);
             }
             while self.is_up() && self.ranks[i].export.is_none() {
                 let Some(message) = self.ranks[i].inbox.pop_front() else { break };
-                self.obey(i, message);
+                self.handle(i, message);
             }
         }
         for i in 0..self.ranks.len() {
@@ -100,7 +100,7 @@ impl World {
         }
     }
 
-    /// Whether a rank is kept from stepping by an export: its own, or under DP attention anybody's.
+    /// Whether an export blocks the rank: its own, or under DP attention that of any rank.
     pub(super) fn is_blocked(&self, rank: &Rank) -> bool {
         rank.export.is_some() || (self.config.dp_attention && self.ranks.iter().any(|r| r.export.is_some()))
     }
@@ -146,13 +146,13 @@ impl World {
         let prefills = new_work || (load.running > 0 && forward.is_multiple_of(DECODES_PER_PREFILL));
         let stage = if prefills { Stage::Extend } else { Stage::Decode };
         match self.ranks[i].profiler.before_step(forward, stage) {
-            Turn::None => {}
-            Turn::Start(stage) => self.open_window(i, stage),
-            // The step runs once the file is written.
-            Turn::Stop => return self.close_window(i, None).unwrap_or_default(),
-            Turn::Crash => {
+            StepAction::None => {}
+            StepAction::Start(stage) => self.open_window(i, stage),
+            // The step runs after the file is written.
+            StepAction::Stop => return self.close_window(i, None).unwrap_or_default(),
+            StepAction::Crash => {
                 let dp = self.ranks[i].dp;
-                return self.scheduler_dies(
+                return self.kill_scheduler(
                     dp,
                     "TypeError: '>' not supported between instances of 'int' and 'NoneType'",
                 );
@@ -171,7 +171,7 @@ impl World {
         }
     }
 
-    /// About what was measured: 3 ms and a little for each request, five times that little while profiled.
+    /// About what was measured: 3 ms, and 30 us for each request (160 us while profiled).
     fn step_time(&self, i: usize, own: RankLoad) -> Duration {
         let batch = if self.config.dp_attention {
             self.ranks.iter().map(|r| self.config.load.at(r.dp, self.now).running).max().unwrap_or(0)
@@ -206,27 +206,27 @@ impl World {
         }
     }
 
-    fn obey(&mut self, i: usize, message: Message) {
+    fn handle(&mut self, i: usize, message: Message) {
         match message {
             Message::Stop { .. } if self.config.profile_v2 => {
-                self.scheduler_dies(self.ranks[i].dp, "NotImplementedError");
+                self.kill_scheduler(self.ranks[i].dp, "NotImplementedError");
             }
             Message::Stop { call } => {
                 if let Err(refusal) = self.close_window(i, Some(call)) {
                     self.reply(call, Err(refusal));
                 }
             }
-            Message::Start { call, order } => self.obey_start(i, call, order),
+            Message::Start { call, order } => self.handle_start(i, call, order),
         }
     }
 
-    fn obey_start(&mut self, i: usize, call: CallId, order: Order) {
+    fn handle_start(&mut self, i: usize, call: CallId, order: Order) {
         let version = self.config.version;
         let dp = self.ranks[i].dp;
         if self.config.profile_v2 {
             let sound = order.profile_by_stage && order.start_step.is_none() && !order.merge_profiles;
             if !sound || self.ranks[i].profiler.open().is_some() {
-                return self.scheduler_dies(dp, "AssertionError");
+                return self.kill_scheduler(dp, "AssertionError");
             }
         }
         let waits = order.profile_by_stage || order.start_step.is_some_and(|s| s > 0);
@@ -237,18 +237,18 @@ impl World {
         if waits {
             return self.reply(call, configured);
         }
-        // The refusal is dropped here, as the server drops it, and the window starts all the same.
+        // Like the real server, this ignores the refusal and starts the window.
         if was_open && self.config.faults.torch_raises_on_second_start {
             let error = "RuntimeError: Profiler is already enabled on this thread";
             if version < Version::V0_5_16 {
-                return self.scheduler_dies(dp, error);
+                return self.kill_scheduler(dp, error);
             }
             self.ranks[i].profiler.forget();
             return self.reply(call, Err(Refusal::InProgress));
         }
         if starts {
             self.open_window(i, None);
-            // Starting torch's profiler keeps the rank from its next step.
+            // Starting torch's profiler delays the next step.
             let ready = self.now + self.start_takes();
             self.ranks[i].next_step = self.ranks[i].next_step.map(|at| at.max(ready));
         }

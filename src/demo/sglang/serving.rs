@@ -1,4 +1,4 @@
-//! How a request is let in, routed, and answered in time.
+//! How a request is authorized, routed and answered.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use skewtrap_trace::time::Time;
 
 /// `SGLANG_HEALTH_CHECK_TIMEOUT`.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(20);
-/// What a page or a refusal takes.
+/// Duration of a page or a refusal.
 const QUICK: Duration = Duration::from_millis(3);
-/// What a start takes once CUPTI is loaded, and what it takes before.
+/// Duration of a start after CUPTI is loaded, and of the first one.
 const START: Duration = Duration::from_millis(12);
 const FIRST_START: Duration = Duration::from_millis(85);
 
-/// A request on its way.
+/// A pending request.
 #[derive(Debug)]
 pub struct Call {
     pub id: CallId,
@@ -34,15 +34,15 @@ pub struct Call {
 /// What a request waits for.
 #[derive(Debug)]
 enum Wait {
-    /// A moment.
+    /// A time.
     Until(Time, Response),
-    /// The replies of all ranks, in the order in which they come; only the first one is looked at.
+    /// The replies of all ranks, in the order of arrival; the server examines only the first one.
     Replies { kind: Kind, replies: Vec<Result<(), Refusal>> },
-    /// Every rank, since each is asked and none answers while it writes a trace.
+    /// Every rank: the page asks each of them, and none answers while it writes a trace.
     EveryRank(Page),
-    /// A sign of life, looked for at intervals.
-    Health { look_at: Time },
-    /// Nothing: the answer never comes.
+    /// A sign of state, checked at intervals.
+    Health { check_at: Time },
+    /// Nothing: it is never answered.
     Forever,
 }
 
@@ -61,19 +61,19 @@ enum Page {
 }
 
 impl Call {
-    /// When it has to be looked at again.
+    /// The time of its next check.
     pub fn due(&self) -> Option<Time> {
         match &self.wait {
-            Wait::Until(at, _) | Wait::Health { look_at: at } => Some(*at),
+            Wait::Until(at, _) | Wait::Health { check_at: at } => Some(*at),
             Wait::Replies { .. } | Wait::EveryRank(_) | Wait::Forever => None,
         }
     }
 }
 
 impl World {
-    /// A request that the way let through; `fault` is what befalls its answer.
+    /// Handles a request; `fault` affects its answer.
     pub(super) fn accept(&mut self, id: CallId, request: &Request, fault: Option<HttpFaultKind>) {
-        let wait = if self.lets_in(request) {
+        let wait = if self.is_authorized(request) {
             self.route(id, request)
         } else {
             Wait::Until(self.now + QUICK, Response::json(401, &json!({"error": "Unauthorized"})))
@@ -81,7 +81,7 @@ impl World {
         self.track(id, request, wait, fault);
     }
 
-    /// A request that a fault answers with a status.
+    /// Answers a request with the status of a fault.
     pub(super) fn refuse_with(&mut self, id: CallId, request: &Request, status: u16) {
         let response = match status {
             401 => Response::json(401, &json!({"error": "Unauthorized"})),
@@ -100,12 +100,13 @@ impl World {
             format!("{}?{}", request.path, request.query)
         };
         self.calls.push(Call { id, method: request.method.clone(), target, asked: self.now, wait, fault });
-        // Ranks that are free have put their replies where the call was not yet: see `reply`.
-        self.ranks_do_what_is_due();
+        // Ranks that are not exporting reply at once, which needs the call to be registered (see `reply`).
+        self.run_ranks();
     }
 
-    /// The keys of FACTS 3.7.
-    fn lets_in(&self, request: &Request) -> bool {
+    /// Whether the key is right: since 0.5.9 an admin key, if there is one, guards the profile calls; the
+    /// API key guards the rest except `/health` and `/metrics` (docs/engines.md).
+    fn is_authorized(&self, request: &Request) -> bool {
         let c = &self.config;
         let key = request.bearer.as_deref();
         let path = request.path.as_str();
@@ -133,38 +134,38 @@ impl World {
         };
         match request.path.as_str() {
             "/start_profile" | "/stop_profile" if !get && request.method != "POST" => {
-                self.soon(Response::method_not_allowed())
+                self.answer_soon(Response::method_not_allowed())
             }
             "/start_profile" => self.start(id, request),
             "/stop_profile" => self.stop(id),
-            path if !known(path) => self.soon(Response::not_found()),
-            _ if !get => self.soon(Response::method_not_allowed()),
-            "/health" | "/health_generate" => Wait::Health { look_at: self.now + self.config.health_takes },
-            "/metrics" => self.soon(pages::metrics(self)),
-            "/v1/loads" if version >= Version::V0_5_16 => self.soon(pages::loads(self, request)),
+            path if !known(path) => self.answer_soon(Response::not_found()),
+            _ if !get => self.answer_soon(Response::method_not_allowed()),
+            "/health" | "/health_generate" => Wait::Health { check_at: self.now + self.config.health_takes },
+            "/metrics" => self.answer_soon(pages::metrics(self)),
+            "/v1/loads" if version >= Version::V0_5_16 => self.answer_soon(pages::loads(self, request)),
             "/v1/loads" => Wait::EveryRank(Page::Loads),
-            "/get_load" if version >= Version::V0_5_16 => self.soon(pages::get_load(self)),
+            "/get_load" if version >= Version::V0_5_16 => self.answer_soon(pages::get_load(self)),
             "/get_load" => Wait::EveryRank(Page::GetLoad),
             "/server_info" | "/get_server_info" => Wait::EveryRank(Page::ServerInfo),
-            path => self.soon(pages::model(path)),
+            path => self.answer_soon(pages::model(path)),
         }
     }
 
-    fn soon(&self, response: Response) -> Wait {
+    fn answer_soon(&self, response: Response) -> Wait {
         Wait::Until(self.now + QUICK, response)
     }
 
     fn start(&mut self, call: CallId, request: &Request) -> Wait {
         let mut order = match Order::read(&request.body, self.config.version) {
             Ok(order) => order,
-            Err(response) => return self.soon(response),
+            Err(response) => return self.answer_soon(response),
         };
         if order.profile_id.is_none() {
             // `str(time.time())`.
             order.profile_id = Some(format!("{:?}", self.now.epoch_s()));
         }
         if let Some(delay) = self.config.faults.restart_after_start.take() {
-            self.doomed_at = Some(self.now + delay);
+            self.restart_at = Some(self.now + delay);
         }
         for rank in &mut self.ranks {
             rank.inbox.push_back(Message::Start { call, order: order.clone() });
@@ -179,7 +180,7 @@ impl World {
         Wait::Replies { kind: Kind::Stop, replies: Vec::new() }
     }
 
-    /// What starting torch's profiler takes: longer the first time in a process.
+    /// Duration of starting torch's profiler; longer the first time in a process.
     pub(super) const fn start_takes(&self) -> Duration {
         if self.profiler_used { START } else { FIRST_START }
     }
@@ -210,14 +211,14 @@ impl World {
         }
     }
 
-    pub(super) fn answer_what_is_due(&mut self) {
+    pub(super) fn answer_due_calls(&mut self) {
         let mut waiting = std::mem::take(&mut self.calls);
-        waiting.retain_mut(|call| self.goes_on(call));
+        waiting.retain_mut(|call| self.advance_call(call));
         self.calls.append(&mut waiting);
     }
 
-    /// Whether the call is still on its way.
-    fn goes_on(&mut self, call: &mut Call) -> bool {
+    /// Advances a pending call; returns whether it is still pending.
+    fn advance_call(&mut self, call: &mut Call) -> bool {
         let now = self.now;
         match &call.wait {
             Wait::Forever | Wait::Replies { .. } => return true,
@@ -233,12 +234,12 @@ impl World {
                 call.wait = Wait::Until(now + QUICK, response);
                 return true;
             }
-            Wait::Health { look_at } if *look_at > now => return true,
+            Wait::Health { check_at } if *check_at > now => return true,
             Wait::Health { .. } => match self.health(call.asked) {
                 Some(response) => call.wait = Wait::Until(now, response),
                 None => {
-                    // The server looks once a second, whatever a good answer takes.
-                    call.wait = Wait::Health { look_at: now + Duration::from_secs(1) };
+                    // The server checks once a second, whatever `health_takes` is.
+                    call.wait = Wait::Health { check_at: now + Duration::from_secs(1) };
                     return true;
                 }
             },
@@ -246,7 +247,7 @@ impl World {
         self.answer(call)
     }
 
-    /// A rank that puts out tokens, or an engine in which none is busy writing, is alive.
+    /// The server is healthy if a rank produces tokens, or if no rank is exporting.
     fn health(&self, asked: Time) -> Option<Response> {
         let idle_engine = self.ranks.iter().all(|r| r.export.is_none());
         if idle_engine || self.ranks.iter().any(|r| !self.is_blocked(r) && self.has_work(r)) {
@@ -255,7 +256,7 @@ impl World {
         (self.now.since(asked) >= HEALTH_TIMEOUT).then(|| Response::bare(503, ""))
     }
 
-    /// Sends the answer, unless a fault has other plans; whether the call is still on its way then.
+    /// Sends the answer unless a fault delays it; returns whether the call is still pending.
     fn answer(&mut self, call: &mut Call) -> bool {
         let Wait::Until(_, response) = &call.wait else { return true };
         let response = response.clone();

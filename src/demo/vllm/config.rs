@@ -1,11 +1,11 @@
-//! Which vLLM the double plays, and what goes wrong with it.
+//! The configuration of the double: its release and its faults.
 
 use std::time::Duration;
 
 use crate::demo::exchange::HttpFault;
 use crate::demo::load::LoadTrack;
 
-/// A release whose differences the double knows.
+/// A release that the double can play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
     /// Profiling by environment variable; a second start starts torch again.
@@ -17,10 +17,10 @@ pub enum Version {
 }
 
 impl Version {
-    /// Every one.
+    /// All releases.
     pub const ALL: [Self; 3] = [Self::V0_11, Self::V0_19, Self::V0_33];
 
-    /// As the server says it.
+    /// The version string of the server.
     pub const fn text(self) -> &'static str {
         match self {
             Self::V0_11 => "0.11.0",
@@ -33,13 +33,13 @@ impl Version {
 /// The double's whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Which release.
+    /// The release.
     pub version: Version,
     /// Data-parallel engines behind this API server.
     pub dp: u16,
-    /// The work.
+    /// The load.
     pub load: LoadTrack,
-    /// The folder that profiling was configured with at launch; without it the API is not there.
+    /// The profile folder, which is set at launch; without it there are no profile routes.
     pub profiler_dir: Option<String>,
     /// `max_iterations` of the launch configuration.
     pub max_iterations: Option<u64>,
@@ -47,9 +47,9 @@ pub struct Config {
     pub api_key: Option<String>,
     /// `VLLM_LOG_STATS_INTERVAL`.
     pub log_interval: Duration,
-    /// What a flush takes for each iteration recorded.
+    /// Duration of a flush for each recorded iteration.
     pub flush_per_step: Duration,
-    /// What goes wrong.
+    /// The faults.
     pub faults: Faults,
 }
 
@@ -70,14 +70,14 @@ impl Config {
     }
 }
 
-/// What goes wrong. Nothing by default.
+/// The faults of a double; none by default.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// On the way between client and server.
+    /// Faults of the connection.
     pub http: Vec<HttpFault>,
-    /// Engines whose file never comes.
+    /// Engines that never write their file.
     pub missing: Vec<u16>,
-    /// Engines whose file ends in the middle.
+    /// Engines whose file is cut off.
     pub truncated: Vec<u16>,
     /// Every flush takes this much longer.
     pub slow_flush: Duration,

@@ -1,4 +1,4 @@
-//! vLLM's engines while a window is open on them: iterations counted, traces flushed.
+//! vLLM's engines while a window is open on them: they count iterations and flush traces.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::demo::vllm::World;
 use crate::demo::vllm::config::Version;
 use skewtrap_trace::time::Time;
 
-/// What `/start_profile` was told.
+/// The options of `/start_profile`.
 #[derive(Clone, Debug, Default)]
 pub struct Session {
     pub prefix: Option<String>,
@@ -55,7 +55,7 @@ impl World {
         engine.next_step = Some(now);
     }
 
-    pub(super) fn engine_goes_on(&mut self, i: usize) {
+    pub(super) fn advance_engine(&mut self, i: usize) {
         let now = self.now;
         if let Some(flush) = self.engines[i].flush.take_if(|f| f.until <= now) {
             let rank = i as u16;
@@ -69,7 +69,7 @@ impl World {
         if engine.flush.is_some() || engine.next_step.is_some_and(|at| at > now) {
             return;
         }
-        // An idle engine runs dummy batches, which its profiler does not count.
+        // An idle engine runs dummy batches, which the profiler does not count.
         engine.next_step = (load.running > 0).then(|| now + step_time(load));
         if load.running == 0 {
             return;
@@ -109,7 +109,7 @@ impl World {
         if self.config.version == Version::V0_11 {
             return vec![(format!("{dir}/host_4{dp}-rank-0.{ns}.pt.trace.json.gz"), trace)];
         }
-        // Every data-parallel engine calls its only worker rank0.
+        // The only worker of each data-parallel engine is rank0.
         let name = format!("{prefix}dp{dp}_pp0_tp0_dcp0_ep0_rank0");
         let table: Arc<[u8]> = b"Name    Self CUDA %    Self CUDA    # of Calls\n".as_slice().into();
         vec![

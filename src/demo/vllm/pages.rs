@@ -1,4 +1,4 @@
-//! What vLLM shows of its load: the stats line of its log, and its metrics.
+//! The stats line of the log, the metrics, and the other pages.
 
 use serde_json::json;
 

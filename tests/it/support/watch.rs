@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use serde_json::json;
-use skewtrap::config::capture::default_http;
 use skewtrap::config::rules;
-use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::admit::{CapturePlan, Policy};
 use skewtrap_core::capture::captured::{Captured, CapturedFile, Quality};
 use skewtrap_core::capture::facts::{Answered, ServerFacts};
 use skewtrap_core::capture::governor::{AttemptEnd, Ledger};
 use skewtrap_core::capture::window::WindowPhase;
+use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::incident::{CaptureOutcome, Incident, VerdictNote};
 use skewtrap_core::message::{Message, Origin, Update};
 use skewtrap_core::rule::Rule;
@@ -58,7 +57,7 @@ pub struct Play {
 /// These rules, or the shipped ones, and the signals that they may name.
 pub fn loaded(text: Option<&str>) -> (Vec<Rule>, Arc<Catalog>) {
     let catalog = Arc::new(Catalog::default());
-    let capture = CaptureSpec::Http(default_http());
+    let capture = CaptureSpec::Http(HttpWindow::default());
     let loaded = match text {
         Some(text) => rules::load([("rule", text)], &catalog, &capture),
         None => rules::shipped(&catalog, &capture),

@@ -41,6 +41,19 @@ pub enum CaptureSpec {
     Command(CommandWindow),
 }
 
+impl CaptureSpec {
+    /// Its name in YAML: `http`.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Http(_) => "http",
+            Self::Nsys(_) => "nsys",
+            Self::CudaProfilerApi(_) => "cuda_profiler_api",
+            Self::Command(_) => "command",
+        }
+    }
+}
+
 /// How often a rule may open a window.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -52,7 +65,8 @@ pub struct Limits {
     pub per: Duration,
 }
 
-/// The profile API's own names (FACTS: 3.1). `None` means the agent's safe default.
+/// A window of the engine's profiler. The fields are those of the profile API (docs/engines.md); `None`
+/// means the agent's safe default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpWindow {
     /// The server's view of the folder; declared by the operator.

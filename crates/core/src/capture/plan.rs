@@ -1,8 +1,7 @@
 //! What to ask of which release of which engine: one start request, bounded, with marks by which
 //! its window can be recognised; or the sentence why it may not be asked.
 //!
-//! The table of fields and the list of dangers come from the engines' own sources; "first" is the
-//! first of the sampled releases that has a field.
+//! The table of fields and the list of dangers come from the engines' own sources (docs/engines.md).
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Rule;
 use crate::finding::Side;
@@ -20,7 +20,7 @@ use skewtrap_trace::time::Time;
 const RESUMES_WITHIN: Duration = Duration::from_secs(600);
 
 /// The word for a state, as in every output.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleState {
     /// Not enough seen yet to judge.
@@ -48,6 +48,23 @@ impl RuleState {
             Self::Unknown => "unknown",
             Self::Inert => "inert",
         }
+    }
+}
+
+// Written by hand: a derived schema would repeat the documentation of every state.
+#[cfg(feature = "schema")]
+impl schemars::JsonSchema for RuleState {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "RuleState".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let all = [Self::Warming, Self::Idle, Self::Pending, Self::Firing, Self::Unknown, Self::Inert];
+        schemars::json_schema!({
+            "description": "A rule's state.",
+            "type": "string",
+            "enum": all.map(Self::word)
+        })
     }
 }
 

@@ -6,20 +6,22 @@ mod table;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::table::*;
 pub use crate::signal::sample::Signal;
 use crate::signal::sample::SignalSet;
 
-/// What the numbers of a source are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// What a source counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The value at a time.
     Gauge,
-    /// An ever growing total; the signal is its rate per second.
+    /// An ever growing total.
+    // The signal is its rate per second.
     Counter,
 }
 

@@ -48,8 +48,10 @@ pub struct Metrics {
     families: u32,
 }
 
-/// SGLang's `engine_type`.
+/// What a server is for.
+// SGLang says it in the label `engine_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Prefill and decode in one.

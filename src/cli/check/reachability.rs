@@ -1,8 +1,8 @@
-//! Which rules could never fire on a given server, and why.
+//! Whether a rule could fire on a given server, judged by the signals and ranks that it shows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cli::probe::Probe;
+use crate::cli::server_probe::Probe;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::rule::{Combine, Condition, Direction, Rule};
 use skewtrap_core::signal::catalog;
@@ -10,36 +10,36 @@ use skewtrap_core::signal::fields::Fields;
 use skewtrap_core::signal::sample::Signal;
 use skewtrap_trace::rank::{Axis, Rank};
 
-/// What a rule would read on a server, or why it could never fire there.
-pub(super) fn against(rule: &Rule, probe: &Probe) -> Result<Vec<String>, Vec<String>> {
-    let (mut reads, mut lacks) = (Vec::new(), Vec::new());
+/// What a rule would read on a server, or (`Err`) why it could never fire there.
+pub(super) fn reachability(rule: &Rule, probe: &Probe) -> Result<Vec<String>, Vec<String>> {
+    let (mut reads, mut obstacles) = (Vec::new(), Vec::new());
     for (signal, name) in signals_of(rule) {
         match found(signal, probe) {
             Some((source, ranks)) => {
                 reads.push(format!("`{name}` from {source}"));
-                lacks.extend(too_few(rule, &name, &ranks));
+                obstacles.extend(too_few(rule, &name, &ranks));
             }
-            None => lacks.push(format!("`{name}` does not arrive: {}", remedy(signal, probe))),
+            None => obstacles.push(format!("`{name}` does not arrive: {}", remedy(signal, probe))),
         }
     }
-    match out_of_reach(rule, probe) {
+    match reach_of(rule, probe) {
         Reach::All => {}
         Reach::Some(conditions) => {
             reads.extend(conditions.iter().map(|c| format!("one of its conditions cannot hold: {c}")));
         }
-        Reach::None(conditions) => lacks.extend(conditions),
+        Reach::None(conditions) => obstacles.extend(conditions),
     }
-    let missing = ranks_that_are_not(rule, probe);
+    let unknown = unknown_ranks(rule, probe);
     match &rule.only_if {
-        Some(guard) if guard.is_conjunction() => lacks.extend(missing),
-        // It may be true without them, as in `ranks(load) < 8 || value(load, 7) > 2`.
-        _ => reads.extend(missing),
+        Some(guard) if guard.is_conjunction() => obstacles.extend(unknown),
+        // The guard may be true without them, as in `ranks(load) < 8 || value(load, 7) > 2`.
+        _ => reads.extend(unknown),
     }
     if rule.across.iter().any(|a| &**a == "target") {
         reads.push("it compares servers, and this is one of them: it needs a second one in `targets`".into());
     }
-    lacks.dedup();
-    if lacks.is_empty() { Ok(reads) } else { Err(lacks) }
+    obstacles.dedup();
+    if obstacles.is_empty() { Ok(reads) } else { Err(obstacles) }
 }
 
 /// The signals without which a rule cannot fire.
@@ -52,7 +52,7 @@ fn signals_of(rule: &Rule) -> Vec<(Signal, String)> {
     all
 }
 
-/// Where a signal comes from, and of which ranks.
+/// The source of a signal, and the ranks that have it.
 fn found(signal: Signal, probe: &Probe) -> Option<(String, Vec<Rank>)> {
     let operands = catalog::DERIVED.iter().find(|d| d.signal == signal);
     let has = |fields: &Fields| {
@@ -70,7 +70,7 @@ fn found(signal: Signal, probe: &Probe) -> Option<(String, Vec<Rank>)> {
     (!ranks.is_empty()).then(|| ("/metrics".to_owned(), ranks))
 }
 
-/// Whether the ranks of one server leave nothing to compare.
+/// Why the ranks of one server leave nothing to compare; `None` when there is enough.
 fn too_few(rule: &Rule, signal: &str, ranks: &[Rank]) -> Option<String> {
     let axes = axes_of(rule)?;
     let label = rule.across.join(", ");
@@ -85,13 +85,13 @@ fn too_few(rule: &Rule, signal: &str, ranks: &[Rank]) -> Option<String> {
     }
 }
 
-/// The axes that tell members apart; `None` where something else does, which one server does not show.
+/// The axes that tell members apart; `None` if another label does, which one server does not show.
 fn axes_of(rule: &Rule) -> Option<Vec<Axis>> {
     let axis = |label: &str| Axis::ALL.into_iter().find(|a| a.label() == label);
     rule.across.iter().map(|label| axis(label)).collect()
 }
 
-/// How many members the largest group has that a rule would make of these ranks.
+/// The size of the largest group that the rule would form of these ranks.
 fn largest_group(rule: &Rule, across: &[Axis], ranks: &[Rank]) -> usize {
     let within = |a: &Axis| rule.within.iter().any(|w| &**w == a.label());
     let within: Vec<Axis> = Axis::ALL.into_iter().filter(within).collect();
@@ -104,36 +104,36 @@ fn largest_group(rule: &Rule, across: &[Axis], ranks: &[Rank]) -> usize {
     groups.values().map(BTreeSet::len).max().unwrap_or(0)
 }
 
-/// Which conditions of a trigger a group of the size there can fulfil.
+/// Which conditions of a trigger can hold in a group of the size that the server has.
 enum Reach {
-    /// Every one, as far as is known.
+    /// All, as far as is known.
     All,
-    /// Not these, but the trigger can do without.
+    /// All but these, without which the trigger can still hold.
     Some(Vec<String>),
-    /// Not these, and without them it cannot fire.
+    /// All but these, without which the trigger cannot hold.
     None(Vec<String>),
 }
 
-fn out_of_reach(rule: &Rule, probe: &Probe) -> Reach {
+fn reach_of(rule: &Rule, probe: &Probe) -> Reach {
     let Some(axes) = axes_of(rule) else { return Reach::All };
     let conditions = &rule.trigger.conditions;
-    let beyond: Vec<String> = conditions
+    let impossible: Vec<String> = conditions
         .iter()
         .filter_map(|c| {
             let (_, ranks) = found(c.signal, probe)?;
-            never_in(c, largest_group(rule, &axes, &ranks))
+            impossible_in(c, largest_group(rule, &axes, &ranks))
         })
         .collect();
     match rule.trigger.combine {
-        _ if beyond.is_empty() => Reach::All,
-        Combine::Any if beyond.len() < conditions.len() => Reach::Some(beyond),
-        _ => Reach::None(beyond),
+        _ if impossible.is_empty() => Reach::All,
+        Combine::Any if impossible.len() < conditions.len() => Reach::Some(impossible),
+        _ => Reach::None(impossible),
     }
 }
 
-/// Why a condition cannot hold in a group of `members`, which is large enough to be compared.
-fn never_in(c: &Condition, members: usize) -> Option<String> {
-    // A number of the user's own may be negative, and then nothing bounds a ratio.
+/// Why a condition cannot hold in a group of `members`, at least two.
+fn impossible_in(c: &Condition, members: usize) -> Option<String> {
+    // A user-defined signal may be negative, and then its ratios have no bound.
     if members < 2 || catalog::entry(c.signal).is_none() {
         return None;
     }
@@ -149,16 +149,16 @@ fn never_in(c: &Condition, members: usize) -> Option<String> {
     })
 }
 
-/// Ranks that the guard asks for and that are not there.
-fn ranks_that_are_not(rule: &Rule, probe: &Probe) -> Vec<String> {
+/// Ranks that the guard names and that do not exist.
+fn unknown_ranks(rule: &Rule, probe: &Probe) -> Vec<String> {
     let axes = axes_of(rule).unwrap_or_default();
     let (Some(guard), [axis]) = (&rule.only_if, &axes[..]) else { return Vec::new() };
     let missing = |(name, signal, asked): (&str, Signal, i64)| {
         let (_, ranks) = found(signal, probe)?;
-        let there: BTreeSet<u16> = ranks.iter().filter_map(|r| r.get(*axis)).collect();
-        let (first, last) = (there.first()?, there.last()?);
-        let is_there = u16::try_from(asked).is_ok_and(|a| there.contains(&a));
-        (!is_there)
+        let present: BTreeSet<u16> = ranks.iter().filter_map(|r| r.get(*axis)).collect();
+        let (first, last) = (present.first()?, present.last()?);
+        let is_present = u16::try_from(asked).is_ok_and(|a| present.contains(&a));
+        (!is_present)
             .then(|| format!("`only_if` asks for rank {asked} of `{name}`, which has {first} to {last}"))
     };
     guard.asked_ranks().filter_map(missing).collect()
@@ -172,7 +172,7 @@ fn no_label(axes: &[Axis]) -> String {
     }
 }
 
-/// Which flag brings a signal.
+/// The server flag that makes a signal available.
 fn remedy(signal: Signal, probe: &Probe) -> String {
     let name = catalog::name_of(signal);
     let Some(entry) = catalog::entry(signal) else {

@@ -1,33 +1,32 @@
-//! Rule files for the subcommands that need no whole configuration.
+//! Rules for the subcommands that need no configuration.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::bail;
 
-use crate::config::capture::default_http;
 use crate::config::rules::{self, LoadedRules};
 use crate::observe::configuration;
-use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::rule::Rule;
 use skewtrap_core::signal::catalog::Catalog;
 
-/// Checked rules and the signals they are of.
+/// Checked rules and the signals that they refer to.
 #[derive(Debug)]
-pub struct Ready {
+pub struct RuleSet {
     /// The rules.
     pub rules: Vec<Rule>,
     /// The signals.
     pub catalog: Arc<Catalog>,
 }
 
-/// The rules of these files and folders; the shipped ones when there are none.
+/// The rules of these files and folders; the shipped rules if `paths` is empty.
 ///
 /// # Errors
-/// Every problem of every file, as one report.
-pub fn load(paths: &[PathBuf]) -> anyhow::Result<Ready> {
+/// A file is wrong; every problem is printed.
+pub fn load(paths: &[PathBuf]) -> anyhow::Result<RuleSet> {
     let catalog = Arc::new(Catalog::default());
-    let capture = CaptureSpec::Http(default_http());
+    let capture = CaptureSpec::Http(HttpWindow::default());
     let loaded = if paths.is_empty() {
         rules::shipped(&catalog, &capture)
     } else {
@@ -36,7 +35,7 @@ pub fn load(paths: &[PathBuf]) -> anyhow::Result<Ready> {
     };
     report(&loaded)?;
     let rules = loaded.rules.into_iter().map(|c| c.rule).collect();
-    Ok(Ready { rules, catalog })
+    Ok(RuleSet { rules, catalog })
 }
 
 fn report(loaded: &LoadedRules) -> anyhow::Result<()> {
@@ -50,8 +49,7 @@ fn report(loaded: &LoadedRules) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Names and texts of the rule files that a path of the command line means: `preset:NAME`, a file or a
-/// folder.
+/// Names and texts of the rule files that an argument stands for: `preset:NAME`, a file or a folder.
 ///
 /// # Errors
 /// There is none, or one cannot be read.

@@ -1,4 +1,4 @@
-//! Asking the running agent.
+//! The client of the running agent's API.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::http::client::{cause_of, client};
 use crate::serve::token;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// As deploy/systemd has it: whoever asks on the command line is not in the service's environment.
+/// The state folder of deploy/systemd. The command line does not have the environment of the service.
 const SERVICE_STATE_DIR: &str = "/var/lib/skewtrap";
 
-/// Which agent, and by what right.
+/// Which agent, and with which token.
 #[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
     /// Address of the running agent
@@ -39,22 +39,22 @@ impl AgentArgs {
     /// Reads one path of the API.
     ///
     /// # Errors
-    /// The agent is not there, or says no; its sentence is in the error.
+    /// The agent does not answer, or refuses; the error holds its message.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let value = self.ask(Method::GET, path, None)?;
+        let value = self.request(Method::GET, path, None)?;
         serde_json::from_value(value)
             .with_context(|| format!("{} is another version of skewtrap", self.agent))
     }
 
-    /// Asks for a change; what the agent said.
+    /// Sends a change, and returns the answer.
     ///
     /// # Errors
     /// As [`AgentArgs::get`].
     pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        self.ask(Method::POST, path, Some(body))
+        self.request(Method::POST, path, Some(body))
     }
 
-    fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let url = format!("{}/api/v1/{path}", self.agent.trim_end_matches('/'));
@@ -77,15 +77,15 @@ impl AgentArgs {
             if status.is_success() {
                 return Ok(value);
             }
-            let said = value["error"].as_str().unwrap_or("it gives no reason");
+            let message = value["error"].as_str().unwrap_or("it gives no reason");
             if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                bail!("{said}; give the token's file with --token-file, or set SKEWTRAP_TOKEN");
+                bail!("{message}; give the token's file with --token-file, or set SKEWTRAP_TOKEN");
             }
-            bail!("{said}");
+            bail!("{message}");
         })
     }
 
-    /// The token, as far as there is one: reading on loopback needs none.
+    /// The token, if there is one: reading on loopback needs none.
     fn token(&self) -> anyhow::Result<Option<Secret>> {
         match (&self.token_file, Secret::from_env("SKEWTRAP_TOKEN")) {
             (Some(path), _) => Ok(Some(Secret::from_file(path)?)),
@@ -94,8 +94,8 @@ impl AgentArgs {
         }
     }
 
-    /// Where an agent on this machine may keep its token: where `skewtrap run` does when the same
-    /// person starts it, then where the service does.
+    /// Where an agent on this machine keeps its token: first where `skewtrap run` does when the same user
+    /// starts it, then where the service does.
     fn state_dirs(&self) -> Vec<PathBuf> {
         match &self.state_dir {
             Some(dir) => vec![dir.clone()],
@@ -104,7 +104,7 @@ impl AgentArgs {
     }
 }
 
-/// Whoever may not read the agent's own token may still read what it shows.
+/// The token in a file, if it may be read. Without it, reading on loopback still works.
 fn readable(path: &Path) -> Option<Secret> {
     Secret::from_file(path).ok()
 }

@@ -1,10 +1,9 @@
 //! SGLang's HTTP protocol and log, faults included, as a state machine over simulated time.
 //!
-//! [`World`] holds the ranks, the requests on their way and what has happened since; the other
-//! files say how a rank steps (`ranks`) and writes (`exports`), how a request is routed and answered
-//! (`serving`), what the pages show (`pages`) and how the log reads (`lines`). What the real server
-//! does, measured, is what this follows; where the real one is undecided (how long an export takes)
-//! [`ExportCost`] decides.
+//! [`World`] holds the ranks, the pending requests and the effects; the modules say how a rank steps
+//! (`ranks`) and writes its trace (`exports`), how a request is routed and answered (`serving`), what the
+//! pages show (`pages`) and what the log says (`lines`). It follows what was measured on real servers
+//! (docs/engines.md); what varies there, the duration of an export, is set by [`ExportCost`].
 
 mod config;
 mod exports;
@@ -28,22 +27,22 @@ use skewtrap_trace::time::Time;
 pub struct World {
     config: Config,
     now: Time,
-    life: Life,
+    state: ProcessState,
     ranks: Vec<Rank>,
     calls: Vec<Call>,
     next_call: u64,
-    /// How much of a recorded log has been printed.
+    /// The number of lines of a recorded log that have been printed.
     replayed: usize,
     /// When a fault will kill the process.
-    doomed_at: Option<Time>,
-    /// Whether torch's profiler has run in this process: the first start is slow.
+    restart_at: Option<Time>,
+    /// Whether torch's profiler has run in this process; the first start is slower.
     profiler_used: bool,
     effects: Vec<Effect>,
 }
 
 /// Whether the process runs.
 #[derive(Clone, Debug, PartialEq)]
-enum Life {
+enum ProcessState {
     Up,
     Down { why: String, back_at: Option<Time> },
 }
@@ -55,11 +54,11 @@ impl World {
             ranks: (0..config.dp).map(Rank::new).collect(),
             config,
             now,
-            life: Life::Up,
+            state: ProcessState::Up,
             calls: Vec::new(),
             next_call: 0,
             replayed: 0,
-            doomed_at: None,
+            restart_at: None,
             profiler_used: false,
             effects: Vec::new(),
         };
@@ -73,12 +72,12 @@ impl World {
         &self.config
     }
 
-    /// What goes wrong from now on.
+    /// The faults from now on.
     pub const fn faults_mut(&mut self) -> &mut Faults {
         &mut self.config.faults
     }
 
-    /// The work from now on.
+    /// Sets the load from now on.
     pub fn set_load(&mut self, ranks: &[(u32, u32)]) {
         self.config.load.set_from(self.now, ranks);
         self.settle();
@@ -86,28 +85,28 @@ impl World {
 
     /// Whether its port listens.
     pub fn is_up(&self) -> bool {
-        self.life == Life::Up
+        self.state == ProcessState::Up
     }
 
-    /// Why it is not there.
+    /// Why the process died; `None` while it runs.
     pub fn cause_of_death(&self) -> Option<&str> {
-        match &self.life {
-            Life::Up => None,
-            Life::Down { why, .. } => Some(why),
+        match &self.state {
+            ProcessState::Up => None,
+            ProcessState::Down { why, .. } => Some(why),
         }
     }
 
-    /// Data-parallel ranks on which a window is open at this moment.
+    /// The data-parallel ranks with an open window.
     pub fn open_windows(&self) -> Vec<u16> {
         self.ranks.iter().filter(|r| r.profiler.open().is_some()).map(|r| r.dp).collect()
     }
 
-    /// Data-parallel ranks that are writing a trace at this moment.
+    /// The data-parallel ranks that are writing a trace.
     pub fn exporting(&self) -> Vec<u16> {
         self.ranks.iter().filter(|r| r.export.is_some()).map(|r| r.dp).collect()
     }
 
-    /// A request arrives at `now`; its end is an [`Effect::Done`] of this or a later call.
+    /// A request arrives at `now`; an [`Effect::Done`] of this or of a later call ends it.
     pub fn request(&mut self, now: Time, request: &Request) -> (CallId, Vec<Effect>) {
         let mut effects = self.advance(now);
         let id = CallId(self.next_call);
@@ -127,7 +126,7 @@ impl World {
         (id, effects)
     }
 
-    /// Lets everything happen that is due by `now`.
+    /// Does everything that is due by `now`.
     pub fn advance(&mut self, now: Time) -> Vec<Effect> {
         while let Some(at) = self.next_event().filter(|at| *at <= now) {
             self.now = self.now.max(at);
@@ -137,20 +136,20 @@ impl World {
         std::mem::take(&mut self.effects)
     }
 
-    /// When something happens next if no request comes.
+    /// The time of the next event, if no request comes before it.
     pub fn next_event(&self) -> Option<Time> {
-        if let Life::Down { back_at, .. } = &self.life {
+        if let ProcessState::Down { back_at, .. } = &self.state {
             return *back_at;
         }
         let ranks = self.ranks.iter().filter_map(|r| self.next_of_rank(r));
         let calls = self.calls.iter().filter_map(Call::due);
-        ranks.chain(calls).chain(self.next_recorded_line()).chain(self.doomed_at).min()
+        ranks.chain(calls).chain(self.next_recorded_line()).chain(self.restart_at).min()
     }
 
     /// A file of `rank` could not be written: an uncaught exception, and the server dies.
     pub fn disk_error(&mut self, now: Time, rank: u16, error: &str) -> Vec<Effect> {
         let mut effects = self.advance(now);
-        self.scheduler_dies(rank, &format!("OSError: {error}"));
+        self.kill_scheduler(rank, &format!("OSError: {error}"));
         effects.append(&mut self.effects);
         effects
     }
@@ -163,7 +162,7 @@ impl World {
         effects
     }
 
-    /// The process starts again: no window, no order, no step is remembered.
+    /// The process starts again, without any of its former state.
     pub fn restart(&mut self, now: Time) -> Vec<Effect> {
         let mut effects = self.advance(now);
         if self.is_up() {
@@ -175,30 +174,30 @@ impl World {
         effects
     }
 
-    /// Does all that is due at `self.now`, until nothing more is.
+    /// Does everything that is due at `self.now`.
     fn settle(&mut self) {
-        if let Life::Down { back_at, .. } = &self.life {
+        if let ProcessState::Down { back_at, .. } = &self.state {
             if back_at.is_none_or(|at| at > self.now) {
                 return;
             }
             self.come_back();
         }
-        if self.doomed_at.is_some_and(|at| at <= self.now) {
+        if self.restart_at.is_some_and(|at| at <= self.now) {
             let back_at = self.now + self.config.faults.restart_takes;
             self.die("restarted");
-            if let Life::Down { back_at: slot, .. } = &mut self.life {
+            if let ProcessState::Down { back_at: slot, .. } = &mut self.state {
                 *slot = Some(back_at);
             }
             return;
         }
         self.print_recorded_lines();
-        self.ranks_do_what_is_due();
+        self.run_ranks();
         if self.is_up() {
-            self.answer_what_is_due();
+            self.answer_due_calls();
         }
     }
 
-    fn scheduler_dies(&mut self, dp: u16, error: &str) {
+    fn kill_scheduler(&mut self, dp: u16, error: &str) {
         self.log(Some(dp), &lines::scheduler_exception(error));
         self.log(None, lines::sigquit(self.config.version));
         self.die(error);
@@ -208,19 +207,19 @@ impl World {
         for call in std::mem::take(&mut self.calls) {
             self.done(call.id, Outcome::Reset);
         }
-        self.life = Life::Down { why: why.to_owned(), back_at: None };
-        self.doomed_at = None;
+        self.state = ProcessState::Down { why: why.to_owned(), back_at: None };
+        self.restart_at = None;
         self.effects.push(Effect::Down);
     }
 
     fn come_back(&mut self) {
         self.ranks = (0..self.config.dp).map(Rank::new).collect();
         self.profiler_used = false;
-        // What a recording printed meanwhile, nobody printed.
+        // Lines that the recording has for the time of the outage are skipped.
         let now = self.now;
         self.replayed =
             self.config.recorded_log.as_ref().map_or(0, |l| l.partition_point(|(at, _)| *at <= now));
-        self.life = Life::Up;
+        self.state = ProcessState::Up;
         self.effects.push(Effect::Up);
         self.boot_lines();
     }

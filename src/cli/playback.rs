@@ -1,5 +1,5 @@
-//! Recordings and made-up series through the core, for the tools that ask what rules would have
-//! done: `test` and `tune`. The core is the one that runs live; no window opens.
+//! Plays recordings and synthetic series through the core, for the commands that show what rules would
+//! have done: `replay`, `test` and `tune`. The core is the one that runs live; no window opens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use jiff::tz::TimeZone;
 
-use super::rules::Ready;
+use super::rule_files::RuleSet;
 use crate::config::test::Series;
 use crate::observe::replay::{Format, Input, Replay};
 use skewtrap_core::capture::admit::Policy;
@@ -47,39 +47,39 @@ pub struct Recordings {
 }
 
 impl Recordings {
-    /// Every file with what it holds.
+    /// Every file with its format.
     pub fn files(&self) -> Vec<(Format, PathBuf)> {
         let all = [(Format::Log, &self.log), (Format::Metrics, &self.metrics), (Format::Loads, &self.loads)];
         all.into_iter().flat_map(|(f, paths)| paths.iter().map(move |p| (f, p.clone()))).collect()
     }
 
-    /// The zone of the stamps.
+    /// The time zone of the stamps.
     ///
     /// # Errors
-    /// There is no such zone.
+    /// The zone is unknown.
     pub fn zone(&self) -> anyhow::Result<TimeZone> {
         let unknown = format!("--tz {}: there is no such zone; write it as Europe/Berlin", self.tz);
         TimeZone::get(&self.tz).map_err(|_| super::wrong(&unknown))
     }
 }
 
-/// What came of playing something.
+/// The result of a playback.
 #[derive(Debug, Default)]
-pub struct Played {
-    /// When it began.
+pub struct Playback {
+    /// The time of the first input.
     pub start: Time,
-    /// When it ended.
+    /// The time of the last input.
     pub end: Time,
-    /// Every change of every rule, in order.
+    /// Every state change of every rule, in order.
     pub changes: Vec<Change>,
-    /// What the core says of itself at the end.
+    /// The status of the core at the end.
     pub status: Status,
-    /// What arrived.
-    pub standing: Vec<SeriesStatus>,
+    /// The series that arrived.
+    pub series: Vec<SeriesStatus>,
 }
 
-impl Played {
-    /// The groups that a rule made, each with its server.
+impl Playback {
+    /// The groups that a rule formed, each with its server.
     pub fn groups_of(&self, rule: &Rule) -> BTreeSet<(Arc<str>, Labels)> {
         let of_rule = self.status.rules.iter().filter(|r| r.name == rule.name);
         let at_last = of_rule.flat_map(|r| &r.groups).map(|g| (g.target.clone(), g.group.clone()));
@@ -92,18 +92,18 @@ impl Played {
 /// Plays recorded files of one server to their end.
 ///
 /// # Errors
-/// A file cannot be read, or is not what it should be.
-pub fn recording(files: &[(Format, PathBuf)], ready: Ready, zone: TimeZone) -> anyhow::Result<Played> {
+/// A file cannot be read, or has another format.
+pub fn recording(files: &[(Format, PathBuf)], rules: RuleSet, zone: TimeZone) -> anyhow::Result<Playback> {
     let inputs = inputs_of(files);
     let mut replay = Replay::open(&inputs, &zone).map_err(|e| super::wrong(&e.to_string()))?;
-    let mut stage = Stage::new(ready, vec![watched("server", None)], sources_of(&inputs), zone);
+    let mut player = Player::new(rules, vec![watched("server", None)], sources_of(&inputs), zone);
     while let Some(seen) = replay.next_observation().map_err(|e| super::wrong(&e.to_string()))? {
-        stage.observe(&seen);
+        player.observe(&seen);
     }
-    Ok(stage.ended())
+    Ok(player.ended())
 }
 
-/// The files as sources of the one server.
+/// The files as inputs of one server.
 pub fn inputs_of(files: &[(Format, PathBuf)]) -> Vec<Input> {
     let input = |(i, (format, path)): (usize, &(Format, PathBuf))| Input {
         format: *format,
@@ -114,7 +114,7 @@ pub fn inputs_of(files: &[(Format, PathBuf)]) -> Vec<Input> {
     files.iter().enumerate().map(input).collect()
 }
 
-/// What messages call them: by their paths.
+/// The inputs as sources, which messages name by their paths.
 pub fn sources_of(inputs: &[Input]) -> Vec<WatchedSource> {
     let source = |input: &Input| WatchedSource {
         id: input.source,
@@ -133,18 +133,18 @@ pub fn sources_of(inputs: &[Input]) -> Vec<WatchedSource> {
 ///
 /// # Errors
 /// The name of a signal that is not in the catalog.
-pub fn series(series: &[Series], interval: Duration, ready: Ready) -> Result<Played, String> {
+pub fn series(series: &[Series], interval: Duration, rules: RuleSet) -> Result<Playback, String> {
     let mut targets: Vec<WatchedTarget> = Vec::new();
     let mut known = Vec::new();
     for s in series {
-        let signal = ready.catalog.signal_named(&s.signal).ok_or_else(|| s.signal.clone())?;
+        let signal = rules.catalog.signal_named(&s.signal).ok_or_else(|| s.signal.clone())?;
         let place = targets.iter().position(|t| *t.name == *s.target).unwrap_or_else(|| {
-            targets.push(watched(&s.target, s.role.and_then(|r| Role::of_word(r.word().as_bytes()))));
+            targets.push(watched(&s.target, s.role));
             targets.len() - 1
         });
         known.push((TargetId(place as u16), s, signal));
     }
-    let mut stage = Stage::new(ready, targets, Vec::new(), TimeZone::UTC);
+    let mut player = Player::new(rules, targets, Vec::new(), TimeZone::UTC);
     let length = series.iter().map(|s| s.values.len()).max().unwrap_or(0);
     for step in 0..length {
         let at = origin() + interval * step as u32;
@@ -156,25 +156,25 @@ pub fn series(series: &[Series], interval: Duration, ready: Ready) -> Result<Pla
             }
         }
         if of_target.is_empty() {
-            stage.tick(at);
+            player.tick(at);
         }
         for (target, mut samples) in of_target {
             derive(&mut samples, at);
-            stage.observe(&Observation::Samples { target, source: SourceId(0), samples, at });
+            player.observe(&Observation::Samples { target, source: SourceId(0), samples, at });
         }
     }
-    // What the last values lead to is still looked at.
-    let end = stage.played.end + Duration::from_secs(1);
-    stage.tick(end);
-    Ok(stage.ended())
+    // One more evaluation, for what the last values lead to.
+    let end = player.played.end + Duration::from_secs(1);
+    player.tick(end);
+    Ok(player.ended())
 }
 
-/// A round time far from zero, so that nothing reaches before the epoch.
+/// The start of synthetic series, far enough from the epoch that no window reaches before it.
 fn origin() -> Time {
     Time::from_epoch_s(1_000_000_000.0)
 }
 
-/// Adds the signals that are computed from others, as a real source would bring them.
+/// Adds the signals that are derived from others, as a real source would.
 fn derive(samples: &mut Vec<Sample>, at: Time) {
     let by: BTreeMap<(Rank, Signal), f64> = samples.iter().map(|s| ((s.rank, s.signal), s.value)).collect();
     for (&(rank, signal), a) in &by {
@@ -186,21 +186,21 @@ fn derive(samples: &mut Vec<Sample>, at: Time) {
     }
 }
 
-/// A server that stands alone.
+/// A server in a group of its own.
 pub fn watched(name: &str, role: Option<Role>) -> WatchedTarget {
     WatchedTarget { name: name.into(), role, group: name.into(), sees_log: true }
 }
 
-/// A core that opens no window, for recordings whose stamps are of `zone`.
+/// A core that opens no window, for recordings whose stamps are in `zone`.
 pub fn core_of(
-    ready: Ready,
+    rules: RuleSet,
     targets: Vec<WatchedTarget>,
     sources: Vec<WatchedSource>,
     zone: TimeZone,
 ) -> Watch {
     let setup = Setup {
-        rules: ready.rules,
-        catalog: ready.catalog,
+        rules: rules.rules,
+        catalog: rules.catalog,
         patterns: Vec::new(),
         sources,
         targets,
@@ -212,17 +212,17 @@ pub fn core_of(
     Watch::new(setup, Time::default())
 }
 
-/// A core, and what it told.
-struct Stage {
+/// A core, and what it has reported so far.
+struct Player {
     watch: Watch,
     effects: Vec<Effect>,
-    played: Played,
+    played: Playback,
 }
 
-impl Stage {
-    fn new(ready: Ready, targets: Vec<WatchedTarget>, sources: Vec<WatchedSource>, zone: TimeZone) -> Self {
-        let watch = core_of(ready, targets, sources, zone);
-        Self { watch, effects: Vec::new(), played: Played::default() }
+impl Player {
+    fn new(rules: RuleSet, targets: Vec<WatchedTarget>, sources: Vec<WatchedSource>, zone: TimeZone) -> Self {
+        let watch = core_of(rules, targets, sources, zone);
+        Self { watch, effects: Vec::new(), played: Playback::default() }
     }
 
     fn observe(&mut self, seen: &Observation) {
@@ -231,7 +231,7 @@ impl Stage {
     }
 
     fn tick(&mut self, now: Time) {
-        // An empty answer walks a replay's clock as a source would that has nothing to say.
+        // An empty observation advances the clock of a replay.
         let (target, source) = (TargetId(0), SourceId(0));
         let nothing = Observation::Samples { target, source, samples: Vec::new(), at: now };
         self.watch.observe(&nothing, now, &mut self.effects);
@@ -239,10 +239,10 @@ impl Stage {
         self.collect();
     }
 
-    fn ended(mut self) -> Played {
+    fn ended(mut self) -> Playback {
         let end = self.played.end;
         self.played.status = self.watch.status(end);
-        self.played.standing = self.watch.store().series_status(end);
+        self.played.series = self.watch.store().series_status(end);
         self.played
     }
 
@@ -260,7 +260,7 @@ impl Stage {
     }
 }
 
-/// The signals that are built in.
+/// The built-in signals.
 pub fn catalog() -> Arc<Catalog> {
     Arc::new(Catalog::default())
 }

@@ -1,8 +1,8 @@
 //! vLLM's profile API, metrics and log, faults included, as a state machine over simulated time.
 //!
-//! What differs from SGLang and hurts: the folder is fixed at launch, a window that ended by
-//! `max_iterations` still counts as open until somebody calls `/stop_profile`, and what a second
-//! start does depends on the release.
+//! The differences from SGLang that matter: the folder is fixed at launch, a window that ended by
+//! `max_iterations` counts as open until `/stop_profile` is called, and the effect of a second start
+//! depends on the release (docs/engines.md).
 
 mod config;
 mod engines;
@@ -19,9 +19,9 @@ use crate::demo::exchange::{CallId, Effect, HttpFault, HttpFaultKind, Outcome, R
 use crate::demo::load::RankLoad;
 use skewtrap_trace::time::Time;
 
-/// What a page or a refusal takes.
+/// Duration of a page or a refusal.
 const QUICK: Duration = Duration::from_millis(3);
-/// What starting torch's profiler in every engine takes.
+/// Duration of starting torch's profiler in every engine.
 const START: Duration = Duration::from_millis(60);
 
 /// One vLLM API server with its engines.
@@ -52,7 +52,7 @@ struct Call {
 #[derive(Debug)]
 enum Wait {
     Until(Time, Response),
-    /// A stop: answered when every engine has flushed.
+    /// The flush of every engine, for a stop.
     Flushed,
     Forever,
 }
@@ -76,7 +76,7 @@ impl World {
         }
     }
 
-    /// What goes wrong from now on.
+    /// The faults from now on.
     pub const fn faults_mut(&mut self) -> &mut Faults {
         &mut self.config.faults
     }
@@ -86,7 +86,7 @@ impl World {
         &self.config
     }
 
-    /// The work from now on.
+    /// Sets the load from now on.
     pub fn set_load(&mut self, engines: &[(u32, u32)]) {
         self.config.load.set_from(self.now, engines);
         self.settle();
@@ -97,7 +97,7 @@ impl World {
         self.up
     }
 
-    /// Engines on which torch records at this moment.
+    /// The engines with an open window.
     pub fn open_windows(&self) -> Vec<u16> {
         (0..self.config.dp).filter(|i| self.engines[usize::from(*i)].open.is_some()).collect()
     }
@@ -127,7 +127,7 @@ impl World {
         (id, effects)
     }
 
-    /// Lets everything happen that is due by `now`.
+    /// Does everything that is due by `now`.
     pub fn advance(&mut self, now: Time) -> Vec<Effect> {
         while let Some(at) = self.next_event().filter(|at| *at <= now) {
             self.now = self.now.max(at);
@@ -137,7 +137,7 @@ impl World {
         std::mem::take(&mut self.effects)
     }
 
-    /// When something happens next if no request comes.
+    /// The time of the next event, if no request comes before it.
     pub fn next_event(&self) -> Option<Time> {
         if !self.up {
             return None;
@@ -154,8 +154,7 @@ impl World {
         engines.chain(calls).chain([self.next_report]).min()
     }
 
-    /// A trace could not be written: the engine dies with it, and the API server says so on `/health`
-    /// only until its supervisor has taken it down.
+    /// A trace could not be written: the engine dies, and the API server with it.
     pub fn disk_error(&mut self, now: Time, rank: u16, error: &str) -> Vec<Effect> {
         let line = format!(
             "(EngineCore_DP{rank} pid=4{rank}) ERROR EngineCore encountered a fatal error. OSError: {error}"
@@ -204,41 +203,43 @@ impl World {
 
     fn route(&mut self, request: &Request) -> Wait {
         let post = request.method == "POST";
-        let keyless =
+        let lacks_key =
             request.bearer.as_deref() != self.config.api_key.as_deref() && self.config.api_key.is_some();
         match request.path.as_str() {
             "/start_profile" | "/stop_profile" if self.config.profiler_dir.is_none() => {
-                self.soon(Response::not_found())
+                self.answer_soon(Response::not_found())
             }
-            "/start_profile" | "/stop_profile" if !post => self.soon(Response::method_not_allowed()),
+            "/start_profile" | "/stop_profile" if !post => self.answer_soon(Response::method_not_allowed()),
             "/start_profile" => self.start(&request.body),
             "/stop_profile" => self.stop(),
-            path if path.starts_with("/v1/") && keyless => {
-                self.soon(Response::json(401, &json!({"error": "Unauthorized"})))
+            path if path.starts_with("/v1/") && lacks_key => {
+                self.answer_soon(Response::json(401, &json!({"error": "Unauthorized"})))
             }
-            "/health" => self.soon(Response::bare(200, "")),
-            "/metrics" => self.soon(pages::metrics(self)),
-            "/version" => self.soon(Response::json(200, &json!({"version": self.config.version.text()}))),
-            "/v1/models" => self.soon(pages::models()),
-            _ => self.soon(Response::not_found()),
+            "/health" => self.answer_soon(Response::bare(200, "")),
+            "/metrics" => self.answer_soon(pages::metrics(self)),
+            "/version" => {
+                self.answer_soon(Response::json(200, &json!({"version": self.config.version.text()})))
+            }
+            "/v1/models" => self.answer_soon(pages::models()),
+            _ => self.answer_soon(Response::not_found()),
         }
     }
 
-    fn soon(&self, response: Response) -> Wait {
+    fn answer_soon(&self, response: Response) -> Wait {
         Wait::Until(self.now + QUICK, response)
     }
 
     fn start(&mut self, body: &[u8]) -> Wait {
         let session = match self.read_session(body) {
             Ok(session) => session,
-            Err(response) => return self.soon(response),
+            Err(response) => return self.answer_soon(response),
         };
-        self.say("api_router.py:29", "Starting profiler...");
+        self.log_route("api_router.py:29", "Starting profiler...");
         match (self.session.is_some(), self.config.version) {
             (true, Version::V0_33) => {
-                let words =
+                let message =
                     "A profiling session is already active. Call /stop_profile before starting a new one.";
-                return self.soon(Response::json(409, &json!({"error": words})));
+                return self.answer_soon(Response::json(409, &json!({"error": message})));
             }
             // Ignored, whether or not its engines still record.
             (true, Version::V0_19) => {}
@@ -249,7 +250,7 @@ impl World {
                 self.session = Some(session);
             }
         }
-        self.say("api_router.py:31", "Profiler started.");
+        self.log_route("api_router.py:31", "Profiler started.");
         Wait::Until(self.now + START, Response::bare(200, ""))
     }
 
@@ -276,14 +277,14 @@ impl World {
     }
 
     fn stop(&mut self) -> Wait {
-        self.say("api_router.py:39", "Stopping profiler...");
+        self.log_route("api_router.py:39", "Stopping profiler...");
         if self.session.take().is_none() && self.config.version < Version::V0_33 {
             if self.config.faults.stop_without_start_kills {
                 self.log("(EngineCore_DP0 pid=40) Fatal Python error: Segmentation fault");
                 self.die();
                 return Wait::Forever;
             }
-            return self.soon(Response::text(500, "Internal Server Error"));
+            return self.answer_soon(Response::text(500, "Internal Server Error"));
         }
         for i in 0..self.engines.len() {
             self.flush(i);
@@ -296,13 +297,13 @@ impl World {
             return;
         }
         for i in 0..self.engines.len() {
-            self.engine_goes_on(i);
+            self.advance_engine(i);
         }
         while self.next_report <= self.now {
             self.report();
         }
         let mut waiting = std::mem::take(&mut self.calls);
-        waiting.retain_mut(|call| self.goes_on(call));
+        waiting.retain_mut(|call| self.advance_call(call));
         self.calls.append(&mut waiting);
     }
 
@@ -319,14 +320,14 @@ impl World {
         self.next_report = self.next_report + self.config.log_interval;
     }
 
-    fn goes_on(&mut self, call: &mut Call) -> bool {
+    fn advance_call(&mut self, call: &mut Call) -> bool {
         let response = match &call.wait {
             Wait::Forever => return true,
             Wait::Until(at, _) if *at > self.now => return true,
             Wait::Until(_, response) => response.clone(),
             Wait::Flushed if self.engines.iter().any(|e| e.flush.is_some()) => return true,
             Wait::Flushed => {
-                self.say("api_router.py:41", "Profiler stopped.");
+                self.log_route("api_router.py:41", "Profiler stopped.");
                 Response::bare(200, "")
             }
         };
@@ -352,7 +353,7 @@ impl World {
         true
     }
 
-    fn say(&mut self, place: &str, message: &str) {
+    fn log_route(&mut self, place: &str, message: &str) {
         let line = format!("INFO {} [{place}] {message}", pages::stamp(self.now));
         self.log(&line);
     }

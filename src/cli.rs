@@ -1,24 +1,27 @@
 //! The command line: one file per subcommand.
+//!
+//! What several subcommands share: `agent_client` speaks to the running agent, `server_probe` to a server,
+//! `rule_files` reads rules, and `playback` plays recordings through the core.
 
-pub mod capture;
-pub mod check;
-mod client;
-pub mod compare;
-pub mod demo;
-pub mod doctor;
-pub mod incidents;
-pub mod init;
-pub mod notify_test;
-pub mod play;
-pub mod probe;
-pub mod replay;
-pub mod rules;
-pub mod run;
+mod agent_client;
+mod capture;
+mod check;
+mod compare;
+mod demo;
+mod doctor;
+mod incidents;
+mod init;
+mod notify_test;
+mod playback;
+mod replay;
+mod rule_files;
+mod run;
 pub mod schema;
-pub mod signals;
-pub mod test;
-pub mod tune;
-pub mod why;
+mod server_probe;
+mod signals;
+mod test;
+mod tune;
+mod why;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -59,7 +62,7 @@ impl Cli {
     /// Runs the subcommand.
     ///
     /// # Errors
-    /// Whatever the subcommand could not do, as a chain of sentences.
+    /// What the subcommand could not do, as a chain of sentences.
     pub fn call(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(args) => run::run(&args),
@@ -99,7 +102,7 @@ enum Kind {
 }
 
 impl Format {
-    /// Whether machines read it.
+    /// Whether the result is written as JSON.
     pub fn is_json(self) -> bool {
         self.json || self.format == Kind::Json
     }
@@ -117,10 +120,10 @@ impl fmt::Display for Wrong {
 
 impl std::error::Error for Wrong {}
 
-/// An address given on the command line.
+/// Parses the address of a server on the command line.
 ///
 /// # Errors
-/// It is none; the sentence says what one looks like.
+/// It is not an HTTP address; the message says what one looks like.
 pub fn server_url(text: &str) -> Result<String, String> {
     if is_url(text) {
         return Ok(text.to_owned());
@@ -128,13 +131,13 @@ pub fn server_url(text: &str) -> Result<String, String> {
     Err("write http://HOST:PORT, as in http://127.0.0.1:30000; keys go into the configuration".to_owned())
 }
 
-/// An error that ends in exit status 2.
+/// An error that makes the exit status 2.
 pub fn wrong(message: &str) -> anyhow::Error {
     Wrong(message.to_owned()).into()
 }
 
 /// Prints an error chain as sentences on standard error; the exit status is 2 when the command
-/// line or a file is wrong, else 1. A reader that went away is no error.
+/// line or a file is wrong, else 1. A closed standard output (`| head`) is no error.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     let broken_pipe = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
     if error.chain().filter_map(|e| e.downcast_ref()).any(broken_pipe) {
@@ -144,7 +147,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if error.downcast_ref::<Wrong>().is_some() { 2 } else { 1 })
 }
 
-/// Problems of files, on standard error.
+/// Prints the problems of files on standard error.
 pub(crate) fn print_diagnostics(diagnostics: &[crate::config::diagnostic::Diagnostic]) {
     diagnostics.iter().for_each(|d| anstream::eprintln!("{d}"));
 }

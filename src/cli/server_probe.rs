@@ -1,4 +1,4 @@
-//! What a live server shows: asked once by `init` and `check --against`. It changes nothing there.
+//! Probes a live server once, for `init` and `check --against`. It changes nothing on the server.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use skewtrap_core::signal::metrics::Metrics;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What a server shows.
+/// The answers of a server.
 #[derive(Debug)]
 pub struct Probe {
-    /// What it says of itself.
+    /// Its own description.
     pub facts: ServerFacts,
-    /// Its loads: where, and what; why not otherwise.
+    /// The path of its load endpoint and the loads, or why there are none.
     pub loads: Result<(&'static str, Loads), String>,
-    /// Its metrics; why not otherwise.
+    /// Its metrics, or why there are none.
     pub metrics: Result<Metrics, String>,
 }
 
-/// Asks the server at `url`.
+/// Probes the server at `url`.
 ///
 /// # Errors
-/// It was not reached, wants a key, or is neither SGLang nor vLLM.
-pub fn ask(url: &str) -> anyhow::Result<Probe> {
+/// It does not answer, wants a key, or is neither SGLang nor vLLM.
+pub fn probe(url: &str) -> anyhow::Result<Probe> {
     let is_address =
         reqwest::Url::parse(url).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
     if !is_address {

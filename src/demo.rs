@@ -1,10 +1,10 @@
-//! The double of the engines (SGLang's and vLLM's protocol, their faults, their logs), which the
-//! demo and the tests drive.
+//! Simulated SGLang and vLLM servers ("doubles": their protocol, their faults, their logs), for the demo
+//! and the tests.
 //!
-//! The doubles themselves are state machines over simulated time: `request(now, ..)` and
-//! `advance(now)` give [`exchange::Effect`]s and nothing else happens. [`simulated`] drives one in a
-//! test without a socket or a clock, [`shell`] puts one behind a real port on a clock that may run
-//! faster than ours, [`incident`] is the recorded one of the demo.
+//! A double is a state machine over simulated time: `request(now, ..)` and `advance(now)` return
+//! [`exchange::Effect`]s and do nothing else. [`simulated`] drives one in a test without a socket or a
+//! clock, [`shell`] puts one behind a real port with a clock that may run faster than real time, and
+//! [`incident`] is the recorded incident of the demo. The doubles follow docs/engines.md.
 
 pub mod exchange;
 pub mod incident;
@@ -12,14 +12,14 @@ pub mod load;
 pub mod sglang;
 pub mod shell;
 pub mod simulated;
-pub mod trace;
+mod trace;
 pub mod vllm;
 
 use exchange::{CallId, Effect, Request};
 
 use skewtrap_trace::time::Time;
 
-/// One of the engines that the double plays.
+/// A simulated server.
 #[derive(Debug)]
 pub enum ServerKind {
     /// SGLang.
@@ -37,7 +37,7 @@ impl ServerKind {
         }
     }
 
-    /// Lets everything happen that is due by `now`.
+    /// Does everything that is due by `now`.
     pub fn advance(&mut self, now: Time) -> Vec<Effect> {
         match self {
             Self::Sglang(world) => world.advance(now),
@@ -45,7 +45,7 @@ impl ServerKind {
         }
     }
 
-    /// When something happens next if no request comes.
+    /// The time of the next event, if no request comes before it.
     pub fn next_event(&self) -> Option<Time> {
         match self {
             Self::Sglang(world) => world.next_event(),
@@ -53,7 +53,7 @@ impl ServerKind {
         }
     }
 
-    /// A file of a rank could not be written: what the real server does then.
+    /// A trace file of a rank could not be written; does what the real server does then.
     pub fn disk_error(&mut self, now: Time, rank: u16, error: &str) -> Vec<Effect> {
         match self {
             Self::Sglang(world) => world.disk_error(now, rank, error),
@@ -69,7 +69,7 @@ impl ServerKind {
         }
     }
 
-    /// The process starts again; nothing of what it knew is left.
+    /// The process starts again, without any of its former state.
     pub fn restart(&mut self, now: Time) -> Vec<Effect> {
         match self {
             Self::Sglang(world) => world.restart(now),
