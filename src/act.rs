@@ -14,7 +14,7 @@ pub mod systemd;
 /// A resolved incident, for the tests of this folder.
 #[cfg(test)]
 fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Record {
-    use skewtrap_core::finding::{Finding, Side, Statistic};
+    use skewtrap_core::finding::{Finding, Measured, Side, Statistic};
     use skewtrap_core::incident::{Incident, IncidentState, Record};
     use skewtrap_trace::rank::Rank;
     use skewtrap_trace::time::Time;
@@ -25,10 +25,12 @@ fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Recor
         onset_error_s: 0.5,
         rank: Rank::dp(2).labels(),
         side: Side::High,
-        statistic: Statistic::MaxOverMean,
-        signal: "load".into(),
-        value: 2.1,
-        bound: 1.5,
+        measured: Some(Measured {
+            statistic: Statistic::MaxOverMean,
+            signal: "load".into(),
+            value: 2.1,
+            bound: 1.5,
+        }),
         members: Vec::new(),
         evidence: None,
         shown_by: None,

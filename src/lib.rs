@@ -28,6 +28,7 @@
 pub mod act;
 pub mod agent;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod http;

@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::access::Access;
-pub use self::control::{Action, Answer, CaptureBody, Command};
+pub use self::control::{Action, AlertOrigin, Answer, CaptureBody, Command};
 use self::metrics::Metrics;
 use crate::http::Secret;
 use skewtrap_core::status::Status;

@@ -150,7 +150,7 @@ impl Firing {
             at: change.at.epoch_s().floor() + 1.0,
             onset: finding.onset.epoch_s(),
             rank: usize::try_from(*rank).ok()?,
-            by: format!("{} {}", finding.statistic, finding.side.word()),
+            by: format!("{} {:?}", finding.measured.as_ref()?.statistic, finding.side),
         })
     }
 }

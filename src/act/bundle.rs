@@ -24,7 +24,7 @@ use thiserror::Error;
 
 use skewtrap_core::capture::captured::CapturedFile;
 use skewtrap_core::capture::verify::Artifact;
-use skewtrap_core::incident::{Incident, Record};
+use skewtrap_core::incident::{Incident, Record, StoredCapture};
 use skewtrap_trace::time::Time;
 
 const INCIDENT: &str = "incident.json";
@@ -133,6 +133,18 @@ impl Bundles {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut record) = self.read(&incident.id) else { return Ok(()) };
         record.incident = incident;
+        self.replace(&record)
+    }
+
+    /// Adds the files that a capture stored, and how they came, to the record of its incident; the
+    /// incident itself stays as the core last said it. Without a bundle there is nothing to do.
+    ///
+    /// # Errors
+    /// It cannot be written; the old one stays.
+    pub fn add_files(&self, incident: &str, stored: &StoredCapture) -> Result<(), BundleError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut record) = self.read(incident) else { return Ok(()) };
+        record.add_files(stored);
         self.replace(&record)
     }
 

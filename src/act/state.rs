@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd, Ledger};
 use skewtrap_core::capture::plan::StartRequest;
-use skewtrap_core::incident::Record;
+use skewtrap_core::incident::{Record, StoredCapture};
 use skewtrap_core::status::Silence;
 use skewtrap_trace::time::Time;
 
@@ -123,6 +123,30 @@ pub enum StateError {
         /// The newest layout that this release knows.
         known: i64,
     },
+}
+
+/// An incident with a capture, until it is forgotten.
+#[derive(Debug, Serialize, Deserialize)]
+struct Pending {
+    /// Its record as it was when the capture began.
+    #[serde(flatten)]
+    record: Record,
+    /// What the capture stored since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stored: Option<StoredCapture>,
+    /// Whether the message about it is in the outbox.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    reported: bool,
+}
+
+impl Pending {
+    fn completed(self) -> (Record, bool) {
+        let Self { mut record, stored, reported } = self;
+        if let Some(stored) = &stored {
+            record.complete(stored);
+        }
+        (record, reported)
+    }
 }
 
 /// The state of one agent. Clones share it; the folder is free again when the last one is dropped.
@@ -232,6 +256,15 @@ impl State {
     /// # Errors
     /// The database cannot be written.
     pub fn end(&self, attempt: &str, end: &AttemptEnd) -> Result<(), StateError> {
+        self.close(attempt, end, None)
+    }
+
+    fn close(
+        &self,
+        attempt: &str,
+        end: &AttemptEnd,
+        incident: Option<(&str, String)>,
+    ) -> Result<(), StateError> {
         let mut connection = self.lock();
         let body: Option<String> = connection
             .query_row("SELECT body FROM attempts WHERE id = ?1", [attempt], |row| row.get(0))
@@ -244,8 +277,50 @@ impl State {
         let written = transaction
             .execute("UPDATE attempts SET body = ?2 WHERE id = ?1", params![attempt, json(&known)])
             .and_then(|_| transaction.execute("DELETE FROM windows WHERE attempt = ?1", [attempt]))
+            .and_then(|_| match incident {
+                Some((id, body)) => transaction.execute(SAVE_INCIDENT, params![id, body]),
+                None => Ok(0),
+            })
             .and_then(|_| transaction.commit());
         written.map_err(|e| self.broken(e))
+    }
+
+    /// Books an attempt's end together with what its capture stored, all or nothing: from then on the
+    /// window is closed, and what the capture brought is known until its incident is forgotten.
+    ///
+    /// # Errors
+    /// The database cannot be read or written.
+    pub fn finish(&self, attempt: &str, incident: &str, stored: &StoredCapture) -> Result<(), StateError> {
+        let row = self.pending_with(incident, |pending| pending.stored = Some(stored.clone()))?;
+        self.close(attempt, &stored.end, row.map(|body| (incident, body)))
+    }
+
+    /// The row of an incident, changed.
+    fn pending_with(
+        &self,
+        incident: &str,
+        change: impl FnOnce(&mut Pending),
+    ) -> Result<Option<String>, StateError> {
+        let row: Option<String> = self
+            .lock()
+            .query_row("SELECT body FROM incidents WHERE id = ?1", [incident], |row| row.get(0))
+            .optional()
+            .map_err(|e| self.broken(e))?;
+        let Some(body) = row else { return Ok(None) };
+        let mut pending: Pending = self.decoded("incidents", &body)?;
+        change(&mut pending);
+        Ok(Some(json(&pending)))
+    }
+
+    /// The message about an incident's capture is in the outbox: no later agent reports it again.
+    ///
+    /// # Errors
+    /// The database cannot be read or written.
+    pub fn reported(&self, incident: &str) -> Result<(), StateError> {
+        match self.pending_with(incident, |pending| pending.reported = true)? {
+            Some(body) => self.execute(SAVE_INCIDENT, params![incident, body]),
+            None => Ok(()),
+        }
     }
 
     /// Records that a firing is over: what fires after a restart is no longer compared with its attempts.
@@ -308,12 +383,14 @@ impl State {
         self.execute(SAVE_INCIDENT, params![&*record.incident.id, json(record)])
     }
 
-    /// The incidents whose bundle may not be complete, in the order of their ids.
+    /// The incidents whose bundle may not be complete, in the order of their ids, each with what its
+    /// capture stored, and whether the message about that is in the outbox.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn unfinished_incidents(&self) -> Result<Vec<Record>, StateError> {
-        self.bodies("incidents", "SELECT body FROM incidents ORDER BY id")
+    pub fn unfinished_incidents(&self) -> Result<Vec<(Record, bool)>, StateError> {
+        let rows: Vec<Pending> = self.bodies("incidents", "SELECT body FROM incidents ORDER BY id")?;
+        Ok(rows.into_iter().map(Pending::completed).collect())
     }
 
     /// Deletes an incident whose bundle is complete.

@@ -1,5 +1,5 @@
-//! Keeps the bundles: one task writes them in order, so that an incident's record is never older
-//! than what came before. A full disk costs a bundle, never the watching.
+//! Writes incidents into their bundles as the core says them: one task, in order, so that a record
+//! never goes back in time. A full disk costs a bundle, never the watching.
 
 use std::sync::Arc;
 
@@ -7,15 +7,16 @@ use tokio::sync::mpsc;
 
 use crate::act::bundle::{BundleError, Bundles};
 use crate::act::retention;
+use crate::act::state::State;
 use crate::agent::AgentEvent;
-use crate::agent::clock::Clock;
+use crate::clock::Clock;
 use crate::observe::artifact::room;
 use skewtrap_core::capture::keep::{BundleSpace, Keep};
 use skewtrap_core::incident::{Incident, Record};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_core::signal::store::StoredSample;
 
-/// Something to be kept.
+/// Something to be written.
 #[derive(Debug)]
 pub enum Job {
     /// An incident that fired, with what the store remembers of its group.
@@ -25,8 +26,10 @@ pub enum Job {
         /// For `evidence.jsonl`.
         evidence: Samples,
     },
-    /// An incident went on.
+    /// An incident changed.
     Update(Box<Incident>),
+    /// An incident's capture ended: with this its bundle is complete, and the state may forget it.
+    Captured(Box<Incident>),
     /// Room is to be made for a window of so many bytes.
     MakeRoom(u64),
 }
@@ -60,29 +63,29 @@ impl Samples {
 /// Where jobs go.
 pub type Archive = mpsc::UnboundedSender<Job>;
 
-/// Writes bundles until every sender is gone; tells the loop what each sweep left.
+/// Writes bundles until every sender is gone; reports to the loop what each sweep left.
 pub async fn run(
     bundles: Bundles,
-    agent: Arc<str>,
+    state: State,
     keep: Keep,
     clock: Clock,
     mut jobs: mpsc::UnboundedReceiver<Job>,
-    tell: mpsc::Sender<AgentEvent>,
+    tx: mpsc::Sender<AgentEvent>,
 ) {
-    let mut told = None;
+    let mut warned = None;
     while let Some(job) = jobs.recv().await {
-        let (bundles, agent, keep) = (bundles.clone(), agent.clone(), keep);
-        let work = tokio::task::spawn_blocking(move || one(&bundles, &agent, &keep, clock, job));
+        let (bundles, state, keep) = (bundles.clone(), state.clone(), keep);
+        let work = tokio::task::spawn_blocking(move || one(&bundles, &state, &keep, clock, job));
         match work.await {
             Ok(Some(space)) => {
-                if told != space.stuck {
-                    told.clone_from(&space.stuck);
-                    if let Some(stuck) = &told {
+                if warned != space.stuck {
+                    warned.clone_from(&space.stuck);
+                    if let Some(stuck) = &warned {
                         tracing::warn!("{stuck}: it cannot be deleted, and counts against keep.bytes");
                     }
                 }
-                // A loop that is full hears of the next sweep.
-                let _ = tell.try_send(AgentEvent::Swept(space));
+                // A loop that is busy takes the next sweep.
+                let _ = tx.try_send(AgentEvent::Swept(space));
             }
             Ok(None) => {}
             Err(error) => tracing::error!("a bundle could not be written: {error}"),
@@ -90,7 +93,7 @@ pub async fn run(
     }
 }
 
-fn one(bundles: &Bundles, agent: &str, keep: &Keep, clock: Clock, job: Job) -> Option<BundleSpace> {
+fn one(bundles: &Bundles, state: &State, keep: &Keep, clock: Clock, job: Job) -> Option<BundleSpace> {
     match job {
         Job::Create { record, evidence } => {
             if let Err(error) = create(bundles, *record, &evidence.lines()) {
@@ -104,8 +107,16 @@ fn one(bundles: &Bundles, agent: &str, keep: &Keep, clock: Clock, job: Job) -> O
             }
             None
         }
+        Job::Captured(incident) => {
+            let id = incident.id.clone();
+            let written = bundles.update(*incident).map_err(|e| e.to_string());
+            if let Err(error) = written.and_then(|()| state.delete_incident(&id).map_err(|e| e.to_string())) {
+                tracing::error!("{error}");
+            }
+            None
+        }
         Job::MakeRoom(bytes) => {
-            let swept = retention::sweep(bundles, agent, keep, bytes, clock.now());
+            let swept = retention::sweep(bundles, state.agent(), keep, bytes, clock.now());
             for incident in &swept.deleted {
                 tracing::info!(incident, "its bundle was deleted: the newer ones need the room");
             }

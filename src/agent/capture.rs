@@ -1,9 +1,15 @@
-//! Takes one capture from its grant to its bundle, in an order that survives `kill -9` anywhere:
-//! the attempt is in the state before the start is sent, the files and the record are in the bundle
-//! before the state forgets the window. What a dead agent left between two of these steps,
-//! [`find`] and [`close`] finish.
+//! Takes one capture from its plan to its bundle, in an order that survives `kill -9` anywhere: the
+//! attempt is in the state before the start is sent, the files are in the bundle before the state
+//! forgets the window, and the state knows what was captured until the incident that the core makes of
+//! it is in the bundle and its message in the outbox. What a dead agent left between two of these
+//! steps, [`find`] and [`close`] finish.
+//!
+//! A capture never changes its incident: it gives a [`StoredCapture`], and the core does the rest.
 
+mod command;
+pub mod nsys;
 mod recover;
+pub mod task;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,22 +22,21 @@ pub use self::recover::{Found, Known, close, find};
 use crate::act::bundle::Bundles;
 use crate::act::merge::merge;
 use crate::act::state::{State, StateError};
-use crate::agent::clock::Clock;
 use crate::agent::window::{self, Links, Outcome, TargetHandle};
-use crate::agent::{command, nsys};
+use crate::clock::Clock;
 use crate::observe::artifact::inspect;
 use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
-use skewtrap_core::capture::captured::{Captured, CapturedFile, Quality};
+use skewtrap_core::capture::captured::{Captured, CapturedFile, Means, Quality};
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::verify::{Artifact, Verdict};
 use skewtrap_core::capture::window::Failure;
-use skewtrap_core::incident::{CaptureOutcome, Exchange, IncidentState, Record};
+use skewtrap_core::incident::{CaptureOutcome, Exchange, Record, StoredCapture};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-/// What captures are kept with.
+/// Where captures are stored.
 #[derive(Clone, Debug)]
 pub struct CaptureStore {
     /// Attempts and open windows.
@@ -42,11 +47,11 @@ pub struct CaptureStore {
     pub clock: Clock,
 }
 
-/// What came of a capture, whatever took it.
+/// The result of a capture, by whatever means.
 #[derive(Debug, Default)]
 pub struct CaptureResult {
-    /// `http`, `cuda_profiler_api`, `nsys`, `command`.
-    pub means: &'static str,
+    /// By what it captured.
+    pub means: Means,
     /// A sentence; `None` when it went as planned.
     pub failure: Option<String>,
     /// Why something may still run; `None` when nothing does.
@@ -73,85 +78,86 @@ pub struct CaptureResult {
     pub left_open: bool,
 }
 
-/// A capture, done and kept.
+/// How a capture went that was begun.
 #[derive(Debug)]
-pub struct StoredCapture {
-    /// The incident's record as it is in the bundle.
-    pub record: Record,
-    /// What it cost, as it is in the state.
-    pub end: AttemptEnd,
-    /// What could not be written: the capture is done, its bundle is not.
-    pub trouble: Option<String>,
-    /// The window is left to the next agent; nobody is told yet.
-    pub left_open: bool,
+pub enum Taken {
+    /// It is over, and what it brought is stored.
+    Stored {
+        /// What it captured and how it ended, as it is in the state.
+        capture: Box<StoredCapture>,
+        /// What could not be written: the capture is done, its bundle is not.
+        problem: Option<String>,
+    },
+    /// The agent ends before the window was proven closed. The state has it, and the next agent
+    /// closes it; until then nothing is reported.
+    LeftOpen,
 }
 
-/// Takes the capture of `grant` for the incident of `record`, whose evidence goes into the bundle.
+/// Takes the capture of `plan` for the incident of `record`, whose evidence goes into the bundle.
 ///
 /// # Errors
 /// The state could not be written; then nothing was sent.
 pub async fn take(
-    desk: &CaptureStore,
+    store: &CaptureStore,
     site: &TargetHandle,
-    grant: &CapturePlan,
-    mut record: Record,
+    plan: &CapturePlan,
+    record: &Record,
     evidence: impl Future<Output = Vec<u8>>,
     links: Links,
-) -> Result<StoredCapture, StateError> {
-    record.incident.capture = CaptureOutcome::Open { since: desk.clock.now() };
-    record.incident.bundle = Some(desk.bundles.path(&record.incident.id).display().to_string());
+) -> Result<Taken, StateError> {
     // The window goes first; the bundle is made while the server works on the request.
-    let (came, made) = tokio::join!(
-        capture(desk, site, grant, &record, links),
-        make_bundle(desk.bundles.clone(), record.clone(), evidence)
+    let (result, begun) = tokio::join!(
+        capture(store, site, plan, record, links),
+        begin_bundle(store.bundles.clone(), record.clone(), evidence)
     );
-    let came = came?;
-    let merged = match &grant.means {
+    let result = result?;
+    let merged = match &plan.method {
         CaptureMethod::Http(request) if request.merges => {
-            Some(request.marks.id.clone().unwrap_or_else(|| grant.attempt.mark()))
+            Some(request.marks.id.clone().unwrap_or_else(|| plan.attempt.mark()))
         }
         _ => None,
     };
-    let keeping =
-        Finalizer { desk: desk.clone(), attempt: grant.attempt.id.clone(), record, came, merged, made };
-    Ok(keeping.keep().await)
+    let problem = begun.err();
+    let (attempt, record) = (plan.attempt.id.clone(), record.clone());
+    let finalizer = Finalizer { store: store.clone(), attempt, record, result, merged, problem };
+    Ok(finalizer.run().await)
 }
 
 async fn capture(
-    desk: &CaptureStore,
+    store: &CaptureStore,
     site: &TargetHandle,
-    grant: &CapturePlan,
+    plan: &CapturePlan,
     record: &Record,
     links: Links,
 ) -> Result<CaptureResult, StateError> {
-    match &grant.means {
+    match &plan.method {
         CaptureMethod::Http(request) => {
             let opened =
-                window::open(site, request, &grant.attempt, record, &desk.state, desk.clock, links).await?;
-            Ok(came_of(opened, request.writes_files))
+                window::open(site, request, &plan.attempt, record, &store.state, store.clock, links).await?;
+            Ok(result_of(opened, request.writes_files))
         }
-        CaptureMethod::Nsys(spec) => nsys::capture(desk, site, spec, &grant.attempt, record, links).await,
+        CaptureMethod::Nsys(spec) => nsys::capture(store, site, spec, &plan.attempt, record, links).await,
         CaptureMethod::Command(spec) => {
-            command::capture(desk, &site.server, spec, &grant.attempt, record, links).await
+            command::capture(store, &site.server, spec, &plan.attempt, record, links).await
         }
     }
 }
 
-async fn make_bundle(
+async fn begin_bundle(
     bundles: Bundles,
     record: Record,
     evidence: impl Future<Output = Vec<u8>>,
-) -> Option<String> {
+) -> Result<(), String> {
     let evidence = evidence.await;
-    let made = tokio::task::spawn_blocking(move || bundles.create(&record, &evidence)).await;
-    match made {
-        Ok(Ok(_)) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(panic) => Some(format!("the bundle was not made: {panic}")),
+    let begun = tokio::task::spawn_blocking(move || bundles.create(&record, &evidence)).await;
+    match begun {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(panic) => Err(format!("the bundle was not made: {panic}")),
     }
 }
 
-fn came_of(outcome: Outcome, writes_files: bool) -> CaptureResult {
+fn result_of(outcome: Outcome, writes_files: bool) -> CaptureResult {
     let mut notes = outcome.ending.notes;
     if outcome.recovered.is_none() && outcome.ending.failure.is_none() {
         notes.push(window::NOT_RECOVERED.into());
@@ -160,7 +166,7 @@ fn came_of(outcome: Outcome, writes_files: bool) -> CaptureResult {
         notes.push("nsys writes the report of this window, where its own -o says".into());
     }
     CaptureResult {
-        means: if writes_files { "http" } else { "cuda_profiler_api" },
+        means: if writes_files { Means::Http } else { Means::CudaProfilerApi },
         left_open: outcome.ending.failure == Some(Failure::Cancelled),
         failure: outcome.ending.failure.map(|f| f.to_string()),
         unproven: outcome.ending.unproven,
@@ -178,103 +184,99 @@ fn came_of(outcome: Outcome, writes_files: bool) -> CaptureResult {
     }
 }
 
-/// A capture that is over, to be kept.
+/// A capture that is over, to be stored.
 struct Finalizer {
-    desk: CaptureStore,
+    store: CaptureStore,
     attempt: String,
+    /// The record of its incident as it was when the capture began.
     record: Record,
-    came: CaptureResult,
-    /// The name of the merged trace, where one is wished for.
+    result: CaptureResult,
+    /// The name of the merged trace, where one is to be made.
     merged: Option<String>,
-    /// Why the bundle could not be made so far.
-    made: Option<String>,
+    /// Why the bundle could not be begun.
+    problem: Option<String>,
 }
 
 impl Finalizer {
-    /// Keeps it, on a thread of its own: files are moved and synced, traces are merged.
-    async fn keep(self) -> StoredCapture {
-        let (desk, attempt, record) = (self.desk.clone(), self.attempt.clone(), self.record.clone());
-        let kept = tokio::task::spawn_blocking(move || self.keep_now()).await;
-        kept.unwrap_or_else(|panic| {
-            let trouble = format!("the capture could not be kept: {panic}");
-            error!("{trouble}");
-            let unproven = Some(trouble.clone());
-            let end = AttemptEnd { at: desk.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven };
-            let booked = desk.state.end(&attempt, &end);
-            let mut record = record;
-            record.incident.capture = CaptureOutcome::Failed { why: trouble.clone(), captured: None };
-            let trouble = Some(booked.err().map_or(trouble, |e| e.to_string()));
-            StoredCapture { record, end, trouble, left_open: false }
+    /// Runs on a thread of its own: files are moved and synced, traces are merged.
+    async fn run(self) -> Taken {
+        let (store, attempt, incident) =
+            (self.store.clone(), self.attempt.clone(), self.record.incident.id.clone());
+        let taken = tokio::task::spawn_blocking(move || self.run_now()).await;
+        taken.unwrap_or_else(|panic| {
+            let why = format!("the capture could not be kept: {panic}");
+            error!("{why}");
+            let unproven = Some(why.clone());
+            let end = AttemptEnd { at: store.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven };
+            let capture = Box::new(StoredCapture::failed(why.clone(), end));
+            let booked = store.state.finish(&attempt, &incident, &capture);
+            let problem = Some(booked.err().map_or(why, |e| e.to_string()));
+            Taken::Stored { capture, problem }
         })
     }
 
-    /// Files into the bundle, then the record, then the end into the state.
-    fn keep_now(self) -> StoredCapture {
-        let Self { desk, attempt, mut record, came, merged, made } = self;
-        if came.left_open {
-            let (stalled, unproven) = (came.stalled, came.unproven);
-            let end = AttemptEnd { at: desk.clock.now(), stalled, bytes: 0, unproven };
-            return StoredCapture { record, end, trouble: made, left_open: true };
+    /// Files into the bundle, then the list of them, then all of it with the end into the state.
+    fn run_now(self) -> Taken {
+        let Self { store, attempt, record, result, merged, mut problem } = self;
+        if result.left_open {
+            return Taken::LeftOpen;
         }
         let (incident, window) = (record.incident.id.clone(), record.incident.window());
-        let mut trouble = made;
-        if !desk.bundles.path(&incident).is_dir() {
-            trouble = desk.bundles.create(&record, b"").err().map(|e| e.to_string());
+        if !store.bundles.path(&incident).is_dir() {
+            problem = store.bundles.create(&record, b"").err().map(|e| e.to_string());
         }
-        let mut files = desk.bundles.adopt(&incident, window, &came.artifacts).unwrap_or_else(|e| {
-            trouble.get_or_insert(e.to_string());
-            came.artifacts.iter().map(|a| a.captured(a.path.clone(), true)).collect()
+        let mut files = store.bundles.adopt(&incident, window, &result.artifacts).unwrap_or_else(|e| {
+            problem.get_or_insert(e.to_string());
+            result.artifacts.iter().map(|a| a.captured(a.path.clone(), true)).collect()
         });
         if let Some(name) = merged {
-            match merge_traces(&desk, &incident, &files, &name) {
+            match merge_traces(&store, &incident, &files, &name) {
                 Ok((file, left_out)) => {
                     files.push(file);
-                    trouble =
-                        trouble.or_else(|| Some(format!("the merged trace lacks {}", left_out.first()?)));
+                    problem =
+                        problem.or_else(|| Some(format!("the merged trace lacks {}", left_out.first()?)));
                 }
-                Err(e) => drop(trouble.get_or_insert(format!("the traces were not merged: {e}"))),
+                Err(e) => drop(problem.get_or_insert(format!("the traces were not merged: {e}"))),
             }
         }
         let end = AttemptEnd {
-            at: desk.clock.now(),
-            stalled: came.stalled,
+            at: store.clock.now(),
+            stalled: result.stalled,
             bytes: files.iter().map(|f| f.size).sum(),
-            unproven: came.unproven.clone(),
+            unproven: result.unproven.clone(),
         };
-        record.exchanges.extend(came.exchanges.iter().cloned());
-        record.processes.extend(came.processes.clone());
-        record.files.extend(files.iter().cloned());
-        record.incident.capture = outcome_of(&record, came, files);
-        if matches!(record.incident.capture, CaptureOutcome::Done(_))
-            && record.incident.state != IncidentState::Resolved
-        {
-            record.incident.state = IncidentState::Captured;
+        let mut capture = StoredCapture {
+            end,
+            bundle: Some(store.bundles.path(&incident).display().to_string()),
+            exchanges: result.exchanges.clone(),
+            processes: result.processes.clone(),
+            outcome: outcome_of(record.incident.requested_at(), result, files.clone()),
+            files,
+        };
+        if let Some(problem) = &problem {
+            note(&mut capture.outcome, problem);
         }
-        if let Some(trouble) = &trouble {
-            note(&mut record.incident.capture, trouble);
+        if let Err(e) = store.bundles.add_files(&incident, &capture) {
+            // It is reported all the same, though it is not in the bundle.
+            note(&mut capture.outcome, problem.get_or_insert(e.to_string()));
         }
-        if let Err(e) = desk.bundles.write(&record) {
-            // It is told all the same, though the bundle does not know.
-            note(&mut record.incident.capture, trouble.get_or_insert(e.to_string()));
-        }
-        let booked = desk.state.save_incident(&record).and_then(|()| desk.state.end(&attempt, &end));
-        if let Err(e) = booked {
+        if let Err(e) = store.state.finish(&attempt, &incident, &capture) {
             error!(error = %e, "the end of the window is not in the state; it will be looked at again at the next start");
-            trouble.get_or_insert(e.to_string());
+            problem.get_or_insert(e.to_string());
         }
-        StoredCapture { record, end, trouble, left_open: false }
+        Taken::Stored { capture: Box::new(capture), problem }
     }
 }
 
 /// `merge_profiles`, done here: `merged-<profile_id>.trace.json.gz` beside the record, where no
 /// comparison takes it for a rank's. Gives it, and what it lacks.
 fn merge_traces(
-    desk: &CaptureStore,
+    store: &CaptureStore,
     incident: &str,
     files: &[CapturedFile],
     name: &str,
 ) -> std::io::Result<(CapturedFile, Vec<String>)> {
-    let bundle = desk.bundles.path(incident);
+    let bundle = store.bundles.path(incident);
     let file = format!("merged-{name}.trace.json.gz");
     let whole = files.iter().filter(|f| f.whole);
     let parts: Vec<(String, PathBuf)> =
@@ -286,46 +288,46 @@ fn merge_traces(
 }
 
 /// A reader of the capture should know this too.
-fn note(outcome: &mut CaptureOutcome, trouble: &str) {
+fn note(outcome: &mut CaptureOutcome, problem: &str) {
     match outcome {
         CaptureOutcome::Done(captured) | CaptureOutcome::Failed { captured: Some(captured), .. }
-            if !captured.notes.iter().any(|n| n == trouble) =>
+            if !captured.notes.iter().any(|n| n == problem) =>
         {
-            captured.notes.push(trouble.to_owned());
+            captured.notes.push(problem.to_owned());
         }
-        CaptureOutcome::Failed { why, captured: None } if !why.contains(trouble) => {
-            *why = format!("{why}; {trouble}");
+        CaptureOutcome::Failed { why, captured: None } if !why.contains(problem) => {
+            *why = format!("{why}; {problem}");
         }
         _ => {}
     }
 }
 
-fn outcome_of(record: &Record, came: CaptureResult, files: Vec<CapturedFile>) -> CaptureOutcome {
+fn outcome_of(requested_at: Time, result: CaptureResult, files: Vec<CapturedFile>) -> CaptureOutcome {
     let labels = |ranks: &[Rank]| ranks.iter().map(|r| r.labels()).collect();
-    let mut notes = came.notes;
-    for rank in &came.verdict.cut {
+    let mut notes = result.notes;
+    for rank in &result.verdict.cut {
         notes.push(format!("the file of {rank} is cut off"));
     }
-    if let Some(place) = &came.remote {
+    if let Some(place) = &result.remote {
         notes.push(format!("the agent cannot see the files: they are on the server, in {place}"));
     }
     let captured = Captured {
-        means: came.means.into(),
-        started_at: came.sent_at,
-        start_delay_s: came.sent_at.since(record.incident.wished_at()).as_secs_f64(),
-        open_s: came.open.as_secs_f64(),
-        stall_s: came.stalled.as_secs_f64(),
-        quality: came.verdict.quality,
+        means: result.means,
+        started_at: result.sent_at,
+        start_delay_s: result.sent_at.since(requested_at).as_secs_f64(),
+        open_s: result.open.as_secs_f64(),
+        stall_s: result.stalled.as_secs_f64(),
+        quality: result.verdict.quality,
         files,
-        missing: labels(&came.verdict.missing),
-        idle: labels(&came.verdict.idle),
-        remote: came.remote.is_some(),
+        missing: labels(&result.verdict.missing),
+        idle: labels(&result.verdict.idle),
+        remote: result.remote.is_some(),
         notes,
     };
-    match (came.failure, captured.quality) {
+    match (result.failure, captured.quality) {
         (None, Quality::Broken) => {
             let why =
-                "the window went as planned, but no whole file came; the server's log may say why".into();
+                "the window went as planned, but no whole file result; the server's log may say why".into();
             CaptureOutcome::Failed { why, captured: Some(captured) }
         }
         (None, _) => CaptureOutcome::Done(captured),

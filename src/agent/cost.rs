@@ -1,5 +1,5 @@
-//! What a capture costs the server, measured beside it: `/health` is asked while the window is open
-//! and until the server answers as it used to, and the loop tells of the ranks' samples.
+//! What a capture costs the server, measured beside it: `/health` is probed while the window is open
+//! and until the server answers as it used to, and the loop passes on the ranks' samples.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::clock::Clock;
+use crate::clock::Clock;
 use crate::http::Server;
 use crate::observe::server::{Health, health};
 use skewtrap_core::capture::facts::Answered;
@@ -49,11 +49,11 @@ impl Meter {
         });
     }
 
-    /// What it cost so far, when the window was open and written as `blind` says.
-    pub fn stalled(&self, blind: Distrust) -> Duration {
-        let settled = blind.until.map(|until| until - Distrust::SETTLE);
+    /// What it cost so far, when the window was open and written as `distrust` says.
+    pub fn stalled(&self, distrust: Distrust) -> Duration {
+        let settled = distrust.until.map(|until| until - Distrust::SETTLE);
         self.with(|meter| {
-            if let (Some(closing), Some(exported)) = (blind.closing, settled) {
+            if let (Some(closing), Some(exported)) = (distrust.closing, settled) {
                 meter.exported(closing, exported);
             }
             // A clock that was set meanwhile makes no stall.
@@ -92,7 +92,7 @@ impl Meter {
         let asked = self.clock.now();
         let answer = health(server).await;
         let answered = self.clock.now();
-        // Where nobody listens, nobody is kept waiting: the server is gone for reasons of its own.
+        // Where nobody listens nothing stalls: the server is gone for reasons of its own.
         if answer != Health::NobodyListens {
             self.with(|meter| meter.health(asked, answered));
         }
@@ -112,7 +112,7 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Ends it. A question that is under way is waited for: it is the one that a stall keeps waiting.
+    /// Ends it. A request that is under way is awaited: it is the one that a stall delays.
     pub async fn end(self, cancel: &CancellationToken) {
         self.stop.cancel();
         let abort = self.task.abort_handle();
@@ -176,8 +176,8 @@ mod tests {
             speak(&mut store, s);
             meter.spoken(store.load_reports(target, begun));
         }
-        let blind =
+        let distrust =
             Distrust { from: begun, closing: Some(begun), until: Some(begun + Duration::from_secs(20)) };
-        assert_eq!(meter.stalled(blind), Duration::from_millis(6_500));
+        assert_eq!(meter.stalled(distrust), Duration::from_millis(6_500));
     }
 }

@@ -8,12 +8,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::capture::{CaptureStore, StoredCapture, take};
+use super::capture::{CaptureStore, Taken, take};
 use super::cost::Meter;
-use super::plan::SitePlan;
-use super::window::{Links, Status, TargetHandle, WindowSignal};
+use super::plan::TargetPlan;
+use super::window::{Links, Status, TargetHandle, follow};
 use crate::act::state::StateError;
-use crate::agent::clock::Clock;
+use crate::clock::Clock;
 use crate::http::Server;
 use crate::observe::{artifact, profile_lines, server};
 use skewtrap_core::capture::admit::CapturePlan;
@@ -21,13 +21,11 @@ use skewtrap_core::capture::facts::{Facts, Folder};
 use skewtrap_core::capture::stall::Habits;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
 use skewtrap_core::finding::Finding;
-use skewtrap_core::finding::Side;
-use skewtrap_core::incident::{Incident, Record};
-use skewtrap_core::rule::{Severity, Statistic};
+use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
+use skewtrap_core::rule::Severity;
 use skewtrap_core::signal::{catalog, loads};
-use skewtrap_trace::labels::Labels;
 
-/// `/health` is asked so often, for a habit to hold the last answer against.
+/// So many `/health` answers make a habit to compare the last one with.
 const HEALTHS: usize = 3;
 
 /// What was found.
@@ -44,7 +42,7 @@ pub struct Examined {
 }
 
 /// Looks at the server.
-pub async fn examine(asked: &Server, site: &SitePlan, log: Option<&Path>, clock: Clock) -> Examined {
+pub async fn examine(asked: &Server, site: &TargetPlan, log: Option<&Path>, clock: Clock) -> Examined {
     let mut facts = Facts { sees_log: site.sees_log, ..Facts::default() };
     for _ in 0..HEALTHS {
         let answered = server::health(asked).await.answered();
@@ -68,7 +66,7 @@ pub async fn examine(asked: &Server, site: &SitePlan, log: Option<&Path>, clock:
 }
 
 fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Result<()> {
-    // When each line came is not known; a window that was closed long ago is no matter, an open one is.
+    // When each line came is not known. A window that was closed long ago does not matter, an open one does.
     for (rank, line) in profile_lines::recent(log)?.0 {
         facts.profile_line(rank, &line, clock.now() - Duration::from_secs(3600));
     }
@@ -91,70 +89,52 @@ async fn read_loads(facts: &mut Facts, asked: &Server, clock: Clock) -> anyhow::
     Ok(())
 }
 
-/// Takes a granted window with nobody else about: its log is read here. `habit` is that of `/health`.
+/// Takes a window without a running agent: the log is read here. `habit` is the usual time of `/health`.
+/// Gives its outcome, which is in its bundle then.
 ///
 /// # Errors
 /// The state could not be written; then nothing was sent.
 pub async fn take_one(
-    desk: &CaptureStore,
+    store: &CaptureStore,
     site: &TargetHandle,
     log: Option<PathBuf>,
-    grant: &CapturePlan,
+    plan: &CapturePlan,
     habit: Duration,
     cancel: CancellationToken,
-) -> Result<StoredCapture, StateError> {
-    let (tell, heard) = mpsc::channel(1024);
+) -> Result<CaptureOutcome, StateError> {
+    let (tell, signals) = mpsc::channel(1024);
     let reader = log.map(|log| {
         let from = std::fs::metadata(&log).map_or(0, |m| m.len());
         tokio::spawn(follow(log, from, tell))
     });
-    let status = Status { phase: WindowPhase::Starting, blind: Distrust::opened(desk.clock.now()) };
-    let meter = Meter::new(desk.clock, habit, Habits::new());
-    let links = Links { heard, status: watch::Sender::new(status), meter, cancel };
-    let record = Record::new(desk.state.agent().clone(), by_hand(desk, grant));
-    let kept = take(desk, site, grant, record, std::future::ready(Vec::new()), links).await;
+    let status = Status { phase: WindowPhase::Starting, distrust: Distrust::opened(store.clock.now()) };
+    let meter = Meter::new(store.clock, habit, Habits::new());
+    let links = Links { signals, status: watch::Sender::new(status), meter, cancel };
+    let mut record = Record::new(store.state.agent().clone(), incident_of(store, plan));
+    let taken = take(store, site, plan, &record, std::future::ready(Vec::new()), links).await;
     if let Some(reader) = reader {
         reader.abort();
     }
-    kept
-}
-
-/// Tells of every profiling line behind the byte `from`, until nobody hears it.
-pub(super) async fn follow(log: PathBuf, mut from: u64, tell: mpsc::Sender<WindowSignal>) {
-    loop {
-        let (lines, end) = profile_lines::after(&log, from).unwrap_or((Vec::new(), from));
-        from = end;
-        for (rank, line) in lines {
-            if tell.send(WindowSignal::Line { rank, line }).await.is_err() {
-                return;
-            }
+    if let Taken::Stored { capture, .. } = taken? {
+        record.incident.captured(&capture);
+        if let Err(error) = store.bundles.update(record.incident.clone()) {
+            tracing::error!("{error}");
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    store.state.delete_incident(&record.incident.id)?;
+    Ok(record.incident.capture)
 }
 
-fn by_hand(desk: &CaptureStore, grant: &CapturePlan) -> Incident {
-    let now = desk.clock.now();
-    let finding = Finding {
-        onset: now,
-        onset_error_s: 0.0,
-        rank: Labels::default(),
-        side: Side::Both,
-        statistic: Statistic::Other,
-        signal: "".into(),
-        value: 0.0,
-        bound: 0.0,
-        members: Vec::new(),
-        evidence: None,
-        shown_by: None,
-    };
+fn incident_of(store: &CaptureStore, plan: &CapturePlan) -> Incident {
+    let now = store.clock.now();
+    let finding = Finding::requested(now, None);
     let of = |text: &str| Arc::from(text);
-    let (id, rule, target) =
-        (of(&grant.attempt.incident), of(&grant.attempt.rule), of(&grant.attempt.target));
+    let (id, rule, target) = (of(&plan.attempt.incident), of(&plan.attempt.rule), of(&plan.attempt.target));
     Incident {
         about: Some("a one-step window that `skewtrap doctor` was asked to take".into()),
         severity: Severity::Info,
         resolved_at: Some(now),
+        capture: CaptureOutcome::Open { since: now },
         ..Incident::new(id, rule, target, now, finding)
     }
 }

@@ -43,18 +43,20 @@ const MAX_LINE: usize = 64 << 10;
 pub fn history_of(dir: &Path, window: usize, incident: &Incident) -> Option<History> {
     let file = File::open(dir.join(numbered("evidence.jsonl", window))).ok()?;
     let finding = &incident.finding;
+    // Without a measurement there is no signal to show.
+    let signal = &finding.measured.as_ref()?.signal;
     let worse = incident.worse_of(window).map(|w| w.at);
     let (begin, end) = worse.map_or((finding.onset, incident.fired_at), |at| (at, at));
     let (from, until) = (begin - BEFORE, end + AFTER);
     let mut series: BTreeMap<(Labels, String), Vec<(Time, f64)>> = BTreeMap::new();
     for line in BufReader::new(file).split(b'\n').map_while(Result::ok).filter(|l| l.len() <= MAX_LINE) {
         let Ok(e) = serde_json::from_slice::<Evidence>(&line) else { continue };
-        if e.signal == *finding.signal && e.t >= from && e.t <= until && e.value.is_finite() {
+        if e.signal == **signal && e.t >= from && e.t <= until && e.value.is_finite() {
             series.entry((e.rank, e.source)).or_default().push((e.t, e.value));
         }
     }
     let mut history = History {
-        signal: finding.signal.to_string(),
+        signal: signal.to_string(),
         onset: finding.onset,
         fired_at: incident.fired_at,
         worse_at: worse,
@@ -63,7 +65,7 @@ pub fn history_of(dir: &Path, window: usize, incident: &Incident) -> Option<Hist
             (c.started_at, c.started_at + open)
         }),
         shown_by: finding.shown_by.as_ref().filter(|_| worse.is_none()).map(|s| {
-            let sample = format!("{} {:.3} at {}, by {}", finding.signal, s.value, s.at, s.source.word());
+            let sample = format!("{signal} {:.3} at {}, by {}", s.value, s.at, s.source.word());
             s.line.as_ref().map_or_else(|| sample.clone(), |line| format!("{sample}: {line}"))
         }),
         series: Vec::new(),
@@ -78,8 +80,8 @@ pub fn history_of(dir: &Path, window: usize, incident: &Incident) -> Option<Hist
     (!history.series.is_empty()).then_some(history)
 }
 
-/// One series a rank, the one with the most points: sources tell the same of it, each with labels
-/// of its own. Ranks are called by the labels on which they differ.
+/// One series a rank, the one with the most points: several sources give the same values, each with
+/// labels of its own. Ranks are called by the labels on which they differ.
 fn one_of_each(series: BTreeMap<(Labels, String), Vec<(Time, f64)>>) -> BTreeMap<Labels, Vec<(Time, f64)>> {
     let mut values: BTreeMap<Arc<str>, BTreeSet<LabelValue>> = BTreeMap::new();
     for (name, value) in series.keys().flat_map(|(rank, _)| &rank.0) {

@@ -1,5 +1,5 @@
 //! From a configuration to what the agent is made of: the core's setup, the sources to follow, the
-//! servers to look after, the receivers to tell. Secrets are read here, once.
+//! servers to probe, the receivers. Secrets are read here, once.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::receivers::{self, Mute, secret_of};
 use crate::act::notify::{Receiver, StormCap};
 use crate::config::file::{Config, Keep};
 use crate::config::receiver as configured;
-use crate::config::signal::OwnSource;
+use crate::config::signal::{OwnSignal, OwnSource};
 use crate::config::target::Target;
 use crate::http::{Secret, Server, client};
 use crate::observe::{poll, promql, tail};
@@ -42,18 +42,18 @@ pub struct Plan {
     /// The core's part, without the ledger.
     pub setup: Setup,
     /// The servers.
-    pub sites: Vec<SitePlan>,
+    pub targets: Vec<TargetPlan>,
     /// What is followed.
     pub sources: Vec<SourcePlan>,
-    /// Who is told.
+    /// RankId gets messages.
     pub receivers: Vec<Receiver>,
-    /// Who cannot be told.
+    /// Receivers that lack their secret.
     pub mute: Vec<Mute>,
     /// The receivers as they are configured: a reload is held against them.
     pub configured: Vec<configured::Receiver>,
-    /// How many new incidents a receiver hears of.
+    /// How many new incidents are reported to a receiver.
     pub storm_cap: StormCap,
-    /// How much is kept.
+    /// How much is kept of bundles.
     pub keep: Keep,
     /// Where the state lies.
     pub state_dir: PathBuf,
@@ -67,15 +67,15 @@ pub struct Plan {
     pub hosts: Vec<String>,
     /// The API's token.
     pub token: Option<Secret>,
-    /// What a window by hand, or for somebody else's alert, asks for.
-    pub by_hand: CaptureSpec,
-    /// Sentences for the operator, said at start.
+    /// What is captured where a person, or an alert of another system, asks for it.
+    pub manual_capture: CaptureSpec,
+    /// Sentences for the operator, logged at start.
     pub notes: Vec<String>,
 }
 
 /// One server.
 #[derive(Clone, Debug)]
-pub struct SitePlan {
+pub struct TargetPlan {
     /// Which.
     pub target: TargetId,
     /// Its name.
@@ -92,7 +92,7 @@ pub struct SitePlan {
     pub sees_log: bool,
 }
 
-impl SitePlan {
+impl TargetPlan {
     /// Every folder whose room a window needs: its name for people, and the agent's path.
     pub fn folders(&self) -> Vec<(String, PathBuf)> {
         let servers = self.folders.iter().map(|path| (path.clone(), self.paths.agent_view(path)));
@@ -123,20 +123,20 @@ impl Plan {
         let state_dir = config.state_dir.as_ref().map_or_else(default_state_dir, PathBuf::from);
         let incident_dir =
             config.incident_dir.as_ref().map_or_else(|| state_dir.join("incidents"), PathBuf::from);
-        let mut sites = Vec::new();
+        let mut targets = Vec::new();
         let mut sources = Vec::new();
         let mut named = Vec::new();
         for (index, target) in config.targets.iter().enumerate() {
             let id = TargetId(u16::try_from(index).context("more than 65535 targets")?);
-            let site = site_of(id, target, output_dir.as_deref(), &incident_dir)?;
-            add_sources(target, &site, flags, &mut sources, &mut named)?;
-            sites.push(site);
+            let plan = target_plan(id, target, output_dir.as_deref(), &incident_dir)?;
+            add_sources(target, &plan, flags, &mut sources, &mut named)?;
+            targets.push(plan);
         }
         add_queries(config, &mut sources, &mut named)?;
         let (receivers, mute) = receivers::told(&config.receivers);
         Ok(Self {
             setup: setup_of(config, output_dir, watch_only, named)?,
-            sites,
+            targets,
             sources,
             receivers,
             configured: config.receivers.clone(),
@@ -148,7 +148,7 @@ impl Plan {
             metrics_listen: config.metrics_listen.clone(),
             hosts: config.hosts.clone(),
             token: config.token.as_ref().map(secret_of).transpose()?,
-            by_hand: config.capture.clone(),
+            manual_capture: config.capture.clone(),
             notes: mute.iter().map(ToString::to_string).collect(),
             mute,
         })
@@ -220,10 +220,15 @@ fn output_dir_of(spec: &CaptureSpec) -> Option<String> {
     }
 }
 
-fn site_of(id: TargetId, target: &Target, output_dir: Option<&str>, incident_dir: &Path) -> Result<SitePlan> {
+fn target_plan(
+    id: TargetId,
+    target: &Target,
+    output_dir: Option<&str>,
+    incident_dir: &Path,
+) -> Result<TargetPlan> {
     let server = target.url.as_ref().map(|url| server_of(target, url)).transpose()?;
     let map = target.path_map.iter().map(|(server, agent)| (server.clone(), PathBuf::from(agent)));
-    Ok(SitePlan {
+    Ok(TargetPlan {
         target: id,
         name: target.name.clone(),
         server,
@@ -250,17 +255,17 @@ fn next_source(named: &mut Vec<WatchedSource>, target: TargetId, kind: Source, n
 
 fn add_sources(
     target: &Target,
-    site: &SitePlan,
+    plan: &TargetPlan,
     flags: &Flags,
     sources: &mut Vec<SourcePlan>,
     named: &mut Vec<WatchedSource>,
 ) -> Result<()> {
     let every = target.poll;
-    if let (Some(url), Some(server)) = (&target.url, &site.server) {
+    if let (Some(url), Some(server)) = (&target.url, &plan.server) {
         if target.loads {
-            let source = next_source(named, site.target, Source::Loads, &format!("{url}/v1/loads"));
+            let source = next_source(named, plan.target, Source::Loads, &format!("{url}/v1/loads"));
             let config = poll::Config {
-                target: site.target,
+                target: plan.target,
                 source,
                 server: server.clone(),
                 page: poll::Page::Loads,
@@ -269,28 +274,37 @@ fn add_sources(
             sources.push(SourcePlan::Poll(config));
         }
         if let Some(metrics) = &target.metrics {
-            let source = next_source(named, site.target, Source::Metrics, metrics);
+            let source = next_source(named, plan.target, Source::Metrics, metrics);
             let server = server_of(target, metrics)?;
             let config =
-                poll::Config { target: site.target, source, server, page: poll::Page::Metrics, every };
+                poll::Config { target: plan.target, source, server, page: poll::Page::Metrics, every };
             sources.push(SourcePlan::Poll(config));
         }
     }
     for log in &target.logs {
-        let source = next_source(named, site.target, Source::Log, &log.path);
+        let source = next_source(named, plan.target, Source::Log, &log.path);
         let from_start = log.from_start || flags.from_start;
         let path = PathBuf::from(&log.path);
-        sources.push(SourcePlan::Tail(tail::Config { target: site.target, source, path, from_start }));
+        sources.push(SourcePlan::Tail(tail::Config { target: plan.target, source, path, from_start }));
     }
     Ok(())
+}
+
+/// The server of whose ranks a query tells: the only one there is, or the one that it names.
+fn target_of(config: &Config, own: &OwnSignal) -> Option<TargetId> {
+    let index = match &config.targets[..] {
+        [] | [_] => 0,
+        several => several.iter().position(|t| Some(&t.name) == own.target.as_ref())?,
+    };
+    u16::try_from(index).ok().map(TargetId)
 }
 
 fn add_queries(config: &Config, sources: &mut Vec<SourcePlan>, named: &mut Vec<WatchedSource>) -> Result<()> {
     for own in &config.signals {
         let OwnSource::Prometheus { url, query, every, bearer } = &own.source else { continue };
         let Some(signal) = config.catalog.signal_named(&own.name) else { continue };
-        let target = config.targets.iter().position(|t| Some(&t.name) == own.target.as_ref()).unwrap_or(0);
-        let target = TargetId(u16::try_from(target)?);
+        let target = target_of(config, own)
+            .with_context(|| format!("the query of signal {} names no target that there is", own.name))?;
         let name = format!("the query of signal {}", own.name);
         let source = next_source(named, target, Source::Prometheus, &name);
         sources.push(SourcePlan::Query(promql::Config {
@@ -316,5 +330,5 @@ pub fn default_state_dir() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/var/lib/skewtrap"))
 }
 
-/// Between two looks at a server in the background.
-pub const LOOK_AFTER: Duration = Duration::from_secs(10);
+/// Between two probes of a server in the background.
+pub const PROBE_EVERY: Duration = Duration::from_secs(10);

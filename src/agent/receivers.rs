@@ -1,4 +1,4 @@
-//! From the configured receivers to those that can be told: their secrets are read here.
+//! From the configured receivers to those that can be reached: their secrets are read here.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::http::secret::SecretError;
 pub struct Mute {
     /// Its name.
     pub name: Arc<str>,
-    /// How it would be told: `webhook`.
+    /// By what it would get messages: `webhook`.
     pub means: &'static str,
     /// Why.
     pub source: SecretError,
 }
 
-/// Who is told: the receivers of a configuration, or standard output (under systemd, the journal)
-/// where it has none; and those that cannot be told.
+/// The receivers of a configuration, or standard output (under systemd, the journal) where it has
+/// none; and those that lack their secret.
 pub fn told(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
     if receivers.is_empty() {
         return (vec![Receiver::new("stdout", Means::Stdout { json: false })], Vec::new());
@@ -30,7 +30,7 @@ pub fn told(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
     ready(receivers)
 }
 
-/// The receivers that can be told, and those that cannot.
+/// The receivers that can be reached, and those that lack their secret.
 pub fn ready(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
     let mut ready = Vec::new();
     let mut mute = Vec::new();

@@ -9,6 +9,7 @@ use anyhow::Context;
 use super::compare::Compared;
 use super::history;
 use crate::act::bundle::numbered;
+use skewtrap_core::incident::Incident;
 use skewtrap_trace::report;
 
 /// Writes `report.json` and `report.html` beside the traces; of a further capture of the incident,
@@ -16,12 +17,17 @@ use skewtrap_trace::report;
 ///
 /// # Errors
 /// One cannot be written.
-pub fn write(bundle: &Path, window: usize, compared: &Compared) -> anyhow::Result<()> {
+pub fn write(
+    bundle: &Path,
+    window: usize,
+    compared: &Compared,
+    incident: Option<&Incident>,
+) -> anyhow::Result<()> {
     let mut json = created(&bundle.join(numbered("report.json", window)))?;
     report::write_json(&mut json, &compared.comparison)?;
     json.flush()?;
     let mut html = created(&bundle.join(numbered("report.html", window)))?;
-    let history = history::incident_of(bundle).and_then(|i| history::history_of(bundle, window, &i));
+    let history = incident.and_then(|i| history::history_of(bundle, window, i));
     report::write_html(&mut html, &compared.comparison, history.as_ref())?;
     html.flush()?;
     Ok(())

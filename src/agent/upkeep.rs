@@ -1,5 +1,5 @@
-//! What the loop does beside its events: it shows itself, keeps house, closes what an agent before
-//! it left open, reads its configuration again, and ends.
+//! What the loop does beside its events: it publishes its status, makes room for bundles, closes what
+//! an agent before it left open, reads its configuration again, and ends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,17 +9,18 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::archive::Job;
-use super::capture::{Found, Known, StoredCapture, close};
-use super::clock::wall_time;
+use super::capture::{Found, Known, Taken, close};
 use super::{Agent, AgentEvent, GRACE};
 use crate::act::notify::{DeliveryReport, DeliveryResult};
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::act::systemd;
+use crate::clock::wall_time;
 use crate::serve::Command;
+use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::window::WindowPhase;
 use skewtrap_core::incident::Record;
 use skewtrap_core::signal::sample::TargetId;
-use skewtrap_core::watch::{self, Effect, Event, WindowNews};
+use skewtrap_core::watch::{self, Effect, Event, WindowEvent};
 use skewtrap_trace::time::Time;
 
 impl Agent {
@@ -29,8 +30,8 @@ impl Agent {
         }
         let mut status = self.watch.status(self.clock.now());
         status.started = self.started;
-        status.receivers = self.post.standing();
-        for (target, site) in status.targets.iter_mut().zip(&self.sites) {
+        status.receivers = self.notifier.statuses();
+        for (target, site) in status.targets.iter_mut().zip(&self.targets) {
             target.url = site.server.as_ref().map(|s| s.base().to_owned()).unwrap_or_default();
         }
         self.metrics.restarts(self.supervisor.restarts());
@@ -46,12 +47,12 @@ impl Agent {
             DeliveryResult::GivenUp { .. } => "given_up",
         };
         self.metrics.message(&report.outcome.receiver, result);
-        self.post.delivered(report);
+        self.notifier.delivered(report);
     }
 
     pub(super) fn sweep(&self) {
-        let _ = self.post.offer_again();
-        if let Err(error) = self.desk.state.prune(self.clock.now()) {
+        let _ = self.notifier.offer_again();
+        if let Err(error) = self.store.state.prune(self.clock.now()) {
             error!("{error}");
         }
         self.make_room();
@@ -59,7 +60,7 @@ impl Agent {
 
     /// Has the bundles evicted that a window of the size learned so far would leave no room for.
     pub(super) fn make_room(&self) {
-        let coming = self.sites.iter().map(|site| {
+        let coming = self.targets.iter().map(|site| {
             let info = self.watch.facts(site.target).and_then(|f| f.server.as_ref());
             let ranks = info.map_or(1, |s| usize::from(s.sizes.dp) * usize::from(s.sizes.tp));
             self.watch.ledger().estimate(&site.name, ranks).bytes
@@ -68,15 +69,15 @@ impl Agent {
         let _ = self.archive.send(Job::MakeRoom(coming.max().unwrap_or(0)));
     }
 
-    /// Tells of what an agent before this one left finished, and closes the windows that it left
-    /// open, each by a task of its own.
+    /// Reports what an agent before this one left finished, and closes the windows that it left open,
+    /// each by a task of its own.
     pub(super) fn recover(&mut self, found: Found, known: &BTreeMap<String, Known>) {
-        for record in found.told {
-            self.tell_closed(record);
+        for record in found.finished {
+            self.report_closed(record);
         }
         for mut record in found.open {
             let silenced_until = self.silenced_until(&record);
-            self.post.tell_left(&mut record, silenced_until, self.clock);
+            self.notifier.send_left(&mut record, silenced_until, self.clock);
             // The archive ends only with the agent.
             let _ = self.archive.send(Job::Update(Box::new(record.incident)));
         }
@@ -88,12 +89,15 @@ impl Agent {
             );
             self.left_behind(&window);
             self.closing += 1;
-            let (tx, desk, known) = (self.tx.clone(), self.desk.clone(), known.get(&target).cloned());
+            let (tx, store, known) = (self.tx.clone(), self.store.clone(), known.get(&target).cloned());
             let cancel = self.windows.child_token();
             self.supervisor.once(async move {
-                match tokio::spawn(close(desk, known, window, record, cancel)).await {
+                match tokio::spawn(close(store, known, window, record.clone(), cancel)).await {
                     // The loop is gone only when the agent ends.
-                    Ok(kept) => drop(tx.send(AgentEvent::Recovered(Box::new(kept))).await),
+                    Ok(taken) => {
+                        let record = Box::new(record);
+                        drop(tx.send(AgentEvent::Recovered { record, taken }).await);
+                    }
                     Err(panic) => {
                         error!(
                             incident = id,
@@ -106,11 +110,11 @@ impl Agent {
     }
 
     fn left_behind(&mut self, window: &OpenWindow) {
-        let Some(site) = self.sites.iter().find(|s| *s.name == *window.target) else { return };
+        let Some(site) = self.targets.iter().find(|s| *s.name == *window.target) else { return };
         let (marks, means, deadline) = match &window.method {
-            OpenMethod::Http(request) => (Some(request.marks.clone()), request.word(), request.deadline),
-            OpenMethod::Nsys { .. } => (None, "nsys", Duration::ZERO),
-            OpenMethod::Command { .. } => (None, "command", Duration::ZERO),
+            OpenMethod::Http(request) => (Some(request.marks.clone()), request.means(), request.deadline),
+            OpenMethod::Nsys { .. } => (None, Means::Nsys, Duration::ZERO),
+            OpenMethod::Command { .. } => (None, Means::Command, Duration::ZERO),
         };
         let (incident, since) = (Arc::from(window.incident.as_str()), window.sent_at);
         let open = watch::OpenWindow { incident, marks, means, phase: WindowPhase::Unknown, since, deadline };
@@ -120,48 +124,47 @@ impl Agent {
     }
 
     /// A window of an agent before this one is closed.
-    pub(super) fn recovered(&mut self, kept: StoredCapture, effects: &mut Vec<Effect>) {
+    pub(super) fn recovered(&mut self, mut record: Record, taken: Taken, effects: &mut Vec<Effect>) {
         self.closing = self.closing.saturating_sub(1);
-        if kept.left_open {
-            return;
+        let Taken::Stored { capture, problem } = taken else { return };
+        let incident = record.incident.id.clone();
+        if let Some(problem) = &problem {
+            error!(incident = &*incident, "{problem}");
         }
-        if let Some(trouble) = &kept.trouble {
-            error!(incident = &*kept.record.incident.id, "{trouble}");
-        }
-        let incident = kept.record.incident.id.clone();
-        let outcome = Box::new(kept.record.incident.capture.clone());
-        let news = WindowNews::Ended { outcome, end: kept.end };
-        self.watch.handle(Event::Window { incident, news }, self.clock.now(), effects);
-        self.tell_closed(kept.record);
+        // The core does not know this incident; it books the attempt and trusts the server again.
+        record.incident.captured(&capture);
+        let event = WindowEvent::Ended(capture);
+        self.watch.handle(Event::Window { incident, event }, self.clock.now(), effects);
+        self.report_closed(record);
         self.make_room();
     }
 
-    fn tell_closed(&mut self, mut record: Record) {
+    fn report_closed(&mut self, mut record: Record) {
         warn!(
             incident = &*record.incident.id,
             "a window was left open by an agent before this one; it is closed"
         );
         let silenced_until = self.silenced_until(&record);
-        self.post.tell_recovered(&mut record, silenced_until, self.clock);
-        self.forget(&record.incident.id);
+        self.notifier.send_recovered(&mut record, silenced_until, self.clock);
+        self.reported(&record.incident.id);
         // The archive ends only with the agent.
-        let _ = self.archive.send(Job::Update(Box::new(record.incident)));
+        let _ = self.archive.send(Job::Captured(Box::new(record.incident)));
     }
 
-    /// Until when nothing new of a record's rule and server is told, if it is silenced.
+    /// Until when messages about a record's rule and server are silenced, if they are.
     fn silenced_until(&self, record: &Record) -> Option<Time> {
         let incident = &record.incident;
         self.watch.silenced_until(&incident.rule, &incident.target, self.clock.now())
     }
 
-    /// The message of a capture is in the outbox: nothing of it can be lost any more.
-    pub(super) fn forget(&self, incident: &str) {
-        if let Err(error) = self.desk.state.delete_incident(incident) {
+    /// The message about a capture is in the outbox: no later agent reports it again.
+    pub(super) fn reported(&self, incident: &str) {
+        if let Err(error) = self.store.state.reported(incident) {
             error!("{error}");
         }
     }
 
-    pub(super) fn reload_told(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn reload_signalled(&mut self, effects: &mut Vec<Effect>) {
         systemd::reloading();
         match self.reload_now(effects) {
             Ok((rules, _)) => info!("the configuration was read again; {rules} rules are in force"),
@@ -176,7 +179,7 @@ impl Agent {
         let _ = command.answer.send(answer);
     }
 
-    /// Closes open windows, says what is known, ends every task.
+    /// Closes open windows, sends what can be sent at once, ends every task.
     pub(super) async fn stop(
         &mut self,
         inbox: &mut mpsc::Receiver<AgentEvent>,

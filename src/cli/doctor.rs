@@ -15,17 +15,17 @@ use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
 use crate::act::state::State;
 use crate::agent::capture::CaptureStore;
-use crate::agent::clock::Clock;
 use crate::agent::examine::{Examined, examine, take_one};
-use crate::agent::plan::{Flags, Plan, SitePlan, SourcePlan};
+use crate::agent::plan::{Flags, Plan, SourcePlan, TargetPlan};
 use crate::agent::window::TargetHandle;
+use crate::clock::Clock;
 use crate::observe::process::{ancestors, listener};
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{Policy, admit, check};
 use skewtrap_core::capture::captured::Captured;
 use skewtrap_core::capture::facts::{Answered, Facts};
 use skewtrap_core::capture::governor::{CaptureRequest, Ledger};
-use skewtrap_core::capture::plan::{Asker, plan};
+use skewtrap_core::capture::plan::{WindowNaming, plan};
 use skewtrap_core::capture::preflight::{self, Need};
 use skewtrap_core::capture::refusal::{Bytes, Span};
 use skewtrap_core::capture::verify::names_of;
@@ -87,7 +87,7 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
     if args.forget_future {
         State::open(&plan.state_dir)?.forget_future(clock.now())?;
     }
-    for target in &plan.sites {
+    for target in &plan.targets {
         let Some(server) = &target.server else {
             checks.add(target, true, "server", "only its logs are read; nothing is captured on it".into());
             continue;
@@ -124,12 +124,12 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
 struct Checks(Vec<Check>);
 
 impl Checks {
-    fn add(&mut self, target: &SitePlan, ok: bool, what: &'static str, message: String) {
+    fn add(&mut self, target: &TargetPlan, ok: bool, what: &'static str, message: String) {
         self.0.push(Check { target: target.name.to_string(), ok, what, message });
     }
 
     /// Checks that concern every capture on this server.
-    fn server(&mut self, target: &SitePlan, examined: &Examined, now: Time) {
+    fn server(&mut self, target: &TargetPlan, examined: &Examined, now: Time) {
         let facts = &examined.facts;
         match (&facts.server, &examined.info_error) {
             (Some(info), _) => {
@@ -167,7 +167,7 @@ impl Checks {
         }
     }
 
-    fn ranks(&mut self, target: &SitePlan, examined: &Examined, now: Time) {
+    fn ranks(&mut self, target: &TargetPlan, examined: &Examined, now: Time) {
         let Some(info) = &examined.facts.server else { return };
         let (ok, message) = match (&examined.loads_error, preflight::ranks(&examined.facts, info, now)) {
             (Some(error), _) => (false, format!("/v1/loads does not tell who works: {error}")),
@@ -181,7 +181,7 @@ impl Checks {
         self.add(target, ok, "ranks", message);
     }
 
-    fn log(&mut self, target: &SitePlan, examined: &Examined) {
+    fn log(&mut self, target: &TargetPlan, examined: &Examined) {
         let (ok, message) = match (target.sees_log, &examined.log_error, examined.facts.foreign.open()) {
             (false, ..) => (true, "is not read: other people's windows are not seen, and a doubtful start cannot be proven; give it with --log".into()),
             (true, Some(error), _) => (false, format!("cannot be read: {error}")),
@@ -192,7 +192,7 @@ impl Checks {
     }
 
     /// The request that a rule would send now.
-    fn rule(&mut self, target: &SitePlan, facts: &Facts, rule: &Rule, policy: &Policy, now: Time) {
+    fn rule(&mut self, target: &TargetPlan, facts: &Facts, rule: &Rule, policy: &Policy, now: Time) {
         let name = &rule.name;
         let message = match (&rule.capture, check(&rule.capture)) {
             (CaptureSpec::None, _) => Ok("captures nothing".to_owned()),
@@ -204,7 +204,7 @@ impl Checks {
         self.add(target, ok, "rule", format!("{name}: {}", message.unwrap_or_else(|why| why)));
     }
 
-    async fn nsys(&mut self, target: &SitePlan, port: u16) {
+    async fn nsys(&mut self, target: &TargetPlan, port: u16) {
         let wanted = skewtrap_core::capture::NsysSession::OfTarget;
         let nsys = Nsys::new("nsys");
         let message = match nsys.sessions().await {
@@ -224,7 +224,7 @@ impl Checks {
     /// Takes a window of one step, with everything that a real one has.
     async fn window(
         &mut self,
-        target: &SitePlan,
+        target: &TargetPlan,
         handle: TargetHandle,
         facts: &Facts,
         plan: &Plan,
@@ -244,7 +244,7 @@ impl Checks {
             group: &target.name,
             incident: &incident,
             firing: "",
-            may_carry_on: false,
+            may_predate_start: false,
             badness: 1.0,
         };
         let spec = CaptureSpec::Http(HttpWindow { num_steps: 1, ..HttpWindow::default() });
@@ -260,11 +260,10 @@ impl Checks {
                     let _ = tokio::signal::ctrl_c().await;
                     stop.cancel();
                 });
-                let stored = take_one(&store, &handle, log, &capture_plan, habit, cancel)
+                let outcome = take_one(&store, &handle, log, &capture_plan, habit, cancel)
                     .await
                     .context("no window was taken")?;
-                state.delete_incident(&incident)?;
-                let (ok, message) = outcome_text(&stored.record.incident.capture);
+                let (ok, message) = outcome_text(&outcome);
                 self.add(
                     target,
                     ok,
@@ -281,7 +280,7 @@ impl Checks {
 fn request_preview(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time) -> Result<String, String> {
     let need = Need { bytes: 0, floor: policy.min_free };
     preflight::check(facts, need, now).map_err(|r| r.to_string())?;
-    let asker = Asker { mark: "INCIDENT", output_dir: policy.output_dir.as_deref() };
+    let asker = WindowNaming { mark: "INCIDENT", output_dir: policy.output_dir.as_deref() };
     let request = plan(http, facts, asker, now).map_err(|r| r.to_string())?;
     let body = request.body.map_or_else(|| "without a body".to_owned(), |b| b.to_string());
     Ok(format!(

@@ -82,18 +82,19 @@ fn message_of(incident: &Incident) -> Message {
 
 fn line_of(incident: &Incident) -> String {
     let finding = &incident.finding;
+    let measured = finding.measured.as_ref();
+    let measured =
+        measured.map_or_else(|| "asked for".to_owned(), |m| format!("{} {}", m.statistic, figure(m.value)));
     let now = if incident.resolved_at.is_some() { "resolved" } else { "firing" };
     let verdict = incident.verdict.as_ref().map(|v| format!("\n    {}", v.sentence)).unwrap_or_default();
     let words: Vec<&str> = incident.captures().map(CaptureOutcome::word).collect();
     format!(
-        "{}  {}  {} on {}: {} {} {}, capture {}, {now}{verdict}\n",
+        "{}  {}  {} on {}: {} {measured}, capture {}, {now}{verdict}\n",
         incident.id,
         utc(incident.fired_at),
         incident.rule,
         incident.target,
         rank_name(&finding.rank),
-        finding.statistic,
-        figure(finding.value),
         words.join(" then "),
     )
 }

@@ -144,7 +144,7 @@ budget: { stalled: 2m, bytes: 20GiB, windows: 4 }
 ";
 
 const RECEIVERS_SECTION: &str = "
-# Who is told. Secrets stand in the environment or in files, never here.
+# RankId is told. Secrets stand in the environment or in files, never here.
 receivers:
   - { name: console, stdout: {} }
   # - { name: oncall, webhook: { url: { env: SKEWTRAP_WEBHOOK } }, min_severity: warning }

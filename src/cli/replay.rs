@@ -88,8 +88,8 @@ fn print_effect(effect: &Effect, json: bool, out: &mut impl Write) -> io::Result
             let capture = if *capture == "done" { "would have started already" } else { capture };
             writeln!(out, "{}  {}", change.at, change.text(capture, why.as_deref()))
         }
-        Effect::Trouble { said, .. } => {
-            anstream::eprintln!("{said}");
+        Effect::SourceProblem { message, .. } => {
+            anstream::eprintln!("{message}");
             Ok(())
         }
         _ => Ok(()),

@@ -15,9 +15,9 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::wrong;
-use crate::agent::clock::Clock;
 use crate::agent::plan::{Flags, Plan, patterns_of, rules_of};
 use crate::agent::{self, Reload};
+use crate::clock::Clock;
 use crate::config::file::{self, Config, LogFormatText};
 use crate::config::target::Target;
 use crate::observe::changed::Changed;
@@ -139,7 +139,7 @@ async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>) -> anyhow::Result
                 catalog: config.catalog.clone(),
                 patterns: patterns_of(&config),
                 receivers: config.receivers,
-                by_hand: config.capture,
+                manual_capture: config.capture,
             })
         }),
         serves: true,
@@ -267,7 +267,7 @@ fn announce(plan: &Plan) {
     for note in &plan.notes {
         tracing::warn!("{note}");
     }
-    for site in &plan.sites {
+    for site in &plan.targets {
         let place = site.server.as_ref().map_or("its logs", |s| s.base());
         tracing::info!("watching {} ({place})", site.name);
     }

@@ -87,8 +87,8 @@ fn state_text(group: &GroupStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skewtrap_core::rule::RuleState;
     use skewtrap_core::rule::Severity;
-    use skewtrap_core::status::StateWord;
     use skewtrap_trace::time::Time;
 
     #[test]
@@ -96,7 +96,7 @@ mod tests {
         let group = GroupStatus {
             target: "server".into(),
             group: serde_json::from_str(r#"{"role": "unified"}"#).expect("labels"),
-            state: StateWord::Pending,
+            state: RuleState::Pending,
             why: "the excess holds for 1.2 s of 3 s".into(),
             since: Some(Time::from_epoch_s(1_795_492_121.3)),
             statistic: "max_over_mean of load".into(),
@@ -125,7 +125,7 @@ mod tests {
         ");
         let idle = |role: &str| GroupStatus {
             group: serde_json::from_str(&format!(r#"{{"role": "{role}"}}"#)).expect("labels"),
-            state: StateWord::Idle,
+            state: RuleState::Idle,
             why: "max_over_mean(load) is 1.100, not above 1.5".into(),
             since: None,
             refused: None,

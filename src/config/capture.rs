@@ -13,8 +13,8 @@ use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
 use super::tree::Place;
-use skewtrap_core::capture::plan::{MAX_DEADLINE, MAX_STEPS};
 use skewtrap_core::capture::risk::{ACTIVITIES, RISKS};
+use skewtrap_core::capture::risk::{MAX_DEADLINE, MAX_STEPS};
 use skewtrap_core::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
 
 /// What to capture when a rule fires.

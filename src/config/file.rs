@@ -15,7 +15,7 @@ use super::receiver::{self, Receiver, ReceiverText};
 use super::rule::CheckedRule;
 use super::rules::{self, LoadRules, RuleEntry, RuleList, UsedNames};
 use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
-use super::signal::{self, OwnSignal, SignalText};
+use super::signal::{self, OwnSignal, OwnSource, SignalText};
 use super::target::{self, Target, TargetText};
 use super::tree::{self, Node, Place, Value};
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
@@ -242,6 +242,7 @@ fn check(
     if !(text.targets.is_absent() && text.receivers.is_absent()) {
         check_notify(&rules, &receivers, findings, file_diagnostics);
     }
+    check_targets(&rules, &signals, &targets, findings, file_diagnostics);
     record_rest(text, &mut settings);
     let storm = text.storm_cap.get().cloned().unwrap_or_default();
     let minutes = |m: u64| Span(Duration::from_secs(60 * m));
@@ -386,6 +387,48 @@ fn check_notify(
             } else {
                 file_diagnostics.push(Diagnostic::error_at(&checked.file, *place, message, Some(hint)));
             }
+        }
+    }
+}
+
+/// Reports, where there are several servers, a rule that captures without saying on which one, and a
+/// query without saying of whose ranks it tells.
+fn check_targets(
+    rules: &[CheckedRule],
+    signals: &[OwnSignal],
+    targets: &[Target],
+    findings: &mut Findings<'_>,
+    file_diagnostics: &mut Vec<Diagnostic>,
+) {
+    if targets.len() < 2 {
+        return;
+    }
+    for CheckedRule { rule, file, place, .. } in rules {
+        let names_target = rule.across.iter().chain(&rule.within).any(|label| &**label == "target");
+        if names_target || rule.capture == CaptureSpec::None {
+            continue;
+        }
+        let message = format!("rule {} captures, and its group spans servers", rule.name);
+        let hint = "name `target` in `across` or `within`, or write `capture: none`".to_owned();
+        if *file == *findings.file() {
+            findings.error(*place, message, Some(hint));
+        } else {
+            file_diagnostics.push(Diagnostic::error_at(file, *place, message, Some(hint)));
+        }
+    }
+    let known: Vec<&str> = targets.iter().map(|t| &*t.name).collect();
+    for own in signals.iter().filter(|s| matches!(s.source, OwnSource::Prometheus { .. })) {
+        match &own.target {
+            None => {
+                let message =
+                    format!("the query of signal {} does not say of which server it tells", own.name);
+                findings.error(own.place, message, Some("write `target: NAME`".into()));
+            }
+            Some(name) if !known.contains(&&**name) => {
+                let message = format!("no target is called `{name}`");
+                findings.error(own.place, message, Some(did_you_mean(name, &known)));
+            }
+            Some(_) => {}
         }
     }
 }

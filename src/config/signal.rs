@@ -67,6 +67,8 @@ pub struct OwnSignal {
     pub kind: Kind,
     /// Only from this target; `None` for every target.
     pub target: Option<Arc<str>>,
+    /// Where its `target` stands, or else its name.
+    pub place: Place,
     /// Where it comes from.
     pub source: OwnSource,
 }
@@ -120,6 +122,7 @@ pub fn check(
         unit: text.unit.or(String::new()).into(),
         kind: text.kind.or(Kind::Gauge),
         target: text.target.get().map(|t| t.as_str().into()),
+        place: text.target.place().unwrap_or(at),
         source: source?,
     })
 }

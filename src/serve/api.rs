@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::{ApiError, HUNG_AFTER, Shared, files};
-use crate::observe::wall_time;
+use crate::clock::wall_time;
 use skewtrap_core::incident::Incident;
 use skewtrap_core::status::{History, RuleStatus, Status};
 

@@ -73,11 +73,17 @@ pub struct CaptureBody {
     pub reason: Option<String>,
     /// Forward steps per rank instead of the configured ones.
     pub num_steps: Option<u32>,
-    /// Labels of the alert that requests it.
+    /// The alert that asks for it; `None` where a person does.
     #[serde(skip)]
+    pub alert: Option<AlertOrigin>,
+}
+
+/// What is known of an alert of another system that asks for a capture.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AlertOrigin {
+    /// Its labels.
     pub labels: Labels,
-    /// Since when the alert has been firing.
-    #[serde(skip)]
+    /// Since when it has been firing.
     pub since: Option<Time>,
 }
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::control::{Action, Answer, CaptureBody, body, send_command};
+use super::control::{Action, AlertOrigin, Answer, CaptureBody, body, send_command};
 use super::{ApiError, Shared};
 use skewtrap_core::status::TargetStatus;
 use skewtrap_trace::labels::{LabelValue, Labels};
@@ -156,8 +156,10 @@ fn request_of(alert: &InboundAlert, name: &str, target: Arc<str>) -> CaptureBody
         target: Some(target),
         reason: Some(summary.map_or_else(|| format!("alert {name}"), |s| format!("alert {name}: {s}"))),
         num_steps: None,
-        labels: labels_of(&alert.labels),
-        since: since.map(|t| Time::from_nanos(i64::try_from(t.as_nanosecond()).unwrap_or(0))),
+        alert: Some(AlertOrigin {
+            labels: labels_of(&alert.labels),
+            since: since.map(|t| Time::from_nanos(i64::try_from(t.as_nanosecond()).unwrap_or(0))),
+        }),
     }
 }
 

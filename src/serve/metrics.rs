@@ -17,7 +17,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use skewtrap_core::status::{StateWord, Status};
+use skewtrap_core::rule::RuleState;
+use skewtrap_core::status::Status;
 
 /// Label names with values.
 type Pairs = Vec<(&'static str, String)>;
@@ -78,7 +79,7 @@ impl fmt::Debug for Metrics {
 
 impl Metrics {
     /// A group of `rule` is now in `state`.
-    pub fn transition(&self, rule: &str, state: StateWord) {
+    pub fn transition(&self, rule: &str, state: RuleState) {
         self.transitions.get_or_create(&vec![("rule", rule.into()), ("state", state.word().into())]).inc();
     }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use skewtrap::act::state::{OpenMethod, OpenWindow};
-use skewtrap::agent::nsys::{close, output_of};
+use skewtrap::agent::capture::nsys::{close, output_of};
 use skewtrap_core::capture::NsysSession;
 use skewtrap_core::capture::nsys::{Readiness, Session};
 use skewtrap_trace::time::Time;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get;
-use skewtrap::agent::clock::wall_time;
+use skewtrap::clock::wall_time;
 use skewtrap::http::client::client;
 use skewtrap::observe::promql;
 use skewtrap_core::signal::observation::{Observation, Problem, SourceId};

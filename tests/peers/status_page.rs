@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skewtrap::agent::clock::wall_time;
+use skewtrap::clock::wall_time;
 use skewtrap::serve::metrics::Metrics;
 use skewtrap::serve::{ApiContext, ApiServer, ServeConfig};
+use skewtrap_core::capture::refusal::Reason;
 use skewtrap_core::incident::{CaptureOutcome, Escalation, Incident, IncidentState, Refused};
 use skewtrap_core::message::sample;
+use skewtrap_core::rule::RuleState;
 use skewtrap_core::rule::Severity;
 use skewtrap_core::signal::source::SourceState;
 use skewtrap_core::status::{
     BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, ReceiverStatus, RuleStatus,
-    SignalStatus, SourceStatus, StateWord, Status, TargetStatus,
+    SignalStatus, SourceStatus, Status, TargetStatus,
 };
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -300,7 +302,7 @@ fn status(started: Time) -> Status {
     let mut old = incident("20261120T101500Z-kv-skew-77aa", at - Duration::from_secs(4 * 86_400), true);
     old.rule = "kv-skew".into();
     old.capture = CaptureOutcome::Refused(Refused {
-        reason: "daily_windows".into(),
+        reason: Reason::DailyWindows,
         why: "four windows were opened in 24 h; the next may open in 3 h".into(),
     });
     old.verdict = None;
@@ -329,7 +331,7 @@ fn status(started: Time) -> Status {
                 "dp-load-skew",
                 "One DP rank holds more running and queued requests than its peers.",
                 vec![group(
-                    StateWord::Firing,
+                    RuleState::Firing,
                     "max_over_mean of load is 2.52, above 1.5, for 57 s",
                     Some(2.52),
                     Some(2),
@@ -339,7 +341,7 @@ fn status(started: Time) -> Status {
                 "dp-kv-skew",
                 "One DP rank's KV cache fills ahead of its peers'.",
                 vec![group(
-                    StateWord::Unknown,
+                    RuleState::Unknown,
                     "no value of kv_usage yet: the server's metrics are not enabled (--enable-metrics)",
                     None,
                     None,
@@ -473,7 +475,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     browser.until("document.querySelectorAll('.rank').length === 8").await;
     browser.look(1440, "light", "lost").await;
     let mut quiet = status(wall_time());
-    quiet.rules[0].groups[0].state = StateWord::Idle;
+    quiet.rules[0].groups[0].state = RuleState::Idle;
     quiet.rules[0].groups[0].rank = None;
     let agent = Agent::start(address, dir.path(), quiet).await;
     browser.until("document.getElementById('trouble').hidden").await;

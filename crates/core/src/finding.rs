@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::signal::sample::ShownBy;
 use skewtrap_trace::labels::Labels;
@@ -21,21 +21,52 @@ pub struct Finding {
     pub rank: Labels,
     /// On which side it left its peers.
     pub side: Side,
-    /// The statistic that crossed its bound.
-    pub statistic: Statistic,
-    /// The signal that it summarises, by its name in rules (`load`).
-    pub signal: Arc<str>,
-    /// The value of the statistic when the rule fired.
-    pub value: f64,
-    /// The bound it crossed.
-    pub bound: f64,
-    /// Every member's value of the signal at that time, in the order of their labels.
+    /// What crossed its bound; `None`, and absent from the JSON, where no rule measured anything:
+    /// somebody, or another system's alert, asked for the capture.
+    #[serde(flatten, deserialize_with = "measured")]
+    pub measured: Option<Measured>,
+    /// Every member's value at that time, in the order of the members.
     pub members: Vec<MemberValue>,
     /// The numbers that show it, in a sentence.
     pub evidence: Option<String>,
     /// The blamed member's sample nearest to the onset.
     #[serde(default)]
     pub shown_by: Option<ShownBy>,
+}
+
+impl Finding {
+    /// The finding of a capture that somebody asked for: since when, and why.
+    pub fn requested(since: Time, why: Option<String>) -> Self {
+        Self {
+            onset: since,
+            onset_error_s: 0.0,
+            rank: Labels::default(),
+            side: Side::Both,
+            measured: None,
+            members: Vec::new(),
+            evidence: why,
+            shown_by: None,
+        }
+    }
+}
+
+/// A statistic that crossed its bound.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The statistic (`max_over_mean`).
+    pub statistic: Statistic,
+    /// The signal it summarises (`load`).
+    pub signal: Arc<str>,
+    /// Its value.
+    pub value: f64,
+    /// The bound it crossed.
+    pub bound: f64,
+}
+
+/// Releases up to 0.1 wrote a statistic `asked`, or an empty one, where nothing was measured.
+fn measured<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Measured>, D::Error> {
+    let read = Option::<Measured>::deserialize(deserializer)?;
+    Ok(read.filter(|m| m.statistic != Statistic::Other))
 }
 
 /// One member's value.
@@ -153,14 +184,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_statistic_is_read_by_its_word_and_a_word_of_another_version_is_none_of_them() {
-        for statistic in Statistic::ALL {
-            let word = format!("\"{}\"", statistic.name());
-            assert_eq!(serde_json::to_string(&statistic).unwrap(), word);
-            assert_eq!(serde_json::from_str::<Statistic>(&word).unwrap(), statistic);
+    fn a_finding_without_a_measurement_has_no_statistic_in_json_and_old_ones_are_read_so() {
+        let asked = Finding::requested(Time::from_epoch_s(5.0), Some("a look".into()));
+        let mut json = serde_json::to_value(&asked).expect("it serialises");
+        assert!(json.get("statistic").is_none() && json.get("bound").is_none(), "{json}");
+        assert_eq!(serde_json::from_value::<Finding>(json.clone()).expect("it is read"), asked);
+        for (key, value) in [("statistic", "asked".into()), ("signal", "".into()), ("value", 0.0.into())] {
+            json[key] = value;
         }
-        for word in ["\"asked\"", "\"\"", "\"kurtosis\""] {
-            assert_eq!(serde_json::from_str::<Statistic>(word).unwrap(), Statistic::Other, "{word}");
-        }
+        json["bound"] = serde_json::json!(0.0);
+        assert_eq!(serde_json::from_value::<Finding>(json.clone()).expect("an old one is read"), asked);
+        json["statistic"] = "max_over_mean".into();
+        let measured = serde_json::from_value::<Finding>(json).expect("it is read").measured;
+        assert_eq!(measured.map(|m| m.statistic), Some(Statistic::MaxOverMean));
     }
 }

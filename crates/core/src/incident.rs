@@ -1,5 +1,5 @@
 //! An incident: one firing of one rule on one group, from its onset to its resolution, with all
-//! that was seen, asked and found. `incident.json`, the notifications and the API are made of it.
+//! that was seen, done and found. `incident.json`, the notifications and the API are made of it.
 
 mod capture;
 mod record;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use self::capture::{CaptureOutcome, Refused};
-pub use self::record::{Exchange, Record};
+pub use self::record::{Exchange, Record, StoredCapture};
 pub use crate::capture::captured::{Captured, CapturedFile, Quality};
 use crate::finding::Finding;
 use crate::rule::Severity;
@@ -17,12 +17,16 @@ use skewtrap_trace::Comparison;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::RankId;
 use skewtrap_trace::time::Time;
+use skewtrap_trace::verdict::{Confidence, Kind};
+
+/// An incident's id: unique and sortable, `20261124T034845Z-dp-load-skew-3f9a`.
+pub type IncidentId = Arc<str>;
 
 /// One incident. Times are epoch seconds in JSON.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Incident {
-    /// Unique and sortable: `20261124T034845Z-dp-load-skew-3f9a`.
-    pub id: Arc<str>,
+    /// Its id.
+    pub id: IncidentId,
     /// The rule that fired.
     pub rule: Arc<str>,
     /// The rule's own sentence.
@@ -43,7 +47,7 @@ pub struct Incident {
     pub resolved_at: Option<Time>,
     /// What it found.
     pub finding: Finding,
-    /// What came of the capture: of the last one, where [`Self::earlier`] has others.
+    /// The outcome of the capture: of the last one, where [`Self::earlier`] has others.
     pub capture: CaptureOutcome,
     /// What comparing its ranks said, once it is there.
     pub verdict: Option<VerdictNote>,
@@ -80,12 +84,12 @@ impl Incident {
         }
     }
 
-    /// What came of all its captures, the oldest first.
+    /// The outcomes of all its captures, the oldest first.
     pub fn captures(&self) -> impl Iterator<Item = &CaptureOutcome> {
         self.earlier.iter().map(|e| &e.capture).chain([&self.capture])
     }
 
-    /// That it had got worse, if the capture of that number was wished for because of it.
+    /// The escalation because of which the capture of that number was requested, if one was.
     pub fn worse_of(&self, window: usize) -> Option<&Escalation> {
         self.worse.as_ref().filter(|w| w.refused.is_none() && w.window == window)
     }
@@ -101,8 +105,8 @@ impl Incident {
         self.window() + usize::from(is_captured)
     }
 
-    /// When its last capture was wished for: when it fired, or had got worse.
-    pub fn wished_at(&self) -> Time {
+    /// When its last capture was requested: when it fired, or had got worse.
+    pub fn requested_at(&self) -> Time {
         self.worse_of(self.window()).map_or(self.fired_at, |w| w.at)
     }
 
@@ -119,6 +123,17 @@ impl Incident {
             (self.state, self.resolved_at) = (IncidentState::Resolved, Some(at));
         }
         is_news
+    }
+
+    /// A capture of it ended.
+    pub fn captured(&mut self, stored: &StoredCapture) {
+        self.capture = stored.outcome.clone();
+        if stored.bundle.is_some() {
+            self.bundle.clone_from(&stored.bundle);
+        }
+        if matches!(self.capture, CaptureOutcome::Done(_)) && self.state != IncidentState::Resolved {
+            self.state = IncidentState::Captured;
+        }
     }
 
     /// Another capture begins; `times_bound` is how bad it was at the one before, if there was one.
@@ -139,7 +154,7 @@ impl Incident {
 pub struct EarlierCapture {
     /// How bad it was then: how many times its bound the statistic was.
     pub times_bound: f64,
-    /// What came of it.
+    /// Its outcome.
     pub capture: CaptureOutcome,
     /// What comparing its ranks said.
     pub verdict: Option<VerdictNote>,
@@ -154,7 +169,7 @@ pub struct Escalation {
     pub value: f64,
     /// How many times its bound that is.
     pub times_bound: f64,
-    /// The number of the capture that was wished for, 2 for the first one after the first.
+    /// The number of the capture that was requested, 2 for the first one after the first.
     pub window: usize,
     /// Why there was none; `None` when there was.
     pub refused: Option<Refused>,
@@ -177,16 +192,16 @@ pub enum IncidentState {
 /// The verdict, as far as notifications carry it; `report.json` beside it has the rest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VerdictNote {
-    /// `uneven_work|slow_rank|all_slow|idle_tail|no_finding|insufficient_evidence`.
-    pub kind: Arc<str>,
+    /// What kind of difference it found.
+    pub kind: Kind,
     /// The culprit.
     pub rank: Option<Labels>,
     /// One sentence.
     pub sentence: String,
     /// Busy GPU time per step beyond the median of its peers.
     pub lost_ms_per_step: Option<f64>,
-    /// `high|medium|low`.
-    pub confidence: Arc<str>,
+    /// How much its evidence carries.
+    pub confidence: Confidence,
     /// Whether it bears out what fired the rule; `None` when it cannot tell.
     pub confirms: Option<bool>,
 }
@@ -195,11 +210,11 @@ impl From<&Comparison> for VerdictNote {
     fn from(comparison: &Comparison) -> Self {
         let v = &comparison.verdict;
         Self {
-            kind: v.kind.name().into(),
+            kind: v.kind,
             rank: v.rank.map(RankId::labels),
             sentence: v.sentence.clone(),
             lost_ms_per_step: v.lost_ms_per_step,
-            confidence: v.confidence.name().into(),
+            confidence: v.confidence,
             confirms: v.confirms,
         }
     }

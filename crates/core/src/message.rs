@@ -20,7 +20,7 @@ pub use self::sample::sample;
 pub use self::slack::slack;
 pub use self::terminal::terminal;
 pub use self::words::{figure, rank_name, seconds, utc};
-use crate::capture::refusal::SILENCED;
+use crate::capture::refusal::Reason;
 use crate::incident::{CaptureOutcome, Incident};
 use skewtrap_trace::time::Time;
 
@@ -121,7 +121,7 @@ impl Message {
 /// During a silence no message is sent. At its end the message that the rule fired follows, with a note.
 fn notes_of(incident: &Incident, update: Update) -> Vec<String> {
     let is_late =
-        update == Update::Fired && incident.capture.refused().is_some_and(|r| *r.reason == *SILENCED);
+        update == Update::Fired && incident.capture.refused().is_some_and(|r| r.reason == Reason::Silenced);
     is_late
         .then(|| "the silence in which it fired is over, and it still fires".to_owned())
         .into_iter()

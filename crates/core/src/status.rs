@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::capture::captured::Means;
+use crate::capture::window::WindowPhase;
 use crate::incident::Incident;
-use crate::rule::Severity;
+use crate::rule::{RuleState, Severity};
 use crate::signal::source::SourceState;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
@@ -130,7 +132,7 @@ pub struct GroupStatus {
     /// Its labels.
     pub group: Labels,
     /// Where it is.
-    pub state: StateWord,
+    pub state: RuleState,
     /// Why it is there, and what it would take to fire.
     pub why: String,
     /// Since when it has been there.
@@ -153,42 +155,6 @@ pub struct GroupStatus {
     pub again: Option<String>,
 }
 
-/// A rule's states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StateWord {
-    /// Not enough has been seen.
-    Warming,
-    /// All is well.
-    Idle,
-    /// The condition holds, not for long enough.
-    Pending,
-    /// It fires.
-    Firing,
-    /// It cannot be told.
-    Unknown,
-    /// It can never fire as things are.
-    Inert,
-}
-
-impl StateWord {
-    /// Every state.
-    pub const ALL: [Self; 6] =
-        [Self::Warming, Self::Idle, Self::Pending, Self::Firing, Self::Unknown, Self::Inert];
-
-    /// As in JSON: `firing`.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Warming => "warming",
-            Self::Idle => "idle",
-            Self::Pending => "pending",
-            Self::Firing => "firing",
-            Self::Unknown => "unknown",
-            Self::Inert => "inert",
-        }
-    }
-}
-
 /// One window that is under way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WindowStatus {
@@ -196,10 +162,10 @@ pub struct WindowStatus {
     pub incident: Arc<str>,
     /// The server.
     pub target: Arc<str>,
-    /// `http`, `nsys`, `cuda_profiler_api`, `command`.
-    pub means: Arc<str>,
-    /// `preflight`, `starting`, `open`, `stopping`, `exporting`, `verifying`.
-    pub state: Arc<str>,
+    /// By what it captures.
+    pub means: Means,
+    /// How far it is.
+    pub state: WindowPhase,
     /// Since when it has been in that state.
     pub since: Time,
     /// When it is stopped at the latest.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::Family;
 use crate::rank::RankId;
 
-/// The kind of difference between the ranks.
+/// What kind of difference between the ranks was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -51,7 +51,7 @@ impl Kind {
     }
 }
 
-/// How far the evidence supports the verdict.
+/// How much the evidence carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Confidence {

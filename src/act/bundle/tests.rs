@@ -125,7 +125,7 @@ fn incidents_that_nobody_resolved_are_found_again_and_no_others() {
     let dir = tempfile::tempdir().unwrap();
     let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
     let open = |id: &str, fired_at_s| {
-        let mut record = record_of_a_test(id, fired_at_s).told_to(vec!["oncall".into()]);
+        let mut record = record_of_a_test(id, fired_at_s).notifying(vec!["oncall".into()]);
         record.incident.resolved_at = None;
         record
     };
@@ -147,7 +147,8 @@ fn incidents_that_nobody_resolved_are_found_again_and_no_others() {
 
 #[test]
 fn a_record_of_a_release_that_kept_no_receivers_is_read() {
-    let mut old = serde_json::to_value(record_of_a_test("i1", 10.0).told_to(vec!["oncall".into()])).unwrap();
+    let mut old =
+        serde_json::to_value(record_of_a_test("i1", 10.0).notifying(vec!["oncall".into()])).unwrap();
     old.as_object_mut().unwrap().remove("notify").expect("it was written");
     let read: Record = serde_json::from_value(old).expect("it is read");
     assert!(read.notify.is_empty());

@@ -59,7 +59,7 @@ fn attempts_and_open_windows_are_there_after_a_restart_and_nothing_is_refilled()
     let state = State::open(dir.path()).unwrap();
     assert_eq!((state.agent().clone(), state.ledger().unwrap().attempts), (agent, vec![attempt("a1", 10.0)]));
     assert_eq!(state.open_windows().unwrap(), [OpenWindow { granted: true, ..window("a1") }]);
-    assert_eq!(state.unfinished_incidents().unwrap(), [record_of_a_test("i1", 10.0)]);
+    assert_eq!(state.unfinished_incidents().unwrap(), [(record_of_a_test("i1", 10.0), false)]);
     let end = AttemptEnd {
         at: Time::from_epoch_s(12.0),
         stalled: Duration::from_millis(800),
@@ -174,4 +174,28 @@ fn silences_are_there_after_a_restart_until_others_take_their_place() {
     assert_eq!(state.silences().unwrap(), two);
     state.save_silences(&two[1..]).unwrap();
     assert_eq!(state.silences().unwrap(), two[1..]);
+}
+
+#[test]
+fn what_a_capture_stored_is_known_with_its_end_until_its_incident_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    let record = record_of_a_test("i1", 10.0);
+    state.begin(&attempt("a1", 10.0), &window("a1"), Some(&record)).unwrap();
+    let end = AttemptEnd { at: Time::from_epoch_s(12.0), stalled: Duration::ZERO, bytes: 5, unproven: None };
+    let stored = StoredCapture::failed("no whole file came".into(), end.clone());
+    state.finish("a1", "i1", &stored).unwrap();
+    assert!(state.open_windows().unwrap().is_empty());
+    assert_eq!(state.ledger().unwrap().attempts[0].end, Some(end));
+    let mut completed = record;
+    completed.complete(&stored);
+    assert_eq!(state.unfinished_incidents().unwrap(), [(completed.clone(), false)]);
+    state.reported("i1").unwrap();
+    drop(state);
+    let state = State::open(dir.path()).unwrap();
+    assert_eq!(state.unfinished_incidents().unwrap(), [(completed, true)], "after a restart too");
+    state.delete_incident("i1").unwrap();
+    assert!(state.unfinished_incidents().unwrap().is_empty());
+    state.reported("i1").unwrap();
+    assert!(state.unfinished_incidents().unwrap().is_empty(), "what is forgotten stays so");
 }

@@ -1,5 +1,5 @@
 //! The files of a window as they appear: sighted, then, when they have stopped growing, read. The
-//! folder may lie on a disk that hangs, so it is looked at on a thread of its own.
+//! folder may lie on a disk that hangs, so it is scanned on a thread of its own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,7 @@ impl Files {
     }
 
     /// Whether files can be expected to be seen: of the folder that will be made, its parent must be there.
-    pub(super) fn in_sight(&self) -> bool {
+    pub(super) fn are_visible(&self) -> bool {
         let Some(folder) = &self.view.folder else { return false };
         let wanted = if self.view.marks.dir.is_some() { folder.parent().unwrap_or(folder) } else { folder };
         wanted.is_dir()
@@ -99,14 +99,14 @@ impl Files {
         self.seen.is_empty() && !self.view.folder.as_deref().is_some_and(Path::is_dir)
     }
 
-    /// Looks at the folder and reads what has stopped growing; gives what the window should hear.
-    pub(super) async fn look(&mut self) -> Vec<Event> {
+    /// Scans the folder and reads the files that have stopped growing; gives the events of the window.
+    pub(super) async fn scan(&mut self) -> Vec<Event> {
         let (view, wants_made) = (self.view.clone(), !self.made && self.view.marks.dir.is_some());
         let looked = tokio::task::spawn_blocking(move || {
             let made = wants_made && view.folder.as_deref().is_some_and(Path::is_dir);
             (made, view.sighted())
         });
-        // A look that panics saw nothing.
+        // A scan that panics found nothing.
         let (made, sighted) = looked.await.unwrap_or_default();
         let mut events = Vec::new();
         if made {

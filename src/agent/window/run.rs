@@ -1,4 +1,4 @@
-//! One window's machine under its lock, and the tasks that carry out what it asks for.
+//! One window's state machine under its lock, and the tasks that carry out its outputs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,15 +9,15 @@ use tracing::{info, warn};
 use super::{Status, TargetHandle};
 use crate::act::profile;
 use crate::act::state::{OpenWindow, State};
-use crate::agent::clock::Clock;
+use crate::clock::Clock;
 use crate::http::Server;
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::plan::StartRequest;
-use skewtrap_core::capture::window::{Answer, Distrust, Ending, Event, Output, Window, WindowPhase};
+use skewtrap_core::capture::window::{Answer, Distrust, Ending, Event, Output, Window};
 use skewtrap_core::incident::Exchange;
 use skewtrap_trace::time::Time;
 
-/// How often the machine is told that time passed: what a deadline may be late by.
+/// How often time passes for the machine: a deadline may be late by this.
 const TICK: Duration = Duration::from_millis(25);
 
 /// A running window; clones share it.
@@ -41,7 +41,7 @@ struct Shared {
     open: OpenWindow,
     exchanges: Vec<Exchange>,
     ending: Option<Ending>,
-    blind: Distrust,
+    distrust: Distrust,
     cancelled: bool,
     /// Whether somebody will book the end; if not, the ticker does.
     attended: bool,
@@ -67,13 +67,13 @@ impl Run {
         clock: Clock,
         status: watch::Sender<Status>,
     ) -> Self {
-        let blind = Distrust::opened(open.sent_at);
+        let distrust = Distrust::opened(open.sent_at);
         let shared = Shared {
             window,
             open,
             exchanges: Vec::new(),
             ending: None,
-            blind,
+            distrust,
             cancelled: false,
             attended: true,
         };
@@ -116,7 +116,7 @@ impl Run {
         }
     }
 
-    /// Tells the machine what happened and carries out what it asks for.
+    /// Gives the machine an event and carries out its outputs.
     pub(super) fn handle(&self, event: &Event) {
         let now = self.now();
         let outputs = {
@@ -125,9 +125,9 @@ impl Run {
             let outputs = shared.window.on(event, now);
             let phase = shared.window.phase();
             if phase != before {
-                shared.enter(phase, now);
+                shared.distrust.entered(phase, now);
                 info!(window = %shared.open.attempt, ?phase, "the window is {phase:?}");
-                self.0.status.send_replace(Status { phase, blind: shared.blind });
+                self.0.status.send_replace(Status { phase, distrust: shared.distrust });
             }
             outputs
         };
@@ -181,7 +181,7 @@ impl Run {
             if !shared.attended {
                 let end = AttemptEnd {
                     at: self.now(),
-                    stalled: self.now().since(shared.blind.from),
+                    stalled: self.now().since(shared.distrust.from),
                     bytes: 0,
                     unproven: ending.unproven.clone(),
                 };
@@ -197,24 +197,12 @@ impl Run {
         let shared = self.lock();
         let ending =
             shared.ending.clone().unwrap_or(Ending { failure: None, unproven: None, notes: Vec::new() });
-        let status = Status { phase: shared.window.phase(), blind: shared.blind };
+        let status = Status { phase: shared.window.phase(), distrust: shared.distrust };
         (ending, shared.exchanges.clone(), status)
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         // A panic in one task must not keep the others from closing the window.
         self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shared {
-    fn enter(&mut self, phase: WindowPhase, now: Time) {
-        match phase {
-            WindowPhase::Stopping | WindowPhase::Exporting => {
-                self.blind.closing.get_or_insert(now);
-            }
-            WindowPhase::Verifying | WindowPhase::Ended => self.blind.exported(now),
-            WindowPhase::Starting | WindowPhase::Doubtful | WindowPhase::Unknown | WindowPhase::Open => {}
-        }
     }
 }

@@ -252,3 +252,24 @@ rules:
         assert_eq!((steps.value.as_str(), steps.origin.to_string().as_str()), ("20", "skewtrap.yaml:3"));
     }
 }
+
+#[test]
+fn with_several_servers_a_rule_that_captures_and_a_query_must_say_which_one() {
+    let rule = |more: &str| {
+        format!(
+            "targets: [{{ name: a, url: 'http://a:1' }}, {{ name: b, url: 'http://b:1' }}]\nrules:\n\
+             \x20 - {{ name: skew, signal: load, trigger: {{ max_over_mean: 1.2, for: 0s }}, {more} }}\n"
+        )
+    };
+    let spans = told(&rule("across: dp_rank, within: [role]"));
+    assert!(spans.contains("rule skew captures, and its group spans servers"), "{spans}");
+    assert!(spans.contains("name `target` in `across` or `within`"), "{spans}");
+    for fine in ["across: dp_rank", "across: target, within: [role]", "within: [role], capture: none"] {
+        assert_eq!(told(&rule(fine)), "", "{fine}");
+    }
+    let query = "signals: [{ name: rate, prometheus: { url: 'http://p:1', query: x } }]\n";
+    let text = rule("across: dp_rank") + query;
+    assert!(told(&text).contains("the query of signal rate does not say of which server it tells"));
+    assert_eq!(told(&text.replace("name: rate,", "name: rate, target: b,")), "");
+    assert!(told(&text.replace("name: rate,", "name: rate, target: c,")).contains("no target is called `c`"));
+}

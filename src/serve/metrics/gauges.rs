@@ -10,8 +10,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Pairs;
+use skewtrap_core::rule::RuleState;
 use skewtrap_core::signal::source::SourceState;
-use skewtrap_core::status::{GroupStatus, SourceStatus, StateWord, Status};
+use skewtrap_core::status::{GroupStatus, SourceStatus, Status};
 use skewtrap_trace::time::Time;
 
 /// The unit of CPU times in /proc (`USER_HZ`), the same on every architecture of Linux.
@@ -108,7 +109,7 @@ fn rules(registry: &mut Registry, status: &Status) {
     let (states, evaluated) = (Gauges::default(), Gauges::default());
     let (values, bounds) = (Gauges::default(), Gauges::default());
     for rule in &status.rules {
-        for state in StateWord::ALL {
+        for state in RuleState::ALL {
             let groups = rule.groups.iter().filter(|g| g.state == state).count();
             put(
                 &states,

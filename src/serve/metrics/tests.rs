@@ -21,7 +21,7 @@ fn status() -> Status {
     let group = GroupStatus {
         target: "server".into(),
         group: serde_json::from_str(r#"{"role": "unified"}"#).expect("labels"),
-        state: StateWord::Firing,
+        state: RuleState::Firing,
         why: "it fires".into(),
         since: Some(at),
         statistic: "max_over_mean of load".into(),
@@ -78,7 +78,7 @@ fn status() -> Status {
 
 fn raised() -> Metrics {
     let metrics = Metrics::default();
-    metrics.transition("dp-load-skew", StateWord::Firing);
+    metrics.transition("dp-load-skew", RuleState::Firing);
     metrics.capture("dp-load-skew", "http", "done");
     metrics.refusal("dp-load-skew", "cooldown");
     metrics.stall("server", 0.4);

@@ -172,7 +172,7 @@ function drawIncidents({ list, id, now }) {
   const row = i => el("tr", { class: i.id === id ? "chosen" : "" },
     el("td", { class: "num" }, clock(i.fired_at)),
     el("td", {}, el("a", { href: "#incident=" + encodeURIComponent(i.id) }, i.rule), " on " + i.target),
-    el("td", {}, rankName(i.finding.rank) + ", " + i.finding.statistic + " " + figure(i.finding.value)),
+    el("td", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic ? i.finding.statistic + " " + figure(i.finding.value) : "asked for")),
     el("td", {}, outcome(i) ? badge(outcome(i), "capture " + outcome(i).replace("_", " ")) : ""),
     el("td", {}, i.verdict ? i.verdict.sentence : ""),
     el("td", {}, i.resolved_at ? badge("resolved") : live.has(i.id) ? badge("firing") : badge("unknown", "not resolved")));
@@ -222,7 +222,7 @@ function drawIncident({ incident: i, files }) {
   const facts = [
     ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
     ["since", clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" + (i.resolved_at ? ", over at " + clock(i.resolved_at) : "")],
-    ...(f.statistic && f.signal ? [["how much", f.statistic + " of " + f.signal + " is " + figure(f.value) + " (bound " + figure(f.bound) + ")"]] : []),
+    ["how much", f.statistic ? f.statistic + " of " + f.signal + " is " + figure(f.value) + " (bound " + figure(f.bound) + ")" : "nothing was measured: a window was asked for"],
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
     ["capture", againText(i) + captureText(i.capture)],

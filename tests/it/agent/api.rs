@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use skewtrap::agent::clock::wall_time;
+use skewtrap::clock::wall_time;
 use skewtrap::http::client::client;
 use skewtrap::serve::{Action, ApiServer, Command, ServeConfig, ServeError};
 use skewtrap_core::message::sample;
@@ -189,7 +189,7 @@ async fn alertmanagers_webhook_asks_for_one_capture_per_alert_that_newly_fires()
     let [Action::Capture(request)] = asked.as_slice() else { panic!("{asked:?}") };
     assert_eq!(request.target.as_deref(), Some("server"));
     assert_eq!(request.reason.as_deref(), Some("alert ReplicaSkew: replica 3 is full"));
-    assert_eq!(request.since.unwrap().epoch_s(), 1_795_492_121.9);
+    assert_eq!(request.alert.as_ref().unwrap().since.unwrap().epoch_s(), 1_795_492_121.9);
 }
 
 #[tokio::test]

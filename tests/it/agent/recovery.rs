@@ -8,7 +8,7 @@ use crate::support::stage::{Stage, config};
 use serde_json::Value;
 use skewtrap::act::profile;
 use skewtrap::act::state::{OpenMethod, OpenWindow};
-use skewtrap::agent::capture::{CaptureStore, Known, close, find};
+use skewtrap::agent::capture::{CaptureStore, Known, Taken, close, find};
 use skewtrap::demo::sglang::{Config, Faults};
 use skewtrap::demo::shell::RunningDouble;
 use skewtrap_core::capture::admit::CaptureMethod;
@@ -100,7 +100,7 @@ token: {{ file: '{at}/token' }}
 async fn left_open(stage: Stage) -> RunningDouble {
     let spec = CaptureSpec::Http(HttpWindow { num_steps: 5, ..HttpWindow::default() });
     let grant = stage.grant(spec, &[0, 1], "left").await.unwrap();
-    let CaptureMethod::Http(request) = &grant.means else { panic!("it is an HTTP window") };
+    let CaptureMethod::Http(request) = &grant.method else { panic!("it is an HTTP window") };
     let (now, state) = (stage.desk.clock.now(), &stage.desk.state);
     let mut window = OpenWindow {
         attempt: grant.attempt.id.clone(),
@@ -213,13 +213,22 @@ async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_fil
     desk.bundles.create(&still_fires, b"{}\n").unwrap();
     let found = find(&desk).unwrap();
     assert_eq!(found.left, [(window.clone(), record.clone())]);
-    assert!(found.told.is_empty());
+    assert!(found.finished.is_empty());
     assert_eq!(found.open, [still_fires], "it has no window, and is to be told resolved");
     let site = stage::site("http://127.0.0.1:9");
     let known = Some(Known { site, log: None });
-    let kept = close(desk.clone(), known, window, record, tokio_util::sync::CancellationToken::new()).await;
+    let (mut record, cancel) = (record, tokio_util::sync::CancellationToken::new());
+    let taken = close(desk.clone(), known, window, record.clone(), cancel).await;
+    let Taken::Stored { capture, .. } = taken else { panic!("{taken:?}") };
+    record.complete(&capture);
+    assert_eq!(
+        desk.state.unfinished_incidents().unwrap(),
+        [(record.clone(), false)],
+        "the next agent knows it all"
+    );
+    desk.bundles.update(record.incident.clone()).unwrap();
     let there = desk.bundles.read("i1").unwrap();
-    assert_eq!(there, kept.record);
+    assert_eq!(there, record);
     let files: Vec<&str> = there.files.iter().map(|f| f.path.as_str()).collect();
     assert_eq!(files, ["traces/a.trace.json.gz", "traces-2/out.txt"]);
     assert_eq!((there.incident.capture.word(), there.incident.earlier[0].capture.word()), ("failed", "done"));
@@ -240,7 +249,7 @@ fn a_bundle_that_knows_of_the_first_capture_only_hears_how_the_second_ended() {
     let (desk, window, record) = second_left_open(dir.path());
     let end = AttemptEnd { at: desk.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven: None };
     desk.state.end(&window.attempt, &end).unwrap();
-    let told = find(&desk).unwrap().told;
+    let told = find(&desk).unwrap().finished;
     assert_eq!(told.len(), 1);
     assert_eq!((told[0].incident.window(), told[0].incident.capture.word()), (2, "failed"));
     assert_eq!(desk.bundles.read("i1"), Some(told[0].clone()));

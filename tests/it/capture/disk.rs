@@ -8,7 +8,6 @@ use crate::support::stage;
 use crate::support::stage::{SmallDisk, Stage, config, done, failed, short};
 use skewtrap::act::bundle::Bundles;
 use skewtrap::act::retention;
-use skewtrap::agent::capture::take;
 use skewtrap_core::capture::captured::Quality;
 use skewtrap_core::capture::keep::Keep;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
@@ -87,7 +86,7 @@ async fn an_attempt_that_does_not_fit_into_the_state_sends_nothing() {
     let (links, _status) = stage::links(None, &stage.desk, CancellationToken::new());
     let record = stage::record("i1", stage.desk.state.agent().clone(), stage.desk.clock.now());
     let evidence = std::future::ready(Vec::new());
-    let taken = take(&stage.desk, &stage.site, &grant, record, evidence, links).await;
+    let taken = stage::take(&stage.desk, &stage.site, &grant, record, evidence, links).await;
     let error = taken.unwrap_err().to_string();
     assert!(error.contains("cannot be read or written") && error.contains("full"), "{error}");
     assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));

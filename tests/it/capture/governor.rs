@@ -114,11 +114,11 @@ impl Witness {
             return known.clone();
         }
         self.named += 1;
-        let may_carry_on = now.since(began) < Duration::from_secs(10);
-        if !may_carry_on {
+        let may_predate_start = now.since(began) < Duration::from_secs(10);
+        if !may_predate_start {
             self.captured.remove(&firing);
         }
-        let new = (format!("incident{}", self.named), may_carry_on);
+        let new = (format!("incident{}", self.named), may_predate_start);
         self.incidents.insert(firing, new.clone());
         new
     }
@@ -142,7 +142,7 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
             Step::Jump(s) => now = now + Duration::from_secs(s.unsigned_abs()),
             Step::Over { rule, target, rank } => {
                 let (words, firing) = (firing_of(*rank), (*rule, *target, *rank));
-                // Who was not there when it fired cannot see it end.
+                // RankId was not there when it fired cannot see it end.
                 if witness.incidents.remove(&firing).is_some() {
                     witness.captured.remove(&firing);
                     let (rule, target) = (format!("rule{rule}"), format!("server{target}"));
@@ -177,7 +177,7 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                 let ledger = state.ledger().expect("readable");
                 let (name, target_name) = (format!("rule{rule}"), format!("server{target}"));
                 let firing = (*rule, *target, *rank);
-                let (incident, may_carry_on) = witness.incident(firing, now, began);
+                let (incident, may_predate_start) = witness.incident(firing, now, began);
                 let (limits, group, words) = (&LIMITS[*rule], group(*target), firing_of(*rank));
                 let wish = CaptureRequest {
                     rule: &name,
@@ -186,7 +186,7 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                     group: &group,
                     incident: &incident,
                     firing: &words,
-                    may_carry_on,
+                    may_predate_start,
                     badness: *badness,
                 };
                 let expected = expected_of(&ledger, &target_name);

@@ -104,7 +104,7 @@ fn cases() -> Vec<Case> {
     };
     let case = |name, config: Config, wanted, stops| {
         let busy = if config.load.at(0, stage::begin()).running == 0 { vec![1] } else { vec![0, 1] };
-        // Who needs no stop must have the time to finish by its steps, however busy the machine.
+        // RankId needs no stop must have the time to finish by its steps, however busy the machine.
         let patient = HttpWindow { deadline: Duration::from_secs(30), ..HttpWindow::default() };
         let is_lost = ["start reset before", "start without effect or answer"].contains(&name);
         let spec = if stops == 0 && !is_lost { patient } else { short() };
@@ -276,10 +276,7 @@ async fn a_server_that_restarts_in_the_middle_is_noticed_and_nothing_is_left_run
 }
 
 /// Takes a window of many steps while somebody does `theirs` as soon as it is open on every rank.
-async fn disturbed(
-    config: Config,
-    theirs: &str,
-) -> (Stage, tempfile::TempDir, skewtrap::agent::capture::StoredCapture) {
+async fn disturbed(config: Config, theirs: &str) -> (Stage, tempfile::TempDir, stage::Kept) {
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::of(config, dir.path()).await;
     let spec = HttpWindow { num_steps: 1000, deadline: Duration::from_secs(2), ..HttpWindow::default() };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::support::stage;
-use skewtrap::agent::capture::{CaptureStore, StoredCapture, take};
+use skewtrap::agent::capture::CaptureStore;
 use skewtrap::agent::window::TargetHandle;
 use skewtrap::demo::exchange::{HttpFault, HttpFaultKind, Request};
 use skewtrap::demo::load::LoadTrack;
@@ -41,7 +41,7 @@ impl Vllm {
         Self { double, desk, site, folder }
     }
 
-    async fn window(&self, incident: &str) -> StoredCapture {
+    async fn window(&self, incident: &str) -> stage::Kept {
         let info = observe::server::facts(&self.site.server, 2).await.unwrap();
         let now = self.desk.clock.now();
         let mut facts = Facts { server: Some(info), sees_log: true, ..Facts::default() };
@@ -49,7 +49,7 @@ impl Vllm {
         facts.rank_seen(Rank::dp(0), true, now);
         facts.rank_seen(Rank::dp(1), true, now);
         let limits = Limits { cooldown: Duration::ZERO, captures: 9, per: Duration::from_secs(9) };
-        let (target, firing, may_carry_on) = ("server", "", false);
+        let (target, firing, may_predate_start) = ("server", "", false);
         let wish = CaptureRequest {
             rule: "r",
             limits: &limits,
@@ -57,7 +57,7 @@ impl Vllm {
             group: target,
             incident,
             firing,
-            may_carry_on,
+            may_predate_start,
             badness: 2.0,
         };
         let policy = Policy { min_free: 0, output_dir: Some(self.folder.clone()), ..Policy::default() };
@@ -66,7 +66,9 @@ impl Vllm {
         let grant: CapturePlan = admit(&spec, &wish, &ledger, &facts, &policy, now).unwrap().unwrap();
         let (links, _shown) = stage::links(None, &self.desk, CancellationToken::new());
         let record = stage::record(incident, self.desk.state.agent().clone(), now);
-        take(&self.desk, &self.site, &grant, record, std::future::ready(Vec::new()), links).await.unwrap()
+        stage::take(&self.desk, &self.site, &grant, record, std::future::ready(Vec::new()), links)
+            .await
+            .unwrap()
     }
 
     fn stops(&self) -> usize {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
-use skewtrap::agent::clock::wall_time;
+use skewtrap::clock::wall_time;
 use skewtrap::http::Secret;
 use skewtrap::http::client::client;
 use skewtrap::serve::metrics::Metrics;

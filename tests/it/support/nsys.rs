@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use skewtrap::act::nsys::Nsys;
-use skewtrap::agent::capture::{CaptureStore, StoredCapture, take};
+use skewtrap::agent::capture::CaptureStore;
 use skewtrap::agent::window::TargetHandle;
 use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
 use skewtrap_core::capture::captured::Quality;
@@ -119,11 +119,11 @@ impl Wrapped {
         log.lines().filter(|l| l.starts_with(command)).map(str::to_owned).collect()
     }
 
-    pub async fn window(&self, incident: &str, session: NsysSession) -> StoredCapture {
+    pub async fn window(&self, incident: &str, session: NsysSession) -> stage::Kept {
         self.window_of(incident, session, Duration::from_millis(300)).await
     }
 
-    pub async fn window_of(&self, incident: &str, session: NsysSession, duration: Duration) -> StoredCapture {
+    pub async fn window_of(&self, incident: &str, session: NsysSession, duration: Duration) -> stage::Kept {
         let spec = NsysWindow { session, duration, args: Vec::new(), accept_risk: Vec::new() };
         let now = self.desk.clock.now();
         let attempt = Attempt {
@@ -138,10 +138,12 @@ impl Wrapped {
             over_at: None,
             end: None,
         };
-        let grant = CapturePlan { attempt, means: CaptureMethod::Nsys(spec) };
+        let grant = CapturePlan { attempt, method: CaptureMethod::Nsys(spec) };
         let record = stage::record(incident, self.desk.state.agent().clone(), now);
         let (links, _shown) = stage::links(None, &self.desk, CancellationToken::new());
-        take(&self.desk, &self.site, &grant, record, std::future::ready(Vec::new()), links).await.unwrap()
+        stage::take(&self.desk, &self.site, &grant, record, std::future::ready(Vec::new()), links)
+            .await
+            .unwrap()
     }
 
     pub async fn fails(&self, incident: &str, session: NsysSession) -> String {
@@ -182,7 +184,7 @@ pub fn wait_for(launcher: &mut Child, port_file: &Path) -> Option<String> {
     None
 }
 
-pub fn report(kept: &StoredCapture) -> (PathBuf, Vec<String>) {
+pub fn report(kept: &stage::Kept) -> (PathBuf, Vec<String>) {
     match &kept.record.incident.capture {
         CaptureOutcome::Done(captured) => {
             assert_eq!((captured.quality, captured.files.len()), (Quality::Usable, 1), "{captured:?}");

@@ -8,10 +8,11 @@ use std::time::Duration;
 use skewtrap::act::bundle::Bundles;
 use skewtrap::act::nsys::Nsys;
 use skewtrap::act::state::State;
-use skewtrap::agent::capture::{CaptureStore, StoredCapture, take};
-use skewtrap::agent::clock::Clock;
+use skewtrap::act::state::StateError;
+use skewtrap::agent::capture::{CaptureStore, Taken};
 use skewtrap::agent::cost::Meter;
 use skewtrap::agent::window::{Links, Status, TargetHandle, WindowSignal};
+use skewtrap::clock::Clock;
 use skewtrap::demo::ServerKind;
 use skewtrap::demo::load::LoadTrack;
 use skewtrap::demo::sglang::{Config, Version, World};
@@ -22,14 +23,14 @@ use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{CapturePlan, Policy, admit};
 use skewtrap_core::capture::captured::Captured;
 use skewtrap_core::capture::facts::{Answered, Facts, Folder};
-use skewtrap_core::capture::governor::{Budget, CaptureRequest};
+use skewtrap_core::capture::governor::{AttemptEnd, Budget, CaptureRequest};
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::stall::Habits;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
-use skewtrap_core::finding::{Finding, Side, Statistic};
+use skewtrap_core::finding::{Finding, Measured, Side, Statistic};
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::signal::log_line::LineContent;
 use skewtrap_core::signal::log_reader::{Arrival, LogReader};
@@ -169,7 +170,7 @@ impl Stage {
             group: "server",
             incident,
             firing: "dp_rank=1 high",
-            may_carry_on: false,
+            may_predate_start: false,
             badness: 2.0,
         };
         let policy = Policy {
@@ -190,12 +191,12 @@ impl Stage {
     }
 
     /// Takes a window as the agent would, with the log followed.
-    pub async fn capture(&self, spec: HttpWindow, busy: &[u16]) -> StoredCapture {
+    pub async fn capture(&self, spec: HttpWindow, busy: &[u16]) -> Kept {
         let grant = self.grant(CaptureSpec::Http(spec), busy, "i1").await.unwrap();
         self.take(&grant, CancellationToken::new()).await
     }
 
-    pub async fn take(&self, grant: &CapturePlan, cancel: CancellationToken) -> StoredCapture {
+    pub async fn take(&self, grant: &CapturePlan, cancel: CancellationToken) -> Kept {
         let log = self.sees_log.then(|| self.double.log_path.clone());
         let (links, _status) = links(log, &self.desk, cancel);
         let record = record(&grant.attempt.incident, self.desk.state.agent().clone(), self.desk.clock.now());
@@ -225,22 +226,56 @@ impl Stage {
     }
 }
 
+/// A capture as its incident knows it afterwards.
+#[derive(Debug)]
+pub struct Kept {
+    /// As it is in the bundle.
+    pub record: Record,
+    pub end: AttemptEnd,
+    pub trouble: Option<String>,
+}
+
+/// Takes a capture, and does with it what the agent's loop and its archive do.
+pub async fn take(
+    desk: &CaptureStore,
+    site: &TargetHandle,
+    grant: &CapturePlan,
+    mut record: Record,
+    evidence: impl Future<Output = Vec<u8>>,
+    links: Links,
+) -> Result<Kept, StateError> {
+    record.incident.capture = CaptureOutcome::Open { since: desk.clock.now() };
+    let taken = skewtrap::agent::capture::take(desk, site, grant, &record, evidence, links).await?;
+    let (end, trouble) = match taken {
+        Taken::Stored { capture, problem } => {
+            record.complete(&capture);
+            let _ = desk.bundles.update(record.incident.clone());
+            (capture.end, problem)
+        }
+        Taken::LeftOpen => {
+            let now = desk.clock.now();
+            (AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 0, unproven: None }, None)
+        }
+    };
+    Ok(Kept { record, end, trouble })
+}
+
 /// Links of a window; with a log, its profiling lines are heard.
 pub fn links(
     log: Option<PathBuf>,
     desk: &CaptureStore,
     cancel: CancellationToken,
 ) -> (Links, watch::Receiver<Status>) {
-    let (tell, heard) = mpsc::channel(1024);
+    let (tell, signals) = mpsc::channel(1024);
     let from = desk.clock.now();
     let (status, shown) =
-        watch::channel(Status { phase: WindowPhase::Starting, blind: Distrust::opened(from) });
+        watch::channel(Status { phase: WindowPhase::Starting, distrust: Distrust::opened(from) });
     if let Some(log) = log {
         let skip = std::fs::metadata(&log).map_or(0, |m| m.len());
         tokio::spawn(follow(log, skip as usize, tell));
     }
     let meter = Meter::new(desk.clock, Duration::from_millis(50), Habits::new());
-    (Links { heard, status, meter, cancel }, shown)
+    (Links { signals, status, meter, cancel }, shown)
 }
 
 async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<WindowSignal>) {
@@ -274,10 +309,12 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
         onset_error_s: 0.5,
         rank: Rank::dp(1).labels(),
         side: Side::High,
-        statistic: Statistic::MaxOverMean,
-        signal: "load".into(),
-        value: 2.1,
-        bound: 1.5,
+        measured: Some(Measured {
+            statistic: Statistic::MaxOverMean,
+            signal: "load".into(),
+            value: 2.1,
+            bound: 1.5,
+        }),
         members: Vec::new(),
         evidence: None,
         shown_by: None,

@@ -10,9 +10,10 @@ use skewtrap_core::capture::admit::{CapturePlan, Policy};
 use skewtrap_core::capture::captured::{Captured, CapturedFile, Quality};
 use skewtrap_core::capture::facts::{Answered, ServerFacts};
 use skewtrap_core::capture::governor::{AttemptEnd, Ledger};
+use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::window::WindowPhase;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
-use skewtrap_core::incident::{CaptureOutcome, Incident, VerdictNote};
+use skewtrap_core::incident::{CaptureOutcome, Incident, IncidentId, StoredCapture, VerdictNote};
 use skewtrap_core::message::{Message, Origin, Update};
 use skewtrap_core::rule::Rule;
 use skewtrap_core::signal::catalog::Catalog;
@@ -21,10 +22,11 @@ use skewtrap_core::signal::observation::{Observation, SourceId};
 use skewtrap_core::signal::sample::{Source, TargetId};
 use skewtrap_core::signal::source::WatchedSource;
 use skewtrap_core::watch::{
-    Effect, Event, ManualRequest, Mode, ServerFact, Setup, Watch, WatchedTarget, WindowNews,
+    Effect, Event, ManualRequest, Mode, ServerFact, Setup, Watch, WatchedTarget, WindowEvent,
 };
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
+use skewtrap_trace::verdict::{Confidence, Kind};
 
 pub const RULE: &str = "rules:\n  - { name: skew, signal: load, trigger: { max_over_mean: 1.2, for: 0s }, clear: { max_over_mean: 1.1, for: 1s } }\n";
 
@@ -52,6 +54,8 @@ pub struct Play {
     /// Firings that were seen to end.
     pub over: usize,
     pub fired: Option<Incident>,
+    /// The answer to who asked last.
+    pub answer: Option<Result<IncidentId, Refusal>>,
 }
 
 /// These rules, or the shipped ones, and the signals that they may name.
@@ -73,9 +77,21 @@ pub fn core(text: Option<&str>, mode: Mode, now: Time) -> Watch {
 
 /// One that may cost so much, after these attempts.
 pub fn core_of(text: Option<&str>, mode: Mode, policy: Policy, ledger: Ledger, now: Time) -> Watch {
+    Watch::new(Setup { policy, ledger, ..setup_on(&["server"], text, mode) }, now)
+}
+
+/// One that watches these servers.
+pub fn core_on(servers: &[&str], text: Option<&str>, mode: Mode, now: Time) -> Watch {
+    Watch::new(setup_on(servers, text, mode), now)
+}
+
+fn setup_on(servers: &[&str], text: Option<&str>, mode: Mode) -> Setup {
     let (rules, catalog) = loaded(text);
-    let name: Arc<str> = "server".into();
-    let setup = Setup {
+    let target = |name: &&str| {
+        let name: Arc<str> = (*name).into();
+        WatchedTarget { name: name.clone(), role: None, group: name, sees_log: true }
+    };
+    Setup {
         rules,
         catalog,
         patterns: Vec::new(),
@@ -85,13 +101,17 @@ pub fn core_of(text: Option<&str>, mode: Mode, policy: Policy, ledger: Ledger, n
             kind: Source::Loads,
             name: "loads".into(),
         }],
-        targets: vec![WatchedTarget { name: name.clone(), role: None, group: name, sees_log: true }],
-        policy,
-        ledger,
+        targets: servers.iter().map(target).collect(),
+        policy: Policy::default(),
+        ledger: Ledger::default(),
         zone: TimeZone::UTC,
         mode,
-    };
-    Watch::new(setup, now)
+    }
+}
+
+/// That a window is over.
+fn ended(outcome: CaptureOutcome, end: AttemptEnd) -> WindowEvent {
+    WindowEvent::Ended(Box::new(StoredCapture { outcome, ..StoredCapture::failed(String::new(), end) }))
 }
 
 /// What `/v1/loads` of a server with two ranks says.
@@ -120,20 +140,25 @@ impl Play {
             reasons: Vec::new(),
             over: 0,
             fired: None,
+            answer: None,
         }
     }
 
     pub fn tell(&mut self, event: Event, now: f64) {
         let mut effects = Vec::new();
         self.watch.handle(event, at(now), &mut effects);
+        self.note(effects, now);
+    }
+
+    fn note(&mut self, effects: Vec<Effect>, now: f64) {
         for effect in effects {
             match effect {
-                Effect::Start { grant, receivers, .. } => {
+                Effect::Start { plan, receivers, .. } => {
                     self.receivers.extend(receivers);
                     self.starts += 1;
-                    self.grants.push(*grant);
+                    self.grants.push(*plan);
                 }
-                Effect::Refused { reason, .. } => self.reasons.push(reason),
+                Effect::Refused { reason, .. } => self.reasons.push(reason.word()),
                 Effect::Over { .. } => self.over += 1,
                 Effect::Notify { update, incident, .. } => {
                     self.refusals += usize::from(update == Update::Refused);
@@ -187,14 +212,14 @@ impl Play {
     pub fn window_ends(&mut self, now: f64) {
         let grant = self.grants.last().expect("one was started");
         let incident: Arc<str> = grant.attempt.incident.as_str().into();
-        let mut news = |news, s| self.tell(Event::Window { incident: incident.clone(), news }, s);
+        let mut news = |event, s| self.tell(Event::Window { incident: incident.clone(), event }, s);
         for (phase, s) in [
             (WindowPhase::Open, 0.1),
             (WindowPhase::Stopping, 1.0),
             (WindowPhase::Exporting, 1.1),
             (WindowPhase::Verifying, 1.2),
         ] {
-            news(WindowNews::Entered(phase), now + s);
+            news(WindowEvent::Entered(phase), now + s);
         }
         let end = AttemptEnd {
             at: at(now + 1.3),
@@ -202,16 +227,18 @@ impl Play {
             bytes: 1000,
             unproven: None,
         };
-        let outcome = Box::new(CaptureOutcome::Done(Captured::default()));
-        news(WindowNews::Ended { outcome, end }, now + 1.3);
+        let outcome = CaptureOutcome::Done(Captured::default());
+        news(ended(outcome, end), now + 1.3);
     }
 
     /// Somebody asks for a window.
     pub fn asked(&mut self, now: f64) {
-        let (rules, _) = loaded(Some(RULE));
-        let rule = Arc::new(Rule { name: "by hand".into(), ..rules[0].clone() });
+        let capture = CaptureSpec::Http(HttpWindow::default());
         let (why, labels, since) = ("a look".into(), Labels::default(), None);
-        self.tell(Event::ManualRequest(ManualRequest { target: TargetId(0), rule, why, labels, since }), now);
+        let request = ManualRequest { target: TargetId(0), is_alert: false, capture, why, labels, since };
+        let mut effects = Vec::new();
+        self.answer = Some(self.watch.request_capture(request, at(now), &mut effects));
+        self.note(effects, now);
     }
 
     /// The window that was started last ends, with a file where its ranks can be compared.
@@ -220,24 +247,20 @@ impl Play {
             self.grants.last().expect("one was started").attempt.incident.as_str().into();
         let end = AttemptEnd { at: at(now), stalled: Duration::ZERO, bytes: 1000, unproven: None };
         let files = if comparable { vec![CapturedFile::default()] } else { Vec::new() };
-        let outcome = Box::new(CaptureOutcome::Done(Captured {
-            files,
-            quality: Quality::Usable,
-            ..Captured::default()
-        }));
-        let news = WindowNews::Ended { outcome, end };
-        self.tell(Event::Window { incident: incident.clone(), news }, now);
+        let outcome =
+            CaptureOutcome::Done(Captured { files, quality: Quality::Usable, ..Captured::default() });
+        self.tell(Event::Window { incident: incident.clone(), event: ended(outcome, end) }, now);
         incident
     }
 
     /// The ranks of its capture were compared.
     pub fn compared(&mut self, incident: &Arc<str>, now: f64) {
         let note = VerdictNote {
-            kind: "no_finding".into(),
+            kind: Kind::NoFinding,
             rank: None,
             sentence: "nothing".into(),
             lost_ms_per_step: None,
-            confidence: "low".into(),
+            confidence: Confidence::Low,
             confirms: None,
         };
         self.tell(Event::Compared { incident: incident.clone(), window: 1, note }, now);

@@ -13,6 +13,7 @@ use skewtrap_core::incident::{Incident, VerdictNote};
 use skewtrap_core::message::Update;
 use skewtrap_core::watch::{Effect, Event, Mode};
 use skewtrap_trace::time::Time;
+use skewtrap_trace::verdict::{Confidence, Kind};
 
 /// Cools down for a minute. Two ranks: `max_over_mean` is between 1 and 2.
 const RULE: &str = "rules:
@@ -123,7 +124,7 @@ fn a_peak_that_is_shorter_than_the_rule_asks_opens_nothing() {
 fn the_files_of_two_windows_of_one_incident_bear_marks_of_their_own() {
     let mut play = captured();
     play.seconds(7, 70, WORSE);
-    let marks = |n: usize| match &play.grants[n].means {
+    let marks = |n: usize| match &play.grants[n].method {
         CaptureMethod::Http(request) => request.marks.clone(),
         other => panic!("{other:?}"),
     };
@@ -217,17 +218,17 @@ fn a_verdict_that_comes_late_is_kept_with_the_capture_that_it_is_of() {
     assert_eq!(play.starts, 2);
     let incident = play.incident().id;
     let note = VerdictNote {
-        kind: "uneven_work".into(),
+        kind: Kind::UnevenWork,
         rank: None,
         sentence: "DP0 has more to do".into(),
         lost_ms_per_step: None,
-        confidence: "high".into(),
+        confidence: Confidence::High,
         confirms: None,
     };
     let (told, mut effects) = (play.told.len(), Vec::new());
     let event = Event::Compared { incident, window: 1, note };
     play.watch.handle(event, at(70.5), &mut effects);
-    let [Effect::Keep { incident }] = &effects[..] else { panic!("{effects:?}") };
+    let [Effect::Store { incident }] = &effects[..] else { panic!("{effects:?}") };
     let sentence = incident.earlier[0].verdict.as_ref().map(|v| v.sentence.as_str());
     assert_eq!((sentence, &incident.verdict, play.told.len()), (Some("DP0 has more to do"), &None, told));
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::Read as _;
 
-use crate::support::watch::{Play, RULE, at, core, loads};
+use crate::support::watch::{Play, RULE, at, core, core_on, loads};
 use flate2::read::MultiGzDecoder;
 use skewtrap_core::capture::facts::ServerFacts;
+use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::incident::IncidentState;
 use skewtrap_core::message::{Message, Origin, Update, utc};
 use skewtrap_core::rule::EVALUATION_INTERVAL;
@@ -303,7 +304,7 @@ fn the_message_at_the_end_of_a_silence_says_what_is_true_then() {
     assert_eq!(message.facts.capture, format!("refused: it was silenced until {until} when it fired"));
     assert_eq!(message.notes, ["the silence in which it fired is over, and it still fires"]);
     let refused = incident.capture.refused().expect("nothing is captured late");
-    assert_eq!(&*refused.reason, "silenced");
+    assert_eq!(refused.reason.word(), "silenced");
     assert!(Message::of(&incident, Update::Resolved, at(9.0), &Origin::default()).notes.is_empty());
 }
 
@@ -350,6 +351,7 @@ fn a_request_that_is_refused_is_answered_and_leaves_nothing_open() {
     play.asked(1.0);
     assert_eq!((play.starts, play.told.len()), (0, 0), "{:?}", play.told);
     assert_eq!(play.reasons.len(), 1, "it is logged and counted");
+    assert!(matches!(play.answer, Some(Err(Refusal::UnknownServer { .. }))), "{:?}", play.answer);
     let [incident] = &play.watch.status(at(1.0)).incidents[..] else { panic!("there is one incident") };
     assert_eq!((incident.state, incident.resolved_at), (IncidentState::Resolved, Some(at(1.0))));
     play.facts(2.0);
@@ -366,7 +368,10 @@ fn what_was_asked_for_is_resolved_when_it_was_compared_or_cannot_be() {
         play.second(0.6, [20, 20]);
         play.asked(1.0);
         assert_eq!((play.starts, play.told.len()), (1, 0), "{:?}", play.reasons);
+        let answer = play.answer.take().expect("who asks is answered").expect("it is granted");
         let incident = play.window_over(5.0, comparison != "is not possible");
+        assert_eq!(answer, incident);
+        assert_eq!(play.watch.incident(&incident).expect("it is in memory").finding.measured, None);
         match comparison {
             "comes" => {
                 assert_eq!(play.told, [Update::Captured], "the verdict is still to come");
@@ -468,4 +473,36 @@ fn that_vllm_has_no_loads_is_not_a_source_that_is_down() {
     let facts = ServerFacts::of_vllm("0.11.0", 2);
     play.tell(Event::Server { target, fact: ServerFact::Info(facts) }, 2.0);
     assert_eq!(shown(&play), 0);
+}
+
+/// What `/v1/loads` of one of two servers says: `a` has the ranks 0 and 1, `b` the ranks 2 and 3.
+fn loads_of(target: u16, at: Time, loads: [u32; 2]) -> Observation {
+    let rank = |n: u16| {
+        let dp_rank = 2 * target + n;
+        serde_json::json!({"timestamp": at.epoch_s(), "dp_rank": dp_rank,
+            "num_running_reqs": loads[usize::from(n)], "num_waiting_reqs": 0})
+    };
+    let body = serde_json::json!({"version": "0.5.16", "loads": [rank(0), rank(1)]}).to_string().into_bytes();
+    Observation::Loads { target: TargetId(target), source: SourceId(target), body, at }
+}
+
+#[test]
+fn a_group_that_spans_servers_and_does_not_say_which_opens_no_window_on_the_first() {
+    let rule = "rules:\n  - { name: skew, signal: load, across: dp_rank, within: [role], \
+                trigger: { max_over_mean: 1.2, for: 0s } }\n";
+    for mode in [Mode::Live, Mode::Replay] {
+        let mut play = Play::of(core_on(&["a", "b"], Some(rule), mode, at(0.0)));
+        for s in 1..5 {
+            let s = f64::from(s);
+            play.tell(Event::Observed(loads_of(0, at(s), [4, 4])), s);
+            play.tell(Event::Observed(loads_of(1, at(s), [4, 40])), s);
+            play.tell(Event::Tick, s + 0.3);
+        }
+        let fired = play.fired.as_ref().expect("it fires");
+        assert_eq!(fired.finding.rank.to_string(), "dp_rank=3");
+        assert_eq!(&*fired.target, "several servers");
+        let refused = fired.capture.refused().expect("it is refused");
+        assert_eq!(refused.why, "the group spans servers: name `target` in `across` or `within`");
+        assert_eq!((play.starts, play.reasons.as_slice()), (0, &["spans_servers"][..]), "{mode:?}");
+    }
 }

@@ -1,11 +1,12 @@
-//! The one door: whether a wish to capture is granted, and what exactly is then to be done.
+//! Admission: whether a capture request is granted, and what exactly is then to be done.
 
 use std::time::Duration;
 
+use crate::capture::captured::Means;
 use crate::capture::facts::Facts;
 use crate::capture::governor::{self, Attempt, Budget, CaptureRequest, Ledger};
 use crate::capture::keep::BundleSpace;
-use crate::capture::plan::{Asker, StartRequest, plan};
+use crate::capture::plan::{StartRequest, WindowNaming, plan};
 use crate::capture::preflight::{self, Need};
 use crate::capture::refusal::{Refusal, Span};
 use crate::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysWindow};
@@ -41,13 +42,13 @@ impl Default for Policy {
     }
 }
 
-/// A wish that was granted. The attempt is to be written to the state before anything is done.
+/// A capture request that was granted. The attempt is written to the state before anything is done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CapturePlan {
     /// For the state.
     pub attempt: Attempt,
     /// What to do.
-    pub means: CaptureMethod,
+    pub method: CaptureMethod,
 }
 
 /// What to do.
@@ -62,20 +63,23 @@ pub enum CaptureMethod {
 }
 
 impl CaptureMethod {
-    /// `http`, `cuda_profiler_api`, `nsys` or `command`.
-    pub const fn word(&self) -> &'static str {
+    /// By what it captures.
+    pub const fn means(&self) -> Means {
         match self {
-            Self::Http(request) => request.word(),
-            Self::Nsys(_) => "nsys",
-            Self::Command(_) => "command",
+            Self::Http(request) => request.means(),
+            Self::Nsys(_) => Means::Nsys,
+            Self::Command(_) => Means::Command,
         }
     }
 }
 
-/// Decides one wish. `Ok(None)` when the rule captures nothing.
+/// Decides on one request. `Ok(None)` when the rule captures nothing.
+///
+/// # Errors
+/// Why no window may open now.
 pub fn admit(
     spec: &CaptureSpec,
-    wish: &CaptureRequest<'_>,
+    request: &CaptureRequest<'_>,
     ledger: &Ledger,
     facts: &Facts,
     policy: &Policy,
@@ -88,45 +92,45 @@ pub fn admit(
         return Err(Refusal::WatchOnly);
     }
     let ranks = facts.server.as_ref().map_or(1, |s| usize::from(s.sizes.dp) * usize::from(s.sizes.tp));
-    let expected = ledger.estimate(wish.target, ranks);
-    governor::decide(wish, ledger, &policy.budget, expected, now)?;
+    let expected = ledger.estimate(request.target, ranks);
+    governor::decide(request, ledger, &policy.budget, expected, now)?;
     if let Some(bundles) = &policy.bundles {
         bundles.admits(expected.bytes)?;
     }
     // A command may do anything, also to a server that says nothing of itself: only limits hold.
     if let CaptureSpec::Command(command) = spec {
-        return Ok(Some(grant(wish, ledger, CaptureMethod::Command(command.clone()), now)));
+        return Ok(Some(grant(request, ledger, CaptureMethod::Command(command.clone()), now)));
     }
     preflight::check(facts, Need { bytes: expected.bytes, floor: policy.min_free }, now)?;
-    let mark = attempt_of(wish, ledger, now).mark();
-    let asker = Asker { mark: &mark, output_dir: policy.output_dir.as_deref() };
-    let means = match spec {
-        CaptureSpec::Http(http) => CaptureMethod::Http(plan(http, facts, asker, now)?),
+    let mark = attempt_of(request, ledger, now).mark();
+    let naming = WindowNaming { mark: &mark, output_dir: policy.output_dir.as_deref() };
+    let method = match spec {
+        CaptureSpec::Http(http) => CaptureMethod::Http(plan(http, facts, naming, now)?),
         CaptureSpec::CudaProfilerApi(http) => {
-            CaptureMethod::Http(plan(&cuda_profiler(http), facts, asker, now)?)
+            CaptureMethod::Http(plan(&cuda_profiler(http), facts, naming, now)?)
         }
         CaptureSpec::Nsys(nsys) => nsys_bounds(nsys).map(|()| CaptureMethod::Nsys(nsys.clone()))?,
         CaptureSpec::Command(_) | CaptureSpec::None => return Ok(None),
     };
-    Ok(Some(grant(wish, ledger, means, now)))
+    Ok(Some(grant(request, ledger, method, now)))
 }
 
-fn grant(wish: &CaptureRequest<'_>, ledger: &Ledger, means: CaptureMethod, now: Time) -> CapturePlan {
-    CapturePlan { attempt: attempt_of(wish, ledger, now), means }
+fn grant(request: &CaptureRequest<'_>, ledger: &Ledger, method: CaptureMethod, now: Time) -> CapturePlan {
+    CapturePlan { attempt: attempt_of(request, ledger, now), method }
 }
 
-/// The attempt that a granted wish makes: numbered within its incident.
-pub fn attempt_of(wish: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Attempt {
-    let before = ledger.attempts.iter().filter(|a| a.incident == wish.incident).count();
+/// The attempt that a granted request makes: numbered within its incident.
+pub fn attempt_of(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Attempt {
+    let before = ledger.attempts.iter().filter(|a| a.incident == request.incident).count();
     Attempt {
-        id: format!("{}/{}", wish.incident, before + 1),
-        rule: wish.rule.to_owned(),
-        target: wish.target.to_owned(),
-        group: wish.group.to_owned(),
-        incident: wish.incident.to_owned(),
-        firing: wish.firing.to_owned(),
+        id: format!("{}/{}", request.incident, before + 1),
+        rule: request.rule.to_owned(),
+        target: request.target.to_owned(),
+        group: request.group.to_owned(),
+        incident: request.incident.to_owned(),
+        firing: request.firing.to_owned(),
         at: now,
-        badness: wish.badness,
+        badness: request.badness,
         over_at: None,
         end: None,
     }
@@ -186,19 +190,19 @@ mod tests {
         let limits =
             Limits { cooldown: Duration::from_secs(600), captures: 4, per: Duration::from_secs(86_400) };
         let (rule, target, incident) = ("r", "t", "i1");
-        let (firing, may_carry_on, badness) = ("", false, 1.5);
-        let wish = CaptureRequest {
+        let (firing, may_predate_start, badness) = ("", false, 1.5);
+        let request = CaptureRequest {
             rule,
             limits: &limits,
             target,
             group: "t",
             incident,
             firing,
-            may_carry_on,
+            may_predate_start,
             badness,
         };
         let now = Time::from_epoch_s(1000.0);
-        admit(spec, &wish, &Ledger::default(), &Facts::default(), policy, now)
+        admit(spec, &request, &Ledger::default(), &Facts::default(), policy, now)
             .map_err(|r| r.word().to_owned())
     }
 

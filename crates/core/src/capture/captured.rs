@@ -1,7 +1,5 @@
 //! What a window brought: the files, whose they are, and whether they are usable.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use skewtrap_trace::labels::Labels;
@@ -10,8 +8,8 @@ use skewtrap_trace::time::Time;
 /// What a window brought.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Captured {
-    /// `http`, `nsys`, `cuda_profiler_api`, `command`.
-    pub means: Arc<str>,
+    /// By what it captured.
+    pub means: Means,
     /// When the start was sent.
     pub started_at: Time,
     /// Seconds from the firing, or from when it had got worse, to the start request.
@@ -32,6 +30,33 @@ pub struct Captured {
     pub remote: bool,
     /// Sentences a reader of the capture should know (a partial file, an environment inside a report).
     pub notes: Vec<String>,
+}
+
+/// By what a window captures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Means {
+    /// The engine's own profiler, over HTTP.
+    #[default]
+    Http,
+    /// The same, where nsys writes the report.
+    CudaProfilerApi,
+    /// An Nsight Systems session.
+    Nsys,
+    /// A program of the user's.
+    Command,
+}
+
+impl Means {
+    /// As in JSON: `cuda_profiler_api`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::CudaProfilerApi => "cuda_profiler_api",
+            Self::Nsys => "nsys",
+            Self::Command => "command",
+        }
+    }
 }
 
 /// Whether captured files are usable.

@@ -229,9 +229,9 @@ impl Health {
 pub struct Folder {
     /// The server's name for it.
     pub server_path: String,
-    /// Whether the agent sees it, and with how many bytes free; `None` when it is out of sight.
+    /// Bytes free on it; `None` when the agent cannot see it.
     pub seen: Option<Room>,
-    /// When that was looked up.
+    /// When that was read.
     pub at: Time,
 }
 
@@ -257,7 +257,7 @@ pub struct Facts {
     pub folders: Vec<Folder>,
     /// When each rank last had work (running or queued requests, or a batch line).
     pub last_work: BTreeMap<Rank, Time>,
-    /// When anything was last heard of the ranks' work, idle or not.
+    /// When the ranks' work, idle or not, was last reported.
     pub ranks_at: Option<Time>,
     /// Windows that somebody else opened.
     pub foreign: Foreign,

@@ -1,5 +1,5 @@
 //! Whether a window may open, by what was agreed: limits per rule, one window at a time, a budget
-//! per day. One decision per wish, `now` as an argument, nothing remembered here.
+//! per day. One decision per request, `now` as an argument, nothing remembered here.
 //!
 //! The ledger is what the state on disk holds: an attempt is written before the request is sent,
 //! so a failed one counts, and neither a restart nor an edit of a rule refills anything (keys are
@@ -44,7 +44,7 @@ impl Default for Budget {
 pub struct Attempt {
     /// Unique.
     pub id: String,
-    /// The rule that wished for it (`by hand` for `skewtrap capture start`).
+    /// The rule that requested it (`by hand` where a person or an alert did).
     pub rule: String,
     /// The server.
     pub target: String,
@@ -106,7 +106,7 @@ impl From<Vec<Attempt>> for Ledger {
     }
 }
 
-/// Who wishes for a window.
+/// A request for a window.
 #[derive(Clone, Copy, Debug)]
 pub struct CaptureRequest<'a> {
     /// The rule.
@@ -121,8 +121,8 @@ pub struct CaptureRequest<'a> {
     pub incident: &'a str,
     /// What fires: the group, whom it blames, on which side. Empty when nothing does.
     pub firing: &'a str,
-    /// Whether it may have fired before this agent looked, so that it may be what another captured.
-    pub may_carry_on: bool,
+    /// Whether it may have begun to fire before this agent started: an earlier agent may have captured it.
+    pub may_predate_start: bool,
     /// How bad it is, in multiples of the bound (at least 1 for what fires).
     pub badness: f64,
 }
@@ -154,20 +154,20 @@ impl Ledger {
     /// The attempts at what fires: those of its incident and, where it may carry on over a restart
     /// of the agent, those whose end nobody has seen, so that neither a crash nor a rule read anew
     /// makes a captured imbalance a new one. After a day it is one all the same.
-    fn marks<'s>(&'s self, wish: &'s CaptureRequest<'_>, now: Time) -> impl Iterator<Item = &'s Attempt> {
+    fn marks<'s>(&'s self, request: &'s CaptureRequest<'_>, now: Time) -> impl Iterator<Item = &'s Attempt> {
         let carries_on = move |a: &Attempt| {
-            wish.may_carry_on
-                && !wish.firing.is_empty()
-                && (&*a.rule, &*a.target, &*a.firing) == (wish.rule, wish.target, wish.firing)
+            request.may_predate_start
+                && !request.firing.is_empty()
+                && (&*a.rule, &*a.target, &*a.firing) == (request.rule, request.target, request.firing)
                 && a.over_at.is_none()
                 && now.since(a.at) < DAY
         };
-        self.attempts.iter().filter(move |a| a.incident == wish.incident || carries_on(a))
+        self.attempts.iter().filter(move |a| a.incident == request.incident || carries_on(a))
     }
 
     /// The mark that a further window is held against.
-    pub fn worst<'s>(&'s self, wish: &'s CaptureRequest<'_>, now: Time) -> Option<&'s Attempt> {
-        self.marks(wish, now).max_by(|a, b| a.badness.total_cmp(&b.badness))
+    pub fn worst<'s>(&'s self, request: &'s CaptureRequest<'_>, now: Time) -> Option<&'s Attempt> {
+        self.marks(request, now).max_by(|a, b| a.badness.total_cmp(&b.badness))
     }
 
     /// When a rule's attempts on a server were, in their order.
@@ -210,24 +210,24 @@ impl Ledger {
     }
 }
 
-/// Whether `wish` may open a window now.
+/// Whether a request may open a window now.
 pub fn decide(
-    wish: &CaptureRequest<'_>,
+    request: &CaptureRequest<'_>,
     ledger: &Ledger,
     budget: &Budget,
     expected: Estimate,
     now: Time,
 ) -> Result<(), Refusal> {
-    one_at_a_time(wish, ledger)?;
+    one_at_a_time(request, ledger)?;
     no_future(ledger, now)?;
-    quiet(wish, ledger, now)?;
-    rule_limits(wish, ledger, now)?;
-    worse(wish, ledger, budget, now)?;
+    quiet(request, ledger, now)?;
+    rule_limits(request, ledger, now)?;
+    worse(request, ledger, budget, now)?;
     daily(ledger, budget, expected, now)
 }
 
-fn one_at_a_time(wish: &CaptureRequest<'_>, ledger: &Ledger) -> Result<(), Refusal> {
-    match ledger.open().find(|a| a.group == wish.group || a.target == wish.target) {
+fn one_at_a_time(request: &CaptureRequest<'_>, ledger: &Ledger) -> Result<(), Refusal> {
+    match ledger.open().find(|a| a.group == request.group || a.target == request.target) {
         Some(open) if ledger.left_behind.contains(&open.id) => {
             Err(Refusal::LeftOpen { target: open.target.clone(), incident: open.incident.clone() })
         }
@@ -238,7 +238,7 @@ fn one_at_a_time(wish: &CaptureRequest<'_>, ledger: &Ledger) -> Result<(), Refus
     }
 }
 
-/// Stamps a little ahead count as "just now"; a day ahead, the clock was wrong, and people are told.
+/// Stamps a little ahead count as "just now"; a day ahead, the clock was wrong, and that is reported.
 fn no_future(ledger: &Ledger, now: Time) -> Result<(), Refusal> {
     match ledger.attempts.iter().map(|a| a.at).find(|at| at.since(now) > DAY) {
         Some(at) => Err(Refusal::FutureState { at }),
@@ -246,8 +246,8 @@ fn no_future(ledger: &Ledger, now: Time) -> Result<(), Refusal> {
     }
 }
 
-fn quiet(wish: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
-    let ends = ledger.attempts.iter().filter(|a| a.target == wish.target).filter_map(|a| a.end.as_ref());
+fn quiet(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
+    let ends = ledger.attempts.iter().filter(|a| a.target == request.target).filter_map(|a| a.end.as_ref());
     let unproven = ends.filter_map(|end| end.unproven.as_ref().map(|why| (end.at, why)));
     match unproven.max_by_key(|(at, _)| *at) {
         Some((at, why)) if now.since(at) < QUIET => {
@@ -257,18 +257,18 @@ fn quiet(wish: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Re
     }
 }
 
-fn rule_limits(wish: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
-    let stamps = ledger.stamps(wish.rule, wish.target);
-    let Limits { cooldown, captures, per } = wish.limits;
+fn rule_limits(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
+    let stamps = ledger.stamps(request.rule, request.target);
+    let Limits { cooldown, captures, per } = request.limits;
     if let Some(last) = stamps.last() {
         let ago = now.since(*last);
         if ago < *cooldown {
-            return Err(Refusal::Cooldown { rule: wish.rule.into(), ago, left: *cooldown - ago });
+            return Err(Refusal::Cooldown { rule: request.rule.into(), ago, left: *cooldown - ago });
         }
     }
     match full(&stamps, *captures, *per, now) {
         Some(left) => {
-            Err(Refusal::RuleLimit { rule: wish.rule.into(), captures: *captures, per: *per, left })
+            Err(Refusal::RuleLimit { rule: request.rule.into(), captures: *captures, per: *per, left })
         }
         None => Ok(()),
     }
@@ -284,15 +284,15 @@ fn full(sorted: &[Time], most: u32, per: Duration, now: Time) -> Option<Duration
 }
 
 /// Within one incident a second window must be worth it; the margin is against its worst so far.
-fn worse(wish: &CaptureRequest<'_>, ledger: &Ledger, budget: &Budget, now: Time) -> Result<(), Refusal> {
-    let Some(worst) = ledger.worst(wish, now) else { return Ok(()) };
+fn worse(request: &CaptureRequest<'_>, ledger: &Ledger, budget: &Budget, now: Time) -> Result<(), Refusal> {
+    let Some(worst) = ledger.worst(request, now) else { return Ok(()) };
     let (last, needed) = (worst.badness, worst.badness * budget.worse_by.max(1.0));
     // Written so that NaN refuses.
-    if wish.badness >= needed {
+    if request.badness >= needed {
         return Ok(());
     }
-    let before = (worst.incident != wish.incident).then(|| worst.incident.clone());
-    Err(Refusal::NotWorse { before, last, now: wish.badness, needed })
+    let before = (worst.incident != request.incident).then(|| worst.incident.clone());
+    Err(Refusal::NotWorse { before, last, now: request.badness, needed })
 }
 
 fn daily(ledger: &Ledger, budget: &Budget, expected: Estimate, now: Time) -> Result<(), Refusal> {

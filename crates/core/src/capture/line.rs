@@ -115,7 +115,7 @@ impl Foreign {
         self.open.contains_key(&rank)
     }
 
-    /// When one was last heard of.
+    /// When one was last seen in the log.
     pub const fn last(&self) -> Option<Time> {
         self.last
     }

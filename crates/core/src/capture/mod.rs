@@ -1,6 +1,6 @@
-//! What a capture may ask for, and whether it may ask at all.
+//! What a capture may request, and whether it may open a window at all.
 //!
-//! `admit` is the one door. Behind it, in the order of a window's life: `facts` about the server,
+//! `admit` decides. Behind it, in the order of a window's life: `facts` about the server,
 //! `preflight` over them, `governor` for the limits, `plan` for the request (with `risk`),
 //! `window` while it is open, `verify` for its files, `stall` for its cost, `keep` for what is
 //! deleted. `refusal` has every reason why not.
@@ -93,7 +93,7 @@ pub struct HttpWindow {
     pub merge_profiles: bool,
     /// Passed on only with `accept_risk: [start_step]`.
     pub start_step: Option<u64>,
-    /// Wait this long, look again whether the rule still fires, then start.
+    /// Wait this long, check whether the rule still fires, then start.
     pub warmup: Duration,
     /// Ends when the rule clears instead of after `num_steps` (which is then a ceiling).
     pub until_cleared: bool,

@@ -35,6 +35,18 @@ pub enum Readiness {
     Busy,
 }
 
+impl Readiness {
+    /// In a sentence: `collecting`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Collecting => "collecting",
+            Self::Busy => "busy",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 impl Session {
     /// What its state allows.
     pub fn readiness(&self) -> Readiness {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::capture::HttpWindow;
+use crate::capture::captured::Means;
 use crate::capture::facts::{Facts, ServerFacts, ServerKind, Version};
 use crate::capture::line::Marks;
 use crate::capture::preflight::{self, Ranks};
@@ -21,12 +22,8 @@ use skewtrap_trace::time::Time;
 pub const DEFAULT_STEPS: u32 = 10;
 /// The ceiling of a flexible window that says nothing else.
 pub const DEFAULT_CEILING: u32 = 100;
-/// No window asks for more steps.
-pub const MAX_STEPS: u32 = 1000;
 /// The deadline of a window that says nothing else.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
-/// No window stays open longer.
-pub const MAX_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Where a start is posted, on every engine.
 pub const START: &str = "/start_profile";
@@ -73,7 +70,7 @@ pub struct StartRequest {
     pub folder: Option<String>,
     /// How it treats a window that is open already.
     pub form: Form,
-    /// Who is in the window.
+    /// RankId is in the window.
     pub ranks: Ranks,
     /// A stop is sent at the latest this long after the start.
     pub deadline: Duration,
@@ -92,14 +89,14 @@ pub struct StartRequest {
 
 impl StartRequest {
     /// By what means it captures: `http`, or `cuda_profiler_api` where nsys writes the report.
-    pub const fn word(&self) -> &'static str {
-        if self.writes_files { "http" } else { "cuda_profiler_api" }
+    pub const fn means(&self) -> Means {
+        if self.writes_files { Means::Http } else { Means::CudaProfilerApi }
     }
 }
 
-/// Who asks, and where its files may go.
+/// How the files of a window are marked, and where they may go.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub struct WindowNaming<'a> {
     /// What marks folder and file names: the incident's id, and the window's number within it.
     pub mark: &'a str,
     /// The configuration's `capture.output_dir`, server's view; the rule's own goes first.
@@ -107,14 +104,19 @@ pub struct Asker<'a> {
 }
 
 /// Plans the window `spec` on the server of `facts`; the general pre-flight is done elsewhere.
-pub fn plan(spec: &HttpWindow, facts: &Facts, asker: Asker<'_>, now: Time) -> Result<StartRequest, Refusal> {
+pub fn plan(
+    spec: &HttpWindow,
+    facts: &Facts,
+    naming: WindowNaming<'_>,
+    now: Time,
+) -> Result<StartRequest, Refusal> {
     let server = facts.server.as_ref().ok_or_else(|| Refusal::UnknownServer { why: "it was lost".into() })?;
     risk::bounds(spec)?;
     risk::dangers(spec, server)?;
     let ranks = preflight::ranks(facts, server, now)?;
     match server.engine {
-        ServerKind::Sglang => sglang(spec, facts, server, ranks, asker, now),
-        ServerKind::Vllm => vllm(spec, server, ranks, asker),
+        ServerKind::Sglang => sglang(spec, facts, server, ranks, naming, now),
+        ServerKind::Vllm => vllm(spec, server, ranks, naming),
     }
 }
 
@@ -123,7 +125,7 @@ fn sglang(
     facts: &Facts,
     server: &ServerFacts,
     ranks: Ranks,
-    asker: Asker<'_>,
+    naming: WindowNaming<'_>,
     now: Time,
 ) -> Result<StartRequest, Refusal> {
     let version = server.version.ok_or(Refusal::NoVersion)?;
@@ -137,7 +139,7 @@ fn sglang(
             why: format!("SGLang {version} lets a second start destroy the first"),
         });
     }
-    let marks = marks_of(spec, version, asker)?;
+    let marks = marks_of(spec, version, naming)?;
     let mut notes = Vec::new();
     if form == Form::Plain && !ranks.idle.is_empty() {
         notes.push(format!("{} had no work when the window opened", names_of(&ranks.idle)));
@@ -238,13 +240,13 @@ fn first_of(field: &str) -> Version {
 
 /// The folder where the operator declared one; an id or a prefix where the release knows it.
 /// Every one bears the incident's id, so that no window is taken for another.
-fn marks_of(spec: &HttpWindow, version: Version, asker: Asker<'_>) -> Result<Marks, Refusal> {
+fn marks_of(spec: &HttpWindow, version: Version, naming: WindowNaming<'_>) -> Result<Marks, Refusal> {
     let ours = |front: &Option<String>| match front {
-        Some(front) => format!("{front}-{}", asker.mark),
-        None => format!("skewtrap-{}", asker.mark),
+        Some(front) => format!("{front}-{}", naming.mark),
+        None => format!("skewtrap-{}", naming.mark),
     };
-    let base = spec.output_dir.as_deref().or(asker.output_dir);
-    let dir = base.map(|base| format!("{}/skewtrap-{}", base.trim_end_matches('/'), asker.mark));
+    let base = spec.output_dir.as_deref().or(naming.output_dir);
+    let dir = base.map(|base| format!("{}/skewtrap-{}", base.trim_end_matches('/'), naming.mark));
     let knows_id = version >= first_of("profile_id");
     let id = knows_id.then(|| ours(&spec.profile_id));
     let knows_prefix = version >= first_of("profile_prefix");
@@ -269,12 +271,12 @@ fn vllm(
     spec: &HttpWindow,
     server: &ServerFacts,
     ranks: Ranks,
-    asker: Asker<'_>,
+    naming: WindowNaming<'_>,
 ) -> Result<StartRequest, Refusal> {
     const STEP: Duration = Duration::from_millis(50);
     let takes_body = server.version.is_some_and(|v| v >= VLLM_BODY);
     let steps = (STEP * spec.num_steps).clamp(Duration::from_millis(200), spec.deadline);
-    let prefix = takes_body.then(|| vllm_prefix(spec, asker.mark));
+    let prefix = takes_body.then(|| vllm_prefix(spec, naming.mark));
     let body = prefix.as_ref().map(|p| json!({"profile_prefix": p, "max_iterations": spec.num_steps}));
     let mut notes = vec!["vLLM writes to the folder that it was launched with".to_owned()];
     if !takes_body {
@@ -287,7 +289,7 @@ fn vllm(
         engine: ServerKind::Vllm,
         body,
         marks: Marks { dir: None, prefix, id: None },
-        folder: spec.output_dir.clone().or_else(|| asker.output_dir.map(str::to_owned)),
+        folder: spec.output_dir.clone().or_else(|| naming.output_dir.map(str::to_owned)),
         form: Form::Held,
         ranks,
         deadline: spec.deadline,

@@ -20,7 +20,7 @@ fn facts(info: Value, busy: &[u16]) -> Facts {
 }
 
 fn asked(spec: &HttpWindow, facts: &Facts) -> Result<StartRequest, Refusal> {
-    plan(spec, facts, Asker { mark: "i1", output_dir: Some("/p/") }, now())
+    plan(spec, facts, WindowNaming { mark: "i1", output_dir: Some("/p/") }, now())
 }
 
 fn body(spec: &HttpWindow, facts: &Facts) -> String {
@@ -72,7 +72,7 @@ fn merge_profiles_is_never_sent() {
 fn without_a_folder_files_are_told_apart_by_id_or_prefix_or_not_taken_at_all() {
     let spec = HttpWindow::default();
     let bare = |version| {
-        plan(&spec, &facts(sglang(version), &[0, 1]), Asker { mark: "i1", output_dir: None }, now())
+        plan(&spec, &facts(sglang(version), &[0, 1]), WindowNaming { mark: "i1", output_dir: None }, now())
     };
     assert_eq!(bare("0.5.16").unwrap().marks.id.as_deref(), Some("skewtrap-i1"));
     assert_eq!(bare("0.5.9").unwrap().marks.prefix.as_deref(), Some("skewtrap-i1"));

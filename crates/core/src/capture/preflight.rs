@@ -13,7 +13,7 @@ use skewtrap_trace::time::Time;
 /// Facts older than this open no window.
 pub const FRESH: Duration = Duration::from_secs(30);
 
-/// With idle ranks, nobody else's window may have been heard of for this long.
+/// With idle ranks, the log must have been free of anybody else's window for this long.
 pub const FOREIGN_QUIET: Duration = Duration::from_secs(60);
 
 /// What pre-flight found: who is in the window.
@@ -47,7 +47,7 @@ pub fn check(facts: &Facts, need: Need, now: Time) -> Result<&ServerFacts, Refus
     Ok(server)
 }
 
-/// Who would be in the window; refuses when nobody would.
+/// RankId would be in the window; refuses when nobody would.
 pub fn ranks(facts: &Facts, server: &ServerFacts, now: Time) -> Result<Ranks, Refusal> {
     let heard = facts.ranks_at.ok_or(Refusal::Stale { what: "the ranks' work", age: FRESH, limit: FRESH })?;
     fresh("the ranks' work", heard, now)?;
@@ -109,7 +109,7 @@ fn folders(facts: &Facts, need: Need, now: Time) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// For a start that cannot refuse a double: nobody else's window was heard of for a while.
+/// For a start that cannot refuse a double: the log was free of anybody else's window for a while.
 pub fn quiet(facts: &Facts, now: Time) -> Result<(), Refusal> {
     match facts.foreign.last() {
         Some(last) if now.since(last) < FOREIGN_QUIET => {

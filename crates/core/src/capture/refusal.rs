@@ -1,7 +1,7 @@
 //! Why a window may not open now: one variant a reason, each a sentence that says what would
 //! mend it. They go into the log, the notification, the incident and `skewtrap why` as they are.
 
-mod word;
+mod reason;
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 use thiserror::Error;
 
-pub use self::word::SILENCED;
+pub use self::reason::Reason;
 use crate::capture::facts::{ServerKind, Version};
 use skewtrap_trace::time::Time;
 
@@ -27,6 +27,10 @@ pub enum Refusal {
         /// How long still.
         left: Duration,
     },
+    /// The rule compares members of several servers, and none of its labels says on which one the
+    /// blamed member is.
+    #[error("the group spans servers: name `target` in `across` or `within`")]
+    SpansServers,
     /// Nothing fires any more.
     #[error("the rule cleared during the warm-up")]
     Cleared,
@@ -225,7 +229,7 @@ pub enum Refusal {
         why: String,
     },
 
-    // --- what may be asked of which release ---
+    // --- what each release supports ---
     /// A field that the release does not know.
     #[error("{engine} {version} does not know {field}; {first} is the first release that has it")]
     TooOld {

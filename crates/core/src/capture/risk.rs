@@ -1,10 +1,16 @@
 //! What must not be asked of a profiler: bounds that cannot be lifted, and the dangers that the
 //! engines' own sources and issue trackers know, each with its name in `accept_risk`.
 
+use std::time::Duration;
+
 use crate::capture::HttpWindow;
 use crate::capture::facts::{Role, ServerFacts, ServerKind, Version};
-use crate::capture::plan::{MAX_DEADLINE, MAX_STEPS};
 use crate::capture::refusal::{Refusal, Span};
+
+/// No window has more steps.
+pub const MAX_STEPS: u32 = 1000;
+/// No window stays open longer.
+pub const MAX_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Activities that SGLang knows; others get a 200 and record nothing.
 pub const ACTIVITIES: [&str; 6] = ["CPU", "GPU", "MEM", "RPD", "CUDA_PROFILER", "XPU"];

@@ -1,14 +1,12 @@
-//! What came of an incident's wish to capture.
-
-use std::sync::Arc;
+//! The outcome of capturing an incident.
 
 use serde::{Deserialize, Serialize};
 
 use crate::capture::captured::{Captured, Quality};
-use crate::capture::refusal::Refusal;
+use crate::capture::refusal::{Reason, Refusal};
 use skewtrap_trace::time::Time;
 
-/// What came of the wish to capture.
+/// What came of capturing an incident.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum CaptureOutcome {
@@ -25,7 +23,7 @@ pub enum CaptureOutcome {
     },
     /// Files came.
     Done(Captured),
-    /// A window was asked for and failed.
+    /// A window was opened, or tried to be, and failed.
     Failed {
         /// A sentence with what to do.
         why: String,
@@ -71,13 +69,13 @@ impl CaptureOutcome {
 pub struct Refused {
     /// A word for machines: `cooldown`.
     #[serde(default)]
-    pub reason: Arc<str>,
+    pub reason: Reason,
     /// A sentence with what would mend it.
     pub why: String,
 }
 
 impl From<&Refusal> for Refused {
     fn from(refusal: &Refusal) -> Self {
-        Self { reason: refusal.word().into(), why: refusal.to_string() }
+        Self { reason: refusal.reason(), why: refusal.to_string() }
     }
 }

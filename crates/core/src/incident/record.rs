@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Incident;
+use super::{CaptureOutcome, Incident};
 use crate::capture::captured::CapturedFile;
+use crate::capture::governor::AttemptEnd;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
@@ -20,7 +21,7 @@ pub struct Record {
     /// The incident.
     #[serde(flatten)]
     pub incident: Incident,
-    /// The receivers that its rule named when it fired: who is told of it after a restart.
+    /// The receivers that its rule named when it fired: who gets its messages after a restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<Arc<str>>,
     /// What was sent to the server or run, without keys, and what came back.
@@ -39,11 +40,60 @@ impl Record {
         Self { agent, skewtrap, incident, notify: Vec::new(), exchanges, files, processes }
     }
 
-    /// The same, told to these receivers.
+    /// The same, with the receivers that its rule names.
     #[must_use]
-    pub fn told_to(mut self, receivers: Vec<Arc<str>>) -> Self {
+    pub fn notifying(mut self, receivers: Vec<Arc<str>>) -> Self {
         self.notify = receivers;
         self
+    }
+
+    /// Adds what a capture stored beside its incident: files, exchanges, processes.
+    pub fn add_files(&mut self, stored: &StoredCapture) {
+        self.exchanges.extend(stored.exchanges.iter().cloned());
+        self.files.extend(stored.files.iter().cloned());
+        self.processes.extend(stored.processes.clone());
+    }
+
+    /// Completes the record of an incident that no core follows any more with a capture of it.
+    pub fn complete(&mut self, stored: &StoredCapture) {
+        self.add_files(stored);
+        self.incident.captured(stored);
+    }
+}
+
+/// What a window captured and how it ended: all that a capture's task tells of it. The incident that
+/// it belongs to is not its business; [`Incident::captured`] is the one place where it gets there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StoredCapture {
+    /// What came of it: done, or failed.
+    pub outcome: CaptureOutcome,
+    /// What it cost.
+    pub end: AttemptEnd,
+    /// Where its bundle lies; `None` where none was begun.
+    #[serde(default)]
+    pub bundle: Option<String>,
+    /// What was sent to the server or run, without keys, and what came back.
+    #[serde(default)]
+    pub exchanges: Vec<Exchange>,
+    /// The captured files, also those of a window that failed.
+    #[serde(default)]
+    pub files: Vec<CapturedFile>,
+    /// Which process was which rank.
+    #[serde(default)]
+    pub processes: BTreeMap<u32, Labels>,
+}
+
+impl StoredCapture {
+    /// One that brought nothing.
+    pub const fn failed(why: String, end: AttemptEnd) -> Self {
+        Self {
+            outcome: CaptureOutcome::Failed { why, captured: None },
+            end,
+            bundle: None,
+            exchanges: Vec::new(),
+            files: Vec::new(),
+            processes: BTreeMap::new(),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Origin;
 use super::words::{bytes, deviation_bound, figure, rank_name, seconds, utc};
 use crate::capture::captured::{Captured, Quality};
-use crate::finding::{Finding, Statistic};
+use crate::finding::Finding;
 use crate::incident::{CaptureOutcome, Escalation, Incident};
 use crate::signal::sample::ShownBy;
 use skewtrap_trace::labels::Labels;
@@ -109,11 +109,9 @@ fn rank(incident: &Incident) -> String {
 }
 
 /// The statistic with its bound, then the blamed member, then the others in their order. Empty for a
-/// finding without a statistic.
+/// finding without a measurement.
 fn how_much(finding: &Finding) -> String {
-    if finding.statistic == Statistic::Other || finding.signal.is_empty() {
-        return String::new();
-    }
+    let Some(measured) = &finding.measured else { return String::new() };
     let (blamed, others): (Vec<_>, Vec<_>) = finding.members.iter().partition(|m| m.rank == finding.rank);
     let shown: Vec<String> = blamed
         .into_iter()
@@ -125,7 +123,8 @@ fn how_much(finding: &Finding) -> String {
         .collect();
     let more = finding.members.len().saturating_sub(MEMBERS_SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}: {}{more}", deviation_bound(finding), shown.join(", "))
+    let measured = deviation_bound(measured);
+    if shown.is_empty() { measured } else { format!("{measured}: {}{more}", shown.join(", ")) }
 }
 
 /// The log line that showed the deviation, else the sample, else the numbers.
@@ -134,8 +133,8 @@ fn evidence(finding: &Finding) -> String {
     let text = match &finding.shown_by {
         Some(ShownBy { line: Some(line), .. }) => line.clone(),
         Some(ShownBy { at, value, source, line: None }) => {
-            let sample =
-                format!("{} {} at {}, by {}", finding.signal, figure(*value), utc(*at), source.word());
+            let signal = finding.measured.as_ref().map_or("", |m| &*m.signal);
+            let sample = format!("{signal} {} at {}, by {}", figure(*value), utc(*at), source.word());
             numbers.map_or_else(|| sample.clone(), |numbers| format!("{sample}; when it fired {numbers}"))
         }
         None => numbers.unwrap_or("no single line").to_owned(),
@@ -199,7 +198,7 @@ fn files(captured: &Captured) -> String {
     };
     let size: u64 = captured.files.iter().map(|f| f.size).sum();
     let mut text =
-        format!("{} files by {}, {}: {quality}", captured.files.len(), captured.means, bytes(size));
+        format!("{} files by {}, {}: {quality}", captured.files.len(), captured.means.word(), bytes(size));
     let names = |ranks: &[Labels]| ranks.iter().map(rank_name).collect::<Vec<_>>().join(", ");
     if !captured.missing.is_empty() {
         text += &format!("; nothing from {}", names(&captured.missing));
@@ -221,7 +220,7 @@ fn verdict(incident: &Incident) -> String {
             Some(false) => ", does not confirm the rule",
             None => "",
         };
-        return format!("{} ({} confidence{confirms})", verdict.sentence, verdict.confidence);
+        return format!("{} ({} confidence{confirms})", verdict.sentence, verdict.confidence.name());
     }
     match incident.capture {
         CaptureOutcome::Done(_) | CaptureOutcome::Failed { captured: Some(_), .. } => "not compared yet",

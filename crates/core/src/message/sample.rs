@@ -1,13 +1,14 @@
 //! A made-up incident, for `skewtrap notify-test`, the documentation and tests.
 
-use crate::capture::captured::{Captured, CapturedFile, Quality};
-use crate::finding::{Finding, MemberValue, Side};
+use crate::capture::captured::{Captured, CapturedFile, Means, Quality};
+use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use crate::incident::{CaptureOutcome, Incident, IncidentState, VerdictNote};
-use crate::rule::{Severity, Statistic};
+use crate::rule::Severity;
 use crate::signal::sample::{ShownBy, Source};
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
+use skewtrap_trace::verdict::{Confidence, Kind};
 
 /// A captured and compared incident that fired at `fired_at`: DP2 of four ranks has five times the load
 /// of its peers.
@@ -30,10 +31,12 @@ pub fn sample(fired_at: Time) -> Incident {
             onset_error_s: 0.8,
             rank: Rank::dp(2).labels(),
             side: Side::High,
-            statistic: Statistic::MaxOverMean,
-            signal: "load".into(),
-            value: 46.0 / 18.25,
-            bound: 1.5,
+            measured: Some(Measured {
+                statistic: Statistic::MaxOverMean,
+                signal: "load".into(),
+                value: 46.0 / 18.25,
+                bound: 1.5,
+            }),
             members: (0..4).map(|i| member(i, values[usize::from(i)])).collect(),
             evidence: Some("load of dp_rank=2: 46, its peers 9 10 8".into()),
             shown_by: Some(ShownBy {
@@ -49,12 +52,12 @@ pub fn sample(fired_at: Time) -> Incident {
         },
         capture: CaptureOutcome::Done(captured(fired_at)),
         verdict: Some(VerdictNote {
-            kind: "uneven_work".into(),
+            kind: Kind::UnevenWork,
             rank: Some(Rank::dp(2).labels()),
             sentence: "DP2 computes 1.9 ms a step longer than its peers, 61 % of it in attention: it has more work."
                 .into(),
             lost_ms_per_step: Some(1.9),
-            confidence: "high".into(),
+            confidence: Confidence::High,
             confirms: Some(true),
         }),
         bundle: Some(format!("/var/lib/skewtrap/incidents/{id}")),
@@ -85,7 +88,7 @@ fn captured(fired_at: Time) -> Captured {
         ..CapturedFile::default()
     };
     Captured {
-        means: "http".into(),
+        means: Means::Http,
         started_at: fired_at,
         start_delay_s: 0.012,
         open_s: 0.9,

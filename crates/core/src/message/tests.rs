@@ -51,7 +51,7 @@ fn a_refused_and_a_failed_capture_say_why_and_what_they_cost() {
     let mut incident = fired();
     incident.bundle = None;
     incident.capture = CaptureOutcome::Refused(Refused {
-        reason: "all_idle".into(),
+        reason: Reason::AllIdle,
         why: "all ranks are idle; a window would stay armed until the next traffic".into(),
     });
     insta::assert_snapshot!("terminal_refused", text(&incident, Update::Refused));
@@ -194,7 +194,7 @@ fn a_second_capture_of_an_incident_is_told_beside_the_first_with_an_id_of_its_ow
     assert!(id(&incident, Update::Captured).ends_with(":captured:2"));
     assert!(id(&incident, Update::Verdict).ends_with(":verdict:2"));
     assert!(id(&incident, Update::Resolved).ends_with(":resolved"));
-    let refused = Refused { reason: "unhealthy".into(), why: "the server is not healthy (503)".into() };
+    let refused = Refused { reason: Reason::Unhealthy, why: "the server is not healthy (503)".into() };
     let at = at() + std::time::Duration::from_secs(900);
     incident.worse = Some(Escalation { at, value: 7.5, times_bound: 5.0, window: 3, refused: Some(refused) });
     insta::assert_snapshot!("terminal_refused_again", text(&incident, Update::Refused));

@@ -1,10 +1,11 @@
 //! Formats numbers, times, ranks and deviations for sentences.
 
-use crate::finding::{Finding, Side, Statistic};
+use crate::finding::{Finding, Measured, Side, Statistic};
 use crate::incident::VerdictNote;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
+use skewtrap_trace::verdict::Kind;
 
 /// A number with about three significant digits: `46`, `2.1`, `0.032`, `1520`.
 pub fn figure(value: f64) -> String {
@@ -64,8 +65,12 @@ pub fn rank_name(rank: &Labels) -> String {
 
 /// A finding as a headline: `DP2 has 2.1 times the mean load`.
 pub fn deviation(finding: &Finding) -> String {
-    let (rank, signal, value) = (rank_name(&finding.rank), &finding.signal, figure(finding.value));
-    match finding.statistic {
+    let rank = rank_name(&finding.rank);
+    let Some(Measured { statistic, signal, value, .. }) = &finding.measured else {
+        return "a window was asked for".into();
+    };
+    let value = figure(*value);
+    match statistic {
         Statistic::MaxOverMean => format!("{rank} has {value} times the mean {signal}"),
         Statistic::MinOverMean => format!("{rank} has only {value} times the mean {signal}"),
         Statistic::MaxMinusMin => format!("{rank} is {value} {signal} apart from its peers"),
@@ -80,27 +85,21 @@ pub fn deviation(finding: &Finding) -> String {
     }
 }
 
-/// A finding's statistic with its bound: `max_over_mean of load is 2.1 (bound 1.5)`.
-pub fn deviation_bound(finding: &Finding) -> String {
-    format!(
-        "{} of {} is {} (bound {})",
-        finding.statistic,
-        finding.signal,
-        figure(finding.value),
-        figure(finding.bound)
-    )
+/// A statistic with its bound: `max_over_mean of load is 2.1 (bound 1.5)`.
+pub fn deviation_bound(measured: &Measured) -> String {
+    let Measured { statistic, signal, value, bound } = measured;
+    format!("{statistic} of {signal} is {} (bound {})", figure(*value), figure(*bound))
 }
 
 /// A verdict as a headline: `DP2 has more work than its peers`.
 pub fn verdict_kind(verdict: &VerdictNote) -> String {
     let rank = verdict.rank.as_ref().map_or_else(|| "a rank".into(), rank_name);
-    match &*verdict.kind {
-        "uneven_work" => format!("{rank} has more work than its peers"),
-        "slow_rank" => format!("{rank} is slower than its peers at the same work"),
-        "all_slow" => "all ranks are slow".into(),
-        "idle_tail" => format!("{rank} ends while its peers still work"),
-        "no_finding" => "comparing the ranks found nothing".into(),
-        "insufficient_evidence" => "the capture is not enough for a verdict".into(),
-        other => format!("verdict {other}"),
+    match verdict.kind {
+        Kind::UnevenWork => format!("{rank} has more work than its peers"),
+        Kind::SlowRank => format!("{rank} is slower than its peers at the same work"),
+        Kind::AllSlow => "all ranks are slow".into(),
+        Kind::IdleTail => format!("{rank} ends while its peers still work"),
+        Kind::NoFinding => "comparing the ranks found nothing".into(),
+        Kind::InsufficientEvidence => "the capture is not enough for a verdict".into(),
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Rule;
 use super::state::RuleState;
-use crate::finding::{Finding, MemberValue, Side, Statistic};
+use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
@@ -86,7 +86,8 @@ impl Change {
     /// Takes the finding of the firing that it continues, with the numbers as they are now.
     pub fn continue_from(&mut self, found: &Finding) {
         if let Some(Numbers { statistic, signal, value, bound, members, .. }) = self.numbers.clone() {
-            self.finding = Some(Finding { statistic, signal, value, bound, members, ..found.clone() });
+            let measured = Some(Measured { statistic, signal, value, bound });
+            self.finding = Some(Finding { measured, members, ..found.clone() });
         }
     }
 

@@ -11,7 +11,7 @@ use super::detector::GroupDetector;
 use super::escalation::{EscalationWatch, times_bound};
 use super::guard::GuardCache;
 use super::state::{Firing, GroupState, Input, RuleState, Step, Suppression, has_lasted};
-use crate::finding::{Finding, MemberValue, Side, Statistic};
+use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use crate::signal::frame::Frame;
 use crate::signal::store::{GroupId, SignalStore};
 use skewtrap_trace::labels::{LabelValue, Labels};
@@ -347,10 +347,12 @@ impl Group {
             onset_error_s: located.map_or(0.0, |o| o.error_s),
             rank: (*firing.blame.member).clone(),
             side: firing.blame.side,
-            statistic: numbers.statistic,
-            signal: numbers.signal.clone(),
-            value: numbers.value,
-            bound: numbers.bound,
+            measured: Some(Measured {
+                statistic: numbers.statistic,
+                signal: numbers.signal.clone(),
+                value: numbers.value,
+                bound: numbers.bound,
+            }),
             members: numbers.members.clone(),
             evidence: None,
             shown_by: None,

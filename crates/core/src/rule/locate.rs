@@ -52,7 +52,8 @@ pub(super) fn with_evidence(
 /// The numbers in a sentence: `load of dp_rank=2: 61, its peers 20 19 21`.
 fn evidence_of(finding: &Finding) -> Option<String> {
     let blamed = finding.members.iter().find(|m| m.rank == finding.rank)?;
-    let mut text = format!("{} of {}: {}, its peers", finding.signal, finding.rank, short(blamed.value));
+    let signal = &finding.measured.as_ref()?.signal;
+    let mut text = format!("{signal} of {}: {}, its peers", finding.rank, short(blamed.value));
     for m in finding.members.iter().filter(|m| m.rank != finding.rank).take(16) {
         text.push(' ');
         text.push_str(&short(m.value));

@@ -38,6 +38,10 @@ pub enum RuleState {
 }
 
 impl RuleState {
+    /// Every state.
+    pub const ALL: [Self; 6] =
+        [Self::Warming, Self::Idle, Self::Pending, Self::Firing, Self::Unknown, Self::Inert];
+
     /// `firing`.
     pub const fn word(self) -> &'static str {
         match self {

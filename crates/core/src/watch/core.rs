@@ -1,4 +1,4 @@
-//! What is decided on the numbers: time passes, rules are looked at, changes become incidents.
+//! Time passes, rules are evaluated, changes of state become incidents, and silences hold or end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,16 +11,20 @@ use super::{Mode, Setup, TICK};
 use crate::capture::admit::Policy;
 use crate::capture::governor::Ledger;
 use crate::capture::line::ProfileLine;
+use crate::capture::refusal::Reason;
 use crate::capture::window::Distrust;
-use crate::message::Update;
-use crate::rule::{Change, EVALUATION_INTERVAL, Engine, Rule, Suppression};
+use crate::incident::CaptureOutcome;
+use crate::message::{Update, utc};
+use crate::rule::Change;
+use crate::rule::Rule;
+use crate::rule::{EVALUATION_INTERVAL, Engine, Suppression};
 use crate::signal::intake::IntakeStep;
 use crate::signal::sample::TargetId;
 use crate::signal::store::SignalStore;
 use crate::status::Silence;
 use skewtrap_trace::time::Time;
 
-/// In a recording, a gap of data longer than this is not walked tick by tick to its end.
+/// In a recording, of a gap in the data only the last part of this length is walked tick by tick.
 const WALKED_GAP: Duration = Duration::from_secs(300);
 /// How often ranks that are gone for good are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -35,10 +39,11 @@ pub(super) struct Core {
     pub(super) policy: Policy,
     pub(super) mode: Mode,
     pub(super) silences: Vec<Silence>,
-    /// Wishes that wait for their warm-up: the incident, and when to look again.
+    /// Captures that wait for their warm-up, or for facts about the server: the incident, and when to
+    /// decide again.
     pub(super) warming: BTreeMap<Arc<str>, Time>,
     pub(super) now: Time,
-    looked: Time,
+    evaluated_at: Time,
     swept: Time,
     changes: Vec<Change>,
 }
@@ -56,7 +61,7 @@ impl Core {
             silences: Vec::new(),
             warming: BTreeMap::new(),
             now,
-            looked: now,
+            evaluated_at: now,
             swept: now,
             changes: Vec::new(),
         }
@@ -85,8 +90,8 @@ impl Core {
         match step {
             IntakeStep::Due if self.mode == Mode::Replay => self.walk_to(store, at, out),
             IntakeStep::Recorded if self.mode == Mode::Replay => {
-                if at.is_past(self.looked, EVALUATION_INTERVAL) || self.looked > at {
-                    self.pulse(store, at, out);
+                if at.is_past(self.evaluated_at, EVALUATION_INTERVAL) || self.evaluated_at > at {
+                    self.evaluate(store, at, out);
                 }
             }
             IntakeStep::Due | IntakeStep::Recorded => {}
@@ -103,38 +108,38 @@ impl Core {
             IntakeStep::Version { .. } => {}
             IntakeStep::Problem { target, source, problem } => {
                 let server = self.servers.get(usize::from(target.0)).map_or("server", |s| &*s.name);
-                let said = match problem {
+                let message = match problem {
                     Some(problem) => format!("{server}: {problem}"),
                     None => format!("{server}: its source works again"),
                 };
-                out.push(Effect::Trouble { source, is_over: problem.is_none(), said });
+                out.push(Effect::SourceProblem { source, is_over: problem.is_none(), message });
             }
         }
     }
 
     /// After everything that came together was recorded.
-    pub(super) fn pulse_live(&mut self, store: &mut SignalStore, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn evaluate_live(&mut self, store: &mut SignalStore, now: Time, out: &mut Vec<Effect>) {
         if self.mode == Mode::Live {
-            self.pulse(store, now, out);
+            self.evaluate(store, now, out);
         }
     }
 
-    /// Looks at what the last samples touched.
-    fn pulse(&mut self, store: &mut SignalStore, now: Time, out: &mut Vec<Effect>) {
-        (self.now, self.looked) = (now, now);
-        self.hush(now);
+    /// Evaluates what the last samples touched.
+    fn evaluate(&mut self, store: &mut SignalStore, now: Time, out: &mut Vec<Effect>) {
+        (self.now, self.evaluated_at) = (now, now);
+        self.suppress_disturbed(now);
         self.engine.on_samples(store, now, &mut self.changes);
-        self.tell_changes(store, now, out);
+        self.handle_changes(store, now, out);
     }
 
-    /// Lets time pass up to `now`: what time alone changes is looked at.
-    pub(super) fn pass(&mut self, store: &mut SignalStore, now: Time, out: &mut Vec<Effect>) {
-        (self.now, self.looked) = (now, now);
-        self.hush(now);
+    /// Lets time pass up to `now`, and evaluates what time alone changes.
+    pub(super) fn advance(&mut self, store: &mut SignalStore, now: Time, out: &mut Vec<Effect>) {
+        (self.now, self.evaluated_at) = (now, now);
+        self.suppress_disturbed(now);
         self.engine.tick(store, now, &mut self.changes);
-        self.tell_changes(store, now, out);
-        self.look_again(store, now, out);
-        self.unsilence(now, out);
+        self.handle_changes(store, now, out);
+        self.retry_requests(store, now, out);
+        self.end_silences(now, out);
         if now.since(self.swept) >= SWEEP || self.swept > now {
             self.swept = now;
             store.sweep(now);
@@ -150,27 +155,27 @@ impl Core {
             self.now = at - WALKED_GAP;
         }
         while at > self.now + TICK {
-            self.pass(store, self.now + TICK, out);
+            self.advance(store, self.now + TICK, out);
         }
     }
 
-    /// Tells the engine which servers a capture disturbs.
-    fn hush(&mut self, now: Time) {
+    /// Tells the engine the samples of which servers a capture disturbs.
+    fn suppress_disturbed(&mut self, now: Time) {
         for server in &mut self.servers {
-            let Some(blind) = &server.blind else { continue };
-            let quiet = match (blind.trusts(now), blind.may_clear(now)) {
+            let Some(distrust) = &server.distrust else { continue };
+            let suppression = match (distrust.trusts(now), distrust.may_clear(now)) {
                 (true, _) => None,
                 (false, true) => Some(Suppression::MayClear),
                 (false, false) => Some(Suppression::Nothing),
             };
-            self.engine.set_suppression(&server.name, quiet);
-            if quiet.is_none() {
-                server.blind = None;
+            self.engine.set_suppression(&server.name, suppression);
+            if suppression.is_none() {
+                server.distrust = None;
             }
         }
     }
 
-    fn tell_changes(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
+    fn handle_changes(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
         if self.changes.is_empty() {
             return;
         }
@@ -193,7 +198,7 @@ impl Core {
             store.note_role(target, info.role);
             store.expect_ranks(target, info.sizes.dp, now);
         }
-        server.seen(fact, now);
+        server.learn(fact, now);
     }
 
     pub(super) fn reloaded(
@@ -204,34 +209,65 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         for rule in self.engine.reload(rules, store, now) {
-            for case in self.incidents.resolve_rule(&rule, now) {
-                out.push(Effect::Cleared { incident: case.incident.id.clone() });
-                tell(&case, Update::Resolved, out);
+            for active in self.incidents.resolve_rule(&rule, now) {
+                out.push(Effect::Cleared { incident: active.incident.id.clone() });
+                notify(&active, Update::Resolved, out);
             }
         }
     }
 
-    pub(super) fn bundled(&mut self, id: &str, path: String) {
-        if let Some(case) = self.incidents.get_mut(id) {
-            case.incident.bundle = Some(path);
+    /// A silence begins, in place of one for the same rule and server; one that ends now only ends that.
+    pub(super) fn silenced(&mut self, silence: Silence, now: Time) {
+        self.silences.retain(|s| s.rule != silence.rule || s.target != silence.target);
+        if silence.until > now {
+            self.silences.push(silence);
         }
     }
 
-    /// A window that an agent before this one left open: it disturbs like one of ours, and keeps
-    /// others out until it is closed.
+    /// Until when the captures of a rule on a server are silenced, if they are.
+    pub(super) fn silenced_until(&self, rule: &str, target: &str, now: Time) -> Option<Time> {
+        let holds = self.silences.iter().filter(|s| s.until > now && s.covers(rule, target));
+        holds.map(|s| s.until).max()
+    }
+
+    /// Forgets the silences that are over, and reports what still fires. An incident whose data are
+    /// away may be over too: it is reported once they are back and show that it goes on.
+    pub(super) fn end_silences(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.silences.retain(|s| s.until > now);
+        let silenced =
+            self.incidents.firing_now().filter(|active| active.silenced.is_some() && !active.is_away);
+        let outlived = silenced
+            .filter(|active| {
+                self.silenced_until(&active.incident.rule, &active.incident.target, now).is_none()
+            })
+            .map(|active| active.incident.id.clone());
+        for id in outlived.collect::<Vec<_>>() {
+            let Some(active) = self.incidents.get_mut(&id) else { continue };
+            let until = active.silenced.take();
+            if let (Some(until), CaptureOutcome::Refused(refused)) = (until, &mut active.incident.capture)
+                && refused.reason == Reason::Silenced
+            {
+                refused.why = format!("it was silenced until {} when it fired", utc(until));
+            }
+            notify(active, Update::Fired, out);
+        }
+    }
+
+    /// A window that an agent before this one left open: it disturbs samples like one of ours, and no
+    /// other window opens on the server until it is closed.
     pub(super) fn left_behind(&mut self, target: TargetId, attempt: String, window: OpenWindow, now: Time) {
         self.ledger.left_behind.insert(attempt);
         if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
             server.window_opened(window);
-            server.blind = Some(Distrust::opened(now));
+            server.distrust = Some(Distrust::opened(now));
         }
     }
 }
 
-/// A message about a case, unless it is silenced.
-pub(super) fn tell(case: &ActiveIncident, update: Update, out: &mut Vec<Effect>) {
-    if case.silenced.is_none() {
-        let (incident, receivers) = (case.incident.clone(), case.rule.notify.clone());
+/// A message about an incident, unless it is silenced.
+pub(super) fn notify(active: &ActiveIncident, update: Update, out: &mut Vec<Effect>) {
+    if active.silenced.is_none() {
+        let (incident, receivers) = (active.incident.clone(), active.notify.clone());
         out.push(Effect::Notify { incident: Box::new(incident), update, receivers });
     }
 }

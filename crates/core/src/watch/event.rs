@@ -1,15 +1,17 @@
-//! What the core is told, and what it asks for. Everything that happens goes through these two.
+//! What goes into the core ([`Event`]) and what it asks for ([`Effect`]).
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::capture::CaptureSpec;
 use crate::capture::admit::CapturePlan;
+use crate::capture::captured::Means;
 use crate::capture::facts::{Answered, Folder, ServerFacts};
-use crate::capture::governor::AttemptEnd;
 use crate::capture::keep::BundleSpace;
 use crate::capture::line::{Marks, ProfileLine};
+use crate::capture::refusal::Reason;
 use crate::capture::window::WindowPhase;
-use crate::incident::{CaptureOutcome, Incident, VerdictNote};
+use crate::incident::{Incident, StoredCapture, VerdictNote};
 use crate::message::Update;
 use crate::rule::{Change, Rule};
 use crate::signal::catalog::Catalog;
@@ -21,14 +23,14 @@ use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-/// Something happened.
+/// Something that happened.
 #[derive(Debug)]
 pub enum Event {
     /// A source saw something.
     Observed(Observation),
     /// Time passed.
     Tick,
-    /// A server was looked at.
+    /// Something was learned of a server.
     Server {
         /// Which.
         target: TargetId,
@@ -40,7 +42,7 @@ pub enum Event {
         /// Its incident.
         incident: Arc<str>,
         /// How.
-        news: WindowNews,
+        event: WindowEvent,
     },
     /// The ranks of a capture were compared.
     Compared {
@@ -56,15 +58,6 @@ pub enum Event {
         /// Its incident.
         incident: Arc<str>,
     },
-    /// A bundle was written.
-    Bundled {
-        /// Its incident.
-        incident: Arc<str>,
-        /// Where.
-        path: String,
-    },
-    /// Somebody wants a window: by hand, or an alert of another system.
-    ManualRequest(ManualRequest),
     /// The configuration was read anew.
     Reloaded {
         /// The new rules.
@@ -104,30 +97,27 @@ pub enum ServerFact {
 
 /// How a window goes on.
 #[derive(Clone, Debug)]
-pub enum WindowNews {
+pub enum WindowEvent {
     /// It entered a phase.
     Entered(WindowPhase),
-    /// It is over.
-    Ended {
-        /// What came of it.
-        outcome: Box<CaptureOutcome>,
-        /// What it cost.
-        end: AttemptEnd,
-    },
+    /// It is over: what it captured and how it ended.
+    Ended(Box<StoredCapture>),
 }
 
-/// A wish for a window that no rule of the agent's had.
+/// A capture that no rule of the agent's asks for.
 #[derive(Clone, Debug)]
 pub struct ManualRequest {
     /// On which server.
     pub target: TargetId,
-    /// Stands in for a rule: its limits, its capture, its name.
-    pub rule: Arc<Rule>,
+    /// Whether an alert of another system asks, and not a person.
+    pub is_alert: bool,
+    /// What to capture.
+    pub capture: CaptureSpec,
     /// Why, in words: the alert's summary.
     pub why: String,
     /// The alert's labels.
     pub labels: Labels,
-    /// Since when the alert fires.
+    /// Since when the alert has been firing.
     pub since: Option<Time>,
 }
 
@@ -149,8 +139,8 @@ pub enum Effect {
         incident: Box<Incident>,
         /// On which server.
         target: TargetId,
-        /// What was granted.
-        grant: Box<CapturePlan>,
+        /// What is to be done.
+        plan: Box<CapturePlan>,
         /// The rule's receivers: kept with it, for an agent after this one.
         receivers: Vec<Arc<str>>,
     },
@@ -159,19 +149,18 @@ pub enum Effect {
         /// The incident.
         incident: Arc<str>,
     },
-    /// A wish for a capture was refused: for the log and the counter; who is told of it is said by
-    /// [`Self::Notify`].
+    /// A capture was refused, for the log and the counter. [`Self::Notify`] is what people read.
     Refused {
         /// The incident.
         incident: Arc<str>,
         /// Its rule.
         rule: Arc<str>,
-        /// A word of a small fixed set.
-        reason: &'static str,
+        /// In a word.
+        reason: Reason,
         /// A sentence with what would mend it.
         why: String,
     },
-    /// What was captured was seen to end: what fires from now on is something new.
+    /// What was captured stopped firing: what fires from now on is something new.
     Over {
         /// The rule.
         rule: Arc<str>,
@@ -186,7 +175,7 @@ pub enum Effect {
     ProfileLine {
         /// The window's incident.
         incident: Arc<str>,
-        /// Who printed it.
+        /// RankId printed it.
         rank: Rank,
         /// What.
         line: ProfileLine,
@@ -198,7 +187,7 @@ pub enum Effect {
         /// The line.
         line: String,
     },
-    /// Tell people, and keep the incident.
+    /// Send a message about the incident, and store the incident.
     Notify {
         /// As it stands.
         incident: Box<Incident>,
@@ -207,26 +196,19 @@ pub enum Effect {
         /// The rule's receivers.
         receivers: Vec<Arc<str>>,
     },
-    /// Keep the incident as it stands; it is no news.
-    Keep {
+    /// Store the incident, which changed in a way that nobody is told of.
+    Store {
         /// As it stands.
         incident: Box<Incident>,
     },
-    /// What came of a wish that was asked for.
-    Answered {
-        /// Its incident.
-        incident: Arc<str>,
-        /// Why no window opens.
-        refused: Option<String>,
-    },
-    /// A source's trouble began, changed or ended: said once a change.
-    Trouble {
+    /// A source's problem began, changed or ended; reported once for each change.
+    SourceProblem {
         /// Which source.
         source: SourceId,
         /// Whether it works again.
         is_over: bool,
         /// A sentence.
-        said: String,
+        message: String,
     },
 }
 
@@ -235,10 +217,10 @@ pub enum Effect {
 pub struct OpenWindow {
     /// Its incident.
     pub incident: Arc<str>,
-    /// By what it is recognised; `None` for means that leave no line in the log.
+    /// What marks its lines in the log; `None` for means that leave none there.
     pub marks: Option<Marks>,
-    /// `http`, `nsys`, `cuda_profiler_api`, `command`.
-    pub means: &'static str,
+    /// By what it captures.
+    pub means: Means,
     /// How far it is.
     pub phase: WindowPhase,
     /// Since when.

@@ -3,63 +3,101 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::event::ManualRequest;
 use crate::capture::governor::CaptureRequest;
+use crate::capture::{CaptureSpec, Limits};
 use crate::finding::Finding;
-use crate::incident::{CaptureOutcome, Incident};
-use crate::rule::{Change, Rule};
+use crate::incident::{CaptureOutcome, Incident, IncidentId};
+use crate::rule::Change;
+use crate::rule::{Rule, Severity};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
 /// Closed incidents that stay in memory, for the page and the API; the bundles hold them all.
-const KEPT: usize = 100;
+const CLOSED_IN_MEMORY: usize = 100;
 
-/// What tells firings apart: a rule on a group of a server.
+/// What identifies a firing: a rule on a group of a server.
 pub type Key = (Arc<str>, Option<Arc<str>>, Labels);
 
 /// An incident, and what the core needs to go on with it.
 #[derive(Clone, Debug)]
 pub struct ActiveIncident {
-    /// As it stands.
+    /// The incident as people see it; only the core changes it.
     pub incident: Incident,
-    /// Its rule as it was when it fired.
-    pub rule: Arc<Rule>,
+    /// What started it.
+    pub trigger: Trigger,
+    /// What is captured of it.
+    pub capture: CaptureSpec,
+    /// How often.
+    pub limits: Limits,
+    /// Names of receivers; empty means the configuration's default ones.
+    pub notify: Vec<Arc<str>>,
     /// Its group's labels, all of them.
     pub group: Labels,
-    /// What fires, as the state keeps it: the group, whom it blames, on which side.
+    /// What identifies the firing in the state: the group, the blamed member and the side.
     pub firing: String,
-    /// Whether it may have fired before the agent looked.
-    pub may_carry_on: bool,
+    /// Whether it may have begun to fire before the agent started.
+    pub may_predate_start: bool,
     /// Its messages are held back: until when, as was known when it fired.
     pub silenced: Option<Time>,
     /// Whether the data of its group are away: it may be over.
     pub is_away: bool,
-    /// Whether somebody asked for it: no rule clears it, it is over with what was asked for.
-    pub is_asked: bool,
-    /// The number of the last capture whose refusal was told, of those wished for because it got worse.
-    pub told_refused: usize,
+    /// The number of the last capture whose refusal was reported, of those that an escalation asked for.
+    pub refusal_reported: usize,
 }
 
 impl ActiveIncident {
-    /// Its wish for a capture on a server of that name and group.
-    pub fn wish<'a>(&'a self, target: &'a str, group: &'a str, badness: f64) -> CaptureRequest<'a> {
+    /// The request for a capture of it, on a server of that name and group. `badness` is in multiples
+    /// of the bound.
+    pub fn request<'a>(&'a self, target: &'a str, group: &'a str, badness: f64) -> CaptureRequest<'a> {
         CaptureRequest {
-            rule: &self.rule.name,
-            limits: &self.rule.limits,
+            rule: &self.incident.rule,
+            limits: &self.limits,
             target,
             group,
             incident: &self.incident.id,
             firing: &self.firing,
-            may_carry_on: self.may_carry_on,
+            may_predate_start: self.may_predate_start,
             badness,
         }
     }
+
+    /// Goes on with its rule as it is configured now.
+    pub fn follow(&mut self, rule: &Arc<Rule>) {
+        self.capture = rule.capture.clone();
+        self.limits = rule.limits.clone();
+        self.notify.clone_from(&rule.notify);
+        self.trigger = Trigger::Rule(rule.clone());
+    }
 }
+
+/// What started an incident.
+#[derive(Clone, Debug)]
+pub enum Trigger {
+    /// A rule fired; it also ends the incident.
+    Rule(Arc<Rule>),
+    /// Somebody asked for a capture. The incident ends when the capture is done with, or refused.
+    Manual,
+    /// An alert of another system asked for a capture; as [`Self::Manual`] otherwise.
+    Alert,
+}
+
+impl Trigger {
+    /// Whether no rule ends it.
+    pub const fn is_manual(&self) -> bool {
+        matches!(self, Self::Manual | Self::Alert)
+    }
+}
+
+/// The name under which captures that no rule asked for are booked.
+const BY_HAND: &str = "by hand";
 
 /// All incidents: those that fire, and the last ones that do not.
 #[derive(Debug, Default)]
 pub struct Incidents {
-    cases: BTreeMap<Arc<str>, ActiveIncident>,
+    active: BTreeMap<Arc<str>, ActiveIncident>,
     firing: BTreeMap<Key, Arc<str>>,
 }
 
@@ -67,43 +105,63 @@ impl Incidents {
     /// Opens an incident for a change that is an onset. `target` names the server that a capture
     /// would be taken on.
     pub fn open(&mut self, change: &Change, finding: Finding, target: Arc<str>) -> &mut ActiveIncident {
-        let id = id_of(change);
+        let id = id_of(&change.rule.name, change.target.as_ref(), &change.group, change.at);
         self.firing.insert(key_of(change), id.clone());
         self.forget_old();
-        self.cases.entry(id.clone()).or_insert(case_of(id, change, finding, target))
+        self.active.entry(id.clone()).or_insert(active_of(id, change, finding, target))
     }
 
-    /// Opens an incident that nothing fires for: somebody asked. It is over with its window.
-    pub fn open_asked(&mut self, change: &Change, finding: Finding, target: Arc<str>) -> Arc<str> {
-        let id = id_of(change);
+    /// Opens the incident of a capture that somebody asked for, on the server called `target`.
+    pub fn open_manual(&mut self, request: ManualRequest, target: Arc<str>, now: Time) -> IncidentId {
+        let ManualRequest { is_alert, capture, why, labels, since, .. } = request;
+        let id = id_of(BY_HAND, Some(&target), &labels, now);
         self.forget_old();
-        let case = ActiveIncident { is_asked: true, ..case_of(id.clone(), change, finding, target) };
-        self.cases.insert(id.clone(), case);
+        let finding = Finding::requested(since.unwrap_or(now), Some(why));
+        let incident = Incident {
+            about: Some("Somebody, or another system's alert, asked for a window.".into()),
+            group: labels.clone(),
+            severity: Severity::Info,
+            ..Incident::new(id.clone(), BY_HAND.into(), target.clone(), now, finding)
+        };
+        let active = ActiveIncident {
+            incident,
+            trigger: if is_alert { Trigger::Alert } else { Trigger::Manual },
+            capture,
+            limits: Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) },
+            notify: Vec::new(),
+            group: labels.with_target(&target),
+            firing: String::new(),
+            may_predate_start: false,
+            silenced: None,
+            is_away: false,
+            refusal_reported: 0,
+        };
+        self.active.insert(id.clone(), active);
         id
     }
 
     /// The incident that fires for the rule and group of a change.
     pub fn firing(&self, change: &Change) -> Option<&ActiveIncident> {
-        self.cases.get(self.firing.get(&key_of(change))?)
+        self.active.get(self.firing.get(&key_of(change))?)
     }
 
-    /// One, to go on with it.
+    /// The same, to be changed.
     pub fn firing_mut(&mut self, change: &Change) -> Option<&mut ActiveIncident> {
-        self.cases.get_mut(self.firing.get(&key_of(change))?)
+        self.active.get_mut(self.firing.get(&key_of(change))?)
     }
 
     /// Resolves the incident that fires for the rule and group of a change.
     pub fn resolve(&mut self, change: &Change) -> Option<&ActiveIncident> {
         let id = self.firing.remove(&key_of(change))?;
-        let case = self.cases.get_mut(&id)?;
-        case.incident.resolve(change.at);
-        Some(case)
+        let active = self.active.get_mut(&id)?;
+        active.incident.resolve(change.at);
+        Some(active)
     }
 
-    /// Resolves an incident that was asked for; `None` where it is another's, or resolved already.
-    pub fn resolve_asked(&mut self, id: &str, at: Time) -> Option<&ActiveIncident> {
-        let case = self.cases.get_mut(id)?;
-        (case.is_asked && case.incident.resolve(at)).then_some(case)
+    /// Resolves an incident that no rule started; `None` where one did, or it is resolved already.
+    pub fn resolve_manual(&mut self, id: &str, at: Time) -> Option<&ActiveIncident> {
+        let active = self.active.get_mut(id)?;
+        (active.trigger.is_manual() && active.incident.resolve(at)).then_some(active)
     }
 
     /// Resolves the incidents of a rule that is gone or detects something else now.
@@ -112,9 +170,9 @@ impl Incidents {
         let ids: Vec<Arc<str>> = gone.iter().filter_map(|key| self.firing.remove(key)).collect();
         let mut resolved = Vec::new();
         for id in ids {
-            if let Some(case) = self.cases.get_mut(&id) {
-                case.incident.resolve(at);
-                resolved.push(case.clone());
+            if let Some(active) = self.active.get_mut(&id) {
+                active.incident.resolve(at);
+                resolved.push(active.clone());
             }
         }
         resolved
@@ -122,47 +180,47 @@ impl Incidents {
 
     /// One incident.
     pub fn get(&self, id: &str) -> Option<&ActiveIncident> {
-        self.cases.get(id)
+        self.active.get(id)
     }
 
-    /// One incident, to go on with it.
+    /// The same, to be changed.
     pub fn get_mut(&mut self, id: &str) -> Option<&mut ActiveIncident> {
-        self.cases.get_mut(id)
+        self.active.get_mut(id)
     }
 
     /// Those that fire, and those whose data are away since, in the order of their rules and groups.
     pub fn firing_now(&self) -> impl Iterator<Item = &ActiveIncident> {
-        self.firing.values().filter_map(|id| self.cases.get(id))
+        self.firing.values().filter_map(|id| self.active.get(id))
     }
 
     /// All that are in memory, the newest first.
     pub fn newest_first(&self) -> impl Iterator<Item = &ActiveIncident> {
-        self.cases.values().rev()
+        self.active.values().rev()
     }
 
     fn forget_old(&mut self) {
         let open: Vec<&Arc<str>> = self.firing.values().collect();
         let closed: Vec<Arc<str>> = self
-            .cases
+            .active
             .iter()
-            .filter(|(id, case)| {
-                !open.contains(id) && !matches!(case.incident.capture, CaptureOutcome::Open { .. })
+            .filter(|(id, active)| {
+                !open.contains(id) && !matches!(active.incident.capture, CaptureOutcome::Open { .. })
             })
             .map(|(id, _)| id.clone())
             .collect();
-        for id in closed.iter().take(closed.len().saturating_sub(KEPT)) {
-            self.cases.remove(id);
+        for id in closed.iter().take(closed.len().saturating_sub(CLOSED_IN_MEMORY)) {
+            self.active.remove(id);
         }
     }
 }
 
-fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) -> ActiveIncident {
+fn active_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) -> ActiveIncident {
     let rule = change.rule.clone();
     let group = match &change.target {
         Some(target) => change.group.clone().with_target(target),
         None => change.group.clone(),
     };
-    // Nobody's rule fires where nobody is blamed.
+    // Without a blamed member there is nothing to recognise the firing by.
     let firing = match finding.rank.0.is_empty() {
         true => String::new(),
         false => format!("{} {} {}", change.group, finding.rank, finding.side.word()).trim().to_owned(),
@@ -174,17 +232,19 @@ fn case_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) ->
         labels: rule.labels.clone(),
         ..Incident::new(id, rule.name.clone(), target, change.at, finding)
     };
-    let may_carry_on = change.may_predate_start;
+    let may_predate_start = change.may_predate_start;
     ActiveIncident {
         incident,
-        rule,
+        capture: rule.capture.clone(),
+        limits: rule.limits.clone(),
+        notify: rule.notify.clone(),
+        trigger: Trigger::Rule(rule),
         group,
         firing,
-        may_carry_on,
+        may_predate_start,
         silenced: None,
         is_away: false,
-        is_asked: false,
-        told_refused: 0,
+        refusal_reported: 0,
     }
 }
 
@@ -194,14 +254,12 @@ fn key_of(change: &Change) -> Key {
 
 /// `20261124T034845Z-dp-load-skew-3f9a`: sortable, and the same whenever the same is replayed. The
 /// last part tells groups apart whose rules fire in one second.
-fn id_of(change: &Change) -> Arc<str> {
-    let stamp = jiff::Timestamp::from_nanosecond(i128::from(change.at.nanos())).unwrap_or_default();
+fn id_of(rule: &str, target: Option<&Arc<str>>, group: &Labels, at: Time) -> IncidentId {
+    let stamp = jiff::Timestamp::from_nanosecond(i128::from(at.nanos())).unwrap_or_default();
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let group = format!("{:?}{}{}", change.target, change.group, change.at.nanos());
-    for byte in group.bytes() {
+    for byte in format!("{target:?}{group}{}", at.nanos()).bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
-    let rule: String =
-        change.rule.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let rule: String = rule.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     format!("{}-{rule}-{:04x}", stamp.strftime("%Y%m%dT%H%M%SZ"), hash & 0xffff).into()
 }

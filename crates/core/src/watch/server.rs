@@ -1,20 +1,20 @@
-//! What the core remembers of one server beside its signals: the facts that pre-flight asks for,
+//! What the core remembers of one server beside its signals: the facts that pre-flight checks,
 //! the window of ours that is open on it, and the time in which its samples are distrusted.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::event::{OpenWindow, ServerFact, WindowNews};
+use super::event::{OpenWindow, ServerFact, WindowEvent};
 use crate::capture::facts::Facts;
 use crate::capture::line::ProfileLine;
-use crate::capture::window::{Distrust, WindowPhase};
+use crate::capture::window::Distrust;
 use crate::signal::sample::TargetId;
 use crate::signal::store::SignalStore;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-/// How far back it is asked which ranks had work.
-const HEARD: Duration = Duration::from_secs(30);
+/// How far back samples show which ranks have work.
+const WORK_WINDOW: Duration = Duration::from_secs(30);
 
 /// One server.
 #[derive(Debug)]
@@ -23,22 +23,22 @@ pub struct Server {
     pub name: Arc<str>,
     /// Servers of one group have one window at a time.
     pub group: Arc<str>,
-    /// What pre-flight asks for.
+    /// What pre-flight checks.
     pub facts: Facts,
     /// Ours.
     pub window: Option<OpenWindow>,
     /// While and after a window of ours.
-    pub blind: Option<Distrust>,
+    pub distrust: Option<Distrust>,
 }
 
 impl Server {
     /// A server of which nothing is known yet.
     pub fn new(name: Arc<str>, group: Arc<str>, sees_log: bool) -> Self {
-        Self { name, group, facts: Facts { sees_log, ..Facts::default() }, window: None, blind: None }
+        Self { name, group, facts: Facts { sees_log, ..Facts::default() }, window: None, distrust: None }
     }
 
-    /// It was looked at.
-    pub fn seen(&mut self, fact: ServerFact, now: Time) {
+    /// Something was learned of it.
+    pub fn learn(&mut self, fact: ServerFact, now: Time) {
         match fact {
             ServerFact::Info(info) => self.facts.server = Some(info),
             ServerFact::Lost => self.facts.server_lost(),
@@ -47,7 +47,7 @@ impl Server {
         }
     }
 
-    /// A profiling line of its log. Returns the incident whose window should hear of it.
+    /// A profiling line of its log. Returns the incident whose window it concerns.
     pub fn profile_line(&mut self, rank: Rank, line: &ProfileLine, at: Time) -> Option<Arc<str>> {
         self.facts.profile_line(rank, line, at);
         self.window.as_ref().map(|w| w.incident.clone())
@@ -62,38 +62,28 @@ impl Server {
     }
 
     /// Our window went on.
-    pub fn window_news(&mut self, news: &WindowNews, now: Time) {
-        match news {
-            WindowNews::Entered(phase) => {
+    pub fn window_event(&mut self, event: &WindowEvent, now: Time) {
+        match event {
+            WindowEvent::Entered(phase) => {
                 let Some(window) = &mut self.window else { return };
                 (window.phase, window.since) = (*phase, now);
-                let blind = self.blind.get_or_insert(Distrust::opened(now));
-                match phase {
-                    WindowPhase::Stopping | WindowPhase::Exporting => {
-                        blind.closing.get_or_insert(now);
-                    }
-                    WindowPhase::Verifying | WindowPhase::Ended => blind.exported(now),
-                    WindowPhase::Starting
-                    | WindowPhase::Doubtful
-                    | WindowPhase::Unknown
-                    | WindowPhase::Open => {}
-                }
+                self.distrust.get_or_insert(Distrust::opened(now)).entered(*phase, now);
             }
-            WindowNews::Ended { .. } => {
+            WindowEvent::Ended(_) => {
                 if self.window.take().is_some_and(|w| w.marks.is_some()) {
                     self.facts.own.ended(now);
                 }
-                if let Some(blind) = self.blind.as_mut().filter(|b| b.until.is_none()) {
-                    blind.exported(now);
+                if let Some(distrust) = self.distrust.as_mut().filter(|d| d.until.is_none()) {
+                    distrust.exported(now);
                 }
             }
         }
     }
 
-    /// Which ranks had work lately, by the samples that are kept: asked only when a window is
-    /// wished for, so that recording a sample costs nothing more.
+    /// Which ranks had work lately, by the samples that are kept: read only when a window is requested,
+    /// so that recording a sample costs nothing more.
     pub fn note_work(&mut self, id: TargetId, store: &SignalStore, now: Time) {
-        for (rank, seen, worked) in store.last_work(id, now - HEARD) {
+        for (rank, seen, worked) in store.last_work(id, now - WORK_WINDOW) {
             self.facts.rank_seen(rank, false, seen);
             if let Some(worked) = worked {
                 self.facts.rank_seen(rank, true, worked);
@@ -105,9 +95,11 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::captured::Means;
     use crate::capture::governor::AttemptEnd;
     use crate::capture::line::Marks;
-    use crate::incident::CaptureOutcome;
+    use crate::capture::window::WindowPhase;
+    use crate::incident::StoredCapture;
 
     const OURS: &str = "/p/skewtrap-i1";
 
@@ -127,11 +119,12 @@ mod tests {
     fn server(marks: Option<Marks>, ended: Option<f64>) -> Server {
         let mut server = Server::new("s".into(), "s".into(), true);
         let (incident, deadline) = ("i1".into(), Duration::from_secs(5));
-        let (phase, since, means) = (WindowPhase::Starting, at(10.0), "http");
+        let (phase, since, means) = (WindowPhase::Starting, at(10.0), Means::Http);
         server.window_opened(OpenWindow { incident, marks, means, phase, since, deadline });
         if let Some(s) = ended {
             let end = AttemptEnd { at: at(s), stalled: Duration::ZERO, bytes: 0, unproven: None };
-            server.window_news(&WindowNews::Ended { outcome: Box::new(CaptureOutcome::None), end }, at(s));
+            let stored = StoredCapture::failed(String::new(), end);
+            server.window_event(&WindowEvent::Ended(Box::new(stored)), at(s));
         }
         server
     }
@@ -144,8 +137,8 @@ mod tests {
         Some(Marks { prefix: Some("skewtrap-i1".into()), ..Marks::default() })
     }
 
-    /// Who is heard of as somebody else, after lines of the rank DP0: since when one is open, and
-    /// when one was last heard of, in seconds.
+    /// Somebody else's windows, after lines of the rank DP0: since when one is open, and when one was
+    /// last seen, in seconds.
     fn heard(mut server: Server, lines: &[(f64, ProfileLine)]) -> (Option<f64>, Option<f64>) {
         for (s, line) in lines {
             server.profile_line(Rank::dp(0), line, at(*s));

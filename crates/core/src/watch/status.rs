@@ -4,22 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::axes::Axes;
+use super::Watch;
 use super::core::Core;
 use super::incidents::ActiveIncident;
 use super::server::Server;
 use crate::capture::CaptureSpec;
+use crate::capture::facts::ServerKind;
 use crate::capture::refusal::Span;
 use crate::incident::CaptureOutcome;
-use crate::rule::{Evaluation, Rule, RuleState};
+use crate::rule::Evaluation;
+use crate::rule::Rule;
 use crate::signal::catalog;
+use crate::signal::observation::Problem;
 use crate::signal::sample::{Signal, Source, TargetId};
+use crate::signal::source::WatchedSource;
 use crate::signal::store::{SeriesStatus, SignalStore};
 use crate::status::{
     BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, RuleStatus, SignalStatus,
-    SourceStatus, StateWord, Status, TargetStatus, WindowStatus, resampled,
+    SourceStatus, Status, TargetStatus, WindowStatus, resampled,
 };
 use skewtrap_trace::labels::{LabelValue, Labels};
+use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
 
 /// The page draws this much.
@@ -79,7 +84,7 @@ fn target_of(server: &Server, standing: &[SeriesStatus], sources: Vec<SourceStat
                 stale: reading.silent,
                 source: seen.source.word().into(),
             };
-            let rank = ranks.entry(axes.telling(reading.of.clone())).or_default();
+            let rank = ranks.entry(axes.distinguishing(reading.of.clone())).or_default();
             rank.entry(seen.signal.as_str().into()).or_insert(signal);
         }
     }
@@ -118,12 +123,13 @@ fn group_of(core: &Core, standing: &Evaluation) -> GroupStatus {
         _ => "".into(),
     };
     let all = standing.group.as_ref();
-    let case = core.incidents.firing_now().find(|c| c.rule.name == standing.rule && Some(&c.group) == all);
-    let incident = case.map(|c| &c.incident);
+    let active =
+        core.incidents.firing_now().find(|c| c.incident.rule == standing.rule && Some(&c.group) == all);
+    let incident = active.map(|c| &c.incident);
     let numbers = standing.numbers.as_ref();
     GroupStatus {
         target,
-        state: StateWord::from(standing.state),
+        state: standing.state,
         why: standing.why.clone(),
         since: standing.since,
         statistic: numbers.map(|n| format!("{} of {}", n.statistic, n.signal)).unwrap_or_default(),
@@ -132,17 +138,17 @@ fn group_of(core: &Core, standing: &Evaluation) -> GroupStatus {
         rank: incident.map(|i| i.finding.rank.clone()),
         incident: incident.map(|i| i.id.clone()),
         refused: incident.and_then(|i| i.capture.refused()).map(|r| r.why.clone()),
-        again: case.and_then(|case| again_of(core, case)),
+        again: active.and_then(|active| again_of(core, active)),
         group,
     }
 }
 
 /// Whether what was captured would be captured again.
-fn again_of(core: &Core, case: &ActiveIncident) -> Option<String> {
-    let incident = &case.incident;
-    let wish = case.wish(&incident.target, "", 1.0);
-    let last = core.ledger.worst(&wish, core.now)?;
-    let from = core.engine.escalation_threshold(&case.rule.name, &case.group)?;
+fn again_of(core: &Core, active: &ActiveIncident) -> Option<String> {
+    let incident = &active.incident;
+    let request = active.request(&incident.target, "", 1.0);
+    let last = core.ledger.worst(&request, core.now)?;
+    let from = core.engine.escalation_threshold(&active.incident.rule, &active.group)?;
     let refused = incident.worse.as_ref().filter(|w| w.window > incident.window());
     if let Some((worse, Some(refused))) = refused.map(|w| (w, &w.refused)) {
         return Some(format!(
@@ -176,8 +182,8 @@ fn windows_of(core: &Core) -> Vec<WindowStatus> {
     open.map(|(server, window)| WindowStatus {
         incident: window.incident.clone(),
         target: server.name.clone(),
-        means: window.means.into(),
-        state: format!("{:?}", window.phase).to_lowercase().into(),
+        means: window.means,
+        state: window.phase,
         since: window.since,
         deadline: Some(window.since + window.deadline),
     })
@@ -255,7 +261,7 @@ fn lines_of(
     let labels = Labels([("target".into(), LabelValue::Text(target.clone()))].into());
     let mut best: BTreeMap<_, (Source, Vec<(Time, f64)>)> = BTreeMap::new();
     for seen in store.samples(&labels, now - DRAWN).filter(|e| e.signal == signal) {
-        let rank = axes.telling(seen.rank.labels());
+        let rank = axes.distinguishing(seen.rank.labels());
         let line = best.entry(rank).or_insert((seen.source, Vec::new()));
         if seen.source < line.0 {
             *line = (seen.source, Vec::new());
@@ -272,15 +278,87 @@ fn lines_of(
     best.into_iter().map(line).collect()
 }
 
-impl From<RuleState> for StateWord {
-    fn from(phase: RuleState) -> Self {
-        match phase {
-            RuleState::Warming => Self::Warming,
-            RuleState::Idle => Self::Idle,
-            RuleState::Pending => Self::Pending,
-            RuleState::Firing => Self::Firing,
-            RuleState::Unknown => Self::Unknown,
-            RuleState::Inert => Self::Inert,
+/// Each with its server, in the order of the configuration.
+pub(super) fn sources_of(watch: &Watch, now: Time) -> Vec<(TargetId, SourceStatus)> {
+    let needed = watch.sources.iter().filter(|source| !is_absent_by_design(watch, source));
+    needed.map(|source| (source.target, source_status(watch, source, now))).collect()
+}
+
+/// vLLM has no `/v1/loads`, which is polled on every server: that it is missing there is no problem.
+fn is_absent_by_design(watch: &Watch, source: &WatchedSource) -> bool {
+    let server = watch.facts(source.target).and_then(|f| f.server.as_ref());
+    source.kind == Source::Loads
+        && server.is_some_and(|s| s.engine == ServerKind::Vllm)
+        && matches!(watch.intake.problem_of(source.id), Some(Problem::NotFound { .. }))
+}
+
+fn source_status(watch: &Watch, source: &WatchedSource, now: Time) -> SourceStatus {
+    let (given, problem) = (watch.intake.stats_of(source.id), watch.intake.problem_of(source.id));
+    SourceStatus {
+        kind: source.kind.word().into(),
+        place: source.name.to_string(),
+        state: given.state(problem, now),
+        problem: problem.map(ToString::to_string),
+        last: given.last,
+        lag_s: given.lag.map(|lag| lag.as_secs_f64()),
+        samples: given.samples,
+        dropped: given.dropped,
+    }
+}
+
+/// The axes of a server on which all its ranks have the same index. `/v1/loads` does not name them,
+/// `/metrics` does; left out, what both say of one rank stands together.
+#[derive(Debug, Default)]
+pub(super) struct Axes(BTreeSet<Arc<str>>);
+
+impl Axes {
+    pub(super) fn of(server: &str, standing: &[SeriesStatus]) -> Self {
+        let own = standing.iter().filter(|s| &*s.target == server);
+        Self::among(own.flat_map(|s| &s.latest).map(|reading| &reading.of))
+    }
+
+    /// A data-parallel rank is named even where there is only one.
+    fn among<'a>(ranks: impl Iterator<Item = &'a Labels>) -> Self {
+        let mut seen: BTreeMap<&Arc<str>, BTreeSet<&LabelValue>> = BTreeMap::new();
+        for (name, value) in ranks.flat_map(|rank| &rank.0) {
+            seen.entry(name).or_default().insert(value);
         }
+        let others = &Axis::ALL[1..];
+        let is_axis = |name: &str| others.iter().any(|axis| axis.label() == name);
+        let same = seen.into_iter().filter(|(name, values)| values.len() == 1 && is_axis(name));
+        Self(same.map(|(name, _)| name.clone()).collect())
+    }
+
+    /// The labels that distinguish this rank from the others.
+    pub(super) fn distinguishing(&self, mut rank: Labels) -> Labels {
+        rank.0.retain(|name, _| !self.0.contains(name));
+        rank
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skewtrap_trace::rank::Rank;
+
+    fn shown(ranks: &[Rank]) -> Vec<String> {
+        let labels: Vec<Labels> = ranks.iter().map(|r| r.labels()).collect();
+        let axes = Axes::among(labels.iter());
+        let shown: BTreeSet<String> =
+            labels.into_iter().map(|l| axes.distinguishing(l).to_string()).collect();
+        shown.into_iter().collect()
+    }
+
+    #[test]
+    fn a_rank_that_two_sources_name_differently_is_one_rank() {
+        let full = |dp| Rank::dp(dp).with(Axis::Tp, 0).with(Axis::Pp, 0).with(Axis::Ep, 0);
+        assert_eq!(shown(&[Rank::dp(0), Rank::dp(1), full(0), full(1)]), ["dp_rank=0", "dp_rank=1"]);
+        assert_eq!(shown(&[Rank::dp(0), full(0)]), ["dp_rank=0"]);
+    }
+
+    #[test]
+    fn an_axis_that_tells_ranks_apart_stays() {
+        let ranks = [Rank::dp(0).with(Axis::Tp, 0), Rank::dp(0).with(Axis::Tp, 1)];
+        assert_eq!(shown(&ranks), ["dp_rank=0 tp_rank=0", "dp_rank=0 tp_rank=1"]);
     }
 }

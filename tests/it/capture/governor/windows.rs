@@ -179,7 +179,7 @@ impl Play {
             group: &group_name,
             incident: &incident,
             firing: "",
-            may_carry_on: false,
+            may_predate_start: false,
             badness: 2.0,
         };
         let budget =

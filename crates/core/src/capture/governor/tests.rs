@@ -25,14 +25,14 @@ fn attempt(s: u64, incident: &str) -> Attempt {
     }
 }
 
-fn wish(incident: &str, badness: f64) -> CaptureRequest<'_> {
+fn request(incident: &str, badness: f64) -> CaptureRequest<'_> {
     let (rule, limits, target, group) = ("r", &LIMITS, "t", "g");
-    let (firing, may_carry_on) = ("dp_rank=2 high", false);
-    CaptureRequest { rule, limits, target, group, incident, firing, may_carry_on, badness }
+    let (firing, may_predate_start) = ("dp_rank=2 high", false);
+    CaptureRequest { rule, limits, target, group, incident, firing, may_predate_start, badness }
 }
 
 fn decided(attempts: Vec<Attempt>, now: Time) -> String {
-    decide(&wish("new", 1.2), &Ledger::from(attempts), &Budget::default(), Estimate::default(), now)
+    decide(&request("new", 1.2), &Ledger::from(attempts), &Budget::default(), Estimate::default(), now)
         .map_or_else(|r| r.word().to_owned(), |()| "ok".into())
 }
 
@@ -66,7 +66,7 @@ fn a_window_that_is_being_closed_after_a_crash_is_named_as_such() {
     let left_behind = [open.id.clone()].into();
     let ledger = Ledger { attempts: vec![open], left_behind };
     let refused =
-        decide(&wish("n", 2.0), &ledger, &Budget::default(), Estimate::default(), at(700)).unwrap_err();
+        decide(&request("n", 2.0), &ledger, &Budget::default(), Estimate::default(), at(700)).unwrap_err();
     assert_eq!((refused.word(), refused.awaits_facts()), ("left_open", true));
     assert_eq!(
         refused.to_string(),
@@ -78,7 +78,7 @@ fn a_window_that_is_being_closed_after_a_crash_is_named_as_such() {
 fn an_incident_is_captured_again_only_when_it_got_worse_by_the_margin() {
     let ledger = Ledger::from(vec![attempt(0, "a")]);
     let decided = |badness| {
-        decide(&wish("a", badness), &ledger, &Budget::default(), Estimate::default(), at(700))
+        decide(&request("a", badness), &ledger, &Budget::default(), Estimate::default(), at(700))
             .map_err(|r| r.word())
     };
     assert_eq!(decided(1.49), Err("not_worse"));
@@ -89,10 +89,10 @@ fn an_incident_is_captured_again_only_when_it_got_worse_by_the_margin() {
 #[test]
 fn what_carries_on_over_a_restart_is_held_against_the_mark_of_before() {
     let mut ledger = Ledger::from(vec![attempt(0, "a")]);
-    let decided = |ledger: &Ledger, wish: CaptureRequest<'_>| {
-        decide(&wish, ledger, &Budget::default(), Estimate::default(), at(700)).map_err(|r| r.to_string())
+    let decided = |ledger: &Ledger, request: CaptureRequest<'_>| {
+        decide(&request, ledger, &Budget::default(), Estimate::default(), at(700)).map_err(|r| r.to_string())
     };
-    let after = CaptureRequest { may_carry_on: true, ..wish("b", 1.4) };
+    let after = CaptureRequest { may_predate_start: true, ..request("b", 1.4) };
     assert_eq!(
         decided(&ledger, after).unwrap_err(),
         "this was captured as incident a, at 1.00 times its bound, and nobody saw it end; it is at 1.40 now and captured again from 1.50 on (budget.worse_by)"
@@ -104,7 +104,7 @@ fn what_carries_on_over_a_restart_is_held_against_the_mark_of_before() {
         "another rank"
     );
     assert_eq!(decided(&ledger, CaptureRequest { firing: "", ..after }), Ok(()), "asked for by hand");
-    assert_eq!(decided(&ledger, wish("b", 1.4)), Ok(()), "it began while somebody looked");
+    assert_eq!(decided(&ledger, request("b", 1.4)), Ok(()), "it began while somebody looked");
     assert!(ledger.over("r", "t", "dp_rank=2 high", at(500)));
     assert_eq!(decided(&ledger, after), Ok(()), "it was seen to end");
     assert!(!ledger.over("r", "t", "dp_rank=2 high", at(600)), "it was over before");
@@ -118,12 +118,12 @@ fn a_clock_that_was_set_back_refills_nothing() {
 
 #[test]
 fn the_budget_counts_what_was_spent_and_what_the_next_is_expected_to_take() {
-    let wish = CaptureRequest { rule: "x", target: "x", group: "x", ..wish("x", 1.0) };
+    let request = CaptureRequest { rule: "x", target: "x", group: "x", ..request("x", 1.0) };
     let ledger = Ledger::from(vec![attempt(0, "a")]);
     let budget = Budget { stalled: Duration::from_secs(5), bytes: 10 << 20, ..Budget::default() };
     let decided = |stalled: u64, bytes: u64| {
         let expected = Estimate { stalled: Duration::from_secs(stalled), bytes: bytes << 20 };
-        decide(&wish, &ledger, &budget, expected, at(10)).map_err(|r| r.word())
+        decide(&request, &ledger, &budget, expected, at(10)).map_err(|r| r.word())
     };
     assert_eq!(decided(4, 9), Ok(()));
     assert_eq!(decided(5, 9), Err("daily_stall"));

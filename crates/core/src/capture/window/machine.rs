@@ -31,8 +31,8 @@ pub struct Window {
     grace: Duration,
     hold: Option<Time>,
     writes_files: bool,
-    sight: Visibility,
-    books: Ownership,
+    visibility: Visibility,
+    ownership: Ownership,
     phase: WindowPhase,
     since: Time,
     sent_at: Time,
@@ -58,7 +58,7 @@ pub struct Window {
 
 impl Window {
     /// The window of `request`, whose start is to be sent now.
-    pub fn start(request: &StartRequest, sight: Visibility, now: Time) -> (Self, Output) {
+    pub fn start(request: &StartRequest, visibility: Visibility, now: Time) -> (Self, Output) {
         let window = Self {
             engine: request.engine,
             form: request.form,
@@ -66,8 +66,8 @@ impl Window {
             grace: request.deadline,
             hold: request.hold.map(|hold| now + hold),
             writes_files: request.writes_files,
-            sight,
-            books: Ownership::new(request),
+            visibility,
+            ownership: Ownership::new(request),
             phase: WindowPhase::Starting,
             since: now,
             sent_at: now,
@@ -94,16 +94,16 @@ impl Window {
     /// its start was answered. It is closed at once, given that it is proven to be ours.
     pub fn resume(
         request: &StartRequest,
-        sight: Visibility,
+        visibility: Visibility,
         sent_at: Time,
         granted: bool,
         now: Time,
     ) -> Self {
-        let (mut window, _) = Self::start(request, sight, sent_at);
+        let (mut window, _) = Self::start(request, visibility, sent_at);
         window.start_pending = false;
         window.wants_close = true;
         if granted {
-            window.books.grant();
+            window.ownership.grant();
             window.enter(WindowPhase::Open, now);
         } else {
             window.unknown("the agent died before the start was answered", now);
@@ -142,7 +142,7 @@ impl Window {
 
     /// Whether it is known to be ours: a stop may be sent.
     pub const fn is_ours(&self) -> bool {
-        self.books.is_ours()
+        self.ownership.is_ours()
     }
 
     /// Takes what happened, says what is to be done. Time may not run back.
@@ -170,8 +170,8 @@ impl Window {
             Event::Tick => {}
             Event::StartAnswered(answer) => self.start_answered(answer, now, out),
             Event::StopAnswered(answer) => self.stop_answered(answer, now, out),
-            Event::Log { rank, line } => self.books.line(*rank, line, now),
-            Event::File { rank, whole } => self.books.file(*rank, *whole),
+            Event::Log { rank, line } => self.ownership.line(*rank, line, now),
+            Event::File { rank, whole } => self.ownership.file(*rank, *whole),
             Event::Cleared if self.until_cleared => self.wants_close = true,
             Event::Cleared => self.note("the rule had cleared before the window ended"),
             Event::Close => self.wants_close = true,
@@ -209,7 +209,7 @@ impl Window {
             WindowPhase::Open => self.open(now, out),
             WindowPhase::Stopping => {
                 // An answer that hangs changes nothing about a window that is seen to be written.
-                if self.form != Form::Held && self.books.all_written() {
+                if self.form != Form::Held && self.ownership.all_written() {
                     self.enter(WindowPhase::Verifying, now);
                 } else if self.stopped_at.is_some_and(|at| now.since(at) > EXPORT_LIMIT + START_TIMEOUT) {
                     self.stop_answered(&Answer::TimedOut, now, out);
@@ -223,8 +223,8 @@ impl Window {
 
     fn may_stop(&self) -> bool {
         let again = self.engine == ServerKind::Sglang || self.stops == 0;
-        self.books.is_ours()
-            && self.books.foreign.open().is_none()
+        self.ownership.is_ours()
+            && self.ownership.foreign.open().is_none()
             && !self.stop_pending
             && self.stops < MAX_STOPS
             // A second stop has crashed vLLM.
@@ -254,7 +254,7 @@ impl Window {
     fn end(&mut self, failure: Option<Failure>, unproven: Option<String>, out: &mut Vec<Output>) {
         self.phase = WindowPhase::Ended;
         let mut notes = std::mem::take(&mut self.notes);
-        if self.books.doubled {
+        if self.ownership.doubled {
             notes.push(
                 "somebody started a second profile during the window, which destroys what the first recorded"
                     .into(),

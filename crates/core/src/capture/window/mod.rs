@@ -1,6 +1,6 @@
 //! A window while it lives: what may happen to it, what is to be done, and how it can end.
 //!
-//! `machine` is the state machine; `ownership` keeps the books that it decides by: which ranks
+//! `machine` is the state machine; `ownership` records what it decides by: which ranks
 //! have begun and finished, what proves that the window is ours, whose window is in the way.
 
 mod machine;
@@ -86,7 +86,7 @@ pub enum Event {
     StopAnswered(Answer),
     /// The server's log said something of profiling.
     Log {
-        /// Who printed it.
+        /// RankId printed it.
         rank: Rank,
         /// What.
         line: ProfileLine,
@@ -280,6 +280,17 @@ impl Distrust {
     /// Opens with the start.
     pub const fn opened(from: Time) -> Self {
         Self { from, closing: None, until: None }
+    }
+
+    /// The window entered a phase.
+    pub fn entered(&mut self, phase: WindowPhase, at: Time) {
+        match phase {
+            WindowPhase::Stopping | WindowPhase::Exporting => {
+                self.closing.get_or_insert(at);
+            }
+            WindowPhase::Verifying | WindowPhase::Ended => self.exported(at),
+            WindowPhase::Starting | WindowPhase::Doubtful | WindowPhase::Unknown | WindowPhase::Open => {}
+        }
     }
 
     /// Ends [`Self::SETTLE`] after the export did.

@@ -1,4 +1,5 @@
-//! The books of a window: which ranks began and finished, what proves it ours, who is in the way.
+//! What is recorded of a window: which ranks began and finished, what proves it ours, and somebody
+//! else's windows that are in the way.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +22,7 @@ pub(super) enum Seen {
     Done,
 }
 
-/// The books.
+/// What is recorded of a window.
 #[derive(Clone, Debug)]
 pub(super) struct Ownership {
     marks: Marks,
@@ -174,12 +175,12 @@ impl Ownership {
         self.busy.iter().all(|r| self.closed(*r))
     }
 
-    /// Whether the whole file of every rank is in sight.
+    /// Whether the whole file of every rank is in visibility.
     pub(super) fn all_files(&self) -> bool {
         self.expected.iter().all(|r| self.whole.contains(r))
     }
 
-    /// Whether the whole file of every rank that had work is in sight.
+    /// Whether the whole file of every rank that had work is in visibility.
     pub(super) fn busy_files(&self) -> bool {
         self.busy.iter().all(|r| self.whole.contains(r))
     }

@@ -65,8 +65,8 @@ fn status(status: u16) -> Answer {
 }
 
 /// Plays events at their times, ticking in between, until the end; gives what was done and when.
-fn play(request: &StartRequest, sight: Visibility, script: &[(f64, Event)]) -> Vec<String> {
-    let (mut window, _) = Window::start(request, sight, at(0.0));
+fn play(request: &StartRequest, visibility: Visibility, script: &[(f64, Event)]) -> Vec<String> {
+    let (mut window, _) = Window::start(request, visibility, at(0.0));
     let mut told = Vec::new();
     let mut next = script.iter().peekable();
     for tick in 1..14_000 {
@@ -121,9 +121,9 @@ fn a_window_whose_ranks_finish_by_their_steps_is_never_stopped() {
 
 #[test]
 fn whole_files_of_all_ranks_are_proof_enough_without_a_log() {
-    let sight = Visibility { log: false, files: true };
+    let visibility = Visibility { log: false, files: true };
     let script = [(0.2, ok()), (0.8, file(0)), (0.9, file(1))];
-    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), sight, &script), ["0.9 done"]);
+    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), visibility, &script), ["0.9 done"]);
 }
 
 #[test]
@@ -186,10 +186,10 @@ fn an_armed_rank_that_begins_after_the_stop_is_stopped_again() {
 
 #[test]
 fn with_neither_log_nor_files_in_sight_a_500_on_stop_ends_it_and_says_that_nothing_is_proven() {
-    let sight = Visibility { log: false, files: false };
+    let visibility = Visibility { log: false, files: false };
     let script = [(0.2, ok()), (5.1, stopped(status(500)))];
     assert_eq!(
-        play(&request(Form::Exact, &[0], &[]), sight, &script),
+        play(&request(Form::Exact, &[0], &[]), visibility, &script),
         ["5.0 /stop_profile", "5.1 done (notes)"]
     );
 }
@@ -288,10 +288,10 @@ fn a_window_that_a_dead_agent_left_is_closed_with_proof_and_given_up_without() {
 
 #[test]
 fn samples_are_distrusted_from_the_start_until_the_export_has_settled_but_may_clear_while_open() {
-    let mut blind = Distrust::opened(at(0.0));
-    assert!(blind.trusts(at(-1.0)) && !blind.trusts(at(1.0)) && blind.may_clear(at(1.0)));
-    blind.closing = Some(at(5.0));
-    assert!(!blind.may_clear(at(6.0)));
-    blind.exported(at(9.0));
-    assert!(!blind.trusts(at(18.9)) && blind.trusts(at(19.0)) && blind.may_clear(at(19.0)));
+    let mut distrust = Distrust::opened(at(0.0));
+    assert!(distrust.trusts(at(-1.0)) && !distrust.trusts(at(1.0)) && distrust.may_clear(at(1.0)));
+    distrust.closing = Some(at(5.0));
+    assert!(!distrust.may_clear(at(6.0)));
+    distrust.exported(at(9.0));
+    assert!(!distrust.trusts(at(18.9)) && distrust.trusts(at(19.0)) && distrust.may_clear(at(19.0)));
 }

@@ -86,7 +86,10 @@ fn the_onset_is_that_of_the_condition_that_fired_wherever_it_stands() {
     let queue = condition(catalog::QUEUE_REQS, 1.5);
     let findings = [vec![running.clone(), queue.clone()], vec![queue, running]].map(|conditions| {
         let finding = first_firing(any_of(conditions)).finding.expect("what fires has a finding");
-        assert_eq!((&*finding.signal, finding.side), ("queue_reqs", Side::High));
+        assert_eq!(
+            (finding.measured.as_ref().map(|m| &*m.signal), finding.side),
+            (Some("queue_reqs"), Side::High)
+        );
         finding
     });
     let onset_s = findings[0].onset.epoch_s() - START;

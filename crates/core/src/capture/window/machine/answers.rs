@@ -10,8 +10,8 @@ impl Window {
             return;
         }
         match answer {
-            Answer::Ok => self.books.grant(),
-            _ => self.books.disown(),
+            Answer::Ok => self.ownership.grant(),
+            _ => self.ownership.disown(),
         }
         if self.phase != WindowPhase::Starting {
             return;

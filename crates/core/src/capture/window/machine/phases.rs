@@ -14,11 +14,11 @@ use skewtrap_trace::time::Time;
 impl Window {
     pub(super) fn starting(&mut self, now: Time, out: &mut Vec<Output>) {
         // An answer that hangs changes nothing about a window that is seen to be over.
-        if self.books.proven && self.form != Form::Held && self.books.all_closed() {
+        if self.ownership.proven && self.form != Form::Held && self.ownership.all_closed() {
             return self.enter(WindowPhase::Open, now);
         }
         let due = now >= self.deadline || self.wants_close;
-        if due && self.books.proven && self.may_stop() {
+        if due && self.ownership.proven && self.may_stop() {
             self.send_stop(now, out);
         } else if now.since(self.sent_at) > START_TIMEOUT + DOUBT {
             self.start_answered(&Answer::TimedOut, now, out);
@@ -28,7 +28,7 @@ impl Window {
     /// A start of doubtful end: ours only by a mark, and then it is closed at once or at the
     /// deadline; without one it is given up, and no stop is sent.
     pub(super) fn waiting_for_proof(&mut self, until: Time, now: Time, out: &mut Vec<Output>) {
-        if self.books.proven {
+        if self.ownership.proven {
             self.wants_close |= self.phase == WindowPhase::Doubtful;
             self.failure = None;
             self.note("the start was not answered with success, but log or files show that it began");
@@ -47,11 +47,12 @@ impl Window {
 
     pub(super) fn open(&mut self, now: Time, out: &mut Vec<Output>) {
         // vLLM's window is closed by a stop, whatever its files say.
-        if self.form != Form::Held && self.books.all_closed() {
-            let next = if self.books.all_written() { WindowPhase::Verifying } else { WindowPhase::Exporting };
+        if self.form != Form::Held && self.ownership.all_closed() {
+            let next =
+                if self.ownership.all_written() { WindowPhase::Verifying } else { WindowPhase::Exporting };
             return self.enter(next, now);
         }
-        if self.books.busy_closed() {
+        if self.ownership.busy_closed() {
             self.busy_closed_at.get_or_insert(now);
         }
         let idle_left =
@@ -61,28 +62,28 @@ impl Window {
         if due && self.may_stop() {
             self.send_stop(now, out);
         } else if now.since(self.deadline) > EXPORT_LIMIT {
-            let dir = self.books.foreign.open().map_or_else(String::new, |(_, dir)| dir.to_owned());
+            let dir = self.ownership.foreign.open().map_or_else(String::new, |(_, dir)| dir.to_owned());
             let unproven = Some("somebody else's profile kept ours from being stopped".into());
             self.fail(Failure::Foreign { dir }, unproven, out);
         }
     }
 
     pub(super) fn exporting(&mut self, now: Time, out: &mut Vec<Output>) {
-        if self.books.all_written() {
+        if self.ownership.all_written() {
             return self.enter(WindowPhase::Verifying, now);
         }
         // A rank that was armed when the stop came began after it: only another stop closes it.
-        let outlived = self.stopped_at.is_some_and(|at| self.books.began_after(at));
+        let outlived = self.stopped_at.is_some_and(|at| self.ownership.began_after(at));
         if outlived && self.stops < MAX_STOPS && self.may_stop() {
             return self.send_stop(now, out);
         }
         let tried = self.may_retry && now.since(self.since) >= RETRY;
-        if tried && self.sight.log && self.books.any_open() && self.may_stop() {
+        if tried && self.visibility.log && self.ownership.any_open() && self.may_stop() {
             return self.send_stop(now, out);
         }
-        let armed = self.books.armed();
-        let closed = self.books.all_closed();
-        if self.stop_granted && (armed.is_empty() || !self.sight.log) {
+        let armed = self.ownership.armed();
+        let closed = self.ownership.all_closed();
+        if self.stop_granted && (armed.is_empty() || !self.visibility.log) {
             // The answer came after the export; lines and files follow within moments.
             return self.enter(WindowPhase::Verifying, now);
         }
@@ -110,7 +111,7 @@ impl Window {
             let unproven = format!("{} is armed and will record at its next traffic", names_of(armed));
             return self.end(None, Some(unproven), out);
         }
-        let ranks = names_of(&self.books.not_closed());
+        let ranks = names_of(&self.ownership.not_closed());
         let answer = self.stop_answer.clone().unwrap_or_else(|| "nothing".into());
         let unproven = format!("nothing shows that {ranks} ended");
         self.fail(Failure::NotProvenClosed { answer, ranks }, Some(unproven), out);
@@ -118,16 +119,16 @@ impl Window {
 
     pub(super) fn verifying(&mut self, now: Time, out: &mut Vec<Output>) {
         let waited = now.since(self.since);
-        let looks = self.sight.files && self.writes_files;
-        let enough = self.books.all_files() || (self.books.busy_files() && waited >= IDLE_GRACE);
+        let looks = self.visibility.files && self.writes_files;
+        let enough = self.ownership.all_files() || (self.ownership.busy_files() && waited >= IDLE_GRACE);
         let cancelled = self.cancelled_at.is_some() && waited >= IDLE_GRACE;
         if !looks || enough || cancelled || waited >= SETTLE {
             self.end(None, None, out);
         }
     }
 
-    /// Neither log nor files of this server are in sight: no proof will ever come.
+    /// Neither log nor files of this server are in visibility: no proof will ever come.
     const fn is_blind(&self) -> bool {
-        !self.sight.log && !self.sight.files
+        !self.visibility.log && !self.visibility.files
     }
 }

@@ -14,26 +14,26 @@ use skewtrap_core::capture::verify::{Artifact, Verdict};
 
 /// Where the report is, by nsys's own words; a `.qdstrm` is none yet, and is kept as it is.
 pub(super) async fn path_of(
-    said: &CommandOutput,
+    output: &CommandOutput,
     gone: bool,
-    came: &mut CaptureResult,
+    result: &mut CaptureResult,
 ) -> Result<PathBuf, Failed> {
-    let Some(path) = generated(&said.out) else {
+    let Some(path) = generated(&output.out) else {
         let why = if gone {
             "the server went away in the middle of the window, and nsys's session with it"
         } else {
             "nsys stopped and named no report"
         };
-        return Err(Failed::closed(format!("{why}: {}", said.summary())));
+        return Err(Failed::closed(format!("{why}: {}", output.summary())));
     };
     if !path.ends_with(".qdstrm") {
         return Ok(PathBuf::from(path));
     }
-    let why = importer_error(&said.err).unwrap_or_else(|| "it says nothing about it".into());
+    let why = importer_error(&output.err).unwrap_or_else(|| "it says nothing about it".into());
     let name =
         Path::new(&path).file_name().map_or_else(|| path.clone(), |n| n.to_string_lossy().into_owned());
-    if let Ok(artifact) = read(Path::new(&path), came).await {
-        came.artifacts = vec![Artifact { rank: None, whole: false, ..artifact }];
+    if let Ok(artifact) = read(Path::new(&path), result).await {
+        result.artifacts = vec![Artifact { rank: None, whole: false, ..artifact }];
     }
     let full = if why.contains("No space left") { "; the disk was full: free some space first" } else { "" };
     Err(Failed::closed(format!(
@@ -42,15 +42,15 @@ pub(super) async fn path_of(
 }
 
 /// Reads the report to its end, for the bundle.
-pub(super) async fn verify(report: &Path, came: &mut CaptureResult) {
-    match read(report, came).await {
+pub(super) async fn verify(report: &Path, result: &mut CaptureResult) {
+    match read(report, result).await {
         Ok(artifact) => {
             let quality = if artifact.whole { Quality::Usable } else { Quality::Broken };
-            came.verdict = Verdict { quality, ..Verdict::default() };
-            came.artifacts = vec![Artifact { rank: None, ..artifact }];
+            result.verdict = Verdict { quality, ..Verdict::default() };
+            result.artifacts = vec![Artifact { rank: None, ..artifact }];
         }
         Err(error) => {
-            came.failure = Some(format!(
+            result.failure = Some(format!(
                 "nsys says that its report is {}, where the agent cannot read it ({error}); it must share the server's file system",
                 report.display()
             ));
@@ -58,8 +58,8 @@ pub(super) async fn verify(report: &Path, came: &mut CaptureResult) {
     }
 }
 
-async fn read(file: &Path, came: &mut CaptureResult) -> std::io::Result<Artifact> {
-    came.notes.push(
+async fn read(file: &Path, result: &mut CaptureResult) -> std::io::Result<Artifact> {
+    result.notes.push(
         "the report holds the environment and the output of the server: treat it as a secret (its mode is 0600)".into(),
     );
     let path = file.to_owned();
@@ -69,7 +69,7 @@ async fn read(file: &Path, came: &mut CaptureResult) -> std::io::Result<Artifact
     });
     let (mode, artifact) = read.await.map_err(std::io::Error::other)?;
     if let Err(error) = mode {
-        came.notes.push(format!("the mode of {} could not be set to 0600: {error}", file.display()));
+        result.notes.push(format!("the mode of {} could not be set to 0600: {error}", file.display()));
     }
     artifact
 }

@@ -1,28 +1,24 @@
-//! The loop: owns clock, tasks and shutdown; carries out what `decide` asks for.
+//! The agent's loop: owns clock, tasks and shutdown, and carries out what the core asks for.
 //!
 //! Everything that happens arrives in one inbox; the core turns it into effects; each effect is a
 //! method here. Nothing in the loop waits for the network or reads a large file: windows, bundles,
 //! comparisons and deliveries are tasks of their own.
 
-pub mod archive;
-mod asked;
-mod begin;
+mod archive;
 pub mod capture;
-pub mod clock;
-pub mod command;
+mod commands;
 pub mod compare;
 pub mod cost;
 mod effects;
 pub mod examine;
 pub mod history;
-pub mod look;
-pub mod nsys;
+mod notifier;
 pub mod plan;
-pub mod post;
+mod probe;
 pub mod receivers;
 pub mod report;
-pub mod supervise;
-pub mod task;
+mod startup;
+mod supervise;
 mod upkeep;
 pub mod window;
 
@@ -35,32 +31,32 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::{Archive, Samples};
-use self::asked::by_hand;
-use self::capture::{CaptureStore, StoredCapture, find};
-use self::clock::Clock;
+use self::capture::{CaptureStore, Taken, find};
 use self::cost::Meter;
-use self::plan::{Plan, SitePlan};
-use self::post::Notifier;
+use self::notifier::Notifier;
+use self::plan::{Plan, TargetPlan};
 use self::supervise::Supervisor;
 use self::window::WindowSignal;
 use crate::act::systemd;
+use crate::clock::Clock;
 use crate::config::receiver as configured;
 use crate::http::{Server, client};
 use crate::serve::metrics::Metrics;
 use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::keep::{BundleSpace, Keep};
-use skewtrap_core::incident::{CaptureOutcome, Incident, VerdictNote};
+use skewtrap_core::incident::{CaptureOutcome, Incident, Record, VerdictNote};
 use skewtrap_core::message::Origin;
 use skewtrap_core::signal::catalog;
 use skewtrap_core::signal::observation::Observation;
 use skewtrap_core::signal::sample::TargetId;
 use skewtrap_core::status::Status;
-use skewtrap_core::watch::{Effect, Event, ServerFact, TICK, Watch, WindowNews};
+use skewtrap_core::watch::{Effect, Event, ServerFact, TICK, Watch, WindowEvent};
 use skewtrap_trace::time::Time;
 
-/// Observations that may wait; when it is full the sources wait, and say so.
+/// Events that may wait; when it is full the sources wait, and report that.
 const INBOX: usize = 1024;
-/// Looks at waiting samples are at least so far apart.
+/// Extra evaluations of waiting samples are at least this far apart.
 const TOGETHER: Duration = Duration::from_millis(10);
 /// What closing an open window may take at the end.
 pub const GRACE: Duration = Duration::from_secs(12);
@@ -69,11 +65,11 @@ pub const GRACE: Duration = Duration::from_secs(12);
 pub enum AgentEvent {
     /// A source saw something.
     Observed(Observation),
-    /// A server was looked at.
+    /// Something was learned of a server.
     Server {
         /// Which.
         target: TargetId,
-        /// What was seen.
+        /// What.
         fact: ServerFact,
     },
     /// A window went on.
@@ -81,9 +77,7 @@ pub enum AgentEvent {
         /// Its incident.
         incident: Arc<str>,
         /// How.
-        news: WindowNews,
-        /// Where its bundle lies.
-        bundle: Option<String>,
+        event: WindowEvent,
     },
     /// A capture asks for the evidence of its bundle.
     Evidence {
@@ -114,7 +108,12 @@ pub enum AgentEvent {
         incident: Arc<str>,
     },
     /// A window that an agent before this one left behind was closed.
-    Recovered(Box<StoredCapture>),
+    Recovered {
+        /// The record of its incident, as that agent left it.
+        record: Box<Record>,
+        /// How that went.
+        taken: Taken,
+    },
     /// The folder of the bundles was swept.
     Swept(BundleSpace),
 }
@@ -122,25 +121,25 @@ pub enum AgentEvent {
 /// A window that is under way.
 #[derive(Debug)]
 struct Running {
-    heard: mpsc::Sender<WindowSignal>,
+    signals: mpsc::Sender<WindowSignal>,
     target: TargetId,
-    means: &'static str,
+    means: Means,
     meter: Meter,
-    /// Up to when its meter has heard of the ranks.
-    heard_to: Time,
+    /// Up to when its meter knows of the ranks' samples.
+    metered_to: Time,
 }
 
-/// What the embedder of the agent (the demo) wants to see of it.
+/// Called with every effect, for what embeds the agent (the demo).
 pub type OnEffect = Box<dyn FnMut(&Effect) + Send>;
 
 /// The agent.
 pub struct Agent {
     watch: Watch,
     clock: Clock,
-    sites: Vec<SitePlan>,
-    desk: CaptureStore,
+    targets: Vec<TargetPlan>,
+    store: CaptureStore,
     archive: Archive,
-    post: Notifier,
+    notifier: Notifier,
     running: BTreeMap<Arc<str>, Running>,
     /// Windows of an agent before this one that are still being closed.
     closing: usize,
@@ -156,7 +155,8 @@ pub struct Agent {
     reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
     /// The receivers as they were configured when it was started.
     configured: Vec<configured::Receiver>,
-    by_hand: Arc<skewtrap_core::rule::Rule>,
+    /// What is captured where somebody asks for it.
+    manual_capture: CaptureSpec,
 }
 
 /// What a configuration that was read again changes.
@@ -169,8 +169,8 @@ pub struct Reload {
     pub patterns: Vec<skewtrap_core::signal::pattern::Pattern>,
     /// The receivers; what is new of them needs a restart.
     pub receivers: Vec<configured::Receiver>,
-    /// What a window by hand asks for.
-    pub by_hand: CaptureSpec,
+    /// What is captured where somebody asks for it.
+    pub manual_capture: CaptureSpec,
 }
 
 /// How the agent is run.
@@ -181,7 +181,7 @@ pub struct Run {
     pub cancel: CancellationToken,
     /// Each one reads the configuration again.
     pub reloads: mpsc::Receiver<()>,
-    /// Hears of every effect.
+    /// Called with every effect.
     pub on_effect: OnEffect,
     /// Reads the configuration again.
     pub reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
@@ -196,21 +196,21 @@ pub struct Run {
 /// the watching goes on without windows.
 pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let Run { clock, cancel, mut reloads, on_effect, reload, serves } = run;
-    let (state, bundles) = begin::opened(&mut plan)?;
-    let desk = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock };
-    let looking = desk.clone();
-    let found = tokio::task::spawn_blocking(move || find(&looking)).await??;
+    let (state, bundles) = startup::open(&mut plan)?;
+    let store = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock };
+    let finding = store.clone();
+    let found = tokio::task::spawn_blocking(move || find(&finding)).await??;
     let supervisor = Supervisor::default();
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);
-    let host = begin::host();
-    let page = serves.then(|| begin::page(&plan.listen, &host));
+    let host = startup::host();
+    let page = serves.then(|| startup::page(&plan.listen, &host));
     let origin = Origin { host, page };
     let client = client::client(None).context("no HTTP client")?;
-    let post = Notifier::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes);
+    let notifier = Notifier::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes);
     let (archive, jobs) = mpsc::unbounded_channel();
     let keep = Keep { count: plan.keep.incidents as usize, age: plan.keep.age, bytes: plan.keep.bytes };
-    let archivist = tokio::spawn(archive::run(bundles, state.agent().clone(), keep, clock, jobs, tx.clone()));
+    let archivist = tokio::spawn(archive::run(bundles, state.clone(), keep, clock, jobs, tx.clone()));
     let mut setup = plan.setup.clone();
     setup.ledger = state.ledger()?;
     let now = clock.now();
@@ -218,25 +218,25 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     for silence in state.silences()? {
         watch.handle(Event::Silenced(silence), now, &mut Vec::new());
     }
-    begin::sources(&plan.sources, &supervisor, &tx, clock);
-    begin::looking(&plan.sites, &supervisor, &tx, clock);
+    startup::sources(&plan.sources, &supervisor, &tx, clock);
+    startup::probes(&plan.targets, &supervisor, &tx, clock);
     let (status, shown) = watch::channel(Arc::new(Status::default()));
     let metrics = Arc::new(Metrics::default());
-    let (commands, mut asked) = mpsc::channel(16);
+    let (commands, mut requests) = mpsc::channel(16);
     if serves {
-        begin::serving(&plan, shown, commands, metrics.clone(), &supervisor).await;
+        startup::serving(&plan, shown, commands, metrics.clone(), &supervisor).await;
     }
     let nowhere = Server::new(client, "", None, None);
-    let known = begin::known(&plan, &nowhere);
+    let known = startup::known(&plan, &nowhere);
     let mut agent = Agent {
-        by_hand: Arc::new(by_hand(plan.by_hand)),
+        manual_capture: plan.manual_capture,
         configured: plan.configured,
         watch,
         clock,
-        sites: plan.sites,
-        desk,
+        targets: plan.targets,
+        store,
         archive,
-        post,
+        notifier,
         running: BTreeMap::new(),
         closing: 0,
         nowhere,
@@ -262,8 +262,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
             biased;
             () = cancel.cancelled() => break,
             Some(report) = delivered.recv() => agent.delivered(report),
-            Some(()) = reloads.recv() => agent.reload_told(&mut effects),
-            Some(command) = asked.recv() => agent.command(command, &mut effects),
+            Some(()) = reloads.recv() => agent.reload_signalled(&mut effects),
+            Some(command) = requests.recv() => agent.command(command, &mut effects),
             _ = tick.tick() => agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects),
             () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {
                 agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects);
@@ -285,8 +285,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
 }
 
 impl Agent {
-    /// How long until samples that wait may be looked at. Thousands of groups wait each for another
-    /// moment: those that come close together are looked at together.
+    /// How long until samples that wait may be evaluated. Thousands of groups wait each for another
+    /// moment: those that are close together are evaluated together.
     fn until_due(&self) -> Option<Duration> {
         let due = self.watch.due()?;
         Some(self.clock.real(due.since(self.clock.now())).max(TOGETHER))
@@ -297,22 +297,19 @@ impl Agent {
         match item {
             AgentEvent::Observed(seen) => {
                 self.watch.handle(Event::Observed(seen), now, effects);
-                self.tell_meters();
+                self.update_meters();
             }
             AgentEvent::Server { target, fact } => {
                 self.watch.handle(Event::Server { target, fact }, now, effects);
             }
-            AgentEvent::Window { incident, news, bundle } => {
-                if let Some(path) = bundle {
-                    self.watch.handle(Event::Bundled { incident: incident.clone(), path }, now, effects);
-                }
-                if let WindowNews::Ended { outcome, end } = &news {
-                    if let CaptureOutcome::Failed { why, .. } = &**outcome {
+            AgentEvent::Window { incident, event } => {
+                if let WindowEvent::Ended(stored) = &event {
+                    if let CaptureOutcome::Failed { why, .. } = &stored.outcome {
                         tracing::warn!(incident = &*incident, "the capture failed: {why}");
                     }
-                    self.window_over(&incident, outcome, end.stalled);
+                    self.window_over(&incident, &stored.outcome, stored.end.stalled);
                 }
-                self.watch.handle(Event::Window { incident, news }, now, effects);
+                self.watch.handle(Event::Window { incident, event }, now, effects);
             }
             AgentEvent::Evidence { incident, since, answer } => {
                 // A capture that is gone does not need it.
@@ -325,7 +322,7 @@ impl Agent {
                 self.watch.handle(Event::NotCompared { incident }, now, effects);
             }
             AgentEvent::LeftOpen { incident } => drop(self.running.remove(&incident)),
-            AgentEvent::Recovered(kept) => self.recovered(*kept, effects),
+            AgentEvent::Recovered { record, taken } => self.recovered(*record, taken, effects),
             AgentEvent::Swept(space) => self.watch.handle(Event::Swept(space), now, effects),
         }
     }

@@ -1,4 +1,4 @@
-//! What is started with the agent: sources, looks at the servers, the API.
+//! What is started with the agent: its state and bundles, sources, probes of the servers, the API.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,14 +8,14 @@ use tokio::sync::{mpsc, watch};
 use tracing::{error, info, warn};
 
 use super::capture::Known;
-use super::clock::Clock;
-use super::plan::{Plan, SitePlan, SourcePlan};
+use super::plan::{Plan, SourcePlan, TargetPlan};
 use super::supervise::Supervisor;
 use super::window::TargetHandle;
-use super::{AgentEvent, INBOX, look};
+use super::{AgentEvent, INBOX, probe};
 use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
 use crate::act::state::{State, StateError};
+use crate::clock::Clock;
 use crate::http::{Secret, Server};
 use crate::observe::{poll, promql, tail};
 use crate::serve::metrics::Metrics;
@@ -24,7 +24,7 @@ use skewtrap_core::status::Status;
 
 /// The state and the bundles. On a volume that cannot be written nothing would keep count of windows or
 /// take their files, so the watching goes on without any.
-pub(super) fn opened(plan: &mut Plan) -> Result<(State, Bundles), StateError> {
+pub(super) fn open(plan: &mut Plan) -> Result<(State, Bundles), StateError> {
     let state = match State::open(&plan.state_dir) {
         Err(error @ StateError::Folder { .. }) => {
             only_watch(plan, &error);
@@ -48,7 +48,7 @@ fn only_watch(plan: &mut Plan, error: &dyn std::error::Error) {
 }
 
 /// A server as captures need it; `nowhere` stands in where a target has none.
-pub(super) fn site_of(plan: &SitePlan, nowhere: &Server) -> TargetHandle {
+pub(super) fn handle_of(plan: &TargetPlan, nowhere: &Server) -> TargetHandle {
     TargetHandle {
         server: plan.server.as_ref().unwrap_or(nowhere).clone(),
         target: plan.name.to_string(),
@@ -67,20 +67,20 @@ pub(super) fn known(plan: &Plan, nowhere: &Server) -> BTreeMap<String, Known> {
             _ => None,
         })
     };
-    let known = |site: &SitePlan| Known { site: site_of(site, nowhere), log: log_of(site.target) };
-    plan.sites.iter().map(|site| (site.name.to_string(), known(site))).collect()
+    let known = |site: &TargetPlan| Known { site: handle_of(site, nowhere), log: log_of(site.target) };
+    plan.targets.iter().map(|site| (site.name.to_string(), known(site))).collect()
 }
 
-/// Looks after the servers.
-pub(super) fn looking(
-    sites: &[SitePlan],
+/// Starts a probe of each server.
+pub(super) fn probes(
+    targets: &[TargetPlan],
     supervisor: &Supervisor,
     tx: &mpsc::Sender<AgentEvent>,
     clock: Clock,
 ) {
-    for site in sites {
-        let (site, tx, cancel) = (site.clone(), tx.clone(), supervisor.cancel());
-        supervisor.keep("look", move || look::run(site.clone(), tx.clone(), clock, cancel.clone()));
+    for target in targets {
+        let (target, tx, cancel) = (target.clone(), tx.clone(), supervisor.cancel());
+        supervisor.keep("probe", move || probe::run(target.clone(), tx.clone(), clock, cancel.clone()));
     }
 }
 
@@ -139,9 +139,9 @@ pub(super) async fn serving(
         hosts: plan.hosts.clone(),
         incident_dir: plan.incident_dir.clone(),
     };
-    let (server, troubles) = serve::ApiServer::bind(&config, ApiContext { status, commands, metrics }).await;
-    for trouble in troubles {
-        warn!("{trouble}; the watching goes on without it");
+    let (server, problems) = serve::ApiServer::bind(&config, ApiContext { status, commands, metrics }).await;
+    for problem in problems {
+        warn!("{problem}; the watching goes on without it");
     }
     if let Some(address) = server.address() {
         info!("status page and API on http://{address}");

@@ -5,7 +5,7 @@
 //! ours is when it began ([`whose`]): the session was ready when its state was read, just before our
 //! start was sent. Where that can be read, it decides at once, however long ago it was. Where it
 //! cannot, a collection that was seen to begin is ours; one that was not is taken for ours for ten
-//! minutes, and afterwards left to people, who are told.
+//! minutes, and afterwards left to people, to whom it is reported.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,21 +15,23 @@ use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::capture::CaptureResult;
 use crate::observe::process::{collecting_since, runs_with};
+use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::nsys::{LONGEST_START, Readiness, Whose, generated, whose};
 use skewtrap_core::capture::window::EXPORT_LIMIT;
 use skewtrap_trace::time::Time;
 
 /// A start whose agent died may show in the state only after this.
 const LATE: Duration = Duration::from_secs(3);
-/// A collection of which nothing tells when it began is taken for ours when its start was sent no
-/// longer ago: the session was ready a moment before, and afterwards nobody looked.
+/// A collection whose begin is unknown is taken for ours when our start was sent no longer ago than
+/// this: the session was ready a moment before that.
 const OURS: Duration = Duration::from_secs(600);
 
 /// Stops the collection of `window`, if its session still collects and it is ours. `output` is what
 /// its start was given.
 pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -> CaptureResult {
-    let mut came = CaptureResult { means: "nsys", sent_at: window.sent_at, ..CaptureResult::default() };
-    let OpenMethod::Nsys { session, name } = &window.method else { return came };
+    let mut result =
+        CaptureResult { means: Means::Nsys, sent_at: window.sent_at, ..CaptureResult::default() };
+    let OpenMethod::Nsys { session, name } = &window.method else { return result };
     let died = "the agent died during this window";
     let age = now.since(window.sent_at);
     // Without a session nothing was started yet.
@@ -54,31 +56,31 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -
                 "{died}; its session {name} collects{since}, which is not when this window was started: that is somebody else's, and is left alone"
             );
             // A start that nobody saw take effect may still be on its way.
-            came.unproven = (!window.granted).then(|| why.clone());
-            came.failure = Some(why);
+            result.unproven = (!window.granted).then(|| why.clone());
+            result.failure = Some(why);
         }
-        (Seen::Is(Readiness::Collecting), Whose::Ours) => stop(nsys, session, now, &mut came).await,
+        (Seen::Is(Readiness::Collecting), Whose::Ours) => stop(nsys, session, now, &mut result).await,
         (Seen::Is(Readiness::Collecting), Whose::Unknown) if window.granted || age < OURS => {
-            stop(nsys, session, now, &mut came).await
+            stop(nsys, session, now, &mut result).await
         }
         (Seen::Is(Readiness::Collecting), Whose::Unknown) => {
             let why = format!(
                 "{died}, just as it started nsys session {name}, and something has collected there since: if it is nobody's, stop it with nsys stop --session={session}"
             );
-            came.unproven = Some(why.clone());
-            came.failure = Some(why);
+            result.unproven = Some(why.clone());
+            result.failure = Some(why);
         }
         (Seen::Unread(why), _) => {
             let why =
                 format!("{died}, and whether nsys session {name} still collects cannot be read ({why})");
-            came.unproven = Some(why.clone());
-            came.failure = Some(why);
+            result.unproven = Some(why.clone());
+            result.failure = Some(why);
         }
         (Seen::Is(_) | Seen::Absent, _) => {
-            came.failure = Some(format!("{died}; its session collects no more"))
+            result.failure = Some(format!("{died}; its session collects no more"))
         }
     }
-    came
+    result
 }
 
 /// A start outlives the agent that sent it, and takes effect when it takes effect.
@@ -101,27 +103,27 @@ async fn began(name: &str) -> Option<Time> {
     tokio::task::spawn_blocking(move || collecting_since(&name)).await.ok().flatten()
 }
 
-async fn stop(nsys: &Nsys, session: &str, now: Time, came: &mut CaptureResult) {
+async fn stop(nsys: &Nsys, session: &str, now: Time, result: &mut CaptureResult) {
     let mut why = "the agent died during this window and stopped it when it was back".to_owned();
     match nsys.stop(session, now).await {
         Ok((said, exchange)) => {
-            came.exchanges.push(exchange);
+            result.exchanges.push(exchange);
             match generated(&said.out) {
-                Some(path) => report::verify(&PathBuf::from(path), came).await,
+                Some(path) => report::verify(&PathBuf::from(path), result).await,
                 None => why = format!("{why}; nsys says: {}", said.summary()),
             }
             if wait_for(nsys, session, super::BEGIN, |s| !s.is(Readiness::Collecting))
                 .await
                 .is(Readiness::Collecting)
             {
-                came.unproven =
+                result.unproven =
                     Some(format!("nsys was told to stop session {session}, and it still collects"));
             }
         }
         Err(error) => {
-            came.unproven = Some(error.to_string());
+            result.unproven = Some(error.to_string());
             why = error.to_string();
         }
     }
-    came.failure.get_or_insert(why);
+    result.failure.get_or_insert(why);
 }

@@ -1,4 +1,4 @@
-//! The way of a message: planned, written to the outbox, handed to a worker, crossed out when it
+//! The way of a message: planned, written to the outbox, handed to a delivery worker, deleted when it
 //! was taken. What was not delivered before a crash goes out after it, the same bytes.
 
 use std::collections::BTreeMap;
@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::clock::Clock;
 use super::plan::Plan;
 use super::receivers::Mute;
 use super::supervise::Supervisor;
 use crate::act::notify::worker::{DeliveryQueues, workers};
 use crate::act::notify::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Planner, Receiver};
 use crate::act::state::{OutboxRow, State};
+use crate::clock::Clock;
 use skewtrap_core::incident::{Incident, Record};
 use skewtrap_core::message::{Origin, Update, utc};
 use skewtrap_core::status::ReceiverStatus;
 use skewtrap_trace::time::Time;
 
-/// Why an incident of an agent before this one is resolved, and when people hear of what still fires.
+/// Why an incident of an agent before this one is resolved, and when what still fires is reported.
 fn started_again(silenced_until: Option<Time>) -> String {
     let still = match silenced_until {
         None => "told as a new incident".to_owned(),
@@ -27,17 +27,17 @@ fn started_again(silenced_until: Option<Time>) -> String {
     format!("the agent was started again and no longer follows it; what still fires is {still}")
 }
 
-/// Sends messages.
+/// Sends messages about incidents.
 #[derive(Debug)]
 pub struct Notifier {
     planner: Planner,
     queues: DeliveryQueues,
     state: State,
-    standing: BTreeMap<Arc<str>, ReceiverStatus>,
+    statuses: BTreeMap<Arc<str>, ReceiverStatus>,
 }
 
 impl Notifier {
-    /// Starts a worker for each receiver, and gives them what was left undelivered.
+    /// Starts a delivery worker for each receiver, and gives them what was left undelivered.
     pub fn start(
         plan: &Plan,
         origin: Origin,
@@ -48,7 +48,7 @@ impl Notifier {
         outcomes: &mpsc::Sender<DeliveryReport>,
     ) -> Self {
         let planner = Planner::new(&plan.receivers, plan.storm_cap, origin);
-        let standing = standings(&plan.receivers, &plan.mute);
+        let statuses = statuses_of(&plan.receivers, &plan.mute);
         let now: crate::act::notify::worker::Now = Arc::new(move || clock.now());
         let (queues, all) = workers(plan.receivers.clone(), client, &now, outcomes);
         for worker in all {
@@ -63,44 +63,44 @@ impl Notifier {
                 }
             });
         }
-        let mut post = Self { planner, queues, state, standing };
-        for parcel in post.offer_again() {
-            post.waits(&parcel);
+        let mut notifier = Self { planner, queues, state, statuses };
+        for receiver in notifier.offer_again() {
+            notifier.count_pending(&receiver);
         }
-        post
+        notifier
     }
 
-    /// Tells whoever is to hear of it.
-    pub fn tell(&mut self, incident: &Incident, update: Update, named: &[Arc<str>], clock: Clock) {
-        self.tell_noted(incident, update, named, None, clock);
+    /// Sends a message about an incident to the receivers that are `named`, or to the default ones.
+    pub fn send(&mut self, incident: &Incident, update: Update, named: &[Arc<str>], clock: Clock) {
+        self.send_noted(incident, update, named, None, clock);
     }
 
-    /// Tells of a capture that an agent before this one began, and that its incident is over.
-    /// `silenced_until` is when its rule may be told of again, where it is silenced.
-    pub fn tell_recovered(&mut self, record: &mut Record, silenced_until: Option<Time>, clock: Clock) {
-        // First, for an alert whose end is not known would be open for a week.
+    /// Reports a capture that an agent before this one began, and that its incident is over.
+    /// `silenced_until` is when messages about its rule are sent again, where it is silenced.
+    pub fn send_recovered(&mut self, record: &mut Record, silenced_until: Option<Time>, clock: Clock) {
+        // First: an alert without an end would stay open for a week.
         let was_open = record.incident.resolve(clock.now());
-        self.tell(&record.incident, Update::Captured, &record.notify, clock);
+        self.send(&record.incident, Update::Captured, &record.notify, clock);
         if was_open {
-            self.tell_end(record, silenced_until, clock);
+            self.send_end(record, silenced_until, clock);
         }
     }
 
-    /// Tells that an incident is over which an agent before this one left open.
-    /// `silenced_until` is when its rule may be told of again, where it is silenced.
-    pub fn tell_left(&mut self, record: &mut Record, silenced_until: Option<Time>, clock: Clock) {
+    /// Reports that an incident is over which an agent before this one left open.
+    /// `silenced_until` is when messages about its rule are sent again, where it is silenced.
+    pub fn send_left(&mut self, record: &mut Record, silenced_until: Option<Time>, clock: Clock) {
         if record.incident.resolve(clock.now()) {
-            self.tell_end(record, silenced_until, clock);
+            self.send_end(record, silenced_until, clock);
         }
     }
 
-    fn tell_end(&mut self, record: &Record, silenced_until: Option<Time>, clock: Clock) {
+    fn send_end(&mut self, record: &Record, silenced_until: Option<Time>, clock: Clock) {
         self.planner.take_over(&record.incident.id);
         let note = started_again(silenced_until);
-        self.tell_noted(&record.incident, Update::Resolved, &record.notify, Some(note), clock);
+        self.send_noted(&record.incident, Update::Resolved, &record.notify, Some(note), clock);
     }
 
-    fn tell_noted(
+    fn send_noted(
         &mut self,
         incident: &Incident,
         update: Update,
@@ -115,18 +115,18 @@ impl Notifier {
         for delivery in &mut deliveries {
             delivery.message.notes.extend(note.clone());
         }
-        let parcels: Vec<OutboxRow> = deliveries.iter().map(OutboxRow::from).collect();
-        if let Err(error) = self.state.add_to_outbox(&parcels) {
+        let rows: Vec<OutboxRow> = deliveries.iter().map(OutboxRow::from).collect();
+        if let Err(error) = self.state.add_to_outbox(&rows) {
             tracing::error!("{error}; the messages go out, but would not survive a crash");
         }
         for delivery in deliveries {
-            self.waits(&delivery.receiver);
-            // One whose queue is full stays in the outbox and is offered again.
+            self.count_pending(&delivery.receiver);
+            // What a full queue does not take stays in the outbox and is offered again.
             let _ = self.queues.hand_over(delivery);
         }
     }
 
-    /// What came of an attempt: its worker goes on when the report is dropped here.
+    /// Takes the result of an attempt; its delivery worker goes on when the report is dropped here.
     pub fn delivered(&mut self, report: DeliveryReport) {
         let outcome = &report.outcome;
         self.note(outcome);
@@ -148,13 +148,14 @@ impl Notifier {
         }
     }
 
-    /// Offers the workers what the outbox holds; what they have already they know. Whose it is.
+    /// Offers the delivery workers what the outbox holds; they recognise what they have already. Gives
+    /// the receiver of each message.
     pub fn offer_again(&self) -> Vec<Arc<str>> {
-        let parcels = self.state.undelivered().unwrap_or_else(|error| {
+        let rows = self.state.undelivered().unwrap_or_else(|error| {
             tracing::error!("{error}");
             Vec::new()
         });
-        let offered = parcels.into_iter().filter_map(|p| Delivery::try_from(p).ok()).map(|delivery| {
+        let offered = rows.into_iter().filter_map(|p| Delivery::try_from(p).ok()).map(|delivery| {
             let receiver = delivery.receiver.clone();
             let _ = self.queues.hand_over(delivery);
             receiver
@@ -162,42 +163,42 @@ impl Notifier {
         offered.collect()
     }
 
-    /// How each receiver is, for the page and the metrics.
-    pub fn standing(&self) -> Vec<ReceiverStatus> {
-        self.standing.values().cloned().collect()
+    /// The state of each receiver, for the page and the metrics.
+    pub fn statuses(&self) -> Vec<ReceiverStatus> {
+        self.statuses.values().cloned().collect()
     }
 
-    fn waits(&mut self, receiver: &Arc<str>) {
-        if let Some(standing) = self.standing.get_mut(receiver) {
-            standing.pending += 1;
+    fn count_pending(&mut self, receiver: &Arc<str>) {
+        if let Some(status) = self.statuses.get_mut(receiver) {
+            status.pending += 1;
         }
     }
 
     fn note(&mut self, outcome: &DeliveryOutcome) {
-        let Some(standing) = self.standing.get_mut(&outcome.receiver) else { return };
+        let Some(status) = self.statuses.get_mut(&outcome.receiver) else { return };
         match &outcome.result {
-            DeliveryResult::Retry { why, .. } => standing.problem = Some(why.clone()),
+            DeliveryResult::Retry { why, .. } => status.problem = Some(why.clone()),
             DeliveryResult::GivenUp { why } => {
-                standing.problem = Some(why.clone());
-                standing.pending = standing.pending.saturating_sub(1);
+                status.problem = Some(why.clone());
+                status.pending = status.pending.saturating_sub(1);
             }
             DeliveryResult::Sent => {
-                standing.problem = None;
-                standing.last_sent = Some(outcome.at);
-                standing.pending = standing.pending.saturating_sub(1);
+                status.problem = None;
+                status.last_sent = Some(outcome.at);
+                status.pending = status.pending.saturating_sub(1);
             }
         }
     }
 }
 
-/// How each receiver is before anything was sent: one that lacks its secret fails already.
-fn standings(receivers: &[Receiver], mute: &[Mute]) -> BTreeMap<Arc<str>, ReceiverStatus> {
-    let standing = |name: &Arc<str>, means: &str, problem| {
+/// The state of each receiver before anything was sent: one that lacks its secret fails already.
+fn statuses_of(receivers: &[Receiver], mute: &[Mute]) -> BTreeMap<Arc<str>, ReceiverStatus> {
+    let status_of = |name: &Arc<str>, means: &str, problem| {
         let (name, means) = (name.clone(), means.into());
         (name.clone(), ReceiverStatus { name, means, pending: 0, last_sent: None, problem })
     };
-    let told = receivers.iter().map(|r| standing(&r.name, r.means.word(), None));
-    let untold = mute.iter().map(|m| standing(&m.name, m.means, Some(m.to_string())));
+    let told = receivers.iter().map(|r| status_of(&r.name, r.means.word(), None));
+    let untold = mute.iter().map(|m| status_of(&m.name, m.means, Some(m.to_string())));
     told.chain(untold).collect()
 }
 
@@ -235,16 +236,16 @@ mod tests {
         let (mut post, state, clock) = post(dir.path());
         let mut incident = sample(clock.now());
         incident.resolved_at = None;
-        let mut record = Record::new("agent".into(), incident).told_to(vec!["oncall".into()]);
-        post.tell_recovered(&mut record.clone(), None, clock);
+        let mut record = Record::new("agent".into(), incident).notifying(vec!["oncall".into()]);
+        post.send_recovered(&mut record.clone(), None, clock);
         let told = posted(&state);
         let heard: Vec<_> = told.iter().map(|(who, m)| (&**who, m.update)).collect();
         assert_eq!(heard, [("oncall", Update::Captured), ("oncall", Update::Resolved)]);
         assert!(told.iter().all(|(_, m)| m.incident.resolved_at.is_some()), "neither opens an alert");
         assert!(told[1].1.notes.contains(&started_again(None)), "{:?}", told[1].1.notes);
         record.incident.id = "another".into();
-        post.tell_left(&mut record, None, clock);
-        post.tell_left(&mut record, None, clock);
+        post.send_left(&mut record, None, clock);
+        post.send_left(&mut record, None, clock);
         let told = posted(&state);
         let heard: Vec<_> = told[2..].iter().map(|(who, m)| (&**who, m.update)).collect();
         assert_eq!(heard, [("oncall", Update::Resolved)], "once");
@@ -257,7 +258,7 @@ mod tests {
         let mut incident = sample(clock.now());
         incident.resolved_at = None;
         let mut record = Record::new("agent".into(), incident);
-        post.tell_left(&mut record, Some(Time::from_epoch_s(1_795_492_000.0)), clock);
+        post.send_left(&mut record, Some(Time::from_epoch_s(1_795_492_000.0)), clock);
         let [(_, message)] = &posted(&state)[..] else { panic!("there is one message") };
         assert_eq!(message.update, Update::Resolved, "no receiver keeps the alert for ever");
         let said =
@@ -269,9 +270,9 @@ mod tests {
     fn a_receiver_without_its_secret_stands_among_the_others_and_fails() {
         let source = Secret::from_env("SKEWTRAP_NO_SUCH_VARIABLE").expect_err("it is not set");
         let mute = [Mute { name: "team".into(), means: "slack", source }];
-        let standing = standings(&[Receiver::new("out", Means::Stdout { json: false })], &mute);
-        assert_eq!(standing["out"].problem, None);
-        let team = &standing["team"];
+        let statuses = statuses_of(&[Receiver::new("out", Means::Stdout { json: false })], &mute);
+        assert_eq!(statuses["out"].problem, None);
+        let team = &statuses["team"];
         assert_eq!(&*team.means, "slack");
         let problem = team.problem.as_deref().expect("it fails");
         assert!(

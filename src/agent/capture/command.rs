@@ -4,15 +4,15 @@ use std::path::PathBuf;
 
 use tracing::warn;
 
+use super::{CaptureResult, CaptureStore};
 use crate::act::command::{Ended, MARK, Tokens, argv_of, kill_left_behind, start};
 use crate::act::state::{OpenMethod, OpenWindow, StateError};
-use crate::agent::capture::{CaptureResult, CaptureStore};
 use crate::agent::window::{Links, WindowSignal};
 use crate::http::Server;
 use crate::observe::artifact::inspect;
 use crate::observe::process::marked;
 use skewtrap_core::capture::CommandWindow;
-use skewtrap_core::capture::captured::Quality;
+use skewtrap_core::capture::captured::{Means, Quality};
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::Attempt;
 use skewtrap_core::capture::refusal::Span;
@@ -26,7 +26,7 @@ use skewtrap_trace::time::Time;
 /// # Errors
 /// The state could not be written; then nothing was run.
 pub async fn capture(
-    desk: &CaptureStore,
+    store: &CaptureStore,
     server: &Server,
     spec: &CommandWindow,
     attempt: &Attempt,
@@ -38,16 +38,17 @@ pub async fn capture(
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
         method: OpenMethod::Command { group: None },
-        sent_at: desk.clock.now(),
+        sent_at: store.clock.now(),
         granted: false,
     };
-    desk.state.begin(attempt, &window, Some(record))?;
-    let mut came = CaptureResult { means: "command", sent_at: window.sent_at, ..CaptureResult::default() };
-    let folder = match desk.bundles.scratch(&attempt.incident, record.incident.window()) {
+    store.state.begin(attempt, &window, Some(record))?;
+    let mut result =
+        CaptureResult { means: Means::Command, sent_at: window.sent_at, ..CaptureResult::default() };
+    let folder = match store.bundles.scratch(&attempt.incident, record.incident.window()) {
         Ok(folder) => folder,
         Err(error) => {
-            came.failure = Some(error.to_string());
-            return Ok(came);
+            result.failure = Some(error.to_string());
+            return Ok(result);
         }
     };
     let rank = record.incident.finding.rank.to_string();
@@ -55,42 +56,42 @@ pub async fn capture(
     let running = match start(&argv, &attempt.incident) {
         Ok(running) => running,
         Err(error) => {
-            came.failure = Some(error.to_string());
-            return Ok(came);
+            result.failure = Some(error.to_string());
+            return Ok(result);
         }
     };
     window.granted = true;
     window.method = OpenMethod::Command { group: running.group };
     // Without it a later agent finds the program all the same, by the mark in its environment.
-    if let Err(error) = desk.state.update(&window) {
+    if let Err(error) = store.state.update(&window) {
         warn!(%error, "the state does not know the process of this capture");
     }
-    links.show(WindowPhase::Open, desk.clock.now());
+    links.show(WindowPhase::Open, store.clock.now());
     let (probe, _) = links.meter.probe(server.clone());
     let ended = running.end(over(spec, &mut links)).await;
-    came.open = desk.clock.now().since(came.sent_at);
-    links.show(WindowPhase::Verifying, desk.clock.now());
+    result.open = store.clock.now().since(result.sent_at);
+    links.show(WindowPhase::Verifying, store.clock.now());
     probe.end(&links.cancel).await;
-    came.stalled = links.stalled();
+    result.stalled = links.stalled();
     let answer = match ended {
         Ended::Exit(status) => status.to_string(),
-        Ended::Killed => format!("killed after {}", Span(came.open)),
+        Ended::Killed => format!("killed after {}", Span(result.open)),
     };
     if ended == Ended::Killed || matches!(ended, Ended::Exit(status) if !status.success()) {
-        came.failure = Some(format!("{} ended badly: {answer}", argv.first().map_or("", String::as_str)));
+        result.failure = Some(format!("{} ended badly: {answer}", argv.first().map_or("", String::as_str)));
     }
-    came.exchanges.push(Exchange {
-        at: came.sent_at,
+    result.exchanges.push(Exchange {
+        at: result.sent_at,
         request: argv.join(" "),
         body: None,
         answer,
-        took_s: came.open.as_secs_f64(),
+        took_s: result.open.as_secs_f64(),
     });
-    came.artifacts = tokio::task::spawn_blocking(move || files_in(&folder)).await.unwrap_or_default();
+    result.artifacts = tokio::task::spawn_blocking(move || files_in(&folder)).await.unwrap_or_default();
     // A program that leaves no file may have done its work elsewhere.
-    let quality = if came.artifacts.is_empty() { Quality::Unseen } else { Quality::Usable };
-    came.verdict = Verdict { quality, ..Verdict::default() };
-    Ok(came)
+    let quality = if result.artifacts.is_empty() { Quality::Unseen } else { Quality::Usable };
+    result.verdict = Verdict { quality, ..Verdict::default() };
+    Ok(result)
 }
 
 /// Until the program must end: its time is up, somebody closes the window, or the agent ends.
@@ -101,7 +102,7 @@ async fn over(spec: &CommandWindow, links: &mut Links) {
         tokio::select! {
             () = &mut limit => return,
             () = links.cancel.cancelled() => return,
-            told = links.heard.recv() => match told {
+            told = links.signals.recv() => match told {
                 Some(WindowSignal::Close) => return,
                 Some(_) => {}
                 None => return limit.await,
@@ -129,5 +130,5 @@ pub fn close(window: &OpenWindow, group: Option<i32>, sent_at: Time) -> CaptureR
         kill_left_behind(group, &left);
         why += "; it was killed when the agent was back";
     }
-    CaptureResult { means: "command", failure: Some(why), sent_at, ..CaptureResult::default() }
+    CaptureResult { means: Means::Command, failure: Some(why), sent_at, ..CaptureResult::default() }
 }

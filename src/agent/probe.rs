@@ -1,4 +1,4 @@
-//! Looks after one server in the background, so that at the moment of firing only memory is asked:
+//! Probes one server in the background, so that at the moment of firing everything is known already:
 //! its health and the room on its disks every ten seconds, what it is when it is (back) there.
 
 use std::time::Duration;
@@ -7,60 +7,60 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::AgentEvent;
-use super::clock::Clock;
-use super::plan::{LOOK_AFTER, SitePlan};
+use super::plan::{PROBE_EVERY, TargetPlan};
+use crate::clock::Clock;
 use crate::observe::{artifact, server};
 use skewtrap_core::capture::facts::{Answered, Folder};
 use skewtrap_core::watch::ServerFact;
 
-/// Until the server has answered once it is asked more often.
+/// Until the server has answered once it is probed more often.
 const FIRST: Duration = Duration::from_secs(2);
 
-/// Looks until cancelled; it is finished for good then.
+/// Probes until cancelled; it is finished for good then.
 pub async fn run(
-    site: SitePlan,
+    target: TargetPlan,
     tx: mpsc::Sender<AgentEvent>,
     clock: Clock,
     cancel: CancellationToken,
 ) -> bool {
-    let Some(asked) = site.server.clone() else { return true };
+    let Some(address) = target.server.clone() else { return true };
     let mut is_known = false;
-    let mut told: Option<String> = None;
+    let mut warned: Option<String> = None;
     loop {
-        for (server_path, ours) in site.folders() {
+        for (server_path, ours) in target.folders() {
             // A disk that hangs must not keep the loop.
             let room = tokio::task::spawn_blocking(move || artifact::room(&ours)).await;
             let seen = room.unwrap_or_default();
-            tell(&tx, &site, ServerFact::Folder(Folder { server_path, seen, at: clock.now() })).await;
+            send(&tx, &target, ServerFact::Folder(Folder { server_path, seen, at: clock.now() })).await;
         }
-        let health = server::health(&asked).await;
+        let health = server::health(&address).await;
         // Only where nobody listens is it gone: a server that exports a trace does not answer either.
         let is_gone = health == server::Health::NobodyListens;
         let health = health.answered();
         let is_well = matches!(health, Answered::Well(_));
         if is_gone && is_known {
-            tell(&tx, &site, ServerFact::Lost).await;
+            send(&tx, &target, ServerFact::Lost).await;
         }
-        // Whatever kept it from answering, it may be another one when it is back.
+        // Whatever the reason for its silence, it may be another server when it is back.
         is_known &= is_well;
-        tell(&tx, &site, ServerFact::Health(health)).await;
+        send(&tx, &target, ServerFact::Health(health)).await;
         if !is_known && is_well {
-            match server::facts(&asked, 1).await {
+            match server::facts(&address, 1).await {
                 Ok(facts) => {
                     is_known = true;
-                    told = None;
-                    tell(&tx, &site, ServerFact::Info(facts)).await;
+                    warned = None;
+                    send(&tx, &target, ServerFact::Info(facts)).await;
                 }
                 Err(error) => {
                     let said = error.to_string();
-                    if told.as_ref() != Some(&said) {
-                        tracing::warn!(target = &*site.name, "{said}");
-                        told = Some(said);
+                    if warned.as_ref() != Some(&said) {
+                        tracing::warn!(target = &*target.name, "{said}");
+                        warned = Some(said);
                     }
                 }
             }
         }
-        let pause = clock.real(if is_known { LOOK_AFTER } else { FIRST });
+        let pause = clock.real(if is_known { PROBE_EVERY } else { FIRST });
         tokio::select! {
             () = cancel.cancelled() => return true,
             () = tokio::time::sleep(pause) => {}
@@ -68,7 +68,7 @@ pub async fn run(
     }
 }
 
-async fn tell(tx: &mpsc::Sender<AgentEvent>, site: &SitePlan, fact: ServerFact) {
+async fn send(tx: &mpsc::Sender<AgentEvent>, target: &TargetPlan, fact: ServerFact) {
     // The loop is gone only when the agent ends.
-    let _ = tx.send(AgentEvent::Server { target: site.target, fact }).await;
+    let _ = tx.send(AgentEvent::Server { target: target.target, fact }).await;
 }

@@ -13,12 +13,13 @@ use std::time::Duration;
 use tracing::warn;
 
 pub use self::left::close;
+use super::{CaptureResult, CaptureStore};
 use crate::act::nsys::{CommandOutput, Nsys};
 use crate::act::state::{OpenMethod, OpenWindow, StateError};
-use crate::agent::capture::{CaptureResult, CaptureStore};
 use crate::agent::window::{Links, NOT_RECOVERED, TargetHandle, WindowSignal};
 use crate::observe::process::{ancestors, listener, ranks_below};
 use skewtrap_core::capture::NsysWindow;
+use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::governor::Attempt;
 use skewtrap_core::capture::nsys::{Readiness, Session, choose};
 use skewtrap_core::capture::window::{EXPORT_LIMIT, WindowPhase};
@@ -37,7 +38,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// # Errors
 /// The state could not be written; then nothing was started.
 pub async fn capture(
-    desk: &CaptureStore,
+    store: &CaptureStore,
     site: &TargetHandle,
     spec: &NsysWindow,
     attempt: &Attempt,
@@ -50,43 +51,45 @@ pub async fn capture(
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
         method,
-        sent_at: desk.clock.now(),
+        sent_at: store.clock.now(),
         granted: false,
     };
-    desk.state.begin(attempt, &window, Some(record))?;
-    let (desk, site, spec) = (desk.clone(), site.clone(), spec.clone());
+    store.state.begin(attempt, &window, Some(record))?;
+    let (store, site, spec) = (store.clone(), site.clone(), spec.clone());
     let (number, exchanges) = (record.incident.window(), Vec::new());
-    let taking = Taking { desk: desk.clone(), site: site.clone(), spec, window, number, links, exchanges };
+    let taking = Taking { store: store.clone(), site: site.clone(), spec, window, number, links, exchanges };
     // A task of its own: a caller that is dropped does not leave a session collecting.
     let taken = tokio::spawn(taking.run());
     match taken.await {
-        Ok(came) => Ok(came),
+        Ok(result) => Ok(result),
         // What it had begun is stopped as if the agent had died.
         Err(panic) => {
             warn!("the task of an nsys window failed: {panic}");
-            let windows = desk.state.open_windows()?;
+            let windows = store.state.open_windows()?;
             let left = windows.into_iter().find(|w| w.attempt == attempt.id);
             Ok(match left {
                 Some(window) => {
-                    let output = output_of(&desk, &window.incident, number);
-                    close(&site.nsys, &window, &output, desk.clock.now()).await
+                    let output = output_of(&store, &window.incident, number);
+                    close(&site.nsys, &window, &output, store.clock.now()).await
                 }
-                None => {
-                    CaptureResult { means: "nsys", sent_at: desk.clock.now(), ..CaptureResult::default() }
-                }
+                None => CaptureResult {
+                    means: Means::Nsys,
+                    sent_at: store.clock.now(),
+                    ..CaptureResult::default()
+                },
             })
         }
     }
 }
 
 /// What a start is given as its output: ours alone, by the incident and the number of its capture.
-pub fn output_of(desk: &CaptureStore, incident: &str, number: usize) -> PathBuf {
-    let scratch = desk.bundles.scratch_of(incident, number);
+pub fn output_of(store: &CaptureStore, incident: &str, number: usize) -> PathBuf {
+    let scratch = store.bundles.scratch_of(incident, number);
     scratch.canonicalize().unwrap_or(scratch).join("window")
 }
 
 struct Taking {
-    desk: CaptureStore,
+    store: CaptureStore,
     site: TargetHandle,
     spec: NsysWindow,
     window: OpenWindow,
@@ -137,7 +140,7 @@ impl Seen {
 impl std::fmt::Display for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Is(state) => write!(f, "its state is {}", format!("{state:?}").to_lowercase()),
+            Self::Is(state) => write!(f, "its state is {}", state.word()),
             Self::Absent => f.write_str("the session is gone"),
             Self::Unread(why) => write!(f, "its state cannot be read ({why})"),
         }
@@ -146,49 +149,49 @@ impl std::fmt::Display for Seen {
 
 impl Taking {
     async fn run(mut self) -> CaptureResult {
-        let mut came =
-            CaptureResult { means: "nsys", sent_at: self.desk.clock.now(), ..CaptureResult::default() };
-        let collected = self.collect(&mut came).await;
+        let mut result =
+            CaptureResult { means: Means::Nsys, sent_at: self.store.clock.now(), ..CaptureResult::default() };
+        let collected = self.collect(&mut result).await;
         if self.window.granted
             && self.links.meter.recovery(&self.site.server, &self.links.cancel).await.is_none()
         {
-            came.notes.push(NOT_RECOVERED.into());
+            result.notes.push(NOT_RECOVERED.into());
         }
-        came.stalled = if self.window.granted { self.links.stalled() } else { Duration::ZERO };
+        result.stalled = if self.window.granted { self.links.stalled() } else { Duration::ZERO };
         match collected {
-            Ok(report) => report::verify(&report, &mut came).await,
+            Ok(report) => report::verify(&report, &mut result).await,
             Err(Failed { why, unproven }) => {
-                came.unproven = unproven.then(|| why.clone());
-                came.failure = Some(why);
+                result.unproven = unproven.then(|| why.clone());
+                result.failure = Some(why);
             }
         }
         self.show(WindowPhase::Ended);
-        came.exchanges = std::mem::take(&mut self.exchanges);
-        came
+        result.exchanges = std::mem::take(&mut self.exchanges);
+        result
     }
 
     fn show(&self, phase: WindowPhase) {
-        self.links.show(phase, self.desk.clock.now());
+        self.links.show(phase, self.store.clock.now());
     }
 
     /// From the session to the path of the report.
-    async fn collect(&mut self, came: &mut CaptureResult) -> Result<PathBuf, Failed> {
+    async fn collect(&mut self, result: &mut CaptureResult) -> Result<PathBuf, Failed> {
         let nsys = self.site.nsys.clone();
-        let session = self.session(&nsys, came).await?;
-        self.desk.bundles.scratch(&self.window.incident, self.number).map_err(Failed::closed)?;
-        let output = output_of(&self.desk, &self.window.incident, self.number);
+        let session = self.session(&nsys, result).await?;
+        self.store.bundles.scratch(&self.window.incident, self.number).map_err(Failed::closed)?;
+        let output = output_of(&self.store, &self.window.incident, self.number);
         self.window.method = OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() };
-        self.window.sent_at = self.desk.clock.now();
-        self.desk.state.update(&self.window).map_err(Failed::closed)?;
-        came.sent_at = self.window.sent_at;
-        self.begin(&nsys, &session, &output, came.sent_at).await?;
+        self.window.sent_at = self.store.clock.now();
+        self.store.state.update(&self.window).map_err(Failed::closed)?;
+        result.sent_at = self.window.sent_at;
+        self.begin(&nsys, &session, &output, result.sent_at).await?;
         self.show(WindowPhase::Open);
         let (probe, _) = self.links.meter.probe(self.site.server.clone());
         self.hold().await;
         self.show(WindowPhase::Stopping);
-        let stopped_at = self.desk.clock.now();
-        came.open = stopped_at.since(came.sent_at);
-        let report = self.stop(&nsys, &session, stopped_at, came).await;
+        let stopped_at = self.store.clock.now();
+        result.open = stopped_at.since(result.sent_at);
+        let report = self.stop(&nsys, &session, stopped_at, result).await;
         probe.end(&self.links.cancel).await;
         report
     }
@@ -218,20 +221,20 @@ impl Taking {
             }
             // It may have begun: what is ours is stopped.
             Seen::Unread(_) | Seen::Is(Readiness::Busy) if !refused => {
-                let stopped = nsys.stop(&session.id, self.desk.clock.now()).await;
+                let stopped = nsys.stop(&session.id, self.store.clock.now()).await;
                 self.exchanges.extend(stopped.ok().map(|(_, exchange)| exchange));
                 return Err(Failed::open(not_begun(session, &said, &seen)));
             }
             _ => return Err(Failed::closed(not_begun(session, &said, &seen))),
         }
         self.window.granted = true;
-        if let Err(error) = self.desk.state.update(&self.window) {
+        if let Err(error) = self.store.state.update(&self.window) {
             warn!(%error, "the state does not know that the window was granted");
         }
         Ok(())
     }
 
-    async fn session(&self, nsys: &Nsys, came: &mut CaptureResult) -> Result<Session, Failed> {
+    async fn session(&self, nsys: &Nsys, result: &mut CaptureResult) -> Result<Session, Failed> {
         // Read anew before every start: ids change when a server is launched again.
         let sessions = nsys.sessions().await.map_err(Failed::closed)?;
         let port = self.site.server.port().unwrap_or(0);
@@ -246,7 +249,7 @@ impl Taking {
         let (chain, ranks) = looked.await.map_err(Failed::closed)?;
         let chosen = choose(&self.spec.session, &sessions, &chain, &nsys.viewer(), port);
         let session = chosen.map_err(Failed::closed)?.clone();
-        came.processes = ranks.into_iter().map(|(pid, rank)| (pid, rank.labels())).collect();
+        result.processes = ranks.into_iter().map(|(pid, rank)| (pid, rank.labels())).collect();
         match session.readiness() {
             Readiness::Ready => Ok(session),
             Readiness::Gone => {
@@ -266,7 +269,7 @@ impl Taking {
             tokio::select! {
                 () = &mut over => return,
                 () = self.links.cancel.cancelled() => return,
-                told = self.links.heard.recv() => match told {
+                told = self.links.signals.recv() => match told {
                     Some(WindowSignal::Close | WindowSignal::Gone(_)) => return,
                     Some(_) => {}
                     None => return over.await,
@@ -280,7 +283,7 @@ impl Taking {
         nsys: &Nsys,
         session: &Session,
         at: Time,
-        came: &mut CaptureResult,
+        result: &mut CaptureResult,
     ) -> Result<PathBuf, Failed> {
         let mut said = self.send_stop(nsys, session, at).await?;
         self.show(WindowPhase::Exporting);
@@ -289,7 +292,7 @@ impl Taking {
         // A stop that took nothing shows soon; generating takes minutes.
         let mut seen = wait_for(nsys, &session.id, AGAIN, ended).await;
         if seen.is(Readiness::Collecting) {
-            said = self.send_stop(nsys, session, self.desk.clock.now()).await?;
+            said = self.send_stop(nsys, session, self.store.clock.now()).await?;
             seen = wait_for(nsys, &session.id, BEGIN, ended).await;
         }
         if seen.is(Readiness::Busy) {
@@ -320,7 +323,7 @@ impl Taking {
         }
         self.show(WindowPhase::Verifying);
         let gone = matches!(seen, Seen::Is(Readiness::Gone) | Seen::Absent);
-        report::path_of(&said, gone, came).await
+        report::path_of(&said, gone, result).await
     }
 
     async fn send_stop(&mut self, nsys: &Nsys, session: &Session, at: Time) -> Result<CommandOutput, Failed> {
@@ -330,8 +333,8 @@ impl Taking {
     }
 }
 
-fn not_begun(session: &Session, said: &CommandOutput, seen: &Seen) -> String {
-    format!("nsys did not begin to collect in session {} ({}); {seen}", session.name, said.summary())
+fn not_begun(session: &Session, output: &CommandOutput, seen: &Seen) -> String {
+    format!("nsys did not begin to collect in session {} ({}); {seen}", session.name, output.summary())
 }
 
 /// Reads the state of a session until it is as wanted; the last one otherwise.

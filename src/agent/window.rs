@@ -1,5 +1,5 @@
-//! Drives one window of an engine's own profiler: `decide::capture::window` says what to do, this
-//! does it and tells it what happened.
+//! Drives one window of an engine's own profiler: the state machine `capture::window` of the core
+//! decides what to do, this does it and reports back what happened.
 //!
 //! Nothing here decides. Whoever learns something (an answer, a tick, a file, a line) hands it to
 //! the machine under its lock and carries out what comes back. The ticks come from a task of their
@@ -18,9 +18,10 @@ use self::files::Files;
 use self::run::Run;
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow, State, StateError};
-use crate::agent::clock::Clock;
 use crate::agent::cost::Meter;
+use crate::clock::Clock;
 use crate::http::Server;
+use crate::observe::profile_lines;
 use skewtrap_core::capture::captured::Quality;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::Attempt;
@@ -33,8 +34,8 @@ use skewtrap_core::incident::{Exchange, Record};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-/// Between two looks at the folder.
-const LOOK: Duration = Duration::from_millis(100);
+/// Between two scans of the folder.
+const SCAN: Duration = Duration::from_millis(100);
 
 /// What a window needs to know of its server.
 #[derive(Clone, Debug)]
@@ -54,12 +55,12 @@ pub struct TargetHandle {
     pub nsys: Nsys,
 }
 
-/// What the rest of the agent tells a window.
+/// A signal from the rest of the agent to a window.
 #[derive(Clone, Debug)]
 pub enum WindowSignal {
-    /// The server's log said something of profiling.
+    /// A line about profiling in the server's log.
     Line {
-        /// Who printed it.
+        /// RankId printed it.
         rank: Rank,
         /// What.
         line: ProfileLine,
@@ -72,13 +73,27 @@ pub enum WindowSignal {
     Gone(String),
 }
 
+/// Sends every profiling line of a log behind the byte `from`, until nobody receives them.
+pub async fn follow(log: PathBuf, mut from: u64, tell: mpsc::Sender<WindowSignal>) {
+    loop {
+        let (lines, end) = profile_lines::after(&log, from).unwrap_or((Vec::new(), from));
+        from = end;
+        for (rank, line) in lines {
+            if tell.send(WindowSignal::Line { rank, line }).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
 /// How far a window has come, for the rest of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Its phase.
     pub phase: WindowPhase,
     /// Which samples not to trust.
-    pub blind: Distrust,
+    pub distrust: Distrust,
 }
 
 /// What became of a window.
@@ -132,45 +147,45 @@ pub async fn open(
     let files = Files::new(site, request);
     state.begin(attempt, &window, Some(record))?;
     let now = clock.now();
-    let (machine, start) = Window::start(request, sight(site, &files), now);
+    let (machine, start) = Window::start(request, visibility(site, &files), now);
     let run = Run::new(site, request, machine, window, state.clone(), clock, links.status.clone());
     run.carry_out(vec![start], now);
     Ok(see_through(site, request, run, files, links).await)
 }
 
-/// Closes a window that an agent before this one left behind. `lines` are what its server's log
-/// said of profiling since, and `moved` the files that are in the bundle already: both are told
-/// before anything is decided, for they may prove that nothing is open any more.
+/// Closes a window that an agent before this one left behind. `lines` are the lines about profiling
+/// in its server's log since, and `moved` the files that are in the bundle already: both are taken
+/// into account before anything is decided, for they may prove that nothing is open any more.
 pub async fn resume(
     site: &TargetHandle,
     request: &StartRequest,
     window: OpenWindow,
     lines: Vec<(Rank, ProfileLine)>,
     moved: Vec<PathBuf>,
-    desk: (&State, Clock),
+    store: (&State, Clock),
     links: Links,
 ) -> Outcome {
-    let (state, clock) = (desk.0, desk.1.steady());
+    let (state, clock) = (store.0, store.1.steady());
     let mut files = Files::of_before(site, request, window.sent_at, moved);
-    let (sight, sent_at, now) = (sight(site, &files), window.sent_at, clock.now());
-    let mut machine = Window::resume(request, sight, sent_at, window.granted, now);
+    let (visibility, sent_at, now) = (visibility(site, &files), window.sent_at, clock.now());
+    let mut machine = Window::resume(request, visibility, sent_at, window.granted, now);
     for (rank, line) in lines {
         machine.recall(&Event::Log { rank, line }, sent_at);
     }
-    // Twice: what has not changed between two looks is read.
+    // Twice: a file that has not changed between two scans is read.
     for _ in 0..2 {
-        files.look().await.iter().for_each(|event| machine.recall(event, now));
+        files.scan().await.iter().for_each(|event| machine.recall(event, now));
     }
     let run = Run::new(site, request, machine, window, state.clone(), clock, links.status.clone());
     see_through(site, request, run, files, links).await
 }
 
-/// How a window is spoken with.
+/// The connections of a window with the rest of the agent.
 #[derive(Debug)]
 pub struct Links {
-    /// What it hears.
-    pub heard: mpsc::Receiver<WindowSignal>,
-    /// What it shows.
+    /// Signals to it.
+    pub signals: mpsc::Receiver<WindowSignal>,
+    /// Its status, for others.
     pub status: watch::Sender<Status>,
     /// What measures its cost.
     pub meter: Meter,
@@ -183,28 +198,22 @@ impl Links {
     pub fn show(&self, phase: WindowPhase, now: Time) {
         self.status.send_modify(|status| {
             status.phase = phase;
-            match phase {
-                WindowPhase::Stopping | WindowPhase::Exporting => {
-                    status.blind.closing.get_or_insert(now);
-                }
-                WindowPhase::Verifying | WindowPhase::Ended => status.blind.exported(now),
-                WindowPhase::Starting | WindowPhase::Doubtful | WindowPhase::Unknown | WindowPhase::Open => {}
-            }
+            status.distrust.entered(phase, now);
         });
     }
 
     /// What the capture cost so far.
     pub fn stalled(&self) -> Duration {
-        self.meter.stalled(self.status.borrow().blind)
+        self.meter.stalled(self.status.borrow().distrust)
     }
 }
 
-/// What a reader is told when [`Meter::recovery`] waited in vain.
+/// The note of a capture where [`Meter::recovery`] waited in vain.
 pub const NOT_RECOVERED: &str =
     "the server did not answer /health as it used to within 30 s of the window's end";
 
-fn sight(site: &TargetHandle, files: &Files) -> Visibility {
-    Visibility { log: site.sees_log, files: files.in_sight() }
+fn visibility(site: &TargetHandle, files: &Files) -> Visibility {
+    Visibility { log: site.sees_log, files: files.are_visible() }
 }
 
 async fn see_through(
@@ -214,29 +223,29 @@ async fn see_through(
     mut files: Files,
     links: Links,
 ) -> Outcome {
-    let Links { mut heard, cancel, meter, .. } = links;
+    let Links { mut signals, cancel, meter, .. } = links;
     let present = run.present();
     let ticker = tokio::spawn(run.clone().tick());
     let (probe, mut gone) = meter.probe(site.server.clone());
-    let mut look = tokio::time::interval(LOOK);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut hears = true;
+    let mut scan = tokio::time::interval(SCAN);
+    scan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut is_connected = true;
     loop {
         tokio::select! {
             biased;
             () = run.ended() => break,
             () = cancel.cancelled(), if !run.is_cancelled() => run.cancel(),
-            told = heard.recv(), if hears => match told {
-                Some(told) => hear(&run, &mut files, told),
-                None => hears = false,
+            signal = signals.recv(), if is_connected => match signal {
+                Some(signal) => pass_on(&run, &mut files, signal),
+                None => is_connected = false,
             },
             Some(()) = gone.recv() => run.handle(&Event::Gone("nobody listens there any more".into())),
-            _ = look.tick() => files.look().await.iter().for_each(|event| run.handle(event)),
+            _ = scan.tick() => files.scan().await.iter().for_each(|event| run.handle(event)),
         }
     }
     let ended_at = run.now();
     probe.end(&cancel).await;
-    files.look().await;
+    files.scan().await;
     let recovered = meter.recovery(&site.server, &cancel).await;
     // The ticker ends by itself once the window has; a panic in it was this window's, and is over.
     let _ = ticker.await;
@@ -244,8 +253,8 @@ async fn see_through(
     outcome(request, &run, files, &meter, recovered.map(|at| at.since(ended_at)))
 }
 
-fn hear(run: &Run, files: &mut Files, told: WindowSignal) {
-    let event = match told {
+fn pass_on(run: &Run, files: &mut Files, signal: WindowSignal) {
+    let event = match signal {
         WindowSignal::Line { rank, line } => {
             if let ProfileLine::Starts { dir, .. } = &line {
                 files.learn(dir);
@@ -285,9 +294,9 @@ fn outcome(
         verdict,
         folder,
         remote,
-        sent_at: status.blind.from,
-        open: status.blind.closing.unwrap_or(run.now()).since(status.blind.from),
-        stalled: meter.stalled(status.blind),
+        sent_at: status.distrust.from,
+        open: status.distrust.closing.unwrap_or(run.now()).since(status.distrust.from),
+        stalled: meter.stalled(status.distrust),
         recovered,
     }
 }

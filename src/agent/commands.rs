@@ -1,27 +1,24 @@
-//! What people ask of the running agent through its API, answered by the loop.
+//! The commands of the API, answered by the agent's loop.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::warn;
 
 use super::Agent;
 use super::receivers;
 use super::window::WindowSignal;
-use crate::serve::{Action, Answer, CaptureBody};
+use crate::serve::{Action, AlertOrigin, Answer, CaptureBody};
 use skewtrap_core::capture::CaptureSpec;
-use skewtrap_core::capture::Limits;
 use skewtrap_core::rule::guard::nearest;
-use skewtrap_core::rule::{Combine, Rule, Severity, Trigger};
 use skewtrap_core::signal::sample::TargetId;
 use skewtrap_core::status::Silence;
 use skewtrap_core::watch::{Effect, Event, ManualRequest};
 
 impl Agent {
-    pub(super) fn answer(&mut self, action: Action, effects: &mut Vec<Effect>) -> Answer {
-        match action {
-            Action::Capture(request) => self.capture_asked(request, effects),
-            Action::Stop { target } => self.stop_asked(target.as_deref()),
+    pub(super) fn answer(&mut self, ask: Action, effects: &mut Vec<Effect>) -> Answer {
+        match ask {
+            Action::Capture(request) => self.request_capture(request, effects),
+            Action::Stop { target } => self.stop_windows(target.as_deref()),
             Action::Reload => match self.reload_now(effects) {
                 Ok((rules, waiting)) => {
                     let rules = format!("{rules} rules are in force");
@@ -30,9 +27,9 @@ impl Agent {
                 Err(error) => Answer::Wrong { why: format!("{error:#}; the old rules stay in force") },
             },
             Action::Silence { rule, target, duration, why } => {
-                self.silence_asked(Silence { rule, target, until: self.clock.now() + duration, why }, effects)
+                self.silence(Silence { rule, target, until: self.clock.now() + duration, why }, effects)
             }
-            Action::Pin { incident, pinned } => match self.desk.bundles.pin(&incident, pinned) {
+            Action::Pin { incident, pinned } => match self.store.bundles.pin(&incident, pinned) {
                 Ok(true) => done(if pinned { "pinned".into() } else { "no longer pinned".into() }),
                 Ok(false) => Answer::Missing { why: format!("there is no bundle of incident {incident}") },
                 Err(error) => Answer::Refused { why: error.to_string() },
@@ -50,21 +47,21 @@ impl Agent {
         let count = new.rules.len();
         let event = Event::Reloaded { rules: new.rules, catalog: new.catalog, patterns: new.patterns };
         self.watch.handle(event, self.clock.now(), effects);
-        self.by_hand = Arc::new(by_hand(new.by_hand));
+        self.manual_capture = new.manual_capture;
         let waiting = receivers::waiting(&self.configured, &new.receivers);
-        for said in &waiting {
-            warn!("{said}");
+        for sentence in &waiting {
+            warn!("{sentence}");
         }
         Ok((count, waiting))
     }
 
-    /// A silence that ends now ends its like.
-    fn silence_asked(&mut self, silence: Silence, effects: &mut Vec<Effect>) -> Answer {
+    /// A silence that ends now ends the one for the same rule and server.
+    fn silence(&mut self, silence: Silence, effects: &mut Vec<Effect>) -> Answer {
         let (now, until) = (self.clock.now(), silence.until);
-        let is_it = |s: &Silence| (&s.rule, &s.target) == (&silence.rule, &silence.target) && s.until > now;
+        let is_same = |s: &Silence| (&s.rule, &s.target) == (&silence.rule, &silence.target) && s.until > now;
         // One of a rule that is gone may be ended.
-        if !self.watch.silences().iter().any(is_it) {
-            if let Some(why) = self.unknown_in(&silence) {
+        if !self.watch.silences().iter().any(is_same) {
+            if let Some(why) = self.unknown_name_in(&silence) {
                 return Answer::Missing { why };
             }
             if until <= now {
@@ -74,8 +71,8 @@ impl Agent {
         self.watch.handle(Event::Silenced(silence), now, effects);
         let said =
             if until <= now { "the silence is over".into() } else { format!("silenced until {until}") };
-        match self.desk.state.save_silences(self.watch.silences()) {
-            Ok(()) if until > now && !self.desk.state.outlives_restart() => done(format!(
+        match self.store.state.save_silences(self.watch.silences()) {
+            Ok(()) if until > now && !self.store.state.outlives_restart() => done(format!(
                 "{said}; a restart of the agent forgets that, for its state folder cannot be written, as its \
                  log said when it started"
             )),
@@ -85,17 +82,17 @@ impl Agent {
     }
 
     /// What a silence names that does not exist, with what may have been meant.
-    fn unknown_in(&self, silence: &Silence) -> Option<String> {
+    fn unknown_name_in(&self, silence: &Silence) -> Option<String> {
         let (rules, servers): (Vec<&str>, Vec<&str>) =
-            (self.watch.rule_names().collect(), self.sites.iter().map(|s| &*s.name).collect());
+            (self.watch.rule_names().collect(), self.targets.iter().map(|s| &*s.name).collect());
         let rule = silence.rule.as_deref().and_then(|name| unknown("rule", name, &rules));
         rule.or_else(|| silence.target.as_deref().and_then(|name| unknown("target", name, &servers)))
     }
 
     fn target_named(&self, name: Option<&str>) -> Result<TargetId, Answer> {
         let index = match name {
-            Some(name) => self.sites.iter().position(|s| &*s.name == name),
-            None if self.sites.len() == 1 => Some(0),
+            Some(name) => self.targets.iter().position(|s| &*s.name == name),
+            None if self.targets.len() == 1 => Some(0),
             None => {
                 return Err(Answer::Wrong {
                     why: "there are several targets: name one with `target`".into(),
@@ -106,35 +103,28 @@ impl Agent {
         id.ok_or_else(|| Answer::Missing { why: format!("no target is called {}", name.unwrap_or("that")) })
     }
 
-    fn capture_asked(&mut self, request: CaptureBody, effects: &mut Vec<Effect>) -> Answer {
+    fn request_capture(&mut self, request: CaptureBody, effects: &mut Vec<Effect>) -> Answer {
         let target = match self.target_named(request.target.as_deref()) {
             Ok(target) => target,
             Err(answer) => return answer,
         };
-        let capture = match window_of(&self.by_hand.capture, request.num_steps) {
+        let capture = match window_of(&self.manual_capture, request.num_steps) {
             Ok(capture) => capture,
             Err(answer) => return answer,
         };
-        let rule = Rule { capture, ..(*self.by_hand).clone() };
         let why = request.reason.unwrap_or_else(|| "asked for by hand".into());
-        let asked =
-            ManualRequest { target, rule: Arc::new(rule), why, labels: request.labels, since: request.since };
-        let before = effects.len();
-        self.watch.handle(Event::ManualRequest(asked), self.clock.now(), effects);
-        let answered = effects[before..].iter().find_map(|e| match e {
-            Effect::Answered { incident, refused } => Some((incident.clone(), refused.clone())),
-            _ => None,
-        });
-        match answered {
-            Some((_, Some(why))) => Answer::Refused { why },
-            Some((incident, None)) => {
+        let is_alert = request.alert.is_some();
+        let AlertOrigin { labels, since } = request.alert.unwrap_or_default();
+        let request = ManualRequest { target, is_alert, capture, why, labels, since };
+        match self.watch.request_capture(request, self.clock.now(), effects) {
+            Ok(incident) => {
                 Answer::Done { message: "a window is being opened".into(), incident: Some(incident) }
             }
-            None => Answer::Refused { why: "the core did not answer".into() },
+            Err(refusal) => Answer::Refused { why: refusal.to_string() },
         }
     }
 
-    fn stop_asked(&mut self, target: Option<&str>) -> Answer {
+    fn stop_windows(&mut self, target: Option<&str>) -> Answer {
         let wanted = match target.map(|name| self.target_named(Some(name))).transpose() {
             Ok(wanted) => wanted,
             Err(answer) => return answer,
@@ -146,7 +136,7 @@ impl Agent {
             .map(|(id, _)| id.clone())
             .collect();
         for id in &open {
-            self.hear(id, WindowSignal::Close);
+            self.signal(id, WindowSignal::Close);
         }
         match open.first() {
             Some(id) => {
@@ -172,7 +162,7 @@ fn done(message: String) -> Answer {
     Answer::Done { message, incident: None }
 }
 
-/// The window that is asked for: the configuration's, of so many steps where it is told in steps.
+/// The window that is asked for: the configuration's, of `num_steps` steps where that is given.
 fn window_of(configured: &CaptureSpec, num_steps: Option<u32>) -> Result<CaptureSpec, Answer> {
     let mut window = configured.clone();
     let bounded_by = match (&mut window, num_steps) {
@@ -193,31 +183,10 @@ fn window_of(configured: &CaptureSpec, num_steps: Option<u32>) -> Result<Capture
     Err(Answer::Wrong { why })
 }
 
-/// Stands in for a rule when somebody asks: its own name in the books, so its own limits.
-pub(super) fn by_hand(capture: CaptureSpec) -> Rule {
-    let never = || Trigger { combine: Combine::All, conditions: Vec::new(), hold: Duration::ZERO };
-    Rule {
-        name: "by hand".into(),
-        about: Some("Somebody, or another system's alert, asked for a window.".into()),
-        across: Vec::new(),
-        within: Vec::new(),
-        trigger: never(),
-        clear: never(),
-        keep_firing_for: Duration::ZERO,
-        rearm_after: Duration::ZERO,
-        only_if: None,
-        min_mean: 0.0,
-        min_members: 0,
-        capture,
-        limits: Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) },
-        severity: Severity::Info,
-        notify: Vec::new(),
-        labels: skewtrap_trace::labels::Labels::default(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::agent::plan::{Flags, Plan};
     use crate::config::file::load;
@@ -227,7 +196,7 @@ mod tests {
         let text = format!("rules: [preset:slow-rank]\ncapture: {capture}\n");
         let config = load("skewtrap.yaml", &text, &|_| Ok(Vec::new())).config.expect("it may run");
         let plan = Plan::of(&config, &Flags::default()).expect("a plan");
-        window_of(&by_hand(plan.by_hand).capture, num_steps)
+        window_of(&plan.manual_capture, num_steps)
     }
 
     #[test]

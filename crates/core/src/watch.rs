@@ -1,20 +1,20 @@
-//! The one door of the core: `handle(event, now)` and out come effects.
+//! The core as its users see it: [`Watch::handle`] takes an event and the time, and appends effects.
 //!
-//! It owns no socket, no file, no clock and no task. What runs live, what replays a recording and
-//! what the tests drive is this, byte for byte; they differ only in the shell around it. Nothing
-//! here iterates an unordered map or draws a random number, so a recording replays exactly.
+//! It owns no socket, no file, no clock and no task. The running agent, a replay and the tests drive
+//! this same code and differ only in the shell around it. Nothing here iterates an unordered map or
+//! draws a random number, so a recording replays exactly.
+//!
+//! `core` lets time pass and handles changes of state, `requests` decides on captures, `windows`
+//! takes in how they end, `incidents` holds what fires, `server` what is known of each server, and
+//! `status` shows all of it.
 
-mod axes;
 mod core;
 mod event;
 mod incidents;
-mod news;
+mod requests;
 mod server;
-mod silence;
-mod sources;
 mod status;
-mod wish;
-mod worse;
+mod windows;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +22,13 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use self::core::Core;
-pub use self::event::{Effect, Event, ManualRequest, OpenWindow, ServerFact, WindowNews};
-pub use self::incidents::ActiveIncident;
+pub use self::event::{Effect, Event, ManualRequest, OpenWindow, ServerFact, WindowEvent};
+pub use self::incidents::{ActiveIncident, Trigger};
 use crate::capture::admit::Policy;
 use crate::capture::facts::Facts;
 use crate::capture::governor::Ledger;
-use crate::incident::Incident;
+use crate::capture::refusal::Refusal;
+use crate::incident::{Incident, IncidentId};
 use crate::rule::Rule;
 use crate::signal::catalog::Catalog;
 use crate::signal::intake::Intake;
@@ -37,7 +38,7 @@ use crate::signal::pattern::Pattern;
 use crate::signal::sample::TargetId;
 use crate::signal::source::WatchedSource;
 use crate::signal::store::{Bounds, SignalStore, StoredSample};
-use crate::status::Status;
+use crate::status::{Silence, Status};
 use skewtrap_trace::time::Time;
 
 /// How often the shell lets time pass.
@@ -119,13 +120,11 @@ impl Watch {
         let Self { store, intake, core, .. } = self;
         match event {
             Event::Observed(seen) => Self::observed(intake, store, core, &seen, now, out),
-            Event::Tick => core.pass(store, now, out),
+            Event::Tick => core.advance(store, now, out),
             Event::Server { target, fact } => core.server_fact(store, target, fact, now),
-            Event::Window { incident, news } => core.window_news(&incident, news, now, out),
+            Event::Window { incident, event } => core.window_event(&incident, event, now, out),
             Event::Compared { incident, window, note } => core.compared(&incident, window, note, now, out),
-            Event::NotCompared { incident } => core.asked_over(&incident, now, out),
-            Event::Bundled { incident, path } => core.bundled(&incident, path),
-            Event::ManualRequest(asked) => core.asked(store, asked, now, out),
+            Event::NotCompared { incident } => core.manual_is_over(&incident, now, out),
             Event::Reloaded { rules, catalog, patterns } => {
                 store.set_catalog(catalog);
                 intake.set_patterns(patterns);
@@ -137,14 +136,28 @@ impl Watch {
         }
     }
 
+    /// A capture that somebody, or an alert of another system, asks for: an incident of its own,
+    /// through the same governor as any other. Gives the incident whose window is being opened.
+    ///
+    /// # Errors
+    /// Why no window opens now.
+    pub fn request_capture(
+        &mut self,
+        request: ManualRequest,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> Result<IncidentId, Refusal> {
+        self.core.request_capture(&self.store, request, now, out)
+    }
+
     /// Takes one observation by reference, so that a replay can use its buffer again.
     pub fn observe(&mut self, seen: &Observation, now: Time, out: &mut Vec<Effect>) {
         Self::observed(&mut self.intake, &mut self.store, &mut self.core, seen, now, out);
     }
 
-    /// Live samples are looked at when all that came together are in. Recorded lines carry their
-    /// own time, and are looked at whenever it moves on, so that how a file was cut into pieces
-    /// when it was read changes nothing.
+    /// Live samples are evaluated when all that came together are in. Recorded lines carry their own
+    /// time, and are evaluated whenever it moves on, so that the result does not depend on the pieces
+    /// in which the file was read.
     fn observed(
         intake: &mut Intake,
         store: &mut SignalStore,
@@ -154,7 +167,7 @@ impl Watch {
         out: &mut Vec<Effect>,
     ) {
         intake.take(seen, store, |store, at, step| core.step(store, at, step, out));
-        core.pulse_live(store, now, out);
+        core.evaluate_live(store, now, out);
     }
 
     /// The instant up to which it has seen the world.
@@ -162,20 +175,25 @@ impl Watch {
         self.core.now
     }
 
-    /// When the next [`Event::Tick`] is worth more than the regular ones: samples wait that came too
-    /// soon after others of their group.
+    /// When an extra [`Event::Tick`] is due: samples that came too soon after others of their group
+    /// wait to be evaluated.
     pub const fn due(&self) -> Option<Time> {
         self.core.due()
     }
 
     /// What the store remembers of an incident's group since then: the evidence of its bundle.
     pub fn evidence(&self, incident: &Incident, since: Time) -> Vec<StoredSample> {
-        self.store.samples(&incident.group.clone().with_target(&incident.target), since).collect()
+        let is_one_server = self.core.servers.iter().any(|s| s.name == incident.target);
+        let group = match is_one_server {
+            true => incident.group.clone().with_target(&incident.target),
+            false => incident.group.clone(),
+        };
+        self.store.samples(&group, since).collect()
     }
 
     /// Everything that is shown.
     pub fn status(&self, now: Time) -> Status {
-        status::status_of(&self.core, &self.store, &sources::standing(self, now), now)
+        status::status_of(&self.core, &self.store, &status::sources_of(self, now), now)
     }
 
     /// What is known of a server.
@@ -191,6 +209,16 @@ impl Watch {
     /// An incident that is in memory.
     pub fn incident(&self, id: &str) -> Option<&Incident> {
         self.core.incidents.get(id).map(|c| &c.incident)
+    }
+
+    /// The silences that hold, as they outlive the agent.
+    pub fn silences(&self) -> &[Silence] {
+        &self.core.silences
+    }
+
+    /// Until when a rule on a server is silenced, if it is.
+    pub fn silenced_until(&self, rule: &str, target: &str, now: Time) -> Option<Time> {
+        self.core.silenced_until(rule, target, now)
     }
 
     /// The numbers.

@@ -1,0 +1,448 @@
+//! From a change of state to a window: whether a capture is requested, and granted or refused.
+//!
+//! A capture is requested when a rule fires, when somebody asks for one, and when an incident that
+//! was captured gets worse (escalation). The governor decides on each alike. After a first attempt a
+//! rule that still fires is watched for escalation (`rule::worse`). An escalation that is refused
+//! because time must pass (a cooldown, an open window, a server that is not well) is requested again
+//! when that time has passed and it is still as bad, at the soonest a minute later where nobody can
+//! tell how long; any other refusal stands until it has become worse by the margin again. So nothing
+//! is requested with every sample, and nothing is forgotten.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Mode;
+use super::core::{Core, notify};
+use super::event::{Effect, ManualRequest, OpenWindow};
+use super::incidents::ActiveIncident;
+use crate::capture::CaptureSpec;
+use crate::capture::admit::{self, CaptureMethod, CapturePlan};
+use crate::capture::governor::{self, Attempt, AttemptEnd};
+use crate::capture::refusal::Refusal;
+use crate::capture::window::WindowPhase;
+use crate::finding::Finding;
+use crate::incident::{CaptureOutcome, Escalation, IncidentId, Refused};
+use crate::message::Update;
+use crate::rule::RuleState;
+use crate::rule::times_bound;
+use crate::rule::{Change, How};
+use crate::signal::sample::ShownBy;
+use crate::signal::sample::TargetId;
+use crate::signal::store::SignalStore;
+use skewtrap_trace::labels::LabelValue;
+use skewtrap_trace::time::Time;
+
+/// How bad a firing is at least, in multiples of its bound.
+const LEAST_SEVERE: f64 = 1.0;
+/// The `target` of an incident whose group spans servers, where no label says which one is meant.
+const SEVERAL_SERVERS: &str = "several servers";
+/// While a window of its own is open, an escalation is not reported again sooner than this.
+const BUSY: Duration = Duration::from_secs(5);
+/// A request that only lacked facts is repeated after this ...
+const AGAIN: Duration = Duration::from_secs(1);
+/// ... for as long as this: later, a window would no longer show the onset.
+const AWAITED: Duration = Duration::from_secs(60);
+
+impl Core {
+    /// A rule's state changed.
+    pub(super) fn changed(
+        &mut self,
+        store: &SignalStore,
+        mut change: Change,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        match change.how {
+            How::Reblamed => self.resolve(&change, out),
+            How::Escalated => return self.escalated(store, change, now, out),
+            How::Entered | How::Resumed => {}
+        }
+        if change.is_onset()
+            && let Some(finding) = change.finding.clone()
+        {
+            return self.fired(store, change, finding, now, out);
+        }
+        if change.state == RuleState::Idle {
+            self.resolve(&change, out);
+        }
+        if let Some(active) = self.incidents.firing_mut(&change) {
+            active.is_away = change.state != RuleState::Firing;
+        }
+        let incident = self.incidents.firing(&change).map(|active| &active.incident);
+        let capture = match incident.map(|i| &i.capture) {
+            // That it would start was reported with the onset, and readers count windows by those lines.
+            Some(CaptureOutcome::WouldStart) => "done",
+            Some(capture) => capture.word(),
+            None => "none",
+        };
+        if change.how == How::Resumed
+            && let Some(incident) = incident
+        {
+            change.continue_from(&incident.finding);
+        }
+        out.push(Effect::Changed { change: Box::new(change), capture, why: None });
+    }
+
+    fn resolve(&mut self, change: &Change, out: &mut Vec<Effect>) {
+        let Some(active) = self.incidents.resolve(change) else { return };
+        out.push(Effect::Cleared { incident: active.incident.id.clone() });
+        notify(active, Update::Resolved, out);
+        let (rule, target) = (active.incident.rule.clone(), active.incident.target.clone());
+        let firing = active.firing.clone();
+        if self.ledger.over(&rule, &target, &firing, change.at) {
+            out.push(Effect::Over { rule, target, firing, at: change.at });
+        }
+    }
+
+    fn fired(
+        &mut self,
+        store: &SignalStore,
+        change: Change,
+        finding: Finding,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let target = self.target_of(&change, &finding);
+        let server = target.and_then(|t| self.servers.get(usize::from(t.0)));
+        let name = server.map_or_else(|| SEVERAL_SERVERS.into(), |s| s.name.clone());
+        let silenced = self.silenced_until(&change.rule.name, &name, now);
+        let finding = Finding { shown_by: shown_by(store, &change, &finding), ..finding };
+        let active = self.incidents.open(&change, finding, name);
+        active.silenced = silenced;
+        let id = active.incident.id.clone();
+        let warmup = match &active.capture {
+            CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) => http.warmup,
+            CaptureSpec::None | CaptureSpec::Nsys(_) | CaptureSpec::Command(_) => Duration::ZERO,
+        };
+        let mut started = Vec::new();
+        match silenced {
+            Some(until) => self.refuse(&id, &Refusal::Silenced { left: until.since(now) }, &mut started),
+            None => match target {
+                None if active.capture == CaptureSpec::None => {}
+                None => self.refuse(&id, &Refusal::SpansServers, &mut started),
+                Some(target) if warmup.is_zero() => self.request(store, &id, target, now, &mut started),
+                Some(_) => drop(self.warming.insert(id.clone(), now + warmup)),
+            },
+        }
+        let Some(active) = self.incidents.get_mut(&id) else { return };
+        let capture = active.incident.capture.word();
+        let why = active.incident.capture.refused().map(|r| r.why.clone());
+        // The start goes first: every microsecond between the line and the request counts. A refusal
+        // is reported after what fired.
+        let (starts, refusals): (Vec<_>, Vec<_>) =
+            started.into_iter().partition(|e| matches!(e, Effect::Start { .. }));
+        out.extend(starts);
+        notify(active, Update::Fired, out);
+        out.extend(refusals);
+        out.push(Effect::Changed { change: Box::new(change), capture, why });
+    }
+
+    /// The server on which a capture would be taken: the only one there is, the group's, or the blamed
+    /// member's. `None` where a group spans several servers and no label says which one is meant.
+    fn target_of(&self, change: &Change, finding: &Finding) -> Option<TargetId> {
+        if self.servers.len() == 1 {
+            return Some(TargetId(0));
+        }
+        let member = match finding.rank.get("target") {
+            Some(LabelValue::Text(name)) => Some(name),
+            _ => None,
+        };
+        let name = change.target.as_ref().or(member)?;
+        let index = self.servers.iter().position(|s| s.name == *name)?;
+        u16::try_from(index).ok().map(TargetId)
+    }
+
+    /// Warm-ups that are over, and requests that waited for facts: decided now if the rule still fires.
+    pub(super) fn retry_requests(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
+        let due: Vec<Arc<str>> =
+            self.warming.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            self.warming.remove(&id);
+            let firing = self.incidents.firing_now().find(|c| c.incident.id == id);
+            let target = firing.and_then(|c| self.servers.iter().position(|s| s.name == c.incident.target));
+            match target.and_then(|t| u16::try_from(t).ok()) {
+                Some(target) => self.request(store, &id, TargetId(target), now, out),
+                None if self.was_refused(&id) => {}
+                None => self.refuse(&id, &Refusal::Cleared, out),
+            }
+        }
+    }
+
+    fn was_refused(&self, id: &str) -> bool {
+        self.incidents.get(id).is_some_and(|c| c.incident.capture.refused().is_some())
+    }
+
+    /// The first request of an incident's rule.
+    fn request(
+        &mut self,
+        store: &SignalStore,
+        id: &Arc<str>,
+        target: TargetId,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(active) = self.incidents.get(id) else { return };
+        let (badness, fired_at) = (severity_ratio(&active.incident.finding), active.incident.fired_at);
+        match self.decide(store, id, target, badness, now) {
+            Ok(None) => {}
+            Ok(Some(granted)) => self.start(id, target, granted, now, out),
+            Err(refusal) => {
+                if refusal.awaits_facts() && now.since(fired_at) < AWAITED {
+                    self.warming.insert(id.clone(), now + AGAIN);
+                }
+                self.refuse(id, &refusal, out);
+                self.watch_escalation(id, refusal.again_in(), now);
+            }
+        }
+    }
+
+    /// Decides on one request; `None` when nothing is to be captured.
+    fn decide(
+        &mut self,
+        store: &SignalStore,
+        id: &Arc<str>,
+        target: TargetId,
+        badness: f64,
+        now: Time,
+    ) -> Result<Option<Granted>, Refusal> {
+        let Some(active) = self.incidents.get(id) else { return Ok(None) };
+        let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return Ok(None) };
+        if self.mode == Mode::Live {
+            server.note_work(target, store, now);
+        }
+        let request = active.request(&server.name, &server.group, badness);
+        let (spec, ledger, policy) = (&active.capture, &self.ledger, &self.policy);
+        if self.mode == Mode::Live {
+            let granted = admit::admit(spec, &request, ledger, &server.facts, policy, now)?;
+            return Ok(granted.map(|plan| Granted::Window(Box::new(plan))));
+        }
+        // In a recording only the limits can refuse, and a window costs nothing but its place in them.
+        if *spec == CaptureSpec::None {
+            return Ok(None);
+        }
+        governor::decide(&request, ledger, &policy.budget, ledger.estimate(request.target, 1), now)?;
+        let end = AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 0, unproven: None };
+        let attempt = Attempt { end: Some(end), ..admit::attempt_of(&request, ledger, now) };
+        Ok(Some(Granted::Recorded(Box::new(attempt))))
+    }
+
+    /// Starts what was granted.
+    fn start(&mut self, id: &Arc<str>, target: TargetId, granted: Granted, now: Time, out: &mut Vec<Effect>) {
+        let Some(active) = self.incidents.get_mut(id) else { return };
+        let before = self.ledger.attempts.iter().rev().find(|a| *a.incident == **id).map(|a| a.badness);
+        let outcome = match &granted {
+            Granted::Window(_) => CaptureOutcome::Open { since: now },
+            Granted::Recorded(_) => CaptureOutcome::WouldStart,
+        };
+        active.incident.capture_again(outcome, before);
+        match granted {
+            Granted::Window(plan) => {
+                self.ledger.attempts.push(plan.attempt.clone());
+                if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
+                    server.window_opened(open_window(id, &plan.method, now));
+                }
+                let (incident, receivers) = (Box::new(active.incident.clone()), active.notify.clone());
+                out.push(Effect::Start { incident, target, plan, receivers });
+            }
+            Granted::Recorded(attempt) => self.ledger.attempts.push(*attempt),
+        }
+        self.watch_escalation(id, None, now);
+    }
+
+    fn refuse(&mut self, id: &Arc<str>, refusal: &Refusal, out: &mut Vec<Effect>) {
+        let Some(active) = self.incidents.get_mut(id) else { return };
+        let refused = Refused::from(refusal);
+        let before = active.incident.capture.refused().map(|r| r.reason);
+        if before != Some(refused.reason) {
+            out.push(refused_effect(active, refusal));
+        }
+        active.incident.capture = CaptureOutcome::Refused(refused);
+        // A request that is repeated and refused again is reported once; who asked has the answer.
+        if before.is_none() && !active.trigger.is_manual() {
+            notify(active, Update::Refused, out);
+        }
+    }
+
+    /// See [`super::Watch::request_capture`].
+    pub(super) fn request_capture(
+        &mut self,
+        store: &SignalStore,
+        request: ManualRequest,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) -> Result<IncidentId, Refusal> {
+        let target = request.target;
+        let Some(server) = self.servers.get(usize::from(target.0)) else {
+            return Err(Refusal::UnknownServer { why: "it is not configured".into() });
+        };
+        let name = server.name.clone();
+        let id = self.incidents.open_manual(request, name, now);
+        let granted = self.decide(store, &id, target, LEAST_SEVERE, now).and_then(|granted| {
+            let (what, why) = ("capture: none".into(), "there is no window to open".into());
+            granted.ok_or(Refusal::Never { what, why })
+        });
+        match granted {
+            Ok(granted) => {
+                self.start(&id, target, granted, now, out);
+                Ok(id)
+            }
+            Err(refusal) => {
+                self.refuse(&id, &refusal, out);
+                // Nobody was told that it began: the answer to the request is all that is said.
+                self.incidents.resolve_manual(&id, now);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// What somebody asked for is there, or will not come.
+    pub(super) fn manual_is_over(&mut self, id: &str, now: Time, out: &mut Vec<Effect>) {
+        if let Some(active) = self.incidents.resolve_manual(id, now) {
+            notify(active, Update::Resolved, out);
+        }
+    }
+}
+
+impl Core {
+    /// From now on an incident's rule reports when it gets worse than at its last attempt, if there was
+    /// one. `again_in` is how long the request that was just refused need not be repeated.
+    fn watch_escalation(&mut self, id: &Arc<str>, again_in: Option<Duration>, now: Time) {
+        let Some(active) = self.incidents.get(id) else { return };
+        let request = active.request(&active.incident.target, "", 1.0);
+        let Some(worst) = self.ledger.worst(&request, now) else { return };
+        let by = self.policy.budget.worse_by;
+        self.engine.watch_escalation(&active.incident.rule, &active.group, worst.badness, by);
+        if let Some(left) = again_in {
+            self.engine.retry_escalation(&active.incident.rule, &active.group, now + left);
+        }
+    }
+
+    /// A rule that was captured still fires, and is worse by the margin.
+    fn escalated(&mut self, store: &SignalStore, change: Change, now: Time, out: &mut Vec<Effect>) {
+        let (Some(active), Some(numbers)) = (self.incidents.firing(&change), &change.numbers) else { return };
+        let (id, rule, group) = (active.incident.id.clone(), change.rule.clone(), active.group.clone());
+        let is_open = matches!(active.incident.capture, CaptureOutcome::Open { .. });
+        let (name, window) = (active.incident.target.clone(), active.incident.next_window());
+        // What the rule may capture, and how often, may have been edited since it fired.
+        if let Some(active) = self.incidents.get_mut(&id) {
+            active.follow(&rule);
+        }
+        if is_open {
+            // That window shows it, until it is over.
+            return self.engine.retry_escalation(&rule.name, &group, now + BUSY);
+        }
+        let place = self.servers.iter().position(|s| s.name == name);
+        let Some(target) = place.and_then(|t| u16::try_from(t).ok()).map(TargetId) else { return };
+        let times = times_bound(numbers.value, numbers.bound);
+        let value = numbers.value;
+        let worse = Escalation { at: now, value, times_bound: times, window, refused: None };
+        let decided = match self.silenced_until(&rule.name, &name, now) {
+            Some(until) => Err(Refusal::Silenced { left: until.since(now) }),
+            None => self.decide(store, &id, target, times, now),
+        };
+        let is_reported = match decided {
+            Ok(None) => false,
+            Ok(Some(granted)) => {
+                if let Some(active) = self.incidents.get_mut(&id) {
+                    active.incident.worse = Some(worse);
+                }
+                self.start(&id, target, granted, now, out);
+                true
+            }
+            Err(refusal) => {
+                if let Some(left) = refusal.again_in() {
+                    self.engine.retry_escalation(&rule.name, &group, now + left);
+                }
+                self.escalation_refused(&id, worse, &refusal, out)
+            }
+        };
+        if let Some(active) = self.incidents.get(&id).filter(|_| is_reported) {
+            out.push(escalation_change(active, change));
+        }
+    }
+
+    /// Notes that an escalation is not captured; whether that is reported to people.
+    fn escalation_refused(
+        &mut self,
+        id: &Arc<str>,
+        worse: Escalation,
+        refusal: &Refusal,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if self.was_refused(id) {
+            // It was not captured itself, but what it continues was, before the agent was restarted.
+            self.refuse(id, refusal, out);
+            return false;
+        }
+        let Some(active) = self.incidents.get_mut(id) else { return false };
+        let last = active.incident.worse.as_ref().filter(|w| w.window == worse.window);
+        let reported = last.and_then(|w| w.refused.as_ref()).map(|r| r.reason);
+        if reported != Some(refusal.reason()) {
+            out.push(refused_effect(active, refusal));
+        }
+        let is_reported = !refusal.is_agreed() && active.refusal_reported < worse.window;
+        let window = worse.window;
+        active.incident.worse = Some(Escalation { refused: Some(Refused::from(refusal)), ..worse });
+        if is_reported {
+            active.refusal_reported = window;
+            notify(active, Update::Refused, out);
+        }
+        is_reported
+    }
+}
+
+/// The change as the timeline shows it: the firing that it belongs to, with its present numbers.
+fn escalation_change(active: &ActiveIncident, mut change: Change) -> Effect {
+    let incident = &active.incident;
+    let refused = incident.worse.as_ref().and_then(|w| w.refused.as_ref());
+    change.continue_from(&incident.finding);
+    let capture = if refused.is_some() { "refused" } else { incident.capture.word() };
+    Effect::Changed { change: Box::new(change), capture, why: refused.map(|r| r.why.clone()) }
+}
+
+/// What was granted.
+#[derive(Debug)]
+enum Granted {
+    /// A window.
+    Window(Box<CapturePlan>),
+    /// In a recording: the place of one in the limits.
+    Recorded(Box<Attempt>),
+}
+
+/// A refusal, for the log and the counter.
+fn refused_effect(active: &ActiveIncident, refusal: &Refusal) -> Effect {
+    let (incident, rule) = (active.incident.id.clone(), active.incident.rule.clone());
+    Effect::Refused { incident, rule, reason: refusal.reason(), why: refusal.to_string() }
+}
+
+/// The blamed member's sample nearest to the onset.
+fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<ShownBy> {
+    let signal = store.catalog().signal_named(&finding.measured.as_ref()?.signal)?;
+    let mut labels = change.group.clone();
+    labels.0.extend(finding.rank.0.clone());
+    if let Some(target) = &change.target {
+        labels = labels.with_target(target);
+    }
+    store.nearest(&labels, signal, finding.onset)
+}
+
+/// How bad a finding is, in multiples of its bound; at least 1 for what fires.
+fn severity_ratio(finding: &Finding) -> f64 {
+    finding.measured.as_ref().map_or(LEAST_SEVERE, |m| times_bound(m.value, m.bound))
+}
+
+fn open_window(incident: &Arc<str>, method: &CaptureMethod, now: Time) -> OpenWindow {
+    let (marks, deadline) = match method {
+        CaptureMethod::Http(request) => (Some(request.marks.clone()), request.deadline),
+        CaptureMethod::Nsys(nsys) => (None, nsys.duration),
+        CaptureMethod::Command(command) => (None, command.time_limit),
+    };
+    OpenWindow {
+        incident: incident.clone(),
+        marks,
+        means: method.means(),
+        phase: WindowPhase::Starting,
+        since: now,
+        deadline,
+    }
+}

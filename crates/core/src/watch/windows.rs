@@ -1,0 +1,71 @@
+//! How a window goes on, and what comes of it: into its incident, and on its account.
+
+use std::sync::Arc;
+
+use super::core::{Core, notify};
+use super::event::{Effect, WindowEvent};
+use crate::capture::governor::AttemptEnd;
+use crate::incident::{IncidentState, VerdictNote};
+use crate::message::Update;
+use skewtrap_trace::time::Time;
+
+impl Core {
+    /// A window of ours went on.
+    pub(super) fn window_event(
+        &mut self,
+        id: &Arc<str>,
+        event: WindowEvent,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let server = self.servers.iter_mut().find(|s| s.window.as_ref().is_some_and(|w| w.incident == *id));
+        if let Some(server) = server {
+            server.window_event(&event, now);
+        }
+        let WindowEvent::Ended(stored) = event else { return };
+        self.settle_attempt(id, &stored.end);
+        let Some(active) = self.incidents.get_mut(id) else { return };
+        active.incident.captured(&stored);
+        match active.silenced {
+            None => notify(active, Update::Captured, out),
+            Some(_) => out.push(Effect::Store { incident: Box::new(active.incident.clone()) }),
+        }
+        if !stored.outcome.is_comparable() {
+            self.manual_is_over(id, now, out);
+        }
+    }
+
+    /// Books what an attempt cost.
+    fn settle_attempt(&mut self, incident: &str, end: &AttemptEnd) {
+        let mut latest_first = self.ledger.attempts.iter_mut().rev();
+        if let Some(attempt) = latest_first.find(|a| a.incident == incident && a.end.is_none()) {
+            attempt.end = Some(end.clone());
+        }
+    }
+
+    /// The ranks of an incident's capture of that number were compared.
+    pub(super) fn compared(
+        &mut self,
+        id: &Arc<str>,
+        window: usize,
+        note: VerdictNote,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(active) = self.incidents.get_mut(id) else { return };
+        if window != active.incident.window() {
+            // Another capture has begun meanwhile, whose messages list this one.
+            if let Some(earlier) = active.incident.earlier.get_mut(window.saturating_sub(1)) {
+                earlier.verdict = Some(note);
+                out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
+            }
+            return;
+        }
+        active.incident.verdict = Some(note);
+        if active.incident.state == IncidentState::Captured {
+            active.incident.state = IncidentState::Compared;
+        }
+        notify(active, Update::Verdict, out);
+        self.manual_is_over(id, now, out);
+    }
+}

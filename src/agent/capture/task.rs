@@ -1,0 +1,169 @@
+//! One capture as the agent's loop sees it: a task that takes it, reports how far it is, and compares
+//! the ranks of the files.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{CaptureStore, Taken, take};
+use crate::act::bundle::traces_of;
+use crate::agent::cost::Meter;
+use crate::agent::window::{Links, Status, TargetHandle, WindowSignal};
+use crate::agent::{AgentEvent, compare, report};
+use skewtrap_core::capture::admit::CapturePlan;
+use skewtrap_core::capture::governor::AttemptEnd;
+use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::incident::{CaptureOutcome, Incident, Record, StoredCapture, VerdictNote};
+use skewtrap_core::watch::WindowEvent;
+
+/// What it needs.
+#[derive(Debug)]
+pub struct Task {
+    /// Its incident, as the core says it when the capture begins.
+    pub incident: Incident,
+    /// The receivers that its rule names.
+    pub notify: Vec<Arc<str>>,
+    /// What is to be done.
+    pub plan: CapturePlan,
+    /// Its server.
+    pub site: TargetHandle,
+    /// Where captures are stored.
+    pub store: CaptureStore,
+    /// What measures its cost.
+    pub meter: Meter,
+    /// The agent's loop.
+    pub tx: mpsc::Sender<AgentEvent>,
+}
+
+impl Task {
+    /// Runs it to its end.
+    pub async fn run(self, signals: mpsc::Receiver<WindowSignal>, cancel: CancellationToken) {
+        let record = self.record().await;
+        let distrust = Distrust::opened(self.store.clock.now());
+        let (status, seen) = watch::channel(Status { phase: WindowPhase::Starting, distrust });
+        let phases = tokio::spawn(report_phases(self.incident.id.clone(), seen, self.tx.clone()));
+        let links = Links { signals, status, meter: self.meter.clone(), cancel };
+        let evidence = evidence(self.incident.clone(), self.tx.clone());
+        let (store, site, plan) = (self.store.clone(), self.site.clone(), self.plan.clone());
+        // A task of its own: even if it panics, the loop learns that the window is over.
+        let taking = async move { take(&store, &site, &plan, &record, evidence, links).await };
+        let taken = tokio::spawn(taking).await;
+        phases.abort();
+        match taken {
+            Ok(Ok(Taken::LeftOpen)) => {
+                // As in `ended`.
+                let _ = self.tx.send(AgentEvent::LeftOpen { incident: self.incident.id.clone() }).await;
+            }
+            Ok(Ok(Taken::Stored { capture, problem })) => {
+                if let Some(problem) = &problem {
+                    tracing::error!(incident = &*self.incident.id, "{problem}");
+                }
+                let outcome = capture.outcome.clone();
+                self.ended(capture).await;
+                if outcome.is_comparable() {
+                    self.compare(outcome).await;
+                }
+            }
+            Ok(Err(error)) => self.failed(format!("{error}; nothing was sent to the server"), None).await,
+            Err(panic) => {
+                let why =
+                    format!("the capture's task failed ({panic}); its window is stopped at its deadline");
+                tracing::error!(incident = &*self.incident.id, "{why}");
+                self.failed(why.clone(), Some(why)).await;
+            }
+        }
+    }
+
+    /// The record of its incident: of one that was captured before, with what that brought.
+    async fn record(&self) -> Record {
+        let path = self.store.bundles.path(&self.incident.id).display().to_string();
+        let incident = Incident { bundle: Some(path), ..self.incident.clone() };
+        let (agent, notify) = (self.store.state.agent().clone(), self.notify.clone());
+        let new = Record::new(agent, incident.clone()).notifying(notify.clone());
+        if self.incident.earlier.is_empty() {
+            return new;
+        }
+        let (bundles, id) = (self.store.bundles.clone(), self.incident.id.clone());
+        let known = tokio::task::spawn_blocking(move || bundles.read(&id)).await.ok().flatten();
+        // Its bundle may have been evicted meanwhile.
+        known.map_or(new, |known| Record { incident, notify, ..known })
+    }
+
+    async fn failed(&self, why: String, unproven: Option<String>) {
+        let end = AttemptEnd { at: self.store.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven };
+        self.ended(Box::new(StoredCapture::failed(why, end))).await;
+    }
+
+    async fn ended(&self, capture: Box<StoredCapture>) {
+        let event = WindowEvent::Ended(capture);
+        // The loop is gone only when the agent ends; the state has it all.
+        let _ = self.tx.send(AgentEvent::Window { incident: self.incident.id.clone(), event }).await;
+    }
+
+    async fn compare(self, outcome: CaptureOutcome) {
+        let (incident, window) = (self.incident.id.clone(), self.incident.window());
+        let bundle = self.store.bundles.path(&incident);
+        // The core's own incident is somewhere else by now: the report is of this capture.
+        let captured = Incident { capture: outcome, ..self.incident };
+        let compared = tokio::task::spawn_blocking(move || compare_now(&bundle, &captured)).await;
+        let event = match compared {
+            Ok(Ok(note)) => AgentEvent::Compared { incident, window, note },
+            Ok(Err(error)) => {
+                tracing::warn!(incident = &*incident, "its ranks could not be compared: {error:#}");
+                AgentEvent::NotCompared { incident }
+            }
+            Err(error) => {
+                tracing::error!(incident = &*incident, "comparing its ranks failed: {error}");
+                AgentEvent::NotCompared { incident }
+            }
+        };
+        // As in `ended`: the report lies in the bundle.
+        let _ = self.tx.send(event).await;
+    }
+}
+
+/// Asks the loop for the evidence only after the request is on its way.
+async fn evidence(incident: Incident, tx: mpsc::Sender<AgentEvent>) -> Vec<u8> {
+    let (answer, answered) = oneshot::channel();
+    let since = incident.worse_of(incident.window()).map_or(incident.finding.onset, |worse| worse.at);
+    match tx.send(AgentEvent::Evidence { incident: Box::new(incident), since, answer }).await {
+        Ok(()) => match answered.await {
+            Ok(samples) => tokio::task::spawn_blocking(move || samples.lines()).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        },
+        Err(_) => Vec::new(),
+    }
+}
+
+async fn report_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx: mpsc::Sender<AgentEvent>) {
+    let mut last = None;
+    loop {
+        let phase = seen.borrow_and_update().phase;
+        if last != Some(phase) {
+            last = Some(phase);
+            let event = WindowEvent::Entered(phase);
+            if tx.send(AgentEvent::Window { incident: incident.clone(), event }).await.is_err() {
+                return;
+            }
+        }
+        if seen.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Compares the ranks of an incident's last capture and writes the reports into its bundle.
+fn compare_now(bundle: &Path, incident: &Incident) -> anyhow::Result<VerdictNote> {
+    let window = incident.window();
+    let request = compare::CompareRequest {
+        paths: vec![bundle.join(traces_of(window))],
+        suspect: Some(incident.finding.rank.clone()),
+        ..compare::CompareRequest::default()
+    };
+    let compared = compare::run(&request, &|_| {})?;
+    report::write(bundle, window, &compared, Some(incident))?;
+    Ok(VerdictNote::from(&compared.comparison))
+}
