@@ -8,6 +8,7 @@ pub mod finding;
 pub mod incident;
 pub mod message;
 pub mod onset;
+pub mod printable;
 pub mod rule;
 pub mod signal;
 pub mod status;

@@ -17,6 +17,7 @@ pub mod plan;
 pub mod preflight;
 pub mod refusal;
 pub mod risk;
+pub mod size;
 pub mod stall;
 pub mod verify;
 pub mod window;
