@@ -1,16 +1,6 @@
 //! What is not a capture, or not one, or not whole: a clear error or a clear warning, never a wrong
 //! verdict.
 
-<<<<<<< HEAD:tests/it/compare/input.rs
-=======
-#[path = "compare/captures.rs"]
-#[allow(dead_code)]
-mod captures;
-#[path = "compare/generator.rs"]
-#[allow(dead_code)]
-mod generator;
-
->>>>>>> lab-mine:tests/compare_input.rs
 use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;

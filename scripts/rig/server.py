@@ -1,0 +1,127 @@
+"""A real SGLang with a tiny model of random weights.
+
+  server.py model DIR [--kind llama|tiny|moe|moe-hot] [--hot-rank R]   writes the model (no network; moe-hot writes weights whose router
+                                                 prefers the experts of EP rank R of 2)
+  server.py serve ARGUMENTS...                   sglang.launch_server, but several DP ranks may share a GPU (--gpu-id-step 0)
+  server.py preset NAME                          prints the arguments of a preset: dp4 moe1 tp2 tp2-nccl dpa2 ep2 ep2-hot cpu-dp2
+  server.py versions                             what is installed
+"""
+import json, os, sys
+
+BASE = ("--load-format dummy --skip-tokenizer-init --host 127.0.0.1 --attention-backend triton --sampling-backend pytorch "
+        "--grammar-backend none --max-total-tokens 200000 --max-running-requests 256 --cuda-graph-max-bs 32 --mem-fraction-static 0.6 "
+        "--enable-metrics --enable-metrics-for-all-schedulers --skip-server-warmup --enforce-disable-flashinfer-allreduce-fusion --log-level info --disable-prefill-cuda-graph")
+PRESETS = {
+    "dp4": "--dp-size 4 --gpu-id-step 0 --load-balance-method round_robin",
+    "tp2": "--tp-size 2",
+    "tp2-nccl": "--tp-size 2 --disable-custom-all-reduce",
+    "dpa2": "--tp-size 2 --dp-size 2 --enable-dp-attention --disable-custom-all-reduce --load-balance-method round_robin",
+    "moe1": "--moe-runner-backend triton",
+    "ep2": "--tp-size 2 --ep-size 2 --disable-custom-all-reduce --moe-runner-backend triton",
+    "cpu-dp2": "--dp-size 2 --device cpu --attention-backend torch_native --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled "
+               "--disable-overlap-schedule --dtype bfloat16 --max-total-tokens 16384 --max-running-requests 32 --context-length 2048",
+    "ep2-hot": "--tp-size 2 --ep-size 2 --disable-custom-all-reduce --moe-runner-backend triton --load-format auto",
+}
+
+
+def model(folder, kind="llama", hot=1):
+    os.makedirs(folder, exist_ok=True)
+    c = dict(vocab_size=32000, hidden_size=1024, intermediate_size=4096, num_hidden_layers=8, num_attention_heads=16, num_key_value_heads=8,
+             head_dim=64, hidden_act="silu", max_position_embeddings=8192, initializer_range=0.02, rms_norm_eps=1e-5, tie_word_embeddings=False,
+             rope_theta=10000.0, attention_bias=False, bos_token_id=1, eos_token_id=2, pad_token_id=0, torch_dtype="bfloat16")
+    if kind == "llama":
+        c.update(architectures=["LlamaForCausalLM"], model_type="llama")
+    elif kind == "tiny":                             # for servers without a GPU
+        c.update(architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=1024, hidden_size=64, intermediate_size=128,
+                 num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, head_dim=16)
+    else:                                           # a model with DP attention and EP
+        c.update(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", num_experts=8, num_experts_per_tok=2, moe_intermediate_size=1024,
+                 decoder_sparse_step=1, mlp_only_layers=[], norm_topk_prob=True, output_router_logits=False, router_aux_loss_coef=0.0,
+                 use_sliding_window=False, sliding_window=None, max_window_layers=8, attention_dropout=0.0)
+    json.dump(c, open(os.path.join(folder, "config.json"), "w"))
+    json.dump(dict(bos_token_id=1, eos_token_id=2, pad_token_id=0), open(os.path.join(folder, "generation_config.json"), "w"))
+    if kind == "moe-hot":
+        hot_weights(folder, c, hot)
+
+
+def hot_weights(folder, c, rank):
+    import torch
+    from safetensors.torch import save_file
+    torch.manual_seed(1)
+    h, i, v, e, d = c["hidden_size"], c["moe_intermediate_size"], c["vocab_size"], c["num_experts"], c["head_dim"]
+    q, kv = c["num_attention_heads"] * d, c["num_key_value_heads"] * d
+    rnd = lambda *s: (torch.randn(*s) * 0.02).bfloat16()
+    one = lambda n: torch.ones(n).bfloat16()
+    t = {"model.embed_tokens.weight": rnd(v, h), "lm_head.weight": rnd(v, h), "model.norm.weight": one(h)}
+    t["model.embed_tokens.weight"][:, 0] = 1.0      # one constant feature, positive in every layer's input: the router can lean on it
+    for n in range(c["num_hidden_layers"]):
+        p = f"model.layers.{n}."
+        t[p + "input_layernorm.weight"], t[p + "post_attention_layernorm.weight"] = one(h), one(h)
+        t[p + "self_attn.q_norm.weight"], t[p + "self_attn.k_norm.weight"] = one(d), one(d)
+        t[p + "self_attn.q_proj.weight"], t[p + "self_attn.o_proj.weight"] = rnd(q, h), rnd(h, q)
+        t[p + "self_attn.k_proj.weight"], t[p + "self_attn.v_proj.weight"] = rnd(kv, h), rnd(kv, h)
+        gate = rnd(e, h)
+        gate[:, 0] = -0.02
+        gate[rank * e // 2:(rank + 1) * e // 2, 0] = 0.02
+        t[p + "mlp.gate.weight"] = gate
+        for x in range(e):
+            t[f"{p}mlp.experts.{x}.gate_proj.weight"], t[f"{p}mlp.experts.{x}.up_proj.weight"], t[f"{p}mlp.experts.{x}.down_proj.weight"] = rnd(i, h), rnd(i, h), rnd(h, i)
+    save_file(t, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+
+
+def serve(argv):
+    from sglang.srt import server_args as sa
+    real = getattr(sa.ServerArgs, "check_server_args", None)
+    if real is not None:
+        def check(self):                            # refuses a step of 0; nothing else does
+            step = self.gpu_id_step
+            try:
+                if step < 1: object.__setattr__(self, "gpu_id_step", 1)
+                return real(self)
+            finally:
+                object.__setattr__(self, "gpu_id_step", step)
+        sa.ServerArgs.check_server_args = check
+    from sglang.launch_server import run_server
+    try:
+        from sglang.srt.plugins import load_plugins
+        load_plugins()
+    except Exception as e:
+        print("no plugins:", repr(e))
+    args = sa.prepare_server_args(argv)
+    try:
+        run_server(args)
+    finally:
+        from sglang.srt.utils import kill_process_tree
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+def versions():
+    import importlib.metadata as m, shutil, subprocess
+    for p in ("sglang", "sglang-kernel", "torch", "triton", "transformers", "tokenizers", "apache-tvm-ffi", "numpy", "pydantic", "fastapi", "aiohttp", "httpx"):
+        try: print(p, m.version(p), end="; ")
+        except Exception: print(p, "missing", end="; ")
+    print("| nvcc", shutil.which("nvcc"), "ninja", shutil.which("ninja"), "xz", shutil.which("xz"), "taskset", shutil.which("taskset"), "nsys", shutil.which("nsys"))
+    print(subprocess.run("nvidia-smi --query-gpu=index,name,driver_version,memory.total,memory.used,clocks.sm --format=csv,noheader; nvidia-smi topo -m | head -6; nproc; ls -d /opt/nvidia/*/* 2>/dev/null | head; find /opt/nvidia /usr/local -maxdepth 6 -name nsys 2>/dev/null | head -5; ls /usr/local | tr '\\n' ' '", shell=True, capture_output=True, text=True).stdout)
+    import torch
+    print("cuda", torch.cuda.is_available(), torch.cuda.device_count())
+    for mod in ("sgl_kernel", "tvm_ffi", "sglang.srt.managers.scheduler", "sglang.srt.entrypoints.http_server", "sglang.srt.models.llama", "sglang.srt.models.qwen3_moe"):
+        try:
+            __import__(mod); print("import ok", mod)
+        except BaseException as e:
+            import traceback; print("import FAILED", mod, repr(e)[:500]); traceback.print_exc(limit=-4)
+
+
+if __name__ == "__main__":
+    what = sys.argv[1] if len(sys.argv) > 1 else ""
+    if what == "model":
+        import argparse
+        ap = argparse.ArgumentParser(); ap.add_argument("folder"); ap.add_argument("--kind", default="llama"); ap.add_argument("--hot-rank", type=int, default=1)
+        a = ap.parse_args(sys.argv[2:]); model(a.folder, a.kind, a.hot_rank)
+    elif what == "preset":
+        print(BASE, PRESETS[sys.argv[2]])
+    elif what == "serve":
+        serve(sys.argv[2:])
+    elif what == "versions":
+        versions()
+    else:
+        sys.exit(__doc__)

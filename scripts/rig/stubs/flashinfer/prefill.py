@@ -1,0 +1,1 @@
+from flashinfer.sampling import _missing as cudnn_batch_prefill_with_kv_cache
