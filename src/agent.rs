@@ -72,11 +72,11 @@ pub enum AgentEvent {
         /// What.
         fact: ServerFact,
     },
-    /// A window went on.
+    /// A window made progress.
     Window {
         /// Its incident.
         incident: Arc<str>,
-        /// How.
+        /// The progress.
         event: WindowEvent,
     },
     /// A capture asks for the evidence of its bundle.
@@ -85,7 +85,7 @@ pub enum AgentEvent {
         incident: Box<Incident>,
         /// Its onset.
         since: Time,
-        /// Where it goes.
+        /// Where to send it.
         answer: oneshot::Sender<Samples>,
     },
     /// The ranks of a capture were compared.
@@ -94,7 +94,7 @@ pub enum AgentEvent {
         incident: Arc<str>,
         /// The number of the capture within it.
         window: usize,
-        /// What it said.
+        /// The verdict.
         note: VerdictNote,
     },
     /// The ranks of a capture could not be compared.
@@ -111,7 +111,7 @@ pub enum AgentEvent {
     Recovered {
         /// The record of its incident, as that agent left it.
         record: Box<Record>,
-        /// How that went.
+        /// The result of closing it.
         taken: Taken,
     },
     /// The folder of the bundles was swept.
@@ -143,7 +143,7 @@ pub struct Agent {
     running: BTreeMap<Arc<str>, Running>,
     /// Windows of an agent before this one that are still being closed.
     closing: usize,
-    /// Stands for the server of a target that has none.
+    /// Used in place of the server of a target that has none.
     nowhere: Server,
     supervisor: Supervisor,
     windows: CancellationToken,

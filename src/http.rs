@@ -1,5 +1,5 @@
-//! One way to speak HTTP to servers: rustls with bundled roots, no redirects, keys that are never
-//! printed. `observe` asks with it, `act` commands with it.
+//! The HTTP client for LLM servers: rustls with bundled roots, no redirects, keys that are never
+//! printed. `observe` reads with it, `act` sends profile calls with it.
 
 pub mod client;
 pub mod secret;

@@ -137,7 +137,7 @@ impl Bundles {
     }
 
     /// Adds the files that a capture stored, and how they came, to the record of its incident; the
-    /// incident itself stays as the core last said it. Without a bundle there is nothing to do.
+    /// incident itself stays as the core last reported it. Without a bundle there is nothing to do.
     ///
     /// # Errors
     /// It cannot be written; the old one stays.

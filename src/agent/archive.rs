@@ -1,5 +1,5 @@
-//! Writes incidents into their bundles as the core says them: one task, in order, so that a record
-//! never goes back in time. A full disk costs a bundle, never the watching.
+//! Writes incidents into their bundles as the core reports them: one task, in order, so that a
+//! record never goes back in time. A full disk costs a bundle, never the watching.
 
 use std::sync::Arc;
 

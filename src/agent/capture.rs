@@ -78,7 +78,7 @@ pub struct CaptureResult {
     pub left_open: bool,
 }
 
-/// How a capture went that was begun.
+/// The result of a capture that was begun.
 #[derive(Debug)]
 pub enum Taken {
     /// It is over, and what it brought is stored.
@@ -257,7 +257,7 @@ impl Finalizer {
             note(&mut capture.outcome, problem);
         }
         if let Err(e) = store.bundles.add_files(&incident, &capture) {
-            // It is reported all the same, though it is not in the bundle.
+            // It is reported even though it is not in the bundle.
             note(&mut capture.outcome, problem.get_or_insert(e.to_string()));
         }
         if let Err(e) = store.state.finish(&attempt, &incident, &capture) {

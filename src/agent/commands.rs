@@ -69,15 +69,15 @@ impl Agent {
             }
         }
         self.watch.handle(Event::Silenced(silence), now, effects);
-        let said =
+        let message =
             if until <= now { "the silence is over".into() } else { format!("silenced until {until}") };
         match self.store.state.save_silences(self.watch.silences()) {
             Ok(()) if until > now && !self.store.state.outlives_restart() => done(format!(
-                "{said}; a restart of the agent forgets that, for its state folder cannot be written, as its \
+                "{message}; a restart of the agent forgets that, for its state folder cannot be written, as its \
                  log said when it started"
             )),
-            Ok(()) => done(said),
-            Err(error) => done(format!("{said}; a restart of the agent forgets that: {error}")),
+            Ok(()) => done(message),
+            Err(error) => done(format!("{message}; a restart of the agent forgets that: {error}")),
         }
     }
 
@@ -147,7 +147,7 @@ impl Agent {
     }
 }
 
-/// That nothing is called so, and what is; `None` where it is known.
+/// The message that `name` is unknown, with the names that exist; `None` where it is known.
 fn unknown(kind: &str, name: &str, known: &[&str]) -> Option<String> {
     if known.contains(&name) {
         return None;

@@ -17,7 +17,7 @@ use skewtrap_core::capture::window::Distrust;
 use skewtrap_core::signal::store::LoadReport;
 use skewtrap_trace::time::Time;
 
-/// Between two questions to `/health` while a window is open.
+/// Interval between two requests to `/health` while a window is open.
 const PROBE: Duration = Duration::from_millis(500);
 /// How long after a window its server may take to answer as it used to.
 pub const RECOVERY: Duration = Duration::from_secs(30);
@@ -34,15 +34,15 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// One that begins now; `habit` is that of `/health`, zero when it is not known, `samples` those
-    /// of the ranks.
+    /// One that begins now; `habit` is the usual latency of `/health`, zero when it is not known; `samples`
+    /// has the usual intervals of the ranks' samples.
     pub fn new(clock: Clock, habit: Duration, samples: Habits) -> Self {
         let (meter, steady) = (StallMeter::new(clock.now(), habit, samples), clock.steady());
         let began = (steady, steady.now());
         Self { habit, clock, began, shared: Arc::new(Mutex::new(meter)) }
     }
 
-    /// The ranks spoke.
+    /// Takes in samples of the ranks.
     pub fn spoken(&self, samples: impl IntoIterator<Item = LoadReport>) {
         self.with(|meter| {
             samples.into_iter().for_each(|(rank, source, at, _)| meter.sample(rank, source, at))
@@ -56,18 +56,18 @@ impl Meter {
             if let (Some(closing), Some(exported)) = (distrust.closing, settled) {
                 meter.exported(closing, exported);
             }
-            // A clock that was set meanwhile makes no stall.
+            // A wall clock that was set meanwhile must not count as a stall.
             meter.stalled().min(self.began.0.now().since(self.began.1))
         })
     }
 
-    /// Asks `/health` until it is ended. Through the channel comes a word when the server is gone:
-    /// nobody listened three times running.
+    /// Requests `/health` until it is ended. The channel gets a message when the server is gone:
+    /// three connections in a row were refused.
     pub fn probe(&self, server: Server) -> (Probe, mpsc::Receiver<()>) {
-        let (gone, hears) = mpsc::channel(1);
+        let (gone, receiver) = mpsc::channel(1);
         let stop = CancellationToken::new();
         let task = tokio::spawn(probe(self.clone(), server, stop.clone(), gone));
-        (Probe { stop, task }, hears)
+        (Probe { stop, task }, receiver)
     }
 
     /// Waits until the server answers as it used to, at most [`RECOVERY`]; gives when it did.
@@ -75,7 +75,7 @@ impl Meter {
         let limit = self.clock.now() + RECOVERY;
         while self.clock.now() < limit && !cancel.is_cancelled() {
             match self.ask(server).await {
-                // A habit that is not known yet (just after a start) is no measure.
+                // Before the usual latency is known (just after a start) there is nothing to compare with.
                 Health::Answered(Answered::Well(took))
                     if self.habit.is_zero() || took <= self.habit.saturating_mul(2).max(PROBE) =>
                 {
@@ -92,7 +92,7 @@ impl Meter {
         let asked = self.clock.now();
         let answer = health(server).await;
         let answered = self.clock.now();
-        // Where nobody listens nothing stalls: the server is gone for reasons of its own.
+        // A refused connection is not a stall: the server has ended.
         if answer != Health::NobodyListens {
             self.with(|meter| meter.health(asked, answered));
         }
@@ -104,7 +104,7 @@ impl Meter {
     }
 }
 
-/// The asking of `/health` beside a window.
+/// The task that requests `/health` while a window is open.
 #[derive(Debug)]
 pub struct Probe {
     stop: CancellationToken,
@@ -136,7 +136,7 @@ async fn probe(meter: Meter, server: Server, stop: CancellationToken, gone: mpsc
             Health::Answered(_) => refused = 0,
         }
         if refused == 3 {
-            // Told once; who does not listen knows already.
+            // Sent once; a closed channel means that the receiver knows already.
             let _ = gone.try_send(());
         }
     }

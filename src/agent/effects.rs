@@ -23,7 +23,7 @@ use skewtrap_trace::time::Time;
 
 /// How far before the onset the evidence of a bundle reaches.
 const BEFORE: Duration = Duration::from_secs(120);
-/// How far back the habit of the ranks' samples is learned from.
+/// How far back samples are read to learn the usual intervals of the ranks.
 const HABIT: Duration = Duration::from_secs(120);
 /// A sample may arrive this long after it was true.
 const LATE: Duration = Duration::from_secs(10);
@@ -148,7 +148,7 @@ impl Agent {
             self.metrics.capture(&known.rule, running.means.word(), outcome.word());
             self.metrics.stall(&known.target, stalled.as_secs_f64());
         }
-        // What it brought may leave too little room for the next one.
+        // Its files may leave too little room for the next one.
         self.make_room();
     }
 }

@@ -1,4 +1,4 @@
-//! Looks at one server once, as the background does all the time, and takes a window by hand:
+//! Probes one server once, as the background probe does continuously, and takes a manual window:
 //! what `skewtrap doctor` needs without a running agent.
 
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::rule::Severity;
 use skewtrap_core::signal::{catalog, loads};
 
-/// So many `/health` answers make a habit to compare the last one with.
+/// The usual latency is the median of this many `/health` answers.
 const HEALTHS: usize = 3;
 
 /// What was found.
@@ -33,15 +33,15 @@ const HEALTHS: usize = 3;
 pub struct Examined {
     /// The facts, as pre-flight takes them.
     pub facts: Facts,
-    /// Why it does not say what it is, if so.
+    /// Why it is unknown what the server is, if so.
     pub info_error: Option<String>,
-    /// Why it does not say what its ranks do, if so.
+    /// Why it is unknown what its ranks do, if so.
     pub loads_error: Option<String>,
     /// Why its log cannot be read, if so.
     pub log_error: Option<String>,
 }
 
-/// Looks at the server.
+/// Probes the server.
 pub async fn examine(asked: &Server, site: &TargetPlan, log: Option<&Path>, clock: Clock) -> Examined {
     let mut facts = Facts { sees_log: site.sees_log, ..Facts::default() };
     for _ in 0..HEALTHS {
@@ -66,7 +66,8 @@ pub async fn examine(asked: &Server, site: &TargetPlan, log: Option<&Path>, cloc
 }
 
 fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Result<()> {
-    // When each line came is not known. A window that was closed long ago does not matter, an open one does.
+    // When each line arrived is not known. A window that was closed long ago does not matter, an open one
+    // does.
     for (rank, line) in profile_lines::recent(log)?.0 {
         facts.profile_line(rank, &line, clock.now() - Duration::from_secs(3600));
     }
@@ -102,10 +103,10 @@ pub async fn take_one(
     habit: Duration,
     cancel: CancellationToken,
 ) -> Result<CaptureOutcome, StateError> {
-    let (tell, signals) = mpsc::channel(1024);
+    let (sender, signals) = mpsc::channel(1024);
     let reader = log.map(|log| {
         let from = std::fs::metadata(&log).map_or(0, |m| m.len());
-        tokio::spawn(follow(log, from, tell))
+        tokio::spawn(follow(log, from, sender))
     });
     let status = Status { phase: WindowPhase::Starting, distrust: Distrust::opened(store.clock.now()) };
     let meter = Meter::new(store.clock, habit, Habits::new());

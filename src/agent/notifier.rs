@@ -197,9 +197,9 @@ fn statuses_of(receivers: &[Receiver], mute: &[Mute]) -> BTreeMap<Arc<str>, Rece
         let (name, means) = (name.clone(), means.into());
         (name.clone(), ReceiverStatus { name, means, pending: 0, last_sent: None, problem })
     };
-    let told = receivers.iter().map(|r| status_of(&r.name, r.means.word(), None));
-    let untold = mute.iter().map(|m| status_of(&m.name, m.means, Some(m.to_string())));
-    told.chain(untold).collect()
+    let reachable = receivers.iter().map(|r| status_of(&r.name, r.means.word(), None));
+    let without_secret = mute.iter().map(|m| status_of(&m.name, m.means, Some(m.to_string())));
+    reachable.chain(without_secret).collect()
 }
 
 #[cfg(test)]
@@ -212,7 +212,7 @@ mod tests {
     use skewtrap_core::message::{Message, sample};
 
     /// A post whose receivers, `oncall` and `team`, do not answer.
-    fn post(dir: &std::path::Path) -> (Notifier, State, Clock) {
+    fn notifier(dir: &std::path::Path) -> (Notifier, State, Clock) {
         let text = "targets: [{ url: 'http://127.0.0.1:30000' }]\nreceivers:\n\
                     - { name: oncall, by_default: false, webhook: { url: 'http://127.0.0.1:9' } }\n\
                     - { name: team, webhook: { url: 'http://127.0.0.1:9' } }\n";
@@ -225,45 +225,45 @@ mod tests {
         (Notifier::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes), state, clock)
     }
 
-    fn posted(state: &State) -> Vec<(Arc<str>, Message)> {
-        let parcels = state.undelivered().expect("the outbox");
-        parcels.iter().map(|p| (p.receiver.clone(), serde_json::from_slice(&p.body).expect("JSON"))).collect()
+    fn queued(state: &State) -> Vec<(Arc<str>, Message)> {
+        let rows = state.undelivered().expect("the outbox");
+        rows.iter().map(|p| (p.receiver.clone(), serde_json::from_slice(&p.body).expect("JSON"))).collect()
     }
 
     #[tokio::test]
     async fn what_an_agent_before_left_open_is_told_to_its_rules_receivers_and_ends() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (mut post, state, clock) = post(dir.path());
+        let (mut notifier, state, clock) = notifier(dir.path());
         let mut incident = sample(clock.now());
         incident.resolved_at = None;
         let mut record = Record::new("agent".into(), incident).notifying(vec!["oncall".into()]);
-        post.send_recovered(&mut record.clone(), None, clock);
-        let told = posted(&state);
-        let heard: Vec<_> = told.iter().map(|(who, m)| (&**who, m.update)).collect();
-        assert_eq!(heard, [("oncall", Update::Captured), ("oncall", Update::Resolved)]);
-        assert!(told.iter().all(|(_, m)| m.incident.resolved_at.is_some()), "neither opens an alert");
-        assert!(told[1].1.notes.contains(&started_again(None)), "{:?}", told[1].1.notes);
+        notifier.send_recovered(&mut record.clone(), None, clock);
+        let sent = queued(&state);
+        let updates: Vec<_> = sent.iter().map(|(who, m)| (&**who, m.update)).collect();
+        assert_eq!(updates, [("oncall", Update::Captured), ("oncall", Update::Resolved)]);
+        assert!(sent.iter().all(|(_, m)| m.incident.resolved_at.is_some()), "neither opens an alert");
+        assert!(sent[1].1.notes.contains(&started_again(None)), "{:?}", sent[1].1.notes);
         record.incident.id = "another".into();
-        post.send_left(&mut record, None, clock);
-        post.send_left(&mut record, None, clock);
-        let told = posted(&state);
-        let heard: Vec<_> = told[2..].iter().map(|(who, m)| (&**who, m.update)).collect();
-        assert_eq!(heard, [("oncall", Update::Resolved)], "once");
+        notifier.send_left(&mut record, None, clock);
+        notifier.send_left(&mut record, None, clock);
+        let sent = queued(&state);
+        let updates: Vec<_> = sent[2..].iter().map(|(who, m)| (&**who, m.update)).collect();
+        assert_eq!(updates, [("oncall", Update::Resolved)], "once");
     }
 
     #[tokio::test]
     async fn an_end_that_is_told_within_a_silence_promises_no_message_before_it_is_over() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (mut post, state, clock) = post(dir.path());
+        let (mut notifier, state, clock) = notifier(dir.path());
         let mut incident = sample(clock.now());
         incident.resolved_at = None;
         let mut record = Record::new("agent".into(), incident);
-        post.send_left(&mut record, Some(Time::from_epoch_s(1_795_492_000.0)), clock);
-        let [(_, message)] = &posted(&state)[..] else { panic!("there is one message") };
+        notifier.send_left(&mut record, Some(Time::from_epoch_s(1_795_492_000.0)), clock);
+        let [(_, message)] = &queued(&state)[..] else { panic!("there is one message") };
         assert_eq!(message.update, Update::Resolved, "no receiver keeps the alert for ever");
-        let said =
+        let note_end =
             "what still fires is silenced until 2026-11-24 03:46:40.0 UTC, and told as a new incident then";
-        assert!(message.notes.iter().any(|note| note.ends_with(said)), "{:?}", message.notes);
+        assert!(message.notes.iter().any(|note| note.ends_with(note_end)), "{:?}", message.notes);
     }
 
     #[test]

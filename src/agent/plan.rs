@@ -45,19 +45,19 @@ pub struct Plan {
     pub targets: Vec<TargetPlan>,
     /// What is followed.
     pub sources: Vec<SourcePlan>,
-    /// RankId gets messages.
+    /// The receivers of messages.
     pub receivers: Vec<Receiver>,
     /// Receivers that lack their secret.
     pub mute: Vec<Mute>,
-    /// The receivers as they are configured: a reload is held against them.
+    /// The receivers as they are configured: a reload is compared with them.
     pub configured: Vec<configured::Receiver>,
     /// How many new incidents are reported to a receiver.
     pub storm_cap: StormCap,
     /// How much is kept of bundles.
     pub keep: Keep,
-    /// Where the state lies.
+    /// The folder of the state.
     pub state_dir: PathBuf,
-    /// Where the bundles lie.
+    /// The folder of the bundles.
     pub incident_dir: PathBuf,
     /// The API's address.
     pub listen: String,
@@ -86,7 +86,7 @@ pub struct TargetPlan {
     pub paths: PathMap,
     /// Folders whose room is watched, in the server's view.
     pub folders: Vec<String>,
-    /// Where the agent itself writes what a window brings.
+    /// Where the agent itself writes what a window captures.
     pub kept_in: PathBuf,
     /// Whether its log is read.
     pub sees_log: bool,
@@ -290,7 +290,7 @@ fn add_sources(
     Ok(())
 }
 
-/// The server of whose ranks a query tells: the only one there is, or the one that it names.
+/// The server whose ranks a query reports: the only one there is, or the one that it names.
 fn target_of(config: &Config, own: &OwnSignal) -> Option<TargetId> {
     let index = match &config.targets[..] {
         [] | [_] => 0,

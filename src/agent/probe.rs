@@ -1,5 +1,5 @@
-//! Probes one server in the background, so that at the moment of firing everything is known already:
-//! its health and the room on its disks every ten seconds, what it is when it is (back) there.
+//! Probes one server in the background, so that at the moment of firing everything is known already: its
+//! health and the room on its disks every ten seconds, and, whenever it starts to answer, what it is.
 
 use std::time::Duration;
 
@@ -34,7 +34,8 @@ pub async fn run(
             send(&tx, &target, ServerFact::Folder(Folder { server_path, seen, at: clock.now() })).await;
         }
         let health = server::health(&address).await;
-        // Only where nobody listens is it gone: a server that exports a trace does not answer either.
+        // Only a refused connection shows that it is gone: a server that exports a trace does not answer
+        // either.
         let is_gone = health == server::Health::NobodyListens;
         let health = health.answered();
         let is_well = matches!(health, Answered::Well(_));
@@ -52,10 +53,10 @@ pub async fn run(
                     send(&tx, &target, ServerFact::Info(facts)).await;
                 }
                 Err(error) => {
-                    let said = error.to_string();
-                    if warned.as_ref() != Some(&said) {
-                        tracing::warn!(target = &*target.name, "{said}");
-                        warned = Some(said);
+                    let message = error.to_string();
+                    if warned.as_ref() != Some(&message) {
+                        tracing::warn!(target = &*target.name, "{message}");
+                        warned = Some(message);
                     }
                 }
             }

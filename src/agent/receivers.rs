@@ -49,7 +49,7 @@ pub fn ready(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
 /// started with the agent, so none of it is in force before a restart.
 pub fn waiting(running: &[configured::Receiver], new: &[configured::Receiver]) -> Vec<String> {
     let old_of = |name: &str| running.iter().find(|r| *r.name == *name);
-    let said = new.iter().filter_map(|receiver| match old_of(&receiver.name) {
+    let changed = new.iter().filter_map(|receiver| match old_of(&receiver.name) {
         None => Some(format!(
             "receiver {} is new in the configuration: it is told nothing until the agent is started again",
             receiver.name
@@ -66,10 +66,10 @@ pub fn waiting(running: &[configured::Receiver], new: &[configured::Receiver]) -
             old.name
         )
     });
-    said.chain(gone).collect()
+    changed.chain(gone).collect()
 }
 
-/// The secret that lies there.
+/// The secret that `place` refers to.
 ///
 /// # Errors
 /// The variable is not set, the file cannot be read, or there is nothing in it.
@@ -111,7 +111,7 @@ fn means_of(means: &configured::Means) -> Result<Means, SecretError> {
     })
 }
 
-/// An address, written out or where it lies.
+/// An address, written out or read from where it is stored.
 ///
 /// # Errors
 /// As [`secret_of`].
@@ -150,11 +150,14 @@ mod tests {
             "{ name: a, stdout: {} }, { name: b, stdout: { json: true } }, { name: d, stdout: {} }",
         );
         assert!(waiting(&old, &old).is_empty());
-        let said = waiting(&old, &new);
+        let sentences = waiting(&old, &new);
         let starts = ["receiver b was changed in", "receiver d is new in", "receiver c is gone from"];
-        assert_eq!(said.len(), starts.len(), "{said:?}");
-        for (said, start) in said.iter().zip(starts) {
-            assert!(said.starts_with(start) && said.ends_with("until the agent is started again"), "{said}");
+        assert_eq!(sentences.len(), starts.len(), "{sentences:?}");
+        for (sentence, start) in sentences.iter().zip(starts) {
+            assert!(
+                sentence.starts_with(start) && sentence.ends_with("until the agent is started again"),
+                "{sentence}"
+            );
         }
     }
 

@@ -67,8 +67,8 @@ pub(super) fn known(plan: &Plan, nowhere: &Server) -> BTreeMap<String, Known> {
             _ => None,
         })
     };
-    let known = |site: &TargetPlan| Known { site: handle_of(site, nowhere), log: log_of(site.target) };
-    plan.targets.iter().map(|site| (site.name.to_string(), known(site))).collect()
+    let known = |target: &TargetPlan| Known { site: handle_of(target, nowhere), log: log_of(target.target) };
+    plan.targets.iter().map(|target| (target.name.to_string(), known(target))).collect()
 }
 
 /// Starts a probe of each server.

@@ -1,9 +1,9 @@
 //! Drives one window of an engine's own profiler: the state machine `capture::window` of the core
 //! decides what to do, this does it and reports back what happened.
 //!
-//! Nothing here decides. Whoever learns something (an answer, a tick, a file, a line) hands it to
-//! the machine under its lock and carries out what comes back. The ticks come from a task of their
-//! own, which outlives this one: whatever becomes of it, the window is stopped at its deadline.
+//! Nothing is decided here. Every event (an answer, a tick, a file, a line) is given to the machine
+//! under its lock, and its outputs are carried out. The ticks are made by a task of their own,
+//! which outlives this one: whatever happens to this one, the window is stopped at its deadline.
 
 mod files;
 mod run;
@@ -46,7 +46,7 @@ pub struct TargetHandle {
     pub target: String,
     /// Its paths and ours.
     pub paths: PathMap,
-    /// Where files lie when no folder is sent: the server's view (`$SGLANG_TORCH_PROFILER_DIR`,
+    /// The folder of the files when none is sent: the server's view (`$SGLANG_TORCH_PROFILER_DIR`,
     /// vLLM's fixed folder); a log line that names another goes first.
     pub default_dir: Option<String>,
     /// Whether its log is read.
@@ -60,26 +60,26 @@ pub struct TargetHandle {
 pub enum WindowSignal {
     /// A line about profiling in the server's log.
     Line {
-        /// RankId printed it.
+        /// The rank that printed it.
         rank: Rank,
-        /// What.
+        /// The line, read.
         line: ProfileLine,
     },
     /// The rule cleared.
     Cleared,
-    /// Somebody wants it closed now.
+    /// An operator closes it now.
     Close,
     /// The server was started anew, or died.
     Gone(String),
 }
 
 /// Sends every profiling line of a log behind the byte `from`, until nobody receives them.
-pub async fn follow(log: PathBuf, mut from: u64, tell: mpsc::Sender<WindowSignal>) {
+pub async fn follow(log: PathBuf, mut from: u64, sender: mpsc::Sender<WindowSignal>) {
     loop {
         let (lines, end) = profile_lines::after(&log, from).unwrap_or((Vec::new(), from));
         from = end;
         for (rank, line) in lines {
-            if tell.send(WindowSignal::Line { rank, line }).await.is_err() {
+            if sender.send(WindowSignal::Line { rank, line }).await.is_err() {
                 return;
             }
         }
@@ -96,16 +96,16 @@ pub struct Status {
     pub distrust: Distrust,
 }
 
-/// What became of a window.
+/// The result of a window.
 #[derive(Clone, Debug)]
 pub struct Outcome {
     /// How it ended.
     pub ending: Ending,
-    /// What was sent and what came back.
+    /// What was sent, and the answers.
     pub exchanges: Vec<Exchange>,
     /// The files that bear its marks, read to their ends.
     pub artifacts: Vec<Artifact>,
-    /// What they amount to.
+    /// Whether they are complete.
     pub verdict: Verdict,
     /// The folder in the server's view, as far as it is known.
     pub folder: Option<String>,
@@ -126,7 +126,7 @@ pub struct Outcome {
 /// # Errors
 /// The state could not be written; then nothing was sent.
 pub async fn open(
-    site: &TargetHandle,
+    target: &TargetHandle,
     request: &StartRequest,
     attempt: &Attempt,
     record: &Record,
@@ -144,20 +144,20 @@ pub async fn open(
         sent_at: clock.now(),
         granted: false,
     };
-    let files = Files::new(site, request);
+    let files = Files::new(target, request);
     state.begin(attempt, &window, Some(record))?;
     let now = clock.now();
-    let (machine, start) = Window::start(request, visibility(site, &files), now);
-    let run = Run::new(site, request, machine, window, state.clone(), clock, links.status.clone());
+    let (machine, start) = Window::start(request, visibility(target, &files), now);
+    let run = Run::new(target, request, machine, window, state.clone(), clock, links.status.clone());
     run.carry_out(vec![start], now);
-    Ok(see_through(site, request, run, files, links).await)
+    Ok(see_through(target, request, run, files, links).await)
 }
 
 /// Closes a window that an agent before this one left behind. `lines` are the lines about profiling
 /// in its server's log since, and `moved` the files that are in the bundle already: both are taken
 /// into account before anything is decided, for they may prove that nothing is open any more.
 pub async fn resume(
-    site: &TargetHandle,
+    target: &TargetHandle,
     request: &StartRequest,
     window: OpenWindow,
     lines: Vec<(Rank, ProfileLine)>,
@@ -166,8 +166,8 @@ pub async fn resume(
     links: Links,
 ) -> Outcome {
     let (state, clock) = (store.0, store.1.steady());
-    let mut files = Files::of_before(site, request, window.sent_at, moved);
-    let (visibility, sent_at, now) = (visibility(site, &files), window.sent_at, clock.now());
+    let mut files = Files::of_before(target, request, window.sent_at, moved);
+    let (visibility, sent_at, now) = (visibility(target, &files), window.sent_at, clock.now());
     let mut machine = Window::resume(request, visibility, sent_at, window.granted, now);
     for (rank, line) in lines {
         machine.recall(&Event::Log { rank, line }, sent_at);
@@ -176,8 +176,8 @@ pub async fn resume(
     for _ in 0..2 {
         files.scan().await.iter().for_each(|event| machine.recall(event, now));
     }
-    let run = Run::new(site, request, machine, window, state.clone(), clock, links.status.clone());
-    see_through(site, request, run, files, links).await
+    let run = Run::new(target, request, machine, window, state.clone(), clock, links.status.clone());
+    see_through(target, request, run, files, links).await
 }
 
 /// The connections of a window with the rest of the agent.
@@ -212,12 +212,12 @@ impl Links {
 pub const NOT_RECOVERED: &str =
     "the server did not answer /health as it used to within 30 s of the window's end";
 
-fn visibility(site: &TargetHandle, files: &Files) -> Visibility {
-    Visibility { log: site.sees_log, files: files.are_visible() }
+fn visibility(target: &TargetHandle, files: &Files) -> Visibility {
+    Visibility { log: target.sees_log, files: files.are_visible() }
 }
 
 async fn see_through(
-    site: &TargetHandle,
+    target: &TargetHandle,
     request: &StartRequest,
     run: Run,
     mut files: Files,
@@ -226,7 +226,7 @@ async fn see_through(
     let Links { mut signals, cancel, meter, .. } = links;
     let present = run.present();
     let ticker = tokio::spawn(run.clone().tick());
-    let (probe, mut gone) = meter.probe(site.server.clone());
+    let (probe, mut gone) = meter.probe(target.server.clone());
     let mut scan = tokio::time::interval(SCAN);
     scan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut is_connected = true;
@@ -246,7 +246,7 @@ async fn see_through(
     let ended_at = run.now();
     probe.end(&cancel).await;
     files.scan().await;
-    let recovered = meter.recovery(&site.server, &cancel).await;
+    let recovered = meter.recovery(&target.server, &cancel).await;
     // The ticker ends by itself once the window has; a panic in it was this window's, and is over.
     let _ = ticker.await;
     drop(present);

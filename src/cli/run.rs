@@ -267,9 +267,9 @@ fn announce(plan: &Plan) {
     for note in &plan.notes {
         tracing::warn!("{note}");
     }
-    for site in &plan.targets {
-        let place = site.server.as_ref().map_or("its logs", |s| s.base());
-        tracing::info!("watching {} ({place})", site.name);
+    for target in &plan.targets {
+        let place = target.server.as_ref().map_or("its logs", |s| s.base());
+        tracing::info!("watching {} ({place})", target.name);
     }
     let policy = &plan.setup.policy;
     if policy.watch_only {

@@ -30,7 +30,7 @@ pub(super) use bound::check_min_mean;
 pub use bound::{can_clear, can_trigger};
 pub use clear::clear_of;
 
-/// The keys that a condition has, whether it stands own or in a list.
+/// The keys that a condition has, whether it stands alone or in a list.
 macro_rules! condition_keys {
     ($(#[$doc:meta])* $name:ident { $($more:tt)* }) => {
         $(#[$doc])*

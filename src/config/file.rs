@@ -391,8 +391,8 @@ fn check_notify(
     }
 }
 
-/// Reports, where there are several servers, a rule that captures without saying on which one, and a
-/// query without saying of whose ranks it tells.
+/// Reports, where there are several servers, a rule that captures without saying on which one, and a query
+/// that does not name the server of its ranks.
 fn check_targets(
     rules: &[CheckedRule],
     signals: &[OwnSignal],

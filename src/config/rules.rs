@@ -71,7 +71,7 @@ presets! {
     "vllm-engine-skew" false
 }
 
-/// Rules, and what is wrong with the file_diagnostics.
+/// Rules, and what is wrong with their files.
 #[derive(Clone, Debug, Default)]
 pub struct LoadedRules {
     /// The valid rules.

@@ -67,7 +67,7 @@ pub struct OwnSignal {
     pub kind: Kind,
     /// Only from this target; `None` for every target.
     pub target: Option<Arc<str>>,
-    /// Where its `target` stands, or else its name.
+    /// The place of its `target`, or else of its name.
     pub place: Place,
     /// Where it comes from.
     pub source: OwnSource,

@@ -30,7 +30,7 @@ pub struct World {
     config: Config,
     now: Time,
     up: bool,
-    /// Whether the API server believes that a window is open.
+    /// Whether the API server considers a window to be open.
     session: Option<Session>,
     engines: Vec<Engine>,
     calls: Vec<Call>,

@@ -25,8 +25,8 @@ pub struct FoundFile {
     pub inode: u64,
 }
 
-/// The files in `folder` (the agent's view of `server_dir`) that bear the marks of a window.
-/// Marks without any name, as of an old vLLM, match every trace; see [`FoundFile`] for how to tell
+/// The files in `folder` (the agent's view of `server_dir`) that bear the marks of a window. Marks
+/// without any name, as of an old vLLM, match every trace; see [`FoundFile`] for how to distinguish
 /// new files from older ones. Symlinks are left out. A folder that is not there has none.
 pub fn files_of(folder: &Path, server_dir: &str, marks: &Marks, engine: ServerKind) -> Vec<FoundFile> {
     let unmarked = *marks == Marks::default();

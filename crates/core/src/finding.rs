@@ -130,7 +130,7 @@ pub enum Statistic {
     /// The member farthest from crossing the bound: every member is beyond it.
     AllMembers,
     /// How far a member's course (its load, its tokens, its speed) has departed from its peers', in
-    /// standard deviations of what is usual in this group; it remembers, see `departure`.
+    /// standard deviations of what is usual in this group; it has a memory, see `departure`.
     Departure,
     /// None of these: what version 0.1 wrote into the finding of an incident that somebody asked for, and
     /// what a word that this version does not know is read as. No rule has it.

@@ -49,14 +49,14 @@ pub struct Incident {
     pub finding: Finding,
     /// The outcome of the capture: of the last one, where [`Self::earlier`] has others.
     pub capture: CaptureOutcome,
-    /// What comparing its ranks said, once it is there.
+    /// The verdict of comparing its ranks, once there is one.
     pub verdict: Option<VerdictNote>,
-    /// Where the bundle lies, in the agent's view.
+    /// The path of the bundle, in the agent's view.
     pub bundle: Option<String>,
     /// The captures before the last one, the oldest first: it got worse after each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<EarlierCapture>,
-    /// When it was last found worse than when it was captured, and what came of that.
+    /// When it was last found worse than when it was captured, and whether it was captured again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worse: Option<Escalation>,
 }
@@ -116,7 +116,7 @@ impl Incident {
         again.map_or_else(|| self.window(), |w| w.window)
     }
 
-    /// It is over; whether it was not before.
+    /// Marks it as resolved; returns whether it was not before.
     pub fn resolve(&mut self, at: Time) -> bool {
         let is_news = self.resolved_at.is_none();
         if is_news {
@@ -156,7 +156,7 @@ pub struct EarlierCapture {
     pub times_bound: f64,
     /// Its outcome.
     pub capture: CaptureOutcome,
-    /// What comparing its ranks said.
+    /// The verdict of comparing its ranks.
     pub verdict: Option<VerdictNote>,
 }
 
@@ -202,7 +202,7 @@ pub struct VerdictNote {
     pub lost_ms_per_step: Option<f64>,
     /// How much its evidence carries.
     pub confidence: Confidence,
-    /// Whether it bears out what fired the rule; `None` when it cannot tell.
+    /// Whether it confirms what fired the rule; `None` when that cannot be determined.
     pub confirms: Option<bool>,
 }
 

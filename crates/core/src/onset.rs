@@ -1,13 +1,13 @@
 //! Since when: where the course of a blamed member left its peers.
 //!
-//! Imbalance accumulates: work arrives faster than it leaves, and the load climbs. A level followed
-//! by a climb is laid over the recent differences, with its break at every sample, and the break that
-//! leaves the least unexplained is the onset. A load that drains levels off at nothing, a share that
-//! drifts makes the climb itself grow, and a speed changes at once: they have their own shapes. What
-//! several courses of one member show began at once, so they share the break. Normal
-//! differences remember themselves, so they are whitened first (Cochrane and Orcutt 1949) with the
-//! memory that the peers show, or else the course before the alarm.
-//! The uncertainty is the profile likelihood's: every break that explains the course nearly as well.
+//! Imbalance accumulates: work arrives faster than it leaves, and the load climbs. A level followed by a
+//! climb is laid over the recent differences, with its break at every sample, and the break that leaves the
+//! least unexplained is the onset. A load that drains levels off at nothing, a share that drifts makes the
+//! climb itself grow, and a speed changes at once: they have their own shapes. What several courses of one
+//! member show began at once, so they share the break. Normal differences are correlated in time, so they are
+//! whitened first (Cochrane and Orcutt 1949) with the memory that the peers show, or else the course before
+//! the alarm. The uncertainty is the profile likelihood's: every break that explains the course nearly as
+//! well.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -130,7 +130,7 @@ impl Manner {
         match (self, side) {
             (Self::Jumps, _) => &[Climb::Bends(0.5), Climb::Bends(10.0)],
             (Self::Follows, _) => &[Climb::Bends(0.5), Climb::Straight],
-            // A load cannot fall below nothing: it levels off, at once when the rank died.
+            // A load cannot fall below zero: it levels off, at once when the rank died.
             (_, Side::Low) => {
                 &[Climb::Straight, Climb::Grows, Climb::Bends(30.0), Climb::Bends(10.0), Climb::Bends(0.5)]
             }
@@ -188,9 +188,9 @@ impl Whitened {
 /// How a course leaves its level.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Climb {
-    /// At one pace.
+    /// At a constant rate.
     Straight,
-    /// At a pace that grows from nothing: a share that drifts.
+    /// At a rate that grows from zero: a share that drifts.
     Grows,
     /// Levelling off, with this many points as its time constant.
     Bends(f64),
@@ -217,7 +217,7 @@ impl Climb {
         }
     }
 
-    /// How much better it must fit than others to be believed.
+    /// How much better than others it must fit to be chosen.
     fn cost(self) -> f64 {
         if self == Self::Grows { SELDOM } else { 0.0 }
     }
@@ -256,7 +256,7 @@ impl Sums {
     }
 }
 
-/// The half of a course that lies before what fired, as a rule.
+/// The half of a course that is usually before the firing.
 pub fn older(course: &[f64]) -> &[f64] {
     &course[..course.len() / 2]
 }

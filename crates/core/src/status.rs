@@ -54,7 +54,7 @@ pub struct TargetStatus {
     pub url: String,
     /// `sglang`, `vllm`, or `unknown` before it answered.
     pub engine: Arc<str>,
-    /// As the server says.
+    /// As the server reports it.
     pub engine_version: Option<String>,
     /// Where its numbers come from.
     pub sources: Vec<SourceStatus>,
@@ -181,7 +181,7 @@ pub struct BudgetStatus {
     pub bundle_bytes: u64,
     /// Bytes that they may take.
     pub bundle_bytes_limit: Option<u64>,
-    /// Bytes free where they lie.
+    /// Bytes free on their disk.
     pub free_bytes: Option<u64>,
 }
 
@@ -260,7 +260,7 @@ pub struct HistoryLine {
     pub values: Vec<Option<f64>>,
 }
 
-/// Steps for which a value stands when none comes after it: polls are jittered.
+/// Steps for which a value is held when none follows: polls are jittered.
 const HELD_STEPS: u32 = 3;
 
 /// `count` values, one each `step` up to `end`, of points in the order of their time: the last one

@@ -41,7 +41,7 @@ use crate::signal::store::{Bounds, SignalStore, StoredSample};
 use crate::status::{Silence, Status};
 use skewtrap_trace::time::Time;
 
-/// How often the shell lets time pass.
+/// How often the shell sends [`Event::Tick`].
 pub const TICK: Duration = Duration::from_millis(250);
 
 /// Whether windows are opened.
@@ -58,7 +58,7 @@ pub enum Mode {
 pub struct WatchedTarget {
     /// Its name.
     pub name: Arc<str>,
-    /// Its role, where the operator says it.
+    /// Its role, where the operator declares it.
     pub role: Option<Role>,
     /// Servers of one group have one window at a time; its own name when it is alone.
     pub group: Arc<str>,
@@ -155,9 +155,9 @@ impl Watch {
         Self::observed(&mut self.intake, &mut self.store, &mut self.core, seen, now, out);
     }
 
-    /// Live samples are evaluated when all that came together are in. Recorded lines carry their own
-    /// time, and are evaluated whenever it moves on, so that the result does not depend on the pieces
-    /// in which the file was read.
+    /// Live samples are evaluated once all that arrived together are recorded. Recorded lines carry their own
+    /// time, and are evaluated whenever it moves on, so that the result does not depend on the pieces in
+    /// which the file was read.
     fn observed(
         intake: &mut Intake,
         store: &mut SignalStore,
@@ -170,13 +170,13 @@ impl Watch {
         core.evaluate_live(store, now, out);
     }
 
-    /// The instant up to which it has seen the world.
+    /// The time up to which it has handled events.
     pub fn now(&self) -> Time {
         self.core.now
     }
 
-    /// When an extra [`Event::Tick`] is due: samples that came too soon after others of their group
-    /// wait to be evaluated.
+    /// When an extra [`Event::Tick`] is due: samples that arrived too soon after others of their
+    /// group wait to be evaluated.
     pub const fn due(&self) -> Option<Time> {
         self.core.due()
     }

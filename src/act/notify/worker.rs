@@ -23,7 +23,7 @@ const QUEUE_CAPACITY: usize = 256;
 /// must not stop the messages.
 const OUTBOX_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an empty queue sleeps before it looks at the clock again.
+/// How long a worker with an empty queue sleeps before it reads the clock again.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Where `now` comes from.

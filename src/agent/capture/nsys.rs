@@ -29,9 +29,9 @@ use skewtrap_trace::time::Time;
 
 /// How long a start or a stop may take to show in the state.
 const BEGIN: Duration = Duration::from_secs(10);
-/// A stop that took nothing is sent again after this.
+/// A stop that had no effect is sent again after this.
 const AGAIN: Duration = Duration::from_secs(3);
-const LOOK: Duration = Duration::from_millis(100);
+const STATE_POLL: Duration = Duration::from_millis(100);
 
 /// Takes the window of `spec`.
 ///
@@ -115,7 +115,7 @@ impl Failed {
     }
 }
 
-/// What reading a session's state brought.
+/// The result of reading a session's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
     Is(Readiness),
@@ -204,28 +204,28 @@ impl Taking {
         output: &std::path::Path,
         at: Time,
     ) -> Result<(), Failed> {
-        let (said, exchange) =
+        let (answer, exchange) =
             nsys.start(&session.id, output, &self.spec.args, at).await.map_err(Failed::closed)?;
         self.exchanges.push(exchange);
         let seen = wait_for(nsys, &session.id, BEGIN, |s| s.is(Readiness::Collecting)).await;
-        // A refused start though it collects: somebody else was a moment sooner.
-        let refused = said.code.is_some_and(|code| code != 0);
+        // A refused start although it collects: another client started it just before.
+        let refused = answer.code.is_some_and(|code| code != 0);
         match seen {
             Seen::Is(Readiness::Collecting) if !refused => {}
             Seen::Is(Readiness::Collecting) => {
                 return Err(Failed::closed(format!(
                     "nsys refused to start session {} ({}), which somebody else has started; it is left alone",
                     session.name,
-                    said.summary()
+                    answer.summary()
                 )));
             }
             // It may have begun: what is ours is stopped.
             Seen::Unread(_) | Seen::Is(Readiness::Busy) if !refused => {
                 let stopped = nsys.stop(&session.id, self.store.clock.now()).await;
                 self.exchanges.extend(stopped.ok().map(|(_, exchange)| exchange));
-                return Err(Failed::open(not_begun(session, &said, &seen)));
+                return Err(Failed::open(not_begun(session, &answer, &seen)));
             }
-            _ => return Err(Failed::closed(not_begun(session, &said, &seen))),
+            _ => return Err(Failed::closed(not_begun(session, &answer, &seen))),
         }
         self.window.granted = true;
         if let Err(error) = self.store.state.update(&self.window) {
@@ -239,14 +239,14 @@ impl Taking {
         let sessions = nsys.sessions().await.map_err(Failed::closed)?;
         let port = self.site.server.port().unwrap_or(0);
         // All of /proc is walked.
-        let looked = tokio::task::spawn_blocking(move || {
+        let walk = tokio::task::spawn_blocking(move || {
             let chain = listener(port).map(ancestors).unwrap_or_default();
             // Every rank is below the launcher, which is below nsys.
             let root = chain.iter().rev().find(|p| p.argv.iter().take(2).any(|a| a.ends_with("nsys")));
             let ranks: BTreeMap<u32, Rank> = root.map(|p| ranks_below(p.pid)).unwrap_or_default();
             (chain, ranks)
         });
-        let (chain, ranks) = looked.await.map_err(Failed::closed)?;
+        let (chain, ranks) = walk.await.map_err(Failed::closed)?;
         let chosen = choose(&self.spec.session, &sessions, &chain, &nsys.viewer(), port);
         let session = chosen.map_err(Failed::closed)?.clone();
         result.processes = ranks.into_iter().map(|(pid, rank)| (pid, rank.labels())).collect();
@@ -269,7 +269,7 @@ impl Taking {
             tokio::select! {
                 () = &mut over => return,
                 () = self.links.cancel.cancelled() => return,
-                told = self.links.signals.recv() => match told {
+                signal = self.links.signals.recv() => match signal {
                     Some(WindowSignal::Close | WindowSignal::Gone(_)) => return,
                     Some(_) => {}
                     None => return over.await,
@@ -285,14 +285,14 @@ impl Taking {
         at: Time,
         result: &mut CaptureResult,
     ) -> Result<PathBuf, Failed> {
-        let mut said = self.send_stop(nsys, session, at).await?;
+        let mut answer = self.send_stop(nsys, session, at).await?;
         self.show(WindowPhase::Exporting);
         let ended =
             |s: &Seen| matches!(s, Seen::Is(state) if *state != Readiness::Collecting) || *s == Seen::Absent;
-        // A stop that took nothing shows soon; generating takes minutes.
+        // A stop that had no effect is noticed soon; generating takes minutes.
         let mut seen = wait_for(nsys, &session.id, AGAIN, ended).await;
         if seen.is(Readiness::Collecting) {
-            said = self.send_stop(nsys, session, self.store.clock.now()).await?;
+            answer = self.send_stop(nsys, session, self.store.clock.now()).await?;
             seen = wait_for(nsys, &session.id, BEGIN, ended).await;
         }
         if seen.is(Readiness::Busy) {
@@ -303,7 +303,7 @@ impl Taking {
                 return Err(Failed::open(format!(
                     "nsys was told to stop session {} ({}), and {}; stop it by hand: nsys stop --session={}",
                     session.name,
-                    said.summary(),
+                    answer.summary(),
                     if seen.is(Readiness::Collecting) {
                         "it still collects".into()
                     } else {
@@ -323,13 +323,13 @@ impl Taking {
         }
         self.show(WindowPhase::Verifying);
         let gone = matches!(seen, Seen::Is(Readiness::Gone) | Seen::Absent);
-        report::path_of(&said, gone, result).await
+        report::path_of(&answer, gone, result).await
     }
 
     async fn send_stop(&mut self, nsys: &Nsys, session: &Session, at: Time) -> Result<CommandOutput, Failed> {
-        let (said, exchange) = nsys.stop(&session.id, at).await.map_err(Failed::open)?;
+        let (answer, exchange) = nsys.stop(&session.id, at).await.map_err(Failed::open)?;
         self.exchanges.push(exchange);
-        Ok(said)
+        Ok(answer)
     }
 }
 
@@ -351,6 +351,6 @@ async fn wait_for(nsys: &Nsys, id: &str, limit: Duration, wanted: impl Fn(&Seen)
         if wanted(&seen) || seen == Seen::Absent || tokio::time::Instant::now() >= until {
             return seen;
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(STATE_POLL).await;
     }
 }

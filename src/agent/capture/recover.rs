@@ -179,11 +179,11 @@ async fn closed(
         OpenMethod::Http(request) => {
             let (lines, end) = log.as_deref().map(recent).unwrap_or_default();
             let moved = store.bundles.traces(&record.incident.id, record.incident.window());
-            // What it costs is measured by /health alone, without a habit: nothing was seen yet.
+            // Its cost is measured by /health alone, without a usual latency: nothing was observed yet.
             let meter = Meter::new(store.clock, Duration::ZERO, Habits::new());
             let status = Status { phase: WindowPhase::Unknown, distrust: Distrust::opened(window.sent_at) };
-            let (tell, signals) = mpsc::channel(1024);
-            let reader = log.map(|log| tokio::spawn(follow(log, end, tell)));
+            let (sender, signals) = mpsc::channel(1024);
+            let reader = log.map(|log| tokio::spawn(follow(log, end, sender)));
             let links = Links { signals, status: watch::Sender::new(status), meter, cancel };
             let state = (&store.state, store.clock);
             let outcome = window::resume(&site, &request, window, lines, moved, state, links).await;

@@ -22,7 +22,7 @@ use skewtrap_core::watch::WindowEvent;
 /// What it needs.
 #[derive(Debug)]
 pub struct Task {
-    /// Its incident, as the core says it when the capture begins.
+    /// Its incident, as it is in the core when the capture begins.
     pub incident: Incident,
     /// The receivers that its rule names.
     pub notify: Vec<Arc<str>>,

@@ -32,7 +32,7 @@ pub(super) struct LoadedRanks {
 /// The files of one rank, before they are read.
 struct Job {
     sources: Vec<TraceSource>,
-    /// The rank, as far as anything but the content tells it.
+    /// The rank, as far as it is known without the content.
     rank: Option<RankId>,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn load(
     Ok(loaded)
 }
 
-/// Groups the files by rank, as far as names, the bundle or the user tell it.
+/// Groups the files by rank, as far as names, the bundle or the user give it.
 fn jobs_of(
     inventory: &Inventory,
     request: &CompareRequest,

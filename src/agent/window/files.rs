@@ -1,5 +1,5 @@
-//! The files of a window as they appear: sighted, then, when they have stopped growing, read. The
-//! folder may lie on a disk that hangs, so it is scanned on a thread of its own.
+//! The files of a window as they appear: found, and read once they have stopped growing. The folder
+//! may be on a disk that hangs, so it is scanned on a thread of its own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub(super) struct Files {
     made: bool,
 }
 
-/// Where files are looked for, and which.
+/// Where files are searched for, and which.
 #[derive(Clone, Debug)]
 struct View {
     engine: ServerKind,
@@ -47,34 +47,34 @@ struct Seen {
 }
 
 impl Files {
-    pub(super) fn new(site: &TargetHandle, request: &StartRequest) -> Self {
+    pub(super) fn new(target: &TargetHandle, request: &StartRequest) -> Self {
         let declared = request.marks.dir.clone().or_else(|| request.folder.clone());
-        let server_dir = declared.or_else(|| site.default_dir.clone());
-        let folder = server_dir.as_deref().map(|dir| site.paths.agent_view(dir));
+        let server_dir = declared.or_else(|| target.default_dir.clone());
+        let folder = server_dir.as_deref().map(|dir| target.paths.agent_view(dir));
         let (engine, marks) = (request.engine, request.marks.clone());
         let mut view = View { engine, marks, server_dir, folder, moved: Vec::new(), before: Vec::new() };
         if view.marks == Marks::default() {
             view.before = view.sighted().into_iter().map(|f| f.path).collect();
         }
-        Self { view: Arc::new(view), paths: site.paths.clone(), seen: BTreeMap::new(), made: false }
+        Self { view: Arc::new(view), paths: target.paths.clone(), seen: BTreeMap::new(), made: false }
     }
 
     /// The files of a window that was opened at `sent_at` by an agent before this one, `moved` being
     /// those that it had put into the bundle already.
     pub(super) fn of_before(
-        site: &TargetHandle,
+        target: &TargetHandle,
         request: &StartRequest,
         sent_at: Time,
         moved: Vec<PathBuf>,
     ) -> Self {
-        let mut files = Self::new(site, request);
+        let mut files = Self::new(target, request);
         let view = Arc::make_mut(&mut files.view);
         view.before.retain(|path| modified(path).is_none_or(|at| at < sent_at));
         view.moved = moved;
         files
     }
 
-    /// A log line of the window says where its files will lie.
+    /// A log line of the window names the folder of its files.
     pub(super) fn learn(&mut self, dir: &str) {
         if self.view.marks.dir.is_none() && self.view.marks.show_in_log() {
             let view = Arc::make_mut(&mut self.view);
@@ -94,7 +94,7 @@ impl Files {
         self.view.server_dir.as_deref()
     }
 
-    /// Nothing was seen, and the place is out of sight.
+    /// No file was found, and the agent cannot see the folder.
     pub(super) fn is_remote(&self) -> bool {
         self.seen.is_empty() && !self.view.folder.as_deref().is_some_and(Path::is_dir)
     }
@@ -102,12 +102,12 @@ impl Files {
     /// Scans the folder and reads the files that have stopped growing; gives the events of the window.
     pub(super) async fn scan(&mut self) -> Vec<Event> {
         let (view, wants_made) = (self.view.clone(), !self.made && self.view.marks.dir.is_some());
-        let looked = tokio::task::spawn_blocking(move || {
+        let scan = tokio::task::spawn_blocking(move || {
             let made = wants_made && view.folder.as_deref().is_some_and(Path::is_dir);
             (made, view.sighted())
         });
         // A scan that panics found nothing.
-        let (made, sighted) = looked.await.unwrap_or_default();
+        let (made, sighted) = scan.await.unwrap_or_default();
         let mut events = Vec::new();
         if made {
             self.made = true;

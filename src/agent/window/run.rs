@@ -59,7 +59,7 @@ impl Drop for Present {
 
 impl Run {
     pub(super) fn new(
-        site: &TargetHandle,
+        target: &TargetHandle,
         request: &StartRequest,
         window: Window,
         open: OpenWindow,
@@ -78,7 +78,7 @@ impl Run {
             attended: true,
         };
         Self(Arc::new(Inner {
-            server: site.server.clone(),
+            server: target.server.clone(),
             request: request.clone(),
             state,
             clock,

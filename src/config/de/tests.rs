@@ -55,8 +55,8 @@ fn read_all(text: &str) -> (Option<Rule>, String) {
 fn every_problem_of_a_file_is_found_in_its_place() {
     let text = "name: a\nname: b\nbound: eight\nsteps: -3\nseverty: info\nseverity: warn\n\
                     capture: { http: { num_step: 3, num_steps: [1] } }\nnotify: [a, {b: 1}, 1.10]\n";
-    let (rule, told) = read_all(text);
-    insta::assert_snapshot!(told, @r#"
+    let (rule, problems) = read_all(text);
+    insta::assert_snapshot!(problems, @r#"
         2:1 `name` is given twice (it was first given on line 1)
         3:8 expected a number, found the text "eight"
         4:8 expected a whole number, 0 or more, found the number -3
@@ -75,24 +75,24 @@ fn every_problem_of_a_file_is_found_in_its_place() {
 
 #[test]
 fn choices_are_written_as_keys_and_wrong_ones_are_told() {
-    let (rule, told) = read_all("capture: none\nseverity: info\n");
-    assert_eq!(told, "");
+    let (rule, problems) = read_all("capture: none\nseverity: info\n");
+    assert_eq!(problems, "");
     assert!(matches!(rule.expect("read").capture.get(), Some(Capture::None)));
     let (rule, _) = read_all("capture: { http: { num_steps: 3 } }\n");
     let rule = rule.expect("read");
     let Some(Capture::Http(http)) = rule.capture.get() else { panic!("not a window") };
     assert_eq!(http.num_steps.get(), Some(&3));
-    let (_, told) = read_all("capture: { htp: {} }\n");
-    assert_eq!(told, "1:12 unknown choice `htp` (did you mean `http`?)");
-    let (_, told) = read_all("capture: http\n");
-    assert_eq!(told, "1:10 `http` wants its settings: `http: {...}`");
-    let (_, told) = read_all("capture: { http: {}, none: {} }\n");
-    assert_eq!(told, "1:22 exactly one of `none`, `http` is wanted here, not 2");
+    let (_, problems) = read_all("capture: { htp: {} }\n");
+    assert_eq!(problems, "1:12 unknown choice `htp` (did you mean `http`?)");
+    let (_, problems) = read_all("capture: http\n");
+    assert_eq!(problems, "1:10 `http` wants its settings: `http: {...}`");
+    let (_, problems) = read_all("capture: { http: {}, none: {} }\n");
+    assert_eq!(problems, "1:22 exactly one of `none`, `http` is wanted here, not 2");
 }
 
 #[test]
 fn a_whole_file_of_the_wrong_kind_is_one_clear_error() {
-    let (rule, told) = read_all("[1, 2]\n");
+    let (rule, problems) = read_all("[1, 2]\n");
     assert!(rule.is_none());
-    assert!(told.starts_with("1:1 expected a mapping with `name`"), "{told}");
+    assert!(problems.starts_with("1:1 expected a mapping with `name`"), "{problems}");
 }

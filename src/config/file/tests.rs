@@ -13,7 +13,7 @@ fn nothing(path: &str) -> Result<Vec<(String, String)>, String> {
     Err(format!("cannot read {path}: no such file"))
 }
 
-fn told(text: &str) -> String {
+fn problems(text: &str) -> String {
     load("skewtrap.yaml", text, &nothing)
         .diagnostics
         .iter()
@@ -101,9 +101,9 @@ receivers:
 listen: localhost
 budgt: {}
 ";
-    let told = told(text);
-    assert!(!told.contains("very-secret"), "{told}");
-    insta::assert_snapshot!(told, @r"
+    let problems = problems(text);
+    assert!(!problems.contains("very-secret"), "{problems}");
+    insta::assert_snapshot!(problems, @r"
         error: skewtrap.yaml:3:12: `localhost:30000` is no server's address
           = write `url: http://127.0.0.1:30000`; keys go into `api_key`
         error: skewtrap.yaml:3:40: `api_key` is a secret and must not stand in the file
@@ -167,8 +167,11 @@ fn hosts_are_names_without_scheme_and_port() {
     let loaded = load("skewtrap.yaml", "hosts: [gpu7.example.com, agent]\n", &nothing);
     assert_eq!(loaded.config.expect("it may run").hosts, ["gpu7.example.com", "agent"]);
     for wrong in ["http://gpu7", "'gpu7:9464'", "''"] {
-        let told = told(&format!("hosts: [{wrong}]\n"));
-        assert!(told.contains("is no host name") && told.contains("without scheme and port"), "{told}");
+        let problems = problems(&format!("hosts: [{wrong}]\n"));
+        assert!(
+            problems.contains("is no host name") && problems.contains("without scheme and port"),
+            "{problems}"
+        );
     }
 }
 
@@ -176,16 +179,20 @@ fn hosts_are_names_without_scheme_and_port() {
 fn a_file_that_says_nothing_is_an_error_and_not_a_file_of_defaults() {
     for text in ["", "# nothing yet\n", "---\n", "\n\n"] {
         assert!(
-            told(text).starts_with("error: skewtrap.yaml: the file says nothing"),
+            problems(text).starts_with("error: skewtrap.yaml: the file says nothing"),
             "{text:?}: {}",
-            told(text)
+            problems(text)
         );
     }
-    assert_eq!(told(DEFAULTS), "");
-    assert!(told("targets: []\n").contains("error: skewtrap.yaml:1:10: no target: nothing would be watched"));
-    assert!(told("rules: []\n").contains("error: skewtrap.yaml:1:8: there are no rules in it"));
+    assert_eq!(problems(DEFAULTS), "");
+    assert!(
+        problems("targets: []\n").contains("error: skewtrap.yaml:1:10: no target: nothing would be watched")
+    );
+    assert!(problems("rules: []\n").contains("error: skewtrap.yaml:1:8: there are no rules in it"));
     let by_hand = "targets: [{ url: 'http://a:1' }]\nrules: []\n";
-    assert!(told(by_hand).contains("warning: skewtrap.yaml:2:8: no rules: nothing is captured but by hand"));
+    assert!(
+        problems(by_hand).contains("warning: skewtrap.yaml:2:8: no rules: nothing is captured but by hand")
+    );
 }
 
 /// The keys that a type has in YAML.
@@ -261,15 +268,17 @@ fn with_several_servers_a_rule_that_captures_and_a_query_must_say_which_one() {
              \x20 - {{ name: skew, signal: load, trigger: {{ max_over_mean: 1.2, for: 0s }}, {more} }}\n"
         )
     };
-    let spans = told(&rule("across: dp_rank, within: [role]"));
+    let spans = problems(&rule("across: dp_rank, within: [role]"));
     assert!(spans.contains("rule skew captures, and its group spans servers"), "{spans}");
     assert!(spans.contains("name `target` in `across` or `within`"), "{spans}");
     for fine in ["across: dp_rank", "across: target, within: [role]", "within: [role], capture: none"] {
-        assert_eq!(told(&rule(fine)), "", "{fine}");
+        assert_eq!(problems(&rule(fine)), "", "{fine}");
     }
     let query = "signals: [{ name: rate, prometheus: { url: 'http://p:1', query: x } }]\n";
     let text = rule("across: dp_rank") + query;
-    assert!(told(&text).contains("the query of signal rate does not say of which server it tells"));
-    assert_eq!(told(&text.replace("name: rate,", "name: rate, target: b,")), "");
-    assert!(told(&text.replace("name: rate,", "name: rate, target: c,")).contains("no target is called `c`"));
+    assert!(problems(&text).contains("the query of signal rate does not say of which server it tells"));
+    assert_eq!(problems(&text.replace("name: rate,", "name: rate, target: b,")), "");
+    assert!(
+        problems(&text.replace("name: rate,", "name: rate, target: c,")).contains("no target is called `c`")
+    );
 }

@@ -6,7 +6,7 @@ fn loaded(text: &str) -> LoadedRules {
     load([("rules.yaml", text)], &Catalog::default(), &CaptureSpec::None)
 }
 
-fn told(text: &str) -> String {
+fn problems(text: &str) -> String {
     loaded(text).diagnostics.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
@@ -36,7 +36,7 @@ fn the_rule_of_the_design_is_read() {
     notify:  [oncall]
 ";
     let loaded = loaded(text);
-    assert!(loaded.diagnostics.is_empty(), "{}", told(text));
+    assert!(loaded.diagnostics.is_empty(), "{}", problems(text));
     let checked = &loaded.rules[0];
     assert_eq!(checked.rule.trigger.hold.as_secs(), 3);
     assert_eq!(checked.rule.clear.conditions[0].chance, Some(3.0));
@@ -93,7 +93,7 @@ fn the_rule_of_the_design_is_read() {
 
 #[test]
 fn everything_wrong_with_a_file_is_told_at_once() {
-    insta::assert_snapshot!(told("rules:
+    insta::assert_snapshot!(problems("rules:
   - name: Bad Name
     signal: laod
     trigger: { max_over_mean: 0.5, for: soon }
@@ -200,14 +200,14 @@ fn everything_wrong_with_a_file_is_told_at_once() {
 
 #[test]
 fn a_file_that_is_not_yaml_or_has_no_rules_says_so() {
-    insta::assert_snapshot!(told("rules:\n  - name: a\n   - b\n"), @r"
+    insta::assert_snapshot!(problems("rules:\n  - name: a\n   - b\n"), @r"
         error: rules.yaml:3:4: this line is indented otherwise than the list that it is in
            |
          3 |    - b
            |    ^
           = give it the indentation of the list's other items
         ");
-    insta::assert_snapshot!(told("# nothing\n"), @r"
+    insta::assert_snapshot!(problems("# nothing\n"), @r"
         error: rules.yaml: there are no rules in it
           = begin with `rules:`, and a rule below
         ");
@@ -219,10 +219,10 @@ fn a_file_of_rules_takes_presets_and_names_no_other_file() {
     assert!(both.diagnostics.is_empty(), "{:?}", both.diagnostics);
     let names: Vec<(&str, &str)> = both.rules.iter().map(|c| (&*c.rule.name, &*c.file)).collect();
     assert_eq!(names, [("slow-rank", "preset:slow-rank"), ("a", "rules.yaml")]);
-    assert!(told("rules: [preset:slow]\n").contains("rules.yaml:1:9: no shipped rule is called `slow`"));
-    let other = told("rules: [other.yaml]\n");
+    assert!(problems("rules: [preset:slow]\n").contains("rules.yaml:1:9: no shipped rule is called `slow`"));
+    let other = problems("rules: [other.yaml]\n");
     assert!(other.contains("rules.yaml:1:9: a file of rules holds rules and presets"), "{other}");
-    let twice = told("rules: [preset:slow-rank, preset:slow-rank]\n");
+    let twice = problems("rules: [preset:slow-rank, preset:slow-rank]\n");
     assert!(twice.contains("another rule is called `slow-rank`"), "{twice}");
 }
 

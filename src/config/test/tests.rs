@@ -26,8 +26,8 @@ fn a_test_that_expects_nothing_or_something_odd_is_refused() {
 ";
     let (file, diagnostics) = load("x.test.yaml", text);
     assert!(file.is_none());
-    let told: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-    insta::assert_snapshot!(told.join("\n"), @r"
+    let problems: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(problems.join("\n"), @r"
     error: x.test.yaml:2:11: the test expects nothing, so it tests nothing
        |
      2 |   - name: nothing expected
@@ -66,7 +66,7 @@ fn a_test_that_expects_nothing_or_something_odd_is_refused() {
 
 #[test]
 fn a_state_that_must_be_where_it_must_never_have_been_is_a_contradiction() {
-    let told = |expect: &str| {
+    let problems = |expect: &str| {
         let text = format!(
             "tests:\n  - name: t\n    series: [{{ signal: load, ranks: [5x30, 5x30] }}]\n    expect: [{expect}]\n"
         );
@@ -74,16 +74,16 @@ fn a_state_that_must_be_where_it_must_never_have_been_is_a_contradiction() {
     };
     let firing = "{ at: 12s, state: firing }";
     for never in ["{ never: firing }", "{ at: 12s, never: firing }", "{ at: 20s, never: firing }"] {
-        let told = told(&format!("{firing}, {never}"));
+        let problems = problems(&format!("{firing}, {never}"));
         assert!(
-            told.contains("it must be firing here, and line 4 says that it is never firing up to then"),
-            "{told}"
+            problems.contains("it must be firing here, and line 4 says that it is never firing up to then"),
+            "{problems}"
         );
     }
     for never in
         ["{ at: 11s, never: firing }", "{ never: pending }", "{ never: firing, group: { target: b } }"]
     {
-        assert_eq!(told(&format!("{firing}, {never}")), "", "{never}");
+        assert_eq!(problems(&format!("{firing}, {never}")), "", "{never}");
     }
 }
 

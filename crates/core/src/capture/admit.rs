@@ -162,7 +162,7 @@ pub fn nsys_bounds(nsys: &NsysWindow) -> Result<(), Refusal> {
 /// What is wrong with a capture whatever the server: for the checks when a rule is read.
 ///
 /// # Errors
-/// The first thing that no server would be asked for.
+/// The first setting that is refused on every server.
 pub fn check(spec: &CaptureSpec) -> Result<(), Refusal> {
     match spec {
         CaptureSpec::None => Ok(()),
@@ -229,8 +229,10 @@ mod tests {
         let stuck = Some("/data/incidents/old: Permission denied".to_owned());
         let policy = Policy { bundles: Some(BundleSpace { stuck, ..space }), ..Policy::default() };
         assert_eq!(decided(&CaptureSpec::Command(command), &policy), Err("keep_full".into()));
-        let said = policy.bundles.unwrap().admits(64 << 20).unwrap_err().to_string();
-        assert!(said.contains("60.0 GiB that may not be deleted (/data/incidents/old: Permission denied)"));
+        let message = policy.bundles.unwrap().admits(64 << 20).unwrap_err().to_string();
+        assert!(
+            message.contains("60.0 GiB that may not be deleted (/data/incidents/old: Permission denied)")
+        );
         assert!(BundleSpace::default().admits(u64::MAX).is_ok());
     }
 

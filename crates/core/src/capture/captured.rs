@@ -1,11 +1,11 @@
-//! What a window brought: the files, whose they are, and whether they are usable.
+//! What a window captured: the files, the rank of each, and whether they are usable.
 
 use serde::{Deserialize, Serialize};
 
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// What a window brought.
+/// What a window captured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Captured {
     /// By what it captured.
@@ -22,7 +22,7 @@ pub struct Captured {
     pub quality: Quality,
     /// The files.
     pub files: Vec<CapturedFile>,
-    /// Ranks whose file was expected and did not come.
+    /// Ranks whose file was expected and is missing.
     pub missing: Vec<Labels>,
     /// Ranks that had no work while the window was open.
     pub idle: Vec<Labels>,
@@ -85,7 +85,7 @@ pub struct CapturedFile {
     pub sha256: String,
     /// Inode number where the file was left in place.
     pub inode: Option<u64>,
-    /// Whose.
+    /// The rank that wrote it.
     pub rank: Option<Labels>,
     /// Whether its stream ends as it should.
     pub whole: bool,

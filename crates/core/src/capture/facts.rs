@@ -91,12 +91,12 @@ impl Default for Sizes {
     }
 }
 
-/// What a server says about itself.
+/// What a server reports about itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServerFacts {
-    /// Whose server it is.
+    /// Which engine it runs.
     pub engine: ServerKind,
-    /// Its release; `None` when it does not say.
+    /// Its release; `None` when it does not report one.
     pub version: Option<Version>,
     /// Its ranks.
     pub sizes: Sizes,
@@ -104,9 +104,9 @@ pub struct ServerFacts {
     pub role: Role,
     /// `cuda`, `cpu`, `hip`, ...
     pub device: String,
-    /// Whether it runs on ROCm; `None` when that cannot be told.
+    /// Whether it runs on ROCm; `None` when that is unknown.
     pub rocm: Option<bool>,
-    /// Whether `SGLANG_PROFILE_V2` is on; `None` when the server does not tell (most do not).
+    /// Whether `SGLANG_PROFILE_V2` is on; `None` when the server does not report it (most do not).
     pub profile_v2: Option<bool>,
     /// Whether the HTTP front end is the Rust one, which has no profile API.
     pub rust_front_end: bool,
@@ -144,7 +144,8 @@ impl ServerFacts {
         }
     }
 
-    /// A vLLM server of that release; it tells no sizes, `engines` is what its metrics number.
+    /// A vLLM server of that release; it reports no sizes, so `engines` is the number of engines in its
+    /// metrics.
     pub fn of_vllm(version: &str, engines: u16) -> Self {
         Self {
             engine: ServerKind::Vllm,
@@ -160,7 +161,7 @@ impl ServerFacts {
     }
 }
 
-/// torch calls ROCm `cuda` too, so the attention backend is the better witness.
+/// torch calls ROCm `cuda` too, so the attention backend is the better evidence.
 fn rocm_of(device: &str, attention_backend: &str) -> Option<bool> {
     const NVIDIA: [&str; 7] =
         ["flashinfer", "fa3", "fa4", "flashmla", "cutlass_mla", "trtllm_mla", "trtllm_mha"];
@@ -180,7 +181,7 @@ fn profile_v2_of(info: &Value) -> Option<bool> {
     Some(matches!(value.to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on"))
 }
 
-/// How a server answers `/health`, against its own habit.
+/// How a server answers `/health`, compared with its own usual latency.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {
     recent: Vec<Duration>,
@@ -190,17 +191,17 @@ pub struct Health {
 /// One answer to `/health`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answered {
-    /// It said it is well, after this long.
+    /// It reported that it is healthy, after this long.
     Well(Duration),
-    /// It did not, and how.
+    /// It did not; the reason.
     Ill(String),
 }
 
 impl Health {
-    /// So many good answers make the habit; the agent keeps no more.
+    /// The median is computed from at most this many good answers.
     const KEPT: usize = 31;
 
-    /// Takes one answer; a bad one does not enter the habit.
+    /// Takes one answer; a bad one does not count towards the median.
     pub fn answered(&mut self, answer: Answered, at: Time) {
         if let Answered::Well(took) = answer {
             if self.recent.len() == Self::KEPT {
@@ -211,12 +212,13 @@ impl Health {
         self.last = Some((at, answer));
     }
 
-    /// The last answer and when it came.
+    /// The last answer and when it arrived.
     pub fn last(&self) -> Option<&(Time, Answered)> {
         self.last.as_ref()
     }
 
-    /// The middle one of the recent good answers, the faster of two. A good one takes 1.0 s on SGLang 0.5.16.
+    /// The median latency of the recent good answers, the faster of two middle ones. A good answer takes 1.0
+    /// s on SGLang 0.5.16.
     pub fn median(&self) -> Option<Duration> {
         let mut sorted = self.recent.clone();
         sorted.sort_unstable();
@@ -249,7 +251,7 @@ pub struct Room {
 /// Everything known about one server at a time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
-    /// What it says about itself; forgotten when it is lost, asked again when it is back.
+    /// What it reports about itself; discarded when it stops answering, and read again once it answers.
     pub server: Option<ServerFacts>,
     /// How it answers.
     pub health: Health,
@@ -277,17 +279,18 @@ impl Facts {
         }
     }
 
-    /// A profiling line of the log: the agent's own, or else somebody's.
+    /// A profiling line of the log: of a window of the agent, or of another client's.
     pub fn profile_line(&mut self, rank: Rank, line: &ProfileLine, at: Time) {
         if !self.own.takes(rank, line, at) {
             self.foreign.line(rank, line, at);
         } else if matches!(line, ProfileLine::Done { .. }) {
-            // A start over ours made the rank go on under our name; it is over with this line.
+            // A second start during our window let the rank continue recording under our marks; this line
+            // shows that both have ended.
             self.foreign.over_on(rank);
         }
     }
 
-    /// The server stopped answering: what it said about itself may no longer hold, and a
+    /// The server stopped answering: what it reported about itself may no longer hold, and a
     /// profile that was running in it is gone.
     pub fn server_lost(&mut self) {
         self.server = None;
@@ -303,14 +306,14 @@ impl Facts {
         }
     }
 
-    /// Whether `rank` had work within [`WORK_HORIZON`]; a key with fewer axes speaks for every
-    /// rank that agrees with it (`DP2` for `DP2 TP1`).
+    /// Whether `rank` had work within [`WORK_HORIZON`]; a key with fewer axes applies to every rank
+    /// that agrees with it (`DP2` for `DP2 TP1`).
     pub fn is_busy(&self, rank: Rank, now: Time) -> bool {
         self.last_work.iter().any(|(key, at)| speaks_for(*key, rank) && now.since(*at) <= WORK_HORIZON)
     }
 }
 
-/// Whether what is said of `key` holds for `rank`: the axes that both have agree.
+/// Whether what was observed for `key` applies to `rank`: the axes that both have agree.
 pub fn speaks_for(key: Rank, rank: Rank) -> bool {
     key.iter().all(|(axis, index)| rank.get(axis).is_none_or(|i| i == index))
 }

@@ -60,7 +60,7 @@ pub struct Attempt {
     /// How bad the incident was, in multiples of the rule's bound: the mark that a further window of
     /// the incident is held against.
     pub badness: f64,
-    /// When what fired was seen to be over; `None` while it lasts, or when nobody saw its end.
+    /// When what fired was observed to have ended; `None` while it lasts, or when its end was not observed.
     #[serde(default)]
     pub over_at: Option<Time>,
     /// Its end; `None` while its window is, or may be, open.
@@ -132,7 +132,7 @@ pub struct CaptureRequest<'a> {
 pub struct Spent {
     /// Windows in its current stretch.
     pub windows: u32,
-    /// No window before then; `None` where it does not rest.
+    /// No window before then; `None` where it does not cool down.
     pub cooldown_until: Option<Time>,
 }
 
@@ -151,9 +151,10 @@ impl Ledger {
         self.attempts.iter().filter(|a| a.end.is_none())
     }
 
-    /// The attempts at what fires: those of its incident and, where it may carry on over a restart
-    /// of the agent, those whose end nobody has seen, so that neither a crash nor a rule read anew
-    /// makes a captured imbalance a new one. After a day it is one all the same.
+    /// The attempts at what fires: those of its incident and, where it may have begun before a
+    /// restart of the agent, those whose end was not observed, so that neither a crash nor a
+    /// reloaded rule makes an imbalance that was captured already count as a new one. After a day
+    /// it counts as new in any case.
     fn marks<'s>(&'s self, request: &'s CaptureRequest<'_>, now: Time) -> impl Iterator<Item = &'s Attempt> {
         let carries_on = move |a: &Attempt| {
             request.may_predate_start
@@ -187,7 +188,7 @@ impl Ledger {
             .then(|| Spent { windows: u32::try_from(within).unwrap_or(u32::MAX), cooldown_until: rests })
     }
 
-    /// What fired is over at `now`; whether there was an attempt at it.
+    /// Records that what fired ended at `now`; returns whether there was an attempt at it.
     pub fn over(&mut self, rule: &str, target: &str, firing: &str, now: Time) -> bool {
         let lasts = |a: &&mut Attempt| {
             (&*a.rule, &*a.target, &*a.firing) == (rule, target, firing) && a.over_at.is_none()
@@ -283,7 +284,8 @@ fn full(sorted: &[Time], most: u32, per: Duration, now: Time) -> Option<Duration
     Some(per.saturating_sub(now.since(freeing)))
 }
 
-/// Within one incident a second window must be worth it; the margin is against its worst so far.
+/// Within one incident a further window needs an imbalance that is worse, by the margin, than at the worst
+/// attempt so far.
 fn worse(request: &CaptureRequest<'_>, ledger: &Ledger, budget: &Budget, now: Time) -> Result<(), Refusal> {
     let Some(worst) = ledger.worst(request, now) else { return Ok(()) };
     let (last, needed) = (worst.badness, worst.badness * budget.worse_by.max(1.0));

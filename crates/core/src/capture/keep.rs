@@ -11,7 +11,7 @@ use skewtrap_trace::time::Time;
 pub struct Keep {
     /// At most so many incidents.
     pub count: usize,
-    /// None older.
+    /// No incident older than this.
     pub age: Duration,
     /// At most so many bytes, server-written files included.
     pub bytes: u64,
@@ -54,9 +54,9 @@ pub struct Choice {
 pub struct BundleSpace {
     /// Bytes that stayed.
     pub bytes: u64,
-    /// Bytes that may lie there.
+    /// The limit of those bytes.
     pub limit: u64,
-    /// Bytes free on their disk; `None` when that cannot be told.
+    /// Bytes free on their disk; `None` when that is unknown.
     pub free: Option<u64>,
     /// The limit cannot be held with another window: what stayed may not be deleted.
     pub over: bool,

@@ -1,7 +1,7 @@
-//! What a server's log says about profiling: whose window began, stopped, was written.
+//! What a server's log reports about profiling: which rank's window began, stopped or was written.
 //!
-//! The lines carry no request id. A window is told apart by the folder or the id in its first
-//! line, and its later lines by the rank that prints them.
+//! The lines carry no request id. A window is recognised by the folder or the id in its first line,
+//! and its later lines by the rank that prints them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -84,7 +84,7 @@ pub fn same_folder(a: &str, b: &str) -> bool {
     a.trim_end_matches('/') == b.trim_end_matches('/')
 }
 
-/// Windows that somebody else opened, as far as the log tells.
+/// Windows that another client opened, as far as the log shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Foreign {
     open: BTreeMap<Rank, (Time, String)>,
@@ -125,14 +125,14 @@ impl Foreign {
         self.open.remove(&rank);
     }
 
-    /// The server is gone, and they with it.
+    /// The server has ended, and these windows with it.
     pub fn forget_open(&mut self) {
         self.open.clear();
     }
 }
 
-/// Tells the lines of the agent's own windows from those of others, by their marks and by when our
-/// windows opened and ended.
+/// Distinguishes the lines of the agent's own windows from those of others, by their marks and by
+/// when our windows opened and ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OwnLines {
     /// The last windows: an armed rank may begin long after its window was given up.
@@ -187,7 +187,7 @@ impl OwnLines {
         }
     }
 
-    /// The server is gone, and what ran in it.
+    /// The server has ended, and every window on it.
     pub fn forget_begun(&mut self) {
         self.begun.clear();
     }
@@ -198,7 +198,8 @@ impl OwnLines {
             ProfileLine::Starts { dir, id } => {
                 let id = id.as_deref();
                 let marked = self.windows.iter().any(|w| w.marks.bears(dir, id) && w.may_begin(at));
-                // Of a second one on the same rank nobody knows whose it is; ours began once.
+                // A second one on the same rank cannot be attributed, because ours began only once: it counts
+                // as another client's.
                 let own = marked
                     || (!self.begun.contains_key(&rank)
                         && self.windows.last_mut().is_some_and(|w| w.adopts(id, at)));

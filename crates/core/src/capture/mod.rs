@@ -100,7 +100,7 @@ pub struct HttpWindow {
     pub until_cleared: bool,
     /// `/stop_profile` is called at the latest then.
     pub deadline: Duration,
-    /// Named dangers that the operator takes upon himself.
+    /// Named risks that the operator accepts.
     pub accept_risk: Vec<String>,
 }
 
@@ -137,7 +137,7 @@ pub struct NsysWindow {
     pub duration: Duration,
     /// Extra arguments of `nsys start`.
     pub args: Vec<String>,
-    /// Named dangers that the operator takes upon himself.
+    /// Named risks that the operator accepts.
     pub accept_risk: Vec<String>,
 }
 

@@ -31,7 +31,7 @@ pub enum Readiness {
     Collecting,
     /// `Shutdown`: the application is gone.
     Gone,
-    /// Anything else, unknown words included: it works on something.
+    /// Any other state, unknown words included: it is busy.
     Busy,
 }
 
@@ -59,7 +59,7 @@ impl Session {
     }
 }
 
-/// Why no session is taken.
+/// Why no session can be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum NoSession {
     /// None is known by that name or number.
@@ -67,7 +67,7 @@ pub enum NoSession {
     Unknown {
         /// What was asked for.
         wanted: String,
-        /// What there is.
+        /// The sessions that exist.
         list: String,
     },
     /// Nothing listens where the target should.
@@ -87,9 +87,9 @@ pub enum NoSession {
         pid: u32,
         /// Its nsys.
         nsys: u32,
-        /// What there is.
+        /// The sessions that exist.
         list: String,
-        /// What differs, and what mends it.
+        /// What differs, and how to correct it.
         why: String,
     },
     /// The server is not under nsys.
@@ -99,12 +99,12 @@ pub enum NoSession {
     NotUnderNsys {
         /// The listener.
         pid: u32,
-        /// What there is.
+        /// The sessions that exist.
         list: String,
     },
 }
 
-/// A process as `/proc` tells of it.
+/// A process as `/proc` shows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Process {
     /// Its number.
@@ -113,7 +113,7 @@ pub struct Process {
     pub argv: Vec<String>,
     /// `NSYS_PROFILING_SESSION_ID` in its environment, where that can be read.
     pub session_id: Option<String>,
-    /// Whose it is.
+    /// The user that owns it.
     pub user: Option<u32>,
     /// Where it puts temporary files; `None` where its environment cannot be read.
     pub tmpdir: Option<String>,
@@ -128,14 +128,14 @@ pub struct Viewer {
     pub tmpdir: String,
 }
 
-/// Whose a collection is that a session does now.
+/// Who started the collection that a session does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Whose {
     /// It began when ours was started.
     Ours,
     /// It began at another time.
     Theirs,
-    /// Nobody can tell.
+    /// That cannot be determined.
     Unknown,
 }
 
@@ -146,10 +146,10 @@ const PROMPT: Duration = Duration::from_secs(10);
 /// No start of ours takes longer.
 pub const LONGEST_START: Duration = Duration::from_secs(60);
 
-/// Whose the collection is that began at `began`, when a start of ours was sent at `sent_at` to a
-/// session that was ready just before. Neither the list of sessions nor a report says who started a
-/// collection: only when it began can be read. One that is said to have begun before that cannot have:
-/// then it is the clock that is wrong.
+/// Who started the collection that began at `began`, when a start of ours was sent at `sent_at` to a session
+/// that was ready just before. Neither the list of sessions nor a report contains who started a collection:
+/// only when it began can be read. A beginning before the session was ready is impossible: it shows that the
+/// clock is wrong, and proves nothing.
 pub fn whose(began: Option<Time>, sent_at: Time) -> Whose {
     match began {
         Some(at) if at > sent_at + LONGEST_START => Whose::Theirs,
@@ -249,23 +249,23 @@ pub fn choose<'s>(
 
 /// Sessions are files below `$TMPDIR` that only their user may open.
 fn out_of_sight(nsys: &Process, viewer: &Viewer) -> String {
-    let mut said = Vec::new();
+    let mut reasons = Vec::new();
     if let Some(user) = nsys.user.filter(|user| *user != viewer.user) {
-        said.push(format!(
+        reasons.push(format!(
             "it runs as user {user} and the agent as user {}, so run the agent as user {user}",
             viewer.user
         ));
     }
     if let Some(theirs) = nsys.tmpdir.as_ref().filter(|theirs| **theirs != viewer.tmpdir) {
-        said.push(format!(
+        reasons.push(format!(
             "its TMPDIR is {theirs} and the agent's is {}, so start the agent with TMPDIR={theirs}",
             viewer.tmpdir
         ));
     }
-    if said.is_empty() {
+    if reasons.is_empty() {
         return "the agent must use the server's own nsys, the same release".into();
     }
-    said.join("; ")
+    reasons.join("; ")
 }
 
 fn is_nsys(process: &Process) -> bool {
@@ -327,8 +327,8 @@ mod tests {
 
     #[test]
     fn where_the_report_went_is_read_behind_progress_bars() {
-        let said = "Generating '/tmp/nsys-report-5f.qdstrm'\n\r[1/1] [0%  ] w1.nsys-rep\r[1/1] [===100%] w1.nsys-rep\nGenerated:\n    /tmp/w 1.nsys-rep\n";
-        assert_eq!(generated(said).as_deref(), Some("/tmp/w 1.nsys-rep"));
+        let output = "Generating '/tmp/nsys-report-5f.qdstrm'\n\r[1/1] [0%  ] w1.nsys-rep\r[1/1] [===100%] w1.nsys-rep\nGenerated:\n    /tmp/w 1.nsys-rep\n";
+        assert_eq!(generated(output).as_deref(), Some("/tmp/w 1.nsys-rep"));
         assert_eq!(generated("The request is not applicable"), None);
     }
 
@@ -345,7 +345,7 @@ mod tests {
             chosen(&under(&["sh", "/x/nsys", "launch", "--session-new", "theirs"], None)),
             Ok(sessions[0].clone())
         );
-        // An environment is inherited by what outlives its nsys: alone it is no proof.
+        // A process that outlives its nsys keeps the environment: alone the variable proves nothing.
         assert!(matches!(chosen(&under(&["bash"], Some("1"))), Err(NoSession::NotUnderNsys { pid: 90, .. })));
         assert_eq!(chosen(&[]), Err(NoSession::NoListener { port: 30000 }));
     }

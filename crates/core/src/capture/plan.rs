@@ -1,5 +1,5 @@
 //! What to ask of which release of which engine: one start request, bounded, with marks by which
-//! its window can be recognised; or the sentence why it may not be asked.
+//! its window can be recognised; or the reason why it may not be sent.
 //!
 //! The table of fields and the list of dangers come from the engines' own sources (docs/engines.md).
 
@@ -18,11 +18,11 @@ use crate::capture::risk;
 use crate::capture::verify::names_of;
 use skewtrap_trace::time::Time;
 
-/// Steps of a window that says nothing else.
+/// Steps of a window for which no number is configured.
 pub const DEFAULT_STEPS: u32 = 10;
-/// The ceiling of a flexible window that says nothing else.
+/// The ceiling of a flexible window for which no number is configured.
 pub const DEFAULT_CEILING: u32 = 100;
-/// The deadline of a window that says nothing else.
+/// The deadline of a window for which none is configured.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where a start is posted, on every engine.
@@ -65,12 +65,12 @@ pub struct StartRequest {
     pub body: Option<Value>,
     /// By what its window can be recognised.
     pub marks: Marks,
-    /// Where its files will lie when no folder is sent: the server's view, as the operator declared.
+    /// The folder of its files when none is sent: the server's view, as the operator declared.
     #[serde(default)]
     pub folder: Option<String>,
     /// How it treats a window that is open already.
     pub form: Form,
-    /// RankId is in the window.
+    /// Which ranks are in the window.
     pub ranks: Ranks,
     /// A stop is sent at the latest this long after the start.
     pub deadline: Duration,
@@ -266,7 +266,7 @@ fn marks_of(spec: &HttpWindow, version: Version, naming: WindowNaming<'_>) -> Re
 }
 
 /// vLLM's window is closed by a stop, always; its releases before 0.33 have no bound by steps, so
-/// the time that so many steps take stands for it.
+/// the time that so many steps take is used instead.
 fn vllm(
     spec: &HttpWindow,
     server: &ServerFacts,

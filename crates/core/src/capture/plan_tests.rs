@@ -10,7 +10,7 @@ fn now() -> Time {
     Time::from_epoch_s(1_000.0)
 }
 
-/// Facts of a server that says `info`, with the ranks `busy` at work.
+/// Facts of a server that reports `info`, with the ranks `busy` at work.
 fn facts(info: Value, busy: &[u16]) -> Facts {
     let mut facts =
         Facts { server: Some(ServerFacts::of_server_info(&info)), sees_log: true, ..Facts::default() };

@@ -47,10 +47,11 @@ pub fn check(facts: &Facts, need: Need, now: Time) -> Result<&ServerFacts, Refus
     Ok(server)
 }
 
-/// RankId would be in the window; refuses when nobody would.
+/// Which ranks would be in the window; refuses when none had work.
 pub fn ranks(facts: &Facts, server: &ServerFacts, now: Time) -> Result<Ranks, Refusal> {
-    let heard = facts.ranks_at.ok_or(Refusal::Stale { what: "the ranks' work", age: FRESH, limit: FRESH })?;
-    fresh("the ranks' work", heard, now)?;
+    let reported_at =
+        facts.ranks_at.ok_or(Refusal::Stale { what: "the ranks' work", age: FRESH, limit: FRESH })?;
+    fresh("the ranks' work", reported_at, now)?;
     let (busy, idle): (Vec<_>, Vec<_>) =
         expected_ranks(&server.sizes).into_iter().partition(|rank| facts.is_busy(*rank, now));
     if busy.is_empty() { Err(Refusal::AllIdle) } else { Ok(Ranks { busy, idle }) }
@@ -75,7 +76,7 @@ fn health(facts: &Facts, now: Time) -> Result<(), Refusal> {
     }
 }
 
-/// Whether an answer is far beyond the habit: more than 2 s and more than three times it.
+/// Whether an answer is far slower than usual: more than 2 s and more than three times the median.
 pub fn is_slow(took: Duration, median: Duration) -> bool {
     took > Duration::from_secs(2) && took > median * 3
 }

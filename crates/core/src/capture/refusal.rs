@@ -1,5 +1,5 @@
-//! Why a window may not open now: one variant a reason, each a sentence that says what would
-//! mend it. They go into the log, the notification, the incident and `skewtrap why` as they are.
+//! Why a window may not open now: one variant a reason, each with a sentence that says what would
+//! help. They go into the log, the notification, the incident and `skewtrap why` as they are.
 
 mod reason;
 
@@ -16,7 +16,7 @@ use skewtrap_trace::time::Time;
 /// A window that may not open, and why.
 #[derive(Clone, Debug, PartialEq, Error)]
 pub enum Refusal {
-    /// The agent was told not to capture.
+    /// The agent only watches.
     #[error(
         "the agent only watches and opens no window: it runs with --watch-only, or could not write its folders, as its log said when it started"
     )]
@@ -24,7 +24,7 @@ pub enum Refusal {
     /// Its captures are silenced.
     #[error("the rule is silenced for another {}", Span(*.left))]
     Silenced {
-        /// How long still.
+        /// How much longer.
         left: Duration,
     },
     /// The rule compares members of several servers, and none of its labels says on which one the
@@ -120,15 +120,15 @@ pub enum Refusal {
         /// Bytes allowed.
         budget: u64,
     },
-    /// A start of ours came to an unknown end there.
+    /// It is unknown what became of a start that the agent sent there.
     #[error("the last window on this server ended with an unknown state ({why}); nothing is opened there for another {}", Span(*.left))]
     Suppression {
         /// What happened.
         why: String,
-        /// How long still.
+        /// How much longer.
         left: Duration,
     },
-    /// Stamps of the state lie in the future.
+    /// Stamps of the state are in the future.
     #[error(
         "the agent's state holds an attempt at {at}, which is in the future: the clock was changed; captures resume when it has passed, or after `skewtrap doctor --forget-future`"
     )]
@@ -138,10 +138,10 @@ pub enum Refusal {
     },
 
     // --- pre-flight ---
-    /// The server was not asked yet, or does not say what it is.
+    /// The server was not probed yet, or does not report what it is.
     #[error("the server has not said what it is (/server_info): {why}")]
     UnknownServer {
-        /// What was tried and what came.
+        /// What was requested, and the answer.
         why: String,
     },
     /// A fact is too old to act on.
@@ -154,10 +154,10 @@ pub enum Refusal {
         /// How old it may be.
         limit: Duration,
     },
-    /// It is not well.
+    /// The server is not healthy.
     #[error("the server is not healthy ({answer}); a profile would add to its trouble")]
     Unhealthy {
-        /// What `/health` said.
+        /// What `/health` answered.
         answer: String,
     },
     /// It answers far slower than usual.
@@ -168,7 +168,7 @@ pub enum Refusal {
         /// The usual one.
         median: Duration,
     },
-    /// Somebody profiles.
+    /// Another client's profile is open.
     #[error("somebody else's profile is open since {since}, writing to {dir}; it is left alone")]
     Foreign {
         /// Since when.
@@ -176,18 +176,18 @@ pub enum Refusal {
         /// Its folder.
         dir: String,
     },
-    /// Somebody profiled a moment ago, and the form needed here cannot refuse a double start.
+    /// Another client profiled a moment ago, and the form needed here cannot refuse a double start.
     #[error("somebody else profiled this server {} ago; with idle ranks the start cannot refuse a double, so 60 quiet seconds are asked for", Span(*.ago))]
     ForeignRecently {
         /// How long ago.
         ago: Duration,
     },
-    /// Nothing to see.
+    /// Every rank is idle.
     #[error(
         "no rank had work in the last 2 s; a window on an idle server records nothing and does not end by itself"
     )]
     AllIdle,
-    /// The form needed here is safe only with the log in sight.
+    /// The form of start that is needed here is safe only if the agent reads the log.
     #[error("{why}, and that is safe only when the agent reads the server's log; give it with --log")]
     NeedsLog {
         /// Why the form is needed.
@@ -223,7 +223,7 @@ pub enum Refusal {
         bytes: u64,
         /// Bytes a window may take.
         need: u64,
-        /// Bytes that may lie there.
+        /// The limit of those bytes.
         limit: u64,
         /// What keeps them.
         why: String,
@@ -289,7 +289,7 @@ impl Serialize for Refusal {
     }
 }
 
-/// A duration as people say it: `850 ms`, `12 s`, `9 min`, `3.5 h`.
+/// A duration as people write it: `850 ms`, `12 s`, `9 min`, `3.5 h`.
 #[derive(Clone, Copy, Debug)]
 pub struct Span(pub Duration);
 
@@ -305,7 +305,7 @@ impl fmt::Display for Span {
     }
 }
 
-/// An amount of bytes as people say it: `512 B`, `8.0 MiB`, `20.0 GiB`.
+/// An amount of bytes as people write it: `512 B`, `8.0 MiB`, `20.0 GiB`.
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes(pub u64);
 

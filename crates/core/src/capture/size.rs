@@ -32,7 +32,7 @@ const NEWEST: f64 = 0.3;
 const FIRST_SPREAD: [f64; 2] = [0.26, 0.18];
 /// They are never taken to differ by less: windows that happened to agree prove no precision.
 const LEAST_SPREAD: f64 = 0.12;
-/// Silences shorter than this are not told from the server's own.
+/// Silences shorter than this cannot be distinguished from the server's own.
 const SEEN_FROM: Duration = Duration::from_millis(150);
 
 /// What is recorded, by its cost.

@@ -1,8 +1,8 @@
-//! What a window cost: how long the server did not serve, as far as the outside can tell.
+//! What a window cost: how long the server did not serve, as far as that can be observed from outside.
 //!
-//! Two witnesses: `/health` beyond its median, and gaps in the ranks' samples beyond their usual
+//! Two indicators: `/health` beyond its median, and gaps in the ranks' samples beyond their usual
 //! interval. Their union in time is booked; either alone misses cases (an export that blocks one
-//! rank leaves `/health` well; a polled load endpoint answers from a snapshot).
+//! rank leaves `/health` unaffected; a polled load endpoint answers from a snapshot).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use skewtrap_trace::time::Time;
 /// The usual interval of each rank's samples, by source.
 pub type Habits = BTreeMap<(Rank, Source), Duration>;
 
-/// A habit is known from so many gaps on.
+/// The usual interval is known once there were so many gaps.
 const FEWEST: usize = 8;
 
-/// Learns habits from the ranks' samples, which come series by series in the order of time, with
-/// whether the rank had work. It is the longest gap but one, so that one hiccup makes no habit; a
-/// rank without work has none, for its silence means nothing.
+/// Learns the usual intervals from the ranks' samples, which arrive series by series in the order
+/// of time, with whether the rank had work. It takes the second-longest gap, so that a single long
+/// one does not count; a rank without work has none, because its silence means nothing.
 pub fn habits(samples: impl IntoIterator<Item = (Rank, Source, Time, bool)>) -> Habits {
     let mut gaps: BTreeMap<(Rank, Source), (Time, Vec<Duration>)> = BTreeMap::new();
     for (rank, source, at, has_work) in samples {
@@ -50,20 +50,20 @@ pub struct StallMeter {
 }
 
 impl StallMeter {
-    /// Less than this beyond the habit is noise.
+    /// Less than this beyond what is usual is noise.
     const LEAST: Duration = Duration::from_millis(100);
 
-    /// Starts at `from`: `median` is the health habit, zero when it is not known; `usual` those of
-    /// the samples.
+    /// Starts at `from`: `median` is the usual latency of `/health`, zero when it is not known;
+    /// `usual` has the intervals of the samples.
     pub fn new(from: Time, median: Duration, usual: Habits) -> Self {
         let last = usual.keys().map(|who| (*who, from)).collect();
         Self { median, usual, last, stalled: Vec::new() }
     }
 
-    /// `/health` was asked at `asked` and answered, or given up, at `answered`. Without a habit there
-    /// is nothing to hold it against.
+    /// `/health` was asked at `asked` and answered, or given up, at `answered`. Without a median there is
+    /// nothing to compare it with.
     pub fn health(&mut self, asked: Time, answered: Time) {
-        // Twice the habit is noise, not a stall.
+        // Up to twice the median is noise, not a stall.
         if !self.median.is_zero() {
             self.beyond(asked, self.median, self.median, answered);
         }
@@ -76,13 +76,13 @@ impl StallMeter {
             && at > *last
         {
             let from = std::mem::replace(last, at);
-            // The habit is the longest usual gap: half of it more is a stall.
+            // A gap that is longer than the usual one by half of it is a stall.
             self.beyond(from, usual, usual / 2, at);
         }
     }
 
-    /// The window is over: a rank that spoke no more while it was written counts as stalled in that
-    /// time, from `closing` to `exported`.
+    /// The window is over: a rank that sent no sample while it was written counts as stalled in
+    /// that time, from `closing` to `exported`.
     pub fn exported(&mut self, closing: Time, exported: Time) {
         for (who, last) in &self.last {
             let usual = self.usual.get(who).copied().unwrap_or_default();
@@ -93,7 +93,8 @@ impl StallMeter {
         }
     }
 
-    /// What lies between two signs of life beyond the usual, if it is `more` than that.
+    /// Books what a gap between two signs of life has beyond the usual interval, if that is longer than
+    /// `more`.
     fn beyond(&mut self, from: Time, usual: Duration, more: Duration, until: Time) {
         if until.since(from) > usual + more.max(Self::LEAST) {
             self.stalled.push((from + usual, until));

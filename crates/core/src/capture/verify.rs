@@ -1,7 +1,7 @@
 //! From facts about captured files to usable, partial or broken, with missing ranks named.
 //!
-//! "Captured" is said only of files that were looked at: engines answer 200 to windows that write
-//! nothing, and only the first rank's answer is examined by the server.
+//! A window counts as captured only if its files were examined: engines answer 200 to windows that
+//! write nothing, and only the first rank's answer is examined by the server.
 
 use crate::capture::captured::{CapturedFile, Quality};
 use crate::capture::facts::{ServerKind, Sizes, speaks_for};
@@ -12,7 +12,7 @@ use skewtrap_trace::rank::{Axis, Rank};
 pub struct Artifact {
     /// In the agent's view.
     pub path: String,
-    /// Whose, by its name.
+    /// The rank, by the file's name.
     pub rank: Option<Rank>,
     /// Bytes.
     pub size: u64,
@@ -24,10 +24,10 @@ pub struct Artifact {
     pub whole: bool,
 }
 
-/// What the files of a window amount to.
+/// Whether the files of a window are complete.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Verdict {
-    /// In one word.
+    /// In one word: whether they are usable.
     pub quality: Quality,
     /// Busy ranks without a file.
     pub missing: Vec<Rank>,
@@ -108,8 +108,8 @@ pub fn verdict_of(expected: &[Rank], idle: &[Rank], files: &[Artifact]) -> Verdi
 
 /// The rank in a file's name: `..-TP-0-DP-2..` (SGLang), `..dp0_pp0_tp1_..rank0..` (vLLM).
 ///
-/// In a DP replica's SGLang trace the metadata says rank 0 for all of them: the name is the
-/// better witness. vLLM calls every DP engine `rank0`; its releases since 0.19 name `dp`.
+/// In a DP replica's SGLang trace the metadata says rank 0 for all of them: the name is more
+/// reliable. vLLM calls every DP engine `rank0`; its releases since 0.19 name `dp`.
 pub fn rank_of_name(engine: ServerKind, name: &str) -> Option<Rank> {
     match engine {
         ServerKind::Sglang => sglang_rank(name),

@@ -6,7 +6,7 @@ use crate::capture::captured::{Captured, Quality};
 use crate::capture::refusal::{Reason, Refusal};
 use skewtrap_trace::time::Time;
 
-/// What came of capturing an incident.
+/// The outcome of capturing an incident: refused, under way, done or failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum CaptureOutcome {
@@ -14,26 +14,26 @@ pub enum CaptureOutcome {
     None,
     /// A recording is replayed: this is where a window would have opened.
     WouldStart,
-    /// Not now, and why.
+    /// It was refused, and why.
     Refused(Refused),
     /// A window is being taken.
     Open {
         /// Since when.
         since: Time,
     },
-    /// Files came.
+    /// Files were captured.
     Done(Captured),
     /// A window was opened, or tried to be, and failed.
     Failed {
         /// A sentence with what to do.
         why: String,
-        /// What came of it all the same.
+        /// What it captured nevertheless.
         captured: Option<Captured>,
     },
 }
 
 impl CaptureOutcome {
-    /// What it brought, also where it failed.
+    /// What it captured, even if it failed.
     pub const fn captured(&self) -> Option<&Captured> {
         match self {
             Self::Done(captured) | Self::Failed { captured: Some(captured), .. } => Some(captured),
@@ -41,7 +41,7 @@ impl CaptureOutcome {
         }
     }
 
-    /// Whether the ranks of what it brought can be compared: files came, and the agent sees them.
+    /// Whether its ranks can be compared: there are files, and the agent sees them.
     pub fn is_comparable(&self) -> bool {
         matches!(self, Self::Done(c) if c.quality != Quality::Unseen && !c.files.is_empty())
     }
@@ -70,7 +70,7 @@ pub struct Refused {
     /// A word for machines: `cooldown`.
     #[serde(default)]
     pub reason: Reason,
-    /// A sentence with what would mend it.
+    /// A sentence that says what would help.
     pub why: String,
 }
 

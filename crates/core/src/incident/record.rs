@@ -11,7 +11,7 @@ use crate::capture::governor::AttemptEnd;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// `incident.json`: the incident, and how it came by what it has.
+/// `incident.json`: the incident, and how its files were captured.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The agent's id: retention deletes only what bears it.
@@ -24,11 +24,11 @@ pub struct Record {
     /// The receivers that its rule named when it fired: who gets its messages after a restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<Arc<str>>,
-    /// What was sent to the server or run, without keys, and what came back.
+    /// What was sent to the server or run, without keys, and the answers.
     pub exchanges: Vec<Exchange>,
     /// The captured files, also those of a window that failed.
     pub files: Vec<CapturedFile>,
-    /// Which process was which rank, by `/proc` at capture time; an nsys report does not say.
+    /// Which process was which rank, by `/proc` at capture time; an nsys report does not contain it.
     pub processes: BTreeMap<u32, Labels>,
 }
 
@@ -61,18 +61,18 @@ impl Record {
     }
 }
 
-/// What a window captured and how it ended: all that a capture's task tells of it. The incident that
-/// it belongs to is not its business; [`Incident::captured`] is the one place where it gets there.
+/// What a window captured and how it ended: all that a capture's task reports. The task does not change the
+/// incident; [`Incident::captured`] is the one place where the result enters it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StoredCapture {
-    /// What came of it: done, or failed.
+    /// Its outcome: done, or failed.
     pub outcome: CaptureOutcome,
     /// What it cost.
     pub end: AttemptEnd,
-    /// Where its bundle lies; `None` where none was begun.
+    /// The path of its bundle; `None` where none was begun.
     #[serde(default)]
     pub bundle: Option<String>,
-    /// What was sent to the server or run, without keys, and what came back.
+    /// What was sent to the server or run, without keys, and the answers.
     #[serde(default)]
     pub exchanges: Vec<Exchange>,
     /// The captured files, also those of a window that failed.
@@ -84,7 +84,7 @@ pub struct StoredCapture {
 }
 
 impl StoredCapture {
-    /// One that brought nothing.
+    /// One that captured nothing.
     pub const fn failed(why: String, end: AttemptEnd) -> Self {
         Self {
             outcome: CaptureOutcome::Failed { why, captured: None },
@@ -106,7 +106,7 @@ pub struct Exchange {
     pub request: String,
     /// The body that was sent.
     pub body: Option<serde_json::Value>,
-    /// The status, or what became of it.
+    /// The status, or why there is none.
     pub answer: String,
     /// Seconds until the answer.
     pub took_s: f64,

@@ -19,7 +19,7 @@ const EVIDENCE_CHARS: usize = 300;
 /// requested has no statistic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
-    /// Which rule, how bad, and what it says.
+    /// The rule, its severity and its description.
     pub rule: String,
     /// The estimated onset, its error, when the rule fired and cleared.
     pub since: String,

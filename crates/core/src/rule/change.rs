@@ -16,7 +16,7 @@ use skewtrap_trace::time::Time;
 pub struct Change {
     /// When.
     pub at: Time,
-    /// Whose.
+    /// The rule.
     pub rule: Arc<Rule>,
     /// The server; `None` where the group spans several, or the rule has no group.
     pub target: Option<Arc<str>>,

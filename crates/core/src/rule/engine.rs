@@ -1,4 +1,4 @@
-//! All rules over all groups: which to evaluate when, and what came of it.
+//! All rules over all groups: when each is evaluated, and what changed.
 //!
 //! A group is evaluated when it has got a sample, at most every [`EVALUATION_INTERVAL`], and on ticks
 //! while time alone can change its state. States are kept by rule name and group labels, and outlive a
@@ -21,7 +21,7 @@ use skewtrap_trace::time::Time;
 
 /// No group is evaluated more often than this.
 pub const EVALUATION_INTERVAL: Duration = Duration::from_millis(100);
-/// Without a sample, a group is evaluated this often all the same.
+/// A group without a new sample is still evaluated this often.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A rule without a group is reported as inert after this time, if no source has given a single number.
@@ -86,7 +86,7 @@ impl Engine {
             .collect();
         for rule in rules {
             let compiled = CompiledRule::new(Arc::new(rule), store);
-            let kept = match old.remove(&compiled.rule.name) {
+            let unchanged = match old.remove(&compiled.rule.name) {
                 Some(e) if e.compiled.fingerprint == compiled.fingerprint => Some(e),
                 Some(changed) => {
                     old.insert(changed.compiled.rule.name.clone(), changed);
@@ -94,7 +94,7 @@ impl Engine {
                 }
                 None => None,
             };
-            self.entries.push(match kept {
+            self.entries.push(match unchanged {
                 Some(e) => RuleEntry { compiled, ..e },
                 None => RuleEntry::new(compiled, now),
             });

@@ -194,7 +194,7 @@ impl Guard {
     }
 }
 
-/// The hidden variable behind `age(load)`; `@` keeps it out of the users' way.
+/// The hidden variable behind `age(load)`; `@` keeps it apart from every name that a user can write.
 fn age_of(signal: &str) -> String {
     format!("@age_{signal}")
 }

@@ -1,7 +1,7 @@
 //! The onset of a firing and the numbers that show it, from the samples that the store remembers.
 //!
-//! The detector of departures locates its onsets itself; for every other statistic the recent course
-//! of the blamed member against its peers is rebuilt here, and [`onset::locate`] looks for the break.
+//! The detector of departures locates its onsets itself; for every other statistic the recent course of the
+//! blamed member against its peers is rebuilt here, and [`onset::locate`] searches for the break.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::signal::store::SignalStore;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// How far back an onset is looked for.
+/// How far back an onset is searched for.
 const BACK: Duration = Duration::from_secs(120);
 /// Distance of two points of the course.
 const STEP: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ fn short(value: f64) -> String {
     if value.fract() == 0.0 { format!("{value}") } else { format!("{value:.3}") }
 }
 
-/// The earliest time at which an onset is looked for: none lies before the group last cleared.
+/// The earliest time at which an onset is searched for: none lies before the group last cleared.
 fn earliest(last_cleared: Time, now: Time) -> Time {
     (now - BACK).max(last_cleared)
 }

@@ -1,9 +1,9 @@
 //! The state of one rule on one group: from one judgement at a time to firing and back.
 //!
-//! [`GroupState::step`] is the whole of it: no clock, no channel, no memory of samples. Absent data
-//! neither fire nor resolve: a firing group that goes silent becomes `unknown` and is the same firing
-//! when its data return, unless that is so late that nobody knows what happened in between. Windows
-//! and limits (capturing, cooling down) are not part of it.
+//! [`GroupState::step`] is the whole of it: no clock, no channel, no memory of samples. Absent data neither
+//! fire nor resolve: a firing group that goes silent becomes `unknown` and is the same firing when its data
+//! return, unless that is so late that what happened in between is unknown. Windows and limits (capturing,
+//! cooling down) are not part of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use crate::finding::Side;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// A firing whose data were absent for longer is not the same any more: the server was started again,
-/// or other firings have come and gone meanwhile.
+/// A firing whose data were absent for longer is not the same any more: the server was started again, or
+/// other firings may have begun and ended meanwhile.
 const RESUMES_WITHIN: Duration = Duration::from_secs(600);
 
 /// The word for a state, as in every output.
@@ -72,7 +72,7 @@ impl schemars::JsonSchema for RuleState {
     }
 }
 
-/// Who left its peers, and where to.
+/// The member that left its peers, and on which side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blame {
     /// The member's labels.

@@ -1,7 +1,7 @@
 //! Statistics of imbalance: one number for the values of a group at one time.
 //!
 //! All are pure functions of a slice, take no memory beyond one reused buffer for those that sort,
-//! and take an all-zero or empty group to be even. None knows of time, which is the state's part.
+//! and take an all-zero or empty group to be even. None depends on time, which the state handles.
 
 use serde::Serialize;
 

@@ -30,7 +30,7 @@ pub enum Kind {
 pub enum Silence {
     /// It has no work: zero.
     Zero,
-    /// Nothing can be said (a ratio, a capacity).
+    /// Its value is unknown (a ratio, a capacity).
     Unknown,
 }
 

@@ -1,9 +1,9 @@
 //! The Prometheus text format and OpenMetrics, sample by sample, without allocating.
 //!
-//! Complete where it matters to a scraper: names with colons, quoted UTF-8 names, escapes, commas,
-//! braces and equals signs inside label values, timestamps, exemplars. A line that is none of this
-//! is counted, and a page without a sample among bad lines is an error: a proxy's HTML page must not
-//! look like a server without metrics. Types and help texts are skipped; the catalog knows better.
+//! Complete where it matters to a scraper: names with colons, quoted UTF-8 names, escapes, commas, braces and
+//! equals signs inside label values, timestamps, exemplars. A line that is none of this is counted, and a
+//! page without a sample among bad lines is an error: a proxy's HTML page must not look like a server without
+//! metrics. Types and help texts are skipped, because the catalog has its own.
 
 use std::borrow::Cow;
 
@@ -355,10 +355,10 @@ mod tests {
             ("!", BadLine::Name),
         ] {
             let page = format!("# HELP a b\n\ngood 1\n{line}\ngood 2\n");
-            let mut kept = 0;
-            let seen = read(page.as_bytes(), |_| kept += 1);
+            let mut count = 0;
+            let seen = read(page.as_bytes(), |_| count += 1);
             assert_eq!(seen, Ok(Page { samples: 2, bad: 1, first_bad: Some((4, why)) }), "{line}");
-            assert_eq!(kept, 2);
+            assert_eq!(count, 2);
         }
     }
 

@@ -39,13 +39,13 @@ pub enum IntakeStep<'a> {
         /// What.
         profile: &'a Profile<'a>,
     },
-    /// The server says that it dies.
+    /// The server reports that it is dying.
     Fatal {
         /// Which server.
         target: TargetId,
-        /// Which rank said it.
+        /// Which rank printed it.
         rank: Rank,
-        /// Its words.
+        /// The line that it printed.
         text: &'a [u8],
     },
     /// The server reported its version.

@@ -9,7 +9,7 @@ use skewtrap_trace::rank::Rank;
 /// A line, read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line<'a> {
-    /// Whose it is; [`Rank::NONE`] when the prefix names no axis.
+    /// The rank that printed it; [`Rank::NONE`] when the prefix names no axis.
     pub rank: Rank,
     /// Its civil time, if it bears one.
     pub stamp: Option<Stamp<'a>>,
@@ -73,7 +73,7 @@ impl<'a> Batch<'a> {
 pub enum Profile<'a> {
     /// The window of this rank has begun.
     Starts {
-        /// Where its file will lie, in the server's view.
+        /// The folder of its file, in the server's view.
         dir: Cow<'a, str>,
         /// The profile id.
         id: Cow<'a, str>,

@@ -84,8 +84,8 @@ impl LogReader {
         self.shapes.unreadable()
     }
 
-    /// By how many seconds the stamps of live lines lie before their arrival, when the zone or a
-    /// clock must be wrong.
+    /// By how many seconds the stamps of live lines precede their arrival, when the zone or a clock
+    /// must be wrong.
     pub fn disagreement_s(&self) -> Option<i64> {
         self.clock.disagreement_s()
     }

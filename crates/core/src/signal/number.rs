@@ -22,8 +22,7 @@ pub fn leading(bytes: &[u8]) -> Option<(f64, usize)> {
 }
 
 /// A number like `40123` or `0.65`: one to seven digits, and as many behind a point, where eight
-/// bytes can be looked at at once. Servers print little else; after `None` the
-/// slow way is tried.
+/// bytes can be examined at once. Servers print little else; after `None` the slow way is tried.
 #[inline(always)]
 fn short(bytes: &[u8]) -> Option<(f64, usize)> {
     let (whole, at) = seven_digits(bytes)?;

@@ -1,7 +1,7 @@
 //! Signals that the user reads out of log lines with a regular expression of his own.
 //!
 //! The group `value` is the number; every other named group is a label. A group named like a rank
-//! (`dp_rank`) is the rank; without one the line's own prefix says whose it is.
+//! (`dp_rank`) is the rank; without one the line's own prefix names the rank.
 
 use std::sync::Arc;
 

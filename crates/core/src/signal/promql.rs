@@ -33,7 +33,7 @@ struct Series {
     value: (f64, String),
 }
 
-/// The samples of an answer. Labels named like a rank tell ranks apart (`dp_rank`, and vLLM's
+/// The samples of an answer. Labels named like a rank distinguish ranks (`dp_rank`, and vLLM's
 /// `engine`); the others stay labels. Values that are no numbers are left out.
 ///
 /// # Errors

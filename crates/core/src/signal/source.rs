@@ -46,7 +46,7 @@ pub struct SourceStats {
     pub samples: u64,
     /// Pages, lines of pages and samples that could not be used.
     pub dropped: u64,
-    /// When the last sample came.
+    /// When the last sample arrived.
     pub last: Option<Time>,
     /// From when that one was true to its arrival; `None` where the source does not say.
     pub lag: Option<Duration>,

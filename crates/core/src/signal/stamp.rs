@@ -65,25 +65,25 @@ impl Clock {
     }
 
     /// When a line was written: its arrival when it is plausible that it arrived at once, else its
-    /// stamp. A `backlog` (a file read from its beginning) is always believed to be old.
+    /// stamp. A `backlog` (a file read from its beginning) always counts as old.
     pub fn written_at(&mut self, stamp: Option<Stamp<'_>>, arrival: Time, backlog: bool) -> Time {
         let Some(stamp) = stamp else { return arrival };
-        let Some(said) = self.instant(stamp, Some(arrival)) else { return arrival };
+        let Some(stamped) = self.instant(stamp, Some(arrival)) else { return arrival };
         if backlog {
-            return said;
+            return stamped;
         }
-        let off = arrival.signed_s_since(said);
+        let off = arrival.signed_s_since(stamped);
         if off.abs() > TOLERATED.as_secs_f64() {
             self.offset_s = Some(off.round() as i64);
             return arrival;
         }
         self.offset_s = None;
         let prompt = off > -1.0 && off <= PROMPT.as_secs_f64();
-        if prompt && stamp.millis.is_none() { arrival } else { said.min(arrival) }
+        if prompt && stamp.millis.is_none() { arrival } else { stamped.min(arrival) }
     }
 
-    /// By how many seconds the stamps of live lines lie before their arrival, when that is more
-    /// than can be right: the zone is wrong, or a clock is.
+    /// By how many seconds the stamps of live lines precede their arrival, when that is more than
+    /// can be right: the zone is wrong, or a clock is.
     pub fn disagreement_s(&self) -> Option<i64> {
         self.offset_s
     }

@@ -53,7 +53,7 @@ fn whole(line: &[u8]) -> Option<(Rank, usize)> {
     Some((Rank::NONE, memmem::find(line, b"Avg prompt throughput: ")?))
 }
 
-/// What came of a pair.
+/// The result of reading a pair.
 enum Read {
     Taken,
     /// A key that the catalog does not know.

@@ -24,7 +24,7 @@ use crate::signal::store::SignalStore;
 use crate::status::Silence;
 use skewtrap_trace::time::Time;
 
-/// In a recording, of a gap in the data only the last part of this length is walked tick by tick.
+/// Of a gap in the data of a recording, only the last part of this length is simulated tick by tick.
 const WALKED_GAP: Duration = Duration::from_secs(300);
 /// How often ranks that are gone for good are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -117,7 +117,7 @@ impl Core {
         }
     }
 
-    /// After everything that came together was recorded.
+    /// After everything that arrived together was recorded.
     pub(super) fn evaluate_live(&mut self, store: &mut SignalStore, now: Time, out: &mut Vec<Effect>) {
         if self.mode == Mode::Live {
             self.evaluate(store, now, out);
@@ -146,7 +146,7 @@ impl Core {
         }
     }
 
-    /// In a recording no clock ticks: the time between two samples is walked here.
+    /// In a recording no clock ticks: the time between two samples is simulated here.
     fn walk_to(&mut self, store: &mut SignalStore, at: Time, out: &mut Vec<Effect>) {
         if self.now == Time::default() {
             self.now = at;
@@ -159,7 +159,7 @@ impl Core {
         }
     }
 
-    /// Tells the engine the samples of which servers a capture disturbs.
+    /// Informs the engine for which servers a capture disturbs the samples.
     fn suppress_disturbed(&mut self, now: Time) {
         for server in &mut self.servers {
             let Some(distrust) = &server.distrust else { continue };
@@ -216,7 +216,8 @@ impl Core {
         }
     }
 
-    /// A silence begins, in place of one for the same rule and server; one that ends now only ends that.
+    /// Begins a silence, which replaces one for the same rule and server. A silence whose end is now only
+    /// ends the existing one.
     pub(super) fn silenced(&mut self, silence: Silence, now: Time) {
         self.silences.retain(|s| s.rule != silence.rule || s.target != silence.target);
         if silence.until > now {
@@ -231,7 +232,7 @@ impl Core {
     }
 
     /// Forgets the silences that are over, and reports what still fires. An incident whose data are
-    /// away may be over too: it is reported once they are back and show that it goes on.
+    /// absent may be over too: it is reported once data arrive again and show that it continues.
     pub(super) fn end_silences(&mut self, now: Time, out: &mut Vec<Effect>) {
         self.silences.retain(|s| s.until > now);
         let silenced =

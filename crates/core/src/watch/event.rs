@@ -34,14 +34,14 @@ pub enum Event {
     Server {
         /// Which.
         target: TargetId,
-        /// What was seen.
+        /// What was observed.
         fact: ServerFact,
     },
-    /// A window went on.
+    /// A window made progress.
     Window {
         /// Its incident.
         incident: Arc<str>,
-        /// How.
+        /// The progress.
         event: WindowEvent,
     },
     /// The ranks of a capture were compared.
@@ -50,7 +50,7 @@ pub enum Event {
         incident: Arc<str>,
         /// The number of the capture within it.
         window: usize,
-        /// What it said.
+        /// The verdict.
         note: VerdictNote,
     },
     /// The ranks of a capture could not be compared.
@@ -82,10 +82,10 @@ pub enum Event {
     Swept(BundleSpace),
 }
 
-/// What was seen of a server.
+/// What was observed of a server.
 #[derive(Clone, Debug)]
 pub enum ServerFact {
-    /// What it says of itself.
+    /// What it reports about itself.
     Info(ServerFacts),
     /// It does not answer any more.
     Lost,
@@ -95,7 +95,7 @@ pub enum ServerFact {
     Folder(Folder),
 }
 
-/// How a window goes on.
+/// The progress of a window.
 #[derive(Clone, Debug)]
 pub enum WindowEvent {
     /// It entered a phase.
@@ -121,7 +121,7 @@ pub struct ManualRequest {
     pub since: Option<Time>,
 }
 
-/// Something is to be done.
+/// What the shell has to do.
 #[derive(Debug)]
 pub enum Effect {
     /// A rule's state changed: a log line, and a line of the replay.
@@ -135,7 +135,7 @@ pub enum Effect {
     },
     /// Write the attempt to the state, then open the window.
     Start {
-        /// The incident it belongs to, as it stands.
+        /// The incident it belongs to, as it is now.
         incident: Box<Incident>,
         /// On which server.
         target: TargetId,
@@ -155,12 +155,12 @@ pub enum Effect {
         incident: Arc<str>,
         /// Its rule.
         rule: Arc<str>,
-        /// In a word.
+        /// The reason, as one word.
         reason: Reason,
-        /// A sentence with what would mend it.
+        /// A sentence that says what would help.
         why: String,
     },
-    /// What was captured stopped firing: what fires from now on is something new.
+    /// What was captured stopped firing: what fires from now on is a new firing.
     Over {
         /// The rule.
         rule: Arc<str>,
@@ -171,16 +171,16 @@ pub enum Effect {
         /// When.
         at: Time,
     },
-    /// A server's log said something of profiling while a window of ours is open on it.
+    /// A server's log has a line about profiling while a window of the agent is open on it.
     ProfileLine {
         /// The window's incident.
         incident: Arc<str>,
-        /// RankId printed it.
+        /// The rank that printed it.
         rank: Rank,
-        /// What.
+        /// The line, read.
         line: ProfileLine,
     },
-    /// A server's log says that it dies.
+    /// A server's log shows that it is dying.
     Dying {
         /// Which.
         target: TargetId,
@@ -189,16 +189,16 @@ pub enum Effect {
     },
     /// Send a message about the incident, and store the incident.
     Notify {
-        /// As it stands.
+        /// The incident as it is now.
         incident: Box<Incident>,
         /// What is new.
         update: Update,
         /// The rule's receivers.
         receivers: Vec<Arc<str>>,
     },
-    /// Store the incident, which changed in a way that nobody is told of.
+    /// Store the incident, whose change is not reported to receivers.
     Store {
-        /// As it stands.
+        /// The incident as it is now.
         incident: Box<Incident>,
     },
     /// A source's problem began, changed or ended; reported once for each change.

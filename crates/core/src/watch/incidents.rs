@@ -42,7 +42,7 @@ pub struct ActiveIncident {
     pub may_predate_start: bool,
     /// Its messages are held back: until when, as was known when it fired.
     pub silenced: Option<Time>,
-    /// Whether the data of its group are away: it may be over.
+    /// Whether the data of its group are absent: it may be over.
     pub is_away: bool,
     /// The number of the last capture whose refusal was reported, of those that an escalation asked for.
     pub refusal_reported: usize,
@@ -64,7 +64,7 @@ impl ActiveIncident {
         }
     }
 
-    /// Goes on with its rule as it is configured now.
+    /// Takes over its rule as it is configured now.
     pub fn follow(&mut self, rule: &Arc<Rule>) {
         self.capture = rule.capture.clone();
         self.limits = rule.limits.clone();
@@ -188,7 +188,7 @@ impl Incidents {
         self.active.get_mut(id)
     }
 
-    /// Those that fire, and those whose data are away since, in the order of their rules and groups.
+    /// Those that fire, and those whose data have been absent since, in the order of their rules and groups.
     pub fn firing_now(&self) -> impl Iterator<Item = &ActiveIncident> {
         self.firing.values().filter_map(|id| self.active.get(id))
     }
@@ -253,7 +253,7 @@ fn key_of(change: &Change) -> Key {
 }
 
 /// `20261124T034845Z-dp-load-skew-3f9a`: sortable, and the same whenever the same is replayed. The
-/// last part tells groups apart whose rules fire in one second.
+/// last part distinguishes groups whose rules fire in the same second.
 fn id_of(rule: &str, target: Option<&Arc<str>>, group: &Labels, at: Time) -> IncidentId {
     let stamp = jiff::Timestamp::from_nanosecond(i128::from(at.nanos())).unwrap_or_default();
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;

@@ -1,12 +1,12 @@
 //! From a change of state to a window: whether a capture is requested, and granted or refused.
 //!
-//! A capture is requested when a rule fires, when somebody asks for one, and when an incident that
-//! was captured gets worse (escalation). The governor decides on each alike. After a first attempt a
-//! rule that still fires is watched for escalation (`rule::worse`). An escalation that is refused
-//! because time must pass (a cooldown, an open window, a server that is not well) is requested again
-//! when that time has passed and it is still as bad, at the soonest a minute later where nobody can
-//! tell how long; any other refusal stands until it has become worse by the margin again. So nothing
-//! is requested with every sample, and nothing is forgotten.
+//! A capture is requested when a rule fires, when somebody asks for one, and when an incident that was
+//! captured gets worse (escalation). The governor decides on each in the same way. After a first attempt a
+//! rule that still fires is watched for escalation (`rule::escalation`). An escalation that is refused
+//! because time must pass (a cooldown, an open window, a server that is not well) is requested again when
+//! that time has passed and it is still as bad, at the soonest a minute later where that time is unknown; any
+//! other refusal applies until it has become worse by the margin again. So nothing is requested with every
+//! sample, and nothing is forgotten.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -257,7 +257,8 @@ impl Core {
             out.push(refused_effect(active, refusal));
         }
         active.incident.capture = CaptureOutcome::Refused(refused);
-        // A request that is repeated and refused again is reported once; who asked has the answer.
+        // A request that is repeated and refused again is reported once; a manual request has its answer as
+        // the return value.
         if before.is_none() && !active.trigger.is_manual() {
             notify(active, Update::Refused, out);
         }
@@ -288,14 +289,15 @@ impl Core {
             }
             Err(refusal) => {
                 self.refuse(&id, &refusal, out);
-                // Nobody was told that it began: the answer to the request is all that is said.
+                // Its beginning was not reported, so its end is not reported either: the caller gets the
+                // refusal.
                 self.incidents.resolve_manual(&id, now);
                 Err(refusal)
             }
         }
     }
 
-    /// What somebody asked for is there, or will not come.
+    /// Resolves a manual incident: its window was captured, or will not be.
     pub(super) fn manual_is_over(&mut self, id: &str, now: Time, out: &mut Vec<Effect>) {
         if let Some(active) = self.incidents.resolve_manual(id, now) {
             notify(active, Update::Resolved, out);
@@ -328,7 +330,7 @@ impl Core {
             active.follow(&rule);
         }
         if is_open {
-            // That window shows it, until it is over.
+            // The open window records the escalation already.
             return self.engine.retry_escalation(&rule.name, &group, now + BUSY);
         }
         let place = self.servers.iter().position(|s| s.name == name);
@@ -361,7 +363,7 @@ impl Core {
         }
     }
 
-    /// Notes that an escalation is not captured; whether that is reported to people.
+    /// Records that an escalation is not captured; returns whether receivers are notified of it.
     fn escalation_refused(
         &mut self,
         id: &Arc<str>,

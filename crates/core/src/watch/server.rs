@@ -25,7 +25,7 @@ pub struct Server {
     pub group: Arc<str>,
     /// What pre-flight checks.
     pub facts: Facts,
-    /// Ours.
+    /// The agent's own window.
     pub window: Option<OpenWindow>,
     /// While and after a window of ours.
     pub distrust: Option<Distrust>,
@@ -37,7 +37,7 @@ impl Server {
         Self { name, group, facts: Facts { sees_log, ..Facts::default() }, window: None, distrust: None }
     }
 
-    /// Something was learned of it.
+    /// Takes in a fact about it.
     pub fn learn(&mut self, fact: ServerFact, now: Time) {
         match fact {
             ServerFact::Info(info) => self.facts.server = Some(info),
@@ -53,7 +53,7 @@ impl Server {
         self.window.as_ref().map(|w| w.incident.clone())
     }
 
-    /// Ours is being started.
+    /// A window of the agent is being started.
     pub fn window_opened(&mut self, window: OpenWindow) {
         if let Some(marks) = &window.marks {
             self.facts.own.opened(marks.clone(), window.since);
@@ -61,7 +61,7 @@ impl Server {
         self.window = Some(window);
     }
 
-    /// Our window went on.
+    /// The agent's window made progress.
     pub fn window_event(&mut self, event: &WindowEvent, now: Time) {
         match event {
             WindowEvent::Entered(phase) => {
@@ -137,9 +137,9 @@ mod tests {
         Some(Marks { prefix: Some("skewtrap-i1".into()), ..Marks::default() })
     }
 
-    /// Somebody else's windows, after lines of the rank DP0: since when one is open, and when one was
-    /// last seen, in seconds.
-    fn heard(mut server: Server, lines: &[(f64, ProfileLine)]) -> (Option<f64>, Option<f64>) {
+    /// Another client's windows, after lines of the rank DP0: since when one is open, and when one was last
+    /// seen, in seconds.
+    fn foreign_after(mut server: Server, lines: &[(f64, ProfileLine)]) -> (Option<f64>, Option<f64>) {
         for (s, line) in lines {
             server.profile_line(Rank::dp(0), line, at(*s));
         }
@@ -150,46 +150,54 @@ mod tests {
     #[test]
     fn all_lines_of_our_window_are_ours_also_the_last_ones_after_its_end() {
         let lines = [(10.0, starts(OURS, "7")), (11.0, ProfileLine::Stops), (15.0, done(OURS))];
-        assert_eq!(heard(server(by_folder(), None), &lines), (None, None));
-        assert_eq!(heard(server(by_folder(), Some(12.0)), &lines), (None, None), "late lines");
+        assert_eq!(foreign_after(server(by_folder(), None), &lines), (None, None));
+        assert_eq!(foreign_after(server(by_folder(), Some(12.0)), &lines), (None, None), "late lines");
         let armed = [(60.0, starts(OURS, "7")), (61.0, ProfileLine::Stops), (62.0, done(OURS))];
-        assert_eq!(heard(server(by_folder(), Some(12.0)), &armed), (None, None), "an armed rank");
-        assert_eq!(heard(server(by_folder(), Some(12.0)), &[(15.0, done(OURS))]), (None, None));
+        assert_eq!(foreign_after(server(by_folder(), Some(12.0)), &armed), (None, None), "an armed rank");
+        assert_eq!(foreign_after(server(by_folder(), Some(12.0)), &[(15.0, done(OURS))]), (None, None));
     }
 
     #[test]
     fn somebody_elses_lines_reach_the_books_while_ours_is_open() {
         let theirs =
             || [(11.0, starts("/p/theirs", "9")), (12.0, ProfileLine::Stops), (13.0, done("/p/theirs"))];
-        assert_eq!(heard(server(by_folder(), None), &theirs()[..1]), (Some(11.0), Some(11.0)));
-        assert_eq!(heard(server(by_folder(), None), &theirs()), (None, Some(13.0)));
-        assert_eq!(heard(server(None, None), &theirs()[..1]), (Some(11.0), Some(11.0)), "an nsys window");
+        assert_eq!(foreign_after(server(by_folder(), None), &theirs()[..1]), (Some(11.0), Some(11.0)));
+        assert_eq!(foreign_after(server(by_folder(), None), &theirs()), (None, Some(13.0)));
+        assert_eq!(
+            foreign_after(server(None, None), &theirs()[..1]),
+            (Some(11.0), Some(11.0)),
+            "an nsys window"
+        );
         // A file in another folder is not ours, though ours had begun on that rank.
         let lines = [(10.0, starts(OURS, "7")), (12.0, done("/p/theirs"))];
-        assert_eq!(heard(server(by_folder(), None), &lines), (None, Some(12.0)));
+        assert_eq!(foreign_after(server(by_folder(), None), &lines), (None, Some(12.0)));
     }
 
     #[test]
     fn a_start_over_ours_is_over_with_the_one_file_that_comes() {
         let lines = [(10.0, starts(OURS, "7")), (11.0, starts("/p/theirs", "9"))];
-        assert_eq!(heard(server(by_folder(), None), &lines), (Some(11.0), Some(11.0)));
+        assert_eq!(foreign_after(server(by_folder(), None), &lines), (Some(11.0), Some(11.0)));
         let over = [&lines[..], &[(14.0, done(OURS))]].concat();
-        assert_eq!(heard(server(by_folder(), None), &over), (None, Some(11.0)));
+        assert_eq!(foreign_after(server(by_folder(), None), &over), (None, Some(11.0)));
     }
 
     #[test]
     fn without_a_mark_in_the_log_the_time_of_our_window_and_the_id_tell() {
         let ours = [(10.0, starts("/tmp", "7")), (11.0, ProfileLine::Stops), (12.0, done("/tmp"))];
-        assert_eq!(heard(server(by_prefix(), None), &ours), (None, None));
-        assert_eq!(heard(server(by_prefix(), None), &[(5.0, starts("/tmp", "6"))]).0, Some(5.0), "before");
+        assert_eq!(foreign_after(server(by_prefix(), None), &ours), (None, None));
         assert_eq!(
-            heard(server(by_prefix(), Some(13.0)), &[(20.0, starts("/tmp", "8"))]).0,
+            foreign_after(server(by_prefix(), None), &[(5.0, starts("/tmp", "6"))]).0,
+            Some(5.0),
+            "before"
+        );
+        assert_eq!(
+            foreign_after(server(by_prefix(), Some(13.0)), &[(20.0, starts("/tmp", "8"))]).0,
             Some(20.0),
             "after"
         );
         let second = [&ours[..], &[(12.5, starts("/tmp", "8"))]].concat();
-        assert_eq!(heard(server(by_prefix(), None), &second).0, Some(12.5), "another id");
+        assert_eq!(foreign_after(server(by_prefix(), None), &second).0, Some(12.5), "another id");
         let late = [ours[0].clone(), (20.0, done("/tmp"))];
-        assert_eq!(heard(server(by_prefix(), Some(13.0)), &late), (None, None));
+        assert_eq!(foreign_after(server(by_prefix(), Some(13.0)), &late), (None, None));
     }
 }

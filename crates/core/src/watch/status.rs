@@ -41,40 +41,40 @@ pub(super) fn status_of(
     sources: &[(TargetId, SourceStatus)],
     now: Time,
 ) -> Status {
-    let standing = store.series_status(now);
+    let series = store.series_status(now);
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         at: now,
         watch_only: core.policy.watch_only,
-        targets: targets_of(core, &standing, sources),
+        targets: targets_of(core, &series, sources),
         rules: rules_of(core, now),
         incidents: core.incidents.newest_first().map(|c| c.incident.clone()).collect(),
         windows: windows_of(core),
         budget: budget_of(core, now),
         silences: core.silences.clone(),
-        history: history_of(core, store, &standing, now),
+        history: history_of(core, store, &series, now),
         ..Status::default()
     }
 }
 
 fn targets_of(
     core: &Core,
-    standing: &[SeriesStatus],
+    series: &[SeriesStatus],
     sources: &[(TargetId, SourceStatus)],
 ) -> Vec<TargetStatus> {
     let of = |(place, server): (usize, &Server)| {
         let sources = sources.iter().filter(|(target, _)| usize::from(target.0) == place);
-        target_of(server, standing, sources.map(|(_, source)| source.clone()).collect())
+        target_of(server, series, sources.map(|(_, source)| source.clone()).collect())
     };
     core.servers.iter().enumerate().map(of).collect()
 }
 
-fn target_of(server: &Server, standing: &[SeriesStatus], sources: Vec<SourceStatus>) -> TargetStatus {
+fn target_of(server: &Server, series: &[SeriesStatus], sources: Vec<SourceStatus>) -> TargetStatus {
     let facts = server.facts.server.as_ref();
-    let axes = Axes::of(&server.name, standing);
+    let axes = Axes::of(&server.name, series);
     let mut ranks: BTreeMap<Labels, BTreeMap<Arc<str>, SignalStatus>> = BTreeMap::new();
     let mut own: Vec<&SeriesStatus> =
-        standing.iter().filter(|s| *s.target == *server.name && !s.overruled).collect();
+        series.iter().filter(|s| *s.target == *server.name && !s.overruled).collect();
     own.sort_by_key(|s| s.source);
     for seen in own {
         for reading in &seen.latest {
@@ -99,9 +99,9 @@ fn target_of(server: &Server, standing: &[SeriesStatus], sources: Vec<SourceStat
 }
 
 fn rules_of(core: &Core, now: Time) -> Vec<RuleStatus> {
-    let standing = core.engine.evaluations(now);
+    let evaluations = core.engine.evaluations(now);
     let rule_of = |rule: &Arc<Rule>| {
-        let own: Vec<&Evaluation> = standing.iter().filter(|s| s.rule == rule.name).collect();
+        let own: Vec<&Evaluation> = evaluations.iter().filter(|s| s.rule == rule.name).collect();
         let silences = core.silences.iter().filter(|s| s.rule.as_ref().is_none_or(|r| *r == rule.name));
         RuleStatus {
             name: rule.name.clone(),
@@ -116,22 +116,22 @@ fn rules_of(core: &Core, now: Time) -> Vec<RuleStatus> {
     core.engine.rules().map(rule_of).collect()
 }
 
-fn group_of(core: &Core, standing: &Evaluation) -> GroupStatus {
-    let mut group = standing.group.clone().unwrap_or_default();
+fn group_of(core: &Core, evaluation: &Evaluation) -> GroupStatus {
+    let mut group = evaluation.group.clone().unwrap_or_default();
     let target = match group.0.remove("target") {
         Some(LabelValue::Text(name)) => name,
         _ => "".into(),
     };
-    let all = standing.group.as_ref();
+    let all = evaluation.group.as_ref();
     let active =
-        core.incidents.firing_now().find(|c| c.incident.rule == standing.rule && Some(&c.group) == all);
+        core.incidents.firing_now().find(|c| c.incident.rule == evaluation.rule && Some(&c.group) == all);
     let incident = active.map(|c| &c.incident);
-    let numbers = standing.numbers.as_ref();
+    let numbers = evaluation.numbers.as_ref();
     GroupStatus {
         target,
-        state: standing.state,
-        why: standing.why.clone(),
-        since: standing.since,
+        state: evaluation.state,
+        why: evaluation.why.clone(),
+        since: evaluation.since,
         statistic: numbers.map(|n| format!("{} of {}", n.statistic, n.signal)).unwrap_or_default(),
         value: numbers.map(|n| n.value),
         bound: numbers.map(|n| n.bound),
@@ -233,8 +233,8 @@ fn limits_of_rules(core: &Core, now: Time) -> Vec<LimitStatus> {
 }
 
 /// The last minutes of the load, and of whatever else a rule watches.
-fn history_of(core: &Core, store: &SignalStore, standing: &[SeriesStatus], now: Time) -> Vec<History> {
-    let servers: Vec<_> = core.servers.iter().map(|s| (&s.name, Axes::of(&s.name, standing))).collect();
+fn history_of(core: &Core, store: &SignalStore, series: &[SeriesStatus], now: Time) -> Vec<History> {
+    let servers: Vec<_> = core.servers.iter().map(|s| (&s.name, Axes::of(&s.name, series))).collect();
     let watched = core.engine.rules().flat_map(|r| r.trigger.conditions.iter().map(|c| c.signal));
     let mut signals: Vec<Signal> = std::iter::once(catalog::LOAD).chain(watched).collect();
     let mut seen = BTreeSet::new();
@@ -307,13 +307,13 @@ fn source_status(watch: &Watch, source: &WatchedSource, now: Time) -> SourceStat
 }
 
 /// The axes of a server on which all its ranks have the same index. `/v1/loads` does not name them,
-/// `/metrics` does; left out, what both say of one rank stands together.
+/// `/metrics` does; without them, the numbers of both for one rank are shown together.
 #[derive(Debug, Default)]
 pub(super) struct Axes(BTreeSet<Arc<str>>);
 
 impl Axes {
-    pub(super) fn of(server: &str, standing: &[SeriesStatus]) -> Self {
-        let own = standing.iter().filter(|s| &*s.target == server);
+    pub(super) fn of(server: &str, series: &[SeriesStatus]) -> Self {
+        let own = series.iter().filter(|s| &*s.target == server);
         Self::among(own.flat_map(|s| &s.latest).map(|reading| &reading.of))
     }
 

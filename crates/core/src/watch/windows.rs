@@ -1,4 +1,4 @@
-//! How a window goes on, and what comes of it: into its incident, and on its account.
+//! The progress and the result of a window: both are recorded in its incident, its cost in the ledger.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::message::Update;
 use skewtrap_trace::time::Time;
 
 impl Core {
-    /// A window of ours went on.
+    /// A window of the agent made progress.
     pub(super) fn window_event(
         &mut self,
         id: &Arc<str>,

@@ -1,11 +1,11 @@
 //! Closes what an agent before this one left collecting, and nothing of anybody else's.
 //!
-//! The list of sessions says that one collects, not for whom: a name, an id and a state are the same
-//! whoever started it, and our `-o` shows in a report only once it is there. What proves a collection
-//! ours is when it began ([`whose`]): the session was ready when its state was read, just before our
-//! start was sent. Where that can be read, it decides at once, however long ago it was. Where it
-//! cannot, a collection that was seen to begin is ours; one that was not is taken for ours for ten
-//! minutes, and afterwards left to people, to whom it is reported.
+//! The list of sessions shows that one collects, not who started it: a name, an id and a state are the same
+//! whoever started it, and our `-o` shows in a report only once it is there. What proves a collection ours is
+//! when it began ([`whose`]): the session was ready when its state was read, just before our start was sent.
+//! Where that can be read, it decides at once, however long ago it was. Where it cannot, a collection that
+//! was seen to begin is ours; one that was not is taken for ours for ten minutes, and afterwards left to
+//! people, to whom it is reported.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -
             let why = format!(
                 "{died}; its session {name} collects{since}, which is not when this window was started: that is somebody else's, and is left alone"
             );
-            // A start that nobody saw take effect may still be on its way.
+            // A start whose effect was not observed may still be on its way.
             result.unproven = (!window.granted).then(|| why.clone());
             result.failure = Some(why);
         }
@@ -83,7 +83,7 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -
     result
 }
 
-/// A start outlives the agent that sent it, and takes effect when it takes effect.
+/// Waits for a start whose agent died: it outlives that agent and may take effect at any time.
 async fn started(output: &Path) {
     let (word, until) = (output.display().to_string(), tokio::time::Instant::now() + LONGEST_START);
     loop {
@@ -92,7 +92,7 @@ async fn started(output: &Path) {
         if !runs.unwrap_or(false) || tokio::time::Instant::now() >= until {
             return;
         }
-        tokio::time::sleep(super::LOOK).await;
+        tokio::time::sleep(super::STATE_POLL).await;
     }
 }
 
@@ -106,11 +106,11 @@ async fn began(name: &str) -> Option<Time> {
 async fn stop(nsys: &Nsys, session: &str, now: Time, result: &mut CaptureResult) {
     let mut why = "the agent died during this window and stopped it when it was back".to_owned();
     match nsys.stop(session, now).await {
-        Ok((said, exchange)) => {
+        Ok((answer, exchange)) => {
             result.exchanges.push(exchange);
-            match generated(&said.out) {
+            match generated(&answer.out) {
                 Some(path) => report::verify(&PathBuf::from(path), result).await,
-                None => why = format!("{why}; nsys says: {}", said.summary()),
+                None => why = format!("{why}; nsys says: {}", answer.summary()),
             }
             if wait_for(nsys, session, super::BEGIN, |s| !s.is(Readiness::Collecting))
                 .await

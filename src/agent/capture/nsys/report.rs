@@ -1,4 +1,4 @@
-//! The report of an nsys window: where it really went, and what it is worth.
+//! The report of an nsys window: where it really is, and whether it is usable.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::nsys::{generated, importer_error};
 use skewtrap_core::capture::verify::{Artifact, Verdict};
 
-/// Where the report is, by nsys's own words; a `.qdstrm` is none yet, and is kept as it is.
+/// The path of the report, by nsys's own output; a `.qdstrm` is none yet, and is kept as it is.
 pub(super) async fn path_of(
     output: &CommandOutput,
     gone: bool,

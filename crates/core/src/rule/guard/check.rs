@@ -131,7 +131,7 @@ impl<'a> Checker<'a> {
     }
 }
 
-/// What may be true though something in it cannot be computed, or true because it is not.
+/// Operators whose result may be true although an operand cannot be computed, or is false.
 const LENIENT: [&str; 4] = [CONDITIONAL, LOGICAL_AND, LOGICAL_NOT, LOGICAL_OR];
 
 pub(super) fn is_conjunction(e: &IdedExpr) -> bool {

@@ -129,8 +129,8 @@ fn what_is_wrong_with_a_guard_is_said_in_the_words_of_the_manual() {
     ] {
         assert!(of(source).contains(&wanted), "{source}: {}", of(source));
     }
-    let told = holds("value(load, 9) > 1", &[1.0, 2.0], &[]).expect_err("no such rank").to_string();
-    assert!(told.ends_with("`value`: there is no rank 9 among the 2 of the group"), "{told}");
+    let message = holds("value(load, 9) > 1", &[1.0, 2.0], &[]).expect_err("no such rank").to_string();
+    assert!(message.ends_with("`value`: there is no rank 9 among the 2 of the group"), "{message}");
 }
 
 #[test]

@@ -12,11 +12,12 @@ fn t(s: u64) -> Time {
     Time::from_nanos(0) + Duration::from_secs(1000 + s)
 }
 
-/// Plays a second per letter: `.` even, `0`..`9` that rank high, `a`..`j` that rank low, `_` absent,
-/// `x` disturbed and clear, `X` disturbed and not clear, `!` impossible. Returns what was told, with when.
+/// Plays a second per letter: `.` even, `0`..`9` that rank high, `a`..`j` that rank low, `_` absent, `x`
+/// disturbed and clear, `X` disturbed and not clear, `!` impossible. Returns the steps that were reported,
+/// with their times.
 fn play(script: &str) -> String {
     let mut state = GroupState::default();
-    let mut told = Vec::new();
+    let mut steps = Vec::new();
     for (s, letter) in script.chars().enumerate() {
         let now = t(s as u64);
         let member;
@@ -47,9 +48,9 @@ fn play(script: &str) -> String {
             GroupState::Firing(f) => format!("({} {:?})", f.blame.member, f.blame.side),
             _ => String::new(),
         };
-        told.push(format!("{s}:{word}{whom}"));
+        steps.push(format!("{s}:{word}{whom}"));
     }
-    told.join(" ")
+    steps.join(" ")
 }
 
 #[test]
@@ -149,8 +150,8 @@ fn a_firing_that_is_over_when_its_data_are_back_does_not_go_on() {
 proptest! {
     #[test]
     fn no_firing_begins_without_three_seconds_of_trigger_before_it(script in "[.\\-12ab_xX!]{0,80}") {
-        let told = play(&script);
-        for word in told.split(' ').filter(|w| w.contains(":firing")) {
+        let steps = play(&script);
+        for word in steps.split(' ').filter(|w| w.contains(":firing")) {
             let at: usize = word.split(':').next().and_then(|n| n.parse().ok()).expect("a second");
             let before = &script[at.saturating_sub(3)..=at];
             prop_assert!(before.len() == 4 && before.chars().all(|c| "12ab".contains(c)), "{word} in {script}");
@@ -159,8 +160,8 @@ proptest! {
 
     #[test]
     fn no_firing_ends_without_its_clear_holding_for_long(script in "[.\\-12ab_xX]{0,80}") {
-        let told = play(&script);
-        let words: Vec<&str> = told.split(' ').collect();
+        let steps = play(&script);
+        let words: Vec<&str> = steps.split(' ').collect();
         for pair in words.windows(2).filter(|p| p[1].ends_with(":idle") && !p[0].contains("pending") && !p[0].contains("unknown")) {
             let at: usize = pair[1].split(':').next().and_then(|n| n.parse().ok()).expect("a second");
             if at >= 5 {

@@ -1,10 +1,11 @@
 //! The built-in signals, and what each source calls them.
 //!
 //! This table is the only place that knows the servers' words. A log key, a metric or a field that
-//! several versions spell differently stands here under one name. `log` is for both kinds of batch
-//! line, `decode` and `prefill` for one; a metric may ask for one label (`name{mode=decode}`); a
-//! field of `/v1/loads` is a dotted path. Where a source gives one signal under two names at once,
-//! the larger value counts. Counters are kept as rates: their unit is already per second.
+//! several versions spell differently is listed here under one name. `log` is for both kinds of
+//! batch line, `decode` and `prefill` for one; a metric may ask for one label
+//! (`name{mode=decode}`); a field of `/v1/loads` is a dotted path. Where a source gives one signal
+//! under two names at once, the larger value counts. Counters are kept as rates: their unit is
+//! already per second.
 
 use super::{Entry, Fold, Kind, Signal, Silence};
 

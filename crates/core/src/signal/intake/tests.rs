@@ -1,4 +1,4 @@
-//! What comes of what the sources hand over.
+//! What the intake makes of the sources' observations.
 
 use super::*;
 use crate::signal::catalog::{self, Catalog, Kind, UserSignal};
@@ -33,9 +33,9 @@ fn a_problem_whose_words_differ_each_time_is_told_once() {
         at: Time::from_epoch_s(s),
     };
     let cut_short = [loads("{\"a", 1.0), loads("{\"a\": [", 2.0), loads("{\"a\": [1, 2", 3.0)];
-    let said = steps(&mut intake, &mut store, &cut_short);
-    let reported = said.iter().filter(|s| !s.contains("Recorded")).count();
-    assert_eq!(reported, 1, "{said:?}");
+    let taken = steps(&mut intake, &mut store, &cut_short);
+    let reported = taken.iter().filter(|s| !s.contains("Recorded")).count();
+    assert_eq!(reported, 1, "{taken:?}");
 }
 
 #[test]
@@ -51,14 +51,14 @@ fn a_problem_is_told_once_and_its_end_once() {
         at: Time::from_epoch_s(s),
     };
     let html = b"<html>502</html>";
-    let said = steps(
+    let taken = steps(
         &mut intake,
         &mut store,
         &[page(html, 1.0), page(html, 2.0), page(b"up 1\n", 3.0), page(b"up 1\n", 4.0)],
     );
-    let said: Vec<_> = said.into_iter().filter(|s| !s.contains("Recorded")).collect();
+    let taken: Vec<_> = taken.into_iter().filter(|s| !s.contains("Recorded")).collect();
     assert_eq!(
-        said,
+        taken,
         [
             "1.0 http://x/metrics: it answered with an HTML page, not with metrics; a proxy or a login page may stand in between",
             "3.0 Problem { target: TargetId(0), source: SourceId(1), problem: None }",

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A line as one row: stamp, rank, what it content, its numbers.
+/// A line as one row: stamp, rank, meaning and numbers.
 fn shown(line: &str) -> String {
     let mut fields = Fields::default();
     let read = read(line.as_bytes(), &mut fields);
@@ -78,7 +78,7 @@ fn prefill_lines_of_every_version_give_their_signals() {
 
 #[test]
 fn whatever_stands_in_front_of_the_bracket_is_no_obstacle() {
-    let said = "#running-req: 4, #queue-req: 1";
+    let pairs = "#running-req: 4, #queue-req: 1";
     for (front, rank) in [
         ("(SchedulerActor pid=123, ip=10.0.0.1) [2025-11-24 03:48:06 DP2] Decode batch, ", "DP2"),
         ("server-1  | [2025-11-24 03:48:06 TP1 DP2] Decode batch, ", "DP2 TP1"),
@@ -89,7 +89,7 @@ fn whatever_stands_in_front_of_the_bracket_is_no_obstacle() {
         ("[DP3] Decode batch, ", "DP3"),
     ] {
         let mut fields = Fields::default();
-        let line = front.to_owned() + said;
+        let line = front.to_owned() + pairs;
         let read = read(line.as_bytes(), &mut fields);
         assert_eq!(read.rank.to_string(), rank, "{line}");
         assert_eq!(fields.get(catalog::RUNNING_REQS), Some(4.0), "{line}");
@@ -133,8 +133,8 @@ fn unknown_keys_are_kept_and_broken_lines_give_what_they_have() {
         b"[2026-11-24 03:48:06 DP2] Decode batch, #running-req: 4, #new-thing: 7, mood: good, #queue-req: 1";
     let LineContent::Batch(batch) = read(line, &mut fields).content else { panic!("a batch line") };
     assert_eq!(batch.unknown, 2);
-    let kept: Vec<_> = batch.iter().map(|(k, v)| format!("{k}={v}")).collect();
-    assert_eq!(kept, ["#running-req=4", "#new-thing=7", "mood=good", "#queue-req=1"]);
+    let pairs: Vec<_> = batch.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(pairs, ["#running-req=4", "#new-thing=7", "mood=good", "#queue-req=1"]);
     assert_eq!(
         shown("[2026-11-24 03:48:06 DP2] Decode batch, #running-req: 4, #tok"),
         "03:48:06 DP2 Decode running_reqs=4"

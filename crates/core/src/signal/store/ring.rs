@@ -91,7 +91,7 @@ impl Ring {
         newest_first.take_while(|k| k.0 >= since).find(|k| is_like_this(k.1)).map(|k| k.0)
     }
 
-    /// The average over time from `since` to `now`, each value status until the next; `None` when
+    /// The average over time from `since` to `now`, each value holding until the next; `None` when
     /// nothing was kept up to `now`.
     pub fn mean(&self, since: Time, now: Time) -> Option<f64> {
         let (mut area, mut span, mut until) = (0.0, 0.0, now);
@@ -124,7 +124,7 @@ impl Ring {
         self.kept.len() + usize::from(self.open.is_some())
     }
 
-    /// The newest time that it knows, and the value that came last.
+    /// The newest time, and the value that was added last.
     #[inline]
     pub fn latest(&self) -> Option<(Time, f64)> {
         self.open.map(|o| (o.at, o.value))

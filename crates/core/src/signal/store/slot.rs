@@ -58,8 +58,8 @@ pub struct Slot {
 /// In [`Slot::series`]: no such series.
 pub const NONE: u32 = u32::MAX;
 
-/// How often a rank reports. A rank that starves prints nothing at all, so its silence must be told
-/// apart from the pause between two reports: that takes knowing its usual gap.
+/// How often a rank reports. A rank that starves prints nothing at all, so its silence must be
+/// distinguished from the pause between two reports: that needs its usual gap.
 #[derive(Clone, Copy, Debug)]
 pub struct Cadence {
     last_report: Option<Time>,
