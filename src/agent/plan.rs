@@ -18,7 +18,7 @@ use crate::http::{Secret, Server, client};
 use crate::observe::{poll, promql, tail};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::admit::Policy;
-use skewtrap_core::capture::governor::{Budget, Ledger};
+use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::rule::Rule;
 use skewtrap_core::signal::observation::SourceId;
@@ -161,12 +161,7 @@ fn setup_of(
     watch_only: bool,
     sources: Vec<WatchedSource>,
 ) -> Result<Setup> {
-    let budget = Budget {
-        stalled: config.budget.stalled,
-        bytes: config.budget.bytes,
-        windows: config.budget.windows,
-        worse_by: config.budget.worse_by,
-    };
+    let budget = config.budget.clone();
     let zone = match &config.zone {
         Some(name) => TimeZone::get(name).with_context(|| format!("zone {name}"))?,
         None => TimeZone::try_system().unwrap_or(TimeZone::UTC),

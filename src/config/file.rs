@@ -18,6 +18,7 @@ use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
 use super::signal::{self, OwnSignal, OwnSource, SignalText};
 use super::target::{self, Target, TargetText};
 use super::tree::{self, Node, Place, Value};
+use skewtrap_core::capture::governor::Budget;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::signal::catalog::{Catalog, UserSignal};
 
@@ -153,19 +154,6 @@ pub struct Config {
     pub log: LogFormatText,
     /// Where the settings of the file itself came from.
     pub settings: Settings,
-}
-
-/// What captures may cost a day.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Budget {
-    /// Stalled serving.
-    pub stalled: Duration,
-    /// Bytes on disk.
-    pub bytes: u64,
-    /// Windows.
-    pub windows: u32,
-    /// How much worse an incident must get for another window.
-    pub worse_by: f64,
 }
 
 /// How much is kept.
@@ -435,11 +423,12 @@ fn check_targets(
 
 fn budget_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'_>) -> Budget {
     let text = text.budget.get().cloned().unwrap_or_default();
+    let default = Budget::default();
     let budget = Budget {
-        stalled: settings.resolve("budget.stalled", &text.stalled, Span(Duration::from_secs(120))).0,
-        bytes: settings.resolve("budget.bytes", &text.bytes, Bytes(20 << 30)).0,
-        windows: settings.resolve("budget.windows", &text.windows, 4),
-        worse_by: settings.resolve("budget.worse_by", &text.worse_by, 1.5),
+        stalled: settings.resolve("budget.stalled", &text.stalled, Span(default.stalled)).0,
+        bytes: settings.resolve("budget.bytes", &text.bytes, Bytes(default.bytes)).0,
+        windows: settings.resolve("budget.windows", &text.windows, default.windows),
+        worse_by: settings.resolve("budget.worse_by", &text.worse_by, default.worse_by),
     };
     if let Some(place) = text.worse_by.place()
         && budget.worse_by <= 1.0
