@@ -102,6 +102,13 @@ pub enum AgentEvent {
         /// Its incident.
         incident: Arc<str>,
     },
+    /// The ranks of a capture were compared that an agent before this one had begun.
+    RecoveredCompared {
+        /// The record of its incident.
+        record: Box<Record>,
+        /// What it said.
+        note: VerdictNote,
+    },
     /// The agent ends before a window was proven closed; the state has it.
     LeftOpen {
         /// Its incident.
@@ -323,6 +330,7 @@ impl Agent {
             }
             AgentEvent::LeftOpen { incident } => drop(self.running.remove(&incident)),
             AgentEvent::Recovered { record, taken } => self.recovered(*record, taken, effects),
+            AgentEvent::RecoveredCompared { record, note } => self.recovered_verdict(*record, note),
             AgentEvent::Swept(space) => self.watch.handle(Event::Swept(space), now, effects),
         }
     }

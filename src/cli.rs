@@ -14,6 +14,7 @@ mod init;
 mod notify_test;
 mod playback;
 mod replay;
+mod resume;
 mod rule_files;
 mod run;
 pub mod schema;
@@ -47,6 +48,7 @@ enum Command {
     Compare(compare::CompareArgs),
     Check(check::CheckArgs),
     Capture(capture::CaptureArgs),
+    Resume(resume::ResumeArgs),
     Doctor(Box<doctor::DoctorArgs>),
     Test(test::TestArgs),
     Tune(tune::TuneArgs),
@@ -71,6 +73,7 @@ impl Cli {
             Command::Compare(args) => compare::run(args),
             Command::Check(args) => check::run(&args),
             Command::Capture(args) => capture::run(&args),
+            Command::Resume(args) => resume::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Test(args) => test::run(&args),
             Command::Tune(args) => tune::run(&args),

@@ -205,6 +205,7 @@ fn api_router(shared: Shared, access: Access) -> Router {
         .route("/incidents/{id}/pin", post(control::pin))
         .route("/capture", post(control::capture))
         .route("/stop", post(control::stop))
+        .route("/resume", post(control::resume))
         .route("/reload", post(control::reload))
         .route("/silence", post(control::silence))
         .route("/alerts", post(inbound::alerts).layer(DefaultBodyLimit::max(inbound::BODY_LIMIT)));

@@ -328,14 +328,30 @@ impl State {
     /// # Errors
     /// The database cannot be read or written.
     pub fn end_firing(&self, rule: &str, target: &str, firing: &str, at: Time) -> Result<(), StateError> {
+        self.change_attempts(|ledger| {
+            ledger.attempts.retain(|a| a.over_at.is_none());
+            ledger.over(rule, target, firing, at);
+            ledger.attempts.retain(|a| a.over_at.is_some());
+        })
+    }
+
+    /// Somebody says that windows may open again on a server, or on every one.
+    ///
+    /// # Errors
+    /// The database cannot be read or written.
+    pub fn resume(&self, target: Option<&str>) -> Result<(), StateError> {
+        self.change_attempts(|ledger| drop(ledger.resume(target)))
+    }
+
+    /// Writes the attempts that `change` leaves in the ledger.
+    fn change_attempts(&self, change: impl FnOnce(&mut Ledger)) -> Result<(), StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(|e| self.broken(e))?;
         let bodies: Vec<String> = bodies_in(&transaction, ATTEMPTS).map_err(|e| self.broken(e))?;
         let attempts: Result<Vec<Attempt>, _> = bodies.iter().map(|b| self.decoded("attempts", b)).collect();
         let mut ledger = Ledger::from(attempts?);
-        ledger.attempts.retain(|a| a.over_at.is_none());
-        ledger.over(rule, target, firing, at);
-        for attempt in ledger.attempts.iter().filter(|a| a.over_at.is_some()) {
+        change(&mut ledger);
+        for attempt in &ledger.attempts {
             let values = params![attempt.id, json(attempt)];
             transaction
                 .execute("UPDATE attempts SET body = ?2 WHERE id = ?1", values)

@@ -28,7 +28,9 @@ use crate::observe::artifact::inspect;
 use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
 use skewtrap_core::capture::captured::{Captured, CapturedFile, Means, Quality};
 use skewtrap_core::capture::facts::ServerKind;
-use skewtrap_core::capture::governor::AttemptEnd;
+use skewtrap_core::capture::governor::{AttemptEnd, Harm};
+use skewtrap_core::capture::plan::StartRequest;
+use skewtrap_core::capture::size::PastWindow;
 use skewtrap_core::capture::verify::{Artifact, Verdict};
 use skewtrap_core::capture::window::Failure;
 use skewtrap_core::incident::{CaptureOutcome, Exchange, Record, StoredCapture};
@@ -72,6 +74,14 @@ pub struct CaptureResult {
     pub open: Duration,
     /// Serving that it cost.
     pub stalled: Duration,
+    /// The longest silence of one rank, where it was measured.
+    pub longest: Option<Duration>,
+    /// What that was predicted to be.
+    pub predicted: Option<Duration>,
+    /// Whether the server went away in it.
+    pub has_died: bool,
+    /// What it teaches about the cost of windows.
+    pub past: Option<PastWindow>,
     /// Which process was which rank.
     pub processes: BTreeMap<u32, Labels>,
     /// The agent ends before its window was proven closed: the next one closes it.
@@ -134,7 +144,7 @@ async fn capture(
         CaptureMethod::Http(request) => {
             let opened =
                 window::open(site, request, &plan.attempt, record, &store.state, store.clock, links).await?;
-            Ok(result_of(opened, request.writes_files))
+            Ok(result_of(opened, request))
         }
         CaptureMethod::Nsys(spec) => nsys::capture(store, site, spec, &plan.attempt, record, links).await,
         CaptureMethod::Command(spec) => {
@@ -157,7 +167,8 @@ async fn begin_bundle(
     }
 }
 
-fn result_of(outcome: Outcome, writes_files: bool) -> CaptureResult {
+fn result_of(outcome: Outcome, request: &StartRequest) -> CaptureResult {
+    let writes_files = request.writes_files;
     let mut notes = outcome.ending.notes;
     if outcome.recovered.is_none() && outcome.ending.failure.is_none() {
         notes.push(window::NOT_RECOVERED.into());
@@ -167,6 +178,7 @@ fn result_of(outcome: Outcome, writes_files: bool) -> CaptureResult {
     }
     CaptureResult {
         means: if writes_files { Means::Http } else { Means::CudaProfilerApi },
+        has_died: matches!(outcome.ending.failure, Some(Failure::ServerGone { .. })),
         left_open: outcome.ending.failure == Some(Failure::Cancelled),
         failure: outcome.ending.failure.map(|f| f.to_string()),
         unproven: outcome.ending.unproven,
@@ -180,6 +192,9 @@ fn result_of(outcome: Outcome, writes_files: bool) -> CaptureResult {
         sent_at: outcome.sent_at,
         open: outcome.open,
         stalled: outcome.stalled,
+        longest: Some(outcome.longest),
+        predicted: request.sizing.and_then(|sizing| sizing.predicted),
+        past: outcome.past,
         processes: BTreeMap::new(),
     }
 }
@@ -207,7 +222,14 @@ impl Finalizer {
             let why = format!("the capture could not be kept: {panic}");
             error!("{why}");
             let unproven = Some(why.clone());
-            let end = AttemptEnd { at: store.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven };
+            let end = AttemptEnd {
+                at: store.clock.now(),
+                stalled: Duration::ZERO,
+                bytes: 0,
+                unproven,
+                cost: None,
+                harm: None,
+            };
             let capture = Box::new(StoredCapture::failed(why.clone(), end));
             let booked = store.state.finish(&attempt, &incident, &capture);
             let problem = Some(booked.err().map_or(why, |e| e.to_string()));
@@ -239,11 +261,17 @@ impl Finalizer {
                 Err(e) => drop(problem.get_or_insert(format!("the traces were not merged: {e}"))),
             }
         }
+        let harm = Harm::of(result.has_died, result.predicted, result.longest.unwrap_or_default());
+        let stands_down = harm
+            .as_ref()
+            .map(|harm| format!("captures on this server stand down until `skewtrap resume`: {}", harm.why));
         let end = AttemptEnd {
             at: store.clock.now(),
             stalled: result.stalled,
             bytes: files.iter().map(|f| f.size).sum(),
             unproven: result.unproven.clone(),
+            cost: result.past,
+            harm,
         };
         let mut capture = StoredCapture {
             end,
@@ -253,8 +281,8 @@ impl Finalizer {
             outcome: outcome_of(record.incident.requested_at(), result, files.clone()),
             files,
         };
-        if let Some(problem) = &problem {
-            note(&mut capture.outcome, problem);
+        for told in problem.iter().chain(&stands_down) {
+            note(&mut capture.outcome, told);
         }
         if let Err(e) = store.bundles.add_files(&incident, &capture) {
             // It is reported even though it is not in the bundle.
@@ -317,6 +345,8 @@ fn outcome_of(requested_at: Time, result: CaptureResult, files: Vec<CapturedFile
         start_delay_s: result.sent_at.since(requested_at).as_secs_f64(),
         open_s: result.open.as_secs_f64(),
         stall_s: result.stalled.as_secs_f64(),
+        longest_stall_s: result.longest.map(|longest| longest.as_secs_f64()),
+        predicted_stall_s: result.predicted.map(|predicted| predicted.as_secs_f64()),
         quality: result.verdict.quality,
         files,
         missing: labels(&result.verdict.missing),

@@ -29,6 +29,7 @@ impl Agent {
             Action::Silence { rule, target, duration, why } => {
                 self.silence(Silence { rule, target, until: self.clock.now() + duration, why }, effects)
             }
+            Action::Resume { target } => self.resume(target, effects),
             Action::Pin { incident, pinned } => match self.store.bundles.pin(&incident, pinned) {
                 Ok(true) => done(if pinned { "pinned".into() } else { "no longer pinned".into() }),
                 Ok(false) => Answer::Missing { why: format!("there is no bundle of incident {incident}") },
@@ -53,6 +54,27 @@ impl Agent {
             warn!("{sentence}");
         }
         Ok((count, waiting))
+    }
+
+    /// Windows may open again where one hurt the server.
+    fn resume(&mut self, target: Option<Arc<str>>, effects: &mut Vec<Effect>) -> Answer {
+        if let Some(name) = &target
+            && let Err(answer) = self.target_named(Some(name))
+        {
+            return answer;
+        }
+        let resumed = self.watch.ledger().clone().resume(target.as_deref());
+        if resumed.is_empty() {
+            return done("no captures stood down".into());
+        }
+        let saved = self.store.state.resume(target.as_deref());
+        self.watch.handle(Event::Resumed(target), self.clock.now(), effects);
+        let said =
+            format!("captures may open again on {}", resumed.into_iter().collect::<Vec<_>>().join(", "));
+        match saved {
+            Ok(()) => done(said),
+            Err(error) => done(format!("{said}; a restart of the agent forgets that: {error}")),
+        }
     }
 
     /// A silence that ends now ends the one for the same rule and server.
@@ -172,7 +194,7 @@ fn window_of(configured: &CaptureSpec, num_steps: Option<u32>) -> Result<Capture
             return Err(Answer::Refused { why: why.into() });
         }
         (CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http), Some(steps)) => {
-            http.num_steps = steps;
+            http.num_steps = Some(steps);
             return Ok(window);
         }
         (_, None) => return Ok(window),
@@ -208,7 +230,7 @@ mod tests {
         let http = "{ http: { output_dir: /p, num_steps: 20 } }";
         for (asked, steps) in [(None, 20), (Some(5), 5)] {
             let Ok(CaptureSpec::Http(http)) = window(http, asked) else { panic!("not a window over HTTP") };
-            assert_eq!((http.output_dir.as_deref(), http.num_steps), (Some("/p"), steps));
+            assert_eq!((http.output_dir.as_deref(), http.num_steps), (Some("/p"), Some(steps)));
         }
     }
 

@@ -12,9 +12,11 @@ use crate::clock::Clock;
 use crate::http::Server;
 use crate::observe::server::{Health, health};
 use skewtrap_core::capture::facts::Answered;
+use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::stall::{Habits, StallMeter};
 use skewtrap_core::capture::window::Distrust;
 use skewtrap_core::signal::store::LoadReport;
+use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// Interval between two requests to `/health` while a window is open.
@@ -42,7 +44,36 @@ impl Meter {
         Self { habit, clock, began, shared: Arc::new(Mutex::new(meter)) }
     }
 
-    /// Takes in samples of the ranks.
+    /// The meter of a window that an agent before this one opened at `sent_at`: nobody knows a habit, and
+    /// its export may lie before this agent's start.
+    pub fn of_before(clock: Clock, sent_at: Time) -> Self {
+        let mut meter = Self::new(clock, Duration::ZERO, Habits::new());
+        let (steady, now) = meter.began;
+        meter.began = (steady, now - clock.now().since(sent_at));
+        meter
+    }
+
+    /// A rank said something about its profile.
+    pub fn heard(&self, rank: Rank, line: &ProfileLine) {
+        let now = self.clock.now();
+        match line {
+            ProfileLine::Starts { .. } => {}
+            ProfileLine::Stops => self.with(|meter| meter.export_begins(rank, now)),
+            ProfileLine::Done { .. } => self.with(|meter| meter.export_ends(rank, now)),
+        }
+    }
+
+    /// A rank's file shows when it was written.
+    pub fn wrote(&self, rank: Rank, from: Time, until: Time) {
+        self.with(|meter| meter.wrote(rank, from, until));
+    }
+
+    /// The longest silence of one rank so far; as for [`Self::stalled`], which closes the account.
+    pub fn longest(&self) -> Duration {
+        self.with(|meter| meter.longest().min(self.began.0.now().since(self.began.1)))
+    }
+
+    /// The ranks spoke.
     pub fn spoken(&self, samples: impl IntoIterator<Item = LoadReport>) {
         self.with(|meter| {
             samples.into_iter().for_each(|(rank, source, at, _)| meter.sample(rank, source, at))
@@ -152,7 +183,6 @@ mod tests {
     use skewtrap_core::signal::fields::Fields;
     use skewtrap_core::signal::sample::Source;
     use skewtrap_core::signal::store::{Bounds, SignalStore};
-    use skewtrap_trace::rank::Rank;
 
     #[tokio::test(start_paused = true)]
     async fn a_rank_that_falls_silent_during_a_window_costs_what_its_samples_miss() {

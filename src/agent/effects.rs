@@ -147,6 +147,7 @@ impl Agent {
         if let (Some(known), Some(running)) = (self.watch.incident(incident), running) {
             self.metrics.capture(&known.rule, running.means.word(), outcome.word());
             self.metrics.stall(&known.target, stalled.as_secs_f64());
+            outcome.captured().inspect(|captured| self.metrics.silence(&known.target, captured));
         }
         // Its files may leave too little room for the next one.
         self.make_room();

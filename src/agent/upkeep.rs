@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::archive::Job;
+use super::capture::task::compare_now;
 use super::capture::{Found, Known, Taken, close};
 use super::{Agent, AgentEvent, GRACE};
 use crate::act::notify::{DeliveryReport, DeliveryResult};
@@ -18,7 +19,8 @@ use crate::clock::wall_time;
 use crate::serve::Command;
 use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::window::WindowPhase;
-use skewtrap_core::incident::Record;
+use skewtrap_core::incident::{Record, VerdictNote};
+use skewtrap_core::message::Update;
 use skewtrap_core::signal::sample::TargetId;
 use skewtrap_core::watch::{self, Effect, Event, WindowEvent};
 use skewtrap_trace::time::Time;
@@ -131,6 +133,8 @@ impl Agent {
         if let Some(problem) = &problem {
             error!(incident = &*incident, "{problem}");
         }
+        self.metrics.stall(&record.incident.target, capture.end.stalled.as_secs_f64());
+        capture.outcome.captured().inspect(|c| self.metrics.silence(&record.incident.target, c));
         // The core does not know this incident; it books the attempt and trusts the server again.
         record.incident.captured(&capture);
         let event = WindowEvent::Ended(capture);
@@ -148,7 +152,40 @@ impl Agent {
         self.notifier.send_recovered(&mut record, silenced_until, self.clock);
         self.reported(&record.incident.id);
         // The archive ends only with the agent.
-        let _ = self.archive.send(Job::Captured(Box::new(record.incident)));
+        let _ = self.archive.send(Job::Captured(Box::new(record.incident.clone())));
+        if record.incident.verdict.is_none() && record.incident.capture.is_comparable() {
+            self.compare_recovered(record);
+        }
+    }
+
+    /// Its ranks are compared like those of any other capture.
+    fn compare_recovered(&self, record: Record) {
+        let (tx, bundle) = (self.tx.clone(), self.store.bundles.path(&record.incident.id));
+        self.supervisor.once(async move {
+            let incident = record.incident.clone();
+            let compared = tokio::task::spawn_blocking(move || compare_now(&bundle, &incident)).await;
+            match compared {
+                // The loop is gone only when the agent ends; the report lies in the bundle.
+                Ok(Ok(note)) => {
+                    let record = Box::new(record);
+                    drop(tx.send(AgentEvent::RecoveredCompared { record, note }).await);
+                }
+                Ok(Err(error)) => {
+                    warn!(incident = &*record.incident.id, "its ranks could not be compared: {error:#}");
+                }
+                Err(panic) => {
+                    error!(incident = &*record.incident.id, "comparing its ranks failed: {panic}");
+                }
+            }
+        });
+    }
+
+    /// What comparing them said: told, and kept in the bundle. No core follows that incident any more.
+    pub(super) fn recovered_verdict(&mut self, mut record: Record, note: VerdictNote) {
+        record.incident.verdict = Some(note);
+        self.notifier.send(&record.incident, Update::Verdict, &record.notify, self.clock);
+        // As above.
+        let _ = self.archive.send(Job::Update(Box::new(record.incident)));
     }
 
     /// Until when messages about a record's rule and server are silenced, if they are.

@@ -8,7 +8,8 @@
 mod files;
 mod run;
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -21,13 +22,15 @@ use crate::act::state::{OpenMethod, OpenWindow, State, StateError};
 use crate::agent::cost::Meter;
 use crate::clock::Clock;
 use crate::http::Server;
+use crate::observe::artifact::written;
 use crate::observe::profile_lines;
 use skewtrap_core::capture::captured::Quality;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::Attempt;
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::path_map::PathMap;
-use skewtrap_core::capture::plan::StartRequest;
+use skewtrap_core::capture::plan::{Form, StartRequest};
+use skewtrap_core::capture::size::PastWindow;
 use skewtrap_core::capture::verify::{Artifact, Verdict, verdict_of};
 use skewtrap_core::capture::window::{Distrust, Ending, Event, Visibility, Window, WindowPhase};
 use skewtrap_core::incident::{Exchange, Record};
@@ -117,6 +120,11 @@ pub struct Outcome {
     pub open: Duration,
     /// Serving that it cost.
     pub stalled: Duration,
+    /// The longest silence of one rank.
+    pub longest: Duration,
+    /// What it was sized by, and what it is to teach; `None` where it was not seen to record what was
+    /// asked for.
+    pub past: Option<PastWindow>,
     /// From the end until the server answered as it used to; `None` when it did not in 30 s.
     pub recovered: Option<Duration>,
 }
@@ -169,9 +177,16 @@ pub async fn resume(
     let mut files = Files::of_before(target, request, window.sent_at, moved);
     let (visibility, sent_at, now) = (visibility(target, &files), window.sent_at, clock.now());
     let mut machine = Window::resume(request, visibility, sent_at, window.granted, now);
+    let mut writing = BTreeSet::new();
     for (rank, line) in lines {
+        match &line {
+            ProfileLine::Stops => drop(writing.insert(rank)),
+            ProfileLine::Starts { .. } | ProfileLine::Done { .. } => drop(writing.remove(&rank)),
+        }
         machine.recall(&Event::Log { rank, line }, sent_at);
     }
+    // When they began is not known to better than a second: they write since now at the latest.
+    writing.into_iter().for_each(|rank| links.meter.heard(rank, &ProfileLine::Stops));
     // Twice: a file that has not changed between two scans is read.
     for _ in 0..2 {
         files.scan().await.iter().for_each(|event| machine.recall(event, now));
@@ -236,7 +251,7 @@ async fn see_through(
             () = run.ended() => break,
             () = cancel.cancelled(), if !run.is_cancelled() => run.cancel(),
             signal = signals.recv(), if is_connected => match signal {
-                Some(signal) => pass_on(&run, &mut files, signal),
+                Some(signal) => pass_on(&run, &mut files, &meter, signal),
                 None => is_connected = false,
             },
             Some(()) = gone.recv() => run.handle(&Event::Gone("nobody listens there any more".into())),
@@ -253,9 +268,10 @@ async fn see_through(
     outcome(request, &run, files, &meter, recovered.map(|at| at.since(ended_at)))
 }
 
-fn pass_on(run: &Run, files: &mut Files, signal: WindowSignal) {
+fn pass_on(run: &Run, files: &mut Files, meter: &Meter, signal: WindowSignal) {
     let event = match signal {
         WindowSignal::Line { rank, line } => {
+            meter.heard(rank, &line);
             if let ProfileLine::Starts { dir, .. } = &line {
                 files.learn(dir);
             }
@@ -287,6 +303,23 @@ fn outcome(
         verdict.idle.clone_from(&request.ranks.idle);
     }
     let (ending, exchanges, status) = run.result();
+    let stopped_at = exchanges.iter().find(|e| e.request.contains("stop_profile")).map(|e| e.at);
+    for artifact in &artifacts {
+        let times = written(Path::new(&artifact.path));
+        let (Some(rank), Some((born, changed))) = (artifact.rank, times) else { continue };
+        // A stop closes every rank's window at once, and a rank writes elsewhere first.
+        let from = stopped_at.filter(|at| *at < changed).map_or(born, |at| at.min(born));
+        // The clock of a file server may be another one.
+        if from >= status.distrust.from && changed <= run.now() {
+            meter.wrote(rank, from, changed);
+        }
+    }
+    let stalled = meter.stalled(status.distrust);
+    let longest = meter.longest();
+    // One that a stop cut short has fewer steps than were asked for.
+    let is_cut = stopped_at.is_some() && request.form == Form::Exact || request.until_cleared;
+    let largest = artifacts.iter().map(|a| a.size).max().filter(|_| ending.failure.is_none() && !is_cut);
+    let past = request.sizing.zip(largest).map(|(sizing, largest)| sizing.past(largest, longest));
     Outcome {
         ending,
         exchanges,
@@ -296,7 +329,9 @@ fn outcome(
         remote,
         sent_at: status.distrust.from,
         open: status.distrust.closing.unwrap_or(run.now()).since(status.distrust.from),
-        stalled: meter.stalled(status.distrust),
+        stalled,
+        longest,
+        past,
         recovered,
     }
 }

@@ -28,6 +28,7 @@ use skewtrap_core::capture::governor::{CaptureRequest, Ledger};
 use skewtrap_core::capture::plan::{WindowNaming, plan};
 use skewtrap_core::capture::preflight::{self, Need};
 use skewtrap_core::capture::refusal::{Bytes, Span};
+use skewtrap_core::capture::sizing::Knowledge;
 use skewtrap_core::capture::verify::names_of;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
 use skewtrap_core::incident::CaptureOutcome;
@@ -139,6 +140,12 @@ impl Checks {
                 let message =
                     format!("{} {version}, dp {} tp {} pp {}{attention}", info.engine, s.dp, s.tp, s.pp);
                 self.add(target, true, "server", message);
+                let (limit, timer) = info.smallest_timer();
+                let message = format!(
+                    "{timer} of {} is the smallest known; no window may cost a third of it",
+                    Span(limit)
+                );
+                self.add(target, true, "timers", message);
             }
             (None, error) => self.add(target, false, "server", error.clone().unwrap_or_default()),
         }
@@ -247,9 +254,9 @@ impl Checks {
             may_predate_start: false,
             badness: 1.0,
         };
-        let spec = CaptureSpec::Http(HttpWindow { num_steps: 1, ..HttpWindow::default() });
+        let spec = CaptureSpec::Http(HttpWindow { num_steps: Some(1), ..HttpWindow::default() });
         let ledger: Ledger = state.ledger()?;
-        match admit(&spec, &request, &ledger, facts, &plan.setup.policy, now) {
+        match admit(&spec, &request, &ledger, facts, &plan.setup.policy, 1.0, now) {
             Err(refusal) => self.add(target, false, "window", refusal.to_string()),
             Ok(None) => {}
             Ok(Some(capture_plan)) => {
@@ -281,10 +288,16 @@ fn request_preview(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time)
     let need = Need { bytes: 0, floor: policy.min_free };
     preflight::check(facts, need, now).map_err(|r| r.to_string())?;
     let asker = WindowNaming { mark: "INCIDENT", output_dir: policy.output_dir.as_deref() };
-    let request = plan(http, facts, asker, now).map_err(|r| r.to_string())?;
+    // What past windows taught is the running agent's; this is what it would say before the first.
+    let request = plan(http, facts, &Knowledge::default(), asker, now).map_err(|r| r.to_string())?;
+    let predicted = request.sizing.and_then(|sizing| sizing.predicted);
+    let cost = predicted.map_or_else(
+        || "is not known before a window was seen".into(),
+        |p| format!("is predicted to be {} before the server's first windows teach more", Span(p)),
+    );
     let body = request.body.map_or_else(|| "without a body".to_owned(), |b| b.to_string());
     Ok(format!(
-        "would post /start_profile {body}, and stop it after {} at the latest",
+        "would post /start_profile {body}, and stop it after {} at the latest; the longest silence of a rank {cost}",
         Span(request.deadline)
     ))
 }

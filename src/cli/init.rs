@@ -134,7 +134,7 @@ const CAPTURE_SECTION: &str =
 # What a firing rule captures. The folder is the server's view; without it the server chooses.
 capture:
   http:
-    num_steps: 10                        # forward steps per rank
+    max_stall: 300ms                     # how long a window may silence a rank
     # output_dir: /tmp/profiles
 
 # What captures may cost a day, over all rules. These are the defaults.

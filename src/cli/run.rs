@@ -23,6 +23,7 @@ use crate::config::target::Target;
 use crate::observe::changed::Changed;
 use crate::observe::configuration;
 use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::capture::sizing::max_stall_of;
 
 /// How often the files of the configuration are checked for changes.
 const CHECK_FILES_EVERY: Duration = Duration::from_secs(1);
@@ -291,11 +292,14 @@ fn may_do(spec: &CaptureSpec) -> String {
     match spec {
         CaptureSpec::None => "no window".into(),
         CaptureSpec::Http(http) => {
-            format!(
-                "a window of {} steps, stopped after {:.0} s at the latest",
-                http.num_steps,
-                http.deadline.as_secs_f64()
-            )
+            let steps = match (http.num_steps, max_stall_of(http)) {
+                (Some(steps), _) => format!("{steps} steps"),
+                (None, stall) => {
+                    format!("as many steps as cost a rank {:.1} s", stall.unwrap_or_default().as_secs_f64())
+                }
+            };
+            let deadline = http.deadline.as_secs_f64();
+            format!("a window of {steps}, stopped after {deadline:.0} s at the latest")
         }
         CaptureSpec::CudaProfilerApi(_) => "a window of the CUDA profiler API".into(),
         CaptureSpec::Nsys(nsys) => format!("an nsys window of {:.1} s", nsys.duration.as_secs_f64()),

@@ -13,8 +13,11 @@ use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
 use super::tree::Place;
+use skewtrap_core::capture::refusal::Span as Shown;
 use skewtrap_core::capture::risk::{ACTIVITIES, RISKS};
-use skewtrap_core::capture::risk::{MAX_DEADLINE, MAX_STEPS};
+use skewtrap_core::capture::risk::{MAX_DEADLINE, MAX_STALL, MAX_STEPS};
+use skewtrap_core::capture::size::written;
+use skewtrap_core::capture::sizing::{before_the_first, max_stall_of};
 use skewtrap_core::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
 
 /// What to capture when a rule fires.
@@ -39,9 +42,13 @@ pub enum CaptureText {
 pub struct HttpText {
     /// The folder for traces, as the server sees it. Without it no folder is sent.
     output_dir: Field<String>,
-    /// Forward steps per rank, 1 to 1000. Default 10; with `until: cleared` it is a ceiling, default 100.
+    /// How long the window may silence the slowest rank: it gets as many steps as are predicted to stay
+    /// below. Default 300ms where `num_steps` is not written either, at most 10s.
+    max_stall: Field<Span>,
+    /// Forward steps per rank, 1 to 1000. Default: as many as `max_stall` allows. With `max_stall` beside
+    /// it the window is refused where they would cost more.
     num_steps: Field<u32>,
-    /// `CPU`, `GPU`, `MEM`, `RPD`, `XPU`. Default: GPU, and CPU where that is safe.
+    /// `CPU`, `GPU`, `MEM`, `RPD`, `XPU`. Default: GPU alone, and CPU on a server without a GPU.
     activities: Field<Vec<Field<String>>>,
     /// Record Python stacks: slow, large, and needs `accept_risk: [with_stack]`.
     with_stack: Field<bool>,
@@ -177,9 +184,13 @@ impl HttpText {
             _ => HttpWindow::default(),
         };
         let until_cleared = self.until.get().map_or(base.until_cleared, |_| true);
-        let steps = if until_cleared { base.num_steps.max(100) } else { base.num_steps };
+        // The two belong together: whoever writes one does not inherit the other.
+        let inherits = self.num_steps.get().is_none() && self.max_stall.get().is_none();
+        let inherited = base.num_steps.filter(|_| inherits);
+        let steps = inherited.map(|n| if until_cleared { n.max(100) } else { n });
         let window = HttpWindow {
-            num_steps: self.num_steps.or(steps),
+            num_steps: self.num_steps.get().copied().or(steps),
+            max_stall: self.max_stall.get().map(|s| s.0).or_else(|| base.max_stall.filter(|_| inherits)),
             deadline: self.deadline.or(Span(base.deadline)).0,
             warmup: self.warmup.or(Span(base.warmup)).0,
             output_dir: self.output_dir.get().cloned().or(base.output_dir),
@@ -205,8 +216,21 @@ impl HttpText {
         if let Some((steps, place)) = self.num_steps.placed()
             && !(1..=MAX_STEPS).contains(steps)
         {
-            let hint = format!("write a number from 1 to {MAX_STEPS}; 10 is plenty for a comparison");
+            let hint = format!("write a number from 1 to {MAX_STEPS}, or `max_stall: 300ms`");
             findings.error(place, "a window has at least one step and an end", Some(hint));
+        }
+        check_span(&self.max_stall, "max_stall", MAX_STALL, findings);
+        if let (Some(steps), Some((stall, place))) = (window.num_steps, self.max_stall.placed()) {
+            let predicted = before_the_first(window, steps);
+            if predicted > stall.0 {
+                let message = format!(
+                    "{steps} steps are predicted to silence a rank for {}, so that no window opens before \
+                     others of its server have cost less",
+                    Shown(predicted)
+                );
+                let hint = format!("leave `num_steps` out, or write `max_stall: {}`", written(predicted));
+                findings.warn(place, message, Some(hint));
+            }
         }
         check_span(&self.deadline, "deadline", MAX_DEADLINE, findings);
         if let Some((warmup, place)) = self.warmup.placed()
@@ -390,14 +414,19 @@ impl HttpText {
             |items: Option<&Vec<String>>, other: &str| items.map_or_else(|| other.to_owned(), |i| listed(i));
         let until = if window.until_cleared { "cleared" } else { "none" };
         let start_step = window.start_step.map_or_else(|| "none".into(), |s| s.to_string());
-        let all: [(&str, String, Option<Place>); 16] = [
+        let all: [(&str, String, Option<Place>); 17] = [
             (
                 "output_dir",
                 window.output_dir.clone().unwrap_or_else(|| "the server's own".into()),
                 self.output_dir.place(),
             ),
-            ("num_steps", window.num_steps.to_string(), self.num_steps.place()),
-            ("activities", list(window.activities.as_ref(), "what is safe"), self.activities.place()),
+            ("max_stall", stall_words(window), self.max_stall.place()),
+            (
+                "num_steps",
+                window.num_steps.map_or_else(|| "as max_stall allows".into(), |n| n.to_string()),
+                self.num_steps.place(),
+            ),
+            ("activities", list(window.activities.as_ref(), "GPU alone"), self.activities.place()),
             ("with_stack", window.with_stack.to_string(), self.with_stack.place()),
             ("record_shapes", window.record_shapes.to_string(), self.record_shapes.place()),
             ("profile_by_stage", window.profile_by_stage.to_string(), self.profile_by_stage.place()),
@@ -426,6 +455,17 @@ impl HttpText {
                 Some(place) => settings.record_set(&full, value, place),
                 None => settings.record_inherited(&full, value, &format!("capture.http.{key}")),
             }
+        }
+    }
+}
+
+/// What a window may cost; of steps that were asked for without a limit, what they are predicted to.
+fn stall_words(window: &HttpWindow) -> String {
+    match (max_stall_of(window), window.num_steps) {
+        (Some(stall), _) => Span(stall).to_string(),
+        (None, steps) => {
+            let predicted = before_the_first(window, steps.unwrap_or_default());
+            format!("none (predicted {} before the first window)", Shown(predicted))
         }
     }
 }

@@ -14,7 +14,7 @@ mod profile;
 mod ranks;
 mod serving;
 
-pub use config::{Config, ExportCost, Faults, Version};
+pub use config::{Config, ExportCost, ExportLaw, Faults, Version};
 pub use order::Order;
 
 use crate::demo::exchange::{CallId, Effect, HttpFault, HttpFaultKind, Outcome, Request};

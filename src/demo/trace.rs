@@ -29,6 +29,16 @@ impl Recorded {
         gzip(self.json().to_string().as_bytes())
     }
 
+    /// The trace as gzip of about that many bytes, or of as many as it takes: what a real one has more of
+    /// is stood for by blanks that are not compressed.
+    pub fn gzip_of(&self, bytes: Option<usize>) -> Arc<[u8]> {
+        let (compressed, mut text) = (self.gzip(), self.json().to_string().into_bytes());
+        let Some(bytes) = bytes.filter(|bytes| *bytes > text.len()) else { return compressed };
+        text.resize(bytes, b' ');
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::none());
+        encoder.write_all(&text).and_then(|()| encoder.finish()).map(Into::into).unwrap_or(compressed)
+    }
+
     /// The trace as JSON. Attention grows with the batch and the rest does not, as in the recorded
     /// incident.
     pub fn json(&self) -> Value {

@@ -54,6 +54,11 @@ pub enum Action {
         /// Why.
         why: Option<String>,
     },
+    /// Windows may open again where one hurt the server.
+    Resume {
+        /// Only on this server.
+        target: Option<Arc<str>>,
+    },
     /// Protect an incident's bundle from deletion, or end that.
     Pin {
         /// The incident's id.
@@ -173,6 +178,13 @@ pub(super) async fn stop(
     json: Result<Json<StopBody>, JsonRejection>,
 ) -> Result<Answer, ApiError> {
     send_command(&shared, Action::Stop { target: body(json)?.target }).await
+}
+
+pub(super) async fn resume(
+    State(shared): State<Shared>,
+    json: Result<Json<StopBody>, JsonRejection>,
+) -> Result<Answer, ApiError> {
+    send_command(&shared, Action::Resume { target: body(json)?.target }).await
 }
 
 pub(super) async fn reload(State(shared): State<Shared>) -> Result<Answer, ApiError> {

@@ -17,12 +17,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use skewtrap_core::capture::captured::Captured;
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::status::Status;
 
 /// Label names with values.
 type Pairs = Vec<(&'static str, String)>;
 type Counters = Family<Pairs, Counter>;
+type LastSeconds = Family<Pairs, Gauge<f64, std::sync::atomic::AtomicU64>>;
 type Seconds = Family<Pairs, Counter<f64, std::sync::atomic::AtomicU64>>;
 
 /// The counters. Cheap to raise, from any task.
@@ -32,6 +34,7 @@ pub struct Metrics {
     captures: Counters,
     refusals: Counters,
     stall: Seconds,
+    silence: LastSeconds,
     messages: Counters,
     requests: Counters,
     restarts: Counter,
@@ -44,7 +47,7 @@ impl Default for Metrics {
         let (transitions, captures, refusals) =
             (Counters::default(), Counters::default(), Counters::default());
         let (stall, messages, requests) = (Seconds::default(), Counters::default(), Counters::default());
-        let (restarts, queues) = (Counter::default(), Family::default());
+        let (restarts, queues, silence) = (Counter::default(), Family::default(), LastSeconds::default());
         let r = &mut registry;
         r.register("rule_transitions", "Changes of a rule's state, by the new state", transitions.clone());
         r.register(
@@ -59,6 +62,12 @@ impl Default for Metrics {
             Unit::Seconds,
             stall.clone(),
         );
+        r.register_with_unit(
+            "window_stall",
+            "Longest silence of a rank in the last window of a server, by kind: predicted before, seen after",
+            Unit::Seconds,
+            silence.clone(),
+        );
         r.register(
             "messages",
             "Attempts to deliver a message, by receiver and result (sent, again, given_up)",
@@ -67,7 +76,18 @@ impl Default for Metrics {
         r.register("http_requests", "Requests that the agent answered, by status code", requests.clone());
         r.register("task_restarts", "Tasks that ended or panicked and were started again", restarts.clone());
         r.register("queue_length", "Events that wait in a queue inside the agent", queues.clone());
-        Self { registry, transitions, captures, refusals, stall, messages, requests, restarts, queues }
+        Self {
+            registry,
+            transitions,
+            captures,
+            refusals,
+            stall,
+            silence,
+            messages,
+            requests,
+            restarts,
+            queues,
+        }
     }
 }
 
@@ -97,6 +117,18 @@ impl Metrics {
     /// A window and its export cost `target` so many seconds of serving.
     pub fn stall(&self, target: &str, seconds: f64) {
         self.stall.get_or_create(&vec![("target", target.into())]).inc_by(seconds.max(0.0));
+    }
+
+    /// The longest silence of a rank in a window of `target`, and what it had been predicted to be.
+    pub fn silence(&self, target: &str, captured: &Captured) {
+        for (kind, s) in [("seen", captured.longest_stall_s), ("predicted", captured.predicted_stall_s)] {
+            let labels = vec![("target", target.into()), ("kind", kind.into())];
+            match s {
+                Some(s) => drop(self.silence.get_or_create(&labels).set(s)),
+                // Of the last window, and not of one before it.
+                None => drop(self.silence.remove(&labels)),
+            }
+        }
     }
 
     /// An attempt to deliver ended: `sent`, `again` or `given_up`.

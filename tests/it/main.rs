@@ -28,6 +28,7 @@ mod capture {
     mod governor;
     mod http;
     mod nsys;
+    mod size;
     mod vllm;
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub use self::capture::{CaptureOutcome, Refused};
 pub use self::record::{Exchange, Record, StoredCapture};
 pub use crate::capture::captured::{Captured, CapturedFile, Quality};
+use crate::cause::Cause;
 use crate::finding::Finding;
 use crate::rule::Severity;
 use skewtrap_trace::Comparison;
@@ -47,6 +48,9 @@ pub struct Incident {
     pub resolved_at: Option<Time>,
     /// What it found.
     pub finding: Finding,
+    /// Why it happened, as far as the numbers tell without a capture; looked for in the first ten seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
     /// The outcome of the capture: of the last one, where [`Self::earlier`] has others.
     pub capture: CaptureOutcome,
     /// The verdict of comparing its ranks, once there is one.
@@ -76,6 +80,7 @@ impl Incident {
             fired_at,
             resolved_at: None,
             finding,
+            cause: None,
             capture: CaptureOutcome::None,
             verdict: None,
             bundle: None,

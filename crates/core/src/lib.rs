@@ -2,6 +2,7 @@
 //! every decision, so what runs live runs on a recording, in simulated time, byte for byte the same.
 
 pub mod capture;
+pub mod cause;
 #[cfg(test)]
 mod dice;
 pub mod finding;

@@ -4,10 +4,11 @@
 //! this same code and differ only in the shell around it. Nothing here iterates an unordered map or
 //! draws a random number, so a recording replays exactly.
 //!
-//! `core` lets time pass and handles changes of state, `requests` decides on captures, `windows`
+//! `causes` looks for the cause of what fired; `core` lets time pass and handles changes of state, `requests` decides on captures, `windows`
 //! takes in how they end, `incidents` holds what fires, `server` what is known of each server, and
 //! `status` shows all of it.
 
+mod causes;
 mod core;
 mod event;
 mod incidents;
@@ -131,6 +132,7 @@ impl Watch {
                 core.reloaded(store, rules, now, out);
             }
             Event::Silenced(silence) => core.silenced(silence, now),
+            Event::Resumed(target) => drop(core.ledger.resume(target.as_deref())),
             Event::LeftBehind { target, attempt, window } => core.left_behind(target, attempt, window, now),
             Event::Swept(space) => core.policy.bundles = Some(space),
         }

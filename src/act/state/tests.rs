@@ -42,6 +42,7 @@ fn window(attempt: &str) -> OpenWindow {
             writes_files: true,
             merges: false,
             notes: vec!["DP0 had no work when the window opened".into()],
+            sizing: None,
         }),
         sent_at: Time::from_epoch_s(10.0),
         granted: false,
@@ -65,6 +66,8 @@ fn attempts_and_open_windows_are_there_after_a_restart_and_nothing_is_refilled()
         stalled: Duration::from_millis(800),
         bytes: 1 << 20,
         unproven: None,
+        cost: None,
+        harm: None,
     };
     state.end("a1", &end).unwrap();
     assert_eq!(state.open_windows().unwrap(), []);
@@ -111,7 +114,14 @@ fn old_attempts_are_forgotten_but_never_one_whose_window_may_be_open() {
     let state = State::open(dir.path()).unwrap();
     state.begin(&attempt("open", 1.0), &window("open"), Some(&record_of_a_test("i1", 10.0))).unwrap();
     state.begin(&attempt("old", 2.0), &window("old"), Some(&record_of_a_test("i1", 10.0))).unwrap();
-    let end = AttemptEnd { at: Time::from_epoch_s(3.0), stalled: Duration::ZERO, bytes: 0, unproven: None };
+    let end = AttemptEnd {
+        at: Time::from_epoch_s(3.0),
+        stalled: Duration::ZERO,
+        bytes: 0,
+        unproven: None,
+        cost: None,
+        harm: None,
+    };
     state.end("old", &end).unwrap();
     state.prune(Time::from_epoch_s(1e9)).unwrap();
     let ids: Vec<String> = state.ledger().unwrap().attempts.into_iter().map(|a| a.id).collect();
@@ -137,11 +147,32 @@ fn what_was_seen_to_end_is_no_mark_after_a_restart_and_what_was_not_is() {
     let at = Time::from_epoch_s(20.0);
     state.end_firing("dp-load-skew", "server", "dp_rank=2 high", at).unwrap();
     // Its window ended after it was over: neither forgets the other.
-    let end = AttemptEnd { at, stalled: Duration::ZERO, bytes: 7, unproven: None };
+    let end = AttemptEnd { at, stalled: Duration::ZERO, bytes: 7, unproven: None, cost: None, harm: None };
     state.end("a1", &end).unwrap();
     drop(state);
     let kept = State::open(dir.path()).unwrap().ledger().unwrap().attempts;
     assert_eq!(kept, [Attempt { over_at: Some(at), end: Some(end), ..attempt("a1", 10.0) }, other]);
+}
+
+#[test]
+fn that_somebody_let_windows_open_again_outlives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    let harm = skewtrap_core::capture::governor::Harm { why: "it died".into(), is_acknowledged: false };
+    let at = Time::from_epoch_s(20.0);
+    let end =
+        AttemptEnd { at, stalled: Duration::ZERO, bytes: 7, unproven: None, cost: None, harm: Some(harm) };
+    state.end("a1", &end).unwrap();
+    let acknowledged = |state: &State| {
+        let attempts = state.ledger().unwrap().attempts;
+        attempts[0].end.as_ref().unwrap().harm.as_ref().unwrap().is_acknowledged
+    };
+    state.resume(Some("another")).unwrap();
+    assert!(!acknowledged(&state));
+    state.resume(Some("server")).unwrap();
+    drop(state);
+    assert!(acknowledged(&State::open(dir.path()).unwrap()));
 }
 
 #[test]
@@ -182,7 +213,14 @@ fn what_a_capture_stored_is_known_with_its_end_until_its_incident_is_forgotten()
     let state = State::open(dir.path()).unwrap();
     let record = record_of_a_test("i1", 10.0);
     state.begin(&attempt("a1", 10.0), &window("a1"), Some(&record)).unwrap();
-    let end = AttemptEnd { at: Time::from_epoch_s(12.0), stalled: Duration::ZERO, bytes: 5, unproven: None };
+    let end = AttemptEnd {
+        at: Time::from_epoch_s(12.0),
+        stalled: Duration::ZERO,
+        bytes: 5,
+        unproven: None,
+        cost: None,
+        harm: None,
+    };
     let stored = StoredCapture::failed("no whole file came".into(), end.clone());
     state.finish("a1", "i1", &stored).unwrap();
     assert!(state.open_windows().unwrap().is_empty());

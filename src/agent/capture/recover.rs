@@ -18,7 +18,6 @@ use crate::observe::profile_lines;
 use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::AttemptEnd;
-use skewtrap_core::capture::stall::Habits;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
 use skewtrap_core::incident::{CaptureOutcome, Record};
 use skewtrap_core::message::LONGEST_ALERT;
@@ -77,7 +76,14 @@ pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
             }
             None => {
                 let unproven = Some("its incident is not in the state".to_owned());
-                let end = AttemptEnd { at: store.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven };
+                let end = AttemptEnd {
+                    at: store.clock.now(),
+                    stalled: Duration::ZERO,
+                    bytes: 0,
+                    unproven,
+                    cost: None,
+                    harm: None,
+                };
                 store.state.end(&window.attempt, &end)?;
             }
         }
@@ -135,7 +141,7 @@ fn end_of(record: &Record, now: Time) -> AttemptEnd {
         let stalled = Duration::try_from_secs_f64(captured.stall_s).unwrap_or_default();
         (stalled, captured.files.iter().map(|f| f.size).sum())
     });
-    AttemptEnd { at: now, stalled, bytes, unproven: None }
+    AttemptEnd { at: now, stalled, bytes, unproven: None, cost: None, harm: None }
 }
 
 /// Closes one window that an agent before this one left behind, on the server that is `known` by
@@ -179,8 +185,8 @@ async fn closed(
         OpenMethod::Http(request) => {
             let (lines, end) = log.as_deref().map(recent).unwrap_or_default();
             let moved = store.bundles.traces(&record.incident.id, record.incident.window());
-            // Its cost is measured by /health alone, without a usual latency: nothing was observed yet.
-            let meter = Meter::new(store.clock, Duration::ZERO, Habits::new());
+            // What it costs is measured by its exports: no habit of the server is known yet.
+            let meter = Meter::of_before(store.clock, window.sent_at);
             let status = Status { phase: WindowPhase::Unknown, distrust: Distrust::opened(window.sent_at) };
             let (sender, signals) = mpsc::channel(1024);
             let reader = log.map(|log| tokio::spawn(follow(log, end, sender)));
@@ -188,7 +194,7 @@ async fn closed(
             let state = (&store.state, store.clock);
             let outcome = window::resume(&site, &request, window, lines, moved, state, links).await;
             reader.inspect(tokio::task::JoinHandle::abort);
-            result_of(outcome, request.writes_files)
+            result_of(outcome, &request)
         }
         OpenMethod::Nsys { .. } => {
             let output = nsys::output_of(store, &window.incident, record.incident.window());

@@ -93,7 +93,14 @@ impl Task {
     }
 
     async fn failed(&self, why: String, unproven: Option<String>) {
-        let end = AttemptEnd { at: self.store.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven };
+        let end = AttemptEnd {
+            at: self.store.clock.now(),
+            stalled: Duration::ZERO,
+            bytes: 0,
+            unproven,
+            cost: None,
+            harm: None,
+        };
         self.ended(Box::new(StoredCapture::failed(why, end))).await;
     }
 
@@ -155,8 +162,12 @@ async fn report_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx
     }
 }
 
-/// Compares the ranks of an incident's last capture and writes the reports into its bundle.
-fn compare_now(bundle: &Path, incident: &Incident) -> anyhow::Result<VerdictNote> {
+/// Compares the ranks of an incident's last capture and writes the reports into its bundle. It reads large
+/// files.
+///
+/// # Errors
+/// They cannot be read, or the reports not be written.
+pub fn compare_now(bundle: &Path, incident: &Incident) -> anyhow::Result<VerdictNote> {
     let window = incident.window();
     let request = compare::CompareRequest {
         paths: vec![bundle.join(traces_of(window))],

@@ -184,6 +184,8 @@ impl Run {
                     stalled: self.now().since(shared.distrust.from),
                     bytes: 0,
                     unproven: ending.unproven.clone(),
+                    cost: None,
+                    harm: None,
                 };
                 if let Err(error) = self.0.state.end(&shared.open.attempt, &end) {
                     warn!(%error, "the end of the window is not in the state");

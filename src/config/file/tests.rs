@@ -77,7 +77,7 @@ token: { file: /run/secrets/token }
     let names: Vec<&str> = config.rules.iter().map(|r| &*r.rule.name).collect();
     assert_eq!(names, ["starved-rank", "mine", "slow-first-token"]);
     let CaptureSpec::Http(window) = &config.rules[1].rule.capture else { panic!("the file's default") };
-    assert_eq!((window.num_steps, window.output_dir.as_deref()), (20, Some("/tmp/profiles")));
+    assert_eq!((window.num_steps, window.output_dir.as_deref()), (Some(20), Some("/tmp/profiles")));
     assert_eq!(config.rules[2].rule.capture, CaptureSpec::None);
     assert!(config.catalog.signal_named("ttft_ms").is_some());
 }

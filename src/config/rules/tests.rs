@@ -62,8 +62,9 @@ fn the_rule_of_the_design_is_read() {
     only_if                            ranks(load) >= 2                          rules.yaml:10
     capture                            http                                      rules.yaml:11
     capture.http.output_dir            the server's own                          default
+    capture.http.max_stall             none (predicted 960 ms before the first window)  default
     capture.http.num_steps             10                                        rules.yaml:11
-    capture.http.activities            what is safe                              default
+    capture.http.activities            GPU alone                                 default
     capture.http.with_stack            false                                     default
     capture.http.record_shapes         false                                     default
     capture.http.profile_by_stage      false                                     default
@@ -174,7 +175,7 @@ fn everything_wrong_with_a_file_is_told_at_once() {
             |
          20 |     capture: { http: { num_steps: 5000, deadline: 2m, start_step: 5, activities: [GPUS], with_stack: true } }
             |                                   ^^^^
-          = write a number from 1 to 1000; 10 is plenty for a comparison
+          = write a number from 1 to 1000, or `max_stall: 300ms`
         error: rules.yaml:20:51: `deadline` is more than 0s and at most 30s
             |
          20 |     capture: { http: { num_steps: 5000, deadline: 2m, start_step: 5, activities: [GPUS], with_stack: true } }

@@ -121,7 +121,7 @@ impl Config {
 /// How long a rank is busy writing its trace; it does nothing else meanwhile. The defaults
 /// reproduce what was measured (0.2 s for 20 steps of a small batch, 0.8 s for 20 of a large one,
 /// 55.7 s for one idle second with stacks).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ExportCost {
     /// Of every export.
     pub base: Duration,
@@ -135,6 +135,18 @@ pub struct ExportCost {
     pub idle: f64,
     /// Factor on the first rank when it merges the files of all.
     pub merge: f64,
+    /// In place of the others: exports that take as long as their files are large.
+    pub law: Option<ExportLaw>,
+}
+
+/// Exports by the size of a rank's file, as on a real server (docs/engines.md).
+#[derive(Clone, Debug)]
+pub struct ExportLaw {
+    /// Bytes of a step with GPU rows alone; with CPU rows it is two and a half times that, with stacks
+    /// thirteen times.
+    pub bytes_per_step: f64,
+    /// Seconds for each megabyte, rank by rank.
+    pub s_per_mb: Vec<f64>,
 }
 
 impl Default for ExportCost {
@@ -146,6 +158,7 @@ impl Default for ExportCost {
             idle_stacks: 55.7,
             idle: 0.2,
             merge: 4.0,
+            law: None,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::demo::exchange::{CallId, Effect};
-use crate::demo::sglang::config::{Config, Version};
+use crate::demo::sglang::config::{Config, ExportLaw, Version};
 use crate::demo::sglang::order::Order;
 use crate::demo::sglang::profile::{Closed, Refusal};
 use crate::demo::sglang::{World, lines};
@@ -59,9 +59,12 @@ impl World {
             self.kill_scheduler(dp, &format!("PermissionError: [Errno 13] Permission denied: '{dir}'"));
             return Ok(());
         }
-        let takes = self.export_time(i, &closed);
         let merges = closed.order.merge_profiles && dp == 0;
         let files = files_of(&self.config, dp, &dir, &closed);
+        let takes = match &self.config.export.law {
+            Some(law) => by_size(law, dp, &files) + self.config.faults.slow_export,
+            None => self.export_time(i, &closed),
+        };
         if merges {
             self.log(Some(dp), "Starting profile merge...");
         }
@@ -80,7 +83,7 @@ impl World {
 
     /// How long the rank is busy writing what its window recorded.
     fn export_time(&self, i: usize, closed: &Closed) -> Duration {
-        let (rank, cost) = (&self.ranks[i], self.config.export);
+        let (rank, cost) = (&self.ranks[i], &self.config.export);
         if !closed.order.records_a_trace() {
             return Duration::from_millis(1);
         }
@@ -164,6 +167,13 @@ impl World {
     }
 }
 
+/// How long a rank writes files of that size.
+fn by_size(law: &ExportLaw, dp: u16, files: &[(String, Arc<[u8]>)]) -> Duration {
+    let largest = files.iter().map(|(_, content)| content.len()).max().unwrap_or_default();
+    let rate = law.s_per_mb.get(usize::from(dp)).copied().unwrap_or(1.1);
+    Duration::from_secs_f64((largest as f64 / 1e6 * rate).max(0.001))
+}
+
 /// The files that a rank and its tensor-parallel peers write.
 fn files_of(config: &Config, dp: u16, dir: &str, closed: &Closed) -> Vec<(String, Arc<[u8]>)> {
     if !closed.order.records_a_trace() {
@@ -182,7 +192,10 @@ fn files_of(config: &Config, dp: u16, dir: &str, closed: &Closed) -> Vec<(String
                 pid: 633 + u32::from(dp) * 8 + u32::from(tp),
                 steps: closed.open.steps.clone(),
             }
-            .gzip()
+            .gzip_of(config.export.law.as_ref().map(|law| {
+                let steps = closed.open.steps.len() as f64;
+                (law.bytes_per_step * steps * closed.order.weight()) as usize
+            }))
         };
         (format!("{dir}/{}", file_name(config, dp, tp, closed)), given.clone().unwrap_or_else(generated))
     };

@@ -73,6 +73,15 @@ impl Order {
         self.with_stack.unwrap_or(true)
     }
 
+    /// How many times as many bytes a step takes as with GPU rows alone.
+    pub fn weight(&self) -> f64 {
+        match self.with_stack() {
+            true => 13.0,
+            false if self.has(&["CPU"]) => 2.5,
+            false => 1.0,
+        }
+    }
+
     /// The id; empty before the server has chosen one.
     pub fn id(&self) -> &str {
         self.profile_id.as_deref().unwrap_or_default()

@@ -202,7 +202,8 @@ function againText(i) {
 
 function costText(i) {
   const got = i.capture.state === "done" ? i.capture : i.capture.captured, reason = (i.earlier || []).length || i.worse && !i.worse.refused ? "it had got worse" : "the rule fired";
-  return got ? figure(got.stall_s) + " s of serving; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after " + reason : "nothing";
+  const silence = got && got.longest_stall_s !== undefined ? ", no rank silent for more than " + figure(got.longest_stall_s) + " s (" + (got.predicted_stall_s === undefined ? "not predicted" : "predicted " + figure(got.predicted_stall_s) + " s") + ")" : "";
+  return got ? figure(got.stall_s) + " s of serving" + silence + "; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after " + reason : "nothing";
 }
 
 function bars(finding) {

@@ -64,8 +64,12 @@ token: {{ file: '{at}/token' }}
 
     /// Asks for a window by hand; what is said.
     async fn asked(&self) -> String {
+        self.post("capture").await
+    }
+
+    async fn post(&self, what: &str) -> String {
         let client = skewtrap::http::client::client(None).unwrap();
-        let url = self.status.replace("status", "capture");
+        let url = self.status.replace("status", what);
         let answer = client
             .post(url)
             .bearer_auth("t0ken")
@@ -98,7 +102,7 @@ token: {{ file: '{at}/token' }}
 
 /// A window is open, and nobody is there any more who knows of it but the state.
 async fn left_open(stage: Stage) -> RunningDouble {
-    let spec = CaptureSpec::Http(HttpWindow { num_steps: 5, ..HttpWindow::default() });
+    let spec = CaptureSpec::Http(HttpWindow { num_steps: Some(5), ..HttpWindow::default() });
     let grant = stage.grant(spec, &[0, 1], "left").await.unwrap();
     let CaptureMethod::Http(request) = &grant.method else { panic!("it is an HTTP window") };
     let (now, state) = (stage.desk.clock.now(), &stage.desk.state);
@@ -150,18 +154,32 @@ async fn a_slow_export_of_a_window_that_was_left_open_does_not_keep_the_agent_fr
     assert!(!exporting(&double).await.is_empty());
     let starts = || double.requests().iter().filter(|r| r.path == "/start_profile").count();
     assert_eq!(starts(), 1);
-    // Then it is closed, samples are trusted again, and the rule gets its window.
+    // Then it is closed, samples are trusted again, and the rule asks for its window: what the other one
+    // cost is booked, and it was far more than predicted.
     agent
-        .shows("a capture", |s| {
+        .shows("a refusal", |s| {
             let incidents = s["incidents"].as_array().unwrap();
-            incidents.iter().any(|i| i["rule"] == "skew" && i["capture"]["state"] == "done")
+            incidents.iter().any(|i| i["rule"] == "skew" && i["capture"]["reason"] == "stood_down")
         })
         .await;
-    assert_eq!(starts(), 2);
-    let text = std::fs::read_to_string(dir.path().join("incidents/left/incident.json")).unwrap();
-    let record: Value = serde_json::from_str(&text).unwrap();
+    let path = dir.path().join("incidents/left/incident.json");
+    let read = || serde_json::from_str::<Value>(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let record = read();
     assert_eq!(record["capture"]["state"], "done", "{record:#}");
     assert_eq!(record["files"].as_array().unwrap().len(), 2);
+    let [booked, seen] = ["stall_s", "longest_stall_s"].map(|key| record["capture"][key].as_f64().unwrap());
+    assert!(booked >= seen && seen > 6.0 && seen < 14.0, "{record:#}");
+    assert!(record["capture"]["notes"].to_string().contains("skewtrap resume"), "{record:#}");
+    // It is compared like any other.
+    agent.shows("a verdict", |_| !read()["verdict"].is_null()).await;
+    // Nothing opens before a person has looked.
+    let refused = agent.asked().await;
+    assert!(refused.contains("stand down"), "{refused}");
+    assert_eq!(starts(), 1);
+    assert!(agent.post("resume").await.contains("captures may open again on server"));
+    assert!(agent.post("resume").await.contains("no captures stood down"));
+    let opened = agent.asked().await;
+    assert!(opened.contains("a window is being opened"), "{opened}");
 }
 
 /// An incident whose first capture is kept, and whose second one an agent left open when it died.
@@ -197,7 +215,8 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
         granted: true,
     };
     desk.state.begin(&attempt(1, 1.4), &window(1), None).unwrap();
-    let end = AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 5, unproven: None };
+    let end =
+        AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 5, unproven: None, cost: None, harm: None };
     desk.state.end("i1/1", &end).unwrap();
     desk.state.begin(&attempt(2, 2.2), &window(2), Some(&record)).unwrap();
     (desk, window(2), record)
@@ -247,7 +266,14 @@ async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_fil
 fn a_bundle_that_knows_of_the_first_capture_only_hears_how_the_second_ended() {
     let dir = tempfile::tempdir().unwrap();
     let (desk, window, record) = second_left_open(dir.path());
-    let end = AttemptEnd { at: desk.clock.now(), stalled: Duration::ZERO, bytes: 0, unproven: None };
+    let end = AttemptEnd {
+        at: desk.clock.now(),
+        stalled: Duration::ZERO,
+        bytes: 0,
+        unproven: None,
+        cost: None,
+        harm: None,
+    };
     desk.state.end(&window.attempt, &end).unwrap();
     let told = find(&desk).unwrap().finished;
     assert_eq!(told.len(), 1);

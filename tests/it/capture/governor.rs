@@ -168,6 +168,8 @@ fn run(steps: &[Step]) -> Result<BTreeMap<&'static str, u32>, TestCaseError> {
                     stalled: Duration::from_secs(*stalled),
                     bytes: *bytes,
                     unproven: unproven.then(|| "the start timed out".to_owned()),
+                    cost: None,
+                    harm: None,
                 };
                 state.end(&open.id, &end).expect("writable");
                 let known = witness.granted.iter_mut().find(|a| a.id == open.id);

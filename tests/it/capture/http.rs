@@ -119,7 +119,7 @@ fn cases() -> Vec<Case> {
     };
     let long = |mut case: Case| {
         case.spec =
-            HttpWindow { num_steps: 1000, deadline: Duration::from_secs(20), ..HttpWindow::default() };
+            HttpWindow { num_steps: Some(1000), deadline: Duration::from_secs(20), ..HttpWindow::default() };
         case
     };
     vec![
@@ -268,7 +268,8 @@ async fn a_server_that_restarts_in_the_middle_is_noticed_and_nothing_is_left_run
     let mut config = Config { faults, ..config(&BUSY) };
     config.version = Version::V0_5_16;
     let stage = Stage::of(config, dir.path()).await;
-    let spec = HttpWindow { num_steps: 1000, deadline: Duration::from_secs(20), ..HttpWindow::default() };
+    let spec =
+        HttpWindow { num_steps: Some(1000), deadline: Duration::from_secs(20), ..HttpWindow::default() };
     let kept = stage.capture(spec, &[0, 1, 2, 3]).await;
     let (why, _) = failed(&kept.record.incident.capture);
     assert!(why.starts_with("the server went away in the middle of the window"), "{why}");
@@ -279,7 +280,8 @@ async fn a_server_that_restarts_in_the_middle_is_noticed_and_nothing_is_left_run
 async fn disturbed(config: Config, theirs: &str) -> (Stage, tempfile::TempDir, stage::Kept) {
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::of(config, dir.path()).await;
-    let spec = HttpWindow { num_steps: 1000, deadline: Duration::from_secs(2), ..HttpWindow::default() };
+    let spec =
+        HttpWindow { num_steps: Some(1000), deadline: Duration::from_secs(2), ..HttpWindow::default() };
     let grant = stage.grant(skewtrap_core::capture::CaptureSpec::Http(spec), &[0, 1], "i1").await.unwrap();
     let (path, body) = theirs.split_once(' ').unwrap_or((theirs, ""));
     let request = Request::post(path, &body.replace("BASE", &stage.base()));
@@ -334,7 +336,8 @@ async fn an_idle_server_is_refused_before_anything_is_sent() {
 async fn an_agent_that_is_told_to_end_closes_its_window_first() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::of(config(&BUSY), dir.path()).await;
-    let spec = HttpWindow { num_steps: 1000, deadline: Duration::from_secs(20), ..HttpWindow::default() };
+    let spec =
+        HttpWindow { num_steps: Some(1000), deadline: Duration::from_secs(20), ..HttpWindow::default() };
     let grant =
         stage.grant(skewtrap_core::capture::CaptureSpec::Http(spec), &[0, 1, 2, 3], "i1").await.unwrap();
     let cancel = CancellationToken::new();
@@ -353,7 +356,7 @@ async fn an_agent_that_is_told_to_end_closes_its_window_first() {
 async fn the_deadline_holds_though_the_task_that_opened_the_window_is_gone() {
     let dir = tempfile::tempdir().unwrap();
     let stage = std::sync::Arc::new(Stage::of(config(&BUSY), dir.path()).await);
-    let spec = HttpWindow { num_steps: 1000, ..short() };
+    let spec = HttpWindow { num_steps: Some(1000), ..short() };
     let grant =
         stage.grant(skewtrap_core::capture::CaptureSpec::Http(spec), &[0, 1, 2, 3], "i1").await.unwrap();
     let taking = stage.clone();

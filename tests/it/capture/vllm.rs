@@ -63,7 +63,7 @@ impl Vllm {
         let policy = Policy { min_free: 0, output_dir: Some(self.folder.clone()), ..Policy::default() };
         let spec = CaptureSpec::Http(HttpWindow::default());
         let ledger = self.desk.state.ledger().unwrap();
-        let grant: CapturePlan = admit(&spec, &wish, &ledger, &facts, &policy, now).unwrap().unwrap();
+        let grant: CapturePlan = admit(&spec, &wish, &ledger, &facts, &policy, 1.0, now).unwrap().unwrap();
         let (links, _shown) = stage::links(None, &self.desk, CancellationToken::new());
         let record = stage::record(incident, self.desk.state.agent().clone(), now);
         stage::take(&self.desk, &self.site, &grant, record, std::future::ready(Vec::new()), links)

@@ -187,7 +187,8 @@ impl Stage {
         };
         let facts = self.facts(busy).await;
         let ledger = self.desk.state.ledger().unwrap();
-        admit(&spec, &wish, &ledger, &facts, &policy, self.desk.clock.now()).map(|g| g.expect("it captures"))
+        admit(&spec, &wish, &ledger, &facts, &policy, 1.0, self.desk.clock.now())
+            .map(|g| g.expect("it captures"))
     }
 
     /// Takes a window as the agent would, with the log followed.
@@ -254,7 +255,17 @@ pub async fn take(
         }
         Taken::LeftOpen => {
             let now = desk.clock.now();
-            (AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 0, unproven: None }, None)
+            (
+                AttemptEnd {
+                    at: now,
+                    stalled: Duration::ZERO,
+                    bytes: 0,
+                    unproven: None,
+                    cost: None,
+                    harm: None,
+                },
+                None,
+            )
         }
     };
     Ok(Kept { record, end, trouble })

@@ -226,6 +226,8 @@ impl Play {
             stalled: Duration::from_millis(500),
             bytes: 1000,
             unproven: None,
+            cost: None,
+            harm: None,
         };
         let outcome = CaptureOutcome::Done(Captured::default());
         news(ended(outcome, end), now + 1.3);
@@ -245,7 +247,14 @@ impl Play {
     pub fn window_over(&mut self, now: f64, comparable: bool) -> Arc<str> {
         let incident: Arc<str> =
             self.grants.last().expect("one was started").attempt.incident.as_str().into();
-        let end = AttemptEnd { at: at(now), stalled: Duration::ZERO, bytes: 1000, unproven: None };
+        let end = AttemptEnd {
+            at: at(now),
+            stalled: Duration::ZERO,
+            bytes: 1000,
+            unproven: None,
+            cost: None,
+            harm: None,
+        };
         let files = if comparable { vec![CapturedFile::default()] } else { Vec::new() };
         let outcome =
             CaptureOutcome::Done(Captured { files, quality: Quality::Usable, ..Captured::default() });

@@ -346,8 +346,14 @@ fn run(steps: &[Step]) -> Result<usize, TestCaseError> {
                 now += down;
                 let mut left = books(&play);
                 // Recovery closes what was open before anything else may open.
-                let end =
-                    AttemptEnd { at: at(f64::from(now)), stalled: Duration::ZERO, bytes: 0, unproven: None };
+                let end = AttemptEnd {
+                    at: at(f64::from(now)),
+                    stalled: Duration::ZERO,
+                    bytes: 0,
+                    unproven: None,
+                    cost: None,
+                    harm: None,
+                };
                 left.attempts.iter_mut().filter(|a| a.end.is_none()).for_each(|a| a.end = Some(end.clone()));
                 let core = core_of(Some(RULE), Mode::Live, policy(), left, at(f64::from(now)));
                 play = Play::of(core);

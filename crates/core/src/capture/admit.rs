@@ -9,6 +9,7 @@ use crate::capture::keep::BundleSpace;
 use crate::capture::plan::{StartRequest, WindowNaming, plan};
 use crate::capture::preflight::{self, Need};
 use crate::capture::refusal::{Refusal, Span};
+use crate::capture::sizing::Knowledge;
 use crate::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysWindow};
 use skewtrap_trace::time::Time;
 
@@ -73,7 +74,8 @@ impl CaptureMethod {
     }
 }
 
-/// Decides on one request. `Ok(None)` when the rule captures nothing.
+/// Decides on one request. `Ok(None)` when the rule captures nothing. `slowness` is how many times slower
+/// than usual the host of the server's slowest rank is, 1 where nobody knows.
 ///
 /// # Errors
 /// Why no window may open now.
@@ -83,6 +85,7 @@ pub fn admit(
     ledger: &Ledger,
     facts: &Facts,
     policy: &Policy,
+    slowness: f64,
     now: Time,
 ) -> Result<Option<CapturePlan>, Refusal> {
     if *spec == CaptureSpec::None {
@@ -104,10 +107,12 @@ pub fn admit(
     preflight::check(facts, Need { bytes: expected.bytes, floor: policy.min_free }, now)?;
     let mark = attempt_of(request, ledger, now).mark();
     let naming = WindowNaming { mark: &mark, output_dir: policy.output_dir.as_deref() };
+    let costs = facts.server.as_ref().map(|s| ledger.costs(request.target, s.fingerprint(), now));
+    let known = Knowledge { costs: costs.unwrap_or_default(), slowness };
     let method = match spec {
-        CaptureSpec::Http(http) => CaptureMethod::Http(plan(http, facts, naming, now)?),
+        CaptureSpec::Http(http) => CaptureMethod::Http(plan(http, facts, &known, naming, now)?),
         CaptureSpec::CudaProfilerApi(http) => {
-            CaptureMethod::Http(plan(&cuda_profiler(http), facts, naming, now)?)
+            CaptureMethod::Http(plan(&cuda_profiler(http), facts, &known, naming, now)?)
         }
         CaptureSpec::Nsys(nsys) => nsys_bounds(nsys).map(|()| CaptureMethod::Nsys(nsys.clone()))?,
         CaptureSpec::Command(_) | CaptureSpec::None => return Ok(None),
@@ -202,7 +207,7 @@ mod tests {
             badness,
         };
         let now = Time::from_epoch_s(1000.0);
-        admit(spec, &request, &Ledger::default(), &Facts::default(), policy, now)
+        admit(spec, &request, &Ledger::default(), &Facts::default(), policy, 1.0, now)
             .map_err(|r| r.word().to_owned())
     }
 

@@ -18,6 +18,12 @@ pub struct Captured {
     pub open_s: f64,
     /// Seconds of serving that the window and its export cost, as far as the agent can tell.
     pub stall_s: f64,
+    /// Seconds of the longest silence of one rank among them, where it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longest_stall_s: Option<f64>,
+    /// Seconds that it had been predicted to be; `None` where nobody could tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted_stall_s: Option<f64>,
     /// Whether the files are usable.
     pub quality: Quality,
     /// The files.

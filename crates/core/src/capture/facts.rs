@@ -20,6 +20,10 @@ use skewtrap_trace::time::Time;
 /// A rank that had work within this long counts as busy.
 pub const WORK_HORIZON: Duration = Duration::from_secs(2);
 
+/// `/health` of SGLang answers 503 when the scheduler was silent for so long, and what watches it (a
+/// router, a liveness probe) then takes the server out, or kills it.
+const HEALTH_TIMER: Duration = Duration::from_secs(20);
+
 /// An engine whose profiler the agent knows how to ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -112,6 +116,12 @@ pub struct ServerFacts {
     pub rust_front_end: bool,
     /// Changes when the server is started anew.
     pub instance: String,
+    /// What it serves; empty when it does not say.
+    #[serde(default)]
+    pub model: String,
+    /// `--watchdog-timeout`: a scheduler that is silent for so long is killed, and the server with it.
+    #[serde(default)]
+    pub watchdog: Option<Duration>,
 }
 
 impl ServerFacts {
@@ -140,6 +150,11 @@ impl ServerFacts {
             profile_v2: profile_v2_of(info),
             rust_front_end: info["frontend"] == "rust",
             instance: format!("{} {} {}", text("version"), info["random_seed"], text("model_path")),
+            model: text("model_path"),
+            watchdog: info["watchdog_timeout"]
+                .as_f64()
+                .filter(|s| *s > 0.0)
+                .and_then(|s| Duration::try_from_secs_f64(s).ok()),
             device,
         }
     }
@@ -157,6 +172,26 @@ impl ServerFacts {
             profile_v2: Some(false),
             rust_front_end: false,
             instance: version.to_owned(),
+            model: String::new(),
+            watchdog: None,
+        }
+    }
+
+    /// What release serves which model on what, as a number that is the same in every release of the
+    /// agent (FNV-1a): what a window cost holds for the same only.
+    pub fn fingerprint(&self) -> u64 {
+        let text =
+            format!("{} {:?} {:?} {} {}", self.engine, self.version, self.sizes, self.device, self.model);
+        text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+    }
+
+    /// The soonest of the timers that a silent rank trips, and its name.
+    pub fn smallest_timer(&self) -> (Duration, &'static str) {
+        match self.watchdog.filter(|watchdog| *watchdog < HEALTH_TIMER) {
+            Some(watchdog) => (watchdog, "--watchdog-timeout"),
+            None => (HEALTH_TIMER, "the health check"),
         }
     }
 }

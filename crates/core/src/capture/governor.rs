@@ -12,7 +12,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::capture::Limits;
-use crate::capture::refusal::Refusal;
+use crate::capture::refusal::{Refusal, Span};
+use crate::capture::size::{DEFAULT_MAX_STALL, PastWindow, WindowCosts};
 use skewtrap_trace::time::Time;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -89,6 +90,43 @@ pub struct AttemptEnd {
     pub bytes: u64,
     /// Why its window may still be open; `None` when it is proven closed.
     pub unproven: Option<String>,
+    /// What it recorded and cost, for the size of the next one; `None` where that was not seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<PastWindow>,
+    /// How its window hurt the server; `None` when it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub harm: Option<Harm>,
+}
+
+/// A window that hurt its server: the next one waits for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Harm {
+    /// What happened.
+    pub why: String,
+    /// Whether somebody has said that windows may open again.
+    #[serde(default)]
+    pub is_acknowledged: bool,
+}
+
+impl Harm {
+    /// How many times its prediction a window may cost before its server is left alone.
+    const MARGIN: u32 = 3;
+
+    /// What a window did, of which this was predicted and seen.
+    pub fn of(has_died: bool, predicted: Option<Duration>, seen: Duration) -> Option<Self> {
+        let harm = |why| Some(Self { why, is_acknowledged: false });
+        // Below the default a silence is not told from the server's own pauses.
+        let limit = predicted.map(|predicted| predicted.max(DEFAULT_MAX_STALL) * Self::MARGIN);
+        match (has_died, predicted.zip(limit)) {
+            (true, _) => harm("the server went away in a window".into()),
+            (false, Some((predicted, limit))) if seen > limit => harm(format!(
+                "a window silenced a rank for {}, of which {} were predicted",
+                Span(seen),
+                Span(predicted)
+            )),
+            _ => None,
+        }
+    }
 }
 
 /// All attempts of the last days, in any order.
@@ -196,6 +234,34 @@ impl Ledger {
         self.attempts.iter_mut().filter(lasts).map(|a| a.over_at = Some(now)).count() > 0
     }
 
+    /// Somebody says that windows may open again on `target`, or on every server. Gives those on which none
+    /// might.
+    pub fn resume(&mut self, target: Option<&str>) -> BTreeSet<String> {
+        let mut resumed = BTreeSet::new();
+        for attempt in self.attempts.iter_mut().filter(|a| target.is_none_or(|t| a.target == t)) {
+            let harm = attempt.end.as_mut().and_then(|end| end.harm.as_mut());
+            if let Some(harm) = harm.filter(|harm| !harm.is_acknowledged) {
+                harm.is_acknowledged = true;
+                resumed.insert(attempt.target.clone());
+            }
+        }
+        resumed
+    }
+
+    /// What the windows on `target`, while it was the server of that fingerprint, taught. Bytes a step are
+    /// a model's and stay; how fast a rank writes changes with its host's load, so after a day nothing is
+    /// known of that: otherwise a bad hour would refuse every window for good.
+    pub fn costs(&self, target: &str, server: u64, now: Time) -> WindowCosts {
+        let ends = self.attempts.iter().filter(|a| a.target == target).filter_map(|a| a.end.as_ref());
+        let mut past: Vec<(Time, PastWindow)> =
+            ends.filter_map(|end| Some((end.at, end.cost.filter(|cost| cost.server == server)?))).collect();
+        past.sort_by_key(|(at, _)| *at);
+        WindowCosts::of(past.into_iter().map(|(at, cost)| {
+            let is_old = now.since(at) >= DAY;
+            if is_old { PastWindow { stall: Duration::ZERO, ..cost } } else { cost }
+        }))
+    }
+
     /// What the next window on `target` is expected to cost: the most that one of its last five
     /// did; 64 MiB a rank and no stall when there was none.
     pub fn estimate(&self, target: &str, ranks: usize) -> Estimate {
@@ -220,6 +286,7 @@ pub fn decide(
     now: Time,
 ) -> Result<(), Refusal> {
     one_at_a_time(request, ledger)?;
+    unharmed(request, ledger)?;
     no_future(ledger, now)?;
     quiet(request, ledger, now)?;
     rule_limits(request, ledger, now)?;
@@ -235,6 +302,16 @@ fn one_at_a_time(request: &CaptureRequest<'_>, ledger: &Ledger) -> Result<(), Re
         Some(open) => {
             Err(Refusal::WindowOpen { target: open.target.clone(), incident: open.incident.clone() })
         }
+        None => Ok(()),
+    }
+}
+
+/// A window that hurt the server is the last one until a person has looked.
+fn unharmed(request: &CaptureRequest<'_>, ledger: &Ledger) -> Result<(), Refusal> {
+    let ends = ledger.attempts.iter().filter(|a| a.target == request.target).filter_map(|a| a.end.as_ref());
+    let harmed = ends.filter_map(|end| Some((end.at, end.harm.as_ref()?)));
+    match harmed.filter(|(_, harm)| !harm.is_acknowledged).max_by_key(|(at, _)| *at) {
+        Some((at, harm)) => Err(Refusal::StoodDown { at, why: harm.why.clone() }),
         None => Ok(()),
     }
 }

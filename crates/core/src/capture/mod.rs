@@ -2,8 +2,8 @@
 //!
 //! `admit` decides. Behind it, in the order of a window's life: `facts` about the server,
 //! `preflight` over them, `governor` for the limits, `plan` for the request (with `risk`),
-//! `window` while it is open, `verify` for its files, `stall` for its cost, `keep` for what is
-//! deleted. `refusal` has every reason why not.
+//! `window` while it is open, `verify` for its files, `stall` for its cost, `size` and `sizing` for
+//! what the next may cost, `keep` for what is deleted. `refusal` has every reason why not.
 
 pub mod admit;
 pub mod captured;
@@ -18,6 +18,7 @@ pub mod preflight;
 pub mod refusal;
 pub mod risk;
 pub mod size;
+pub mod sizing;
 pub mod stall;
 pub mod verify;
 pub mod window;
@@ -72,8 +73,11 @@ pub struct Limits {
 pub struct HttpWindow {
     /// The server's view of the folder; declared by the operator.
     pub output_dir: Option<String>,
-    /// Forward steps per rank.
-    pub num_steps: u32,
+    /// Forward steps per rank; `None` for as many as [`Self::max_stall`] allows.
+    pub num_steps: Option<u32>,
+    /// How long the slowest rank may be silent. `None`: [`size::DEFAULT_MAX_STALL`] where the steps are
+    /// not given either, and no limit where they are.
+    pub max_stall: Option<Duration>,
     /// `CPU`, `GPU`, `MEM`, `RPD`, `CUDA_PROFILER`.
     pub activities: Option<Vec<String>>,
     /// Python stacks: slow and large.
@@ -105,11 +109,12 @@ pub struct HttpWindow {
 }
 
 impl Default for HttpWindow {
-    /// Few steps, no stacks, no shapes: the window that costs least.
+    /// As many steps as the default stall allows, no stacks, no shapes: the window that costs least.
     fn default() -> Self {
         Self {
             output_dir: None,
-            num_steps: plan::DEFAULT_STEPS,
+            num_steps: None,
+            max_stall: None,
             activities: None,
             with_stack: false,
             record_shapes: false,

@@ -15,14 +15,11 @@ use crate::capture::line::Marks;
 use crate::capture::preflight::{self, Ranks};
 use crate::capture::refusal::Refusal;
 use crate::capture::risk;
+use crate::capture::sizing::{Knowledge, Sizing};
 use crate::capture::verify::names_of;
 use skewtrap_trace::time::Time;
 
-/// Steps of a window for which no number is configured.
-pub const DEFAULT_STEPS: u32 = 10;
-/// The ceiling of a flexible window for which no number is configured.
-pub const DEFAULT_CEILING: u32 = 100;
-/// The deadline of a window for which none is configured.
+/// The deadline of a window that says nothing else.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where a start is posted, on every engine.
@@ -85,6 +82,9 @@ pub struct StartRequest {
     pub merges: bool,
     /// What a reader of the capture should know.
     pub notes: Vec<String>,
+    /// Its size, and what it is predicted to cost.
+    #[serde(default)]
+    pub sizing: Option<Sizing>,
 }
 
 impl StartRequest {
@@ -103,10 +103,12 @@ pub struct WindowNaming<'a> {
     pub output_dir: Option<&'a str>,
 }
 
-/// Plans the window `spec` on the server of `facts`; the general pre-flight is done elsewhere.
+/// Plans the window `spec` on the server of `facts`, of which `known` says what windows cost; the
+/// general pre-flight is done elsewhere.
 pub fn plan(
     spec: &HttpWindow,
     facts: &Facts,
+    known: &Knowledge,
     naming: WindowNaming<'_>,
     now: Time,
 ) -> Result<StartRequest, Refusal> {
@@ -115,14 +117,14 @@ pub fn plan(
     risk::dangers(spec, server)?;
     let ranks = preflight::ranks(facts, server, now)?;
     match server.engine {
-        ServerKind::Sglang => sglang(spec, facts, server, ranks, naming, now),
-        ServerKind::Vllm => vllm(spec, server, ranks, naming),
+        ServerKind::Sglang => sglang(spec, (facts, known), server, ranks, naming, now),
+        ServerKind::Vllm => vllm(spec, server, known, ranks, naming),
     }
 }
 
 fn sglang(
     spec: &HttpWindow,
-    facts: &Facts,
+    (facts, known): (&Facts, &Knowledge),
     server: &ServerFacts,
     ranks: Ranks,
     naming: WindowNaming<'_>,
@@ -140,6 +142,8 @@ fn sglang(
         });
     }
     let marks = marks_of(spec, version, naming)?;
+    let activities = activities_of(spec, server)?;
+    let sizing = Sizing::of(spec, &activities, server, known)?;
     let mut notes = Vec::new();
     if form == Form::Plain && !ranks.idle.is_empty() {
         notes.push(format!("{} had no work when the window opened", names_of(&ranks.idle)));
@@ -149,10 +153,12 @@ fn sglang(
             "SGLang {version} lets DP replicas overwrite each other's file: one file came for all"
         ));
     }
-    let writes_files = spec.activities.as_deref() != Some(&["CUDA_PROFILER".to_owned()][..]);
+    let writes_files = activities != ["CUDA_PROFILER"];
+    // Releases that stop before the last step are asked for one more.
+    let steps = sizing.steps + u32::from(form == Form::Plain && version < EXACT_STEPS);
     Ok(StartRequest {
         engine: ServerKind::Sglang,
-        body: Some(Value::Object(sglang_body(spec, server, version, form, &ranks, &marks))),
+        body: Some(Value::Object(sglang_body(spec, activities, steps, form, &marks))),
         folder: marks.dir.clone(),
         marks,
         form,
@@ -163,6 +169,7 @@ fn sglang(
         writes_files,
         merges: spec.merge_profiles,
         notes,
+        sizing: Some(sizing),
     })
 }
 
@@ -175,16 +182,14 @@ fn form_of(server: &ServerFacts, version: Version, ranks: &Ranks) -> Form {
 
 fn sglang_body(
     spec: &HttpWindow,
-    server: &ServerFacts,
-    version: Version,
+    activities: Vec<String>,
+    steps: u32,
     form: Form,
-    ranks: &Ranks,
     marks: &Marks,
 ) -> Map<String, Value> {
-    let late = form == Form::Plain && version < EXACT_STEPS;
     let mut body = Map::new();
-    body.insert("num_steps".into(), json!(spec.num_steps + u32::from(late)));
-    body.insert("activities".into(), json!(activities_of(spec, server, ranks)));
+    body.insert("num_steps".into(), json!(steps));
+    body.insert("activities".into(), json!(activities));
     body.insert("with_stack".into(), json!(spec.with_stack));
     body.insert("record_shapes".into(), json!(spec.record_shapes));
     let names = [("output_dir", &marks.dir), ("profile_prefix", &marks.prefix), ("profile_id", &marks.id)];
@@ -206,16 +211,20 @@ fn sglang_body(
     body
 }
 
-/// GPU alone while some rank is idle (its CPU events would be the idle loop); a CPU server has
-/// nothing but CPU.
-fn activities_of(spec: &HttpWindow, server: &ServerFacts, ranks: &Ranks) -> Vec<String> {
-    let names: &[&str] = match (&spec.activities, server.device.as_str()) {
-        (Some(asked), _) => return asked.clone(),
-        (None, "cpu") => &["CPU"],
-        (None, _) if ranks.idle.is_empty() || server.sizes.dp_attention => &["CPU", "GPU"],
-        (None, _) => &["GPU"],
-    };
-    names.iter().map(|&n| n.to_owned()).collect()
+/// Kernels alone: they are enough for a verdict, and a step of them takes a fraction of the bytes. An
+/// activity that torch does not have on that server kills it at the start, so nothing is guessed.
+fn activities_of(spec: &HttpWindow, server: &ServerFacts) -> Result<Vec<String>, Refusal> {
+    let is_asked = |name: &str| spec.activities.iter().flatten().any(|a| a == name);
+    match (&spec.activities, server.device.as_str()) {
+        (Some(_), "cpu") if is_asked("GPU") => Err(Refusal::Never {
+            what: "activities: [GPU] on a server without a GPU".into(),
+            why: "torch knows no such activity there, and the server dies; leave `activities` out".into(),
+        }),
+        (Some(asked), _) => Ok(asked.clone()),
+        (None, "cpu") => Ok(vec!["CPU".into()]),
+        (None, "cuda" | "hip" | "rocm") => Ok(vec!["GPU".into()]),
+        (None, other) => Err(Refusal::UnknownDevice { device: other.to_owned() }),
+    }
 }
 
 /// Old servers ignore a field they do not know, silently: what was asked for must be known.
@@ -270,14 +279,16 @@ fn marks_of(spec: &HttpWindow, version: Version, naming: WindowNaming<'_>) -> Re
 fn vllm(
     spec: &HttpWindow,
     server: &ServerFacts,
+    known: &Knowledge,
     ranks: Ranks,
     naming: WindowNaming<'_>,
 ) -> Result<StartRequest, Refusal> {
     const STEP: Duration = Duration::from_millis(50);
     let takes_body = server.version.is_some_and(|v| v >= VLLM_BODY);
-    let steps = (STEP * spec.num_steps).clamp(Duration::from_millis(200), spec.deadline);
+    let sizing = Sizing::of(spec, &[], server, known)?;
+    let steps = (STEP * sizing.steps).clamp(Duration::from_millis(200), spec.deadline);
     let prefix = takes_body.then(|| vllm_prefix(spec, naming.mark));
-    let body = prefix.as_ref().map(|p| json!({"profile_prefix": p, "max_iterations": spec.num_steps}));
+    let body = prefix.as_ref().map(|p| json!({"profile_prefix": p, "max_iterations": sizing.steps}));
     let mut notes = vec!["vLLM writes to the folder that it was launched with".to_owned()];
     if !takes_body {
         notes.push(format!(
@@ -298,6 +309,7 @@ fn vllm(
         writes_files: true,
         merges: spec.merge_profiles,
         notes,
+        sizing: Some(sizing),
     })
 }
 

@@ -20,7 +20,7 @@ fn facts(info: Value, busy: &[u16]) -> Facts {
 }
 
 fn asked(spec: &HttpWindow, facts: &Facts) -> Result<StartRequest, Refusal> {
-    plan(spec, facts, WindowNaming { mark: "i1", output_dir: Some("/p/") }, now())
+    plan(spec, facts, &Knowledge::default(), WindowNaming { mark: "i1", output_dir: Some("/p/") }, now())
 }
 
 fn body(spec: &HttpWindow, facts: &Facts) -> String {
@@ -33,15 +33,15 @@ fn sglang(version: &str) -> Value {
 
 #[test]
 fn every_release_is_asked_in_its_own_words() {
-    let spec = HttpWindow::default();
-    insta::assert_snapshot!(body(&spec, &facts(sglang("0.5.23"), &[0, 1])), @r#"{"activities":["CPU","GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","profile_id":"skewtrap-i1","record_shapes":false,"start_step":1,"with_stack":false}"#);
-    insta::assert_snapshot!(body(&spec, &facts(sglang("0.5.9"), &[0, 1])), @r#"{"activities":["CPU","GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","profile_prefix":"skewtrap-i1","record_shapes":false,"start_step":1,"with_stack":false}"#);
-    insta::assert_snapshot!(body(&spec, &facts(sglang("0.4.7.post1"), &[0, 1])), @r#"{"activities":["CPU","GPU"],"num_steps":11,"output_dir":"/p/skewtrap-i1","record_shapes":false,"with_stack":false}"#);
+    let spec = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
+    insta::assert_snapshot!(body(&spec, &facts(sglang("0.5.23"), &[0, 1])), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","profile_id":"skewtrap-i1","record_shapes":false,"start_step":1,"with_stack":false}"#);
+    insta::assert_snapshot!(body(&spec, &facts(sglang("0.5.9"), &[0, 1])), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","profile_prefix":"skewtrap-i1","record_shapes":false,"start_step":1,"with_stack":false}"#);
+    insta::assert_snapshot!(body(&spec, &facts(sglang("0.4.7.post1"), &[0, 1])), @r#"{"activities":["GPU"],"num_steps":11,"output_dir":"/p/skewtrap-i1","record_shapes":false,"with_stack":false}"#);
 }
 
 #[test]
-fn with_an_idle_rank_no_start_step_is_sent_and_no_cpu_activity() {
-    let spec = HttpWindow::default();
+fn with_an_idle_rank_no_start_step_is_sent() {
+    let spec = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
     let idle = asked(&spec, &facts(sglang("0.5.16"), &[1])).unwrap();
     insta::assert_snapshot!(idle.body.unwrap().to_string(), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","profile_id":"skewtrap-i1","record_shapes":false,"with_stack":false}"#);
     assert_eq!((idle.form, &idle.ranks.idle[..]), (Form::Plain, &[Rank::dp(0)][..]));
@@ -50,7 +50,8 @@ fn with_an_idle_rank_no_start_step_is_sent_and_no_cpu_activity() {
 
 #[test]
 fn idle_ranks_of_a_server_with_dp_attention_step_along() {
-    let info = json!({"version": "0.5.16", "dp_size": 2, "tp_size": 2, "enable_dp_attention": true});
+    let info = json!({"version": "0.5.16", "dp_size": 2, "tp_size": 2, "enable_dp_attention": true,
+        "device": "cuda"});
     let planned = asked(&HttpWindow::default(), &facts(info, &[1])).unwrap();
     assert_eq!((planned.form, &planned.body.unwrap()["start_step"]), (Form::Exact, &json!(1)));
 }
@@ -63,6 +64,30 @@ fn a_cpu_server_is_asked_for_what_it_has() {
 }
 
 #[test]
+fn an_activity_that_torch_may_not_have_there_is_never_asked_for() {
+    let of = |device: Value, activities: &[&str]| {
+        let info = json!({"version": "0.5.16", "dp_size": 2, "device": device});
+        let asked_for = activities.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>();
+        let spec =
+            HttpWindow { activities: (!asked_for.is_empty()).then_some(asked_for), ..HttpWindow::default() };
+        asked(&spec, &facts(info, &[0, 1])).map_err(|r| r.word())
+    };
+    assert_eq!(of(Value::Null, &[]).unwrap_err(), "unknown_device");
+    assert_eq!(of(json!("npu"), &[]).unwrap_err(), "unknown_device");
+    assert!(of(Value::Null, &["GPU"]).is_ok(), "the operator knows");
+    assert_eq!(of(json!("cpu"), &["CPU", "GPU"]).unwrap_err(), "never");
+    assert_eq!(of(json!("hip"), &[]).unwrap().body.unwrap()["activities"], json!(["GPU"]));
+}
+
+#[test]
+fn a_window_that_says_nothing_is_sized_by_what_it_may_cost() {
+    let planned = asked(&HttpWindow::default(), &facts(sglang("0.5.16"), &[0, 1])).unwrap();
+    let sizing = planned.sizing.expect("it is sized");
+    assert_eq!(planned.body.unwrap()["num_steps"], json!(sizing.steps));
+    assert!(sizing.predicted.unwrap() <= crate::capture::size::DEFAULT_MAX_STALL);
+}
+
+#[test]
 fn merge_profiles_is_never_sent() {
     let spec = HttpWindow { merge_profiles: true, ..HttpWindow::default() };
     assert!(!body(&spec, &facts(sglang("0.5.23"), &[0, 1])).contains("merge"));
@@ -72,7 +97,8 @@ fn merge_profiles_is_never_sent() {
 fn without_a_folder_files_are_told_apart_by_id_or_prefix_or_not_taken_at_all() {
     let spec = HttpWindow::default();
     let bare = |version| {
-        plan(&spec, &facts(sglang(version), &[0, 1]), WindowNaming { mark: "i1", output_dir: None }, now())
+        let naming = WindowNaming { mark: "i1", output_dir: None };
+        plan(&spec, &facts(sglang(version), &[0, 1]), &Knowledge::default(), naming, now())
     };
     assert_eq!(bare("0.5.16").unwrap().marks.id.as_deref(), Some("skewtrap-i1"));
     assert_eq!(bare("0.5.9").unwrap().marks.prefix.as_deref(), Some("skewtrap-i1"));
@@ -88,7 +114,8 @@ fn what_a_release_does_not_know_is_refused_with_the_first_that_does() {
 
 #[test]
 fn dangers_are_refused_until_they_are_accepted_by_name() {
-    let default = HttpWindow::default;
+    // Stacks cost more than the default allows.
+    let default = || HttpWindow { max_stall: Some(Duration::from_secs(6)), ..HttpWindow::default() };
     let cases: [(&str, HttpWindow); 4] = [
         ("with_stack", HttpWindow { with_stack: true, ..default() }),
         ("profile_by_stage", HttpWindow { profile_by_stage: true, ..default() }),
@@ -108,8 +135,8 @@ fn dangers_are_refused_until_they_are_accepted_by_name() {
 fn no_window_can_be_configured_without_bounds() {
     let default = HttpWindow::default;
     let odd = [
-        HttpWindow { num_steps: 0, ..default() },
-        HttpWindow { num_steps: 1001, ..default() },
+        HttpWindow { num_steps: Some(0), ..default() },
+        HttpWindow { num_steps: Some(1001), ..default() },
         HttpWindow { deadline: Duration::ZERO, ..default() },
         HttpWindow { deadline: Duration::from_secs(31), ..default() },
         HttpWindow { activities: Some(vec!["FOO".into()]), ..default() },
@@ -123,7 +150,7 @@ fn no_window_can_be_configured_without_bounds() {
 
 #[test]
 fn profile_v2_and_the_rust_front_end_are_refused() {
-    let v2 = json!({"version": "0.5.23", "env_vars": {"SGLANG_PROFILE_V2": "true"}});
+    let v2 = json!({"version": "0.5.23", "device": "cuda", "env_vars": {"SGLANG_PROFILE_V2": "true"}});
     assert_eq!(asked(&HttpWindow::default(), &facts(v2, &[0])).unwrap_err(), Refusal::ProfileV2);
     let rust = json!({"version": "0.5.23", "frontend": "rust"});
     assert_eq!(asked(&HttpWindow::default(), &facts(rust, &[0])).unwrap_err().word(), "never");
@@ -140,7 +167,7 @@ fn an_old_release_without_start_step_is_asked_only_with_its_log_in_sight() {
 fn a_vllm_window_is_held_and_takes_a_body_only_where_there_is_one() {
     let mut facts = facts(json!({}), &[0, 1]);
     facts.server = Some(ServerFacts::of_vllm("0.19.0", 2));
-    let spec = HttpWindow::default();
+    let spec = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
     let old = asked(&spec, &facts).unwrap();
     assert_eq!((old.body, old.form, old.hold), (None, Form::Held, Some(Duration::from_millis(500))));
     facts.server = Some(ServerFacts::of_vllm("0.33.0", 2));

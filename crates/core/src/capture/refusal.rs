@@ -11,6 +11,7 @@ use thiserror::Error;
 
 pub use self::reason::Reason;
 use crate::capture::facts::{ServerKind, Version};
+use crate::capture::size::written;
 use skewtrap_trace::time::Time;
 
 /// A window that may not open, and why.
@@ -263,11 +264,64 @@ pub enum Refusal {
         /// Why not, and what to do instead.
         why: String,
     },
+    /// It would silence a rank for longer than it may.
+    #[error("{}", too_costly(*.asked, *.steps, *.predicted, *.max_stall))]
+    TooCostly {
+        /// The steps that were asked for, if a number was.
+        asked: Option<u32>,
+        /// Those that it would have.
+        steps: u32,
+        /// The silence of the slowest rank that they are predicted to cost.
+        predicted: Duration,
+        /// What is allowed.
+        max_stall: Duration,
+    },
+    /// It would silence a rank for so long that the server's own timers may end it.
+    #[error("{steps} steps are predicted to silence a rank for {}, and three times that exceeds {timer} of {}, which would take the server down; record fewer steps", Span(*.predicted), Span(*.limit))]
+    ServerTimer {
+        /// Steps of the window.
+        steps: u32,
+        /// The silence of the slowest rank that they are predicted to cost.
+        predicted: Duration,
+        /// The smallest timer.
+        limit: Duration,
+        /// Its name.
+        timer: &'static str,
+    },
+    /// Whether torch sees a GPU there is not known.
+    #[error(
+        "the server does not say that it runs on a GPU or a CPU (its device is `{device}`), and SGLang dies when it records an activity that torch does not have there; write `activities: [GPU]` or `activities: [CPU]` under `capture`"
+    )]
+    UnknownDevice {
+        /// What it says.
+        device: String,
+    },
+    /// A window before hurt the server more than it may, and nobody has acknowledged that.
+    #[error("captures on this server stand down since {at}: {why}; `skewtrap resume` lets them open again")]
+    StoodDown {
+        /// Since when.
+        at: Time,
+        /// What happened.
+        why: String,
+    },
     /// `SGLANG_PROFILE_V2`.
     #[error(
         "the server runs with SGLANG_PROFILE_V2, whose windows cannot be stopped from outside and whose checks kill the server; start it without that variable"
     )]
     ProfileV2,
+}
+
+fn too_costly(asked: Option<u32>, steps: u32, predicted: Duration, max_stall: Duration) -> String {
+    let (least, fewer) = match asked {
+        Some(_) => ("", "write fewer steps or leave `num_steps` out, or allow it with"),
+        None => ("even ", "allow it with"),
+    };
+    format!(
+        "{least}{steps} steps are predicted to silence the slowest rank for {}, and `max_stall` allows {}; {fewer} `max_stall: {}`",
+        Span(predicted),
+        Span(max_stall),
+        written(predicted)
+    )
 }
 
 fn not_worse(before: Option<&str>, last: f64, now: f64, needed: f64) -> String {

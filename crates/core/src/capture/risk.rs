@@ -12,6 +12,9 @@ pub const MAX_STEPS: u32 = 1000;
 /// No window stays open longer.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(30);
 
+/// No window may silence a rank for longer.
+pub const MAX_STALL: Duration = Duration::from_secs(10);
+
 /// Activities that SGLang knows; others get a 200 and record nothing.
 pub const ACTIVITIES: [&str; 6] = ["CPU", "GPU", "MEM", "RPD", "CUDA_PROFILER", "XPU"];
 
@@ -22,8 +25,12 @@ pub const RISKS: [&str; 5] = ["with_stack", "profile_by_stage", "mem_on_rocm", "
 /// known.
 pub fn bounds(spec: &HttpWindow) -> Result<(), Refusal> {
     let never = |what: String, why: &str| Err(Refusal::Never { what, why: why.into() });
-    if spec.num_steps == 0 || spec.num_steps > MAX_STEPS {
-        return never(format!("num_steps: {}", spec.num_steps), "a window has 1 to 1000 steps");
+    if let Some(steps) = spec.num_steps.filter(|steps| !(1..=MAX_STEPS).contains(steps)) {
+        return never(format!("num_steps: {steps}"), "a window has 1 to 1000 steps");
+    }
+    if let Some(stall) = spec.max_stall.filter(|stall| stall.is_zero() || *stall > MAX_STALL) {
+        let what = format!("max_stall: {}", Span(stall));
+        return never(what, "a window silences a rank for some time, and for at most 10 s");
     }
     if spec.deadline.is_zero() || spec.deadline > MAX_DEADLINE {
         let what = format!("deadline: {}", Span(spec.deadline));

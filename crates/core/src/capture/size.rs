@@ -15,8 +15,13 @@ use serde::{Deserialize, Serialize};
 
 /// Fewer steps than this compare nothing.
 pub const MIN_STEPS: u32 = 3;
+/// Steps of a window whose cost nobody can predict, and that says nothing else.
+pub const DEFAULT_STEPS: u32 = 10;
 /// What a window of the shipped rules may cost the slowest rank.
 pub const DEFAULT_MAX_STALL: Duration = Duration::from_millis(300);
+
+/// A window that is sized has no more steps than this: a comparison gains nothing by them.
+pub const MOST_STEPS: u32 = 100;
 
 /// Before the first window of a server: bytes a step with GPU rows alone. Three such steps, written
 /// at [`FIRST_S_PER_MB`], stay just below the default of `max_stall`.
@@ -41,6 +46,8 @@ const SEEN_FROM: Duration = Duration::from_millis(150);
 pub enum Recorded {
     /// GPU rows alone.
     Gpu,
+    /// CPU rows alone, on a server that has no GPU: operators without launches and kernels.
+    Cpu,
     /// CPU and GPU rows without stacks.
     CpuGpu,
     /// With Python stacks or shapes.
@@ -51,7 +58,7 @@ impl Recorded {
     /// How many times as many bytes a step takes as with GPU rows alone.
     const fn weight(self) -> f64 {
         match self {
-            Self::Gpu => 1.0,
+            Self::Gpu | Self::Cpu => 1.0,
             Self::CpuGpu => 2.5,
             Self::Stacks => 13.0,
         }
@@ -73,6 +80,9 @@ pub struct PastWindow {
     pub slowness: f64,
     /// What had been predicted.
     pub predicted: Option<Duration>,
+    /// The release and model that ran, as a number: windows of another teach nothing.
+    #[serde(default)]
+    pub server: u64,
 }
 
 /// A number that is known up to a factor: its logarithm's mean and spread.
@@ -132,6 +142,11 @@ pub struct TooCostly {
 }
 
 impl WindowCosts {
+    /// Whether some window taught what a step takes.
+    pub const fn are_known(&self) -> bool {
+        self.bytes_per_step.is_some()
+    }
+
     /// What past windows of a server taught, the oldest first.
     pub fn of(past: impl IntoIterator<Item = PastWindow>) -> Self {
         let mut costs = Self::default();
@@ -192,6 +207,13 @@ impl WindowCosts {
         let steps = fit.clamp(MIN_STEPS, most.max(MIN_STEPS));
         Ok(Size { steps, predicted: self.predicted(recorded, steps, slowness) })
     }
+}
+
+/// A stall as it is written under `max_stall`, rounded up to two figures: `1300ms`.
+pub fn written(stall: Duration) -> String {
+    let ms = stall.as_secs_f64() * 1e3;
+    let unit = 10_f64.powi((ms.max(1.0).log10().floor() as i32 - 1).max(0));
+    format!("{:.0}ms", (ms / unit).ceil() * unit)
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! What a window cost: how long the server did not serve, as far as that can be observed from outside.
 //!
-//! Two indicators: `/health` beyond its median, and gaps in the ranks' samples beyond their usual
-//! interval. Their union in time is booked; either alone misses cases (an export that blocks one
-//! rank leaves `/health` unaffected; a polled load endpoint answers from a snapshot).
+//! Three witnesses: the exports themselves (from `Stop profiling...` to `Profiling done` in the log, or
+//! the times of the files), `/health` beyond its median, and gaps in the ranks' samples beyond their
+//! usual interval. Their union in time is booked; each alone misses cases (an export that blocks one
+//! rank leaves `/health` well; a polled load endpoint answers from a snapshot; files may be out of
+//! sight). The exports need no habit, so they are what a window that another agent opened is booked by.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,7 +48,10 @@ pub struct StallMeter {
     median: Duration,
     usual: Habits,
     last: BTreeMap<(Rank, Source), Time>,
-    stalled: Vec<(Time, Time)>,
+    /// Ranks that said that their export began, and have not said that it is done.
+    writing: BTreeMap<Rank, Time>,
+    /// Who was silent, from when to when; `None` for what `/health` showed.
+    stalled: Vec<(Option<Rank>, Time, Time)>,
 }
 
 impl StallMeter {
@@ -57,7 +62,26 @@ impl StallMeter {
     /// `usual` has the intervals of the samples.
     pub fn new(from: Time, median: Duration, usual: Habits) -> Self {
         let last = usual.keys().map(|who| (*who, from)).collect();
-        Self { median, usual, last, stalled: Vec::new() }
+        Self { median, usual, last, writing: BTreeMap::new(), stalled: Vec::new() }
+    }
+
+    /// A rank said that its export begins.
+    pub fn export_begins(&mut self, rank: Rank, at: Time) {
+        self.writing.entry(rank).or_insert(at);
+    }
+
+    /// A rank said that its export is done.
+    pub fn export_ends(&mut self, rank: Rank, at: Time) {
+        if let Some(from) = self.writing.remove(&rank) {
+            self.wrote(rank, from, at);
+        }
+    }
+
+    /// A rank was writing its trace, as its file shows.
+    pub fn wrote(&mut self, rank: Rank, from: Time, until: Time) {
+        if until > from {
+            self.stalled.push((Some(rank), from, until));
+        }
     }
 
     /// `/health` was asked at `asked` and answered, or given up, at `answered`. Without a median there is
@@ -65,7 +89,7 @@ impl StallMeter {
     pub fn health(&mut self, asked: Time, answered: Time) {
         // Up to twice the median is noise, not a stall.
         if !self.median.is_zero() {
-            self.beyond(asked, self.median, self.median, answered);
+            self.beyond(None, (asked, self.median), self.median, answered);
         }
     }
 
@@ -76,43 +100,62 @@ impl StallMeter {
             && at > *last
         {
             let from = std::mem::replace(last, at);
-            // A gap that is longer than the usual one by half of it is a stall.
-            self.beyond(from, usual, usual / 2, at);
+            // The habit is the longest usual gap: half of it more is a stall.
+            self.beyond(Some(rank), (from, usual), usual / 2, at);
         }
     }
 
     /// The window is over: a rank that sent no sample while it was written counts as stalled in
     /// that time, from `closing` to `exported`.
     pub fn exported(&mut self, closing: Time, exported: Time) {
+        for (rank, from) in std::mem::take(&mut self.writing) {
+            self.wrote(rank, from, exported);
+        }
         for (who, last) in &self.last {
             let usual = self.usual.get(who).copied().unwrap_or_default();
             let from = (*last + usual).max(closing);
             if exported.since(*last) > usual + usual / 2 && exported > from {
-                self.stalled.push((from, exported));
+                self.stalled.push((Some(who.0), from, exported));
             }
         }
     }
 
-    /// Books what a gap between two signs of life has beyond the usual interval, if that is longer than
-    /// `more`.
-    fn beyond(&mut self, from: Time, usual: Duration, more: Duration, until: Time) {
+    /// What lies between two signs of life beyond the usual, if it is `more` than that.
+    fn beyond(&mut self, who: Option<Rank>, (from, usual): (Time, Duration), more: Duration, until: Time) {
         if until.since(from) > usual + more.max(Self::LEAST) {
-            self.stalled.push((from + usual, until));
+            self.stalled.push((who, from + usual, until));
         }
     }
 
     /// The time covered by any of the stalls.
     pub fn stalled(&self) -> Duration {
-        let mut sorted = self.stalled.clone();
-        sorted.sort_unstable();
-        let (mut total, mut covered) = (Duration::ZERO, None::<Time>);
-        for (from, until) in sorted {
-            let from = covered.map_or(from, |c| c.max(from));
-            total += until.since(from);
-            covered = Some(covered.map_or(until, |c| c.max(until)));
-        }
-        total
+        let all = self.stalled.iter().map(|(_, from, until)| (*from, *until));
+        covered(all).map(|(from, until)| until.since(from)).sum()
     }
+
+    /// The longest silence of one rank, or of `/health` where no rank was seen to be silent for as long.
+    pub fn longest(&self) -> Duration {
+        let mut by_rank: BTreeMap<Option<Rank>, Vec<(Time, Time)>> = BTreeMap::new();
+        for (who, from, until) in &self.stalled {
+            by_rank.entry(*who).or_default().push((*from, *until));
+        }
+        let silences = by_rank.into_values().flat_map(covered);
+        silences.map(|(from, until)| until.since(from)).max().unwrap_or_default()
+    }
+}
+
+/// The stretches of time that lie in any of `all`, in their order.
+fn covered(all: impl IntoIterator<Item = (Time, Time)>) -> impl Iterator<Item = (Time, Time)> {
+    let mut sorted: Vec<(Time, Time)> = all.into_iter().collect();
+    sorted.sort_unstable();
+    let mut stretches: Vec<(Time, Time)> = Vec::new();
+    for (from, until) in sorted {
+        match stretches.last_mut() {
+            Some(last) if from <= last.1 => last.1 = last.1.max(until),
+            _ => stretches.push((from, until)),
+        }
+    }
+    stretches.into_iter()
 }
 
 #[cfg(test)]
@@ -139,6 +182,18 @@ mod tests {
         meter.sample(Rank::dp(0), LOG, at(10.0)); // 2 to 10
         meter.sample(Rank::dp(0), LOG, at(4.0)); // late, and old
         assert_eq!(meter.stalled(), Duration::from_secs(8));
+    }
+
+    #[test]
+    fn an_export_is_a_stall_of_its_rank_without_any_habit() {
+        let mut meter = StallMeter::new(at(0.0), Duration::ZERO, Habits::new());
+        meter.export_begins(Rank::dp(0), at(1.0));
+        meter.export_begins(Rank::dp(1), at(2.0));
+        meter.export_ends(Rank::dp(0), at(8.6));
+        meter.wrote(Rank::dp(0), at(3.0), at(8.7));
+        meter.exported(at(1.0), at(14.0)); // DP1 never said that it was done.
+        assert_eq!(meter.stalled(), Duration::from_secs(13));
+        assert_eq!(meter.longest(), Duration::from_secs(12));
     }
 
     #[test]

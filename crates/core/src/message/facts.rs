@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Origin;
 use super::words::{bytes, deviation_bound, figure, rank_name, seconds, utc};
 use crate::capture::captured::{Captured, Quality};
+use crate::cause::{Cause, Certainty};
 use crate::finding::Finding;
 use crate::incident::{CaptureOutcome, Escalation, Incident};
 use crate::signal::sample::ShownBy;
@@ -29,6 +30,12 @@ pub struct Facts {
     pub how_much: String,
     /// The log line or sample that first shows the deviation.
     pub evidence: String,
+    /// Why, as far as the numbers tell without a capture, and what speaks for it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cause: String,
+    /// What was looked at and is not the cause, and what cannot be known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub not_it: String,
     /// What was captured, or why not.
     pub capture: String,
     /// The result of comparing the ranks.
@@ -50,6 +57,8 @@ impl Facts {
             rank: rank(incident),
             how_much: how_much(&incident.finding),
             evidence: evidence(&incident.finding),
+            cause: incident.cause.as_ref().map_or_else(String::new, cause),
+            not_it: incident.cause.as_ref().map_or_else(String::new, not_it),
             capture: captures(incident),
             verdict: verdict(incident),
             cost: costs(incident),
@@ -60,12 +69,14 @@ impl Facts {
 
     /// The names and sentences that are not empty, in reading order.
     pub fn lines(&self) -> Vec<(&'static str, &str)> {
-        let all: [(&'static str, &str); 10] = [
+        let all: [(&'static str, &str); 12] = [
             ("rule", &self.rule),
             ("since", &self.since),
             ("rank", &self.rank),
             ("how much", &self.how_much),
             ("evidence", &self.evidence),
+            ("cause", &self.cause),
+            ("not it", &self.not_it),
             ("capture", &self.capture),
             ("verdict", &self.verdict),
             ("cost", &self.cost),
@@ -149,6 +160,33 @@ fn one_line(text: &str) -> String {
         Some((cut, _)) => format!("{}…", &line[..cut]),
         None => line,
     }
+}
+
+/// `the router sends DP2 more (likely): its share of requests 25 % -> 61 %; explains 94 % of it`.
+fn cause(cause: &Cause) -> String {
+    let mut text = match cause.certainty {
+        Certainty::Likely => format!("{} (likely)", cause.statement),
+        Certainty::Consistent => format!("consistent with: {}", cause.statement),
+        Certainty::Unknown => cause.statement.clone(),
+    };
+    if !cause.support.is_empty() {
+        text += &format!(": {}", cause.support.join("; "));
+    }
+    if let Some(explains) = cause.explains {
+        text += &format!("; explains {:.0} % of it", explains * 100.0);
+    }
+    one_line(&text)
+}
+
+fn not_it(cause: &Cause) -> String {
+    let mut parts = Vec::new();
+    if !cause.ruled_out.is_empty() {
+        parts.push(format!("ruled out: {}", cause.ruled_out.join("; ")));
+    }
+    if !cause.unknown.is_empty() {
+        parts.push(format!("unknown: {}", cause.unknown.join("; ")));
+    }
+    one_line(&parts.join(". "))
 }
 
 /// The last capture, and its relation to those before.
@@ -246,14 +284,26 @@ fn costs(incident: &Incident) -> String {
 fn cost(outcome: &CaptureOutcome, reason: &str) -> String {
     match outcome {
         CaptureOutcome::Done(c) | CaptureOutcome::Failed { captured: Some(c), .. } => format!(
-            "{} of serving; the window began {} after {reason} and was open {}",
+            "{} of serving{}; the window began {} after {reason} and was open {}",
             seconds(c.stall_s),
+            silence(c),
             seconds(c.start_delay_s),
             seconds(c.open_s)
         ),
         CaptureOutcome::Open { .. } => "not known before the window closes".into(),
         CaptureOutcome::Failed { captured: None, .. } => "unknown: the window failed".into(),
         _ => "nothing".into(),
+    }
+}
+
+/// What was seen beside what was predicted.
+fn silence(captured: &Captured) -> String {
+    match (captured.longest_stall_s, captured.predicted_stall_s) {
+        (None, _) => String::new(),
+        (Some(seen), None) => format!(", no rank silent for more than {} (not predicted)", seconds(seen)),
+        (Some(seen), Some(predicted)) => {
+            format!(", no rank silent for more than {} (predicted {})", seconds(seen), seconds(predicted))
+        }
     }
 }
 

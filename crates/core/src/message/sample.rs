@@ -50,6 +50,7 @@ pub fn sample(fired_at: Time) -> Incident {
                 ),
             }),
         },
+        cause: None,
         capture: CaptureOutcome::Done(captured(fired_at)),
         verdict: Some(VerdictNote {
             kind: Kind::UnevenWork,

@@ -5,6 +5,7 @@
 //! replay, hence the small cache of slots and the reused buffers. The store knows nothing of rules: it
 //! reports which groups got samples, and gives their values.
 
+mod batches;
 mod lines;
 mod query;
 mod registry;
@@ -172,6 +173,14 @@ impl SignalStore {
         for (signal, number) in fields.iter() {
             let place = self.slots[slot as usize].series.get(usize::from(signal.0));
             self.take(place.copied().unwrap_or(NONE), number, at, silent_after);
+        }
+        if self.slots[slot as usize].key.source == Source::Log
+            && let Some(totals) = self.slots[slot as usize].batches.take(fields, at)
+        {
+            for (signal, total) in totals {
+                let index = self.series(slot, signal);
+                self.put(index, total, at, silent_after);
+            }
         }
         for derived in DERIVED.iter().filter(|d| fields.present().has_all(d.operands)) {
             let operand = |signal| self.operand(slot, signal, fields, at);

@@ -42,6 +42,8 @@ pub(super) struct Core {
     /// Captures that wait for their warm-up, or for facts about the server: the incident, and when to
     /// decide again.
     pub(super) warming: BTreeMap<Arc<str>, Time>,
+    /// Incidents whose cause is looked for again: when, and how often it was looked for.
+    pub(super) looks: BTreeMap<Arc<str>, (Time, usize)>,
     pub(super) now: Time,
     evaluated_at: Time,
     swept: Time,
@@ -60,6 +62,7 @@ impl Core {
             mode: setup.mode,
             silences: Vec::new(),
             warming: BTreeMap::new(),
+            looks: BTreeMap::new(),
             now,
             evaluated_at: now,
             swept: now,
@@ -139,6 +142,7 @@ impl Core {
         self.engine.tick(store, now, &mut self.changes);
         self.handle_changes(store, now, out);
         self.retry_requests(store, now, out);
+        self.look_again(store, now, out);
         self.end_silences(now, out);
         if now.since(self.swept) >= SWEEP || self.swept > now {
             self.swept = now;

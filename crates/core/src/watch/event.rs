@@ -69,6 +69,8 @@ pub enum Event {
     },
     /// Captures and messages are silenced.
     Silenced(Silence),
+    /// Somebody says that windows may open again where one hurt the server; `None` for every server.
+    Resumed(Option<Arc<str>>),
     /// An agent before this one left a window open; it is being closed.
     LeftBehind {
         /// On which server.

@@ -36,6 +36,8 @@ use skewtrap_trace::time::Time;
 const LEAST_SEVERE: f64 = 1.0;
 /// The `target` of an incident whose group spans servers, where no label says which one is meant.
 const SEVERAL_SERVERS: &str = "several servers";
+/// How much slower than usual the blamed rank's host is: nothing measures that yet.
+const SLOWNESS: f64 = 1.0;
 /// While a window of its own is open, an escalation is not reported again sooner than this.
 const BUSY: Duration = Duration::from_secs(5);
 /// A request that only lacked facts is repeated after this ...
@@ -110,6 +112,8 @@ impl Core {
         let active = self.incidents.open(&change, finding, name);
         active.silenced = silenced;
         let id = active.incident.id.clone();
+        self.look_for_cause(store, &id, now);
+        let Some(active) = self.incidents.get_mut(&id) else { return };
         let warmup = match &active.capture {
             CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) => http.warmup,
             CaptureSpec::None | CaptureSpec::Nsys(_) | CaptureSpec::Command(_) => Duration::ZERO,
@@ -213,7 +217,7 @@ impl Core {
         let request = active.request(&server.name, &server.group, badness);
         let (spec, ledger, policy) = (&active.capture, &self.ledger, &self.policy);
         if self.mode == Mode::Live {
-            let granted = admit::admit(spec, &request, ledger, &server.facts, policy, now)?;
+            let granted = admit::admit(spec, &request, ledger, &server.facts, policy, SLOWNESS, now)?;
             return Ok(granted.map(|plan| Granted::Window(Box::new(plan))));
         }
         // In a recording only the limits can refuse, and a window costs nothing but its place in them.
@@ -221,7 +225,8 @@ impl Core {
             return Ok(None);
         }
         governor::decide(&request, ledger, &policy.budget, ledger.estimate(request.target, 1), now)?;
-        let end = AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 0, unproven: None };
+        let end =
+            AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 0, unproven: None, cost: None, harm: None };
         let attempt = Attempt { end: Some(end), ..admit::attempt_of(&request, ledger, now) };
         Ok(Some(Granted::Recorded(Box::new(attempt))))
     }

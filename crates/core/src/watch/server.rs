@@ -122,7 +122,14 @@ mod tests {
         let (phase, since, means) = (WindowPhase::Starting, at(10.0), Means::Http);
         server.window_opened(OpenWindow { incident, marks, means, phase, since, deadline });
         if let Some(s) = ended {
-            let end = AttemptEnd { at: at(s), stalled: Duration::ZERO, bytes: 0, unproven: None };
+            let end = AttemptEnd {
+                at: at(s),
+                stalled: Duration::ZERO,
+                bytes: 0,
+                unproven: None,
+                cost: None,
+                harm: None,
+            };
             let stored = StoredCapture::failed(String::new(), end);
             server.window_event(&WindowEvent::Ended(Box::new(stored)), at(s));
         }

@@ -8,9 +8,10 @@ use super::Watch;
 use super::core::Core;
 use super::incidents::ActiveIncident;
 use super::server::Server;
-use crate::capture::CaptureSpec;
 use crate::capture::facts::ServerKind;
 use crate::capture::refusal::Span;
+use crate::capture::sizing::max_stall_of;
+use crate::capture::{CaptureSpec, HttpWindow};
 use crate::incident::CaptureOutcome;
 use crate::rule::Evaluation;
 use crate::rule::Rule;
@@ -170,10 +171,20 @@ fn words_of(spec: &CaptureSpec) -> String {
     match spec {
         CaptureSpec::None => "none".into(),
         CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) => {
-            format!("http: {} steps, at most {}", http.num_steps, Span(http.deadline))
+            format!("http: {}, at most {}", size_of(http), Span(http.deadline))
         }
         CaptureSpec::Nsys(nsys) => format!("nsys: {}", Span(nsys.duration)),
         CaptureSpec::Command(command) => format!("command: at most {}", Span(command.time_limit)),
+    }
+}
+
+/// How large its windows are: `as many steps as cost a rank 300 ms`.
+fn size_of(http: &HttpWindow) -> String {
+    let stall = max_stall_of(http).map(|stall| format!("at most {} of silence", Span(stall)));
+    match (http.num_steps, stall) {
+        (None, stall) => format!("as many steps as cost {}", stall.unwrap_or_default()),
+        (Some(steps), Some(stall)) => format!("{steps} steps for {stall}"),
+        (Some(steps), None) => format!("{steps} steps"),
     }
 }
 

@@ -303,8 +303,14 @@ impl Play {
             }
             Output::Finish(ending) => {
                 live.machine = None;
-                let end =
-                    AttemptEnd { at: wall, stalled: Duration::ZERO, bytes: 1, unproven: ending.unproven };
+                let end = AttemptEnd {
+                    at: wall,
+                    stalled: Duration::ZERO,
+                    bytes: 1,
+                    unproven: ending.unproven,
+                    cost: None,
+                    harm: None,
+                };
                 self.state.as_ref().expect("an agent is there").end(id, &end).expect("writable");
             }
         }
@@ -360,5 +366,6 @@ fn request(incident: &str) -> StartRequest {
         writes_files: true,
         merges: false,
         notes: Vec::new(),
+        sizing: None,
     }
 }

@@ -1,6 +1,7 @@
 //! What `governor` promises.
 
 use super::*;
+use crate::capture::size::Recorded;
 
 const LIMITS: Limits =
     Limits { cooldown: Duration::from_secs(600), captures: 2, per: Duration::from_secs(3600) };
@@ -10,7 +11,14 @@ fn at(s: u64) -> Time {
 }
 
 fn attempt(s: u64, incident: &str) -> Attempt {
-    let end = AttemptEnd { at: at(s + 1), stalled: Duration::from_secs(1), bytes: 1 << 20, unproven: None };
+    let end = AttemptEnd {
+        at: at(s + 1),
+        stalled: Duration::from_secs(1),
+        bytes: 1 << 20,
+        unproven: None,
+        cost: None,
+        harm: None,
+    };
     Attempt {
         id: format!("a{s}"),
         rule: "r".into(),
@@ -34,6 +42,47 @@ fn request(incident: &str, badness: f64) -> CaptureRequest<'_> {
 fn decided(attempts: Vec<Attempt>, now: Time) -> String {
     decide(&request("new", 1.2), &Ledger::from(attempts), &Budget::default(), Estimate::default(), now)
         .map_or_else(|r| r.word().to_owned(), |()| "ok".into())
+}
+
+#[test]
+fn a_window_that_hurt_its_server_is_the_last_before_somebody_has_looked() {
+    let second = Duration::from_secs(1);
+    assert_eq!(Harm::of(false, Some(second), 3 * second), None);
+    assert_eq!(Harm::of(false, Some(second / 20), second / 2), None, "no more than the server's own pauses");
+    assert_eq!(Harm::of(false, None, 60 * second), None, "nothing was predicted");
+    assert!(Harm::of(true, None, Duration::ZERO).is_some());
+    let mut harmed = attempt(0, "a");
+    harmed.end.as_mut().unwrap().harm = Harm::of(false, Some(second), 4 * second);
+    let elsewhere = Attempt { target: "other".into(), ..harmed.clone() };
+    assert_eq!(decided(vec![elsewhere.clone()], at(80_000)), "ok");
+    let mut ledger = Ledger::from(vec![harmed, elsewhere]);
+    let refusal = unharmed(&request("new", 1.2), &ledger).unwrap_err();
+    let said = "a window silenced a rank for 4.0 s, of which 1.0 s were predicted; `skewtrap resume`";
+    assert!(refusal.to_string().contains(said), "{refusal}");
+    assert_eq!(ledger.resume(Some("t")), BTreeSet::from(["t".to_owned()]));
+    assert_eq!(unharmed(&request("new", 1.2), &ledger), Ok(()));
+    assert_eq!(ledger.resume(None), BTreeSet::from(["other".to_owned()]), "and the other one still");
+}
+
+#[test]
+fn windows_teach_for_the_server_that_they_were_of_and_for_a_day_how_fast_it_writes() {
+    let taught = |server, now| {
+        let mut one = attempt(0, "a");
+        one.end.as_mut().unwrap().cost = Some(PastWindow {
+            recorded: Recorded::Gpu,
+            steps: 10,
+            largest: 100_000,
+            stall: Duration::from_secs(1),
+            slowness: 1.0,
+            predicted: None,
+            server: 7,
+        });
+        let costs = Ledger::from(vec![one]).costs("t", server, now);
+        costs.predicted(Recorded::Gpu, 10, 1.0).as_secs_f64()
+    };
+    let (soon, later, unknown) = (taught(7, at(60)), taught(7, at(90_000)), taught(8, at(60)));
+    assert_eq!(unknown, WindowCosts::default().predicted(Recorded::Gpu, 10, 1.0).as_secs_f64());
+    assert!(soon > 1.0 && later < 0.4 && later > 0.1, "{soon} {later}");
 }
 
 #[test]

@@ -49,7 +49,11 @@ impl Refusal {
             | Self::NoVersion
             | Self::Risk { .. }
             | Self::Never { .. }
-            | Self::ProfileV2 => None,
+            | Self::ProfileV2
+            | Self::TooCostly { .. }
+            | Self::ServerTimer { .. }
+            | Self::UnknownDevice { .. }
+            | Self::StoodDown { .. } => None,
         }
     }
 
@@ -92,6 +96,10 @@ impl Refusal {
             Self::Risk { .. } => Reason::Risk,
             Self::Never { .. } => Reason::Never,
             Self::ProfileV2 => Reason::ProfileV2,
+            Self::TooCostly { .. } => Reason::TooCostly,
+            Self::ServerTimer { .. } => Reason::ServerTimer,
+            Self::UnknownDevice { .. } => Reason::UnknownDevice,
+            Self::StoodDown { .. } => Reason::StoodDown,
         }
     }
 
@@ -168,6 +176,14 @@ pub enum Reason {
     Never,
     /// See [`Refusal::ProfileV2`].
     ProfileV2,
+    /// See [`Refusal::TooCostly`].
+    TooCostly,
+    /// See [`Refusal::ServerTimer`].
+    ServerTimer,
+    /// See [`Refusal::UnknownDevice`].
+    UnknownDevice,
+    /// See [`Refusal::StoodDown`].
+    StoodDown,
     /// A word of another release, or none.
     #[default]
     #[serde(rename = "", other)]
@@ -208,6 +224,10 @@ impl Reason {
             Self::Risk => "risk",
             Self::Never => "never",
             Self::ProfileV2 => "profile_v2",
+            Self::TooCostly => "too_costly",
+            Self::ServerTimer => "server_timer",
+            Self::UnknownDevice => "unknown_device",
+            Self::StoodDown => "stood_down",
             Self::Unknown => "",
         }
     }

@@ -11,6 +11,7 @@ fn past(steps: u32, largest: u64, stall_ms: u32, predicted_ms: u32) -> PastWindo
         stall: MS * stall_ms,
         slowness: 1.0,
         predicted: Some(MS * predicted_ms),
+        server: 0,
     }
 }
 
@@ -76,6 +77,7 @@ impl World {
             stall,
             slowness: seen_slowness.max(1.0),
             predicted: Some(predicted),
+            server: 0,
         }
     }
 }
@@ -117,4 +119,10 @@ fn over_a_thousand_windows_the_stall_stays_within_what_it_may_cost() {
     println!("{taken} windows, {over} beyond max_stall, {far} far beyond; refused by kB a step: {refused:?}");
     assert!(taken > 1_000, "{taken}");
     assert!(f64::from(over) <= 0.05 * f64::from(taken), "{over} of {taken}");
+}
+
+#[test]
+fn a_stall_is_written_rounded_up_to_two_figures() {
+    let texts = [7, 288, 301, 1_234, 10_001].map(|ms| written(MS * ms));
+    assert_eq!(texts, ["7ms", "290ms", "310ms", "1300ms", "11000ms"]);
 }

@@ -33,6 +33,7 @@ fn request(form: Form, busy: &[u16], idle: &[u16]) -> StartRequest {
         writes_files: true,
         merges: false,
         notes: Vec::new(),
+        sizing: None,
     }
 }
 

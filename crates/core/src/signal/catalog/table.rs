@@ -136,10 +136,12 @@ signals! {
         metrics: ["sglang:decode_sum_seq_lens"] }
     DECODE_TOKENS "decode_tokens" "tokens/s" Counter Zero Sum "Tokens decoded, from the server's counter." {
         metrics: ["sglang:realtime_tokens_total{mode=decode}", "vllm:generation_tokens_total"] }
-    PREFILL_COMPUTE_TOKENS "prefill_compute_tokens" "tokens/s" Counter Zero Sum "Prompt tokens computed, from the server's counter." {
+    ADMISSIONS "admissions" "requests/s" Counter Zero Sum "Requests that left the queue for a first prefill, per second; by the log's prefill lines or the server's counter." {
+        metrics: ["sglang:queue_time_seconds_count", "vllm:request_queue_time_seconds_count"] }
+    PREFILL_COMPUTE_TOKENS "prefill_compute_tokens" "tokens/s" Counter Zero Sum "Prompt tokens computed, from the server's counter or the log's prefill lines." {
         metrics: ["sglang:realtime_tokens_total{mode=prefill_compute}"] loads: ["total_prefill_uncached_tokens"] }
-    PREFILL_CACHE_TOKENS "prefill_cache_tokens" "tokens/s" Counter Zero Sum "Prompt tokens taken from the cache, from the server's counter." {
-        metrics: ["sglang:realtime_tokens_total{mode=prefill_cache}"] }
+    PREFILL_CACHE_TOKENS "prefill_cache_tokens" "tokens/s" Counter Zero Sum "Prompt tokens taken from the cache, from the server's counter or the log's prefill lines." {
+        metrics: ["sglang:realtime_tokens_total{mode=prefill_cache}", "vllm:prefix_cache_hits_total"] }
     PROMPT_TOKENS "prompt_tokens" "tokens/s" Counter Zero Sum "Prompt tokens processed (vLLM)." {
         metrics: ["vllm:prompt_tokens_total"] }
     PREFILL_BUSY_US "prefill_busy" "us/s" Counter Zero Mean "Microseconds spent prefilling per second." {

@@ -118,7 +118,7 @@ impl SignalStore {
         let (labels, series) = (self.labels_of(&key), Vec::new());
         self.slot_of.insert(key.clone(), index);
         let cadence = Cadence::default();
-        let lines = Lines::default();
+        let (lines, batches) = (Lines::default(), Default::default());
         self.slots.push(Slot {
             key,
             labels,
@@ -126,6 +126,7 @@ impl SignalStore {
             known: SignalSet::default(),
             cadence,
             lines,
+            batches,
             is_exporting: false,
             expected_since: None,
         });

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::batches::Batches;
 use super::lines::Lines;
 use super::ring::Ring;
 use crate::signal::sample::{Signal, SignalSet, Source, TargetId};
@@ -49,6 +50,8 @@ pub struct Slot {
     pub cadence: Cadence,
     /// Some of its last lines, where its source is a log.
     pub lines: Lines,
+    /// The totals of its prefill lines, where its source is a log.
+    pub batches: Batches,
     /// It writes a profile and cannot report meanwhile: its silence means nothing.
     pub is_exporting: bool,
     /// Since when it is known to exist from the server's size alone.

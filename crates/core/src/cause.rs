@@ -1,0 +1,160 @@
+//! Why a rank left its peers, from the numbers that the store remembers: no capture is needed.
+//!
+//! `course` collects the members' samples, `terms` says how much each factor of the load changed
+//! (`speed` holds the cost model behind speed at equal work), `tree` walks the candidates in their
+//! order, and `words` says it. docs/causes.md has the formula, its sources and how well it does.
+
+mod course;
+mod speed;
+mod terms;
+mod tree;
+mod words;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use self::course::Course;
+use self::terms::{Spans, Terms};
+use crate::finding::Finding;
+use crate::signal::store::SignalStore;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
+
+/// How far back healthy time is looked at.
+const BACK: Duration = Duration::from_secs(75);
+/// Healthy time ends this long before the onset, at least: an onset is an estimate.
+const MARGIN: Duration = Duration::from_secs(1);
+
+/// When the cause of an incident is looked for, after its firing: the last answer stays.
+pub const LOOKS: [Duration; 3] = [Duration::ZERO, Duration::from_secs(3), Duration::from_secs(8)];
+
+/// Why it happened, as far as the numbers tell.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cause {
+    /// What kind of cause.
+    pub kind: CauseKind,
+    /// One sentence: `the router sends DP2 more`.
+    pub statement: String,
+    /// How sure that is.
+    pub certainty: Certainty,
+    /// The numbers that speak for it, with the time of the departure.
+    pub support: Vec<String>,
+    /// Which share of the gap it explains, 0 to 1, where that can be computed.
+    pub explains: Option<f64>,
+    /// What was looked at and is not it, with the number.
+    pub ruled_out: Vec<String>,
+    /// What cannot be said, and what would show it.
+    pub unknown: Vec<String>,
+    /// As of when.
+    pub at: Time,
+}
+
+/// What kind of cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CauseKind {
+    /// The router sends it a larger share of the requests.
+    MoreRequests,
+    /// The router sends it a smaller share, or nothing.
+    FewerRequests,
+    /// Its requests have longer prompts.
+    LongerPrompts,
+    /// Its prompts are found less often in its cache.
+    CacheMisses,
+    /// It is slower at equal work; whether by its GPU or its host is not known.
+    Slower,
+    /// It is slower at equal work, and its GPU is busy for longer.
+    SlowGpu,
+    /// It is slower at equal work, and its GPU waits for its host.
+    SlowHost,
+    /// It has work and does nothing.
+    Stuck,
+    /// It has no room in its KV cache.
+    Memory,
+    /// Its KV caches are on their way to or from another server.
+    Transfer,
+    /// A rank left, this one or a peer.
+    PeerLeft,
+    /// Somebody profiled the server.
+    Capture,
+    /// None of these shows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl CauseKind {
+    /// As in JSON: `more_requests`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::MoreRequests => "more_requests",
+            Self::FewerRequests => "fewer_requests",
+            Self::LongerPrompts => "longer_prompts",
+            Self::CacheMisses => "cache_misses",
+            Self::Slower => "slower",
+            Self::SlowGpu => "slow_gpu",
+            Self::SlowHost => "slow_host",
+            Self::Stuck => "stuck",
+            Self::Memory => "memory",
+            Self::Transfer => "transfer",
+            Self::PeerLeft => "peer_left",
+            Self::Capture => "capture",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// How sure a cause is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Certainty {
+    /// It departed on the blamed rank alone, not later than the onset, and explains four fifths of the gap.
+    Likely,
+    /// It is there, but one of these does not hold or cannot be seen.
+    Consistent,
+    /// Nothing that is exposed shows it.
+    #[serde(other)]
+    Unknown,
+}
+
+impl Certainty {
+    /// As in JSON and messages.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Likely => "likely",
+            Self::Consistent => "consistent",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Why `finding` happened to the group with these labels. `capture_at` is when somebody profiled the
+/// server last, as far as its log says. `None` where no rank is blamed.
+pub fn explain(
+    store: &SignalStore,
+    group: &Labels,
+    finding: &Finding,
+    capture_at: Option<Time>,
+    now: Time,
+) -> Option<Cause> {
+    if finding.rank.0.is_empty() || finding.measured.is_none() {
+        return None;
+    }
+    let slack = MARGIN.max(Duration::from_secs_f64(finding.onset_error_s.clamp(0.0, 10.0)));
+    let spans = Spans {
+        before: (finding.onset - BACK, finding.onset - slack),
+        after: (finding.onset.min(now - Duration::from_millis(1)), now),
+    };
+    let course = Course::of(store, group, &finding.rank, spans.before.0, now);
+    let Some(blamed) = course.members.iter().position(|m| m.labels == finding.rank) else {
+        return Some(words::nothing_known(now));
+    };
+    if course.members.len() < 2 {
+        return Some(words::nothing_known(now));
+    }
+    let terms = Terms::new(&course, spans, blamed);
+    Some(tree::walk(&tree::Case { course: &course, terms: &terms, spans, blamed, finding, capture_at, now }))
+}
+
+#[cfg(test)]
+mod tests;

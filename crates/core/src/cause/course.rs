@@ -1,0 +1,169 @@
+//! What the store remembers of the members of a group, by signal: one source for each signal, the same
+//! for all members, so that their numbers can be compared.
+
+use std::collections::BTreeMap;
+
+use crate::signal::catalog::{self, Kind};
+use crate::signal::sample::{Signal, Source};
+use crate::signal::store::SignalStore;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
+
+/// The signals that candidates are judged by.
+const READ: &[Signal] = &[
+    catalog::RUNNING_REQS,
+    catalog::QUEUE_REQS,
+    catalog::KV_USAGE,
+    catalog::USED_TOKENS,
+    catalog::GEN_THROUGHPUT,
+    catalog::ADMISSIONS,
+    catalog::PREFILL_COMPUTE_TOKENS,
+    catalog::PREFILL_CACHE_TOKENS,
+    catalog::PROMPT_TOKENS,
+    catalog::DECODE_TOKENS,
+    catalog::RETRACTIONS,
+    catalog::RETRACTED_REQS,
+    catalog::DECODE_TRANSFER_REQS,
+    catalog::PREFILL_INFLIGHT_REQS,
+    catalog::GPU_BUSY,
+    catalog::SCHEDULER_CPU,
+];
+
+/// The samples of one signal of one member, in the order of time.
+#[derive(Debug, Default)]
+pub struct Strip(Vec<(Time, f64)>);
+
+/// A span of time: after the first instant, up to the second.
+pub type Span = (Time, Time);
+
+impl Strip {
+    /// Of a rate, each sample of which holds since the one before: the total over a span, and how many
+    /// of its seconds are covered.
+    pub fn total(&self, (from, to): Span) -> (f64, f64) {
+        let (mut total, mut covered) = (0.0, 0.0);
+        for pair in self.0.windows(2) {
+            let (start, end) = (pair[0].0.max(from), pair[1].0.min(to));
+            if end > start {
+                let seconds = end.signed_s_since(start);
+                (total, covered) = (total + pair[1].1 * seconds, covered + seconds);
+            }
+        }
+        (total, covered)
+    }
+
+    /// Of a gauge, each sample of which holds until the next: its mean over a span.
+    pub fn mean(&self, (from, to): Span) -> Option<f64> {
+        let (mut area, mut width) = (0.0, 0.0);
+        for (i, (at, value)) in self.0.iter().enumerate() {
+            let end = self.0.get(i + 1).map_or(to, |next| next.0.min(to));
+            let start = (*at).max(from);
+            if end > start {
+                let seconds = end.signed_s_since(start);
+                (area, width) = (area + value * seconds, width + seconds);
+            }
+        }
+        (width > 0.0).then(|| area / width)
+    }
+
+    /// The value as of a time.
+    pub fn at(&self, at: Time) -> Option<f64> {
+        self.0.partition_point(|s| s.0 <= at).checked_sub(1).map(|i| self.0[i].1)
+    }
+
+    /// How much a gauge grew over a span, what it lost meanwhile left out.
+    pub fn growth(&self, (from, to): Span) -> f64 {
+        let grew = |p: &[(Time, f64)]| (p[1].0 > from && p[1].0 <= to).then(|| (p[1].1 - p[0].1).max(0.0));
+        self.0.windows(2).filter_map(grew).sum()
+    }
+
+    /// When it was last told, up to a time.
+    pub fn last(&self) -> Option<Time> {
+        self.0.last().map(|s| s.0)
+    }
+}
+
+/// One member of the group.
+#[derive(Debug)]
+pub struct Member {
+    /// Its labels, as a finding has them.
+    pub labels: Labels,
+    strips: BTreeMap<Signal, Strip>,
+}
+
+static NOTHING: Strip = Strip(Vec::new());
+
+impl Member {
+    /// What is known of a signal: perhaps nothing.
+    pub fn of(&self, signal: Signal) -> &Strip {
+        self.strips.get(&signal).unwrap_or(&NOTHING)
+    }
+
+    /// Whether it has a signal at all.
+    pub fn has(&self, signal: Signal) -> bool {
+        self.strips.contains_key(&signal)
+    }
+
+    /// When it last reported its work.
+    pub fn last_report(&self) -> Option<Time> {
+        [catalog::RUNNING_REQS, catalog::QUEUE_REQS].iter().filter_map(|s| self.of(*s).last()).max()
+    }
+
+    /// Tokens generated over a span, with the seconds that are covered.
+    pub fn generated(&self, span: Span) -> (f64, f64) {
+        let counter = self.of(catalog::DECODE_TOKENS).total(span);
+        if counter.1 > 0.0 { counter } else { self.of(catalog::GEN_THROUGHPUT).total(span) }
+    }
+}
+
+/// The members of a group.
+#[derive(Debug)]
+pub struct Course {
+    /// In the order of their labels.
+    pub members: Vec<Member>,
+    /// Whether the ranks' work is known from a log alone, where a rank without work prints nothing.
+    pub is_log: bool,
+}
+
+impl Course {
+    /// The members of `group` that are named as `like` is, and their samples since `since`.
+    pub fn of(store: &SignalStore, group: &Labels, like: &Labels, since: Time, now: Time) -> Self {
+        type BySource = BTreeMap<Source, BTreeMap<skewtrap_trace::rank::Rank, Vec<(Time, f64)>>>;
+        let mut found: BTreeMap<Signal, BTreeMap<Labels, BySource>> = BTreeMap::new();
+        for s in store.samples(group, since).filter(|s| READ.contains(&s.signal) && s.at <= now) {
+            let labels = s.rank.labels().pick(like.0.keys().map(|name| &**name));
+            if labels.0.len() == like.0.len() && !like.0.is_empty() {
+                let of_member = found.entry(s.signal).or_default().entry(labels).or_default();
+                of_member.entry(s.source).or_default().entry(s.rank).or_default().push((s.at, s.value));
+            }
+        }
+        let mut members: BTreeMap<Labels, BTreeMap<Signal, Strip>> = BTreeMap::new();
+        let mut is_log = true;
+        for (signal, of_members) in found {
+            // The source that most members have, then the one that tells most.
+            let mut told: BTreeMap<Source, (usize, usize)> = BTreeMap::new();
+            for (source, ranks) in of_members.values().flatten() {
+                let entry = told.entry(*source).or_default();
+                let samples = ranks.values().map(Vec::len).max().unwrap_or(0);
+                *entry = (entry.0 + 1, entry.1 + samples);
+            }
+            let Some((&best, _)) = told.iter().max_by_key(|(_, told)| **told) else { continue };
+            is_log &= signal != catalog::RUNNING_REQS || best == Source::Log;
+            for (labels, mut sources) in of_members {
+                // TP peers repeat what their DP rank says: one of them is enough.
+                let longest = sources.remove(&best).and_then(|r| r.into_values().max_by_key(Vec::len));
+                if let Some(samples) = longest {
+                    members.entry(labels).or_default().insert(signal, Strip(samples));
+                }
+            }
+        }
+        let members = members.into_iter().map(|(labels, strips)| Member { labels, strips }).collect();
+        Self { members, is_log }
+    }
+
+    /// Whether any member has a signal.
+    pub fn has(&self, signal: Signal) -> bool {
+        self.members.iter().any(|m| m.has(signal))
+    }
+}
+
+const _: () = assert!(matches!(catalog::BUILT_IN[catalog::ADMISSIONS.0 as usize].kind, Kind::Counter));

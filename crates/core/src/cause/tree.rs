@@ -1,0 +1,326 @@
+//! The candidates in their order, and when one of them is named.
+
+use std::time::Duration;
+
+use super::course::{Course, Member, Span};
+use super::terms::{Spans, Term, Terms};
+use super::{Cause, CauseKind, Certainty, words};
+use crate::finding::{Finding, Side};
+use crate::signal::catalog;
+use skewtrap_trace::time::Time;
+
+/// A change of so many standard errors is none of chance's: of the dozen that are looked at for each
+/// incident, one in thousands is as large without a cause.
+const SURE: f64 = 4.0;
+/// From here on a change is worth mentioning.
+const NOTED: f64 = 2.5;
+/// A change smaller than this makes no incident: a fifth.
+const MATERIAL: f64 = 0.18;
+/// A cause explains at least this share of the gap.
+const EXPLAINS: f64 = 0.8;
+/// A rank that tells nothing for so long while its peers do has stopped.
+const STOPPED: Duration = Duration::from_secs(3);
+/// The same for a log: lines come every forty steps.
+const SILENT: Duration = Duration::from_secs(5);
+/// From this share on, a KV cache is full: admission keeps the rest free.
+const FULL: f64 = 0.85;
+/// A profile this long before the onset may still be at work.
+const RECENT: Duration = Duration::from_secs(15);
+
+/// Everything about one incident.
+#[derive(Debug)]
+pub struct Case<'a> {
+    pub course: &'a Course,
+    pub terms: &'a Terms<'a>,
+    pub spans: Spans,
+    pub blamed: usize,
+    pub finding: &'a Finding,
+    pub capture_at: Option<Time>,
+    pub now: Time,
+}
+
+/// A factor of the load, measured.
+struct Factor {
+    kind: CauseKind,
+    term: Term,
+    /// What it adds to the logarithm of the load.
+    adds: f64,
+    departed: Option<Time>,
+}
+
+/// The first candidate that holds.
+pub fn walk(case: &Case<'_>) -> Cause {
+    let mut cause = words::empty(case.now);
+    let stopped = stopped(case);
+    let factors = factors(case);
+    words::rule_out(&mut cause, case, &factors.iter().map(|f| (f.kind, f.term)).collect::<Vec<_>>(), NOTED);
+    match stopped.or_else(|| peer_left(case)).or_else(|| leading(case, &factors)) {
+        Some(found) => found.write(case, &mut cause),
+        None => {
+            let found = memory(case).or_else(|| transfer(case)).or_else(|| captured(case));
+            match found {
+                Some(found) => found.write(case, &mut cause),
+                None => words::unknown(&mut cause, case),
+            }
+        }
+    }
+    cause
+}
+
+/// A candidate that holds.
+pub struct Found {
+    pub kind: CauseKind,
+    pub certainty: Certainty,
+    pub support: Vec<String>,
+    pub explains: Option<f64>,
+    pub unknown: Vec<String>,
+    /// A peer that the cause is about.
+    pub peer: Option<usize>,
+}
+
+impl Found {
+    fn new(kind: CauseKind, is_sure: bool, support: String) -> Self {
+        let certainty = if is_sure { Certainty::Likely } else { Certainty::Consistent };
+        Self { kind, certainty, support: vec![support], explains: None, unknown: Vec::new(), peer: None }
+    }
+
+    fn write(self, case: &Case<'_>, cause: &mut Cause) {
+        cause.statement = words::statement(case, &self);
+        (cause.kind, cause.certainty, cause.explains) = (self.kind, self.certainty, self.explains);
+        cause.support = self.support;
+        cause.unknown = self.unknown;
+    }
+}
+
+impl Case<'_> {
+    fn blamed(&self) -> &Member {
+        &self.course.members[self.blamed]
+    }
+
+    fn peers(&self) -> impl Iterator<Item = (usize, &Member)> {
+        self.course.members.iter().enumerate().filter(|(i, _)| *i != self.blamed)
+    }
+
+    /// The last seconds of a span's end.
+    fn lately(&self) -> Span {
+        ((self.now - STOPPED).max(self.spans.after.0), self.now)
+    }
+
+    fn is_silent(&self, member: &Member) -> bool {
+        let limit = if self.course.is_log { SILENT } else { STOPPED };
+        member.last_report().is_none_or(|last| self.now.since(last) >= limit)
+    }
+}
+
+/// The blamed rank stands still, is gone, or runs dry without saying so.
+fn stopped(case: &Case<'_>) -> Option<Found> {
+    let member = case.blamed();
+    let most_move = case.peers().filter(|(_, m)| !case.is_silent(m)).count() * 2 > case.course.members.len() - 1;
+    if !most_move {
+        return None;
+    }
+    let running = member.of(catalog::RUNNING_REQS);
+    let usual = running.mean(case.spans.before).unwrap_or(0.0);
+    let last = running.at(case.now).unwrap_or(0.0);
+    let since = member.last_report();
+    if case.is_silent(member) {
+        let told = words::last_told(since, last, usual);
+        return Some(match (case.course.is_log, last >= 0.4 * usual && last >= 2.0) {
+            // A rank that runs dry tells so batch by batch; this one fell silent in the middle of its work.
+            (true, true) => Found::new(CauseKind::Stuck, true, told),
+            (true, false) => Found {
+                unknown: vec![words::UNTOLD_BY_LOG.to_owned()],
+                ..Found::new(CauseKind::FewerRequests, false, told)
+            },
+            (false, _) => Found { peer: Some(case.blamed), ..Found::new(CauseKind::PeerLeft, true, told) },
+        });
+    }
+    let (generated, covered) = member.generated(case.lately());
+    let computed = member.of(catalog::PREFILL_COMPUTE_TOKENS).total(case.lately()).0;
+    let has_counter = member.has(catalog::DECODE_TOKENS);
+    let stands = has_counter && covered >= 1.9 && generated + computed == 0.0 && last >= 1.0;
+    stands.then(|| Found::new(CauseKind::Stuck, true, words::stands_still(last)))
+}
+
+/// A peer is gone or gets nothing any more, and the blamed rank merely has its part of that.
+fn peer_left(case: &Case<'_>) -> Option<Found> {
+    let all = usize::MAX;
+    let gone: Vec<usize> = case
+        .peers()
+        .filter(|(i, m)| {
+            let term = case.terms.arrivals(*i, all);
+            let had_work = m.of(catalog::RUNNING_REQS).mean(case.spans.before).unwrap_or(0.0) >= 1.0;
+            had_work && case.is_silent(m) && term.z < -SURE
+        })
+        .map(|(i, _)| i)
+        .collect();
+    let &[gone] = &gone[..] else { return None };
+    // Against those that are left its share must be what it was.
+    if case.course.members.len() > 2 && case.terms.arrivals(case.blamed, gone).z.abs() > NOTED {
+        return None;
+    }
+    let member = &case.course.members[gone];
+    let told = words::last_told(member.last_report(), 0.0, 0.0);
+    Some(Found { peer: Some(gone), ..Found::new(CauseKind::PeerLeft, !case.course.is_log, told) })
+}
+
+fn factors(case: &Case<'_>) -> Vec<Factor> {
+    let (terms, blamed, nobody) = (case.terms, case.blamed, usize::MAX);
+    let arrivals = terms.arrivals(blamed, nobody);
+    let prompts = terms.prompts(blamed, nobody);
+    let computed = terms.computed(blamed, nobody);
+    let slowness = terms.slowness(blamed, nobody);
+    let kind = if arrivals.ln < 0.0 { CauseKind::FewerRequests } else { CauseKind::MoreRequests };
+    let factor = |kind, term: Term, adds, departed| Factor { kind, term, adds, departed };
+    vec![
+        factor(kind, arrivals, arrivals.ln, terms.departed(blamed, Terms::share_in)),
+        factor(
+            CauseKind::LongerPrompts,
+            prompts,
+            terms.weighed(blamed, prompts.ln),
+            terms.departed(blamed, Terms::prompt_in),
+        ),
+        factor(
+            CauseKind::CacheMisses,
+            computed,
+            terms.weighed(blamed, computed.ln),
+            terms.departed(blamed, Terms::computed_in),
+        ),
+        factor(CauseKind::Slower, slowness, slowness.ln, terms.departed(blamed, Terms::speed_in)),
+    ]
+}
+
+/// On which side a factor makes what the rule saw: more load with more of it, less with less.
+fn direction(finding: &Finding, kind: CauseKind) -> f64 {
+    let signal = finding.measured.as_ref().map_or("", |m| &*m.signal);
+    let is_output = signal.contains("throughput") || signal.contains("decode_tokens");
+    let up = match finding.side {
+        Side::High => 1.0,
+        Side::Low => -1.0,
+        Side::Both => 0.0,
+    };
+    // A rank that puts out less is slower, or gets less.
+    let is_offer = matches!(kind, CauseKind::MoreRequests | CauseKind::FewerRequests);
+    if is_output && !is_offer { -up } else { up }
+}
+
+/// The factor that explains the gap.
+fn leading(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
+    let towards = |f: &Factor| match direction(case.finding, f.kind) {
+        0.0 => f.adds.abs(),
+        direction => f.adds * direction,
+    };
+    let counts = |f: &&Factor| f.term.z.abs() >= NOTED && towards(f) > 0.0;
+    let gap: f64 = factors.iter().filter(counts).map(towards).sum();
+    // Shorter prompts and a quicker rank are no cause of anything that people ask about.
+    let is_cause = |f: &&Factor| f.kind == CauseKind::FewerRequests || f.adds > 0.0;
+    let found = factors.iter().filter(counts).filter(is_cause).max_by(|a, b| towards(a).total_cmp(&towards(b)))?;
+    let is_material = found.term.ln.abs() >= MATERIAL && towards(found) >= 0.5 * MATERIAL;
+    if !is_material {
+        return None;
+    }
+    let explains = towards(found) / gap;
+    let late = Duration::from_secs_f64(2.0 + case.finding.onset_error_s.clamp(0.0, 10.0));
+    let is_early = found.departed.is_none_or(|at| at <= case.finding.onset + late);
+    let is_alone = !case.peers().any(|(i, _)| {
+        let peer = of_peer(case, found.kind, i);
+        peer.z.abs() >= SURE && peer.ln / found.term.ln >= 0.5
+    });
+    let is_sure = found.term.z.abs() >= SURE && explains >= EXPLAINS && is_early && is_alone;
+    let mut support = vec![words::change(case, found.kind, found.term, found.departed)];
+    if found.kind == CauseKind::MoreRequests {
+        // Requests that share a prefix follow it: the cache of the rank that has it answers more.
+        let cache = &factors[2].term;
+        if cache.z <= -NOTED && cache.own.1 < cache.own.0 {
+            support.push(words::change(case, CauseKind::CacheMisses, *cache, factors[2].departed));
+        }
+    }
+    let mut result = Found { explains: Some(explains), ..Found::new(found.kind, is_sure, String::new()) };
+    result.support = support;
+    if found.kind == CauseKind::Slower {
+        gpu_or_host(case, found.term.ln, &mut result);
+    }
+    Some(result)
+}
+
+fn of_peer(case: &Case<'_>, kind: CauseKind, peer: usize) -> Term {
+    match kind {
+        CauseKind::LongerPrompts => case.terms.prompts(peer, case.blamed),
+        CauseKind::CacheMisses => case.terms.computed(peer, case.blamed),
+        CauseKind::Slower => case.terms.slowness(peer, case.blamed),
+        _ => case.terms.arrivals(peer, case.blamed),
+    }
+}
+
+/// A slow GPU needs more of its own seconds for the same work; behind a slow host it waits.
+fn gpu_or_host(case: &Case<'_>, slowness: f64, found: &mut Found) {
+    let cpu = |span| {
+        let (seconds, covered) = case.blamed().of(catalog::SCHEDULER_CPU).total(span);
+        (covered > 0.0).then(|| seconds / covered)
+    };
+    let cpu = cpu(case.spans.before).zip(cpu(case.spans.after));
+    if let Some((before, after)) = cpu.filter(|(before, after)| *after < 0.8 * before) {
+        found.support.push(words::less_cpu(before, after));
+    }
+    match case.terms.gpu_growth(case.blamed) {
+        Some(growth) if growth >= EXPLAINS * slowness => {
+            found.kind = CauseKind::SlowGpu;
+            found.support.push(words::gpu_seconds(growth));
+        }
+        Some(growth) if growth <= (1.0 - EXPLAINS) * slowness => {
+            found.kind = CauseKind::SlowHost;
+            found.support.push(words::gpu_seconds(growth));
+        }
+        Some(growth) => found.unknown.push(words::between(growth, slowness)),
+        None => found.unknown.push(words::NO_DEVICE_TIMER.to_owned()),
+    }
+}
+
+/// Requests wait because the KV cache is full here, and nothing that was offered explains it.
+fn memory(case: &Case<'_>) -> Option<Found> {
+    let usage = |m: &Member, span| m.of(catalog::KV_USAGE).mean(span);
+    let own = usage(case.blamed(), case.lately())?;
+    let before = usage(case.blamed(), case.spans.before)?;
+    let others: Vec<f64> = case.peers().filter_map(|(_, m)| usage(m, case.lately())).collect();
+    let fullest = others.iter().copied().fold(0.0, f64::max);
+    if own < FULL || fullest >= FULL || before >= FULL {
+        return None;
+    }
+    let thrown = |m: &Member| {
+        let total = m.of(catalog::RETRACTIONS).total(case.spans.after).0;
+        total.max(m.of(catalog::RETRACTED_REQS).growth(case.spans.after))
+    };
+    let waiting = |m: &Member| m.of(catalog::QUEUE_REQS).at(case.now).unwrap_or(0.0);
+    let load = |m: &Member| waiting(m) + m.of(catalog::RUNNING_REQS).at(case.now).unwrap_or(0.0);
+    let mean = |of: &dyn Fn(&Member) -> f64| {
+        case.peers().map(|(_, m)| of(m)).sum::<f64>() / (case.course.members.len() - 1) as f64
+    };
+    let gap = load(case.blamed()) - mean(&load);
+    let explains = ((waiting(case.blamed()) - mean(&waiting)) / gap.max(1.0)).clamp(0.0, 1.0);
+    let peers_thrown = case.peers().map(|(_, m)| thrown(m)).fold(0.0, f64::max);
+    let own_thrown = thrown(case.blamed());
+    let is_sure = explains >= EXPLAINS && own_thrown > 2.0 * peers_thrown || own_thrown >= 3.0 && peers_thrown == 0.0;
+    let support = words::full(own, before, fullest, own_thrown, waiting(case.blamed()));
+    Some(Found { explains: Some(explains), ..Found::new(CauseKind::Memory, is_sure, support) })
+}
+
+/// Requests wait for their KV cache to arrive from, or at, the other server.
+fn transfer(case: &Case<'_>) -> Option<Found> {
+    for signal in [catalog::DECODE_TRANSFER_REQS, catalog::PREFILL_INFLIGHT_REQS] {
+        let of = |m: &Member, span| m.of(signal).mean(span).unwrap_or(0.0);
+        let (before, after) = (of(case.blamed(), case.spans.before), of(case.blamed(), case.lately()));
+        let most = case.peers().map(|(_, m)| of(m, case.lately())).fold(0.0, f64::max);
+        if after >= 4.0 && after >= 3.0 * before.max(1.0) && after >= 3.0 * most.max(1.0) {
+            let support = words::transfers(before, after, most);
+            return Some(Found::new(CauseKind::Transfer, false, support));
+        }
+    }
+    None
+}
+
+fn captured(case: &Case<'_>) -> Option<Found> {
+    let at = case.capture_at?;
+    let onset = case.finding.onset;
+    let is_near = at <= onset + Duration::from_secs(2) && onset.since(at) <= RECENT;
+    is_near.then(|| Found::new(CauseKind::Capture, false, words::profiled(at)))
+}

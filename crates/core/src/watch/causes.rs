@@ -1,0 +1,51 @@
+//! The cause of what fired: looked for at the firing and twice more while samples come in, so that it is
+//! known within ten seconds.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::event::Effect;
+use crate::cause::{self, LOOKS};
+use crate::signal::store::SignalStore;
+use skewtrap_trace::time::Time;
+
+impl Core {
+    /// Looks for the cause of an incident that has just fired, and remembers to look again.
+    pub(super) fn look_for_cause(&mut self, store: &SignalStore, id: &Arc<str>, now: Time) {
+        self.looks.insert(id.clone(), (now, 0));
+        self.look(store, id, now);
+    }
+
+    /// The looks that are due. An incident whose cause was found or changed is stored; nobody is told by
+    /// a message of its own.
+    pub(super) fn look_again(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
+        let is_due = |(_, (fired, done)): &(&Arc<str>, &(Time, usize))| {
+            LOOKS.get(*done).is_none_or(|after| now >= *fired + *after || now < *fired)
+        };
+        let due: Vec<Arc<str>> = self.looks.iter().filter(is_due).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            self.look(store, &id, now);
+            if let Some(active) = self.incidents.get(&id) {
+                out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
+            }
+        }
+    }
+
+    fn look(&mut self, store: &SignalStore, id: &Arc<str>, now: Time) {
+        let Some((_, done)) = self.looks.get_mut(id) else { return };
+        *done += 1;
+        if *done >= LOOKS.len() {
+            self.looks.remove(id);
+        }
+        let Some(active) = self.incidents.get_mut(id) else { return };
+        if active.incident.resolved_at.is_some() {
+            // What came after its end says nothing of its cause.
+            self.looks.remove(id);
+            return;
+        }
+        let server = self.servers.iter().find(|s| s.name == active.incident.target);
+        let captured = server.and_then(|s| s.facts.foreign.last());
+        let found = cause::explain(store, &active.group, &active.incident.finding, captured, now);
+        active.incident.cause = found.or_else(|| active.incident.cause.take());
+    }
+}
