@@ -2,6 +2,7 @@
 //! other, which are idle or missing, and which group has the most significant difference.
 
 mod conclusion;
+mod sentence;
 
 use std::collections::BTreeMap;
 
@@ -107,6 +108,7 @@ fn significance(diagnosis: &Diagnosis) -> f64 {
     match diagnosis.kind {
         Kind::NoFinding => 0.0,
         Kind::InsufficientEvidence => 1.0,
+        _ if diagnosis.by_host => 2.0 + diagnosis.host.map_or(0.0, |h| h.ratio - 1.0),
         _ => 2.0 + diagnosis.gap.relative(),
     }
 }

@@ -10,8 +10,10 @@ use crate::kernel::{Family, short_name};
 use crate::labels::Labels;
 use crate::profile::RankProfile;
 use crate::rank::RankId;
+use crate::split::{Part, Split};
 use crate::stats::{KindStats, RankStats, gap_of, kernel_table};
 use crate::step::{StepKind, StepSource};
+use crate::trace::Activities;
 use crate::verdict::Verdict;
 
 /// What is compared: the input of [`compare`](crate::compare).
@@ -85,6 +87,14 @@ pub struct RankLine {
     pub work_ms_per_step: f64,
     /// Wall time without any kernel, per step.
     pub host_gap_ms_per_step: f64,
+    /// From the start of a step to that of the next, milliseconds.
+    pub wall_ms_per_step: f64,
+    /// Where that goes; the parts add up to it.
+    pub split_ms_per_step: Split,
+    /// Launches by the host per step: a CUDA graph is one.
+    pub host_launches_per_step: f64,
+    /// What its profiler recorded beside kernels.
+    pub activities: Activities,
     /// Work beyond the median of the peers, per step.
     pub gap_ms_per_step: Option<f64>,
     /// Requests in a batch, mean.
@@ -203,6 +213,7 @@ impl Comparison {
         for r in &self.ranks {
             lines.extend(r.notes.iter().map(|n| format!("{}: {n}", r.rank)));
         }
+        lines.extend(self.about_activities());
         let both =
             |r: &RankLine| r.kinds.contains_key(&StepKind::Extend) && r.kinds.contains_key(&StepKind::Decode);
         if self.ranks.iter().any(both) {
@@ -211,6 +222,20 @@ impl Comparison {
             );
         }
         lines
+    }
+
+    /// What the profiler's own weight means for host time, and which activity would show more.
+    fn about_activities(&self) -> Option<String> {
+        let busy = || self.ranks.iter().filter(|r| r.steps > 0);
+        let first = busy().next()?.activities;
+        if busy().any(|r| r.activities != first) {
+            return Some("the ranks were profiled with different activities, which slow their hosts differently: their host time is compared with that of ranks under the same ones only".into());
+        }
+        if first.cpu {
+            return Some("recording CPU activity makes host gaps two to four times as long; windows of kernels alone show the host time that clients see".into());
+        }
+        let host = self.verdict.step.is_some_and(|s| s.largest == Part::Host && s.relative() >= 0.15);
+        host.then(|| "which operator or call takes the host time is not in a window of kernels alone: a window with CPU activity would show it".into())
     }
 
     /// The ranks to look at side by side: the culprit, one in the middle and the one with the least work.
@@ -254,6 +279,10 @@ impl Comparison {
                 busy_ms_per_step: f.busy_ms,
                 work_ms_per_step: f.work_ms,
                 host_gap_ms_per_step: f.wall_ms - f.busy_ms,
+                wall_ms_per_step: f.wall_ms,
+                split_ms_per_step: f.split,
+                host_launches_per_step: f.host_launches,
+                activities: p.activities,
                 gap_ms_per_step: peers.then(|| gap_of(&all, i, &factors).ms),
                 requests_mean: f.requests,
                 extend_share: f.extend_share,

@@ -1,13 +1,15 @@
 //! Diagnoses a group of ranks that run the same layers, and may thus be compared with each other.
 //!
-//! The questions, in their order: does one rank stand out beyond noise? Do the waits in collectives
+//! The questions, in their order: does one rank stand out beyond noise, by its GPU work or by its host? Do the waits in collectives
 //! agree with that? Was it given more to do, or did it do the same more slowly? Where no answer fits,
 //! the evidence is insufficient.
 
 use std::collections::BTreeSet;
 
 use crate::collective::{MatchedCollectives, match_collectives};
+use crate::host::{HostFinding, HostTime, host_time};
 use crate::kernel::Family;
+use crate::period_fit;
 use crate::profile::RankProfile;
 use crate::rank::{Axis, RankId};
 use crate::stats::{Gap, MIN_STEPS, RankStats, SameCalls, gap_of, median, same_calls};
@@ -36,6 +38,10 @@ pub struct Diagnosis {
     pub baseline_factor: f64,
     /// The gap of the outlier.
     pub gap: Gap,
+    /// The host time of the outlier, where that can be compared.
+    pub host: Option<HostTime>,
+    /// Whether the outlier stands out by its host, and not by the work of its GPU.
+    pub by_host: bool,
     /// Indices of other ranks beyond the bounds, the largest gap first.
     pub also: Vec<usize>,
     /// Whether the ranks have batches of their own.
@@ -63,29 +69,127 @@ pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]
         outlier: None,
         baseline_factor: 1.0,
         gap: Gap::default(),
-        also: outliers.get(1..).unwrap_or_default().to_vec(),
+        host: None,
+        by_host: false,
+        also: Vec::new(),
         own_batches,
         matched,
         reasons: Vec::new(),
         doubts: 0,
     };
-    match outliers.first() {
-        None => nothing_stands_out(profiles, stats, &gaps, bound, &mut found),
-        Some(&at) => {
-            found.outlier = Some(at);
-            found.baseline_factor = factors[at];
-            found.gap = gaps[at].clone();
-            count_doubts(profiles, stats, at, &mut found);
-            if few_complete_peers(profiles, at, &mut found) || waits_disagree(profiles, at, &mut found) {
-                found.kind = Kind::InsufficientEvidence;
-            } else if own_batches {
-                kind_with_own_batches(profiles, stats, at, &mut found);
-            } else {
-                kind_with_shared_batch(profiles, stats, at, &mut found);
-            }
+    let hosts: Vec<Option<HostTime>> = (0..stats.len())
+        .map(|i| host_time(profiles, stats, i, || batch_growth(profiles, stats, i, own_batches)))
+        .collect();
+    let mut by_host: Vec<usize> =
+        (0..hosts.len()).filter(|&i| holds_up_by_its_host(profiles, &hosts, i, &found)).collect();
+    let beyond = |i: usize| hosts[i].map_or(0.0, |h| h.beyond_ms());
+    by_host.sort_by(|&a, &b| beyond(b).total_cmp(&beyond(a)));
+    let on_gpu = outliers.first().map_or(0.0, |&i| gaps[i].ms);
+    let at = match by_host.first() {
+        // What costs more time comes first.
+        Some(&at) if beyond(at) > on_gpu => {
+            found.by_host = true;
+            Some(at)
         }
+        _ => outliers.first().copied(),
+    };
+    found.also = outliers.iter().chain(&by_host).copied().filter(|&i| Some(i) != at).collect();
+    found.also.sort_by(|&a, &b| gaps[b].ms.max(beyond(b)).total_cmp(&gaps[a].ms.max(beyond(a))));
+    found.also.dedup();
+    let Some(at) = at else {
+        nothing_stands_out(profiles, stats, &gaps, &hosts, bound, &mut found);
+        return found;
+    };
+    found.outlier = Some(at);
+    found.baseline_factor = factors[at];
+    found.gap = gaps[at].clone();
+    found.host = hosts[at];
+    count_doubts(profiles, stats, at, &mut found);
+    if few_complete_peers(profiles, at, &mut found) {
+        found.kind = Kind::InsufficientEvidence;
+    } else if found.by_host {
+        kind_by_host(profiles, stats, at, &mut found);
+    } else if waits_disagree(profiles, at, &mut found) {
+        found.kind = Kind::InsufficientEvidence;
+    } else if own_batches {
+        kind_with_own_batches(profiles, stats, at, &mut found);
+    } else {
+        kind_with_shared_batch(profiles, stats, at, &mut found);
     }
     found
+}
+
+/// The factor by which the rank's batches are larger than its peers': by requests or tokens, else by
+/// the width of its launches. `None` where nothing tells.
+fn batch_growth(
+    profiles: &[&RankProfile],
+    stats: &[&RankStats],
+    at: usize,
+    own_batches: bool,
+) -> Option<f64> {
+    if !own_batches {
+        return Some(1.0);
+    }
+    batch_ratio(stats, at).or_else(|| same_calls(profiles, at).width)
+}
+
+/// Whether the rank's host loses time that its work does not account for, or may not. Where ranks meet
+/// in collectives the others must wait for it.
+fn holds_up_by_its_host(
+    profiles: &[&RankProfile],
+    hosts: &[Option<HostTime>],
+    at: usize,
+    found: &Diagnosis,
+) -> bool {
+    let Some(host) = hosts[at].filter(|h| matches!(h.finding, HostFinding::Slow | HostFinding::Untold))
+    else {
+        return false;
+    };
+    let Some(waits) = waits_of(profiles, found) else { return true };
+    let others: Vec<f64> = (0..waits.len()).filter(|&i| i != at).map(|i| waits[i]).collect();
+    median(&others).unwrap_or(0.0) - waits[at] >= 0.25 * host.beyond_ms()
+}
+
+/// The kind of a difference in host time.
+fn kind_by_host(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, found: &mut Diagnosis) {
+    let Some(host) = found.host else { return };
+    let rank = profiles[at].rank;
+    found.doubts += host.doubts();
+    let pace = format!(
+        "its GPU idles {:.1} ms a step while the host works, {:.1} times the {:.1} ms that its launches account for at its peers' pace",
+        host.ms,
+        host.ms / host.expected_ms.max(1e-6),
+        host.expected_ms
+    );
+    let growth = batch_growth(profiles, stats, at, found.own_batches);
+    if host.finding == HostFinding::Untold {
+        found.kind = Kind::InsufficientEvidence;
+        found.reasons.push(match growth {
+            Some(g) => format!("{pace}, but its batches are {g:.1} times as large and may need that"),
+            None => format!("{pace}, but nothing tells whether its batches are larger"),
+        });
+        return;
+    }
+    found.kind = Kind::SlowRank;
+    found.reasons.push(pace);
+    if let Some((factor, _)) = host.alike {
+        found.reasons.push(format!(
+            "in steps of the same kind and batch its host takes {factor:.1} times as long as its peers'"
+        ));
+    }
+    if let Some(g) = growth.filter(|g| *g >= LARGER) {
+        found.reasons.push(format!(
+            "its batches are {g:.1} times its peers', which may be requests that pile up behind a slow host"
+        ));
+    }
+    if let Some(waits) = waits_of(profiles, found) {
+        let others: Vec<f64> = (0..waits.len()).filter(|&i| i != at).map(|i| waits[i]).collect();
+        found.reasons.push(format!(
+            "{rank} waits {:.2} ms a step in collectives, its peers {:.2} ms: they wait for it",
+            waits[at],
+            median(&others).unwrap_or(0.0)
+        ));
+    }
 }
 
 /// Whether the ranks have batches of their own, by their names; processes of unknown rank share a
@@ -112,6 +216,7 @@ fn nothing_stands_out(
     profiles: &[&RankProfile],
     stats: &[&RankStats],
     gaps: &[Gap],
+    hosts: &[Option<HostTime>],
     bound: f64,
     found: &mut Diagnosis,
 ) {
@@ -142,31 +247,46 @@ fn nothing_stands_out(
         ));
         return;
     }
-    if let Some((rank, held_up)) = late_without_cause(profiles, stats, found) {
-        found.kind = Kind::InsufficientEvidence;
+    let Some((late, held_up)) = late_without_cause(profiles, stats, found) else { return };
+    let rank = profiles[late].rank;
+    // The step is the same for all of them, so what the late rank does not compute it idles.
+    let idles = hosts[late].filter(|h| h.beyond_ms() >= 0.5 * held_up);
+    if let Some(host) = idles.filter(|_| found.matched.is_some() && !found.own_batches) {
+        found.kind = Kind::SlowRank;
+        found.by_host = true;
+        found.outlier = Some(late);
+        found.gap = gaps[late].clone();
+        found.host = Some(host);
+        count_doubts(profiles, stats, late, found);
         found.reasons.push(format!(
-            "the others wait {held_up:.2} ms a step for {rank} although its kernels are no slower: look at what keeps its host from launching them",
+            "the others wait {held_up:.2} ms a step for {rank} in collectives, and its GPU idles {:.2} ms longer than theirs while no kernel of it is slower",
+            host.beyond_ms()
         ));
+        return;
     }
+    found.kind = Kind::InsufficientEvidence;
+    found.reasons.push(format!(
+        "the others wait {held_up:.2} ms a step for {rank} although its kernels are no slower: look at what keeps its host from launching them",
+    ));
 }
 
 fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
 }
 
-/// A rank for which all others wait although nothing on its GPU is slower, and how long they wait,
+/// The index of a rank for which all others wait although nothing on its GPU is slower, and how long they wait,
 /// milliseconds per step.
 fn late_without_cause(
     profiles: &[&RankProfile],
     stats: &[&RankStats],
     found: &Diagnosis,
-) -> Option<(RankId, f64)> {
+) -> Option<(usize, f64)> {
     let waits = waits_of(profiles, found)?;
     let least = (0..waits.len()).min_by(|&a, &b| waits[a].total_cmp(&waits[b]))?;
     let others: Vec<f64> = (0..waits.len()).filter(|&i| i != least).map(|i| waits[i]).collect();
     let work = median(&stats.iter().map(|f| f.work_ms).collect::<Vec<_>>())?;
     let held_up = median(&others)? - waits[least];
-    (held_up >= 0.1 * work).then_some((profiles[least].rank, held_up))
+    (held_up >= 0.1 * work).then_some((least, held_up))
 }
 
 /// The time that each rank waits in collectives, milliseconds per step. Where the collectives are not
@@ -186,7 +306,7 @@ fn waits_of(profiles: &[&RankProfile], found: &Diagnosis) -> Option<Vec<f64>> {
 /// Counts what is missing for full confidence, and says it where that is not in the table.
 fn count_doubts(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, found: &mut Diagnosis) {
     let gap = &found.gap;
-    if gap.relative() < 0.2 || gap.beyond_noise < 2.0 * NOISE_BOUND {
+    if !found.by_host && (gap.relative() < 0.2 || gap.beyond_noise < 2.0 * NOISE_BOUND) {
         found.doubts += 1;
     }
     if stats.iter().any(|f| f.steps < 8) {
@@ -198,9 +318,12 @@ fn count_doubts(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, foun
         found.doubts += 1;
         found.reasons.push("with two ranks the slower one may as well be the normal one".into());
     }
-    let counted = profiles.iter().any(|p| p.source != StepSource::GpuAnnotations);
-    if counted && found.matched.is_none() {
-        found.doubts += 1;
+    if found.matched.is_none() {
+        let misfit = period_fit::misfit(profiles);
+        if misfit.is_some() || profiles.iter().any(|p| p.source == StepSource::CpuAnnotations) {
+            found.doubts += 1;
+        }
+        found.reasons.extend(misfit);
     }
     if profiles[at].partial {
         found.doubts += 2;

@@ -8,7 +8,7 @@ use crate::kernel::{Family, family_of, short_name};
 use crate::period;
 use crate::rank::RankId;
 use crate::step::{StepKind, StepMark, StepSource};
-use crate::trace::{CollectiveId, RankTrace, Row};
+use crate::trace::{Activities, CollectiveId, RankTrace, Row};
 
 /// Launches and time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,12 +62,24 @@ pub struct Step {
     pub busy_ns: u64,
     /// Time in which any kernel but communication ran, nanoseconds.
     pub work_ns: u64,
+    /// Kernels, copies and fills in it.
+    pub rows: u32,
+    /// Launches by the host: a CUDA graph is one, whatever the number of its kernels. Equal to `rows`
+    /// where the trace does not tell.
+    pub launches: u32,
     /// What ran in it.
     pub kind: StepKind,
     /// Requests in its batch, if known.
     pub requests: Option<u32>,
     /// Tokens in its batch, if known.
     pub tokens: Option<u32>,
+}
+
+impl Step {
+    /// Time without any kernel, nanoseconds.
+    pub fn gap_ns(&self) -> u64 {
+        self.wall_ns.saturating_sub(self.busy_ns)
+    }
 }
 
 /// One collective call on one rank.
@@ -100,6 +112,10 @@ pub struct RankProfile {
     pub window: (i64, i64),
     /// The number of rows that it was made from.
     pub rows: u64,
+    /// Whether the trace tells launches by the host from kernels of graphs.
+    pub knows_launches: bool,
+    /// What its profiler recorded beside kernels.
+    pub activities: Activities,
     /// Time in which any kernel ran, over the whole window, nanoseconds.
     pub busy_ns: u64,
     /// Its steps, in order.
@@ -226,7 +242,17 @@ fn aggregate(rank: RankId, mut trace: RankTrace, source: StepSource, marks: &[St
             let until = marks.get(i + 1).map_or(window.1.max(m.end).min(last_end), |n| n.start);
             let wall_ns = u64::try_from(until - m.start).unwrap_or(0);
             let (kind, requests, tokens) = (m.kind, m.requests, m.tokens);
-            Step { start: m.start, wall_ns, busy_ns: 0, work_ns: 0, kind, requests, tokens }
+            Step {
+                start: m.start,
+                wall_ns,
+                busy_ns: 0,
+                work_ns: 0,
+                rows: 0,
+                launches: 0,
+                kind,
+                requests,
+                tokens,
+            }
         })
         .collect();
     let mut by_name = vec![[Cost::default(); 4]; trace.names.len()];
@@ -242,19 +268,21 @@ fn aggregate(rank: RankId, mut trace: RankTrace, source: StepSource, marks: &[St
         let name = usize::from(row.name);
         let busy = newly_covered(&mut busy_until, row);
         busy_ns += busy;
-        by_stream[usize::from(row.stream)] += u64::from(row.dur);
+        by_stream[usize::from(row.stream())] += u64::from(row.dur);
         launches[name] += 1;
         let is_communication = families[name] == Family::Communication;
         let work = if is_communication { 0 } else { newly_covered(&mut work_until, row) };
         let step = next.checked_sub(1).filter(|_| row.start < last_end);
         if is_communication {
-            let id = trace.collective_ids.get(&(row.start, row.stream)).copied();
+            let id = trace.collective_ids.get(&(row.start, row.stream())).copied();
             let step = step.map(|s| s as u32);
             collectives.push(Collective { start: row.start, end: row.end(), id, step });
         }
         if let Some(at) = step {
             let step = &mut steps[at];
             step.busy_ns += busy;
+            step.rows += 1;
+            step.launches += u32::from(row.is_launched());
             step.work_ns += work;
             by_name[name][step.kind as usize].add(row);
         }
@@ -277,6 +305,8 @@ fn aggregate(rank: RankId, mut trace: RankTrace, source: StepSource, marks: &[St
         epoch_ns: trace.epoch_ns,
         window,
         rows: trace.rows.len() as u64,
+        knows_launches: trace.knows_launches(),
+        activities: trace.activities,
         busy_ns,
         steps,
         source,

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use crate::kernel::Family;
 use crate::profile::RankProfile;
+use crate::split::Split;
 use crate::step::StepKind;
 
 /// Fewer steps of a kind have no mean.
@@ -41,8 +42,12 @@ pub struct RankStats {
     pub error_ms: f64,
     /// From the start of a step to that of the next, milliseconds.
     pub wall_ms: f64,
-    /// Launches per step.
+    /// Where a step's wall time goes.
+    pub split: Split,
+    /// Kernels per step.
     pub launches: f64,
+    /// Launches by the host per step.
+    pub host_launches: f64,
     /// Requests per step, if known.
     pub requests: Option<f64>,
     /// The share of steps that are prefill.
@@ -75,7 +80,9 @@ impl RankStats {
             work_ms: mean(&work).unwrap_or(0.0),
             error_ms: standard_error(&work),
             wall_ms: p.steps.iter().map(|s| s.wall_ns as f64 / 1e6).sum::<f64>() / n,
+            split: Split::of(&p.steps),
             launches: launches.iter().sum::<u64>() as f64 / n,
+            host_launches: p.steps.iter().map(|s| f64::from(s.launches)).sum::<f64>() / n,
             requests: mean(&p.steps.iter().filter_map(|s| s.requests.map(f64::from)).collect::<Vec<_>>()),
             extend_share: p.count(StepKind::Extend) as f64 / n,
             kinds,
@@ -217,6 +224,8 @@ pub struct SameCalls {
     pub agreeing: f64,
     /// The factor between the launch grids, if the traces have them.
     pub grid: Option<f64>,
+    /// The same without matrix products, whose tiles hide the size of the batch.
+    pub width: Option<f64>,
 }
 
 /// Nanoseconds of one launch, nanoseconds of all, and blocks of one launch.
@@ -242,20 +251,24 @@ pub fn same_calls(profiles: &[&RankProfile], at: usize) -> SameCalls {
             let (each, weight, blocks) = (of(|o| o.0), of(|o| o.1), of(|o| o.2));
             let factor = c.time_ns as f64 / c.launches as f64 / each.max(1.0);
             let grid = (blocks > 0.0 && k.blocks > 0.0).then(|| k.blocks / blocks);
-            rows.push((factor, weight, grid, k.family.grows_with_work()));
+            rows.push((factor, weight, grid, k.family));
         }
     }
-    let factors = |keep: &dyn Fn(bool) -> bool| -> Option<f64> {
+    let factors = |keep: &dyn Fn(Family) -> bool| -> Option<f64> {
         weighted_median(rows.iter().filter(|r| keep(r.3)).map(|r| (r.0, r.1)).collect())
+    };
+    let grids = |keep: &dyn Fn(Family) -> bool| -> Option<f64> {
+        weighted_median(rows.iter().filter(|r| keep(r.3)).filter_map(|r| Some((r.2?, r.1))).collect())
     };
     let all = factors(&|_| true);
     let total: f64 = rows.iter().map(|r| r.1).sum();
     let near = all.map_or(0.0, |f| rows.iter().filter(|r| (r.0 / f - 1.0).abs() <= 0.1).map(|r| r.1).sum());
     SameCalls {
-        steady: factors(&|grows| !grows),
+        steady: factors(&|f| !f.grows_with_work()),
         all,
         agreeing: near / f64::max(total, 1.0),
-        grid: weighted_median(rows.iter().filter_map(|r| Some((r.2?, r.1))).collect()),
+        grid: grids(&|_| true),
+        width: grids(&|f| !matches!(f, Family::Gemm | Family::Moe)),
     }
 }
 
@@ -280,7 +293,7 @@ fn weighted_median(mut values: Vec<(f64, f64)>) -> Option<f64> {
         .map(|v| v.0)
 }
 
-fn mean(values: &[f64]) -> Option<f64> {
+pub fn mean(values: &[f64]) -> Option<f64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }
 

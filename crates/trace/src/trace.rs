@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+use serde::Serialize;
+
 use crate::kernel::{Family, family_of};
 use crate::step::{StepMark, StepSource, parse_annotation};
 
@@ -19,11 +21,24 @@ pub struct Row {
     pub dur: u32,
     /// Index into [`RankTrace::names`].
     pub name: u16,
-    /// Index into [`RankTrace::streams`].
-    pub stream: u16,
+    /// Index into [`RankTrace::streams`], and [`Self::SHARED`] where the host did not launch it by itself.
+    stream: u16,
 }
 
 impl Row {
+    /// Set where the row before it came of the same launch by the host: all kernels of a CUDA graph do.
+    const SHARED: u16 = 1 << 15;
+
+    /// Index into [`RankTrace::streams`].
+    pub const fn stream(self) -> u16 {
+        self.stream & !Self::SHARED
+    }
+
+    /// Whether the host launched it by itself, or as the first kernel of a graph.
+    pub const fn is_launched(self) -> bool {
+        self.stream & Self::SHARED == 0
+    }
+
     /// The end, nanoseconds since the window's epoch.
     pub const fn end(self) -> i64 {
         self.start + self.dur as i64
@@ -37,6 +52,24 @@ pub struct CollectiveId {
     pub group: u32,
     /// The sequence number inside the group.
     pub number: u64,
+}
+
+/// What a profiler recorded beside kernels. Each of them slows the host that is profiled, so host time
+/// may be compared under the same activities only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Activities {
+    /// Operators and calls of the CUDA runtime on the CPU.
+    pub cpu: bool,
+    /// Python functions.
+    pub stacks: bool,
+}
+
+impl Activities {
+    /// Adds what another file or event shows.
+    pub fn add(&mut self, other: Self) {
+        self.cpu |= other.cpu;
+        self.stacks |= other.stacks;
+    }
 }
 
 /// Bounds of one rank's window, so that memory stays bounded whatever a file holds. Rows beyond them
@@ -82,6 +115,10 @@ pub struct RankTrace {
     pub notes: Vec<String>,
     /// Whether a part of the file is missing.
     pub partial: bool,
+    /// What the profiler recorded beside kernels.
+    pub activities: Activities,
+    /// The launch by the host that the last row came of.
+    last_launch: Option<u64>,
     name_ids: HashMap<Box<[u8]>, u16, BuildHasherDefault<WordHash>>,
     stream_ids: HashMap<i64, u16>,
     dropped: u64,
@@ -126,7 +163,7 @@ impl RankTrace {
             self.epoch_ns = start_ns;
         }
         let name = self.name_id(limits, name)?;
-        let next = u16::try_from(self.streams.len()).ok()?;
+        let next = u16::try_from(self.streams.len()).ok().filter(|n| *n < Row::SHARED)?;
         let stream = *self.stream_ids.entry(stream).or_insert_with(|| {
             self.streams.push(stream);
             next
@@ -135,6 +172,22 @@ impl RankTrace {
         let row = Row { start: start_ns.saturating_sub(self.epoch_ns), dur, name, stream };
         self.rows.push(row);
         Some(row)
+    }
+
+    /// Tells by which launch of the host the row that was pushed last came to run: the rows of one CUDA
+    /// graph have one launch in common.
+    pub fn launched_by(&mut self, launch: u64) {
+        if self.last_launch == Some(launch)
+            && let Some(row) = self.rows.last_mut()
+        {
+            row.stream |= Row::SHARED;
+        }
+        self.last_launch = Some(launch);
+    }
+
+    /// Whether the trace says which launches of the host its rows came of.
+    pub(crate) const fn knows_launches(&self) -> bool {
+        self.last_launch.is_some()
     }
 
     /// Adds a step annotation with absolute times; any other text is ignored.
@@ -177,7 +230,7 @@ impl RankTrace {
                 self.rows.len()
             ));
         }
-        self.rows.sort_unstable_by_key(|r| (r.start, r.stream, r.dur));
+        self.rows.sort_unstable_by_key(|r| (r.start, r.stream(), r.dur));
         self.rows.shrink_to_fit();
         for marks in [&mut self.gpu_steps, &mut self.cpu_steps] {
             marks.sort_unstable_by_key(|m| (m.start, m.end));

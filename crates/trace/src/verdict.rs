@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::kernel::Family;
 use crate::rank::RankId;
+use crate::split::StepSplit;
 
 /// What kind of difference between the ranks was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +84,16 @@ impl Confidence {
     }
 }
 
+/// What of a rank is slow, or has more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// Its kernels.
+    Gpu,
+    /// What launches them: the engine's process.
+    Host,
+}
+
 /// One family's part in the gap.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cause {
@@ -105,17 +116,24 @@ pub struct Verdict {
     pub kind: Kind,
     /// The culprit; `null` when there is none.
     pub rank: Option<RankId>,
-    /// Its work per step beyond the median of its peers, milliseconds.
+    /// Where the cause is; `null` when there is no culprit.
+    pub by: Option<Place>,
+    /// Its GPU work per step beyond the median of its peers, milliseconds; by its host, the host time
+    /// beyond what its work accounts for.
     pub lost_ms_per_step: Option<f64>,
-    /// Its wall time per step without any kernel, milliseconds. This is not part of the gap.
+    /// Its wall time per step without any kernel, milliseconds.
     pub host_gap_ms_per_step: Option<f64>,
+    /// What of that its launches account for at its peers' pace, milliseconds.
+    pub host_expected_ms_per_step: Option<f64>,
+    /// Where its steps take longer than its peers'.
+    pub step: Option<StepSplit>,
     /// How far the evidence supports it.
     pub confidence: Confidence,
     /// Families by their share of the gap, the largest first.
     pub causes: Vec<Cause>,
     /// The share of the gap that families of known kernels explain.
     pub explained_share: Option<f64>,
-    /// The gap as a share of what the peers need.
+    /// The loss as a share of what the peers need: of their GPU work; by its host, of their step.
     pub lost_share: Option<f64>,
     /// Other ranks that stand out, the largest gap first.
     pub also: Vec<RankId>,
@@ -146,8 +164,11 @@ impl Verdict {
         Self {
             kind,
             rank: None,
+            by: None,
             lost_ms_per_step: None,
             host_gap_ms_per_step: None,
+            host_expected_ms_per_step: None,
+            step: None,
             confidence,
             causes: Vec::new(),
             explained_share: None,

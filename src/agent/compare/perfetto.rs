@@ -124,7 +124,7 @@ fn nsight_rows<W: Write>(
     let mut known = Names::default();
     for row in &trace.rows {
         let (name, family) = known.get(trace.names[usize::from(row.name)].as_bytes());
-        let stream = trace.streams[usize::from(row.stream)];
+        let stream = trace.streams[usize::from(row.stream())];
         merged.kernel(rank, name, family, stream, trace.epoch_ns + row.start, i64::from(row.dur))?;
     }
     Ok(())

@@ -115,9 +115,12 @@ impl Export {
     ) -> Result<(), TraceError> {
         let has_demangled =
             self.db.prepare("SELECT demangledName FROM CUPTI_ACTIVITY_KIND_KERNEL LIMIT 1").is_ok();
+        let has_launches =
+            self.db.prepare("SELECT correlationId FROM CUPTI_ACTIVITY_KIND_KERNEL LIMIT 1").is_ok();
+        let launch = if has_launches { "correlationId" } else { "NULL" };
         let name = if has_demangled { "demangledName" } else { "shortName" };
         let sql = format!(
-            "SELECT k.start, k.end, k.streamId, k.gridX * k.gridY * k.gridZ, s.value \
+            "SELECT k.start, k.end, k.streamId, k.gridX * k.gridY * k.gridZ, s.value, {launch} \
              FROM CUPTI_ACTIVITY_KIND_KERNEL k JOIN StringIds s ON s.id = k.{name} WHERE {PID} = ? ORDER BY k.start"
         );
         self.add_rows(&sql, pid, limits, trace).map_err(|e| failed(path, e))?;
@@ -125,7 +128,8 @@ impl Export {
         for (table, name) in
             [("CUPTI_ACTIVITY_KIND_MEMCPY", "Memcpy"), ("CUPTI_ACTIVITY_KIND_MEMSET", "Memset")]
         {
-            let sql = format!("SELECT start, end, streamId, 0, '{name}' FROM {table} WHERE {PID} = ?");
+            let sql =
+                format!("SELECT start, end, streamId, 0, '{name}', {launch} FROM {table} WHERE {PID} = ?");
             match self.add_rows(&sql, pid, limits, trace) {
                 Ok(()) | Err(rusqlite::Error::SqliteFailure(_, _)) => {}
                 Err(e) => return Err(failed(path, e)),
@@ -147,6 +151,9 @@ impl Export {
             {
                 let sum = &mut trace.blocks[usize::from(r.name)];
                 *sum = sum.saturating_add(blocks);
+                if let Some(launch) = row.get::<_, Option<i64>>(5)? {
+                    trace.launched_by(launch.unsigned_abs());
+                }
             }
         }
         Ok(())

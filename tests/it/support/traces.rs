@@ -49,6 +49,10 @@ pub struct Rank {
     pub slow: Slow,
     /// Microseconds that its host needs before it launches a layer.
     pub host_us: f64,
+    /// The factor on the time that its host needs between steps.
+    pub host: f64,
+    /// Microseconds that its host needs for each request of a batch.
+    pub request_us: f64,
     /// Its clock, microseconds ahead.
     pub clock_us: f64,
     /// Steps that its window misses at the start, and how many it holds.
@@ -88,6 +92,8 @@ pub struct Style {
     pub numbered: bool,
     /// Grids in the arguments.
     pub grids: bool,
+    /// Numbers of launches in the arguments.
+    pub launches: bool,
     /// Relative noise of every kernel.
     pub noise: f64,
     pub seed: u64,
@@ -109,6 +115,7 @@ impl Default for Style {
             collective: "ncclDevKernel_AllReduce_Sum_bf16_RING_LL(ncclDevKernelArgsStorage<4096ul>)",
             numbered: false,
             grids: true,
+            launches: true,
             noise: 0.03,
             seed: 1,
             layers: 4,
@@ -129,6 +136,8 @@ impl Rank {
             prefill: 0.0,
             slow: Slow::NONE,
             host_us: 1.0,
+            host: 1.0,
+            request_us: 0.0,
             clock_us: 0.0,
             skip: 0,
             steps: 12,
@@ -198,8 +207,8 @@ pub fn write(dir: &Path, ranks: &[Rank], style: &Style) {
             .collect();
         let jitter = noise.unit() * 300.0;
         meet(ranks, &mut now);
-        for at in &mut now {
-            *at += 700.0 + jitter + noise.unit() * 20.0;
+        for (at, r) in now.iter_mut().zip(ranks) {
+            *at += (700.0 + jitter + noise.unit() * 20.0) * r.host + r.request_us * r.batch;
         }
         let begun = now.clone();
         for _ in 0..style.layers {
@@ -319,7 +328,7 @@ fn file(r: &Rank, index: usize, style: &Style, rows: &[Row], marks: &[(f64, f64,
         style.world
     );
     let micros = |us: f64| format!("{:.3}", 5_432_109_876_000.0 / 1e3 + us + r.clock_us);
-    for row in rows {
+    for (n, row) in rows.iter().enumerate() {
         let _ = write!(
             out,
             "{{\"ph\":\"X\",\"cat\":\"kernel\",\"name\":\"{}\",\"pid\":{index},\"tid\":{},\"ts\":{},\"dur\":{:.3},\"args\":{{\"stream\":{}",
@@ -329,6 +338,9 @@ fn file(r: &Rank, index: usize, style: &Style, rows: &[Row], marks: &[(f64, f64,
             row.dur,
             row.stream
         );
+        if style.launches {
+            let _ = write!(out, ",\"correlation\": {n}");
+        }
         if style.grids {
             let _ = write!(out, ",\"grid\":[{},1,1]", row.blocks);
         }

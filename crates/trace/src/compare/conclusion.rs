@@ -3,13 +3,22 @@
 
 use crate::comparison::ComparisonInput;
 use crate::diagnosis::Diagnosis;
+use crate::host::HostFinding;
 use crate::kernel::Family;
 use crate::labels::Labels;
 use crate::profile::RankProfile;
 use crate::rank::{Axis, Rank, RankId};
-use crate::stats::{RankStats, kernel_table, median};
-use crate::step::StepSource;
-use crate::verdict::{Cause, Confidence, Kind, Ms, Verdict};
+use crate::split::{Split, StepSplit};
+use crate::stats::{MIN_STEPS, RankStats, kernel_table, median};
+use crate::step::{StepKind, StepSource};
+use crate::verdict::{Cause, Confidence, Kind, Ms, Place, Verdict};
+
+use super::sentence;
+
+/// A rank is starved when its peers' batches are this many times its own.
+const STARVED: f64 = 5.0;
+/// Peers with fewer requests in their batches have little to do themselves.
+const STARVED_PEERS: f64 = 8.0;
 
 /// Everything that the verdict is concluded from.
 pub struct Conclusion<'a> {
@@ -51,7 +60,9 @@ impl Conclusion<'_> {
                     "no two ranks run the same layers; give a baseline of the same ranks".into(),
                 )
             }),
-            Some(d) => self.all_slow().unwrap_or_else(|| self.no_finding(d)),
+            Some(d) => {
+                self.all_slow().or_else(|| self.starved(members)).unwrap_or_else(|| self.no_finding(d))
+            }
         }
     }
 
@@ -101,6 +112,29 @@ impl Conclusion<'_> {
         v
     }
 
+    /// The verdict that a rank has next to no work: its decode batches are a fifth of its peers' or less.
+    fn starved(&self, members: &[usize]) -> Option<Verdict> {
+        let batch = |i: usize| self.stats[i].kinds.get(&StepKind::Decode).and_then(|k| k.requests);
+        let (at, mine) =
+            members.iter().filter_map(|&i| Some((i, batch(i)?))).min_by(|a, b| a.1.total_cmp(&b.1))?;
+        let peers: Vec<f64> = members
+            .iter()
+            .filter(|&&i| i != at && self.stats[i].steps >= MIN_STEPS)
+            .filter_map(|&i| batch(i))
+            .collect();
+        let typical = median(&peers).filter(|t| *t >= STARVED_PEERS && *t >= STARVED * mine)?;
+        let rank = self.input.profiles[at].rank;
+        let sentence = format!(
+            "{rank} idles for want of requests: {mine:.0} in its batches, {typical:.0} in its peers'."
+        );
+        let sure = peers.len() >= 2 && self.missing.is_empty() && !self.input.profiles[at].partial;
+        let confidence = if sure { Confidence::High } else { Confidence::Medium };
+        let mut v = Verdict::without_rank(Kind::IdleTail, confidence, sentence);
+        v.rank = Some(rank);
+        v.step = Some(self.step_split(at, members));
+        Some(v)
+    }
+
     /// The verdict that every rank is slower than its own baseline, by a share that no noise explains.
     fn all_slow(&self) -> Option<Verdict> {
         let ratios = self.input.work_over_baseline(self.stats);
@@ -139,12 +173,12 @@ impl Conclusion<'_> {
         let outlier = members[diagnosis.outlier.unwrap_or(0)];
         let rank = self.culprit(outlier, members);
         let f = &self.stats[outlier];
-        let causes = self.causes(diagnosis, members);
+        let causes = if diagnosis.by_host { Vec::new() } else { self.causes(diagnosis, members) };
         let known: f64 = causes.iter().filter(|c| c.family != Family::Other).map(|c| c.share).sum();
-        let explained = (known.min(1.0) * 100.0).round() / 100.0;
+        let explained = (!diagnosis.by_host).then_some((known.min(1.0) * 100.0).round() / 100.0);
         let mut doubts = diagnosis.doubts;
         let mut reasons = diagnosis.reasons.clone();
-        if explained < 0.8 {
+        if let Some(explained) = explained.filter(|e| *e < 0.8) {
             doubts += 1;
             reasons.push(format!(
                 "families of known kernels explain only {:.0} % of the gap",
@@ -170,22 +204,50 @@ impl Conclusion<'_> {
             _ => Confidence::after_doubts(doubts),
         };
         let declined = diagnosis.kind == Kind::InsufficientEvidence;
+        let step = self.step_split(outlier, members);
+        if let Some(host) =
+            diagnosis.host.filter(|h| !diagnosis.by_host && h.finding == HostFinding::OfItsWork)
+        {
+            reasons.push(format!(
+                "its host takes {:.1} times as long as its launches account for at its peers' pace, which its larger batches explain",
+                host.ratio
+            ));
+        }
+        let (by, lost_ms, lost_share) = match diagnosis.host.filter(|_| diagnosis.by_host) {
+            Some(host) => (Place::Host, host.beyond_ms(), host.beyond_ms() / step.peers_wall_ms.max(1e-9)),
+            None => (Place::Gpu, diagnosis.gap.ms, diagnosis.gap.relative()),
+        };
         let mut v = Verdict {
             kind: diagnosis.kind,
             rank: (!declined).then_some(rank),
-            lost_ms_per_step: Some(diagnosis.gap.ms),
+            by: Some(by),
+            lost_ms_per_step: Some(lost_ms),
             host_gap_ms_per_step: Some(f.wall_ms - f.busy_ms),
+            host_expected_ms_per_step: diagnosis.host.map(|h| h.expected_ms),
+            step: Some(step),
             confidence,
             causes,
-            explained_share: Some(explained),
-            lost_share: Some(diagnosis.gap.relative()),
+            explained_share: explained,
+            lost_share: Some(lost_share),
             also: diagnosis.also.iter().map(|&i| self.input.profiles[members[i]].rank).collect(),
             confirms: None,
             sentence: String::new(),
             reasons,
         };
-        v.sentence = sentence_of(&v, rank, diagnosis.reasons.last());
+        v.sentence = sentence::of(&v, rank, diagnosis.gap.ms, diagnosis.reasons.last());
         v
+    }
+
+    /// Where the steps of rank `outlier` take longer than those of its peers.
+    fn step_split(&self, outlier: usize, members: &[usize]) -> StepSplit {
+        let peers = |of: &dyn Fn(&Split) -> f64| {
+            let others: Vec<f64> =
+                members.iter().filter(|i| **i != outlier).map(|&i| of(&self.stats[i].split)).collect();
+            median(&others).unwrap_or(0.0)
+        };
+        let typical = Split::from_parts(|part| peers(&|s| s.part(part)));
+        let steps = &self.input.profiles[outlier].steps;
+        StepSplit::new(self.stats[outlier].split, typical, peers(&Split::wall), steps)
     }
 
     /// The outlier, or its whole replica where replicas were compared.
@@ -225,33 +287,6 @@ impl Conclusion<'_> {
             .collect();
         causes.sort_by(|a, b| b.share.total_cmp(&a.share));
         causes
-    }
-}
-
-/// The verdict about `rank` in a sentence; `doubt` is the reason for insufficient evidence.
-fn sentence_of(v: &Verdict, rank: RankId, doubt: Option<&String>) -> String {
-    let lost = Ms(v.lost_ms_per_step.unwrap_or(0.0));
-    let percent = v.lost_share.unwrap_or(0.0) * 100.0;
-    let does = match v.kind {
-        Kind::UnevenWork => {
-            format!("{rank} has more to do than its peers: {lost} of GPU work per step beyond their median")
-        }
-        Kind::SlowRank => {
-            format!("{rank} is slower than its peers at the same work: {lost} per step beyond their median")
-        }
-        _ => {
-            let why = doubt.map(String::as_str).unwrap_or("the evidence is contradictory");
-            return format!("{rank} stands out by {lost} per step, but the traces do not tell why: {why}.");
-        }
-    };
-    match v.causes.first() {
-        Some(c) => format!(
-            "{does} (+{percent:.0} %), {:.0} % of it in {} ({}).",
-            c.share.min(1.0) * 100.0,
-            c.family.name(),
-            c.kernel
-        ),
-        None => format!("{does} (+{percent:.0} %)."),
     }
 }
 

@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use crate::trace::Activities;
+
 use super::json::{Scan, key_at, object_end, skip_space, value_at};
 
 /// Where the values of one event are in the buffer; an empty range where the event lacks the key.
@@ -32,8 +34,9 @@ impl Fields {
 pub enum Scanned {
     /// It may be needed: where its values are.
     Relevant(Fields),
-    /// Its phase or category is of no use here; it was stepped over.
-    Irrelevant,
+    /// Its phase or category is of no use here but for what it says about the profiler; it was stepped
+    /// over.
+    Irrelevant(Activities),
 }
 
 /// Whether events of this phase are irrelevant: flows, counters and instants are.
@@ -54,6 +57,12 @@ fn irrelevant_cat(cat: &[u8]) -> bool {
             | b"user_annotation"
             | b"gpu_user_annotation"
     )
+}
+
+/// What an event of an irrelevant category says about the profiler: `cpu_op`, `python_function`. Windows
+/// of kernels alone have neither.
+fn activities_of(cat: &[u8]) -> Activities {
+    Activities { cpu: cat.starts_with(b"cp"), stacks: cat.starts_with(b"py") }
 }
 
 /// Scans the event at the start of `b` (its opening brace), number `events` of the file; `layout`
@@ -98,8 +107,13 @@ fn event_at(b: &[u8], layout: &Layout) -> Scan<Scanned> {
             None => return Scan::More,
         };
         match key {
-            b"ph" if irrelevant_ph(&b[value.clone()]) => return step_over(b, at, layout),
-            b"cat" if irrelevant_cat(&b[value.clone()]) => return step_over(b, at, layout),
+            b"ph" if irrelevant_ph(&b[value.clone()]) => {
+                return step_over(b, at, layout, Activities::default());
+            }
+            b"cat" if irrelevant_cat(&b[value.clone()]) => {
+                let activities = activities_of(&b[value]);
+                return step_over(b, at, layout, activities);
+            }
             b"ph" => fields.ph = value,
             b"cat" => fields.cat = value,
             b"name" => fields.name = value,
@@ -113,12 +127,12 @@ fn event_at(b: &[u8], layout: &Layout) -> Scan<Scanned> {
 }
 
 /// Steps over the rest of an irrelevant event, from `at` on.
-fn step_over(b: &[u8], at: usize, layout: &Layout) -> Scan<Scanned> {
+fn step_over(b: &[u8], at: usize, layout: &Layout, activities: Activities) -> Scan<Scanned> {
     if let Some(end) = layout.end_of_event(b, at) {
-        return Scan::Done(Scanned::Irrelevant, end);
+        return Scan::Done(Scanned::Irrelevant(activities), end);
     }
     match object_end(b, at) {
-        Some(end) => Scan::Done(Scanned::Irrelevant, end),
+        Some(end) => Scan::Done(Scanned::Irrelevant(activities), end),
         None => Scan::More,
     }
 }
@@ -200,7 +214,8 @@ mod tests {
             layout.learn(text.as_bytes(), event.len());
         }
         assert_eq!(layout.end_of_event(text.as_bytes(), 3), Some(event.len()));
-        assert_eq!(event_at(text.as_bytes(), &layout), Scan::Done(Scanned::Irrelevant, event.len()));
+        let cpu = Activities { cpu: true, stacks: false };
+        assert_eq!(event_at(text.as_bytes(), &layout), Scan::Done(Scanned::Irrelevant(cpu), event.len()));
         // An event with a line inside that looks like its last one.
         let odd = "{\n    \"args\": {\n  }\n  }";
         layout.learn(odd.as_bytes(), odd.len());

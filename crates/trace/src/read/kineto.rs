@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use crate::rank::{Rank, parse_process_name};
-use crate::trace::{CollectiveId, Limits, RankTrace, Row};
+use crate::trace::{Activities, CollectiveId, Limits, RankTrace, Row};
 
 use super::NotATrace;
 use super::buffer::StreamBuffer;
@@ -22,6 +22,9 @@ use super::json::{self, Scan};
 /// The longest single event, in bytes.
 const MAX_EVENT: usize = 16 << 20;
 
+/// The argument that says by which call of the host a kernel was launched.
+static LAUNCH: LazyLock<memchr::memmem::Finder<'static>> =
+    LazyLock::new(|| memchr::memmem::Finder::new(b"\"correlation\""));
 /// The argument that says how many blocks a kernel launched.
 static GRID: LazyLock<memchr::memmem::Finder<'static>> =
     LazyLock::new(|| memchr::memmem::Finder::new(b"\"grid\""));
@@ -85,6 +88,8 @@ pub struct Header {
     pub base_ns: i64,
     /// `distributedInfo.rank` and `.world_size`.
     pub distributed: Option<(u32, u32)>,
+    /// What the profiler recorded beside kernels; known once the events were read.
+    pub activities: Activities,
 }
 
 /// How the stream ended.
@@ -107,6 +112,7 @@ pub fn for_each_event<R: Read>(
 ) -> Result<(Header, Ending), NotATrace> {
     let mut buffer = StreamBuffer::new(reader);
     let mut header = Header::default();
+    let mut activities = Activities::default();
     // A byte order mark is three bytes; a shorter file has none.
     let _ = buffer.fill_to(4);
     if buffer.data().starts_with(&[0xef, 0xbb, 0xbf]) {
@@ -115,7 +121,8 @@ pub fn for_each_event<R: Read>(
     match buffer.peek() {
         Some(b'[') => {
             buffer.consume(1);
-            let end = read_events(&mut buffer, &header, &mut visit)?;
+            let end = read_events(&mut buffer, &header, &mut activities, &mut visit)?;
+            header.activities = activities;
             return Ok((header, end));
         }
         Some(b'{') => buffer.consume(1),
@@ -131,7 +138,9 @@ pub fn for_each_event<R: Read>(
                     Some(b'[') => buffer.consume(1),
                     _ => return Err(NotATrace("`traceEvents` is not a list".into())),
                 }
-                if let end @ Ending::Truncated(_) = read_events(&mut buffer, &header, &mut visit)? {
+                let end = read_events(&mut buffer, &header, &mut activities, &mut visit)?;
+                header.activities = activities;
+                if let Ending::Truncated(_) = end {
                     return Ok((header, end));
                 }
             }
@@ -165,6 +174,7 @@ fn truncated_or_foreign(
 fn read_events<R: Read>(
     buffer: &mut StreamBuffer<R>,
     header: &Header,
+    activities: &mut Activities,
     visit: &mut impl FnMut(&Header, Event<'_>) -> ControlFlow<()>,
 ) -> Result<Ending, NotATrace> {
     let mut layout = Layout::default();
@@ -181,7 +191,10 @@ fn read_events<R: Read>(
                     seen += 1;
                     let flow = match scanned {
                         Scanned::Relevant(fields) => visit(header, Event { bytes: buffer.data(), fields }),
-                        Scanned::Irrelevant => ControlFlow::Continue(()),
+                        Scanned::Irrelevant(seen) => {
+                            activities.add(seen);
+                            ControlFlow::Continue(())
+                        }
                     };
                     buffer.consume(end);
                     if flow.is_break() {
@@ -282,6 +295,7 @@ pub fn read<R: Read>(reader: R, limits: Limits, trace: &mut RankTrace) -> Result
         trace.epoch_ns = trace.epoch_ns.saturating_add(header.base_ns);
     }
     info.distributed = header.distributed;
+    trace.activities.add(header.activities);
     if let Some((_, world)) = header.distributed {
         trace.world_size = Some(world);
     }
@@ -375,7 +389,17 @@ fn add_row_args(args: &[u8], row: Row, trace: &mut RankTrace) {
         return;
     }
     let name = usize::from(row.name);
-    if let Some(at) = GRID.find(args) {
+    // Kineto writes `correlation` before `grid`: together they are looked for in one pass.
+    let launch = LAUNCH.find(args);
+    if let Some(at) = launch {
+        let digits = args[at + 13..].trim_ascii_start().strip_prefix(b":").unwrap_or_default();
+        if let Some(number) = leading_number(digits.trim_ascii_start()) {
+            trace.launched_by(number);
+        }
+    }
+    let behind = launch.unwrap_or(0);
+    let grid = GRID.find(&args[behind..]).map(|at| at + behind).or_else(|| GRID.find(&args[..behind]));
+    if let Some(at) = grid {
         trace.blocks[name] = trace.blocks[name].saturating_add(product_of(&args[at + 6..]));
     }
     if !trace.communicates[name] {
@@ -387,8 +411,14 @@ fn add_row_args(args: &[u8], row: Row, trace: &mut RankTrace) {
         // FNV-1a: the groups of a run are few, and only equality counts.
         let group = group.iter().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
         let number = number.unsigned_abs();
-        trace.collective_ids.insert((row.start, row.stream), CollectiveId { group, number });
+        trace.collective_ids.insert((row.start, row.stream()), CollectiveId { group, number });
     }
+}
+
+/// The number that `b` begins with.
+fn leading_number(b: &[u8]) -> Option<u64> {
+    let digits = b.iter().take(19).take_while(|c| c.is_ascii_digit()).count();
+    (digits > 0).then(|| b[..digits].iter().fold(0, |n, c| n * 10 + u64::from(c - b'0')))
 }
 
 /// The product of the numbers in `: [a, b, c]`.

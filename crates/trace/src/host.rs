@@ -1,0 +1,206 @@
+//! Whether a rank's host is slow, or has more to do: the law of host time.
+//!
+//! The *host time* of a step is its wall time without any kernel. What a healthy host needs grows with
+//! the kernels that it launches one by one (a CUDA graph is one launch), and with the requests that it
+//! prepares, samples and answers. So the time that a rank's own work accounts for is
+//!
+//! ```text
+//! expected = max( host time per launch of the peers (median over ranks) x launches per step here,
+//!                 host time per step of the peers (median) )
+//! ratio    = host time per step here / expected
+//! alike    = host time of the rank's steps / that of the peers' steps of equal kind and batch
+//! ```
+//!
+//! The longest step of each rank is left out of the ratio, so that no single pause decides. A ratio
+//! below [`SLOWER`] is no finding. Above it, steps of equal kind and batch decide where both sides have
+//! them: they differ in the host alone. Elsewhere the growth of the batch decides. Requests in flight are
+//! their rate of arrival times the time that each takes (Little's law), so behind a slow host the batch
+//! grows at most as much as the steps get longer: a batch that grew [`MORE_SENT`] times as much was sent
+//! more, and a rank with equal batches has a slow host. Of the others, one is slow beyond
+//! [`FAR_SLOWER`] and beyond [`BEYOND_BATCH`] times the growth of its batch, which is what a host would
+//! need whose time is all spent per request. Between these the traces do not tell.
+
+use std::collections::HashMap;
+
+use crate::profile::{RankProfile, Step};
+use crate::stats::{MIN_STEPS, RankStats, median};
+use crate::step::StepKind;
+
+/// Host time below this multiple of what the work accounts for is no finding: healthy ranks on one
+/// busy machine differ by up to 1.7.
+pub const SLOWER: f64 = 2.0;
+/// The same where the rank's batches are larger: a host also prepares and answers each request, which
+/// its launches do not show.
+const FAR_SLOWER: f64 = 3.0;
+/// How far the ratio must exceed the growth of the batch.
+const BEYOND_BATCH: f64 = 1.25;
+/// A batch that grew this many times as much as the steps got longer was sent more requests.
+const MORE_SENT: f64 = 2.0;
+/// Batches beyond this factor are larger.
+const LARGER: f64 = 1.25;
+/// The excess must be this share of the peers' step, or nobody loses time by it.
+const OF_STEP: f64 = 0.15;
+/// Fewer steps of the peers alike are no comparison.
+const MIN_ALIKE: usize = 2;
+/// At most so many steps of a rank are compared one by one.
+const MAX_STEPS: usize = 512;
+
+/// What the law says of one rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum HostFinding {
+    /// Nothing beyond what its launches account for.
+    Fits,
+    /// More than its launches account for, but its larger batches may need that.
+    OfItsWork,
+    /// More than its work accounts for.
+    Slow,
+    /// Either.
+    Untold,
+}
+
+/// The host time of one rank against that of its peers, milliseconds per step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HostTime {
+    /// The rank's.
+    pub ms: f64,
+    /// What its work accounts for.
+    pub expected_ms: f64,
+    /// `ms` over `expected_ms`, both without the longest step.
+    pub ratio: f64,
+    /// The factor against the peers' steps of equal kind and batch, and how many of theirs there are.
+    pub alike: Option<(f64, usize)>,
+    /// The finding.
+    pub finding: HostFinding,
+}
+
+impl HostTime {
+    /// What is beyond the expectation.
+    pub fn beyond_ms(&self) -> f64 {
+        self.ms - self.expected_ms
+    }
+
+    /// The number of things that are missing for full confidence.
+    pub fn doubts(&self) -> usize {
+        let near = self.ratio < 1.25 * SLOWER;
+        let few = self.alike.is_some_and(|(_, n)| n < MIN_STEPS);
+        usize::from(near) + usize::from(few)
+    }
+}
+
+/// Judges the host time of rank `at`; `None` where there is nothing to compare it with, which ranks with
+/// other activities of the profiler are not. `growth` tells the factor by which its batches are larger
+/// than its peers', `None` where nothing does.
+pub fn host_time(
+    profiles: &[&RankProfile],
+    stats: &[&RankStats],
+    at: usize,
+    growth: impl FnOnce() -> Option<f64>,
+) -> Option<HostTime> {
+    let mine = OfRank::new(profiles[at])?;
+    let is_peer = |i: &usize| *i != at && profiles[*i].activities == profiles[at].activities;
+    let peers: Vec<OfRank> =
+        (0..profiles.len()).filter(is_peer).filter_map(|i| OfRank::new(profiles[i])).collect();
+    let of = |f: fn(&OfRank) -> f64| median(&peers.iter().map(f).collect::<Vec<_>>());
+    let per_step = of(|h| h.ms)?;
+    // Kernels of graphs are launched by one call: where a trace does not tell them, no cost per launch
+    // is known, and equal launches are assumed.
+    let known = profiles.iter().all(|p| p.knows_launches);
+    let per_launch = of(|h| h.ms / h.launches).filter(|_| known);
+    let expected = per_step.max(per_launch.map_or(0.0, |ms| ms * mine.launches));
+    let ms = stats[at].split.host;
+    let step = median(&(0..stats.len()).filter(is_peer).map(|i| stats[i].wall_ms).collect::<Vec<_>>())?;
+    let ratio = mine.ms / expected.max(1e-6);
+    if ms - expected < OF_STEP * step || ratio < SLOWER {
+        return Some(HostTime { ms, expected_ms: expected, ratio, alike: None, finding: HostFinding::Fits });
+    }
+    let alike = alike(profiles, at);
+    let growth = growth();
+    let longer = ratio.max(stats[at].wall_ms / step.max(1e-6));
+    let sent_more = growth.is_some_and(|g| g >= MORE_SENT * longer);
+    let finding = match (alike, growth) {
+        (Some((factor, _)), _) if factor >= FAR_SLOWER && sent_more => HostFinding::Untold,
+        (Some((factor, _)), _) if factor >= SLOWER && !sent_more => HostFinding::Slow,
+        (Some(_), _) => HostFinding::OfItsWork,
+        (None, Some(g)) if g < LARGER => HostFinding::Slow,
+        (None, Some(_)) if ratio < FAR_SLOWER || sent_more => HostFinding::OfItsWork,
+        (None, Some(g)) if ratio >= BEYOND_BATCH * g => HostFinding::Slow,
+        (None, _) => HostFinding::Untold,
+    };
+    Some(HostTime { ms, expected_ms: expected, ratio, alike, finding })
+}
+
+/// One rank, per step, without its longest step.
+#[derive(Clone, Copy)]
+struct OfRank {
+    ms: f64,
+    launches: f64,
+}
+
+impl OfRank {
+    fn new(p: &RankProfile) -> Option<Self> {
+        let with_work = || p.steps.iter().filter(|s| s.kind != StepKind::Idle);
+        let n = with_work().count();
+        if n < MIN_STEPS {
+            return None;
+        }
+        let gap: u64 = with_work().map(Step::gap_ns).sum();
+        let longest = with_work().max_by_key(|s| s.gap_ns())?;
+        let launches: u64 = with_work().map(|s| u64::from(s.launches)).sum();
+        let rest = (n - 1) as f64;
+        Some(Self {
+            ms: (gap - longest.gap_ns()) as f64 / 1e6 / rest,
+            launches: (launches.saturating_sub(u64::from(longest.launches)) as f64 / rest).max(1.0),
+        })
+    }
+}
+
+/// The host time of the rank's steps over that of its peers' steps of the same kind with about as many
+/// requests and tokens, and how many steps of the peers that are. The longest step is left out.
+fn alike(profiles: &[&RankProfile], at: usize) -> Option<(f64, usize)> {
+    let mut theirs: HashMap<StepKind, Vec<(&Step, bool)>> = HashMap::new();
+    for (_, p) in profiles.iter().enumerate().filter(|(i, _)| *i != at) {
+        for s in sample(&p.steps) {
+            theirs.entry(s.kind).or_default().push((s, false));
+        }
+    }
+    let mut pairs: Vec<(f64, f64)> = Vec::new();
+    for s in sample(&profiles[at].steps) {
+        let mut equal = Vec::new();
+        for (other, used) in theirs.get_mut(&s.kind).into_iter().flatten().filter(|o| is_alike(s, o.0)) {
+            *used = true;
+            equal.push(other.gap_ns() as f64);
+        }
+        pairs.extend(median(&equal).map(|typical| (s.gap_ns() as f64, typical)));
+    }
+    let used = theirs.values().flatten().filter(|o| o.1).count();
+    if used < MIN_ALIKE {
+        return None;
+    }
+    if pairs.len() < MIN_STEPS {
+        return None;
+    }
+    pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    pairs.pop();
+    let (mine, typical) = pairs.iter().fold((0.0, 0.0), |sum, p| (sum.0 + p.0, sum.1 + p.1));
+    (typical > 0.0).then(|| (mine / typical, used))
+}
+
+fn sample(steps: &[Step]) -> impl Iterator<Item = &Step> {
+    steps.iter().step_by(steps.len().div_ceil(MAX_STEPS).max(1)).filter(|s| s.requests.is_some())
+}
+
+/// Whether two steps of one kind give the host about the same to do. Prefill tokens are work of the GPU
+/// more than of the host, so they may differ more than requests.
+fn is_alike(a: &Step, b: &Step) -> bool {
+    let within = |x: u32, y: u32, factor: f64, slack: f64| {
+        let (low, high) = (f64::from(x.min(y)), f64::from(x.max(y)));
+        high <= factor * low + slack
+    };
+    let (Some(x), Some(y)) = (a.requests, b.requests) else { return false };
+    let tokens = match (a.tokens, b.tokens) {
+        (Some(x), Some(y)) => within(x, y, 4.0, 0.0),
+        _ => a.kind != StepKind::Extend,
+    };
+    let slack = if a.kind == StepKind::Extend { 2.0 } else { 1.0 };
+    within(x, y, 1.5, slack) && tokens
+}
