@@ -3,6 +3,7 @@
 
 pub mod bundle;
 pub mod command;
+pub mod lease;
 pub mod merge;
 pub mod notify;
 pub mod nsys;

@@ -8,7 +8,8 @@
 mod outbox;
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::DirBuilderExt;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tracing::warn;
 
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd, Ledger};
 use skewtrap_core::capture::plan::StartRequest;
@@ -27,6 +29,11 @@ pub use outbox::OutboxRow;
 
 /// Attempts older than this are deleted: no limit looks back further.
 const REMEMBERED: Duration = Duration::from_secs(90 * 86_400);
+
+/// A file that is only there to be deleted when the disk is full.
+const RESERVE: &str = "reserve";
+/// Its size: SQLite's log and index of a few writes.
+const RESERVED: u64 = 512 << 10;
 
 const ATTEMPTS: &str = "SELECT body FROM attempts ORDER BY at, id";
 const SAVE_INCIDENT: &str =
@@ -48,6 +55,13 @@ pub struct OpenWindow {
     pub sent_at: Time,
     /// Whether the start was answered with success.
     pub granted: bool,
+    /// Which instance of the server was asked, as far as it said; a release before 0.2 did not note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Why it may still be open though the agent is done with it: the row is kept until it is proven
+    /// closed or ten minutes have passed, and no other window opens there meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unproven: Option<String>,
 }
 
 /// What opened a window, as far as closing it needs to know.
@@ -93,6 +107,14 @@ pub enum StateError {
         /// Why.
         source: std::io::Error,
     },
+    /// Somebody deleted or replaced it while the agent ran.
+    #[error(
+        "the state folder {folder} was deleted or replaced while the agent ran; what is written now would be lost, so no window is opened: bring the folder back, or start the agent again"
+    )]
+    Vanished {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// SQLite failed.
     #[error("the state in {file} cannot be read or written: {source}")]
     Database {
@@ -110,6 +132,19 @@ pub enum StateError {
         table: &'static str,
         /// Why.
         source: serde_json::Error,
+    },
+    /// Another agent has its turn on the server. Not of the database, but for the same reason nothing
+    /// is sent.
+    #[error(
+        "another skewtrap (agent {agent}, process {process}) may have a window open on this server until {until}; two agents on one server take turns"
+    )]
+    Leased {
+        /// Its id.
+        agent: String,
+        /// Its process.
+        process: u32,
+        /// Until when.
+        until: Time,
     },
     /// A database of a later release.
     #[error(
@@ -157,6 +192,8 @@ pub struct State {
     agent: Arc<str>,
     // Held for its lock; `None` in memory.
     lock: Option<Arc<File>>,
+    /// Why it is a copy of what the folder holds.
+    read_only: Option<Arc<str>>,
 }
 
 impl State {
@@ -167,9 +204,48 @@ impl State {
     pub fn open(folder: &Path) -> Result<Self, StateError> {
         let lock = lock(folder)?;
         let file = folder.join("state.sqlite");
-        let connection =
-            Connection::open(&file).map_err(|source| StateError::Database { file: file.clone(), source })?;
-        Self::of(connection, file, Some(lock))
+        let opened = opened(&file).or_else(|error| {
+            // A full disk: what was kept in reserve is enough to book the end of what is open.
+            match std::fs::remove_file(folder.join(RESERVE)) {
+                Ok(()) => opened(&file),
+                Err(_) => Err(error),
+            }
+        });
+        match opened {
+            Ok(connection) => {
+                reserve(&folder.join(RESERVE));
+                Self::of(connection, file, Some(lock))
+            }
+            Err(error @ StateError::Newer { .. }) => Err(error),
+            Err(error) => Self::copied(&file, lock, &error).ok_or(error),
+        }
+    }
+
+    /// What the folder holds, in memory: nothing can be written, but what is open must be closed.
+    fn copied(file: &Path, lock: File, error: &StateError) -> Option<Self> {
+        if !file.exists() {
+            return None;
+        }
+        let shm = Path::new("/dev/shm");
+        let place = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
+        let place = place.join(format!("skewtrap-state-{}-{}", std::process::id(), lock.metadata().ok()?.ino()));
+        std::fs::DirBuilder::new().mode(0o700).create(&place).ok()?;
+        let copy = place.join("state.sqlite");
+        let wal = |file: &Path| PathBuf::from(format!("{}-wal", file.display()));
+        let connection = std::fs::copy(file, &copy).ok().and_then(|_| {
+            // What is not in the database yet; absent after a clean end.
+            let _ = std::fs::copy(wal(file), wal(&copy));
+            opened(&copy).ok()
+        });
+        // SQLite works on in what it has opened.
+        let _ = std::fs::remove_dir_all(&place);
+        let state = Self::of(connection?, file.to_owned(), Some(lock)).ok()?;
+        Some(Self { read_only: Some(error.to_string().into()), ..state })
+    }
+
+    /// Why nothing can be written; `None` when all is well.
+    pub fn read_only(&self) -> Option<&str> {
+        self.read_only.as_deref()
     }
 
     /// A state that ends with the process, for when no folder can be written. Limits counted in it do
@@ -186,6 +262,7 @@ impl State {
 
     fn of(connection: Connection, file: PathBuf, lock: Option<File>) -> Result<Self, StateError> {
         prepare(&connection, &file)?;
+        only_for_owner(&file);
         let agent: String = connection
             .query_row("SELECT value FROM meta WHERE name = 'agent'", [], |row| row.get(0))
             .map_err(|source| StateError::Database { file: file.clone(), source })?;
@@ -194,12 +271,13 @@ impl State {
             connection: Arc::new(Mutex::new(connection)),
             agent: agent.into(),
             lock: lock.map(Arc::new),
+            read_only: None,
         })
     }
 
     /// Whether it survives a restart: it is in a folder, not only in memory.
     pub const fn outlives_restart(&self) -> bool {
-        self.lock.is_some()
+        self.lock.is_some() && self.read_only.is_none()
     }
 
     /// This agent's id: 32 hex digits, the same for the life of the state.
@@ -226,6 +304,7 @@ impl State {
         window: &OpenWindow,
         record: Option<&Record>,
     ) -> Result<(), StateError> {
+        self.is_there()?;
         let mut connection = self.lock();
         let written = durably(&mut connection, |tx| {
             tx.prepare("INSERT INTO attempts (id, at, body) VALUES (?1, ?2, ?3)")?.execute(params![
@@ -241,6 +320,25 @@ impl State {
             Ok(())
         });
         written.map_err(|e| self.broken(e))
+    }
+
+    /// Whether the folder is still the one that was opened: SQLite goes on writing into files that were
+    /// deleted, and the next start would find every budget refilled.
+    fn is_there(&self) -> Result<(), StateError> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        let folder = self.file.parent().unwrap_or(&self.file).to_owned();
+        let same = |path: &Path| {
+            let (ours, there) = (lock.metadata()?, std::fs::metadata(path)?);
+            Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()) && self.file.exists())
+        };
+        match same(&folder.join("lock")) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(StateError::Vanished { folder }),
+            Err(error) if std::io::Error::kind(&error) == std::io::ErrorKind::NotFound => {
+                Err(StateError::Vanished { folder })
+            }
+            Err(source) => Err(StateError::Folder { folder, source }),
+        }
     }
 
     /// Replaces what is known of an open window (its start was accepted).
@@ -276,7 +374,7 @@ impl State {
         let transaction = connection.transaction().map_err(|e| self.broken(e))?;
         let written = transaction
             .execute("UPDATE attempts SET body = ?2 WHERE id = ?1", params![attempt, json(&known)])
-            .and_then(|_| transaction.execute("DELETE FROM windows WHERE attempt = ?1", [attempt]))
+            .and_then(|_| keep_or_delete(&transaction, attempt, end.unproven.as_deref()))
             .and_then(|_| match incident {
                 Some((id, body)) => transaction.execute(SAVE_INCIDENT, params![id, body]),
                 None => Ok(0),
@@ -348,8 +446,9 @@ impl State {
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(|e| self.broken(e))?;
         let bodies: Vec<String> = bodies_in(&transaction, ATTEMPTS).map_err(|e| self.broken(e))?;
-        let attempts: Result<Vec<Attempt>, _> = bodies.iter().map(|b| self.decoded("attempts", b)).collect();
-        let mut ledger = Ledger::from(attempts?);
+        // A row of another release is left as it is.
+        let attempts: Vec<Attempt> = bodies.iter().filter_map(|b| self.decoded("attempts", b).ok()).collect();
+        let mut ledger = Ledger::from(attempts);
         change(&mut ledger);
         for attempt in &ledger.attempts {
             let values = params![attempt.id, json(attempt)];
@@ -366,6 +465,34 @@ impl State {
     /// The database cannot be read.
     pub fn open_windows(&self) -> Result<Vec<OpenWindow>, StateError> {
         self.bodies("windows", "SELECT body FROM windows ORDER BY attempt")
+    }
+
+    /// Forgets the windows that were given up without a proof of their end: those that ended before
+    /// `before`, or, with `target`, all of that server, which is another instance by now.
+    ///
+    /// # Errors
+    /// The database cannot be read or written.
+    pub fn release(&self, before: Time, target: Option<&str>) -> Result<(), StateError> {
+        let kept = self.open_windows()?.into_iter().filter(|window| window.unproven.is_some());
+        let kept: Vec<OpenWindow> = kept.filter(|w| target.is_none_or(|target| w.target == target)).collect();
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let ledger = self.ledger()?;
+        for window in kept {
+            let attempt = ledger.attempts.iter().find(|a| a.id == window.attempt);
+            let end = attempt.and_then(|a| a.end.clone());
+            if target.is_none() && end.as_ref().is_some_and(|end| end.at > before) {
+                continue;
+            }
+            match end {
+                Some(end) if target.is_some() => {
+                    self.end(&window.attempt, &AttemptEnd { unproven: None, ..end })?
+                }
+                _ => self.execute("DELETE FROM windows WHERE attempt = ?1", params![window.attempt])?,
+            }
+        }
+        Ok(())
     }
 
     /// Deletes attempts that no limit looks back to.
@@ -446,8 +573,12 @@ impl State {
         table: &'static str,
         sql: &str,
     ) -> Result<Vec<T>, StateError> {
-        let bodies = bodies_in(&self.lock(), sql);
-        bodies.map_err(|e| self.broken(e))?.iter().map(|body| self.decoded(table, body)).collect()
+        let bodies = bodies_in(&self.lock(), sql).map_err(|e| self.broken(e))?;
+        // One that cannot be read must not hide the others, nor end the agent.
+        let read = bodies.iter().filter_map(|body| {
+            self.decoded(table, body).inspect_err(|error| warn!("{error}; it is left where it is")).ok()
+        });
+        Ok(read.collect())
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -503,13 +634,63 @@ fn prepare(connection: &Connection, file: &Path) -> Result<(), StateError> {
     // WAL: a reader (`skewtrap incidents` beside the agent) never blocks the writer.
     let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 2000;";
     connection.execute_batch(settings).map_err(broken)?;
+    // Only what is not there is written: on a full disk an agent must still learn what is open.
+    if found == LAYOUT {
+        return Ok(());
+    }
     connection
         .execute_batch(&format!("BEGIN; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;"))
         .map_err(broken)
 }
 
+fn opened(file: &Path) -> Result<Connection, StateError> {
+    let broken = |source| StateError::Database { file: file.to_owned(), source };
+    let connection = Connection::open(file).map_err(broken)?;
+    prepare(&connection, file)?;
+    Ok(connection)
+}
+
+/// Keeps room for the end of what is open; without it the next start finds out by itself.
+fn reserve(path: &Path) {
+    if path.metadata().is_ok_and(|there| there.len() == RESERVED) {
+        return;
+    }
+    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
+    // Written, not only sized: a file with holes keeps no room.
+    let written = file.and_then(|mut file| file.write_all(&vec![0; RESERVED as usize]));
+    if written.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Messages may hold what the users of the server wrote. SQLite gives its further files the same mode.
+fn only_for_owner(file: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let path = PathBuf::from(format!("{}{suffix}", file.display()));
+        let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
+    }
+}
+
 fn bodies_in(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
     connection.prepare(sql).and_then(|mut query| query.query_map([], |row| row.get(0))?.collect())
+}
+
+/// The row of a window that ended: it stays, with the reason, until the window is proven closed.
+fn keep_or_delete(
+    transaction: &rusqlite::Transaction<'_>,
+    attempt: &str,
+    unproven: Option<&str>,
+) -> rusqlite::Result<usize> {
+    let Some(why) = unproven else {
+        return transaction.execute("DELETE FROM windows WHERE attempt = ?1", [attempt]);
+    };
+    let body: Option<String> = transaction
+        .query_row("SELECT body FROM windows WHERE attempt = ?1", [attempt], |row| row.get(0))
+        .optional()?;
+    let window = body.and_then(|body| serde_json::from_str::<OpenWindow>(&body).ok());
+    let Some(mut window) = window else { return Ok(0) };
+    window.unproven = Some(why.to_owned());
+    transaction.execute("UPDATE windows SET body = ?2 WHERE attempt = ?1", params![attempt, json(&window)])
 }
 
 /// Takes the folder's lock, which the kernel releases when the process ends, however it ends.
@@ -519,7 +700,7 @@ fn lock(folder: &Path) -> Result<File, StateError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
     let path = folder.join("lock");
     let file =
-        OpenOptions::new().create(true).truncate(false).write(true).read(true).open(&path).map_err(fail)?;
+        OpenOptions::new().create(true).truncate(false).write(true).read(true).mode(0o600).open(&path).map_err(fail)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -528,7 +709,8 @@ fn lock(folder: &Path) -> Result<File, StateError> {
         }
         Err(e) => return Err(fail(e.into())),
     }
-    std::fs::write(&path, format!("process {}\n", std::process::id())).map_err(fail)?;
+    // Who holds it is for people: a disk that is full must not keep the agent from its open windows.
+    let _ = file.set_len(0).and_then(|()| (&file).write_all(format!("process {}\n", std::process::id()).as_bytes()));
     Ok(file)
 }
 

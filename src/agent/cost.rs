@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::http::Server;
-use crate::observe::server::{Health, health};
+use crate::observe::server::{Health, facts, health};
 use skewtrap_core::capture::facts::Answered;
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::stall::{Habits, StallMeter};
@@ -21,6 +21,8 @@ use skewtrap_trace::time::Time;
 
 /// Interval between two requests to `/health` while a window is open.
 const PROBE: Duration = Duration::from_millis(500);
+/// A server that is reached again is asked so often what it is before it is taken for the same.
+const ASKED: u32 = 20;
 /// How long after a window its server may take to answer as it used to.
 pub const RECOVERY: Duration = Duration::from_secs(30);
 
@@ -92,13 +94,13 @@ impl Meter {
         })
     }
 
-    /// Requests `/health` until it is ended. The channel gets a message when the server is gone:
-    /// three connections in a row were refused.
-    pub fn probe(&self, server: Server) -> (Probe, mpsc::Receiver<()>) {
-        let (gone, receiver) = mpsc::channel(1);
+    /// Asks `/health` until it is ended. Through the channel comes whether the server, which was
+    /// `instance` when the window opened, is reached.
+    pub fn probe(&self, server: Server, instance: Option<String>) -> (Probe, mpsc::Receiver<Reach>) {
+        let (tell, hears) = mpsc::channel(4);
         let stop = CancellationToken::new();
-        let task = tokio::spawn(probe(self.clone(), server, stop.clone(), gone));
-        (Probe { stop, task }, receiver)
+        let task = tokio::spawn(probe(self.clone(), server, instance, stop.clone(), tell));
+        (Probe { stop, task }, hears)
     }
 
     /// Waits until the server answers as it used to, at most [`RECOVERY`]; gives when it did.
@@ -155,21 +157,59 @@ impl Probe {
     }
 }
 
-async fn probe(meter: Meter, server: Server, stop: CancellationToken, gone: mpsc::Sender<()>) {
-    let mut refused = 0;
+/// Whether a server is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The connection was refused, or did not come about.
+    Refused,
+    /// It answers, again or still.
+    Answers,
+    /// It answers and is another instance than the one before; by what that shows.
+    Another(String),
+}
+
+async fn probe(
+    meter: Meter,
+    server: Server,
+    instance: Option<String>,
+    stop: CancellationToken,
+    tell: mpsc::Sender<Reach>,
+) {
+    let (mut was_refused, mut asked) = (false, 0);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(PROBE) => {}
         }
-        match meter.ask(&server).await {
-            Health::NobodyListens => refused += 1,
-            Health::Answered(_) => refused = 0,
-        }
-        if refused == 3 {
-            // Sent once; a closed channel means that the receiver knows already.
-            let _ = gone.try_send(());
-        }
+        let reach = match meter.ask(&server).await {
+            Health::NobodyListens => Reach::Refused,
+            Health::Answered(_) if !was_refused => Reach::Answers,
+            // Before anything is sent to it again: is it the same?
+            Health::Answered(_) => match instance_of(&server, instance.as_deref()).await {
+                Some(reach) => reach,
+                None if asked < ASKED => {
+                    asked += 1;
+                    continue;
+                }
+                None => Reach::Answers,
+            },
+        };
+        was_refused = reach == Reach::Refused;
+        asked = 0;
+        // Where many wait the newest is no news; the next is told.
+        let _ = tell.try_send(reach);
+    }
+}
+
+/// Whether the server is still `instance`; `None` when it does not say what it is.
+pub async fn instance_of(server: &Server, instance: Option<&str>) -> Option<Reach> {
+    let Some(before) = instance else { return Some(Reach::Answers) };
+    match facts(server, 1).await {
+        Ok(now) if now.instance != before => Some(Reach::Another(
+            "it is another instance: what it says of itself (its random seed, release or model) changed".into(),
+        )),
+        Ok(_) => Some(Reach::Answers),
+        Err(_) => None,
     }
 }
 

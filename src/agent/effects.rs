@@ -53,7 +53,15 @@ impl Agent {
                 }
                 Effect::Dying { target, line } => {
                     error!(target = self.target_name(target), "the server's log says that it dies: {line}");
-                    self.signal_all(target, &WindowSignal::Gone(line));
+                    self.signal_all(target, &WindowSignal::Dying(line));
+                }
+                Effect::Restarted { target, why } => {
+                    warn!(target = self.target_name(target), "the server was started anew: {why}");
+                    self.signal_all(target, &WindowSignal::Gone(why));
+                    let name = self.target_name(target).to_owned();
+                    if let Err(error) = self.store.state.release(self.clock.now(), Some(&name)) {
+                        error!("{error}");
+                    }
                 }
                 Effect::Notify { incident, update, receivers } => self.notify(*incident, update, &receivers),
                 // The archive ends only with the agent.
@@ -70,7 +78,8 @@ impl Agent {
         else {
             return;
         };
-        let (site, now) = (handle_of(known, &self.nowhere), self.clock.now());
+        let (mut site, now) = (handle_of(known, &self.nowhere), self.clock.now());
+        site.instance = facts.server.as_ref().map(|server| server.instance.clone());
         let usual = habits(self.watch.store().load_reports(target, now - HABIT));
         let meter = Meter::new(self.clock, facts.health.median().unwrap_or_default(), usual);
         let (signals, received) = mpsc::channel(256);

@@ -26,12 +26,20 @@ use skewtrap_core::status::Status;
 /// take their files, so the watching goes on without any.
 pub(super) fn open(plan: &mut Plan) -> Result<(State, Bundles), StateError> {
     let state = match State::open(&plan.state_dir) {
-        Err(error @ StateError::Folder { .. }) => {
+        // Its windows are that agent's.
+        Err(error @ (StateError::InUse { .. } | StateError::Newer { .. })) => return Err(error),
+        Err(error) => {
             only_watch(plan, &error);
             State::in_memory()?
         }
-        opened => opened?,
+        Ok(state) => state,
     };
+    if let Some(why) = state.read_only() {
+        error!(
+            "{why}; what it holds was read, so windows that are open are closed, but no other is opened until that is mended and the agent started again"
+        );
+        plan.setup.policy.watch_only = true;
+    }
     let agent = state.agent().clone();
     let bundles = Bundles::open(&plan.incident_dir, agent.clone()).unwrap_or_else(|error| {
         only_watch(plan, &error);
@@ -52,6 +60,7 @@ pub(super) fn handle_of(plan: &TargetPlan, nowhere: &Server) -> TargetHandle {
     TargetHandle {
         server: plan.server.as_ref().unwrap_or(nowhere).clone(),
         target: plan.name.to_string(),
+        instance: None,
         paths: plan.paths.clone(),
         default_dir: None,
         sees_log: plan.sees_log,

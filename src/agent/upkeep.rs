@@ -18,6 +18,7 @@ use crate::act::systemd;
 use crate::clock::wall_time;
 use crate::serve::Command;
 use skewtrap_core::capture::captured::Means;
+use skewtrap_core::capture::governor::QUIET;
 use skewtrap_core::capture::window::WindowPhase;
 use skewtrap_core::incident::{Record, VerdictNote};
 use skewtrap_core::message::Update;
@@ -54,7 +55,9 @@ impl Agent {
 
     pub(super) fn sweep(&self) {
         let _ = self.notifier.offer_again();
-        if let Err(error) = self.store.state.prune(self.clock.now()) {
+        let now = self.clock.now();
+        let tidied = self.store.state.prune(now).and_then(|()| self.store.state.release(now - QUIET, None));
+        if let Err(error) = tidied {
             error!("{error}");
         }
         self.make_room();

@@ -14,12 +14,14 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use self::files::Files;
 use self::run::Run;
+use crate::act::lease::{self, Holder, Lease};
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow, State, StateError};
-use crate::agent::cost::Meter;
+use crate::agent::cost::{Meter, Reach, instance_of};
 use crate::clock::Clock;
 use crate::http::Server;
 use crate::observe::artifact::written;
@@ -32,13 +34,18 @@ use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::size::PastWindow;
 use skewtrap_core::capture::verify::{Artifact, Verdict, verdict_of};
-use skewtrap_core::capture::window::{Distrust, Ending, Event, Visibility, Window, WindowPhase};
+use skewtrap_core::capture::window::{START_TIMEOUT, Distrust, Ending, Event, Visibility, Window, WindowPhase};
 use skewtrap_core::incident::{Exchange, Record};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// Between two scans of the folder.
 const SCAN: Duration = Duration::from_millis(100);
+
+/// How long the folder of the turns may take.
+const TURN_LIMIT: Duration = Duration::from_millis(500);
+/// A window of a killed agent is over by its deadline, as far as others must wait for it, and this.
+const TURN: Duration = Duration::from_secs(10);
 
 /// What a window needs to know of its server.
 #[derive(Clone, Debug)]
@@ -47,6 +54,8 @@ pub struct TargetHandle {
     pub server: Server,
     /// Its configured name.
     pub target: String,
+    /// What it was when it last said so: [`ServerFacts::instance`](skewtrap_core::capture::facts::ServerFacts::instance).
+    pub instance: Option<String>,
     /// Its paths and ours.
     pub paths: PathMap,
     /// The folder of the files when none is sent: the server's view (`$SGLANG_TORCH_PROFILER_DIR`,
@@ -72,7 +81,9 @@ pub enum WindowSignal {
     Cleared,
     /// An operator closes it now.
     Close,
-    /// The server was started anew, or died.
+    /// The server's own log says that it dies.
+    Dying(String),
+    /// The server was started anew.
     Gone(String),
 }
 
@@ -151,14 +162,50 @@ pub async fn open(
         method: OpenMethod::Http(request.clone()),
         sent_at: clock.now(),
         granted: false,
+        instance: target.instance.clone(),
+        unproven: None,
     };
     let files = Files::new(target, request);
+    let _turn = turn(target, request, state, clock.now()).await?;
     state.begin(attempt, &window, Some(record))?;
     let now = clock.now();
     let (machine, start) = Window::start(request, visibility(target, &files), now);
     let run = Run::new(target, request, machine, window, state.clone(), clock, links.status.clone());
     run.carry_out(vec![start], now);
     Ok(see_through(target, request, run, files, links).await)
+}
+
+/// Takes this agent's turn on the server. A folder that hangs or cannot be written costs the turns, not
+/// the window: it is rare that two agents watch one server.
+async fn turn(
+    site: &TargetHandle,
+    request: &StartRequest,
+    state: &State,
+    now: Time,
+) -> Result<Option<Lease>, StateError> {
+    let folder = request.marks.dir.as_deref().and_then(|dir| {
+        site.paths.agent_view(dir).parent().map(std::path::Path::to_owned)
+    });
+    let url = site.server.base().to_owned();
+    let until = now + START_TIMEOUT + request.deadline + TURN;
+    let holder = Holder { agent: state.agent().to_string(), process: std::process::id(), until };
+    let taking = tokio::task::spawn_blocking(move || {
+        lease::take(&lease::path(folder.as_deref(), &url), &holder, now)
+    });
+    match tokio::time::timeout(TURN_LIMIT, taking).await {
+        Ok(Ok(Ok(Ok(lease)))) => Ok(Some(lease)),
+        Ok(Ok(Ok(Err(Holder { agent, process, until })))) => {
+            Err(StateError::Leased { agent, process, until })
+        }
+        Ok(Ok(Err(error))) => {
+            warn!(%error, "whether another agent has a window open on this server cannot be told");
+            Ok(None)
+        }
+        Ok(Err(_)) | Err(_) => {
+            warn!("whether another agent has a window open on this server cannot be told: its folder hangs");
+            Ok(None)
+        }
+    }
 }
 
 /// Closes a window that an agent before this one left behind. `lines` are the lines about profiling
@@ -191,7 +238,11 @@ pub async fn resume(
     for _ in 0..2 {
         files.scan().await.iter().for_each(|event| machine.recall(event, now));
     }
+    // Nothing is sent to another instance than the one that was asked to start.
+    let reach = instance_of(&target.server, window.instance.as_deref()).await;
+    let reach = reach.map(event_of);
     let run = Run::new(target, request, machine, window, state.clone(), clock, links.status.clone());
+    reach.iter().for_each(|event| run.handle(event));
     see_through(target, request, run, files, links).await
 }
 
@@ -241,7 +292,7 @@ async fn see_through(
     let Links { mut signals, cancel, meter, .. } = links;
     let present = run.present();
     let ticker = tokio::spawn(run.clone().tick());
-    let (probe, mut gone) = meter.probe(target.server.clone());
+    let (probe, mut reached) = meter.probe(target.server.clone(), run.instance());
     let mut scan = tokio::time::interval(SCAN);
     scan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut is_connected = true;
@@ -254,7 +305,7 @@ async fn see_through(
                 Some(signal) => pass_on(&run, &mut files, &meter, signal),
                 None => is_connected = false,
             },
-            Some(()) = gone.recv() => run.handle(&Event::Gone("nobody listens there any more".into())),
+            Some(reach) = reached.recv() => run.handle(&event_of(reach)),
             _ = scan.tick() => files.scan().await.iter().for_each(|event| run.handle(event)),
         }
     }
@@ -268,6 +319,14 @@ async fn see_through(
     outcome(request, &run, files, &meter, recovered.map(|at| at.since(ended_at)))
 }
 
+fn event_of(reach: Reach) -> Event {
+    match reach {
+        Reach::Refused => Event::Unreachable,
+        Reach::Answers => Event::Answers,
+        Reach::Another(why) => Event::Gone(why),
+    }
+}
+
 fn pass_on(run: &Run, files: &mut Files, meter: &Meter, signal: WindowSignal) {
     let event = match signal {
         WindowSignal::Line { rank, line } => {
@@ -279,6 +338,7 @@ fn pass_on(run: &Run, files: &mut Files, meter: &Meter, signal: WindowSignal) {
         }
         WindowSignal::Cleared => Event::Cleared,
         WindowSignal::Close => Event::Close,
+        WindowSignal::Dying(why) => Event::Dying(why),
         WindowSignal::Gone(why) => Event::Gone(why),
     };
     run.handle(&event);

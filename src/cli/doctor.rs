@@ -111,6 +111,7 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
             let handle = TargetHandle {
                 server: server.clone(),
                 target: target.name.to_string(),
+                instance: examined.facts.server.as_ref().map(|s| s.instance.clone()),
                 paths: target.paths.clone(),
                 default_dir: None,
                 sees_log: target.sees_log,

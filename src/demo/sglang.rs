@@ -35,6 +35,8 @@ pub struct World {
     replayed: usize,
     /// When a fault will kill the process.
     restart_at: Option<Time>,
+    /// How often the process was started; each start draws another random seed.
+    starts: u32,
     /// Whether torch's profiler has run in this process; the first start is slower.
     profiler_used: bool,
     effects: Vec<Effect>,
@@ -59,6 +61,7 @@ impl World {
             next_call: 0,
             replayed: 0,
             restart_at: None,
+            starts: 0,
             profiler_used: false,
             effects: Vec::new(),
         };
@@ -215,6 +218,7 @@ impl World {
     fn come_back(&mut self) {
         self.ranks = (0..self.config.dp).map(Rank::new).collect();
         self.profiler_used = false;
+        self.starts += 1;
         // Lines that the recording has for the time of the outage are skipped.
         let now = self.now;
         self.replayed =

@@ -53,6 +53,8 @@ fn left(session: &Session, sent_at: Time, granted: bool) -> OpenWindow {
         method: OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() },
         sent_at,
         granted,
+        instance: None,
+        unproven: None,
     }
 }
 

@@ -122,7 +122,7 @@ impl Watch {
         match event {
             Event::Observed(seen) => Self::observed(intake, store, core, &seen, now, out),
             Event::Tick => core.advance(store, now, out),
-            Event::Server { target, fact } => core.server_fact(store, target, fact, now),
+            Event::Server { target, fact } => core.server_fact(store, target, fact, now, out),
             Event::Window { incident, event } => core.window_event(&incident, event, now, out),
             Event::Compared { incident, window, note } => core.compared(&incident, window, note, now, out),
             Event::NotCompared { incident } => core.manual_is_over(&incident, now, out),

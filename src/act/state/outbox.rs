@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use rusqlite::params;
+use rusqlite::{Row, params};
+use tracing::warn;
 
 use super::{State, StateError, text};
 use skewtrap_trace::time::Time;
@@ -22,6 +23,17 @@ pub struct OutboxRow {
     pub attempts: u32,
     /// The message, byte for byte.
     pub body: Vec<u8>,
+}
+
+fn row_of(row: &Row<'_>) -> rusqlite::Result<OutboxRow> {
+    Ok(OutboxRow {
+        key: text(row, "key")?,
+        receiver: text(row, "receiver")?,
+        created: Time::from_nanos(row.get("created")?),
+        due: Time::from_nanos(row.get("due")?),
+        attempts: row.get("attempts")?,
+        body: row.get("body")?,
+    })
 }
 
 impl State {
@@ -57,18 +69,9 @@ impl State {
     pub fn undelivered(&self) -> Result<Vec<OutboxRow>, StateError> {
         let connection = self.lock();
         let read = connection.prepare("SELECT * FROM outbox ORDER BY created, key").and_then(|mut query| {
-            query
-                .query_map([], |row| {
-                    Ok(OutboxRow {
-                        key: text(row, "key")?,
-                        receiver: text(row, "receiver")?,
-                        created: Time::from_nanos(row.get("created")?),
-                        due: Time::from_nanos(row.get("due")?),
-                        attempts: row.get("attempts")?,
-                        body: row.get("body")?,
-                    })
-                })?
-                .collect()
+            let rows = query.query_map([], row_of)?;
+            // A row that cannot be read must not hide the others.
+            Ok(rows.filter_map(|row| row.inspect_err(|e| warn!("a row of the outbox cannot be read: {e}")).ok()).collect())
         });
         read.map_err(|e| self.broken(e))
     }

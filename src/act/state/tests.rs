@@ -46,6 +46,8 @@ fn window(attempt: &str) -> OpenWindow {
         }),
         sent_at: Time::from_epoch_s(10.0),
         granted: false,
+        instance: None,
+        unproven: None,
     }
 }
 
@@ -72,6 +74,147 @@ fn attempts_and_open_windows_are_there_after_a_restart_and_nothing_is_refilled()
     state.end("a1", &end).unwrap();
     assert_eq!(state.open_windows().unwrap(), []);
     assert_eq!(state.ledger().unwrap().attempts[0].end, Some(end));
+}
+
+#[test]
+fn a_window_that_is_not_proven_closed_keeps_its_row_until_its_server_is_another_instance() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    let unproven = Some("the stop was answered with 500".to_owned());
+    let at = Time::from_epoch_s(20.0);
+    state.end("a1", &AttemptEnd { at, stalled: Duration::ZERO, bytes: 0, unproven: unproven.clone() }).unwrap();
+    drop(state);
+    let state = State::open(dir.path()).unwrap();
+    assert_eq!(state.open_windows().unwrap(), [OpenWindow { unproven, ..window("a1") }]);
+    state.release(Time::from_epoch_s(19.0), None).unwrap();
+    state.release(Time::from_epoch_s(1e9), Some("another")).unwrap();
+    assert_eq!(state.open_windows().unwrap().len(), 1);
+    state.release(at, Some("server")).unwrap();
+    assert_eq!(state.open_windows().unwrap(), []);
+    assert_eq!(state.ledger().unwrap().attempts[0].end.as_ref().unwrap().unproven, None);
+}
+
+#[test]
+fn a_row_that_cannot_be_read_hides_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    state.begin(&attempt("a2", 10.0), &window("a2"), None).unwrap();
+    let connection = Connection::open(dir.path().join("state.sqlite")).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO attempts VALUES ('a1', 5, '{'); INSERT INTO windows VALUES ('a1', 'not JSON');
+             INSERT INTO incidents VALUES ('i0', '[]'); INSERT INTO silences VALUES ('7');
+             INSERT INTO outbox VALUES ('k1', 'r', 'never', 0, 0, 'x'); INSERT INTO outbox VALUES ('k2', 'r', 0, 0, 0, x'00');",
+        )
+        .unwrap();
+    assert_eq!(state.ledger().unwrap().attempts.len(), 1);
+    assert_eq!(state.open_windows().unwrap(), [window("a2")]);
+    assert!(state.unfinished_incidents().unwrap().is_empty() && state.silences().unwrap().is_empty());
+    let keys: Vec<String> = state.undelivered().unwrap().iter().map(|row| row.key.to_string()).collect();
+    assert_eq!(keys, ["k2"]);
+    state.end_firing("r", "t", "f", Time::from_epoch_s(1.0)).unwrap();
+}
+
+#[test]
+fn a_folder_that_was_deleted_while_the_agent_runs_is_an_error_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("state");
+    let state = State::open(&folder).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    let error = state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap_err();
+    assert!(matches!(error, StateError::Vanished { .. }), "{error}");
+    // Another agent made it anew.
+    let _other = State::open(&folder).unwrap();
+    assert!(state.begin(&attempt("a1", 10.0), &window("a1"), None).is_err());
+}
+
+#[test]
+fn only_the_owner_may_read_the_state() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    // A folder that somebody made for it.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let state = State::open(dir.path()).unwrap();
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    for entry in std::fs::read_dir(dir.path()).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.path());
+    }
+}
+
+#[test]
+fn on_a_full_disk_what_is_open_is_still_known_and_its_end_is_booked_from_the_reserve() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("state");
+    let Some(disk) = FullDisk::over(&folder) else { return };
+    let state = State::open(&folder).unwrap();
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    drop(state);
+    disk.fill();
+    let state = State::open(&folder).unwrap();
+    assert_eq!(state.open_windows().unwrap(), [window("a1")]);
+    let end = AttemptEnd { at: Time::from_epoch_s(12.0), stalled: Duration::ZERO, bytes: 1, unproven: None };
+    state.end("a1", &end).unwrap();
+    drop(state);
+    // Even with the reserve spent.
+    let _ = std::fs::remove_file(folder.join("reserve"));
+    disk.fill();
+    let state = State::open(&folder).unwrap();
+    assert_eq!(state.open_windows().unwrap(), []);
+    assert_eq!(state.ledger().unwrap().attempts[0].end, Some(end));
+}
+
+#[test]
+fn a_disk_that_takes_no_writes_still_tells_what_is_open_and_opens_nothing_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("state");
+    let Some(disk) = FullDisk::over(&folder) else { return };
+    let state = State::open(&folder).unwrap();
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    let _ = std::fs::copy(folder.join("state.sqlite-wal"), folder.join("kept"));
+    drop(state);
+    disk.mount("remount,ro");
+    let Ok(state) = State::open(&folder) else {
+        // The lock itself cannot be taken: the agent watches with a state in memory.
+        return;
+    };
+    assert_eq!(state.open_windows().unwrap(), [window("a1")]);
+    assert!(state.read_only().is_some() && !state.outlives_restart());
+}
+
+/// A file system of a megabyte over a folder.
+struct FullDisk(std::path::PathBuf);
+
+impl FullDisk {
+    /// `None`, said loudly, where this user may not mount.
+    fn over(folder: &Path) -> Option<Self> {
+        std::fs::create_dir_all(folder).unwrap();
+        let disk = Self(folder.to_owned());
+        if disk.mount("size=1400k,mode=0777") {
+            return Some(disk);
+        }
+        std::mem::forget(disk);
+        eprintln!("SKIPPED: a disk that is full (no tmpfs can be mounted here)");
+        None
+    }
+
+    fn mount(&self, options: &str) -> bool {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&self.0);
+        mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while std::io::Write::write_all(&mut file, &[0; 512]).is_ok() {}
+    }
+}
+
+impl Drop for FullDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub async fn capture(
         method: OpenMethod::Command { group: None },
         sent_at: store.clock.now(),
         granted: false,
+        instance: None,
+        unproven: None,
     };
     store.state.begin(attempt, &window, Some(record))?;
     let mut result =
@@ -67,7 +69,7 @@ pub async fn capture(
         warn!(%error, "the state does not know the process of this capture");
     }
     links.show(WindowPhase::Open, store.clock.now());
-    let (probe, _) = links.meter.probe(server.clone());
+    let (probe, _) = links.meter.probe(server.clone(), None);
     let ended = running.end(over(spec, &mut links)).await;
     result.open = store.clock.now().since(result.sent_at);
     links.show(WindowPhase::Verifying, store.clock.now());

@@ -53,6 +53,8 @@ pub async fn capture(
         method,
         sent_at: store.clock.now(),
         granted: false,
+        instance: None,
+        unproven: None,
     };
     store.state.begin(attempt, &window, Some(record))?;
     let (store, site, spec) = (store.clone(), site.clone(), spec.clone());
@@ -186,7 +188,7 @@ impl Taking {
         result.sent_at = self.window.sent_at;
         self.begin(&nsys, &session, &output, result.sent_at).await?;
         self.show(WindowPhase::Open);
-        let (probe, _) = self.links.meter.probe(self.site.server.clone());
+        let (probe, _) = self.links.meter.probe(self.site.server.clone(), None);
         self.hold().await;
         self.show(WindowPhase::Stopping);
         let stopped_at = self.store.clock.now();

@@ -62,7 +62,9 @@ pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
         .collect();
     let mut records: BTreeMap<_, _> = known.into_iter().map(|r| (r.incident.id.clone(), r)).collect();
     let mut found = Found::default();
-    for window in store.state.open_windows()? {
+    // What was given up without a proof is not closed again: what runs there now may be somebody else's.
+    let windows = store.state.open_windows()?.into_iter().filter(|window| window.unproven.is_none());
+    for window in windows {
         let record = records.remove(&*window.incident);
         match record {
             Some(record) if matches!(record.incident.capture, CaptureOutcome::Open { .. }) => {

@@ -92,6 +92,11 @@ impl Run {
         self.0.clock.now()
     }
 
+    /// Which instance of the server was asked to start.
+    pub(super) fn instance(&self) -> Option<String> {
+        self.lock().open.instance.clone()
+    }
+
     pub(super) fn present(&self) -> Present {
         Present(self.clone())
     }

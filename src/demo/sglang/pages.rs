@@ -127,7 +127,7 @@ pub fn server_info(world: &World) -> Response {
         "tp_size": c.tp, "dp_size": c.dp, "pp_size": 1, "ep_size": 1, "nnodes": 1, "node_rank": 0,
         "enable_dp_attention": c.dp_attention, "disaggregation_mode": "null", "load_balance_method": "round_robin",
         "enable_metrics": c.enable_metrics, "decode_log_interval": c.decode_log_interval,
-        "watchdog_timeout": c.watchdog.as_secs(), "device": "cuda", "host": "127.0.0.1", "port": 30000,
+        "watchdog_timeout": c.watchdog.as_secs(), "device": "cuda", "random_seed": 1000 + world.starts, "host": "127.0.0.1", "port": 30000,
         "max_total_num_tokens": KV_TOKENS, "internal_states": states,
     });
     if c.version >= Version::V0_5_16 {

@@ -113,6 +113,8 @@ async fn left_open(stage: Stage) -> RunningDouble {
         method: OpenMethod::Http(request.clone()),
         sent_at: now,
         granted: false,
+        instance: None,
+        unproven: None,
     };
     let mut record = stage::record("left", state.agent().clone(), now);
     record.incident.capture = CaptureOutcome::Open { since: now };
@@ -213,6 +215,8 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
         method: OpenMethod::Command { group: None },
         sent_at: now,
         granted: true,
+        instance: None,
+        unproven: None,
     };
     desk.state.begin(&attempt(1, 1.4), &window(1), None).unwrap();
     let end =

@@ -236,6 +236,8 @@ fn begin(state: &State, attempt: &Attempt) {
         method: OpenMethod::Command { group: None },
         sent_at: attempt.at,
         granted: true,
+        instance: None,
+        unproven: None,
     };
     state.begin(attempt, &window, None).expect("writable");
 }

@@ -124,6 +124,7 @@ pub fn site(url: &str) -> TargetHandle {
     TargetHandle {
         server: Server::new(client::unpooled(None).unwrap(), url, None, None),
         target: "server".into(),
+        instance: None,
         paths: PathMap::default(),
         default_dir: None,
         sees_log: true,
@@ -135,7 +136,8 @@ impl Stage {
     pub async fn of(config: Config, dir: &Path) -> Self {
         std::fs::create_dir_all(dir.join("profiles")).unwrap();
         let double = play(World::new(config, begin()), dir).await;
-        let (desk, site) = (desk(dir), site(&double.url));
+        let (desk, mut site) = (desk(dir), site(&double.url));
+        site.instance = observe::server::facts(&site.server, 1).await.ok().map(|facts| facts.instance);
         Self { double, dir: dir.to_owned(), desk, site, sees_log: true }
     }
 
@@ -303,7 +305,7 @@ async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<WindowSignal>)
                 LineContent::Profile(profile) => {
                     WindowSignal::Line { rank: line.rank, line: ProfileLine::from(&**profile) }
                 }
-                LineContent::Fatal(words) => WindowSignal::Gone(String::from_utf8_lossy(words).into_owned()),
+                LineContent::Fatal(words) => WindowSignal::Dying(String::from_utf8_lossy(words).into_owned()),
                 _ => continue,
             };
             if tell.send(heard).await.is_err() {

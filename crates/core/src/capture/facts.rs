@@ -149,7 +149,14 @@ impl ServerFacts {
             rocm: rocm_of(&device, &text("attention_backend")),
             profile_v2: profile_v2_of(info),
             rust_front_end: info["frontend"] == "rust",
-            instance: format!("{} {} {}", text("version"), info["random_seed"], text("model_path")),
+            // The seed is drawn at each start unless it was given; the processes' numbers are told since 0.5.16.
+            instance: format!(
+                "{} {} {} {}",
+                text("version"),
+                info["random_seed"],
+                info["scheduler_pids"],
+                text("model_path")
+            ),
             model: text("model_path"),
             watchdog: info["watchdog_timeout"]
                 .as_f64()
@@ -325,10 +332,14 @@ impl Facts {
         }
     }
 
-    /// The server stopped answering: what it reported about itself may no longer hold, and a
-    /// profile that was running in it is gone.
+    /// The server stopped answering: what it said about itself may no longer hold. What runs in it may
+    /// run on: a refused connection is no proof of its end.
     pub fn server_lost(&mut self) {
         self.server = None;
+    }
+
+    /// It is another instance: whatever ran in the one before is gone.
+    pub fn server_restarted(&mut self) {
         self.foreign.forget_open();
         self.own.forget_begun();
     }

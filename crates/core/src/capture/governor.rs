@@ -189,10 +189,15 @@ impl Ledger {
         self.attempts.iter().filter(|a| a.end.is_none())
     }
 
-    /// The attempts at what fires: those of its incident and, where it may have begun before a
-    /// restart of the agent, those whose end was not observed, so that neither a crash nor a
-    /// reloaded rule makes an imbalance that was captured already count as a new one. After a day
-    /// it counts as new in any case.
+    /// The server is another instance: what may have been open in the one before is gone.
+    pub fn release(&mut self, target: &str) {
+        let ends = self.attempts.iter_mut().filter(|a| a.target == target).filter_map(|a| a.end.as_mut());
+        ends.for_each(|end| end.unproven = None);
+    }
+
+    /// The attempts at what fires: those of its incident and, where it may carry on over a restart
+    /// of the agent, those whose end nobody has seen, so that neither a crash nor a rule read anew
+    /// makes a captured imbalance a new one. After a day it is one all the same.
     fn marks<'s>(&'s self, request: &'s CaptureRequest<'_>, now: Time) -> impl Iterator<Item = &'s Attempt> {
         let carries_on = move |a: &Attempt| {
             request.may_predate_start

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::printable::printable;
 use crate::signal::log_line::Profile;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -31,14 +32,19 @@ pub enum ProfileLine {
     },
 }
 
+/// No path is longer, on Linux.
+const LONGEST_PATH: usize = 4096;
+
 impl From<&Profile<'_>> for ProfileLine {
     fn from(line: &Profile<'_>) -> Self {
+        // It is shown in refusals and messages, and anybody may have written it.
+        let shown = |text: &str| printable(text, LONGEST_PATH).into_owned();
         match line {
             Profile::Starts { dir, id, .. } => {
-                Self::Starts { dir: dir.to_string(), id: (!id.is_empty()).then(|| id.to_string()) }
+                Self::Starts { dir: shown(dir), id: (!id.is_empty()).then(|| shown(id)) }
             }
             Profile::Stopping { .. } => Self::Stops,
-            Profile::Done { dir } => Self::Done { dir: dir.to_string() },
+            Profile::Done { dir } => Self::Done { dir: shown(dir) },
         }
     }
 }
@@ -84,7 +90,11 @@ pub fn same_folder(a: &str, b: &str) -> bool {
     a.trim_end_matches('/') == b.trim_end_matches('/')
 }
 
-/// Windows that another client opened, as far as the log shows.
+/// How long a profile without an end in the log is taken to run. The form of a start that refuses doubles
+/// goes on refusing one that really runs longer.
+pub const FORGOTTEN: Duration = Duration::from_secs(3600);
+
+/// Windows that somebody else opened, as far as the log tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Foreign {
     open: BTreeMap<Rank, (Time, String)>,
@@ -103,6 +113,13 @@ impl Foreign {
                 self.open.remove(&rank);
             }
         }
+    }
+
+    /// The oldest one that may be open at `now`: a start whose end never came is believed for
+    /// [`FORGOTTEN`] only, for anybody who can write into the log can write one.
+    pub fn open_at(&self, now: Time) -> Option<(Time, &str)> {
+        let believed = self.open.values().filter(|(at, _)| now.since(*at) < FORGOTTEN);
+        believed.min().map(|(at, dir)| (*at, dir.as_str()))
     }
 
     /// The oldest one that is open: since when, and where it writes.

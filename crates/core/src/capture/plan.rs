@@ -135,6 +135,14 @@ fn sglang(
     let form = form_of(server, version, &ranks);
     if form == Form::Plain {
         preflight::quiet(facts, now)?;
+        if !facts.sees_log && version >= START_STEP {
+            return Err(Refusal::NeedsLog {
+                why: format!(
+                    "{} had no work in the last 2 s (idle, starved or silent), so the start that refuses to replace somebody else's profile cannot be used",
+                    names_of(&ranks.idle)
+                ),
+            });
+        }
     }
     if version < START_STEP && !facts.sees_log {
         return Err(Refusal::NeedsLog {

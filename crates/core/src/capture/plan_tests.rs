@@ -164,6 +164,15 @@ fn an_old_release_without_start_step_is_asked_only_with_its_log_in_sight() {
 }
 
 #[test]
+fn without_a_log_only_the_form_that_refuses_doubles_is_asked() {
+    let unwitnessed = |busy: &[u16]| Facts { sees_log: false, ..facts(sglang("0.5.16"), busy) };
+    assert_eq!(asked(&HttpWindow::default(), &unwitnessed(&[0, 1])).unwrap().form, Form::Exact);
+    let refusal = asked(&HttpWindow::default(), &unwitnessed(&[1])).unwrap_err();
+    assert_eq!(refusal.word(), "needs_log");
+    insta::assert_snapshot!(refusal, @"DP0 had no work in the last 2 s (idle, starved or silent), so the start that refuses to replace somebody else's profile cannot be used, and that is safe only when the agent reads the server's log; give it with --log");
+}
+
+#[test]
 fn a_vllm_window_is_held_and_takes_a_body_only_where_there_is_one() {
     let mut facts = facts(json!({}), &[0, 1]);
     facts.server = Some(ServerFacts::of_vllm("0.19.0", 2));

@@ -40,7 +40,7 @@ pub fn check(facts: &Facts, need: Need, now: Time) -> Result<&ServerFacts, Refus
         why: "it has not answered yet, or was lost a moment ago".into(),
     })?;
     health(facts, now)?;
-    if let Some((since, dir)) = facts.foreign.open() {
+    if let Some((since, dir)) = facts.foreign.open_at(now) {
         return Err(Refusal::Foreign { since, dir: dir.to_owned() });
     }
     folders(facts, need, now)?;
@@ -167,6 +167,8 @@ mod tests {
         let slow = Answered::Well(Duration::from_secs(8));
         assert_eq!(verdict(|f| f.health.answered(slow, at(0.0))), "slow");
         let starts = ProfileLine::Starts { dir: "/x".into(), id: None };
+        let forged = |f: &mut Facts| f.profile_line(Rank::dp(0), &starts, at(-3600.0));
+        assert_eq!(verdict(forged), "ok", "a start that never ends, which anybody may have written");
         assert_eq!(verdict(|f| f.profile_line(Rank::dp(0), &starts, at(-20.0))), "foreign_window");
         assert_eq!(verdict(|f| f.folders[0].at = at(-31.0)), "stale_facts");
         let room = |exists, writable, free| Some(Room { exists, writable, free });

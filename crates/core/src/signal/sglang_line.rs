@@ -58,6 +58,11 @@ impl Shapes {
         self.decode.unreadable + self.prefill.unreadable + self.unreadable
     }
 
+    /// Whether a line of this log bore a stamp.
+    const fn has_stamps(&self) -> bool {
+        self.civil[0] != 0
+    }
+
     /// For a log of many lines.
     pub fn of_a_log() -> Self {
         Self { learns: true, ranks: vec![Default::default(); 1 << RANK_BITS], ..Self::default() }
@@ -150,7 +155,12 @@ pub fn read_next<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     match bracket(line, shapes) {
         Some(prefix) => {
-            let content = message(prefix.message, fields, shapes);
+            let content = match message(prefix.message, fields, shapes) {
+                LineContent::Profile(_) | LineContent::Fatal(_) if !is_own_place(prefix.front) => {
+                    LineContent::Other
+                }
+                content => content,
+            };
             Line { rank: prefix.rank, stamp: Some(prefix.stamp), content }
         }
         None => unstamped(line, fields, shapes),
@@ -158,6 +168,8 @@ pub fn read_next<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -
 }
 
 struct Prefix<'a> {
+    /// What stands before the bracket.
+    front: &'a [u8],
     stamp: Stamp<'a>,
     rank: Rank,
     message: &'a [u8],
@@ -170,13 +182,13 @@ fn bracket<'a>(line: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
     // Most lines begin with it.
     let mut next = if line.first() == Some(&b'[') { Some(0) } else { memchr(b'[', &line[..limit]) };
     while let Some(found) = next {
-        let inside = &line[from + found + 1..];
+        let (front, inside) = (&line[..from + found], &line[from + found + 1..]);
         if inside.first_chunk() == Some(&shapes.civil) {
-            return stamped(inside, shapes);
+            return stamped(front, inside, shapes);
         }
         if is_civil(inside) {
             shapes.civil.copy_from_slice(&inside[..CIVIL_LEN]);
-            return stamped(inside, shapes);
+            return stamped(front, inside, shapes);
         }
         from += found + 1;
         next = memchr(b'[', &line[from..limit]);
@@ -184,7 +196,7 @@ fn bracket<'a>(line: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
     None
 }
 
-fn stamped<'a>(inside: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
+fn stamped<'a>(front: &'a [u8], inside: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
     let (civil, mut rest) = inside.split_at(CIVIL_LEN);
     let mut millis = None;
     if let [b'.' | b',', digits @ ..] = rest {
@@ -193,7 +205,32 @@ fn stamped<'a>(inside: &'a [u8], shapes: &mut Shapes) -> Option<Prefix<'a>> {
         rest = &digits[end..];
     }
     let (rank, message) = shapes.rank(rest)?;
-    Some(Prefix { stamp: Stamp { civil, millis }, rank, message: message.trim_ascii_start() })
+    Some(Prefix { front, stamp: Stamp { civil, millis }, rank, message: message.trim_ascii_start() })
+}
+
+/// Whether what stands before the engine's words is nothing, or what containers and loggers write there.
+/// A line that quotes a request has its user's words behind quotes or other text, and those are never
+/// taken for the engine's own.
+fn is_own_place(front: &[u8]) -> bool {
+    const QUOTES: [u8; 4] = [b'\'', b'"', b'`', b'{'];
+    const LEVELS: [&[u8]; 5] = [b"DEBUG", b"INFO", b"WARNING", b"ERROR", b"CRITICAL"];
+    let front = front.trim_ascii_end();
+    if front.is_empty() || front == b"{\"log\":\"" {
+        return true;
+    }
+    if front.len() > PREFIX_LIMIT || front.iter().any(|b| QUOTES.contains(b)) {
+        return false;
+    }
+    match front {
+        [.., b'|' | b']' | b')'] | [.., b']', b':'] => true,
+        [.., b' ', b'F' | b'P'] => {
+            let stream = &front[..front.len() - 2];
+            stream.ends_with(b"stdout") || stream.ends_with(b"stderr")
+        }
+        _ => front
+            .split(|b| !b.is_ascii_alphanumeric())
+            .any(|word| LEVELS.contains(&word)),
+    }
 }
 
 /// The rank that words like `DP2 TP0 ATTN_CP1` name, in any order; other words say nothing.
@@ -213,10 +250,21 @@ fn rank_of(words: &[u8]) -> Rank {
 
 /// A line without a stamp: a logging configuration of the user's may print anything in front.
 fn unstamped<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Line<'a> {
-    let starts: [&[u8]; 5] =
-        [b"Decode batch", b"Prefill batch", b"Profiling ", b"Stop profiling", b"[Expert Balancedness]"];
-    let start = starts.into_iter().filter_map(|s| memmem::find(line, s)).min();
-    let Some(start) = start else { return Line { rank: Rank::NONE, stamp: None, content: fatal(line) } };
+    const LOADS: [&[u8]; 3] = [b"Decode batch", b"Prefill batch", b"[Expert Balancedness]"];
+    const EVENTS: [&[u8]; 6] = [
+        b"Profiling ",
+        b"Stop profiling",
+        b"Scheduler hit an exception",
+        b"Received sigquit from a child process",
+        b"SIGQUIT received.",
+        b"Scheduler watchdog timeout (",
+    ];
+    let first = |starts: &[&[u8]]| starts.iter().filter_map(|s| memmem::find(line, s)).min();
+    // A log with stamps has one on each of the engine's lines: what has none is somebody else's text.
+    let event = || if shapes.has_stamps() { None } else { first(&EVENTS).filter(|at| is_own_place(&line[..*at])) };
+    let Some(start) = first(&LOADS).or_else(event) else {
+        return Line { rank: Rank::NONE, stamp: None, content: LineContent::Other };
+    };
     Line { rank: rank_of(&line[..start]), stamp: None, content: message(&line[start..], fields, shapes) }
 }
 
@@ -371,13 +419,21 @@ fn balancedness<'a>(text: &'a [u8], fields: &mut Fields, unreadable: &mut u64) -
     if fields.is_empty() { LineContent::Other } else { LineContent::Balancedness }
 }
 
-/// Whether the line is the end of a server.
+/// Whether the message is the end of a server. It begins with these words: elsewhere they are quoted.
 fn fatal(text: &[u8]) -> LineContent<'_> {
-    let dying = text.starts_with(b"Scheduler hit an exception")
-        || memmem::find(text, b"Received sigquit from a child process").is_some()
-        || text.starts_with(b"SIGQUIT received.")
-        || memmem::find(text, b"atchdog timeout").is_some();
+    const LAST_WORDS: [&[u8]; 3] =
+        [b"Scheduler hit an exception", b"Received sigquit from a child process", b"SIGQUIT received."];
+    let dying = LAST_WORDS.into_iter().any(|words| text.starts_with(words)) || is_watchdog(text);
     if dying { LineContent::Fatal(text) } else { LineContent::Other }
+}
+
+/// `Watchdog timeout (...)`, and since 0.5 the watched one in front: `Scheduler watchdog timeout (...)`. A
+/// soft watchdog only reports.
+fn is_watchdog(text: &[u8]) -> bool {
+    let word = text.iter().position(|b| !b.is_ascii_alphanumeric()).unwrap_or(text.len());
+    let rest = text[word..].strip_prefix(b" watchdog timeout (");
+    let rest = rest.or_else(|| text.strip_prefix(b"Watchdog timeout ("));
+    rest.is_some_and(|rest| memmem::find(rest, b"self.soft=True").is_none())
 }
 
 fn split_once<'a>(text: &'a [u8], by: &[u8]) -> Option<(&'a [u8], &'a [u8])> {

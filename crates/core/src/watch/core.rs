@@ -15,6 +15,7 @@ use crate::capture::refusal::Reason;
 use crate::capture::window::Distrust;
 use crate::incident::CaptureOutcome;
 use crate::message::{Update, utc};
+use crate::printable::{LIMIT, printable_bytes};
 use crate::rule::Change;
 use crate::rule::Rule;
 use crate::rule::{EVALUATION_INTERVAL, Engine, Suppression};
@@ -106,7 +107,7 @@ impl Core {
                 }
             }
             IntakeStep::Fatal { target, text, .. } => {
-                out.push(Effect::Dying { target, line: String::from_utf8_lossy(text).into_owned() });
+                out.push(Effect::Dying { target, line: printable_bytes(text, LIMIT) });
             }
             IntakeStep::Version { .. } => {}
             IntakeStep::Problem { target, source, problem } => {
@@ -196,13 +197,17 @@ impl Core {
         target: TargetId,
         fact: ServerFact,
         now: Time,
+        out: &mut Vec<Effect>,
     ) {
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
         if let ServerFact::Info(info) = &fact {
             store.note_role(target, info.role);
             store.expect_ranks(target, info.sizes.dp, now);
         }
-        server.learn(fact, now);
+        if let Some(why) = server.learn(fact, now) {
+            self.ledger.release(&server.name);
+            out.push(Effect::Restarted { target, why });
+        }
     }
 
     pub(super) fn reloaded(

@@ -189,6 +189,13 @@ pub enum Effect {
         /// The line.
         line: String,
     },
+    /// A server is proven to be another instance than before: what ran in the one before is gone.
+    Restarted {
+        /// Which.
+        target: TargetId,
+        /// By what that shows.
+        why: String,
+    },
     /// Send a message about the incident, and store the incident.
     Notify {
         /// The incident as it is now.

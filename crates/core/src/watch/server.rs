@@ -25,7 +25,9 @@ pub struct Server {
     pub group: Arc<str>,
     /// What pre-flight checks.
     pub facts: Facts,
-    /// The agent's own window.
+    /// Which instance it was when it last said so.
+    instance: Option<String>,
+    /// Ours.
     pub window: Option<OpenWindow>,
     /// While and after a window of ours.
     pub distrust: Option<Distrust>,
@@ -34,17 +36,27 @@ pub struct Server {
 impl Server {
     /// A server of which nothing is known yet.
     pub fn new(name: Arc<str>, group: Arc<str>, sees_log: bool) -> Self {
-        Self { name, group, facts: Facts { sees_log, ..Facts::default() }, window: None, distrust: None }
+        let facts = Facts { sees_log, ..Facts::default() };
+        Self { name, group, facts, instance: None, window: None, distrust: None }
     }
 
-    /// Takes in a fact about it.
-    pub fn learn(&mut self, fact: ServerFact, now: Time) {
+    /// Something was learned of it. Returns by what it shows to be another instance than before.
+    pub fn learn(&mut self, fact: ServerFact, now: Time) -> Option<String> {
         match fact {
-            ServerFact::Info(info) => self.facts.server = Some(info),
+            ServerFact::Info(info) => {
+                let before = self.instance.replace(info.instance.clone());
+                let is_another = before.is_some_and(|before| before != info.instance);
+                self.facts.server = Some(info);
+                if is_another {
+                    self.facts.server_restarted();
+                    return Some("what it says of itself (its random seed, release or model) changed".into());
+                }
+            }
             ServerFact::Lost => self.facts.server_lost(),
             ServerFact::Health(answer) => self.facts.health.answered(answer, now),
             ServerFact::Folder(folder) => self.facts.folder_seen(folder),
         }
+        None
     }
 
     /// A profiling line of its log. Returns the incident whose window it concerns.

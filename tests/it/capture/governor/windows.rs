@@ -208,6 +208,8 @@ impl Play {
             method: OpenMethod::Http(request.clone()),
             sent_at: self.now,
             granted: false,
+            instance: None,
+            unproven: None,
         };
         self.state().begin(&attempt, &window, None).expect("writable");
         let (machine, _) = Window::start(&request, BOTH, self.now);

@@ -1,8 +1,10 @@
 //! The state machine of one window: facts in, requests out, no clock and no socket.
 //!
 //! What it guarantees, whatever comes (see the property tests): one start; no stop unless the
-//! window is ours, by a 2xx or by a mark in log or files; no stop while somebody else's window is
-//! open; a stop at the deadline at the latest; a bounded number of stops; an end, always.
+//! window is ours, by a 2xx or by a mark in log or files, or its start came to an unknown end where no
+//! log could show it and nothing speaks for somebody else's; no stop while somebody else's window is
+//! open; a stop at the deadline at the latest, or as soon as the server is reached again; a bounded
+//! number of stops; an end, always, that says whether the window is proven closed.
 
 mod answers;
 mod phases;
@@ -52,6 +54,14 @@ pub struct Window {
     until_cleared: bool,
     /// The connection of the last stop broke: the export may go on all the same.
     stop_lost: bool,
+    /// Nobody listened at the last try: a stop waits until somebody does.
+    unreachable: bool,
+    /// What its log said of its death.
+    dying: Option<String>,
+    /// Nothing proves the window ours and nothing can, so it is stopped on the chance that it is.
+    on_chance: bool,
+    /// The start was answered as it is while a window is open already, which may be anybody's.
+    refused_double: bool,
     failure: Option<Failure>,
     notes: Vec<String>,
 }
@@ -84,6 +94,10 @@ impl Window {
             cancelled_at: None,
             until_cleared: request.until_cleared,
             stop_lost: false,
+            unreachable: false,
+            dying: None,
+            on_chance: false,
+            refused_double: false,
             failure: None,
             notes: request.notes.clone(),
         };
@@ -179,9 +193,22 @@ impl Window {
                 self.wants_close = true;
                 self.cancelled_at.get_or_insert(now);
             }
+            Event::Answers => self.unreachable = false,
+            Event::Dying(why) => self.dying = Some(why.clone()),
+            Event::Unreachable => self.unreachable(out),
             // What is written already may still be read.
             Event::Gone(_) if self.phase == WindowPhase::Verifying => {}
             Event::Gone(why) => self.fail(Failure::ServerGone { why: why.clone() }, None, out),
+        }
+    }
+
+    /// Nobody listens. Only a server whose log said that it dies is then known to be gone.
+    fn unreachable(&mut self, out: &mut Vec<Output>) {
+        self.unreachable = true;
+        if let Some(why) = self.dying.clone()
+            && self.phase != WindowPhase::Verifying
+        {
+            self.fail(Failure::ServerGone { why }, None, out);
         }
     }
 
@@ -223,12 +250,19 @@ impl Window {
 
     fn may_stop(&self) -> bool {
         let again = self.engine == ServerKind::Sglang || self.stops == 0;
-        self.ownership.is_ours()
+        let is_ours = self.ownership.is_ours() || (self.on_chance && !self.foreign_possible());
+        is_ours
             && self.ownership.foreign.open().is_none()
             && !self.stop_pending
+            && !self.unreachable
             && self.stops < MAX_STOPS
             // A second stop has crashed vLLM.
             && again
+    }
+
+    /// Whether somebody else may have a window open there, as far as nothing proves ours.
+    fn foreign_possible(&self) -> bool {
+        self.refused_double || self.ownership.foreign.last().is_some()
     }
 
     fn send_stop(&mut self, now: Time, out: &mut Vec<Output>) {

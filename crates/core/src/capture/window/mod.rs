@@ -26,6 +26,11 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(60);
 pub const EXPORT_LIMIT: Duration = Duration::from_secs(600);
 /// How long after a start that failed with 5xx a proof that it began all the same is waited for.
 pub const DOUBT: Duration = Duration::from_secs(2);
+/// How long a server that is not reached is waited for, its stop still to be sent.
+pub const UNREACHED_LIMIT: Duration = Duration::from_secs(86_400);
+/// So long after a start of unknown end, its deadline apart, it may be stopped on the chance that it
+/// began; later, what runs there may be somebody else's.
+pub const CHANCE: Duration = Duration::from_secs(120);
 /// How long after the busy ranks finished the idle ones are closed; at most 2 s are allowed.
 pub const IDLE_GRACE: Duration = Duration::from_millis(500);
 /// How long after a stop that answered an error proof of the end is waited for.
@@ -104,7 +109,13 @@ pub enum Event {
     Close,
     /// The agent ends.
     Cancel,
-    /// The server died or was started anew, its windows with it; and how that was seen.
+    /// Its own log says that it dies, and how. A proof only together with [`Event::Unreachable`].
+    Dying(String),
+    /// Nobody listens there. What has become of it is unknown: it may be ours not to reach it.
+    Unreachable,
+    /// It answers (again), and nothing shows that it is another instance.
+    Answers,
+    /// It is proven to be another instance, its windows gone with the one before; and by what.
     Gone(String),
 }
 
@@ -215,6 +226,11 @@ pub enum Failure {
         /// How that was seen.
         why: String,
     },
+    /// The stop could not be sent.
+    #[error(
+        "the server has not been reached for {} since the window's deadline; its window may be open: if it is still there, send it /stop_profile by hand", Span(*.0)
+    )]
+    Unreached(Duration),
     /// The agent ended first.
     #[error("the agent was told to end before the window was proven closed; it is closed at the next start")]
     Cancelled,

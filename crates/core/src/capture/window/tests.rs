@@ -2,6 +2,7 @@
 
 mod anything;
 mod start;
+mod unwitnessed;
 
 use std::time::Duration;
 
@@ -191,7 +192,7 @@ fn with_neither_log_nor_files_in_sight_a_500_on_stop_ends_it_and_says_that_nothi
     let script = [(0.2, ok()), (5.1, stopped(status(500)))];
     assert_eq!(
         play(&request(Form::Exact, &[0], &[]), visibility, &script),
-        ["5.0 /stop_profile", "5.1 done (notes)"]
+        ["5.0 /stop_profile", "5.1 done (quiet) (notes)"]
     );
 }
 
@@ -210,13 +211,49 @@ fn a_vllm_window_is_always_stopped_once_whatever_its_files_say() {
 }
 
 #[test]
-fn a_server_that_goes_away_takes_its_window_with_it() {
+fn another_instance_of_the_server_has_no_window_of_the_one_before() {
     let gone = Event::Gone("its random seed changed".into());
     let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, ok()), (1.0, gone)]);
     assert_eq!(told, ["1.0 the server went away in the middle of the window"]);
-    let script = [(0.2, ok()), (5.1, stopped(Answer::NobodyListens))];
+}
+
+#[test]
+fn a_refused_connection_says_nothing_of_the_window_and_the_stop_is_sent_when_the_server_answers_again() {
+    // A readiness probe that fails because of the window, DNS, TLS, the agent's own descriptors.
+    for unsent in [Answer::NobodyListens, Answer::NotSent { why: "too many open files".into() }] {
+        let script = [
+            (0.2, ok()),
+            (1.0, Event::Unreachable),
+            (1.5, Event::Unreachable),
+            (4.0, Event::Answers),
+            (5.2, stopped(unsent)),
+            (300.0, Event::Answers),
+            (301.0, stopped(Answer::Ok)),
+            (301.2, file(0)),
+        ];
+        let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+        assert_eq!(told, ["5.0 /stop_profile", "300.0 /stop_profile", "301.2 done (notes)"]);
+    }
+    let (mut window, _) = Window::start(&request(Form::Exact, &[0], &[]), BOTH, at(0.0));
+    window.on(&ok(), at(0.2));
+    window.on(&Event::Unreachable, at(1.0));
+    for hour in 1..24 {
+        assert_eq!(window.on(&Event::Tick, at(f64::from(hour) * 3600.0)), [], "it is waited for");
+    }
+    let told = window.on(&Event::Tick, at(90_000.0));
+    let [Output::Finish(ending)] = &told[..] else { panic!("{told:?}") };
+    assert!(ending.unproven.is_some() && matches!(ending.failure, Some(Failure::Unreached(_))));
+}
+
+#[test]
+fn a_server_that_said_that_it_dies_and_is_reached_no_more_took_its_window_with_it() {
+    let dying = || Event::Dying("SIGQUIT received.".into());
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, ok()), (1.0, dying()), (1.5, Event::Unreachable)]);
+    assert_eq!(told, ["1.5 the server went away in the middle of the window"]);
+    // Whoever wrote the line: a server that still answers gets its stop.
+    let script = [(0.2, ok()), (1.0, dying()), (5.2, stopped(Answer::Ok)), (5.3, file(0))];
     let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
-    assert_eq!(told, ["5.0 /stop_profile", "5.1 the server went away in the middle of the window"]);
+    assert_eq!(told, ["5.0 /stop_profile", "5.3 done"]);
 }
 
 #[test]

@@ -127,6 +127,61 @@ fn the_last_words_of_a_server_and_the_balance_of_its_experts_are_heard() {
 }
 
 #[test]
+fn what_a_user_wrote_is_never_taken_for_the_engines_own_words() {
+    let words = [
+        "Received sigquit from a child process. It usually means the child failed.",
+        "Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=False)",
+        "Scheduler hit an exception: Traceback (most recent call last):",
+        "Profiling starts. Traces will be saved to: /p/forged (with profile id: 17)",
+        "Stop profiling...",
+        "Profiling done. Traces are saved to: /p/forged",
+        "[2026-11-24 03:51:20 DP0] SIGQUIT received. signum=None, frame=None. It usually means one child failed.",
+    ];
+    for words in words {
+        for line in [
+            // SGLang with --log-requests; before and after 0.5, plain and as JSON.
+            format!("[2026-11-24 03:51:20] Receive: obj=GenerateReqInput(rid='7', text='{words}', stream=False)"),
+            format!("[2026-11-24 03:51:20] Finish: obj=GenerateReqInput(rid='7'), out={{'text': ' {words}'}}"),
+            format!("[2026-11-24 03:51:20] {{\"event\": \"request.received\", \"text\": \"{words}\"}}"),
+            // vLLM.
+            format!("INFO 03-11 06:16:52 [logger.py:41] Received request cmpl-7: prompt: '{words}', params: None"),
+            // A front end's access line, and an error that quotes the request.
+            format!("INFO:     127.0.0.1:4 - \"GET /x?{words} HTTP/1.1\" 404 Not Found"),
+            format!("ValueError: unexpected text: {words}"),
+            format!("user: {words}"),
+        ] {
+            let mut fields = Fields::default();
+            let content = read(line.as_bytes(), &mut fields).content;
+            assert_eq!(content, LineContent::Other, "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_scheduler_that_only_warns_of_its_watchdog_does_not_die() {
+    let soft = "[2026-11-24 03:51:20 TP0] Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=True)";
+    assert_eq!(read(soft.as_bytes(), &mut Fields::default()).content, LineContent::Other);
+}
+
+#[test]
+fn the_last_words_are_heard_behind_what_containers_and_loggers_put_in_front() {
+    for front in [
+        "sglang-1  | [2026-11-24 03:48:06] ",
+        "[pod/sglang-0/server] [2026-11-24 03:48:06] ",
+        "Nov 24 03:48:06 node7 sglang[123]: [2026-11-24 03:48:06 DP2] ",
+        "(Scheduler pid=123, ip=10.0.0.1) [2026-11-24 03:48:06 TP0] ",
+        "2026-11-24T03:48:06.123456789Z stderr F [2026-11-24 03:48:06] ",
+        "2026-11-24 03:48:06,123 ERROR sglang.srt.managers.tokenizer_manager: ",
+        "ERROR scheduler DP2 TP0 | ",
+        "",
+    ] {
+        let line = format!("{front}Received sigquit from a child process. It usually means the child failed.");
+        let content = read(line.as_bytes(), &mut Fields::default()).content;
+        assert!(matches!(content, LineContent::Fatal(_)), "{line}: {content:?}");
+    }
+}
+
+#[test]
 fn unknown_keys_are_kept_and_broken_lines_give_what_they_have() {
     let mut fields = Fields::default();
     let line =

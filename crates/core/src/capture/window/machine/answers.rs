@@ -1,6 +1,7 @@
 //! What an answer to the start or to a stop makes of a window.
 
 use super::{END, STOP, Window};
+use crate::capture::plan::Form;
 use crate::capture::window::{Answer, EXPORT_LIMIT, Failure, Output, WindowPhase};
 use skewtrap_trace::time::Time;
 
@@ -24,6 +25,8 @@ impl Window {
             Answer::NobodyListens => self.fail(not_reached("nobody listens there"), None, out),
             Answer::NotSent { why } => self.fail(not_reached(why), None, out),
             Answer::Failed { status, .. } => {
+                // The form that refuses a double says so with 500 (FACTS: "start twice").
+                self.refused_double = self.form == Form::Exact && *status == 500;
                 self.failure = Some(Failure::StartFailed { status: *status });
                 self.enter(WindowPhase::Doubtful, now);
             }
@@ -47,9 +50,14 @@ impl Window {
                 self.stop_granted = true;
                 return self.enter(WindowPhase::Exporting, now);
             }
-            Answer::NobodyListens => {
-                let why = "nobody listens there any more".to_owned();
-                return self.fail(Failure::ServerGone { why }, None, out);
+            // Nothing was sent: the window is as open as before, and the stop waits for the server.
+            Answer::NobodyListens | Answer::NotSent { .. } => {
+                self.stops -= 1;
+                self.stopped_at = None;
+                self.path = STOP;
+                self.note("the server could not be reached when its window was to be stopped");
+                self.enter(WindowPhase::Open, now);
+                return self.unreachable(out);
             }
             // The window is ours, so this is a second try of the same stop, not a second stop.
             Answer::Refused { status: 404, .. } if self.path == STOP && self.may_stop() => {
@@ -64,14 +72,19 @@ impl Window {
                 "401 (the profile calls take admin_api_key where the server has one, else api_key)".to_owned()
             }
             Answer::Refused { status, .. } | Answer::Failed { status, .. } => status.to_string(),
-            Answer::NotSent { why } => why.clone(),
             Answer::Lost { why } => {
                 self.stop_lost = true;
                 why.clone()
             }
         };
-        // A key does not grow by asking again.
-        self.may_retry = !matches!(answer, Answer::Refused { status: 401 | 403, .. });
+        self.may_retry = match answer {
+            // A key does not grow by asking again.
+            Answer::Refused { status: 401 | 403, .. } => false,
+            // The answer both of a server on which nothing runs and of one that stopped all the same: only
+            // a log tells them apart, and without one the next stop might be of somebody else's window.
+            Answer::Failed { status: 500, .. } => self.visibility.log,
+            _ => true,
+        };
         self.path = STOP;
         self.stop_answer = Some(words);
         self.enter(WindowPhase::Exporting, now);

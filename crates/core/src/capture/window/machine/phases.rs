@@ -5,7 +5,7 @@ use crate::capture::facts::ServerKind;
 use crate::capture::plan::Form;
 use crate::capture::verify::names_of;
 use crate::capture::window::{
-    Answer, DOUBT, EXPORT_LIMIT, Failure, IDLE_GRACE, MAX_STOPS, Output, PROOF, RETRY, SETTLE, START_TIMEOUT,
+    Answer, CHANCE, DOUBT, EXPORT_LIMIT, Failure, IDLE_GRACE, MAX_STOPS, Output, PROOF, RETRY, SETTLE, START_TIMEOUT, UNREACHED_LIMIT,
     WindowPhase,
 };
 use skewtrap_trace::rank::Rank;
@@ -26,7 +26,8 @@ impl Window {
     }
 
     /// A start of doubtful end: ours only by a mark, and then it is closed at once or at the
-    /// deadline; without one it is given up, and no stop is sent.
+    /// deadline. Without one it is given up where a log would have shown it; where no log is read it is
+    /// stopped on the chance that it began, unless somebody else's may be in its place.
     pub(super) fn waiting_for_proof(&mut self, until: Time, now: Time, out: &mut Vec<Output>) {
         if self.ownership.proven {
             self.wants_close |= self.phase == WindowPhase::Doubtful;
@@ -37,9 +38,18 @@ impl Window {
         if now < until {
             return;
         }
+        let is_recent = now.since(self.sent_at) <= self.grace + CHANCE;
+        if !self.visibility.log && is_recent && !self.foreign_possible() {
+            self.on_chance = true;
+            self.note("the start was not answered with success, and without the server's log nothing shows whether it began: it was stopped all the same");
+            return self.enter(WindowPhase::Open, now);
+        }
         let failure = self.failure.clone().unwrap_or(Failure::Cancelled);
         let unproven = match &failure {
             Failure::UnknownStart { why } => Some(why.clone()),
+            Failure::StartFailed { status } if !self.visibility.log => Some(format!(
+                "the start was answered with {status}, as it is also when part of the ranks began, and the server's log is not read"
+            )),
             _ => None,
         };
         self.fail(failure, unproven, out);
@@ -61,6 +71,11 @@ impl Window {
         let due = now >= self.deadline || held || idle_left || self.wants_close;
         if due && self.may_stop() {
             self.send_stop(now, out);
+        } else if self.unreachable {
+            // It may be reached again at any time, and the stop is sent then.
+            if now.since(self.deadline) > UNREACHED_LIMIT {
+                self.give_up_unreached(out);
+            }
         } else if now.since(self.deadline) > EXPORT_LIMIT {
             let dir = self.ownership.foreign.open().map_or_else(String::new, |(_, dir)| dir.to_owned());
             let unproven = Some("somebody else's profile kept ours from being stopped".into());
@@ -78,7 +93,9 @@ impl Window {
             return self.send_stop(now, out);
         }
         let tried = self.may_retry && now.since(self.since) >= RETRY;
-        if tried && self.visibility.log && self.ownership.any_open() && self.may_stop() {
+        let open =
+            if self.visibility.log { self.ownership.any_open() } else { !self.ownership.all_closed() };
+        if tried && open && self.may_stop() {
             return self.send_stop(now, out);
         }
         let armed = self.ownership.armed();
@@ -87,23 +104,40 @@ impl Window {
             // The answer came after the export; lines and files follow within moments.
             return self.enter(WindowPhase::Verifying, now);
         }
-        let limit = if (closed && !self.stop_granted) || self.stop_lost { EXPORT_LIMIT } else { PROOF };
-        if now.since(self.since) < limit && !self.is_blind() {
+        // A further stop may yet be sent: after a pause, or when the server is reached again.
+        let waits = !closed && self.may_retry && self.stops < MAX_STOPS && !self.visibility.log;
+        let waits = waits && (self.unreachable || self.may_stop());
+        let limit = match (self.unreachable && waits, (closed && !self.stop_granted) || self.stop_lost) {
+            (true, _) => UNREACHED_LIMIT,
+            (false, true) => EXPORT_LIMIT,
+            (false, false) => PROOF,
+        };
+        if now.since(self.since) < limit && (!self.is_blind() || waits) {
             return;
         }
-        self.give_up_export(closed, &armed, now, out);
+        if self.unreachable && waits {
+            return self.give_up_unreached(out);
+        }
+        self.give_up_export(closed, &armed, out);
     }
 
-    fn give_up_export(&mut self, closed: bool, armed: &[Rank], now: Time, out: &mut Vec<Output>) {
+    fn give_up_unreached(&mut self, out: &mut Vec<Output>) {
+        let unproven = Some("the server was not reached, so its stop is still to be sent".into());
+        self.fail(Failure::Unreached(UNREACHED_LIMIT), unproven, out);
+    }
+
+    fn give_up_export(&mut self, closed: bool, armed: &[Rank], out: &mut Vec<Output>) {
         if closed {
             return self.fail(Failure::ExportTimedOut(EXPORT_LIMIT), None, out);
         }
-        if self.is_blind() && self.engine == ServerKind::Sglang {
+        if self.is_blind() && self.engine == ServerKind::Sglang && self.ownership.granted {
+            let answer = self.stop_answer.as_deref().unwrap_or("success").to_owned();
             self.notes.push(format!(
-                "the stop was answered with {}, as it is when nothing runs any more; the agent sees neither log nor files of this server, so nothing of this window is proven",
-                self.stop_answer.as_deref().unwrap_or("success"),
+                "the stop was answered with {answer}, as it is when nothing runs any more; the agent sees neither log nor files of this server, so nothing of this window is proven",
             ));
-            return self.enter(WindowPhase::Verifying, now);
+            let unproven =
+                format!("the stop was answered with {answer}, and neither log nor files are in sight");
+            return self.end(None, Some(unproven), out);
         }
         if self.stop_granted {
             self.notes

@@ -28,6 +28,10 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Cleared),
         1 => Just(Event::Close),
         1 => Just(Event::Cancel),
+        2 => Just(Event::Answers),
+        1 => Just(Event::Unreachable),
+        1 => Just(Event::Dying("SIGQUIT received.".into())),
+        1 => Just(Event::Gone("its random seed changed".into())),
     ]
 }
 
@@ -44,8 +48,15 @@ proptest! {
         let (mut window, _) = Window::start(&request, Visibility { log, files }, at(0.0));
         let (mut now, mut stops_sent, mut finished) = (at(0.0), 0, 0);
         let (mut answered, mut granted, mut proof) = (false, false, false);
+        // A double is refused with 500 by the exact form: then what is open there may be anybody's.
+        let (mut refused, mut theirs_ever) = (false, false);
+        let (mut in_flight, mut reachable) = (false, true);
+        let (mut closed_by, mut dying) = (None, false);
+        let mut closed = std::collections::BTreeSet::new();
         let mut theirs = std::collections::BTreeSet::new();
         let ticks = std::iter::repeat_n((Event::Tick, 1000), 1400);
+        // A server that is not reached is waited for until the next day.
+        let ticks = ticks.chain([(Event::Tick, 90_000_000), (Event::Tick, 1_000_000)]);
         for (event, pause) in script.into_iter().chain(ticks) {
             now = now + Duration::from_millis(pause);
             // The world as this test sees it, kept apart from the machine's books.
@@ -53,10 +64,35 @@ proptest! {
                 Event::StartAnswered(answer) if !answered => {
                     answered = true;
                     granted |= *answer == Answer::Ok;
+                    refused |= form == Form::Exact && *answer == status(500);
+                    refused |= matches!(answer, Answer::Refused { .. });
                 }
-                Event::Log { rank, line: ProfileLine::Starts { dir, .. } } if dir == "/p/theirs" => { theirs.insert(*rank); }
+                // Nothing was sent.
+                Event::StopAnswered(Answer::NobodyListens | Answer::NotSent { .. }) if in_flight => {
+                    (stops_sent, in_flight, reachable) = (stops_sent - 1, false, false);
+                }
+                Event::StopAnswered(answer) if in_flight => {
+                    in_flight = false;
+                    if *answer == Answer::Ok {
+                        closed_by = Some("a stop that was answered");
+                    }
+                }
+                Event::Answers => reachable = true,
+                Event::Unreachable => reachable = false,
+                Event::Gone(_) => closed_by = Some("another instance"),
+                Event::Dying(_) => dying = true,
+                Event::Log { rank, line: ProfileLine::Starts { dir, .. } } if dir == "/p/theirs" => {
+                    theirs_ever = true;
+                    theirs.insert(*rank);
+                }
                 Event::Log { line: ProfileLine::Starts { .. }, .. } | Event::File { .. } => proof = true,
                 Event::Log { rank, line: ProfileLine::Stops } => { theirs.remove(rank); }
+                _ => {}
+            }
+            match &event {
+                Event::Log { rank, line: ProfileLine::Stops | ProfileLine::Done { .. } }
+                | Event::File { rank: Some(rank), whole: true } => { closed.insert(*rank); }
+                _ if dying && !reachable => closed_by = Some("its log and nobody listening"),
                 _ => {}
             }
             for output in window.on(&event, now) {
@@ -64,12 +100,24 @@ proptest! {
                     Output::Start => prop_assert!(false, "a second start"),
                     Output::Stop { .. } => {
                         stops_sent += 1;
-                        prop_assert!(granted || proof, "a stop of what may not be ours");
+                        in_flight = true;
+                        prop_assert!(reachable, "a stop that cannot be sent");
+                        // Where no log can show whose it is, a start of unknown end counts as ours, unless
+                        // anything speaks for somebody else's.
+                        let on_chance = !log && !refused && !theirs_ever;
+                        prop_assert!(granted || proof || on_chance, "a stop of what may not be ours");
                         prop_assert!(theirs.is_empty(), "a stop while somebody else profiles");
                         let most = if form == Form::Held { 1 } else { MAX_STOPS };
                         prop_assert!(stops_sent <= most);
                     }
-                    Output::Finish(_) => finished += 1,
+                    Output::Finish(ending) => {
+                        finished += 1;
+                        let is_closed = closed_by.is_some() || closed.len() == 3;
+                        prop_assert!(
+                            !granted || is_closed || ending.unproven.is_some(),
+                            "a window that may be open is given up as closed: {:?}", ending
+                        );
+                    }
                 }
             }
             prop_assert!(finished == 0 || window.phase() == WindowPhase::Ended);

@@ -1,0 +1,73 @@
+//! Windows of a server whose log is not read, which is the default.
+
+use super::*;
+
+const BLIND: Visibility = Visibility { log: false, files: false };
+const FILES: Visibility = Visibility { log: false, files: true };
+
+fn lost() -> Answer {
+    Answer::Lost { why: "reset".into() }
+}
+
+#[test]
+fn a_start_of_unknown_end_is_stopped_by_its_deadline() {
+    for answer in [lost(), status(502), status(503)] {
+        let script = [(0.2, Event::StartAnswered(answer)), (5.3, stopped(Answer::Ok))];
+        let told = play(&request(Form::Exact, &[0, 1], &[]), BLIND, &script);
+        assert_eq!(told, ["5.0 /stop_profile", "5.3 done (notes)"]);
+    }
+    // Not answered at all.
+    let told = play(&request(Form::Exact, &[0, 1], &[]), BLIND, &[(68.0, stopped(Answer::Ok))]);
+    assert_eq!(told, ["67.1 /stop_profile", "68.0 done (notes)"]);
+}
+
+#[test]
+fn a_start_that_was_refused_as_a_double_is_not_stopped_but_remembered_as_unproven() {
+    let script = [(0.2, Event::StartAnswered(status(500)))];
+    let told = play(&request(Form::Exact, &[0, 1], &[]), BLIND, &script);
+    assert_eq!(told, ["2.2 the start failed with 500 (quiet)"]);
+    // Its folder shows that it began all the same.
+    let made = Event::File { rank: None, whole: false };
+    let script = [script[0].clone(), (0.5, made), (0.9, stopped(Answer::Ok)), (1.0, file(0)), (1.0, file(1))];
+    let told = play(&request(Form::Exact, &[0, 1], &[]), FILES, &script);
+    assert_eq!(told, ["0.5 /stop_profile", "1.0 done (notes)"]);
+}
+
+#[test]
+fn a_stop_whose_connection_broke_is_sent_again_at_most_four_times_and_is_then_unproven() {
+    let script: Vec<(f64, Event)> = std::iter::once((0.2, ok()))
+        .chain((0..6).map(|n| (5.3 + f64::from(n) * 3.3, stopped(lost()))))
+        .collect();
+    let told = play(&request(Form::Exact, &[0, 1], &[]), BLIND, &script);
+    assert_eq!(told.iter().filter(|t| t.contains("_profile")).count(), usize::from(MAX_STOPS), "{told:?}");
+    assert!(told.last().unwrap().contains("(quiet)"), "{told:?}");
+}
+
+#[test]
+fn a_404_of_a_proxy_that_lies_is_no_end_of_the_window() {
+    let script: Vec<(f64, Event)> = std::iter::once((0.2, ok()))
+        .chain((0..60).map(|n| (5.3 + f64::from(n) * 0.3, stopped(status(404)))))
+        .collect();
+    let told = play(&request(Form::Exact, &[0, 1], &[]), BLIND, &script);
+    assert_eq!(told.iter().filter(|t| t.contains("_profile")).count(), usize::from(MAX_STOPS), "{told:?}");
+    assert!(told.last().unwrap().contains("(quiet)"), "{told:?}");
+}
+
+#[test]
+fn a_500_to_a_stop_is_unknown_and_is_never_asked_again() {
+    // It is the answer both of a server that stopped and of one where somebody else may start meanwhile.
+    for (visibility, end) in [(BLIND, "5.3 done (quiet) (notes)"), (FILES, "15.3 the stop was answered with 500 (quiet)")] {
+        let script = [(0.2, ok()), (5.3, stopped(status(500)))];
+        let told = play(&request(Form::Exact, &[0, 1], &[]), visibility, &script);
+        assert_eq!(told, ["5.0 /stop_profile", end]);
+    }
+}
+
+#[test]
+fn long_after_a_start_of_unknown_end_what_runs_there_may_be_somebody_elses() {
+    let request = request(Form::Exact, &[0], &[]);
+    let mut window = Window::resume(&request, BLIND, at(0.0), false, at(3600.0));
+    let told: Vec<Output> = (0..100).flat_map(|t| window.on(&Event::Tick, at(3600.0 + f64::from(t)))).collect();
+    let [Output::Finish(ending)] = &told[..] else { panic!("{told:?}") };
+    assert!(ending.unproven.is_some());
+}

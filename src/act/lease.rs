@@ -1,0 +1,117 @@
+//! Turns of the agents that may profile one server: a file beside its profiles (or, where their folder is
+//! out of sight, in this machine's temporary folder) that is locked while a window is open.
+//!
+//! An engine cannot tell its windows apart, and without a log an agent cannot either. The lock ends
+//! with its process; what a killed agent left open is covered by the time that stands in the file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use skewtrap_trace::time::Time;
+
+/// A turn; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    file: File,
+}
+
+/// Who has the turn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The agent's id.
+    pub agent: String,
+    /// Its process, for people.
+    pub process: u32,
+    /// Its window is over by then.
+    pub until: Time,
+}
+
+/// The file for the server at `url`, in `folder` where that is a folder.
+pub fn path(folder: Option<&Path>, url: &str) -> PathBuf {
+    let safe: String = url.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let folder = folder.filter(|f| f.is_dir()).map_or_else(std::env::temp_dir, Path::to_owned);
+    folder.join(format!(".skewtrap-{safe}.lease"))
+}
+
+/// Takes the turn for `holder`; `Ok(Err(other))` when it is another's.
+///
+/// # Errors
+/// The file cannot be opened or written.
+pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease, Holder>> {
+    let mut options = OpenOptions::new();
+    // Agents of several users may take turns.
+    let mut file = options.create(true).truncate(false).read(true).write(true).mode(0o666).open(path)?;
+    let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
+    let mut text = String::new();
+    (&file).take(4096).read_to_string(&mut text)?;
+    let other = serde_json::from_str::<Holder>(&text).ok();
+    match locked {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let unknown = Holder { agent: "unknown".into(), process: 0, until: now };
+            return Ok(Err(other.unwrap_or(unknown)));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    // Nobody has it, but one that was killed may have left its window open.
+    if let Some(other) = other.filter(|other| other.agent != holder.agent && other.until > now) {
+        return Ok(Err(other));
+    }
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(&serde_json::to_vec(holder)?)?;
+    Ok(Ok(Lease { file }))
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // Emptied, so that the next agent need not wait for the time in it; where that fails, it does.
+        let _ = self.file.set_len(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(s: f64) -> Time {
+        Time::from_epoch_s(s)
+    }
+
+    fn holder(agent: &str) -> Holder {
+        Holder { agent: agent.into(), process: 7, until: at(10.0) }
+    }
+
+    #[test]
+    fn two_agents_on_one_server_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(Some(dir.path()), "http://127.0.0.1:30000");
+        let first = take(&path, &holder("a"), at(1.0)).unwrap().unwrap();
+        assert_eq!(take(&path, &holder("b"), at(2.0)).unwrap().unwrap_err(), holder("a"));
+        drop(first);
+        take(&path, &holder("b"), at(3.0)).unwrap().expect("it is free again");
+    }
+
+    #[test]
+    fn what_a_killed_agent_may_have_left_open_is_waited_for_by_others_and_not_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(Some(dir.path()), "http://127.0.0.1:30000");
+        std::fs::write(&path, serde_json::to_vec(&holder("a")).unwrap()).unwrap();
+        assert_eq!(take(&path, &holder("b"), at(9.0)).unwrap().unwrap_err(), holder("a"));
+        drop(take(&path, &holder("a"), at(9.0)).unwrap().expect("its own"));
+        std::fs::write(&path, serde_json::to_vec(&holder("a")).unwrap()).unwrap();
+        take(&path, &holder("b"), at(10.0)).unwrap().expect("its time is over");
+    }
+
+    #[test]
+    fn servers_have_files_of_their_own_and_a_folder_out_of_sight_is_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_ne!(path(Some(dir.path()), "http://a:1"), path(Some(dir.path()), "http://a:2"));
+        let gone = path(Some(&dir.path().join("gone")), "http://a:1");
+        assert!(gone.starts_with(std::env::temp_dir()));
+    }
+}
