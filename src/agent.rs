@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::{Archive, Samples};
@@ -41,20 +41,20 @@ use crate::act::systemd;
 use crate::clock::Clock;
 use crate::config::receiver as configured;
 use crate::http::{Server, client};
+use crate::observe::outlet::{self, Seen, outlet};
 use crate::serve::metrics::Metrics;
+use crate::serve::published::{Publisher, Pulse, publisher};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::keep::{BundleSpace, Keep};
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record, VerdictNote};
 use skewtrap_core::message::Origin;
 use skewtrap_core::signal::catalog;
-use skewtrap_core::signal::observation::Observation;
 use skewtrap_core::signal::sample::TargetId;
-use skewtrap_core::status::Status;
 use skewtrap_core::watch::{Effect, Event, ServerFact, TICK, Watch, WindowEvent};
 use skewtrap_trace::time::Time;
 
-/// Events that may wait; when it is full the sources wait, and report that.
+/// Events beside what the sources see that may wait.
 const INBOX: usize = 1024;
 /// Extra evaluations of waiting samples are at least this far apart.
 const TOGETHER: Duration = Duration::from_millis(10);
@@ -63,8 +63,6 @@ pub const GRACE: Duration = Duration::from_secs(12);
 /// Everything that happens.
 #[derive(Debug)]
 pub enum AgentEvent {
-    /// A source saw something.
-    Observed(Observation),
     /// Something was learned of a server.
     Server {
         /// Which.
@@ -155,7 +153,7 @@ pub struct Agent {
     supervisor: Supervisor,
     windows: CancellationToken,
     tx: mpsc::Sender<AgentEvent>,
-    status: watch::Sender<Arc<Status>>,
+    publisher: Publisher,
     started: Time,
     on_effect: OnEffect,
     metrics: Arc<Metrics>,
@@ -225,13 +223,18 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     for silence in state.silences()? {
         watch.handle(Event::Silenced(silence), now, &mut Vec::new());
     }
-    startup::sources(&plan.sources, &supervisor, &tx, clock);
+    let (outlet, mut sees) = outlet(outlet::ITEMS, outlet::BYTES);
+    startup::sources(&plan.sources, &supervisor, &outlet, clock);
     startup::probes(&plan.targets, &supervisor, &tx, clock);
-    let (status, shown) = watch::channel(Arc::new(Status::default()));
+    let unheard = startup::names(&plan.targets);
+    let (publisher, published) = publisher(Pulse { at: now, unheard });
     let metrics = Arc::new(Metrics::default());
+    for (receiver, count) in notifier.dropped() {
+        metrics.messages_dropped(receiver, *count);
+    }
     let (commands, mut requests) = mpsc::channel(16);
     if serves {
-        startup::serving(&plan, shown, commands, metrics.clone(), &supervisor).await;
+        startup::serving(&plan, published, commands, metrics.clone(), &supervisor).await;
     }
     let nowhere = Server::new(client, "", None, None);
     let known = startup::known(&plan, &nowhere);
@@ -250,7 +253,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
         supervisor,
         windows: CancellationToken::new(),
         tx,
-        status,
+        publisher,
         started: now,
         on_effect,
         metrics,
@@ -260,7 +263,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     systemd::ready("watching");
     let mut tick = tokio::time::interval(clock.real(TICK));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut publish = tokio::time::interval(Duration::from_secs(1));
+    let mut pulse = tokio::time::interval(Duration::from_secs(1));
     let mut sweep = tokio::time::interval(Duration::from_secs(60));
     let mut effects = Vec::new();
     loop {
@@ -275,17 +278,19 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
             () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {
                 agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects);
             }
-            _ = publish.tick() => {
-                agent.metrics.queue("inbox", inbox.len());
-                agent.publish();
+            _ = pulse.tick() => {
+                agent.metrics.queue("inbox", inbox.len() + sees.len());
+                agent.beat();
             }
+            wanted = agent.publisher.wanted() => agent.publish(wanted),
             _ = sweep.tick() => agent.sweep(),
-            // Last: a log that never ends must not keep the rest from its turn.
             Some(item) = inbox.recv() => agent.take(item, &mut effects),
+            // Last: a log that never ends must not keep the rest from its turn.
+            Some(seen) = sees.recv() => agent.observed(&seen, &mut effects),
         }
         agent.carry_out(&mut effects);
     }
-    agent.stop(&mut inbox, &mut delivered).await;
+    agent.stop(&mut inbox, &mut sees, &mut delivered).await;
     drop(agent);
     let _ = tokio::time::timeout(GRACE, archivist).await;
     Ok(())
@@ -299,13 +304,15 @@ impl Agent {
         Some(self.clock.real(due.since(self.clock.now())).max(TOGETHER))
     }
 
+    /// A source saw something. Its bytes count until it is taken in.
+    fn observed(&mut self, seen: &Seen, effects: &mut Vec<Effect>) {
+        self.watch.observe(&seen.observation, self.clock.now(), effects);
+        self.update_meters();
+    }
+
     fn take(&mut self, item: AgentEvent, effects: &mut Vec<Effect>) {
         let now = self.clock.now();
         match item {
-            AgentEvent::Observed(seen) => {
-                self.watch.handle(Event::Observed(seen), now, effects);
-                self.update_meters();
-            }
             AgentEvent::Server { target, fact } => {
                 self.watch.handle(Event::Server { target, fact }, now, effects);
             }

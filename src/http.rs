@@ -1,6 +1,7 @@
 //! The HTTP client for LLM servers: rustls with bundled roots, no redirects, keys that are never
 //! printed. `observe` reads with it, `act` sends profile calls with it.
 
+pub mod body;
 pub mod client;
 pub mod secret;
 

@@ -3,6 +3,7 @@
 pub mod artifact;
 pub mod changed;
 pub mod configuration;
+pub mod outlet;
 pub mod poll;
 pub mod process;
 pub mod profile_lines;

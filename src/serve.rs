@@ -1,7 +1,7 @@
 //! The agent's HTTP API, its own metrics and the status page.
 //!
-//! It reads what the agent published last ([`Status`], through a watch channel) and sends requests that
-//! change something to the agent's loop as [`Command`]s. It decides nothing and holds no state, so a
+//! It asks the agent's loop for its [`Status`] (see [`published`]) and sends requests that change
+//! something to the agent's loop as [`Command`]s. It decides nothing and holds no state, so a
 //! client that hangs, floods or lies does not disturb the watching. docs/api.md lists the paths.
 
 mod access;
@@ -12,6 +12,7 @@ mod inbound;
 mod listen;
 pub mod metrics;
 mod page;
+pub mod published;
 pub mod token;
 
 use std::net::SocketAddr;
@@ -26,18 +27,19 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::access::Access;
 pub use self::control::{Action, AlertOrigin, Answer, CaptureBody, Command};
 use self::metrics::Metrics;
+use self::published::Published;
 use crate::http::Secret;
 use skewtrap_core::status::Status;
 
 /// The largest body of a request, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
-/// How old the published status may be before `/healthz` says that the loop hangs.
+/// How old the last pulse of the loop may be before `/healthz` says that the loop hangs.
 pub const HUNG_AFTER: Duration = Duration::from_secs(30);
 /// The default of `listen`.
 pub const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9464);
@@ -60,8 +62,8 @@ pub struct ServeConfig {
 /// What connects the API with the agent.
 #[derive(Clone, Debug)]
 pub struct ApiContext {
-    /// What the agent published last.
-    pub status: watch::Receiver<Arc<Status>>,
+    /// What the agent publishes.
+    pub published: Published,
     /// Takes commands to the agent's loop.
     pub commands: mpsc::Sender<Command>,
     /// The counters.
@@ -101,8 +103,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn status(&self) -> Arc<Status> {
-        self.context.status.borrow().clone()
+    async fn status(&self) -> Arc<Status> {
+        self.context.published.status().await
     }
 }
 

@@ -6,16 +6,19 @@ use std::time::{Duration, Instant};
 use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
 
-use crate::http::Server;
 use crate::http::client::cause_of;
+use crate::http::{Server, body};
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::plan::{START, StartRequest};
 use skewtrap_core::capture::window::{Answer, EXPORT_LIMIT, START_TIMEOUT};
 use skewtrap_core::incident::Exchange;
+use skewtrap_core::printable::printable;
 use skewtrap_trace::time::Time;
 
 /// Characters of an answer's body that are kept.
 const BODY_CHARS: usize = 400;
+/// How long a refusal's words are waited for: its status, which decides, is known by then.
+const BODY_LIMIT: Duration = Duration::from_secs(2);
 
 /// Posts the start.
 pub async fn start(server: &Server, request: &StartRequest, at: Time) -> (Answer, Exchange) {
@@ -58,8 +61,7 @@ async fn answer_of(response: Response) -> Answer {
     if status.is_success() {
         return Answer::Ok;
     }
-    let body = response.text().await.unwrap_or_default();
-    let body = body.chars().take(BODY_CHARS).collect();
+    let body = printable(&body::beginning(response, BODY_LIMIT).await, BODY_CHARS).into_owned();
     if status.is_server_error() {
         Answer::Failed { status: status.as_u16(), body }
     } else {

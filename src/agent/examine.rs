@@ -14,7 +14,7 @@ use super::plan::TargetPlan;
 use super::window::{Links, Status, TargetHandle, follow};
 use crate::act::state::StateError;
 use crate::clock::Clock;
-use crate::http::Server;
+use crate::http::{Server, body};
 use crate::observe::{artifact, profile_lines, server};
 use skewtrap_core::capture::admit::CapturePlan;
 use skewtrap_core::capture::facts::{Facts, Folder};
@@ -25,7 +25,9 @@ use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::rule::Severity;
 use skewtrap_core::signal::{catalog, loads};
 
-/// The usual latency is the median of this many `/health` answers.
+/// What an answer may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// So many `/health` answers make a habit to compare the last one with.
 const HEALTHS: usize = 3;
 
 /// What was found.
@@ -55,7 +57,10 @@ pub async fn examine(asked: &Server, site: &TargetPlan, log: Option<&Path>, cloc
         }
         Err(error) => Some(error.to_string()),
     };
-    let log_error = log.and_then(|log| read_log(&mut facts, log, clock).err()).map(|e| e.to_string());
+    let log_error = match log {
+        Some(log) => read_log(&mut facts, log, clock).await.err().map(|e| e.to_string()),
+        None => None,
+    };
     for path in &site.folders {
         let seen = artifact::room(&site.paths.agent_view(path));
         facts.folder_seen(Folder { server_path: path.clone(), seen, at: clock.now() });
@@ -65,24 +70,24 @@ pub async fn examine(asked: &Server, site: &TargetPlan, log: Option<&Path>, cloc
     Examined { facts, info_error, loads_error, log_error }
 }
 
-fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Result<()> {
-    // When each line arrived is not known. A window that was closed long ago does not matter, an open one
-    // does.
-    for (rank, line) in profile_lines::recent(log)?.0 {
+async fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Result<()> {
+    // When each line came is not known. A window that was closed long ago does not matter, an open one does.
+    for (rank, line) in profile_lines::recent(log).await?.0 {
         facts.profile_line(rank, &line, clock.now() - Duration::from_secs(3600));
     }
     Ok(())
 }
 
 async fn read_loads(facts: &mut Facts, asked: &Server, clock: Clock) -> anyhow::Result<()> {
-    let ask = |path| asked.get(path).timeout(Duration::from_secs(10)).send();
+    let ask = |path| asked.get(path).timeout(LIMIT).send();
     let is_missing = |answer: &reqwest::Result<reqwest::Response>| {
         answer.as_ref().is_ok_and(|a| a.status().as_u16() == 404)
     };
     let answer = server::first_loads_path(0, ask, is_missing).await.1?;
     anyhow::ensure!(answer.status().is_success(), "it answered {}", answer.status().as_u16());
     let now = clock.now();
-    for load in loads::read(&answer.bytes().await?)?.ranks {
+    let answer = body::read(answer, body::LOADS, LIMIT).await?;
+    for load in loads::read(&answer)?.ranks {
         let of = |signal| load.fields.get(signal).unwrap_or(0.0);
         let busy = of(catalog::RUNNING_REQS) + of(catalog::QUEUE_REQS) > 0.0;
         facts.rank_seen(load.rank, busy, now - load.age);

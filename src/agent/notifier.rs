@@ -34,6 +34,8 @@ pub struct Notifier {
     queues: DeliveryQueues,
     state: State,
     statuses: BTreeMap<Arc<str>, ReceiverStatus>,
+    /// Messages that were dropped at the start, because their receivers are gone.
+    dropped: BTreeMap<Arc<str>, u64>,
 }
 
 impl Notifier {
@@ -63,11 +65,37 @@ impl Notifier {
                 }
             });
         }
-        let mut notifier = Self { planner, queues, state, statuses };
+        let mut notifier = Self { planner, queues, state, statuses, dropped: BTreeMap::new() };
+        notifier.drop_what_nobody_takes();
         for receiver in notifier.offer_again() {
             notifier.count_pending(&receiver);
         }
         notifier
+    }
+
+    /// Takes the messages out of the outbox whose receivers are in the configuration no more. Those of a
+    /// receiver that only lacks its secret wait for it.
+    fn drop_what_nobody_takes(&mut self) {
+        let rows = self.state.undelivered().unwrap_or_default();
+        let mut gone: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        for row in rows.into_iter().filter(|row| !self.statuses.contains_key(&row.receiver)) {
+            match self.state.remove_from_outbox(&row.key) {
+                Ok(()) => *gone.entry(row.receiver).or_default() += 1,
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+        for (receiver, count) in &gone {
+            tracing::warn!(
+                receiver = &**receiver,
+                "{count} messages for it were dropped: no receiver of this name is configured any more"
+            );
+        }
+        self.dropped = gone;
+    }
+
+    /// How many messages were dropped at the start, by their receiver.
+    pub fn dropped(&self) -> &BTreeMap<Arc<str>, u64> {
+        &self.dropped
     }
 
     /// Sends a message about an incident to the receivers that are `named`, or to the default ones.
@@ -264,6 +292,22 @@ mod tests {
         let note_end =
             "what still fires is silenced until 2026-11-24 03:46:40.0 UTC, and told as a new incident then";
         assert!(message.notes.iter().any(|note| note.ends_with(note_end)), "{:?}", message.notes);
+    }
+
+    #[tokio::test]
+    async fn messages_for_receivers_that_are_gone_are_dropped_and_counted() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (_, state, clock) = post(dir.path());
+        let message = Message::of(&sample(clock.now()), Update::Fired, clock.now(), &Origin::default());
+        let row = |to: &str| {
+            OutboxRow::from(&crate::act::notify::plan::delivery(&to.into(), message.clone(), clock.now()))
+        };
+        state.add_to_outbox(&[row("oncall"), row("retired")]).expect("written");
+        drop(state);
+        let (post, state, _) = post(dir.path());
+        let told: Vec<_> = posted(&state).into_iter().map(|(receiver, _)| receiver).collect();
+        assert_eq!(told, ["oncall".into()], "the other waits for nobody");
+        assert_eq!(post.dropped(), &BTreeMap::from([("retired".into(), 1)]));
     }
 
     #[test]

@@ -4,23 +4,24 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::capture::Known;
 use super::plan::{Plan, SourcePlan, TargetPlan};
 use super::supervise::Supervisor;
 use super::window::TargetHandle;
-use super::{AgentEvent, INBOX, probe};
+use super::{AgentEvent, probe};
 use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
 use crate::act::state::{State, StateError};
 use crate::clock::Clock;
 use crate::http::{Secret, Server};
+use crate::observe::outlet::Outlet;
 use crate::observe::{poll, promql, tail};
 use crate::serve::metrics::Metrics;
+use crate::serve::published::Published;
 use crate::serve::{self, ApiContext, Command, ServeConfig};
-use skewtrap_core::status::Status;
 
 /// The state and the bundles. On a volume that cannot be written nothing would keep count of windows or
 /// take their files, so the watching goes on without any.
@@ -80,6 +81,11 @@ pub(super) fn known(plan: &Plan, nowhere: &Server) -> BTreeMap<String, Known> {
     plan.targets.iter().map(|target| (target.name.to_string(), known(target))).collect()
 }
 
+/// What the servers are called.
+pub(super) fn names(targets: &[TargetPlan]) -> Arc<[Arc<str>]> {
+    targets.iter().map(|target| target.name.clone()).collect()
+}
+
 /// Starts a probe of each server.
 pub(super) fn probes(
     targets: &[TargetPlan],
@@ -94,45 +100,34 @@ pub(super) fn probes(
 }
 
 /// Follows what is to be followed.
-pub(super) fn sources(
-    sources: &[SourcePlan],
-    supervisor: &Supervisor,
-    tx: &mpsc::Sender<AgentEvent>,
-    clock: Clock,
-) {
-    let (seen, mut sees) = mpsc::channel(INBOX);
-    let onward = tx.clone();
-    supervisor.once(async move {
-        while let Some(observation) = sees.recv().await {
-            if onward.send(AgentEvent::Observed(observation)).await.is_err() {
-                return;
-            }
-        }
-    });
+pub(super) fn sources(sources: &[SourcePlan], supervisor: &Supervisor, outlet: &Outlet, clock: Clock) {
     let now: crate::observe::Now = Arc::new(move || clock.now());
+    let mut logs = Vec::new();
     for source in sources.iter().cloned() {
-        let (seen, cancel, now) = (seen.clone(), supervisor.cancel(), now.clone());
+        let (outlet, cancel, now) = (outlet.clone(), supervisor.cancel(), now.clone());
         match source {
-            SourcePlan::Tail(c) => {
-                supervisor
-                    .keep("log", move || tail::run(c.clone(), seen.clone(), cancel.clone(), now.clone()));
-            }
+            SourcePlan::Tail(c) => logs.push(c),
             SourcePlan::Poll(c) => {
                 supervisor
-                    .keep("poll", move || poll::run(c.clone(), seen.clone(), cancel.clone(), now.clone()));
+                    .keep("poll", move || poll::run(c.clone(), outlet.clone(), cancel.clone(), now.clone()));
             }
             SourcePlan::Query(c) => {
-                supervisor
-                    .keep("query", move || promql::run(c.clone(), seen.clone(), cancel.clone(), now.clone()));
+                supervisor.keep("query", move || {
+                    promql::run(c.clone(), outlet.clone(), cancel.clone(), now.clone())
+                });
             }
         }
+    }
+    for logs in tail::by_folder(logs) {
+        let (outlet, cancel, now) = (outlet.clone(), supervisor.cancel(), now.clone());
+        supervisor.keep("log", move || tail::run(logs.clone(), outlet.clone(), cancel.clone(), now.clone()));
     }
 }
 
 /// Serves the status page and the API.
 pub(super) async fn serving(
     plan: &Plan,
-    status: watch::Receiver<Arc<Status>>,
+    published: Published,
     commands: mpsc::Sender<Command>,
     metrics: Arc<Metrics>,
     supervisor: &Supervisor,
@@ -148,7 +143,8 @@ pub(super) async fn serving(
         hosts: plan.hosts.clone(),
         incident_dir: plan.incident_dir.clone(),
     };
-    let (server, problems) = serve::ApiServer::bind(&config, ApiContext { status, commands, metrics }).await;
+    let (server, problems) =
+        serve::ApiServer::bind(&config, ApiContext { published, commands, metrics }).await;
     for problem in problems {
         warn!("{problem}; the watching goes on without it");
     }

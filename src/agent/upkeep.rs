@@ -16,7 +16,9 @@ use crate::act::notify::{DeliveryReport, DeliveryResult};
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::act::systemd;
 use crate::clock::wall_time;
+use crate::observe::outlet::Seen;
 use crate::serve::Command;
+use crate::serve::published::{Pulse, Wanted};
 use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::governor::QUIET;
 use skewtrap_core::capture::window::WindowPhase;
@@ -27,19 +29,32 @@ use skewtrap_core::watch::{self, Effect, Event, WindowEvent};
 use skewtrap_trace::time::Time;
 
 impl Agent {
-    pub(super) fn publish(&mut self) {
+    /// What the loop does every second, whoever asks: the same work for any number of servers.
+    pub(super) fn beat(&mut self) {
         if let Some(jump) = self.clock.follow(wall_time()) {
             warn!(jump_s = jump, "the wall clock was set; times from here on are the new clock's");
         }
-        let mut status = self.watch.status(self.clock.now());
-        status.started = self.started;
-        status.receivers = self.notifier.statuses();
-        for (target, site) in status.targets.iter_mut().zip(&self.targets) {
-            target.url = site.server.as_ref().map(|s| s.base().to_owned()).unwrap_or_default();
-        }
         self.metrics.restarts(self.supervisor.restarts());
-        self.status.send_replace(Arc::new(status));
+        let unheard = self.watch.unheard().cloned().collect();
+        self.publisher.beat(Pulse { at: self.clock.now(), unheard });
         systemd::alive();
+    }
+
+    /// Builds what somebody asked for.
+    pub(super) fn publish(&self, wanted: Wanted) {
+        let now = self.clock.now();
+        match wanted {
+            Wanted::History => self.publisher.publish_history(self.watch.history(now)),
+            Wanted::Status => {
+                let mut status = self.watch.overview(now);
+                status.started = self.started;
+                status.receivers = self.notifier.statuses();
+                for (target, site) in status.targets.iter_mut().zip(&self.targets) {
+                    target.url = site.server.as_ref().map(|s| s.base().to_owned()).unwrap_or_default();
+                }
+                self.publisher.publish(status);
+            }
+        }
     }
 
     /// An attempt to deliver a message ended.
@@ -223,6 +238,7 @@ impl Agent {
     pub(super) async fn stop(
         &mut self,
         inbox: &mut mpsc::Receiver<AgentEvent>,
+        sees: &mut mpsc::Receiver<Seen>,
         delivered: &mut mpsc::Receiver<DeliveryReport>,
     ) {
         systemd::stopping(GRACE);
@@ -230,8 +246,13 @@ impl Agent {
         let limit = tokio::time::Instant::now() + GRACE;
         let mut effects = Vec::new();
         while !self.running.is_empty() || self.closing > 0 {
-            let Ok(Some(item)) = tokio::time::timeout_at(limit, inbox.recv()).await else { break };
-            self.take(item, &mut effects);
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(limit) => break,
+                Some(item) = inbox.recv() => self.take(item, &mut effects),
+                // The log says when a window is closed.
+                Some(seen) = sees.recv() => self.observed(&seen, &mut effects),
+            }
             self.carry_out(&mut effects);
         }
         // What can be delivered at once is; the rest is in the outbox.

@@ -90,7 +90,7 @@ pub enum WindowSignal {
 /// Sends every profiling line of a log behind the byte `from`, until nobody receives them.
 pub async fn follow(log: PathBuf, mut from: u64, sender: mpsc::Sender<WindowSignal>) {
     loop {
-        let (lines, end) = profile_lines::after(&log, from).unwrap_or((Vec::new(), from));
+        let (lines, end) = profile_lines::after(&log, from).await.unwrap_or((Vec::new(), from));
         from = end;
         for (rank, line) in lines {
             if sender.send(WindowSignal::Line { rank, line }).await.is_err() {

@@ -10,8 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::agent::plan::default_state_dir;
-use crate::http::Secret;
 use crate::http::client::{cause_of, client};
+use crate::http::{Secret, body};
 use crate::serve::token;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -73,7 +73,7 @@ impl AgentArgs {
                 )
             })?;
             let status = response.status();
-            let value: Value = response.json().await.unwrap_or_default();
+            let value = body::json(response, body::PAGE, TIMEOUT).await?.unwrap_or_default();
             if status.is_success() {
                 return Ok(value);
             }

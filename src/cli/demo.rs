@@ -18,7 +18,7 @@ use crate::agent::plan::{Flags, Plan};
 use crate::clock::Clock;
 use crate::demo::incident;
 use crate::demo::shell::RunningDouble;
-use crate::http::client;
+use crate::http::{body, client};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::message::{Message, Origin, Update, terminal};
 use skewtrap_core::rule::RuleState;
@@ -140,7 +140,7 @@ async fn print_load(url: String, clock: crate::demo::shell::StageClock) {
         next = next + LOAD_INTERVAL;
         tokio::time::sleep(clock.until(next)).await;
         let Ok(answer) = client.get(format!("{url}/v1/loads")).send().await else { continue };
-        let Ok(body) = answer.bytes().await else { continue };
+        let Ok(body) = body::read(answer, body::PAGE, LOAD_INTERVAL).await else { continue };
         let Ok(loads) = loads::read(&body) else { continue };
         let ranks: Vec<String> = loads
             .ranks

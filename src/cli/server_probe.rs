@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use crate::http::{Server, client};
+use crate::http::{Server, body, client};
 use crate::observe::server::{self, InfoError};
 use skewtrap_core::capture::facts::{ServerFacts, ServerKind};
 use skewtrap_core::signal::loads::{self, Loads};
@@ -80,5 +80,5 @@ async fn body_of(server: &Server, path: &str) -> Result<Vec<u8>, String> {
     if !status.is_success() {
         return Err(format!("{path} answered {}", status.as_u16()));
     }
-    answer.bytes().await.map(|b| b.to_vec()).map_err(|e| e.without_url().to_string())
+    body::read(answer, body::PAGE, LIMIT).await.map_err(|e| e.to_string())
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
+use skewtrap_core::printable::{LIMIT, printable};
 
 /// `{ env: NAME }` or `{ file: PATH }`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -105,11 +106,36 @@ pub fn is_url(url: &str) -> bool {
     })
 }
 
+/// An address as it may be shown: what stands before its `@` may be a password.
+pub fn masked(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let host = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let shown = match host.rfind('@') {
+        Some(at) => format!("***{}", &rest[at..]),
+        None => rest.to_owned(),
+    };
+    let shown = if scheme.is_empty() { shown } else { format!("{scheme}://{shown}") };
+    printable(&shown, LIMIT).into_owned()
+}
+
 impl From<SecretText> for SecretRef {
     fn from(text: SecretText) -> Self {
         match text {
             SecretText::Env(name) => Self::Env(name),
             SecretText::File(path) => Self::File(path),
         }
+    }
+}
+
+#[cfg(test)]
+mod masked_tests {
+    use super::masked;
+
+    #[test]
+    fn what_stands_before_the_host_is_not_shown() {
+        assert_eq!(masked("http://admin:hunter2@10.0.0.7:30000/x"), "http://***@10.0.0.7:30000/x");
+        assert_eq!(masked("http://a:b@c@host"), "http://***@host");
+        assert_eq!(masked("admin:hunter2@host"), "***@host");
+        assert_eq!(masked("10.0.0.7:30000"), "10.0.0.7:30000");
     }
 }

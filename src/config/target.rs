@@ -10,7 +10,7 @@ use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
-use super::secret::{SecretRef, SecretText, is_url, secret_of, shown_secret};
+use super::secret::{SecretRef, SecretText, is_url, masked, secret_of, shown_secret};
 use super::tree::Place;
 use skewtrap_core::signal::metrics::Role;
 
@@ -169,7 +169,7 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
         && !is_url(url)
     {
         let hint = "write `url: http://127.0.0.1:30000`; keys go into `api_key`";
-        findings.error(at, format!("`{url}` is no server's address"), Some(hint.into()));
+        findings.error(at, format!("`{}` is no server's address", masked(url)), Some(hint.into()));
     }
     if text.url.is_absent() && text.logs.is_absent() {
         findings.error(place, "a target needs a `url`, or `logs`", None);

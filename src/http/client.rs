@@ -7,6 +7,7 @@ use std::time::Duration;
 use reqwest::redirect::Policy;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use skewtrap_core::printable::{LIMIT, printable};
 
 /// The timeout for connecting to a server whose profiler is called.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -79,5 +80,5 @@ pub fn cause_of(error: &reqwest::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    cause.to_string()
+    printable(&cause.to_string(), LIMIT).into_owned()
 }

@@ -6,19 +6,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{RequestBuilder, Response, StatusCode};
-use tokio::sync::mpsc;
+use reqwest::{RequestBuilder, StatusCode};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Now;
+use super::outlet::Outlet;
 use super::server::{LOADS_PATHS, first_loads_path};
+use crate::http::body::{self, BodyError, Held, Room};
 use crate::http::{Server, client};
 use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use skewtrap_core::signal::sample::{Source, TargetId};
 
-/// Larger than any metrics page of a server, in bytes.
-const MAX_BODY: usize = 64 << 20;
 /// When neither endpoint of loads was there, this many turns pass before the next request.
 const PAUSE_TURNS: u32 = 60;
 
@@ -48,8 +47,8 @@ pub struct Config {
 }
 
 /// Polls until cancelled, or until nobody receives observations. Returns `true`: it is finished for good.
-pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: CancellationToken, now: Now) -> bool {
-    let mut poller = Poller::new(config, now);
+pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
+    let mut poller = Poller::new(config, outlet.room().clone(), now);
     let mut next = Instant::now() + poller.config.every.mul_f64(fastrand::f64() * 0.5);
     loop {
         tokio::select! {
@@ -63,8 +62,8 @@ pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: Cancella
             () = cancel.cancelled() => return true,
             observations = poller.turn() => observations,
         };
-        for observation in observations {
-            if tx.send(observation).await.is_err() {
+        for (observation, held) in observations {
+            if outlet.send_held(observation, held).await.is_err() {
                 return true;
             }
         }
@@ -73,6 +72,7 @@ pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: Cancella
 
 struct Poller {
     config: Config,
+    room: Room,
     now: Now,
     reported: ReportedProblem,
     /// Which of [`LOADS_PATHS`] answered last.
@@ -82,12 +82,12 @@ struct Poller {
 }
 
 impl Poller {
-    fn new(config: Config, now: Now) -> Self {
-        Self { config, now, reported: ReportedProblem::default(), path: 0, pause: 0 }
+    fn new(config: Config, room: Room, now: Now) -> Self {
+        Self { config, room, now, reported: ReportedProblem::default(), path: 0, pause: 0 }
     }
 
     /// One request, and what there is to report.
-    async fn turn(&mut self) -> Vec<Observation> {
+    async fn turn(&mut self) -> Vec<(Observation, Held)> {
         if self.pause > 0 {
             self.pause -= 1;
             return Vec::new();
@@ -110,15 +110,15 @@ impl Poller {
         // The end of a problem is reported by the core, once it could read the page.
         let problem = problem.filter(|_| is_change);
         let state = |problem| Observation::State { target, source, kind, problem: Some(problem), at };
-        let mut observations: Vec<_> = problem.map(state).into_iter().collect();
-        observations.extend(body.map(|body| match page {
-            Page::Metrics => Observation::Page { target, source, body, at },
-            Page::Loads => Observation::Loads { target, source, body, at },
+        let mut observations: Vec<_> = problem.map(state).map(|o| (o, Held::default())).into_iter().collect();
+        observations.extend(body.map(|(body, held)| match page {
+            Page::Metrics => (Observation::Page { target, source, body, at }, held),
+            Page::Loads => (Observation::Loads { target, source, body, at }, held),
         }));
         observations
     }
 
-    async fn loads(&mut self) -> Result<Vec<u8>, Problem> {
+    async fn loads(&mut self) -> Result<(Vec<u8>, Held), Problem> {
         let base: Arc<str> = self.config.server.base().into();
         let url = |path: &str| -> Arc<str> { format!("{base}{path}").into() };
         let is_missing = |answer: &Result<_, Problem>| matches!(answer, Err(Problem::NotFound { .. }));
@@ -138,9 +138,10 @@ impl Poller {
         request: RequestBuilder,
         url: Arc<str>,
         hint: &'static str,
-    ) -> Result<Vec<u8>, Problem> {
+    ) -> Result<(Vec<u8>, Held), Problem> {
         let timeout = self.config.every.mul_f64(0.9);
-        fetch(request, url, timeout, hint).await
+        let limit = if self.config.page == Page::Metrics { body::PAGE } else { body::LOADS };
+        fetch(request, url, timeout, hint, (limit, &self.room)).await
     }
 }
 
@@ -155,10 +156,13 @@ pub(super) async fn fetch(
     url: Arc<str>,
     timeout: Duration,
     hint: &'static str,
-) -> Result<Vec<u8>, Problem> {
+    (limit, room): (usize, &Room),
+) -> Result<(Vec<u8>, Held), Problem> {
+    let deadline = Instant::now() + timeout;
+    let too_slow = || Problem::TooSlow { url: url.clone(), timeout_s: timeout.as_secs_f64().to_string() };
     let problem = |error: &reqwest::Error| {
         if error.is_timeout() {
-            return Problem::TooSlow { url: url.clone(), timeout_s: timeout.as_secs_f64().to_string() };
+            return too_slow();
         }
         Problem::NoAnswer { url: url.clone(), why: client::cause_of(error) }
     };
@@ -166,7 +170,12 @@ pub(super) async fn fetch(
     if let Some(problem) = problem_of(response.status(), &url, hint) {
         return Err(problem);
     }
-    body_of(response, &url).await.map_err(|e| e.map_or_else(|p| p, |e| problem(&e)))
+    let rest = deadline.saturating_duration_since(Instant::now());
+    body::read_into(response, limit, rest, room).await.map_err(|error| match error {
+        BodyError::TooLarge { limit } => Problem::TooLarge { url: url.clone(), limit },
+        BodyError::TooSlow { .. } => too_slow(),
+        BodyError::Broken { why } => Problem::NoAnswer { url: url.clone(), why },
+    })
 }
 
 fn problem_of(status: StatusCode, url: &Arc<str>, hint: &'static str) -> Option<Problem> {
@@ -178,17 +187,6 @@ fn problem_of(status: StatusCode, url: &Arc<str>, hint: &'static str) -> Option<
         status @ 300..=399 => Some(Problem::Redirected { url, status }),
         status => Some(Problem::Status { url, status }),
     }
-}
-
-async fn body_of(mut response: Response, url: &Arc<str>) -> Result<Vec<u8>, Result<reqwest::Error, Problem>> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(Ok)? {
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err(Err(Problem::TooLarge { url: url.clone(), limit: MAX_BODY }));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
 }
 
 #[cfg(test)]
@@ -228,7 +226,7 @@ mod tests {
         let server = Server::new(client::client(None).expect("a client"), base, None, None);
         let every = Duration::from_secs(5);
         let config = Config { target: TargetId(0), source: SourceId(0), server, page, every };
-        Poller::new(config, Arc::new(|| Time::from_epoch_s(7.0)))
+        Poller::new(config, Room::new(1 << 20), Arc::new(|| Time::from_epoch_s(7.0)))
     }
 
     /// What each turn reported, with readable addresses.
@@ -236,7 +234,7 @@ mod tests {
         let base = poller.config.server.base().to_owned();
         let mut reports = Vec::new();
         for _ in 0..count {
-            for observation in poller.turn().await {
+            for (observation, _) in poller.turn().await {
                 reports.push(match observation {
                     Observation::State { problem, .. } => {
                         problem.expect("only problems are reported").to_string()

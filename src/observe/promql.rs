@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Client;
-use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Now;
+use super::outlet::Outlet;
 use super::poll::fetch;
 use crate::http::Secret;
+use crate::http::body::{self, Room};
 use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use skewtrap_core::signal::promql::samples_of;
 use skewtrap_core::signal::sample::{Sample, Signal, Source, TargetId};
@@ -37,7 +38,7 @@ pub struct Config {
 }
 
 /// Polls until cancelled, or until nobody receives observations. Returns `true`: it is finished for good.
-pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: CancellationToken, now: Now) -> bool {
+pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
     let mut ticks = tokio::time::interval(config.every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut reported = ReportedProblem::default();
@@ -48,7 +49,7 @@ pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: Cancella
         }
         let answer = tokio::select! {
             () = cancel.cancelled() => return true,
-            answer = ask(&config) => answer,
+            answer = ask(&config, outlet.room()) => answer,
         };
         let Config { target, source, .. } = config;
         let at = (now)();
@@ -65,14 +66,14 @@ pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: Cancella
         });
         let samples = samples.map(|samples| Observation::Samples { target, source, samples, at });
         for observation in state.into_iter().chain(samples) {
-            if tx.send(observation).await.is_err() {
+            if outlet.send(observation).await.is_err() {
                 return true;
             }
         }
     }
 }
 
-async fn ask(config: &Config) -> Result<Vec<Sample>, Problem> {
+async fn ask(config: &Config, room: &Room) -> Result<Vec<Sample>, Problem> {
     let url = format!("{}/api/v1/query", config.url.trim_end_matches('/'));
     let mut request = config.client.get(&url).query(&[("query", &*config.query)]);
     if let Some(bearer) = &config.bearer {
@@ -80,13 +81,15 @@ async fn ask(config: &Config) -> Result<Vec<Sample>, Problem> {
     }
     let timeout = config.every.mul_f64(0.9).min(Duration::from_secs(30));
     let failed = |why| Problem::BadQuery { url: config.url.clone(), query: config.query.clone(), why };
-    let body = fetch(request, url.into(), timeout, "is that a Prometheus server's address?").await;
+    let body =
+        fetch(request, url.into(), timeout, "is that a Prometheus server's address?", (body::PAGE, room))
+            .await;
     match body {
         // Prometheus answers 400 or 422 to a query that it cannot parse or execute.
         Err(Problem::Status { status: 400 | 422, .. }) => {
             Err(failed("the server does not understand it; try it on the server's own page".into()))
         }
         Err(problem) => Err(problem),
-        Ok(body) => samples_of(&body, config.signal).map_err(failed),
+        Ok((body, _held)) => samples_of(&body, config.signal).map_err(failed),
     }
 }

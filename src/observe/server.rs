@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::http::{Server, client};
+use crate::http::{Server, body, client};
 use skewtrap_core::capture::facts::{Answered, ServerFacts};
 
 /// The timeout for `/health`, which does not answer while the server exports a trace.
@@ -41,7 +41,7 @@ impl Health {
 /// Why it is not known what a server is.
 #[derive(Debug, Error)]
 pub enum InfoError {
-    /// It was not reached.
+    /// It was not reached, or its answer not read.
     #[error("{url} was not reached: {why}")]
     Unreached {
         /// What was asked.
@@ -124,7 +124,10 @@ async fn ask(server: &Server, path: &str) -> Result<Option<Value>, InfoError> {
     let answer = answer.map_err(|e| InfoError::Unreached { url: url(), why: client::cause_of(&e) })?;
     match answer.status().as_u16() {
         401 | 403 => Err(InfoError::Key { url: url() }),
-        200 => Ok(answer.json().await.ok()),
+        200 => {
+            let read = body::json(answer, body::INFO, INFO_LIMIT).await;
+            read.map_err(|e| InfoError::Unreached { url: url(), why: e.to_string() })
+        }
         _ => Ok(None),
     }
 }

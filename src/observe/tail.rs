@@ -1,32 +1,38 @@
 //! Follows log files and standard input: the source of whole lines.
 //!
-//! `follow` reads. It is woken here by the file system's notifications, and by a timer where there are
-//! none (a network mount, a writer on the other side of an overlay). Notifications decide only when to
-//! poll. Reading happens on the blocking pool, so that a mount that hangs stops no other source.
+//! One thread owns the files of a folder and the kernel's notices about them (`notices`), reads what is
+//! there (`follow`) and hands over batches. Nothing else takes part, so that a line costs few system
+//! calls, and a mount that hangs stops no other source. Notices decide only when to read; where there are
+//! none (a network mount, a writer on the other side of an overlay) a timer does.
 
 mod cut;
 mod follow;
+mod input;
+mod notices;
 
-use std::io::Read;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 pub use self::cut::{Cutter, KEPT};
 pub use self::follow::{Follow, Polled};
+use self::notices::{Notices, Watched};
 use super::Now;
+use super::outlet::{Gone, Outlet};
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use skewtrap_core::signal::sample::{Source, TargetId};
 
 /// The longest time between two polls.
 const TICK: Duration = Duration::from_millis(250);
-/// Bytes that one poll reads; then other sources have their turn.
+/// On a busy log, lines of so long a time are read together; the first after a pause is read at once.
+const TOGETHER: Duration = Duration::from_millis(20);
+/// Bytes that one poll reads; then other logs have their turn.
 const BUDGET: usize = 1 << 20;
 
 /// One log.
@@ -42,172 +48,174 @@ pub struct Config {
     pub from_start: bool,
 }
 
-/// Follows a log until cancelled, until standard input ends, or until nobody receives observations.
-/// Returns `true`: it is finished for good.
-pub async fn run(config: Config, tx: mpsc::Sender<Observation>, cancel: CancellationToken, now: Now) -> bool {
-    if config.path.as_os_str() == "-" {
-        return standard_input(config, tx, cancel, now).await;
+/// The logs of one folder, which one thread reads: two folders may be two mounts, of which one hangs.
+pub fn by_folder(configs: impl IntoIterator<Item = Config>) -> Vec<Vec<Config>> {
+    let mut folders: BTreeMap<Option<PathBuf>, Vec<Config>> = BTreeMap::new();
+    for config in configs {
+        folders.entry(config.path.parent().map(Path::to_owned)).or_default().push(config);
     }
-    let follow = Follow::new(&config.path, config.from_start);
-    let reporter = Reporter { config, tx, now, reported: ReportedProblem::default() };
+    folders.into_values().collect()
+}
+
+/// Follows logs until cancelled, until standard input ends, or until nobody receives observations.
+/// Returns whether it is finished for good; it is not after a panic.
+pub async fn run(configs: Vec<Config>, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
+    let (input, files): (Vec<_>, Vec<_>) = configs.into_iter().partition(|c| c.path.as_os_str() == "-");
+    if let Some(input) = input.into_iter().next() {
+        return input::follow(input, outlet, cancel, now).await;
+    }
+    let reading = Reading {
+        logs: files.into_iter().map(Log::new).collect(),
+        notices: Notices::new(),
+        reporter: Reporter { outlet, now, runtime: Handle::current() },
+        cancel: cancel.clone(),
+        handed_over: None,
+    };
+    let (ends, ended) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("logs".into()).spawn(move || {
+        reading.run();
+        // Nobody waits for it once it is cancelled.
+        let _ = ends.send(());
+    });
+    if let Err(error) = thread {
+        tracing::error!("no thread can be started to read the logs: {error}");
+        return false;
+    }
     tokio::select! {
         () = cancel.cancelled() => true,
-        () = file(follow, reporter) => true,
+        ended = ended => ended.is_ok(),
     }
 }
 
-async fn file(mut follow: Follow, mut reporter: Reporter) {
-    let (wake, mut woken) = mpsc::channel(1);
-    let mut watch = Watch::new(wake);
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut tick = true;
-    loop {
-        let (back, lines, polled) = match tokio::task::spawn_blocking(move || poll(follow, tick)).await {
-            Ok(done) => done,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        };
-        follow = back;
-        let is_missing = matches!(&polled, Ok(p) if p.is_missing);
-        let more = matches!(&polled, Ok(p) if p.more);
-        if !reporter.report(lines, polled, follow.long_lines()).await {
-            return;
-        }
-        if more {
-            tick = false;
-            continue;
-        }
-        watch.keep(&follow, tick, is_missing);
-        tick = tokio::select! {
-            _ = ticks.tick() => true,
-            Some(()) = woken.recv() => false,
-        };
-    }
+/// The thread.
+struct Reading {
+    logs: Vec<Log>,
+    notices: Notices,
+    reporter: Reporter,
+    cancel: CancellationToken,
+    /// When lines were handed over last.
+    handed_over: Option<Instant>,
 }
 
-fn poll(mut follow: Follow, tick: bool) -> (Follow, Vec<u8>, std::io::Result<Polled>) {
-    let mut lines = Vec::new();
-    let polled = follow.poll(BUDGET, tick, &mut lines);
-    (follow, lines, polled)
-}
-
-/// The file system's notifications; without them (limits, a mount that has none) the timer suffices.
-struct Watch {
-    watcher: Option<RecommendedWatcher>,
-    folders: Vec<PathBuf>,
-    ticks: u32,
-}
-
-impl Watch {
-    fn new(wake: mpsc::Sender<()>) -> Self {
-        // The channel has one slot: when it is full, the reader is woken already.
-        let wake_reader = move |_: notify::Result<notify::Event>| {
-            let _ = wake.try_send(());
-        };
-        Self { watcher: notify::recommended_watcher(wake_reader).ok(), folders: Vec::new(), ticks: 0 }
-    }
-
-    /// Watches the folders in which something must change. They are determined anew once a second, and at
-    /// every tick while the file is missing, because links can be replaced and folders created.
-    fn keep(&mut self, follow: &Follow, tick: bool, is_missing: bool) {
-        self.ticks += u32::from(tick);
-        let is_due = self.folders.is_empty() || tick && (is_missing || self.ticks.is_multiple_of(4));
-        let Some(watcher) = self.watcher.as_mut().filter(|_| is_due) else { return };
-        let folders = follow.folders();
-        if folders == self.folders {
-            return;
-        }
-        for old in self.folders.iter().filter(|f| !folders.contains(f)) {
-            let _ = watcher.unwatch(old);
-        }
-        for new in folders.iter().filter(|f| !self.folders.contains(f)) {
-            let _ = watcher.watch(new, RecursiveMode::NonRecursive);
-        }
-        self.folders = folders;
-    }
-}
-
-/// Sends lines, and the source's problem when it changes.
-struct Reporter {
+/// One log and what was reported of it.
+struct Log {
     config: Config,
-    tx: mpsc::Sender<Observation>,
-    now: Now,
+    follow: Follow,
     reported: ReportedProblem,
+    watched: Watched,
+    /// Whether something may have changed.
+    is_due: bool,
+    truncations: u64,
+}
+
+impl Log {
+    fn new(config: Config) -> Self {
+        let follow = Follow::new(&config.path, config.from_start);
+        let (reported, watched) = Default::default();
+        Self { config, follow, reported, watched, is_due: true, truncations: 0 }
+    }
+}
+
+impl Reading {
+    fn run(mut self) {
+        let mut ticked: Option<Instant> = None;
+        while !self.cancel.is_cancelled() {
+            let tick = ticked.is_none_or(|at| at.elapsed() >= TICK);
+            if tick {
+                ticked = Some(Instant::now());
+            }
+            match self.turn(tick) {
+                Err(Gone) => return,
+                Ok(true) => {}
+                Ok(false) => {
+                    let rest = TICK.saturating_sub(ticked.map_or(TICK, |at| at.elapsed()));
+                    self.wait(rest);
+                }
+            }
+        }
+    }
+
+    /// Reads the logs in which something may have changed, all at a tick; returns whether one has more.
+    fn turn(&mut self, tick: bool) -> Result<bool, Gone> {
+        let mut more = false;
+        for log in self.logs.iter_mut().filter(|log| tick || log.is_due) {
+            let mut lines = Vec::new();
+            let polled = log.follow.poll(BUDGET, tick, &mut lines);
+            log.is_due = matches!(&polled, Ok(p) if p.more);
+            more |= log.is_due;
+            let is_missing = matches!(&polled, Ok(p) if p.is_missing);
+            if !lines.is_empty() {
+                self.handed_over = Some(Instant::now());
+            }
+            self.reporter.report(log, lines, polled)?;
+            self.notices.keep(&mut log.watched, &log.follow, &log.config.path, tick, is_missing);
+        }
+        Ok(more)
+    }
+
+    /// Waits for a notice, and on a busy log for what comes together with it.
+    fn wait(&mut self, longest: Duration) {
+        if !self.notices.wait(longest) {
+            return;
+        }
+        if let Some(rest) = self.handed_over.and_then(|at| TOGETHER.checked_sub(at.elapsed())) {
+            std::thread::sleep(rest);
+        }
+        let logs = &mut self.logs;
+        self.notices.take(|notice| {
+            for log in logs.iter_mut() {
+                log.is_due |= log.watched.concerns(notice);
+            }
+        });
+    }
+}
+
+/// Sends lines, and a source's problem when it changes.
+struct Reporter {
+    outlet: Outlet,
+    now: Now,
+    runtime: Handle,
 }
 
 impl Reporter {
-    /// Returns whether anybody still receives observations.
-    async fn report(&mut self, lines: Vec<u8>, polled: std::io::Result<Polled>, long_lines: u64) -> bool {
-        let path: Arc<str> = self.config.path.to_string_lossy().into();
-        let (problem, is_backlog) = match polled {
-            Err(e) => (Some(Problem::Unreadable { path, why: e.to_string() }), false),
-            Ok(polled) if polled.is_missing => (Some(Problem::NoFile { path }), polled.is_backlog),
-            Ok(polled) if long_lines > 0 => {
-                (Some(Problem::LongLines { path, lines: long_lines }), polled.is_backlog)
+    fn report(&self, log: &mut Log, lines: Vec<u8>, polled: std::io::Result<Polled>) -> Result<(), Gone> {
+        let path: Arc<str> = log.config.path.to_string_lossy().into();
+        self.warn_of_truncation(log, &path);
+        let long_lines = log.follow.long_lines();
+        let is_backlog = matches!(&polled, Ok(polled) if polled.is_backlog);
+        let problem = match polled {
+            Err(e) if e.kind() == std::io::ErrorKind::InvalidInput => {
+                Some(Problem::NotAFile { path, what: e.to_string() })
             }
-            Ok(polled) => (None, polled.is_backlog),
+            Err(e) => Some(Problem::Unreadable { path, why: e.to_string() }),
+            Ok(polled) if polled.is_missing => Some(Problem::NoFile { path }),
+            Ok(_) if long_lines > 0 => Some(Problem::LongLines { path, lines: long_lines }),
+            Ok(_) => None,
         };
         let at = (self.now)();
-        let Config { target, source, .. } = self.config;
+        let Config { target, source, .. } = log.config;
         if !lines.is_empty() {
             let arrival = if is_backlog { Arrival::Backlog(at) } else { Arrival::Live(at) };
-            if self.tx.send(Observation::Lines { target, source, lines, arrival }).await.is_err() {
-                return false;
-            }
+            self.send(Observation::Lines { target, source, lines, arrival })?;
         }
-        if !self.reported.changes_to(problem.clone()) {
-            return true;
+        if !log.reported.changes_to(problem.clone()) {
+            return Ok(());
         }
-        self.tx.send(Observation::State { target, source, kind: Source::Log, problem, at }).await.is_ok()
+        self.send(Observation::State { target, source, kind: Source::Log, problem, at })
     }
-}
 
-/// Standard input is read on a thread of its own, because a read of it cannot be interrupted.
-async fn standard_input(
-    config: Config,
-    tx: mpsc::Sender<Observation>,
-    cancel: CancellationToken,
-    now: Now,
-) -> bool {
-    let Config { target, source, .. } = config;
-    let (chunks, mut lines_of) = mpsc::channel::<Vec<u8>>(8);
-    std::thread::spawn(move || read_all(&mut std::io::stdin().lock(), &chunks));
-    loop {
-        let lines = tokio::select! {
-            () = cancel.cancelled() => return true,
-            lines = lines_of.recv() => lines,
-        };
-        let at = (now)();
-        let observation = match lines {
-            Some(lines) => Observation::Lines { target, source, lines, arrival: Arrival::Live(at) },
-            None => {
-                Observation::State { target, source, kind: Source::Log, problem: Some(Problem::Ended), at }
-            }
-        };
-        let is_last = matches!(observation, Observation::State { .. });
-        if tx.send(observation).await.is_err() || is_last {
-            return true;
-        }
+    /// Waits while the loop is behind.
+    fn send(&self, observation: Observation) -> Result<(), Gone> {
+        self.runtime.block_on(self.outlet.send(observation))
     }
-}
 
-fn read_all(input: &mut impl Read, chunks: &mpsc::Sender<Vec<u8>>) {
-    let (mut cutter, mut buffer) = (Cutter::default(), vec![0; cut::CHUNK]);
-    loop {
-        let read = match input.read(&mut buffer) {
-            Ok(read) => read,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(_) => 0,
-        };
-        let mut lines = Vec::new();
-        if read == 0 {
-            cutter.flush(&mut lines);
-        } else {
-            cutter.feed(&buffer[..read], &mut lines);
-        }
-        let is_over = !lines.is_empty() && chunks.blocking_send(lines).is_err();
-        if is_over || read == 0 {
-            return;
+    fn warn_of_truncation(&self, log: &mut Log, path: &str) {
+        let truncations = log.follow.truncations();
+        if std::mem::replace(&mut log.truncations, truncations) != truncations {
+            let unseen = log.follow.unseen();
+            tracing::info!(
+                "log {path} was truncated (the {truncations}. time); so far at least {unseen} bytes were gone before they could be read"
+            );
         }
     }
 }
@@ -217,19 +225,20 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::observe::outlet::outlet;
     use skewtrap_trace::time::Time;
 
     #[tokio::test]
     async fn lines_that_are_appended_arrive_and_a_missing_file_is_told_once() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("later/server.log");
-        let (tx, mut rx) = mpsc::channel(16);
+        let (tx, mut rx) = outlet(16, 1 << 20);
         let cancel = CancellationToken::new();
         let config =
             Config { target: TargetId(0), source: SourceId(3), path: path.clone(), from_start: false };
         let now: Now = Arc::new(|| Time::from_epoch_s(5.0));
-        let task = tokio::spawn(run(config, tx, cancel.clone(), now));
-        let first = rx.recv().await.expect("a problem");
+        let task = tokio::spawn(run(vec![config], tx, cancel.clone(), now));
+        let first = rx.recv().await.expect("a problem").observation;
         assert!(
             matches!(first, Observation::State { problem: Some(Problem::NoFile { .. }), .. }),
             "{first:?}"
@@ -241,7 +250,7 @@ mod tests {
         let mut is_well = false;
         file.write_all(b"o\nthree\n").expect("written");
         while lines != b"one\ntwo\nthree\n" || !is_well {
-            match rx.recv().await.expect("the task lives") {
+            match rx.recv().await.expect("the task lives").observation {
                 Observation::Lines { lines: more, arrival, .. } => {
                     assert_eq!(arrival, Arrival::Live(Time::from_epoch_s(5.0)));
                     lines.extend(more);
@@ -252,17 +261,5 @@ mod tests {
         }
         cancel.cancel();
         assert!(task.await.expect("it ends"));
-    }
-
-    #[test]
-    fn standard_input_gives_whole_lines_and_its_rest_at_the_end() {
-        let (chunks, mut lines) = mpsc::channel(8);
-        read_all(&mut &b"one\ntwo\nrest"[..], &chunks);
-        drop(chunks);
-        let mut all = Vec::new();
-        while let Some(more) = lines.blocking_recv() {
-            all.extend(more);
-        }
-        assert_eq!(all, b"one\ntwo\nrest\n");
     }
 }

@@ -17,7 +17,7 @@ use skewtrap_core::status::{History, RuleStatus, Status};
 
 /// Whether the loop still publishes. Kubernetes restarts the agent when it does not.
 pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
-    let age = wall_time().since(shared.status().at);
+    let age = wall_time().since(shared.context.published.pulse().at);
     if age > HUNG_AFTER {
         let why = format!("the agent's loop has published nothing for {} s", age.as_secs());
         return ApiError(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
@@ -27,13 +27,7 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
 
 /// Whether every server has a source that gives samples. The answer names those that have none.
 pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
-    let status = shared.status();
-    let without_samples: Vec<&str> = status
-        .targets
-        .iter()
-        .filter(|t| !t.sources.iter().any(|s| s.last.is_some()))
-        .map(|t| &*t.name)
-        .collect();
+    let without_samples = shared.context.published.pulse().unheard;
     if without_samples.is_empty() {
         return "ready\n".into_response();
     }
@@ -42,12 +36,12 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
 }
 
 pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
-    let text = shared.context.metrics.text(&shared.status());
+    let text = shared.context.metrics.text(&*shared.status().await);
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 
 pub(super) async fn status(State(shared): State<Shared>) -> Json<Value> {
-    let status = shared.status();
+    let status = shared.status().await;
     let mut value = serde_json::to_value(&*status).unwrap_or_default();
     if let Some(fields) = value.as_object_mut() {
         fields.remove("history");
@@ -56,11 +50,11 @@ pub(super) async fn status(State(shared): State<Shared>) -> Json<Value> {
 }
 
 pub(super) async fn history(State(shared): State<Shared>) -> Json<Vec<History>> {
-    Json(shared.status().history.clone())
+    Json(shared.context.published.history().await.to_vec())
 }
 
 pub(super) async fn ranks(State(shared): State<Shared>) -> Json<Value> {
-    let status = shared.status();
+    let status = shared.status().await;
     let of_target = |t: &skewtrap_core::status::TargetStatus| -> Vec<Value> {
         t.ranks.iter().map(|r| json!({ "target": t.name, "rank": r.rank, "signals": r.signals })).collect()
     };
@@ -69,7 +63,7 @@ pub(super) async fn ranks(State(shared): State<Shared>) -> Json<Value> {
 
 /// One entry per server and signal: how many ranks have it, its sources and its range.
 pub(super) async fn signals(State(shared): State<Shared>) -> Json<Value> {
-    Json(signals_of(&shared.status()))
+    Json(signals_of(&*shared.status().await))
 }
 
 fn signals_of(status: &Status) -> Value {
@@ -95,14 +89,14 @@ fn signals_of(status: &Status) -> Value {
 }
 
 pub(super) async fn rules(State(shared): State<Shared>) -> Json<Vec<RuleStatus>> {
-    Json(shared.status().rules.clone())
+    Json(shared.status().await.rules.clone())
 }
 
 pub(super) async fn rule(
     State(shared): State<Shared>,
     Path(name): Path<String>,
 ) -> Result<Json<RuleStatus>, ApiError> {
-    let status = shared.status();
+    let status = shared.status().await;
     let found = status.rules.iter().find(|r| *r.name == *name);
     found
         .cloned()
@@ -115,7 +109,7 @@ pub(super) async fn incidents(State(shared): State<Shared>) -> Json<Vec<Incident
     let dir = shared.incident_dir.clone();
     let stored = tokio::task::spawn_blocking(move || files::incidents(&dir)).await.unwrap_or_default();
     let mut by_id: BTreeMap<Arc<str>, Incident> = stored.into_iter().map(|i| (i.id.clone(), i)).collect();
-    by_id.extend(shared.status().incidents.iter().map(|i| (i.id.clone(), i.clone())));
+    by_id.extend(shared.status().await.incidents.iter().map(|i| (i.id.clone(), i.clone())));
     Json(by_id.into_values().rev().collect())
 }
 
@@ -123,7 +117,7 @@ pub(super) async fn incident(
     State(shared): State<Shared>,
     Path(id): Path<String>,
 ) -> Result<Json<Incident>, ApiError> {
-    let status = shared.status();
+    let status = shared.status().await;
     if let Some(incident) = status.incidents.iter().find(|i| *i.id == *id) {
         return Ok(Json(incident.clone()));
     }

@@ -10,10 +10,12 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::json;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{ApiError, Shared};
+use skewtrap_core::printable::{LIMIT, printable};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
@@ -152,15 +154,21 @@ fn no_answer() -> ApiError {
 }
 
 /// A body as JSON, or what is wrong with it.
-pub(super) fn body<T>(json: Result<Json<T>, JsonRejection>) -> Result<T, ApiError> {
-    json.map(|Json(value)| value).map_err(|e| ApiError(e.status(), e.body_text()))
+pub(super) fn body<T: DeserializeOwned>(json: Result<Json<Value>, JsonRejection>) -> Result<T, ApiError> {
+    let Json(value) = json.map_err(|e| ApiError(e.status(), e.body_text()))?;
+    let wrong = |why: String| ApiError(StatusCode::UNPROCESSABLE_ENTITY, printable(&why, LIMIT).into_owned());
+    // A list would be taken for the fields in their order, and an empty one for a request without any.
+    if !value.is_object() {
+        return Err(wrong("the body must be a JSON object".into()));
+    }
+    serde_json::from_value(value).map_err(|e| wrong(format!("the body is not understood: {e}")))
 }
 
 pub(super) async fn capture(
     State(shared): State<Shared>,
-    json: Result<Json<CaptureBody>, JsonRejection>,
+    json: Result<Json<Value>, JsonRejection>,
 ) -> Result<Answer, ApiError> {
-    let request = body(json)?;
+    let request: CaptureBody = body(json)?;
     if request.num_steps == Some(0) {
         return Ok(Answer::Wrong { why: "`num_steps` must be at least 1".into() });
     }
@@ -175,16 +183,16 @@ pub(super) struct StopBody {
 
 pub(super) async fn stop(
     State(shared): State<Shared>,
-    json: Result<Json<StopBody>, JsonRejection>,
+    json: Result<Json<Value>, JsonRejection>,
 ) -> Result<Answer, ApiError> {
-    send_command(&shared, Action::Stop { target: body(json)?.target }).await
+    send_command(&shared, Action::Stop { target: body::<StopBody>(json)?.target }).await
 }
 
 pub(super) async fn resume(
     State(shared): State<Shared>,
-    json: Result<Json<StopBody>, JsonRejection>,
+    json: Result<Json<Value>, JsonRejection>,
 ) -> Result<Answer, ApiError> {
-    send_command(&shared, Action::Resume { target: body(json)?.target }).await
+    send_command(&shared, Action::Resume { target: body::<StopBody>(json)?.target }).await
 }
 
 pub(super) async fn reload(State(shared): State<Shared>) -> Result<Answer, ApiError> {
@@ -202,7 +210,7 @@ pub(super) struct SilenceBody {
 
 pub(super) async fn silence(
     State(shared): State<Shared>,
-    json: Result<Json<SilenceBody>, JsonRejection>,
+    json: Result<Json<Value>, JsonRejection>,
 ) -> Result<Answer, ApiError> {
     let SilenceBody { rule, target, for_s, why } = body(json)?;
     if !(0.0..=LONGEST_SILENCE_S).contains(&for_s) {
@@ -221,7 +229,7 @@ pub(super) struct PinBody {
 pub(super) async fn pin(
     State(shared): State<Shared>,
     Path(id): Path<String>,
-    json: Result<Json<PinBody>, JsonRejection>,
+    json: Result<Json<Value>, JsonRejection>,
 ) -> Result<Answer, ApiError> {
-    send_command(&shared, Action::Pin { incident: id.into(), pinned: body(json)?.pinned }).await
+    send_command(&shared, Action::Pin { incident: id.into(), pinned: body::<PinBody>(json)?.pinned }).await
 }

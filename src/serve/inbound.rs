@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::control::{Action, AlertOrigin, Answer, CaptureBody, body, send_command};
 use super::{ApiError, Shared};
+use skewtrap_core::printable::{LIMIT, printable};
 use skewtrap_core::status::TargetStatus;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::time::Time;
@@ -95,10 +96,10 @@ impl InboundAlert {
 /// does not answer is an error: then a repetition helps.
 pub(super) async fn alerts(
     State(shared): State<Shared>,
-    json: Result<Json<Notification>, JsonRejection>,
+    json: Result<Json<Value>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let notification = body(json)?;
-    let targets = shared.status().targets.clone();
+    let notification: Notification = body(json)?;
+    let targets = shared.status().await.targets.clone();
     let (firing, left_out) = firing_of(&notification.alerts);
     let mut results = Vec::new();
     for alert in firing {
@@ -126,7 +127,7 @@ async fn result_of(
     alert: &InboundAlert,
     targets: &[TargetStatus],
 ) -> Result<Value, ApiError> {
-    let name = alert.name();
+    let name = &*printable(alert.name(), LIMIT);
     if alert.is_of_an_incident() {
         return Ok(json!({ "alert": name, "ignored": OWN_ALERT }));
     }
@@ -154,7 +155,12 @@ fn request_of(alert: &InboundAlert, name: &str, target: Arc<str>) -> CaptureBody
     let since = alert.starts_at.parse::<jiff::Timestamp>().ok();
     CaptureBody {
         target: Some(target),
-        reason: Some(summary.map_or_else(|| format!("alert {name}"), |s| format!("alert {name}: {s}"))),
+        reason: Some(
+            summary.map_or_else(
+                || format!("alert {name}"),
+                |s| format!("alert {name}: {}", printable(s, LIMIT)),
+            ),
+        ),
         num_steps: None,
         alert: Some(AlertOrigin {
             labels: labels_of(&alert.labels),
@@ -164,7 +170,12 @@ fn request_of(alert: &InboundAlert, name: &str, target: Arc<str>) -> CaptureBody
 }
 
 fn labels_of(labels: &BTreeMap<String, String>) -> Labels {
-    Labels(labels.iter().map(|(k, v)| (k.as_str().into(), LabelValue::Text(v.as_str().into()))).collect())
+    Labels(
+        labels
+            .iter()
+            .map(|(k, v)| (printable(k, LIMIT).into(), LabelValue::Text(printable(v, LIMIT).into())))
+            .collect(),
+    )
 }
 
 /// The server that an alert is about: its label `skewtrap_target`, else `target`, else an `instance` that is

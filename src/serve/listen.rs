@@ -1,10 +1,12 @@
 //! Accepts a limited number of connections and closes slow ones: a client that opens connections and
-//! sends nothing, or a byte now and then, must not block the others for long.
+//! sends nothing, or a byte now and then, must not block the others. When all places are taken, whoever
+//! comes gets that of the oldest connection: a probe of `/healthz` never waits for half-open requests.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,9 +14,8 @@ use axum::Router;
 use axum::serve::Listener;
 use tokio::io::{self, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// How many connections are open at once.
 const MAX_CONNECTIONS: usize = 128;
@@ -25,7 +26,7 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// Serves until cancelled.
 pub(super) async fn serve(listener: TcpListener, router: Router, cancel: CancellationToken) {
-    let listener = Bounded { listener, slots: Arc::new(Semaphore::new(MAX_CONNECTIONS)) };
+    let listener = Bounded { listener, open: VecDeque::new() };
     let shutdown = cancel.clone();
     let serving = axum::serve(listener, router)
         .with_graceful_shutdown(async move { shutdown.cancelled().await })
@@ -40,10 +41,28 @@ pub(super) async fn serve(listener: TcpListener, router: Router, cancel: Cancell
     }
 }
 
-/// At most [`MAX_CONNECTIONS`] at once; the next one waits in the kernel's queue.
+/// At most [`MAX_CONNECTIONS`] at once; the next one takes the place of the oldest.
 struct Bounded {
     listener: TcpListener,
-    slots: Arc<Semaphore>,
+    /// Those that may still be open, the oldest first.
+    open: VecDeque<Weak<Place>>,
+}
+
+/// A connection's place; cancelled when another gets it.
+struct Place(CancellationToken);
+
+impl Bounded {
+    fn place(&mut self) -> Arc<Place> {
+        self.open.retain(|place| place.strong_count() > 0);
+        if self.open.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = self.open.pop_front().and_then(|place| place.upgrade())
+        {
+            oldest.0.cancel();
+        }
+        let place = Arc::new(Place(CancellationToken::new()));
+        self.open.push_back(Arc::downgrade(&place));
+        place
+    }
 }
 
 impl Listener for Bounded {
@@ -51,10 +70,11 @@ impl Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        let slot = self.slots.clone().acquire_owned().await.expect("the semaphore is never closed");
         let (stream, address) = Listener::accept(&mut self.listener).await;
         let due = Box::pin(sleep(REQUEST_TIMEOUT));
-        (Connection { stream, due, _slot: slot }, address)
+        let place = self.place();
+        let lost = Box::pin(place.0.clone().cancelled_owned());
+        (Connection { stream, due, lost, _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -67,12 +87,14 @@ impl Listener for Bounded {
 struct Connection {
     stream: TcpStream,
     due: Pin<Box<Sleep>>,
-    _slot: OwnedSemaphorePermit,
+    /// Ready when another connection got its place.
+    lost: Pin<Box<WaitForCancellationFutureOwned>>,
+    _place: Arc<Place>,
 }
 
 impl Connection {
     fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
-        self.due.as_mut().poll(cx).is_ready()
+        self.lost.as_mut().poll(cx).is_ready() || self.due.as_mut().poll(cx).is_ready()
     }
 }
 
@@ -136,6 +158,24 @@ mod tests {
             }
         }
         assert!(began.elapsed() < REQUEST_TIMEOUT * 2, "it held its place for {:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn half_open_requests_in_any_number_keep_nobody_waiting() {
+        let address = listening().await;
+        let began = std::time::Instant::now();
+        let mut half_open = Vec::new();
+        for _ in 0..3 * MAX_CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.expect("connected");
+            stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.expect("sent");
+            half_open.push(stream);
+        }
+        let mut probe = TcpStream::connect(address).await.expect("connected");
+        probe.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("sent");
+        let mut answer = [0; 1024];
+        let count = probe.read(&mut answer).await.expect("an answer");
+        assert!(answer[..count].starts_with(b"HTTP/1.1 404"), "{:?}", &answer[..count]);
+        assert!(began.elapsed() < REQUEST_TIMEOUT, "it waited {:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -70,7 +70,7 @@ impl Default for Metrics {
         );
         r.register(
             "messages",
-            "Attempts to deliver a message, by receiver and result (sent, again, given_up)",
+            "Attempts to deliver a message, by receiver and result (sent, again, given_up; dropped: the receiver is gone)",
             messages.clone(),
         );
         r.register("http_requests", "Requests that the agent answered, by status code", requests.clone());
@@ -134,6 +134,12 @@ impl Metrics {
     /// An attempt to deliver ended: `sent`, `again` or `given_up`.
     pub fn message(&self, receiver: &str, result: &str) {
         self.messages.get_or_create(&vec![("receiver", receiver.into()), ("result", result.into())]).inc();
+    }
+
+    /// So many messages were dropped unsent.
+    pub fn messages_dropped(&self, receiver: &str, count: u64) {
+        let labels = vec![("receiver", receiver.into()), ("result", "dropped".into())];
+        self.messages.get_or_create(&labels).inc_by(count);
     }
 
     /// The supervisor's count of restarts so far.

@@ -311,6 +311,58 @@ fn two_hundred_files_with_a_hundred_lines() {
     scenes.iter_mut().for_each(Scene::assert_all);
 }
 
+#[test]
+fn what_a_late_writer_adds_to_an_old_file_comes_in_pieces_as_all_else_does() {
+    let mut scene = Scene::new();
+    let mut old = scene.append("server.log");
+    scene.write(1);
+    scene.poll();
+    scene.rename("server.log", "server.log.1");
+    scene.write(1);
+    scene.poll();
+    scene.write_to(&mut old, 100_000);
+    let mut largest = 0;
+    loop {
+        let before = scene.out.len();
+        let polled = scene.follow.poll(1 << 20, false, &mut scene.out).expect("readable");
+        largest = largest.max(scene.out.len() - before);
+        if !polled.more {
+            break;
+        }
+    }
+    assert!(largest < (1 << 20) + (256 << 10), "{largest} bytes at once");
+    scene.assert_all();
+}
+
+#[test]
+fn what_is_no_file_is_refused_by_its_name_and_nobody_waits_for_its_writer() {
+    let scene = Scene::missing("server.log");
+    rustix::fs::mkfifoat(rustix::fs::CWD, scene.path("fifo"), rustix::fs::Mode::RUSR).expect("made");
+    let _socket = std::os::unix::net::UnixListener::bind(scene.path("socket")).expect("bound");
+    fs::create_dir(scene.path("logs")).expect("made");
+    for (name, what) in [("fifo", "a FIFO"), ("socket", "a socket"), ("logs", "a folder")] {
+        let mut follow = Follow::new(&scene.path(name), false);
+        let refused = follow.poll(1 << 20, false, &mut Vec::new()).expect_err(name);
+        assert_eq!((refused.kind(), refused.to_string()), (std::io::ErrorKind::InvalidInput, what.into()));
+    }
+}
+
+#[test]
+fn bytes_that_were_gone_before_they_could_be_read_are_counted() {
+    let mut scene = Scene::new();
+    scene.write(40_000);
+    let first = scene.follow.poll(1 << 20, false, &mut scene.out).expect("readable");
+    let (read, length) =
+        (scene.out.len() as u64, fs::metadata(scene.path("server.log")).expect("there").len());
+    assert!(first.more && read < length);
+    scene.append("server.log").set_len(0).expect("truncated");
+    scene.append("server.log").write_all(b"after\n").expect("written");
+    scene.poll();
+    assert!(scene.out.ends_with(b"after\n"));
+    let before = b"from before the reader came\n".len() as u64;
+    assert!(scene.follow.unseen().abs_diff(length - before - read) < 1 << 17, "{}", scene.follow.unseen());
+}
+
 /// What can happen to a log. Before anything that replaces or empties a file the reader gets one
 /// turn, as a notice would give it; what nobody was told of, nobody can read.
 #[derive(Clone, Debug)]

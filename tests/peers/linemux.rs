@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use linemux::MuxedLines;
+use skewtrap::observe::outlet::outlet;
 use skewtrap::observe::tail;
 use skewtrap_core::signal::observation::{Observation, SourceId};
 use skewtrap_core::signal::sample::TargetId;
 use skewtrap_trace::time::Time;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const BEFORE: usize = 10;
@@ -35,18 +35,19 @@ fn rotate(path: &Path) {
 }
 
 async fn ours(path: &Path) -> usize {
-    let (tx, mut rx) = mpsc::channel(16);
+    let (outlet, mut rx) = outlet(16, 1 << 20);
     let config =
         tail::Config { target: TargetId(0), source: SourceId(0), path: path.to_owned(), from_start: true };
     let cancel = CancellationToken::new();
-    let task = tokio::spawn(tail::run(config, tx, cancel.clone(), Arc::new(Time::default)));
+    let task = tokio::spawn(tail::run(vec![config], outlet, cancel.clone(), Arc::new(Time::default)));
     let (mut lines, mut rotated) = (0, false);
     while lines < BEFORE + AFTER {
         match tokio::time::timeout(PATIENCE, rx.recv()).await {
-            Ok(Some(Observation::Lines { lines: more, .. })) => {
-                lines += more.split(|b| *b == b'\n').count() - 1
+            Ok(Some(seen)) => {
+                if let Observation::Lines { lines: more, .. } = &seen.observation {
+                    lines += more.split(|b| *b == b'\n').count() - 1;
+                }
             }
-            Ok(Some(_)) => {}
             Ok(None) | Err(_) => break,
         }
         if lines == BEFORE && !std::mem::replace(&mut rotated, true) {

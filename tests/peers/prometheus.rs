@@ -9,6 +9,7 @@ use axum::Router;
 use axum::routing::get;
 use skewtrap::clock::wall_time;
 use skewtrap::http::client::client;
+use skewtrap::observe::outlet::{Seen, outlet};
 use skewtrap::observe::promql;
 use skewtrap_core::signal::observation::{Observation, Problem, SourceId};
 use skewtrap_core::signal::sample::{Signal, TargetId};
@@ -71,8 +72,8 @@ impl Prometheus {
     }
 
     /// Asks it a query ten times a second.
-    fn asked(&self, query: &str) -> (mpsc::Receiver<Observation>, CancellationToken) {
-        let (tx, rx) = mpsc::channel(64);
+    fn asked(&self, query: &str) -> (mpsc::Receiver<Seen>, CancellationToken) {
+        let (outlet, rx) = outlet(64, 1 << 20);
         let cancel = CancellationToken::new();
         let config = promql::Config {
             target: TargetId(0),
@@ -84,16 +85,16 @@ impl Prometheus {
             bearer: None,
             every: Duration::from_millis(200),
         };
-        tokio::spawn(promql::run(config, tx, cancel.clone(), Arc::new(wall_time)));
+        tokio::spawn(promql::run(config, outlet, cancel.clone(), Arc::new(wall_time)));
         (rx, cancel)
     }
 }
 
 /// What comes until `wanted` says it is it, at most half a minute.
-async fn until<T>(rx: &mut mpsc::Receiver<Observation>, wanted: impl Fn(Observation) -> Option<T>) -> T {
+async fn until<T>(rx: &mut mpsc::Receiver<Seen>, wanted: impl Fn(Observation) -> Option<T>) -> T {
     let looking = async {
         loop {
-            if let Some(found) = wanted(rx.recv().await.expect("the source lives")) {
+            if let Some(found) = wanted(rx.recv().await.expect("the source lives").observation) {
                 return found;
             }
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use skewtrap::clock::wall_time;
 use skewtrap::serve::metrics::Metrics;
+use skewtrap::serve::published::{Publisher, Pulse, publisher};
 use skewtrap::serve::{ApiContext, ApiServer, ServeConfig};
 use skewtrap_core::capture::refusal::Reason;
 use skewtrap_core::incident::{CaptureOutcome, Escalation, Incident, IncidentState, Refused};
@@ -24,7 +25,7 @@ use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 const CHROMIUM: &str = "chromium";
@@ -200,14 +201,15 @@ impl Browser {
 
 struct Agent {
     address: SocketAddr,
-    status: watch::Sender<Arc<Status>>,
+    publisher: Publisher,
     cancel: CancellationToken,
     running: tokio::task::JoinHandle<()>,
 }
 
 impl Agent {
     async fn start(listen: SocketAddr, dir: &Path, first: Status) -> Self {
-        let (status, shown) = watch::channel(Arc::new(first));
+        let (publisher, published) = publisher(Pulse::default());
+        publisher.stand(first);
         let (commands, _) = mpsc::channel(1);
         let config = ServeConfig {
             listen,
@@ -216,7 +218,7 @@ impl Agent {
             hosts: Vec::new(),
             incident_dir: dir.to_owned(),
         };
-        let doors = ApiContext { status: shown, commands, metrics: Arc::new(Metrics::default()) };
+        let doors = ApiContext { published, commands, metrics: Arc::new(Metrics::default()) };
         let server = loop {
             let (server, troubles) = ApiServer::bind(&config, doors.clone()).await;
             if troubles.is_empty() {
@@ -226,7 +228,7 @@ impl Agent {
         };
         let (address, cancel) = (server.address().unwrap(), CancellationToken::new());
         let running = tokio::spawn(server.run(cancel.clone()));
-        Self { address, status, cancel, running }
+        Self { address, publisher, cancel, running }
     }
 
     async fn stop(self) -> SocketAddr {
@@ -431,7 +433,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     // It updates.
     let mut next = status(started);
     next.targets[0].ranks[2].signals.get_mut("load").unwrap().value = 61.0;
-    agent.status.send_replace(Arc::new(next));
+    agent.publisher.stand(next);
     browser.until("document.querySelector('.rank.blamed .value').textContent === '61'").await;
 
     // An incident and its report.
@@ -454,7 +456,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     let bundle = dir.path().join(&*worse.id);
     std::fs::write(bundle.join("report-2.html"), "<!doctype html><title>report</title>second").unwrap();
     again.rules[0].groups[0].again = Some("it is captured again from 4.50 times on".into());
-    agent.status.send_replace(Arc::new(again));
+    agent.publisher.stand(again);
     let said = |text: &str| format!("document.querySelector('#incident').innerText.includes('{text}')");
     browser.until(&said("and was captured again: 4 files")).await;
     browser.until(&said("at 1.68 times the bound; DP2 computes")).await;
@@ -502,7 +504,7 @@ async fn a_hostile_log_line_is_shown_as_text_and_an_empty_agent_says_what_is_mis
     hostile.rules[0].name = attack.into();
     hostile.rules[0].groups[0].why = attack.into();
     hostile.targets[0].sources[1].problem = Some(attack.into());
-    agent.status.send_replace(Arc::new(hostile));
+    agent.publisher.stand(hostile);
     browser.until("document.querySelector('#incidents a') !== null").await;
     browser.eval("document.querySelector('#incidents a').click()").await;
     browser.until("document.querySelector('#incident code').textContent.includes('onerror')").await;

@@ -17,6 +17,7 @@ mod server;
 mod status;
 mod windows;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ use crate::signal::pattern::Pattern;
 use crate::signal::sample::TargetId;
 use crate::signal::source::WatchedSource;
 use crate::signal::store::{Bounds, SignalStore, StoredSample};
-use crate::status::{Silence, Status};
+use crate::status::{History, Silence, Status};
 use skewtrap_trace::time::Time;
 
 /// How often the shell sends [`Event::Tick`].
@@ -96,6 +97,8 @@ pub struct Watch {
     store: SignalStore,
     intake: Intake,
     sources: Vec<WatchedSource>,
+    /// The servers that have given no sample yet.
+    unheard: Vec<TargetId>,
     core: Core,
 }
 
@@ -112,8 +115,9 @@ impl Watch {
             intake.name_source(source.id, source.name.clone());
         }
         let sources = setup.sources.clone();
+        let unheard = (0..setup.targets.len() as u16).map(TargetId).collect();
         let core = Core::new(setup, &mut store, now);
-        Self { store, intake, sources, core }
+        Self { store, intake, sources, unheard, core }
     }
 
     /// Takes one event; what is to be done is appended to `out`.
@@ -195,7 +199,27 @@ impl Watch {
 
     /// Everything that is shown.
     pub fn status(&self, now: Time) -> Status {
-        status::status_of(&self.core, &self.store, &status::sources_of(self, now), now)
+        Status { history: self.history(now), ..self.overview(now) }
+    }
+
+    /// Everything that is shown but the history, which is as long as the rest together.
+    pub fn overview(&self, now: Time) -> Status {
+        status::status_of(&self.core, &self.store, status::sources_of(self, now), now)
+    }
+
+    /// The last minutes of the load, and of whatever else a rule watches.
+    pub fn history(&self, now: Time) -> Vec<History> {
+        status::history_of(&self.core, &self.store, now)
+    }
+
+    /// The names of the servers that have given no sample yet.
+    pub fn unheard(&mut self) -> impl Iterator<Item = &Arc<str>> {
+        if !self.unheard.is_empty() {
+            let is_heard = |s: &&WatchedSource| self.intake.stats_of(s.id).last.is_some();
+            let heard: BTreeSet<TargetId> = self.sources.iter().filter(is_heard).map(|s| s.target).collect();
+            self.unheard.retain(|target| !heard.contains(target));
+        }
+        self.unheard.iter().filter_map(|target| self.store.target_name(*target))
     }
 
     /// What is known of a server.

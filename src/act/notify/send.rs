@@ -13,12 +13,15 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Semaphore;
 
 use super::{Means, Receiver};
-use crate::http::Secret;
 use crate::http::client::cause_of;
+use crate::http::{Secret, body};
 use skewtrap_core::message::{Message, alerts, slack, terminal};
+use skewtrap_core::printable::printable;
 
-/// Characters of a receiver's answer that are repeated in a message.
+/// Bytes of a receiver's answer that are repeated in a message.
 const ANSWER_CHARS: usize = 200;
+/// How long they are waited for: the status, which decides, is known by then.
+const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -108,20 +111,9 @@ async fn post(request: RequestBuilder, message: &Message, body: String) -> Resul
         return Ok(());
     }
     let after = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok()?.trim().parse().ok());
-    let answer = first_chunk(response).await;
+    let answer = body::beginning(response, ANSWER_LIMIT).await;
+    let answer = printable(answer.trim(), ANSWER_CHARS);
     Err(refused(status, &answer, after.map(Duration::from_secs)))
-}
-
-/// The beginning of a body: a receiver's answer may be long, or never end.
-async fn first_chunk(mut response: reqwest::Response) -> String {
-    let chunk = response.chunk().await.ok().flatten().unwrap_or_default();
-    let text = String::from_utf8_lossy(&chunk[..chunk.len().min(4 * ANSWER_CHARS)]).into_owned();
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .take(ANSWER_CHARS)
-        .collect::<String>()
-        .trim()
-        .to_owned()
 }
 
 /// A wrong key or address can be corrected on the receiver's side, so the attempt is repeated; a body

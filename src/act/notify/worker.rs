@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::retry::{is_too_old, retry_at};
+use super::retry::{GIVE_UP_AFTER, is_too_old, retry_at};
 use super::send::{Failure, send};
 use super::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Receiver};
 use skewtrap_trace::time::Time;
@@ -23,7 +23,10 @@ const QUEUE_CAPACITY: usize = 256;
 /// must not stop the messages.
 const OUTBOX_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a worker with an empty queue sleeps before it reads the clock again.
+/// Why a message is not sent that waited too long: in the outbox of an agent that was down, say.
+const OLD_NEWS: &str = "it is more than a day old, and nobody acts on news of that age";
+
+/// How long an empty queue sleeps before it looks at the clock again.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// Where `now` comes from.
@@ -134,7 +137,11 @@ impl DeliveryWorker {
 
     /// Tries the delivery at `index`; it leaves the queue only with its outcome.
     async fn attempt(&self, queue: &mut Queue, index: usize) {
-        let result = send(&self.client, &self.receiver, &queue.waiting[index].message).await;
+        let waiting = &queue.waiting[index];
+        let result = match is_too_old(waiting.created, (self.now)()) {
+            true => Err(Failure::Never { why: OLD_NEWS.into() }),
+            false => send(&self.client, &self.receiver, &waiting.message).await,
+        };
         let now = (self.now)();
         let delivery = &mut queue.waiting[index];
         delivery.attempts += 1;
@@ -143,7 +150,9 @@ impl DeliveryWorker {
             Err(Failure::Never { why }) => DeliveryResult::GivenUp { why },
             Err(Failure::Later { why, after }) => {
                 let scheduled = retry_at(delivery.attempts, now, fastrand::f64());
-                delivery.due = scheduled.max(now + after.unwrap_or_default());
+                // A receiver that wants to be left alone until the message is old gets it at the last moment.
+                let asked = now + after.unwrap_or_default().min(GIVE_UP_AFTER);
+                delivery.due = scheduled.max(asked.min(delivery.created + GIVE_UP_AFTER));
                 if is_too_old(delivery.created, delivery.due) {
                     let why = format!("{why}; given up after {} attempts", delivery.attempts);
                     DeliveryResult::GivenUp { why }

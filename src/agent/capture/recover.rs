@@ -185,7 +185,10 @@ async fn closed(
 ) -> CaptureResult {
     match window.method.clone() {
         OpenMethod::Http(request) => {
-            let (lines, end) = log.as_deref().map(recent).unwrap_or_default();
+            let (lines, end) = match &log {
+                Some(log) => recent(log).await,
+                None => Default::default(),
+            };
             let moved = store.bundles.traces(&record.incident.id, record.incident.window());
             // What it costs is measured by its exports: no habit of the server is known yet.
             let meter = Meter::of_before(store.clock, window.sent_at);
@@ -228,8 +231,8 @@ async fn with_scratched(store: &CaptureStore, mut result: CaptureResult, record:
 type Lines = Vec<(skewtrap_trace::rank::Rank, skewtrap_core::capture::line::ProfileLine)>;
 
 /// The last lines about profiling of a log, and where it ends; nothing where it cannot be read.
-fn recent(log: &Path) -> (Lines, u64) {
-    profile_lines::recent(log).unwrap_or_else(|error| {
+async fn recent(log: &Path) -> (Lines, u64) {
+    profile_lines::recent(log).await.unwrap_or_else(|error| {
         warn!(log = %log.display(), %error, "the log cannot be read for what became of a window");
         Default::default()
     })

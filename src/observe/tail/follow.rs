@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt as _, MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::cut::{CHUNK, Cutter};
@@ -40,6 +40,8 @@ pub struct Follow {
     from_start: bool,
     long_lines: u64,
     truncations: u64,
+    /// Bytes that were seen to be there, and were gone before they were read.
+    unseen: u64,
 }
 
 /// One file.
@@ -52,6 +54,8 @@ struct OpenFile {
     cutter: Cutter,
     /// What lies before this position existed when the reader started: the backlog.
     backlog_end: u64,
+    /// How long it was when it was looked at last.
+    length: u64,
     idle: u32,
     ticks: u32,
 }
@@ -79,6 +83,7 @@ impl Follow {
             from_start,
             long_lines: 0,
             truncations: 0,
+            unseen: 0,
         }
     }
 
@@ -90,11 +95,15 @@ impl Follow {
     pub fn poll(&mut self, budget: usize, tick: bool, out: &mut Vec<u8>) -> io::Result<Polled> {
         let is_missing = !self.look_up()?;
         let mut polled = Polled { is_missing, ..Polled::default() };
-        self.read_late(tick, out)?;
         let limit = out.len() + budget;
+        if self.read_late(tick, limit, out)? {
+            polled.more = true;
+            return Ok(polled);
+        }
         while let Some(front) = self.files.front_mut() {
             polled.is_backlog = front.position < front.backlog_end;
-            let is_cut_short = front.read(limit, polled.is_backlog, out, &mut self.truncations)?;
+            let is_cut_short =
+                front.read(limit, polled.is_backlog, out, &mut self.truncations, &mut self.unseen)?;
             if is_cut_short || out.len() >= limit {
                 polled.more = true;
                 break;
@@ -117,6 +126,11 @@ impl Follow {
     /// How often the file was truncated under the reader.
     pub fn truncations(&self) -> u64 {
         self.truncations
+    }
+
+    /// How many bytes at least were gone before they could be read, when the file was truncated.
+    pub fn unseen(&self) -> u64 {
+        self.unseen
     }
 
     /// The folders in which a change can matter: the one with the name and the one with the file that it
@@ -143,6 +157,9 @@ impl Follow {
             }
             Err(e) => return Err(e),
         };
+        if let Some(what) = kind_of(&metadata) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         let is_known = self.files.iter().any(|f| f.id == id_of(&metadata));
         if is_known || self.files.len() >= MOST_FILES {
             return Ok(true);
@@ -181,11 +198,15 @@ impl Follow {
     }
 
     /// Reads what late writers added to old files, and closes those to which nothing was added for long.
-    fn read_late(&mut self, tick: bool, out: &mut Vec<u8>) -> io::Result<()> {
+    /// Returns whether there is more than `limit` allows.
+    fn read_late(&mut self, tick: bool, limit: usize, out: &mut Vec<u8>) -> io::Result<bool> {
         for old in &mut self.late {
             let before = old.position;
-            old.read(usize::MAX, false, out, &mut self.truncations)?;
+            let has_more = old.read(limit, false, out, &mut self.truncations, &mut self.unseen)?;
             old.ticks = if old.position > before { 0 } else { old.ticks + u32::from(tick) };
+            if has_more {
+                return Ok(true);
+            }
         }
         let long_lines = &mut self.long_lines;
         self.late.retain_mut(|old| {
@@ -196,20 +217,26 @@ impl Follow {
             }
             stays
         });
-        Ok(())
+        Ok(false)
     }
 }
 
 impl OpenFile {
     fn new(path: &Path, at_end: bool, is_backlog: bool) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+        // A FIFO that takes the file's place must not hold the reader up until somebody writes.
+        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let mut file = File::options().read(true).custom_flags(nonblocking).open(path)?;
         let metadata = file.metadata()?;
+        if let Some(what) = kind_of(&metadata) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         let mut open = Self {
             id: id_of(&metadata),
             position: 0,
             head: Vec::new(),
             cutter: Cutter::default(),
             backlog_end: if is_backlog { metadata.len() } else { 0 },
+            length: metadata.len(),
             idle: 0,
             ticks: 0,
             file: file.try_clone()?,
@@ -234,9 +261,12 @@ impl OpenFile {
         is_backlog: bool,
         out: &mut Vec<u8>,
         truncations: &mut u64,
+        unseen: &mut u64,
     ) -> io::Result<bool> {
+        let length = self.length;
         if self.was_truncated()? {
             *truncations += 1;
+            *unseen += length.saturating_sub(self.position);
             self.cutter.flush(out);
             (self.position, self.backlog_end) = (0, 0);
             self.head.clear();
@@ -263,12 +293,17 @@ impl OpenFile {
             if out.len() >= limit {
                 return Ok(true);
             }
+            // At the end of the file; another read would only say so.
+            if read < most && !is_backlog {
+                return Ok(false);
+            }
         }
     }
 
     /// Whether it is shorter than what was read, or begins differently.
-    fn was_truncated(&self) -> io::Result<bool> {
-        if self.file.metadata()?.len() < self.position {
+    fn was_truncated(&mut self) -> io::Result<bool> {
+        self.length = self.file.metadata()?.len();
+        if self.length < self.position {
             return Ok(true);
         }
         let mut head = [0; HEAD];
@@ -282,6 +317,18 @@ impl OpenFile {
         let read = self.file.read_at(&mut self.head, 0)?;
         self.head.truncate(read);
         Ok(())
+    }
+}
+
+/// What it is, when it is no file: such a thing has no past, and opening it may wait for ever.
+fn kind_of(metadata: &Metadata) -> Option<&'static str> {
+    let kind = metadata.file_type();
+    match () {
+        () if kind.is_file() => None,
+        () if kind.is_fifo() => Some("a FIFO"),
+        () if kind.is_socket() => Some("a socket"),
+        () if kind.is_dir() => Some("a folder"),
+        () => Some("a device"),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The agent's HTTP API over real sockets, with a loop of the test's own behind it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -12,10 +11,10 @@ use skewtrap_core::message::sample;
 use skewtrap_core::status::Status;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::api::{Agent, answer_to, config, context, status};
+use crate::support::api::{Agent, answer_to, config, context, standing, status};
 
 #[tokio::test]
 async fn what_the_agent_published_can_be_read_in_parts() {
@@ -49,12 +48,10 @@ async fn the_probes_say_what_is_wrong_and_need_no_token_on_their_own_address() {
     assert_eq!(probe("/api/v1/status").send().await.unwrap().status(), 404);
     assert_eq!(probe("/").send().await.unwrap().status(), 404);
 
-    agent.status.send_modify(|s| {
-        let mut stuck = (**s).clone();
-        stuck.at = stuck.at - Duration::from_secs(60);
-        stuck.targets[0].sources[0].last = None;
-        *s = Arc::new(stuck);
-    });
+    let mut stuck = status();
+    stuck.at = stuck.at - Duration::from_secs(60);
+    stuck.targets[0].sources[0].last = None;
+    agent.publisher.stand(stuck);
     let (code, body) = agent.get("/healthz").await;
     assert_eq!(code, 503);
     assert!(
@@ -126,7 +123,7 @@ async fn beyond_loopback_nothing_is_shown_without_a_token_and_none_configured_is
     }
     let dir = tempfile::tempdir().unwrap();
     let open = ServeConfig { listen: "0.0.0.0:0".parse().unwrap(), token: None, ..config(dir.path()) };
-    let (_status, shown) = watch::channel(Arc::new(Status::default()));
+    let (_publisher, shown) = standing(Status::default());
     let (server, mut refused) = ApiServer::bind(&open, context(shown, mpsc::channel(1).0)).await;
     let refused = refused.remove(0);
     assert!(server.address().is_none());
@@ -139,7 +136,7 @@ async fn a_port_that_is_taken_is_said_with_the_key_that_changes_it_and_costs_onl
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let config = ServeConfig { metrics_listen: Some(taken.local_addr().unwrap()), ..config(dir.path()) };
-    let (_status, shown) = watch::channel(Arc::new(Status::default()));
+    let (_publisher, shown) = standing(Status::default());
     let (server, mut refused) = ApiServer::bind(&config, context(shown, mpsc::channel(1).0)).await;
     assert_eq!((refused.len(), server.address().is_some()), (1, true), "the API is served all the same");
     let refused = refused.remove(0).to_string();
@@ -152,12 +149,22 @@ async fn the_probes_answer_though_the_address_of_the_api_is_taken() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let config = ServeConfig { listen: taken.local_addr().unwrap(), ..config(dir.path()) };
-    let (_status, shown) = watch::channel(Arc::new(status()));
+    let (_publisher, shown) = standing(status());
     let (server, refused) = ApiServer::bind(&config, context(shown, mpsc::channel(1).0)).await;
     assert!(refused[0].to_string().contains("set `listen` to another address"), "{refused:?}");
     let probe = format!("http://{}/healthz", server.metrics_address().unwrap());
     tokio::spawn(server.run(CancellationToken::new()));
     assert_eq!(client(None).unwrap().get(probe).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_list_is_no_request_for_a_capture() {
+    let agent = Agent::start().await;
+    for path in ["/api/v1/capture", "/api/v1/alerts", "/api/v1/stop"] {
+        let (code, body) = agent.post(path, "t0ken", json!([])).await;
+        assert_eq!((code, &body["error"]), (422, &json!("the body must be a JSON object")), "{path}");
+    }
+    assert!(agent.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -195,7 +202,7 @@ async fn alertmanagers_webhook_asks_for_one_capture_per_alert_that_newly_fires()
 #[tokio::test]
 async fn an_alert_that_the_loop_did_not_answer_asks_again_when_it_is_sent_again() {
     let dir = tempfile::tempdir().unwrap();
-    let (_keep, shown) = watch::channel(Arc::new(status()));
+    let (_publisher, shown) = standing(status());
     let (commands, mut asked) = mpsc::channel::<Command>(1);
     let server = ApiServer::bind(&config(dir.path()), context(shown, commands)).await.0;
     let url = format!("http://{}/api/v1/alerts", server.address().unwrap());
@@ -484,7 +491,7 @@ async fn a_body_beyond_the_limit_is_refused_before_it_is_read() {
 async fn clients_that_connect_and_say_nothing_do_not_keep_a_reader_out() {
     let agent = Agent::start().await;
     let mut silent = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..400 {
         silent.push(TcpStream::connect(agent.api).await.unwrap());
     }
     assert_eq!(agent.get("/healthz").await.0, 200);
@@ -493,7 +500,7 @@ async fn clients_that_connect_and_say_nothing_do_not_keep_a_reader_out() {
 #[tokio::test]
 async fn a_loop_that_hangs_is_said_so_and_reading_goes_on() {
     let dir = tempfile::tempdir().unwrap();
-    let (_keep, shown) = watch::channel(Arc::new(status()));
+    let (_publisher, shown) = standing(status());
     let (commands, _never_read) = mpsc::channel(1);
     let server = ApiServer::bind(&config(dir.path()), context(shown, commands)).await.0;
     let address = server.address().unwrap();

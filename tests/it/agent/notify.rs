@@ -118,6 +118,30 @@ async fn a_redirect_and_a_refused_body_are_given_up_and_a_busy_receiver_is_obeye
 }
 
 #[tokio::test]
+async fn a_receiver_that_wants_to_be_left_alone_for_longer_than_news_last_gets_it_at_the_last_moment() {
+    let double = Double::answering(vec![(429, "604800")]);
+    let address = double.listen().await;
+    let (queues, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &still());
+    let created = Time::from_epoch_s(AT - 3600.0);
+    queues.hand_over(delivery(&"hook".into(), message(&incident(), Update::Fired), created)).unwrap();
+    let result = next(&mut results).await.result;
+    let due = Time::from_epoch_s(AT + 23.0 * 3600.0);
+    assert!(matches!(result, DeliveryResult::Retry { due: when, .. } if when == due), "{result:?}");
+}
+
+#[tokio::test]
+async fn old_news_that_waited_in_the_outbox_is_not_sent() {
+    let double = Double::default();
+    let address = double.listen().await;
+    let (queues, mut results) = start(vec![webhook("hook", &format!("http://{address}/"))], &still());
+    let created = Time::from_epoch_s(AT - 25.0 * 3600.0);
+    queues.hand_over(delivery(&"hook".into(), message(&incident(), Update::Fired), created)).unwrap();
+    let result = next(&mut results).await.result;
+    assert!(matches!(&result, DeliveryResult::GivenUp { why } if why.contains("old")), "{result:?}");
+    assert!(double.bodies().is_empty(), "nothing was sent");
+}
+
+#[tokio::test]
 async fn the_story_of_one_incident_keeps_its_order_and_others_do_not_wait_for_it() {
     let double = Double::answering(vec![(503, "")]);
     let address = double.listen().await;

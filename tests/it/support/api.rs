@@ -9,18 +9,19 @@ use skewtrap::clock::wall_time;
 use skewtrap::http::Secret;
 use skewtrap::http::client::client;
 use skewtrap::serve::metrics::Metrics;
+use skewtrap::serve::published::{Published, Publisher, Pulse, publisher};
 use skewtrap::serve::{Action, Answer, ApiContext, ApiServer, Command, ServeConfig};
 use skewtrap_core::message::sample;
 use skewtrap_core::signal::source::SourceState;
 use skewtrap_core::status::{RankStatus, RuleStatus, SignalStatus, SourceStatus, Status, TargetStatus};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// An agent without a core: it publishes what the test says and keeps what it is asked.
 pub struct Agent {
     pub api: SocketAddr,
     pub probes: Option<SocketAddr>,
-    pub status: watch::Sender<Arc<Status>>,
+    pub publisher: Publisher,
     pub asked: Arc<Mutex<Vec<Action>>>,
     pub dir: tempfile::TempDir,
     pub cancel: CancellationToken,
@@ -37,8 +38,15 @@ pub fn config(dir: &Path) -> ServeConfig {
     }
 }
 
-pub fn context(status: watch::Receiver<Arc<Status>>, commands: mpsc::Sender<Command>) -> ApiContext {
-    ApiContext { status, commands, metrics: Arc::new(Metrics::default()) }
+/// What was published once, and stands.
+pub fn standing(status: Status) -> (Publisher, Published) {
+    let (publisher, published) = publisher(Pulse::default());
+    publisher.stand(status);
+    (publisher, published)
+}
+
+pub fn context(published: Published, commands: mpsc::Sender<Command>) -> ApiContext {
+    ApiContext { published, commands, metrics: Arc::new(Metrics::default()) }
 }
 
 impl Agent {
@@ -51,7 +59,7 @@ impl Agent {
         let mut config = config(dir.path());
         change(&mut config);
         std::fs::create_dir_all(&config.incident_dir).unwrap();
-        let (status, shown) = watch::channel(Arc::new(status()));
+        let (publisher, shown) = standing(status());
         let (commands, mut incoming) = mpsc::channel::<Command>(16);
         let asked = Arc::new(Mutex::new(Vec::new()));
         let kept = asked.clone();
@@ -66,7 +74,7 @@ impl Agent {
         let (api, probes) = (server.address().unwrap(), server.metrics_address());
         let cancel = CancellationToken::new();
         tokio::spawn(server.run(cancel.clone()));
-        Self { api, probes, status, asked, dir, cancel, http: client(None).unwrap() }
+        Self { api, probes, publisher, asked, dir, cancel, http: client(None).unwrap() }
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::signal::catalog::{self, BUILT_IN, Signal};
 use crate::signal::fields::Fields;
-use crate::signal::metrics::Role;
+use crate::signal::metrics::{MOST_RANKS, Role};
 use skewtrap_trace::rank::Rank;
 
 /// An answer, read.
@@ -73,7 +73,8 @@ pub fn read(body: &[u8]) -> Result<Loads, LoadsError> {
 fn of_value(body: &Value) -> Loads {
     let mut bad = 0;
     let mut ranks_of = |ranks: &[Value], now| -> Vec<RankLoad> {
-        ranks.iter().filter_map(|r| rank_of(r, now, &mut bad)).collect()
+        bad += ranks.len().saturating_sub(MOST_RANKS) as u64;
+        ranks.iter().take(MOST_RANKS).filter_map(|r| rank_of(r, now, &mut bad)).collect()
     };
     let (ranks, version) = match body {
         Value::Array(ranks) => (ranks_of(ranks, None), None),

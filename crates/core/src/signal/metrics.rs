@@ -37,6 +37,11 @@ static WANTED: LazyLock<BTreeMap<&'static [u8], Vec<Wanted>>> = LazyLock::new(||
     wanted
 });
 
+/// The most ranks that are read from one page; what further ones show is counted as bad.
+pub const MOST_RANKS: usize = 4096;
+/// The most buckets of expert counts that are read from one page.
+const MOST_BUCKETS: usize = 1 << 16;
+
 const EXPERT_BUCKET: &[u8] = b"sglang:eplb_gpu_physical_count_bucket";
 
 /// The numbers of a page, kept from scrape to scrape so that only new ranks allocate.
@@ -46,6 +51,8 @@ pub struct Metrics {
     experts: BTreeMap<(Vec<u8>, u32), f64>,
     role: Option<Role>,
     families: u32,
+    /// Samples of the last page that were beyond a bound.
+    beyond: u64,
 }
 
 /// What a server is for.
@@ -89,9 +96,13 @@ impl Metrics {
     /// # Errors
     /// When it is no metrics page.
     pub fn read(&mut self, page: &[u8]) -> Result<Page, PageError> {
+        // Those of the last page take no places from those of this one.
+        if self.ranks.len() > MOST_RANKS / 2 {
+            self.ranks.clear();
+        }
         self.ranks.values_mut().for_each(Fields::clear);
         self.experts.clear();
-        (self.role, self.families) = (None, 0);
+        (self.role, self.families, self.beyond) = (None, 0, 0);
         let mut last: (&[u8], &[Wanted]) = (b"", &[]);
         let mut not_numbers = 0;
         let seen = exposition::read(page, |sample| {
@@ -107,7 +118,7 @@ impl Metrics {
         })?;
         self.keep_experts();
         self.ranks.retain(|_, fields| !fields.is_empty());
-        Ok(Page { bad: seen.bad + not_numbers, ..seen })
+        Ok(Page { bad: seen.bad + not_numbers + self.beyond as usize, ..seen })
     }
 
     /// Every rank of the last page with its numbers; those without a rank label are [`Rank::NONE`]'s.
@@ -137,6 +148,10 @@ impl Metrics {
         for one in wanted.iter().filter(|w| w.label.is_none_or(has)) {
             let (rank, role) = *fields.get_or_insert_with(|| identity(sample.labels));
             self.role = role.or(self.role);
+            if self.ranks.len() >= MOST_RANKS && !self.ranks.contains_key(&rank) {
+                self.beyond += 1;
+                return;
+            }
             let fields = self.ranks.entry(rank).or_default();
             match one.signal {
                 catalog::GPU_BUSY | catalog::ROUTED_REQS => fields.add(one.signal, sample.value),
@@ -150,7 +165,12 @@ impl Metrics {
         let le = sample.labels.get(b"le").and_then(number::whole).filter(|le| le.is_finite());
         let Some(le) = le else { return };
         let layer = sample.labels.get(b"layer").unwrap_or(b"").to_vec();
-        *self.experts.entry((layer, le as u32)).or_default() += sample.value;
+        let bucket = (layer, le as u32);
+        if self.experts.len() >= MOST_BUCKETS && !self.experts.contains_key(&bucket) {
+            self.beyond += 1;
+            return;
+        }
+        *self.experts.entry(bucket).or_default() += sample.value;
     }
 
     fn keep_experts(&mut self) {
@@ -262,5 +282,19 @@ mod tests {
         let mut metrics = read("sglang:num_running_reqs{dp_rank=\"0\"} 4\n");
         metrics.read(b"sglang:num_running_reqs{dp_rank=\"1\"} 4\n").expect("a page");
         assert_eq!(metrics.ranks().map(|r| r.0).collect::<Vec<_>>(), [Rank::dp(1)]);
+    }
+
+    #[test]
+    fn ranks_beyond_what_a_server_can_have_take_no_memory_and_are_counted() {
+        let page: String = (0..20_000)
+            .map(|i| {
+                format!("sglang:num_running_reqs{{dp_rank=\"{}\",tp_rank=\"{}\"}} 1\n", i / 100, i % 100)
+            })
+            .collect();
+        let mut metrics = Metrics::default();
+        let read = metrics.read(page.as_bytes()).unwrap();
+        assert_eq!((metrics.ranks().count(), read.bad), (MOST_RANKS, 20_000 - MOST_RANKS));
+        metrics.read(b"sglang:num_running_reqs{dp_rank=\"0\"} 1\n").unwrap();
+        assert_eq!(metrics.ranks().count(), 1, "nothing of them is kept");
     }
 }

@@ -213,6 +213,16 @@ pub enum Problem {
         /// The system's words.
         why: String,
     },
+    /// The log is no file.
+    #[error(
+        "log {path} is {what}, and only a file can be followed; let the server write to a file, or give `-` and pipe the lines into the agent"
+    )]
+    NotAFile {
+        /// Which.
+        path: Arc<str>,
+        /// What it is: `a FIFO`.
+        what: String,
+    },
     /// Lines longer than the bound.
     #[error("log {path} has lines longer than 64 KiB; the rest of each is dropped ({lines} so far)")]
     LongLines {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use regex::bytes::{Captures, Regex, RegexBuilder};
 use thiserror::Error;
 
+use crate::printable::{LIMIT, printable};
 use crate::signal::number;
 use crate::signal::sample::{Sample, Signal};
 use skewtrap_trace::labels::{LabelValue, Labels};
@@ -71,7 +72,7 @@ impl Pattern {
             let text = String::from_utf8_lossy(found.as_bytes());
             match (axis, text.parse()) {
                 (Some(axis), Ok(index)) => rank = rank.with(*axis, index),
-                _ => drop(extra.0.insert(name.clone(), LabelValue::Text(text.into()))),
+                _ => drop(extra.0.insert(name.clone(), LabelValue::Text(printable(&text, LIMIT).into()))),
             }
         }
         (rank, extra)

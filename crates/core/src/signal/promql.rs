@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+use crate::printable::{LIMIT, printable};
 use crate::signal::sample::{Sample, Signal};
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::{Axis, Rank};
@@ -42,7 +43,7 @@ pub fn samples_of(body: &[u8], signal: Signal) -> Result<Vec<Sample>, String> {
     let answer: Answer =
         serde_json::from_slice(body).map_err(|e| format!("its answer is not understood: {e}"))?;
     if answer.status != "success" {
-        return Err(answer.error);
+        return Err(printable(&answer.error, LIMIT).into_owned());
     }
     match answer.data {
         Some(Data::Vector(series)) => Ok(series.iter().filter_map(|s| sample_of(s, signal)).collect()),
@@ -68,7 +69,7 @@ fn sample_of(series: &Series, signal: Signal) -> Option<Sample> {
         };
         match (axis, text.parse()) {
             (Some(axis), Ok(index)) => rank = rank.with(axis, index),
-            _ => drop(extra.0.insert(name.as_str().into(), LabelValue::Text(text.as_str().into()))),
+            _ => drop(extra.0.insert(name.as_str().into(), LabelValue::Text(printable(text, LIMIT).into()))),
         }
     }
     let extra = (!extra.0.is_empty()).then(|| Arc::new(extra));

@@ -68,6 +68,10 @@ struct Target {
     role: Role,
     /// Whether the operator declared the role; then no metrics page changes it.
     is_role_declared: bool,
+    /// How many DP ranks it says it has, where that is to be believed: others are refused.
+    dp_size: Option<u16>,
+    /// Its slots, so that nothing about one server looks at those of the others.
+    slots: Vec<u32>,
 }
 
 /// Size of the cache of slots at first; it grows with the slots.
@@ -228,7 +232,12 @@ impl SignalStore {
     /// Notes what a rank's profiler does: while a rank writes its file it prints nothing, and that
     /// silence must not be taken for starvation.
     pub fn note_profile(&mut self, target: TargetId, rank: Rank, fact: &Profile<'_>) {
-        for slot in self.slots.iter_mut().filter(|s| s.key.target == target && s.key.rank == rank) {
+        let Some(known) = self.targets.get(usize::from(target.0)) else { return };
+        for slot in &known.slots {
+            let slot = &mut self.slots[*slot as usize];
+            if slot.key.rank != rank {
+                continue;
+            }
             slot.is_exporting = matches!(fact, Profile::Stopping { .. });
         }
     }

@@ -9,6 +9,7 @@ use super::incidents::{ActiveIncident, Incidents};
 use super::server::Server;
 use super::{Mode, Setup, TICK};
 use crate::capture::admit::Policy;
+use crate::capture::facts::ServerKind;
 use crate::capture::governor::Ledger;
 use crate::capture::line::ProfileLine;
 use crate::capture::refusal::Reason;
@@ -202,6 +203,8 @@ impl Core {
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
         if let ServerFact::Info(info) = &fact {
             store.note_role(target, info.role);
+            // vLLM does not say how many it has.
+            store.limit_ranks(target, (info.engine == ServerKind::Sglang).then_some(info.sizes.dp));
             store.expect_ranks(target, info.sizes.dp, now);
         }
         if let Some(why) = server.learn(fact, now) {

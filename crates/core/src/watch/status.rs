@@ -39,7 +39,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub(super) fn status_of(
     core: &Core,
     store: &SignalStore,
-    sources: &[(TargetId, SourceStatus)],
+    sources: Vec<(TargetId, SourceStatus)>,
     now: Time,
 ) -> Status {
     let series = store.series_status(now);
@@ -53,29 +53,33 @@ pub(super) fn status_of(
         windows: windows_of(core),
         budget: budget_of(core, now),
         silences: core.silences.clone(),
-        history: history_of(core, store, &series, now),
         ..Status::default()
     }
 }
 
 fn targets_of(
     core: &Core,
-    series: &[SeriesStatus],
-    sources: &[(TargetId, SourceStatus)],
+    standing: &[SeriesStatus],
+    sources: Vec<(TargetId, SourceStatus)>,
 ) -> Vec<TargetStatus> {
-    let of = |(place, server): (usize, &Server)| {
-        let sources = sources.iter().filter(|(target, _)| usize::from(target.0) == place);
-        target_of(server, series, sources.map(|(_, source)| source.clone()).collect())
-    };
-    core.servers.iter().enumerate().map(of).collect()
+    let mut sources_of: Vec<Vec<SourceStatus>> = core.servers.iter().map(|_| Vec::new()).collect();
+    for (target, source) in sources {
+        if let Some(own) = sources_of.get_mut(usize::from(target.0)) {
+            own.push(source);
+        }
+    }
+    // They come server by server.
+    let of_server: BTreeMap<&str, &[SeriesStatus]> =
+        standing.chunk_by(|a, b| a.target == b.target).map(|own| (&*own[0].target, own)).collect();
+    let own = |server: &Server| of_server.get(&*server.name).copied().unwrap_or_default();
+    core.servers.iter().zip(sources_of).map(|(server, s)| target_of(server, own(server), s)).collect()
 }
 
-fn target_of(server: &Server, series: &[SeriesStatus], sources: Vec<SourceStatus>) -> TargetStatus {
+fn target_of(server: &Server, own: &[SeriesStatus], sources: Vec<SourceStatus>) -> TargetStatus {
     let facts = server.facts.server.as_ref();
-    let axes = Axes::of(&server.name, series);
+    let axes = Axes::among(own.iter().flat_map(|s| &s.latest).map(|reading| &reading.of));
     let mut ranks: BTreeMap<Labels, BTreeMap<Arc<str>, SignalStatus>> = BTreeMap::new();
-    let mut own: Vec<&SeriesStatus> =
-        series.iter().filter(|s| *s.target == *server.name && !s.overruled).collect();
+    let mut own: Vec<&SeriesStatus> = own.iter().filter(|s| !s.overruled).collect();
     own.sort_by_key(|s| s.source);
     for seen in own {
         for reading in &seen.latest {
@@ -244,45 +248,54 @@ fn limits_of_rules(core: &Core, now: Time) -> Vec<LimitStatus> {
 }
 
 /// The last minutes of the load, and of whatever else a rule watches.
-fn history_of(core: &Core, store: &SignalStore, series: &[SeriesStatus], now: Time) -> Vec<History> {
-    let servers: Vec<_> = core.servers.iter().map(|s| (&s.name, Axes::of(&s.name, series))).collect();
+pub(super) fn history_of(core: &Core, store: &SignalStore, now: Time) -> Vec<History> {
+    let axes_of = |place: usize| Axes::among(store.ranks_of(TargetId(place as u16)).iter());
+    let servers: Vec<_> = core.servers.iter().enumerate().map(|(i, s)| (i, &s.name, axes_of(i))).collect();
     let watched = core.engine.rules().flat_map(|r| r.trigger.conditions.iter().map(|c| c.signal));
     let mut signals: Vec<Signal> = std::iter::once(catalog::LOAD).chain(watched).collect();
     let mut seen = BTreeSet::new();
     signals.retain(|s| seen.insert(*s));
     signals.truncate(DRAWN_SIGNALS);
+    let lines = |signal| {
+        let of = |(place, name, axes): &(usize, &Arc<str>, Axes)| {
+            lines_of((TargetId(*place as u16), name), axes, signal, store, now)
+        };
+        servers.iter().flat_map(of).collect()
+    };
     let drawn = signals.into_iter().map(|signal| History {
         signal: store.catalog().name_of(signal).into(),
         end: now,
         step_s: DRAWN_STEP.as_secs_f64(),
-        lines: servers.iter().flat_map(|(name, axes)| lines_of(name, axes, signal, store, now)).collect(),
+        lines: lines(signal),
     });
     drawn.filter(|history| !history.lines.is_empty()).collect()
 }
 
 /// A line per rank, from the best source that has it.
 fn lines_of(
-    target: &Arc<str>,
+    (target, name): (TargetId, &Arc<str>),
     axes: &Axes,
     signal: Signal,
     store: &SignalStore,
     now: Time,
 ) -> Vec<HistoryLine> {
     let count = (DRAWN.as_secs() / DRAWN_STEP.as_secs()) as usize;
-    let labels = Labels([("target".into(), LabelValue::Text(target.clone()))].into());
     let mut best: BTreeMap<_, (Source, Vec<(Time, f64)>)> = BTreeMap::new();
-    for seen in store.samples(&labels, now - DRAWN).filter(|e| e.signal == signal) {
-        let rank = axes.distinguishing(seen.rank.labels());
-        let line = best.entry(rank).or_insert((seen.source, Vec::new()));
-        if seen.source < line.0 {
-            *line = (seen.source, Vec::new());
+    for (rank, source, points) in store.lines_of(target, signal, now - DRAWN) {
+        let mut points = points.peekable();
+        if points.peek().is_none() {
+            continue;
         }
-        if seen.source == line.0 {
-            line.1.push((seen.at, seen.value));
+        let line = best.entry(axes.distinguishing(rank.labels())).or_insert((source, Vec::new()));
+        if source < line.0 {
+            *line = (source, Vec::new());
+        }
+        if source == line.0 {
+            line.1.extend(points);
         }
     }
     let line = |(rank, (_, points)): (Labels, (Source, Vec<(Time, f64)>))| HistoryLine {
-        target: target.clone(),
+        target: name.clone(),
         rank,
         values: resampled(points, now, DRAWN_STEP, count),
     };
@@ -323,11 +336,6 @@ fn source_status(watch: &Watch, source: &WatchedSource, now: Time) -> SourceStat
 pub(super) struct Axes(BTreeSet<Arc<str>>);
 
 impl Axes {
-    pub(super) fn of(server: &str, series: &[SeriesStatus]) -> Self {
-        let own = series.iter().filter(|s| &*s.target == server);
-        Self::among(own.flat_map(|s| &s.latest).map(|reading| &reading.of))
-    }
-
     /// A data-parallel rank is named even where there is only one.
     fn among<'a>(ranks: impl Iterator<Item = &'a Labels>) -> Self {
         let mut seen: BTreeMap<&Arc<str>, BTreeSet<&LabelValue>> = BTreeMap::new();

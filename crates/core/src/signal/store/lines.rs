@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::printable::printable_bytes;
 use skewtrap_trace::time::Time;
 
 /// A line sooner than this after one that was kept is not kept.
@@ -43,7 +44,7 @@ impl Lines {
     /// The line that was printed nearest to `at`.
     pub fn nearest(&self, at: Time) -> Option<(Time, String)> {
         let nearest = self.kept.iter().min_by_key(|(t, _)| t.nanos().abs_diff(at.nanos()))?;
-        Some((nearest.0, String::from_utf8_lossy(&nearest.1).into_owned()))
+        Some((nearest.0, printable_bytes(&nearest.1, LENGTH)))
     }
 }
 
@@ -64,6 +65,8 @@ mod tests {
         assert_eq!((t, line.len()), (at(250.0), LENGTH));
         assert!(line.starts_with("line of 250.0 x"));
         assert_eq!(lines.nearest(at(0.0)).unwrap().0, at(172.0), "the older ones are gone");
+        lines.offer(at(400.0), b"a \x1b]0;title\x07 \xe2\x80\xae prompt");
+        assert_eq!(lines.nearest(at(400.0)).unwrap().1, "a \u{fffd}]0;title\u{fffd} \u{fffd} prompt");
         // A clock that was set back does not stop the keeping.
         lines.offer(at(10.0), b"after the jump");
         assert_eq!(lines.nearest(at(10.0)).unwrap().1, "after the jump");

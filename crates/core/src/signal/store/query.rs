@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::SignalStore;
+use super::slot::{NONE, Series, Slot};
 use crate::signal::catalog;
 use crate::signal::sample::ShownBy;
 use crate::signal::sample::{Signal, Source, TargetId};
-use skewtrap_trace::labels::Labels;
+use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
@@ -74,12 +75,62 @@ impl SignalStore {
     /// Every kept sample since `since` of the series that carry all of `labels` (a group's), series
     /// by series, each in the order of time.
     pub fn samples<'a>(&'a self, labels: &'a Labels, since: Time) -> impl Iterator<Item = StoredSample> + 'a {
-        self.series.iter().flat_map(move |series| {
-            let slot = &self.slots[series.slot as usize];
-            let belongs = slot.labels.contains(labels);
-            let (signal, rank, source) = (series.signal, slot.key.rank, slot.key.source);
-            let samples = belongs.then(|| series.ring.iter_since(since)).into_iter().flatten();
+        self.series_with(labels).flat_map(move |series| {
+            let key = &self.slots[series.slot as usize].key;
+            let (signal, rank, source) = (series.signal, key.rank, key.source);
+            let samples = series.ring.iter_since(since);
             samples.map(move |(at, value)| StoredSample { at, signal, rank, value, source })
+        })
+    }
+
+    /// The series that carry all of `labels`, in their order; of one server's where the labels name it.
+    fn series_with<'a>(&'a self, labels: &'a Labels) -> impl Iterator<Item = &'a Series> + 'a {
+        let named = match labels.get("target") {
+            Some(LabelValue::Text(name)) => self.targets.iter().find(|t| t.name == *name),
+            _ => None,
+        };
+        let (one, all) = match named {
+            Some(target) => (self.series_of(&target.slots), 0),
+            None => (Vec::new(), self.series.len()),
+        };
+        let series = one.into_iter().map(|index| &self.series[index as usize]).chain(&self.series[..all]);
+        series.filter(move |series| self.slots[series.slot as usize].labels.contains(labels))
+    }
+
+    /// The indexes of the slots' series, in their order.
+    fn series_of(&self, slots: &[u32]) -> Vec<u32> {
+        let all = slots.iter().flat_map(|slot| &self.slots[*slot as usize].series);
+        let mut all: Vec<u32> = all.copied().filter(|index| *index != NONE).collect();
+        all.sort_unstable();
+        all
+    }
+
+    fn slots_of(&self, target: TargetId) -> impl Iterator<Item = &Slot> + '_ {
+        let slots = self.targets.get(usize::from(target.0)).map_or(&[][..], |t| &t.slots);
+        slots.iter().map(|slot| &self.slots[*slot as usize])
+    }
+
+    /// The labels of a server's ranks of which there is any number, without the server's own.
+    pub fn ranks_of(&self, target: TargetId) -> Vec<Labels> {
+        let has_number = |slot: &&Slot| {
+            let series = slot.series.iter().filter_map(|index| self.series.get(*index as usize));
+            series.into_iter().any(|s| s.latest().is_some())
+        };
+        self.slots_of(target).filter(has_number).map(rank_labels).collect()
+    }
+
+    /// What is kept since `since` of one signal of one server: a line for each rank and source, each in
+    /// the order of time.
+    pub fn lines_of(
+        &self,
+        target: TargetId,
+        signal: Signal,
+        since: Time,
+    ) -> impl Iterator<Item = (Rank, Source, impl Iterator<Item = (Time, f64)> + '_)> + '_ {
+        self.slots_of(target).filter_map(move |slot| {
+            let index = *slot.series.get(usize::from(signal.0))?;
+            let series = self.series.get(index as usize)?;
+            Some((slot.key.rank, slot.key.source, series.ring.iter_since(since)))
         })
     }
 
@@ -90,8 +141,7 @@ impl SignalStore {
         target: TargetId,
         since: Time,
     ) -> impl Iterator<Item = (Rank, Time, Option<Time>)> + '_ {
-        let slots = self.slots.iter().filter(move |s| s.key.target == target);
-        slots.flat_map(move |slot| {
+        self.slots_of(target).flat_map(move |slot| {
             [catalog::RUNNING_REQS, catalog::QUEUE_REQS, catalog::LOAD].into_iter().filter_map(
                 move |signal| {
                     let index = *slot.series.get(usize::from(signal.0))?;
@@ -107,8 +157,7 @@ impl SignalStore {
     /// line where it was read from one.
     pub fn nearest(&self, labels: &Labels, signal: Signal, at: Time) -> Option<ShownBy> {
         let far = |t: Time| t.nanos().abs_diff(at.nanos());
-        let of_signal = self.series.iter().filter(|s| s.signal == signal);
-        let of_member = of_signal.filter(|s| self.slots[s.slot as usize].labels.contains(labels));
+        let of_member = self.series_with(labels).filter(|s| s.signal == signal);
         let samples = of_member.flat_map(|s| s.ring.iter_since(at - NEAR).map(move |(t, v)| (s.slot, t, v)));
         let (slot, t, value) = samples
             .min_by_key(|(_, t, _)| far(*t))
@@ -119,15 +168,11 @@ impl SignalStore {
         Some(ShownBy { at: t, value, source: slot.key.source, line: line.map(|(_, text)| text) })
     }
 
-    /// The reports of work of a server's ranks at or after `since`, series by series, each in the order
-    /// of time.
+    /// The reports of work of a server's ranks at or after `since`, rank by rank, each in the order of
+    /// time.
     pub fn load_reports(&self, target: TargetId, since: Time) -> impl Iterator<Item = LoadReport> + '_ {
-        let of_work = self.series.iter().filter(|s| s.signal == catalog::RUNNING_REQS);
-        let of_target =
-            of_work.map(|s| (s, &self.slots[s.slot as usize].key)).filter(move |(_, k)| k.target == target);
-        of_target.flat_map(move |(series, key)| {
-            series.ring.iter_since(since).map(|(at, value)| (key.rank, key.source, at, value > 0.0))
-        })
+        let lines = self.lines_of(target, catalog::RUNNING_REQS, since);
+        lines.flat_map(|(rank, source, line)| line.map(move |(at, value)| (rank, source, at, value > 0.0)))
     }
 
     /// What arrives, by server, signal and source.
@@ -168,8 +213,7 @@ impl SignalStore {
         let reading = |i: &usize| {
             let slot = &self.slots[self.series[*i].slot as usize];
             let (at, value) = self.series[*i].latest()?;
-            let mut of = slot.labels.clone();
-            of.0.retain(|name, _| !matches!(&**name, "target" | "role"));
+            let of = rank_labels(slot);
             Some(LatestValue { of, value, at, silent: !slot.cadence.is_reporting(now) })
         };
         let seen =
@@ -185,4 +229,11 @@ impl SignalStore {
             latest: same.iter().filter_map(reading).collect(),
         }
     }
+}
+
+/// A slot's labels without those that all of its server's have.
+fn rank_labels(slot: &Slot) -> Labels {
+    let mut labels = slot.labels.clone();
+    labels.0.retain(|name, _| !matches!(&**name, "target" | "role"));
+    labels
 }

@@ -13,13 +13,22 @@ use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::{Axis, Rank};
 use skewtrap_trace::time::Time;
 
+/// The most slots of one server: a thousand ranks as four sources see them.
+const MOST_SLOTS: usize = 4096;
+
 impl SignalStore {
     /// Makes a server known; its name and role become labels of all its series. Without a `role`,
     /// the servers' own `engine_type` counts, `unified` until it is seen.
     pub fn add_target(&mut self, name: Arc<str>, role: Option<Role>) -> TargetId {
         let id = TargetId(self.targets.len() as u16);
         let is_role_declared = role.is_some();
-        self.targets.push(Target { name, role: role.unwrap_or(Role::Unified), is_role_declared });
+        self.targets.push(Target {
+            name,
+            role: role.unwrap_or(Role::Unified),
+            is_role_declared,
+            dp_size: None,
+            slots: Vec::new(),
+        });
         id
     }
 
@@ -36,12 +45,19 @@ impl SignalStore {
             return;
         }
         known.role = role;
-        for i in 0..self.slots.len() {
-            if self.slots[i].key.target == target {
-                self.slots[i].labels = self.labels_of(&self.slots[i].key);
-            }
+        for slot in known.slots.clone() {
+            let labels = self.labels_of(&self.slots[slot as usize].key);
+            self.slots[slot as usize].labels = labels;
         }
         self.regroup();
+    }
+
+    /// From now on samples of ranks beyond the number that the server says it has are refused, and
+    /// counted as dropped; `None` where it does not say.
+    pub fn limit_ranks(&mut self, target: TargetId, dp_size: Option<u16>) {
+        if let Some(known) = self.targets.get_mut(usize::from(target.0)) {
+            known.dp_size = dp_size;
+        }
     }
 
     /// Notes how many DP ranks the server says it has: one that never reports is then known to be
@@ -111,11 +127,14 @@ impl SignalStore {
     }
 
     fn new_slot(&mut self, key: SlotKey) -> u32 {
-        if usize::from(key.target.0) >= self.targets.len() || self.series.len() >= self.bounds.series {
+        let Some(target) = self.targets.get(usize::from(key.target.0)) else { return NONE };
+        let is_beyond = target.dp_size.zip(key.rank.get(Axis::Dp)).is_some_and(|(size, rank)| rank >= size);
+        if is_beyond || target.slots.len() >= MOST_SLOTS || self.series.len() >= self.bounds.series {
             return NONE;
         }
         let index = self.slots.len() as u32;
         let (labels, series) = (self.labels_of(&key), Vec::new());
+        self.targets[usize::from(key.target.0)].slots.push(index);
         self.slot_of.insert(key.clone(), index);
         let cadence = Cadence::default();
         let (lines, batches) = (Lines::default(), Default::default());
@@ -187,6 +206,7 @@ impl SignalStore {
         let mut series: Vec<Option<Series>> =
             std::mem::take(&mut self.series).into_iter().map(Some).collect();
         self.slot_of.clear();
+        self.targets.iter_mut().for_each(|target| target.slots.clear());
         self.recent.fill(NONE);
         for (slot, is_gone) in slots.drain(..).zip(gone) {
             if !is_gone {
@@ -205,6 +225,7 @@ impl SignalStore {
             *place = self.series.len() as u32;
             self.series.push(series);
         }
+        self.targets[usize::from(slot.key.target.0)].slots.push(index);
         self.slot_of.insert(slot.key.clone(), index);
         self.slots.push(slot);
     }

@@ -107,6 +107,34 @@ fn a_rank_that_the_server_counts_but_nobody_heard_is_missing_after_a_while() {
 }
 
 #[test]
+fn ranks_beyond_what_the_server_says_are_refused_and_counted() {
+    let mut scene = Scene::new();
+    scene.store.limit_ranks(scene.target, Some(2));
+    for dp in 0..3 {
+        scene.log(Rank::dp(dp), 3.0, 0.0);
+    }
+    assert_eq!(scene.shown(0.0), "0=3 1=3");
+    assert_eq!(scene.store.dropped(), 2, "both numbers of the third");
+    scene.store.limit_ranks(scene.target, Some(3));
+    scene.log(Rank::dp(2), 4.0, 1.0);
+    assert_eq!(scene.shown(1.0), "0=3 1=3 2=4", "it was started again with more");
+}
+
+#[test]
+fn one_server_with_more_and_more_ranks_takes_bounded_memory() {
+    let mut scene = Scene::new();
+    let ranks = (0..100).flat_map(|dp| (0..100).map(move |tp| Rank::dp(dp).with(Axis::Tp, tp)));
+    for rank in ranks {
+        scene.log(rank, 1.0, 0.0);
+    }
+    assert!(scene.store.series_count() < 20_000, "{}", scene.store.series_count());
+    assert!(scene.store.dropped() > 0);
+    let other = scene.store.add_target("b".into(), None);
+    scene.store.record(other, Rank::dp(0), Source::Log, &fields(1.0, 0.0), at(0.0), at(0.0));
+    assert!(scene.store.lines_of(other, LOAD, at(0.0)).count() > 0, "the others have their place");
+}
+
+#[test]
 fn the_better_source_wins_while_it_is_fresh() {
     let mut scene = Scene::new();
     for dp in 0..2 {
