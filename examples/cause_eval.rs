@@ -87,6 +87,7 @@ fn is_right(kind: usize, shows: Shows, cause: &Cause) -> bool {
         (1, CauseKind::MoreRequests) => has_cache(),
         (4, CauseKind::SlowGpu) | (5, CauseKind::SlowHost) => shows == Shows::Page,
         (4 | 5, CauseKind::Slower) => shows != Shows::Page,
+        (9, CauseKind::Stuck) => shows == Shows::Log,
         // A log does not tell a rank that gets nothing from one that is gone.
         (7, CauseKind::PeerLeft) | (9, CauseKind::FewerRequests) => shows == Shows::Log,
         (10, _) => cause.certainty != Certainty::Likely,
@@ -112,12 +113,31 @@ fn score(kind: usize, shows: Shows, rank: usize, found: Option<&Incident>) -> Sc
     match (cause.certainty, right && is_blamed) {
         (_, true) if kind == 10 => Score::Right,
         (Certainty::Likely, true) => Score::Right,
+        // That the router sends more is true, and only half of the answer.
+        (Certainty::Likely, false) if kind == 1 && is_blamed && cause.kind == CauseKind::MoreRequests => {
+            Score::Consistent
+        }
         (Certainty::Likely, false) => Score::Wrong,
         // What a log cannot tell, it must not tell as certain.
-        (Certainty::Consistent, true) if shows == Shows::Log && matches!(kind, 7 | 9) => Score::Right,
+        (Certainty::Consistent, true) if shows == Shows::Log && matches!(kind, 7..=9) => Score::Right,
         (Certainty::Consistent, true) => Score::Consistent,
         _ => Score::Unknown,
     }
+}
+
+/// Several rules may fire. The incident that blames the rank counts, else the first; but a cause that is
+/// confidently wrong counts in whichever it is.
+fn judge(kind: usize, shows: Shows, rank: usize, all: Vec<Incident>) -> (Option<Incident>, Score) {
+    let scored = |i: Incident| (score(kind, shows, rank, Some(&i)), i);
+    let mut scored: Vec<(Score, Incident)> = all.into_iter().map(scored).collect();
+    scored.sort_by_key(|(_, i)| i.fired_at);
+    let is_wrong = scored.iter().position(|s| s.0 == Score::Wrong);
+    let of_rank = scored.iter().position(|s| s.1.finding.rank == Rank::dp(rank as u16).labels());
+    if scored.is_empty() {
+        return (None, Score::NotFired);
+    }
+    let (score, incident) = scored.swap_remove(is_wrong.or(of_rank).unwrap_or(0));
+    (Some(incident), score)
 }
 
 fn setup() -> Setup {
@@ -142,8 +162,8 @@ fn setup() -> Setup {
     }
 }
 
-/// One server from its start until ten seconds after the firing.
-fn run(kind: usize, world: World, shows: Shows, seed: u64) -> (usize, Option<Incident>) {
+/// One server from its start until ten seconds after the firing: every incident of it.
+fn run(kind: usize, world: World, shows: Shows, seed: u64) -> (usize, Vec<Incident>) {
     let mut rng = Rng::with_seed(seed);
     let injected = injected(kind, &mut rng);
     let rank = rng.usize(..world.ranks);
@@ -153,7 +173,7 @@ fn run(kind: usize, world: World, shows: Shows, seed: u64) -> (usize, Option<Inc
     let mut watch = Watch::new(setup(), at(0.0));
     let mut out = Vec::new();
     let (target, source) = (TargetId(0), SourceId(0));
-    let mut fired: Option<(String, f64)> = None;
+    let mut fired: Option<f64> = None;
     let mut now = 0.0;
     while now < from + LONGEST {
         now += 0.25;
@@ -172,21 +192,20 @@ fn run(kind: usize, world: World, shows: Shows, seed: u64) -> (usize, Option<Inc
         out.clear();
         if injected == Injected::Nothing {
             if now >= from + 10.0 {
-                return (rank, Some(by_chance(&watch, rank, at(from), at(now), &mut rng)));
+                return (rank, vec![by_chance(&watch, rank, at(from), at(now), &mut rng)]);
             }
             continue;
         }
         if fired.is_none() && now > from {
-            let fresh = watch.status(at(now)).incidents.into_iter().find(|i| i.fired_at >= at(from));
-            fired = fresh.map(|i| (i.id.to_string(), now));
+            let mut incidents = watch.status(at(now)).incidents.into_iter();
+            fired = incidents.any(|i| i.fired_at >= at(from)).then_some(now);
         }
-        if let Some((id, when)) = &fired
-            && now >= when + 9.75
-        {
-            return (rank, watch.incident(id).cloned());
+        if fired.is_some_and(|when| now >= when + 9.75) {
+            break;
         }
     }
-    (rank, None)
+    let incidents = watch.status(at(now)).incidents.into_iter();
+    (rank, incidents.filter(|i| fired.is_some() && i.fired_at >= at(from)).collect())
 }
 
 /// A false alarm: a rank and a second at random.
@@ -229,8 +248,8 @@ fn main() {
     let work = || {
         while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
             let &(kind, _, shows, world, seed) = job;
-            let (rank, found) = run(kind, WORLDS[world], shows, seed);
-            let score = score(kind, shows, rank, found.as_ref());
+            let (rank, all) = run(kind, WORLDS[world], shows, seed);
+            let (found, score) = judge(kind, shows, rank, all);
             results.lock().expect("no thread panics").insert(*job_key(job), (rank, found, score));
         }
     };
@@ -251,22 +270,36 @@ fn print(results: &BTreeMap<Key, (usize, Option<Incident>, Score)>, verbose: boo
             let cause = found.as_ref().and_then(|i| i.cause.as_ref());
             println!("{score:?} {} by {} on {world} seed {seed}: DP{rank}", KINDS[*kind], SHOWS[*shown].0);
             if let (Some(i), Some(c)) = (found, cause) {
-                println!("    {} blamed {} {}: {} ({}) {:?}", i.rule, i.finding.rank, i.finding.side.word(), c.statement, c.certainty.word(), c.explains);
+                println!(
+                    "    {} blamed {} {}: {} ({}) {:?}",
+                    i.rule,
+                    i.finding.rank,
+                    i.finding.side.word(),
+                    c.statement,
+                    c.certainty.word(),
+                    c.explains
+                );
                 println!("    for {:?}\n    not {:?}\n    unknown {:?}", c.support, c.ruled_out, c.unknown);
             }
         }
     }
-    println!("| injected | by | right | consistent | unknown | confidently wrong | not fired |\n|---|---|---|---|---|---|---|");
+    println!(
+        "| injected | by | right | consistent | unknown | confidently wrong | not fired |\n|---|---|---|---|---|---|---|"
+    );
     let mut sum: BTreeMap<Score, usize> = BTreeMap::new();
     for kind in 0..KINDS.len() {
         for (shown, (by, _)) in SHOWS.iter().enumerate() {
             let of: Vec<Score> =
                 results.iter().filter(|(k, _)| (k.0, k.1) == (kind, shown)).map(|(_, r)| r.2).collect();
             let count = |s| of.iter().filter(|o| **o == s).count();
-            let all = [Score::Right, Score::Consistent, Score::Unknown, Score::Wrong, Score::NotFired].map(count);
+            let all =
+                [Score::Right, Score::Consistent, Score::Unknown, Score::Wrong, Score::NotFired].map(count);
             of.iter().for_each(|s| *sum.entry(*s).or_default() += 1);
             if !of.is_empty() {
-                println!("| {} | {by} | {} | {} | {} | {} | {} |", KINDS[kind], all[0], all[1], all[2], all[3], all[4]);
+                println!(
+                    "| {} | {by} | {} | {} | {} | {} | {} |",
+                    KINDS[kind], all[0], all[1], all[2], all[3], all[4]
+                );
             }
         }
     }
@@ -274,8 +307,10 @@ fn print(results: &BTreeMap<Key, (usize, Option<Incident>, Score)>, verbose: boo
     let part = |s| 100.0 * *sum.get(&s).unwrap_or(&0) as f64 / fired.max(1) as f64;
     println!(
         "\n{fired} incidents: right {:.1} %, consistent {:.1} %, unknown {:.1} %, confidently wrong {:.1} %; {} did not fire",
-        part(Score::Right), part(Score::Consistent), part(Score::Unknown), part(Score::Wrong),
+        part(Score::Right),
+        part(Score::Consistent),
+        part(Score::Unknown),
+        part(Score::Wrong),
         sum.get(&Score::NotFired).unwrap_or(&0)
     );
 }
-

@@ -48,10 +48,10 @@ pub enum Shows {
     Bare,
 }
 
-const KV: f64 = 100_000.0;
+const KV: f64 = 200_000.0;
 const CHUNK: f64 = 8192.0;
 const MOST_RUNNING: usize = 256;
-const PREFIX: f64 = 3000.0;
+const PREFIX: f64 = 6000.0;
 const NOISE: f64 = 0.05;
 /// 2026-11-24 03:46:40 UTC.
 pub const EPOCH: f64 = 1_795_492_000.0;
@@ -143,9 +143,9 @@ impl Server {
 
     fn arrive(&mut self, lines: &mut Vec<(f64, String)>) {
         let is_on = self.now >= self.from;
-        let mut prompt = (800f64.ln() + 0.9 * normal(&mut self.rng)).exp().clamp(8.0, 16_000.0);
+        let mut prompt = (1500f64.ln() + 0.9 * normal(&mut self.rng)).exp().clamp(8.0, 16_000.0);
         let left = (180f64.ln() + 0.8 * normal(&mut self.rng)).exp().clamp(2.0, 2000.0).floor();
-        let mut cached = if self.rng.f64() < 0.5 { prompt * 0.6 } else { 0.0 };
+        let mut cached = if self.rng.f64() < 0.8 { prompt * 0.8 } else { 0.0 };
         let chance = self.rng.f64();
         let mut to = self.route();
         match self.injected {
@@ -168,9 +168,7 @@ impl Server {
     }
 
     fn route(&mut self) -> usize {
-        let is_out = |s: &Self, i| {
-            s.holds(i) && matches!(s.injected, Injected::Starved | Injected::DeadPeer)
-        };
+        let is_out = |s: &Self, i| s.holds(i) && matches!(s.injected, Injected::Starved | Injected::DeadPeer);
         loop {
             let to = match self.world.router {
                 Router::RoundRobin => {
@@ -338,7 +336,8 @@ impl Server {
             ];
             let shown = if self.shows == Shows::Bare { 10 } else { 12 };
             for (name, more, value) in &all[..shown] {
-                let _ = writeln!(text, "sglang:{name}{{dp_rank=\"{i}\",engine_type=\"unified\"{more}}} {value}");
+                let _ =
+                    writeln!(text, "sglang:{name}{{dp_rank=\"{i}\",engine_type=\"unified\"{more}}} {value}");
             }
         }
         text

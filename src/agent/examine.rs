@@ -17,13 +17,16 @@ use crate::clock::Clock;
 use crate::http::{Server, body};
 use crate::observe::{artifact, profile_lines, server};
 use skewtrap_core::capture::admit::CapturePlan;
-use skewtrap_core::capture::facts::{Facts, Folder};
+use skewtrap_core::capture::facts::{Facts, Folder, ServerKind};
 use skewtrap_core::capture::stall::Habits;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
 use skewtrap_core::finding::Finding;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::rule::Severity;
+use skewtrap_core::signal::fields::Fields;
+use skewtrap_core::signal::metrics::Metrics;
 use skewtrap_core::signal::{catalog, loads};
+use skewtrap_trace::rank::Rank;
 
 /// What an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -50,7 +53,9 @@ pub async fn examine(asked: &Server, site: &TargetPlan, log: Option<&Path>, cloc
         let answered = server::health(asked).await.answered();
         facts.health.answered(answered, clock.now());
     }
-    let info_error = match server::facts(asked, 1).await {
+    // vLLM has no list of its engines' loads: its metrics tell how many there are, and which of them work.
+    let engines = read_engines(asked).await;
+    let info_error = match server::facts(asked, engines.len().try_into().unwrap_or(u16::MAX).max(1)).await {
         Ok(info) => {
             facts.server = Some(info);
             None
@@ -66,7 +71,14 @@ pub async fn examine(asked: &Server, site: &TargetPlan, log: Option<&Path>, cloc
         facts.folder_seen(Folder { server_path: path.clone(), seen, at: clock.now() });
     }
     // Last: nothing else goes stale within seconds.
-    let loads_error = read_loads(&mut facts, asked, clock).await.err().map(|e| e.to_string());
+    let is_vllm = facts.server.as_ref().is_some_and(|s| s.engine == ServerKind::Vllm);
+    let loads_error = if is_vllm && !engines.is_empty() {
+        let now = clock.now();
+        engines.into_iter().for_each(|(rank, busy)| facts.rank_seen(rank, busy, now));
+        None
+    } else {
+        read_loads(&mut facts, asked, clock).await.err().map(|e| e.to_string())
+    };
     Examined { facts, info_error, loads_error, log_error }
 }
 
@@ -76,6 +88,22 @@ async fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Resul
         facts.profile_line(rank, &line, clock.now() - Duration::from_secs(3600));
     }
     Ok(())
+}
+
+/// The ranks of a metrics page, and whether they have work; none where there is no such page.
+async fn read_engines(asked: &Server) -> Vec<(Rank, bool)> {
+    let answer = asked.get("/metrics").timeout(Duration::from_secs(10)).send().await;
+    let Some(answer) = answer.ok().filter(|a| a.status().is_success()) else { return Vec::new() };
+    let Ok(page) = answer.bytes().await else { return Vec::new() };
+    let mut metrics = Metrics::default();
+    if metrics.read(&page).is_err() {
+        return Vec::new();
+    }
+    let of = |fields: &Fields, signal| fields.get(signal).unwrap_or(0.0);
+    metrics
+        .ranks()
+        .map(|(rank, f)| (rank, of(f, catalog::RUNNING_REQS) + of(f, catalog::QUEUE_REQS) > 0.0))
+        .collect()
 }
 
 async fn read_loads(facts: &mut Facts, asked: &Server, clock: Clock) -> anyhow::Result<()> {

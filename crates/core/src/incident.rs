@@ -18,7 +18,7 @@ use skewtrap_trace::Comparison;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::RankId;
 use skewtrap_trace::time::Time;
-use skewtrap_trace::verdict::{Confidence, Kind};
+use skewtrap_trace::verdict::{Confidence, Kind, Place};
 
 /// An incident's id: unique and sortable, `20261124T034845Z-dp-load-skew-3f9a`.
 pub type IncidentId = Arc<str>;
@@ -201,9 +201,13 @@ pub struct VerdictNote {
     pub kind: Kind,
     /// The culprit.
     pub rank: Option<Labels>,
+    /// Where its cause is; absent without a culprit, and in files of releases that did not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<Place>,
     /// One sentence.
     pub sentence: String,
-    /// Busy GPU time per step beyond the median of its peers.
+    /// Busy GPU time per step beyond the median of its peers; by its host, host time beyond what its work
+    /// accounts for.
     pub lost_ms_per_step: Option<f64>,
     /// How much its evidence carries.
     pub confidence: Confidence,
@@ -217,6 +221,7 @@ impl From<&Comparison> for VerdictNote {
         Self {
             kind: v.kind,
             rank: v.rank.map(RankId::labels),
+            by: v.by,
             sentence: v.sentence.clone(),
             lost_ms_per_step: v.lost_ms_per_step,
             confidence: v.confidence,

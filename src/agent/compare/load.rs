@@ -34,6 +34,8 @@ struct Job {
     sources: Vec<TraceSource>,
     /// The rank, as far as it is known without the content.
     rank: Option<RankId>,
+    /// Ranks by process, for a file whose name other files have, too: it is known by its process.
+    by_process: Option<BTreeMap<u32, Rank>>,
 }
 
 /// One rank, after its files were read.
@@ -73,7 +75,11 @@ fn jobs_of(
             Format::Kineto => {
                 match rank_of_file(&file.name(), request, &inventory.manifest, &mut loaded.notes) {
                     Some(rank) => by_rank.entry(rank).or_default().push(file.clone()),
-                    None => jobs.push(Job { sources: vec![TraceSource::Kineto(file.clone())], rank: None }),
+                    None => jobs.push(Job {
+                        sources: vec![TraceSource::Kineto(file.clone())],
+                        rank: None,
+                        by_process: None,
+                    }),
                 }
             }
             Format::NsightSqlite | Format::NsightReport => {
@@ -83,15 +89,31 @@ fn jobs_of(
                 for process in export.processes(&path)? {
                     let rank = rank_of_process(&process, request, &inventory.manifest);
                     let sources = vec![TraceSource::Nsight(path.clone(), process.pid)];
-                    jobs.push(Job { sources, rank: Some(rank) });
+                    jobs.push(Job { sources, rank: Some(rank), by_process: None });
                 }
             }
         }
     }
     for (rank, files) in by_rank {
+        if are_engines(&files) {
+            let mut known = inventory.manifest.pids.clone();
+            known.extend(&request.rank_overrides.pids);
+            loaded.notes.retain(|note| note != BY_NUMBER);
+            loaded.notes.push(format!(
+                "{} files call themselves rank {}, as the engines of vLLM do: they are told apart by process; which engine a process is says --rank PID=dp0",
+                files.len(),
+                parse_file_name(&files[0].name()).number.unwrap_or(0)
+            ));
+            jobs.extend(files.into_iter().map(|file| Job {
+                sources: vec![TraceSource::Kineto(file)],
+                rank: None,
+                by_process: Some(known.clone()),
+            }));
+            continue;
+        }
         check_one_capture(rank, &files)?;
         let sources = files.into_iter().map(TraceSource::Kineto).collect();
-        jobs.push(Job { sources, rank: Some(RankId::Rank(rank)) });
+        jobs.push(Job { sources, rank: Some(RankId::Rank(rank)), by_process: None });
     }
     Ok(jobs)
 }
@@ -109,6 +131,10 @@ fn note_unused_overrides(
             notes.push(format!("--rank {part}={rank}: no file has {part} in its name"));
         }
     }
+    if jobs.iter().any(|j| j.by_process.is_some()) {
+        // Their processes are known only once they were read.
+        return;
+    }
     let is_of = |pid: u32| move |s: &TraceSource| matches!(s, TraceSource::Nsight(_, of) if *of == pid);
     for (&pid, rank) in &request.rank_overrides.pids {
         if !jobs.iter().flat_map(|j| &j.sources).any(is_of(pid)) {
@@ -120,6 +146,16 @@ fn note_unused_overrides(
     {
         notes.push(format!("--rank-regex {regex} finds a rank in no file name"));
     }
+}
+
+/// Whether several files have one number and nothing else to tell them apart by: every DP engine of vLLM
+/// calls its file `rank0`.
+fn are_engines(files: &[TraceFile]) -> bool {
+    let by_number_alone = |f: &TraceFile| {
+        let name = parse_file_name(&f.name());
+        name.rank.is_none() && name.number.is_some()
+    };
+    files.len() > 1 && files.iter().all(by_number_alone)
 }
 
 /// Refuses several files of one rank, unless they are the stages of one capture.
@@ -134,6 +170,9 @@ fn check_one_capture(rank: Rank, files: &[TraceFile]) -> Result<(), TraceError> 
         names.join(", ")
     )))
 }
+
+/// Said of files with a number and no axis.
+const BY_NUMBER: &str = "files name ranks by number only: they are called TP ranks here";
 
 fn rank_of_file(
     name: &str,
@@ -152,7 +191,7 @@ fn rank_of_file(
     let named = parse_file_name(name);
     named.rank.or_else(|| {
         let number = named.number?;
-        let note = "files name ranks by number only: they are called TP ranks here".to_owned();
+        let note = BY_NUMBER.to_owned();
         if !notes.contains(&note) {
             notes.push(note);
         }
@@ -242,7 +281,15 @@ fn read_one(
         }
     }
     let Ok(named) = info.rank() else { return Ok(None) };
-    let rank = job.rank.or(named.map(RankId::Rank)).unwrap_or(RankId::Rank(Rank::NONE));
+    let by_process = |known: &BTreeMap<u32, Rank>| {
+        let pid = info.pid?;
+        Some(known.get(&pid).map_or(RankId::Pid(pid), |rank| RankId::Rank(*rank)))
+    };
+    let rank = job
+        .rank
+        .or_else(|| named.map(RankId::Rank))
+        .or_else(|| job.by_process.as_ref().and_then(by_process))
+        .unwrap_or(RankId::Rank(Rank::NONE));
     Ok(Some(ReadRank { sources: job.sources.clone(), window: RankWindow::new(rank, trace) }))
 }
 
@@ -269,9 +316,10 @@ fn check_ranks(reads: &mut [ReadRank], loaded: &mut LoadedRanks) -> Result<(), T
         )));
     }
     if reads.iter().any(|r| matches!(r.window.rank(), RankId::Pid(_))) {
-        loaded
-            .notes
-            .push("no manifest tells the ranks of these processes; say it with --rank PID=dp1".into());
+        let note = "no manifest tells the ranks of these processes; say it with --rank PID=dp1";
+        if !loaded.notes.iter().any(|n| n.contains("--rank PID=")) {
+            loaded.notes.push(note.into());
+        }
     }
     Ok(())
 }

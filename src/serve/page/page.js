@@ -217,6 +217,13 @@ function bars(finding) {
   }));
 }
 
+function causeText(c) {
+  const sure = { likely: c.statement + " (likely)", consistent: "consistent with: " + c.statement }[c.certainty] || c.statement;
+  const part = (name, list) => list.length ? "; " + name + list.join("; ") : "";
+  return sure + part("", c.support) + (c.explains == null ? "" : "; explains " + Math.round(100 * c.explains) + " % of it")
+    + part("ruled out: ", c.ruled_out) + part("unknown: ", c.unknown);
+}
+
 function drawIncident({ incident: i, files }) {
   const f = i.finding, base = "/api/v1/incidents/" + encodeURIComponent(i.id) + "/files/";
   const href = path => base + path.split("/").map(encodeURIComponent).join("/");
@@ -229,6 +236,7 @@ function drawIncident({ incident: i, files }) {
     ["capture", againText(i) + captureText(i.capture)],
     ...(i.earlier || []).map((e, n) => ["capture " + (n + 1), captureText(e.capture) + ", at " + figure(e.times_bound) + " times the bound"
       + (e.verdict ? "; " + e.verdict.sentence : "")]),
+    ...(i.cause ? [["cause", causeText(i.cause)]] : []),
     ["verdict", i.verdict ? i.verdict.sentence + " (" + i.verdict.confidence + " confidence)" : "none yet"],
     ["cost", costText(i)],
     ["bundle", i.bundle ? el("span", { class: "path" }, i.bundle) : "none is kept"],
@@ -254,7 +262,8 @@ async function showIncident() {
   const id = chosen(), found = id && incidents.find(i => i.id === id);
   $("incident").hidden = !found;
   if (!found) { delete shown.incident; return; }
-  const key = id + found.state + found.capture.state + Boolean(found.verdict) + (found.earlier || []).length;
+  const key = id + found.state + found.capture.state + Boolean(found.verdict) + (found.earlier || []).length
+    + (found.cause ? found.cause.at : "");
   if (filesOf.key !== key) filesOf = { key, files: await ask("/api/v1/incidents/" + encodeURIComponent(id) + "/files").catch(() => []) };
   draw("incident", { incident: found, files: filesOf.files }, drawIncident);
 }

@@ -267,6 +267,7 @@ impl Play {
         let note = VerdictNote {
             kind: Kind::NoFinding,
             rank: None,
+            by: None,
             sentence: "nothing".into(),
             lost_ms_per_step: None,
             confidence: Confidence::Low,

@@ -220,6 +220,7 @@ fn a_verdict_that_comes_late_is_kept_with_the_capture_that_it_is_of() {
     let note = VerdictNote {
         kind: Kind::UnevenWork,
         rank: None,
+        by: None,
         sentence: "DP0 has more to do".into(),
         lost_ms_per_step: None,
         confidence: Confidence::High,

@@ -38,7 +38,10 @@ pub fn rows(member: &Member, (from, to): Span) -> Vec<Row> {
         };
         let generated = generated / seconds;
         let steps = generated / running;
-        let held = member.of(catalog::USED_TOKENS).mean(span).unwrap_or(0.0);
+        // The share of the cache goes back farther than the tokens where a rule watches it, and is as good:
+        // a cost is learned for either.
+        let held = if member.has(catalog::KV_USAGE) { catalog::KV_USAGE } else { catalog::USED_TOKENS };
+        let held = member.of(held).mean(span).unwrap_or(0.0);
         let computed = [catalog::PREFILL_COMPUTE_TOKENS, catalog::PROMPT_TOKENS].map(rate);
         let computed = if computed[0] > 0.0 { computed[0] } else { computed[1] };
         let parts = [steps, generated, steps * held, computed, rate(catalog::ADMISSIONS)];
@@ -72,8 +75,7 @@ impl Costs {
         for _ in 0..2000 {
             for i in 0..PARTS {
                 if products[i][i] > 0.0 {
-                    let others: f64 =
-                        (0..PARTS).filter(|j| *j != i).map(|j| products[i][j] * costs[j]).sum();
+                    let others: f64 = (0..PARTS).filter(|j| *j != i).map(|j| products[i][j] * costs[j]).sum();
                     // A little of ridge, so that parts that always go together share their cost.
                     costs[i] = f64::max(0.0, (sums[i] - others) / (products[i][i] * 1.001));
                 }

@@ -62,7 +62,12 @@ impl Took {
             true => ((all - cached).max(0.0), all),
             false => (computed, computed + cached),
         };
-        Self { arrived: (admitted + queue(span.1) - queue(span.0) - again).max(0.0), admitted, computed, prompt }
+        Self {
+            arrived: (admitted + queue(span.1) - queue(span.0) - again).max(0.0),
+            admitted,
+            computed,
+            prompt,
+        }
     }
 
     fn and(self, other: Self) -> Self {
@@ -241,7 +246,11 @@ impl<'a> Terms<'a> {
 
     /// When a member's arrivals left its peers', its prompts grew, or its speed fell: the best place of
     /// one step in the seconds around the onset.
-    pub fn departed(&self, member: usize, what: fn(&Self, usize, Span) -> Option<(f64, f64)>) -> Option<Time> {
+    pub fn departed(
+        &self,
+        member: usize,
+        what: fn(&Self, usize, Span) -> Option<(f64, f64)>,
+    ) -> Option<Time> {
         let (from, to) = (self.spans.after.0 - Duration::from_secs(20), self.spans.after.1);
         let mut points: Vec<(Time, f64, f64)> = Vec::new();
         let mut start = from.max(self.spans.before.0);

@@ -1,1 +1,157 @@
-//! Causes of made-up courses.
+//! Causes of made-up courses: four ranks on a metrics page, one of which changes after a minute.
+
+use std::sync::Arc;
+
+use super::{Cause, CauseKind, Certainty, explain};
+use crate::finding::{Finding, Measured, Side, Statistic};
+use crate::signal::catalog::{self, Catalog};
+use crate::signal::fields::Fields;
+use crate::signal::sample::{Source, TargetId};
+use crate::signal::store::{Bounds, SignalStore};
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
+
+const ONSET: usize = 60;
+
+fn at(s: usize) -> Time {
+    Time::from_epoch_s(1_795_492_000.0 + s as f64)
+}
+
+/// What a rank gets and does in a second.
+#[derive(Clone, Copy)]
+struct Second {
+    requests: f64,
+    prompt: f64,
+    cached: f64,
+    running: f64,
+    decoded: f64,
+    gpu: Option<f64>,
+    is_there: bool,
+}
+
+const USUAL: Second = Second {
+    requests: 8.0,
+    prompt: 1000.0,
+    cached: 0.3,
+    running: 20.0,
+    decoded: 1600.0,
+    gpu: None,
+    is_there: true,
+};
+
+/// The cause of what rank 2 does from the onset on, ten seconds later.
+fn cause_of(usual: Second, changed: Second, others: Second) -> Cause {
+    let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
+    store.add_target("server".into(), None);
+    let mut totals = [[0.0; 6]; 4];
+    for s in 0..=ONSET + 10 {
+        for (rank, total) in totals.iter_mut().enumerate() {
+            let now = match (s > ONSET, rank) {
+                (false, _) => usual,
+                (true, 2) => changed,
+                (true, _) => others,
+            };
+            // Some unrest, the same in every run, so that costs can be told apart.
+            let wave = 1.0 + 0.2 * ((s * 7 + rank * 3) as f64).sin();
+            let requests = now.requests * wave;
+            let growth = [
+                requests,
+                requests * now.prompt * (1.0 - now.cached),
+                requests * now.prompt * now.cached,
+                now.decoded * (2.0 - wave),
+                now.gpu.unwrap_or(0.0),
+                0.0,
+            ];
+            total.iter_mut().zip(growth).for_each(|(t, g)| *t += g);
+            if !now.is_there {
+                continue;
+            }
+            let mut fields = Fields::default();
+            fields.set(catalog::RUNNING_REQS, now.running);
+            fields.set(catalog::QUEUE_REQS, 0.0);
+            fields.set(catalog::KV_USAGE, 0.2 + now.running / 400.0);
+            fields.set(catalog::ADMISSIONS, total[0]);
+            fields.set(catalog::PREFILL_COMPUTE_TOKENS, total[1]);
+            fields.set(catalog::PREFILL_CACHE_TOKENS, total[2]);
+            fields.set(catalog::DECODE_TOKENS, total[3]);
+            if now.gpu.is_some() {
+                fields.set(catalog::GPU_BUSY, total[4]);
+            }
+            store.record(TargetId(0), Rank::dp(rank as u16), Source::Metrics, &fields, at(s), at(s));
+        }
+    }
+    let mut finding = Finding::requested(at(ONSET), None);
+    (finding.rank, finding.onset_error_s, finding.side) = (Rank::dp(2).labels(), 1.0, Side::High);
+    let (statistic, signal) = (Statistic::Departure, "load".into());
+    finding.measured = Some(Measured { statistic, signal, value: 6.0, bound: 5.0 });
+    let group = Labels::default().with_target(&"server".into());
+    explain(&store, &group, &finding, None, at(ONSET + 10)).expect("a rank is blamed")
+}
+
+#[test]
+fn a_router_that_sends_a_rank_more_is_named_with_its_share_and_what_it_is_not() {
+    let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, ..USUAL };
+    let cause = cause_of(USUAL, more, USUAL);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::MoreRequests, Certainty::Likely), "{cause:?}");
+    assert_eq!(cause.statement, "the router sends DP2 more");
+    assert!(cause.support[0].starts_with("its share of requests 25 % -> 50 %, from 03:47:"), "{cause:?}");
+    assert!(cause.ruled_out.iter().any(|r| r.starts_with("tokens per prompt 1000 -> 1000")), "{cause:?}");
+    assert!(cause.explains.is_some_and(|e| e >= 0.8));
+}
+
+#[test]
+fn where_nothing_departed_the_cause_is_unknown_and_what_was_looked_at_is_listed() {
+    let cause = cause_of(USUAL, USUAL, USUAL);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::Unknown, Certainty::Unknown), "{cause:?}");
+    assert!(cause.ruled_out.len() >= 3, "{cause:?}");
+    assert!(cause.unknown.iter().any(|u| u.contains("SGLANG_ENABLE_METRICS_DEVICE_TIMER")), "{cause:?}");
+}
+
+#[test]
+fn what_happens_to_all_ranks_alike_is_no_cause() {
+    let more = Second { requests: 24.0, prompt: 3000.0, ..USUAL };
+    let cause = cause_of(USUAL, more, more);
+    assert_eq!(cause.certainty, Certainty::Unknown, "{cause:?}");
+}
+
+#[test]
+fn longer_prompts_and_a_lost_cache_are_told_apart() {
+    let long = Second { prompt: 6000.0, ..USUAL };
+    let cause = cause_of(USUAL, long, USUAL);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::LongerPrompts, Certainty::Likely), "{cause:?}");
+    let usual = Second { cached: 0.8, ..USUAL };
+    let cause = cause_of(usual, Second { cached: 0.0, ..usual }, usual);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::CacheMisses, Certainty::Likely), "{cause:?}");
+    assert!(cause.support[0].contains("80 % -> 0 %"), "{cause:?}");
+}
+
+#[test]
+fn a_slow_rank_is_slow_by_its_gpu_or_its_host_only_where_the_device_timer_is_exposed() {
+    let slow = Second { decoded: 500.0, requests: 8.0, running: 30.0, ..USUAL };
+    let cause = cause_of(USUAL, slow, USUAL);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::Slower, Certainty::Likely), "{cause:?}");
+    assert!(cause.unknown[0].contains("SGLANG_ENABLE_METRICS_DEVICE_TIMER=1"), "{cause:?}");
+    let usual = Second { gpu: Some(0.9), ..USUAL };
+    let of = |gpu| cause_of(usual, Second { gpu: Some(gpu), ..slow }, usual).kind;
+    assert_eq!(of(0.95), CauseKind::SlowGpu);
+    assert_eq!(of(0.35), CauseKind::SlowHost);
+}
+
+#[test]
+fn a_rank_that_is_gone_from_the_page_has_left_and_one_that_generates_nothing_stands_still() {
+    let gone = cause_of(USUAL, Second { is_there: false, ..USUAL }, USUAL);
+    assert_eq!((gone.kind, gone.certainty), (CauseKind::PeerLeft, Certainty::Likely), "{gone:?}");
+    assert_eq!(gone.statement, "DP2 has left");
+    let stuck = cause_of(USUAL, Second { requests: 0.0, decoded: 0.0, ..USUAL }, USUAL);
+    assert_eq!((stuck.kind, stuck.certainty), (CauseKind::Stuck, Certainty::Likely), "{stuck:?}");
+}
+
+#[test]
+fn a_cause_survives_its_json_and_a_kind_of_a_later_version_is_read_as_unknown() {
+    let cause = cause_of(USUAL, Second { requests: 24.0, running: 40.0, ..USUAL }, USUAL);
+    let mut json = serde_json::to_value(&cause).expect("plain data");
+    assert_eq!(serde_json::from_value::<Cause>(json.clone()).expect("its own JSON"), cause);
+    json["kind"] = "solar_flare".into();
+    assert_eq!(serde_json::from_value::<Cause>(json).expect("it is read").kind, CauseKind::Unknown);
+}

@@ -54,15 +54,17 @@ pub fn walk(case: &Case<'_>) -> Cause {
     let stopped = stopped(case);
     let factors = factors(case);
     words::rule_out(&mut cause, case, &factors.iter().map(|f| (f.kind, f.term)).collect::<Vec<_>>(), NOTED);
-    match stopped.or_else(|| peer_left(case)).or_else(|| leading(case, &factors)) {
+    let first = stopped.or_else(|| peer_left(case)).or_else(|| leading(case, &factors));
+    let later = || memory(case, &factors).or_else(|| transfer(case)).or_else(|| captured(case));
+    let found = match first {
+        Some(found) if found.certainty == Certainty::Likely => Some(found),
+        // A likely cause farther down the tree says more than one that is merely consistent.
+        Some(found) => later().filter(|l| l.certainty == Certainty::Likely).or(Some(found)),
+        None => later(),
+    };
+    match found {
         Some(found) => found.write(case, &mut cause),
-        None => {
-            let found = memory(case).or_else(|| transfer(case)).or_else(|| captured(case));
-            match found {
-                Some(found) => found.write(case, &mut cause),
-                None => words::unknown(&mut cause, case),
-            }
-        }
+        None => words::unknown(&mut cause, case),
     }
     cause
 }
@@ -115,7 +117,8 @@ impl Case<'_> {
 /// The blamed rank stands still, is gone, or runs dry without saying so.
 fn stopped(case: &Case<'_>) -> Option<Found> {
     let member = case.blamed();
-    let most_move = case.peers().filter(|(_, m)| !case.is_silent(m)).count() * 2 > case.course.members.len() - 1;
+    let most_move =
+        case.peers().filter(|(_, m)| !case.is_silent(m)).count() * 2 > case.course.members.len() - 1;
     if !most_move {
         return None;
     }
@@ -127,7 +130,10 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
         let told = words::last_told(since, last, usual);
         return Some(match (case.course.is_log, last >= 0.4 * usual && last >= 2.0) {
             // A rank that runs dry tells so batch by batch; this one fell silent in the middle of its work.
-            (true, true) => Found::new(CauseKind::Stuck, true, told),
+            (true, true) => Found {
+                unknown: vec![words::STOPPED_BY_LOG.to_owned()],
+                ..Found::new(CauseKind::Stuck, false, told)
+            },
             (true, false) => Found {
                 unknown: vec![words::UNTOLD_BY_LOG.to_owned()],
                 ..Found::new(CauseKind::FewerRequests, false, told)
@@ -172,20 +178,17 @@ fn factors(case: &Case<'_>) -> Vec<Factor> {
     let slowness = terms.slowness(blamed, nobody);
     let kind = if arrivals.ln < 0.0 { CauseKind::FewerRequests } else { CauseKind::MoreRequests };
     let factor = |kind, term: Term, adds, departed| Factor { kind, term, adds, departed };
+    // Longer prompts whose prefix is cached are no more work: what both add is counted once, where it
+    // comes from.
+    let (mut longer, mut missed) = (terms.weighed(blamed, prompts.ln), terms.weighed(blamed, computed.ln));
+    if longer * missed < 0.0 {
+        let net = terms.weighed(blamed, prompts.ln + computed.ln);
+        (longer, missed) = if net * longer > 0.0 { (net, 0.0) } else { (0.0, net) };
+    }
     vec![
         factor(kind, arrivals, arrivals.ln, terms.departed(blamed, Terms::share_in)),
-        factor(
-            CauseKind::LongerPrompts,
-            prompts,
-            terms.weighed(blamed, prompts.ln),
-            terms.departed(blamed, Terms::prompt_in),
-        ),
-        factor(
-            CauseKind::CacheMisses,
-            computed,
-            terms.weighed(blamed, computed.ln),
-            terms.departed(blamed, Terms::computed_in),
-        ),
+        factor(CauseKind::LongerPrompts, prompts, longer, terms.departed(blamed, Terms::prompt_in)),
+        factor(CauseKind::CacheMisses, computed, missed, terms.departed(blamed, Terms::computed_in)),
         factor(CauseKind::Slower, slowness, slowness.ln, terms.departed(blamed, Terms::speed_in)),
     ]
 }
@@ -214,7 +217,8 @@ fn leading(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
     let gap: f64 = factors.iter().filter(counts).map(towards).sum();
     // Shorter prompts and a quicker rank are no cause of anything that people ask about.
     let is_cause = |f: &&Factor| f.kind == CauseKind::FewerRequests || f.adds > 0.0;
-    let found = factors.iter().filter(counts).filter(is_cause).max_by(|a, b| towards(a).total_cmp(&towards(b)))?;
+    let found =
+        factors.iter().filter(counts).filter(is_cause).max_by(|a, b| towards(a).total_cmp(&towards(b)))?;
     let is_material = found.term.ln.abs() >= MATERIAL && towards(found) >= 0.5 * MATERIAL;
     if !is_material {
         return None;
@@ -226,7 +230,10 @@ fn leading(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
         let peer = of_peer(case, found.kind, i);
         peer.z.abs() >= SURE && peer.ln / found.term.ln >= 0.5
     });
-    let is_sure = found.term.z.abs() >= SURE && explains >= EXPLAINS && is_early && is_alone;
+    // A request that was thrown out is computed again, and looks like a long prompt that no cache has.
+    let is_of_prompts = matches!(found.kind, CauseKind::LongerPrompts | CauseKind::CacheMisses);
+    let is_clear = !(is_of_prompts && thrown(case).0 >= 3.0);
+    let is_sure = found.term.z.abs() >= SURE && explains >= EXPLAINS && is_early && is_alone && is_clear;
     let mut support = vec![words::change(case, found.kind, found.term, found.departed)];
     if found.kind == CauseKind::MoreRequests {
         // Requests that share a prefix follow it: the cache of the rank that has it answers more.
@@ -276,8 +283,17 @@ fn gpu_or_host(case: &Case<'_>, slowness: f64, found: &mut Found) {
     }
 }
 
+/// Requests thrown out of the batch since the onset: the blamed rank's, and the most of a peer's.
+fn thrown(case: &Case<'_>) -> (f64, f64) {
+    let of = |m: &Member| {
+        let total = m.of(catalog::RETRACTIONS).total(case.spans.after).0;
+        total.max(m.of(catalog::RETRACTED_REQS).growth(case.spans.after))
+    };
+    (of(case.blamed()), case.peers().map(|(_, m)| of(m)).fold(0.0, f64::max))
+}
+
 /// Requests wait because the KV cache is full here, and nothing that was offered explains it.
-fn memory(case: &Case<'_>) -> Option<Found> {
+fn memory(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
     let usage = |m: &Member, span| m.of(catalog::KV_USAGE).mean(span);
     let own = usage(case.blamed(), case.lately())?;
     let before = usage(case.blamed(), case.spans.before)?;
@@ -286,10 +302,6 @@ fn memory(case: &Case<'_>) -> Option<Found> {
     if own < FULL || fullest >= FULL || before >= FULL {
         return None;
     }
-    let thrown = |m: &Member| {
-        let total = m.of(catalog::RETRACTIONS).total(case.spans.after).0;
-        total.max(m.of(catalog::RETRACTED_REQS).growth(case.spans.after))
-    };
     let waiting = |m: &Member| m.of(catalog::QUEUE_REQS).at(case.now).unwrap_or(0.0);
     let load = |m: &Member| waiting(m) + m.of(catalog::RUNNING_REQS).at(case.now).unwrap_or(0.0);
     let mean = |of: &dyn Fn(&Member) -> f64| {
@@ -297,9 +309,18 @@ fn memory(case: &Case<'_>) -> Option<Found> {
     };
     let gap = load(case.blamed()) - mean(&load);
     let explains = ((waiting(case.blamed()) - mean(&waiting)) / gap.max(1.0)).clamp(0.0, 1.0);
-    let peers_thrown = case.peers().map(|(_, m)| thrown(m)).fold(0.0, f64::max);
-    let own_thrown = thrown(case.blamed());
-    let is_sure = explains >= EXPLAINS && own_thrown > 2.0 * peers_thrown || own_thrown >= 3.0 && peers_thrown == 0.0;
+    let (own_thrown, peers_thrown) = thrown(case);
+    let is_thrown = own_thrown >= 3.0 && own_thrown > 2.0 * peers_thrown;
+    if explains < 0.5 && !is_thrown {
+        return None;
+    }
+    // A cache also fills where more is offered or less gets done: those must have been measured and be
+    // as they were. What was thrown out is computed again, so computed tokens say nothing then.
+    let is_as_before = |f: &Factor| f.term.own != (0.0, 0.0) && (f.term.z < NOTED || f.adds <= 0.0);
+    let is_all_else_equal =
+        factors.iter().all(|f| is_as_before(f) || is_thrown && f.kind == CauseKind::CacheMisses);
+    let is_full = explains >= EXPLAINS && own_thrown >= 2.0 * peers_thrown || is_thrown;
+    let is_sure = is_all_else_equal && is_full;
     let support = words::full(own, before, fullest, own_thrown, waiting(case.blamed()));
     Some(Found { explains: Some(explains), ..Found::new(CauseKind::Memory, is_sure, support) })
 }

@@ -1,7 +1,7 @@
 //! The sentences of a cause. They use the words and units of the engines' own pages.
 
-use super::tree::{Case, Found};
 use super::terms::Term;
+use super::tree::{Case, Found};
 use super::{Cause, CauseKind, Certainty};
 use crate::signal::catalog;
 use skewtrap_trace::labels::{LabelValue, Labels};
@@ -10,6 +10,8 @@ use skewtrap_trace::time::Time;
 
 pub const UNTOLD_BY_LOG: &str =
     "whether it gets no requests or has left: a log does not tell; the server's --enable-metrics would";
+pub const STOPPED_BY_LOG: &str =
+    "whether it stands still or has left: a log does not tell; --enable-metrics would";
 pub const NO_DEVICE_TIMER: &str = "whether its GPU or its host is slow: the device timer is not exposed; \
                                    --enable-metrics with SGLANG_ENABLE_METRICS_DEVICE_TIMER=1 would show it";
 
@@ -31,17 +33,20 @@ pub fn empty(at: Time) -> Cause {
 pub fn nothing_known(at: Time) -> Cause {
     Cause {
         statement: "unknown: fewer than two ranks have numbers to compare".into(),
-        unknown: vec!["the server's log, or --enable-metrics, would show what each rank gets and does".into()],
+        unknown: vec![
+            "the server's log, or --enable-metrics, would show what each rank gets and does".into(),
+        ],
         ..empty(at)
     }
 }
 
 fn name(labels: &Labels) -> String {
-    let word = |(name, value): (&std::sync::Arc<str>, &LabelValue)| {
-        match (Axis::ALL.into_iter().find(|a| a.label() == &**name), value) {
-            (Some(axis), LabelValue::Index(i)) => format!("{}{i}", axis.word()),
-            _ => format!("{name}={value}"),
-        }
+    let word = |(name, value): (&std::sync::Arc<str>, &LabelValue)| match (
+        Axis::ALL.into_iter().find(|a| a.label() == &**name),
+        value,
+    ) {
+        (Some(axis), LabelValue::Index(i)) => format!("{}{i}", axis.word()),
+        _ => format!("{name}={value}"),
     };
     labels.0.iter().map(word).collect::<Vec<_>>().join(" ")
 }
@@ -79,6 +84,9 @@ pub fn statement(case: &Case<'_>, found: &Found) -> String {
         CauseKind::Slower => format!("{rank} is slower at equal work"),
         CauseKind::SlowGpu => format!("the GPU of {rank} is slower at equal work"),
         CauseKind::SlowHost => format!("the host of {rank} is slow: its GPU waits"),
+        CauseKind::Stuck if !found.unknown.is_empty() => {
+            format!("{rank} fell silent in the middle of its work: it stands still, or has left")
+        }
         CauseKind::Stuck => format!("{rank} has work and stands still"),
         CauseKind::Memory => format!("{rank} has no room in its KV cache"),
         CauseKind::Transfer => format!("{rank} waits for KV caches to be transferred"),
@@ -156,8 +164,13 @@ pub fn unknown(cause: &mut Cause, case: &Case<'_>) {
 }
 
 pub fn last_told(since: Option<Time>, running: f64, usual: f64) -> String {
-    let when = since.map_or_else(|| "nothing was heard of it".into(), |at| format!("nothing since {}", clock(at)));
-    if usual > 0.0 { format!("{when}, with {} requests running then, {} usually", number(running), number(usual)) } else { when }
+    let when =
+        since.map_or_else(|| "nothing was heard of it".into(), |at| format!("nothing since {}", clock(at)));
+    if usual > 0.0 {
+        format!("{when}, with {} requests running then, {} usually", number(running), number(usual))
+    } else {
+        when
+    }
 }
 
 pub fn stands_still(running: f64) -> String {
@@ -189,7 +202,12 @@ pub fn full(own: f64, before: f64, peers: f64, thrown: f64, waiting: f64) -> Str
 }
 
 pub fn transfers(before: f64, after: f64, peers: f64) -> String {
-    format!("requests in transfer {} -> {}, its peers' at most {}", number(before), number(after), number(peers))
+    format!(
+        "requests in transfer {} -> {}, its peers' at most {}",
+        number(before),
+        number(after),
+        number(peers)
+    )
 }
 
 pub fn profiled(at: Time) -> String {

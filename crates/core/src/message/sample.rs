@@ -55,6 +55,7 @@ pub fn sample(fired_at: Time) -> Incident {
         verdict: Some(VerdictNote {
             kind: Kind::UnevenWork,
             rank: Some(Rank::dp(2).labels()),
+            by: None,
             sentence: "DP2 computes 1.9 ms a step longer than its peers, 61 % of it in attention: it has more work."
                 .into(),
             lost_ms_per_step: Some(1.9),

@@ -5,7 +5,7 @@ use crate::incident::VerdictNote;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
-use skewtrap_trace::verdict::Kind;
+use skewtrap_trace::verdict::{Kind, Place};
 
 /// A number with about three significant digits: `46`, `2.1`, `0.032`, `1520`.
 pub fn figure(value: f64) -> String {
@@ -96,9 +96,10 @@ pub fn verdict_kind(verdict: &VerdictNote) -> String {
     let rank = verdict.rank.as_ref().map_or_else(|| "a rank".into(), rank_name);
     match verdict.kind {
         Kind::UnevenWork => format!("{rank} has more work than its peers"),
+        Kind::SlowRank if verdict.by == Some(Place::Host) => format!("{rank} is slowed by its host"),
         Kind::SlowRank => format!("{rank} is slower than its peers at the same work"),
         Kind::AllSlow => "all ranks are slow".into(),
-        Kind::IdleTail => format!("{rank} ends while its peers still work"),
+        Kind::IdleTail => format!("{rank} idles while its peers work"),
         Kind::NoFinding => "comparing the ranks found nothing".into(),
         Kind::InsufficientEvidence => "the capture is not enough for a verdict".into(),
     }

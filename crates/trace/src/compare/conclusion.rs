@@ -37,7 +37,7 @@ impl Conclusion<'_> {
     /// The verdict on the whole capture, from the most significant diagnosis, of the group `members`.
     pub fn verdict(&self, diagnosis: Option<&Diagnosis>, members: &[usize]) -> Verdict {
         if self.input.profiles.iter().all(|p| p.rows == 0) {
-            return self.insufficient("none of the traces has a kernel: was the GPU profiled?".into());
+            return self.without_kernels();
         }
         if let Some(why) = self.input.mixed_captures() {
             return self.insufficient(why);
@@ -64,6 +64,24 @@ impl Conclusion<'_> {
                 self.all_slow().or_else(|| self.starved(members)).unwrap_or_else(|| self.no_finding(d))
             }
         }
+    }
+
+    /// The verdict on traces without any kernel, as servers on CPUs give them: their annotations tell only
+    /// who had steps to run.
+    fn without_kernels(&self) -> Verdict {
+        let profiles = &self.input.profiles;
+        let idle: Vec<RankId> =
+            profiles.iter().filter(|p| p.steps.is_empty() && !p.partial).map(|p| p.rank).collect();
+        let busy = profiles.iter().filter(|p| p.steps.len() >= MIN_STEPS).count();
+        if idle.is_empty() || busy == 0 || idle.len() + busy < profiles.len() {
+            return self.insufficient("none of the traces has a kernel: was the GPU profiled?".into());
+        }
+        let sentence = format!("{} had no step to run while its peers were busy.", list(&idle));
+        let mut v = Verdict::without_rank(Kind::IdleTail, Confidence::Medium, sentence);
+        v.rank = idle.first().copied();
+        v.also = idle.get(1..).unwrap_or_default().to_vec();
+        v.reasons.push("there are no kernels in the traces, only annotated steps of the CPU".into());
+        v
     }
 
     fn insufficient(&self, why: String) -> Verdict {

@@ -316,6 +316,8 @@ pub struct FileInfo {
     pub distributed: Option<(u32, u32)>,
     /// Names of processes: `sglang::scheduler_DP3`.
     pub processes: Vec<String>,
+    /// The process that was profiled.
+    pub pid: Option<u32>,
 }
 
 /// Several ranks are merged in one file: its rows cannot be told apart.
@@ -379,6 +381,11 @@ fn add_event(
                 }
             }
         }
+        // Kineto has no other field for it that every version writes: it sorts the process by its number.
+        b"" if info.pid.is_none() && event.ph() == b"M" && event.raw_name() == b"process_sort_index" => {
+            let number = json::member(event.args(), b"sort_index").and_then(json::parse_integer);
+            info.pid = number.and_then(|n| u32::try_from(n).ok());
+        }
         _ => {}
     }
 }
@@ -440,6 +447,7 @@ mod tests {
         let info = |processes: &[&str], distributed| FileInfo {
             processes: processes.iter().map(|p| (*p).to_owned()).collect(),
             distributed,
+            pid: None,
         };
         let dp3 = "sglang::scheduler_DP3";
         assert_eq!(info(&[dp3, "python3"], Some((0, 1))).rank(), Ok(Some(Rank::dp(3))));

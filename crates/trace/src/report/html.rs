@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use crate::comparison::{Comparison, RankLine};
 use crate::kernel::Family;
-use crate::verdict::{Kind, Ms};
+use crate::verdict::{Kind, Ms, Place};
 
 pub use chart::{History, Series};
 
@@ -94,10 +94,17 @@ fn header(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     }
     out.write_all(b"<div class=\"tiles\">")?;
     if let (Some(lost), Some(share)) = (v.lost_ms_per_step, v.lost_share) {
+        let what = match v.by {
+            Some(Place::Host) => "host time per step beyond what its work accounts for",
+            _ => "GPU work per step beyond its peers",
+        };
+        tile(out, &format!("+{}", Ms(lost)), &format!("{what} (+{:.0} %)", share * 100.0))?;
+    }
+    if let Some(step) = v.step {
         tile(
             out,
-            &format!("+{}", Ms(lost)),
-            &format!("GPU work per step beyond its peers (+{:.0} %)", share * 100.0),
+            &Ms(step.wall_ms).to_string(),
+            &format!("for a step; its peers take {}", Ms(step.peers_wall_ms)),
         )?;
     }
     if let Some(cause) = v.causes.first() {
@@ -105,11 +112,7 @@ fn header(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         tile(out, &format!("{:.0} %", cause.share.min(1.0) * 100.0), &what)?;
     }
     if let Some(host) = v.host_gap_ms_per_step {
-        tile(
-            out,
-            &Ms(host).to_string(),
-            "per step without any kernel on it (host time, not part of the gap)",
-        )?;
+        tile(out, &Ms(host).to_string(), "per step without any kernel on it (host time)")?;
     }
     tile(out, &c.ranks.len().to_string(), "ranks compared")?;
     out.write_all(b"</div></header>\n")
