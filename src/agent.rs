@@ -209,7 +209,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);
     let host = startup::host();
-    let page = serves.then(|| startup::page(&plan.listen, &host));
+    let page =
+        serves.then(|| plan.external_url.clone().unwrap_or_else(|| startup::page(&plan.listen, &host)));
     let origin = Origin { host, page };
     let client = client::client(None).context("no HTTP client")?;
     let notifier = Notifier::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes);

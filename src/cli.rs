@@ -1,18 +1,22 @@
 //! The command line: one file per subcommand.
 //!
 //! What several subcommands share: `agent_client` speaks to the running agent, `server_probe` to a server,
-//! `rule_files` reads rules, and `playback` plays recordings through the core.
+//! `rule_files` reads rules, `config_path` finds the configuration, and `playback` plays recordings through the core.
 
 mod agent_client;
 mod capture;
 mod check;
 mod compare;
+mod config_path;
 mod demo;
+#[cfg(feature = "dist")]
+mod dist;
 mod doctor;
 mod incidents;
 mod init;
 mod notify_test;
 mod playback;
+mod reload;
 mod replay;
 mod resume;
 mod rule_files;
@@ -20,6 +24,8 @@ mod run;
 pub mod schema;
 mod server_probe;
 mod signals;
+mod silence;
+mod status;
 mod test;
 mod tune;
 mod why;
@@ -38,11 +44,32 @@ use crate::config::secret::is_url;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Colours: only on a terminal, or as it is said here
+    #[arg(long, value_enum, global = true, default_value_t = Color::Auto, value_name = "WHEN")]
+    color: Color,
+}
+
+/// When output has colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+impl Color {
+    const fn choice(self) -> anstream::ColorChoice {
+        match self {
+            Self::Auto => anstream::ColorChoice::Auto,
+            Self::Always => anstream::ColorChoice::Always,
+            Self::Never => anstream::ColorChoice::Never,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(Box<run::RunArgs>),
+    Run(Box<run::RunCommand>),
     Demo(demo::DemoArgs),
     Replay(replay::ReplayArgs),
     Compare(compare::CompareArgs),
@@ -55,9 +82,16 @@ enum Command {
     Why(why::WhyArgs),
     Signals(signals::SignalsArgs),
     Incidents(incidents::IncidentsArgs),
+    Status(status::StatusArgs),
+    Silence(silence::SilenceArgs),
+    Reload(reload::ReloadArgs),
     NotifyTest(notify_test::NotifyTestArgs),
     Schema(schema::SchemaArgs),
     Init(init::InitArgs),
+    #[cfg(feature = "dist")]
+    Completions(dist::CompletionsArgs),
+    #[cfg(feature = "dist")]
+    Man(dist::ManArgs),
 }
 
 impl Cli {
@@ -66,6 +100,7 @@ impl Cli {
     /// # Errors
     /// What the subcommand could not do, as a chain of sentences.
     pub fn call(self) -> anyhow::Result<ExitCode> {
+        self.color.choice().write_global();
         match self.command {
             Command::Run(args) => run::run(&args),
             Command::Demo(args) => demo::run(&args),
@@ -80,9 +115,16 @@ impl Cli {
             Command::Why(args) => why::run(&args),
             Command::Signals(args) => signals::run(&args),
             Command::Incidents(args) => incidents::run(&args),
+            Command::Status(args) => status::run(&args),
+            Command::Silence(args) => silence::run(&args),
+            Command::Reload(args) => reload::run(&args),
             Command::NotifyTest(args) => notify_test::run(&args),
             Command::Schema(args) => schema::run(&args),
             Command::Init(args) => init::run(&args),
+            #[cfg(feature = "dist")]
+            Command::Completions(args) => dist::completions(&args),
+            #[cfg(feature = "dist")]
+            Command::Man(args) => dist::man(&args),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! `check` functions turn those types into the core's; `effective` keeps the source of every value.
 //! Nothing here reads a file or the environment: the text and a loader of files are arguments.
 
+pub(crate) mod address;
 pub(crate) mod capture;
 pub(crate) mod condition;
 pub(crate) mod de;

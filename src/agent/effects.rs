@@ -63,7 +63,9 @@ impl Agent {
                         error!("{error}");
                     }
                 }
-                Effect::Notify { incident, update, receivers } => self.notify(*incident, update, &receivers),
+                Effect::Notify { incident, update, only_edits, receivers } => {
+                    self.notify(*incident, update, only_edits, &receivers);
+                }
                 // The archive ends only with the agent.
                 Effect::Store { incident } => drop(self.archive.send(Job::Update(incident))),
                 Effect::SourceProblem { message, is_over: true, .. } => info!("{message}"),
@@ -108,10 +110,14 @@ impl Agent {
         }
     }
 
-    fn notify(&mut self, incident: Incident, update: Update, receivers: &[Arc<str>]) {
-        self.notifier.send(&incident, update, receivers, self.clock);
+    fn notify(&mut self, incident: Incident, update: Update, only_edits: bool, receivers: &[Arc<str>]) {
+        match only_edits {
+            true => self.notifier.edit(&incident, update, receivers, self.clock),
+            false => self.notifier.send(&incident, update, receivers, self.clock),
+        }
         let waits = self.running.contains_key(&incident.id);
-        let job = if update == Update::Captured {
+        // The result: with it the state may forget the capture, and not before, or a kill would lose it.
+        let job = if matches!(update, Update::Captured | Update::Verdict) {
             self.reported(&incident.id);
             Job::Captured(Box::new(incident))
         } else if update == Update::Fired && !waits {

@@ -100,7 +100,14 @@ impl Notifier {
 
     /// Sends a message about an incident to the receivers that are `named`, or to the default ones.
     pub fn send(&mut self, incident: &Incident, update: Update, named: &[Arc<str>], clock: Clock) {
-        self.send_noted(incident, update, named, None, clock);
+        let deliveries = self.planned(incident, update, named, clock);
+        self.post(deliveries);
+    }
+
+    /// Renews what was sent about an incident to receivers that can edit it in place.
+    pub fn edit(&mut self, incident: &Incident, update: Update, named: &[Arc<str>], clock: Clock) {
+        let deliveries = self.planner.plan_edits(incident, update, named, clock.now());
+        self.post(deliveries);
     }
 
     /// Reports a capture that an agent before this one began, and that its incident is over.
@@ -108,7 +115,10 @@ impl Notifier {
     pub fn send_recovered(&mut self, record: &mut Record, silenced_until: Option<Time>, clock: Clock) {
         // First: an alert without an end would stay open for a week.
         let was_open = record.incident.resolve(clock.now());
-        self.send(&record.incident, Update::Captured, &record.notify, clock);
+        // The result of an incident is told once: what a further window brought stands in its end.
+        if !was_open || record.incident.window() == 1 {
+            self.send(&record.incident, Update::Captured, &record.notify, clock);
+        }
         if was_open {
             self.send_end(record, silenced_until, clock);
         }
@@ -125,24 +135,28 @@ impl Notifier {
     fn send_end(&mut self, record: &Record, silenced_until: Option<Time>, clock: Clock) {
         self.planner.take_over(&record.incident.id);
         let note = started_again(silenced_until);
-        self.send_noted(&record.incident, Update::Resolved, &record.notify, Some(note), clock);
+        let mut deliveries = self.planned(&record.incident, Update::Resolved, &record.notify, clock);
+        for delivery in &mut deliveries {
+            delivery.message.notes.push(note.clone());
+        }
+        self.post(deliveries);
     }
 
-    fn send_noted(
+    fn planned(
         &mut self,
         incident: &Incident,
         update: Update,
         named: &[Arc<str>],
-        note: Option<String>,
         clock: Clock,
-    ) {
+    ) -> Vec<Delivery> {
         if let Some(warning) = self.planner.unknown_receivers(&incident.rule, named) {
             tracing::error!("{warning}");
         }
-        let mut deliveries = self.planner.plan(incident, update, named, clock.now());
-        for delivery in &mut deliveries {
-            delivery.message.notes.extend(note.clone());
-        }
+        self.planner.plan(incident, update, named, clock.now())
+    }
+
+    /// Writes messages to the outbox and hands them over.
+    fn post(&mut self, deliveries: Vec<Delivery>) {
         let rows: Vec<OutboxRow> = deliveries.iter().map(OutboxRow::from).collect();
         if let Err(error) = self.state.add_to_outbox(&rows) {
             tracing::error!("{error}; the messages go out, but would not survive a crash");

@@ -65,6 +65,8 @@ pub struct Plan {
     pub metrics_listen: Option<String>,
     /// Names under which the API is reached.
     pub hosts: Vec<String>,
+    /// The page's address for people, where the configuration says it.
+    pub external_url: Option<String>,
     /// The API's token.
     pub token: Option<Secret>,
     /// What is captured where a person, or an alert of another system, asks for it.
@@ -146,7 +148,14 @@ impl Plan {
             incident_dir,
             listen: config.listen.clone(),
             metrics_listen: config.metrics_listen.clone(),
-            hosts: config.hosts.clone(),
+            // A proxy passes on the name under which people reach the page.
+            hosts: config
+                .hosts
+                .iter()
+                .cloned()
+                .chain(config.external_url.as_deref().and_then(host_of))
+                .collect(),
+            external_url: config.external_url.clone(),
             token: config.token.as_ref().map(secret_of).transpose()?,
             manual_capture: config.capture.clone(),
             notes: mute.iter().map(ToString::to_string).collect(),
@@ -327,3 +336,8 @@ pub fn default_state_dir() -> PathBuf {
 
 /// Between two probes of a server in the background.
 pub const PROBE_EVERY: Duration = Duration::from_secs(10);
+
+/// The name of the host in an address.
+fn host_of(url: &str) -> Option<String> {
+    url.parse::<reqwest::Url>().ok()?.host_str().map(ToOwned::to_owned)
+}

@@ -1,5 +1,6 @@
 //! The client of the running agent's API.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,24 +10,28 @@ use reqwest::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::config_path;
 use crate::agent::plan::default_state_dir;
+use crate::config::file::{self, Config};
 use crate::http::client::{cause_of, client};
 use crate::http::{Secret, body};
+use crate::observe::configuration;
 use crate::serve::token;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// The state folder of deploy/systemd. The command line does not have the environment of the service.
 const SERVICE_STATE_DIR: &str = "/var/lib/skewtrap";
 
+/// Where an agent without a configuration listens.
+const DEFAULT_AGENT: &str = "http://127.0.0.1:9464";
+
 /// Which agent, and with which token.
 #[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
-    /// Address of the running agent
-    #[arg(
-        long, value_name = "URL", default_value = "http://127.0.0.1:9464", env = "SKEWTRAP_AGENT",
-        value_parser = super::server_url
-    )]
-    agent: String,
+    /// Address of the running agent [default: `listen` of the configuration that is found here, else
+    /// http://127.0.0.1:9464]
+    #[arg(long, value_name = "URL", env = "SKEWTRAP_AGENT", value_parser = super::server_url)]
+    agent: Option<String>,
     /// File of the agent's token; SKEWTRAP_TOKEN holds it otherwise, or the agent's own state folder
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
@@ -43,7 +48,7 @@ impl AgentArgs {
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         let value = self.request(Method::GET, path, None)?;
         serde_json::from_value(value)
-            .with_context(|| format!("{} is another version of skewtrap", self.agent))
+            .with_context(|| format!("{} is another version of skewtrap", self.address()))
     }
 
     /// Sends a change, and returns the answer.
@@ -57,7 +62,7 @@ impl AgentArgs {
     fn request(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let url = format!("{}/api/v1/{path}", self.agent.trim_end_matches('/'));
+            let url = format!("{}/api/v1/{path}", self.address().trim_end_matches('/'));
             let mut request = client(None)?.request(method, url).timeout(TIMEOUT);
             if let Some(token) = self.token()? {
                 request = request.bearer_auth(token.reveal());
@@ -68,7 +73,7 @@ impl AgentArgs {
             let response = request.send().await.map_err(|e| {
                 anyhow!(
                     "no agent answers at {}: start one with `skewtrap run`, or name another with --agent ({})",
-                    self.agent,
+                    self.address(),
                     cause_of(&e)
                 )
             })?;
@@ -79,7 +84,7 @@ impl AgentArgs {
             }
             let message = value["error"].as_str().unwrap_or("it gives no reason");
             if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-                bail!("{message}; give the token's file with --token-file, or set SKEWTRAP_TOKEN");
+                bail!("{message}; name the agent's folder with --state-dir or the token's file with --token-file, or set SKEWTRAP_TOKEN");
             }
             bail!("{message}");
         })
@@ -94,13 +99,41 @@ impl AgentArgs {
         }
     }
 
+    /// Where the agent is: as the flag or the variable says, else as the configuration does that a
+    /// `skewtrap run` in this folder would take.
+    fn address(&self) -> String {
+        self.agent.clone().unwrap_or_else(|| {
+            configured().map_or_else(|| DEFAULT_AGENT.to_owned(), |config| address_of(&config.listen))
+        })
+    }
+
     /// Where an agent on this machine keeps its token: first where `skewtrap run` does when the same user
     /// starts it, then where the service does.
     fn state_dirs(&self) -> Vec<PathBuf> {
         match &self.state_dir {
             Some(dir) => vec![dir.clone()],
-            None => vec![default_state_dir(), SERVICE_STATE_DIR.into()],
+            None => {
+                let configured = configured().and_then(|config| config.state_dir).map(PathBuf::from);
+                configured.into_iter().chain([default_state_dir(), SERVICE_STATE_DIR.into()]).collect()
+            }
         }
+    }
+}
+
+/// The configuration that `skewtrap run` would take here, if there is one that can be used.
+fn configured() -> Option<Config> {
+    let path = config_path::of(None)?;
+    let text = std::fs::read_to_string(&path).ok()?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    file::load(&path.display().to_string(), &text, &|rules| configuration::rule_files(&folder.join(rules)))
+        .config
+}
+
+/// The address at which an agent that listens there is reached from its own machine.
+fn address_of(listen: &str) -> String {
+    match listen.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => format!("http://127.0.0.1:{}", address.port()),
+        _ => format!("http://{listen}"),
     }
 }
 

@@ -9,14 +9,16 @@ use clap::Args;
 use serde::Serialize;
 
 use super::server_probe::{self, Probe};
-use super::{Format, print_diagnostics, rule_files};
+use super::{Format, config_path, print_diagnostics, rule_files};
 use crate::config::condition::describe;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::effective::{Origin, Settings};
 use crate::config::file::{self, Config};
 use crate::observe::configuration;
+use skewtrap_core::message::counted;
 
 mod reachability;
+mod surroundings;
 
 use reachability::reachability;
 
@@ -25,7 +27,8 @@ use reachability::reachability;
 /// Exit status 0 when nothing is wrong, 1 otherwise.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// Configurations, rule files, or folders of rule files. Default: the built-in defaults.
+    /// Configurations, rule files, or folders of rule files. Default: SKEWTRAP_CONFIG, or
+    /// skewtrap.yaml where it is here, else the built-in defaults.
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// A running server: which rules could never fire there, and why
@@ -81,12 +84,17 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let probe = args.against.as_deref().map(server_probe::probe).transpose()?;
     let mut report =
         Report { ok: true, diagnostics: Vec::new(), rules: Vec::new(), configurations: Vec::new() };
-    let texts = texts_of(&args.paths)?;
+    let paths = match args.paths.is_empty() {
+        true => config_path::of(None).into_iter().collect(),
+        false => args.paths.clone(),
+    };
+    let texts = texts_of(&paths)?;
     let mut seen: Vec<(String, String)> = Vec::new();
     for (name, text, base) in texts {
         let loaded = file::load(&name, &text, &|p| configuration::rule_files(&base.join(p)));
         report.diagnostics.extend(loaded.diagnostics);
         if let Some(config) = loaded.config {
+            report.diagnostics.extend(surroundings::warnings(&name, &text, &config));
             add_rules(&config, probe.as_ref(), &mut seen, &mut report);
             report.configurations.extend(configuration_of(&name, &config));
         }
@@ -167,7 +175,12 @@ fn print(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
     let errors = report.diagnostics.iter().filter(|d| d.is_error()).count();
     let (rules, warnings) = (report.rules.len(), report.diagnostics.len() - errors);
     let never = report.rules.iter().filter(|r| r.could_fire == Some(false)).count();
-    anstream::eprint!("{rules} rules, {errors} errors, {warnings} warnings");
+    anstream::eprint!(
+        "{}, {}, {}",
+        counted(rules, "rule"),
+        counted(errors, "error"),
+        counted(warnings, "warning")
+    );
     match report.rules.iter().any(|r| r.could_fire.is_some()) {
         true => anstream::eprintln!(", {never} that could never fire on that server"),
         false => anstream::eprintln!(),

@@ -5,8 +5,10 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use anstyle::{AnsiColor, Style};
 use anyhow::Context;
 use clap::Args;
 use tokio_util::sync::CancellationToken;
@@ -20,11 +22,12 @@ use crate::demo::incident;
 use crate::demo::shell::RunningDouble;
 use crate::http::{body, client};
 use skewtrap_core::capture::CaptureSpec;
-use skewtrap_core::message::{Message, Origin, Update, terminal};
+use skewtrap_core::message::{Message, Origin, Update, rank_name, terminal};
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::signal::catalog;
 use skewtrap_core::signal::loads;
 use skewtrap_core::watch::Effect;
+use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
 const SPEED: f64 = 10.0;
@@ -32,8 +35,8 @@ const SPEED: f64 = 10.0;
 const LOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// The file that marks a folder of an earlier demo, which may be emptied.
 const MARKER: &str = ".skewtrap-demo";
-/// The load at which a bar is full.
-const FULL_LOAD: f64 = 120.0;
+/// The load at which a bar is full. Its length grows with the root, so that 8 and 300 are both seen.
+const FULL_LOAD: f64 = 400.0;
 /// Characters of a full bar.
 const BAR_WIDTH: f64 = 12.0;
 
@@ -88,15 +91,20 @@ async fn play(out: &Path) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     // The sender must live: a closed channel would be polled without end.
     let (_reload, reloads) = tokio::sync::mpsc::channel(1);
+    let blamed = Blamed::default();
+    let shown = blamed.clone();
     let run = agent::Run {
         clock: Clock::played(double.clock.now(), double.clock.speed()),
         cancel: cancel.clone(),
         reloads,
-        on_effect: Box::new(print_effect),
+        on_effect: Box::new(move |effect| {
+            note_blamed(effect, &shown);
+            print_effect(effect);
+        }),
         reload: Box::new(|| anyhow::bail!("the demo has no configuration file")),
         serves: false,
     };
-    let load_printer = tokio::spawn(print_load(double.url.clone(), double.clock));
+    let load_printer = tokio::spawn(print_load(double.url.clone(), double.clock, blamed));
     let finished = double.finished.clone();
     let cancel_at_end = cancel.clone();
     tokio::spawn(async move {
@@ -120,8 +128,8 @@ fn plan(out: &Path, double: &RunningDouble) -> anyhow::Result<Plan> {
     for target in &mut config.targets {
         target.poll = Duration::from_secs(1).div_f64(SPEED);
     }
-    // The second firing then shows a refusal.
-    config.budget.windows = 1;
+    // One story: another rule that fires on the same skew would only show a refusal.
+    config.rules.retain(|checked| &*checked.rule.name == "dp-load-skew");
     for checked in &mut config.rules {
         if let CaptureSpec::Http(http) = &mut checked.rule.capture {
             http.output_dir = Some(text(out.join("profiles")));
@@ -133,7 +141,7 @@ fn plan(out: &Path, double: &RunningDouble) -> anyhow::Result<Plan> {
 }
 
 /// Prints the load of the ranks every few seconds of the recording, as the server reports it.
-async fn print_load(url: String, clock: crate::demo::shell::StageClock) {
+async fn print_load(url: String, clock: crate::demo::shell::StageClock, blamed: Blamed) {
     let Ok(client) = client::client(None) else { return };
     let mut next = clock.now();
     loop {
@@ -150,15 +158,33 @@ async fn print_load(url: String, clock: crate::demo::shell::StageClock) {
                     r.fields.get(catalog::RUNNING_REQS).unwrap_or(0.0)
                         + r.fields.get(catalog::QUEUE_REQS).unwrap_or(0.0)
                 });
-                format!("{} {load:>4.0} {}", r.rank, bar(load))
+                let is_blamed = blamed.lock().is_ok_and(|rank| rank.as_ref() == Some(&r.rank.labels()));
+                let style = if is_blamed { GUILTY } else { Style::new() };
+                format!("{style}{} {load:>4.0} {}{style:#}", r.rank, bar(load))
             })
             .collect();
         print_line(&format!("{}  {}", time_of_day(clock.now()), ranks.join("  ")));
     }
 }
 
+/// The rank that a rule blames while it fires.
+type Blamed = Arc<Mutex<Option<Labels>>>;
+
+/// How its bar is drawn.
+const GUILTY: Style = Style::new().bold().fg_color(Some(anstyle::Color::Ansi(AnsiColor::Red)));
+
+fn note_blamed(effect: &Effect, blamed: &Blamed) {
+    let Effect::Changed { change, .. } = effect else { return };
+    if let Ok(mut rank) = blamed.lock() {
+        *rank = match change.state {
+            RuleState::Idle => None,
+            _ => change.finding.as_ref().map(|finding| finding.rank.clone()).or(rank.take()),
+        };
+    }
+}
+
 fn bar(load: f64) -> String {
-    let filled = (load / FULL_LOAD * BAR_WIDTH).round().clamp(0.0, BAR_WIDTH) as usize;
+    let filled = ((load / FULL_LOAD).sqrt() * BAR_WIDTH).round().clamp(0.0, BAR_WIDTH) as usize;
     format!("{:<width$}", "#".repeat(filled), width = BAR_WIDTH as usize)
 }
 
@@ -170,7 +196,7 @@ fn print_effect(effect: &Effect) {
                 "\n{}  {} fires: {} is {} since {} (+-{:.1} s)",
                 time_of_day(change.at),
                 change.rule.name,
-                finding.rank,
+                rank_name(&finding.rank),
                 finding.side.word(),
                 time_of_day(finding.onset),
                 finding.onset_error_s,
@@ -209,8 +235,12 @@ fn print_result(out: &Path) -> anyhow::Result<()> {
         names.sort();
         print_line(&format!("  {}  ({})", folder.display(), names.join(", ")));
     }
-    print_line("\nOpen the report.html of the first in a browser, or compare its ranks by hand:");
+    print_line("\nOpen its report.html in a browser, or compare its ranks by hand:");
     print_line(&format!("  skewtrap compare {}/*dp-load-skew*", incidents.display()));
+    print_line("\nNext, on a server of yours (SGLang or vLLM):");
+    print_line("  skewtrap init http://127.0.0.1:30000     look at it, and write skewtrap.yaml");
+    print_line("  skewtrap doctor                          may a window open there? it takes none");
+    print_line("  skewtrap run --watch-only                watch and tell, and open no window yet");
     Ok(())
 }
 
@@ -220,6 +250,54 @@ fn time_of_day(at: Time) -> String {
 }
 
 fn print_line(line: &str) {
+    let width = rustix::termios::tcgetwinsize(std::io::stdout()).ok().map(|size| usize::from(size.ws_col));
+    let text = match width.filter(|width| *width >= 40) {
+        Some(width) => line.split('\n').map(|one| wrapped(one, width)).collect::<Vec<_>>().join("\n"),
+        None => line.to_owned(),
+    };
     // A closed standard output does not stop the demo.
-    let _ = writeln!(anstream::stdout().lock(), "{line}");
+    let _ = writeln!(anstream::stdout().lock(), "{text}");
+}
+
+/// A line cut at spaces to the width of the terminal; what follows stands below a message's sentences.
+fn wrapped(line: &str, width: usize) -> String {
+    const INDENT: &str = "            ";
+    let seen = |text: &str| anstream::adapter::strip_str(text).to_string().chars().count();
+    if seen(line) <= width {
+        return line.to_owned();
+    }
+    let (mut text, mut column) = (String::new(), 0);
+    for word in line.split_inclusive(' ') {
+        let length = seen(word.trim_end());
+        if column + length > width && column > INDENT.len() {
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+            text.push_str(INDENT);
+            column = INDENT.len();
+        }
+        text.push_str(word);
+        column += seen(word);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_line_is_cut_at_spaces_and_goes_on_below_the_sentences() {
+        let line = "  verdict   DP2 has more to do than its peers, most of it in attention";
+        assert_eq!(
+            wrapped(line, 44),
+            "  verdict   DP2 has more to do than its\n            peers, most of it in attention"
+        );
+        assert_eq!(wrapped("short", 44), "short");
+    }
+
+    #[test]
+    fn bars_of_a_light_and_of_a_heavy_load_are_both_seen_and_none_is_full_before_the_peak() {
+        let hashes = |load: f64| bar(load).matches('#').count();
+        assert_eq!((hashes(0.0), hashes(8.0), hashes(40.0), hashes(195.0), hashes(335.0)), (0, 2, 4, 8, 11));
+    }
 }

@@ -27,7 +27,7 @@ use skewtrap_core::capture::facts::{Answered, Facts};
 use skewtrap_core::capture::governor::{CaptureRequest, Ledger};
 use skewtrap_core::capture::plan::{WindowNaming, plan};
 use skewtrap_core::capture::preflight::{self, Need};
-use skewtrap_core::capture::refusal::{Bytes, Span};
+use skewtrap_core::capture::refusal::{Bytes, Refusal, Span};
 use skewtrap_core::capture::sizing::Knowledge;
 use skewtrap_core::capture::verify::names_of;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
@@ -56,9 +56,37 @@ struct Check {
     target: String,
     /// Whether a capture may go on.
     ok: bool,
+    level: Level,
     what: &'static str,
     #[serde(rename = "said")]
     message: String,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Level {
+    Ok,
+    /// A capture may go on, and would be worth less than it could be.
+    Warn,
+    /// A capture would be refused, or harm the server.
+    Error,
+}
+
+impl Level {
+    const fn mark(self) -> &'static str {
+        match self {
+            Self::Ok => "ok  ",
+            Self::Warn => "warn",
+            Self::Error => "NO  ",
+        }
+    }
+}
+
+impl From<bool> for Level {
+    fn from(is_ok: bool) -> Self {
+        if is_ok { Self::Ok } else { Self::Error }
+    }
 }
 
 /// Runs the checks and prints them. Exit status 1 when a capture would be refused.
@@ -75,7 +103,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         if args.format.is_json() {
             println!("{}", serde_json::to_string(check)?);
         } else {
-            let mark = if check.ok { "ok" } else { "NO" };
+            let mark = check.level.mark();
             println!("{mark}  {}  {}: {}", check.target, check.what, check.message);
         }
     }
@@ -126,8 +154,15 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
 struct Checks(Vec<Check>);
 
 impl Checks {
-    fn add(&mut self, target: &TargetPlan, ok: bool, what: &'static str, message: String) {
-        self.0.push(Check { target: target.name.to_string(), ok, what, message });
+    fn add(&mut self, target: &TargetPlan, level: impl Into<Level>, what: &'static str, message: String) {
+        let level = level.into();
+        self.0.push(Check {
+            target: target.name.to_string(),
+            ok: level != Level::Error,
+            level,
+            what,
+            message,
+        });
     }
 
     /// Checks that concern every capture on this server.
@@ -165,38 +200,40 @@ impl Checks {
             self.add(target, true, "folder", message.into());
         }
         for folder in &facts.folders {
-            let (ok, message) = match folder.seen {
-                None => (true, "is out of the agent's sight: captures will be marked remote; give path_map if they share it".into()),
-                Some(room) if !room.exists => (false, "is not there, and SGLang dies when it cannot write; create it, writable by the server".into()),
-                Some(room) if !room.writable => (false, "takes no writes, and SGLang dies when it cannot write".into()),
-                Some(room) => (true, format!("{} free", Bytes(room.free))),
+            let (level, message) = match folder.seen {
+                None if is_here(target) => (Level::Error, "is not there, and SGLang dies when it cannot write; create it, writable by the server, or give path_map if the server sees other folders".into()),
+                None => (Level::Warn, "is out of the agent's sight: captures will be marked remote; give path_map if they share it".into()),
+                Some(room) if !room.exists => (Level::Error, "is not there, and SGLang dies when it cannot write; create it, writable by the server".into()),
+                Some(room) if !room.writable => (Level::Error, "takes no writes, and SGLang dies when it cannot write".into()),
+                Some(room) => (Level::Ok, format!("{} free", Bytes(room.free))),
             };
-            self.add(target, ok, "folder", format!("{} {message}", folder.server_path));
+            self.add(target, level, "folder", format!("{} {message}", folder.server_path));
         }
     }
 
     fn ranks(&mut self, target: &TargetPlan, examined: &Examined, now: Time) {
         let Some(info) = &examined.facts.server else { return };
-        let (ok, message) = match (&examined.loads_error, preflight::ranks(&examined.facts, info, now)) {
-            (Some(error), _) => (false, format!("/v1/loads does not tell who works: {error}")),
-            (None, Ok(ranks)) if ranks.idle.is_empty() => (true, "every rank has work".into()),
+        let (level, message) = match (&examined.loads_error, preflight::ranks(&examined.facts, info, now)) {
+            (Some(error), _) => (Level::Error, format!("/v1/loads does not tell who works: {error}")),
+            (None, Ok(ranks)) if ranks.idle.is_empty() => (Level::Ok, "every rank has work".into()),
             (None, Ok(ranks)) => {
                 let message = format!("{} work, {} idle", names_of(&ranks.busy), names_of(&ranks.idle));
-                (true, message)
+                (Level::Ok, message)
             }
-            (None, Err(refusal)) => (false, refusal.to_string()),
+            (None, Err(refusal @ Refusal::AllIdle)) => (Level::Warn, format!("{refusal}: {IDLE}")),
+            (None, Err(refusal)) => (Level::Error, refusal.to_string()),
         };
-        self.add(target, ok, "ranks", message);
+        self.add(target, level, "ranks", message);
     }
 
     fn log(&mut self, target: &TargetPlan, examined: &Examined) {
-        let (ok, message) = match (target.sees_log, &examined.log_error, examined.facts.foreign.open()) {
-            (false, ..) => (true, "is not read: other people's windows are not seen, and a doubtful start cannot be proven; give it with --log".into()),
-            (true, Some(error), _) => (false, format!("cannot be read: {error}")),
-            (true, None, Some((_, dir))) => (false, format!("somebody else's profile is open, writing to {dir}")),
-            (true, None, None) => (true, "is read; nobody else's profile is open".into()),
+        let (level, message) = match (target.sees_log, &examined.log_error, examined.facts.foreign.open()) {
+            (false, ..) => (Level::Warn, "is not read: other people's windows are not seen, and a doubtful start cannot be proven; give it with --log".into()),
+            (true, Some(error), _) => (Level::Error, format!("cannot be read: {error}")),
+            (true, None, Some((_, dir))) => (Level::Error, format!("somebody else's profile is open, writing to {dir}")),
+            (true, None, None) => (Level::Ok, "is read; nobody else's profile is open".into()),
         };
-        self.add(target, ok, "log", message);
+        self.add(target, level, "log", message);
     }
 
     /// The request that a rule would send now.
@@ -205,7 +242,12 @@ impl Checks {
         let message = match (&rule.capture, check(&rule.capture)) {
             (CaptureSpec::None, _) => Ok("captures nothing".to_owned()),
             (_, Err(refusal)) => Err(refusal.to_string()),
-            (CaptureSpec::Http(http), Ok(())) => request_preview(http, facts, policy, now),
+            // Of every rule the same would be said, that the server said nothing or has nothing to do.
+            (CaptureSpec::Http(_), Ok(())) if facts.server.is_none() => return,
+            (CaptureSpec::Http(http), Ok(())) => match request_preview(http, facts, policy, now) {
+                Err(Refusal::AllIdle) => return,
+                preview => preview.map_err(|refusal| refusal.to_string()),
+            },
             (spec, Ok(())) => Ok(format!("captures by {}", spec.word())),
         };
         let ok = message.is_ok();
@@ -284,13 +326,24 @@ impl Checks {
     }
 }
 
+/// What is said of a server without traffic.
+const IDLE: &str = "send the server a request or two, and run doctor again meanwhile";
+
+/// Whether the server is on this machine and sees its folders, as far as its address and the
+/// configuration say.
+fn is_here(target: &TargetPlan) -> bool {
+    let url = target.server.as_ref().and_then(|server| reqwest::Url::parse(server.base()).ok());
+    let host = url.and_then(|url| url.host_str().map(ToOwned::to_owned));
+    host.is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127."))
+}
+
 /// The request that a rule would send now, or why it would not.
-fn request_preview(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time) -> Result<String, String> {
+fn request_preview(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time) -> Result<String, Refusal> {
     let need = Need { bytes: 0, floor: policy.min_free };
-    preflight::check(facts, need, now).map_err(|r| r.to_string())?;
+    preflight::check(facts, need, now)?;
     let asker = WindowNaming { mark: "INCIDENT", output_dir: policy.output_dir.as_deref() };
     // What past windows taught is the running agent's; this is what it would say before the first.
-    let request = plan(http, facts, &Knowledge::default(), asker, now).map_err(|r| r.to_string())?;
+    let request = plan(http, facts, &Knowledge::default(), asker, now)?;
     let predicted = request.sizing.and_then(|sizing| sizing.predicted);
     let cost = predicted.map_or_else(
         || "is not known before a window was seen".into(),

@@ -42,7 +42,9 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
     }
     std::fs::write(&args.out, &text).with_context(|| format!("cannot write {}", args.out.display()))?;
     let out = args.out.display();
-    anstream::eprintln!("wrote {out}; next: skewtrap check {out} && skewtrap run --config {out}");
+    // The file that every command reads by itself needs no flag.
+    let flag = if out.to_string() == "skewtrap.yaml" { String::new() } else { format!(" --config {out}") };
+    anstream::eprintln!("wrote {out}; next: skewtrap check {out} && skewtrap run{flag}");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -52,7 +54,10 @@ fn starter(url: &str, probe: &Probe) -> String {
     let engine = if facts.engine == ServerKind::Sglang { "sglang" } else { "vllm" };
     let version = facts.version.map_or_else(|| "of unknown version".to_owned(), |v| v.to_string());
     let sizes = &facts.sizes;
-    let mut t = String::new();
+    let mut t = String::from(
+        "# yaml-language-server: $schema=skewtrap.schema.json\n\
+         # (Editors complete and check by it: skewtrap schema > skewtrap.schema.json)\n",
+    );
     let _ = writeln!(
         t,
         "# For the {engine} server at {url}: {version}, dp {} tp {} pp {} ep {}{}.",
@@ -144,7 +149,7 @@ budget: { stalled: 2m, bytes: 20GiB, windows: 4 }
 ";
 
 const RECEIVERS_SECTION: &str = "
-# RankId is told. Secrets stand in the environment or in files, never here.
+# Who is told. Secrets stand in the environment or in files, never here.
 receivers:
   - { name: console, stdout: {} }
   # - { name: oncall, webhook: { url: { env: SKEWTRAP_WEBHOOK } }, min_severity: warning }

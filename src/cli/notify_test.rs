@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::wrong;
+use super::{config_path, wrong};
 use crate::act::notify::Receiver;
 use crate::act::notify::send::send;
 use crate::agent::receivers::ready;
@@ -20,9 +20,9 @@ use skewtrap_core::message::{Message, Origin, Update, sample};
 pub struct NotifyTestArgs {
     /// The receiver's name
     receiver: String,
-    /// The configuration
-    #[arg(long, value_name = "FILE", default_value = "skewtrap.yaml", env = "SKEWTRAP_CONFIG")]
-    config: PathBuf,
+    /// The configuration [default: SKEWTRAP_CONFIG, else skewtrap.yaml here]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 /// Sends the sample. Exit status 1 when the receiver did not take it.
@@ -30,8 +30,8 @@ pub struct NotifyTestArgs {
 /// # Errors
 /// The configuration cannot be used, or has no such receiver.
 pub fn run(args: &NotifyTestArgs) -> anyhow::Result<ExitCode> {
-    let receiver = receiver_of(args)?;
-    let mut message = Message::of(&sample(wall_time()), Update::Verdict, wall_time(), &origin());
+    let (receiver, page) = receiver_of(args)?;
+    let mut message = Message::of(&sample(wall_time()), Update::Verdict, wall_time(), &origin(page));
     message.test = true;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime
@@ -48,12 +48,13 @@ pub fn run(args: &NotifyTestArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<Receiver> {
-    let name = args.config.display().to_string();
-    let text = std::fs::read_to_string(&args.config).map_err(|e| {
+fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<(Receiver, Option<String>)> {
+    let path = config_path::of(args.config.as_deref()).unwrap_or_else(|| "skewtrap.yaml".into());
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(&path).map_err(|e| {
         wrong(&format!("cannot read {name}: {e}; name the configuration of the agent with --config FILE"))
     })?;
-    let folder = args.config.parent().unwrap_or(Path::new("."));
+    let folder = path.parent().unwrap_or(Path::new("."));
     let loaded = load(&name, &text, &|path| configuration::rule_files(&folder.join(path)));
     let Some(config) = loaded.config else {
         return Err(wrong(&format!("{name} cannot be used; `skewtrap check {name}` says what is wrong")));
@@ -65,10 +66,11 @@ fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<Receiver> {
     };
     let (ready, unusable) = ready(std::slice::from_ref(wanted));
     let receiver = ready.into_iter().next();
+    let receiver = receiver.map(|receiver| (receiver, config.external_url));
     receiver.ok_or_else(|| unusable.into_iter().next().map_or_else(|| wrong("no receiver"), Into::into))
 }
 
-fn origin() -> Origin {
+fn origin(page: Option<String>) -> Origin {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Origin { host: host.trim().to_owned(), page: None }
+    Origin { host: host.trim().to_owned(), page }
 }

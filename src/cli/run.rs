@@ -13,11 +13,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Sender;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::LevelFilter;
 
-use super::wrong;
+use super::{config_path, wrong};
 use crate::agent::plan::{Flags, Plan, patterns_of, rules_of};
 use crate::agent::{self, Reload};
 use crate::clock::Clock;
+use crate::config::diagnostic::Diagnostic;
 use crate::config::file::{self, Config, LogFormatText};
 use crate::config::target::Target;
 use crate::observe::changed::Changed;
@@ -33,6 +35,16 @@ const CHECK_FILES_EVERY: Duration = Duration::from_secs(1);
 /// Without a configuration file it watches --url (through /v1/loads and /metrics) and --log with
 /// the shipped rules. At start it prints what it may do to the server.
 #[derive(Clone, Debug, Args)]
+pub struct RunCommand {
+    #[command(flatten)]
+    args: RunArgs,
+    /// What is logged: error, warn, info, debug, trace; SKEWTRAP_LOG has it otherwise [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<LevelFilter>,
+}
+
+/// What is watched, and where things are kept.
+#[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// The server, as http://127.0.0.1:30000
     #[arg(long, value_name = "URL", value_parser = super::server_url)]
@@ -40,7 +52,7 @@ pub struct RunArgs {
     /// Its log (repeatable; - is standard input)
     #[arg(long, value_name = "FILE")]
     log: Vec<String>,
-    /// A configuration file, instead of --url and --log
+    /// A configuration file, instead of --url and --log [default: SKEWTRAP_CONFIG, else skewtrap.yaml here]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "log"])]
     config: Option<PathBuf>,
     /// A rule file or folder, instead of the shipped rules (repeatable)
@@ -88,10 +100,11 @@ impl RunArgs {
 ///
 /// # Errors
 /// The configuration is wrong, or the state cannot be opened.
-pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
+    let args = &command.args;
     let (config, read) = config_and_files(args);
-    let config = config?;
-    start_logging(config.log);
+    let (config, read) = (config?, read.files.into_inner());
+    start_logging(config.log, command.log_level);
     let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
     let plan = Plan::of(&config, &flags).map_err(|e| wrong(&format!("{e:#}")))?;
     announce(&plan);
@@ -124,7 +137,8 @@ async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>) -> anyhow::Result
         reloads,
         on_effect: Box::new(|_| {}),
         reload: Box::new(move || {
-            let (config, new) = config_and_files(&args);
+            let (config, seen) = config_and_files(&args);
+            let (new, errors) = (seen.files.into_inner(), seen.errors.into_inner());
             // A broken file names no other files, so those that it named before are still watched.
             let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
             match &config {
@@ -134,7 +148,10 @@ async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>) -> anyhow::Result
                     files.extend(fresh);
                 }
             }
-            let config = config?;
+            let config = config.map_err(|error| match errors.is_empty() {
+                true => error,
+                false => error.context(errors.join("; ")),
+            })?;
             Ok(Reload {
                 rules: rules_of(&config),
                 catalog: config.catalog.clone(),
@@ -193,16 +210,27 @@ pub fn config_of(args: &RunArgs) -> anyhow::Result<Config> {
 }
 
 /// The configuration, and every file and folder that it was read from, even if it is wrong.
-fn config_and_files(args: &RunArgs) -> (anyhow::Result<Config>, Vec<PathBuf>) {
-    let files = RefCell::new(Vec::new());
-    let config = config_from(args, &files);
-    (config, files.into_inner())
+fn config_and_files(args: &RunArgs) -> (anyhow::Result<Config>, Seen) {
+    let seen = Seen::default();
+    let config = config_from(args, &seen);
+    (config, seen)
 }
 
-fn config_from(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
-    let mut config = match &args.config {
-        Some(path) => read(path, files)?,
-        None => of_flags(args, files)?,
+/// What was seen when a configuration was read.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Every file and folder that it was read from.
+    files: RefCell<Vec<PathBuf>>,
+    /// What is wrong, a line each, for whoever does not see standard error.
+    errors: RefCell<Vec<String>>,
+}
+
+fn config_from(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
+    let names_server = args.url.is_some() || !args.log.is_empty();
+    let path = if names_server { None } else { config_path::of(args.config.as_deref()) };
+    let mut config = match &path {
+        Some(path) if args.rules.is_empty() => read(path, seen)?,
+        _ => of_flags(args, seen)?,
     };
     if let Some(dir) = &args.output_dir {
         let of_rules = config.rules.iter_mut().map(|checked| &mut checked.rule.capture);
@@ -229,9 +257,11 @@ fn config_from(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<
     Ok(config)
 }
 
-fn of_flags(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
+fn of_flags(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
     if args.url.is_none() && args.log.is_empty() {
-        bail!(wrong("nothing to watch: give --url http://127.0.0.1:30000, --log FILE, or --config FILE"));
+        bail!(wrong(
+            "nothing to watch: give --url http://127.0.0.1:30000, --log FILE, or --config FILE; there is no skewtrap.yaml here (`skewtrap init URL` writes one)"
+        ));
     }
     let rule_paths: Vec<String> = args.rules.iter().map(|p| p.display().to_string()).collect();
     let text = if rule_paths.is_empty() {
@@ -239,27 +269,29 @@ fn of_flags(args: &RunArgs, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Con
     } else {
         format!("rules: {}", serde_json::to_string(&rule_paths)?)
     };
-    let mut config = checked("the command line", &text, Path::new("."), files)?;
+    let mut config = checked("the command line", &text, Path::new("."), seen)?;
     config.targets = vec![Target::of(args.url.as_deref(), &args.log)];
     Ok(config)
 }
 
-fn read(path: &Path, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
-    files.borrow_mut().push(path.to_owned());
+fn read(path: &Path, seen: &Seen) -> anyhow::Result<Config> {
+    seen.files.borrow_mut().push(path.to_owned());
     let text =
         std::fs::read_to_string(path).map_err(|e| wrong(&format!("cannot read {}: {e}", path.display())))?;
-    checked(&path.display().to_string(), &text, path.parent().unwrap_or(Path::new(".")), files)
+    checked(&path.display().to_string(), &text, path.parent().unwrap_or(Path::new(".")), seen)
 }
 
-fn checked(name: &str, text: &str, beside: &Path, files: &RefCell<Vec<PathBuf>>) -> anyhow::Result<Config> {
+fn checked(name: &str, text: &str, beside: &Path, seen: &Seen) -> anyhow::Result<Config> {
     let load = |path: &str| {
-        files.borrow_mut().push(beside.join(path));
+        seen.files.borrow_mut().push(beside.join(path));
         configuration::rule_files(&beside.join(path))
     };
     let loaded = file::load(name, text, &load);
     for diagnostic in &loaded.diagnostics {
         anstream::eprintln!("{diagnostic}");
     }
+    let errors = loaded.diagnostics.iter().filter(|d| d.is_error());
+    seen.errors.borrow_mut().extend(errors.map(Diagnostic::line_of));
     loaded.config.ok_or_else(|| wrong(&format!("{name} is wrong")))
 }
 
@@ -307,18 +339,25 @@ fn may_do(spec: &CaptureSpec) -> String {
     }
 }
 
-fn start_logging(format: LogFormatText) {
-    use tracing_subscriber::filter::{LevelFilter, Targets};
+fn start_logging(format: LogFormatText, level: Option<LevelFilter>) {
+    use tracing_subscriber::filter::Targets;
     use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
     use tracing_subscriber::util::SubscriberInitExt as _;
-    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let has_colours = match anstream::ColorChoice::global() {
+        anstream::ColorChoice::Always | anstream::ColorChoice::AlwaysAnsi => true,
+        anstream::ColorChoice::Never => false,
+        anstream::ColorChoice::Auto => std::io::IsTerminal::is_terminal(&std::io::stderr()),
+    };
     let usual = Targets::new().with_default(LevelFilter::INFO);
-    let asked = std::env::var("SKEWTRAP_LOG").map_or(Ok(usual.clone()), |text| text.parse());
+    let asked = match level {
+        Some(level) => Ok(Targets::new().with_default(level)),
+        None => std::env::var("SKEWTRAP_LOG").map_or(Ok(usual.clone()), |text| text.parse()),
+    };
     let (filter, wrong) = asked.map_or_else(|e| (usual, Some(e)), |filter| (filter, None));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(is_terminal);
+        .with_ansi(has_colours);
     let lines = match format {
         LogFormatText::Text => lines.boxed(),
         LogFormatText::Json => lines.json().boxed(),

@@ -44,9 +44,9 @@ impl Document {
     /// Its schema, with a newline at its end.
     pub fn schema(self) -> String {
         match self {
-            Self::Config => text_of::<FileText>("skewtrap.yaml"),
-            Self::Rules => text_of::<RulesText>("skewtrap rules"),
-            Self::Test => text_of::<TestFileText>("skewtrap rule tests"),
+            Self::Config => text_of::<FileText>("config", "skewtrap.yaml"),
+            Self::Rules => text_of::<RulesText>("rules", "skewtrap rules"),
+            Self::Test => text_of::<TestFileText>("test", "skewtrap rule tests"),
         }
     }
 }
@@ -60,8 +60,10 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn text_of<T: JsonSchema>(title: &str) -> String {
+fn text_of<T: JsonSchema>(name: &str, title: &str) -> String {
     let mut schema = SchemaGenerator::default().into_root_schema_for::<T>();
+    // No address: nothing is published there, and an editor would go and look.
+    schema.insert("$id".into(), format!("urn:skewtrap:schema:{name}").into());
     schema.insert("title".into(), title.into());
     let text = serde_json::to_string_pretty(&schema).expect("a schema is JSON");
     text + "\n"

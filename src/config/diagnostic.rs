@@ -51,6 +51,12 @@ impl Diagnostic {
         Self::error_at(&file.into(), Place::default(), message, None)
     }
 
+    /// The problem on one line, for a log or an answer: `skewtrap.yaml:4:3: message (hint)`.
+    pub fn line_of(&self) -> String {
+        let hint = self.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        format!("{}:{}:{}: {}{hint}", self.file, self.line, self.column, self.message)
+    }
+
     /// Whether it makes the file unusable.
     pub fn is_error(&self) -> bool {
         self.level == Level::Error

@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::address;
 use super::capture::{CaptureText, capture_of, texts};
 use super::de::{Field, TextOr, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
@@ -56,6 +57,9 @@ pub struct FileText {
     /// Names under which people reach the API and the page, beside `localhost` and addresses: without a
     /// port. A request that names another host is refused, so that a page elsewhere cannot reach it.
     hosts: Field<Vec<Field<String>>>,
+    /// Address under which people reach the page, through a proxy say: links in messages lead there.
+    /// Default: made of `listen` and the host's name.
+    external_url: Field<String>,
     /// Token of the API; needed for what changes state, and for everything beyond loopback.
     token: Field<TextOr<SecretText>>,
     /// The zone of log stamps. Default: the agent's own.
@@ -146,6 +150,8 @@ pub struct Config {
     pub metrics_listen: Option<String>,
     /// Host names that the API accepts, beside `localhost` and addresses.
     pub hosts: Vec<String>,
+    /// Address of the page for people, without a slash at its end.
+    pub external_url: Option<String>,
     /// Token of the API.
     pub token: Option<SecretRef>,
     /// Zone of log stamps; `None` for the agent's own.
@@ -244,12 +250,13 @@ fn check(
         watch_only: settings.resolve("watch_only", &text.watch_only, false),
         state_dir: text.state_dir.get().cloned(),
         incident_dir: text.incident_dir.get().cloned(),
-        listen: listen_of("listen", &text.listen, "127.0.0.1:9464", &mut settings, findings),
+        listen: address::listen_of("listen", &text.listen, "127.0.0.1:9464", &mut settings, findings),
         metrics_listen: text
             .metrics_listen
             .get()
-            .map(|_| listen_of("metrics_listen", &text.metrics_listen, "", &mut settings, findings)),
-        hosts: hosts_of(text, findings),
+            .map(|_| address::listen_of("metrics_listen", &text.metrics_listen, "", &mut settings, findings)),
+        hosts: address::hosts_of(&text.hosts, findings),
+        external_url: address::external_url_of(&text.external_url, findings),
         token: secret_of(&text.token, "`token`", findings),
         zone: target::zone_of(&text.zone, findings),
         log: text.log.or(LogFormatText::Text),
@@ -466,6 +473,7 @@ fn record_rest(text: &FileText, settings: &mut Settings) {
     }
     let hosts = texts(&text.hosts).unwrap_or_default().join(", ");
     settings.record_option("hosts", (!hosts.is_empty()).then_some(hosts), text.hosts.place());
+    settings.record_option("external_url", text.external_url.get().cloned(), text.external_url.place());
     settings.record_option("token", shown_secret(&text.token), text.token.place());
     settings.record("zone", any(&text.zone, "the agent's own"), text.zone.place());
     settings.record(
@@ -473,33 +481,6 @@ fn record_rest(text: &FileText, settings: &mut Settings) {
         if text.log.get() == Some(&LogFormatText::Json) { "json" } else { "text" },
         text.log.place(),
     );
-}
-
-fn hosts_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<String> {
-    let of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    for (host, place) in text.hosts.get().into_iter().flatten().filter_map(Field::placed) {
-        if host.is_empty() || !host.chars().all(of_a_name) {
-            let hint = "write the name alone, without scheme and port: `gpu7.example.com`";
-            findings.error(place, format!("`{host}` is no host name"), Some(hint.into()));
-        }
-    }
-    texts(&text.hosts).unwrap_or_default()
-}
-
-fn listen_of(
-    key: &str,
-    field: &Field<String>,
-    default: &str,
-    settings: &mut Settings,
-    findings: &mut Findings<'_>,
-) -> String {
-    if let Some((address, place)) = field.placed()
-        && address.parse::<std::net::SocketAddr>().is_err()
-    {
-        let hint = "write `127.0.0.1:9464`, or `0.0.0.0:9464` with a `token`";
-        findings.error(place, format!("`{address}` is no address and port"), Some(hint.into()));
-    }
-    settings.resolve(key, field, default.to_owned())
 }
 
 #[cfg(test)]

@@ -265,6 +265,10 @@ const PARSER_MESSAGES: &[(&str, &str, &str)] = &[
 /// Rewords an error of the parser.
 fn not_yaml(e: &Error, text: &str) -> SyntaxError {
     let place = e.location().map_or_else(Place::default, |l| place_of(&l));
+    let message_text = innermost(e).to_string();
+    if let Some(error) = indentation(text, place, &message_text) {
+        return error;
+    }
     let own = |place, message: &str, hint: &str| SyntaxError {
         place,
         message: message.into(),
@@ -309,6 +313,48 @@ fn innermost(e: &Error) -> &Error {
 /// The message of the parser without the place, which we report ourselves.
 fn without_place(message_text: &str) -> &str {
     message_text.split(" at line ").next().unwrap_or(message_text).trim_start_matches("error: ").trim()
+}
+
+/// What is wrong with a line's beginning. The parser stops behind a tab, and where an indentation is odd
+/// it tells of the list or the mapping that it expected to go on.
+fn indentation(text: &str, place: Place, message: &str) -> Option<SyntaxError> {
+    let is_of_lines = ["mapping values are not", "did not find expected", "tab", "start any token"];
+    if !is_of_lines.iter().any(|part| message.contains(part)) {
+        return None;
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    let near = (place.line as usize).saturating_sub(1).min(lines.len());
+    let begins_with_tab = |i: &usize| {
+        let line = lines[*i];
+        line[..line.len() - line.trim_start().len()].contains('\t') && !line.trim().is_empty()
+    };
+    if let Some(tabbed) = (near..lines.len().min(near + 2)).find(begins_with_tab) {
+        let column = lines[tabbed].find('\t')? as u32 + 1;
+        return Some(SyntaxError {
+            place: Place { line: tabbed as u32 + 1, column, width: 1 },
+            message: "a tab".into(),
+            hint: Some("YAML is indented with spaces".into()),
+        });
+    }
+    // A key within two columns of the key above it, which the line was meant to stand below.
+    let (line, above) = (
+        lines.get(near)?,
+        near.checked_sub(1).and_then(|i| lines[..=i].iter().rev().find(|l| !l.trim().is_empty()))?,
+    );
+    let column_of = |line: &str| line.len() - line.trim_start_matches([' ', '-']).len();
+    let key_of = |line: &str| {
+        let (key, _) = line.trim_start_matches([' ', '-']).split_once(':')?;
+        let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        is_key.then(|| key.to_owned())
+    };
+    let (key, key_above) = (key_of(line)?, key_of(above)?);
+    let (column, wanted) = (column_of(line), column_of(above));
+    let is_item = line.trim_start().starts_with('-');
+    (!is_item && column != wanted && column.abs_diff(wanted) <= 2).then(|| SyntaxError {
+        place: Place { line: near as u32 + 1, column: column as u32 + 1, width: key.len() as u32 },
+        message: format!("`{key}` is indented by {column} spaces, and the key above it by {wanted}"),
+        hint: Some(format!("align with `{key_above}`")),
+    })
 }
 
 /// The line `---` above `place`; the parser notices a second document only after it.
@@ -373,6 +419,19 @@ mod tests {
             assert!(error.message.starts_with(wanted), "{text:?}: {error:?}");
             assert!(error.place.line == line && error.hint.is_some(), "{text:?}: {error:?}");
         }
+    }
+
+    #[test]
+    fn a_line_that_is_indented_a_little_otherwise_is_told_what_to_align_with() {
+        for (spaces, line) in [(3, 4), (5, 4), (2, 4)] {
+            let text =
+                format!("rules:\n  - name: r\n    signal: load\n{}trigger: {{}}\n", " ".repeat(spaces));
+            let error = parse(&text).expect_err("not YAML");
+            assert_eq!((error.place.line, error.place.column as usize), (line, spaces + 1), "{error:?}");
+            assert_eq!(error.hint.as_deref(), Some("align with `signal`"), "{spaces}: {error:?}");
+        }
+        let error = parse("rules:\n  - name: r\n    signal: load\n\ttrigger: {}\n").expect_err("not YAML");
+        assert_eq!((error.place, &*error.message), (Place { line: 4, column: 1, width: 1 }, "a tab"));
     }
 
     #[test]

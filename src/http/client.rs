@@ -80,5 +80,9 @@ pub fn cause_of(error: &reqwest::Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    printable(&cause.to_string(), LIMIT).into_owned()
+    let cause = cause.to_string();
+    match cause.contains("InvalidContentType") {
+        true => "that port speaks http, not https: write http://".to_owned(),
+        false => printable(&cause, LIMIT).into_owned(),
+    }
 }

@@ -48,6 +48,23 @@ impl Finding {
             shown_by: None,
         }
     }
+
+    /// The values of the blamed member's peers.
+    pub fn peers(&self) -> Vec<f64> {
+        self.members.iter().filter(|m| m.rank != self.rank).map(|m| m.value).collect()
+    }
+
+    /// Whether a sample shows what is claimed of the blamed member: it is nearer to the member's value
+    /// when the rule fired than to its peers'. Near the onset it may still have looked like them.
+    pub fn is_shown_by(&self, shown: &ShownBy) -> bool {
+        let own = self.members.iter().find(|m| m.rank == self.rank);
+        let mut peers = self.peers();
+        peers.sort_by(f64::total_cmp);
+        match (own, peers.get(peers.len() / 2)) {
+            (Some(own), Some(usual)) => (shown.value - own.value).abs() <= (shown.value - usual).abs(),
+            _ => true,
+        }
+    }
 }
 
 /// A statistic that crossed its bound.

@@ -19,7 +19,7 @@ pub use self::facts::Facts;
 pub use self::sample::sample;
 pub use self::slack::slack;
 pub use self::terminal::terminal;
-pub use self::words::{figure, rank_name, seconds, utc};
+pub use self::words::{counted, figure, rank_name, seconds, utc};
 use crate::capture::refusal::Reason;
 use crate::incident::{CaptureOutcome, Incident};
 use skewtrap_trace::time::Time;
@@ -53,6 +53,16 @@ impl Update {
             Self::Captured => "captured",
             Self::Verdict => "verdict",
             Self::Resolved => "resolved",
+        }
+    }
+
+    /// Whether its message is also that of `other`: with a verdict comes what was captured, and the
+    /// first message says why nothing is, where that is known then.
+    pub fn tells(self, other: Self, incident: &Incident) -> bool {
+        match (self, other) {
+            (Self::Verdict, Self::Captured) => true,
+            (Self::Fired, Self::Refused) => incident.capture.refused().is_some(),
+            _ => self == other,
         }
     }
 }
@@ -143,25 +153,31 @@ pub fn id_of(incident: &Incident, update: Update) -> String {
 /// `dp-load-skew: DP2 has 2.1 times the mean load on server`.
 fn title_of(incident: &Incident, update: Update) -> String {
     let (rule, target) = (&incident.rule, &incident.target);
-    let rank = rank_name(&incident.finding.rank);
+    let rank = match incident.finding.rank.0.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", rank_name(&incident.finding.rank)),
+    };
     match update {
         Update::Fired => format!("{rule}: {} on {target}", words::deviation(&incident.finding)),
         Update::Refused if incident.refused_window() > 1 => {
-            format!("{rule}: it got worse, and nothing more is captured on {target} ({rank})")
+            format!("{rule}: it got worse, and nothing more is captured on {target}{rank}")
         }
-        Update::Refused => format!("{rule}: nothing captured on {target} ({rank})"),
+        Update::Refused => format!("{rule}: nothing captured on {target}{rank}"),
         Update::Captured => match &incident.capture {
             CaptureOutcome::Done(c) => {
                 let again = if incident.window() > 1 { " again," } else { "" };
-                format!("{rule}: captured{again} {} files on {target} ({rank})", c.files.len())
+                format!("{rule}: captured{again} {} on {target}{rank}", words::counted(c.files.len(), "file"))
             }
-            _ => format!("{rule}: the capture on {target} failed ({rank})"),
+            _ => format!("{rule}: the capture on {target} failed{rank}"),
         },
         Update::Verdict => match &incident.verdict {
             Some(verdict) => format!("{rule}: {} on {target}", words::verdict_kind(verdict)),
             None => format!("{rule}: no verdict on {target}"),
         },
-        Update::Resolved => format!("{rule}: resolved on {target}"),
+        Update::Resolved => {
+            let was = incident.verdict.as_ref().map(|v| format!(" ({})", words::verdict_kind(v)));
+            format!("{rule}: resolved on {target}{}", was.unwrap_or_default())
+        }
     }
 }
 

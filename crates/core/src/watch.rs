@@ -4,8 +4,9 @@
 //! this same code and differ only in the shell around it. Nothing here iterates an unordered map or
 //! draws a random number, so a recording replays exactly.
 //!
-//! `causes` looks for the cause of what fired; `core` lets time pass and handles changes of state, `requests` decides on captures, `windows`
-//! takes in how they end, `incidents` holds what fires, `server` what is known of each server, and
+//! `causes` looks for the cause of what fired; `core` lets time pass and handles changes of state,
+//! `requests` decides on captures, `windows` takes in how they end, `story` decides what of it is
+//! reported when, `incidents` holds what fires, `server` what is known of each server, and
 //! `status` shows all of it.
 
 mod causes;
@@ -15,6 +16,7 @@ mod incidents;
 mod requests;
 mod server;
 mod status;
+mod story;
 mod windows;
 
 use std::collections::BTreeSet;
@@ -26,6 +28,7 @@ use jiff::tz::TimeZone;
 use self::core::Core;
 pub use self::event::{Effect, Event, ManualRequest, OpenWindow, ServerFact, WindowEvent};
 pub use self::incidents::{ActiveIncident, Trigger};
+pub use self::story::LONGEST_COMPARISON;
 use crate::capture::admit::Policy;
 use crate::capture::facts::Facts;
 use crate::capture::governor::Ledger;
@@ -129,7 +132,7 @@ impl Watch {
             Event::Server { target, fact } => core.server_fact(store, target, fact, now, out),
             Event::Window { incident, event } => core.window_event(&incident, event, now, out),
             Event::Compared { incident, window, note } => core.compared(&incident, window, note, now, out),
-            Event::NotCompared { incident } => core.manual_is_over(&incident, now, out),
+            Event::NotCompared { incident } => core.not_compared(&incident, now, out),
             Event::Reloaded { rules, catalog, patterns } => {
                 store.set_catalog(catalog);
                 intake.set_patterns(patterns);

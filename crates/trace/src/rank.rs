@@ -64,6 +64,20 @@ impl Axis {
     }
 }
 
+/// A rank's name for people, everywhere the same: `DP2 TP0`. Labels that are not of a rank are written
+/// as they are: `pod=a DP2`.
+pub fn rank_name(rank: &Labels) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for (name, value) in &rank.0 {
+        let axis = Axis::ALL.into_iter().find(|a| a.label() == &**name);
+        words.push(match (axis, value) {
+            (Some(axis), LabelValue::Index(i)) => format!("{}{i}", axis.word()),
+            _ => format!("{name}={value}"),
+        });
+    }
+    if words.is_empty() { "the engine".into() } else { words.join(" ") }
+}
+
 /// A rank's index on each axis it has; an axis of size one is usually not named at all.
 ///
 /// Stored as the index plus one, zero for an axis that the rank lacks: ranks are compared and looked

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::storm::{Admission, Storm, StormCap};
 use super::{Delivery, Means, Receiver};
 use skewtrap_core::incident::Incident;
-use skewtrap_core::message::{Message, Origin, Update};
+use skewtrap_core::message::{Message, Origin, Update, counted};
 use skewtrap_core::rule::Severity;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
@@ -43,7 +43,7 @@ impl Route {
                 .or_else(|| (&**name == "target").then(|| incident.target.to_string()))
         };
         incident.severity >= self.min_severity
-            && (self.updates.is_empty() || self.updates.contains(&update))
+            && (self.updates.is_empty() || self.updates.iter().any(|wanted| update.tells(*wanted, incident)))
             && self.labels.0.iter().all(|(name, value)| value_of(name) == Some(value.to_string()))
     }
 }
@@ -110,11 +110,35 @@ impl Planner {
         named: &[Arc<str>],
         now: Time,
     ) -> Vec<Delivery> {
+        self.planned(incident, update, named, now, false)
+    }
+
+    /// The same for an update after the three messages of an incident: only for receivers that renew
+    /// what they were sent before, instead of telling people once more.
+    pub fn plan_edits(
+        &mut self,
+        incident: &Incident,
+        update: Update,
+        named: &[Arc<str>],
+        now: Time,
+    ) -> Vec<Delivery> {
+        self.planned(incident, update, named, now, true)
+    }
+
+    fn planned(
+        &mut self,
+        incident: &Incident,
+        update: Update,
+        named: &[Arc<str>],
+        now: Time,
+        only_edits: bool,
+    ) -> Vec<Delivery> {
         let message = Message::of(incident, update, now, &self.origin);
         let is_named = named.iter().any(|name| self.knows(name));
         let chosen = self.receivers.iter().filter(|(name, route)| {
             let is_candidate = if is_named { named.contains(name) } else { route.by_default };
-            is_candidate && route.takes(incident, update)
+            let can_edit = self.keep_alerts.contains(name);
+            is_candidate && route.takes(incident, update) && (!only_edits || can_edit)
         });
         let mut deliveries = Vec::new();
         for (name, _) in chosen {
@@ -137,15 +161,16 @@ fn admitted(message: &Message, admission: Admission, cap: StormCap) -> Option<Me
     };
     let mut message = message.clone();
     if held_back > 0 {
-        message
-            .notes
-            .push(format!("{held_back} incidents before this one were held back: see skewtrap incidents"));
+        message.notes.push(match held_back {
+            1 => "1 incident before this one was held back: see skewtrap incidents".to_owned(),
+            n => format!("{n} incidents before this one were held back: see skewtrap incidents"),
+        });
     }
     if last {
         let minutes = cap.per.as_secs().div_ceil(60);
         message.notes.push(format!(
-            "{} incidents in {minutes} min: further ones are held back until there are fewer",
-            cap.incidents
+            "{} in {minutes} min: further ones are held back until there are fewer",
+            counted(cap.incidents as usize, "incident")
         ));
     }
     Some(message)
@@ -169,6 +194,8 @@ mod tests {
 
     use super::*;
     use crate::http::Secret;
+    use skewtrap_core::capture::refusal::Reason;
+    use skewtrap_core::incident::{CaptureOutcome, Refused};
     use skewtrap_core::message::sample;
 
     fn receiver(name: &str, route: Route) -> Receiver {
@@ -230,6 +257,30 @@ mod tests {
     }
 
     #[test]
+    fn a_receiver_hears_what_it_asked_for_in_whichever_message_it_stands() {
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let of = |wanted| Route { updates: vec![wanted], ..Route::default() };
+        let receivers = [receiver("files", of(Update::Captured)), receiver("refusals", of(Update::Refused))];
+        let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
+        let mut incident = sample(now);
+        assert_eq!(names(&planner.plan(&incident, Update::Verdict, &[], now)), ["files"]);
+        assert!(planner.plan(&incident, Update::Fired, &[], now).is_empty());
+        let (reason, why) = (Reason::Cooldown, "it cools down".into());
+        incident.capture = CaptureOutcome::Refused(Refused { reason, why });
+        assert_eq!(names(&planner.plan(&incident, Update::Fired, &[], now)), ["refusals"]);
+    }
+
+    #[test]
+    fn what_comes_after_the_three_messages_only_renews_alerts() {
+        let url = Secret::new("http://alertmanager:9093");
+        let am = Receiver::new("am", Means::Alertmanager { url, bearer: None });
+        let receivers = [am, receiver("all", Route::default())];
+        let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        assert_eq!(names(&planner.plan_edits(&sample(now), Update::Captured, &[], now)), ["am"]);
+    }
+
+    #[test]
     fn the_key_of_a_delivery_is_the_same_however_often_it_is_planned() {
         let now = Time::from_epoch_s(1_795_492_126.1);
         let mut planner = planner(StormCap::default());
@@ -283,7 +334,7 @@ mod tests {
         let first = planner.plan(&sample(now), Update::Fired, &[], now);
         assert_eq!(
             first[0].message.notes,
-            ["1 incidents in 10 min: further ones are held back until there are fewer"]
+            ["1 incident in 10 min: further ones are held back until there are fewer"]
         );
         assert!(planner.plan(&second, Update::Fired, &[], now).is_empty());
         let mut third = sample(now);
@@ -291,7 +342,7 @@ mod tests {
         let later = planner.plan(&third, Update::Fired, &[], now + Duration::from_secs(600));
         assert_eq!(
             later[0].message.notes[0],
-            "1 incidents before this one were held back: see skewtrap incidents"
+            "1 incident before this one was held back: see skewtrap incidents"
         );
     }
 }

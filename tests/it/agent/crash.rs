@@ -332,7 +332,9 @@ listen: 127.0.0.1:0
         let came = |key: &&String| mail.keys().any(|k| key.ends_with(k.as_str()));
         counts.messages_lost += posted.iter().filter(|key| !came(key)).count();
         // And of every window people were told how it ended.
-        let told = |incident: &&String| mail.contains_key(&format!("{incident}:captured"));
+        let told = |incident: &&String| {
+            ["captured", "verdict"].iter().any(|update| mail.contains_key(&format!("{incident}:{update}")))
+        };
         counts.messages_lost += incidents.iter().filter(|incident| !told(incident)).count();
     }
 

@@ -50,3 +50,37 @@ fn a_folder_of_rules_that_a_configuration_names_is_watched_too_and_so_is_the_con
     fs::write(dir.path().join("skewtrap.yaml"), config).expect("written");
     agent.until("3 rules are in force");
 }
+
+#[test]
+fn in_the_folder_of_its_configuration_the_agent_is_started_and_found_without_a_flag() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it").port();
+    let config = format!(
+        "targets: [{{ name: server, logs: [server.log] }}]\nstate_dir: state\nlisten: 127.0.0.1:{port}\n{RULES}"
+    );
+    let file = dir.path().join("skewtrap.yaml");
+    fs::write(&file, &config).expect("written");
+    let mut agent = Agent::start(dir.path(), &[]);
+    agent.until("status page");
+    let said = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_skewtrap"));
+        command.args(arguments).current_dir(dir.path());
+        let output =
+            command.env_remove("SKEWTRAP_CONFIG").env_remove("SKEWTRAP_AGENT").output().expect("runs");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let status = said(&["status"]);
+    assert!(status.contains("nothing fires, of 1 rule\n"), "{status}");
+    let silenced = said(&["silence", "skew", "--for", "2h", "--why", "a load test"]);
+    assert!(silenced.contains("silenced until"), "{silenced}");
+    // The agent publishes its status a few times a second.
+    assert!((0..200).any(|_| said(&["status"]).contains("silenced: skew on every server until")));
+    assert!(said(&["silence", "skew", "--end"]).contains("the silence is over"));
+    assert!(said(&["silence", "skew", "--for", "2"]).contains("a number with its unit"));
+    assert!(said(&["reload"]).contains("rules are in force"));
+    fs::write(&file, config.replace("max_over_mean", "max_over_meen")).expect("written");
+    let wrong = said(&["reload"]);
+    assert!(wrong.contains("skewtrap.yaml:5:") && wrong.contains("did you mean `max_over_mean`?"), "{wrong}");
+    let wrong = said(&["why", "--agent", "http://127.0.0.1:9"]);
+    assert!(wrong.contains("no agent answers at http://127.0.0.1:9"), "{wrong}");
+}

@@ -55,6 +55,17 @@ async fn what_would_be_refused_is_said_with_what_mends_it_and_nothing_is_sent() 
 }
 
 #[tokio::test]
+async fn an_idle_server_is_told_in_one_warning_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&[(0, 0), (0, 0)]), dir.path()).await;
+    let (code, said) = doctor(dir.path(), &stage.double.url, &["--output-dir", &stage.base()]).await;
+    assert_eq!(code, 0, "a warning is no failure: {said}");
+    let idle: Vec<&str> = said.lines().filter(|line| line.contains("no rank had work")).collect();
+    assert_eq!(idle.len(), 1, "{said}");
+    assert!(idle[0].starts_with("warn") && idle[0].contains("send the server a request or two"), "{said}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_said_in_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let (code, said) = doctor(dir.path(), "http://127.0.0.1:9", &[]).await;

@@ -356,3 +356,18 @@ fn a_preset_is_taken_wherever_a_file_of_rules_is() {
     let told = text(&skewtrap(&["replay", "--loads", loads, "--rules", "preset:slow"]).stderr);
     assert!(told.contains("no shipped rule is called `slow`; did you mean `slow-rank`?"), "{told}");
 }
+
+#[test]
+fn https_to_a_port_that_speaks_http_is_said_so() {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 512]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
+        }
+    });
+    let told = text(&skewtrap(&["init", &format!("https://127.0.0.1:{port}")]).stderr);
+    assert!(told.contains("that port speaks http, not https: write http://"), "{told}");
+}

@@ -1,5 +1,6 @@
 //! A core, what happens to it, and what it does.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,10 @@ pub struct Play {
     pub states: Vec<&'static str>,
     /// What people were told, in order, ...
     pub told: Vec<Update>,
+    /// How many messages each incident had, ...
+    pub told_of: BTreeMap<Arc<str>, usize>,
+    /// What was only renewed where it can be edited, ...
+    pub edited: Vec<Update>,
     /// ... and the ids of the messages.
     pub ids: Vec<String>,
     /// The windows that were started.
@@ -134,6 +139,8 @@ impl Play {
             cleared: 0,
             states: Vec::new(),
             told: Vec::new(),
+            told_of: BTreeMap::new(),
+            edited: Vec::new(),
             ids: Vec::new(),
             grants: Vec::new(),
             receivers: Vec::new(),
@@ -158,11 +165,18 @@ impl Play {
                     self.starts += 1;
                     self.grants.push(*plan);
                 }
-                Effect::Refused { reason, .. } => self.reasons.push(reason.word()),
+                Effect::Refused { reason, .. } => {
+                    self.refusals += 1;
+                    self.reasons.push(reason.word());
+                }
                 Effect::Over { .. } => self.over += 1,
-                Effect::Notify { update, incident, .. } => {
-                    self.refusals += usize::from(update == Update::Refused);
-                    self.told.push(update);
+                Effect::Notify { update, incident, only_edits, .. } => {
+                    if only_edits {
+                        self.edited.push(update);
+                    } else {
+                        self.told.push(update);
+                        *self.told_of.entry(incident.id.clone()).or_default() += 1;
+                    }
                     self.ids.push(Message::of(&incident, update, at(now), &Origin::default()).id);
                     self.fired.get_or_insert(*incident);
                 }

@@ -16,6 +16,9 @@ use skewtrap_trace::time::Time;
 /// `resolve_timeout` (5 minutes); an incident that is open for longer than this has lost its agent.
 pub const LONGEST_ALERT: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// A sample ends by itself: long enough to be routed, too short to be taken for real.
+const LONGEST_TEST: Duration = Duration::from_secs(120);
+
 /// One alert.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
@@ -50,6 +53,10 @@ pub fn alerts(message: &Message) -> Vec<Alert> {
         ("incident", incident.id.to_string()),
     ];
     labels.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    if message.test {
+        labels.insert("alertname".into(), "SkewtrapTest".into());
+        labels.insert("test".into(), "true".into());
+    }
     // To Alertmanager an empty value means that the label is absent, and some versions refuse it.
     labels.retain(|_, value| !value.is_empty());
 
@@ -67,11 +74,12 @@ pub fn alerts(message: &Message) -> Vec<Alert> {
     if message.test {
         annotations.insert("test".into(), "a sample of skewtrap notify-test".into());
     }
+    let longest = if message.test { LONGEST_TEST } else { LONGEST_ALERT };
     vec![Alert {
         labels,
         annotations,
         starts_at: rfc3339(incident.fired_at),
-        ends_at: rfc3339(incident.resolved_at.unwrap_or(incident.fired_at + LONGEST_ALERT)),
+        ends_at: rfc3339(incident.resolved_at.unwrap_or(incident.fired_at + longest)),
         generator_url: message.page.clone().unwrap_or_default(),
     }]
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
-use super::words::{bytes, deviation_bound, figure, rank_name, seconds, utc};
+use super::words::{bytes, counted, deviation_bound, figure, rank_name, seconds, utc};
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
 use crate::finding::Finding;
@@ -109,6 +109,9 @@ fn since(incident: &Incident) -> String {
 }
 
 fn rank(incident: &Incident) -> String {
+    if incident.finding.rank.0.is_empty() && incident.finding.members.is_empty() {
+        return format!("none in particular, on {}", incident.target);
+    }
     let group = incident.group.to_string();
     let group = if group.is_empty() { String::new() } else { format!(" ({group})") };
     format!(
@@ -141,7 +144,7 @@ fn how_much(finding: &Finding) -> String {
 /// The log line that showed the deviation, else the sample, else the numbers.
 fn evidence(finding: &Finding) -> String {
     let numbers = finding.evidence.as_deref();
-    let text = match &finding.shown_by {
+    let text = match finding.shown_by.as_ref().filter(|shown| finding.is_shown_by(shown)) {
         Some(ShownBy { line: Some(line), .. }) => line.clone(),
         Some(ShownBy { at, value, source, line: None }) => {
             let signal = finding.measured.as_ref().map_or("", |m| &*m.signal);
@@ -235,8 +238,12 @@ fn files(captured: &Captured) -> String {
         Quality::Unseen => "none can be seen from here",
     };
     let size: u64 = captured.files.iter().map(|f| f.size).sum();
-    let mut text =
-        format!("{} files by {}, {}: {quality}", captured.files.len(), captured.means.word(), bytes(size));
+    let mut text = format!(
+        "{} by {}, {}: {quality}",
+        counted(captured.files.len(), "file"),
+        captured.means.word(),
+        bytes(size)
+    );
     let names = |ranks: &[Labels]| ranks.iter().map(rank_name).collect::<Vec<_>>().join(", ");
     if !captured.missing.is_empty() {
         text += &format!("; nothing from {}", names(&captured.missing));

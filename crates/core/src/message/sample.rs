@@ -38,7 +38,7 @@ pub fn sample(fired_at: Time) -> Incident {
                 bound: 1.5,
             }),
             members: (0..4).map(|i| member(i, values[usize::from(i)])).collect(),
-            evidence: Some("load of dp_rank=2: 46, its peers 9 10 8".into()),
+            evidence: Some("load of DP2: 46, its peers 9 10 8".into()),
             shown_by: Some(ShownBy {
                 at: onset,
                 value: 46.0,

@@ -1,6 +1,6 @@
 use super::*;
 use crate::capture::captured::{Captured, Quality};
-use crate::finding::Finding;
+use crate::finding::{Finding, Measured, MemberValue, Side};
 use crate::incident::{CaptureOutcome, EarlierCapture, Escalation, IncidentState, Refused};
 use skewtrap_trace::rank::Rank;
 
@@ -86,9 +86,9 @@ fn the_evidence_is_the_line_or_the_sample_or_the_numbers() {
     let no_line = of(|f| f.shown_by.as_mut().expect("the sample has one").line = None);
     assert_eq!(
         no_line,
-        "load 46 at 2026-11-24 03:48:41.9 UTC, by log; when it fired load of dp_rank=2: 46, its peers 9 10 8"
+        "load 46 at 2026-11-24 03:48:41.9 UTC, by log; when it fired load of DP2: 46, its peers 9 10 8"
     );
-    assert_eq!(of(|f| f.shown_by = None), "load of dp_rank=2: 46, its peers 9 10 8");
+    assert_eq!(of(|f| f.shown_by = None), "load of DP2: 46, its peers 9 10 8");
     assert_eq!(of(|f| (f.shown_by, f.evidence) = (None, None)), "no single line");
 }
 
@@ -171,6 +171,81 @@ fn numbers_and_durations_read_as_people_say_them() {
     for (value, text) in [(0.0123, "12 ms"), (0.4, "0.4 s"), (4.2, "4.2 s"), (725.0, "12 min 5 s")] {
         assert_eq!(seconds(value), text);
     }
+}
+
+#[test]
+fn a_title_says_in_words_what_is_uneven_and_the_statistic_stands_in_the_details() {
+    let title = |statistic, signal: &str, side, values: &[f64]| {
+        let mut incident = fired();
+        let finding = &mut incident.finding;
+        let measured = Measured { statistic, signal: signal.into(), value: 0.0, bound: 0.9 };
+        (finding.side, finding.measured, finding.rank) = (side, Some(measured), Rank::dp(0).labels());
+        let member =
+            |(i, value): (u16, &f64)| MemberValue { rank: Rank::dp(i).labels(), value: *value, stale: false };
+        finding.members = (0..).zip(values).map(member).collect();
+        message(&incident, Update::Fired).title
+    };
+    use crate::finding::Statistic as S;
+    use Side::{High, Low};
+    for (statistic, signal, side, values, says) in [
+        (S::MinOverMean, "load", Low, &[0.0, 6.0, 5.0][..], "DP0 gets almost no requests (0 of 11)"),
+        (S::MinOverMean, "load", Low, &[3.0, 6.0, 5.0], "DP0 gets fewer requests than its peers (3 of 14)"),
+        (
+            S::MaxOverMean,
+            "running_reqs",
+            High,
+            &[20.0, 6.0, 5.0],
+            "DP0 has most of the running requests (20 of 31)",
+        ),
+        (S::Departure, "load", High, &[9.0, 6.0, 5.0], "DP0 has more requests than its peers (9 of 20)"),
+        (
+            S::Departure,
+            "load",
+            High,
+            &[6.0, 6.0, 8.0],
+            "DP0 gets less done than its peers, at 6 of 20 requests",
+        ),
+        (
+            S::MaxMinusMin,
+            "kv_usage",
+            High,
+            &[0.93, 0.3, 0.31],
+            "DP0's kv usage is above its peers' (0.93, theirs about 0.31)",
+        ),
+        (S::AnyMember, "kv_usage", High, &[0.93, 0.3], "DP0's kv usage is 0.93, above 0.9"),
+        (S::AllMembers, "kv_usage", High, &[0.93, 0.95], "every rank's kv usage is above 0.9"),
+    ] {
+        assert_eq!(title(statistic, signal, side, values), format!("dp-load-skew: {says} on server"));
+    }
+}
+
+#[test]
+fn a_line_whose_number_does_not_show_what_is_claimed_is_no_evidence() {
+    let mut incident = fired();
+    incident.finding.shown_by.as_mut().expect("the sample has one").value = 12.0;
+    let evidence = message(&incident, Update::Fired).facts.evidence;
+    assert_eq!(evidence, "load of DP2: 46, its peers 9 10 8");
+}
+
+#[test]
+fn a_window_by_hand_blames_nobody() {
+    let finding = Finding::requested(at(), Some("a look".into()));
+    let mut incident = Incident::new("x".into(), "by hand".into(), "server".into(), at(), finding);
+    incident.capture = sample(at()).capture;
+    let told = message(&incident, Update::Captured);
+    assert_eq!(told.title, "by hand: captured 4 files on server");
+    assert_eq!(told.facts.rank, "none in particular, on server");
+    assert_eq!(told.facts.how_much, "");
+}
+
+#[test]
+fn a_sample_ends_by_itself_in_alertmanager_and_is_named_as_a_test() {
+    let told = Message { test: true, ..message(&sample(at()), Update::Verdict) };
+    let alert = alerts(&told).remove(0);
+    assert_eq!((&*alert.labels["alertname"], &*alert.labels["test"]), ("SkewtrapTest", "true"));
+    let end: jiff::Timestamp = alert.ends_at.parse().expect("a time");
+    let began: jiff::Timestamp = alert.starts_at.parse().expect("a time");
+    assert_eq!(end.duration_since(began).as_secs(), 120);
 }
 
 /// One that got worse after its capture, ten minutes later, and was captured again.

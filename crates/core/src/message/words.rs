@@ -2,8 +2,7 @@
 
 use crate::finding::{Finding, Measured, Side, Statistic};
 use crate::incident::VerdictNote;
-use skewtrap_trace::labels::{LabelValue, Labels};
-use skewtrap_trace::rank::Axis;
+pub use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 use skewtrap_trace::verdict::{Kind, Place};
 
@@ -31,6 +30,11 @@ pub fn seconds(value: f64) -> String {
     }
 }
 
+/// `1 file`, `4 files`.
+pub fn counted(count: usize, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 /// A number of bytes in decimal units: `14.2 MB`.
 pub fn bytes(count: u64) -> String {
     let count = count as f64;
@@ -50,39 +54,74 @@ pub fn utc(at: Time) -> String {
     }
 }
 
-/// A rank's name: `DP2 TP0`. Labels that are not of a rank are written as they are: `pod=a DP2`.
-pub fn rank_name(rank: &Labels) -> String {
-    let mut words: Vec<String> = Vec::new();
-    for (name, value) in &rank.0 {
-        let axis = Axis::ALL.into_iter().find(|a| a.label() == &**name);
-        words.push(match (axis, value) {
-            (Some(axis), LabelValue::Index(i)) => format!("{}{i}", axis.word()),
-            _ => format!("{name}={value}"),
-        });
-    }
-    if words.is_empty() { "the engine".into() } else { words.join(" ") }
-}
-
-/// A finding as a headline: `DP2 has 2.1 times the mean load`.
+/// A finding as a headline: `DP2 has most of the requests (46 of 73)`, `DP0 gets almost no requests (0 of
+/// 11)`, `DP2's kv usage is above its peers' (0.93, theirs about 0.31)`. The statistic is in the details.
 pub fn deviation(finding: &Finding) -> String {
     let rank = rank_name(&finding.rank);
-    let Some(Measured { statistic, signal, value, .. }) = &finding.measured else {
+    let Some(Measured { statistic, signal, bound, .. }) = &finding.measured else {
         return "a window was asked for".into();
     };
-    let value = figure(*value);
+    let (things, is_counted) = in_words(signal);
+    let own = finding.members.iter().find(|m| m.rank == finding.rank).map(|m| m.value);
+    let peers = finding.peers();
+    let (Some(own), false) = (own, peers.is_empty()) else {
+        return format!("{rank} is apart from its peers in {things}");
+    };
+    let usual = median(peers.clone());
+    let is_high = match finding.side {
+        Side::High => true,
+        Side::Low => false,
+        Side::Both => own > usual,
+    };
+    let above = if is_high { "above" } else { "below" };
     match statistic {
-        Statistic::MaxOverMean => format!("{rank} has {value} times the mean {signal}"),
-        Statistic::MinOverMean => format!("{rank} has only {value} times the mean {signal}"),
-        Statistic::MaxMinusMin => format!("{rank} is {value} {signal} apart from its peers"),
-        other => {
-            let side = match finding.side {
-                Side::High => "above",
-                Side::Low => "below",
-                Side::Both => "away from",
-            };
-            format!("{rank} is {side} its peers in {signal} ({other} {value})")
+        Statistic::AllMembers => return format!("every rank's {things} is {above} {}", figure(*bound)),
+        Statistic::AnyMember => {
+            return format!("{rank}'s {things} is {}, {above} {}", figure(own), figure(*bound));
+        }
+        _ => {}
+    }
+    let total = own + peers.iter().sum::<f64>();
+    let mean = total / (peers.len() + 1) as f64;
+    let of = format!("({} of {})", figure(own), figure(total));
+    let verb = if things == "requests" { "gets" } else { "has" };
+    // A speed is not shared out, and a rank may be slow at an ordinary load: then only both numbers tell.
+    match (is_counted, is_high) {
+        (true, true) if own > total / 2.0 => format!("{rank} has most of the {things} {of}"),
+        (true, true) if own > mean => format!("{rank} has more {things} than its peers {of}"),
+        (true, false) if own < mean / 4.0 => format!("{rank} {verb} almost no {things} {of}"),
+        (true, false) if own < mean => format!("{rank} {verb} fewer {things} than its peers {of}"),
+        (true, true) => {
+            format!("{rank} gets less done than its peers, at {} of {} {things}", figure(own), figure(total))
+        }
+        (true, false) => {
+            format!("{rank} is apart from its peers, at {} of {} {things}", figure(own), figure(total))
+        }
+        _ => {
+            format!(
+                "{rank}'s {things} is {above} its peers' ({}, theirs about {})",
+                figure(own),
+                figure(usual)
+            )
         }
     }
+}
+
+/// A signal's name in words, and whether it counts things that the ranks share.
+fn in_words(signal: &str) -> (String, bool) {
+    if signal == "load" {
+        return ("requests".into(), true);
+    }
+    match signal.strip_suffix("_reqs") {
+        Some(which) => (format!("{} requests", which.replace("queue", "queued").replace('_', " ")), true),
+        None => (signal.replace('_', " "), signal.ends_with("_tokens")),
+    }
+}
+
+/// The middle one of some values.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 /// A statistic with its bound: `max_over_mean of load is 2.1 (bound 1.5)`.

@@ -9,6 +9,7 @@ use super::Rule;
 use super::state::RuleState;
 use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 
 /// One change of state, with the inputs that made it.
@@ -92,7 +93,7 @@ impl Change {
     }
 
     /// In words, but for the time: `dp-load-skew  firing  role=unified  max_over_mean(load) 2.63
-    /// against 2.00  dp_rank=2 is high since ...`. `capture` and `why` are those of [`Self::line`].
+    /// against 2.00  DP2 is high since ...`. `capture` and `why` are those of [`Self::line`].
     pub fn text(&self, capture: &str, why: Option<&str>) -> String {
         let mut text = format!("{:<20} {:<8}", self.rule.name, self.state.word());
         let mut part = |words: std::fmt::Arguments<'_>| {
@@ -108,7 +109,8 @@ impl Change {
         }
         if let Some(f) = &self.finding {
             let side = f.side.word();
-            part(format_args!("{} is {side} since {} (+-{:.1} s)", f.rank, f.onset, f.onset_error_s));
+            let rank = rank_name(&f.rank);
+            part(format_args!("{rank} is {side} since {} (+-{:.1} s)", f.onset, f.onset_error_s));
         }
         if self.how == How::Resumed {
             part(format_args!("it goes on"));

@@ -15,6 +15,7 @@ use crate::signal::catalog;
 use crate::signal::sample::Signal;
 use crate::signal::store::SignalStore;
 use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 
 /// How far back an onset is searched for.
@@ -49,11 +50,11 @@ pub(super) fn with_evidence(
     change
 }
 
-/// The numbers in a sentence: `load of dp_rank=2: 61, its peers 20 19 21`.
+/// The numbers in a sentence: `load of DP2: 61, its peers 20 19 21`.
 fn evidence_of(finding: &Finding) -> Option<String> {
     let blamed = finding.members.iter().find(|m| m.rank == finding.rank)?;
     let signal = &finding.measured.as_ref()?.signal;
-    let mut text = format!("{signal} of {}: {}, its peers", finding.rank, short(blamed.value));
+    let mut text = format!("{signal} of {}: {}, its peers", rank_name(&finding.rank), short(blamed.value));
     for m in finding.members.iter().filter(|m| m.rank != finding.rank).take(16) {
         text.push(' ');
         text.push_str(&short(m.value));

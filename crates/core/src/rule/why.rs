@@ -14,6 +14,7 @@ use super::state::{GroupState, RuleState};
 use super::{Combine, Condition, Direction, Statistic};
 use crate::signal::store::SignalStore;
 use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 
 /// The state of one rule on one group, or without a group when none can be made.
@@ -117,7 +118,7 @@ fn why_of(group: &Group, compiled: &CompiledRule, now: Time) -> String {
         LastEvaluation::Judged { trigger, guard } => match (&group.state, trigger.holds) {
             (GroupState::Firing(f), _) => {
                 let blame = &f.blame;
-                format!("firing since {}: {} is {}", f.since, blame.member, blame.side.word())
+                format!("firing since {}: {} is {}", f.since, rank_name(&blame.member), blame.side.word())
             }
             (GroupState::Pending { since }, _) => format!(
                 "the trigger holds for {:.1} s; it fires after {:.1} s",

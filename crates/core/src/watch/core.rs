@@ -146,6 +146,7 @@ impl Core {
         self.retry_requests(store, now, out);
         self.look_again(store, now, out);
         self.end_silences(now, out);
+        self.tell_due_results(now, out);
         if now.since(self.swept) >= SWEEP || self.swept > now {
             self.swept = now;
             store.sweep(now);
@@ -281,6 +282,6 @@ impl Core {
 pub(super) fn notify(active: &ActiveIncident, update: Update, out: &mut Vec<Effect>) {
     if active.silenced.is_none() {
         let (incident, receivers) = (active.incident.clone(), active.notify.clone());
-        out.push(Effect::Notify { incident: Box::new(incident), update, receivers });
+        out.push(Effect::Notify { incident: Box::new(incident), update, only_edits: false, receivers });
     }
 }

@@ -202,6 +202,8 @@ pub enum Effect {
         incident: Box<Incident>,
         /// What is new.
         update: Update,
+        /// Its three messages are told, or will be: it only renews what a receiver can edit in place.
+        only_edits: bool,
         /// The rule's receivers.
         receivers: Vec<Arc<str>>,
     },

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::ManualRequest;
+use super::story::Story;
 use crate::capture::governor::CaptureRequest;
 use crate::capture::{CaptureSpec, Limits};
 use crate::finding::Finding;
@@ -44,6 +45,8 @@ pub struct ActiveIncident {
     pub silenced: Option<Time>,
     /// Whether the data of its group are absent: it may be over.
     pub is_away: bool,
+    /// What of it was told.
+    pub story: Story,
     /// The number of the last capture whose refusal was reported, of those that an escalation asked for.
     pub refusal_reported: usize,
 }
@@ -134,6 +137,7 @@ impl Incidents {
             may_predate_start: false,
             silenced: None,
             is_away: false,
+            story: Story::default(),
             refusal_reported: 0,
         };
         self.active.insert(id.clone(), active);
@@ -176,6 +180,12 @@ impl Incidents {
             }
         }
         resolved
+    }
+
+    /// Those whose result has waited long enough for a verdict.
+    pub fn with_due_results(&self, now: Time) -> Vec<Arc<str>> {
+        let due = self.active.iter().filter(|(_, active)| active.story.is_due(now));
+        due.map(|(id, _)| id.clone()).collect()
     }
 
     /// One incident.
@@ -244,6 +254,7 @@ fn active_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) 
         may_predate_start,
         silenced: None,
         is_away: false,
+        story: Story::default(),
         refusal_reported: 0,
     }
 }

@@ -15,6 +15,7 @@ use super::Mode;
 use super::core::{Core, notify};
 use super::event::{Effect, ManualRequest, OpenWindow};
 use super::incidents::ActiveIncident;
+use super::windows::tell_result;
 use crate::capture::CaptureSpec;
 use crate::capture::admit::{self, CaptureMethod, CapturePlan};
 use crate::capture::governor::{self, Attempt, AttemptEnd};
@@ -44,6 +45,9 @@ const BUSY: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// ... for as long as this: later, a window would no longer show the onset.
 const AWAITED: Duration = Duration::from_secs(60);
+
+/// At how many instants after the onset a sample is looked for that shows what is claimed.
+const LOOKED_FOR: u32 = 20;
 
 impl Core {
     /// A rule's state changed.
@@ -86,6 +90,11 @@ impl Core {
     }
 
     fn resolve(&mut self, change: &Change, out: &mut Vec<Effect>) {
+        // It clears in its warm-up: its end says that nothing is captured.
+        let id = self.incidents.firing(change).map(|active| active.incident.id.clone());
+        if let Some(id) = id.filter(|id| self.warming.remove(id).is_some() && !self.was_refused(id)) {
+            let _ = self.refuse(&id, &Refusal::Cleared, out);
+        }
         let Some(active) = self.incidents.resolve(change) else { return };
         out.push(Effect::Cleared { incident: active.incident.id.clone() });
         notify(active, Update::Resolved, out);
@@ -120,11 +129,17 @@ impl Core {
         };
         let mut started = Vec::new();
         match silenced {
-            Some(until) => self.refuse(&id, &Refusal::Silenced { left: until.since(now) }, &mut started),
+            Some(until) => {
+                let _ = self.refuse(&id, &Refusal::Silenced { left: until.since(now) }, &mut started);
+            }
             None => match target {
                 None if active.capture == CaptureSpec::None => {}
-                None => self.refuse(&id, &Refusal::SpansServers, &mut started),
-                Some(target) if warmup.is_zero() => self.request(store, &id, target, now, &mut started),
+                None => {
+                    let _ = self.refuse(&id, &Refusal::SpansServers, &mut started);
+                }
+                Some(target) if warmup.is_zero() => {
+                    let _ = self.request(store, &id, target, now, &mut started);
+                }
                 Some(_) => drop(self.warming.insert(id.clone(), now + warmup)),
             },
         }
@@ -132,7 +147,7 @@ impl Core {
         let capture = active.incident.capture.word();
         let why = active.incident.capture.refused().map(|r| r.why.clone());
         // The start goes first: every microsecond between the line and the request counts. A refusal
-        // is reported after what fired.
+        // is a line of the message that it fired, and logged after it.
         let (starts, refusals): (Vec<_>, Vec<_>) =
             started.into_iter().partition(|e| matches!(e, Effect::Start { .. }));
         out.extend(starts);
@@ -165,9 +180,18 @@ impl Core {
             let firing = self.incidents.firing_now().find(|c| c.incident.id == id);
             let target = firing.and_then(|c| self.servers.iter().position(|s| s.name == c.incident.target));
             match target.and_then(|t| u16::try_from(t).ok()) {
-                Some(target) => self.request(store, &id, TargetId(target), now, out),
+                Some(target) => {
+                    if self.request(store, &id, TargetId(target), now, out)
+                        && let Some(active) = self.incidents.get_mut(&id)
+                    {
+                        tell_result(active, Update::Refused, out);
+                    }
+                }
                 None if self.was_refused(&id) => {}
-                None => self.refuse(&id, &Refusal::Cleared, out),
+                // Its end says so.
+                None => {
+                    let _ = self.refuse(&id, &Refusal::Cleared, out);
+                }
             }
         }
     }
@@ -176,7 +200,7 @@ impl Core {
         self.incidents.get(id).is_some_and(|c| c.incident.capture.refused().is_some())
     }
 
-    /// The first request of an incident's rule.
+    /// The first request of an incident's rule; whether it is refused, for good and not before.
     fn request(
         &mut self,
         store: &SignalStore,
@@ -184,8 +208,8 @@ impl Core {
         target: TargetId,
         now: Time,
         out: &mut Vec<Effect>,
-    ) {
-        let Some(active) = self.incidents.get(id) else { return };
+    ) -> bool {
+        let Some(active) = self.incidents.get(id) else { return false };
         let (badness, fired_at) = (severity_ratio(&active.incident.finding), active.incident.fired_at);
         match self.decide(store, id, target, badness, now) {
             Ok(None) => {}
@@ -194,10 +218,12 @@ impl Core {
                 if refusal.awaits_facts() && now.since(fired_at) < AWAITED {
                     self.warming.insert(id.clone(), now + AGAIN);
                 }
-                self.refuse(id, &refusal, out);
+                let is_news = self.refuse(id, &refusal, out) && !self.warming.contains_key(id);
                 self.watch_escalation(id, refusal.again_in(), now);
+                return is_news;
             }
         }
+        false
     }
 
     /// Decides on one request; `None` when nothing is to be captured.
@@ -235,6 +261,10 @@ impl Core {
     fn start(&mut self, id: &Arc<str>, target: TargetId, granted: Granted, now: Time, out: &mut Vec<Effect>) {
         let Some(active) = self.incidents.get_mut(id) else { return };
         let before = self.ledger.attempts.iter().rev().find(|a| *a.incident == **id).map(|a| a.badness);
+        if active.story.is_awaiting() {
+            // Its verdict comes too late for the message: the next capture takes the place of this one.
+            tell_result(active, Update::Captured, out);
+        }
         let outcome = match &granted {
             Granted::Window(_) => CaptureOutcome::Open { since: now },
             Granted::Recorded(_) => CaptureOutcome::WouldStart,
@@ -254,19 +284,16 @@ impl Core {
         self.watch_escalation(id, None, now);
     }
 
-    fn refuse(&mut self, id: &Arc<str>, refusal: &Refusal, out: &mut Vec<Effect>) {
-        let Some(active) = self.incidents.get_mut(id) else { return };
+    /// Notes and logs a refusal; whether it is the first of this incident.
+    fn refuse(&mut self, id: &Arc<str>, refusal: &Refusal, out: &mut Vec<Effect>) -> bool {
+        let Some(active) = self.incidents.get_mut(id) else { return false };
         let refused = Refused::from(refusal);
         let before = active.incident.capture.refused().map(|r| r.reason);
         if before != Some(refused.reason) {
             out.push(refused_effect(active, refusal));
         }
         active.incident.capture = CaptureOutcome::Refused(refused);
-        // A request that is repeated and refused again is reported once; a manual request has its answer as
-        // the return value.
-        if before.is_none() && !active.trigger.is_manual() {
-            notify(active, Update::Refused, out);
-        }
+        before.is_none()
     }
 
     /// See [`super::Watch::request_capture`].
@@ -392,7 +419,7 @@ impl Core {
         active.incident.worse = Some(Escalation { refused: Some(Refused::from(refusal)), ..worse });
         if is_reported {
             active.refusal_reported = window;
-            notify(active, Update::Refused, out);
+            tell_result(active, Update::Refused, out);
         }
         is_reported
     }
@@ -422,7 +449,8 @@ fn refused_effect(active: &ActiveIncident, refusal: &Refusal) -> Effect {
     Effect::Refused { incident, rule, reason: refusal.reason(), why: refusal.to_string() }
 }
 
-/// The blamed member's sample nearest to the onset.
+/// The blamed member's sample nearest to the onset; where that does not show yet what is claimed, the
+/// first one that does.
 fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<ShownBy> {
     let signal = store.catalog().signal_named(&finding.measured.as_ref()?.signal)?;
     let mut labels = change.group.clone();
@@ -430,7 +458,15 @@ fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<S
     if let Some(target) = &change.target {
         labels = labels.with_target(target);
     }
-    store.nearest(&labels, signal, finding.onset)
+    // In steps from the onset on: the course is followed to the time when it fired.
+    let step = (change.at.since(finding.onset) / LOOKED_FOR).max(Duration::from_millis(500));
+    let times = (0..=LOOKED_FOR).map(|i| finding.onset + step * i).take_while(|at| *at <= change.at + step);
+    let mut near = times.filter_map(|at| store.nearest(&labels, signal, at));
+    let first = near.next()?;
+    if finding.is_shown_by(&first) {
+        return Some(first);
+    }
+    near.find(|shown| finding.is_shown_by(shown)).or(Some(first))
 }
 
 /// How bad a finding is, in multiples of its bound; at least 1 for what fires.

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::core::{Core, notify};
+use super::core::Core;
 use super::event::{Effect, WindowEvent};
+use super::incidents::ActiveIncident;
 use crate::capture::governor::AttemptEnd;
 use crate::incident::{IncidentState, VerdictNote};
 use crate::message::Update;
@@ -26,10 +27,13 @@ impl Core {
         self.settle_attempt(id, &stored.end);
         let Some(active) = self.incidents.get_mut(id) else { return };
         active.incident.captured(&stored);
-        match active.silenced {
-            None => notify(active, Update::Captured, out),
-            Some(_) => out.push(Effect::Store { incident: Box::new(active.incident.clone()) }),
+        if stored.outcome.is_comparable() {
+            active.story.await_verdict(now);
         }
+        if active.story.is_awaiting() {
+            return out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
+        }
+        tell_result(active, Update::Captured, out);
         if !stored.outcome.is_comparable() {
             self.manual_is_over(id, now, out);
         }
@@ -65,7 +69,37 @@ impl Core {
         if active.incident.state == IncidentState::Captured {
             active.incident.state = IncidentState::Compared;
         }
-        notify(active, Update::Verdict, out);
+        tell_result(active, Update::Verdict, out);
+        self.manual_is_over(id, now, out);
+    }
+}
+
+/// Tells the result of an incident; a result after the first only renews what can be edited. During a
+/// silence it is stored and not told.
+pub(super) fn tell_result(active: &mut ActiveIncident, update: Update, out: &mut Vec<Effect>) {
+    let incident = Box::new(active.incident.clone());
+    if active.silenced.is_some() {
+        return out.push(Effect::Store { incident });
+    }
+    let only_edits = active.story.tell();
+    out.push(Effect::Notify { incident, update, only_edits, receivers: active.notify.clone() });
+}
+
+impl Core {
+    /// Results that waited long enough for a verdict are told without one.
+    pub(super) fn tell_due_results(&mut self, now: Time, out: &mut Vec<Effect>) {
+        for id in self.incidents.with_due_results(now) {
+            if let Some(active) = self.incidents.get_mut(&id) {
+                tell_result(active, Update::Captured, out);
+            }
+        }
+    }
+
+    /// The ranks of a capture could not be compared.
+    pub(super) fn not_compared(&mut self, id: &str, now: Time, out: &mut Vec<Effect>) {
+        if let Some(active) = self.incidents.get_mut(id).filter(|active| active.story.is_awaiting()) {
+            tell_result(active, Update::Captured, out);
+        }
         self.manual_is_over(id, now, out);
     }
 }

@@ -102,5 +102,5 @@ fn a_rule_that_fires_says_since_when_and_whom_it_blames() {
     let (engine, _) = played(any_of(vec![condition(catalog::QUEUE_REQS, 1.5)]));
     let evaluations = engine.evaluations(Time::from_epoch_s(START + 90.0));
     let why = &evaluations[0].why;
-    assert!(why.starts_with("firing since ") && why.ends_with(": dp_rank=2 is high"), "{why}");
+    assert!(why.starts_with("firing since ") && why.ends_with(": DP2 is high"), "{why}");
 }
