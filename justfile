@@ -25,6 +25,6 @@ demo:
 bench:
     cargo bench
 
-# Measure the detection on simulated logs: the table and the picture of docs/detection.md.
+# Measure the detection on simulated logs: the table and the picture of docs/departure.md.
 detection simload dir="target/detection" python="python3":
     scripts/detection.sh {{simload}} {{dir}} {{python}}

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Rebuilds the table and the picture of docs/detection.md: labelled logs, the shipped rule through the
+# Rebuilds the table and the picture of docs/departure.md: labelled logs, the shipped rule through the
 # whole core, the textbook detectors beside it.
 #
 #   scripts/detection.sh SIMLOAD.PY [DIR] [PYTHON]

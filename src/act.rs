@@ -35,6 +35,9 @@ fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Recor
         members: Vec::new(),
         evidence: None,
         shown_by: None,
+        also: Vec::new(),
+        symptoms: Vec::new(),
+        harm: None,
     };
     let (rule, target) = ("dp-load-skew".into(), "server".into());
     let incident = Incident {

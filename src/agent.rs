@@ -224,6 +224,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     for silence in state.silences()? {
         watch.handle(Event::Silenced(silence), now, &mut Vec::new());
     }
+    watch.remember(state.baselines()?, now);
     let (outlet, mut sees) = outlet(outlet::ITEMS, outlet::BYTES);
     startup::sources(&plan.sources, &supervisor, &outlet, clock);
     startup::probes(&plan.targets, &supervisor, &tx, clock);
@@ -266,6 +267,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut pulse = tokio::time::interval(Duration::from_secs(1));
     let mut sweep = tokio::time::interval(Duration::from_secs(60));
+    let mut keep_learned = tokio::time::interval(Duration::from_secs(600));
+    keep_learned.reset();
     let mut effects = Vec::new();
     loop {
         let due = agent.until_due();
@@ -285,12 +288,14 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
             }
             wanted = agent.publisher.wanted() => agent.publish(wanted),
             _ = sweep.tick() => agent.sweep(),
+            _ = keep_learned.tick() => agent.save_baselines(),
             Some(item) = inbox.recv() => agent.take(item, &mut effects),
             // Last: a log that never ends must not keep the rest from its turn.
             Some(seen) = sees.recv() => agent.observed(&seen, &mut effects),
         }
         agent.carry_out(&mut effects);
     }
+    agent.save_baselines();
     agent.stop(&mut inbox, &mut sees, &mut delivered).await;
     drop(agent);
     let _ = tokio::time::timeout(GRACE, archivist).await;

@@ -10,7 +10,7 @@ use skewtrap::config::rules;
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::admit::Policy;
 use skewtrap_core::capture::governor::Ledger;
-use skewtrap_core::rule::{Change, Rule, Statistic};
+use skewtrap_core::rule::{Change, Rule};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::{Observation, SourceId};
@@ -52,7 +52,7 @@ pub struct Firing {
 
 /// What is evaluated.
 pub enum Detector {
-    /// The shipped rule, with another bound of its `departure` where one is given.
+    /// The shipped rule, with another budget of false alarms a day where one is given.
     Shipped(Option<f64>),
     Textbook(Textbook, f64),
 }
@@ -72,7 +72,7 @@ impl Detector {
     }
 
     pub fn sweep() -> Vec<Self> {
-        let ours = [3.6, 3.9, 4.2, 4.5, 4.7, 4.9, 5.1, 5.4, 5.8, 6.3].map(|bound| Self::Shipped(Some(bound)));
+        let ours = [0.02, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0].map(|budget| Self::Shipped(Some(budget)));
         let theirs = Textbook::sweep().into_iter().map(|(t, bound)| Self::Textbook(t, bound));
         ours.into_iter().chain(theirs).collect()
     }
@@ -155,13 +155,10 @@ impl Firing {
     }
 }
 
-fn setup(bound: Option<f64>) -> Setup {
-    let mut rule = shipped_rule();
-    for condition in &mut rule.trigger.conditions {
-        if condition.statistic == Statistic::Departure {
-            condition.bound = bound.unwrap_or(condition.bound);
-        }
-    }
+fn setup(budget: Option<f64>) -> Setup {
+    let rule = shipped_rule();
+    let mut policy = Policy::default();
+    policy.budget.false_alarms = budget.unwrap_or(policy.budget.false_alarms);
     let server: Arc<str> = "server".into();
     Setup {
         rules: vec![rule],
@@ -174,7 +171,7 @@ fn setup(bound: Option<f64>) -> Setup {
             name: "log".into(),
         }],
         targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
-        policy: Policy::default(),
+        policy,
         ledger: Ledger::default(),
         zone: TimeZone::UTC,
         mode: Mode::Replay,

@@ -163,7 +163,7 @@ pub fn calibrated(
     chosen
 }
 
-/// All configurations as one Markdown table, as it stands in docs/detection.md.
+/// All configurations as one Markdown table, as it stands in docs/departure.md.
 pub fn table(scores: &BTreeMap<Configuration, Scores>) -> String {
     let mut rows = vec![
         row("", scores, |name, _| name.to_string()),

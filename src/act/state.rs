@@ -22,6 +22,7 @@ use tracing::warn;
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd, Ledger};
 use skewtrap_core::capture::plan::StartRequest;
 use skewtrap_core::incident::{Record, StoredCapture};
+use skewtrap_core::rule::Baseline;
 use skewtrap_core::status::Silence;
 use skewtrap_trace::time::Time;
 
@@ -228,7 +229,8 @@ impl State {
         }
         let shm = Path::new("/dev/shm");
         let place = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
-        let place = place.join(format!("skewtrap-state-{}-{}", std::process::id(), lock.metadata().ok()?.ino()));
+        let place =
+            place.join(format!("skewtrap-state-{}-{}", std::process::id(), lock.metadata().ok()?.ino()));
         std::fs::DirBuilder::new().mode(0o700).create(&place).ok()?;
         let copy = place.join("state.sqlite");
         let wal = |file: &Path| PathBuf::from(format!("{}-wal", file.display()));
@@ -568,6 +570,25 @@ impl State {
         self.bodies("silences", "SELECT body FROM silences ORDER BY rowid")
     }
 
+    /// Replaces what was learned of the servers: a restart of the agent must not make them unknown.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn save_baselines(&self, baselines: &[Baseline]) -> Result<(), StateError> {
+        self.execute("INSERT OR REPLACE INTO meta VALUES ('baselines', ?1)", params![json(&baselines)])
+    }
+
+    /// What was learned of the servers; nothing where none was saved, or another release saved it in
+    /// words that this one does not know: it is learned anew then.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn baselines(&self) -> Result<Vec<Baseline>, StateError> {
+        let bodies = bodies_in(&self.lock(), "SELECT value FROM meta WHERE name = 'baselines'");
+        let body = bodies.map_err(|e| self.broken(e))?.pop();
+        Ok(body.and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default())
+    }
+
     fn bodies<T: for<'de> Deserialize<'de>>(
         &self,
         table: &'static str,
@@ -699,8 +720,14 @@ fn lock(folder: &Path) -> Result<File, StateError> {
     // Messages may hold what the users of the server wrote, so only the owner may enter.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
     let path = folder.join("lock");
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).read(true).mode(0o600).open(&path).map_err(fail)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .read(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(fail)?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -710,7 +737,9 @@ fn lock(folder: &Path) -> Result<File, StateError> {
         Err(e) => return Err(fail(e.into())),
     }
     // Who holds it is for people: a disk that is full must not keep the agent from its open windows.
-    let _ = file.set_len(0).and_then(|()| (&file).write_all(format!("process {}\n", std::process::id()).as_bytes()));
+    let _ = file
+        .set_len(0)
+        .and_then(|()| (&file).write_all(format!("process {}\n", std::process::id()).as_bytes()));
     Ok(file)
 }
 

@@ -206,7 +206,8 @@ pub async fn instance_of(server: &Server, instance: Option<&str>) -> Option<Reac
     let Some(before) = instance else { return Some(Reach::Answers) };
     match facts(server, 1).await {
         Ok(now) if now.instance != before => Some(Reach::Another(
-            "it is another instance: what it says of itself (its random seed, release or model) changed".into(),
+            "it is another instance: what it says of itself (its random seed, release or model) changed"
+                .into(),
         )),
         Ok(_) => Some(Reach::Answers),
         Err(_) => None,

@@ -311,17 +311,17 @@ mod tests {
     #[tokio::test]
     async fn messages_for_receivers_that_are_gone_are_dropped_and_counted() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (_, state, clock) = post(dir.path());
+        let (_, state, clock) = notifier(dir.path());
         let message = Message::of(&sample(clock.now()), Update::Fired, clock.now(), &Origin::default());
         let row = |to: &str| {
             OutboxRow::from(&crate::act::notify::plan::delivery(&to.into(), message.clone(), clock.now()))
         };
         state.add_to_outbox(&[row("oncall"), row("retired")]).expect("written");
         drop(state);
-        let (post, state, _) = post(dir.path());
-        let told: Vec<_> = posted(&state).into_iter().map(|(receiver, _)| receiver).collect();
-        assert_eq!(told, ["oncall".into()], "the other waits for nobody");
-        assert_eq!(post.dropped(), &BTreeMap::from([("retired".into(), 1)]));
+        let (notifier, state, _) = notifier(dir.path());
+        let waiting: Vec<_> = queued(&state).into_iter().map(|(receiver, _)| receiver).collect();
+        assert_eq!(waiting, ["oncall".into()], "the other waits for nobody");
+        assert_eq!(notifier.dropped(), &BTreeMap::from([("retired".into(), 1)]));
     }
 
     #[test]

@@ -68,6 +68,13 @@ impl Agent {
         self.notifier.delivered(report);
     }
 
+    /// Keeps what was learned of the servers for an agent after this one.
+    pub(super) fn save_baselines(&self) {
+        if let Err(error) = self.store.state.save_baselines(&self.watch.baselines(self.clock.now())) {
+            error!("{error}");
+        }
+    }
+
     pub(super) fn sweep(&self) {
         let _ = self.notifier.offer_again();
         let now = self.clock.now();

@@ -34,7 +34,9 @@ use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::size::PastWindow;
 use skewtrap_core::capture::verify::{Artifact, Verdict, verdict_of};
-use skewtrap_core::capture::window::{START_TIMEOUT, Distrust, Ending, Event, Visibility, Window, WindowPhase};
+use skewtrap_core::capture::window::{
+    Distrust, Ending, Event, START_TIMEOUT, Visibility, Window, WindowPhase,
+};
 use skewtrap_core::incident::{Exchange, Record};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -183,15 +185,16 @@ async fn turn(
     state: &State,
     now: Time,
 ) -> Result<Option<Lease>, StateError> {
-    let folder = request.marks.dir.as_deref().and_then(|dir| {
-        site.paths.agent_view(dir).parent().map(std::path::Path::to_owned)
-    });
+    let folder = request
+        .marks
+        .dir
+        .as_deref()
+        .and_then(|dir| site.paths.agent_view(dir).parent().map(std::path::Path::to_owned));
     let url = site.server.base().to_owned();
     let until = now + START_TIMEOUT + request.deadline + TURN;
     let holder = Holder { agent: state.agent().to_string(), process: std::process::id(), until };
-    let taking = tokio::task::spawn_blocking(move || {
-        lease::take(&lease::path(folder.as_deref(), &url), &holder, now)
-    });
+    let taking =
+        tokio::task::spawn_blocking(move || lease::take(&lease::path(folder.as_deref(), &url), &holder, now));
     match tokio::time::timeout(TURN_LIMIT, taking).await {
         Ok(Ok(Ok(Ok(lease)))) => Ok(Some(lease)),
         Ok(Ok(Ok(Err(Holder { agent, process, until })))) => {

@@ -111,7 +111,7 @@ fn starter(url: &str, probe: &Probe) -> String {
 
 /// The presets whose signals the server has.
 fn rules_for(probe: &Probe) -> Vec<&'static str> {
-    let mut rules = vec!["dp-load-skew", "kv-usage-skew", "starved-rank"];
+    let mut rules = vec!["dp-load-skew", "stuck-rank"];
     if probe.facts.engine == ServerKind::Vllm {
         rules.push("vllm-engine-skew");
     }

@@ -15,6 +15,7 @@ use super::de::Field;
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
+use super::rule::Names;
 use super::signal::signal_of;
 use super::tree::Place;
 use skewtrap_core::finding::Side;
@@ -24,11 +25,14 @@ use skewtrap_core::signal::sample::Signal;
 
 mod bound;
 mod clear;
+mod factors;
 
 use bound::check_bound;
 pub(super) use bound::check_min_mean;
 pub use bound::{can_clear, can_trigger};
 pub use clear::clear_of;
+pub(super) use factors::check_factors;
+use factors::factors_of;
 
 /// The keys that a condition has, whether it stands alone or in a list.
 macro_rules! condition_keys {
@@ -59,6 +63,9 @@ macro_rules! condition_keys {
             /// How far a rank's course has departed from its peers', in standard deviations of what is
             /// usual in this group, learned as it goes; 5 is rare on healthy load.
             departure: Field<f64>,
+            /// Factors of a rank's load that depart from what is usual on this server: `any`, or some of
+            /// `share`, `speed`, `work` and `stuck`.
+            factors: Field<Names>,
             /// Some member is `above` or `below` this.
             any_member: Field<MemberText>,
             /// Every member is `above` or `below` this.
@@ -125,6 +132,7 @@ impl TriggerText {
             lost_share: t.lost_share,
             robust_z: t.robust_z,
             departure: t.departure,
+            factors: t.factors,
             any_member: t.any_member,
             all_members: t.all_members,
             side: t.side,
@@ -237,6 +245,9 @@ pub fn describe(trigger: &Trigger) -> String {
         .conditions
         .iter()
         .map(|c| {
+            if c.statistic == Statistic::Factors {
+                return format!("factors({}) depart{}", c.factors.words(), hold_suffix(c.hold));
+            }
             let sign = if c.direction == Direction::Above { ">" } else { "<" };
             let chance = c.chance.map_or_else(String::new, |k| format!(" (chance {k})"));
             let usual = c.above_baseline.map_or_else(String::new, |f| format!(" (baseline {f})"));
@@ -254,7 +265,11 @@ impl ConditionText {
             .into_iter()
             .filter_map(|s| self.bound_field(s).and_then(Field::place).map(|p| (s, p)));
         let members = [(Statistic::AnyMember, &self.any_member), (Statistic::AllMembers, &self.all_members)];
-        plain.chain(members.into_iter().filter_map(|(s, f)| f.place().map(|p| (s, p)))).collect()
+        let factors = self.factors.place().map(|p| (Statistic::Factors, p));
+        plain
+            .chain(factors)
+            .chain(members.into_iter().filter_map(|(s, f)| f.place().map(|p| (s, p))))
+            .collect()
     }
 
     const fn bound_field(&self, statistic: Statistic) -> Option<&Field<f64>> {
@@ -268,7 +283,9 @@ impl ConditionText {
             Statistic::LostShare => &self.lost_share,
             Statistic::RobustZ => &self.robust_z,
             Statistic::Departure => &self.departure,
-            Statistic::AnyMember | Statistic::AllMembers | Statistic::Other => return None,
+            Statistic::AnyMember | Statistic::AllMembers | Statistic::Factors | Statistic::Other => {
+                return None;
+            }
         })
     }
 
@@ -277,6 +294,8 @@ impl ConditionText {
         let members = match statistic {
             Statistic::AnyMember => &self.any_member,
             Statistic::AllMembers => &self.all_members,
+            // Its value is in multiples of today's bound.
+            Statistic::Factors => return Some((1.0, Direction::Above, self.factors.place()?)),
             _ => {
                 let (bound, at) = self.bound_field(statistic)?.placed()?;
                 return Some((*bound, statistic.direction(), at));
@@ -328,7 +347,12 @@ fn condition_of(
         }
     };
     let (bound, direction, at) = text.bound(statistic, findings)?;
-    settings.record_set(&format!("{key}.{statistic}"), bound_text(statistic, direction, bound), at);
+    let factors = factors_of(text, findings);
+    let bound_shown = match statistic {
+        Statistic::Factors => factors.words(),
+        _ => bound_text(statistic, direction, bound),
+    };
+    settings.record_set(&format!("{key}.{statistic}"), bound_shown, at);
     let side = side_of(text, statistic, direction, findings);
     let chance = chance_of(clause, key, text, statistic, settings, findings);
     if let Some((k, at_factor)) = text.above_baseline.placed() {
@@ -355,6 +379,7 @@ fn condition_of(
         above_baseline,
         smooth,
         hold,
+        factors,
     };
     record(clause, key, text, &condition, context, settings);
     check_bound(clause, &condition, context, at, findings);

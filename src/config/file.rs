@@ -21,6 +21,7 @@ use super::target::{self, Target, TargetText};
 use super::tree::{self, Node, Place, Value};
 use skewtrap_core::capture::governor::Budget;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
+use skewtrap_core::rule::FALSE_ALARMS_PER_DAY;
 use skewtrap_core::signal::catalog::{Catalog, UserSignal};
 
 /// The configuration of the agent.
@@ -80,6 +81,9 @@ pub struct BudgetText {
     windows: Field<u32>,
     /// Within one incident, another window only when it is this many times worse. Default 1.5.
     worse_by: Field<f64>,
+    /// False alarms that the shipped rules may raise on each server: `1 per day`, `0.2 per day`, `2 per week`.
+    /// Their bounds follow from it and from what is usual there. Default 1 per day.
+    false_alarms: Field<String>,
 }
 
 /// How much is kept.
@@ -436,6 +440,7 @@ fn budget_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'
         bytes: settings.resolve("budget.bytes", &text.bytes, Bytes(default.bytes)).0,
         windows: settings.resolve("budget.windows", &text.windows, default.windows),
         worse_by: settings.resolve("budget.worse_by", &text.worse_by, default.worse_by),
+        false_alarms: false_alarms_of(&text.false_alarms, settings, findings),
     };
     if let Some(place) = text.worse_by.place()
         && budget.worse_by <= 1.0
@@ -443,6 +448,29 @@ fn budget_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'
         findings.error(place, "`worse_by` is a factor above 1", Some("write 1.5, say".into()));
     }
     budget
+}
+
+/// `1 per day`, as a number a day.
+fn false_alarms_of(text: &Field<String>, settings: &mut Settings, findings: &mut Findings<'_>) -> f64 {
+    const DAYS: [(&str, f64); 3] = [("hour", 1.0 / 24.0), ("day", 1.0), ("week", 7.0)];
+    let Some((words, place)) = text.placed() else {
+        settings.record_unset("budget.false_alarms", "1 per day");
+        return FALSE_ALARMS_PER_DAY;
+    };
+    settings.record_set("budget.false_alarms", words, place);
+    let rate = words.split_once(" per ").and_then(|(number, unit)| {
+        let number: f64 = number.trim().parse().ok()?;
+        let (_, days) = DAYS.into_iter().find(|(word, _)| *word == unit.trim())?;
+        Some(number / days)
+    });
+    match rate.filter(|r| (0.01..=100.0).contains(r)) {
+        Some(rate) => rate,
+        None => {
+            let message = format!("`{words}` is no budget of false alarms between 0.01 and 100 a day");
+            findings.error(place, message, Some("write `1 per day`, `0.2 per day` or `2 per week`".into()));
+            FALSE_ALARMS_PER_DAY
+        }
+    }
 }
 
 fn keep_of(text: &FileText, settings: &mut Settings) -> Keep {

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::capture::{CaptureText, capture_of};
-use super::condition::{Context, TriggerText, check_min_mean, clear_of, trigger_of};
+use super::condition::{Context, TriggerText, check_factors, check_min_mean, clear_of, trigger_of};
 use super::de::{Field, TextOr, did_you_mean};
 use super::diagnostic::Findings;
 use super::effective::Settings;
@@ -24,6 +24,9 @@ use skewtrap_core::rule::{Guard, Rule, Severity};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
+
+/// From which share of the requests on a harm is worth a window.
+const MIN_HARM: f64 = 0.05;
 
 /// One rule.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -53,6 +56,9 @@ pub struct RuleText {
     min_mean: Field<f64>,
     /// No verdict on a group with fewer members. Default 2.
     min_members: Field<u32>,
+    /// No window for a trouble that harms a smaller share of the requests, where its harm is known (the
+    /// rules on `factors`). Default 0.05.
+    min_harm: Field<f64>,
     /// What else must be true, in CEL over the signals: `ranks(load) >= 2`.
     only_if: Field<String>,
     /// What to capture when it fires.
@@ -153,6 +159,17 @@ pub fn check(
         let at = text.min_members.place().unwrap_or(place);
         findings.error(at, "one member has no peers to be compared with", Some("write 2 or more".into()));
     }
+    if let (Some(harm), Some(at)) = (text.min_harm.get(), text.min_harm.place())
+        && !(0.0..=1.0).contains(harm)
+    {
+        findings.error(
+            at,
+            "`min_harm` is a share of the requests, from 0 to 1",
+            Some("write 0.05, say".into()),
+        );
+    }
+    let at = [&text.across.place(), &text.within.place(), &text.trigger.place()].into_iter().find_map(|p| *p);
+    check_factors(trigger.as_ref(), &across, &within, at.unwrap_or(place), findings);
     let severity = text.severity.or(Severity::Warning);
     settings.record("severity", severity.word(), text.severity.place());
     let notify = text.notify.placed().map(|(names, at)| names_of(names, at)).unwrap_or_default();
@@ -177,6 +194,7 @@ pub fn check(
         only_if,
         min_mean: settings.resolve("min_mean", &text.min_mean, 0.0),
         min_members: min_members as usize,
+        min_harm: settings.resolve("min_harm", &text.min_harm, MIN_HARM),
         capture,
         limits,
         severity,

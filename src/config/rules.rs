@@ -60,8 +60,9 @@ macro_rules! presets {
 
 presets! {
     "dp-load-skew" true
-    "kv-usage-skew" true
-    "starved-rank" true
+    "stuck-rank" true
+    "kv-usage-skew" false
+    "starved-rank" false
     "queue-skew-idle-peer" false
     "slow-rank" false
     "dp-attention-tokens" false

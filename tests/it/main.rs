@@ -53,5 +53,6 @@ mod double {
 
 mod watch {
     mod escalation;
+    mod harm;
     mod incident;
 }

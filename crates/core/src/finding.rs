@@ -32,6 +32,39 @@ pub struct Finding {
     /// The blamed member's sample nearest to the onset.
     #[serde(default)]
     pub shown_by: Option<ShownBy>,
+    /// Further members that are to blame for the same trouble.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<Labels>,
+    /// What departed in the course of it, in order, where factors are watched: the first is the cause.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub symptoms: Vec<Symptom>,
+    /// What it costs the clients, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub harm: Option<Harm>,
+}
+
+/// A factor of a member's load that departed from what is usual.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Symptom {
+    /// When it was first seen.
+    pub at: Time,
+    /// Whose.
+    pub rank: Labels,
+    /// Which: `share`, `speed`, `work` or `stuck`.
+    pub factor: Arc<str>,
+    /// On which side; less speed is slower.
+    pub side: Side,
+}
+
+/// What a trouble costs the clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Harm {
+    /// Requests that would be better off, were the load even, as a share of all.
+    pub share: f64,
+    /// How many that are.
+    pub requests: f64,
+    /// Why: `queue_beside_room`, `excess`, `unused`, `frozen` or `little`.
+    pub reason: Arc<str>,
 }
 
 impl Finding {
@@ -46,6 +79,9 @@ impl Finding {
             members: Vec::new(),
             evidence: why,
             shown_by: None,
+            also: Vec::new(),
+            symptoms: Vec::new(),
+            harm: None,
         }
     }
 
@@ -149,6 +185,9 @@ pub enum Statistic {
     /// How far a member's course (its load, its tokens, its speed) has departed from its peers', in
     /// standard deviations of what is usual in this group; it has a memory, see `departure`.
     Departure,
+    /// How many times its bound a factor of a member's load (what it is sent, its speed at equal work, the
+    /// work of its requests, whether it moves) has departed from what is usual; see [`crate::factor`].
+    Factors,
     /// None of these: what version 0.1 wrote into the finding of an incident that somebody asked for, and
     /// what a word that this version does not know is read as. No rule has it.
     #[serde(other, rename = "asked")]
@@ -157,7 +196,7 @@ pub enum Statistic {
 
 impl Statistic {
     /// Every statistic that a rule can have, in the order of the documentation.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::MaxOverMean,
         Self::MinOverMean,
         Self::MaxMinusMin,
@@ -169,6 +208,7 @@ impl Statistic {
         Self::AnyMember,
         Self::AllMembers,
         Self::Departure,
+        Self::Factors,
     ];
 
     /// As in YAML and JSON: `max_over_mean`.
@@ -185,6 +225,7 @@ impl Statistic {
             Self::AnyMember => "any_member",
             Self::AllMembers => "all_members",
             Self::Departure => "departure",
+            Self::Factors => "factors",
             Self::Other => "asked",
         }
     }

@@ -5,6 +5,7 @@ pub mod capture;
 pub mod cause;
 #[cfg(test)]
 mod dice;
+pub mod factor;
 pub mod finding;
 pub mod incident;
 pub mod message;

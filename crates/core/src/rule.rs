@@ -15,6 +15,7 @@ mod departure;
 mod detector;
 mod engine;
 mod escalation;
+mod factors;
 mod group;
 pub mod guard;
 mod locate;
@@ -30,8 +31,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::change::{Change, ChangeLine, How, Numbers};
 pub use self::condition::Condition;
-pub use self::engine::{EVALUATION_INTERVAL, Engine};
+pub use self::engine::{EVALUATION_INTERVAL, Engine, FALSE_ALARMS_PER_DAY};
 pub use self::escalation::times_bound;
+pub use self::factors::{Baseline, FactorSet};
 pub use self::guard::Guard;
 pub use self::state::{RuleState, Suppression};
 pub use self::statistic::Direction;
@@ -65,6 +67,9 @@ pub struct Rule {
     pub min_mean: f64,
     /// A group with fewer members is not judged.
     pub min_members: usize,
+    /// Where the harm of a trouble is known: no window is spent on one that harms a smaller share of the
+    /// requests.
+    pub min_harm: f64,
     /// What to capture when it fires.
     pub capture: CaptureSpec,
     /// How often it may capture.

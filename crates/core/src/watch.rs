@@ -5,13 +5,15 @@
 //! draws a random number, so a recording replays exactly.
 //!
 //! `causes` looks for the cause of what fired; `core` lets time pass and handles changes of state,
-//! `requests` decides on captures, `windows` takes in how they end, `story` decides what of it is
-//! reported when, `incidents` holds what fires, `server` what is known of each server, and
+//! `requests` decides on captures, `harm` whether a trouble is worth one, `windows` takes in how they
+//! end, `story` decides what of it is reported when, `incidents` holds what fires, `server` what is known
+//! of each server, and
 //! `status` shows all of it.
 
 mod causes;
 mod core;
 mod event;
+mod harm;
 mod incidents;
 mod requests;
 mod server;
@@ -34,7 +36,7 @@ use crate::capture::facts::Facts;
 use crate::capture::governor::Ledger;
 use crate::capture::refusal::Refusal;
 use crate::incident::{Incident, IncidentId};
-use crate::rule::Rule;
+use crate::rule::{Baseline, Rule};
 use crate::signal::catalog::Catalog;
 use crate::signal::intake::Intake;
 use crate::signal::metrics::Role;
@@ -238,6 +240,16 @@ impl Watch {
     /// An incident that is in memory.
     pub fn incident(&self, id: &str) -> Option<&Incident> {
         self.core.incidents.get(id).map(|c| &c.incident)
+    }
+
+    /// What was learned of the factors of every server, as it outlives the agent.
+    pub fn baselines(&self, now: Time) -> Vec<Baseline> {
+        self.core.engine.baselines(now)
+    }
+
+    /// Goes on with what an agent before this one learned; to be called before anything is observed.
+    pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
+        self.core.engine.remember(baselines, now);
     }
 
     /// The silences that hold, as they outlive the agent.

@@ -71,7 +71,9 @@ impl State {
         let read = connection.prepare("SELECT * FROM outbox ORDER BY created, key").and_then(|mut query| {
             let rows = query.query_map([], row_of)?;
             // A row that cannot be read must not hide the others.
-            Ok(rows.filter_map(|row| row.inspect_err(|e| warn!("a row of the outbox cannot be read: {e}")).ok()).collect())
+            Ok(rows
+                .filter_map(|row| row.inspect_err(|e| warn!("a row of the outbox cannot be read: {e}")).ok())
+                .collect())
         });
         read.map_err(|e| self.broken(e))
     }

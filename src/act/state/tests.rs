@@ -7,6 +7,8 @@ use crate::act::record_of_a_test;
 use skewtrap_core::capture::line::Marks;
 use skewtrap_core::capture::plan::Form;
 use skewtrap_core::capture::preflight::Ranks;
+use skewtrap_core::factor::{Detector, Settings};
+use skewtrap_core::rule::Baseline;
 use skewtrap_trace::rank::Rank;
 
 fn attempt(id: &str, s: f64) -> Attempt {
@@ -83,7 +85,18 @@ fn a_window_that_is_not_proven_closed_keeps_its_row_until_its_server_is_another_
     state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
     let unproven = Some("the stop was answered with 500".to_owned());
     let at = Time::from_epoch_s(20.0);
-    state.end("a1", &AttemptEnd { at, stalled: Duration::ZERO, bytes: 0, unproven: unproven.clone() }).unwrap();
+    state
+        .end(
+            "a1",
+            &AttemptEnd {
+                at,
+                stalled: Duration::ZERO,
+                bytes: 0,
+                unproven: unproven.clone(),
+                ..AttemptEnd::default()
+            },
+        )
+        .unwrap();
     drop(state);
     let state = State::open(dir.path()).unwrap();
     assert_eq!(state.open_windows().unwrap(), [OpenWindow { unproven, ..window("a1") }]);
@@ -154,7 +167,12 @@ fn on_a_full_disk_what_is_open_is_still_known_and_its_end_is_booked_from_the_res
     disk.fill();
     let state = State::open(&folder).unwrap();
     assert_eq!(state.open_windows().unwrap(), [window("a1")]);
-    let end = AttemptEnd { at: Time::from_epoch_s(12.0), stalled: Duration::ZERO, bytes: 1, unproven: None };
+    let end = AttemptEnd {
+        at: Time::from_epoch_s(12.0),
+        stalled: Duration::ZERO,
+        bytes: 1,
+        ..AttemptEnd::default()
+    };
     state.end("a1", &end).unwrap();
     drop(state);
     // Even with the reserve spent.
@@ -379,4 +397,15 @@ fn what_a_capture_stored_is_known_with_its_end_until_its_incident_is_forgotten()
     assert!(state.unfinished_incidents().unwrap().is_empty());
     state.reported("i1").unwrap();
     assert!(state.unfinished_incidents().unwrap().is_empty(), "what is forgotten stays so");
+}
+
+#[test]
+fn what_was_learned_of_a_server_outlives_the_agent_and_old_states_open_without_it() {
+    let state = State::in_memory().unwrap();
+    assert_eq!(state.baselines().unwrap(), [], "a state of before has none");
+    let detector = Detector::new(Settings { ranks: 2, false_alarms_per_day: 1.0 });
+    let at = Time::from_epoch_s(1e9);
+    let learned = Baseline { target: "server".into(), at, ranks: vec![0, 1], known: detector.saved() };
+    state.save_baselines(std::slice::from_ref(&learned)).unwrap();
+    assert_eq!(state.baselines().unwrap(), [learned]);
 }

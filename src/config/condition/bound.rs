@@ -9,7 +9,7 @@ use skewtrap_core::signal::catalog::Catalog;
 /// The robust z-score of the outlier of any group that is not exactly even is at least this.
 const SMALLEST_OUTLIER: f64 = 1.0 / 1.4826;
 
-/// The departure that healthy load reaches now and then (docs/detection.md).
+/// The departure that healthy load reaches now and then (docs/departure.md).
 const HEALTHY_DEPARTURE: f64 = 3.5;
 
 /// How often a statistic crosses a bound, judged by its range.
@@ -196,7 +196,11 @@ const fn typical_bound(statistic: Statistic) -> Option<Option<f64>> {
         Statistic::Gini | Statistic::LostShare => Some(0.3),
         Statistic::RobustZ => Some(6.0),
         Statistic::MaxMinusMin => None,
-        Statistic::AnyMember | Statistic::AllMembers | Statistic::Departure | Statistic::Other => {
+        Statistic::AnyMember
+        | Statistic::AllMembers
+        | Statistic::Departure
+        | Statistic::Factors
+        | Statistic::Other => {
             return None;
         }
     })

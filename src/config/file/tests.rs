@@ -28,7 +28,7 @@ fn a_file_without_keys_is_a_configuration_with_the_shipped_rules() {
     assert!(loaded.diagnostics.is_empty(), "{:?}", loaded.diagnostics);
     let config = loaded.config.expect("it may run");
     let names: Vec<&str> = config.rules.iter().map(|r| &*r.rule.name).collect();
-    assert_eq!(names, ["dp-load-skew", "kv-usage-skew", "starved-rank"]);
+    assert_eq!(names, ["dp-load-skew", "stuck-rank"]);
     assert_eq!((config.listen.as_str(), config.budget.windows), ("127.0.0.1:9464", 4));
 }
 

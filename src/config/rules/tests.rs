@@ -15,7 +15,7 @@ fn the_shipped_rules_are_right() {
     let shipped = shipped(&Catalog::default(), &CaptureSpec::None);
     assert!(shipped.diagnostics.is_empty(), "{:?}", shipped.diagnostics);
     let names: Vec<&str> = shipped.rules.iter().map(|c| &*c.rule.name).collect();
-    assert_eq!(names, ["dp-load-skew", "kv-usage-skew", "starved-rank"]);
+    assert_eq!(names, ["dp-load-skew", "stuck-rank"]);
 }
 
 #[test]

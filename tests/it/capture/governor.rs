@@ -21,7 +21,7 @@ const LIMITS: [Limits; 2] = [
 ];
 
 fn budget() -> Budget {
-    Budget { stalled: Duration::from_secs(40), bytes: 100, windows: 6, worse_by: 1.5 }
+    Budget { stalled: Duration::from_secs(40), bytes: 100, windows: 6, ..Budget::default() }
 }
 
 #[derive(Clone, Debug)]

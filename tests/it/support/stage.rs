@@ -331,6 +331,9 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
         members: Vec::new(),
         evidence: None,
         shown_by: None,
+        also: Vec::new(),
+        symptoms: Vec::new(),
+        harm: None,
     };
     let incident = Incident::new(id.into(), "dp-load-skew".into(), "server".into(), now, finding);
     Record::new(agent, incident)

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::capture::Limits;
 use crate::capture::refusal::{Refusal, Span};
 use crate::capture::size::{DEFAULT_MAX_STALL, PastWindow, WindowCosts};
+use crate::rule::FALSE_ALARMS_PER_DAY;
 use skewtrap_trace::time::Time;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -32,11 +33,19 @@ pub struct Budget {
     pub windows: u32,
     /// Within one incident a window is taken again only when it is this many times worse.
     pub worse_by: f64,
+    /// False alarms a day that are accepted on each server, all factors together.
+    pub false_alarms: f64,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { stalled: Duration::from_secs(120), bytes: 20 << 30, windows: 4, worse_by: 1.5 }
+        Self {
+            stalled: Duration::from_secs(120),
+            bytes: 20 << 30,
+            windows: 4,
+            worse_by: 1.5,
+            false_alarms: FALSE_ALARMS_PER_DAY,
+        }
     }
 }
 
@@ -80,7 +89,7 @@ impl Attempt {
 }
 
 /// How an attempt ended.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AttemptEnd {
     /// When.
     pub at: Time,

@@ -33,8 +33,16 @@ pub enum Refusal {
     #[error("the group spans servers: name `target` in `across` or `within`")]
     SpansServers,
     /// Nothing fires any more.
-    #[error("the rule cleared during the warm-up")]
+    #[error("it healed before the window would have opened")]
     Cleared,
+    /// It harms too few requests.
+    #[error("it harms {:.0} % of the requests now, and a window is spent from {:.0} % on (min_harm); it is looked at again while it lasts", .harm * 100.0, .least * 100.0)]
+    LittleHarm {
+        /// The share of requests that would be better off, were the load even.
+        harm: f64,
+        /// The share from which on a window is spent.
+        least: f64,
+    },
 
     // --- limits ---
     /// The rule captured a moment ago.

@@ -79,6 +79,7 @@ pub fn deviation(finding: &Finding) -> String {
         Statistic::AnyMember => {
             return format!("{rank}'s {things} is {}, {above} {}", figure(own), figure(*bound));
         }
+        Statistic::Factors => return departed(&rank, signal, finding.side),
         _ => {}
     }
     let total = own + peers.iter().sum::<f64>();
@@ -124,9 +125,26 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// A factor that departed, as a headline.
+fn departed(rank: &str, factor: &str, side: Side) -> String {
+    match (factor, side) {
+        ("stuck", _) => format!("{rank} has work and does not move"),
+        ("share", Side::Low) => format!("{rank} is sent less than its usual share of requests"),
+        ("share", _) => format!("{rank} is sent more than its usual share of requests"),
+        ("speed", Side::High) => format!("{rank} is faster than usual at the same work"),
+        ("speed", _) => format!("{rank} is slower than usual at the same work"),
+        ("work", Side::Low) => format!("{rank} gets requests of less work than usual"),
+        ("work", _) => format!("{rank} gets requests of more work than usual"),
+        (factor, _) => format!("{rank} is away from what is usual in {factor}"),
+    }
+}
+
 /// A statistic with its bound: `max_over_mean of load is 2.1 (bound 1.5)`.
 pub fn deviation_bound(measured: &Measured) -> String {
     let Measured { statistic, signal, value, bound } = measured;
+    if *statistic == Statistic::Factors {
+        return format!("{signal} departs by {} times its bound", figure(*value));
+    }
     format!("{statistic} of {signal} is {} (bound {})", figure(*value), figure(*bound))
 }
 

@@ -53,6 +53,8 @@ pub enum How {
     /// It still fires, and is worse by the margin than when it was captured: the same firing.
     #[serde(rename = "worsened")]
     Escalated,
+    /// It still fires, and by its harm it was decided whether a window is spent on it: the same firing.
+    Weighed,
 }
 
 /// What a condition showed.
@@ -81,7 +83,7 @@ impl Change {
 
     /// Whether the rule entered a state, as opposed to becoming worse in the one it is in.
     pub fn is_transition(&self) -> bool {
-        self.how != How::Escalated
+        !matches!(self.how, How::Escalated | How::Weighed)
     }
 
     /// Takes the finding of the firing that it continues, with the numbers as they are now.
@@ -117,6 +119,9 @@ impl Change {
         }
         if self.how == How::Escalated {
             part(format_args!("it got worse"));
+        }
+        if self.how == How::Weighed {
+            part(format_args!("its harm was looked at"));
         }
         if self.state == RuleState::Firing {
             part(format_args!("capture: {}", capture.replace('_', " ")));

@@ -35,6 +35,8 @@ pub(super) struct CompiledRule {
     pub required: usize,
     /// What the detector is fed, if a condition asks for departures.
     pub detector_inputs: Option<DetectorInputs>,
+    /// Whether a condition asks for factors.
+    pub reads_factors: bool,
 }
 
 impl CompiledRule {
@@ -67,8 +69,20 @@ impl CompiledRule {
             true => inputs.with_optional(&mut |signal| probe_of(signal, Duration::ZERO)),
             false => inputs,
         });
+        let reads_factors = rule.conditions().any(|c| c.statistic == Statistic::Factors);
         let (fingerprint, holds) = (rule.fingerprint(), Holds::of(&rule));
-        Self { rule, fingerprint, holds, probes, trigger, clear, guard, required, detector_inputs }
+        Self {
+            rule,
+            fingerprint,
+            holds,
+            probes,
+            trigger,
+            clear,
+            guard,
+            required,
+            detector_inputs,
+            reads_factors,
+        }
     }
 
     /// The name of a probe's signal, for messages.

@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use super::baseline::Baseline;
 use super::departure::Evidence;
+use super::factors::{FactorSet, Told, side_of};
 use super::state::has_lasted;
 use super::statistic::{Direction, median_of};
 use super::{Combine, Trigger};
 use crate::finding::{Side, Statistic};
-use crate::signal::frame::{Frame, Summary};
+use crate::signal::frame::{Frame, Member, Summary};
 use crate::signal::sample::Signal;
+use skewtrap_trace::labels::LabelValue;
 use skewtrap_trace::time::Time;
 
 /// The evidence of a departure grows for about this long after the load has changed: its slower
@@ -44,6 +46,17 @@ pub struct Condition {
     pub smooth: Duration,
     /// It must hold this long before it counts among others; zero for at once.
     pub hold: Duration,
+    /// Which factors count, for the statistic that looks at them.
+    pub factors: FactorSet,
+}
+
+/// What the detectors that remember have found, for the conditions that ask for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Detected<'a> {
+    /// The farthest departure.
+    pub departure: Option<&'a Evidence>,
+    /// What is held against the ranks of the server.
+    pub factors: Option<&'a Told<'a>>,
 }
 
 /// The value of a condition's statistic in one frame, and whom it blames.
@@ -62,11 +75,12 @@ pub struct Reading {
 }
 
 impl Condition {
-    /// Reads a frame. `departure` is the detector's evidence, for a condition that asks for it;
-    /// `scratch` is a buffer that holds nothing between calls.
-    pub fn read(&self, frame: &Frame, departure: Option<&Evidence>, scratch: &mut Vec<f64>) -> Reading {
-        if self.statistic == Statistic::Departure {
-            return self.read_departure(departure);
+    /// Reads a frame. `scratch` is a buffer that holds nothing between calls.
+    pub fn read(&self, frame: &Frame, detected: Detected<'_>, scratch: &mut Vec<f64>) -> Reading {
+        match self.statistic {
+            Statistic::Departure => return self.read_departure(detected.departure),
+            Statistic::Factors => return self.read_factors(frame, detected.factors),
+            _ => {}
         }
         let Frame { values, summary, .. } = frame;
         let value = self.statistic.of(values, summary, self.direction, scratch);
@@ -87,17 +101,26 @@ impl Condition {
     }
 
     fn read_departure(&self, departure: Option<&Evidence>) -> Reading {
-        let Some(e) = departure else {
-            return Reading {
-                value: 0.0,
-                beyond_bound: false,
-                times_chance: 0.0,
-                member: 0,
-                side: Side::High,
-            };
-        };
+        let Some(e) = departure else { return Reading::NOTHING };
         let beyond_bound = e.value > self.bound && (self.side == Side::Both || self.side == e.side);
         Reading { value: e.value, beyond_bound, times_chance: e.lately, member: e.member, side: e.side }
+    }
+
+    /// Beyond its bound while a trouble of one of its factors is under way; the value is in multiples of
+    /// today's bound.
+    fn read_factors(&self, frame: &Frame, told: Option<&Told<'_>>) -> Reading {
+        let Some(told) = told else { return Reading::NOTHING };
+        let trouble = told.trouble.filter(|t| self.factors.has(t.factor));
+        let Some(trouble) = trouble else {
+            let value = if told.trouble.is_some() { 0.0 } else { told.times_bound().min(self.bound) };
+            return Reading { value, ..Reading::NOTHING };
+        };
+        let dp = trouble.ranks.first().and_then(|rank| told.dp(*rank));
+        let is_blamed = |m: &Member| dp.is_some() && m.id.get("dp_rank").and_then(index_of) == dp;
+        let Some(member) = frame.members.iter().position(is_blamed) else { return Reading::NOTHING };
+        let side = side_of(trouble.side);
+        let beyond_bound = self.side == Side::Both || self.side == side;
+        Reading { value: told.times_bound().max(self.bound), beyond_bound, member, side, ..Reading::NOTHING }
     }
 
     /// As part of a trigger: beyond the bound and beyond chance.
@@ -129,6 +152,19 @@ impl Condition {
                 if s.max - median >= median - s.min { Side::High } else { Side::Low }
             }
         }
+    }
+}
+
+impl Reading {
+    /// Nothing was found.
+    const NOTHING: Self =
+        Self { value: 0.0, beyond_bound: false, times_chance: 0.0, member: 0, side: Side::High };
+}
+
+fn index_of(label: &LabelValue) -> Option<u16> {
+    match label {
+        LabelValue::Index(index) => u16::try_from(*index).ok(),
+        LabelValue::Text(_) => None,
     }
 }
 
@@ -190,14 +226,14 @@ impl Trigger {
         &self,
         part: Part,
         frames: impl Iterator<Item = &'a Frame>,
-        departure: Option<&Evidence>,
+        detected: Detected<'_>,
         memory: &mut ConditionMemory,
         scratch: &mut Vec<f64>,
     ) -> Judgement {
         let mut first: Option<(bool, usize, Reading)> = None;
         let (mut all, mut any) = (true, false);
         for (i, (condition, frame)) in self.conditions.iter().zip(frames).enumerate() {
-            let reading = condition.read(frame, departure, scratch);
+            let reading = condition.read(frame, detected, scratch);
             let holds = match part {
                 Part::Trigger => condition.is_exceeded(&reading),
                 Part::Clear => condition.is_kept(&reading),
@@ -282,7 +318,6 @@ impl ConditionMemory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::signal::frame::Member;
 
     fn condition(statistic: Statistic, bound: f64) -> Condition {
         Condition {
@@ -296,13 +331,14 @@ mod tests {
             above_baseline: None,
             smooth: Duration::ZERO,
             hold: Duration::ZERO,
+            factors: FactorSet::NONE,
         }
     }
 
     fn read(c: &Condition, values: &[f64]) -> Reading {
         let member =
             |value: &f64| Member { id: Arc::default(), value: *value, at: Time::default(), stale: false };
-        c.read(&Frame::of(values.iter().map(member).collect()), None, &mut Vec::new())
+        c.read(&Frame::of(values.iter().map(member).collect()), Detected::default(), &mut Vec::new())
     }
 
     #[test]

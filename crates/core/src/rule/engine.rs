@@ -11,12 +11,16 @@ use std::time::Duration;
 use super::change::{Change, How};
 use super::compiled::CompiledRule;
 use super::escalation::EscalationWatch;
+use super::factors::{Baseline, Factors, Told};
 use super::group::{GRACE, Group};
 use super::locate::with_evidence;
 use super::state::{RuleState, Suppression};
 use super::{Rule, why};
+use crate::signal::fields::Fields;
+use crate::signal::intake::Report;
 use crate::signal::store::{GroupId, SignalStore, ViewId};
 use skewtrap_trace::labels::{LabelValue, Labels};
+use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// No group is evaluated more often than this.
@@ -26,6 +30,9 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A rule without a group is reported as inert after this time, if no source has given a single number.
 const NO_SAMPLES_GRACE: Duration = Duration::from_secs(300);
+
+/// The budget of false alarms of a server that nobody set another for.
+pub const FALSE_ALARMS_PER_DAY: f64 = 1.0;
 
 /// In [`RuleEntry::group_of_view`]: no group yet.
 const NO_GROUP: u32 = u32::MAX;
@@ -49,8 +56,9 @@ struct RuleEntry {
 }
 
 /// All rules.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Engine {
+    factors: Factors,
     entries: Vec<RuleEntry>,
     /// For each view, the probes that read it: the index of the entry and of the probe there.
     probes_of_view: Vec<Vec<(u32, u32)>>,
@@ -71,9 +79,27 @@ pub struct Engine {
 impl Engine {
     /// An engine for `rules`; it subscribes to their views in `store`.
     pub fn new(rules: Vec<Rule>, store: &mut SignalStore, now: Time) -> Self {
-        let mut engine = Self::default();
+        let mut engine = Self {
+            factors: Factors::new(FALSE_ALARMS_PER_DAY),
+            entries: Vec::new(),
+            probes_of_view: Vec::new(),
+            suppressions: BTreeMap::new(),
+            touched: Vec::new(),
+            scratch: Vec::new(),
+            generation: 0,
+            first_sample: None,
+            last_tick: None,
+            evaluation_count: 0,
+            due: None,
+        };
         engine.reload(rules, store, now);
         engine
+    }
+
+    /// How many false alarms a day are accepted on each server, all factors together; to be called before
+    /// anything is read.
+    pub fn accept_false_alarms(&mut self, per_day: f64) {
+        self.factors = Factors::new(per_day);
     }
 
     /// Takes other rules. A rule that still detects the same keeps its groups and their states;
@@ -119,8 +145,29 @@ impl Engine {
         };
     }
 
+    /// Takes in the numbers of one rank of a server.
+    pub fn read(&mut self, server: &Arc<str>, rank: Rank, report: Report, fields: &Fields, at: Time) {
+        self.factors.take(server, rank, report, fields, at);
+    }
+
+    /// What was learned of the factors of every server, to be kept over a restart.
+    pub fn baselines(&self, now: Time) -> Vec<Baseline> {
+        self.factors.baselines(now)
+    }
+
+    /// Goes on with what an agent before this one learned.
+    pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
+        self.factors.remember(baselines, now);
+    }
+
+    /// What the detector of factors holds against the ranks of a server.
+    pub fn told(&self, server: &str) -> Option<Told<'_>> {
+        self.factors.told(server)
+    }
+
     /// Evaluates the groups that got new samples. Call it after samples were recorded.
     pub fn on_samples(&mut self, store: &mut SignalStore, now: Time, changes: &mut Vec<Change>) {
+        self.factors.step(now);
         self.refresh_groups(store, now);
         let mut touched = std::mem::take(&mut self.touched);
         store.take_touched(&mut touched);
@@ -194,7 +241,8 @@ impl Engine {
                 is_due[*index as usize] = false;
                 self.evaluation_count += 1;
                 let suppression = suppression_of(&self.suppressions, group);
-                let change = group.evaluate(compiled, store, suppression, &mut self.scratch, now);
+                let change =
+                    group.evaluate(compiled, store, &self.factors, suppression, &mut self.scratch, now);
                 changes.extend(change.map(|c| with_evidence(c, compiled, group, store)));
                 false
             });

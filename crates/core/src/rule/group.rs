@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use super::change::{Change, How, Numbers};
 use super::compiled::CompiledRule;
-use super::condition::{ConditionMemory, Judgement, Part};
+use super::condition::{ConditionMemory, Detected, Judgement, Part};
 use super::detector::GroupDetector;
 use super::escalation::{EscalationWatch, times_bound};
+use super::factors::{Factors, Outlook, Told, words_of};
 use super::guard::GuardCache;
 use super::state::{Firing, GroupState, Input, RuleState, Step, Suppression, has_lasted};
 use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
@@ -59,6 +60,8 @@ pub(super) struct Group {
     pub memory: ConditionMemory,
     /// The detector, if a condition asks for departures.
     pub detector: Option<Box<GroupDetector>>,
+    /// What the detector of factors says of the group while it fires nothing.
+    pub told: Option<Outlook>,
     guard_cache: GuardCache,
     /// When it last stopped firing: no onset lies before.
     pub last_cleared: Time,
@@ -84,6 +87,7 @@ impl Group {
             first_seen: now,
             last: LastEvaluation::Never,
             memory: ConditionMemory::default(),
+            told: None,
             guard_cache: GuardCache::default(),
             detector: None,
             last_cleared: Time::default(),
@@ -92,6 +96,14 @@ impl Group {
             clear_since: None,
             has_been_clear: false,
             frames: Vec::new(),
+        }
+    }
+
+    /// The server that it is on, where it is on one.
+    pub fn target(&self) -> Option<&Arc<str>> {
+        match self.labels.get("target")? {
+            LabelValue::Text(name) => Some(name),
+            LabelValue::Index(_) => None,
         }
     }
 
@@ -104,14 +116,24 @@ impl Group {
         &mut self,
         compiled: &CompiledRule,
         store: &mut SignalStore,
+        factors: &Factors,
         suppression: Option<Suppression>,
         scratch: &mut Vec<f64>,
         now: Time,
     ) -> Option<Change> {
         self.evaluated = Some(now);
+        let told =
+            if compiled.reads_factors { self.target().and_then(|name| factors.told(name)) } else { None };
         if let ([probe], [Some(id)]) = (&compiled.probes[..], &self.ids[..]) {
             let frame = store.frame(probe.view, *id, now, probe.smooth);
-            return self.judge(compiled, std::slice::from_ref(frame), suppression, scratch, now);
+            return self.judge(
+                compiled,
+                std::slice::from_ref(frame),
+                told.as_ref(),
+                suppression,
+                scratch,
+                now,
+            );
         }
         let mut frames = std::mem::take(&mut self.frames);
         frames.resize_with(compiled.probes.len(), Frame::default);
@@ -121,7 +143,7 @@ impl Group {
                 None => kept.clear(),
             }
         }
-        let change = self.judge(compiled, &frames, suppression, scratch, now);
+        let change = self.judge(compiled, &frames, told.as_ref(), suppression, scratch, now);
         self.frames = frames;
         change
     }
@@ -130,6 +152,7 @@ impl Group {
         &mut self,
         compiled: &CompiledRule,
         frames: &[Frame],
+        told: Option<&Told<'_>>,
         suppression: Option<Suppression>,
         scratch: &mut Vec<f64>,
         now: Time,
@@ -149,8 +172,10 @@ impl Group {
             self.detector.get_or_insert_default().observe(inputs, frames, now, may_learn);
         }
         let departure = self.detector.as_ref().and_then(|d| d.evidence());
+        self.told = told.map(Told::outlook);
+        let detected = Detected { departure: departure.as_ref(), factors: told };
         let read = compiled.trigger.iter().map(|p| &frames[*p]);
-        let trigger = rule.trigger.judge(Part::Trigger, read, departure.as_ref(), &mut self.memory, scratch);
+        let trigger = rule.trigger.judge(Part::Trigger, read, detected, &mut self.memory, scratch);
         let is_open =
             matches!(self.state, GroupState::Firing(_) | GroupState::Unknown { interrupted: Some(_) });
         // Only an open firing can clear, and before the first one it matters whether this agent saw it
@@ -160,7 +185,7 @@ impl Group {
                 let read = compiled.clear.iter().map(|p| &frames[*p]);
                 // The conditions of a clear have neither a `for` nor a baseline of their own.
                 let memory = &mut ConditionMemory::default();
-                rule.clear.judge(Part::Clear, read, departure.as_ref(), memory, scratch).holds
+                rule.clear.judge(Part::Clear, read, detected, memory, scratch).holds
             };
         self.note_clear(clear, compiled.holds.clear, now);
         let mut blame = None;
@@ -186,13 +211,13 @@ impl Group {
         let step = self.state.step(input, compiled.holds, now);
         self.note(step, is_open, trigger.deciding, now);
         match step.how() {
-            Some(how) => Some(self.change(how, compiled, Some((&trigger, frames)), None, now)),
+            Some(how) => Some(self.change(how, compiled, Some((&trigger, frames)), told, None, now)),
             None if self.escalation.is_none() => None,
             None if is_low_load || suppression.is_some() => {
                 self.interrupt();
                 None
             }
-            None => self.escalated(compiled, frames, &trigger, scratch, now),
+            None => self.escalated(compiled, frames, told, &trigger, scratch, now),
         }
     }
 
@@ -251,7 +276,7 @@ impl Group {
         self.last = LastEvaluation::Unjudged(unjudged);
         self.interrupt();
         let step = self.state.step(input?, compiled.holds, now);
-        step.how().map(|how| self.change(how, compiled, None, Some(reason), now))
+        step.how().map(|how| self.change(how, compiled, None, None, Some(reason), now))
     }
 
     /// Why it is not judged, as a sentence.
@@ -295,6 +320,7 @@ impl Group {
         &mut self,
         compiled: &CompiledRule,
         frames: &[Frame],
+        told: Option<&Told<'_>>,
         trigger: &Judgement,
         scratch: &mut Vec<f64>,
         now: Time,
@@ -309,7 +335,7 @@ impl Group {
             trigger.reading
         } else {
             let departure = self.detector.as_ref().and_then(|d| d.evidence());
-            condition.read(frame, departure.as_ref(), scratch)
+            condition.read(frame, Detected { departure: departure.as_ref(), factors: told }, scratch)
         };
         let is_same = condition.is_exceeded(&reading)
             && frame.members.get(reading.member).is_some_and(|m| firing.blame.is(&m.id, reading.side));
@@ -326,7 +352,7 @@ impl Group {
         let hold = compiled.holds.trigger.max(condition.hold);
         let is_worse = escalation.observe(times, frame.newest, hold, now);
         let judged = Judgement { holds: true, deciding, reading };
-        is_worse.then(|| self.change(How::Escalated, compiled, Some((&judged, frames)), None, now))
+        is_worse.then(|| self.change(How::Escalated, compiled, Some((&judged, frames)), told, None, now))
     }
 
     fn interrupt(&mut self) {
@@ -337,12 +363,18 @@ impl Group {
 
     /// What fired, with the detector's onset, or else the time since when the trigger has held;
     /// [`locate`](super::locate) improves on the latter with what the store remembers.
-    fn finding_of(&self, firing: &Firing, since: Time, numbers: &Numbers) -> Finding {
+    fn finding_of(
+        &self,
+        firing: &Firing,
+        since: Time,
+        numbers: &Numbers,
+        told: Option<&Told<'_>>,
+    ) -> Finding {
         let detector = self.detector.as_ref();
         let is_departure = numbers.statistic == Statistic::Departure;
         let located =
             detector.filter(|_| is_departure).and_then(|d| d.onset(&d.evidence()?, self.last_cleared));
-        Finding {
+        let mut finding = Finding {
             onset: located.map_or(since, |o| o.at),
             onset_error_s: located.map_or(0.0, |o| o.error_s),
             rank: (*firing.blame.member).clone(),
@@ -356,7 +388,15 @@ impl Group {
             members: numbers.members.clone(),
             evidence: None,
             shown_by: None,
+            also: Vec::new(),
+            symptoms: Vec::new(),
+            harm: None,
+        };
+        if let (Statistic::Factors, Some(told)) = (numbers.statistic, told) {
+            told.describe(&mut finding);
+            finding.evidence = told.trouble.map(|trouble| format!("{} {}", finding.rank, words_of(trouble)));
         }
+        finding
     }
 
     fn change(
@@ -364,10 +404,17 @@ impl Group {
         how: How,
         compiled: &CompiledRule,
         judged: Option<(&Judgement, &[Frame])>,
+        told: Option<&Told<'_>>,
         reason: Option<String>,
         now: Time,
     ) -> Change {
-        let numbers = judged.map(|(judgement, frames)| numbers_of(compiled, judgement, frames));
+        let mut numbers = judged.map(|(judgement, frames)| numbers_of(compiled, judgement, frames));
+        if let (Some(numbers), Some(told)) = (&mut numbers, told)
+            && numbers.statistic == Statistic::Factors
+            && let Some(factor) = told.trouble.map(|t| t.factor).or(told.nearest.map(|n| n.factor))
+        {
+            numbers.signal = factor.word().into();
+        }
         let (since, finding) = match &self.state {
             GroupState::Firing(f) => {
                 // A condition with a `for` of its own has held since before the trigger did.
@@ -375,15 +422,12 @@ impl Group {
                     .and_then(|(j, _)| self.memory.since(j.deciding))
                     .map_or(f.since, |s| s.min(f.since));
                 let begins = numbers.as_ref().filter(|_| how != How::Escalated);
-                (since, begins.map(|n| self.finding_of(f, since, n)))
+                (since, begins.map(|n| self.finding_of(f, since, n, told)))
             }
             GroupState::Pending { since } => (*since, None),
             _ => (now, None),
         };
-        let target = self.labels.get("target").and_then(|t| match t {
-            LabelValue::Text(name) => Some(name.clone()),
-            LabelValue::Index(_) => None,
-        });
+        let target = self.target().cloned();
         let mut group = self.labels.clone();
         group.0.remove("target");
         let (rule, state) = (compiled.rule.clone(), self.rule_state());

@@ -1,7 +1,8 @@
 //! The onset of a firing and the numbers that show it, from the samples that the store remembers.
 //!
-//! The detector of departures locates its onsets itself; for every other statistic the recent course of the
-//! blamed member against its peers is rebuilt here, and [`onset::locate`] searches for the break.
+//! The detectors of departures and of factors locate their onsets themselves; for every other statistic
+//! the recent course of the blamed member against its peers is rebuilt here, and [`onset::locate`] searches
+//! for the break.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,7 +34,9 @@ pub(super) fn with_evidence(
     let (now, since) = (change.at, change.since);
     let (Some(finding), Some(numbers)) = (&mut change.finding, &change.numbers) else { return change };
     let condition = &compiled.rule.trigger.conditions[numbers.condition];
-    if condition.statistic != Statistic::Departure {
+    let locates_itself = matches!(condition.statistic, Statistic::Departure)
+        || condition.statistic == Statistic::Factors && finding.harm.is_some();
+    if !locates_itself {
         let (signal, span) = (condition.signal, (group.last_cleared, now));
         let found = onset_of(store, &group.labels, signal, &finding.rank, finding.side, span);
         match found.filter(|o| o.at <= since) {
@@ -46,14 +49,17 @@ pub(super) fn with_evidence(
             }
         }
     }
-    finding.evidence = evidence_of(finding);
+    let members = evidence_of(finding, &condition.signal_name);
+    finding.evidence = match finding.evidence.take() {
+        Some(said) => Some(members.map_or_else(|| said.clone(), |members| format!("{said}; {members}"))),
+        None => members,
+    };
     change
 }
 
 /// The numbers in a sentence: `load of DP2: 61, its peers 20 19 21`.
-fn evidence_of(finding: &Finding) -> Option<String> {
+fn evidence_of(finding: &Finding, signal: &str) -> Option<String> {
     let blamed = finding.members.iter().find(|m| m.rank == finding.rank)?;
-    let signal = &finding.measured.as_ref()?.signal;
     let mut text = format!("{signal} of {}: {}, its peers", rank_name(&finding.rank), short(blamed.value));
     for m in finding.members.iter().filter(|m| m.rank != finding.rank).take(16) {
         text.push(' ');

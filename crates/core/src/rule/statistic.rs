@@ -38,6 +38,7 @@ impl Statistic {
             | Self::Jain
             | Self::RobustZ
             | Self::Departure
+            | Self::Factors
             | Self::Other => Side::Both,
         }
     }
@@ -47,7 +48,9 @@ impl Statistic {
         match self {
             Self::MaxOverMean => (1.0, f64::INFINITY),
             Self::MinOverMean | Self::Gini | Self::Jain | Self::LostShare => (0.0, 1.0),
-            Self::MaxMinusMin | Self::Cv | Self::RobustZ | Self::Departure => (0.0, f64::INFINITY),
+            Self::MaxMinusMin | Self::Cv | Self::RobustZ | Self::Departure | Self::Factors => {
+                (0.0, f64::INFINITY)
+            }
             Self::AnyMember | Self::AllMembers | Self::Other => (f64::NEG_INFINITY, f64::INFINITY),
         }
     }
@@ -78,11 +81,14 @@ impl Statistic {
 
     /// Whether it stays the same when every value is multiplied by one number.
     pub const fn is_relative(self) -> bool {
-        !matches!(self, Self::MaxMinusMin | Self::AnyMember | Self::AllMembers | Self::Departure)
+        !matches!(
+            self,
+            Self::MaxMinusMin | Self::AnyMember | Self::AllMembers | Self::Departure | Self::Factors
+        )
     }
 
     /// Its value for a group. `direction` matters to the two that compare single members with the bound;
-    /// a departure has a memory and is no function of the values at one time: 0.
+    /// departures and factors have a memory and are no function of the values at one time: 0.
     pub fn of(self, values: &[f64], summary: &Summary, direction: Direction, scratch: &mut Vec<f64>) -> f64 {
         match self {
             Self::MaxOverMean => max_over_mean(summary),
@@ -95,7 +101,7 @@ impl Statistic {
             Self::RobustZ => robust_z(values, scratch).0,
             Self::AnyMember => summary.end(direction == Direction::Above),
             Self::AllMembers => summary.end(direction == Direction::Below),
-            Self::Departure | Self::Other => 0.0,
+            Self::Departure | Self::Factors | Self::Other => 0.0,
         }
     }
 }
@@ -207,7 +213,7 @@ mod tests {
         fn no_group_of_a_size_leaves_the_range_of_that_size(
             values in proptest::collection::vec(0.0f64..1e6, 2..9),
         ) {
-            for statistic in Statistic::ALL.into_iter().filter(|s| *s != Statistic::Departure) {
+            for statistic in Statistic::ALL.into_iter().filter(|s| !matches!(s, Statistic::Departure | Statistic::Factors)) {
                 let (low, high) = statistic.range_in(values.len());
                 let value = value(statistic, &values);
                 prop_assert!(value >= low - 1e-9 && value <= high + 1e-9, "{statistic:?} {value} of {values:?}");

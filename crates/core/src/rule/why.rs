@@ -153,6 +153,10 @@ fn missing_links(group: &Group, compiled: &CompiledRule, now: Time) -> String {
                 let (name, signal) = (condition.statistic.name(), &condition.signal_name);
                 format!("{name}({signal}) learns what is usual in this group, which takes about a minute")
             }
+            Missing::Excess if condition.statistic == Statistic::Factors => match &group.told {
+                Some(outlook) => outlook.words(condition.factors),
+                None => "no line, no `/v1/loads` and no metrics page has told of two DP ranks yet".into(),
+            },
             Missing::Excess => missing_excess(condition, result),
             Missing::Time => {
                 let lasted = group.memory.since(index).map_or(0.0, |since| now.since(since).as_secs_f64());

@@ -11,13 +11,14 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use memchr::memchr;
 
+use crate::signal::fields::Fields;
 use crate::signal::loads;
-use crate::signal::log_line::{LineContent, Profile};
+use crate::signal::log_line::{BatchKind, LineContent, Profile};
 use crate::signal::log_reader::{Arrival, LogReader, MAX_LINE};
 use crate::signal::metrics::Metrics;
 use crate::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use crate::signal::pattern::Pattern;
-use crate::signal::sample::{Source, TargetId};
+use crate::signal::sample::{Sample, Source, TargetId};
 use crate::signal::source::SourceStats;
 use crate::signal::store::SignalStore;
 use skewtrap_trace::rank::Rank;
@@ -28,6 +29,17 @@ use skewtrap_trace::time::Time;
 pub enum IntakeStep<'a> {
     /// Something of this time is about to be recorded; what was due before may run first.
     Due,
+    /// The numbers of one rank, all that one line, entry or page has of it; they are recorded too.
+    Read {
+        /// Of which server.
+        target: TargetId,
+        /// Which rank.
+        rank: Rank,
+        /// What they were read from.
+        report: Report,
+        /// The numbers.
+        fields: &'a Fields,
+    },
     /// Samples were recorded.
     Recorded,
     /// A rank's profiler did something.
@@ -64,6 +76,24 @@ pub enum IntakeStep<'a> {
         /// What is wrong now.
         problem: Option<&'a Problem>,
     },
+}
+
+/// What a rank's numbers were read from.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Report {
+    /// SGLang's line about a prefill batch.
+    Prefill,
+    /// SGLang's line about so many decode steps.
+    Decode,
+    /// An entry of `/v1/loads`.
+    Loads {
+        /// When the rank published it, by the server's clock, in seconds, where it says so.
+        published_s: Option<f64>,
+        /// How old it was then when the answer was made.
+        age: Duration,
+    },
+    /// A metrics page, or samples of one time.
+    Page,
 }
 
 /// What has been read so far.
@@ -172,7 +202,7 @@ impl Intake {
             }
             Observation::Page { target, source, body, at } => {
                 step(store, *at, IntakeStep::Due);
-                let problem = self.page(*target, *source, body, *at, store);
+                let problem = self.page(*target, *source, body, *at, store, step);
                 step(store, *at, IntakeStep::Recorded);
                 self.problem(*target, *source, problem, *at, store, &mut step);
             }
@@ -186,6 +216,11 @@ impl Intake {
             }
             Observation::Samples { target, samples, at, .. } => {
                 step(store, *at, IntakeStep::Due);
+                for (rank, fields) in &by_rank(samples) {
+                    let read =
+                        IntakeStep::Read { target: *target, rank: *rank, report: Report::Page, fields };
+                    step(store, *at, read);
+                }
                 for sample in samples {
                     store.record_sample(*target, Source::Prometheus, sample, *at);
                 }
@@ -228,7 +263,18 @@ impl Intake {
                 LineContent::Batch(_) | LineContent::Balancedness => {
                     self.counts.batch_lines += 1;
                     step(store, at, IntakeStep::Due);
-                    store.record_line(target, rank, reader.fields(), at, line);
+                    let report = match &dated.line.content {
+                        LineContent::Batch(batch) if batch.kind == BatchKind::Prefill => {
+                            Some(Report::Prefill)
+                        }
+                        LineContent::Batch(batch) if batch.kind == BatchKind::Decode => Some(Report::Decode),
+                        _ => None,
+                    };
+                    let fields = reader.fields();
+                    if let Some(report) = report {
+                        step(store, at, IntakeStep::Read { target, rank, report, fields });
+                    }
+                    store.record_line(target, rank, fields, at, line);
                     last = Some(at);
                     step(store, at, IntakeStep::Recorded);
                 }
@@ -258,11 +304,15 @@ impl Intake {
         body: &[u8],
         at: Time,
         store: &mut SignalStore,
+        step: &mut impl FnMut(&mut SignalStore, Time, IntakeStep<'_>),
     ) -> Option<Problem> {
         self.counts.pages += 1;
         match self.metrics.read(body) {
             Ok(page) => {
                 self.counts.bad += page.bad as u64;
+                for (rank, fields) in self.metrics.ranks() {
+                    step(store, at, IntakeStep::Read { target, rank, report: Report::Page, fields });
+                }
                 store.record_page(target, &self.metrics, at);
                 None
             }
@@ -293,6 +343,9 @@ impl Intake {
         };
         self.counts.bad += loads.bad;
         for load in &loads.ranks {
+            let (rank, fields) = (load.rank, &load.fields);
+            let report = Report::Loads { published_s: load.published_s, age: load.age };
+            step(store, at, IntakeStep::Read { target, rank, report, fields });
             store.record(target, load.rank, Source::Loads, &load.fields, at - load.age, at);
         }
         if let Some(role) = loads.ranks.iter().find_map(|r| r.role) {
@@ -323,6 +376,15 @@ impl Intake {
     fn name(&self, source: SourceId) -> Arc<str> {
         self.names.get(&source).cloned().unwrap_or_else(|| "the source".into())
     }
+}
+
+/// The samples that bear no labels of their own, by rank.
+fn by_rank(samples: &[Sample]) -> BTreeMap<Rank, Fields> {
+    let mut ranks: BTreeMap<Rank, Fields> = BTreeMap::new();
+    for sample in samples.iter().filter(|s| s.extra.is_none()) {
+        ranks.entry(sample.rank).or_default().set(sample.signal, sample.value);
+    }
+    ranks
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub struct RankLoad {
     pub age: Duration,
     /// Its role, where the server says so.
     pub role: Option<Role>,
+    /// When the rank published them, in seconds of the server's clock, where it says so.
+    pub published_s: Option<f64>,
     /// What they are.
     pub fields: Fields,
 }
@@ -99,7 +101,7 @@ fn single(load: &Value) -> Vec<RankLoad> {
     let Some(load) = load.as_f64() else { return Vec::new() };
     let mut fields = Fields::default();
     fields.set(catalog::LOAD, load);
-    vec![RankLoad { rank: Rank::NONE, age: Duration::ZERO, role: None, fields }]
+    vec![RankLoad { rank: Rank::NONE, age: Duration::ZERO, role: None, published_s: None, fields }]
 }
 
 /// One rank's numbers; `bad` grows by what stands in their place and is none. `null` says that the
@@ -130,6 +132,7 @@ fn rank_of(load: &Value, now_s: Option<f64>, bad: &mut u64) -> Option<RankLoad> 
         rank: index.map_or(Rank::NONE, Rank::dp),
         age: Duration::try_from_secs_f64(age).unwrap_or_default(),
         role: mode.and_then(|m| Role::of_word(m.as_bytes())),
+        published_s: published,
         fields,
     })
 }

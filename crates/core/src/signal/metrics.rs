@@ -154,7 +154,11 @@ impl Metrics {
             }
             let fields = self.ranks.entry(rank).or_default();
             match one.signal {
-                catalog::GPU_BUSY | catalog::ROUTED_REQS => fields.add(one.signal, sample.value),
+                catalog::GPU_BUSY
+                | catalog::ROUTED_REQS
+                | catalog::FINISHED
+                | catalog::DECODE_STEPS
+                | catalog::PREFILL_STEPS => fields.add(one.signal, sample.value),
                 _ => fields.set(one.signal, sample.value),
             }
         }

@@ -227,9 +227,7 @@ fn is_own_place(front: &[u8]) -> bool {
             let stream = &front[..front.len() - 2];
             stream.ends_with(b"stdout") || stream.ends_with(b"stderr")
         }
-        _ => front
-            .split(|b| !b.is_ascii_alphanumeric())
-            .any(|word| LEVELS.contains(&word)),
+        _ => front.split(|b| !b.is_ascii_alphanumeric()).any(|word| LEVELS.contains(&word)),
     }
 }
 
@@ -261,7 +259,8 @@ fn unstamped<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Li
     ];
     let first = |starts: &[&[u8]]| starts.iter().filter_map(|s| memmem::find(line, s)).min();
     // A log with stamps has one on each of the engine's lines: what has none is somebody else's text.
-    let event = || if shapes.has_stamps() { None } else { first(&EVENTS).filter(|at| is_own_place(&line[..*at])) };
+    let event =
+        || if shapes.has_stamps() { None } else { first(&EVENTS).filter(|at| is_own_place(&line[..*at])) };
     let Some(start) = first(&LOADS).or_else(event) else {
         return Line { rank: Rank::NONE, stamp: None, content: LineContent::Other };
     };

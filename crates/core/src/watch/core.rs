@@ -46,6 +46,8 @@ pub(super) struct Core {
     pub(super) warming: BTreeMap<Arc<str>, Time>,
     /// Incidents whose cause is looked for again: when, and how often it was looked for.
     pub(super) looks: BTreeMap<Arc<str>, (Time, usize)>,
+    /// Firings whose harm is still to be looked at, as they were reported.
+    pub(super) weighed: BTreeMap<Arc<str>, Change>,
     pub(super) now: Time,
     evaluated_at: Time,
     swept: Time,
@@ -55,8 +57,10 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(setup: Setup, store: &mut SignalStore, now: Time) -> Self {
         let servers = setup.targets.into_iter().map(|t| Server::new(t.name, t.group, t.sees_log)).collect();
+        let mut engine = Engine::new(setup.rules, store, now);
+        engine.accept_false_alarms(setup.policy.budget.false_alarms);
         Self {
-            engine: Engine::new(setup.rules, store, now),
+            engine,
             servers,
             incidents: Incidents::default(),
             ledger: setup.ledger,
@@ -65,6 +69,7 @@ impl Core {
             silences: Vec::new(),
             warming: BTreeMap::new(),
             looks: BTreeMap::new(),
+            weighed: BTreeMap::new(),
             now,
             evaluated_at: now,
             swept: now,
@@ -100,6 +105,10 @@ impl Core {
                 }
             }
             IntakeStep::Due | IntakeStep::Recorded => {}
+            IntakeStep::Read { target, rank, report, fields } => {
+                let Some(server) = self.servers.get(usize::from(target.0)) else { return };
+                self.engine.read(&server.name, rank, report, fields, at);
+            }
             IntakeStep::Profile { target, rank, profile } => {
                 let line = ProfileLine::from(profile);
                 let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
@@ -135,6 +144,11 @@ impl Core {
         self.suppress_disturbed(now);
         self.engine.on_samples(store, now, &mut self.changes);
         self.handle_changes(store, now, out);
+        // In a recording whose lines are close together no tick is walked.
+        if self.mode == Mode::Replay && !self.warming.is_empty() {
+            self.follow_troubles(out);
+            self.retry_requests(store, now, out);
+        }
     }
 
     /// Lets time pass up to `now`, and evaluates what time alone changes.
@@ -143,6 +157,7 @@ impl Core {
         self.suppress_disturbed(now);
         self.engine.tick(store, now, &mut self.changes);
         self.handle_changes(store, now, out);
+        self.follow_troubles(out);
         self.retry_requests(store, now, out);
         self.look_again(store, now, out);
         self.end_silences(now, out);

@@ -1,7 +1,7 @@
 //! From a rule's change of state to an incident: opened at an onset, carried through its capture,
 //! resolved when the rule clears.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -201,6 +201,12 @@ impl Incidents {
     /// Those that fire, and those whose data have been absent since, in the order of their rules and groups.
     pub fn firing_now(&self) -> impl Iterator<Item = &ActiveIncident> {
         self.firing.values().filter_map(|id| self.active.get(id))
+    }
+
+    /// The same, to be changed.
+    pub fn firing_now_mut(&mut self) -> impl Iterator<Item = &mut ActiveIncident> {
+        let firing: BTreeSet<Arc<str>> = self.firing.values().cloned().collect();
+        self.active.iter_mut().filter(move |(id, _)| firing.contains(*id)).map(|(_, active)| active)
     }
 
     /// All that are in memory, the newest first.

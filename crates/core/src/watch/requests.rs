@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::Mode;
 use super::core::{Core, notify};
 use super::event::{Effect, ManualRequest, OpenWindow};
+use super::harm::look_of;
 use super::incidents::ActiveIncident;
 use super::windows::tell_result;
 use crate::capture::CaptureSpec;
@@ -21,12 +22,13 @@ use crate::capture::admit::{self, CaptureMethod, CapturePlan};
 use crate::capture::governor::{self, Attempt, AttemptEnd};
 use crate::capture::refusal::Refusal;
 use crate::capture::window::WindowPhase;
-use crate::finding::Finding;
+use crate::finding::{Finding, Statistic};
 use crate::incident::{CaptureOutcome, Escalation, IncidentId, Refused};
 use crate::message::Update;
 use crate::rule::RuleState;
 use crate::rule::times_bound;
 use crate::rule::{Change, How};
+use crate::signal::catalog;
 use crate::signal::sample::ShownBy;
 use crate::signal::sample::TargetId;
 use crate::signal::store::SignalStore;
@@ -42,7 +44,7 @@ const SLOWNESS: f64 = 1.0;
 /// While a window of its own is open, an escalation is not reported again sooner than this.
 const BUSY: Duration = Duration::from_secs(5);
 /// A request that only lacked facts is repeated after this ...
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 /// ... for as long as this: later, a window would no longer show the onset.
 const AWAITED: Duration = Duration::from_secs(60);
 
@@ -61,7 +63,7 @@ impl Core {
         match change.how {
             How::Reblamed => self.resolve(&change, out),
             How::Escalated => return self.escalated(store, change, now, out),
-            How::Entered | How::Resumed => {}
+            How::Entered | How::Resumed | How::Weighed => {}
         }
         if change.is_onset()
             && let Some(finding) = change.finding.clone()
@@ -123,10 +125,12 @@ impl Core {
         let id = active.incident.id.clone();
         self.look_for_cause(store, &id, now);
         let Some(active) = self.incidents.get_mut(&id) else { return };
+        let look = look_of(active);
         let warmup = match &active.capture {
             CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) => http.warmup,
             CaptureSpec::None | CaptureSpec::Nsys(_) | CaptureSpec::Command(_) => Duration::ZERO,
-        };
+        }
+        .max(look);
         let mut started = Vec::new();
         match silenced {
             Some(until) => {
@@ -137,14 +141,23 @@ impl Core {
                 None => {
                     let _ = self.refuse(&id, &Refusal::SpansServers, &mut started);
                 }
+                Some(_) if active.capture == CaptureSpec::None => {}
                 Some(target) if warmup.is_zero() => {
                     let _ = self.request(store, &id, target, now, &mut started);
                 }
-                Some(_) => drop(self.warming.insert(id.clone(), now + warmup)),
+                Some(_) => {
+                    self.warming.insert(id.clone(), now + warmup);
+                    if !look.is_zero() {
+                        self.weighed.insert(id.clone(), change.clone());
+                    }
+                }
             },
         }
         let Some(active) = self.incidents.get_mut(&id) else { return };
-        let capture = active.incident.capture.word();
+        let capture = match self.weighed.contains_key(&id) {
+            true => "looking",
+            false => active.incident.capture.word(),
+        };
         let why = active.incident.capture.refused().map(|r| r.why.clone());
         // The start goes first: every microsecond between the line and the request counts. A refusal
         // is a line of the message that it fired, and logged after it.
@@ -177,6 +190,9 @@ impl Core {
             self.warming.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         for id in due {
             self.warming.remove(&id);
+            if self.is_harmless(&id, now, out) {
+                continue;
+            }
             let firing = self.incidents.firing_now().find(|c| c.incident.id == id);
             let target = firing.and_then(|c| self.servers.iter().position(|s| s.name == c.incident.target));
             match target.and_then(|t| u16::try_from(t).ok()) {
@@ -193,10 +209,13 @@ impl Core {
                     let _ = self.refuse(&id, &Refusal::Cleared, out);
                 }
             }
+            if let Some(change) = self.weighed.remove(&id) {
+                self.report_weighed(&id, change, now, out);
+            }
         }
     }
 
-    fn was_refused(&self, id: &str) -> bool {
+    pub(super) fn was_refused(&self, id: &str) -> bool {
         self.incidents.get(id).is_some_and(|c| c.incident.capture.refused().is_some())
     }
 
@@ -285,7 +304,7 @@ impl Core {
     }
 
     /// Notes and logs a refusal; whether it is the first of this incident.
-    fn refuse(&mut self, id: &Arc<str>, refusal: &Refusal, out: &mut Vec<Effect>) -> bool {
+    pub(super) fn refuse(&mut self, id: &Arc<str>, refusal: &Refusal, out: &mut Vec<Effect>) -> bool {
         let Some(active) = self.incidents.get_mut(id) else { return false };
         let refused = Refused::from(refusal);
         let before = active.incident.capture.refused().map(|r| r.reason);
@@ -452,7 +471,11 @@ fn refused_effect(active: &ActiveIncident, refusal: &Refusal) -> Effect {
 /// The blamed member's sample nearest to the onset; where that does not show yet what is claimed, the
 /// first one that does.
 fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<ShownBy> {
-    let signal = store.catalog().signal_named(&finding.measured.as_ref()?.signal)?;
+    let measured = finding.measured.as_ref()?;
+    let signal = match measured.statistic {
+        Statistic::Factors => catalog::LOAD,
+        _ => store.catalog().signal_named(&measured.signal)?,
+    };
     let mut labels = change.group.clone();
     labels.0.extend(finding.rank.0.clone());
     if let Some(target) = &change.target {

@@ -182,8 +182,12 @@ impl Play {
             may_predate_start: false,
             badness: 2.0,
         };
-        let budget =
-            Budget { windows: 1000, stalled: Duration::from_secs(1 << 30), bytes: u64::MAX, worse_by: 1.5 };
+        let budget = Budget {
+            windows: 1000,
+            stalled: Duration::from_secs(1 << 30),
+            bytes: u64::MAX,
+            ..Budget::default()
+        };
         if decide(&wish, &ledger, &budget, Estimate::default(), self.wall()).is_err() {
             return;
         }

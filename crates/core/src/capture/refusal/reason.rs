@@ -41,6 +41,7 @@ impl Refusal {
             Self::WatchOnly
             | Self::SpansServers
             | Self::Cleared
+            | Self::LittleHarm { .. }
             | Self::NotWorse { .. }
             | Self::FutureState { .. }
             | Self::NeedsLog { .. }
@@ -70,6 +71,7 @@ impl Refusal {
             Self::Silenced { .. } => Reason::Silenced,
             Self::SpansServers => Reason::SpansServers,
             Self::Cleared => Reason::Cleared,
+            Self::LittleHarm { .. } => Reason::LittleHarm,
             Self::Cooldown { .. } => Reason::Cooldown,
             Self::RuleLimit { .. } => Reason::RuleLimit,
             Self::WindowOpen { .. } => Reason::WindowOpen,
@@ -121,6 +123,8 @@ pub enum Reason {
     SpansServers,
     /// See [`Refusal::Cleared`].
     Cleared,
+    /// See [`Refusal::LittleHarm`].
+    LittleHarm,
     /// See [`Refusal::Cooldown`].
     Cooldown,
     /// See [`Refusal::RuleLimit`].
@@ -198,6 +202,7 @@ impl Reason {
             Self::Silenced => "silenced",
             Self::SpansServers => "spans_servers",
             Self::Cleared => "cleared",
+            Self::LittleHarm => "little_harm",
             Self::Cooldown => "cooldown",
             Self::RuleLimit => "rule_limit",
             Self::WindowOpen => "window_open",

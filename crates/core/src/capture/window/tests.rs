@@ -248,7 +248,11 @@ fn a_refused_connection_says_nothing_of_the_window_and_the_stop_is_sent_when_the
 #[test]
 fn a_server_that_said_that_it_dies_and_is_reached_no_more_took_its_window_with_it() {
     let dying = || Event::Dying("SIGQUIT received.".into());
-    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, ok()), (1.0, dying()), (1.5, Event::Unreachable)]);
+    let told = play(
+        &request(Form::Exact, &[0], &[]),
+        BOTH,
+        &[(0.2, ok()), (1.0, dying()), (1.5, Event::Unreachable)],
+    );
     assert_eq!(told, ["1.5 the server went away in the middle of the window"]);
     // Whoever wrote the line: a server that still answers gets its stop.
     let script = [(0.2, ok()), (1.0, dying()), (5.2, stopped(Answer::Ok)), (5.3, file(0))];

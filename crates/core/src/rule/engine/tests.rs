@@ -1,7 +1,7 @@
 use super::*;
 use crate::capture::{CaptureSpec, Limits};
 use crate::finding::{Side, Statistic};
-use crate::rule::{Combine, Condition, Severity, Trigger};
+use crate::rule::{Combine, Condition, FactorSet, Severity, Trigger};
 use crate::signal::catalog::{self, Catalog};
 use crate::signal::fields::Fields;
 use crate::signal::sample::{Signal, Source};
@@ -23,6 +23,7 @@ fn condition(signal: Signal, bound: f64) -> Condition {
         above_baseline: None,
         smooth: Duration::ZERO,
         hold: Duration::ZERO,
+        factors: FactorSet::NONE,
     }
 }
 
@@ -44,6 +45,7 @@ fn any_of(conditions: Vec<Condition>) -> Rule {
         only_if: None,
         min_mean: 0.0,
         min_members: 2,
+        min_harm: 0.05,
         capture: CaptureSpec::None,
         limits: Limits { cooldown: Duration::ZERO, captures: 1, per: Duration::from_secs(60) },
         severity: Severity::Warning,

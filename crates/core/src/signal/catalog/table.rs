@@ -137,7 +137,7 @@ signals! {
     DECODE_TOKENS "decode_tokens" "tokens/s" Counter Zero Sum "Tokens decoded, from the server's counter." {
         metrics: ["sglang:realtime_tokens_total{mode=decode}", "vllm:generation_tokens_total"] }
     ADMISSIONS "admissions" "requests/s" Counter Zero Sum "Requests that left the queue for a first prefill, per second; by the log's prefill lines or the server's counter." {
-        metrics: ["sglang:queue_time_seconds_count", "vllm:request_queue_time_seconds_count"] }
+        metrics: ["sglang:queue_time_seconds_count", "vllm:request_queue_time_seconds_count", "vllm:time_to_first_token_seconds_count"] }
     PREFILL_COMPUTE_TOKENS "prefill_compute_tokens" "tokens/s" Counter Zero Sum "Prompt tokens computed, from the server's counter or the log's prefill lines." {
         metrics: ["sglang:realtime_tokens_total{mode=prefill_compute}"] loads: ["total_prefill_uncached_tokens"] }
     PREFILL_CACHE_TOKENS "prefill_cache_tokens" "tokens/s" Counter Zero Sum "Prompt tokens taken from the cache, from the server's counter or the log's prefill lines." {
@@ -188,6 +188,12 @@ signals! {
         vllm: ["Deferred", "Swapped"] }
     ROUTED_REQS "waiting_by_reason" "requests" Gauge Zero Sum "vLLM: waiting requests, all reasons together." {
         metrics: ["vllm:num_requests_waiting_by_reason"] }
+    FINISHED "finished" "requests/s" Counter Zero Sum "vLLM: requests finished, for whatever reason." {
+        metrics: ["vllm:request_success_total"] }
+    DECODE_STEPS "decode_steps" "steps/s" Counter Zero Sum "Forward passes that decoded; vLLM: all iterations." {
+        metrics: ["sglang:cuda_graph_passes_total{mode=decode_cuda_graph}", "sglang:cuda_graph_passes_total{mode=decode_none}", "vllm:iteration_tokens_total_count"] }
+    PREFILL_STEPS "prefill_steps" "steps/s" Counter Zero Sum "Forward passes that prefilled." {
+        metrics: ["sglang:cuda_graph_passes_total{mode=prefill_cuda_graph}", "sglang:cuda_graph_passes_total{mode=prefill_none}"] }
 }
 
 /// How many built-in signals there are; a line's numbers are a bit set of them.

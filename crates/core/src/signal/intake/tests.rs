@@ -11,6 +11,9 @@ fn steps(intake: &mut Intake, store: &mut SignalStore, observations: &[Observati
             let text = match step {
                 IntakeStep::Due => return,
                 IntakeStep::Problem { problem: Some(p), .. } => p.to_string(),
+                IntakeStep::Read { rank, report, fields, .. } => {
+                    format!("{rank} {report:?} {}", fields.len())
+                }
                 IntakeStep::Profile { rank, profile, .. } => format!("{rank} {profile:?}"),
                 IntakeStep::Fatal { text, .. } => String::from_utf8_lossy(text).into_owned(),
                 other => format!("{other:?}"),
@@ -85,6 +88,7 @@ fn lines_become_samples_facts_and_the_users_own_signals() {
     assert_eq!(
         steps(&mut intake, &mut store, &[observation]),
         [
+            "86.0 DP2 Decode 2",
             "86.0 Recorded",
             "87.0 DP2 Stopping { stage: None }",
             "88.0 Scheduler hit an exception: x",

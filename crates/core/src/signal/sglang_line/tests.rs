@@ -140,11 +140,17 @@ fn what_a_user_wrote_is_never_taken_for_the_engines_own_words() {
     for words in words {
         for line in [
             // SGLang with --log-requests; before and after 0.5, plain and as JSON.
-            format!("[2026-11-24 03:51:20] Receive: obj=GenerateReqInput(rid='7', text='{words}', stream=False)"),
-            format!("[2026-11-24 03:51:20] Finish: obj=GenerateReqInput(rid='7'), out={{'text': ' {words}'}}"),
+            format!(
+                "[2026-11-24 03:51:20] Receive: obj=GenerateReqInput(rid='7', text='{words}', stream=False)"
+            ),
+            format!(
+                "[2026-11-24 03:51:20] Finish: obj=GenerateReqInput(rid='7'), out={{'text': ' {words}'}}"
+            ),
             format!("[2026-11-24 03:51:20] {{\"event\": \"request.received\", \"text\": \"{words}\"}}"),
             // vLLM.
-            format!("INFO 03-11 06:16:52 [logger.py:41] Received request cmpl-7: prompt: '{words}', params: None"),
+            format!(
+                "INFO 03-11 06:16:52 [logger.py:41] Received request cmpl-7: prompt: '{words}', params: None"
+            ),
             // A front end's access line, and an error that quotes the request.
             format!("INFO:     127.0.0.1:4 - \"GET /x?{words} HTTP/1.1\" 404 Not Found"),
             format!("ValueError: unexpected text: {words}"),
@@ -159,7 +165,8 @@ fn what_a_user_wrote_is_never_taken_for_the_engines_own_words() {
 
 #[test]
 fn a_scheduler_that_only_warns_of_its_watchdog_does_not_die() {
-    let soft = "[2026-11-24 03:51:20 TP0] Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=True)";
+    let soft =
+        "[2026-11-24 03:51:20 TP0] Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=True)";
     assert_eq!(read(soft.as_bytes(), &mut Fields::default()).content, LineContent::Other);
 }
 
@@ -175,7 +182,8 @@ fn the_last_words_are_heard_behind_what_containers_and_loggers_put_in_front() {
         "ERROR scheduler DP2 TP0 | ",
         "",
     ] {
-        let line = format!("{front}Received sigquit from a child process. It usually means the child failed.");
+        let line =
+            format!("{front}Received sigquit from a child process. It usually means the child failed.");
         let content = read(line.as_bytes(), &mut Fields::default()).content;
         assert!(matches!(content, LineContent::Fatal(_)), "{line}: {content:?}");
     }

@@ -5,8 +5,8 @@ use crate::capture::facts::ServerKind;
 use crate::capture::plan::Form;
 use crate::capture::verify::names_of;
 use crate::capture::window::{
-    Answer, CHANCE, DOUBT, EXPORT_LIMIT, Failure, IDLE_GRACE, MAX_STOPS, Output, PROOF, RETRY, SETTLE, START_TIMEOUT, UNREACHED_LIMIT,
-    WindowPhase,
+    Answer, CHANCE, DOUBT, EXPORT_LIMIT, Failure, IDLE_GRACE, MAX_STOPS, Output, PROOF, RETRY, SETTLE,
+    START_TIMEOUT, UNREACHED_LIMIT, WindowPhase,
 };
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -93,8 +93,7 @@ impl Window {
             return self.send_stop(now, out);
         }
         let tried = self.may_retry && now.since(self.since) >= RETRY;
-        let open =
-            if self.visibility.log { self.ownership.any_open() } else { !self.ownership.all_closed() };
+        let open = if self.visibility.log { self.ownership.any_open() } else { !self.ownership.all_closed() };
         if tried && open && self.may_stop() {
             return self.send_stop(now, out);
         }

@@ -56,7 +56,9 @@ fn a_404_of_a_proxy_that_lies_is_no_end_of_the_window() {
 #[test]
 fn a_500_to_a_stop_is_unknown_and_is_never_asked_again() {
     // It is the answer both of a server that stopped and of one where somebody else may start meanwhile.
-    for (visibility, end) in [(BLIND, "5.3 done (quiet) (notes)"), (FILES, "15.3 the stop was answered with 500 (quiet)")] {
+    for (visibility, end) in
+        [(BLIND, "5.3 done (quiet) (notes)"), (FILES, "15.3 the stop was answered with 500 (quiet)")]
+    {
         let script = [(0.2, ok()), (5.3, stopped(status(500)))];
         let told = play(&request(Form::Exact, &[0, 1], &[]), visibility, &script);
         assert_eq!(told, ["5.0 /stop_profile", end]);
@@ -67,7 +69,8 @@ fn a_500_to_a_stop_is_unknown_and_is_never_asked_again() {
 fn long_after_a_start_of_unknown_end_what_runs_there_may_be_somebody_elses() {
     let request = request(Form::Exact, &[0], &[]);
     let mut window = Window::resume(&request, BLIND, at(0.0), false, at(3600.0));
-    let told: Vec<Output> = (0..100).flat_map(|t| window.on(&Event::Tick, at(3600.0 + f64::from(t)))).collect();
+    let told: Vec<Output> =
+        (0..100).flat_map(|t| window.on(&Event::Tick, at(3600.0 + f64::from(t)))).collect();
     let [Output::Finish(ending)] = &told[..] else { panic!("{told:?}") };
     assert!(ending.unproven.is_some());
 }

@@ -1,0 +1,37 @@
+//! Tests on the factors of load instead of on load.
+//!
+//! Load is arrivals x work a request / speed, and heavy tails make it drift by chance. Its factors are each
+//! clean in their own way, so a departure of one of them is found sooner, with fewer false alarms, and
+//! names the cause.
+//!
+//! Readings ([`Observation`]) get a meaning (`intake`: who came, what a stretch of work did), go into bins of
+//! a second a rank (`bins`), and are tested (`share`, `speed`, `work`, `pressure`, `stuck`) against bounds
+//! that follow from this site's own tails and a budget of false alarms (`tail`). What passes its bound is
+//! one [`Incident`] with an onset, harm and symptoms ([`Detector`]). docs/factors.md has the method and
+//! its sources. Times are seconds here, on a clock of the caller's; ranks are places in a group.
+
+mod bins;
+mod channel;
+mod clock;
+mod detector;
+mod evidence;
+mod harm;
+mod incident;
+mod intake;
+mod observation;
+mod onset;
+mod pressure;
+mod share;
+mod speed;
+mod spread;
+mod stuck;
+mod tail;
+mod turnover;
+mod work;
+
+pub use detector::{Detector, Nearest, Saved, Settings};
+pub use evidence::{Factor, Side};
+pub use harm::{Harm, Reason};
+pub use incident::{Change, Incident, Symptom};
+pub use observation::{Counters, Decode, Gauges, Observation, Prefill, Reading};
+pub use onset::Onset;

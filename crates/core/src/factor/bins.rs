@@ -1,0 +1,119 @@
+//! The recent past of every rank in bins of one second: what each factor needs, and nothing else.
+
+/// Seconds that are kept. A power of two, longer than every window and every onset that is looked for.
+pub const KEPT: usize = 256;
+
+/// One second of one rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bin {
+    /// Requests that came to this rank (fractional where inferred).
+    pub arrivals: f64,
+    /// Sum of the logarithms of tokens an admission, each counted once an admission.
+    pub work: f64,
+    /// The same of tokens that were not found in the cache.
+    pub computed: f64,
+    /// Admissions in `work`.
+    pub admitted: f64,
+    /// Seconds that the work done in this second should have taken, by the cost model.
+    pub needed: f64,
+    /// The same for decoding alone: what it lacks of `spent` was spent on prompts, or on being slow.
+    pub decoding: f64,
+    /// Seconds in which the rank was surely busy and its work known.
+    pub spent: f64,
+}
+
+/// A ring of bins for each rank, all ending at the same second.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bins {
+    ranks: Vec<Vec<Bin>>,
+    /// The second of the newest bin, and of the oldest that was ever opened.
+    newest: i64,
+    first: i64,
+}
+
+impl Bins {
+    /// Empty bins of `ranks` ranks that begin at `second`.
+    pub fn new(ranks: usize, second: i64) -> Self {
+        Self { ranks: vec![vec![Bin::default(); KEPT]; ranks], newest: second, first: second }
+    }
+
+    /// The first second that is still kept.
+    pub fn oldest(&self) -> i64 {
+        self.first.max(self.newest - KEPT as i64 + 1)
+    }
+
+    /// Opens all bins up to `second`.
+    pub fn advance(&mut self, second: i64) {
+        if second - self.newest >= KEPT as i64 {
+            self.first = second;
+            self.newest = second;
+            self.ranks.iter_mut().for_each(|r| r.fill(Bin::default()));
+            return;
+        }
+        while self.newest < second {
+            self.newest += 1;
+            let i = slot(self.newest);
+            self.ranks.iter_mut().for_each(|r| r[i] = Bin::default());
+        }
+    }
+
+    /// The bin of `rank` at `second`; an empty one beyond what is kept.
+    pub fn get(&self, rank: usize, second: i64) -> Bin {
+        if second < self.oldest() || second > self.newest {
+            Bin::default()
+        } else {
+            self.ranks[rank][slot(second)]
+        }
+    }
+
+    /// Changes the bin in which `at` lies. What is older than the ring is dropped.
+    pub fn at(&mut self, rank: usize, at: f64, change: impl FnOnce(&mut Bin)) {
+        let second = at.floor() as i64;
+        self.advance(second);
+        if second >= self.oldest() {
+            change(&mut self.ranks[rank][slot(second)]);
+        }
+    }
+
+    /// Spreads something evenly over `[from, to)`: `change` gets each bin and its part of the whole.
+    pub fn spread(&mut self, rank: usize, from: f64, to: f64, mut change: impl FnMut(&mut Bin, f64)) {
+        let whole = to - from;
+        if whole <= 1e-9 || whole > KEPT as f64 {
+            return self.at(rank, to, |b| change(b, 1.0));
+        }
+        let mut t = from;
+        while t < to {
+            let next = (t.floor() + 1.0).min(to);
+            let part = (next - t) / whole;
+            self.at(rank, t, |b| change(b, part));
+            t = next;
+        }
+    }
+}
+
+fn slot(second: i64) -> usize {
+    second.rem_euclid(KEPT as i64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_spread_over_two_seconds_and_a_half_keeps_its_sum() {
+        let mut bins = Bins::new(1, 0);
+        bins.spread(0, 1.5, 4.0, |b, part| b.arrivals += 5.0 * part);
+        let sum: f64 = (0..10).map(|s| bins.get(0, s).arrivals).sum();
+        assert!((sum - 5.0).abs() < 1e-9);
+        assert!((bins.get(0, 1).arrivals - 1.0).abs() < 1e-9);
+        assert!((bins.get(0, 2).arrivals - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_second_beyond_the_ring_reads_as_empty() {
+        let mut bins = Bins::new(1, 0);
+        bins.at(0, 1.0, |b| b.arrivals = 3.0);
+        bins.advance(1 + KEPT as i64);
+        assert_eq!(bins.get(0, 1), Bin::default());
+    }
+}

@@ -1,0 +1,365 @@
+//! One way in which arrivals and work are known (lines, counters or gauges), with the tests on it. What
+//! they are made of differs in noise, so nothing that was learned on one is used for another.
+
+use serde::{Deserialize, Serialize};
+
+use std::ops::Range;
+
+use crate::factor::bins::Bins;
+use crate::factor::clock::Clock;
+use crate::factor::evidence::{Evidence, Factor, Side, WINDOWS};
+use crate::factor::intake::{Meaning, Stretch};
+use crate::factor::onset::{Counts, Logs, Onset, locate};
+use crate::factor::pressure::{self, Pressure};
+use crate::factor::share::{self, Share, culprits};
+use crate::factor::speed::{self, Needed, Speed};
+use crate::factor::tail::Tail;
+use crate::factor::work::{self, Tokens, Work};
+
+/// No onset is looked for longer ago than this, in seconds.
+const ONSET_REACH: i64 = 220;
+/// An onset's baseline is what was until so many seconds before it was found, where that is known.
+const BEFORE: i64 = 60;
+/// A channel is young for so many seconds.
+const YOUNG: f64 = 120.0;
+/// For an onset no counts are believed to be more regular than this: what departs may be less so.
+const LEAST_ONSET_DISPERSION: f64 = 0.6;
+
+/// How well a source knows arrivals and work, before anything is learned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Quality {
+    /// How stale counts are, in seconds: servers publish every few dozen steps.
+    pub staleness: f64,
+    /// The standard deviation of the logarithm of a busy second's needed over spent.
+    pub noise: f64,
+    /// Whether arrivals are only inferred from what runs.
+    pub is_inferred: bool,
+}
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Channel {
+    /// The recent past.
+    pub bins: Bins,
+    /// All that was learned.
+    pub known: Known,
+    /// Whether arrivals are only inferred.
+    is_inferred: bool,
+    /// When anything was last heard on it.
+    pub heard: Option<f64>,
+}
+
+/// What was learned of a site: to be kept over a restart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Known {
+    /// The cost model of all work, and of decoding alone.
+    pub clock: Clock,
+    /// See above.
+    pub decoding: Clock,
+    /// Requests a rank.
+    pub share: Share,
+    /// Seconds for the same work.
+    pub speed: Speed,
+    /// Seconds of decoding a second.
+    pub pace: Speed,
+    /// Prompt tokens a request.
+    pub work: Work,
+    /// Computed tokens a request.
+    pub misses: Work,
+    /// Share joined with pace.
+    pub pressure: Pressure,
+    /// The tests' tails, in the order of [`TESTS`].
+    pub tails: [Tail; 5],
+}
+
+/// The tests with a statistic, by what they look at.
+pub const TESTS: [Factor; 5] = [Factor::Share, Factor::Speed, Factor::Work, Factor::Work, Factor::Share];
+
+/// The place of the test that joins share with another factor.
+pub const PRESSURE: usize = 4;
+/// The nominal noise of a busy second's pace: prompts take a part of it that varies.
+const PACE_NOISE: f64 = 0.3;
+/// A joint departure of less than this in both (on the logarithm) is no trouble.
+const MATERIAL: f64 = 0.18;
+
+/// What the tests saw in a second.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Seen {
+    share: share::Seen,
+    speed: speed::Seen,
+    work: work::Seen,
+    misses: work::Seen,
+    pace: speed::Seen,
+    pressure: pressure::Seen,
+}
+
+impl Seen {
+    /// The evidence of each of [`TESTS`], per rank.
+    pub fn evidence(&self) -> [&[Evidence]; 5] {
+        [
+            &self.share.evidence,
+            &self.speed.evidence,
+            &self.work.evidence,
+            &self.misses.evidence,
+            &self.pressure.evidence,
+        ]
+    }
+
+    /// The factor that `test` found departed on `rank`.
+    pub fn factor(&self, test: usize, rank: usize) -> Factor {
+        if test == PRESSURE && !self.pressure.is_share[rank] { Factor::Speed } else { TESTS[test] }
+    }
+}
+
+impl Channel {
+    /// For `ranks` ranks, beginning at `second`.
+    pub fn new(ranks: usize, second: i64, quality: Quality) -> Self {
+        let known = Known {
+            clock: Clock::default(),
+            decoding: Clock::default(),
+            share: Share::new(ranks, quality.staleness),
+            speed: Speed::new(ranks, quality.noise, Needed::All),
+            pace: Speed::new(ranks, PACE_NOISE, Needed::Decoding),
+            work: Work::new(ranks, Tokens::All),
+            misses: Work::new(ranks, Tokens::Computed),
+            pressure: Pressure::default(),
+            tails: [Tail::default(); 5],
+        };
+        Self { bins: Bins::new(ranks, second), known, is_inferred: quality.is_inferred, heard: None }
+    }
+
+    /// Takes in what a reading means. Only healthy stretches teach the cost model.
+    pub fn take(&mut self, rank: usize, at: f64, meaning: &Meaning, is_healthy: bool) {
+        if let Some(came) = meaning.came {
+            self.heard = Some(at);
+            self.bins.spread(rank, came.from, came.to, |bin, part| bin.arrivals += part * came.requests);
+        }
+        if let Some(brought) = meaning.work {
+            self.bins.at(rank, at, |bin| {
+                bin.work += brought.admitted * brought.prompt;
+                bin.computed += brought.admitted * brought.computed;
+                bin.admitted += brought.admitted;
+            });
+        }
+        if let Some(Stretch { from, to, did }) = meaning.stretch {
+            self.heard = Some(at);
+            let alone = [did[0], did[1], did[2], 0.0, 0.0];
+            if let Some(needed) = self.known.clock.needed(&did) {
+                let decoding = self.known.decoding.needed(&alone).unwrap_or(0.0);
+                self.bins.spread(rank, from, to, |bin, part| {
+                    bin.needed += part * needed;
+                    bin.decoding += part * decoding;
+                    bin.spent += part * (to - from);
+                });
+            }
+            if is_healthy {
+                self.known.decoding.learn(&alone, to - from, self.known.pace.usual_factor(rank));
+                self.known.clock.learn(&did, to - from, self.known.speed.usual_factor(rank));
+            }
+        }
+    }
+
+    /// What each test sees in windows from `since` to `newest`.
+    pub fn examine(&self, newest: i64, since: i64, pending: &[(f64, f64)]) -> Seen {
+        let share = self.known.share.examine(&self.bins, newest, since);
+        let crowding = if self.is_inferred { &share.crowding[..] } else { &[] };
+        let speed = self.known.speed.examine(&self.bins, newest, since, pending, crowding);
+        let nothing = vec![(0.0, 0.0); self.known.share.usual.len()];
+        let pace = self.known.pace.examine(&self.bins, newest, since, &nothing, &share.crowding);
+        let pressure = self.pressure(&share, &pace);
+        let work = self.known.work.examine(&self.bins, newest, since);
+        let misses = self.known.misses.examine(&self.bins, newest, since);
+        Seen { share, speed, work, misses, pace, pressure }
+    }
+
+    fn pressure(&self, share: &share::Seen, pace: &speed::Seen) -> pressure::Seen {
+        let came = |w: usize, z: &[f64]| {
+            z.iter()
+                .enumerate()
+                .map(|(r, z)| Some(z / self.known.share.dispersion(r, w, 0.0).sqrt()))
+                .collect()
+        };
+        let slow = |w: usize, z: &[Option<f64>]| {
+            z.iter()
+                .enumerate()
+                .map(|(r, z)| z.map(|z| -z / self.known.pace.dispersion(r, w).sqrt()))
+                .collect()
+        };
+        let came: pressure::Roots = share.roots.iter().enumerate().map(|(w, z)| came(w, z)).collect();
+        let slow: pressure::Roots = pace.roots.iter().enumerate().map(|(w, z)| slow(w, z)).collect();
+        // The share left by a material part, or the pace did.
+        let effect = |r: usize| {
+            let (by_share, by_pace) = (share.evidence[r].effect, pace.effect(r));
+            let most = if by_share.abs() > by_pace.abs() { by_share } else { by_pace };
+            (self.known.pace.known(r) && most.abs() >= MATERIAL).then_some(most)
+        };
+        let effects: Vec<Option<f64>> = (0..self.known.share.usual.len()).map(effect).collect();
+        self.known.pressure.examine(&came, &slow, &effects)
+    }
+
+    /// Whether arrivals are only inferred.
+    pub fn is_inferred(&self) -> bool {
+        self.is_inferred
+    }
+
+    /// Whether its noise is not known yet.
+    pub fn is_young(&self) -> bool {
+        self.known.share.seconds < YOUNG
+    }
+
+    /// Learns from what was seen in a healthy second.
+    pub fn learn(&mut self, newest: i64, seen: &Seen) {
+        self.known.share.learn(&self.bins, newest, &seen.share);
+        self.known.speed.learn(&seen.speed);
+        self.known.work.learn(&seen.work);
+        self.known.misses.learn(&seen.misses);
+        self.known.pressure.learn(&seen.pressure);
+        self.known.pace.learn(&seen.pace);
+        for (tail, evidence) in self.known.tails.iter_mut().zip(seen.evidence()) {
+            tail.learn(evidence.iter().map(|e| e.deviance).fold(0.0, f64::max));
+        }
+    }
+
+    /// Who is to blame for what `rank` shows in `factor`, and on which side.
+    pub fn blame(&self, factor: Factor, rank: usize, evidence: &Evidence, newest: i64) -> (Side, Vec<usize>) {
+        if factor != Factor::Share {
+            return (evidence.side, vec![rank]);
+        }
+        let w = WINDOWS.iter().position(|w| *w == evidence.window).unwrap_or(0);
+        let sums: Vec<f64> = (0..self.known.share.usual.len())
+            .map(|r| self.arrivals(r, newest - evidence.window + 1, newest))
+            .collect();
+        // Dispersion below nominal is a router's doing, and what departs is no longer routed by it alone.
+        let dispersion = self.known.share.dispersion(rank, w, 0.0).max(1.0);
+        culprits(&sums, &self.known.share.usual, dispersion, 0.25 * evidence.deviance.min(16.0))
+    }
+
+    /// Requests that came to `rank` in the seconds `from..=to`.
+    pub fn arrivals(&self, rank: usize, from: i64, to: i64) -> f64 {
+        (from..=to).map(|s| self.bins.get(rank, s).arrivals).sum()
+    }
+
+    /// Since when `ranks` departed in `factor` by `test`, looking no further back than `since`.
+    #[allow(clippy::too_many_arguments)]
+    pub fn onset(
+        &self,
+        test: Option<usize>,
+        factor: Factor,
+        side: Side,
+        ranks: &[usize],
+        newest: i64,
+        since: i64,
+        pending: &[(f64, f64)],
+    ) -> Option<Onset> {
+        let from = since.max(self.bins.oldest()).max(newest - ONSET_REACH);
+        let seconds = from..newest + 1;
+        let rank = *ranks.first()?;
+        match (factor, test) {
+            (Factor::Share | Factor::Speed, Some(PRESSURE)) => {
+                let by_share = self.share_onset(side, ranks, seconds.clone());
+                let slower = if side == Side::High { Side::Low } else { Side::High };
+                let by_pace = self.speed_onset(&self.known.pace, slower, rank, seconds, pending);
+                let (own, other) =
+                    if factor == Factor::Share { (by_share?, by_pace) } else { (by_pace?, by_share) };
+                // They tell of the same onset: where they do not agree, neither is as sure as it says.
+                let apart = other.map_or(0.0, |o| (o.at - own.at).abs().min(o.error + own.error));
+                Some(Onset { error: own.error.max(apart), ..own })
+            }
+            (Factor::Share, _) => self.share_onset(side, ranks, seconds),
+            (Factor::Speed, _) => self.speed_onset(&self.known.speed, side, rank, seconds, pending),
+            (Factor::Work, _) => {
+                let end = newest as f64 + 1.0;
+                let work = if test != Some(2) { &self.known.misses } else { &self.known.work };
+                let logs = seconds.map(|s| self.work_of(work, rank, s)).collect();
+                locate(&Logs { seconds: logs, is_high: side == Side::High }, end, 0.5)
+            }
+            (Factor::Room | Factor::Stuck, _) => None,
+        }
+    }
+
+    fn share_onset(&self, side: Side, ranks: &[usize], seconds: Range<i64>) -> Option<Onset> {
+        let all = self.known.share.usual.len();
+        let end = seconds.end as f64;
+        let theirs = |s: i64| ranks.iter().map(|r| self.bins.get(*r, s).arrivals).sum::<f64>();
+        let group = |s: i64| (0..all).map(|r| self.bins.get(r, s).arrivals).sum::<f64>();
+        let seconds: Vec<(f64, f64)> = seconds.map(|s| (theirs(s), group(s))).collect();
+        let mut usual = ranks.iter().map(|r| self.known.share.usual[*r]).sum::<f64>();
+        if self.is_inferred && seconds.len() as i64 >= 2 * BEFORE {
+            // Inferred shares wander: what was usual just before counts.
+            let older = &seconds[..seconds.len() - BEFORE as usize];
+            let (x, n) = older.iter().fold((0.0, 0.0), |(x, n), s| (x + s.0, n + s.1));
+            usual = if n > 0.0 { x / n } else { usual };
+        }
+        let usual = usual.clamp(0.002, 0.98);
+        let windows = if self.is_inferred { 3..8 } else { 3..4 };
+        let noise =
+            |r: &usize| windows.clone().map(|w| self.known.share.dispersion(*r, w, 0.0)).fold(0.0, f64::max);
+        let dispersion = ranks.iter().map(noise).fold(LEAST_ONSET_DISPERSION, f64::max);
+        locate(
+            &Counts { seconds, usual, is_high: side == Side::High, dispersion },
+            end,
+            2.0 * self.known.share.staleness,
+        )
+    }
+
+    fn speed_onset(
+        &self,
+        speed: &Speed,
+        side: Side,
+        rank: usize,
+        seconds: Range<i64>,
+        pending: &[(f64, f64)],
+    ) -> Option<Onset> {
+        let (late, spent_on_it) = pending[rank];
+        let end = seconds.end as f64;
+        let mut blur = 1.0f64;
+        let mut logs = Vec::new();
+        for s in seconds {
+            let bin = self.bins.get(rank, s);
+            let is_pending =
+                late > 0.0 && spent_on_it > late && s as f64 + 0.5 > end - spent_on_it && bin.spent < 0.3;
+            if is_pending {
+                blur = blur.max(spent_on_it.min(2.0));
+            }
+            let (needed, spent) =
+                if is_pending { (late / spent_on_it, 1.0) } else { (speed.clock.of(&bin), bin.spent) };
+            let is_known = spent > 0.2 && needed > 0.0;
+            logs.push(if is_known {
+                ((needed / spent).ln() - speed.usual[rank], speed.noise(rank).powi(2) / spent)
+            } else {
+                (0.0, f64::INFINITY)
+            });
+        }
+        if logs.len() as i64 >= 2 * BEFORE {
+            // A cost model is never quite right: what was usual just before counts.
+            let older = logs[..logs.len() - BEFORE as usize].iter().filter(|l| l.1.is_finite());
+            let mut older: Vec<f64> = older.map(|l| l.0).collect();
+            older.sort_by(f64::total_cmp);
+            let middle = older.get(older.len() / 2).copied().unwrap_or(0.0);
+            logs.iter_mut().for_each(|l| l.0 -= middle);
+        }
+        locate(&Logs { seconds: logs, is_high: side == Side::High }, end, blur)
+    }
+
+    /// The logarithm of tokens a request beyond the usual, and its variance.
+    fn work_of(&self, work: &Work, rank: usize, second: i64) -> (f64, f64) {
+        let mean = |r: usize| {
+            let (mut sum, mut n) = (0.0, 0.0);
+            for s in second - 30..second {
+                let b = self.bins.get(r, s);
+                (sum, n) = (sum + work.of(&b), n + b.admitted);
+            }
+            (n > 0.0).then(|| sum / n)
+        };
+        let peers: Vec<f64> = (0..work.usual.len()).filter(|r| *r != rank).filter_map(mean).collect();
+        let bin = self.bins.get(rank, second);
+        if bin.admitted <= 0.0 || peers.is_empty() {
+            return (0.0, f64::INFINITY);
+        }
+        let others = peers.iter().sum::<f64>() / peers.len() as f64;
+        (
+            work.of(&bin) / bin.admitted - others - work.usual[rank],
+            work.pooled[0].variance.max(0.3) / bin.admitted,
+        )
+    }
+}

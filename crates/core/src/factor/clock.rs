@@ -1,0 +1,159 @@
+//! The work clock: seconds that a busy rank should have needed for what it did.
+//!
+//! One cost model for all ranks of a target, linear in steps, decoded tokens, KV read, prefills and prompt
+//! tokens, fitted online by recursive least squares on relative errors, with non-negative coefficients
+//! (Lawson and Hanson 1974): no work makes a rank faster.
+
+use serde::{Deserialize, Serialize};
+
+/// Number of features.
+pub const FEATURES: usize = 5;
+/// Decode steps, decoded tokens (steps x batch), KV read (steps x tokens held), prefills (or admissions),
+/// prompt tokens. Any unit, as long as it stays the same.
+pub type Features = [f64; FEATURES];
+
+/// Stretches are forgotten at this rate, each: some two thousand count.
+const KEEP: f64 = 0.9995;
+/// Solved again after so many stretches.
+const SOLVE_EVERY: u32 = 20;
+/// So many stretches make a first model.
+const FEWEST: f64 = 40.0;
+/// A ridge relative to the diagonal, which settles what the data do not tell apart.
+const RIDGE: f64 = 1e-4;
+/// A stretch that took more than this many times as long as the model says, or as much less, teaches
+/// nothing: an incident, a pause.
+const MOST_OFF: f64 = 6.0;
+
+/// The cost model and what it was fitted from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Clock {
+    /// The normal equations: features x features, features x 1.
+    pub normal: [[f64; FEATURES]; FEATURES],
+    /// See above.
+    pub right: Features,
+    /// Stretches that they rest on (forgotten with time), and since the last solution.
+    pub count: f64,
+    /// See above.
+    pub unsolved: u32,
+    /// Seconds a feature.
+    pub cost: Option<Features>,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self {
+            normal: [[0.0; FEATURES]; FEATURES],
+            right: [0.0; FEATURES],
+            count: 0.0,
+            unsolved: 0,
+            cost: None,
+        }
+    }
+}
+
+impl Clock {
+    /// Seconds that `did` should take; `None` until the model is known.
+    pub fn needed(&self, did: &Features) -> Option<f64> {
+        let cost = self.cost?;
+        Some(did.iter().zip(cost).map(|(d, c)| d * c).sum())
+    }
+
+    /// Learns that `did` took `seconds` on a rank that usually takes `usual` times what the model says.
+    pub fn learn(&mut self, did: &Features, seconds: f64, usual: f64) {
+        let seconds = seconds / usual;
+        if seconds <= 0.0 || did.iter().any(|d| !d.is_finite() || *d < 0.0) {
+            return;
+        }
+        if let Some(needed) = self.needed(did) {
+            if needed > MOST_OFF * seconds || seconds > MOST_OFF * needed {
+                return;
+            }
+        }
+        let x = did.map(|d| d / seconds);
+        for (row, (a, b)) in self.normal.iter_mut().zip(x.iter().zip(self.right.iter_mut())) {
+            row.iter_mut().zip(x).for_each(|(n, y)| *n = *n * KEEP + a * y);
+            *b = *b * KEEP + a;
+        }
+        self.count = self.count * KEEP + 1.0;
+        self.unsolved += 1;
+        if self.unsolved >= SOLVE_EVERY && self.count >= FEWEST {
+            self.unsolved = 0;
+            self.cost = self.solve();
+        }
+    }
+
+    /// Least squares with non-negative coefficients: the most negative is taken out until none is.
+    fn solve(&self) -> Option<Features> {
+        let mut active: Vec<usize> = (0..FEATURES).filter(|i| self.normal[*i][*i] > 0.0).collect();
+        while !active.is_empty() {
+            let solution = self.solve_for(&active)?;
+            let worst = (0..active.len()).min_by(|a, b| solution[*a].total_cmp(&solution[*b]))?;
+            if solution[worst] >= 0.0 {
+                let mut cost = [0.0; FEATURES];
+                active.iter().zip(&solution).for_each(|(i, c)| cost[*i] = *c);
+                return Some(cost);
+            }
+            active.remove(worst);
+        }
+        None
+    }
+
+    /// Gaussian elimination on the scaled normal equations of the `active` features.
+    fn solve_for(&self, active: &[usize]) -> Option<Vec<f64>> {
+        let scale: Vec<f64> = active.iter().map(|i| self.normal[*i][*i].sqrt()).collect();
+        let n = active.len();
+        let mut m: Vec<Vec<f64>> = (0..n)
+            .map(|i| {
+                let mut row: Vec<f64> =
+                    (0..n).map(|j| self.normal[active[i]][active[j]] / (scale[i] * scale[j])).collect();
+                row[i] += RIDGE;
+                row.push(self.right[active[i]] / scale[i]);
+                row
+            })
+            .collect();
+        for i in 0..n {
+            let pivot = (i..n).max_by(|a, b| m[*a][i].abs().total_cmp(&m[*b][i].abs()))?;
+            m.swap(i, pivot);
+            if m[i][i].abs() < 1e-12 {
+                return None;
+            }
+            for j in i + 1..n {
+                let f = m[j][i] / m[i][i];
+                let (done, rest) = m.split_at_mut(j);
+                rest[0][i..].iter_mut().zip(&done[i][i..]).for_each(|(x, y)| *x -= f * y);
+            }
+        }
+        let mut x = vec![0.0; n];
+        for i in (0..n).rev() {
+            let known: f64 = (i + 1..n).map(|j| m[i][j] * x[j]).sum();
+            x[i] = (m[i][n] - known) / m[i][i];
+        }
+        Some(x.iter().zip(&scale).map(|(v, s)| v / s).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_finds_the_cost_of_steps_and_of_prompt_tokens() {
+        let mut clock = Clock::default();
+        for i in 0..400u32 {
+            let did = [1.0, f64::from(i % 17), 0.0, f64::from(i % 3), f64::from((i * 37) % 911)];
+            let seconds = 0.3 + 0.01 * did[1] + 0.02 * did[3] + 4e-4 * did[4];
+            clock.learn(&did, seconds, 1.0);
+        }
+        let needed = clock.needed(&[1.0, 10.0, 0.0, 2.0, 500.0]).unwrap();
+        assert!((needed - 0.64).abs() < 0.01, "{needed}");
+    }
+
+    #[test]
+    fn a_stretch_that_took_ten_times_as_long_does_not_teach() {
+        let mut clock = Clock::default();
+        (0..200).for_each(|_| clock.learn(&[1.0, 0.0, 0.0, 0.0, 0.0], 1.0, 1.0));
+        let before = clock.clone();
+        clock.learn(&[1.0, 0.0, 0.0, 0.0, 0.0], 10.0, 1.0);
+        assert_eq!(before, clock);
+    }
+}

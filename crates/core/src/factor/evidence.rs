@@ -1,0 +1,109 @@
+//! What a test says of a rank in a second.
+
+/// What makes load, and what each test looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Factor {
+    /// Requests a rank is sent.
+    Share,
+    /// Seconds it takes for the same work.
+    Speed,
+    /// Work a request.
+    Work,
+    /// Room for requests: a full KV cache, a queue.
+    Room,
+    /// Work is there and nothing moves.
+    Stuck,
+}
+
+impl Factor {
+    /// Every one, in the order in which they are told.
+    pub const ALL: [Self; 5] = [Self::Share, Self::Speed, Self::Work, Self::Room, Self::Stuck];
+
+    /// As in rules and JSON: `share`.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Share => "share",
+            Self::Speed => "speed",
+            Self::Work => "work",
+            Self::Room => "room",
+            Self::Stuck => "stuck",
+        }
+    }
+
+    /// The factor of that word.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|f| f.word() == word)
+    }
+}
+
+/// More or less of it than usual. More of [`Factor::Speed`] is faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// More.
+    High,
+    /// Less.
+    Low,
+}
+
+/// The strongest evidence of one test against one rank, over all windows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evidence {
+    /// Half a squared normal deviate: the log-likelihood that it departed, in units of this site's noise.
+    pub deviance: f64,
+    /// On which side.
+    pub side: Side,
+    /// The logarithm of what is over what should be, in that window.
+    pub effect: f64,
+    /// The window's length in seconds.
+    pub window: i64,
+}
+
+impl Evidence {
+    /// No evidence.
+    pub const NONE: Self = Self { deviance: 0.0, side: Side::High, effect: 0.0, window: 0 };
+
+    /// The stronger one.
+    pub fn or(self, other: Self) -> Self {
+        if other.deviance > self.deviance { other } else { self }
+    }
+}
+
+/// The windows that the tests look at, in seconds: all ages at once on a logarithmic grid, which loses
+/// little against every age (FOCuS, Romano et al. 2023, is exact) and keeps a dispersion for each.
+pub const WINDOWS: [i64; 12] = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96];
+
+/// For each value the median of the others; `None` where there are no others. One sort for all.
+pub fn medians_of_peers(values: &[Option<f64>]) -> Vec<Option<f64>> {
+    let mut order: Vec<(f64, usize)> =
+        values.iter().enumerate().filter_map(|(r, v)| v.map(|v| (v, r))).collect();
+    order.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let without = |place: usize| {
+        let peers = order.len() - usize::from(place < order.len());
+        let at = |i: usize| order[if i < place { i } else { i + 1 }].0;
+        match peers {
+            0 => None,
+            n if n % 2 == 1 => Some(at(n / 2)),
+            n => Some(0.5 * (at(n / 2 - 1) + at(n / 2))),
+        }
+    };
+    // A rank that was not measured has all the others as peers.
+    let mut medians = vec![without(order.len()); values.len()];
+    order.iter().enumerate().for_each(|(place, (_, r))| medians[*r] = without(place));
+    medians
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_peers_leaves_each_one_out_itself() {
+        let medians = medians_of_peers(&[Some(1.0), Some(9.0), None, Some(3.0), Some(5.0)]);
+        assert_eq!(medians, vec![Some(5.0), Some(3.0), Some(4.0), Some(5.0), Some(3.0)]);
+    }
+
+    #[test]
+    fn one_alone_has_no_peers() {
+        assert_eq!(medians_of_peers(&[Some(1.0), None]), vec![None, Some(1.0)]);
+    }
+}

@@ -1,0 +1,80 @@
+//! One trouble, one incident: what the tests say, joined over ranks, factors and time.
+
+use crate::factor::evidence::{Factor, Side};
+use crate::factor::harm::Harm;
+use crate::factor::onset::Onset;
+
+/// A trouble under way, or one that is over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Incident {
+    /// Counts up from 1.
+    pub id: u64,
+    /// The factor that departed first: the cause, as far as anything here can tell.
+    pub factor: Factor,
+    /// On which side.
+    pub side: Side,
+    /// The ranks to blame, the first one first.
+    pub ranks: Vec<usize>,
+    /// Since when.
+    pub onset: Option<Onset>,
+    /// When it fired.
+    pub fired: f64,
+    /// The statistic and the bound that it passed, as deviances.
+    pub deviance: f64,
+    /// See above.
+    pub bound: f64,
+    /// The logarithm of what is over what should be, where the test measures that.
+    pub effect: Option<f64>,
+    /// The seconds that it was seen in.
+    pub window: i64,
+    /// What it costs.
+    pub harm: Harm,
+    /// What departed, in order: who, in what, on which side, from when on it was seen.
+    pub symptoms: Vec<Symptom>,
+    /// How often the blame moved.
+    pub reblamed: u32,
+}
+
+/// Something that departed during an incident.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Symptom {
+    /// Which rank.
+    pub rank: usize,
+    /// In what.
+    pub factor: Factor,
+    /// On which side.
+    pub side: Side,
+    /// When it was first seen.
+    pub seen: f64,
+}
+
+/// What happened in a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A trouble was found.
+    Fired(Incident),
+    /// More ranks of the same trouble.
+    Joined(Incident),
+    /// Another rank is to blame after all.
+    Reblamed(Incident),
+    /// The same trouble again, soon after it had cleared: no new incident.
+    Returned(Incident),
+    /// It is over.
+    Cleared(Incident),
+    /// It has been like this for so long that it is what is usual now.
+    Standing(Incident),
+}
+
+impl Change {
+    /// The incident as it is now.
+    pub fn incident(&self) -> &Incident {
+        match self {
+            Self::Fired(i)
+            | Self::Joined(i)
+            | Self::Reblamed(i)
+            | Self::Returned(i)
+            | Self::Cleared(i)
+            | Self::Standing(i) => i,
+        }
+    }
+}

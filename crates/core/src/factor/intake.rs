@@ -1,0 +1,391 @@
+//! From readings to factors: what one rank's lines, gauges or counters say about arrivals and about the
+//! work of a stretch of time.
+//!
+//! Arrivals are admissions plus the growth of the queue, because in overload a rank admits what it
+//! finishes, not what it is sent. Where admissions are not told, they follow from conservation:
+//! `arrivals = growth of (running + waiting) + finished`, and what is finished from the tokens generated
+//! (`tokens / tokens a request`, see [`crate::factor::turnover`]).
+
+use crate::factor::clock::{FEATURES, Features};
+use crate::factor::observation::{Counters, Decode, Gauges, Prefill};
+
+/// A stretch between two reports that is longer says nothing, in seconds: a pause, a lost source.
+const LONGEST_STRETCH: f64 = 30.0;
+/// So few running requests may all end between two reports, and the rank idle unseen.
+const SURELY_BUSY: f64 = 2.0;
+/// From so many running requests on, silence is not idleness: the chance that all end within one report.
+const SURELY_NOT_DONE: f64 = 6.0;
+
+/// How fast the usual number of steps between two reports is learned, a report; and how many times as many
+/// an open one may yet turn out to cover.
+const STEPS_GAIN: f64 = 0.02;
+const MOST_STEPS: f64 = 1.5;
+
+/// A stretch of time in which a rank was busy, and what it did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stretch {
+    /// From when.
+    pub from: f64,
+    /// Until when.
+    pub to: f64,
+    /// What was done.
+    pub did: Features,
+}
+
+/// Requests that came, spread evenly over a stretch.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Came {
+    /// From when.
+    pub from: f64,
+    /// Until when.
+    pub to: f64,
+    /// How many; fractional or slightly negative where inferred.
+    pub requests: f64,
+    /// Tokens that were generated meanwhile, where the number rests on them.
+    pub tokens: f64,
+}
+
+/// What admitted requests brought, as logarithms of tokens a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Brought {
+    /// Requests.
+    pub admitted: f64,
+    /// Logarithm of prompt tokens a request, cached or not.
+    pub prompt: f64,
+    /// Logarithm of those that were computed.
+    pub computed: f64,
+}
+
+/// What a reading of one rank means.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Meaning {
+    /// Requests that came to it.
+    pub came: Option<Came>,
+    /// A finished stretch of work.
+    pub stretch: Option<Stretch>,
+    /// What the admitted requests brought.
+    pub work: Option<Brought>,
+}
+
+/// What was last read of one rank's log lines.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Lines {
+    queue: Option<f64>,
+    running: f64,
+    kv: f64,
+    /// When the stretch under way began, if it is known and the rank was busy ever since.
+    since: Option<f64>,
+    /// When any line last came.
+    pub last: Option<f64>,
+    prefills: f64,
+    prompt_tokens: f64,
+    /// The largest batch of prompt tokens seen and how often: the chunk size.
+    chunk: (f64, u32),
+    is_continued: bool,
+}
+
+impl Lines {
+    /// Reads a `Prefill batch` line.
+    pub fn prefill(&mut self, at: f64, line: &Prefill) -> Meaning {
+        self.last = Some(at);
+        let own = (line.new_seqs - if self.is_continued { 1.0 } else { 0.0 }).max(0.0);
+        self.note_chunk(line.new_tokens);
+        let growth = self.growth(line.queue);
+        self.prefills += 1.0;
+        self.prompt_tokens += line.new_tokens;
+        if line.running.is_some_and(|n| n < 1.0) {
+            self.since = None; // it was empty before, so perhaps idle
+        }
+        let tokens = line.new_tokens + line.cached_tokens.unwrap_or(0.0);
+        Meaning {
+            came: Some(Came { from: at, to: at, requests: own + growth, tokens: 0.0 }),
+            work: brought(own, tokens / line.new_seqs, line.new_tokens / line.new_seqs),
+            ..Meaning::default()
+        }
+    }
+
+    /// Reads a `Decode batch` line.
+    pub fn decode(&mut self, at: f64, line: &Decode) -> Meaning {
+        self.last = Some(at);
+        let growth = self.growth(line.queue);
+        let kv = line.tokens.unwrap_or(0.0);
+        let mean_running = 0.5 * (self.running + line.running);
+        let did = [1.0, mean_running, 0.5 * (self.kv + kv), self.prefills, self.prompt_tokens];
+        let stretch = self
+            .since
+            .filter(|from| at > *from && at - from < LONGEST_STRETCH)
+            .map(|from| Stretch { from, to: at, did });
+        (self.running, self.kv, self.prefills, self.prompt_tokens, self.since) =
+            (line.running, kv, 0.0, 0.0, Some(at));
+        let came = (growth != 0.0).then_some(Came { from: at, to: at, requests: growth, tokens: 0.0 });
+        Meaning { came, stretch, ..Meaning::default() }
+    }
+
+    /// The stretch under way as far as it is known: what it will have done at most when its line comes.
+    pub fn pending(&self, now: f64) -> Option<Stretch> {
+        let from = self.since.filter(|from| now - from < LONGEST_STRETCH)?;
+        (self.running >= SURELY_NOT_DONE).then_some(Stretch {
+            from,
+            to: now,
+            did: [1.0, self.running, self.kv, self.prefills, self.prompt_tokens],
+        })
+    }
+
+    /// Requests at its last line.
+    pub fn load(&self) -> f64 {
+        self.running + self.queue.unwrap_or(0.0)
+    }
+
+    fn growth(&mut self, queue: Option<f64>) -> f64 {
+        let Some(now) = queue else { return 0.0 };
+        now - self.queue.replace(now).unwrap_or(now)
+    }
+
+    /// A batch as large as the chunk was cut off: the next one's first sequence is not new.
+    fn note_chunk(&mut self, new_tokens: f64) {
+        let (most, times) = self.chunk;
+        self.chunk = match () {
+            () if new_tokens > most + 0.5 => (new_tokens, 1),
+            () if new_tokens > most - 0.5 => (most, times.saturating_add(1)),
+            () => self.chunk,
+        };
+        self.is_continued = self.chunk.1 >= 3 && new_tokens > self.chunk.0 - 0.5;
+    }
+}
+
+fn brought(admitted: f64, prompt: f64, computed: f64) -> Option<Brought> {
+    (admitted > 0.0 && prompt > 0.0).then(|| Brought {
+        admitted,
+        prompt: prompt.ln(),
+        computed: computed.max(1.0).ln(),
+    })
+}
+
+/// What was last read of one rank's gauges.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Levels {
+    last: Option<(f64, Gauges)>,
+    /// When the throughput last changed: what it tells covers the time since then.
+    fresh: Option<f64>,
+    came_since: f64,
+    prompts_since: f64,
+    tokens_since: f64,
+    /// Decode steps that a report of the throughput usually covers.
+    usual_steps: Option<f64>,
+}
+
+impl Levels {
+    /// Reads gauges. `finished_a_token` turns tokens into finished requests.
+    pub fn read(&mut self, at: f64, now: &Gauges, finished_a_token: f64) -> Meaning {
+        let Some((before_at, before)) = self.last.replace((at, *now)) else { return Meaning::default() };
+        let span = at - before_at;
+        if span <= 1e-3 {
+            return Meaning::default();
+        }
+        if span > LONGEST_STRETCH {
+            self.fresh = None;
+            return Meaning::default();
+        }
+        let load = |g: &Gauges| g.running.unwrap_or(0.0) + g.waiting.unwrap_or(0.0);
+        let is_still = now.stamp.is_some() && now.stamp == before.stamp;
+        let running = now.running.unwrap_or(0.0);
+        let throughput = if running > 0.0 && !is_still { now.throughput.unwrap_or(0.0) } else { 0.0 };
+        // A report that does not come says that its steps are not done yet: no more than those were decoded.
+        let most = self.usual_steps.map_or(f64::INFINITY, |steps| MOST_STEPS * steps * running);
+        let tokens = (throughput * span).min((most - self.tokens_since).max(0.0));
+        self.tokens_since =
+            if now.throughput == before.throughput { self.tokens_since + tokens } else { 0.0 };
+        let requests = load(now) - load(&before) + finished_a_token * tokens;
+        self.came_since += requests;
+        // What fills the cache beyond the tokens generated and what finished requests gave back.
+        if let (Some(used), Some(was)) = (now.used_tokens, before.used_tokens) {
+            let held = before.running.filter(|n| *n >= 1.0).map_or(0.0, |n| was / n);
+            self.prompts_since += used - was - tokens + finished_a_token * tokens * held;
+        }
+        let came = Some(Came { from: before_at, to: at, requests, tokens });
+        if running < SURELY_BUSY || before.running.unwrap_or(0.0) < SURELY_BUSY {
+            self.fresh = None;
+            return Meaning { came, ..Meaning::default() };
+        }
+        let mut stretch = None;
+        if now.throughput != before.throughput {
+            if let Some(from) = self.fresh.replace(at).filter(|from| at - from < LONGEST_STRETCH) {
+                let busy = at - from;
+                let batch = 0.5 * (running + before.running.unwrap_or(running));
+                let steps = now.throughput.unwrap_or(0.0) / batch * busy;
+                let did = [
+                    steps,
+                    steps * batch,
+                    steps * now.used_tokens.unwrap_or(0.0),
+                    self.came_since.max(0.0),
+                    self.prompts_since.max(0.0),
+                ];
+                let usual = self.usual_steps.get_or_insert(steps);
+                *usual += STEPS_GAIN * (steps - *usual);
+                stretch = (steps > 0.0).then_some(Stretch { from, to: at, did });
+            }
+            self.came_since = 0.0;
+            self.prompts_since = 0.0;
+        }
+        Meaning { came, stretch, ..Meaning::default() }
+    }
+
+    /// The stretch since the throughput last changed, up to the last reading: what it will have done at most.
+    pub fn pending(&self) -> Option<Stretch> {
+        let ((at, now), from, usual) = (self.last?, self.fresh?, self.usual_steps?);
+        let batch = now.running.filter(|n| *n >= SURELY_NOT_DONE)?;
+        let steps = MOST_STEPS * usual;
+        let did = [
+            steps,
+            steps * batch,
+            steps * now.used_tokens.unwrap_or(0.0),
+            self.came_since.max(0.0),
+            self.prompts_since.max(0.0),
+        ];
+        (at > from && at - from < LONGEST_STRETCH).then_some(Stretch { from, to: at, did })
+    }
+
+    /// The last gauges and when they were read.
+    pub fn last(&self) -> Option<(f64, Gauges)> {
+        self.last
+    }
+}
+
+/// What was last read of one rank's counters.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Totals {
+    last: Option<(f64, Counters, Gauges)>,
+    since: Option<f64>,
+    did: Features,
+}
+
+impl Totals {
+    /// Reads counters beside the gauges of the same page. Nothing is told where a counter restarted, or
+    /// where no counter tells who came.
+    pub fn read(&mut self, at: f64, now: &Counters, gauges: &Gauges) -> Meaning {
+        let Some((before_at, before, levels)) = self.last.replace((at, *now, *gauges)) else {
+            return Meaning::default();
+        };
+        let span = at - before_at;
+        let gain = |a: Option<f64>, b: Option<f64>| Some(a? - b?);
+        let growth = |f: fn(&Gauges) -> Option<f64>| gain(f(gauges), f(&levels));
+        let admitted = gain(now.admissions, before.admissions);
+        let finished = gain(now.finished, before.finished);
+        let tokens = gain(now.decode_tokens, before.decode_tokens);
+        let restarted = [admitted, finished, tokens].iter().flatten().any(|g| *g < 0.0);
+        if span <= 1e-3 || span > LONGEST_STRETCH || restarted {
+            self.since = None;
+            return Meaning::default();
+        }
+        let requests = match (finished, growth(|g| g.running), growth(|g| g.waiting), admitted) {
+            (Some(f), Some(run), Some(wait), _) => Some(f + run + wait),
+            (_, _, wait, Some(a)) => Some(a + wait.unwrap_or(0.0)),
+            _ => None,
+        };
+        let came = requests.map(|requests| Came { from: before_at, to: at, requests, tokens: 0.0 });
+        let cached = gain(now.cached_tokens, before.cached_tokens).unwrap_or(0.0);
+        let work = match (admitted, gain(now.prompt_tokens, before.prompt_tokens)) {
+            (Some(a), Some(p)) if a >= 1.0 => brought(a, (p + cached) / a, p / a),
+            _ => None,
+        };
+        Meaning { came, stretch: self.stretch((before_at, &before, &levels), (at, now, gauges)), work }
+    }
+
+    /// Whether `now` says the same as the last reading: nothing moved.
+    pub fn same_counts(&self, now: &Counters) -> bool {
+        self.last.is_some_and(|(_, c, _)| c == *now)
+    }
+
+    fn stretch(
+        &mut self,
+        (before_at, before, levels): (f64, &Counters, &Gauges),
+        (at, now, gauges): (f64, &Counters, &Gauges),
+    ) -> Option<Stretch> {
+        let busy = |g: &Gauges| g.running.unwrap_or(0.0) >= SURELY_BUSY;
+        if !busy(gauges) || !busy(levels) {
+            self.since = None;
+            return None;
+        }
+        let gain = |a: Option<f64>, b: Option<f64>| (a.unwrap_or(0.0) - b.unwrap_or(0.0)).max(0.0);
+        let tokens = gain(now.decode_tokens, before.decode_tokens);
+        let batch = 0.5 * (gauges.running.unwrap_or(1.0) + levels.running.unwrap_or(1.0));
+        let steps = if now.steps.is_some() { gain(now.steps, before.steps) } else { tokens / batch };
+        let prefills = gain(now.prefill_steps, before.prefill_steps);
+        let prompts = gain(now.prompt_tokens, before.prompt_tokens);
+        let from = match self.since {
+            Some(from) => from,
+            None => {
+                self.since = Some(before_at);
+                self.did = [0.0; FEATURES];
+                before_at
+            }
+        };
+        let kv = gauges.used_tokens.or(gauges.kv_usage.map(|u| u * 1e5)).unwrap_or(0.0);
+        let more = [steps, tokens, steps * kv, prefills, prompts];
+        self.did.iter_mut().zip(more).for_each(|(sum, m)| *sum += m);
+        if steps + prefills + prompts <= 0.0 {
+            return None; // not reported yet: the stretch goes on
+        }
+        self.since = Some(at);
+        let did = std::mem::replace(&mut self.did, [0.0; FEATURES]);
+        (at - from < LONGEST_STRETCH).then_some(Stretch { from, to: at, did })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefill(new_seqs: f64, new_tokens: f64, queue: f64) -> Prefill {
+        Prefill { new_seqs, new_tokens, queue: Some(queue), running: Some(8.0), cached_tokens: None }
+    }
+
+    #[test]
+    fn a_growing_queue_counts_as_arrivals_though_nothing_more_is_admitted() {
+        let mut lines = Lines::default();
+        lines.prefill(0.0, &prefill(1.0, 500.0, 0.0));
+        let came = lines.prefill(1.0, &prefill(1.0, 500.0, 7.0)).came.unwrap();
+        assert_eq!(came.requests, 8.0);
+    }
+
+    #[test]
+    fn the_rest_of_a_chunked_prompt_is_no_arrival() {
+        let mut lines = Lines::default();
+        for i in 0..3 {
+            lines.prefill(f64::from(i), &prefill(1.0, 8192.0, 0.0));
+        }
+        let came = lines.prefill(4.0, &prefill(1.0, 300.0, 0.0)).came.unwrap();
+        assert_eq!(came.requests, 0.0);
+    }
+
+    #[test]
+    fn a_stretch_in_which_the_rank_was_empty_says_nothing_about_speed() {
+        let mut lines = Lines::default();
+        let decode = Decode { running: 8.0, ..Decode::default() };
+        lines.decode(0.0, &decode);
+        assert!(lines.decode(1.0, &decode).stretch.is_some());
+        lines.prefill(1.5, &Prefill { running: Some(0.0), ..prefill(1.0, 10.0, 0.0) });
+        assert!(lines.decode(3.0, &decode).stretch.is_none());
+    }
+
+    #[test]
+    fn finished_requests_and_growth_make_arrivals() {
+        let mut totals = Totals::default();
+        let gauges = |running| Gauges { running: Some(running), waiting: Some(0.0), ..Gauges::default() };
+        totals.read(0.0, &Counters { finished: Some(10.0), ..Counters::default() }, &gauges(4.0));
+        let came = totals
+            .read(1.0, &Counters { finished: Some(13.0), ..Counters::default() }, &gauges(6.0))
+            .came
+            .unwrap();
+        assert_eq!(came.requests, 5.0);
+    }
+
+    #[test]
+    fn a_counter_that_restarts_tells_nothing() {
+        let mut totals = Totals::default();
+        totals.read(0.0, &Counters { admissions: Some(10.0), ..Counters::default() }, &Gauges::default());
+        let m =
+            totals.read(1.0, &Counters { admissions: Some(1.0), ..Counters::default() }, &Gauges::default());
+        assert_eq!(m, Meaning::default());
+    }
+}

@@ -1,0 +1,249 @@
+//! Share: requests that come to a rank, against its own usual share of the group's.
+//!
+//! Given the group's sum, a rank's count is binomial behind a random router, tighter behind round robin,
+//! wider with sessions. The statistic is the binomial deviance (better in the tails than a z-score)
+//! over the dispersion that this site shows in windows of that length.
+
+use serde::{Deserialize, Serialize};
+
+use crate::factor::bins::Bins;
+use crate::factor::evidence::{Evidence, Side, WINDOWS};
+use crate::factor::spread::Dispersion;
+
+/// Fewer requests in a window than this tell nothing.
+const FEWEST: f64 = 8.0;
+/// Not every round robin is perfect to the last request: no dispersion is taken to be less.
+const LEAST_DISPERSION: f64 = 0.1;
+/// A departure of less than this (on the logarithm) is no trouble, however sure.
+const MATERIAL: f64 = 0.15;
+/// A young site's noise is taken to be at least nominal for so many seconds; shares are remembered for so many.
+const YOUNG: f64 = 60.0;
+const MEMORY: f64 = 1800.0;
+/// Requests, shared evenly, that stand for what is known before the first.
+const PRIOR: f64 = 20.0;
+/// One second moves a share by no more than so many standard deviations of its noise.
+const MOST_SURPRISE: f64 = 3.0;
+
+/// What is known of the ranks' shares.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// Each rank's usual share; they add up to 1.
+    pub usual: Vec<f64>,
+    /// How stale a count may be, in seconds: what came since the last report is missing at a window's end
+    /// and too many at its beginning. 0 where each request is seen.
+    pub staleness: f64,
+    /// Seconds that taught them.
+    pub seconds: f64,
+    /// Requests that they rest on.
+    pub requests: f64,
+    /// The group's usual requests a second.
+    pub rate: f64,
+    /// Dispersion per window: of all ranks together, and of each.
+    pub pooled: Vec<Dispersion>,
+    /// `own[rank][window]`.
+    pub own: Vec<Vec<Dispersion>>,
+}
+
+/// What [`Share::examine`] saw: the evidence of each rank, and what to learn from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Per rank.
+    pub evidence: Vec<Evidence>,
+    /// Signed roots of the deviances, by window and rank.
+    pub roots: Vec<Vec<f64>>,
+    /// How many times as many requests as usual came to the group, by window.
+    pub crowding: Vec<f64>,
+}
+
+impl Share {
+    /// For `ranks` ranks, of which nothing is known, counted with this staleness in seconds.
+    pub fn new(ranks: usize, staleness: f64) -> Self {
+        Self {
+            usual: vec![1.0 / ranks as f64; ranks],
+            staleness,
+            seconds: 0.0,
+            requests: PRIOR,
+            rate: 0.0,
+            pooled: vec![Dispersion::default(); WINDOWS.len()],
+            own: vec![vec![Dispersion::default(); WINDOWS.len()]; ranks],
+        }
+    }
+
+    /// Looks at all windows that end with `newest` and begin at `since` or later.
+    pub fn examine(&self, bins: &Bins, newest: i64, since: i64) -> Seen {
+        let ranks = self.usual.len();
+        let mut roots = vec![Vec::new(); WINDOWS.len()];
+        let mut crowding = vec![1.0; WINDOWS.len()];
+        let mut best = vec![Evidence::NONE; ranks];
+        let mut sums = vec![0.0; ranks];
+        let group = |s: i64| (0..ranks).map(|r| bins.get(r, s).arrivals.abs()).sum::<f64>();
+        let mut from = newest + 1;
+        for (w, window) in WINDOWS.iter().enumerate() {
+            if newest + 1 - window < since.max(bins.oldest()) {
+                continue;
+            }
+            while from > newest + 1 - window {
+                from -= 1;
+                sums.iter_mut().enumerate().for_each(|(r, s)| *s += bins.get(r, from).arrivals);
+            }
+            let total: f64 = sums.iter().map(|x| x.max(0.0)).sum();
+            if self.rate > 0.0 {
+                crowding[w] = total / (self.rate * *window as f64);
+            }
+            if total < FEWEST {
+                continue;
+            }
+            let ends = (group(from), group(newest));
+            for r in 0..ranks {
+                let x = sums[r].max(0.0);
+                let expected = total * self.usual[r];
+                let square =
+                    2.0 * binomial_deviance(x, total, self.usual[r]) * self.fresh_part(r, total, ends);
+                roots[w].push(square.sqrt().copysign(x - expected));
+                let effect = ((x + 0.5) / (expected + 0.5)).ln();
+                if effect.abs() < MATERIAL {
+                    continue;
+                }
+                let side = if x > expected { Side::High } else { Side::Low };
+                let deviance = 0.5 * square / self.dispersion(r, w, total);
+                best[r] = best[r].or(Evidence { deviance, side, effect, window: *window });
+            }
+        }
+        Seen { evidence: best, roots, crowding }
+    }
+
+    /// Learns from what was seen in a healthy second.
+    pub fn learn(&mut self, bins: &Bins, newest: i64, seen: &Seen) {
+        self.seconds += 1.0;
+        if self.seconds > 0.5 * YOUNG {
+            for (w, roots) in seen.roots.iter().enumerate() {
+                self.pooled[w].learn_together(roots.iter().map(|z| z * z));
+                roots.iter().zip(&mut self.own).for_each(|(z, own)| own[w].learn(z * z));
+            }
+        }
+        let counts: Vec<f64> = (0..self.usual.len()).map(|r| bins.get(r, newest).arrivals.max(0.0)).collect();
+        let total: f64 = counts.iter().sum();
+        self.rate += (total - self.rate) / self.seconds.min(MEMORY);
+        if total <= 0.0 {
+            return;
+        }
+        let weight = total / (self.requests + total);
+        for (p, x) in self.usual.iter_mut().zip(&counts) {
+            let most = MOST_SURPRISE * (*p * (1.0 - *p) / total).sqrt() + 1.0 / total;
+            *p = (*p + weight * (x / total - *p).clamp(-most, most)).max(1e-4);
+        }
+        let sum: f64 = self.usual.iter().sum();
+        self.usual.iter_mut().for_each(|p| *p /= sum);
+        self.requests = self.requests * (1.0 - 1.0 / MEMORY) + total;
+    }
+
+    /// The part of a count's variance that is not staleness, given the group's requests in the window's
+    /// first and last second.
+    fn fresh_part(&self, rank: usize, total: f64, ends: (f64, f64)) -> f64 {
+        let p = self.usual[rank];
+        let stale = (self.staleness * p).powi(2) * (ends.0.powi(2) + ends.1.powi(2));
+        let binomial = total * p * (1.0 - p);
+        binomial / (binomial + stale)
+    }
+
+    /// The variance, in binomial ones, of a count among `total` in window `w`.
+    pub fn dispersion(&self, rank: usize, w: usize, total: f64) -> f64 {
+        let known = if self.seconds > YOUNG { LEAST_DISPERSION } else { 1.0 };
+        let noise = self.pooled[w].variance.max(self.own[rank][w].variance).max(known);
+        noise * (1.0 + total / self.requests)
+    }
+}
+
+/// The log-likelihood of `x` of `n` with its own share over that with share `p`, half a request nearer to
+/// what was expected (Yates).
+pub fn binomial_deviance(x: f64, n: f64, p: f64) -> f64 {
+    let expected = n * p;
+    let x = if x > expected { (x - 0.5).max(expected) } else { (x + 0.5).min(expected) };
+    let part = |a: f64, b: f64| if a <= 0.0 { 0.0 } else { a * (a / b).ln() };
+    (part(x, expected) + part(n - x, n - expected)).max(0.0)
+}
+
+/// Which ranks left, if what they left is one even rest: the smallest set, on one side, without which the
+/// others keep to their usual proportions. `sums` are counts of one window.
+///
+/// A share that one rank gains all others lose, so each of them departs; the cause is who is needed to
+/// explain the rest. Two ranks that gain and two that lose explain each other: then those that gain.
+pub fn culprits(sums: &[f64], usual: &[f64], dispersion: f64, enough: f64) -> (Side, Vec<usize>) {
+    let ratio =
+        |r: usize| (sums[r].max(0.0) + 0.5) / (usual[r] * sums.iter().map(|x| x.max(0.0)).sum::<f64>() + 0.5);
+    let mut order: Vec<usize> = (0..sums.len()).collect();
+    order.sort_by(|a, b| ratio(*b).total_cmp(&ratio(*a)));
+    let rest = |kept: &[usize]| {
+        let total: f64 = kept.iter().map(|r| sums[*r].max(0.0)).sum();
+        let share: f64 = kept.iter().map(|r| usual[*r]).sum();
+        kept.iter().map(|r| binomial_deviance(sums[*r].max(0.0), total, usual[*r] / share)).sum::<f64>()
+            / dispersion
+    };
+    let n = order.len();
+    let half = (n / 2).max(1);
+    let mut best = (Side::High, vec![order[0]], f64::INFINITY);
+    for k in 1..=half {
+        let (high, low) = (rest(&order[k..]), rest(&order[..n - k]));
+        // What is left of n - k - 1 degrees of freedom by chance, and then some.
+        let by_chance = 0.5 * (n - k) as f64 + enough;
+        let starved = order[n - k..].iter().all(|r| ratio(*r) < 0.15);
+        let is_low = low < high - 1.0 || (starved && low <= high + 1.0);
+        let (side, left) = if is_low { (Side::Low, low) } else { (Side::High, high) };
+        let set = if is_low { order[n - k..].to_vec() } else { order[..k].to_vec() };
+        if left < best.2 - enough {
+            best = (side, set, left);
+        }
+        if left <= by_chance {
+            break;
+        }
+    }
+    (best.0, best.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVEN: [f64; 4] = [0.25; 4];
+
+    #[test]
+    fn the_rank_that_gains_is_blamed_for_what_the_others_lose() {
+        assert_eq!(culprits(&[12.0, 13.0, 60.0, 11.0], &EVEN, 1.0, 4.0), (Side::High, vec![2]));
+    }
+
+    #[test]
+    fn an_excluded_rank_is_blamed_for_what_the_others_gain() {
+        assert_eq!(culprits(&[40.0, 0.0, 43.0, 41.0], &EVEN, 1.0, 4.0), (Side::Low, vec![1]));
+    }
+
+    #[test]
+    fn two_ranks_that_gain_are_both_named() {
+        let (side, mut ranks) = culprits(&[150.0, 50.0, 52.0, 148.0], &EVEN, 1.0, 4.0);
+        ranks.sort_unstable();
+        assert_eq!((side, ranks), (Side::High, vec![0, 3]));
+    }
+
+    #[test]
+    fn of_two_ranks_the_one_without_anything_is_starved() {
+        assert_eq!(culprits(&[0.0, 64.0], &[0.5, 0.5], 1.0, 4.0), (Side::Low, vec![0]));
+        assert_eq!(culprits(&[16.0, 48.0], &[0.5, 0.5], 1.0, 4.0), (Side::High, vec![1]));
+    }
+
+    #[test]
+    fn a_steady_router_is_told_from_a_redirect_after_three_seconds() {
+        let mut bins = Bins::new(4, 0);
+        let mut share = Share::new(4, 0.0);
+        for s in 0..303 {
+            let counts = if s < 300 { [8.0; 4] } else { [4.0, 4.0, 20.0, 4.0] };
+            counts.iter().enumerate().for_each(|(r, c)| bins.at(r, s as f64 + 0.5, |b| b.arrivals += c));
+            let seen = share.examine(&bins, s, 0);
+            let found = &seen.evidence;
+            if s < 300 {
+                share.learn(&bins, s, &seen);
+                assert!(found.iter().all(|e| e.deviance < 1.0));
+            } else if s == 302 {
+                assert!(found[2].deviance > 30.0 && found[2].side == Side::High);
+            }
+        }
+    }
+}

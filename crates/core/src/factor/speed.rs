@@ -1,0 +1,260 @@
+//! Speed: seconds that a rank needs for the same work, by the work clock ([`crate::factor::clock`]), against its
+//! own usual and against its peers now.
+//!
+//! Both must hold: a rank that is slower than usual while all are is a slower server; one that is slower
+//! than its peers as always is a slower machine. So the control of what happens to all is the peers'
+//! median, of the same window.
+
+use serde::{Deserialize, Serialize};
+
+use crate::factor::bins::{Bin, Bins};
+use crate::factor::evidence::{Evidence, Side, WINDOWS, medians_of_peers};
+use crate::factor::spread::Dispersion;
+
+/// Windows longer than this (in seconds) are left to slow machines.
+pub const WINDOW_COUNT: usize = 9;
+/// No noise is taken to be less than this share of the nominal, as variance.
+const LEAST_DISPERSION: f64 = 0.04;
+/// Nor a window's error less than this: what the cost model does not know.
+const MODEL_ERROR: f64 = 0.03;
+/// Slower by less than this (on the logarithm, 20 %) is no trouble, however sure.
+const MATERIAL: f64 = 0.18;
+/// So much of a window must have been measured.
+const LEAST_MEASURED: f64 = 0.4;
+/// Variances grow with crowding to this power, where arrivals are only inferred.
+const CROWDING_POWER: f64 = 2.0;
+/// A rank's usual speed moves by no more than this a second.
+const STEP: f64 = 0.002;
+/// A rank's usual speed is unknown for so many seconds, and it cannot depart from it.
+const UNKNOWN: f64 = 30.0;
+/// Seconds until the noise counts as known.
+const YOUNG: f64 = 60.0;
+
+/// What is known of the ranks' speeds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// The logarithm of each rank's usual ratio of needed to spent seconds.
+    pub usual: Vec<f64>,
+    /// Which needed seconds are looked at.
+    pub clock: Needed,
+    /// The nominal standard deviation of the logarithm of a busy second's ratio.
+    pub nominal: f64,
+    /// Seconds that taught them, per rank.
+    pub seconds: Vec<f64>,
+    /// Dispersion per window, of all ranks together and of each (`own[rank][window]`).
+    pub pooled: Vec<Dispersion>,
+    /// See above.
+    pub own: Vec<Vec<Dispersion>>,
+}
+
+/// Which needed seconds are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Needed {
+    /// For all that was done: what is left is how fast a rank is.
+    All,
+    /// For decoding alone: what is left is also the time that prompts took.
+    Decoding,
+}
+
+impl Needed {
+    /// Those of `bin`.
+    pub fn of(self, bin: &Bin) -> f64 {
+        match self {
+            Self::All => bin.needed,
+            Self::Decoding => bin.decoding,
+        }
+    }
+}
+
+/// What [`Speed::examine`] saw: the evidence of each rank, and what to learn from: normalised departures
+/// (more is faster) by window and rank, and each rank's ratio in the latest finished second.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Per rank.
+    pub evidence: Vec<Evidence>,
+    /// By window and rank.
+    pub roots: Vec<Vec<Option<f64>>>,
+    effects: Vec<Vec<Option<f64>>>,
+    latest: Vec<Option<f64>>,
+}
+
+impl Seen {
+    /// How much a rank's ratio differs from its peers' most, over the windows that were measured.
+    pub fn effect(&self, rank: usize) -> f64 {
+        self.effects
+            .iter()
+            .filter_map(|w| w[rank])
+            .fold(0.0, |most: f64, e| if e.abs() > most.abs() { e } else { most })
+    }
+}
+
+impl Speed {
+    /// For `ranks` ranks, of which nothing is known but the nominal noise of a busy second.
+    pub fn new(ranks: usize, nominal: f64, clock: Needed) -> Self {
+        Self {
+            usual: vec![0.0; ranks],
+            nominal,
+            clock,
+            seconds: vec![0.0; ranks],
+            pooled: vec![Dispersion::default(); WINDOW_COUNT],
+            own: vec![vec![Dispersion::default(); WINDOW_COUNT]; ranks],
+        }
+    }
+
+    /// Looks at all windows that end with `newest` and begin at `since` or later. `pending` is what each
+    /// rank's stretch under way adds: needed at most, and spent already. `crowding` is how many times as
+    /// many requests as usual came in each window: what is not known of prompts is as many times as much.
+    pub fn examine(
+        &self,
+        bins: &Bins,
+        newest: i64,
+        since: i64,
+        pending: &[(f64, f64)],
+        crowding: &[f64],
+    ) -> Seen {
+        let ranks = self.usual.len();
+        let mut roots = vec![vec![None; ranks]; WINDOW_COUNT];
+        let mut effects = roots.clone();
+        let mut best = vec![Evidence::NONE; ranks];
+        let mut sums = vec![(0.0, 0.0); ranks];
+        let mut from = newest + 1;
+        for (w, window) in WINDOWS.iter().take(WINDOW_COUNT).enumerate() {
+            if newest + 1 - window < since.max(bins.oldest()) {
+                continue;
+            }
+            while from > newest + 1 - window {
+                from -= 1;
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let bin = bins.get(r, from);
+                    *sum = (sum.0 + self.clock.of(&bin), sum.1 + bin.spent);
+                }
+            }
+            let length = *window as f64;
+            let calm = crowding.get(w).map_or(1.0, |c| c.max(1.0).powf(-CROWDING_POWER));
+            let ratio = |r: usize, with_pending: bool| -> Option<(f64, f64)> {
+                let (mut needed, mut spent) = sums[r];
+                if with_pending && pending[r].1 > 0.0 {
+                    let part = (length / pending[r].1).min(1.0);
+                    needed += pending[r].0 * part;
+                    spent += pending[r].1 * part;
+                }
+                (spent > LEAST_MEASURED * length && needed > 0.0)
+                    .then(|| ((needed / spent).ln() - self.usual[r], spent.min(length) * calm))
+            };
+            let plain: Vec<Option<(f64, f64)>> = (0..ranks).map(|r| ratio(r, false)).collect();
+            let peers = medians_of_peers(&plain.iter().map(|x| x.map(|x| x.0)).collect::<Vec<_>>());
+            // A stretch under way counts only against its rank: it can still become slower, not faster. When
+            // all are late (a log that stalls), nobody is.
+            let is_late = |r: usize| pending[r].1 > pending[r].0;
+            let (late, late_peers) = if (0..ranks).any(is_late) {
+                let late: Vec<Option<(f64, f64)>> =
+                    (0..ranks).map(|r| if is_late(r) { ratio(r, true) } else { plain[r] }).collect();
+                let peers = medians_of_peers(&late.iter().map(|x| x.map(|x| x.0)).collect::<Vec<_>>());
+                (late, peers)
+            } else {
+                (Vec::new(), Vec::new())
+            };
+            for r in 0..ranks {
+                let Some(others) = peers[r] else { continue };
+                if let Some((own, spent)) = plain[r] {
+                    effects[w][r] = Some(own - others);
+                    roots[w][r] = Some((own - others) * spent.sqrt() / self.nominal);
+                }
+                let slower =
+                    if is_late(r) { late[r].filter(|l| plain[r].is_none_or(|p| l.0 < p.0)) } else { None };
+                let Some((own, spent)) = slower.or(plain[r]) else { continue };
+                let others = if slower.is_some() { late_peers[r].unwrap_or(0.0) } else { others };
+                let departure = own.max(own - others);
+                if departure > -MATERIAL || self.seconds[r] < UNKNOWN {
+                    continue;
+                }
+                let variance = self.dispersion(r, w) * self.nominal.powi(2) / spent + MODEL_ERROR.powi(2);
+                let deviance = 0.5 * departure.powi(2) / variance;
+                best[r] =
+                    best[r].or(Evidence { deviance, side: Side::Low, effect: departure, window: *window });
+            }
+        }
+        let latest = |r| {
+            let bin = bins.get(r, newest - 1);
+            let needed = self.clock.of(&bin);
+            (bin.spent > 0.3 && needed > 0.0).then(|| (needed / bin.spent).ln())
+        };
+        Seen { evidence: best, roots, effects, latest: (0..ranks).map(latest).collect() }
+    }
+
+    /// Whether a rank's usual speed and noise are known.
+    pub fn known(&self, rank: usize) -> bool {
+        self.seconds[rank] > YOUNG
+    }
+
+    /// Learns from what was seen in a healthy second.
+    pub fn learn(&mut self, seen: &Seen) {
+        for (w, roots) in seen.roots.iter().enumerate() {
+            self.pooled[w].learn_together(roots.iter().flatten().map(|z| z * z));
+            for (own, root) in self.own.iter_mut().zip(roots) {
+                root.iter().for_each(|z| own[w].learn(z * z));
+            }
+        }
+        for (r, latest) in seen.latest.iter().enumerate() {
+            let Some(latest) = latest else { continue };
+            self.seconds[r] += 1.0;
+            let step = STEP.max(0.3 / self.seconds[r]);
+            self.usual[r] += (latest - self.usual[r]).clamp(-step, step);
+        }
+    }
+
+    /// How many times as long as the model says this rank usually takes.
+    pub fn usual_factor(&self, rank: usize) -> f64 {
+        (-self.usual[rank]).exp()
+    }
+
+    /// The variance of a busy second's ratio in window `w`, in nominal ones.
+    pub fn dispersion(&self, rank: usize, w: usize) -> f64 {
+        let least = if self.seconds[rank] > YOUNG { LEAST_DISPERSION } else { 1.0 };
+        self.pooled[w].variance.max(self.own[rank][w].variance).max(least)
+    }
+
+    /// The standard deviation of one busy second's ratio, for the onset.
+    pub fn noise(&self, rank: usize) -> f64 {
+        self.nominal * self.dispersion(rank, 1).sqrt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(seconds: i64, ratio: impl Fn(usize, i64) -> f64) -> Vec<Evidence> {
+        let mut bins = Bins::new(3, 0);
+        let mut speed = Speed::new(3, 0.1, Needed::All);
+        let mut last = Vec::new();
+        for s in 0..seconds {
+            (0..3).for_each(|r| bins.at(r, s as f64, |b| (b.needed, b.spent) = (ratio(r, s), 1.0)));
+            let seen = speed.examine(&bins, s, 0, &[(0.0, 0.0); 3], &[]);
+            if s < 300 {
+                speed.learn(&seen);
+            }
+            last = seen.evidence;
+        }
+        last
+    }
+
+    #[test]
+    fn a_rank_that_takes_twice_as_long_departs_within_four_seconds() {
+        let e = run(304, |r, s| if r == 1 && s >= 300 { 0.5 } else { 1.0 });
+        assert!(e[1].deviance > 50.0, "{e:?}");
+        assert_eq!((e[0].deviance, e[2].deviance), (0.0, 0.0));
+    }
+
+    #[test]
+    fn a_rank_that_was_always_slower_does_not_depart() {
+        let e = run(400, |r, _| if r == 1 { 0.7 } else { 1.0 });
+        assert_eq!(e[1].deviance, 0.0);
+    }
+
+    #[test]
+    fn nobody_departs_when_all_slow_down() {
+        let e = run(310, |_, s| if s >= 300 { 0.5 } else { 1.0 });
+        assert!(e.iter().all(|e| e.deviance == 0.0));
+    }
+}

@@ -1,0 +1,132 @@
+//! Stuck: work is there, and the rank's own clock or counts stand still while its peers' move.
+//!
+//! No statistic and no bound to tune: a rank with work reports at least every few steps. How long its
+//! longest pause is on this site is remembered, and a multiple of it is waited for.
+
+/// A rank reports something at least so often, in seconds, before anything is known.
+const LEAST_PATIENCE: f64 = 3.5;
+/// So many times the longest healthy pause are waited for.
+const PATIENCE: f64 = 2.0;
+/// A pause is unusual if it is so many times the longest healthy one.
+const UNUSUAL: f64 = 1.1;
+/// The longest pause is forgotten with this time constant, in seconds.
+const MEMORY: f64 = 4.0 * 3600.0;
+/// Nothing is waited for longer than this.
+const MOST_PATIENCE: f64 = 20.0;
+
+/// A rank's life signs.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pulse {
+    /// When its work last moved, by its own clock where it has one.
+    pub moved: Option<f64>,
+    /// Requests that it has, by its last word.
+    pub work: f64,
+}
+
+/// The life signs of all ranks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stuck {
+    /// Per rank.
+    pub pulses: Vec<Pulse>,
+    /// The longest healthy pause of a rank with work, in seconds.
+    pub longest: f64,
+}
+
+impl Stuck {
+    /// For `ranks` ranks.
+    pub fn new(ranks: usize) -> Self {
+        Self { pulses: vec![Pulse::default(); ranks], longest: 0.0 }
+    }
+
+    /// The work of `rank` moved at `at`. A healthy pause before it is remembered.
+    pub fn moved(&mut self, rank: usize, at: f64, is_healthy: bool) {
+        let pulse = &mut self.pulses[rank];
+        if let Some(before) = pulse.moved {
+            let pause = at - before;
+            if pause <= 0.0 {
+                return;
+            }
+            if is_healthy && pulse.work >= 1.0 {
+                let forgotten = self.longest * (-pause / MEMORY).exp();
+                self.longest = forgotten.max(pause.min(0.5 * MOST_PATIENCE));
+            }
+        }
+        pulse.moved = Some(at);
+    }
+
+    /// How long a rank with work may be silent.
+    pub fn patience(&self) -> f64 {
+        (PATIENCE * self.longest).clamp(LEAST_PATIENCE, MOST_PATIENCE)
+    }
+
+    /// Whether a rank with work has stood still for longer than any did in health, while most of its peers
+    /// moved, and not yet for so long that it is stuck: what else departs now may come of that.
+    pub fn is_in_doubt(&self, now: f64) -> bool {
+        let unusual = UNUSUAL * self.longest.max(1.0);
+        let working: Vec<f64> =
+            self.pulses.iter().filter(|p| p.work >= 1.0).filter_map(|p| p.moved).map(|m| now - m).collect();
+        let patience = self.patience();
+        let moving = working.iter().filter(|still| **still < 0.5 * patience).count();
+        2 * moving >= working.len() && working.iter().any(|s| *s > unusual && *s <= patience)
+    }
+
+    /// Ranks that stand still with work while a peer moves (most of those with work, that is), and since when.
+    pub fn examine(&self, now: f64) -> Vec<Option<f64>> {
+        let patience = self.patience();
+        let still = |p: &Pulse| p.moved.map(|m| now - m);
+        let working: Vec<&Pulse> = self.pulses.iter().filter(|p| p.work >= 1.0).collect();
+        let moving = working.iter().filter(|p| still(p).is_some_and(|s| s < 0.5 * patience)).count();
+        self.pulses
+            .iter()
+            .map(|p| {
+                let peers = working.len().saturating_sub(1).max(1);
+                let alone = moving > 0 && 2 * moving >= peers;
+                (p.work >= 1.0 && alone && still(p).is_some_and(|s| s > patience))
+                    .then_some(p.moved)
+                    .flatten()
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(seconds: i32, silent: &[usize]) -> Stuck {
+        let mut stuck = Stuck::new(3);
+        for s in 0..seconds {
+            for r in 0..3 {
+                stuck.pulses[r].work = 5.0;
+                if s < 50 || !silent.contains(&r) {
+                    stuck.moved(r, f64::from(s), true);
+                }
+            }
+        }
+        stuck
+    }
+
+    #[test]
+    fn a_rank_with_work_that_stands_still_among_moving_peers_is_stuck() {
+        assert_eq!(after(56, &[1]).examine(56.0), vec![None, Some(49.0), None]);
+    }
+
+    #[test]
+    fn before_it_is_stuck_it_is_in_doubt() {
+        let stuck = after(52, &[1]);
+        assert_eq!([51.5, 52.5, 53.5].map(|now| stuck.is_in_doubt(now)), [true, true, false]);
+        assert!(!after(52, &[]).is_in_doubt(51.5));
+    }
+
+    #[test]
+    fn nobody_is_stuck_while_all_stand_still() {
+        assert_eq!(after(56, &[0, 1, 2]).examine(56.0), vec![None; 3]);
+    }
+
+    #[test]
+    fn an_idle_rank_is_not_stuck() {
+        let mut stuck = after(56, &[1]);
+        stuck.pulses[1].work = 0.0;
+        assert_eq!(stuck.examine(56.0), vec![None; 3]);
+    }
+}

@@ -1,0 +1,139 @@
+//! The bound of a test, from the tail of its own statistic on this site and a budget of false alarms.
+//!
+//! Peaks over a high threshold, as in SPOT (Siffer et al. 2017), with two differences. The statistic is a
+//! deviance (half a squared normal deviate), whose tail is exponential if the noise is what the test
+//! takes it for: so the shape of the Pareto distribution is fixed at 0 and only its scale is learned,
+//! with a prior; a free shape from a few dozen peaks extrapolates wildly. And exceedances come in runs,
+//! so runs are counted, not seconds (Leadbetter 1983).
+
+use serde::{Deserialize, Serialize};
+
+/// The threshold: this share of all seconds lies above it.
+const ABOVE: f64 = 0.02;
+/// Exceedances that are this close are one run, in seconds.
+const RUN_GAP: f64 = 20.0;
+/// The prior: so many runs, with this mean excess. Twice that of normal noise, because a young
+/// site is not known to have normal noise.
+const PRIOR_RUNS: f64 = 8.0;
+const PRIOR_EXCESS: f64 = 2.0;
+/// The prior's threshold and how often it is exceeded (runs a second).
+const PRIOR_LEVEL: f64 = 6.0;
+const PRIOR_RATE: f64 = 0.01;
+/// A prior of seconds for the rate.
+const PRIOR_SECONDS: f64 = 600.0;
+/// An excess counts for no more than so many times the mean excess: an incident must not teach.
+const MOST_EXCESS: f64 = 4.0;
+/// Runs and seconds are forgotten with this time constant, in seconds, so that a new mix can teach.
+const MEMORY: f64 = 6.0 * 3600.0;
+/// Each firing beyond so many (within [`MEMORY`]) raises the bound by this share: feedback from what the
+/// bound costs, as in adaptive conformal inference (Gibbs and Candes 2021), for tails that no fit foresees.
+const FREE_FIRINGS: f64 = 3.0;
+const RAISE: f64 = 0.15;
+/// No bound is below this deviance (3.5 standard deviations).
+const LEAST_BOUND: f64 = 6.1;
+
+/// What is known of a test's tail.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tail {
+    /// The threshold, as a deviance.
+    pub level: f64,
+    /// Seconds that were learned from (forgotten with time).
+    pub seconds: f64,
+    /// Runs of exceedances (forgotten with time).
+    pub runs: f64,
+    /// The sum of their excesses.
+    pub excess: f64,
+    /// Firings (forgotten with time).
+    pub firings: f64,
+    /// The run under way: its highest excess, and seconds since its last exceedance.
+    pub run: Option<(f64, f64)>,
+}
+
+impl Default for Tail {
+    fn default() -> Self {
+        Self { level: PRIOR_LEVEL, seconds: 0.0, runs: 0.0, excess: 0.0, firings: 0.0, run: None }
+    }
+}
+
+impl Tail {
+    /// Learns from one healthy second's statistic.
+    pub fn learn(&mut self, deviance: f64) {
+        let keep = 1.0 - 1.0 / MEMORY;
+        self.seconds = self.seconds * keep + 1.0;
+        self.runs *= keep;
+        self.excess *= keep;
+        self.firings *= keep;
+        let step = (20.0 / (self.seconds + 20.0)).max(0.1);
+        let up = deviance > self.level;
+        self.level = (self.level + step * if up { 1.0 - ABOVE } else { -ABOVE }).max(1.0);
+        let over = deviance - self.level;
+        self.run = match self.run {
+            None if over > 0.0 => Some((over, 0.0)),
+            Some((most, _)) if over > 0.0 => Some((most.max(over), 0.0)),
+            Some((most, since)) if since < RUN_GAP => Some((most, since + 1.0)),
+            Some((most, _)) => {
+                self.runs += 1.0;
+                self.excess += most.min(MOST_EXCESS * self.mean_excess());
+                None
+            }
+            None => None,
+        };
+    }
+
+    /// An incident begins: what follows is no healthy second. If `own` test fired, the firing is a run like
+    /// any other (its excess bounded as theirs is): one incident changes little, a test that fires again
+    /// and again raises its own bound.
+    pub fn fired(&mut self, own: bool, deviance: f64) {
+        self.run = None;
+        if own {
+            self.runs += 1.0;
+            self.excess += (deviance - self.level).clamp(0.0, MOST_EXCESS * self.mean_excess());
+            self.firings += 1.0;
+        }
+    }
+
+    /// The mean excess of a run, shrunk to the prior.
+    pub fn mean_excess(&self) -> f64 {
+        (PRIOR_RUNS * PRIOR_EXCESS + self.excess) / (PRIOR_RUNS + self.runs)
+    }
+
+    /// The deviance that healthy seconds exceed `per_day` times a day.
+    pub fn bound(&self, per_day: f64) -> f64 {
+        let runs_a_second = (PRIOR_RATE * PRIOR_SECONDS + self.runs) / (PRIOR_SECONDS + self.seconds);
+        let wanted = per_day / 86_400.0;
+        let beyond = (runs_a_second / wanted).ln().max(0.0) * self.mean_excess();
+        let paid = 1.0 + RAISE * (self.firings - FREE_FIRINGS).max(0.0);
+        ((self.level + beyond) * paid).max(LEAST_BOUND)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_young_site_asks_for_a_gross_departure() {
+        let z = (2.0 * Tail::default().bound(0.3)).sqrt();
+        assert!((6.0..9.0).contains(&z), "{z}");
+    }
+
+    #[test]
+    fn an_exponential_tail_is_extrapolated_to_the_wanted_rate() {
+        let mut tail = Tail::default();
+        let mut x = 1u64;
+        for _ in 0..40_000 {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let u = ((x >> 11) as f64 + 1.0) / (1u64 << 53) as f64;
+            tail.learn(-u.ln());
+        }
+        // 86,400 / e^d = 1 a day.
+        let exact = 86_400f64.ln();
+        assert!((tail.bound(1.0) - exact).abs() < 2.0, "{} {exact}", tail.bound(1.0));
+    }
+
+    #[test]
+    fn a_smaller_budget_is_a_higher_bound() {
+        let tail = Tail::default();
+        assert!(tail.bound(0.2) > tail.bound(1.0) && tail.bound(1.0) > tail.bound(5.0));
+    }
+}

@@ -1,0 +1,463 @@
+//! The detectors of factors, one for each server: fed with everything that the intake reads of its DP
+//! ranks, stepped once a second of the data's clock, and read by the rules that name factors.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::factor::{self, Counters, Decode, Detector, Factor, Gauges, Nearest, Prefill, Reading, Settings};
+use crate::finding::{Finding, Harm, Side, Symptom};
+use crate::signal::catalog;
+use crate::signal::fields::Fields;
+use crate::signal::intake::Report;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::rank::{Axis, Rank};
+use skewtrap_trace::time::Time;
+
+/// A second is looked at so long after its end: a poll that is made at the full second still counts.
+const PATIENCE_S: f64 = 0.05;
+/// Nanoseconds of a second.
+const SECOND_NS: i64 = 1_000_000_000;
+/// A gap that is longer is not walked second by second.
+const WALKED_S: f64 = 300.0;
+/// From so many seconds of a server on its bounds are its own rather than the prior's.
+const CALIBRATED_S: f64 = 3600.0;
+/// More ranks than this are not compared: the cost of a step grows with them.
+const MOST_RANKS: usize = 256;
+
+/// Which factors a condition asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FactorSet(u8);
+
+impl FactorSet {
+    /// None of them.
+    pub const NONE: Self = Self(0);
+
+    /// Also that one.
+    #[must_use]
+    pub const fn with(self, factor: Factor) -> Self {
+        Self(self.0 | 1 << factor as u8)
+    }
+
+    /// Whether it is one of them.
+    pub const fn has(self, factor: Factor) -> bool {
+        self.0 & 1 << factor as u8 != 0
+    }
+
+    /// As in rules: `share, speed`.
+    pub fn words(self) -> String {
+        let words = Factor::ALL.into_iter().filter(|f| self.has(*f)).map(Factor::word);
+        words.collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// What was learned of a server, to be kept over a restart of the agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Baseline {
+    /// The server.
+    pub target: Arc<str>,
+    /// When it was saved.
+    pub at: Time,
+    /// The DP indexes that it is of.
+    pub ranks: Vec<u16>,
+    /// What was learned.
+    pub known: factor::Saved,
+}
+
+/// What is older than this is no longer taken to be usual.
+const OLDEST_BASELINE: Duration = Duration::from_secs(7 * 86_400);
+
+/// The detectors of all servers.
+#[derive(Debug)]
+pub struct Factors {
+    false_alarms_per_day: f64,
+    servers: BTreeMap<Arc<str>, Server>,
+    /// What an agent before this one learned, until its ranks are seen again.
+    remembered: BTreeMap<Arc<str>, Baseline>,
+}
+
+/// One server's.
+#[derive(Debug, Default)]
+struct Server {
+    /// DP indexes in their order; a rank's place here is its number in the detector.
+    ranks: Vec<u16>,
+    /// Of the processes of one DP rank (tensor parallelism) one is listened to, for each kind of source.
+    speakers: BTreeMap<(Kind, u16), Rank>,
+    /// When a rank last published its loads: by the server's clock, and by ours.
+    published: BTreeMap<u16, (f64, f64)>,
+    detector: Option<Detector>,
+    /// Whether its log tells of prefills: one that does not is read as if its lines were polls.
+    has_prefills: bool,
+    /// The lines of a second, as a log without arrivals stamps them, until it is over.
+    second: Vec<(Time, u16, Rank, Report, Fields)>,
+    /// The last second that was looked at.
+    stepped: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Line,
+    Loads,
+    Page,
+}
+
+/// What the detector of a server holds against its ranks now.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    ranks: &'a [u16],
+    /// The trouble under way.
+    pub trouble: Option<&'a factor::Incident>,
+    /// What is nearest to its bound.
+    pub nearest: Option<Nearest>,
+    /// Whether the trouble seems to have ended a moment ago.
+    pub is_calming: bool,
+    /// Seconds from which bounds were learned.
+    pub learned_s: Option<f64>,
+}
+
+/// Why a detector tells nothing now, as plain data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Outlook {
+    /// The factor of the trouble under way.
+    trouble: Option<Factor>,
+    /// What is nearest to its bound, and its rank's DP index.
+    nearest: Option<(Nearest, u16)>,
+    learned_s: Option<f64>,
+}
+
+impl Outlook {
+    /// In a sentence, for a condition that asks for `wanted`.
+    pub fn words(&self, wanted: FactorSet) -> String {
+        let site = match self.learned_s {
+            None => "no source tells of arrivals or of work yet".to_owned(),
+            Some(s) if s < CALIBRATED_S => format!(
+                "the bounds are those of an unknown server for another {:.0} min: only gross departures are told",
+                (CALIBRATED_S - s) / 60.0
+            ),
+            Some(s) => format!("the bounds follow from {:.1} h of this server", s / 3600.0),
+        };
+        match (self.trouble, self.nearest) {
+            (Some(trouble), _) if !wanted.has(trouble) => {
+                format!("a trouble of {} is under way, which another rule tells", trouble.word())
+            }
+            (_, Some((nearest, dp))) => format!(
+                "no factor departs: nearest is {} of DP{dp}, {:.1} standard deviations of the {:.1} at which it is told; {site}",
+                nearest.factor.word(),
+                nearest.deviations,
+                nearest.bound
+            ),
+            _ => format!("no factor departs; {site}"),
+        }
+    }
+}
+
+impl Factors {
+    /// Detectors whose false alarms, all tests of a server together, are so many a day.
+    pub fn new(false_alarms_per_day: f64) -> Self {
+        Self { false_alarms_per_day, servers: BTreeMap::new(), remembered: BTreeMap::new() }
+    }
+
+    /// Takes in the numbers of one rank, read at `at`.
+    pub fn take(&mut self, server: &Arc<str>, rank: Rank, report: Report, fields: &Fields, at: Time) {
+        let Some(dp) = rank.get(Axis::Dp) else { return };
+        self.step(at);
+        let site = self.servers.entry(server.clone()).or_default();
+        let is_line = matches!(report, Report::Prefill | Report::Decode);
+        if is_line && at.nanos() % SECOND_NS == 0 {
+            return site.second.push((at, dp, rank, report, fields.clone()));
+        }
+        self.hand_over(server, (dp, rank), report, fields, at.epoch_s());
+    }
+
+    fn hand_over(&mut self, server: &Arc<str>, rank: (u16, Rank), report: Report, fields: &Fields, at: f64) {
+        let known = self.remembered.get(server);
+        let site = self.servers.entry(server.clone()).or_default();
+        if site.take(rank, report, fields, at, self.false_alarms_per_day, known) {
+            self.remembered.remove(server);
+        }
+    }
+
+    /// Lines that bear only their second are spread evenly over it, as they came: a stretch of work that
+    /// is timed by whole seconds would seem to take none, or twice its time.
+    fn spread_seconds(&mut self, now: Time) {
+        let is_over = |s: &Server| s.second.last().is_some_and(|l| now.nanos() >= l.0.nanos() + SECOND_NS);
+        let over: Vec<Arc<str>> =
+            self.servers.iter().filter(|(_, s)| is_over(s)).map(|(name, _)| name.clone()).collect();
+        for name in over {
+            let Some(site) = self.servers.get_mut(&name) else { continue };
+            let lines = std::mem::take(&mut site.second);
+            for second in lines.chunk_by(|a, b| a.0 == b.0) {
+                for (i, (at, dp, rank, report, fields)) in second.iter().enumerate() {
+                    let within = (i as f64 + 0.5) / second.len() as f64;
+                    self.hand_over(&name, (*dp, *rank), *report, fields, at.epoch_s() + within);
+                }
+            }
+        }
+    }
+
+    /// What was learned of every server so far.
+    pub fn baselines(&self, now: Time) -> Vec<Baseline> {
+        let learned = self.servers.iter().filter_map(|(target, server)| {
+            let detector = server.detector.as_ref()?;
+            let (target, ranks) = (target.clone(), server.ranks.clone());
+            detector.learned_s().map(|_| Baseline { target, at: now, ranks, known: detector.saved() })
+        });
+        // A server that did not come back yet is not forgotten.
+        learned.chain(self.remembered.values().cloned()).collect()
+    }
+
+    /// Remembers what an agent before this one learned, unless it is too old.
+    pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
+        let fresh = baselines.into_iter().filter(|b| now.since(b.at) <= OLDEST_BASELINE);
+        self.remembered = fresh.map(|b| (b.target.clone(), b)).collect();
+    }
+
+    /// Looks at every second that is over at `now`.
+    pub fn step(&mut self, now: Time) {
+        self.spread_seconds(now);
+        let now = now.epoch_s();
+        self.servers.values_mut().for_each(|server| server.step(now));
+    }
+
+    /// What is held against the ranks of a server.
+    pub fn told(&self, server: &str) -> Option<Told<'_>> {
+        let server = self.servers.get(server)?;
+        let detector = server.detector.as_ref()?;
+        Some(Told {
+            ranks: &server.ranks,
+            trouble: detector.open(),
+            nearest: detector.nearest(),
+            is_calming: detector.is_calming(),
+            learned_s: detector.learned_s(),
+        })
+    }
+}
+
+impl Server {
+    /// Takes in a rank's numbers; whether a detector was made of what was `known` before.
+    fn take(
+        &mut self,
+        (dp, rank): (u16, Rank),
+        report: Report,
+        fields: &Fields,
+        at: f64,
+        per_day: f64,
+        known: Option<&Baseline>,
+    ) -> bool {
+        let kind = match report {
+            Report::Prefill | Report::Decode => Kind::Line,
+            Report::Loads { .. } => Kind::Loads,
+            Report::Page => Kind::Page,
+        };
+        let speaker = self.speakers.entry((kind, dp)).or_insert(rank);
+        if rank < *speaker {
+            *speaker = rank;
+        } else if rank != *speaker {
+            return false;
+        }
+        let Some((place, is_new)) = self.place_of(dp, at, per_day) else { return false };
+        let known = known.filter(|k| is_new && k.ranks == self.ranks);
+        if let Some(known) = known {
+            let settings = Settings { ranks: self.ranks.len(), false_alarms_per_day: per_day };
+            self.detector = Some(Detector::restored(settings, known.known.clone(), at));
+        }
+        let published = match report {
+            Report::Loads { published_s: Some(published), age } => {
+                Some(self.stamp_of(dp, published, at - age.as_secs_f64()))
+            }
+            _ => None,
+        };
+        let Some(detector) = &mut self.detector else { return false };
+        let mut observe = |what: Reading| detector.observe(&factor::Observation { at, rank: place, what });
+        self.has_prefills |= report == Report::Prefill;
+        match report {
+            Report::Prefill => observe(Reading::Prefill(prefill_of(fields))),
+            Report::Decode if !self.has_prefills => {
+                observe(Reading::Gauges(Gauges { stamp: Some(at), ..gauges_of(fields) }));
+            }
+            Report::Decode => observe(Reading::Decode(decode_of(fields))),
+            Report::Loads { .. } | Report::Page => {
+                observe(Reading::Gauges(Gauges { stamp: published, ..gauges_of(fields) }));
+                let counters = counters_of(fields);
+                if counters != Counters::default() {
+                    observe(Reading::Counters(counters));
+                }
+            }
+        }
+        known.is_some()
+    }
+
+    /// The number of a rank. A rank that was not there before makes a new detector: what is usual among
+    /// four ranks is not what is usual among five.
+    fn place_of(&mut self, dp: u16, at: f64, per_day: f64) -> Option<(usize, bool)> {
+        if let Ok(place) = self.ranks.binary_search(&dp) {
+            return Some((place, false));
+        }
+        if self.ranks.len() >= MOST_RANKS {
+            return None;
+        }
+        self.ranks.push(dp);
+        self.ranks.sort_unstable();
+        let ranks = self.ranks.len();
+        self.detector =
+            (ranks >= 2).then(|| Detector::new(Settings { ranks, false_alarms_per_day: per_day }));
+        self.stepped = at.floor();
+        self.ranks.binary_search(&dp).ok().map(|place| (place, true))
+    }
+
+    /// When a rank published its loads, by our clock. What was published once has one time, however
+    /// often it is read and however long an answer took.
+    fn stamp_of(&mut self, dp: u16, published: f64, ours: f64) -> f64 {
+        let known = self.published.entry(dp).or_insert((published, ours));
+        if known.0 != published {
+            *known = (published, ours);
+        }
+        known.1
+    }
+
+    fn step(&mut self, now: f64) {
+        let Some(detector) = &mut self.detector else { return };
+        if now - self.stepped > WALKED_S || now < self.stepped - WALKED_S {
+            self.stepped = now.floor() - 1.0;
+        }
+        while self.stepped + 1.0 + PATIENCE_S <= now {
+            self.stepped += 1.0;
+            detector.step(self.stepped + PATIENCE_S);
+        }
+    }
+}
+
+impl Told<'_> {
+    /// The DP index of a number of the detector's.
+    pub fn dp(&self, rank: usize) -> Option<u16> {
+        self.ranks.get(rank).copied()
+    }
+
+    /// What is kept for those who ask why nothing fires.
+    pub fn outlook(&self) -> Outlook {
+        let nearest = self.nearest.and_then(|n| Some((n, self.dp(n.rank)?)));
+        Outlook { trouble: self.trouble.map(|t| t.factor), nearest, learned_s: self.learned_s }
+    }
+
+    /// How many times its bound the statistic is, in standard deviations: of the trouble, or else of what
+    /// is nearest to its bound.
+    pub fn times_bound(&self) -> f64 {
+        match (self.trouble, self.nearest) {
+            (Some(trouble), _) => (trouble.deviance / trouble.bound).max(0.0).sqrt(),
+            (None, Some(nearest)) => nearest.deviations / nearest.bound.max(1e-9),
+            (None, None) => 0.0,
+        }
+    }
+
+    /// What the finding of a firing says of the trouble: since when, who else, what departed in which
+    /// order, and what it costs.
+    pub fn describe(&self, finding: &mut Finding) {
+        let Some(trouble) = self.trouble else { return };
+        if let Some(onset) = trouble.onset {
+            finding.onset = Time::from_epoch_s(onset.at);
+            finding.onset_error_s = onset.error;
+        }
+        self.update(finding);
+    }
+
+    /// What changes of it while the trouble goes on.
+    pub fn update(&self, finding: &mut Finding) {
+        let Some(trouble) = self.trouble else { return };
+        let labels = |rank: usize| self.dp(rank).map_or_else(Labels::default, |dp| Rank::dp(dp).labels());
+        let others = trouble.ranks.iter().map(|r| labels(*r)).filter(|l| *l != finding.rank);
+        finding.also = others.collect();
+        let symptom = |s: &factor::Symptom| Symptom {
+            at: Time::from_epoch_s(s.seen),
+            rank: labels(s.rank),
+            factor: s.factor.word().into(),
+            side: side_of(s.side),
+        };
+        finding.symptoms = trouble.symptoms.iter().map(symptom).collect();
+        let factor::Harm { requests, share, reason } = trouble.harm;
+        finding.harm = Some(Harm { share, requests, reason: reason.word().into() });
+    }
+}
+
+/// The side in a finding's words.
+pub fn side_of(side: factor::Side) -> Side {
+    match side {
+        factor::Side::High => Side::High,
+        factor::Side::Low => Side::Low,
+    }
+}
+
+/// What departed, in a sentence without its subject: `is sent 2.1 times its usual share of the requests`.
+pub fn words_of(trouble: &factor::Incident) -> String {
+    let times = |sign: f64| trouble.effect.map(|e| format!("{:.1} times", (sign * e).exp()));
+    let high = trouble.side == factor::Side::High;
+    match (trouble.factor, high) {
+        (Factor::Share, _) => match times(1.0) {
+            Some(times) => format!("is sent {times} its usual share of the requests"),
+            None => format!("is sent {} requests than its usual share", if high { "more" } else { "fewer" }),
+        },
+        (Factor::Speed, false) => match times(-1.0) {
+            Some(times) => format!("takes {times} as long as usual for the same work"),
+            None => "takes longer than usual for the same work".into(),
+        },
+        (Factor::Speed, true) => "works faster than usual at the same work".into(),
+        (Factor::Work, _) => match times(1.0) {
+            Some(times) => format!("gets requests of {times} the usual work each"),
+            None => format!("gets requests of {} work than usual", if high { "more" } else { "less" }),
+        },
+        (Factor::Room, _) => "has no room left for requests".into(),
+        (Factor::Stuck, _) => "has work and has not moved while its peers did; no window is opened, since a rank \
+            that hangs cannot end one: see its stacks before the engine's watchdog kills it, with `py-spy dump --pid PID` \
+            of its scheduler process (without py-spy: `kill -3 PID` where faulthandler is on)"
+            .into(),
+    }
+}
+
+fn prefill_of(fields: &Fields) -> Prefill {
+    Prefill {
+        new_seqs: fields.get(catalog::NEW_SEQS).unwrap_or(0.0),
+        new_tokens: fields.get(catalog::NEW_TOKENS).unwrap_or(0.0),
+        cached_tokens: fields.get(catalog::CACHED_TOKENS),
+        running: fields.get(catalog::RUNNING_REQS),
+        queue: fields.get(catalog::QUEUE_REQS),
+    }
+}
+
+fn decode_of(fields: &Fields) -> Decode {
+    Decode {
+        running: fields.get(catalog::RUNNING_REQS).unwrap_or(0.0),
+        tokens: fields.get(catalog::USED_TOKENS),
+        throughput: fields.get(catalog::GEN_THROUGHPUT),
+        queue: fields.get(catalog::QUEUE_REQS),
+    }
+}
+
+fn gauges_of(fields: &Fields) -> Gauges {
+    Gauges {
+        // The oldest servers tell only the sum of both.
+        running: fields.get(catalog::RUNNING_REQS).or_else(|| fields.get(catalog::LOAD)),
+        waiting: fields.get(catalog::QUEUE_REQS),
+        used_tokens: fields.get(catalog::USED_TOKENS),
+        kv_usage: fields.get(catalog::KV_USAGE),
+        throughput: fields.get(catalog::GEN_THROUGHPUT),
+        stamp: None,
+        retracted: fields.get(catalog::RETRACTED_REQS),
+    }
+}
+
+fn counters_of(fields: &Fields) -> Counters {
+    let prompts = fields.get(catalog::PREFILL_COMPUTE_TOKENS).or_else(|| fields.get(catalog::PROMPT_TOKENS));
+    Counters {
+        admissions: fields.get(catalog::ADMISSIONS),
+        finished: fields.get(catalog::FINISHED),
+        prompt_tokens: prompts,
+        cached_tokens: fields.get(catalog::PREFILL_CACHE_TOKENS),
+        decode_tokens: fields.get(catalog::DECODE_TOKENS),
+        steps: fields.get(catalog::DECODE_STEPS),
+        prefill_steps: fields.get(catalog::PREFILL_STEPS),
+    }
+}
+
+#[cfg(test)]
+mod tests;

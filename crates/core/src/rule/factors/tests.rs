@@ -1,0 +1,89 @@
+use super::*;
+use crate::signal::sample::Signal;
+
+const START: f64 = 1e9;
+
+/// Three ranks are sent eight requests a second each, from one second to another.
+fn play(factors: &mut Factors, seconds: std::ops::Range<u32>) {
+    for s in seconds {
+        for rank in 0..3 {
+            let mut fields = Fields::default();
+            let mut set = |signal: Signal, value: f64| fields.set(signal, value);
+            set(catalog::RUNNING_REQS, 20.0);
+            set(catalog::QUEUE_REQS, 0.0);
+            set(catalog::ADMISSIONS, 8.0 * f64::from(s));
+            let at = Time::from_epoch_s(START + f64::from(s));
+            factors.take(&"server".into(), Rank::dp(rank), Report::Page, &fields, at);
+        }
+    }
+}
+
+fn learned_s(factors: &Factors) -> f64 {
+    factors.told("server").and_then(|t| t.learned_s).unwrap_or(0.0)
+}
+
+#[test]
+fn a_server_is_known_again_after_a_restart_unless_what_is_known_is_old_or_of_other_ranks() {
+    let mut before = Factors::new(1.0);
+    play(&mut before, 0..300);
+    assert!(learned_s(&before) > 200.0, "{}", learned_s(&before));
+    let saved = before.baselines(Time::from_epoch_s(START + 300.0));
+    let after = |baselines: Vec<Baseline>, days: f64| {
+        let mut factors = Factors::new(1.0);
+        factors.remember(baselines, Time::from_epoch_s(START + 300.0 + days * 86_400.0));
+        play(&mut factors, 310..313);
+        learned_s(&factors)
+    };
+    assert!(after(saved.clone(), 1.0) > 200.0);
+    assert!(after(saved.clone(), 8.0) < 10.0);
+    let of_four = saved.into_iter().map(|b| Baseline { ranks: vec![0, 1, 2, 3], ..b }).collect();
+    assert!(after(of_four, 1.0) < 10.0);
+}
+
+#[test]
+fn of_the_processes_of_a_rank_one_is_listened_to() {
+    let mut factors = Factors::new(1.0);
+    for s in 0..60 {
+        for (dp, tp) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let mut fields = Fields::default();
+            fields.set(catalog::RUNNING_REQS, 20.0);
+            // The second process of each counts nothing.
+            fields.set(catalog::ADMISSIONS, if tp == 0 { 8.0 * f64::from(s) } else { 0.0 });
+            let rank = Rank::dp(dp).with(Axis::Tp, tp);
+            let at = Time::from_epoch_s(START + f64::from(s));
+            factors.take(&"server".into(), rank, Report::Page, &fields, at);
+        }
+    }
+    let told = factors.told("server").expect("two ranks");
+    assert_eq!((told.trouble, told.ranks), (None, &[0, 1][..]));
+}
+
+#[test]
+fn a_log_whose_stamps_are_whole_seconds_blames_nobody_for_them() {
+    let mut factors = Factors::new(1.0);
+    let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
+    let mut told = 0;
+    for s in 0..600_u32 {
+        for i in 0..8_u32 {
+            for rank in 0..4_u16 {
+                let mut fields = Fields::default();
+                fields.set(catalog::RUNNING_REQS, 20.0);
+                fields.set(catalog::QUEUE_REQS, 0.0);
+                fields.set(catalog::NEW_SEQS, 1.0);
+                let tokens = 300.0 + 50.0 * f64::from((s * 7 + i * 3 + u32::from(rank)) % 11);
+                fields.set(catalog::NEW_TOKENS, tokens);
+                factors.take(&"server".into(), Rank::dp(rank), Report::Prefill, &fields, at(s));
+                // A rank decodes forty steps in a little more than a second: some seconds have no line of it.
+                let is_due = |n: u32| (n + u32::from(rank) * 5) % 9 == 0;
+                if is_due(s * 8 + i) {
+                    fields.set(catalog::USED_TOKENS, 20_000.0);
+                    fields.set(catalog::GEN_THROUGHPUT, 800.0);
+                    factors.take(&"server".into(), Rank::dp(rank), Report::Decode, &fields, at(s));
+                }
+            }
+        }
+        factors.step(at(s + 1));
+        told += u32::from(factors.told("server").is_some_and(|t| t.trouble.is_some()));
+    }
+    assert_eq!(told, 0);
+}

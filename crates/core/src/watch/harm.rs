@@ -1,0 +1,81 @@
+//! Harm decides whether a window is spent on a trouble whose factors are watched: it is looked at a moment
+//! after the firing, and again as long as the trouble lasts and harms little.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::core::Core;
+use super::event::Effect;
+use super::incidents::{ActiveIncident, Trigger};
+use super::requests::AGAIN;
+use crate::capture::refusal::Refusal;
+use crate::factor::Factor;
+use crate::rule::{Change, How};
+use skewtrap_trace::time::Time;
+
+/// At the second of a firing the harm of a sudden trouble is still small, and a burst has not healed yet:
+/// both are looked at again so much later, before a window is spent ...
+const LOOK: Duration = Duration::from_millis(2500);
+/// ... and so much later again while too little is harmed.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+impl Core {
+    /// Whether a trouble that still goes on is not worth a window now: it seems to be over, or it harms too
+    /// few requests. It is looked at again as long as it lasts.
+    pub(super) fn is_harmless(&mut self, id: &Arc<str>, now: Time, out: &mut Vec<Effect>) -> bool {
+        let Some(active) = self.incidents.firing_now().find(|c| c.incident.id == *id) else { return false };
+        let Trigger::Rule(rule) = &active.trigger else { return false };
+        let Some(harm) = active.incident.finding.harm.as_ref().map(|h| h.share) else { return false };
+        let told = self.engine.told(&active.incident.target);
+        // It seems to be over, or a rank hangs after all: such a window could not be ended.
+        if told.is_none_or(|t| t.is_calming || t.trouble.is_none_or(|t| t.factor == Factor::Stuck)) {
+            self.warming.insert(id.clone(), now + AGAIN);
+            return true;
+        }
+        let least = rule.min_harm;
+        if harm >= least {
+            return false;
+        }
+        self.warming.insert(id.clone(), now + LOOK_AGAIN);
+        let is_news = !self.was_refused(id);
+        self.refuse(id, &Refusal::LittleHarm { harm, least }, out);
+        if let Some(change) = self.weighed.get(id).cloned().filter(|_| is_news) {
+            self.report_weighed(id, change, now, out);
+        }
+        true
+    }
+
+    /// Keeps the findings of troubles that go on up to date: who joined, what departed since, what it costs.
+    pub(super) fn follow_troubles(&mut self, out: &mut Vec<Effect>) {
+        let engine = &self.engine;
+        for active in self.incidents.firing_now_mut() {
+            let finding = &mut active.incident.finding;
+            if finding.harm.is_none() {
+                continue;
+            }
+            let Some(told) = engine.told(&active.incident.target) else { continue };
+            let before = (finding.also.len(), finding.symptoms.len());
+            told.update(finding);
+            if before != (finding.also.len(), finding.symptoms.len()) {
+                out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
+            }
+        }
+    }
+
+    /// Tells what was decided of a firing whose harm was looked at.
+    pub(super) fn report_weighed(&self, id: &str, change: Change, now: Time, out: &mut Vec<Effect>) {
+        let Some(active) = self.incidents.get(id).filter(|c| c.incident.resolved_at.is_none()) else {
+            return;
+        };
+        let finding = Some(active.incident.finding.clone());
+        let change = Change { at: now, how: How::Weighed, finding, ..change };
+        let capture = &active.incident.capture;
+        let why = capture.refused().map(|r| r.why.clone());
+        out.push(Effect::Changed { change: Box::new(change), capture: capture.word(), why });
+    }
+}
+
+/// How long after the firing its harm is looked at; zero where no harm is known.
+pub(super) fn look_of(active: &ActiveIncident) -> Duration {
+    if active.incident.finding.harm.is_some() { LOOK } else { Duration::ZERO }
+}
