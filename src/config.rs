@@ -12,6 +12,7 @@ pub(crate) mod de;
 pub(crate) mod diagnostic;
 pub(crate) mod effective;
 pub mod file;
+mod names;
 pub(crate) mod quantity;
 pub(crate) mod receiver;
 pub(crate) mod rule;

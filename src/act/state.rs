@@ -6,6 +6,7 @@
 //! moment. Bodies are JSON, so that a release can add a field without a migration.
 
 mod outbox;
+mod writer;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -27,6 +28,7 @@ use skewtrap_core::status::Silence;
 use skewtrap_trace::time::Time;
 
 pub use outbox::OutboxRow;
+use writer::Writer;
 
 /// Attempts older than this are deleted: no limit looks back further.
 const REMEMBERED: Duration = Duration::from_secs(90 * 86_400);
@@ -191,6 +193,7 @@ pub struct State {
     file: Arc<PathBuf>,
     connection: Arc<Mutex<Connection>>,
     agent: Arc<str>,
+    writer: Arc<Writer>,
     // Held for its lock; `None` in memory.
     lock: Option<Arc<File>>,
     /// Why it is a copy of what the folder holds.
@@ -272,6 +275,7 @@ impl State {
             file: Arc::new(file),
             connection: Arc::new(Mutex::new(connection)),
             agent: agent.into(),
+            writer: Arc::new(Writer::start()),
             lock: lock.map(Arc::new),
             read_only: None,
         })
@@ -391,6 +395,7 @@ impl State {
     /// # Errors
     /// The database cannot be read or written.
     pub fn finish(&self, attempt: &str, incident: &str, stored: &StoredCapture) -> Result<(), StateError> {
+        self.written();
         let row = self.pending_with(incident, |pending| pending.stored = Some(stored.clone()))?;
         self.close(attempt, &stored.end, row.map(|body| (incident, body)))
     }
@@ -594,6 +599,7 @@ impl State {
         table: &'static str,
         sql: &str,
     ) -> Result<Vec<T>, StateError> {
+        self.written();
         let bodies = bodies_in(&self.lock(), sql).map_err(|e| self.broken(e))?;
         // One that cannot be read must not hide the others, nor end the agent.
         let read = bodies.iter().filter_map(|body| {

@@ -193,7 +193,7 @@ fn result_of(outcome: Outcome, request: &StartRequest) -> CaptureResult {
         open: outcome.open,
         stalled: outcome.stalled,
         longest: Some(outcome.longest),
-        predicted: request.sizing.and_then(|sizing| sizing.predicted),
+        predicted: request.sizing.as_deref().and_then(|sizing| sizing.predicted),
         past: outcome.past,
         processes: BTreeMap::new(),
     }

@@ -44,9 +44,7 @@ impl Agent {
                 }
                 Effect::Over { rule, target, firing, at } => {
                     // Without it what fires after a restart would be taken for the same.
-                    if let Err(error) = self.store.state.end_firing(&rule, &target, &firing, at) {
-                        error!("{error}");
-                    }
+                    self.store.state.later(move |state| state.end_firing(&rule, &target, &firing, at));
                 }
                 Effect::ProfileLine { incident, rank, line } => {
                     self.signal(&incident, WindowSignal::Line { rank, line })
@@ -58,10 +56,8 @@ impl Agent {
                 Effect::Restarted { target, why } => {
                     warn!(target = self.target_name(target), "the server was started anew: {why}");
                     self.signal_all(target, &WindowSignal::Gone(why));
-                    let name = self.target_name(target).to_owned();
-                    if let Err(error) = self.store.state.release(self.clock.now(), Some(&name)) {
-                        error!("{error}");
-                    }
+                    let (name, now) = (self.target_name(target).to_owned(), self.clock.now());
+                    self.store.state.later(move |state| state.release(now, Some(&name)));
                 }
                 Effect::Notify { incident, update, only_edits, receivers } => {
                     self.notify(*incident, update, only_edits, &receivers);

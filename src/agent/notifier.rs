@@ -158,9 +158,8 @@ impl Notifier {
     /// Writes messages to the outbox and hands them over.
     fn post(&mut self, deliveries: Vec<Delivery>) {
         let rows: Vec<OutboxRow> = deliveries.iter().map(OutboxRow::from).collect();
-        if let Err(error) = self.state.add_to_outbox(&rows) {
-            tracing::error!("{error}; the messages go out, but would not survive a crash");
-        }
+        // They go out whatever the disk does; while it hangs they would not survive a crash.
+        self.state.later(move |state| state.add_to_outbox(&rows));
         for delivery in deliveries {
             self.count_pending(&delivery.receiver);
             // What a full queue does not take stays in the outbox and is offered again.
@@ -172,21 +171,20 @@ impl Notifier {
     pub fn delivered(&mut self, report: DeliveryReport) {
         let outcome = &report.outcome;
         self.note(outcome);
-        let written = match &outcome.result {
-            DeliveryResult::Sent => self.state.remove_from_outbox(&outcome.key),
+        let key = outcome.key.clone();
+        match &outcome.result {
+            DeliveryResult::Sent => self.state.later(move |state| state.remove_from_outbox(&key)),
             DeliveryResult::GivenUp { why } => {
                 tracing::warn!(receiver = &*outcome.receiver, message = &*outcome.key, "given up: {why}");
-                self.state.remove_from_outbox(&outcome.key)
+                self.state.later(move |state| state.remove_from_outbox(&key));
             }
             DeliveryResult::Retry { attempts, due, why } => {
                 if *attempts == 1 {
                     tracing::warn!(receiver = &*outcome.receiver, "not delivered, tried again: {why}");
                 }
-                self.state.reschedule(&outcome.key, *attempts, *due)
+                let (attempts, due) = (*attempts, *due);
+                self.state.later(move |state| state.reschedule(&key, attempts, due));
             }
-        };
-        if let Err(error) = written {
-            tracing::error!("{error}");
         }
     }
 

@@ -13,7 +13,7 @@ use super::capture::task::compare_now;
 use super::capture::{Found, Known, Taken, close};
 use super::{Agent, AgentEvent, GRACE};
 use crate::act::notify::{DeliveryReport, DeliveryResult};
-use crate::act::state::{OpenMethod, OpenWindow};
+use crate::act::state::{OpenMethod, OpenWindow, State};
 use crate::act::systemd;
 use crate::clock::wall_time;
 use crate::observe::outlet::Seen;
@@ -31,6 +31,13 @@ use skewtrap_trace::time::Time;
 impl Agent {
     /// What the loop does every second, whoever asks: the same work for any number of servers.
     pub(super) fn beat(&mut self) {
+        self.metrics.hangs(self.store.state.hangs().map(|(folder, since)| {
+            format!(
+                "the disk of the state folder {} has not come back from a write for {} s",
+                folder.display(),
+                since.as_secs()
+            )
+        }));
         if let Some(jump) = self.clock.follow(wall_time()) {
             warn!(jump_s = jump, "the wall clock was set; times from here on are the new clock's");
         }
@@ -76,12 +83,12 @@ impl Agent {
     }
 
     pub(super) fn sweep(&self) {
-        let _ = self.notifier.offer_again();
-        let now = self.clock.now();
-        let tidied = self.store.state.prune(now).and_then(|()| self.store.state.release(now - QUIET, None));
-        if let Err(error) = tidied {
-            error!("{error}");
+        if self.store.state.hangs().is_none() {
+            let _ = self.notifier.offer_again();
         }
+        let now = self.clock.now();
+        let tidy = move |state: &State| state.prune(now).and_then(|()| state.release(now - QUIET, None));
+        self.store.state.later(tidy);
         self.make_room();
     }
 
@@ -221,9 +228,8 @@ impl Agent {
 
     /// The message about a capture is in the outbox: no later agent reports it again.
     pub(super) fn reported(&self, incident: &str) {
-        if let Err(error) = self.store.state.reported(incident) {
-            error!("{error}");
-        }
+        let incident = incident.to_owned();
+        self.store.state.later(move |state| state.reported(&incident));
     }
 
     pub(super) fn reload_signalled(&mut self, effects: &mut Vec<Effect>) {

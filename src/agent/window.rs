@@ -169,12 +169,27 @@ pub async fn open(
     };
     let files = Files::new(target, request);
     let _turn = turn(target, request, state, clock.now()).await?;
-    state.begin(attempt, &window, Some(record))?;
+    begin(state, attempt, &window, record).await?;
     let now = clock.now();
     let (machine, start) = Window::start(request, visibility(target, &files), now);
     let run = Run::new(target, request, machine, window, state.clone(), clock, links.status.clone());
     run.carry_out(vec![start], now);
     Ok(see_through(target, request, run, files, links).await)
+}
+
+/// Writes the attempt, on a thread that may wait for the disk: the only wait of a window for it.
+///
+/// # Errors
+/// It could not be written: then nothing may be sent.
+pub async fn begin(
+    state: &State,
+    attempt: &Attempt,
+    window: &OpenWindow,
+    record: &Record,
+) -> Result<(), StateError> {
+    let (state, attempt, window, record) = (state.clone(), attempt.clone(), window.clone(), record.clone());
+    let begun = tokio::task::spawn_blocking(move || state.begin(&attempt, &window, Some(&record))).await;
+    begun.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
 /// Takes this agent's turn on the server. A folder that hangs or cannot be written costs the turns, not
@@ -382,7 +397,7 @@ fn outcome(
     // One that a stop cut short has fewer steps than were asked for.
     let is_cut = stopped_at.is_some() && request.form == Form::Exact || request.until_cleared;
     let largest = artifacts.iter().map(|a| a.size).max().filter(|_| ending.failure.is_none() && !is_cut);
-    let past = request.sizing.zip(largest).map(|(sizing, largest)| sizing.past(largest, longest));
+    let past = request.sizing.as_deref().zip(largest).map(|(sizing, largest)| sizing.past(largest, longest));
     Outcome {
         ending,
         exchanges,

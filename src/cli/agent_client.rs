@@ -12,10 +12,9 @@ use serde_json::Value;
 
 use super::config_path;
 use crate::agent::plan::default_state_dir;
-use crate::config::file::{self, Config};
+use crate::config::tree;
 use crate::http::client::{cause_of, client};
 use crate::http::{Secret, body};
-use crate::observe::configuration;
 use crate::serve::token;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -103,7 +102,7 @@ impl AgentArgs {
     /// `skewtrap run` in this folder would take.
     fn address(&self) -> String {
         self.agent.clone().unwrap_or_else(|| {
-            configured().map_or_else(|| DEFAULT_AGENT.to_owned(), |config| address_of(&config.listen))
+            configured("listen").map_or_else(|| DEFAULT_AGENT.to_owned(), |listen| address_of(&listen))
         })
     }
 
@@ -113,20 +112,22 @@ impl AgentArgs {
         match &self.state_dir {
             Some(dir) => vec![dir.clone()],
             None => {
-                let configured = configured().and_then(|config| config.state_dir).map(PathBuf::from);
+                let configured = configured("state_dir").map(PathBuf::from);
                 configured.into_iter().chain([default_state_dir(), SERVICE_STATE_DIR.into()]).collect()
             }
         }
     }
 }
 
-/// The configuration that `skewtrap run` would take here, if there is one that can be used.
-fn configured() -> Option<Config> {
-    let path = config_path::of(None)?;
-    let text = std::fs::read_to_string(&path).ok()?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    file::load(&path.display().to_string(), &text, &|rules| configuration::rule_files(&folder.join(rules)))
-        .config
+/// What the configuration that `skewtrap run` would take here says of a key. Only that key is looked at: a
+/// configuration with a mistake in it does not hide the agent that is to say so.
+fn configured(key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(config_path::of(None)?).ok()?;
+    let tree::Value::Map(entries) = tree::parse(&text).ok()?.value else { return None };
+    entries.into_iter().find(|(name, _)| name.name == key).and_then(|(_, node)| match node.value {
+        tree::Value::Text(text) => Some(text),
+        _ => None,
+    })
 }
 
 /// The address at which an agent that listens there is reached from its own machine.

@@ -344,7 +344,7 @@ fn request_preview(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time)
     let asker = WindowNaming { mark: "INCIDENT", output_dir: policy.output_dir.as_deref() };
     // What past windows taught is the running agent's; this is what it would say before the first.
     let request = plan(http, facts, &Knowledge::default(), asker, now)?;
-    let predicted = request.sizing.and_then(|sizing| sizing.predicted);
+    let predicted = request.sizing.as_deref().and_then(|sizing| sizing.predicted);
     let cost = predicted.map_or_else(
         || "is not known before a window was seen".into(),
         |p| format!("is predicted to be {} before the server's first windows teach more", Span(p)),

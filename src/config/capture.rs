@@ -74,7 +74,8 @@ pub struct HttpText {
     until: Field<Until>,
     /// The window is stopped at the latest then. Default 5s, at most 30s.
     deadline: Field<Span>,
-    /// Dangers that you take upon yourself: with_stack, profile_by_stage, mem_on_rocm, start_step, long_nsys.
+    /// Dangers that you take upon yourself: with_stack, profile_by_stage, mem_on_rocm, start_step, long_nsys,
+    /// server_timer.
     accept_risk: Field<Vec<Field<String>>>,
 }
 

@@ -21,7 +21,7 @@ use super::target::{self, Target, TargetText};
 use super::tree::{self, Node, Place, Value};
 use skewtrap_core::capture::governor::Budget;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
-use skewtrap_core::rule::FALSE_ALARMS_PER_DAY;
+use skewtrap_core::factor::FALSE_ALARMS_PER_DAY;
 use skewtrap_core::signal::catalog::{Catalog, UserSignal};
 
 /// The configuration of the agent.

@@ -12,9 +12,10 @@ use serde::Deserialize;
 
 use super::capture::{CaptureText, capture_of};
 use super::condition::{Context, TriggerText, check_factors, check_min_mean, clear_of, trigger_of};
-use super::de::{Field, TextOr, did_you_mean};
+use super::de::{Field, did_you_mean};
 use super::diagnostic::Findings;
 use super::effective::Settings;
+use super::names::{Names, names_of};
 use super::quantity::Span;
 use super::tree::Place;
 use skewtrap_core::capture::CaptureSpec;
@@ -85,17 +86,6 @@ pub struct LimitsText {
     captures: Field<u32>,
     /// ... in any stretch of this length. Default 24h.
     per: Field<Span>,
-}
-
-/// One name, or a list of them.
-pub type Names = TextOr<Vec<Field<String>>>;
-
-/// The valid names, each with its place; a single name is at `at`.
-pub fn names_of(names: &Names, at: Place) -> Vec<(&str, Place)> {
-    match names {
-        TextOr::Text(name) => vec![(name, at)],
-        TextOr::More(list) => list.iter().filter_map(Field::placed).map(|(n, p)| (n.as_str(), p)).collect(),
-    }
 }
 
 /// A valid rule, and the source of each of its settings.

@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::de::{Field, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
+use super::names::{Names, names_of};
 use super::quantity::{Span, duration_of};
-use super::rule::{Names, names_of};
 use super::target::zone_of;
 use super::tree::{self, Place};
 use skewtrap_core::finding::Side;

@@ -22,7 +22,11 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
         let why = format!("the agent's loop has published nothing for {} s", age.as_secs());
         return ApiError(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     }
-    "ok\n".into_response()
+    // The watching goes on and open windows are stopped: a restart would mend nothing.
+    match shared.context.metrics.hanging() {
+        Some(why) => format!("ok, but {why}\n").into_response(),
+        None => "ok\n".into_response(),
+    }
 }
 
 /// Whether every server has a source that gives samples. The answer names those that have none.

@@ -39,6 +39,8 @@ pub struct Metrics {
     requests: Counters,
     restarts: Counter,
     queues: Family<Pairs, Gauge>,
+    /// Which disk hangs, for `/healthz`.
+    hanging: std::sync::Mutex<Option<String>>,
 }
 
 impl Default for Metrics {
@@ -87,6 +89,7 @@ impl Default for Metrics {
             requests,
             restarts,
             queues,
+            hanging: Default::default(),
         }
     }
 }
@@ -145,6 +148,16 @@ impl Metrics {
     /// The supervisor's count of restarts so far.
     pub fn restarts(&self, so_far: u64) {
         self.restarts.inc_by(so_far.saturating_sub(self.restarts.get()));
+    }
+
+    /// Which disk hangs, if one does.
+    pub fn hangs(&self, why: Option<String>) {
+        *self.hanging.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = why;
+    }
+
+    /// What [`Self::hangs`] was told last.
+    pub fn hanging(&self) -> Option<String> {
+        self.hanging.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// A queue's length now.

@@ -173,8 +173,7 @@ impl<T: Clone> Reader<T> {
         self.asked.notify_one();
         // A loop that hangs or has ended: what was built last is shown, and says when it was true.
         let _ = timeout(PATIENCE, latest.changed()).await;
-        let content = latest.borrow().content.clone();
-        content
+        latest.borrow().content.clone()
     }
 }
 

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::change::{Change, ChangeLine, How, Numbers};
 pub use self::condition::Condition;
-pub use self::engine::{EVALUATION_INTERVAL, Engine, FALSE_ALARMS_PER_DAY};
+pub use self::engine::{EVALUATION_INTERVAL, Engine};
 pub use self::escalation::times_bound;
 pub use self::factors::{Baseline, FactorSet};
 pub use self::guard::Guard;

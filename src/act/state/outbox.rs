@@ -67,6 +67,7 @@ impl State {
     /// # Errors
     /// The database cannot be read.
     pub fn undelivered(&self) -> Result<Vec<OutboxRow>, StateError> {
+        self.written();
         let connection = self.lock();
         let read = connection.prepare("SELECT * FROM outbox ORDER BY created, key").and_then(|mut query| {
             let rows = query.query_map([], row_of)?;

@@ -43,7 +43,7 @@ pub async fn capture(
         instance: None,
         unproven: None,
     };
-    store.state.begin(attempt, &window, Some(record))?;
+    crate::agent::window::begin(&store.state, attempt, &window, record).await?;
     let mut result =
         CaptureResult { means: Means::Command, sent_at: window.sent_at, ..CaptureResult::default() };
     let folder = match store.bundles.scratch(&attempt.incident, record.incident.window()) {

@@ -56,7 +56,7 @@ pub async fn capture(
         instance: None,
         unproven: None,
     };
-    store.state.begin(attempt, &window, Some(record))?;
+    crate::agent::window::begin(&store.state, attempt, &window, record).await?;
     let (store, site, spec) = (store.clone(), site.clone(), spec.clone());
     let (number, exchanges) = (record.incident.window(), Vec::new());
     let taking = Taking { store: store.clone(), site: site.clone(), spec, window, number, links, exchanges };

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{Status, TargetHandle};
 use crate::act::profile;
@@ -158,11 +158,11 @@ impl Run {
             let mut shared = self.lock();
             shared.exchanges.push(exchange);
             shared.open.granted = answer == Answer::Ok;
-            // A crash from here on finds that a stop may be sent.
-            if shared.open.granted
-                && let Err(error) = self.0.state.update(&shared.open)
-            {
-                warn!(%error, "the state does not know that the window was granted");
+            // A crash from here on finds that a stop may be sent. Nothing waits for the disk, least of all
+            // under this lock, which the deadline needs.
+            if shared.open.granted {
+                let open = shared.open.clone();
+                self.0.state.later(move |state| state.update(&open));
             }
         }
         self.handle(&Event::StartAnswered(answer));
@@ -192,9 +192,8 @@ impl Run {
                     cost: None,
                     harm: None,
                 };
-                if let Err(error) = self.0.state.end(&shared.open.attempt, &end) {
-                    warn!(%error, "the end of the window is not in the state");
-                }
+                let attempt = shared.open.attempt.clone();
+                self.0.state.later(move |state| state.end(&attempt, &end));
             }
             return;
         }

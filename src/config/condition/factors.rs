@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::ConditionText;
 use crate::config::de::did_you_mean;
 use crate::config::diagnostic::Findings;
-use crate::config::rule::names_of;
+use crate::config::names::names_of;
 use crate::config::tree::Place;
 use skewtrap_core::factor::Factor;
 use skewtrap_core::rule::{FactorSet, Statistic, Trigger};

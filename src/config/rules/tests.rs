@@ -89,6 +89,7 @@ fn the_rule_of_the_design_is_read() {
     keep_firing_for                    0s                                        default
     rearm_after                        0s                                        default
     min_mean                           4                                         rules.yaml:9
+    min_harm                           0.05                                      default
     ");
 }
 

@@ -290,7 +290,8 @@ listen: 127.0.0.1:0
         let ids: BTreeSet<String> = ledger.attempts.iter().map(|a| a.id.clone()).collect();
         counts.attempts_forgotten +=
             attempts.difference(&ids).count() + counts.starts.saturating_sub(ids.len());
-        let open = self.open_windows().await + state.open_windows().unwrap().len();
+        let open = self.open_windows().await
+            + state.open_windows().unwrap().iter().filter(|w| w.unproven.is_none()).count();
         counts.windows_left_open = open + ledger.open().count();
         let root = self.dir.join("incidents");
         let bundles = Bundles::open(&root, state.agent().clone()).unwrap();

@@ -44,10 +44,10 @@ async fn windows_grow_to_what_they_may_cost_and_no_further() {
         let why = told.join("\n");
         assert_eq!(refused, None, "{why}");
         for window in &past {
-            // No less than the law says, and the limit with what a busy machine adds.
+            // What the law says, and the limit, with what a busy machine adds or hears late.
             let by_size = window.largest as f64 / 1e6 * s_per_mb.into_iter().fold(0.0, f64::max);
             let seen = window.stall.as_secs_f64();
-            assert!(seen > by_size - 0.05, "{seen} s for what takes {by_size} s: {why}");
+            assert!(seen > by_size / 2.0, "{seen} s for what takes {by_size} s: {why}");
             assert!(window.stall <= MAX_STALL * 3 / 2, "{why}");
             assert!(window.predicted.is_some_and(|predicted| predicted <= MAX_STALL), "{why}");
         }

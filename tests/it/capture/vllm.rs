@@ -61,7 +61,11 @@ impl Vllm {
             badness: 2.0,
         };
         let policy = Policy { min_free: 0, output_dir: Some(self.folder.clone()), ..Policy::default() };
-        let spec = CaptureSpec::Http(HttpWindow::default());
+        let spec = CaptureSpec::Http(HttpWindow {
+            num_steps: Some(10),
+            accept_risk: vec!["server_timer".into()],
+            ..HttpWindow::default()
+        });
         let ledger = self.desk.state.ledger().unwrap();
         let grant: CapturePlan = admit(&spec, &wish, &ledger, &facts, &policy, 1.0, now).unwrap().unwrap();
         let (links, _shown) = stage::links(None, &self.desk, CancellationToken::new());
@@ -140,4 +144,19 @@ async fn an_engine_whose_file_never_came_is_named() {
     let kept = vllm.window("i1").await;
     let CaptureOutcome::Done(captured) = &kept.record.incident.capture else { panic!("it is partial") };
     assert_eq!((captured.quality, &captured.missing[..]), (Quality::Partial, &[Rank::dp(1).labels()][..]));
+}
+
+#[tokio::test]
+async fn doctor_reads_from_the_metrics_which_engines_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let vllm = Vllm::of(dir.path(), Version::V0_33, true, Faults::default()).await;
+    let state = dir.path().join("doctor-state").display().to_string();
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_skewtrap"))
+        .args(["doctor", "--url", &vllm.double.url, "--state-dir", &state])
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("dp 2") && said.contains("ranks: every rank has work"), "{said}");
+    assert!(!said.contains("/v1/loads") && !said.contains("NO"), "{said}");
 }

@@ -215,7 +215,7 @@ impl Play {
     }
 
     pub fn facts(&mut self, now: f64) {
-        let info = ServerFacts::of_server_info(&json!({"version": "0.5.16", "dp_size": 2}));
+        let info = ServerFacts::of_server_info(&json!({"version": "0.5.16", "dp_size": 2, "device": "cuda"}));
         for fact in [ServerFact::Info(info), ServerFact::Health(Answered::Well(Duration::from_millis(5)))] {
             self.tell(Event::Server { target: TargetId(0), fact }, now);
         }

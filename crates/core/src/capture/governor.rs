@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::capture::Limits;
 use crate::capture::refusal::{Refusal, Span};
 use crate::capture::size::{DEFAULT_MAX_STALL, PastWindow, WindowCosts};
-use crate::rule::FALSE_ALARMS_PER_DAY;
+use crate::factor::FALSE_ALARMS_PER_DAY;
 use skewtrap_trace::time::Time;
 
 const DAY: Duration = Duration::from_secs(86_400);

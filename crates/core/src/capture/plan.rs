@@ -84,7 +84,7 @@ pub struct StartRequest {
     pub notes: Vec<String>,
     /// Its size, and what it is predicted to cost.
     #[serde(default)]
-    pub sizing: Option<Sizing>,
+    pub sizing: Option<Box<Sizing>>,
 }
 
 impl StartRequest {
@@ -177,7 +177,7 @@ fn sglang(
         writes_files,
         merges: spec.merge_profiles,
         notes,
-        sizing: Some(sizing),
+        sizing: Some(Box::new(sizing)),
     })
 }
 
@@ -317,7 +317,7 @@ fn vllm(
         writes_files: true,
         merges: spec.merge_profiles,
         notes,
-        sizing: Some(sizing),
+        sizing: Some(Box::new(sizing)),
     })
 }
 

@@ -285,7 +285,7 @@ pub enum Refusal {
         max_stall: Duration,
     },
     /// It would silence a rank for so long that the server's own timers may end it.
-    #[error("{steps} steps are predicted to silence a rank for {}, and three times that exceeds {timer} of {}, which would take the server down; record fewer steps", Span(*.predicted), Span(*.limit))]
+    #[error("{steps} steps are predicted to silence a rank for {}, and three times that exceeds {timer} of {}, which would take the server down; record fewer steps, or write accept_risk: [server_timer]", Span(*.predicted), Span(*.limit))]
     ServerTimer {
         /// Steps of the window.
         steps: u32,

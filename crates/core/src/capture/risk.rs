@@ -19,7 +19,8 @@ pub const MAX_STALL: Duration = Duration::from_secs(10);
 pub const ACTIVITIES: [&str; 6] = ["CPU", "GPU", "MEM", "RPD", "CUDA_PROFILER", "XPU"];
 
 /// The names that `accept_risk` takes.
-pub const RISKS: [&str; 5] = ["with_stack", "profile_by_stage", "mem_on_rocm", "start_step", "long_nsys"];
+pub const RISKS: [&str; 6] =
+    ["with_stack", "profile_by_stage", "mem_on_rocm", "start_step", "long_nsys", "server_timer"];
 
 /// Bounds and names that hold on every server: usable when a rule is read, before any server is
 /// known.

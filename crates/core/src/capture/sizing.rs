@@ -100,7 +100,8 @@ impl Sizing {
         if let Some(max_stall) = max_stall.filter(|most| predicted > *most) {
             return Err(Refusal::TooCostly { asked: steps, steps: chosen, predicted, max_stall });
         }
-        if predicted * TIMER_MARGIN > limit {
+        let is_accepted = spec.accept_risk.iter().any(|risk| risk == "server_timer");
+        if predicted * TIMER_MARGIN > limit && !is_accepted {
             return Err(Refusal::ServerTimer { steps: chosen, predicted, limit, timer });
         }
         Ok(sized(chosen, Some(predicted)))
@@ -209,9 +210,11 @@ mod tests {
         let spec = HttpWindow { num_steps: Some(900), ..HttpWindow::default() };
         let known = taught(&[(900, 9_000_000, 11_000); 3]);
         let health = sized(&spec, &known).expect_err("the health check");
-        insta::assert_snapshot!(health, @"900 steps are predicted to silence a rank for 16 s, and three times that exceeds the health check of 20 s, which would take the server down; record fewer steps");
+        insta::assert_snapshot!(health, @"900 steps are predicted to silence a rank for 16 s, and three times that exceeds the health check of 20 s, which would take the server down; record fewer steps, or write accept_risk: [server_timer]");
         let short = HttpWindow { num_steps: Some(150), ..HttpWindow::default() };
         assert!(sized(&short, &known).is_ok());
+        let accepted = HttpWindow { accept_risk: vec!["server_timer".into()], ..spec };
+        assert!(sized(&accepted, &known).is_ok());
         let refusal = Sizing::of(&short, &["GPU".into()], &server("cuda", 5), &known).expect_err("watchdog");
         assert!(refusal.to_string().contains("--watchdog-timeout"), "{refusal}");
     }

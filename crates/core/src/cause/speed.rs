@@ -63,8 +63,8 @@ impl Costs {
             count += 1;
             for i in 0..PARTS {
                 sums[i] += row.parts[i] * row.seconds;
-                for j in 0..PARTS {
-                    products[i][j] += row.parts[i] * row.parts[j] * row.seconds;
+                for (product, other) in products[i].iter_mut().zip(row.parts) {
+                    *product += row.parts[i] * other * row.seconds;
                 }
             }
         }

@@ -16,6 +16,7 @@ use super::group::{GRACE, Group};
 use super::locate::with_evidence;
 use super::state::{RuleState, Suppression};
 use super::{Rule, why};
+use crate::factor::FALSE_ALARMS_PER_DAY;
 use crate::signal::fields::Fields;
 use crate::signal::intake::Report;
 use crate::signal::store::{GroupId, SignalStore, ViewId};
@@ -30,9 +31,6 @@ const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A rule without a group is reported as inert after this time, if no source has given a single number.
 const NO_SAMPLES_GRACE: Duration = Duration::from_secs(300);
-
-/// The budget of false alarms of a server that nobody set another for.
-pub const FALSE_ALARMS_PER_DAY: f64 = 1.0;
 
 /// In [`RuleEntry::group_of_view`]: no group yet.
 const NO_GROUP: u32 = u32::MAX;

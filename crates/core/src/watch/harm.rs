@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::core::Core;
 use super::event::Effect;
 use super::incidents::{ActiveIncident, Trigger};
-use super::requests::AGAIN;
 use crate::capture::refusal::Refusal;
 use crate::factor::Factor;
 use crate::rule::{Change, How};
@@ -16,6 +15,8 @@ use skewtrap_trace::time::Time;
 /// At the second of a firing the harm of a sudden trouble is still small, and a burst has not healed yet:
 /// both are looked at again so much later, before a window is spent ...
 const LOOK: Duration = Duration::from_millis(2500);
+/// ... soon again where it seems to be over ...
+const SOON: Duration = Duration::from_secs(1);
 /// ... and so much later again while too little is harmed.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
@@ -29,7 +30,7 @@ impl Core {
         let told = self.engine.told(&active.incident.target);
         // It seems to be over, or a rank hangs after all: such a window could not be ended.
         if told.is_none_or(|t| t.is_calming || t.trouble.is_none_or(|t| t.factor == Factor::Stuck)) {
-            self.warming.insert(id.clone(), now + AGAIN);
+            self.warming.insert(id.clone(), now + SOON);
             return true;
         }
         let least = rule.min_harm;

@@ -44,7 +44,7 @@ const SLOWNESS: f64 = 1.0;
 /// While a window of its own is open, an escalation is not reported again sooner than this.
 const BUSY: Duration = Duration::from_secs(5);
 /// A request that only lacked facts is repeated after this ...
-pub(super) const AGAIN: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_secs(1);
 /// ... for as long as this: later, a window would no longer show the onset.
 const AWAITED: Duration = Duration::from_secs(60);
 

@@ -194,7 +194,8 @@ impl Window {
                 self.cancelled_at.get_or_insert(now);
             }
             Event::Answers => self.unreachable = false,
-            Event::Dying(why) => self.dying = Some(why.clone()),
+            // The first one has the reason; those after it only say that the rest follows.
+            Event::Dying(why) => drop(self.dying.get_or_insert_with(|| why.clone())),
             Event::Unreachable => self.unreachable(out),
             // What is written already may still be read.
             Event::Gone(_) if self.phase == WindowPhase::Verifying => {}
