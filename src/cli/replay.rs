@@ -1,5 +1,6 @@
 //! `skewtrap replay`: runs the core over recordings, in simulated time.
 
+use std::collections::VecDeque;
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ use clap::Args;
 use super::playback::{self, Recordings};
 use super::{Format, rule_files};
 use crate::observe::replay::{Format as RecordingFormat, Replay};
+use skewtrap_core::rule::{Change, How};
 use skewtrap_core::signal::observation::Observation;
 use skewtrap_core::watch::{Effect, Watch, WatchedTarget};
 
@@ -65,17 +67,65 @@ fn replay_all(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Resul
 
 fn play_all(replay: &mut Replay, watch: &mut Watch, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
     let mut effects = Vec::new();
+    let mut lines = Lines::default();
     while let Some(seen) = replay.next_observation().map_err(|e| super::wrong(&e.to_string()))? {
         watch.observe(&seen, seen.at().unwrap_or_default(), &mut effects);
         for effect in effects.drain(..) {
+            lines.take(effect);
+        }
+        while let Some(effect) = lines.next() {
             print_effect(&effect, json, out).context("cannot write to standard output")?;
         }
         if let Observation::Lines { lines, .. } = seen {
             replay.recycle(lines);
         }
     }
+    for effect in lines.waiting {
+        print_effect(&effect, json, out).context("cannot write to standard output")?;
+    }
     Ok(())
 }
+
+/// The lines in their order. One whose harm is still being looked at waits for the decision, so that
+/// each state change is one line that says what came of it.
+#[derive(Debug, Default)]
+struct Lines {
+    waiting: VecDeque<Effect>,
+}
+
+impl Lines {
+    fn take(&mut self, effect: Effect) {
+        let Effect::Changed { change, capture, why } = effect else { return self.waiting.push_back(effect) };
+        let same = |other: &Change| {
+            (&other.rule.name, &other.target, &other.group)
+                == (&change.rule.name, &change.target, &change.group)
+        };
+        let undecided = self.waiting.iter_mut().find_map(|e| match e {
+            Effect::Changed { change, capture, why } if *capture == LOOKING && same(change) => {
+                Some((capture, why))
+            }
+            _ => None,
+        });
+        match (undecided, change.how) {
+            (Some((waiting, reason)), How::Weighed) => (*waiting, *reason) = (capture, why),
+            (None, How::Weighed) => {}
+            (undecided, _) => {
+                if let Some((waiting, reason)) = undecided {
+                    (*waiting, *reason) = ("refused", Some("it cleared before its harm was known".into()));
+                }
+                self.waiting.push_back(Effect::Changed { change, capture, why });
+            }
+        }
+    }
+
+    fn next(&mut self) -> Option<Effect> {
+        let waits = |e: &Effect| matches!(e, Effect::Changed { capture, .. } if *capture == LOOKING);
+        self.waiting.pop_front_if(|e| !waits(e))
+    }
+}
+
+/// The word of a capture that waits until the harm was looked at.
+const LOOKING: &str = "looking";
 
 fn print_effect(effect: &Effect, json: bool, out: &mut impl Write) -> io::Result<()> {
     match effect {

@@ -4,6 +4,7 @@
 //! (`speed` holds the cost model behind speed at equal work), `tree` walks the candidates in their
 //! order, and `words` says it. docs/causes.md has the formula, its sources and how well it does.
 
+mod case;
 mod course;
 mod speed;
 mod terms;
@@ -153,7 +154,7 @@ pub fn explain(
         return Some(words::nothing_known(now));
     }
     let terms = Terms::new(&course, spans, blamed);
-    Some(tree::walk(&tree::Case { course: &course, terms: &terms, spans, blamed, finding, capture_at, now }))
+    Some(tree::walk(&case::Case { course: &course, terms: &terms, spans, blamed, finding, capture_at, now }))
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ fn a_firing_whose_data_were_away_for_a_while_goes_on_with_its_onset_and_one_capt
     assert_eq!(states(&whole), ["idle", "firing", "idle"]);
     assert_eq!(states(&broken), ["idle", "firing", "unknown", "firing", "idle"]);
     let (first, back) = (&broken[1], &broken[3]);
-    assert_eq!((&first["capture"], &first["resumed"]), (&"looking".into(), &serde_json::Value::Null));
+    assert_eq!((&first["capture"], &first["resumed"]), (&"would_start".into(), &serde_json::Value::Null));
     assert_eq!((&back["capture"], &back["resumed"]), (&"done".into(), &true.into()));
     for key in ["onset", "onset_error_s", "rank", "side"] {
         assert_eq!(first[key], back[key], "{key}");

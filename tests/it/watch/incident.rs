@@ -144,6 +144,9 @@ fn firings(effects: &[Effect]) -> Vec<(Time, String)> {
     let mut found = Vec::new();
     for effect in effects {
         let Effect::Changed { change, .. } = effect else { continue };
+        if !change.is_transition() {
+            continue;
+        }
         let rule = change.rule.name.clone();
         if let Some(finding) = &change.finding {
             found.push((change.at, format!("{rule} blames {} as {}", finding.rank, finding.side.word())));

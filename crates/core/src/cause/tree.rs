@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::course::{Course, Member, Span};
-use super::terms::{Spans, Term, Terms};
+use super::case::{Case, Found};
+use super::course::Member;
+use super::terms::{Term, Terms};
 use super::{Cause, CauseKind, Certainty, words};
 use crate::finding::{Finding, Side};
 use crate::signal::catalog;
@@ -18,26 +19,10 @@ const NOTED: f64 = 2.5;
 const MATERIAL: f64 = 0.18;
 /// A cause explains at least this share of the gap.
 const EXPLAINS: f64 = 0.8;
-/// A rank that tells nothing for so long while its peers do has stopped.
-const STOPPED: Duration = Duration::from_secs(3);
-/// The same for a log: lines come every forty steps.
-const SILENT: Duration = Duration::from_secs(5);
 /// From this share on, a KV cache is full: admission keeps the rest free.
 const FULL: f64 = 0.85;
 /// A profile this long before the onset may still be at work.
 const RECENT: Duration = Duration::from_secs(15);
-
-/// Everything about one incident.
-#[derive(Debug)]
-pub struct Case<'a> {
-    pub course: &'a Course,
-    pub terms: &'a Terms<'a>,
-    pub spans: Spans,
-    pub blamed: usize,
-    pub finding: &'a Finding,
-    pub capture_at: Option<Time>,
-    pub now: Time,
-}
 
 /// A factor of the load, measured.
 struct Factor {
@@ -63,56 +48,20 @@ pub fn walk(case: &Case<'_>) -> Cause {
         None => later(),
     };
     match found {
-        Some(found) => found.write(case, &mut cause),
+        Some(found) => write(found, case, &mut cause),
         None => words::unknown(&mut cause, case),
     }
     cause
 }
 
-/// A candidate that holds.
-pub struct Found {
-    pub kind: CauseKind,
-    pub certainty: Certainty,
-    pub support: Vec<String>,
-    pub explains: Option<f64>,
-    pub unknown: Vec<String>,
-    /// A peer that the cause is about.
-    pub peer: Option<usize>,
+/// Writes a candidate into the cause.
+fn write(found: Found, case: &Case<'_>, cause: &mut Cause) {
+    cause.statement = words::statement(case, &found);
+    (cause.kind, cause.certainty, cause.explains) = (found.kind, found.certainty, found.explains);
+    cause.support = found.support;
+    cause.unknown = found.unknown;
 }
 
-impl Found {
-    fn new(kind: CauseKind, is_sure: bool, support: String) -> Self {
-        let certainty = if is_sure { Certainty::Likely } else { Certainty::Consistent };
-        Self { kind, certainty, support: vec![support], explains: None, unknown: Vec::new(), peer: None }
-    }
-
-    fn write(self, case: &Case<'_>, cause: &mut Cause) {
-        cause.statement = words::statement(case, &self);
-        (cause.kind, cause.certainty, cause.explains) = (self.kind, self.certainty, self.explains);
-        cause.support = self.support;
-        cause.unknown = self.unknown;
-    }
-}
-
-impl Case<'_> {
-    fn blamed(&self) -> &Member {
-        &self.course.members[self.blamed]
-    }
-
-    fn peers(&self) -> impl Iterator<Item = (usize, &Member)> {
-        self.course.members.iter().enumerate().filter(|(i, _)| *i != self.blamed)
-    }
-
-    /// The last seconds of a span's end.
-    fn lately(&self) -> Span {
-        ((self.now - STOPPED).max(self.spans.after.0), self.now)
-    }
-
-    fn is_silent(&self, member: &Member) -> bool {
-        let limit = if self.course.is_log { SILENT } else { STOPPED };
-        member.last_report().is_none_or(|last| self.now.since(last) >= limit)
-    }
-}
 
 /// The blamed rank stands still, is gone, or runs dry without saying so.
 fn stopped(case: &Case<'_>) -> Option<Found> {
