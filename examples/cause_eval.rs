@@ -287,7 +287,7 @@ fn print(results: &BTreeMap<Key, (usize, Option<Incident>, Score)>, verbose: boo
         "| injected | by | right | consistent | unknown | confidently wrong | not fired |\n|---|---|---|---|---|---|---|"
     );
     let mut sum: BTreeMap<Score, usize> = BTreeMap::new();
-    for kind in 0..KINDS.len() {
+    for (kind, name) in KINDS.iter().enumerate() {
         for (shown, (by, _)) in SHOWS.iter().enumerate() {
             let of: Vec<Score> =
                 results.iter().filter(|(k, _)| (k.0, k.1) == (kind, shown)).map(|(_, r)| r.2).collect();
@@ -298,7 +298,7 @@ fn print(results: &BTreeMap<Key, (usize, Option<Incident>, Score)>, verbose: boo
             if !of.is_empty() {
                 println!(
                     "| {} | {by} | {} | {} | {} | {} | {} |",
-                    KINDS[kind], all[0], all[1], all[2], all[3], all[4]
+                    name, all[0], all[1], all[2], all[3], all[4]
                 );
             }
         }

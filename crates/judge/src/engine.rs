@@ -56,15 +56,15 @@ impl Engine<'_> {
         let (mut next_arrival, mut sampled) = (0, 0usize);
         loop {
             let (mut t, mut what) = (end + 1.0, None);
-            if let Some(a) = list.get(next_arrival) {
-                if a.at < t {
-                    (t, what) = (a.at, Some(usize::MAX));
-                }
+            if let Some(a) = list.get(next_arrival)
+                && a.at < t
+            {
+                (t, what) = (a.at, Some(usize::MAX));
             }
-            if let Some(Reverse(f)) = self.later.peek() {
-                if f.at < t {
-                    (t, what) = (f.at, Some(usize::MAX - 1));
-                }
+            if let Some(Reverse(f)) = self.later.peek()
+                && f.at < t
+            {
+                (t, what) = (f.at, Some(usize::MAX - 1));
             }
             let looked = if self.world.lockstep { 1 } else { self.ranks.len() };
             for (r, rank) in self.ranks[..looked].iter().enumerate() {
@@ -174,10 +174,10 @@ impl Engine<'_> {
             }
         }
         let dest = dest.unwrap_or_else(|| self.route(session, prev / prompt, excluded));
-        if let Some(i) = self.incidents.iter().find(|i| i.rank == dest && now >= i.from && now < i.until) {
-            if let Trouble::Long { factor } = i.trouble {
-                prompt = (prompt * factor).min(self.world.kv * 0.3);
-            }
+        if let Some(i) = self.incidents.iter().find(|i| i.rank == dest && now >= i.from && now < i.until)
+            && let Trouble::Long { factor } = i.trouble
+        {
+            prompt = (prompt * factor).min(self.world.kv * 0.3);
         }
         let home = session.and_then(|s| self.homes[s]);
         let cached = if hot {

@@ -106,10 +106,10 @@ fn rank_of(labels: &Labels) -> Option<usize> {
 fn note(all: &mut Vec<Told>, change: &Change, capture: &str) {
     let at = change.at.epoch_s() - START;
     let rule = change.rule.name.to_string();
-    if change.state != RuleState::Firing || change.how == How::Reblamed {
-        if let Some(t) = all.iter_mut().rev().find(|t| t.rule == rule && t.cleared.is_none()) {
-            t.cleared = Some(at);
-        }
+    if (change.state != RuleState::Firing || change.how == How::Reblamed)
+        && let Some(t) = all.iter_mut().rev().find(|t| t.rule == rule && t.cleared.is_none())
+    {
+        t.cleared = Some(at);
     }
     if change.how == How::Weighed
         && let Some(t) = all.iter_mut().rev().find(|t| t.rule == rule && t.cleared.is_none())

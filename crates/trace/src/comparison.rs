@@ -16,7 +16,7 @@ use crate::step::{StepKind, StepSource};
 use crate::trace::Activities;
 use crate::verdict::Verdict;
 
-/// What is compared: the input of [`compare`](crate::compare).
+/// What is compared: the input of [`compare()`](crate::compare()).
 #[derive(Debug, Default)]
 pub struct ComparisonInput {
     /// The ranks of the capture.

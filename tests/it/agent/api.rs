@@ -275,7 +275,12 @@ async fn the_command_line_shows_what_the_agent_shows() {
     std::fs::write(&token, "wrong").unwrap();
     let (code, _, err) = ask(&["incidents", id, "--pin"]).await;
     assert_eq!(code, 1);
-    assert!(err.contains("this token is not the agent's; name the agent's folder with --state-dir or the token's file"), "{err}");
+    assert!(
+        err.contains(
+            "this token is not the agent's; name the agent's folder with --state-dir or the token's file"
+        ),
+        "{err}"
+    );
     let (code, _, err) = skewtrap(vec!["why".into(), "--agent".into(), "http://127.0.0.1:1".into()]).await;
     assert_eq!(code, 1);
     assert!(err.contains("no agent answers at http://127.0.0.1:1: start one with `skewtrap run`"), "{err}");

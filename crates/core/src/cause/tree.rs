@@ -62,7 +62,6 @@ fn write(found: Found, case: &Case<'_>, cause: &mut Cause) {
     cause.unknown = found.unknown;
 }
 
-
 /// The blamed rank stands still, is gone, or runs dry without saying so.
 fn stopped(case: &Case<'_>) -> Option<Found> {
     let member = case.blamed();

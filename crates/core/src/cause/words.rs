@@ -1,7 +1,7 @@
 //! The sentences of a cause. They use the words and units of the engines' own pages.
 
-use super::terms::Term;
 use super::case::{Case, Found};
+use super::terms::Term;
 use super::{Cause, CauseKind, Certainty};
 use crate::signal::catalog;
 use skewtrap_trace::labels::{LabelValue, Labels};

@@ -64,10 +64,10 @@ impl Clock {
         if seconds <= 0.0 || did.iter().any(|d| !d.is_finite() || *d < 0.0) {
             return;
         }
-        if let Some(needed) = self.needed(did) {
-            if needed > MOST_OFF * seconds || seconds > MOST_OFF * needed {
-                return;
-            }
+        if let Some(needed) = self.needed(did)
+            && (needed > MOST_OFF * seconds || seconds > MOST_OFF * needed)
+        {
+            return;
         }
         let x = did.map(|d| d / seconds);
         for (row, (a, b)) in self.normal.iter_mut().zip(x.iter().zip(self.right.iter_mut())) {

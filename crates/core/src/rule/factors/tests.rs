@@ -74,7 +74,7 @@ fn a_log_whose_stamps_are_whole_seconds_blames_nobody_for_them() {
                 fields.set(catalog::NEW_TOKENS, tokens);
                 factors.take(&"server".into(), Rank::dp(rank), Report::Prefill, &fields, at(s));
                 // A rank decodes forty steps in a little more than a second: some seconds have no line of it.
-                let is_due = |n: u32| (n + u32::from(rank) * 5) % 9 == 0;
+                let is_due = |n: u32| (n + u32::from(rank) * 5).is_multiple_of(9);
                 if is_due(s * 8 + i) {
                     fields.set(catalog::USED_TOKENS, 20_000.0);
                     fields.set(catalog::GEN_THROUGHPUT, 800.0);

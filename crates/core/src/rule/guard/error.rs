@@ -29,7 +29,7 @@ pub enum GuardError {
         /// The nearest known one.
         near: Option<String>,
     },
-    /// Not one of [`FUNCTIONS`].
+    /// Not a function of guards.
     #[error("unknown function `{name}`{}", suggestion(.near.as_deref()))]
     UnknownFunction {
         /// As written.
