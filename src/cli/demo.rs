@@ -133,6 +133,8 @@ fn plan(out: &Path, double: &RunningDouble) -> anyhow::Result<Plan> {
     for checked in &mut config.rules {
         if let CaptureSpec::Http(http) = &mut checked.rule.capture {
             http.output_dir = Some(text(out.join("profiles")));
+            // The double hands out the recorded traces, whatever is asked for: they are of this many steps.
+            (http.num_steps, http.max_stall) = (Some(20), None);
         }
     }
     let plan = Plan::of(&config, &Flags { from_start: true, ..Flags::default() })?;
