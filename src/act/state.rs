@@ -262,11 +262,12 @@ impl State {
         let file = PathBuf::from("memory");
         let connection = Connection::open_in_memory()
             .map_err(|source| StateError::Database { file: file.clone(), source })?;
+        prepare(&connection, &file)?;
         Self::of(connection, file, None)
     }
 
+    /// The state behind a connection that is prepared.
     fn of(connection: Connection, file: PathBuf, lock: Option<File>) -> Result<Self, StateError> {
-        prepare(&connection, &file)?;
         only_for_owner(&file);
         let agent: String = connection
             .query_row("SELECT value FROM meta WHERE name = 'agent'", [], |row| row.get(0))
@@ -434,9 +435,7 @@ impl State {
     /// The database cannot be read or written.
     pub fn end_firing(&self, rule: &str, target: &str, firing: &str, at: Time) -> Result<(), StateError> {
         self.change_attempts(|ledger| {
-            ledger.attempts.retain(|a| a.over_at.is_none());
             ledger.over(rule, target, firing, at);
-            ledger.attempts.retain(|a| a.over_at.is_some());
         })
     }
 
@@ -448,16 +447,16 @@ impl State {
         self.change_attempts(|ledger| drop(ledger.resume(target)))
     }
 
-    /// Writes the attempts that `change` leaves in the ledger.
+    /// Writes the attempts that `change` changes.
     fn change_attempts(&self, change: impl FnOnce(&mut Ledger)) -> Result<(), StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(|e| self.broken(e))?;
         let bodies: Vec<String> = bodies_in(&transaction, ATTEMPTS).map_err(|e| self.broken(e))?;
         // A row of another release is left as it is.
         let attempts: Vec<Attempt> = bodies.iter().filter_map(|b| self.decoded("attempts", b).ok()).collect();
-        let mut ledger = Ledger::from(attempts);
+        let mut ledger = Ledger::from(attempts.clone());
         change(&mut ledger);
-        for attempt in &ledger.attempts {
+        for (attempt, _) in ledger.attempts.iter().zip(&attempts).filter(|(now, before)| now != before) {
             let values = params![attempt.id, json(attempt)];
             transaction
                 .execute("UPDATE attempts SET body = ?2 WHERE id = ?1", values)

@@ -125,26 +125,16 @@ impl Rank {
         }
     }
     pub(super) fn publish_loads(&mut self, running: f64, at: f64) {
-        let t = self.loads.throughput;
-        self.loads = Page {
-            running,
-            waiting: self.queue.len() as f64,
-            used: self.used,
-            throughput: t,
-            stamp: at,
-            ..self.now
-        };
+        self.loads = self.page(self.loads.throughput, running, at);
     }
     pub(super) fn publish_metrics(&mut self, running: f64, at: f64) {
-        let t = self.metrics.throughput;
-        self.metrics = Page {
-            running,
-            waiting: self.queue.len() as f64,
-            used: self.used,
-            throughput: t,
-            stamp: at,
-            ..self.now
-        };
+        self.metrics = self.page(self.metrics.throughput, running, at);
+    }
+
+    /// What a page shows at `at`; its throughput is set apart, at a slower pace.
+    fn page(&self, throughput: f64, running: f64, at: f64) -> Page {
+        let waiting = self.queue.len() as f64;
+        Page { running, waiting, used: self.used, throughput, stamp: at, ..self.now }
     }
 }
 
