@@ -149,7 +149,7 @@ pub struct Agent {
     /// Windows of an agent before this one that are still being closed.
     closing: usize,
     /// Used in place of the server of a target that has none.
-    nowhere: Server,
+    no_server: Server,
     supervisor: Supervisor,
     windows: CancellationToken,
     tx: mpsc::Sender<AgentEvent>,
@@ -238,8 +238,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     if serves {
         startup::serving(&plan, published, commands, metrics.clone(), &supervisor).await;
     }
-    let nowhere = Server::new(client, "", None, None);
-    let known = startup::known(&plan, &nowhere);
+    let no_server = Server::new(client, "", None, None);
+    let known = startup::known(&plan, &no_server);
     let mut agent = Agent {
         manual_capture: plan.manual_capture,
         configured: plan.configured,
@@ -251,7 +251,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
         notifier,
         running: BTreeMap::new(),
         closing: 0,
-        nowhere,
+        no_server,
         supervisor,
         windows: CancellationToken::new(),
         tx,

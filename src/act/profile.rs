@@ -72,7 +72,7 @@ async fn answer_of(response: Response) -> Answer {
 fn failure_of(error: &reqwest::Error) -> Answer {
     let why = cause_of(error);
     match (error.is_connect(), error.is_timeout()) {
-        (true, _) if is_refused(error) => Answer::NobodyListens,
+        (true, _) if is_refused(error) => Answer::ConnectionRefused,
         (true, _) => Answer::NotSent { why },
         // The request could not be built, so nothing was sent.
         _ if error.is_builder() => Answer::NotSent { why },
@@ -104,7 +104,7 @@ fn summary_of(answer: &Answer) -> String {
         Answer::Refused { status, body } | Answer::Failed { status, body } => {
             format!("{status} {}", body.trim())
         }
-        Answer::NobodyListens => "nobody listens there".into(),
+        Answer::ConnectionRefused => "nobody listens there".into(),
         Answer::NotSent { why } => format!("not sent: {why}"),
         Answer::TimedOut => "no answer in time".into(),
         Answer::Lost { why } => format!("the connection broke: {why}"),

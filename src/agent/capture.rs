@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tracing::error;
 
-pub use self::recover::{Found, Known, close, find};
+pub use self::recover::{Found, KnownTarget, close, find};
 
 use crate::act::bundle::Bundles;
 use crate::act::merge::merge;
@@ -109,7 +109,7 @@ pub enum Taken {
 /// The state could not be written; then nothing was sent.
 pub async fn take(
     store: &CaptureStore,
-    site: &TargetHandle,
+    handle: &TargetHandle,
     plan: &CapturePlan,
     record: &Record,
     evidence: impl Future<Output = Vec<u8>>,
@@ -117,7 +117,7 @@ pub async fn take(
 ) -> Result<Taken, StateError> {
     // The window goes first; the bundle is made while the server works on the request.
     let (result, begun) = tokio::join!(
-        capture(store, site, plan, record, links),
+        capture(store, handle, plan, record, links),
         begin_bundle(store.bundles.clone(), record.clone(), evidence)
     );
     let result = result?;
@@ -135,7 +135,7 @@ pub async fn take(
 
 async fn capture(
     store: &CaptureStore,
-    site: &TargetHandle,
+    handle: &TargetHandle,
     plan: &CapturePlan,
     record: &Record,
     links: Links,
@@ -143,12 +143,12 @@ async fn capture(
     match &plan.method {
         CaptureMethod::Http(request) => {
             let opened =
-                window::open(site, request, &plan.attempt, record, &store.state, store.clock, links).await?;
+                window::open(handle, request, &plan.attempt, record, &store.state, store.clock, links).await?;
             Ok(result_of(opened, request))
         }
-        CaptureMethod::Nsys(spec) => nsys::capture(store, site, spec, &plan.attempt, record, links).await,
+        CaptureMethod::Nsys(spec) => nsys::capture(store, handle, spec, &plan.attempt, record, links).await,
         CaptureMethod::Command(spec) => {
-            command::capture(store, &site.server, spec, &plan.attempt, record, links).await
+            command::capture(store, &handle.server, spec, &plan.attempt, record, links).await
         }
     }
 }

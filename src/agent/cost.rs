@@ -13,7 +13,7 @@ use crate::http::Server;
 use crate::observe::server::{Health, facts, health};
 use skewtrap_core::capture::facts::Answered;
 use skewtrap_core::capture::line::ProfileLine;
-use skewtrap_core::capture::stall::{Habits, StallMeter};
+use skewtrap_core::capture::stall::{UsualIntervals, StallMeter};
 use skewtrap_core::capture::window::Distrust;
 use skewtrap_core::signal::store::LoadReport;
 use skewtrap_trace::rank::Rank;
@@ -30,7 +30,7 @@ pub const RECOVERY: Duration = Duration::from_secs(30);
 /// the window's task.
 #[derive(Clone, Debug)]
 pub struct Meter {
-    habit: Duration,
+    usual_health: Duration,
     clock: Clock,
     /// When it began, on a clock that nobody sets.
     began: (Clock, Time),
@@ -38,18 +38,18 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// One that begins now; `habit` is the usual latency of `/health`, zero when it is not known; `samples`
+    /// One that begins now; `usual_health` is the usual latency of `/health`, zero when it is not known; `samples`
     /// has the usual intervals of the ranks' samples.
-    pub fn new(clock: Clock, habit: Duration, samples: Habits) -> Self {
-        let (meter, steady) = (StallMeter::new(clock.now(), habit, samples), clock.steady());
+    pub fn new(clock: Clock, usual_health: Duration, samples: UsualIntervals) -> Self {
+        let (meter, steady) = (StallMeter::new(clock.now(), usual_health, samples), clock.steady());
         let began = (steady, steady.now());
-        Self { habit, clock, began, shared: Arc::new(Mutex::new(meter)) }
+        Self { usual_health, clock, began, shared: Arc::new(Mutex::new(meter)) }
     }
 
-    /// The meter of a window that an agent before this one opened at `sent_at`: nobody knows a habit, and
+    /// The meter of a window that an agent before this one opened at `sent_at`: nobody knows a usual_health, and
     /// its export may lie before this agent's start.
     pub fn of_before(clock: Clock, sent_at: Time) -> Self {
-        let mut meter = Self::new(clock, Duration::ZERO, Habits::new());
+        let mut meter = Self::new(clock, Duration::ZERO, UsualIntervals::new());
         let (steady, now) = meter.began;
         meter.began = (steady, now - clock.now().since(sent_at));
         meter
@@ -76,7 +76,7 @@ impl Meter {
     }
 
     /// The ranks spoke.
-    pub fn spoken(&self, samples: impl IntoIterator<Item = LoadReport>) {
+    pub fn record_samples(&self, samples: impl IntoIterator<Item = LoadReport>) {
         self.with(|meter| {
             samples.into_iter().for_each(|(rank, source, at, _)| meter.sample(rank, source, at))
         });
@@ -109,12 +109,12 @@ impl Meter {
         while self.clock.now() < limit && !cancel.is_cancelled() {
             match self.ask(server).await {
                 // Before the usual latency is known (just after a start) there is nothing to compare with.
-                Health::Answered(Answered::Well(took))
-                    if self.habit.is_zero() || took <= self.habit.saturating_mul(2).max(PROBE) =>
+                Health::Answered(HealthAnswer::Healthy(took))
+                    if self.usual_health.is_zero() || took <= self.usual_health.saturating_mul(2).max(PROBE) =>
                 {
                     return Some(self.clock.now());
                 }
-                Health::NobodyListens => return None,
+                Health::ConnectionRefused => return None,
                 Health::Answered(_) => tokio::time::sleep(PROBE).await,
             }
         }
@@ -126,7 +126,7 @@ impl Meter {
         let answer = health(server).await;
         let answered = self.clock.now();
         // A refused connection is not a stall: the server has ended.
-        if answer != Health::NobodyListens {
+        if answer != Health::ConnectionRefused {
             self.with(|meter| meter.health(asked, answered));
         }
         answer
@@ -182,7 +182,7 @@ async fn probe(
             () = tokio::time::sleep(PROBE) => {}
         }
         let reach = match meter.ask(&server).await {
-            Health::NobodyListens => Reach::Refused,
+            Health::ConnectionRefused => Reach::Refused,
             Health::Answered(_) if !was_refused => Reach::Answers,
             // Before anything is sent to it again: is it the same?
             Health::Answered(_) => match instance_of(&server, instance.as_deref()).await {
@@ -219,7 +219,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use skewtrap_core::capture::stall::habits;
+    use skewtrap_core::capture::stall::usual_intervals;
     use skewtrap_core::signal::catalog;
     use skewtrap_core::signal::fields::Fields;
     use skewtrap_core::signal::sample::Source;
@@ -240,12 +240,12 @@ mod tests {
         for s in -30..=0 {
             speak(&mut store, f64::from(s));
         }
-        let usual = habits(store.load_reports(target, begun - Duration::from_secs(120)));
+        let usual = usual_intervals(store.load_reports(target, begun - Duration::from_secs(120)));
         let meter = Meter::new(clock, Duration::ZERO, usual);
         tokio::time::advance(Duration::from_secs(20)).await;
         for s in [1.0, 2.0, 9.5, 10.5] {
             speak(&mut store, s);
-            meter.spoken(store.load_reports(target, begun));
+            meter.record_samples(store.load_reports(target, begun));
         }
         let distrust =
             Distrust { from: begun, closing: Some(begun), until: Some(begun + Duration::from_secs(20)) };

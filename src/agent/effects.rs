@@ -13,7 +13,7 @@ use super::startup::handle_of;
 use super::window::WindowSignal;
 use super::{Agent, Running};
 use skewtrap_core::capture::admit::CapturePlan;
-use skewtrap_core::capture::stall::habits;
+use skewtrap_core::capture::stall::usual_intervals;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::message::Update;
 use skewtrap_core::rule::Change;
@@ -24,7 +24,7 @@ use skewtrap_trace::time::Time;
 /// How far before the onset the evidence of a bundle reaches.
 const BEFORE: Duration = Duration::from_secs(120);
 /// How far back samples are read to learn the usual intervals of the ranks.
-const HABIT: Duration = Duration::from_secs(120);
+const USUAL_SPAN: Duration = Duration::from_secs(120);
 /// A sample may arrive this long after it was true.
 const LATE: Duration = Duration::from_secs(10);
 
@@ -76,16 +76,16 @@ impl Agent {
         else {
             return;
         };
-        let (mut site, now) = (handle_of(known, &self.nowhere), self.clock.now());
-        site.instance = facts.server.as_ref().map(|server| server.instance.clone());
-        let usual = habits(self.watch.store().load_reports(target, now - HABIT));
+        let (mut target, now) = (handle_of(known, &self.no_target), self.clock.now());
+        handle.instance = facts.server.as_ref().map(|server| server.instance.clone());
+        let usual = usual_intervals(self.watch.store().load_reports(target, now - USUAL_SPAN));
         let meter = Meter::new(self.clock, facts.health.median().unwrap_or_default(), usual);
         let (signals, received) = mpsc::channel(256);
         let means = plan.method.means();
         let running = Running { signals, target, means, meter: meter.clone(), metered_to: now };
         self.running.insert(incident.id.clone(), running);
         let task =
-            Task { incident, notify, plan, site, store: self.store.clone(), meter, tx: self.tx.clone() };
+            Task { incident, notify, plan, handle, store: self.store.clone(), meter, tx: self.tx.clone() };
         self.supervisor.once(task.run(received, self.windows.child_token()));
     }
 
@@ -93,7 +93,7 @@ impl Agent {
     pub(super) fn update_meters(&mut self) {
         let now = self.clock.now();
         for running in self.running.values_mut() {
-            running.meter.spoken(self.watch.store().load_reports(running.target, running.metered_to));
+            running.meter.record_samples(self.watch.store().load_reports(running.target, running.metered_to));
             running.metered_to = now - LATE;
         }
     }

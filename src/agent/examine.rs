@@ -18,7 +18,7 @@ use crate::http::{Server, body};
 use crate::observe::{artifact, profile_lines, server};
 use skewtrap_core::capture::admit::CapturePlan;
 use skewtrap_core::capture::facts::{Facts, Folder, ServerKind};
-use skewtrap_core::capture::stall::Habits;
+use skewtrap_core::capture::stall::UsualIntervals;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
 use skewtrap_core::finding::Finding;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
@@ -30,7 +30,7 @@ use skewtrap_trace::rank::Rank;
 
 /// What an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// So many `/health` answers make a habit to compare the last one with.
+/// So many `/health` answers make a usual_health to compare the last one with.
 const HEALTHS: usize = 3;
 
 /// What was found.
@@ -47,8 +47,8 @@ pub struct Examined {
 }
 
 /// Probes the server.
-pub async fn examine(asked: &Server, site: &TargetPlan, log: Option<&Path>, clock: Clock) -> Examined {
-    let mut facts = Facts { sees_log: site.sees_log, ..Facts::default() };
+pub async fn examine(asked: &Server, handle: &TargetPlan, log: Option<&Path>, clock: Clock) -> Examined {
+    let mut facts = Facts { sees_log: handle.sees_log, ..Facts::default() };
     for _ in 0..HEALTHS {
         let answered = server::health(asked).await.answered();
         facts.health.answered(answered, clock.now());
@@ -66,8 +66,8 @@ pub async fn examine(asked: &Server, site: &TargetPlan, log: Option<&Path>, cloc
         Some(log) => read_log(&mut facts, log, clock).await.err().map(|e| e.to_string()),
         None => None,
     };
-    for path in &site.folders {
-        let seen = artifact::room(&site.paths.agent_view(path));
+    for path in &handle.folders {
+        let seen = artifact::room(&handle.paths.agent_view(path));
         facts.folder_seen(Folder { server_path: path.clone(), seen, at: clock.now() });
     }
     // Last: nothing else goes stale within seconds.
@@ -123,17 +123,17 @@ async fn read_loads(facts: &mut Facts, asked: &Server, clock: Clock) -> anyhow::
     Ok(())
 }
 
-/// Takes a window without a running agent: the log is read here. `habit` is the usual time of `/health`.
+/// Takes a window without a running agent: the log is read here. `usual_health` is the usual time of `/health`.
 /// Gives its outcome, which is in its bundle then.
 ///
 /// # Errors
 /// The state could not be written; then nothing was sent.
 pub async fn take_one(
     store: &CaptureStore,
-    site: &TargetHandle,
+    handle: &TargetHandle,
     log: Option<PathBuf>,
     plan: &CapturePlan,
-    habit: Duration,
+    usual_health: Duration,
     cancel: CancellationToken,
 ) -> Result<CaptureOutcome, StateError> {
     let (sender, signals) = mpsc::channel(1024);
@@ -142,10 +142,10 @@ pub async fn take_one(
         tokio::spawn(follow(log, from, sender))
     });
     let status = Status { phase: WindowPhase::Starting, distrust: Distrust::opened(store.clock.now()) };
-    let meter = Meter::new(store.clock, habit, Habits::new());
+    let meter = Meter::new(store.clock, usual_health, UsualIntervals::new());
     let links = Links { signals, status: watch::Sender::new(status), meter, cancel };
     let mut record = Record::new(store.state.agent().clone(), incident_of(store, plan));
-    let taken = take(store, site, plan, &record, std::future::ready(Vec::new()), links).await;
+    let taken = take(store, handle, plan, &record, std::future::ready(Vec::new()), links).await;
     if let Some(reader) = reader {
         reader.abort();
     }

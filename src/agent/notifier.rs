@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::plan::Plan;
-use super::receivers::Mute;
+use super::receivers::UnusableReceiver;
 use super::supervise::Supervisor;
 use crate::act::notify::worker::{DeliveryQueues, workers};
 use crate::act::notify::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Planner, Receiver};
@@ -232,7 +232,7 @@ impl Notifier {
 }
 
 /// The state of each receiver before anything was sent: one that lacks its secret fails already.
-fn statuses_of(receivers: &[Receiver], mute: &[Mute]) -> BTreeMap<Arc<str>, ReceiverStatus> {
+fn statuses_of(receivers: &[Receiver], mute: &[UnusableReceiver]) -> BTreeMap<Arc<str>, ReceiverStatus> {
     let status_of = |name: &Arc<str>, means: &str, problem| {
         let (name, means) = (name.clone(), means.into());
         (name.clone(), ReceiverStatus { name, means, pending: 0, last_sent: None, problem })
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn a_receiver_without_its_secret_stands_among_the_others_and_fails() {
         let source = Secret::from_env("SKEWTRAP_NO_SUCH_VARIABLE").expect_err("it is not set");
-        let mute = [Mute { name: "team".into(), means: "slack", source }];
+        let mute = [UnusableReceiver { name: "team".into(), means: "slack", source }];
         let statuses = statuses_of(&[Receiver::new("out", Means::Stdout { json: false })], &mute);
         assert_eq!(statuses["out"].problem, None);
         let team = &statuses["team"];

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use jiff::tz::TimeZone;
 
-use super::receivers::{self, Mute, secret_of};
+use super::receivers::{self, UnusableReceiver, secret_of};
 use crate::act::notify::{Receiver, StormCap};
 use crate::config::file::{Config, Keep};
 use crate::config::receiver as configured;
@@ -48,7 +48,7 @@ pub struct Plan {
     /// The receivers of messages.
     pub receivers: Vec<Receiver>,
     /// Receivers that lack their secret.
-    pub mute: Vec<Mute>,
+    pub mute: Vec<UnusableReceiver>,
     /// The receivers as they are configured: a reload is compared with them.
     pub configured: Vec<configured::Receiver>,
     /// How many new incidents are reported to a receiver.

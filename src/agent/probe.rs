@@ -10,7 +10,7 @@ use super::AgentEvent;
 use super::plan::{PROBE_EVERY, TargetPlan};
 use crate::clock::Clock;
 use crate::observe::{artifact, server};
-use skewtrap_core::capture::facts::{Answered, Folder};
+use skewtrap_core::capture::facts::{HealthAnswer, Folder};
 use skewtrap_core::watch::ServerFact;
 
 /// Until the server has answered once it is probed more often.
@@ -36,9 +36,9 @@ pub async fn run(
         let health = server::health(&address).await;
         // Only a refused connection shows that it is gone: a server that exports a trace does not answer
         // either.
-        let is_gone = health == server::Health::NobodyListens;
+        let is_gone = health == server::Health::ConnectionRefused;
         let health = health.answered();
-        let is_well = matches!(health, Answered::Well(_));
+        let is_well = matches!(health, HealthAnswer::Healthy(_));
         if is_gone && is_known {
             send(&tx, &target, ServerFact::Lost).await;
         }

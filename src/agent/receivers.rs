@@ -12,7 +12,7 @@ use crate::http::secret::SecretError;
 /// A receiver whose secret cannot be had.
 #[derive(Debug, thiserror::Error)]
 #[error("receiver {name}: {source}; it is told nothing until that is mended and the agent started again")]
-pub struct Mute {
+pub struct UnusableReceiver {
     /// Its name.
     pub name: Arc<str>,
     /// By what it would get messages: `webhook`.
@@ -23,7 +23,7 @@ pub struct Mute {
 
 /// The receivers of a configuration, or standard output (under systemd, the journal) where it has
 /// none; and those that lack their secret.
-pub fn told(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
+pub fn told(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<UnusableReceiver>) {
     if receivers.is_empty() {
         return (vec![Receiver::new("stdout", Means::Stdout { json: false })], Vec::new());
     }
@@ -31,14 +31,14 @@ pub fn told(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
 }
 
 /// The receivers that can be reached, and those that lack their secret.
-pub fn ready(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<Mute>) {
+pub fn ready(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<UnusableReceiver>) {
     let mut ready = Vec::new();
     let mut mute = Vec::new();
     for receiver in receivers {
         match receiver_of(receiver) {
             Ok(receiver) => ready.push(receiver),
             Err(source) => {
-                mute.push(Mute { name: receiver.name.clone(), means: receiver.means.word(), source });
+                mute.push(UnusableReceiver { name: receiver.name.clone(), means: receiver.means.word(), source });
             }
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::capture::Known;
+use super::capture::KnownTarget;
 use super::plan::{Plan, SourcePlan, TargetPlan};
 use super::supervise::Supervisor;
 use super::window::TargetHandle;
@@ -56,10 +56,10 @@ fn only_watch(plan: &mut Plan, error: &dyn std::error::Error) {
     plan.setup.policy.watch_only = true;
 }
 
-/// A server as captures need it; `nowhere` stands in where a target has none.
-pub(super) fn handle_of(plan: &TargetPlan, nowhere: &Server) -> TargetHandle {
+/// A server as captures need it; `no_server` stands in where a target has none.
+pub(super) fn handle_of(plan: &TargetPlan, no_server: &Server) -> TargetHandle {
     TargetHandle {
-        server: plan.server.as_ref().unwrap_or(nowhere).clone(),
+        server: plan.server.as_ref().unwrap_or(no_server).clone(),
         target: plan.name.to_string(),
         instance: None,
         paths: plan.paths.clone(),
@@ -70,14 +70,14 @@ pub(super) fn handle_of(plan: &TargetPlan, nowhere: &Server) -> TargetHandle {
 }
 
 /// The servers, as closing a window that was left behind needs them.
-pub(super) fn known(plan: &Plan, nowhere: &Server) -> BTreeMap<String, Known> {
+pub(super) fn known(plan: &Plan, no_server: &Server) -> BTreeMap<String, KnownTarget> {
     let log_of = |target| {
         plan.sources.iter().find_map(|source| match source {
             SourcePlan::Tail(c) if c.target == target && c.path.as_os_str() != "-" => Some(c.path.clone()),
             _ => None,
         })
     };
-    let known = |target: &TargetPlan| Known { site: handle_of(target, nowhere), log: log_of(target.target) };
+    let known = |target: &TargetPlan| KnownTarget { handle: handle_of(target, no_server), log: log_of(target.target) };
     plan.targets.iter().map(|target| (target.name.to_string(), known(target))).collect()
 }
 

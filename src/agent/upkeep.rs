@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::archive::Job;
 use super::capture::task::compare_now;
-use super::capture::{Found, Known, Taken, close};
+use super::capture::{Found, KnownTarget, Taken, close};
 use super::{Agent, AgentEvent, GRACE};
 use crate::act::notify::{DeliveryReport, DeliveryResult};
 use crate::act::state::{OpenMethod, OpenWindow, State};
@@ -56,8 +56,8 @@ impl Agent {
                 let mut status = self.watch.overview(now);
                 status.started = self.started;
                 status.receivers = self.notifier.statuses();
-                for (target, site) in status.targets.iter_mut().zip(&self.targets) {
-                    target.url = site.server.as_ref().map(|s| s.base().to_owned()).unwrap_or_default();
+                for (target, handle) in status.targets.iter_mut().zip(&self.targets) {
+                    target.url = handle.server.as_ref().map(|s| s.base().to_owned()).unwrap_or_default();
                 }
                 self.publisher.publish(status);
             }
@@ -94,10 +94,10 @@ impl Agent {
 
     /// Has the bundles evicted that a window of the size learned so far would leave no room for.
     pub(super) fn make_room(&self) {
-        let coming = self.targets.iter().map(|site| {
-            let info = self.watch.facts(site.target).and_then(|f| f.server.as_ref());
+        let coming = self.targets.iter().map(|handle| {
+            let info = self.watch.facts(handle.target).and_then(|f| f.server.as_ref());
             let ranks = info.map_or(1, |s| usize::from(s.sizes.dp) * usize::from(s.sizes.tp));
-            self.watch.ledger().estimate(&site.name, ranks).bytes
+            self.watch.ledger().estimate(&handle.name, ranks).bytes
         });
         // The archive ends only with the agent.
         let _ = self.archive.send(Job::MakeRoom(coming.max().unwrap_or(0)));
@@ -105,7 +105,7 @@ impl Agent {
 
     /// Reports what an agent before this one left finished, and closes the windows that it left open,
     /// each by a task of its own.
-    pub(super) fn recover(&mut self, found: Found, known: &BTreeMap<String, Known>) {
+    pub(super) fn recover(&mut self, found: Found, known: &BTreeMap<String, KnownTarget>) {
         for record in found.finished {
             self.report_closed(record);
         }
@@ -144,7 +144,7 @@ impl Agent {
     }
 
     fn left_behind(&mut self, window: &OpenWindow) {
-        let Some(site) = self.targets.iter().find(|s| *s.name == *window.target) else { return };
+        let Some(handle) = self.targets.iter().find(|s| *s.name == *window.target) else { return };
         let (marks, means, deadline) = match &window.method {
             OpenMethod::Http(request) => (Some(request.marks.clone()), request.means(), request.deadline),
             OpenMethod::Nsys { .. } => (None, Means::Nsys, Duration::ZERO),
@@ -152,7 +152,7 @@ impl Agent {
         };
         let (incident, since) = (Arc::from(window.incident.as_str()), window.sent_at);
         let open = watch::OpenWindow { incident, marks, means, phase: WindowPhase::Unknown, since, deadline };
-        let (target, attempt): (TargetId, _) = (site.target, window.attempt.clone());
+        let (target, attempt): (TargetId, _) = (handle.target, window.attempt.clone());
         let event = Event::LeftBehind { target, attempt, window: open };
         self.watch.handle(event, self.clock.now(), &mut Vec::new());
     }

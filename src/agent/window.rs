@@ -195,7 +195,7 @@ pub async fn begin(
 /// Takes this agent's turn on the server. A folder that hangs or cannot be written costs the turns, not
 /// the window: it is rare that two agents watch one server.
 async fn turn(
-    site: &TargetHandle,
+    handle: &TargetHandle,
     request: &StartRequest,
     state: &State,
     now: Time,
@@ -204,8 +204,8 @@ async fn turn(
         .marks
         .dir
         .as_deref()
-        .and_then(|dir| site.paths.agent_view(dir).parent().map(std::path::Path::to_owned));
-    let url = site.server.base().to_owned();
+        .and_then(|dir| handle.paths.agent_view(dir).parent().map(std::path::Path::to_owned));
+    let url = handle.server.base().to_owned();
     let until = now + START_TIMEOUT + request.deadline + TURN;
     let holder = Holder { agent: state.agent().to_string(), process: std::process::id(), until };
     let taking =

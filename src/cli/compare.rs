@@ -53,7 +53,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "REGEX")]
     rank_regex: Option<Regex>,
 
-    /// Whose a process, or a file with this in its name, is: 743=dp1, nodeB=dp1-tp0. Repeatable.
+    /// CollectionOwner a process, or a file with this in its name, is: 743=dp1, nodeB=dp1-tp0. Repeatable.
     #[arg(long, value_name = "PID|PART=RANK")]
     rank: Vec<String>,
 }

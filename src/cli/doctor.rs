@@ -23,7 +23,7 @@ use crate::observe::process::{ancestors, listener};
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{Policy, admit, check};
 use skewtrap_core::capture::captured::Captured;
-use skewtrap_core::capture::facts::{Answered, Facts};
+use skewtrap_core::capture::facts::{HealthAnswer, Facts};
 use skewtrap_core::capture::governor::{CaptureRequest, Ledger};
 use skewtrap_core::capture::plan::{WindowNaming, plan};
 use skewtrap_core::capture::preflight::{self, Need};
@@ -186,13 +186,13 @@ impl Checks {
             (None, error) => self.add(target, false, "server", error.clone().unwrap_or_default()),
         }
         let health = match (facts.health.last(), facts.health.median()) {
-            (Some((_, Answered::Well(took))), Some(median)) => {
+            (Some((_, HealthAnswer::Healthy(took))), Some(median)) => {
                 format!("answers in {}, usually {}", Span(*took), Span(median))
             }
-            (Some((_, Answered::Ill(why))), _) => why.clone(),
+            (Some((_, HealthAnswer::Unhealthy(why))), _) => why.clone(),
             _ => "was not asked".into(),
         };
-        self.add(target, matches!(facts.health.last(), Some((_, Answered::Well(_)))), "health", health);
+        self.add(target, matches!(facts.health.last(), Some((_, HealthAnswer::Healthy(_)))), "health", health);
         self.ranks(target, examined, now);
         self.log(target, examined);
         if target.folders.is_empty() {
@@ -303,14 +303,14 @@ impl Checks {
             Err(refusal) => self.add(target, false, "window", refusal.to_string()),
             Ok(None) => {}
             Ok(Some(capture_plan)) => {
-                let habit = facts.health.median().unwrap_or_default();
+                let usual_health = facts.health.median().unwrap_or_default();
                 let cancel = CancellationToken::new();
                 let stop = cancel.clone();
                 tokio::spawn(async move {
                     let _ = tokio::signal::ctrl_c().await;
                     stop.cancel();
                 });
-                let outcome = take_one(&store, &handle, log, &capture_plan, habit, cancel)
+                let outcome = take_one(&store, &handle, log, &capture_plan, usual_health, cancel)
                     .await
                     .context("no window was taken")?;
                 let (ok, message) = outcome_text(&outcome);

@@ -6,7 +6,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::http::{Server, body, client};
-use skewtrap_core::capture::facts::{Answered, ServerFacts};
+use skewtrap_core::capture::facts::{HealthAnswer, ServerFacts};
 
 /// The timeout for `/health`, which does not answer while the server exports a trace.
 pub const HEALTH_LIMIT: Duration = Duration::from_secs(20);
@@ -23,17 +23,17 @@ pub const LOADS_PATHS: [&str; 2] = ["/v1/loads", "/get_load"];
 #[derive(Clone, Debug, PartialEq)]
 pub enum Health {
     /// An answer.
-    Answered(Answered),
+    Answered(HealthAnswer),
     /// The connection was refused.
-    NobodyListens,
+    ConnectionRefused,
 }
 
 impl Health {
     /// As the core takes it.
-    pub fn answered(self) -> Answered {
+    pub fn answered(self) -> HealthAnswer {
         match self {
             Self::Answered(answered) => answered,
-            Self::NobodyListens => Answered::Ill("nobody listens there".into()),
+            Self::ConnectionRefused => HealthAnswer::Unhealthy("nobody listens there".into()),
         }
     }
 }
@@ -84,15 +84,15 @@ pub async fn first_loads_path<T, F: Future<Output = T>>(
 pub async fn health(server: &Server) -> Health {
     let sent = Instant::now();
     match server.get("/health").timeout(HEALTH_LIMIT).send().await {
-        Ok(answer) if answer.status().is_success() => Health::Answered(Answered::Well(sent.elapsed())),
+        Ok(answer) if answer.status().is_success() => Health::Answered(HealthAnswer::Healthy(sent.elapsed())),
         Ok(answer) => {
-            Health::Answered(Answered::Ill(format!("/health answered {}", answer.status().as_u16())))
+            Health::Answered(HealthAnswer::Unhealthy(format!("/health answered {}", answer.status().as_u16())))
         }
         Err(error) if error.is_timeout() => {
-            Health::Answered(Answered::Ill(format!("/health did not answer in {} s", HEALTH_LIMIT.as_secs())))
+            Health::Answered(HealthAnswer::Unhealthy(format!("/health did not answer in {} s", HEALTH_LIMIT.as_secs())))
         }
-        Err(error) if error.is_connect() => Health::NobodyListens,
-        Err(error) => Health::Answered(Answered::Ill(format!("/health broke off: {}", error.without_url()))),
+        Err(error) if error.is_connect() => Health::ConnectionRefused,
+        Err(error) => Health::Answered(HealthAnswer::Unhealthy(format!("/health broke off: {}", error.without_url()))),
     }
 }
 

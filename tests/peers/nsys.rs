@@ -41,7 +41,7 @@ async fn the_real_nsys_takes_two_windows_of_a_live_process_without_ending_it() {
         assert!(strings > 100, "the export of a real window has strings: {strings}");
     }
     assert!(server.is_alive());
-    assert_eq!(server.desk.state.ledger().unwrap().attempts.len(), 2);
+    assert_eq!(server.store.state.ledger().unwrap().attempts.len(), 2);
 }
 
 /// A window that an agent left behind just as it started it.
@@ -63,13 +63,13 @@ async fn a_real_collection_that_was_left_behind_is_stopped_however_late_and_some
     let Some(program) = real_nsys() else { return };
     let name = format!("skewtrap-left-{}", std::process::id());
     let server = Wrapped::start(&program, &["launch", &format!("--session-new={name}"), "--trace=osrt"]);
-    let (nsys, clock) = (&server.site.nsys, server.desk.clock);
+    let (nsys, clock) = (&server.handle.nsys, server.store.clock);
     let session = || async {
         let sessions = nsys.sessions().await.unwrap();
         sessions.into_iter().find(|s| s.name == name).unwrap()
     };
-    let output = output_of(&server.desk, "i1", 1);
-    server.desk.bundles.scratch("i1", 1).unwrap();
+    let output = output_of(&server.store, "i1", 1);
+    server.store.bundles.scratch("i1", 1).unwrap();
     let (ready, hour) = (session().await, Duration::from_secs(3600));
 
     // Ours began when ours was sent: the agent is back after an hour, and stops it at once.

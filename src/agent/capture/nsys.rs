@@ -39,7 +39,7 @@ const STATE_POLL: Duration = Duration::from_millis(100);
 /// The state could not be written; then nothing was started.
 pub async fn capture(
     store: &CaptureStore,
-    site: &TargetHandle,
+    handle: &TargetHandle,
     spec: &NsysWindow,
     attempt: &Attempt,
     record: &Record,
@@ -57,9 +57,9 @@ pub async fn capture(
         unproven: None,
     };
     crate::agent::window::begin(&store.state, attempt, &window, record).await?;
-    let (store, site, spec) = (store.clone(), site.clone(), spec.clone());
+    let (store, handle, spec) = (store.clone(), handle.clone(), spec.clone());
     let (number, exchanges) = (record.incident.window(), Vec::new());
-    let taking = Taking { store: store.clone(), site: site.clone(), spec, window, number, links, exchanges };
+    let taking = Taking { store: store.clone(), handle: handle.clone(), spec, window, number, links, exchanges };
     // A task of its own: a caller that is dropped does not leave a session collecting.
     let taken = tokio::spawn(taking.run());
     match taken.await {
@@ -72,7 +72,7 @@ pub async fn capture(
             Ok(match left {
                 Some(window) => {
                     let output = output_of(&store, &window.incident, number);
-                    close(&site.nsys, &window, &output, store.clock.now()).await
+                    close(&handle.nsys, &window, &output, store.clock.now()).await
                 }
                 None => CaptureResult {
                     means: Means::Nsys,
@@ -92,7 +92,7 @@ pub fn output_of(store: &CaptureStore, incident: &str, number: usize) -> PathBuf
 
 struct Taking {
     store: CaptureStore,
-    site: TargetHandle,
+    handle: TargetHandle,
     spec: NsysWindow,
     window: OpenWindow,
     /// Of the capture within its incident.
@@ -155,7 +155,7 @@ impl Taking {
             CaptureResult { means: Means::Nsys, sent_at: self.store.clock.now(), ..CaptureResult::default() };
         let collected = self.collect(&mut result).await;
         if self.window.granted
-            && self.links.meter.recovery(&self.site.server, &self.links.cancel).await.is_none()
+            && self.links.meter.recovery(&self.handle.server, &self.links.cancel).await.is_none()
         {
             result.notes.push(NOT_RECOVERED.into());
         }
@@ -178,7 +178,7 @@ impl Taking {
 
     /// From the session to the path of the report.
     async fn collect(&mut self, result: &mut CaptureResult) -> Result<PathBuf, Failed> {
-        let nsys = self.site.nsys.clone();
+        let nsys = self.handle.nsys.clone();
         let session = self.session(&nsys, result).await?;
         self.store.bundles.scratch(&self.window.incident, self.number).map_err(Failed::closed)?;
         let output = output_of(&self.store, &self.window.incident, self.number);
@@ -188,7 +188,7 @@ impl Taking {
         result.sent_at = self.window.sent_at;
         self.begin(&nsys, &session, &output, result.sent_at).await?;
         self.show(WindowPhase::Open);
-        let (probe, _) = self.links.meter.probe(self.site.server.clone(), None);
+        let (probe, _) = self.links.meter.probe(self.handle.server.clone(), None);
         self.hold().await;
         self.show(WindowPhase::Stopping);
         let stopped_at = self.store.clock.now();
@@ -239,7 +239,7 @@ impl Taking {
     async fn session(&self, nsys: &Nsys, result: &mut CaptureResult) -> Result<Session, Failed> {
         // Read anew before every start: ids change when a server is launched again.
         let sessions = nsys.sessions().await.map_err(Failed::closed)?;
-        let port = self.site.server.port().unwrap_or(0);
+        let port = self.handle.server.port().unwrap_or(0);
         // All of /proc is walked.
         let walk = tokio::task::spawn_blocking(move || {
             let chain = listener(port).map(ancestors).unwrap_or_default();

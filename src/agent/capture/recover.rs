@@ -25,9 +25,9 @@ use skewtrap_trace::time::Time;
 
 /// A server as closing a window needs it.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct KnownTarget {
     /// The server.
-    pub site: TargetHandle,
+    pub handle: TargetHandle,
     /// Its log, where it is a file.
     pub log: Option<PathBuf>,
 }
@@ -150,21 +150,21 @@ fn end_of(record: &Record, now: Time) -> AttemptEnd {
 /// its target's name.
 pub async fn close(
     store: CaptureStore,
-    known: Option<Known>,
+    known: Option<KnownTarget>,
     window: OpenWindow,
     record: Record,
     cancel: CancellationToken,
 ) -> Taken {
     let attempt = window.attempt.clone();
     let result = match known {
-        None => nowhere(&window),
+        None => no_server(&window),
         Some(known) => closed(&store, known, window, &record, cancel).await,
     };
     let (merged, problem) = (None, None);
     Finalizer { store, attempt, record, result, merged, problem }.run().await
 }
 
-fn nowhere(window: &OpenWindow) -> CaptureResult {
+fn no_server(window: &OpenWindow) -> CaptureResult {
     let why = format!("no target is called {} any more, so its window cannot be closed", window.target);
     let (failure, unproven) = (Some(why.clone()), Some(why));
     CaptureResult {
@@ -178,7 +178,7 @@ fn nowhere(window: &OpenWindow) -> CaptureResult {
 
 async fn closed(
     store: &CaptureStore,
-    Known { site, log }: Known,
+    KnownTarget { handle, log }: KnownTarget,
     window: OpenWindow,
     record: &Record,
     cancel: CancellationToken,
@@ -197,13 +197,13 @@ async fn closed(
             let reader = log.map(|log| tokio::spawn(follow(log, end, sender)));
             let links = Links { signals, status: watch::Sender::new(status), meter, cancel };
             let state = (&store.state, store.clock);
-            let outcome = window::resume(&site, &request, window, lines, moved, state, links).await;
+            let outcome = window::resume(&handle, &request, window, lines, moved, state, links).await;
             reader.inspect(tokio::task::JoinHandle::abort);
             result_of(outcome, &request)
         }
         OpenMethod::Nsys { .. } => {
             let output = nsys::output_of(store, &window.incident, record.incident.window());
-            let result = nsys::close(&site.nsys, &window, &output, store.clock.now()).await;
+            let result = nsys::close(&handle.nsys, &window, &output, store.clock.now()).await;
             with_scratched(store, result, record).await
         }
         OpenMethod::Command { group } => {

@@ -29,7 +29,7 @@ pub struct Task {
     /// What is to be done.
     pub plan: CapturePlan,
     /// Its server.
-    pub site: TargetHandle,
+    pub handle: TargetHandle,
     /// Where captures are stored.
     pub store: CaptureStore,
     /// What measures its cost.
@@ -47,9 +47,9 @@ impl Task {
         let phases = tokio::spawn(report_phases(self.incident.id.clone(), seen, self.tx.clone()));
         let links = Links { signals, status, meter: self.meter.clone(), cancel };
         let evidence = evidence(self.incident.clone(), self.tx.clone());
-        let (store, site, plan) = (self.store.clone(), self.site.clone(), self.plan.clone());
+        let (store, handle, plan) = (self.store.clone(), self.handle.clone(), self.plan.clone());
         // A task of its own: even if it panics, the loop learns that the window is over.
-        let taking = async move { take(&store, &site, &plan, &record, evidence, links).await };
+        let taking = async move { take(&store, &handle, &plan, &record, evidence, links).await };
         let taken = tokio::spawn(taking).await;
         phases.abort();
         match taken {

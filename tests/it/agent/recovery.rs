@@ -8,7 +8,7 @@ use crate::support::stage::{Stage, config};
 use serde_json::Value;
 use skewtrap::act::profile;
 use skewtrap::act::state::{OpenMethod, OpenWindow};
-use skewtrap::agent::capture::{CaptureStore, Known, Taken, close, find};
+use skewtrap::agent::capture::{CaptureStore, KnownTarget, Taken, close, find};
 use skewtrap::demo::sglang::{Config, Faults};
 use skewtrap::demo::shell::RunningDouble;
 use skewtrap_core::capture::admit::CaptureMethod;
@@ -105,7 +105,7 @@ async fn left_open(stage: Stage) -> RunningDouble {
     let spec = CaptureSpec::Http(HttpWindow { num_steps: Some(5), ..HttpWindow::default() });
     let grant = stage.grant(spec, &[0, 1], "left").await.unwrap();
     let CaptureMethod::Http(request) = &grant.method else { panic!("it is an HTTP window") };
-    let (now, state) = (stage.desk.clock.now(), &stage.desk.state);
+    let (now, state) = (stage.store.clock.now(), &stage.store.state);
     let mut window = OpenWindow {
         attempt: grant.attempt.id.clone(),
         incident: "left".into(),
@@ -119,7 +119,7 @@ async fn left_open(stage: Stage) -> RunningDouble {
     let mut record = stage::record("left", state.agent().clone(), now);
     record.incident.capture = CaptureOutcome::Open { since: now };
     state.begin(&grant.attempt, &window, Some(&record)).unwrap();
-    let (answer, _) = profile::start(&stage.site.server, request, now).await;
+    let (answer, _) = profile::start(&stage.handle.server, request, now).await;
     assert_eq!(answer, Answer::Ok);
     window.granted = true;
     state.update(&window).unwrap();
@@ -187,15 +187,15 @@ async fn a_slow_export_of_a_window_that_was_left_open_does_not_keep_the_agent_fr
 
 /// An incident whose first capture is kept, and whose second one an agent left open when it died.
 fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record) {
-    let desk = stage::desk(dir);
+    let store = stage::store(dir);
     // The state keeps microseconds.
-    let now = Time::from_epoch_s(desk.clock.now().epoch_s());
-    let agent = desk.state.agent().clone();
+    let now = Time::from_epoch_s(store.clock.now().epoch_s());
+    let agent = store.state.agent().clone();
     let mut record = stage::record("i1", agent, now);
     record.incident.capture = CaptureOutcome::Done(Captured::default());
     let first = CapturedFile { path: "traces/a.trace.json.gz".into(), size: 5, ..CapturedFile::default() };
     record.files = vec![first];
-    desk.bundles.create(&record, b"{}\n").unwrap();
+    store.bundles.create(&record, b"{}\n").unwrap();
     record.incident.capture_again(CaptureOutcome::Open { since: now }, Some(1.4));
     let attempt = |number: u32, badness| Attempt {
         id: format!("i1/{number}"),
@@ -219,44 +219,44 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
         instance: None,
         unproven: None,
     };
-    desk.state.begin(&attempt(1, 1.4), &window(1), None).unwrap();
+    store.state.begin(&attempt(1, 1.4), &window(1), None).unwrap();
     let end =
         AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 5, unproven: None, cost: None, harm: None };
-    desk.state.end("i1/1", &end).unwrap();
-    desk.state.begin(&attempt(2, 2.2), &window(2), Some(&record)).unwrap();
-    (desk, window(2), record)
+    store.state.end("i1/1", &end).unwrap();
+    store.state.begin(&attempt(2, 2.2), &window(2), Some(&record)).unwrap();
+    (store, window(2), record)
 }
 
 #[tokio::test]
 async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_files_stay() {
     let dir = tempfile::tempdir().unwrap();
-    let (desk, window, record) = second_left_open(dir.path());
-    let scratch = desk.bundles.scratch("i1", 2).unwrap();
+    let (store, window, record) = second_left_open(dir.path());
+    let scratch = store.bundles.scratch("i1", 2).unwrap();
     std::fs::write(scratch.join("out.txt"), b"half").unwrap();
-    let still_fires = stage::record("i0", desk.state.agent().clone(), record.incident.fired_at);
-    desk.bundles.create(&still_fires, b"{}\n").unwrap();
-    let found = find(&desk).unwrap();
+    let still_fires = stage::record("i0", store.state.agent().clone(), record.incident.fired_at);
+    store.bundles.create(&still_fires, b"{}\n").unwrap();
+    let found = find(&store).unwrap();
     assert_eq!(found.left, [(window.clone(), record.clone())]);
     assert!(found.finished.is_empty());
     assert_eq!(found.open, [still_fires], "it has no window, and is to be told resolved");
-    let site = stage::site("http://127.0.0.1:9");
-    let known = Some(Known { site, log: None });
+    let handle = stage::handle("http://127.0.0.1:9");
+    let known = Some(KnownTarget { handle, log: None });
     let (mut record, cancel) = (record, tokio_util::sync::CancellationToken::new());
-    let taken = close(desk.clone(), known, window, record.clone(), cancel).await;
+    let taken = close(store.clone(), known, window, record.clone(), cancel).await;
     let Taken::Stored { capture, .. } = taken else { panic!("{taken:?}") };
     record.complete(&capture);
     assert_eq!(
-        desk.state.unfinished_incidents().unwrap(),
+        store.state.unfinished_incidents().unwrap(),
         [(record.clone(), false)],
         "the next agent knows it all"
     );
-    desk.bundles.update(record.incident.clone()).unwrap();
-    let there = desk.bundles.read("i1").unwrap();
+    store.bundles.update(record.incident.clone()).unwrap();
+    let there = store.bundles.read("i1").unwrap();
     assert_eq!(there, record);
     let files: Vec<&str> = there.files.iter().map(|f| f.path.as_str()).collect();
     assert_eq!(files, ["traces/a.trace.json.gz", "traces-2/out.txt"]);
     assert_eq!((there.incident.capture.word(), there.incident.earlier[0].capture.word()), ("failed", "done"));
-    let marks: Vec<(f64, u64)> = desk
+    let marks: Vec<(f64, u64)> = store
         .state
         .ledger()
         .unwrap()
@@ -270,19 +270,19 @@ async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_fil
 #[test]
 fn a_bundle_that_knows_of_the_first_capture_only_hears_how_the_second_ended() {
     let dir = tempfile::tempdir().unwrap();
-    let (desk, window, record) = second_left_open(dir.path());
+    let (store, window, record) = second_left_open(dir.path());
     let end = AttemptEnd {
-        at: desk.clock.now(),
+        at: store.clock.now(),
         stalled: Duration::ZERO,
         bytes: 0,
         unproven: None,
         cost: None,
         harm: None,
     };
-    desk.state.end(&window.attempt, &end).unwrap();
-    let told = find(&desk).unwrap().finished;
+    store.state.end(&window.attempt, &end).unwrap();
+    let told = find(&store).unwrap().finished;
     assert_eq!(told.len(), 1);
     assert_eq!((told[0].incident.window(), told[0].incident.capture.word()), (2, "failed"));
-    assert_eq!(desk.bundles.read("i1"), Some(told[0].clone()));
+    assert_eq!(store.bundles.read("i1"), Some(told[0].clone()));
     assert_eq!(told[0].files, record.files);
 }

@@ -30,7 +30,7 @@ async fn a_disk_that_is_full_in_the_middle_of_an_export_is_named() {
     assert!(why.starts_with("the server went away in the middle of the window"), "{why}");
     assert!(why.contains("No space left on device") && why.contains("raise keep.min_free"), "{why}");
     assert_eq!(kept.end.unproven, None);
-    assert!(stage.desk.state.open_windows().unwrap().is_empty());
+    assert!(stage.store.state.open_windows().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn a_bundle_that_does_not_fit_is_told_and_the_files_stay_where_they_are() 
     assert!(captured.notes.contains(&trouble), "{:?}", captured.notes);
     assert_eq!((captured.quality, captured.files.len()), (Quality::Usable, 2));
     assert!(captured.files.iter().all(|f| f.path.starts_with(&stage.base()) && f.inode.is_some()));
-    assert!(stage.desk.state.open_windows().unwrap().is_empty() && stage.is_closed_and_alive().await);
+    assert!(stage.store.state.open_windows().unwrap().is_empty() && stage.is_closed_and_alive().await);
 }
 
 #[test]
@@ -83,10 +83,10 @@ async fn an_attempt_that_does_not_fit_into_the_state_sends_nothing() {
     let spec = CaptureSpec::Http(short());
     let grant = stage.grant(spec, &[0, 1], "i1").await.unwrap();
     disk.fill();
-    let (links, _status) = stage::links(None, &stage.desk, CancellationToken::new());
-    let record = stage::record("i1", stage.desk.state.agent().clone(), stage.desk.clock.now());
+    let (links, _status) = stage::links(None, &stage.store, CancellationToken::new());
+    let record = stage::record("i1", stage.store.state.agent().clone(), stage.store.clock.now());
     let evidence = std::future::ready(Vec::new());
-    let taken = stage::take(&stage.desk, &stage.site, &grant, record, evidence, links).await;
+    let taken = stage::take(&stage.store, &stage.handle, &grant, record, evidence, links).await;
     let error = taken.unwrap_err().to_string();
     assert!(error.contains("cannot be read or written") && error.contains("full"), "{error}");
     assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));

@@ -26,16 +26,16 @@ async fn a_window_on_busy_ranks_brings_a_whole_file_of_each_and_needs_no_stop() 
     assert_eq!((stage.stops(), kept.trouble.as_deref()), (0, None));
     assert!(captured.files.iter().all(|f| f.whole && f.sha256.len() == 64 && f.rank.is_some()));
     // The record on disk is the record, and its files lie where it says.
-    let on_disk = stage.desk.bundles.read("i1").unwrap();
+    let on_disk = stage.store.bundles.read("i1").unwrap();
     assert_eq!(on_disk.incident.capture.word(), "done");
     for file in &on_disk.files {
-        let path = stage.desk.bundles.path("i1").join(&file.path);
+        let path = stage.store.bundles.path("i1").join(&file.path);
         assert_eq!(std::fs::metadata(path).unwrap().len(), file.size);
     }
     assert_eq!(on_disk.exchanges[0].request, "POST /start_profile");
     assert_eq!(on_disk.exchanges[0].body.as_ref().unwrap()["start_step"], 1);
-    assert!(stage.desk.state.open_windows().unwrap().is_empty());
-    let end = stage.desk.state.ledger().unwrap().attempts[0].end.clone().unwrap();
+    assert!(stage.store.state.open_windows().unwrap().is_empty());
+    let end = stage.store.state.ledger().unwrap().attempts[0].end.clone().unwrap();
     assert_eq!((end.bytes, end.unproven), (captured.files.iter().map(|f| f.size).sum(), None));
 }
 
@@ -67,7 +67,7 @@ async fn merge_profiles_is_done_by_the_agent_and_never_sent() {
     let merged = kept.record.files.last().unwrap();
     assert_eq!((merged.path.as_str(), merged.whole), ("merged-skewtrap-i1.trace.json.gz", true));
     assert_eq!(kept.trouble, None);
-    assert!(stage.desk.bundles.path("i1").join(&merged.path).exists());
+    assert!(stage.store.bundles.path("i1").join(&merged.path).exists());
 }
 
 /// What must come of a fault: the sentence's beginning, or `done` and a quality.
@@ -234,7 +234,7 @@ async fn every_fault_ends_in_a_named_state_and_a_message_and_the_server_survives
             let is_up = !matches!(case.wanted, Wanted::Dies(..)) || case.name == "restart in the window";
             assert_eq!(stage.ask(|w| w.is_up()).await, is_up, "{}: is the server up?", case.name);
             // The row of one that is not proven closed stays, with the reason.
-            let rows = stage.desk.state.open_windows().unwrap();
+            let rows = stage.store.state.open_windows().unwrap();
             assert!(rows.iter().all(|row| row.unproven.is_some()), "{}", case.name);
             assert_eq!(rows.is_empty(), kept.end.unproven.is_none(), "{}", case.name);
         });
@@ -317,7 +317,7 @@ async fn somebody_elses_start_over_ours_is_told_and_its_end_waited_for() {
     let said = format!("{:?}", kept.record.incident.capture);
     assert!(said.contains("somebody"), "{said}");
     assert!(stage.is_closed_and_alive().await, "{said}");
-    assert!(stage.desk.state.open_windows().unwrap().is_empty());
+    assert!(stage.store.state.open_windows().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -386,7 +386,7 @@ async fn the_deadline_holds_though_the_task_that_opened_the_window_is_gone() {
     }
     task.abort();
     // The row of one that is not proven closed stays, with the reason.
-    while stage.desk.state.open_windows().unwrap().iter().any(|row| row.unproven.is_none()) {
+    while stage.store.state.open_windows().unwrap().iter().any(|row| row.unproven.is_none()) {
         tokio::task::yield_now().await;
     }
     // Nobody hears the log any more: if the steps ran out first, a stop is tried again.

@@ -91,8 +91,8 @@ async fn a_disk_that_is_full_in_the_middle_of_a_report_is_named_and_what_there_i
     };
     assert!(why.contains("No space left on device") && why.contains("free some space first"), "{why}");
     assert_eq!((captured.files[0].path.as_str(), captured.files[0].whole), ("traces/window.qdstrm", false));
-    assert!(server.desk.state.open_windows().unwrap().is_empty() && server.is_alive());
-    let left: Vec<_> = std::fs::read_dir(server.desk.bundles.root()).unwrap().flatten().collect();
+    assert!(server.store.state.open_windows().unwrap().is_empty() && server.is_alive());
+    let left: Vec<_> = std::fs::read_dir(server.store.bundles.root()).unwrap().flatten().collect();
     assert_eq!(left.len(), 1, "nothing lies beside the bundle: {left:?}");
 }
 
@@ -102,7 +102,7 @@ async fn a_session_that_the_agent_does_not_see_is_told_with_the_tmpdir_to_use() 
     let theirs = server.dir.path().display().to_string();
     // Sessions are files below TMPDIR: under another one there are none.
     let elsewhere = server.dir.path().join("elsewhere").display().to_string();
-    server.site.nsys.environment =
+    server.handle.nsys.environment =
         vec![("FAKE_NSYS_STATE".into(), elsewhere.clone()), ("TMPDIR".into(), elsewhere.clone())];
     let why = server.fails("i1", NsysSession::OfTarget).await;
     assert!(why.contains("nsys shows the agent no session of it"), "{why}");
@@ -122,7 +122,7 @@ async fn a_server_that_dies_in_the_middle_of_an_nsys_window_leaves_nothing_runni
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
-            let pid = server.site.server.port().and_then(skewtrap::observe::process::listener).unwrap();
+            let pid = server.handle.server.port().and_then(skewtrap::observe::process::listener).unwrap();
             Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap();
         });
     let CaptureOutcome::Failed { why, .. } = kept.record.incident.capture else {
@@ -130,7 +130,7 @@ async fn a_server_that_dies_in_the_middle_of_an_nsys_window_leaves_nothing_runni
     };
     assert!(why.starts_with("the server went away in the middle of the window"), "{why}");
     assert_eq!(kept.end.unproven, None);
-    assert!(server.desk.state.open_windows().unwrap().is_empty());
+    assert!(server.store.state.open_windows().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -170,13 +170,13 @@ async fn a_slow_generation_is_waited_for() {
 #[tokio::test]
 async fn a_server_that_is_not_under_nsys_and_an_nsys_that_is_not_there_are_said_with_what_to_do() {
     let mut server = Wrapped::start(Path::new("env"), &[]);
-    server.site.nsys = Nsys::new("/nonexistent/nsys");
+    server.handle.nsys = Nsys::new("/nonexistent/nsys");
     let why = server.fails("i1", NsysSession::OfTarget).await;
     assert!(why.starts_with("nsys cannot be run (/nonexistent/nsys: "), "{why}");
     let fake = Path::new(FAKE);
-    let environment = server.site.nsys.environment.clone();
-    server.site.nsys = Nsys::new(fake);
-    server.site.nsys.environment = vec![("FAKE_NSYS_STATE".into(), server.state("").display().to_string())];
+    let environment = server.handle.nsys.environment.clone();
+    server.handle.nsys = Nsys::new(fake);
+    server.handle.nsys.environment = vec![("FAKE_NSYS_STATE".into(), server.state("").display().to_string())];
     drop(environment);
     let why = server.fails("i2", NsysSession::OfTarget).await;
     assert!(why.contains("runs under no nsys session that can be proven; nsys has no session"), "{why}");

@@ -14,7 +14,7 @@ use skewtrap::observe;
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{CapturePlan, Policy, admit};
 use skewtrap_core::capture::captured::Quality;
-use skewtrap_core::capture::facts::{Answered, Facts};
+use skewtrap_core::capture::facts::{HealthAnswer, Facts};
 use skewtrap_core::capture::governor::CaptureRequest;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::incident::CaptureOutcome;
@@ -25,8 +25,8 @@ const BUSY: [(u32, u32); 2] = [(40, 2), (9, 0)];
 
 struct Vllm {
     double: RunningDouble,
-    desk: CaptureStore,
-    site: TargetHandle,
+    store: CaptureStore,
+    handle: TargetHandle,
     folder: String,
 }
 
@@ -37,15 +37,15 @@ impl Vllm {
         let load = LoadTrack::constant(stage::begin(), &BUSY);
         let config = Config { faults, ..Config::new(version, 2, load, profiles.then_some(folder.as_str())) };
         let double = stage::play(World::new(config, stage::begin()), dir).await;
-        let (desk, site) = (stage::desk(dir), stage::site(&double.url));
-        Self { double, desk, site, folder }
+        let (store, handle) = (stage::store(dir), stage::handle(&double.url));
+        Self { double, store, handle, folder }
     }
 
     async fn window(&self, incident: &str) -> stage::Kept {
-        let info = observe::server::facts(&self.site.server, 2).await.unwrap();
-        let now = self.desk.clock.now();
+        let info = observe::server::facts(&self.handle.server, 2).await.unwrap();
+        let now = self.store.clock.now();
         let mut facts = Facts { server: Some(info), sees_log: true, ..Facts::default() };
-        facts.health.answered(Answered::Well(Duration::from_millis(5)), now);
+        facts.health.answered(HealthAnswer::Healthy(Duration::from_millis(5)), now);
         facts.rank_seen(Rank::dp(0), true, now);
         facts.rank_seen(Rank::dp(1), true, now);
         let limits = Limits { cooldown: Duration::ZERO, captures: 9, per: Duration::from_secs(9) };
@@ -66,11 +66,11 @@ impl Vllm {
             accept_risk: vec!["server_timer".into()],
             ..HttpWindow::default()
         });
-        let ledger = self.desk.state.ledger().unwrap();
+        let ledger = self.store.state.ledger().unwrap();
         let grant: CapturePlan = admit(&spec, &wish, &ledger, &facts, &policy, 1.0, now).unwrap().unwrap();
-        let (links, _shown) = stage::links(None, &self.desk, CancellationToken::new());
-        let record = stage::record(incident, self.desk.state.agent().clone(), now);
-        stage::take(&self.desk, &self.site, &grant, record, std::future::ready(Vec::new()), links)
+        let (links, _shown) = stage::links(None, &self.store, CancellationToken::new());
+        let record = stage::record(incident, self.store.state.agent().clone(), now);
+        stage::take(&self.store, &self.handle, &grant, record, std::future::ready(Vec::new()), links)
             .await
             .unwrap()
     }

@@ -43,8 +43,8 @@ fn plays_the_server_when_asked() {
 /// A server under an nsys, with all that a capture needs.
 pub struct Wrapped {
     pub dir: tempfile::TempDir,
-    pub desk: CaptureStore,
-    pub site: TargetHandle,
+    pub store: CaptureStore,
+    pub handle: TargetHandle,
     pub launcher: Child,
     pub program: PathBuf,
 }
@@ -79,14 +79,14 @@ impl Wrapped {
             .spawn()
             .unwrap();
         let port = wait_for(&mut launcher, &port_file)?;
-        let desk = stage::desk(dir.path());
-        let mut site = stage::site(&format!("http://127.0.0.1:{port}"));
-        site.nsys = Nsys::new(program);
-        site.nsys.environment = vec![
+        let store = stage::store(dir.path());
+        let mut handle = stage::handle(&format!("http://127.0.0.1:{port}"));
+        handle.nsys = Nsys::new(program);
+        handle.nsys.environment = vec![
             ("FAKE_NSYS_STATE".into(), dir.path().join("nsys").display().to_string()),
             ("TMPDIR".into(), dir.path().display().to_string()),
         ];
-        Some(Self { dir, desk, site, launcher, program: program.to_owned() })
+        Some(Self { dir, store, handle, launcher, program: program.to_owned() })
     }
 
     pub fn fake(args: &[&str]) -> Self {
@@ -125,7 +125,7 @@ impl Wrapped {
 
     pub async fn window_of(&self, incident: &str, session: NsysSession, duration: Duration) -> stage::Kept {
         let spec = NsysWindow { session, duration, args: Vec::new(), accept_risk: Vec::new() };
-        let now = self.desk.clock.now();
+        let now = self.store.clock.now();
         let attempt = Attempt {
             id: format!("{incident}/1"),
             rule: "r".into(),
@@ -139,16 +139,16 @@ impl Wrapped {
             end: None,
         };
         let grant = CapturePlan { attempt, method: CaptureMethod::Nsys(spec) };
-        let record = stage::record(incident, self.desk.state.agent().clone(), now);
-        let (links, _shown) = stage::links(None, &self.desk, CancellationToken::new());
-        stage::take(&self.desk, &self.site, &grant, record, std::future::ready(Vec::new()), links)
+        let record = stage::record(incident, self.store.state.agent().clone(), now);
+        let (links, _shown) = stage::links(None, &self.store, CancellationToken::new());
+        stage::take(&self.store, &self.handle, &grant, record, std::future::ready(Vec::new()), links)
             .await
             .unwrap()
     }
 
     pub async fn fails(&self, incident: &str, session: NsysSession) -> String {
         let kept = self.window(incident, session).await;
-        assert!(self.desk.state.open_windows().unwrap().is_empty());
+        assert!(self.store.state.open_windows().unwrap().is_empty());
         match kept.record.incident.capture {
             CaptureOutcome::Failed { why, .. } => why,
             other => panic!("{other:?}"),
@@ -163,7 +163,7 @@ impl Wrapped {
 impl Drop for Wrapped {
     fn drop(&mut self) {
         // The server is a grandchild: it is found by its port.
-        if let Some(pid) = self.site.server.port().and_then(skewtrap::observe::process::listener) {
+        if let Some(pid) = self.handle.server.port().and_then(skewtrap::observe::process::listener) {
             let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).status();
         }
         let _ = self.launcher.wait();

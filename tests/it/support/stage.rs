@@ -22,12 +22,12 @@ use skewtrap::observe;
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{CapturePlan, Policy, admit};
 use skewtrap_core::capture::captured::Captured;
-use skewtrap_core::capture::facts::{Answered, Facts, Folder};
+use skewtrap_core::capture::facts::{HealthAnswer, Facts, Folder};
 use skewtrap_core::capture::governor::{AttemptEnd, Budget, CaptureRequest};
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::refusal::Refusal;
-use skewtrap_core::capture::stall::Habits;
+use skewtrap_core::capture::stall::UsualIntervals;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::finding::{Finding, Measured, Side, Statistic};
@@ -103,8 +103,8 @@ pub fn failed(outcome: &CaptureOutcome) -> (&str, Option<&Captured>) {
 pub struct Stage {
     pub double: RunningDouble,
     pub dir: PathBuf,
-    pub desk: CaptureStore,
-    pub site: TargetHandle,
+    pub store: CaptureStore,
+    pub handle: TargetHandle,
     pub sees_log: bool,
 }
 
@@ -114,13 +114,13 @@ pub async fn play(engine: impl Into<ServerKind>, dir: &Path) -> RunningDouble {
     shell::start(engine, stage).await.unwrap()
 }
 
-pub fn desk(dir: &Path) -> CaptureStore {
+pub fn store(dir: &Path) -> CaptureStore {
     let state = State::open(&dir.join("state")).unwrap();
     let bundles = Bundles::open(&dir.join("incidents"), state.agent().clone()).unwrap();
     CaptureStore { state, bundles, clock: Clock::start() }
 }
 
-pub fn site(url: &str) -> TargetHandle {
+pub fn handle(url: &str) -> TargetHandle {
     TargetHandle {
         server: Server::new(client::unpooled(None).unwrap(), url, None, None),
         target: "server".into(),
@@ -136,9 +136,9 @@ impl Stage {
     pub async fn of(config: Config, dir: &Path) -> Self {
         std::fs::create_dir_all(dir.join("profiles")).unwrap();
         let double = play(World::new(config, begin()), dir).await;
-        let (desk, mut site) = (desk(dir), site(&double.url));
-        site.instance = observe::server::facts(&site.server, 1).await.ok().map(|facts| facts.instance);
-        Self { double, dir: dir.to_owned(), desk, site, sees_log: true }
+        let (store, mut handle) = (store(dir), handle(&double.url));
+        handle.instance = observe::server::facts(&handle.server, 1).await.ok().map(|facts| facts.instance);
+        Self { double, dir: dir.to_owned(), store, handle, sees_log: true }
     }
 
     /// BASE, as the server sees it; here both see the same.
@@ -147,10 +147,10 @@ impl Stage {
     }
 
     pub async fn facts(&self, busy: &[u16]) -> Facts {
-        let info = observe::server::facts(&self.site.server, busy.len() as u16).await.unwrap();
-        let now = self.desk.clock.now();
+        let info = observe::server::facts(&self.handle.server, busy.len() as u16).await.unwrap();
+        let now = self.store.clock.now();
         let mut facts = Facts { server: Some(info), sees_log: self.sees_log, ..Facts::default() };
-        facts.health.answered(Answered::Well(Duration::from_millis(50)), now);
+        facts.health.answered(HealthAnswer::Healthy(Duration::from_millis(50)), now);
         let seen = observe::artifact::room(Path::new(&self.base()));
         facts.folder_seen(Folder { server_path: self.base(), seen, at: now });
         facts.ranks_at = Some(now);
@@ -188,8 +188,8 @@ impl Stage {
             bundles: None,
         };
         let facts = self.facts(busy).await;
-        let ledger = self.desk.state.ledger().unwrap();
-        admit(&spec, &wish, &ledger, &facts, &policy, 1.0, self.desk.clock.now())
+        let ledger = self.store.state.ledger().unwrap();
+        admit(&spec, &wish, &ledger, &facts, &policy, 1.0, self.store.clock.now())
             .map(|g| g.expect("it captures"))
     }
 
@@ -201,9 +201,9 @@ impl Stage {
 
     pub async fn take(&self, grant: &CapturePlan, cancel: CancellationToken) -> Kept {
         let log = self.sees_log.then(|| self.double.log_path.clone());
-        let (links, _status) = links(log, &self.desk, cancel);
-        let record = record(&grant.attempt.incident, self.desk.state.agent().clone(), self.desk.clock.now());
-        take(&self.desk, &self.site, grant, record, std::future::ready(b"{}\n".to_vec()), links)
+        let (links, _status) = links(log, &self.store, cancel);
+        let record = record(&grant.attempt.incident, self.store.state.agent().clone(), self.store.clock.now());
+        take(&self.store, &self.handle, grant, record, std::future::ready(b"{}\n".to_vec()), links)
             .await
             .unwrap()
     }
@@ -240,23 +240,23 @@ pub struct Kept {
 
 /// Takes a capture, and does with it what the agent's loop and its archive do.
 pub async fn take(
-    desk: &CaptureStore,
-    site: &TargetHandle,
+    store: &CaptureStore,
+    handle: &TargetHandle,
     grant: &CapturePlan,
     mut record: Record,
     evidence: impl Future<Output = Vec<u8>>,
     links: Links,
 ) -> Result<Kept, StateError> {
-    record.incident.capture = CaptureOutcome::Open { since: desk.clock.now() };
-    let taken = skewtrap::agent::capture::take(desk, site, grant, &record, evidence, links).await?;
+    record.incident.capture = CaptureOutcome::Open { since: store.clock.now() };
+    let taken = skewtrap::agent::capture::take(store, handle, grant, &record, evidence, links).await?;
     let (end, trouble) = match taken {
         Taken::Stored { capture, problem } => {
             record.complete(&capture);
-            let _ = desk.bundles.update(record.incident.clone());
+            let _ = store.bundles.update(record.incident.clone());
             (capture.end, problem)
         }
         Taken::LeftOpen => {
-            let now = desk.clock.now();
+            let now = store.clock.now();
             (
                 AttemptEnd {
                     at: now,
@@ -276,18 +276,18 @@ pub async fn take(
 /// Links of a window; with a log, its profiling lines are heard.
 pub fn links(
     log: Option<PathBuf>,
-    desk: &CaptureStore,
+    store: &CaptureStore,
     cancel: CancellationToken,
 ) -> (Links, watch::Receiver<Status>) {
     let (tell, signals) = mpsc::channel(1024);
-    let from = desk.clock.now();
+    let from = store.clock.now();
     let (status, shown) =
         watch::channel(Status { phase: WindowPhase::Starting, distrust: Distrust::opened(from) });
     if let Some(log) = log {
         let skip = std::fs::metadata(&log).map_or(0, |m| m.len());
         tokio::spawn(follow(log, skip as usize, tell));
     }
-    let meter = Meter::new(desk.clock, Duration::from_millis(50), Habits::new());
+    let meter = Meter::new(store.clock, Duration::from_millis(50), UsualIntervals::new());
     (Links { signals, status, meter, cancel }, shown)
 }
 

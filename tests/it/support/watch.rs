@@ -9,7 +9,7 @@ use serde_json::json;
 use skewtrap::config::rules;
 use skewtrap_core::capture::admit::{CapturePlan, Policy};
 use skewtrap_core::capture::captured::{Captured, CapturedFile, Quality};
-use skewtrap_core::capture::facts::{Answered, ServerFacts};
+use skewtrap_core::capture::facts::{HealthAnswer, ServerFacts};
 use skewtrap_core::capture::governor::{AttemptEnd, Ledger};
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::window::WindowPhase;
@@ -216,7 +216,7 @@ impl Play {
 
     pub fn facts(&mut self, now: f64) {
         let info = ServerFacts::of_server_info(&json!({"version": "0.5.16", "dp_size": 2, "device": "cuda"}));
-        for fact in [ServerFact::Info(info), ServerFact::Health(Answered::Well(Duration::from_millis(5)))] {
+        for fact in [ServerFact::Info(info), ServerFact::Health(HealthAnswer::Healthy(Duration::from_millis(5)))] {
             self.tell(Event::Server { target: TargetId(0), fact }, now);
         }
     }
@@ -290,7 +290,7 @@ impl Play {
         self.tell(Event::Compared { incident: incident.clone(), window: 1, note }, now);
     }
 
-    pub fn health(&mut self, now: f64, answered: Answered) {
+    pub fn health(&mut self, now: f64, answered: HealthAnswer) {
         self.tell(Event::Server { target: TargetId(0), fact: ServerFact::Health(answered) }, now);
     }
 }

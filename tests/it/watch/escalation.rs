@@ -139,10 +139,10 @@ fn the_files_of_two_windows_of_one_incident_bear_marks_of_their_own() {
 fn a_refusal_that_is_news_is_told_once_and_the_wish_is_repeated_when_it_may_have_passed() {
     let mut play = captured();
     play.seconds(7, 66, SKEWED);
-    play.health(66.0, Answered::Ill("503".into()));
+    play.health(66.0, HealthAnswer::Unhealthy("503".into()));
     let unwell = |play: &mut Play, from: u32, to: u32| {
         for s in from..to {
-            play.health(f64::from(s), Answered::Ill("503".into()));
+            play.health(f64::from(s), HealthAnswer::Unhealthy("503".into()));
             play.second(f64::from(s), WORSE);
         }
     };
@@ -371,7 +371,7 @@ fn run(steps: &[Step]) -> Result<usize, TestCaseError> {
                 for s in now..now + lasting {
                     play.facts(f64::from(s));
                     if !is_well {
-                        play.health(f64::from(s), Answered::Ill("503".into()));
+                        play.health(f64::from(s), HealthAnswer::Unhealthy("503".into()));
                     }
                     play.second(f64::from(s), LOADS[*load]);
                     if let Some(grant) = play.grants.pop() {

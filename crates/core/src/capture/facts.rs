@@ -227,12 +227,12 @@ fn profile_v2_of(info: &Value) -> Option<bool> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Health {
     recent: Vec<Duration>,
-    last: Option<(Time, Answered)>,
+    last: Option<(Time, HealthAnswer)>,
 }
 
 /// One answer to `/health`.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answered {
+pub enum HealthAnswer {
     /// It reported that it is healthy, after this long.
     Well(Duration),
     /// It did not; the reason.
@@ -244,8 +244,8 @@ impl Health {
     const KEPT: usize = 31;
 
     /// Takes one answer; a bad one does not count towards the median.
-    pub fn answered(&mut self, answer: Answered, at: Time) {
-        if let Answered::Well(took) = answer {
+    pub fn answered(&mut self, answer: HealthAnswer, at: Time) {
+        if let HealthAnswer::Healthy(took) = answer {
             if self.recent.len() == Self::KEPT {
                 self.recent.remove(0);
             }
@@ -255,7 +255,7 @@ impl Health {
     }
 
     /// The last answer and when it arrived.
-    pub fn last(&self) -> Option<&(Time, Answered)> {
+    pub fn last(&self) -> Option<&(Time, HealthAnswer)> {
         self.last.as_ref()
     }
 
@@ -401,11 +401,11 @@ mod tests {
     fn a_bad_answer_does_not_enter_the_habit_of_health() {
         let mut health = Health::default();
         for ms in [1000, 1001, 990] {
-            health.answered(Answered::Well(Duration::from_millis(ms)), Time::from_nanos(1));
+            health.answered(HealthAnswer::Healthy(Duration::from_millis(ms)), Time::from_nanos(1));
         }
-        health.answered(Answered::Ill("503".into()), Time::from_nanos(2));
+        health.answered(HealthAnswer::Unhealthy("503".into()), Time::from_nanos(2));
         assert_eq!(health.median(), Some(Duration::from_millis(1000)));
-        assert_eq!(health.last(), Some(&(Time::from_nanos(2), Answered::Ill("503".into()))));
+        assert_eq!(health.last(), Some(&(Time::from_nanos(2), HealthAnswer::Unhealthy("503".into()))));
     }
 
     #[test]

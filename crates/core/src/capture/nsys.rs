@@ -130,7 +130,7 @@ pub struct Viewer {
 
 /// Who started the collection that a session does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum CollectionOwner {
     /// It began when ours was started.
     Ours,
     /// It began at another time.
@@ -150,11 +150,11 @@ pub const LONGEST_START: Duration = Duration::from_secs(60);
 /// that was ready just before. Neither the list of sessions nor a report contains who started a collection:
 /// only when it began can be read. A beginning before the session was ready is impossible: it shows that the
 /// clock is wrong, and proves nothing.
-pub fn whose(began: Option<Time>, sent_at: Time) -> Whose {
+pub fn owner_of(began: Option<Time>, sent_at: Time) -> CollectionOwner {
     match began {
-        Some(at) if at > sent_at + LONGEST_START => Whose::Theirs,
-        Some(at) if at + COARSE >= sent_at && at <= sent_at + PROMPT => Whose::Ours,
-        _ => Whose::Unknown,
+        Some(at) if at > sent_at + LONGEST_START => CollectionOwner::Theirs,
+        Some(at) if at + COARSE >= sent_at && at <= sent_at + PROMPT => CollectionOwner::Ours,
+        _ => CollectionOwner::Unknown,
     }
 }
 
@@ -394,10 +394,10 @@ mod tests {
     #[test]
     fn a_collection_is_ours_only_if_it_began_when_ours_was_started() {
         let sent_at = Time::from_epoch_s(1000.0);
-        let began = |s: f64| whose(Some(Time::from_epoch_s(1000.0 + s)), sent_at);
-        assert_eq!([began(-1.9), began(0.1), began(10.0)], [Whose::Ours; 3]);
-        assert_eq!([began(60.1), began(86_400.0)], [Whose::Theirs; 2]);
-        assert_eq!([began(-2.1), began(10.1), began(60.0), whose(None, sent_at)], [Whose::Unknown; 4]);
+        let began = |s: f64| owner_of(Some(Time::from_epoch_s(1000.0 + s)), sent_at);
+        assert_eq!([began(-1.9), began(0.1), began(10.0)], [CollectionOwner::Ours; 3]);
+        assert_eq!([began(60.1), began(86_400.0)], [CollectionOwner::Theirs; 2]);
+        assert_eq!([began(-2.1), began(10.1), began(60.0), owner_of(None, sent_at)], [CollectionOwner::Unknown; 4]);
     }
 
     #[test]

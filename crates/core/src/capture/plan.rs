@@ -56,7 +56,7 @@ pub enum Form {
 /// One start, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartRequest {
-    /// Whose protocol; it is posted to [`START`].
+    /// CollectionOwner protocol; it is posted to [`START`].
     pub engine: ServerKind,
     /// Its JSON; `None` where the engine takes no body.
     pub body: Option<Value>,
@@ -331,5 +331,4 @@ fn vllm_prefix(spec: &HttpWindow, mark: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "plan_tests.rs"]
 mod tests;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::capture::facts::{Answered, Facts, ServerFacts};
+use crate::capture::facts::{HealthAnswer, Facts, ServerFacts};
 use crate::capture::refusal::Refusal;
 use crate::capture::verify::expected_ranks;
 use skewtrap_trace::rank::Rank;
@@ -68,8 +68,8 @@ fn health(facts: &Facts, now: Time) -> Result<(), Refusal> {
     };
     fresh("the server's health", *at, now)?;
     match answer {
-        Answered::Ill(answer) => Err(Refusal::Unhealthy { answer: answer.clone() }),
-        Answered::Well(took) => {
+        HealthAnswer::Unhealthy(answer) => Err(Refusal::Unhealthy { answer: answer.clone() }),
+        HealthAnswer::Healthy(took) => {
             let median = facts.health.median().unwrap_or(*took);
             if is_slow(*took, median) { Err(Refusal::Slow { took: *took, median }) } else { Ok(()) }
         }
@@ -139,7 +139,7 @@ mod tests {
             sees_log: true,
             ..Facts::default()
         };
-        facts.health.answered(Answered::Well(Duration::from_secs(1)), at(-1.0));
+        facts.health.answered(HealthAnswer::Healthy(Duration::from_secs(1)), at(-1.0));
         facts.folder_seen(Folder {
             server_path: "/p".into(),
             seen: Some(Room { exists: true, writable: true, free: 5000 }),
@@ -163,8 +163,8 @@ mod tests {
         assert_eq!(verdict(|_| {}), "ok");
         assert_eq!(verdict(|f| f.server_lost()), "unknown_server");
         assert_eq!(verdict(|f| f.health = crate::capture::facts::Health::default()), "stale_facts");
-        assert_eq!(verdict(|f| f.health.answered(Answered::Ill("503".into()), at(0.0))), "unhealthy");
-        let slow = Answered::Well(Duration::from_secs(8));
+        assert_eq!(verdict(|f| f.health.answered(HealthAnswer::Unhealthy("503".into()), at(0.0))), "unhealthy");
+        let slow = HealthAnswer::Healthy(Duration::from_secs(8));
         assert_eq!(verdict(|f| f.health.answered(slow, at(0.0))), "slow");
         let starts = ProfileLine::Starts { dir: "/x".into(), id: None };
         let forged = |f: &mut Facts| f.profile_line(Rank::dp(0), &starts, at(-3600.0));

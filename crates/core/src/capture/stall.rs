@@ -4,7 +4,7 @@
 //! the times of the files), `/health` beyond its median, and gaps in the ranks' samples beyond their
 //! usual interval. Their union in time is booked; each alone misses cases (an export that blocks one
 //! rank leaves `/health` well; a polled load endpoint answers from a snapshot; files may be out of
-//! sight). The exports need no habit, so they are what a window that another agent opened is booked by.
+//! sight). The exports need no usual_health, so they are what a window that another agent opened is booked by.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// The usual interval of each rank's samples, by source.
-pub type Habits = BTreeMap<(Rank, Source), Duration>;
+pub type UsualIntervals = BTreeMap<(Rank, Source), Duration>;
 
 /// The usual interval is known once there were so many gaps.
 const FEWEST: usize = 8;
@@ -22,7 +22,7 @@ const FEWEST: usize = 8;
 /// Learns the usual intervals from the ranks' samples, which arrive series by series in the order
 /// of time, with whether the rank had work. It takes the second-longest gap, so that a single long
 /// one does not count; a rank without work has none, because its silence means nothing.
-pub fn habits(samples: impl IntoIterator<Item = (Rank, Source, Time, bool)>) -> Habits {
+pub fn usual_intervals(samples: impl IntoIterator<Item = (Rank, Source, Time, bool)>) -> UsualIntervals {
     let mut gaps: BTreeMap<(Rank, Source), (Time, Vec<Duration>)> = BTreeMap::new();
     for (rank, source, at, has_work) in samples {
         if !has_work {
@@ -46,7 +46,7 @@ pub fn habits(samples: impl IntoIterator<Item = (Rank, Source, Time, bool)>) -> 
 #[derive(Clone, Debug)]
 pub struct StallMeter {
     median: Duration,
-    usual: Habits,
+    usual: UsualIntervals,
     last: BTreeMap<(Rank, Source), Time>,
     /// Ranks that said that their export began, and have not said that it is done.
     writing: BTreeMap<Rank, Time>,
@@ -60,7 +60,7 @@ impl StallMeter {
 
     /// Starts at `from`: `median` is the usual latency of `/health`, zero when it is not known;
     /// `usual` has the intervals of the samples.
-    pub fn new(from: Time, median: Duration, usual: Habits) -> Self {
+    pub fn new(from: Time, median: Duration, usual: UsualIntervals) -> Self {
         let last = usual.keys().map(|who| (*who, from)).collect();
         Self { median, usual, last, writing: BTreeMap::new(), stalled: Vec::new() }
     }
@@ -100,7 +100,7 @@ impl StallMeter {
             && at > *last
         {
             let from = std::mem::replace(last, at);
-            // The habit is the longest usual gap: half of it more is a stall.
+            // The usual_health is the longest usual gap: half of it more is a stall.
             self.beyond(Some(rank), (from, usual), usual / 2, at);
         }
     }
@@ -168,7 +168,7 @@ mod tests {
         Time::from_epoch_s(1000.0 + s)
     }
 
-    fn every_second(ranks: u16) -> Habits {
+    fn every_second(ranks: u16) -> UsualIntervals {
         (0..ranks).map(|dp| ((Rank::dp(dp), LOG), Duration::from_secs(1))).collect()
     }
 
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn an_export_is_a_stall_of_its_rank_without_any_habit() {
-        let mut meter = StallMeter::new(at(0.0), Duration::ZERO, Habits::new());
+        let mut meter = StallMeter::new(at(0.0), Duration::ZERO, UsualIntervals::new());
         meter.export_begins(Rank::dp(0), at(1.0));
         meter.export_begins(Rank::dp(1), at(2.0));
         meter.export_ends(Rank::dp(0), at(8.6));
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_rank_without_a_habit_gives_no_stall() {
-        let mut meter = StallMeter::new(at(0.0), Duration::from_millis(2), Habits::new());
+        let mut meter = StallMeter::new(at(0.0), Duration::from_millis(2), UsualIntervals::new());
         meter.sample(Rank::dp(3), LOG, at(50.0));
         meter.sample(Rank::dp(3), LOG, at(90.0));
         meter.health(at(0.0), at(0.09));
@@ -233,7 +233,7 @@ mod tests {
         };
         let steady: Vec<f64> = (0..10).map(f64::from).collect();
         let hiccup = [&steady[..], &[20.0, 21.0]].concat();
-        let learned = habits(
+        let learned = usual_intervals(
             [
                 series(0, &steady, true),
                 series(1, &hiccup, true),

@@ -29,7 +29,7 @@ pub struct Loads {
 /// One rank's numbers.
 #[derive(Clone, Debug)]
 pub struct RankLoad {
-    /// Whose.
+    /// CollectionOwner.
     pub rank: Rank,
     /// How old they were when the answer was made; zero where the server does not say.
     pub age: Duration,

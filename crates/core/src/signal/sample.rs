@@ -122,7 +122,7 @@ pub struct ShownBy {
 /// One number of one rank.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// Whose.
+    /// CollectionOwner.
     pub rank: Rank,
     /// Of what.
     pub signal: Signal,

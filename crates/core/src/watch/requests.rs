@@ -433,7 +433,7 @@ impl Core {
         if reported != Some(refusal.reason()) {
             out.push(refused_effect(active, refusal));
         }
-        let is_reported = !refusal.is_agreed() && active.refusal_reported < worse.window;
+        let is_reported = !refusal.is_by_configured_pace() && active.refusal_reported < worse.window;
         let window = worse.window;
         active.incident.worse = Some(Escalation { refused: Some(Refused::from(refusal)), ..worse });
         if is_reported {

@@ -16,7 +16,7 @@ use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::capture::CaptureResult;
 use crate::observe::process::{collecting_since, runs_with};
 use skewtrap_core::capture::captured::Means;
-use skewtrap_core::capture::nsys::{LONGEST_START, Readiness, Whose, generated, whose};
+use skewtrap_core::capture::nsys::{LONGEST_START, Readiness, CollectionOwner, generated, owner_of};
 use skewtrap_core::capture::window::EXPORT_LIMIT;
 use skewtrap_trace::time::Time;
 
@@ -49,8 +49,8 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -
         other => other,
     };
     let began = if seen.is(Readiness::Collecting) { began(name).await } else { None };
-    match (seen, whose(began, window.sent_at)) {
-        (Seen::Is(Readiness::Collecting), Whose::Theirs) => {
+    match (seen, owner_of(began, window.sent_at)) {
+        (Seen::Is(Readiness::Collecting), CollectionOwner::Theirs) => {
             let since = began.map(|at| format!(" since {at}")).unwrap_or_default();
             let why = format!(
                 "{died}; its session {name} collects{since}, which is not when this window was started: that is somebody else's, and is left alone"
@@ -59,11 +59,11 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -
             result.unproven = (!window.granted).then(|| why.clone());
             result.failure = Some(why);
         }
-        (Seen::Is(Readiness::Collecting), Whose::Ours) => stop(nsys, session, now, &mut result).await,
-        (Seen::Is(Readiness::Collecting), Whose::Unknown) if window.granted || age < OURS => {
+        (Seen::Is(Readiness::Collecting), CollectionOwner::Ours) => stop(nsys, session, now, &mut result).await,
+        (Seen::Is(Readiness::Collecting), CollectionOwner::Unknown) if window.granted || age < OURS => {
             stop(nsys, session, now, &mut result).await
         }
-        (Seen::Is(Readiness::Collecting), Whose::Unknown) => {
+        (Seen::Is(Readiness::Collecting), CollectionOwner::Unknown) => {
             let why = format!(
                 "{died}, just as it started nsys session {name}, and something has collected there since: if it is nobody's, stop it with nsys stop --session={session}"
             );

@@ -60,7 +60,7 @@ impl Refusal {
 
     /// Whether it follows from the configured pace: when a captured incident gets worse, no message is
     /// sent to say that the rule cools down.
-    pub const fn is_agreed(&self) -> bool {
+    pub const fn is_by_configured_pace(&self) -> bool {
         matches!(self, Self::Cooldown { .. } | Self::Silenced { .. })
     }
 

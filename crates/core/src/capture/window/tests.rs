@@ -220,7 +220,7 @@ fn another_instance_of_the_server_has_no_window_of_the_one_before() {
 #[test]
 fn a_refused_connection_says_nothing_of_the_window_and_the_stop_is_sent_when_the_server_answers_again() {
     // A readiness probe that fails because of the window, DNS, TLS, the agent's own descriptors.
-    for unsent in [Answer::NobodyListens, Answer::NotSent { why: "too many open files".into() }] {
+    for unsent in [Answer::ConnectionRefused, Answer::NotSent { why: "too many open files".into() }] {
         let script = [
             (0.2, ok()),
             (1.0, Event::Unreachable),

@@ -21,7 +21,7 @@ pub struct StoredSample {
     pub at: Time,
     /// Of what.
     pub signal: Signal,
-    /// Whose.
+    /// CollectionOwner.
     pub rank: Rank,
     /// How much.
     pub value: f64,
@@ -61,7 +61,7 @@ pub struct SeriesStatus {
 /// One rank's latest value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LatestValue {
-    /// Whose: rank and extra labels.
+    /// CollectionOwner: rank and extra labels.
     pub of: Labels,
     /// How much.
     pub value: f64,

@@ -22,7 +22,7 @@ impl Window {
             Answer::Refused { status, body } => {
                 self.fail(Failure::StartRefused { status: *status, body: body.clone() }, None, out);
             }
-            Answer::NobodyListens => self.fail(not_reached("nobody listens there"), None, out),
+            Answer::ConnectionRefused => self.fail(not_reached("nobody listens there"), None, out),
             Answer::NotSent { why } => self.fail(not_reached(why), None, out),
             Answer::Failed { status, .. } => {
                 // The form that refuses a double says so with 500 (FACTS: "start twice").
@@ -51,7 +51,7 @@ impl Window {
                 return self.enter(WindowPhase::Exporting, now);
             }
             // Nothing was sent: the window is as open as before, and the stop waits for the server.
-            Answer::NobodyListens | Answer::NotSent { .. } => {
+            Answer::ConnectionRefused | Answer::NotSent { .. } => {
                 self.stops -= 1;
                 self.stopped_at = None;
                 self.path = STOP;

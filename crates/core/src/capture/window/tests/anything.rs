@@ -8,7 +8,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
     prop_oneof![
         3 => Just(Answer::Ok),
         1 => Just(Answer::TimedOut),
-        1 => Just(Answer::NobodyListens),
+        1 => Just(Answer::ConnectionRefused),
         1 => Just(Answer::NotSent { why: "no route".into() }),
         1 => Just(Answer::Lost { why: "reset".into() }),
         3 => prop::sample::select(vec![302, 401, 404, 409, 500, 503]).prop_map(status),
@@ -68,7 +68,7 @@ proptest! {
                     refused |= matches!(answer, Answer::Refused { .. });
                 }
                 // Nothing was sent.
-                Event::StopAnswered(Answer::NobodyListens | Answer::NotSent { .. }) if in_flight => {
+                Event::StopAnswered(Answer::ConnectionRefused | Answer::NotSent { .. }) if in_flight => {
                     (stops_sent, in_flight, reachable) = (stops_sent - 1, false, false);
                 }
                 Event::StopAnswered(answer) if in_flight => {

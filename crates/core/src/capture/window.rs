@@ -65,7 +65,7 @@ pub enum Answer {
         body: String,
     },
     /// Nobody listens at the address: nothing was sent, and nothing runs there.
-    NobodyListens,
+    ConnectionRefused,
     /// No connection came about, for another reason: nothing was sent.
     NotSent {
         /// The client's words.
@@ -98,7 +98,7 @@ pub enum Event {
     },
     /// A file that bears the window's marks was looked at.
     File {
-        /// Whose, by its name.
+        /// CollectionOwner, by its name.
         rank: Option<Rank>,
         /// Whether its stream ends as it should.
         whole: bool,
@@ -214,7 +214,7 @@ pub enum Failure {
     NotProvenClosed {
         /// What the server said.
         answer: String,
-        /// Whose end is unknown.
+        /// CollectionOwner end is unknown.
         ranks: String,
     },
     /// The export did not end.
