@@ -143,7 +143,8 @@ async fn capture(
     match &plan.method {
         CaptureMethod::Http(request) => {
             let opened =
-                window::open(handle, request, &plan.attempt, record, &store.state, store.clock, links).await?;
+                window::open(handle, request, &plan.attempt, record, &store.state, store.clock, links)
+                    .await?;
             Ok(result_of(opened, request))
         }
         CaptureMethod::Nsys(spec) => nsys::capture(store, handle, spec, &plan.attempt, record, links).await,

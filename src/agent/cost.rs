@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::http::Server;
 use crate::observe::server::{Health, facts, health};
-use skewtrap_core::capture::facts::Answered;
+use skewtrap_core::capture::facts::HealthAnswer;
 use skewtrap_core::capture::line::ProfileLine;
-use skewtrap_core::capture::stall::{UsualIntervals, StallMeter};
+use skewtrap_core::capture::stall::{StallMeter, UsualIntervals};
 use skewtrap_core::capture::window::Distrust;
 use skewtrap_core::signal::store::LoadReport;
 use skewtrap_trace::rank::Rank;
@@ -110,7 +110,8 @@ impl Meter {
             match self.ask(server).await {
                 // Before the usual latency is known (just after a start) there is nothing to compare with.
                 Health::Answered(HealthAnswer::Healthy(took))
-                    if self.usual_health.is_zero() || took <= self.usual_health.saturating_mul(2).max(PROBE) =>
+                    if self.usual_health.is_zero()
+                        || took <= self.usual_health.saturating_mul(2).max(PROBE) =>
                 {
                     return Some(self.clock.now());
                 }

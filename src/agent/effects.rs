@@ -76,7 +76,7 @@ impl Agent {
         else {
             return;
         };
-        let (mut target, now) = (handle_of(known, &self.no_target), self.clock.now());
+        let (mut handle, now) = (handle_of(known, &self.no_server), self.clock.now());
         handle.instance = facts.server.as_ref().map(|server| server.instance.clone());
         let usual = usual_intervals(self.watch.store().load_reports(target, now - USUAL_SPAN));
         let meter = Meter::new(self.clock, facts.health.median().unwrap_or_default(), usual);

@@ -50,7 +50,7 @@ impl Notifier {
         outcomes: &mpsc::Sender<DeliveryReport>,
     ) -> Self {
         let planner = Planner::new(&plan.receivers, plan.storm_cap, origin);
-        let statuses = statuses_of(&plan.receivers, &plan.mute);
+        let statuses = statuses_of(&plan.receivers, &plan.unusable);
         let now: crate::act::notify::worker::Now = Arc::new(move || clock.now());
         let (queues, all) = workers(plan.receivers.clone(), client, &now, outcomes);
         for worker in all {
@@ -232,13 +232,13 @@ impl Notifier {
 }
 
 /// The state of each receiver before anything was sent: one that lacks its secret fails already.
-fn statuses_of(receivers: &[Receiver], mute: &[UnusableReceiver]) -> BTreeMap<Arc<str>, ReceiverStatus> {
+fn statuses_of(receivers: &[Receiver], unusable: &[UnusableReceiver]) -> BTreeMap<Arc<str>, ReceiverStatus> {
     let status_of = |name: &Arc<str>, means: &str, problem| {
         let (name, means) = (name.clone(), means.into());
         (name.clone(), ReceiverStatus { name, means, pending: 0, last_sent: None, problem })
     };
     let reachable = receivers.iter().map(|r| status_of(&r.name, r.means.word(), None));
-    let without_secret = mute.iter().map(|m| status_of(&m.name, m.means, Some(m.to_string())));
+    let without_secret = unusable.iter().map(|m| status_of(&m.name, m.means, Some(m.to_string())));
     reachable.chain(without_secret).collect()
 }
 
@@ -325,8 +325,8 @@ mod tests {
     #[test]
     fn a_receiver_without_its_secret_stands_among_the_others_and_fails() {
         let source = Secret::from_env("SKEWTRAP_NO_SUCH_VARIABLE").expect_err("it is not set");
-        let mute = [UnusableReceiver { name: "team".into(), means: "slack", source }];
-        let statuses = statuses_of(&[Receiver::new("out", Means::Stdout { json: false })], &mute);
+        let unusable = [UnusableReceiver { name: "team".into(), means: "slack", source }];
+        let statuses = statuses_of(&[Receiver::new("out", Means::Stdout { json: false })], &unusable);
         assert_eq!(statuses["out"].problem, None);
         let team = &statuses["team"];
         assert_eq!(&*team.means, "slack");

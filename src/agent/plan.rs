@@ -48,7 +48,7 @@ pub struct Plan {
     /// The receivers of messages.
     pub receivers: Vec<Receiver>,
     /// Receivers that lack their secret.
-    pub mute: Vec<UnusableReceiver>,
+    pub unusable: Vec<UnusableReceiver>,
     /// The receivers as they are configured: a reload is compared with them.
     pub configured: Vec<configured::Receiver>,
     /// How many new incidents are reported to a receiver.
@@ -135,7 +135,7 @@ impl Plan {
             targets.push(plan);
         }
         add_queries(config, &mut sources, &mut named)?;
-        let (receivers, mute) = receivers::told(&config.receivers);
+        let (receivers, unusable) = receivers::told(&config.receivers);
         Ok(Self {
             setup: setup_of(config, output_dir, watch_only, named)?,
             targets,
@@ -158,8 +158,8 @@ impl Plan {
             external_url: config.external_url.clone(),
             token: config.token.as_ref().map(secret_of).transpose()?,
             manual_capture: config.capture.clone(),
-            notes: mute.iter().map(ToString::to_string).collect(),
-            mute,
+            notes: unusable.iter().map(ToString::to_string).collect(),
+            unusable,
         })
     }
 }

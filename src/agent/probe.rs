@@ -10,7 +10,7 @@ use super::AgentEvent;
 use super::plan::{PROBE_EVERY, TargetPlan};
 use crate::clock::Clock;
 use crate::observe::{artifact, server};
-use skewtrap_core::capture::facts::{HealthAnswer, Folder};
+use skewtrap_core::capture::facts::{Folder, HealthAnswer};
 use skewtrap_core::watch::ServerFact;
 
 /// Until the server has answered once it is probed more often.

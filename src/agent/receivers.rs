@@ -33,16 +33,20 @@ pub fn told(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<UnusableR
 /// The receivers that can be reached, and those that lack their secret.
 pub fn ready(receivers: &[configured::Receiver]) -> (Vec<Receiver>, Vec<UnusableReceiver>) {
     let mut ready = Vec::new();
-    let mut mute = Vec::new();
+    let mut unusable = Vec::new();
     for receiver in receivers {
         match receiver_of(receiver) {
             Ok(receiver) => ready.push(receiver),
             Err(source) => {
-                mute.push(UnusableReceiver { name: receiver.name.clone(), means: receiver.means.word(), source });
+                unusable.push(UnusableReceiver {
+                    name: receiver.name.clone(),
+                    means: receiver.means.word(),
+                    source,
+                });
             }
         }
     }
-    (ready, mute)
+    (ready, unusable)
 }
 
 /// What a configuration that was read again changes of the receivers, a sentence each: workers are
@@ -175,11 +179,11 @@ mod tests {
         );
         let loaded = load("skewtrap.yaml", &text, &|_| Ok(Vec::new()));
         let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
-        let (ready, mute) = ready(&config.receivers);
+        let (ready, unusable) = ready(&config.receivers);
         let [oncall] = ready.as_slice() else { panic!("{ready:?}") };
         assert_eq!(oncall.route.updates, [Update::Fired, Update::Refused]);
         assert!(matches!(&oncall.means, Means::Webhook { signing_key: Some(k), .. } if k.reveal() == "k3y"));
-        let [team] = mute.as_slice() else { panic!("{mute:?}") };
+        let [team] = unusable.as_slice() else { panic!("{unusable:?}") };
         assert!(team.to_string().starts_with("receiver team: the environment variable"), "{team}");
     }
 }

@@ -77,7 +77,10 @@ pub(super) fn known(plan: &Plan, no_server: &Server) -> BTreeMap<String, KnownTa
             _ => None,
         })
     };
-    let known = |target: &TargetPlan| KnownTarget { handle: handle_of(target, no_server), log: log_of(target.target) };
+    let known = |target: &TargetPlan| KnownTarget {
+        handle: handle_of(target, no_server),
+        log: log_of(target.target),
+    };
     plan.targets.iter().map(|target| (target.name.to_string(), known(target))).collect()
 }
 

@@ -23,7 +23,7 @@ use crate::observe::process::{ancestors, listener};
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{Policy, admit, check};
 use skewtrap_core::capture::captured::Captured;
-use skewtrap_core::capture::facts::{HealthAnswer, Facts};
+use skewtrap_core::capture::facts::{Facts, HealthAnswer};
 use skewtrap_core::capture::governor::{CaptureRequest, Ledger};
 use skewtrap_core::capture::plan::{WindowNaming, plan};
 use skewtrap_core::capture::preflight::{self, Need};
@@ -192,7 +192,12 @@ impl Checks {
             (Some((_, HealthAnswer::Unhealthy(why))), _) => why.clone(),
             _ => "was not asked".into(),
         };
-        self.add(target, matches!(facts.health.last(), Some((_, HealthAnswer::Healthy(_)))), "health", health);
+        self.add(
+            target,
+            matches!(facts.health.last(), Some((_, HealthAnswer::Healthy(_)))),
+            "health",
+            health,
+        );
         self.ranks(target, examined, now);
         self.log(target, examined);
         if target.folders.is_empty() {

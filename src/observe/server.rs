@@ -85,14 +85,18 @@ pub async fn health(server: &Server) -> Health {
     let sent = Instant::now();
     match server.get("/health").timeout(HEALTH_LIMIT).send().await {
         Ok(answer) if answer.status().is_success() => Health::Answered(HealthAnswer::Healthy(sent.elapsed())),
-        Ok(answer) => {
-            Health::Answered(HealthAnswer::Unhealthy(format!("/health answered {}", answer.status().as_u16())))
-        }
-        Err(error) if error.is_timeout() => {
-            Health::Answered(HealthAnswer::Unhealthy(format!("/health did not answer in {} s", HEALTH_LIMIT.as_secs())))
-        }
+        Ok(answer) => Health::Answered(HealthAnswer::Unhealthy(format!(
+            "/health answered {}",
+            answer.status().as_u16()
+        ))),
+        Err(error) if error.is_timeout() => Health::Answered(HealthAnswer::Unhealthy(format!(
+            "/health did not answer in {} s",
+            HEALTH_LIMIT.as_secs()
+        ))),
         Err(error) if error.is_connect() => Health::ConnectionRefused,
-        Err(error) => Health::Answered(HealthAnswer::Unhealthy(format!("/health broke off: {}", error.without_url()))),
+        Err(error) => {
+            Health::Answered(HealthAnswer::Unhealthy(format!("/health broke off: {}", error.without_url())))
+        }
     }
 }
 

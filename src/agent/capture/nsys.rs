@@ -59,7 +59,8 @@ pub async fn capture(
     crate::agent::window::begin(&store.state, attempt, &window, record).await?;
     let (store, handle, spec) = (store.clone(), handle.clone(), spec.clone());
     let (number, exchanges) = (record.incident.window(), Vec::new());
-    let taking = Taking { store: store.clone(), handle: handle.clone(), spec, window, number, links, exchanges };
+    let taking =
+        Taking { store: store.clone(), handle: handle.clone(), spec, window, number, links, exchanges };
     // A task of its own: a caller that is dropped does not leave a session collecting.
     let taken = tokio::spawn(taking.run());
     match taken.await {

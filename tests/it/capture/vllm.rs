@@ -14,7 +14,7 @@ use skewtrap::observe;
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{CapturePlan, Policy, admit};
 use skewtrap_core::capture::captured::Quality;
-use skewtrap_core::capture::facts::{HealthAnswer, Facts};
+use skewtrap_core::capture::facts::{Facts, HealthAnswer};
 use skewtrap_core::capture::governor::CaptureRequest;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::incident::CaptureOutcome;

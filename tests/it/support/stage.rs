@@ -22,7 +22,7 @@ use skewtrap::observe;
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{CapturePlan, Policy, admit};
 use skewtrap_core::capture::captured::Captured;
-use skewtrap_core::capture::facts::{HealthAnswer, Facts, Folder};
+use skewtrap_core::capture::facts::{Facts, Folder, HealthAnswer};
 use skewtrap_core::capture::governor::{AttemptEnd, Budget, CaptureRequest};
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::path_map::PathMap;
@@ -202,7 +202,8 @@ impl Stage {
     pub async fn take(&self, grant: &CapturePlan, cancel: CancellationToken) -> Kept {
         let log = self.sees_log.then(|| self.double.log_path.clone());
         let (links, _status) = links(log, &self.store, cancel);
-        let record = record(&grant.attempt.incident, self.store.state.agent().clone(), self.store.clock.now());
+        let record =
+            record(&grant.attempt.incident, self.store.state.agent().clone(), self.store.clock.now());
         take(&self.store, &self.handle, grant, record, std::future::ready(b"{}\n".to_vec()), links)
             .await
             .unwrap()

@@ -216,7 +216,9 @@ impl Play {
 
     pub fn facts(&mut self, now: f64) {
         let info = ServerFacts::of_server_info(&json!({"version": "0.5.16", "dp_size": 2, "device": "cuda"}));
-        for fact in [ServerFact::Info(info), ServerFact::Health(HealthAnswer::Healthy(Duration::from_millis(5)))] {
+        for fact in
+            [ServerFact::Info(info), ServerFact::Health(HealthAnswer::Healthy(Duration::from_millis(5)))]
+        {
             self.tell(Event::Server { target: TargetId(0), fact }, now);
         }
     }

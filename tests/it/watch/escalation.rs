@@ -7,7 +7,7 @@ use crate::support::watch as play;
 use crate::support::watch::{Play, at, core_of};
 use proptest::prelude::*;
 use skewtrap_core::capture::admit::{CaptureMethod, Policy};
-use skewtrap_core::capture::facts::Answered;
+use skewtrap_core::capture::facts::HealthAnswer;
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd, Budget, Ledger};
 use skewtrap_core::incident::{Incident, VerdictNote};
 use skewtrap_core::message::Update;

@@ -234,9 +234,9 @@ pub struct Health {
 #[derive(Clone, Debug, PartialEq)]
 pub enum HealthAnswer {
     /// It reported that it is healthy, after this long.
-    Well(Duration),
+    Healthy(Duration),
     /// It did not; the reason.
-    Ill(String),
+    Unhealthy(String),
 }
 
 impl Health {

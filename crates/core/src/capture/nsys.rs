@@ -397,7 +397,10 @@ mod tests {
         let began = |s: f64| owner_of(Some(Time::from_epoch_s(1000.0 + s)), sent_at);
         assert_eq!([began(-1.9), began(0.1), began(10.0)], [CollectionOwner::Ours; 3]);
         assert_eq!([began(60.1), began(86_400.0)], [CollectionOwner::Theirs; 2]);
-        assert_eq!([began(-2.1), began(10.1), began(60.0), owner_of(None, sent_at)], [CollectionOwner::Unknown; 4]);
+        assert_eq!(
+            [began(-2.1), began(10.1), began(60.0), owner_of(None, sent_at)],
+            [CollectionOwner::Unknown; 4]
+        );
     }
 
     #[test]

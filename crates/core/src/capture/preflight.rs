@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::capture::facts::{HealthAnswer, Facts, ServerFacts};
+use crate::capture::facts::{Facts, HealthAnswer, ServerFacts};
 use crate::capture::refusal::Refusal;
 use crate::capture::verify::expected_ranks;
 use skewtrap_trace::rank::Rank;
@@ -163,7 +163,10 @@ mod tests {
         assert_eq!(verdict(|_| {}), "ok");
         assert_eq!(verdict(|f| f.server_lost()), "unknown_server");
         assert_eq!(verdict(|f| f.health = crate::capture::facts::Health::default()), "stale_facts");
-        assert_eq!(verdict(|f| f.health.answered(HealthAnswer::Unhealthy("503".into()), at(0.0))), "unhealthy");
+        assert_eq!(
+            verdict(|f| f.health.answered(HealthAnswer::Unhealthy("503".into()), at(0.0))),
+            "unhealthy"
+        );
         let slow = HealthAnswer::Healthy(Duration::from_secs(8));
         assert_eq!(verdict(|f| f.health.answered(slow, at(0.0))), "slow");
         let starts = ProfileLine::Starts { dir: "/x".into(), id: None };

@@ -163,18 +163,18 @@ impl Factors {
     pub fn take(&mut self, server: &Arc<str>, rank: Rank, report: Report, fields: &Fields, at: Time) {
         let Some(dp) = rank.get(Axis::Dp) else { return };
         self.step(at);
-        let site = self.servers.entry(server.clone()).or_default();
+        let state = self.servers.entry(server.clone()).or_default();
         let is_line = matches!(report, Report::Prefill | Report::Decode);
         if is_line && at.nanos() % SECOND_NS == 0 {
-            return site.second.push((at, dp, rank, report, fields.clone()));
+            return state.second.push((at, dp, rank, report, fields.clone()));
         }
         self.hand_over(server, (dp, rank), report, fields, at.epoch_s());
     }
 
     fn hand_over(&mut self, server: &Arc<str>, rank: (u16, Rank), report: Report, fields: &Fields, at: f64) {
         let known = self.remembered.get(server);
-        let site = self.servers.entry(server.clone()).or_default();
-        if site.take(rank, report, fields, at, self.false_alarms_per_day, known) {
+        let state = self.servers.entry(server.clone()).or_default();
+        if state.take(rank, report, fields, at, self.false_alarms_per_day, known) {
             self.remembered.remove(server);
         }
     }
@@ -186,8 +186,8 @@ impl Factors {
         let over: Vec<Arc<str>> =
             self.servers.iter().filter(|(_, s)| is_over(s)).map(|(name, _)| name.clone()).collect();
         for name in over {
-            let Some(site) = self.servers.get_mut(&name) else { continue };
-            let lines = std::mem::take(&mut site.second);
+            let Some(state) = self.servers.get_mut(&name) else { continue };
+            let lines = std::mem::take(&mut state.second);
             for second in lines.chunk_by(|a, b| a.0 == b.0) {
                 for (i, (at, dp, rank, report, fields)) in second.iter().enumerate() {
                     let within = (i as f64 + 0.5) / second.len() as f64;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::capture::CaptureSpec;
 use crate::capture::admit::CapturePlan;
 use crate::capture::captured::Means;
-use crate::capture::facts::{HealthAnswer, Folder, ServerFacts};
+use crate::capture::facts::{Folder, HealthAnswer, ServerFacts};
 use crate::capture::keep::BundleSpace;
 use crate::capture::line::{Marks, ProfileLine};
 use crate::capture::refusal::Reason;

@@ -16,7 +16,7 @@ use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::capture::CaptureResult;
 use crate::observe::process::{collecting_since, runs_with};
 use skewtrap_core::capture::captured::Means;
-use skewtrap_core::capture::nsys::{LONGEST_START, Readiness, CollectionOwner, generated, owner_of};
+use skewtrap_core::capture::nsys::{CollectionOwner, LONGEST_START, Readiness, generated, owner_of};
 use skewtrap_core::capture::window::EXPORT_LIMIT;
 use skewtrap_trace::time::Time;
 
@@ -59,7 +59,9 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -
             result.unproven = (!window.granted).then(|| why.clone());
             result.failure = Some(why);
         }
-        (Seen::Is(Readiness::Collecting), CollectionOwner::Ours) => stop(nsys, session, now, &mut result).await,
+        (Seen::Is(Readiness::Collecting), CollectionOwner::Ours) => {
+            stop(nsys, session, now, &mut result).await
+        }
         (Seen::Is(Readiness::Collecting), CollectionOwner::Unknown) if window.granted || age < OURS => {
             stop(nsys, session, now, &mut result).await
         }
