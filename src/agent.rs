@@ -60,6 +60,9 @@ const INBOX: usize = 1024;
 const TOGETHER: Duration = Duration::from_millis(10);
 /// What closing an open window may take at the end.
 pub const GRACE: Duration = Duration::from_secs(12);
+/// What the last writes of the state may take at the end.
+const LAST_WRITES: Duration = Duration::from_secs(2);
+
 /// Everything that happens.
 #[derive(Debug)]
 pub enum AgentEvent {
@@ -299,6 +302,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     agent.stop(&mut inbox, &mut sees, &mut delivered).await;
     drop(agent);
     let _ = tokio::time::timeout(GRACE, archivist).await;
+    // What was delivered last would be sent again by the next agent. A disk that hangs keeps nobody longer.
+    let _ = tokio::task::spawn_blocking(move || state.settle(LAST_WRITES)).await;
     Ok(())
 }
 

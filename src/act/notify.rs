@@ -117,7 +117,7 @@ pub struct DeliveryReport {
     /// The attempt that ended.
     pub outcome: DeliveryOutcome,
     /// Lets the worker go on, by being dropped.
-    _acknowledge: oneshot::Sender<()>,
+    pub(crate) _acknowledge: oneshot::Sender<()>,
 }
 
 /// How an attempt ended.

@@ -8,6 +8,7 @@
 mod error;
 mod open;
 mod outbox;
+mod reserve;
 mod writer;
 
 use std::fs::File;
@@ -156,6 +157,7 @@ impl State {
         record: Option<&Record>,
     ) -> Result<(), StateError> {
         self.is_there()?;
+        self.keep_reserve()?;
         let mut connection = self.lock();
         let written = durably(&mut connection, |tx| {
             tx.prepare("INSERT INTO attempts (id, at, body) VALUES (?1, ?2, ?3)")?.execute(params![
@@ -197,7 +199,10 @@ impl State {
     /// # Errors
     /// The database cannot be written.
     pub fn update(&self, window: &OpenWindow) -> Result<(), StateError> {
-        self.execute("UPDATE windows SET body = ?2 WHERE attempt = ?1", params![window.attempt, json(window)])
+        let body = json(window);
+        self.with_reserve(|| {
+            self.execute("UPDATE windows SET body = ?2 WHERE attempt = ?1", params![window.attempt, body])
+        })
     }
 
     /// Records the end of an attempt: its window is closed, or given up with the reason in `end`.
@@ -205,14 +210,14 @@ impl State {
     /// # Errors
     /// The database cannot be written.
     pub fn end(&self, attempt: &str, end: &AttemptEnd) -> Result<(), StateError> {
-        self.close(attempt, end, None)
+        self.with_reserve(|| self.close(attempt, end, None))
     }
 
     fn close(
         &self,
         attempt: &str,
         end: &AttemptEnd,
-        incident: Option<(&str, String)>,
+        incident: Option<(&str, &str)>,
     ) -> Result<(), StateError> {
         let mut connection = self.lock();
         let body: Option<String> = connection
@@ -242,7 +247,8 @@ impl State {
     pub fn finish(&self, attempt: &str, incident: &str, stored: &StoredCapture) -> Result<(), StateError> {
         self.written();
         let row = self.pending_with(incident, |pending| pending.stored = Some(stored.clone()))?;
-        self.close(attempt, &stored.end, row.map(|body| (incident, body)))
+        let row = row.as_deref().map(|body| (incident, body));
+        self.with_reserve(|| self.close(attempt, &stored.end, row))
     }
 
     /// The row of an incident, changed.
@@ -268,7 +274,7 @@ impl State {
     /// The database cannot be read or written.
     pub fn reported(&self, incident: &str) -> Result<(), StateError> {
         match self.pending_with(incident, |pending| pending.reported = true)? {
-            Some(body) => self.execute(SAVE_INCIDENT, params![incident, body]),
+            Some(body) => self.with_reserve(|| self.execute(SAVE_INCIDENT, params![incident, body])),
             None => Ok(()),
         }
     }

@@ -1,12 +1,16 @@
 //! The commands of the API, answered by the agent's loop.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::Agent;
 use super::receivers;
 use super::window::WindowSignal;
+use crate::act::state::StateError;
 use crate::serve::{Action, AlertOrigin, Answer, CaptureBody};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::rule::guard::nearest;
@@ -14,28 +18,55 @@ use skewtrap_core::signal::sample::TargetId;
 use skewtrap_core::status::Silence;
 use skewtrap_core::watch::{Effect, Event, ManualRequest};
 
+/// How long an answer waits for the disk: less than whoever asked waits for the answer.
+const DISK_LIMIT: Duration = Duration::from_secs(3);
+
+/// An answer, at once or when the disk has taken what was asked for.
+pub(super) enum Reply {
+    Now(Answer),
+    Later(Pin<Box<dyn Future<Output = Answer> + Send>>),
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        Self::Now(answer)
+    }
+}
+
 impl Agent {
-    pub(super) fn answer(&mut self, ask: Action, effects: &mut Vec<Effect>) -> Answer {
+    pub(super) fn answer(&mut self, ask: Action, effects: &mut Vec<Effect>) -> Reply {
         match ask {
-            Action::Capture(request) => self.request_capture(request, effects),
-            Action::Stop { target } => self.stop_windows(target.as_deref()),
+            Action::Capture(request) => self.request_capture(request, effects).into(),
+            Action::Stop { target } => self.stop_windows(target.as_deref()).into(),
             Action::Reload => match self.reload_now(effects) {
                 Ok((rules, waiting)) => {
                     let rules = format!("{rules} rules are in force");
-                    done([vec![rules], waiting].concat().join("; "))
+                    done([vec![rules], waiting].concat().join("; ")).into()
                 }
-                Err(error) => Answer::Wrong { why: format!("{error:#}; the old rules stay in force") },
+                Err(error) => Answer::Wrong { why: format!("{error:#}; the old rules stay in force") }.into(),
             },
             Action::Silence { rule, target, duration, why } => {
                 self.silence(Silence { rule, target, until: self.clock.now() + duration, why }, effects)
             }
             Action::Resume { target } => self.resume(target, effects),
-            Action::Pin { incident, pinned } => match self.store.bundles.pin(&incident, pinned) {
-                Ok(true) => done(if pinned { "pinned".into() } else { "no longer pinned".into() }),
-                Ok(false) => Answer::Missing { why: format!("there is no bundle of incident {incident}") },
-                Err(error) => Answer::Refused { why: error.to_string() },
-            },
+            Action::Pin { incident, pinned } => self.pin(incident, pinned),
         }
+    }
+
+    fn pin(&self, incident: Arc<str>, pinned: bool) -> Reply {
+        let (bundles, id) = (self.store.bundles.clone(), incident.clone());
+        let pinning = tokio::task::spawn_blocking(move || bundles.pin(&id, pinned));
+        Reply::Later(Box::pin(async move {
+            match tokio::time::timeout(DISK_LIMIT, pinning).await {
+                Ok(Ok(Ok(true))) => done(if pinned { "pinned".into() } else { "no longer pinned".into() }),
+                Ok(Ok(Ok(false))) => {
+                    Answer::Missing { why: format!("there is no bundle of incident {incident}") }
+                }
+                Ok(Ok(Err(error))) => Answer::Refused { why: error.to_string() },
+                Ok(Err(panic)) => Answer::Refused { why: format!("the bundle could not be changed: {panic}") },
+                Err(_) => Answer::Refused { why: format!("the disk of the bundles {HANGS}") },
+            }
+        }))
     }
 
     /// Reads the configuration again; gives how many rules there are now, and what is not in force
@@ -57,50 +88,50 @@ impl Agent {
     }
 
     /// Windows may open again where one hurt the server.
-    fn resume(&mut self, target: Option<Arc<str>>, effects: &mut Vec<Effect>) -> Answer {
+    fn resume(&mut self, target: Option<Arc<str>>, effects: &mut Vec<Effect>) -> Reply {
         if let Some(name) = &target
             && let Err(answer) = self.target_named(Some(name))
         {
-            return answer;
+            return answer.into();
         }
         let resumed = self.watch.ledger().clone().resume(target.as_deref());
         if resumed.is_empty() {
-            return done("no captures stood down".into());
+            return done("no captures stood down".into()).into();
         }
-        let saved = self.store.state.resume(target.as_deref());
+        let name = target.clone();
+        let kept = self.store.state.kept(move |state| state.resume(name.as_deref()));
         self.watch.handle(Event::Resumed(target), self.clock.now(), effects);
         let said =
             format!("captures may open again on {}", resumed.into_iter().collect::<Vec<_>>().join(", "));
-        match saved {
-            Ok(()) => done(said),
-            Err(error) => done(format!("{said}; a restart of the agent forgets that: {error}")),
-        }
+        Reply::Later(Box::pin(when_kept(said, kept)))
     }
 
     /// A silence that ends now ends the one for the same rule and server.
-    fn silence(&mut self, silence: Silence, effects: &mut Vec<Effect>) -> Answer {
+    fn silence(&mut self, silence: Silence, effects: &mut Vec<Effect>) -> Reply {
         let (now, until) = (self.clock.now(), silence.until);
         let is_same = |s: &Silence| (&s.rule, &s.target) == (&silence.rule, &silence.target) && s.until > now;
         // One of a rule that is gone may be ended.
         if !self.watch.silences().iter().any(is_same) {
             if let Some(why) = self.unknown_name_in(&silence) {
-                return Answer::Missing { why };
+                return Answer::Missing { why }.into();
             }
             if until <= now {
-                return done("there was no such silence".into());
+                return done("there was no such silence".into()).into();
             }
         }
         self.watch.handle(Event::Silenced(silence), now, effects);
         let message =
             if until <= now { "the silence is over".into() } else { format!("silenced until {until}") };
-        match self.store.state.save_silences(self.watch.silences()) {
-            Ok(()) if until > now && !self.store.state.outlives_restart() => done(format!(
+        let silences = self.watch.silences().to_vec();
+        let kept = self.store.state.kept(move |state| state.save_silences(&silences));
+        let message = match until > now && !self.store.state.outlives_restart() {
+            true => format!(
                 "{message}; a restart of the agent forgets that, for its state folder cannot be written, as its \
                  log said when it started"
-            )),
-            Ok(()) => done(message),
-            Err(error) => done(format!("{message}; a restart of the agent forgets that: {error}")),
-        }
+            ),
+            false => message,
+        };
+        Reply::Later(Box::pin(when_kept(message, kept)))
     }
 
     /// What a silence names that does not exist, with what may have been meant.
@@ -178,6 +209,20 @@ fn unknown(kind: &str, name: &str, known: &[&str]) -> Option<String> {
         Some(meant) => format!("no {kind} is called `{name}`; did you mean `{meant}`?"),
         None => format!("no {kind} is called `{name}`; there are {}", known.join(", ")),
     })
+}
+
+/// What a disk does that does not answer.
+const HANGS: &str = "does not answer; see /healthz";
+
+/// The answer once the disk has what it says, or that it has not.
+async fn when_kept(said: String, kept: oneshot::Receiver<Result<(), StateError>>) -> Answer {
+    let forgets = "a restart of the agent forgets that";
+    match tokio::time::timeout(DISK_LIMIT, kept).await {
+        Ok(Ok(Ok(()))) => done(said),
+        Ok(Ok(Err(error))) => done(format!("{said}; {forgets}: {error}")),
+        Ok(Err(_)) => done(format!("{said}; {forgets}: too many writes wait for the disk of the state")),
+        Err(_) => done(format!("{said}; {forgets} if it comes soon: the disk of the state {HANGS}")),
+    }
 }
 
 fn done(message: String) -> Answer {

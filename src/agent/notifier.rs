@@ -1,17 +1,21 @@
 //! The way of a message: planned, written to the outbox, handed to a delivery worker, deleted when it
 //! was taken. What was not delivered before a crash goes out after it, the same bytes.
 
+mod outgoing;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use self::outgoing::Outgoing;
 use super::plan::Plan;
 use super::receivers::UnusableReceiver;
 use super::supervise::Supervisor;
-use crate::act::notify::worker::{DeliveryQueues, workers};
+use crate::act::notify::worker::workers;
 use crate::act::notify::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Planner, Receiver};
-use crate::act::state::{OutboxRow, State};
+use crate::act::state::State;
 use crate::clock::Clock;
 use skewtrap_core::incident::{Incident, Record};
 use skewtrap_core::message::{Origin, Update, utc};
@@ -31,7 +35,7 @@ fn started_again(silenced_until: Option<Time>) -> String {
 #[derive(Debug)]
 pub struct Notifier {
     planner: Planner,
-    queues: DeliveryQueues,
+    outgoing: Outgoing,
     state: State,
     statuses: BTreeMap<Arc<str>, ReceiverStatus>,
     /// Messages that were dropped at the start, because their receivers are gone.
@@ -65,11 +69,14 @@ impl Notifier {
                 }
             });
         }
-        let mut notifier = Self { planner, queues, state, statuses, dropped: BTreeMap::new() };
+        // What a full queue does not take stays in the outbox and is offered again.
+        let outgoing = Outgoing::new(move |delivery| drop(queues.hand_over(delivery)));
+        let mut notifier = Self { planner, outgoing, state, statuses, dropped: BTreeMap::new() };
         notifier.drop_what_nobody_takes();
-        for receiver in notifier.offer_again() {
-            notifier.count_pending(&receiver);
+        for row in notifier.state.undelivered().unwrap_or_default() {
+            notifier.count_pending(&row.receiver);
         }
+        notifier.offer_again();
         notifier
     }
 
@@ -155,52 +162,61 @@ impl Notifier {
         self.planner.plan(incident, update, named, clock.now())
     }
 
-    /// Writes messages to the outbox and hands them over.
+    /// Has messages written to the outbox and handed over.
     fn post(&mut self, deliveries: Vec<Delivery>) {
-        let rows: Vec<OutboxRow> = deliveries.iter().map(OutboxRow::from).collect();
-        // They go out whatever the disk does; while it hangs they would not survive a crash.
-        self.state.later(move |state| state.add_to_outbox(&rows));
-        for delivery in deliveries {
+        for delivery in &deliveries {
             self.count_pending(&delivery.receiver);
-            // What a full queue does not take stays in the outbox and is offered again.
-            let _ = self.queues.hand_over(delivery);
         }
+        self.outgoing.post(&self.state, deliveries, Instant::now());
     }
 
-    /// Takes the result of an attempt; its delivery worker goes on when the report is dropped here.
+    /// Hands over what has waited too long for a disk that hangs.
+    pub fn hand_over_overdue(&self) {
+        self.outgoing.hand_over_overdue(Instant::now());
+    }
+
+    /// Hands over everything, for the agent ends.
+    pub fn hand_over_all(&self) {
+        self.outgoing.hand_over_all();
+    }
+
+    /// Whether messages wait for their rows in the outbox.
+    pub fn is_writing(&self) -> bool {
+        self.outgoing.is_waiting()
+    }
+
+    /// How many messages went out without a row in the outbox: a kill may have lost or repeated them.
+    pub fn without_row(&self) -> u64 {
+        self.outgoing.without_row()
+    }
+
+    /// Takes the result of an attempt; its delivery worker goes on when that is in the outbox.
     pub fn delivered(&mut self, report: DeliveryReport) {
         let outcome = &report.outcome;
         self.note(outcome);
-        let key = outcome.key.clone();
+        let (key, state) = (outcome.key.clone(), &self.state);
         match &outcome.result {
-            DeliveryResult::Sent => self.state.later(move |state| state.remove_from_outbox(&key)),
+            DeliveryResult::Sent => {
+                self.outgoing.attempted(state, report, true, move |state| state.remove_from_outbox(&key));
+            }
             DeliveryResult::GivenUp { why } => {
                 tracing::warn!(receiver = &*outcome.receiver, message = &*outcome.key, "given up: {why}");
-                self.state.later(move |state| state.remove_from_outbox(&key));
+                self.outgoing.attempted(state, report, true, move |state| state.remove_from_outbox(&key));
             }
             DeliveryResult::Retry { attempts, due, why } => {
                 if *attempts == 1 {
                     tracing::warn!(receiver = &*outcome.receiver, "not delivered, tried again: {why}");
                 }
                 let (attempts, due) = (*attempts, *due);
-                self.state.later(move |state| state.reschedule(&key, attempts, due));
+                let write = move |state: &State| state.reschedule(&key, attempts, due);
+                self.outgoing.attempted(state, report, false, write);
             }
         }
     }
 
-    /// Offers the delivery workers what the outbox holds; they recognise what they have already. Gives
-    /// the receiver of each message.
-    pub fn offer_again(&self) -> Vec<Arc<str>> {
-        let rows = self.state.undelivered().unwrap_or_else(|error| {
-            tracing::error!("{error}");
-            Vec::new()
-        });
-        let offered = rows.into_iter().filter_map(|p| Delivery::try_from(p).ok()).map(|delivery| {
-            let receiver = delivery.receiver.clone();
-            let _ = self.queues.hand_over(delivery);
-            receiver
-        });
-        offered.collect()
+    /// Offers the delivery workers what the outbox holds; they recognise what they have already.
+    pub fn offer_again(&self) {
+        self.outgoing.offer_again(&self.state);
     }
 
     /// The state of each receiver, for the page and the metrics.
@@ -312,9 +328,12 @@ mod tests {
         let (_, state, clock) = notifier(dir.path());
         let message = Message::of(&sample(clock.now()), Update::Fired, clock.now(), &Origin::default());
         let row = |to: &str| {
-            OutboxRow::from(&crate::act::notify::plan::delivery(&to.into(), message.clone(), clock.now()))
+            let delivery = crate::act::notify::plan::delivery(&to.into(), message.clone(), clock.now());
+            crate::act::state::OutboxRow::from(&delivery)
         };
         state.add_to_outbox(&[row("oncall"), row("retired")]).expect("written");
+        // The writer may still have it.
+        assert!(state.settle(std::time::Duration::from_secs(5)));
         drop(state);
         let (notifier, state, _) = notifier(dir.path());
         let waiting: Vec<_> = queued(&state).into_iter().map(|(receiver, _)| receiver).collect();

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::archive::Job;
 use super::capture::task::compare_now;
 use super::capture::{Found, KnownTarget, Taken, close};
+use super::commands::Reply;
 use super::{Agent, AgentEvent, GRACE};
 use crate::act::notify::{DeliveryReport, DeliveryResult};
 use crate::act::state::{OpenMethod, OpenWindow, State};
@@ -31,13 +32,9 @@ use skewtrap_trace::time::Time;
 impl Agent {
     /// What the loop does every second, whoever asks: the same work for any number of servers.
     pub(super) fn beat(&mut self) {
-        self.metrics.hangs(self.store.state.hangs().map(|(folder, since)| {
-            format!(
-                "the disk of the state folder {} has not come back from a write for {} s",
-                folder.display(),
-                since.as_secs()
-            )
-        }));
+        self.metrics.disk_trouble(self.disk_trouble());
+        self.notifier.hand_over_overdue();
+        self.metrics.without_row(self.notifier.without_row());
         if let Some(jump) = self.clock.follow(wall_time()) {
             warn!(jump_s = jump, "the wall clock was set; times from here on are the new clock's");
         }
@@ -45,6 +42,20 @@ impl Agent {
         let unheard = self.watch.unheard().cloned().collect();
         self.publisher.beat(Pulse { at: self.clock.now(), unheard });
         systemd::alive();
+    }
+
+    /// What is wrong with the disk of the state, and what that cost so far.
+    fn disk_trouble(&self) -> Option<String> {
+        let state = &self.store.state;
+        let hangs = state.hangs().map(|(folder, since)| {
+            let (folder, s) = (folder.display(), since.as_secs());
+            format!("the disk of the state folder {folder} has not come back from a write for {s} s")
+        });
+        let why = hangs.or_else(|| state.failed())?;
+        Some(match self.notifier.without_row() {
+            0 => why,
+            n => format!("{why}; {n} messages went out without being kept there, so a kill may repeat them"),
+        })
     }
 
     /// Builds what somebody asked for.
@@ -77,14 +88,13 @@ impl Agent {
 
     /// Keeps what was learned of the servers for an agent after this one.
     pub(super) fn save_baselines(&self) {
-        if let Err(error) = self.store.state.save_baselines(&self.watch.baselines(self.clock.now())) {
-            error!("{error}");
-        }
+        let baselines = self.watch.baselines(self.clock.now());
+        self.store.state.later(move |state| state.save_baselines(&baselines));
     }
 
     pub(super) fn sweep(&self) {
         if self.store.state.hangs().is_none() {
-            let _ = self.notifier.offer_again();
+            self.notifier.offer_again();
         }
         let now = self.clock.now();
         let tidy = move |state: &State| state.prune(now).and_then(|()| state.release(now - QUIET, None));
@@ -242,9 +252,13 @@ impl Agent {
     }
 
     pub(super) fn command(&mut self, command: Command, effects: &mut Vec<Effect>) {
-        let answer = self.answer(command.action, effects);
-        // Nobody may be waiting any more.
-        let _ = command.answer.send(answer);
+        match self.answer(command.action, effects) {
+            // Nobody may be waiting any more.
+            Reply::Now(answer) => drop(command.answer.send(answer)),
+            Reply::Later(answer) => self.supervisor.once(async move {
+                let _ = command.answer.send(answer.await);
+            }),
+        }
     }
 
     /// Closes open windows, sends what can be sent at once, ends every task.
@@ -268,10 +282,13 @@ impl Agent {
             }
             self.carry_out(&mut effects);
         }
-        // What can be delivered at once is; the rest is in the outbox.
-        while let Ok(Some(report)) = tokio::time::timeout(Duration::from_millis(200), delivered.recv()).await
-        {
-            self.delivered(report);
+        // What can be delivered at once is; the rest is in the outbox, unless its disk hangs.
+        loop {
+            match tokio::time::timeout(Duration::from_millis(200), delivered.recv()).await {
+                Ok(Some(report)) => self.delivered(report),
+                Err(_) if self.notifier.is_writing() => self.notifier.hand_over_all(),
+                Ok(None) | Err(_) => break,
+            }
         }
         if !self.supervisor.stop(Duration::from_secs(2)).await {
             warn!("some tasks did not end in 2 s and are left behind");

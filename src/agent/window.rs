@@ -167,7 +167,7 @@ pub async fn open(
         instance: target.instance.clone(),
         unproven: None,
     };
-    let files = Files::new(target, request);
+    let files = Files::new(target, request).await;
     let _turn = turn(target, request, state, clock.now()).await?;
     begin(state, attempt, &window, record).await?;
     let now = clock.now();
@@ -239,7 +239,7 @@ pub async fn resume(
     links: Links,
 ) -> Outcome {
     let (state, clock) = (store.0, store.1.steady());
-    let mut files = Files::of_before(target, request, window.sent_at, moved);
+    let mut files = Files::of_before(target, request, window.sent_at, moved).await;
     let (visibility, sent_at, now) = (visibility(target, &files), window.sent_at, clock.now());
     let mut machine = Window::resume(request, visibility, sent_at, window.granted, now);
     let mut writing = BTreeSet::new();
@@ -334,7 +334,8 @@ async fn see_through(
     // The ticker ends by itself once the window has; a panic in it was this window's, and is over.
     let _ = ticker.await;
     drop(present);
-    outcome(request, &run, files, &meter, recovered.map(|at| at.since(ended_at)))
+    let remote = files.is_remote().await;
+    outcome(request, &run, files, remote, &meter, recovered.map(|at| at.since(ended_at)))
 }
 
 fn event_of(reach: Reach) -> Event {
@@ -366,10 +367,11 @@ fn outcome(
     request: &StartRequest,
     run: &Run,
     files: Files,
+    remote: bool,
     meter: &Meter,
     recovered: Option<Duration>,
 ) -> Outcome {
-    let (folder, remote) = (files.server_dir().map(str::to_owned), files.is_remote());
+    let folder = files.server_dir().map(str::to_owned);
     let artifacts = files.into_artifacts();
     let mut expected = request.ranks.busy.clone();
     expected.extend(&request.ranks.idle);

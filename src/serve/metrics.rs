@@ -36,11 +36,12 @@ pub struct Metrics {
     stall: Seconds,
     silence: LastSeconds,
     messages: Counters,
+    without_row: Counter,
     requests: Counters,
     restarts: Counter,
     queues: Family<Pairs, Gauge>,
-    /// Which disk hangs, for `/healthz`.
-    hanging: std::sync::Mutex<Option<String>>,
+    /// What is wrong with a disk, for `/healthz`.
+    troubled_disk: std::sync::Mutex<Option<String>>,
 }
 
 impl Default for Metrics {
@@ -50,6 +51,7 @@ impl Default for Metrics {
             (Counters::default(), Counters::default(), Counters::default());
         let (stall, messages, requests) = (Seconds::default(), Counters::default(), Counters::default());
         let (restarts, queues, silence) = (Counter::default(), Family::default(), LastSeconds::default());
+        let without_row = Counter::default();
         let r = &mut registry;
         r.register("rule_transitions", "Changes of a rule's state, by the new state", transitions.clone());
         r.register(
@@ -75,6 +77,11 @@ impl Default for Metrics {
             "Attempts to deliver a message, by receiver and result (sent, again, given_up; dropped: the receiver is gone)",
             messages.clone(),
         );
+        r.register(
+            "messages_without_row",
+            "Messages handed over before the disk of the state had them: a kill may have lost or repeated them",
+            without_row.clone(),
+        );
         r.register("http_requests", "Requests that the agent answered, by status code", requests.clone());
         r.register("task_restarts", "Tasks that ended or panicked and were started again", restarts.clone());
         r.register("queue_length", "Events that wait in a queue inside the agent", queues.clone());
@@ -86,10 +93,11 @@ impl Default for Metrics {
             stall,
             silence,
             messages,
+            without_row,
             requests,
             restarts,
             queues,
-            hanging: Default::default(),
+            troubled_disk: Default::default(),
         }
     }
 }
@@ -150,14 +158,19 @@ impl Metrics {
         self.restarts.inc_by(so_far.saturating_sub(self.restarts.get()));
     }
 
-    /// Which disk hangs, if one does.
-    pub fn hangs(&self, why: Option<String>) {
-        *self.hanging.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = why;
+    /// How many messages were handed over without a row in the outbox so far.
+    pub fn without_row(&self, so_far: u64) {
+        self.without_row.inc_by(so_far.saturating_sub(self.without_row.get()));
     }
 
-    /// What [`Self::hangs`] was told last.
-    pub fn hanging(&self) -> Option<String> {
-        self.hanging.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    /// What is wrong with a disk, if anything is.
+    pub fn disk_trouble(&self, why: Option<String>) {
+        *self.troubled_disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = why;
+    }
+
+    /// What [`Self::disk_trouble`] was told last.
+    pub fn troubled_disk(&self) -> Option<String> {
+        self.troubled_disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// A queue's length now.

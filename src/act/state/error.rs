@@ -37,6 +37,16 @@ pub enum StateError {
         /// The folder.
         folder: PathBuf,
     },
+    /// There is no room for what the end of a window needs.
+    #[error(
+        "the disk of the state folder {folder} has no room for the end of a window ({source}), so none is opened: free some space there"
+    )]
+    NoRoom {
+        /// The folder.
+        folder: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// SQLite failed.
     #[error("the state in {file} cannot be read or written: {source}")]
     Database {

@@ -10,12 +10,7 @@ use std::sync::{Arc, Mutex};
 use rusqlite::Connection;
 
 use super::writer::Writer;
-use super::{State, StateError};
-
-/// A file that is only there to be deleted when the disk is full.
-const RESERVE: &str = "reserve";
-/// Its size: SQLite's log and index of a few writes.
-const RESERVED: u64 = 512 << 10;
+use super::{State, StateError, reserve};
 
 impl State {
     /// Opens the state in `folder`, which is made if need be.
@@ -27,14 +22,15 @@ impl State {
         let file = folder.join("state.sqlite");
         let opened = opened(&file).or_else(|error| {
             // A full disk: what was kept in reserve is enough to book the end of what is open.
-            match std::fs::remove_file(folder.join(RESERVE)) {
-                Ok(()) => opened(&file),
-                Err(_) => Err(error),
+            match reserve::free(folder) {
+                true => opened(&file),
+                false => Err(error),
             }
         });
         match opened {
             Ok(connection) => {
-                reserve(&folder.join(RESERVE));
+                // Without it no window begins, and the next try is then.
+                let _ = reserve::keep(folder);
                 Self::of(connection, file, Some(lock))
             }
             Err(error @ StateError::Newer { .. }) => Err(error),
@@ -135,19 +131,6 @@ fn opened(file: &Path) -> Result<Connection, StateError> {
     let connection = Connection::open(file).map_err(broken)?;
     prepare(&connection, file)?;
     Ok(connection)
-}
-
-/// Keeps room for the end of what is open; without it the next start finds out by itself.
-fn reserve(path: &Path) {
-    if path.metadata().is_ok_and(|there| there.len() == RESERVED) {
-        return;
-    }
-    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path);
-    // Written, not only sized: a file with holes keeps no room.
-    let written = file.and_then(|mut file| file.write_all(&vec![0; RESERVED as usize]));
-    if written.is_err() {
-        let _ = std::fs::remove_file(path);
-    }
 }
 
 /// Messages may hold what the users of the server wrote. SQLite gives its further files the same mode.

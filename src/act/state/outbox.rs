@@ -42,6 +42,10 @@ impl State {
     /// # Errors
     /// The database cannot be written.
     pub fn add_to_outbox(&self, rows: &[OutboxRow]) -> Result<(), StateError> {
+        self.with_reserve(|| self.add_rows(rows))
+    }
+
+    fn add_rows(&self, rows: &[OutboxRow]) -> Result<(), StateError> {
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(|e| self.broken(e))?;
         for row in rows {

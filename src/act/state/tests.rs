@@ -184,6 +184,40 @@ fn on_a_full_disk_what_is_open_is_still_known_and_its_end_is_booked_from_the_res
 }
 
 #[test]
+fn a_disk_that_fills_up_while_a_window_is_open_still_takes_its_end_and_opens_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("state");
+    let Some(disk) = FullDisk::over(&folder) else { return };
+    let state = State::open(&folder).unwrap();
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    disk.fill();
+    let end = AttemptEnd { at: Time::from_epoch_s(12.0), bytes: 1, ..AttemptEnd::default() };
+    let row = OutboxRow {
+        key: "oncall/i1:captured".into(),
+        receiver: "oncall".into(),
+        created: end.at,
+        due: end.at,
+        attempts: 0,
+        body: vec![b'x'; 200_000],
+    };
+    state.end("a1", &end).unwrap();
+    state.add_to_outbox(std::slice::from_ref(&row)).unwrap();
+    assert_eq!(state.open_windows().unwrap(), []);
+    assert_eq!(state.ledger().unwrap().attempts[0].end, Some(end));
+    assert_eq!(state.undelivered().unwrap(), [row]);
+    let refused = state.begin(&attempt("a2", 20.0), &window("a2"), None).unwrap_err().to_string();
+    assert!(refused.contains("no room for the end of a window") && refused.contains("free some"), "{refused}");
+    state.later(|state| state.keep_reserve());
+    assert!(state.settle(Duration::from_secs(5)));
+    assert!(state.failed().is_some_and(|why| why.contains(&folder.display().to_string())), "for /healthz");
+    std::fs::remove_file(folder.join("filler")).unwrap();
+    state.begin(&attempt("a2", 20.0), &window("a2"), None).unwrap();
+    state.later(|state| state.keep_reserve());
+    assert!(state.settle(Duration::from_secs(5)));
+    assert_eq!(state.failed(), None);
+}
+
+#[test]
 fn a_disk_that_takes_no_writes_still_tells_what_is_open_and_opens_nothing_new() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("state");

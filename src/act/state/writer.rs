@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
 use tracing::{error, warn};
 
 use super::{State, StateError};
@@ -33,13 +34,22 @@ struct Job {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    count: Mutex<(usize, Option<Instant>)>,
+    progress: Mutex<Progress>,
     changed: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct Progress {
+    waiting: usize,
+    /// Since when the write that is under way has been.
+    since: Option<Instant>,
+    /// Why the last write failed; `None` where it did not.
+    failed: Option<String>,
+}
+
 impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, (usize, Option<Instant>)> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,13 +68,14 @@ impl Writer {
 
 fn run(jobs: &Receiver<Job>, waiting: &Waiting) {
     while let Ok(Job { state, write }) = jobs.recv() {
-        waiting.lock().1 = Some(Instant::now());
-        if let Err(error) = write(&state) {
+        waiting.lock().since = Some(Instant::now());
+        let failed = write(&state).err().map(|error| error.to_string());
+        if let Some(error) = &failed {
             error!("{error}");
         }
         drop(state);
-        let mut count = waiting.lock();
-        *count = (count.0.saturating_sub(1), None);
+        let mut progress = waiting.lock();
+        *progress = Progress { waiting: progress.waiting.saturating_sub(1), since: None, failed };
         waiting.changed.notify_all();
     }
 }
@@ -72,10 +83,10 @@ fn run(jobs: &Receiver<Job>, waiting: &Waiting) {
 impl State {
     /// Writes when the disk lets it, in the order of the calls; an error is logged.
     pub fn later(&self, write: impl FnOnce(&Self) -> Result<(), StateError> + Send + 'static) {
-        self.writer.waiting.lock().0 += 1;
+        self.writer.waiting.lock().waiting += 1;
         let job = Job { state: self.clone(), write: Box::new(write) };
         if self.writer.queue.try_send(job).is_err() {
-            self.writer.waiting.lock().0 -= 1;
+            self.writer.waiting.lock().waiting -= 1;
             error!("the state in {} takes no writes, and too many wait: one is lost", self.file.display());
         }
     }
@@ -85,15 +96,43 @@ impl State {
         if self.writer.thread == Some(std::thread::current().id()) {
             return;
         }
-        let mut count = self.writer.waiting.lock();
-        while count.0 > 0 {
-            count = self.writer.waiting.changed.wait(count).unwrap_or_else(PoisonError::into_inner);
+        let mut progress = self.writer.waiting.lock();
+        while progress.waiting > 0 {
+            progress = self.writer.waiting.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Waits for the writes before, at most for `limit`; gives whether they are done.
+    pub fn settle(&self, limit: Duration) -> bool {
+        let (waiting, progress) = (&self.writer.waiting, self.writer.waiting.lock());
+        let waited = waiting.changed.wait_timeout_while(progress, limit, |progress| progress.waiting > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.waiting == 0
+    }
+
+    /// Like [`Self::later`]; gives what came of it, for whoever wants to wait.
+    pub fn kept(
+        &self,
+        write: impl FnOnce(&Self) -> Result<(), StateError> + Send + 'static,
+    ) -> oneshot::Receiver<Result<(), StateError>> {
+        let (tell, told) = oneshot::channel();
+        self.later(move |state| {
+            // Where nobody waits any more, it is logged.
+            match tell.send(write(state)) {
+                Ok(()) => Ok(()),
+                Err(result) => result,
+            }
+        });
+        told
+    }
+
+    /// Why the last write failed, naming the file: its disk is full, say.
+    pub fn failed(&self) -> Option<String> {
+        self.writer.waiting.lock().failed.clone()
     }
 
     /// The folder whose disk hangs, and since when: a write has not come back for seconds.
     pub fn hangs(&self) -> Option<(PathBuf, Duration)> {
-        let since = self.writer.waiting.lock().1?.elapsed();
+        let since = self.writer.waiting.lock().since?.elapsed();
         (since > HANGS).then(|| (self.file.parent().unwrap_or(&self.file).to_owned(), since))
     }
 }

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use tracing::warn;
-
 use super::{CaptureResult, CaptureStore};
 use crate::act::command::{Ended, MARK, Tokens, argv_of, kill_left_behind, start};
 use crate::act::state::{OpenMethod, OpenWindow, StateError};
@@ -46,7 +44,10 @@ pub async fn capture(
     crate::agent::window::begin(&store.state, attempt, &window, record).await?;
     let mut result =
         CaptureResult { means: Means::Command, sent_at: window.sent_at, ..CaptureResult::default() };
-    let folder = match store.bundles.scratch(&attempt.incident, record.incident.window()) {
+    let (bundles, incident, number) =
+        (store.bundles.clone(), attempt.incident.clone(), record.incident.window());
+    let made = tokio::task::spawn_blocking(move || bundles.scratch(&incident, number)).await;
+    let folder = match made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
         Ok(folder) => folder,
         Err(error) => {
             result.failure = Some(error.to_string());
@@ -65,9 +66,7 @@ pub async fn capture(
     window.granted = true;
     window.method = OpenMethod::Command { group: running.group };
     // Without it a later agent finds the program all the same, by the mark in its environment.
-    if let Err(error) = store.state.update(&window) {
-        warn!(%error, "the state does not know the process of this capture");
-    }
+    store.state.later(move |state| state.update(&window));
     links.show(WindowPhase::Open, store.clock.now());
     let (probe, _) = links.meter.probe(server.clone(), None);
     let ended = running.end(over(spec, &mut links)).await;

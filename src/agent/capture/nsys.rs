@@ -68,7 +68,9 @@ pub async fn capture(
         // What it had begun is stopped as if the agent had died.
         Err(panic) => {
             warn!("the task of an nsys window failed: {panic}");
-            let windows = store.state.open_windows()?;
+            let state = store.state.clone();
+            let windows = tokio::task::spawn_blocking(move || state.open_windows()).await;
+            let windows = windows.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
             let left = windows.into_iter().find(|w| w.attempt == attempt.id);
             Ok(match left {
                 Some(window) => {
@@ -181,11 +183,17 @@ impl Taking {
     async fn collect(&mut self, result: &mut CaptureResult) -> Result<PathBuf, Failed> {
         let nsys = self.handle.nsys.clone();
         let session = self.session(&nsys, result).await?;
-        self.store.bundles.scratch(&self.window.incident, self.number).map_err(Failed::closed)?;
+        let (bundles, incident, number) =
+            (self.store.bundles.clone(), self.window.incident.clone(), self.number);
+        let made = tokio::task::spawn_blocking(move || bundles.scratch(&incident, number)).await;
+        made.map_err(Failed::closed)?.map_err(Failed::closed)?;
         let output = output_of(&self.store, &self.window.incident, self.number);
         self.window.method = OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() };
         self.window.sent_at = self.store.clock.now();
-        self.store.state.update(&self.window).map_err(Failed::closed)?;
+        // Without its session a later agent could not stop it, so nothing is started before it is written.
+        let (state, window) = (self.store.state.clone(), self.window.clone());
+        let written = tokio::task::spawn_blocking(move || state.update(&window)).await;
+        written.map_err(Failed::closed)?.map_err(Failed::closed)?;
         result.sent_at = self.window.sent_at;
         self.begin(&nsys, &session, &output, result.sent_at).await?;
         self.show(WindowPhase::Open);
@@ -231,9 +239,8 @@ impl Taking {
             _ => return Err(Failed::closed(not_begun(session, &answer, &seen))),
         }
         self.window.granted = true;
-        if let Err(error) = self.store.state.update(&self.window) {
-            warn!(%error, "the state does not know that the window was granted");
-        }
+        let window = self.window.clone();
+        self.store.state.later(move |state| state.update(&window));
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::TargetHandle;
 use crate::observe::artifact::{FoundFile, files_of, inspect, modified};
@@ -15,6 +16,9 @@ use skewtrap_core::capture::verify::Artifact;
 use skewtrap_core::capture::window::Event;
 use skewtrap_trace::time::Time;
 
+/// How long looking at the folder may take before the start, and after the end.
+const FOLDER_LIMIT: Duration = Duration::from_millis(500);
+
 /// What is known of the files of one window.
 #[derive(Debug)]
 pub(super) struct Files {
@@ -23,6 +27,8 @@ pub(super) struct Files {
     seen: BTreeMap<PathBuf, Seen>,
     /// The folder of a window of ours was seen: only its start makes it.
     made: bool,
+    /// Whether the folder of the files could be seen at first.
+    visible: bool,
 }
 
 /// Where files are searched for, and which.
@@ -47,29 +53,47 @@ struct Seen {
 }
 
 impl Files {
-    pub(super) fn new(target: &TargetHandle, request: &StartRequest) -> Self {
+    /// A folder that hangs is one that the agent does not see: the window must not wait for it.
+    pub(super) async fn new(target: &TargetHandle, request: &StartRequest) -> Self {
         let declared = request.marks.dir.clone().or_else(|| request.folder.clone());
         let server_dir = declared.or_else(|| target.default_dir.clone());
         let folder = server_dir.as_deref().map(|dir| target.paths.agent_view(dir));
         let (engine, marks) = (request.engine, request.marks.clone());
         let mut view = View { engine, marks, server_dir, folder, moved: Vec::new(), before: Vec::new() };
-        if view.marks == Marks::default() {
-            view.before = view.sighted().into_iter().map(|f| f.path).collect();
-        }
-        Self { view: Arc::new(view), paths: target.paths.clone(), seen: BTreeMap::new(), made: false }
+        let looked = view.clone();
+        let looking = tokio::task::spawn_blocking(move || {
+            let is_unmarked = looked.marks == Marks::default();
+            let before = if is_unmarked { looked.sighted() } else { Vec::new() };
+            (looked.is_visible(), before)
+        });
+        let visible = match tokio::time::timeout(FOLDER_LIMIT, looking).await {
+            Ok(Ok((visible, before))) => {
+                view.before = before.into_iter().map(|f| f.path).collect();
+                visible
+            }
+            Ok(Err(_)) | Err(_) => false,
+        };
+        let (paths, seen) = (target.paths.clone(), BTreeMap::new());
+        Self { view: Arc::new(view), paths, seen, made: false, visible }
     }
 
     /// The files of a window that was opened at `sent_at` by an agent before this one, `moved` being
     /// those that it had put into the bundle already.
-    pub(super) fn of_before(
+    pub(super) async fn of_before(
         target: &TargetHandle,
         request: &StartRequest,
         sent_at: Time,
         moved: Vec<PathBuf>,
     ) -> Self {
-        let mut files = Self::new(target, request);
+        let mut files = Self::new(target, request).await;
         let view = Arc::make_mut(&mut files.view);
-        view.before.retain(|path| modified(path).is_none_or(|at| at < sent_at));
+        let mut before = std::mem::take(&mut view.before);
+        let older = tokio::task::spawn_blocking(move || {
+            before.retain(|path| modified(path).is_none_or(|at| at < sent_at));
+            before
+        });
+        // A task that panics leaves none: they are read, and their marks decide.
+        view.before = older.await.unwrap_or_default();
         view.moved = moved;
         files
     }
@@ -83,11 +107,9 @@ impl Files {
         }
     }
 
-    /// Whether files can be expected to be seen: of the folder that will be made, its parent must be there.
-    pub(super) fn are_visible(&self) -> bool {
-        let Some(folder) = &self.view.folder else { return false };
-        let wanted = if self.view.marks.dir.is_some() { folder.parent().unwrap_or(folder) } else { folder };
-        wanted.is_dir()
+    /// Whether files can be expected to be seen.
+    pub(super) const fn are_visible(&self) -> bool {
+        self.visible
     }
 
     pub(super) fn server_dir(&self) -> Option<&str> {
@@ -95,8 +117,13 @@ impl Files {
     }
 
     /// No file was found, and the agent cannot see the folder.
-    pub(super) fn is_remote(&self) -> bool {
-        self.seen.is_empty() && !self.view.folder.as_deref().is_some_and(Path::is_dir)
+    pub(super) async fn is_remote(&self) -> bool {
+        if !self.seen.is_empty() {
+            return false;
+        }
+        let folder = self.view.folder.clone();
+        let looking = tokio::task::spawn_blocking(move || folder.as_deref().is_some_and(Path::is_dir));
+        !matches!(tokio::time::timeout(FOLDER_LIMIT, looking).await, Ok(Ok(true)))
     }
 
     /// Scans the folder and reads the files that have stopped growing; gives the events of the window.
@@ -141,6 +168,13 @@ impl Files {
 }
 
 impl View {
+    /// Of the folder that will be made, the parent must be there.
+    fn is_visible(&self) -> bool {
+        let Some(folder) = &self.folder else { return false };
+        let wanted = if self.marks.dir.is_some() { folder.parent().unwrap_or(folder) } else { folder };
+        wanted.is_dir()
+    }
+
     fn sighted(&self) -> Vec<FoundFile> {
         let dir = self.server_dir.as_deref().unwrap_or_default();
         let mut found = match &self.folder {
