@@ -55,4 +55,5 @@ mod watch {
     mod escalation;
     mod harm;
     mod incident;
+    mod stuck;
 }

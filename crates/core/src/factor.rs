@@ -35,6 +35,7 @@ pub use harm::{Harm, Reason};
 pub use incident::{Change, Incident, Symptom};
 pub use observation::{Counters, Decode, Gauges, Observation, Prefill, Reading};
 pub use onset::Onset;
+pub use stuck::Progress;
 
 /// The budget of false alarms of a server that nobody set another for.
 pub const FALSE_ALARMS_PER_DAY: f64 = 1.0;

@@ -120,8 +120,13 @@ fn ended(outcome: CaptureOutcome, end: AttemptEnd) -> WindowEvent {
 }
 
 /// What `/v1/loads` of a server with two ranks says.
-pub fn loads(at: Time, loads: [u32; 2]) -> Observation {
-    let rank = |dp: usize| json!({"timestamp": at.epoch_s(), "dp_rank": dp, "num_running_reqs": loads[dp], "num_waiting_reqs": 0});
+pub fn loads(now: Time, loads: [u32; 2]) -> Observation {
+    loads_of(now, loads, [now, now])
+}
+
+/// What it says where each rank published its numbers at a time of its own.
+pub fn loads_of(at: Time, loads: [u32; 2], published: [Time; 2]) -> Observation {
+    let rank = |dp: usize| json!({"timestamp": published[dp].epoch_s(), "dp_rank": dp, "num_running_reqs": loads[dp], "num_waiting_reqs": 0});
     let body = json!({"version": "0.5.16", "loads": [rank(0), rank(1)]}).to_string().into_bytes();
     Observation::Loads { target: TargetId(0), source: SourceId(0), body, at }
 }

@@ -104,6 +104,7 @@ pub fn admit(
     if let CaptureSpec::Command(command) = spec {
         return Ok(Some(grant(request, ledger, CaptureMethod::Command(command.clone()), now)));
     }
+    preflight::progress(facts)?;
     preflight::check(facts, Need { bytes: expected.bytes, floor: policy.min_free }, now)?;
     let mark = attempt_of(request, ledger, now).mark();
     let naming = WindowNaming { mark: &mark, output_dir: policy.output_dir.as_deref() };

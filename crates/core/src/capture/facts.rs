@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::capture::line::{Foreign, OwnLines, ProfileLine};
+use crate::factor::Progress;
 pub use crate::signal::metrics::Role;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
@@ -301,6 +302,8 @@ pub struct Facts {
     pub folders: Vec<Folder>,
     /// When each rank last had work (running or queued requests, or a batch line).
     pub last_work: BTreeMap<Rank, Time>,
+    /// How each DP rank gets on with its work.
+    pub progress: Vec<(u16, Progress)>,
     /// When the ranks' work, idle or not, was last reported.
     pub ranks_at: Option<Time>,
     /// Windows that somebody else opened.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::capture::facts::{Facts, HealthAnswer, ServerFacts};
 use crate::capture::refusal::Refusal;
 use crate::capture::verify::expected_ranks;
+use crate::factor::Progress;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
@@ -45,6 +46,29 @@ pub fn check(facts: &Facts, need: Need, now: Time) -> Result<&ServerFacts, Refus
     }
     folders(facts, need, now)?;
     Ok(server)
+}
+
+/// Refuses as long as a rank has work and does not move, and for a while after: a window cannot be ended
+/// on a rank that hangs. A rank without work is none of those.
+pub fn progress(facts: &Facts) -> Result<(), Refusal> {
+    // Who is stuck is told before who is only in doubt.
+    let mut doubt = Ok(());
+    for (dp, progress) in &facts.progress {
+        let rank = Rank::dp(*dp);
+        match progress {
+            Progress::Stuck(s) => {
+                return Err(Refusal::RankStuck { rank, still: Duration::from_secs_f64(s.max(0.0)) });
+            }
+            Progress::Wakes(s) => {
+                return Err(Refusal::RankWakes { rank, ago: Duration::from_secs_f64(s.max(0.0)) });
+            }
+            Progress::InDoubt(s) if doubt.is_ok() => {
+                doubt = Err(Refusal::NoProgress { rank, still: Duration::from_secs_f64(s.max(0.0)) });
+            }
+            Progress::InDoubt(_) | Progress::Moves => {}
+        }
+    }
+    doubt
 }
 
 /// Which ranks would be in the window; refuses when none had work.
@@ -181,6 +205,25 @@ mod tests {
         assert_eq!(verdict(|f| f.folders[0].seen = None), "ok", "out of sight is no refusal");
         assert_eq!(verdict(|f| f.ranks_at = Some(at(-31.0))), "stale_facts");
         assert_eq!(verdict(|f| f.last_work.clear()), "all_idle");
+    }
+
+    #[test]
+    fn a_rank_that_does_not_move_refuses_and_the_one_that_is_stuck_is_named() {
+        let with = |all: &[Progress]| {
+            let facts = Facts { progress: (0..).zip(all.iter().copied()).collect(), ..good() };
+            progress(&facts)
+        };
+        use Progress::{InDoubt, Moves, Stuck, Wakes};
+        assert_eq!(with(&[]), Ok(()), "nothing is known of any");
+        assert_eq!(with(&[Moves, Moves]), Ok(()));
+        let refused = with(&[InDoubt(2.0), Moves, Stuck(5.0)]).unwrap_err();
+        assert_eq!((refused.word(), refused.awaits_facts()), ("rank_stuck", false));
+        insta::assert_snapshot!(refused, @"DP2 has work and has not moved for 5.0 s while its peers have; a window cannot be ended on a rank that hangs, so none is opened before it has moved again for 10 s");
+        let refused = with(&[Moves, Wakes(3.0)]).unwrap_err();
+        assert_eq!((refused.word(), refused.again_in()), ("rank_stuck", Some(Duration::from_secs(7))));
+        let refused = with(&[Moves, InDoubt(1.5)]).unwrap_err();
+        assert_eq!((refused.word(), refused.awaits_facts()), ("no_progress", true));
+        insta::assert_snapshot!(refused, @"DP1 has work and nothing has been seen of its progress for 1.5 s; a window cannot be ended on a rank that hangs, so it is looked at again in a second");
     }
 
     #[test]

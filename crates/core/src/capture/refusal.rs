@@ -12,7 +12,11 @@ use thiserror::Error;
 pub use self::reason::Reason;
 use crate::capture::facts::{ServerKind, Version};
 use crate::capture::size::written;
+use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
+
+/// A rank that was stuck is not trusted for so long after it moves again.
+pub(super) const WAKES: Duration = Duration::from_secs(10);
 
 /// A window that may not open, and why.
 #[derive(Clone, Debug, PartialEq, Error)]
@@ -196,6 +200,30 @@ pub enum Refusal {
         "no rank had work in the last 2 s; a window on an idle server records nothing and does not end by itself"
     )]
     AllIdle,
+    /// A rank hangs.
+    #[error("{rank} has work and has not moved for {} while its peers have; a window cannot be ended on a rank that hangs, so none is opened before it has moved again for 10 s", Span(*.still))]
+    RankStuck {
+        /// Which.
+        rank: Rank,
+        /// For how long.
+        still: Duration,
+    },
+    /// A rank hung until a moment ago.
+    #[error("{rank} was stuck until {} ago and may stop again; a window cannot be ended on a rank that hangs, so none is opened for another {}", Span(*.ago), Span(WAKES.saturating_sub(*.ago)))]
+    RankWakes {
+        /// Which.
+        rank: Rank,
+        /// Since when it moves.
+        ago: Duration,
+    },
+    /// A rank with work may hang.
+    #[error("{rank} has work and nothing has been seen of its progress for {}; a window cannot be ended on a rank that hangs, so it is looked at again in a second", Span(*.still))]
+    NoProgress {
+        /// Which.
+        rank: Rank,
+        /// For how long.
+        still: Duration,
+    },
     /// The form of start that is needed here is safe only if the agent reads the log.
     #[error("{why}, and that is safe only when the agent reads the server's log; give it with --log")]
     NeedsLog {

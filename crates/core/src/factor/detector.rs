@@ -11,7 +11,7 @@ use crate::factor::harm::Load;
 use crate::factor::incident::{Change, Incident};
 use crate::factor::intake::{Levels, Lines, Meaning, Totals};
 use crate::factor::observation::{Gauges, Observation, Reading};
-use crate::factor::stuck::Stuck;
+use crate::factor::stuck::{Progress, Stuck};
 use crate::factor::turnover::Turnover;
 
 /// A source is used for so long after its last word, in seconds.
@@ -264,6 +264,7 @@ impl Detector {
             let load = self.lines[rank].load();
             self.loads[rank] = Load { running: load, ..Load::default() };
             self.stuck.moved(rank, at, self.open.is_none());
+            self.stuck.pulses[rank].read = Some(at);
             // A few requests may have ended since, unseen.
             self.stuck.pulses[rank].work = if load >= 6.0 { load } else { 0.0 };
         }
@@ -287,6 +288,7 @@ impl Detector {
             kv_usage: gauges.kv_usage,
         };
         self.stuck.pulses[rank].work = load.running + load.waiting;
+        self.stuck.pulses[rank].read = Some(at);
         self.loads[rank] = load;
         if let (Some(came), None) = (meaning.came, &self.open) {
             let growth = came.requests - self.turnover.ratio() * came.tokens;
@@ -307,8 +309,14 @@ impl Detector {
         }
     }
 
+    /// How each rank gets on with its work.
+    pub fn progress(&self, now: f64) -> Vec<Progress> {
+        self.stuck.progress(now)
+    }
+
     /// Looks at everything up to `now`; to be called once a second.
     pub fn step(&mut self, now: f64) -> Vec<Change> {
+        self.stuck.note(now);
         let newest = now.floor() as i64 - 1;
         let Some(active) = (0..3).find(|c| {
             self.channels[*c].as_ref().and_then(|c| c.heard).is_some_and(|h| now - h < SOURCE_PATIENCE)

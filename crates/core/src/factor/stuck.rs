@@ -14,6 +14,22 @@ const MEMORY: f64 = 4.0 * 3600.0;
 /// Nothing is waited for longer than this.
 const MOST_PATIENCE: f64 = 20.0;
 
+/// A rank that moves again after it was stuck is not trusted for so long, in seconds: it may stop again.
+const WAKES: f64 = 10.0;
+
+/// How a rank gets on with its work, as far as its life signs tell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Progress {
+    /// It moves, has no work, or too little is known of it.
+    Moves,
+    /// It has work and has stood still for unusually long, in seconds.
+    InDoubt(f64),
+    /// It is stuck: it has stood still among moving peers for so many seconds.
+    Stuck(f64),
+    /// It was stuck until so many seconds ago.
+    Wakes(f64),
+}
+
 /// A rank's life signs.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pulse {
@@ -21,6 +37,10 @@ pub struct Pulse {
     pub moved: Option<f64>,
     /// Requests that it has, by its last word.
     pub work: f64,
+    /// When that was read.
+    pub read: Option<f64>,
+    /// When it was last seen to be stuck.
+    pub stuck: Option<f64>,
 }
 
 /// The life signs of all ranks.
@@ -70,6 +90,36 @@ impl Stuck {
         2 * moving >= working.len() && working.iter().any(|s| *s > unusual && *s <= patience)
     }
 
+    /// Remembers who is stuck now.
+    pub fn note(&mut self, now: f64) {
+        for (rank, still) in self.examine(now).into_iter().enumerate() {
+            if still.is_some() {
+                self.pulses[rank].stuck = Some(now);
+            }
+        }
+    }
+
+    /// How every rank gets on. Other than the test, it doubts a rank whatever its peers do, and as soon as
+    /// what is read of it says that it stands still: who asks may wait a second, and ask again.
+    pub fn progress(&self, now: f64) -> Vec<Progress> {
+        let (unusual, patience) = (UNUSUAL * self.longest.max(1.0), self.patience());
+        let stuck = self.examine(now);
+        let of = |(pulse, stuck): (&Pulse, Option<f64>)| {
+            if let Some(since) = stuck {
+                return Progress::Stuck(now - since);
+            }
+            if let Some(ago) = pulse.stuck.map(|at| now - at).filter(|ago| *ago < WAKES) {
+                return Progress::Wakes(ago);
+            }
+            let (Some(moved), Some(read)) = (pulse.moved, pulse.read) else { return Progress::Moves };
+            match pulse.work >= 1.0 && (read - moved > unusual || now - moved > patience) {
+                true => Progress::InDoubt(now - moved),
+                false => Progress::Moves,
+            }
+        };
+        self.pulses.iter().zip(stuck).map(of).collect()
+    }
+
     /// Ranks that stand still with work while a peer moves (most of those with work, that is), and since when.
     pub fn examine(&self, now: f64) -> Vec<Option<f64>> {
         let patience = self.patience();
@@ -116,6 +166,48 @@ mod tests {
         let stuck = after(52, &[1]);
         assert_eq!([51.5, 52.5, 53.5].map(|now| stuck.is_in_doubt(now)), [true, true, false]);
         assert!(!after(52, &[]).is_in_doubt(51.5));
+    }
+
+    /// What is read once a second of three ranks with work, of which `silent` ones stand still from 50 s on.
+    fn read(until: i32, silent: &[usize]) -> Stuck {
+        let mut stuck = after(50, &[]);
+        for s in 50..=until {
+            for r in 0..3 {
+                if !silent.contains(&r) {
+                    stuck.moved(r, f64::from(s), true);
+                }
+                stuck.pulses[r].read = Some(f64::from(s));
+            }
+            stuck.note(f64::from(s));
+        }
+        stuck
+    }
+
+    #[test]
+    fn a_rank_with_work_that_stands_still_is_doubted_by_the_second_reading_then_stuck_then_not_trusted_yet() {
+        let of = |until: i32, now: f64| read(until, &[1]).progress(now)[1];
+        assert_eq!(of(50, 50.9), Progress::Moves, "one reading without progress is usual");
+        assert_eq!(of(51, 51.5), Progress::InDoubt(2.5));
+        assert_eq!(of(53, 53.0), Progress::Stuck(4.0));
+        let mut woken = read(60, &[1]);
+        woken.moved(1, 61.0, false);
+        woken.pulses[1].read = Some(61.0);
+        assert_eq!(woken.progress(61.5)[1], Progress::Wakes(1.5));
+        woken.moved(1, 70.0, false);
+        assert_eq!(woken.progress(70.0)[1], Progress::Moves);
+    }
+
+    #[test]
+    fn doubt_asks_no_peers_and_spares_who_moves_or_has_no_work() {
+        let all = read(55, &[0, 1, 2]);
+        assert_eq!(all.progress(55.0), [Progress::InDoubt(6.0); 3], "nobody is stuck, and no window may open");
+        let mut idle = read(55, &[1]);
+        idle.pulses[1].work = 0.0;
+        idle.pulses[1].stuck = None;
+        assert_eq!(idle.progress(55.0), [Progress::Moves; 3]);
+        let silent = read(55, &[]);
+        assert_eq!(silent.progress(59.0)[0], Progress::InDoubt(4.0), "its source says nothing more");
+        assert_eq!(Stuck::new(3).progress(59.0), [Progress::Moves; 3], "nothing is known yet");
     }
 
     #[test]

@@ -163,6 +163,11 @@ impl Engine {
         self.factors.told(server)
     }
 
+    /// How the DP ranks of a server get on with their work.
+    pub fn progress(&self, server: &str, now: Time) -> Vec<(u16, crate::factor::Progress)> {
+        self.factors.progress(server, now)
+    }
+
     /// Evaluates the groups that got new samples. Call it after samples were recorded.
     pub fn on_samples(&mut self, store: &mut SignalStore, now: Time, changes: &mut Vec<Change>) {
         self.factors.step(now);

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::factor::{self, Counters, Decode, Detector, Factor, Gauges, Nearest, Prefill, Reading, Settings};
+use crate::factor::{
+    self, Counters, Decode, Detector, Factor, Gauges, Nearest, Prefill, Progress, Reading, Settings,
+};
 use crate::finding::{Finding, Harm, Side, Symptom};
 use crate::signal::catalog;
 use crate::signal::fields::Fields;
@@ -219,6 +221,13 @@ impl Factors {
         self.spread_seconds(now);
         let now = now.epoch_s();
         self.servers.values_mut().for_each(|server| server.step(now));
+    }
+
+    /// How the DP ranks of a server get on with their work; none where only one is known.
+    pub fn progress(&self, server: &str, now: Time) -> Vec<(u16, Progress)> {
+        let Some(server) = self.servers.get(server) else { return Vec::new() };
+        let progress = server.detector.iter().flat_map(|detector| detector.progress(now.epoch_s()));
+        server.ranks.iter().copied().zip(progress).collect()
     }
 
     /// What is held against the ranks of a server.

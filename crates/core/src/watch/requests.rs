@@ -20,6 +20,7 @@ use super::windows::tell_result;
 use crate::capture::CaptureSpec;
 use crate::capture::admit::{self, CaptureMethod, CapturePlan};
 use crate::capture::governor::{self, Attempt, AttemptEnd};
+use crate::capture::preflight;
 use crate::capture::refusal::Refusal;
 use crate::capture::window::WindowPhase;
 use crate::finding::{Finding, Statistic};
@@ -256,6 +257,7 @@ impl Core {
     ) -> Result<Option<Granted>, Refusal> {
         let Some(active) = self.incidents.get(id) else { return Ok(None) };
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return Ok(None) };
+        server.facts.progress = self.engine.progress(&server.name, now);
         if self.mode == Mode::Live {
             server.note_work(target, store, now);
         }
@@ -265,11 +267,15 @@ impl Core {
             let granted = admit::admit(spec, &request, ledger, &server.facts, policy, SLOWNESS, now)?;
             return Ok(granted.map(|plan| Granted::Window(Box::new(plan))));
         }
-        // In a recording only the limits can refuse, and a window costs nothing but its place in them.
+        // In a recording only the limits can refuse, and a rank that hangs in it; a window costs nothing but
+        // its place in the limits.
         if *spec == CaptureSpec::None {
             return Ok(None);
         }
         governor::decide(&request, ledger, &policy.budget, ledger.estimate(request.target, 1), now)?;
+        if !matches!(spec, CaptureSpec::Command(_)) {
+            preflight::progress(&server.facts)?;
+        }
         let end =
             AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 0, unproven: None, cost: None, harm: None };
         let attempt = Attempt { end: Some(end), ..admit::attempt_of(&request, ledger, now) };

@@ -13,7 +13,10 @@ impl Refusal {
     /// Whether it only says that something is not known yet: what is known a moment later may
     /// well allow the same request.
     pub const fn awaits_facts(&self) -> bool {
-        matches!(self, Self::UnknownServer { .. } | Self::Stale { .. } | Self::LeftOpen { .. })
+        matches!(
+            self,
+            Self::UnknownServer { .. } | Self::Stale { .. } | Self::LeftOpen { .. } | Self::NoProgress { .. }
+        )
     }
 
     /// How long until the same request may be granted: what was left of a limit, or a while for
@@ -25,6 +28,7 @@ impl Refusal {
             | Self::DailyWindows { left, .. }
             | Self::Suppression { left, .. }
             | Self::Silenced { left } => Some(*left),
+            Self::RankWakes { ago, .. } => Some(super::WAKES.saturating_sub(*ago)),
             Self::WindowOpen { .. }
             | Self::LeftOpen { .. }
             | Self::UnknownServer { .. }
@@ -34,6 +38,8 @@ impl Refusal {
             | Self::Foreign { .. }
             | Self::ForeignRecently { .. }
             | Self::AllIdle
+            | Self::RankStuck { .. }
+            | Self::NoProgress { .. }
             | Self::DiskLow { .. }
             | Self::DailyStall { .. }
             | Self::DailyBytes { .. }
@@ -89,6 +95,8 @@ impl Refusal {
             Self::Foreign { .. } => Reason::Foreign,
             Self::ForeignRecently { .. } => Reason::ForeignRecently,
             Self::AllIdle => Reason::AllIdle,
+            Self::RankStuck { .. } | Self::RankWakes { .. } => Reason::RankStuck,
+            Self::NoProgress { .. } => Reason::NoProgress,
             Self::NeedsLog { .. } => Reason::NeedsLog,
             Self::DiskLow { .. } => Reason::DiskLow,
             Self::BadFolder { .. } => Reason::BadFolder,
@@ -162,6 +170,10 @@ pub enum Reason {
     ForeignRecently,
     /// See [`Refusal::AllIdle`].
     AllIdle,
+    /// See [`Refusal::RankStuck`] and [`Refusal::RankWakes`].
+    RankStuck,
+    /// See [`Refusal::NoProgress`].
+    NoProgress,
     /// See [`Refusal::NeedsLog`].
     NeedsLog,
     /// See [`Refusal::DiskLow`].
@@ -220,6 +232,8 @@ impl Reason {
             Self::Foreign => "foreign_window",
             Self::ForeignRecently => "foreign_recently",
             Self::AllIdle => "all_idle",
+            Self::RankStuck => "rank_stuck",
+            Self::NoProgress => "no_progress",
             Self::NeedsLog => "needs_log",
             Self::DiskLow => "disk_low",
             Self::BadFolder => "bad_folder",
