@@ -18,7 +18,7 @@ use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::message::Update;
 use skewtrap_core::rule::Change;
 use skewtrap_core::signal::sample::TargetId;
-use skewtrap_core::watch::Effect;
+use skewtrap_core::watch::{Effect, SERVER_DIED};
 use skewtrap_trace::time::Time;
 
 /// How far before the onset the evidence of a bundle reaches.
@@ -111,12 +111,14 @@ impl Agent {
             true => self.notifier.edit(&incident, update, receivers, self.clock),
             false => self.notifier.send(&incident, update, receivers, self.clock),
         }
+        // Its incident is nothing else, and has no bundle yet.
+        let begins_with_death = update == Update::Died && *incident.rule == *SERVER_DIED;
         let waits = self.running.contains_key(&incident.id);
         // The result: with it the state may forget the capture, and not before, or a kill would lose it.
         let job = if matches!(update, Update::Captured | Update::Verdict) {
             self.reported(&incident.id);
             Job::Captured(Box::new(incident))
-        } else if update == Update::Fired && !waits {
+        } else if (update == Update::Fired || begins_with_death) && !waits {
             let evidence = self.evidence(&incident, incident.finding.onset);
             let record =
                 Record::new(self.store.state.agent().clone(), incident).notifying(receivers.to_vec());

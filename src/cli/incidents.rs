@@ -74,6 +74,7 @@ fn message_of(incident: &Incident) -> Message {
         (None, Some(_), _) => Update::Verdict,
         (None, None, "done" | "failed") => Update::Captured,
         (None, None, "refused") => Update::Refused,
+        (None, None, _) if incident.died.is_some() => Update::Died,
         _ => Update::Fired,
     };
     let at = incident.resolved_at.unwrap_or(incident.fired_at);

@@ -52,6 +52,7 @@ mod double {
 }
 
 mod watch {
+    mod death;
     mod escalation;
     mod harm;
     mod incident;

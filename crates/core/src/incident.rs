@@ -63,6 +63,9 @@ pub struct Incident {
     /// When it was last found worse than when it was captured, and whether it was captured again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worse: Option<Escalation>,
+    /// The death of its server while it was under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub died: Option<Death>,
 }
 
 impl Incident {
@@ -86,6 +89,7 @@ impl Incident {
             bundle: None,
             earlier: Vec::new(),
             worse: None,
+            died: None,
         }
     }
 
@@ -178,6 +182,17 @@ pub struct Escalation {
     pub window: usize,
     /// Why there was none; `None` when there was.
     pub refused: Option<Refused>,
+}
+
+/// The death of a server, as its own log said it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// When the line was read.
+    pub at: Time,
+    /// The line, cut and without control characters.
+    pub line: String,
+    /// Whether a window of the agent's was, or may have been, open on it.
+    pub window_open: bool,
 }
 
 /// How far an incident has come.

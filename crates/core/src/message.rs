@@ -42,6 +42,8 @@ pub enum Update {
     Verdict,
     /// The rule fires no more.
     Resolved,
+    /// The server's own log says that it died.
+    Died,
 }
 
 impl Update {
@@ -53,6 +55,7 @@ impl Update {
             Self::Captured => "captured",
             Self::Verdict => "verdict",
             Self::Resolved => "resolved",
+            Self::Died => "died",
         }
     }
 
@@ -142,7 +145,7 @@ fn notes_of(incident: &Incident, update: Update) -> Vec<String> {
 /// that capture's number at its end.
 pub fn id_of(incident: &Incident, update: Update) -> String {
     let window = match update {
-        Update::Fired | Update::Resolved => 1,
+        Update::Fired | Update::Resolved | Update::Died => 1,
         Update::Captured | Update::Verdict => incident.window(),
         Update::Refused => incident.refused_window(),
     };
@@ -177,6 +180,11 @@ fn title_of(incident: &Incident, update: Update) -> String {
         Update::Resolved => {
             let was = incident.verdict.as_ref().map(|v| format!(" ({})", words::verdict_kind(v)));
             format!("{rule}: resolved on {target}{}", was.unwrap_or_default())
+        }
+        Update::Died => {
+            let window = incident.died.as_ref().is_some_and(|died| died.window_open);
+            let window = if window { " while a window of the agent's was open" } else { "" };
+            format!("{rule}: {target} died{window}")
         }
     }
 }

@@ -12,6 +12,7 @@
 
 mod causes;
 mod core;
+mod death;
 mod event;
 mod harm;
 mod incidents;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use self::core::Core;
+pub use self::death::SERVER_DIED;
 pub use self::event::{Effect, Event, ManualRequest, OpenWindow, ServerFact, WindowEvent};
 pub use self::incidents::{ActiveIncident, Trigger};
 pub use self::story::LONGEST_COMPARISON;

@@ -7,7 +7,7 @@ use super::words::{bytes, counted, deviation_bound, figure, rank_name, seconds, 
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
 use crate::finding::Finding;
-use crate::incident::{CaptureOutcome, Escalation, Incident};
+use crate::incident::{CaptureOutcome, Death, Escalation, Incident};
 use crate::signal::sample::ShownBy;
 use skewtrap_trace::labels::Labels;
 
@@ -36,6 +36,9 @@ pub struct Facts {
     /// What was looked at and is not the cause, and what cannot be known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub not_it: String,
+    /// That the server died, with the last line of its log about that.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub death: String,
     /// What was captured, or why not.
     pub capture: String,
     /// The result of comparing the ranks.
@@ -59,6 +62,7 @@ impl Facts {
             evidence: evidence(&incident.finding),
             cause: incident.cause.as_ref().map_or_else(String::new, cause),
             not_it: incident.cause.as_ref().map_or_else(String::new, not_it),
+            death: incident.died.as_ref().map_or_else(String::new, death),
             capture: captures(incident),
             verdict: verdict(incident),
             cost: costs(incident),
@@ -69,7 +73,7 @@ impl Facts {
 
     /// The names and sentences that are not empty, in reading order.
     pub fn lines(&self) -> Vec<(&'static str, &str)> {
-        let all: [(&'static str, &str); 12] = [
+        let all: [(&'static str, &str); 13] = [
             ("rule", &self.rule),
             ("since", &self.since),
             ("rank", &self.rank),
@@ -77,6 +81,7 @@ impl Facts {
             ("evidence", &self.evidence),
             ("cause", &self.cause),
             ("not it", &self.not_it),
+            ("death", &self.death),
             ("capture", &self.capture),
             ("verdict", &self.verdict),
             ("cost", &self.cost),
@@ -190,6 +195,15 @@ fn not_it(cause: &Cause) -> String {
         parts.push(format!("unknown: {}", cause.unknown.join("; ")));
     }
     one_line(&parts.join(". "))
+}
+
+/// What whoever restarts the server wants to know first: whether the agent may have had a part in it.
+fn death(death: &Death) -> String {
+    let window = match death.window_open {
+        true => "a window of the agent's was open then",
+        false => "no window of the agent's was open then",
+    };
+    one_line(&format!("{window}; at {} the server's log said: {}", utc(death.at), death.line))
 }
 
 /// The last capture, and its relation to those before.

@@ -69,6 +69,7 @@ pub fn sample(fired_at: Time) -> Incident {
         id: id.into(),
         earlier: Vec::new(),
         worse: None,
+        died: None,
     }
 }
 

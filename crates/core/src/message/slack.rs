@@ -49,7 +49,7 @@ fn mark(message: &Message) -> &'static str {
     match (message.test, message.update, message.incident.severity) {
         (true, ..) => "[test] ",
         (_, Update::Resolved, _) => "✅ ",
-        (_, _, Severity::Critical) => "🔴 ",
+        (_, Update::Died, _) | (_, _, Severity::Critical) => "🔴 ",
         (_, _, Severity::Warning) => "🟠 ",
         (_, _, Severity::Info) => "🔵 ",
     }

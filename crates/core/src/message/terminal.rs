@@ -25,7 +25,7 @@ pub fn terminal(message: &Message) -> String {
 fn style(message: &Message) -> Style {
     let colour = match (message.update, message.incident.severity) {
         (Update::Resolved, _) => AnsiColor::Green,
-        (_, Severity::Critical) => AnsiColor::Red,
+        (Update::Died, _) | (_, Severity::Critical) => AnsiColor::Red,
         (_, Severity::Warning) => AnsiColor::Yellow,
         (_, Severity::Info) => AnsiColor::Blue,
     };

@@ -117,7 +117,7 @@ impl Core {
                 }
             }
             IntakeStep::Fatal { target, text, .. } => {
-                out.push(Effect::Dying { target, line: printable_bytes(text, LIMIT) });
+                self.dies(target, printable_bytes(text, LIMIT), at, out);
             }
             IntakeStep::Version { .. } => {}
             IntakeStep::Problem { target, source, problem } => {
@@ -223,9 +223,17 @@ impl Core {
             store.limit_ranks(target, (info.engine == ServerKind::Sglang).then_some(info.sizes.dp));
             store.expect_ranks(target, info.sizes.dp, now);
         }
-        if let Some(why) = server.learn(fact, now) {
+        let answers = matches!(fact, ServerFact::Info(_));
+        server.was_lost |= matches!(fact, ServerFact::Lost);
+        let another = server.learn(fact, now);
+        // A server that is about to end still answers for a moment.
+        let is_back = answers && (std::mem::take(&mut server.was_lost) || another.is_some());
+        if let Some(why) = another {
             self.ledger.release(&server.name);
             out.push(Effect::Restarted { target, why });
+        }
+        if is_back {
+            self.lives_again(target, now, out);
         }
     }
 

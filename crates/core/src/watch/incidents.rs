@@ -10,7 +10,7 @@ use super::story::Story;
 use crate::capture::governor::CaptureRequest;
 use crate::capture::{CaptureSpec, Limits};
 use crate::finding::Finding;
-use crate::incident::{CaptureOutcome, Incident, IncidentId};
+use crate::incident::{CaptureOutcome, Death, Incident, IncidentId};
 use crate::rule::Change;
 use crate::rule::{Rule, Severity};
 use skewtrap_trace::labels::Labels;
@@ -85,6 +85,8 @@ pub enum Trigger {
     Manual,
     /// An alert of another system asked for a capture; as [`Self::Manual`] otherwise.
     Alert,
+    /// The log of the server said that it dies. The incident ends when the server answers again.
+    Death,
 }
 
 impl Trigger {
@@ -118,24 +120,63 @@ impl Incidents {
     pub fn open_manual(&mut self, request: ManualRequest, target: Arc<str>, now: Time) -> IncidentId {
         let ManualRequest { is_alert, capture, why, labels, since, .. } = request;
         let id = id_of(BY_HAND, Some(&target), &labels, now);
-        self.forget_old();
         let finding = Finding::requested(since.unwrap_or(now), Some(why));
         let incident = Incident {
             about: Some("Somebody, or another system's alert, asked for a window.".into()),
             group: labels.clone(),
             severity: Severity::Info,
-            ..Incident::new(id.clone(), BY_HAND.into(), target.clone(), now, finding)
+            ..Incident::new(id, BY_HAND.into(), target.clone(), now, finding)
         };
+        let trigger = if is_alert { Trigger::Alert } else { Trigger::Manual };
+        self.open_without_rule(incident, trigger, capture, labels.with_target(&target), None)
+    }
+
+    /// Opens the incident of a server's death, under the name of `rule`.
+    pub fn open_death(
+        &mut self,
+        rule: &str,
+        target: Arc<str>,
+        death: &Death,
+        silenced: Option<Time>,
+    ) -> IncidentId {
+        let id = id_of(rule, Some(&target), &Labels::default(), death.at);
+        let finding = Finding::requested(death.at, Some(death.line.clone()));
+        let incident = Incident {
+            about: Some("The server's own log says that it dies.".into()),
+            severity: Severity::Critical,
+            ..Incident::new(id, rule.into(), target.clone(), death.at, finding)
+        };
+        let group = Labels::default().with_target(&target);
+        self.open_without_rule(incident, Trigger::Death, CaptureSpec::None, group, silenced)
+    }
+
+    /// Resolves the incidents that are nothing but the death of a server.
+    pub fn resolve_deaths(&mut self, target: &str, at: Time) -> Vec<ActiveIncident> {
+        let of_target = self.active.values_mut().filter(|active| *active.incident.target == *target);
+        let deaths = of_target.filter(|active| matches!(active.trigger, Trigger::Death));
+        deaths.filter_map(|active| active.incident.resolve(at).then(|| active.clone())).collect()
+    }
+
+    fn open_without_rule(
+        &mut self,
+        incident: Incident,
+        trigger: Trigger,
+        capture: CaptureSpec,
+        group: Labels,
+        silenced: Option<Time>,
+    ) -> IncidentId {
+        self.forget_old();
+        let id = incident.id.clone();
         let active = ActiveIncident {
             incident,
-            trigger: if is_alert { Trigger::Alert } else { Trigger::Manual },
+            trigger,
             capture,
             limits: Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) },
             notify: Vec::new(),
-            group: labels.with_target(&target),
+            group,
             firing: String::new(),
             may_predate_start: false,
-            silenced: None,
+            silenced,
             is_away: false,
             story: Story::default(),
             refusal_reported: 0,

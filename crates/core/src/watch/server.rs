@@ -31,13 +31,26 @@ pub struct Server {
     pub window: Option<OpenWindow>,
     /// While and after a window of ours.
     pub distrust: Option<Distrust>,
+    /// When its log last said that it dies; `None` once it lives again.
+    pub died: Option<Time>,
+    /// It stopped answering, and has not answered since.
+    pub was_lost: bool,
 }
 
 impl Server {
     /// A server of which nothing is known yet.
     pub fn new(name: Arc<str>, group: Arc<str>, sees_log: bool) -> Self {
         let facts = Facts { sees_log, ..Facts::default() };
-        Self { name, group, facts, instance: None, window: None, distrust: None }
+        Self {
+            name,
+            group,
+            facts,
+            instance: None,
+            window: None,
+            distrust: None,
+            died: None,
+            was_lost: false,
+        }
     }
 
     /// Something was learned of it. Returns by what it shows to be another instance than before.

@@ -1,6 +1,7 @@
 //! The story of an incident: to each receiver at most three messages. The first says that it began, at
 //! once, and why nothing is captured where that is known already; the second is the result; the third
-//! is its end. What comes after the result (a further window, its verdict, its refusal) only renews
+//! is its end. The death of the server, if its log tells of one, is a message of its own, at most one an
+//! incident. What comes after the result (a further window, its verdict, its refusal) only renews
 //! what a receiver can edit in place, and stands in the last message.
 
 use std::time::Duration;
