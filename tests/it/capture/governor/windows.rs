@@ -1,5 +1,6 @@
 //! Wishes, windows and a server under one clock that jumps and agents that die: the real governor,
-//! the real state and the real machine of a window, against a model of what runs on the servers.
+//! the real state and the real machine of a window, against a model of what runs on the servers, with and
+//! without the log and the files in which the machine sees what became of a window.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use proptest::prelude::*;
 use skewtrap::act::state::{OpenMethod, OpenWindow, State};
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::facts::ServerKind;
-use skewtrap_core::capture::governor::{Attempt, AttemptEnd, Budget, CaptureRequest, Estimate, decide};
+use skewtrap_core::capture::governor::{
+    Attempt, AttemptEnd, Budget, CaptureRequest, Estimate, QUIET, decide,
+};
 use skewtrap_core::capture::line::{Marks, ProfileLine};
 use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::preflight::Ranks;
@@ -20,7 +23,10 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// What a stop may be late by: one that failed is sent again after three seconds.
 const GRACE: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(100);
-const BOTH: Visibility = Visibility { log: true, files: true };
+/// A server that is not reached is reached again after this.
+const UNREACHED: Duration = Duration::from_secs(20);
+/// Without any witness a start that is not answered is known to be one of unknown end after this.
+const UNANSWERED: Duration = Duration::from_secs(65);
 const LIMITS: Limits = Limits { cooldown: Duration::ZERO, captures: 1000, per: Duration::from_secs(60) };
 
 /// What becomes of a start.
@@ -39,6 +45,8 @@ pub enum Stop {
     GrantedPlan,
     FailsOnce,
     LostButStopped,
+    /// Its connection is refused, and so is every other until the server is reached again.
+    Refused,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +63,11 @@ pub enum Step {
     Restart(u64),
 }
 
+/// What the machine of a window sees.
+pub fn sees() -> impl Strategy<Value = Visibility> {
+    (any::<bool>(), any::<bool>()).prop_map(|(log, files)| Visibility { log, files })
+}
+
 pub fn step() -> impl Strategy<Value = Step> {
     let start = prop::sample::select(vec![
         Start::GrantedPlan,
@@ -64,7 +77,12 @@ pub fn step() -> impl Strategy<Value = Step> {
         Start::Lost,
         Start::NeverAnswered,
     ]);
-    let stop = prop::sample::select(vec![Stop::GrantedPlan, Stop::FailsOnce, Stop::LostButStopped]);
+    let stop = prop::sample::select(vec![
+        Stop::GrantedPlan,
+        Stop::FailsOnce,
+        Stop::LostButStopped,
+        Stop::Refused,
+    ]);
     prop_oneof![
         6 => (100u64..9_000).prop_map(Step::Pass),
         1 => (-90_000i64..90_000).prop_map(Step::Jump),
@@ -80,10 +98,15 @@ struct Live {
     request: StartRequest,
     sent_at: Time,
     group: u8,
+    start: Start,
     stop: Stop,
+    /// Until when the server is not reached.
+    unreached: Option<Time>,
+    /// When its end was booked without a proof, by the wall clock.
+    unproven: Option<Time>,
     /// Since when it runs on the server.
     open: Option<Time>,
-    /// How long no agent was there while it ran.
+    /// How long no agent was there while it ran, or the server was not reached.
     unattended: Duration,
     /// What the log and the folder tell, and when.
     told: Vec<(Time, Event)>,
@@ -97,6 +120,7 @@ impl Live {
         let dir = self.request.marks.dir.clone().expect("it has a folder");
         let line = ProfileLine::Starts { dir, id: None };
         self.say(at + Duration::from_millis(50), &line);
+        self.told.push((at + Duration::from_millis(50), Event::File { rank: None, whole: false }));
         if finishes {
             self.told.push((at + Duration::from_millis(800), Event::Tick));
         }
@@ -122,7 +146,17 @@ impl Live {
     }
 }
 
+/// What came of a sequence.
+#[derive(Debug, Default)]
+pub struct Came {
+    pub granted: usize,
+    pub most_open: usize,
+    /// Ends without a proof.
+    pub unproven: usize,
+}
+
 struct Play {
+    sees: Visibility,
     dir: tempfile::TempDir,
     state: Option<State>,
     /// Nobody sets this clock.
@@ -130,33 +164,34 @@ struct Play {
     /// By how much the wall clock differs from it, in seconds.
     set_by: i64,
     live: BTreeMap<String, Live>,
-    granted: usize,
-    most_open: usize,
+    came: Came,
 }
 
-pub fn run(steps: &[Step]) -> Result<(usize, usize), TestCaseError> {
+pub fn run(steps: &[Step], sees: Visibility) -> Result<Came, TestCaseError> {
     let dir = tempfile::tempdir().expect("a folder");
     let state = Some(State::open(dir.path()).expect("a state"));
     let now = Time::from_epoch_s(1_700_000_000.0);
-    let (live, granted, most_open) = (BTreeMap::new(), 0, 0);
-    let mut play = Play { dir, state, now, set_by: 0, live, granted, most_open };
+    let (live, came) = (BTreeMap::new(), Came::default());
+    let mut play = Play { sees, dir, state, now, set_by: 0, live, came };
     for step in steps {
         match step {
             Step::Pass(ms) => play.pass(Duration::from_millis(*ms))?,
             Step::Jump(s) => play.set_by += s,
             Step::CaptureRequest { target, start, stop, finishes } => {
-                play.wish(*target, *start, *stop, *finishes)
+                play.wish(*target, *start, *stop, *finishes)?
             }
             Step::Restart(ms) => play.restart(Duration::from_millis(*ms))?,
         }
     }
     // The longest way to an end: a start that is never answered, and then no proof.
     play.pass(Duration::from_secs(120))?;
-    prop_assert!(play.live.values().all(|l| l.machine.is_none() && l.open.is_none()), "it does not end");
+    let is_over = |l: &Live| l.machine.is_none() && (l.open.is_none() || l.unproven.is_some());
+    prop_assert!(play.live.values().all(is_over), "it does not end");
     // What is not proven closed keeps its row, with the reason; nothing else does.
     let kept = play.state().open_windows().expect("readable");
     prop_assert!(kept.iter().all(|window| window.unproven.is_some()), "{kept:?}");
-    Ok((play.granted, play.most_open))
+    play.came.unproven = play.live.values().filter(|l| l.unproven.is_some()).count();
+    Ok(play.came)
 }
 
 impl Play {
@@ -169,7 +204,13 @@ impl Play {
         if self.set_by < 0 { self.now - by } else { self.now + by }
     }
 
-    fn wish(&mut self, target: u8, start: Start, stop: Stop, finishes: bool) {
+    fn wish(
+        &mut self,
+        target: u8,
+        start: Start,
+        stop: Stop,
+        finishes: bool,
+    ) -> Result<(), TestCaseError> {
         let ledger = self.state().ledger().expect("readable");
         let (name, group) = (format!("server{target}"), u8::from(target == 2));
         let incident = format!("incident{}", ledger.attempts.len());
@@ -191,9 +232,15 @@ impl Play {
             ..Budget::default()
         };
         if decide(&wish, &ledger, &budget, Estimate::default(), self.wall()).is_err() {
-            return;
+            return Ok(());
         }
-        self.granted += 1;
+        // One that is given up without a proof may be open: it keeps others away for as long as is promised.
+        let wall = self.wall();
+        for live in self.live.values().filter(|l| l.group == group && l.open.is_some()) {
+            let is_released = live.unproven.is_some_and(|at| wall >= at + QUIET);
+            prop_assert!(is_released, "granted beside an open window: {:?}", live.request.marks);
+        }
+        self.came.granted += 1;
         let request = request(&incident);
         let attempt = Attempt {
             id: incident.clone(),
@@ -218,10 +265,24 @@ impl Play {
             unproven: None,
         };
         self.state().begin(&attempt, &window, None).expect("writable");
-        let (machine, _) = Window::start(&request, BOTH, self.now);
+        let (machine, _) = Window::start(&request, self.sees, self.now);
         let (told, answers) = (Vec::new(), Vec::new());
         let (machine, sent_at, unattended) = (Some(machine), self.now, Duration::ZERO);
-        let mut live = Live { machine, request, sent_at, group, stop, open: None, unattended, told, answers };
+        let (open, unreached, unproven) = (None, None, None);
+        let mut live = Live {
+            machine,
+            request,
+            sent_at,
+            group,
+            start,
+            stop,
+            unreached,
+            unproven,
+            open,
+            unattended,
+            told,
+            answers,
+        };
         if !matches!(start, Start::Fails | Start::Lost) {
             live.begins(self.now, finishes);
         }
@@ -233,6 +294,7 @@ impl Play {
         };
         live.answers.push((self.now + Duration::from_millis(after), Event::StartAnswered(answer)));
         self.live.insert(incident, live);
+        Ok(())
     }
 
     fn pass(&mut self, lasting: Duration) -> Result<(), TestCaseError> {
@@ -249,7 +311,7 @@ impl Play {
     }
 
     fn tick(&mut self, id: &str) {
-        let (now, attended) = (self.now, self.state.is_some());
+        let (now, attended, sees) = (self.now, self.state.is_some(), self.sees);
         let Some(live) = self.live.get_mut(id) else { return };
         let mut due: Vec<Event> = Vec::new();
         for (_, event) in live.told.iter().filter(|(at, _)| *at <= now && *at > now - TICK) {
@@ -259,10 +321,15 @@ impl Play {
         if due.contains(&Event::Tick) {
             live.ends(now);
         }
+        due.retain(|event| is_seen(event, sees));
+        if live.unreached.is_some_and(|until| until <= now) {
+            live.unreached = None;
+            due.push(Event::Answers);
+        }
+        if (!attended || live.unreached.is_some()) && live.open.is_some() {
+            live.unattended += TICK;
+        }
         if !attended {
-            if live.open.is_some() {
-                live.unattended += TICK;
-            }
             return;
         }
         let (answered, waits) = std::mem::take(&mut live.answers).into_iter().partition(|(at, _)| *at <= now);
@@ -293,6 +360,12 @@ impl Play {
         let Some(live) = self.live.get_mut(id) else { return };
         match output {
             Output::Start => {}
+            Output::Stop { .. } if live.stop == Stop::Refused => {
+                live.stop = Stop::GrantedPlan;
+                live.unreached = Some(now + UNREACHED);
+                live.answers.push((now + TICK, Event::StopAnswered(Answer::ConnectionRefused)));
+                live.answers.push((now + TICK * 2, Event::Unreachable));
+            }
             Output::Stop { .. } => {
                 let answer = match live.stop {
                     Stop::FailsOnce => Answer::Failed { status: 503, body: String::new() },
@@ -301,7 +374,7 @@ impl Play {
                     Stop::GrantedPlan if live.open.is_none() => {
                         Answer::Failed { status: 500, body: String::new() }
                     }
-                    Stop::GrantedPlan => Answer::Ok,
+                    Stop::GrantedPlan | Stop::Refused => Answer::Ok,
                 };
                 if live.stop != Stop::FailsOnce {
                     live.ends(now);
@@ -311,6 +384,7 @@ impl Play {
             }
             Output::Finish(ending) => {
                 live.machine = None;
+                live.unproven = ending.unproven.is_some().then_some(wall);
                 let end = AttemptEnd {
                     at: wall,
                     stalled: Duration::ZERO,
@@ -335,8 +409,9 @@ impl Play {
         let left = state.open_windows().expect("readable").into_iter().filter(|w| w.unproven.is_none());
         for window in left {
             let live = self.live.get_mut(&window.attempt).expect("it was granted here");
-            let mut machine = Window::resume(&live.request, BOTH, live.sent_at, window.granted, self.now);
-            for (at, event) in live.told.iter().filter(|(at, _)| *at <= self.now) {
+            let mut machine = Window::resume(&live.request, self.sees, live.sent_at, window.granted, self.now);
+            let seen = live.told.iter().filter(|(_, event)| is_seen(event, self.sees));
+            for (at, event) in seen.filter(|(at, _)| *at <= self.now) {
                 machine.recall(event, *at);
             }
             live.machine = Some(machine);
@@ -348,16 +423,34 @@ impl Play {
     /// What may never be, whatever came before.
     fn check(&mut self) -> Result<(), TestCaseError> {
         for group in 0..2 {
-            let open = self.live.values().filter(|l| l.group == group && l.open.is_some()).count();
-            self.most_open = self.most_open.max(open);
+            let open = self.live.values().filter(|l| l.group == group && l.open.is_some());
+            let open = open.filter(|l| l.unproven.is_none()).count();
+            self.came.most_open = self.came.most_open.max(open);
             prop_assert!(open <= 1, "two windows at once");
         }
         for live in self.live.values() {
             let lasting = live.open.map_or(Duration::ZERO, |since| self.now.since(since));
             let attended = lasting.saturating_sub(live.unattended);
-            prop_assert!(attended <= DEADLINE + GRACE, "open for {attended:?}, past its deadline plus grace");
+            let is_unknown = live.start == Start::NeverAnswered && !self.sees.log && !self.sees.files;
+            let most = DEADLINE + GRACE + if is_unknown { UNANSWERED } else { Duration::ZERO };
+            let is_in_time = attended <= most || live.unproven.is_some();
+            prop_assert!(
+                is_in_time,
+                "open for {attended:?}, past its deadline plus grace, after a start that is {:?}: {:?}",
+                live.start,
+                live.machine
+            );
         }
         Ok(())
+    }
+}
+
+/// Whether what is told reaches the machine.
+const fn is_seen(event: &Event, sees: Visibility) -> bool {
+    match event {
+        Event::Log { .. } => sees.log,
+        Event::File { .. } => sees.files,
+        _ => true,
     }
 }
 

@@ -230,8 +230,14 @@ impl Window {
             WindowPhase::Starting => self.starting(now, out),
             WindowPhase::Doubtful => self.waiting_for_proof(self.since + DOUBT, now, out),
             WindowPhase::Unknown => {
-                // The deadline may have passed while the start was pending; then it runs again.
-                let until = if self.since < self.deadline { self.deadline } else { self.since + self.grace };
+                let until = match () {
+                    // It is to be closed now, and without a log nothing more is told of it: an agent that is
+                    // killed again and again must not wait anew each time.
+                    () if self.wants_close && !self.visibility.log => self.sent_at + DOUBT,
+                    () if self.since < self.deadline => self.deadline,
+                    // The deadline passed while the start was pending; it runs again.
+                    () => self.since + self.grace,
+                };
                 self.waiting_for_proof(until, now, out);
             }
             WindowPhase::Open => self.open(now, out),

@@ -66,6 +66,16 @@ fn a_500_to_a_stop_is_unknown_and_is_never_asked_again() {
 }
 
 #[test]
+fn a_start_that_a_dead_agent_left_unanswered_is_stopped_as_soon_as_the_next_one_is_there() {
+    let request = request(Form::Exact, &[0], &[]);
+    for came_back in [3.0, 30.0] {
+        let mut window = Window::resume(&request, BLIND, at(0.0), false, at(came_back));
+        let told = window.on(&Event::Tick, at(came_back + 0.1));
+        assert_eq!(told, [Output::Stop { path: "/stop_profile" }], "{came_back}");
+    }
+}
+
+#[test]
 fn long_after_a_start_of_unknown_end_what_runs_there_may_be_somebody_elses() {
     let request = request(Form::Exact, &[0], &[]);
     let mut window = Window::resume(&request, BLIND, at(0.0), false, at(3600.0));
