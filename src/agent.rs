@@ -17,6 +17,8 @@ pub mod plan;
 mod probe;
 pub mod receivers;
 pub mod report;
+#[cfg(test)]
+mod simulation;
 mod startup;
 mod supervise;
 mod upkeep;
@@ -207,7 +209,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let (state, bundles) = startup::open(&mut plan)?;
     let store = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock };
     let finding = store.clone();
-    let found = tokio::task::spawn_blocking(move || find(&finding)).await??;
+    let found = crate::world::blocking(move || find(&finding)).await??;
     let supervisor = Supervisor::default();
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);

@@ -6,17 +6,12 @@
 //! test can run hours of it on paused time.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use crate::world::wall_time;
 use skewtrap_trace::time::Time;
-
-/// The wall clock's present time.
-pub fn wall_time() -> Time {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Time::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
-}
 
 /// A wall jump smaller than this is drift, not somebody setting the clock.
 const JUMP: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 
 pub mod body;
 pub mod client;
+pub mod exchange;
 pub mod secret;
 
 use std::sync::Arc;

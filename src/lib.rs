@@ -34,3 +34,4 @@ pub mod demo;
 pub mod http;
 pub mod observe;
 pub mod serve;
+pub mod world;

@@ -1,12 +1,13 @@
 //! The profile client: posts starts and stops of an engine's own profiler, and returns each answer with
 //! a record of the exchange. What an answer means is decided in `skewtrap_core::capture::window`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use reqwest::{RequestBuilder, Response};
 use serde_json::Value;
+use tokio::time::Instant;
 
-use crate::http::client::cause_of;
+use crate::http::exchange::{self, Unanswered};
 use crate::http::{Server, body};
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::plan::{START, StartRequest};
@@ -45,9 +46,12 @@ async fn send(
     at: Time,
 ) -> (Answer, Exchange) {
     let sent = Instant::now();
-    let answer = match post.timeout(limit).send().await {
+    let answer = match exchange::send(post.timeout(limit)).await {
         Ok(response) => answer_of(response).await,
-        Err(error) => failure_of(&error),
+        Err(Unanswered::Refused { .. }) => Answer::ConnectionRefused,
+        Err(Unanswered::NotSent { why, .. }) => Answer::NotSent { why },
+        Err(Unanswered::TimedOut { .. }) => Answer::TimedOut,
+        Err(Unanswered::Lost { why }) => Answer::Lost { why },
     };
     let took_s = sent.elapsed().as_secs_f64();
     let exchange =
@@ -67,32 +71,6 @@ async fn answer_of(response: Response) -> Answer {
     } else {
         Answer::Refused { status: status.as_u16(), body }
     }
-}
-
-fn failure_of(error: &reqwest::Error) -> Answer {
-    let why = cause_of(error);
-    match (error.is_connect(), error.is_timeout()) {
-        (true, _) if is_refused(error) => Answer::ConnectionRefused,
-        (true, _) => Answer::NotSent { why },
-        // The request could not be built, so nothing was sent.
-        _ if error.is_builder() => Answer::NotSent { why },
-        (false, true) => Answer::TimedOut,
-        (false, false) => Answer::Lost { why },
-    }
-}
-
-fn is_refused(error: &reqwest::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        if inner
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
-        {
-            return true;
-        }
-        source = inner.source();
-    }
-    false
 }
 
 fn summary_of(answer: &Answer) -> String {

@@ -459,7 +459,12 @@ impl State {
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic while the lock was held left a transaction that SQLite rolls back.
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        #[cfg(test)]
+        if let Some(machine) = crate::world::stand_in::current() {
+            connection.pragma_update(None, "query_only", machine.disk_fails()).expect("a setting");
+        }
+        connection
     }
 
     fn execute(&self, sql: &str, values: impl rusqlite::Params) -> Result<(), StateError> {

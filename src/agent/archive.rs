@@ -75,7 +75,7 @@ pub async fn run(
     let mut warned = None;
     while let Some(job) = jobs.recv().await {
         let (bundles, state, keep) = (bundles.clone(), state.clone(), keep);
-        let work = tokio::task::spawn_blocking(move || one(&bundles, &state, &keep, clock, job));
+        let work = crate::world::blocking(move || one(&bundles, &state, &keep, clock, job));
         match work.await {
             Ok(Some(space)) => {
                 if warned != space.stuck {

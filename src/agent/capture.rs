@@ -160,7 +160,7 @@ async fn begin_bundle(
     evidence: impl Future<Output = Vec<u8>>,
 ) -> Result<(), String> {
     let evidence = evidence.await;
-    let begun = tokio::task::spawn_blocking(move || bundles.create(&record, &evidence)).await;
+    let begun = crate::world::blocking(move || bundles.create(&record, &evidence)).await;
     match begun {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
@@ -218,7 +218,7 @@ impl Finalizer {
     async fn run(self) -> Taken {
         let (store, attempt, incident) =
             (self.store.clone(), self.attempt.clone(), self.record.incident.id.clone());
-        let taken = tokio::task::spawn_blocking(move || self.run_now()).await;
+        let taken = crate::world::blocking(move || self.run_now()).await;
         taken.unwrap_or_else(|panic| {
             let why = format!("the capture could not be kept: {panic}");
             error!("{why}");

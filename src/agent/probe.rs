@@ -29,7 +29,7 @@ pub async fn run(
     loop {
         for (server_path, ours) in target.folders() {
             // A disk that hangs must not keep the loop.
-            let room = tokio::task::spawn_blocking(move || artifact::room(&ours)).await;
+            let room = crate::world::blocking(move || artifact::room(&ours)).await;
             let seen = room.unwrap_or_default();
             send(&tx, &target, ServerFact::Folder(Folder { server_path, seen, at: clock.now() })).await;
         }

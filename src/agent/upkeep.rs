@@ -205,7 +205,7 @@ impl Agent {
         let (tx, bundle) = (self.tx.clone(), self.store.bundles.path(&record.incident.id));
         self.supervisor.once(async move {
             let incident = record.incident.clone();
-            let compared = tokio::task::spawn_blocking(move || compare_now(&bundle, &incident)).await;
+            let compared = crate::world::blocking(move || compare_now(&bundle, &incident)).await;
             match compared {
                 // The loop is gone only when the agent ends; the report lies in the bundle.
                 Ok(Ok(note)) => {

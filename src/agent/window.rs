@@ -188,7 +188,7 @@ pub async fn begin(
     record: &Record,
 ) -> Result<(), StateError> {
     let (state, attempt, window, record) = (state.clone(), attempt.clone(), window.clone(), record.clone());
-    let begun = tokio::task::spawn_blocking(move || state.begin(&attempt, &window, Some(&record))).await;
+    let begun = crate::world::blocking(move || state.begin(&attempt, &window, Some(&record))).await;
     begun.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
 }
 
@@ -209,7 +209,7 @@ async fn turn(
     let until = now + START_TIMEOUT + request.deadline + TURN;
     let holder = Holder { agent: state.agent().to_string(), process: std::process::id(), until };
     let taking =
-        tokio::task::spawn_blocking(move || lease::take(&lease::path(folder.as_deref(), &url), &holder, now));
+        crate::world::blocking(move || lease::take(&lease::path(folder.as_deref(), &url), &holder, now));
     match tokio::time::timeout(TURN_LIMIT, taking).await {
         Ok(Ok(Ok(Ok(lease)))) => Ok(Some(lease)),
         Ok(Ok(Ok(Err(Holder { agent, process, until })))) => {

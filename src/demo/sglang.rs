@@ -104,6 +104,12 @@ impl World {
         self.ranks.iter().filter(|r| r.profiler.open().is_some()).map(|r| r.dp).collect()
     }
 
+    /// The open windows: rank, since when, and the request that opened it.
+    pub fn open_orders(&self) -> Vec<(u16, Time, &Order)> {
+        let open = |r: &'_ Rank| r.profiler.open().map(|open| open.since);
+        self.ranks.iter().filter_map(|r| Some((r.dp, open(r)?, r.profiler.order()))).collect()
+    }
+
     /// The data-parallel ranks that are writing a trace.
     pub fn exporting(&self) -> Vec<u16> {
         self.ranks.iter().filter(|r| r.export.is_some()).map(|r| r.dp).collect()
@@ -174,6 +180,14 @@ impl World {
         self.come_back();
         self.settle();
         effects.append(&mut self.effects);
+        effects
+    }
+
+    /// The process starts again with so many data-parallel ranks.
+    pub fn restart_with(&mut self, now: Time, dp: u16) -> Vec<Effect> {
+        let mut effects = self.kill(now, "restarted");
+        self.config.dp = dp;
+        effects.append(&mut self.restart(now));
         effects
     }
 

@@ -14,7 +14,8 @@ use super::Now;
 use super::outlet::Outlet;
 use super::server::{LOADS_PATHS, first_loads_path};
 use crate::http::body::{self, BodyError, Held, Room};
-use crate::http::{Server, client};
+use crate::http::Server;
+use crate::http::exchange;
 use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use skewtrap_core::signal::sample::{Source, TargetId};
 
@@ -160,13 +161,10 @@ pub(super) async fn fetch(
 ) -> Result<(Vec<u8>, Held), Problem> {
     let deadline = Instant::now() + timeout;
     let too_slow = || Problem::TooSlow { url: url.clone(), timeout_s: timeout.as_secs_f64().to_string() };
-    let problem = |error: &reqwest::Error| {
-        if error.is_timeout() {
-            return too_slow();
-        }
-        Problem::NoAnswer { url: url.clone(), why: client::cause_of(error) }
-    };
-    let response = request.timeout(timeout).send().await.map_err(|e| problem(&e))?;
+    let response = exchange::send(request.timeout(timeout)).await.map_err(|error| match error.is_timeout() {
+        true => too_slow(),
+        false => Problem::NoAnswer { url: url.clone(), why: error.to_string() },
+    })?;
     if let Some(problem) = problem_of(response.status(), &url, hint) {
         return Err(problem);
     }

@@ -50,7 +50,7 @@ async fn blocking<T: Send + 'static>(
     read: impl FnOnce(&Path) -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let log = log.to_owned();
-    tokio::task::spawn_blocking(move || read(&log)).await.unwrap_or_else(|e| Err(io::Error::other(e)))
+    crate::world::blocking(move || read(&log)).await.unwrap_or_else(|e| Err(io::Error::other(e)))
 }
 
 fn read(log: &Path, from: u64) -> io::Result<(Lines, u64)> {

@@ -1,11 +1,13 @@
 //! Asks a server for its health, for what it is, and for its loads.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use thiserror::Error;
+use tokio::time::Instant;
 
-use crate::http::{Server, body, client};
+use crate::http::exchange::{self, Unanswered};
+use crate::http::{Server, body};
 use skewtrap_core::capture::facts::{HealthAnswer, ServerFacts};
 
 /// The timeout for `/health`, which does not answer while the server exports a trace.
@@ -83,7 +85,7 @@ pub async fn first_loads_path<T, F: Future<Output = T>>(
 /// Asks `/health`.
 pub async fn health(server: &Server) -> Health {
     let sent = Instant::now();
-    match server.get("/health").timeout(HEALTH_LIMIT).send().await {
+    match exchange::send(server.get("/health").timeout(HEALTH_LIMIT)).await {
         Ok(answer) if answer.status().is_success() => Health::Answered(HealthAnswer::Healthy(sent.elapsed())),
         Ok(answer) => Health::Answered(HealthAnswer::Unhealthy(format!(
             "/health answered {}",
@@ -93,10 +95,8 @@ pub async fn health(server: &Server) -> Health {
             "/health did not answer in {} s",
             HEALTH_LIMIT.as_secs()
         ))),
-        Err(error) if error.is_connect() => Health::ConnectionRefused,
-        Err(error) => {
-            Health::Answered(HealthAnswer::Unhealthy(format!("/health broke off: {}", error.without_url())))
-        }
+        Err(Unanswered::Refused { .. } | Unanswered::NotSent { .. }) => Health::ConnectionRefused,
+        Err(error) => Health::Answered(HealthAnswer::Unhealthy(format!("/health broke off: {error}"))),
     }
 }
 
@@ -124,8 +124,8 @@ pub async fn facts(server: &Server, engines: u16) -> Result<ServerFacts, InfoErr
 /// The answer's JSON; `None` where the path is unknown or answers something else.
 async fn ask(server: &Server, path: &str) -> Result<Option<Value>, InfoError> {
     let url = || format!("{}{path}", server.base());
-    let answer = server.get(path).timeout(INFO_LIMIT).send().await;
-    let answer = answer.map_err(|e| InfoError::Unreached { url: url(), why: client::cause_of(&e) })?;
+    let answer = exchange::send(server.get(path).timeout(INFO_LIMIT)).await;
+    let answer = answer.map_err(|e| InfoError::Unreached { url: url(), why: e.to_string() })?;
     match answer.status().as_u16() {
         401 | 403 => Err(InfoError::Key { url: url() }),
         200 => {

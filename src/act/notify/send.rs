@@ -198,7 +198,7 @@ static PRINTING: Semaphore = Semaphore::const_new(1);
 async fn print(message: &Message, json: bool) -> Result<(), Failure> {
     let text = if json { message.json() + "\n" } else { terminal(message) };
     let permit = PRINTING.acquire().await.expect("it is never closed");
-    let written = tokio::task::spawn_blocking(move || {
+    let written = crate::world::blocking(move || {
         let _permit = permit;
         let mut out = anstream::stdout().lock();
         out.write_all(text.as_bytes()).and_then(|()| out.flush())

@@ -25,6 +25,9 @@ pub(super) struct Writer {
     queue: SyncSender<Job>,
     waiting: Arc<Waiting>,
     thread: Option<ThreadId>,
+    /// Writes that wait for a stand-in of the disk.
+    #[cfg(test)]
+    held: stand_in::Held,
 }
 
 struct Job {
@@ -62,7 +65,14 @@ impl Writer {
         if let Err(error) = &spawned {
             warn!(%error, "the state has no thread of its own");
         }
-        Self { queue, waiting, thread: spawned.ok().map(|handle| handle.thread().id()) }
+        let thread = spawned.ok().map(|handle| handle.thread().id());
+        Self {
+            queue,
+            waiting,
+            thread,
+            #[cfg(test)]
+            held: stand_in::Held::default(),
+        }
     }
 }
 
@@ -83,8 +93,12 @@ fn run(jobs: &Receiver<Job>, waiting: &Waiting) {
 impl State {
     /// Writes when the disk lets it, in the order of the calls; an error is logged.
     pub fn later(&self, write: impl FnOnce(&Self) -> Result<(), StateError> + Send + 'static) {
-        self.writer.waiting.lock().waiting += 1;
         let job = Job { state: self.clone(), write: Box::new(write) };
+        #[cfg(test)]
+        if let Some(machine) = crate::world::stand_in::current() {
+            return stand_in::later(&machine, job);
+        }
+        self.writer.waiting.lock().waiting += 1;
         if self.writer.queue.try_send(job).is_err() {
             self.writer.waiting.lock().waiting -= 1;
             error!("the state in {} takes no writes, and too many wait: one is lost", self.file.display());
@@ -93,6 +107,8 @@ impl State {
 
     /// Waits for the writes before: a read must see them.
     pub(super) fn written(&self) {
+        #[cfg(test)]
+        stand_in::written(self);
         if self.writer.thread == Some(std::thread::current().id()) {
             return;
         }
@@ -134,6 +150,46 @@ impl State {
     pub fn hangs(&self) -> Option<(PathBuf, Duration)> {
         let since = self.writer.waiting.lock().since?.elapsed();
         (since > HANGS).then(|| (self.file.parent().unwrap_or(&self.file).to_owned(), since))
+    }
+}
+
+/// The same on a machine that a test put in place of the real one: writes wait for its disk, and are
+/// lost with the agent.
+#[cfg(test)]
+mod stand_in {
+    use std::collections::VecDeque;
+    use std::fmt;
+    use std::sync::{Arc, Mutex};
+
+    use super::{Job, State, Write};
+    use crate::world::stand_in::Machine;
+
+    #[derive(Default)]
+    pub(super) struct Held(Mutex<VecDeque<Write>>);
+
+    impl fmt::Debug for Held {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("Held")
+        }
+    }
+
+    pub(super) fn later(machine: &Arc<dyn Machine>, job: Job) {
+        let state = job.state.clone();
+        state.writer.held.0.lock().expect("no panic").push_back(job.write);
+        let machine = machine.clone();
+        tokio::spawn(async move {
+            machine.disk().await;
+            written(&state);
+        });
+    }
+
+    pub(super) fn written(state: &State) {
+        let next = || state.writer.held.0.lock().expect("no panic").pop_front();
+        while let Some(write) = next() {
+            if let Err(error) = write(state) {
+                tracing::error!("{error}");
+            }
+        }
     }
 }
 

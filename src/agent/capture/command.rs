@@ -88,7 +88,7 @@ pub async fn capture(
         answer,
         took_s: result.open.as_secs_f64(),
     });
-    result.artifacts = tokio::task::spawn_blocking(move || files_in(&folder)).await.unwrap_or_default();
+    result.artifacts = crate::world::blocking(move || files_in(&folder)).await.unwrap_or_default();
     // A program that leaves no file may have done its work elsewhere.
     let quality = if result.artifacts.is_empty() { Quality::Unseen } else { Quality::Usable };
     result.verdict = Verdict { quality, ..Verdict::default() };

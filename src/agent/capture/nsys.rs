@@ -249,7 +249,7 @@ impl Taking {
         let sessions = nsys.sessions().await.map_err(Failed::closed)?;
         let port = self.handle.server.port().unwrap_or(0);
         // All of /proc is walked.
-        let walk = tokio::task::spawn_blocking(move || {
+        let walk = crate::world::blocking(move || {
             let chain = listener(port).map(ancestors).unwrap_or_default();
             // Every rank is below the launcher, which is below nsys.
             let root = chain.iter().rev().find(|p| p.argv.iter().take(2).any(|a| a.ends_with("nsys")));

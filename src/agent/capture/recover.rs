@@ -218,7 +218,7 @@ async fn with_scratched(store: &CaptureStore, mut result: CaptureResult, record:
     let known: Vec<String> = result.artifacts.iter().map(|a| a.path.clone()).collect();
     let (bundles, incident) = (store.bundles.clone(), record.incident.id.clone());
     let window = record.incident.window();
-    let read = tokio::task::spawn_blocking(move || -> Vec<_> {
+    let read = crate::world::blocking(move || -> Vec<_> {
         let files = bundles.scratched(&incident, window).into_iter();
         let new = files.filter(|f| !known.iter().any(|k| Path::new(k) == f));
         new.filter_map(|f| inspect(&f, ServerKind::Sglang).ok()).collect()

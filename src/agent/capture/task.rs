@@ -87,7 +87,7 @@ impl Task {
             return new;
         }
         let (bundles, id) = (self.store.bundles.clone(), self.incident.id.clone());
-        let known = tokio::task::spawn_blocking(move || bundles.read(&id)).await.ok().flatten();
+        let known = crate::world::blocking(move || bundles.read(&id)).await.ok().flatten();
         // Its bundle may have been evicted meanwhile.
         known.map_or(new, |known| Record { incident, notify, ..known })
     }
@@ -115,7 +115,7 @@ impl Task {
         let bundle = self.store.bundles.path(&incident);
         // The core's own incident is somewhere else by now: the report is of this capture.
         let captured = Incident { capture: outcome, ..self.incident };
-        let compared = tokio::task::spawn_blocking(move || compare_now(&bundle, &captured)).await;
+        let compared = crate::world::blocking(move || compare_now(&bundle, &captured)).await;
         let event = match compared {
             Ok(Ok(note)) => AgentEvent::Compared { incident, window, note },
             Ok(Err(error)) => {
@@ -138,7 +138,7 @@ async fn evidence(incident: Incident, tx: mpsc::Sender<AgentEvent>) -> Vec<u8> {
     let since = incident.worse_of(incident.window()).map_or(incident.finding.onset, |worse| worse.at);
     match tx.send(AgentEvent::Evidence { incident: Box::new(incident), since, answer }).await {
         Ok(()) => match answered.await {
-            Ok(samples) => tokio::task::spawn_blocking(move || samples.lines()).await.unwrap_or_default(),
+            Ok(samples) => crate::world::blocking(move || samples.lines()).await.unwrap_or_default(),
             Err(_) => Vec::new(),
         },
         Err(_) => Vec::new(),

@@ -129,7 +129,7 @@ impl Files {
     /// Scans the folder and reads the files that have stopped growing; gives the events of the window.
     pub(super) async fn scan(&mut self) -> Vec<Event> {
         let (view, wants_made) = (self.view.clone(), !self.made && self.view.marks.dir.is_some());
-        let scan = tokio::task::spawn_blocking(move || {
+        let scan = crate::world::blocking(move || {
             let made = wants_made && view.folder.as_deref().is_some_and(Path::is_dir);
             (made, view.sighted())
         });
@@ -155,7 +155,7 @@ impl Files {
 
     async fn read(&mut self, sighted: FoundFile) -> Option<Event> {
         let (engine, path) = (self.view.engine, sighted.path.clone());
-        let artifact = tokio::task::spawn_blocking(move || inspect(&path, engine)).await.ok()?.ok()?;
+        let artifact = crate::world::blocking(move || inspect(&path, engine)).await.ok()?.ok()?;
         let event = Event::File { rank: artifact.rank, whole: artifact.whole };
         self.seen.insert(sighted.path.clone(), Seen { last: sighted, read: Some(artifact) });
         Some(event)

@@ -90,7 +90,7 @@ async fn started(output: &Path) {
     let (word, until) = (output.display().to_string(), tokio::time::Instant::now() + LONGEST_START);
     loop {
         let word = word.clone();
-        let runs = tokio::task::spawn_blocking(move || runs_with(&word)).await;
+        let runs = crate::world::blocking(move || runs_with(&word)).await;
         if !runs.unwrap_or(false) || tokio::time::Instant::now() >= until {
             return;
         }
@@ -102,7 +102,7 @@ async fn started(output: &Path) {
 async fn began(name: &str) -> Option<Time> {
     let name = name.to_owned();
     // All of /proc is walked.
-    tokio::task::spawn_blocking(move || collecting_since(&name)).await.ok().flatten()
+    crate::world::blocking(move || collecting_since(&name)).await.ok().flatten()
 }
 
 async fn stop(nsys: &Nsys, session: &str, now: Time, result: &mut CaptureResult) {

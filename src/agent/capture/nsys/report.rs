@@ -63,7 +63,7 @@ async fn read(file: &Path, result: &mut CaptureResult) -> std::io::Result<Artifa
         "the report holds the environment and the output of the server: treat it as a secret (its mode is 0600)".into(),
     );
     let path = file.to_owned();
-    let read = tokio::task::spawn_blocking(move || {
+    let read = crate::world::blocking(move || {
         let mode = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600));
         (mode, inspect(&path, ServerKind::Sglang))
     });

@@ -1,0 +1,95 @@
+//! What became of the windows of many runs, each count with its ceiling.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Why a window may end without a proof of its end: words of the reason.
+const LISTED: &[&str] = &[
+    "the start was not answered in time",
+    "the start lost its connection",
+    "the agent died before the start was answered",
+    "the start was answered with",
+    "its export had not ended",
+    "the agent ended first",
+    "somebody else's profile kept ours",
+    "the server was not reached",
+    "the stop was answered with",
+    "is armed and will record",
+    "nothing shows that",
+];
+
+/// Counts.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub runs: u64,
+    pub attempts: u64,
+    pub proven: u64,
+    pub captured: u64,
+    /// Not booked yet when the run was over.
+    pub under_way: u64,
+    pub unproven: BTreeMap<&'static str, u64>,
+    pub unlisted: Vec<String>,
+    pub refused: BTreeMap<&'static str, u32>,
+}
+
+impl Tally {
+    /// An attempt ended, with this reason where it is unproven; `None` when it has not.
+    pub fn attempt(&mut self, end: Option<Option<&str>>) {
+        self.attempts += 1;
+        match end {
+            None => self.under_way += 1,
+            Some(None) => self.proven += 1,
+            Some(Some(why)) => match LISTED.iter().find(|listed| why.contains(**listed)) {
+                Some(listed) => *self.unproven.entry(listed).or_default() += 1,
+                None => self.unlisted.push(why.to_owned()),
+            },
+        }
+    }
+
+    pub fn unproven(&self) -> u64 {
+        self.unproven.values().sum::<u64>() + self.unlisted.len() as u64
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.attempts += other.attempts;
+        self.proven += other.proven;
+        self.captured += other.captured;
+        self.under_way += other.under_way;
+        for (why, count) in &other.unproven {
+            *self.unproven.entry(why).or_default() += count;
+        }
+        for (why, count) in &other.refused {
+            *self.refused.entry(why).or_default() += count;
+        }
+        self.unlisted.extend(other.unlisted.iter().cloned());
+    }
+
+    /// The ceilings: a change that gives up more windows, or refuses more, is seen here.
+    pub fn check(&self) {
+        let share = |count: u64| count as f64 / self.attempts.max(1) as f64;
+        assert!(share(self.unproven()) <= 0.10, "too many windows are unproven:\n{self}");
+        assert!(share(self.proven) >= 0.85, "too few windows are proven:\n{self}");
+        assert!(share(self.captured) >= 0.60, "too few windows are captured:\n{self}");
+        let refused = self.refused.values().map(|count| u64::from(*count)).sum::<u64>();
+        assert!(share(refused) <= 3.0, "too many windows are refused:\n{self}");
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { runs, attempts, proven, captured, under_way, .. } = self;
+        writeln!(
+            f,
+            "{runs} runs: {attempts} windows, {proven} proven, {captured} captured, {} unproven, {under_way} under way at the end",
+            self.unproven()
+        )?;
+        for (why, count) in &self.unproven {
+            writeln!(f, "  unproven: {count:6} {why}")?;
+        }
+        for (why, count) in &self.refused {
+            writeln!(f, "  refused:  {count:6} {why}")?;
+        }
+        Ok(())
+    }
+}

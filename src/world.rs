@@ -1,0 +1,73 @@
+//! Where the agent meets its machine: threads that may wait for a disk, and the wall clock. A test may
+//! put a machine of its own in their place, for its own thread, so that the whole agent runs on paused
+//! time: the same seed gives the same run.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::task::JoinHandle;
+
+use skewtrap_trace::time::Time;
+
+/// The wall clock's present time.
+pub fn wall_time() -> Time {
+    #[cfg(test)]
+    if let Some(machine) = stand_in::current() {
+        return machine.wall_time();
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// Runs work that may wait for a disk on a thread where it holds up nobody else.
+pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    #[cfg(test)]
+    if let Some(machine) = stand_in::current() {
+        return tokio::spawn(async move {
+            machine.disk().await;
+            let result = work();
+            machine.worked().await;
+            result
+        });
+    }
+    tokio::task::spawn_blocking(work)
+}
+
+/// A machine that a test puts in place of the real one, for its own thread.
+#[cfg(test)]
+pub mod stand_in {
+    use std::cell::RefCell;
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::sync::Arc;
+
+    use super::Time;
+
+    /// Until something has happened.
+    pub type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    /// A machine.
+    pub trait Machine: Send + Sync {
+        /// What its wall clock shows.
+        fn wall_time(&self) -> Time;
+        /// Until its disk takes an operation.
+        fn disk(&self) -> Until;
+        /// Until the news of it has come back.
+        fn worked(&self) -> Until;
+        /// Whether its disk refuses writes.
+        fn disk_fails(&self) -> bool;
+    }
+
+    thread_local! {
+        static MACHINE: RefCell<Option<Arc<dyn Machine>>> = const { RefCell::new(None) };
+    }
+
+    /// From now on this thread runs on that machine; with `None`, on the real one again.
+    pub fn set(machine: Option<Arc<dyn Machine>>) {
+        MACHINE.set(machine);
+    }
+
+    /// The machine of this thread, where it is not the real one.
+    pub fn current() -> Option<Arc<dyn Machine>> {
+        MACHINE.with_borrow(Clone::clone)
+    }
+}
