@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +44,7 @@ use crate::act::systemd;
 use crate::clock::Clock;
 use crate::config::receiver as configured;
 use crate::http::{Server, client};
+use crate::observe::effort::{Effort, Stage};
 use crate::observe::outlet::{self, Seen, outlet};
 use crate::serve::metrics::Metrics;
 use crate::serve::published::{Publisher, Pulse, publisher};
@@ -162,6 +164,7 @@ pub struct Agent {
     started: Time,
     on_effect: OnEffect,
     metrics: Arc<Metrics>,
+    effort: Arc<Effort>,
     reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
     /// The receivers as they were configured when it was started.
     configured: Vec<configured::Receiver>,
@@ -197,6 +200,9 @@ pub struct Run {
     pub reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
     /// Whether the API is served.
     pub serves: bool,
+    /// Where windows, deliveries and the API run, so that they do not wait for the loop; `None`: beside it
+    /// on the same runtime.
+    pub aside: Option<Handle>,
 }
 
 /// Runs until cancelled; then closes what is open.
@@ -205,12 +211,12 @@ pub struct Run {
 /// The state cannot be opened: another agent has it, or it is broken. Where a folder cannot be written
 /// the watching goes on without windows.
 pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
-    let Run { clock, cancel, mut reloads, on_effect, reload, serves } = run;
+    let Run { clock, cancel, mut reloads, on_effect, reload, serves, aside } = run;
     let (state, bundles) = startup::open(&mut plan)?;
     let store = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock };
     let finding = store.clone();
     let found = crate::world::blocking(move || find(&finding)).await??;
-    let supervisor = Supervisor::default();
+    let supervisor = Supervisor::with_aside(aside);
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);
     let host = startup::host();
@@ -235,7 +241,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     startup::probes(&plan.targets, &supervisor, &tx, clock);
     let unheard = startup::names(&plan.targets);
     let (publisher, published) = publisher(Pulse { at: now, unheard });
-    let metrics = Arc::new(Metrics::default());
+    let effort = outlet.effort().clone();
+    let metrics = Arc::new(Metrics::of(effort.clone()));
     for (receiver, count) in notifier.dropped() {
         metrics.messages_dropped(receiver, *count);
     }
@@ -264,6 +271,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
         started: now,
         on_effect,
         metrics,
+        effort,
         reload,
     };
     agent.recover(found, &known);
@@ -283,15 +291,15 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
             Some(report) = delivered.recv() => agent.delivered(report),
             Some(()) = reloads.recv() => agent.reload_signalled(&mut effects),
             Some(command) = requests.recv() => agent.command(command, &mut effects),
-            _ = tick.tick() => agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects),
-            () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => {
-                agent.watch.handle(Event::Tick, agent.clock.now(), &mut effects);
-            }
+            _ = tick.tick() => agent.tick(&mut effects),
+            () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => agent.tick(&mut effects),
             _ = pulse.tick() => {
                 agent.metrics.queue("inbox", inbox.len() + sees.len());
                 agent.beat();
             }
-            wanted = agent.publisher.wanted() => agent.publish(wanted),
+            wanted = agent.publisher.wanted() => {
+                agent.effort.clone().count(Stage::Publish, || agent.publish(wanted));
+            }
             _ = sweep.tick() => agent.sweep(),
             _ = keep_learned.tick() => agent.save_baselines(),
             Some(item) = inbox.recv() => agent.take(item, &mut effects),
@@ -319,8 +327,16 @@ impl Agent {
 
     /// A source saw something. Its bytes count until it is taken in.
     fn observed(&mut self, seen: &Seen, effects: &mut Vec<Effect>) {
-        self.watch.observe(&seen.observation, self.clock.now(), effects);
+        let now = self.clock.now();
+        self.effort.count(Stage::Parse, || self.watch.read(&seen.observation, effects));
+        self.effort.count(Stage::Rules, || self.watch.evaluate(now, effects));
         self.update_meters();
+    }
+
+    /// Time passes.
+    fn tick(&mut self, effects: &mut Vec<Effect>) {
+        let now = self.clock.now();
+        self.effort.count(Stage::Rules, || self.watch.handle(Event::Tick, now, effects));
     }
 
     fn take(&mut self, item: AgentEvent, effects: &mut Vec<Effect>) {

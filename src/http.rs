@@ -4,6 +4,7 @@
 pub mod body;
 pub mod client;
 pub mod exchange;
+pub mod kept;
 pub mod secret;
 
 use std::sync::Arc;

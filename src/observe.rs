@@ -3,6 +3,7 @@
 pub mod artifact;
 pub mod changed;
 pub mod configuration;
+pub mod effort;
 pub mod outlet;
 pub mod poll;
 pub mod process;

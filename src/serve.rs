@@ -35,7 +35,7 @@ pub use self::control::{Action, AlertOrigin, Answer, CaptureBody, Command};
 use self::metrics::Metrics;
 use self::published::Published;
 use crate::http::Secret;
-use skewtrap_core::status::Status;
+use skewtrap_core::status::{Scope, Status};
 
 /// The largest body of a request, in bytes.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -103,8 +103,9 @@ struct Shared {
 }
 
 impl Shared {
-    async fn status(&self) -> Arc<Status> {
-        self.context.published.status().await
+    /// The status without any server: what is known of incidents, windows and receivers.
+    async fn agent(&self) -> Arc<Status> {
+        self.context.published.status(Scope { limit: 0, ranks: false, ..Scope::ALL }).await
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use self::outgoing::Outgoing;
 use super::plan::Plan;
 use super::receivers::UnusableReceiver;
-use super::supervise::Supervisor;
+use super::supervise::{Place, Supervisor};
 use crate::act::notify::worker::workers;
 use crate::act::notify::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Planner, Receiver};
 use crate::act::state::State;
@@ -59,7 +59,7 @@ impl Notifier {
         let (queues, all) = workers(plan.receivers.clone(), client, &now, outcomes);
         for worker in all {
             let cancel = supervisor.cancel();
-            supervisor.keep("delivery worker", move || {
+            supervisor.keep("delivery worker", Place::Aside, move || {
                 let (worker, cancel) = (worker.clone(), cancel.clone());
                 async move {
                     tokio::select! {

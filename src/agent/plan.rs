@@ -1,12 +1,14 @@
 //! From a configuration to what the agent is made of: the core's setup, the sources to follow, the
 //! servers to probe, the receivers. Secrets are read here, once.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use jiff::tz::TimeZone;
+use sha2::{Digest as _, Sha256};
 
 use super::receivers::{self, UnusableReceiver, secret_of};
 use crate::act::notify::{Receiver, StormCap};
@@ -128,13 +130,14 @@ impl Plan {
         let mut targets = Vec::new();
         let mut sources = Vec::new();
         let mut named = Vec::new();
+        let mut clients = Clients::default();
         for (index, target) in config.targets.iter().enumerate() {
             let id = TargetId(u16::try_from(index).context("more than 65535 targets")?);
-            let plan = target_plan(id, target, output_dir.as_deref(), &incident_dir)?;
-            add_sources(target, &plan, flags, &mut sources, &mut named)?;
+            let plan = target_plan(id, target, output_dir.as_deref(), &incident_dir, &mut clients)?;
+            add_sources(target, &plan, flags, &mut sources, &mut named, &mut clients)?;
             targets.push(plan);
         }
-        add_queries(config, &mut sources, &mut named)?;
+        add_queries(config, &mut sources, &mut named, &mut clients)?;
         let (receivers, unusable) = receivers::told(&config.receivers);
         Ok(Self {
             setup: setup_of(config, output_dir, watch_only, named)?,
@@ -229,8 +232,9 @@ fn target_plan(
     target: &Target,
     output_dir: Option<&str>,
     incident_dir: &Path,
+    clients: &mut Clients,
 ) -> Result<TargetPlan> {
-    let server = target.url.as_ref().map(|url| server_of(target, url)).transpose()?;
+    let server = target.url.as_ref().map(|url| server_of(target, url, clients)).transpose()?;
     let map = target.path_map.iter().map(|(server, agent)| (server.clone(), PathBuf::from(agent)));
     Ok(TargetPlan {
         target: id,
@@ -243,12 +247,30 @@ fn target_plan(
     })
 }
 
-fn server_of(target: &Target, base: &str) -> Result<Server> {
-    let authorities = target.ca_file.as_deref().map(Path::new);
+fn server_of(target: &Target, base: &str, clients: &mut Clients) -> Result<Server> {
     let key = |place: &Option<_>| place.as_ref().map(secret_of).transpose();
-    let asking = client::client(authorities)?;
+    let (asking, profiling) = clients.trusting(target.ca_file.as_deref())?;
     let server = Server::new(asking, base, key(&target.api_key)?, key(&target.admin_api_key)?);
-    Ok(server.with_profile_client(client::unpooled(authorities)?))
+    Ok(server.with_profile_client(profiling))
+}
+
+/// The HTTP clients, one pair for all servers with the same authorities: each holds roots, a resolver and
+/// its connections.
+#[derive(Debug, Default)]
+struct Clients(BTreeMap<Option<String>, (reqwest::Client, reqwest::Client)>);
+
+impl Clients {
+    /// The client that asks and the one for profile calls.
+    fn trusting(&mut self, ca_file: Option<&str>) -> Result<(reqwest::Client, reqwest::Client)> {
+        let ca_file = ca_file.map(str::to_owned);
+        if let Some(known) = self.0.get(&ca_file) {
+            return Ok(known.clone());
+        }
+        let authorities = ca_file.as_deref().map(Path::new);
+        let made = (client::client(authorities)?, client::unpooled(authorities)?);
+        self.0.insert(ca_file, made.clone());
+        Ok(made)
+    }
 }
 
 fn next_source(named: &mut Vec<WatchedSource>, target: TargetId, kind: Source, name: &str) -> SourceId {
@@ -263,8 +285,10 @@ fn add_sources(
     flags: &Flags,
     sources: &mut Vec<SourcePlan>,
     named: &mut Vec<WatchedSource>,
+    clients: &mut Clients,
 ) -> Result<()> {
     let every = target.poll;
+    let phase = phase_of(&target.name);
     if let (Some(url), Some(server)) = (&target.url, &plan.server) {
         if target.loads {
             let source = next_source(named, plan.target, Source::Loads, &format!("{url}/v1/loads"));
@@ -274,14 +298,16 @@ fn add_sources(
                 server: server.clone(),
                 page: poll::Page::Loads,
                 every,
+                // Between two pages, so that every half of an interval brings numbers.
+                phase: (phase + 0.5).fract(),
             };
             sources.push(SourcePlan::Poll(config));
         }
         if let Some(metrics) = &target.metrics {
             let source = next_source(named, plan.target, Source::Metrics, metrics);
-            let server = server_of(target, metrics)?;
-            let config =
-                poll::Config { target: plan.target, source, server, page: poll::Page::Metrics, every };
+            let server = server_of(target, metrics, clients)?;
+            let (target, page) = (plan.target, poll::Page::Metrics);
+            let config = poll::Config { target, source, server, page, every, phase };
             sources.push(SourcePlan::Poll(config));
         }
     }
@@ -294,6 +320,14 @@ fn add_sources(
     Ok(())
 }
 
+/// Which part of the interval passes before a server is asked: always the same for one server and one
+/// agent's host, spread evenly over servers and hosts.
+fn phase_of(target: &str) -> f64 {
+    let of = [super::startup::host(), target.to_owned()].join("\0");
+    let digest = Sha256::digest(of.as_bytes());
+    f64::from(u16::from_be_bytes([digest[0], digest[1]])) / f64::from(u16::MAX)
+}
+
 /// The server whose ranks a query reports: the only one there is, or the one that it names.
 fn target_of(config: &Config, own: &OwnSignal) -> Option<TargetId> {
     let index = match &config.targets[..] {
@@ -303,7 +337,12 @@ fn target_of(config: &Config, own: &OwnSignal) -> Option<TargetId> {
     u16::try_from(index).ok().map(TargetId)
 }
 
-fn add_queries(config: &Config, sources: &mut Vec<SourcePlan>, named: &mut Vec<WatchedSource>) -> Result<()> {
+fn add_queries(
+    config: &Config,
+    sources: &mut Vec<SourcePlan>,
+    named: &mut Vec<WatchedSource>,
+    clients: &mut Clients,
+) -> Result<()> {
     for own in &config.signals {
         let OwnSource::Prometheus { url, query, every, bearer } = &own.source else { continue };
         let Some(signal) = config.catalog.signal_named(&own.name) else { continue };
@@ -315,7 +354,7 @@ fn add_queries(config: &Config, sources: &mut Vec<SourcePlan>, named: &mut Vec<W
             target,
             source,
             signal,
-            client: client::client(None)?,
+            client: clients.trusting(None)?.0,
             url: receivers::address_of(url)?.reveal().into(),
             query: query.as_str().into(),
             bearer: bearer.as_ref().map(secret_of).transpose()?,

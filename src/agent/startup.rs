@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use super::capture::KnownTarget;
 use super::plan::{Plan, SourcePlan, TargetPlan};
-use super::supervise::Supervisor;
+use super::supervise::{Place, Supervisor};
 use super::window::TargetHandle;
 use super::{AgentEvent, probe};
 use crate::act::bundle::Bundles;
@@ -98,7 +98,9 @@ pub(super) fn probes(
 ) {
     for target in targets {
         let (target, tx, cancel) = (target.clone(), tx.clone(), supervisor.cancel());
-        supervisor.keep("probe", move || probe::run(target.clone(), tx.clone(), clock, cancel.clone()));
+        supervisor.keep("probe", Place::Aside, move || {
+            probe::run(target.clone(), tx.clone(), clock, cancel.clone())
+        });
     }
 }
 
@@ -111,11 +113,12 @@ pub(super) fn sources(sources: &[SourcePlan], supervisor: &Supervisor, outlet: &
         match source {
             SourcePlan::Tail(c) => logs.push(c),
             SourcePlan::Poll(c) => {
-                supervisor
-                    .keep("poll", move || poll::run(c.clone(), outlet.clone(), cancel.clone(), now.clone()));
+                supervisor.keep("poll", Place::Here, move || {
+                    poll::run(c.clone(), outlet.clone(), cancel.clone(), now.clone())
+                });
             }
             SourcePlan::Query(c) => {
-                supervisor.keep("query", move || {
+                supervisor.keep("query", Place::Here, move || {
                     promql::run(c.clone(), outlet.clone(), cancel.clone(), now.clone())
                 });
             }
@@ -123,7 +126,9 @@ pub(super) fn sources(sources: &[SourcePlan], supervisor: &Supervisor, outlet: &
     }
     for logs in tail::by_folder(logs) {
         let (outlet, cancel, now) = (outlet.clone(), supervisor.cancel(), now.clone());
-        supervisor.keep("log", move || tail::run(logs.clone(), outlet.clone(), cancel.clone(), now.clone()));
+        supervisor.keep("log", Place::Here, move || {
+            tail::run(logs.clone(), outlet.clone(), cancel.clone(), now.clone())
+        });
     }
 }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -21,9 +23,36 @@ pub struct Supervisor {
     tasks: TaskTracker,
     cancel: CancellationToken,
     restarts: Arc<AtomicU64>,
+    /// Where tasks run that must not wait for the loop; `None`: where they are started.
+    aside: Option<Handle>,
+}
+
+/// Where a task runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On the loop's own thread, which costs no change of threads for what it hands over.
+    Here,
+    /// Beside the loop.
+    Aside,
 }
 
 impl Supervisor {
+    /// One whose tasks run on that runtime, if there is one, unless they belong to the loop.
+    pub fn with_aside(aside: Option<Handle>) -> Self {
+        Self { aside, ..Self::default() }
+    }
+
+    fn spawn<T>(&self, place: Place, task: T) -> JoinHandle<T::Output>
+    where
+        T: Future + Send + 'static,
+        T::Output: Send + 'static,
+    {
+        match &self.aside {
+            Some(aside) if place == Place::Aside => self.tasks.spawn_on(task, aside),
+            _ => self.tasks.spawn(task),
+        }
+    }
+
     /// The token that every task watches.
     pub fn cancel(&self) -> CancellationToken {
         self.cancel.clone()
@@ -36,17 +65,17 @@ impl Supervisor {
 
     /// Keeps the task that `make` makes alive until cancellation. A task that returns `true` is
     /// finished for good (standard input ended) and is not started again.
-    pub fn keep<F, T>(&self, name: &'static str, make: F)
+    pub fn keep<F, T>(&self, name: &'static str, place: Place, make: F)
     where
         F: Fn() -> T + Send + 'static,
         T: Future<Output = bool> + Send + 'static,
     {
-        let (cancel, restarts, tasks) = (self.cancel.clone(), self.restarts.clone(), self.tasks.clone());
-        self.tasks.spawn(async move {
+        let (cancel, restarts, this) = (self.cancel.clone(), self.restarts.clone(), self.clone());
+        self.spawn(place, async move {
             let mut pause = FIRST_PAUSE;
             loop {
                 let began = tokio::time::Instant::now();
-                let ended = tasks.spawn(make()).await;
+                let ended = this.spawn(place, make()).await;
                 if cancel.is_cancelled() || matches!(ended, Ok(true)) {
                     return;
                 }
@@ -63,12 +92,12 @@ impl Supervisor {
         });
     }
 
-    /// Runs a task once.
+    /// Runs a task once, beside the loop.
     pub fn once<T>(&self, task: T)
     where
         T: Future<Output = ()> + Send + 'static,
     {
-        self.tasks.spawn(task);
+        self.spawn(Place::Aside, task);
     }
 
     /// Cancels every task and waits for them, at most `grace`. Whether all ended.
@@ -90,7 +119,7 @@ mod tests {
         let supervisor = Supervisor::default();
         let runs = Arc::new(AtomicUsize::new(0));
         let seen = runs.clone();
-        supervisor.keep("fragile", move || {
+        supervisor.keep("fragile", Place::Here, move || {
             let seen = seen.clone();
             async move {
                 let run = seen.fetch_add(1, Ordering::Relaxed);
@@ -104,10 +133,35 @@ mod tests {
         assert_eq!(supervisor.restarts(), 2);
     }
 
+    #[test]
+    fn what_belongs_to_the_loop_runs_on_its_thread_and_the_rest_beside_it() {
+        let aside = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+        let here = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let supervisor = Supervisor::with_aside(Some(aside.handle().clone()));
+        let (tell, told) = std::sync::mpsc::channel();
+        here.block_on(async {
+            for place in [Place::Here, Place::Aside] {
+                let tell = tell.clone();
+                supervisor.keep("task", place, move || {
+                    let tell = tell.clone();
+                    async move { tell.send((place, std::thread::current().id())).is_ok() }
+                });
+            }
+            supervisor.tasks.close();
+            supervisor.tasks.wait().await;
+        });
+        drop(tell);
+        let own = std::thread::current().id();
+        let mut ran: Vec<_> =
+            told.iter().map(|(place, thread)| (place == Place::Here, thread == own)).collect();
+        ran.sort_unstable();
+        assert_eq!(ran, [(false, false), (true, true)]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn stopping_ends_a_task_that_waits_for_its_next_life() {
         let supervisor = Supervisor::default();
-        supervisor.keep("short-lived", || async { false });
+        supervisor.keep("short-lived", Place::Here, || async { false });
         tokio::time::advance(Duration::from_secs(3)).await;
         assert!(supervisor.stop(Duration::from_secs(1)).await);
     }

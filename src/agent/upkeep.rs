@@ -62,15 +62,19 @@ impl Agent {
     pub(super) fn publish(&self, wanted: Wanted) {
         let now = self.clock.now();
         match wanted {
-            Wanted::History => self.publisher.publish_history(self.watch.history(now)),
-            Wanted::Status => {
-                let mut status = self.watch.overview(now);
+            Wanted::History((scope, only)) => {
+                let history = self.watch.history(&scope, only.as_deref(), now);
+                self.publisher.publish_history((scope, only), history);
+            }
+            Wanted::Status(scope) => {
+                let mut status = self.watch.overview(&scope, now);
                 status.started = self.started;
                 status.receivers = self.notifier.statuses();
-                for (target, handle) in status.targets.iter_mut().zip(&self.targets) {
+                let first = scope.places(self.targets.iter().map(|target| &target.name)).start;
+                for (target, handle) in status.targets.iter_mut().zip(&self.targets[first..]) {
                     target.url = handle.server.as_ref().map(|s| s.base().to_owned()).unwrap_or_default();
                 }
-                self.publisher.publish(status);
+                self.publisher.publish(scope, status);
             }
         }
     }

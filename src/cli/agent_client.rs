@@ -58,6 +58,11 @@ impl AgentArgs {
         self.request(Method::POST, path, Some(body))
     }
 
+    /// The same of every server: without a `limit` an answer is of the first ones.
+    pub fn get_of_all<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        self.get(&format!("{path}?limit={}", u16::MAX))
+    }
+
     fn request(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {

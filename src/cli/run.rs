@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::Sender;
 use tokio::time::MissedTickBehavior;
@@ -108,15 +109,18 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
     let plan = Plan::of(&config, &flags).map_err(|e| wrong(&format!("{e:#}")))?;
     announce(&plan);
-    // Decisions run on this thread; requests of a window run on the other and do not wait for them.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let ended = runtime.block_on(watch(args.clone(), plan, read));
+    // Polling and decisions run on this thread, so that a sample changes no thread; requests of a window run
+    // on the other and do not wait for them.
+    let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let aside = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let ended = own.block_on(watch(args.clone(), plan, read, aside.handle().clone()));
     // A thread may be blocked on a pipe that nobody reads: do not wait for it without end.
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    own.shutdown_timeout(Duration::from_secs(1));
+    aside.shutdown_timeout(Duration::from_secs(1));
     ended.map(|()| ExitCode::SUCCESS)
 }
 
-async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>) -> anyhow::Result<()> {
+async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, aside: Handle) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let stop = cancel.clone();
@@ -161,6 +165,7 @@ async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>) -> anyhow::Result
             })
         }),
         serves: true,
+        aside: Some(aside),
     };
     agent::run(plan, run).await
 }

@@ -30,7 +30,7 @@ pub struct SignalsArgs {
 /// # Errors
 /// The agent does not answer.
 pub fn run(args: &SignalsArgs) -> anyhow::Result<ExitCode> {
-    let mut status: Status = args.agent.get("status")?;
+    let mut status: Status = args.agent.get_of_all("status")?;
     if let Some(name) = &args.target {
         status.targets.retain(|t| *t.name == **name);
     }

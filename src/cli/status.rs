@@ -26,7 +26,7 @@ pub struct StatusArgs {
 /// # Errors
 /// The agent does not answer.
 pub fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let status: Status = args.agent.get("status")?;
+    let status: Status = args.agent.get_of_all("status")?;
     match args.format.is_json() {
         true => println!("{}", serde_json::to_string_pretty(&status)?),
         false => anstream::print!("{}", text_of(&status)),

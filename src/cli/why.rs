@@ -25,7 +25,7 @@ pub struct WhyArgs {
 /// # Errors
 /// The agent does not answer, or has no such rule.
 pub fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
-    let mut rules: Vec<RuleStatus> = args.agent.get("rules")?;
+    let mut rules: Vec<RuleStatus> = args.agent.get_of_all("rules")?;
     if let Some(name) = &args.rule {
         let known: Vec<String> = rules.iter().map(|r| r.name.to_string()).collect();
         rules.retain(|r| *r.name == **name);

@@ -1,8 +1,8 @@
 //! Reads bodies to a limit and a deadline. Every answer is read here: a server that streams for ever, or
 //! a byte now and then, takes neither memory nor time.
 //!
-//! Most limits say how much is worth reading; [`Room`] says how much may be held at once, by all of the
-//! sources together, from the first byte of a body until the loop has taken it in.
+//! Most limits say how much is worth reading; [`Room`] says how much may wait at once for the loop to take it
+//! in, from all of the sources together.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -52,34 +52,32 @@ pub enum BodyError {
 /// # Errors
 /// It is too large, too slow, or broke off.
 pub async fn read(response: Response, limit: usize, within: Duration) -> Result<Vec<u8>, BodyError> {
-    read_into(response, limit, within, &Room::new(usize::MAX)).await.map(|(body, _)| body)
+    let mut body = Vec::new();
+    read_pieces(response, limit, within, |piece| body.extend_from_slice(piece)).await?;
+    Ok(body)
 }
 
-/// The same, its bytes counted against `room`: reading waits while there is none.
+/// The same, each piece given to `each` as it arrives.
 ///
 /// # Errors
 /// As [`read`].
-pub async fn read_into(
+pub async fn read_pieces(
     mut response: Response,
     limit: usize,
     within: Duration,
-    room: &Room,
-) -> Result<(Vec<u8>, Held), BodyError> {
+    mut each: impl FnMut(&[u8]),
+) -> Result<(), BodyError> {
     let too_large = || BodyError::TooLarge { limit };
     let reading = async {
         if response.content_length().is_some_and(|length| length > limit as u64) {
             return Err(too_large());
         }
-        let (mut body, mut held) = (Vec::new(), Held::default());
-        while let Some(chunk) = response.chunk().await.map_err(|e| BodyError::Broken { why: cause_of(&e) })? {
-            if body.len() + chunk.len() > limit {
-                return Err(too_large());
-            }
-            // Whoever holds a part of a body and waits for more gives it back at its deadline.
-            held.add(room.hold(chunk.len()).await);
-            body.extend_from_slice(&chunk);
+        let mut left = limit;
+        while let Some(piece) = response.chunk().await.map_err(|e| BodyError::Broken { why: cause_of(&e) })? {
+            left = left.checked_sub(piece.len()).ok_or_else(too_large)?;
+            each(&piece);
         }
-        Ok((body, held))
+        Ok(())
     };
     in_time(within, reading).await
 }
@@ -135,6 +133,12 @@ impl Room {
     pub async fn hold(&self, bytes: usize) -> Held {
         let count = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.whole);
         Held(self.bytes.clone().acquire_many_owned(count).await.ok())
+    }
+
+    /// Room for `bytes`, if there is any now.
+    pub fn try_hold(&self, bytes: usize) -> Option<Held> {
+        let count = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.whole);
+        self.bytes.clone().try_acquire_many_owned(count).ok().map(|held| Held(Some(held)))
     }
 
     /// Bytes that are free.

@@ -12,6 +12,12 @@ use skewtrap_core::printable::{LIMIT, printable};
 /// The timeout for connecting to a server whose profiler is called.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// How the agent calls itself.
+pub const USER_AGENT: &str = concat!("skewtrap/", env!("CARGO_PKG_VERSION"));
+
+/// The variables that name a proxy for plain HTTP, as the clients read them.
+const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
+
 /// Why a client cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -60,7 +66,7 @@ fn builder(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, ClientError
     Ok(reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(Policy::none())
-        .user_agent(concat!("skewtrap/", env!("CARGO_PKG_VERSION"))))
+        .user_agent(USER_AGENT))
 }
 
 fn add_authorities(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), ClientError> {
@@ -74,15 +80,25 @@ fn add_authorities(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(),
     if found == 0 { Err(fail("it holds no certificate".into())) } else { Ok(()) }
 }
 
+/// Whether the environment may send requests through a proxy.
+pub fn goes_through_a_proxy() -> bool {
+    PROXIES.iter().any(|name| std::env::var_os(name).is_some_and(|proxy| !proxy.is_empty()))
+}
+
 /// The cause at the end of an error's chain: `Connection refused (os error 111)`.
 pub fn cause_of(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
+    let cause = root_cause(error);
+    match cause.contains("InvalidContentType") {
+        true => "that port speaks http, not https: write http://".to_owned(),
+        false => cause,
+    }
+}
+
+/// The words of what is at the end of an error's chain.
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
-    let cause = cause.to_string();
-    match cause.contains("InvalidContentType") {
-        true => "that port speaks http, not https: write http://".to_owned(),
-        false => printable(&cause, LIMIT).into_owned(),
-    }
+    printable(&cause.to_string(), LIMIT).into_owned()
 }

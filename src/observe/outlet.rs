@@ -1,13 +1,17 @@
 //! The way from the sources to the loop, bounded in bytes: a source that is faster than the loop waits.
 
-use tokio::sync::mpsc;
+use std::sync::Arc;
 
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::effort::Effort;
 use crate::http::body::{Held, Room};
 use skewtrap_core::signal::observation::Observation;
 
 /// Observations that may wait for the loop.
 pub const ITEMS: usize = 256;
-/// Bytes of them, and of the bodies that are being read.
+/// Bytes of them.
 pub const BYTES: usize = 32 << 20;
 
 /// An observation whose bytes count until it is dropped.
@@ -23,6 +27,7 @@ pub struct Seen {
 pub struct Outlet {
     tx: mpsc::Sender<Seen>,
     room: Room,
+    effort: Arc<Effort>,
 }
 
 /// Nobody receives observations any more.
@@ -32,7 +37,7 @@ pub struct Gone;
 /// An outlet for at most `items` observations of `bytes` together, and its other end.
 pub fn outlet(items: usize, bytes: usize) -> (Outlet, mpsc::Receiver<Seen>) {
     let (tx, rx) = mpsc::channel(items);
-    (Outlet { tx, room: Room::new(bytes) }, rx)
+    (Outlet { tx, room: Room::new(bytes), effort: Arc::default() }, rx)
 }
 
 impl Outlet {
@@ -45,12 +50,30 @@ impl Outlet {
         self.send_held(observation, held).await
     }
 
-    /// The same of one whose bytes are held already.
+    /// Hands over an observation if there is room for it now; gives it back if there is none.
+    ///
+    /// # Errors
+    /// Nobody receives it.
+    pub fn try_send(&self, observation: Observation) -> Result<Option<Observation>, Gone> {
+        let Some(held) = self.room.try_hold(size_of(&observation)) else { return Ok(Some(observation)) };
+        match self.tx.try_send(Seen { observation, _held: held }) {
+            Ok(()) => Ok(None),
+            Err(TrySendError::Full(seen)) => Ok(Some(seen.observation)),
+            Err(TrySendError::Closed(_)) => Err(Gone),
+        }
+    }
+
+    /// Hands over an observation whose bytes are held already.
     ///
     /// # Errors
     /// Nobody receives it.
     pub async fn send_held(&self, observation: Observation, held: Held) -> Result<(), Gone> {
         self.tx.send(Seen { observation, _held: held }).await.map_err(|_| Gone)
+    }
+
+    /// What the sources cost.
+    pub fn effort(&self) -> &Arc<Effort> {
+        &self.effort
     }
 
     /// The room of all sources together.
@@ -64,7 +87,8 @@ fn size_of(observation: &Observation) -> usize {
         Observation::Lines { lines, .. } => lines.capacity(),
         Observation::Page { body, .. } | Observation::Loads { body, .. } => body.capacity(),
         Observation::Samples { samples, .. } => size_of_val(&samples[..]),
-        Observation::State { .. } => 0,
+        // Its memory is its source's, whether it waits or not.
+        Observation::ReadPage { .. } | Observation::State { .. } => 0,
     }
 }
 

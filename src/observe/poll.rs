@@ -1,7 +1,8 @@
 //! Polls a server: its metrics page, its loads.
 //!
 //! Each request has a timeout shorter than the interval, so that a server that hangs is reported and
-//! requests never pile up. Answers are interpreted in the core; here only their status matters.
+//! requests never pile up. Answers are interpreted in the core; here only their status matters. A metrics
+//! page is given to the core's reader piece by piece, so that no page is ever held.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Now;
+use super::effort::{Effort, Stage, thread_cpu};
 use super::outlet::Outlet;
-use super::server::{LOADS_PATHS, first_loads_path};
+use super::server::LOADS_PATHS;
 use crate::http::body::{self, BodyError, Held, Room};
-use crate::http::Server;
-use crate::http::exchange;
+use crate::http::kept::{Failed, Kept};
+use crate::http::{Server, exchange};
+use skewtrap_core::signal::metrics::ReadPage;
 use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use skewtrap_core::signal::sample::{Source, TargetId};
 
@@ -45,35 +48,54 @@ pub struct Config {
     pub page: Page,
     /// The interval.
     pub every: Duration,
+    /// Which part of the interval passes before the first request: those of many servers are spread over it.
+    pub phase: f64,
 }
 
 /// Polls until cancelled, or until nobody receives observations. Returns `true`: it is finished for good.
 pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
-    let mut poller = Poller::new(config, outlet.room().clone(), now);
-    let mut next = Instant::now() + poller.config.every.mul_f64(fastrand::f64() * 0.5);
+    let every = config.every;
+    let mut next = Instant::now() + every.mul_f64(config.phase);
+    let effort = outlet.effort().clone();
+    let mut poller = Poller::new(config, outlet.room().clone(), effort.clone(), now);
     loop {
         tokio::select! {
             () = cancel.cancelled() => return true,
             () = tokio::time::sleep_until(next) => {}
         }
-        let every = poller.config.every;
-        // A random part, so that many agents do not poll one server at the same moment.
-        next = Instant::now() + every.mul_f64(0.95 + fastrand::f64() * 0.1);
+        let began = Instant::now();
+        effort.begins(began - next, every);
         let observations = tokio::select! {
             () = cancel.cancelled() => return true,
             observations = poller.turn() => observations,
         };
-        for (observation, held) in observations {
+        for (observation, held) in observations.into_iter().flatten() {
             if outlet.send_held(observation, held).await.is_err() {
                 return true;
             }
         }
+        let missed;
+        (next, missed) = turn_after(next, every, Instant::now());
+        effort.missed(missed);
     }
+}
+
+/// The next turn after one that was `due`, and how many are left out because they have passed: turns keep
+/// their phase.
+fn turn_after(due: Instant, every: Duration, now: Instant) -> (Instant, u32) {
+    let next = due + every;
+    let passed = now.saturating_duration_since(next).div_duration_f64(every).ceil() as u32;
+    (next + every * passed, passed)
 }
 
 struct Poller {
     config: Config,
+    /// The connection of its own, where the server is reached by one.
+    kept: Option<Kept>,
+    /// The page that was handed over last: once it was taken in, its memory takes the next one.
+    page: Arc<ReadPage>,
     room: Room,
+    effort: Arc<Effort>,
     now: Now,
     reported: ReportedProblem,
     /// Which of [`LOADS_PATHS`] answered last.
@@ -82,72 +104,147 @@ struct Poller {
     pause: u32,
 }
 
+/// What a turn reports: a problem that changed, and what was read.
+type Reports = [Option<(Observation, Held)>; 2];
+
 impl Poller {
-    fn new(config: Config, room: Room, now: Now) -> Self {
-        Self { config, room, now, reported: ReportedProblem::default(), path: 0, pause: 0 }
+    fn new(config: Config, room: Room, effort: Arc<Effort>, now: Now) -> Self {
+        Self {
+            kept: Kept::of(&config.server),
+            page: Arc::new(ReadPage::default()),
+            config,
+            room,
+            effort,
+            now,
+            reported: ReportedProblem::default(),
+            path: 0,
+            pause: 0,
+        }
     }
 
     /// One request, and what there is to report.
-    async fn turn(&mut self) -> Vec<(Observation, Held)> {
+    async fn turn(&mut self) -> Reports {
         if self.pause > 0 {
             self.pause -= 1;
-            return Vec::new();
+            return [None, None];
         }
         let answer = match self.config.page {
-            Page::Metrics => {
-                let request = self.config.server.get("").header("accept", "text/plain;version=0.0.4");
-                self.ask(request, self.config.server.base().into(), NO_METRICS).await
-            }
+            Page::Metrics => self.metrics().await,
             Page::Loads => self.loads().await,
         };
         let Config { target, source, page, .. } = self.config;
         let at = (self.now)();
         let kind = if page == Page::Metrics { Source::Metrics } else { Source::Loads };
-        let (body, problem) = match answer {
-            Ok(body) => (Some(body), None),
-            Err(problem) => (None, Some(problem)),
-        };
+        let problem = answer.as_ref().err().cloned();
         let is_change = self.reported.changes_to(problem.clone());
         // The end of a problem is reported by the core, once it could read the page.
-        let problem = problem.filter(|_| is_change);
-        let state = |problem| Observation::State { target, source, kind, problem: Some(problem), at };
-        let mut observations: Vec<_> = problem.map(state).map(|o| (o, Held::default())).into_iter().collect();
-        observations.extend(body.map(|(body, held)| match page {
-            Page::Metrics => (Observation::Page { target, source, body, at }, held),
-            Page::Loads => (Observation::Loads { target, source, body, at }, held),
-        }));
-        observations
+        let problem = problem.filter(|_| is_change).map(|problem| {
+            (Observation::State { target, source, kind, problem: Some(problem), at }, Held::default())
+        });
+        let read = answer.ok().map(|answer| match answer {
+            Answer::Page => {
+                (Observation::ReadPage { target, source, page: self.page.clone(), at }, Held::default())
+            }
+            Answer::Loads(body, held) => (Observation::Loads { target, source, body, at }, held),
+        });
+        [problem, read]
     }
 
-    async fn loads(&mut self) -> Result<(Vec<u8>, Held), Problem> {
-        let base: Arc<str> = self.config.server.base().into();
-        let url = |path: &str| -> Arc<str> { format!("{base}{path}").into() };
-        let is_missing = |answer: &Result<_, Problem>| matches!(answer, Err(Problem::NotFound { .. }));
-        let ask = |path| self.ask(self.config.server.get(path), url(path), NO_LOADS);
-        let (path, answer) = first_loads_path(self.path, ask, is_missing).await;
-        if is_missing(&answer) {
-            let url = url(LOADS_PATHS[self.path]);
-            (self.path, self.pause) = (0, PAUSE_TURNS);
-            return Err(Problem::NotFound { url, hint: NO_LOADS });
+    /// Asks for the metrics page, which is read as it arrives.
+    async fn metrics(&mut self) -> Result<Answer, Problem> {
+        let mut page = std::mem::take(&mut self.page);
+        if Arc::get_mut(&mut page).is_none() {
+            page = Arc::default();
         }
-        self.path = path;
-        answer
+        let Some(reading) = Arc::get_mut(&mut page) else { return Ok(Answer::Page) };
+        reading.metrics.begin();
+        let mut took = Duration::ZERO;
+        let metrics = &mut reading.metrics;
+        let read = self
+            .ask("", ("text/plain;version=0.0.4", body::PAGE), NO_METRICS, |piece| {
+                let began = thread_cpu();
+                metrics.feed(piece);
+                took += thread_cpu().saturating_sub(began);
+            })
+            .await;
+        let began = thread_cpu();
+        reading.read = reading.metrics.finish();
+        self.effort.spent(Stage::Parse, took + thread_cpu().saturating_sub(began));
+        self.page = page;
+        read.map(|()| Answer::Page)
     }
 
-    async fn ask(
-        &self,
-        request: RequestBuilder,
-        url: Arc<str>,
-        hint: &'static str,
-    ) -> Result<(Vec<u8>, Held), Problem> {
-        let timeout = self.config.every.mul_f64(0.9);
-        let limit = if self.config.page == Page::Metrics { body::PAGE } else { body::LOADS };
-        fetch(request, url, timeout, hint, (limit, &self.room)).await
+    async fn loads(&mut self) -> Result<Answer, Problem> {
+        for (turn, path) in [(0, self.path), (1, 1 - self.path)] {
+            let (mut body, mut held, mut is_full) = (Vec::new(), Held::default(), false);
+            let room = self.room.clone();
+            let pieces = |piece: &[u8]| match room.try_hold(piece.len()) {
+                _ if is_full => {}
+                Some(more) => {
+                    held.add(more);
+                    body.extend_from_slice(piece);
+                }
+                None => (is_full, body) = (true, Vec::new()),
+            };
+            let read = self.ask(LOADS_PATHS[path], ("application/json", body::LOADS), NO_LOADS, pieces).await;
+            match read {
+                Err(Problem::NotFound { .. }) if turn == 0 => {}
+                Err(Problem::NotFound { .. }) => {
+                    (self.path, self.pause) = (0, PAUSE_TURNS);
+                    let url = format!("{}{}", self.config.server.base(), LOADS_PATHS[1 - path]).into();
+                    return Err(Problem::NotFound { url, hint: NO_LOADS });
+                }
+                Err(problem) => {
+                    self.path = path;
+                    return Err(problem);
+                }
+                Ok(()) if is_full => {
+                    let url = format!("{}{}", self.config.server.base(), LOADS_PATHS[path]).into();
+                    return Err(Problem::NoAnswer { url, why: BEHIND.to_owned() });
+                }
+                Ok(()) => {
+                    self.path = path;
+                    return Ok(Answer::Loads(body, held));
+                }
+            }
+        }
+        Ok(Answer::Page)
     }
+
+    /// Sends a request and gives the body of a good answer to `each`, or returns what is wrong.
+    async fn ask(
+        &mut self,
+        path: &'static str,
+        (accept, limit): (&'static str, usize),
+        hint: &'static str,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), Problem> {
+        let url = || -> Arc<str> { format!("{}{path}", self.config.server.base()).into() };
+        let within = self.config.every.mul_f64(0.9);
+        let Some(kept) = &mut self.kept else {
+            let request = self.config.server.get(path).header("accept", accept);
+            return fetch_pieces(request, url(), within, hint, limit, each).await;
+        };
+        match kept.get((path, accept), (limit, within), &mut each).await {
+            Ok(status) => problem_of(status, &url(), hint).map_or(Ok(()), Err),
+            Err(Failed::NoAnswer(why)) => Err(Problem::NoAnswer { url: url(), why }),
+            Err(Failed::Body(error)) => Err(problem_of_body(error, url(), within)),
+        }
+    }
+}
+
+/// A good answer.
+enum Answer {
+    /// The page is in [`Poller::page`].
+    Page,
+    /// The body, and its room.
+    Loads(Vec<u8>, Held),
 }
 
 const NO_METRICS: &str =
     "SGLang serves metrics only with --enable-metrics; start it so, or set `metrics: false`";
+const BEHIND: &str = "the agent is behind with what it has read and takes nothing more";
+
 const NO_LOADS: &str =
     "neither /v1/loads nor /get_load is there (vLLM has none); its metrics and its log are still read";
 
@@ -159,21 +256,40 @@ pub(super) async fn fetch(
     hint: &'static str,
     (limit, room): (usize, &Room),
 ) -> Result<(Vec<u8>, Held), Problem> {
+    let mut body = Vec::new();
+    fetch_pieces(request, url, timeout, hint, limit, |piece| body.extend_from_slice(piece)).await?;
+    let held = room.hold(body.len()).await;
+    Ok((body, held))
+}
+
+/// The same, each piece as it arrives.
+async fn fetch_pieces(
+    request: RequestBuilder,
+    url: Arc<str>,
+    timeout: Duration,
+    hint: &'static str,
+    limit: usize,
+    each: impl FnMut(&[u8]),
+) -> Result<(), Problem> {
     let deadline = Instant::now() + timeout;
-    let too_slow = || Problem::TooSlow { url: url.clone(), timeout_s: timeout.as_secs_f64().to_string() };
     let response = exchange::send(request.timeout(timeout)).await.map_err(|error| match error.is_timeout() {
-        true => too_slow(),
+        true => problem_of_body(BodyError::TooSlow { within: timeout }, url.clone(), timeout),
         false => Problem::NoAnswer { url: url.clone(), why: error.to_string() },
     })?;
     if let Some(problem) = problem_of(response.status(), &url, hint) {
         return Err(problem);
     }
     let rest = deadline.saturating_duration_since(Instant::now());
-    body::read_into(response, limit, rest, room).await.map_err(|error| match error {
-        BodyError::TooLarge { limit } => Problem::TooLarge { url: url.clone(), limit },
-        BodyError::TooSlow { .. } => too_slow(),
-        BodyError::Broken { why } => Problem::NoAnswer { url: url.clone(), why },
-    })
+    let read = body::read_pieces(response, limit, rest, each).await;
+    read.map_err(|error| problem_of_body(error, url.clone(), timeout))
+}
+
+fn problem_of_body(error: BodyError, url: Arc<str>, timeout: Duration) -> Problem {
+    match error {
+        BodyError::TooLarge { limit } => Problem::TooLarge { url, limit },
+        BodyError::TooSlow { .. } => Problem::TooSlow { url, timeout_s: timeout.as_secs_f64().to_string() },
+        BodyError::Broken { why } => Problem::NoAnswer { url, why },
+    }
 }
 
 fn problem_of(status: StatusCode, url: &Arc<str>, hint: &'static str) -> Option<Problem> {
@@ -223,8 +339,8 @@ mod tests {
     fn poller(base: &str, page: Page) -> Poller {
         let server = Server::new(client::client(None).expect("a client"), base, None, None);
         let every = Duration::from_secs(5);
-        let config = Config { target: TargetId(0), source: SourceId(0), server, page, every };
-        Poller::new(config, Room::new(1 << 20), Arc::new(|| Time::from_epoch_s(7.0)))
+        let config = Config { target: TargetId(0), source: SourceId(0), server, page, every, phase: 0.0 };
+        Poller::new(config, Room::new(1 << 20), Arc::default(), Arc::new(|| Time::from_epoch_s(7.0)))
     }
 
     /// What each turn reported, with readable addresses.
@@ -232,19 +348,30 @@ mod tests {
         let base = poller.config.server.base().to_owned();
         let mut reports = Vec::new();
         for _ in 0..count {
-            for (observation, _) in poller.turn().await {
+            for (observation, _) in poller.turn().await.into_iter().flatten() {
                 reports.push(match observation {
                     Observation::State { problem, .. } => {
                         problem.expect("only problems are reported").to_string()
                     }
-                    Observation::Page { body, .. } | Observation::Loads { body, .. } => {
-                        String::from_utf8_lossy(&body).into_owned()
+                    Observation::ReadPage { page, .. } => {
+                        let fields = page.metrics.ranks().flat_map(|(_, fields)| fields.iter());
+                        fields.map(|(_, value)| value.to_string()).collect::<Vec<_>>().join(" ")
                     }
+                    Observation::Loads { body, .. } => String::from_utf8_lossy(&body).into_owned(),
                     other => format!("{other:?}"),
                 });
             }
         }
         reports.iter().map(|t| t.replace(&base, "SERVER")).collect()
+    }
+
+    #[test]
+    fn turns_keep_their_phase_however_long_an_answer_takes() {
+        let (due, second) = (Instant::now(), Duration::from_secs(1));
+        for (took_ms, next_s, missed) in [(0, 1, 0), (900, 1, 0), (1000, 1, 0), (1001, 2, 1), (3500, 4, 3)] {
+            let now = due + Duration::from_millis(took_ms);
+            assert_eq!(turn_after(due, second, now), (due + second * next_s, missed), "{took_ms} ms");
+        }
     }
 
     #[tokio::test]
@@ -256,8 +383,8 @@ mod tests {
             (500, ""),
             (500, ""),
             (302, ""),
-            (200, "up 1\n"),
-            (200, "up 2\n"),
+            (200, "sglang:num_running_reqs 1\n"),
+            (200, "sglang:num_running_reqs 2\n"),
         ];
         let (base, _) = server(answers).await;
         let reports = turns(&mut poller(&base, Page::Metrics), 8).await;
@@ -266,9 +393,8 @@ mod tests {
         SERVER answered 404: SGLang serves metrics only with --enable-metrics; start it so, or set `metrics: false`
         SERVER answered 500; the server's log says why
         SERVER answered 307, a redirect, which is not followed; give the final address
-        up 1
-
-        up 2
+        1
+        2
         ");
     }
 

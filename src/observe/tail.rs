@@ -106,6 +106,8 @@ struct Reading {
 /// One log and what was reported of it.
 struct Log {
     config: Config,
+    /// As problems name it.
+    path: Arc<str>,
     follow: Follow,
     reported: ReportedProblem,
     watched: Watched,
@@ -118,7 +120,8 @@ impl Log {
     fn new(config: Config) -> Self {
         let follow = Follow::new(&config.path, config.from_start);
         let (reported, watched) = Default::default();
-        Self { config, follow, reported, watched, is_due: true, truncations: 0 }
+        let path = config.path.to_string_lossy().into();
+        Self { config, path, follow, reported, watched, is_due: true, truncations: 0 }
     }
 }
 
@@ -159,20 +162,29 @@ impl Reading {
         Ok(more)
     }
 
-    /// Waits for a notice, and on a busy log for what comes together with it.
+    /// Waits for a notice, and on a busy log for what comes together with it. There a notice has mostly come
+    /// by the time at which lines may be read again: then that one wait is enough.
     fn wait(&mut self, longest: Duration) {
-        if !self.notices.wait(longest) {
-            return;
-        }
         if let Some(rest) = self.handed_over.and_then(|at| TOGETHER.checked_sub(at.elapsed())) {
             std::thread::sleep(rest);
+            if self.take_notices() {
+                return;
+            }
         }
+        if self.notices.wait(longest) {
+            self.take_notices();
+        }
+    }
+
+    /// Notes which logs the notices concern that have come; returns whether there are any.
+    fn take_notices(&mut self) -> bool {
         let logs = &mut self.logs;
         self.notices.take(|notice| {
             for log in logs.iter_mut() {
                 log.is_due |= log.watched.concerns(notice);
             }
         });
+        logs.iter().any(|log| log.is_due)
     }
 }
 
@@ -185,7 +197,7 @@ struct Reporter {
 
 impl Reporter {
     fn report(&self, log: &mut Log, lines: Vec<u8>, polled: std::io::Result<Polled>) -> Result<(), Gone> {
-        let path: Arc<str> = log.config.path.to_string_lossy().into();
+        let path = log.path.clone();
         self.warn_of_truncation(log, &path);
         let long_lines = log.follow.long_lines();
         let is_backlog = matches!(&polled, Ok(polled) if polled.is_backlog);
@@ -212,7 +224,10 @@ impl Reporter {
 
     /// Waits while the loop is behind.
     fn send(&self, observation: Observation) -> Result<(), Gone> {
-        self.runtime.block_on(self.outlet.send(observation))
+        match self.outlet.try_send(observation)? {
+            None => Ok(()),
+            Some(waiting) => self.runtime.block_on(self.outlet.send(waiting)),
+        }
     }
 
     fn warn_of_truncation(&self, log: &mut Log, path: &str) {

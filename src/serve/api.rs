@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ApiError, HUNG_AFTER, Shared, files};
 use crate::clock::wall_time;
 use skewtrap_core::incident::Incident;
-use skewtrap_core::status::{History, RuleStatus, Status};
+use skewtrap_core::status::{RuleStatus, Scope, Status};
 
 /// Whether the loop still publishes. Kubernetes restarts the agent when it does not.
 pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
@@ -39,35 +40,80 @@ pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
         .into_response()
 }
 
+/// Which servers somebody asks about.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Asked {
+    /// Only this one.
+    target: Option<Arc<str>>,
+    /// Those behind this one.
+    after: Option<Arc<str>>,
+    /// So many at most.
+    limit: Option<usize>,
+}
+
+/// So many servers are shown where nobody says how many: an answer has a bounded size.
+const SERVERS: usize = 25;
+
+impl Asked {
+    fn scope(self) -> Scope {
+        let Self { target, after, limit } = self;
+        Scope { target, after, limit: limit.unwrap_or(SERVERS), ranks: true }
+    }
+}
+
+/// The same of a history.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct AskedHistory {
+    target: Option<Arc<str>>,
+    after: Option<Arc<str>>,
+    limit: Option<usize>,
+    /// The lines of this signal alone.
+    signal: Option<Arc<str>>,
+}
+
+/// An answer that is a list says in a header how it goes on.
+type Listed<T> = ([(HeaderName, String); 1], Json<T>);
+
+fn listed<T>(status: &Status, list: T) -> Listed<T> {
+    ([(NEXT, status.next.as_deref().unwrap_or_default().to_owned())], Json(list))
+}
+
+/// What `after` takes to go on; empty where nothing follows.
+const NEXT: HeaderName = HeaderName::from_static("x-next");
+
 pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
-    let text = shared.context.metrics.text(&*shared.status().await);
+    let status = shared.context.published.status(Scope { ranks: false, ..Scope::ALL }).await;
+    let text = shared.context.metrics.text(&status);
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }
 
-pub(super) async fn status(State(shared): State<Shared>) -> Json<Value> {
-    let status = shared.status().await;
-    let mut value = serde_json::to_value(&*status).unwrap_or_default();
-    if let Some(fields) = value.as_object_mut() {
-        fields.remove("history");
+pub(super) async fn status(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Response {
+    let status = shared.context.published.status(asked.scope()).await;
+    // The history is a path of its own.
+    match status.history.is_empty() {
+        true => Json(&*status).into_response(),
+        false => Json(Status { history: Vec::new(), ..(*status).clone() }).into_response(),
     }
-    Json(value)
 }
 
-pub(super) async fn history(State(shared): State<Shared>) -> Json<Vec<History>> {
-    Json(shared.context.published.history().await.to_vec())
+pub(super) async fn history(State(shared): State<Shared>, Query(asked): Query<AskedHistory>) -> Response {
+    let AskedHistory { target, after, limit, signal } = asked;
+    let scope = Asked { target, after, limit }.scope();
+    Json(&*shared.context.published.history((scope, signal)).await).into_response()
 }
 
-pub(super) async fn ranks(State(shared): State<Shared>) -> Json<Value> {
-    let status = shared.status().await;
+pub(super) async fn ranks(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Listed<Value> {
+    let status = shared.context.published.status(asked.scope()).await;
     let of_target = |t: &skewtrap_core::status::TargetStatus| -> Vec<Value> {
         t.ranks.iter().map(|r| json!({ "target": t.name, "rank": r.rank, "signals": r.signals })).collect()
     };
-    Json(status.targets.iter().flat_map(of_target).collect())
+    listed(&status, status.targets.iter().flat_map(of_target).collect())
 }
 
 /// One entry per server and signal: how many ranks have it, its sources and its range.
-pub(super) async fn signals(State(shared): State<Shared>) -> Json<Value> {
-    Json(signals_of(&*shared.status().await))
+pub(super) async fn signals(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Listed<Value> {
+    let status = shared.context.published.status(asked.scope()).await;
+    listed(&status, signals_of(&status))
 }
 
 fn signals_of(status: &Status) -> Value {
@@ -92,19 +138,24 @@ fn signals_of(status: &Status) -> Value {
     Value::Array(found)
 }
 
-pub(super) async fn rules(State(shared): State<Shared>) -> Json<Vec<RuleStatus>> {
-    Json(shared.status().await.rules.clone())
+pub(super) async fn rules(
+    State(shared): State<Shared>,
+    Query(asked): Query<Asked>,
+) -> Listed<Vec<RuleStatus>> {
+    let status = shared.context.published.status(Scope { ranks: false, ..asked.scope() }).await;
+    listed(&status, status.rules.clone())
 }
 
 pub(super) async fn rule(
     State(shared): State<Shared>,
     Path(name): Path<String>,
-) -> Result<Json<RuleStatus>, ApiError> {
-    let status = shared.status().await;
+    Query(asked): Query<Asked>,
+) -> Result<Listed<RuleStatus>, ApiError> {
+    let status = shared.context.published.status(Scope { ranks: false, ..asked.scope() }).await;
     let found = status.rules.iter().find(|r| *r.name == *name);
     found
         .cloned()
-        .map(Json)
+        .map(|rule| listed(&status, rule))
         .ok_or_else(|| ApiError(StatusCode::NOT_FOUND, format!("there is no rule named {name}")))
 }
 
@@ -113,7 +164,7 @@ pub(super) async fn incidents(State(shared): State<Shared>) -> Json<Vec<Incident
     let dir = shared.incident_dir.clone();
     let stored = tokio::task::spawn_blocking(move || files::incidents(&dir)).await.unwrap_or_default();
     let mut by_id: BTreeMap<Arc<str>, Incident> = stored.into_iter().map(|i| (i.id.clone(), i)).collect();
-    by_id.extend(shared.status().await.incidents.iter().map(|i| (i.id.clone(), i.clone())));
+    by_id.extend(shared.agent().await.incidents.iter().map(|i| (i.id.clone(), i.clone())));
     Json(by_id.into_values().rev().collect())
 }
 
@@ -121,7 +172,7 @@ pub(super) async fn incident(
     State(shared): State<Shared>,
     Path(id): Path<String>,
 ) -> Result<Json<Incident>, ApiError> {
-    let status = shared.status().await;
+    let status = shared.agent().await;
     if let Some(incident) = status.incidents.iter().find(|i| *i.id == *id) {
         return Ok(Json(incident.clone()));
     }

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::control::{Action, AlertOrigin, Answer, CaptureBody, body, send_command};
 use super::{ApiError, Shared};
 use skewtrap_core::printable::{LIMIT, printable};
-use skewtrap_core::status::TargetStatus;
+use skewtrap_core::status::{Scope, TargetStatus};
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::time::Time;
 
@@ -99,7 +99,8 @@ pub(super) async fn alerts(
     json: Result<Json<Value>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let notification: Notification = body(json)?;
-    let targets = shared.status().await.targets.clone();
+    let everyone = Scope { ranks: false, ..Scope::ALL };
+    let targets = shared.context.published.status(everyone).await.targets.clone();
     let (firing, left_out) = firing_of(&notification.alerts);
     let mut results = Vec::new();
     for alert in firing {

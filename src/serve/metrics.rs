@@ -3,6 +3,7 @@
 //!
 //! Every metric has a help text and a unit. docs/api.md lists them all, and a test checks that.
 
+mod effort;
 mod gauges;
 
 use std::fmt;
@@ -17,6 +18,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::observe::effort::Effort;
 use skewtrap_core::capture::captured::Captured;
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::status::Status;
@@ -40,12 +42,20 @@ pub struct Metrics {
     requests: Counters,
     restarts: Counter,
     queues: Family<Pairs, Gauge>,
+    effort: Arc<Effort>,
     /// What is wrong with a disk, for `/healthz`.
     troubled_disk: std::sync::Mutex<Option<String>>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::of(Arc::default())
+    }
+}
+
+impl Metrics {
+    /// Counters beside those of `effort`.
+    pub fn of(effort: Arc<Effort>) -> Self {
         let mut registry = Registry::with_prefix("skewtrap");
         let (transitions, captures, refusals) =
             (Counters::default(), Counters::default(), Counters::default());
@@ -97,6 +107,7 @@ impl Default for Metrics {
             requests,
             restarts,
             queues,
+            effort,
             troubled_disk: Default::default(),
         }
     }
@@ -184,6 +195,7 @@ impl Metrics {
         let mut text = String::with_capacity(8 * 1024);
         let shown = encode_registry(&mut text, &self.registry)
             .and_then(|()| encode_registry(&mut text, &gauges::registry_of(status)))
+            .and_then(|()| encode_registry(&mut text, &effort::registry_of(&self.effort)))
             .and_then(|()| encode_registry(&mut text, &gauges::process()))
             .and_then(|()| encode_eof(&mut text));
         shown.expect("writing to a string cannot fail");

@@ -1,16 +1,17 @@
 //! What the loop publishes, and how the handlers ask for it.
 //!
 //! Whether the loop lives and which servers have given no sample is published every second: it is small.
-//! Everything else grows with the servers and is built only when somebody asks, and then serves all who ask
-//! within a second.
+//! Everything else grows with the servers and is built only when somebody asks, of the servers that are asked
+//! about, and then serves all who ask the same within a second.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use skewtrap_core::status::{History, Status};
+use skewtrap_core::status::{History, Scope, Status};
 use skewtrap_trace::time::Time;
 
 /// What was built serves whoever asks so soon after.
@@ -27,29 +28,35 @@ pub struct Pulse {
     pub unheard: Arc<[Arc<str>]>,
 }
 
+/// Of the parts of the status that were asked for, so many are kept for who asks next.
+const KEPT: usize = 16;
+
+/// Which signal's lines of a history are wanted, beside the servers.
+pub type HistoryScope = (Scope, Option<Arc<str>>);
+
 /// The loop's end: it is told when something is wanted, and publishes it.
 #[derive(Debug)]
 pub struct Publisher {
     pulse: watch::Sender<Pulse>,
-    status: Board<Arc<Status>>,
-    history: Board<Arc<Vec<History>>>,
+    status: Board<Scope, Arc<Status>>,
+    history: Board<HistoryScope, Arc<Vec<History>>>,
 }
 
 /// The handlers' end.
 #[derive(Clone, Debug)]
 pub struct Published {
     pulse: watch::Receiver<Pulse>,
-    status: Reader<Arc<Status>>,
-    history: Reader<Arc<Vec<History>>>,
+    status: Reader<Scope, Arc<Status>>,
+    history: Reader<HistoryScope, Arc<Vec<History>>>,
 }
 
 /// What somebody asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {
     /// [`Publisher::publish`] is due.
-    Status,
+    Status(Scope),
     /// [`Publisher::publish_history`] is due.
-    History,
+    History(HistoryScope),
 }
 
 /// A publisher of which nobody has asked anything, and its readers' end.
@@ -61,10 +68,10 @@ pub fn publisher(pulse: Pulse) -> (Publisher, Published) {
 
 impl Publisher {
     /// Waits until somebody asks for something that is older than [`FRESH`].
-    pub async fn wanted(&self) -> Wanted {
+    pub async fn wanted(&mut self) -> Wanted {
         tokio::select! {
-            () = self.status.wanted() => Wanted::Status,
-            () = self.history.wanted() => Wanted::History,
+            scope = self.status.wanted() => Wanted::Status(scope),
+            scope = self.history.wanted() => Wanted::History(scope),
         }
     }
 
@@ -73,26 +80,39 @@ impl Publisher {
         self.pulse.send_replace(pulse);
     }
 
-    /// Gives the status to all who wait for it.
-    pub fn publish(&self, status: Status) {
-        self.status.publish(Arc::new(status), Some(FRESH));
+    /// Gives a part of the status to all who wait for it.
+    pub fn publish(&self, scope: Scope, status: Status) {
+        self.status.publish(scope, Arc::new(status));
     }
 
-    /// Gives the history to all who wait for it.
-    pub fn publish_history(&self, history: Vec<History>) {
-        self.history.publish(Arc::new(history), Some(FRESH));
+    /// Gives a part of the history to all who wait for it.
+    pub fn publish_history(&self, scope: HistoryScope, history: Vec<History>) {
+        self.history.publish(scope, Arc::new(history));
     }
 
-    /// Publishes a status that stands until it is replaced, for what has no loop: the pulse and the
+    /// Publishes a whole status that stands until it is replaced, for what has no loop: the pulse and the
     /// history are those of the status.
     pub fn stand(&self, status: Status) {
         let is_unheard =
             |t: &&skewtrap_core::status::TargetStatus| t.sources.iter().all(|s| s.last.is_none());
         let unheard = status.targets.iter().filter(is_unheard).map(|t| t.name.clone()).collect();
         self.beat(Pulse { at: status.at, unheard });
-        self.history.publish(Arc::new(status.history.clone()), None);
-        self.status.publish(Arc::new(status), None);
+        let history = status.history.clone();
+        let names: Vec<Arc<str>> = status.targets.iter().map(|target| target.name.clone()).collect();
+        self.history
+            .stand(move |(scope, only)| Arc::new(history_part(&history, &names, scope, only.as_deref())));
+        self.status.stand(move |scope| Arc::new(status.part(scope)));
     }
+}
+
+fn history_part(history: &[History], names: &[Arc<str>], scope: &Scope, only: Option<&str>) -> Vec<History> {
+    let asked = &names[scope.places(names.iter())];
+    let mut part = history.to_vec();
+    for one in &mut part {
+        let is_wanted = only.is_none_or(|only| *one.signal == *only);
+        one.lines.retain(|line| is_wanted && asked.contains(&line.target));
+    }
+    part
 }
 
 impl Published {
@@ -101,79 +121,116 @@ impl Published {
         self.pulse.borrow().clone()
     }
 
-    /// The status, at most [`FRESH`] old unless the loop hangs.
-    pub async fn status(&self) -> Arc<Status> {
-        self.status.read().await
+    /// A part of the status, at most [`FRESH`] old unless the loop hangs.
+    pub async fn status(&self, scope: Scope) -> Arc<Status> {
+        self.status.read(scope).await
     }
 
     /// The last minutes of what the page draws, at most [`FRESH`] old unless the loop hangs.
-    pub async fn history(&self) -> Arc<Vec<History>> {
-        self.history.read().await
+    pub async fn history(&self, scope: HistoryScope) -> Arc<Vec<History>> {
+        self.history.read(scope).await
     }
 }
 
-/// Something that is built when it is asked for.
+/// Something of which parts are built when they are asked for.
 #[derive(Debug)]
-struct Board<T> {
-    latest: watch::Sender<Edition<T>>,
-    asked: Arc<Notify>,
-}
-
-#[derive(Clone, Debug)]
-struct Reader<T> {
-    latest: watch::Receiver<Edition<T>>,
-    asked: Arc<Notify>,
+struct Board<K, T> {
+    asked: mpsc::Receiver<K>,
+    editions: watch::Sender<Editions<K, T>>,
 }
 
 #[derive(Debug)]
-struct Edition<T> {
-    content: T,
-    /// `None`: it stands until it is replaced.
-    until: Option<Instant>,
+struct Reader<K, T> {
+    ask: mpsc::Sender<K>,
+    editions: watch::Receiver<Editions<K, T>>,
 }
 
-impl<T> Edition<T> {
-    fn is_fresh(&self) -> bool {
-        self.until.is_none_or(|until| Instant::now() < until)
+impl<K, T> Clone for Reader<K, T> {
+    fn clone(&self) -> Self {
+        Self { ask: self.ask.clone(), editions: self.editions.clone() }
     }
 }
 
-fn board<T: Default>() -> (Board<T>, Reader<T>) {
-    let nothing = Edition { content: T::default(), until: Some(Instant::now()) };
-    let (latest, seen) = watch::channel(nothing);
-    let asked = Arc::new(Notify::new());
-    (Board { latest, asked: asked.clone() }, Reader { latest: seen, asked })
+/// Makes a part, for ever.
+type Standing<K, T> = Box<dyn Fn(&K) -> T + Send + Sync>;
+
+/// What was built last.
+struct Editions<K, T> {
+    parts: BTreeMap<K, (T, Instant)>,
+    standing: Option<Standing<K, T>>,
 }
 
-impl<T> Board<T> {
-    async fn wanted(&self) {
+impl<K, T> std::fmt::Debug for Editions<K, T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Editions").field("parts", &self.parts.len()).finish_non_exhaustive()
+    }
+}
+
+impl<K: Ord, T: Clone> Editions<K, T> {
+    /// A part that serves whoever asks now.
+    fn fresh(&self, key: &K) -> Option<T> {
+        let standing = self.standing.as_ref().map(|standing| standing(key));
+        let built =
+            || self.parts.get(key).filter(|(_, at)| at.elapsed() < FRESH).map(|(part, _)| part.clone());
+        standing.or_else(built)
+    }
+}
+
+fn board<K, T>() -> (Board<K, T>, Reader<K, T>) {
+    let (editions, seen) = watch::channel(Editions { parts: BTreeMap::new(), standing: None });
+    let (ask, asked) = mpsc::channel(KEPT);
+    (Board { asked, editions }, Reader { ask, editions: seen })
+}
+
+impl<K: Ord + Clone, T: Clone> Board<K, T> {
+    async fn wanted(&mut self) -> K {
         loop {
-            self.asked.notified().await;
+            // Readers are there as long as the loop.
+            let Some(key) = self.asked.recv().await else { return std::future::pending().await };
             // Several may have asked while it was built for the first of them.
-            if !self.latest.borrow().is_fresh() {
-                return;
+            if self.editions.borrow().fresh(&key).is_none() {
+                return key;
             }
         }
     }
 
-    fn publish(&self, content: T, fresh: Option<Duration>) {
-        self.latest.send_replace(Edition { content, until: fresh.map(|d| Instant::now() + d) });
+    fn publish(&self, key: K, part: T) {
+        self.editions.send_modify(|editions| {
+            while editions.parts.len() >= KEPT && !editions.parts.contains_key(&key) {
+                let oldest = editions.parts.iter().min_by_key(|(_, (_, at))| *at).map(|(key, _)| key.clone());
+                let Some(oldest) = oldest else { break };
+                editions.parts.remove(&oldest);
+            }
+            editions.parts.insert(key, (part, Instant::now()));
+        });
+    }
+
+    fn stand(&self, part: impl Fn(&K) -> T + Send + Sync + 'static) {
+        self.editions.send_modify(|editions| editions.standing = Some(Box::new(part)));
     }
 }
 
-impl<T: Clone> Reader<T> {
-    async fn read(&self) -> T {
-        let mut latest = self.latest.clone();
-        {
-            let edition = latest.borrow_and_update();
-            if edition.is_fresh() {
-                return edition.content.clone();
-            }
+impl<K: Ord + Clone, T: Clone + Default> Reader<K, T> {
+    async fn read(&self, key: K) -> T {
+        let mut editions = self.editions.clone();
+        if let Some(part) = editions.borrow_and_update().fresh(&key) {
+            return part;
         }
-        self.asked.notify_one();
+        let building = async {
+            // The loop is gone only when the agent ends.
+            let _ = self.ask.send(key.clone()).await;
+            while editions.changed().await.is_ok() {
+                if let Some(part) = editions.borrow_and_update().fresh(&key) {
+                    return Some(part);
+                }
+            }
+            None
+        };
         // A loop that hangs or has ended: what was built last is shown, and says when it was true.
-        let _ = timeout(PATIENCE, latest.changed()).await;
-        latest.borrow().content.clone()
+        let built = timeout(PATIENCE, building).await.ok().flatten();
+        built.unwrap_or_else(|| {
+            self.editions.borrow().parts.get(&key).map(|(part, _)| part.clone()).unwrap_or_default()
+        })
     }
 }
 
@@ -184,17 +241,18 @@ mod tests {
     use super::*;
 
     /// A loop that numbers what it builds in the status's version.
-    fn building(publisher: Publisher) -> Arc<AtomicU32> {
+    fn building(mut publisher: Publisher) -> Arc<AtomicU32> {
         let built = Arc::new(AtomicU32::new(0));
         let count = built.clone();
         tokio::spawn(async move {
             loop {
                 match publisher.wanted().await {
-                    Wanted::Status => {
+                    Wanted::Status(scope) => {
                         let number = count.fetch_add(1, Ordering::Relaxed) + 1;
-                        publisher.publish(Status { version: number.to_string().into(), ..Status::default() });
+                        let version = number.to_string().into();
+                        publisher.publish(scope, Status { version, ..Status::default() });
                     }
-                    Wanted::History => publisher.publish_history(Vec::new()),
+                    Wanted::History(scope) => publisher.publish_history(scope, Vec::new()),
                 }
             }
         });
@@ -210,7 +268,7 @@ mod tests {
         for second in 1..=3 {
             let asking = (0..50).map(|_| {
                 let published = published.clone();
-                tokio::spawn(async move { published.status().await.version.to_string() })
+                tokio::spawn(async move { published.status(Scope::ALL).await.version.to_string() })
             });
             for asked in asking.collect::<Vec<_>>() {
                 assert_eq!(asked.await.expect("an answer"), second.to_string());
@@ -223,12 +281,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn each_part_is_built_for_itself_and_few_are_kept() {
+        let (publisher, published) = publisher(Pulse::default());
+        let editions = published.status.clone();
+        let built = building(publisher);
+        let part = |limit| Scope { limit, ..Scope::ALL };
+        for limit in 0..100 {
+            published.status(part(limit)).await;
+        }
+        let again = published.status(part(99)).await;
+        assert_eq!((&*again.version, built.load(Ordering::Relaxed)), ("100", 100));
+        assert_eq!(editions.editions.borrow().parts.len(), KEPT);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_loop_that_hangs_holds_nobody_up_for_long() {
         let (publisher, published) = publisher(Pulse::default());
-        publisher.publish(Status { version: "old".into(), ..Status::default() });
+        publisher.publish(Scope::ALL, Status { version: "old".into(), ..Status::default() });
         tokio::time::sleep(Duration::from_secs(5)).await;
         let asked = Instant::now();
-        assert_eq!(&*published.status().await.version, "old");
+        assert_eq!(&*published.status(Scope::ALL).await.version, "old");
         assert!(asked.elapsed() <= PATIENCE + Duration::from_millis(10), "{:?}", asked.elapsed());
     }
 }

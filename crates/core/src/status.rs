@@ -2,6 +2,7 @@
 //! of this and nothing else. Plain data; the agent fills it about once a second.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,13 @@ pub struct Status {
     pub at: Time,
     /// Whether it opens no window, whatever fires.
     pub watch_only: bool,
-    /// One for each configured server.
+    /// How many servers are configured.
+    #[serde(default)]
+    pub servers: usize,
+    /// The last server of this part, where there are more behind it: what `after` takes to go on.
+    #[serde(default)]
+    pub next: Option<Arc<str>>,
+    /// One for each configured server of this part.
     pub targets: Vec<TargetStatus>,
     /// One for each rule.
     pub rules: Vec<RuleStatus>,
@@ -43,6 +50,70 @@ pub struct Status {
     /// The last minutes of the signals that the page draws; left out of `/api/v1/status`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
+}
+
+/// Which servers somebody asks about, in the order of the configuration. What fires is part of every answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Scope {
+    /// Only this one.
+    pub target: Option<Arc<str>>,
+    /// Those behind this one.
+    pub after: Option<Arc<str>>,
+    /// So many at most.
+    pub limit: usize,
+    /// Whether the numbers of their ranks are wanted.
+    pub ranks: bool,
+}
+
+impl Scope {
+    /// Every server with all of its numbers.
+    pub const ALL: Self = Self { target: None, after: None, limit: usize::MAX, ranks: true };
+
+    /// The places of its servers among all.
+    pub fn places<'a>(&self, mut names: impl ExactSizeIterator<Item = &'a Arc<str>>) -> Range<usize> {
+        let count = names.len();
+        match (&self.target, &self.after) {
+            (Some(only), _) => names.position(|name| name == only).map_or(0..0, |at| at..at + 1),
+            (None, Some(before)) => {
+                let from = names.position(|name| name == before).map_or(count, |at| at + 1);
+                from..from.saturating_add(self.limit).min(count)
+            }
+            (None, None) => 0..self.limit.min(count),
+        }
+    }
+}
+
+impl Status {
+    /// The part of a whole status that is asked for.
+    pub fn part(&self, scope: &Scope) -> Self {
+        let places = scope.places(self.targets.iter().map(|t| &t.name));
+        let next = next_of(scope, &places, self.targets.len(), |place| &self.targets[place].name);
+        let mut targets = self.targets[places].to_vec();
+        if !scope.ranks {
+            targets.iter_mut().for_each(|target| target.ranks.clear());
+        }
+        let mut rules = self.rules.clone();
+        for rule in &mut rules {
+            rule.groups.retain(|group| {
+                let is_of_none = self.targets.iter().all(|t| t.name != group.target);
+                is_of_none
+                    || group.state == RuleState::Firing
+                    || targets.iter().any(|t| t.name == group.target)
+            });
+        }
+        Self { targets, rules, servers: self.targets.len(), next, ..self.clone() }
+    }
+}
+
+/// The last server of a part that others follow.
+pub(crate) fn next_of<'a>(
+    scope: &Scope,
+    places: &Range<usize>,
+    count: usize,
+    name: impl Fn(usize) -> &'a Arc<str>,
+) -> Option<Arc<str>> {
+    let has_more = scope.target.is_none() && places.start < places.end && places.end < count;
+    has_more.then(|| name(places.end - 1).clone())
 }
 
 /// One server.
@@ -289,6 +360,26 @@ pub fn resampled(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_are_asked_about_part_by_part_and_every_one_is_in_one_part() {
+        let names: Vec<Arc<str>> = (0..7).map(|i| format!("s{i}").into()).collect();
+        let target = |name: &Arc<str>| TargetStatus { name: name.clone(), ..TargetStatus::default() };
+        let status = Status { targets: names.iter().map(target).collect(), ..Status::default() };
+        let (mut seen, mut scope) = (Vec::new(), Scope { limit: 3, ..Scope::ALL });
+        loop {
+            let part = status.part(&scope);
+            assert!(part.targets.len() <= 3 && part.servers == 7);
+            seen.extend(part.targets.into_iter().map(|t| t.name));
+            let Some(next) = part.next else { break };
+            scope.after = Some(next);
+        }
+        assert_eq!(seen, names);
+        let only = Scope { target: Some("s4".into()), ..Scope::ALL };
+        assert_eq!(status.part(&only).targets, [target(&names[4])]);
+        let unknown = Scope { after: Some("gone".into()), ..Scope::ALL };
+        assert_eq!((status.part(&unknown).targets.len(), status.part(&unknown).next), (0, None));
+    }
 
     #[test]
     fn a_history_holds_values_over_jitter_and_shows_a_gap_as_a_gap() {

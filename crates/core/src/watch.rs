@@ -47,7 +47,7 @@ use crate::signal::pattern::Pattern;
 use crate::signal::sample::TargetId;
 use crate::signal::source::WatchedSource;
 use crate::signal::store::{Bounds, SignalStore, StoredSample};
-use crate::status::{History, Silence, Status};
+use crate::status::{History, Scope, Silence, Status};
 use skewtrap_trace::time::Time;
 
 /// How often the shell sends [`Event::Tick`].
@@ -131,7 +131,10 @@ impl Watch {
     pub fn handle(&mut self, event: Event, now: Time, out: &mut Vec<Effect>) {
         let Self { store, intake, core, .. } = self;
         match event {
-            Event::Observed(seen) => Self::observed(intake, store, core, &seen, now, out),
+            Event::Observed(seen) => {
+                Self::read_into(intake, store, core, &seen, out);
+                core.evaluate_live(store, now, out);
+            }
             Event::Tick => core.advance(store, now, out),
             Event::Server { target, fact } => core.server_fact(store, target, fact, now, out),
             Event::Window { incident, event } => core.window_event(&incident, event, now, out),
@@ -165,22 +168,30 @@ impl Watch {
 
     /// Takes one observation by reference, so that a replay can use its buffer again.
     pub fn observe(&mut self, seen: &Observation, now: Time, out: &mut Vec<Effect>) {
-        Self::observed(&mut self.intake, &mut self.store, &mut self.core, seen, now, out);
+        self.read(seen, out);
+        self.evaluate(now, out);
     }
 
-    /// Live samples are evaluated once all that arrived together are recorded. Recorded lines carry their own
-    /// time, and are evaluated whenever it moves on, so that the result does not depend on the pieces in
-    /// which the file was read.
-    fn observed(
+    /// The first half of [`Self::observe`]: reads an observation and records its numbers. In a replay
+    /// rules are evaluated meanwhile: recorded lines carry their own time, and are evaluated whenever it
+    /// moves on, so that the result does not depend on the pieces in which the file was read.
+    pub fn read(&mut self, seen: &Observation, out: &mut Vec<Effect>) {
+        Self::read_into(&mut self.intake, &mut self.store, &mut self.core, seen, out);
+    }
+
+    /// The second half: evaluates live samples, once all that arrived together are recorded.
+    pub fn evaluate(&mut self, now: Time, out: &mut Vec<Effect>) {
+        self.core.evaluate_live(&mut self.store, now, out);
+    }
+
+    fn read_into(
         intake: &mut Intake,
         store: &mut SignalStore,
         core: &mut Core,
         seen: &Observation,
-        now: Time,
         out: &mut Vec<Effect>,
     ) {
         intake.take(seen, store, |store, at, step| core.step(store, at, step, out));
-        core.evaluate_live(store, now, out);
     }
 
     /// The time up to which it has handled events.
@@ -206,17 +217,18 @@ impl Watch {
 
     /// Everything that is shown.
     pub fn status(&self, now: Time) -> Status {
-        Status { history: self.history(now), ..self.overview(now) }
+        Status { history: self.history(&Scope::ALL, None, now), ..self.overview(&Scope::ALL, now) }
     }
 
-    /// Everything that is shown but the history, which is as long as the rest together.
-    pub fn overview(&self, now: Time) -> Status {
-        status::status_of(&self.core, &self.store, status::sources_of(self, now), now)
+    /// Everything that is shown of some servers but the history, which is as long as the rest together.
+    pub fn overview(&self, scope: &Scope, now: Time) -> Status {
+        status::status_of(&self.core, &self.store, status::sources_of(self, scope, now), scope, now)
     }
 
-    /// The last minutes of the load, and of whatever else a rule watches.
-    pub fn history(&self, now: Time) -> Vec<History> {
-        status::history_of(&self.core, &self.store, now)
+    /// The last minutes of the load, and of whatever else a rule watches, on some servers; with `only`, the
+    /// lines of that signal alone.
+    pub fn history(&self, scope: &Scope, only: Option<&str>, now: Time) -> Vec<History> {
+        status::history_of(&self.core, &self.store, scope, only, now)
     }
 
     /// The names of the servers that have given no sample yet.

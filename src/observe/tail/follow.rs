@@ -24,8 +24,12 @@ const IDLE_POLLS: u32 = 3;
 const LATE_TICKS: u32 = 8;
 /// A file whose name is gone is closed after this many ticks (one minute).
 const GONE_TICKS: u32 = 240;
+/// Bytes that are asked of the system at once: a busy log has a few kB each time.
+const READ: usize = 16 << 10;
 /// Files that may wait to be read; lines of a rotation faster than that are lost.
 const MOST_FILES: usize = 32;
+
+const _: () = assert!(READ <= CHUNK, "what is read at once is fed at once");
 
 /// Follows one name.
 #[derive(Debug)]
@@ -272,10 +276,10 @@ impl OpenFile {
             self.head.clear();
             self.file.seek(SeekFrom::Start(0))?;
         }
-        let mut chunk = [0; CHUNK];
+        let mut chunk = [0; READ];
         loop {
             let most = if is_backlog { self.backlog_end.saturating_sub(self.position) } else { u64::MAX };
-            let most = CHUNK.min(usize::try_from(most).unwrap_or(CHUNK));
+            let most = READ.min(usize::try_from(most).unwrap_or(READ));
             let read = match self.file.read(&mut chunk[..most]) {
                 Ok(read) => read,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,

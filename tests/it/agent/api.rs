@@ -8,7 +8,9 @@ use skewtrap::clock::wall_time;
 use skewtrap::http::client::client;
 use skewtrap::serve::{Action, ApiServer, Command, ServeConfig, ServeError};
 use skewtrap_core::message::sample;
-use skewtrap_core::status::Status;
+use skewtrap_core::rule::RuleState;
+use skewtrap_core::status::{GroupStatus, Status, TargetStatus};
+use skewtrap_trace::labels::Labels;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -35,6 +37,53 @@ async fn what_the_agent_published_can_be_read_in_parts() {
     let (code, body) = agent.get("/api/v1/rules/other").await;
     assert_eq!((code, &body["error"]), (404, &json!("there is no rule named other")));
     assert_eq!(agent.get("/api/v1/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn with_two_hundred_servers_an_answer_is_of_some_and_says_how_to_go_on() {
+    let agent = Agent::start().await;
+    let mut many = status();
+    let name = |i: usize| -> std::sync::Arc<str> { format!("s{i:03}").into() };
+    let one = many.targets[0].clone();
+    many.targets = (0..200).map(|i| TargetStatus { name: name(i), ..one.clone() }).collect();
+    let group = |i| GroupStatus {
+        target: name(i),
+        group: Labels::default(),
+        state: if i == 199 { RuleState::Firing } else { RuleState::Idle },
+        why: "max_over_mean of load is 1.1".into(),
+        since: None,
+        statistic: "max_over_mean of load".into(),
+        value: Some(1.1),
+        bound: Some(1.5),
+        rank: None,
+        incident: None,
+        refused: None,
+        again: None,
+    };
+    many.rules[0].groups = (0..200).map(group).collect();
+    agent.publisher.stand(many);
+    let (mut seen, mut after) = (Vec::new(), String::new());
+    loop {
+        let (_, part) = agent.get(&format!("/api/v1/status?limit=30{after}")).await;
+        assert_eq!(part["servers"], 200);
+        let targets = part["targets"].as_array().unwrap();
+        assert!(targets.len() <= 30);
+        seen.extend(targets.iter().map(|t| t["name"].as_str().unwrap().to_owned()));
+        let groups = part["rules"][0]["groups"].as_array().unwrap();
+        assert!(
+            groups.len() <= 31 && groups.iter().any(|g| g["target"] == "s199"),
+            "what fires is in every part"
+        );
+        let Some(next) = part["next"].as_str() else { break };
+        after = format!("&after={next}");
+    }
+    assert_eq!(seen, (0..200).map(|i| name(i).to_string()).collect::<Vec<_>>());
+    let (_, usual) = agent.get("/api/v1/status").await;
+    assert_eq!((usual["targets"].as_array().unwrap().len(), &usual["next"]), (25, &json!("s024")));
+    let (_, only) = agent.get("/api/v1/ranks?target=s150").await;
+    assert_eq!((only.as_array().unwrap().len(), &only[0]["target"]), (2, &json!("s150")));
+    let listed = agent.http.get(agent.url("/api/v1/rules?after=s024&limit=1")).send().await.unwrap();
+    assert_eq!(listed.headers()["x-next"], "s025");
 }
 
 #[tokio::test]

@@ -224,7 +224,17 @@ impl Engine {
 
     /// The state of every rule on every group, and why it does not fire.
     pub fn evaluations(&self, now: Time) -> Vec<why::Evaluation> {
-        let of_entry = |e: &RuleEntry| why::evaluations_of(&e.compiled, &e.groups, e.inert.as_deref(), now);
+        self.evaluations_where(|_, _| true, now)
+    }
+
+    /// The same of the groups of which labels and state are `wanted`.
+    pub fn evaluations_where(
+        &self,
+        wanted: impl Fn(&Labels, RuleState) -> bool,
+        now: Time,
+    ) -> Vec<why::Evaluation> {
+        let of_entry =
+            |e: &RuleEntry| why::evaluations_of(&e.compiled, &e.groups, e.inert.as_deref(), &wanted, now);
         self.entries.iter().flat_map(of_entry).collect()
     }
 

@@ -76,8 +76,12 @@ const OLDEST_BASELINE: Duration = Duration::from_secs(7 * 86_400);
 pub struct Factors {
     false_alarms_per_day: f64,
     servers: BTreeMap<Arc<str>, Server>,
-    /// What an agent before this one learned, until its ranks are seen again.
+    /// What an agent before this one learned of servers that have not come back yet.
     remembered: BTreeMap<Arc<str>, Baseline>,
+    /// Whether a server holds the lines of a second that was not over when it was looked at last.
+    holds_lines: bool,
+    /// The moment at which all servers were looked at last.
+    stepped: Option<(i64, bool)>,
 }
 
 /// One server's.
@@ -96,6 +100,8 @@ struct Server {
     second: Vec<(Time, u16, Rank, Report, Fields)>,
     /// The last second that was looked at.
     stepped: f64,
+    /// What an agent before this one learned, until the same ranks are seen again.
+    known: Option<Baseline>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,45 +164,30 @@ impl Outlook {
 impl Factors {
     /// Detectors whose false alarms, all tests of a server together, are so many a day.
     pub fn new(false_alarms_per_day: f64) -> Self {
-        Self { false_alarms_per_day, servers: BTreeMap::new(), remembered: BTreeMap::new() }
+        Self {
+            false_alarms_per_day,
+            servers: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+            holds_lines: false,
+            stepped: None,
+        }
     }
 
     /// Takes in the numbers of one rank, read at `at`.
     pub fn take(&mut self, server: &Arc<str>, rank: Rank, report: Report, fields: &Fields, at: Time) {
         let Some(dp) = rank.get(Axis::Dp) else { return };
-        self.step(at);
-        let state = self.servers.entry(server.clone()).or_default();
+        if !self.servers.contains_key(server) {
+            let known = self.remembered.remove(server);
+            self.servers.insert(server.clone(), Server { known, ..Server::default() });
+        }
+        let Some(state) = self.servers.get_mut(server) else { return };
+        state.advance(at, self.false_alarms_per_day);
         let is_line = matches!(report, Report::Prefill | Report::Decode);
         if is_line && at.nanos() % SECOND_NS == 0 {
+            self.holds_lines = true;
             return state.second.push((at, dp, rank, report, fields.clone()));
         }
-        self.hand_over(server, (dp, rank), report, fields, at.epoch_s());
-    }
-
-    fn hand_over(&mut self, server: &Arc<str>, rank: (u16, Rank), report: Report, fields: &Fields, at: f64) {
-        let known = self.remembered.get(server);
-        let state = self.servers.entry(server.clone()).or_default();
-        if state.take(rank, report, fields, at, self.false_alarms_per_day, known) {
-            self.remembered.remove(server);
-        }
-    }
-
-    /// Lines that bear only their second are spread evenly over it, as they came: a stretch of work that
-    /// is timed by whole seconds would seem to take none, or twice its time.
-    fn spread_seconds(&mut self, now: Time) {
-        let is_over = |s: &Server| s.second.last().is_some_and(|l| now.nanos() >= l.0.nanos() + SECOND_NS);
-        let over: Vec<Arc<str>> =
-            self.servers.iter().filter(|(_, s)| is_over(s)).map(|(name, _)| name.clone()).collect();
-        for name in over {
-            let Some(state) = self.servers.get_mut(&name) else { continue };
-            let lines = std::mem::take(&mut state.second);
-            for second in lines.chunk_by(|a, b| a.0 == b.0) {
-                for (i, (at, dp, rank, report, fields)) in second.iter().enumerate() {
-                    let within = (i as f64 + 0.5) / second.len() as f64;
-                    self.hand_over(&name, (*dp, *rank), *report, fields, at.epoch_s() + within);
-                }
-            }
-        }
+        state.take((dp, rank), report, fields, at.epoch_s(), self.false_alarms_per_day);
     }
 
     /// What was learned of every server so far.
@@ -207,7 +198,10 @@ impl Factors {
             detector.learned_s().map(|_| Baseline { target, at: now, ranks, known: detector.saved() })
         });
         // A server that did not come back yet is not forgotten.
-        learned.chain(self.remembered.values().cloned()).collect()
+        let mut remembered: Vec<&Baseline> =
+            self.servers.values().filter_map(|s| s.known.as_ref()).chain(self.remembered.values()).collect();
+        remembered.sort_by(|a, b| a.target.cmp(&b.target));
+        learned.chain(remembered.into_iter().cloned()).collect()
     }
 
     /// Remembers what an agent before this one learned, unless it is too old.
@@ -216,11 +210,19 @@ impl Factors {
         self.remembered = fresh.map(|b| (b.target.clone(), b)).collect();
     }
 
-    /// Looks at every second that is over at `now`.
+    /// Looks at every second that is over at `now`. Seconds are over for all servers at once: between two
+    /// of those moments no server is visited.
     pub fn step(&mut self, now: Time) {
-        self.spread_seconds(now);
-        let now = now.epoch_s();
-        self.servers.values_mut().for_each(|server| server.step(now));
+        let moment = moment_of(now.epoch_s());
+        if self.stepped == Some(moment) && !self.holds_lines {
+            return;
+        }
+        self.stepped = Some(moment);
+        self.holds_lines = false;
+        for server in self.servers.values_mut() {
+            server.advance(now, self.false_alarms_per_day);
+            self.holds_lines |= !server.second.is_empty();
+        }
     }
 
     /// How the DP ranks of a server get on with their work; none where only one is known.
@@ -245,16 +247,31 @@ impl Factors {
 }
 
 impl Server {
-    /// Takes in a rank's numbers; whether a detector was made of what was `known` before.
-    fn take(
-        &mut self,
-        (dp, rank): (u16, Rank),
-        report: Report,
-        fields: &Fields,
-        at: f64,
-        per_day: f64,
-        known: Option<&Baseline>,
-    ) -> bool {
+    /// Looks at every second that is over at `now`.
+    fn advance(&mut self, now: Time, per_day: f64) {
+        self.spread_second(now, per_day);
+        self.step(now.epoch_s());
+    }
+
+    /// Lines that bear only their second are spread evenly over it, as they came: a stretch of work that
+    /// is timed by whole seconds would seem to take none, or twice its time.
+    fn spread_second(&mut self, now: Time, per_day: f64) {
+        if self.second.last().is_none_or(|l| now.nanos() < l.0.nanos() + SECOND_NS) {
+            return;
+        }
+        let mut lines = std::mem::take(&mut self.second);
+        for second in lines.chunk_by(|a, b| a.0 == b.0) {
+            for (i, (at, dp, rank, report, fields)) in second.iter().enumerate() {
+                let within = (i as f64 + 0.5) / second.len() as f64;
+                self.take((*dp, *rank), *report, fields, at.epoch_s() + within, per_day);
+            }
+        }
+        lines.clear();
+        self.second = lines;
+    }
+
+    /// Takes in a rank's numbers.
+    fn take(&mut self, (dp, rank): (u16, Rank), report: Report, fields: &Fields, at: f64, per_day: f64) {
         let kind = match report {
             Report::Prefill | Report::Decode => Kind::Line,
             Report::Loads { .. } => Kind::Loads,
@@ -264,13 +281,12 @@ impl Server {
         if rank < *speaker {
             *speaker = rank;
         } else if rank != *speaker {
-            return false;
+            return;
         }
-        let Some((place, is_new)) = self.place_of(dp, at, per_day) else { return false };
-        let known = known.filter(|k| is_new && k.ranks == self.ranks);
-        if let Some(known) = known {
+        let Some((place, is_new)) = self.place_of(dp, at, per_day) else { return };
+        if let Some(known) = self.known.take_if(|k| is_new && k.ranks == self.ranks) {
             let settings = Settings { ranks: self.ranks.len(), false_alarms_per_day: per_day };
-            self.detector = Some(Detector::restored(settings, known.known.clone(), at));
+            self.detector = Some(Detector::restored(settings, known.known, at));
         }
         let published = match report {
             Report::Loads { published_s: Some(published), age } => {
@@ -278,7 +294,7 @@ impl Server {
             }
             _ => None,
         };
-        let Some(detector) = &mut self.detector else { return false };
+        let Some(detector) = &mut self.detector else { return };
         let mut observe = |what: Reading| detector.observe(&factor::Observation { at, rank: place, what });
         self.has_prefills |= report == Report::Prefill;
         match report {
@@ -295,7 +311,6 @@ impl Server {
                 }
             }
         }
-        known.is_some()
     }
 
     /// The number of a rank. A rank that was not there before makes a new detector: what is usual among
@@ -336,6 +351,12 @@ impl Server {
             detector.step(self.stepped + PATIENCE_S);
         }
     }
+}
+
+/// Which of the moments between which nothing becomes due: a second is over for lines at its end, and for
+/// the detectors [`PATIENCE_S`] later.
+fn moment_of(now: f64) -> (i64, bool) {
+    (now.floor() as i64, now.floor() + PATIENCE_S <= now)
 }
 
 impl Told<'_> {

@@ -49,12 +49,13 @@ pub struct Measured {
     pub bound: f64,
 }
 
-/// A rule's evaluations on all its groups. `inert` is the reason for which it has none, once that is
-/// certain.
+/// A rule's evaluations on those of its groups that are `wanted`. `inert` is the reason for which it has
+/// no group, once that is certain.
 pub(super) fn evaluations_of(
     compiled: &CompiledRule,
     groups: &[Group],
     inert: Option<&str>,
+    wanted: impl Fn(&Labels, RuleState) -> bool,
     now: Time,
 ) -> Vec<Evaluation> {
     let rule = compiled.rule.name.clone();
@@ -86,7 +87,7 @@ pub(super) fn evaluations_of(
         numbers: measured(g, compiled),
         why: why_of(g, compiled, now),
     };
-    groups.iter().map(evaluation).collect()
+    groups.iter().filter(|g| wanted(&g.labels, g.rule_state())).map(evaluation).collect()
 }
 
 fn measured(group: &Group, compiled: &CompiledRule) -> Option<Measured> {

@@ -1,4 +1,5 @@
-//! The Prometheus text format and OpenMetrics, sample by sample, without allocating.
+//! The Prometheus text format and OpenMetrics, sample by sample, without allocating, from a page that may
+//! come in pieces.
 //!
 //! Complete where it matters to a scraper: names with colons, quoted UTF-8 names, escapes, commas, braces and
 //! equals signs inside label values, timestamps, exemplars. A line that is none of this is counted, and a
@@ -21,8 +22,19 @@ pub struct Sample<'a> {
     pub labels: LabelSet<'a>,
     /// Its value; may be NaN or infinite.
     pub value: f64,
-    /// Milliseconds since the epoch, where the page says so.
-    pub timestamp_ms: Option<i64>,
+    /// When it was taken, where the page says so and as it stands there: milliseconds since the epoch, in
+    /// OpenMetrics seconds.
+    pub timestamp: Option<f64>,
+}
+
+/// What becomes of the samples of a page.
+pub trait Sink {
+    /// Whether samples of this metric are taken. Of one that is not, the first line is read like any other
+    /// and the lines after it only counted: most lines of a page are buckets that nobody asks for.
+    fn wants(&mut self, name: &[u8]) -> bool;
+
+    /// Takes a sample.
+    fn take(&mut self, sample: &Sample<'_>);
 }
 
 /// Labels, read when asked for.
@@ -58,6 +70,9 @@ pub enum BadLine {
     /// Something behind the value that is no timestamp.
     #[error("what follows its value is not a timestamp")]
     Timestamp,
+    /// It does not end.
+    #[error("it is longer than {} KiB", LONGEST_LINE / 1024)]
+    TooLong,
 }
 
 /// Why a page is useless as a whole.
@@ -78,49 +93,154 @@ pub enum PageError {
     },
 }
 
-/// Reads a page and gives each sample to `sink`. Timestamps of OpenMetrics (a page that ends in
-/// `# EOF`) are seconds, those of the older format milliseconds.
+/// A longer line is no sample: whoever sends one must not take memory for it.
+const LONGEST_LINE: usize = 64 << 10;
+
+/// Reads a page piece by piece, as it arrives.
+#[derive(Debug, Default)]
+pub struct Reader {
+    /// The beginning of a line whose end has not come yet.
+    partial: Vec<u8>,
+    /// The metric that was last found not to be wanted.
+    unwanted: Vec<u8>,
+    page: Page,
+    /// Lines so far.
+    lines: usize,
+    /// Whether anything but white space has come.
+    has_begun: bool,
+    is_html: bool,
+}
+
+impl Reader {
+    /// Begins another page; buffers are kept.
+    pub fn begin(&mut self) {
+        let (mut partial, mut unwanted) =
+            (std::mem::take(&mut self.partial), std::mem::take(&mut self.unwanted));
+        partial.clear();
+        unwanted.clear();
+        *self = Self { partial, unwanted, ..Self::default() };
+    }
+
+    /// Reads a piece and gives the samples of its whole lines to `sink`.
+    pub fn feed(&mut self, piece: &[u8], sink: &mut impl Sink) {
+        if !self.has_begun {
+            let Some(first) = piece.iter().find(|b| !b.is_ascii_whitespace()) else {
+                return self.hold(piece);
+            };
+            (self.has_begun, self.is_html) = (true, *first == b'<');
+        }
+        if self.is_html {
+            return;
+        }
+        let mut rest = piece;
+        if !self.partial.is_empty() {
+            let Some(end) = memchr(b'\n', rest) else { return self.hold(rest) };
+            self.hold(&rest[..end]);
+            rest = &rest[end + 1..];
+            let mut whole = std::mem::take(&mut self.partial);
+            for line in whole.split(|b| *b == b'\n') {
+                self.line(line, sink);
+            }
+            whole.clear();
+            self.partial = whole;
+        }
+        while let Some(end) = memchr(b'\n', rest) {
+            self.line(&rest[..end], sink);
+            rest = &rest[end + 1..];
+        }
+        self.hold(rest);
+    }
+
+    /// Keeps the beginning of a line, so much of it that one that is too long is known as such.
+    fn hold(&mut self, beginning: &[u8]) {
+        let room = (LONGEST_LINE + 1).saturating_sub(self.partial.len());
+        self.partial.extend_from_slice(&beginning[..beginning.len().min(room)]);
+    }
+
+    /// Reads the last line, and gives what the page held.
+    ///
+    /// # Errors
+    /// When the page is HTML, or holds bad lines and not one sample.
+    pub fn finish(&mut self, sink: &mut impl Sink) -> Result<Page, PageError> {
+        if self.is_html {
+            return Err(PageError::Html);
+        }
+        let last = std::mem::take(&mut self.partial);
+        if !last.is_empty() {
+            self.line(&last, sink);
+        }
+        self.partial = last;
+        match self.page.first_bad {
+            Some((line, why)) if self.page.samples == 0 => {
+                Err(PageError::NotMetrics { lines: self.page.bad, line, why })
+            }
+            _ => Ok(self.page.clone()),
+        }
+    }
+
+    #[inline]
+    fn line(&mut self, line: &[u8], sink: &mut impl Sink) {
+        self.lines += 1;
+        match line.first() {
+            None | Some(b'#') => return,
+            Some(_) if self.is_unwanted(line) => {
+                self.page.samples += 1;
+                return;
+            }
+            Some(_) if line.trim_ascii().is_empty() => return,
+            Some(_) => {}
+        }
+        let found = if line.len() > LONGEST_LINE { Err(BadLine::TooLong) } else { sample(line) };
+        match found {
+            Ok(found) => {
+                self.page.samples += 1;
+                if sink.wants(found.name) {
+                    sink.take(&found);
+                } else {
+                    self.unwanted.clear();
+                    self.unwanted.extend_from_slice(found.name);
+                }
+            }
+            Err(why) => {
+                self.page.bad += 1;
+                self.page.first_bad.get_or_insert((self.lines, why));
+            }
+        }
+    }
+
+    /// Whether the line is another one of the metric that is not wanted.
+    #[inline]
+    fn is_unwanted(&self, line: &[u8]) -> bool {
+        let name = self.unwanted.as_slice();
+        !name.is_empty() && line.starts_with(name) && line.get(name.len()).is_some_and(|b| !is_name(*b))
+    }
+}
+
+/// Reads a page and gives each sample to `sink`.
 ///
 /// # Errors
 /// When the page is HTML, or holds bad lines and not one sample.
-pub fn read<'a>(page: &'a [u8], mut sink: impl FnMut(Sample<'a>)) -> Result<Page, PageError> {
-    let body = page.trim_ascii_start();
-    if body.first() == Some(&b'<') {
-        return Err(PageError::Html);
+pub fn read(page: &[u8], sink: impl FnMut(&Sample<'_>)) -> Result<Page, PageError> {
+    let (mut reader, mut all) = (Reader::default(), All(sink));
+    reader.feed(page, &mut all);
+    reader.finish(&mut all)
+}
+
+/// Takes every sample.
+struct All<F>(F);
+
+impl<F: FnMut(&Sample<'_>)> Sink for All<F> {
+    fn wants(&mut self, _: &[u8]) -> bool {
+        true
     }
-    let seconds = page.trim_ascii_end().ends_with(b"# EOF");
-    let mut seen = Page::default();
-    let mut number = 0;
-    let mut rest = page;
-    while !rest.is_empty() {
-        let end = memchr(b'\n', rest).unwrap_or(rest.len());
-        let line = &rest[..end];
-        rest = &rest[(end + 1).min(rest.len())..];
-        number += 1;
-        match line.first() {
-            None | Some(b'#') => continue,
-            Some(_) if line.trim_ascii().is_empty() => continue,
-            Some(_) => {}
-        }
-        match sample(line, seconds) {
-            Ok(found) => {
-                seen.samples += 1;
-                sink(found);
-            }
-            Err(why) => {
-                seen.bad += 1;
-                seen.first_bad.get_or_insert((number, why));
-            }
-        }
-    }
-    match seen.first_bad {
-        Some((line, why)) if seen.samples == 0 => Err(PageError::NotMetrics { lines: seen.bad, line, why }),
-        _ => Ok(seen),
+
+    fn take(&mut self, sample: &Sample<'_>) {
+        (self.0)(sample);
     }
 }
 
 /// Reads one line that is neither empty nor a comment.
-fn sample(line: &[u8], seconds: bool) -> Result<Sample<'_>, BadLine> {
+fn sample(line: &[u8]) -> Result<Sample<'_>, BadLine> {
     let line = line.trim_ascii();
     let name_end = line.iter().position(|b| !is_name(*b)).unwrap_or(line.len());
     if line.first().is_some_and(u8::is_ascii_digit) {
@@ -139,8 +259,8 @@ fn sample(line: &[u8], seconds: bool) -> Result<Sample<'_>, BadLine> {
     if name.is_empty() {
         return Err(BadLine::Name);
     }
-    let (value, timestamp_ms) = value_of(rest, seconds)?;
-    Ok(Sample { name, labels, value, timestamp_ms })
+    let (value, timestamp) = value_of(rest)?;
+    Ok(Sample { name, labels, value, timestamp })
 }
 
 fn is_name(byte: u8) -> bool {
@@ -181,7 +301,7 @@ fn quoted_name(raw: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&inside[..close], rest))
 }
 
-fn value_of(rest: &[u8], seconds: bool) -> Result<(f64, Option<i64>), BadLine> {
+fn value_of(rest: &[u8]) -> Result<(f64, Option<f64>), BadLine> {
     let rest = rest.trim_ascii_start();
     let end = memchr3(b' ', b'\t', b'#', rest).unwrap_or(rest.len());
     let value = number::whole(&rest[..end]).ok_or(BadLine::Value)?;
@@ -195,7 +315,7 @@ fn value_of(rest: &[u8], seconds: bool) -> Result<(f64, Option<i64>), BadLine> {
     if !(rest.is_empty() || rest[0] == b'#') {
         return Err(BadLine::Timestamp);
     }
-    Ok((value, Some(if seconds { (stamp * 1e3).round() as i64 } else { stamp as i64 })))
+    Ok((value, Some(stamp)))
 }
 
 impl<'a> LabelSet<'a> {
@@ -287,11 +407,11 @@ mod tests {
 
     use super::*;
 
-    fn one(line: &str) -> (String, Vec<(String, String)>, f64, Option<i64>) {
+    fn one(line: &str) -> (String, Vec<(String, String)>, f64, Option<f64>) {
         let mut found = Vec::new();
         let page = read(line.as_bytes(), |s| {
             let labels = s.labels.iter().map(|(n, v)| (n.into_owned(), v.into_owned())).collect();
-            found.push((String::from_utf8_lossy(s.name).into_owned(), labels, s.value, s.timestamp_ms));
+            found.push((String::from_utf8_lossy(s.name).into_owned(), labels, s.value, s.timestamp));
         });
         assert_eq!(page.map(|p| (p.samples, p.bad)), Ok((1, 0)), "{line}");
         found.remove(0)
@@ -320,8 +440,8 @@ mod tests {
             ("up{m=\"x}y\"} 1", "up", &[("m", "x}y")], 1.0, None),
             ("up{m=\"x=y\"} 1", "up", &[("m", "x=y")], 1.0, None),
             (r#"up{m="x\"y",n="a\\b\nc"} 1"#, "up", &[("m", "x\"y"), ("n", "a\\b\nc")], 1.0, None),
-            ("up 1 1795492086123", "up", &[], 1.0, Some(1_795_492_086_123)),
-            ("up 1 1795492086.5\n# EOF\n", "up", &[], 1.0, Some(1_795_492_086_500)),
+            ("up 1 1795492086123", "up", &[], 1.0, Some(1_795_492_086_123.0)),
+            ("up 1 1795492086.5\n# EOF\n", "up", &[], 1.0, Some(1_795_492_086.5)),
             (
                 "up_bucket{le=\"1\"} 3 # {trace=\"a b\"} 0.5 1.0\n# EOF",
                 "up_bucket",
@@ -376,7 +496,72 @@ mod tests {
         assert_eq!(read(b"# EOF\n", |_| ()), Ok(Page::default()));
     }
 
+    /// Takes what begins with `up`.
+    #[derive(Default)]
+    struct Ups(Vec<(String, f64)>);
+
+    impl Sink for Ups {
+        fn wants(&mut self, name: &[u8]) -> bool {
+            name.starts_with(b"up")
+        }
+
+        fn take(&mut self, sample: &Sample<'_>) {
+            self.0.push((String::from_utf8_lossy(sample.name).into_owned(), sample.value));
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_counted_and_takes_no_memory() {
+        let (mut reader, mut ups) = (Reader::default(), Ups::default());
+        reader.feed(b"up 1\nup{x=\"", &mut ups);
+        for _ in 0..1000 {
+            reader.feed(&[b'y'; 4096], &mut ups);
+        }
+        reader.feed(b"\"} 2\nup 3\n", &mut ups);
+        assert!(reader.partial.capacity() <= 2 * LONGEST_LINE);
+        assert_eq!(
+            reader.finish(&mut ups),
+            Ok(Page { samples: 2, bad: 1, first_bad: Some((2, BadLine::TooLong)) })
+        );
+    }
+
+    #[test]
+    fn of_a_metric_that_nobody_wants_only_the_first_line_is_read() {
+        let page = b"a_bucket{le=\"1\"} 1\na_bucket{le=broken} x\na_bucket_sum 3\nup 1\nup_a{b=\"c\"} 2\n\
+            a_bucket 4\nb 5\nb one\n";
+        let (mut reader, mut ups) = (Reader::default(), Ups::default());
+        reader.feed(page, &mut ups);
+        assert_eq!(reader.finish(&mut ups), Ok(Page { samples: 8, bad: 0, first_bad: None }));
+        assert_eq!(ups.0, [("up".to_owned(), 1.0), ("up_a".to_owned(), 2.0)]);
+        reader.begin();
+        reader.feed(b"a_bucket{le=broken} x\n", &mut ups);
+        assert!(reader.finish(&mut ups).is_err(), "every page is read from its first line");
+    }
+
     proptest! {
+        #[test]
+        fn however_a_page_is_cut_it_holds_the_same(
+            lines in proptest::collection::vec(0_usize..9, 0..30),
+            cuts in proptest::collection::vec(1_usize..40, 1..20),
+        ) {
+            let texts = ["up 1", "up{x=\"1\"} 2", "", "  ", "# HELP up", "a 1", "a{x=1} 2", "up one", "<html>"];
+            let page = lines.iter().map(|l| texts[*l]).collect::<Vec<_>>().join("\n");
+            let (mut whole, mut wanted) = (Reader::default(), Ups::default());
+            whole.feed(page.as_bytes(), &mut wanted);
+            let end = whole.finish(&mut wanted);
+            let (mut pieces, mut found, mut rest) = (Reader::default(), Ups::default(), page.as_bytes());
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let (piece, later) = rest.split_at((*cut).min(rest.len()));
+                pieces.feed(piece, &mut found);
+                rest = later;
+            }
+            prop_assert_eq!(pieces.finish(&mut found), end);
+            prop_assert_eq!(found.0, wanted.0);
+        }
+
         #[test]
         fn no_bytes_make_it_panic(page in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read(&page, |s| s.labels.iter().for_each(drop));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use memchr::memchr;
 
+use crate::signal::exposition::{Page, PageError};
 use crate::signal::fields::Fields;
 use crate::signal::loads;
 use crate::signal::log_line::{BatchKind, LineContent, Profile};
@@ -201,10 +202,13 @@ impl Intake {
                 return self.lines(*target, *source, lines, *arrival, store, &mut step);
             }
             Observation::Page { target, source, body, at } => {
-                step(store, *at, IntakeStep::Due);
-                let problem = self.page(*target, *source, body, *at, store, step);
-                step(store, *at, IntakeStep::Recorded);
-                self.problem(*target, *source, problem, *at, store, &mut step);
+                let mut metrics = std::mem::take(&mut self.metrics);
+                let read = metrics.read(body);
+                self.page((*target, *source), (&metrics, read), *at, store, step);
+                self.metrics = metrics;
+            }
+            Observation::ReadPage { target, source, page, at } => {
+                self.page((*target, *source), (&page.metrics, page.read.clone()), *at, store, step);
             }
             Observation::Loads { target, source, body, at } => {
                 step(store, *at, IntakeStep::Due);
@@ -299,28 +303,30 @@ impl Intake {
 
     fn page(
         &mut self,
-        target: TargetId,
-        source: SourceId,
-        body: &[u8],
+        (target, source): (TargetId, SourceId),
+        (metrics, read): (&Metrics, Result<Page, PageError>),
         at: Time,
         store: &mut SignalStore,
-        step: &mut impl FnMut(&mut SignalStore, Time, IntakeStep<'_>),
-    ) -> Option<Problem> {
+        mut step: &mut impl FnMut(&mut SignalStore, Time, IntakeStep<'_>),
+    ) {
+        step(store, at, IntakeStep::Due);
         self.counts.pages += 1;
-        match self.metrics.read(body) {
+        let problem = match read {
             Ok(page) => {
                 self.counts.bad += page.bad as u64;
-                for (rank, fields) in self.metrics.ranks() {
+                for (rank, fields) in metrics.ranks() {
                     step(store, at, IntakeStep::Read { target, rank, report: Report::Page, fields });
                 }
-                store.record_page(target, &self.metrics, at);
+                store.record_page(target, metrics, at);
                 None
             }
             Err(error) => {
                 self.counts.bad += 1;
                 Some(Problem::BadPage { url: self.name(source), error })
             }
-        }
+        };
+        step(store, at, IntakeStep::Recorded);
+        self.problem(target, source, problem, at, store, &mut step);
     }
 
     /// Reads an answer; returns the age of the oldest of its loads.

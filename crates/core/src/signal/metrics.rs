@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use crate::signal::catalog::{self, BUILT_IN, Signal};
-use crate::signal::exposition::{self, LabelSet, Page, PageError, Sample};
+use crate::signal::exposition::{LabelSet, Page, PageError, Reader, Sample, Sink};
 use crate::signal::fields::Fields;
 use crate::signal::number;
 use skewtrap_trace::rank::{Axis, Rank};
@@ -47,11 +47,38 @@ const EXPERT_BUCKET: &[u8] = b"sglang:eplb_gpu_physical_count_bucket";
 /// The numbers of a page, kept from scrape to scrape so that only new ranks allocate.
 #[derive(Debug, Default)]
 pub struct Metrics {
+    reader: Reader,
+    numbers: Numbers,
+}
+
+/// A page that was read piece by piece as it arrived.
+#[derive(Debug)]
+pub struct ReadPage {
+    /// Its numbers.
+    pub metrics: Metrics,
+    /// What it held, or why it is useless.
+    pub read: Result<Page, PageError>,
+}
+
+impl Default for ReadPage {
+    fn default() -> Self {
+        Self { metrics: Metrics::default(), read: Ok(Page::default()) }
+    }
+}
+
+/// What was found in the page so far.
+#[derive(Debug, Default)]
+struct Numbers {
     ranks: BTreeMap<Rank, Fields>,
     experts: BTreeMap<(Vec<u8>, u32), f64>,
     role: Option<Role>,
     families: u32,
-    /// Samples of the last page that were beyond a bound.
+    /// The metric of the last line, and the signals that it gives.
+    last: Vec<u8>,
+    wanted: &'static [Wanted],
+    /// Samples whose value is none.
+    not_numbers: usize,
+    /// Samples that were beyond a bound.
     beyond: u64,
 }
 
@@ -96,44 +123,81 @@ impl Metrics {
     /// # Errors
     /// When it is no metrics page.
     pub fn read(&mut self, page: &[u8]) -> Result<Page, PageError> {
+        self.begin();
+        self.feed(page);
+        self.finish()
+    }
+
+    /// Begins a page that is fed piece by piece.
+    pub fn begin(&mut self) {
+        self.reader.begin();
+        self.numbers.begin();
+    }
+
+    /// Reads the next piece of the page.
+    pub fn feed(&mut self, piece: &[u8]) {
+        self.reader.feed(piece, &mut self.numbers);
+    }
+
+    /// The page has ended.
+    ///
+    /// # Errors
+    /// When it is no metrics page.
+    pub fn finish(&mut self) -> Result<Page, PageError> {
+        let seen = self.reader.finish(&mut self.numbers)?;
+        self.numbers.keep_experts();
+        self.numbers.ranks.retain(|_, fields| !fields.is_empty());
+        let bad = seen.bad + self.numbers.not_numbers + self.numbers.beyond as usize;
+        Ok(Page { bad, ..seen })
+    }
+
+    /// Every rank of the last page with its numbers; those without a rank label are [`Rank::NONE`]'s.
+    pub fn ranks(&self) -> impl Iterator<Item = (Rank, &Fields)> {
+        self.numbers.ranks.iter().map(|(rank, fields)| (*rank, fields))
+    }
+
+    /// The role that the page's `engine_type` names.
+    pub fn role(&self) -> Option<Role> {
+        self.numbers.role
+    }
+
+    /// How many wanted metrics the page had: 0 means that this is not an engine's page.
+    pub fn families(&self) -> u32 {
+        self.numbers.families
+    }
+}
+
+impl Sink for Numbers {
+    fn wants(&mut self, name: &[u8]) -> bool {
+        if self.last != name {
+            self.last.clear();
+            self.last.extend_from_slice(name);
+            self.wanted = WANTED.get(name).map_or(&[], Vec::as_slice);
+            self.families += u32::from(!self.wanted.is_empty());
+        }
+        !self.wanted.is_empty()
+    }
+
+    fn take(&mut self, sample: &Sample<'_>) {
+        if sample.value.is_nan() {
+            self.not_numbers += 1;
+        } else {
+            self.keep(self.wanted, sample);
+        }
+    }
+}
+
+impl Numbers {
+    fn begin(&mut self) {
         // Those of the last page take no places from those of this one.
         if self.ranks.len() > MOST_RANKS / 2 {
             self.ranks.clear();
         }
         self.ranks.values_mut().for_each(Fields::clear);
         self.experts.clear();
-        (self.role, self.families, self.beyond) = (None, 0, 0);
-        let mut last: (&[u8], &[Wanted]) = (b"", &[]);
-        let mut not_numbers = 0;
-        let seen = exposition::read(page, |sample| {
-            if last.0 != sample.name {
-                last = (sample.name, WANTED.get(sample.name).map_or(&[], Vec::as_slice));
-                self.families += u32::from(!last.1.is_empty());
-            }
-            match last.1 {
-                [] => {}
-                _ if sample.value.is_nan() => not_numbers += 1,
-                wanted => self.keep(wanted, &sample),
-            }
-        })?;
-        self.keep_experts();
-        self.ranks.retain(|_, fields| !fields.is_empty());
-        Ok(Page { bad: seen.bad + not_numbers + self.beyond as usize, ..seen })
-    }
-
-    /// Every rank of the last page with its numbers; those without a rank label are [`Rank::NONE`]'s.
-    pub fn ranks(&self) -> impl Iterator<Item = (Rank, &Fields)> {
-        self.ranks.iter().map(|(rank, fields)| (*rank, fields))
-    }
-
-    /// The role that the page's `engine_type` names.
-    pub fn role(&self) -> Option<Role> {
-        self.role
-    }
-
-    /// How many wanted metrics the page had: 0 means that this is not an engine's page.
-    pub fn families(&self) -> u32 {
-        self.families
+        self.last.clear();
+        (self.wanted, self.role) = (&[], None);
+        (self.families, self.not_numbers, self.beyond) = (0, 0, 0);
     }
 
     fn keep(&mut self, wanted: &[Wanted], sample: &Sample<'_>) {

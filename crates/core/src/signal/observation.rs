@@ -1,7 +1,8 @@
 //! What the sources hand to the core: bytes with the time of their arrival, or a problem.
 //!
 //! Sources do not interpret these bytes: log lines and pages are read inside the core, so that a
-//! recording and a live server go through the same code.
+//! recording and a live server go through the same code. Of a live metrics page, which is large and mostly
+//! of no interest, no bytes are kept: its source gives each piece to the core's reader as it arrives.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use thiserror::Error;
 use crate::signal::exposition::PageError;
 use crate::signal::loads::LoadsError;
 use crate::signal::log_reader::Arrival;
+use crate::signal::metrics::ReadPage;
 use crate::signal::sample::{Sample, Source, TargetId};
 use skewtrap_trace::time::Time;
 
@@ -40,6 +42,17 @@ pub enum Observation {
         source: SourceId,
         /// The bytes.
         body: Vec<u8>,
+        /// When it arrived.
+        at: Time,
+    },
+    /// A metrics page that the core's reader has read while it arrived.
+    ReadPage {
+        /// Of which server.
+        target: TargetId,
+        /// Which endpoint.
+        source: SourceId,
+        /// What it held.
+        page: Arc<ReadPage>,
         /// When it arrived.
         at: Time,
     },
@@ -86,6 +99,7 @@ impl Observation {
         match self {
             Self::Lines { source, .. }
             | Self::Page { source, .. }
+            | Self::ReadPage { source, .. }
             | Self::Loads { source, .. }
             | Self::Samples { source, .. }
             | Self::State { source, .. } => *source,
@@ -107,6 +121,7 @@ impl Observation {
             Self::Lines { arrival: Arrival::Live(at) | Arrival::Backlog(at), .. } => Some(*at),
             Self::Lines { arrival: Arrival::Recorded, .. } => None,
             Self::Page { at, .. }
+            | Self::ReadPage { at, .. }
             | Self::Loads { at, .. }
             | Self::Samples { at, .. }
             | Self::State { at, .. } => Some(*at),

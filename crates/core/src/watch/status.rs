@@ -1,6 +1,7 @@
 //! What the core shows of itself, as the plain data that the API, the page and `why` are made of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,15 +15,15 @@ use crate::capture::sizing::max_stall_of;
 use crate::capture::{CaptureSpec, HttpWindow};
 use crate::incident::CaptureOutcome;
 use crate::rule::Evaluation;
-use crate::rule::Rule;
+use crate::rule::{Rule, RuleState};
 use crate::signal::catalog;
 use crate::signal::observation::Problem;
 use crate::signal::sample::{Signal, Source, TargetId};
 use crate::signal::source::WatchedSource;
 use crate::signal::store::{SeriesStatus, SignalStore};
 use crate::status::{
-    BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, RuleStatus, SignalStatus,
-    SourceStatus, Status, TargetStatus, WindowStatus, resampled,
+    BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, RuleStatus, Scope,
+    SignalStatus, SourceStatus, Status, TargetStatus, WindowStatus, next_of, resampled,
 };
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
@@ -35,20 +36,25 @@ const DRAWN_STEP: Duration = Duration::from_secs(1);
 const DRAWN_SIGNALS: usize = 6;
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Everything that the core knows of itself at `now`; addresses are the shell's to add.
+/// What the core knows of itself and of some servers at `now`; addresses are the shell's to add.
 pub(super) fn status_of(
     core: &Core,
     store: &SignalStore,
     sources: Vec<(TargetId, SourceStatus)>,
+    scope: &Scope,
     now: Time,
 ) -> Status {
-    let series = store.series_status(now);
+    let places = places_of(core, scope);
+    let series = if scope.ranks { store.series_status_of(places.clone(), now) } else { Vec::new() };
+    let servers = &core.servers[places.clone()];
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         at: now,
         watch_only: core.policy.watch_only,
-        targets: targets_of(core, &series, sources),
-        rules: rules_of(core, now),
+        servers: core.servers.len(),
+        next: next_of(scope, &places, core.servers.len(), |place| &core.servers[place].name),
+        targets: targets_of((places.start, servers), &series, sources),
+        rules: rules_of(core, servers, now),
         incidents: core.incidents.newest_first().map(|c| c.incident.clone()).collect(),
         windows: windows_of(core),
         budget: budget_of(core, now),
@@ -57,14 +63,20 @@ pub(super) fn status_of(
     }
 }
 
+/// The places of the servers that are asked about.
+pub(super) fn places_of(core: &Core, scope: &Scope) -> Range<usize> {
+    scope.places(core.servers.iter().map(|server| &server.name))
+}
+
 fn targets_of(
-    core: &Core,
+    (first, servers): (usize, &[Server]),
     standing: &[SeriesStatus],
     sources: Vec<(TargetId, SourceStatus)>,
 ) -> Vec<TargetStatus> {
-    let mut sources_of: Vec<Vec<SourceStatus>> = core.servers.iter().map(|_| Vec::new()).collect();
+    let mut sources_of: Vec<Vec<SourceStatus>> = servers.iter().map(|_| Vec::new()).collect();
     for (target, source) in sources {
-        if let Some(own) = sources_of.get_mut(usize::from(target.0)) {
+        let place = usize::from(target.0).checked_sub(first);
+        if let Some(own) = place.and_then(|place| sources_of.get_mut(place)) {
             own.push(source);
         }
     }
@@ -72,7 +84,7 @@ fn targets_of(
     let of_server: BTreeMap<&str, &[SeriesStatus]> =
         standing.chunk_by(|a, b| a.target == b.target).map(|own| (&*own[0].target, own)).collect();
     let own = |server: &Server| of_server.get(&*server.name).copied().unwrap_or_default();
-    core.servers.iter().zip(sources_of).map(|(server, s)| target_of(server, own(server), s)).collect()
+    servers.iter().zip(sources_of).map(|(server, s)| target_of(server, own(server), s)).collect()
 }
 
 fn target_of(server: &Server, own: &[SeriesStatus], sources: Vec<SourceStatus>) -> TargetStatus {
@@ -103,8 +115,15 @@ fn target_of(server: &Server, own: &[SeriesStatus], sources: Vec<SourceStatus>) 
     }
 }
 
-fn rules_of(core: &Core, now: Time) -> Vec<RuleStatus> {
-    let evaluations = core.engine.evaluations(now);
+fn rules_of(core: &Core, servers: &[Server], now: Time) -> Vec<RuleStatus> {
+    let names: BTreeSet<&str> = servers.iter().map(|server| &*server.name).collect();
+    let is_all = servers.len() == core.servers.len();
+    let wanted = |group: &Labels, state| match group.get("target") {
+        Some(LabelValue::Text(name)) => is_all || state == RuleState::Firing || names.contains(&**name),
+        // One over several servers.
+        _ => true,
+    };
+    let evaluations = core.engine.evaluations_where(wanted, now);
     let rule_of = |rule: &Arc<Rule>| {
         let own: Vec<&Evaluation> = evaluations.iter().filter(|s| s.rule == rule.name).collect();
         let silences = core.silences.iter().filter(|s| s.rule.as_ref().is_none_or(|r| *r == rule.name));
@@ -247,10 +266,18 @@ fn limits_of_rules(core: &Core, now: Time) -> Vec<LimitStatus> {
     limits
 }
 
-/// The last minutes of the load, and of whatever else a rule watches.
-pub(super) fn history_of(core: &Core, store: &SignalStore, now: Time) -> Vec<History> {
+/// The last minutes of the load, and of whatever else a rule watches, on some servers; with `only`, the
+/// lines of that signal alone.
+pub(super) fn history_of(
+    core: &Core,
+    store: &SignalStore,
+    scope: &Scope,
+    only: Option<&str>,
+    now: Time,
+) -> Vec<History> {
     let axes_of = |place: usize| Axes::among(store.ranks_of(TargetId(place as u16)).iter());
-    let servers: Vec<_> = core.servers.iter().enumerate().map(|(i, s)| (i, &s.name, axes_of(i))).collect();
+    let places = places_of(core, scope);
+    let servers: Vec<_> = places.map(|i| (i, &core.servers[i].name, axes_of(i))).collect();
     let watched = core.engine.rules().flat_map(|r| r.trigger.conditions.iter().map(|c| c.signal));
     let mut signals: Vec<Signal> = std::iter::once(catalog::LOAD).chain(watched).collect();
     let mut seen = BTreeSet::new();
@@ -262,13 +289,16 @@ pub(super) fn history_of(core: &Core, store: &SignalStore, now: Time) -> Vec<His
         };
         servers.iter().flat_map(of).collect()
     };
-    let drawn = signals.into_iter().map(|signal| History {
-        signal: store.catalog().name_of(signal).into(),
-        end: now,
-        step_s: DRAWN_STEP.as_secs_f64(),
-        lines: lines(signal),
+    let drawn = signals.into_iter().map(|signal| {
+        let (name, step_s) = (store.catalog().name_of(signal), DRAWN_STEP.as_secs_f64());
+        History { signal: name.into(), end: now, step_s, lines: lines(signal) }
     });
-    drawn.filter(|history| !history.lines.is_empty()).collect()
+    let mut drawn: Vec<History> = drawn.filter(|history| !history.lines.is_empty()).collect();
+    // The others' names are still of use: they can be asked for.
+    for history in drawn.iter_mut().filter(|history| only.is_some_and(|only| *history.signal != *only)) {
+        history.lines = Vec::new();
+    }
+    drawn
 }
 
 /// A line per rank, from the best source that has it.
@@ -303,8 +333,10 @@ fn lines_of(
 }
 
 /// Each with its server, in the order of the configuration.
-pub(super) fn sources_of(watch: &Watch, now: Time) -> Vec<(TargetId, SourceStatus)> {
-    let needed = watch.sources.iter().filter(|source| !is_absent_by_design(watch, source));
+pub(super) fn sources_of(watch: &Watch, scope: &Scope, now: Time) -> Vec<(TargetId, SourceStatus)> {
+    let places = places_of(&watch.core, scope);
+    let asked = watch.sources.iter().filter(|source| places.contains(&usize::from(source.target.0)));
+    let needed = asked.filter(|source| !is_absent_by_design(watch, source));
     needed.map(|source| (source.target, source_status(watch, source, now))).collect()
 }
 

@@ -87,3 +87,34 @@ fn a_log_whose_stamps_are_whole_seconds_blames_nobody_for_them() {
     }
     assert_eq!(told, 0);
 }
+
+/// A server's numbers of one second, which differ with the seed.
+fn read_at(factors: &mut Factors, server: &str, seed: u32, s: u32) {
+    for rank in 0..3 {
+        let mut fields = Fields::default();
+        fields.set(catalog::RUNNING_REQS, f64::from(20 + (s * seed + u32::from(rank)) % 5));
+        fields.set(catalog::ADMISSIONS, f64::from(s * (7 + (seed + u32::from(rank)) % 3)));
+        let at = Time::from_epoch_s(START + f64::from(s) + 0.1 * f64::from(seed));
+        factors.take(&server.into(), Rank::dp(rank), Report::Page, &fields, at);
+        // Lines that bear only their second are spread over it.
+        let line = Time::from_epoch_s(START + f64::from(s));
+        factors.take(&server.into(), Rank::dp(rank), Report::Decode, &fields, line);
+    }
+    factors.step(Time::from_epoch_s(START + f64::from(s) + 0.1 * f64::from(seed)));
+}
+
+#[test]
+fn a_server_is_judged_the_same_whether_it_is_watched_alone_or_beside_others() {
+    let learned = |servers: &[(&str, u32)]| {
+        let mut factors = Factors::new(1.0);
+        for s in 0..90 {
+            servers.iter().for_each(|(server, seed)| read_at(&mut factors, server, *seed, s));
+        }
+        let mut baselines = factors.baselines(Time::from_epoch_s(START + 90.0));
+        baselines.retain(|b| *b.target == *"b");
+        (baselines, format!("{:?}", factors.told("b")))
+    };
+    let alone = learned(&[("b", 2)]);
+    assert_eq!(alone.0.len(), 1);
+    assert_eq!(learned(&[("a", 1), ("b", 2), ("c", 4)]), alone);
+}

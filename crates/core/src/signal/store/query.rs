@@ -1,6 +1,7 @@
 //! What can be read from the store besides frames: the samples behind a firing, when ranks reported
 //! their work, and what arrives from which source.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -177,8 +178,16 @@ impl SignalStore {
 
     /// What arrives, by server, signal and source.
     pub fn series_status(&self, now: Time) -> Vec<SeriesStatus> {
-        let mut order: Vec<usize> =
-            (0..self.series.len()).filter(|i| self.series[*i].latest().is_some()).collect();
+        self.series_status_of(0..self.targets.len(), now)
+    }
+
+    /// The same of some servers, by their places.
+    pub fn series_status_of(&self, servers: Range<usize>, now: Time) -> Vec<SeriesStatus> {
+        let slots = self.targets.get(servers).into_iter().flatten().flat_map(|target| &target.slots);
+        let series = slots.flat_map(|slot| &self.slots[*slot as usize].series);
+        let known = series.map(|index| *index as usize).filter(|index| *index < self.series.len());
+        let mut order: Vec<usize> = known.filter(|index| self.series[*index].latest().is_some()).collect();
+        order.sort_unstable();
         order.sort_by_key(|i| {
             let (series, key) = (&self.series[*i], &self.slots[self.series[*i].slot as usize].key);
             (key.target, series.signal, key.source, key.rank)
