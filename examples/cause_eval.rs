@@ -147,7 +147,8 @@ fn setup() -> Setup {
     Setup {
         rules: loaded.rules.into_iter().map(|c| c.rule).collect(),
         catalog,
-        patterns: Vec::new(),
+        own: Default::default(),
+        pages: Vec::new(),
         sources: vec![WatchedSource {
             id: SourceId(0),
             target: TargetId(0),

@@ -178,8 +178,8 @@ pub struct Reload {
     pub rules: Vec<skewtrap_core::rule::Rule>,
     /// The signals.
     pub catalog: Arc<catalog::Catalog>,
-    /// The patterns.
-    pub patterns: Vec<skewtrap_core::signal::pattern::Pattern>,
+    /// The user's own signals.
+    pub own: skewtrap_core::signal::intake::OwnSignals,
     /// The receivers; what is new of them needs a restart.
     pub receivers: Vec<configured::Receiver>,
     /// What is captured where somebody asks for it.

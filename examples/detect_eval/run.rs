@@ -163,7 +163,8 @@ fn setup(budget: Option<f64>) -> Setup {
     Setup {
         rules: vec![rule],
         catalog: Arc::new(Catalog::default()),
-        patterns: Vec::new(),
+        own: Default::default(),
+        pages: Vec::new(),
         sources: vec![WatchedSource {
             id: SourceId(0),
             target: TargetId(0),

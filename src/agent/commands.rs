@@ -77,7 +77,7 @@ impl Agent {
     pub(super) fn reload_now(&mut self, effects: &mut Vec<Effect>) -> anyhow::Result<(usize, Vec<String>)> {
         let new = (self.reload)()?;
         let count = new.rules.len();
-        let event = Event::Reloaded { rules: new.rules, catalog: new.catalog, patterns: new.patterns };
+        let event = Event::Reloaded { rules: new.rules, catalog: new.catalog, own: new.own };
         self.watch.handle(event, self.clock.now(), effects);
         self.manual_capture = new.manual_capture;
         let waiting = receivers::waiting(&self.configured, &new.receivers);

@@ -14,7 +14,7 @@ use super::receivers::{self, UnusableReceiver, secret_of};
 use crate::act::notify::{Receiver, StormCap};
 use crate::config::file::{Config, Keep};
 use crate::config::receiver as configured;
-use crate::config::signal::{OwnSignal, OwnSource};
+use crate::config::signal::{OwnSignal, OwnSource, own_signals_of};
 use crate::config::target::Target;
 use crate::http::{Secret, Server, client};
 use crate::observe::{poll, promql, tail};
@@ -24,7 +24,7 @@ use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::rule::Rule;
 use skewtrap_core::signal::observation::SourceId;
-use skewtrap_core::signal::pattern::Pattern;
+use skewtrap_core::signal::own_metric::FurtherPage;
 use skewtrap_core::signal::sample::{Source, TargetId};
 use skewtrap_core::signal::source::WatchedSource;
 use skewtrap_core::watch::{Mode, Setup, WatchedTarget};
@@ -131,16 +131,22 @@ impl Plan {
         let mut sources = Vec::new();
         let mut named = Vec::new();
         let mut clients = Clients::default();
+        let mut pages = Vec::new();
         for (index, target) in config.targets.iter().enumerate() {
             let id = TargetId(u16::try_from(index).context("more than 65535 targets")?);
             let plan = target_plan(id, target, output_dir.as_deref(), &incident_dir, &mut clients)?;
-            add_sources(target, &plan, flags, &mut sources, &mut named, &mut clients)?;
+            let page = match config.signals.iter().any(|own| own.is_on_a_page_of(&target.name)) {
+                true => poll::Page::Whole,
+                false => poll::Page::Metrics,
+            };
+            add_sources(target, (&plan, page), flags, &mut sources, &mut named, &mut clients)?;
+            pages.extend(add_pages(target, &plan, &mut sources, &mut named, &mut clients)?);
             targets.push(plan);
         }
         add_queries(config, &mut sources, &mut named, &mut clients)?;
         let (receivers, unusable) = receivers::told(&config.receivers);
         Ok(Self {
-            setup: setup_of(config, output_dir, watch_only, named)?,
+            setup: setup_of(config, output_dir, watch_only, named, pages)?,
             targets,
             sources,
             receivers,
@@ -172,6 +178,7 @@ fn setup_of(
     output_dir: Option<String>,
     watch_only: bool,
     sources: Vec<WatchedSource>,
+    pages: Vec<FurtherPage>,
 ) -> Result<Setup> {
     let budget = config.budget.clone();
     let zone = match &config.zone {
@@ -181,7 +188,8 @@ fn setup_of(
     Ok(Setup {
         rules: rules_of(config),
         catalog: config.catalog.clone(),
-        patterns: patterns_of(config),
+        own: own_signals_of(&config.signals, &config.catalog, &config.targets),
+        pages,
         sources,
         targets: config.targets.iter().map(watched).collect(),
         policy: Policy { budget, min_free: config.keep.min_free, output_dir, watch_only, bundles: None },
@@ -194,21 +202,6 @@ fn setup_of(
 /// The rules of a configuration.
 pub fn rules_of(config: &Config) -> Vec<Rule> {
     config.rules.iter().map(|c| c.rule.clone()).collect()
-}
-
-/// The user's patterns of a configuration.
-pub fn patterns_of(config: &Config) -> Vec<Pattern> {
-    config
-        .signals
-        .iter()
-        .filter_map(|own| match &own.source {
-            OwnSource::Pattern(pattern) => {
-                let signal = config.catalog.signal_named(&own.name)?;
-                Pattern::new(signal, pattern).ok()
-            }
-            OwnSource::Prometheus { .. } => None,
-        })
-        .collect()
 }
 
 fn watched(target: &Target) -> WatchedTarget {
@@ -281,7 +274,7 @@ fn next_source(named: &mut Vec<WatchedSource>, target: TargetId, kind: Source, n
 
 fn add_sources(
     target: &Target,
-    plan: &TargetPlan,
+    (plan, page): (&TargetPlan, poll::Page),
     flags: &Flags,
     sources: &mut Vec<SourcePlan>,
     named: &mut Vec<WatchedSource>,
@@ -306,7 +299,7 @@ fn add_sources(
         if let Some(metrics) = &target.metrics {
             let source = next_source(named, plan.target, Source::Metrics, metrics);
             let server = server_of(target, metrics, clients)?;
-            let (target, page) = (plan.target, poll::Page::Metrics);
+            let target = plan.target;
             let config = poll::Config { target, source, server, page, every, phase };
             sources.push(SourcePlan::Poll(config));
         }
@@ -326,6 +319,28 @@ fn phase_of(target: &str) -> f64 {
     let of = [super::startup::host(), target.to_owned()].join("\0");
     let digest = Sha256::digest(of.as_bytes());
     f64::from(u16::from_be_bytes([digest[0], digest[1]])) / f64::from(u16::MAX)
+}
+
+/// Follows the pages beside the server's own. The server's key is not for them.
+fn add_pages(
+    target: &Target,
+    plan: &TargetPlan,
+    sources: &mut Vec<SourcePlan>,
+    named: &mut Vec<WatchedSource>,
+    clients: &mut Clients,
+) -> Result<Vec<FurtherPage>> {
+    let authorities = target.ca_file.as_deref().map(Path::new);
+    let phase = phase_of(&target.name);
+    let mut pages = Vec::new();
+    for page in &target.pages {
+        let source = next_source(named, plan.target, Source::Page, &page.url);
+        let server = Server::new(clients.of(authorities)?, &page.url, None, None);
+        let (target, every) = (plan.target, target.poll);
+        let page_kind = poll::Page::Whole;
+        sources.push(SourcePlan::Poll(poll::Config { target, source, server, page: page_kind, every, phase }));
+        pages.push(FurtherPage { source, ranks: page.ranks.clone() });
+    }
+    Ok(pages)
 }
 
 /// The server whose ranks a query reports: the only one there is, or the one that it names.

@@ -8,14 +8,16 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::server_probe::{self, Probe};
+use super::server_probe::{self, FoundMetric, Probe};
 use super::{Format, config_path, print_diagnostics, rule_files};
 use crate::config::condition::describe;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::effective::{Origin, Settings};
 use crate::config::file::{self, Config};
+use crate::config::signal::own_signals_of;
 use crate::observe::configuration;
 use skewtrap_core::message::counted;
+use skewtrap_trace::rank::{Rank, RankId, varying_axes};
 
 mod reachability;
 mod surroundings;
@@ -42,13 +44,28 @@ pub struct CheckArgs {
 }
 
 /// The result of the command.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Report {
     ok: bool,
     diagnostics: Vec<Diagnostic>,
     rules: Vec<RuleReport>,
     /// The settings beside the rules, one entry per file.
     configurations: Vec<ConfigurationReport>,
+    /// Against a server: which of the user's own metrics its page has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    own_metrics: Vec<OwnMetricReport>,
+}
+
+/// One metric of the user's against a server.
+#[derive(Debug, Serialize)]
+struct OwnMetricReport {
+    signal: String,
+    metric: String,
+    /// The ranks of the page that have it.
+    ranks: Vec<String>,
+    /// Why there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
 }
 
 /// The settings of one configuration.
@@ -81,9 +98,8 @@ struct RuleReport {
 /// # Errors
 /// A file cannot be read, or the server was not reached.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let probe = args.against.as_deref().map(server_probe::probe).transpose()?;
-    let mut report =
-        Report { ok: true, diagnostics: Vec::new(), rules: Vec::new(), configurations: Vec::new() };
+    let mut probe = args.against.as_deref().map(server_probe::probe).transpose()?;
+    let mut report = Report { ok: true, ..Report::default() };
     let paths = match args.paths.is_empty() {
         true => config_path::of(None).into_iter().collect(),
         false => args.paths.clone(),
@@ -95,6 +111,11 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         report.diagnostics.extend(loaded.diagnostics);
         if let Some(config) = loaded.config {
             report.diagnostics.extend(surroundings::warnings(&name, &text, &config));
+            if let Some(probe) = &mut probe {
+                let own = own_signals_of(&config.signals, &config.catalog, &config.targets);
+                probe.look_for(&own.metrics);
+                report.own_metrics.extend(probe.own.iter().map(|own| own_metric(own, &config)));
+            }
             add_rules(&config, probe.as_ref(), &mut seen, &mut report);
             report.configurations.extend(configuration_of(&name, &config));
         }
@@ -118,6 +139,22 @@ fn texts_of(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String, PathBuf)>>
         texts.extend(files.into_iter().map(|(name, text)| (name, text, base.to_owned())));
     }
     Ok(texts)
+}
+
+/// The names of ranks, without the axes on which all agree.
+fn names_of(ranks: &[Rank]) -> Vec<String> {
+    let ids: Vec<RankId> = ranks.iter().map(|rank| RankId::Rank(*rank)).collect();
+    let axes = varying_axes(&ids);
+    ranks.iter().map(|rank| rank.named_by(&axes).to_string()).collect()
+}
+
+fn own_metric(own: &FoundMetric, config: &Config) -> OwnMetricReport {
+    OwnMetricReport {
+        signal: config.catalog.name_of(own.signal).to_owned(),
+        metric: own.metric.to_string(),
+        ranks: names_of(&own.ranks),
+        why: own.ranks.is_empty().then(|| own.remedy()),
+    }
 }
 
 fn add_rules(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, String)>, report: &mut Report) {
@@ -156,6 +193,13 @@ fn print(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     print_diagnostics(&report.diagnostics);
+    for own in &report.own_metrics {
+        let found = match &own.why {
+            Some(why) => format!("does not arrive: {why}"),
+            None => format!("arrives from {}: {}", own.metric, own.ranks.join(", ")),
+        };
+        anstream::println!("signal {} {found}", own.signal);
+    }
     for rule in &report.rules {
         anstream::println!("{}: {}", rule.rule, rule.trigger);
         if args.effective {

@@ -15,7 +15,7 @@ use crate::observe::replay::{Format, Input, Replay};
 use skewtrap_core::capture::admit::Policy;
 use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::rule::{Change, Rule};
-use skewtrap_core::signal::catalog::{Catalog, DERIVED};
+use skewtrap_core::signal::catalog::DERIVED;
 use skewtrap_core::signal::metrics::Role;
 use skewtrap_core::signal::observation::{Observation, SourceId};
 use skewtrap_core::signal::sample::{Sample, Signal, Source, TargetId};
@@ -201,7 +201,8 @@ pub fn core_of(
     let setup = Setup {
         rules: rules.rules,
         catalog: rules.catalog,
-        patterns: Vec::new(),
+        own: rules.own,
+        pages: Vec::new(),
         sources,
         targets,
         policy: Policy::default(),
@@ -258,9 +259,4 @@ impl Player {
         });
         self.played.changes.extend(changes);
     }
-}
-
-/// The built-in signals.
-pub fn catalog() -> Arc<Catalog> {
-    Arc::new(Catalog::default())
 }

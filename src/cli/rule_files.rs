@@ -10,14 +10,17 @@ use crate::observe::configuration;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::rule::Rule;
 use skewtrap_core::signal::catalog::Catalog;
+use skewtrap_core::signal::intake::OwnSignals;
 
 /// Checked rules and the signals that they refer to.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RuleSet {
     /// The rules.
     pub rules: Vec<Rule>,
     /// The signals.
     pub catalog: Arc<Catalog>,
+    /// The user's own signals.
+    pub own: OwnSignals,
 }
 
 /// The rules of these files and folders; the shipped rules if `paths` is empty.
@@ -35,7 +38,7 @@ pub fn load(paths: &[PathBuf]) -> anyhow::Result<RuleSet> {
     };
     report(&loaded)?;
     let rules = loaded.rules.into_iter().map(|c| c.rule).collect();
-    Ok(RuleSet { rules, catalog })
+    Ok(RuleSet { rules, catalog, own: OwnSignals::default() })
 }
 
 fn report(loaded: &LoadedRules) -> anyhow::Result<()> {

@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{config_path, wrong};
-use crate::agent::plan::{Flags, Plan, patterns_of, rules_of};
+use crate::agent::plan::{Flags, Plan, rules_of};
+use crate::config::signal::own_signals_of;
 use crate::agent::{self, Reload};
 use crate::clock::Clock;
 use crate::config::diagnostic::Diagnostic;
@@ -159,7 +160,7 @@ async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, aside: Handle) ->
             Ok(Reload {
                 rules: rules_of(&config),
                 catalog: config.catalog.clone(),
-                patterns: patterns_of(&config),
+                own: own_signals_of(&config.signals, &config.catalog, &config.targets),
                 receivers: config.receivers,
                 manual_capture: config.capture,
             })

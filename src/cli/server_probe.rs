@@ -1,5 +1,7 @@
 //! Probes a live server once, for `init` and `check --against`. It changes nothing on the server.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -7,8 +9,13 @@ use anyhow::Context;
 use crate::http::{Server, body, client};
 use crate::observe::server::{self, InfoError};
 use skewtrap_core::capture::facts::{ServerFacts, ServerKind};
+use skewtrap_core::rule::guard::nearest;
+use skewtrap_core::signal::exposition;
 use skewtrap_core::signal::loads::{self, Loads};
 use skewtrap_core::signal::metrics::Metrics;
+use skewtrap_core::signal::own_metric::{OwnMetric, OwnMetrics};
+use skewtrap_core::signal::sample::Signal;
+use skewtrap_trace::rank::Rank;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -21,6 +28,54 @@ pub struct Probe {
     pub loads: Result<(&'static str, Loads), String>,
     /// Its metrics, or why there are none.
     pub metrics: Result<Metrics, String>,
+    /// Its metrics page, as it came.
+    pub page: Vec<u8>,
+    /// The user's own metrics, of those looked for.
+    pub own: Vec<FoundMetric>,
+}
+
+/// A metric of the user's on the server's page.
+#[derive(Clone, Debug)]
+pub struct FoundMetric {
+    /// Which signal.
+    pub signal: Signal,
+    /// The metric's name.
+    pub metric: Arc<str>,
+    /// The ranks that have it; empty where the page does not.
+    pub ranks: Vec<Rank>,
+    /// Names on the page that begin alike.
+    pub near: Option<String>,
+}
+
+impl FoundMetric {
+    /// What is wrong where no rank has it.
+    pub fn remedy(&self) -> String {
+        let near = self.near.as_ref().map_or_else(String::new, |near| format!("; it has `{near}`"));
+        format!(
+            "the server's page has no `{}` with these labels and this `stat`{near} (pages beside it were not asked)",
+            self.metric
+        )
+    }
+}
+
+impl Probe {
+    /// Looks for the user's own metrics on the server's page.
+    pub fn look_for(&mut self, own: &[OwnMetric]) {
+        let mut reader = OwnMetrics::default();
+        reader.set_metrics(own.to_vec());
+        let ranks = reader.ranks_on(&self.page).unwrap_or_else(|_| vec![Vec::new(); own.len()]);
+        let mut names = BTreeSet::new();
+        let _ = exposition::read(&self.page, |s| {
+            names.insert(String::from_utf8_lossy(s.name).into_owned());
+        });
+        let found = own.iter().zip(ranks).map(|(own, ranks)| FoundMetric {
+            signal: own.signal,
+            metric: own.metric.clone(),
+            ranks,
+            near: nearest(&own.metric, names.iter().map(String::as_str)),
+        });
+        self.own = found.collect();
+    }
 }
 
 /// Probes the server at `url`.
@@ -38,7 +93,9 @@ pub fn probe(url: &str) -> anyhow::Result<Probe> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let server = Server::new(client::client(None)?, url, None, None);
-        let metrics = metrics_of(&server).await;
+        let page = body_of(&server, "/metrics").await;
+        let metrics = page.as_deref().map_err(String::clone).and_then(metrics_of);
+        let page = page.unwrap_or_default();
         let engines = metrics.as_ref().map_or(1, |m| m.ranks().count().clamp(1, 1024) as u16);
         let facts = match server::facts(&server, engines).await {
             Err(InfoError::Key { url }) => {
@@ -52,7 +109,7 @@ pub fn probe(url: &str) -> anyhow::Result<Probe> {
             ServerKind::Sglang => loads_of(&server).await,
             ServerKind::Vllm => Err("vLLM has no such endpoint".into()),
         };
-        Ok(Probe { facts, loads, metrics })
+        Ok(Probe { facts, loads, metrics, page, own: Vec::new() })
     })
 }
 
@@ -64,10 +121,9 @@ async fn loads_of(server: &Server) -> Result<(&'static str, Loads), String> {
     server::first_loads_path(0, ask, Result::is_err).await.1
 }
 
-async fn metrics_of(server: &Server) -> Result<Metrics, String> {
-    let body = body_of(server, "/metrics").await?;
+fn metrics_of(body: &[u8]) -> Result<Metrics, String> {
     let mut metrics = Metrics::default();
-    metrics.read(&body).map_err(|e| e.to_string())?;
+    metrics.read(body).map_err(|e| e.to_string())?;
     match metrics.families() {
         0 => Err("the page has none of the engine's metrics".into()),
         _ => Ok(metrics),

@@ -16,6 +16,7 @@ use super::{Format as OutputFormat, print_diagnostics};
 use crate::config::de::did_you_mean;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::rules;
+use crate::config::signal::{catalog_of, own_signals_of};
 use crate::config::test::{self, Expect, Input, Test, TestFile, When};
 use crate::config::tree::Place;
 use crate::observe::configuration;
@@ -103,7 +104,8 @@ fn run_file(path: &Path) -> Result<Vec<TestResult>, Vec<Diagnostic>> {
 fn run_text(file: &str, text: &str, base: &Path) -> Result<Vec<TestResult>, Vec<Diagnostic>> {
     let (tests, diagnostics) = test::load(file, text);
     let tests = tests.ok_or(diagnostics)?;
-    let catalog = playback::catalog();
+    let catalog = Arc::new(catalog_of(&tests.signals));
+    let own = own_signals_of(&tests.signals, &catalog, &[]);
     let rules = rules_of(&tests, file, base, &catalog)?;
     let names: Vec<&str> = rules.iter().map(|r| &*r.name).collect();
     let mut wrong = Vec::new();
@@ -123,7 +125,8 @@ fn run_text(file: &str, text: &str, base: &Path) -> Result<Vec<TestResult>, Vec<
     if !wrong.is_empty() {
         return Err(wrong);
     }
-    tests.tests.iter().map(|t| run_test(t, file, base, &rules, &catalog)).collect()
+    let ready = RuleSet { rules, catalog, own };
+    tests.tests.iter().map(|t| run_test(t, file, base, &ready)).collect()
 }
 
 fn rules_of(
@@ -156,10 +159,9 @@ fn run_test(
     test: &Test,
     file: &str,
     base: &Path,
-    rules: &[Rule],
-    catalog: &Arc<Catalog>,
+    rules: &RuleSet,
 ) -> Result<TestResult, Vec<Diagnostic>> {
-    let ready = RuleSet { rules: rules.to_vec(), catalog: catalog.clone() };
+    let (ready, catalog, rules) = (rules.clone(), &rules.catalog, &rules.rules);
     let played = match &test.input {
         Input::Series(series) => playback::series(series, test.interval, ready).map_err(|name| {
             let place = series.iter().find(|s| s.signal == name).map_or_else(Default::default, |s| s.place);

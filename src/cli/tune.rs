@@ -16,6 +16,7 @@ use super::{Format, print_diagnostics};
 use crate::config::condition::{can_clear, can_trigger};
 use crate::config::file::{self, Config};
 use crate::observe::configuration;
+use crate::config::signal::own_signals_of;
 use skewtrap_core::rule::{Condition, Direction, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 
@@ -96,7 +97,9 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     let varied: Vec<Varied<'_>> =
         rules.iter().flat_map(|rule| Varied::all_of(rule, &config.catalog)).collect();
     let copies: Vec<Rule> = varied.iter().flat_map(Varied::copies).collect();
-    let played = playback::recording(&inputs, RuleSet { rules: copies, catalog: config.catalog }, zone)?;
+    let own = own_signals_of(&config.signals, &config.catalog, &[]);
+    let set = RuleSet { rules: copies, catalog: config.catalog, own };
+    let played = playback::recording(&inputs, set, zone)?;
     let seconds = played.end.signed_s_since(played.start);
     if seconds < 60.0 {
         bail!("the recordings cover {seconds:.0} s; bounds need at least minutes, better a day");

@@ -16,13 +16,13 @@ use super::receiver::{self, Receiver, ReceiverText};
 use super::rule::CheckedRule;
 use super::rules::{self, LoadRules, RuleEntry, RuleList, UsedNames};
 use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
-use super::signal::{self, OwnSignal, OwnSource, SignalText};
+use super::signal::{OwnSignal, OwnSource, SignalsText, catalog_of, signals_of};
 use super::target::{self, Target, TargetText};
 use super::tree::{self, Node, Place, Value};
 use skewtrap_core::capture::governor::Budget;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::factor::FALSE_ALARMS_PER_DAY;
-use skewtrap_core::signal::catalog::{Catalog, UserSignal};
+use skewtrap_core::signal::catalog::Catalog;
 
 /// The configuration of the agent.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -31,7 +31,7 @@ pub struct FileText {
     /// The servers that are watched.
     targets: Field<Vec<Field<TargetText>>>,
     /// Signals of your own.
-    signals: Field<Vec<Field<SignalText>>>,
+    signals: Field<SignalsText>,
     /// Rules: `preset:NAME`, a file, a folder, or a rule itself. Default: the shipped default rules.
     rules: Field<Vec<Field<RuleEntry>>>,
     /// What a rule captures that does not say so itself, and what is captured by hand or for an alert.
@@ -230,7 +230,7 @@ fn check(
 ) -> Config {
     let mut settings = Settings::of(findings.file().clone());
     let targets = targets_of(text, findings);
-    let signals = signals_of(text, &mut settings, findings);
+    let signals = signals_of(&text.signals, &mut settings, findings);
     let catalog = Arc::new(catalog_of(&signals));
     let receivers = receivers_of(text, &mut settings, findings);
     let capture =
@@ -291,29 +291,6 @@ fn targets_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<Target> {
         targets.push(target);
     }
     targets
-}
-
-fn signals_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'_>) -> Vec<OwnSignal> {
-    let catalog = Catalog::default();
-    let mut signals: Vec<OwnSignal> = Vec::new();
-    for (s, place) in text.signals.get().into_iter().flatten().filter_map(Field::placed) {
-        let is_built_in = |name: &str| catalog.signal_named(name).is_some();
-        let Some(own) = signal::check(s, place, &is_built_in, settings, findings) else { continue };
-        if signals.iter().any(|other| other.name == own.name) {
-            findings.error(place, format!("two signals are called `{}`", own.name), None);
-        }
-        signals.push(own);
-    }
-    signals
-}
-
-fn catalog_of(signals: &[OwnSignal]) -> Catalog {
-    let mut catalog = Catalog::default();
-    for own in signals {
-        // The names are valid by now. A signal beyond the limit is reported as unknown by its rule.
-        let _ = catalog.define(UserSignal { name: own.name.clone(), unit: own.unit.clone(), kind: own.kind });
-    }
-    catalog
 }
 
 fn receivers_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'_>) -> Vec<Receiver> {

@@ -70,6 +70,9 @@ presets! {
     "pd-pools" false
     "replica-skew" false
     "vllm-engine-skew" false
+    "first-token-skew" false
+    "cached-share-skew" false
+    "retraction" false
 }
 
 /// Rules, and what is wrong with their files.

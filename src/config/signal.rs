@@ -1,36 +1,55 @@
-//! `signals:`: signals that the user defines by patterns over the log or by queries.
+//! `signals:`: signals that the user defines by metrics of pages, by patterns over the log or by queries.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use regex::bytes::Regex;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
 
 use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
+use super::target::Target;
 use super::secret::{Address, SecretRef, SecretText, address_of, secret_of};
 use super::tree::Place;
 use skewtrap_core::rule::guard::nearest;
-use skewtrap_core::signal::catalog::{Catalog, Kind};
-use skewtrap_core::signal::sample::Signal;
+use skewtrap_core::signal::catalog::{Catalog, Kind, UserSignal};
+use skewtrap_core::signal::intake::OwnSignals;
+use skewtrap_core::signal::own_metric::{MetricStat, OwnMetric};
+use skewtrap_core::signal::pattern::Pattern;
+use skewtrap_core::signal::sample::{Signal, TargetId};
 
 /// Default interval of a query.
 const EVERY: Duration = Duration::from_secs(5);
+/// Default time of a mean or quantile.
+const OVER: Duration = Duration::from_secs(10);
 
-/// One signal: a name and exactly one of `pattern` and `prometheus`.
+/// One signal: a name and exactly one of `metric`, `pattern` and `prometheus`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SignalText {
-    /// What rules call it. Lower-case letters, digits and `_`.
-    #[schemars(required)]
+    /// What rules call it. Lower-case letters, digits and `_`. Not where `signals` is a mapping by names.
     pub name: Field<String>,
     /// The unit of its values, for people.
     unit: Field<String>,
     /// `gauge` (default) or `counter`: a counter is compared by its rate.
     kind: Field<Kind>,
+    /// A metric of a page that is read (`metrics` of a target): the name of a gauge or counter, of a
+    /// histogram without `_bucket`, `_sum`, `_count`. Its rank labels tell ranks apart.
+    metric: Field<String>,
+    /// What of the metric: `value` (default), `rate` per second, `mean` or `p1` to `p99` of what a histogram
+    /// observed lately.
+    stat: Field<String>,
+    /// Labels that the series must have; those of one rank that are left are added up.
+    labels: Field<BTreeMap<String, Field<String>>>,
+    /// A mean or quantile is of about this time. Default 10s.
+    over: Field<Span>,
     /// A regular expression over the log's lines: the group `value` is the number, other named
     /// groups are labels (`dp_rank` and the like tell ranks apart).
     pattern: Field<String>,
@@ -38,6 +57,105 @@ pub struct SignalText {
     prometheus: Field<QueryText>,
     /// Only this target's log. Default: every target's.
     target: Field<String>,
+}
+
+/// `signals`: a list, or a mapping by names.
+#[derive(Clone, Debug, Default)]
+pub struct SignalsText(Vec<(Option<String>, Field<SignalText>)>);
+
+impl<'de> Deserialize<'de> for SignalsText {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        d.deserialize_any(SignalsVisitor)
+    }
+}
+
+struct SignalsVisitor;
+
+impl<'de> Visitor<'de> for SignalsVisitor {
+    type Value = SignalsText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of signals, or a mapping of names to signals")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<SignalsText, A::Error> {
+        let mut signals = Vec::new();
+        while let Some(signal) = list.next_element()? {
+            signals.push((None, signal));
+        }
+        Ok(SignalsText(signals))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SignalsText, A::Error> {
+        let mut signals = Vec::new();
+        while let Some((name, signal)) = map.next_entry::<String, _>()? {
+            signals.push((Some(name), signal));
+        }
+        Ok(SignalsText(signals))
+    }
+}
+
+impl JsonSchema for SignalsText {
+    fn schema_name() -> Cow<'static, str> {
+        "SignalsText".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let signal = generator.subschema_for::<SignalText>();
+        schemars::json_schema!({ "anyOf": [
+            { "type": "array", "items": signal },
+            { "type": "object", "additionalProperties": signal },
+        ] })
+    }
+}
+
+/// The signals of a configuration or of a file of tests, checked.
+pub fn signals_of(
+    text: &Field<SignalsText>,
+    settings: &mut Settings,
+    findings: &mut Findings<'_>,
+) -> Vec<OwnSignal> {
+    let catalog = Catalog::default();
+    let is_built_in = |name: &str| catalog.signal_named(name).is_some();
+    let mut signals: Vec<OwnSignal> = Vec::new();
+    for (key, field) in text.get().into_iter().flat_map(|list| &list.0) {
+        let Some((s, place)) = field.placed() else { continue };
+        let Some(own) = check(s, key.as_deref(), place, &is_built_in, settings, findings) else { continue };
+        if signals.iter().any(|other| other.name == own.name) {
+            findings.error(place, format!("two signals are called `{}`", own.name), None);
+        }
+        signals.push(own);
+    }
+    signals
+}
+
+/// The built-in signals, and these.
+pub fn catalog_of(signals: &[OwnSignal]) -> Catalog {
+    let mut catalog = Catalog::default();
+    for own in signals {
+        // The names are valid by now. A signal beyond the limit is reported as unknown by its rule.
+        let _ = catalog.define(UserSignal { name: own.name.clone(), unit: own.unit.clone(), kind: own.kind });
+    }
+    catalog
+}
+
+/// What the core reads itself of these signals; those of queries are asked for by the shell.
+pub fn own_signals_of(signals: &[OwnSignal], catalog: &Catalog, targets: &[Target]) -> OwnSignals {
+    let mut read = OwnSignals::default();
+    for own in signals {
+        let Some(signal) = catalog.signal_named(&own.name) else { continue };
+        match &own.source {
+            OwnSource::Pattern(pattern) => read.patterns.extend(Pattern::new(signal, pattern)),
+            OwnSource::Metric { metric, stat, labels, over } => {
+                let target = own.target.as_ref().and_then(|name| targets.iter().position(|t| t.name == *name));
+                let target = target.and_then(|place| u16::try_from(place).ok()).map(TargetId);
+                let (metric, stat, labels, over) = (metric.clone(), *stat, labels.clone(), *over);
+                read.metrics.push(OwnMetric { signal, metric, stat, labels, over, target });
+            }
+            OwnSource::Prometheus { .. } => {}
+        }
+    }
+    read
 }
 
 /// A query.
@@ -73,9 +191,27 @@ pub struct OwnSignal {
     pub source: OwnSource,
 }
 
+impl OwnSignal {
+    /// Whether it is read from metrics pages of that target.
+    pub fn is_on_a_page_of(&self, target: &str) -> bool {
+        matches!(self.source, OwnSource::Metric { .. }) && self.target.as_deref().is_none_or(|t| t == target)
+    }
+}
+
 /// The source of a user-defined signal.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OwnSource {
+    /// A metric of a page.
+    Metric {
+        /// Its name.
+        metric: Arc<str>,
+        /// What of it.
+        stat: MetricStat,
+        /// Labels that series must have.
+        labels: Vec<(Arc<str>, Arc<str>)>,
+        /// The time of a mean or quantile.
+        over: Duration,
+    },
     /// A regular expression with a group `value`.
     Pattern(String),
     /// A query.
@@ -92,15 +228,17 @@ pub enum OwnSource {
 }
 
 /// Checks one signal. `is_built_in` tells whether a name is taken.
-pub fn check(
+fn check(
     text: &SignalText,
+    key: Option<&str>,
     place: Place,
     is_built_in: &dyn Fn(&str) -> bool,
     settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Option<OwnSignal> {
     let source = source_of(text, place, findings);
-    let Some((name, at)) = text.name.placed() else {
+    let given = text.name.placed().map(|(name, at)| (name.as_str(), at));
+    let Some((name, at)) = key.map(|name| (name, place)).or(given) else {
         if text.name.is_absent() {
             findings.error(place, "the signal has no `name`", None);
         }
@@ -118,9 +256,12 @@ pub fn check(
     }
     record(text, name, settings);
     Some(OwnSignal {
-        name: name.as_str().into(),
+        name: name.into(),
         unit: text.unit.or(String::new()).into(),
-        kind: text.kind.or(Kind::Gauge),
+        kind: match &source {
+            Some(OwnSource::Metric { stat: MetricStat::Rate, .. }) => Kind::Counter,
+            _ => text.kind.or(Kind::Gauge),
+        },
         target: text.target.get().map(|t| t.as_str().into()),
         place: text.target.place().unwrap_or(at),
         source: source?,
@@ -131,11 +272,22 @@ pub fn check(
 fn record(text: &SignalText, name: &str, settings: &mut Settings) {
     let key = |field: &str| format!("signals.{name}.{field}");
     settings.record_option(&key("unit"), text.unit.get(), text.unit.place());
-    let kind = if text.kind.get() == Some(&Kind::Counter) { "counter" } else { "gauge" };
-    settings.record(&key("kind"), kind, text.kind.place());
+    if text.metric.is_absent() {
+        let kind = if text.kind.get() == Some(&Kind::Counter) { "counter" } else { "gauge" };
+        settings.record(&key("kind"), kind, text.kind.place());
+    }
     settings.record(&key("target"), text.target.or("every target".into()), text.target.place());
     if let Some((pattern, at)) = text.pattern.placed() {
         settings.record_set(&key("pattern"), pattern, at);
+    }
+    if let Some((metric, at)) = text.metric.placed() {
+        settings.record_set(&key("metric"), metric, at);
+        settings.record(&key("stat"), text.stat.or("value".into()), text.stat.place());
+        let labels = text.labels.get().into_iter().flatten();
+        let labels = labels.filter_map(|(name, value)| Some(format!("{name}={}", value.get()?)));
+        let labels = labels.collect::<Vec<_>>().join(", ");
+        settings.record_option(&key("labels"), (!labels.is_empty()).then_some(labels), text.labels.place());
+        settings.record(&key("over"), text.over.or(Span(OVER)), text.over.place());
     }
     if let Some(query) = text.prometheus.get() {
         settings.record_option(&key("prometheus.query"), query.query.get(), query.query.place());
@@ -144,25 +296,77 @@ fn record(text: &SignalText, name: &str, settings: &mut Settings) {
 }
 
 fn source_of(text: &SignalText, place: Place, findings: &mut Findings<'_>) -> Option<OwnSource> {
-    match (text.pattern.placed(), text.prometheus.placed()) {
-        (Some((pattern, at)), None) => {
-            check_pattern(pattern, at, findings);
-            Some(OwnSource::Pattern(pattern.clone()))
+    let sources = [
+        ("metric", text.metric.place()),
+        ("pattern", text.pattern.place()),
+        ("prometheus", text.prometheus.place()),
+    ];
+    let given: Vec<(&str, Place)> = sources.into_iter().filter_map(|(word, at)| Some((word, at?))).collect();
+    if let [(first, _), (second, at), ..] = given[..] {
+        let message = format!("`{first}` and `{second}` in one signal");
+        findings.error(at, message, Some("make two of it".into()));
+        return None;
+    }
+    if given.is_empty() {
+        let message = "nothing says where the signal comes from: `metric`, `pattern` or `prometheus`";
+        findings.error(place, message, None);
+    }
+    let of_metrics =
+        [("stat", text.stat.place()), ("labels", text.labels.place()), ("over", text.over.place())];
+    for (word, at) in of_metrics.into_iter().filter_map(|(word, at)| Some((word, at?))) {
+        if text.metric.is_absent() {
+            findings.error(at, format!("`{word}` is of a `metric`, and there is none"), None);
         }
-        (None, Some((query, at))) => query_of(query, at, findings),
-        (Some(_), Some((_, at))) => {
-            findings.error(at, "`pattern` and `prometheus` in one signal", Some("make two of it".into()));
-            None
-        }
-        (None, None) => {
-            if text.pattern.is_absent() && text.prometheus.is_absent() {
-                findings.error(
-                    place,
-                    "nothing says where the signal comes from: `pattern` or `prometheus`",
-                    None,
-                );
-            }
-            None
+    }
+    if let Some((pattern, at)) = text.pattern.placed() {
+        check_pattern(pattern, at, findings);
+        return Some(OwnSource::Pattern(pattern.clone()));
+    }
+    if let Some((query, at)) = text.prometheus.placed() {
+        return query_of(query, at, findings);
+    }
+    metric_of(text, findings)
+}
+
+fn metric_of(text: &SignalText, findings: &mut Findings<'_>) -> Option<OwnSource> {
+    let (metric, at) = text.metric.placed()?;
+    if let Some(part) = ["_bucket", "_sum", "_count"].into_iter().find(|end| metric.ends_with(end))
+        && !matches!(stat_of(text, &mut Vec::new()), MetricStat::Value | MetricStat::Rate)
+    {
+        let name = metric.trim_end_matches(part);
+        let hint = format!("write `metric: {name}`");
+        findings.error(at, format!("a histogram is named without `{part}`"), Some(hint));
+    }
+    if let Some(at) = text.kind.place() {
+        findings.error(at, "`stat` says it all where there is a `metric`", Some("take `kind` out".into()));
+    }
+    let mut wrong = Vec::new();
+    let stat = stat_of(text, &mut wrong);
+    for (at, message) in wrong {
+        findings.error(at, message, Some("known here: value, rate, mean, p1 to p99".into()));
+    }
+    let over = text.over.or(Span(OVER)).0;
+    if let Some(at) = text.over.place()
+        && !(Duration::from_secs(1)..=Duration::from_secs(300)).contains(&over)
+    {
+        findings.error(at, "`over` lies between 1s and 5m", None);
+    }
+    let labels = text.labels.get().into_iter().flatten();
+    let labels = labels.filter_map(|(name, value)| Some((name.as_str().into(), value.get()?.as_str().into())));
+    Some(OwnSource::Metric { metric: metric.as_str().into(), stat, labels: labels.collect(), over })
+}
+
+fn stat_of(text: &SignalText, wrong: &mut Vec<(Place, String)>) -> MetricStat {
+    let Some((word, at)) = text.stat.placed() else { return MetricStat::Value };
+    let percent = word.strip_prefix('p').and_then(|p| p.parse::<u8>().ok()).filter(|p| (1..=99).contains(p));
+    match (word.as_str(), percent) {
+        ("value", _) => MetricStat::Value,
+        ("rate", _) => MetricStat::Rate,
+        ("mean", _) => MetricStat::Mean,
+        (_, Some(percent)) => MetricStat::Quantile(f64::from(percent) / 100.0),
+        _ => {
+            wrong.push((at, format!("unknown `stat`: `{word}`")));
+            MetricStat::Value
         }
     }
 }

@@ -1,11 +1,14 @@
 //! `targets:`: the servers that are watched.
 
+pub mod pages;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use self::pages::{MetricsPage, PageText};
 use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
 use super::effective::Settings;
@@ -28,8 +31,9 @@ pub struct TargetText {
     role: Field<Role>,
     /// Log files; `-` is standard input.
     logs: Field<Vec<Field<TextOr<LogText>>>>,
-    /// Whether, or where, its metrics are read. Default `true`: at `/metrics`.
-    metrics: Field<TextOr<Never>>,
+    /// Whether, or where, its metrics are read. Default `true`: at `/metrics`. A list names further pages for
+    /// `signals` behind the server's own: a router's, DCGM's, the node exporter's.
+    metrics: Field<TextOr<Vec<Field<TextOr<PageText>>>>>,
     /// Whether `/v1/loads` is polled. Default `true`.
     loads: Field<bool>,
     /// How often it is asked. Default 1s, 100ms at least.
@@ -71,10 +75,6 @@ pub struct PathText {
     agent: Field<String>,
 }
 
-/// No longer form: only a scalar.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-pub enum Never {}
-
 /// Which engine a server runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -103,6 +103,8 @@ pub struct Target {
     pub logs: Vec<Log>,
     /// The address of its metrics, if they are read.
     pub metrics: Option<String>,
+    /// Pages beside the server's own.
+    pub pages: Vec<MetricsPage>,
     /// Whether its loads are polled.
     pub loads: bool,
     /// Interval between two polls.
@@ -139,6 +141,7 @@ impl Target {
         let name: Arc<str> = url.as_deref().map_or("server", host_of).into();
         Self {
             metrics: url.as_deref().map(|u| format!("{u}/metrics")),
+            pages: Vec::new(),
             loads: url.is_some(),
             url,
             engine: EngineText::Auto,
@@ -181,7 +184,7 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     settings.record_option("url", target.url.as_ref(), text.url.place());
     target.engine = text.engine.or(EngineText::Auto);
     target.role = text.role.get().copied();
-    target.metrics = metrics_of(text, &target, findings);
+    (target.metrics, target.pages) = pages::metrics_of(&text.metrics, &target, findings);
     target.loads = text.loads.or(target.loads);
     target.poll = settings.resolve("poll", &text.poll, Span(target.poll)).0;
     if let Some(at) = text.poll.place()
@@ -215,7 +218,9 @@ fn record(text: &TargetText, target: &Target, settings: &mut Settings) {
     });
     let logs = logs.collect::<Vec<_>>().join(", ");
     settings.record_option("logs", (!logs.is_empty()).then_some(logs), text.logs.place());
-    settings.record_option("metrics", target.metrics.as_ref(), text.metrics.place());
+    let metrics = target.metrics.iter().chain(target.pages.iter().map(|p| &p.url));
+    let metrics = metrics.map(String::as_str).collect::<Vec<_>>().join(", ");
+    settings.record_option("metrics", (!metrics.is_empty()).then_some(metrics), text.metrics.place());
     settings.record("loads", target.loads, text.loads.place());
     settings.record_option("api_key", shown_secret(&text.api_key), text.api_key.place());
     settings.record_option("admin_api_key", shown_secret(&text.admin_api_key), text.admin_api_key.place());
@@ -236,22 +241,6 @@ fn check_name(name: &Field<String>, findings: &mut Findings<'_>) {
             "a target's name has 1 to 80 characters, none of them a space, quote or slash",
             None,
         );
-    }
-}
-
-fn metrics_of(text: &TargetText, target: &Target, findings: &mut Findings<'_>) -> Option<String> {
-    match text.metrics.placed() {
-        None => target.metrics.clone(),
-        Some((TextOr::Text(word), _)) if word == "true" => target.metrics.clone(),
-        Some((TextOr::Text(word), _)) if word == "false" => None,
-        Some((TextOr::Text(url), _)) if is_url(url) => Some(url.clone()),
-        Some((TextOr::Text(path), _)) if path.starts_with('/') => {
-            target.url.as_ref().map(|u| format!("{u}{path}"))
-        }
-        Some((_, place)) => {
-            findings.error(place, "`metrics` is `true`, `false`, a path or an address", None);
-            None
-        }
     }
 }
 

@@ -13,6 +13,8 @@ use super::de::{Field, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
 use super::names::{Names, names_of};
 use super::quantity::{Span, duration_of};
+use super::effective::Settings;
+use super::signal::{OwnSignal, SignalsText, signals_of};
 use super::target::zone_of;
 use super::tree::{self, Place};
 use skewtrap_core::finding::Side;
@@ -27,6 +29,8 @@ use skewtrap_trace::rank::{Axis, Rank};
 pub struct TestFileText {
     /// Files with the rules under test, or `preset:NAME`. Default: the file without `.test`.
     rules: Field<Names>,
+    /// Signals of your own, as in the configuration.
+    signals: Field<SignalsText>,
     /// The tests.
     #[schemars(required)]
     tests: Field<Vec<Field<TestText>>>,
@@ -118,6 +122,8 @@ pub struct ExpectText {
 pub struct TestFile {
     /// Where the rules are; empty for the file beside.
     pub rules: Vec<String>,
+    /// Signals of the user's.
+    pub signals: Vec<OwnSignal>,
     /// The tests.
     pub tests: Vec<Test>,
 }
@@ -220,8 +226,10 @@ pub fn load(file: &str, text: &str) -> (Option<TestFile>, Vec<Diagnostic>) {
     if parsed.tests.get().is_none_or(Vec::is_empty) && !findings.has_errors() {
         findings.error(Place::default(), "the file has no tests", Some("begin with `tests:`".into()));
     }
+    let mut settings = Settings::of(findings.file().clone());
+    let signals = signals_of(&parsed.signals, &mut settings, &mut findings);
     let is_ok = !findings.has_errors();
-    (is_ok.then_some(TestFile { rules, tests }), findings.into_sorted())
+    (is_ok.then_some(TestFile { rules, signals, tests }), findings.into_sorted())
 }
 
 /// Message and hint for an expectation that names an unknown rule.

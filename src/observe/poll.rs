@@ -30,6 +30,8 @@ const PAUSE_TURNS: u32 = 60;
 pub enum Page {
     /// The server's address is that of its metrics page.
     Metrics,
+    /// The same, read as a whole: the user's signals are read from it too.
+    Whole,
     /// `/v1/loads`, or `/get_load` of older servers.
     Loads,
 }
@@ -130,11 +132,12 @@ impl Poller {
         }
         let answer = match self.config.page {
             Page::Metrics => self.metrics().await,
+            Page::Whole => self.whole("", ("text/plain;version=0.0.4", body::PAGE), NO_METRICS).await,
             Page::Loads => self.loads().await,
         };
         let Config { target, source, page, .. } = self.config;
         let at = (self.now)();
-        let kind = if page == Page::Metrics { Source::Metrics } else { Source::Loads };
+        let kind = if page == Page::Loads { Source::Loads } else { Source::Metrics };
         let problem = answer.as_ref().err().cloned();
         let is_change = self.reported.changes_to(problem.clone());
         // The end of a problem is reported by the core, once it could read the page.
@@ -145,7 +148,10 @@ impl Poller {
             Answer::Page => {
                 (Observation::ReadPage { target, source, page: self.page.clone(), at }, Held::default())
             }
-            Answer::Loads(body, held) => (Observation::Loads { target, source, body, at }, held),
+            Answer::Whole(body, held) if page == Page::Loads => {
+                (Observation::Loads { target, source, body, at }, held)
+            }
+            Answer::Whole(body, held) => (Observation::Page { target, source, body, at }, held),
         });
         [problem, read]
     }
@@ -176,18 +182,7 @@ impl Poller {
 
     async fn loads(&mut self) -> Result<Answer, Problem> {
         for (turn, path) in [(0, self.path), (1, 1 - self.path)] {
-            let (mut body, mut held, mut is_full) = (Vec::new(), Held::default(), false);
-            let room = self.room.clone();
-            let pieces = |piece: &[u8]| match room.try_hold(piece.len()) {
-                _ if is_full => {}
-                Some(more) => {
-                    held.add(more);
-                    body.extend_from_slice(piece);
-                }
-                None => (is_full, body) = (true, Vec::new()),
-            };
-            let read = self.ask(LOADS_PATHS[path], ("application/json", body::LOADS), NO_LOADS, pieces).await;
-            match read {
+            match self.whole(LOADS_PATHS[path], ("application/json", body::LOADS), NO_LOADS).await {
                 Err(Problem::NotFound { .. }) if turn == 0 => {}
                 Err(Problem::NotFound { .. }) => {
                     (self.path, self.pause) = (0, PAUSE_TURNS);
@@ -198,17 +193,38 @@ impl Poller {
                     self.path = path;
                     return Err(problem);
                 }
-                Ok(()) if is_full => {
-                    let url = format!("{}{}", self.config.server.base(), LOADS_PATHS[path]).into();
-                    return Err(Problem::NoAnswer { url, why: BEHIND.to_owned() });
-                }
-                Ok(()) => {
+                Ok(answer) => {
                     self.path = path;
-                    return Ok(Answer::Loads(body, held));
+                    return Ok(answer);
                 }
             }
         }
         Ok(Answer::Page)
+    }
+
+    /// Asks for `path` and holds the whole answer, as long as there is room for it.
+    async fn whole(
+        &mut self,
+        path: &'static str,
+        accept: (&'static str, usize),
+        hint: &'static str,
+    ) -> Result<Answer, Problem> {
+        let (mut body, mut held, mut is_full) = (Vec::new(), Held::default(), false);
+        let room = self.room.clone();
+        let pieces = |piece: &[u8]| match room.try_hold(piece.len()) {
+            _ if is_full => {}
+            Some(more) => {
+                held.add(more);
+                body.extend_from_slice(piece);
+            }
+            None => (is_full, body) = (true, Vec::new()),
+        };
+        self.ask(path, accept, hint, pieces).await?;
+        if is_full {
+            let url = format!("{}{path}", self.config.server.base()).into();
+            return Err(Problem::NoAnswer { url, why: BEHIND.to_owned() });
+        }
+        Ok(Answer::Whole(body, held))
     }
 
     /// Sends a request and gives the body of a good answer to `each`, or returns what is wrong.
@@ -238,7 +254,7 @@ enum Answer {
     /// The page is in [`Poller::page`].
     Page,
     /// The body, and its room.
-    Loads(Vec<u8>, Held),
+    Whole(Vec<u8>, Held),
 }
 
 const NO_METRICS: &str =

@@ -40,7 +40,8 @@ fn replayed(format: Format, path: &str) -> Option<Vec<Change>> {
     let setup = Setup {
         rules: loaded.rules.into_iter().map(|c| c.rule).collect(),
         catalog: Arc::new(catalog),
-        patterns: Vec::new(),
+        own: Default::default(),
+        pages: Vec::new(),
         sources: vec![WatchedSource { id: source, target, kind, name: path.into() }],
         targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
         policy: Policy::default(),

@@ -4,6 +4,7 @@
 //!  log lines ── log_reader: sglang_line, vllm_line, pattern ─┐
 //!  /metrics ─── exposition ── metrics ───────────────────────┼─> Fields, Sample ─> store ─> views ─> Frame
 //!  /v1/loads ── loads ───────────────────────────────────────┤    (catalog)        (rings, silence,
+//!  own metrics  own_metric ───────────────────────────────────┤
 //!  PromQL ───── promql ──────────────────────────────────────┘                      precedence)
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod log_reader;
 pub mod metrics;
 mod number;
 pub mod observation;
+pub mod own_metric;
 pub mod pattern;
 pub mod promql;
 pub mod sample;

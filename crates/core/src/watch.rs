@@ -40,10 +40,10 @@ use crate::capture::refusal::Refusal;
 use crate::incident::{Incident, IncidentId};
 use crate::rule::{Baseline, Rule};
 use crate::signal::catalog::Catalog;
-use crate::signal::intake::Intake;
+use crate::signal::intake::{Intake, OwnSignals};
 use crate::signal::metrics::Role;
 use crate::signal::observation::Observation;
-use crate::signal::pattern::Pattern;
+use crate::signal::own_metric::FurtherPage;
 use crate::signal::sample::TargetId;
 use crate::signal::source::WatchedSource;
 use crate::signal::store::{Bounds, SignalStore, StoredSample};
@@ -82,8 +82,10 @@ pub struct Setup {
     pub rules: Vec<Rule>,
     /// The signals they may name.
     pub catalog: Arc<Catalog>,
-    /// The user's own patterns.
-    pub patterns: Vec<Pattern>,
+    /// The user's own signals.
+    pub own: OwnSignals,
+    /// The sources that are metrics pages beside the servers' own.
+    pub pages: Vec<FurtherPage>,
     /// What is read.
     pub sources: Vec<WatchedSource>,
     /// The servers.
@@ -117,7 +119,8 @@ impl Watch {
             store.add_target(target.name.clone(), target.role);
         }
         let mut intake = Intake::new(setup.zone.clone());
-        intake.set_patterns(setup.patterns.clone());
+        intake.set_own(setup.own.clone());
+        intake.set_pages(setup.pages.clone());
         for source in &setup.sources {
             intake.name_source(source.id, source.name.clone());
         }
@@ -140,9 +143,9 @@ impl Watch {
             Event::Window { incident, event } => core.window_event(&incident, event, now, out),
             Event::Compared { incident, window, note } => core.compared(&incident, window, note, now, out),
             Event::NotCompared { incident } => core.not_compared(&incident, now, out),
-            Event::Reloaded { rules, catalog, patterns } => {
+            Event::Reloaded { rules, catalog, own } => {
                 store.set_catalog(catalog);
-                intake.set_patterns(patterns);
+                intake.set_own(own);
                 core.reloaded(store, rules, now, out);
             }
             Event::Silenced(silence) => core.silenced(silence, now),

@@ -63,7 +63,8 @@ fn setup(rules: Vec<Rule>) -> Setup {
     Setup {
         rules,
         catalog: Arc::new(Catalog::default()),
-        patterns: Vec::new(),
+        own: Default::default(),
+        pages: Vec::new(),
         sources: kinds.map(source).into(),
         targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
         policy: Policy::default(),

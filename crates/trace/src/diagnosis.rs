@@ -4,15 +4,19 @@
 //! agree with that? Was it given more to do, or did it do the same more slowly? Where no answer fits,
 //! the evidence is insufficient.
 
+mod own_batches;
+
 use std::collections::BTreeSet;
 
+use self::own_batches::kind_with_own_batches;
 use crate::collective::{MatchedCollectives, match_collectives};
+use crate::enough::{Enough, enough};
 use crate::host::{HostFinding, HostTime, host_time};
 use crate::kernel::Family;
 use crate::period_fit;
 use crate::profile::RankProfile;
 use crate::rank::{Axis, RankId};
-use crate::stats::{Gap, MIN_STEPS, RankStats, SameCalls, gap_of, median, same_calls};
+use crate::stats::{Gap, MIN_STEPS, RankStats, gap_of, median, same_calls};
 use crate::step::{StepKind, StepSource};
 use crate::verdict::Kind;
 
@@ -170,6 +174,11 @@ fn kind_by_host(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, foun
         });
         return;
     }
+    if let Some(why) = host_may_be_chance(profiles, at, found) {
+        found.kind = Kind::InsufficientEvidence;
+        found.reasons.push(format!("{pace}, but {why}"));
+        return;
+    }
     found.kind = Kind::SlowRank;
     found.reasons.push(pace);
     if let Some((factor, _)) = host.alike {
@@ -189,6 +198,23 @@ fn kind_by_host(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, foun
             waits[at],
             median(&others).unwrap_or(0.0)
         ));
+    }
+}
+
+/// Why the host time of rank `at` may be chance, if it may.
+fn host_may_be_chance(profiles: &[&RankProfile], at: usize, found: &Diagnosis) -> Option<String> {
+    if found.matched.is_none() && period_fit::misfit(profiles).is_some() {
+        return Some("the steps are not told apart well enough to compare their hosts".to_owned());
+    }
+    let with_work = |p: &&RankProfile| p.steps.iter().filter(|s| s.kind != StepKind::Idle).count();
+    let fewest = profiles.iter().map(with_work).min().unwrap_or(0);
+    match enough(profiles, at) {
+        Enough::Yes => None,
+        Enough::No(Some(wanted)) if wanted > fewest => Some(format!(
+            "{fewest} step{} may show a passing moment: about {wanted} steps on every rank would tell",
+            plural(fewest)
+        )),
+        Enough::No(_) => Some("its steps differ so much among each other that this may be chance".to_owned()),
     }
 }
 
@@ -251,7 +277,9 @@ fn nothing_stands_out(
     let rank = profiles[late].rank;
     // The step is the same for all of them, so what the late rank does not compute it idles.
     let idles = hosts[late].filter(|h| h.beyond_ms() >= 0.5 * held_up);
-    if let Some(host) = idles.filter(|_| found.matched.is_some() && !found.own_batches) {
+    let chance = host_may_be_chance(profiles, late, found);
+    let equal = batch_growth(profiles, stats, late, found.own_batches).is_some_and(|g| g < LARGER);
+    if let Some(host) = idles.filter(|_| found.matched.is_some() && equal && chance.is_none()) {
         found.kind = Kind::SlowRank;
         found.by_host = true;
         found.outlier = Some(late);
@@ -398,82 +426,6 @@ fn kind_with_shared_batch(profiles: &[&RankProfile], stats: &[&RankStats], at: u
     }
 }
 
-/// The kind of the difference among ranks with batches of their own.
-fn kind_with_own_batches(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, found: &mut Diagnosis) {
-    let rank = profiles[at].rank;
-    let same = same_calls(profiles, at);
-    let batch = batch_ratio(stats, at);
-    let launches = launch_ratio(stats, at);
-    let mut larger = Vec::new();
-    if let Some(r) = batch.filter(|r| *r >= LARGER) {
-        larger.push(format!("its batches are {r:.1} times its peers'"));
-    }
-    if more_prefill(stats, at) {
-        let mine = stats[at].extend_share * 100.0;
-        larger.push(format!("{mine:.0} % of its steps are prefill, far more than on its peers"));
-    }
-    if let Some(r) = launches.filter(|r| *r >= LARGER) {
-        larger.push(format!("it launches {r:.1} times its peers' kernels in a step of the same kind"));
-    }
-    if batch.is_none() && same.grid.is_some_and(|g| g >= LARGER) {
-        larger.push(format!("its launches are {:.1} times as wide as its peers'", same.grid.unwrap_or(1.0)));
-    }
-    let equal = match batch {
-        Some(r) => (1.0 / EQUAL..=EQUAL).contains(&r),
-        None => same.grid.is_some_and(|g| (0.98..=1.02).contains(&g)),
-    };
-    let uniform = uniform_factor(&same, &found.gap);
-    match (uniform, larger.is_empty()) {
-        (Some(f), true) if equal => {
-            found.kind = Kind::SlowRank;
-            found.reasons.push(format!("all its kernels take about {f:.2} times as long at equal batches"));
-            if batch.is_none() {
-                found.doubts += 1;
-            }
-        }
-        (Some(f), false) if f > batch.unwrap_or(1.0).max(1.2) * 1.1 => {
-            found.kind = Kind::InsufficientEvidence;
-            found.reasons.append(&mut larger);
-            found
-                .reasons
-                .push(format!("but all its kernels are {f:.2} times slower, more than that explains"));
-        }
-        (_, false) => {
-            found.kind = Kind::UnevenWork;
-            found.reasons.append(&mut larger);
-        }
-        (None, true) if grows_only(&same, &found.gap) => {
-            found.kind = Kind::UnevenWork;
-            found.doubts += usize::from(batch.is_none());
-            found
-                .reasons
-                .push("only kernels whose cost grows with requests and their context take longer".into());
-        }
-        _ => {
-            found.kind = Kind::InsufficientEvidence;
-            found.reasons.push(format!(
-                "{rank} needs more per step, but neither are its batches known to be larger nor are all its kernels slower by one factor at batches known to be equal"
-            ));
-        }
-    }
-}
-
-/// The factor by which all kernels are slower, if it is about the same for all of them.
-fn uniform_factor(same: &SameCalls, gap: &Gap) -> Option<f64> {
-    let (all, steady) = (same.all?, same.steady?);
-    let wanted = 1.0 + gap.relative_within().unwrap_or(0.0);
-    let close = |f: f64| (f - 1.0) >= 0.6 * (wanted - 1.0);
-    (same.agreeing >= 0.7 && all >= 1.05 && close(all) && close(steady)).then_some(all)
-}
-
-/// Whether the gap comes from kernels whose cost grows with the batch, while the others are as fast
-/// as on the peers.
-fn grows_only(same: &SameCalls, gap: &Gap) -> bool {
-    let grown: f64 = gap.families.iter().filter(|(f, _)| f.grows_with_work()).map(|(_, ms)| ms).sum();
-    let wanted = gap.relative_within().unwrap_or(0.0);
-    grown >= 0.6 * gap.ms && same.steady.is_some_and(|s| s - 1.0 <= 0.35 * wanted)
-}
-
 /// The batch of the rank over that of its peers: requests of decode steps, else tokens of prefill
 /// steps, else requests of steps of unknown kind.
 fn batch_ratio(stats: &[&RankStats], at: usize) -> Option<f64> {
@@ -484,6 +436,13 @@ fn batch_ratio(stats: &[&RankStats], at: usize) -> Option<f64> {
         })
     };
     of(StepKind::Decode, false).or_else(|| of(StepKind::Extend, true)).or_else(|| of(StepKind::Step, false))
+}
+
+/// Requests in the decode batches of the peers of rank `at`, if the traces say it.
+fn batch_size(stats: &[&RankStats], at: usize) -> Option<f64> {
+    let peers = (0..stats.len()).filter(|&i| i != at);
+    let of = |i: usize| stats[i].kinds.get(&StepKind::Decode).and_then(|k| k.requests);
+    median(&peers.filter_map(of).collect::<Vec<_>>())
 }
 
 /// Launches in a step of the rank's most frequent kind, over those of its peers.

@@ -57,6 +57,7 @@ mod collective;
 mod compare;
 mod comparison;
 mod diagnosis;
+mod enough;
 mod host;
 pub mod kernel;
 pub mod labels;

@@ -54,10 +54,14 @@ fn signals_of(rule: &Rule) -> Vec<(Signal, String)> {
 
 /// The source of a signal, and the ranks that have it.
 fn found(signal: Signal, probe: &Probe) -> Option<(String, Vec<Rank>)> {
-    let operands = catalog::DERIVED.iter().find(|d| d.signal == signal);
+    if let Some(own) = probe.own.iter().find(|own| own.signal == signal) {
+        let from = format!("{} on /metrics", own.metric);
+        return (!own.ranks.is_empty()).then(|| (from, own.ranks.clone()));
+    }
+    let operands = catalog::DERIVED.iter().filter(|d| d.signal == signal);
     let has = |fields: &Fields| {
         fields.get(signal).is_some()
-            || operands.is_some_and(|d| fields.get(d.a).is_some() && fields.get(d.b).is_some())
+            || operands.clone().any(|d| fields.get(d.a).is_some() && fields.get(d.b).is_some())
     };
     if let Ok((path, loads)) = &probe.loads {
         let ranks: Vec<Rank> = loads.ranks.iter().filter(|r| has(&r.fields)).map(|r| r.rank).collect();
@@ -176,7 +180,10 @@ fn no_label(axes: &[Axis]) -> String {
 fn remedy(signal: Signal, probe: &Probe) -> String {
     let name = catalog::name_of(signal);
     let Some(entry) = catalog::entry(signal) else {
-        return "it is one of your own: its pattern or query must match".into();
+        return match probe.own.iter().find(|own| own.signal == signal) {
+            Some(own) => own.remedy(),
+            None => "it is one of your own: its pattern or query must match".into(),
+        };
     };
     if probe.facts.engine == ServerKind::Vllm {
         return "this server is vLLM, whose metrics do not have it".into();

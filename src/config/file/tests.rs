@@ -3,6 +3,9 @@
 use schemars::{JsonSchema, SchemaGenerator};
 
 use super::*;
+use crate::config::signal::{SignalText, own_signals_of};
+use skewtrap_core::signal::catalog::Kind;
+use skewtrap_core::signal::own_metric::MetricStat;
 use crate::config::capture::HttpText;
 use crate::config::condition::TriggerText;
 use crate::config::rule::RuleText;
@@ -214,7 +217,9 @@ fn every_key_of_the_schema_is_among_what_holds() {
     let text = "
 targets: [{ url: 'http://a:1' }]
 receivers: [{ name: console, stdout: {} }]
-signals: [{ name: mine, pattern: 'x=(?<value>[0-9]+)' }]
+signals:
+  - { name: mine, pattern: 'x=(?<value>[0-9]+)' }
+  - { name: wait, metric: 'sglang:queue_time_seconds', stat: p90, labels: { tp_rank: '0' } }
 rules:
   - { name: a, signal: load, trigger: { cv: 0.4 } }
   - { name: b, signal: load, trigger: { any: [{ cv: 0.4 }, { any_member: { above: 9 } }] }, clear: { for: 20s } }
@@ -224,7 +229,10 @@ rules:
     assert_noted(&config.targets[0].settings, "", &keys_of::<TargetText>(), &[]);
     let means = ["name", "webhook", "slack", "alertmanager", "command", "stdout"];
     assert_noted(&config.settings, "receivers.console.", &keys_of::<ReceiverText>(), &means);
-    assert_noted(&config.settings, "signals.mine.", &keys_of::<SignalText>(), &["name", "prometheus"]);
+    let metric = ["metric", "stat", "labels", "over"];
+    let but_mine = [&["name", "prometheus"][..], &metric].concat();
+    assert_noted(&config.settings, "signals.mine.", &keys_of::<SignalText>(), &but_mine);
+    assert_noted(&config.settings, "signals.wait.", &metric.map(str::to_owned), &[]);
     let statistics: Vec<&str> = Statistic::ALL.iter().map(|s| s.name()).collect();
     let but = [&statistics[..], &["all", "any", "within_chance"]].concat();
     let [a, b] = &config.rules[..] else { panic!("two rules") };
@@ -281,4 +289,58 @@ fn with_several_servers_a_rule_that_captures_and_a_query_must_say_which_one() {
     assert!(
         problems(&text.replace("name: rate,", "name: rate, target: c,")).contains("no target is called `c`")
     );
+}
+
+#[test]
+fn signals_are_a_mapping_by_names_and_pages_say_how_they_name_ranks() {
+    let text = "
+targets:
+  - url: 'http://a:1'
+    metrics:
+      - true
+      - http://a:9400/metrics
+      - url: http://router:29000/metrics
+        ranks: { gpu: dp_rank, worker_id: { 'http://a:1': { dp_rank: 3 } } }
+signals:
+  queue_p90: { metric: 'sglang:queue_time_seconds', stat: p90, labels: { tp_rank: '0' }, over: 20s }
+  hits: { metric: hits, stat: rate }
+rules: [{ name: a, signal: queue_p90, trigger: { cv: 0.4 } }]
+";
+    let config = load("skewtrap.yaml", text, &nothing).config.expect("it may run");
+    let target = &config.targets[0];
+    assert_eq!(target.metrics.as_deref(), Some("http://a:1/metrics"));
+    let pages: Vec<(&str, usize)> = target.pages.iter().map(|p| (p.url.as_str(), p.ranks.0.len())).collect();
+    assert_eq!(pages, [("http://a:9400/metrics", 0), ("http://router:29000/metrics", 2)]);
+    let own = own_signals_of(&config.signals, &config.catalog, &config.targets);
+    let [queue, hits] = &own.metrics[..] else { panic!("two metrics") };
+    assert_eq!((queue.stat, queue.over.as_secs()), (MetricStat::Quantile(0.9), 20));
+    assert_eq!(queue.labels, [("tp_rank".into(), "0".into())]);
+    assert_eq!((hits.stat, config.catalog.kind_of(hits.signal)), (MetricStat::Rate, Kind::Counter));
+}
+
+#[test]
+fn what_is_wrong_with_a_metric_or_a_page_is_said_where_it_stands() {
+    let text = "
+targets:
+  - { url: 'http://a:1', metrics: [true, { ranks: { gpu: dp } }] }
+signals:
+  a: { metric: x_bucket, stat: p90 }
+  b: { metric: x, stat: p100, kind: counter }
+  c: { pattern: '(?<value>.)', stat: mean }
+  d: { metric: x, pattern: '(?<value>.)' }
+rules: []
+";
+    let loaded = load("skewtrap.yaml", text, &nothing);
+    let told: Vec<String> = loaded.diagnostics.iter().filter(|d| d.is_error()).map(ToString::to_string).collect();
+    for wanted in [
+        "`dp` is no axis of ranks",
+        "a further metrics page needs its address",
+        "a histogram is named without `_bucket`",
+        "unknown `stat`: `p100`",
+        "`stat` says it all where there is a `metric`",
+        "`stat` is of a `metric`, and there is none",
+        "`metric` and `pattern` in one signal",
+    ] {
+        assert!(told.iter().any(|t| t.contains(wanted)), "{wanted} is not in {told:#?}");
+    }
 }

@@ -140,6 +140,17 @@ async fn check_and_init_look_at_a_server() {
         rule("servers", "across: target, within: role, trigger: { cv: 0.5 }"),
     ];
     fs::write(&beyond, format!("rules:\n{}", of_sizes.concat())).expect("written");
+    let owned = dir.path().join("owned.yaml");
+    fs::write(
+        &owned,
+        format!(
+            "targets: [{{ url: '{url}' }}]\nsignals:\n  running: {{ metric: 'sglang:num_running_reqs' }}\n  typo: {{ metric: 'sglang:num_runing_reqs' }}\nrules:\n{}{}",
+            "  - { name: sees, signal: running, trigger: { cv: 0.5 } }\n",
+            "  - { name: blind, signal: typo, trigger: { cv: 0.5 } }\n"
+        ),
+    )
+    .expect("written");
+    let owned = owned.display().to_string();
     let config = dir.path().join("skewtrap.yaml");
     let paths = (rules.display().to_string(), config.display().to_string(), beyond.display().to_string());
     let outputs = tokio::task::spawn_blocking(move || {
@@ -147,12 +158,13 @@ async fn check_and_init_look_at_a_server() {
         let default = skewtrap(&["check", "--against", &url, "--json"]);
         let attention = skewtrap(&["check", &rules, "--against", &url]);
         let sizes = skewtrap(&["check", &beyond, "--against", &url]);
+        let own = skewtrap(&["check", &owned, "--against", &url]);
         let init = skewtrap(&["init", &url, "--out", &config]);
         let again = skewtrap(&["init", &url, "--out", &config]);
         let checked = skewtrap(&["check", &config, "--against", &url]);
-        (default, attention, sizes, init, again, checked)
+        (default, attention, sizes, own, init, again, checked)
     });
-    let (default, attention, sizes, init, again, checked) = outputs.await.expect("the tools ran");
+    let (default, attention, sizes, own, init, again, checked) = outputs.await.expect("the tools ran");
 
     let report: serde_json::Value = serde_json::from_slice(&default.stdout).expect("JSON");
     assert!(default.status.success(), "{report:#}");
@@ -168,11 +180,57 @@ async fn check_and_init_look_at_a_server() {
     assert_eq!(sizes.status.code(), Some(1));
     insta::assert_snapshot!(text(&sizes.stdout));
 
+    let told = text(&own.stdout);
+    assert_eq!(own.status.code(), Some(1), "{told}");
+    assert!(told.contains("signal running arrives from sglang:num_running_reqs: DP0, DP1"), "{told}");
+    assert!(told.contains("no `sglang:num_runing_reqs`") && told.contains("it has `sglang:num_running_reqs`"), "{told}");
+
     assert!(init.status.success(), "{}", text(&init.stderr));
     let written = fs::read_to_string(&config).expect("a configuration");
     assert!(written.contains("preset:dp-load-skew") && written.contains("engine: sglang"), "{written}");
     assert_eq!(again.status.code(), Some(2), "a file that is there stays");
     assert!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
+}
+
+#[test]
+fn tests_of_rules_know_the_signals_that_users_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pages: String = (0..60)
+        .map(|i| {
+            // DP1's requests wait 2 s each from the thirtieth second on.
+            let late = f64::from((i - 30).max(0)) * 2.0 * 5.0;
+            let rank = |dp: u32, sum: f64| {
+                format!("wait_seconds_sum{{dp_rank=\"{dp}\"}} {sum}\nwait_seconds_count{{dp_rank=\"{dp}\"}} {}\n", 5 * i)
+            };
+            format!("#@ {}\n{}{}", 1_795_492_000 + i, rank(0, f64::from(i) * 0.05), rank(1, f64::from(i) * 0.05 + late))
+        })
+        .collect();
+    fs::write(dir.path().join("pages.txt"), pages).expect("written");
+    fs::write(
+        dir.path().join("mine.yaml"),
+        "rules: [{ name: mine, signal: wait, trigger: { max_minus_min: 0.5, for: 3s } },
+                 { name: slow, signal: told, trigger: { max_minus_min: 5, for: 3s } }]\n",
+    )
+    .expect("written");
+    fs::write(
+        dir.path().join("mine.test.yaml"),
+        "signals:
+  wait: { metric: wait_seconds, stat: mean }
+  told: { pattern: 'told=(?<value>[0-9]+) rank=(?<dp_rank>[0-9]+)' }
+tests:
+  - name: a rank whose requests wait fires by a metric of a page
+    recording: { metrics: pages.txt }
+    expect:
+      - { rule: mine, at: '1795492028', state: idle }
+      - { rule: mine, at: '1795492045', state: firing, rank: { dp_rank: 1 }, side: high }
+  - name: and by the series of a test
+    series: [{ signal: told, ranks: [1x20, 1x5 20x15] }]
+    expect: [{ rule: slow, at: 15s, state: firing, rank: { dp_rank: 1 } }]
+",
+    )
+    .expect("written");
+    let out = skewtrap(&["test", &dir.path().display().to_string()]);
+    assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
 }
 
 #[test]

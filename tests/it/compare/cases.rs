@@ -283,6 +283,80 @@ fn host_bound(out: &mut Vec<Case>) {
     }
 }
 
+/// Ranks for which the others wait in collectives, for one reason or two at once.
+fn stragglers(out: &mut Vec<Case>) {
+    let style = |seed: usize| Style { seed: 900 + seed as u64, annotated: seed % 2 == 0, ..Style::default() };
+    for i in 0..8 {
+        let mut ranks = tp(8);
+        ranks[i].host_us = 90.0;
+        let numbered = Style { numbered: i % 2 == 1, noise: 0.05, ..style(i) };
+        out.push(case("straggler: TP, a late host, 5 % noise", ranks, numbered, slow("TP", i)));
+        let mut ranks = tp(8);
+        ranks[i].slow = Slow { gemm: 1.6, ..Slow::NONE };
+        out.push(case("straggler: TP, slow matrix products", ranks, style(i + 10), slow("TP", i)));
+        // Both on one rank: either reason is true, the rank is the same.
+        let mut ranks = tp(8);
+        ranks[i].slow = Slow { attention: 1.8, ..Slow::NONE };
+        ranks[i].host_us = 90.0;
+        out.push(case("both at once: TP, one rank late and slow", ranks, style(i + 20), slow("TP", i)));
+    }
+    for i in 0..4 {
+        for annotated in [true, false] {
+            let style = |seed: usize| Style { annotated, ..style(seed) };
+            let mut ranks = dp(4);
+            ranks.iter_mut().for_each(|r| r.prefill = 0.2);
+            ranks[i].host = 6.0;
+            out.push(case("host-bound: DP, mixed steps", ranks, style(i + 30), slow("DP", i)));
+            let mut ranks: Vec<Rank> = (0..4).map(|j| Rank::new(format!("TP-{j}-EP-{j}"), Some(0))).collect();
+            ranks[i].host_us = 150.0;
+            let experts = Style { moe: true, ..style(i + 40) };
+            let truth = Truth(Kind::SlowRank, Some(format!("TP{i} EP{i}")));
+            out.push(case("straggler: EP, a late host", ranks, experts, truth));
+            let mut ranks = dp(4);
+            ranks[i].batch = 60.0;
+            ranks[i].host = 8.0;
+            let topic = "both at once: DP, one rank's host slow and its batch larger";
+            let both = Case { or: Some(uneven("DP", i)), ..case(topic, ranks, style(i + 50), slow("DP", i)) };
+            out.push(both);
+            let mut ranks = dp(4);
+            ranks[i].host = 5.0;
+            ranks[i].slow = Slow::all(1.4);
+            let topic = "both at once: DP, one rank's host and GPU slow";
+            out.push(case(topic, ranks, style(i + 60), slow("DP", i)));
+        }
+        let mut ranks: Vec<Rank> =
+            (0..4).map(|j| Rank::new(format!("TP-{j}-DP-{j}-EP-{j}"), Some(0))).collect();
+        ranks[i].host_us = 150.0;
+        let truth = Truth(Kind::SlowRank, Some(format!("DP{i} TP{i} EP{i}")));
+        out.push(case("straggler: DP attention, a late host", ranks, style(i + 70), truth));
+    }
+}
+
+/// Windows of a few steps of healthy servers: batches and contexts as random arrival leaves them, one
+/// host busy with something else for some steps. One moment is no cause.
+fn few_steps(out: &mut Vec<Case>) {
+    for seed in 0..60u64 {
+        let mut noise = generator::Noise::new(seed + 7000);
+        let mut ranks = dp(4);
+        let steps = 3 + (seed % 5) as usize;
+        for r in &mut ranks {
+            r.steps = steps;
+            r.batch = noise.count(12.0).max(1.0);
+            // The mean of as many contexts, each with a deviation of its own mean.
+            r.context = noise.about_one(1.0 / r.batch.sqrt());
+            r.prefill = if noise.unit() < 0.5 { 0.2 } else { 0.0 };
+        }
+        if seed % 3 > 0 {
+            ranks[(seed % 4) as usize].burst = (5, 2.0 + 2.0 * noise.unit());
+        }
+        let style = Style { seed, annotated: seed % 2 == 0, ..Style::default() };
+        out.push(Case {
+            or: Some(UNTOLD),
+            ..case("few steps: healthy, one host busy for a moment", ranks, style, NOTHING)
+        });
+    }
+}
+
 fn untellable(out: &mut Vec<Case>) {
     for i in 0..4 {
         let style = || Style { seed: i as u64, ..Style::default() };
@@ -339,6 +413,8 @@ fn generated_captures_are_judged_right_or_declined_never_wrong() {
     data_parallel(&mut cases);
     other_shapes(&mut cases);
     host_bound(&mut cases);
+    stragglers(&mut cases);
+    few_steps(&mut cases);
     untellable(&mut cases);
     let mut table: BTreeMap<&str, [usize; 3]> = BTreeMap::new();
     let mut wrong = Vec::new();

@@ -72,6 +72,14 @@ fn five_prefixed_steps_are_enough_for_a_careful_verdict() {
 }
 
 #[test]
+fn five_steps_of_a_healthy_server_do_not_earn_a_slow_host() {
+    let c = compared(&[here("tests/data/recordings/dp4/traces/five-healthy-steps")]);
+    let v = &c.comparison.verdict;
+    assert_eq!((v.kind, v.rank), (Kind::InsufficientEvidence, None));
+    assert!(v.sentence.contains("about 8 steps on every rank would tell"), "{}", v.sentence);
+}
+
+#[test]
 fn stages_of_one_step_are_declined() {
     let by_stage = compared(&[here("tests/data/recordings/dp4/traces/by-stage")]);
     assert_eq!(by_stage.comparison.verdict.kind, Kind::InsufficientEvidence);

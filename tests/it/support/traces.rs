@@ -25,6 +25,16 @@ impl Noise {
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 
+    /// A count with Poisson's law, as of requests that arrive at random.
+    pub fn count(&mut self, mean: f64) -> f64 {
+        let (mut left, mut n) = (self.unit(), 0.0);
+        while left > (-mean).exp() {
+            left *= self.unit();
+            n += 1.0;
+        }
+        n
+    }
+
     /// About normal, mean 1, relative deviation `sigma`, never below a fifth.
     pub fn about_one(&mut self, sigma: f64) -> f64 {
         let sum: f64 = (0..12).map(|_| self.unit()).sum::<f64>() - 6.0;
@@ -51,6 +61,9 @@ pub struct Rank {
     pub host_us: f64,
     /// The factor on the time that its host needs between steps.
     pub host: f64,
+    /// The first steps of its window in which something else keeps its host busy, and the factor that
+    /// this puts on the host's time.
+    pub burst: (usize, f64),
     /// Microseconds that its host needs for each request of a batch.
     pub request_us: f64,
     /// Its clock, microseconds ahead.
@@ -137,6 +150,7 @@ impl Rank {
             slow: Slow::NONE,
             host_us: 1.0,
             host: 1.0,
+            burst: (0, 1.0),
             request_us: 0.0,
             clock_us: 0.0,
             skip: 0,
@@ -208,7 +222,8 @@ pub fn write(dir: &Path, ranks: &[Rank], style: &Style) {
         let jitter = noise.unit() * 300.0;
         meet(ranks, &mut now);
         for (at, r) in now.iter_mut().zip(ranks) {
-            *at += (700.0 + jitter + noise.unit() * 20.0) * r.host + r.request_us * r.batch;
+            let burst = if (r.skip..r.skip + r.burst.0).contains(&step) { r.burst.1 } else { 1.0 };
+            *at += (700.0 + jitter + noise.unit() * 20.0) * r.host * burst + r.request_us * r.batch;
         }
         let begun = now.clone();
         for _ in 0..style.layers {

@@ -99,7 +99,8 @@ fn setup_on(servers: &[&str], text: Option<&str>, mode: Mode) -> Setup {
     Setup {
         rules,
         catalog,
-        patterns: Vec::new(),
+        own: Default::default(),
+        pages: Vec::new(),
         sources: vec![WatchedSource {
             id: SourceId(0),
             target: TargetId(0),
@@ -201,7 +202,7 @@ impl Play {
     /// The configuration is read again.
     pub fn reload(&mut self, text: &str, now: f64) {
         let (rules, catalog) = loaded(Some(text));
-        self.tell(Event::Reloaded { rules, catalog, patterns: Vec::new() }, now);
+        self.tell(Event::Reloaded { rules, catalog, own: Default::default() }, now);
     }
 
     /// A log line of each of the two ranks, and a tick.

@@ -215,6 +215,14 @@ pub const DERIVED: &[Derived] = &[
     derived(DP_PAIRS_LOST_SHARE, How::Share, DP_PAIRS_IMBALANCE, DP_PAIRS_SCHEDULED),
     derived(DP_RATIO, How::Ratio, DP_RATIO_SUM, DP_RATIO_COUNT),
     derived(DP_SYNC_WAIT, How::Ratio, DP_SYNC_WAIT_SUM, DP_SYNC_WAIT_COUNT),
+    // Of two pairs for one signal the later counts where a page has both: vLLM's own count of waits.
+    derived(QUEUE_TIME, How::Ratio, QUEUE_TIME_SUM, ADMISSIONS),
+    derived(QUEUE_TIME, How::Ratio, QUEUE_TIME_SUM, QUEUE_TIME_COUNT),
+    derived(TTFT, How::Ratio, TTFT_SUM, ADMISSIONS),
+    derived(TTFT, How::Ratio, TTFT_SUM, TTFT_COUNT),
+    derived(ITL, How::Ratio, ITL_SUM, ITL_COUNT),
+    derived(CACHED_SHARE, How::Share, PREFILL_CACHE_TOKENS, PREFILL_COMPUTE_TOKENS),
+    derived(CACHED_SHARE, How::Ratio, PREFILL_CACHE_TOKENS, CACHE_QUERIES),
 ];
 
 const fn derived(signal: Signal, how: How, a: Signal, b: Signal) -> Derived {

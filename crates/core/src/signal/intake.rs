@@ -17,6 +17,7 @@ use crate::signal::loads;
 use crate::signal::log_line::{BatchKind, LineContent, Profile};
 use crate::signal::log_reader::{Arrival, LogReader, MAX_LINE};
 use crate::signal::metrics::Metrics;
+use crate::signal::own_metric::{FurtherPage, OwnMetric, OwnMetrics};
 use crate::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use crate::signal::pattern::Pattern;
 use crate::signal::sample::{Sample, Source, TargetId};
@@ -111,6 +112,15 @@ pub struct Counts {
     pub bad: u64,
 }
 
+/// The signals that the user defines and the core reads itself.
+#[derive(Clone, Debug, Default)]
+pub struct OwnSignals {
+    /// From log lines.
+    pub patterns: Vec<Pattern>,
+    /// From metrics pages.
+    pub metrics: Vec<OwnMetric>,
+}
+
 /// The readers that keep state: one for each log, and one for pages.
 #[derive(Debug)]
 pub struct Intake {
@@ -121,6 +131,7 @@ pub struct Intake {
     stats: BTreeMap<SourceId, SourceStats>,
     patterns: Vec<Pattern>,
     metrics: Metrics,
+    own: OwnMetrics,
     counts: Counts,
 }
 
@@ -135,6 +146,7 @@ impl Intake {
             stats: BTreeMap::new(),
             patterns: Vec::new(),
             metrics: Metrics::default(),
+            own: OwnMetrics::default(),
             counts: Counts::default(),
         }
     }
@@ -144,9 +156,15 @@ impl Intake {
         self.names.insert(source, name);
     }
 
-    /// Replaces the user's patterns.
-    pub fn set_patterns(&mut self, patterns: Vec<Pattern>) {
-        self.patterns = patterns;
+    /// Replaces the user's signals.
+    pub fn set_own(&mut self, own: OwnSignals) {
+        self.patterns = own.patterns;
+        self.own.set_metrics(own.metrics);
+    }
+
+    /// Sets which sources are pages beside the server's own.
+    pub fn set_pages(&mut self, pages: Vec<FurtherPage>) {
+        self.own.set_pages(pages);
     }
 
     /// What has been read so far.
@@ -202,6 +220,12 @@ impl Intake {
                 return self.lines(*target, *source, lines, *arrival, store, &mut step);
             }
             Observation::Page { target, source, body, at } => {
+                if let Some(read) = self.own_signals(*target, *source, body, *at, store) {
+                    self.counts.pages += 1;
+                    step(store, *at, IntakeStep::Recorded);
+                    self.problem(*target, *source, read.err(), *at, store, &mut step);
+                    return None;
+                }
                 let mut metrics = std::mem::take(&mut self.metrics);
                 let read = metrics.read(body);
                 self.page((*target, *source), (&metrics, read), *at, store, step);
@@ -327,6 +351,37 @@ impl Intake {
         };
         step(store, at, IntakeStep::Recorded);
         self.problem(target, source, problem, at, store, &mut step);
+    }
+
+    /// Reads the user's signals from a page. Where it is a page beside the server's own, nothing else is on
+    /// it, and the result is that of reading it.
+    fn own_signals(
+        &mut self,
+        target: TargetId,
+        source: SourceId,
+        body: &[u8],
+        at: Time,
+        store: &mut SignalStore,
+    ) -> Option<Result<(), Problem>> {
+        let mut result = Ok(());
+        if self.own.wants(target) {
+            match self.own.read((target, source), body, at) {
+                Ok((samples, beyond)) => {
+                    self.counts.bad += beyond;
+                    for sample in &samples {
+                        store.record_sample(target, Source::Page, sample, at);
+                    }
+                }
+                Err(error) => result = Err(error),
+            }
+        }
+        // On the server's own page an error is reported by the reader of the engine's metrics.
+        self.own.is_further_page(source).then(|| {
+            result.map_err(|error| {
+                self.counts.bad += 1;
+                Problem::BadPage { url: self.name(source), error }
+            })
+        })
     }
 
     /// Reads an answer; returns the age of the oldest of its loads.

@@ -222,6 +222,10 @@ impl Numbers {
                 | catalog::ROUTED_REQS
                 | catalog::FINISHED
                 | catalog::DECODE_STEPS
+                | catalog::TTFT_SUM
+                | catalog::TTFT_COUNT
+                | catalog::ITL_SUM
+                | catalog::ITL_COUNT
                 | catalog::PREFILL_STEPS => fields.add(one.signal, sample.value),
                 _ => fields.set(one.signal, sample.value),
             }
@@ -253,6 +257,11 @@ impl Numbers {
             below.1 = *cumulative;
         }
     }
+}
+
+/// The rank that labels name.
+pub(crate) fn rank_named(labels: LabelSet<'_>) -> Rank {
+    identity(labels).0
 }
 
 /// The rank and the role that labels name; vLLM's `engine` is its DP index.

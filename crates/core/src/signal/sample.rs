@@ -23,6 +23,8 @@ pub enum Source {
     Prometheus,
     /// A regular expression of the user's.
     Pattern,
+    /// A metric of the user's, from any page.
+    Page,
 }
 
 impl Source {
@@ -34,6 +36,7 @@ impl Source {
             Self::Log => "log",
             Self::Prometheus => "prometheus",
             Self::Pattern => "pattern",
+            Self::Page => "page",
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::message::Update;
 use crate::rule::{Change, Rule};
 use crate::signal::catalog::Catalog;
 use crate::signal::observation::{Observation, SourceId};
-use crate::signal::pattern::Pattern;
+use crate::signal::intake::OwnSignals;
 use crate::signal::sample::TargetId;
 use crate::status::Silence;
 use skewtrap_trace::labels::Labels;
@@ -64,8 +64,8 @@ pub enum Event {
         rules: Vec<Rule>,
         /// The signals they may name.
         catalog: Arc<Catalog>,
-        /// The user's own patterns.
-        patterns: Vec<Pattern>,
+        /// The user's own signals.
+        own: OwnSignals,
     },
     /// Captures and messages are silenced.
     Silenced(Silence),

@@ -137,7 +137,7 @@ signals! {
     DECODE_TOKENS "decode_tokens" "tokens/s" Counter Zero Sum "Tokens decoded, from the server's counter." {
         metrics: ["sglang:realtime_tokens_total{mode=decode}", "vllm:generation_tokens_total"] }
     ADMISSIONS "admissions" "requests/s" Counter Zero Sum "Requests that left the queue for a first prefill, per second; by the log's prefill lines or the server's counter." {
-        metrics: ["sglang:queue_time_seconds_count", "vllm:request_queue_time_seconds_count", "vllm:time_to_first_token_seconds_count"] }
+        metrics: ["sglang:queue_time_seconds_count", "vllm:time_to_first_token_seconds_count"] }
     PREFILL_COMPUTE_TOKENS "prefill_compute_tokens" "tokens/s" Counter Zero Sum "Prompt tokens computed, from the server's counter or the log's prefill lines." {
         metrics: ["sglang:realtime_tokens_total{mode=prefill_compute}"] loads: ["total_prefill_uncached_tokens"] }
     PREFILL_CACHE_TOKENS "prefill_cache_tokens" "tokens/s" Counter Zero Sum "Prompt tokens taken from the cache, from the server's counter or the log's prefill lines." {
@@ -194,6 +194,24 @@ signals! {
         metrics: ["sglang:cuda_graph_passes_total{mode=decode_cuda_graph}", "sglang:cuda_graph_passes_total{mode=decode_none}", "vllm:iteration_tokens_total_count"] }
     PREFILL_STEPS "prefill_steps" "steps/s" Counter Zero Sum "Forward passes that prefilled." {
         metrics: ["sglang:cuda_graph_passes_total{mode=prefill_cuda_graph}", "sglang:cuda_graph_passes_total{mode=prefill_none}"] }
+    QUEUE_TIME_SUM "queue_time_sum" "s/s" Counter Unknown Mean "Seconds waited in the queue by requests that left it, per second." {
+        metrics: ["sglang:queue_time_seconds_sum", "vllm:request_queue_time_seconds_sum"] }
+    QUEUE_TIME_COUNT "queue_time_count" "requests/s" Counter Unknown Mean "vLLM: waits in the queue measured, when their requests end." {
+        metrics: ["vllm:request_queue_time_seconds_count"] }
+    QUEUE_TIME "queue_time" "s" Gauge Unknown Mean "Mean wait in the queue of the requests that left it (vLLM: that ended) between two readings." {}
+    TTFT_SUM "time_to_first_token_sum" "s/s" Counter Unknown Mean "Seconds to the first token of requests that got it, per second." {
+        metrics: ["sglang:time_to_first_token_seconds_sum", "vllm:time_to_first_token_seconds_sum"] }
+    TTFT_COUNT "time_to_first_token_count" "requests/s" Counter Unknown Mean "SGLang: first tokens measured." {
+        metrics: ["sglang:time_to_first_token_seconds_count"] }
+    TTFT "time_to_first_token" "s" Gauge Unknown Mean "Mean time to the first token of the requests that got it between two readings; SGLang tells it for the whole server only." {}
+    ITL_SUM "inter_token_latency_sum" "s/s" Counter Unknown Mean "Seconds between tokens, per second." {
+        metrics: ["sglang:inter_token_latency_seconds_sum", "vllm:inter_token_latency_seconds_sum"] }
+    ITL_COUNT "inter_token_latency_count" "tokens/s" Counter Unknown Mean "Pauses between tokens measured." {
+        metrics: ["sglang:inter_token_latency_seconds_count", "vllm:inter_token_latency_seconds_count"] }
+    ITL "inter_token_latency" "s" Gauge Unknown Mean "Mean time between two tokens of a request; SGLang tells it for the whole server only." {}
+    CACHE_QUERIES "cache_queries" "tokens/s" Counter Unknown Sum "vLLM: prompt tokens looked up in the prefix cache." {
+        metrics: ["vllm:prefix_cache_queries_total"] }
+    CACHED_SHARE "cached_share" "share" Gauge Unknown Mean "Share of prompt tokens found in the prefix cache, of those prefilled between two readings." {}
 }
 
 /// How many built-in signals there are; a line's numbers are a bit set of them.

@@ -1,0 +1,355 @@
+//! Signals that the user reads from metrics pages: any gauge, counter or histogram, of the server's own page or
+//! of another one (a router's, DCGM's, the node exporter's), whose labels are mapped to ranks.
+//!
+//! Series of one rank that differ in other labels are added up, which is right for counters and histograms;
+//! `labels` chooses one of several. Means and quantiles are of what was observed in the last seconds, from the
+//! growth of the histogram (classic buckets: the text formats carry no native ones).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::signal::exposition::{self, LabelSet};
+use crate::signal::number;
+use crate::signal::observation::SourceId;
+use crate::signal::sample::{Sample, Signal, TargetId};
+use skewtrap_trace::rank::{Axis, Rank};
+use skewtrap_trace::time::Time;
+
+/// The most ranks of one signal on one page.
+pub const MOST_RANKS: usize = 4096;
+/// The most buckets of one histogram.
+const MOST_BUCKETS: usize = 256;
+/// The most histograms and totals that are remembered between pages, over all pages.
+const MOST_REMEMBERED: usize = 16_384;
+
+/// What of a metric the signal is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum MetricStat {
+    /// The value as it is.
+    #[default]
+    Value,
+    /// Growth per second of a counter.
+    Rate,
+    /// The mean of what a histogram or summary observed lately.
+    Mean,
+    /// The quantile (0 to 1) of what a histogram observed lately.
+    Quantile(f64),
+}
+
+/// A signal of the user's, from metrics pages.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OwnMetric {
+    /// Which signal.
+    pub signal: Signal,
+    /// The metric's name; of a histogram without `_bucket`, `_sum` and `_count`.
+    pub metric: Arc<str>,
+    /// What of it.
+    pub stat: MetricStat,
+    /// Labels that a series must have.
+    pub labels: Vec<(Arc<str>, Arc<str>)>,
+    /// Means and quantiles are of about this time.
+    pub over: Duration,
+    /// Only of this server; `None` for every one.
+    pub target: Option<TargetId>,
+}
+
+/// How the labels of a page name ranks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RankLabels(pub BTreeMap<Arc<str>, RankOf>);
+
+/// What the value of a label says of the rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RankOf {
+    /// The number at its end is the place on this axis.
+    Number(Axis),
+    /// These values are these ranks; series with others are somebody else's.
+    Values(BTreeMap<Arc<str>, Rank>),
+}
+
+/// A page beside the server's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FurtherPage {
+    /// What it is polled as.
+    pub source: SourceId,
+    /// How it names ranks.
+    pub ranks: RankLabels,
+}
+
+/// What is read for a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Value,
+    Sum,
+    Count,
+    Bucket,
+}
+
+/// What one page has of one signal and rank.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    value: Option<f64>,
+    sum: Option<f64>,
+    count: Option<f64>,
+    /// Cumulative counts by upper bound, in the order of the bounds' bits.
+    buckets: BTreeMap<u64, f64>,
+}
+
+/// Two earlier states of a histogram: what was observed since the older one is reported.
+#[derive(Clone, Debug)]
+struct Before {
+    older: (Time, Seen),
+    newer: (Time, Seen),
+}
+
+/// Reads the user's metrics, and remembers what growth is counted from.
+#[derive(Debug, Default)]
+pub struct OwnMetrics {
+    metrics: Vec<OwnMetric>,
+    parts: BTreeMap<Vec<u8>, Vec<(usize, Part)>>,
+    pages: BTreeMap<SourceId, RankLabels>,
+    before: BTreeMap<(SourceId, Rank, usize), Before>,
+    seen: BTreeMap<(Rank, usize), Seen>,
+    /// Series and buckets of the last page that were beyond a bound.
+    beyond: u64,
+}
+
+impl OwnMetrics {
+    /// Replaces the signals; growth is counted anew.
+    pub fn set_metrics(&mut self, metrics: Vec<OwnMetric>) {
+        self.parts.clear();
+        self.before.clear();
+        for (i, own) in metrics.iter().enumerate() {
+            for (name, part) in parts_of(own) {
+                self.parts.entry(name.into_bytes()).or_default().push((i, part));
+            }
+        }
+        self.metrics = metrics;
+    }
+
+    /// Sets which sources are further pages, and how they name ranks.
+    pub fn set_pages(&mut self, pages: Vec<FurtherPage>) {
+        self.pages = pages.into_iter().map(|p| (p.source, p.ranks)).collect();
+    }
+
+    /// Whether a source is a page beside the server's own: the engine's metrics are not looked for there.
+    pub fn is_further_page(&self, source: SourceId) -> bool {
+        self.pages.contains_key(&source)
+    }
+
+    /// Whether a page of this server can have any of the signals.
+    pub fn wants(&self, target: TargetId) -> bool {
+        self.metrics.iter().any(|m| m.target.is_none_or(|t| t == target))
+    }
+
+    /// Reads a page. The samples of the user's signals, and how many series were beyond a bound.
+    ///
+    /// # Errors
+    /// When it is no metrics page.
+    pub fn read(
+        &mut self,
+        (target, source): (TargetId, SourceId),
+        body: &[u8],
+        at: Time,
+    ) -> Result<(Vec<Sample>, u64), exposition::PageError> {
+        self.collect(Some(target), source, body)?;
+        let seen = std::mem::take(&mut self.seen);
+        let mut samples = Vec::new();
+        for ((rank, place), seen) in seen {
+            let own = &self.metrics[place];
+            let value = match own.stat {
+                MetricStat::Value | MetricStat::Rate => seen.value,
+                MetricStat::Mean | MetricStat::Quantile(_) => self.lately((source, rank, place), seen, at),
+            };
+            let signal = self.metrics[place].signal;
+            samples.extend(value.map(|value| Sample { rank, signal, value, at, extra: None }));
+        }
+        Ok((samples, std::mem::take(&mut self.beyond)))
+    }
+
+    /// The ranks for which a page has each of the signals, in their order.
+    ///
+    /// # Errors
+    /// When it is no metrics page.
+    pub fn ranks_on(&mut self, body: &[u8]) -> Result<Vec<Vec<Rank>>, exposition::PageError> {
+        self.collect(None, SourceId::default(), body)?;
+        let mut ranks = vec![Vec::new(); self.metrics.len()];
+        for ((rank, place), seen) in std::mem::take(&mut self.seen) {
+            if is_complete(self.metrics[place].stat, &seen) {
+                ranks[place].push(rank);
+            }
+        }
+        Ok(ranks)
+    }
+
+    fn collect(
+        &mut self,
+        target: Option<TargetId>,
+        source: SourceId,
+        body: &[u8],
+    ) -> Result<(), exposition::PageError> {
+        self.seen.clear();
+        let Self { metrics, parts, pages, seen, beyond, .. } = self;
+        let ranks = pages.get(&source);
+        let mut of_signal = vec![0usize; metrics.len()];
+        let mut last: (&[u8], &[(usize, Part)]) = (b"", &[]);
+        exposition::read(body, |sample| {
+            if last.0 != sample.name {
+                last = (sample.name, parts.get(sample.name).map_or(&[], Vec::as_slice));
+            }
+            if last.1.is_empty() || sample.value.is_nan() {
+                return;
+            }
+            let Some(rank) = rank_of(sample.labels, ranks) else { return };
+            for &(place, part) in last.1 {
+                let own = &metrics[place];
+                let here = own.target.is_none() || target.is_none() || own.target == target;
+                if !here || !has_labels(sample.labels, &own.labels) {
+                    continue;
+                }
+                let is_new = !seen.contains_key(&(rank, place));
+                if is_new && of_signal[place] >= MOST_RANKS {
+                    *beyond += 1;
+                    continue;
+                }
+                of_signal[place] += usize::from(is_new);
+                let seen = seen.entry((rank, place)).or_default();
+                match part {
+                    Part::Value => *seen.value.get_or_insert(0.0) += sample.value,
+                    Part::Sum => *seen.sum.get_or_insert(0.0) += sample.value,
+                    Part::Count => *seen.count.get_or_insert(0.0) += sample.value,
+                    Part::Bucket => add_bucket(seen, &sample, beyond),
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    /// The mean or quantile of what was observed since the older of two remembered states.
+    fn lately(&mut self, key: (SourceId, Rank, usize), seen: Seen, at: Time) -> Option<f64> {
+        let own = &self.metrics[key.2];
+        let restarted = |before: &Seen| total(&seen) < total(before);
+        let known = self.before.get_mut(&key).filter(|b| !restarted(&b.newer.1) && at > b.newer.0);
+        let Some(before) = known else {
+            if self.before.len() < MOST_REMEMBERED || self.before.contains_key(&key) {
+                let now = (at, seen);
+                self.before.insert(key, Before { older: now.clone(), newer: now });
+            } else {
+                self.beyond += 1;
+            }
+            return None;
+        };
+        let value = match own.stat {
+            MetricStat::Quantile(q) => quantile(q, &before.older.1, &seen),
+            _ => mean(&before.older.1, &seen),
+        };
+        if at.since(before.newer.0) >= own.over / 2 {
+            before.older = std::mem::replace(&mut before.newer, (at, seen));
+        }
+        value
+    }
+}
+
+fn parts_of(own: &OwnMetric) -> Vec<(String, Part)> {
+    let name = &*own.metric;
+    match own.stat {
+        MetricStat::Value => vec![(name.to_owned(), Part::Value)],
+        // The text of OpenMetrics ends a counter's name in `_total`, its type line does not.
+        MetricStat::Rate if name.ends_with("_total") => vec![(name.to_owned(), Part::Value)],
+        MetricStat::Rate => vec![(name.to_owned(), Part::Value), (format!("{name}_total"), Part::Value)],
+        MetricStat::Mean => vec![(format!("{name}_sum"), Part::Sum), (format!("{name}_count"), Part::Count)],
+        MetricStat::Quantile(_) => vec![(format!("{name}_bucket"), Part::Bucket)],
+    }
+}
+
+fn is_complete(stat: MetricStat, seen: &Seen) -> bool {
+    match stat {
+        MetricStat::Value | MetricStat::Rate => seen.value.is_some(),
+        MetricStat::Mean => seen.sum.is_some() && seen.count.is_some(),
+        MetricStat::Quantile(_) => !seen.buckets.is_empty(),
+    }
+}
+
+fn has_labels(labels: LabelSet<'_>, wanted: &[(Arc<str>, Arc<str>)]) -> bool {
+    wanted
+        .iter()
+        .all(|(name, value)| labels.get(name.as_bytes()).is_some_and(|v| exposition::unescape(v) == **value))
+}
+
+/// The rank that labels name; `None` for a series that is somebody else's.
+fn rank_of(labels: LabelSet<'_>, ranks: Option<&RankLabels>) -> Option<Rank> {
+    let mut rank = crate::signal::metrics::rank_named(labels);
+    for (name, of) in ranks.into_iter().flat_map(|r| &r.0) {
+        let Some(value) = labels.get(name.as_bytes()) else { continue };
+        match of {
+            RankOf::Number(axis) => {
+                let digits = value.iter().rev().take_while(|b| b.is_ascii_digit()).count();
+                let index = std::str::from_utf8(&value[value.len() - digits..]).ok()?.parse().ok()?;
+                rank = rank.with(*axis, index);
+            }
+            RankOf::Values(values) => {
+                let named = values.get(&*exposition::unescape(value))?;
+                for axis in Axis::ALL {
+                    rank = named.get(axis).map_or(rank, |index| rank.with(axis, index));
+                }
+            }
+        }
+    }
+    Some(rank)
+}
+
+fn add_bucket(seen: &mut Seen, sample: &exposition::Sample<'_>, beyond: &mut u64) {
+    let Some(le) = sample.labels.get(b"le").and_then(number::whole) else { return };
+    let key = order_of(le);
+    if seen.buckets.len() >= MOST_BUCKETS && !seen.buckets.contains_key(&key) {
+        *beyond += 1;
+        return;
+    }
+    *seen.buckets.entry(key).or_default() += sample.value;
+}
+
+/// Bits that sort as the numbers do.
+fn order_of(value: f64) -> u64 {
+    let bits = value.to_bits();
+    if bits >> 63 == 1 { !bits } else { bits | 1 << 63 }
+}
+
+fn number_of(order: u64) -> f64 {
+    f64::from_bits(if order >> 63 == 1 { order & !(1 << 63) } else { !order })
+}
+
+/// What never falls but when the server restarts.
+fn total(seen: &Seen) -> f64 {
+    seen.count.or_else(|| seen.buckets.values().last().copied()).unwrap_or(0.0)
+}
+
+/// The mean of what was observed in between; `None` where nothing was.
+fn mean(before: &Seen, now: &Seen) -> Option<f64> {
+    let count = now.count? - before.count?;
+    (count > 0.0).then_some((now.sum? - before.sum?) / count)
+}
+
+/// The quantile of what was observed in between, on a straight line through its bucket, as Prometheus'
+/// `histogram_quantile` has it; above the last finite bound that bound.
+fn quantile(q: f64, before: &Seen, now: &Seen) -> Option<f64> {
+    let grown = |le: &u64, n: f64| n - before.buckets.get(le).copied().unwrap_or(0.0);
+    let (last, all) = now.buckets.iter().next_back()?;
+    let all = grown(last, *all);
+    if all <= 0.0 {
+        return None;
+    }
+    let wanted = q * all;
+    let mut below = (0.0, 0.0);
+    for (le, n) in &now.buckets {
+        let (bound, n) = (number_of(*le), grown(le, *n));
+        if n >= wanted {
+            let share = if n > below.1 { (wanted - below.1) / (n - below.1) } else { 1.0 };
+            return Some(if bound.is_finite() { below.0 + (bound - below.0) * share } else { below.0 });
+        }
+        below = (if bound.is_finite() { bound } else { below.0 }, n);
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests;

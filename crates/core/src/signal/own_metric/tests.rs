@@ -1,0 +1,91 @@
+use super::*;
+
+fn own(metric: &str, stat: MetricStat) -> OwnMetric {
+    let over = Duration::from_secs(10);
+    OwnMetric { signal: Signal(200), metric: metric.into(), stat, labels: Vec::new(), over, target: None }
+}
+
+fn reader(metrics: Vec<OwnMetric>) -> OwnMetrics {
+    let mut reader = OwnMetrics::default();
+    reader.set_metrics(metrics);
+    reader
+}
+
+fn read(reader: &mut OwnMetrics, page: &str, at: f64) -> Vec<(String, f64)> {
+    let key = (TargetId(0), SourceId(0));
+    let (samples, beyond) = reader.read(key, page.as_bytes(), Time::from_epoch_s(at)).expect("a page");
+    assert_eq!(beyond, 0);
+    samples.iter().map(|s| (s.rank.to_string(), s.value)).collect()
+}
+
+#[test]
+fn a_gauge_and_a_counter_are_read_as_they_are_and_chosen_by_their_labels() {
+    let mut chosen = own("node_pressure", MetricStat::Value);
+    chosen.labels = vec![("kind".into(), "cpu".into())];
+    let mut reader = reader(vec![chosen, own("hits", MetricStat::Rate)]);
+    let page = "node_pressure{dp_rank=\"1\",kind=\"cpu\"} 0.25\nnode_pressure{dp_rank=\"1\",kind=\"io\"} 9\n\
+                hits_total{engine=\"0\",shard=\"a\"} 3\nhits_total{engine=\"0\",shard=\"b\"} 4\n";
+    assert_eq!(read(&mut reader, page, 1.0), [("DP0".into(), 7.0), ("DP1".into(), 0.25)]);
+}
+
+#[test]
+fn a_mean_is_of_what_was_observed_lately() {
+    let mut reader = reader(vec![own("wait", MetricStat::Mean)]);
+    let page = |sum: f64, n: u32| format!("wait_sum{{dp_rank=\"0\"}} {sum}\nwait_count{{dp_rank=\"0\"}} {n}\n");
+    assert_eq!(read(&mut reader, &page(100.0, 1000), 0.0), [], "growth has no first page");
+    assert_eq!(read(&mut reader, &page(101.0, 1010), 1.0), [("DP0".into(), 0.1)]);
+    assert_eq!(read(&mut reader, &page(111.0, 1020), 6.0), [("DP0".into(), 0.55)]);
+    assert_eq!(read(&mut reader, &page(111.0, 1020), 30.0), [("DP0".into(), 0.55)], "since the first page");
+    assert_eq!(read(&mut reader, &page(111.0, 1020), 60.0), [], "nothing since then: no mean, not zero");
+    assert_eq!(read(&mut reader, &page(1.0, 10), 61.0), [], "restarted");
+    assert_eq!(read(&mut reader, &page(3.0, 14), 62.0), [("DP0".into(), 0.5)]);
+}
+
+#[test]
+fn a_quantile_lies_in_its_bucket_and_above_the_last_bound_is_that_bound() {
+    let mut reader = reader(vec![own("wait", MetricStat::Quantile(0.9))]);
+    let page = |counts: [u32; 4]| {
+        let [a, b, c, all] = counts;
+        format!(
+            "wait_bucket{{le=\"0.1\"}} {a}\nwait_bucket{{le=\"1.0\"}} {b}\nwait_bucket{{le=\"10.0\"}} {c}\nwait_bucket{{le=\"+Inf\"}} {all}\n"
+        )
+    };
+    assert_eq!(read(&mut reader, &page([5, 5, 5, 5]), 0.0), []);
+    let found = read(&mut reader, &page([5 + 80, 5 + 100, 105, 105]), 1.0);
+    assert!((found[0].1 - 0.55).abs() < 1e-9, "half of the way through 0.1 to 1: {found:?}");
+    let found = read(&mut reader, &page([85, 105, 105, 1105]), 7.0);
+    assert_eq!(found[0].1, 10.0, "most are beyond the last bound");
+}
+
+#[test]
+fn labels_of_another_page_are_mapped_to_ranks_and_strangers_are_left_out() {
+    let mut reader = reader(vec![own("DCGM_FI_DEV_SM_CLOCK", MetricStat::Value), own("sent", MetricStat::Value)]);
+    let values = [("http://a".into(), Rank::dp(3))].into_iter().collect();
+    let ranks = RankLabels(
+        [("gpu".into(), RankOf::Number(Axis::Dp)), ("worker_id".into(), RankOf::Values(values))].into(),
+    );
+    reader.set_pages(vec![FurtherPage { source: SourceId(0), ranks }]);
+    let page = "DCGM_FI_DEV_SM_CLOCK{gpu=\"2\",Hostname=\"n1\"} 1980\nDCGM_FI_DEV_SM_CLOCK{gpu=\"nvidia1\"} 345\n\
+                sent{worker_id=\"http://a\"} 7\nsent{worker_id=\"http://b\"} 8\n";
+    assert_eq!(read(&mut reader, page, 1.0), [("DP1".into(), 345.0), ("DP2".into(), 1980.0), ("DP3".into(), 7.0)]);
+    assert!(reader.is_further_page(SourceId(0)) && !reader.is_further_page(SourceId(1)));
+}
+
+#[test]
+fn a_page_of_too_many_ranks_takes_a_bounded_place_and_is_counted() {
+    let mut reader = reader(vec![own("x", MetricStat::Mean)]);
+    let page: String = (0..6000)
+        .map(|i| format!("x_sum{{dp_rank=\"{0}\"}} 1\nx_count{{dp_rank=\"{0}\"}} 1\n", i))
+        .collect();
+    let (_, beyond) =
+        reader.read((TargetId(0), SourceId(0)), page.as_bytes(), Time::from_epoch_s(1.0)).expect("a page");
+    assert_eq!(beyond, 2 * (6000 - MOST_RANKS as u64));
+    assert_eq!(reader.before.len(), MOST_RANKS);
+}
+
+#[test]
+fn what_a_page_has_of_each_signal_is_told_rank_by_rank() {
+    let mut reader = reader(vec![own("wait", MetricStat::Mean), own("absent", MetricStat::Value)]);
+    let page = "wait_sum{dp_rank=\"0\"} 1\nwait_count{dp_rank=\"0\"} 1\nwait_sum{dp_rank=\"1\"} 1\n";
+    assert_eq!(reader.ranks_on(page.as_bytes()).expect("a page"), [vec![Rank::dp(0)], vec![]]);
+}
