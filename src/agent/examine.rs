@@ -168,7 +168,7 @@ fn incident_of(store: &CaptureStore, plan: &CapturePlan) -> Incident {
         about: Some("a one-step window that `skewtrap doctor` was asked to take".into()),
         severity: Severity::Info,
         resolved_at: Some(now),
-        capture: CaptureOutcome::Open { since: now },
+        capture: CaptureOutcome::Open { since: now, expects: None },
         ..Incident::new(id, rule, target, now, finding)
     }
 }

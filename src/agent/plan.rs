@@ -334,7 +334,7 @@ fn add_pages(
     let mut pages = Vec::new();
     for page in &target.pages {
         let source = next_source(named, plan.target, Source::Page, &page.url);
-        let server = Server::new(clients.of(authorities)?, &page.url, None, None);
+        let server = Server::new(clients.trusting(target.ca_file.as_deref())?.0, &page.url, None, None);
         let (target, every) = (plan.target, target.poll);
         let page_kind = poll::Page::Whole;
         sources.push(SourcePlan::Poll(poll::Config { target, source, server, page: page_kind, every, phase }));

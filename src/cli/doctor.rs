@@ -28,7 +28,7 @@ use skewtrap_core::capture::governor::{CaptureRequest, Ledger};
 use skewtrap_core::capture::plan::{WindowNaming, plan};
 use skewtrap_core::capture::preflight::{self, Need};
 use skewtrap_core::capture::refusal::{Bytes, Refusal, Span};
-use skewtrap_core::capture::sizing::Knowledge;
+use skewtrap_core::capture::sizing::{Knowledge, Sizing};
 use skewtrap_core::capture::verify::names_of;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
 use skewtrap_core::incident::CaptureOutcome;
@@ -304,7 +304,7 @@ impl Checks {
         };
         let spec = CaptureSpec::Http(HttpWindow { num_steps: Some(1), ..HttpWindow::default() });
         let ledger: Ledger = state.ledger()?;
-        match admit(&spec, &request, &ledger, facts, &plan.setup.policy, 1.0, now) {
+        match admit(&spec, &request, &ledger, facts, &plan.setup.policy, Some(1.0), now) {
             Err(refusal) => self.add(target, false, "window", refusal.to_string()),
             Ok(None) => {}
             Ok(Some(capture_plan)) => {
@@ -349,14 +349,11 @@ fn request_preview(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time)
     let asker = WindowNaming { mark: "INCIDENT", output_dir: policy.output_dir.as_deref() };
     // What past windows taught is the running agent's; this is what it would say before the first.
     let request = plan(http, facts, &Knowledge::default(), asker, now)?;
-    let predicted = request.sizing.as_deref().and_then(|sizing| sizing.predicted);
-    let cost = predicted.map_or_else(
-        || "is not known before a window was seen".into(),
-        |p| format!("is predicted to be {} before the server's first windows teach more", Span(p)),
-    );
+    let expects = request.sizing.as_deref().map_or_else(String::new, Sizing::expectation);
+    let source = facts.server.as_ref().map_or_else(String::new, |server| server.model_size.source());
     let body = request.body.map_or_else(|| "without a body".to_owned(), |b| b.to_string());
     Ok(format!(
-        "would post /start_profile {body}, and stop it after {} at the latest; the longest silence of a rank {cost}",
+        "would post /start_profile {body}, and stop it after {} at the latest: {expects} (estimated {source} before the server's first windows teach more)",
         Span(request.deadline)
     ))
 }

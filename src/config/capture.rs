@@ -15,9 +15,9 @@ use super::quantity::Span;
 use super::tree::Place;
 use skewtrap_core::capture::refusal::Span as Shown;
 use skewtrap_core::capture::risk::{ACTIVITIES, RISKS};
-use skewtrap_core::capture::risk::{MAX_DEADLINE, MAX_STALL, MAX_STEPS};
-use skewtrap_core::capture::size::written;
-use skewtrap_core::capture::sizing::{before_the_first, max_stall_of};
+use skewtrap_core::capture::risk::{MAX_DEADLINE, MAX_STEPS};
+use skewtrap_core::capture::size::{MAX_STALL, written};
+use skewtrap_core::capture::sizing::{before_the_first, fewer_before_the_first, max_stall_of};
 use skewtrap_core::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
 
 /// What to capture when a rule fires.
@@ -232,6 +232,19 @@ impl HttpText {
                 let hint = format!("leave `num_steps` out, or write `max_stall: {}`", written(predicted));
                 findings.warn(place, message, Some(hint));
             }
+        }
+        if let Some((steps, place)) = self.num_steps.placed()
+            && *steps <= MAX_STEPS
+            && let Some(fewer) = fewer_before_the_first(window, *steps)
+        {
+            let message = format!(
+                "before a server's first windows {steps} steps are refused on models of 32 layers and more, \
+                 because the export might outlast the server's health check"
+            );
+            let hint = format!(
+                "write `num_steps: {fewer}` or less, `max_stall: 1s` in its place, or `accept_risk: [server_timer]`"
+            );
+            findings.warn(place, message, Some(hint));
         }
         check_span(&self.deadline, "deadline", MAX_DEADLINE, findings);
         if let Some((warmup, place)) = self.warmup.placed()
@@ -466,7 +479,7 @@ fn stall_words(window: &HttpWindow) -> String {
         (Some(stall), _) => Span(stall).to_string(),
         (None, steps) => {
             let predicted = before_the_first(window, steps.unwrap_or_default());
-            format!("none (predicted {} before the first window)", Shown(predicted))
+            format!("none (predicted {} before the first window, with 32 layers)", Shown(predicted))
         }
     }
 }

@@ -8,7 +8,9 @@ use tokio::time::Instant;
 
 use crate::http::exchange::{self, Unanswered};
 use crate::http::{Server, body};
+use crate::observe::model;
 use skewtrap_core::capture::facts::{HealthAnswer, ServerFacts};
+use skewtrap_core::capture::prior::ModelSize;
 
 /// The timeout for `/health`, which does not answer while the server exports a trace.
 pub const HEALTH_LIMIT: Duration = Duration::from_secs(20);
@@ -110,14 +112,26 @@ pub async fn facts(server: &Server, engines: u16) -> Result<ServerFacts, InfoErr
         if let Some(info) = ask(server, path).await?
             && info["version"].is_string()
         {
-            return Ok(ServerFacts::of_server_info(&info));
+            return Ok(with_configuration(ServerFacts::of_server_info(&info)).await);
         }
     }
     match ask(server, "/version").await? {
         Some(answer) if answer["version"].is_string() => {
-            Ok(ServerFacts::of_vllm(answer["version"].as_str().unwrap_or_default(), engines))
+            let server_facts = ServerFacts::of_vllm(answer["version"].as_str().unwrap_or_default(), engines);
+            let models = ask(server, "/v1/models").await.ok().flatten().unwrap_or_default();
+            let name = |key: &str| models["data"][0][key].as_str().map(str::to_owned);
+            let model = name("root").or_else(|| name("id")).unwrap_or_default();
+            let model_size = ModelSize::of_name(&model);
+            Ok(with_configuration(ServerFacts { model, model_size, ..server_facts }).await)
         }
         _ => Err(InfoError::Neither { url: server.base().to_owned() }),
+    }
+}
+
+async fn with_configuration(facts: ServerFacts) -> ServerFacts {
+    match model::configuration(&facts.model).await {
+        Some(config) => ServerFacts { model_size: facts.model_size.with_config(&config), ..facts },
+        None => facts,
     }
 }
 

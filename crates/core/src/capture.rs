@@ -15,6 +15,7 @@ pub mod nsys;
 pub mod path_map;
 pub mod plan;
 pub mod preflight;
+pub mod prior;
 pub mod refusal;
 pub mod risk;
 pub mod size;

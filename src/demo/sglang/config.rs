@@ -75,6 +75,8 @@ pub struct Config {
     pub health_takes: Duration,
     /// `--watchdog-timeout`: a rank without a step for so long is killed, and the server with it.
     pub watchdog: Duration,
+    /// GB of weights of a rank, as `/server_info` reports them; a tiny model's by default.
+    pub weights_gb: f64,
     /// The duration of exports.
     pub export: ExportCost,
     /// The faults.
@@ -102,6 +104,7 @@ impl Config {
             decode_log_interval: 40,
             health_takes: if version >= Version::V0_5_3 { Duration::from_secs(1) } else { Duration::ZERO },
             watchdog: Duration::from_secs(300),
+            weights_gb: 0.36,
             export: ExportCost::default(),
             faults: Faults::default(),
         }

@@ -114,7 +114,7 @@ pub fn server_info(world: &World) -> Response {
             let load = live(world, r);
             let mut state = json!({
                 "last_gen_throughput": load.throughput, "dp_size": c.dp, "tp_size": c.tp,
-                "memory_usage": {"weight": 3.73, "kvcache": 3.05, "token_capacity": KV_TOKENS},
+                "memory_usage": {"weight": c.weights_gb, "kvcache": 3.05, "token_capacity": KV_TOKENS},
             });
             if c.version == Version::V0_4_7 {
                 state["load"] = json!(load.running + load.waiting);

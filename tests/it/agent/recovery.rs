@@ -117,7 +117,7 @@ async fn left_open(stage: Stage) -> RunningDouble {
         unproven: None,
     };
     let mut record = stage::record("left", state.agent().clone(), now);
-    record.incident.capture = CaptureOutcome::Open { since: now };
+    record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
     state.begin(&grant.attempt, &window, Some(&record)).unwrap();
     let (answer, _) = profile::start(&stage.handle.server, request, now).await;
     assert_eq!(answer, Answer::Ok);
@@ -196,7 +196,7 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
     let first = CapturedFile { path: "traces/a.trace.json.gz".into(), size: 5, ..CapturedFile::default() };
     record.files = vec![first];
     store.bundles.create(&record, b"{}\n").unwrap();
-    record.incident.capture_again(CaptureOutcome::Open { since: now }, Some(1.4));
+    record.incident.capture_again(CaptureOutcome::Open { since: now, expects: None }, Some(1.4));
     let attempt = |number: u32, badness| Attempt {
         id: format!("i1/{number}"),
         rule: "skew".into(),

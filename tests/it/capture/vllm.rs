@@ -67,7 +67,7 @@ impl Vllm {
             ..HttpWindow::default()
         });
         let ledger = self.store.state.ledger().unwrap();
-        let grant: CapturePlan = admit(&spec, &wish, &ledger, &facts, &policy, 1.0, now).unwrap().unwrap();
+        let grant: CapturePlan = admit(&spec, &wish, &ledger, &facts, &policy, None, now).unwrap().unwrap();
         let (links, _shown) = stage::links(None, &self.store, CancellationToken::new());
         let record = stage::record(incident, self.store.state.agent().clone(), now);
         stage::take(&self.store, &self.handle, &grant, record, std::future::ready(Vec::new()), links)

@@ -189,7 +189,7 @@ impl Stage {
         };
         let facts = self.facts(busy).await;
         let ledger = self.store.state.ledger().unwrap();
-        admit(&spec, &wish, &ledger, &facts, &policy, 1.0, self.store.clock.now())
+        admit(&spec, &wish, &ledger, &facts, &policy, None, self.store.clock.now())
             .map(|g| g.expect("it captures"))
     }
 
@@ -248,7 +248,7 @@ pub async fn take(
     evidence: impl Future<Output = Vec<u8>>,
     links: Links,
 ) -> Result<Kept, StateError> {
-    record.incident.capture = CaptureOutcome::Open { since: store.clock.now() };
+    record.incident.capture = CaptureOutcome::Open { since: store.clock.now(), expects: None };
     let taken = skewtrap::agent::capture::take(store, handle, grant, &record, evidence, links).await?;
     let (end, trouble) = match taken {
         Taken::Stored { capture, problem } => {

@@ -9,7 +9,7 @@ use crate::capture::keep::BundleSpace;
 use crate::capture::plan::{StartRequest, WindowNaming, plan};
 use crate::capture::preflight::{self, Need};
 use crate::capture::refusal::{Refusal, Span};
-use crate::capture::sizing::Knowledge;
+use crate::capture::sizing::{Knowledge, Sizing};
 use crate::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysWindow};
 use skewtrap_trace::time::Time;
 
@@ -72,10 +72,18 @@ impl CaptureMethod {
             Self::Command(_) => Means::Command,
         }
     }
+
+    /// How large it is, what it is predicted to cost, and what it cannot show.
+    pub fn expects(&self) -> Option<String> {
+        match self {
+            Self::Http(request) => request.sizing.as_deref().map(Sizing::expectation),
+            Self::Nsys(_) | Self::Command(_) => None,
+        }
+    }
 }
 
 /// Decides on one request. `Ok(None)` when the rule captures nothing. `slowness` is how many times slower
-/// than usual the host of the server's slowest rank is, 1 where nobody knows.
+/// than usual the host of the server's slowest rank is, where anybody knows.
 ///
 /// # Errors
 /// Why no window may open now.
@@ -85,7 +93,7 @@ pub fn admit(
     ledger: &Ledger,
     facts: &Facts,
     policy: &Policy,
-    slowness: f64,
+    slowness: Option<f64>,
     now: Time,
 ) -> Result<Option<CapturePlan>, Refusal> {
     if *spec == CaptureSpec::None {
@@ -208,7 +216,7 @@ mod tests {
             badness,
         };
         let now = Time::from_epoch_s(1000.0);
-        admit(spec, &request, &Ledger::default(), &Facts::default(), policy, 1.0, now)
+        admit(spec, &request, &Ledger::default(), &Facts::default(), policy, None, now)
             .map_err(|r| r.word().to_owned())
     }
 

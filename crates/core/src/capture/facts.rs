@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::capture::line::{Foreign, OwnLines, ProfileLine};
+use crate::capture::prior::ModelSize;
 use crate::factor::Progress;
 pub use crate::signal::metrics::Role;
 use skewtrap_trace::rank::Rank;
@@ -123,6 +124,9 @@ pub struct ServerFacts {
     /// `--watchdog-timeout`: a scheduler that is silent for so long is killed, and the server with it.
     #[serde(default)]
     pub watchdog: Option<Duration>,
+    /// How large its model is, as far as anything tells.
+    #[serde(default)]
+    pub model_size: ModelSize,
 }
 
 impl ServerFacts {
@@ -158,6 +162,7 @@ impl ServerFacts {
                 info["scheduler_pids"],
                 text("model_path")
             ),
+            model_size: ModelSize::of_server_info(info, &text("model_path")),
             model: text("model_path"),
             watchdog: info["watchdog_timeout"]
                 .as_f64()
@@ -182,6 +187,7 @@ impl ServerFacts {
             instance: version.to_owned(),
             model: String::new(),
             watchdog: None,
+            model_size: ModelSize::default(),
         }
     }
 

@@ -264,15 +264,19 @@ impl Ledger {
 
     /// What the windows on `target`, while it was the server of that fingerprint, taught. Bytes a step are
     /// a model's and stay; how fast a rank writes changes with its host's load, so after a day nothing is
-    /// known of that: otherwise a bad hour would refuse every window for good.
+    /// known of that: otherwise a bad hour would refuse every window for good. Windows of other targets teach
+    /// the bytes too, where release and model are the same.
     pub fn costs(&self, target: &str, server: u64, now: Time) -> WindowCosts {
-        let ends = self.attempts.iter().filter(|a| a.target == target).filter_map(|a| a.end.as_ref());
-        let mut past: Vec<(Time, PastWindow)> =
-            ends.filter_map(|end| Some((end.at, end.cost.filter(|cost| cost.server == server)?))).collect();
-        past.sort_by_key(|(at, _)| *at);
-        WindowCosts::of(past.into_iter().map(|(at, cost)| {
-            let is_old = now.since(at) >= DAY;
-            if is_old { PastWindow { stall: Duration::ZERO, ..cost } } else { cost }
+        let ends = self.attempts.iter().filter_map(|a| Some((a.target == target, a.end.as_ref()?)));
+        let mut past: Vec<(Time, bool, PastWindow)> = ends
+            .filter_map(|(is_own, end)| {
+                Some((end.at, is_own, end.cost.filter(|cost| cost.server == server)?))
+            })
+            .collect();
+        past.sort_by_key(|(at, is_own, _)| (*at, *is_own));
+        WindowCosts::of(past.into_iter().map(|(at, is_own, cost)| {
+            let tells_rate = is_own && now.since(at) < DAY;
+            if tells_rate { cost } else { PastWindow { stall: Duration::ZERO, ..cost } }
         }))
     }
 

@@ -162,6 +162,7 @@ fn sglang(
         ));
     }
     let writes_files = activities != ["CUDA_PROFILER"];
+    notes.extend(sizing.limit_of_telling());
     // Releases that stop before the last step are asked for one more.
     let steps = sizing.steps + u32::from(form == Form::Plain && version < EXACT_STEPS);
     Ok(StartRequest {

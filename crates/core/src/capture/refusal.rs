@@ -11,7 +11,7 @@ use thiserror::Error;
 
 pub use self::reason::Reason;
 use crate::capture::facts::{ServerKind, Version};
-use crate::capture::size::written;
+use crate::capture::size::{MAX_STALL, TELLING_STEPS, written};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
@@ -301,7 +301,7 @@ pub enum Refusal {
         why: String,
     },
     /// It would silence a rank for longer than it may.
-    #[error("{}", too_costly(*.asked, *.steps, *.predicted, *.max_stall))]
+    #[error("{}", too_costly((*.asked, *.steps), *.predicted, *.telling, .estimated.as_deref(), *.max_stall))]
     TooCostly {
         /// The steps that were asked for, if a number was.
         asked: Option<u32>,
@@ -309,20 +309,26 @@ pub enum Refusal {
         steps: u32,
         /// The silence of the slowest rank that they are predicted to cost.
         predicted: Duration,
+        /// What as many steps would cost as a verdict on hosts needs.
+        telling: Duration,
+        /// By what that was estimated, where no window of the server has taught it yet.
+        estimated: Option<String>,
         /// What is allowed.
         max_stall: Duration,
     },
     /// It would silence a rank for so long that the server's own timers may end it.
-    #[error("{steps} steps are predicted to silence a rank for {}, and three times that exceeds {timer} of {}, which would take the server down; record fewer steps, or write accept_risk: [server_timer]", Span(*.predicted), Span(*.limit))]
+    #[error("{steps} steps are likely to silence a rank for {}, and three times that exceeds {timer} of {}, which would take the server down; write `num_steps: {fewer}` or less, `max_stall` in its place, or accept the danger with `accept_risk: [server_timer]`", Span(*.likely), Span(*.limit))]
     ServerTimer {
         /// Steps of the window.
         steps: u32,
-        /// The silence of the slowest rank that they are predicted to cost.
-        predicted: Duration,
+        /// The silence of the slowest rank that they are as likely to exceed as not.
+        likely: Duration,
         /// The smallest timer.
         limit: Duration,
         /// Its name.
         timer: &'static str,
+        /// As many steps as would be allowed.
+        fewer: u32,
     },
     /// Whether torch sees a GPU there is not known.
     #[error(
@@ -347,16 +353,34 @@ pub enum Refusal {
     ProfileV2,
 }
 
-fn too_costly(asked: Option<u32>, steps: u32, predicted: Duration, max_stall: Duration) -> String {
+fn too_costly(
+    (asked, steps): (Option<u32>, u32),
+    predicted: Duration,
+    telling: Duration,
+    source: Option<&str>,
+    max_stall: Duration,
+) -> String {
     let (least, fewer) = match asked {
-        Some(_) => ("", "write fewer steps or leave `num_steps` out, or allow it with"),
-        None => ("even ", "allow it with"),
+        Some(_) => ("", "write fewer steps or leave `num_steps` out, or allow it with "),
+        None => ("even ", "allow it with "),
+    };
+    let estimated = source.map_or_else(String::new, |source| format!(" (estimated {source})"));
+    let allow = match (predicted <= MAX_STALL, asked) {
+        (true, None) if telling > predicted && telling <= MAX_STALL => format!(
+            "{fewer}`max_stall: {}`, or with `max_stall: {}`, which allows the {TELLING_STEPS} steps that also show how hosts spend their time",
+            written(predicted),
+            written(telling)
+        ),
+        (true, _) => format!("{fewer}`max_stall: {}`", written(predicted)),
+        (false, Some(_)) => "write fewer steps".to_owned(),
+        (false, None) => {
+            format!("no `max_stall` allows so much; `num_steps: {steps}` in its place opens it all the same")
+        }
     };
     format!(
-        "{least}{steps} steps are predicted to silence the slowest rank for {}, and `max_stall` allows {}; {fewer} `max_stall: {}`",
+        "{least}{steps} steps are predicted{estimated} to silence the slowest rank for {}, and `max_stall` allows {}; {allow}",
         Span(predicted),
-        Span(max_stall),
-        written(predicted)
+        Span(max_stall)
     )
 }
 

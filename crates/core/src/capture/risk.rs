@@ -6,14 +6,12 @@ use std::time::Duration;
 use crate::capture::HttpWindow;
 use crate::capture::facts::{Role, ServerFacts, ServerKind, Version};
 use crate::capture::refusal::{Refusal, Span};
+use crate::capture::size::MAX_STALL;
 
 /// No window has more steps.
 pub const MAX_STEPS: u32 = 1000;
 /// No window stays open longer.
 pub const MAX_DEADLINE: Duration = Duration::from_secs(30);
-
-/// No window may silence a rank for longer.
-pub const MAX_STALL: Duration = Duration::from_secs(10);
 
 /// Activities that SGLang knows; others get a 200 and record nothing.
 pub const ACTIVITIES: [&str; 6] = ["CPU", "GPU", "MEM", "RPD", "CUDA_PROFILER", "XPU"];

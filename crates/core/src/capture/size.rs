@@ -6,28 +6,37 @@
 //! Both vary from window to window by factors, so they are tracked as logarithms, and a window is
 //! sized by an upper quantile of their product (Aitchison and Brown, The Lognormal Distribution, 1957).
 //!
-//! Measured on SGLang 0.5.16, one H200: 1.0 to 1.6 s for each MB of a rank's own gzip file on a
-//! healthy host, up to 4.8 s where the scheduler is starved; 8 to 12 kB a step with GPU rows alone.
+//! Measured on SGLang 0.5.16, one H200, 21 windows of 3 to 60 steps: 1.0 to 1.6 s for each MB of a rank's own
+//! gzip file on a healthy host, 3.6 to 4.8 s where the scheduler is starved; 8 to 13 kB a step with GPU rows
+//! alone. Neither has a fixed part that shows. What stands in for both before a server's first window is in
+//! [`prior`](super::prior).
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::prior::{self, Guess, ModelSize};
+
 /// Fewer steps than this compare nothing.
 pub const MIN_STEPS: u32 = 3;
+/// From so many steps on a window shows how a rank's host spends its time. With fewer it shows how much GPU
+/// work the ranks have, and no more: host time varies from step to step.
+pub const TELLING_STEPS: u32 = 8;
 /// Steps of a window whose cost nobody can predict, and that says nothing else.
 pub const DEFAULT_STEPS: u32 = 10;
 /// What a window of the shipped rules may cost the slowest rank.
 pub const DEFAULT_MAX_STALL: Duration = Duration::from_millis(300);
 
+/// No window may silence a rank for longer.
+pub const MAX_STALL: Duration = Duration::from_secs(10);
+
 /// A window that is sized has no more steps than this: a comparison gains nothing by them.
 pub const MOST_STEPS: u32 = 100;
+/// A server's first window has no more: it is sized by what is known of other servers.
+pub const MOST_FIRST_STEPS: u32 = 30;
 
-/// Before the first window of a server: bytes a step with GPU rows alone. Three such steps, written
-/// at [`FIRST_S_PER_MB`], stay just below the default of `max_stall`.
-const FIRST_BYTES_PER_STEP: f64 = 60e3;
-/// Before a stall was seen: the slow end of what healthy hosts showed, seconds a MB.
-const FIRST_S_PER_MB: f64 = 1.6;
+/// No rank was seen to write faster, seconds a byte: what looks faster was not seen from its beginning.
+const LEAST_RATE: f64 = 0.8e-6;
 /// The quantile that a prediction is, in standard deviations: 19 windows of 20 stay below it.
 const QUANTILE: f64 = 1.65;
 /// The weight of the newest window once several are known: prefill shares and loads change within hours.
@@ -37,8 +46,8 @@ const NEWEST: f64 = 0.3;
 const FIRST_SPREAD: [f64; 2] = [0.26, 0.18];
 /// They are never taken to differ by less: windows that happened to agree prove no precision.
 const LEAST_SPREAD: f64 = 0.12;
-/// Silences shorter than this cannot be distinguished from the server's own.
-const SEEN_FROM: Duration = Duration::from_millis(150);
+/// The stamps of lines and files tell an export from this length on.
+const SEEN_FROM: Duration = Duration::from_millis(20);
 
 /// What is recorded, by its cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,8 +85,9 @@ pub struct PastWindow {
     pub largest: u64,
     /// The longest silence of a rank that was seen.
     pub stall: Duration,
-    /// How many times slower than usual the slowest rank's host was, at least 1.
-    pub slowness: f64,
+    /// How many times slower than usual the slowest rank's host was, at least 1; `None` where nobody knew.
+    #[serde(default)]
+    pub slowness: Option<f64>,
     /// What had been predicted.
     pub predicted: Option<Duration>,
     /// The release and model that ran, as a number: windows of another teach nothing.
@@ -125,13 +135,38 @@ pub struct WindowCosts {
     s_per_byte: Option<Factor>,
 }
 
+/// What stands in for what the windows of a server have not taught yet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Assumed {
+    /// Bytes of a step with GPU rows alone.
+    pub bytes_per_step: Guess,
+    /// How many times slower than usual the host of the slowest rank is now; `None` where nobody knows.
+    pub slowness: Option<f64>,
+}
+
+impl Default for Assumed {
+    /// Of a server of which nothing is known.
+    fn default() -> Self {
+        Self { bytes_per_step: ModelSize::default().bytes_per_step(), slowness: None }
+    }
+}
+
+/// The longest silence of a rank that a window is expected to cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Predicted {
+    /// As likely to be exceeded as not.
+    pub likely: Duration,
+    /// Exceeded by one window of twenty.
+    pub upper: Duration,
+}
+
 /// A window that stays within its `max_stall`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Size {
     /// Steps of each rank.
     pub steps: u32,
-    /// The longest silence of a rank that is expected, as an upper quantile.
-    pub predicted: Duration,
+    /// The longest silence of a rank that is expected.
+    pub predicted: Predicted,
 }
 
 /// Even the smallest window would cost more than it may.
@@ -160,52 +195,63 @@ impl WindowCosts {
             return;
         }
         let per_step = past.largest as f64 / (f64::from(past.steps) * past.recorded.weight());
-        let per_byte = past.stall.as_secs_f64() / (past.largest as f64 * past.slowness.max(1.0));
         let [of_bytes, of_rate] = FIRST_SPREAD.map(Factor::new);
+        if self.bytes_per_step.is_some_and(|bytes| per_step > 2.0 * bytes.mean.exp()) {
+            self.bytes_per_step = None;
+        }
         self.bytes_per_step.get_or_insert(of_bytes).learn(per_step);
         // What was too short to be seen bounds the rate from above and says nothing else.
         if past.stall < SEEN_FROM {
             return;
         }
-        // Far beyond what was predicted it is another rate from now on, and not an average with the old.
-        if past.predicted.is_some_and(|predicted| past.stall > predicted * 2) {
+        let slowness = past.slowness.unwrap_or(1.0).max(1.0);
+        let per_byte = (past.stall.as_secs_f64() / (past.largest as f64 * slowness)).max(LEAST_RATE);
+        let times = self.s_per_byte.map_or(1.0, |rate| per_byte / rate.mean.exp());
+        let is_far_beyond = past.predicted.is_some_and(|predicted| past.stall > predicted * 2);
+        if is_far_beyond || past.slowness.is_some() && !(0.5..=2.0).contains(&times) {
+            // It is another rate from now on, and not an average with the old.
             self.s_per_byte = None;
+        } else if times > 2.0 {
+            // Nobody knew of the host: it was slow, and not the writing.
+            return;
         }
         self.s_per_byte.get_or_insert(of_rate).learn(per_byte);
     }
 
     /// What a window of `steps` is predicted to cost its slowest rank.
-    pub fn predicted(&self, recorded: Recorded, steps: u32, slowness: f64) -> Duration {
-        let first_bytes = (FIRST_BYTES_PER_STEP.ln(), 0.0);
-        let first_rate = ((FIRST_S_PER_MB / 1e6).ln(), 0.0);
-        let known = |f: &Factor| (f.mean, f.variance());
-        let (bytes, bytes_var) = self.bytes_per_step.as_ref().map_or(first_bytes, known);
-        let (rate, rate_var) = self.s_per_byte.as_ref().map_or(first_rate, known);
-        let upper = (bytes + rate + QUANTILE * (bytes_var + rate_var).sqrt()).exp();
-        Duration::from_secs_f64(
-            (upper * f64::from(steps) * recorded.weight() * slowness.max(1.0)).clamp(0.0, 3_600.0),
-        )
+    pub fn predicted(&self, recorded: Recorded, steps: u32, assumed: &Assumed) -> Predicted {
+        let known = |f: &Factor| Guess { mean: f.mean, variance: f.variance() };
+        let bytes = self.bytes_per_step.as_ref().map_or(assumed.bytes_per_step, known);
+        let rate = self.s_per_byte.as_ref().map_or_else(prior::seconds_per_byte, known);
+        let one = bytes.and(rate).and(prior::slowness(assumed.slowness));
+        let times = f64::from(steps) * recorded.weight();
+        let after = |deviations: f64| {
+            let log = one.mean + deviations * one.variance.sqrt();
+            Duration::from_secs_f64((log.exp() * times).clamp(0.0, 3_600.0))
+        };
+        Predicted { likely: after(0.0), upper: after(QUANTILE) }
     }
 
-    /// The most steps, at most `most`, whose predicted cost stays within `max_stall`.
+    /// As many steps as are predicted to stay within `max_stall`.
     ///
     /// # Errors
     /// When even [`MIN_STEPS`] would cost more.
     pub fn size(
         &self,
         recorded: Recorded,
-        most: u32,
-        slowness: f64,
+        assumed: &Assumed,
         max_stall: Duration,
     ) -> Result<Size, TooCostly> {
-        let needed = self.predicted(recorded, MIN_STEPS, slowness);
+        let needed = self.predicted(recorded, MIN_STEPS, assumed).upper;
         if needed > max_stall {
             return Err(TooCostly { needed });
         }
-        let one = self.predicted(recorded, 1, slowness).as_secs_f64().max(1e-9);
+        // What a step takes differs by a factor of a hundred between models.
+        let most = if self.are_known() { MOST_STEPS } else { MOST_FIRST_STEPS };
+        let one = self.predicted(recorded, 1, assumed).upper.as_secs_f64().max(1e-9);
         let fit = (max_stall.as_secs_f64() / one).min(f64::from(u32::MAX)) as u32;
-        let steps = fit.clamp(MIN_STEPS, most.max(MIN_STEPS));
-        Ok(Size { steps, predicted: self.predicted(recorded, steps, slowness) })
+        let steps = fit.clamp(MIN_STEPS, most);
+        Ok(Size { steps, predicted: self.predicted(recorded, steps, assumed) })
     }
 }
 

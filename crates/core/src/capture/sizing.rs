@@ -7,28 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use super::HttpWindow;
 use super::facts::{ServerFacts, ServerKind};
-use super::refusal::Refusal;
+use super::prior::{Guess, ModelSize};
+use super::refusal::{Refusal, Span};
 use super::size::{
-    DEFAULT_MAX_STALL, DEFAULT_STEPS, MIN_STEPS, MOST_STEPS, PastWindow, Recorded, WindowCosts,
+    Assumed, DEFAULT_MAX_STALL, DEFAULT_STEPS, MIN_STEPS, PastWindow, Predicted, Recorded, TELLING_STEPS,
+    WindowCosts, written,
 };
 
 /// A prediction is far off when the host slows down under the window: so many times must fit.
 const TIMER_MARGIN: u32 = 3;
 
 /// What is known when a window is sized.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Knowledge {
     /// What the server's past windows taught.
     pub costs: WindowCosts,
-    /// How many times slower than usual the host of its slowest rank is now; 1 where nobody knows.
-    pub slowness: f64,
-}
-
-impl Default for Knowledge {
-    /// A server without past windows, on a host as usual.
-    fn default() -> Self {
-        Self { costs: WindowCosts::default(), slowness: 1.0 }
-    }
+    /// How many times slower than usual the host of its slowest rank is now; `None` where nobody knows.
+    pub slowness: Option<f64>,
 }
 
 /// The size of a window, and what it was predicted to cost: its end is held against it.
@@ -38,8 +33,9 @@ pub struct Sizing {
     pub recorded: Recorded,
     /// Steps of each rank.
     pub steps: u32,
-    /// How much slower than usual the slowest rank's host was.
-    pub slowness: f64,
+    /// How much slower than usual the slowest rank's host was; `None` where nobody knew.
+    #[serde(default)]
+    pub slowness: Option<f64>,
     /// The longest silence of a rank that is expected; `None` where nothing is known of such windows.
     pub predicted: Option<Duration>,
     /// What it may cost; `None` where a number of steps was asked for without a limit.
@@ -77,7 +73,7 @@ impl Sizing {
         let sized = |steps, predicted| Self {
             recorded,
             steps,
-            slowness: known.slowness.max(1.0),
+            slowness: known.slowness,
             predicted,
             max_stall,
             server: server.fingerprint(),
@@ -90,22 +86,83 @@ impl Sizing {
         if server.engine == ServerKind::Vllm && !known.costs.are_known() {
             return Ok(sized(steps.unwrap_or(MIN_STEPS), None));
         }
+        let assumed = Assumed { bytes_per_step: a_step_of(server), slowness: known.slowness };
         let (limit, timer) = server.smallest_timer();
         let allowed = max_stall.unwrap_or(DEFAULT_MAX_STALL).min(limit / TIMER_MARGIN);
-        // What a step takes differs by a factor of a hundred between models: the first window is small.
-        let most = if known.costs.are_known() { MOST_STEPS } else { MIN_STEPS };
-        let fit = || known.costs.size(recorded, most, known.slowness, allowed);
+        let fit = || known.costs.size(recorded, &assumed, allowed);
         let chosen = steps.unwrap_or_else(|| fit().map_or(MIN_STEPS, |size| size.steps));
-        let predicted = known.costs.predicted(recorded, chosen, known.slowness);
-        if let Some(max_stall) = max_stall.filter(|most| predicted > *most) {
-            return Err(Refusal::TooCostly { asked: steps, steps: chosen, predicted, max_stall });
+        let predicted = |steps| known.costs.predicted(recorded, steps, &assumed);
+        let upper = predicted(chosen).upper;
+        if let Some(max_stall) = max_stall.filter(|most| upper > *most) {
+            return Err(Refusal::TooCostly {
+                asked: steps,
+                steps: chosen,
+                predicted: upper,
+                telling: predicted(TELLING_STEPS).upper,
+                estimated: (!known.costs.are_known()).then(|| server.model_size.source()),
+                max_stall,
+            });
         }
         let is_accepted = spec.accept_risk.iter().any(|risk| risk == "server_timer");
-        if predicted * TIMER_MARGIN > limit && !is_accepted {
-            return Err(Refusal::ServerTimer { steps: chosen, predicted, limit, timer });
+        // That a host may be slow is what the margin is for.
+        let usual = Assumed { slowness: known.slowness.or(Some(1.0)), ..assumed };
+        let likely = |steps| known.costs.predicted(recorded, steps, &usual).likely;
+        if likely(chosen) * TIMER_MARGIN > limit && !is_accepted {
+            return Err(Refusal::ServerTimer {
+                steps: chosen,
+                likely: likely(chosen),
+                limit,
+                timer,
+                fewer: within(limit, likely(1)),
+            });
         }
-        Ok(sized(chosen, Some(predicted)))
+        Ok(sized(chosen, Some(upper)))
     }
+
+    /// What such a window can and cannot show, and how long it may take, said before it opens.
+    pub fn expectation(&self) -> String {
+        let steps = match self.steps {
+            1 => "1 step".to_owned(),
+            n => format!("{n} steps"),
+        };
+        let cost = self.predicted.map_or_else(
+            || "what they silence a rank for is not known before a window was seen".to_owned(),
+            |predicted| format!("predicted to silence no rank for more than {}", Span(predicted)),
+        );
+        match self.limit_of_telling() {
+            Some(limit) => format!("{steps}, {cost}; {limit}"),
+            None => format!("{steps}, {cost}"),
+        }
+    }
+
+    /// What too few steps cannot show, and what would allow enough of them.
+    pub fn limit_of_telling(&self) -> Option<String> {
+        if self.steps >= TELLING_STEPS || self.predicted.is_none() {
+            return None;
+        }
+        let more = match (self.max_stall, self.predicted) {
+            (Some(_), Some(predicted)) => {
+                let needed = predicted * TELLING_STEPS / self.steps.max(1);
+                format!("`max_stall: {}` allows {TELLING_STEPS}", written(needed))
+            }
+            _ => format!("write `num_steps: {TELLING_STEPS}` or more"),
+        };
+        Some(format!(
+            "so few steps show which rank has more GPU work, not how its host spends its time: {more}"
+        ))
+    }
+}
+
+/// Bytes of a step of one rank before a window taught them: a pipeline's ranks share the layers.
+fn a_step_of(server: &ServerFacts) -> Guess {
+    let of_all = server.model_size.bytes_per_step();
+    Guess { mean: of_all.mean - f64::from(server.sizes.pp.max(1)).ln(), ..of_all }
+}
+
+/// The most steps whose likely cost stays so far below a timer of the server's.
+fn within(limit: Duration, of_one: Duration) -> u32 {
+    let fit = limit.as_secs_f64() / (of_one.as_secs_f64() * f64::from(TIMER_MARGIN)).max(1e-9);
+    fit.min(f64::from(super::risk::MAX_STEPS)) as u32
 }
 
 /// What a window may cost: what the rule says, or the default where it gives no steps either.
@@ -113,10 +170,26 @@ pub fn max_stall_of(spec: &HttpWindow) -> Option<Duration> {
     spec.max_stall.or_else(|| spec.num_steps.is_none().then_some(DEFAULT_MAX_STALL))
 }
 
-/// What `steps` of a window are predicted to cost before a server's first: for who reads a rule.
+/// What `steps` of a window are predicted to cost before a server's first, for who reads a rule, when no
+/// server is known: on a server whose model has 32 dense layers (8 billion parameters).
 pub fn before_the_first(spec: &HttpWindow, steps: u32) -> Duration {
+    of_a_usual_model(spec, steps, None).upper
+}
+
+fn of_a_usual_model(spec: &HttpWindow, steps: u32, slowness: Option<f64>) -> Predicted {
     let activities = spec.activities.clone().unwrap_or_else(|| vec!["GPU".into()]);
-    WindowCosts::default().predicted(recorded(spec, &activities, false), steps, 1.0)
+    let model = ModelSize { layers: Some(32), is_dense: Some(true), ..ModelSize::default() };
+    let assumed = Assumed { bytes_per_step: model.bytes_per_step(), slowness };
+    WindowCosts::default().predicted(recorded(spec, &activities, false), steps, &assumed)
+}
+
+/// Whether a number of steps is likely to be refused before a server's first window, by the timers that
+/// every server has; and how many would not be.
+pub fn fewer_before_the_first(spec: &HttpWindow, steps: u32) -> Option<u32> {
+    let limit = ServerFacts::of_vllm("", 1).smallest_timer().0;
+    let is_accepted = spec.accept_risk.iter().any(|risk| risk == "server_timer");
+    let fewer = within(limit, of_a_usual_model(spec, 1, Some(1.0)).likely);
+    (steps > fewer && !is_accepted).then_some(fewer)
 }
 
 fn recorded_by(spec: &HttpWindow, activities: &[String], server: &ServerFacts) -> Recorded {
@@ -148,9 +221,13 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn server(device: &str, watchdog_s: u64) -> ServerFacts {
-        let info = json!({"version": "0.5.16", "device": device, "watchdog_timeout": watchdog_s});
-        ServerFacts::of_server_info(&info)
+    /// A server whose model has so many layers.
+    fn server_of(layers: u32, watchdog_s: u64) -> ServerFacts {
+        let info = json!({"version": "0.5.16", "device": "cuda", "watchdog_timeout": watchdog_s});
+        let mut server = ServerFacts::of_server_info(&info);
+        let config = json!({"num_hidden_layers": layers});
+        server.model_size = server.model_size.with_config(&config);
+        server
     }
 
     fn taught(windows: &[(u32, u64, u32)]) -> Knowledge {
@@ -159,71 +236,137 @@ mod tests {
             steps,
             largest,
             stall: MS * stall_ms,
-            slowness: 1.0,
+            slowness: Some(1.0),
             predicted: None,
             server: 0,
         });
-        Knowledge { costs: WindowCosts::of(past), slowness: 1.0 }
+        Knowledge { costs: WindowCosts::of(past), slowness: None }
     }
 
-    fn sized(spec: &HttpWindow, known: &Knowledge) -> Result<Sizing, Refusal> {
-        Sizing::of(spec, &["GPU".into()], &server("cuda", 300), known)
+    fn sized(spec: &HttpWindow, layers: u32, known: &Knowledge) -> Result<Sizing, Refusal> {
+        Sizing::of(spec, &["GPU".into()], &server_of(layers, 300), known)
+    }
+
+    #[test]
+    fn a_first_window_gets_the_steps_that_its_model_and_its_hosts_allow() {
+        let spec = HttpWindow::default();
+        let first = |layers, slowness| sized(&spec, layers, &Knowledge { slowness, ..Knowledge::default() });
+        let steps = |layers, slowness| first(layers, slowness).map_or(0, |sized| sized.steps);
+        let table = [8, 16, 32, 80].map(|n| [Some(1.0), None, Some(4.0)].map(|slowness| steps(n, slowness)));
+        // Known to be as fast as usual, not known, known to be slow; 0 is refused.
+        assert_eq!(table, [[14, 4, 3], [7, 0, 0], [3, 0, 0], [0, 0, 0]]);
+        let long = HttpWindow { max_stall: Some(MS * 5_000), ..HttpWindow::default() };
+        let most = sized(&long, 8, &Knowledge { slowness: Some(1.0), ..Knowledge::default() });
+        assert_eq!(most.map(|first| first.steps), Ok(super::super::size::MOST_FIRST_STEPS));
     }
 
     #[test]
     fn a_window_without_steps_gets_as_many_as_its_stall_allows() {
         let spec = HttpWindow::default();
-        let first = sized(&spec, &Knowledge::default()).expect("it fits");
-        assert_eq!((first.steps, first.max_stall), (MIN_STEPS, Some(DEFAULT_MAX_STALL)));
         let known = taught(&[(30, 300_000, 330); 5]);
-        let next = sized(&spec, &known).expect("it fits");
-        assert!(next.steps > 15 && next.predicted.is_some_and(|p| p <= DEFAULT_MAX_STALL), "{next:?}");
-        let long = HttpWindow { max_stall: Some(MS * 5_000), ..HttpWindow::default() };
-        assert_eq!(sized(&long, &Knowledge::default()).map(|first| first.steps), Ok(MIN_STEPS));
-        let slow = sized(&spec, &Knowledge { slowness: 4.0, ..known }).expect("it fits");
-        assert!(slow.steps < next.steps / 2, "{slow:?}");
+        let next = sized(&spec, 80, &known).expect("it fits");
+        assert!(next.steps == 5 && next.predicted.is_some_and(|p| p <= DEFAULT_MAX_STALL), "{next:?}");
+        let usual = sized(&spec, 80, &Knowledge { slowness: Some(1.0), ..known }).expect("it fits");
+        assert!(usual.steps > 15 && usual.limit_of_telling().is_none(), "{usual:?}");
+        let slow = sized(&spec, 80, &Knowledge { slowness: Some(4.0), ..known }).expect("it fits");
+        assert!(slow.steps < usual.steps / 2, "{slow:?}");
+    }
+
+    #[test]
+    fn what_few_steps_cannot_show_is_said_with_the_value_that_would_show_it() {
+        let first = sized(&HttpWindow::default(), 8, &Knowledge::default()).expect("it fits");
+        insta::assert_snapshot!(first.expectation(), @"4 steps, predicted to silence no rank for more than 243 ms; so few steps show which rank has more GPU work, not how its host spends its time: `max_stall: 490ms` allows 8");
+        let enough = first.predicted.expect("it is") * TELLING_STEPS / first.steps + MS;
+        let spec = HttpWindow { max_stall: Some(enough), ..HttpWindow::default() };
+        assert_eq!(sized(&spec, 8, &Knowledge::default()).map(|s| s.steps), Ok(TELLING_STEPS));
+        let three = HttpWindow { num_steps: Some(3), ..HttpWindow::default() };
+        let three = sized(&three, 8, &Knowledge::default()).expect("as it is written");
+        assert!(three.expectation().contains("write `num_steps: 8` or more"), "{}", three.expectation());
     }
 
     #[test]
     fn what_even_three_steps_would_exceed_is_refused_with_the_value_that_allows_them() {
-        let known = taught(&[(3, 3_000_000, 3_600); 3]);
-        let refusal = sized(&HttpWindow::default(), &known).expect_err("too costly");
+        let known = taught(&[(3, 1_000_000, 1_200); 3]);
+        let refusal = sized(&HttpWindow::default(), 8, &known).expect_err("too costly");
         let Refusal::TooCostly { predicted, .. } = refusal.clone() else { panic!("{refusal}") };
         let enough = HttpWindow { max_stall: Some(predicted), ..HttpWindow::default() };
         assert!(refusal.to_string().contains(&format!("`max_stall: {}`", written(predicted))), "{refusal}");
-        assert_eq!(sized(&enough, &known).map(|s| s.steps), Ok(MIN_STEPS));
+        assert_eq!(sized(&enough, 8, &known).map(|s| s.steps), Ok(MIN_STEPS));
+    }
+
+    #[test]
+    fn a_refusal_says_by_what_the_cost_was_estimated() {
+        let large = sized(&HttpWindow::default(), 32, &Knowledge::default()).expect_err("too costly");
+        insta::assert_snapshot!(large, @"even 3 steps are predicted (estimated from its 32 layers) to silence the slowest rank for 730 ms, and `max_stall` allows 300 ms; allow it with `max_stall: 730ms`, or with `max_stall: 2000ms`, which allows the 8 steps that also show how hosts spend their time");
+        let info = json!({"version": "0.5.16", "device": "cuda"});
+        let unknown = ServerFacts::of_server_info(&info);
+        let sized = |spec: &HttpWindow| Sizing::of(spec, &["GPU".into()], &unknown, &Knowledge::default());
+        let refusal = sized(&HttpWindow::default()).expect_err("too costly");
+        insta::assert_snapshot!(refusal, @"even 3 steps are predicted (estimated carefully, for nothing tells how large its model is) to silence the slowest rank for 7.3 s, and `max_stall` allows 300 ms; allow it with `max_stall: 7300ms`");
+        let written = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
+        assert_eq!(sized(&written).map(|s| s.steps), Ok(10), "who writes steps takes their cost");
     }
 
     #[test]
     fn steps_are_taken_as_they_are_asked_for_unless_a_stall_is_written_beside_them() {
         let ten = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
-        let alone = sized(&ten, &Knowledge::default()).expect("as ever");
+        let alone = sized(&ten, 8, &Knowledge::default()).expect("as ever");
         assert!((alone.steps, alone.max_stall) == (10, None) && alone.predicted > Some(DEFAULT_MAX_STALL));
         let beside = HttpWindow { max_stall: Some(DEFAULT_MAX_STALL), ..ten };
-        let refusal = sized(&beside, &Knowledge::default()).expect_err("too costly");
-        insta::assert_snapshot!(refusal, @"10 steps are predicted to silence the slowest rank for 960 ms, and `max_stall` allows 300 ms; write fewer steps or leave `num_steps` out, or allow it with `max_stall: 960ms`");
-        assert!(sized(&beside, &taught(&[(10, 100_000, 0); 4])).is_ok(), "what it was seen to cost fits");
+        let refusal = sized(&beside, 8, &Knowledge::default()).expect_err("too costly");
+        insta::assert_snapshot!(refusal, @"10 steps are predicted (estimated from its 8 layers) to silence the slowest rank for 608 ms, and `max_stall` allows 300 ms; write fewer steps or leave `num_steps` out, or allow it with `max_stall: 610ms`");
+        assert!(sized(&beside, 8, &taught(&[(10, 100_000, 0); 4])).is_err(), "its exports were not seen");
+        assert!(sized(&beside, 8, &taught(&[(10, 50_000, 55); 4])).is_ok(), "what it was seen to cost fits");
     }
 
     #[test]
-    fn a_window_that_might_trip_a_timer_of_the_servers_is_refused() {
+    fn a_window_that_might_trip_a_timer_of_the_servers_is_refused_with_the_steps_that_would_not() {
         let spec = HttpWindow { num_steps: Some(900), ..HttpWindow::default() };
         let known = taught(&[(900, 9_000_000, 11_000); 3]);
-        let health = sized(&spec, &known).expect_err("the health check");
-        insta::assert_snapshot!(health, @"900 steps are predicted to silence a rank for 16 s, and three times that exceeds the health check of 20 s, which would take the server down; record fewer steps, or write accept_risk: [server_timer]");
-        let short = HttpWindow { num_steps: Some(150), ..HttpWindow::default() };
-        assert!(sized(&short, &known).is_ok());
-        let accepted = HttpWindow { accept_risk: vec!["server_timer".into()], ..spec };
-        assert!(sized(&accepted, &known).is_ok());
-        let refusal = Sizing::of(&short, &["GPU".into()], &server("cuda", 5), &known).expect_err("watchdog");
+        let health = sized(&spec, 8, &known).expect_err("the health check");
+        insta::assert_snapshot!(health, @"900 steps are likely to silence a rank for 11 s, and three times that exceeds the health check of 20 s, which would take the server down; write `num_steps: 545` or less, `max_stall` in its place, or accept the danger with `accept_risk: [server_timer]`");
+        let Refusal::ServerTimer { fewer, .. } = health else { panic!("{health}") };
+        let fits = |steps| sized(&HttpWindow { num_steps: Some(steps), ..spec.clone() }, 8, &known).is_ok();
+        assert!(fits(fewer) && !fits(fewer + 1), "{fewer}");
+        let accepted = HttpWindow { accept_risk: vec!["server_timer".into()], ..spec.clone() };
+        assert!(sized(&accepted, 8, &known).is_ok());
+        let refusal = Sizing::of(
+            &HttpWindow { num_steps: Some(fewer), ..spec },
+            &["GPU".into()],
+            &server_of(8, 5),
+            &known,
+        );
+        let refusal = refusal.expect_err("watchdog");
         assert!(refusal.to_string().contains("--watchdog-timeout"), "{refusal}");
+    }
+
+    #[test]
+    fn a_hundred_steps_open_on_a_small_model_before_any_window_has_taught_it() {
+        let hundred = HttpWindow { num_steps: Some(100), ..HttpWindow::default() };
+        assert!(sized(&hundred, 8, &Knowledge::default()).is_ok());
+        let large = sized(&hundred, 80, &Knowledge::default()).expect_err("the health check");
+        assert!(large.to_string().contains("`num_steps: 53` or less"), "{large}");
+    }
+
+    #[test]
+    fn the_ranks_of_a_pipeline_share_the_layers() {
+        let spec = HttpWindow::default();
+        let known = Knowledge { slowness: Some(1.0), ..Knowledge::default() };
+        let mut server = server_of(32, 300);
+        server.sizes.pp = 4;
+        let piped = Sizing::of(&spec, &["GPU".into()], &server, &known);
+        assert_eq!(piped.map(|p| p.steps), sized(&spec, 8, &known).map(|s| s.steps));
     }
 
     #[test]
     fn what_is_recorded_tells_what_a_step_takes() {
         let of = |names: &[&str], device: &str| {
             let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
-            recorded_by(&HttpWindow::default(), &names, &server(device, 300))
+            recorded_by(
+                &HttpWindow::default(),
+                &names,
+                &ServerFacts { device: device.into(), ..server_of(8, 300) },
+            )
         };
         assert_eq!(of(&["GPU"], "cuda"), Recorded::Gpu);
         assert_eq!(of(&["CPU", "GPU"], "cuda"), Recorded::CpuGpu);
@@ -238,9 +381,9 @@ mod tests {
         let vllm = ServerFacts::of_vllm("0.33.0", 2);
         let first = Sizing::of(&spec, &[], &vllm, &Knowledge::default()).expect("a careful one");
         assert_eq!((first.steps, first.predicted), (MIN_STEPS, None));
-        let later = Sizing::of(&spec, &[], &vllm, &taught(&[(3, 20_000, 0); 2])).expect("it fits");
+        let later = Sizing::of(&spec, &[], &vllm, &taught(&[(6, 20_000, 25); 3])).expect("it fits");
         assert!(later.steps > MIN_STEPS && later.predicted.is_some(), "{later:?}");
-        let nsys = Sizing::of(&spec, &["CUDA_PROFILER".into()], &server("cuda", 300), &Knowledge::default());
+        let nsys = Sizing::of(&spec, &["CUDA_PROFILER".into()], &server_of(8, 300), &Knowledge::default());
         assert_eq!(nsys.map(|n| (n.steps, n.predicted)), Ok((DEFAULT_STEPS, None)));
     }
 }

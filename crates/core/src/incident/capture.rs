@@ -20,6 +20,9 @@ pub enum CaptureOutcome {
     Open {
         /// Since when.
         since: Time,
+        /// How large it is, what it is predicted to cost, and what it cannot show.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expects: Option<String>,
     },
     /// Files were captured.
     Done(Captured),

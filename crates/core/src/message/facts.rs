@@ -235,7 +235,7 @@ fn capture(outcome: &CaptureOutcome) -> String {
         CaptureOutcome::None => "none: the rule only watches".into(),
         CaptureOutcome::WouldStart => "a window would open here (this is a recording)".into(),
         CaptureOutcome::Refused(refused) => format!("refused: {}", refused.why),
-        CaptureOutcome::Open { since } => format!("a window is open since {}", utc(*since)),
+        CaptureOutcome::Open { since, .. } => format!("a window is open since {}", utc(*since)),
         CaptureOutcome::Done(captured) => files(captured),
         CaptureOutcome::Failed { why, captured: None } => format!("failed: {why}"),
         CaptureOutcome::Failed { why, captured: Some(captured) } => {
@@ -311,6 +311,7 @@ fn cost(outcome: &CaptureOutcome, reason: &str) -> String {
             seconds(c.start_delay_s),
             seconds(c.open_s)
         ),
+        CaptureOutcome::Open { expects: Some(expects), .. } => expects.clone(),
         CaptureOutcome::Open { .. } => "not known before the window closes".into(),
         CaptureOutcome::Failed { captured: None, .. } => "unknown: the window failed".into(),
         _ => "nothing".into(),

@@ -16,7 +16,7 @@ fn origin() -> Origin {
 fn fired() -> Incident {
     let mut incident = sample(at());
     incident.state = IncidentState::Open;
-    incident.capture = CaptureOutcome::Open { since: at() };
+    incident.capture = CaptureOutcome::Open { since: at(), expects: None };
     incident.verdict = None;
     incident
 }

@@ -1,7 +1,7 @@
 //! What `governor` promises.
 
 use super::*;
-use crate::capture::size::Recorded;
+use crate::capture::size::{Assumed, Recorded};
 
 const LIMITS: Limits =
     Limits { cooldown: Duration::from_secs(600), captures: 2, per: Duration::from_secs(3600) };
@@ -66,23 +66,30 @@ fn a_window_that_hurt_its_server_is_the_last_before_somebody_has_looked() {
 
 #[test]
 fn windows_teach_for_the_server_that_they_were_of_and_for_a_day_how_fast_it_writes() {
-    let taught = |server, now| {
+    let taught = |target, server, now| {
         let mut one = attempt(0, "a");
         one.end.as_mut().unwrap().cost = Some(PastWindow {
             recorded: Recorded::Gpu,
             steps: 10,
             largest: 100_000,
             stall: Duration::from_secs(1),
-            slowness: 1.0,
+            slowness: Some(1.0),
             predicted: None,
             server: 7,
         });
-        let costs = Ledger::from(vec![one]).costs("t", server, now);
-        costs.predicted(Recorded::Gpu, 10, 1.0).as_secs_f64()
+        let costs = Ledger::from(vec![one]).costs(target, server, now);
+        costs.predicted(Recorded::Gpu, 10, &Assumed::default()).upper.as_secs_f64()
     };
-    let (soon, later, unknown) = (taught(7, at(60)), taught(7, at(90_000)), taught(8, at(60)));
-    assert_eq!(unknown, WindowCosts::default().predicted(Recorded::Gpu, 10, 1.0).as_secs_f64());
-    assert!(soon > 1.0 && later < 0.4 && later > 0.1, "{soon} {later}");
+    let own = |server, now| taught("t", server, now);
+    let (soon, later, unknown) = (own(7, at(60)), own(7, at(90_000)), own(8, at(60)));
+    let first = WindowCosts::default().predicted(Recorded::Gpu, 10, &Assumed::default()).upper;
+    assert_eq!(unknown, first.as_secs_f64());
+    assert!(soon > 1.0 && later < 0.7 && later > 0.1, "{soon} {later}");
+    assert_eq!(
+        taught("another", 7, at(60)),
+        later,
+        "the same model on another host: its bytes, not its speed"
+    );
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn facts(info: Value, busy: &[u16]) -> Facts {
         Facts { server: Some(ServerFacts::of_server_info(&info)), sees_log: true, ..Facts::default() };
     facts.ranks_at = Some(now());
     busy.iter().for_each(|dp| facts.rank_seen(Rank::dp(*dp), true, now()));
-    facts
+    with_small_model(facts)
 }
 
 fn asked(spec: &HttpWindow, facts: &Facts) -> Result<StartRequest, Refusal> {
@@ -29,6 +29,14 @@ fn body(spec: &HttpWindow, facts: &Facts) -> String {
 
 fn sglang(version: &str) -> Value {
     json!({"version": version, "dp_size": 2, "device": "cuda", "attention_backend": "fa3"})
+}
+
+/// A model so small that a first window of it stays below the default of `max_stall`.
+fn with_small_model(facts: Facts) -> Facts {
+    let config = json!({"num_hidden_layers": 8});
+    let small =
+        |server: ServerFacts| ServerFacts { model_size: server.model_size.with_config(&config), ..server };
+    Facts { server: facts.server.map(small), ..facts }
 }
 
 #[test]
