@@ -28,3 +28,16 @@ bench:
 # Measure the detection on simulated logs: the table and the picture of docs/departure.md.
 detection simload dir="target/detection" python="python3":
     scripts/detection.sh {{simload}} {{dir}} {{python}}
+
+# Build the book into target/book.
+book mdbook="mdbook":
+    scripts/book.sh {{mdbook}}
+
+# Build and check what is shipped: binary, Debian package, image, SBOM, crates.
+package *pieces:
+    scripts/package.sh {{pieces}}
+
+# Draw the demo for the README.
+picture:
+    cargo build --release
+    scripts/demo_svg.py

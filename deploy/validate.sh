@@ -64,3 +64,47 @@ if docker info >/dev/null 2>&1; then
 else
   skipped "building the image (no Docker daemon)"
 fi
+
+for label in title description version licenses; do
+  grep -q "org.opencontainers.image.$label=" docker/Dockerfile || { echo "docker/Dockerfile has no label $label"; exit 1; }
+done
+echo "docker: the image has its labels"
+
+for script in debian/postinst debian/postrm; do sh -n "$script"; done
+# The placeholder is what cargo-deb replaces with the lines for the unit.
+for script in debian/postinst debian/postrm; do grep -qx '#DEBHELPER#' "$script"; done
+echo "debian: the scripts of the package are right"
+
+# The configurations themselves: as the agent reads them, by tests/it/deploy.rs, and here by a binary that is there.
+binary=$(ls -t "$root"/target/{release,debug}/skewtrap 2>/dev/null | head -1 || true)
+if [ -n "$binary" ]; then
+  for file in docker/skewtrap.yaml examples/full.yaml kubernetes/nsys/skewtrap.yaml kubernetes/sidecar/skewtrap.yaml systemd/skewtrap.yaml; do
+    "$binary" check "$file" >"$rendered/check" 2>&1 || { cat "$rendered/check"; exit 1; }
+  done
+  echo "every configuration passes \`skewtrap check\`"
+else
+  skipped "skewtrap check of the configurations (no binary is built)"
+fi
+
+if [ -x "$venv/bin/python" ] && "$venv/bin/python" -c 'import yaml' 2>/dev/null; then
+  "$venv/bin/python" - "$root" <<'PYTHON'
+import pathlib, re, sys, yaml
+root = pathlib.Path(sys.argv[1])
+for path in (root / ".github/workflows").glob("*.yml"):
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    for name, job in jobs.items():
+        for need in [job.get("needs", [])] if isinstance(job.get("needs", []), str) else job.get("needs", []):
+            assert need in jobs, f"{path.name}: {name} needs {need}"
+        for step in job["steps"]:
+            for script in re.findall(r"(?<![\w/])((?:scripts|\.ci)/[\w.]+)", step.get("run", "")):
+                assert (root / script).is_file(), f"{path.name}: there is no {script}"
+    print(f"{path.name}: its jobs and scripts are there")
+PYTHON
+else
+  skipped "the release workflow (no PyYAML)"
+fi
+
+# What is added here is checked here: every file is named above, or by tests/it/deploy.rs.
+known='^(README.md|validate.sh|debian/post(inst|rm)|docker/(Dockerfile|compose.yaml|skewtrap.yaml)|examples/full.yaml|grafana/(make_dashboard.py|skewtrap.json)|kubernetes/(check.py|base/(kustomization|networkpolicy|podmonitor).yaml|(nsys|sidecar)/(deployment|kustomization|skewtrap).yaml)|prometheus/alerts(_test)?.yaml|systemd/skewtrap.(service|yaml))$'
+unknown=$(git ls-files . | grep -vE "$known" || true)
+[ -z "$unknown" ] || { echo "nothing checks these files:"; echo "$unknown"; exit 1; }

@@ -55,6 +55,7 @@ use skewtrap_core::incident::{CaptureOutcome, Incident, Record, VerdictNote};
 use skewtrap_core::message::Origin;
 use skewtrap_core::signal::catalog;
 use skewtrap_core::signal::sample::TargetId;
+use skewtrap_core::status::Course;
 use skewtrap_core::watch::{Effect, Event, ServerFact, TICK, Watch, WindowEvent};
 use skewtrap_trace::time::Time;
 
@@ -161,6 +162,7 @@ pub struct Agent {
     windows: CancellationToken,
     tx: mpsc::Sender<AgentEvent>,
     publisher: Publisher,
+    course: Course,
     started: Time,
     on_effect: OnEffect,
     metrics: Arc<Metrics>,
@@ -268,6 +270,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
         windows: CancellationToken::new(),
         tx,
         publisher,
+        course: Course::default(),
         started: now,
         on_effect,
         metrics,

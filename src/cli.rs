@@ -27,6 +27,7 @@ mod signals;
 mod silence;
 mod status;
 mod test;
+mod top;
 mod tune;
 mod why;
 
@@ -83,6 +84,7 @@ enum Command {
     Signals(signals::SignalsArgs),
     Incidents(incidents::IncidentsArgs),
     Status(status::StatusArgs),
+    Top(top::TopArgs),
     Silence(silence::SilenceArgs),
     Reload(reload::ReloadArgs),
     NotifyTest(notify_test::NotifyTestArgs),
@@ -116,6 +118,7 @@ impl Cli {
             Command::Signals(args) => signals::run(&args),
             Command::Incidents(args) => incidents::run(&args),
             Command::Status(args) => status::run(&args),
+            Command::Top(args) => top::run(&args),
             Command::Silence(args) => silence::run(&args),
             Command::Reload(args) => reload::run(&args),
             Command::NotifyTest(args) => notify_test::run(&args),

@@ -213,10 +213,7 @@ fn api_router(shared: Shared, access: Access) -> Router {
         .route("/silence", post(control::silence))
         .route("/alerts", post(inbound::alerts).layer(DefaultBodyLimit::max(inbound::BODY_LIMIT)));
     Router::new()
-        .route("/", get(page::html))
-        .route("/page.css", get(page::css))
-        .route("/page.js", get(page::js))
-        .route("/favicon.svg", get(page::icon))
+        .merge(page::routes())
         .route("/healthz", get(api::healthz))
         .route("/readyz", get(api::readyz))
         .route("/metrics", get(api::metrics))

@@ -82,7 +82,7 @@ fn summary_of(answer: &Answer) -> String {
         Answer::Refused { status, body } | Answer::Failed { status, body } => {
             format!("{status} {}", body.trim())
         }
-        Answer::ConnectionRefused => "nobody listens there".into(),
+        Answer::ConnectionRefused => "the connection is refused".into(),
         Answer::NotSent { why } => format!("not sent: {why}"),
         Answer::TimedOut => "no answer in time".into(),
         Answer::Lost { why } => format!("the connection broke: {why}"),

@@ -220,7 +220,7 @@ impl Finalizer {
             (self.store.clone(), self.attempt.clone(), self.record.incident.id.clone());
         let taken = crate::world::blocking(move || self.run_now()).await;
         taken.unwrap_or_else(|panic| {
-            let why = format!("the capture could not be kept: {panic}");
+            let why = format!("the capture could not be stored: {panic}");
             error!("{why}");
             let unproven = Some(why.clone());
             let end = AttemptEnd {

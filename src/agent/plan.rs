@@ -329,7 +329,6 @@ fn add_pages(
     named: &mut Vec<WatchedSource>,
     clients: &mut Clients,
 ) -> Result<Vec<FurtherPage>> {
-    let authorities = target.ca_file.as_deref().map(Path::new);
     let phase = phase_of(&target.name);
     let mut pages = Vec::new();
     for page in &target.pages {

@@ -11,7 +11,7 @@ use crate::http::secret::SecretError;
 
 /// A receiver whose secret cannot be had.
 #[derive(Debug, thiserror::Error)]
-#[error("receiver {name}: {source}; it is told nothing until that is mended and the agent started again")]
+#[error("receiver {name}: {source}; it gets no messages until that is corrected and the agent is restarted")]
 pub struct UnusableReceiver {
     /// Its name.
     pub name: Arc<str>,
@@ -55,18 +55,18 @@ pub fn waiting(running: &[configured::Receiver], new: &[configured::Receiver]) -
     let old_of = |name: &str| running.iter().find(|r| *r.name == *name);
     let changed = new.iter().filter_map(|receiver| match old_of(&receiver.name) {
         None => Some(format!(
-            "receiver {} is new in the configuration: it is told nothing until the agent is started again",
+            "receiver {} is new in the configuration: it gets no messages until the agent is restarted",
             receiver.name
         )),
         Some(old) if old != receiver => Some(format!(
-            "receiver {} was changed in the configuration: it is told as before until the agent is started again",
+            "receiver {} was changed in the configuration: it gets messages as before until the agent is restarted",
             receiver.name
         )),
         Some(_) => None,
     });
     let gone = running.iter().filter(|old| !new.iter().any(|r| r.name == old.name)).map(|old| {
         format!(
-            "receiver {} is gone from the configuration: it is told as before until the agent is started again",
+            "receiver {} is gone from the configuration: it gets messages as before until the agent is restarted",
             old.name
         )
     });
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(sentences.len(), starts.len(), "{sentences:?}");
         for (sentence, start) in sentences.iter().zip(starts) {
             assert!(
-                sentence.starts_with(start) && sentence.ends_with("until the agent is started again"),
+                sentence.starts_with(start) && sentence.ends_with("until the agent is restarted"),
                 "{sentence}"
             );
         }

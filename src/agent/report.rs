@@ -10,7 +10,8 @@ use super::compare::Compared;
 use super::history;
 use crate::act::bundle::numbered;
 use skewtrap_core::incident::Incident;
-use skewtrap_trace::report;
+use skewtrap_core::message::rank_name;
+use skewtrap_trace::report::{self, Occasion};
 
 /// Writes `report.json` and `report.html` beside the traces; of a further capture of the incident,
 /// `report-2.json` and `report-2.html`.
@@ -28,9 +29,37 @@ pub fn write(
     json.flush()?;
     let mut html = created(&bundle.join(numbered("report.html", window)))?;
     let history = incident.and_then(|i| history::history_of(bundle, window, i));
-    report::write_html(&mut html, &compared.comparison, history.as_ref())?;
+    let occasion = incident.map(|i| occasion_of(bundle, window, i));
+    let context = report::Context { occasion: occasion.as_ref(), history: history.as_ref() };
+    report::write_html(&mut html, &compared.comparison, context)?;
     html.flush()?;
     Ok(())
+}
+
+/// What the report says of the incident, with links to the other files of its bundle.
+fn occasion_of(bundle: &Path, window: usize, incident: &Incident) -> Occasion {
+    let captured = incident.capture.captured();
+    let own = ["incident.json", "report.json", "evidence.jsonl"].map(|name| match name {
+        "incident.json" => name.to_owned(),
+        _ => numbered(name, window),
+    });
+    let own = own.into_iter().filter(|name| bundle.join(name).exists() || name.starts_with("report"));
+    let traces = captured.iter().flat_map(|c| &c.files).filter(|f| !f.path.starts_with('/')).map(|f| {
+        let words =
+            f.rank.as_ref().map_or_else(|| f.path.clone(), |rank| format!("trace of {}", rank_name(rank)));
+        (words, f.path.clone())
+    });
+    Occasion {
+        incident: incident.id.to_string(),
+        server: incident.target.to_string(),
+        rule: incident.rule.to_string(),
+        about: incident.about.clone(),
+        began: incident.finding.onset,
+        began_error_s: incident.finding.onset_error_s,
+        fired: incident.fired_at,
+        window: captured.map(|c| c.started_at),
+        links: own.map(|name| (name.clone(), name)).chain(traces).collect(),
+    }
 }
 
 fn created(path: &Path) -> anyhow::Result<BufWriter<File>> {

@@ -182,6 +182,7 @@ async fn agent_lives(
         on_effect: note(world.clone(), seen.clone()),
         reload: Box::new(|| anyhow::bail!("nothing is read again")),
         serves: false,
+        aside: None,
     };
     let agent = run(plan(scenario, dir), how);
     tokio::pin!(agent);

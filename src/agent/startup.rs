@@ -37,7 +37,7 @@ pub(super) fn open(plan: &mut Plan) -> Result<(State, Bundles), StateError> {
     };
     if let Some(why) = state.read_only() {
         error!(
-            "{why}; what it holds was read, so windows that are open are closed, but no other is opened until that is mended and the agent started again"
+            "{why}; what it holds was read, so windows that are open are closed, but no other is opened until that is corrected and the agent is restarted"
         );
         plan.setup.policy.watch_only = true;
     }
@@ -51,7 +51,7 @@ pub(super) fn open(plan: &mut Plan) -> Result<(State, Bundles), StateError> {
 
 fn only_watch(plan: &mut Plan, error: &dyn std::error::Error) {
     error!(
-        "{error}; the watching goes on, but no window is opened until that is mended and the agent started again"
+        "{error}; the agent keeps watching, but opens no window until that is corrected and the agent is restarted"
     );
     plan.setup.policy.watch_only = true;
 }
@@ -171,7 +171,7 @@ fn token_of(plan: &Plan, listen: SocketAddr) -> Option<Secret> {
         return plan.token.clone();
     }
     let own = serve::token::own(&plan.state_dir);
-    own.map_err(|e| warn!("{e}; nothing can be changed through the API: set `token`, or mend that")).ok()
+    own.map_err(|e| warn!("{e}; nothing can be changed through the API: set `token`, or correct that")).ok()
 }
 
 /// This machine's name.

@@ -26,8 +26,12 @@ use skewtrap_core::capture::window::WindowPhase;
 use skewtrap_core::incident::{Record, VerdictNote};
 use skewtrap_core::message::Update;
 use skewtrap_core::signal::sample::TargetId;
+use skewtrap_core::status::Scope;
 use skewtrap_core::watch::{self, Effect, Event, WindowEvent};
 use skewtrap_trace::time::Time;
+
+/// So much of what the page draws is remembered.
+const HISTORY: Duration = Duration::from_secs(600);
 
 impl Agent {
     /// What the loop does every second, whoever asks: the same work for any number of servers.
@@ -59,11 +63,11 @@ impl Agent {
     }
 
     /// Builds what somebody asked for.
-    pub(super) fn publish(&self, wanted: Wanted) {
+    pub(super) fn publish(&mut self, wanted: Wanted) {
         let now = self.clock.now();
         match wanted {
             Wanted::History((scope, only)) => {
-                let history = self.watch.history(&scope, only.as_deref(), now);
+                let history = self.course.lengthen(self.watch.history(&scope, only.as_deref(), now));
                 self.publisher.publish_history((scope, only), history);
             }
             Wanted::Status(scope) => {
@@ -96,7 +100,19 @@ impl Agent {
         self.store.state.later(move |state| state.save_baselines(&baselines));
     }
 
-    pub(super) fn sweep(&self) {
+    /// For the page, often enough that the store has forgotten nothing in between, whether it is open or
+    /// not; server by server, so that the whole is never held twice.
+    fn remember_course(&mut self) {
+        let now = self.clock.now();
+        for target in &self.targets {
+            let scope = Scope { target: Some(target.name.clone()), ..Scope::ALL };
+            self.course.remember(&self.watch.history(&scope, None, now));
+        }
+        self.course.forget_before(now - HISTORY);
+    }
+
+    pub(super) fn sweep(&mut self) {
+        self.remember_course();
         if self.store.state.hangs().is_none() {
             self.notifier.offer_again();
         }

@@ -145,7 +145,7 @@ fn texts_of(paths: &[PathBuf]) -> anyhow::Result<Vec<(String, String, PathBuf)>>
 fn names_of(ranks: &[Rank]) -> Vec<String> {
     let ids: Vec<RankId> = ranks.iter().map(|rank| RankId::Rank(*rank)).collect();
     let axes = varying_axes(&ids);
-    ranks.iter().map(|rank| rank.named_by(&axes).to_string()).collect()
+    ids.iter().map(|rank| rank.named_by(&axes).to_string()).collect()
 }
 
 fn own_metric(own: &FoundMetric, config: &Config) -> OwnMetricReport {

@@ -37,7 +37,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Write a merged trace of the telling ranks for ui.perfetto.dev.
+    /// Write a merged trace of the relevant ranks for ui.perfetto.dev.
     #[arg(long, value_name = "FILE")]
     perfetto: Option<PathBuf>,
 
@@ -53,7 +53,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "REGEX")]
     rank_regex: Option<Regex>,
 
-    /// CollectionOwner a process, or a file with this in its name, is: 743=dp1, nodeB=dp1-tp0. Repeatable.
+    /// The rank of a process, or of files with this in their name: 743=dp1, nodeB=dp1-tp0. Repeatable.
     #[arg(long, value_name = "PID|PART=RANK")]
     rank: Vec<String>,
 }
@@ -102,7 +102,8 @@ fn write_files(
 ) -> anyhow::Result<()> {
     if let Some(path) = &args.html {
         let mut out = create(path)?;
-        report::write_html(&mut out, &compared.comparison, history)?;
+        let context = report::Context { history, ..report::Context::default() };
+        report::write_html(&mut out, &compared.comparison, context)?;
         out.flush().with_context(|| format!("cannot write {}", path.display()))?;
     }
     if let Some(path) = &args.csv {

@@ -17,8 +17,9 @@ use super::run::{RunArgs, config_of};
 use super::wrong;
 use crate::agent;
 use crate::agent::plan::{Flags, Plan};
-use crate::clock::Clock;
+use crate::clock::{Clock, wall_time};
 use crate::demo::incident;
+use crate::demo::practice;
 use crate::demo::shell::RunningDouble;
 use crate::http::{body, client};
 use skewtrap_core::capture::CaptureSpec;
@@ -47,6 +48,12 @@ pub struct DemoArgs {
     /// Where log, profiles and bundles go
     #[arg(long, value_name = "DIR", default_value = "skewtrap-demo")]
     out: PathBuf,
+    /// Only the simulated server, in real time on this port, to try `skewtrap run` on (0: any port)
+    ///
+    /// It plays the recorded incident as if it happened now, for half an hour, one repetition after the
+    /// other: half a minute of even load, then DP2 gets most of the requests.
+    #[arg(long, value_name = "PORT")]
+    server: Option<u16>,
 }
 
 /// Plays the recording to its end.
@@ -56,6 +63,10 @@ pub struct DemoArgs {
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let out = empty_folder(&args.out)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(port) = args.server {
+        runtime.block_on(serve(&out, port))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     runtime.block_on(play(&out))?;
     print_result(&out)?;
     Ok(ExitCode::SUCCESS)
@@ -79,12 +90,38 @@ fn empty_folder(out: &Path) -> anyhow::Result<PathBuf> {
     fs::canonicalize(out).with_context(|| format!("cannot find {}", out.display()))
 }
 
+/// Runs the server to practise on until its end or Ctrl-C.
+async fn serve(out: &Path, port: u16) -> anyhow::Result<()> {
+    let double = practice::start(out, port, wall_time())
+        .await
+        .with_context(|| format!("the simulated server cannot listen on port {port}"))?;
+    let (even, period) = (practice::EVEN.as_secs(), practice::PERIOD.as_secs());
+    print_line(&format!("A simulated SGLang server with 4 ranks listens on {}; Ctrl-C ends it.", double.url));
+    print_line(&format!(
+        "After {even} s DP2 gets most of the requests, for {} s; then it begins anew.\n",
+        period - even
+    ));
+    print_line("In another terminal:");
+    print_line(&format!(
+        "  skewtrap run --url {} --log {} --output-dir {}",
+        double.url,
+        double.log_path.display(),
+        out.join("profiles").display()
+    ));
+    let finished = double.finished.clone();
+    tokio::select! {
+        () = finished.cancelled() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    Ok(())
+}
+
 async fn play(out: &Path) -> anyhow::Result<()> {
     print_line(
         "A recorded incident: SGLang 0.5.16, 4 data-parallel ranks on one H200; 113 s of it in about 12 s.",
     );
     print_line(
-        "From 03:48:41.3 on, a router sends DP2 seven requests for one of its peers'. Nobody tells skewtrap.\n",
+        "From 03:48:41.3 on, a router sends DP2 seven requests for one of its peers'. skewtrap is not informed.\n",
     );
     let double = incident::start(out, SPEED).await.context("the double of the server did not start")?;
     let plan = plan(out, &double)?;
@@ -196,9 +233,10 @@ fn print_effect(effect: &Effect) {
         Effect::Changed { change, capture, why } if change.is_onset() => {
             let Some(finding) = &change.finding else { return };
             print_line(&format!(
-                "\n{}  {} fires: {} is {} since {} (+-{:.1} s)",
+                "\n{}  {} fires: {} of {} is {} since {} (+-{:.1} s)",
                 time_of_day(change.at),
                 change.rule.name,
+                finding.measured.as_ref().map_or("load", |m| &*m.signal),
                 rank_name(&finding.rank),
                 finding.side.word(),
                 time_of_day(finding.onset),
@@ -229,7 +267,7 @@ fn print_effect(effect: &Effect) {
 
 fn print_result(out: &Path) -> anyhow::Result<()> {
     let incidents = out.join("incidents");
-    print_line("\nWhat is kept:");
+    print_line("\nWhat is stored:");
     let mut folders: Vec<PathBuf> = fs::read_dir(&incidents)?.filter_map(|e| Some(e.ok()?.path())).collect();
     folders.sort();
     for folder in folders {

@@ -35,7 +35,7 @@ use skewtrap_core::incident::CaptureOutcome;
 use skewtrap_core::rule::Rule;
 use skewtrap_trace::time::Time;
 
-/// Checks against a live server everything that a capture depends on, and says how to mend it
+/// Checks against a live server everything that a capture depends on, and says how to correct it
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     #[command(flatten)]
@@ -201,13 +201,13 @@ impl Checks {
         self.ranks(target, examined, now);
         self.log(target, examined);
         if target.folders.is_empty() {
-            let message = "no capture.output_dir is declared: files are told apart by profile_id (0.5.15) or profile_prefix (0.5.7), and where they lie is the server's choice";
+            let message = "no capture.output_dir is declared: files are recognised by profile_id (0.5.15) or profile_prefix (0.5.7), and the server chooses their folder";
             self.add(target, true, "folder", message.into());
         }
         for folder in &facts.folders {
             let (level, message) = match folder.seen {
                 None if is_here(target) => (Level::Error, "is not there, and SGLang dies when it cannot write; create it, writable by the server, or give path_map if the server sees other folders".into()),
-                None => (Level::Warn, "is out of the agent's sight: captures will be marked remote; give path_map if they share it".into()),
+                None => (Level::Warn, "is not visible to the agent: captures will be marked remote; give path_map if they share it".into()),
                 Some(room) if !room.exists => (Level::Error, "is not there, and SGLang dies when it cannot write; create it, writable by the server".into()),
                 Some(room) if !room.writable => (Level::Error, "takes no writes, and SGLang dies when it cannot write".into()),
                 Some(room) => (Level::Ok, format!("{} free", Bytes(room.free))),
@@ -219,7 +219,7 @@ impl Checks {
     fn ranks(&mut self, target: &TargetPlan, examined: &Examined, now: Time) {
         let Some(info) = &examined.facts.server else { return };
         let (level, message) = match (&examined.loads_error, preflight::ranks(&examined.facts, info, now)) {
-            (Some(error), _) => (Level::Error, format!("/v1/loads does not tell who works: {error}")),
+            (Some(error), _) => (Level::Error, format!("/v1/loads does not show which ranks work: {error}")),
             (None, Ok(ranks)) if ranks.idle.is_empty() => (Level::Ok, "every rank has work".into()),
             (None, Ok(ranks)) => {
                 let message = format!("{} work, {} idle", names_of(&ranks.busy), names_of(&ranks.idle));
@@ -235,7 +235,7 @@ impl Checks {
         let (level, message) = match (target.sees_log, &examined.log_error, examined.facts.foreign.open()) {
             (false, ..) => (Level::Warn, "is not read: other people's windows are not seen, and a doubtful start cannot be proven; give it with --log".into()),
             (true, Some(error), _) => (Level::Error, format!("cannot be read: {error}")),
-            (true, None, Some((_, dir))) => (Level::Error, format!("somebody else's profile is open, writing to {dir}")),
+            (true, None, Some((_, dir))) => (Level::Error, format!("another client's profile is open, writing to {dir}")),
             (true, None, None) => (Level::Ok, "is read; nobody else's profile is open".into()),
         };
         self.add(target, level, "log", message);

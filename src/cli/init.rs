@@ -11,7 +11,7 @@ use super::server_probe::{self, Probe};
 use crate::config::file;
 use skewtrap_core::capture::facts::ServerKind;
 
-/// Looks at a server and writes a commented configuration that works with it.
+/// Probes a server and writes a commented configuration that works with it.
 #[derive(Debug, Args)]
 pub struct InitArgs {
     /// The server: http://127.0.0.1:30000
@@ -72,7 +72,7 @@ fn starter(url: &str, probe: &Probe) -> String {
             let _ = writeln!(t, "# Loads: {path} answers for {} ranks.", loads.ranks.len());
         }
         Err(e) if facts.engine == ServerKind::Sglang => {
-            let _ = writeln!(t, "# Loads: none ({e}); the log or the metrics must tell them.");
+            let _ = writeln!(t, "# Loads: none ({e}); the log or the metrics must provide them.");
         }
         Err(_) => {}
     }
@@ -149,7 +149,7 @@ budget: { stalled: 2m, bytes: 20GiB, windows: 4 }
 ";
 
 const RECEIVERS_SECTION: &str = "
-# Who is told. Secrets stand in the environment or in files, never here.
+# Who is notified. Secrets stand in the environment or in files, never here.
 receivers:
   - { name: console, stdout: {} }
   # - { name: oncall, webhook: { url: { env: SKEWTRAP_WEBHOOK } }, min_severity: warning }

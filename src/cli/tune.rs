@@ -20,7 +20,7 @@ use crate::config::signal::own_signals_of;
 use skewtrap_core::rule::{Condition, Direction, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 
-/// Finds bounds on recordings: how often each would have fired, and the one for a given peace.
+/// Finds bounds on recordings: how often each would have fired, and the one for a given rate of false alarms.
 #[derive(Debug, Args)]
 pub struct TuneArgs {
     #[command(flatten)]
@@ -171,7 +171,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     }
     if report.hours < report.limit_per_day.recip() * 24.0 {
         anstream::eprintln!(
-            "{:.2} h is too short to tell one firing a day from none: the rates are rough",
+            "{:.2} h is too short to distinguish one firing a day from none: the rates are rough",
             report.hours
         );
     }

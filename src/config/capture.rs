@@ -68,13 +68,13 @@ pub struct HttpText {
     merge_profiles: Field<bool>,
     /// Refused unless `accept_risk: [start_step]`; use `warmup`.
     start_step: Field<u64>,
-    /// Wait this long, look again whether the rule still fires, then start. Default 0s.
+    /// Wait this long, check again whether the rule still fires, then start. Default 0s.
     warmup: Field<Span>,
     /// End the window when the rule clears.
     until: Field<Until>,
     /// The window is stopped at the latest then. Default 5s, at most 30s.
     deadline: Field<Span>,
-    /// Dangers that you take upon yourself: with_stack, profile_by_stage, mem_on_rocm, start_step, long_nsys,
+    /// Risks that you accept: with_stack, profile_by_stage, mem_on_rocm, start_step, long_nsys,
     /// server_timer.
     accept_risk: Field<Vec<Field<String>>>,
 }
@@ -97,7 +97,7 @@ pub struct NsysText {
     duration: Field<Span>,
     /// More arguments of `nsys start`.
     args: Field<Vec<Field<String>>>,
-    /// Dangers that you take upon yourself: long_nsys.
+    /// Risks that you accept: long_nsys.
     accept_risk: Field<Vec<Field<String>>>,
 }
 

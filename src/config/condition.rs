@@ -435,7 +435,7 @@ fn signal_for(
     let named = if text.signal.is_absent() { context.signal } else { &text.signal };
     if named.is_absent() {
         let hint = "write `signal: load` in the rule or in the condition";
-        findings.error(place, "no signal to look at", Some(hint.into()));
+        findings.error(place, "no signal to compare", Some(hint.into()));
     }
     signal_of(named, context.catalog, findings)
 }
@@ -484,7 +484,11 @@ fn chance_of(
         findings.error(at, format!("`{name}` is a positive number of times"), Some("3 to 6 is usual".into()));
     }
     if matches!(statistic, Statistic::AnyMember | Statistic::AllMembers) {
-        findings.error(at, format!("`{statistic}` looks at single members; chance has no part in it"), None);
+        findings.error(
+            at,
+            format!("`{statistic}` compares single members, so `chance` does not apply"),
+            None,
+        );
     }
     Some(*k)
 }

@@ -95,6 +95,20 @@ fn in_plain_words(expected: &str) -> String {
     }
 }
 
+/// How what was written becomes the kind that is expected, where that is simple to say.
+fn other_kind_hint(wanted: &str, found: &Value) -> Option<String> {
+    match (wanted, found) {
+        ("a list", Value::Text(text)) if !text.contains('\n') => {
+            Some(format!("a list of one is written [{text}]"))
+        }
+        ("a list", Value::Map(entries)) => {
+            let (first, _) = entries.first()?;
+            Some(format!("each entry of a list begins with a dash: `- {}: ...`", first.name))
+        }
+        _ => None,
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Reader<'n, 's> {
     node: &'n Node,
@@ -113,7 +127,8 @@ impl<'n> Reader<'n, '_> {
             match failure {
                 Failure::Message(message) => self.report(self.node.place, message, None),
                 Failure::Expected(wanted) => {
-                    self.report(self.node.place, format!("expected {wanted}, found {}", found()), None);
+                    let hint = other_kind_hint(&wanted, &self.node.value);
+                    self.report(self.node.place, format!("expected {wanted}, found {}", found()), hint);
                 }
                 Failure::Reported => {}
             }

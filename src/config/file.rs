@@ -43,7 +43,7 @@ pub struct FileText {
     budget: Field<BudgetText>,
     /// How much is kept.
     keep: Field<KeepText>,
-    /// Who is told.
+    /// Who is notified.
     receivers: Field<Vec<Field<ReceiverText>>>,
     /// At most this many new incidents are told of in a stretch of time.
     storm_cap: Field<StormText>,
@@ -396,8 +396,10 @@ fn check_targets(
     for own in signals.iter().filter(|s| matches!(s.source, OwnSource::Prometheus { .. })) {
         match &own.target {
             None => {
-                let message =
-                    format!("the query of signal {} does not say of which server it tells", own.name);
+                let message = format!(
+                    "the query of signal {} needs `target`: which server are its samples of?",
+                    own.name
+                );
                 findings.error(own.place, message, Some("write `target: NAME`".into()));
             }
             Some(name) if !known.contains(&&**name) => {

@@ -228,7 +228,7 @@ fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> O
     match (given.next(), given.next()) {
         (None, _) => {
             let hint = "one of webhook, slack, alertmanager, command, stdout";
-            findings.error(place, "nothing says how this receiver is told", Some(hint.into()));
+            findings.error(place, "this receiver has no means of delivery", Some(hint.into()));
             return None;
         }
         (Some((first, _)), Some((second, at))) => {

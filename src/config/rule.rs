@@ -40,7 +40,7 @@ pub struct RuleText {
     about: Field<String>,
     /// The signal that is compared (`skewtrap signals` lists them).
     signal: Field<String>,
-    /// The label, or labels, that tell the compared members apart. Default `dp_rank`.
+    /// The label, or labels, that distinguish the compared members. Default `dp_rank`.
     across: Field<Names>,
     /// Labels on which the members of a group agree. Default `[target, role]`.
     within: Field<Names>,

@@ -51,9 +51,9 @@ pub struct SignalText {
     /// A mean or quantile is of about this time. Default 10s.
     over: Field<Span>,
     /// A regular expression over the log's lines: the group `value` is the number, other named
-    /// groups are labels (`dp_rank` and the like tell ranks apart).
+    /// groups are labels (`dp_rank` and the like distinguish ranks).
     pattern: Field<String>,
-    /// A query against a Prometheus-compatible server; the labels of its answer tell ranks apart.
+    /// A query against a Prometheus-compatible server; the labels of its answer distinguish ranks.
     prometheus: Field<QueryText>,
     /// Only this target's log. Default: every target's.
     target: Field<String>,

@@ -190,7 +190,7 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     if let Some(at) = text.poll.place()
         && !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&target.poll)
     {
-        findings.error(at, "`poll` lies between 100ms and 60s", None);
+        findings.error(at, "`poll` must be between 100ms and 60s", None);
     }
     target.api_key = secret_of(&text.api_key, "`api_key`", findings);
     target.admin_api_key = secret_of(&text.admin_api_key, "`admin_api_key`", findings);

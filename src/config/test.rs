@@ -109,7 +109,7 @@ pub struct ExpectText {
     rank: Field<BTreeMap<String, Field<String>>>,
     /// The side that must be blamed.
     side: Field<Side>,
-    /// The onset that must be told.
+    /// The onset that must be reported.
     onset: Field<String>,
     /// How far the onset may be off. Default 2s.
     within: Field<Span>,

@@ -30,17 +30,22 @@ pub const ONSET: f64 = 1_795_492_121.330_7;
 /// End of the recording.
 pub const END: f64 = 1_795_492_199.2;
 
-/// The recorded server at [`BEGIN`].
-///
-/// # Errors
-/// The embedded recording is damaged.
-pub fn world() -> io::Result<World> {
+/// The recorded server.
+pub(super) fn config() -> io::Result<Config> {
     let loads = unpack(LOADS)?;
     let mut config = Config::new(Version::V0_5_16, 4, LoadTrack::recorded(&loads)?);
     config.recorded_loads = Some(bodies(&loads)?);
     config.recorded_log = Some(log_lines(&unpack(LOG)?));
     config.recorded_traces = Some(TRACES.iter().map(|t| Arc::from(*t)).collect());
-    Ok(World::new(config, Time::from_epoch_s(BEGIN)))
+    Ok(config)
+}
+
+/// The recorded server at [`BEGIN`].
+///
+/// # Errors
+/// The embedded recording is damaged.
+pub fn world() -> io::Result<World> {
+    Ok(World::new(config()?, Time::from_epoch_s(BEGIN)))
 }
 
 /// Replays the incident behind a local port, `speed` times as fast as it happened, with the log in

@@ -111,7 +111,7 @@ pub mod stand_in {
         NETWORK.set(network);
     }
 
-    pub(super) fn current() -> Option<Arc<dyn Network>> {
+    pub(in crate::http) fn current() -> Option<Arc<dyn Network>> {
         NETWORK.with_borrow(Clone::clone)
     }
 }

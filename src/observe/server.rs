@@ -37,7 +37,7 @@ impl Health {
     pub fn answered(self) -> HealthAnswer {
         match self {
             Self::Answered(answered) => answered,
-            Self::ConnectionRefused => HealthAnswer::Unhealthy("nobody listens there".into()),
+            Self::ConnectionRefused => HealthAnswer::Unhealthy("cannot connect to it".into()),
         }
     }
 }

@@ -1,25 +1,31 @@
-//! The status page: three files inside the binary, nothing from the network.
+//! The status page: a few files inside the binary, nothing from the network.
 
+use axum::Router;
 use axum::extract::Request;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use axum::routing::get;
 
-pub(super) async fn html() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/html; charset=utf-8")], include_str!("page/index.html"))
-}
+const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-pub(super) async fn css() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/css; charset=utf-8")], include_str!("page/page.css"))
-}
+/// The paths, what they are, and what they hold.
+const FILES: [(&str, &str, &str); 8] = [
+    ("/", "text/html; charset=utf-8", include_str!("page/index.html")),
+    ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("/page.js", SCRIPT, include_str!("page/page.js")),
+    ("/words.js", SCRIPT, include_str!("page/words.js")),
+    ("/chart.js", SCRIPT, include_str!("page/chart.js")),
+    ("/incident.js", SCRIPT, include_str!("page/incident.js")),
+    ("/actions.js", SCRIPT, include_str!("page/actions.js")),
+    ("/favicon.svg", "image/svg+xml", include_str!("page/favicon.svg")),
+];
 
-pub(super) async fn js() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/javascript; charset=utf-8")], include_str!("page/page.js"))
-}
-
-pub(super) async fn icon() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "image/svg+xml")], include_str!("page/favicon.svg"))
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    FILES.into_iter().fold(Router::new(), |routes, (path, kind, text)| {
+        routes.route(path, get(move || async move { ([(CONTENT_TYPE, kind)], text) }))
+    })
 }
 
 /// Sets headers of every response: nothing is cached (after a restart the agent may be another

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod book;
 mod borders;
 mod deploy;
 mod manual;

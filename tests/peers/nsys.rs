@@ -90,7 +90,7 @@ async fn a_real_collection_that_was_left_behind_is_stopped_however_late_and_some
     for granted in [false, true] {
         let came = close(nsys, &left(&ready, clock.now() - hour, granted), &output, clock.now()).await;
         let why = came.failure.unwrap();
-        assert!(why.contains("that is somebody else's, and is left alone"), "{why}");
+        assert!(why.contains("that is another client's, and is left alone"), "{why}");
         // A start of ours that nobody saw take effect may still be on its way.
         let unproven = (!granted).then_some(why);
         assert_eq!((session().await.readiness(), came.unproven), (Readiness::Collecting, unproven));

@@ -185,6 +185,17 @@ impl Browser {
         panic!("never true: {script}\n{}\nerrors: {:?}", text.as_str().unwrap_or_default(), self.errors);
     }
 
+    async fn press(&mut self, key: &str) {
+        for kind in ["keyDown", "keyUp"] {
+            let code = match key {
+                "Escape" => 27,
+                _ => 37,
+            };
+            let event = json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
+            self.call("Input.dispatchKeyEvent", event).await;
+        }
+    }
+
     async fn look(&mut self, width: u32, scheme: &str, name: &str) {
         let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
         self.call("Emulation.setDeviceMetricsOverride", metrics).await;
@@ -277,7 +288,7 @@ fn status(started: Time) -> Status {
         bound: Some(1.5),
         rank: blamed.map(rank),
         incident: blamed.map(|_| "20261124T034846Z-dp-load-skew-3f9a".into()),
-        refused: None,
+        refused: blamed.map(|_| "the rule's cooldown lasts until 09:10".into()),
         again: None,
     };
     let rule = |name: &str, about: &str, groups| RuleStatus {
@@ -414,6 +425,11 @@ const CONTRAST: &str = r#"(() => {
   return worst;
 })()"#;
 
+/// Controls without a name for a screen reader.
+const UNNAMED: &str = r#"[...document.querySelectorAll("a, button, select, input, iframe, summary, [tabindex='0']")]
+  .filter(node => node.checkVisibility() && !(node.getAttribute("aria-label") || node.title || node.textContent.trim() || node.labels?.[0]?.textContent.trim()))
+  .map(node => node.outerHTML)"#;
+
 #[tokio::test]
 async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks() {
     let Some(mut browser) = Browser::start().await else { return };
@@ -429,6 +445,26 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     browser.until("document.body.innerText.includes('DP7 (silent)')").await;
     browser.until("document.body.innerText.includes('the server\\'s metrics are not enabled')").await;
     browser.until("document.title.startsWith('● DP2')").await;
+
+    // One chart of all ranks, read by the keyboard, with the incident on it.
+    browser.until("document.querySelectorAll('.plot path.line').length === 8").await;
+    browser.until("document.querySelectorAll('.plot path.line.blamed').length === 1").await;
+    browser.until("document.querySelector('.plot').getAttribute('aria-label').includes('the highest is DP2 with 46')").await;
+    browser.eval("document.querySelector('.plot').focus()").await;
+    browser.press("ArrowLeft").await;
+    browser.until("document.querySelector('.readout').textContent.includes('DP2 46')").await;
+    browser.until("document.querySelector('.plot a.incident').getAttribute('aria-label').includes('DP2 dp-load-skew')").await;
+    browser
+        .until("document.querySelector('.alarm').innerText.includes('No window: the rule\\'s cooldown')")
+        .await;
+
+    // A change needs the token; what the agent answers is shown. Every control has a name.
+    browser.eval("document.querySelector('.alarm button').click()").await;
+    browser.eval("document.querySelector('#token').value = 'x'; document.querySelector('dialog form').requestSubmit()").await;
+    browser.until("document.querySelector('dialog .problem').textContent.startsWith('nothing can be changed through this agent')").await;
+    assert_eq!(browser.eval(UNNAMED).await, json!([]));
+    browser.press("Escape").await;
+    browser.until("!document.querySelector('dialog').open").await;
 
     // It updates.
     let mut next = status(started);
@@ -483,6 +519,34 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     browser.until("document.getElementById('trouble').hidden").await;
     browser.until("document.querySelector('.rank.blamed') === null && document.title === 'skewtrap'").await;
 
+    assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_ranks_of_a_wide_server_are_rows_of_one_map_that_fits_phones_and_desks() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut wide = status(wall_time());
+    let model = wide.history[0].lines[0].values.clone();
+    wide.history[0].lines = (0..128u16)
+        .map(|i| {
+            let values = model.iter().map(|v| if i == 2 { Some(46.0) } else { *v }).collect();
+            HistoryLine { target: "server".into(), rank: Rank::dp(i).labels(), values }
+        })
+        .collect();
+    let agent = Agent::start("127.0.0.1:0".parse().unwrap(), dir.path(), wide).await;
+    browser.open(&format!("http://{}/", agent.address)).await;
+    browser.until("document.querySelector('.plot canvas').height > 128 * 3").await;
+    browser.until("document.querySelector('.plot rect.outline') !== null").await;
+    // The cards of so many ranks are drawn when they are asked for.
+    assert_eq!(browser.eval("document.querySelectorAll('.rank').length").await, 0);
+    for (width, scheme) in [(360, "light"), (1440, "dark")] {
+        browser.look(width, scheme, &format!("wide-{width}-{scheme}")).await;
+        assert_eq!(browser.eval(FITS).await, true, "it scrolls sideways at {width}");
+    }
+    browser.eval("document.querySelector('.each summary').click()").await;
+    browser.until("document.querySelectorAll('.rank').length === 128").await;
     assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
     agent.stop().await;
 }

@@ -49,7 +49,7 @@ pub struct Rule {
     pub name: Arc<str>,
     /// One sentence for people.
     pub about: Option<String>,
-    /// Label names that tell the compared members apart (`dp_rank`; or `target`, `dp_rank`).
+    /// Label names that distinguish the compared members (`dp_rank`; or `target`, `dp_rank`).
     pub across: Vec<Arc<str>>,
     /// Label names on which the members of a group agree (`target`, `role`).
     pub within: Vec<Arc<str>>,

@@ -1,6 +1,8 @@
 //! What the agent shows of itself: the API, the status page, `skewtrap why` and the gauges are made
 //! of this and nothing else. Plain data; the agent fills it about once a second.
 
+mod course;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::course::{Course, POINTS};
 use crate::capture::captured::Means;
 use crate::capture::window::WindowPhase;
 use crate::incident::Incident;

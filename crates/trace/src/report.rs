@@ -8,7 +8,7 @@ mod terminal;
 use std::io::{self, Write};
 
 pub use self::csv::write_csv;
-pub use self::html::{History, Series, write_html};
+pub use self::html::{Context, History, Occasion, Series, write_html};
 pub use self::terminal::write_terminal;
 use crate::comparison::Comparison;
 

@@ -94,7 +94,7 @@ impl Planner {
             false => "its messages go to the others that it names",
         };
         let warning = format!(
-            "rule {rule} tells {}, which this agent cannot tell: {instead}; a receiver that is new in the configuration, or whose secret was mended, is told after a restart",
+            "rule {rule} names receiver {}, which this agent cannot reach: {instead}; a receiver that is new in the configuration, or whose secret was corrected, gets messages after a restart",
             unknown.join(", ")
         );
         self.warned.insert(warning.clone()).then_some(warning)
@@ -246,7 +246,10 @@ mod tests {
         let nobody = ["new".into()];
         assert_eq!(names(&planner.plan(&incident, Update::Fired, &nobody, now)), ["all", "here"]);
         let warning = planner.unknown_receivers("skew", &nobody).expect("it is said");
-        assert!(warning.starts_with("rule skew tells new, which this agent cannot tell"), "{warning}");
+        assert!(
+            warning.starts_with("rule skew names receiver new, which this agent cannot reach"),
+            "{warning}"
+        );
         assert_eq!(planner.unknown_receivers("skew", &nobody), None, "it was said");
         assert!(planner.unknown_receivers("other", &nobody).is_some(), "once for each rule");
         let some = ["new".into(), "named".into()];

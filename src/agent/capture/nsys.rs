@@ -225,7 +225,7 @@ impl Taking {
             Seen::Is(Readiness::Collecting) if !refused => {}
             Seen::Is(Readiness::Collecting) => {
                 return Err(Failed::closed(format!(
-                    "nsys refused to start session {} ({}), which somebody else has started; it is left alone",
+                    "nsys refused to start session {} ({}), which another client has started; it is left alone",
                     session.name,
                     answer.summary()
                 )));
@@ -266,7 +266,7 @@ impl Taking {
                 Err(Failed::closed(format!("the application of nsys session {} is gone", session.name)))
             }
             Readiness::Collecting | Readiness::Busy => Err(Failed::closed(format!(
-                "nsys session {} is in state {}: somebody else collects or generates there, and it is left alone",
+                "nsys session {} is in state {}: another client collects or generates there, and it is left alone",
                 session.name, session.state
             ))),
         }
@@ -311,7 +311,7 @@ impl Taking {
         match &seen {
             Seen::Is(Readiness::Collecting) | Seen::Unread(_) => {
                 return Err(Failed::open(format!(
-                    "nsys was told to stop session {} ({}), and {}; stop it by hand: nsys stop --session={}",
+                    "nsys was asked to stop session {} ({}), and {}; stop it by hand: nsys stop --session={}",
                     session.name,
                     answer.summary(),
                     if seen.is(Readiness::Collecting) {

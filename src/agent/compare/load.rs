@@ -303,7 +303,7 @@ fn check_ranks(reads: &mut [ReadRank], loaded: &mut LoadedRanks) -> Result<(), T
     if !unknown.is_empty() && reads.len() > 1 {
         let shown = unknown.iter().take(8).cloned().collect::<Vec<_>>().join("\n  ");
         return Err(TraceError::Nothing(format!(
-            "neither name nor content tells whose these {} traces are; say it with --rank-regex or --rank PART=dp1:\n  {shown}",
+            "neither names nor content identify the ranks of these {} traces; give them with --rank-regex or --rank PART=dp1:\n  {shown}",
             unknown.len()
         )));
     }
@@ -316,7 +316,7 @@ fn check_ranks(reads: &mut [ReadRank], loaded: &mut LoadedRanks) -> Result<(), T
         )));
     }
     if reads.iter().any(|r| matches!(r.window.rank(), RankId::Pid(_))) {
-        let note = "no manifest tells the ranks of these processes; say it with --rank PID=dp1";
+        let note = "no manifest names the ranks of these processes; give them with --rank PID=dp1";
         if !loaded.notes.iter().any(|n| n.contains("--rank PID=")) {
             loaded.notes.push(note.into());
         }

@@ -89,7 +89,7 @@ fn too_few(rule: &Rule, signal: &str, ranks: &[Rank]) -> Option<String> {
     }
 }
 
-/// The axes that tell members apart; `None` if another label does, which one server does not show.
+/// The axes that distinguish members; `None` if another label does, which one server does not show.
 fn axes_of(rule: &Rule) -> Option<Vec<Axis>> {
     let axis = |label: &str| Axis::ALL.into_iter().find(|a| a.label() == label);
     rule.across.iter().map(|label| axis(label)).collect()

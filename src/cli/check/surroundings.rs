@@ -22,8 +22,12 @@ fn listen(node: &Node, config: &Config, findings: &mut Findings<'_>) {
     let Some((_, at)) = entries.iter().find(|(key, _)| key.name == "listen") else { return };
     let is_open = config.listen.parse::<SocketAddr>().is_ok_and(|a| !a.ip().is_loopback());
     if is_open && config.token.is_none() {
-        let hint = "set `token: { env: NAME }`; until then the agent makes one of its own, in `state_dir`";
-        findings.warn(at.place, "the API is open to the network, and no `token` is set", Some(hint.into()));
+        let hint = "set `token: { env: NAME }` or `token: { file: PATH }`; without one the agent serves neither its page nor its API there";
+        findings.warn(
+            at.place,
+            "this address is reachable from other machines, and no `token` is set",
+            Some(hint.into()),
+        );
     }
 }
 
@@ -105,7 +109,7 @@ capture: { http: { output_dir: /dev/null } }
         assert_eq!(
             of(text),
             [
-                (2, "the API is open to the network, and no `token` is set".into()),
+                (2, "this address is reachable from other machines, and no `token` is set".into()),
                 (4, "the variable SKEWTRAP_NO_SUCH_VARIABLE is not set here".into()),
                 (5, "the file /no/such/key cannot be read here".into()),
                 (6, "/dev/null is no folder".into()),

@@ -111,7 +111,7 @@ fn check_hysteresis(
             let (wanted, written) =
                 if t.direction == Direction::Above { ("above", "below") } else { ("below", "above") };
             let message = format!(
-                "the trigger looks {wanted} its bound and the clear {written} its own: it would not wait for what fired to be over"
+                "the trigger compares {wanted} its bound and the clear {written} its own: the clear would not wait until the imbalance ends"
             );
             let hint = format!("a clear holds while its bound is not crossed: write `{wanted}`");
             findings.error(place, message, Some(hint));

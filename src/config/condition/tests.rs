@@ -161,7 +161,7 @@ fn a_clear_that_never_or_always_holds_or_looks_the_other_way_is_an_error() {
         (
             "kv_usage",
             "trigger: { any_member: { above: 0.9 } }, clear: { any_member: { below: 0.5 } }",
-            "the trigger looks above its bound and the clear below its own",
+            "the trigger compares above its bound and the clear below its own",
         ),
     ]);
     assert_eq!(report("load", "trigger: { cv: 0.3 }, clear: { max_over_mean: 0.5, within_chance: 3 }"), "");

@@ -96,3 +96,15 @@ fn a_whole_file_of_the_wrong_kind_is_one_clear_error() {
     assert!(rule.is_none());
     assert!(problems.starts_with("1:1 expected a mapping with `name`"), "{problems}");
 }
+
+#[test]
+fn a_list_that_is_written_as_one_entry_says_how_it_is_written() {
+    assert_eq!(
+        read_all("notify: oncall\n").1,
+        "1:9 expected a list, found the text \"oncall\" (a list of one is written [oncall])"
+    );
+    assert_eq!(
+        read_all("notify:\n  name: oncall\n").1,
+        "2:3 expected a list, found a mapping (each entry of a list begins with a dash: `- name: ...`)"
+    );
+}

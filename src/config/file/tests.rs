@@ -111,7 +111,7 @@ budgt: {}
           = write `url: http://127.0.0.1:30000`; keys go into `api_key`
         error: skewtrap.yaml:3:40: `api_key` is a secret and must not stand in the file
           = write `{ env: NAME }` or `{ file: PATH }`, and change the one that stood here
-        error: skewtrap.yaml:3:62: `poll` lies between 100ms and 60s
+        error: skewtrap.yaml:3:62: `poll` must be between 100ms and 60s
         error: skewtrap.yaml:4:13: a target's name has 1 to 80 characters, none of them a space, quote or slash
            |
          4 |   - { name: a b, logs: [] , zone: Mars }
@@ -284,7 +284,7 @@ fn with_several_servers_a_rule_that_captures_and_a_query_must_say_which_one() {
     }
     let query = "signals: [{ name: rate, prometheus: { url: 'http://p:1', query: x } }]\n";
     let text = rule("across: dp_rank") + query;
-    assert!(problems(&text).contains("the query of signal rate does not say of which server it tells"));
+    assert!(problems(&text).contains("the query of signal rate needs `target`"));
     assert_eq!(problems(&text.replace("name: rate,", "name: rate, target: b,")), "");
     assert!(
         problems(&text.replace("name: rate,", "name: rate, target: c,")).contains("no target is called `c`")

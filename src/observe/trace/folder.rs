@@ -195,7 +195,7 @@ fn classify(path: &Path) -> Result<FileKind, TraceError> {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let plain = name.strip_suffix(".gz").unwrap_or(&name);
     if plain.starts_with("merged-") && plain.ends_with(".json") {
-        return Ok(FileKind::LeftOut("a merged trace, whose rows no longer tell their ranks"));
+        return Ok(FileKind::LeftOut("a merged trace, whose rows no longer carry their ranks"));
     }
     if name.contains("async_llm") {
         return Ok(FileKind::LeftOut("the trace of the front end, which has no GPU"));

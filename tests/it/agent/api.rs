@@ -9,7 +9,7 @@ use skewtrap::http::client::client;
 use skewtrap::serve::{Action, ApiServer, Command, ServeConfig, ServeError};
 use skewtrap_core::message::sample;
 use skewtrap_core::rule::RuleState;
-use skewtrap_core::status::{GroupStatus, Status, TargetStatus};
+use skewtrap_core::status::{GroupStatus, History, HistoryLine, Status, TargetStatus};
 use skewtrap_trace::labels::Labels;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,6 +26,18 @@ async fn what_the_agent_published_can_be_read_in_parts() {
     assert_eq!(body["targets"][0]["ranks"][1]["rank"], json!({"dp_rank": 1}));
     assert_eq!(body["history"], Value::Null, "the history has a path of its own");
     assert_eq!(agent.get("/api/v1/history").await, (200, json!([])));
+    let mut drawn = status();
+    let of = |signal: &str| History {
+        signal: signal.into(),
+        lines: vec![HistoryLine { target: "a".into(), rank: Labels::default(), values: vec![Some(1.0)] }],
+        end: drawn.at,
+        step_s: 2.0,
+    };
+    drawn.history = ["load", "kv_usage"].map(of).into();
+    agent.publisher.stand(drawn);
+    let (_, only) = agent.get("/api/v1/history?signal=load").await;
+    assert_eq!(only[0]["lines"][0]["values"], json!([1.0]));
+    assert_eq!((&only[1]["signal"], &only[1]["lines"]), (&json!("kv_usage"), &json!([])));
     let (_, ranks) = agent.get("/api/v1/ranks").await;
     assert_eq!(ranks[0]["signals"]["load"]["value"], 9.0);
     let (_, signals) = agent.get("/api/v1/signals").await;

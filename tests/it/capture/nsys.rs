@@ -70,7 +70,7 @@ async fn every_trouble_with_nsys_has_its_own_message_and_stops_nothing_of_others
 
     server.fault("start_stolen", "");
     let why = server.fails("i5b", NsysSession::OfTarget).await;
-    assert!(why.contains("which somebody else has started; it is left alone"), "{why}");
+    assert!(why.contains("which another client has started; it is left alone"), "{why}");
     assert_eq!(server.calls("stop").len(), stops, "what is somebody else's is not stopped");
     std::fs::remove_file(server.state("start_stolen")).unwrap();
     server.nsys(&["stop", "--session=mine"]);

@@ -184,7 +184,7 @@ fn a_restart_forgets_no_mark_while_the_same_still_fires() {
     assert_eq!((next.starts, &next.reasons[..]), (0, &["not_worse"][..]));
     let refused = next.incident().capture.refused().expect("it was refused").why.clone();
     assert!(
-        refused.starts_with("this was captured as incident ") && refused.contains("nobody saw it end"),
+        refused.starts_with("this was captured as incident ") && refused.contains("its end was not observed"),
         "{refused}"
     );
     next.seconds(200, 210, WORSE);

@@ -158,7 +158,7 @@ fn sglang(
     }
     if version < Version::new(0, 5, 5) && server.sizes.dp > 1 && !server.sizes.dp_attention {
         notes.push(format!(
-            "SGLang {version} lets DP replicas overwrite each other's file: one file came for all"
+            "SGLang {version} lets DP replicas overwrite each other's file: a single file for all ranks is expected"
         ));
     }
     let writes_files = activities != ["CUDA_PROFILER"];
@@ -277,7 +277,7 @@ fn marks_of(spec: &HttpWindow, version: Version, naming: WindowNaming<'_>) -> Re
     if marks == Marks::default() {
         return Err(Refusal::Never {
             what: format!("SGLang {version} takes neither profile_prefix nor profile_id"),
-            why: "its files could not be told from anybody else's; set capture.output_dir to a folder that the server can write to".into(),
+            why: "its files could not be distinguished from others; set capture.output_dir to a folder that the server can write to".into(),
         });
     }
     Ok(marks)

@@ -182,7 +182,7 @@ pub enum Refusal {
         median: Duration,
     },
     /// Another client's profile is open.
-    #[error("somebody else's profile is open since {since}, writing to {dir}; it is left alone")]
+    #[error("another client's profile is open since {since}, writing to {dir}; it is left alone")]
     Foreign {
         /// Since when.
         since: Time,
@@ -190,7 +190,7 @@ pub enum Refusal {
         dir: String,
     },
     /// Another client profiled a moment ago, and the form needed here cannot refuse a double start.
-    #[error("somebody else profiled this server {} ago; with idle ranks the start cannot refuse a double, so 60 quiet seconds are asked for", Span(*.ago))]
+    #[error("another client profiled this server {} ago; with idle ranks the start cannot refuse a double, so 60 s without another profile are required", Span(*.ago))]
     ForeignRecently {
         /// How long ago.
         ago: Duration,
@@ -391,7 +391,7 @@ fn not_worse(before: Option<&str>, last: f64, now: f64, needed: f64) -> String {
             "this incident was captured at {last:.2} times its bound and is at {now:.2} now; it is {needed} {setting}"
         ),
         Some(before) => format!(
-            "this was captured as incident {before}, at {last:.2} times its bound, and nobody saw it end; it is at {now:.2} now and {needed} {setting}"
+            "this was captured as incident {before}, at {last:.2} times its bound, and its end was not observed; it is at {now:.2} now and {needed} {setting}"
         ),
     }
 }

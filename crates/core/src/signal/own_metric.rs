@@ -192,10 +192,12 @@ impl OwnMetrics {
         let Self { metrics, parts, pages, seen, beyond, .. } = self;
         let ranks = pages.get(&source);
         let mut of_signal = vec![0usize; metrics.len()];
-        let mut last: (&[u8], &[(usize, Part)]) = (b"", &[]);
+        let mut last: (Vec<u8>, &[(usize, Part)]) = (Vec::new(), &[]);
         exposition::read(body, |sample| {
             if last.0 != sample.name {
-                last = (sample.name, parts.get(sample.name).map_or(&[], Vec::as_slice));
+                last.0.clear();
+                last.0.extend_from_slice(sample.name);
+                last.1 = parts.get(sample.name).map_or(&[], Vec::as_slice);
             }
             if last.1.is_empty() || sample.value.is_nan() {
                 return;

@@ -29,9 +29,9 @@ use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
 
-/// The page draws this much.
-const DRAWN: Duration = Duration::from_secs(180);
-const DRAWN_STEP: Duration = Duration::from_secs(1);
+/// As far back as the store reaches; [`crate::status::Course`] adds what was before.
+const DRAWN: Duration = Duration::from_secs(300);
+const DRAWN_STEP: Duration = Duration::from_secs(2);
 /// At most this many signals are drawn, the load first, the rest in the rules' order.
 const DRAWN_SIGNALS: usize = 6;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -275,6 +275,9 @@ pub(super) fn history_of(
     only: Option<&str>,
     now: Time,
 ) -> Vec<History> {
+    // The same times at every look, so that a value that was drawn stays where it is.
+    let step = DRAWN_STEP.as_nanos() as i64;
+    let now = Time::from_nanos(now.nanos() - now.nanos().rem_euclid(step));
     let axes_of = |place: usize| Axes::among(store.ranks_of(TargetId(place as u16)).iter());
     let places = places_of(core, scope);
     let servers: Vec<_> = places.map(|i| (i, &core.servers[i].name, axes_of(i))).collect();

@@ -2,6 +2,7 @@
 //! on a phone. Bars are plain boxes; the chart of the signal is one inline SVG.
 
 mod chart;
+mod occasion;
 
 use std::io::{self, Write};
 
@@ -10,15 +11,25 @@ use crate::kernel::Family;
 use crate::verdict::{Kind, Ms, Place};
 
 pub use chart::{History, Series};
+pub use occasion::Occasion;
+
+/// What is known beside the traces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Context<'a> {
+    /// The incident in which they were captured.
+    pub occasion: Option<&'a Occasion>,
+    /// The signal around the onset.
+    pub history: Option<&'a History>,
+}
 
 /// The most ranks that are shown.
 const MAX_RANKS: usize = 64;
 
-/// Writes the comparison as an HTML page. `history` is the signal around the onset, if known.
+/// Writes the comparison as an HTML page.
 ///
 /// # Errors
 /// When `out` fails.
-pub fn write_html(out: &mut impl Write, c: &Comparison, history: Option<&History>) -> io::Result<()> {
+pub fn write_html(out: &mut impl Write, c: &Comparison, context: Context<'_>) -> io::Result<()> {
     let title = match c.verdict.rank {
         Some(who) => format!("{who}: {}", c.verdict.kind.title()),
         None => c.verdict.kind.title().to_owned(),
@@ -32,8 +43,11 @@ pub fn write_html(out: &mut impl Write, c: &Comparison, history: Option<&History
         escaped(&title),
         include_str!("html/page.css")
     )?;
+    if let Some(occasion) = context.occasion {
+        occasion::write(out, occasion)?;
+    }
     header(out, c)?;
-    if let Some(history) = history {
+    if let Some(history) = context.history {
         chart::write(out, history)?;
     }
     ranks(out, c)?;
@@ -122,10 +136,15 @@ fn tile(out: &mut impl Write, number: &str, what: &str) -> io::Result<()> {
     write!(out, "<div class=\"tile\"><b>{}</b><span>{}</span></div>", escaped(number), escaped(what))
 }
 
+/// A cell that bears the name of its column: on a phone each row is a card, and nothing lies beside it.
+fn cell(out: &mut impl Write, column: &str, text: &str) -> io::Result<()> {
+    write!(out, "<td data-name=\"{}\">{}</td>", escaped(column), escaped(text))
+}
+
 fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     out.write_all(
         b"<section><h2>Ranks</h2><p>Milliseconds per step. Work is GPU time as a union of intervals, without \
-          communication; the gap is work beyond the median of the other ranks.</p><div class=\"scroll\"><table><tr>\
+          communication; the gap is work beyond the median of the other ranks.</p><div class=\"scroll\"><table><tr class=\"head\">\
           <th>rank</th><th>gap</th><th>work</th><th>busy</th><th>host gap</th><th>steps</th>",
     )?;
     let batches = c.ranks.iter().any(|r| r.requests_mean.is_some());
@@ -139,22 +158,20 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     for r in c.listed(MAX_RANKS) {
         let class = if Some(r.rank) == c.verdict.rank { " class=\"culprit\"" } else { "" };
         let gap = r.gap_ms_per_step.map_or("-".into(), |g| format!("{g:+.3}"));
-        write!(
-            out,
-            "<tr{class}><td>{}</td><td>{gap}</td><td>{:.3}</td><td>{:.3}</td><td>{:.2}</td><td>{}</td>",
-            escaped(&r.rank.to_string()),
-            r.work_ms_per_step,
-            r.busy_ms_per_step,
-            r.host_gap_ms_per_step,
-            r.steps
-        )?;
+        write!(out, "<tr{class}><th scope=\"row\">{}</th>", escaped(&r.rank.to_string()))?;
+        cell(out, "gap", &gap)?;
+        cell(out, "work", &format!("{:.3}", r.work_ms_per_step))?;
+        cell(out, "busy", &format!("{:.3}", r.busy_ms_per_step))?;
+        cell(out, "host gap", &format!("{:.2}", r.host_gap_ms_per_step))?;
+        cell(out, "steps", &r.steps.to_string())?;
         if batches {
             let requests = r.requests_mean.map_or("-".into(), |n| format!("{n:.1}"));
-            write!(out, "<td>{requests}</td><td>{:.0} %</td>", r.extend_share * 100.0)?;
+            cell(out, "requests", &requests)?;
+            cell(out, "prefill", &format!("{:.0} %", r.extend_share * 100.0))?;
         }
         if c.has_baseline() {
             let times = r.work_over_baseline.map_or("-".into(), |n| format!("{n:.2}"));
-            write!(out, "<td>{times}</td>")?;
+            cell(out, "work / baseline", &times)?;
         }
         out.write_all(b"</tr>")?;
     }
@@ -165,13 +182,44 @@ fn ranks(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     out.write_all(b"</section>\n")
 }
 
+/// What takes most of a rank's kernel time, beside its peers: of the rank of the verdict, else of the one
+/// with most.
+fn dominant(c: &Comparison) -> Option<String> {
+    let total = |r: &RankLine| r.families_ms_per_step.values().sum::<f64>();
+    let by_total = |a: &&RankLine, b: &&RankLine| total(a).total_cmp(&total(b));
+    let blamed = c.ranks.iter().find(|r| Some(r.rank) == c.verdict.rank);
+    let rank = blamed.or_else(|| c.ranks.iter().max_by(by_total)).filter(|r| total(r) > 0.0)?;
+    let (family, ms) = rank.families_ms_per_step.iter().max_by(|a, b| a.1.total_cmp(b.1))?;
+    let share = ms / total(rank) * 100.0;
+    let of_rank = format!(
+        "{} spends {share:.0} % of its kernel time in {}: {} a step",
+        rank.rank,
+        family.name().replace('_', " "),
+        Ms(*ms)
+    );
+    let mut peers: Vec<f64> = c
+        .ranks
+        .iter()
+        .filter(|r| r.rank != rank.rank)
+        .map(|r| r.families_ms_per_step.get(family).copied().unwrap_or(0.0))
+        .collect();
+    peers.sort_by(f64::total_cmp);
+    let Some(middle) = peers.get(peers.len() / 2) else { return Some(format!("{of_rank}.")) };
+    Some(format!("{of_rank}, the median of its peers {}.", Ms(*middle)))
+}
+
 fn families(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     let total = |r: &RankLine| r.families_ms_per_step.values().sum::<f64>();
     let most = c.ranks.iter().map(total).fold(0.0, f64::max);
     if most <= 0.0 {
         return Ok(());
     }
-    out.write_all(b"<section><h2>Kernel families</h2><p>Kernel time per step, every rank on one scale.</p><div class=\"rows\">")?;
+    let dominant = dominant(c).map(|sentence| format!("<p class=\"said\">{}</p>", escaped(&sentence)));
+    write!(
+        out,
+        "<section><h2>Kernel families</h2>{}<p>Kernel time per step, every rank on one scale.</p><div class=\"rows\">",
+        dominant.unwrap_or_default()
+    )?;
     for r in c.listed(MAX_RANKS) {
         let class = if Some(r.rank) == c.verdict.rank { " culprit" } else { "" };
         write!(
@@ -212,7 +260,7 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         out,
         "<section><h2>Kernels that differ most</h2><p>Milliseconds per step; the gap is of {} against the median of the \
          others. A GEMM of another tile size on another rank is the batch size at work: compare families.</p>\
-         <div class=\"scroll\"><table><tr><th>kernel</th><th>gap</th>",
+         <div class=\"scroll\"><table><tr class=\"head\"><th>kernel</th><th>gap</th>",
         escaped(&who)
     )?;
     // The culprit first: a narrow screen shows the first columns.
@@ -224,11 +272,13 @@ fn kernels(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     }
     out.write_all(b"<th>family</th></tr>")?;
     for k in lines {
-        write!(out, "<tr><td class=\"name\">{}</td><td>{:+.3}</td>", escaped(&k.kernel), k.gap_ms_per_step)?;
+        write!(out, "<tr><th scope=\"row\" class=\"name\">{}</th>", escaped(&k.kernel))?;
+        cell(out, "gap", &format!("{:+.3}", k.gap_ms_per_step))?;
         for &i in &shown {
-            write!(out, "<td>{:.3}</td>", k.ms_per_step[i])?;
+            cell(out, &c.ranks[i].rank.to_string(), &format!("{:.3}", k.ms_per_step[i]))?;
         }
-        write!(out, "<td>{}</td></tr>", k.family.name())?;
+        cell(out, "family", k.family.name())?;
+        out.write_all(b"</tr>")?;
     }
     out.write_all(b"</table></div></section>\n")
 }

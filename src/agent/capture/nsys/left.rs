@@ -53,7 +53,7 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -
         (Seen::Is(Readiness::Collecting), CollectionOwner::Theirs) => {
             let since = began.map(|at| format!(" since {at}")).unwrap_or_default();
             let why = format!(
-                "{died}; its session {name} collects{since}, which is not when this window was started: that is somebody else's, and is left alone"
+                "{died}; its session {name} collects{since}, which is not when this window was started: that is another client's, and is left alone"
             );
             // A start whose effect was not observed may still be on its way.
             result.unproven = (!window.granted).then(|| why.clone());
@@ -67,7 +67,7 @@ pub async fn close(nsys: &Nsys, window: &OpenWindow, output: &Path, now: Time) -
         }
         (Seen::Is(Readiness::Collecting), CollectionOwner::Unknown) => {
             let why = format!(
-                "{died}, just as it started nsys session {name}, and something has collected there since: if it is nobody's, stop it with nsys stop --session={session}"
+                "{died}, just as it started nsys session {name}, and something has collected there since: if it is not in use, stop it with nsys stop --session={session}"
             );
             result.unproven = Some(why.clone());
             result.failure = Some(why);
@@ -119,7 +119,7 @@ async fn stop(nsys: &Nsys, session: &str, now: Time, result: &mut CaptureResult)
                 .is(Readiness::Collecting)
             {
                 result.unproven =
-                    Some(format!("nsys was told to stop session {session}, and it still collects"));
+                    Some(format!("nsys was asked to stop session {session}, and it still collects"));
             }
         }
         Err(error) => {

@@ -151,7 +151,7 @@ fn what_carries_on_over_a_restart_is_held_against_the_mark_of_before() {
     let after = CaptureRequest { may_predate_start: true, ..request("b", 1.4) };
     assert_eq!(
         decided(&ledger, after).unwrap_err(),
-        "this was captured as incident a, at 1.00 times its bound, and nobody saw it end; it is at 1.40 now and captured again from 1.50 on (budget.worse_by)"
+        "this was captured as incident a, at 1.00 times its bound, and its end was not observed; it is at 1.40 now and captured again from 1.50 on (budget.worse_by)"
     );
     assert_eq!(decided(&ledger, CaptureRequest { badness: 1.5, ..after }), Ok(()));
     assert_eq!(

@@ -40,6 +40,8 @@ pub struct Series {
 
 /// The most points of a line; of more, every n-th is drawn.
 const MAX_POINTS: usize = 400;
+/// Spaces between the horizontal lines.
+const LINES: u8 = 4;
 /// The most lines.
 const MAX_SERIES: usize = 16;
 
@@ -57,7 +59,7 @@ impl Frame {
 
     /// Percent of the height, from the top.
     fn y(&self, value: f64) -> f64 {
-        100.0 - value / self.top * 96.0
+        100.0 - value / self.top * 100.0
     }
 }
 
@@ -72,8 +74,7 @@ pub fn write(out: &mut impl Write, h: &History) -> io::Result<()> {
     let end = h.window.map_or(last, |w| last.max(w.1)).max(fired_at);
     let from = first.min(zero);
     let top = h.series.iter().flat_map(|s| s.points.iter().map(|p| p.1)).fold(0.0, f64::max);
-    let frame =
-        Frame { from, span_s: end.signed_s_since(from).max(1e-3), top: if top > 0.0 { top } else { 1.0 } };
+    let frame = Frame { from, span_s: end.signed_s_since(from).max(1e-3), top: round_above(top) };
     let window = if h.window.is_some() { ", the shaded band the profile window" } else { "" };
     let marked = match h.worse_at {
         Some(_) => "when it had got so much worse that it was captured again; dashed: that time",
@@ -81,16 +82,19 @@ pub fn write(out: &mut impl Write, h: &History) -> io::Result<()> {
     };
     write!(
         out,
-        "<section><h2>Signal per rank: {}</h2><p>Seconds relative to {marked}{window}.</p><div class=\"plot\">",
+        "<section><h2>Signal per rank: {}</h2><p>Seconds relative to {marked}{window}.</p><div class=\"plot\"><div class=\"ys\">",
         escaped(&h.signal)
     )?;
+    for line in 0..=LINES {
+        write!(out, "<span>{}</span>", figure(frame.top * f64::from(LINES - line) / f64::from(LINES)))?;
+    }
+    out.write_all(b"</div>")?;
     marks(out, h, &frame)?;
     lines(out, h, &frame)?;
     let relative = |t: Time| t.signed_s_since(zero);
     write!(
         out,
-        "<span class=\"top\">{}</span></div><div class=\"axis\"><span>{:+.0} s</span><span>{:+.0} s</span></div><div class=\"legend\">",
-        round(frame.top),
+        "</div><div class=\"axis\"><span>{:+.0} s</span><span>{:+.0} s</span></div><div class=\"legend\">",
         relative(frame.from),
         relative(end)
     )?;
@@ -145,7 +149,7 @@ fn inside(at: f64) -> &'static str {
 
 fn lines(out: &mut impl Write, h: &History, frame: &Frame) -> io::Result<()> {
     out.write_all(b"<svg viewBox=\"0 0 100 100\" preserveAspectRatio=\"none\" role=\"img\" aria-label=\"signal per rank\">")?;
-    for y in [4, 52, 100] {
+    for y in (0..=LINES).map(|line| 100 / LINES * line) {
         write!(out, "<line x1=\"0\" x2=\"100\" y1=\"{y}\" y2=\"{y}\"/>")?;
     }
     for (i, s) in h.series.iter().take(MAX_SERIES).enumerate() {
@@ -165,6 +169,29 @@ fn colour(i: usize, s: &Series) -> String {
     if s.blamed { "var(--hot)".into() } else { format!("var(--s{})", i % 8) }
 }
 
-fn round(value: f64) -> String {
-    if value >= 10.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+/// The lowest round number that is not below the highest value.
+fn round_above(top: f64) -> f64 {
+    if top <= 0.0 {
+        return 1.0;
+    }
+    let power = 10f64.powf(top.log10().floor());
+    let steps = [1.0, 2.0, 4.0, 5.0, 8.0, 10.0];
+    steps.into_iter().map(|n| n * power).find(|n| *n >= top * 0.999).unwrap_or(top)
+}
+
+fn figure(value: f64) -> String {
+    let text = format!("{value:.2}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_axis_ends_at_a_round_number_at_or_above_what_was_measured() {
+        let tops = [0.0, 0.31, 1.0, 7.2, 41.0, 130.0, 2_001.0].map(round_above);
+        assert_eq!(tops, [1.0, 0.4, 1.0, 8.0, 50.0, 200.0, 4_000.0]);
+        assert_eq!([0.0, 0.4, 12.5, 200.0].map(figure), ["0", "0.4", "12.5", "200"]);
+    }
 }

@@ -22,7 +22,7 @@ impl Window {
             Answer::Refused { status, body } => {
                 self.fail(Failure::StartRefused { status: *status, body: body.clone() }, None, out);
             }
-            Answer::ConnectionRefused => self.fail(not_reached("nobody listens there"), None, out),
+            Answer::ConnectionRefused => self.fail(not_reached("the connection is refused"), None, out),
             Answer::NotSent { why } => self.fail(not_reached(why), None, out),
             Answer::Failed { status, .. } => {
                 // The form that refuses a double says so with 500 (FACTS: "start twice").

@@ -78,7 +78,7 @@ impl Window {
             }
         } else if now.since(self.deadline) > EXPORT_LIMIT {
             let dir = self.ownership.foreign.open().map_or_else(String::new, |(_, dir)| dir.to_owned());
-            let unproven = Some("somebody else's profile kept ours from being stopped".into());
+            let unproven = Some("another client's profile kept ours from being stopped".into());
             self.fail(Failure::Foreign { dir }, unproven, out);
         }
     }

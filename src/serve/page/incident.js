@@ -1,0 +1,114 @@
+// One incident: what happened and why, first; then how it is known, its files and its reports.
+import { openInPerfetto } from "./actions.js";
+import { bytes, clock, el, figure, rankName, same, svg } from "./words.js";
+
+export const chosen = () => { const m = /^#incident=(.+)$/.exec(location.hash); return m ? decodeURIComponent(m[1]) : null; };
+
+function captureText(c) {
+  if (c.state === "done") return c.files.length + " files by " + c.means + ", " + bytes(c.files.reduce((a, f) => a + f.size, 0)) + ", " + c.quality
+    + (c.missing.length ? ", nothing from " + c.missing.map(rankName).join(", ") : "") + (c.remote ? ", left on the server" : "") + c.notes.map(n => "; " + n).join("");
+  if (c.state === "open") return "a window is open since " + clock(c.since);
+  if (c.state === "none") return "none: the rule only watches";
+  return c.state.replace("_", " ") + (c.why ? ": " + c.why : "");
+}
+
+// What got worse after its capture, and was captured again or was not.
+function againText(i) {
+  const w = i.worse;
+  if (!w) return "";
+  const how = "it got worse at " + clock(w.at) + ", " + figure(w.times_bound) + " times its bound, and was ";
+  return w.refused ? how + "not captured again: " + w.refused.why + "; before: " : how + "captured again: ";
+}
+
+function costText(i) {
+  const got = i.capture.state === "done" ? i.capture : i.capture.captured, reason = (i.earlier || []).length || i.worse && !i.worse.refused ? "it had got worse" : "the rule fired";
+  const silence = got && got.longest_stall_s !== undefined ? ", no rank silent for more than " + figure(got.longest_stall_s) + " s (" + (got.predicted_stall_s === undefined ? "not predicted" : "predicted " + figure(got.predicted_stall_s) + " s") + ")" : "";
+  return got ? figure(got.stall_s) + " s of serving" + silence + "; open " + figure(got.open_s) + " s, begun " + figure(got.start_delay_s) + " s after " + reason : "nothing";
+}
+
+function bars(finding) {
+  const top = Math.max(1e-9, ...finding.members.map(m => Math.abs(m.value)));
+  return el("div", { class: "bars" }, ...finding.members.flatMap(m => {
+    const mark = same(m.rank, finding.rank) ? "blamed" : "";
+    const width = (100 * Math.abs(m.value) / top).toFixed(1) + "%";
+    return [el("span", { class: mark }, rankName(m.rank) + (m.stale ? " (silent)" : "")),
+      svg("svg", { "aria-hidden": "true" }, svg("rect", { class: mark, x: 0, y: 0, height: 12, width, rx: 2 })),
+      el("span", { class: "num " + mark }, figure(m.value))];
+  }));
+}
+
+function causeText(c) {
+  const sure = { likely: c.statement + " (likely)", consistent: "consistent with: " + c.statement }[c.certainty] || c.statement;
+  const part = (name, list) => list.length ? "; " + name + list.join("; ") : "";
+  return sure + part("", c.support) + (c.explains == null ? "" : "; explains " + Math.round(100 * c.explains) + " % of it")
+    + part("ruled out: ", c.ruled_out) + part("unknown: ", c.unknown);
+}
+
+// Why no window came, or what came of it, in a sentence; nothing where the rule captures nothing.
+export function windowText(i) {
+  const c = i.capture;
+  if (c.state === "refused") return "No window: " + c.why;
+  if (c.state === "failed") return "The window failed: " + c.why;
+  if (c.state === "open") return "A window is open since " + clock(c.since) + ".";
+  if (c.state === "done") return "A window was taken" + (i.verdict ? "." : "; its ranks are compared.");
+  return "";
+}
+
+export const causeShort = c => ({ likely: "Likely cause: ", consistent: "Consistent with: " }[c.certainty] || "Cause: ") + c.statement;
+
+const isTrace = name => /\.trace\.json(\.gz)?$/.test(name);
+
+function fileRow(i, href, file) {
+  const note = el("span", { class: "small problem", role: "status" }), title = i.id + " " + file.path;
+  const perfetto = isTrace(file.path)
+    ? el("button", { type: "button", "data-key": "perfetto " + file.path, title: "opens ui.perfetto.dev and hands it this file; it is sent to no server", "aria-label": "Open " + file.path + " in Perfetto",
+        onclick: () => openInPerfetto(href(file.path), title, words => { note.textContent = words; }) }, "Perfetto")
+    : "";
+  return el("li", { class: "file" }, el("a", { href: href(file.path), download: isTrace(file.path) }, file.path), el("span", { class: "quiet num" }, bytes(file.size)), perfetto, note);
+}
+
+// The trace of the blamed rank, else the first.
+function tracesFirst(i, files) {
+  const traces = files.filter(f => isTrace(f.path));
+  const captured = i.capture.state === "done" ? i.capture.files : [];
+  const own = captured.find(f => f.rank && same(f.rank, i.finding.rank));
+  return traces.find(f => own && f.path.endsWith(own.path.split("/").at(-1))) || traces[0];
+}
+
+export function drawIncident({ incident: i, files }) {
+  const f = i.finding, base = "/api/v1/incidents/" + encodeURIComponent(i.id) + "/files/";
+  const href = path => base + path.split("/").map(encodeURIComponent).join("/");
+  const facts = [
+    ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
+    ["since", clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" + (i.resolved_at ? ", over at " + clock(i.resolved_at) : "")],
+    ["how much", f.statistic ? f.statistic + " of " + f.signal + " is " + figure(f.value) + " (bound " + figure(f.bound) + ")" : "nothing was measured: a window was asked for"],
+    ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
+    ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
+    ...(i.cause ? [["cause", causeText(i.cause)]] : []),
+    ["capture", againText(i) + captureText(i.capture)],
+    ...(i.earlier || []).map((e, n) => ["capture " + (n + 1), captureText(e.capture) + ", at " + figure(e.times_bound) + " times the bound"
+      + (e.verdict ? "; " + e.verdict.sentence : "")]),
+    ["verdict", i.verdict ? i.verdict.sentence + " (" + i.verdict.confidence + " confidence)" : "none yet"],
+    ["cost", costText(i)],
+    ["bundle", i.bundle ? el("span", { class: "path" }, i.bundle) : "none is kept"],
+  ];
+  const names = (files || []).map(file => file.path), trace = tracesFirst(i, files || []);
+  const note = el("span", { class: "small problem", role: "status" });
+  return [
+    el("div", { class: "row" }, el("h2", { id: "incident-title" }, rankName(f.rank) + " on " + i.target), el("a", { href: "#", "data-key": "close" }, "close")),
+    el("p", { class: "path quiet" }, i.id),
+    i.verdict ? el("p", { class: "lead" }, i.verdict.sentence) : "",
+    i.cause ? el("p", { class: i.verdict ? "" : "lead" }, causeShort(i.cause)) : "",
+    !i.verdict && windowText(i) ? el("p", {}, windowText(i)) : "",
+    el("div", { class: "buttons left" },
+      ...names.filter(name => /^report(-\d+)?\.html$/.test(name)).map(name => el("a", { class: "button", href: href(name), target: "_blank", rel: "noopener", "data-key": "open " + name }, name === "report.html" ? "Open the report" : "Open " + name)),
+      trace ? el("button", { type: "button", "data-key": "perfetto", title: "opens ui.perfetto.dev and hands it " + trace.path + "; it is sent to no server",
+        onclick: () => openInPerfetto(href(trace.path), i.id + " " + trace.path, words => { note.textContent = words; }) }, "Open " + trace.path.split("/").at(-1) + " in Perfetto") : "", note),
+    el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
+    bars(f),
+    names.length ? el("details", { "data-key": "files", open: names.length <= 12 }, el("summary", {}, names.length + " files in the bundle"),
+      el("ul", {}, ...files.map(file => fileRow(i, href, file)))) : "",
+    ...names.filter(name => /^report(-\d+)?\.html$/.test(name)).map(name =>
+      el("iframe", { src: href(name), title: name === "report.html" ? "The report of this incident" : name, sandbox: "allow-scripts allow-downloads" })),
+  ].filter(Boolean);
+}
