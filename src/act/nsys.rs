@@ -13,6 +13,7 @@ use tokio::process::Command;
 use skewtrap_core::capture::nsys::{LONGEST_START, Session, Viewer, sessions_of_columns, sessions_of_json};
 use skewtrap_core::capture::window::EXPORT_LIMIT;
 use skewtrap_core::incident::Exchange;
+use skewtrap_core::printable::printable;
 use skewtrap_trace::time::Time;
 
 /// For commands that answer at once.
@@ -52,13 +53,16 @@ pub struct CommandOutput {
     pub err: String,
 }
 
+/// The most bytes of an output that are shown.
+const OUTPUT_SHOWN: usize = 300;
+
 impl CommandOutput {
     /// Both outputs on one line, for a message.
     pub fn summary(&self) -> String {
         let text = format!("{} {}", self.err.trim(), self.out.trim());
         let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
         let code = self.code.map_or("no exit".to_owned(), |c| format!("exit {c}"));
-        if text.is_empty() { code } else { format!("{code}: {}", text.chars().take(300).collect::<String>()) }
+        if text.is_empty() { code } else { format!("{code}: {}", printable(&text, OUTPUT_SHOWN)) }
     }
 }
 

@@ -63,7 +63,9 @@ impl Agent {
                     Answer::Missing { why: format!("there is no bundle of incident {incident}") }
                 }
                 Ok(Ok(Err(error))) => Answer::Refused { why: error.to_string() },
-                Ok(Err(panic)) => Answer::Refused { why: format!("the bundle could not be changed: {panic}") },
+                Ok(Err(panic)) => {
+                    Answer::Refused { why: format!("the bundle could not be changed: {panic}") }
+                }
                 Err(_) => Answer::Refused { why: format!("the disk of the bundles {HANGS}") },
             }
         }))

@@ -114,16 +114,15 @@ fn play(scenario: &Scenario) -> Outcome {
     crate::world::stand_in::set(Some(Arc::new(world.clone())));
     crate::http::exchange::stand_in::set(Some(Arc::new(world.clone())));
     let seen = Arc::new(Mutex::new(Seen::default()));
-    let mut mended = false;
     loop {
-        match live(&world, scenario, dir, &seen, mended) {
+        match live(&world, scenario, dir, &seen) {
             End::Dead | End::Ended(Ok(())) => {}
             End::Ended(Err(why)) => {
                 world.violated(format!("the agent ended by itself: {why}"));
                 break;
             }
             End::Mend => {
-                mended = true;
+                seen.lock().expect("no panic").refusal = None;
                 mend(&world, dir);
             }
             End::Over => break,
@@ -144,7 +143,7 @@ fn mend(world: &World, dir: &Path) {
 }
 
 /// One life of the agent, or the time until it is started again.
-fn live(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<Mutex<Seen>>, mended: bool) -> End {
+fn live(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<Mutex<Seen>>) -> End {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
     let end = runtime.block_on(async {
@@ -156,7 +155,7 @@ fn live(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<Mutex<Seen>>,
             }
             End::Dead
         } else {
-            agent_lives(world, scenario, dir, seen, mended).await
+            agent_lives(world, scenario, dir, seen).await
         };
         world.leave();
         end
@@ -166,13 +165,7 @@ fn live(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<Mutex<Seen>>,
     end
 }
 
-async fn agent_lives(
-    world: &World,
-    scenario: &Scenario,
-    dir: &Path,
-    seen: &Arc<Mutex<Seen>>,
-    mended: bool,
-) -> End {
+async fn agent_lives(world: &World, scenario: &Scenario, dir: &Path, seen: &Arc<Mutex<Seen>>) -> End {
     world.say("the agent starts");
     let cancel = CancellationToken::new();
     let how = Run {
@@ -192,7 +185,7 @@ async fn agent_lives(
         () = world.dies() => return End::Dead,
         result = &mut agent => return ended(result),
         () = world.told_to_end() => None,
-        end = over(world, scenario, seen, mended) => Some(end),
+        end = over(world, scenario, seen) => Some(end),
     };
     if matches!(asked, Some(End::Over)) {
         return End::Over;
@@ -210,7 +203,7 @@ async fn agent_lives(
 }
 
 /// Until the run is over.
-async fn over(world: &World, scenario: &Scenario, seen: &Arc<Mutex<Seen>>, mended: bool) -> End {
+async fn over(world: &World, scenario: &Scenario, seen: &Arc<Mutex<Seen>>) -> End {
     let calm = scenario.calm_from().max(Duration::from_secs(60));
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -222,7 +215,7 @@ async fn over(world: &World, scenario: &Scenario, seen: &Arc<Mutex<Seen>>, mende
         let needs_somebody = |(reason, _): &(&str, String)| {
             matches!(*reason, "stood_down" | "watch_only" | "future_state")
         };
-        if !mended && past > PATIENCE && refusal.as_ref().is_some_and(needs_somebody) {
+        if past > PATIENCE && refusal.as_ref().is_some_and(needs_somebody) {
             return End::Mend;
         }
         let settled = is_settled(world) && captured_since(world, seen, calm);

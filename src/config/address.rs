@@ -4,15 +4,21 @@ use super::capture::texts;
 use super::de::Field;
 use super::diagnostic::Findings;
 use super::effective::Settings;
+use super::secret::masked;
 
 /// The address of the page for people, without a slash at its end.
 pub fn external_url_of(field: &Field<String>, findings: &mut Findings<'_>) -> Option<String> {
     let (url, place) = field.placed()?;
     let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-    if !rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(['#', '?', ' ']))
-    {
+    if !rest.is_some_and(|rest| {
+        !rest.is_empty() && !rest.starts_with('/') && !rest.contains(['#', '?', ' ', '@'])
+    }) {
         let hint = "write the address that people open: `https://skewtrap.example.com`, or with a path";
-        findings.error(place, format!("`{url}` is no address of a page"), Some(hint.into()));
+        let message = format!("`{}` is no address of a page", masked(url));
+        match url.contains('@') {
+            true => findings.error_hiding_line(place, message, Some(hint.into())),
+            false => findings.error(place, message, Some(hint.into())),
+        }
     }
     Some(url.trim_end_matches('/').to_owned())
 }
@@ -58,10 +64,16 @@ mod tests {
         };
         let config = of("https://gpu.example.com/skewtrap/").config.expect("it is right");
         assert_eq!(config.external_url.as_deref(), Some("https://gpu.example.com/skewtrap"));
-        for wrong in ["gpu.example.com", "https://", "https://gpu.example.com/#page"] {
+        for wrong in [
+            "gpu.example.com",
+            "https://",
+            "https://gpu.example.com/#page",
+            "https://me:hunter2@gpu.example.com",
+        ] {
             let loaded = of(wrong);
             assert!(loaded.config.is_none(), "{wrong}");
             assert!(loaded.diagnostics[0].message.contains("is no address of a page"), "{wrong}");
+            assert!(!loaded.diagnostics[0].to_string().contains("hunter2"), "{}", loaded.diagnostics[0]);
         }
     }
 }

@@ -86,7 +86,10 @@ pub fn address_of(
         (TextOr::Text(url), place) => {
             if !is_url(url) {
                 let message = format!("{what} is no address: `http://host:port/path` is wanted");
-                findings.error(place, message, None);
+                match url.contains('@') {
+                    true => findings.error_hiding_line(place, message, None),
+                    false => findings.error(place, message, None),
+                }
                 return None;
             }
             Some(Address::Plain(url.clone()))

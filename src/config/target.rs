@@ -172,7 +172,12 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
         && !is_url(url)
     {
         let hint = "write `url: http://127.0.0.1:30000`; keys go into `api_key`";
-        findings.error(at, format!("`{}` is no server's address", masked(url)), Some(hint.into()));
+        let message = format!("`{}` is no server's address", masked(url));
+        // The line itself would show the password.
+        match url.contains('@') {
+            true => findings.error_hiding_line(at, message, Some(hint.into())),
+            false => findings.error(at, message, Some(hint.into())),
+        }
     }
     if text.url.is_absent() && text.logs.is_absent() {
         findings.error(place, "a target needs a `url`, or `logs`", None);

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use skewtrap_trace::printable::{LIMIT, printable};
 use skewtrap_trace::read::{NotATrace, decompress, kineto};
 use skewtrap_trace::{Limits, RankTrace};
 
@@ -18,7 +19,7 @@ pub enum TraceError {
     #[error(transparent)]
     NotATrace(#[from] NotATrace),
     /// The file cannot be opened or read.
-    #[error("cannot read {path}: {why}")]
+    #[error("cannot read {}: {why}", shown(path))]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -26,7 +27,7 @@ pub enum TraceError {
         why: io::Error,
     },
     /// Something is wrong with one file.
-    #[error("{path}: {what}")]
+    #[error("{}: {}", shown(path), printable(what, LIMIT))]
     File {
         /// The file.
         path: PathBuf,
@@ -36,6 +37,11 @@ pub enum TraceError {
     /// Nothing to compare.
     #[error("{0}")]
     Nothing(String),
+}
+
+/// A path as it may be shown: whoever writes into a folder names its files.
+fn shown(path: &Path) -> String {
+    printable(&path.to_string_lossy(), LIMIT).into_owned()
 }
 
 impl TraceError {

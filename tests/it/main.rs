@@ -21,6 +21,7 @@ mod agent {
     mod recovery;
     mod reload;
     mod silence;
+    mod upgrade;
 }
 
 mod capture {

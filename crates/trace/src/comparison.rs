@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::collective::MatchedCollectives;
 use crate::kernel::{Family, short_name};
 use crate::labels::Labels;
+use crate::printable::printable;
 use crate::profile::RankProfile;
 use crate::rank::RankId;
 use crate::split::{Part, Split};
@@ -178,6 +179,14 @@ pub struct Comparison {
     pub notes: Vec<String>,
 }
 
+/// The most bytes of a note.
+const LONGEST_NOTE: usize = 4096;
+
+/// Notes name files, and whoever writes into a folder names its files.
+fn shown(notes: &[String]) -> Vec<String> {
+    notes.iter().map(|note| printable(note, LONGEST_NOTE).into_owned()).collect()
+}
+
 impl Comparison {
     /// The ranks to list: all in their order, or of more than `most` the culprit and those with the
     /// most work.
@@ -291,7 +300,7 @@ impl Comparison {
                 families_ms_per_step: f.families.clone(),
                 work_over_baseline: ratios[i],
                 partial: p.partial,
-                notes: p.notes.clone(),
+                notes: shown(&p.notes),
             }
         });
         let ranks: Vec<RankLine> = lines.collect();
@@ -308,7 +317,7 @@ impl Comparison {
             missing,
             unknown_share: if total > 0.0 { unknown / total } else { 0.0 },
             period_kernel: input.period_kernel.clone(),
-            notes: input.notes.clone(),
+            notes: shown(&input.notes),
         }
     }
 }

@@ -63,6 +63,7 @@ pub mod kernel;
 pub mod labels;
 mod period;
 mod period_fit;
+pub mod printable;
 mod profile;
 pub mod rank;
 pub mod read;

@@ -10,6 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use serde::Serialize;
 
 use crate::kernel::{Family, family_of};
+use crate::printable::printable_bytes;
 use crate::step::{StepMark, StepSource, parse_annotation};
 
 /// One kernel, copy or fill on the GPU. A kernel longer than 4.29 s is cut to that.
@@ -81,6 +82,9 @@ pub struct Limits {
     /// The most distinct kernel names.
     pub names: usize,
 }
+
+/// The most bytes of a kernel's name: those of templates have thousands.
+const LONGEST_NAME: usize = 8192;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -201,7 +205,7 @@ impl RankTrace {
         marks.push(StepMark { start, end, kind, requests, tokens });
     }
 
-    /// The index of a name, added if it is new; `None` beyond the limits.
+    /// The index of a name, made safe to show and added if it is new; `None` beyond the limits.
     fn name_id(&mut self, limits: Limits, name: &[u8]) -> Option<u16> {
         if let Some(&id) = self.name_ids.get(name) {
             return Some(id);
@@ -211,7 +215,7 @@ impl RankTrace {
             return None;
         }
         let id = u16::try_from(self.names.len()).ok()?;
-        let text = String::from_utf8_lossy(name).into_owned();
+        let text = printable_bytes(name, LONGEST_NAME);
         self.communicates.push(family_of(&text) == Family::Communication);
         self.names.push(text);
         self.blocks.push(0);

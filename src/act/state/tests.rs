@@ -206,7 +206,10 @@ fn a_disk_that_fills_up_while_a_window_is_open_still_takes_its_end_and_opens_no_
     assert_eq!(state.ledger().unwrap().attempts[0].end, Some(end));
     assert_eq!(state.undelivered().unwrap(), [row]);
     let refused = state.begin(&attempt("a2", 20.0), &window("a2"), None).unwrap_err().to_string();
-    assert!(refused.contains("no room for the end of a window") && refused.contains("free some"), "{refused}");
+    assert!(
+        refused.contains("no room for the end of a window") && refused.contains("free some"),
+        "{refused}"
+    );
     state.later(|state| state.keep_reserve());
     assert!(state.settle(Duration::from_secs(5)));
     assert!(state.failed().is_some_and(|why| why.contains(&folder.display().to_string())), "for /healthz");

@@ -49,6 +49,8 @@ enum Event {
     Begins(usize),
     Ends(usize),
     Load,
+    /// Whoever runs the server starts it again.
+    ComesBack,
 }
 
 struct State {
@@ -92,9 +94,9 @@ pub struct World {
 }
 
 /// The load of the two ranks.
-const EVEN: [(u32, u32); 4] = [(1500, 0); 4];
-const SKEWED: [(u32, u32); 4] = [(2000, 0), (500, 0), (500, 0), (500, 0)];
-const IDLE: [(u32, u32); 4] = [(2000, 0), (0, 0), (500, 0), (500, 0)];
+const EVEN: [(u32, u32); 4] = [(300, 0); 4];
+const SKEWED: [(u32, u32); 4] = [(400, 0), (100, 0), (100, 0), (100, 0)];
+const IDLE: [(u32, u32); 4] = [(400, 0), (0, 0), (100, 0), (100, 0)];
 
 impl World {
     pub fn new(scenario: Scenario, dir: PathBuf) -> Self {
@@ -410,6 +412,9 @@ impl State {
                 let at = self.now() + Duration::from_millis(lasts);
                 self.plan(at, Event::Load);
             }
+            // One that is killed by a fault comes back with its end.
+            Event::ComesBack if self.is(|kind| matches!(kind, Kind::ServerDies { .. })) => {}
+            Event::ComesBack => self.comes_back(),
             Event::Begins(i) => {
                 let fault = self.scenario.faults[i].clone();
                 self.say(&format!("BEGINS {:?} for {:.1} s", fault.kind, fault.lasts.as_secs_f64()));
@@ -436,7 +441,7 @@ impl State {
             Kind::SlowExport => self.server.faults_mut().slow_export = Duration::from_secs(4),
             Kind::ServerDiskFull => self.server.faults_mut().disk_full = true,
             Kind::FileMissing => self.server.faults_mut().missing = vec![0],
-            Kind::Operator => self.operator("/start_profile", r#"{"output_dir":"/theirs","activities":["GPU"]}"#),
+            Kind::Operator => self.operator("/start_profile", r#"{"output_dir":"/theirs","activities":["GPU"],"with_stack":false}"#),
             Kind::Killed => {
                 self.down_until = Some(now + lasts);
                 self.dies("killed");
@@ -455,10 +460,7 @@ impl State {
                 self.take(effects);
             }
             Kind::SlowExport => self.server.faults_mut().slow_export = Duration::ZERO,
-            Kind::ServerDiskFull => {
-                self.server.faults_mut().disk_full = false;
-                self.comes_back();
-            }
+            Kind::ServerDiskFull => self.server.faults_mut().disk_full = false,
             Kind::FileMissing => self.server.faults_mut().missing.clear(),
             Kind::Operator => self.operator("/stop_profile", ""),
             Kind::LogLate if !self.is(|kind| *kind == Kind::LogLate) => {
@@ -469,7 +471,6 @@ impl State {
         }
     }
 
-    /// Whoever runs the server starts it again.
     fn comes_back(&mut self) {
         if !self.server.is_up() {
             let now = self.now();
@@ -578,6 +579,9 @@ impl State {
                 Effect::Down => {
                     self.say("the server is down");
                     self.late_lines.clear();
+                    let pause = Duration::from_millis(self.dice.u64(1_000..15_000));
+                    let at = self.now() + pause;
+                    self.plan(at, Event::ComesBack);
                 }
                 Effect::Up => self.say("the server is up"),
             }
@@ -610,7 +614,8 @@ impl State {
 
     /// The folders of the agent's windows that are open.
     fn ours(&self) -> Vec<String> {
-        let orders = self.server.open_orders();
+        // What a dead process had open is gone.
+        let orders = if self.server.is_up() { self.server.open_orders() } else { Vec::new() };
         let mut ours: Vec<String> = orders
             .iter()
             .filter_map(|(_, _, order)| order.output_dir.clone().filter(|dir| !is_theirs(Some(dir))))

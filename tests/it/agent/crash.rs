@@ -2,6 +2,8 @@
 //! an nsys session and by a program, and counts what is lost.
 //!
 //! `SKEWTRAP_KILLS` says how often; the default keeps `cargo test` short; 200 take some minutes.
+//! `SKEWTRAP_KILLS_OF` says in what circumstances ([`Circumstances::of_words`]): `log` (the default) or `no_log`, with
+//! `full_disk` or `slow_disk`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use std::time::Duration;
 
 use crate::support::nsys::FAKE;
 use crate::support::stage;
+use crate::support::stage::SmallDisk;
 use axum::http::HeaderMap;
 use skewtrap::act::bundle::Bundles;
 use skewtrap::act::state::State;
@@ -25,6 +28,33 @@ const LANES: usize = 5;
 const QUIET: Duration = Duration::from_secs(18);
 const ONE_IDLE: [(u32, u32); 2] = [(0, 0), (40, 2)];
 const EVEN: [(u32, u32); 2] = [(20, 0), (20, 0)];
+
+/// Without a log no window opens beside an idle rank.
+const ONE_BUSIER: [(u32, u32); 2] = [(8, 0), (40, 2)];
+
+/// In what circumstances agents are killed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Circumstances {
+    no_log: bool,
+    /// From each start of a window on until the next agent has closed it, the disk of the state is full.
+    full_disk: bool,
+    /// Every write of the state takes its time.
+    slow_disk: bool,
+}
+
+impl Circumstances {
+    /// Of `no_log,full_disk`, say.
+    fn of_words(words: &str) -> Self {
+        let has = |word: &str| words.split([',', ' ']).any(|w| w == word);
+        for word in words.split([',', ' ']).filter(|w| !w.is_empty()) {
+            assert!(
+                ["log", "no_log", "full_disk", "slow_disk"].contains(&word),
+                "SKEWTRAP_KILLS_OF: {word}?"
+            );
+        }
+        Self { no_log: has("no_log"), full_disk: has("full_disk"), slow_disk: has("slow_disk") }
+    }
+}
 
 /// What a receiver got: every body under its key, in the order of arrival, with the number of the
 /// agent that was alive then.
@@ -45,6 +75,8 @@ struct Counts {
     /// Kills after which more than one message came again, and messages that came twice without any.
     repeats_too_many: usize,
     altered: usize,
+    /// Why windows were refused, and how often.
+    refused: BTreeMap<String, usize>,
 }
 
 impl Counts {
@@ -61,6 +93,9 @@ impl Counts {
         self.repeats += other.repeats;
         self.repeats_too_many += other.repeats_too_many;
         self.altered += other.altered;
+        for (reason, times) in &other.refused {
+            *self.refused.entry(reason.clone()).or_default() += times;
+        }
     }
 }
 
@@ -121,6 +156,9 @@ const LANE: &str = "SKEWTRAP_TEST_LANE";
 
 struct Lane {
     kind: Kind,
+    of: Circumstances,
+    /// What the state lies on, where it is to be full.
+    disk: Option<SmallDisk>,
     dir: PathBuf,
     double: RunningDouble,
     mail: Mail,
@@ -129,15 +167,19 @@ struct Lane {
 }
 
 impl Lane {
-    async fn of(kind: Kind, dir: &Path) -> Self {
+    async fn of(kind: Kind, of: Circumstances, dir: &Path) -> Self {
         std::fs::create_dir_all(dir.join("profiles")).unwrap();
+        let disk = of.full_disk.then(|| {
+            SmallDisk::over(&dir.join("state"), 6 << 20).expect("a file system can be mounted here")
+        });
         let double = stage::play(World::new(stage::config(&ONE_IDLE), stage::begin()), dir).await;
         let life = Arc::new(AtomicUsize::new(0));
         let (hook, mail) = receiver(life.clone()).await;
         let (at, url) = (dir.display(), &double.url);
         let capture = kind.capture(&at.to_string());
+        let logs = if of.no_log { String::new() } else { format!(", logs: ['{at}/server.log']") };
         let text = format!(
-            "targets: [{{ name: server, url: '{url}', logs: ['{at}/server.log'] }}]
+            "targets: [{{ name: server, url: '{url}'{logs} }}]
 rules:
   - name: crash-skew
     signal: load
@@ -166,7 +208,7 @@ listen: 127.0.0.1:0
         std::fs::write(dir.join("program"), program).unwrap();
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(dir.join("program"), executable).unwrap();
-        let lane = Self { kind, dir: dir.to_owned(), double, mail, life };
+        let lane = Self { kind, of, disk, dir: dir.to_owned(), double, mail, life };
         let session = ["fake", "session", "7", "mine", "Launched"];
         assert!(lane.command(Path::new(FAKE)).args(session).status().unwrap().success());
         lane
@@ -187,7 +229,20 @@ listen: 127.0.0.1:0
     fn agent(&self) -> Child {
         let log =
             std::fs::File::options().create(true).append(true).open(self.dir.join("agent.log")).unwrap();
-        self.command(Path::new(env!("CARGO_BIN_EXE_skewtrap")))
+        let binary = Path::new(env!("CARGO_BIN_EXE_skewtrap"));
+        let mut command = match self.of.slow_disk {
+            false => self.command(binary),
+            // Every write waits for 20 ms. The tracer is not the agent's parent (-D), so that the agent is
+            // what is killed.
+            true => {
+                let mut traced = self.command(Path::new("strace"));
+                traced.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,fdatasync,fsync"]);
+                traced.args(["-e", "inject=pwrite64,fdatasync,fsync:delay_enter=20000"]);
+                traced.arg(binary);
+                traced
+            }
+        };
+        command
             .args(["run", "--config"])
             .arg(self.dir.join("skewtrap.yaml"))
             .stdin(Stdio::null())
@@ -220,6 +275,10 @@ listen: 127.0.0.1:0
         )
     }
 
+    fn uneven(&self) -> [(u32, u32); 2] {
+        if self.of.no_log { ONE_BUSIER } else { ONE_IDLE }
+    }
+
     /// Runs an agent until a point that the dice choose, and kills it.
     async fn kill_one(&self, dice: &mut Dice) {
         let before = self.starts();
@@ -238,9 +297,16 @@ listen: 127.0.0.1:0
             while self.asked() < asked + 3 && tokio::time::Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            stage::set_load(&self.double, ONE_IDLE);
+            // What an agent before had left open is closed by now: there is room again.
+            if self.disk.is_some() {
+                let _ = std::fs::remove_file(self.dir.join("state/filler"));
+            }
+            stage::set_load(&self.double, self.uneven());
             while self.starts() == before && tokio::time::Instant::now() < until {
                 tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            if let Some(disk) = self.disk.as_ref().filter(|_| self.starts() > before) {
+                disk.fill();
             }
             tokio::time::sleep(Duration::from_millis(dice.below(1_600))).await;
         }
@@ -276,6 +342,11 @@ listen: 127.0.0.1:0
     async fn settle(&self) {
         stage::set_load(&self.double, EVEN);
         let mut agent = self.agent();
+        // What is left of a full disk is room for the end of what is open, and not for hundreds of messages.
+        if self.disk.is_some() {
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            let _ = std::fs::remove_file(self.dir.join("state/filler"));
+        }
         // Its state is locked while it lives, so that nothing tells when it is done.
         tokio::time::sleep(Duration::from_secs(12)).await;
         Command::new("kill").args(["-TERM", &agent.id().to_string()]).status().unwrap();
@@ -306,6 +377,10 @@ listen: 127.0.0.1:0
             counts.bundles += 1;
             counts.bundles_lost_or_half_named +=
                 usize::from(name.starts_with('.') || name.ends_with(".incomplete"));
+        }
+        let log = std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default();
+        for reason in log.split("reason=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            *counts.refused.entry(reason.to_owned()).or_default() += 1;
         }
         self.count_mail(counts, posted, &incidents);
         counts.messages_lost += state.undelivered().unwrap().len();
@@ -365,6 +440,7 @@ listen: 127.0.0.1:0
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_agent_that_is_killed_anywhere_leaves_no_window_open_and_loses_nothing() {
+    let of = Circumstances::of_words(&std::env::var("SKEWTRAP_KILLS_OF").unwrap_or_default());
     let kills: usize = std::env::var("SKEWTRAP_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(20);
     let dir = tempfile::tempdir().unwrap();
     let mut lanes = tokio::task::JoinSet::new();
@@ -372,9 +448,10 @@ async fn an_agent_that_is_killed_anywhere_leaves_no_window_open_and_loses_nothin
     let count = if kills > 50 { 2 * LANES } else { LANES };
     for lane in 0..count {
         let at = dir.path().join(format!("lane{lane}"));
-        let kind = Kind::of_lane(lane);
+        // The other kinds need no log, and have nothing to do with what the agent sees of the server.
+        let kind = if of.no_log { Kind::Http } else { Kind::of_lane(lane) };
         lanes.spawn(async move {
-            let counts = Lane::of(kind, &at).await.run(kills.div_ceil(count), 7 + lane as u64).await;
+            let counts = Lane::of(kind, of, &at).await.run(kills.div_ceil(count), 7 + lane as u64).await;
             eprintln!("{kind:?}: {counts:?}");
             counts
         });

@@ -349,6 +349,27 @@ async fn an_idle_server_is_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
+async fn without_its_log_a_server_opens_windows_only_while_every_rank_has_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut stage = Stage::of(config(&BUSY), dir.path()).await;
+    let spec = || skewtrap_core::capture::CaptureSpec::Http(short());
+    for (sees_log, busy, wanted) in [
+        (true, &[0, 1, 2, 3][..], None),
+        (true, &[1, 2, 3], None),
+        (false, &[0, 1, 2, 3], None),
+        (false, &[1, 2, 3], Some("needs_log")),
+        (false, &[2], Some("needs_log")),
+    ] {
+        stage.sees_log = sees_log;
+        // The double has four ranks, whoever is busy.
+        let mut facts = stage.facts(&[0, 1, 2, 3]).await;
+        facts.last_work.retain(|rank, _| busy.iter().any(|dp| *rank == Rank::dp(*dp)));
+        let refused = stage.grant_of(spec(), &facts, "i1").err().map(|refusal| refusal.word());
+        assert_eq!(refused, wanted, "log {sees_log}, busy {busy:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_agent_that_is_told_to_end_closes_its_window_first() {
     let dir = tempfile::tempdir().unwrap();
     let stage = Stage::of(config(&BUSY), dir.path()).await;

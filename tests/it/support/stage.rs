@@ -164,6 +164,12 @@ impl Stage {
         busy: &[u16],
         incident: &str,
     ) -> Result<CapturePlan, Refusal> {
+        let facts = self.facts(busy).await;
+        self.grant_of(spec, &facts, incident)
+    }
+
+    /// The same of these facts.
+    pub fn grant_of(&self, spec: CaptureSpec, facts: &Facts, incident: &str) -> Result<CapturePlan, Refusal> {
         let limits = Limits { cooldown: Duration::ZERO, captures: 100, per: Duration::from_secs(86_400) };
         let wish = CaptureRequest {
             rule: "dp-load-skew",
@@ -187,9 +193,8 @@ impl Stage {
             watch_only: false,
             bundles: None,
         };
-        let facts = self.facts(busy).await;
         let ledger = self.store.state.ledger().unwrap();
-        admit(&spec, &wish, &ledger, &facts, &policy, None, self.store.clock.now())
+        admit(&spec, &wish, &ledger, facts, &policy, None, self.store.clock.now())
             .map(|g| g.expect("it captures"))
     }
 

@@ -310,6 +310,8 @@ pub struct Facts {
     pub last_work: BTreeMap<Rank, Time>,
     /// How each DP rank gets on with its work.
     pub progress: Vec<(u16, Progress)>,
+    /// When each rank was last seen at all, with work or without.
+    pub last_seen: BTreeMap<Rank, Time>,
     /// When the ranks' work, idle or not, was last reported.
     pub ranks_at: Option<Time>,
     /// Windows that somebody else opened.
@@ -324,9 +326,13 @@ impl Facts {
     /// A rank was seen with or without work.
     pub fn rank_seen(&mut self, rank: Rank, has_work: bool, at: Time) {
         self.ranks_at = self.ranks_at.max(Some(at));
-        if has_work {
-            let last = self.last_work.entry(rank).or_insert(at);
+        let note = |times: &mut BTreeMap<Rank, Time>| {
+            let last = times.entry(rank).or_insert(at);
             *last = (*last).max(at);
+        };
+        note(&mut self.last_seen);
+        if has_work {
+            note(&mut self.last_work);
         }
     }
 
@@ -361,10 +367,14 @@ impl Facts {
         }
     }
 
-    /// Whether `rank` had work within [`WORK_HORIZON`]; a key with fewer axes applies to every rank
-    /// that agrees with it (`DP2` for `DP2 TP1`).
+    /// Whether `rank` had work within [`WORK_HORIZON`] and was not seen without any since: a rank that has
+    /// just run dry is the imbalance, and the start that waits for its next step would leave it armed. A
+    /// key with fewer axes applies to every rank that agrees with it (`DP2` for `DP2 TP1`).
     pub fn is_busy(&self, rank: Rank, now: Time) -> bool {
-        self.last_work.iter().any(|(key, at)| speaks_for(*key, rank) && now.since(*at) <= WORK_HORIZON)
+        self.last_work.iter().any(|(key, at)| {
+            let newest = self.last_seen.get(key).is_none_or(|seen| seen <= at);
+            speaks_for(*key, rank) && now.since(*at) <= WORK_HORIZON && newest
+        })
     }
 }
 
@@ -415,6 +425,20 @@ mod tests {
         health.answered(HealthAnswer::Unhealthy("503".into()), Time::from_nanos(2));
         assert_eq!(health.median(), Some(Duration::from_millis(1000)));
         assert_eq!(health.last(), Some(&(Time::from_nanos(2), HealthAnswer::Unhealthy("503".into()))));
+    }
+
+    #[test]
+    fn a_rank_that_has_just_run_dry_has_no_work_however_lately_it_had_some() {
+        let mut facts = Facts::default();
+        let at = |s: f64| Time::from_epoch_s(1000.0 + s);
+        facts.rank_seen(Rank::dp(1), true, at(-1.0));
+        assert!(facts.is_busy(Rank::dp(1), at(0.0)));
+        facts.rank_seen(Rank::dp(1), false, at(-1.0));
+        assert!(facts.is_busy(Rank::dp(1), at(0.0)), "an empty queue beside a full batch");
+        facts.rank_seen(Rank::dp(1), false, at(-0.5));
+        assert!(!facts.is_busy(Rank::dp(1), at(0.0)));
+        facts.rank_seen(Rank::dp(1), true, at(-0.2));
+        assert!(facts.is_busy(Rank::dp(1), at(0.0)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::capture::NsysSession;
+use crate::printable::{LIMIT, printable};
 use skewtrap_trace::time::Time;
 
 /// One row of `nsys sessions list`.
@@ -290,7 +291,8 @@ fn list(sessions: &[Session]) -> String {
     if sessions.is_empty() {
         return "no session (it shows those of its own user and TMPDIR only)".into();
     }
-    let rows = sessions.iter().map(|s| format!("{} ({}, {})", s.name, s.id, s.state));
+    let shown = |text: &str| printable(text, LIMIT).into_owned();
+    let rows = sessions.iter().map(|s| format!("{} ({}, {})", shown(&s.name), shown(&s.id), shown(&s.state)));
     rows.collect::<Vec<_>>().join(", ")
 }
 

@@ -200,7 +200,11 @@ mod tests {
     #[test]
     fn doubt_asks_no_peers_and_spares_who_moves_or_has_no_work() {
         let all = read(55, &[0, 1, 2]);
-        assert_eq!(all.progress(55.0), [Progress::InDoubt(6.0); 3], "nobody is stuck, and no window may open");
+        assert_eq!(
+            all.progress(55.0),
+            [Progress::InDoubt(6.0); 3],
+            "nobody is stuck, and no window may open"
+        );
         let mut idle = read(55, &[1]);
         idle.pulses[1].work = 0.0;
         idle.pulses[1].stuck = None;

@@ -78,11 +78,15 @@ fn a_refused_and_a_failed_capture_say_why_and_what_they_cost() {
 #[test]
 fn the_death_of_a_server_is_told_with_its_last_line_and_whether_a_window_was_open() {
     let mut incident = fired();
-    let line = "[2026-11-24 03:48:46] Received sigquit from a child process. It usually means the child failed.";
+    let line =
+        "[2026-11-24 03:48:46] Received sigquit from a child process. It usually means the child failed.";
     incident.died = Some(Death { at: at(), line: line.into(), window_open: true });
     insta::assert_snapshot!("terminal_died", text(&incident, Update::Died));
     let told = message(&incident, Update::Died);
-    assert_eq!((told.id.ends_with(":died"), slack(&told)["text"].as_str().map(|t| t.starts_with("🔴"))), (true, Some(true)));
+    assert_eq!(
+        (told.id.ends_with(":died"), slack(&told)["text"].as_str().map(|t| t.starts_with("🔴"))),
+        (true, Some(true))
+    );
     incident.died.as_mut().expect("it died").window_open = false;
     let told = message(&incident, Update::Died);
     assert!(told.title.ends_with(" died") && told.facts.death.starts_with("no window"), "{told:?}");

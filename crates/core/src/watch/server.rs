@@ -41,16 +41,7 @@ impl Server {
     /// A server of which nothing is known yet.
     pub fn new(name: Arc<str>, group: Arc<str>, sees_log: bool) -> Self {
         let facts = Facts { sees_log, ..Facts::default() };
-        Self {
-            name,
-            group,
-            facts,
-            instance: None,
-            window: None,
-            distrust: None,
-            died: None,
-            was_lost: false,
-        }
+        Self { name, group, facts, instance: None, window: None, distrust: None, died: None, was_lost: false }
     }
 
     /// Something was learned of it. Returns by what it shows to be another instance than before.

@@ -3,6 +3,7 @@
 
 use std::io::{self, Write};
 
+use crate::printable::printable;
 use crate::profile::RankProfile;
 use crate::rank::{Axis, RankId};
 use crate::step::StepKind;
@@ -60,6 +61,7 @@ fn index(rank: RankId, axis: Axis) -> String {
 /// A field, in quotes where CSV needs them. Kernel names come from a file: one that a spreadsheet
 /// would evaluate as a formula gets a space in front.
 fn quoted(text: &str) -> String {
+    let text = &*printable(text, usize::MAX);
     let guard = if text.starts_with(['=', '+', '-', '@']) { " " } else { "" };
     if guard.is_empty() && !text.contains(['"', ',', '\n', '\r']) {
         return text.to_owned();
@@ -76,6 +78,9 @@ mod tests {
         assert_eq!(quoted("plain<8u>"), "plain<8u>");
         assert_eq!(quoted("f(a, b)"), "\"f(a, b)\"");
         assert_eq!(quoted("say \"x\""), "\"say \"\"x\"\"\"");
-        assert_eq!(quoted("=cmd()"), "\" =cmd()\"");
+        for formula in ["=cmd()", "+1", "-1", "@SUM(A1)"] {
+            assert_eq!(quoted(formula), format!("\" {formula}\""));
+        }
+        assert_eq!(quoted("a\u{1b}[2J\r\nb"), "a\u{fffd}[2J  b");
     }
 }

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 
 use crate::comparison::{Comparison, RankLine};
 use crate::kernel::Family;
+use crate::printable::printable;
 use crate::verdict::{Kind, Ms, Place};
 
 pub use chart::{History, Series};
@@ -58,10 +59,10 @@ pub fn write_html(out: &mut impl Write, c: &Comparison, context: Context<'_>) ->
     out.write_all(b"</main></body></html>\n")
 }
 
-/// Text escaped for an element or a quoted attribute.
+/// Text made safe to show, and escaped for an element or a quoted attribute.
 fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in printable(text, usize::MAX).chars() {
         match c {
             '&' => safe.push_str("&amp;"),
             '<' => safe.push_str("&lt;"),

@@ -10,6 +10,7 @@
 use std::io::{self, Write};
 
 use crate::kernel::Family;
+use crate::printable::printable;
 use crate::profile::RankProfile;
 
 /// One rank of the merged trace.
@@ -95,7 +96,7 @@ impl<W: Write> MergedTrace<W> {
             }
             self.row_name(rank, row, &label)?;
         }
-        self.slice(rank, row, name, start_ns, dur_ns)
+        self.slice(rank, row, &printable(name, usize::MAX), start_ns, dur_ns)
     }
 
     /// Adds the steps of rank number `rank`.

@@ -8,6 +8,7 @@ use anstyle::{AnsiColor, Style};
 use crate::collective::MatchedBy;
 use crate::comparison::{Comparison, RankLine};
 use crate::kernel::Family;
+use crate::printable::printable;
 use crate::verdict::{Cause, Confidence, Kind};
 
 const BOLD: Style = Style::new().bold();
@@ -47,9 +48,9 @@ fn headline(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
         _ => format!("  {DIM}confidence {}{DIM:#}", v.confidence.name()),
     };
     writeln!(out, "{style}{}{who}{style:#}{sure}", v.kind.title())?;
-    writeln!(out, "{}", v.sentence)?;
+    writeln!(out, "{}", printable(&v.sentence, usize::MAX))?;
     for point in v.points() {
-        writeln!(out, "  - {point}")?;
+        writeln!(out, "  - {}", printable(&point, usize::MAX))?;
     }
     match v.confirms {
         Some(true) => writeln!(out, "  {GOOD}This confirms what fired the rule.{GOOD:#}")?,
@@ -169,6 +170,7 @@ fn part_of(cause: &Cause) -> String {
 }
 
 fn clipped(name: &str, width: usize) -> String {
+    let name = &*printable(name, usize::MAX);
     if name.chars().count() <= width {
         return name.to_owned();
     }
@@ -193,7 +195,7 @@ fn collectives(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
 
 fn notes(out: &mut impl Write, c: &Comparison) -> io::Result<()> {
     for line in c.remarks() {
-        writeln!(out, "{DIM}note: {line}{DIM:#}")?;
+        writeln!(out, "{DIM}note: {}{DIM:#}", printable(&line, usize::MAX))?;
     }
     Ok(())
 }

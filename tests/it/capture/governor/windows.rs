@@ -77,12 +77,8 @@ pub fn step() -> impl Strategy<Value = Step> {
         Start::Lost,
         Start::NeverAnswered,
     ]);
-    let stop = prop::sample::select(vec![
-        Stop::GrantedPlan,
-        Stop::FailsOnce,
-        Stop::LostButStopped,
-        Stop::Refused,
-    ]);
+    let stop =
+        prop::sample::select(vec![Stop::GrantedPlan, Stop::FailsOnce, Stop::LostButStopped, Stop::Refused]);
     prop_oneof![
         6 => (100u64..9_000).prop_map(Step::Pass),
         1 => (-90_000i64..90_000).prop_map(Step::Jump),
@@ -204,13 +200,7 @@ impl Play {
         if self.set_by < 0 { self.now - by } else { self.now + by }
     }
 
-    fn wish(
-        &mut self,
-        target: u8,
-        start: Start,
-        stop: Stop,
-        finishes: bool,
-    ) -> Result<(), TestCaseError> {
+    fn wish(&mut self, target: u8, start: Start, stop: Stop, finishes: bool) -> Result<(), TestCaseError> {
         let ledger = self.state().ledger().expect("readable");
         let (name, group) = (format!("server{target}"), u8::from(target == 2));
         let incident = format!("incident{}", ledger.attempts.len());
@@ -409,7 +399,8 @@ impl Play {
         let left = state.open_windows().expect("readable").into_iter().filter(|w| w.unproven.is_none());
         for window in left {
             let live = self.live.get_mut(&window.attempt).expect("it was granted here");
-            let mut machine = Window::resume(&live.request, self.sees, live.sent_at, window.granted, self.now);
+            let mut machine =
+                Window::resume(&live.request, self.sees, live.sent_at, window.granted, self.now);
             let seen = live.told.iter().filter(|(_, event)| is_seen(event, self.sees));
             for (at, event) in seen.filter(|(at, _)| *at <= self.now) {
                 machine.recall(event, *at);
