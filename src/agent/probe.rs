@@ -1,26 +1,55 @@
 //! Probes one server in the background, so that at the moment of firing everything is known already: its
 //! health and the room on its disks every ten seconds, and, whenever it starts to answer, what it is.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::AgentEvent;
 use super::plan::{PROBE_EVERY, TargetPlan};
 use crate::clock::Clock;
 use crate::observe::{artifact, server};
-use skewtrap_core::capture::facts::{Folder, HealthAnswer};
+use skewtrap_core::capture::facts::{Folder, HealthAnswer, Room};
 use skewtrap_core::watch::ServerFact;
 
 /// Until the server has answered once it is probed more often.
 const FIRST: Duration = Duration::from_secs(2);
+
+/// What was seen of a folder serves all servers' probes for so long.
+const SEEN_FOR: Duration = Duration::from_secs(5);
+
+/// The room in folders, which servers mostly share: each is looked at once for all of them, so that a disk
+/// that hangs holds one thread.
+#[derive(Clone, Debug, Default)]
+pub struct Rooms(Arc<Mutex<BTreeMap<PathBuf, (Instant, Option<Room>)>>>);
+
+impl Rooms {
+    async fn of(&self, folder: PathBuf) -> Option<Room> {
+        let mut known = self.0.lock().await;
+        if let Some((at, room)) = known.get(&folder)
+            && at.elapsed() < SEEN_FOR
+        {
+            return *room;
+        }
+        let ours = folder.clone();
+        // A disk that hangs must not keep the loop.
+        let room = crate::world::blocking(move || artifact::room(&ours)).await.unwrap_or_default();
+        known.insert(folder, (Instant::now(), room));
+        room
+    }
+}
 
 /// Probes until cancelled; it is finished for good then.
 pub async fn run(
     target: TargetPlan,
     tx: mpsc::Sender<AgentEvent>,
     clock: Clock,
+    rooms: Rooms,
     cancel: CancellationToken,
 ) -> bool {
     let Some(address) = target.server.clone() else { return true };
@@ -28,9 +57,7 @@ pub async fn run(
     let mut warned: Option<String> = None;
     loop {
         for (server_path, ours) in target.folders() {
-            // A disk that hangs must not keep the loop.
-            let room = crate::world::blocking(move || artifact::room(&ours)).await;
-            let seen = room.unwrap_or_default();
+            let seen = rooms.of(ours).await;
             send(&tx, &target, ServerFact::Folder(Folder { server_path, seen, at: clock.now() })).await;
         }
         let health = server::health(&address).await;

@@ -96,10 +96,12 @@ pub(super) fn probes(
     tx: &mpsc::Sender<AgentEvent>,
     clock: Clock,
 ) {
+    let rooms = probe::Rooms::default();
     for target in targets {
         let (target, tx, cancel) = (target.clone(), tx.clone(), supervisor.cancel());
+        let rooms = rooms.clone();
         supervisor.keep("probe", Place::Aside, move || {
-            probe::run(target.clone(), tx.clone(), clock, cancel.clone())
+            probe::run(target.clone(), tx.clone(), clock, rooms.clone(), cancel.clone())
         });
     }
 }

@@ -30,6 +30,8 @@ const BUFFER: usize = 16 << 10;
 #[derive(Debug)]
 pub struct Kept {
     authority: Authority,
+    /// What stands before every path that is asked for.
+    prefix: String,
     key: Option<Secret>,
     open: Option<Open>,
 }
@@ -63,7 +65,12 @@ impl Kept {
         let uri: Uri = server.base.parse().ok()?;
         let authority = uri.authority().filter(|a| !a.as_str().contains('@'))?;
         let is_plain = uri.scheme_str() == Some("http") && !goes_through_a_proxy();
-        is_plain.then(|| Self { authority: authority.clone(), key: server.api_key.clone(), open: None })
+        is_plain.then(|| Self {
+            authority: authority.clone(),
+            prefix: uri.path_and_query().map_or("", |p| p.as_str()).trim_end_matches('/').to_owned(),
+            key: server.api_key.clone(),
+            open: None,
+        })
     }
 
     /// Asks for `path`, and gives the body of a good answer to `each`, piece by piece as it arrives.
@@ -100,6 +107,10 @@ impl Kept {
 
     fn request(&self, path: &str, accept: &'static str) -> Result<Request<String>, Failed> {
         let unusable = |e: &(dyn Error + 'static)| Failed::NoAnswer(root_cause(e));
+        let path = match [&self.prefix, path].concat() {
+            root if root.is_empty() => "/".to_owned(),
+            path => path,
+        };
         let mut request = Request::get(path)
             .header(HOST, self.authority.as_str())
             .header(ACCEPT, accept)
@@ -273,6 +284,33 @@ mod tests {
         let refused =
             ask(&mut Kept::of(&server).expect("plain http"), 100).await.expect_err("nobody listens");
         assert!(refused.to_string().starts_with("Connection refused"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn the_path_of_the_address_stands_before_the_one_that_is_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("an address");
+        let address = listener.local_addr().expect("its address");
+        let asked = tokio::spawn(async move {
+            let mut lines = Vec::new();
+            for _ in 0..3 {
+                let (mut stream, _) = listener.accept().await.expect("a connection");
+                let mut request = vec![0; 4096];
+                let read = stream.read(&mut request).await.expect("a request");
+                let line = request[..read].split(|b| *b == b'\r').next().unwrap_or_default();
+                lines.push(String::from_utf8_lossy(line).into_owned());
+                let _ = stream.write_all(b"HTTP/1.1 404 No\r\ncontent-length: 0\r\n\r\n").await;
+            }
+            lines
+        });
+        for (base, path) in [("/metrics", ""), ("", ""), ("/at/", "/v1/loads")] {
+            let base = format!("http://{address}{base}");
+            let server = Server::new(client::client(None).expect("a client"), &base, None, None);
+            let mut kept = Kept::of(&server).expect("plain http");
+            let got = kept.get((path, "*/*"), (100, SOON), |_| ()).await;
+            assert_eq!(got.expect("an answer"), StatusCode::NOT_FOUND);
+        }
+        let wanted = ["GET /metrics HTTP/1.1", "GET / HTTP/1.1", "GET /at/v1/loads HTTP/1.1"];
+        assert_eq!(asked.await.expect("it ends"), wanted);
     }
 
     #[test]

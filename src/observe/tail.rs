@@ -113,6 +113,8 @@ struct Log {
     watched: Watched,
     /// Whether something may have changed.
     is_due: bool,
+    /// Whether it had lines when it was read last.
+    is_busy: bool,
     truncations: u64,
 }
 
@@ -121,7 +123,7 @@ impl Log {
         let follow = Follow::new(&config.path, config.from_start);
         let (reported, watched) = Default::default();
         let path = config.path.to_string_lossy().into();
-        Self { config, path, follow, reported, watched, is_due: true, truncations: 0 }
+        Self { config, path, follow, reported, watched, is_due: true, is_busy: false, truncations: 0 }
     }
 }
 
@@ -138,7 +140,9 @@ impl Reading {
                 Ok(true) => {}
                 Ok(false) => {
                     let rest = TICK.saturating_sub(ticked.map_or(TICK, |at| at.elapsed()));
-                    self.wait(rest);
+                    if self.wait(rest).is_err() {
+                        return;
+                    }
                 }
             }
         }
@@ -146,11 +150,15 @@ impl Reading {
 
     /// Reads the logs in which something may have changed, all at a tick; returns whether one has more.
     fn turn(&mut self, tick: bool) -> Result<bool, Gone> {
+        if tick {
+            self.take_notices();
+        }
         let mut more = false;
         for log in self.logs.iter_mut().filter(|log| tick || log.is_due) {
             let mut lines = Vec::new();
             let polled = log.follow.poll(BUDGET, tick, &mut lines);
             log.is_due = matches!(&polled, Ok(p) if p.more);
+            log.is_busy |= !lines.is_empty();
             more |= log.is_due;
             let is_missing = matches!(&polled, Ok(p) if p.is_missing);
             if !lines.is_empty() {
@@ -162,18 +170,37 @@ impl Reading {
         Ok(more)
     }
 
-    /// Waits for a notice, and on a busy log for what comes together with it. There a notice has mostly come
-    /// by the time at which lines may be read again: then that one wait is enough.
-    fn wait(&mut self, longest: Duration) {
+    /// Waits until something may have changed. What comes soon after lines were handed over is waited for
+    /// together, and then read without asking the kernel for its notices first: on a busy log there is
+    /// something.
+    fn wait(&mut self, longest: Duration) -> Result<(), Gone> {
         if let Some(rest) = self.handed_over.and_then(|at| TOGETHER.checked_sub(at.elapsed())) {
             std::thread::sleep(rest);
-            if self.take_notices() {
-                return;
+            let has_read = self.read_on()?;
+            if self.logs.len() > 1 && self.take_notices() || has_read {
+                return Ok(());
             }
         }
         if self.notices.wait(longest) {
             self.take_notices();
         }
+        Ok(())
+    }
+
+    /// Reads what was appended to the logs that had lines last time; returns whether there was anything.
+    fn read_on(&mut self) -> Result<bool, Gone> {
+        let mut has_read = false;
+        for log in self.logs.iter_mut().filter(|log| log.is_busy) {
+            let mut lines = Vec::new();
+            // An error, like everything else that is not a line, is for the next turn to find.
+            log.is_busy = log.follow.read_on(BUDGET, &mut lines).unwrap_or(false);
+            if !lines.is_empty() {
+                self.handed_over = Some(Instant::now());
+                self.reporter.lines(log, lines, false)?;
+            }
+            has_read |= log.is_busy;
+        }
+        Ok(has_read)
     }
 
     /// Notes which logs the notices concern that have come; returns whether there are any.
@@ -210,16 +237,22 @@ impl Reporter {
             Ok(_) if long_lines > 0 => Some(Problem::LongLines { path, lines: long_lines }),
             Ok(_) => None,
         };
-        let at = (self.now)();
-        let Config { target, source, .. } = log.config;
         if !lines.is_empty() {
-            let arrival = if is_backlog { Arrival::Backlog(at) } else { Arrival::Live(at) };
-            self.send(Observation::Lines { target, source, lines, arrival })?;
+            self.lines(log, lines, is_backlog)?;
         }
         if !log.reported.changes_to(problem.clone()) {
             return Ok(());
         }
+        let at = (self.now)();
+        let Config { target, source, .. } = log.config;
         self.send(Observation::State { target, source, kind: Source::Log, problem, at })
+    }
+
+    fn lines(&self, log: &Log, lines: Vec<u8>, is_backlog: bool) -> Result<(), Gone> {
+        let at = (self.now)();
+        let Config { target, source, .. } = log.config;
+        let arrival = if is_backlog { Arrival::Backlog(at) } else { Arrival::Live(at) };
+        self.send(Observation::Lines { target, source, lines, arrival })
     }
 
     /// Waits while the loop is behind.

@@ -121,6 +121,23 @@ impl Follow {
         Ok(polled)
     }
 
+    /// Appends what was written since to the one file that is being read, without looking whether it was
+    /// truncated or the name leads elsewhere: for a busy log between two [`Self::poll`]s. Returns whether
+    /// there was anything.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read_on(&mut self, budget: usize, out: &mut Vec<u8>) -> io::Result<bool> {
+        let is_rotated = self.files.len() > 1 || !self.late.is_empty();
+        let Some(only) = self.files.front_mut().filter(|_| !is_rotated) else { return Ok(false) };
+        if only.position < only.backlog_end {
+            return Ok(false);
+        }
+        let before = only.position;
+        only.read_chunks(out.len() + budget, false, out)?;
+        Ok(only.position > before)
+    }
+
     /// How many lines were cut so far.
     pub fn long_lines(&self) -> u64 {
         let open = self.files.iter().chain(&self.late).map(|f| f.cutter.long_lines());
@@ -276,6 +293,11 @@ impl OpenFile {
             self.head.clear();
             self.file.seek(SeekFrom::Start(0))?;
         }
+        self.read_chunks(limit, is_backlog, out)
+    }
+
+    /// The same of a file that was not truncated.
+    fn read_chunks(&mut self, limit: usize, is_backlog: bool, out: &mut Vec<u8>) -> io::Result<bool> {
         let mut chunk = [0; READ];
         loop {
             let most = if is_backlog { self.backlog_end.saturating_sub(self.position) } else { u64::MAX };

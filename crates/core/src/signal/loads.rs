@@ -3,11 +3,13 @@
 //! Newer answers say when each rank published its numbers. What matters is their age by the
 //! server's own clock, so that a server whose clock is off is not taken for a stale one.
 
+use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use thiserror::Error;
 
 use crate::signal::catalog::{self, BUILT_IN, Signal};
@@ -62,32 +64,157 @@ static FIELDS: LazyLock<Vec<(Vec<&'static str>, Signal)>> = LazyLock::new(|| {
         .collect()
 });
 
+/// Keys that are read beside those of [`FIELDS`].
+const OTHER_KEYS: [&str; 8] =
+    ["version", "timestamp", "loads", "num_reqs", "load", "dp_rank", "disaggregation", "mode"];
+
+/// Every key that is read, in alphabetical order.
+static KEYS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let mut keys: Vec<&str> = FIELDS.iter().flat_map(|(path, _)| path.iter().copied()).collect();
+    keys.extend(OTHER_KEYS);
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+});
+
+/// A JSON value of which only the keys that are read are kept: an answer is mostly others, every second.
+#[derive(Debug)]
+enum Json {
+    Null,
+    /// Its value, and where it is a whole number that is not negative, that number.
+    Number(f64, Option<u64>),
+    Text(String),
+    List(Vec<Self>),
+    Map(Vec<(&'static str, Self)>),
+    Other,
+}
+
+impl Json {
+    fn get(&self, key: &str) -> Option<&Self> {
+        let Self::Map(entries) = self else { return None };
+        // Of a key that is there twice the last counts.
+        entries.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    fn as_f64(&self) -> Option<f64> {
+        if let Self::Number(number, _) = self { Some(*number) } else { None }
+    }
+
+    fn as_u64(&self) -> Option<u64> {
+        if let Self::Number(_, whole) = self { *whole } else { None }
+    }
+
+    fn as_str(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        json.deserialize_any(JsonVisitor)
+    }
+}
+
+struct JsonVisitor;
+
+impl<'de> Visitor<'de> for JsonVisitor {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Json, E> {
+        Ok(Json::Other)
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Json, E> {
+        Ok(Json::Number(number as f64, Some(number)))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Json, E> {
+        Ok(Json::Number(number as f64, u64::try_from(number).ok()))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Json, E> {
+        Ok(Json::Number(number, None))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Json, E> {
+        Ok(Json::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Json, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Json::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(WantedKey(key)) = map.next_key()? {
+            match key {
+                Some(key) => entries.push((key, map.next_value()?)),
+                None => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(Json::Map(entries))
+    }
+}
+
+/// A key, if it is read.
+struct WantedKey(Option<&'static str>);
+
+impl<'de> Deserialize<'de> for WantedKey {
+    fn deserialize<D: Deserializer<'de>>(json: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl Visitor<'_> for KeyVisitor {
+            type Value = WantedKey;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E>(self, key: &str) -> Result<WantedKey, E> {
+                Ok(WantedKey(KEYS.binary_search(&key).ok().map(|place| KEYS[place])))
+            }
+        }
+        json.deserialize_str(KeyVisitor)
+    }
+}
+
 /// Reads an answer.
 ///
 /// # Errors
 /// When it is not JSON, or names no rank's load.
 pub fn read(body: &[u8]) -> Result<Loads, LoadsError> {
-    let body: Value = serde_json::from_slice(body).map_err(|e| LoadsError::NotJson(e.to_string()))?;
+    let body: Json = serde_json::from_slice(body).map_err(|e| LoadsError::NotJson(e.to_string()))?;
     let loads = of_value(&body);
     if loads.ranks.is_empty() { Err(LoadsError::NoLoads) } else { Ok(loads) }
 }
 
-fn of_value(body: &Value) -> Loads {
+fn of_value(body: &Json) -> Loads {
     let mut bad = 0;
-    let mut ranks_of = |ranks: &[Value], now| -> Vec<RankLoad> {
+    let mut ranks_of = |ranks: &[Json], now| -> Vec<RankLoad> {
         bad += ranks.len().saturating_sub(MOST_RANKS) as u64;
         ranks.iter().take(MOST_RANKS).filter_map(|r| rank_of(r, now, &mut bad)).collect()
     };
     let (ranks, version) = match body {
-        Value::Array(ranks) => (ranks_of(ranks, None), None),
-        Value::Number(_) => (single(body), None),
-        Value::Object(map) => {
-            let version = map.get("version").and_then(Value::as_str).map(str::to_owned);
-            let now = map.get("timestamp").and_then(epoch_s);
-            let ranks = match map.get("loads").and_then(Value::as_array) {
-                Some(ranks) => ranks_of(ranks, now),
-                None if map.contains_key("num_reqs") => ranks_of(std::slice::from_ref(body), None),
-                None => map.get("load").map(single).unwrap_or_default(),
+        Json::List(ranks) => (ranks_of(ranks, None), None),
+        Json::Number(..) => (single(body), None),
+        Json::Map(_) => {
+            let version = body.get("version").and_then(Json::as_str).map(str::to_owned);
+            let now = body.get("timestamp").and_then(epoch_s);
+            let ranks = match body.get("loads") {
+                Some(Json::List(ranks)) => ranks_of(ranks, now),
+                _ if body.get("num_reqs").is_some() => ranks_of(std::slice::from_ref(body), None),
+                _ => body.get("load").map(single).unwrap_or_default(),
             };
             (ranks, version)
         }
@@ -97,7 +224,7 @@ fn of_value(body: &Value) -> Loads {
 }
 
 /// SGLang 0.4 answers with one number for the whole server.
-fn single(load: &Value) -> Vec<RankLoad> {
+fn single(load: &Json) -> Vec<RankLoad> {
     let Some(load) = load.as_f64() else { return Vec::new() };
     let mut fields = Fields::default();
     fields.set(catalog::LOAD, load);
@@ -106,12 +233,14 @@ fn single(load: &Value) -> Vec<RankLoad> {
 
 /// One rank's numbers; `bad` grows by what stands in their place and is none. `null` says that the
 /// server has no such number.
-fn rank_of(load: &Value, now_s: Option<f64>, bad: &mut u64) -> Option<RankLoad> {
-    let map = load.as_object()?;
+fn rank_of(load: &Json, now_s: Option<f64>, bad: &mut u64) -> Option<RankLoad> {
+    if !matches!(load, Json::Map(_)) {
+        return None;
+    }
     let mut fields = Fields::default();
     for (path, signal) in FIELDS.iter() {
         match path.iter().try_fold(load, |at, key| at.get(key)) {
-            None | Some(Value::Null) => {}
+            None | Some(Json::Null) => {}
             Some(value) => match value.as_f64() {
                 Some(number) => fields.set(*signal, number),
                 None => *bad += 1,
@@ -124,10 +253,10 @@ fn rank_of(load: &Value, now_s: Option<f64>, bad: &mut u64) -> Option<RankLoad> 
     {
         fields.set(catalog::RUNNING_REQS, (all - waiting).max(0.0));
     }
-    let index = map.get("dp_rank").and_then(Value::as_u64).and_then(|i| u16::try_from(i).ok());
-    let published = map.get("timestamp").and_then(epoch_s);
+    let index = load.get("dp_rank").and_then(Json::as_u64).and_then(|i| u16::try_from(i).ok());
+    let published = load.get("timestamp").and_then(epoch_s);
     let age = now_s.zip(published).map_or(0.0, |(now, then)| now - then);
-    let mode = load.pointer("/disaggregation/mode").and_then(Value::as_str);
+    let mode = load.get("disaggregation").and_then(|d| d.get("mode")).and_then(Json::as_str);
     (!fields.is_empty()).then(|| RankLoad {
         rank: index.map_or(Rank::NONE, Rank::dp),
         age: Duration::try_from_secs_f64(age).unwrap_or_default(),
@@ -138,9 +267,9 @@ fn rank_of(load: &Value, now_s: Option<f64>, bad: &mut u64) -> Option<RankLoad> 
 }
 
 /// Epoch seconds from a number or from RFC 3339 text.
-fn epoch_s(value: &Value) -> Option<f64> {
+fn epoch_s(value: &Json) -> Option<f64> {
     match value {
-        Value::String(text) => text.parse::<Timestamp>().ok().map(|t| t.as_nanosecond() as f64 / 1e9),
+        Json::Text(text) => text.parse::<Timestamp>().ok().map(|t| t.as_nanosecond() as f64 / 1e9),
         other => other.as_f64(),
     }
 }

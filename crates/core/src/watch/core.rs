@@ -48,6 +48,8 @@ pub(super) struct Core {
     pub(super) looks: BTreeMap<Arc<str>, (Time, usize)>,
     /// Firings whose harm is still to be looked at, as they were reported.
     pub(super) weighed: BTreeMap<Arc<str>, Change>,
+    /// Whether a capture may disturb the samples of a server.
+    pub(super) is_disturbed: bool,
     pub(super) now: Time,
     evaluated_at: Time,
     swept: Time,
@@ -70,6 +72,7 @@ impl Core {
             warming: BTreeMap::new(),
             looks: BTreeMap::new(),
             weighed: BTreeMap::new(),
+            is_disturbed: false,
             now,
             evaluated_at: now,
             swept: now,
@@ -181,8 +184,12 @@ impl Core {
         }
     }
 
-    /// Informs the engine for which servers a capture disturbs the samples.
+    /// Informs the engine for which servers a capture disturbs the samples. While none does, no server is
+    /// visited: this runs for every sample of any of them.
     fn suppress_disturbed(&mut self, now: Time) {
+        if !std::mem::take(&mut self.is_disturbed) {
+            return;
+        }
         for server in &mut self.servers {
             let Some(distrust) = &server.distrust else { continue };
             let suppression = match (distrust.trusts(now), distrust.may_clear(now)) {
@@ -191,6 +198,7 @@ impl Core {
                 (false, false) => Some(Suppression::Nothing),
             };
             self.engine.set_suppression(&server.name, suppression);
+            self.is_disturbed |= suppression.is_some();
             if suppression.is_none() {
                 server.distrust = None;
             }
@@ -297,6 +305,7 @@ impl Core {
         if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
             server.window_opened(window);
             server.distrust = Some(Distrust::opened(now));
+            self.is_disturbed = true;
         }
     }
 }

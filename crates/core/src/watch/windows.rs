@@ -22,6 +22,7 @@ impl Core {
         let server = self.servers.iter_mut().find(|s| s.window.as_ref().is_some_and(|w| w.incident == *id));
         if let Some(server) = server {
             server.window_event(&event, now);
+            self.is_disturbed = true;
         }
         let WindowEvent::Ended(stored) = event else { return };
         self.settle_attempt(id, &stored.end);
