@@ -142,6 +142,16 @@ struct Running {
     metered_to: Time,
 }
 
+/// A window of an agent before this one that is being closed.
+#[derive(Debug)]
+struct Closing {
+    /// Its server; `None` where it is not configured any more.
+    target: Option<TargetId>,
+    meter: Meter,
+    /// As for [`Running`].
+    metered_to: Time,
+}
+
 /// Called with every effect, for what embeds the agent (the demo).
 pub type OnEffect = Box<dyn FnMut(&Effect) + Send>;
 
@@ -155,7 +165,7 @@ pub struct Agent {
     notifier: Notifier,
     running: BTreeMap<Arc<str>, Running>,
     /// Windows of an agent before this one that are still being closed.
-    closing: usize,
+    closing: BTreeMap<String, Closing>,
     /// Used in place of the server of a target that has none.
     no_server: Server,
     supervisor: Supervisor,
@@ -264,7 +274,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
         archive,
         notifier,
         running: BTreeMap::new(),
-        closing: 0,
+        closing: BTreeMap::new(),
         no_server,
         supervisor,
         windows: CancellationToken::new(),

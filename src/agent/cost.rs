@@ -26,6 +26,9 @@ const ASKED: u32 = 20;
 /// How long after a window its server may take to answer as it used to.
 pub const RECOVERY: Duration = Duration::from_secs(30);
 
+/// So long samples are waited for that say what is usual.
+const HABIT: Duration = Duration::from_secs(12);
+
 /// The meter of one window; clones share it. The loop holds one, so that no sample has to wait for
 /// the window's task.
 #[derive(Clone, Debug)]
@@ -46,10 +49,11 @@ impl Meter {
         Self { usual_health, clock, began, shared: Arc::new(Mutex::new(meter)) }
     }
 
-    /// The meter of a window that an agent before this one opened at `sent_at`: nobody knows a usual_health, and
-    /// its export may lie before this agent's start.
+    /// The meter of a window that an agent before this one opened at `sent_at`: nothing usual is known of its
+    /// server, and its export may lie before this agent's start.
     pub fn of_before(clock: Clock, sent_at: Time) -> Self {
         let mut meter = Self::new(clock, Duration::ZERO, UsualIntervals::new());
+        meter.shared = Arc::new(Mutex::new(StallMeter::learning(clock.now())));
         let (steady, now) = meter.began;
         meter.began = (steady, now - clock.now().since(sent_at));
         meter
@@ -78,7 +82,9 @@ impl Meter {
     /// The ranks spoke.
     pub fn record_samples(&self, samples: impl IntoIterator<Item = LoadReport>) {
         self.with(|meter| {
-            samples.into_iter().for_each(|(rank, source, at, _)| meter.sample(rank, source, at))
+            samples
+                .into_iter()
+                .for_each(|(rank, source, at, has_work)| meter.sample(rank, source, at, has_work));
         });
     }
 
@@ -113,13 +119,27 @@ impl Meter {
                     if self.usual_health.is_zero()
                         || took <= self.usual_health.saturating_mul(2).max(PROBE) =>
                 {
-                    return Some(self.clock.now());
+                    let recovered = self.clock.now();
+                    self.await_samples(cancel).await;
+                    return Some(recovered);
                 }
                 Health::ConnectionRefused => return None,
                 Health::Answered(_) => tokio::time::sleep(PROBE).await,
             }
         }
         None
+    }
+
+    /// Where no export was seen, the ranks' samples are the only witness of what the window cost: a few more
+    /// of them say what is usual.
+    async fn await_samples(&self, cancel: &CancellationToken) {
+        let limit = self.clock.now() + HABIT;
+        while self.clock.now() < limit && self.with(|meter| meter.wants_samples()) {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(PROBE) => {}
+            }
+        }
     }
 
     async fn ask(&self, server: &Server) -> Health {

@@ -96,6 +96,11 @@ impl Agent {
             running.meter.record_samples(self.watch.store().load_reports(running.target, running.metered_to));
             running.metered_to = now - LATE;
         }
+        for closing in self.closing.values_mut() {
+            let Some(target) = closing.target else { continue };
+            closing.meter.record_samples(self.watch.store().load_reports(target, closing.metered_to));
+            closing.metered_to = now - LATE;
+        }
     }
 
     fn changed(&self, change: &Change, capture: &str, why: Option<&str>) {

@@ -12,7 +12,8 @@ use super::archive::Job;
 use super::capture::task::compare_now;
 use super::capture::{Found, KnownTarget, Taken, close};
 use super::commands::Reply;
-use super::{Agent, AgentEvent, GRACE};
+use super::cost::Meter;
+use super::{Agent, AgentEvent, Closing, GRACE};
 use crate::act::notify::{DeliveryReport, DeliveryResult};
 use crate::act::state::{OpenMethod, OpenWindow, State};
 use crate::act::systemd;
@@ -152,11 +153,14 @@ impl Agent {
                 "an agent before this one left a window open on {target}; it is closed first"
             );
             self.left_behind(&window);
-            self.closing += 1;
+            let meter = Meter::of_before(self.clock, window.sent_at);
+            let place = self.targets.iter().find(|s| *s.name == *target).map(|handle| handle.target);
+            let closing = Closing { target: place, meter: meter.clone(), metered_to: self.clock.now() };
+            self.closing.insert(id.clone(), closing);
             let (tx, store, known) = (self.tx.clone(), self.store.clone(), known.get(&target).cloned());
             let cancel = self.windows.child_token();
             self.supervisor.once(async move {
-                match tokio::spawn(close(store, known, window, record.clone(), cancel)).await {
+                match tokio::spawn(close(store, known, window, record.clone(), (meter, cancel))).await {
                     // The loop is gone only when the agent ends.
                     Ok(taken) => {
                         let record = Box::new(record);
@@ -189,7 +193,7 @@ impl Agent {
 
     /// A window of an agent before this one is closed.
     pub(super) fn recovered(&mut self, mut record: Record, taken: Taken, effects: &mut Vec<Effect>) {
-        self.closing = self.closing.saturating_sub(1);
+        self.closing.remove(&*record.incident.id);
         let Taken::Stored { capture, problem } = taken else { return };
         let incident = record.incident.id.clone();
         if let Some(problem) = &problem {
@@ -292,7 +296,7 @@ impl Agent {
         self.windows.cancel();
         let limit = tokio::time::Instant::now() + GRACE;
         let mut effects = Vec::new();
-        while !self.running.is_empty() || self.closing > 0 {
+        while !self.running.is_empty() || !self.closing.is_empty() {
             tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(limit) => break,

@@ -50,6 +50,10 @@ pub struct HttpText {
     num_steps: Field<u32>,
     /// `CPU`, `GPU`, `MEM`, `RPD`, `XPU`. Default: GPU alone, and CPU on a server without a GPU.
     activities: Field<Vec<Field<String>>>,
+    /// What is recorded, and what in a second window of the incident where the first one blames a host:
+    /// `[gpu, cpu]` asks for a small one with CPU activity within the same `max_stall`, once an incident, never
+    /// with stacks unless they are written. Default: `[gpu]`, no second window.
+    escalate: Field<Vec<Recording>>,
     /// Record Python stacks: slow, large, and needs `accept_risk: [with_stack]`.
     with_stack: Field<bool>,
     /// Record tensor shapes: larger traces.
@@ -77,6 +81,16 @@ pub struct HttpText {
     /// Risks that you accept: with_stack, profile_by_stage, mem_on_rocm, start_step, long_nsys,
     /// server_timer.
     accept_risk: Field<Vec<Field<String>>>,
+}
+
+/// What a window records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Recording {
+    /// GPU activity alone.
+    Gpu,
+    /// CPU and GPU activity.
+    Cpu,
 }
 
 /// When a flexible window ends.
@@ -196,6 +210,7 @@ impl HttpText {
             warmup: self.warmup.or(Span(base.warmup)).0,
             output_dir: self.output_dir.get().cloned().or(base.output_dir),
             activities: texts(&self.activities).or(base.activities),
+            escalates: self.escalate.get().map_or(base.escalates, |order| order.contains(&Recording::Cpu)),
             with_stack: self.with_stack.or(base.with_stack),
             record_shapes: self.record_shapes.or(base.record_shapes),
             profile_by_stage: self.profile_by_stage.or(base.profile_by_stage),
@@ -220,6 +235,7 @@ impl HttpText {
             let hint = format!("write a number from 1 to {MAX_STEPS}, or `max_stall: 300ms`");
             findings.error(place, "a window has at least one step and an end", Some(hint));
         }
+        self.check_escalation(window, findings);
         check_span(&self.max_stall, "max_stall", MAX_STALL, findings);
         if let (Some(steps), Some((stall, place))) = (window.num_steps, self.max_stall.placed()) {
             let predicted = before_the_first(window, steps);
@@ -287,6 +303,21 @@ impl HttpText {
             && !dir.starts_with('/')
         {
             findings.error(place, "`output_dir` is a folder of the server's: an absolute path", None);
+        }
+    }
+
+    fn check_escalation(&self, window: &HttpWindow, findings: &mut Findings<'_>) {
+        let Some((order, place)) = self.escalate.placed() else { return };
+        if !matches!(order[..], [Recording::Gpu] | [Recording::Gpu, Recording::Cpu]) {
+            let hint = "write `escalate: [gpu, cpu]`, or leave it out".to_owned();
+            findings.error(place, "GPU activity comes first, and CPU activity after it", Some(hint));
+        } else if window.escalates
+            && let Some(activities) = &window.activities
+            && activities.iter().any(|a| a != "GPU")
+        {
+            let message =
+                "the first window records more than GPU activity already, so there is never a second one";
+            findings.warn(place, message.to_owned(), Some("take `activities` or `escalate` out".into()));
         }
     }
 
@@ -428,7 +459,7 @@ impl HttpText {
             |items: Option<&Vec<String>>, other: &str| items.map_or_else(|| other.to_owned(), |i| listed(i));
         let until = if window.until_cleared { "cleared" } else { "none" };
         let start_step = window.start_step.map_or_else(|| "none".into(), |s| s.to_string());
-        let all: [(&str, String, Option<Place>); 17] = [
+        let all: [(&str, String, Option<Place>); 18] = [
             (
                 "output_dir",
                 window.output_dir.clone().unwrap_or_else(|| "the server's own".into()),
@@ -441,6 +472,7 @@ impl HttpText {
                 self.num_steps.place(),
             ),
             ("activities", list(window.activities.as_ref(), "GPU alone"), self.activities.place()),
+            ("escalate", if window.escalates { "gpu, cpu" } else { "gpu" }.to_owned(), self.escalate.place()),
             ("with_stack", window.with_stack.to_string(), self.with_stack.place()),
             ("record_shapes", window.record_shapes.to_string(), self.record_shapes.place()),
             ("profile_by_stage", window.profile_by_stage.to_string(), self.profile_by_stage.place()),

@@ -64,6 +64,29 @@ impl LoadTrack {
         Ok(Self { points })
     }
 
+    /// From `at` on no request reaches `rank` any more, and those that it has end one after the other
+    /// over `lasts`, as on a real server whose answers are long.
+    #[must_use]
+    pub fn with_drained(mut self, rank: u16, at: Time, lasts: Duration) -> Self {
+        let before = self.at(rank, at);
+        for left in (0..before.running).rev() {
+            let gone = f64::from(before.running - left) / f64::from(before.running);
+            let when = at + lasts.mul_f64(gone);
+            let mut ranks = self.of_all(when).to_vec();
+            if let Some(own) = ranks.get_mut(usize::from(rank)) {
+                *own = RankLoad::of(left, 0);
+            }
+            self.points.retain(|(t, _)| *t < when);
+            self.points.push((when, ranks));
+        }
+        self
+    }
+
+    fn of_all(&self, now: Time) -> &[RankLoad] {
+        let after = self.points.partition_point(|(t, _)| *t <= now);
+        after.checked_sub(1).map_or(&[], |i| &self.points[i].1)
+    }
+
     /// The load of `rank` at `now`.
     pub fn at(&self, rank: u16, now: Time) -> RankLoad {
         let after = self.points.partition_point(|(t, _)| *t <= now);

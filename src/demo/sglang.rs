@@ -14,7 +14,8 @@ mod profile;
 mod ranks;
 mod serving;
 
-pub use config::{Config, ExportCost, ExportLaw, Faults, Version};
+pub use crate::demo::trace::ExportLaw;
+pub use config::{Config, ExportCost, Faults, Version};
 pub use order::Order;
 
 use crate::demo::exchange::{CallId, Effect, HttpFault, HttpFaultKind, Outcome, Request};

@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -11,6 +12,29 @@ use flate2::write::GzEncoder;
 
 /// The limit of steps in a trace, so that a window that is open for minutes does not fill the disk.
 const MAX_STEPS: usize = 400;
+
+/// Exports by the size of a rank's file, as on a real server (docs/engines.md).
+#[derive(Clone, Debug)]
+pub struct ExportLaw {
+    /// Bytes of a step with GPU rows alone; with CPU rows it is two and a half times that, with stacks
+    /// thirteen times.
+    pub bytes_per_step: f64,
+    /// Seconds for each megabyte, rank by rank.
+    pub s_per_mb: Vec<f64>,
+}
+
+impl ExportLaw {
+    /// How long a rank writes so many bytes.
+    pub fn takes(&self, rank: u16, bytes: usize) -> Duration {
+        let rate = self.s_per_mb.get(usize::from(rank)).copied().unwrap_or(1.1);
+        Duration::from_secs_f64((bytes as f64 / 1e6 * rate).max(0.001))
+    }
+
+    /// The bytes of so many steps that take so many times as much as with GPU rows alone.
+    pub fn bytes(&self, steps: usize, weight: f64) -> usize {
+        (self.bytes_per_step * steps as f64 * weight) as usize
+    }
+}
 
 /// The recording of a window on one rank.
 #[derive(Clone, Debug, Default)]

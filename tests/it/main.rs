@@ -50,12 +50,14 @@ mod compare {
 mod double {
     mod sglang;
     mod shell;
+    mod troubles;
     mod vllm;
 }
 
 mod watch {
     mod death;
     mod escalation;
+    mod follow_up;
     mod harm;
     mod incident;
     mod stuck;

@@ -81,6 +81,8 @@ pub struct HttpWindow {
     pub max_stall: Option<Duration>,
     /// `CPU`, `GPU`, `MEM`, `RPD`, `CUDA_PROFILER`.
     pub activities: Option<Vec<String>>,
+    /// Whether a second window with CPU activity is asked for where the first one blames a host.
+    pub escalates: bool,
     /// Python stacks: slow and large.
     pub with_stack: bool,
     /// Tensor shapes: larger.
@@ -117,6 +119,7 @@ impl Default for HttpWindow {
             num_steps: None,
             max_stall: None,
             activities: None,
+            escalates: false,
             with_stack: false,
             record_shapes: false,
             profile_by_stage: false,

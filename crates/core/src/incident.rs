@@ -60,6 +60,9 @@ pub struct Incident {
     /// The captures before the last one, the oldest first: it got worse after each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub earlier: Vec<EarlierCapture>,
+    /// The second window that its first one asked for, with CPU activity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follow_up: Option<FollowUp>,
     /// When it was last found worse than when it was captured, and whether it was captured again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worse: Option<Escalation>,
@@ -88,6 +91,7 @@ impl Incident {
             verdict: None,
             bundle: None,
             earlier: Vec::new(),
+            follow_up: None,
             worse: None,
             died: None,
         }
@@ -103,6 +107,11 @@ impl Incident {
         self.worse.as_ref().filter(|w| w.refused.is_none() && w.window == window)
     }
 
+    /// The second window that the verdict asked for, if its last capture is that.
+    pub fn is_follow_up(&self, window: usize) -> bool {
+        self.follow_up.as_ref().is_some_and(|f| f.refused.is_none() && f.window == window)
+    }
+
     /// The number of its last capture within it, from 1 on.
     pub fn window(&self) -> usize {
         self.earlier.len() + 1
@@ -116,7 +125,9 @@ impl Incident {
 
     /// When its last capture was requested: when it fired, or had got worse.
     pub fn requested_at(&self) -> Time {
-        self.worse_of(self.window()).map_or(self.fired_at, |w| w.at)
+        let follow_up = self.follow_up.as_ref().filter(|_| self.is_follow_up(self.window()));
+        let worse = || self.worse_of(self.window()).map(|w| w.at);
+        follow_up.map(|f| f.at).or_else(worse).unwrap_or(self.fired_at)
     }
 
     /// The number of the capture that was refused last.
@@ -193,6 +204,19 @@ pub struct Death {
     pub line: String,
     /// Whether a window of the agent's was, or may have been, open on it.
     pub window_open: bool,
+}
+
+/// A second window of an incident, which the verdict of the first one asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FollowUp {
+    /// When.
+    pub at: Time,
+    /// The number of the capture that was requested.
+    pub window: usize,
+    /// What it is to show.
+    pub why: String,
+    /// Why there was none; `None` when there was.
+    pub refused: Option<Refused>,
 }
 
 /// How far an incident has come.

@@ -14,6 +14,7 @@ mod causes;
 mod core;
 mod death;
 mod event;
+mod follow_up;
 mod harm;
 mod incidents;
 mod requests;

@@ -153,12 +153,12 @@ pub async fn close(
     known: Option<KnownTarget>,
     window: OpenWindow,
     record: Record,
-    cancel: CancellationToken,
+    links: (Meter, CancellationToken),
 ) -> Taken {
     let attempt = window.attempt.clone();
     let result = match known {
         None => no_server(&window),
-        Some(known) => closed(&store, known, window, &record, cancel).await,
+        Some(known) => closed(&store, known, window, &record, links).await,
     };
     let (merged, problem) = (None, None);
     Finalizer { store, attempt, record, result, merged, problem }.run().await
@@ -181,7 +181,7 @@ async fn closed(
     KnownTarget { handle, log }: KnownTarget,
     window: OpenWindow,
     record: &Record,
-    cancel: CancellationToken,
+    (meter, cancel): (Meter, CancellationToken),
 ) -> CaptureResult {
     match window.method.clone() {
         OpenMethod::Http(request) => {
@@ -190,8 +190,6 @@ async fn closed(
                 None => Default::default(),
             };
             let moved = store.bundles.traces(&record.incident.id, record.incident.window());
-            // What it costs is measured by its exports: no habit of the server is known yet.
-            let meter = Meter::of_before(store.clock, window.sent_at);
             let status = Status { phase: WindowPhase::Unknown, distrust: Distrust::opened(window.sent_at) };
             let (sender, signals) = mpsc::channel(1024);
             let reader = log.map(|log| tokio::spawn(follow(log, end, sender)));

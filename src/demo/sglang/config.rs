@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::demo::exchange::HttpFault;
 use crate::demo::load::LoadTrack;
+use crate::demo::trace::ExportLaw;
 use skewtrap_trace::time::Time;
 
 /// A release that the double can play. Releases between two of them behave like the older one.
@@ -104,7 +105,7 @@ impl Config {
             decode_log_interval: 40,
             health_takes: if version >= Version::V0_5_3 { Duration::from_secs(1) } else { Duration::ZERO },
             watchdog: Duration::from_secs(300),
-            weights_gb: 0.36,
+            weights_gb: 0.01,
             export: ExportCost::default(),
             faults: Faults::default(),
         }
@@ -142,16 +143,6 @@ pub struct ExportCost {
     pub law: Option<ExportLaw>,
 }
 
-/// Exports by the size of a rank's file, as on a real server (docs/engines.md).
-#[derive(Clone, Debug)]
-pub struct ExportLaw {
-    /// Bytes of a step with GPU rows alone; with CPU rows it is two and a half times that, with stacks
-    /// thirteen times.
-    pub bytes_per_step: f64,
-    /// Seconds for each megabyte, rank by rank.
-    pub s_per_mb: Vec<f64>,
-}
-
 impl Default for ExportCost {
     fn default() -> Self {
         Self {
@@ -163,6 +154,13 @@ impl Default for ExportCost {
             merge: 4.0,
             law: None,
         }
+    }
+}
+
+impl Faults {
+    /// How many times slower than usual the host of a rank is.
+    pub fn slowness(&self, dp: u16) -> f64 {
+        self.slow_host.iter().find(|(slow, _)| *slow == dp).map_or(1.0, |(_, times)| times.max(1.0))
     }
 }
 
@@ -179,6 +177,13 @@ pub struct Faults {
     pub missing: Vec<u16>,
     /// Ranks that report success but whose file is cut off.
     pub truncated: Vec<u16>,
+    /// Ranks that hang: they take no step and no message, answer nothing and cannot be disarmed; what they
+    /// said last stays on the pages, with its time.
+    pub hung: Vec<u16>,
+    /// Ranks that print no batch lines, though they work.
+    pub silent: Vec<u16>,
+    /// Ranks whose host is so many times slower than usual: their steps and their exports take longer.
+    pub slow_host: Vec<(u16, f64)>,
     /// Every export takes this much longer.
     pub slow_export: Duration,
     /// The server is killed this long after a start, and comes back later.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::demo::exchange::{CallId, Effect};
-use crate::demo::sglang::config::{Config, ExportLaw, Version};
+use crate::demo::sglang::config::{Config, Version};
 use crate::demo::sglang::order::Order;
 use crate::demo::sglang::profile::{Closed, Refusal};
 use crate::demo::sglang::{World, lines};
@@ -62,9 +62,13 @@ impl World {
         let merges = closed.order.merge_profiles && dp == 0;
         let files = files_of(&self.config, dp, &dir, &closed);
         let takes = match &self.config.export.law {
-            Some(law) => by_size(law, dp, &files) + self.config.faults.slow_export,
+            Some(law) => {
+                let largest = files.iter().map(|(_, content)| content.len()).max().unwrap_or_default();
+                law.takes(dp, largest) + self.config.faults.slow_export
+            }
             None => self.export_time(i, &closed),
         };
+        let takes = takes.mul_f64(self.config.faults.slowness(dp));
         if merges {
             self.log(Some(dp), "Starting profile merge...");
         }
@@ -167,13 +171,6 @@ impl World {
     }
 }
 
-/// How long a rank writes files of that size.
-fn by_size(law: &ExportLaw, dp: u16, files: &[(String, Arc<[u8]>)]) -> Duration {
-    let largest = files.iter().map(|(_, content)| content.len()).max().unwrap_or_default();
-    let rate = law.s_per_mb.get(usize::from(dp)).copied().unwrap_or(1.1);
-    Duration::from_secs_f64((largest as f64 / 1e6 * rate).max(0.001))
-}
-
 /// The files that a rank and its tensor-parallel peers write.
 fn files_of(config: &Config, dp: u16, dir: &str, closed: &Closed) -> Vec<(String, Arc<[u8]>)> {
     if !closed.order.records_a_trace() {
@@ -192,10 +189,13 @@ fn files_of(config: &Config, dp: u16, dir: &str, closed: &Closed) -> Vec<(String
                 pid: 633 + u32::from(dp) * 8 + u32::from(tp),
                 steps: closed.open.steps.clone(),
             }
-            .gzip_of(config.export.law.as_ref().map(|law| {
-                let steps = closed.open.steps.len() as f64;
-                (law.bytes_per_step * steps * closed.order.weight()) as usize
-            }))
+            .gzip_of(
+                config
+                    .export
+                    .law
+                    .as_ref()
+                    .map(|law| law.bytes(closed.open.steps.len(), closed.order.weight())),
+            )
         };
         (format!("{dir}/{}", file_name(config, dp, tp, closed)), given.clone().unwrap_or_else(generated))
     };

@@ -72,6 +72,9 @@ impl Rank {
 impl World {
     /// The time of the next event of `rank`.
     pub(super) fn next_of_rank(&self, rank: &Rank) -> Option<Time> {
+        if self.config.faults.hung.contains(&rank.dp) {
+            return None;
+        }
         if let Some(export) = &rank.export {
             return Some(export.due(self.config.watchdog));
         }
@@ -84,7 +87,11 @@ impl World {
     }
 
     pub(super) fn run_ranks(&mut self) {
+        let hangs = |world: &Self, i: usize| world.config.faults.hung.contains(&world.ranks[i].dp);
         for i in 0..self.ranks.len() {
+            if hangs(self, i) {
+                continue;
+            }
             if self.is_up() {
                 self.advance_export(i);
             }
@@ -94,7 +101,7 @@ impl World {
             }
         }
         for i in 0..self.ranks.len() {
-            if self.is_up() && self.ranks[i].export.is_none() {
+            if self.is_up() && self.ranks[i].export.is_none() && !hangs(self, i) {
                 self.step_if_due(i);
             }
         }
@@ -179,7 +186,8 @@ impl World {
             own.running
         };
         let each = if self.ranks[i].profiler.open().is_some() { 160 } else { 30 };
-        Duration::from_micros(3_000 + each * u64::from(batch))
+        let usual = Duration::from_micros(3_000 + each * u64::from(batch));
+        usual.mul_f64(self.config.faults.slowness(self.ranks[i].dp))
     }
 
     fn report(&mut self, i: usize, load: RankLoad, stage: Stage) {
@@ -200,7 +208,7 @@ impl World {
         }
         let Some(line) = line else { return };
         rank.reported = load;
-        if self.config.recorded_log.is_none() {
+        if self.config.recorded_log.is_none() && !self.config.faults.silent.contains(&rank.dp) {
             let dp = rank.dp;
             self.log(Some(dp), &line);
         }

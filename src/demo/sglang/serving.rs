@@ -8,7 +8,7 @@ use crate::demo::exchange::{CallId, HttpFaultKind, Outcome, Request, Response};
 use crate::demo::sglang::config::Version;
 use crate::demo::sglang::order::Order;
 use crate::demo::sglang::profile::Refusal;
-use crate::demo::sglang::ranks::Message;
+use crate::demo::sglang::ranks::{Message, Rank};
 use crate::demo::sglang::{World, lines, pages};
 use skewtrap_trace::time::Time;
 
@@ -224,7 +224,7 @@ impl World {
             Wait::Forever | Wait::Replies { .. } => return true,
             Wait::Until(at, _) if *at > now => return true,
             Wait::Until(..) => {}
-            Wait::EveryRank(_) if self.ranks.iter().any(|r| r.export.is_some()) => return true,
+            Wait::EveryRank(_) if self.ranks.iter().any(|r| self.is_away(r)) => return true,
             Wait::EveryRank(page) => {
                 let response = match page {
                     Page::Loads => pages::loads(self, &Request::get(&call.target)),
@@ -245,6 +245,11 @@ impl World {
             },
         }
         self.answer(call)
+    }
+
+    /// Whether a rank answers nothing now.
+    fn is_away(&self, rank: &Rank) -> bool {
+        rank.export.is_some() || self.config.faults.hung.contains(&rank.dp)
     }
 
     /// The server is healthy if a rank produces tokens, or if no rank is exporting.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::demo::exchange::HttpFault;
 use crate::demo::load::LoadTrack;
+use crate::demo::trace::ExportLaw;
 
 /// A release that the double can play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +50,8 @@ pub struct Config {
     pub log_interval: Duration,
     /// Duration of a flush for each recorded iteration.
     pub flush_per_step: Duration,
+    /// In its place: flushes that take as long as their files are large.
+    pub export: Option<ExportLaw>,
     /// The faults.
     pub faults: Faults,
 }
@@ -65,6 +68,7 @@ impl Config {
             api_key: None,
             log_interval: Duration::from_secs(10),
             flush_per_step: Duration::from_millis(40),
+            export: None,
             faults: Faults::default(),
         }
     }

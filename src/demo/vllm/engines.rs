@@ -86,9 +86,12 @@ impl World {
 
     pub(super) fn flush(&mut self, i: usize) {
         let Some(open) = self.engines[i].open.take() else { return };
-        let takes =
-            self.config.flush_per_step * open.steps.len().min(10_000) as u32 + self.config.faults.slow_flush;
         let files = self.files_of(i as u16, &open);
+        let largest = files.iter().map(|(_, content)| content.len()).max().unwrap_or_default();
+        let takes = match &self.config.export {
+            Some(law) => law.takes(i as u16, largest),
+            None => self.config.flush_per_step * open.steps.len().min(10_000) as u32,
+        } + self.config.faults.slow_flush;
         self.engines[i].next_step = None;
         self.engines[i].flush = Some(Flush { until: self.now + takes, files });
     }
@@ -100,7 +103,8 @@ impl World {
             return Vec::new();
         };
         let process = format!("VLLM::EngineCore_DP{dp}");
-        let mut trace = Recorded { process, pid: 40 + u32::from(dp), steps: open.steps.clone() }.gzip();
+        let mut trace = Recorded { process, pid: 40 + u32::from(dp), steps: open.steps.clone() }
+            .gzip_of(self.config.export.as_ref().map(|law| law.bytes(open.steps.len(), 2.5)));
         if self.config.faults.truncated.contains(&dp) {
             trace = trace[..trace.len() / 2].into();
         }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use skewtrap::act::profile;
 use skewtrap::act::state::{OpenMethod, OpenWindow};
 use skewtrap::agent::capture::{CaptureStore, KnownTarget, Taken, close, find};
+use skewtrap::agent::cost::Meter;
 use skewtrap::demo::sglang::{Config, Faults};
 use skewtrap::demo::shell::RunningDouble;
 use skewtrap_core::capture::admit::CaptureMethod;
@@ -242,7 +243,8 @@ async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_fil
     let handle = stage::handle("http://127.0.0.1:9");
     let known = Some(KnownTarget { handle, log: None });
     let (mut record, cancel) = (record, tokio_util::sync::CancellationToken::new());
-    let taken = close(store.clone(), known, window, record.clone(), cancel).await;
+    let meter = Meter::of_before(store.clock, window.sent_at);
+    let taken = close(store.clone(), known, window, record.clone(), (meter, cancel)).await;
     let Taken::Stored { capture, .. } = taken else { panic!("{taken:?}") };
     record.complete(&capture);
     assert_eq!(

@@ -15,12 +15,16 @@ const MAX_STALL: Duration = Duration::from_millis(900);
 
 /// The steps and costs of five windows in a row on a server that writes so much and so fast, or the word
 /// of the refusal that ended them. Rates are the agent's seconds.
-async fn windows(kb_per_step: f64, s_per_mb: [f64; 2]) -> (Vec<PastWindow>, Option<&'static str>) {
+async fn windows(
+    weights_gb: f64,
+    kb_per_step: f64,
+    s_per_mb: [f64; 2],
+) -> (Vec<PastWindow>, Option<&'static str>) {
     let dir = tempfile::tempdir().unwrap();
     let s_per_mb = s_per_mb.map(|rate| rate * SPEED).to_vec();
     let law = Some(ExportLaw { bytes_per_step: kb_per_step * 1e3, s_per_mb });
     let export = ExportCost { law, ..ExportCost::default() };
-    let stage = Stage::of(Config { export, ..config(&BUSY) }, dir.path()).await;
+    let stage = Stage::of(Config { export, weights_gb, ..config(&BUSY) }, dir.path()).await;
     let spec = HttpWindow { max_stall: Some(MAX_STALL), ..HttpWindow::default() };
     let mut past = Vec::new();
     for number in 0..5 {
@@ -38,8 +42,10 @@ async fn windows(kb_per_step: f64, s_per_mb: [f64; 2]) -> (Vec<PastWindow>, Opti
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn windows_grow_to_what_they_may_cost_and_no_further() {
     let mut told = Vec::new();
-    for (kb_per_step, s_per_mb) in [(10.0, [1.1, 1.6]), (20.0, [4.8, 1.0]), (60.0, [1.5, 2.0])] {
-        let (past, refused) = windows(kb_per_step, s_per_mb).await;
+    for (weights_gb, kb_per_step, s_per_mb) in
+        [(0.01, 10.0, [1.1, 1.6]), (0.5, 20.0, [1.6, 1.0]), (40.0, 60.0, [1.5, 1.0])]
+    {
+        let (past, refused) = windows(weights_gb, kb_per_step, s_per_mb).await;
         told.push(format!("{kb_per_step} kB a step, {s_per_mb:?} s/MB: {past:#?}"));
         let why = told.join("\n");
         assert_eq!(refused, None, "{why}");
@@ -52,14 +58,14 @@ async fn windows_grow_to_what_they_may_cost_and_no_further() {
             assert!(window.predicted.is_some_and(|predicted| predicted <= MAX_STALL), "{why}");
         }
         let [first, .., last] = &past[..] else { panic!("{why}") };
-        assert!(first.steps == MIN_STEPS && last.steps > first.steps, "{why}");
+        assert!(first.steps >= MIN_STEPS && last.steps > first.steps, "{why}");
     }
     println!("{}", told.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_whose_steps_are_heavy_gets_one_window_at_the_most() {
-    let (past, refused) = windows(600.0, [1.1, 1.6]).await;
+    let (past, refused) = windows(40.0, 600.0, [1.1, 1.6]).await;
     assert_eq!((refused, past.len()), (Some("stood_down"), 1), "{past:#?}");
-    assert_eq!(past[0].steps, MIN_STEPS);
+    assert!(past[0].steps < 8, "{past:#?}");
 }

@@ -194,7 +194,7 @@ impl Stage {
             bundles: None,
         };
         let ledger = self.store.state.ledger().unwrap();
-        admit(&spec, &wish, &ledger, facts, &policy, None, self.store.clock.now())
+        admit(&spec, &wish, &ledger, facts, &policy, Some(1.0), self.store.clock.now())
             .map(|g| g.expect("it captures"))
     }
 

@@ -77,9 +77,22 @@ impl CaptureMethod {
     pub fn expects(&self) -> Option<String> {
         match self {
             Self::Http(request) => request.sizing.as_deref().map(Sizing::expectation),
-            Self::Nsys(_) | Self::Command(_) => None,
+            Self::Nsys(nsys) => Some(format!(
+                "{} of collection; nsys writes its report outside the ranks, and 1.1 s of silence at most was seen",
+                Span(nsys.duration)
+            )),
+            Self::Command(_) => None,
         }
     }
+}
+
+/// Whether a request is the first of what fires, or the second window that its first one asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// All limits hold.
+    First,
+    /// See [`governor::decide_follow_up`].
+    FollowUp,
 }
 
 /// Decides on one request. `Ok(None)` when the rule captures nothing. `slowness` is how many times slower
@@ -96,6 +109,23 @@ pub fn admit(
     slowness: Option<f64>,
     now: Time,
 ) -> Result<Option<CapturePlan>, Refusal> {
+    admit_in_turn(Turn::First, spec, request, ledger, facts, policy, slowness, now)
+}
+
+/// See [`admit`].
+///
+/// # Errors
+/// Why no window may open now.
+pub fn admit_in_turn(
+    turn: Turn,
+    spec: &CaptureSpec,
+    request: &CaptureRequest<'_>,
+    ledger: &Ledger,
+    facts: &Facts,
+    policy: &Policy,
+    slowness: Option<f64>,
+    now: Time,
+) -> Result<Option<CapturePlan>, Refusal> {
     if *spec == CaptureSpec::None {
         return Ok(None);
     }
@@ -104,7 +134,10 @@ pub fn admit(
     }
     let ranks = facts.server.as_ref().map_or(1, |s| usize::from(s.sizes.dp) * usize::from(s.sizes.tp));
     let expected = ledger.estimate(request.target, ranks);
-    governor::decide(request, ledger, &policy.budget, expected, now)?;
+    match turn {
+        Turn::First => governor::decide(request, ledger, &policy.budget, expected, now)?,
+        Turn::FollowUp => governor::decide_follow_up(request, ledger, &policy.budget, expected, now)?,
+    }
     if let Some(bundles) = &policy.bundles {
         bundles.admits(expected.bytes)?;
     }

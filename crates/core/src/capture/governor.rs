@@ -312,6 +312,23 @@ pub fn decide(
     daily(ledger, budget, expected, now)
 }
 
+/// Whether the second window of an incident, which its first one asked for, may open now: the same, but it
+/// need not wait for the cooldown nor for something worse. It counts in every limit.
+pub fn decide_follow_up(
+    request: &CaptureRequest<'_>,
+    ledger: &Ledger,
+    budget: &Budget,
+    expected: Estimate,
+    now: Time,
+) -> Result<(), Refusal> {
+    one_at_a_time(request, ledger)?;
+    unharmed(request, ledger)?;
+    no_future(ledger, now)?;
+    quiet(request, ledger, now)?;
+    captures(request, ledger, now)?;
+    daily(ledger, budget, expected, now)
+}
+
 fn one_at_a_time(request: &CaptureRequest<'_>, ledger: &Ledger) -> Result<(), Refusal> {
     match ledger.open().find(|a| a.group == request.group || a.target == request.target) {
         Some(open) if ledger.left_behind.contains(&open.id) => {
@@ -354,14 +371,19 @@ fn quiet(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(),
 }
 
 fn rule_limits(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
-    let stamps = ledger.stamps(request.rule, request.target);
-    let Limits { cooldown, captures, per } = request.limits;
-    if let Some(last) = stamps.last() {
+    let cooldown = request.limits.cooldown;
+    if let Some(last) = ledger.stamps(request.rule, request.target).last() {
         let ago = now.since(*last);
-        if ago < *cooldown {
-            return Err(Refusal::Cooldown { rule: request.rule.into(), ago, left: *cooldown - ago });
+        if ago < cooldown {
+            return Err(Refusal::Cooldown { rule: request.rule.into(), ago, left: cooldown - ago });
         }
     }
+    captures(request, ledger, now)
+}
+
+fn captures(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
+    let stamps = ledger.stamps(request.rule, request.target);
+    let Limits { captures, per, .. } = request.limits;
     match full(&stamps, *captures, *per, now) {
         Some(left) => {
             Err(Refusal::RuleLimit { rule: request.rule.into(), captures: *captures, per: *per, left })

@@ -50,6 +50,8 @@ const BY_WEIGHTS: (f64, f64, f64) = (20.7, 0.214, 0.32);
 const UNKNOWN: (f64, f64) = (100e3, 1.33);
 /// Seconds for each byte where every host is as fast as usual: 1.0 to 1.6 s/MB were measured.
 const RATE: (f64, f64) = (1.25e-6, 0.15);
+/// Of vLLM: from SGLang's to the 5.5 s/MB of the one window that was measured, on a CPU.
+const VLLM_RATE: (f64, f64) = (2.6e-6, 0.45);
 /// How many times slower than usual the slowest host is where nobody knows: once to four times.
 const ANY_HOST: (f64, f64) = (1.8, 0.53);
 
@@ -135,6 +137,11 @@ impl ModelSize {
 /// Seconds that a rank on a host as usual needs for each byte, before one was seen to write.
 pub fn seconds_per_byte() -> Guess {
     Guess::around(RATE.0, RATE.1)
+}
+
+/// The same of vLLM, whose worker also makes a table of what it recorded.
+pub fn seconds_per_byte_of_vllm() -> Guess {
+    Guess::around(VLLM_RATE.0, VLLM_RATE.1)
 }
 
 /// How many times slower than usual the slowest host is.

@@ -64,12 +64,16 @@ pub enum Recorded {
 }
 
 impl Recorded {
-    /// How many times as many bytes a step takes as with GPU rows alone.
-    const fn weight(self) -> f64 {
+    const ALL: [Self; 4] = [Self::Gpu, Self::Cpu, Self::CpuGpu, Self::Stacks];
+
+    /// How many times as many bytes a step takes as with GPU rows alone: at least, and at most.
+    const fn weight(self) -> (f64, f64) {
         match self {
-            Self::Gpu | Self::Cpu => 1.0,
-            Self::CpuGpu => 2.5,
-            Self::Stacks => 13.0,
+            Self::Gpu => (1.0, 1.0),
+            // A row for each operator and no kernel: 13 kB a layer were seen instead of 1.2.
+            Self::Cpu => (8.0, 12.0),
+            Self::CpuGpu => (1.4, 2.5),
+            Self::Stacks => (6.6, 13.0),
         }
     }
 }
@@ -131,7 +135,8 @@ impl Factor {
 /// What is known of a server's windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct WindowCosts {
-    bytes_per_step: Option<Factor>,
+    /// By what was recorded, in the order of [`Recorded::ALL`].
+    bytes_per_step: [Option<Factor>; 4],
     s_per_byte: Option<Factor>,
 }
 
@@ -140,6 +145,8 @@ pub struct WindowCosts {
 pub struct Assumed {
     /// Bytes of a step with GPU rows alone.
     pub bytes_per_step: Guess,
+    /// Seconds for each byte on a host as usual.
+    pub s_per_byte: Guess,
     /// How many times slower than usual the host of the slowest rank is now; `None` where nobody knows.
     pub slowness: Option<f64>,
 }
@@ -147,7 +154,11 @@ pub struct Assumed {
 impl Default for Assumed {
     /// Of a server of which nothing is known.
     fn default() -> Self {
-        Self { bytes_per_step: ModelSize::default().bytes_per_step(), slowness: None }
+        Self {
+            bytes_per_step: ModelSize::default().bytes_per_step(),
+            s_per_byte: prior::seconds_per_byte(),
+            slowness: None,
+        }
     }
 }
 
@@ -179,7 +190,8 @@ pub struct TooCostly {
 impl WindowCosts {
     /// Whether some window taught what a step takes.
     pub const fn are_known(&self) -> bool {
-        self.bytes_per_step.is_some()
+        let [gpu, cpu, both, stacks] = &self.bytes_per_step;
+        gpu.is_some() || cpu.is_some() || both.is_some() || stacks.is_some()
     }
 
     /// What past windows of a server taught, the oldest first.
@@ -194,12 +206,13 @@ impl WindowCosts {
         if past.largest == 0 || past.steps == 0 {
             return;
         }
-        let per_step = past.largest as f64 / (f64::from(past.steps) * past.recorded.weight());
+        let per_step = past.largest as f64 / f64::from(past.steps);
         let [of_bytes, of_rate] = FIRST_SPREAD.map(Factor::new);
-        if self.bytes_per_step.is_some_and(|bytes| per_step > 2.0 * bytes.mean.exp()) {
-            self.bytes_per_step = None;
+        let bytes = &mut self.bytes_per_step[past.recorded as usize];
+        if bytes.is_some_and(|bytes| per_step > 2.0 * bytes.mean.exp()) {
+            *bytes = None;
         }
-        self.bytes_per_step.get_or_insert(of_bytes).learn(per_step);
+        bytes.get_or_insert(of_bytes).learn(per_step);
         // What was too short to be seen bounds the rate from above and says nothing else.
         if past.stall < SEEN_FROM {
             return;
@@ -218,13 +231,26 @@ impl WindowCosts {
         self.s_per_byte.get_or_insert(of_rate).learn(per_byte);
     }
 
+    /// Bytes of a step: of windows that recorded the same, else of others, by how much more that is at most.
+    fn a_step_of(&self, recorded: Recorded, assumed: &Assumed) -> Guess {
+        let known = |kind: Recorded| {
+            let factor = self.bytes_per_step[kind as usize].as_ref()?;
+            Some(Guess { mean: factor.mean, variance: factor.variance() })
+        };
+        known(recorded).unwrap_or_else(|| {
+            let other = Recorded::ALL.into_iter().find_map(|kind| Some((kind.weight().0, known(kind)?)));
+            let (least, guess) = other.unwrap_or((1.0, assumed.bytes_per_step));
+            Guess { mean: guess.mean + (recorded.weight().1 / least).ln(), ..guess }
+        })
+    }
+
     /// What a window of `steps` is predicted to cost its slowest rank.
     pub fn predicted(&self, recorded: Recorded, steps: u32, assumed: &Assumed) -> Predicted {
         let known = |f: &Factor| Guess { mean: f.mean, variance: f.variance() };
-        let bytes = self.bytes_per_step.as_ref().map_or(assumed.bytes_per_step, known);
-        let rate = self.s_per_byte.as_ref().map_or_else(prior::seconds_per_byte, known);
+        let bytes = self.a_step_of(recorded, assumed);
+        let rate = self.s_per_byte.as_ref().map_or(assumed.s_per_byte, known);
         let one = bytes.and(rate).and(prior::slowness(assumed.slowness));
-        let times = f64::from(steps) * recorded.weight();
+        let times = f64::from(steps);
         let after = |deviations: f64| {
             let log = one.mean + deviations * one.variance.sqrt();
             Duration::from_secs_f64((log.exp() * times).clamp(0.0, 3_600.0))

@@ -4,7 +4,8 @@
 //! the times of the files), `/health` beyond its median, and gaps in the ranks' samples beyond their
 //! usual interval. Their union in time is booked; each alone misses cases (an export that blocks one
 //! rank leaves `/health` well; a polled load endpoint answers from a snapshot; files may be out of
-//! sight). The exports need no usual_health, so they are what a window that another agent opened is booked by.
+//! sight). The exports need nothing to compare with. For a window that another agent opened nothing usual is
+//! known when it is closed: the usual intervals of the samples are learned from those around it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +16,9 @@ use skewtrap_trace::time::Time;
 
 /// The usual interval of each rank's samples, by source.
 pub type UsualIntervals = BTreeMap<(Rank, Source), Duration>;
+
+/// When each rank gave samples, and whether it had work.
+type Samples = BTreeMap<(Rank, Source), Vec<(Time, bool)>>;
 
 /// The usual interval is known once there were so many gaps.
 const FEWEST: usize = 8;
@@ -52,6 +56,8 @@ pub struct StallMeter {
     writing: BTreeMap<Rank, Time>,
     /// Who was silent, from when to when; `None` for what `/health` showed.
     stalled: Vec<(Option<Rank>, Time, Time)>,
+    /// When it began, and the samples since then, where nothing usual was known.
+    learns: Option<(Time, Samples)>,
 }
 
 impl StallMeter {
@@ -62,7 +68,33 @@ impl StallMeter {
     /// `usual` has the intervals of the samples.
     pub fn new(from: Time, median: Duration, usual: UsualIntervals) -> Self {
         let last = usual.keys().map(|who| (*who, from)).collect();
-        Self { median, usual, last, writing: BTreeMap::new(), stalled: Vec::new() }
+        Self { median, usual, last, writing: BTreeMap::new(), stalled: Vec::new(), learns: None }
+    }
+
+    /// Starts at `from` without anything usual: the samples teach it.
+    pub fn learning(from: Time) -> Self {
+        let learns = Some((from, BTreeMap::new()));
+        Self { learns, ..Self::new(from, Duration::ZERO, UsualIntervals::new()) }
+    }
+
+    /// Whether it would know more if it waited for more samples: nothing was silent so far, and too few
+    /// samples came to tell.
+    pub fn wants_samples(&self) -> bool {
+        let knows = |samples: &Vec<(Time, bool)>| samples.len() > FEWEST;
+        self.learns.as_ref().is_some_and(|(_, all)| !all.values().any(knows)) && self.stalled.is_empty()
+    }
+
+    /// The silences that the samples show by what is usual among themselves.
+    fn learned(&self) -> Vec<(Option<Rank>, Time, Time)> {
+        let Some((begin, samples)) = &self.learns else { return Vec::new() };
+        let all = samples.iter().flat_map(|((rank, source), all)| {
+            all.iter().map(move |(at, has_work)| (*rank, *source, *at, *has_work))
+        });
+        let mut meter = Self::new(*begin, Duration::ZERO, usual_intervals(all));
+        for ((rank, source), all) in samples {
+            all.iter().for_each(|(at, has_work)| meter.sample(*rank, *source, *at, *has_work));
+        }
+        meter.stalled
     }
 
     /// A rank said that its export begins.
@@ -93,9 +125,16 @@ impl StallMeter {
         }
     }
 
-    /// A sample of a rank arrived, true for `at`.
-    pub fn sample(&mut self, rank: Rank, source: Source, at: Time) {
+    /// A sample of a rank arrived, true for `at`, with whether it had work.
+    pub fn sample(&mut self, rank: Rank, source: Source, at: Time, has_work: bool) {
         let who = (rank, source);
+        if let Some((_, samples)) = &mut self.learns {
+            let own = samples.entry(who).or_default();
+            // Samples are passed on with an overlap.
+            if own.last().is_none_or(|(last, _)| at > *last) {
+                own.push((at, has_work));
+            }
+        }
         if let (Some(usual), Some(last)) = (self.usual.get(&who).copied(), self.last.get_mut(&who))
             && at > *last
         {
@@ -129,14 +168,15 @@ impl StallMeter {
 
     /// The time covered by any of the stalls.
     pub fn stalled(&self) -> Duration {
-        let all = self.stalled.iter().map(|(_, from, until)| (*from, *until));
+        let learned = self.learned();
+        let all = self.stalled.iter().chain(&learned).map(|(_, from, until)| (*from, *until));
         covered(all).map(|(from, until)| until.since(from)).sum()
     }
 
     /// The longest silence of one rank, or of `/health` where no rank was seen to be silent for as long.
     pub fn longest(&self) -> Duration {
         let mut by_rank: BTreeMap<Option<Rank>, Vec<(Time, Time)>> = BTreeMap::new();
-        for (who, from, until) in &self.stalled {
+        for (who, from, until) in self.stalled.iter().chain(&self.learned()) {
             by_rank.entry(*who).or_default().push((*from, *until));
         }
         let silences = by_rank.into_values().flat_map(covered);
@@ -176,11 +216,11 @@ mod tests {
     fn stalls_that_two_witnesses_saw_are_booked_once() {
         let mut meter = StallMeter::new(at(0.0), Duration::from_secs(1), every_second(1));
         meter.health(at(0.0), at(1.9));
-        meter.sample(Rank::dp(0), LOG, at(1.0));
+        meter.sample(Rank::dp(0), LOG, at(1.0), true);
         assert_eq!(meter.stalled(), Duration::ZERO, "usual seconds");
         meter.health(at(1.0), at(9.0)); // 2 to 9
-        meter.sample(Rank::dp(0), LOG, at(10.0)); // 2 to 10
-        meter.sample(Rank::dp(0), LOG, at(4.0)); // late, and old
+        meter.sample(Rank::dp(0), LOG, at(10.0), true); // 2 to 10
+        meter.sample(Rank::dp(0), LOG, at(4.0), true); // late, and old
         assert_eq!(meter.stalled(), Duration::from_secs(8));
     }
 
@@ -199,8 +239,8 @@ mod tests {
     #[test]
     fn a_rank_without_a_habit_gives_no_stall() {
         let mut meter = StallMeter::new(at(0.0), Duration::from_millis(2), UsualIntervals::new());
-        meter.sample(Rank::dp(3), LOG, at(50.0));
-        meter.sample(Rank::dp(3), LOG, at(90.0));
+        meter.sample(Rank::dp(3), LOG, at(50.0), true);
+        meter.sample(Rank::dp(3), LOG, at(90.0), true);
         meter.health(at(0.0), at(0.09));
         meter.exported(at(60.0), at(95.0));
         assert_eq!(meter.stalled(), Duration::ZERO);
@@ -210,18 +250,18 @@ mod tests {
     fn a_gap_of_one_blocked_rank_is_seen_though_health_is_well() {
         let mut meter = StallMeter::new(at(0.0), Duration::from_millis(5), every_second(2));
         for s in 1..=12 {
-            meter.sample(Rank::dp(0), LOG, at(f64::from(s)));
+            meter.sample(Rank::dp(0), LOG, at(f64::from(s)), true);
             meter.health(at(f64::from(s)), at(f64::from(s) + 0.005));
         }
-        meter.sample(Rank::dp(1), LOG, at(1.4));
-        meter.sample(Rank::dp(1), LOG, at(8.1)); // 2.4 to 8.1
+        meter.sample(Rank::dp(1), LOG, at(1.4), true);
+        meter.sample(Rank::dp(1), LOG, at(8.1), true); // 2.4 to 8.1
         assert_eq!(meter.stalled(), Duration::from_millis(5_700));
     }
 
     #[test]
     fn a_rank_that_has_not_spoken_again_when_it_is_over_counts_for_the_time_of_the_export_only() {
         let mut meter = StallMeter::new(at(0.0), Duration::from_secs(1), every_second(2));
-        meter.sample(Rank::dp(0), LOG, at(8.0)); // 1 to 8
+        meter.sample(Rank::dp(0), LOG, at(8.0), true); // 1 to 8
         meter.exported(at(5.0), at(8.5)); // of DP1: 5 to 8.5
         assert_eq!(meter.stalled(), Duration::from_millis(7_500));
     }
@@ -243,5 +283,34 @@ mod tests {
             .concat(),
         );
         assert_eq!(learned, every_second(2));
+    }
+
+    #[test]
+    fn a_window_that_another_agent_opened_is_measured_by_what_is_usual_around_it() {
+        let mut meter = StallMeter::learning(at(0.0));
+        assert!(meter.wants_samples());
+        for s in 1..=14 {
+            meter.sample(Rank::dp(0), LOG, at(f64::from(s)), true);
+            // DP1 is silent for its export, from 4 to 12, DP2 has no work meanwhile.
+            if !(5..12).contains(&s) {
+                meter.sample(Rank::dp(1), LOG, at(f64::from(s)), true);
+                meter.sample(Rank::dp(2), LOG, at(f64::from(s)), s > 12);
+            }
+        }
+        assert_eq!((meter.longest(), meter.stalled()), (Duration::ZERO, Duration::ZERO), "six gaps of DP1");
+        for s in 15..=20 {
+            meter.sample(Rank::dp(1), LOG, at(f64::from(s)), true);
+        }
+        assert!(!meter.wants_samples());
+        assert_eq!((meter.longest(), meter.stalled()), (Duration::from_secs(7), Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn a_rank_that_is_silent_from_the_first_moment_on_counts_from_there() {
+        let mut meter = StallMeter::learning(at(0.0));
+        for s in 9..=20 {
+            meter.sample(Rank::dp(0), LOG, at(f64::from(s)), true);
+        }
+        assert_eq!(meter.longest(), Duration::from_secs(8));
     }
 }

@@ -7,7 +7,7 @@ use super::words::{bytes, counted, deviation_bound, figure, rank_name, seconds, 
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
 use crate::finding::Finding;
-use crate::incident::{CaptureOutcome, Death, Escalation, Incident};
+use crate::incident::{CaptureOutcome, Death, Escalation, FollowUp, Incident};
 use crate::signal::sample::ShownBy;
 use skewtrap_trace::labels::Labels;
 
@@ -220,6 +220,15 @@ fn captures(incident: &Incident) -> String {
             _ => {}
         }
     }
+    if let Some(FollowUp { why, refused, .. }) = &incident.follow_up {
+        match refused {
+            Some(refused) => {
+                text += &format!("; a second window was asked for ({why}) and refused: {}", refused.why)
+            }
+            None if incident.is_follow_up(window) => text = format!("{why}: {text}"),
+            None => {}
+        }
+    }
     for (number, earlier) in (1..).zip(&incident.earlier) {
         let before = capture(&earlier.capture);
         text += &format!("; capture {number}, at {} times its bound: {before}", figure(earlier.times_bound));
@@ -294,7 +303,11 @@ fn costs(incident: &Incident) -> String {
     let stalled: f64 = incident.captures().filter_map(CaptureOutcome::captured).map(|c| c.stall_s).sum();
     // After a restart, an incident that is captured already can have its first capture when it got worse.
     let is_first = incident.window() == 1 && incident.worse_of(1).is_none();
-    let reason = if is_first { "the rule fired" } else { "it had got worse" };
+    let reason = match () {
+        () if incident.is_follow_up(incident.window()) => "its first verdict",
+        () if is_first => "the rule fired",
+        () => "it had got worse",
+    };
     let last = cost(&incident.capture, reason);
     match incident.window() {
         1 => last,

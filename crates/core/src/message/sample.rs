@@ -68,6 +68,7 @@ pub fn sample(fired_at: Time) -> Incident {
         bundle: Some(format!("/var/lib/skewtrap/incidents/{id}")),
         id: id.into(),
         earlier: Vec::new(),
+        follow_up: None,
         worse: None,
         died: None,
     }

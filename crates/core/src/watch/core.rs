@@ -1,6 +1,6 @@
 //! Time passes, rules are evaluated, changes of state become incidents, and silences hold or end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(super) struct Core {
     /// Captures that wait for their warm-up, or for facts about the server: the incident, and when to
     /// decide again.
     pub(super) warming: BTreeMap<Arc<str>, Time>,
+    /// Incidents whose verdict asks for a second window.
+    pub(super) follow_ups: BTreeSet<Arc<str>>,
     /// Incidents whose cause is looked for again: when, and how often it was looked for.
     pub(super) looks: BTreeMap<Arc<str>, (Time, usize)>,
     /// Firings whose harm is still to be looked at, as they were reported.
@@ -70,6 +72,7 @@ impl Core {
             mode: setup.mode,
             silences: Vec::new(),
             warming: BTreeMap::new(),
+            follow_ups: BTreeSet::new(),
             looks: BTreeMap::new(),
             weighed: BTreeMap::new(),
             is_disturbed: false,
@@ -162,6 +165,7 @@ impl Core {
         self.handle_changes(store, now, out);
         self.follow_troubles(out);
         self.retry_requests(store, now, out);
+        self.request_follow_ups(store, now, out);
         self.look_again(store, now, out);
         self.end_silences(now, out);
         self.tell_due_results(now, out);

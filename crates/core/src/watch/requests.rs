@@ -18,7 +18,7 @@ use super::harm::look_of;
 use super::incidents::{ActiveIncident, Trigger};
 use super::windows::tell_result;
 use crate::capture::CaptureSpec;
-use crate::capture::admit::{self, CaptureMethod, CapturePlan};
+use crate::capture::admit::{self, CaptureMethod, CapturePlan, Turn};
 use crate::capture::governor::{self, Attempt, AttemptEnd};
 use crate::capture::preflight;
 use crate::capture::refusal::Refusal;
@@ -257,6 +257,20 @@ impl Core {
         badness: f64,
         now: Time,
     ) -> Result<Option<Granted>, Refusal> {
+        let Some(spec) = self.incidents.get(id).map(|active| active.capture.clone()) else { return Ok(None) };
+        self.decide_in_turn(Turn::First, &spec, store, (id, target), badness, now)
+    }
+
+    /// Decides on one request for the window `spec`; `None` when nothing is to be captured.
+    pub(super) fn decide_in_turn(
+        &mut self,
+        turn: Turn,
+        spec: &CaptureSpec,
+        store: &SignalStore,
+        (id, target): (&Arc<str>, TargetId),
+        badness: f64,
+        now: Time,
+    ) -> Result<Option<Granted>, Refusal> {
         let Some(active) = self.incidents.get(id) else { return Ok(None) };
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return Ok(None) };
         server.facts.progress = self.engine.progress(&server.name, now);
@@ -264,10 +278,11 @@ impl Core {
             server.note_work(target, store, now);
         }
         let request = active.request(&server.name, &server.group, badness);
-        let (spec, ledger, policy) = (&active.capture, &self.ledger, &self.policy);
+        let (ledger, policy) = (&self.ledger, &self.policy);
         let slowness = slowness_at(active);
         if self.mode == Mode::Live {
-            let granted = admit::admit(spec, &request, ledger, &server.facts, policy, slowness, now)?;
+            let granted =
+                admit::admit_in_turn(turn, spec, &request, ledger, &server.facts, policy, slowness, now)?;
             return Ok(granted.map(|plan| Granted::Window(Box::new(plan))));
         }
         // In a recording only the limits can refuse, and a rank that hangs in it; a window costs nothing but
@@ -286,7 +301,14 @@ impl Core {
     }
 
     /// Starts what was granted.
-    fn start(&mut self, id: &Arc<str>, target: TargetId, granted: Granted, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn start(
+        &mut self,
+        id: &Arc<str>,
+        target: TargetId,
+        granted: Granted,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(active) = self.incidents.get_mut(id) else { return };
         let before = self.ledger.attempts.iter().rev().find(|a| *a.incident == **id).map(|a| a.badness);
         if active.story.is_awaiting() {
@@ -464,7 +486,7 @@ fn escalation_change(active: &ActiveIncident, mut change: Change) -> Effect {
 
 /// What was granted.
 #[derive(Debug)]
-enum Granted {
+pub(super) enum Granted {
     /// A window.
     Window(Box<CapturePlan>),
     /// In a recording: the place of one in the limits.
@@ -472,7 +494,7 @@ enum Granted {
 }
 
 /// A refusal, for the log and the counter.
-fn refused_effect(active: &ActiveIncident, refusal: &Refusal) -> Effect {
+pub(super) fn refused_effect(active: &ActiveIncident, refusal: &Refusal) -> Effect {
     let (incident, rule) = (active.incident.id.clone(), active.incident.rule.clone());
     Effect::Refused { incident, rule, reason: refusal.reason(), why: refusal.to_string() }
 }

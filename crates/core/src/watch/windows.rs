@@ -66,11 +66,16 @@ impl Core {
             }
             return;
         }
+        let note = match active.incident.is_follow_up(window) {
+            true => concluded(active.incident.earlier.last().and_then(|e| e.verdict.as_ref()), note),
+            false => note,
+        };
         active.incident.verdict = Some(note);
         if active.incident.state == IncidentState::Captured {
             active.incident.state = IncidentState::Compared;
         }
         tell_result(active, Update::Verdict, out);
+        self.weigh_follow_up(id);
         self.manual_is_over(id, now, out);
     }
 }
@@ -102,5 +107,16 @@ impl Core {
             tell_result(active, Update::Captured, out);
         }
         self.manual_is_over(id, now, out);
+    }
+}
+
+/// What an incident concludes when its second window was compared.
+fn concluded(first: Option<&VerdictNote>, second: VerdictNote) -> VerdictNote {
+    match first {
+        Some(first) if (first.kind, &first.rank) != (second.kind, &second.rank) => VerdictNote {
+            sentence: format!("{} With CPU activity: {}", first.sentence, second.sentence),
+            ..first.clone()
+        },
+        _ => second,
     }
 }

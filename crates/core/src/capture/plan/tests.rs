@@ -67,8 +67,11 @@ fn idle_ranks_of_a_server_with_dp_attention_step_along() {
 #[test]
 fn a_cpu_server_is_asked_for_what_it_has() {
     let info = json!({"version": "0.5.23", "dp_size": 2, "device": "cpu"});
-    let planned = asked(&HttpWindow::default(), &facts(info, &[1])).unwrap();
+    let spec = HttpWindow { max_stall: Some(Duration::from_secs(5)), ..HttpWindow::default() };
+    let planned = asked(&spec, &facts(info.clone(), &[1])).unwrap();
     assert_eq!(planned.body.unwrap()["activities"], json!(["CPU"]));
+    let refused = asked(&HttpWindow::default(), &facts(info, &[1])).expect_err("operators take more room");
+    assert_eq!(refused.word(), "too_costly");
 }
 
 #[test]

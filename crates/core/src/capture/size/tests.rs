@@ -20,7 +20,7 @@ fn past(steps: u32, largest: u64, stall_ms: u32, predicted_ms: u32) -> PastWindo
 /// Of a server with so many dense layers, whose hosts are so much slower than usual.
 fn of_layers(layers: u32, slowness: Option<f64>) -> Assumed {
     let model = ModelSize { layers: Some(layers), is_dense: Some(true), ..ModelSize::default() };
-    Assumed { bytes_per_step: model.bytes_per_step(), slowness }
+    Assumed { bytes_per_step: model.bytes_per_step(), slowness, ..Assumed::default() }
 }
 
 #[test]
@@ -63,6 +63,21 @@ fn a_window_that_cost_more_than_twice_its_prediction_halves_the_next_at_once() {
     costs.learn(&past(before.steps, u64::from(before.steps) * 10_000, predicted * 5 / 2, predicted));
     let after = size(&costs);
     assert!(after.is_err() || after.is_ok_and(|a| a.steps * 2 <= before.steps), "{before:?} {after:?}");
+}
+
+#[test]
+fn windows_of_one_kind_teach_those_of_another_what_they_take_at_most() {
+    let both = PastWindow { recorded: Recorded::CpuGpu, ..past(10, 140_000, 170, 300) };
+    let costs = WindowCosts::of([both; 4]);
+    let ms = |recorded| {
+        let assumed = Assumed { slowness: Some(1.0), ..Assumed::default() };
+        costs.predicted(recorded, 10, &assumed).likely.as_millis()
+    };
+    // 14 kB a step with both are at most 10 kB with GPU rows alone.
+    assert_eq!((ms(Recorded::CpuGpu), ms(Recorded::Gpu)), (170, 121));
+    let gpu = WindowCosts::of([past(10, 100_000, 121, 300); 4]);
+    let assumed = Assumed { slowness: Some(1.0), ..Assumed::default() };
+    assert_eq!(gpu.predicted(Recorded::CpuGpu, 10, &assumed).likely.as_millis(), 302);
 }
 
 #[test]
@@ -229,14 +244,19 @@ fn the_first_windows_of_servers_of_all_sizes_stay_within_what_they_may_cost() {
                 for (host, known) in
                     [("known", Some(if slowness > 1.0 { 4.0 } else { 1.0 })), ("not known", None)]
                 {
-                    let assumed = Assumed { bytes_per_step: model.bytes_per_step(), slowness: known };
+                    let assumed = Assumed {
+                        bytes_per_step: model.bytes_per_step(),
+                        slowness: known,
+                        ..Assumed::default()
+                    };
                     let size = WindowCosts::default().size(Recorded::Gpu, &assumed, max);
                     let window = |size: Size| world.window(size.steps, slowness, known, size.predicted.upper);
                     table.entry((max_ms, what, host)).or_default().take(size, window, max);
                 }
             }
             for (what, model) in [("wide, layers", of_wide), ("wide, nothing", ModelSize::default())] {
-                let assumed = Assumed { bytes_per_step: model.bytes_per_step(), slowness: None };
+                let assumed =
+                    Assumed { bytes_per_step: model.bytes_per_step(), slowness: None, ..Assumed::default() };
                 let size = WindowCosts::default().size(Recorded::Gpu, &assumed, max);
                 let mut wider =
                     World { kb_per_step: wide.0, s_per_mb: wide.1, chance: Chance(Dice(server)), ranks: 4 };

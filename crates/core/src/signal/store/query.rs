@@ -1,6 +1,7 @@
 //! What can be read from the store besides frames: the samples behind a firing, when ranks reported
 //! their work, and what arrives from which source.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -173,7 +174,23 @@ impl SignalStore {
     /// time.
     pub fn load_reports(&self, target: TargetId, since: Time) -> impl Iterator<Item = LoadReport> + '_ {
         let lines = self.lines_of(target, catalog::RUNNING_REQS, since);
-        lines.flat_map(|(rank, source, line)| line.map(move |(at, value)| (rank, source, at, value > 0.0)))
+        lines.flat_map(move |(rank, source, line)| {
+            let decoded = self.decoded(target, (rank, source), since);
+            let is_alive = move |at: &Time, running: f64| {
+                running == 0.0
+                    || decoded.as_ref().is_none_or(|all| all.get(at).is_none_or(|rate| *rate > 0.0))
+            };
+            line.filter(move |(at, running)| is_alive(at, *running))
+                .map(move |(at, running)| (rank, source, at, running > 0.0))
+        })
+    }
+
+    /// The tokens that a rank decoded, by its server's counter, where one is read. A page shows the last
+    /// gauges of a rank that stands still; its counters give it away.
+    fn decoded(&self, target: TargetId, who: (Rank, Source), since: Time) -> Option<BTreeMap<Time, f64>> {
+        let mut lines = self.lines_of(target, catalog::DECODE_TOKENS, since);
+        let (_, _, own) = lines.find(|(rank, source, _)| (*rank, *source) == who)?;
+        Some(own.collect())
     }
 
     /// What arrives, by server, signal and source.
