@@ -22,10 +22,10 @@ use skewtrap_core::capture::{CaptureSpec, HttpWindow};
 use skewtrap_core::cause::{self, Cause, CauseKind, Certainty};
 use skewtrap_core::finding::{Finding, Measured, Side, Statistic};
 use skewtrap_core::incident::Incident;
-use skewtrap_core::signal::catalog::Catalog;
+use skewtrap_core::signal::catalog::{self, Catalog};
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::{Observation, SourceId};
-use skewtrap_core::signal::sample::{Source, TargetId};
+use skewtrap_core::signal::sample::{Sample, Source, TargetId};
 use skewtrap_core::signal::source::WatchedSource;
 use skewtrap_core::watch::{Event, Mode, Setup, Watch, WatchedTarget};
 use skewtrap_trace::labels::Labels;
@@ -37,8 +37,9 @@ const WORLDS: [World; 3] = [
     World { ranks: 8, router: Router::Random, rate: 6.0 },
     World { ranks: 4, router: Router::Least, rate: 7.0 },
 ];
-const SHOWS: [(&str, Shows); 3] = [("log", Shows::Log), ("page", Shows::Page), ("bare", Shows::Bare)];
-const KINDS: [&str; 11] = [
+const SHOWS: [(&str, Shows); 4] =
+    [("log", Shows::Log), ("page", Shows::Page), ("bare", Shows::Bare), ("machine", Shows::Machine)];
+const KINDS: [&str; 13] = [
     "router share",
     "sticky key",
     "long prompts",
@@ -50,6 +51,8 @@ const KINDS: [&str; 11] = [
     "standing still",
     "dead peer",
     "nothing",
+    "throttled cgroup",
+    "crowded scheduler",
 ];
 /// When it happens, at the earliest.
 const HEALTHY: f64 = 130.0;
@@ -69,6 +72,8 @@ fn injected(kind: usize, rng: &mut Rng) -> Injected {
         7 => Injected::Starved,
         8 => Injected::Stuck,
         9 => Injected::DeadPeer,
+        11 => Injected::Throttled(between(0.25, 0.5)),
+        12 => Injected::Crowded(between(0.03, 0.06)),
         _ => Injected::Nothing,
     }
 }
@@ -85,8 +90,10 @@ fn is_right(kind: usize, shows: Shows, cause: &Cause) -> bool {
         | (8, CauseKind::Stuck)
         | (9, CauseKind::PeerLeft) => true,
         (1, CauseKind::MoreRequests) => has_cache(),
-        (4, CauseKind::SlowGpu) | (5, CauseKind::SlowHost) => shows == Shows::Page,
-        (4 | 5, CauseKind::Slower) => shows != Shows::Page,
+        (4, CauseKind::SlowGpu) | (5 | 11 | 12, CauseKind::SlowHost) => {
+            matches!(shows, Shows::Page | Shows::Machine)
+        }
+        (4 | 5 | 11 | 12, CauseKind::Slower) => matches!(shows, Shows::Log | Shows::Bare),
         (9, CauseKind::Stuck) => shows == Shows::Log,
         // A log does not tell a rank that gets nothing from one that is gone.
         (7, CauseKind::PeerLeft) | (9, CauseKind::FewerRequests) => shows == Shows::Log,
@@ -189,6 +196,9 @@ fn run(kind: usize, world: World, shows: Shows, seed: u64) -> (usize, Vec<Incide
             let seen = Observation::Page { target, source, body: server.page().into_bytes(), at: at(now) };
             watch.observe(&seen, at(now), &mut out);
         }
+        if shows == Shows::Machine && now % 3.0 == 0.0 {
+            watch.observe(&machine_of(&server, at(now)), at(now), &mut out);
+        }
         watch.handle(Event::Tick, at(now), &mut out);
         out.clear();
         if injected == Injected::Nothing {
@@ -207,6 +217,17 @@ fn run(kind: usize, world: World, shows: Shows, seed: u64) -> (usize, Vec<Incide
     }
     let incidents = watch.status(at(now)).incidents.into_iter();
     (rank, incidents.filter(|i| fired.is_some() && i.fired_at >= at(from)).collect())
+}
+
+/// What the machine says of the ranks.
+fn machine_of(server: &Server, at: Time) -> Observation {
+    let of_rank = |(rank, (delay, throttled, clock)): (usize, (f64, f64, f64))| {
+        let signals =
+            [(catalog::RUN_DELAY, delay), (catalog::THROTTLED, throttled), (catalog::GPU_SM_CLOCK, clock)];
+        signals.map(|(signal, value)| Sample { rank: Rank::dp(rank as u16), signal, value, at, extra: None })
+    };
+    let samples = server.machine().into_iter().enumerate().flat_map(of_rank).collect();
+    Observation::Host { target: TargetId(0), source: SourceId(1), samples, at }
 }
 
 /// A false alarm: a rank and a second at random.
@@ -239,7 +260,7 @@ fn main() {
         for (shown, (_, shows)) in SHOWS.iter().enumerate() {
             for world in 0..WORLDS.len() {
                 for n in 0..runs {
-                    let of = seed * 1_000_003 + ((kind * 3 + shown) * 3 + world) as u64 * 1009 + n;
+                    let of = seed * 1_000_003 + ((kind * 4 + shown) * 3 + world) as u64 * 1009 + n;
                     jobs.push((kind, shown, *shows, world, of));
                 }
             }

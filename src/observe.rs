@@ -4,6 +4,7 @@ pub mod artifact;
 pub mod changed;
 pub mod configuration;
 pub mod effort;
+pub mod host;
 pub mod model;
 pub mod outlet;
 pub mod poll;

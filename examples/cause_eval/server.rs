@@ -19,6 +19,10 @@ pub enum Injected {
     Starved,
     Stuck,
     DeadPeer,
+    /// Its cgroup lets its scheduler run for this share of the time.
+    Throttled(f64),
+    /// Others run on its scheduler's CPU: it waits so many seconds a step.
+    Crowded(f64),
     Nothing,
 }
 
@@ -46,6 +50,8 @@ pub enum Shows {
     Page,
     /// A page without the device timer and the scheduler's seconds.
     Bare,
+    /// The same, and what the machine says of the processes and GPUs.
+    Machine,
 }
 
 const KV: f64 = 200_000.0;
@@ -86,6 +92,9 @@ struct Rank {
     retracted: f64,
     gpu_s: f64,
     cpu_s: f64,
+    // What the machine says.
+    delay_s: f64,
+    throttled_s: f64,
 }
 
 /// A server in simulated time.
@@ -288,16 +297,25 @@ impl Server {
         };
         gpu *= 1.0 + NOISE * normal(&mut self.rng);
         let (mut host, mut cpu) = (0.001, 0.9);
+        let (mut waits, mut throttled) = (0.04 * gpu * self.rng.f64(), 0.0);
         if self.holds(at) {
             match self.injected {
                 Injected::SlowGpu(factor) => gpu *= factor,
-                Injected::StarvedHost(wait) => (host, cpu) = (wait * (0.7 + 0.6 * self.rng.f64()), 0.45),
+                Injected::StarvedHost(wait) | Injected::Crowded(wait) => {
+                    (host, cpu) = (wait * (0.7 + 0.6 * self.rng.f64()), 0.45);
+                    waits = host;
+                }
+                Injected::Throttled(share) => {
+                    throttled = (gpu + host) * (1.0 / share - 1.0);
+                    (host, cpu) = (host + throttled, 0.9 * share);
+                }
                 _ => {}
             }
         }
         let rank = &mut self.ranks[at];
         let took = (gpu + host).max(1e-3);
         (rank.gpu_s, rank.cpu_s) = (rank.gpu_s + gpu, rank.cpu_s + cpu * took);
+        (rank.delay_s, rank.throttled_s) = (rank.delay_s + waits, rank.throttled_s + throttled);
         rank.next = now + took;
         if seqs > 0 {
             let usage = (rank.used + KV - room) / KV;
@@ -308,6 +326,18 @@ impl Server {
             );
             lines.push((now, self.line(at, &text)));
         }
+    }
+
+    /// What the machine says of each rank: seconds waited for a CPU, seconds throttled, the GPU's clock.
+    pub fn machine(&self) -> Vec<(f64, f64, f64)> {
+        let of = |(i, r): (usize, &Rank)| {
+            let slower = match self.injected {
+                Injected::SlowGpu(factor) if self.holds(i) => factor,
+                _ => 1.0,
+            };
+            (r.delay_s, r.throttled_s, 1980.0 / slower)
+        };
+        self.ranks.iter().enumerate().map(of).collect()
     }
 
     /// The metrics page as of now.
@@ -334,7 +364,7 @@ impl Server {
                 ("forward_execution_seconds_total", ",category=\"forward\"", r.gpu_s),
                 ("scheduler_process_cpu_seconds_total", "", r.cpu_s),
             ];
-            let shown = if self.shows == Shows::Bare { 10 } else { 12 };
+            let shown = if matches!(self.shows, Shows::Bare | Shows::Machine) { 10 } else { 12 };
             for (name, more, value) in &all[..shown] {
                 let _ =
                     writeln!(text, "sglang:{name}{{dp_rank=\"{i}\",engine_type=\"unified\"{more}}} {value}");

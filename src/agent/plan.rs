@@ -17,7 +17,7 @@ use crate::config::receiver as configured;
 use crate::config::signal::{OwnSignal, OwnSource, own_signals_of};
 use crate::config::target::Target;
 use crate::http::{Secret, Server, client};
-use crate::observe::{poll, promql, tail};
+use crate::observe::{host, poll, promql, tail};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::admit::Policy;
 use skewtrap_core::capture::governor::Ledger;
@@ -113,6 +113,8 @@ pub enum SourcePlan {
     Poll(poll::Config),
     /// A query.
     Query(promql::Config),
+    /// The engine's processes on this machine.
+    Host(host::Config),
 }
 
 impl Plan {
@@ -140,6 +142,7 @@ impl Plan {
                 false => poll::Page::Metrics,
             };
             add_sources(target, (&plan, page), flags, &mut sources, &mut named, &mut clients)?;
+            sources.extend(host_of_target(target, &plan));
             pages.extend(add_pages(target, &plan, &mut sources, &mut named, &mut clients)?);
             targets.push(plan);
         }
@@ -340,6 +343,16 @@ fn add_pages(
         pages.push(FurtherPage { source, ranks: page.ranks.clone() });
     }
     Ok(pages)
+}
+
+/// The engine's processes, where the server is on this machine. They are nobody's configured source: what they
+/// do not show is said where a cause is.
+fn host_of_target(target: &Target, plan: &TargetPlan) -> Option<SourcePlan> {
+    let url = target.url.as_deref().filter(|_| target.host)?.parse::<reqwest::Url>().ok()?;
+    let is_here = matches!(url.host_str()?, "localhost" | "127.0.0.1" | "[::1]" | "0.0.0.0");
+    let source = SourceId(u16::MAX - plan.target.0.min(u16::MAX / 2));
+    let port = url.port_or_known_default()?;
+    is_here.then_some(SourcePlan::Host(host::Config { target: plan.target, source, port }))
 }
 
 /// The server whose ranks a query reports: the only one there is, or the one that it names.

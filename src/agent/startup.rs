@@ -18,7 +18,7 @@ use crate::act::state::{State, StateError};
 use crate::clock::Clock;
 use crate::http::{Secret, Server};
 use crate::observe::outlet::Outlet;
-use crate::observe::{poll, promql, tail};
+use crate::observe::{host, poll, promql, tail};
 use crate::serve::metrics::Metrics;
 use crate::serve::published::Published;
 use crate::serve::{self, ApiContext, Command, ServeConfig};
@@ -118,6 +118,10 @@ pub(super) fn sources(sources: &[SourcePlan], supervisor: &Supervisor, outlet: &
                 supervisor.keep("poll", Place::Here, move || {
                     poll::run(c.clone(), outlet.clone(), cancel.clone(), now.clone())
                 });
+            }
+            SourcePlan::Host(c) => {
+                supervisor
+                    .keep("host", move || host::run(c.clone(), outlet.clone(), cancel.clone(), now.clone()));
             }
             SourcePlan::Query(c) => {
                 supervisor.keep("query", Place::Here, move || {

@@ -36,6 +36,9 @@ pub struct TargetText {
     metrics: Field<TextOr<Vec<Field<TextOr<PageText>>>>>,
     /// Whether `/v1/loads` is polled. Default `true`.
     loads: Field<bool>,
+    /// Whether `/proc` and the cgroups of its processes are read, where it runs on this machine and the agent sees
+    /// them. Default `true`.
+    host: Field<bool>,
     /// How often it is asked. Default 1s, 100ms at least.
     poll: Field<Span>,
     /// Key for everything but the profile calls, if it wants one.
@@ -107,6 +110,8 @@ pub struct Target {
     pub pages: Vec<MetricsPage>,
     /// Whether its loads are polled.
     pub loads: bool,
+    /// Whether its processes on this machine are looked at.
+    pub host: bool,
     /// Interval between two polls.
     pub poll: Duration,
     /// For everything but the profile calls.
@@ -143,6 +148,7 @@ impl Target {
             metrics: url.as_deref().map(|u| format!("{u}/metrics")),
             pages: Vec::new(),
             loads: url.is_some(),
+            host: true,
             url,
             engine: EngineText::Auto,
             role: None,
@@ -191,6 +197,7 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     target.role = text.role.get().copied();
     (target.metrics, target.pages) = pages::metrics_of(&text.metrics, &target, findings);
     target.loads = text.loads.or(target.loads);
+    target.host = text.host.or(target.host);
     target.poll = settings.resolve("poll", &text.poll, Span(target.poll)).0;
     if let Some(at) = text.poll.place()
         && !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&target.poll)
@@ -227,6 +234,7 @@ fn record(text: &TargetText, target: &Target, settings: &mut Settings) {
     let metrics = metrics.map(String::as_str).collect::<Vec<_>>().join(", ");
     settings.record_option("metrics", (!metrics.is_empty()).then_some(metrics), text.metrics.place());
     settings.record("loads", target.loads, text.loads.place());
+    settings.record("host", target.host, text.host.place());
     settings.record_option("api_key", shown_secret(&text.api_key), text.api_key.place());
     settings.record_option("admin_api_key", shown_secret(&text.admin_api_key), text.admin_api_key.place());
     settings.record_option("ca_file", target.ca_file.as_ref(), text.ca_file.place());

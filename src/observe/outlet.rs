@@ -86,7 +86,7 @@ fn size_of(observation: &Observation) -> usize {
     match observation {
         Observation::Lines { lines, .. } => lines.capacity(),
         Observation::Page { body, .. } | Observation::Loads { body, .. } => body.capacity(),
-        Observation::Samples { samples, .. } => size_of_val(&samples[..]),
+        Observation::Samples { samples, .. } | Observation::Host { samples, .. } => size_of_val(&samples[..]),
         // Its memory is its source's, whether it waits or not.
         Observation::ReadPage { .. } | Observation::State { .. } => 0,
     }

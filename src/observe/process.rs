@@ -106,6 +106,11 @@ pub fn collecting_since(session: &str) -> Option<Time> {
     Some(Time::from_nanos(i64::try_from(born.duration_since(UNIX_EPOCH).ok()?.as_nanos()).ok()?))
 }
 
+/// Whether a process is there.
+pub fn exists(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
 fn value_of(environment: &[u8], name: &str) -> Option<String> {
     let prefix = format!("{name}=");
     let found = environment.split(|b| *b == 0).find_map(|pair| pair.strip_prefix(prefix.as_bytes()))?;

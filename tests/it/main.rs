@@ -55,6 +55,7 @@ mod double {
 }
 
 mod watch {
+    mod cause;
     mod death;
     mod escalation;
     mod follow_up;

@@ -6,6 +6,7 @@
 
 mod case;
 mod course;
+mod machine;
 mod speed;
 mod terms;
 mod tree;

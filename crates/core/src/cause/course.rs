@@ -27,6 +27,10 @@ const READ: &[Signal] = &[
     catalog::PREFILL_INFLIGHT_REQS,
     catalog::GPU_BUSY,
     catalog::SCHEDULER_CPU,
+    catalog::RUN_DELAY,
+    catalog::THROTTLED,
+    catalog::CPU_PRESSURE,
+    catalog::GPU_SM_CLOCK,
 ];
 
 /// The samples of one signal of one member, in the order of time.

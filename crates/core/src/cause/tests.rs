@@ -6,7 +6,7 @@ use super::{Cause, CauseKind, Certainty, explain};
 use crate::finding::{Finding, Measured, Side, Statistic};
 use crate::signal::catalog::{self, Catalog};
 use crate::signal::fields::Fields;
-use crate::signal::sample::{Source, TargetId};
+use crate::signal::sample::{Sample, Source, TargetId};
 use crate::signal::store::{Bounds, SignalStore};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::Rank;
@@ -27,6 +27,8 @@ struct Second {
     running: f64,
     decoded: f64,
     gpu: Option<f64>,
+    /// Seconds in which its process waits for a CPU, and the clock of its GPU, where the machine is seen.
+    machine: Option<(f64, f64)>,
     is_there: bool,
 }
 
@@ -37,6 +39,7 @@ const USUAL: Second = Second {
     running: 20.0,
     decoded: 1600.0,
     gpu: None,
+    machine: None,
     is_there: true,
 };
 
@@ -61,7 +64,7 @@ fn cause_of(usual: Second, changed: Second, others: Second) -> Cause {
                 requests * now.prompt * now.cached,
                 now.decoded * (2.0 - wave),
                 now.gpu.unwrap_or(0.0),
-                0.0,
+                now.machine.map_or(0.0, |m| m.0),
             ];
             total.iter_mut().zip(growth).for_each(|(t, g)| *t += g);
             if !now.is_there {
@@ -79,6 +82,16 @@ fn cause_of(usual: Second, changed: Second, others: Second) -> Cause {
                 fields.set(catalog::GPU_BUSY, total[4]);
             }
             store.record(TargetId(0), Rank::dp(rank as u16), Source::Metrics, &fields, at(s), at(s));
+            // The machine is looked at less often.
+            if let Some((_, clock)) = now.machine.filter(|_| s % 3 == 0) {
+                for (signal, value, source) in [
+                    (catalog::RUN_DELAY, total[5], Source::Host),
+                    (catalog::GPU_SM_CLOCK, clock, Source::Page),
+                ] {
+                    let sample = Sample { rank: Rank::dp(rank as u16), signal, value, at: at(s), extra: None };
+                    store.record_sample(TargetId(0), source, &sample, at(s));
+                }
+            }
         }
     }
     let mut finding = Finding::requested(at(ONSET), None);
@@ -136,6 +149,26 @@ fn a_slow_rank_is_slow_by_its_gpu_or_its_host_only_where_the_device_timer_is_exp
     let of = |gpu| cause_of(usual, Second { gpu: Some(gpu), ..slow }, usual).kind;
     assert_eq!(of(0.95), CauseKind::SlowGpu);
     assert_eq!(of(0.35), CauseKind::SlowHost);
+}
+
+#[test]
+fn the_machine_tells_a_slow_host_from_a_slow_gpu_where_the_device_timer_does_not() {
+    let usual = Second { machine: Some((0.01, 1980.0)), ..USUAL };
+    let slow = Second { decoded: 500.0, running: 30.0, ..usual };
+    let starved = cause_of(usual, Second { machine: Some((0.75, 1980.0)), ..slow }, usual);
+    assert_eq!((starved.kind, starved.certainty), (CauseKind::SlowHost, Certainty::Likely), "{starved:?}");
+    assert!(starved.support[1].starts_with("its process waited for a CPU 0.01 -> 0.7"), "{starved:?}");
+    assert!(starved.ruled_out.iter().any(|r| r.starts_with("the clock of its GPU was 1980 -> 1980")), "{starved:?}");
+    let throttled = cause_of(usual, Second { machine: Some((0.01, 600.0)), ..slow }, usual);
+    assert_eq!((throttled.kind, throttled.certainty), (CauseKind::SlowGpu, Certainty::Likely), "{throttled:?}");
+    // What happens to the whole machine is no cause of one rank's.
+    let busy = Second { machine: Some((0.75, 1980.0)), ..usual };
+    let all = cause_of(usual, Second { machine: Some((0.75, 1980.0)), ..slow }, busy);
+    assert_eq!(all.kind, CauseKind::Slower, "{all:?}");
+    // A little waiting does not explain a rank that is three times slower.
+    let little = cause_of(usual, Second { machine: Some((0.2, 1980.0)), ..slow }, usual);
+    assert_eq!(little.kind, CauseKind::Slower, "{little:?}");
+    assert!(little.support.iter().any(|s| s.contains("waited for a CPU")), "{little:?}");
 }
 
 #[test]

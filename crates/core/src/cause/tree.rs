@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::case::{Case, Found};
 use super::course::Member;
+use super::machine::{self, Departure};
 use super::terms::{Term, Terms};
 use super::{Cause, CauseKind, Certainty, words};
 use crate::finding::{Finding, Side};
@@ -38,9 +39,13 @@ pub fn walk(case: &Case<'_>) -> Cause {
     let mut cause = words::empty(case.now);
     let stopped = stopped(case);
     let factors = factors(case);
+    let machine: Vec<Departure> = machine::host(case).into_iter().chain(machine::clock(case)).collect();
+    cause.ruled_out.extend(machine.iter().filter(|d| !d.departed).map(words::machine));
     words::rule_out(&mut cause, case, &factors.iter().map(|f| (f.kind, f.term)).collect::<Vec<_>>(), NOTED);
     let first = stopped.or_else(|| peer_left(case)).or_else(|| leading(case, &factors));
-    let later = || memory(case, &factors).or_else(|| transfer(case)).or_else(|| captured(case));
+    let later = || {
+        memory(case, &factors).or_else(|| transfer(case)).or_else(|| of_machine(case)).or_else(|| captured(case))
+    };
     let found = match first {
         Some(found) if found.certainty == Certainty::Likely => Some(found),
         // A likely cause farther down the tree says more than one that is merely consistent.
@@ -217,6 +222,10 @@ fn gpu_or_host(case: &Case<'_>, slowness: f64, found: &mut Found) {
     if let Some((before, after)) = cpu.filter(|(before, after)| *after < 0.8 * before) {
         found.support.push(words::less_cpu(before, after));
     }
+    let (hosts, clock) = (machine::host(case), machine::clock(case));
+    let departed = hosts.iter().chain(&clock).filter(|d| d.departed);
+    found.support.extend(departed.map(words::machine));
+    let explains = |d: &Departure| d.departed && d.slows >= EXPLAINS * slowness;
     match case.terms.gpu_growth(case.blamed) {
         Some(growth) if growth >= EXPLAINS * slowness => {
             found.kind = CauseKind::SlowGpu;
@@ -226,8 +235,20 @@ fn gpu_or_host(case: &Case<'_>, slowness: f64, found: &mut Found) {
             found.kind = CauseKind::SlowHost;
             found.support.push(words::gpu_seconds(growth));
         }
+        // Without a device timer, what the machine says of one of them alone.
+        None if hosts.iter().any(explains) && !clock.as_ref().is_some_and(|c| c.departed) => {
+            found.kind = CauseKind::SlowHost;
+        }
+        None if clock.as_ref().is_some_and(explains) && !hosts.iter().any(|h| h.departed) => {
+            found.kind = CauseKind::SlowGpu;
+        }
         Some(growth) => found.unknown.push(words::between(growth, slowness)),
-        None => found.unknown.push(words::NO_DEVICE_TIMER.to_owned()),
+        None => {
+            found.unknown.push(words::NO_DEVICE_TIMER.to_owned());
+            if hosts.is_empty() {
+                found.unknown.push(words::NO_HOST.to_owned());
+            }
+        }
     }
 }
 
@@ -285,6 +306,15 @@ fn transfer(case: &Case<'_>) -> Option<Found> {
         }
     }
     None
+}
+
+/// The machine keeps the blamed rank from running, though its speed at equal work cannot be told, or does not
+/// show it (yet).
+fn of_machine(case: &Case<'_>) -> Option<Found> {
+    let of = |kind, d: &Departure| Found::new(kind, false, words::machine(d));
+    let host = machine::host(case).into_iter().find(|d| d.departed);
+    let clock = machine::clock(case).filter(|d| d.departed);
+    host.map(|d| of(CauseKind::SlowHost, &d)).or_else(|| clock.map(|d| of(CauseKind::SlowGpu, &d)))
 }
 
 fn captured(case: &Case<'_>) -> Option<Found> {

@@ -1,6 +1,7 @@
 //! The sentences of a cause. They use the words and units of the engines' own pages.
 
 use super::case::{Case, Found};
+use super::machine::Departure;
 use super::terms::Term;
 use super::{Cause, CauseKind, Certainty};
 use crate::signal::catalog;
@@ -14,6 +15,21 @@ pub const STOPPED_BY_LOG: &str =
     "whether it stands still or has left: a log does not tell; --enable-metrics would";
 pub const NO_DEVICE_TIMER: &str = "whether its GPU or its host is slow: the device timer is not exposed; \
                                    --enable-metrics with SGLANG_ENABLE_METRICS_DEVICE_TIMER=1 would show it";
+
+pub const NO_HOST: &str = "whether its process waits for a CPU: the agent does not see the engine's processes; \
+                           beside them, in their PID namespace, it would";
+
+/// `its process waited for a CPU 0.01 -> 0.62 s a second, at most 0.01 -> 0.02 on a peer`.
+pub fn machine(d: &Departure) -> String {
+    let (what, unit) = match d.signal {
+        catalog::RUN_DELAY => ("its process waited for a CPU", "s a second"),
+        catalog::THROTTLED => ("its cgroup was throttled", "s a second"),
+        catalog::CPU_PRESSURE => ("its cgroup waited for CPUs", "s a second"),
+        _ => ("the clock of its GPU was", "MHz"),
+    };
+    let [a, b, c, d] = [d.own.0, d.own.1, d.peer.0, d.peer.1].map(number);
+    format!("{what} {a} -> {b} {unit}, at most {c} -> {d} on a peer")
+}
 
 /// A cause of which nothing is known yet.
 pub fn empty(at: Time) -> Cause {
@@ -159,6 +175,9 @@ pub fn unknown(cause: &mut Cause, case: &Case<'_>) {
     }
     if !case.course.has(catalog::GPU_BUSY) {
         cause.unknown.push(NO_DEVICE_TIMER.into());
+    }
+    if !case.course.has(catalog::RUN_DELAY) {
+        cause.unknown.push(NO_HOST.into());
     }
     cause.unknown.push("whether outputs are longer: no engine says so before they end".into());
 }

@@ -255,6 +255,13 @@ impl Intake {
                 step(store, *at, IntakeStep::Recorded);
                 return samples.last().map(|s| s.at);
             }
+            Observation::Host { target, samples, at, .. } => {
+                step(store, *at, IntakeStep::Due);
+                for sample in samples {
+                    store.record_sample(*target, Source::Host, sample, *at);
+                }
+                step(store, *at, IntakeStep::Recorded);
+            }
             Observation::State { target, source, problem, at, .. } => {
                 step(store, *at, IntakeStep::Due);
                 self.problem(*target, *source, problem.clone(), *at, store, &mut step);
@@ -364,7 +371,7 @@ impl Intake {
         store: &mut SignalStore,
     ) -> Option<Result<(), Problem>> {
         let mut result = Ok(());
-        if self.own.wants(target) {
+        if self.own.wants(target, source) {
             match self.own.read((target, source), body, at) {
                 Ok((samples, beyond)) => {
                     self.counts.bad += beyond;

@@ -78,6 +78,17 @@ pub enum Observation {
         /// When it arrived.
         at: Time,
     },
+    /// What the machine says of the engine's processes. It is no report of the ranks themselves.
+    Host {
+        /// Of which server.
+        target: TargetId,
+        /// Which source.
+        source: SourceId,
+        /// What was read.
+        samples: Vec<Sample>,
+        /// When.
+        at: Time,
+    },
     /// A source's state changed: a problem began, became another, or ended. Sent once for each change.
     State {
         /// Of which server.
@@ -102,6 +113,7 @@ impl Observation {
             | Self::ReadPage { source, .. }
             | Self::Loads { source, .. }
             | Self::Samples { source, .. }
+            | Self::Host { source, .. }
             | Self::State { source, .. } => *source,
         }
     }
@@ -124,6 +136,7 @@ impl Observation {
             | Self::ReadPage { at, .. }
             | Self::Loads { at, .. }
             | Self::Samples { at, .. }
+            | Self::Host { at, .. }
             | Self::State { at, .. } => Some(*at),
         }
     }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::signal::catalog;
 use crate::signal::exposition::{self, LabelSet};
 use crate::signal::number;
 use crate::signal::observation::SourceId;
@@ -102,10 +103,15 @@ struct Before {
     newer: (Time, Seen),
 }
 
+/// What further pages are looked through for without being asked: DCGM's clock.
+const HARDWARE: [(Signal, &str); 1] = [(catalog::GPU_SM_CLOCK, "DCGM_FI_DEV_SM_CLOCK")];
+
 /// Reads the user's metrics, and remembers what growth is counted from.
 #[derive(Debug, Default)]
 pub struct OwnMetrics {
     metrics: Vec<OwnMetric>,
+    /// How many of them are the user's.
+    own: usize,
     parts: BTreeMap<Vec<u8>, Vec<(usize, Part)>>,
     pages: BTreeMap<SourceId, RankLabels>,
     before: BTreeMap<(SourceId, Rank, usize), Before>,
@@ -116,9 +122,18 @@ pub struct OwnMetrics {
 
 impl OwnMetrics {
     /// Replaces the signals; growth is counted anew.
-    pub fn set_metrics(&mut self, metrics: Vec<OwnMetric>) {
+    pub fn set_metrics(&mut self, mut metrics: Vec<OwnMetric>) {
         self.parts.clear();
         self.before.clear();
+        self.own = metrics.len();
+        metrics.extend(HARDWARE.map(|(signal, metric)| OwnMetric {
+            signal,
+            metric: metric.into(),
+            stat: MetricStat::Value,
+            labels: Vec::new(),
+            over: Duration::from_secs(10),
+            target: None,
+        }));
         for (i, own) in metrics.iter().enumerate() {
             for (name, part) in parts_of(own) {
                 self.parts.entry(name.into_bytes()).or_default().push((i, part));
@@ -138,8 +153,9 @@ impl OwnMetrics {
     }
 
     /// Whether a page of this server can have any of the signals.
-    pub fn wants(&self, target: TargetId) -> bool {
-        self.metrics.iter().any(|m| m.target.is_none_or(|t| t == target))
+    pub fn wants(&self, target: TargetId, source: SourceId) -> bool {
+        let own = self.metrics[..self.own].iter().any(|m| m.target.is_none_or(|t| t == target));
+        own || self.is_further_page(source)
     }
 
     /// Reads a page. The samples of the user's signals, and how many series were beyond a bound.
@@ -173,9 +189,9 @@ impl OwnMetrics {
     /// When it is no metrics page.
     pub fn ranks_on(&mut self, body: &[u8]) -> Result<Vec<Vec<Rank>>, exposition::PageError> {
         self.collect(None, SourceId::default(), body)?;
-        let mut ranks = vec![Vec::new(); self.metrics.len()];
+        let mut ranks = vec![Vec::new(); self.own];
         for ((rank, place), seen) in std::mem::take(&mut self.seen) {
-            if is_complete(self.metrics[place].stat, &seen) {
+            if place < self.own && is_complete(self.metrics[place].stat, &seen) {
                 ranks[place].push(rank);
             }
         }
@@ -189,8 +205,9 @@ impl OwnMetrics {
         body: &[u8],
     ) -> Result<(), exposition::PageError> {
         self.seen.clear();
-        let Self { metrics, parts, pages, seen, beyond, .. } = self;
+        let Self { metrics, own, parts, pages, seen, beyond, .. } = self;
         let ranks = pages.get(&source);
+        let most = if ranks.is_some() { metrics.len() } else { *own };
         let mut of_signal = vec![0usize; metrics.len()];
         let mut last: (Vec<u8>, &[(usize, Part)]) = (Vec::new(), &[]);
         exposition::read(body, |sample| {
@@ -203,7 +220,7 @@ impl OwnMetrics {
                 return;
             }
             let Some(rank) = rank_of(sample.labels, ranks) else { return };
-            for &(place, part) in last.1 {
+            for &(place, part) in last.1.iter().filter(|(place, _)| *place < most) {
                 let own = &metrics[place];
                 let here = own.target.is_none() || target.is_none() || own.target == target;
                 if !here || !has_labels(sample.labels, &own.labels) {

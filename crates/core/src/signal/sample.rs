@@ -25,6 +25,8 @@ pub enum Source {
     Pattern,
     /// A metric of the user's, from any page.
     Page,
+    /// `/proc` and the cgroup of the engine's processes.
+    Host,
 }
 
 impl Source {
@@ -37,6 +39,7 @@ impl Source {
             Self::Prometheus => "prometheus",
             Self::Pattern => "pattern",
             Self::Page => "page",
+            Self::Host => "host",
         }
     }
 }

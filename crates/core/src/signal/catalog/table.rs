@@ -194,6 +194,10 @@ signals! {
         metrics: ["sglang:cuda_graph_passes_total{mode=decode_cuda_graph}", "sglang:cuda_graph_passes_total{mode=decode_none}", "vllm:iteration_tokens_total_count"] }
     PREFILL_STEPS "prefill_steps" "steps/s" Counter Zero Sum "Forward passes that prefilled." {
         metrics: ["sglang:cuda_graph_passes_total{mode=prefill_cuda_graph}", "sglang:cuda_graph_passes_total{mode=prefill_none}"] }
+    RUN_DELAY "run_delay" "s/s" Counter Unknown Mean "Seconds in which the engine's process was ready and waited for a CPU, per second, from /proc." {}
+    THROTTLED "throttled" "s/s" Counter Unknown Mean "Seconds in which the cgroup of the engine's process was throttled, per second." {}
+    CPU_PRESSURE "cpu_pressure" "s/s" Counter Unknown Mean "Seconds in which something in the cgroup of the engine's process waited for a CPU, per second (PSI)." {}
+    GPU_SM_CLOCK "gpu_sm_clock" "MHz" Gauge Unknown Mean "Clock of the GPU's multiprocessors, from a DCGM page." {}
     QUEUE_TIME_SUM "queue_time_sum" "s/s" Counter Unknown Mean "Seconds waited in the queue by requests that left it, per second." {
         metrics: ["sglang:queue_time_seconds_sum", "vllm:request_queue_time_seconds_sum"] }
     QUEUE_TIME_COUNT "queue_time_count" "requests/s" Counter Unknown Mean "vLLM: waits in the queue measured, when their requests end." {

@@ -59,15 +59,15 @@ fn a_quantile_lies_in_its_bucket_and_above_the_last_bound_is_that_bound() {
 
 #[test]
 fn labels_of_another_page_are_mapped_to_ranks_and_strangers_are_left_out() {
-    let mut reader = reader(vec![own("DCGM_FI_DEV_SM_CLOCK", MetricStat::Value), own("sent", MetricStat::Value)]);
+    let mut reader = reader(vec![own("DCGM_FI_DEV_GPU_TEMP", MetricStat::Value), own("sent", MetricStat::Value)]);
     let values = [("http://a".into(), Rank::dp(3))].into_iter().collect();
     let ranks = RankLabels(
         [("gpu".into(), RankOf::Number(Axis::Dp)), ("worker_id".into(), RankOf::Values(values))].into(),
     );
     reader.set_pages(vec![FurtherPage { source: SourceId(0), ranks }]);
-    let page = "DCGM_FI_DEV_SM_CLOCK{gpu=\"2\",Hostname=\"n1\"} 1980\nDCGM_FI_DEV_SM_CLOCK{gpu=\"nvidia1\"} 345\n\
+    let page = "DCGM_FI_DEV_GPU_TEMP{gpu=\"2\",Hostname=\"n1\"} 61\nDCGM_FI_DEV_GPU_TEMP{gpu=\"nvidia1\"} 345\n\
                 sent{worker_id=\"http://a\"} 7\nsent{worker_id=\"http://b\"} 8\n";
-    assert_eq!(read(&mut reader, page, 1.0), [("DP1".into(), 345.0), ("DP2".into(), 1980.0), ("DP3".into(), 7.0)]);
+    assert_eq!(read(&mut reader, page, 1.0), [("DP1".into(), 345.0), ("DP2".into(), 61.0), ("DP3".into(), 7.0)]);
     assert!(reader.is_further_page(SourceId(0)) && !reader.is_further_page(SourceId(1)));
 }
 
@@ -88,4 +88,16 @@ fn what_a_page_has_of_each_signal_is_told_rank_by_rank() {
     let mut reader = reader(vec![own("wait", MetricStat::Mean), own("absent", MetricStat::Value)]);
     let page = "wait_sum{dp_rank=\"0\"} 1\nwait_count{dp_rank=\"0\"} 1\nwait_sum{dp_rank=\"1\"} 1\n";
     assert_eq!(reader.ranks_on(page.as_bytes()).expect("a page"), [vec![Rank::dp(0)], vec![]]);
+}
+
+#[test]
+fn dcgms_clock_is_read_from_a_further_page_without_being_asked_for_and_from_the_servers_own_never() {
+    let page = "DCGM_FI_DEV_SM_CLOCK{gpu=\"2\"} 1980\n";
+    let mut reader = reader(Vec::new());
+    assert!(!reader.wants(TargetId(0), SourceId(0)));
+    assert_eq!(read(&mut reader, page, 1.0), []);
+    let ranks = RankLabels([("gpu".into(), RankOf::Number(Axis::Dp))].into());
+    reader.set_pages(vec![FurtherPage { source: SourceId(0), ranks }]);
+    assert!(reader.wants(TargetId(0), SourceId(0)));
+    assert_eq!(read(&mut reader, page, 2.0), [("DP2".into(), 1980.0)]);
 }

@@ -1,0 +1,70 @@
+//! What the machine says: the engine's process waits for a CPU, its cgroup is throttled, its GPU's clock is low.
+
+use super::case::Case;
+use super::course::{Member, Span};
+use crate::signal::catalog;
+use crate::signal::sample::Signal;
+
+/// A process that waits for this share of the time more than before is starved.
+const STARVED: f64 = 0.1;
+/// Peers whose number changed by half as much or more show something of the whole machine.
+const ALONE: f64 = 0.5;
+/// A clock below this share of what it was is low.
+const LOW_CLOCK: f64 = 0.9;
+
+/// A signal of the machine on the blamed rank, before and after the onset.
+#[derive(Clone, Copy, Debug)]
+pub struct Departure {
+    /// Of what.
+    pub signal: Signal,
+    /// The blamed rank's value before and after.
+    pub own: (f64, f64),
+    /// The peer's that changed most.
+    pub peer: (f64, f64),
+    /// By which factor, in logarithms, it makes everything slower.
+    pub slows: f64,
+    /// Whether it changed, on the blamed rank alone.
+    pub departed: bool,
+}
+
+/// What keeps the host of the blamed rank from running.
+pub fn host(case: &Case<'_>) -> Vec<Departure> {
+    [catalog::RUN_DELAY, catalog::THROTTLED, catalog::CPU_PRESSURE]
+        .into_iter()
+        .filter_map(|signal| {
+            let share = |m: &Member, span: Span| {
+                let (seconds, covered) = m.of(signal).total(span);
+                (covered >= 1.0).then(|| seconds / covered)
+            };
+            let mut found = departure(case, signal, share, |(before, after)| (after - before).max(0.0))?;
+            let waits = (found.own.1 - found.own.0).clamp(0.0, 0.95);
+            found.slows = -(1.0 - waits).ln();
+            found.departed &= waits >= STARVED;
+            Some(found)
+        })
+        .collect()
+}
+
+/// The clock of the blamed rank's GPU.
+pub fn clock(case: &Case<'_>) -> Option<Departure> {
+    let mean = |m: &Member, span: Span| m.of(catalog::GPU_SM_CLOCK).mean(span).filter(|clock| *clock > 0.0);
+    let fall = |(before, after): (f64, f64)| (before - after).max(0.0);
+    let mut found = departure(case, catalog::GPU_SM_CLOCK, mean, fall)?;
+    found.slows = (found.own.0 / found.own.1).ln();
+    found.departed &= found.own.1 < LOW_CLOCK * found.own.0;
+    Some(found)
+}
+
+fn departure(
+    case: &Case<'_>,
+    signal: Signal,
+    of: impl Fn(&Member, Span) -> Option<f64>,
+    change: impl Fn((f64, f64)) -> f64,
+) -> Option<Departure> {
+    let both = |m: &Member| Some((of(m, case.spans.before)?, of(m, case.spans.after)?));
+    let own = both(case.blamed())?;
+    let peers = case.peers().filter_map(|(_, m)| both(m));
+    let peer = peers.max_by(|a, b| change(*a).total_cmp(&change(*b)))?;
+    let departed = change(own) > 0.0 && change(peer) < ALONE * change(own);
+    Some(Departure { signal, own, peer, slows: 0.0, departed })
+}
