@@ -3,10 +3,13 @@
 # because the simulated server runs in real time.
 #
 #   scripts/tutorial.sh [SKEWTRAP]      the program, by default target/release/skewtrap
+#
+# PICTURES=docs/pictures draws the page and the report for the book, where Chromium is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 program=$(realpath "${1:-target/release/skewtrap}")
 page=$PWD/docs/tutorial/laptop.md
+pictures=${PICTURES:+$(realpath "$PICTURES")}
 folder=$(mktemp -d)
 started=()
 finish() {
@@ -55,6 +58,15 @@ assert compared, f"no incident has a verdict: {[(i['rule'], i['capture']) for i 
 assert compared[0]["finding"]["rank"] == {"dp_rank": 2}, compared[0]["finding"]["rank"]
 print("verdict:", compared[0]["verdict"]["sentence"])
 PYTHON
+picture() { # NAME HEIGHT URL
+  chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$folder/chromium" --timeout=6000 \
+    --window-size="1280,$2" --screenshot="$pictures/$1.png" "$3" >/dev/null 2>&1
+  echo "$pictures/$1.png"
+}
+if [ -n "$pictures" ]; then
+  picture page 940 "http://127.0.0.1:$listen/"
+  picture report 1000 "file://$(ls "$folder"/practice/incidents/*/report.html | head -1)"
+fi
 for words in status incidents why compare replay check; do
   command=$(command_of "$words")
   echo "+ $command"

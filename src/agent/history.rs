@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::act::bundle::numbered;
+use skewtrap_core::finding::{Finding, Statistic};
 use skewtrap_core::incident::Incident;
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::report::{History, Series};
@@ -43,15 +44,14 @@ const MAX_LINE: usize = 64 << 10;
 pub fn history_of(dir: &Path, window: usize, incident: &Incident) -> Option<History> {
     let file = File::open(dir.join(numbered("evidence.jsonl", window))).ok()?;
     let finding = &incident.finding;
-    // Without a measurement there is no signal to show.
-    let signal = &finding.measured.as_ref()?.signal;
+    let signal = shown_signal(finding)?;
     let worse = incident.worse_of(window).map(|w| w.at);
     let (begin, end) = worse.map_or((finding.onset, incident.fired_at), |at| (at, at));
     let (from, until) = (begin - BEFORE, end + AFTER);
     let mut series: BTreeMap<(Labels, String), Vec<(Time, f64)>> = BTreeMap::new();
     for line in BufReader::new(file).split(b'\n').map_while(Result::ok).filter(|l| l.len() <= MAX_LINE) {
         let Ok(e) = serde_json::from_slice::<Evidence>(&line) else { continue };
-        if e.signal == **signal && e.t >= from && e.t <= until && e.value.is_finite() {
+        if e.signal == signal && e.t >= from && e.t <= until && e.value.is_finite() {
             series.entry((e.rank, e.source)).or_default().push((e.t, e.value));
         }
     }
@@ -78,6 +78,16 @@ pub fn history_of(dir: &Path, window: usize, incident: &Incident) -> Option<Hist
         history.series.push(Series { label: label_of(&rank), blamed, points });
     }
     (!history.series.is_empty()).then_some(history)
+}
+
+/// What is drawn of a finding: what was measured, or of a factor, which no source gives, the load. Without a
+/// measurement there is nothing to draw.
+fn shown_signal(finding: &Finding) -> Option<&str> {
+    let measured = finding.measured.as_ref()?;
+    Some(match measured.statistic {
+        Statistic::Factors => "load",
+        _ => &measured.signal,
+    })
 }
 
 /// One series a rank, the one with the most points: several sources give the same values, each with
@@ -133,5 +143,23 @@ mod tests {
         );
         let alone = BTreeMap::from([((labels(&[("dp_rank", 0)]), String::new()), vec![point(1)])]);
         assert_eq!(one_of_each(alone).keys().map(label_of).collect::<Vec<_>>(), ["DP0"]);
+    }
+
+    #[test]
+    fn of_a_factor_the_load_is_drawn_and_of_a_request_by_hand_nothing() {
+        let mut finding = skewtrap_core::message::sample(Time::from_epoch_s(1.0)).finding;
+        assert_eq!(shown_signal(&finding), Some("load"));
+        let measured = finding.measured.as_mut().expect("the sample was measured");
+        (measured.statistic, measured.signal) = (Statistic::Factors, "share".into());
+        assert_eq!(shown_signal(&finding), Some("load"));
+        measured_as_kv(&mut finding);
+        assert_eq!(shown_signal(&finding), Some("kv_usage"));
+        finding.measured = None;
+        assert_eq!(shown_signal(&finding), None);
+    }
+
+    fn measured_as_kv(finding: &mut Finding) {
+        let measured = finding.measured.as_mut().expect("the sample was measured");
+        (measured.statistic, measured.signal) = (Statistic::MaxOverMean, "kv_usage".into());
     }
 }

@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(&*team.means, "slack");
         let problem = team.problem.as_deref().expect("it fails");
         assert!(
-            problem.contains("SKEWTRAP_NO_SUCH_VARIABLE") && problem.contains("told nothing"),
+            problem.contains("SKEWTRAP_NO_SUCH_VARIABLE") && problem.contains("gets no messages"),
             "{problem}"
         );
     }

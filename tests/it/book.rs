@@ -228,7 +228,10 @@ fn complaints(block: &str) -> String {
         }
         Some("tests") => test::load("x.test.yaml", block).1.iter().map(ToString::to_string).collect(),
         _ => {
-            let loaded = file::load("book", block, &|_| Ok(Vec::new()));
+            // The folder of rules that the how-to writes.
+            let rules = "rules: [{ name: x, signal: load, trigger: { cv: 0.5, for: 5s } }]\n";
+            let loaded =
+                file::load("book", block, &|path| Ok(vec![(format!("{path}/x.yaml"), rules.to_owned())]));
             loaded.diagnostics.iter().filter(|d| d.is_error()).map(ToString::to_string).collect()
         }
     }

@@ -43,13 +43,13 @@ export function show(chart, data) {
 
 const timeAt = (data, index) => data.end - (data.points - 1 - index) * data.step;
 
-// A round number at or above the highest value.
+// The lowest number at or above the highest value of which a quarter is round.
 function ceilingOf(lines) {
   let top = 0;
   for (const line of lines) for (const v of line.values) if (v > top) top = v;
   if (top <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(top));
-  return [1, 2, 2.5, 4, 5, 8, 10].map(n => n * power).find(n => n >= top * 0.999);
+  return [1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10].map(n => n * power).find(n => n >= top * 0.999);
 }
 
 function redraw(chart) {
@@ -191,7 +191,8 @@ function mark(chart) {
   cursor.setAttribute("visibility", at === null ? "hidden" : "visible");
   if (at === null) {
     const hint = data.heat ? (dark.matches ? "Brighter" : "Darker") + " is more, from 0 to " + figure(ceilingOf(data.lines)) + ". " : "Dashes: the mean. ";
-    chart.readout.textContent = hint + "Point at the chart, or press ← and → in it, to read a moment.";
+    const said = hint + "Point at the chart, or press ← and → in it, to read a moment.";
+    if (chart.readout.textContent !== said) chart.readout.textContent = said;
     return;
   }
   const s = timeAt(data, at);

@@ -1,6 +1,6 @@
 // One incident: what happened and why, first; then how it is known, its files and its reports.
 import { openInPerfetto } from "./actions.js";
-import { bytes, clock, el, figure, rankName, same, svg } from "./words.js";
+import { bytes, clock, el, figure, rankName, same, svg, within } from "./words.js";
 
 export const chosen = () => { const m = /^#incident=(.+)$/.exec(location.hash); return m ? decodeURIComponent(m[1]) : null; };
 
@@ -44,6 +44,10 @@ function causeText(c) {
     + part("ruled out: ", c.ruled_out) + part("unknown: ", c.unknown);
 }
 
+// A factor is in multiples of its bound, any other statistic in its own unit.
+export const howMuch = (statistic, signal, value, bound) => statistic.startsWith("factors")
+  ? signal + " departs by " + figure(value) + " times its bound" : statistic + " is " + figure(value) + " (bound " + figure(bound) + ")";
+
 // Why no window came, or what came of it, in a sentence; nothing where the rule captures nothing.
 export function windowText(i) {
   const c = i.capture;
@@ -67,11 +71,14 @@ function fileRow(i, href, file) {
   return el("li", { class: "file" }, el("a", { href: href(file.path), download: isTrace(file.path) }, file.path), el("span", { class: "quiet num" }, bytes(file.size)), perfetto, note);
 }
 
+const rankOf = (i, file) => i.capture.state === "done" ? (i.capture.files.find(f => f.path.split("/").at(-1) === file.path.split("/").at(-1)) || {}).rank : null;
+const traceName = (i, file) => rankOf(i, file) ? "Trace of " + rankName(rankOf(i, file)) : "A trace";
+
 // The trace of the blamed rank, else the first.
 function tracesFirst(i, files) {
   const traces = files.filter(f => isTrace(f.path));
   const captured = i.capture.state === "done" ? i.capture.files : [];
-  const own = captured.find(f => f.rank && same(f.rank, i.finding.rank));
+  const own = captured.find(f => f.rank && within(i.finding.rank, f.rank));
   return traces.find(f => own && f.path.endsWith(own.path.split("/").at(-1))) || traces[0];
 }
 
@@ -81,7 +88,7 @@ export function drawIncident({ incident: i, files }) {
   const facts = [
     ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
     ["since", clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" + (i.resolved_at ? ", over at " + clock(i.resolved_at) : "")],
-    ["how much", f.statistic ? f.statistic + " of " + f.signal + " is " + figure(f.value) + " (bound " + figure(f.bound) + ")" : "nothing was measured: a window was asked for"],
+    ["how much", f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : "nothing was measured: a window was asked for"],
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
     ...(i.cause ? [["cause", causeText(i.cause)]] : []),
@@ -103,7 +110,7 @@ export function drawIncident({ incident: i, files }) {
     el("div", { class: "buttons left" },
       ...names.filter(name => /^report(-\d+)?\.html$/.test(name)).map(name => el("a", { class: "button", href: href(name), target: "_blank", rel: "noopener", "data-key": "open " + name }, name === "report.html" ? "Open the report" : "Open " + name)),
       trace ? el("button", { type: "button", "data-key": "perfetto", title: "opens ui.perfetto.dev and hands it " + trace.path + "; it is sent to no server",
-        onclick: () => openInPerfetto(href(trace.path), i.id + " " + trace.path, words => { note.textContent = words; }) }, "Open " + trace.path.split("/").at(-1) + " in Perfetto") : "", note),
+        onclick: () => openInPerfetto(href(trace.path), i.id + " " + trace.path, words => { note.textContent = words; }) }, traceName(i, trace) + " in Perfetto") : "", note),
     el("dl", {}, ...facts.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
     bars(f),
     names.length ? el("details", { "data-key": "files", open: names.length <= 12 }, el("summary", {}, names.length + " files in the bundle"),

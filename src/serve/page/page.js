@@ -2,7 +2,7 @@
 // and changes something only where a button was pressed (actions.js).
 import { capture, endSilence, silence } from "./actions.js";
 import { HEAT_FROM, chartOf, isBlamedBy, show, sparkline } from "./chart.js";
-import { causeShort, chosen, drawIncident, windowText } from "./incident.js";
+import { causeShort, chosen, drawIncident, howMuch, windowText } from "./incident.js";
 import { $, badge, bytes, clock, count, draw, el, figure, forget, labelText, rankName, replace, span, within } from "./words.js";
 
 const EVERY_MS = 1000, HIDDEN_MS = 10000, TRY_AGAIN_MS = 2000, GIVE_UP_MS = 8000, KEPT_EVERY_MS = 15000;
@@ -18,6 +18,7 @@ function firing(status) {
     const incident = incidents.find(i => i.id === group.incident);
     found.push({ who, rank: group.rank, target: group.target, rule: rule.name, captures: rule.capture !== "none", statistic: group.statistic, value: group.value,
       bound: group.bound, since: group.since, incident: group.incident, silenced: rule.silenced_until,
+      signal: incident && incident.finding.signal || "the load",
       refused: group.refused, window: incident ? windowText(incident) : "", cause: incident && incident.cause ? causeShort(incident.cause) : "", verdict: incident && incident.verdict ? incident.verdict.sentence : "" });
   }
   return found;
@@ -36,7 +37,7 @@ function drawFiring(list) {
         f.incident ? el("a", { class: "button", href: "#incident=" + encodeURIComponent(f.incident), "data-key": "see " + f.incident, "aria-label": "See the incident of " + f.who }, "See the incident") : "",
         f.silenced ? el("span", { class: "small" }, "silenced until " + clock(f.silenced))
           : el("button", { type: "button", "data-key": "silence! " + f.rule, "aria-label": "Silence " + f.rule, onclick: () => silence(f.rule) }, "Silence"))),
-    el("p", {}, f.statistic + " is ", el("b", { class: "num" }, figure(f.value)), " (bound " + figure(f.bound) + ")",
+    el("p", { class: "num" }, howMuch(f.statistic, f.signal, f.value, f.bound),
       f.since ? " since " + clock(f.since) : "", ", rule " + f.rule + "."),
     f.verdict ? el("p", {}, f.verdict) : "", f.cause ? el("p", {}, f.cause) : "", windowLine(f) ? el("p", {}, windowLine(f)) : ""));
 }
@@ -121,7 +122,7 @@ function drawIncidents({ list, id, now }) {
   const row = i => el("tr", { class: i.id === id ? "chosen" : "" },
     cell("fired", { class: "num" }, clock(i.fired_at)),
     cell("rule", {}, el("a", { href: "#incident=" + encodeURIComponent(i.id), "data-key": "row " + i.id, "aria-current": i.id === id ? "true" : null }, i.rule), " on " + i.target),
-    cell("rank", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic ? i.finding.statistic + " " + figure(i.finding.value) : "asked for")),
+    cell("rank", {}, rankName(i.finding.rank) + ", " + (i.finding.statistic === "factors" ? i.finding.signal + " " + figure(i.finding.value) + " times its bound" : i.finding.statistic ? i.finding.statistic + " " + figure(i.finding.value) : "asked for")),
     cell("capture", {}, outcome(i) ? badge(outcome(i), "capture " + outcome(i).replace("_", " ")) : ""),
     cell("why", {}, i.verdict ? i.verdict.sentence : i.cause ? causeShort(i.cause) : ""),
     cell("now", {}, i.resolved_at ? badge("resolved") : live.has(i.id) ? badge("firing") : badge("unknown", "not resolved")));
@@ -202,6 +203,8 @@ function drawAll({ status, histories }) {
   document.title = (alarms.length ? "● " + alarms[0].who + " · " : "") + "skewtrap";
   draw("agent", ["version " + status.version, "up " + span(status.at - status.started), status.watch_only ? "watch only" : ""].filter(Boolean).join(" · "), t => t);
   draw("firing", alarms, drawFiring);
+  // A screen reader hears of a firing and of its end, not of every number.
+  draw("news", alarms.map(f => [f.who, f.target, f.rule]), list => list.length ? list.map(([who, target, rule]) => `${rule} fires: ${who} on ${target}`).join("; ") : "nothing fires");
   drawLoad(history, status);
   draw("rules", status.rules.map(r => ({ ...r, last_evaluated: null })), drawRules);
   draw("incidents", { list: incidents, id: chosen(), now: status.incidents.map(i => i.id) }, drawIncidents);
@@ -222,7 +225,8 @@ async function look() {
     await showIncident();
   } catch (error) {
     lost = lost || Date.now();
-    $("trouble").textContent = "The agent does not answer since " + clock(lost / 1000) + " (" + error.message + "). What you see is from before; this page keeps trying.";
+    const said = "The agent does not answer since " + clock(lost / 1000) + " (" + error.message + "). What you see is from before; this page keeps trying.";
+    if ($("trouble").textContent !== said) $("trouble").textContent = said;
     wait = TRY_AGAIN_MS;
   }
   $("trouble").hidden = lost === null;

@@ -169,13 +169,13 @@ fn colour(i: usize, s: &Series) -> String {
     if s.blamed { "var(--hot)".into() } else { format!("var(--s{})", i % 8) }
 }
 
-/// The lowest round number that is not below the highest value.
+/// The lowest number that is not below the highest value and of which a quarter is round.
 fn round_above(top: f64) -> f64 {
     if top <= 0.0 {
         return 1.0;
     }
     let power = 10f64.powf(top.log10().floor());
-    let steps = [1.0, 2.0, 4.0, 5.0, 8.0, 10.0];
+    let steps = [1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0];
     steps.into_iter().map(|n| n * power).find(|n| *n >= top * 0.999).unwrap_or(top)
 }
 
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn the_axis_ends_at_a_round_number_at_or_above_what_was_measured() {
         let tops = [0.0, 0.31, 1.0, 7.2, 41.0, 130.0, 2_001.0].map(round_above);
-        assert_eq!(tops, [1.0, 0.4, 1.0, 8.0, 50.0, 200.0, 4_000.0]);
+        assert_eq!(tops.map(figure), ["1", "0.32", "1", "8", "60", "160", "2000"]);
         assert_eq!([0.0, 0.4, 12.5, 200.0].map(figure), ["0", "0.4", "12.5", "200"]);
     }
 }
