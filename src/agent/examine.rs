@@ -30,7 +30,7 @@ use skewtrap_trace::rank::Rank;
 
 /// What an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// So many `/health` answers make a usual_health to compare the last one with.
+/// So many `/health` answers make a usual latency to compare the last one with.
 const HEALTHS: usize = 3;
 
 /// What was found.

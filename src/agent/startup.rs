@@ -120,8 +120,9 @@ pub(super) fn sources(sources: &[SourcePlan], supervisor: &Supervisor, outlet: &
                 });
             }
             SourcePlan::Host(c) => {
-                supervisor
-                    .keep("host", move || host::run(c.clone(), outlet.clone(), cancel.clone(), now.clone()));
+                supervisor.keep("host", Place::Aside, move || {
+                    host::run(c.clone(), outlet.clone(), cancel.clone(), now.clone())
+                });
             }
             SourcePlan::Query(c) => {
                 supervisor.keep("query", Place::Here, move || {

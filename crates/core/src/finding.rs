@@ -48,7 +48,7 @@ pub struct Finding {
 pub struct Symptom {
     /// When it was first seen.
     pub at: Time,
-    /// CollectionOwner.
+    /// The rank it is of.
     pub rank: Labels,
     /// Which: `share`, `speed`, `work` or `stuck`.
     pub factor: Arc<str>,

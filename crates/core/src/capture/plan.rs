@@ -56,7 +56,7 @@ pub enum Form {
 /// One start, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartRequest {
-    /// CollectionOwner protocol; it is posted to [`START`].
+    /// The engine whose protocol it is; it is posted to [`START`].
     pub engine: ServerKind,
     /// Its JSON; `None` where the engine takes no body.
     pub body: Option<Value>,

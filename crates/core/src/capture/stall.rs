@@ -139,7 +139,7 @@ impl StallMeter {
             && at > *last
         {
             let from = std::mem::replace(last, at);
-            // The usual_health is the longest usual gap: half of it more is a stall.
+            // The reference is the longest usual gap: half of it more is a stall.
             self.beyond(Some(rank), (from, usual), usual / 2, at);
         }
     }

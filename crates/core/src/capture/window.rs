@@ -98,7 +98,7 @@ pub enum Event {
     },
     /// A file that bears the window's marks was looked at.
     File {
-        /// CollectionOwner, by its name.
+        /// The rank, by its name.
         rank: Option<Rank>,
         /// Whether its stream ends as it should.
         whole: bool,
@@ -214,7 +214,7 @@ pub enum Failure {
     NotProvenClosed {
         /// What the server said.
         answer: String,
-        /// CollectionOwner end is unknown.
+        /// The ranks whose end is unknown.
         ranks: String,
     },
     /// The export did not end.

@@ -3,10 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::factor::bins::Bins;
-use crate::factor::clock::Clock;
+use crate::factor::clock::{Clock, decoding_of};
 use crate::factor::evidence::{Evidence, Factor, Side, WINDOWS};
 use crate::factor::intake::{Meaning, Stretch};
 use crate::factor::onset::{Counts, Logs, Onset, locate};
@@ -22,6 +23,14 @@ const ONSET_REACH: i64 = 220;
 const BEFORE: i64 = 60;
 /// A channel is young for so many seconds.
 const YOUNG: f64 = 120.0;
+/// Readings that are nearer to each other are of one poll, in seconds; how fast the time between polls is
+/// learned, a poll.
+const LEAST_INTERVAL: f64 = 0.2;
+const INTERVAL_GAIN: f64 = 0.2;
+/// Inferred counts of neighbouring seconds share the error of one report: so many tell as much as one.
+const INFERRED_MEMORY: f64 = 1.5;
+/// A second is learned after so many more healthy ones.
+const LAG: i64 = 8;
 /// For an onset no counts are believed to be more regular than this: what departs may be less so.
 const LEAST_ONSET_DISPERSION: f64 = 0.6;
 
@@ -34,6 +43,8 @@ pub struct Quality {
     pub noise: f64,
     /// Whether arrivals are only inferred from what runs.
     pub is_inferred: bool,
+    /// Whether the work of a stretch is only guessed from its last throughput.
+    pub is_guessed: bool,
 }
 
 /// See the module.
@@ -43,10 +54,13 @@ pub struct Channel {
     pub bins: Bins,
     /// All that was learned.
     pub known: Known,
-    /// Whether arrivals are only inferred.
-    is_inferred: bool,
+    quality: Quality,
     /// When anything was last heard on it.
     pub heard: Option<f64>,
+    /// Healthy seconds that were not learned yet.
+    unlearned: VecDeque<(i64, Seen)>,
+    /// The usual time between two polls, in seconds; 0 where readings come as things happen.
+    pub interval: f64,
 }
 
 /// What was learned of a site: to be kept over a restart.
@@ -69,18 +83,35 @@ pub struct Known {
     /// Share joined with pace.
     pub pressure: Pressure,
     /// The tests' tails, in the order of [`TESTS`].
-    pub tails: [Tail; 5],
+    pub tails: [Tail; TESTS.len()],
 }
 
 /// The tests with a statistic, by what they look at.
-pub const TESTS: [Factor; 5] = [Factor::Share, Factor::Speed, Factor::Work, Factor::Work, Factor::Share];
+pub const TESTS: [Factor; 6] =
+    [Factor::Share, Factor::Speed, Factor::Work, Factor::Work, Factor::Share, Factor::Speed];
 
 /// The place of the test that joins share with another factor.
 pub const PRESSURE: usize = 4;
+/// The place of the test on the pace of decoding alone. It is one only where nothing tells what a rank did
+/// between two reports, so that the speed at equal work is a guess: more prompts slow decoding as well, so
+/// that what departs is not a slow rank for certain, but a rank in trouble it is.
+pub const PACE: usize = 5;
 /// The nominal noise of a busy second's pace: prompts take a part of it that varies.
 const PACE_NOISE: f64 = 0.3;
 /// A joint departure of less than this in both (on the logarithm) is no trouble.
 const MATERIAL: f64 = 0.18;
+
+/// A stretch of work under way: the seconds that it will have needed at most when it is over, for all of it
+/// and for decoding alone, and those that it has taken already. All zero where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pending {
+    /// For all that will have been done.
+    pub needed: f64,
+    /// For decoding alone.
+    pub decoding: f64,
+    /// Already.
+    pub spent: f64,
+}
 
 /// What the tests saw in a second.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,17 +122,20 @@ pub struct Seen {
     misses: work::Seen,
     pace: speed::Seen,
     pressure: pressure::Seen,
+    /// The evidence of the pace, where it is a test.
+    paced: Vec<Evidence>,
 }
 
 impl Seen {
     /// The evidence of each of [`TESTS`], per rank.
-    pub fn evidence(&self) -> [&[Evidence]; 5] {
+    pub fn evidence(&self) -> [&[Evidence]; TESTS.len()] {
         [
             &self.share.evidence,
             &self.speed.evidence,
             &self.work.evidence,
             &self.misses.evidence,
             &self.pressure.evidence,
+            &self.paced,
         ]
     }
 
@@ -123,27 +157,28 @@ impl Channel {
             work: Work::new(ranks, Tokens::All),
             misses: Work::new(ranks, Tokens::Computed),
             pressure: Pressure::default(),
-            tails: [Tail::default(); 5],
+            tails: [Tail::default(); TESTS.len()],
         };
-        Self { bins: Bins::new(ranks, second), known, is_inferred: quality.is_inferred, heard: None }
+        Self { bins: Bins::new(ranks, second), known, quality, heard: None, unlearned: VecDeque::new(), interval: 0.0 }
     }
 
     /// Takes in what a reading means. Only healthy stretches teach the cost model.
     pub fn take(&mut self, rank: usize, at: f64, meaning: &Meaning, is_healthy: bool) {
         if let Some(came) = meaning.came {
-            self.heard = Some(at);
+            self.hear(at);
             self.bins.spread(rank, came.from, came.to, |bin, part| bin.arrivals += part * came.requests);
         }
         if let Some(brought) = meaning.work {
-            self.bins.at(rank, at, |bin| {
-                bin.work += brought.admitted * brought.prompt;
-                bin.computed += brought.admitted * brought.computed;
-                bin.admitted += brought.admitted;
+            let (from, to) = meaning.came.map_or((at, at), |came| (came.from, came.to));
+            self.bins.spread(rank, from, to, |bin, part| {
+                bin.work += part * brought.admitted * brought.prompt;
+                bin.computed += part * brought.admitted * brought.computed;
+                bin.admitted += part * brought.admitted;
             });
         }
         if let Some(Stretch { from, to, did }) = meaning.stretch {
-            self.heard = Some(at);
-            let alone = [did[0], did[1], did[2], 0.0, 0.0];
+            self.hear(at);
+            let alone = decoding_of(&did);
             if let Some(needed) = self.known.clock.needed(&did) {
                 let decoding = self.known.decoding.needed(&alone).unwrap_or(0.0);
                 self.bins.spread(rank, from, to, |bin, part| {
@@ -159,17 +194,33 @@ impl Channel {
         }
     }
 
+    fn hear(&mut self, at: f64) {
+        let gap = self.heard.map_or(0.0, |before| at - before);
+        // All ranks are told of at once.
+        if gap > LEAST_INTERVAL {
+            self.interval += INTERVAL_GAIN * (gap - self.interval);
+        }
+        self.heard = Some(self.heard.map_or(at, |before| before.max(at)));
+    }
+
+    /// The last second of which a poll told, at least its greater part.
+    pub fn told_until(&self) -> i64 {
+        self.heard.map_or(i64::MIN / 2, |heard| (heard + 0.5).floor() as i64 - 1)
+    }
+
     /// What each test sees in windows from `since` to `newest`.
-    pub fn examine(&self, newest: i64, since: i64, pending: &[(f64, f64)]) -> Seen {
+    pub fn examine(&self, newest: i64, since: i64, pending: &[Pending]) -> Seen {
         let share = self.known.share.examine(&self.bins, newest, since);
-        let crowding = if self.is_inferred { &share.crowding[..] } else { &[] };
-        let speed = self.known.speed.examine(&self.bins, newest, since, pending, crowding);
-        let nothing = vec![(0.0, 0.0); self.known.share.usual.len()];
-        let pace = self.known.pace.examine(&self.bins, newest, since, &nothing, &share.crowding);
+        let crowding = if self.quality.is_guessed { &share.crowding[..] } else { &[] };
+        let all: Vec<(f64, f64)> = pending.iter().map(|p| (p.needed, p.spent)).collect();
+        let speed = self.known.speed.examine(&self.bins, newest, since, &all, crowding);
+        let decoding: Vec<(f64, f64)> = pending.iter().map(|p| (p.decoding, p.spent)).collect();
+        let pace = self.known.pace.examine(&self.bins, newest, since, &decoding, &share.crowding);
+        let paced = if self.quality.is_guessed { pace.evidence.clone() } else { Vec::new() };
         let pressure = self.pressure(&share, &pace);
         let work = self.known.work.examine(&self.bins, newest, since);
         let misses = self.known.misses.examine(&self.bins, newest, since);
-        Seen { share, speed, work, misses, pace, pressure }
+        Seen { share, speed, work, misses, pace, pressure, paced }
     }
 
     fn pressure(&self, share: &share::Seen, pace: &speed::Seen) -> pressure::Seen {
@@ -199,7 +250,12 @@ impl Channel {
 
     /// Whether arrivals are only inferred.
     pub fn is_inferred(&self) -> bool {
-        self.is_inferred
+        self.quality.is_inferred
+    }
+
+    /// How many tests it has.
+    pub fn tests(&self) -> usize {
+        if self.quality.is_guessed { TESTS.len() } else { TESTS.len() - 1 }
     }
 
     /// Whether its noise is not known yet.
@@ -207,8 +263,24 @@ impl Channel {
         self.known.share.seconds < YOUNG
     }
 
-    /// Learns from what was seen in a healthy second.
-    pub fn learn(&mut self, newest: i64, seen: &Seen) {
+    /// Learns from what was seen in a healthy second, once some more have passed in health: a trouble that is
+    /// not told yet must not become usual meanwhile.
+    pub fn learn(&mut self, newest: i64, seen: Seen) {
+        self.unlearned.push_back((newest, seen));
+        while let Some((second, seen)) = self.unlearned.pop_front_if(|(second, _)| *second <= newest - LAG) {
+            self.learn_now(second, &seen);
+        }
+    }
+
+    /// A trouble was found: it may have begun in seconds that were not learned yet.
+    pub fn fired(&mut self, test: Option<usize>, deviance: f64) {
+        self.unlearned.clear();
+        for (place, tail) in self.known.tails.iter_mut().enumerate() {
+            tail.fired(test == Some(place), deviance);
+        }
+    }
+
+    fn learn_now(&mut self, newest: i64, seen: &Seen) {
         self.known.share.learn(&self.bins, newest, &seen.share);
         self.known.speed.learn(&seen.speed);
         self.known.work.learn(&seen.work);
@@ -249,7 +321,7 @@ impl Channel {
         ranks: &[usize],
         newest: i64,
         since: i64,
-        pending: &[(f64, f64)],
+        pending: &[Pending],
     ) -> Option<Onset> {
         let from = since.max(self.bins.oldest()).max(newest - ONSET_REACH);
         let seconds = from..newest + 1;
@@ -266,6 +338,7 @@ impl Channel {
                 Some(Onset { error: own.error.max(apart), ..own })
             }
             (Factor::Share, _) => self.share_onset(side, ranks, seconds),
+            (_, Some(PACE)) => self.speed_onset(&self.known.pace, Side::Low, rank, seconds, pending),
             (Factor::Speed, _) => self.speed_onset(&self.known.speed, side, rank, seconds, pending),
             (Factor::Work, _) => {
                 let end = newest as f64 + 1.0;
@@ -284,17 +357,18 @@ impl Channel {
         let group = |s: i64| (0..all).map(|r| self.bins.get(r, s).arrivals).sum::<f64>();
         let seconds: Vec<(f64, f64)> = seconds.map(|s| (theirs(s), group(s))).collect();
         let mut usual = ranks.iter().map(|r| self.known.share.usual[*r]).sum::<f64>();
-        if self.is_inferred && seconds.len() as i64 >= 2 * BEFORE {
+        if self.quality.is_inferred && seconds.len() as i64 >= 2 * BEFORE {
             // Inferred shares wander: what was usual just before counts.
             let older = &seconds[..seconds.len() - BEFORE as usize];
             let (x, n) = older.iter().fold((0.0, 0.0), |(x, n), s| (x + s.0, n + s.1));
             usual = if n > 0.0 { x / n } else { usual };
         }
         let usual = usual.clamp(0.002, 0.98);
-        let windows = if self.is_inferred { 3..8 } else { 3..4 };
+        let windows = if self.quality.is_inferred { 3..8 } else { 3..4 };
         let noise =
             |r: &usize| windows.clone().map(|w| self.known.share.dispersion(*r, w, 0.0)).fold(0.0, f64::max);
-        let dispersion = ranks.iter().map(noise).fold(LEAST_ONSET_DISPERSION, f64::max);
+        let memory = if self.quality.is_inferred { INFERRED_MEMORY } else { 1.0 };
+        let dispersion = memory * ranks.iter().map(noise).fold(LEAST_ONSET_DISPERSION, f64::max);
         locate(
             &Counts { seconds, usual, is_high: side == Side::High, dispersion },
             end,
@@ -308,9 +382,10 @@ impl Channel {
         side: Side,
         rank: usize,
         seconds: Range<i64>,
-        pending: &[(f64, f64)],
+        pending: &[Pending],
     ) -> Option<Onset> {
-        let (late, spent_on_it) = pending[rank];
+        let late = speed.clock.of_pending(&pending[rank]);
+        let spent_on_it = pending[rank].spent;
         let end = seconds.end as f64;
         let mut blur = 1.0f64;
         let mut logs = Vec::new();

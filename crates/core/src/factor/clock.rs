@@ -12,6 +12,11 @@ pub const FEATURES: usize = 5;
 /// prompt tokens. Any unit, as long as it stays the same.
 pub type Features = [f64; FEATURES];
 
+/// The decoding in `did`.
+pub fn decoding_of(did: &Features) -> Features {
+    [did[0], did[1], did[2], 0.0, 0.0]
+}
+
 /// Stretches are forgotten at this rate, each: some two thousand count.
 const KEEP: f64 = 0.9995;
 /// Solved again after so many stretches.

@@ -5,27 +5,38 @@ use serde::{Deserialize, Serialize};
 
 mod follow;
 
-use crate::factor::channel::{Channel, Known, PRESSURE, Quality, Seen, TESTS};
+use crate::factor::channel::{Channel, Known, PACE, PRESSURE, Pending, Quality, Seen, TESTS};
+use crate::factor::clock::decoding_of;
 use crate::factor::evidence::{Evidence, Factor, Side};
 use crate::factor::harm::Load;
 use crate::factor::incident::{Change, Incident};
-use crate::factor::intake::{Levels, Lines, Meaning, Totals};
-use crate::factor::observation::{Gauges, Observation, Reading};
+use crate::factor::intake::{Came, Levels, Lines, Meaning, Totals};
+use crate::factor::observation::{Counters, Gauges, Observation, Reading};
 use crate::factor::stuck::{Progress, Stuck};
 use crate::factor::turnover::Turnover;
 
 /// A source is used for so long after its last word, in seconds.
 const SOURCE_PATIENCE: f64 = 20.0;
-/// What is expected of lines, counters and gauges.
-const QUALITY: [Quality; 3] = [
-    Quality { staleness: 0.0, noise: 0.1, is_inferred: false },
-    Quality { staleness: 0.5, noise: 0.1, is_inferred: false },
-    Quality { staleness: 0.5, noise: 0.3, is_inferred: true },
+/// The ways of knowing, the best first.
+const LINES: usize = 0;
+const COUNTERS: usize = 1;
+/// Counters of work that do not tell who came (`/v1/loads` of SGLang from 0.5.23 on).
+const WORK_COUNTERS: usize = 2;
+const GAUGES: usize = 3;
+const WAYS: usize = 4;
+/// What is expected of each.
+const QUALITY: [Quality; WAYS] = [
+    Quality { staleness: 0.0, noise: 0.1, is_inferred: false, is_guessed: false },
+    Quality { staleness: 0.5, noise: 0.1, is_inferred: false, is_guessed: false },
+    Quality { staleness: 0.5, noise: 0.1, is_inferred: true, is_guessed: false },
+    Quality { staleness: 0.5, noise: 0.3, is_inferred: true, is_guessed: true },
 ];
 /// The first seconds of a source, while a server fills, say nothing.
 const WARM_UP: i64 = 8;
 /// A load differs materially from its peers' mean by this part.
 const MATERIAL_LOAD: f64 = 0.2;
+/// Of a rank that decodes more slowly, by this part: a burst of prompts alone is soon over.
+const HEAVY_LOAD: f64 = 0.5;
 /// What is this far beyond its bound needs no second look.
 const GROSS: f64 = 1.5;
 /// In its first seconds an incident may be blamed on another rank; later another rank only joins.
@@ -52,8 +63,14 @@ const STANDING_YOUNG: f64 = 180.0;
 /// After an incident nothing is learned for so many seconds.
 const REST: i64 = 15;
 
+/// No second was looked at yet.
+const NEVER: i64 = i64::MIN;
+/// After a gap no more seconds than this are looked at, one by one.
+const MOST_SECONDS: i64 = 20;
 /// Nothing new from anybody for so long is a pause, which is slept off for so long, in seconds.
 const PAUSE: f64 = 2.5;
+/// Where a source is polled more rarely: for so many polls.
+const POLLS_MISSED: f64 = 2.5;
 const PAUSE_WAKE: f64 = 6.0;
 
 /// What a caller chooses.
@@ -68,8 +85,8 @@ pub struct Settings {
 /// What is kept over a restart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Saved {
-    /// By lines, by counters, by gauges.
-    pub channels: [Option<Known>; 3],
+    /// By lines, by counters, by counters of work alone, by gauges.
+    pub channels: [Option<Known>; WAYS],
     /// Requests finished a token.
     pub turnover: Turnover,
     /// The longest healthy pause of a rank with work, in seconds.
@@ -101,9 +118,11 @@ pub struct Detector {
     levels: Vec<Levels>,
     totals: Vec<Totals>,
     turnover: Turnover,
+    /// Whether tokens are counted, so that the throughput need not be believed.
+    counts_tokens: bool,
     stuck: Stuck,
-    /// By lines, by counters, by gauges: the best first.
-    channels: [Option<Channel>; 3],
+    /// By each way of knowing, the best first.
+    channels: [Option<Channel>; WAYS],
     loads: Vec<Load>,
     gauges_at: Option<f64>,
     open: Option<Open>,
@@ -111,6 +130,8 @@ pub struct Detector {
     /// The first second that counts: of all, or after the last incident.
     since: i64,
     incidents: u64,
+    /// The last second that was looked at.
+    examined: i64,
     /// What passed its bound in the last step, without being gross.
     suspected: Option<Factor>,
     /// Until when nothing is said, after a pause of all ranks.
@@ -134,8 +155,8 @@ struct Moment<'a> {
     /// The newest finished second.
     newest: i64,
     now: f64,
-    /// Each rank's stretch under way: needed at most, spent already.
-    pending: &'a [(f64, f64)],
+    /// Each rank's stretch under way.
+    pending: &'a [Pending],
 }
 
 /// What one test has against one rank, in units of its bound.
@@ -162,14 +183,16 @@ impl Detector {
             levels: vec![Levels::default(); n],
             totals: vec![Totals::default(); n],
             turnover: Turnover::new(n),
+            counts_tokens: false,
             stuck: Stuck::new(n),
-            channels: [None, None, None],
+            channels: [const { None }; WAYS],
             loads: vec![Load::default(); n],
             gauges_at: None,
             open: None,
             closed: None,
             since: i64::MIN,
             incidents: 0,
+            examined: NEVER,
             suspected: None,
             paused_until: f64::NEG_INFINITY,
             nearest: None,
@@ -201,7 +224,7 @@ impl Detector {
     pub fn saved(&self) -> Saved {
         let known = |c: usize| self.channels[c].as_ref().map(|c| c.known.clone());
         Saved {
-            channels: [known(0), known(1), known(2)],
+            channels: std::array::from_fn(known),
             turnover: self.turnover.clone(),
             longest_pause: self.stuck.longest,
             incidents: self.incidents,
@@ -235,27 +258,33 @@ impl Detector {
         match &o.what {
             Reading::Prefill(line) => {
                 let meaning = self.lines[rank].prefill(at, line);
-                self.take(0, rank, at, &meaning);
+                self.take(LINES, rank, at, &meaning);
                 self.line_seen(rank, at);
             }
             Reading::Decode(line) => {
                 let meaning = self.lines[rank].decode(at, line);
-                self.take(0, rank, at, &meaning);
+                self.take(LINES, rank, at, &meaning);
                 self.line_seen(rank, at);
             }
             Reading::Gauges(gauges) => self.gauges(rank, at, gauges),
-            Reading::Counters(counters) => {
-                let gauges =
-                    self.levels[rank].last().filter(|l| at - l.0 < 1.0).map_or(Gauges::default(), |l| l.1);
-                let is_still = self.totals[rank].same_counts(counters);
-                let meaning = self.totals[rank].read(at, counters, &gauges);
-                if !is_still {
-                    self.stuck.moved(rank, at, self.open.is_none());
-                }
-                if meaning.came.is_some() {
-                    self.take(1, rank, at, &meaning);
-                }
-            }
+            Reading::Counters(counters) => self.counters(rank, at, counters),
+        }
+    }
+
+    fn counters(&mut self, rank: usize, at: f64, counters: &Counters) {
+        let gauges = self.levels[rank].last().filter(|l| at - l.0 < 1.0).map_or(Gauges::default(), |l| l.1);
+        let is_still = self.totals[rank].same_counts(counters);
+        // A rank that says when it counted is timed by that.
+        let counted = gauges.stamp.map_or(at, |stamp| stamp.min(at));
+        let meaning = self.totals[rank].read(counted, counters, &gauges, self.turnover.ratio());
+        if !is_still {
+            self.stuck.moved(rank, counted, self.open.is_none());
+        }
+        if let Some(came) = meaning.came {
+            self.counts_tokens = true;
+            let way = if counters.tells_who_came() { COUNTERS } else { WORK_COUNTERS };
+            self.note_turnover(rank, &came);
+            self.take(way, rank, at, &meaning);
         }
     }
 
@@ -290,11 +319,18 @@ impl Detector {
         self.stuck.pulses[rank].work = load.running + load.waiting;
         self.stuck.pulses[rank].read = Some(at);
         self.loads[rank] = load;
-        if let (Some(came), None) = (meaning.came, &self.open) {
+        if let Some(came) = meaning.came.filter(|_| !self.counts_tokens) {
+            self.note_turnover(rank, &came);
+        }
+        self.take(GAUGES, rank, at, &meaning);
+    }
+
+    /// In health the growth of load beside the tokens generated tells how many a request takes.
+    fn note_turnover(&mut self, rank: usize, came: &Came) {
+        if self.open.is_none() && came.tokens > 0.0 {
             let growth = came.requests - self.turnover.ratio() * came.tokens;
             self.turnover.learn(rank, growth, came.tokens, came.to - came.from);
         }
-        self.take(2, rank, at, &meaning);
     }
 
     fn take(&mut self, channel: usize, rank: usize, at: f64, meaning: &Meaning) {
@@ -317,56 +353,77 @@ impl Detector {
     /// Looks at everything up to `now`; to be called once a second.
     pub fn step(&mut self, now: f64) -> Vec<Change> {
         self.stuck.note(now);
-        let newest = now.floor() as i64 - 1;
-        let Some(active) = (0..3).find(|c| {
+        let Some(active) = (0..WAYS).find(|c| {
             self.channels[*c].as_ref().and_then(|c| c.heard).is_some_and(|h| now - h < SOURCE_PATIENCE)
         }) else {
             return Vec::new();
         };
-        // A pause of all ranks (an export, a source that stalls) and its wake say nothing about any of them.
-        if self.stuck.pulses.iter().filter_map(|p| p.moved).fold(f64::NEG_INFINITY, f64::max) < now - PAUSE {
-            self.paused_until = now + PAUSE_WAKE;
-        }
-        if now < self.paused_until {
-            self.suspected = None;
-            return Vec::new();
-        }
-        let pending = self.pending(active, now);
         let Some(mut channel) = self.channels[active].take() else { return Vec::new() };
-        let moment = Moment { newest, now, pending: &pending };
-        channel.bins.advance(newest);
-        let seen = channel.examine(newest, self.since, &pending);
-        let candidates = self.candidates(&channel, &seen, now);
-        let changes = if self.open.is_some() {
-            self.follow(&mut channel, &candidates, moment)
-        } else {
-            self.watch(&mut channel, &seen, &candidates, moment)
-        };
+        let changes = self.step_on(active, &mut channel, now);
         self.channels[active] = Some(channel);
         changes
     }
 
-    fn pending(&self, active: usize, now: f64) -> Vec<(f64, f64)> {
-        let clock = self.channels[active].as_ref().map(|c| &c.known.clock);
+    /// Looks at the seconds of `channel` that became complete.
+    fn step_on(&mut self, active: usize, channel: &mut Channel, now: f64) -> Vec<Change> {
+        let over = now.floor() as i64 - 1;
+        // A line tells of its moment, a poll of the time since the one before.
+        let newest = if active == LINES { over } else { over.min(channel.told_until()) };
+        // A pause of all ranks (an export, a source that stalls) and its wake say nothing about any of them.
+        let pause = PAUSE.max(POLLS_MISSED * channel.interval);
+        if self.stuck.pulses.iter().filter_map(|p| p.moved).fold(f64::NEG_INFINITY, f64::max) < now - pause {
+            self.paused_until = now + PAUSE_WAKE;
+        }
+        if now < self.paused_until {
+            self.suspected = None;
+            self.examined = newest;
+            return Vec::new();
+        }
+        let (pending, none) = (self.pending(active, channel, now), vec![Pending::default(); self.settings.ranks]);
+        channel.bins.advance(newest);
+        let mut changes = Vec::new();
+        let from = if self.examined == NEVER { newest } else { (self.examined + 1).max(newest - MOST_SECONDS + 1) };
+        for second in from..=newest {
+            let pending = if second == newest { &pending } else { &none };
+            let moment = Moment { newest: second, now, pending };
+            let seen = channel.examine(second, self.since, pending);
+            let candidates = self.candidates(channel, &seen, now);
+            changes.extend(if self.open.is_some() {
+                self.follow(channel, &candidates, moment)
+            } else {
+                self.watch(channel, seen, &candidates, moment)
+            });
+        }
+        self.examined = newest;
+        changes
+    }
+
+    fn pending(&self, active: usize, channel: &Channel, now: f64) -> Vec<Pending> {
+        let known = &channel.known;
         let of = |rank: usize| {
             let stretch = match active {
-                0 => self.lines[rank].pending(now)?,
-                2 => self.levels[rank].pending()?,
+                LINES => self.lines[rank].pending(now)?,
+                GAUGES => self.levels[rank].pending()?,
                 _ => return None,
             };
-            Some((clock?.needed(&stretch.did)?, stretch.to - stretch.from))
+            let needed = known.clock.needed(&stretch.did)?;
+            let decoding = known.decoding.needed(&decoding_of(&stretch.did)).unwrap_or(0.0);
+            Some(Pending { needed, decoding, spent: stretch.to - stretch.from })
         };
-        (0..self.settings.ranks).map(|rank| of(rank).unwrap_or((0.0, 0.0))).collect()
+        (0..self.settings.ranks).map(|rank| of(rank).unwrap_or_default()).collect()
     }
 
     /// What passed its bound, the strongest first.
     fn candidates(&mut self, channel: &Channel, seen: &Seen, now: f64) -> Vec<Candidate> {
-        let per_test = self.settings.false_alarms_per_day / TESTS.len() as f64;
+        let per_test = self.per_test(channel);
         // What is inferred from load, or from what load does to pace, must show in load.
-        let is_seen =
-            |test: usize| test != PRESSURE && (!channel.is_inferred() || TESTS[test] != Factor::Share);
+        let shows = |test: usize, rank: usize, side: Side| match test {
+            PACE => self.shows(rank, Side::High, HEAVY_LOAD),
+            PRESSURE => self.shows(rank, side, MATERIAL_LOAD),
+            _ => !channel.is_inferred() || TESTS[test] != Factor::Share || self.shows(rank, side, MATERIAL_LOAD),
+        };
         let mut all = Vec::new();
-        self.nearest = None;
+        let mut nearest = None;
         let mut most = 0.0;
         for (test, found) in seen.evidence().into_iter().enumerate() {
             let bound = channel.known.tails[test].bound(per_test);
@@ -376,9 +433,9 @@ impl Detector {
                     most = strength;
                     let (factor, side) = (seen.factor(test, rank), evidence.side);
                     let [deviations, bound] = [evidence.deviance, bound].map(|d| (2.0 * d).sqrt());
-                    self.nearest = Some(Nearest { factor, rank, side, deviations, bound });
+                    nearest = Some(Nearest { factor, rank, side, deviations, bound });
                 }
-                if strength >= 1.0 && (is_seen(test) || self.shows(rank, evidence.side)) {
+                if strength >= 1.0 && shows(test, rank, evidence.side) {
                     let factor = seen.factor(test, rank);
                     all.push(Candidate {
                         factor,
@@ -392,6 +449,7 @@ impl Detector {
                 }
             }
         }
+        self.nearest = nearest;
         for (rank, still) in self.stuck.examine(now).into_iter().enumerate() {
             if let Some(since) = still {
                 let evidence =
@@ -411,27 +469,38 @@ impl Detector {
         all
     }
 
-    /// Whether `rank` has more (or less) to do than its peers' mean, by a material part.
-    fn shows(&self, rank: usize, side: Side) -> bool {
+    /// Whether `rank` has more (or less) to do than its peers' mean, by the part `by`.
+    fn shows(&self, rank: usize, side: Side, by: f64) -> bool {
         let load = |l: &Load| l.running + l.waiting;
         let peers: f64 =
             self.loads.iter().enumerate().filter(|(r, _)| *r != rank).map(|(_, l)| load(l)).sum();
         let mean = peers / (self.loads.len() - 1).max(1) as f64;
         match side {
-            Side::High => load(&self.loads[rank]) > (1.0 + MATERIAL_LOAD) * mean,
-            Side::Low => load(&self.loads[rank]) < (1.0 - MATERIAL_LOAD) * mean,
+            Side::High => load(&self.loads[rank]) > (1.0 + by) * mean,
+            Side::Low => load(&self.loads[rank]) < (1.0 - by) * mean,
         }
+    }
+
+    /// Whether `c` is what a rank that hung a moment ago shows while it works off what it was sent meanwhile.
+    fn is_wake_of_a_hang(&self, c: &Candidate, now: f64) -> bool {
+        self.closed.as_ref().is_some_and(|(at, old)| {
+            let wake = (at - old.fired).clamp(REST as f64, WAKE);
+            c.factor != Factor::Stuck
+                && old.factor == Factor::Stuck
+                && old.ranks.contains(&c.rank)
+                && now - at < wake
+        })
     }
 
     fn watch(
         &mut self,
         channel: &mut Channel,
-        seen: &Seen,
+        seen: Seen,
         candidates: &[Candidate],
         moment: Moment,
     ) -> Vec<Change> {
         let Moment { newest, now, .. } = moment;
-        let Some(first) = candidates.first().copied() else {
+        let Some(first) = candidates.iter().find(|c| !self.is_wake_of_a_hang(c, now)).copied() else {
             self.suspected = None;
             if newest >= self.since + REST || self.closed.is_none() {
                 channel.learn(newest, seen);
@@ -439,7 +508,8 @@ impl Detector {
             return Vec::new();
         };
         // A rank that hangs is also sent less, and slow: a second or two later it is known to hang.
-        if first.factor != Factor::Stuck && self.stuck.is_in_doubt(now) {
+        let may_hang = self.stuck.is_in_doubt(now) || self.stuck.is_silent(first.rank, now);
+        if first.factor != Factor::Stuck && may_hang {
             return Vec::new();
         }
         let seen_before = self.suspected == Some(first.factor);
@@ -447,9 +517,7 @@ impl Detector {
         if first.strength < GROSS && !seen_before {
             return Vec::new();
         }
-        for (test, tail) in channel.known.tails.iter_mut().enumerate() {
-            tail.fired(first.test == Some(test), first.evidence.deviance);
-        }
+        channel.fired(first.test, first.evidence.deviance);
         self.suspected = None;
         let incident = self.describe(channel, &first, moment);
         let returned = match self.closed.take() {
@@ -483,11 +551,16 @@ impl Detector {
         vec![change]
     }
 
+    /// What each test of `channel` may cost a day.
+    fn per_test(&self, channel: &Channel) -> f64 {
+        self.settings.false_alarms_per_day / channel.tests() as f64
+    }
+
     /// The bounds of the tests with a tail now, as deviances, in the order of [`TESTS`].
-    pub fn bounds(&self) -> Option<[f64; 5]> {
+    pub fn bounds(&self) -> Option<[f64; TESTS.len()]> {
         let channel = self.channels.iter().flatten().next()?;
-        let per_test = self.settings.false_alarms_per_day / TESTS.len() as f64;
-        Some([0, 1, 2, 3, 4].map(|i| channel.known.tails[i].bound(per_test)))
+        let per_test = self.per_test(channel);
+        Some(channel.known.tails.each_ref().map(|tail| tail.bound(per_test)))
     }
 }
 

@@ -161,6 +161,15 @@ fn brought(admitted: f64, prompt: f64, computed: f64) -> Option<Brought> {
     })
 }
 
+/// Where admissions are not told, the tokens that a running request holds in the cache stand for the work
+/// that requests bring: both are told at the same moment, and how many run cancels out. As many requests are
+/// heard anew as leave.
+fn held_a_request(now: &Gauges, before: &Gauges, left: f64) -> Option<Brought> {
+    let held = |g: &Gauges| Some(g.used_tokens? / g.running.filter(|n| *n >= SURELY_BUSY)?);
+    let held = 0.5 * (held(now)? + held(before)?);
+    (held >= 1.0 && left > 0.0).then(|| Brought { admitted: left, prompt: held.ln(), computed: 0.0 })
+}
+
 /// What was last read of one rank's gauges.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Levels {
@@ -203,9 +212,10 @@ impl Levels {
             self.prompts_since += used - was - tokens + finished_a_token * tokens * held;
         }
         let came = Some(Came { from: before_at, to: at, requests, tokens });
+        let work = held_a_request(now, &before, finished_a_token * tokens);
         if running < SURELY_BUSY || before.running.unwrap_or(0.0) < SURELY_BUSY {
             self.fresh = None;
-            return Meaning { came, ..Meaning::default() };
+            return Meaning { came, work, ..Meaning::default() };
         }
         let mut stretch = None;
         if now.throughput != before.throughput {
@@ -227,7 +237,7 @@ impl Levels {
             self.came_since = 0.0;
             self.prompts_since = 0.0;
         }
-        Meaning { came, stretch, ..Meaning::default() }
+        Meaning { came, stretch, work }
     }
 
     /// The stretch since the throughput last changed, up to the last reading: what it will have done at most.
@@ -260,9 +270,9 @@ pub struct Totals {
 }
 
 impl Totals {
-    /// Reads counters beside the gauges of the same page. Nothing is told where a counter restarted, or
-    /// where no counter tells who came.
-    pub fn read(&mut self, at: f64, now: &Counters, gauges: &Gauges) -> Meaning {
+    /// Reads counters beside the gauges of the same page. Where no counter tells who came, tokens do:
+    /// `finished_a_token` turns them into finished requests. Nothing is told where a counter restarted.
+    pub fn read(&mut self, at: f64, now: &Counters, gauges: &Gauges, finished_a_token: f64) -> Meaning {
         let Some((before_at, before, levels)) = self.last.replace((at, *now, *gauges)) else {
             return Meaning::default();
         };
@@ -273,7 +283,10 @@ impl Totals {
         let finished = gain(now.finished, before.finished);
         let tokens = gain(now.decode_tokens, before.decode_tokens);
         let restarted = [admitted, finished, tokens].iter().flatten().any(|g| *g < 0.0);
-        if span <= 1e-3 || span > LONGEST_STRETCH || restarted {
+        if span <= 1e-3 {
+            return Meaning::default(); // the same report once more
+        }
+        if span > LONGEST_STRETCH || restarted {
             self.since = None;
             return Meaning::default();
         }
@@ -282,10 +295,14 @@ impl Totals {
             (_, _, wait, Some(a)) => Some(a + wait.unwrap_or(0.0)),
             _ => None,
         };
-        let came = requests.map(|requests| Came { from: before_at, to: at, requests, tokens: 0.0 });
+        let came = requests.map(|requests| Came { from: before_at, to: at, requests, tokens: 0.0 }).or_else(|| {
+            let (grown, tokens) = (growth(|g| g.running)? + growth(|g| g.waiting)?, tokens?);
+            Some(Came { from: before_at, to: at, requests: grown + finished_a_token * tokens, tokens })
+        });
         let cached = gain(now.cached_tokens, before.cached_tokens).unwrap_or(0.0);
         let work = match (admitted, gain(now.prompt_tokens, before.prompt_tokens)) {
             (Some(a), Some(p)) if a >= 1.0 => brought(a, (p + cached) / a, p / a),
+            (None, _) => tokens.and_then(|t| held_a_request(gauges, &levels, finished_a_token * t)),
             _ => None,
         };
         Meaning { came, stretch: self.stretch((before_at, &before, &levels), (at, now, gauges)), work }
@@ -372,9 +389,9 @@ mod tests {
     fn finished_requests_and_growth_make_arrivals() {
         let mut totals = Totals::default();
         let gauges = |running| Gauges { running: Some(running), waiting: Some(0.0), ..Gauges::default() };
-        totals.read(0.0, &Counters { finished: Some(10.0), ..Counters::default() }, &gauges(4.0));
+        totals.read(0.0, &Counters { finished: Some(10.0), ..Counters::default() }, &gauges(4.0), 0.0);
         let came = totals
-            .read(1.0, &Counters { finished: Some(13.0), ..Counters::default() }, &gauges(6.0))
+            .read(1.0, &Counters { finished: Some(13.0), ..Counters::default() }, &gauges(6.0), 0.0)
             .came
             .unwrap();
         assert_eq!(came.requests, 5.0);
@@ -383,9 +400,19 @@ mod tests {
     #[test]
     fn a_counter_that_restarts_tells_nothing() {
         let mut totals = Totals::default();
-        totals.read(0.0, &Counters { admissions: Some(10.0), ..Counters::default() }, &Gauges::default());
+        totals.read(0.0, &Counters { admissions: Some(10.0), ..Counters::default() }, &Gauges::default(), 0.0);
         let m =
-            totals.read(1.0, &Counters { admissions: Some(1.0), ..Counters::default() }, &Gauges::default());
+            totals.read(1.0, &Counters { admissions: Some(1.0), ..Counters::default() }, &Gauges::default(), 0.0);
         assert_eq!(m, Meaning::default());
+    }
+
+    #[test]
+    fn where_only_work_is_counted_tokens_tell_who_finished() {
+        let mut totals = Totals::default();
+        let gauges = |running| Gauges { running: Some(running), waiting: Some(0.0), ..Gauges::default() };
+        let counters = |tokens| Counters { decode_tokens: Some(tokens), ..Counters::default() };
+        totals.read(0.0, &counters(1000.0), &gauges(4.0), 0.01);
+        let came = totals.read(1.0, &counters(1300.0), &gauges(6.0), 0.01).came.unwrap();
+        assert_eq!((came.requests, came.tokens), (5.0, 300.0));
     }
 }

@@ -92,3 +92,10 @@ pub struct Counters {
     /// Prefill steps (`cuda_graph_passes_total{mode=~"prefill.*"}`).
     pub prefill_steps: Option<f64>,
 }
+
+impl Counters {
+    /// Whether they tell who came: requests admitted, or finished.
+    pub fn tells_who_came(&self) -> bool {
+        self.admissions.is_some() || self.finished.is_some()
+    }
+}

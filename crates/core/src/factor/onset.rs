@@ -14,7 +14,7 @@ pub struct Onset {
 }
 
 /// How likely slow growth is beforehand, against a step.
-const RAMP_PRIOR: f64 = 0.3;
+const RAMP_PRIOR: f64 = 0.5;
 /// What the interval leaves out on either side.
 const LEFT_OUT: f64 = 0.04;
 /// Seconds are whole here, so no onset is known better than this.

@@ -123,7 +123,9 @@ impl Share {
         }
         let counts: Vec<f64> = (0..self.usual.len()).map(|r| bins.get(r, newest).arrivals.max(0.0)).collect();
         let total: f64 = counts.iter().sum();
-        self.rate += (total - self.rate) / self.seconds.min(MEMORY);
+        // The last second may lack its end.
+        let whole: f64 = (0..self.usual.len()).map(|r| bins.get(r, newest - 1).arrivals.max(0.0)).sum();
+        self.rate += (whole - self.rate) / self.seconds.min(MEMORY);
         if total <= 0.0 {
             return;
         }

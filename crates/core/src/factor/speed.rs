@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::factor::bins::{Bin, Bins};
+use crate::factor::channel::Pending;
 use crate::factor::evidence::{Evidence, Side, WINDOWS, medians_of_peers};
 use crate::factor::spread::Dispersion;
 
@@ -62,6 +63,32 @@ impl Needed {
         match self {
             Self::All => bin.needed,
             Self::Decoding => bin.decoding,
+        }
+    }
+
+    /// The shortest window in which less of it than usual is a trouble, in seconds: a few prompts that come
+    /// together stop decoding for some.
+    fn shortest(self) -> i64 {
+        match self {
+            Self::All => 0,
+            Self::Decoding => 6,
+        }
+    }
+
+    /// The largest departure that is believed: a rank that decodes nothing while it works on prompts is not
+    /// infinitely slow.
+    fn most(self) -> f64 {
+        match self {
+            Self::All => f64::INFINITY,
+            Self::Decoding => 1.4,
+        }
+    }
+
+    /// Those of a stretch under way.
+    pub fn of_pending(self, pending: &Pending) -> f64 {
+        match self {
+            Self::All => pending.needed,
+            Self::Decoding => pending.decoding,
         }
     }
 }
@@ -165,9 +192,10 @@ impl Speed {
                 let Some((own, spent)) = slower.or(plain[r]) else { continue };
                 let others = if slower.is_some() { late_peers[r].unwrap_or(0.0) } else { others };
                 let departure = own.max(own - others);
-                if departure > -MATERIAL || self.seconds[r] < UNKNOWN {
+                if departure > -MATERIAL || self.seconds[r] < UNKNOWN || *window < self.clock.shortest() {
                     continue;
                 }
+                let departure = departure.max(-self.clock.most());
                 let variance = self.dispersion(r, w) * self.nominal.powi(2) / spent + MODEL_ERROR.powi(2);
                 let deviance = 0.5 * departure.powi(2) / variance;
                 best[r] =

@@ -9,6 +9,8 @@ const LEAST_PATIENCE: f64 = 3.5;
 const PATIENCE: f64 = 2.0;
 /// A pause is unusual if it is so many times the longest healthy one.
 const UNUSUAL: f64 = 1.1;
+/// A rank that was not heard for so long may hang, in seconds.
+const SILENCE: f64 = 1.0;
 /// The longest pause is forgotten with this time constant, in seconds.
 const MEMORY: f64 = 4.0 * 3600.0;
 /// Nothing is waited for longer than this.
@@ -120,6 +122,14 @@ impl Stuck {
         self.pulses.iter().zip(stuck).map(of).collect()
     }
 
+    /// Whether `rank`, which has work, was not heard for a while, and not yet for so long that it is stuck:
+    /// whether it is slow or hangs is known when it is heard again, or is not.
+    pub fn is_silent(&self, rank: usize, now: f64) -> bool {
+        let pulse = &self.pulses[rank];
+        let silence = pulse.moved.map_or(0.0, |moved| now - moved);
+        pulse.work >= 1.0 && silence > SILENCE && silence <= self.patience()
+    }
+
     /// Ranks that stand still with work while a peer moves (most of those with work, that is), and since when.
     pub fn examine(&self, now: f64) -> Vec<Option<f64>> {
         let patience = self.patience();
@@ -212,6 +222,13 @@ mod tests {
         let silent = read(55, &[]);
         assert_eq!(silent.progress(59.0)[0], Progress::InDoubt(4.0), "its source says nothing more");
         assert_eq!(Stuck::new(3).progress(59.0), [Progress::Moves; 3], "nothing is known yet");
+    }
+
+    #[test]
+    fn a_rank_that_was_not_heard_for_a_second_may_be_slow_or_hang() {
+        let stuck = after(52, &[1]);
+        assert_eq!([49.9, 50.5, 53.5].map(|now| stuck.is_silent(1, now)), [false, true, false]);
+        assert!(!stuck.is_silent(0, 51.5));
     }
 
     #[test]

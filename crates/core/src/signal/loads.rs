@@ -31,7 +31,7 @@ pub struct Loads {
 /// One rank's numbers.
 #[derive(Clone, Debug)]
 pub struct RankLoad {
-    /// CollectionOwner.
+    /// The rank it is of.
     pub rank: Rank,
     /// How old they were when the answer was made; zero where the server does not say.
     pub age: Duration,
@@ -94,6 +94,14 @@ impl Json {
         let Self::Map(entries) = self else { return None };
         // Of a key that is there twice the last counts.
         entries.iter().rev().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+
+    /// What stands under `key`: a name, or a place in a list.
+    fn step_into(&self, key: &str) -> Option<&Self> {
+        match self {
+            Self::List(items) => items.get(key.parse::<usize>().ok()?),
+            _ => self.get(key),
+        }
     }
 
     fn as_f64(&self) -> Option<f64> {
@@ -239,7 +247,7 @@ fn rank_of(load: &Json, now_s: Option<f64>, bad: &mut u64) -> Option<RankLoad> {
     }
     let mut fields = Fields::default();
     for (path, signal) in FIELDS.iter() {
-        match path.iter().try_fold(load, |at, key| at.get(key)) {
+        match path.iter().try_fold(load, |at, key| at.step_into(key)) {
             None | Some(Json::Null) => {}
             Some(value) => match value.as_f64() {
                 Some(number) => fields.set(*signal, number),
@@ -302,6 +310,9 @@ mod tests {
             "loads":[{"timestamp":1795491565.0,"dp_rank":1,"num_running_reqs":6,"num_waiting_reqs":1,"num_active_tokens":502,
             "total_prefill_uncached_tokens":25091,"total_prefill_busy_us":11760343,"decode_moments":null}]}"#),
             @"DP1 0.000s running_reqs=6 queue_reqs=1 active_tokens=502 prefill_compute_tokens=25091 prefill_busy=11760343");
+        insta::assert_snapshot!(shown(r#"{"timestamp":1795491565.0,"version":"0.5.23","loads":[{"timestamp":1795491565.0,"dp_rank":0,
+            "num_running_reqs":5,"decode_moments":[233.0,1293.0,3339625.0,7401.0,18539789.0,1293.0]}]}"#),
+            @"DP0 0.000s running_reqs=5 decode_tokens=1293 decode_steps=233");
         insta::assert_snapshot!(shown(r#"[{"dp_rank":0,"num_reqs":5,"num_waiting_reqs":2,"num_tokens":7,"num_pending_tokens":4,"ts_tic":139.4}]"#),
             @"DP0 0.000s running_reqs=3 queue_reqs=2 load=5 total_tokens=7 pending_tokens=4");
         insta::assert_snapshot!(shown("12"), @"engine 0.000s load=12");

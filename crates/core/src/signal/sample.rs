@@ -128,7 +128,7 @@ pub struct ShownBy {
 /// One number of one rank.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
-    /// CollectionOwner.
+    /// The rank it is of.
     pub rank: Rank,
     /// Of what.
     pub signal: Signal,

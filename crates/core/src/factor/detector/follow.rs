@@ -18,7 +18,11 @@ impl Detector {
             factor => channel.blame(factor, c.rank, &c.evidence, newest),
         };
         let onset = match c.still {
-            Some(at) => Some(Onset { at, error: 0.5 * self.stuck.longest.clamp(1.0, 4.0) }),
+            Some(at) => {
+                // It moved last at `at` or up to a report later.
+                let error = 0.5 * self.stuck.longest.clamp(1.0, 4.0) + 0.5 * channel.interval;
+                Some(Onset { at, error })
+            }
             None => channel.onset(c.test, c.factor, side, &ranks, newest, self.since, pending),
         };
         // More pressure, by pace: slower.

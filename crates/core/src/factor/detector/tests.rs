@@ -64,3 +64,52 @@ fn readings_of_ranks_that_do_not_exist_are_ignored() {
     detector.observe(&Observation { at: 1.0, rank: 9, what: Reading::Gauges(Gauges::default()) });
     assert_eq!(detector.step(2.0), vec![]);
 }
+
+/// Gauges of four ranks, polled every `interval` seconds from `from` on: each runs about 30 requests, DP2
+/// gets `more` a second that stay.
+fn poll(detector: &mut Detector, from: f64, polls: usize, interval: f64, more: f64) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut second = from.ceil();
+    for i in 0..polls {
+        let at = from + interval * i as f64;
+        while second + 0.05 <= at {
+            changes.extend(detector.step(second + 0.05));
+            second += 1.0;
+        }
+        for rank in 0..4usize {
+            // A swing that is no two ranks' at the same time.
+            let swing = (i * 5 + rank * 3) % 7;
+            let running = 27.0 + swing as f64 + if rank == 2 { more * (at - from) } else { 0.0 };
+            let gauges = Gauges {
+                running: Some(running.floor()),
+                waiting: Some(0.0),
+                throughput: Some(2000.0 + 10.0 * swing as f64),
+                stamp: Some(at - 0.02),
+                ..Gauges::default()
+            };
+            detector.observe(&Observation { at, rank, what: Reading::Gauges(gauges) });
+        }
+    }
+    changes
+}
+
+#[test]
+fn a_rank_that_fills_up_is_told_though_its_server_is_polled_every_five_seconds() {
+    let mut detector = Detector::new(SETTINGS);
+    assert_eq!(poll(&mut detector, 0.4, 120, 5.0, 0.0), vec![]);
+    let changes = poll(&mut detector, 600.4, 6, 5.0, 12.0);
+    assert!(changes.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == vec![2])), "{changes:?}");
+}
+
+#[test]
+fn what_is_learned_does_not_depend_on_where_in_a_second_a_server_is_polled() {
+    let rate = |phase: f64| {
+        let mut detector = Detector::new(SETTINGS);
+        poll(&mut detector, phase, 200, 1.0, 0.0);
+        detector.saved().channels[GAUGES].as_ref().map(|known| known.share.rate).unwrap_or(0.0)
+    };
+    let [at_its_beginning, soon_after, at_its_end] = [0.01, 0.1, 0.9].map(rate);
+    assert!(at_its_beginning > 1.0);
+    assert!((soon_after / at_its_beginning - 1.0).abs() < 0.2, "{soon_after} {at_its_beginning}");
+    assert!((at_its_end / at_its_beginning - 1.0).abs() < 0.2, "{at_its_end} {at_its_beginning}");
+}

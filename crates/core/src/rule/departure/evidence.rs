@@ -43,7 +43,7 @@ pub struct Evidence {
     pub value: f64,
     /// The same of the last seconds only, of any member; for a clear.
     pub lately: f64,
-    /// CollectionOwner, by its place among the members.
+    /// The member, by its place among the members.
     pub member: usize,
     /// High when it has more work than its peers or gets less of it done.
     pub side: Side,

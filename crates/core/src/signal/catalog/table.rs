@@ -135,7 +135,7 @@ signals! {
     DECODE_SEQ_LENS "decode_seq_lens" "tokens" Gauge Zero Sum "Sum of the sequence lengths of the decode batch: its attention work." {
         metrics: ["sglang:decode_sum_seq_lens"] }
     DECODE_TOKENS "decode_tokens" "tokens/s" Counter Zero Sum "Tokens decoded, from the server's counter." {
-        metrics: ["sglang:realtime_tokens_total{mode=decode}", "vllm:generation_tokens_total"] }
+        metrics: ["sglang:realtime_tokens_total{mode=decode}", "vllm:generation_tokens_total"] loads: ["decode_moments.5"] }
     ADMISSIONS "admissions" "requests/s" Counter Zero Sum "Requests that left the queue for a first prefill, per second; by the log's prefill lines or the server's counter." {
         metrics: ["sglang:queue_time_seconds_count", "vllm:time_to_first_token_seconds_count"] }
     PREFILL_COMPUTE_TOKENS "prefill_compute_tokens" "tokens/s" Counter Zero Sum "Prompt tokens computed, from the server's counter or the log's prefill lines." {
@@ -191,7 +191,7 @@ signals! {
     FINISHED "finished" "requests/s" Counter Zero Sum "vLLM: requests finished, for whatever reason." {
         metrics: ["vllm:request_success_total"] }
     DECODE_STEPS "decode_steps" "steps/s" Counter Zero Sum "Forward passes that decoded; vLLM: all iterations." {
-        metrics: ["sglang:cuda_graph_passes_total{mode=decode_cuda_graph}", "sglang:cuda_graph_passes_total{mode=decode_none}", "vllm:iteration_tokens_total_count"] }
+        metrics: ["sglang:cuda_graph_passes_total{mode=decode_cuda_graph}", "sglang:cuda_graph_passes_total{mode=decode_none}", "vllm:iteration_tokens_total_count"] loads: ["decode_moments.0"] }
     PREFILL_STEPS "prefill_steps" "steps/s" Counter Zero Sum "Forward passes that prefilled." {
         metrics: ["sglang:cuda_graph_passes_total{mode=prefill_cuda_graph}", "sglang:cuda_graph_passes_total{mode=prefill_none}"] }
     RUN_DELAY "run_delay" "s/s" Counter Unknown Mean "Seconds in which the engine's process was ready and waited for a CPU, per second, from /proc." {}

@@ -23,7 +23,7 @@ pub struct StoredSample {
     pub at: Time,
     /// Of what.
     pub signal: Signal,
-    /// CollectionOwner.
+    /// The rank it is of.
     pub rank: Rank,
     /// How much.
     pub value: f64,
@@ -63,7 +63,7 @@ pub struct SeriesStatus {
 /// One rank's latest value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct LatestValue {
-    /// CollectionOwner: rank and extra labels.
+    /// What it is of: rank and extra labels.
     pub of: Labels,
     /// How much.
     pub value: f64,

@@ -122,7 +122,7 @@ impl Cadence {
 /// One signal of one slot.
 #[derive(Clone, Debug)]
 pub struct Series {
-    /// CollectionOwner.
+    /// The rank it is of.
     pub slot: u32,
     /// Of what.
     pub signal: Signal,
