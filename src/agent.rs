@@ -326,7 +326,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     drop(agent);
     let _ = tokio::time::timeout(GRACE, archivist).await;
     // What was delivered last would be sent again by the next agent. A disk that hangs keeps nobody longer.
-    let _ = tokio::task::spawn_blocking(move || state.settle(LAST_WRITES)).await;
+    let _ = crate::world::blocking(move || state.settle(LAST_WRITES)).await;
     Ok(())
 }
 

@@ -19,6 +19,7 @@ pub fn wall_time() -> Time {
 }
 
 /// Runs work that may wait for a disk on a thread where it holds up nobody else.
+#[expect(clippy::disallowed_methods, reason = "the one place")]
 pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     #[cfg(test)]
     if let Some(machine) = stand_in::current() {

@@ -55,7 +55,7 @@ impl Agent {
 
     fn pin(&self, incident: Arc<str>, pinned: bool) -> Reply {
         let (bundles, id) = (self.store.bundles.clone(), incident.clone());
-        let pinning = tokio::task::spawn_blocking(move || bundles.pin(&id, pinned));
+        let pinning = crate::world::blocking(move || bundles.pin(&id, pinned));
         Reply::Later(Box::pin(async move {
             match tokio::time::timeout(DISK_LIMIT, pinning).await {
                 Ok(Ok(Ok(true))) => done(if pinned { "pinned".into() } else { "no longer pinned".into() }),

@@ -121,7 +121,7 @@ impl Agent {
         let waits = self.running.contains_key(&incident.id);
         // The result: with it the state may forget the capture, and not before, or a kill would lose it.
         let job = if matches!(update, Update::Captured | Update::Verdict) {
-            self.reported(&incident.id);
+            self.notifier.reported(&incident.id);
             Job::Captured(Box::new(incident))
         } else if (update == Update::Fired || begins_with_death) && !waits {
             let evidence = self.evidence(&incident, incident.finding.onset);

@@ -170,6 +170,11 @@ impl Notifier {
         self.outgoing.post(&self.state, deliveries, Instant::now());
     }
 
+    /// The message about a capture is in the outbox: no later agent reports it again.
+    pub fn reported(&self, incident: &Arc<str>) {
+        self.outgoing.reported(&self.state, incident);
+    }
+
     /// Hands over what has waited too long for a disk that hangs.
     pub fn hand_over_overdue(&self) {
         self.outgoing.hand_over_overdue(Instant::now());

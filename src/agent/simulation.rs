@@ -40,6 +40,8 @@ use super::{OnEffect, Run, run};
 use crate::act::state::State;
 use crate::clock::Clock;
 use crate::config::file::load;
+use skewtrap_core::capture::admit::CaptureMethod;
+use skewtrap_core::capture::plan::StartRequest;
 use skewtrap_core::incident::CaptureOutcome;
 use skewtrap_core::message::Update;
 use skewtrap_core::watch::Effect;
@@ -261,8 +263,11 @@ fn note(world: World, seen: Arc<Mutex<Seen>>) -> OnEffect {
     Box::new(move |effect| {
         let mut seen = seen.lock().expect("no panic");
         match effect {
-            Effect::Start { incident, .. } => {
-                world.say("a window is granted");
+            Effect::Start { incident, plan, .. } => {
+                if let CaptureMethod::Http(request) = &plan.method {
+                    let StartRequest { form, ranks, .. } = request;
+                    world.say(&format!("a window is granted: {form:?}, {ranks:?}"));
+                }
                 seen.started.insert(incident.id.clone(), world.now());
                 seen.refusal = None;
             }
@@ -323,10 +328,8 @@ fn judge(world: &World, scenario: &Scenario, dir: &Path, seen: &Seen) -> Tally {
             seen.refusal
         ));
     }
-    if scenario.faults.is_empty() {
-        if tally.unproven() > 0 || !seen.failed.is_empty() {
-            world.violated(format!("without faults: {:?}, failed {:?}", tally.unproven, seen.failed));
-        }
+    if scenario.faults.is_empty() && (tally.unproven() > 0 || !seen.failed.is_empty()) {
+        world.violated(format!("without faults: {:?}, failed {:?}", tally.unproven, seen.failed));
     }
     tally.captured = seen.done.len() as u64;
     tally

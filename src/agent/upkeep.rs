@@ -216,7 +216,7 @@ impl Agent {
         );
         let silenced_until = self.silenced_until(&record);
         self.notifier.send_recovered(&mut record, silenced_until, self.clock);
-        self.reported(&record.incident.id);
+        self.notifier.reported(&record.incident.id);
         // The archive ends only with the agent.
         let _ = self.archive.send(Job::Captured(Box::new(record.incident.clone())));
         if record.incident.verdict.is_none() && record.incident.capture.is_comparable() {
@@ -258,12 +258,6 @@ impl Agent {
     fn silenced_until(&self, record: &Record) -> Option<Time> {
         let incident = &record.incident;
         self.watch.silenced_until(&incident.rule, &incident.target, self.clock.now())
-    }
-
-    /// The message about a capture is in the outbox: no later agent reports it again.
-    pub(super) fn reported(&self, incident: &str) {
-        let incident = incident.to_owned();
-        self.store.state.later(move |state| state.reported(&incident));
     }
 
     pub(super) fn reload_signalled(&mut self, effects: &mut Vec<Effect>) {

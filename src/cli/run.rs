@@ -18,11 +18,11 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::{config_path, wrong};
 use crate::agent::plan::{Flags, Plan, rules_of};
-use crate::config::signal::own_signals_of;
 use crate::agent::{self, Reload};
 use crate::clock::Clock;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::file::{self, Config, LogFormatText};
+use crate::config::signal::own_signals_of;
 use crate::config::target::Target;
 use crate::observe::changed::Changed;
 use crate::observe::configuration;
@@ -189,7 +189,7 @@ async fn request_reloads(
         };
         let files_now = current_files();
         // A file system that hangs must not hang the agent.
-        let check = tokio::task::spawn_blocking(move || {
+        let check = crate::world::blocking(move || {
             let is_changed = if is_hangup {
                 changed = Changed::since_now(&files_now);
                 true

@@ -155,12 +155,7 @@ fn rules_of(
     }
 }
 
-fn run_test(
-    test: &Test,
-    file: &str,
-    base: &Path,
-    rules: &RuleSet,
-) -> Result<TestResult, Vec<Diagnostic>> {
+fn run_test(test: &Test, file: &str, base: &Path, rules: &RuleSet) -> Result<TestResult, Vec<Diagnostic>> {
     let (ready, catalog, rules) = (rules.clone(), &rules.catalog, &rules.rules);
     let played = match &test.input {
         Input::Series(series) => playback::series(series, test.interval, ready).map_err(|name| {

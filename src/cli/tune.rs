@@ -15,8 +15,8 @@ use super::rule_files::RuleSet;
 use super::{Format, print_diagnostics};
 use crate::config::condition::{can_clear, can_trigger};
 use crate::config::file::{self, Config};
-use crate::observe::configuration;
 use crate::config::signal::own_signals_of;
+use crate::observe::configuration;
 use skewtrap_core::rule::{Condition, Direction, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::de::{Field, TextOr};
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::Span;
-use super::target::Target;
 use super::secret::{Address, SecretRef, SecretText, address_of, secret_of};
+use super::target::Target;
 use super::tree::Place;
 use skewtrap_core::rule::guard::nearest;
 use skewtrap_core::signal::catalog::{Catalog, Kind, UserSignal};
@@ -147,7 +147,8 @@ pub fn own_signals_of(signals: &[OwnSignal], catalog: &Catalog, targets: &[Targe
         match &own.source {
             OwnSource::Pattern(pattern) => read.patterns.extend(Pattern::new(signal, pattern)),
             OwnSource::Metric { metric, stat, labels, over } => {
-                let target = own.target.as_ref().and_then(|name| targets.iter().position(|t| t.name == *name));
+                let target =
+                    own.target.as_ref().and_then(|name| targets.iter().position(|t| t.name == *name));
                 let target = target.and_then(|place| u16::try_from(place).ok()).map(TargetId);
                 let (metric, stat, labels, over) = (metric.clone(), *stat, labels.clone(), *over);
                 read.metrics.push(OwnMetric { signal, metric, stat, labels, over, target });
@@ -352,7 +353,8 @@ fn metric_of(text: &SignalText, findings: &mut Findings<'_>) -> Option<OwnSource
         findings.error(at, "`over` lies between 1s and 5m", None);
     }
     let labels = text.labels.get().into_iter().flatten();
-    let labels = labels.filter_map(|(name, value)| Some((name.as_str().into(), value.get()?.as_str().into())));
+    let labels =
+        labels.filter_map(|(name, value)| Some((name.as_str().into(), value.get()?.as_str().into())));
     Some(OwnSource::Metric { metric: metric.as_str().into(), stat, labels: labels.collect(), over })
 }
 

@@ -11,9 +11,9 @@ use serde::Deserialize;
 
 use super::de::{Field, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
+use super::effective::Settings;
 use super::names::{Names, names_of};
 use super::quantity::{Span, duration_of};
-use super::effective::Settings;
 use super::signal::{OwnSignal, SignalsText, signals_of};
 use super::target::zone_of;
 use super::tree::{self, Place};

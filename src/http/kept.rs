@@ -250,10 +250,10 @@ mod tests {
     async fn one_connection_serves_every_request_and_one_that_was_closed_is_replaced() {
         let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nup 1\n";
         let (mut kept, connections) = server(answer, 3).await;
-        for asked in 1..=7 {
+        for asked in 1..=7_usize {
             let (status, body) = ask(&mut kept, 100).await.expect("an answer");
             assert_eq!((status, body), (StatusCode::OK, b"up 1\n".to_vec()));
-            assert_eq!(connections.load(Ordering::SeqCst), (asked + 2) / 3);
+            assert_eq!(connections.load(Ordering::SeqCst), asked.div_ceil(3));
         }
     }
 

@@ -50,7 +50,7 @@ pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now:
         let (known, port, at) = (ranks.clone(), config.port, now());
         let may_search = searched.is_none_or(|then| then.elapsed() >= SEARCH_EVERY);
         // The files of /proc and of cgroups can be slow where the machine is in trouble.
-        let read = tokio::task::spawn_blocking(move || turn(known, port, may_search, at)).await;
+        let read = crate::world::blocking(move || turn(known, port, may_search, at)).await;
         let Ok((found, has_searched, samples)) = read else { continue };
         ranks = found;
         if has_searched {
@@ -91,7 +91,9 @@ fn samples(ranks: &BTreeMap<u32, Rank>, at: Time) -> Vec<Sample> {
         };
         let text = |path: String| fs::read_to_string(path).ok();
         add(catalog::RUN_DELAY, text(format!("/proc/{pid}/schedstat")).as_deref().and_then(run_delay_s));
-        let Some(folder) = text(format!("/proc/{pid}/cgroup")).as_deref().and_then(cgroup_of) else { continue };
+        let Some(folder) = text(format!("/proc/{pid}/cgroup")).as_deref().and_then(cgroup_of) else {
+            continue;
+        };
         add(catalog::THROTTLED, text(format!("{folder}/cpu.stat")).as_deref().and_then(throttled_s));
         add(catalog::CPU_PRESSURE, text(format!("{folder}/cpu.pressure")).as_deref().and_then(pressure_s));
     }
@@ -129,11 +131,17 @@ mod tests {
     #[test]
     fn the_kernels_words_are_read() {
         assert_eq!(run_delay_s("72000000000 1500000000 42\n"), Some(1.5));
-        assert_eq!(cgroup_of("0::/system.slice/sglang.service\n"), Some("/sys/fs/cgroup/system.slice/sglang.service".into()));
+        assert_eq!(
+            cgroup_of("0::/system.slice/sglang.service\n"),
+            Some("/sys/fs/cgroup/system.slice/sglang.service".into())
+        );
         assert_eq!(cgroup_of("0::/../../other\n"), None);
         assert_eq!(cgroup_of("4:cpu:/x\n"), None);
         assert_eq!(throttled_s("usage_usec 9\nnr_throttled 3\nthrottled_usec 2500000\n"), Some(2.5));
-        assert_eq!(pressure_s("some avg10=1.00 avg60=0.50 avg300=0.10 total=4000000\nfull avg10=0 total=1\n"), Some(4.0));
+        assert_eq!(
+            pressure_s("some avg10=1.00 avg60=0.50 avg300=0.10 total=4000000\nfull avg10=0 total=1\n"),
+            Some(4.0)
+        );
         assert_eq!((run_delay_s(""), throttled_s("usage_usec 9"), pressure_s("")), (None, None, None));
     }
 
@@ -142,7 +150,8 @@ mod tests {
         let own = std::process::id();
         let ranks = [(own, Rank::dp(0)), (u32::MAX, Rank::dp(1))].into();
         let found = samples(&ranks, Time::default());
-        let delay: Vec<Rank> = found.iter().filter(|s| s.signal == catalog::RUN_DELAY).map(|s| s.rank).collect();
+        let delay: Vec<Rank> =
+            found.iter().filter(|s| s.signal == catalog::RUN_DELAY).map(|s| s.rank).collect();
         match fs::read_to_string("/proc/self/schedstat") {
             Ok(_) => assert_eq!(delay, [Rank::dp(0)], "what is gone shows nothing"),
             Err(_) => eprintln!("SKIPPED: this kernel has no /proc/PID/schedstat"),

@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_millis(500);
 /// `config.json` of `model`: a folder, or a name of the Hugging Face hub that is in a cache of this machine.
 pub async fn configuration(model: &str) -> Option<Value> {
     let model = model.to_owned();
-    let reading = tokio::task::spawn_blocking(move || {
+    let reading = crate::world::blocking(move || {
         let caches = caches(|name| std::env::var_os(name).map(PathBuf::from));
         candidates(&model, &caches).iter().find_map(|file| read(file))
     });

@@ -36,7 +36,7 @@ pub(super) async fn list(
     State(shared): State<Shared>,
     UrlPath(id): UrlPath<String>,
 ) -> Result<Json<Vec<BundleFile>>, ApiError> {
-    let found = tokio::task::spawn_blocking(move || {
+    let found = crate::world::blocking(move || {
         open_below(&shared.incident_dir, &[&id], OFlags::DIRECTORY)?;
         let mut files = Vec::new();
         walk(&shared.incident_dir.join(&id), "", DEPTH, &mut files);
@@ -51,7 +51,7 @@ pub(super) async fn file(
     UrlPath((id, path)): UrlPath<(String, String)>,
 ) -> Result<Response, ApiError> {
     let kind = kind_of(&path);
-    let opened = tokio::task::spawn_blocking(move || {
+    let opened = crate::world::blocking(move || {
         let steps: Vec<&str> = std::iter::once(&*id).chain(path.split('/')).collect();
         let file = open_below(&shared.incident_dir, &steps, OFlags::empty())?;
         let metadata = file.metadata()?;

@@ -9,6 +9,7 @@ mod support;
 mod book;
 mod borders;
 mod deploy;
+mod fuzz;
 mod manual;
 mod tail;
 
@@ -16,6 +17,7 @@ mod agent {
     mod access;
     mod api;
     mod crash;
+    mod endurance;
     mod escalation;
     mod notify;
     mod recovery;

@@ -100,10 +100,7 @@ fn chance(above: f64, n: usize, m: usize) -> f64 {
     let most = n * m;
     // ways[i][u]: how many orders of i of mine and the peers so far win u pairs.
     let mut ways = vec![vec![0.0f64; most + 1]; n + 1];
-    ways[0][0] = 1.0;
-    for i in 1..=n {
-        ways[i][0] = 1.0;
-    }
+    ways.iter_mut().for_each(|of| of[0] = 1.0);
     for j in 1..=m {
         for i in 1..=n {
             // The largest of all is one of mine, and wins j pairs, or one of theirs.

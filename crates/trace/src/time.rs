@@ -17,9 +17,9 @@ impl Time {
     }
 
     /// The instant `seconds` after the Unix epoch, rounded to the nearest microsecond, which is about
-    /// the precision of an `f64` for the present epoch.
+    /// the precision of an `f64` for the present epoch; what is beyond the range of times is at its end.
     pub fn from_epoch_s(seconds: f64) -> Self {
-        Self((seconds * 1e6).round() as i64 * 1_000)
+        Self(((seconds * 1e6).round() as i64).saturating_mul(1_000))
     }
 
     /// Nanoseconds since the Unix epoch.
@@ -93,6 +93,13 @@ mod tests {
         let t = Time::from_epoch_s(1_795_492_121.330_7);
         assert_eq!(t.nanos(), 1_795_492_121_330_700_000);
         assert_eq!(t.epoch_s(), 1_795_492_121.330_7);
+    }
+
+    #[test]
+    fn seconds_beyond_the_range_of_times_are_at_its_end() {
+        assert_eq!(Time::from_epoch_s(1e13).nanos(), i64::MAX);
+        assert_eq!(Time::from_epoch_s(-1e300).nanos(), i64::MIN);
+        assert_eq!(Time::from_epoch_s(f64::NAN).nanos(), 0);
     }
 
     #[test]

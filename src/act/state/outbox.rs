@@ -88,10 +88,8 @@ impl State {
     /// # Errors
     /// The database cannot be written.
     pub fn reschedule(&self, key: &str, attempts: u32, due: Time) -> Result<(), StateError> {
-        self.execute(
-            "UPDATE outbox SET attempts = ?2, due = ?3 WHERE key = ?1",
-            params![key, attempts, due.nanos()],
-        )
+        let sql = "UPDATE outbox SET attempts = ?2, due = ?3 WHERE key = ?1";
+        self.with_reserve(|| self.execute(sql, params![key, attempts, due.nanos()]))
     }
 
     /// Deletes a row that is delivered or given up.
@@ -99,6 +97,7 @@ impl State {
     /// # Errors
     /// The database cannot be written.
     pub fn remove_from_outbox(&self, key: &str) -> Result<(), StateError> {
-        self.execute("DELETE FROM outbox WHERE key = ?1", params![key])
+        // In SQLite's log a deletion needs room, too; without it the message would be sent again.
+        self.with_reserve(|| self.execute("DELETE FROM outbox WHERE key = ?1", params![key]))
     }
 }

@@ -55,10 +55,28 @@ impl State {
         let written = write();
         let is_full = matches!(&written, Err(StateError::Database { source, .. })
             if source.sqlite_error_code() == Some(ErrorCode::DiskFull));
-        if !is_full || !self.folder().is_some_and(free) {
+        if !is_full {
+            if written.is_ok() && self.folder().is_some_and(|folder| !folder.join(NAME).exists()) {
+                // While there is room: somebody else may fill it again.
+                self.use_log_again();
+            }
             return written;
         }
-        warn!("the disk of the state is full: the reserve is used for what is open, and no window begins");
-        write()
+        if self.folder().is_some_and(free) {
+            warn!(
+                "the disk of the state is full: the reserve is used for what is open, and no window begins"
+            );
+        }
+        self.use_log_again();
+        let written = write();
+        self.use_log_again();
+        written
+    }
+
+    /// Moves what is in SQLite's log into the database, after which the log's own space is used again: the
+    /// next writes need none of the disk.
+    fn use_log_again(&self) {
+        // Where that needs room that is not there, the write itself says so.
+        let _ = self.lock().query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
     }
 }

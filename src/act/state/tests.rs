@@ -192,6 +192,7 @@ fn a_disk_that_fills_up_while_a_window_is_open_still_takes_its_end_and_opens_no_
     state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
     disk.fill();
     let end = AttemptEnd { at: Time::from_epoch_s(12.0), bytes: 1, ..AttemptEnd::default() };
+    let end_at = end.at;
     let row = OutboxRow {
         key: "oncall/i1:captured".into(),
         receiver: "oncall".into(),
@@ -204,7 +205,12 @@ fn a_disk_that_fills_up_while_a_window_is_open_still_takes_its_end_and_opens_no_
     state.add_to_outbox(std::slice::from_ref(&row)).unwrap();
     assert_eq!(state.open_windows().unwrap(), []);
     assert_eq!(state.ledger().unwrap().attempts[0].end, Some(end));
-    assert_eq!(state.undelivered().unwrap(), [row]);
+    assert_eq!(state.undelivered().unwrap(), std::slice::from_ref(&row));
+    // The last page, too.
+    disk.fill();
+    state.reschedule(&row.key, 1, end_at).unwrap();
+    state.remove_from_outbox(&row.key).unwrap();
+    assert_eq!(state.undelivered().unwrap(), []);
     let refused = state.begin(&attempt("a2", 20.0), &window("a2"), None).unwrap_err().to_string();
     assert!(
         refused.contains("no room for the end of a window") && refused.contains("free some"),

@@ -46,7 +46,7 @@ pub async fn capture(
         CaptureResult { means: Means::Command, sent_at: window.sent_at, ..CaptureResult::default() };
     let (bundles, incident, number) =
         (store.bundles.clone(), attempt.incident.clone(), record.incident.window());
-    let made = tokio::task::spawn_blocking(move || bundles.scratch(&incident, number)).await;
+    let made = crate::world::blocking(move || bundles.scratch(&incident, number)).await;
     let folder = match made.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())) {
         Ok(folder) => folder,
         Err(error) => {

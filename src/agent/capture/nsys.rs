@@ -69,7 +69,7 @@ pub async fn capture(
         Err(panic) => {
             warn!("the task of an nsys window failed: {panic}");
             let state = store.state.clone();
-            let windows = tokio::task::spawn_blocking(move || state.open_windows()).await;
+            let windows = crate::world::blocking(move || state.open_windows()).await;
             let windows = windows.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
             let left = windows.into_iter().find(|w| w.attempt == attempt.id);
             Ok(match left {
@@ -185,14 +185,14 @@ impl Taking {
         let session = self.session(&nsys, result).await?;
         let (bundles, incident, number) =
             (self.store.bundles.clone(), self.window.incident.clone(), self.number);
-        let made = tokio::task::spawn_blocking(move || bundles.scratch(&incident, number)).await;
+        let made = crate::world::blocking(move || bundles.scratch(&incident, number)).await;
         made.map_err(Failed::closed)?.map_err(Failed::closed)?;
         let output = output_of(&self.store, &self.window.incident, self.number);
         self.window.method = OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() };
         self.window.sent_at = self.store.clock.now();
         // Without its session a later agent could not stop it, so nothing is started before it is written.
         let (state, window) = (self.store.state.clone(), self.window.clone());
-        let written = tokio::task::spawn_blocking(move || state.update(&window)).await;
+        let written = crate::world::blocking(move || state.update(&window)).await;
         written.map_err(Failed::closed)?.map_err(Failed::closed)?;
         result.sent_at = self.window.sent_at;
         self.begin(&nsys, &session, &output, result.sent_at).await?;

@@ -35,6 +35,8 @@ struct Waiting {
     batches: VecDeque<Batch>,
     /// Keys of messages whose end is known but not yet on the disk.
     ended: BTreeSet<Arc<str>>,
+    /// Incidents with a message whose row could not be written.
+    unwritten: BTreeSet<Arc<str>>,
     /// Messages that were handed over without a row.
     without_row: u64,
 }
@@ -80,6 +82,8 @@ impl Outgoing {
             return;
         }
         let rows: Vec<OutboxRow> = deliveries.iter().map(OutboxRow::from).collect();
+        let incidents: BTreeSet<_> =
+            deliveries.iter().map(|delivery| delivery.message.incident.id.clone()).collect();
         let number = {
             let mut waiting = self.0.lock();
             let number = waiting.next;
@@ -90,9 +94,22 @@ impl Outgoing {
         let inner = self.0.clone();
         state.later(move |state| {
             let written = state.add_to_outbox(&rows);
+            if written.is_err() {
+                inner.lock().unwritten.extend(incidents);
+            }
             // A full disk must not keep the message back either.
             inner.hand_over(written.is_ok(), |batch| batch.number <= number);
             written
+        });
+    }
+
+    /// Notes that the messages about an incident's capture are in the outbox, unless they are not: then an
+    /// agent after this one tells it again, which is better than that nobody ever does.
+    pub(super) fn reported(&self, state: &State, incident: &Arc<str>) {
+        let (inner, incident) = (self.0.clone(), incident.clone());
+        state.later(move |state| match inner.lock().unwritten.remove(&incident) {
+            true => Ok(()),
+            false => state.reported(&incident),
         });
     }
 
@@ -233,6 +250,37 @@ mod tests {
         assert_eq!(hears.try_iter().collect::<Vec<_>>(), [(keys[2].clone(), Some(true))], "the third, once");
         assert_eq!(outgoing.without_row(), 2);
         assert_eq!(state.undelivered().expect("the outbox").len(), 3, "their rows are written late");
+    }
+
+    #[test]
+    fn a_capture_whose_message_could_not_be_written_is_not_noted_as_reported() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = State::open(dir.path()).expect("a state");
+        let (outgoing, hears) = outgoing_blind();
+        let incident = sample(NOW);
+        let record = skewtrap_core::incident::Record::new("agent".into(), incident.clone());
+        state.save_incident(&record).expect("written");
+        let reported = || state.unfinished_incidents().expect("readable")[0].1;
+        let other = rusqlite::Connection::open(dir.path().join("state.sqlite")).expect("the same database");
+        other.execute_batch("ALTER TABLE outbox RENAME TO elsewhere").expect("renamed");
+        outgoing.post(&state, messages(&[Update::Captured]), Instant::now());
+        outgoing.reported(&state, &incident.id);
+        assert!(state.settle(PATIENCE) && !reported(), "its row failed");
+        assert_eq!((hears.try_iter().count(), outgoing.without_row()), (1, 1), "it is sent all the same");
+        other.execute_batch("ALTER TABLE elsewhere RENAME TO outbox").expect("renamed");
+        outgoing.post(&state, messages(&[Update::Captured]), Instant::now());
+        outgoing.reported(&state, &incident.id);
+        assert!(state.settle(PATIENCE) && reported());
+    }
+
+    /// What is handed over, whatever is in the outbox then.
+    fn outgoing_blind() -> (Outgoing, Receiver<Arc<str>>) {
+        let (handed, hears) = channel();
+        let handed = Mutex::new(handed);
+        let hand = move |delivery: Delivery| {
+            handed.lock().expect("no panic").send(delivery.key).expect("the test listens");
+        };
+        (Outgoing::new(hand), hears)
     }
 
     #[test]

@@ -384,6 +384,9 @@ impl State {
     }
 
     fn violated(&mut self, what: String) {
+        if self.violations.iter().any(|told| told.ends_with(&what)) {
+            return;
+        }
         let what = format!("at {:.3} s: {what}", self.now().since(self.begin).as_secs_f64());
         self.say(&format!("VIOLATED {what}"));
         self.violations.push(what);
@@ -542,8 +545,8 @@ impl State {
         self.say("a stop arrives");
         let orders = self.server.open_orders();
         let theirs = orders.iter().filter(|(_, _, order)| is_theirs(order.output_dir.as_deref()));
-        let known = theirs.filter(|(_, since, _)| *since + UNHEARD < sent && !self.is(|k| *k == Kind::LogLate));
-        if let Some((rank, since, _)) = known.last() {
+        let mut known = theirs.filter(|(_, since, _)| *since + UNHEARD < sent && !self.is(|k| *k == Kind::LogLate));
+        if let Some((rank, since, _)) = known.next_back() {
             let what = format!("a stop ends somebody else's profile on rank {rank}, open for {:?}", sent.since(*since));
             self.violated(what);
         }

@@ -61,7 +61,7 @@ impl Files {
         let (engine, marks) = (request.engine, request.marks.clone());
         let mut view = View { engine, marks, server_dir, folder, moved: Vec::new(), before: Vec::new() };
         let looked = view.clone();
-        let looking = tokio::task::spawn_blocking(move || {
+        let looking = crate::world::blocking(move || {
             let is_unmarked = looked.marks == Marks::default();
             let before = if is_unmarked { looked.sighted() } else { Vec::new() };
             (looked.is_visible(), before)
@@ -88,7 +88,7 @@ impl Files {
         let mut files = Self::new(target, request).await;
         let view = Arc::make_mut(&mut files.view);
         let mut before = std::mem::take(&mut view.before);
-        let older = tokio::task::spawn_blocking(move || {
+        let older = crate::world::blocking(move || {
             before.retain(|path| modified(path).is_none_or(|at| at < sent_at));
             before
         });
@@ -122,7 +122,7 @@ impl Files {
             return false;
         }
         let folder = self.view.folder.clone();
-        let looking = tokio::task::spawn_blocking(move || folder.as_deref().is_some_and(Path::is_dir));
+        let looking = crate::world::blocking(move || folder.as_deref().is_some_and(Path::is_dir));
         !matches!(tokio::time::timeout(FOLDER_LIMIT, looking).await, Ok(Ok(true)))
     }
 

@@ -3,14 +3,14 @@
 use schemars::{JsonSchema, SchemaGenerator};
 
 use super::*;
-use crate::config::signal::{SignalText, own_signals_of};
-use skewtrap_core::signal::catalog::Kind;
-use skewtrap_core::signal::own_metric::MetricStat;
 use crate::config::capture::HttpText;
 use crate::config::condition::TriggerText;
 use crate::config::rule::RuleText;
+use crate::config::signal::{SignalText, own_signals_of};
 use crate::config::target;
 use skewtrap_core::rule::Statistic;
+use skewtrap_core::signal::catalog::Kind;
+use skewtrap_core::signal::own_metric::MetricStat;
 
 fn nothing(path: &str) -> Result<Vec<(String, String)>, String> {
     Err(format!("cannot read {path}: no such file"))
@@ -331,7 +331,8 @@ signals:
 rules: []
 ";
     let loaded = load("skewtrap.yaml", text, &nothing);
-    let told: Vec<String> = loaded.diagnostics.iter().filter(|d| d.is_error()).map(ToString::to_string).collect();
+    let told: Vec<String> =
+        loaded.diagnostics.iter().filter(|d| d.is_error()).map(ToString::to_string).collect();
     for wanted in [
         "`dp` is no axis of ranks",
         "a further metrics page needs its address",

@@ -65,6 +65,7 @@ fn the_rule_of_the_design_is_read() {
     capture.http.max_stall             none (predicted 2.4 s before the first window, with 32 layers)  default
     capture.http.num_steps             10                                        rules.yaml:11
     capture.http.activities            GPU alone                                 default
+    capture.http.escalate              gpu                                       default
     capture.http.with_stack            false                                     default
     capture.http.record_shapes         false                                     default
     capture.http.profile_by_stage      false                                     default

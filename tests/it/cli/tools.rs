@@ -183,7 +183,10 @@ async fn check_and_init_look_at_a_server() {
     let told = text(&own.stdout);
     assert_eq!(own.status.code(), Some(1), "{told}");
     assert!(told.contains("signal running arrives from sglang:num_running_reqs: DP0, DP1"), "{told}");
-    assert!(told.contains("no `sglang:num_runing_reqs`") && told.contains("it has `sglang:num_running_reqs`"), "{told}");
+    assert!(
+        told.contains("no `sglang:num_runing_reqs`") && told.contains("it has `sglang:num_running_reqs`"),
+        "{told}"
+    );
 
     assert!(init.status.success(), "{}", text(&init.stderr));
     let written = fs::read_to_string(&config).expect("a configuration");
@@ -200,9 +203,17 @@ fn tests_of_rules_know_the_signals_that_users_own() {
             // DP1's requests wait 2 s each from the thirtieth second on.
             let late = f64::from((i - 30).max(0)) * 2.0 * 5.0;
             let rank = |dp: u32, sum: f64| {
-                format!("wait_seconds_sum{{dp_rank=\"{dp}\"}} {sum}\nwait_seconds_count{{dp_rank=\"{dp}\"}} {}\n", 5 * i)
+                format!(
+                    "wait_seconds_sum{{dp_rank=\"{dp}\"}} {sum}\nwait_seconds_count{{dp_rank=\"{dp}\"}} {}\n",
+                    5 * i
+                )
             };
-            format!("#@ {}\n{}{}", 1_795_492_000 + i, rank(0, f64::from(i) * 0.05), rank(1, f64::from(i) * 0.05 + late))
+            format!(
+                "#@ {}\n{}{}",
+                1_795_492_000 + i,
+                rank(0, f64::from(i) * 0.05),
+                rank(1, f64::from(i) * 0.05 + late)
+            )
         })
         .collect();
     fs::write(dir.path().join("pages.txt"), pages).expect("written");

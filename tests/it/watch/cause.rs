@@ -26,7 +26,8 @@ fn unpacked(packed: &[u8]) -> String {
 fn arrivals(with_loads: bool) -> Vec<(Time, Observation)> {
     let (target, log, loads) = (TargetId(0), SourceId(1), SourceId(0));
     let mut all = Vec::new();
-    for line in unpacked(include_bytes!("../../../src/demo/data/server.stamped.log.gz")).split_inclusive('\n') {
+    for line in unpacked(include_bytes!("../../../src/demo/data/server.stamped.log.gz")).split_inclusive('\n')
+    {
         let (at, line) = line.split_once('\t').expect("a stamped line");
         let at = Time::from_epoch_s(at.parse().expect("an arrival"));
         let lines = line.as_bytes().to_vec();

@@ -10,8 +10,8 @@ use super::facts::{ServerFacts, ServerKind};
 use super::prior::{self, Guess, ModelSize};
 use super::refusal::{Refusal, Span};
 use super::size::{
-    Assumed, DEFAULT_MAX_STALL, DEFAULT_STEPS, MIN_STEPS, PastWindow, Predicted, Recorded, TELLING_STEPS,
-    WindowCosts, written,
+    Assumed, DEFAULT_MAX_STALL, DEFAULT_STEPS, MAX_STALL, MIN_STEPS, PastWindow, Predicted, Recorded,
+    TELLING_STEPS, WindowCosts, written,
 };
 
 /// A prediction is far off when the host slows down under the window: so many times must fit.
@@ -153,7 +153,10 @@ impl Sizing {
         let more = match (self.max_stall, self.predicted) {
             (Some(_), Some(predicted)) => {
                 let needed = predicted * TELLING_STEPS / self.steps.max(1);
-                format!("`max_stall: {}` allows {TELLING_STEPS}", written(needed))
+                match needed <= MAX_STALL {
+                    true => format!("`max_stall: {}` allows {TELLING_STEPS}", written(needed)),
+                    false => format!("no `max_stall` allows {TELLING_STEPS}"),
+                }
             }
             _ => format!("write `num_steps: {TELLING_STEPS}` or more"),
         };
@@ -289,6 +292,11 @@ mod tests {
         let enough = first.predicted.expect("it is") * TELLING_STEPS / first.steps + MS;
         let spec = HttpWindow { max_stall: Some(enough), ..HttpWindow::default() };
         assert_eq!(sized(&spec, 8, &Knowledge::default()).map(|s| s.steps), Ok(TELLING_STEPS));
+        let dear = taught(&[(3, 3_000_000, 3_600); 3]);
+        let most =
+            HttpWindow { num_steps: Some(3), max_stall: Some(MS * 10_000_000), ..HttpWindow::default() };
+        let dear = sized(&most, 8, &dear).expect("it is allowed").expectation();
+        assert!(dear.ends_with("no `max_stall` allows 8"), "{dear}");
         let three = HttpWindow { num_steps: Some(3), ..HttpWindow::default() };
         let three = sized(&three, 8, &Knowledge::default()).expect("as it is written");
         assert!(three.expectation().contains("write `num_steps: 8` or more"), "{}", three.expectation());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Cause, CauseKind, Certainty, explain};
-use crate::finding::{Finding, Measured, Side, Statistic};
+use crate::finding::{Finding, Measured, Side, Statistic, Symptom};
 use crate::signal::catalog::{self, Catalog};
 use crate::signal::fields::Fields;
 use crate::signal::sample::{Sample, Source, TargetId};
@@ -45,6 +45,16 @@ const USUAL: Second = Second {
 
 /// The cause of what rank 2 does from the onset on, ten seconds later.
 fn cause_of(usual: Second, changed: Second, others: Second) -> Cause {
+    cause_of_finding(usual, changed, others, |_| ())
+}
+
+/// The same, of a finding that `alter` changes.
+fn cause_of_finding(
+    usual: Second,
+    changed: Second,
+    others: Second,
+    alter: impl FnOnce(&mut Finding),
+) -> Cause {
     let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
     store.add_target("server".into(), None);
     let mut totals = [[0.0; 6]; 4];
@@ -88,7 +98,8 @@ fn cause_of(usual: Second, changed: Second, others: Second) -> Cause {
                     (catalog::RUN_DELAY, total[5], Source::Host),
                     (catalog::GPU_SM_CLOCK, clock, Source::Page),
                 ] {
-                    let sample = Sample { rank: Rank::dp(rank as u16), signal, value, at: at(s), extra: None };
+                    let sample =
+                        Sample { rank: Rank::dp(rank as u16), signal, value, at: at(s), extra: None };
                     store.record_sample(TargetId(0), source, &sample, at(s));
                 }
             }
@@ -98,6 +109,7 @@ fn cause_of(usual: Second, changed: Second, others: Second) -> Cause {
     (finding.rank, finding.onset_error_s, finding.side) = (Rank::dp(2).labels(), 1.0, Side::High);
     let (statistic, signal) = (Statistic::Departure, "load".into());
     finding.measured = Some(Measured { statistic, signal, value: 6.0, bound: 5.0 });
+    alter(&mut finding);
     let group = Labels::default().with_target(&"server".into());
     explain(&store, &group, &finding, None, at(ONSET + 10)).expect("a rank is blamed")
 }
@@ -151,6 +163,29 @@ fn a_slow_rank_is_slow_by_its_gpu_or_its_host_only_where_the_device_timer_is_exp
     assert_eq!(of(0.35), CauseKind::SlowHost);
 }
 
+/// What a rule of factors finds whose test of speed departed first.
+fn by_speed(finding: &mut Finding) {
+    let (statistic, signal) = (Statistic::Factors, "load".into());
+    finding.measured = Some(Measured { statistic, signal, value: 1.3, bound: 1.0 });
+    finding.side = Side::Low;
+    let (at, rank) = (finding.onset, finding.rank.clone());
+    finding.symptoms = vec![Symptom { at, rank, factor: "speed".into(), side: Side::Low }];
+}
+
+#[test]
+fn less_speed_is_a_slower_rank_also_where_a_router_sends_it_less_because_it_is_slow() {
+    let slow = Second { decoded: 500.0, running: 30.0, ..USUAL };
+    let cause = cause_of_finding(USUAL, slow, USUAL, by_speed);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::Slower, Certainty::Likely), "{cause:?}");
+    let less = Second { requests: 3.0, ..slow };
+    let cause = cause_of_finding(USUAL, less, USUAL, by_speed);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::Slower, Certainty::Likely), "{cause:?}");
+    // A rank that is sent more may seem slower before its share is seen to depart.
+    let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, ..USUAL };
+    let cause = cause_of_finding(USUAL, more, USUAL, by_speed);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::MoreRequests, Certainty::Likely), "{cause:?}");
+}
+
 #[test]
 fn the_machine_tells_a_slow_host_from_a_slow_gpu_where_the_device_timer_does_not() {
     let usual = Second { machine: Some((0.01, 1980.0)), ..USUAL };
@@ -158,9 +193,16 @@ fn the_machine_tells_a_slow_host_from_a_slow_gpu_where_the_device_timer_does_not
     let starved = cause_of(usual, Second { machine: Some((0.75, 1980.0)), ..slow }, usual);
     assert_eq!((starved.kind, starved.certainty), (CauseKind::SlowHost, Certainty::Likely), "{starved:?}");
     assert!(starved.support[1].starts_with("its process waited for a CPU 0.01 -> 0.7"), "{starved:?}");
-    assert!(starved.ruled_out.iter().any(|r| r.starts_with("the clock of its GPU was 1980 -> 1980")), "{starved:?}");
+    assert!(
+        starved.ruled_out.iter().any(|r| r.starts_with("the clock of its GPU was 1980 -> 1980")),
+        "{starved:?}"
+    );
     let throttled = cause_of(usual, Second { machine: Some((0.01, 600.0)), ..slow }, usual);
-    assert_eq!((throttled.kind, throttled.certainty), (CauseKind::SlowGpu, Certainty::Likely), "{throttled:?}");
+    assert_eq!(
+        (throttled.kind, throttled.certainty),
+        (CauseKind::SlowGpu, Certainty::Likely),
+        "{throttled:?}"
+    );
     // What happens to the whole machine is no cause of one rank's.
     let busy = Second { machine: Some((0.75, 1980.0)), ..usual };
     let all = cause_of(usual, Second { machine: Some((0.75, 1980.0)), ..slow }, busy);

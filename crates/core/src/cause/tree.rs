@@ -44,7 +44,10 @@ pub fn walk(case: &Case<'_>) -> Cause {
     words::rule_out(&mut cause, case, &factors.iter().map(|f| (f.kind, f.term)).collect::<Vec<_>>(), NOTED);
     let first = stopped.or_else(|| peer_left(case)).or_else(|| leading(case, &factors));
     let later = || {
-        memory(case, &factors).or_else(|| transfer(case)).or_else(|| of_machine(case)).or_else(|| captured(case))
+        memory(case, &factors)
+            .or_else(|| transfer(case))
+            .or_else(|| of_machine(case))
+            .or_else(|| captured(case))
     };
     let found = match first {
         Some(found) if found.certainty == Certainty::Likely => Some(found),
@@ -146,6 +149,12 @@ fn factors(case: &Case<'_>) -> Vec<Factor> {
     ]
 }
 
+/// Whether the rule saw the rank's speed at equal work depart, before anything else.
+fn is_of_speed(finding: &Finding) -> bool {
+    let of_rank = finding.symptoms.iter().find(|s| s.rank == finding.rank);
+    of_rank.or(finding.symptoms.first()).is_some_and(|s| &*s.factor == crate::factor::Factor::Speed.word())
+}
+
 /// On which side a factor makes what the rule saw: more load with more of it, less with less.
 fn direction(finding: &Finding, kind: CauseKind) -> f64 {
     let signal = finding.measured.as_ref().map_or("", |m| &*m.signal);
@@ -155,6 +164,10 @@ fn direction(finding: &Finding, kind: CauseKind) -> f64 {
         Side::Low => -1.0,
         Side::Both => 0.0,
     };
+    // A slower rank holds more: less speed is more load, whatever makes it.
+    if is_of_speed(finding) {
+        return -up;
+    }
     // A rank that puts out less is slower, or gets less.
     let is_offer = matches!(kind, CauseKind::MoreRequests | CauseKind::FewerRequests);
     if is_output && !is_offer { -up } else { up }

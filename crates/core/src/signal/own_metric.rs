@@ -237,7 +237,7 @@ impl OwnMetrics {
                     Part::Value => *seen.value.get_or_insert(0.0) += sample.value,
                     Part::Sum => *seen.sum.get_or_insert(0.0) += sample.value,
                     Part::Count => *seen.count.get_or_insert(0.0) += sample.value,
-                    Part::Bucket => add_bucket(seen, &sample, beyond),
+                    Part::Bucket => add_bucket(seen, sample, beyond),
                 }
             }
         })?;

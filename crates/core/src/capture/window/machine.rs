@@ -62,6 +62,8 @@ pub struct Window {
     on_chance: bool,
     /// The start was answered as it is while a window is open already, which may be anybody's.
     refused_double: bool,
+    /// The start was answered with 3xx or 4xx: nothing was done, unless log or files show otherwise.
+    refused: bool,
     failure: Option<Failure>,
     notes: Vec<String>,
 }
@@ -98,6 +100,7 @@ impl Window {
             dying: None,
             on_chance: false,
             refused_double: false,
+            refused: false,
             failure: None,
             notes: request.notes.clone(),
         };
@@ -228,7 +231,7 @@ impl Window {
         }
         match self.phase {
             WindowPhase::Starting => self.starting(now, out),
-            WindowPhase::Doubtful => self.waiting_for_proof(self.since + DOUBT, now, out),
+            WindowPhase::Doubtful => self.waiting_for_proof(self.doubtful_until(), now, out),
             WindowPhase::Unknown => {
                 let until = match () {
                     // It is to be closed now, and without a log nothing more is told of it: an agent that is
@@ -267,9 +270,17 @@ impl Window {
             && again
     }
 
+    /// Until when a proof is waited for that a start began though its answer says otherwise. Files come
+    /// only with the end of a window.
+    fn doubtful_until(&self) -> Time {
+        let until = self.since + DOUBT;
+        let only_files = self.refused && !self.visibility.log && self.visibility.files;
+        if only_files { until.max(self.deadline) } else { until }
+    }
+
     /// Whether somebody else may have a window open there, as far as nothing proves ours.
     fn foreign_possible(&self) -> bool {
-        self.refused_double || self.ownership.foreign.last().is_some()
+        self.refused || self.refused_double || self.ownership.foreign.last().is_some()
     }
 
     fn send_stop(&mut self, now: Time, out: &mut Vec<Output>) {

@@ -207,7 +207,7 @@ fn a_vllm_window_is_always_stopped_once_whatever_its_files_say() {
         ["0.5 /stop_profile", "12.0 the stop was answered with 500 (quiet)"]
     );
     let told = play(&held, BOTH, &[(0.1, Event::StartAnswered(status(404)))]);
-    assert_eq!(told, ["0.1 the server refused the start with 404"]);
+    assert_eq!(told, ["2.1 the server refused the start with 404"]);
 }
 
 #[test]

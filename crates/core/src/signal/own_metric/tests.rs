@@ -31,7 +31,8 @@ fn a_gauge_and_a_counter_are_read_as_they_are_and_chosen_by_their_labels() {
 #[test]
 fn a_mean_is_of_what_was_observed_lately() {
     let mut reader = reader(vec![own("wait", MetricStat::Mean)]);
-    let page = |sum: f64, n: u32| format!("wait_sum{{dp_rank=\"0\"}} {sum}\nwait_count{{dp_rank=\"0\"}} {n}\n");
+    let page =
+        |sum: f64, n: u32| format!("wait_sum{{dp_rank=\"0\"}} {sum}\nwait_count{{dp_rank=\"0\"}} {n}\n");
     assert_eq!(read(&mut reader, &page(100.0, 1000), 0.0), [], "growth has no first page");
     assert_eq!(read(&mut reader, &page(101.0, 1010), 1.0), [("DP0".into(), 0.1)]);
     assert_eq!(read(&mut reader, &page(111.0, 1020), 6.0), [("DP0".into(), 0.55)]);
@@ -59,7 +60,8 @@ fn a_quantile_lies_in_its_bucket_and_above_the_last_bound_is_that_bound() {
 
 #[test]
 fn labels_of_another_page_are_mapped_to_ranks_and_strangers_are_left_out() {
-    let mut reader = reader(vec![own("DCGM_FI_DEV_GPU_TEMP", MetricStat::Value), own("sent", MetricStat::Value)]);
+    let mut reader =
+        reader(vec![own("DCGM_FI_DEV_GPU_TEMP", MetricStat::Value), own("sent", MetricStat::Value)]);
     let values = [("http://a".into(), Rank::dp(3))].into_iter().collect();
     let ranks = RankLabels(
         [("gpu".into(), RankOf::Number(Axis::Dp)), ("worker_id".into(), RankOf::Values(values))].into(),
@@ -67,16 +69,18 @@ fn labels_of_another_page_are_mapped_to_ranks_and_strangers_are_left_out() {
     reader.set_pages(vec![FurtherPage { source: SourceId(0), ranks }]);
     let page = "DCGM_FI_DEV_GPU_TEMP{gpu=\"2\",Hostname=\"n1\"} 61\nDCGM_FI_DEV_GPU_TEMP{gpu=\"nvidia1\"} 345\n\
                 sent{worker_id=\"http://a\"} 7\nsent{worker_id=\"http://b\"} 8\n";
-    assert_eq!(read(&mut reader, page, 1.0), [("DP1".into(), 345.0), ("DP2".into(), 61.0), ("DP3".into(), 7.0)]);
+    assert_eq!(
+        read(&mut reader, page, 1.0),
+        [("DP1".into(), 345.0), ("DP2".into(), 61.0), ("DP3".into(), 7.0)]
+    );
     assert!(reader.is_further_page(SourceId(0)) && !reader.is_further_page(SourceId(1)));
 }
 
 #[test]
 fn a_page_of_too_many_ranks_takes_a_bounded_place_and_is_counted() {
     let mut reader = reader(vec![own("x", MetricStat::Mean)]);
-    let page: String = (0..6000)
-        .map(|i| format!("x_sum{{dp_rank=\"{0}\"}} 1\nx_count{{dp_rank=\"{0}\"}} 1\n", i))
-        .collect();
+    let page: String =
+        (0..6000).map(|i| format!("x_sum{{dp_rank=\"{0}\"}} 1\nx_count{{dp_rank=\"{0}\"}} 1\n", i)).collect();
     let (_, beyond) =
         reader.read((TargetId(0), SourceId(0)), page.as_bytes(), Time::from_epoch_s(1.0)).expect("a page");
     assert_eq!(beyond, 2 * (6000 - MOST_RANKS as u64));

@@ -19,8 +19,11 @@ impl Window {
         }
         match answer {
             Answer::Ok => self.enter(WindowPhase::Open, now),
+            // A proxy says no for a server that said yes, too: what shows that it began counts more.
             Answer::Refused { status, body } => {
-                self.fail(Failure::StartRefused { status: *status, body: body.clone() }, None, out);
+                self.refused = true;
+                self.failure = Some(Failure::StartRefused { status: *status, body: body.clone() });
+                self.enter(WindowPhase::Doubtful, now);
             }
             Answer::ConnectionRefused => self.fail(not_reached("the connection is refused"), None, out),
             Answer::NotSent { why } => self.fail(not_reached(why), None, out),

@@ -50,6 +50,10 @@ impl Window {
             Failure::StartFailed { status } if !self.visibility.log => Some(format!(
                 "the start was answered with {status}, as it is also when part of the ranks began, and the server's log is not read"
             )),
+            // Not a server's own refusal, which would come with 401, 409 or 422: it is also what a proxy says.
+            Failure::StartRefused { status: 404, .. } if !self.visibility.log => Some(
+                "the start was answered with 404, as it is also by a proxy that has passed it on, and the server's log is not read".to_owned(),
+            ),
             _ => None,
         };
         self.fail(failure, unproven, out);

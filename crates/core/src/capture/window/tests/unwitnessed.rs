@@ -54,6 +54,20 @@ fn a_404_of_a_proxy_that_lies_is_no_end_of_the_window() {
 }
 
 #[test]
+fn a_404_to_a_start_is_never_stopped_but_remembered_as_unproven_unless_its_files_show_it() {
+    let refused = [(0.2, Event::StartAnswered(status(404)))];
+    let told = play(&request(Form::Exact, &[0], &[]), BLIND, &refused);
+    assert_eq!(told, ["2.2 the server refused the start with 404 (quiet)"]);
+    let told = play(&request(Form::Exact, &[0], &[]), FILES, &refused);
+    assert_eq!(told, ["5.0 the server refused the start with 404 (quiet)"]);
+    let script = [refused[0].clone(), (3.0, file(0))];
+    let told = play(&request(Form::Exact, &[0], &[]), FILES, &script);
+    assert_eq!(told, ["3.0 done (notes)"]);
+    let told = play(&request(Form::Exact, &[0], &[]), BLIND, &[(0.2, Event::StartAnswered(status(409)))]);
+    assert_eq!(told, ["2.2 the server refused the start with 409"]);
+}
+
+#[test]
 fn a_500_to_a_stop_is_unknown_and_is_never_asked_again() {
     // It is the answer both of a server that stopped and of one where somebody else may start meanwhile.
     for (visibility, end) in
