@@ -231,7 +231,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let supervisor = Supervisor::with_aside(aside);
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);
-    let host = startup::host();
+    let host = plan::host();
     let page =
         serves.then(|| plan.external_url.clone().unwrap_or_else(|| startup::page(&plan.listen, &host)));
     let origin = Origin { host, page };

@@ -316,10 +316,15 @@ fn add_sources(
     Ok(())
 }
 
+/// This machine's name.
+pub fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Which part of the interval passes before a server is asked: always the same for one server and one
 /// agent's host, spread evenly over servers and hosts.
 fn phase_of(target: &str) -> f64 {
-    let of = [super::startup::host(), target.to_owned()].join("\0");
+    let of = [host(), target.to_owned()].join("\0");
     let digest = Sha256::digest(of.as_bytes());
     f64::from(u16::from_be_bytes([digest[0], digest[1]])) / f64::from(u16::MAX)
 }

@@ -214,9 +214,8 @@ async fn over(world: &World, scenario: &Scenario, seen: &Arc<Mutex<Seen>>) -> En
             continue;
         }
         let refusal = seen.lock().expect("no panic").refusal.clone();
-        let needs_somebody = |(reason, _): &(&str, String)| {
-            matches!(*reason, "stood_down" | "watch_only" | "future_state")
-        };
+        let needs_somebody =
+            |(reason, _): &(&str, String)| matches!(*reason, "stood_down" | "watch_only" | "future_state");
         if past > PATIENCE && refusal.as_ref().is_some_and(needs_somebody) {
             return End::Mend;
         }
@@ -406,7 +405,11 @@ fn whatever_goes_wrong_no_open_window_is_abandoned_and_the_next_one_comes() {
     });
     let (tally, mut failed) = (tally.into_inner().expect("no panic"), failed.into_inner().expect("no panic"));
     let took = began.elapsed();
-    println!("{count} seeds in {:.0} s, {} of them violate something\n{tally}", took.as_secs_f64(), failed.len());
+    println!(
+        "{count} seeds in {:.0} s, {} of them violate something\n{tally}",
+        took.as_secs_f64(),
+        failed.len()
+    );
     failed.sort_by_key(|scenario| scenario.seed);
     let told = failed.iter().take(2).map(|scenario| {
         let (kept, outcome) = shrunk(scenario);

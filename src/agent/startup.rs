@@ -181,11 +181,6 @@ fn token_of(plan: &Plan, listen: SocketAddr) -> Option<Secret> {
     own.map_err(|e| warn!("{e}; nothing can be changed through the API: set `token`, or correct that")).ok()
 }
 
-/// This machine's name.
-pub(super) fn host() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
-}
-
 /// Where people find the status page: an agent that listens on every address is found by its name.
 pub(super) fn page(listen: &str, host: &str) -> String {
     match listen.parse::<SocketAddr>() {

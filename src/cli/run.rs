@@ -110,6 +110,7 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
     let plan = Plan::of(&config, &flags).map_err(|e| wrong(&format!("{e:#}")))?;
     announce(&plan);
+    raise_descriptor_limit();
     // Polling and decisions run on this thread, so that a sample changes no thread; requests of a window run
     // on the other and do not wait for them.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -119,6 +120,16 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     own.shutdown_timeout(Duration::from_secs(1));
     aside.shutdown_timeout(Duration::from_secs(1));
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// Every server takes two or three connections: with the usual soft limit of 1,024 a few hundred could not be
+/// asked.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it cannot be raised, the sources that lack a connection say so.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, aside: Handle) -> anyhow::Result<()> {

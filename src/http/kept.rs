@@ -140,6 +140,9 @@ impl Kept {
 
 impl Open {
     async fn ask(mut self, request: Request<String>) -> Result<(Self, Response<Incoming>), Failed> {
+        // A connection takes a request only once it has shown that it wants one.
+        let ready = driven(&mut self.connection, &mut self.has_ended, self.sender.ready()).await;
+        ready.and_then(OkOrCause::ok_or_cause).map_err(Failed::NoAnswer)?;
         let sent = self.sender.send_request(request);
         let answer = driven(&mut self.connection, &mut self.has_ended, sent).await;
         let answer = answer.and_then(OkOrCause::ok_or_cause).map_err(Failed::NoAnswer)?;

@@ -11,8 +11,16 @@ use syn::visit::Visit;
 
 /// The folders of `src/`, outermost first. Code may import what stands below it in the list, never
 /// what stands above it or beside it.
-const LAYERS: &[&[&str]] =
-    &[&["cli"], &["agent"], &["serve"], &["act", "demo", "observe"], &["config"], &["http"], &["clock"], &["world"]];
+const LAYERS: &[&[&str]] = &[
+    &["cli"],
+    &["agent"],
+    &["serve"],
+    &["act", "demo", "observe"],
+    &["config"],
+    &["http"],
+    &["clock"],
+    &["world"],
+];
 
 /// The modules of the core in the same order.
 const CORE_LAYERS: &[&[&str]] = &[

@@ -78,7 +78,11 @@ fn pieces(name: &str) -> Vec<Vec<u8>> {
 fn bodies(name: &str) -> Vec<Vec<u8>> {
     let text = String::from_utf8(unzipped(name)).unwrap();
     let lines = text.lines().step_by(60).take(8);
-    lines.filter_map(|line| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["body"].to_string().into())).collect()
+    lines
+        .filter_map(|line| {
+            Some(serde_json::from_str::<serde_json::Value>(line).ok()?["body"].to_string().into())
+        })
+        .collect()
 }
 
 fn seeds_of_logs() -> Vec<Vec<u8>> {
@@ -90,8 +94,16 @@ fn seeds_of_pages() -> Vec<Vec<u8>> {
 }
 
 fn seeds_of_loads() -> Vec<Vec<u8>> {
-    let made = [r#"[{"dp_rank":0,"num_reqs":5,"num_waiting_reqs":2,"num_tokens":7,"ts_tic":139.4}]"#, r#"{"load": 3}"#];
-    [bodies("dp4/loads.jsonl.gz"), bodies("cpu-dp2/loads.jsonl.gz"), made.map(|t| t.as_bytes().to_vec()).to_vec()].concat()
+    let made = [
+        r#"[{"dp_rank":0,"num_reqs":5,"num_waiting_reqs":2,"num_tokens":7,"ts_tic":139.4}]"#,
+        r#"{"load": 3}"#,
+    ];
+    [
+        bodies("dp4/loads.jsonl.gz"),
+        bodies("cpu-dp2/loads.jsonl.gz"),
+        made.map(|t| t.as_bytes().to_vec()).to_vec(),
+    ]
+    .concat()
 }
 
 fn seeds_of_answers() -> Vec<Vec<u8>> {
@@ -158,14 +170,16 @@ fn on_page(bytes: &[u8]) {
     if metrics.read(bytes).is_ok() {
         assert!(metrics.ranks().count() <= 1 << 20);
     }
-    let page = Observation::Page { target: TargetId(0), source: SourceId(0), body: bytes.to_vec(), at: at(9.0) };
+    let page =
+        Observation::Page { target: TargetId(0), source: SourceId(0), body: bytes.to_vec(), at: at(9.0) };
     observed(&mut core(None, Mode::Live, at(0.0)), &page);
 }
 
 fn on_loads(bytes: &[u8]) {
     // An error is as good as an answer.
     let _ = loads::read(bytes);
-    let loads = Observation::Loads { target: TargetId(0), source: SourceId(0), body: bytes.to_vec(), at: at(9.0) };
+    let loads =
+        Observation::Loads { target: TargetId(0), source: SourceId(0), body: bytes.to_vec(), at: at(9.0) };
     observed(&mut core(None, Mode::Live, at(0.0)), &loads);
 }
 
@@ -213,7 +227,8 @@ fn on_api() -> Box<dyn Fn(&[u8])> {
     Box::new(move |bytes| {
         for path in ["capture", "stop", "resume", "silence", "alerts", "incidents/20261124T1/pin"] {
             let post = agent.http.post(agent.url(&format!("/api/v1/{path}")));
-            let post = post.header("authorization", "Bearer t0ken").header("content-type", "application/json");
+            let post =
+                post.header("authorization", "Bearer t0ken").header("content-type", "application/json");
             let answer = runtime.block_on(post.body(bytes.to_vec()).send());
             let status = answer.expect("an answer, whatever was sent").status().as_u16();
             assert!(status != 500, "{path}: 500");
@@ -225,13 +240,59 @@ fn targets() -> Vec<Target> {
     let json = &["null", "true", "{}", "[]", "\"\"", "-0", "1e999", "\\ud800", "\\u0000", "[[[[[[[["][..];
     let target = |name, seeds, words, run: fn(&[u8])| Target { name, seeds, words, run: Box::new(run) };
     vec![
-        target("log", seeds_of_logs, &["[2026-11-24 03:48:29 DP1]", "#running-req: ", "Profiling starts", "\t", "\r\n", "99999999999999999999", "\u{202e}", "token usage: "], on_log),
-        target("exposition", seeds_of_pages, &["# TYPE ", " histogram\n", "{dp_rank=\"", "le=\"+Inf\"", "NaN", "1e400", "\\n", "\"} "], on_page),
+        target(
+            "log",
+            seeds_of_logs,
+            &[
+                "[2026-11-24 03:48:29 DP1]",
+                "#running-req: ",
+                "Profiling starts",
+                "\t",
+                "\r\n",
+                "99999999999999999999",
+                "\u{202e}",
+                "token usage: ",
+            ],
+            on_log,
+        ),
+        target(
+            "exposition",
+            seeds_of_pages,
+            &["# TYPE ", " histogram\n", "{dp_rank=\"", "le=\"+Inf\"", "NaN", "1e400", "\\n", "\"} "],
+            on_page,
+        ),
         target("loads", seeds_of_loads, json, on_loads),
         target("promql", seeds_of_answers, json, on_answer),
-        target("kineto", seeds_of_traces, &["\"traceEvents\":[", "{\"ph\":\"X\"", "\"ts\":", "\"dur\":-", "ProfilerStep#", "\\u00", "]}", "1e308"], on_trace),
-        target("sqlite", seeds_of_exports, &["CUPTI_ACTIVITY_KIND_KERNEL", "StringIds", "SQLite format 3\0"], on_export),
-        target("yaml", seeds_of_configurations, &["&a ", "*a", "<<: ", "- ", ": ", "{ ", " }", "|\n", "\t", "!!float ", "-1s", "1e9h", "for: ", "[[[["], on_configuration),
+        target(
+            "kineto",
+            seeds_of_traces,
+            &[
+                "\"traceEvents\":[",
+                "{\"ph\":\"X\"",
+                "\"ts\":",
+                "\"dur\":-",
+                "ProfilerStep#",
+                "\\u00",
+                "]}",
+                "1e308",
+            ],
+            on_trace,
+        ),
+        target(
+            "sqlite",
+            seeds_of_exports,
+            &["CUPTI_ACTIVITY_KIND_KERNEL", "StringIds", "SQLite format 3\0"],
+            on_export,
+        ),
+        target(
+            "yaml",
+            seeds_of_configurations,
+            &[
+                "&a ", "*a", "<<: ", "- ", ": ", "{ ", " }", "|\n", "\t", "!!float ", "-1s", "1e9h", "for: ",
+                "[[[[",
+            ],
+            on_configuration,
+        ),
         Target { name: "api", seeds: seeds_of_requests, words: json, run: on_api() },
     ]
 }
@@ -261,10 +322,12 @@ fn mutated(seeds: &[Vec<u8>], words: &[&str], dice: &mut Dice) -> Vec<u8> {
                 bytes.splice(from..from, word);
             }
             7 => {
-                let number = ["0", "-1", "18446744073709551616", "4294967296", "0.0000000001", "1e-400"][dice.below(6)];
+                let number = ["0", "-1", "18446744073709551616", "4294967296", "0.0000000001", "1e-400"]
+                    [dice.below(6)];
                 let digits = bytes[from..].iter().position(u8::is_ascii_digit).map(|at| from + at);
                 if let Some(at) = digits {
-                    let end = bytes[at..].iter().position(|b| !b.is_ascii_digit()).map_or(bytes.len(), |n| at + n);
+                    let end =
+                        bytes[at..].iter().position(|b| !b.is_ascii_digit()).map_or(bytes.len(), |n| at + n);
                     bytes.splice(at..end, number.bytes());
                 }
             }

@@ -90,7 +90,8 @@ pub enum Fate {
 
 impl Requests {
     pub fn has(self, path: &str) -> bool {
-        let (start, stop) = (path == "/start_profile", path.contains("stop_profile") || path == "/end_profile");
+        let (start, stop) =
+            (path == "/start_profile", path.contains("stop_profile") || path == "/end_profile");
         match self {
             Self::All => true,
             Self::Start => start,
@@ -136,7 +137,9 @@ impl Fault {
             9 | 10 => (Kind::DiskStalls, if dice.bool() { short } else { long }),
             11 | 12 => (Kind::DiskFails, long),
             13 => (Kind::LogLate, long),
-            14 => (Kind::Clock(*dice.choice(&[-600.0, -90.0, -3.0, 2.0, 45.0, 3_600.0]).unwrap_or(&1.0)), short),
+            14 => {
+                (Kind::Clock(*dice.choice(&[-600.0, -90.0, -3.0, 2.0, 45.0, 3_600.0]).unwrap_or(&1.0)), short)
+            }
             15 | 16 => (Kind::ServerDies { ranks: dice.u16(2..4) }, if dice.bool() { short } else { long }),
             17 => (Kind::SlowExport, long),
             18 => (if dice.bool() { Kind::ServerDiskFull } else { Kind::FileMissing }, long),

@@ -202,7 +202,6 @@ impl World {
         self.lock().digest.finish()
     }
 
-
     /// Whether the agent is to stay down for now.
     pub fn is_down(&self) -> bool {
         let state = self.lock();
@@ -444,7 +443,10 @@ impl State {
             Kind::SlowExport => self.server.faults_mut().slow_export = Duration::from_secs(4),
             Kind::ServerDiskFull => self.server.faults_mut().disk_full = true,
             Kind::FileMissing => self.server.faults_mut().missing = vec![0],
-            Kind::Operator => self.operator("/start_profile", r#"{"output_dir":"/theirs","activities":["GPU"],"with_stack":false}"#),
+            Kind::Operator => self.operator(
+                "/start_profile",
+                r#"{"output_dir":"/theirs","activities":["GPU"],"with_stack":false}"#,
+            ),
             Kind::Killed => {
                 self.down_until = Some(now + lasts);
                 self.dies("killed");
@@ -485,7 +487,8 @@ impl State {
     /// Somebody on the server's own machine.
     fn operator(&mut self, path: &str, body: &str) {
         // They look before they close: what runs by then may be the agent's.
-        let theirs = self.server.open_orders().iter().any(|(_, _, order)| is_theirs(order.output_dir.as_deref()));
+        let theirs =
+            self.server.open_orders().iter().any(|(_, _, order)| is_theirs(order.output_dir.as_deref()));
         if self.server.is_up() && (path == "/start_profile" || theirs) {
             self.say(&format!("somebody posts {path}"));
             let now = self.now();
@@ -500,9 +503,7 @@ impl State {
         let answer = match fate {
             Some(Fate::BrokenBefore) => Some(lost("connection reset by peer")),
             Some(Fate::Proxy(status)) => Some(Ok((status, b"an error of the proxy".to_vec()))),
-            _ if !self.server.is_up() => {
-                Some(Err(Unanswered::Refused { why: "Connection refused".into() }))
-            }
+            _ if !self.server.is_up() => Some(Err(Unanswered::Refused { why: "Connection refused".into() })),
             _ => None,
         };
         if let Some(answer) = answer {
@@ -545,9 +546,13 @@ impl State {
         self.say("a stop arrives");
         let orders = self.server.open_orders();
         let theirs = orders.iter().filter(|(_, _, order)| is_theirs(order.output_dir.as_deref()));
-        let mut known = theirs.filter(|(_, since, _)| *since + UNHEARD < sent && !self.is(|k| *k == Kind::LogLate));
+        let mut known =
+            theirs.filter(|(_, since, _)| *since + UNHEARD < sent && !self.is(|k| *k == Kind::LogLate));
         if let Some((rank, since, _)) = known.next_back() {
-            let what = format!("a stop ends somebody else's profile on rank {rank}, open for {:?}", sent.since(*since));
+            let what = format!(
+                "a stop ends somebody else's profile on rank {rank}, open for {:?}",
+                sent.since(*since)
+            );
             self.violated(what);
         }
     }

@@ -303,7 +303,7 @@ async fn the_agents_own_alerts_ask_for_nothing_and_many_alerts_fit_into_one_requ
 /// Runs the real binary against the agent; exit status, standard output and standard error.
 async fn skewtrap(args: Vec<String>) -> (i32, String, String) {
     let run = move || assert_cmd::Command::cargo_bin("skewtrap").unwrap().args(args).output().unwrap();
-    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let output = skewtrap::world::blocking(run).await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }

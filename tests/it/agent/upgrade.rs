@@ -288,7 +288,7 @@ fn dump(database: &Path, dir: &Path) -> String {
     }
     for table in TABLES {
         let mut query = read.prepare(&format!("SELECT * FROM {table}")).unwrap();
-        let names: Vec<String> = query.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = query.column_names().map(str::to_owned).collect();
         let quoted = |name: &String| match (table, name.as_str()) {
             // Text, so that it can be read here and its folder replaced.
             ("outbox", "body") => format!("'CAST(' || quote(CAST({name} AS TEXT)) || ' AS BLOB)'"),

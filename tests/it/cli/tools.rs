@@ -153,7 +153,7 @@ async fn check_and_init_look_at_a_server() {
     let owned = owned.display().to_string();
     let config = dir.path().join("skewtrap.yaml");
     let paths = (rules.display().to_string(), config.display().to_string(), beyond.display().to_string());
-    let outputs = tokio::task::spawn_blocking(move || {
+    let outputs = skewtrap::world::blocking(move || {
         let (rules, config, beyond) = paths;
         let default = skewtrap(&["check", "--against", &url, "--json"]);
         let attention = skewtrap(&["check", &rules, "--against", &url]);

@@ -21,6 +21,8 @@ use skewtrap_trace::time::Time;
 
 /// A rank that had work within this long counts as busy.
 pub const WORK_HORIZON: Duration = Duration::from_secs(2);
+/// A line of the log may be read so long after it was true, when another source has newer news already.
+const LATE: Duration = Duration::from_millis(250);
 
 /// `/health` of SGLang answers 503 when the scheduler was silent for so long, and what watches it (a
 /// router, a liveness probe) then takes the server out, or kills it.
@@ -310,8 +312,8 @@ pub struct Facts {
     pub last_work: BTreeMap<Rank, Time>,
     /// How each DP rank gets on with its work.
     pub progress: Vec<(u16, Progress)>,
-    /// When each rank was last seen at all, with work or without.
-    pub last_seen: BTreeMap<Rank, Time>,
+    /// When each rank was last seen without any.
+    pub last_idle: BTreeMap<Rank, Time>,
     /// When the ranks' work, idle or not, was last reported.
     pub ranks_at: Option<Time>,
     /// Windows that somebody else opened.
@@ -326,14 +328,9 @@ impl Facts {
     /// A rank was seen with or without work.
     pub fn rank_seen(&mut self, rank: Rank, has_work: bool, at: Time) {
         self.ranks_at = self.ranks_at.max(Some(at));
-        let note = |times: &mut BTreeMap<Rank, Time>| {
-            let last = times.entry(rank).or_insert(at);
-            *last = (*last).max(at);
-        };
-        note(&mut self.last_seen);
-        if has_work {
-            note(&mut self.last_work);
-        }
+        let times = if has_work { &mut self.last_work } else { &mut self.last_idle };
+        let last = times.entry(rank).or_insert(at);
+        *last = (*last).max(at);
     }
 
     /// A profiling line of the log: of a window of the agent, or of another client's.
@@ -367,13 +364,13 @@ impl Facts {
         }
     }
 
-    /// Whether `rank` had work within [`WORK_HORIZON`] and was not seen without any since: a rank that has
-    /// just run dry is the imbalance, and the start that waits for its next step would leave it armed. A
-    /// key with fewer axes applies to every rank that agrees with it (`DP2` for `DP2 TP1`).
+    /// Whether `rank` had work within [`WORK_HORIZON`] and was not seen without any since, or just
+    /// before: a rank that has run dry is the imbalance, and the start that waits for its next step would
+    /// leave it armed. A key with fewer axes applies to every rank that agrees with it (`DP2` for `DP2 TP1`).
     pub fn is_busy(&self, rank: Rank, now: Time) -> bool {
         self.last_work.iter().any(|(key, at)| {
-            let newest = self.last_seen.get(key).is_none_or(|seen| seen <= at);
-            speaks_for(*key, rank) && now.since(*at) <= WORK_HORIZON && newest
+            let ran_dry = self.last_idle.get(key).is_some_and(|idle| *idle + LATE >= *at);
+            speaks_for(*key, rank) && now.since(*at) <= WORK_HORIZON && !ran_dry
         })
     }
 }
@@ -433,10 +430,10 @@ mod tests {
         let at = |s: f64| Time::from_epoch_s(1000.0 + s);
         facts.rank_seen(Rank::dp(1), true, at(-1.0));
         assert!(facts.is_busy(Rank::dp(1), at(0.0)));
-        facts.rank_seen(Rank::dp(1), false, at(-1.0));
-        assert!(facts.is_busy(Rank::dp(1), at(0.0)), "an empty queue beside a full batch");
-        facts.rank_seen(Rank::dp(1), false, at(-0.5));
+        facts.rank_seen(Rank::dp(1), false, at(-0.9));
         assert!(!facts.is_busy(Rank::dp(1), at(0.0)));
+        facts.rank_seen(Rank::dp(1), true, at(-0.8));
+        assert!(!facts.is_busy(Rank::dp(1), at(0.0)), "a line that came late");
         facts.rank_seen(Rank::dp(1), true, at(-0.2));
         assert!(facts.is_busy(Rank::dp(1), at(0.0)));
     }

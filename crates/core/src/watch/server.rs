@@ -100,7 +100,9 @@ impl Server {
     /// so that recording a sample costs nothing more.
     pub fn note_work(&mut self, id: TargetId, store: &SignalStore, now: Time) {
         for (rank, seen, worked) in store.last_work(id, now - WORK_WINDOW) {
-            self.facts.rank_seen(rank, false, seen);
+            if worked != Some(seen) {
+                self.facts.rank_seen(rank, false, seen);
+            }
             if let Some(worked) = worked {
                 self.facts.rank_seen(rank, true, worked);
             }

@@ -136,22 +136,24 @@ impl SignalStore {
         })
     }
 
-    /// For each rank of a server that reported its load since `since`: when it did so last, and when
-    /// it last had any work.
+    /// For each rank of a server that reported its load since `since`, source by source: when it did so
+    /// last, and when it last had any work.
     pub fn last_work(
         &self,
         target: TargetId,
         since: Time,
     ) -> impl Iterator<Item = (Rank, Time, Option<Time>)> + '_ {
-        self.slots_of(target).flat_map(move |slot| {
-            [catalog::RUNNING_REQS, catalog::QUEUE_REQS, catalog::LOAD].into_iter().filter_map(
-                move |signal| {
-                    let index = *slot.series.get(usize::from(signal.0))?;
-                    let series = self.series.get(index as usize)?;
-                    let (at, _) = series.latest().filter(|l| l.0 >= since)?;
-                    Some((slot.key.rank, at, series.ring.last_since(since, |value| value > 0.0)))
-                },
-            )
+        // One source says it in several numbers: an empty queue beside a full batch is work.
+        self.slots_of(target).filter_map(move |slot| {
+            let said = [catalog::RUNNING_REQS, catalog::QUEUE_REQS, catalog::LOAD].into_iter();
+            let said = said.filter_map(|signal| {
+                let index = *slot.series.get(usize::from(signal.0))?;
+                let series = self.series.get(index as usize)?;
+                let (at, _) = series.latest().filter(|l| l.0 >= since)?;
+                Some((at, series.ring.last_since(since, |value| value > 0.0)))
+            });
+            let (seen, worked) = said.reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))?;
+            Some((slot.key.rank, seen, worked))
         })
     }
 

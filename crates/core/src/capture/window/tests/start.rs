@@ -14,7 +14,12 @@ fn a_start_that_was_refused_is_never_followed_by_a_stop() {
 
 #[test]
 fn a_start_that_a_proxy_refused_though_it_began_is_stopped_at_once() {
-    let script = [(0.1, begins(0)), (0.2, Event::StartAnswered(status(404))), (0.4, stopped(Answer::Ok)), (0.5, file(0))];
+    let script = [
+        (0.1, begins(0)),
+        (0.2, Event::StartAnswered(status(404))),
+        (0.4, stopped(Answer::Ok)),
+        (0.5, file(0)),
+    ];
     let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
     assert_eq!(told, ["0.2 /stop_profile", "0.5 done (notes)"]);
 }
