@@ -206,6 +206,7 @@ fn api_router(shared: Shared, access: Access) -> Router {
         .route("/incidents/{id}/files", get(files::list))
         .route("/incidents/{id}/files/{*path}", get(files::file))
         .route("/incidents/{id}/pin", post(control::pin))
+        .route("/incidents/{id}/mark", post(control::mark))
         .route("/capture", post(control::capture))
         .route("/stop", post(control::stop))
         .route("/resume", post(control::resume))

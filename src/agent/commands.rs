@@ -13,6 +13,7 @@ use super::window::WindowSignal;
 use crate::act::state::StateError;
 use crate::serve::{Action, AlertOrigin, Answer, CaptureBody};
 use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::factor::{Mark, Taught};
 use skewtrap_core::rule::guard::nearest;
 use skewtrap_core::signal::sample::TargetId;
 use skewtrap_core::status::Silence;
@@ -49,8 +50,31 @@ impl Agent {
                 self.silence(Silence { rule, target, until: self.clock.now() + duration, why }, effects)
             }
             Action::Resume { target } => self.resume(target, effects),
+            Action::Mark { incident, mark } => Reply::Now(self.mark(&incident, mark)),
             Action::Pin { incident, pinned } => self.pin(incident, pinned),
         }
+    }
+
+    /// What an incident was worth, as a person says, teaches its server's bounds.
+    fn mark(&mut self, id: &str, mark: Mark) -> Answer {
+        let Some(incident) = self.watch.incident(id).cloned() else {
+            return Answer::Missing { why: format!("the agent remembers no incident {id}") };
+        };
+        let Some(Taught { before, after }) = self.watch.mark(&incident, mark) else {
+            return Answer::Refused {
+                why: format!(
+                    "{id} teaches nothing: only firings of the tests on share, speed and work have a bound that is \
+                     learned, and of each server the last 64 are remembered"
+                ),
+            };
+        };
+        let baselines = self.watch.baselines(self.clock.now());
+        self.store.state.later(move |state| state.save_baselines(&baselines));
+        done(format!(
+            "{id} is marked {}: its test on {} told from {before:.1} standard deviations on, and tells from {after:.1} on now",
+            mark.word(),
+            incident.target
+        ))
     }
 
     fn pin(&self, incident: Arc<str>, pinned: bool) -> Reply {

@@ -3,17 +3,21 @@
 use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::Format;
 use super::agent_client::AgentArgs;
+use skewtrap_core::factor::Mark;
 use skewtrap_core::incident::{CaptureOutcome, Incident};
 use skewtrap_core::message::{Message, Origin, Update, figure, rank_name, terminal, utc};
 
-/// Lists the incidents of the running agent, shows one, or keeps one from being evicted
+/// Lists the incidents of the running agent, shows one, keeps one from being evicted, or says what one was worth
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct IncidentsArgs {
+    #[command(subcommand)]
+    command: Option<IncidentsCommand>,
     /// Show this incident
     id: Option<String>,
     /// Never evict its bundle
@@ -28,11 +32,44 @@ pub struct IncidentsArgs {
     format: Format,
 }
 
+#[derive(Debug, Subcommand)]
+enum IncidentsCommand {
+    /// Say what an incident was worth: noise raises the bound of its test on its server
+    Mark(MarkArgs),
+}
+
+#[derive(Debug, Args)]
+struct MarkArgs {
+    /// The incident
+    id: String,
+    /// What it was worth
+    worth: Worth,
+    #[command(flatten)]
+    agent: AgentArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Worth {
+    /// Worth a look: it is not counted as a cost of the bound
+    Useful,
+    /// Not worth one: the bound of its test rises by a fifth, four times at most, forgotten over weeks
+    Noise,
+}
+
 /// Prints the incidents.
 ///
 /// # Errors
 /// The agent does not answer, or has no such incident.
 pub fn run(args: &IncidentsArgs) -> anyhow::Result<ExitCode> {
+    if let Some(IncidentsCommand::Mark(mark)) = &args.command {
+        let said = match mark.worth {
+            Worth::Useful => Mark::Useful,
+            Worth::Noise => Mark::Noise,
+        };
+        let answer = mark.agent.post(&format!("incidents/{}/mark", mark.id), &json!({ "mark": said }))?;
+        eprintln!("{}", answer["said"].as_str().unwrap_or("done"));
+        return Ok(ExitCode::SUCCESS);
+    }
     match &args.id {
         None => list(args)?,
         Some(id) if args.pin || args.unpin => {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{ApiError, Shared};
+use skewtrap_core::factor::Mark;
 use skewtrap_core::printable::{LIMIT, printable};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
@@ -67,6 +68,13 @@ pub enum Action {
         incident: Arc<str>,
         /// Whether it is protected.
         pinned: bool,
+    },
+    /// Say what an incident was worth, so that the bounds of its server follow.
+    Mark {
+        /// The incident's id.
+        incident: Arc<str>,
+        /// What it was worth.
+        mark: Mark,
     },
 }
 
@@ -232,4 +240,18 @@ pub(super) async fn pin(
     json: Result<Json<Value>, JsonRejection>,
 ) -> Result<Answer, ApiError> {
     send_command(&shared, Action::Pin { incident: id.into(), pinned: body::<PinBody>(json)?.pinned }).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MarkBody {
+    mark: Mark,
+}
+
+pub(super) async fn mark(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+    json: Result<Json<Value>, JsonRejection>,
+) -> Result<Answer, ApiError> {
+    send_command(&shared, Action::Mark { incident: id.into(), mark: body::<MarkBody>(json)?.mark }).await
 }

@@ -38,6 +38,7 @@ use crate::capture::admit::Policy;
 use crate::capture::facts::Facts;
 use crate::capture::governor::Ledger;
 use crate::capture::refusal::Refusal;
+use crate::factor::{Mark, Taught};
 use crate::incident::{Incident, IncidentId};
 use crate::rule::{Baseline, Rule};
 use crate::signal::catalog::Catalog;
@@ -268,6 +269,12 @@ impl Watch {
     /// Goes on with what an agent before this one learned; to be called before anything is observed.
     pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
         self.core.engine.remember(baselines, now);
+    }
+
+    /// A person says what an incident was worth. What it taught its server's bounds; `None` where it has none, or
+    /// its firing is no longer remembered.
+    pub fn mark(&mut self, incident: &Incident, mark: Mark) -> Option<Taught> {
+        self.core.engine.mark(&incident.target, incident.fired_at, mark)
     }
 
     /// The silences that hold, as they outlive the agent.

@@ -1,8 +1,8 @@
 //! Judges the shipped rules: the whole core, as a replay drives it, over simulated servers.
 //!
-//! `skewtrap-judge [--hours H] [--healthy N] [--runs N] [--only TEXT] [--sources log,loads,metrics,both]
-//! [--seed N] [--warm S] [--own] [-v]` prints firings and windows an hour in healthy worlds (the first hour
-//! apart), and for incidents how many were found, the first blame, delays, onsets and clearing.
+//! `skewtrap-judge [--hours H] [--healthy N] [--runs N] [--only TEXT] [--sources log,loads,counted,metrics,both]
+//! [--seed N] [--warm S] [--budget PER_DAY] [--own] [-v]` prints firings and windows an hour in healthy worlds
+//! (the first hour apart, and from hour 4 on with the upper 95 % bound of their rate a day), and for incidents how many were found, the first blame, delays, onsets and clearing.
 
 mod arrivals;
 mod engine;
@@ -31,6 +31,7 @@ struct Options {
     sources: Vec<(&'static str, Source)>,
     seed: u64,
     warm: f64,
+    budget: f64,
     own: bool,
     verbose: bool,
 }
@@ -44,6 +45,7 @@ fn options() -> Result<Options> {
         sources: Source::ALL.to_vec(),
         seed: 1,
         warm: 400.0,
+        budget: 1.0,
         own: false,
         verbose: false,
     };
@@ -61,13 +63,14 @@ fn options() -> Result<Options> {
             }
             "--seed" => o.seed = value()?.parse()?,
             "--warm" => o.warm = value()?.parse()?,
+            "--budget" => o.budget = value()?.parse()?,
             "--own" => o.own = true,
             "-v" => o.verbose = true,
             other => bail!("unknown option {other}; see crates/judge/src/main.rs"),
         }
     }
     if o.sources.is_empty() {
-        bail!("--sources names none of log, loads, metrics, both");
+        bail!("--sources names none of log, loads, counted, metrics, both");
     }
     Ok(o)
 }
@@ -90,7 +93,7 @@ fn run(
     rules: &[Rule],
 ) -> Vec<Vec<Told>> {
     let out = simulate(world, seed, seconds, script);
-    o.sources.iter().map(|s| told(&out, world, s.1, rules)).collect()
+    o.sources.iter().map(|s| told(&out, world, s.1, rules, o.budget)).collect()
 }
 
 fn healthy(o: &Options, rules: &[Rule]) {
@@ -102,26 +105,29 @@ fn healthy(o: &Options, rules: &[Rule]) {
     if worlds.is_empty() || o.healthy == 0 {
         return;
     }
-    let mut sums: BTreeMap<&str, Vec<(f64, f64, f64)>> = BTreeMap::new();
-    println!("healthy: firings in hour 1 | an hour from hour 2 | windows an hour, by source");
+    let mut sums: BTreeMap<&str, Vec<Row>> = BTreeMap::new();
+    println!(
+        "healthy: firings in hour 1 | an hour from hour 2 | windows an hour | firings from hour 4 on, by source"
+    );
     for (name, world) in &worlds {
-        let mut rows = vec![(0.0, 0.0, 0.0); o.sources.len()];
+        let mut rows = vec![Row::default(); o.sources.len()];
         let mut notes = Vec::new();
         for k in 0..o.healthy {
             let all = run(world, o.seed * 1000 + k as u64, (o.hours * 3600.0) as usize, &[], o, rules);
             for (i, told) in all.iter().enumerate() {
-                let early = told.iter().filter(|t| t.at <= 3600.0).count() as f64;
-                rows[i].0 += early / o.healthy as f64;
-                rows[i].1 += (told.len() as f64 - early) / (o.hours - 1.0).max(1e-9) / o.healthy as f64;
-                rows[i].2 +=
-                    told.iter().filter(|t| t.has_window()).count() as f64 / o.hours / o.healthy as f64;
+                let after = |hour: f64| told.iter().filter(|t| t.at > 3600.0 * hour).count() as f64;
+                let runs = o.healthy as f64;
+                rows[i].first += (told.len() as f64 - after(1.0)) / runs;
+                rows[i].then += after(1.0) / (o.hours - 1.0).max(1e-9) / runs;
+                rows[i].windows += told.iter().filter(|t| t.has_window()).count() as f64 / o.hours / runs;
+                rows[i].late += after(LATE_HOURS);
                 notes.extend(told.iter().map(|t| format!("    {} {}", o.sources[i].0, words(t))));
             }
         }
         let text: Vec<String> = rows
             .iter()
             .zip(&o.sources)
-            .map(|(r, s)| format!("{} {:.2}|{:.2}|{:.2}", s.0, r.0, r.1, r.2))
+            .map(|(r, s)| format!("{} {:.2}|{:.2}|{:.2}|{:.0}", s.0, r.first, r.then, r.windows, r.late))
             .collect();
         println!("{name:26} {}", text.join("   "));
         if o.verbose {
@@ -131,17 +137,61 @@ fn healthy(o: &Options, rules: &[Rule]) {
     }
     for (source, rows) in &sums {
         let n = rows.len() as f64;
-        let mean = |f: fn(&(f64, f64, f64)) -> f64| rows.iter().map(f).sum::<f64>() / n;
-        let worst = |f: fn(&(f64, f64, f64)) -> f64| rows.iter().map(f).fold(0.0, f64::max);
+        let mean = |f: fn(&Row) -> f64| rows.iter().map(f).sum::<f64>() / n;
+        let worst = |f: fn(&Row) -> f64| rows.iter().map(f).fold(0.0, f64::max);
         println!(
             "== {source:9} hour 1 mean {:.2} worst {:.2}   from hour 2 mean {:.3} worst {:.2}   windows {:.3}",
-            mean(|r| r.0),
-            worst(|r| r.0),
-            mean(|r| r.1),
-            worst(|r| r.1),
-            mean(|r| r.2)
+            mean(|r| r.first),
+            worst(|r| r.first),
+            mean(|r| r.then),
+            worst(|r| r.then),
+            mean(|r| r.windows)
         );
+        let days = n * o.healthy as f64 * (o.hours - LATE_HOURS).max(0.0) / 24.0;
+        if days > 0.0 {
+            let count = mean(|r| r.late) * n;
+            println!(
+                "   {source:9} from hour 4 on {count:.0} firings in {days:.1} days: {:.2} a day, at most {:.2} (95 %); budget {}",
+                count / days,
+                upper_bound(count) / days,
+                o.budget
+            );
+        }
     }
+}
+
+/// Firings are counted apart from so many hours on: by then the bounds are the site's own.
+const LATE_HOURS: f64 = 3.0;
+
+/// What a world showed by one source.
+#[derive(Clone, Copy, Debug, Default)]
+struct Row {
+    /// Firings in the first hour.
+    first: f64,
+    /// An hour after it.
+    then: f64,
+    /// Windows an hour.
+    windows: f64,
+    /// Firings from hour 4 on.
+    late: f64,
+}
+
+/// The mean of which a Poisson variable is `count` or less in 5 % of cases (Garwood 1936), by bisection.
+fn upper_bound(count: f64) -> f64 {
+    let at_most = |mean: f64| {
+        let (mut term, mut sum) = ((-mean).exp(), 0.0);
+        for k in 0..=count as u32 {
+            sum += term;
+            term *= mean / f64::from(k + 1);
+        }
+        sum
+    };
+    let (mut low, mut high) = (count, 2.0 * count + 20.0);
+    for _ in 0..60 {
+        let middle = 0.5 * (low + high);
+        (low, high) = if at_most(middle) > 0.05 { (middle, high) } else { (low, middle) };
+    }
+    high
 }
 
 fn words(t: &Told) -> String {

@@ -55,11 +55,13 @@ pub fn shipped() -> Result<Vec<Rule>> {
     Ok(loaded.rules.into_iter().map(|r| r.rule).collect())
 }
 
-fn setup(rules: Vec<Rule>) -> Setup {
+fn setup(rules: Vec<Rule>, false_alarms: f64) -> Setup {
     let server: Arc<str> = "server".into();
     let kinds = [(0, sample::Source::Log), (1, sample::Source::Loads), (2, sample::Source::Metrics)];
     let source =
         |(id, kind)| WatchedSource { id: SourceId(id), target: TargetId(0), kind, name: "world".into() };
+    let mut policy = Policy::default();
+    policy.budget.false_alarms = false_alarms;
     Setup {
         rules,
         catalog: Arc::new(Catalog::default()),
@@ -67,7 +69,7 @@ fn setup(rules: Vec<Rule>) -> Setup {
         pages: Vec::new(),
         sources: kinds.map(source).into(),
         targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
-        policy: Policy::default(),
+        policy,
         ledger: Ledger::default(),
         zone: TimeZone::UTC,
         mode: Mode::Replay,
@@ -75,8 +77,8 @@ fn setup(rules: Vec<Rule>) -> Setup {
 }
 
 /// Runs `out` through a fresh core as `source` shows it.
-pub fn told(out: &Outcome, world: &World, source: Source, rules: &[Rule]) -> Vec<Told> {
-    let mut watch = Watch::new(setup(rules.to_vec()), Time::default());
+pub fn told(out: &Outcome, world: &World, source: Source, rules: &[Rule], false_alarms: f64) -> Vec<Told> {
+    let mut watch = Watch::new(setup(rules.to_vec(), false_alarms), Time::default());
     let (mut all, mut effects): (Vec<Told>, Vec<Effect>) = (Vec::new(), Vec::new());
     play(out, source, world.kv, |seen| {
         watch.observe(&seen, seen.at().unwrap_or_default(), &mut effects);

@@ -17,13 +17,20 @@ pub const START: f64 = 1_795_478_400.0;
 pub enum Source {
     Log,
     Loads,
+    /// `/v1/loads` of SGLang from 0.5.23 on, which counts work.
+    Counted,
     Metrics,
     Both,
 }
 
 impl Source {
-    pub const ALL: [(&'static str, Self); 4] =
-        [("log", Self::Log), ("loads", Self::Loads), ("metrics", Self::Metrics), ("both", Self::Both)];
+    pub const ALL: [(&'static str, Self); 5] = [
+        ("log", Self::Log),
+        ("loads", Self::Loads),
+        ("counted", Self::Counted),
+        ("metrics", Self::Metrics),
+        ("both", Self::Both),
+    ];
 }
 
 /// Calls `see` with everything that `source` hands over, second by second, in the order of time.
@@ -42,8 +49,8 @@ pub fn play(out: &Outcome, source: Source, kv: f64, mut see: impl FnMut(Observat
             see(Observation::Lines { target, source: SourceId(0), lines, arrival: Arrival::Recorded });
         }
         let at = Time::from_epoch_s(START + now + 0.003 * (second % 7) as f64);
-        if matches!(source, Source::Loads | Source::Both) {
-            let body = loads(&out.loads[second], START + now, kv).into_bytes();
+        if matches!(source, Source::Loads | Source::Counted | Source::Both) {
+            let body = loads(&out.loads[second], START + now, kv, source == Source::Counted).into_bytes();
             see(Observation::Loads { target, source: SourceId(1), body, at });
         }
         if source == Source::Metrics {
@@ -79,16 +86,23 @@ fn write_line(text: &mut String, l: &Line, kv: f64) {
     };
 }
 
-fn loads(pages: &[Page], now: f64, kv: f64) -> String {
+fn loads(pages: &[Page], now: f64, kv: f64, is_counted: bool) -> String {
+    let counted = |p: &Page| {
+        let (steps, tokens, prompts) = (p.decode_steps, p.decode_tokens, p.prefill_tokens.round());
+        format!(
+            r#","total_prefill_uncached_tokens":{prompts},"decode_moments":[{steps},{tokens},0,0,0,{tokens}]"#
+        )
+    };
     let entry = |(rank, p): (usize, &Page)| {
         format!(
-            r#"{{"timestamp":{:.4},"dp_rank":{rank},"num_running_reqs":{},"num_waiting_reqs":{},"num_used_tokens":{},"max_total_num_tokens":{kv},"token_usage":{:.4},"gen_throughput":{:.2}}}"#,
+            r#"{{"timestamp":{:.4},"dp_rank":{rank},"num_running_reqs":{},"num_waiting_reqs":{},"num_used_tokens":{},"max_total_num_tokens":{kv},"token_usage":{:.4},"gen_throughput":{:.2}{}}}"#,
             START + p.stamp,
             p.running,
             p.waiting,
             p.used.round(),
             (p.used / kv).min(1.0),
             p.throughput,
+            if is_counted { counted(p) } else { String::new() },
         )
     };
     let entries: Vec<String> = pages.iter().enumerate().map(entry).collect();

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use skewtrap::clock::wall_time;
 use skewtrap::http::client::client;
 use skewtrap::serve::{Action, ApiServer, Command, ServeConfig, ServeError};
+use skewtrap_core::factor::Mark;
 use skewtrap_core::message::sample;
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::status::{GroupStatus, History, HistoryLine, Status, TargetStatus};
@@ -144,8 +145,13 @@ async fn what_people_ask_reaches_the_loop_and_its_answer_comes_back() {
     agent.post("/api/v1/reload", "t0ken", json!({})).await;
     agent.post("/api/v1/stop", "t0ken", json!({"target": "server"})).await;
     agent.post("/api/v1/incidents/20261124T1-manual/pin", "t0ken", json!({"pinned": true})).await;
+    let (code, body) =
+        agent.post("/api/v1/incidents/20261124T1-skew/mark", "t0ken", json!({"mark": "dull"})).await;
+    assert_eq!(code, 422);
+    assert!(body["error"].as_str().unwrap().contains("expected `useful` or `noise`"), "{body}");
+    agent.post("/api/v1/incidents/20261124T1-skew/mark", "t0ken", json!({"mark": "noise"})).await;
     let asked = agent.asked.lock().unwrap();
-    assert_eq!(asked.len(), 7);
+    assert_eq!(asked.len(), 8);
     assert_eq!(
         asked[3],
         Action::Silence {
@@ -158,12 +164,13 @@ async fn what_people_ask_reaches_the_loop_and_its_answer_comes_back() {
     assert_eq!(asked[4], Action::Reload);
     assert_eq!(asked[5], Action::Stop { target: Some("server".into()) });
     assert_eq!(asked[6], Action::Pin { incident: "20261124T1-manual".into(), pinned: true });
+    assert_eq!(asked[7], Action::Mark { incident: "20261124T1-skew".into(), mark: Mark::Noise });
 }
 
 #[tokio::test]
 async fn a_wrong_or_missing_token_changes_nothing() {
     let agent = Agent::start().await;
-    for path in ["capture", "stop", "reload", "silence", "alerts", "incidents/x/pin"] {
+    for path in ["capture", "stop", "reload", "silence", "alerts", "incidents/x/pin", "incidents/x/mark"] {
         let path = format!("/api/v1/{path}");
         assert_eq!(agent.post(&path, "other", json!({})).await.0, 401, "{path}");
         let bare = agent.http.post(agent.url(&path)).json(&json!({})).send().await.unwrap();
@@ -333,6 +340,10 @@ async fn the_command_line_shows_what_the_agent_shows() {
     let (code, _, err) = ask(&["incidents", id, "--pin"]).await;
     assert_eq!((code, err.trim()), (0, "done"));
     assert_eq!(*agent.asked.lock().unwrap(), [Action::Pin { incident: id.into(), pinned: true }]);
+    let (code, _, err) = ask(&["incidents", "mark", id, "useful"]).await;
+    assert_eq!((code, err.trim()), (0, "done"));
+    let marked = Action::Mark { incident: id.into(), mark: Mark::Useful };
+    assert_eq!(agent.asked.lock().unwrap().last(), Some(&marked));
     std::fs::write(&token, "wrong").unwrap();
     let (code, _, err) = ask(&["incidents", id, "--pin"]).await;
     assert_eq!(code, 1);

@@ -159,7 +159,14 @@ impl Channel {
             pressure: Pressure::default(),
             tails: [Tail::default(); TESTS.len()],
         };
-        Self { bins: Bins::new(ranks, second), known, quality, heard: None, unlearned: VecDeque::new(), interval: 0.0 }
+        Self {
+            bins: Bins::new(ranks, second),
+            known,
+            quality,
+            heard: None,
+            unlearned: VecDeque::new(),
+            interval: 0.0,
+        }
     }
 
     /// Takes in what a reading means. Only healthy stretches teach the cost model.
@@ -298,12 +305,14 @@ impl Channel {
             return (evidence.side, vec![rank]);
         }
         let w = WINDOWS.iter().position(|w| *w == evidence.window).unwrap_or(0);
-        let sums: Vec<f64> = (0..self.known.share.usual.len())
-            .map(|r| self.arrivals(r, newest - evidence.window + 1, newest))
-            .collect();
+        let sums_of = |seconds: i64| -> Vec<f64> {
+            let ranks = 0..self.known.share.usual.len();
+            ranks.map(|r| self.arrivals(r, newest - seconds + 1, newest)).collect()
+        };
+        let (sums, now) = (sums_of(evidence.window), sums_of((evidence.window / 2).max(2)));
         // Dispersion below nominal is a router's doing, and what departs is no longer routed by it alone.
         let dispersion = self.known.share.dispersion(rank, w, 0.0).max(1.0);
-        culprits(&sums, &self.known.share.usual, dispersion, 0.25 * evidence.deviance.min(16.0))
+        culprits(&sums, &now, &self.known.share.usual, dispersion, 0.25 * evidence.deviance.min(16.0))
     }
 
     /// Requests that came to `rank` in the seconds `from..=to`.

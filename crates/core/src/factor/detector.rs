@@ -11,6 +11,7 @@ use crate::factor::evidence::{Evidence, Factor, Side};
 use crate::factor::harm::Load;
 use crate::factor::incident::{Change, Incident};
 use crate::factor::intake::{Came, Levels, Lines, Meaning, Totals};
+use crate::factor::marks::{Firing, Firings, Mark, Taught};
 use crate::factor::observation::{Counters, Gauges, Observation, Reading};
 use crate::factor::stuck::{Progress, Stuck};
 use crate::factor::turnover::Turnover;
@@ -93,6 +94,9 @@ pub struct Saved {
     pub longest_pause: f64,
     /// Incidents so far, so that numbers are not used again.
     pub incidents: u64,
+    /// The last firings, with what people said of them.
+    #[serde(default)]
+    pub firings: Firings,
 }
 
 /// What is nearest to its bound now, for people who ask why nothing fires.
@@ -130,6 +134,7 @@ pub struct Detector {
     /// The first second that counts: of all, or after the last incident.
     since: i64,
     incidents: u64,
+    firings: Firings,
     /// The last second that was looked at.
     examined: i64,
     /// What passed its bound in the last step, without being gross.
@@ -155,6 +160,8 @@ struct Moment<'a> {
     /// The newest finished second.
     newest: i64,
     now: f64,
+    /// The way of knowing.
+    way: usize,
     /// Each rank's stretch under way.
     pending: &'a [Pending],
 }
@@ -192,6 +199,7 @@ impl Detector {
             closed: None,
             since: i64::MIN,
             incidents: 0,
+            firings: Firings::default(),
             examined: NEVER,
             suspected: None,
             paused_until: f64::NEG_INFINITY,
@@ -228,6 +236,7 @@ impl Detector {
             turnover: self.turnover.clone(),
             longest_pause: self.stuck.longest,
             incidents: self.incidents,
+            firings: self.firings.clone(),
         }
     }
 
@@ -246,6 +255,7 @@ impl Detector {
         }
         detector.stuck.longest = saved.longest_pause;
         detector.incidents = saved.incidents;
+        detector.firings = saved.firings;
         detector
     }
 
@@ -379,13 +389,15 @@ impl Detector {
             self.examined = newest;
             return Vec::new();
         }
-        let (pending, none) = (self.pending(active, channel, now), vec![Pending::default(); self.settings.ranks]);
+        let (pending, none) =
+            (self.pending(active, channel, now), vec![Pending::default(); self.settings.ranks]);
         channel.bins.advance(newest);
         let mut changes = Vec::new();
-        let from = if self.examined == NEVER { newest } else { (self.examined + 1).max(newest - MOST_SECONDS + 1) };
+        let from =
+            if self.examined == NEVER { newest } else { (self.examined + 1).max(newest - MOST_SECONDS + 1) };
         for second in from..=newest {
             let pending = if second == newest { &pending } else { &none };
-            let moment = Moment { newest: second, now, pending };
+            let moment = Moment { newest: second, now, way: active, pending };
             let seen = channel.examine(second, self.since, pending);
             let candidates = self.candidates(channel, &seen, now);
             changes.extend(if self.open.is_some() {
@@ -420,7 +432,11 @@ impl Detector {
         let shows = |test: usize, rank: usize, side: Side| match test {
             PACE => self.shows(rank, Side::High, HEAVY_LOAD),
             PRESSURE => self.shows(rank, side, MATERIAL_LOAD),
-            _ => !channel.is_inferred() || TESTS[test] != Factor::Share || self.shows(rank, side, MATERIAL_LOAD),
+            _ => {
+                !channel.is_inferred()
+                    || TESTS[test] != Factor::Share
+                    || self.shows(rank, side, MATERIAL_LOAD)
+            }
         };
         let mut all = Vec::new();
         let mut nearest = None;
@@ -465,7 +481,9 @@ impl Detector {
                 });
             }
         }
-        all.sort_by(|a, b| b.strength.total_cmp(&a.strength));
+        // A rank that hangs is also slow, beyond all bounds.
+        let hangs = |c: &Candidate| c.factor == Factor::Stuck;
+        all.sort_by(|a, b| hangs(b).cmp(&hangs(a)).then(b.strength.total_cmp(&a.strength)));
         all
     }
 
@@ -517,6 +535,8 @@ impl Detector {
         if first.strength < GROSS && !seen_before {
             return Vec::new();
         }
+        let excess = first.test.map_or(0.0, |t| first.evidence.deviance - channel.known.tails[t].level);
+        self.firings.note(Firing { at: now, way: moment.way, test: first.test, excess, mark: None });
         channel.fired(first.test, first.evidence.deviance);
         self.suspected = None;
         let incident = self.describe(channel, &first, moment);
@@ -549,6 +569,32 @@ impl Detector {
             }
         };
         vec![change]
+    }
+
+    /// A person says of the firing that a rule told at `told` what it was worth; what was said of it before is
+    /// taken back. `None` where it is not remembered, or had no bound.
+    pub fn mark(&mut self, told: f64, mark: Mark) -> Option<Taught> {
+        let firing = self.firings.told_at(told)?;
+        let (test, said) = (firing.test?, firing.mark);
+        let channel = self.channels.get_mut(firing.way)?.as_mut()?;
+        let per_test = self.settings.false_alarms_per_day / channel.tests() as f64;
+        let tail = channel.known.tails.get_mut(test)?;
+        let before = (2.0 * tail.bound(per_test)).sqrt();
+        if said != Some(mark) {
+            for (mark, by) in said.map(|s| (s, -1.0)).into_iter().chain([(mark, 1.0)]) {
+                match mark {
+                    Mark::Useful => tail.useful(firing.excess, by),
+                    Mark::Noise => tail.noise(by),
+                }
+            }
+            firing.mark = Some(mark);
+        }
+        Some(Taught { before, after: (2.0 * tail.bound(per_test)).sqrt() })
+    }
+
+    /// How often it fired in the day before `now`.
+    pub fn fired_in_a_day(&self, now: f64) -> usize {
+        self.firings.in_a_day(now)
     }
 
     /// What each test of `channel` may cost a day.

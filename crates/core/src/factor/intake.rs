@@ -295,10 +295,11 @@ impl Totals {
             (_, _, wait, Some(a)) => Some(a + wait.unwrap_or(0.0)),
             _ => None,
         };
-        let came = requests.map(|requests| Came { from: before_at, to: at, requests, tokens: 0.0 }).or_else(|| {
-            let (grown, tokens) = (growth(|g| g.running)? + growth(|g| g.waiting)?, tokens?);
-            Some(Came { from: before_at, to: at, requests: grown + finished_a_token * tokens, tokens })
-        });
+        let came =
+            requests.map(|requests| Came { from: before_at, to: at, requests, tokens: 0.0 }).or_else(|| {
+                let (grown, tokens) = (growth(|g| g.running)? + growth(|g| g.waiting)?, tokens?);
+                Some(Came { from: before_at, to: at, requests: grown + finished_a_token * tokens, tokens })
+            });
         let cached = gain(now.cached_tokens, before.cached_tokens).unwrap_or(0.0);
         let work = match (admitted, gain(now.prompt_tokens, before.prompt_tokens)) {
             (Some(a), Some(p)) if a >= 1.0 => brought(a, (p + cached) / a, p / a),
@@ -400,9 +401,18 @@ mod tests {
     #[test]
     fn a_counter_that_restarts_tells_nothing() {
         let mut totals = Totals::default();
-        totals.read(0.0, &Counters { admissions: Some(10.0), ..Counters::default() }, &Gauges::default(), 0.0);
-        let m =
-            totals.read(1.0, &Counters { admissions: Some(1.0), ..Counters::default() }, &Gauges::default(), 0.0);
+        totals.read(
+            0.0,
+            &Counters { admissions: Some(10.0), ..Counters::default() },
+            &Gauges::default(),
+            0.0,
+        );
+        let m = totals.read(
+            1.0,
+            &Counters { admissions: Some(1.0), ..Counters::default() },
+            &Gauges::default(),
+            0.0,
+        );
         assert_eq!(m, Meaning::default());
     }
 

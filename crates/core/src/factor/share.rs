@@ -169,10 +169,19 @@ pub fn binomial_deviance(x: f64, n: f64, p: f64) -> f64 {
 /// others keep to their usual proportions. `sums` are counts of one window.
 ///
 /// A share that one rank gains all others lose, so each of them departs; the cause is who is needed to
-/// explain the rest. Two ranks that gain and two that lose explain each other: then those that gain.
-pub fn culprits(sums: &[f64], usual: &[f64], dispersion: f64, enough: f64) -> (Side, Vec<usize>) {
-    let ratio =
-        |r: usize| (sums[r].max(0.0) + 0.5) / (usual[r] * sums.iter().map(|x| x.max(0.0)).sum::<f64>() + 0.5);
+/// explain the rest. Two ranks that gain and two that lose explain each other: then those that gain, unless
+/// the others get nothing `now`, in the later part of the window: its beginning may be from before.
+pub fn culprits(
+    sums: &[f64],
+    now: &[f64],
+    usual: &[f64],
+    dispersion: f64,
+    enough: f64,
+) -> (Side, Vec<usize>) {
+    let ratio_of = |sums: &[f64], r: usize| {
+        (sums[r].max(0.0) + 0.5) / (usual[r] * sums.iter().map(|x| x.max(0.0)).sum::<f64>() + 0.5)
+    };
+    let ratio = |r: usize| ratio_of(sums, r);
     let mut order: Vec<usize> = (0..sums.len()).collect();
     order.sort_by(|a, b| ratio(*b).total_cmp(&ratio(*a)));
     let rest = |kept: &[usize]| {
@@ -188,7 +197,7 @@ pub fn culprits(sums: &[f64], usual: &[f64], dispersion: f64, enough: f64) -> (S
         let (high, low) = (rest(&order[k..]), rest(&order[..n - k]));
         // What is left of n - k - 1 degrees of freedom by chance, and then some.
         let by_chance = 0.5 * (n - k) as f64 + enough;
-        let starved = order[n - k..].iter().all(|r| ratio(*r) < 0.15);
+        let starved = order[n - k..].iter().all(|r| ratio_of(now, *r) < 0.15);
         let is_low = low < high - 1.0 || (starved && low <= high + 1.0);
         let (side, left) = if is_low { (Side::Low, low) } else { (Side::High, high) };
         let set = if is_low { order[n - k..].to_vec() } else { order[..k].to_vec() };
@@ -210,25 +219,38 @@ mod tests {
 
     #[test]
     fn the_rank_that_gains_is_blamed_for_what_the_others_lose() {
-        assert_eq!(culprits(&[12.0, 13.0, 60.0, 11.0], &EVEN, 1.0, 4.0), (Side::High, vec![2]));
+        assert_eq!(
+            culprits(&[12.0, 13.0, 60.0, 11.0], &[12.0, 13.0, 60.0, 11.0], &EVEN, 1.0, 4.0),
+            (Side::High, vec![2])
+        );
     }
 
     #[test]
     fn an_excluded_rank_is_blamed_for_what_the_others_gain() {
-        assert_eq!(culprits(&[40.0, 0.0, 43.0, 41.0], &EVEN, 1.0, 4.0), (Side::Low, vec![1]));
+        assert_eq!(
+            culprits(&[40.0, 0.0, 43.0, 41.0], &[40.0, 0.0, 43.0, 41.0], &EVEN, 1.0, 4.0),
+            (Side::Low, vec![1])
+        );
     }
 
     #[test]
     fn two_ranks_that_gain_are_both_named() {
-        let (side, mut ranks) = culprits(&[150.0, 50.0, 52.0, 148.0], &EVEN, 1.0, 4.0);
+        let (side, mut ranks) =
+            culprits(&[150.0, 50.0, 52.0, 148.0], &[150.0, 50.0, 52.0, 148.0], &EVEN, 1.0, 4.0);
         ranks.sort_unstable();
         assert_eq!((side, ranks), (Side::High, vec![0, 3]));
     }
 
     #[test]
     fn of_two_ranks_the_one_without_anything_is_starved() {
-        assert_eq!(culprits(&[0.0, 64.0], &[0.5, 0.5], 1.0, 4.0), (Side::Low, vec![0]));
-        assert_eq!(culprits(&[16.0, 48.0], &[0.5, 0.5], 1.0, 4.0), (Side::High, vec![1]));
+        assert_eq!(culprits(&[0.0, 64.0], &[0.0, 64.0], &[0.5, 0.5], 1.0, 4.0), (Side::Low, vec![0]));
+        assert_eq!(culprits(&[16.0, 48.0], &[16.0, 48.0], &[0.5, 0.5], 1.0, 4.0), (Side::High, vec![1]));
+    }
+
+    #[test]
+    fn a_rank_that_gets_nothing_any_more_is_starved_though_it_got_something_at_first() {
+        let (sums, now) = ([14.0, 96.0], [0.0, 60.0]);
+        assert_eq!(culprits(&sums, &now, &[0.5, 0.5], 1.0, 4.0), (Side::Low, vec![0]));
     }
 
     #[test]

@@ -29,6 +29,11 @@ const MEMORY: f64 = 6.0 * 3600.0;
 /// bound costs, as in adaptive conformal inference (Gibbs and Candes 2021), for tails that no fit foresees.
 const FREE_FIRINGS: f64 = 3.0;
 const RAISE: f64 = 0.15;
+/// A firing that a person called noise raises the bound by this share, so many at most, and is forgotten with
+/// this time constant, in seconds.
+const NOISE_RAISE: f64 = 0.2;
+const MOST_NOISE: f64 = 4.0;
+const MARK_MEMORY: f64 = 7.0 * 86_400.0;
 /// No bound is below this deviance (3.5 standard deviations).
 const LEAST_BOUND: f64 = 6.1;
 
@@ -45,13 +50,16 @@ pub struct Tail {
     pub excess: f64,
     /// Firings (forgotten with time).
     pub firings: f64,
+    /// Firings that people called noise (forgotten with time).
+    #[serde(default)]
+    pub noise: f64,
     /// The run under way: its highest excess, and seconds since its last exceedance.
     pub run: Option<(f64, f64)>,
 }
 
 impl Default for Tail {
     fn default() -> Self {
-        Self { level: PRIOR_LEVEL, seconds: 0.0, runs: 0.0, excess: 0.0, firings: 0.0, run: None }
+        Self { level: PRIOR_LEVEL, seconds: 0.0, runs: 0.0, excess: 0.0, firings: 0.0, noise: 0.0, run: None }
     }
 }
 
@@ -63,6 +71,7 @@ impl Tail {
         self.runs *= keep;
         self.excess *= keep;
         self.firings *= keep;
+        self.noise *= 1.0 - 1.0 / MARK_MEMORY;
         let step = (20.0 / (self.seconds + 20.0)).max(0.1);
         let up = deviance > self.level;
         self.level = (self.level + step * if up { 1.0 - ABOVE } else { -ABOVE }).max(1.0);
@@ -92,6 +101,18 @@ impl Tail {
         }
     }
 
+    /// A firing was worth a look: it is no cost of the bound. `by` is 1, or -1 where that is taken back.
+    pub fn useful(&mut self, excess: f64, by: f64) {
+        self.firings = (self.firings - by).max(0.0);
+        self.runs = (self.runs - by).max(0.0);
+        self.excess = (self.excess - by * excess.clamp(0.0, MOST_EXCESS * self.mean_excess())).max(0.0);
+    }
+
+    /// A firing was noise. `by` is 1, or -1 where that is taken back.
+    pub fn noise(&mut self, by: f64) {
+        self.noise = (self.noise + by).clamp(0.0, MOST_NOISE);
+    }
+
     /// The mean excess of a run, shrunk to the prior.
     pub fn mean_excess(&self) -> f64 {
         (PRIOR_RUNS * PRIOR_EXCESS + self.excess) / (PRIOR_RUNS + self.runs)
@@ -103,7 +124,8 @@ impl Tail {
         let wanted = per_day / 86_400.0;
         let beyond = (runs_a_second / wanted).ln().max(0.0) * self.mean_excess();
         let paid = 1.0 + RAISE * (self.firings - FREE_FIRINGS).max(0.0);
-        ((self.level + beyond) * paid).max(LEAST_BOUND)
+        let called_noise = 1.0 + NOISE_RAISE * self.noise;
+        ((self.level + beyond) * paid * called_noise).max(LEAST_BOUND)
     }
 }
 
@@ -129,6 +151,34 @@ mod tests {
         // 86,400 / e^d = 1 a day.
         let exact = 86_400f64.ln();
         assert!((tail.bound(1.0) - exact).abs() < 2.0, "{} {exact}", tail.bound(1.0));
+    }
+
+    #[test]
+    fn noise_raises_the_bound_no_more_than_so_far_and_is_forgotten() {
+        let mut tail = Tail::default();
+        let bound = tail.bound(1.0);
+        tail.noise(1.0);
+        assert!((tail.bound(1.0) / bound - 1.2).abs() < 1e-9);
+        (0..20).for_each(|_| tail.noise(1.0));
+        assert!((tail.bound(1.0) / bound - 1.8).abs() < 1e-9);
+        (0..4 * 7 * 86_400).for_each(|_| tail.learn(0.0));
+        assert!(tail.noise < 0.1, "{}", tail.noise);
+    }
+
+    #[test]
+    fn useful_firings_cost_nothing() {
+        let told = |is_useful: bool| {
+            let mut tail = Tail::default();
+            for _ in 0..6 {
+                tail.fired(true, 30.0);
+                if is_useful {
+                    tail.useful(24.0, 1.0);
+                }
+            }
+            tail.bound(1.0)
+        };
+        assert!((told(true) - Tail::default().bound(1.0)).abs() < 1e-9);
+        assert!(told(false) > 1.3 * told(true));
     }
 
     #[test]

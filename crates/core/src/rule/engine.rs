@@ -16,7 +16,7 @@ use super::group::{GRACE, Group};
 use super::locate::with_evidence;
 use super::state::{RuleState, Suppression};
 use super::{Rule, why};
-use crate::factor::FALSE_ALARMS_PER_DAY;
+use crate::factor::{FALSE_ALARMS_PER_DAY, Mark, Taught};
 use crate::signal::fields::Fields;
 use crate::signal::intake::Report;
 use crate::signal::store::{GroupId, SignalStore, ViewId};
@@ -156,6 +156,11 @@ impl Engine {
     /// Goes on with what an agent before this one learned.
     pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
         self.factors.remember(baselines, now);
+    }
+
+    /// A person says what a firing was worth that was told of `server` at `told`; what that taught.
+    pub fn mark(&mut self, server: &str, told: Time, mark: Mark) -> Option<Taught> {
+        self.factors.mark(server, told, mark)
     }
 
     /// What the detector of factors holds against the ranks of a server.

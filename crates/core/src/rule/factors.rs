@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::factor::{
-    self, Counters, Decode, Detector, Factor, Gauges, Nearest, Prefill, Progress, Reading, Settings,
+    self, Counters, Decode, Detector, Factor, Gauges, Mark, Nearest, Prefill, Progress, Reading, Settings,
+    Taught,
 };
 use crate::finding::{Finding, Harm, Side, Symptom};
 use crate::signal::catalog;
@@ -123,6 +124,17 @@ pub struct Told<'a> {
     pub is_calming: bool,
     /// Seconds from which bounds were learned.
     pub learned_s: Option<f64>,
+    /// What the bounds have cost.
+    pub cost: Cost,
+}
+
+/// How often a server's factors fired in the last day, and how many false alarms a day are accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// Firings in the last day, useful ones too.
+    pub fired: usize,
+    /// False alarms a day.
+    pub accepted: f64,
 }
 
 /// Why a detector tells nothing now, as plain data.
@@ -133,6 +145,7 @@ pub struct Outlook {
     /// What is nearest to its bound, and its rank's DP index.
     nearest: Option<(Nearest, u16)>,
     learned_s: Option<f64>,
+    cost: Cost,
 }
 
 impl Outlook {
@@ -146,6 +159,10 @@ impl Outlook {
             ),
             Some(s) => format!("the bounds follow from {:.1} h of this server", s / 3600.0),
         };
+        let Cost { fired, accepted } = self.cost;
+        let times = if fired == 1 { "once".to_owned() } else { format!("{fired} times") };
+        let site =
+            format!("{site}; fired {times} in the last 24 h, {accepted} false alarms a day are accepted");
         match (self.trouble, self.nearest) {
             (Some(trouble), _) if !wanted.has(trouble) => {
                 format!("a trouble of {} is under way, which another rule tells", trouble.word())
@@ -210,6 +227,11 @@ impl Factors {
         self.remembered = fresh.map(|b| (b.target.clone(), b)).collect();
     }
 
+    /// A person says what the firing was worth that was told of `server` at `told`; what that taught.
+    pub fn mark(&mut self, server: &str, told: Time, mark: Mark) -> Option<Taught> {
+        self.servers.get_mut(server)?.detector.as_mut()?.mark(told.epoch_s(), mark)
+    }
+
     /// Looks at every second that is over at `now`. Seconds are over for all servers at once: between two
     /// of those moments no server is visited.
     pub fn step(&mut self, now: Time) {
@@ -242,6 +264,10 @@ impl Factors {
             nearest: detector.nearest(),
             is_calming: detector.is_calming(),
             learned_s: detector.learned_s(),
+            cost: Cost {
+                fired: detector.fired_in_a_day(server.stepped),
+                accepted: self.false_alarms_per_day,
+            },
         })
     }
 }
@@ -368,7 +394,12 @@ impl Told<'_> {
     /// What is kept for those who ask why nothing fires.
     pub fn outlook(&self) -> Outlook {
         let nearest = self.nearest.and_then(|n| Some((n, self.dp(n.rank)?)));
-        Outlook { trouble: self.trouble.map(|t| t.factor), nearest, learned_s: self.learned_s }
+        Outlook {
+            trouble: self.trouble.map(|t| t.factor),
+            nearest,
+            learned_s: self.learned_s,
+            cost: self.cost,
+        }
     }
 
     /// How many times its bound the statistic is, in standard deviations: of the trouble, or else of what

@@ -12,7 +12,7 @@ use crate::factor::onset::Onset;
 
 impl Detector {
     pub(super) fn describe(&self, channel: &Channel, c: &Candidate, moment: Moment) -> Incident {
-        let Moment { newest, now, pending } = moment;
+        let Moment { newest, now, pending, .. } = moment;
         let (side, ranks) = match c.factor {
             Factor::Stuck => (Side::Low, vec![c.rank]),
             factor => channel.blame(factor, c.rank, &c.evidence, newest),
@@ -166,7 +166,7 @@ impl Detector {
         peaks: &mut [f64; TESTS.len()],
         moment: Moment,
     ) -> bool {
-        let Moment { newest, now, pending } = moment;
+        let Moment { newest, now, pending, .. } = moment;
         if self.stuck.examine(now).iter().any(Option::is_some) {
             return false;
         }

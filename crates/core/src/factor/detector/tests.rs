@@ -113,3 +113,40 @@ fn what_is_learned_does_not_depend_on_where_in_a_second_a_server_is_polled() {
     assert!((soon_after / at_its_beginning - 1.0).abs() < 0.2, "{soon_after} {at_its_beginning}");
     assert!((at_its_end / at_its_beginning - 1.0).abs() < 0.2, "{at_its_end} {at_its_beginning}");
 }
+
+#[test]
+fn a_firing_that_was_noise_raises_the_bound_of_its_test_and_what_was_said_can_be_taken_back() {
+    let mut detector = Detector::new(SETTINGS);
+    play(&mut detector, 0, 200, 1);
+    let fired = play(&mut detector, 200, 30, 4);
+    let told =
+        fired.iter().find(|c| matches!(c, Change::Fired(_))).map(|c| c.incident().fired + 1.0).unwrap();
+    let noise = detector.mark(told, Mark::Noise).unwrap();
+    assert!(noise.after > 1.05 * noise.before, "{noise:?}");
+    assert_eq!(detector.mark(told, Mark::Noise).unwrap().after, noise.after, "said twice, taught once");
+    let mut detector = Detector::restored(SETTINGS, detector.saved(), 230.0);
+    let useful = detector.mark(told, Mark::Useful).unwrap();
+    assert!(useful.after <= noise.before, "{useful:?} {noise:?}");
+    assert_eq!(detector.mark(told - 100.0, Mark::Noise), None);
+    assert_eq!(detector.fired_in_a_day(300.0), 1);
+}
+
+#[test]
+fn a_rank_that_hangs_is_told_once_and_as_one_that_hangs() {
+    let mut detector = Detector::new(SETTINGS);
+    play(&mut detector, 0, 200, 1);
+    let mut changes = Vec::new();
+    for s in 200..230_i64 {
+        for rank in (0..4).filter(|r| *r != 2) {
+            for part in [0.2, 0.5, 0.8] {
+                let line =
+                    Decode { running: 30.0, tokens: Some(2e4), throughput: Some(1200.0), queue: Some(0.0) };
+                detector.observe(&Observation { at: s as f64 + part, rank, what: Reading::Decode(line) });
+            }
+        }
+        changes.extend(detector.step(s as f64 + 1.05));
+    }
+    let told: Vec<(Factor, Vec<usize>)> =
+        changes.iter().map(|c| (c.incident().factor, c.incident().ranks.clone())).collect();
+    assert_eq!(told, [(Factor::Stuck, vec![2])], "{changes:?}");
+}
