@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs docs/tutorial/laptop.md as it is written: the commands are taken from the page. It takes about two minutes,
+# Runs docs/tutorial/laptop.md as it is written: the commands are taken from the page. It takes about three minutes,
 # because the simulated server runs in real time.
 #
 #   scripts/tutorial.sh [SKEWTRAP]      the program, by default target/release/skewtrap
@@ -45,7 +45,7 @@ for _ in $(seq 100); do grep -q 'listens on' server.out && break; sleep 0.1; don
 grep -q 'listens on' server.out || { cat server.out; exit 1; }
 start agent.out "$(command_of run) --listen 127.0.0.1:$listen"
 echo "waiting for the incident and its verdict ..."
-for _ in $(seq 150); do
+for _ in $(seq 240); do
   ./skewtrap incidents --json --state-dir practice/state >incidents.json 2>/dev/null || true
   if python3 -c 'import json, sys; sys.exit(not any(i["verdict"] for i in json.load(open("incidents.json"))))' 2>/dev/null; then break; fi
   sleep 1

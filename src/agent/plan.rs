@@ -344,7 +344,14 @@ fn add_pages(
         let server = Server::new(clients.trusting(target.ca_file.as_deref())?.0, &page.url, None, None);
         let (target, every) = (plan.target, target.poll);
         let page_kind = poll::Page::Whole;
-        sources.push(SourcePlan::Poll(poll::Config { target, source, server, page: page_kind, every, phase }));
+        sources.push(SourcePlan::Poll(poll::Config {
+            target,
+            source,
+            server,
+            page: page_kind,
+            every,
+            phase,
+        }));
         pages.push(FurtherPage { source, ranks: page.ranks.clone() });
     }
     Ok(pages)

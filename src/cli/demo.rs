@@ -51,7 +51,7 @@ pub struct DemoArgs {
     /// Only the simulated server, in real time on this port, to try `skewtrap run` on (0: any port)
     ///
     /// It plays the recorded incident as if it happened now, for half an hour, one repetition after the
-    /// other: half a minute of even load, then DP2 gets most of the requests.
+    /// other: nearly two minutes of even load, then DP2 gets most of the requests.
     #[arg(long, value_name = "PORT")]
     server: Option<u16>,
 }

@@ -15,12 +15,17 @@ use crate::demo::shell::{self, RunningDouble, Stage};
 use skewtrap_trace::time::Time;
 
 /// How often the incident is played.
-const TIMES: u32 = 16;
+const TIMES: u32 = 9;
+/// How often its beginning, in which all is even, is played before it: time to start an agent and to let it learn.
+const BEGINNINGS: u32 = 3;
 
-/// From its start, and from each repetition, until the skew begins.
-pub const EVEN: Duration = Duration::from_secs((ONSET - BEGIN) as u64);
+/// The recording until its onset, and to its end.
+const BEFORE_ONSET: Duration = Duration::from_secs((ONSET - BEGIN) as u64);
+const WHOLE: Duration = Duration::from_secs((END - BEGIN) as u64);
+/// From the start, and from each repetition, until the skew begins.
+pub const EVEN: Duration = Duration::from_secs(BEFORE_ONSET.as_secs() * BEGINNINGS as u64);
 /// From one repetition to the next.
-pub const PERIOD: Duration = Duration::from_secs((END - BEGIN) as u64);
+pub const PERIOD: Duration = Duration::from_secs(EVEN.as_secs() - BEFORE_ONSET.as_secs() + WHOLE.as_secs());
 
 /// Starts it on a local port, 0 for any, with its log in `dir` and its profiles in `dir/profiles`.
 ///
@@ -36,18 +41,29 @@ pub async fn start(dir: &Path, port: u16, begin: Time) -> io::Result<RunningDoub
     shell::start(crate::demo::sglang::World::new(config, begin), stage).await
 }
 
+/// The pieces of the recording in the order in which they are played: when each begins, after the start, and how
+/// much of the recording it is.
+fn pieces() -> impl Iterator<Item = (Duration, Duration)> {
+    (0..TIMES).flat_map(|round| {
+        let start = PERIOD * round;
+        let beginnings = (1..BEGINNINGS).map(move |n| (start + BEFORE_ONSET * (n - 1), BEFORE_ONSET));
+        beginnings.chain([(start + BEFORE_ONSET * (BEGINNINGS - 1), WHOLE)])
+    })
+}
+
 /// What was recorded, from `begin` on; `moved` makes the text one of its new time, later by so many seconds.
 fn repeated(
     recorded: &[(Time, String)],
     begin: Time,
     moved: impl Fn(&str, Time, f64) -> String,
 ) -> Arc<[(Time, String)]> {
-    let once = |round: u32| {
-        let later_s = (begin + PERIOD * round).signed_s_since(Time::from_epoch_s(BEGIN));
-        recorded.iter().map(move |(at, text)| (Time::from_epoch_s(at.epoch_s() + later_s), later_s, text))
+    let piece = |(start, length): (Duration, Duration)| {
+        let first = Time::from_epoch_s(BEGIN);
+        let later_s = (begin + start).signed_s_since(first);
+        let played = recorded.iter().filter(move |(at, _)| at.since(first) < length);
+        played.map(move |(at, text)| (Time::from_epoch_s(at.epoch_s() + later_s), later_s, text))
     };
-    let all = (0..TIMES).flat_map(once);
-    all.map(|(at, later_s, text)| (at, moved(text, at, later_s))).collect()
+    pieces().flat_map(piece).map(|(at, later_s, text)| (at, moved(text, at, later_s))).collect()
 }
 
 /// A line of SGLang's log, with the local time at its beginning, as SGLang writes it.
@@ -79,15 +95,16 @@ mod tests {
 
     #[test]
     fn lines_and_pages_are_of_the_time_at_which_they_are_played_in_each_repetition() {
-        let recorded = [(
-            Time::from_epoch_s(BEGIN + 2.0),
-            r#"{"timestamp":"2026-11-24T03:48:08Z","loads":[{"timestamp":1795492087.5,"dp_rank":0}]}"#
-                .to_owned(),
-        )];
+        let page = |at: f64| {
+            let body = format!(r#"{{"timestamp":"x","loads":[{{"timestamp":{},"dp_rank":0}}]}}"#, at - 0.5);
+            (Time::from_epoch_s(at), body)
+        };
+        let recorded = [page(BEGIN + 2.0), page(ONSET + 2.0)];
         let begin = Time::from_epoch_s(2_000_000_000.0);
         let played = repeated(&recorded, begin, shifted);
-        assert_eq!(played.len(), TIMES as usize);
-        assert_eq!(played[1].0, begin + PERIOD + Duration::from_secs(2));
+        let after: Vec<u64> = played.iter().map(|(at, _)| at.since(begin).as_secs()).collect();
+        assert_eq!(after.len(), (TIMES * (BEGINNINGS + 1)) as usize);
+        assert_eq!(after[..5], [2, 37, 72, 107, PERIOD.as_secs() + 2], "even three times, then the skew");
         let page: Value = serde_json::from_str(&played[0].1).expect("JSON");
         assert_eq!(page["loads"][0]["timestamp"], 2_000_000_001.5);
         let line = restamped("[2026-11-24 03:48:06 DP2] Prefill batch", begin, 0.0);

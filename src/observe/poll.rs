@@ -288,10 +288,11 @@ async fn fetch_pieces(
     each: impl FnMut(&[u8]),
 ) -> Result<(), Problem> {
     let deadline = Instant::now() + timeout;
-    let response = exchange::send(request.timeout(timeout)).await.map_err(|error| match error.is_timeout() {
-        true => problem_of_body(BodyError::TooSlow { within: timeout }, url.clone(), timeout),
-        false => Problem::NoAnswer { url: url.clone(), why: error.to_string() },
-    })?;
+    let response =
+        exchange::send(request.timeout(timeout)).await.map_err(|error| match error.is_timeout() {
+            true => problem_of_body(BodyError::TooSlow { within: timeout }, url.clone(), timeout),
+            false => Problem::NoAnswer { url: url.clone(), why: error.to_string() },
+        })?;
     if let Some(problem) = problem_of(response.status(), &url, hint) {
         return Err(problem);
     }

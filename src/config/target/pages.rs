@@ -98,7 +98,11 @@ fn own_page(word: &str, place: Place, target: &Target, findings: &mut Findings<'
         url if is_url(url) => Some(url.to_owned()),
         path if path.starts_with('/') => target.url.as_ref().map(|u| format!("{u}{path}")),
         _ => {
-            findings.error(place, "`metrics` is `true`, `false`, a path, an address, or a list of pages", None);
+            findings.error(
+                place,
+                "`metrics` is `true`, `false`, a path, an address, or a list of pages",
+                None,
+            );
             None
         }
     }
@@ -110,7 +114,8 @@ fn further_page(page: &TextOr<PageText>, place: Place, findings: &mut Findings<'
         TextOr::More(text) => (text.url.get(), rank_labels(text, findings)),
     };
     let Some(url) = url.filter(|u| is_url(u)) else {
-        let hint = "write `url: http://127.0.0.1:9400/metrics`; the server's own page comes first in the list";
+        let hint =
+            "write `url: http://127.0.0.1:9400/metrics`; the server's own page comes first in the list";
         findings.error(place, "a further metrics page needs its address", Some(hint.into()));
         return None;
     };
@@ -119,7 +124,9 @@ fn further_page(page: &TextOr<PageText>, place: Place, findings: &mut Findings<'
 
 fn rank_labels(text: &PageText, findings: &mut Findings<'_>) -> RankLabels {
     let mut labels = RankLabels::default();
-    for (name, (of, place)) in text.ranks.get().into_iter().flatten().filter_map(|(n, f)| Some((n, f.placed()?))) {
+    for (name, (of, place)) in
+        text.ranks.get().into_iter().flatten().filter_map(|(n, f)| Some((n, f.placed()?)))
+    {
         let of = match of {
             TextOr::Text(word) => match Axis::ALL.into_iter().find(|axis| axis.label() == word) {
                 Some(axis) => RankOf::Number(axis),
@@ -135,7 +142,11 @@ fn rank_labels(text: &PageText, findings: &mut Findings<'_>) -> RankLabels {
                 let mut named = BTreeMap::new();
                 for (value, (rank, at)) in ranks {
                     if rank.rank().is_none() {
-                        findings.error(at, format!("which rank is `{value}`?"), Some("write `{ dp_rank: 0 }`".into()));
+                        findings.error(
+                            at,
+                            format!("which rank is `{value}`?"),
+                            Some("write `{ dp_rank: 0 }`".into()),
+                        );
                     }
                     named.insert(value.as_str().into(), rank.rank());
                 }

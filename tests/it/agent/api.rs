@@ -30,7 +30,11 @@ async fn what_the_agent_published_can_be_read_in_parts() {
     let mut drawn = status();
     let of = |signal: &str| History {
         signal: signal.into(),
-        lines: vec![HistoryLine { target: "a".into(), rank: Labels::default(), values: vec![Some(1.0)] }],
+        lines: vec![HistoryLine {
+            target: drawn.targets[0].name.clone(),
+            rank: Labels::default(),
+            values: vec![Some(1.0)],
+        }],
         end: drawn.at,
         step_s: 2.0,
     };

@@ -269,7 +269,7 @@ async fn where_nothing_can_be_written_the_watching_and_telling_go_on_without_win
     assert_eq!(refused["incident"]["capture"]["reason"], "watch_only", "{refused}");
     assert_eq!(scene.starts(), Vec::<Value>::new());
     let log = std::fs::read_to_string(dir.path().join("agent.log")).unwrap();
-    let told = log.matches("the watching goes on, but no window is opened").count();
+    let told = log.matches("the agent keeps watching, but opens no window").count();
     assert_eq!(told, 2, "once for the state and once for the bundles: {log}");
     assert!(!log.contains("panicked"), "{log}");
 }

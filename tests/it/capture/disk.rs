@@ -88,6 +88,6 @@ async fn an_attempt_that_does_not_fit_into_the_state_sends_nothing() {
     let evidence = std::future::ready(Vec::new());
     let taken = stage::take(&stage.store, &stage.handle, &grant, record, evidence, links).await;
     let error = taken.unwrap_err().to_string();
-    assert!(error.contains("cannot be read or written") && error.contains("full"), "{error}");
+    assert!(error.contains("no room for the end of a window") && error.contains("free some"), "{error}");
     assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));
 }

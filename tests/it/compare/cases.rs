@@ -285,7 +285,11 @@ fn host_bound(out: &mut Vec<Case>) {
 
 /// Ranks for which the others wait in collectives, for one reason or two at once.
 fn stragglers(out: &mut Vec<Case>) {
-    let style = |seed: usize| Style { seed: 900 + seed as u64, annotated: seed.is_multiple_of(2), ..Style::default() };
+    let style = |seed: usize| Style {
+        seed: 900 + seed as u64,
+        annotated: seed.is_multiple_of(2),
+        ..Style::default()
+    };
     for i in 0..8 {
         let mut ranks = tp(8);
         ranks[i].host_us = 90.0;

@@ -13,7 +13,7 @@ use crate::factor::intake::{Meaning, Stretch};
 use crate::factor::onset::{Counts, Logs, Onset, locate};
 use crate::factor::pressure::{self, Pressure};
 use crate::factor::share::{self, Share, culprits};
-use crate::factor::speed::{self, Needed, Speed};
+use crate::factor::speed::{self, Needed, Pending, Speed};
 use crate::factor::tail::Tail;
 use crate::factor::work::{self, Tokens, Work};
 
@@ -100,18 +100,6 @@ pub const PACE: usize = 5;
 const PACE_NOISE: f64 = 0.3;
 /// A joint departure of less than this in both (on the logarithm) is no trouble.
 const MATERIAL: f64 = 0.18;
-
-/// A stretch of work under way: the seconds that it will have needed at most when it is over, for all of it
-/// and for decoding alone, and those that it has taken already. All zero where there is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Pending {
-    /// For all that will have been done.
-    pub needed: f64,
-    /// For decoding alone.
-    pub decoding: f64,
-    /// Already.
-    pub spent: f64,
-}
 
 /// What the tests saw in a second.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,15 +4,16 @@
 use serde::{Deserialize, Serialize};
 
 mod follow;
+mod listen;
 
-use crate::factor::channel::{Channel, Known, PACE, PRESSURE, Pending, Quality, Seen, TESTS};
+use crate::factor::channel::{Channel, Known, PACE, PRESSURE, Quality, Seen, TESTS};
 use crate::factor::clock::decoding_of;
 use crate::factor::evidence::{Evidence, Factor, Side};
 use crate::factor::harm::Load;
 use crate::factor::incident::{Change, Incident};
-use crate::factor::intake::{Came, Levels, Lines, Meaning, Totals};
+use crate::factor::intake::{Levels, Lines, Totals};
 use crate::factor::marks::{Firing, Firings, Mark, Taught};
-use crate::factor::observation::{Counters, Gauges, Observation, Reading};
+use crate::factor::speed::Pending;
 use crate::factor::stuck::{Progress, Stuck};
 use crate::factor::turnover::Turnover;
 
@@ -257,102 +258,6 @@ impl Detector {
         detector.incidents = saved.incidents;
         detector.firings = saved.firings;
         detector
-    }
-
-    /// Takes in a reading. Readings of one rank and kind come in order. One of an unknown rank is ignored.
-    pub fn observe(&mut self, o: &Observation) {
-        if o.rank >= self.settings.ranks || !o.at.is_finite() {
-            return;
-        }
-        let (at, rank) = (o.at, o.rank);
-        match &o.what {
-            Reading::Prefill(line) => {
-                let meaning = self.lines[rank].prefill(at, line);
-                self.take(LINES, rank, at, &meaning);
-                self.line_seen(rank, at);
-            }
-            Reading::Decode(line) => {
-                let meaning = self.lines[rank].decode(at, line);
-                self.take(LINES, rank, at, &meaning);
-                self.line_seen(rank, at);
-            }
-            Reading::Gauges(gauges) => self.gauges(rank, at, gauges),
-            Reading::Counters(counters) => self.counters(rank, at, counters),
-        }
-    }
-
-    fn counters(&mut self, rank: usize, at: f64, counters: &Counters) {
-        let gauges = self.levels[rank].last().filter(|l| at - l.0 < 1.0).map_or(Gauges::default(), |l| l.1);
-        let is_still = self.totals[rank].same_counts(counters);
-        // A rank that says when it counted is timed by that.
-        let counted = gauges.stamp.map_or(at, |stamp| stamp.min(at));
-        let meaning = self.totals[rank].read(counted, counters, &gauges, self.turnover.ratio());
-        if !is_still {
-            self.stuck.moved(rank, counted, self.open.is_none());
-        }
-        if let Some(came) = meaning.came {
-            self.counts_tokens = true;
-            let way = if counters.tells_who_came() { COUNTERS } else { WORK_COUNTERS };
-            self.note_turnover(rank, &came);
-            self.take(way, rank, at, &meaning);
-        }
-    }
-
-    fn line_seen(&mut self, rank: usize, at: f64) {
-        if self.gauges_at.is_none_or(|g| at - g > SOURCE_PATIENCE) {
-            let load = self.lines[rank].load();
-            self.loads[rank] = Load { running: load, ..Load::default() };
-            self.stuck.moved(rank, at, self.open.is_none());
-            self.stuck.pulses[rank].read = Some(at);
-            // A few requests may have ended since, unseen.
-            self.stuck.pulses[rank].work = if load >= 6.0 { load } else { 0.0 };
-        }
-    }
-
-    fn gauges(&mut self, rank: usize, at: f64, gauges: &Gauges) {
-        self.gauges_at = Some(at);
-        let before = self.levels[rank].last();
-        let meaning = self.levels[rank].read(at, gauges, self.turnover.ratio());
-        let moved = match (gauges.stamp, before) {
-            (Some(stamp), _) => Some(stamp),
-            (None, Some((_, b))) if b == *gauges => None,
-            _ => Some(at),
-        };
-        if let Some(moved) = moved {
-            self.stuck.moved(rank, moved, self.open.is_none());
-        }
-        let load = Load {
-            running: gauges.running.unwrap_or(0.0),
-            waiting: gauges.waiting.unwrap_or(0.0),
-            kv_usage: gauges.kv_usage,
-        };
-        self.stuck.pulses[rank].work = load.running + load.waiting;
-        self.stuck.pulses[rank].read = Some(at);
-        self.loads[rank] = load;
-        if let Some(came) = meaning.came.filter(|_| !self.counts_tokens) {
-            self.note_turnover(rank, &came);
-        }
-        self.take(GAUGES, rank, at, &meaning);
-    }
-
-    /// In health the growth of load beside the tokens generated tells how many a request takes.
-    fn note_turnover(&mut self, rank: usize, came: &Came) {
-        if self.open.is_none() && came.tokens > 0.0 {
-            let growth = came.requests - self.turnover.ratio() * came.tokens;
-            self.turnover.learn(rank, growth, came.tokens, came.to - came.from);
-        }
-    }
-
-    fn take(&mut self, channel: usize, rank: usize, at: f64, meaning: &Meaning) {
-        let healthy = self.open.is_none();
-        let second = at.floor() as i64;
-        let ranks = self.settings.ranks;
-        let channel =
-            self.channels[channel].get_or_insert_with(|| Channel::new(ranks, second, QUALITY[channel]));
-        channel.take(rank, at, meaning, healthy);
-        if self.since == i64::MIN {
-            self.since = second + WARM_UP;
-        }
     }
 
     /// How each rank gets on with its work.

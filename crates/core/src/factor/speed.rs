@@ -8,7 +8,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::factor::bins::{Bin, Bins};
-use crate::factor::channel::Pending;
 use crate::factor::evidence::{Evidence, Side, WINDOWS, medians_of_peers};
 use crate::factor::spread::Dispersion;
 
@@ -30,6 +29,18 @@ const STEP: f64 = 0.002;
 const UNKNOWN: f64 = 30.0;
 /// Seconds until the noise counts as known.
 const YOUNG: f64 = 60.0;
+
+/// A stretch of work under way: the seconds that it will have needed at most when it is over, for all of it
+/// and for decoding alone, and those that it has taken already. All zero where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pending {
+    /// For all that will have been done.
+    pub needed: f64,
+    /// For decoding alone.
+    pub decoding: f64,
+    /// Already.
+    pub spent: f64,
+}
 
 /// What is known of the ranks' speeds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

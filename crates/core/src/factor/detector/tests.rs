@@ -1,5 +1,5 @@
 use super::*;
-use crate::factor::observation::{Decode, Prefill};
+use crate::factor::observation::{Decode, Gauges, Observation, Prefill, Reading};
 
 const SETTINGS: Settings = Settings { ranks: 4, false_alarms_per_day: 1.0 };
 
