@@ -59,6 +59,9 @@ use skewtrap_core::status::Course;
 use skewtrap_core::watch::{Effect, Event, ServerFact, TICK, Watch, WindowEvent};
 use skewtrap_trace::time::Time;
 
+/// What was learned of the servers is saved so often: an agent that is killed and started again in the middle
+/// of a trouble must not learn the trouble as usual.
+const KEEP_LEARNED: Duration = Duration::from_secs(60);
 /// Events beside what the sources see that may wait.
 const INBOX: usize = 1024;
 /// Extra evaluations of waiting samples are at least this far apart.
@@ -293,7 +296,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut pulse = tokio::time::interval(Duration::from_secs(1));
     let mut sweep = tokio::time::interval(Duration::from_secs(60));
-    let mut keep_learned = tokio::time::interval(Duration::from_secs(600));
+    let mut keep_learned = tokio::time::interval(KEEP_LEARNED);
     keep_learned.reset();
     let mut effects = Vec::new();
     loop {

@@ -233,6 +233,9 @@ impl Finalizer {
             };
             let capture = Box::new(StoredCapture::failed(why.clone(), end));
             let booked = store.state.finish(&attempt, &incident, &capture);
+            if booked.is_err() {
+                store.state.finish_later(&attempt, &incident, &capture);
+            }
             let problem = Some(booked.err().map_or(why, |e| e.to_string()));
             Taken::Stored { capture, problem }
         })
@@ -290,7 +293,8 @@ impl Finalizer {
             note(&mut capture.outcome, problem.get_or_insert(e.to_string()));
         }
         if let Err(e) = store.state.finish(&attempt, &incident, &capture) {
-            error!(error = %e, "the end of the window is not in the state; it will be looked at again at the next start");
+            error!(error = %e, "the end of the window is not in the state yet; it is written as soon as the disk takes it");
+            store.state.finish_later(&attempt, &incident, &capture);
             problem.get_or_insert(e.to_string());
         }
         Taken::Stored { capture: Box::new(capture), problem }

@@ -133,20 +133,39 @@ impl Notifier {
 
     /// Reports that an incident is over which an agent before this one left open.
     /// `silenced_until` is when messages about its rule are sent again, where it is silenced.
-    pub fn send_left(&mut self, record: &mut Record, silenced_until: Option<Time>, clock: Clock) {
+    ///
+    /// `write` notes the end in the bundle: after the message's row, or a kill would lose it, and before the
+    /// message leaves, or an agent after this one would tell it again in other words.
+    pub fn send_left(
+        &mut self,
+        record: &mut Record,
+        silenced_until: Option<Time>,
+        clock: Clock,
+        write: impl FnOnce(Incident) + Send + 'static,
+    ) {
         if record.incident.resolve(clock.now()) {
-            self.send_end(record, silenced_until, clock);
+            let deliveries = self.end_of(record, silenced_until, clock);
+            for delivery in &deliveries {
+                self.count_pending(&delivery.receiver);
+            }
+            let incident = record.incident.clone();
+            self.outgoing.post_after(&self.state, deliveries, Instant::now(), move || write(incident));
         }
     }
 
     fn send_end(&mut self, record: &Record, silenced_until: Option<Time>, clock: Clock) {
+        let deliveries = self.end_of(record, silenced_until, clock);
+        self.post(deliveries);
+    }
+
+    fn end_of(&mut self, record: &Record, silenced_until: Option<Time>, clock: Clock) -> Vec<Delivery> {
         self.planner.take_over(&record.incident.id);
         let note = started_again(silenced_until);
         let mut deliveries = self.planned(&record.incident, Update::Resolved, &record.notify, clock);
         for delivery in &mut deliveries {
             delivery.message.notes.push(note.clone());
         }
-        self.post(deliveries);
+        deliveries
     }
 
     fn planned(
@@ -305,8 +324,8 @@ mod tests {
         assert!(sent.iter().all(|(_, m)| m.incident.resolved_at.is_some()), "neither opens an alert");
         assert!(sent[1].1.notes.contains(&started_again(None)), "{:?}", sent[1].1.notes);
         record.incident.id = "another".into();
-        notifier.send_left(&mut record, None, clock);
-        notifier.send_left(&mut record, None, clock);
+        notifier.send_left(&mut record, None, clock, |_| ());
+        notifier.send_left(&mut record, None, clock, |_| ());
         let sent = queued(&state);
         let updates: Vec<_> = sent[2..].iter().map(|(who, m)| (&**who, m.update)).collect();
         assert_eq!(updates, [("oncall", Update::Resolved)], "once");
@@ -319,7 +338,7 @@ mod tests {
         let mut incident = sample(clock.now());
         incident.resolved_at = None;
         let mut record = Record::new("agent".into(), incident);
-        notifier.send_left(&mut record, Some(Time::from_epoch_s(1_795_492_000.0)), clock);
+        notifier.send_left(&mut record, Some(Time::from_epoch_s(1_795_492_000.0)), clock, |_| ());
         let [(_, message)] = &queued(&state)[..] else { panic!("there is one message") };
         assert_eq!(message.update, Update::Resolved, "no receiver keeps the alert for ever");
         let note_end =

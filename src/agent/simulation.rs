@@ -10,7 +10,7 @@
 //!
 //! | variable | |
 //! |---|---|
-//! | `SKEWTRAP_SEEDS`  | how many seeds (300); `.ci/long` runs 10,000 |
+//! | `SKEWTRAP_SEEDS`  | how many seeds (100); `.ci/run` runs 300; `.ci/long` runs 10,000 |
 //! | `SKEWTRAP_SEED`   | this seed alone, telling everything that happens |
 //! | `SKEWTRAP_FAULTS` | of that seed only the faults with these numbers: `0,2` |
 //!
@@ -373,7 +373,7 @@ fn whatever_goes_wrong_no_open_window_is_abandoned_and_the_next_one_comes() {
     if let Some(seed) = number_of("SKEWTRAP_SEED") {
         return one_seed(seed);
     }
-    let count = number_of("SKEWTRAP_SEEDS").unwrap_or(300);
+    let count = number_of("SKEWTRAP_SEEDS").unwrap_or(100);
     let from = number_of("SKEWTRAP_SEEDS_FROM").unwrap_or(0);
     let (next, began) = (AtomicU64::new(from), Instant::now());
     let (tally, failed) = (Mutex::new(Tally::default()), Mutex::new(Vec::new()));

@@ -37,6 +37,7 @@ const HISTORY: Duration = Duration::from_secs(600);
 impl Agent {
     /// What the loop does every second, whoever asks: the same work for any number of servers.
     pub(super) fn beat(&mut self) {
+        self.store.state.retry_unfinished();
         self.metrics.disk_trouble(self.disk_trouble());
         self.notifier.hand_over_overdue();
         self.metrics.without_row(self.notifier.without_row());
@@ -142,9 +143,12 @@ impl Agent {
         }
         for mut record in found.open {
             let silenced_until = self.silenced_until(&record);
-            self.notifier.send_left(&mut record, silenced_until, self.clock);
-            // The archive ends only with the agent.
-            let _ = self.archive.send(Job::Update(Box::new(record.incident)));
+            let bundles = self.store.bundles.clone();
+            self.notifier.send_left(&mut record, silenced_until, self.clock, move |incident| {
+                if let Err(error) = bundles.update(incident) {
+                    error!("{error}");
+                }
+            });
         }
         for (window, record) in found.left {
             let (id, target) = (window.incident.clone(), window.target.clone());

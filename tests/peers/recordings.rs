@@ -112,8 +112,8 @@ fn a_recorded_page_gives_each_rank_its_signals() {
     let ranks: Vec<_> =
         metrics.ranks().map(|(rank, fields)| format!("{rank}: {} signals", fields.len())).collect();
     insta::assert_snapshot!(ranks.join("\n"), @r"
-    DP0 TP0 PP0 EP0: 28 signals
-    DP1 TP0 PP0 EP0: 28 signals
+    DP0 TP0 PP0 EP0: 29 signals
+    DP1 TP0 PP0 EP0: 29 signals
     DP2 TP0 PP0 EP0: 23 signals
     DP3 TP0 PP0 EP0: 23 signals
     ");

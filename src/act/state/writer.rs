@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
+use skewtrap_core::incident::StoredCapture;
+
 use super::{State, StateError};
 
 /// Writes that may wait: a disk that hangs for long costs the rest.
@@ -25,9 +27,18 @@ pub(super) struct Writer {
     queue: SyncSender<Job>,
     waiting: Arc<Waiting>,
     thread: Option<ThreadId>,
+    unfinished: Mutex<Vec<Unfinished>>,
     /// Writes that wait for a stand-in of the disk.
     #[cfg(test)]
     held: stand_in::Held,
+}
+
+/// The end of a window that is not written yet.
+#[derive(Debug)]
+struct Unfinished {
+    attempt: String,
+    incident: String,
+    stored: StoredCapture,
 }
 
 struct Job {
@@ -70,6 +81,7 @@ impl Writer {
             queue,
             waiting,
             thread,
+            unfinished: Mutex::default(),
             #[cfg(test)]
             held: stand_in::Held::default(),
         }
@@ -103,6 +115,31 @@ impl State {
             self.writer.waiting.lock().waiting -= 1;
             error!("the state in {} takes no writes, and too many wait: one is lost", self.file.display());
         }
+    }
+
+    /// Writes the end of a window that could not be written, again and again until the disk takes it or the
+    /// agent ends; the next agent looks at what is left.
+    pub fn finish_later(&self, attempt: &str, incident: &str, stored: &StoredCapture) {
+        let unfinished =
+            Unfinished { attempt: attempt.into(), incident: incident.into(), stored: stored.clone() };
+        self.writer.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(unfinished);
+    }
+
+    /// Tries again what [`Self::finish_later`] was given; to be called every second.
+    pub fn retry_unfinished(&self) {
+        let waiting =
+            std::mem::take(&mut *self.writer.unfinished.lock().unwrap_or_else(PoisonError::into_inner));
+        if waiting.is_empty() {
+            return;
+        }
+        self.later(move |state| {
+            for Unfinished { attempt, incident, stored } in waiting {
+                if state.finish(&attempt, &incident, &stored).is_err() {
+                    state.finish_later(&attempt, &incident, &stored);
+                }
+            }
+            Ok(())
+        });
     }
 
     /// Waits for the writes before: a read must see them.

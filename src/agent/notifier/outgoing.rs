@@ -78,9 +78,19 @@ impl Outgoing {
 
     /// Has rows written for these messages, and then the messages handed over.
     pub(super) fn post(&self, state: &State, deliveries: Vec<Delivery>, now: Instant) {
-        if deliveries.is_empty() {
-            return;
+        if !deliveries.is_empty() {
+            self.post_after(state, deliveries, now, || ());
         }
+    }
+
+    /// The same; between the two, what else must be on a disk before anybody reads the messages is written.
+    pub(super) fn post_after(
+        &self,
+        state: &State,
+        deliveries: Vec<Delivery>,
+        now: Instant,
+        write: impl FnOnce() + Send + 'static,
+    ) {
         let rows: Vec<OutboxRow> = deliveries.iter().map(OutboxRow::from).collect();
         let incidents: BTreeSet<_> =
             deliveries.iter().map(|delivery| delivery.message.incident.id.clone()).collect();
@@ -97,6 +107,7 @@ impl Outgoing {
             if written.is_err() {
                 inner.lock().unwritten.extend(incidents);
             }
+            write();
             // A full disk must not keep the message back either.
             inner.hand_over(written.is_ok(), |batch| batch.number <= number);
             written
@@ -230,6 +241,22 @@ mod tests {
         assert_eq!(handed.len(), 2);
         assert!(handed.iter().all(|(_, has_row)| *has_row == Some(true)), "{handed:?}");
         assert_eq!((outgoing.without_row(), outgoing.is_waiting()), (0, false));
+    }
+
+    #[test]
+    fn what_must_be_written_first_is_written_after_the_row_and_before_the_message_leaves() {
+        let state = State::in_memory().expect("a state");
+        let (outgoing, hears) = outgoing(&state);
+        let hears = Arc::new(Mutex::new(hears));
+        let (its, theirs, (tell, told)) = (state.clone(), hears.clone(), channel());
+        outgoing.post_after(&state, messages(&[Update::Resolved]), Instant::now(), move || {
+            let rows = its.undelivered().expect("the outbox").len();
+            let left = theirs.lock().expect("no panic").try_iter().count();
+            tell.send((rows, left)).expect("the test listens");
+        });
+        assert!(state.settle(PATIENCE));
+        assert_eq!(told.try_recv(), Ok((1, 0)));
+        assert_eq!(hears.lock().expect("no panic").try_iter().count(), 1);
     }
 
     #[test]

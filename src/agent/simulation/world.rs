@@ -460,7 +460,8 @@ impl State {
     fn ends(&mut self, kind: &Kind) {
         let now = self.now();
         match kind {
-            Kind::ServerDies { ranks } => {
+            // One that another death's end has started again already lives on: no server is back at once.
+            Kind::ServerDies { ranks } if !self.server.is_up() => {
                 let effects = self.server.restart_with(now, *ranks);
                 self.take(effects);
             }

@@ -241,7 +241,7 @@ fn captures(incident: &Incident) -> String {
 
 fn capture(outcome: &CaptureOutcome) -> String {
     match outcome {
-        CaptureOutcome::None => "none: the rule only watches".into(),
+        CaptureOutcome::None => "none so far".into(),
         CaptureOutcome::WouldStart => "a window would open here (this is a recording)".into(),
         CaptureOutcome::Refused(refused) => format!("refused: {}", refused.why),
         CaptureOutcome::Open { since, .. } => format!("a window is open since {}", utc(*since)),
