@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::{Archive, Samples};
@@ -54,7 +54,8 @@ use skewtrap_core::capture::keep::{BundleSpace, Keep};
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record, VerdictNote};
 use skewtrap_core::message::Origin;
 use skewtrap_core::signal::catalog;
-use skewtrap_core::signal::sample::TargetId;
+use skewtrap_core::signal::observation::{Observation, Problem};
+use skewtrap_core::signal::sample::{Source, TargetId};
 use skewtrap_core::status::Course;
 use skewtrap_core::watch::{Effect, Event, ServerFact, TICK, Watch, WindowEvent};
 use skewtrap_trace::time::Time;
@@ -180,6 +181,8 @@ pub struct Agent {
     on_effect: OnEffect,
     metrics: Arc<Metrics>,
     effort: Arc<Effort>,
+    /// How each probe is told that a source lost its server, in the order of the targets.
+    probes: Vec<Arc<Notify>>,
     reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
     /// The receivers as they were configured when it was started.
     configured: Vec<configured::Receiver>,
@@ -253,7 +256,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     watch.remember(state.baselines()?, now);
     let (outlet, mut sees) = outlet(outlet::ITEMS, outlet::BYTES);
     startup::sources(&plan.sources, &supervisor, &outlet, clock);
-    startup::probes(&plan.targets, &supervisor, &tx, clock);
+    let probes = startup::probes(&plan.targets, &supervisor, &tx, clock);
     let unheard = startup::names(&plan.targets);
     let (publisher, published) = publisher(Pulse { at: now, unheard });
     let effort = outlet.effort().clone();
@@ -288,6 +291,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
         on_effect,
         metrics,
         effort,
+        probes,
         reload,
     };
     agent.recover(found, &known);
@@ -341,8 +345,25 @@ impl Agent {
         Some(self.clock.real(due.since(self.clock.now())).max(TOGETHER))
     }
 
+    /// A server that does not answer a poll of its loads may be another instance when it answers again, long
+    /// before the next probe: a window must not be sized by what the one before said.
+    fn lose_unanswering(&mut self, seen: &Seen, effects: &mut Vec<Effect>) {
+        let Observation::State {
+            target, kind: Source::Loads, problem: Some(Problem::NoAnswer { .. }), ..
+        } = seen.observation
+        else {
+            return;
+        };
+        let now = self.clock.now();
+        self.watch.handle(Event::Server { target, fact: ServerFact::Lost }, now, effects);
+        if let Some(probe) = self.probes.get(usize::from(target.0)) {
+            probe.notify_one();
+        }
+    }
+
     /// A source saw something. Its bytes count until it is taken in.
     fn observed(&mut self, seen: &Seen, effects: &mut Vec<Effect>) {
+        self.lose_unanswering(seen, effects);
         let now = self.clock.now();
         self.effort.count(Stage::Parse, || self.watch.read(&seen.observation, effects));
         self.effort.count(Stage::Rules, || self.watch.evaluate(now, effects));

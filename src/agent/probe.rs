@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -44,12 +44,14 @@ impl Rooms {
     }
 }
 
-/// Probes until cancelled; it is finished for good then.
+/// Probes until cancelled; it is finished for good then. When a source reports through `lost` that nobody
+/// answered it, the server is asked again what it is, and until it has said so nothing is known of it.
 pub async fn run(
     target: TargetPlan,
     tx: mpsc::Sender<AgentEvent>,
     clock: Clock,
     rooms: Rooms,
+    lost: Arc<Notify>,
     cancel: CancellationToken,
 ) -> bool {
     let Some(address) = target.server.clone() else { return true };
@@ -92,6 +94,8 @@ pub async fn run(
         tokio::select! {
             () = cancel.cancelled() => return true,
             () = tokio::time::sleep(pause) => {}
+            // A poll found nobody there: whoever answers next may be another instance.
+            () = lost.notified() => is_known = false,
         }
     }
 }

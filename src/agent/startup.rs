@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tracing::{error, info, warn};
 
 use super::capture::KnownTarget;
@@ -89,21 +89,24 @@ pub(super) fn names(targets: &[TargetPlan]) -> Arc<[Arc<str>]> {
     targets.iter().map(|target| target.name.clone()).collect()
 }
 
-/// Starts a probe of each server.
+/// Starts a probe of each server; gives, in their order, how each is told that a source lost its server.
 pub(super) fn probes(
     targets: &[TargetPlan],
     supervisor: &Supervisor,
     tx: &mpsc::Sender<AgentEvent>,
     clock: Clock,
-) {
+) -> Vec<Arc<Notify>> {
     let rooms = probe::Rooms::default();
-    for target in targets {
+    let start = |target: &TargetPlan| {
         let (target, tx, cancel) = (target.clone(), tx.clone(), supervisor.cancel());
-        let rooms = rooms.clone();
+        let (rooms, lost) = (rooms.clone(), Arc::new(Notify::new()));
+        let told = lost.clone();
         supervisor.keep("probe", Place::Aside, move || {
-            probe::run(target.clone(), tx.clone(), clock, rooms.clone(), cancel.clone())
+            probe::run(target.clone(), tx.clone(), clock, rooms.clone(), told.clone(), cancel.clone())
         });
-    }
+        lost
+    };
+    targets.iter().map(start).collect()
 }
 
 /// Follows what is to be followed.

@@ -48,7 +48,7 @@ async fn every_trouble_with_nsys_has_its_own_message_and_stops_nothing_of_others
     let why = server.fails("i1", named("nobody")).await;
     assert!(why.starts_with("nsys knows no session nobody; it has "), "{why}");
     let why = server.fails("i2", named("collecting")).await;
-    assert!(why.contains("somebody else collects or generates there"), "{why}");
+    assert!(why.contains("another client collects or generates there"), "{why}");
     assert!(server.calls("start").is_empty() && server.calls("stop").is_empty());
 
     server.fault("importer_broken", "");

@@ -9,7 +9,7 @@
 //! Measured on SGLang 0.5.16, one H200, 21 windows of 3 to 60 steps: 1.0 to 1.6 s for each MB of a rank's own
 //! gzip file on a healthy host, 3.6 to 4.8 s where the scheduler is starved; 8 to 13 kB a step with GPU rows
 //! alone. Neither has a fixed part that shows. What stands in for both before a server's first window is in
-//! [`prior`](super::prior).
+//! [`prior`].
 
 use std::time::Duration;
 

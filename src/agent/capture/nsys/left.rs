@@ -2,7 +2,7 @@
 //!
 //! The list of sessions shows that one collects, not who started it: a name, an id and a state are the same
 //! whoever started it, and our `-o` shows in a report only once it is there. What proves a collection ours is
-//! when it began ([`whose`]): the session was ready when its state was read, just before our start was sent.
+//! when it began ([`owner_of`]): the session was ready when its state was read, just before our start was sent.
 //! Where that can be read, it decides at once, however long ago it was. Where it cannot, a collection that
 //! was seen to begin is ours; one that was not is taken for ours for ten minutes, and afterwards left to
 //! people, to whom it is reported.
