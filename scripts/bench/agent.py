@@ -23,16 +23,11 @@ import tempfile
 import threading
 import time
 import urllib.parse
-import urllib.request
+
+from processes import cpu_s, free_port, get, resident_mb, until
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RANKS = 8
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def get(url):
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return answer.read()
 
 
 class Exporter:
@@ -108,13 +103,6 @@ def serve(handler):
     return server
 
 
-def free_port():
-    probe = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
-    port = probe.server_port
-    probe.server_close()
-    return port
-
-
 def agent(folder, exporter, hook, binary):
     port = free_port()
     (folder / "skewtrap.yaml").write_text(f"""
@@ -164,31 +152,6 @@ receivers: [{{name: w, webhook_configs: [{{url: 'http://127.0.0.1:{hook.port}/',
     ready = lambda: get(f"http://127.0.0.1:{prometheus}/-/ready") and get(f"http://127.0.0.1:{alerts}/-/ready")
     until(ready, started["prometheus"], folder / "peers.log")
     return started, "firing", "resolved"
-
-
-def until(ready, process, log):
-    for _ in range(300):
-        if process.poll() is not None:
-            raise SystemExit(f"it ended with {process.returncode}:\n{log.read_text()[-3000:]}")
-        try:
-            if ready():
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    raise SystemExit(f"it is not ready after 30 s:\n{log.read_text()[-3000:]}")
-
-
-def cpu_s(process):
-    fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def resident_mb(process):
-    for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
 
 
 def idle(processes, exporter, seconds):

@@ -8,6 +8,7 @@ use clap::Args;
 use super::{config_path, wrong};
 use crate::act::notify::Receiver;
 use crate::act::notify::send::send;
+use crate::agent::plan;
 use crate::agent::receivers::ready;
 use crate::clock::wall_time;
 use crate::config::file::load;
@@ -71,6 +72,5 @@ fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<(Receiver, Option<String
 }
 
 fn origin(page: Option<String>) -> Origin {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Origin { host: host.trim().to_owned(), page }
+    Origin { host: plan::host(), page }
 }

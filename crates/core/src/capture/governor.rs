@@ -303,10 +303,7 @@ pub fn decide(
     expected: Estimate,
     now: Time,
 ) -> Result<(), Refusal> {
-    one_at_a_time(request, ledger)?;
-    unharmed(request, ledger)?;
-    no_future(ledger, now)?;
-    quiet(request, ledger, now)?;
+    nothing_is_in_the_way(request, ledger, now)?;
     rule_limits(request, ledger, now)?;
     worse(request, ledger, budget, now)?;
     daily(ledger, budget, expected, now)
@@ -321,12 +318,17 @@ pub fn decide_follow_up(
     expected: Estimate,
     now: Time,
 ) -> Result<(), Refusal> {
+    nothing_is_in_the_way(request, ledger, now)?;
+    captures(request, ledger, now)?;
+    daily(ledger, budget, expected, now)
+}
+
+/// What holds for every window, whoever asks for it.
+fn nothing_is_in_the_way(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Result<(), Refusal> {
     one_at_a_time(request, ledger)?;
     unharmed(request, ledger)?;
     no_future(ledger, now)?;
-    quiet(request, ledger, now)?;
-    captures(request, ledger, now)?;
-    daily(ledger, budget, expected, now)
+    quiet(request, ledger, now)
 }
 
 fn one_at_a_time(request: &CaptureRequest<'_>, ledger: &Ledger) -> Result<(), Refusal> {
