@@ -11,7 +11,6 @@ mod outbox;
 mod reserve;
 mod writer;
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -116,7 +115,7 @@ pub struct State {
     agent: Arc<str>,
     writer: Arc<Writer>,
     // Held for its lock; `None` in memory.
-    lock: Option<Arc<File>>,
+    lock: Option<Arc<open::FolderLock>>,
     /// Why it is a copy of what the folder holds.
     read_only: Option<Arc<str>>,
 }
@@ -181,7 +180,7 @@ impl State {
         let Some(lock) = &self.lock else { return Ok(()) };
         let folder = self.file.parent().unwrap_or(&self.file).to_owned();
         let same = |path: &Path| {
-            let (ours, there) = (lock.metadata()?, std::fs::metadata(path)?);
+            let (ours, there) = (lock.0.metadata()?, std::fs::metadata(path)?);
             Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()) && self.file.exists())
         };
         match same(&folder.join("lock")) {

@@ -39,14 +39,14 @@ impl State {
     }
 
     /// What the folder holds, in memory: nothing can be written, but what is open must be closed.
-    fn copied(file: &Path, lock: File, error: &StateError) -> Option<Self> {
+    fn copied(file: &Path, lock: FolderLock, error: &StateError) -> Option<Self> {
         if !file.exists() {
             return None;
         }
         let shm = Path::new("/dev/shm");
         let place = if shm.is_dir() { shm.to_owned() } else { std::env::temp_dir() };
         let place =
-            place.join(format!("skewtrap-state-{}-{}", std::process::id(), lock.metadata().ok()?.ino()));
+            place.join(format!("skewtrap-state-{}-{}", std::process::id(), lock.0.metadata().ok()?.ino()));
         std::fs::DirBuilder::new().mode(0o700).create(&place).ok()?;
         let copy = place.join("state.sqlite");
         let wal = |file: &Path| PathBuf::from(format!("{}-wal", file.display()));
@@ -75,7 +75,7 @@ impl State {
     }
 
     /// The state behind a connection that is prepared.
-    fn of(connection: Connection, file: PathBuf, lock: Option<File>) -> Result<Self, StateError> {
+    fn of(connection: Connection, file: PathBuf, lock: Option<FolderLock>) -> Result<Self, StateError> {
         only_for_owner(&file);
         let agent: String = connection
             .query_row("SELECT value FROM meta WHERE name = 'agent'", [], |row| row.get(0))
@@ -141,8 +141,19 @@ fn only_for_owner(file: &Path) {
     }
 }
 
+/// The lock of a state folder.
+#[derive(Debug)]
+pub(super) struct FolderLock(pub(super) File);
+
+impl Drop for FolderLock {
+    /// A program that is being started has a copy of the file until it runs, and would keep the lock with it.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, rustix::fs::FlockOperation::Unlock);
+    }
+}
+
 /// Takes the folder's lock, which the kernel releases when the process ends, however it ends.
-fn lock(folder: &Path) -> Result<File, StateError> {
+fn lock(folder: &Path) -> Result<FolderLock, StateError> {
     let fail = |source| StateError::Folder { folder: folder.to_owned(), source };
     // Messages may hold what the users of the server wrote, so only the owner may enter.
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail)?;
@@ -167,5 +178,5 @@ fn lock(folder: &Path) -> Result<File, StateError> {
     let _ = file
         .set_len(0)
         .and_then(|()| (&file).write_all(format!("process {}\n", std::process::id()).as_bytes()));
-    Ok(file)
+    Ok(FolderLock(file))
 }

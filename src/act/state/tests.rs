@@ -452,3 +452,14 @@ fn what_was_learned_of_a_server_outlives_the_agent_and_old_states_open_without_i
     state.save_baselines(std::slice::from_ref(&learned)).unwrap();
     assert_eq!(state.baselines().unwrap(), [learned]);
 }
+
+#[test]
+fn a_folder_is_free_again_at_once_though_a_program_that_is_being_started_has_a_copy_of_its_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    let copy = state.lock.as_ref().expect("a folder has a lock").0.try_clone().unwrap();
+    assert!(matches!(State::open(dir.path()), Err(StateError::InUse { .. })), "while it is held");
+    drop(state);
+    State::open(dir.path()).expect("the lock was given back");
+    drop(copy);
+}
