@@ -22,7 +22,7 @@ pub use self::recover::{Found, KnownTarget, close, find};
 use crate::act::bundle::Bundles;
 use crate::act::merge::merge;
 use crate::act::state::{State, StateError};
-use crate::agent::window::{self, Links, Outcome, TargetHandle};
+use crate::agent::window::{self, Links, Outcome, TargetHandle, TooLate};
 use crate::clock::Clock;
 use crate::observe::artifact::inspect;
 use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
@@ -88,6 +88,13 @@ pub struct CaptureResult {
     pub left_open: bool,
 }
 
+impl CaptureResult {
+    /// Of an attempt that is in the state and of which nothing was sent.
+    fn never_sent(means: Means, late: TooLate, at: Time) -> Self {
+        Self { means, failure: Some(late.to_string()), sent_at: at, ..Self::default() }
+    }
+}
+
 /// The result of a capture that was begun.
 #[derive(Debug)]
 pub enum Taken {
@@ -142,10 +149,14 @@ async fn capture(
 ) -> Result<CaptureResult, StateError> {
     match &plan.method {
         CaptureMethod::Http(request) => {
+            let at = store.clock.now();
             let opened =
                 window::open(handle, request, &plan.attempt, record, &store.state, store.clock, links)
                     .await?;
-            Ok(result_of(opened, request))
+            Ok(opened.map_or_else(
+                |late| CaptureResult::never_sent(Means::Http, late, at),
+                |outcome| result_of(outcome, request),
+            ))
         }
         CaptureMethod::Nsys(spec) => nsys::capture(store, handle, spec, &plan.attempt, record, links).await,
         CaptureMethod::Command(spec) => {

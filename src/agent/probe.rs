@@ -1,5 +1,6 @@
 //! Probes one server in the background, so that at the moment of firing everything is known already: its
-//! health and the room on its disks every ten seconds, and, whenever it starts to answer, what it is.
+//! health and the room on its disks every ten seconds, and, whenever it starts to answer and every five
+//! minutes, what it is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,6 +20,10 @@ use skewtrap_core::watch::ServerFact;
 
 /// Until the server has answered once it is probed more often.
 const FIRST: Duration = Duration::from_secs(2);
+
+/// What a server says of itself is asked again after so long: one that is started anew within a second may
+/// answer every poll.
+const KNOWN_FOR: Duration = Duration::from_secs(300);
 
 /// What was seen of a folder serves all servers' probes for so long.
 const SEEN_FOR: Duration = Duration::from_secs(5);
@@ -56,6 +61,7 @@ pub async fn run(
 ) -> bool {
     let Some(address) = target.server.clone() else { return true };
     let mut is_known = false;
+    let mut asked_at = Instant::now();
     let mut warned: Option<String> = None;
     loop {
         for (server_path, ours) in target.folders() {
@@ -74,10 +80,11 @@ pub async fn run(
         // Whatever the reason for its silence, it may be another server when it is back.
         is_known &= is_well;
         send(&tx, &target, ServerFact::Health(health)).await;
-        if !is_known && is_well {
+        if is_well && (!is_known || asked_at.elapsed() >= KNOWN_FOR) {
             match server::facts(&address, 1).await {
                 Ok(facts) => {
                     is_known = true;
+                    asked_at = Instant::now();
                     warned = None;
                     send(&tx, &target, ServerFact::Info(facts)).await;
                 }

@@ -263,6 +263,7 @@ fn note(world: World, seen: Arc<Mutex<Seen>>) -> OnEffect {
         let mut seen = seen.lock().expect("no panic");
         match effect {
             Effect::Start { incident, plan, .. } => {
+                world.granted();
                 if let CaptureMethod::Http(request) = &plan.method {
                     let StartRequest { form, ranks, .. } = request;
                     world.say(&format!("a window is granted: {form:?}, {ranks:?}"));
@@ -331,6 +332,7 @@ fn judge(world: &World, scenario: &Scenario, dir: &Path, seen: &Seen) -> Tally {
         world.violated(format!("without faults: {:?}, failed {:?}", tally.unproven, seen.failed));
     }
     tally.captured = seen.done.len() as u64;
+    tally.unseen_stops = world.unseen_stops();
     tally
 }
 

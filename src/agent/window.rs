@@ -49,6 +49,21 @@ const TURN_LIMIT: Duration = Duration::from_millis(500);
 /// A window of a killed agent is over by its deadline, as far as others must wait for it, and this.
 const TURN: Duration = Duration::from_secs(10);
 
+/// What a window was granted for is taken to last so long; after it nothing is sent.
+const GRANT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A grant that was over before the disk of the state had taken its attempt: nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the disk of the state folder took {:.0} s to write the attempt down, more than the {} s that a grant is good for; nothing was sent to the server: look at that disk",
+    .waited.as_secs_f64(),
+    GRANT_LIMIT.as_secs()
+)]
+pub struct TooLate {
+    /// From the grant until the attempt was written.
+    pub waited: Duration,
+}
+
 /// What a window needs to know of its server.
 #[derive(Clone, Debug)]
 pub struct TargetHandle {
@@ -142,7 +157,8 @@ pub struct Outcome {
     pub recovered: Option<Duration>,
 }
 
-/// Opens a window: writes the attempt, sends the start, and sees it through to its end.
+/// Opens a window: writes the attempt, sends the start, and sees it through to its end; or tells that it
+/// was too late to start.
 ///
 /// # Errors
 /// The state could not be written; then nothing was sent.
@@ -154,7 +170,7 @@ pub async fn open(
     state: &State,
     clock: Clock,
     links: Links,
-) -> Result<Outcome, StateError> {
+) -> Result<Result<Outcome, TooLate>, StateError> {
     // Its deadline does not move when somebody sets the wall clock.
     let clock = clock.steady();
     let window = OpenWindow {
@@ -169,15 +185,18 @@ pub async fn open(
     };
     let files = Files::new(target, request).await;
     let _turn = turn(target, request, state, clock.now()).await?;
-    begin(state, attempt, &window, record).await?;
+    if let Err(late) = begin(state, attempt, &window, record, clock).await? {
+        return Ok(Err(late));
+    }
     let now = clock.now();
     let (machine, start) = Window::start(request, visibility(target, &files), now);
     let run = Run::new(target, request, machine, window, state.clone(), clock, links.status.clone());
     run.carry_out(vec![start], now);
-    Ok(see_through(target, request, run, files, links).await)
+    Ok(Ok(see_through(target, request, run, files, links).await))
 }
 
-/// Writes the attempt, on a thread that may wait for the disk: the only wait of a window for it.
+/// Writes the attempt, on a thread that may wait for the disk: the only wait of a window for it. Tells
+/// whether its grant, of `window.sent_at`, was over meanwhile: then its end is still to be written.
 ///
 /// # Errors
 /// It could not be written: then nothing may be sent.
@@ -186,10 +205,14 @@ pub async fn begin(
     attempt: &Attempt,
     window: &OpenWindow,
     record: &Record,
-) -> Result<(), StateError> {
+    clock: Clock,
+) -> Result<Result<(), TooLate>, StateError> {
+    let granted_at = window.sent_at;
     let (state, attempt, window, record) = (state.clone(), attempt.clone(), window.clone(), record.clone());
     let begun = crate::world::blocking(move || state.begin(&attempt, &window, Some(&record))).await;
-    begun.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    begun.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+    let waited = clock.now().since(granted_at);
+    Ok(if waited > GRANT_LIMIT { Err(TooLate { waited }) } else { Ok(()) })
 }
 
 /// Takes this agent's turn on the server. A folder that hangs or cannot be written costs the turns, not

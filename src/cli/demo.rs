@@ -20,7 +20,7 @@ use crate::agent::plan::{Flags, Plan};
 use crate::clock::{Clock, wall_time};
 use crate::demo::incident;
 use crate::demo::practice;
-use crate::demo::shell::RunningDouble;
+use crate::demo::shell::{RunningDouble, StageClock};
 use crate::http::{body, client};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::message::{Message, Origin, Update, rank_name, terminal};
@@ -130,13 +130,14 @@ async fn play(out: &Path) -> anyhow::Result<()> {
     let (_reload, reloads) = tokio::sync::mpsc::channel(1);
     let blamed = Blamed::default();
     let shown = blamed.clone();
+    let clock = double.clock;
     let run = agent::Run {
         clock: Clock::played(double.clock.now(), double.clock.speed()),
         cancel: cancel.clone(),
         reloads,
         on_effect: Box::new(move |effect| {
             note_blamed(effect, &shown);
-            print_effect(effect);
+            print_effect(effect, clock);
         }),
         reload: Box::new(|| anyhow::bail!("the demo has no configuration file")),
         serves: false,
@@ -181,7 +182,7 @@ fn plan(out: &Path, double: &RunningDouble) -> anyhow::Result<Plan> {
 }
 
 /// Prints the load of the ranks every few seconds of the recording, as the server reports it.
-async fn print_load(url: String, clock: crate::demo::shell::StageClock, blamed: Blamed) {
+async fn print_load(url: String, clock: StageClock, blamed: Blamed) {
     let Ok(client) = client::client(None) else { return };
     let mut next = clock.now();
     loop {
@@ -228,7 +229,7 @@ fn bar(load: f64) -> String {
     format!("{:<width$}", "#".repeat(filled), width = BAR_WIDTH as usize)
 }
 
-fn print_effect(effect: &Effect) {
+fn print_effect(effect: &Effect, clock: StageClock) {
     match effect {
         Effect::Changed { change, capture, why } if change.is_onset() => {
             let Some(finding) = &change.finding else { return };
@@ -252,7 +253,7 @@ fn print_effect(effect: &Effect) {
         Effect::Start { incident, .. } => {
             print_line(&format!(
                 "{}  one window is opened for incident {}",
-                time_of_day(incident.fired_at),
+                time_of_day(clock.now()),
                 incident.id
             ));
         }

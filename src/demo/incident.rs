@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::demo::load::LoadTrack;
 use crate::demo::sglang::{Config, Version, World};
 use crate::demo::shell::{self, RunningDouble, Stage};
+use crate::demo::trace::ExportLaw;
 use skewtrap_trace::time::Time;
 
 const LOG: &[u8] = include_bytes!("data/server.stamped.log.gz");
@@ -30,12 +31,18 @@ pub const ONSET: f64 = 1_795_492_121.330_7;
 /// End of the recording.
 pub const END: f64 = 1_795_492_199.2;
 
+/// What a step with GPU rows wrote on the recorded server, and what a megabyte cost each of its ranks.
+const MEASURED_BYTES_PER_STEP: f64 = 10_000.0;
+const MEASURED_S_PER_MB: [f64; 4] = [1.1; 4];
+
 /// The recorded server.
 pub(super) fn config() -> io::Result<Config> {
     let loads = unpack(LOADS)?;
     let mut config = Config::new(Version::V0_5_16, 4, LoadTrack::recorded(&loads)?);
     config.recorded_loads = Some(bodies(&loads)?);
     config.recorded_log = Some(log_lines(&unpack(LOG)?));
+    config.export.law =
+        Some(ExportLaw { bytes_per_step: MEASURED_BYTES_PER_STEP, s_per_mb: MEASURED_S_PER_MB.into() });
     config.recorded_traces = Some(TRACES.iter().map(|t| Arc::from(*t)).collect());
     Ok(config)
 }

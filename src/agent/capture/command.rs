@@ -31,17 +31,21 @@ pub async fn capture(
     record: &Record,
     mut links: Links,
 ) -> Result<CaptureResult, StateError> {
+    let clock = store.clock.steady();
     let mut window = OpenWindow {
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
         method: OpenMethod::Command { group: None },
-        sent_at: store.clock.now(),
+        sent_at: clock.now(),
         granted: false,
         instance: None,
         unproven: None,
     };
-    crate::agent::window::begin(&store.state, attempt, &window, record).await?;
+    let begun = crate::agent::window::begin(&store.state, attempt, &window, record, clock).await?;
+    if let Err(late) = begun {
+        return Ok(CaptureResult::never_sent(Means::Command, late, window.sent_at));
+    }
     let mut result =
         CaptureResult { means: Means::Command, sent_at: window.sent_at, ..CaptureResult::default() };
     let (bundles, incident, number) =

@@ -45,18 +45,22 @@ pub async fn capture(
     record: &Record,
     links: Links,
 ) -> Result<CaptureResult, StateError> {
+    let clock = store.clock.steady();
     let method = OpenMethod::Nsys { session: String::new(), name: String::new() };
     let window = OpenWindow {
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
         target: attempt.target.clone(),
         method,
-        sent_at: store.clock.now(),
+        sent_at: clock.now(),
         granted: false,
         instance: None,
         unproven: None,
     };
-    crate::agent::window::begin(&store.state, attempt, &window, record).await?;
+    let begun = crate::agent::window::begin(&store.state, attempt, &window, record, clock).await?;
+    if let Err(late) = begun {
+        return Ok(CaptureResult::never_sent(Means::Nsys, late, window.sent_at));
+    }
     let (store, handle, spec) = (store.clone(), handle.clone(), spec.clone());
     let (number, exchanges) = (record.incident.window(), Vec::new());
     let taking =

@@ -29,6 +29,8 @@ pub struct Tally {
     pub under_way: u64,
     pub unproven: BTreeMap<&'static str, u64>,
     pub unlisted: Vec<String>,
+    /// Stops of somebody else's profile that the agent could not know of.
+    pub unseen_stops: u64,
     pub refused: BTreeMap<&'static str, u32>,
 }
 
@@ -56,6 +58,7 @@ impl Tally {
         self.proven += other.proven;
         self.captured += other.captured;
         self.under_way += other.under_way;
+        self.unseen_stops += other.unseen_stops;
         for (why, count) in &other.unproven {
             *self.unproven.entry(why).or_default() += count;
         }
@@ -71,6 +74,10 @@ impl Tally {
         assert!(share(self.unproven()) <= 0.10, "too many windows are unproven:\n{self}");
         assert!(share(self.proven) >= 0.85, "too few windows are proven:\n{self}");
         assert!(share(self.captured) >= 0.60, "too few windows are captured:\n{self}");
+        assert!(
+            share(self.unseen_stops) <= 0.001,
+            "too many profiles of somebody else's are stopped:\n{self}"
+        );
         let refused = self.refused.values().map(|count| u64::from(*count)).sum::<u64>();
         assert!(share(refused) <= 3.0, "too many windows are refused:\n{self}");
     }
@@ -86,6 +93,9 @@ impl fmt::Display for Tally {
         )?;
         for (why, count) in &self.unproven {
             writeln!(f, "  unproven: {count:6} {why}")?;
+        }
+        if self.unseen_stops > 0 {
+            writeln!(f, "  stops of somebody else's profile, not to be known of: {}", self.unseen_stops)?;
         }
         for (why, count) in &self.refused {
             writeln!(f, "  refused:  {count:6} {why}")?;

@@ -33,6 +33,12 @@ const CHECK: Duration = Duration::from_millis(500);
 /// What the agent cannot have heard of yet when it sends a stop.
 const UNHEARD: Duration = Duration::from_secs(3);
 
+/// Whoever finds their profile not begun looks again so many times, and so long later.
+const LOOKS: u32 = 5;
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// From a grant to its start at most.
+const START_WITHIN: Duration = Duration::from_secs(11);
+
 type Reply = oneshot::Sender<Result<(u16, Vec<u8>), Unanswered>>;
 
 /// A request on its way.
@@ -51,6 +57,8 @@ enum Event {
     Load,
     /// Whoever runs the server starts it again.
     ComesBack,
+    /// Somebody closes the profile that they started, or looks so many times more whether it has begun.
+    TheyClose(u32),
 }
 
 struct State {
@@ -78,7 +86,11 @@ struct State {
     wants_end: bool,
     down_until: Option<Time>,
     checked_at: Time,
+    /// When the last window was granted.
+    granted_at: Time,
     violations: Vec<String>,
+    /// Stops of somebody else's profile that the agent could not know of.
+    unseen_stops: u64,
     /// Of everything that was said: two runs of a seed have the same.
     digest: DefaultHasher,
     said: bool,
@@ -127,8 +139,10 @@ impl World {
             wants_end: false,
             down_until: None,
             checked_at: begin,
+            granted_at: begin,
             violations: Vec::new(),
             digest: DefaultHasher::new(),
+            unseen_stops: 0,
             said: std::env::var_os("SKEWTRAP_SEED").is_some(),
             dir,
             scenario,
@@ -178,6 +192,15 @@ impl World {
 
     pub fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
+    }
+
+    pub fn granted(&self) {
+        let mut state = self.lock();
+        state.granted_at = state.now();
+    }
+
+    pub fn unseen_stops(&self) -> u64 {
+        self.lock().unseen_stops
     }
 
     pub fn violated(&self, what: String) {
@@ -305,6 +328,9 @@ impl World {
         self.step().await;
         let reply = {
             let mut state = self.lock();
+            if request.path == "/start_profile" {
+                state.start_leaves();
+            }
             let fate = state.fate_of(&request.path);
             let there = state.dice.u64(1..LATENCY_MS);
             match fate {
@@ -417,6 +443,7 @@ impl State {
             // One that is killed by a fault comes back with its end.
             Event::ComesBack if self.is(|kind| matches!(kind, Kind::ServerDies { .. })) => {}
             Event::ComesBack => self.comes_back(),
+            Event::TheyClose(looks) => self.they_close(looks),
             Event::Begins(i) => {
                 let fault = self.scenario.faults[i].clone();
                 self.say(&format!("BEGINS {:?} for {:.1} s", fault.kind, fault.lasts.as_secs_f64()));
@@ -443,10 +470,12 @@ impl State {
             Kind::SlowExport => self.server.faults_mut().slow_export = Duration::from_secs(4),
             Kind::ServerDiskFull => self.server.faults_mut().disk_full = true,
             Kind::FileMissing => self.server.faults_mut().missing = vec![0],
-            Kind::Operator => self.operator(
-                "/start_profile",
-                r#"{"output_dir":"/theirs","activities":["GPU"],"with_stack":false}"#,
-            ),
+            Kind::Operator => {
+                self.operator(
+                    "/start_profile",
+                    r#"{"output_dir":"/theirs","activities":["GPU"],"with_stack":false}"#,
+                );
+            }
             Kind::Killed => {
                 self.down_until = Some(now + lasts);
                 self.dies("killed");
@@ -468,7 +497,7 @@ impl State {
             Kind::SlowExport => self.server.faults_mut().slow_export = Duration::ZERO,
             Kind::ServerDiskFull => self.server.faults_mut().disk_full = false,
             Kind::FileMissing => self.server.faults_mut().missing.clear(),
-            Kind::Operator => self.operator("/stop_profile", ""),
+            Kind::Operator => self.they_close(LOOKS),
             Kind::LogLate if !self.is(|kind| *kind == Kind::LogLate) => {
                 let late = std::mem::take(&mut self.late_lines);
                 self.write_log(late.into_iter().collect::<String>().as_bytes());
@@ -485,12 +514,21 @@ impl State {
         }
     }
 
+    /// They look before they close: what runs by then may be the agent's, and theirs begins only when a
+    /// rank has written what it recorded before.
+    fn they_close(&mut self, looks: u32) {
+        let orders = self.server.open_orders();
+        if orders.iter().any(|(_, _, order)| is_theirs(order.output_dir.as_deref())) {
+            self.operator("/stop_profile", "");
+        } else if looks > 0 {
+            let at = self.now() + LOOK_AGAIN;
+            self.plan(at, Event::TheyClose(looks - 1));
+        }
+    }
+
     /// Somebody on the server's own machine.
     fn operator(&mut self, path: &str, body: &str) {
-        // They look before they close: what runs by then may be the agent's.
-        let theirs =
-            self.server.open_orders().iter().any(|(_, _, order)| is_theirs(order.output_dir.as_deref()));
-        if self.server.is_up() && (path == "/start_profile" || theirs) {
+        if self.server.is_up() {
             self.say(&format!("somebody posts {path}"));
             let now = self.now();
             let (_, effects) = self.server.request(now, &Request::post(path, body));
@@ -526,6 +564,14 @@ impl State {
         }
     }
 
+    /// What a window was granted for may be over later.
+    fn start_leaves(&mut self) {
+        let waited = self.now().since(self.granted_at);
+        if waited > START_WITHIN {
+            self.violated(format!("a start is sent {waited:?} after its grant"));
+        }
+    }
+
     /// Nobody opens another while one is open or its row is kept.
     fn start_arrives(&mut self, request: &Request) {
         let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
@@ -542,19 +588,25 @@ impl State {
         }
     }
 
-    /// Nobody else's profile is ever stopped, as far as the agent could know of it.
+    /// Nobody else's profile is ever stopped, as far as the agent could know of it: without a log, only
+    /// by the answer to its start, which is that of the first rank.
     fn stop_arrives(&mut self, sent: Time) {
         self.say("a stop arrives");
         let orders = self.server.open_orders();
         let theirs = orders.iter().filter(|(_, _, order)| is_theirs(order.output_dir.as_deref()));
-        let mut known =
+        let theirs =
             theirs.filter(|(_, since, _)| *since + UNHEARD < sent && !self.is(|k| *k == Kind::LogLate));
-        if let Some((rank, since, _)) = known.next_back() {
+        let (known, unseen): (Vec<_>, Vec<_>) =
+            theirs.partition(|(rank, _, _)| self.scenario.sees_log || *rank == 0);
+        if let Some((rank, since, _)) = known.last() {
             let what = format!(
                 "a stop ends somebody else's profile on rank {rank}, open for {:?}",
                 sent.since(*since)
             );
             self.violated(what);
+        } else if !unseen.is_empty() {
+            self.unseen_stops += 1;
+            self.say("a stop ends somebody else's profile, which no answer has shown");
         }
     }
 

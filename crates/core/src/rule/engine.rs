@@ -148,6 +148,11 @@ impl Engine {
         self.factors.take(server, rank, report, fields, at);
     }
 
+    /// A server says what it is: see [`Factors::server_is`].
+    pub fn server_is(&mut self, server: &Arc<str>, limit: Option<u16>, is_another: bool, now: Time) {
+        self.factors.server_is(server, limit, is_another, now);
+    }
+
     /// What was learned of the factors of every server, to be kept over a restart.
     pub fn baselines(&self, now: Time) -> Vec<Baseline> {
         self.factors.baselines(now)

@@ -103,6 +103,8 @@ struct Server {
     stepped: f64,
     /// What an agent before this one learned, until the same ranks are seen again.
     known: Option<Baseline>,
+    /// How many DP ranks it says that it has.
+    limit: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,6 +200,9 @@ impl Factors {
             self.servers.insert(server.clone(), Server { known, ..Server::default() });
         }
         let Some(state) = self.servers.get_mut(server) else { return };
+        if state.limit.is_some_and(|limit| dp >= limit) {
+            return;
+        }
         state.advance(at, self.false_alarms_per_day);
         let is_line = matches!(report, Report::Prefill | Report::Decode);
         if is_line && at.nanos() % SECOND_NS == 0 {
@@ -205,6 +210,17 @@ impl Factors {
             return state.second.push((at, dp, rank, report, fields.clone()));
         }
         state.take((dp, rank), report, fields, at.epoch_s(), self.false_alarms_per_day);
+    }
+
+    /// A server says what it is: so many DP ranks, where it tells, and with `is_another` another instance
+    /// than before. Nothing that was under way with the one before, or with ranks that are gone, goes on.
+    pub fn server_is(&mut self, server: &Arc<str>, limit: Option<u16>, is_another: bool, now: Time) {
+        let per_day = self.false_alarms_per_day;
+        if let Some(state) = self.servers.get_mut(server) {
+            return state.is(limit, is_another, now.epoch_s(), per_day);
+        }
+        let known = self.remembered.remove(server);
+        self.servers.insert(server.clone(), Server { known, limit, ..Server::default() });
     }
 
     /// What was learned of every server so far.
@@ -365,6 +381,25 @@ impl Server {
             *known = (published, ours);
         }
         known.1
+    }
+
+    fn is(&mut self, limit: Option<u16>, is_another: bool, now: f64, per_day: f64) {
+        self.limit = limit;
+        let is_there = |dp: u16| limit.is_none_or(|limit| dp < limit);
+        let goes_on = self.ranks.iter().all(|dp| is_there(*dp));
+        if goes_on && !is_another {
+            return;
+        }
+        self.ranks.retain(|dp| is_there(*dp));
+        self.speakers.clear();
+        self.published.clear();
+        self.second.clear();
+        let settings = Settings { ranks: self.ranks.len(), false_alarms_per_day: per_day };
+        let before = self.detector.take();
+        self.detector = match before {
+            Some(detector) if goes_on => Some(Detector::restored(settings, detector.saved(), now)),
+            _ => (settings.ranks >= 2).then(|| Detector::new(settings)),
+        };
     }
 
     fn step(&mut self, now: f64) {

@@ -229,15 +229,20 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
+        let mut limit = None;
         if let ServerFact::Info(info) = &fact {
-            store.note_role(target, info.role);
             // vLLM does not say how many it has.
-            store.limit_ranks(target, (info.engine == ServerKind::Sglang).then_some(info.sizes.dp));
+            limit = (info.engine == ServerKind::Sglang).then_some(info.sizes.dp);
+            store.note_role(target, info.role);
+            store.limit_ranks(target, limit);
             store.expect_ranks(target, info.sizes.dp, now);
         }
         let answers = matches!(fact, ServerFact::Info(_));
         server.was_lost |= matches!(fact, ServerFact::Lost);
         let another = server.learn(fact, now);
+        if answers {
+            self.engine.server_is(&server.name, limit, another.is_some(), now);
+        }
         // A server that is about to end still answers for a moment.
         let is_back = answers && (std::mem::take(&mut server.was_lost) || another.is_some());
         if let Some(why) = another {

@@ -262,6 +262,7 @@ impl Window {
         let again = self.engine == ServerKind::Sglang || self.stops == 0;
         let is_ours = self.ownership.is_ours() || (self.on_chance && !self.foreign_possible());
         is_ours
+            && !self.may_hold_another()
             && self.ownership.foreign.open().is_none()
             && !self.stop_pending
             && !self.unreachable
@@ -281,6 +282,12 @@ impl Window {
     /// Whether somebody else may have a window open there, as far as nothing proves ours.
     fn foreign_possible(&self) -> bool {
         self.refused || self.refused_double || self.ownership.foreign.last().is_some()
+    }
+
+    /// Whether a rank may have refused the start because somebody else's profile is open on it, which no
+    /// log would show. A stop is of all ranks; ours end by their steps.
+    const fn may_hold_another(&self) -> bool {
+        self.refused_double && !self.visibility.log
     }
 
     fn send_stop(&mut self, now: Time, out: &mut Vec<Output>) {

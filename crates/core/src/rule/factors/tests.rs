@@ -41,6 +41,39 @@ fn a_server_is_known_again_after_a_restart_unless_what_is_known_is_old_or_of_oth
 }
 
 #[test]
+fn a_rank_that_the_next_instance_of_the_server_lacks_is_not_taken_to_hang() {
+    let server: Arc<str> = "server".into();
+    let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
+    let hanging = |factors: &Factors, s: u32| -> Vec<u16> {
+        let progress = factors.progress(&server, at(s)).into_iter();
+        progress.filter(|(_, p)| matches!(p, Progress::Stuck(_))).map(|(dp, _)| dp).collect()
+    };
+    let mut factors = Factors::new(1.0);
+    play(&mut factors, 0..100);
+    // It comes back with two ranks of the three.
+    let goes_on = |factors: &mut Factors, from: u32| {
+        for s in from..from + 60 {
+            for rank in 0..2 {
+                let mut fields = Fields::default();
+                fields.set(catalog::RUNNING_REQS, 20.0);
+                fields.set(catalog::ADMISSIONS, 8.0 * f64::from(s));
+                factors.take(&server, Rank::dp(rank), Report::Page, &fields, at(s));
+            }
+            factors.step(at(s));
+        }
+    };
+    goes_on(&mut factors, 100);
+    assert_eq!(hanging(&factors, 160), [2], "nobody said yet that the rank is gone");
+    factors.server_is(&server, Some(2), true, at(160));
+    goes_on(&mut factors, 160);
+    assert_eq!(hanging(&factors, 220), Vec::<u16>::new());
+    assert_eq!(factors.progress(&server, at(220)).len(), 2);
+    // A late line of a rank that is gone changes nothing.
+    play(&mut factors, 219..220);
+    assert_eq!(factors.progress(&server, at(220)).len(), 2);
+}
+
+#[test]
 fn of_the_processes_of_a_rank_one_is_listened_to() {
     let mut factors = Factors::new(1.0);
     for s in 0..60 {

@@ -75,6 +75,10 @@ impl Window {
         let due = now >= self.deadline || held || idle_left || self.wants_close;
         if due && self.may_stop() {
             self.send_stop(now, out);
+        } else if self.may_hold_another() {
+            if now.since(self.deadline) >= PROOF {
+                self.give_up_double(out);
+            }
         } else if self.unreachable {
             // It may be reached again at any time, and the stop is sent then.
             if now.since(self.deadline) > UNREACHED_LIMIT {
@@ -122,6 +126,14 @@ impl Window {
             return self.give_up_unreached(out);
         }
         self.give_up_export(closed, &armed, out);
+    }
+
+    fn give_up_double(&mut self, out: &mut Vec<Output>) {
+        let ranks = names_of(&self.ownership.not_closed());
+        let unproven = format!(
+            "the start was answered with 500, as it is when a rank records for somebody else already, and nothing shows that {ranks} did not: no stop was sent"
+        );
+        self.fail(Failure::StartFailed { status: 500 }, Some(unproven), out);
     }
 
     fn give_up_unreached(&mut self, out: &mut Vec<Output>) {

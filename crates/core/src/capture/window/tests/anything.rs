@@ -49,7 +49,7 @@ proptest! {
         let (mut now, mut stops_sent, mut finished) = (at(0.0), 0, 0);
         let (mut answered, mut granted, mut proof) = (false, false, false);
         // A double is refused with 500 by the exact form: then what is open there may be anybody's.
-        let (mut refused, mut theirs_ever) = (false, false);
+        let (mut refused, mut double, mut theirs_ever) = (false, false, false);
         let (mut in_flight, mut reachable) = (false, true);
         let (mut closed_by, mut dying) = (None, false);
         let mut closed = std::collections::BTreeSet::new();
@@ -64,7 +64,8 @@ proptest! {
                 Event::StartAnswered(answer) if !answered => {
                     answered = true;
                     granted |= *answer == Answer::Ok;
-                    refused |= form == Form::Exact && *answer == status(500);
+                    double = form == Form::Exact && *answer == status(500);
+                    refused |= double;
                     refused |= matches!(answer, Answer::Refused { .. });
                 }
                 // Nothing was sent.
@@ -106,6 +107,7 @@ proptest! {
                         // anything speaks for somebody else's.
                         let on_chance = !log && !refused && !theirs_ever;
                         prop_assert!(granted || proof || on_chance, "a stop of what may not be ours");
+                        prop_assert!(granted || log || !double, "a stop where a rank may have refused the start");
                         prop_assert!(theirs.is_empty(), "a stop while somebody else profiles");
                         let most = if form == Form::Held { 1 } else { MAX_STOPS };
                         prop_assert!(stops_sent <= most);

@@ -26,11 +26,19 @@ fn a_start_that_was_refused_as_a_double_is_not_stopped_but_remembered_as_unprove
     let script = [(0.2, Event::StartAnswered(status(500)))];
     let told = play(&request(Form::Exact, &[0, 1], &[]), BLIND, &script);
     assert_eq!(told, ["2.2 the start failed with 500 (quiet)"]);
-    // Its folder shows that it began all the same.
+    // Its folder shows that it began all the same: it ends by its steps.
     let made = Event::File { rank: None, whole: false };
-    let script = [script[0].clone(), (0.5, made), (0.9, stopped(Answer::Ok)), (1.0, file(0)), (1.0, file(1))];
+    let script = [script[0].clone(), (0.5, made), (1.0, file(0)), (1.0, file(1))];
     let told = play(&request(Form::Exact, &[0, 1], &[]), FILES, &script);
-    assert_eq!(told, ["0.5 /stop_profile", "1.0 done (notes)"]);
+    assert_eq!(told, ["1.0 done (notes)"]);
+}
+
+#[test]
+fn a_rank_that_shows_nothing_of_a_start_refused_as_a_double_may_be_somebody_elses() {
+    // One rank began, and the other refused, for somebody else's profile is open on it.
+    let script = [(0.2, Event::StartAnswered(status(500))), (0.9, file(0))];
+    let told = play(&request(Form::Exact, &[0, 1], &[]), FILES, &script);
+    assert_eq!(told, ["15.0 the start failed with 500 (quiet) (notes)"]);
 }
 
 #[test]
