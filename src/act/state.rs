@@ -323,13 +323,16 @@ impl State {
     }
 
     /// Forgets the windows that were given up without a proof of their end: those that ended before
-    /// `before`, or, with `target`, all of that server, which is another instance by now.
+    /// `before`, or, with `target`, all that were opened on that server until then, for it is another
+    /// instance.
     ///
     /// # Errors
     /// The database cannot be read or written.
     pub fn release(&self, before: Time, target: Option<&str>) -> Result<(), StateError> {
         let kept = self.open_windows()?.into_iter().filter(|window| window.unproven.is_some());
-        let kept: Vec<OpenWindow> = kept.filter(|w| target.is_none_or(|target| w.target == target)).collect();
+        // Written late, it must not release what was opened on the server since.
+        let is_meant = |w: &OpenWindow| target.is_none_or(|target| w.target == target && w.sent_at <= before);
+        let kept: Vec<OpenWindow> = kept.filter(is_meant).collect();
         if kept.is_empty() {
             return Ok(());
         }

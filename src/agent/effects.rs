@@ -57,7 +57,7 @@ impl Agent {
                     warn!(target = self.target_name(target), "the server was started anew: {why}");
                     self.signal_all(target, &WindowSignal::Gone(why));
                     let (name, now) = (self.target_name(target).to_owned(), self.clock.now());
-                    self.store.state.later(move |state| state.release(now, Some(&name)));
+                    self.store.state.until_written(move |state| state.release(now, Some(&name)));
                 }
                 Effect::Notify { incident, update, only_edits, receivers } => {
                     self.notify(*incident, update, only_edits, &receivers);

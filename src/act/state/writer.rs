@@ -19,26 +19,26 @@ const WAITING: usize = 4096;
 /// A write that takes longer than this hangs.
 const HANGS: Duration = Duration::from_secs(2);
 
-type Write = Box<dyn FnOnce(&State) -> Result<(), StateError> + Send>;
+/// One that failed says why.
+type Write = Box<dyn FnOnce(&State) -> Result<(), String> + Send>;
+type Repeated = Box<dyn Fn(&State) -> Result<(), StateError> + Send>;
 
 /// The queue of a state, shared by its clones; the thread ends with the last of them.
-#[derive(Debug)]
 pub(super) struct Writer {
     queue: SyncSender<Job>,
     waiting: Arc<Waiting>,
     thread: Option<ThreadId>,
-    unfinished: Mutex<Vec<Unfinished>>,
+    /// Writes that failed and are tried again.
+    unwritten: Mutex<Vec<Repeated>>,
     /// Writes that wait for a stand-in of the disk.
     #[cfg(test)]
     held: stand_in::Held,
 }
 
-/// The end of a window that is not written yet.
-#[derive(Debug)]
-struct Unfinished {
-    attempt: String,
-    incident: String,
-    stored: StoredCapture,
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("waiting", &self.waiting).finish_non_exhaustive()
+    }
 }
 
 struct Job {
@@ -81,7 +81,7 @@ impl Writer {
             queue,
             waiting,
             thread,
-            unfinished: Mutex::default(),
+            unwritten: Mutex::default(),
             #[cfg(test)]
             held: stand_in::Held::default(),
         }
@@ -91,7 +91,7 @@ impl Writer {
 fn run(jobs: &Receiver<Job>, waiting: &Waiting) {
     while let Ok(Job { state, write }) = jobs.recv() {
         waiting.lock().since = Some(Instant::now());
-        let failed = write(&state).err().map(|error| error.to_string());
+        let failed = write(&state).err();
         if let Some(error) = &failed {
             error!("{error}");
         }
@@ -105,7 +105,11 @@ fn run(jobs: &Receiver<Job>, waiting: &Waiting) {
 impl State {
     /// Writes when the disk lets it, in the order of the calls; an error is logged.
     pub fn later(&self, write: impl FnOnce(&Self) -> Result<(), StateError> + Send + 'static) {
-        let job = Job { state: self.clone(), write: Box::new(write) };
+        self.queue(Box::new(move |state| write(state).map_err(|error| error.to_string())));
+    }
+
+    fn queue(&self, write: Write) {
+        let job = Job { state: self.clone(), write };
         #[cfg(test)]
         if let Some(machine) = crate::world::stand_in::current() {
             return stand_in::later(&machine, job);
@@ -117,29 +121,38 @@ impl State {
         }
     }
 
-    /// Writes the end of a window that could not be written, again and again until the disk takes it or the
+    /// Writes when the disk lets it, and where that fails again and again until the disk takes it or the
     /// agent ends; the next agent looks at what is left.
-    pub fn finish_later(&self, attempt: &str, incident: &str, stored: &StoredCapture) {
-        let unfinished =
-            Unfinished { attempt: attempt.into(), incident: incident.into(), stored: stored.clone() };
-        self.writer.unfinished.lock().unwrap_or_else(PoisonError::into_inner).push(unfinished);
+    pub fn until_written(&self, write: impl Fn(&Self) -> Result<(), StateError> + Send + 'static) {
+        self.write_again(vec![Box::new(write)]);
     }
 
-    /// Tries again what [`Self::finish_later`] was given; to be called every second.
-    pub fn retry_unfinished(&self) {
-        let waiting =
-            std::mem::take(&mut *self.writer.unfinished.lock().unwrap_or_else(PoisonError::into_inner));
-        if waiting.is_empty() {
-            return;
+    /// [`Self::until_written`] of the end of a window.
+    pub fn finish_later(&self, attempt: &str, incident: &str, stored: &StoredCapture) {
+        let (attempt, incident, stored) = (attempt.to_owned(), incident.to_owned(), stored.clone());
+        self.until_written(move |state| state.finish(&attempt, &incident, &stored));
+    }
+
+    /// Tries again what failed; to be called every second.
+    pub fn retry_unwritten(&self) {
+        let unwritten =
+            std::mem::take(&mut *self.writer.unwritten.lock().unwrap_or_else(PoisonError::into_inner));
+        if !unwritten.is_empty() {
+            self.write_again(unwritten);
         }
-        self.later(move |state| {
-            for Unfinished { attempt, incident, stored } in waiting {
-                if state.finish(&attempt, &incident, &stored).is_err() {
-                    state.finish_later(&attempt, &incident, &stored);
+    }
+
+    fn write_again(&self, writes: Vec<Repeated>) {
+        self.queue(Box::new(move |state| {
+            let mut failed = Ok(());
+            for write in writes {
+                if let Err(error) = write(state) {
+                    failed = Err(error.to_string());
+                    state.writer.unwritten.lock().unwrap_or_else(PoisonError::into_inner).push(write);
                 }
             }
-            Ok(())
-        });
+            failed
+        }));
     }
 
     /// Waits for the writes before: a read must see them.
@@ -168,13 +181,13 @@ impl State {
         write: impl FnOnce(&Self) -> Result<(), StateError> + Send + 'static,
     ) -> oneshot::Receiver<Result<(), StateError>> {
         let (tell, told) = oneshot::channel();
-        self.later(move |state| {
-            // Where nobody waits any more, it is logged.
-            match tell.send(write(state)) {
-                Ok(()) => Ok(()),
-                Err(result) => result,
-            }
-        });
+        self.queue(Box::new(move |state| {
+            let result = write(state);
+            let failed = result.as_ref().map(|()| ()).map_err(ToString::to_string);
+            // Nobody may wait any more.
+            let _ = tell.send(result);
+            failed
+        }));
         told
     }
 
@@ -234,6 +247,29 @@ mod stand_in {
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_write_that_fails_is_told_and_one_that_must_be_written_is_tried_until_it_is() {
+        let state = State::in_memory().unwrap();
+        let refused = || StateError::Vanished { folder: "/gone".into() };
+        let mut kept = state.kept(move |_| Err(refused()));
+        state.written();
+        assert!(kept.try_recv().is_ok_and(|result| result.is_err()), "whoever waits is told");
+        assert!(state.failed().is_some_and(|why| why.contains("/gone")), "and everybody else");
+        let tries = Arc::new(Mutex::new(0));
+        let tried = tries.clone();
+        state.until_written(move |_| {
+            let mut tries = tried.lock().unwrap();
+            *tries += 1;
+            if *tries < 3 { Err(refused()) } else { Ok(()) }
+        });
+        for tick in 1..=4 {
+            state.written();
+            assert_eq!(*tries.lock().unwrap(), tick.min(3));
+            assert_eq!(state.failed().is_some(), tick < 3);
+            state.retry_unwritten();
+        }
+    }
 
     #[test]
     fn a_write_that_hangs_holds_up_nobody_and_is_told() {

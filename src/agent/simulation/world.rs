@@ -88,6 +88,8 @@ struct State {
     checked_at: Time,
     /// When the last window was granted.
     granted_at: Time,
+    /// When the last start whose answer came back was sent.
+    answered: Option<Time>,
     violations: Vec<String>,
     /// Stops of somebody else's profile that the agent could not know of.
     unseen_stops: u64,
@@ -140,6 +142,7 @@ impl World {
             down_until: None,
             checked_at: begin,
             granted_at: begin,
+            answered: None,
             violations: Vec::new(),
             digest: DefaultHasher::new(),
             unseen_stops: 0,
@@ -326,9 +329,11 @@ impl World {
 
     async fn sent(&self, request: Request) -> Result<reqwest::Response, Unanswered> {
         self.step().await;
+        let is_start = request.path == "/start_profile";
+        let start_at = is_start.then(|| self.now());
         let reply = {
             let mut state = self.lock();
-            if request.path == "/start_profile" {
+            if is_start {
                 state.start_leaves();
             }
             let fate = state.fate_of(&request.path);
@@ -355,6 +360,9 @@ impl World {
         tokio::time::sleep(Duration::from_millis(back)).await;
         self.step().await;
         let (status, body) = answer?;
+        if let Some(at) = start_at {
+            self.lock().answered = Some(at);
+        }
         let answer = axum::http::Response::builder().status(status).body(body);
         Ok(answer.expect("a status and a body are an answer").into())
     }
@@ -589,15 +597,17 @@ impl State {
     }
 
     /// Nobody else's profile is ever stopped, as far as the agent could know of it: without a log, only
-    /// by the answer to its start, which is that of the first rank.
+    /// by an answer to a start that was sent since, which is that of the first rank.
     fn stop_arrives(&mut self, sent: Time) {
         self.say("a stop arrives");
         let orders = self.server.open_orders();
         let theirs = orders.iter().filter(|(_, _, order)| is_theirs(order.output_dir.as_deref()));
         let theirs =
             theirs.filter(|(_, since, _)| *since + UNHEARD < sent && !self.is(|k| *k == Kind::LogLate));
-        let (known, unseen): (Vec<_>, Vec<_>) =
-            theirs.partition(|(rank, _, _)| self.scenario.sees_log || *rank == 0);
+        let is_known = |rank: u16, since: Time| {
+            self.scenario.sees_log || rank == 0 && self.answered.is_some_and(|start| start > since)
+        };
+        let (known, unseen): (Vec<_>, Vec<_>) = theirs.partition(|(rank, since, _)| is_known(*rank, *since));
         if let Some((rank, since, _)) = known.last() {
             let what = format!(
                 "a stop ends somebody else's profile on rank {rank}, open for {:?}",
