@@ -53,6 +53,19 @@ impl Server {
         reqwest::Url::parse(&self.base).ok()?.port_or_known_default()
     }
 
+    /// Where it listens, in one spelling: `127.0.0.1:30000` for every way to write this machine's own address.
+    /// Names of other machines are left as they are written.
+    pub fn address(&self) -> Option<String> {
+        let url = reqwest::Url::parse(&self.base).ok()?;
+        let port = url.port_or_known_default()?;
+        let host = url.host_str()?.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+        let is_own = |ip: std::net::IpAddr| ip.to_canonical().is_loopback() || ip.is_unspecified();
+        match host.parse().map(is_own).unwrap_or(host == "localhost") {
+            true => Some(format!("127.0.0.1:{port}")),
+            false => Some(format!("{host}:{port}")),
+        }
+    }
+
     /// A GET request, with `api_key` where there is one.
     pub fn get(&self, path: &str) -> RequestBuilder {
         self.request(&self.client, Method::GET, path, self.api_key.as_ref())
@@ -83,6 +96,26 @@ impl Server {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_has_one_address_however_its_host_is_written() {
+        let client = client::unpooled(None).expect("the bundled roots are good");
+        let address = |url: &str| Server::new(client.clone(), url, None, None).address();
+        for url in [
+            "http://127.0.0.1:30000",
+            "http://localhost:30000/",
+            "http://LOCALHOST.:30000",
+            "http://[::1]:30000",
+            "http://127.0.1.1:30000",
+            "http://0.0.0.0:30000",
+            "http://[::ffff:127.0.0.1]:30000",
+        ] {
+            assert_eq!(address(url).as_deref(), Some("127.0.0.1:30000"), "{url}");
+        }
+        assert_eq!(address("https://gpu7.example.com").as_deref(), Some("gpu7.example.com:443"));
+        assert_ne!(address("http://gpu7:30000"), address("http://gpu8:30000"));
+        assert_eq!(address(""), None);
+    }
 
     #[test]
     fn profile_calls_take_the_admin_key_and_nothing_prints_a_key() {

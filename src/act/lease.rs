@@ -6,11 +6,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use std::time::Duration;
+
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use skewtrap_trace::printable::printable;
 use skewtrap_trace::time::Time;
 
 /// A turn; it ends when this is dropped.
@@ -30,25 +34,40 @@ pub struct Holder {
     pub until: Time,
 }
 
-/// The file for the server at `url`, in `folder` where that is a folder.
-pub fn path(folder: Option<&Path>, url: &str) -> PathBuf {
-    let safe: String = url.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+/// A turn that is said to last longer than this is not believed.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+/// An agent's id is 32 hexadecimal digits.
+const LONGEST_NAME: usize = 64;
+
+/// The file for the server at `address`, in `folder` where that is a folder.
+pub fn path(folder: Option<&Path>, address: &str) -> PathBuf {
+    let safe: String = address.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let folder = folder.filter(|f| f.is_dir()).map_or_else(std::env::temp_dir, Path::to_owned);
     folder.join(format!(".skewtrap-{safe}.lease"))
 }
 
-/// Takes the turn for `holder`; `Ok(Err(other))` when it is another's.
+/// Takes the turn for `holder`; `Ok(Err(other))` when it is another's. Whoever may write there may have put
+/// anything in its place: only a regular file is taken, and what it says is cleaned and bounded.
 ///
 /// # Errors
-/// The file cannot be opened or written.
+/// The file cannot be opened or written, or it is none.
 pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease, Holder>> {
     let mut options = OpenOptions::new();
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = i32::try_from(flags.bits()).map_err(io::Error::other)?;
     // Agents of several users may take turns.
-    let mut file = options.create(true).truncate(false).read(true).write(true).mode(0o666).open(path)?;
+    let options = options.create(true).truncate(false).read(true).write(true).mode(0o666).custom_flags(flags);
+    let mut file = options.open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.nlink() > 1 {
+        return Err(io::Error::other(format!("{} is not a file of its own", path.display())));
+    }
     let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     let mut text = String::new();
     (&file).take(4096).read_to_string(&mut text)?;
-    let other = serde_json::from_str::<Holder>(&text).ok();
+    let other = serde_json::from_str::<Holder>(&text).ok().filter(|other| other.until <= now + LONGEST);
+    let other =
+        other.map(|other| Holder { agent: printable(&other.agent, LONGEST_NAME).into_owned(), ..other });
     match locked {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -105,6 +124,30 @@ mod tests {
         drop(take(&path, &holder("a"), at(9.0)).unwrap().expect("its own"));
         std::fs::write(&path, serde_json::to_vec(&holder("a")).unwrap()).unwrap();
         take(&path, &holder("b"), at(10.0)).unwrap().expect("its time is over");
+    }
+
+    #[test]
+    fn what_somebody_put_in_its_place_is_neither_followed_nor_believed_nor_shown_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(Some(dir.path()), "127.0.0.1:30000");
+        let victim = dir.path().join("victim");
+        let put = |text: &[u8]| std::fs::write(&path, text).unwrap();
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &path).unwrap();
+        take(&path, &holder("a"), at(1.0)).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::hard_link(&victim, &path).unwrap();
+        take(&path, &holder("a"), at(1.0)).unwrap_err();
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        take(&path, &holder("a"), at(1.0)).unwrap_err();
+        std::fs::remove_file(&path).unwrap();
+        put(&serde_json::to_vec(&Holder { until: at(9e9), ..holder("b") }).unwrap());
+        drop(take(&path, &holder("a"), at(1.0)).unwrap().expect("no window lasts for ever"));
+        put(&serde_json::to_vec(&holder("\u{1b}]0;b\u{7}")).unwrap());
+        let other = take(&path, &holder("a"), at(1.0)).unwrap().unwrap_err();
+        assert!(!other.agent.contains('\u{1b}'), "{other:?}");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //! which end or discard what others may need. No shell.
 
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
 use thiserror::Error;
 use tokio::process::Command;
 
@@ -164,7 +165,7 @@ impl Nsys {
     /// memory, and it has its own process group.
     async fn run(&self, args: &[&str], limit: Duration, may_kill: bool) -> Result<CommandOutput, NsysError> {
         let fail = |source| NsysError::NotInstalled { program: self.program.display().to_string(), source };
-        let (mut out, mut err) = (in_memory().map_err(fail)?, in_memory().map_err(fail)?);
+        let (out, err) = (in_memory().map_err(fail)?, in_memory().map_err(fail)?);
         let mut child = Command::new(&self.program)
             .args(args)
             .envs(self.environment.iter().cloned())
@@ -176,21 +177,45 @@ impl Nsys {
             .spawn()
             .map_err(fail)?;
         Ok(match tokio::time::timeout(limit, child.wait()).await {
-            Ok(Ok(status)) => CommandOutput { code: status.code(), out: text(&mut out), err: text(&mut err) },
+            Ok(Ok(status)) => CommandOutput { code: status.code(), out: text(&out), err: text(&err) },
             Ok(Err(error)) => CommandOutput { code: None, out: String::new(), err: error.to_string() },
-            Err(_) => CommandOutput { code: None, out: text(&mut out), err: "it did not end in time".into() },
+            Err(_) => CommandOutput { code: None, out: text(&out), err: "it did not end in time".into() },
         })
     }
 }
 
+/// What nsys prints is cut off behind so many bytes.
+const PRINTED: u64 = 1 << 20;
+
+/// A file in memory that cannot grow: whatever is printed, the agent's memory is bounded.
 fn in_memory() -> std::io::Result<File> {
-    Ok(rustix::fs::memfd_create("skewtrap-nsys", rustix::fs::MemfdFlags::CLOEXEC)?.into())
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file: File = memfd_create("skewtrap-nsys", flags)?.into();
+    file.set_len(PRINTED)?;
+    rustix::fs::fcntl_add_seals(&file, SealFlags::GROW | SealFlags::SHRINK)?;
+    Ok(file)
 }
 
-/// What was printed so far.
-fn text(file: &mut File) -> String {
-    let mut bytes = Vec::new();
-    let read = file.rewind().and_then(|()| file.read_to_end(&mut bytes));
+/// What was printed so far. The program may go on printing, so the place in the file is left alone.
+fn text(file: &File) -> String {
+    let mut bytes = vec![0; PRINTED as usize];
     // Reading back from memory does not fail in practice; if it does, treat it as no output.
-    read.map_or_else(|_| String::new(), |_| String::from_utf8_lossy(&bytes).into_owned())
+    let read = file.read_at(&mut bytes, 0).unwrap_or_default();
+    // The file has its full length from the start; what was not written is zero.
+    let printed = memchr::memchr(0, &bytes[..read]).unwrap_or(read);
+    String::from_utf8_lossy(&bytes[..printed]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_prints_without_end_costs_a_bounded_memory() {
+        let shell = Nsys::new("sh");
+        let prints = ["-c", "echo first; head -c 3000000 /dev/zero | tr '\\0' x; echo last >&2; exit 3"];
+        let output = shell.run(&prints, Duration::from_secs(60), true).await.unwrap();
+        assert_eq!((output.code, output.err.lines().last()), (Some(3), Some("last")));
+        assert!(output.out.starts_with("first\nxxx") && output.out.len() <= PRINTED as usize);
+    }
 }

@@ -41,6 +41,19 @@ pub(super) fn open(plan: &mut Plan) -> Result<(State, Bundles), StateError> {
         );
         plan.setup.policy.watch_only = true;
     }
+    let addresses = plan.targets.iter().filter_map(|target| {
+        let address = target.server.as_ref()?.address()?;
+        Some((target.name.to_string(), address))
+    });
+    match state.servers_are(&addresses.collect::<Vec<_>>()) {
+        Ok(renamed) => renamed.iter().for_each(|(old, new)| {
+            tracing::info!(
+                "{new} is the server that was called {old}: its windows and limits are taken over"
+            );
+        }),
+        // A disk that takes no writes is told above, and by every write after this one.
+        Err(error) => tracing::warn!("{error}"),
+    }
     let agent = state.agent().clone();
     let bundles = Bundles::open(&plan.incident_dir, agent.clone()).unwrap_or_else(|error| {
         only_watch(plan, &error);

@@ -161,7 +161,8 @@ impl Agent {
             let place = self.targets.iter().find(|s| *s.name == *target).map(|handle| handle.target);
             let closing = Closing { target: place, meter: meter.clone(), metered_to: self.clock.now() };
             self.closing.insert(id.clone(), closing);
-            let (tx, store, known) = (self.tx.clone(), self.store.clone(), known.get(&target).cloned());
+            let (tx, store) = (self.tx.clone(), self.store.clone());
+            let known = known.get(&target).cloned().or_else(|| self.without_server(&window));
             let cancel = self.windows.child_token();
             self.supervisor.once(async move {
                 match tokio::spawn(close(store, known, window, record.clone(), (meter, cancel))).await {
@@ -179,6 +180,12 @@ impl Agent {
                 }
             });
         }
+    }
+
+    /// What was opened on this machine is closed without its server.
+    fn without_server(&self, window: &OpenWindow) -> Option<KnownTarget> {
+        let needs_server = matches!(window.method, OpenMethod::Http(_));
+        (!needs_server).then(|| KnownTarget::without_server(&window.target, &self.no_server))
     }
 
     fn left_behind(&mut self, window: &OpenWindow) {

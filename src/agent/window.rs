@@ -228,11 +228,11 @@ async fn turn(
         .dir
         .as_deref()
         .and_then(|dir| handle.paths.agent_view(dir).parent().map(std::path::Path::to_owned));
-    let url = handle.server.base().to_owned();
+    let address = handle.server.address().unwrap_or_default();
     let until = now + START_TIMEOUT + request.deadline + TURN;
     let holder = Holder { agent: state.agent().to_string(), process: std::process::id(), until };
     let taking =
-        crate::world::blocking(move || lease::take(&lease::path(folder.as_deref(), &url), &holder, now));
+        crate::world::blocking(move || lease::take(&lease::path(folder.as_deref(), &address), &holder, now));
     match tokio::time::timeout(TURN_LIMIT, taking).await {
         Ok(Ok(Ok(Ok(lease)))) => Ok(Some(lease)),
         Ok(Ok(Ok(Err(Holder { agent, process, until })))) => {

@@ -111,6 +111,28 @@ fn a_window_that_is_not_proven_closed_keeps_its_row_until_its_server_is_another_
 }
 
 #[test]
+fn a_server_that_is_called_otherwise_keeps_its_open_window_and_its_attempts() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    let server = |name: &str, address: &str| (name.to_owned(), address.to_owned());
+    state.servers_are(&[server("server", "127.0.0.1:1"), server("other", "127.0.0.1:2")]).unwrap();
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    // Removed for a while: it is still known where it was.
+    assert_eq!(state.servers_are(&[server("other", "127.0.0.1:2")]).unwrap(), []);
+    let renamed = state.servers_are(&[server("other", "127.0.0.1:2"), server("new", "127.0.0.1:1")]).unwrap();
+    assert_eq!(renamed, [("server".to_owned(), "new".to_owned())]);
+    let named = |target: &str| OpenWindow { target: target.into(), ..window("a1") };
+    assert_eq!(state.open_windows().unwrap(), [named("new")]);
+    let before = attempt("a1", 10.0);
+    let group = if before.group == "server" { "new".to_owned() } else { before.group.clone() };
+    assert_eq!(state.ledger().unwrap().attempts, [Attempt { target: "new".into(), group, ..before }]);
+    // Another server where it was is not it, and one that keeps its name is not renamed.
+    assert_eq!(state.servers_are(&[server("new", "127.0.0.1:3")]).unwrap(), []);
+    assert_eq!(state.servers_are(&[server("third", "127.0.0.1:1")]).unwrap(), []);
+    assert_eq!(state.open_windows().unwrap(), [named("new")]);
+}
+
+#[test]
 fn a_row_that_cannot_be_read_hides_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let state = State::open(dir.path()).unwrap();

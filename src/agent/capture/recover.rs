@@ -10,14 +10,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::{CaptureResult, CaptureStore, Finalizer, Taken, command, nsys, result_of};
+use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow};
 use crate::agent::cost::Meter;
 use crate::agent::window::{self, Links, Status, TargetHandle, follow};
+use crate::http::Server;
 use crate::observe::artifact::inspect;
 use crate::observe::profile_lines;
-use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::AttemptEnd;
+use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
 use skewtrap_core::incident::{CaptureOutcome, Record};
 use skewtrap_core::message::LONGEST_ALERT;
@@ -30,6 +32,22 @@ pub struct KnownTarget {
     pub handle: TargetHandle,
     /// Its log, where it is a file.
     pub log: Option<PathBuf>,
+}
+
+impl KnownTarget {
+    /// Of a window that no target is left for.
+    pub fn without_server(target: &str, no_server: &Server) -> Self {
+        let handle = TargetHandle {
+            server: no_server.clone(),
+            target: target.to_owned(),
+            instance: None,
+            paths: PathMap::default(),
+            default_dir: None,
+            sees_log: false,
+            nsys: Nsys::new("nsys"),
+        };
+        Self { handle, log: None }
+    }
 }
 
 /// What was found at start.
@@ -156,24 +174,17 @@ pub async fn close(
     links: (Meter, CancellationToken),
 ) -> Taken {
     let attempt = window.attempt.clone();
-    let result = match known {
-        None => no_server(&window),
-        Some(known) => closed(&store, known, window, &record, links).await,
+    let Some(known) = known else {
+        error!(
+            incident = window.incident,
+            "a window may be open on {}, which is no target any more, so it cannot be stopped: make that server a target again and start the agent anew",
+            window.target
+        );
+        return Taken::LeftOpen;
     };
+    let result = closed(&store, known, window, &record, links).await;
     let (merged, problem) = (None, None);
     Finalizer { store, attempt, record, result, merged, problem }.run().await
-}
-
-fn no_server(window: &OpenWindow) -> CaptureResult {
-    let why = format!("no target is called {} any more, so its window cannot be closed", window.target);
-    let (failure, unproven) = (Some(why.clone()), Some(why));
-    CaptureResult {
-        means: Means::Http,
-        failure,
-        unproven,
-        sent_at: window.sent_at,
-        ..CaptureResult::default()
-    }
 }
 
 async fn closed(

@@ -28,10 +28,15 @@ struct Agent {
 
 impl Agent {
     fn start(dir: &std::path::Path, double: &RunningDouble) -> Self {
+        Self::of(dir, "server", &double.url)
+    }
+
+    /// One whose target has that name and address.
+    fn of(dir: &std::path::Path, name: &str, url: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (at, url) = (dir.display(), &double.url);
+        let at = dir.display();
         let text = format!(
-            "targets: [{{ name: server, url: '{url}', logs: ['{at}/server.log'], poll: 200ms }}]
+            "targets: [{{ name: {name}, url: '{url}', logs: ['{at}/server.log'], poll: 200ms }}]
 rules:
   - name: skew
     signal: load
@@ -184,6 +189,29 @@ async fn a_slow_export_of_a_window_that_was_left_open_does_not_keep_the_agent_fr
     // What that window taught holds all the same.
     let refused = agent.asked().await;
     assert!(refused.contains("are predicted to silence the slowest rank"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_window_is_stopped_by_whichever_name_and_spelling_its_server_is_a_target_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { decode_log_interval: 1000, ..config(&[(9, 0), (0, 0)]) };
+    let double = left_open(Stage::of(config, dir.path()).await).await;
+    let port = double.url.rsplit_once(':').unwrap().1.to_owned();
+    let posts = |path: &str| double.requests().iter().filter(|r| r.path == path).count();
+    // An agent watched it by that name and address, and nothing else was noted of the window.
+    let known = [("server".to_owned(), format!("127.0.0.1:{port}"))];
+    stage::store(dir.path()).state.servers_are(&known).unwrap();
+    let elsewhere = Agent::of(dir.path(), "elsewhere", "http://127.0.0.1:1");
+    elsewhere.shows("itself", |s| s["targets"].is_array()).await;
+    let log = std::fs::read_to_string(dir.path().join("agent.log")).unwrap();
+    assert!(log.contains("no target any more"), "{log}");
+    drop(elsewhere);
+    assert_eq!(posts("/stop_profile"), 0);
+    let again = Agent::of(dir.path(), "again", &format!("http://localhost:{port}"));
+    again
+        .shows("the closed window", |s| posts("/stop_profile") > 0 && s["windows"] == serde_json::json!([]))
+        .await;
+    assert_eq!(posts("/start_profile"), 1);
 }
 
 /// An incident whose first capture is kept, and whose second one an agent left open when it died.

@@ -156,13 +156,14 @@ impl ServerFacts {
             rocm: rocm_of(&device, &text("attention_backend")),
             profile_v2: profile_v2_of(info),
             rust_front_end: info["frontend"] == "rust",
-            // The seed is drawn at each start unless it was given; the processes' numbers are told since 0.5.16.
+            // The seed is drawn at each start unless it was given; the processes' numbers are told since 0.5.16,
+            // how long the start took since 0.5.23. Not the model: a server that lives may load another.
             instance: format!(
                 "{} {} {} {}",
                 text("version"),
                 info["random_seed"],
                 info["scheduler_pids"],
-                text("model_path")
+                info["startup_time"]["tokenizer_e2e"]
             ),
             model_size: ModelSize::of_server_info(info, &text("model_path")),
             model: text("model_path"),

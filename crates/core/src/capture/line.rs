@@ -94,6 +94,11 @@ pub fn same_folder(a: &str, b: &str) -> bool {
 /// goes on refusing one that really runs longer.
 pub const FORGOTTEN: Duration = Duration::from_secs(3600);
 
+/// Profiles of so many ranks are kept; a log may name any number of them.
+const MOST_OPEN: usize = 4096;
+/// Characters of a folder's name that are kept.
+const LONGEST_DIR: usize = 1024;
+
 /// Windows that somebody else opened, as far as the log tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Foreign {
@@ -107,7 +112,10 @@ impl Foreign {
         self.last = self.last.max(Some(at));
         match line {
             ProfileLine::Starts { dir, .. } => {
-                self.open.insert(rank, (at, dir.clone()));
+                if self.open.len() < MOST_OPEN || self.open.contains_key(&rank) {
+                    let dir = printable(dir, LONGEST_DIR).into_owned();
+                    self.open.insert(rank, (at, dir));
+                }
             }
             ProfileLine::Stops | ProfileLine::Done { .. } => {
                 self.open.remove(&rank);
@@ -273,5 +281,19 @@ mod tests {
         assert_eq!(foreign.open(), Some((Time::from_nanos(6), "/data/busy5")));
         foreign.line(Rank::dp(1), &ProfileLine::Done { dir: "/data/busy5".into() }, Time::from_nanos(8));
         assert_eq!((foreign.open(), foreign.last()), (None, Some(Time::from_nanos(8))));
+    }
+
+    #[test]
+    fn a_log_that_names_any_number_of_ranks_does_not_fill_the_memory() {
+        let mut foreign = Foreign::default();
+        let at = Time::from_epoch_s(1000.0);
+        let start = ProfileLine::Starts { dir: "/p".repeat(100_000), id: None };
+        for dp in 0..u16::MAX {
+            foreign.line(Rank::dp(dp), &start, at);
+        }
+        assert_eq!(foreign.open.len(), MOST_OPEN);
+        assert!(foreign.open.values().all(|(_, dir)| dir.len() <= 4 * LONGEST_DIR));
+        foreign.line(Rank::dp(0), &ProfileLine::Stops, at);
+        assert!(!foreign.is_open_on(Rank::dp(0)), "what is kept ends as before");
     }
 }

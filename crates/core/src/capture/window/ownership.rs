@@ -9,6 +9,9 @@ use crate::capture::verify::expected_of;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
+/// Lines that are kept while a start is unanswered: anybody may print more.
+const MOST_PENDING: usize = 4096;
+
 /// How far a rank's window has come, by its log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Seen {
@@ -87,7 +90,10 @@ impl Ownership {
     /// Takes a line of the log.
     pub(super) fn line(&mut self, rank: Rank, line: &ProfileLine, at: Time) {
         if !self.marks.show_in_log() && !self.is_ours() {
-            return self.pending.push((rank, line.clone(), at));
+            if self.pending.len() < MOST_PENDING {
+                self.pending.push((rank, line.clone(), at));
+            }
+            return;
         }
         match line {
             ProfileLine::Starts { dir, id } => self.starts(rank, dir, id.as_deref(), at),
