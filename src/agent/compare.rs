@@ -11,12 +11,16 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 use self::load::load;
-use crate::observe::trace::TraceError;
 use crate::observe::trace::folder::{self, TraceFile};
 use crate::observe::trace::nsight::TempFolder;
+use crate::observe::trace::{TraceError, open};
 use skewtrap_trace::labels::Labels;
+use skewtrap_trace::operator::{HostTimes, slowest};
 use skewtrap_trace::rank::{Axis, Rank, RankId, varying_axes};
-use skewtrap_trace::{Comparison, ComparisonInput, compare};
+use skewtrap_trace::{Comparison, ComparisonInput, RankProfile, Verdict, compare};
+
+/// So many peers tell what a host usually does.
+const PEERS_READ: usize = 3;
 
 /// What to compare.
 #[derive(Debug, Default)]
@@ -102,8 +106,36 @@ pub fn run(request: &CompareRequest, progress: &(dyn Fn(u64) + Sync)) -> Result<
         unreadable: loaded.unreadable.iter().map(|r| r.named_by(&axes)).collect(),
         period_kernel: loaded.period_kernel,
     };
-    let sources = loaded.sources.into_iter().map(|(rank, of)| (rank.named_by(&axes), of)).collect();
-    Ok(Compared { comparison: compare(&input), input, sources, _exports: loaded.exports })
+    let sources: Vec<(RankId, Vec<TraceSource>)> =
+        loaded.sources.into_iter().map(|(rank, of)| (rank.named_by(&axes), of)).collect();
+    let mut comparison = compare(&input);
+    name_operator(&mut comparison.verdict, &input, &sources);
+    Ok(Compared { comparison, input, sources, _exports: loaded.exports })
+}
+
+/// Names the operator in which a blamed host loses its time, where the traces have CPU rows: they are read once
+/// more for it, the rank's own and a few of its peers', so that no other comparison pays for them.
+fn name_operator(verdict: &mut Verdict, input: &ComparisonInput, sources: &[(RankId, Vec<TraceSource>)]) {
+    let (Some(rank), Some(lost_ms)) = (verdict.rank, verdict.lost_ms_per_step) else { return };
+    if !verdict.blames_a_host() {
+        return;
+    }
+    let has_cpu_rows = |p: &&RankProfile| p.activities.cpu && !p.steps.is_empty();
+    let times = |p: &RankProfile| {
+        let (_, files) = sources.iter().find(|(of, _)| *of == p.rank)?;
+        let mut times = HostTimes::of_steps(p.steps.len());
+        for file in files {
+            let TraceSource::Kineto(file) = file else { return None };
+            times.read(open(&file.path).ok()?).ok()?;
+        }
+        Some(times)
+    };
+    let own = input.profiles.iter().filter(has_cpu_rows).find(|p| p.rank == rank).and_then(times);
+    let peers = input.profiles.iter().filter(has_cpu_rows).filter(|p| p.rank != rank).take(PEERS_READ);
+    let Some(own) = own else { return };
+    if let Some(operator) = slowest(&own, &peers.filter_map(times).collect::<Vec<_>>(), lost_ms) {
+        verdict.name_operator(operator);
+    }
 }
 
 /// The number of bytes that comparing `paths` reads, for a progress bar.

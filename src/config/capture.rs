@@ -45,6 +45,9 @@ pub struct HttpText {
     /// How long the window may silence the slowest rank: it gets as many steps as are predicted to stay
     /// below. Default 300ms where `num_steps` is not written either, at most 10s.
     max_stall: Field<Span>,
+    /// The same where the slowest rank's host is at least twice as slow as usual, and writes as much more slowly.
+    /// Default: no more than `max_stall`, so that most windows on slow hosts are refused; at most 10s.
+    max_stall_slow_host: Field<Span>,
     /// Forward steps per rank, 1 to 1000. Default: as many as `max_stall` allows. With `max_stall` beside
     /// it the window is refused where they would cost more.
     num_steps: Field<u32>,
@@ -206,6 +209,7 @@ impl HttpText {
         let window = HttpWindow {
             num_steps: self.num_steps.get().copied().or(steps),
             max_stall: self.max_stall.get().map(|s| s.0).or_else(|| base.max_stall.filter(|_| inherits)),
+            max_stall_slow_host: self.max_stall_slow_host.get().map(|s| s.0).or(base.max_stall_slow_host),
             deadline: self.deadline.or(Span(base.deadline)).0,
             warmup: self.warmup.or(Span(base.warmup)).0,
             output_dir: self.output_dir.get().cloned().or(base.output_dir),
@@ -237,6 +241,13 @@ impl HttpText {
         }
         self.check_escalation(window, findings);
         check_span(&self.max_stall, "max_stall", MAX_STALL, findings);
+        check_span(&self.max_stall_slow_host, "max_stall_slow_host", MAX_STALL, findings);
+        if let (Some((slow, place)), Some(usual)) = (self.max_stall_slow_host.placed(), max_stall_of(window))
+            && slow.0 <= usual
+        {
+            let message = format!("slow hosts are allowed {} anyway", Shown(usual));
+            findings.warn(place, message, Some("write more than `max_stall`, or leave it out".into()));
+        }
         if let (Some(steps), Some((stall, place))) = (window.num_steps, self.max_stall.placed()) {
             let predicted = before_the_first(window, steps);
             if predicted > stall.0 {
@@ -459,13 +470,18 @@ impl HttpText {
             |items: Option<&Vec<String>>, other: &str| items.map_or_else(|| other.to_owned(), |i| listed(i));
         let until = if window.until_cleared { "cleared" } else { "none" };
         let start_step = window.start_step.map_or_else(|| "none".into(), |s| s.to_string());
-        let all: [(&str, String, Option<Place>); 18] = [
+        let all: [(&str, String, Option<Place>); 19] = [
             (
                 "output_dir",
                 window.output_dir.clone().unwrap_or_else(|| "the server's own".into()),
                 self.output_dir.place(),
             ),
             ("max_stall", stall_words(window), self.max_stall.place()),
+            (
+                "max_stall_slow_host",
+                window.max_stall_slow_host.map_or_else(|| "as max_stall".into(), |s| Span(s).to_string()),
+                self.max_stall_slow_host.place(),
+            ),
             (
                 "num_steps",
                 window.num_steps.map_or_else(|| "as max_stall allows".into(), |n| n.to_string()),

@@ -19,6 +19,7 @@ mod agent {
     mod crash;
     mod endurance;
     mod escalation;
+    mod follow_up;
     mod notify;
     mod recovery;
     mod reload;

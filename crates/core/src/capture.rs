@@ -79,6 +79,9 @@ pub struct HttpWindow {
     /// How long the slowest rank may be silent. `None`: [`size::DEFAULT_MAX_STALL`] where the steps are
     /// not given either, and no limit where they are.
     pub max_stall: Option<Duration>,
+    /// The same where the slowest rank's host is slow, which writes several times as slowly. `None`: no more than
+    /// elsewhere.
+    pub max_stall_slow_host: Option<Duration>,
     /// `CPU`, `GPU`, `MEM`, `RPD`, `CUDA_PROFILER`.
     pub activities: Option<Vec<String>>,
     /// Whether a second window with CPU activity is asked for where the first one blames a host.
@@ -118,6 +121,7 @@ impl Default for HttpWindow {
             output_dir: None,
             num_steps: None,
             max_stall: None,
+            max_stall_slow_host: None,
             activities: None,
             escalates: false,
             with_stack: false,

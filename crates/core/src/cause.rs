@@ -48,6 +48,13 @@ pub struct Cause {
     pub ruled_out: Vec<String>,
     /// What cannot be said, and what would show it.
     pub unknown: Vec<String>,
+    /// How many times as long as usual the slowest rank needs for the same work, at least 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_slowdown: Option<f64>,
+    /// How many times slower than usual the blamed rank's host is, where the machine tells: its process waits for a
+    /// CPU, or its cgroup is throttled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_slowdown: Option<f64>,
     /// As of when.
     pub at: Time,
 }

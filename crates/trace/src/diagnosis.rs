@@ -255,12 +255,18 @@ fn nothing_stands_out(
         ));
         return;
     }
-    if let Some(odd) = (0..gaps.len()).find(|&i| gaps[i].within_ms.is_none()) {
+    if let Some(why) = period_fit::pieces(profiles).filter(|_| found.matched.is_none()) {
         found.kind = Kind::InsufficientEvidence;
-        let rank = profiles[odd].rank;
-        found
-            .reasons
-            .push(format!("{rank} and its peers ran different kinds of steps: they cannot be compared"));
+        found.reasons.push(why);
+        return;
+    }
+    if gaps.iter().any(|gap| gap.within_ms.is_none()) {
+        found.kind = Kind::InsufficientEvidence;
+        let who = odd_one(stats).map_or_else(
+            || "the ranks ran different kinds of steps".to_owned(),
+            |odd| format!("{} ran other kinds of steps than its peers", profiles[odd].rank),
+        );
+        found.reasons.push(format!("{who}, or too few of each kind: they cannot be compared"));
         return;
     }
     if let Some(wide) = (0..gaps.len()).find(|&i| gaps[i].relative_within().is_some_and(|r| r >= 2.0 * bound))
@@ -296,6 +302,18 @@ fn nothing_stands_out(
     found.reasons.push(format!(
         "the others wait {held_up:.2} ms a step for {rank} although its kernels are no slower: look at what keeps its host from launching them",
     ));
+}
+
+/// The one rank that shares kinds of steps with fewer peers than any other does.
+fn odd_one(stats: &[&RankStats]) -> Option<usize> {
+    let runs = |i: usize, kind| stats[i].kinds.get(&kind).is_some_and(|k| k.steps >= MIN_STEPS);
+    let share = |a: usize, b: usize| StepKind::ALL.into_iter().any(|kind| runs(a, kind) && runs(b, kind));
+    let shared: Vec<usize> = (0..stats.len())
+        .map(|i| (0..stats.len()).filter(|&other| other != i && share(i, other)).count())
+        .collect();
+    let fewest = *shared.iter().min()?;
+    let mut odd = (0..stats.len()).filter(|&i| shared[i] == fewest);
+    odd.next().filter(|_| odd.next().is_none())
 }
 
 fn plural(n: usize) -> &'static str {

@@ -61,6 +61,7 @@ mod enough;
 mod host;
 pub mod kernel;
 pub mod labels;
+pub mod operator;
 mod period;
 mod period_fit;
 pub mod printable;

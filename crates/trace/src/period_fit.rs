@@ -6,12 +6,18 @@ use crate::profile::RankProfile;
 use crate::stats::MIN_STEPS;
 use crate::step::{StepKind, StepSource};
 
+/// The largest share of a rank's steps that may be pieces of one.
+const MOST_PIECES: f64 = 0.1;
+
 /// The share of the steps of a rank that must have about as many kernels as the others of their kind.
 const MIN_FITTING: f64 = 0.9;
 
 /// What speaks against the period of the ranks without annotations, if anything does: steps of one kind
 /// run about equally many kernels, on each rank and on all of them, so a period that cuts elsewhere shows.
 pub(crate) fn misfit(profiles: &[&RankProfile]) -> Option<String> {
+    if let Some(why) = pieces(profiles) {
+        return Some(why);
+    }
     let counted: Vec<&&RankProfile> = profiles.iter().filter(|p| p.source == StepSource::Period).collect();
     let mut usual: HashMap<StepKind, (u32, u32)> = HashMap::new();
     for p in &counted {
@@ -43,8 +49,88 @@ pub(crate) fn misfit(profiles: &[&RankProfile]) -> Option<String> {
     ))
 }
 
+/// Whether the period cuts steps to pieces: each step of a model runs its attention, so "steps" without any beside
+/// such that have some, and with less than half of their kernels, are parts of them.
+pub(crate) fn pieces(profiles: &[&RankProfile]) -> Option<String> {
+    profiles.iter().filter(|p| p.source == StepSource::Period).find_map(|p| {
+        let rows_where = |has_attention: bool| -> Vec<i64> {
+            let of = |kind| matches!(kind, StepKind::Extend | StepKind::Decode);
+            p.steps.iter().filter(|s| of(s.kind) == has_attention).map(|s| i64::from(s.rows)).collect()
+        };
+        let (whole, without) = (rows_where(true), rows_where(false));
+        let share = without.len() as f64 / p.steps.len().max(1) as f64;
+        let are_pieces = middle(&without)? * 2 < middle(&whole)? && share > MOST_PIECES;
+        are_pieces.then(|| {
+            format!(
+                "the period that stands for {}'s steps cuts them to pieces: {:.0} % of them run no attention, and the \
+                 others do; more steps, or CPU activity with its annotations, would tell them apart",
+                p.rank,
+                100.0 * share
+            )
+        })
+    })
+}
+
 fn middle(values: &[i64]) -> Option<i64> {
     let mut sorted = values.to_vec();
     let at = sorted.len() / 2;
     (!sorted.is_empty()).then(|| *sorted.select_nth_unstable(at).1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Step;
+    use crate::rank::{Rank, RankId};
+    use crate::trace::Activities;
+
+    fn profile(steps: &[(StepKind, u32)]) -> RankProfile {
+        let step = |&(kind, rows): &(StepKind, u32)| Step {
+            start: 0,
+            wall_ns: 1_000_000,
+            busy_ns: 500_000,
+            work_ns: 500_000,
+            rows,
+            launches: rows,
+            kind,
+            requests: None,
+            tokens: None,
+        };
+        RankProfile {
+            rank: RankId::Rank(Rank::dp(0)),
+            epoch_ns: 0,
+            window: (0, 1),
+            rows: 1,
+            knows_launches: true,
+            activities: Activities::default(),
+            busy_ns: 1,
+            steps: steps.iter().map(step).collect(),
+            source: StepSource::Period,
+            kernels: Vec::new(),
+            collectives: Vec::new(),
+            streams: Vec::new(),
+            world_size: None,
+            notes: Vec::new(),
+            partial: false,
+        }
+    }
+
+    #[test]
+    fn steps_without_attention_beside_such_with_some_are_pieces_of_steps() {
+        use StepKind::{Decode, Extend, Step as Other};
+        // As of a real window of three steps, by a kernel that runs twice in each.
+        let cut = profile(&[(Decode, 135), (Other, 8), (Other, 8), (Decode, 135), (Other, 8)]);
+        let why = misfit(&[&cut]).expect("it fits badly");
+        assert!(why.contains("cuts them to pieces: 60 % of them run no attention"), "{why}");
+        let whole = [
+            vec![(Decode, 135), (Decode, 138), (Decode, 135), (Extend, 147)],
+            // Nothing tells attention in the names of their kernels.
+            vec![(Other, 135), (Other, 138), (Other, 135)],
+            // Only that of its prefill steps has a name that nobody knows: they are as large as the others.
+            vec![(Decode, 135), (Other, 150), (Decode, 135), (Other, 150)],
+        ];
+        for steps in whole {
+            assert_eq!(misfit(&[&profile(&steps)]), None, "{steps:?}");
+        }
+    }
 }

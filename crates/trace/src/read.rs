@@ -2,7 +2,7 @@
 //! and telling traces from other files, is left to the caller.
 
 mod buffer;
-mod event;
+pub(crate) mod event;
 mod gzip;
 mod json;
 pub mod kineto;

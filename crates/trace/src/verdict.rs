@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::Family;
+use crate::operator::Operator;
+use crate::printable::{LIMIT, printable};
 use crate::rank::RankId;
 use crate::split::StepSplit;
 
@@ -129,6 +131,9 @@ pub struct Verdict {
     pub step: Option<StepSplit>,
     /// How far the evidence supports it.
     pub confidence: Confidence,
+    /// Where its host loses the time, if the trace has CPU rows that tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<Operator>,
     /// Families by their share of the gap, the largest first.
     pub causes: Vec<Cause>,
     /// The share of the gap that families of known kernels explain.
@@ -159,6 +164,23 @@ impl Verdict {
         points
     }
 
+    /// Whether a host is blamed, so that operators of the host may tell more.
+    pub fn blames_a_host(&self) -> bool {
+        self.kind == Kind::SlowRank && self.by == Some(Place::Host)
+    }
+
+    /// Names the operator in which the blamed host loses its time.
+    pub fn name_operator(&mut self, operator: Operator) {
+        let (name, own, peers) = (&operator.name, operator.ms_per_step, operator.peers_ms_per_step);
+        self.sentence.push_str(&format!(
+            " Most of it is in `{}`: {} a step, {} on its peers.",
+            printable(name, LIMIT),
+            Ms(own),
+            Ms(peers)
+        ));
+        self.operator = Some(operator);
+    }
+
     /// A verdict without a culprit.
     pub(crate) fn without_rank(kind: Kind, confidence: Confidence, sentence: String) -> Self {
         Self {
@@ -170,6 +192,7 @@ impl Verdict {
             host_expected_ms_per_step: None,
             step: None,
             confidence,
+            operator: None,
             causes: Vec::new(),
             explained_share: None,
             lost_share: None,

@@ -63,6 +63,7 @@ fn the_rule_of_the_design_is_read() {
     capture                            http                                      rules.yaml:11
     capture.http.output_dir            the server's own                          default
     capture.http.max_stall             none (predicted 2.4 s before the first window, with 32 layers)  default
+    capture.http.max_stall_slow_host   as max_stall                              default
     capture.http.num_steps             10                                        rules.yaml:11
     capture.http.activities            GPU alone                                 default
     capture.http.escalate              gpu                                       default

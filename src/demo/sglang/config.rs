@@ -58,6 +58,8 @@ pub struct Config {
     pub recorded_loads: Option<Arc<[(Time, String)]>>,
     /// What each rank's trace file holds, instead of a generated trace.
     pub recorded_traces: Option<Vec<Arc<[u8]>>>,
+    /// The same of windows that record CPU activity, where they are others.
+    pub recorded_cpu_traces: Option<Vec<Arc<[u8]>>>,
     /// `--api-key`.
     pub api_key: Option<String>,
     /// `--admin-api-key`.
@@ -96,6 +98,7 @@ impl Config {
             recorded_log: None,
             recorded_loads: None,
             recorded_traces: None,
+            recorded_cpu_traces: None,
             api_key: None,
             admin_api_key: None,
             enable_metrics: true,

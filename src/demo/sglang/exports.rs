@@ -176,7 +176,8 @@ fn files_of(config: &Config, dp: u16, dir: &str, closed: &Closed) -> Vec<(String
     if !closed.order.records_a_trace() {
         return Vec::new();
     }
-    let given = config.recorded_traces.as_ref().and_then(|t| t.get(usize::from(dp)).cloned());
+    let of_cpu = config.recorded_cpu_traces.as_ref().filter(|_| closed.order.records_cpu());
+    let given = of_cpu.or(config.recorded_traces.as_ref()).and_then(|t| t.get(usize::from(dp)).cloned());
     let named = |tp: u16| {
         let process = if config.dp > 1 {
             format!("sglang::scheduler_DP{dp}")

@@ -77,9 +77,14 @@ impl Order {
     pub fn weight(&self) -> f64 {
         match self.with_stack() {
             true => 13.0,
-            false if self.has(&["CPU"]) => 2.5,
+            false if self.records_cpu() => 2.5,
             false => 1.0,
         }
+    }
+
+    /// Whether it records what the host does.
+    pub fn records_cpu(&self) -> bool {
+        self.has(&["CPU"])
     }
 
     /// The id; empty before the server has chosen one.

@@ -40,6 +40,32 @@ fn failed(path: &Path, e: impl std::fmt::Display) -> TraceError {
     TraceError::File { path: path.to_owned(), what }
 }
 
+/// What a SQLite file without the tables of an export is, and what to give in its place.
+fn other_database(path: &Path, tables: &[String]) -> TraceError {
+    let has = |name: &str| tables.iter().any(|t| t == name);
+    let what = if has("attempts") && has("outbox") {
+        "the agent's own state, which holds no traces; give the folder of an incident (`skewtrap incidents` lists \
+         them) or the traces of a capture"
+            .to_owned()
+    } else {
+        let named = match tables {
+            [] => "it has no tables".to_owned(),
+            [first, ..] => format!("it has tables such as {first}"),
+        };
+        format!(
+            "a SQLite database, but not an Nsight Systems export ({named}, and no StringIds); give the traces of a \
+             capture (.trace.json, .trace.json.gz), a report (.nsys-rep), or its export by `nsys export --type sqlite`"
+        )
+    };
+    TraceError::File { path: path.to_owned(), what }
+}
+
+fn tables_of(db: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut names =
+        db.prepare("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name LIMIT 1000")?;
+    names.query_map([], |row| row.get(0))?.collect()
+}
+
 /// The process id of a row, in SQL.
 const PID: &str = "((globalPid >> 24) & 0xffffff)";
 
@@ -65,11 +91,9 @@ impl Export {
             OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(&uri, flags).map_err(|e| failed(path, e))?;
         // Every export has the table of strings; tables without rows are left out of an export.
-        let tables: i64 = db
-            .query_row("SELECT count(*) FROM sqlite_master WHERE name = 'StringIds'", [], |r| r.get(0))
-            .map_err(|e| failed(path, e))?;
-        if tables == 0 {
-            return Err(failed(path, "it has no table StringIds"));
+        let tables = tables_of(&db).map_err(|e| failed(path, e))?;
+        if !tables.iter().any(|name| name == "StringIds") {
+            return Err(other_database(path, &tables));
         }
         let kernels = db.query_row("SELECT count(*) FROM CUPTI_ACTIVITY_KIND_KERNEL", [], |r| r.get(0));
         if kernels.unwrap_or(0i64) == 0 {

@@ -411,6 +411,20 @@ fn verdict_of(dir: &Path, c: &Case) -> Verdict {
 }
 
 #[test]
+fn the_operator_that_keeps_a_slow_host_is_named_where_the_traces_have_cpu_rows() {
+    let mut ranks = dp(4);
+    ranks[2].host = 6.0;
+    for cpu in [true, false] {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let style = Style { cpu, ..Style::default() };
+        let v = verdict_of(dir.path(), &case("operators", ranks.clone(), style, slow("DP", 2)));
+        assert_eq!((v.kind, v.rank.map(|r| r.to_string()).as_deref()), (Kind::SlowRank, Some("DP2")));
+        assert_eq!(v.operator.as_ref().map(|o| o.name.as_str()), cpu.then_some("recv_requests"), "{v:?}");
+        assert_eq!(v.sentence.contains(" Most of it is in `recv_requests`: "), cpu, "{}", v.sentence);
+    }
+}
+
+#[test]
 fn generated_captures_are_judged_right_or_declined_never_wrong() {
     let mut cases = Vec::new();
     tensor_parallel(&mut cases);

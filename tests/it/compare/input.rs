@@ -183,6 +183,24 @@ fn nothing_foreign_is_taken_for_a_trace() {
 }
 
 #[test]
+fn a_database_that_is_no_export_is_called_what_it_is_with_what_to_give_in_its_place() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let said = |name: &str, sql: &str| {
+        let path = dir.path().join(name);
+        let database = rusqlite::Connection::open(&path).expect("a database");
+        database.execute_batch(sql).expect("tables");
+        drop(database);
+        refused(std::slice::from_ref(&path))
+    };
+    let state = said("state.sqlite", "CREATE TABLE attempts (id TEXT); CREATE TABLE outbox (id TEXT);");
+    assert!(state.contains("the agent's own state, which holds no traces"), "{state}");
+    assert!(state.contains("the folder of an incident") && !state.contains("Nsight"), "{state}");
+    let other = said("other.sqlite", "CREATE TABLE songs (title TEXT);");
+    assert!(other.contains("a SQLite database, but not an Nsight Systems export"), "{other}");
+    assert!(other.contains("tables such as songs") && other.contains(".trace.json.gz"), "{other}");
+}
+
+#[test]
 fn a_wrong_file_or_rank_ends_in_status_2_with_one_sentence() {
     let cases: [(&[&str], &str); 4] = [
         (&["Cargo.toml"], "error: Cargo.toml: this is no profiler trace"),

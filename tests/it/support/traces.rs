@@ -110,6 +110,8 @@ pub struct Style {
     /// Relative noise of every kernel.
     pub noise: f64,
     pub seed: u64,
+    /// CPU rows: the scheduler's loop, and inside of it the call that waits where a host is slow.
+    pub cpu: bool,
     /// Layers of a step.
     pub layers: usize,
     /// Experts instead of a second dense layer.
@@ -131,6 +133,7 @@ impl Default for Style {
             launches: true,
             noise: 0.03,
             seed: 1,
+            cpu: false,
             layers: 4,
             moe: false,
             world: 1,
@@ -213,6 +216,7 @@ pub fn write(dir: &Path, ranks: &[Rank], style: &Style) {
     let mut now = vec![0.0f64; ranks.len()];
     let mut rows: Vec<Vec<Row>> = ranks.iter().map(|_| Vec::new()).collect();
     let mut marks: Vec<Vec<(f64, f64, String)>> = ranks.iter().map(|_| Vec::new()).collect();
+    let mut operators: Vec<Vec<(&'static str, f64, f64)>> = ranks.iter().map(|_| Vec::new()).collect();
     let mut number = 0;
     for step in 0..total {
         let extend: Vec<bool> = ranks
@@ -221,9 +225,16 @@ pub fn write(dir: &Path, ranks: &[Rank], style: &Style) {
             .collect();
         let jitter = noise.unit() * 300.0;
         meet(ranks, &mut now);
-        for (at, r) in now.iter_mut().zip(ranks) {
+        for (i, (at, r)) in now.iter_mut().zip(ranks).enumerate() {
             let burst = if (r.skip..r.skip + r.burst.0).contains(&step) { r.burst.1 } else { 1.0 };
-            *at += (700.0 + jitter + noise.unit() * 20.0) * r.host * burst + r.request_us * r.batch;
+            let usual = 700.0 + jitter + noise.unit() * 20.0;
+            let begun = *at;
+            *at += usual * r.host * burst + r.request_us * r.batch;
+            if style.cpu && kept(r, step) {
+                let waits = 0.02 * usual + (r.host - 1.0) * usual;
+                operators[i].push(("scheduler.event_loop", begun, *at - begun));
+                operators[i].push(("recv_requests", begun, waits));
+            }
         }
         let begun = now.clone();
         for _ in 0..style.layers {
@@ -263,7 +274,7 @@ pub fn write(dir: &Path, ranks: &[Rank], style: &Style) {
         }
     }
     for (i, r) in ranks.iter().enumerate() {
-        let text = file(r, i, style, &rows[i], &marks[i]);
+        let text = file(r, i, style, &rows[i], &marks[i], &operators[i]);
         fs::write(dir.join(format!("{}-{}.trace.json", style.id, r.name)), text)
             .expect("the folder is writable");
     }
@@ -335,7 +346,14 @@ fn collective(
     }
 }
 
-fn file(r: &Rank, index: usize, style: &Style, rows: &[Row], marks: &[(f64, f64, String)]) -> String {
+fn file(
+    r: &Rank,
+    index: usize,
+    style: &Style,
+    rows: &[Row],
+    marks: &[(f64, f64, String)],
+    operators: &[(&'static str, f64, f64)],
+) -> String {
     let mut out = format!(
         "{{\"schemaVersion\": 1, \"distributedInfo\": {{\"backend\": \"nccl\", \"rank\": {}, \"world_size\": {}}}, \
          \"baseTimeNanoseconds\": 1790000000000000000, \"traceEvents\": [\n",
@@ -363,6 +381,13 @@ fn file(r: &Rank, index: usize, style: &Style, rows: &[Row], marks: &[(f64, f64,
             let _ = write!(out, ",\"Process Group Name\":\"0\",\"Seq\":{n}");
         }
         out.push_str("}},\n");
+    }
+    for (name, start, dur) in operators {
+        let _ = writeln!(
+            out,
+            "{{\"ph\":\"X\",\"cat\":\"cpu_op\",\"name\":\"{name}\",\"pid\":1,\"tid\":1,\"ts\":{},\"dur\":{dur:.3}}},",
+            micros(*start)
+        );
     }
     for (start, end, text) in marks {
         let _ = writeln!(

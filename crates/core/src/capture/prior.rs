@@ -54,6 +54,16 @@ const RATE: (f64, f64) = (1.25e-6, 0.15);
 const VLLM_RATE: (f64, f64) = (2.6e-6, 0.45);
 /// How many times slower than usual the slowest host is where nobody knows: once to four times.
 const ANY_HOST: (f64, f64) = (1.8, 0.53);
+/// How far a host's slowdown is known that was measured, by its waiting or by the work that it does: so far at both ends,
+/// where it is as usual or as slow as any that was seen, and less in between, for which part of a step is the host's
+/// differs.
+const MEASURED_HOST: (f64, f64) = (0.1, 0.45);
+/// Of a step so much is the host's, at a careful guess: the rest is the GPU's, which a slow host leaves as it is.
+const HOST_SHARE: f64 = 0.4;
+/// No host was seen to write more slowly than so many times the usual, unless its work says so.
+const SLOWEST_HOST: f64 = 4.0;
+/// The least that a measured host counts as: what the GPU's time hides is not measured.
+const LEAST_MEASURED: f64 = 1.1;
 
 /// What a server says of the size of its model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -144,9 +154,23 @@ pub fn seconds_per_byte_of_vllm() -> Guess {
     Guess::around(VLLM_RATE.0, VLLM_RATE.1)
 }
 
-/// How many times slower than usual the slowest host is.
+/// How many times slower than usual the slowest host is: where nobody knows, where no host is in doubt (once), and
+/// where it was measured.
 pub fn slowness(known: Option<f64>) -> Guess {
-    known.map_or_else(|| Guess::around(ANY_HOST.0, ANY_HOST.1), |times| Guess::around(times.max(1.0), 0.0))
+    match known {
+        None => Guess::around(ANY_HOST.0, ANY_HOST.1),
+        Some(times) if times > 1.0 => {
+            let between = (1.0 - 1.0 / times) * ((SLOWEST_HOST - times) / (SLOWEST_HOST - 1.0)).max(0.0);
+            Guess::around(times, MEASURED_HOST.0 + MEASURED_HOST.1 * between)
+        }
+        Some(_) => Guess::around(1.0, 0.0),
+    }
+}
+
+/// How many times slower a host is behind a step that takes `longer` times as long as usual.
+pub fn host_behind(longer: f64) -> f64 {
+    let host = 1.0 + (longer - 1.0).max(0.0) / HOST_SHARE;
+    host.min(SLOWEST_HOST).max(longer).max(LEAST_MEASURED)
 }
 
 /// The parameters that a name promises: `Llama-3.1-70B-Instruct`, `Mixtral-8x7B`, `Qwen3-30B-A3B`.
@@ -188,6 +212,15 @@ mod tests {
         // 8.4 kB in healthy windows. For so few weights it has few layers, which only its layers tell.
         assert!(kb(by_layers, -1.65) < 8.4 && kb(by_layers, 1.65) < kb(by_weights, 1.65));
         assert!(kb(ModelSize::default(), 1.65) > 800.0 && kb(ModelSize::default(), -1.65) < 12.0);
+    }
+
+    #[test]
+    fn behind_a_slow_step_the_host_is_slower_still_for_a_part_of_the_step_is_the_gpus() {
+        let table = [0.5, 1.0, 1.5, 2.0, 3.0, 5.5].map(|longer| (longer, host_behind(longer)));
+        let wanted = [(0.5, 1.1), (1.0, 1.1), (1.5, 2.25), (2.0, 3.5), (3.0, 4.0), (5.5, 5.5)];
+        assert_eq!(table, wanted);
+        let spread = |known| slowness(known).variance.sqrt();
+        assert!(spread(None) > spread(Some(2.0)) && spread(Some(2.0)) > spread(Some(1.0)));
     }
 
     #[test]

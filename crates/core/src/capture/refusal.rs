@@ -301,7 +301,7 @@ pub enum Refusal {
         why: String,
     },
     /// It would silence a rank for longer than it may.
-    #[error("{}", too_costly((*.asked, *.steps), *.predicted, *.telling, .estimated.as_deref(), *.max_stall))]
+    #[error("{}", too_costly((*.asked, *.steps), (*.predicted, *.telling), .estimated.as_deref(), *.max_stall, *.slow_host))]
     TooCostly {
         /// The steps that were asked for, if a number was.
         asked: Option<u32>,
@@ -315,6 +315,8 @@ pub enum Refusal {
         estimated: Option<String>,
         /// What is allowed.
         max_stall: Duration,
+        /// How many times slower than usual the slowest rank's host is, where it is a slow one.
+        slow_host: Option<f64>,
     },
     /// It would silence a rank for so long that the server's own timers may end it.
     #[error("{steps} steps are likely to silence a rank for {}, and three times that exceeds {timer} of {}, which would take the server down; write `num_steps: {fewer}` or less, `max_stall` in its place, or accept the danger with `accept_risk: [server_timer]`", Span(*.likely), Span(*.limit))]
@@ -355,11 +357,12 @@ pub enum Refusal {
 
 fn too_costly(
     (asked, steps): (Option<u32>, u32),
-    predicted: Duration,
-    telling: Duration,
+    (predicted, telling): (Duration, Duration),
     source: Option<&str>,
     max_stall: Duration,
+    slow_host: Option<f64>,
 ) -> String {
+    let key = if slow_host.is_some() { "max_stall_slow_host" } else { "max_stall" };
     let (least, fewer) = match asked {
         Some(_) => ("", "write fewer steps or leave `num_steps` out, or allow it with "),
         None => ("even ", "allow it with "),
@@ -367,20 +370,29 @@ fn too_costly(
     let estimated = source.map_or_else(String::new, |source| format!(" (estimated {source})"));
     let allow = match (predicted <= MAX_STALL, asked) {
         (true, None) if telling > predicted && telling <= MAX_STALL => format!(
-            "{fewer}`max_stall: {}`, or with `max_stall: {}`, which allows the {TELLING_STEPS} steps that also show how hosts spend their time",
+            "{fewer}`{key}: {}`, or with `{key}: {}`, which allows the {TELLING_STEPS} steps that also show how hosts spend their time",
             written(predicted),
             written(telling)
         ),
-        (true, _) => format!("{fewer}`max_stall: {}`", written(predicted)),
+        (true, _) => format!("{fewer}`{key}: {}`", written(predicted)),
         (false, Some(_)) => "write fewer steps".to_owned(),
         (false, None) => {
-            format!("no `max_stall` allows so much; `num_steps: {steps}` in its place opens it all the same")
+            format!("no `{key}` allows so much; `num_steps: {steps}` in its place opens it all the same")
         }
     };
+    let (whose, bound) = match slow_host {
+        Some(times) => {
+            (format!(", whose host is {times:.1} times slower than usual now,"), "are allowed for it")
+        }
+        None => (String::new(), "`max_stall` allows"),
+    };
+    let allowed = match slow_host {
+        Some(_) => format!("{} {bound}", Span(max_stall)),
+        None => format!("{bound} {}", Span(max_stall)),
+    };
     format!(
-        "{least}{steps} steps are predicted{estimated} to silence the slowest rank for {}, and `max_stall` allows {}; {allow}",
+        "{least}{steps} steps are predicted{estimated} to silence the slowest rank{whose} for {}, and {allowed}; {allow}",
         Span(predicted),
-        Span(max_stall)
     )
 }
 

@@ -27,6 +27,9 @@ pub const DEFAULT_STEPS: u32 = 10;
 /// What a window of the shipped rules may cost the slowest rank.
 pub const DEFAULT_MAX_STALL: Duration = Duration::from_millis(300);
 
+/// From so many times on a host that is slower than usual is a slow one: windows on it have a bound of their own.
+pub const SLOW_FROM: f64 = 2.0;
+
 /// No window may silence a rank for longer.
 pub const MAX_STALL: Duration = Duration::from_secs(10);
 
@@ -220,8 +223,10 @@ impl WindowCosts {
         let slowness = past.slowness.unwrap_or(1.0).max(1.0);
         let per_byte = (past.stall.as_secs_f64() / (past.largest as f64 * slowness)).max(LEAST_RATE);
         let times = self.s_per_byte.map_or(1.0, |rate| per_byte / rate.mean.exp());
+        // What a host's slowdown was measured to be below that says little of how it writes.
+        let is_told = past.slowness.is_some_and(|times| times <= 1.0 || times >= SLOW_FROM);
         let is_far_beyond = past.predicted.is_some_and(|predicted| past.stall > predicted * 2);
-        if is_far_beyond || past.slowness.is_some() && !(0.5..=2.0).contains(&times) {
+        if is_far_beyond || is_told && !(0.5..=2.0).contains(&times) {
             // It is another rate from now on, and not an average with the old.
             self.s_per_byte = None;
         } else if times > 2.0 {

@@ -11,7 +11,7 @@ use super::prior::{self, Guess, ModelSize};
 use super::refusal::{Refusal, Span};
 use super::size::{
     Assumed, DEFAULT_MAX_STALL, DEFAULT_STEPS, MAX_STALL, MIN_STEPS, PastWindow, Predicted, Recorded,
-    TELLING_STEPS, WindowCosts, written,
+    SLOW_FROM, TELLING_STEPS, WindowCosts, written,
 };
 
 /// A prediction is far off when the host slows down under the window: so many times must fit.
@@ -69,7 +69,7 @@ impl Sizing {
         known: &Knowledge,
     ) -> Result<Self, Refusal> {
         let recorded = recorded_by(spec, activities, server);
-        let (steps, max_stall) = (spec.num_steps, max_stall_of(spec));
+        let (steps, max_stall) = (spec.num_steps, bound_of(spec, known.slowness));
         let sized = |steps, predicted| Self {
             recorded,
             steps,
@@ -107,6 +107,7 @@ impl Sizing {
                 telling: predicted(TELLING_STEPS).upper,
                 estimated: (!known.costs.are_known()).then(|| server.model_size.source()),
                 max_stall,
+                slow_host: slowness.filter(|times| *times >= SLOW_FROM),
             });
         }
         let is_accepted = spec.accept_risk.iter().any(|risk| risk == "server_timer");
@@ -181,6 +182,13 @@ fn within(limit: Duration, of_one: Duration) -> u32 {
 /// What a window may cost: what the rule says, or the default where it gives no steps either.
 pub fn max_stall_of(spec: &HttpWindow) -> Option<Duration> {
     spec.max_stall.or_else(|| spec.num_steps.is_none().then_some(DEFAULT_MAX_STALL))
+}
+
+/// The same on a host that is so many times slower than usual.
+fn bound_of(spec: &HttpWindow, slowness: Option<f64>) -> Option<Duration> {
+    let usual = max_stall_of(spec);
+    let slow = spec.max_stall_slow_host.filter(|_| slowness.is_some_and(|times| times >= SLOW_FROM));
+    slow.map_or(usual, |slow| Some(usual.map_or(slow, |usual| usual.max(slow))))
 }
 
 /// What `steps` of a window are predicted to cost before a server's first, for who reads a rule, when no
@@ -323,6 +331,28 @@ mod tests {
         insta::assert_snapshot!(refusal, @"even 3 steps are predicted (estimated carefully, for nothing tells how large its model is) to silence the slowest rank for 7.3 s, and `max_stall` allows 300 ms; allow it with `max_stall: 7300ms`");
         let written = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
         assert_eq!(sized(&written).map(|s| s.steps), Ok(10), "who writes steps takes their cost");
+    }
+
+    #[test]
+    fn a_slow_host_has_a_bound_of_its_own_which_its_refusal_names() {
+        let on = |spec: &HttpWindow, slowness| {
+            sized(spec, 32, &Knowledge { slowness: Some(slowness), ..Knowledge::default() })
+        };
+        let usual = HttpWindow::default();
+        let refusal = on(&usual, 3.5).expect_err("too costly");
+        insta::assert_snapshot!(refusal, @"even 3 steps are predicted (estimated from its 32 layers) to silence the slowest rank, whose host is 3.5 times slower than usual now, for 901 ms, and 300 ms are allowed for it; allow it with `max_stall_slow_host: 910ms`, or with `max_stall_slow_host: 2500ms`, which allows the 8 steps that also show how hosts spend their time");
+        let Refusal::TooCostly { predicted, telling, .. } = refusal else { panic!("{refusal}") };
+        for (bound, steps) in [(predicted + MS, MIN_STEPS), (telling + MS, TELLING_STEPS)] {
+            let spec = HttpWindow { max_stall_slow_host: Some(bound), ..usual.clone() };
+            let opened = on(&spec, 3.5).expect("it is allowed");
+            assert_eq!((opened.steps, opened.max_stall), (steps, Some(bound)));
+            // A host as usual has the usual bound.
+            let healthy = on(&spec, 1.0).expect("it fits");
+            assert_eq!((healthy.steps, healthy.max_stall), (MIN_STEPS, Some(DEFAULT_MAX_STALL)));
+        }
+        let less = HttpWindow { max_stall_slow_host: Some(MS * 10), ..usual };
+        assert_eq!(on(&less, 1.0).map(|s| s.max_stall), Ok(Some(DEFAULT_MAX_STALL)));
+        assert!(matches!(on(&less, 3.5), Err(Refusal::TooCostly { max_stall: DEFAULT_MAX_STALL, .. })));
     }
 
     #[test]

@@ -80,6 +80,11 @@ impl Strip {
         self.0.windows(2).filter_map(grew).sum()
     }
 
+    /// When it was first told after a time.
+    pub fn first_after(&self, at: Time) -> Option<Time> {
+        self.0.get(self.0.partition_point(|s| s.0 <= at)).map(|s| s.0)
+    }
+
     /// When it was last told, up to a time.
     pub fn last(&self) -> Option<Time> {
         self.0.last().map(|s| s.0)

@@ -61,7 +61,10 @@ fn departure(
     of: impl Fn(&Member, Span) -> Option<f64>,
     change: impl Fn((f64, f64)) -> f64,
 ) -> Option<Departure> {
-    let both = |m: &Member| Some((of(m, case.spans.before)?, of(m, case.spans.after)?));
+    // The machine is looked at every few seconds: what a look before the onset told is held beyond it, and the
+    // first look after it still tells of the time before. Both would thin out what changed.
+    let after = |m: &Member| Some((m.of(signal).first_after(case.spans.after.0)?, case.spans.after.1));
+    let both = |m: &Member| Some((of(m, case.spans.before)?, of(m, after(m)?)?));
     let own = both(case.blamed())?;
     let peers = case.peers().filter_map(|(_, m)| both(m));
     let peer = peers.max_by(|a, b| change(*a).total_cmp(&change(*b)))?;

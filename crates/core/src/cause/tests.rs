@@ -187,12 +187,31 @@ fn less_speed_is_a_slower_rank_also_where_a_router_sends_it_less_because_it_is_s
 }
 
 #[test]
+fn what_departs_seconds_after_an_onset_that_is_hardly_known_may_be_an_effect_and_is_not_certain() {
+    let fewer = Second { requests: 2.0, running: 5.0, decoded: 400.0, ..USUAL };
+    let of = |earlier: usize, error: f64| {
+        let cause = cause_of_finding(USUAL, fewer, USUAL, |finding| {
+            (finding.onset, finding.onset_error_s, finding.side) = (at(ONSET - earlier), error, Side::Low);
+        });
+        (cause.kind, cause.certainty)
+    };
+    assert_eq!(of(0, 0.5), (CauseKind::FewerRequests, Certainty::Likely));
+    assert_eq!(of(0, 8.0), (CauseKind::FewerRequests, Certainty::Likely));
+    assert_eq!(of(6, 8.0), (CauseKind::FewerRequests, Certainty::Consistent));
+}
+
+#[test]
 fn the_machine_tells_a_slow_host_from_a_slow_gpu_where_the_device_timer_does_not() {
     let usual = Second { machine: Some((0.01, 1980.0)), ..USUAL };
     let slow = Second { decoded: 500.0, running: 30.0, ..usual };
     let starved = cause_of(usual, Second { machine: Some((0.75, 1980.0)), ..slow }, usual);
     assert_eq!((starved.kind, starved.certainty), (CauseKind::SlowHost, Certainty::Likely), "{starved:?}");
-    assert!(starved.support[1].starts_with("its process waited for a CPU 0.01 -> 0.7"), "{starved:?}");
+    assert!(starved.support[1].starts_with("its process waited for a CPU 0.01 -> 0.75 s"), "{starved:?}");
+    // It says how much slower, for what a window would cost there: the host 1 / (1 - 0.74) times.
+    assert!(starved.host_slowdown.is_some_and(|times| (3.0..4.5).contains(&times)), "{starved:?}");
+    assert!(starved.step_slowdown.is_some_and(|times| (1.3..2.0).contains(&times)), "{starved:?}");
+    let healthy = cause_of(usual, usual, usual);
+    assert_eq!((healthy.host_slowdown, healthy.step_slowdown), (None, Some(1.0)), "{healthy:?}");
     assert!(
         starved.ruled_out.iter().any(|r| r.starts_with("the clock of its GPU was 1980 -> 1980")),
         "{starved:?}"
@@ -203,6 +222,8 @@ fn the_machine_tells_a_slow_host_from_a_slow_gpu_where_the_device_timer_does_not
         (CauseKind::SlowGpu, Certainty::Likely),
         "{throttled:?}"
     );
+    // What a look at the machine before the onset told is held for seconds beyond it, and thins out nothing.
+    assert!(throttled.support[1].starts_with("the clock of its GPU was 1980 -> 600 MHz"), "{throttled:?}");
     // What happens to the whole machine is no cause of one rank's.
     let busy = Second { machine: Some((0.75, 1980.0)), ..usual };
     let all = cause_of(usual, Second { machine: Some((0.75, 1980.0)), ..slow }, busy);

@@ -22,6 +22,10 @@ const MATERIAL: f64 = 0.18;
 const EXPLAINS: f64 = 0.8;
 /// From this share on, a KV cache is full: admission keeps the rest free.
 const FULL: f64 = 0.85;
+/// The course of a factor tells its departure within this much, ...
+const LATE: Duration = Duration::from_secs(2);
+/// ... beside the error of the onset, as far as it is one of seconds.
+const LATEST_ERROR_S: f64 = 1.0;
 /// A profile this long before the onset may still be at work.
 const RECENT: Duration = Duration::from_secs(15);
 
@@ -41,6 +45,9 @@ pub fn walk(case: &Case<'_>) -> Cause {
     let factors = factors(case);
     let machine: Vec<Departure> = machine::host(case).into_iter().chain(machine::clock(case)).collect();
     cause.ruled_out.extend(machine.iter().filter(|d| !d.departed).map(words::machine));
+    let waits = machine.iter().filter(|d| d.departed && d.signal != catalog::GPU_SM_CLOCK);
+    cause.host_slowdown = waits.map(|d| d.slows.exp()).max_by(f64::total_cmp);
+    cause.step_slowdown = step_slowdown(case);
     words::rule_out(&mut cause, case, &factors.iter().map(|f| (f.kind, f.term)).collect::<Vec<_>>(), NOTED);
     let first = stopped.or_else(|| peer_left(case)).or_else(|| leading(case, &factors));
     let later = || {
@@ -60,6 +67,14 @@ pub fn walk(case: &Case<'_>) -> Cause {
         None => words::unknown(&mut cause, case),
     }
     cause
+}
+
+/// How many times as long the slowest rank needs for the same work; 1 where none is slower beyond chance.
+fn step_slowdown(case: &Case<'_>) -> Option<f64> {
+    let terms = (0..case.course.members.len()).map(|i| case.terms.slowness(i, usize::MAX));
+    let known: Vec<Term> = terms.filter(|term| term.own != (0.0, 0.0)).collect();
+    let slower = known.iter().filter(|term| term.z >= NOTED).map(|term| term.ln).fold(0.0, f64::max);
+    (known.len() >= 2).then(|| slower.exp())
 }
 
 /// Writes a candidate into the cause.
@@ -190,7 +205,9 @@ fn leading(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
         return None;
     }
     let explains = towards(found) / gap;
-    let late = Duration::from_secs_f64(2.0 + case.finding.onset_error_s.clamp(0.0, 10.0));
+    // An onset that is known worse than that leaves open which came first: what departs seconds later may as well
+    // be what a router made of the trouble.
+    let late = LATE + Duration::from_secs_f64(case.finding.onset_error_s.clamp(0.0, LATEST_ERROR_S));
     let is_early = found.departed.is_none_or(|at| at <= case.finding.onset + late);
     let is_alone = !case.peers().any(|(i, _)| {
         let peer = of_peer(case, found.kind, i);

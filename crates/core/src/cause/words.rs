@@ -41,6 +41,8 @@ pub fn empty(at: Time) -> Cause {
         explains: None,
         ruled_out: Vec::new(),
         unknown: Vec::new(),
+        step_slowdown: None,
+        host_slowdown: None,
         at,
     }
 }

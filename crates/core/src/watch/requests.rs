@@ -21,9 +21,10 @@ use crate::capture::CaptureSpec;
 use crate::capture::admit::{self, CaptureMethod, CapturePlan, Turn};
 use crate::capture::governor::{self, Attempt, AttemptEnd};
 use crate::capture::preflight;
+use crate::capture::prior;
 use crate::capture::refusal::Refusal;
 use crate::capture::window::WindowPhase;
-use crate::cause::{CauseKind, Certainty};
+use crate::cause::{Cause, CauseKind, Certainty};
 use crate::finding::{Finding, Statistic};
 use crate::incident::{CaptureOutcome, Escalation, IncidentId, Refused};
 use crate::message::Update;
@@ -41,8 +42,8 @@ use skewtrap_trace::time::Time;
 const LEAST_SEVERE: f64 = 1.0;
 /// The `target` of an incident whose group spans servers, where no label says which one is meant.
 const SEVERAL_SERVERS: &str = "several servers";
-/// A host that is slow writes a trace so many times slower than usual: 3.6 to 4.8 s for each MB instead of
-/// 1.0 to 1.6.
+/// A host that is slow, as nobody knows how much, writes a trace so many times slower than usual: 3.6 to 4.8 s for
+/// each MB instead of 1.0 to 1.6.
 const SLOW_HOST: f64 = 4.0;
 /// While a window of its own is open, an escalation is not reported again sooner than this.
 const BUSY: Duration = Duration::from_secs(5);
@@ -531,10 +532,17 @@ fn slowness_at(active: &ActiveIncident) -> Option<f64> {
     }
     let cause = active.incident.cause.as_ref()?;
     match cause.kind {
-        CauseKind::SlowHost | CauseKind::Slower | CauseKind::Stuck => Some(SLOW_HOST),
+        CauseKind::SlowHost | CauseKind::Slower => Some(host_slowdown(cause).unwrap_or(SLOW_HOST)),
+        CauseKind::Stuck => Some(SLOW_HOST),
         // Likely means that it explains most of the gap: then no host does.
-        _ => (cause.certainty == Certainty::Likely).then_some(1.0),
+        _ if cause.certainty == Certainty::Likely => Some(1.0),
+        _ => host_slowdown(cause),
     }
+}
+
+/// How many times slower than usual the slowest host is, by the machine, else by how much longer work takes.
+fn host_slowdown(cause: &Cause) -> Option<f64> {
+    cause.host_slowdown.or_else(|| cause.step_slowdown.map(prior::host_behind))
 }
 
 /// How bad a finding is, in multiples of its bound; at least 1 for what fires.

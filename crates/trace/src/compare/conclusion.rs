@@ -244,6 +244,7 @@ impl Conclusion<'_> {
             host_expected_ms_per_step: diagnosis.host.map(|h| h.expected_ms),
             step: Some(step),
             confidence,
+            operator: None,
             causes,
             explained_share: explained,
             lost_share: Some(lost_share),

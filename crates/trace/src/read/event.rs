@@ -44,19 +44,37 @@ fn irrelevant_ph(ph: &[u8]) -> bool {
     !matches!(ph, b"X" | b"M")
 }
 
-/// Whether events of this category are irrelevant.
-fn irrelevant_cat(cat: &[u8]) -> bool {
-    !matches!(
-        cat,
-        b"kernel"
-            | b"gpu_memcpy"
-            | b"gpu_memset"
-            | b"Kernel"
-            | b"Memcpy"
-            | b"Memset"
-            | b"user_annotation"
-            | b"gpu_user_annotation"
-    )
+/// Which events of a trace are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wanted {
+    /// Rows of the GPU, step annotations, names of processes.
+    #[default]
+    GpuRows,
+    /// What the host did: operators, calls of the driver, Python functions, annotations.
+    Operators,
+}
+
+impl Wanted {
+    /// Whether events of this category are irrelevant.
+    fn is_irrelevant(self, cat: &[u8]) -> bool {
+        match self {
+            Self::GpuRows => !matches!(
+                cat,
+                b"kernel"
+                    | b"gpu_memcpy"
+                    | b"gpu_memset"
+                    | b"Kernel"
+                    | b"Memcpy"
+                    | b"Memset"
+                    | b"user_annotation"
+                    | b"gpu_user_annotation"
+            ),
+            Self::Operators => !matches!(
+                cat,
+                b"cpu_op" | b"cuda_runtime" | b"cuda_driver" | b"python_function" | b"user_annotation"
+            ),
+        }
+    }
 }
 
 /// What an event of an irrelevant category says about the profiler: `cpu_op`, `python_function`. Windows
@@ -71,7 +89,7 @@ pub fn scan_event(b: &[u8], layout: &mut Layout, events: u64) -> Scan<Scanned> {
     if !layout.must_verify(events) {
         return event_at(b, layout);
     }
-    let scanned = event_at(b, &Layout::default());
+    let scanned = event_at(b, &Layout::of(layout.wanted));
     if let Scan::Done(_, end) = scanned {
         layout.learn(b, end);
     }
@@ -110,7 +128,7 @@ fn event_at(b: &[u8], layout: &Layout) -> Scan<Scanned> {
             b"ph" if irrelevant_ph(&b[value.clone()]) => {
                 return step_over(b, at, layout, Activities::default());
             }
-            b"cat" if irrelevant_cat(&b[value.clone()]) => {
+            b"cat" if layout.wanted.is_irrelevant(&b[value.clone()]) => {
                 let activities = activities_of(&b[value]);
                 return step_over(b, at, layout, activities);
             }
@@ -152,11 +170,18 @@ pub struct Layout {
     agreed: u32,
     /// Whether an event had another layout: it is not learnt again.
     broken: bool,
+    /// Which of the events are wanted.
+    wanted: Wanted,
 }
 
 impl Layout {
     /// How many events must agree before the layout is relied on.
     const ENOUGH: u32 = 64;
+
+    /// Of a file of which these events are wanted.
+    pub fn of(wanted: Wanted) -> Self {
+        Self { wanted, ..Self::default() }
+    }
 
     /// Whether the next event, number `events` of the file, must be scanned in full and passed to
     /// [`Self::learn`].
@@ -176,7 +201,7 @@ impl Layout {
             }
             (Some(_), Some(_)) => {}
             _ => {
-                *self = Self { broken: true, ..Self::default() };
+                *self = Self { broken: true, ..Self::of(self.wanted) };
                 return;
             }
         }
@@ -184,7 +209,7 @@ impl Layout {
         if first == Some(end) {
             self.agreed += 1;
         } else {
-            *self = Self { broken: true, ..Self::default() };
+            *self = Self { broken: true, ..Self::of(self.wanted) };
         }
     }
 

@@ -16,7 +16,7 @@ use crate::trace::{Activities, CollectiveId, Limits, RankTrace, Row};
 
 use super::NotATrace;
 use super::buffer::StreamBuffer;
-use super::event::{Fields, Layout, Scanned, scan_event};
+use super::event::{Fields, Layout, Scanned, Wanted, scan_event};
 use super::json::{self, Scan};
 
 /// The longest single event, in bytes.
@@ -74,6 +74,11 @@ impl<'a> Event<'a> {
         Some((ts, dur))
     }
 
+    /// Whether it lasted for a time.
+    pub fn is_complete(&self) -> bool {
+        self.ph() == b"X"
+    }
+
     /// Whether it is a kernel, copy or fill on the GPU.
     pub fn is_gpu_row(&self) -> bool {
         matches!(self.cat(), b"kernel" | b"gpu_memcpy" | b"gpu_memset" | b"Kernel" | b"Memcpy" | b"Memset")
@@ -108,6 +113,15 @@ pub enum Ending {
 /// When the bytes are not a trace at all.
 pub fn for_each_event<R: Read>(
     reader: R,
+    visit: impl FnMut(&Header, Event<'_>) -> ControlFlow<()>,
+) -> Result<(Header, Ending), NotATrace> {
+    for_each_wanted(reader, Wanted::GpuRows, visit)
+}
+
+/// The same for the events that are `wanted`.
+pub(crate) fn for_each_wanted<R: Read>(
+    reader: R,
+    wanted: Wanted,
     mut visit: impl FnMut(&Header, Event<'_>) -> ControlFlow<()>,
 ) -> Result<(Header, Ending), NotATrace> {
     let mut buffer = StreamBuffer::new(reader);
@@ -121,7 +135,7 @@ pub fn for_each_event<R: Read>(
     match buffer.peek() {
         Some(b'[') => {
             buffer.consume(1);
-            let end = read_events(&mut buffer, &header, &mut activities, &mut visit)?;
+            let end = read_events(&mut buffer, wanted, &header, &mut activities, &mut visit)?;
             header.activities = activities;
             return Ok((header, end));
         }
@@ -138,7 +152,7 @@ pub fn for_each_event<R: Read>(
                     Some(b'[') => buffer.consume(1),
                     _ => return Err(NotATrace("`traceEvents` is not a list".into())),
                 }
-                let end = read_events(&mut buffer, &header, &mut activities, &mut visit)?;
+                let end = read_events(&mut buffer, wanted, &header, &mut activities, &mut visit)?;
                 header.activities = activities;
                 if let Ending::Truncated(_) = end {
                     return Ok((header, end));
@@ -173,11 +187,12 @@ fn truncated_or_foreign(
 /// Reads the events inside `[...]`, from just after the bracket.
 fn read_events<R: Read>(
     buffer: &mut StreamBuffer<R>,
+    wanted: Wanted,
     header: &Header,
     activities: &mut Activities,
     visit: &mut impl FnMut(&Header, Event<'_>) -> ControlFlow<()>,
 ) -> Result<Ending, NotATrace> {
-    let mut layout = Layout::default();
+    let mut layout = Layout::of(wanted);
     let mut seen = 0u64;
     loop {
         match buffer.peek() {

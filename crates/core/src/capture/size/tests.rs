@@ -275,6 +275,102 @@ fn the_first_windows_of_servers_of_all_sizes_stay_within_what_they_may_cost() {
     }
 }
 
+/// Windows that were asked for, those that opened, and those of them that stayed within.
+#[derive(Clone, Copy, Debug, Default)]
+struct Opened {
+    asked: u32,
+    opened: u32,
+    within: u32,
+}
+
+impl Opened {
+    fn take(
+        &mut self,
+        size: Result<Size, TooCostly>,
+        window: impl FnOnce(Size) -> PastWindow,
+        max: Duration,
+    ) {
+        self.asked += 1;
+        let Ok(size) = size else { return };
+        self.opened += 1;
+        self.within += u32::from(window(size).stall <= max);
+    }
+
+    fn refused(&self) -> f64 {
+        100.0 * f64::from(self.asked - self.opened) / f64::from(self.asked.max(1))
+    }
+
+    fn kept(&self) -> String {
+        let share = 100.0 * f64::from(self.within) / f64::from(self.opened.max(1));
+        if self.opened > 0 { format!("{share:.1} %") } else { "-".into() }
+    }
+}
+
+/// What an incident tells of the hosts of its server: `host` is how many times slower than usual the slowest is.
+/// Where the machine is seen, how long its process waits tells; else how much longer its steps take, of which
+/// the host has `share`.
+fn told(chance: &mut Chance, host: f64, share: f64, sees_machine: bool) -> f64 {
+    let noise = (0.08 * chance.normal()).exp();
+    if sees_machine && host > 1.1 {
+        return host * noise;
+    }
+    prior::host_behind((1.0 - share + share * host) * noise)
+}
+
+#[test]
+fn first_windows_at_firings_by_the_layers_of_the_model_and_the_speed_of_the_host() {
+    let mut table: BTreeMap<(u32, u32, u32), [Opened; 2]> = BTreeMap::new();
+    let mut all = BTreeMap::new();
+    for server in 0..12_000_u64 {
+        let mut chance = Chance(Dice(40_009 + server));
+        let layers = [8, 32, 64, 80][server as usize % 4];
+        let times = [1_u32, 2, 4][server as usize / 4 % 3];
+        let share = 0.2 + 0.7 * chance.0.uniform();
+        let sees_machine = chance.is(0.5);
+        let now = told(&mut chance, f64::from(times), share, sees_machine);
+        let kernels = 17.3 * (0.2 * chance.normal()).exp();
+        let kb_per_step = f64::from(layers) * kernels * 62.0 / 1e3;
+        let s_per_mb = chance.between(1.0, 1.6);
+        let mut world = World { chance, kb_per_step, s_per_mb, ranks: 4 };
+        // Before, nobody knew of hosts where the cause was unknown, and every slow one wrote exactly four times as
+        // slowly.
+        let by_four = prior::seconds_per_byte().and(prior::Guess { mean: 4.0_f64.ln(), variance: 0.0 });
+        let before = match times {
+            1 => of_layers(layers, None),
+            _ => Assumed { s_per_byte: by_four, ..of_layers(layers, Some(1.0)) },
+        };
+        for max_ms in [300, 600, 1_500] {
+            let max = MS * max_ms;
+            for (law, assumed) in [before, of_layers(layers, Some(now))].into_iter().enumerate() {
+                let size = WindowCosts::default().size(Recorded::Gpu, &assumed, max);
+                let window = |size: Size| {
+                    world.window(size.steps, f64::from(times), assumed.slowness, size.predicted.upper)
+                };
+                let row = &mut table.entry((max_ms, layers, times)).or_default()[law];
+                row.take(size, window, max);
+            }
+        }
+    }
+    println!("| max_stall | layers | host slower | refused before | now | within before | now |");
+    for ((max_ms, layers, times), [before, now]) in &table {
+        println!(
+            "| {max_ms} ms | {layers} | {times} times | {:.0} % | {:.0} % | {} | {} |",
+            before.refused(),
+            now.refused(),
+            before.kept(),
+            now.kept()
+        );
+        let sum: &mut Opened = all.entry(*max_ms).or_default();
+        (sum.opened, sum.within) = (sum.opened + now.opened, sum.within + now.within);
+        // What is measured opens windows that nobody dared before, and closes none of healthy hosts.
+        assert!(*times > 1 || now.opened >= before.opened, "{max_ms} {layers}: {before:?} {now:?}");
+    }
+    for (max_ms, sum) in all {
+        assert!(sum.opened > 1_000, "{max_ms}: {sum:?}");
+        assert!(f64::from(sum.within) >= 0.95 * f64::from(sum.opened), "{max_ms}: {sum:?}");
+    }
+}
+
 /// What became of the windows of many servers, over days of which one is three times as slow as learned.
 #[derive(Debug, Default)]
 struct Days {
