@@ -6,6 +6,8 @@ mod load;
 pub mod perfetto;
 
 use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
@@ -17,7 +19,7 @@ use crate::observe::trace::{TraceError, open};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::operator::{HostTimes, slowest};
 use skewtrap_trace::rank::{Axis, Rank, RankId, varying_axes};
-use skewtrap_trace::{Comparison, ComparisonInput, RankProfile, Verdict, compare};
+use skewtrap_trace::{Comparison, ComparisonInput, RankProfile, Verdict, compare, summary};
 
 /// So many peers tell what a host usually does.
 const PEERS_READ: usize = 3;
@@ -52,6 +54,11 @@ pub struct Compared {
     pub comparison: Comparison,
     /// Its input, with the kernels of each rank.
     pub input: ComparisonInput,
+    /// The ranks of the profiles with all their axes, in the same order: those of the comparison lack the
+    /// axes on which all agree.
+    pub ranks: Vec<RankId>,
+    /// Ranks whose files could not be read, likewise.
+    pub unreadable: Vec<RankId>,
     /// Where the rows of each rank are, for a second reading.
     pub sources: Vec<(RankId, Vec<TraceSource>)>,
     /// Folders of temporary exports, removed when this is dropped.
@@ -65,13 +72,15 @@ pub enum TraceSource {
     Kineto(TraceFile),
     /// One process of an Nsight export.
     Nsight(PathBuf, u32),
+    /// The summary of a rank, which has no rows.
+    Summary(TraceFile),
 }
 
 impl TraceSource {
     /// The file.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Kineto(file) => &file.path,
+            Self::Kineto(file) | Self::Summary(file) => &file.path,
             Self::Nsight(path, _) => path,
         }
     }
@@ -94,10 +103,11 @@ pub fn run(request: &CompareRequest, progress: &(dyn Fn(u64) + Sync)) -> Result<
         notes.extend(before.notes.iter().map(|n| format!("baseline: {n}")));
         baseline = before.profiles;
     }
+    loaded.profiles.sort_by_key(|p| p.rank);
+    let ranks = loaded.profiles.iter().map(|p| p.rank).collect();
     for p in loaded.profiles.iter_mut().chain(&mut baseline) {
         p.rank = p.rank.named_by(&axes);
     }
-    loaded.profiles.sort_by_key(|p| p.rank);
     let input = ComparisonInput {
         profiles: loaded.profiles,
         baseline,
@@ -110,7 +120,14 @@ pub fn run(request: &CompareRequest, progress: &(dyn Fn(u64) + Sync)) -> Result<
         loaded.sources.into_iter().map(|(rank, of)| (rank.named_by(&axes), of)).collect();
     let mut comparison = compare(&input);
     name_operator(&mut comparison.verdict, &input, &sources);
-    Ok(Compared { comparison, input, sources, _exports: loaded.exports })
+    Ok(Compared {
+        comparison,
+        input,
+        ranks,
+        unreadable: loaded.unreadable,
+        sources,
+        _exports: loaded.exports,
+    })
 }
 
 /// Names the operator in which a blamed host loses its time, where the traces have CPU rows: they are read once
@@ -135,6 +152,30 @@ fn name_operator(verdict: &mut Verdict, input: &ComparisonInput, sources: &[(Ran
     let Some(own) = own else { return };
     if let Some(operator) = slowest(&own, &peers.filter_map(times).collect::<Vec<_>>(), lost_ms) {
         verdict.name_operator(operator);
+    }
+}
+
+impl Compared {
+    /// Writes the summary of each rank into `folder`, which is created where it is missing; that of a
+    /// rank whose file could not be read says so. Returns their paths.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn write_summaries(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        fs::create_dir_all(folder)?;
+        let profiles = self.ranks.iter().copied().zip(&self.input.profiles);
+        let lost: Vec<RankProfile> =
+            self.unreadable.iter().map(|rank| RankProfile::unreadable(*rank)).collect();
+        profiles
+            .chain(lost.iter().map(|p| (p.rank, p)))
+            .map(|(rank, profile)| {
+                let path = folder.join(summary::file_name(rank));
+                let mut out = BufWriter::new(File::create(&path)?);
+                summary::write(&mut out, rank, profile)?;
+                out.flush()?;
+                Ok(path)
+            })
+            .collect()
     }
 }
 

@@ -19,7 +19,7 @@ use skewtrap_trace::report::{self, History};
 /// Compares the ranks of a capture: which rank, which kernel, and why.
 ///
 /// Reads PyTorch profiler traces (.trace.json, .trace.json.gz) and Nsight Systems exports
-/// (.sqlite; .nsys-rep where `nsys` is installed).
+/// (.sqlite; .nsys-rep where `nsys` is installed), and summaries of ranks (.summary.json).
 #[derive(Debug, Args)]
 pub struct CompareArgs {
     /// Folder of a capture, or its files.
@@ -48,6 +48,10 @@ pub struct CompareArgs {
     /// Write the table of kernels per rank.
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
+
+    /// Write a summary of each rank (a few KB) into this folder: `compare` reads it instead of the trace.
+    #[arg(long, value_name = "DIR")]
+    summary_out: Option<PathBuf>,
 
     /// Finds the rank in file names: groups named dp, tp, pp, ep, or one group with a TP rank.
     #[arg(long, value_name = "REGEX")]
@@ -110,6 +114,11 @@ fn write_files(
         let mut out = create(path)?;
         report::write_csv(&mut out, &compared.input.profiles)?;
         out.flush().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    if let Some(folder) = &args.summary_out {
+        compared
+            .write_summaries(folder)
+            .with_context(|| format!("cannot write the summaries into {}", folder.display()))?;
     }
     if let Some(path) = &args.perfetto {
         let ranks =

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, SchemaGenerator};
 use crate::config::file::FileText;
 use crate::config::rules::RulesText;
 use crate::config::test::TestFileText;
+use skewtrap_trace::summary::SummaryText;
 
 /// Prints the JSON Schema of a file, for editors and validators.
 #[derive(Debug, Args)]
@@ -17,7 +18,7 @@ pub struct SchemaArgs {
     document: Document,
 }
 
-/// The kinds of files that users write.
+/// The kinds of files that have a schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Document {
     /// `skewtrap.yaml`.
@@ -26,11 +27,13 @@ pub enum Document {
     Rules,
     /// `x.test.yaml`.
     Test,
+    /// `RANK.summary.json`, which `skewtrap compare` writes and reads.
+    Summary,
 }
 
 impl Document {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Config, Self::Rules, Self::Test];
+    pub const ALL: [Self; 4] = [Self::Config, Self::Rules, Self::Test, Self::Summary];
 
     /// The path of its schema in the repository.
     pub const fn path(self) -> &'static str {
@@ -38,6 +41,7 @@ impl Document {
             Self::Config => "schema/skewtrap.schema.json",
             Self::Rules => "schema/rules.schema.json",
             Self::Test => "schema/test.schema.json",
+            Self::Summary => "schema/summary.schema.json",
         }
     }
 
@@ -47,6 +51,7 @@ impl Document {
             Self::Config => text_of::<FileText>("config", "skewtrap.yaml"),
             Self::Rules => text_of::<RulesText>("rules", "skewtrap rules"),
             Self::Test => text_of::<TestFileText>("test", "skewtrap rule tests"),
+            Self::Summary => text_of::<SummaryText>("summary", "skewtrap summary of a rank"),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use skewtrap_trace::printable::{LIMIT, printable};
 use skewtrap_trace::read::{NotATrace, decompress, kineto};
-use skewtrap_trace::{Limits, RankTrace};
+use skewtrap_trace::{Limits, RankProfile, RankTrace, summary};
 
 /// Why traces could not be read. The messages are for people.
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +81,15 @@ impl Read for CountedFile<'_> {
         (self.progress)(n as u64);
         Ok(n)
     }
+}
+
+/// Reads the summary of a rank.
+///
+/// # Errors
+/// When the file cannot be opened or is no summary that this version can read.
+pub fn read_summary(path: &Path, progress: &dyn Fn(u64)) -> Result<RankProfile, TraceError> {
+    summary::read(open_counted(path, progress)?)
+        .map_err(|what| TraceError::File { path: path.to_owned(), what: what.to_string() })
 }
 
 /// Reads one Kineto file into `trace`.

@@ -124,6 +124,13 @@ fn seeds_of_traces() -> Vec<Vec<u8>> {
     seeds
 }
 
+fn seeds_of_summaries() -> Vec<Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let compared = crate::support::comparison::compared(&[recordings().join("dp4/traces/prefixed")]);
+    let written = compared.write_summaries(dir.path()).unwrap();
+    written.iter().map(|path| std::fs::read(path).unwrap()).collect()
+}
+
 fn seeds_of_exports() -> Vec<Vec<u8>> {
     vec![unzipped("nsight/four-processes.sqlite.gz")]
 }
@@ -293,6 +300,14 @@ fn targets() -> Vec<Target> {
             ],
             on_configuration,
         ),
+        target("summary", seeds_of_summaries, json, |bytes| {
+            if let Ok(profile) = skewtrap_trace::summary::read(bytes) {
+                let mut other = profile.clone();
+                other.rank = skewtrap_trace::RankId::Pid(u32::MAX);
+                let profiles = vec![profile, other];
+                skewtrap_trace::compare(&skewtrap_trace::ComparisonInput { profiles, ..Default::default() });
+            }
+        }),
         Target { name: "api", seeds: seeds_of_requests, words: json, run: on_api() },
     ]
 }

@@ -48,6 +48,7 @@ mod compare {
     mod input;
     mod perfetto;
     mod recordings;
+    mod summaries;
 }
 
 mod double {

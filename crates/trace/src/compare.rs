@@ -4,7 +4,7 @@
 mod conclusion;
 mod sentence;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::conclusion::{Conclusion, confirms};
 use crate::comparison::{Comparison, ComparisonInput};
@@ -60,7 +60,8 @@ fn is_idle(profiles: &[RankProfile], stats: &[RankStats], at: usize) -> bool {
     p.rows == 0 || no_batches || next_to_nothing
 }
 
-/// Ranks that are absent although the numbers of the others, or the world size, imply them.
+/// Ranks that are absent although the numbers of the others, or the world size, imply them, and those
+/// whose files could not be read.
 fn missing_ranks(input: &ComparisonInput) -> Vec<RankId> {
     let profiles = &input.profiles;
     let ranks: Vec<Rank> = profiles.iter().filter_map(|p| p.rank.rank()).collect();
@@ -69,10 +70,11 @@ fn missing_ranks(input: &ComparisonInput) -> Vec<RankId> {
     let world = profiles.iter().filter_map(|p| p.world_size).max().unwrap_or(0);
     let highest = ranks.iter().filter_map(|r| r.get(*axis)).max().map_or(0, |m| u32::from(m) + 1);
     let until = u16::try_from(world.min(4096).max(highest)).unwrap_or(u16::MAX);
-    (0..until)
+    let implied = (0..until)
         .filter(|i| !ranks.iter().any(|r| r.get(*axis) == Some(*i)))
-        .map(|i| RankId::Rank(Rank::NONE.with(*axis, i)))
-        .collect()
+        .map(|i| RankId::Rank(Rank::NONE.with(*axis, i)));
+    let missing: BTreeSet<RankId> = implied.chain(input.unreadable.iter().copied()).collect();
+    missing.into_iter().collect()
 }
 
 /// Diagnoses every group of ranks that may be compared. Returns the most significant result, with the

@@ -1,13 +1,14 @@
 //! The input and the result of a comparison, as data. Serialised, the result is the JSON that scripts
 //! rely on (`docs/compare.md`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use crate::collective::MatchedCollectives;
 use crate::kernel::{Family, short_name};
 use crate::labels::Labels;
+use crate::period::Period;
 use crate::printable::printable;
 use crate::profile::RankProfile;
 use crate::rank::RankId;
@@ -49,6 +50,20 @@ impl ComparisonInput {
             format!(
                 "the window of {started} begins {:.0} minutes after that of {ended} ended: these are hardly of one capture",
                 apart as f64 / 60e9
+            )
+        })
+    }
+
+    /// Why the steps of the ranks are no common measure, if different kernels delimit them: so it is where
+    /// summaries of ranks without annotations were not made together.
+    pub(crate) fn mixed_periods(&self) -> Option<String> {
+        let periods: BTreeSet<&Period> = self.profiles.iter().filter_map(|p| p.period.as_ref()).collect();
+        (periods.len() > 1).then(|| {
+            let names: Vec<String> =
+                periods.into_iter().map(|p| format!("{} x {}", p.runs, short_name(&p.kernel))).collect();
+            format!(
+                "the steps were found by the period of different kernels ({}): summarise these ranks together, or compare their traces",
+                names.join(", ")
             )
         })
     }

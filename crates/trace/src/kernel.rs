@@ -5,12 +5,13 @@
 //! may also contain. A kernel without a match is [`Family::Other`], and every report says how much
 //! time that is: a renamed kernel shows up as unknown instead of vanishing.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A family of kernels. What one family costs can be compared between ranks even where the
 /// kernels inside it differ, as GEMM tiles do with the batch size.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Family {
     /// Attention of any kind, its key-value bookkeeping included.
     Attention,

@@ -72,6 +72,7 @@ pub mod report;
 mod split;
 mod stats;
 mod step;
+pub mod summary;
 pub mod time;
 mod trace;
 pub mod verdict;
@@ -80,6 +81,7 @@ pub use self::collective::{ClockOffset, MatchedBy, MatchedCollectives, RankWait}
 pub use self::compare::compare;
 pub use self::comparison::{Comparison, ComparisonInput, KernelLine, KindLine, RankLine};
 pub use self::kernel::Family;
+pub use self::period::Period;
 pub use self::profile::{Collective, Cost, KernelCost, Profiles, RankProfile, RankWindow, Step};
 pub use self::rank::{Axis, Rank, RankId};
 pub use self::split::{Part, Split, StepSplit};

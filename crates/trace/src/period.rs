@@ -9,14 +9,26 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::kernel::{Family, Phase, family_of, phase_of};
 use crate::step::{StepKind, StepMark};
 use crate::trace::RankTrace;
 
+/// What delimits the steps of ranks without annotations.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Period {
+    /// The kernel that runs first in a step.
+    pub kernel: String,
+    /// How often it runs in a step.
+    pub runs: usize,
+}
+
 /// Steps of several ranks, by the period of one kernel.
 pub(crate) struct Periods {
-    /// The kernel.
-    pub kernel: String,
+    /// What delimits them.
+    pub period: Period,
     /// Complete steps of each rank, in the order of the ranks; empty where the kernel does not run.
     pub marks: Vec<Vec<StepMark>>,
 }
@@ -26,8 +38,16 @@ const MIN_RUNS: u64 = 4;
 /// The most names that are considered, the most frequent first: this bounds the work on a hostile file.
 const MAX_NAMES: usize = 400;
 
-/// Finds the steps of ranks that run the same program; `None` when no kernel is common to all.
-pub(crate) fn periods(traces: &[&RankTrace]) -> Option<Periods> {
+/// Finds the steps of ranks that run the same program; `None` when no kernel is common to all. Where the
+/// period of other ranks of the capture is `known`, it is that of these, too.
+pub(crate) fn periods(traces: &[&RankTrace], known: Option<&Period>) -> Option<Periods> {
+    let period = known.cloned().or_else(|| period_of(traces))?;
+    let marks = traces.iter().map(|t| marks_of(&starts_of(t, &period.kernel), period.runs, t)).collect();
+    Some(Periods { period, marks })
+}
+
+/// The period that ranks have in common.
+fn period_of(traces: &[&RankTrace]) -> Option<Period> {
     let counts: Vec<HashMap<&str, u64>> = traces.iter().map(|t| counts_of(t)).collect();
     let present: Vec<usize> = (0..traces.len()).filter(|&i| !traces[i].rows.is_empty()).collect();
     let &reference = present.iter().max_by_key(|&&i| traces[i].rows.len())?;
@@ -42,14 +62,12 @@ pub(crate) fn periods(traces: &[&RankTrace]) -> Option<Periods> {
     names.truncate(MAX_NAMES);
     let skeleton = skeleton_of(&names)?;
     let kernel = first_of_step(&skeleton, traces[reference])?;
-    let starts: Vec<Vec<i64>> = traces.iter().map(|t| starts_of(t, kernel)).collect();
-    let every = present
+    let runs = present
         .iter()
-        .map(|&i| runs_per_step(&starts[i]))
+        .map(|&i| runs_per_step(&starts_of(traces[i], kernel)))
         .reduce(|a, b| if a == b { a } else { 1 })
         .unwrap_or(1);
-    let marks = starts.iter().zip(traces).map(|(s, t)| marks_of(s, every, t)).collect();
-    Some(Periods { kernel: kernel.to_owned(), marks })
+    Some(Period { kernel: kernel.to_owned(), runs })
 }
 
 fn counts_of(trace: &RankTrace) -> HashMap<&str, u64> {

@@ -106,6 +106,7 @@ mod tests {
             busy_ns: 1,
             steps: steps.iter().map(step).collect(),
             source: StepSource::Period,
+            period: None,
             kernels: Vec::new(),
             collectives: Vec::new(),
             streams: Vec::new(),

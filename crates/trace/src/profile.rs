@@ -5,7 +5,7 @@
 //! the window and for no step.
 
 use crate::kernel::{Family, family_of, short_name};
-use crate::period;
+use crate::period::{self, Period};
 use crate::rank::RankId;
 use crate::step::{StepKind, StepMark, StepSource};
 use crate::trace::{Activities, CollectiveId, RankTrace, Row};
@@ -29,8 +29,10 @@ impl Cost {
 /// One kernel's cost on one rank.
 #[derive(Clone, Debug)]
 pub struct KernelCost {
-    /// The name as the profiler wrote it.
+    /// The name as the profiler wrote it; of a summary, the name for people.
     pub name: String,
+    /// Digest of the name as the profiler wrote it: equal for the same kernel on all ranks.
+    pub digest: u64,
     /// The name for people.
     pub short: String,
     /// Its family.
@@ -122,6 +124,8 @@ pub struct RankProfile {
     pub steps: Vec<Step>,
     /// How the steps were found.
     pub source: StepSource,
+    /// What delimits the steps, where they were found by a period.
+    pub period: Option<Period>,
     /// Launches and time of each kernel inside of steps.
     pub kernels: Vec<KernelCost>,
     /// Its collective calls, in order.
@@ -137,6 +141,14 @@ pub struct RankProfile {
 }
 
 impl RankProfile {
+    /// Stands for a rank whose file could not be read.
+    pub fn unreadable(rank: RankId) -> Self {
+        let mut trace = RankTrace::default();
+        trace.partial = true;
+        trace.notes.push("its trace could not be read".to_owned());
+        aggregate(rank, trace, StepSource::PerSecond, &[])
+    }
+
     /// Length of the window in nanoseconds.
     pub fn window_ns(&self) -> u64 {
         u64::try_from(self.window.1 - self.window.0).unwrap_or(0)
@@ -174,6 +186,11 @@ impl RankWindow {
         Self { rank, rows }
     }
 
+    /// A rank that was aggregated before: read from its [summary](crate::summary).
+    pub fn of_summary(profile: RankProfile) -> Self {
+        Self { rank: profile.rank, rows: Rows::Aggregated(profile) }
+    }
+
     /// The rank.
     pub fn rank(&self) -> RankId {
         self.rank
@@ -201,20 +218,27 @@ impl Profiles {
                 Rows::Aggregated(_) => None,
             })
             .collect();
-        let periods = if waiting.is_empty() { None } else { period::periods(&waiting) };
-        let period_kernel = periods.as_ref().map(|p| p.kernel.clone());
+        let known = windows.iter().find_map(|w| match &w.rows {
+            Rows::Aggregated(profile) => profile.period.as_ref(),
+            Rows::Waiting(_) => None,
+        });
+        let periods = if waiting.is_empty() { None } else { period::periods(&waiting, known) };
+        let period = periods.as_ref().map(|p| p.period.clone()).or_else(|| known.cloned());
         let mut marks = periods.map(|p| p.marks).unwrap_or_default().into_iter();
         let ranks = windows
             .into_iter()
             .map(|window| match window.rows {
                 Rows::Aggregated(profile) => profile,
                 Rows::Waiting(trace) => match marks.next().filter(|m| !m.is_empty()) {
-                    Some(marks) => aggregate(window.rank, trace, StepSource::Period, &marks),
+                    Some(marks) => {
+                        let profile = aggregate(window.rank, trace, StepSource::Period, &marks);
+                        RankProfile { period: period.clone(), ..profile }
+                    }
                     None => aggregate(window.rank, trace, StepSource::PerSecond, &[]),
                 },
             })
             .collect();
-        Self { ranks, period_kernel }
+        Self { ranks, period_kernel: period.map(|p| p.kernel) }
     }
 }
 
@@ -294,6 +318,7 @@ fn aggregate(rank: RankId, mut trace: RankTrace, source: StepSource, marks: &[St
         .enumerate()
         .map(|(i, name)| KernelCost {
             short: short_name(&name),
+            digest: digest_of(&name),
             name,
             family: families[i],
             blocks: trace.blocks[i] as f64 / launches[i].max(1) as f64,
@@ -310,6 +335,7 @@ fn aggregate(rank: RankId, mut trace: RankTrace, source: StepSource, marks: &[St
         busy_ns,
         steps,
         source,
+        period: None,
         kernels,
         collectives,
         streams: streams.into_iter().map(|s| s.1).collect(),
@@ -325,6 +351,11 @@ fn complete_steps<'a>(marks: &'a [StepMark], rows: &[Row]) -> &'a [StepMark] {
     let last = rows.last().map_or(i64::MIN, |r| r.start);
     let begun = marks.iter().take_while(|m| m.start <= last).count();
     &marks[..if begun > 1 { begun - 1 } else { begun }]
+}
+
+/// FNV-1a (Fowler, Noll and Vo) of 64 bits: summaries carry it, so it is the same in every version.
+fn digest_of(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// First start and last end.

@@ -10,6 +10,7 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::labels::{LabelValue, Labels};
+use crate::printable::printable;
 
 pub use self::names::{TraceFileName, match_file_name, parse_file_name, parse_process_name, parse_rank};
 
@@ -178,11 +179,7 @@ impl Serialize for Rank {
 impl<'de> Deserialize<'de> for Rank {
     /// `{"dp_rank": 2}`.
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        BTreeMap::<String, u16>::deserialize(d)?.into_iter().try_fold(Self::NONE, |rank, (label, index)| {
-            let axis = Axis::ALL.into_iter().find(|a| a.label() == label);
-            axis.map(|a| rank.with(a, index))
-                .ok_or_else(|| D::Error::custom(format!("no axis is called {label}")))
-        })
+        rank_of_indices(BTreeMap::deserialize(d)?).map_err(D::Error::custom)
     }
 }
 
@@ -223,6 +220,15 @@ impl RankId {
         }
     }
 
+    /// As users write it, and as names of files have it: `dp2-tp0`, `pid743`, `engine`.
+    pub fn word(self) -> String {
+        match self {
+            Self::Rank(Rank::NONE) => "engine".to_owned(),
+            Self::Rank(rank) => rank.to_string().to_ascii_lowercase().replace(' ', "-"),
+            Self::Pid(pid) => format!("pid{pid}"),
+        }
+    }
+
     /// The rank, unless it is a process.
     pub(crate) fn rank(self) -> Option<Rank> {
         match self {
@@ -252,6 +258,27 @@ impl Serialize for RankId {
             }
         }
     }
+}
+
+impl<'de> Deserialize<'de> for RankId {
+    /// `{"dp_rank": 2}`, `{"pid": 743}`.
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let indices = BTreeMap::<String, u32>::deserialize(d)?;
+        if let Some(pid) = indices.get("pid").filter(|_| indices.len() == 1) {
+            return Ok(Self::Pid(*pid));
+        }
+        rank_of_indices(indices).map(Self::Rank).map_err(D::Error::custom)
+    }
+}
+
+/// The rank with these indices, each under the label of its axis.
+fn rank_of_indices(indices: BTreeMap<String, u32>) -> Result<Rank, String> {
+    indices.into_iter().try_fold(Rank::NONE, |rank, (label, index)| {
+        let axis = Axis::ALL.into_iter().find(|a| a.label() == label);
+        let axis = axis.ok_or_else(|| format!("no axis is called {}", printable(&label, 80)))?;
+        let index = u16::try_from(index).map_err(|_| format!("{index} is no index of a rank"))?;
+        Ok(rank.with(axis, index))
+    })
 }
 
 /// The axes on which `ranks` differ: the others are not needed to name them.

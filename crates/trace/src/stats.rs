@@ -233,19 +233,19 @@ type Launches = (f64, f64, f64);
 
 /// Compares kernels of the same full name in steps of the same kind between rank `at` and the others.
 pub fn same_calls(profiles: &[&RankProfile], at: usize) -> SameCalls {
-    let mut peers: HashMap<(&str, usize), Vec<Launches>> = HashMap::new();
+    let mut peers: HashMap<(u64, usize), Vec<Launches>> = HashMap::new();
     for (_, p) in profiles.iter().enumerate().filter(|(i, _)| *i != at) {
         for k in p.kernels.iter().filter(|k| k.family != Family::Communication) {
             for (kind, c) in k.by_kind.iter().enumerate().filter(|(_, c)| c.launches >= MIN_STEPS as u64) {
                 let each = c.time_ns as f64 / c.launches as f64;
-                peers.entry((k.name.as_str(), kind)).or_default().push((each, c.time_ns as f64, k.blocks));
+                peers.entry((k.digest, kind)).or_default().push((each, c.time_ns as f64, k.blocks));
             }
         }
     }
     let mut rows = Vec::new();
     for k in profiles[at].kernels.iter().filter(|k| k.family != Family::Communication) {
         for (kind, c) in k.by_kind.iter().enumerate().filter(|(_, c)| c.launches >= MIN_STEPS as u64) {
-            let Some(others) = peers.get(&(k.name.as_str(), kind)) else { continue };
+            let Some(others) = peers.get(&(k.digest, kind)) else { continue };
             let of =
                 |f: fn(&Launches) -> f64| median(&others.iter().map(f).collect::<Vec<_>>()).unwrap_or(0.0);
             let (each, weight, blocks) = (of(|o| o.0), of(|o| o.1), of(|o| o.2));

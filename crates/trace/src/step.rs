@@ -1,10 +1,11 @@
 //! Steps of the model: what they run, and the annotations by which engines mark them.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What a step of the model ran.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum StepKind {
     /// Prefill.
     Extend,
@@ -82,8 +83,9 @@ pub fn parse_annotation(text: &str) -> Option<(StepKind, Option<u32>, Option<u32
 }
 
 /// How the steps of a rank were found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum StepSource {
     /// Annotations on the GPU's own timeline.
     GpuAnnotations,

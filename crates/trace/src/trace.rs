@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::{Family, family_of};
 use crate::printable::printable_bytes;
@@ -57,7 +57,8 @@ pub struct CollectiveId {
 
 /// What a profiler recorded beside kernels. Each of them slows the host that is profiled, so host time
 /// may be compared under the same activities only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Activities {
     /// Operators and calls of the CUDA runtime on the CPU.
     pub cpu: bool,

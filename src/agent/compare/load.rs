@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{CompareRequest, TraceSource};
 use crate::observe::trace::folder::{self, Format, Inventory, Manifest, TraceFile};
-use crate::observe::trace::{TraceError, nsight, read_kineto};
+use crate::observe::trace::{TraceError, nsight, read_kineto, read_summary};
 use skewtrap_trace::rank::{Rank, RankId, match_file_name, parse_file_name, parse_process_name};
 use skewtrap_trace::read::kineto;
 use skewtrap_trace::{Limits, Profiles, RankProfile, RankTrace, RankWindow};
@@ -81,6 +81,14 @@ fn jobs_of(
                         by_process: None,
                     }),
                 }
+            }
+            Format::Summary => {
+                let given = request.rank_overrides.files.iter().find(|(part, _)| file.name().contains(part));
+                jobs.push(Job {
+                    sources: vec![TraceSource::Summary(file.clone())],
+                    rank: given.map(|(_, rank)| RankId::Rank(*rank)),
+                    by_process: None,
+                });
             }
             Format::NsightSqlite | Format::NsightReport => {
                 let (path, temp) = nsight::sqlite_of(file)?;
@@ -270,6 +278,11 @@ fn read_one(
     limits: Limits,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Option<ReadRank>, TraceError> {
+    if let [TraceSource::Summary(file)] = job.sources.as_slice() {
+        let read = read_summary(&file.path, progress)?;
+        let profile = RankProfile { rank: job.rank.unwrap_or(read.rank), ..read };
+        return Ok(Some(ReadRank { sources: job.sources.clone(), window: RankWindow::of_summary(profile) }));
+    }
     let mut trace = RankTrace::default();
     let mut info = kineto::FileInfo::default();
     for source in &job.sources {
@@ -278,6 +291,7 @@ fn read_one(
             TraceSource::Nsight(path, pid) => {
                 nsight::Export::open(path)?.read(path, *pid, limits, &mut trace)?
             }
+            TraceSource::Summary(_) => {}
         }
     }
     let Ok(named) = info.rank() else { return Ok(None) };

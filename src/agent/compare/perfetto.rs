@@ -22,6 +22,9 @@ pub enum MergeError {
     /// A requested rank is not there.
     #[error("{0} is none of the ranks in these traces: {1}")]
     NoSuchRank(RankId, String),
+    /// Of a rank there is no trace.
+    #[error("of {0} there is only a summary, which has no kernel to draw: give its trace")]
+    NoTrace(RankId),
     /// The output cannot be written.
     #[error("cannot write the merged trace: {0}")]
     Write(#[from] io::Error),
@@ -65,6 +68,7 @@ pub fn write<W: Write>(compared: &Compared, profiles: &[&RankProfile], out: W) -
             match source {
                 TraceSource::Kineto(file) => kineto_rows(&file.path, rank, &mut merged)?,
                 TraceSource::Nsight(path, pid) => nsight_rows(path, *pid, rank, &mut merged)?,
+                TraceSource::Summary(_) => return Err(MergeError::NoTrace(profile.rank)),
             }
         }
     }

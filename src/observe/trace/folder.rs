@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::{Rank, parse_file_name};
+use skewtrap_trace::summary;
 
 use super::TraceError;
 
@@ -29,6 +30,8 @@ pub enum Format {
     NsightSqlite,
     /// An Nsight Systems report, to be exported first.
     NsightReport,
+    /// The summary of a rank ([`skewtrap_trace::summary`]).
+    Summary,
 }
 
 /// One trace file.
@@ -90,7 +93,7 @@ pub fn inventory(paths: &[PathBuf]) -> Result<Inventory, TraceError> {
                 }
                 FileKind::Bundle | FileKind::Other => {
                     let what =
-                        "this is no profiler trace (.trace.json, .trace.json.gz, .sqlite, .nsys-rep)".into();
+                        "this is no profiler trace (.trace.json, .trace.json.gz, .sqlite, .nsys-rep) and no summary of one (.summary.json)".into();
                     return Err(TraceError::File { path: path.clone(), what });
                 }
             }
@@ -142,7 +145,13 @@ fn add_folder(dir: &Path, found: &mut Inventory) -> Result<(), TraceError> {
             with_traces.push((sub, inside));
         }
     }
-    if with_traces.len() > 1 {
+    let summaries = |inside: &Inventory| inside.files.iter().all(|f| f.format == Format::Summary);
+    // Summaries beside traces are of the same ranks; alone they may lie in a folder for each rank.
+    if with_traces.iter().any(|(_, inside)| !summaries(inside)) {
+        with_traces.retain(|(_, inside)| !summaries(inside));
+    }
+    let of_ranks = with_traces.iter().all(|(_, inside)| summaries(inside));
+    if with_traces.len() > 1 && !of_ranks {
         let names: Vec<String> = with_traces.iter().map(|(p, _)| p.display().to_string()).collect();
         return Err(TraceError::Nothing(format!(
             "{} holds {} captures: {}. Give one of them",
@@ -151,7 +160,7 @@ fn add_folder(dir: &Path, found: &mut Inventory) -> Result<(), TraceError> {
             names.join(", ")
         )));
     }
-    if let Some((_, inside)) = with_traces.pop() {
+    for (_, inside) in with_traces {
         found.files.extend(inside.files);
         found.notes.extend(inside.notes);
         found.manifest.files.extend(inside.manifest.files);
@@ -212,6 +221,9 @@ fn classify(path: &Path) -> Result<FileKind, TraceError> {
     if BUNDLE_FILES.contains(&name.as_str()) {
         return Ok(FileKind::Bundle);
     }
+    if summary::is_file_name(&name) {
+        return Ok(FileKind::Trace(Format::Summary));
+    }
     if name.ends_with(".qdstrm") {
         return Ok(FileKind::LeftOut("an Nsight report whose import failed; import it with Nsight Systems"));
     }
@@ -255,8 +267,12 @@ fn prefer_exports(found: &mut Inventory) {
 
 /// Refuses files of several captures, whose ranks would be compared across time.
 fn check_one_capture(found: &Inventory) -> Result<(), TraceError> {
-    let captures: BTreeSet<String> =
-        found.files.iter().filter_map(|f| parse_file_name(&f.name()).capture).collect();
+    let captures: BTreeSet<String> = found
+        .files
+        .iter()
+        .filter(|f| f.format != Format::Summary)
+        .filter_map(|f| parse_file_name(&f.name()).capture)
+        .collect();
     if captures.len() > 1 {
         let names: Vec<&str> = captures.iter().map(String::as_str).take(8).collect();
         return Err(TraceError::Nothing(format!(

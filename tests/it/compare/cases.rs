@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::support::comparison::{said, summarise_half};
 use crate::support::traces as generator;
 use crate::support::traces::{Rank, Slow, Style, write};
 use skewtrap::agent::compare::{CompareRequest, run};
@@ -407,7 +408,19 @@ fn verdict_of(dir: &Path, c: &Case) -> Verdict {
         write(&then, before, &Style { seed: c.style.seed + 77, ..c.style.clone() });
         request.baseline = vec![then];
     }
-    run(&request, &|_| {}).expect("the traces are readable").comparison.verdict
+    let compared = run(&request, &|_| {}).expect("the traces are readable");
+    let (summaries, mixture) = (at("summaries"), at("mixture"));
+    summarise_half(&compared, &summaries, &mixture);
+    for of_summaries in [summaries, mixture] {
+        let again = CompareRequest {
+            paths: vec![of_summaries],
+            baseline: request.baseline.clone(),
+            ..CompareRequest::default()
+        };
+        let seen = run(&again, &|_| {}).expect("the summaries are readable");
+        assert_eq!(said(&seen), said(&compared), "{} (seed {})", c.topic, c.style.seed);
+    }
+    compared.comparison.verdict
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use skewtrap::agent::compare::{CompareRequest, Compared, RankOverrides, run};
+use serde_json::Value;
+use skewtrap::agent::compare::{CompareRequest, Compared, RankOverrides, TraceSource, run};
 use skewtrap_trace::kernel::Family;
 use skewtrap_trace::rank::Rank;
+use skewtrap_trace::summary;
 use skewtrap_trace::verdict::Kind;
 
 pub fn here(path: &str) -> PathBuf {
@@ -35,6 +37,37 @@ pub fn named(c: &Compared) -> (Kind, Option<String>, Option<Family>, String) {
 
 pub fn attention_of(rank: &str) -> (Kind, Option<String>, Option<Family>, String) {
     (Kind::UnevenWork, Some(rank.into()), Some(Family::Attention), "_fwd_grouped_kernel_stage1".into())
+}
+
+/// All that a comparison says but for remarks about the reading of files.
+pub fn said(c: &Compared) -> Value {
+    let mut json = serde_json::to_value(&c.comparison).expect("it serialises");
+    json["notes"] = Value::Null;
+    json
+}
+
+/// Writes the summaries of all ranks into `summaries`; into `mixture` those of every other rank, and the
+/// traces of the rest.
+pub fn summarise_half(c: &Compared, summaries: &Path, mixture: &Path) {
+    let written = c.write_summaries(summaries).expect("they can be written");
+    assert_eq!(written.len(), c.ranks.len() + c.unreadable.len());
+    for (i, rank) in c.ranks.iter().enumerate() {
+        let named = c.input.profiles[i].rank;
+        let sources = &c.sources.iter().find(|s| s.0 == named).expect("it was read from somewhere").1;
+        let is_trace = i % 2 == 0 && sources.iter().all(|s| matches!(s, TraceSource::Kineto(_)));
+        let copied: Vec<PathBuf> = if is_trace {
+            sources.iter().map(|s| s.path().to_owned()).collect()
+        } else {
+            vec![summaries.join(summary::file_name(*rank))]
+        };
+        for path in copied {
+            std::fs::copy(&path, mixture.join(path.file_name().expect("a name"))).expect("copied");
+        }
+    }
+    for rank in &c.unreadable {
+        let name = summary::file_name(*rank);
+        std::fs::copy(summaries.join(&name), mixture.join(&name)).expect("copied");
+    }
 }
 
 /// What a rank loses for each step, as the verdict has it.

@@ -39,7 +39,7 @@ impl Conclusion<'_> {
         if self.input.profiles.iter().all(|p| p.rows == 0) {
             return self.without_kernels();
         }
-        if let Some(why) = self.input.mixed_captures() {
+        if let Some(why) = self.input.mixed_captures().or_else(|| self.input.mixed_periods()) {
             return self.insufficient(why);
         }
         match diagnosis {
