@@ -254,6 +254,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
         watch.handle(Event::Silenced(silence), now, &mut Vec::new());
     }
     watch.remember(state.baselines()?, now);
+    watch.take_up(state.open_incidents()?, now);
     let (outlet, mut sees) = outlet(outlet::ITEMS, outlet::BYTES);
     startup::sources(&plan.sources, &supervisor, &outlet, clock);
     let probes = startup::probes(&plan.targets, &supervisor, &tx, clock);
@@ -294,7 +295,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
         probes,
         reload,
     };
-    agent.recover(found, &known);
+    let mut effects = Vec::new();
+    agent.recover(found, &known, &mut effects);
     systemd::ready("watching");
     let mut tick = tokio::time::interval(clock.real(TICK));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -302,7 +304,6 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let mut sweep = tokio::time::interval(Duration::from_secs(60));
     let mut keep_learned = tokio::time::interval(KEEP_LEARNED);
     keep_learned.reset();
-    let mut effects = Vec::new();
     loop {
         let due = agent.until_due();
         tokio::select! {
@@ -321,14 +322,14 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
                 agent.effort.clone().count(Stage::Publish, || agent.publish(wanted));
             }
             _ = sweep.tick() => agent.sweep(),
-            _ = keep_learned.tick() => agent.save_baselines(),
+            _ = keep_learned.tick() => agent.save_what_goes_on(),
             Some(item) = inbox.recv() => agent.take(item, &mut effects),
             // Last: a log that never ends must not keep the rest from its turn.
             Some(seen) = sees.recv() => agent.observed(&seen, &mut effects),
         }
         agent.carry_out(&mut effects);
     }
-    agent.save_baselines();
+    agent.save_what_goes_on();
     agent.stop(&mut inbox, &mut sees, &mut delivered).await;
     drop(agent);
     let _ = tokio::time::timeout(GRACE, archivist).await;
@@ -403,7 +404,7 @@ impl Agent {
             }
             AgentEvent::LeftOpen { incident } => drop(self.running.remove(&incident)),
             AgentEvent::Recovered { record, taken } => self.recovered(*record, taken, effects),
-            AgentEvent::RecoveredCompared { record, note } => self.recovered_verdict(*record, note),
+            AgentEvent::RecoveredCompared { record, note } => self.recovered_verdict(*record, note, effects),
             AgentEvent::Swept(space) => self.watch.handle(Event::Swept(space), now, effects),
         }
     }

@@ -26,6 +26,7 @@ use skewtrap_core::capture::plan::StartRequest;
 use skewtrap_core::incident::{Record, StoredCapture};
 use skewtrap_core::rule::Baseline;
 use skewtrap_core::status::Silence;
+use skewtrap_core::watch::KeptIncident;
 use skewtrap_trace::time::Time;
 
 pub use error::StateError;
@@ -476,6 +477,25 @@ impl State {
     /// The database cannot be read.
     pub fn baselines(&self) -> Result<Vec<Baseline>, StateError> {
         let bodies = bodies_in(&self.lock(), "SELECT value FROM meta WHERE name = 'baselines'");
+        let body = bodies.map_err(|e| self.broken(e))?.pop();
+        Ok(body.and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default())
+    }
+
+    /// Replaces the incidents that are open: an agent after this one goes on with them.
+    ///
+    /// # Errors
+    /// The database cannot be written.
+    pub fn save_open_incidents(&self, open: &[KeptIncident]) -> Result<(), StateError> {
+        self.execute("INSERT OR REPLACE INTO meta VALUES ('open_incidents', ?1)", params![json(&open)])
+    }
+
+    /// The incidents that an agent before this one left open; nothing where another release saved them in words
+    /// that this one does not know.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn open_incidents(&self) -> Result<Vec<KeptIncident>, StateError> {
+        let bodies = bodies_in(&self.lock(), "SELECT value FROM meta WHERE name = 'open_incidents'");
         let body = bodies.map_err(|e| self.broken(e))?.pop();
         Ok(body.and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default())
     }

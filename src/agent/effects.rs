@@ -112,6 +112,8 @@ impl Agent {
     }
 
     fn notify(&mut self, incident: Incident, update: Update, only_edits: bool, receivers: &[Arc<str>]) {
+        // Before the message: an agent after this one must not tell it again.
+        self.save_what_goes_on();
         match only_edits {
             true => self.notifier.edit(&incident, update, receivers, self.clock),
             false => self.notifier.send(&incident, update, receivers, self.clock),

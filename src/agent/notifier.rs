@@ -153,6 +153,11 @@ impl Notifier {
         }
     }
 
+    /// An incident that an agent before this one told goes on: its end is told to those who know of it.
+    pub fn goes_on(&mut self, incident: &Incident) {
+        self.planner.take_over(&incident.id);
+    }
+
     fn send_end(&mut self, record: &Record, silenced_until: Option<Time>, clock: Clock) {
         let deliveries = self.end_of(record, silenced_until, clock);
         self.post(deliveries);

@@ -102,6 +102,13 @@ impl Agent {
         self.store.state.later(move |state| state.save_baselines(&baselines));
     }
 
+    /// Keeps what was learned, and the incidents that are open, for an agent after this one.
+    pub(super) fn save_what_goes_on(&self) {
+        self.save_baselines();
+        let open = self.watch.kept_incidents();
+        self.store.state.later(move |state| state.save_open_incidents(&open));
+    }
+
     /// For the page, often enough that the store has forgotten nothing in between, whether it is open or
     /// not; server by server, so that the whole is never held twice.
     fn remember_course(&mut self) {
@@ -137,11 +144,28 @@ impl Agent {
 
     /// Reports what an agent before this one left finished, and closes the windows that it left open,
     /// each by a task of its own.
-    pub(super) fn recover(&mut self, found: Found, known: &BTreeMap<String, KnownTarget>) {
-        for record in found.finished {
-            self.report_closed(record);
+    pub(super) fn recover(
+        &mut self,
+        found: Found,
+        known: &BTreeMap<String, KnownTarget>,
+        effects: &mut Vec<Effect>,
+    ) {
+        for open in self.watch.kept_incidents() {
+            self.notifier.goes_on(&open.incident);
         }
-        for mut record in found.open {
+        for record in found.finished {
+            match self.watch.incident(&record.incident.id) {
+                None => self.report_closed(record),
+                Some(_) => {
+                    self.watch.ended_before(&record.incident, effects);
+                    if record.incident.verdict.is_none() && record.incident.capture.is_comparable() {
+                        self.compare_recovered(record);
+                    }
+                }
+            }
+        }
+        let is_over = |record: &Record| self.watch.incident(&record.incident.id).is_none();
+        for mut record in found.open.into_iter().filter(is_over).collect::<Vec<_>>() {
             let silenced_until = self.silenced_until(&record);
             let bundles = self.store.bundles.clone();
             self.notifier.send_left(&mut record, silenced_until, self.clock, move |incident| {
@@ -212,11 +236,17 @@ impl Agent {
         }
         self.metrics.stall(&record.incident.target, capture.end.stalled.as_secs_f64());
         capture.outcome.captured().inspect(|c| self.metrics.silence(&record.incident.target, c));
-        // The core does not know this incident; it books the attempt and trusts the server again.
         record.incident.captured(&capture);
+        let is_comparable = record.incident.capture.is_comparable();
         let event = WindowEvent::Ended(capture);
+        let goes_on = self.watch.incident(&incident).is_some();
         self.watch.handle(Event::Window { incident, event }, self.clock.now(), effects);
-        self.report_closed(record);
+        if !goes_on {
+            // The core, which books the attempt and trusts the server again, does not know this incident.
+            self.report_closed(record);
+        } else if is_comparable {
+            self.compare_recovered(record);
+        }
         self.make_room();
     }
 
@@ -258,7 +288,17 @@ impl Agent {
     }
 
     /// What comparing them said: told, and kept in the bundle. No core follows that incident any more.
-    pub(super) fn recovered_verdict(&mut self, mut record: Record, note: VerdictNote) {
+    pub(super) fn recovered_verdict(
+        &mut self,
+        mut record: Record,
+        note: VerdictNote,
+        effects: &mut Vec<Effect>,
+    ) {
+        if self.watch.incident(&record.incident.id).is_some() {
+            let (incident, window) = (record.incident.id.clone(), record.incident.window());
+            let event = Event::Compared { incident, window, note };
+            return self.watch.handle(event, self.clock.now(), effects);
+        }
         record.incident.verdict = Some(note);
         self.notifier.send(&record.incident, Update::Verdict, &record.notify, self.clock);
         // As above.

@@ -60,6 +60,9 @@ pub struct RuleText {
     /// No window for a trouble that harms a smaller share of the requests, where its harm is known (the
     /// rules on `factors`). Default 0.05.
     min_harm: Field<f64>,
+    /// What it finds while a trouble that a rule on `factors` tells is under way on its server, or has just ended, is a
+    /// symptom of that trouble and no incident of its own. Default `false`.
+    joins_trouble: Field<bool>,
     /// What else must be true, in CEL over the signals: `ranks(load) >= 2`.
     only_if: Field<String>,
     /// What to capture when it fires.
@@ -185,6 +188,7 @@ pub fn check(
         min_mean: settings.resolve("min_mean", &text.min_mean, 0.0),
         min_members: min_members as usize,
         min_harm: settings.resolve("min_harm", &text.min_harm, MIN_HARM),
+        joins_trouble: settings.resolve("joins_trouble", &text.joins_trouble, false),
         capture,
         limits,
         severity,

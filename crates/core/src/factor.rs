@@ -30,7 +30,7 @@ mod tail;
 mod turnover;
 mod work;
 
-pub use detector::{Detector, Nearest, Saved, Settings};
+pub use detector::{Detector, Nearest, Open, Saved, Settings};
 pub use evidence::{Factor, Side};
 pub use harm::{Harm, Reason};
 pub use incident::{Change, Incident, Symptom};

@@ -12,7 +12,7 @@ pub use self::capture::{CaptureOutcome, Refused};
 pub use self::record::{Exchange, Record, StoredCapture};
 pub use crate::capture::captured::{Captured, CapturedFile, Quality};
 use crate::cause::Cause;
-use crate::finding::Finding;
+use crate::finding::{Finding, Side};
 use crate::rule::Severity;
 use skewtrap_trace::Comparison;
 use skewtrap_trace::labels::Labels;
@@ -69,6 +69,15 @@ pub struct Incident {
     /// The death of its server while it was under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub died: Option<Death>,
+    /// The trouble of the factors that it is of, by its number among its server's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<u64>,
+    /// What other rules found of it, in order: no incidents of their own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub joined: Vec<Joined>,
+    /// Whether it ended while no agent ran: no rule of the agent that resolved it saw it go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended_unseen: bool,
 }
 
 impl Incident {
@@ -94,6 +103,19 @@ impl Incident {
             follow_up: None,
             worse: None,
             died: None,
+            trouble: None,
+            joined: Vec::new(),
+            ended_unseen: false,
+        }
+    }
+
+    /// Another rule found something that belongs to it; what the same rule found of the same rank before goes on.
+    pub fn join(&mut self, joined: Joined) {
+        let is_same = |j: &Joined| (&j.rule, &j.rank, j.side) == (&joined.rule, &joined.rank, joined.side);
+        match self.joined.iter().position(is_same) {
+            Some(known) => self.joined[known].until = None,
+            None if self.joined.len() < MOST_JOINED => self.joined.push(joined),
+            None => {}
         }
     }
 
@@ -178,6 +200,27 @@ pub struct EarlierCapture {
     pub capture: CaptureOutcome,
     /// The verdict of comparing its ranks.
     pub verdict: Option<VerdictNote>,
+}
+
+/// More than this of what other rules found is not kept.
+const MOST_JOINED: usize = 32;
+
+/// What another rule found of an incident.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Joined {
+    /// When.
+    pub at: Time,
+    /// Which rule.
+    pub rule: Arc<str>,
+    /// Of which rank.
+    pub rank: Labels,
+    /// On which side.
+    pub side: Side,
+    /// By which numbers: `max_over_mean(queue_reqs) 2.40 against 1.80`.
+    pub what: String,
+    /// When it was over; none while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Time>,
 }
 
 /// An incident that got worse after it was captured.

@@ -70,6 +70,9 @@ pub struct Rule {
     /// Where the harm of a trouble is known: no window is spent on one that harms a smaller share of the
     /// requests.
     pub min_harm: f64,
+    /// Whether what it finds while a trouble of the factors is under way on its server, or has just ended, is a
+    /// symptom of that trouble instead of an incident of its own.
+    pub joins_trouble: bool,
     /// What to capture when it fires.
     pub capture: CaptureSpec,
     /// How often it may capture.

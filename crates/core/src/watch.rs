@@ -5,8 +5,8 @@
 //! draws a random number, so a recording replays exactly.
 //!
 //! `causes` looks for the cause of what fired; `core` lets time pass and handles changes of state,
-//! `requests` decides on captures, `harm` whether a trouble is worth one, `windows` takes in how they
-//! end, `story` decides what of it is reported when, `incidents` holds what fires, `server` what is known
+//! `joins` which incident a firing belongs to, `requests` decides on captures, `harm` whether a trouble is worth one, `windows` takes in how they
+//! end, `story` decides what of it is reported when, `incidents` holds what fires, `kept` hands it to the next agent, `server` what is known
 //! of each server, and
 //! `status` shows all of it.
 
@@ -17,6 +17,8 @@ mod event;
 mod follow_up;
 mod harm;
 mod incidents;
+mod joins;
+mod kept;
 mod requests;
 mod server;
 mod status;
@@ -33,6 +35,7 @@ use self::core::Core;
 pub use self::death::SERVER_DIED;
 pub use self::event::{Effect, Event, ManualRequest, OpenWindow, ServerFact, WindowEvent};
 pub use self::incidents::{ActiveIncident, Trigger};
+pub use self::kept::KeptIncident;
 pub use self::story::LONGEST_COMPARISON;
 use crate::capture::admit::Policy;
 use crate::capture::facts::Facts;
@@ -271,6 +274,22 @@ impl Watch {
         self.core.engine.remember(baselines, now);
     }
 
+    /// The incidents whose rules fire, with what was told of them, as they outlive the agent.
+    pub fn kept_incidents(&self) -> Vec<KeptIncident> {
+        self.core.kept()
+    }
+
+    /// Goes on with the incidents that an agent before this one left open; to be called before anything is
+    /// observed.
+    pub fn take_up(&mut self, kept: Vec<KeptIncident>, now: Time) {
+        self.core.take_up(kept, now);
+    }
+
+    /// A capture of an incident that was taken up had ended before this agent began: `known` is what its bundle says.
+    pub fn ended_before(&mut self, known: &Incident, out: &mut Vec<Effect>) {
+        self.core.ended_before(known, out);
+    }
+
     /// A person says what an incident was worth. What it taught its server's bounds; `None` where it has none, or
     /// its firing is no longer remembered.
     pub fn mark(&mut self, incident: &Incident, mark: Mark) -> Option<Taught> {
@@ -321,3 +340,6 @@ pub struct Counts {
     /// Evaluations of rules.
     pub evaluations: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,6 +92,7 @@ fn the_rule_of_the_design_is_read() {
     rearm_after                        0s                                        default
     min_mean                           4                                         rules.yaml:9
     min_harm                           0.05                                      default
+    joins_trouble                      false                                     default
     ");
 }
 

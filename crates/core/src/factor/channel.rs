@@ -90,6 +90,10 @@ pub struct Known {
 pub const TESTS: [Factor; 6] =
     [Factor::Share, Factor::Speed, Factor::Work, Factor::Work, Factor::Share, Factor::Speed];
 
+/// The places of the tests on the work of a request: of all its tokens, and of those computed.
+pub const WORK: usize = 2;
+/// See above.
+pub const MISSES: usize = 3;
 /// The place of the test that joins share with another factor.
 pub const PRESSURE: usize = 4;
 /// The place of the test on the pace of decoding alone. It is one only where nothing tells what a rank did
@@ -125,6 +129,17 @@ impl Seen {
             &self.pressure.evidence,
             &self.paced,
         ]
+    }
+
+    /// Whether `test` could tell anything of `rank`: of a rank that admits too few requests the work of each is
+    /// not known.
+    pub fn is_measured(&self, test: usize, rank: usize) -> bool {
+        let tells = |seen: &work::Seen| seen.roots.iter().any(|w| w.get(rank).is_some_and(Option::is_some));
+        match test {
+            WORK => tells(&self.work),
+            MISSES => tells(&self.misses),
+            _ => true,
+        }
     }
 
     /// The factor that `test` found departed on `rank`.
@@ -308,38 +323,41 @@ impl Channel {
         (from..=to).map(|s| self.bins.get(rank, s).arrivals).sum()
     }
 
-    /// Since when `ranks` departed in `factor` by `test`, looking no further back than `since`.
-    #[allow(clippy::too_many_arguments)]
+    /// Since when `ranks` departed in `factor` by `test`, looking no further back than `since` and not at the ranks
+    /// in `busy`. `seen` is the newest second, and each rank's stretch under way.
     pub fn onset(
         &self,
         test: Option<usize>,
         factor: Factor,
-        side: Side,
-        ranks: &[usize],
-        newest: i64,
+        (side, ranks): (Side, &[usize]),
+        busy: &[usize],
         since: i64,
-        pending: &[Pending],
+        (newest, pending): (i64, &[Pending]),
     ) -> Option<Onset> {
         let from = since.max(self.bins.oldest()).max(newest - ONSET_REACH);
         let seconds = from..newest + 1;
         let rank = *ranks.first()?;
+        let peers: Vec<usize> =
+            (0..self.known.share.usual.len()).filter(|r| *r != rank && !busy.contains(r)).collect();
+        let speed_of = |speed: &Speed, side: Side, seconds: Range<i64>| {
+            self.speed_onset(speed, side, (rank, &peers), seconds, pending)
+        };
         match (factor, test) {
             (Factor::Share | Factor::Speed, Some(PRESSURE)) => {
-                let by_share = self.share_onset(side, ranks, seconds.clone());
-                let slower = if side == Side::High { Side::Low } else { Side::High };
-                let by_pace = self.speed_onset(&self.known.pace, slower, rank, seconds, pending);
+                let by_share = self.share_onset(side, ranks, busy, seconds.clone());
+                let by_pace = speed_of(&self.known.pace, side.opposite(), seconds);
                 let (own, other) =
                     if factor == Factor::Share { (by_share?, by_pace) } else { (by_pace?, by_share) };
                 // They tell of the same onset: where they do not agree, neither is as sure as it says.
                 let apart = other.map_or(0.0, |o| (o.at - own.at).abs().min(o.error + own.error));
                 Some(Onset { error: own.error.max(apart), ..own })
             }
-            (Factor::Share, _) => self.share_onset(side, ranks, seconds),
-            (_, Some(PACE)) => self.speed_onset(&self.known.pace, Side::Low, rank, seconds, pending),
-            (Factor::Speed, _) => self.speed_onset(&self.known.speed, side, rank, seconds, pending),
+            (Factor::Share, _) => self.share_onset(side, ranks, busy, seconds),
+            (_, Some(PACE)) => speed_of(&self.known.pace, Side::Low, seconds),
+            (Factor::Speed, _) => speed_of(&self.known.speed, side, seconds),
             (Factor::Work, _) => {
                 let end = newest as f64 + 1.0;
-                let work = if test != Some(2) { &self.known.misses } else { &self.known.work };
+                let work = if test != Some(WORK) { &self.known.misses } else { &self.known.work };
                 let logs = seconds.map(|s| self.work_of(work, rank, s)).collect();
                 locate(&Logs { seconds: logs, is_high: side == Side::High }, end, 0.5)
             }
@@ -347,13 +365,14 @@ impl Channel {
         }
     }
 
-    fn share_onset(&self, side: Side, ranks: &[usize], seconds: Range<i64>) -> Option<Onset> {
-        let all = self.known.share.usual.len();
+    fn share_onset(&self, side: Side, ranks: &[usize], busy: &[usize], seconds: Range<i64>) -> Option<Onset> {
+        let all: Vec<usize> = (0..self.known.share.usual.len()).filter(|r| !busy.contains(r)).collect();
         let end = seconds.end as f64;
         let theirs = |s: i64| ranks.iter().map(|r| self.bins.get(*r, s).arrivals).sum::<f64>();
-        let group = |s: i64| (0..all).map(|r| self.bins.get(r, s).arrivals).sum::<f64>();
+        let group = |s: i64| all.iter().map(|r| self.bins.get(*r, s).arrivals).sum::<f64>();
         let seconds: Vec<(f64, f64)> = seconds.map(|s| (theirs(s), group(s))).collect();
-        let mut usual = ranks.iter().map(|r| self.known.share.usual[*r]).sum::<f64>();
+        let share = |ranks: &[usize]| ranks.iter().map(|r| self.known.share.usual[*r]).sum::<f64>();
+        let mut usual = share(ranks) / share(&all).max(1e-9);
         if self.quality.is_inferred && seconds.len() as i64 >= 2 * BEFORE {
             // Inferred shares wander: what was usual just before counts.
             let older = &seconds[..seconds.len() - BEFORE as usize];
@@ -377,7 +396,7 @@ impl Channel {
         &self,
         speed: &Speed,
         side: Side,
-        rank: usize,
+        (rank, peers): (usize, &[usize]),
         seconds: Range<i64>,
         pending: &[Pending],
     ) -> Option<Onset> {
@@ -395,11 +414,12 @@ impl Channel {
             }
             let (needed, spent) =
                 if is_pending { (late / spent_on_it, 1.0) } else { (speed.clock.of(&bin), bin.spent) };
-            let is_known = spent > 0.2 && needed > 0.0;
-            logs.push(if is_known {
-                ((needed / spent).ln() - speed.usual[rank], speed.noise(rank).powi(2) / spent)
-            } else {
-                (0.0, f64::INFINITY)
+            logs.push(match departure(speed, rank, needed, spent) {
+                // As in the test itself: what its peers show as well is not its own.
+                Some(own) => {
+                    (weaker(own, self.peers_departure(speed, peers, s)), speed.noise(rank).powi(2) / spent)
+                }
+                None => (0.0, f64::INFINITY),
             });
         }
         if logs.len() as i64 >= 2 * BEFORE {
@@ -411,6 +431,17 @@ impl Channel {
             logs.iter_mut().for_each(|l| l.0 -= middle);
         }
         locate(&Logs { seconds: logs, is_high: side == Side::High }, end, blur)
+    }
+
+    /// How far the middle one of `peers` departed from its usual speed in a second, where one was busy.
+    fn peers_departure(&self, speed: &Speed, peers: &[usize], second: i64) -> f64 {
+        let of = |r: usize| {
+            let bin = self.bins.get(r, second);
+            departure(speed, r, speed.clock.of(&bin), bin.spent)
+        };
+        let mut peers: Vec<f64> = peers.iter().filter_map(|r| of(*r)).collect();
+        peers.sort_by(f64::total_cmp);
+        peers.get(peers.len() / 2).copied().unwrap_or(0.0)
     }
 
     /// The logarithm of tokens a request beyond the usual, and its variance.
@@ -434,4 +465,15 @@ impl Channel {
             work.pooled[0].variance.max(0.3) / bin.admitted,
         )
     }
+}
+
+/// The logarithm of needed over spent beyond the usual of `rank`; `None` where it was hardly busy.
+fn departure(speed: &Speed, rank: usize, needed: f64, spent: f64) -> Option<f64> {
+    (spent > 0.2 && needed > 0.0).then(|| (needed / spent).ln() - speed.usual[rank])
+}
+
+/// The weaker one of a departure from the usual and of one from what `peers` show; 0 where they disagree.
+fn weaker(own: f64, peers: f64) -> f64 {
+    let against = own - peers;
+    if own * against <= 0.0 { 0.0 } else { own.abs().min(against.abs()).copysign(own) }
 }

@@ -1,10 +1,14 @@
 //! The detector of one group of ranks: readings in, once a second what changed. `follow` carries what it
-//! found to its end.
+//! found to its end, `troubles` tells one trouble from another.
 
 use serde::{Deserialize, Serialize};
 
 mod follow;
 mod listen;
+mod troubles;
+
+use self::troubles::Closed;
+pub use self::troubles::Open;
 
 use crate::factor::channel::{Channel, Known, PACE, PRESSURE, Quality, Seen, TESTS};
 use crate::factor::clock::decoding_of;
@@ -13,6 +17,7 @@ use crate::factor::harm::Load;
 use crate::factor::incident::{Change, Incident};
 use crate::factor::intake::{Levels, Lines, Totals};
 use crate::factor::marks::{Firing, Firings, Mark, Taught};
+use crate::factor::observation::Gauges;
 use crate::factor::speed::Pending;
 use crate::factor::stuck::{Progress, Stuck};
 use crate::factor::turnover::Turnover;
@@ -98,6 +103,9 @@ pub struct Saved {
     /// The last firings, with what people said of them.
     #[serde(default)]
     pub firings: Firings,
+    /// The troubles under way, the one that is told last.
+    #[serde(default)]
+    pub open: Vec<Open>,
 }
 
 /// What is nearest to its bound now, for people who ask why nothing fires.
@@ -130,8 +138,14 @@ pub struct Detector {
     channels: [Option<Channel>; WAYS],
     loads: Vec<Load>,
     gauges_at: Option<f64>,
+    /// Each rank's gauges as they were read last, from whichever source.
+    gauges: Vec<Option<(f64, Gauges)>>,
+    /// The trouble under way that was found last: the one that is told.
     open: Option<Open>,
-    closed: Option<(f64, Incident)>,
+    /// Troubles that still go on behind it, the oldest first.
+    behind: Vec<Open>,
+    /// Troubles that ended a moment ago, the newest last.
+    closed: Vec<Closed>,
     /// The first second that counts: of all, or after the last incident.
     since: i64,
     incidents: u64,
@@ -143,16 +157,6 @@ pub struct Detector {
     /// Until when nothing is said, after a pause of all ranks.
     paused_until: f64,
     nearest: Option<Nearest>,
-}
-
-#[derive(Clone, Debug)]
-struct Open {
-    incident: Incident,
-    calm: u32,
-    /// The largest effect of each test on the blamed ranks so far.
-    peaks: [f64; TESTS.len()],
-    /// Seconds in a row in which more ranks were to blame.
-    votes: u32,
 }
 
 /// The step under way.
@@ -196,8 +200,10 @@ impl Detector {
             channels: [const { None }; WAYS],
             loads: vec![Load::default(); n],
             gauges_at: None,
+            gauges: vec![None; n],
             open: None,
-            closed: None,
+            behind: Vec::new(),
+            closed: Vec::new(),
             since: i64::MIN,
             incidents: 0,
             firings: Firings::default(),
@@ -210,7 +216,12 @@ impl Detector {
 
     /// The trouble under way.
     pub fn open(&self) -> Option<&Incident> {
-        self.open.as_ref().map(|open| &open.incident)
+        self.open.as_ref().filter(|open| !open.is_unseen).map(|open| &open.incident)
+    }
+
+    /// Whether the trouble of that number goes on, told or behind the one that is.
+    pub fn is_open(&self, id: u64) -> bool {
+        self.open.iter().chain(&self.behind).any(|open| open.incident.id == id)
     }
 
     /// Whether what is under way seems to have ended a moment ago.
@@ -238,6 +249,7 @@ impl Detector {
             longest_pause: self.stuck.longest,
             incidents: self.incidents,
             firings: self.firings.clone(),
+            open: self.behind.iter().chain(&self.open).cloned().collect(),
         }
     }
 
@@ -257,6 +269,12 @@ impl Detector {
         detector.stuck.longest = saved.longest_pause;
         detector.incidents = saved.incidents;
         detector.firings = saved.firings;
+        // Without what was usual before nobody could say when they are over.
+        let is_known = detector.channels.iter().any(Option::is_some);
+        let is_there = |open: &Open| open.incident.ranks.iter().all(|r| *r < settings.ranks);
+        let open = saved.open.into_iter().filter(|open| is_known && is_there(open));
+        detector.behind = open.map(|open| Open { is_unseen: true, calm: 0, ..open }).collect();
+        detector.open = detector.behind.pop();
         detector
     }
 
@@ -404,17 +422,6 @@ impl Detector {
         }
     }
 
-    /// Whether `c` is what a rank that hung a moment ago shows while it works off what it was sent meanwhile.
-    fn is_wake_of_a_hang(&self, c: &Candidate, now: f64) -> bool {
-        self.closed.as_ref().is_some_and(|(at, old)| {
-            let wake = (at - old.fired).clamp(REST as f64, WAKE);
-            c.factor != Factor::Stuck
-                && old.factor == Factor::Stuck
-                && old.ranks.contains(&c.rank)
-                && now - at < wake
-        })
-    }
-
     fn watch(
         &mut self,
         channel: &mut Channel,
@@ -423,57 +430,59 @@ impl Detector {
         moment: Moment,
     ) -> Vec<Change> {
         let Moment { newest, now, .. } = moment;
-        let Some(first) = candidates.iter().find(|c| !self.is_wake_of_a_hang(c, now)).copied() else {
+        self.closed.retain(|closed| now - closed.at < WAKE);
+        let Some(first) = candidates.iter().find(|c| !self.is_wake(channel, c, moment)).copied() else {
             self.suspected = None;
-            if newest >= self.since + REST || self.closed.is_none() {
+            // What a trouble leaves behind is not what is usual.
+            if candidates.is_empty() && (newest >= self.since + REST || self.closed.is_empty()) {
                 channel.learn(newest, seen);
             }
             return Vec::new();
         };
+        if self.is_confirmed(&first, moment) { vec![self.found(channel, &first, moment)] } else { Vec::new() }
+    }
+
+    /// Whether what departs is told: at once where it is gross, else when it is seen twice in a row, and not while
+    /// a rank may turn out to hang.
+    fn is_confirmed(&mut self, c: &Candidate, moment: Moment) -> bool {
         // A rank that hangs is also sent less, and slow: a second or two later it is known to hang.
-        let may_hang = self.stuck.is_in_doubt(now) || self.stuck.is_silent(first.rank, now);
-        if first.factor != Factor::Stuck && may_hang {
-            return Vec::new();
+        let may_hang = self.stuck.is_in_doubt(moment.now) || self.stuck.is_silent(c.rank, moment.now);
+        if c.factor != Factor::Stuck && may_hang {
+            return false;
         }
-        let seen_before = self.suspected == Some(first.factor);
-        self.suspected = Some(first.factor);
-        if first.strength < GROSS && !seen_before {
-            return Vec::new();
+        let seen_before = self.suspected.replace(c.factor) == Some(c.factor);
+        let is_told = c.strength >= GROSS || seen_before;
+        if is_told {
+            self.suspected = None;
         }
-        let excess = first.test.map_or(0.0, |t| first.evidence.deviance - channel.known.tails[t].level);
-        self.firings.note(Firing { at: now, way: moment.way, test: first.test, excess, mark: None });
-        channel.fired(first.test, first.evidence.deviance);
-        self.suspected = None;
-        let incident = self.describe(channel, &first, moment);
-        let returned = match self.closed.take() {
-            Some((at, old)) if now - at < WAKE && old.ranks.iter().any(|r| incident.ranks.contains(r)) => {
-                Some(old)
-            }
-            other => {
-                self.closed = other;
-                None
-            }
-        };
+        is_told
+    }
+
+    /// A trouble was found. It is one that ended a moment ago where that was of the same ranks.
+    fn found(&mut self, channel: &mut Channel, c: &Candidate, moment: Moment) -> Change {
+        let now = moment.now;
+        let excess = c.test.map_or(0.0, |t| c.evidence.deviance - channel.known.tails[t].level);
+        self.firings.note(Firing { at: now, way: moment.way, test: c.test, excess, mark: None });
+        channel.fired(c.test, c.evidence.deviance);
+        let incident = self.describe(channel, c, moment);
+        let returned =
+            self.closed.iter().rposition(|old| old.is_same(&incident)).map(|i| self.closed.remove(i));
         let change = match returned {
-            Some(old) => {
-                let incident = Incident {
-                    id: old.id,
-                    symptoms: [old.symptoms.clone(), incident.symptoms.clone()].concat(),
-                    ..incident
-                };
-                self.open =
-                    Some(Open { incident: incident.clone(), calm: 0, votes: 0, peaks: [0.0; TESTS.len()] });
-                Change::Returned(incident)
-            }
+            Some(Closed { incident: old, .. }) => Change::Returned(Incident {
+                id: old.id,
+                symptoms: [old.symptoms, incident.symptoms].concat(),
+                ..incident
+            }),
             None => {
                 self.incidents += 1;
-                let incident = Incident { id: self.incidents, ..incident };
-                self.open =
-                    Some(Open { incident: incident.clone(), calm: 0, votes: 0, peaks: [0.0; TESTS.len()] });
-                Change::Fired(incident)
+                Change::Fired(Incident { id: self.incidents, ..incident })
             }
         };
-        vec![change]
+        let open = Open::new(change.incident().clone(), c.test);
+        if let Some(before) = self.open.replace(open) {
+            self.behind.push(before);
+        }
+        change
     }
 
     /// A person says of the firing that a rule told at `told` what it was worth; what was said of it before is

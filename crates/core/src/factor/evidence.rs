@@ -1,7 +1,9 @@
 //! What a test says of a rank in a second.
 
+use serde::{Deserialize, Serialize};
+
 /// What makes load, and what each test looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Factor {
     /// Requests a rank is sent.
     Share,
@@ -37,12 +39,22 @@ impl Factor {
 }
 
 /// More or less of it than usual. More of [`Factor::Speed`] is faster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Side {
     /// More.
     High,
     /// Less.
     Low,
+}
+
+impl Side {
+    /// The other one.
+    pub const fn opposite(self) -> Self {
+        match self {
+            Self::High => Self::Low,
+            Self::Low => Self::High,
+        }
+    }
 }
 
 /// The strongest evidence of one test against one rank, over all windows.

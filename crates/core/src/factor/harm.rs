@@ -1,5 +1,7 @@
 //! Harm: what a trouble costs the clients, which decides whether a window is spent on it.
 
+use serde::{Deserialize, Serialize};
+
 /// What is known of one rank's load.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
@@ -12,7 +14,7 @@ pub struct Load {
 }
 
 /// Why a trouble hurts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     /// Requests wait on the blamed ranks while others have room.
     QueueBesideRoom,
@@ -40,7 +42,7 @@ impl Reason {
 }
 
 /// How much a trouble hurts at a moment.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Harm {
     /// Requests that would be better off, were the load even.
     pub requests: f64,

@@ -1,11 +1,13 @@
 //! One trouble, one incident: what the tests say, joined over ranks, factors and time.
 
+use serde::{Deserialize, Serialize};
+
 use crate::factor::evidence::{Factor, Side};
 use crate::factor::harm::Harm;
 use crate::factor::onset::Onset;
 
 /// A trouble under way, or one that is over.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Incident {
     /// Counts up from 1.
     pub id: u64,
@@ -36,7 +38,7 @@ pub struct Incident {
 }
 
 /// Something that departed during an incident.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Symptom {
     /// Which rank.
     pub rank: usize,

@@ -4,8 +4,10 @@
 //! summed out over a grid; a break of age `a` has prior density `1/(1 + a)`, since nobody knows the scale of
 //! its age. The onset is the posterior's median, its `±` reaches from there to the 4 % and 96 % points.
 
+use serde::{Deserialize, Serialize};
+
 /// Where a trouble began.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Onset {
     /// When, in seconds.
     pub at: f64,

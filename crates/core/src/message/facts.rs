@@ -7,7 +7,7 @@ use super::words::{bytes, counted, deviation_bound, figure, rank_name, seconds, 
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
 use crate::finding::Finding;
-use crate::incident::{CaptureOutcome, Death, Escalation, FollowUp, Incident};
+use crate::incident::{CaptureOutcome, Death, Escalation, FollowUp, Incident, Joined};
 use crate::signal::sample::ShownBy;
 use skewtrap_trace::labels::Labels;
 
@@ -36,6 +36,9 @@ pub struct Facts {
     /// What was looked at and is not the cause, and what cannot be known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub not_it: String,
+    /// What other rules found of the same trouble, in order.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub symptoms: String,
     /// That the server died, with the last line of its log about that.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub death: String,
@@ -62,6 +65,7 @@ impl Facts {
             evidence: evidence(&incident.finding),
             cause: incident.cause.as_ref().map_or_else(String::new, cause),
             not_it: incident.cause.as_ref().map_or_else(String::new, not_it),
+            symptoms: symptoms(incident),
             death: incident.died.as_ref().map_or_else(String::new, death),
             capture: captures(incident),
             verdict: verdict(incident),
@@ -73,7 +77,7 @@ impl Facts {
 
     /// The names and sentences that are not empty, in reading order.
     pub fn lines(&self) -> Vec<(&'static str, &str)> {
-        let all: [(&'static str, &str); 13] = [
+        let all: [(&'static str, &str); 14] = [
             ("rule", &self.rule),
             ("since", &self.since),
             ("rank", &self.rank),
@@ -81,6 +85,7 @@ impl Facts {
             ("evidence", &self.evidence),
             ("cause", &self.cause),
             ("not it", &self.not_it),
+            ("symptoms", &self.symptoms),
             ("death", &self.death),
             ("capture", &self.capture),
             ("verdict", &self.verdict),
@@ -106,6 +111,9 @@ fn since(incident: &Incident) -> String {
         seconds(incident.fired_at.since(onset).as_secs_f64())
     );
     match incident.resolved_at {
+        Some(end) if incident.ended_unseen => {
+            format!("{fired}; it ended while no agent ran, before {}", utc(end))
+        }
         Some(end) => {
             format!("{fired}, over at {} after {}", utc(end), seconds(end.since(onset).as_secs_f64()))
         }
@@ -195,6 +203,17 @@ fn not_it(cause: &Cause) -> String {
         parts.push(format!("unknown: {}", cause.unknown.join("; ")));
     }
     one_line(&parts.join(". "))
+}
+
+/// `kv-usage-skew: DP1 is high from 12:00:05 to 12:01:10, max_over_mean(kv_usage) 2.10 against 1.40`.
+fn symptoms(incident: &Incident) -> String {
+    let one = |joined: &Joined| {
+        let until = joined.until.map_or_else(String::new, |until| format!(" to {}", utc(until)));
+        let (rank, side, from) = (rank_name(&joined.rank), joined.side.word(), utc(joined.at));
+        let what = if joined.what.is_empty() { String::new() } else { format!(", {}", joined.what) };
+        format!("{}: {rank} is {side} from {from}{until}{what}", joined.rule)
+    };
+    one_line(&incident.joined.iter().map(one).collect::<Vec<_>>().join("; "))
 }
 
 /// What whoever restarts the server wants to know first: whether the agent may have had a part in it.

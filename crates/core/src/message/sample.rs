@@ -71,6 +71,9 @@ pub fn sample(fired_at: Time) -> Incident {
         follow_up: None,
         worse: None,
         died: None,
+        trouble: None,
+        joined: Vec::new(),
+        ended_unseen: false,
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Change {
     pub numbers: Option<Numbers>,
     /// Why, for `unknown` and `inert`.
     pub reason: Option<String>,
+    /// The trouble of the factors that fired it, by its number among its server's.
+    pub trouble: Option<u64>,
     /// Whether the firing may have begun before this agent was started: the trigger has held since so
     /// soon after the group was first seen that its clear could not have held in between.
     pub may_predate_start: bool,

@@ -168,6 +168,19 @@ impl Engine {
         self.factors.mark(server, told, mark)
     }
 
+    /// Whether any rule was judged on a group of `server`.
+    pub fn is_judged(&self, server: &str) -> bool {
+        let is_there = |group: &Group| group.target().is_some_and(|target| **target == *server);
+        let is_judged =
+            |group: &Group| !matches!(group.rule_state(), RuleState::Warming | RuleState::Unknown);
+        self.entries.iter().flat_map(|entry| &entry.groups).any(|group| is_there(group) && is_judged(group))
+    }
+
+    /// Whether a trouble of the factors of `server` goes on, told or behind another one.
+    pub fn is_open(&self, server: &str, trouble: u64) -> bool {
+        self.factors.is_open(server, trouble)
+    }
+
     /// What the detector of factors holds against the ranks of a server.
     pub fn told(&self, server: &str) -> Option<Told<'_>> {
         self.factors.told(server)
@@ -299,6 +312,7 @@ impl Engine {
                     finding: None,
                     numbers: None,
                     reason: Some(reason),
+                    trouble: None,
                     may_predate_start: false,
                 });
             }

@@ -72,6 +72,9 @@ pub struct Baseline {
 /// What is older than this is no longer taken to be usual.
 const OLDEST_BASELINE: Duration = Duration::from_secs(7 * 86_400);
 
+/// A trouble of which nothing was seen for longer is not the same any more.
+pub const RESUMES_WITHIN: Duration = Duration::from_secs(600);
+
 /// The detectors of all servers.
 #[derive(Debug)]
 pub struct Factors {
@@ -270,6 +273,12 @@ impl Factors {
         server.ranks.iter().copied().zip(progress).collect()
     }
 
+    /// Whether the trouble of that number goes on, on `server`.
+    pub fn is_open(&self, server: &str, trouble: u64) -> bool {
+        let detector = self.servers.get(server).and_then(|server| server.detector.as_ref());
+        detector.is_some_and(|detector| detector.is_open(trouble))
+    }
+
     /// What is held against the ranks of a server.
     pub fn told(&self, server: &str) -> Option<Told<'_>> {
         let server = self.servers.get(server)?;
@@ -328,7 +337,11 @@ impl Server {
         let Some((place, is_new)) = self.place_of(dp, at, per_day) else { return };
         if let Some(known) = self.known.take_if(|k| is_new && k.ranks == self.ranks) {
             let settings = Settings { ranks: self.ranks.len(), false_alarms_per_day: per_day };
-            self.detector = Some(Detector::restored(settings, known.known, at));
+            let mut saved = known.known;
+            if at - known.at.epoch_s() > RESUMES_WITHIN.as_secs_f64() {
+                saved.open.clear();
+            }
+            self.detector = Some(Detector::restored(settings, saved, at));
         }
         let published = match report {
             Report::Loads { published_s: Some(published), age } => {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Rule;
 use super::change::{Change, How, Numbers};
 use super::compiled::CompiledRule;
 use super::condition::{ConditionMemory, Detected, Judgement, Part};
@@ -65,6 +66,8 @@ pub(super) struct Group {
     guard_cache: GuardCache,
     /// When it last stopped firing: no onset lies before.
     pub last_cleared: Time,
+    /// The trouble of the factors that fired it last.
+    trouble: Option<u64>,
     /// Which of the trigger's conditions fired it last.
     fired_by: usize,
     /// While it fires after a capture: whether it gets worse.
@@ -91,6 +94,7 @@ impl Group {
             guard_cache: GuardCache::default(),
             detector: None,
             last_cleared: Time::default(),
+            trouble: None,
             fired_by: 0,
             escalation: None,
             clear_since: None,
@@ -209,6 +213,7 @@ impl Group {
             Some(suppression) => Input::Disturbed { clear: clear && suppression == Suppression::MayClear },
         };
         let step = self.state.step(input, compiled.holds, now);
+        let step = self.tell_apart(step, rule, told, blame.is_some().then_some(trigger.deciding), now);
         self.note(step, is_open, trigger.deciding, now);
         match step.how() {
             Some(how) => Some(self.change(how, compiled, Some((&trigger, frames)), told, None, now)),
@@ -224,6 +229,34 @@ impl Group {
     /// Once the clear has held for its time, this agent sees the beginning of whatever fires later.
     fn note_clear(&mut self, clear: bool, hold: Duration, now: Time) {
         self.has_been_clear = self.has_been_clear || has_lasted(&mut self.clear_since, clear, hold, now);
+    }
+
+    /// A firing of the factors is of one trouble: another one on the same rank and side is another firing.
+    fn tell_apart(
+        &mut self,
+        step: Step,
+        rule: &Rule,
+        told: Option<&Told<'_>>,
+        deciding: Option<usize>,
+        now: Time,
+    ) -> Step {
+        let fires_by = deciding.filter(|_| self.rule_state() == RuleState::Firing);
+        let by_factors = fires_by.is_some_and(|i| rule.trigger.conditions[i].statistic == Statistic::Factors);
+        let trouble = told.filter(|_| by_factors).and_then(|t| t.trouble).map(|t| t.id);
+        match (step, self.trouble, trouble) {
+            (Step::Same, Some(before), Some(now_told)) if before != now_told => {
+                self.trouble = trouble;
+                self.state.blame_anew(now);
+                Step::Reblamed
+            }
+            (Step::Same | Step::Resumed, ..) => step,
+            (Step::Moved | Step::Reblamed, ..) => {
+                if self.rule_state() == RuleState::Firing {
+                    self.trouble = trouble;
+                }
+                step
+            }
+        }
     }
 
     /// Keeps what a step means for later firings.
@@ -431,7 +464,7 @@ impl Group {
         let mut group = self.labels.clone();
         group.0.remove("target");
         let (rule, state) = (compiled.rule.clone(), self.rule_state());
-        let may_predate_start = !self.has_been_clear;
+        let (trouble, may_predate_start) = (self.trouble, !self.has_been_clear);
         Change {
             at: now,
             rule,
@@ -443,6 +476,7 @@ impl Group {
             finding,
             numbers,
             reason,
+            trouble,
             may_predate_start,
         }
     }

@@ -215,6 +215,13 @@ pub enum Step {
 }
 
 impl GroupState {
+    /// Blames the same member for another trouble: a firing of its own, with its own onset.
+    pub fn blame_anew(&mut self, now: Time) {
+        if let Self::Firing(firing) = self {
+            (firing.since, firing.fired_at, firing.clear_since, firing.other) = (now, now, None, None);
+        }
+    }
+
     /// Takes the result of one evaluation.
     pub fn step(&mut self, input: Input<'_>, holds: Holds, now: Time) -> Step {
         let before = self.rule_state();

@@ -151,9 +151,13 @@ impl Core {
         self.engine.on_samples(store, now, &mut self.changes);
         self.handle_changes(store, now, out);
         // In a recording whose lines are close together no tick is walked.
-        if self.mode == Mode::Replay && !self.warming.is_empty() {
-            self.follow_troubles(out);
-            self.retry_requests(store, now, out);
+        if self.mode == Mode::Replay {
+            self.end_those_behind(now, out);
+            self.end_those_left(now, out);
+            if !self.warming.is_empty() {
+                self.follow_troubles(out);
+                self.retry_requests(store, now, out);
+            }
         }
     }
 
@@ -164,6 +168,8 @@ impl Core {
         self.engine.tick(store, now, &mut self.changes);
         self.handle_changes(store, now, out);
         self.follow_troubles(out);
+        self.end_those_behind(now, out);
+        self.end_those_left(now, out);
         self.retry_requests(store, now, out);
         self.request_follow_ups(store, now, out);
         self.look_again(store, now, out);

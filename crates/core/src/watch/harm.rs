@@ -55,6 +55,9 @@ impl Core {
                 continue;
             }
             let Some(told) = engine.told(&active.incident.target) else { continue };
+            if told.trouble.map(|t| t.id) != active.incident.trouble {
+                continue;
+            }
             let before = (finding.also.len(), finding.symptoms.len());
             told.update(finding);
             if before != (finding.also.len(), finding.symptoms.len()) {

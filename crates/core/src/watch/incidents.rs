@@ -19,8 +19,8 @@ use skewtrap_trace::time::Time;
 /// Closed incidents that stay in memory, for the page and the API; the bundles hold them all.
 const CLOSED_IN_MEMORY: usize = 100;
 
-/// What identifies a firing: a rule on a group of a server.
-pub type Key = (Arc<str>, Option<Arc<str>>, Labels);
+/// What identifies a firing: a rule on a group of a server, and the trouble that it is of where it is of one.
+pub type Key = (Arc<str>, Option<Arc<str>>, Labels, Option<u64>);
 
 /// An incident, and what the core needs to go on with it.
 #[derive(Clone, Debug)]
@@ -45,6 +45,10 @@ pub struct ActiveIncident {
     pub silenced: Option<Time>,
     /// Whether the data of its group are absent: it may be over.
     pub is_away: bool,
+    /// Whether its rule tells another trouble by now, while it may go on.
+    pub is_behind: bool,
+    /// When this agent took it up from one before it, until its rule fires again.
+    pub taken_up: Option<Time>,
     /// What of it was told.
     pub story: Story,
     /// The number of the last capture whose refusal was reported, of those that an escalation asked for.
@@ -65,6 +69,13 @@ impl ActiveIncident {
             may_predate_start: self.may_predate_start,
             badness,
         }
+    }
+
+    /// Another rank is to blame for it, or the same for more.
+    pub fn blame(&mut self, change: &Change, finding: Finding) {
+        self.firing = firing_of(change, &finding);
+        self.incident.trouble = change.trouble;
+        self.incident.finding = finding;
     }
 
     /// Takes over its rule as it is configured now.
@@ -157,6 +168,12 @@ impl Incidents {
         deaths.filter_map(|active| active.incident.resolve(at).then(|| active.clone())).collect()
     }
 
+    /// Takes up an incident that an agent before this one left open.
+    pub fn take_up(&mut self, id: IncidentId, key: Key, active: ActiveIncident) {
+        self.firing.insert(key, id.clone());
+        self.active.insert(id, active);
+    }
+
     fn open_without_rule(
         &mut self,
         incident: Incident,
@@ -178,6 +195,8 @@ impl Incidents {
             may_predate_start: false,
             silenced,
             is_away: false,
+            is_behind: false,
+            taken_up: None,
             story: Story::default(),
             refusal_reported: 0,
         };
@@ -195,11 +214,43 @@ impl Incidents {
         self.active.get_mut(self.firing.get(&key_of(change))?)
     }
 
-    /// Resolves the incident that fires for the rule and group of a change.
-    pub fn resolve(&mut self, change: &Change) -> Option<&ActiveIncident> {
-        let id = self.firing.remove(&key_of(change))?;
-        let active = self.active.get_mut(&id)?;
-        active.incident.resolve(change.at);
+    /// Resolves an incident that fires.
+    pub fn resolve(&mut self, id: &str, at: Time) -> Option<&ActiveIncident> {
+        self.firing.retain(|_, firing| **firing != *id);
+        let active = self.active.get_mut(id)?;
+        active.incident.ended_unseen = active.taken_up.is_some();
+        active.incident.resolve(at);
+        Some(active)
+    }
+
+    /// The incidents that fire for the rule and group of a change, but of other troubles.
+    pub fn others(&self, change: &Change) -> Vec<IncidentId> {
+        let (rule, target, group, trouble) = key_of(change);
+        let is_other = |key: &Key| (&key.0, &key.1, &key.2) == (&rule, &target, &group) && key.3 != trouble;
+        self.firing.iter().filter(|(key, _)| is_other(key)).map(|(_, id)| id.clone()).collect()
+    }
+
+    /// The incident of a trouble of the factors on a server that fires, under whichever rule.
+    pub fn of_trouble(&self, target: &str, trouble: u64) -> Option<IncidentId> {
+        let is_it = |active: &&ActiveIncident| {
+            *active.incident.target == *target && active.incident.trouble == Some(trouble)
+        };
+        self.firing_now().find(is_it).map(|active| active.incident.id.clone())
+    }
+
+    /// From now on an incident that fires already is told by the rule of `change`.
+    pub fn take_over(
+        &mut self,
+        id: &IncidentId,
+        change: &Change,
+        finding: Finding,
+    ) -> Option<&mut ActiveIncident> {
+        self.firing.retain(|_, firing| firing != id);
+        self.firing.insert(key_of(change), id.clone());
+        let active = self.active.get_mut(id)?;
+        active.follow(&change.rule);
+        active.blame(change, finding);
+        active.incident.severity = active.incident.severity.max(change.rule.severity);
         Some(active)
     }
 
@@ -277,12 +328,9 @@ fn active_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) 
         Some(target) => change.group.clone().with_target(target),
         None => change.group.clone(),
     };
-    // Without a blamed member there is nothing to recognise the firing by.
-    let firing = match finding.rank.0.is_empty() {
-        true => String::new(),
-        false => format!("{} {} {}", change.group, finding.rank, finding.side.word()).trim().to_owned(),
-    };
+    let firing = firing_of(change, &finding);
     let incident = Incident {
+        trouble: change.trouble,
         about: rule.about.clone(),
         group: change.group.clone(),
         severity: rule.severity,
@@ -301,13 +349,23 @@ fn active_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) 
         may_predate_start,
         silenced: None,
         is_away: false,
+        is_behind: false,
+        taken_up: None,
         story: Story::default(),
         refusal_reported: 0,
     }
 }
 
+/// What identifies a firing in the state. Without a blamed member there is nothing to recognise it by.
+fn firing_of(change: &Change, finding: &Finding) -> String {
+    match finding.rank.0.is_empty() {
+        true => String::new(),
+        false => format!("{} {} {}", change.group, finding.rank, finding.side.word()).trim().to_owned(),
+    }
+}
+
 fn key_of(change: &Change) -> Key {
-    (change.rule.name.clone(), change.target.clone(), change.group.clone())
+    (change.rule.name.clone(), change.target.clone(), change.group.clone(), change.trouble)
 }
 
 /// `20261124T034845Z-dp-load-skew-3f9a`: sortable, and the same whenever the same is replayed. The

@@ -16,6 +16,7 @@ use super::core::{Core, notify};
 use super::event::{Effect, ManualRequest, OpenWindow};
 use super::harm::look_of;
 use super::incidents::{ActiveIncident, Trigger};
+use super::joins::Belongs;
 use super::windows::tell_result;
 use crate::capture::CaptureSpec;
 use crate::capture::admit::{self, CaptureMethod, CapturePlan, Turn};
@@ -64,21 +65,32 @@ impl Core {
         now: Time,
         out: &mut Vec<Effect>,
     ) {
-        match change.how {
-            How::Reblamed => self.resolve(&change, out),
-            How::Escalated => return self.escalated(store, change, now, out),
-            How::Entered | How::Resumed | How::Weighed => {}
+        if change.how == How::Escalated {
+            return self.escalated(store, change, now, out);
+        }
+        if change.how == How::Reblamed {
+            self.leave_others(&change, out);
         }
         if change.is_onset()
             && let Some(finding) = change.finding.clone()
         {
-            return self.fired(store, change, finding, now, out);
+            return match self.incident_of(&change) {
+                Belongs::ToNone => self.fired(store, change, finding, now, out),
+                Belongs::Told(id) => self.told_again(store, &id, change, finding, now, out),
+                Belongs::As(id) => self.join(&id, change, &finding, out),
+            };
         }
         if change.state == RuleState::Idle {
-            self.resolve(&change, out);
+            self.left(&change, out);
+            if !self.may_go_on(&change, now) {
+                self.resolve(&change, out);
+            }
         }
         if let Some(active) = self.incidents.firing_mut(&change) {
             active.is_away = change.state != RuleState::Firing;
+            if !active.is_away {
+                active.taken_up = None;
+            }
         }
         let incident = self.incidents.firing(&change).map(|active| &active.incident);
         let capture = match incident.map(|i| &i.capture) {
@@ -96,18 +108,23 @@ impl Core {
     }
 
     fn resolve(&mut self, change: &Change, out: &mut Vec<Effect>) {
-        // It clears in its warm-up: its end says that nothing is captured.
-        let id = self.incidents.firing(change).map(|active| active.incident.id.clone());
-        if let Some(id) = id.filter(|id| self.warming.remove(id).is_some() && !self.was_refused(id)) {
-            let _ = self.refuse(&id, &Refusal::Cleared, out);
+        if let Some(id) = self.incidents.firing(change).map(|active| active.incident.id.clone()) {
+            self.resolve_incident(&id, change.at, out);
         }
-        let Some(active) = self.incidents.resolve(change) else { return };
+    }
+
+    pub(super) fn resolve_incident(&mut self, id: &IncidentId, at: Time, out: &mut Vec<Effect>) {
+        // It clears in its warm-up: its end says that nothing is captured.
+        if self.warming.remove(id).is_some() && !self.was_refused(id) {
+            let _ = self.refuse(id, &Refusal::Cleared, out);
+        }
+        let Some(active) = self.incidents.resolve(id, at) else { return };
         out.push(Effect::Cleared { incident: active.incident.id.clone() });
         notify(active, Update::Resolved, out);
         let (rule, target) = (active.incident.rule.clone(), active.incident.target.clone());
         let firing = active.firing.clone();
-        if self.ledger.over(&rule, &target, &firing, change.at) {
-            out.push(Effect::Over { rule, target, firing, at: change.at });
+        if self.ledger.over(&rule, &target, &firing, at) {
+            out.push(Effect::Over { rule, target, firing, at });
         }
     }
 
@@ -216,6 +233,19 @@ impl Core {
             if let Some(change) = self.weighed.remove(&id) {
                 self.report_weighed(&id, change, now, out);
             }
+        }
+    }
+
+    /// An incident that is told already is taken up by a firing: with other blame, or of another rule.
+    pub(super) fn look_at_once(&mut self, store: &SignalStore, id: &IncidentId, now: Time) {
+        self.look_for_cause(store, id, now);
+        let is_undecided = |active: &&ActiveIncident| {
+            active.capture != CaptureSpec::None
+                && active.silenced.is_none()
+                && matches!(active.incident.capture, CaptureOutcome::None | CaptureOutcome::Refused(_))
+        };
+        if let Some(active) = self.incidents.get(id).filter(is_undecided) {
+            self.warming.insert(id.clone(), now + look_of(active));
         }
     }
 
@@ -391,7 +421,7 @@ impl Core {
 impl Core {
     /// From now on an incident's rule reports when it gets worse than at its last attempt, if there was
     /// one. `again_in` is how long the request that was just refused need not be repeated.
-    fn watch_escalation(&mut self, id: &Arc<str>, again_in: Option<Duration>, now: Time) {
+    pub(super) fn watch_escalation(&mut self, id: &Arc<str>, again_in: Option<Duration>, now: Time) {
         let Some(active) = self.incidents.get(id) else { return };
         let request = active.request(&active.incident.target, "", 1.0);
         let Some(worst) = self.ledger.worst(&request, now) else { return };
@@ -502,7 +532,7 @@ pub(super) fn refused_effect(active: &ActiveIncident, refusal: &Refusal) -> Effe
 
 /// The blamed member's sample nearest to the onset; where that does not show yet what is claimed, the
 /// first one that does.
-fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<ShownBy> {
+pub(super) fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<ShownBy> {
     let measured = finding.measured.as_ref()?;
     let signal = match measured.statistic {
         Statistic::Factors => catalog::LOAD,

@@ -22,6 +22,16 @@ pub struct Story {
 }
 
 impl Story {
+    /// The story of an incident that an agent before this one told.
+    pub(super) const fn resumed(is_told: bool) -> Self {
+        Self { is_told, awaited: None }
+    }
+
+    /// Whether its result was told, or will be at once.
+    pub(super) const fn is_told(&self) -> bool {
+        self.is_told
+    }
+
     /// A capture ended whose ranks are being compared.
     pub(super) fn await_verdict(&mut self, now: Time) {
         if !self.is_told {

@@ -1,10 +1,10 @@
 //! What was found is described, blamed anew where it must be, and followed to its end.
 
 use super::{
-    CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, Moment, REBLAME_FACTOR,
-    REBLAME_WITHIN, RECENT, STANDING, STANDING_YOUNG,
+    CALM_FOR, Candidate, Closed, Detector, GROSS, JOIN_VOTES, MOST_REBLAMES, Moment, Open, REBLAME_FACTOR,
+    REBLAME_WITHIN, STANDING, STANDING_YOUNG,
 };
-use crate::factor::channel::{Channel, PRESSURE, TESTS};
+use crate::factor::channel::{Channel, PRESSURE};
 use crate::factor::evidence::{Factor, Side};
 use crate::factor::harm::{Harm, estimate};
 use crate::factor::incident::{Change, Incident, Symptom};
@@ -23,10 +23,13 @@ impl Detector {
                 let error = 0.5 * self.stuck.longest.clamp(1.0, 4.0) + 0.5 * channel.interval;
                 Some(Onset { at, error })
             }
-            None => channel.onset(c.test, c.factor, side, &ranks, newest, self.since, pending),
+            None => {
+                let busy = self.busy_with_others(&ranks);
+                channel.onset(c.test, c.factor, (side, &ranks), &busy, self.since, (newest, pending))
+            }
         };
         // More pressure, by pace: slower.
-        let side = if c.test == Some(PRESSURE) && c.factor == Factor::Speed { opposite(side) } else { side };
+        let side = if c.test == Some(PRESSURE) && c.factor == Factor::Speed { side.opposite() } else { side };
         let symptoms =
             ranks.iter().map(|r| Symptom { rank: *r, factor: c.factor, side, seen: now }).collect();
         let harm = self.harm(&ranks, c.factor);
@@ -57,32 +60,67 @@ impl Detector {
         candidates: &[Candidate],
         moment: Moment,
     ) -> Vec<Change> {
-        let Moment { newest, now, .. } = moment;
-        let Some(mut open) = self.open.take() else { return Vec::new() };
-        let mut changes = Vec::new();
+        let Moment { now, .. } = moment;
+        self.closed.retain(|closed| now - closed.at < super::WAKE);
+        let mut changes = self.follow_behind(channel, moment);
+        let Some(mut open) = self.open.take() else { return changes };
         open.incident.harm = self.harm(&open.incident.ranks, open.incident.factor);
-        note_symptoms(&mut open.incident, candidates, now);
+        let fresh = self.unexplained(channel, &open, candidates, moment);
+        let explained =
+            candidates.iter().filter(|c| fresh.is_none_or(|f| (f.rank, f.factor) != (c.rank, c.factor)));
+        let explained: Vec<Candidate> = explained.copied().collect();
+        note_symptoms(&mut open.incident, &explained, now);
         if let Some(change) =
-            self.blame_again(&mut open.incident, &mut open.votes, channel, candidates, moment)
+            self.blame_again(&mut open.incident, &mut open.votes, channel, &explained, moment)
         {
             changes.push(change);
         }
-        open.calm =
-            if self.is_calm(channel, &open.incident, &mut open.peaks, moment) { open.calm + 1 } else { 0 };
-        let patience = if channel.is_young() { STANDING_YOUNG } else { STANDING };
-        if open.calm >= CALM_FOR || now - open.incident.fired > patience {
-            self.since = newest - i64::from(open.calm.saturating_sub(1)) + 1;
-            if open.calm >= CALM_FOR {
-                self.closed = Some((now, open.incident.clone()));
-                changes.push(Change::Cleared(open.incident));
-            } else {
-                self.since = newest + 1;
-                changes.push(Change::Standing(open.incident));
-            }
+        if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, now) {
+            changes.push(self.close(open, moment));
+            self.open = self.behind.pop();
         } else {
             self.open = Some(open);
         }
+        match fresh {
+            Some(fresh) if self.is_confirmed(&fresh, moment) => {
+                changes.push(self.found(channel, &fresh, moment))
+            }
+            Some(_) => {}
+            None => self.suspected = None,
+        }
         changes
+    }
+
+    /// Follows the troubles that go on behind the one that is told.
+    fn follow_behind(&mut self, channel: &Channel, moment: Moment) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for mut open in std::mem::take(&mut self.behind) {
+            if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment.now) {
+                changes.push(self.close(open, moment));
+            } else {
+                self.behind.push(open);
+            }
+        }
+        changes
+    }
+
+    /// Whether a trouble is so old that it is what is usual now.
+    fn is_standing(&self, open: &Open, channel: &Channel, now: f64) -> bool {
+        now - open.incident.fired > if channel.is_young() { STANDING_YOUNG } else { STANDING }
+    }
+
+    /// A trouble is over, or what is usual now.
+    fn close(&mut self, open: Open, moment: Moment) -> Change {
+        let Moment { newest, now, .. } = moment;
+        let Open { incident, calm, .. } = open;
+        self.since = newest + 1 - i64::from(calm.saturating_sub(1));
+        if calm < CALM_FOR {
+            self.since = newest + 1;
+            return Change::Standing(incident);
+        }
+        let ended = now - f64::from(calm);
+        self.closed.push(Closed { incident: incident.clone(), ended, at: now });
+        Change::Cleared(incident)
     }
 
     /// More ranks, or another one, for what is going on.
@@ -146,8 +184,10 @@ impl Detector {
             incident.reblamed += 1;
             return Some(Change::Reblamed(incident.clone()));
         }
+        let is_same = (first.factor, side) == (incident.factor, incident.side);
         if !is_early
             && may_join
+            && is_same
             && side == Side::High
             && first.factor == Factor::Share
             && ranks.len() == 1
@@ -157,36 +197,6 @@ impl Detector {
             return Some(Change::Joined(incident.clone()));
         }
         None
-    }
-
-    fn is_calm(
-        &self,
-        channel: &Channel,
-        incident: &Incident,
-        peaks: &mut [f64; TESTS.len()],
-        moment: Moment,
-    ) -> bool {
-        let Moment { newest, now, pending, .. } = moment;
-        if self.stuck.examine(now).iter().any(Option::is_some) {
-            return false;
-        }
-        let recent = incident.window.clamp(RECENT.0, RECENT.1);
-        let seen = channel.examine(newest, newest - recent + 1, pending);
-        let mut is_calm = true;
-        for (found, peak) in seen.evidence().iter().zip(peaks) {
-            for evidence in incident.ranks.iter().filter_map(|r| found.get(*r)) {
-                *peak = peak.max(evidence.effect.abs());
-                is_calm &= evidence.deviance < CALM || evidence.effect.abs() < CALM_PART * *peak;
-            }
-        }
-        is_calm
-    }
-}
-
-fn opposite(side: Side) -> Side {
-    match side {
-        Side::High => Side::Low,
-        Side::Low => Side::High,
     }
 }
 

@@ -30,7 +30,7 @@ impl Detector {
     }
 
     fn counters(&mut self, rank: usize, at: f64, counters: &Counters) {
-        let gauges = self.levels[rank].last().filter(|l| at - l.0 < 1.0).map_or(Gauges::default(), |l| l.1);
+        let gauges = self.gauges[rank].filter(|l| at - l.0 < 1.0).map_or(Gauges::default(), |l| l.1);
         let is_still = self.totals[rank].same_counts(counters);
         // A rank that says when it counted is timed by that.
         let counted = gauges.stamp.map_or(at, |stamp| stamp.min(at));
@@ -59,7 +59,22 @@ impl Detector {
 
     fn gauges(&mut self, rank: usize, at: f64, gauges: &Gauges) {
         self.gauges_at = Some(at);
+        self.gauges[rank] = Some((at, *gauges));
+        let load = Load {
+            running: gauges.running.unwrap_or(0.0),
+            waiting: gauges.waiting.unwrap_or(0.0),
+            kv_usage: gauges.kv_usage.or(self.loads[rank].kv_usage),
+        };
+        self.stuck.pulses[rank].work = load.running + load.waiting;
+        self.stuck.pulses[rank].read = Some(at);
+        self.loads[rank] = load;
         let before = self.levels[rank].last();
+        // Two sources of the same gauges differ in what they tell, and in how old it is: read in turns, the
+        // numbers of a rank that hangs would seem to move. The one that dates them is followed.
+        let is_dated = |(read, g): &(f64, Gauges)| g.stamp.is_some() && at - read < SOURCE_PATIENCE;
+        if gauges.stamp.is_none() && before.as_ref().is_some_and(is_dated) {
+            return;
+        }
         let meaning = self.levels[rank].read(at, gauges, self.turnover.ratio());
         let moved = match (gauges.stamp, before) {
             (Some(stamp), _) => Some(stamp),
@@ -69,14 +84,6 @@ impl Detector {
         if let Some(moved) = moved {
             self.stuck.moved(rank, moved, self.open.is_none());
         }
-        let load = Load {
-            running: gauges.running.unwrap_or(0.0),
-            waiting: gauges.waiting.unwrap_or(0.0),
-            kv_usage: gauges.kv_usage,
-        };
-        self.stuck.pulses[rank].work = load.running + load.waiting;
-        self.stuck.pulses[rank].read = Some(at);
-        self.loads[rank] = load;
         if let Some(came) = meaning.came.filter(|_| !self.counts_tokens) {
             self.note_turnover(rank, &came);
         }

@@ -1,0 +1,264 @@
+//! Which trouble a departure belongs to: one that is under way, the wake of one that has ended, or none so far.
+//!
+//! A trouble ends when the factor that departed first is as usual again; what its ranks still have to work off
+//! (a queue, a full batch, a router that makes up for it) is its wake. A departure belongs to a trouble if the
+//! trouble explains it: it is of the same ranks and began with it or soon after, or it is the other side of
+//! the same shift of requests. All others are troubles of their own, whatever else goes on.
+
+use serde::{Deserialize, Serialize};
+
+use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, Moment, RECENT};
+use crate::factor::channel::{Channel, PACE, PRESSURE, TESTS};
+use crate::factor::evidence::{Factor, Side};
+use crate::factor::incident::Incident;
+
+/// What begins within so many seconds of a trouble's firing, or of its end, may come of it: routers and queues
+/// answer within seconds.
+const ANSWERS_WITHIN: f64 = 12.0;
+const SETTLES_WITHIN: f64 = 6.0;
+/// A rank that loses this much of its share (on the logarithm, to a fifth) long after it has become slow or its
+/// requests heavy was taken out by somebody: routers that look at load answer sooner, or by less.
+const TAKEN_OUT: f64 = -1.6;
+/// Shares of the last seconds tell whether a redirect has moved on to another rank.
+const LATELY: i64 = 3;
+/// More troubles than this are not followed at once.
+const MOST_AT_ONCE: usize = 4;
+
+/// A trouble under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Open {
+    pub(super) incident: Incident,
+    /// The test that found it, by its place in [`TESTS`]; none for a rank that hangs.
+    pub(super) test: Option<usize>,
+    /// Seconds in a row in which the factor that departed first was as usual.
+    pub(super) calm: u32,
+    /// The largest effect of each test on the blamed ranks so far.
+    pub(super) peaks: [f64; TESTS.len()],
+    /// Seconds in a row in which more ranks were to blame.
+    pub(super) votes: u32,
+    /// Whether nothing was seen of it since an agent before this one saved it: it may have ended meanwhile.
+    #[serde(skip)]
+    pub(super) is_unseen: bool,
+}
+
+/// A trouble that has ended.
+#[derive(Clone, Debug)]
+pub(super) struct Closed {
+    pub incident: Incident,
+    /// When its factor was first seen to be as usual.
+    pub ended: f64,
+    /// When it was taken to be over.
+    pub at: f64,
+}
+
+impl Open {
+    pub(super) fn new(incident: Incident, test: Option<usize>) -> Self {
+        Self { incident, test, calm: 0, peaks: [0.0; TESTS.len()], votes: 0, is_unseen: false }
+    }
+
+    /// Whether `test` looks at what departed first.
+    fn is_own(&self, test: usize) -> bool {
+        let is_same = TESTS[test] == self.incident.factor && test != PRESSURE && test != PACE;
+        // A cache that long prompts have emptied is filled again after they have ended: of the two tests on the work
+        // of a request the one that found it counts.
+        self.test == Some(test) || is_same && self.incident.factor != Factor::Work
+    }
+
+    /// The side on which `test` sees what departed: more pressure by pace is less speed.
+    fn side_of(&self, test: usize) -> Side {
+        let is_pace = test == PRESSURE && self.incident.factor == Factor::Speed;
+        if is_pace { self.incident.side.opposite() } else { self.incident.side }
+    }
+
+    /// Counts the seconds in which what departed first is as usual, and whether that is long enough to say that it
+    /// is over.
+    fn calms(&mut self, channel: &Channel, is_stuck: bool, has_backlog: bool, moment: Moment) -> bool {
+        let recent = self.incident.window.clamp(RECENT.0, RECENT.1);
+        let from = moment.newest - recent + 1;
+        if from < channel.bins.oldest() {
+            // An agent before this one found it, and too little was seen since.
+            return false;
+        }
+        let seen = channel.examine(moment.newest, from, moment.pending);
+        let mut is_calm = !(is_stuck && self.incident.factor == Factor::Stuck);
+        let mut is_known = true;
+        for (test, found) in seen.evidence().iter().enumerate() {
+            if !self.is_own(test) {
+                continue;
+            }
+            let side = self.side_of(test);
+            for rank in self.incident.ranks.iter().copied().filter(|r| *r < found.len()) {
+                let evidence = found[rank];
+                let peak = &mut self.peaks[test];
+                *peak = peak.max(evidence.effect.abs());
+                let is_small = evidence.deviance < CALM || evidence.effect.abs() < CALM_PART * *peak;
+                is_calm &= is_small || evidence.side != side;
+                is_known &= seen.is_measured(test, rank);
+            }
+        }
+        match (is_calm, is_known || !has_backlog) {
+            (false, _) => (self.calm, self.is_unseen) = (0, false),
+            (true, true) => self.calm += 1,
+            // A rank with a backlog that admits nobody tells nothing of the work of its requests.
+            (true, false) => {}
+        }
+        self.calm >= CALM_FOR
+    }
+}
+
+impl Closed {
+    /// Whether what was found is this trouble again.
+    pub fn is_same(&self, found: &Incident) -> bool {
+        let (old, new) = (&self.incident, found);
+        let shares_rank = new.ranks.iter().any(|r| old.ranks.contains(r));
+        shares_rank && (old.factor, old.side) == (new.factor, new.side)
+    }
+}
+
+impl Detector {
+    /// Whether a trouble is over, a second later.
+    pub(super) fn is_over(&self, open: &mut Open, channel: &Channel, moment: Moment) -> bool {
+        let stuck = self.stuck.examine(moment.now);
+        let ranks = &open.incident.ranks;
+        let is_stuck = ranks.iter().any(|r| stuck.get(*r).is_some_and(Option::is_some));
+        let has_backlog = ranks.iter().any(|r| self.shows(*r, Side::High, super::MATERIAL_LOAD));
+        open.calms(channel, is_stuck, has_backlog, moment)
+    }
+
+    /// Whether `c` is what a trouble that ended a moment ago leaves behind: what its ranks show while they work
+    /// off what they were given meanwhile, and what a router makes up for.
+    pub(super) fn is_wake(&self, channel: &Channel, c: &Candidate, moment: Moment) -> bool {
+        if c.factor == Factor::Stuck {
+            return false;
+        }
+        let (mut blamed, mut onset) = (None, None);
+        self.closed.iter().any(|old| {
+            let (side, ranks) = blamed.get_or_insert_with(|| blamed_for(channel, c, moment));
+            let is_of_its_ranks = ranks.iter().chain([&c.rank]).any(|r| old.incident.ranks.contains(r));
+            if !is_of_its_ranks {
+                return false;
+            }
+            // The windows may still reach into it.
+            let is_seen_again = (c.factor, *side) == (old.incident.factor, old.incident.side);
+            if is_seen_again && old.incident.factor != Factor::Stuck {
+                return (self.since as f64) < old.ended - 1.0
+                    && self.began(channel, c, &mut onset, moment) <= old.ended;
+            }
+            let is_working_off = old.incident.factor == Factor::Stuck
+                && moment.now - old.at < (old.at - old.incident.fired).max(super::REST as f64);
+            is_working_off || self.began(channel, c, &mut onset, moment) <= old.ended + SETTLES_WITHIN
+        })
+    }
+
+    /// The strongest departure that no trouble under way, or just over, explains.
+    pub(super) fn unexplained(
+        &self,
+        channel: &Channel,
+        front: &Open,
+        candidates: &[Candidate],
+        moment: Moment,
+    ) -> Option<Candidate> {
+        let is_full = self.behind.len() + 1 >= MOST_AT_ONCE;
+        let is_explained = |c: &Candidate| {
+            let mut onset = None;
+            std::iter::once(front)
+                .chain(&self.behind)
+                .any(|open| self.explains(channel, open, c, &mut onset, moment))
+                || self.is_wake(channel, c, moment)
+        };
+        candidates.iter().filter(|_| !is_full).find(|c| !is_explained(c)).copied()
+    }
+
+    /// Whether `open` explains `c`.
+    fn explains(
+        &self,
+        channel: &Channel,
+        open: &Open,
+        c: &Candidate,
+        onset: &mut Option<f64>,
+        moment: Moment,
+    ) -> bool {
+        let trouble = &open.incident;
+        if c.factor == Factor::Stuck {
+            // That a rank hangs explains what it, and who was sent its requests, showed first.
+            let is_answer = trouble.factor == Factor::Share && moment.now <= trouble.fired + ANSWERS_WITHIN;
+            return trouble.ranks.contains(&c.rank) || is_answer;
+        }
+        let (side, ranks) = blamed_for(channel, c, moment);
+        let is_of_its_ranks = ranks.iter().chain([&c.rank]).any(|r| trouble.ranks.contains(r));
+        if trouble.factor == Factor::Stuck && (is_of_its_ranks || c.factor == Factor::Share) {
+            return true;
+        }
+        if is_of_its_ranks && (c.factor, side) == (trouble.factor, trouble.side) {
+            return true;
+        }
+        let mut began_by = |until: f64| self.began(channel, c, onset, moment) <= until;
+        if began_by(trouble.fired + ANSWERS_WITHIN) {
+            return true;
+        }
+        if !is_of_its_ranks {
+            // A redirect that moves from rank to rank is one trouble.
+            let is_redirect = c.factor == Factor::Share && trouble.factor == Factor::Share;
+            return is_redirect && side == trouble.side && self.has_moved_on(channel, trouble, moment);
+        }
+        if open.calm > 0 {
+            return began_by(moment.now - f64::from(open.calm) + SETTLES_WITHIN);
+        }
+        let is_someone_elses = c.factor == Factor::Share
+            && trouble.factor != Factor::Share
+            && (side == Side::High || c.evidence.effect < TAKEN_OUT);
+        !is_someone_elses
+    }
+
+    /// Whether the ranks that were sent too many, or too few, requests have had their share lately.
+    fn has_moved_on(&self, channel: &Channel, trouble: &Incident, moment: Moment) -> bool {
+        let lately = |ranks: &mut dyn Iterator<Item = usize>| {
+            ranks.map(|r| channel.arrivals(r, moment.newest - LATELY + 1, moment.newest)).sum::<f64>()
+        };
+        let all = lately(&mut (0..self.settings.ranks));
+        let theirs = lately(&mut trouble.ranks.iter().copied());
+        let usual: f64 = trouble.ranks.iter().map(|r| channel.known.share.usual[*r]).sum();
+        let now = ((theirs + 0.5) / (usual * all + 0.5)).ln();
+        match trouble.side {
+            Side::High => now < 0.5 * trouble.effect.unwrap_or(0.7).abs(),
+            Side::Low => now > -0.5 * trouble.effect.unwrap_or(0.7).abs(),
+        }
+    }
+
+    /// When `c` began, as early as its onset may be.
+    fn began(&self, channel: &Channel, c: &Candidate, onset: &mut Option<f64>, moment: Moment) -> f64 {
+        *onset.get_or_insert_with(|| {
+            let (side, ranks) = channel.blame(c.factor, c.rank, &c.evidence, moment.newest);
+            let busy = self.busy_with_others(&ranks);
+            let found = channel.onset(
+                c.test,
+                c.factor,
+                (side, &ranks),
+                &busy,
+                self.since,
+                (moment.newest, moment.pending),
+            );
+            found.map_or(moment.now - c.evidence.window as f64, |o| o.at)
+        })
+    }
+
+    /// Ranks that work off a trouble that has just ended, or are in another one: what they show says nothing of
+    /// the onset of one of `ranks`.
+    pub(super) fn busy_with_others(&self, ranks: &[usize]) -> Vec<usize> {
+        let open = self.open.iter().chain(&self.behind).map(|open| &open.incident);
+        let all = open.chain(self.closed.iter().map(|closed| &closed.incident));
+        let mut busy: Vec<usize> =
+            all.flat_map(|incident| incident.ranks.iter().copied()).filter(|r| !ranks.contains(r)).collect();
+        busy.sort_unstable();
+        busy.dedup();
+        // Somebody must be left to compare with.
+        if busy.len() + ranks.len() < self.settings.ranks { busy } else { Vec::new() }
+    }
+}
+
+/// Who is to blame for `c`, and on which side of its factor: more pressure by pace is less speed.
+fn blamed_for(channel: &Channel, c: &Candidate, moment: Moment) -> (Side, Vec<usize>) {
+    let (side, ranks) = channel.blame(c.factor, c.rank, &c.evidence, moment.newest);
+    let is_pace = c.test == Some(PRESSURE) && c.factor == Factor::Speed;
+    (if is_pace { side.opposite() } else { side }, ranks)
+}

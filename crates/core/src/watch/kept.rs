@@ -1,0 +1,126 @@
+//! Incidents outlive the agent: those of rules that fire are kept with what was told of them, and an agent after
+//! this one takes them up. The same firing is then the same incident, told no second time; one that has ended
+//! meanwhile is resolved, and says so.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::core::Core;
+use super::event::Effect;
+use super::incidents::{ActiveIncident, Key, Trigger};
+use super::story::Story;
+use super::windows::tell_result;
+use crate::incident::Incident;
+use crate::message::Update;
+use crate::rule::Change;
+use skewtrap_trace::labels::Labels;
+use skewtrap_trace::time::Time;
+
+/// A rule that does not fire so soon after the start has not seen enough yet: the incident that it left may go on.
+const LOOKS_FOR: Duration = Duration::from_secs(60);
+
+/// An incident whose rule fires, as an agent leaves it to the next one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptIncident {
+    /// As it is.
+    pub incident: Incident,
+    /// The rule that tells it, which need not be the one that opened it.
+    rule: Arc<str>,
+    /// All labels of its group.
+    group: Labels,
+    /// What identifies the firing in the state.
+    firing: String,
+    /// Whether its result was told.
+    is_told: bool,
+    /// Its messages are held back until then.
+    silenced: Option<Time>,
+    refusal_reported: usize,
+    is_behind: bool,
+}
+
+impl Core {
+    /// The incidents that fire, for an agent after this one.
+    pub(super) fn kept(&self) -> Vec<KeptIncident> {
+        self.incidents.firing_now().filter_map(kept_of).collect()
+    }
+
+    /// Takes up incidents that an agent before this one left open, but for those of rules, or of servers, that are
+    /// gone.
+    pub(super) fn take_up(&mut self, kept: Vec<KeptIncident>, now: Time) {
+        for kept in kept {
+            let rule = self.engine.rules().find(|rule| rule.name == kept.rule).cloned();
+            let is_watched = self.servers.iter().any(|server| server.name == kept.incident.target);
+            let KeptIncident { incident, group, firing, silenced, refusal_reported, is_behind, .. } = kept;
+            let id = incident.id.clone();
+            let Some(rule) = rule.filter(|_| is_watched) else { continue };
+            let target = group.get("target").is_some().then(|| incident.target.clone());
+            let key: Key = (rule.name.clone(), target, incident.group.clone(), incident.trouble);
+            let active = ActiveIncident {
+                trigger: Trigger::Rule(rule.clone()),
+                capture: rule.capture.clone(),
+                limits: rule.limits.clone(),
+                notify: rule.notify.clone(),
+                group,
+                firing,
+                may_predate_start: true,
+                silenced,
+                is_away: true,
+                is_behind,
+                taken_up: Some(now),
+                story: Story::resumed(kept.is_told),
+                refusal_reported,
+                incident,
+            };
+            self.incidents.take_up(id, key, active);
+        }
+    }
+
+    /// A capture of an incident that was taken up had ended before, and nobody was told.
+    pub(super) fn ended_before(&mut self, known: &Incident, out: &mut Vec<Effect>) {
+        let Some(active) = self.incidents.get_mut(&known.id) else { return };
+        let Incident { capture, verdict, bundle, earlier, state, .. } = known.clone();
+        let incident = &mut active.incident;
+        (incident.capture, incident.verdict, incident.bundle) = (capture, verdict, bundle);
+        (incident.earlier, incident.state) = (earlier, state);
+        let update = if incident.verdict.is_some() { Update::Verdict } else { Update::Captured };
+        tell_result(active, update, out);
+    }
+
+    /// Whether the rule of `change`, which does not fire, has left an incident that it may not have seen yet.
+    pub(super) fn may_go_on(&self, change: &Change, now: Time) -> bool {
+        let active = self.incidents.firing(change);
+        active.and_then(|active| active.taken_up).is_some_and(|at| now.since(at) < LOOKS_FOR)
+    }
+
+    /// Resolves incidents that were taken up and that no rule found again.
+    pub(super) fn end_those_left(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let is_over = |active: &&ActiveIncident| {
+            active.is_away && active.taken_up.is_some_and(|at| now.since(at) >= LOOKS_FOR)
+        };
+        let over: Vec<_> =
+            self.incidents.firing_now().filter(is_over).map(|active| active.incident.id.clone()).collect();
+        for id in over {
+            // Without a number of its server nobody knows; it is asked again when there is one.
+            let target = self.incidents.get(&id).map(|active| active.incident.target.clone());
+            if target.is_some_and(|target| self.engine.is_judged(&target)) {
+                self.resolve_incident(&id, now, out);
+            }
+        }
+    }
+}
+
+fn kept_of(active: &ActiveIncident) -> Option<KeptIncident> {
+    let Trigger::Rule(rule) = &active.trigger else { return None };
+    Some(KeptIncident {
+        incident: active.incident.clone(),
+        rule: rule.name.clone(),
+        group: active.group.clone(),
+        firing: active.firing.clone(),
+        is_told: active.story.is_told(),
+        silenced: active.silenced,
+        refusal_reported: active.refusal_reported,
+        is_behind: active.is_behind,
+    })
+}

@@ -1,0 +1,335 @@
+//! One trouble, one incident: a simulated server of four ranks, and what people are told of it.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+
+use super::*;
+use crate::capture::{CaptureSpec, Limits};
+use crate::factor::Factor;
+use crate::finding::{Side, Statistic};
+use crate::message::Update;
+use crate::rule::{Combine, Condition, Direction, FactorSet, Severity, Trigger as RuleTrigger};
+use crate::signal::catalog;
+use crate::signal::log_reader::Arrival;
+use crate::signal::observation::SourceId;
+use crate::signal::sample::{Signal, Source};
+use skewtrap_trace::labels::Labels;
+
+const START: f64 = 1_795_478_400.0;
+
+fn condition(signal: Signal, name: &str, statistic: Statistic, bound: f64) -> Condition {
+    Condition {
+        signal,
+        signal_name: name.into(),
+        statistic,
+        bound,
+        direction: Direction::Above,
+        side: Side::Both,
+        chance: None,
+        above_baseline: None,
+        smooth: Duration::ZERO,
+        hold: Duration::ZERO,
+        factors: FactorSet::NONE,
+    }
+}
+
+fn rule(name: &str, condition: Condition, (hold, clear): (u64, u64)) -> Rule {
+    let part = |hold| RuleTrigger {
+        combine: Combine::Any,
+        conditions: vec![condition.clone()],
+        hold: Duration::from_secs(hold),
+    };
+    Rule {
+        name: name.into(),
+        about: None,
+        across: vec!["dp_rank".into()],
+        within: vec!["target".into(), "role".into()],
+        trigger: part(hold),
+        clear: part(clear),
+        keep_firing_for: Duration::ZERO,
+        rearm_after: Duration::ZERO,
+        only_if: None,
+        min_mean: 0.0,
+        min_members: 2,
+        min_harm: 0.05,
+        joins_trouble: false,
+        capture: CaptureSpec::None,
+        limits: Limits { cooldown: Duration::ZERO, captures: 10, per: Duration::from_secs(600) },
+        severity: Severity::Warning,
+        notify: Vec::new(),
+        labels: Labels::default(),
+    }
+}
+
+/// The rule on the factors of load, as it is shipped.
+fn of_factors() -> Rule {
+    let factors = FactorSet::NONE.with(Factor::Share).with(Factor::Speed).with(Factor::Work);
+    let condition = condition(catalog::LOAD, "load", Statistic::Factors, 1.0);
+    rule("dp-load-skew", Condition { factors, ..condition }, (0, 5))
+}
+
+/// A rule on how many requests run.
+fn of_levels(joins_trouble: bool) -> Rule {
+    let condition = condition(catalog::RUNNING_REQS, "running_reqs", Statistic::MaxOverMean, 1.5);
+    Rule { joins_trouble, ..rule("running-skew", condition, (5, 15)) }
+}
+
+/// What a rank does in a second.
+#[derive(Clone, Copy)]
+struct Second {
+    requests: u32,
+    tokens: u32,
+    running: u32,
+    /// How long forty steps take.
+    report_s: f64,
+}
+
+const USUAL: Second = Second { requests: 8, tokens: 300, running: 20, report_s: 1.0 };
+
+/// The log of the first `to` seconds, each with its lines: `of` says what a rank does in each.
+fn log(to: u32, of: &dyn Fn(u32, u32) -> Second) -> Vec<Vec<u8>> {
+    let mut lines = Vec::new();
+    for rank in 0..4_u32 {
+        for s in 0..to {
+            let Second { requests, tokens, running, .. } = of(s, rank);
+            for i in 0..requests {
+                let at = f64::from(s) + (f64::from(i) + 0.5) / f64::from(requests);
+                let tokens = tokens + tokens / 12 * ((s * 7 + i * 3 + rank) % 11);
+                lines.push((at, format!("DP{rank}] Prefill batch, #new-seq: 1, #new-token: {tokens}, #cached-token: 0, #running-req: {running}, #queue-req: 0")));
+            }
+        }
+        // Ranks do not report in step.
+        let mut due = 0.1 + 0.2 * f64::from(rank);
+        while due < f64::from(to) {
+            let Second { running, report_s, .. } = of(due as u32, rank);
+            let speed = f64::from(running) * 40.0 / report_s;
+            lines.push((due, format!("DP{rank}] Decode batch, #running-req: {running}, #token: 20000, gen throughput (token/s): {speed:.1}, #queue-req: 0")));
+            due += report_s;
+        }
+    }
+    lines.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut seconds = vec![String::new(); to as usize];
+    for (at, line) in lines {
+        let (minute, second) = (at as u32 / 60, at as u32 % 60);
+        let text = &mut seconds[at as usize];
+        writeln!(text, "{:.4}\t[2026-11-24 00:{minute:02}:{second:02} {line}", START + at).expect("a string");
+    }
+    seconds.into_iter().map(String::into_bytes).collect()
+}
+
+fn setup(rules: Vec<Rule>) -> Setup {
+    let server: Arc<str> = "server".into();
+    Setup {
+        rules,
+        catalog: Arc::new(Catalog::default()),
+        own: OwnSignals::default(),
+        pages: Vec::new(),
+        sources: vec![WatchedSource {
+            id: SourceId(0),
+            target: TargetId(0),
+            kind: Source::Log,
+            name: "server.log".into(),
+        }],
+        targets: vec![WatchedTarget { name: server.clone(), role: None, group: server, sees_log: true }],
+        policy: Policy::default(),
+        ledger: Ledger::default(),
+        zone: TimeZone::UTC,
+        mode: Mode::Replay,
+    }
+}
+
+/// What people are told, and the incidents as they were last stored.
+#[derive(Default)]
+struct Told {
+    messages: Vec<(f64, Update, Incident)>,
+    stored: Vec<Incident>,
+}
+
+impl Told {
+    fn take(&mut self, now: f64, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Notify { incident, update, only_edits: false, .. } => {
+                    self.messages.push((now, update, *incident));
+                }
+                Effect::Notify { incident, .. } | Effect::Store { incident } => self.stored.push(*incident),
+                _ => {}
+            }
+        }
+    }
+
+    fn of(&self, update: Update) -> Vec<&(f64, Update, Incident)> {
+        self.messages.iter().filter(|m| m.1 == update).collect()
+    }
+
+    /// Who was blamed, in which order, and when.
+    fn blamed(&self) -> Vec<(String, Side)> {
+        self.of(Update::Fired).iter().map(|m| (m.2.finding.rank.to_string(), m.2.finding.side)).collect()
+    }
+}
+
+/// Plays seconds `from..to` second by second.
+fn play(watch: &mut Watch, told: &mut Told, (from, to): (u32, u32), of: &dyn Fn(u32, u32) -> Second) {
+    for (s, lines) in (0..to).zip(log(to, of)).skip(from as usize) {
+        let mut effects = Vec::new();
+        let (target, source) = (TargetId(0), SourceId(0));
+        let now = Time::from_epoch_s(START + f64::from(s + 1));
+        watch.observe(
+            &Observation::Lines { target, source, lines, arrival: Arrival::Recorded },
+            now,
+            &mut effects,
+        );
+        told.take(f64::from(s + 1), effects);
+    }
+}
+
+fn told_of(rules: Vec<Rule>, to: u32, of: &dyn Fn(u32, u32) -> Second) -> Told {
+    let (mut watch, mut told) = (Watch::new(setup(rules), Time::default()), Told::default());
+    play(&mut watch, &mut told, (0, to), of);
+    told
+}
+
+fn within(s: u32, from: u32, to: u32) -> bool {
+    (from..to).contains(&s)
+}
+
+#[test]
+fn a_redirect_that_starves_the_others_is_one_incident_and_is_over_within_twenty_seconds() {
+    let told = told_of(vec![of_factors()], 320, &|s, rank| match within(s, 200, 260) {
+        true => Second {
+            requests: if rank == 2 { 26 } else { 2 },
+            running: if rank == 2 { 60 } else { 8 },
+            ..USUAL
+        },
+        false => USUAL,
+    });
+    assert_eq!(told.blamed(), [("dp_rank=2".to_owned(), Side::High)]);
+    let resolved = told.of(Update::Resolved);
+    assert!(
+        resolved.len() == 1 && resolved[0].0 <= 280.0,
+        "{:?}",
+        resolved.iter().map(|r| r.0).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_trouble_of_another_rank_is_an_incident_of_its_own_while_the_first_goes_on() {
+    let told = told_of(vec![of_factors()], 340, &|s, rank| match rank {
+        2 if within(s, 200, 300) => Second { report_s: 4.0, running: 60, ..USUAL },
+        0 if within(s, 240, 270) => Second { requests: 40, running: 70, ..USUAL },
+        _ => USUAL,
+    });
+    assert_eq!(told.blamed(), [("dp_rank=2".to_owned(), Side::Low), ("dp_rank=0".to_owned(), Side::High)]);
+    let fired = told.of(Update::Fired);
+    assert!((241.0..250.0).contains(&fired[1].0), "{}", fired[1].0);
+    assert!(
+        (fired[1].2.finding.onset.epoch_s() - START - 240.0).abs() <= fired[1].2.finding.onset_error_s + 0.5
+    );
+    let ends: Vec<(f64, &str)> = told.of(Update::Resolved).iter().map(|m| (m.0, &*m.2.id)).collect();
+    assert_eq!(ends.iter().map(|e| e.1).collect::<Vec<_>>(), [&*fired[1].2.id, &*fired[0].2.id]);
+    assert!((270.0..292.0).contains(&ends[0].0) && (300.0..325.0).contains(&ends[1].0), "{ends:?}");
+}
+
+#[test]
+fn a_rank_that_is_taken_out_while_it_works_off_long_prompts_is_told() {
+    let told = told_of(vec![of_factors()], 320, &|s, rank| match rank {
+        1 if within(s, 200, 240) => Second { tokens: 6000, running: 50, ..USUAL },
+        1 if within(s, 240, 252) => Second { running: 50, ..USUAL },
+        1 if within(s, 252, 280) => Second { requests: 0, running: 40, ..USUAL },
+        _ if within(s, 252, 280) => Second { requests: 11, ..USUAL },
+        _ => USUAL,
+    });
+    assert_eq!(told.blamed(), [("dp_rank=1".to_owned(), Side::High), ("dp_rank=1".to_owned(), Side::Low)]);
+}
+
+#[test]
+fn a_rule_on_levels_that_joins_finds_symptoms_of_the_trouble_and_any_other_an_incident_of_its_own() {
+    let slow = |s: u32, rank: u32| match rank == 1 && within(s, 200, 250) {
+        true => Second { report_s: 3.0, running: 20 + 3 * (s - 200), ..USUAL },
+        false => USUAL,
+    };
+    let joined = told_of(vec![of_factors(), of_levels(true)], 320, &slow);
+    assert_eq!(joined.of(Update::Fired).len(), 1, "{:?}", joined.blamed());
+    let end = &joined.of(Update::Resolved)[0].2;
+    let symptom = end.joined.first().expect("the level is a symptom");
+    assert_eq!((&*symptom.rule, symptom.side), ("running-skew", Side::High));
+    assert!(symptom.at > end.fired_at);
+    let apart = told_of(vec![of_factors(), of_levels(false)], 320, &slow);
+    let rules: Vec<&str> = apart.of(Update::Fired).iter().map(|m| &*m.2.rule).collect();
+    assert_eq!(rules, ["dp-load-skew", "running-skew"]);
+}
+
+#[test]
+fn a_level_that_fires_before_the_factor_is_taken_over_by_its_trouble() {
+    let told = told_of(vec![of_factors(), of_levels(true)], 320, &|s, rank| match rank == 1 {
+        true if within(s, 200, 214) => Second { running: 60, ..USUAL },
+        true if within(s, 214, 250) => Second { running: 60, report_s: 4.0, ..USUAL },
+        _ => USUAL,
+    });
+    let fired = told.of(Update::Fired);
+    assert_eq!(fired.iter().map(|m| &*m.2.rule).collect::<Vec<_>>(), ["running-skew"]);
+    let ends = told.of(Update::Resolved);
+    assert_eq!(ends.len(), 1);
+    assert_eq!(ends[0].2.id, fired[0].2.id);
+    assert!(ends[0].2.trouble.is_some() && ends[0].2.finding.side == Side::Low);
+    assert_eq!(&*ends[0].2.joined[0].rule, "running-skew");
+}
+
+/// An agent that is killed at `killed`, and the next one, which begins at `back`.
+fn restarted(killed: u32, back: u32, to: u32, of: &dyn Fn(u32, u32) -> Second) -> (Told, Told) {
+    let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
+    let (mut before, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
+    play(&mut before, &mut told, (0, killed), of);
+    let (baselines, kept) = (before.baselines(at(killed)), before.kept_incidents());
+    // As they lie on the disk.
+    let json = serde_json::to_string(&(&baselines, &kept)).expect("they are written");
+    let (baselines, kept) = serde_json::from_str(&json).expect("they are read");
+    let (mut after, mut then) = (Watch::new(setup(vec![of_factors()]), at(back)), Told::default());
+    after.remember(baselines, at(back));
+    after.take_up(kept, at(back));
+    play(&mut after, &mut then, (back, to), of);
+    (told, then)
+}
+
+#[test]
+fn an_open_trouble_is_the_same_incident_for_the_next_agent_and_its_end_is_told_once() {
+    let (before, after) = restarted(215, 220, 320, &|s, rank| match rank == 0 && within(s, 200, 260) {
+        true => Second { requests: 32, running: 60, ..USUAL },
+        false => USUAL,
+    });
+    let fired = before.of(Update::Fired);
+    assert_eq!(fired.len(), 1);
+    let told: Vec<(Update, &str)> = after.messages.iter().map(|m| (m.1, &*m.2.id)).collect();
+    assert_eq!(told, [(Update::Resolved, &*fired[0].2.id)]);
+    let (at, _, end) = &after.messages[0];
+    assert_eq!((end.finding.onset, &end.finding.rank), (fired[0].2.finding.onset, &fired[0].2.finding.rank));
+    assert!((260.0..285.0).contains(at) && !end.ended_unseen, "{at}");
+}
+
+#[test]
+fn a_trouble_that_ended_while_no_agent_ran_is_resolved_and_says_so() {
+    let (before, after) = restarted(215, 240, 340, &|s, rank| match rank == 0 && within(s, 200, 225) {
+        true => Second { requests: 32, running: 60, ..USUAL },
+        false => USUAL,
+    });
+    let fired = before.of(Update::Fired);
+    let told: Vec<(Update, &str, bool)> =
+        after.messages.iter().map(|m| (m.1, &*m.2.id, m.2.ended_unseen)).collect();
+    assert_eq!(told, [(Update::Resolved, &*fired[0].2.id, true)]);
+}
+
+#[test]
+fn another_trouble_after_a_restart_is_another_incident() {
+    let (before, after) = restarted(215, 220, 320, &|s, rank| match rank {
+        0 if within(s, 200, 218) => Second { requests: 32, running: 60, ..USUAL },
+        3 if within(s, 245, 290) => Second { requests: 32, running: 60, ..USUAL },
+        _ => USUAL,
+    });
+    assert_eq!(before.blamed(), [("dp_rank=0".to_owned(), Side::High)]);
+    assert_eq!(after.blamed(), [("dp_rank=3".to_owned(), Side::High)]);
+    assert_ne!(after.of(Update::Fired)[0].2.id, before.of(Update::Fired)[0].2.id);
+    assert_eq!(after.of(Update::Resolved).len(), 2);
+}
