@@ -1,5 +1,7 @@
 //! The recent past of every rank in bins of one second: what each factor needs, and nothing else.
 
+use crate::factor::evidence::WINDOWS;
+
 /// Seconds that are kept. A power of two, longer than every window and every onset that is looked for.
 pub const KEPT: usize = 256;
 
@@ -91,6 +93,63 @@ impl Bins {
     }
 }
 
+/// The sums of every rank over the windows that end with one second. All tests look at the same windows, so
+/// their bins are walked once.
+#[derive(Clone, Debug)]
+pub struct Sums<'a> {
+    /// What is summed.
+    pub bins: &'a Bins,
+    /// The second with which all windows end.
+    pub newest: i64,
+    ranks: usize,
+    /// By window and rank; of the windows only those that begin in time, which are the shorter ones.
+    sums: Vec<Bin>,
+}
+
+impl Bins {
+    /// The sums over all windows that end with `newest`, of which this is the newest bin at most, and begin
+    /// at `since` or later.
+    pub fn sums(&self, newest: i64, since: i64) -> Sums<'_> {
+        let ranks = self.ranks.len();
+        let first = since.max(self.oldest());
+        let windows = WINDOWS.iter().take_while(|length| newest + 1 - **length >= first).count();
+        let mut sums = vec![Bin::default(); windows * ranks];
+        for (rank, ring) in self.ranks.iter().enumerate() {
+            let mut sum = Bin::default();
+            let mut from = newest + 1;
+            for (window, length) in WINDOWS[..windows].iter().enumerate() {
+                while from > newest + 1 - length {
+                    from -= 1;
+                    sum.add(&ring[slot(from)]);
+                }
+                sums[window * ranks + rank] = sum;
+            }
+        }
+        Sums { bins: self, newest, ranks, sums }
+    }
+}
+
+impl Sums<'_> {
+    /// Each window's place in [`WINDOWS`], its length in seconds, and the sums of all ranks.
+    pub fn windows(&self) -> impl Iterator<Item = (usize, i64, &[Bin])> {
+        let sums = self.sums.chunks_exact(self.ranks.max(1));
+        WINDOWS.iter().enumerate().zip(sums).map(|((place, length), sums)| (place, *length, sums))
+    }
+}
+
+impl Bin {
+    #[inline(always)]
+    fn add(&mut self, other: &Self) {
+        self.arrivals += other.arrivals;
+        self.work += other.work;
+        self.computed += other.computed;
+        self.admitted += other.admitted;
+        self.needed += other.needed;
+        self.decoding += other.decoding;
+        self.spent += other.spent;
+    }
+}
+
 fn slot(second: i64) -> usize {
     second.rem_euclid(KEPT as i64) as usize
 }
@@ -107,6 +166,21 @@ mod tests {
         assert!((sum - 5.0).abs() < 1e-9);
         assert!((bins.get(0, 1).arrivals - 1.0).abs() < 1e-9);
         assert!((bins.get(0, 2).arrivals - 2.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_window_that_begins_too_early_has_no_sums() {
+        let mut bins = Bins::new(2, 0);
+        for s in 0..10 {
+            bins.at(1, f64::from(s), |b| b.arrivals = 1.0);
+        }
+        let sums = |newest, since| -> Vec<(i64, f64)> {
+            bins.sums(newest, since).windows().map(|(_, length, sums)| (length, sums[1].arrivals)).collect()
+        };
+        assert_eq!(sums(9, 4), [(2, 2.0), (3, 3.0), (4, 4.0), (6, 6.0)]);
+        assert_eq!(sums(9, 5), [(2, 2.0), (3, 3.0), (4, 4.0)]);
+        assert_eq!(sums(1, -9), [(2, 2.0)], "nothing is known of what was before the first bin");
+        assert_eq!(sums(9, 9), []);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use crate::factor::bins::Bins;
 use crate::factor::clock::{Clock, decoding_of};
-use crate::factor::evidence::{Evidence, Factor, Side, WINDOWS};
+use crate::factor::evidence::{Evidence, Factor, Grid, Side, WINDOWS};
 use crate::factor::intake::{Meaning, Stretch};
 use crate::factor::onset::{Counts, Logs, Onset, locate};
 use crate::factor::pressure::{self, Pressure};
@@ -48,7 +48,7 @@ pub struct Quality {
 }
 
 /// See the module.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Channel {
     /// The recent past.
     pub bins: Bins,
@@ -58,7 +58,7 @@ pub struct Channel {
     /// When anything was last heard on it.
     pub heard: Option<f64>,
     /// Healthy seconds that were not learned yet.
-    unlearned: VecDeque<(i64, Seen)>,
+    unlearned: VecDeque<(i64, Lesson)>,
     /// The usual time between two polls, in seconds; 0 where readings come as things happen.
     pub interval: f64,
 }
@@ -106,7 +106,7 @@ const PACE_NOISE: f64 = 0.3;
 const MATERIAL: f64 = 0.18;
 
 /// What the tests saw in a second.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Seen {
     share: share::Seen,
     speed: speed::Seen,
@@ -118,7 +118,34 @@ pub struct Seen {
     paced: Vec<Evidence>,
 }
 
+/// What is kept of a second until it is learned.
+#[derive(Clone, Debug)]
+struct Lesson {
+    share: Grid,
+    speed: speed::Lesson,
+    work: work::Lesson,
+    misses: work::Lesson,
+    pace: speed::Lesson,
+    pressure: Grid,
+    /// The strongest evidence of each of [`TESTS`].
+    deviances: [f64; TESTS.len()],
+}
+
 impl Seen {
+    fn into_lesson(self) -> Lesson {
+        let deviances =
+            self.evidence().map(|evidence| evidence.iter().map(|e| e.deviance).fold(0.0, f64::max));
+        Lesson {
+            share: self.share.roots,
+            speed: self.speed.lesson,
+            work: self.work.lesson,
+            misses: self.misses.lesson,
+            pace: self.pace.lesson,
+            pressure: self.pressure.roots,
+            deviances,
+        }
+    }
+
     /// The evidence of each of [`TESTS`], per rank.
     pub fn evidence(&self) -> [&[Evidence]; TESTS.len()] {
         [
@@ -134,10 +161,9 @@ impl Seen {
     /// Whether `test` could tell anything of `rank`: of a rank that admits too few requests the work of each is
     /// not known.
     pub fn is_measured(&self, test: usize, rank: usize) -> bool {
-        let tells = |seen: &work::Seen| seen.roots.iter().any(|w| w.get(rank).is_some_and(Option::is_some));
         match test {
-            WORK => tells(&self.work),
-            MISSES => tells(&self.misses),
+            WORK => self.work.is_measured(rank),
+            MISSES => self.misses.is_measured(rank),
             _ => true,
         }
     }
@@ -220,42 +246,32 @@ impl Channel {
 
     /// What each test sees in windows from `since` to `newest`.
     pub fn examine(&self, newest: i64, since: i64, pending: &[Pending]) -> Seen {
-        let share = self.known.share.examine(&self.bins, newest, since);
+        let sums = self.bins.sums(newest, since);
+        let share = self.known.share.examine(&sums);
         let crowding = if self.quality.is_guessed { &share.crowding[..] } else { &[] };
-        let all: Vec<(f64, f64)> = pending.iter().map(|p| (p.needed, p.spent)).collect();
-        let speed = self.known.speed.examine(&self.bins, newest, since, &all, crowding);
-        let decoding: Vec<(f64, f64)> = pending.iter().map(|p| (p.decoding, p.spent)).collect();
-        let pace = self.known.pace.examine(&self.bins, newest, since, &decoding, &share.crowding);
+        let speed = self.known.speed.examine(&sums, pending, crowding);
+        let pace = self.known.pace.examine(&sums, pending, &share.crowding);
         let paced = if self.quality.is_guessed { pace.evidence.clone() } else { Vec::new() };
         let pressure = self.pressure(&share, &pace);
-        let work = self.known.work.examine(&self.bins, newest, since);
-        let misses = self.known.misses.examine(&self.bins, newest, since);
+        let work = self.known.work.examine(&sums);
+        let misses = self.known.misses.examine(&sums);
         Seen { share, speed, work, misses, pace, pressure, paced }
     }
 
     fn pressure(&self, share: &share::Seen, pace: &speed::Seen) -> pressure::Seen {
-        let came = |w: usize, z: &[f64]| {
-            z.iter()
-                .enumerate()
-                .map(|(r, z)| Some(z / self.known.share.dispersion(r, w, 0.0).sqrt()))
-                .collect()
+        let Known { share: shares, pace: paces, pressure, .. } = &self.known;
+        let both = |w: usize, r: usize| {
+            let came = share.roots.row(w)[r] / shares.dispersion(r, w, 0.0).sqrt();
+            (came, -pace.lesson.roots.row(w)[r] / paces.dispersion(r, w).sqrt())
         };
-        let slow = |w: usize, z: &[Option<f64>]| {
-            z.iter()
-                .enumerate()
-                .map(|(r, z)| z.map(|z| -z / self.known.pace.dispersion(r, w).sqrt()))
-                .collect()
-        };
-        let came: pressure::Roots = share.roots.iter().enumerate().map(|(w, z)| came(w, z)).collect();
-        let slow: pressure::Roots = pace.roots.iter().enumerate().map(|(w, z)| slow(w, z)).collect();
         // The share left by a material part, or the pace did.
         let effect = |r: usize| {
-            let (by_share, by_pace) = (share.evidence[r].effect, pace.effect(r));
+            let (by_share, by_pace) = (share.evidence[r].effect, pace.effects[r]);
             let most = if by_share.abs() > by_pace.abs() { by_share } else { by_pace };
-            (self.known.pace.known(r) && most.abs() >= MATERIAL).then_some(most)
+            (paces.known(r) && most.abs() >= MATERIAL).then_some(most)
         };
-        let effects: Vec<Option<f64>> = (0..self.known.share.usual.len()).map(effect).collect();
-        self.known.pressure.examine(&came, &slow, &effects)
+        let effects: Vec<Option<f64>> = (0..shares.usual.len()).map(effect).collect();
+        pressure.examine(speed::WINDOW_COUNT, both, &effects)
     }
 
     /// Whether arrivals are only inferred.
@@ -276,9 +292,10 @@ impl Channel {
     /// Learns from what was seen in a healthy second, once some more have passed in health: a trouble that is
     /// not told yet must not become usual meanwhile.
     pub fn learn(&mut self, newest: i64, seen: Seen) {
-        self.unlearned.push_back((newest, seen));
-        while let Some((second, seen)) = self.unlearned.pop_front_if(|(second, _)| *second <= newest - LAG) {
-            self.learn_now(second, &seen);
+        self.unlearned.push_back((newest, seen.into_lesson()));
+        while let Some((second, lesson)) = self.unlearned.pop_front_if(|(second, _)| *second <= newest - LAG)
+        {
+            self.learn_now(second, &lesson);
         }
     }
 
@@ -290,15 +307,15 @@ impl Channel {
         }
     }
 
-    fn learn_now(&mut self, newest: i64, seen: &Seen) {
-        self.known.share.learn(&self.bins, newest, &seen.share);
-        self.known.speed.learn(&seen.speed);
-        self.known.work.learn(&seen.work);
-        self.known.misses.learn(&seen.misses);
-        self.known.pressure.learn(&seen.pressure);
-        self.known.pace.learn(&seen.pace);
-        for (tail, evidence) in self.known.tails.iter_mut().zip(seen.evidence()) {
-            tail.learn(evidence.iter().map(|e| e.deviance).fold(0.0, f64::max));
+    fn learn_now(&mut self, newest: i64, lesson: &Lesson) {
+        self.known.share.learn(&self.bins, newest, &lesson.share);
+        self.known.speed.learn(&lesson.speed);
+        self.known.work.learn(&lesson.work);
+        self.known.misses.learn(&lesson.misses);
+        self.known.pressure.learn(&lesson.pressure);
+        self.known.pace.learn(&lesson.pace);
+        for (tail, deviance) in self.known.tails.iter_mut().zip(lesson.deviances) {
+            tail.learn(deviance);
         }
     }
 

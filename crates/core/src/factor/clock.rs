@@ -75,9 +75,15 @@ impl Clock {
             return;
         }
         let x = did.map(|d| d / seconds);
-        for (row, (a, b)) in self.normal.iter_mut().zip(x.iter().zip(self.right.iter_mut())) {
-            row.iter_mut().zip(x).for_each(|(n, y)| *n = *n * KEEP + a * y);
-            *b = *b * KEEP + a;
+        // What was never done has no part in the equations: of decoding alone, prompts.
+        let is_known = |i: &usize| x[*i] != 0.0 || self.normal[*i][*i] != 0.0;
+        let known = (0..FEATURES).rfind(is_known).map_or(0, |last| last + 1);
+        for i in 0..known {
+            for j in i..known {
+                let sum = self.normal[i][j] * KEEP + x[i] * x[j];
+                (self.normal[i][j], self.normal[j][i]) = (sum, sum);
+            }
+            self.right[i] = self.right[i] * KEEP + x[i];
         }
         self.count = self.count * KEEP + 1.0;
         self.unsolved += 1;
@@ -89,33 +95,41 @@ impl Clock {
 
     /// Least squares with non-negative coefficients: the most negative is taken out until none is.
     fn solve(&self) -> Option<Features> {
-        let mut active: Vec<usize> = (0..FEATURES).filter(|i| self.normal[*i][*i] > 0.0).collect();
-        while !active.is_empty() {
-            let solution = self.solve_for(&active)?;
-            let worst = (0..active.len()).min_by(|a, b| solution[*a].total_cmp(&solution[*b]))?;
+        let mut all = [0; FEATURES];
+        let mut count = 0;
+        for i in (0..FEATURES).filter(|i| self.normal[*i][*i] > 0.0) {
+            all[count] = i;
+            count += 1;
+        }
+        while count > 0 {
+            let active = &all[..count];
+            let solution = self.solve_for(active)?;
+            let worst = (0..count).min_by(|a, b| solution[*a].total_cmp(&solution[*b]))?;
             if solution[worst] >= 0.0 {
                 let mut cost = [0.0; FEATURES];
                 active.iter().zip(&solution).for_each(|(i, c)| cost[*i] = *c);
                 return Some(cost);
             }
-            active.remove(worst);
+            all.copy_within(worst + 1..count, worst);
+            count -= 1;
         }
         None
     }
 
-    /// Gaussian elimination on the scaled normal equations of the `active` features.
-    fn solve_for(&self, active: &[usize]) -> Option<Vec<f64>> {
-        let scale: Vec<f64> = active.iter().map(|i| self.normal[*i][*i].sqrt()).collect();
+    /// Gaussian elimination on the scaled normal equations of the `active` features, whose places the
+    /// solution has.
+    fn solve_for(&self, active: &[usize]) -> Option<Features> {
         let n = active.len();
-        let mut m: Vec<Vec<f64>> = (0..n)
-            .map(|i| {
-                let mut row: Vec<f64> =
-                    (0..n).map(|j| self.normal[active[i]][active[j]] / (scale[i] * scale[j])).collect();
-                row[i] += RIDGE;
-                row.push(self.right[active[i]] / scale[i]);
-                row
-            })
-            .collect();
+        let mut scale = [0.0; FEATURES];
+        scale.iter_mut().zip(active).for_each(|(s, i)| *s = self.normal[*i][*i].sqrt());
+        let mut m = [[0.0; FEATURES + 1]; FEATURES];
+        for i in 0..n {
+            for j in 0..n {
+                m[i][j] = self.normal[active[i]][active[j]] / (scale[i] * scale[j]);
+            }
+            m[i][i] += RIDGE;
+            m[i][n] = self.right[active[i]] / scale[i];
+        }
         for i in 0..n {
             let pivot = (i..n).max_by(|a, b| m[*a][i].abs().total_cmp(&m[*b][i].abs()))?;
             m.swap(i, pivot);
@@ -125,15 +139,16 @@ impl Clock {
             for j in i + 1..n {
                 let f = m[j][i] / m[i][i];
                 let (done, rest) = m.split_at_mut(j);
-                rest[0][i..].iter_mut().zip(&done[i][i..]).for_each(|(x, y)| *x -= f * y);
+                rest[0][i..=n].iter_mut().zip(&done[i][i..=n]).for_each(|(x, y)| *x -= f * y);
             }
         }
-        let mut x = vec![0.0; n];
+        let mut x = [0.0; FEATURES];
         for i in (0..n).rev() {
             let known: f64 = (i + 1..n).map(|j| m[i][j] * x[j]).sum();
             x[i] = (m[i][n] - known) / m[i][i];
         }
-        Some(x.iter().zip(&scale).map(|(v, s)| v / s).collect())
+        x.iter_mut().zip(&scale).take(n).for_each(|(v, s)| *v /= s);
+        Some(x)
     }
 }
 

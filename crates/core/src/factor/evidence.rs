@@ -84,38 +84,88 @@ impl Evidence {
 /// little against every age (FOCuS, Romano et al. 2023, is exact) and keeps a dispersion for each.
 pub const WINDOWS: [i64; 12] = [2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96];
 
-/// For each value the median of the others; `None` where there are no others. One sort for all.
-pub fn medians_of_peers(values: &[Option<f64>]) -> Vec<Option<f64>> {
-    let mut order: Vec<(f64, usize)> =
-        values.iter().enumerate().filter_map(|(r, v)| v.map(|v| (v, r))).collect();
-    order.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let without = |place: usize| {
-        let peers = order.len() - usize::from(place < order.len());
-        let at = |i: usize| order[if i < place { i } else { i + 1 }].0;
-        match peers {
-            0 => None,
-            n if n % 2 == 1 => Some(at(n / 2)),
-            n => Some(0.5 * (at(n / 2 - 1) + at(n / 2))),
-        }
-    };
-    // A rank that was not measured has all the others as peers.
-    let mut medians = vec![without(order.len()); values.len()];
-    order.iter().enumerate().for_each(|(place, (_, r))| medians[*r] = without(place));
-    medians
+/// A number for each window and rank, or NaN where nothing was measured. Kept flat: a detector makes a few
+/// of them every second and keeps them until they are learned.
+#[derive(Clone, Debug, Default)]
+pub struct Grid {
+    ranks: usize,
+    cells: Box<[f64]>,
+}
+
+impl Grid {
+    /// Nothing was measured yet.
+    pub fn new(windows: usize, ranks: usize) -> Self {
+        Self { ranks, cells: vec![f64::NAN; windows * ranks].into() }
+    }
+
+    /// The numbers of one window.
+    pub fn row(&self, window: usize) -> &[f64] {
+        &self.cells[window * self.ranks..(window + 1) * self.ranks]
+    }
+
+    /// See [`Self::row`].
+    pub fn row_mut(&mut self, window: usize) -> &mut [f64] {
+        &mut self.cells[window * self.ranks..(window + 1) * self.ranks]
+    }
+
+    /// The numbers of all windows.
+    pub fn rows(&self) -> impl Iterator<Item = &[f64]> {
+        self.cells.chunks_exact(self.ranks.max(1))
+    }
+}
+
+/// Those of `row` that were measured.
+pub fn measured(row: &[f64]) -> impl Iterator<Item = f64> {
+    row.iter().copied().filter(|x| !x.is_nan())
+}
+
+/// For each of some values the median of the others, with its buffers. NaN is no value.
+#[derive(Clone, Debug, Default)]
+pub struct PeerMedians {
+    order: Vec<(f64, usize)>,
+    medians: Vec<f64>,
+}
+
+impl PeerMedians {
+    /// The medians, NaN where there are no others. One sort for all.
+    pub fn of(&mut self, values: &[f64]) -> &[f64] {
+        let Self { order, medians } = self;
+        order.clear();
+        order.extend(values.iter().enumerate().filter(|(_, v)| !v.is_nan()).map(|(r, v)| (*v, r)));
+        order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        let without = |place: usize| {
+            let peers = order.len() - usize::from(place < order.len());
+            let at = |i: usize| order[if i < place { i } else { i + 1 }].0;
+            match peers {
+                0 => f64::NAN,
+                n if n % 2 == 1 => at(n / 2),
+                n => 0.5 * (at(n / 2 - 1) + at(n / 2)),
+            }
+        };
+        // A rank that was not measured has all the others as peers.
+        medians.clear();
+        medians.resize(values.len(), without(order.len()));
+        order.iter().enumerate().for_each(|(place, (_, r))| medians[*r] = without(place));
+        medians
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NONE: f64 = f64::NAN;
+
     #[test]
     fn the_median_of_peers_leaves_each_one_out_itself() {
-        let medians = medians_of_peers(&[Some(1.0), Some(9.0), None, Some(3.0), Some(5.0)]);
-        assert_eq!(medians, vec![Some(5.0), Some(3.0), Some(4.0), Some(5.0), Some(3.0)]);
+        let mut medians = PeerMedians::default();
+        assert_eq!(medians.of(&[1.0, 9.0, NONE, 3.0, 5.0]), [5.0, 3.0, 4.0, 5.0, 3.0]);
     }
 
     #[test]
     fn one_alone_has_no_peers() {
-        assert_eq!(medians_of_peers(&[Some(1.0), None]), vec![None, Some(1.0)]);
+        let mut medians = PeerMedians::default();
+        let medians = medians.of(&[1.0, NONE]);
+        assert!(medians[0].is_nan() && medians[1] == 1.0, "{medians:?}");
     }
 }

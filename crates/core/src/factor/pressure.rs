@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::factor::evidence::{Evidence, Side, WINDOWS};
+use crate::factor::evidence::{Evidence, Grid, Side, WINDOWS, measured};
 use crate::factor::spread::Dispersion;
 
 /// Seconds until the noise counts as known.
@@ -22,9 +22,6 @@ const LEAST: f64 = 1.0;
 /// Neither factor alone may carry the sum: each has a test of its own.
 const MOST: f64 = 7.0;
 
-/// By window and rank, in units of the noise; more is more to do. `None` where nothing was measured.
-pub type Roots = Vec<Vec<Option<f64>>>;
-
 /// What is known of the noise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pressure {
@@ -33,13 +30,14 @@ pub struct Pressure {
 }
 
 /// What [`Pressure::examine`] saw: the evidence of each rank, and what to learn from.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Seen {
     /// Per rank; `High` is more to do than usual.
     pub evidence: Vec<Evidence>,
     /// Whether share moved more than the other factor, per rank.
     pub is_share: Vec<bool>,
-    roots: Vec<Vec<f64>>,
+    /// Sums of both roots.
+    pub roots: Grid,
 }
 
 impl Default for Pressure {
@@ -49,24 +47,32 @@ impl Default for Pressure {
 }
 
 impl Pressure {
-    /// Joins `share` and `other`. `effects` says per rank how large the departure is, and whether it matters.
-    pub fn examine(&self, share: &Roots, other: &Roots, effects: &[Option<f64>]) -> Seen {
+    /// Joins two factors in `windows` windows. `both` gives their roots in a window on a rank, in units of the
+    /// noise, where more is more to do and NaN says that nothing was measured. `effects` says per rank how
+    /// large the departure is, and whether it matters.
+    pub fn examine(
+        &self,
+        windows: usize,
+        both: impl Fn(usize, usize) -> (f64, f64),
+        effects: &[Option<f64>],
+    ) -> Seen {
         let ranks = effects.len();
-        let windows = share.len().min(other.len());
         let mut seen = Seen {
             evidence: vec![Evidence::NONE; ranks],
             is_share: vec![true; ranks],
-            roots: vec![Vec::new(); windows],
+            roots: Grid::new(windows, ranks),
         };
         for w in 0..windows {
             let least = if self.pooled[w].seconds > YOUNG { LEAST } else { NOMINAL };
             let variance = self.pooled[w].variance.max(least);
+            let roots = seen.roots.row_mut(w);
             for (r, effect) in effects.iter().enumerate() {
-                let (Some(Some(came)), Some(Some(more))) = (share[w].get(r), other[w].get(r)) else {
+                let (came, more) = both(w, r);
+                if came.is_nan() || more.is_nan() {
                     continue;
-                };
+                }
                 let together = came.clamp(-MOST, MOST) + more.clamp(-MOST, MOST);
-                seen.roots[w].push(together);
+                roots[r] = together;
                 let deviance = 0.5 * together * together / variance;
                 let Some(effect) = effect else { continue };
                 if deviance > seen.evidence[r].deviance {
@@ -81,9 +87,9 @@ impl Pressure {
     }
 
     /// Learns from what was seen in a healthy second.
-    pub fn learn(&mut self, seen: &Seen) {
-        for (dispersion, roots) in self.pooled.iter_mut().zip(&seen.roots) {
-            dispersion.learn_together(roots.iter().map(|z| z * z));
+    pub fn learn(&mut self, roots: &Grid) {
+        for (dispersion, roots) in self.pooled.iter_mut().zip(roots.rows()) {
+            dispersion.learn_together(measured(roots).map(|z| z * z));
         }
     }
 }
@@ -94,21 +100,21 @@ mod tests {
 
     #[test]
     fn one_departure_alone_makes_no_pressure_however_large() {
-        let seen = Pressure::default().examine(&vec![vec![Some(0.0)]], &vec![vec![Some(50.0)]], &[Some(0.5)]);
+        let seen = Pressure::default().examine(1, |_, _| (0.0, 50.0), &[Some(0.5)]);
         assert!(seen.evidence[0].deviance < 12.5);
     }
 
     #[test]
     fn two_departures_of_five_deviations_make_one_of_seven() {
-        let roots = |z: f64| vec![vec![Some(0.0), Some(z)]; 3];
-        let seen = Pressure::default().examine(&roots(5.0), &roots(5.0), &[Some(0.0), Some(0.5)]);
+        let both = |_: usize, rank: usize| if rank == 1 { (5.0, 5.0) } else { (0.0, 0.0) };
+        let seen = Pressure::default().examine(3, both, &[Some(0.0), Some(0.5)]);
         assert!((seen.evidence[1].deviance - 25.0).abs() < 1e-9);
         assert_eq!(seen.evidence[0].deviance, 0.0);
     }
 
     #[test]
     fn departures_that_pull_apart_are_no_pressure() {
-        let seen = Pressure::default().examine(&vec![vec![Some(5.0)]], &vec![vec![Some(-5.0)]], &[Some(0.5)]);
+        let seen = Pressure::default().examine(1, |_, _| (5.0, -5.0), &[Some(0.5)]);
         assert_eq!(seen.evidence[0].deviance, 0.0);
     }
 }

@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::factor::bins::Bins;
-use crate::factor::evidence::{Evidence, Side, WINDOWS};
+use crate::factor::bins::{Bins, Sums};
+use crate::factor::evidence::{Evidence, Grid, Side, WINDOWS, measured};
 use crate::factor::spread::Dispersion;
 
 /// Fewer requests in a window than this tell nothing.
@@ -16,6 +16,8 @@ const FEWEST: f64 = 8.0;
 const LEAST_DISPERSION: f64 = 0.1;
 /// A departure of less than this (on the logarithm) is no trouble, however sure.
 const MATERIAL: f64 = 0.15;
+/// Ratios of which that is certain without their logarithm: somewhat within `exp(-MATERIAL)..exp(MATERIAL)`.
+const IMMATERIAL: std::ops::Range<f64> = 0.861..1.161;
 /// A young site's noise is taken to be at least nominal for so many seconds; shares are remembered for so many.
 const YOUNG: f64 = 60.0;
 const MEMORY: f64 = 1800.0;
@@ -45,14 +47,14 @@ pub struct Share {
 }
 
 /// What [`Share::examine`] saw: the evidence of each rank, and what to learn from.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Seen {
     /// Per rank.
     pub evidence: Vec<Evidence>,
-    /// Signed roots of the deviances, by window and rank.
-    pub roots: Vec<Vec<f64>>,
+    /// Signed roots of the deviances.
+    pub roots: Grid,
     /// How many times as many requests as usual came to the group, by window.
-    pub crowding: Vec<f64>,
+    pub crowding: [f64; WINDOWS.len()],
 }
 
 impl Share {
@@ -69,56 +71,54 @@ impl Share {
         }
     }
 
-    /// Looks at all windows that end with `newest` and begin at `since` or later.
-    pub fn examine(&self, bins: &Bins, newest: i64, since: i64) -> Seen {
+    /// Looks at all windows of `sums`.
+    pub fn examine(&self, sums: &Sums) -> Seen {
         let ranks = self.usual.len();
-        let mut roots = vec![Vec::new(); WINDOWS.len()];
-        let mut crowding = vec![1.0; WINDOWS.len()];
+        let mut roots = Grid::new(WINDOWS.len(), ranks);
+        let mut crowding = [1.0; WINDOWS.len()];
         let mut best = vec![Evidence::NONE; ranks];
-        let mut sums = vec![0.0; ranks];
-        let group = |s: i64| (0..ranks).map(|r| bins.get(r, s).arrivals.abs()).sum::<f64>();
-        let mut from = newest + 1;
-        for (w, window) in WINDOWS.iter().enumerate() {
-            if newest + 1 - window < since.max(bins.oldest()) {
-                continue;
-            }
-            while from > newest + 1 - window {
-                from -= 1;
-                sums.iter_mut().enumerate().for_each(|(r, s)| *s += bins.get(r, from).arrivals);
-            }
-            let total: f64 = sums.iter().map(|x| x.max(0.0)).sum();
+        let group = |s: i64| (0..ranks).map(|r| sums.bins.get(r, s).arrivals.abs()).sum::<f64>();
+        let last = group(sums.newest);
+        for (w, window, sum) in sums.windows() {
+            let total: f64 = sum.iter().map(|x| x.arrivals.max(0.0)).sum();
             if self.rate > 0.0 {
-                crowding[w] = total / (self.rate * *window as f64);
+                crowding[w] = total / (self.rate * window as f64);
             }
             if total < FEWEST {
                 continue;
             }
-            let ends = (group(from), group(newest));
+            let ends = (group(sums.newest + 1 - window), last);
+            let roots = roots.row_mut(w);
             for r in 0..ranks {
-                let x = sums[r].max(0.0);
+                let x = sum[r].arrivals.max(0.0);
                 let expected = total * self.usual[r];
                 let square =
                     2.0 * binomial_deviance(x, total, self.usual[r]) * self.fresh_part(r, total, ends);
-                roots[w].push(square.sqrt().copysign(x - expected));
-                let effect = ((x + 0.5) / (expected + 0.5)).ln();
+                roots[r] = square.sqrt().copysign(x - expected);
+                let ratio = (x + 0.5) / (expected + 0.5);
+                if IMMATERIAL.contains(&ratio) {
+                    continue;
+                }
+                let effect = ratio.ln();
                 if effect.abs() < MATERIAL {
                     continue;
                 }
                 let side = if x > expected { Side::High } else { Side::Low };
                 let deviance = 0.5 * square / self.dispersion(r, w, total);
-                best[r] = best[r].or(Evidence { deviance, side, effect, window: *window });
+                best[r] = best[r].or(Evidence { deviance, side, effect, window });
             }
         }
         Seen { evidence: best, roots, crowding }
     }
 
     /// Learns from what was seen in a healthy second.
-    pub fn learn(&mut self, bins: &Bins, newest: i64, seen: &Seen) {
+    pub fn learn(&mut self, bins: &Bins, newest: i64, roots: &Grid) {
         self.seconds += 1.0;
         if self.seconds > 0.5 * YOUNG {
-            for (w, roots) in seen.roots.iter().enumerate() {
-                self.pooled[w].learn_together(roots.iter().map(|z| z * z));
-                roots.iter().zip(&mut self.own).for_each(|(z, own)| own[w].learn(z * z));
+            for (w, roots) in roots.rows().enumerate() {
+                self.pooled[w].learn_together(measured(roots).map(|z| z * z));
+                let ranks = roots.iter().zip(&mut self.own).filter(|(z, _)| !z.is_nan());
+                ranks.for_each(|(z, own)| own[w].learn(z * z));
             }
         }
         let counts: Vec<f64> = (0..self.usual.len()).map(|r| bins.get(r, newest).arrivals.max(0.0)).collect();
@@ -254,16 +254,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_immaterial_without_a_logarithm_is_immaterial_by_it() {
+        let std::ops::Range { start, end } = IMMATERIAL;
+        assert!(start.ln().abs() < MATERIAL && end.ln().abs() < MATERIAL);
+    }
+
+    #[test]
     fn a_steady_router_is_told_from_a_redirect_after_three_seconds() {
         let mut bins = Bins::new(4, 0);
         let mut share = Share::new(4, 0.0);
         for s in 0..303 {
             let counts = if s < 300 { [8.0; 4] } else { [4.0, 4.0, 20.0, 4.0] };
             counts.iter().enumerate().for_each(|(r, c)| bins.at(r, s as f64 + 0.5, |b| b.arrivals += c));
-            let seen = share.examine(&bins, s, 0);
+            let seen = share.examine(&bins.sums(s, 0));
             let found = &seen.evidence;
             if s < 300 {
-                share.learn(&bins, s, &seen);
+                share.learn(&bins, s, &seen.roots);
                 assert!(found.iter().all(|e| e.deviance < 1.0));
             } else if s == 302 {
                 assert!(found[2].deviance > 30.0 && found[2].side == Side::High);

@@ -7,8 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::factor::bins::{Bin, Bins};
-use crate::factor::evidence::{Evidence, Side, WINDOWS, medians_of_peers};
+use crate::factor::bins::{Bin, Sums};
+use crate::factor::evidence::{Evidence, Grid, PeerMedians, Side, measured};
 use crate::factor::spread::Dispersion;
 
 /// Windows longer than this (in seconds) are left to slow machines.
@@ -104,26 +104,24 @@ impl Needed {
     }
 }
 
-/// What [`Speed::examine`] saw: the evidence of each rank, and what to learn from: normalised departures
-/// (more is faster) by window and rank, and each rank's ratio in the latest finished second.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What [`Speed::examine`] saw.
+#[derive(Clone, Debug)]
 pub struct Seen {
-    /// Per rank.
+    /// The evidence of each rank.
     pub evidence: Vec<Evidence>,
-    /// By window and rank.
-    pub roots: Vec<Vec<Option<f64>>>,
-    effects: Vec<Vec<Option<f64>>>,
-    latest: Vec<Option<f64>>,
+    /// What to learn from.
+    pub lesson: Lesson,
+    /// How much each rank's ratio differs from its peers' most, over the windows that were measured.
+    pub effects: Vec<f64>,
 }
 
-impl Seen {
-    /// How much a rank's ratio differs from its peers' most, over the windows that were measured.
-    pub fn effect(&self, rank: usize) -> f64 {
-        self.effects
-            .iter()
-            .filter_map(|w| w[rank])
-            .fold(0.0, |most: f64, e| if e.abs() > most.abs() { e } else { most })
-    }
+/// What to learn from a second.
+#[derive(Clone, Debug)]
+pub struct Lesson {
+    /// Normalised departures; more is faster.
+    pub roots: Grid,
+    /// Each rank's ratio in the latest finished second, NaN where it was not measured.
+    latest: Vec<f64>,
 }
 
 impl Speed {
@@ -139,86 +137,99 @@ impl Speed {
         }
     }
 
-    /// Looks at all windows that end with `newest` and begin at `since` or later. `pending` is what each
-    /// rank's stretch under way adds: needed at most, and spent already. `crowding` is how many times as
-    /// many requests as usual came in each window: what is not known of prompts is as many times as much.
-    pub fn examine(
-        &self,
-        bins: &Bins,
-        newest: i64,
-        since: i64,
-        pending: &[(f64, f64)],
-        crowding: &[f64],
-    ) -> Seen {
+    /// Looks at the windows of `sums`. `pending` is what each rank's stretch under way adds: needed at most,
+    /// and spent already. `crowding` is how many times as many requests as usual came in each window: what
+    /// is not known of prompts is as many times as much.
+    pub fn examine(&self, sums: &Sums, pending: &[Pending], crowding: &[f64]) -> Seen {
         let ranks = self.usual.len();
-        let mut roots = vec![vec![None; ranks]; WINDOW_COUNT];
-        let mut effects = roots.clone();
+        let mut roots = Grid::new(WINDOW_COUNT, ranks);
+        let mut effects = vec![0.0f64; ranks];
         let mut best = vec![Evidence::NONE; ranks];
-        let mut sums = vec![(0.0, 0.0); ranks];
-        let mut from = newest + 1;
-        for (w, window) in WINDOWS.iter().take(WINDOW_COUNT).enumerate() {
-            if newest + 1 - window < since.max(bins.oldest()) {
-                continue;
-            }
-            while from > newest + 1 - window {
-                from -= 1;
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    let bin = bins.get(r, from);
-                    *sum = (sum.0 + self.clock.of(&bin), sum.1 + bin.spent);
-                }
-            }
-            let length = *window as f64;
+        // A stretch under way counts only against its rank: it can still become slower, not faster. When
+        // all are late (a log that stalls), nobody is.
+        let under_way = |r: usize| (self.clock.of_pending(&pending[r]), pending[r].spent);
+        let is_late = |r: usize| under_way(r).1 > under_way(r).0;
+        let is_any_late = (0..ranks).any(is_late);
+        let (mut plain, mut late) = (vec![(f64::NAN, 0.0); ranks], Vec::new());
+        let (mut peers, mut late_medians) = (PeerMedians::default(), PeerMedians::default());
+        let mut ratios = Vec::with_capacity(ranks);
+        for (w, window, sum) in sums.windows().take(WINDOW_COUNT) {
+            let length = window as f64;
             let calm = crowding.get(w).map_or(1.0, |c| c.max(1.0).powf(-CROWDING_POWER));
-            let ratio = |r: usize, with_pending: bool| -> Option<(f64, f64)> {
-                let (mut needed, mut spent) = sums[r];
-                if with_pending && pending[r].1 > 0.0 {
-                    let part = (length / pending[r].1).min(1.0);
-                    needed += pending[r].0 * part;
-                    spent += pending[r].1 * part;
-                }
-                (spent > LEAST_MEASURED * length && needed > 0.0)
-                    .then(|| ((needed / spent).ln() - self.usual[r], spent.min(length) * calm))
+            // The logarithm less what is usual, NaN where too little was measured; and what it rests on.
+            let ratio = |r: usize, needed: f64, spent: f64| {
+                let is_known = spent > LEAST_MEASURED * length && needed > 0.0;
+                let ratio = if is_known { (needed / spent).ln() - self.usual[r] } else { f64::NAN };
+                (ratio, spent.min(length) * calm)
             };
-            let plain: Vec<Option<(f64, f64)>> = (0..ranks).map(|r| ratio(r, false)).collect();
-            let peers = medians_of_peers(&plain.iter().map(|x| x.map(|x| x.0)).collect::<Vec<_>>());
-            // A stretch under way counts only against its rank: it can still become slower, not faster. When
-            // all are late (a log that stalls), nobody is.
-            let is_late = |r: usize| pending[r].1 > pending[r].0;
-            let (late, late_peers) = if (0..ranks).any(is_late) {
-                let late: Vec<Option<(f64, f64)>> =
-                    (0..ranks).map(|r| if is_late(r) { ratio(r, true) } else { plain[r] }).collect();
-                let peers = medians_of_peers(&late.iter().map(|x| x.map(|x| x.0)).collect::<Vec<_>>());
-                (late, peers)
-            } else {
-                (Vec::new(), Vec::new())
-            };
+            for (r, plain) in plain.iter_mut().enumerate() {
+                *plain = ratio(r, self.clock.of(&sum[r]), sum[r].spent);
+            }
+            ratios.clear();
+            ratios.extend(plain.iter().map(|x| x.0));
+            let peers = peers.of(&ratios);
+            let mut late_peers: &[f64] = &[];
+            if is_any_late {
+                late.clear();
+                late.extend((0..ranks).map(|r| {
+                    let (needed, spent) = under_way(r);
+                    if !is_late(r) {
+                        return plain[r];
+                    }
+                    let part = (length / spent).min(1.0);
+                    ratio(r, self.clock.of(&sum[r]) + needed * part, sum[r].spent + spent * part)
+                }));
+                ratios.clear();
+                ratios.extend(late.iter().map(|x| x.0));
+                late_peers = late_medians.of(&ratios);
+            }
+            let roots = roots.row_mut(w);
             for r in 0..ranks {
-                let Some(others) = peers[r] else { continue };
-                if let Some((own, spent)) = plain[r] {
-                    effects[w][r] = Some(own - others);
-                    roots[w][r] = Some((own - others) * spent.sqrt() / self.nominal);
+                let others = peers[r];
+                if others.is_nan() {
+                    continue;
                 }
-                let slower =
-                    if is_late(r) { late[r].filter(|l| plain[r].is_none_or(|p| l.0 < p.0)) } else { None };
-                let Some((own, spent)) = slower.or(plain[r]) else { continue };
-                let others = if slower.is_some() { late_peers[r].unwrap_or(0.0) } else { others };
+                let (own, spent) = plain[r];
+                if !own.is_nan() {
+                    let effect = own - others;
+                    if effect.abs() > effects[r].abs() {
+                        effects[r] = effect;
+                    }
+                    roots[r] = effect * spent.sqrt() / self.nominal;
+                }
+                let slower = is_late(r) && !late[r].0.is_nan() && (own.is_nan() || late[r].0 < own);
+                let (own, spent) = if slower { late[r] } else { plain[r] };
+                let others = match late_peers.get(r) {
+                    Some(late) if slower => {
+                        if late.is_nan() {
+                            0.0
+                        } else {
+                            *late
+                        }
+                    }
+                    _ => others,
+                };
                 let departure = own.max(own - others);
-                if departure > -MATERIAL || self.seconds[r] < UNKNOWN || *window < self.clock.shortest() {
+                if own.is_nan()
+                    || departure > -MATERIAL
+                    || self.seconds[r] < UNKNOWN
+                    || window < self.clock.shortest()
+                {
                     continue;
                 }
                 let departure = departure.max(-self.clock.most());
                 let variance = self.dispersion(r, w) * self.nominal.powi(2) / spent + MODEL_ERROR.powi(2);
                 let deviance = 0.5 * departure.powi(2) / variance;
-                best[r] =
-                    best[r].or(Evidence { deviance, side: Side::Low, effect: departure, window: *window });
+                best[r] = best[r].or(Evidence { deviance, side: Side::Low, effect: departure, window });
             }
         }
         let latest = |r| {
-            let bin = bins.get(r, newest - 1);
+            let bin = sums.bins.get(r, sums.newest - 1);
             let needed = self.clock.of(&bin);
-            (bin.spent > 0.3 && needed > 0.0).then(|| (needed / bin.spent).ln())
+            if bin.spent > 0.3 && needed > 0.0 { (needed / bin.spent).ln() } else { f64::NAN }
         };
-        Seen { evidence: best, roots, effects, latest: (0..ranks).map(latest).collect() }
+        let latest = (0..ranks).map(latest).collect();
+        Seen { evidence: best, lesson: Lesson { roots, latest }, effects }
     }
 
     /// Whether a rank's usual speed and noise are known.
@@ -227,15 +238,13 @@ impl Speed {
     }
 
     /// Learns from what was seen in a healthy second.
-    pub fn learn(&mut self, seen: &Seen) {
-        for (w, roots) in seen.roots.iter().enumerate() {
-            self.pooled[w].learn_together(roots.iter().flatten().map(|z| z * z));
-            for (own, root) in self.own.iter_mut().zip(roots) {
-                root.iter().for_each(|z| own[w].learn(z * z));
-            }
+    pub fn learn(&mut self, lesson: &Lesson) {
+        for (w, roots) in lesson.roots.rows().enumerate() {
+            self.pooled[w].learn_together(measured(roots).map(|z| z * z));
+            let ranks = roots.iter().zip(&mut self.own).filter(|(z, _)| !z.is_nan());
+            ranks.for_each(|(z, own)| own[w].learn(z * z));
         }
-        for (r, latest) in seen.latest.iter().enumerate() {
-            let Some(latest) = latest else { continue };
+        for (r, latest) in lesson.latest.iter().enumerate().filter(|(_, latest)| !latest.is_nan()) {
             self.seconds[r] += 1.0;
             let step = STEP.max(0.3 / self.seconds[r]);
             self.usual[r] += (latest - self.usual[r]).clamp(-step, step);
@@ -262,6 +271,7 @@ impl Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::factor::bins::Bins;
 
     fn run(seconds: i64, ratio: impl Fn(usize, i64) -> f64) -> Vec<Evidence> {
         let mut bins = Bins::new(3, 0);
@@ -269,9 +279,9 @@ mod tests {
         let mut last = Vec::new();
         for s in 0..seconds {
             (0..3).for_each(|r| bins.at(r, s as f64, |b| (b.needed, b.spent) = (ratio(r, s), 1.0)));
-            let seen = speed.examine(&bins, s, 0, &[(0.0, 0.0); 3], &[]);
+            let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 3], &[]);
             if s < 300 {
-                speed.learn(&seen);
+                speed.learn(&seen.lesson);
             }
             last = seen.evidence;
         }

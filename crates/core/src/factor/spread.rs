@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 const MEDIAN_OF_SQUARE: f64 = 0.4549;
 /// A step a second, on the logarithm: a factor of e in 200 s at most.
 const GAIN: f64 = 0.005;
+/// `exp(GAIN)` and `exp(-GAIN)`: nearly every step of a detector is one of these, hundreds a second.
+const UP: f64 = 1.005012520859401;
+const DOWN: f64 = 0.9950124791926823;
 /// While young it steps faster: by 1/seconds, until that is less than `GAIN`.
 const YOUNG_GAIN: f64 = 0.05;
 
@@ -44,13 +47,23 @@ impl Dispersion {
         self.seconds += 1.0;
         let gain = GAIN.max((1.0 / self.seconds).min(YOUNG_GAIN));
         let direction = 2.0 * up / all - 1.0;
-        self.variance = (self.variance * (gain * direction).exp()).clamp(1e-4, 1e4);
+        let factor = match () {
+            () if gain == GAIN && direction == 1.0 => UP,
+            () if gain == GAIN && direction == -1.0 => DOWN,
+            () => (gain * direction).exp(),
+        };
+        self.variance = (self.variance * factor).clamp(1e-4, 1e4);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usual_steps_are_those_of_the_gain() {
+        assert!((UP / GAIN.exp() - 1.0).abs() < 1e-15 && (DOWN / (-GAIN).exp() - 1.0).abs() < 1e-15);
+    }
 
     #[test]
     fn a_minute_of_an_incident_moves_it_by_a_third_at_most() {

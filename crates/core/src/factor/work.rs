@@ -3,8 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::factor::bins::{Bin, Bins};
-use crate::factor::evidence::{Evidence, Side, WINDOWS, medians_of_peers};
+use crate::factor::bins::{Bin, Sums};
+use crate::factor::evidence::{Evidence, Grid, PeerMedians, Side, WINDOWS, measured};
 use crate::factor::spread::Dispersion;
 
 /// Fewer admissions in a window than this tell nothing.
@@ -41,14 +41,29 @@ pub enum Tokens {
     Computed,
 }
 
-/// What [`Work::examine`] saw: the evidence of each rank, and what to learn from.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// What [`Work::examine`] saw.
+#[derive(Clone, Debug)]
 pub struct Seen {
-    /// Per rank.
+    /// The evidence of each rank.
     pub evidence: Vec<Evidence>,
-    /// Normalised departures by window and rank; more is more work.
-    pub roots: Vec<Vec<Option<f64>>>,
-    latest: Vec<Option<f64>>,
+    /// What to learn from.
+    pub lesson: Lesson,
+}
+
+impl Seen {
+    /// Whether any window has requests enough of `rank`.
+    pub fn is_measured(&self, rank: usize) -> bool {
+        self.lesson.roots.rows().any(|row| row.get(rank).is_some_and(|root| !root.is_nan()))
+    }
+}
+
+/// What to learn from a second.
+#[derive(Clone, Debug)]
+pub struct Lesson {
+    /// Normalised departures; more is more work.
+    roots: Grid,
+    /// Each rank's difference from its peers, NaN where it is not known.
+    latest: Vec<f64>,
 }
 
 impl Work {
@@ -62,47 +77,43 @@ impl Work {
         }
     }
 
-    /// Looks at all windows that end with `newest` and begin at `since` or later.
-    pub fn examine(&self, bins: &Bins, newest: i64, since: i64) -> Seen {
+    /// Looks at all windows of `sums`.
+    pub fn examine(&self, sums: &Sums) -> Seen {
         let ranks = self.usual.len();
-        let mut roots = vec![vec![None; ranks]; WINDOWS.len()];
-        let mut latest = vec![None; ranks];
+        let mut roots = Grid::new(WINDOWS.len(), ranks);
+        let mut latest = vec![f64::NAN; ranks];
         let mut best = vec![Evidence::NONE; ranks];
-        let mut sums = vec![(0.0, 0.0); ranks];
-        let mut from = newest + 1;
-        for (w, window) in WINDOWS.iter().enumerate() {
-            if newest + 1 - window < since.max(bins.oldest()) {
-                continue;
+        let mut means = vec![f64::NAN; ranks];
+        let mut peers = PeerMedians::default();
+        for (w, window, sum) in sums.windows() {
+            for (mean, sum) in means.iter_mut().zip(sum) {
+                let n = sum.admitted;
+                *mean = if n >= FEWEST { self.of(sum) / n } else { f64::NAN };
             }
-            while from > newest + 1 - window {
-                from -= 1;
-                for (r, sum) in sums.iter_mut().enumerate() {
-                    let bin = bins.get(r, from);
-                    *sum = (sum.0 + self.of(&bin), sum.1 + bin.admitted);
-                }
-            }
-            let means: Vec<Option<f64>> =
-                sums.iter().map(|(work, n)| (*n >= FEWEST).then(|| work / n)).collect();
-            let peers = medians_of_peers(&means);
+            let peers = peers.of(&means);
+            let dispersion = self.dispersion(w);
+            let noise = dispersion.sqrt();
+            let roots = roots.row_mut(w);
             for r in 0..ranks {
-                let (Some(own), Some(others)) = (means[r], peers[r]) else { continue };
-                let difference = own - others;
-                if *window == WINDOWS[5] {
-                    latest[r] = Some(difference);
+                let difference = means[r] - peers[r];
+                if difference.is_nan() {
+                    continue;
+                }
+                if window == WINDOWS[5] {
+                    latest[r] = difference;
                 }
                 let departure = difference - self.usual[r];
-                let square = departure.powi(2) * sums[r].1 / NOMINAL.powi(2);
-                roots[w][r] = Some(square.sqrt().copysign(departure) / self.dispersion(w).sqrt());
+                let square = departure.powi(2) * sum[r].admitted / NOMINAL.powi(2);
+                roots[r] = square.sqrt().copysign(departure) / noise;
                 // Less work a request is nobody's trouble.
                 if departure < MATERIAL {
                     continue;
                 }
-                let deviance = 0.5 * square / self.dispersion(w);
-                best[r] =
-                    best[r].or(Evidence { deviance, side: Side::High, effect: departure, window: *window });
+                let deviance = 0.5 * square / dispersion;
+                best[r] = best[r].or(Evidence { deviance, side: Side::High, effect: departure, window });
             }
         }
-        Seen { evidence: best, roots, latest }
+        Seen { evidence: best, lesson: Lesson { roots, latest } }
     }
 
     /// The variance of one request's logarithm in window `w`, in nominal ones.
@@ -119,24 +130,22 @@ impl Work {
     }
 
     /// Learns from what was seen in a healthy second.
-    pub fn learn(&mut self, seen: &Seen) {
+    pub fn learn(&mut self, lesson: &Lesson) {
         self.seconds += 1.0;
-        for (w, roots) in seen.roots.iter().enumerate() {
+        for (w, roots) in lesson.roots.rows().enumerate() {
             let now = self.dispersion(w);
-            self.pooled[w].learn_together(roots.iter().flatten().map(|z| z * z * now));
+            self.pooled[w].learn_together(measured(roots).map(|z| z * z * now));
         }
         let step = STEP.max(1.0 / (self.seconds + 30.0));
-        for (usual, latest) in self.usual.iter_mut().zip(&seen.latest) {
-            if let Some(latest) = latest {
-                *usual += (latest - *usual).clamp(-step, step);
-            }
-        }
+        let known = self.usual.iter_mut().zip(&lesson.latest).filter(|(_, latest)| !latest.is_nan());
+        known.for_each(|(usual, latest)| *usual += (latest - *usual).clamp(-step, step));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::factor::bins::Bins;
 
     #[test]
     fn a_rank_whose_prompts_become_seven_times_as_long_departs() {
@@ -149,10 +158,10 @@ mod tests {
                     + if r == 1 && s >= 300 { 2.0 } else { 0.0 };
                 bins.at(r, s as f64, |b| (b.work, b.admitted) = (8.0 * log, 8.0));
             }
-            let seen = work.examine(&bins, s, 0);
+            let seen = work.examine(&bins.sums(s, 0));
             let found = &seen.evidence;
             if s < 300 {
-                work.learn(&seen);
+                work.learn(&seen.lesson);
             } else if s == 305 {
                 assert!(found[1].deviance > 20.0 && found[1].side == Side::High, "{found:?}");
                 assert!(found[0].deviance < 5.0);

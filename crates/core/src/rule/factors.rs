@@ -101,13 +101,32 @@ struct Server {
     /// Whether its log tells of prefills: one that does not is read as if its lines were polls.
     has_prefills: bool,
     /// The lines of a second, as a log without arrivals stamps them, until it is over.
-    second: Vec<(Time, u16, Rank, Report, Fields)>,
+    second: Vec<Line>,
     /// The last second that was looked at.
     stepped: f64,
     /// What an agent before this one learned, until the same ranks are seen again.
     known: Option<Baseline>,
     /// How many DP ranks it says that it has.
     limit: Option<u16>,
+}
+
+/// A line that waits until its second is over.
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    at: Time,
+    dp: u16,
+    rank: Rank,
+    numbers: Numbers,
+}
+
+/// What the detector needs of the numbers of a rank.
+#[derive(Clone, Copy, Debug)]
+enum Numbers {
+    Prefill(Prefill),
+    /// With what they say where the log tells of no prefills.
+    Decode(Decode, Gauges),
+    /// Of a page or of loads; those say when they were published.
+    Levels(Kind, Gauges, Counters, Option<(f64, Duration)>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -198,21 +217,26 @@ impl Factors {
     /// Takes in the numbers of one rank, read at `at`.
     pub fn take(&mut self, server: &Arc<str>, rank: Rank, report: Report, fields: &Fields, at: Time) {
         let Some(dp) = rank.get(Axis::Dp) else { return };
-        if !self.servers.contains_key(server) {
-            let known = self.remembered.remove(server);
-            self.servers.insert(server.clone(), Server { known, ..Server::default() });
-        }
-        let Some(state) = self.servers.get_mut(server) else { return };
-        if state.limit.is_some_and(|limit| dp >= limit) {
-            return;
-        }
-        state.advance(at, self.false_alarms_per_day);
+        let per_day = self.false_alarms_per_day;
+        let numbers = Numbers::of(report, fields);
         let is_line = matches!(report, Report::Prefill | Report::Decode);
-        if is_line && at.nanos() % SECOND_NS == 0 {
-            self.holds_lines = true;
-            return state.second.push((at, dp, rank, report, fields.clone()));
+        let mut take = |state: &mut Server| {
+            if state.limit.is_some_and(|limit| dp >= limit) {
+                return;
+            }
+            state.advance(at, per_day);
+            if is_line && at.nanos() % SECOND_NS == 0 {
+                self.holds_lines = true;
+                return state.second.push(Line { at, dp, rank, numbers });
+            }
+            state.take((dp, rank), &numbers, at.epoch_s(), per_day);
+        };
+        if let Some(state) = self.servers.get_mut(server) {
+            return take(state);
         }
-        state.take((dp, rank), report, fields, at.epoch_s(), self.false_alarms_per_day);
+        let mut state = Server { known: self.remembered.remove(server), ..Server::default() };
+        take(&mut state);
+        self.servers.insert(server.clone(), state);
     }
 
     /// A server says what it is: so many DP ranks, where it tells, and with `is_another` another instance
@@ -307,14 +331,14 @@ impl Server {
     /// Lines that bear only their second are spread evenly over it, as they came: a stretch of work that
     /// is timed by whole seconds would seem to take none, or twice its time.
     fn spread_second(&mut self, now: Time, per_day: f64) {
-        if self.second.last().is_none_or(|l| now.nanos() < l.0.nanos() + SECOND_NS) {
+        if self.second.last().is_none_or(|l| now.nanos() < l.at.nanos() + SECOND_NS) {
             return;
         }
         let mut lines = std::mem::take(&mut self.second);
-        for second in lines.chunk_by(|a, b| a.0 == b.0) {
-            for (i, (at, dp, rank, report, fields)) in second.iter().enumerate() {
+        for second in lines.chunk_by(|a, b| a.at == b.at) {
+            for (i, line) in second.iter().enumerate() {
                 let within = (i as f64 + 0.5) / second.len() as f64;
-                self.take((*dp, *rank), *report, fields, at.epoch_s() + within, per_day);
+                self.take((line.dp, line.rank), &line.numbers, line.at.epoch_s() + within, per_day);
             }
         }
         lines.clear();
@@ -322,11 +346,10 @@ impl Server {
     }
 
     /// Takes in a rank's numbers.
-    fn take(&mut self, (dp, rank): (u16, Rank), report: Report, fields: &Fields, at: f64, per_day: f64) {
-        let kind = match report {
-            Report::Prefill | Report::Decode => Kind::Line,
-            Report::Loads { .. } => Kind::Loads,
-            Report::Page => Kind::Page,
+    fn take(&mut self, (dp, rank): (u16, Rank), numbers: &Numbers, at: f64, per_day: f64) {
+        let kind = match numbers {
+            Numbers::Prefill(_) | Numbers::Decode(..) => Kind::Line,
+            Numbers::Levels(kind, ..) => *kind,
         };
         let speaker = self.speakers.entry((kind, dp)).or_insert(rank);
         if rank < *speaker {
@@ -343,24 +366,25 @@ impl Server {
             }
             self.detector = Some(Detector::restored(settings, saved, at));
         }
-        let published = match report {
-            Report::Loads { published_s: Some(published), age } => {
-                Some(self.stamp_of(dp, published, at - age.as_secs_f64()))
+        let published = match numbers {
+            Numbers::Levels(.., Some((published, age))) => {
+                Some(self.stamp_of(dp, *published, at - age.as_secs_f64()))
             }
             _ => None,
         };
         let Some(detector) = &mut self.detector else { return };
         let mut observe = |what: Reading| detector.observe(&factor::Observation { at, rank: place, what });
-        self.has_prefills |= report == Report::Prefill;
-        match report {
-            Report::Prefill => observe(Reading::Prefill(prefill_of(fields))),
-            Report::Decode if !self.has_prefills => {
-                observe(Reading::Gauges(Gauges { stamp: Some(at), ..gauges_of(fields) }));
+        match *numbers {
+            Numbers::Prefill(prefill) => {
+                self.has_prefills = true;
+                observe(Reading::Prefill(prefill));
             }
-            Report::Decode => observe(Reading::Decode(decode_of(fields))),
-            Report::Loads { .. } | Report::Page => {
-                observe(Reading::Gauges(Gauges { stamp: published, ..gauges_of(fields) }));
-                let counters = counters_of(fields);
+            Numbers::Decode(_, gauges) if !self.has_prefills => {
+                observe(Reading::Gauges(Gauges { stamp: Some(at), ..gauges }));
+            }
+            Numbers::Decode(decode, _) => observe(Reading::Decode(decode)),
+            Numbers::Levels(_, gauges, counters, _) => {
+                observe(Reading::Gauges(Gauges { stamp: published, ..gauges }));
                 if counters != Counters::default() {
                     observe(Reading::Counters(counters));
                 }
@@ -410,7 +434,11 @@ impl Server {
         let settings = Settings { ranks: self.ranks.len(), false_alarms_per_day: per_day };
         let before = self.detector.take();
         self.detector = match before {
-            Some(detector) if goes_on => Some(Detector::restored(settings, detector.saved(), now)),
+            Some(detector) if goes_on => {
+                let mut saved = detector.saved();
+                saved.open.clear();
+                Some(Detector::restored(settings, saved, now))
+            }
             _ => (settings.ranks >= 2).then(|| Detector::new(settings)),
         };
     }
@@ -520,6 +548,20 @@ pub fn words_of(trouble: &factor::Incident) -> String {
             that hangs cannot end one: see its stacks before the engine's watchdog kills it, with `py-spy dump --pid PID` \
             of its scheduler process (without py-spy: `kill -3 PID` where faulthandler is on)"
             .into(),
+    }
+}
+
+impl Numbers {
+    fn of(report: Report, fields: &Fields) -> Self {
+        match report {
+            Report::Prefill => Self::Prefill(prefill_of(fields)),
+            Report::Decode => Self::Decode(decode_of(fields), gauges_of(fields)),
+            Report::Loads { published_s, age } => {
+                let published = published_s.map(|published| (published, age));
+                Self::Levels(Kind::Loads, gauges_of(fields), counters_of(fields), published)
+            }
+            Report::Page => Self::Levels(Kind::Page, gauges_of(fields), counters_of(fields), None),
+        }
     }
 }
 
