@@ -13,6 +13,7 @@ use self::outgoing::Outgoing;
 use super::plan::Plan;
 use super::receivers::UnusableReceiver;
 use super::supervise::{Place, Supervisor};
+use crate::act::notify::retry::is_too_old;
 use crate::act::notify::worker::workers;
 use crate::act::notify::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Planner, Receiver};
 use crate::act::state::State;
@@ -73,6 +74,7 @@ impl Notifier {
         let outgoing = Outgoing::new(move |delivery| drop(queues.hand_over(delivery)));
         let mut notifier = Self { planner, outgoing, state, statuses, dropped: BTreeMap::new() };
         notifier.drop_what_nobody_takes();
+        notifier.tell_of_unreadable(clock.now());
         for row in notifier.state.undelivered().unwrap_or_default() {
             notifier.count_pending(&row.receiver);
         }
@@ -98,6 +100,35 @@ impl Notifier {
             );
         }
         self.dropped = gone;
+    }
+
+    /// Messages that another release wrote and this one cannot read stay for it, as long as anybody would act
+    /// on them.
+    fn tell_of_unreadable(&mut self, now: Time) {
+        let rows = self.state.undelivered().unwrap_or_default();
+        let mut unread: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        for row in rows {
+            let (key, receiver, created) = (row.key.clone(), row.receiver.clone(), row.created);
+            let Err(why) = Delivery::try_from(row) else { continue };
+            if !is_too_old(created, now) {
+                *unread.entry(receiver).or_default() += 1;
+                continue;
+            }
+            tracing::warn!(
+                receiver = &*receiver,
+                "the message {key} is dropped: it is a day old and cannot be read ({why})"
+            );
+            match self.state.remove_from_outbox(&key) {
+                Ok(()) => *self.dropped.entry(receiver).or_default() += 1,
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+        for (receiver, count) in unread {
+            tracing::warn!(
+                receiver = &*receiver,
+                "{count} messages for it were written by another release of the agent and cannot be read by this one; they wait a day for it"
+            );
+        }
     }
 
     /// How many messages were dropped at the start, by their receiver.
@@ -291,10 +322,12 @@ fn statuses_of(receivers: &[Receiver], unusable: &[UnusableReceiver]) -> BTreeMa
 mod tests {
     use super::*;
     use crate::act::notify::Means;
+    use crate::act::state::OutboxRow;
     use crate::agent::plan::Flags;
     use crate::config::file::load;
     use crate::http::{Secret, client};
     use skewtrap_core::message::{Message, sample};
+    use std::time::Duration;
 
     /// A post whose receivers, `oncall` and `team`, do not answer.
     fn notifier(dir: &std::path::Path) -> (Notifier, State, Clock) {
@@ -368,6 +401,24 @@ mod tests {
         let waiting: Vec<_> = queued(&state).into_iter().map(|(receiver, _)| receiver).collect();
         assert_eq!(waiting, ["oncall".into()], "the other waits for nobody");
         assert_eq!(notifier.dropped(), &BTreeMap::from([("retired".into(), 1)]));
+    }
+
+    #[tokio::test]
+    async fn messages_of_another_release_wait_for_it_for_a_day() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (_, state, clock) = notifier(dir.path());
+        let row = |key: &str, age_h: u64| {
+            let created = clock.now() - Duration::from_secs(age_h * 3600);
+            let body = b"{\"words\": \"of another release\"}".to_vec();
+            OutboxRow { key: key.into(), receiver: "oncall".into(), created, due: created, attempts: 0, body }
+        };
+        state.add_to_outbox(&[row("new", 1), row("old", 25)]).expect("written");
+        assert!(state.settle(Duration::from_secs(5)));
+        drop(state);
+        let (notifier, state, _) = notifier(dir.path());
+        let keys: Vec<_> = state.undelivered().expect("the outbox").into_iter().map(|row| row.key).collect();
+        assert_eq!(keys, ["new".into()]);
+        assert_eq!(notifier.dropped(), &BTreeMap::from([("oncall".into(), 1)]));
     }
 
     #[test]

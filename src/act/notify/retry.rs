@@ -24,6 +24,13 @@ pub fn is_too_old(created: Time, due: Time) -> bool {
     due.since(created) > GIVE_UP_AFTER
 }
 
+/// When a message is tried that was created at `created` and is due at `due`. Times that only a clock which
+/// was ahead can have written (created later than `now`, or due later than it would be given up) mean at once.
+pub fn tried_at(created: Time, due: Time, now: Time) -> Time {
+    let was_ahead = created > now || is_too_old(created, due);
+    if was_ahead { now } else { due }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,6 +49,14 @@ mod tests {
         let wait = |random| retry_at(4, now, random).signed_s_since(now);
         assert_eq!([wait(0.0), wait(0.25), wait(0.5), wait(1.0)], [8.0, 7.0, 6.0, 4.0]);
         assert_eq!([wait(-1.0), wait(2.0)], [8.0, 4.0], "it never leaves that range");
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_holds_no_message_back() {
+        let at = Time::from_epoch_s;
+        assert_eq!(tried_at(at(0.0), at(300.0), at(10.0)), at(300.0));
+        assert_eq!(tried_at(at(0.0), at(31_536_000.0), at(10.0)), at(10.0), "due in a year");
+        assert_eq!(tried_at(at(90_000.0), at(90_001.0), at(10.0)), at(10.0), "created tomorrow");
     }
 
     #[test]

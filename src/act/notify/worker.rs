@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 
-use super::retry::{GIVE_UP_AFTER, is_too_old, retry_at};
+use super::retry::{GIVE_UP_AFTER, is_too_old, retry_at, tried_at};
 use super::send::{Failure, send};
 use super::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Receiver};
 use skewtrap_trace::time::Time;
@@ -114,7 +114,7 @@ impl DeliveryWorker {
         let mut queue = self.queue.lock().await;
         loop {
             let now = (self.now)();
-            match next_of(&queue.waiting) {
+            match next_of(&queue.waiting, now) {
                 Some((index, due)) if due <= now => self.attempt(&mut queue, index).await,
                 next if queue.is_open => self.wait(&mut queue, next.map(|(_, due)| due.since(now))).await,
                 // What is not due yet stays in the outbox for the next start.
@@ -200,8 +200,8 @@ impl Queue {
 }
 
 /// The delivery to try next, and when: the first due among those that are the first of their incident.
-fn next_of(waiting: &VecDeque<Delivery>) -> Option<(usize, Time)> {
+fn next_of(waiting: &VecDeque<Delivery>, now: Time) -> Option<(usize, Time)> {
     let mut incidents = BTreeSet::new();
     let firsts = waiting.iter().enumerate().filter(|(_, d)| incidents.insert(&*d.message.incident.id));
-    firsts.map(|(index, d)| (index, d.due)).min_by_key(|&(_, due)| due)
+    firsts.map(|(index, d)| (index, tried_at(d.created, d.due, now))).min_by_key(|&(_, due)| due)
 }
