@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::secret::is_url;
+use skewtrap_core::printable::printable;
 
 /// Catches the onset of load imbalance between the ranks of an LLM server, takes one short
 /// bounded profile of it, and says which rank, which kernel and why.
@@ -191,11 +192,32 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.chain().filter_map(|e| e.downcast_ref()).any(broken_pipe) {
         return ExitCode::SUCCESS;
     }
-    anstream::eprintln!("error: {error:#}");
+    anstream::eprintln!("error: {}", clean(&format!("{error:#}")));
     ExitCode::from(if error.downcast_ref::<Wrong>().is_some() { 2 } else { 1 })
+}
+
+/// A line of an error is cut off behind so many bytes.
+const LONGEST_LINE: usize = 4096;
+
+/// Errors quote what is in files and what servers answer: nothing of that may steer the terminal.
+fn clean(text: &str) -> String {
+    text.lines().map(|line| printable(line, LONGEST_LINE)).collect::<Vec<_>>().join("\n")
 }
 
 /// Prints the problems of files on standard error.
 pub(crate) fn print_diagnostics(diagnostics: &[crate::config::diagnostic::Diagnostic]) {
     diagnostics.iter().for_each(|d| anstream::eprintln!("{d}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_error_quotes_does_not_steer_the_terminal_and_keeps_its_lines() {
+        assert_eq!(
+            clean("two\nlines of \u{1b}]0;x\u{7}\u{202e}"),
+            "two\nlines of \u{fffd}]0;x\u{fffd}\u{fffd}"
+        );
+    }
 }

@@ -113,6 +113,8 @@ impl Pending {
 #[derive(Clone, Debug)]
 pub struct State {
     file: Arc<PathBuf>,
+    /// Which file that was when it was opened.
+    identity: Option<(u64, u64)>,
     connection: Arc<Mutex<Connection>>,
     agent: Arc<str>,
     writer: Arc<Writer>,
@@ -183,7 +185,10 @@ impl State {
         let folder = self.file.parent().unwrap_or(&self.file).to_owned();
         let same = |path: &Path| {
             let (ours, there) = (lock.0.metadata()?, std::fs::metadata(path)?);
-            Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()) && self.file.exists())
+            let database = open::identity(&self.file);
+            Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())
+                && database.is_some()
+                && database == self.identity)
         };
         match same(&folder.join("lock")) {
             Ok(true) => Ok(()),

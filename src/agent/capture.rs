@@ -35,8 +35,12 @@ use skewtrap_core::capture::verify::{Artifact, Verdict};
 use skewtrap_core::capture::window::Failure;
 use skewtrap_core::incident::{CaptureOutcome, Exchange, Record, StoredCapture};
 use skewtrap_trace::labels::Labels;
+use skewtrap_trace::printable::printable;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
+
+/// A sentence about a capture is cut off behind so many bytes.
+const LONGEST_SENTENCE: usize = 2048;
 
 /// Where captures are stored.
 #[derive(Clone, Debug)]
@@ -89,6 +93,17 @@ pub struct CaptureResult {
 }
 
 impl CaptureResult {
+    /// Its sentences hold what programs and servers answered, and people read them in terminals and messages.
+    fn cleaned(self) -> Self {
+        let clean = |text: String| printable(&text, LONGEST_SENTENCE).into_owned();
+        Self {
+            failure: self.failure.map(clean),
+            unproven: self.unproven.map(clean),
+            notes: self.notes.into_iter().map(clean).collect(),
+            ..self
+        }
+    }
+
     /// Of an attempt that is in the state and of which nothing was sent.
     fn never_sent(means: Means, late: TooLate, at: Time) -> Self {
         Self { means, failure: Some(late.to_string()), sent_at: at, ..Self::default() }
@@ -255,6 +270,7 @@ impl Finalizer {
     /// Files into the bundle, then the list of them, then all of it with the end into the state.
     fn run_now(self) -> Taken {
         let Self { store, attempt, record, result, merged, mut problem } = self;
+        let result = result.cleaned();
         if result.left_open {
             return Taken::LeftOpen;
         }

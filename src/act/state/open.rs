@@ -81,6 +81,7 @@ impl State {
             .query_row("SELECT value FROM meta WHERE name = 'agent'", [], |row| row.get(0))
             .map_err(|source| StateError::Database { file: file.clone(), source })?;
         Ok(Self {
+            identity: identity(&file),
             file: Arc::new(file),
             connection: Arc::new(Mutex::new(connection)),
             agent: agent.into(),
@@ -89,6 +90,12 @@ impl State {
             read_only: None,
         })
     }
+}
+
+/// Which file lies there, whatever its name: one that was put in its place, a backup say, is another.
+pub(super) fn identity(file: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(file).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// The layout of the database: raised when an older release could not work with what this one writes.

@@ -167,6 +167,18 @@ fn a_folder_that_was_deleted_while_the_agent_runs_is_an_error_at_once() {
 }
 
 #[test]
+fn a_database_that_was_put_back_from_a_backup_while_the_agent_runs_opens_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = State::open(dir.path()).unwrap();
+    let file = dir.path().join("state.sqlite");
+    std::fs::copy(&file, dir.path().join("backup")).unwrap();
+    state.begin(&attempt("a1", 10.0), &window("a1"), None).unwrap();
+    std::fs::rename(dir.path().join("backup"), &file).unwrap();
+    let error = state.begin(&attempt("a2", 20.0), &window("a2"), None).unwrap_err();
+    assert!(matches!(error, StateError::Vanished { .. }), "{error}");
+}
+
+#[test]
 fn only_the_owner_may_read_the_state() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();

@@ -83,6 +83,7 @@ pub fn inventory(paths: &[PathBuf]) -> Result<Inventory, TraceError> {
         if meta.is_dir() {
             add_folder(path, &mut found)?;
         } else {
+            // One that is named may be a pipe: `<(zcat ...)`.
             match classify(path)? {
                 FileKind::Trace(format) => {
                     found.files.push(TraceFile { path: path.clone(), format, size: meta.len() });
@@ -186,7 +187,9 @@ fn list(dir: &Path, found: &mut Inventory) -> Result<Vec<PathBuf>, TraceError> {
             continue;
         }
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        match classify(&path)? {
+        // A pipe would be waited for.
+        let kind = if meta.is_file() { classify(&path)? } else { FileKind::LeftOut("not a file") };
+        match kind {
             FileKind::Trace(format) => found.files.push(TraceFile { path, format, size: meta.len() }),
             FileKind::LeftOut(why) => found.notes.push(format!("left out {name}: {why}")),
             FileKind::Bundle => {}
@@ -319,5 +322,21 @@ fn read_manifests(dir: &Path, found: &mut Inventory) {
                 found.manifest.pids.insert(pid, rank);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_among_the_files_is_named_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a-DP-0.trace.json"), r#"{"traceEvents":[]}"#).unwrap();
+        let pipe = dir.path().join("a-DP-1.trace.json");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let found = inventory(&[dir.path().to_owned()]).unwrap();
+        assert_eq!(found.files.len(), 1);
+        assert_eq!(found.notes, ["left out a-DP-1.trace.json: not a file"]);
     }
 }
