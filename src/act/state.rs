@@ -21,7 +21,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use skewtrap_core::capture::governor::{Attempt, AttemptEnd, Ledger};
+use skewtrap_core::capture::governor::{Attempt, AttemptEnd, ClockJump, Ledger};
 use skewtrap_core::capture::plan::StartRequest;
 use skewtrap_core::incident::{Record, StoredCapture};
 use skewtrap_core::rule::Baseline;
@@ -303,6 +303,14 @@ impl State {
         self.change_attempts(|ledger| drop(ledger.resume(target)))
     }
 
+    /// The wall clock was set: see [`Ledger::clock_was_set`].
+    ///
+    /// # Errors
+    /// The database cannot be read or written.
+    pub fn clock_was_set(&self, jump: ClockJump) -> Result<(), StateError> {
+        self.change_attempts(|ledger| ledger.clock_was_set(jump))
+    }
+
     /// Writes the attempts that `change` changes.
     fn change_attempts(&self, change: impl FnOnce(&mut Ledger)) -> Result<(), StateError> {
         let mut connection = self.lock();
@@ -313,9 +321,9 @@ impl State {
         let mut ledger = Ledger::from(attempts.clone());
         change(&mut ledger);
         for (attempt, _) in ledger.attempts.iter().zip(&attempts).filter(|(now, before)| now != before) {
-            let values = params![attempt.id, json(attempt)];
+            let values = params![attempt.id, json(attempt), attempt.at.nanos()];
             transaction
-                .execute("UPDATE attempts SET body = ?2 WHERE id = ?1", values)
+                .execute("UPDATE attempts SET body = ?2, at = ?3 WHERE id = ?1", values)
                 .map_err(|e| self.broken(e))?;
         }
         transaction.commit().map_err(|e| self.broken(e))

@@ -22,7 +22,7 @@ use crate::observe::outlet::Seen;
 use crate::serve::Command;
 use crate::serve::published::{Pulse, Wanted};
 use skewtrap_core::capture::captured::Means;
-use skewtrap_core::capture::governor::QUIET;
+use skewtrap_core::capture::governor::{ClockJump, QUIET};
 use skewtrap_core::capture::window::WindowPhase;
 use skewtrap_core::incident::{Record, VerdictNote};
 use skewtrap_core::message::Update;
@@ -41,13 +41,26 @@ impl Agent {
         self.metrics.disk_trouble(self.disk_trouble());
         self.notifier.hand_over_overdue();
         self.metrics.without_row(self.notifier.without_row());
+        let before = self.clock.now();
         if let Some(jump) = self.clock.follow(wall_time()) {
             warn!(jump_s = jump, "the wall clock was set; times from here on are the new clock's");
+            self.clock_was_set(before);
         }
         self.metrics.restarts(self.supervisor.restarts());
         let unheard = self.watch.unheard().cloned().collect();
         self.publisher.beat(Pulse { at: self.clock.now(), unheard });
         systemd::alive();
+    }
+
+    /// Limits go on as if nobody had set the clock.
+    fn clock_was_set(&mut self, before: Time) {
+        let now = self.clock.now();
+        let jump =
+            ClockJump { before, by_ns: now.nanos().saturating_sub(before.nanos()), started: self.started };
+        self.started = Time::from_nanos(self.started.nanos().saturating_add(jump.by_ns));
+        self.watch.handle(Event::ClockSet(jump), now, &mut Vec::new());
+        // Written once or not at all: twice, it would move what was stamped since.
+        self.store.state.later(move |state| state.clock_was_set(jump));
     }
 
     /// What is wrong with the disk of the state, and what that cost so far.

@@ -155,6 +155,7 @@ impl Watch {
             }
             Event::Silenced(silence) => core.silenced(silence, now),
             Event::Resumed(target) => drop(core.ledger.resume(target.as_deref())),
+            Event::ClockSet(jump) => core.ledger.clock_was_set(jump),
             Event::LeftBehind { target, attempt, window } => core.left_behind(target, attempt, window, now),
             Event::Swept(space) => core.policy.bundles = Some(space),
         }

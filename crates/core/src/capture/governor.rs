@@ -147,6 +147,17 @@ pub struct Ledger {
     pub left_behind: BTreeSet<String>,
 }
 
+/// That the wall clock was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockJump {
+    /// What it said just before.
+    pub before: Time,
+    /// By how much, in nanoseconds; negative where it was set back.
+    pub by_ns: i64,
+    /// When this process began, by the clock before.
+    pub started: Time,
+}
+
 impl From<Vec<Attempt>> for Ledger {
     fn from(attempts: Vec<Attempt>) -> Self {
         Self { attempts, left_behind: BTreeSet::new() }
@@ -246,6 +257,21 @@ impl Ledger {
             (&*a.rule, &*a.target, &*a.firing) == (rule, target, firing) && a.over_at.is_none()
         };
         self.attempts.iter_mut().filter(lasts).map(|a| a.over_at = Some(now)).count() > 0
+    }
+
+    /// The wall clock was set at `jump.before`: what it stamped is moved with it, so that no limit is refilled
+    /// or drawn out. Set back, it moves only what this process began: an earlier one may have had the right
+    /// time.
+    pub fn clock_was_set(&mut self, jump: ClockJump) {
+        let moved = |at: Time| Time::from_nanos(at.nanos().saturating_add(jump.by_ns));
+        let is_moved = |at: Time| at <= jump.before && (jump.by_ns > 0 || at >= jump.started);
+        for attempt in self.attempts.iter_mut().filter(|a| is_moved(a.at)) {
+            attempt.at = moved(attempt.at);
+            attempt.over_at = attempt.over_at.map(moved);
+            if let Some(end) = &mut attempt.end {
+                end.at = moved(end.at);
+            }
+        }
     }
 
     /// Somebody says that windows may open again on `target`, or on every server. Gives those on which none

@@ -7,6 +7,7 @@ use crate::capture::CaptureSpec;
 use crate::capture::admit::CapturePlan;
 use crate::capture::captured::Means;
 use crate::capture::facts::{Folder, HealthAnswer, ServerFacts};
+use crate::capture::governor::ClockJump;
 use crate::capture::keep::BundleSpace;
 use crate::capture::line::{Marks, ProfileLine};
 use crate::capture::refusal::Reason;
@@ -71,6 +72,8 @@ pub enum Event {
     Silenced(Silence),
     /// Somebody says that windows may open again where one hurt the server; `None` for every server.
     Resumed(Option<Arc<str>>),
+    /// The wall clock was set.
+    ClockSet(ClockJump),
     /// An agent before this one left a window open; it is being closed.
     LeftBehind {
         /// On which server.

@@ -205,3 +205,32 @@ fn what_a_rule_has_used_of_its_limits_is_told_until_nothing_of_it_counts() {
     assert_eq!(spent(vec![attempt(0, "a")], at(999_999)), None);
     assert_eq!(Ledger::from(vec![attempt(0, "a")]).spent("other", "t", &LIMITS, at(1)), None);
 }
+
+#[test]
+fn a_clock_that_is_set_neither_refills_nor_draws_out_a_limit() {
+    const HOUR: i64 = 3_600_000_000_000;
+    let told = |begun: u64, jump: ClockJump| {
+        let mut ledger = Ledger::from(vec![attempt(begun, "a")]);
+        ledger.clock_was_set(jump);
+        let now = Time::from_nanos(jump.before.nanos() + jump.by_ns);
+        decide(&request("new", 1.2), &ledger, &Budget::default(), Estimate::default(), now)
+            .map_or_else(|r| r.word().to_owned(), |()| "ok".into())
+    };
+    let jump = |before: u64, hours: i64, started: u64| ClockJump {
+        before: at(before),
+        by_ns: hours * HOUR,
+        started: at(started),
+    };
+    // Ten minutes of cooldown, of which one is over.
+    for hours in [-25, -3, 25, 24 * 365] {
+        assert_eq!(told(100_000, jump(100_060, hours, 99_000)), "cooldown", "{hours}");
+    }
+    // All of it is over.
+    for hours in [-3, 25] {
+        assert_eq!(told(100_000, jump(100_700, hours, 99_000)), "ok", "{hours}");
+    }
+    // A clock that began in the past and is set right does not move what was stamped right.
+    assert_eq!(told(100_000, jump(1000, 28, 900)), "ok");
+    // An earlier process may have had the right time when this one's clock is set back.
+    assert_eq!(told(10_000, jump(100_060, -25, 99_000)), "cooldown");
+}
