@@ -15,7 +15,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +30,30 @@ use skewtrap_trace::time::Time;
 const INCIDENT: &str = "incident.json";
 const EVIDENCE: &str = "evidence.jsonl";
 const TRACES: &str = "traces";
+/// Bytes of evidence that are written at once.
+const EVIDENCE_BUFFER: usize = 64 << 10;
+
+/// What `evidence.jsonl` is written from: megabytes of text, which are never held as a whole.
+pub trait Evidence {
+    /// Whether there is none.
+    fn is_empty(&self) -> bool;
+
+    /// Writes the file's content.
+    ///
+    /// # Errors
+    /// As `out` has them.
+    fn write(&self, out: &mut dyn Write) -> io::Result<()>;
+}
+
+impl<T: AsRef<[u8]> + ?Sized> Evidence for T {
+    fn is_empty(&self) -> bool {
+        self.as_ref().is_empty()
+    }
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(self.as_ref())
+    }
+}
 
 /// A bundle could not be written.
 #[derive(Debug, Error)]
@@ -88,7 +112,7 @@ impl Bundles {
     ///
     /// # Errors
     /// It cannot be written; then there is nothing under its name.
-    pub fn create(&self, record: &Record, evidence: &[u8]) -> Result<PathBuf, BundleError> {
+    pub fn create(&self, record: &Record, evidence: &dyn Evidence) -> Result<PathBuf, BundleError> {
         let path = self.path(&record.incident.id);
         if path.is_dir() {
             let window = record.incident.window();
@@ -96,7 +120,7 @@ impl Bundles {
             // A capture that was refused at first and is made now gets the evidence of now.
             let is_late = record.incident.worse_of(window).is_some();
             if !evidence_of.exists() || is_late && !evidence.is_empty() {
-                write_synced(&evidence_of, evidence).map_err(|e| failed(&evidence_of, e))?;
+                write_evidence(&evidence_of, evidence).map_err(|e| failed(&evidence_of, e))?;
             }
             return self.write(record).map(|()| path);
         }
@@ -109,7 +133,7 @@ impl Bundles {
         // The record first: with it a bundle that a crash left here can be completed.
         write_synced(&partial.join(INCIDENT), &json(record)).map_err(fail)?;
         let evidence_of = partial.join(numbered(EVIDENCE, record.incident.window()));
-        write_synced(&evidence_of, evidence).map_err(fail)?;
+        write_evidence(&evidence_of, evidence).map_err(fail)?;
         sync(&partial).map_err(fail)?;
         fs::rename(&partial, &path).and_then(|()| sync(&self.root)).map_err(|e| failed(&path, e))?;
         Ok(path)
@@ -345,9 +369,19 @@ fn folders(path: &Path) -> io::Result<()> {
 
 /// Only the owner can read a bundle: evidence and traces may hold what the server's users wrote.
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    let mut file = new_file(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+fn write_evidence(path: &Path, evidence: &dyn Evidence) -> io::Result<()> {
+    let mut out = BufWriter::with_capacity(EVIDENCE_BUFFER, new_file(path)?);
+    evidence.write(&mut out)?;
+    out.into_inner()?.sync_all()
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    File::options().create(true).truncate(true).write(true).mode(0o600).open(path)
 }
 
 fn sync(folder: &Path) -> io::Result<()> {

@@ -1,11 +1,13 @@
 //! Writes incidents into their bundles as the core reports them: one task, in order, so that a
 //! record never goes back in time. A full disk costs a bundle, never the watching.
 
+use std::io::{self, Write};
 use std::sync::Arc;
 
+use serde::Serialize;
 use tokio::sync::mpsc;
 
-use crate::act::bundle::{BundleError, Bundles};
+use crate::act::bundle::{BundleError, Bundles, Evidence};
 use crate::act::retention;
 use crate::act::state::State;
 use crate::agent::AgentEvent;
@@ -14,7 +16,10 @@ use crate::observe::artifact::room;
 use skewtrap_core::capture::keep::{BundleSpace, Keep};
 use skewtrap_core::incident::{Incident, Record};
 use skewtrap_core::signal::catalog::Catalog;
-use skewtrap_core::signal::store::StoredSample;
+use skewtrap_core::signal::sample::Source;
+use skewtrap_core::signal::store::StoredSeries;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::time::Time;
 
 /// Something to be written.
 #[derive(Debug)]
@@ -36,27 +41,39 @@ pub enum Job {
 
 /// What the store remembers of a group: hundreds of thousands of samples at the most, which the loop
 /// hands over as they are.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Samples {
     /// What the signals are called.
     pub catalog: Arc<Catalog>,
     /// The samples.
-    pub seen: Vec<StoredSample>,
+    pub seen: Vec<StoredSeries>,
 }
 
-impl Samples {
-    /// `evidence.jsonl`.
-    pub fn lines(&self) -> Vec<u8> {
-        let mut lines = Vec::new();
-        for seen in &self.seen {
-            let line = serde_json::json!({
-                "t": seen.at, "signal": self.catalog.name_of(seen.signal), "rank": seen.rank,
-                "value": seen.value, "source": seen.source,
-            });
-            lines.extend_from_slice(line.to_string().as_bytes());
-            lines.push(b'\n');
+/// A line of `evidence.jsonl`; its keys in the order of the alphabet, as everywhere.
+#[derive(Serialize)]
+struct Line<'a> {
+    rank: Rank,
+    signal: &'a str,
+    source: Source,
+    t: Time,
+    value: f64,
+}
+
+impl Evidence for Samples {
+    fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        for StoredSeries { signal, rank, source, samples } in &self.seen {
+            let signal = self.catalog.name_of(*signal);
+            for (t, value) in samples {
+                let line = Line { rank: *rank, signal, source: *source, t: *t, value: *value };
+                serde_json::to_writer(&mut *out, &line)?;
+                out.write_all(b"\n")?;
+            }
         }
-        lines
+        Ok(())
     }
 }
 
@@ -96,7 +113,7 @@ pub async fn run(
 fn one(bundles: &Bundles, state: &State, keep: &Keep, clock: Clock, job: Job) -> Option<BundleSpace> {
     match job {
         Job::Create { record, evidence } => {
-            if let Err(error) = create(bundles, *record, &evidence.lines()) {
+            if let Err(error) = create(bundles, *record, &evidence) {
                 tracing::error!("{error}");
             }
             None
@@ -131,7 +148,33 @@ fn one(bundles: &Bundles, state: &State, keep: &Keep, clock: Clock, job: Job) ->
     }
 }
 
-fn create(bundles: &Bundles, mut record: Record, evidence: &[u8]) -> Result<(), BundleError> {
+fn create(bundles: &Bundles, mut record: Record, evidence: &Samples) -> Result<(), BundleError> {
     record.incident.bundle = Some(bundles.path(&record.incident.id).display().to_string());
     bundles.create(&record, evidence).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skewtrap_core::signal::catalog;
+
+    #[test]
+    fn each_sample_of_the_evidence_is_a_line() {
+        let at = |s: f64| Time::from_epoch_s(s);
+        let seen = vec![StoredSeries {
+            signal: catalog::RUNNING_REQS,
+            rank: Rank::dp(2),
+            source: Source::Loads,
+            samples: [(at(1.5), 3.0), (at(2.5), 4.25)].into(),
+        }];
+        let mut written = Vec::new();
+        let samples = Samples { catalog: Arc::default(), seen };
+        samples.write(&mut written).expect("memory takes it");
+        assert!(!samples.is_empty());
+        let lines = String::from_utf8(written).expect("text");
+        insta::assert_snapshot!(lines, @r#"
+        {"rank":{"dp_rank":2},"signal":"running_reqs","source":"loads","t":1.5,"value":3.0}
+        {"rank":{"dp_rank":2},"signal":"running_reqs","source":"loads","t":2.5,"value":4.25}
+        "#);
+    }
 }

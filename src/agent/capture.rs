@@ -19,7 +19,7 @@ use tracing::error;
 
 pub use self::recover::{Found, KnownTarget, close, find};
 
-use crate::act::bundle::Bundles;
+use crate::act::bundle::{Bundles, Evidence};
 use crate::act::merge::merge;
 use crate::act::state::{State, StateError};
 use crate::agent::window::{self, Links, Outcome, TargetHandle, TooLate};
@@ -134,7 +134,7 @@ pub async fn take(
     handle: &TargetHandle,
     plan: &CapturePlan,
     record: &Record,
-    evidence: impl Future<Output = Vec<u8>>,
+    evidence: impl Future<Output: Evidence + Send + 'static>,
     links: Links,
 ) -> Result<Taken, StateError> {
     // The window goes first; the bundle is made while the server works on the request.
@@ -183,7 +183,7 @@ async fn capture(
 async fn begin_bundle(
     bundles: Bundles,
     record: Record,
-    evidence: impl Future<Output = Vec<u8>>,
+    evidence: impl Future<Output: Evidence + Send + 'static>,
 ) -> Result<(), String> {
     let evidence = evidence.await;
     let begun = crate::world::blocking(move || bundles.create(&record, &evidence)).await;

@@ -54,6 +54,9 @@ pub(super) struct Asked {
 /// So many servers are shown where nobody says how many: an answer has a bounded size.
 const SERVERS: usize = 25;
 
+/// So many servers have metrics in one answer; `after` gives the next ones.
+const SERVERS_MEASURED: usize = 250;
+
 impl Asked {
     fn scope(self) -> Scope {
         let Self { target, after, limit } = self;
@@ -81,8 +84,11 @@ fn listed<T>(status: &Status, list: T) -> Listed<T> {
 /// What `after` takes to go on; empty where nothing follows.
 const NEXT: HeaderName = HeaderName::from_static("x-next");
 
-pub(super) async fn metrics(State(shared): State<Shared>) -> Response {
-    let status = shared.context.published.status(Scope { ranks: false, ..Scope::ALL }).await;
+/// The agent's own metrics: what bears a server's name is of [`SERVERS_MEASURED`] servers at most.
+pub(super) async fn metrics(State(shared): State<Shared>, Query(asked): Query<Asked>) -> Response {
+    let limit = asked.limit.unwrap_or(SERVERS_MEASURED).min(SERVERS_MEASURED);
+    let scope = Scope { limit, ranks: false, ..asked.scope() };
+    let status = shared.context.published.status(scope).await;
     let text = shared.context.metrics.text(&status);
     ([(CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text).into_response()
 }

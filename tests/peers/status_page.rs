@@ -552,6 +552,55 @@ async fn the_ranks_of_a_wide_server_are_rows_of_one_map_that_fits_phones_and_des
 }
 
 #[tokio::test]
+async fn beyond_the_first_servers_the_page_goes_on_by_keyboard_and_on_a_phone() {
+    let Some(mut browser) = Browser::start().await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut many = status(wall_time());
+    let (model, line) = (many.targets[0].clone(), many.history[0].lines[0].clone());
+    let name = |i: usize| -> Arc<str> { format!("server-{i}").into() };
+    many.targets = (0..60).map(|i| TargetStatus { name: name(i), ..model.clone() }).collect();
+    many.history[0].lines = (0..60).map(|i| HistoryLine { target: name(i), ..line.clone() }).collect();
+    let agent = Agent::start("127.0.0.1:0".parse().unwrap(), dir.path(), many).await;
+    browser.open(&format!("http://{}/", agent.address)).await;
+    let says =
+        |text: &str| format!("document.getElementById('servers-shown').textContent.startsWith('{text}')");
+    let charts = |n: usize, first: usize| {
+        format!(
+            "document.querySelectorAll('.server').length === {n} && document.querySelector('.server b').textContent === 'server-{first}'"
+        )
+    };
+    browser.until(&says("servers 1 to 25 of 60")).await;
+    browser.until(&charts(25, 0)).await;
+    browser.eval("document.getElementById('further').focus()").await;
+    for (said, shown, first) in [("servers 26 to 50 of 60", 25, 25), ("servers 51 to 60 of 60", 10, 50)] {
+        browser.press("Enter").await;
+        browser.until(&says(said)).await;
+        browser.until(&charts(shown, first)).await;
+    }
+    // There is nothing behind them, and the button keeps the focus.
+    browser.until("document.activeElement.id === 'further' && document.activeElement.getAttribute('aria-disabled') === 'true'").await;
+    browser.eval("document.getElementById('earlier').focus()").await;
+    browser.press("Enter").await;
+    browser.until(&says("servers 26 to 50 of 60")).await;
+    let find = |name: &str| {
+        format!(
+            "document.getElementById('server').value = '{name}'; document.getElementById('find').requestSubmit()"
+        )
+    };
+    browser.eval(&find("server-57")).await;
+    browser.until(&charts(1, 57)).await;
+    browser.eval(&find("gone")).await;
+    browser.until(&says("no server is named gone")).await;
+    browser.eval(&find("")).await;
+    browser.until(&charts(25, 25)).await;
+    assert_eq!(browser.eval(UNNAMED).await, json!([]));
+    browser.look(360, "light", "servers-360").await;
+    assert_eq!(browser.eval(FITS).await, true, "it scrolls sideways at 360");
+    assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn a_hostile_log_line_is_shown_as_text_and_an_empty_agent_says_what_is_missing() {
     let Some(mut browser) = Browser::start().await else { return };
     let dir = tempfile::tempdir().unwrap();

@@ -51,7 +51,7 @@ use crate::signal::observation::Observation;
 use crate::signal::own_metric::FurtherPage;
 use crate::signal::sample::TargetId;
 use crate::signal::source::WatchedSource;
-use crate::signal::store::{Bounds, SignalStore, StoredSample};
+use crate::signal::store::{Bounds, SignalStore, StoredSeries};
 use crate::status::{History, Scope, Silence, Status};
 use skewtrap_trace::time::Time;
 
@@ -215,13 +215,13 @@ impl Watch {
     }
 
     /// What the store remembers of an incident's group since then: the evidence of its bundle.
-    pub fn evidence(&self, incident: &Incident, since: Time) -> Vec<StoredSample> {
+    pub fn evidence(&self, incident: &Incident, since: Time) -> Vec<StoredSeries> {
         let is_one_server = self.core.servers.iter().any(|s| s.name == incident.target);
         let group = match is_one_server {
             true => incident.group.clone().with_target(&incident.target),
             false => incident.group.clone(),
         };
-        self.store.samples(&group, since).collect()
+        self.store.series_since(&group, since)
     }
 
     /// Everything that is shown.

@@ -12,7 +12,7 @@ use super::{CaptureStore, Taken, take};
 use crate::act::bundle::traces_of;
 use crate::agent::cost::Meter;
 use crate::agent::window::{Links, Status, TargetHandle, WindowSignal};
-use crate::agent::{AgentEvent, compare, report};
+use crate::agent::{AgentEvent, Samples, compare, report};
 use skewtrap_core::capture::admit::CapturePlan;
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
@@ -133,15 +133,12 @@ impl Task {
 }
 
 /// Asks the loop for the evidence only after the request is on its way.
-async fn evidence(incident: Incident, tx: mpsc::Sender<AgentEvent>) -> Vec<u8> {
+async fn evidence(incident: Incident, tx: mpsc::Sender<AgentEvent>) -> Samples {
     let (answer, answered) = oneshot::channel();
     let since = incident.worse_of(incident.window()).map_or(incident.finding.onset, |worse| worse.at);
     match tx.send(AgentEvent::Evidence { incident: Box::new(incident), since, answer }).await {
-        Ok(()) => match answered.await {
-            Ok(samples) => crate::world::blocking(move || samples.lines()).await.unwrap_or_default(),
-            Err(_) => Vec::new(),
-        },
-        Err(_) => Vec::new(),
+        Ok(()) => answered.await.unwrap_or_default(),
+        Err(_) => Samples::default(),
     }
 }
 

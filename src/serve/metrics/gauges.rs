@@ -39,11 +39,23 @@ pub(super) fn registry_of(status: &Status) -> Registry {
         Unit::Seconds,
         started,
     );
+    servers(&mut registry, status);
     sources(&mut registry, status);
     rules(&mut registry, status);
     captures(&mut registry, status);
     receivers(&mut registry, status);
     registry
+}
+
+fn servers(registry: &mut Registry, status: &Status) {
+    let left_out = status.servers.saturating_sub(status.targets.len());
+    let (all, left_out) = (ConstGauge::new(status.servers as f64), ConstGauge::new(left_out as f64));
+    registry.register("servers", "Servers that are configured", all);
+    registry.register(
+        "servers_left_out",
+        "Servers of which this answer has no sources, and of the groups of rules only those that fire",
+        left_out,
+    );
 }
 
 /// All sources of one kind of a server: two logs count as one `log`, which is up when both are.

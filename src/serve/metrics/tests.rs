@@ -52,6 +52,7 @@ fn status() -> Status {
         version: "0.1.0".into(),
         started: Time::from_epoch_s(1_795_492_000.0),
         at,
+        servers: 3,
         targets: vec![TargetStatus {
             name: "server".into(),
             sources: vec![source],

@@ -90,6 +90,27 @@ function drawRanks(details, lines, info, signal) {
   details.lastChild.replaceChildren(...cards);
 }
 
+// ---- which servers ----
+
+// An answer is of a few servers: behind which one each part began that was gone through, and how many were before it.
+let before = [], found = "";
+const part = () => found ? "target=" + encodeURIComponent(found) : before.length ? "after=" + encodeURIComponent(before.at(-1).name) : "";
+
+function drawServers({ servers, targets, next }) {
+  const first = before.length ? before.at(-1).count : 0, here = targets.length;
+  $("servers").hidden = servers <= here && !found && !before.length;
+  draw("servers-shown", found ? (here ? "only " + found : "no server is named " + found) + ", of " + count(servers, "server") + "; find nothing to see all"
+    : "servers " + (first + 1) + " to " + (first + here) + " of " + servers, t => t);
+  // Not `disabled`: a button that was pressed keeps the focus.
+  $("earlier").setAttribute("aria-disabled", Boolean(found) || !before.length);
+  $("further").setAttribute("aria-disabled", Boolean(found) || !next);
+}
+
+async function turn(to) {
+  before = to;
+  if (await refresh().catch(() => false)) $("load-title").scrollIntoView({ block: "nearest" });
+}
+
 // ---- rules ----
 
 function drawRules(rules) {
@@ -188,7 +209,7 @@ async function allIncidents(status) {
 }
 
 // Only the lines of the signal that is shown are asked for; before one is known, those of the load.
-const historyPath = () => "/api/v1/history?signal=" + encodeURIComponent(chosenSignal || "load");
+const historyPath = () => "/api/v1/history?signal=" + encodeURIComponent(chosenSignal || "load") + "&" + part();
 
 function chooseSignal(histories) {
   const names = histories.map(h => h.signal);
@@ -205,6 +226,7 @@ function drawAll({ status, histories }) {
   draw("firing", alarms, drawFiring);
   // A screen reader hears of a firing and of its end, not of every number.
   draw("news", alarms.map(f => [f.who, f.target, f.rule]), list => list.length ? list.map(([who, target, rule]) => `${rule} fires: ${who} on ${target}`).join("; ") : "nothing fires");
+  drawServers(status);
   drawLoad(history, status);
   draw("rules", status.rules.map(r => ({ ...r, last_evaluated: null })), drawRules);
   draw("incidents", { list: incidents, id: chosen(), now: status.incidents.map(i => i.id) }, drawIncidents);
@@ -212,17 +234,27 @@ function drawAll({ status, histories }) {
     targets: status.targets.map(t => ({ ...t, ranks: 0, sources: t.sources.map(s => ({ ...s, last: 0, lag_s: 0, samples: s.dropped ? s.samples : 0 })) })) }, () => drawPlumbing(status));
 }
 
+// Whether what came is still what is to be shown.
+async function refresh() {
+  const asked = part();
+  const [status, histories] = await Promise.all([ask("/api/v1/status?" + asked), ask(historyPath())]);
+  if (version !== null && version !== status.version) { location.reload(); return false; }
+  version = status.version;
+  if (started !== status.started) { forget(); kept.at = -Infinity; started = status.started; }
+  incidents = await allIncidents(status);
+  if (asked !== part()) return false;
+  // The server behind which this part began is gone from the configuration.
+  if (!status.targets.length && before.length && !found) { before = []; return refresh(); }
+  lost = null; last = status; lastHistories = histories;
+  drawAll({ status, histories });
+  await showIncident();
+  return true;
+}
+
 async function look() {
   let wait = EVERY_MS;
   try {
-    const [status, histories] = await Promise.all([ask("/api/v1/status"), ask(historyPath())]);
-    if (version !== null && version !== status.version) { location.reload(); return; }
-    version = status.version;
-    if (started !== status.started) { forget(); kept.at = -Infinity; started = status.started; }
-    incidents = await allIncidents(status);
-    lost = null; last = status; lastHistories = histories;
-    drawAll({ status, histories });
-    await showIncident();
+    await refresh();
   } catch (error) {
     lost = lost || Date.now();
     const said = "The agent does not answer since " + clock(lost / 1000) + " (" + error.message + "). What you see is from before; this page keeps trying.";
@@ -230,10 +262,19 @@ async function look() {
     wait = TRY_AGAIN_MS;
   }
   $("trouble").hidden = lost === null;
-  $("fresh").textContent = lost !== null ? "no answer" : "live · " + clock(last.at);
+  $("fresh").textContent = lost !== null ? "no answer" : last ? "live · " + clock(last.at) : "";
   setTimeout(look, document.hidden ? HIDDEN_MS : wait);
 }
 
+$("earlier").addEventListener("click", () => { if (!found && before.length) turn(before.slice(0, -1)); });
+$("further").addEventListener("click", () => {
+  if (!found && last && last.next) turn([...before, { name: last.next, count: (before.length ? before.at(-1).count : 0) + last.targets.length }]);
+});
+$("find").addEventListener("submit", event => {
+  event.preventDefault();
+  found = $("server").value.trim();
+  turn(before);
+});
 $("signal").addEventListener("change", async event => {
   chosenSignal = event.target.value;
   const histories = await ask(historyPath()).catch(() => lastHistories);

@@ -27,7 +27,7 @@ use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-pub use query::{LatestValue, LoadReport, SeriesStatus, StoredSample};
+pub use query::{LatestValue, LoadReport, SeriesStatus, StoredSample, StoredSeries};
 use slot::{Measure, NONE, Series, Slot, SlotKey};
 pub use slot::{SILENT_AT_LEAST, SILENT_AT_MOST};
 pub use view::{GroupId, ViewId};
