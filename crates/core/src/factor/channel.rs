@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use crate::factor::bins::Bins;
+use crate::factor::bins::{Bin, Bins};
 use crate::factor::clock::{Clock, decoding_of};
 use crate::factor::evidence::{Evidence, Factor, Grid, Side, WINDOWS};
 use crate::factor::intake::{Meaning, Stretch};
@@ -29,6 +29,9 @@ const LEAST_INTERVAL: f64 = 0.2;
 const INTERVAL_GAIN: f64 = 0.2;
 /// Inferred counts of neighbouring seconds share the error of one report: so many tell as much as one.
 const INFERRED_MEMORY: f64 = 1.5;
+/// The work of a request is measured on so many of them, and a speed while a rank was busy for this part of the time.
+const MEASURED_REQUESTS: f64 = 6.0;
+const MEASURED_PART: f64 = 0.4;
 /// A second is learned after so many more healthy ones.
 const LAG: i64 = 8;
 /// For an onset no counts are believed to be more regular than this: what departs may be less so.
@@ -90,10 +93,8 @@ pub struct Known {
 pub const TESTS: [Factor; 6] =
     [Factor::Share, Factor::Speed, Factor::Work, Factor::Work, Factor::Share, Factor::Speed];
 
-/// The places of the tests on the work of a request: of all its tokens, and of those computed.
-pub const WORK: usize = 2;
-/// See above.
-pub const MISSES: usize = 3;
+/// The place of the test on all the tokens of a request.
+const WORK: usize = 2;
 /// The place of the test that joins share with another factor.
 pub const PRESSURE: usize = 4;
 /// The place of the test on the pace of decoding alone. It is one only where nothing tells what a rank did
@@ -156,16 +157,6 @@ impl Seen {
             &self.pressure.evidence,
             &self.paced,
         ]
-    }
-
-    /// Whether `test` could tell anything of `rank`: of a rank that admits too few requests the work of each is
-    /// not known.
-    pub fn is_measured(&self, test: usize, rank: usize) -> bool {
-        match test {
-            WORK => self.work.is_measured(rank),
-            MISSES => self.misses.is_measured(rank),
-            _ => true,
-        }
     }
 
     /// The factor that `test` found departed on `rank`.
@@ -333,6 +324,18 @@ impl Channel {
         // Dispersion below nominal is a router's doing, and what departs is no longer routed by it alone.
         let dispersion = self.known.share.dispersion(rank, w, 0.0).max(1.0);
         culprits(&sums, &now, &self.known.share.usual, dispersion, 0.25 * evidence.deviance.min(16.0))
+    }
+
+    /// Whether `test` could tell anything of `rank` in `seconds`: of a rank that admits too few requests the work of
+    /// each is not known, and of one that reports too rarely its speed.
+    pub fn is_measured(&self, test: usize, rank: usize, seconds: Range<i64>) -> bool {
+        let length = (seconds.end - seconds.start) as f64;
+        let sum = |of: fn(&Bin) -> f64| seconds.clone().map(|s| of(&self.bins.get(rank, s))).sum::<f64>();
+        match TESTS[test] {
+            Factor::Work => sum(|bin| bin.admitted) >= MEASURED_REQUESTS,
+            Factor::Speed => sum(|bin| bin.spent) > MEASURED_PART * length,
+            Factor::Share | Factor::Room | Factor::Stuck => true,
+        }
     }
 
     /// Requests that came to `rank` in the seconds `from..=to`.

@@ -442,25 +442,26 @@ impl Detector {
         if self.is_confirmed(&first, moment) { vec![self.found(channel, &first, moment)] } else { Vec::new() }
     }
 
-    /// Whether what departs is told: at once where it is gross, else when it is seen twice in a row, and not while
-    /// a rank may turn out to hang.
+    /// Whether what departs is told: at once where it is gross, else when it is seen twice in a row.
     fn is_confirmed(&mut self, c: &Candidate, moment: Moment) -> bool {
-        // A rank that hangs is also sent less, and slow: a second or two later it is known to hang.
-        let may_hang = self.stuck.is_in_doubt(moment.now) || self.stuck.is_silent(c.rank, moment.now);
-        if c.factor != Factor::Stuck && may_hang {
-            return false;
-        }
-        let seen_before = self.suspected.replace(c.factor) == Some(c.factor);
-        let is_told = c.strength >= GROSS || seen_before;
-        if is_told {
-            self.suspected = None;
-        }
-        is_told
+        self.is_seen_twice(c, moment) || c.strength >= GROSS && !self.may_hang(c, moment)
+    }
+
+    /// Whether the same departed a second before as well.
+    fn is_seen_twice(&mut self, c: &Candidate, moment: Moment) -> bool {
+        !self.may_hang(c, moment) && self.suspected.replace(c.factor) == Some(c.factor)
+    }
+
+    /// A rank that hangs is also sent less, and slow: a second or two later it is known to hang.
+    fn may_hang(&self, c: &Candidate, moment: Moment) -> bool {
+        c.factor != Factor::Stuck
+            && (self.stuck.is_in_doubt(moment.now) || self.stuck.is_silent(c.rank, moment.now))
     }
 
     /// A trouble was found. It is one that ended a moment ago where that was of the same ranks.
     fn found(&mut self, channel: &mut Channel, c: &Candidate, moment: Moment) -> Change {
         let now = moment.now;
+        self.suspected = None;
         let excess = c.test.map_or(0.0, |t| c.evidence.deviance - channel.known.tails[t].level);
         self.firings.note(Firing { at: now, way: moment.way, test: c.test, excess, mark: None });
         channel.fired(c.test, c.evidence.deviance);

@@ -50,13 +50,6 @@ pub struct Seen {
     pub lesson: Lesson,
 }
 
-impl Seen {
-    /// Whether any window has requests enough of `rank`.
-    pub fn is_measured(&self, rank: usize) -> bool {
-        self.lesson.roots.rows().any(|row| row.get(rank).is_some_and(|root| !root.is_nan()))
-    }
-}
-
 /// What to learn from a second.
 #[derive(Clone, Debug)]
 pub struct Lesson {

@@ -168,6 +168,13 @@ impl Engine {
         self.factors.mark(server, told, mark)
     }
 
+    /// Whether this engine has seen a rule calm on a group for as long as its clear wants.
+    pub fn has_been_clear(&self, rule: &str, group: &Labels) -> bool {
+        let Some(entry) = self.entries.iter().find(|e| *e.compiled.rule.name == *rule) else { return false };
+        let index = entry.by_labels.get(group);
+        index.is_some_and(|index| entry.groups[*index as usize].has_been_clear())
+    }
+
     /// Whether any rule was judged on a group of `server`.
     pub fn is_judged(&self, server: &str) -> bool {
         let is_there = |group: &Group| group.target().is_some_and(|target| **target == *server);

@@ -226,6 +226,11 @@ impl Group {
         }
     }
 
+    /// Whether this agent has seen it calm for as long as its clear wants.
+    pub const fn has_been_clear(&self) -> bool {
+        self.has_been_clear
+    }
+
     /// Once the clear has held for its time, this agent sees the beginning of whatever fires later.
     fn note_clear(&mut self, clear: bool, hold: Duration, now: Time) {
         self.has_been_clear = self.has_been_clear || has_lasted(&mut self.clear_since, clear, hold, now);

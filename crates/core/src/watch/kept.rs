@@ -18,7 +18,9 @@ use crate::rule::Change;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// A rule that does not fire so soon after the start has not seen enough yet: the incident that it left may go on.
+/// A trouble whose ranks were not all heard yet is not taken to be over ...
+const LISTENS_FOR: Duration = Duration::from_secs(5);
+/// ... but whatever was not seen for so long is.
 const LOOKS_FOR: Duration = Duration::from_secs(60);
 
 /// An incident whose rule fires, as an agent leaves it to the next one.
@@ -91,23 +93,32 @@ impl Core {
     /// Whether the rule of `change`, which does not fire, has left an incident that it may not have seen yet.
     pub(super) fn may_go_on(&self, change: &Change, now: Time) -> bool {
         let active = self.incidents.firing(change);
-        active.and_then(|active| active.taken_up).is_some_and(|at| now.since(at) < LOOKS_FOR)
+        active.is_some_and(|active| active.taken_up.is_some() && !self.is_left(active, now))
     }
 
-    /// Resolves incidents that were taken up and that no rule found again.
+    /// Resolves incidents that were taken up and that are over.
     pub(super) fn end_those_left(&mut self, now: Time, out: &mut Vec<Effect>) {
-        let is_over = |active: &&ActiveIncident| {
-            active.is_away && active.taken_up.is_some_and(|at| now.since(at) >= LOOKS_FOR)
-        };
-        let over: Vec<_> =
-            self.incidents.firing_now().filter(is_over).map(|active| active.incident.id.clone()).collect();
+        let over: Vec<_> = self
+            .incidents
+            .firing_now()
+            .filter(|active| active.taken_up.is_some() && self.is_left(active, now))
+            .map(|active| active.incident.id.clone())
+            .collect();
         for id in over {
-            // Without a number of its server nobody knows; it is asked again when there is one.
-            let target = self.incidents.get(&id).map(|active| active.incident.target.clone());
-            if target.is_some_and(|target| self.engine.is_judged(&target)) {
-                self.resolve_incident(&id, now, out);
-            }
+            self.resolve_incident(&id, now, out);
         }
+    }
+
+    /// Whether an incident that was taken up, and whose rule has not fired since, is over as far as this agent can
+    /// see. Where nothing is heard of its server nobody knows.
+    fn is_left(&self, active: &ActiveIncident, now: Time) -> bool {
+        let incident = &active.incident;
+        let Some(since) = active.taken_up.map(|at| now.since(at)) else { return false };
+        let is_calm = match incident.trouble {
+            Some(trouble) => since >= LISTENS_FOR && !self.engine.is_open(&incident.target, trouble),
+            None => self.engine.has_been_clear(&incident.rule, &active.group),
+        };
+        (is_calm || since >= LOOKS_FOR) && self.engine.is_judged(&incident.target)
     }
 }
 

@@ -65,14 +65,9 @@ impl Detector {
         let mut changes = self.follow_behind(channel, moment);
         let Some(mut open) = self.open.take() else { return changes };
         open.incident.harm = self.harm(&open.incident.ranks, open.incident.factor);
-        let fresh = self.unexplained(channel, &open, candidates, moment);
-        let explained =
-            candidates.iter().filter(|c| fresh.is_none_or(|f| (f.rank, f.factor) != (c.rank, c.factor)));
-        let explained: Vec<Candidate> = explained.copied().collect();
-        note_symptoms(&mut open.incident, &explained, now);
-        if let Some(change) =
-            self.blame_again(&mut open.incident, &mut open.votes, channel, &explained, moment)
-        {
+        let (its, fresh) = self.sort_out(channel, &open, candidates, moment);
+        note_symptoms(&mut open.incident, &its, now);
+        if let Some(change) = self.blame_again(&mut open.incident, &mut open.votes, channel, &its, moment) {
             changes.push(change);
         }
         if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, now) {
@@ -82,7 +77,7 @@ impl Detector {
             self.open = Some(open);
         }
         match fresh {
-            Some(fresh) if self.is_confirmed(&fresh, moment) => {
+            Some(fresh) if self.is_seen_twice(&fresh, moment) => {
                 changes.push(self.found(channel, &fresh, moment))
             }
             Some(_) => {}

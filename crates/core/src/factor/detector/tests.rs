@@ -150,3 +150,32 @@ fn a_rank_that_hangs_is_told_once_and_as_one_that_hangs() {
         changes.iter().map(|c| (c.incident().factor, c.incident().ranks.clone())).collect();
     assert_eq!(told, [(Factor::Stuck, vec![2])], "{changes:?}");
 }
+
+#[test]
+fn a_rank_that_hangs_is_found_though_two_sources_tell_its_gauges_in_turns() {
+    let mut detector = Detector::new(SETTINGS);
+    let mut changes = Vec::new();
+    for s in 0..80_i64 {
+        for rank in 0..4usize {
+            let hangs = rank == 1 && s >= 60;
+            let running = if hangs { 30.0 } else { 30.0 + ((s as usize * 7 + rank * 3) % 5) as f64 };
+            let stamp = if hangs { 59.9 } else { s as f64 + 0.4 };
+            let dated = Gauges {
+                running: Some(running),
+                waiting: Some(0.0),
+                stamp: Some(stamp),
+                ..Gauges::default()
+            };
+            detector.observe(&Observation { at: s as f64 + 0.5, rank, what: Reading::Gauges(dated) });
+            // A metrics page tells more of the same, and not when it was true.
+            let page = Gauges { stamp: None, kv_usage: Some(0.3), ..dated };
+            detector.observe(&Observation { at: s as f64 + 0.8, rank, what: Reading::Gauges(page) });
+        }
+        changes.extend(detector.step(s as f64 + 1.05));
+    }
+    let [Change::Fired(found)] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!((found.factor, &found.ranks[..]), (Factor::Stuck, &[1][..]));
+    assert!(found.fired < 66.0, "{found:?}");
+    let onset = found.onset.expect("a rank that hangs has one");
+    assert!((onset.at - 60.0).abs() <= onset.error, "{onset:?}");
+}

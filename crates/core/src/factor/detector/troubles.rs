@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, Moment, RECENT};
+use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, Moment, RECENT};
 use crate::factor::channel::{Channel, PACE, PRESSURE, TESTS};
 use crate::factor::evidence::{Factor, Side};
 use crate::factor::incident::Incident;
@@ -21,6 +21,8 @@ const SETTLES_WITHIN: f64 = 6.0;
 const TAKEN_OUT: f64 = -1.6;
 /// Shares of the last seconds tell whether a redirect has moved on to another rank.
 const LATELY: i64 = 3;
+/// It has where they depart by no more than this part of what they did.
+const MOVED: f64 = 0.75;
 /// More troubles than this are not followed at once.
 const MOST_AT_ONCE: usize = 4;
 
@@ -58,22 +60,30 @@ impl Open {
 
     /// Whether `test` looks at what departed first.
     fn is_own(&self, test: usize) -> bool {
-        let is_same = TESTS[test] == self.incident.factor && test != PRESSURE && test != PACE;
+        let is_joint = |test: usize| test == PRESSURE || test == PACE;
+        // What was found by load and pace together is over when neither departs.
+        if self.test.is_some_and(is_joint) {
+            return TESTS[test] != Factor::Work;
+        }
+        let is_same = TESTS[test] == self.incident.factor && !is_joint(test);
         // A cache that long prompts have emptied is filled again after they have ended: of the two tests on the work
         // of a request the one that found it counts.
         self.test == Some(test) || is_same && self.incident.factor != Factor::Work
     }
 
-    /// The side on which `test` sees what departed: more pressure by pace is less speed.
+    /// The side on which `test` sees what departed: less speed is what more requests make of it.
     fn side_of(&self, test: usize) -> Side {
-        let is_pace = test == PRESSURE && self.incident.factor == Factor::Speed;
-        if is_pace { self.incident.side.opposite() } else { self.incident.side }
+        let is_told_as_speed = self.incident.factor == Factor::Speed;
+        let sees_speed = TESTS[test] == Factor::Speed;
+        if is_told_as_speed == sees_speed { self.incident.side } else { self.incident.side.opposite() }
     }
 
     /// Counts the seconds in which what departed first is as usual, and whether that is long enough to say that it
     /// is over.
     fn calms(&mut self, channel: &Channel, is_stuck: bool, has_backlog: bool, moment: Moment) -> bool {
-        let recent = self.incident.window.clamp(RECENT.0, RECENT.1);
+        // What is inferred wanders: it is looked at for longer.
+        let least = if channel.is_inferred() { 2 * RECENT.0 } else { RECENT.0 };
+        let recent = self.incident.window.clamp(least, RECENT.1);
         let from = moment.newest - recent + 1;
         if from < channel.bins.oldest() {
             // An agent before this one found it, and too little was seen since.
@@ -93,7 +103,7 @@ impl Open {
                 *peak = peak.max(evidence.effect.abs());
                 let is_small = evidence.deviance < CALM || evidence.effect.abs() < CALM_PART * *peak;
                 is_calm &= is_small || evidence.side != side;
-                is_known &= seen.is_measured(test, rank);
+                is_known &= channel.is_measured(test, rank, from..moment.newest + 1);
             }
         }
         match (is_calm, is_known || !has_backlog) {
@@ -150,23 +160,35 @@ impl Detector {
         })
     }
 
-    /// The strongest departure that no trouble under way, or just over, explains.
-    pub(super) fn unexplained(
+    /// Sorts what departs: what belongs to the trouble that is told, `front`, and the strongest of what no trouble
+    /// explains, under way or just over.
+    pub(super) fn sort_out(
         &self,
         channel: &Channel,
         front: &Open,
         candidates: &[Candidate],
         moment: Moment,
-    ) -> Option<Candidate> {
+    ) -> (Vec<Candidate>, Option<Candidate>) {
         let is_full = self.behind.len() + 1 >= MOST_AT_ONCE;
-        let is_explained = |c: &Candidate| {
+        let (mut its, mut fresh) = (Vec::new(), None);
+        for c in candidates {
             let mut onset = None;
-            std::iter::once(front)
-                .chain(&self.behind)
-                .any(|open| self.explains(channel, open, c, &mut onset, moment))
-                || self.is_wake(channel, c, moment)
-        };
-        candidates.iter().filter(|_| !is_full).find(|c| !is_explained(c)).copied()
+            let is_it = front.incident.ranks.contains(&c.rank) && front.test == c.test;
+            let is_behind = |onset: &mut Option<f64>| {
+                self.behind.iter().any(|open| self.explains(channel, open, c, onset, moment))
+            };
+            if is_it || !is_behind(&mut onset) && self.explains(channel, front, c, &mut onset, moment) {
+                its.push(*c);
+            } else if fresh.is_none()
+                && !is_full
+                && may_begin(c)
+                && !self.is_wake(channel, c, moment)
+                && !is_behind(&mut onset)
+            {
+                fresh = Some(*c);
+            }
+        }
+        (its, fresh)
     }
 
     /// Whether `open` explains `c`.
@@ -220,8 +242,8 @@ impl Detector {
         let usual: f64 = trouble.ranks.iter().map(|r| channel.known.share.usual[*r]).sum();
         let now = ((theirs + 0.5) / (usual * all + 0.5)).ln();
         match trouble.side {
-            Side::High => now < 0.5 * trouble.effect.unwrap_or(0.7).abs(),
-            Side::Low => now > -0.5 * trouble.effect.unwrap_or(0.7).abs(),
+            Side::High => now < MOVED * trouble.effect.unwrap_or(MOVED).abs(),
+            Side::Low => now > -MOVED * trouble.effect.unwrap_or(MOVED).abs(),
         }
     }
 
@@ -254,6 +276,12 @@ impl Detector {
         // Somebody must be left to compare with.
         if busy.len() + ranks.len() < self.settings.ranks { busy } else { Vec::new() }
     }
+}
+
+/// Whether `c` may be a trouble of its own beside one that is under way. Load and pace answer to any trouble on any
+/// rank, so what joins them does not count, and of the rest only what is beyond doubt: nothing was learned since.
+fn may_begin(c: &Candidate) -> bool {
+    c.factor == Factor::Stuck || c.strength >= GROSS && !matches!(c.test, Some(PRESSURE | PACE))
 }
 
 /// Who is to blame for `c`, and on which side of its factor: more pressure by pace is less speed.
