@@ -424,6 +424,19 @@ fn verdict_of(dir: &Path, c: &Case) -> Verdict {
 }
 
 #[test]
+fn the_rank_that_ran_other_kinds_of_steps_than_its_peers_is_the_one_that_is_named() {
+    for odd in 0..4 {
+        let mut ranks = dp(4);
+        ranks.iter_mut().for_each(|r| r.steps = 5);
+        ranks[odd].prefill = 1.0;
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let v = verdict_of(dir.path(), &case("kinds", ranks, Style::default(), UNTOLD));
+        let wanted = format!("DP{odd} ran other kinds of steps than its peers");
+        assert!(v.kind == Kind::InsufficientEvidence && v.sentence.contains(&wanted), "{}", v.sentence);
+    }
+}
+
+#[test]
 fn the_operator_that_keeps_a_slow_host_is_named_where_the_traces_have_cpu_rows() {
     let mut ranks = dp(4);
     ranks[2].host = 6.0;

@@ -62,11 +62,15 @@ impl Took {
             true => ((all - cached).max(0.0), all),
             false => (computed, computed + cached),
         };
+        // What was thrown out is admitted and computed again, all of it: that is no request of a prompt that no
+        // cache has.
+        let twice = again.min(admitted);
+        let tokens = if admitted > 0.0 { twice * prompt / admitted } else { 0.0 };
         Self {
             arrived: (admitted + queue(span.1) - queue(span.0) - again).max(0.0),
-            admitted,
-            computed,
-            prompt,
+            admitted: admitted - twice,
+            computed: (computed - tokens).max(0.0),
+            prompt: (prompt - tokens).max(0.0),
         }
     }
 

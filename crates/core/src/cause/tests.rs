@@ -29,6 +29,9 @@ struct Second {
     gpu: Option<f64>,
     /// Seconds in which its process waits for a CPU, and the clock of its GPU, where the machine is seen.
     machine: Option<(f64, f64)>,
+    /// Requests that wait, and requests a second that are thrown out of the batch, to be computed again.
+    waiting: f64,
+    thrown: f64,
     is_there: bool,
 }
 
@@ -40,6 +43,8 @@ const USUAL: Second = Second {
     decoded: 1600.0,
     gpu: None,
     machine: None,
+    waiting: 0.0,
+    thrown: 0.0,
     is_there: true,
 };
 
@@ -57,7 +62,7 @@ fn cause_of_finding(
 ) -> Cause {
     let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
     store.add_target("server".into(), None);
-    let mut totals = [[0.0; 6]; 4];
+    let mut totals = [[0.0; 7]; 4];
     for s in 0..=ONSET + 10 {
         for (rank, total) in totals.iter_mut().enumerate() {
             let now = match (s > ONSET, rank) {
@@ -70,11 +75,12 @@ fn cause_of_finding(
             let requests = now.requests * wave;
             let growth = [
                 requests,
-                requests * now.prompt * (1.0 - now.cached),
-                requests * now.prompt * now.cached,
+                (requests * (1.0 - now.cached) + now.thrown * now.cached) * now.prompt,
+                (requests - now.thrown) * now.cached * now.prompt,
                 now.decoded * (2.0 - wave),
                 now.gpu.unwrap_or(0.0),
                 now.machine.map_or(0.0, |m| m.0),
+                now.thrown,
             ];
             total.iter_mut().zip(growth).for_each(|(t, g)| *t += g);
             if !now.is_there {
@@ -82,12 +88,13 @@ fn cause_of_finding(
             }
             let mut fields = Fields::default();
             fields.set(catalog::RUNNING_REQS, now.running);
-            fields.set(catalog::QUEUE_REQS, 0.0);
+            fields.set(catalog::QUEUE_REQS, now.waiting);
             fields.set(catalog::KV_USAGE, 0.2 + now.running / 400.0);
             fields.set(catalog::ADMISSIONS, total[0]);
             fields.set(catalog::PREFILL_COMPUTE_TOKENS, total[1]);
             fields.set(catalog::PREFILL_CACHE_TOKENS, total[2]);
             fields.set(catalog::DECODE_TOKENS, total[3]);
+            fields.set(catalog::RETRACTIONS, total[6]);
             if now.gpu.is_some() {
                 fields.set(catalog::GPU_BUSY, total[4]);
             }
@@ -198,6 +205,32 @@ fn what_departs_seconds_after_an_onset_that_is_hardly_known_may_be_an_effect_and
     assert_eq!(of(0, 0.5), (CauseKind::FewerRequests, Certainty::Likely));
     assert_eq!(of(0, 8.0), (CauseKind::FewerRequests, Certainty::Likely));
     assert_eq!(of(6, 8.0), (CauseKind::FewerRequests, Certainty::Consistent));
+}
+
+#[test]
+fn a_router_that_avoids_a_rank_on_which_requests_wait_is_no_cause() {
+    let low = |finding: &mut Finding| finding.side = Side::Low;
+    let of = |changed| {
+        let cause = cause_of_finding(USUAL, changed, USUAL, low);
+        (cause.kind, cause.certainty)
+    };
+    let fewer = Second { requests: 2.0, running: 5.0, decoded: 400.0, ..USUAL };
+    assert_eq!(of(fewer), (CauseKind::FewerRequests, Certainty::Likely));
+    assert_ne!(of(Second { waiting: 15.0, ..fewer }), (CauseKind::FewerRequests, Certainty::Likely));
+    assert_ne!(of(Second { running: 20.0, ..fewer }), (CauseKind::FewerRequests, Certainty::Likely));
+}
+
+#[test]
+fn what_was_thrown_out_and_is_computed_again_is_no_prompt_that_the_cache_missed() {
+    let usual = Second { cached: 0.8, ..USUAL };
+    // Of twelve admissions a second four are of requests that were thrown out.
+    let thrown = Second { requests: 12.0, thrown: 4.0, running: 40.0, ..usual };
+    let cause = cause_of(usual, thrown, usual);
+    assert!(!matches!(cause.kind, CauseKind::CacheMisses | CauseKind::LongerPrompts), "{cause:?}");
+    // A cache that misses is named though some requests were thrown out, too.
+    let missed = Second { requests: 8.0, cached: 0.0, thrown: 0.5, running: 40.0, ..usual };
+    let cause = cause_of(usual, missed, usual);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::CacheMisses, Certainty::Likely), "{cause:?}");
 }
 
 #[test]

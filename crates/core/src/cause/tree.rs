@@ -22,6 +22,8 @@ const MATERIAL: f64 = 0.18;
 const EXPLAINS: f64 = 0.8;
 /// From this share on, a KV cache is full: admission keeps the rest free.
 const FULL: f64 = 0.85;
+/// A rank that is sent less holds at most this share of what it held.
+const LESS_TO_DO: f64 = 0.8;
 /// The course of a factor tells its departure within this much, ...
 const LATE: Duration = Duration::from_secs(2);
 /// ... beside the error of the onset, as far as it is one of seconds.
@@ -213,9 +215,12 @@ fn leading(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
         let peer = of_peer(case, found.kind, i);
         peer.z.abs() >= SURE && peer.ln / found.term.ln >= 0.5
     });
-    // A request that was thrown out is computed again, and looks like a long prompt that no cache has.
-    let is_of_prompts = matches!(found.kind, CauseKind::LongerPrompts | CauseKind::CacheMisses);
-    let is_clear = !(is_of_prompts && thrown(case).0 >= 3.0);
+    let is_clear = match found.kind {
+        // A request that was thrown out is computed again, and looks like a long prompt that no cache has.
+        CauseKind::LongerPrompts | CauseKind::CacheMisses => !may_throw_unseen(case),
+        CauseKind::FewerRequests => has_less_to_do(case),
+        _ => true,
+    };
     let is_sure = found.term.z.abs() >= SURE && explains >= EXPLAINS && is_early && is_alone && is_clear;
     let mut support = vec![words::change(case, found.kind, found.term, found.departed)];
     if found.kind == CauseKind::MoreRequests {
@@ -282,6 +287,23 @@ fn gpu_or_host(case: &Case<'_>, slowness: f64, found: &mut Found) {
     }
 }
 
+/// Whether the KV cache of the blamed rank is full, and nothing tells what is thrown out of it.
+fn may_throw_unseen(case: &Case<'_>) -> bool {
+    let member = case.blamed();
+    let tells = member.has(catalog::RETRACTIONS) || member.has(catalog::RETRACTED_REQS);
+    !tells && member.of(catalog::KV_USAGE).mean(case.lately()).is_some_and(|usage| usage >= FULL)
+}
+
+/// A rank that is sent less has less to do. One on which as much runs, or more waits than before, is avoided by the
+/// router for something else.
+fn has_less_to_do(case: &Case<'_>) -> bool {
+    let mean = |signal, span| case.blamed().of(signal).mean(span).unwrap_or(0.0);
+    let [before, lately] = [case.spans.before, case.lately()]
+        .map(|span| (mean(catalog::RUNNING_REQS, span), mean(catalog::QUEUE_REQS, span)));
+    let load = |(running, waiting): (f64, f64)| running + waiting;
+    load(lately) < LESS_TO_DO * load(before) && lately.1 <= before.1 + 1.0
+}
+
 /// Requests thrown out of the batch since the onset: the blamed rank's, and the most of a peer's.
 fn thrown(case: &Case<'_>) -> (f64, f64) {
     let of = |m: &Member| {
@@ -314,10 +336,9 @@ fn memory(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
         return None;
     }
     // A cache also fills where more is offered or less gets done: those must have been measured and be
-    // as they were. What was thrown out is computed again, so computed tokens say nothing then.
+    // as they were.
     let is_as_before = |f: &Factor| f.term.own != (0.0, 0.0) && (f.term.z < NOTED || f.adds <= 0.0);
-    let is_all_else_equal =
-        factors.iter().all(|f| is_as_before(f) || is_thrown && f.kind == CauseKind::CacheMisses);
+    let is_all_else_equal = factors.iter().all(is_as_before);
     let is_full = explains >= EXPLAINS && own_thrown >= 2.0 * peers_thrown || is_thrown;
     let is_sure = is_all_else_equal && is_full;
     let support = words::full(own, before, fullest, own_thrown, waiting(case.blamed()));
