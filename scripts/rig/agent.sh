@@ -7,7 +7,7 @@ start)
   if [ ! -f "$d/agent.yaml" ]; then
     # the shipped rules with a short cooldown, so that a run of minutes sees several windows
     mkdir -p "$d/rules"
-    for r in dp-load-skew kv-usage-skew starved-rank slow-rank queue-skew-idle-peer dp-attention-tokens expert-imbalance; do
+    for r in dp-load-skew kv-usage-skew starved-rank slow-rank queue-skew-idle-peer stuck-rank dp-attention-tokens expert-imbalance; do
       [ -f "$RIG/../../rules/$r.yaml" ] && sed 's/^    severity:/    limits: { cooldown: 20s, captures: 40, per: 1h }\n    severity:/' "$RIG/../../rules/$r.yaml" > "$d/rules/$r.yaml"
     done
     conf() { cat <<Y

@@ -67,7 +67,7 @@ impl Detector {
         open.incident.harm = self.harm(&open.incident.ranks, open.incident.factor);
         let (its, fresh) = self.sort_out(channel, &open, candidates, moment);
         note_symptoms(&mut open.incident, &its, now);
-        if let Some(change) = self.blame_again(&mut open.incident, &mut open.votes, channel, &its, moment) {
+        if let Some(change) = self.blame_again(&mut open, channel, &its, moment) {
             changes.push(change);
         }
         if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, now) {
@@ -121,22 +121,17 @@ impl Detector {
     /// More ranks, or another one, for what is going on.
     fn blame_again(
         &self,
-        incident: &mut Incident,
-        votes: &mut u32,
+        open: &mut Open,
         channel: &Channel,
         candidates: &[Candidate],
         moment: Moment,
     ) -> Option<Change> {
         let Moment { newest, now, .. } = moment;
+        let Open { incident, votes, .. } = open;
         let stuck = candidates.iter().find(|c| c.factor == Factor::Stuck && incident.ranks.contains(&c.rank));
         if let Some(stuck) = stuck.filter(|_| incident.factor != Factor::Stuck) {
             // What departed first came of this.
-            let told = self.describe(channel, stuck, moment);
-            incident.symptoms.extend(told.symptoms);
-            (incident.factor, incident.side, incident.ranks) = (told.factor, told.side, told.ranks);
-            (incident.onset, incident.harm, incident.effect) = (told.onset, told.harm, told.effect);
-            incident.reblamed += 1;
-            return Some(Change::Reblamed(incident.clone()));
+            return Some(open.told_anew(self.describe(channel, stuck, moment), stuck.test));
         }
         let first =
             candidates.iter().find(|c| c.factor == Factor::Share || !incident.ranks.contains(&c.rank))?;
@@ -172,12 +167,7 @@ impl Detector {
             && incident.reblamed < MOST_REBLAMES
             && first.strength > REBLAME_FACTOR * blamed
         {
-            let told = self.describe(channel, first, moment);
-            incident.symptoms.extend(told.symptoms);
-            (incident.factor, incident.side, incident.ranks, incident.onset) =
-                (told.factor, told.side, told.ranks, told.onset);
-            incident.reblamed += 1;
-            return Some(Change::Reblamed(incident.clone()));
+            return Some(open.told_anew(self.describe(channel, first, moment), first.test));
         }
         let is_same = (first.factor, side) == (incident.factor, incident.side);
         if !is_early
@@ -192,6 +182,19 @@ impl Detector {
             return Some(Change::Joined(incident.clone()));
         }
         None
+    }
+}
+
+impl Open {
+    /// Another rank or factor is to blame after all: everything that is told of the trouble is of that one.
+    fn told_anew(&mut self, told: Incident, test: Option<usize>) -> Change {
+        let before = &mut self.incident;
+        let mut symptoms = std::mem::take(&mut before.symptoms);
+        symptoms.extend(told.symptoms);
+        self.incident =
+            Incident { id: before.id, fired: before.fired, symptoms, reblamed: before.reblamed + 1, ..told };
+        self.test = test;
+        Change::Reblamed(self.incident.clone())
     }
 }
 
