@@ -37,10 +37,19 @@ impl Core {
         if *done >= LOOKS.len() {
             self.looks.remove(id);
         }
-        let Some(active) = self.incidents.get_mut(id) else { return };
-        if active.incident.resolved_at.is_some() {
+        if self.incidents.get(id).is_some_and(|active| active.incident.resolved_at.is_some()) {
             // What came after its end says nothing of its cause.
             self.looks.remove(id);
+            return;
+        }
+        self.refresh_cause(store, id, now);
+    }
+
+    /// Explains an incident by what is known now: also just before its window is sized, which follows from
+    /// whether its rank's host is slow.
+    pub(super) fn refresh_cause(&mut self, store: &SignalStore, id: &Arc<str>, now: Time) {
+        let Some(active) = self.incidents.get_mut(id) else { return };
+        if active.incident.resolved_at.is_some() {
             return;
         }
         let server = self.servers.iter().find(|s| s.name == active.incident.target);

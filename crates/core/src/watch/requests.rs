@@ -262,6 +262,7 @@ impl Core {
         now: Time,
         out: &mut Vec<Effect>,
     ) -> bool {
+        self.refresh_cause(store, id, now);
         let Some(active) = self.incidents.get(id) else { return false };
         let (badness, fired_at) = (severity_ratio(&active.incident.finding), active.incident.fired_at);
         match self.decide(store, id, target, badness, now) {

@@ -14,6 +14,9 @@ impl Window {
             Answer::Ok => self.ownership.grant(),
             _ => self.ownership.disown(),
         }
+        // The form that refuses a double says so with 500 (docs/engines.md).
+        self.refused_double =
+            self.form == Form::Exact && matches!(answer, Answer::Failed { status: 500, .. });
         if self.phase != WindowPhase::Starting {
             return;
         }
@@ -28,8 +31,6 @@ impl Window {
             Answer::ConnectionRefused => self.fail(not_reached("the connection is refused"), None, out),
             Answer::NotSent { why } => self.fail(not_reached(why), None, out),
             Answer::Failed { status, .. } => {
-                // The form that refuses a double says so with 500 (FACTS: "start twice").
-                self.refused_double = self.form == Form::Exact && *status == 500;
                 self.failure = Some(Failure::StartFailed { status: *status });
                 self.enter(WindowPhase::Doubtful, now);
             }
