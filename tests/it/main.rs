@@ -28,6 +28,7 @@ mod agent {
 }
 
 mod capture {
+    mod command;
     mod disk;
     mod fake_nsys;
     mod governor;

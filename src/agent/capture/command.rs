@@ -73,7 +73,12 @@ pub async fn capture(
     store.state.later(move |state| state.update(&window));
     links.show(WindowPhase::Open, store.clock.now());
     let (probe, _) = links.meter.probe(server.clone(), None);
+    let group = running.group;
     let ended = running.end(over(spec, &mut links)).await;
+    // What left its group (a session of its own) still bears the mark.
+    let incident = attempt.incident.clone();
+    let left = crate::world::blocking(move || marked(MARK, &incident)).await.unwrap_or_default();
+    kill_left_behind(group, &left);
     result.open = store.clock.now().since(result.sent_at);
     links.show(WindowPhase::Verifying, store.clock.now());
     probe.end(&links.cancel).await;
