@@ -189,9 +189,14 @@ impl Browser {
         for kind in ["keyDown", "keyUp"] {
             let code = match key {
                 "Escape" => 27,
+                "Enter" => 13,
                 _ => 37,
             };
-            let event = json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
+            let mut event = json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
+            // A button is pressed by the character, not by the key.
+            if key == "Enter" && kind == "keyDown" {
+                event["text"] = json!("\r");
+            }
             self.call("Input.dispatchKeyEvent", event).await;
         }
     }
