@@ -118,6 +118,11 @@ impl Agent {
     /// Keeps what was learned, and the incidents that are open, for an agent after this one.
     pub(super) fn save_what_goes_on(&self) {
         self.save_baselines();
+        self.save_open_incidents();
+    }
+
+    /// Keeps the incidents that are open.
+    pub(super) fn save_open_incidents(&self) {
         let open = self.watch.kept_incidents();
         self.store.state.later(move |state| state.save_open_incidents(&open));
     }

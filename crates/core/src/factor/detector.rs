@@ -134,8 +134,8 @@ pub struct Detector {
     /// Whether tokens are counted, so that the throughput need not be believed.
     counts_tokens: bool,
     stuck: Stuck,
-    /// By each way of knowing, the best first.
-    channels: [Option<Channel>; WAYS],
+    /// By each way of knowing, the best first. Boxed: one is kilobytes, and few are there.
+    channels: [Option<Box<Channel>>; WAYS],
     loads: Vec<Load>,
     gauges_at: Option<f64>,
     /// Each rank's gauges as they were read last, from whichever source.
@@ -261,7 +261,7 @@ impl Detector {
             if let Some(known) = known.filter(|k| k.share.usual.len() == settings.ranks) {
                 let mut channel = Channel::new(settings.ranks, second, QUALITY[c]);
                 channel.known = known;
-                detector.channels[c] = Some(channel);
+                detector.channels[c] = Some(Box::new(channel));
                 detector.turnover = saved.turnover.clone();
                 detector.since = second + WARM_UP;
             }

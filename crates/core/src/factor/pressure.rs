@@ -62,7 +62,7 @@ impl Pressure {
             is_share: vec![true; ranks],
             roots: Grid::new(windows, ranks),
         };
-        for w in 0..windows {
+        for (w, window) in WINDOWS.iter().copied().enumerate().take(windows) {
             let least = if self.pooled[w].seconds > YOUNG { LEAST } else { NOMINAL };
             let variance = self.pooled[w].variance.max(least);
             let roots = seen.roots.row_mut(w);
@@ -77,8 +77,7 @@ impl Pressure {
                 let Some(effect) = effect else { continue };
                 if deviance > seen.evidence[r].deviance {
                     let side = if together > 0.0 { Side::High } else { Side::Low };
-                    seen.evidence[r] =
-                        Evidence { deviance, side, effect: effect.copysign(together), window: WINDOWS[w] };
+                    seen.evidence[r] = Evidence { deviance, side, effect: effect.copysign(together), window };
                     seen.is_share[r] = came.abs() >= more.abs();
                 }
             }

@@ -79,9 +79,9 @@ pub const RESUMES_WITHIN: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Factors {
     false_alarms_per_day: f64,
-    servers: BTreeMap<Arc<str>, Server>,
+    servers: BTreeMap<Arc<str>, Box<Server>>,
     /// What an agent before this one learned of servers that have not come back yet.
-    remembered: BTreeMap<Arc<str>, Baseline>,
+    remembered: BTreeMap<Arc<str>, Box<Baseline>>,
     /// Whether a server holds the lines of a second that was not over when it was looked at last.
     holds_lines: bool,
     /// The moment at which all servers were looked at last.
@@ -97,7 +97,7 @@ struct Server {
     speakers: BTreeMap<(Kind, u16), Rank>,
     /// When a rank last published its loads: by the server's clock, and by ours.
     published: BTreeMap<u16, (f64, f64)>,
-    detector: Option<Detector>,
+    detector: Option<Box<Detector>>,
     /// Whether its log tells of prefills: one that does not is read as if its lines were polls.
     has_prefills: bool,
     /// The lines of a second, as a log without arrivals stamps them, until it is over.
@@ -105,7 +105,7 @@ struct Server {
     /// The last second that was looked at.
     stepped: f64,
     /// What an agent before this one learned, until the same ranks are seen again.
-    known: Option<Baseline>,
+    known: Option<Box<Baseline>>,
     /// How many DP ranks it says that it has.
     limit: Option<u16>,
 }
@@ -234,7 +234,8 @@ impl Factors {
         if let Some(state) = self.servers.get_mut(server) {
             return take(state);
         }
-        let mut state = Server { known: self.remembered.remove(server), ..Server::default() };
+        let known = self.remembered.remove(server);
+        let mut state = Box::new(Server { known, ..Server::default() });
         take(&mut state);
         self.servers.insert(server.clone(), state);
     }
@@ -247,7 +248,7 @@ impl Factors {
             return state.is(limit, is_another, now.epoch_s(), per_day);
         }
         let known = self.remembered.remove(server);
-        self.servers.insert(server.clone(), Server { known, limit, ..Server::default() });
+        self.servers.insert(server.clone(), Box::new(Server { known, limit, ..Server::default() }));
     }
 
     /// What was learned of every server so far.
@@ -258,8 +259,12 @@ impl Factors {
             detector.learned_s().map(|_| Baseline { target, at: now, ranks, known: detector.saved() })
         });
         // A server that did not come back yet is not forgotten.
-        let mut remembered: Vec<&Baseline> =
-            self.servers.values().filter_map(|s| s.known.as_ref()).chain(self.remembered.values()).collect();
+        let mut remembered: Vec<&Baseline> = self
+            .servers
+            .values()
+            .filter_map(|s| s.known.as_deref())
+            .chain(self.remembered.values().map(|b| &**b))
+            .collect();
         remembered.sort_by(|a, b| a.target.cmp(&b.target));
         learned.chain(remembered.into_iter().cloned()).collect()
     }
@@ -267,7 +272,7 @@ impl Factors {
     /// Remembers what an agent before this one learned, unless it is too old.
     pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
         let fresh = baselines.into_iter().filter(|b| now.since(b.at) <= OLDEST_BASELINE);
-        self.remembered = fresh.map(|b| (b.target.clone(), b)).collect();
+        self.remembered = fresh.map(|b| (b.target.clone(), Box::new(b))).collect();
     }
 
     /// A person says what the firing was worth that was told of `server` at `told`; what that taught.
@@ -360,11 +365,7 @@ impl Server {
         let Some((place, is_new)) = self.place_of(dp, at, per_day) else { return };
         if let Some(known) = self.known.take_if(|k| is_new && k.ranks == self.ranks) {
             let settings = Settings { ranks: self.ranks.len(), false_alarms_per_day: per_day };
-            let mut saved = known.known;
-            if at - known.at.epoch_s() > RESUMES_WITHIN.as_secs_f64() {
-                saved.open.clear();
-            }
-            self.detector = Some(Detector::restored(settings, saved, at));
+            self.detector = Some(detector_of(settings, Some((known, at))));
         }
         let published = match numbers {
             Numbers::Levels(.., Some((published, age))) => {
@@ -405,7 +406,7 @@ impl Server {
         self.ranks.sort_unstable();
         let ranks = self.ranks.len();
         self.detector =
-            (ranks >= 2).then(|| Detector::new(Settings { ranks, false_alarms_per_day: per_day }));
+            (ranks >= 2).then(|| detector_of(Settings { ranks, false_alarms_per_day: per_day }, None));
         self.stepped = at.floor();
         self.ranks.binary_search(&dp).ok().map(|place| (place, true))
     }
@@ -437,9 +438,9 @@ impl Server {
             Some(detector) if goes_on => {
                 let mut saved = detector.saved();
                 saved.open.clear();
-                Some(Detector::restored(settings, saved, now))
+                Some(Box::new(Detector::restored(settings, saved, now)))
             }
-            _ => (settings.ranks >= 2).then(|| Detector::new(settings)),
+            _ => (settings.ranks >= 2).then(|| detector_of(settings, None)),
         };
     }
 
@@ -453,6 +454,23 @@ impl Server {
             detector.step(self.stepped + PATIENCE_S);
         }
     }
+}
+
+/// A detector, with what was known before. Out of the way of every line, which would pay for the room that it
+/// takes on the stack.
+#[cold]
+#[inline(never)]
+fn detector_of(settings: Settings, known: Option<(Box<Baseline>, f64)>) -> Box<Detector> {
+    Box::new(match known {
+        Some((known, at)) => {
+            let mut saved = known.known;
+            if at - known.at.epoch_s() > RESUMES_WITHIN.as_secs_f64() {
+                saved.open.clear();
+            }
+            Detector::restored(settings, saved, at)
+        }
+        None => Detector::new(settings),
+    })
 }
 
 /// Which of the moments between which nothing becomes due: a second is over for lines at its end, and for

@@ -102,11 +102,17 @@ impl Detector {
         let healthy = self.open.is_none();
         let second = at.floor() as i64;
         let ranks = self.settings.ranks;
-        let channel =
-            self.channels[channel].get_or_insert_with(|| Channel::new(ranks, second, QUALITY[channel]));
+        let channel = self.channels[channel].get_or_insert_with(|| begin(ranks, second, channel));
         channel.take(rank, at, meaning, healthy);
         if self.since == i64::MIN {
             self.since = second + WARM_UP;
         }
     }
+}
+
+/// Out of the way of every reading, which would pay for the room that it takes on the stack.
+#[cold]
+#[inline(never)]
+fn begin(ranks: usize, second: i64, way: usize) -> Box<Channel> {
+    Box::new(Channel::new(ranks, second, QUALITY[way]))
 }
