@@ -22,6 +22,8 @@ mod simulation;
 mod startup;
 mod supervise;
 mod upkeep;
+#[cfg(feature = "fleet")]
+pub mod upload;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -262,6 +264,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let (publisher, published) = publisher(Pulse { at: now, unheard });
     let effort = outlet.effort().clone();
     let metrics = Arc::new(Metrics::of(effort.clone()));
+    #[cfg(feature = "fleet")]
+    upload::start(&plan, &store.bundles, clock, &metrics, &supervisor);
     for (receiver, count) in notifier.dropped() {
         metrics.messages_dropped(receiver, *count);
     }

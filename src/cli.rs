@@ -12,6 +12,7 @@ mod demo;
 #[cfg(feature = "dist")]
 mod dist;
 mod doctor;
+mod fleet;
 mod incidents;
 mod init;
 mod notify_test;
@@ -86,6 +87,7 @@ enum Command {
     Incidents(incidents::IncidentsArgs),
     Status(status::StatusArgs),
     Top(top::TopArgs),
+    Fleet(fleet::FleetArgs),
     Silence(silence::SilenceArgs),
     Reload(reload::ReloadArgs),
     NotifyTest(notify_test::NotifyTestArgs),
@@ -120,6 +122,7 @@ impl Cli {
             Command::Incidents(args) => incidents::run(&args),
             Command::Status(args) => status::run(&args),
             Command::Top(args) => top::run(&args),
+            Command::Fleet(args) => fleet::run(&args),
             Command::Silence(args) => silence::run(&args),
             Command::Reload(args) => reload::run(&args),
             Command::NotifyTest(args) => notify_test::run(&args),

@@ -19,6 +19,7 @@ pub(crate) mod rule;
 pub mod rules;
 pub(crate) mod secret;
 pub(crate) mod signal;
+pub mod store;
 pub(crate) mod target;
 pub mod test;
 pub(crate) mod tree;

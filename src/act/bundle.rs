@@ -241,6 +241,13 @@ impl Bundles {
         record_in(&self.path(incident)).filter(|record| record.agent == self.agent)
     }
 
+    /// The same with the very bytes that it was read from.
+    pub fn read_with_bytes(&self, incident: &str) -> Option<(Record, Vec<u8>)> {
+        let bytes = fs::read(self.path(incident).join(INCIDENT)).ok()?;
+        let record: Record = serde_json::from_slice(&bytes).ok()?;
+        (record.agent == self.agent).then_some((record, bytes))
+    }
+
     /// The records of this agent's incidents that fired at `since` or later and are not resolved, in the
     /// order of their ids.
     pub fn open_since(&self, since: Time) -> Vec<Record> {

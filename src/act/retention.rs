@@ -148,6 +148,13 @@ fn remove(bundles: &Bundles, incident: &str, agent: &str) -> Result<(), (PathBuf
     fs::remove_dir_all(&deleting).map_err(fail)
 }
 
+/// Deletes the bundle in that folder because it is in a store; whether it is gone.
+pub fn remove_uploaded(bundles: &Bundles, folder: &Path) -> bool {
+    let incident = folder.file_name().and_then(|n| n.to_str());
+    let Some(record) = incident.and_then(|id| bundles.read(id)) else { return false };
+    !is_unfinished(&record) && remove(bundles, &record.incident.id, &record.agent).is_ok()
+}
+
 /// The folder that the server made for a window of this incident, once it is empty.
 fn remove_emptied(path: &Path, record: &Record) {
     let first = format!("skewtrap-{}", record.incident.id);

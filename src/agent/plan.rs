@@ -15,6 +15,7 @@ use crate::act::notify::{Receiver, StormCap};
 use crate::config::file::{Config, Keep};
 use crate::config::receiver as configured;
 use crate::config::signal::{OwnSignal, OwnSource, own_signals_of};
+use crate::config::store::StoreConfig;
 use crate::config::target::Target;
 use crate::http::{Secret, Server, client};
 use crate::observe::{host, poll, promql, tail};
@@ -57,6 +58,8 @@ pub struct Plan {
     pub storm_cap: StormCap,
     /// How much is kept of bundles.
     pub keep: Keep,
+    /// Where incidents are uploaded.
+    pub store: Option<StoreConfig>,
     /// The folder of the state.
     pub state_dir: PathBuf,
     /// The folder of the bundles.
@@ -156,6 +159,7 @@ impl Plan {
             configured: config.receivers.clone(),
             storm_cap: StormCap { incidents: config.storm_cap.0, per: config.storm_cap.1 },
             keep: config.keep,
+            store: config.store.clone(),
             state_dir,
             incident_dir,
             listen: config.listen.clone(),

@@ -148,6 +148,10 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
             checks.window(target, handle, &examined.facts, plan, (clock, log)).await?;
         }
     }
+    #[cfg(feature = "fleet")]
+    if let Some(store) = &plan.store {
+        checks.store(store).await;
+    }
     Ok(checks.0)
 }
 
@@ -166,6 +170,19 @@ impl Checks {
     }
 
     /// Checks that concern every capture on this server.
+    /// Whether incidents can be uploaded.
+    #[cfg(feature = "fleet")]
+    async fn store(&mut self, config: &crate::config::store::StoreConfig) {
+        let tried = match crate::agent::upload::destination(config) {
+            Err(why) => Err(format!("{why:#}")),
+            Ok(to) => to.store.try_out(&to.host).await.map_err(|e| e.to_string()),
+        };
+        let ok = tried.is_ok();
+        let message =
+            tried.err().unwrap_or_else(|| format!("{} can be written, read and listed", config.address));
+        self.0.push(Check { target: config.pool.clone(), level: ok.into(), what: "store", message, ok });
+    }
+
     fn server(&mut self, target: &TargetPlan, examined: &Examined, now: Time) {
         let facts = &examined.facts;
         match (&facts.server, &examined.info_error) {

@@ -17,6 +17,7 @@ use super::rule::CheckedRule;
 use super::rules::{self, LoadRules, RuleEntry, RuleList, UsedNames};
 use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
 use super::signal::{OwnSignal, OwnSource, SignalsText, catalog_of, signals_of};
+use super::store::{self, StoreConfig, UploadText};
 use super::target::{self, Target, TargetText};
 use super::tree::{self, Node, Place, Value};
 use skewtrap_core::capture::governor::Budget;
@@ -43,6 +44,13 @@ pub struct FileText {
     budget: Field<BudgetText>,
     /// How much is kept.
     keep: Field<KeepText>,
+    /// Where the incidents of many agents are brought together: `s3://BUCKET/PREFIX`, `gs://`, `az://` or
+    /// `file:///FOLDER`. Credentials come from the environment. Default: none.
+    store: Field<String>,
+    /// The pool of servers that this agent belongs to, by which the store is divided. Default `default`.
+    pool: Field<String>,
+    /// What is uploaded into the store, and how fast.
+    upload: Field<UploadText>,
     /// Who is notified.
     receivers: Field<Vec<Field<ReceiverText>>>,
     /// At most this many new incidents are told of in a stretch of time.
@@ -138,6 +146,8 @@ pub struct Config {
     pub budget: Budget,
     /// How much is kept.
     pub keep: Keep,
+    /// Where incidents are uploaded.
+    pub store: Option<StoreConfig>,
     /// Who is notified.
     pub receivers: Vec<Receiver>,
     /// How many new incidents are reported at most, and in which time.
@@ -247,6 +257,7 @@ fn check(
     Config {
         budget: budget_of(text, &mut settings, findings),
         keep: keep_of(text, &mut settings),
+        store: store::store_of(&text.store, &text.pool, &text.upload, &mut settings, findings),
         storm_cap: (
             settings.resolve("storm_cap.incidents", &storm.incidents, 20),
             settings.resolve("storm_cap.per", &storm.per, minutes(10)).0,

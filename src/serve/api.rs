@@ -24,7 +24,8 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
         return ApiError(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     }
     // The watching goes on and open windows are stopped: a restart would mend nothing.
-    match shared.context.metrics.troubled_disk() {
+    let metrics = &shared.context.metrics;
+    match metrics.troubled_disk().or_else(|| metrics.troubled_store()) {
         Some(why) => format!("ok, but {why}\n").into_response(),
         None => "ok\n".into_response(),
     }

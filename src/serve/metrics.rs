@@ -45,6 +45,8 @@ pub struct Metrics {
     effort: Arc<Effort>,
     /// What is wrong with a disk, for `/healthz`.
     troubled_disk: std::sync::Mutex<Option<String>>,
+    /// What is wrong with the store of incidents, likewise.
+    troubled_store: std::sync::Mutex<Option<String>>,
 }
 
 impl Default for Metrics {
@@ -109,6 +111,7 @@ impl Metrics {
             queues,
             effort,
             troubled_disk: Default::default(),
+            troubled_store: Default::default(),
         }
     }
 }
@@ -182,6 +185,16 @@ impl Metrics {
     /// What [`Self::disk_trouble`] was told last.
     pub fn troubled_disk(&self) -> Option<String> {
         self.troubled_disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// What is wrong with the store of incidents, if anything is.
+    pub fn store_trouble(&self, why: Option<String>) {
+        *self.troubled_store.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = why;
+    }
+
+    /// What [`Self::store_trouble`] was told last.
+    pub fn troubled_store(&self) -> Option<String> {
+        self.troubled_store.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// A queue's length now.

@@ -25,7 +25,7 @@ const LAYERS: &[&[&str]] = &[
 /// The modules of the core in the same order.
 const CORE_LAYERS: &[&[&str]] = &[
     &["watch"],
-    &["status", "message"],
+    &["status", "message", "fleet"],
     &["incident"],
     &["rule"],
     &["capture", "cause"],

@@ -19,6 +19,8 @@ mod agent {
     mod crash;
     mod endurance;
     mod escalation;
+    #[cfg(feature = "fleet")]
+    mod fleet;
     mod follow_up;
     mod notify;
     mod recovery;

@@ -7,6 +7,7 @@ pub mod cause;
 mod dice;
 pub mod factor;
 pub mod finding;
+pub mod fleet;
 pub mod incident;
 pub mod message;
 pub mod onset;

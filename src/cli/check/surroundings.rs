@@ -13,6 +13,7 @@ pub fn warnings(file: &str, text: &str, config: &Config) -> Vec<Diagnostic> {
     let Ok(node) = tree::parse(text) else { return Vec::new() };
     let mut findings = Findings::new(file, text);
     listen(&node, config, &mut findings);
+    store(&node, config, &mut findings);
     walk("", &node, config, &mut findings);
     findings.into_sorted()
 }
@@ -30,6 +31,20 @@ fn listen(node: &Node, config: &Config, findings: &mut Findings<'_>) {
         );
     }
 }
+
+/// An address of which no store can be made here: a folder that is not there.
+#[cfg(feature = "fleet")]
+fn store(node: &Node, config: &Config, findings: &mut Findings<'_>) {
+    let (Value::Map(entries), Some(store)) = (&node.value, &config.store) else { return };
+    let Some((_, at)) = entries.iter().find(|(key, _)| key.name == "store") else { return };
+    if let Err(why) = crate::agent::upload::destination(store) {
+        let hint = "`skewtrap doctor` tries whether it can be written";
+        findings.warn(at.place, format!("{why:#}"), Some(hint.into()));
+    }
+}
+
+#[cfg(not(feature = "fleet"))]
+fn store(_: &Node, _: &Config, _: &mut Findings<'_>) {}
 
 fn walk(name: &str, node: &Node, config: &Config, findings: &mut Findings<'_>) {
     match &node.value {

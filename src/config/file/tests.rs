@@ -345,3 +345,37 @@ rules: []
         assert!(told.iter().any(|t| t.contains(wanted)), "{wanted} is not in {told:#?}");
     }
 }
+
+#[test]
+fn a_store_with_its_pool_and_what_of_incidents_leaves_the_host_is_read() {
+    let text =
+        "store: s3://traces/of/skewtrap/\npool: prod-a\nupload: { rate: 5MiB, keep_local: 7d, raw: true }\n";
+    let store = load("skewtrap.yaml", text, &nothing).config.expect("it may run").store.expect("named");
+    let wanted = StoreConfig {
+        address: "s3://traces/of/skewtrap".into(),
+        pool: "prod-a".into(),
+        rate: Some(5 << 20),
+        keep_local: Some(Duration::from_secs(7 * 86_400)),
+        raw: true,
+        secrets: false,
+    };
+    assert_eq!(store, wanted);
+    assert_eq!(load("skewtrap.yaml", DEFAULTS, &nothing).config.expect("it may run").store, None);
+}
+
+#[test]
+fn what_is_wrong_with_a_store_is_told_without_its_secret() {
+    for (text, wanted) in [
+        ("store: traces/x", "`traces/x` is no address of a store"),
+        ("store: s3://", "names no bucket and no folder"),
+        ("store: s3://key:s3cr3t@traces", "they belong into the environment"),
+        ("store: file:///tmp\npool: a/b", "`a/b` is no name of a pool"),
+        ("upload: { raw: true }", "there is no `store`"),
+    ] {
+        let told = problems(text);
+        assert!(told.contains(wanted), "no `{wanted}` in:\n{told}");
+        assert!(!told.contains("s3cr3t"), "{told}");
+    }
+    let told = problems("store: file:///tmp");
+    assert_eq!(told.contains("built without stores"), cfg!(not(feature = "fleet")), "{told}");
+}

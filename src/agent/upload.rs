@@ -1,0 +1,233 @@
+//! Brings the bundles of ended incidents into the store, in the background. It reads the folder of the
+//! bundles again and again, so a kill costs nothing: what is not marked as uploaded is looked at again.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::compare::{self, CompareRequest};
+use super::plan::{Plan, host};
+use super::supervise::{Place, Supervisor};
+use crate::act::bundle::{Bundles, numbered, traces_of};
+use crate::act::retention;
+use crate::clock::Clock;
+use crate::config::store::StoreConfig;
+use crate::http::client;
+use crate::serve::metrics::Metrics;
+use skewtrap_core::fleet::{RECORD, Share, is_ended};
+use skewtrap_core::incident::{CaptureOutcome, Record};
+use skewtrap_fleet::upload::Destination;
+use skewtrap_fleet::{Store, StoreError};
+use skewtrap_trace::report;
+use skewtrap_trace::time::Time;
+
+/// Between two looks at the folder of the bundles.
+const EVERY: Duration = Duration::from_secs(20);
+/// The longest pause after a failure.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// A captured incident without a verdict is waited for so long after it was resolved.
+const PATIENCE_S: f64 = 900.0;
+
+/// The destination of a configuration.
+///
+/// # Errors
+/// The address is none, or no client can be built.
+pub fn destination(config: &StoreConfig) -> anyhow::Result<Destination> {
+    let variables =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let store = Store::open(&config.address, client::client(None)?, variables)?;
+    let share = Share { raw: config.raw, secrets: config.secrets };
+    Ok(Destination { store, pool: config.pool.clone(), host: host(), share, rate: config.rate })
+}
+
+/// Starts the uploads, if a store is configured.
+pub(super) fn start(
+    plan: &Plan,
+    bundles: &Bundles,
+    clock: Clock,
+    metrics: &Arc<Metrics>,
+    supervisor: &Supervisor,
+) {
+    let Some(config) = plan.store.clone() else { return };
+    let (bundles, metrics, cancel) = (bundles.clone(), metrics.clone(), supervisor.cancel());
+    supervisor.keep("upload", Place::Aside, move || {
+        run(config.clone(), bundles.clone(), clock, metrics.clone(), cancel.clone())
+    });
+}
+
+async fn run(
+    config: StoreConfig,
+    bundles: Bundles,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    cancel: CancellationToken,
+) -> bool {
+    let mut uploads = Uploads { config, bundles, clock, to: None, seen: HashMap::new() };
+    let mut pause = EVERY;
+    let mut told = None;
+    loop {
+        let went = tokio::select! {
+            () = cancel.cancelled() => return true,
+            went = uploads.round() => went,
+        };
+        let trouble = went.err().map(|e| format!("incidents are not uploaded: {e:#}"));
+        pause = if trouble.is_some() { (pause * 2).min(LONGEST_PAUSE) } else { EVERY };
+        if trouble != told {
+            match &trouble {
+                Some(why) => error!("{why}; they are kept here, and it is tried again"),
+                None => info!("incidents are uploaded again"),
+            }
+            told.clone_from(&trouble);
+        }
+        metrics.store_trouble(trouble);
+        tokio::select! {
+            () = cancel.cancelled() => return true,
+            // Equal jitter: agents that lost their store together do not come back together.
+            () = tokio::time::sleep(pause / 2 + pause.mul_f64(fastrand::f64() / 2.0)) => {}
+        }
+    }
+}
+
+struct Uploads {
+    config: StoreConfig,
+    bundles: Bundles,
+    clock: Clock,
+    to: Option<Destination>,
+    /// Records that need not be read again, by their bundle, with the time of their last change.
+    seen: HashMap<PathBuf, SystemTime>,
+}
+
+/// A bundle to be uploaded.
+struct Waiting {
+    bundle: PathBuf,
+    record: Record,
+    bytes: Vec<u8>,
+    changed: SystemTime,
+}
+
+impl Uploads {
+    /// Uploads what has ended since the round before. One bundle that cannot be read keeps no other.
+    async fn round(&mut self) -> anyhow::Result<()> {
+        let to = match &self.to {
+            Some(to) => to.clone(),
+            None => self.to.insert(destination(&self.config)?).clone(),
+        };
+        let mut failed = None;
+        for waiting in self.waiting(&to).await? {
+            let Waiting { bundle, record, bytes, changed } = waiting;
+            let (of_bundle, of_record) = (bundle.clone(), record.clone());
+            let prepared = crate::world::blocking(move || prepare(&of_bundle, &of_record)).await?;
+            if let Err(why) = prepared {
+                warn!(incident = %record.incident.id, "uploaded without summaries of its ranks: {why:#}");
+            }
+            match to.upload(&bundle, &record, &bytes).await {
+                Ok(mark) => {
+                    info!(incident = %record.incident.id, objects = mark.objects.len(), "uploaded to {}", mark.store);
+                    self.seen.insert(bundle, changed);
+                }
+                Err(error @ StoreError::File { .. }) => failed = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.forget_old(&to).await?;
+        failed.map_or(Ok(()), |e| Err(e.into()))
+    }
+
+    /// The bundles of this agent that have ended and are not in the store as they are, the oldest first.
+    async fn waiting(&mut self, to: &Destination) -> anyhow::Result<Vec<Waiting>> {
+        let (bundles, now, to) = (self.bundles.clone(), self.clock.now(), to.clone());
+        let seen = std::mem::take(&mut self.seen);
+        let (seen, waiting) = crate::world::blocking(move || look(&bundles, now, &to, seen)).await?;
+        self.seen = seen;
+        Ok(waiting)
+    }
+
+    /// Deletes uploaded bundles that are older than `upload.keep_local`.
+    async fn forget_old(&mut self, to: &Destination) -> anyhow::Result<()> {
+        let Some(age) = self.config.keep_local else { return Ok(()) };
+        let (bundles, until, to) = (self.bundles.clone(), self.clock.now() - age, to.clone());
+        let uploaded: Vec<PathBuf> = self.seen.keys().cloned().collect();
+        let deleted = crate::world::blocking(move || {
+            let is_old = |bundle: &PathBuf| {
+                let bytes = fs::read(bundle.join(RECORD)).unwrap_or_default();
+                let record: Option<Record> = serde_json::from_slice(&bytes).ok();
+                record.is_some_and(|r| r.incident.fired_at < until)
+                    && to.has(bundle, &bytes)
+                    && !bundle.join("pinned").exists()
+            };
+            uploaded
+                .into_iter()
+                .filter(is_old)
+                .filter(|b| retention::remove_uploaded(&bundles, b))
+                .collect::<Vec<_>>()
+        });
+        for bundle in deleted.await? {
+            info!(bundle = %bundle.display(), "deleted here: it is in the store, and older than upload.keep_local");
+            self.seen.remove(&bundle);
+        }
+        Ok(())
+    }
+}
+
+fn look(
+    bundles: &Bundles,
+    now: Time,
+    to: &Destination,
+    before: HashMap<PathBuf, SystemTime>,
+) -> (HashMap<PathBuf, SystemTime>, Vec<Waiting>) {
+    let entries = fs::read_dir(bundles.root()).into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> =
+        entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
+    folders.sort();
+    let (mut seen, mut waiting) = (HashMap::new(), Vec::new());
+    for bundle in folders {
+        let Some(id) = bundle.file_name().and_then(|n| n.to_str()).filter(|n| !n.starts_with('.')) else {
+            continue;
+        };
+        let Ok(changed) = fs::metadata(bundle.join(RECORD)).and_then(|m| m.modified()) else { continue };
+        if before.get(&bundle) == Some(&changed) {
+            seen.insert(bundle, changed);
+            continue;
+        }
+        let Some((record, bytes)) = bundles.read_with_bytes(id) else { continue };
+        if !is_ended(&record, now, PATIENCE_S) {
+            continue;
+        }
+        if to.has(&bundle, &bytes) {
+            seen.insert(bundle, changed);
+        } else {
+            waiting.push(Waiting { bundle, record, bytes, changed });
+        }
+    }
+    (seen, waiting)
+}
+
+/// Writes the summaries and the rows of kernels of each capture that has files, where they are not there yet.
+fn prepare(bundle: &Path, record: &Record) -> anyhow::Result<()> {
+    for (window, outcome) in (1..).zip(record.incident.captures()) {
+        let (traces, summaries) =
+            (bundle.join(traces_of(window)), bundle.join(numbered("summaries", window)));
+        if !matches!(outcome, CaptureOutcome::Done(_)) || summaries.exists() || !traces.exists() {
+            continue;
+        }
+        let request = CompareRequest { paths: vec![traces], ..CompareRequest::default() };
+        let compared = compare::run(&request, &|_| {})?;
+        let rows = bundle.join(numbered("kernels.csv", window));
+        let mut out = std::io::BufWriter::new(
+            fs::File::create(&rows).with_context(|| format!("cannot create {}", rows.display()))?,
+        );
+        report::write_csv(&mut out, &compared.input.profiles)?;
+        std::io::Write::flush(&mut out)?;
+        // Under its name when it is whole: the name says that nothing is left to do.
+        let partial = bundle.join(format!(".{}.partial", numbered("summaries", window)));
+        compared.write_summaries(&partial)?;
+        fs::rename(&partial, &summaries).with_context(|| format!("cannot create {}", summaries.display()))?;
+    }
+    Ok(())
+}
