@@ -148,6 +148,23 @@ struct Running {
     metered_to: Time,
 }
 
+/// Signals to a window that may wait.
+const SIGNALS: usize = 256;
+
+impl Running {
+    /// Passes a signal on. A window that takes no more is over; one that has too many waiting reads its
+    /// server's log again before it sends anything.
+    fn pass(&self, incident: &str, signal: WindowSignal) {
+        if let Err(mpsc::error::TrySendError::Full(signal)) = self.signals.try_send(signal) {
+            tracing::warn!(
+                incident,
+                ?signal,
+                "a window has {SIGNALS} signals waiting, and this one did not reach it"
+            );
+        }
+    }
+}
+
 /// A window of an agent before this one that is being closed.
 #[derive(Debug)]
 struct Closing {

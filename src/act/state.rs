@@ -23,6 +23,7 @@ use tracing::warn;
 
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd, ClockJump, Ledger};
 use skewtrap_core::capture::plan::StartRequest;
+use skewtrap_core::capture::window::Stops;
 use skewtrap_core::incident::{Record, StoredCapture};
 use skewtrap_core::rule::Baseline;
 use skewtrap_core::status::Silence;
@@ -63,6 +64,15 @@ pub struct OpenWindow {
     /// closed or ten minutes have passed, and no other window opens there meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unproven: Option<String>,
+    /// The stops that were sent to the engine's own profiler.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stops: Option<Stops>,
+    /// Whether it was seen to be closed: then what runs there is never stopped again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+    /// How many bytes the server's log had before the start: what stands there is of older windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_from: Option<u64>,
 }
 
 /// What opened a window, as far as closing it needs to know.

@@ -22,7 +22,7 @@ pub use self::recover::{Found, KnownTarget, close, find};
 use crate::act::bundle::{Bundles, Evidence};
 use crate::act::merge::merge;
 use crate::act::state::{State, StateError};
-use crate::agent::window::{self, Links, Outcome, TargetHandle, TooLate};
+use crate::agent::window::{self, Links, Outcome, TargetHandle};
 use crate::clock::Clock;
 use crate::observe::artifact::inspect;
 use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
@@ -105,8 +105,8 @@ impl CaptureResult {
     }
 
     /// Of an attempt that is in the state and of which nothing was sent.
-    fn never_sent(means: Means, late: TooLate, at: Time) -> Self {
-        Self { means, failure: Some(late.to_string()), sent_at: at, ..Self::default() }
+    fn never_sent(means: Means, why: impl ToString, at: Time) -> Self {
+        Self { means, failure: Some(why.to_string()), sent_at: at, ..Self::default() }
     }
 }
 
@@ -169,7 +169,7 @@ async fn capture(
                 window::open(handle, request, &plan.attempt, record, &store.state, store.clock, links)
                     .await?;
             Ok(opened.map_or_else(
-                |late| CaptureResult::never_sent(Means::Http, late, at),
+                |unsent| CaptureResult::never_sent(Means::Http, unsent, at),
                 |outcome| result_of(outcome, request),
             ))
         }

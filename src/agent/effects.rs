@@ -11,7 +11,7 @@ use super::capture::task::Task;
 use super::cost::Meter;
 use super::startup::handle_of;
 use super::window::WindowSignal;
-use super::{Agent, Running};
+use super::{Agent, Running, SIGNALS};
 use skewtrap_core::capture::admit::CapturePlan;
 use skewtrap_core::capture::stall::usual_intervals;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
@@ -80,7 +80,7 @@ impl Agent {
         handle.instance = facts.server.as_ref().map(|server| server.instance.clone());
         let usual = usual_intervals(self.watch.store().load_reports(target, now - USUAL_SPAN));
         let meter = Meter::new(self.clock, facts.health.median().unwrap_or_default(), usual);
-        let (signals, received) = mpsc::channel(256);
+        let (signals, received) = mpsc::channel(SIGNALS);
         let means = plan.method.means();
         let running = Running { signals, target, means, meter: meter.clone(), metered_to: now };
         self.running.insert(incident.id.clone(), running);
@@ -150,14 +150,13 @@ impl Agent {
 
     pub(super) fn signal(&self, incident: &str, signal: WindowSignal) {
         if let Some(running) = self.running.get(incident) {
-            // A window that takes no more signals is over; one with 256 waiting has enough.
-            let _ = running.signals.try_send(signal);
+            running.pass(incident, signal);
         }
     }
 
     fn signal_all(&self, target: TargetId, signal: &WindowSignal) {
-        for running in self.running.values().filter(|r| r.target == target) {
-            let _ = running.signals.try_send(signal.clone());
+        for (incident, running) in self.running.iter().filter(|(_, r)| r.target == target) {
+            running.pass(incident, signal.clone());
         }
     }
 

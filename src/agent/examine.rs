@@ -84,7 +84,7 @@ pub async fn examine(asked: &Server, handle: &TargetPlan, log: Option<&Path>, cl
 
 async fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Result<()> {
     // When each line came is not known. A window that was closed long ago does not matter, an open one does.
-    for (rank, line) in profile_lines::recent(log).await?.0 {
+    for (rank, line) in profile_lines::recent(log, None).await?.0 {
         facts.profile_line(rank, &line, clock.now() - Duration::from_secs(3600));
     }
     Ok(())

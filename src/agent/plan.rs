@@ -97,6 +97,8 @@ pub struct TargetPlan {
     pub kept_in: PathBuf,
     /// Whether its log is read.
     pub sees_log: bool,
+    /// Its log, where it is a file; the first of several.
+    pub log: Option<PathBuf>,
 }
 
 impl TargetPlan {
@@ -244,6 +246,7 @@ fn target_plan(
         folders: output_dir.into_iter().map(str::to_owned).collect(),
         kept_in: incident_dir.to_owned(),
         sees_log: !target.logs.is_empty(),
+        log: target.logs.iter().map(|log| &log.path).find(|path| *path != "-").map(PathBuf::from),
     })
 }
 

@@ -78,6 +78,7 @@ pub(super) fn handle_of(plan: &TargetPlan, no_server: &Server) -> TargetHandle {
         paths: plan.paths.clone(),
         default_dir: None,
         sees_log: plan.sees_log,
+        log: plan.log.clone(),
         nsys: Nsys::new("nsys"),
     }
 }

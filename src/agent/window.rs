@@ -6,6 +6,7 @@
 //! which outlives this one: whatever happens to this one, the window is stopped at its deadline.
 
 mod files;
+mod log;
 mod run;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::files::Files;
+use self::log::Log;
 use self::run::Run;
 use crate::act::lease::{self, Holder, Lease};
 use crate::act::nsys::Nsys;
@@ -29,13 +31,13 @@ use crate::observe::profile_lines;
 use skewtrap_core::capture::captured::Quality;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::Attempt;
-use skewtrap_core::capture::line::ProfileLine;
+use skewtrap_core::capture::line::{Foreign, ProfileLine};
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::size::PastWindow;
 use skewtrap_core::capture::verify::{Artifact, Verdict, verdict_of};
 use skewtrap_core::capture::window::{
-    Distrust, Ending, Event, START_TIMEOUT, Visibility, Window, WindowPhase,
+    Distrust, Ending, Event, LeftBehind, SETTLE, START_TIMEOUT, Visibility, Window, WindowPhase,
 };
 use skewtrap_core::incident::{Exchange, Record};
 use skewtrap_trace::rank::Rank;
@@ -64,6 +66,27 @@ pub struct TooLate {
     pub waited: Duration,
 }
 
+/// Why a window that was granted was not started.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsent {
+    /// Its grant was over.
+    #[error(transparent)]
+    TooLate(#[from] TooLate),
+    /// Somebody closed it, or the agent ends.
+    #[error(
+        "it was closed, or the agent told to end, before its start was sent; nothing was sent to the server"
+    )]
+    Closed,
+    /// The server was started anew.
+    #[error("the server was started anew after the window was granted ({0}); nothing was sent to it")]
+    Gone(String),
+    /// Somebody else was first.
+    #[error(
+        "somebody else opened a profile after the window was granted, writing to {0}; nothing was sent to the server"
+    )]
+    Foreign(String),
+}
+
 /// What a window needs to know of its server.
 #[derive(Clone, Debug)]
 pub struct TargetHandle {
@@ -80,6 +103,8 @@ pub struct TargetHandle {
     pub default_dir: Option<String>,
     /// Whether its log is read.
     pub sees_log: bool,
+    /// Its log, where it is a file.
+    pub log: Option<PathBuf>,
     /// The nsys of this machine.
     pub nsys: Nsys,
 }
@@ -157,8 +182,8 @@ pub struct Outcome {
     pub recovered: Option<Duration>,
 }
 
-/// Opens a window: writes the attempt, sends the start, and sees it through to its end; or tells that it
-/// was too late to start.
+/// Opens a window: writes the attempt, sends the start, and sees it through to its end; or tells why
+/// nothing was sent.
 ///
 /// # Errors
 /// The state could not be written; then nothing was sent.
@@ -169,10 +194,11 @@ pub async fn open(
     record: &Record,
     state: &State,
     clock: Clock,
-    links: Links,
-) -> Result<Result<Outcome, TooLate>, StateError> {
+    mut links: Links,
+) -> Result<Result<Outcome, Unsent>, StateError> {
     // Its deadline does not move when somebody sets the wall clock.
     let clock = clock.steady();
+    let (files, log) = tokio::join!(Files::new(target, request), Log::from_now(target.log.clone()));
     let window = OpenWindow {
         attempt: attempt.id.clone(),
         incident: attempt.incident.clone(),
@@ -182,17 +208,57 @@ pub async fn open(
         granted: false,
         instance: target.instance.clone(),
         unproven: None,
+        stops: None,
+        ended: false,
+        log_from: log.from(),
     };
-    let files = Files::new(target, request).await;
     let _turn = turn(target, request, state, clock.now()).await?;
     if let Err(late) = begin(state, attempt, &window, record, clock).await? {
-        return Ok(Err(late));
+        return Ok(Err(late.into()));
     }
+    let early = match meanwhile(&log, &mut links).await {
+        Ok(early) => early,
+        Err(why) => return Ok(Err(why)),
+    };
     let now = clock.now();
     let (machine, start) = Window::start(request, visibility(target, &files), now);
-    let run = Run::new(target, request, machine, window, state.clone(), clock, links.status.clone());
+    let run = Run::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone());
+    early.iter().for_each(|event| run.handle(event));
     run.carry_out(vec![start], now);
     Ok(Ok(see_through(target, request, run, files, links).await))
+}
+
+/// What came between a grant and its start, which the disk may have held up: for the window, or why it is
+/// not to be started.
+async fn meanwhile(log: &Log, links: &mut Links) -> Result<Vec<Event>, Unsent> {
+    let mut lines = Vec::new();
+    let mut events = Vec::new();
+    while let Ok(signal) = links.signals.try_recv() {
+        match signal {
+            WindowSignal::Line { rank, line } => {
+                if log.is_news(rank, &line) {
+                    lines.push((rank, line));
+                }
+            }
+            WindowSignal::Close => return Err(Unsent::Closed),
+            WindowSignal::Gone(why) => return Err(Unsent::Gone(why)),
+            WindowSignal::Cleared => events.push(Event::Cleared),
+            WindowSignal::Dying(why) => events.push(Event::Dying(why)),
+        }
+    }
+    lines.extend(log.news().await);
+    if links.cancel.is_cancelled() {
+        return Err(Unsent::Closed);
+    }
+    let mut foreign = Foreign::default();
+    for (rank, line) in &lines {
+        foreign.line(*rank, line, Time::default());
+    }
+    if let Some((_, dir)) = foreign.open() {
+        return Err(Unsent::Foreign(dir.to_owned()));
+    }
+    events.extend(lines.into_iter().map(|(rank, line)| Event::Log { rank, line }));
+    Ok(events)
 }
 
 /// Writes the attempt, on a thread that may wait for the disk: the only wait of a window for it. Tells
@@ -256,15 +322,17 @@ pub async fn resume(
     target: &TargetHandle,
     request: &StartRequest,
     window: OpenWindow,
-    lines: Vec<(Rank, ProfileLine)>,
+    (lines, log_end): (Vec<(Rank, ProfileLine)>, u64),
     moved: Vec<PathBuf>,
     store: (&State, Clock),
     links: Links,
 ) -> Outcome {
     let (state, clock) = (store.0, store.1.steady());
-    let mut files = Files::of_before(target, request, window.sent_at, moved).await;
+    let files = Files::of_before(target, request, window.sent_at, moved).await;
     let (visibility, sent_at, now) = (visibility(target, &files), window.sent_at, clock.now());
-    let mut machine = Window::resume(request, visibility, sent_at, window.granted, now);
+    let left =
+        LeftBehind { sent_at, granted: window.granted, stops: window.stops.clone(), ended: window.ended };
+    let mut machine = Window::resume(request, visibility, &left, now);
     let mut writing = BTreeSet::new();
     for (rank, line) in lines {
         match &line {
@@ -277,12 +345,13 @@ pub async fn resume(
     writing.into_iter().for_each(|rank| links.meter.heard(rank, &ProfileLine::Stops));
     // Twice: a file that has not changed between two scans is read.
     for _ in 0..2 {
-        files.scan().await.iter().for_each(|event| machine.recall(event, now));
+        files.scan(|event| machine.recall(&event, now)).await;
     }
     // Nothing is sent to another instance than the one that was asked to start.
     let reach = instance_of(&target.server, window.instance.as_deref()).await;
     let reach = reach.map(event_of);
-    let run = Run::new(target, request, machine, window, state.clone(), clock, links.status.clone());
+    let log = Log::after(target.log.clone(), log_end);
+    let run = Run::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone());
     reach.iter().for_each(|event| run.handle(event));
     see_through(target, request, run, files, links).await
 }
@@ -327,15 +396,14 @@ async fn see_through(
     target: &TargetHandle,
     request: &StartRequest,
     run: Run,
-    mut files: Files,
+    files: Files,
     links: Links,
 ) -> Outcome {
     let Links { mut signals, cancel, meter, .. } = links;
     let present = run.present();
     let ticker = tokio::spawn(run.clone().tick());
     let (probe, mut reached) = meter.probe(target.server.clone(), run.instance());
-    let mut scan = tokio::time::interval(SCAN);
-    scan.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let scanning = tokio::spawn(scan(run.clone(), files.clone()));
     let mut is_connected = true;
     loop {
         tokio::select! {
@@ -343,22 +411,31 @@ async fn see_through(
             () = run.ended() => break,
             () = cancel.cancelled(), if !run.is_cancelled() => run.cancel(),
             signal = signals.recv(), if is_connected => match signal {
-                Some(signal) => pass_on(&run, &mut files, &meter, signal),
+                Some(signal) => pass_on(&run, &files, &meter, signal),
                 None => is_connected = false,
             },
             Some(reach) = reached.recv() => run.handle(&event_of(reach)),
-            _ = scan.tick() => files.scan().await.iter().for_each(|event| run.handle(event)),
         }
     }
     let ended_at = run.now();
     probe.end(&cancel).await;
-    files.scan().await;
+    scanning.abort();
+    // A folder that hangs has shown what it will.
+    let _ = tokio::time::timeout(SETTLE, files.scan(drop)).await;
     let recovered = meter.recovery(&target.server, &cancel).await;
     // The ticker ends by itself once the window has; a panic in it was this window's, and is over.
     let _ = ticker.await;
     drop(present);
     let remote = files.is_remote().await;
-    outcome(request, &run, files, remote, &meter, recovered.map(|at| at.since(ended_at)))
+    outcome(request, &run, &files, remote, &meter, recovered.map(|at| at.since(ended_at)))
+}
+
+/// Looks for its files until the window is over; a task of its own, for a folder may hang and a file take long.
+async fn scan(run: Run, files: Files) {
+    loop {
+        files.scan(|event| run.handle(&event)).await;
+        tokio::time::sleep(SCAN).await;
+    }
 }
 
 fn event_of(reach: Reach) -> Event {
@@ -369,12 +446,15 @@ fn event_of(reach: Reach) -> Event {
     }
 }
 
-fn pass_on(run: &Run, files: &mut Files, meter: &Meter, signal: WindowSignal) {
+fn pass_on(run: &Run, files: &Files, meter: &Meter, signal: WindowSignal) {
     let event = match signal {
         WindowSignal::Line { rank, line } => {
             meter.heard(rank, &line);
             if let ProfileLine::Starts { dir, .. } = &line {
                 files.learn(dir);
+            }
+            if !run.is_news(rank, &line) {
+                return;
             }
             Event::Log { rank, line }
         }
@@ -389,13 +469,13 @@ fn pass_on(run: &Run, files: &mut Files, meter: &Meter, signal: WindowSignal) {
 fn outcome(
     request: &StartRequest,
     run: &Run,
-    files: Files,
+    files: &Files,
     remote: bool,
     meter: &Meter,
     recovered: Option<Duration>,
 ) -> Outcome {
-    let folder = files.server_dir().map(str::to_owned);
-    let artifacts = files.into_artifacts();
+    let folder = files.server_dir();
+    let artifacts = files.artifacts();
     let mut expected = request.ranks.busy.clone();
     expected.extend(&request.ranks.idle);
     let mut verdict = verdict_of(&expected, &request.ranks.idle, &artifacts);

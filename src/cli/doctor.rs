@@ -143,6 +143,7 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
                 paths: target.paths.clone(),
                 default_dir: None,
                 sees_log: target.sees_log,
+                log: target.log.clone(),
                 nsys: Nsys::new("nsys"),
             };
             checks.window(target, handle, &examined.facts, plan, (clock, log)).await?;

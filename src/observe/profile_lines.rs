@@ -23,15 +23,17 @@ const MOST: usize = 4096;
 
 type Lines = Vec<(Rank, ProfileLine)>;
 
-/// The profiling lines in the last 16 MiB of a log, oldest first, and the position where its last line ends.
+/// The profiling lines in the last 16 MiB of a log, oldest first, and the position where its last line ends;
+/// with `since`, only what was written behind that byte, unless the log was begun anew since.
 /// Read on a thread that may block.
 ///
 /// # Errors
 /// The log cannot be read.
-pub async fn recent(log: &Path) -> io::Result<(Lines, u64)> {
-    blocking(log, |log| {
-        let from = std::fs::metadata(log)?.len().saturating_sub(TAIL);
-        read(log, from)
+pub async fn recent(log: &Path, since: Option<u64>) -> io::Result<(Lines, u64)> {
+    blocking(log, move |log| {
+        let length = std::fs::metadata(log)?.len();
+        let since = since.filter(|since| *since <= length).unwrap_or_default();
+        read(log, since.max(length.saturating_sub(TAIL)))
     })
     .await
 }
@@ -111,9 +113,15 @@ mod tests {
         std::fs::write(&log, text).unwrap();
         let starts = ProfileLine::Starts { dir: "/p/x".into(), id: Some("17.5".into()) };
         let done = ProfileLine::Done { dir: "/p/x".into() };
-        let (lines, end) = recent(&log).await.unwrap();
+        let (lines, end) = recent(&log, None).await.unwrap();
         assert_eq!(end, text.len() as u64);
-        assert_eq!(lines, [(Rank::dp(2), starts), (Rank::dp(2), ProfileLine::Stops), (Rank::dp(2), done)]);
+        assert_eq!(
+            lines,
+            [(Rank::dp(2), starts), (Rank::dp(2), ProfileLine::Stops), (Rank::dp(2), done.clone())]
+        );
+        let last = text.trim_end().rfind('\n').unwrap() as u64 + 1;
+        assert_eq!(recent(&log, Some(last)).await.unwrap().0, [(Rank::dp(2), done)]);
+        assert_eq!(recent(&log, Some(end + 1)).await.unwrap().0.len(), 3, "it was begun anew");
     }
 
     #[tokio::test]
@@ -131,7 +139,7 @@ mod tests {
         let whole = text.len() as u64;
         text.extend(b"[2026-11-24 03:48:55 DP2] Profiling do");
         std::fs::write(&log, text).unwrap();
-        let (lines, end) = recent(&log).await.unwrap();
+        let (lines, end) = recent(&log, None).await.unwrap();
         assert_eq!(end, whole, "what is not written to its end is read the next time");
         assert!((MOST..2 * MOST).contains(&lines.len()), "{}", lines.len());
         let last = format!("/p/{}", 3 * MOST - 1);

@@ -55,6 +55,9 @@ fn left(session: &Session, sent_at: Time, granted: bool) -> OpenWindow {
         granted,
         instance: None,
         unproven: None,
+        stops: None,
+        ended: false,
+        log_from: None,
     }
 }
 

@@ -50,6 +50,9 @@ fn window(attempt: &str) -> OpenWindow {
         granted: false,
         instance: None,
         unproven: None,
+        stops: None,
+        ended: false,
+        log_from: None,
     }
 }
 

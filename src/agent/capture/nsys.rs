@@ -56,6 +56,9 @@ pub async fn capture(
         granted: false,
         instance: None,
         unproven: None,
+        stops: None,
+        ended: false,
+        log_from: None,
     };
     let begun = crate::agent::window::begin(&store.state, attempt, &window, record, clock).await?;
     if let Err(late) = begun {

@@ -44,6 +44,7 @@ impl KnownTarget {
             paths: PathMap::default(),
             default_dir: None,
             sees_log: false,
+            log: None,
             nsys: Nsys::new("nsys"),
         };
         Self { handle, log: None }
@@ -197,16 +198,17 @@ async fn closed(
     match window.method.clone() {
         OpenMethod::Http(request) => {
             let (lines, end) = match &log {
-                Some(log) => recent(log).await,
+                Some(log) => since(log, window.log_from).await,
                 None => Default::default(),
             };
+            let handle = TargetHandle { log: log.clone(), ..handle };
             let moved = store.bundles.traces(&record.incident.id, record.incident.window());
             let status = Status { phase: WindowPhase::Unknown, distrust: Distrust::opened(window.sent_at) };
             let (sender, signals) = mpsc::channel(1024);
             let reader = log.map(|log| tokio::spawn(follow(log, end, sender)));
             let links = Links { signals, status: watch::Sender::new(status), meter, cancel };
             let state = (&store.state, store.clock);
-            let outcome = window::resume(&handle, &request, window, lines, moved, state, links).await;
+            let outcome = window::resume(&handle, &request, window, (lines, end), moved, state, links).await;
             reader.inspect(tokio::task::JoinHandle::abort);
             result_of(outcome, &request)
         }
@@ -239,9 +241,10 @@ async fn with_scratched(store: &CaptureStore, mut result: CaptureResult, record:
 
 type Lines = Vec<(skewtrap_trace::rank::Rank, skewtrap_core::capture::line::ProfileLine)>;
 
-/// The last lines about profiling of a log, and where it ends; nothing where it cannot be read.
-async fn recent(log: &Path) -> (Lines, u64) {
-    profile_lines::recent(log).await.unwrap_or_else(|error| {
+/// The last lines about profiling of a log behind its byte `from`, and where it ends; nothing where it cannot
+/// be read. What stands before was written before the window, and is of older ones.
+async fn since(log: &Path, from: Option<u64>) -> (Lines, u64) {
+    profile_lines::recent(log, from).await.unwrap_or_else(|error| {
         warn!(log = %log.display(), %error, "the log cannot be read for what became of a window");
         Default::default()
     })

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::TargetHandle;
@@ -19,16 +19,21 @@ use skewtrap_trace::time::Time;
 /// How long looking at the folder may take before the start, and after the end.
 const FOLDER_LIMIT: Duration = Duration::from_millis(500);
 
-/// What is known of the files of one window.
-#[derive(Debug)]
+/// What is known of the files of one window; clones share it.
+#[derive(Clone, Debug)]
 pub(super) struct Files {
+    known: Arc<Mutex<Known>>,
+    paths: Arc<PathMap>,
+    /// Whether the folder of the files could be seen at first.
+    visible: bool,
+}
+
+#[derive(Debug)]
+struct Known {
     view: Arc<View>,
-    paths: PathMap,
     seen: BTreeMap<PathBuf, Seen>,
     /// The folder of a window of ours was seen: only its start makes it.
     made: bool,
-    /// Whether the folder of the files could be seen at first.
-    visible: bool,
 }
 
 /// Where files are searched for, and which.
@@ -46,7 +51,7 @@ struct View {
     before: Vec<PathBuf>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Seen {
     last: FoundFile,
     read: Option<Artifact>,
@@ -73,8 +78,8 @@ impl Files {
             }
             Ok(Err(_)) | Err(_) => false,
         };
-        let (paths, seen) = (target.paths.clone(), BTreeMap::new());
-        Self { view: Arc::new(view), paths, seen, made: false, visible }
+        let known = Known { view: Arc::new(view), seen: BTreeMap::new(), made: false };
+        Self { known: Arc::new(Mutex::new(known)), paths: Arc::new(target.paths.clone()), visible }
     }
 
     /// The files of a window that was opened at `sent_at` by an agent before this one, `moved` being
@@ -85,23 +90,26 @@ impl Files {
         sent_at: Time,
         moved: Vec<PathBuf>,
     ) -> Self {
-        let mut files = Self::new(target, request).await;
-        let view = Arc::make_mut(&mut files.view);
-        let mut before = std::mem::take(&mut view.before);
+        let files = Self::new(target, request).await;
+        let mut before = files.lock().view.before.clone();
         let older = crate::world::blocking(move || {
             before.retain(|path| modified(path).is_none_or(|at| at < sent_at));
             before
         });
         // A task that panics leaves none: they are read, and their marks decide.
-        view.before = older.await.unwrap_or_default();
-        view.moved = moved;
+        let older = older.await.unwrap_or_default();
+        let mut known = files.lock();
+        let view = Arc::make_mut(&mut known.view);
+        (view.before, view.moved) = (older, moved);
+        drop(known);
         files
     }
 
     /// A log line of the window names the folder of its files.
-    pub(super) fn learn(&mut self, dir: &str) {
-        if self.view.marks.dir.is_none() && self.view.marks.show_in_log() {
-            let view = Arc::make_mut(&mut self.view);
+    pub(super) fn learn(&self, dir: &str) {
+        let mut known = self.lock();
+        if known.view.marks.dir.is_none() && known.view.marks.show_in_log() {
+            let view = Arc::make_mut(&mut known.view);
             view.folder = Some(self.paths.agent_view(dir));
             view.server_dir = Some(dir.to_owned());
         }
@@ -112,58 +120,65 @@ impl Files {
         self.visible
     }
 
-    pub(super) fn server_dir(&self) -> Option<&str> {
-        self.view.server_dir.as_deref()
+    pub(super) fn server_dir(&self) -> Option<String> {
+        self.lock().view.server_dir.clone()
     }
 
     /// No file was found, and the agent cannot see the folder.
     pub(super) async fn is_remote(&self) -> bool {
-        if !self.seen.is_empty() {
+        if !self.lock().seen.is_empty() {
             return false;
         }
-        let folder = self.view.folder.clone();
+        let folder = self.lock().view.folder.clone();
         let looking = crate::world::blocking(move || folder.as_deref().is_some_and(Path::is_dir));
         !matches!(tokio::time::timeout(FOLDER_LIMIT, looking).await, Ok(Ok(true)))
     }
 
-    /// Scans the folder and reads the files that have stopped growing; gives the events of the window.
-    pub(super) async fn scan(&mut self) -> Vec<Event> {
-        let (view, wants_made) = (self.view.clone(), !self.made && self.view.marks.dir.is_some());
+    /// Scans the folder and reads the files that have stopped growing; tells the events of the window one by
+    /// one, for a file may take long to read.
+    pub(super) async fn scan(&self, mut tell: impl FnMut(Event)) {
+        let (view, wants_made) = {
+            let known = self.lock();
+            (known.view.clone(), !known.made && known.view.marks.dir.is_some())
+        };
+        let engine = view.engine;
         let scan = crate::world::blocking(move || {
             let made = wants_made && view.folder.as_deref().is_some_and(Path::is_dir);
             (made, view.sighted())
         });
         // A scan that panics found nothing.
         let (made, sighted) = scan.await.unwrap_or_default();
-        let mut events = Vec::new();
         if made {
-            self.made = true;
-            events.push(Event::File { rank: None, whole: false });
+            self.lock().made = true;
+            tell(Event::File { rank: None, whole: false });
         }
         for sighted in sighted {
-            let known = self.seen.get(&sighted.path);
-            let grows = known.is_none_or(|seen| seen.last != sighted);
+            let known = self.lock().seen.get(&sighted.path).cloned();
+            let grows = known.as_ref().is_none_or(|seen| seen.last != sighted);
             let is_read = known.is_some_and(|seen| seen.read.is_some());
             if grows {
-                self.seen.insert(sighted.path.clone(), Seen { last: sighted, read: None });
-            } else if !is_read {
-                events.extend(self.read(sighted).await);
+                self.lock().seen.insert(sighted.path.clone(), Seen { last: sighted, read: None });
+            } else if !is_read && let Some(event) = self.read(sighted, engine).await {
+                tell(event);
             }
         }
-        events
     }
 
-    async fn read(&mut self, sighted: FoundFile) -> Option<Event> {
-        let (engine, path) = (self.view.engine, sighted.path.clone());
+    async fn read(&self, sighted: FoundFile, engine: ServerKind) -> Option<Event> {
+        let path = sighted.path.clone();
         let artifact = crate::world::blocking(move || inspect(&path, engine)).await.ok()?.ok()?;
         let event = Event::File { rank: artifact.rank, whole: artifact.whole };
-        self.seen.insert(sighted.path.clone(), Seen { last: sighted, read: Some(artifact) });
+        self.lock().seen.insert(sighted.path.clone(), Seen { last: sighted, read: Some(artifact) });
         Some(event)
     }
 
     /// Everything that was read, in the order of the names.
-    pub(super) fn into_artifacts(self) -> Vec<Artifact> {
-        self.seen.into_values().filter_map(|seen| seen.read).collect()
+    pub(super) fn artifacts(&self) -> Vec<Artifact> {
+        self.lock().seen.values().filter_map(|seen| seen.read.clone()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

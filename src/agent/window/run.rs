@@ -6,19 +6,28 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tracing::info;
 
+use super::log::Log;
 use super::{Status, TargetHandle};
 use crate::act::profile;
 use crate::act::state::{OpenWindow, State};
+use crate::agent::cost::{Reach, instance_of};
 use crate::clock::Clock;
 use crate::http::Server;
 use skewtrap_core::capture::governor::AttemptEnd;
+use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::plan::StartRequest;
 use skewtrap_core::capture::window::{Answer, Distrust, Ending, Event, Output, Window};
 use skewtrap_core::incident::Exchange;
+use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// How often time passes for the machine: a deadline may be late by this.
 const TICK: Duration = Duration::from_millis(25);
+/// How long asking a server what it is may hold up a stop.
+const ASK_LIMIT: Duration = Duration::from_secs(1);
+/// How long a server is asked that, and between two times, before what a dead agent left behind is stopped.
+const WHO_LIMIT: Duration = Duration::from_secs(30);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A running window; clones share it.
 #[derive(Clone, Debug)]
@@ -30,6 +39,7 @@ struct Inner {
     request: StartRequest,
     state: State,
     clock: Clock,
+    log: Log,
     ended: Notify,
     status: watch::Sender<Status>,
     shared: Mutex<Shared>,
@@ -64,7 +74,7 @@ impl Run {
         window: Window,
         open: OpenWindow,
         state: State,
-        clock: Clock,
+        (clock, log): (Clock, Log),
         status: watch::Sender<Status>,
     ) -> Self {
         let distrust = Distrust::opened(open.sent_at);
@@ -82,6 +92,7 @@ impl Run {
             request: request.clone(),
             state,
             clock,
+            log,
             ended: Notify::new(),
             status,
             shared: Mutex::new(shared),
@@ -128,6 +139,7 @@ impl Run {
             let mut shared = self.lock();
             let before = shared.window.phase();
             let outputs = shared.window.on(event, now);
+            self.note_stops(&mut shared);
             let phase = shared.window.phase();
             if phase != before {
                 shared.distrust.entered(phase, now);
@@ -137,6 +149,21 @@ impl Run {
             outputs
         };
         self.carry_out(outputs, now);
+    }
+
+    /// The next agent must know what was sent and what was seen to end. Nothing waits for the disk.
+    fn note_stops(&self, shared: &mut Shared) {
+        let (stops, ended) = (shared.window.stops(), shared.open.ended || shared.window.has_ended());
+        if (&stops, ended) != (&shared.open.stops, shared.open.ended) {
+            (shared.open.stops, shared.open.ended) = (stops, ended);
+            let open = shared.open.clone();
+            self.0.state.later(move |state| state.update(&open));
+        }
+    }
+
+    /// A line of the log was passed on; gives whether it is news.
+    pub(super) fn is_news(&self, rank: Rank, line: &ProfileLine) -> bool {
+        self.0.log.is_news(rank, line)
     }
 
     pub(super) fn carry_out(&self, outputs: Vec<Output>, now: Time) {
@@ -169,9 +196,48 @@ impl Run {
     }
 
     async fn stop(self, path: &'static str, at: Time) {
+        if !self.is_still_right().await {
+            return self.handle(&Event::StopWithheld);
+        }
         let (answer, exchange) = profile::stop(&self.0.server, path, at).await;
         self.lock().exchanges.push(exchange);
         self.handle(&Event::StopAnswered(answer));
+    }
+
+    /// Whether a stop that was decided is right by what log and server say at this moment: the decision may
+    /// be of before a pause of the whole agent, and the server may have been started anew.
+    async fn is_still_right(&self) -> bool {
+        let (news, who) = tokio::join!(self.0.log.news(), self.who());
+        for (rank, line) in news {
+            self.handle(&Event::Log { rank, line });
+        }
+        who.iter().for_each(|event| self.handle(event));
+        self.lock().window.confirms_stop()
+    }
+
+    /// What the server says that it is, where that decides about a stop. No answer says nothing, except of a
+    /// window that was left behind: there the server has had time to become another.
+    async fn who(&self) -> Option<Event> {
+        let instance = self.instance()?;
+        let left_behind = self.lock().window.is_left_behind();
+        let until = self.now() + WHO_LIMIT;
+        loop {
+            let asked = instance_of(&self.0.server, Some(&instance));
+            match tokio::time::timeout(ASK_LIMIT, asked).await {
+                Ok(Some(Reach::Another(why))) => return Some(Event::Gone(why)),
+                Ok(Some(Reach::Answers | Reach::Refused)) => return None,
+                Ok(None) | Err(_) if !left_behind => return None,
+                Ok(None) | Err(_) => {}
+            }
+            // Nobody listens, or it has ended: the stop waits.
+            if !self.lock().window.confirms_stop() {
+                return None;
+            }
+            if self.now() >= until {
+                return Some(Event::Unidentified);
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
     }
 
     /// The deadline's own task: it ticks until the window is over, whatever becomes of the rest, and

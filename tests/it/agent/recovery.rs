@@ -121,6 +121,9 @@ async fn left_open(stage: Stage) -> RunningDouble {
         granted: false,
         instance: None,
         unproven: None,
+        stops: None,
+        ended: false,
+        log_from: None,
     };
     let mut record = stage::record("left", state.agent().clone(), now);
     record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
@@ -247,6 +250,9 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
         granted: true,
         instance: None,
         unproven: None,
+        stops: None,
+        ended: false,
+        log_from: None,
     };
     store.state.begin(&attempt(1, 1.4), &window(1), None).unwrap();
     let end =

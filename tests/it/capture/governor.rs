@@ -239,6 +239,9 @@ fn begin(state: &State, attempt: &Attempt) {
         granted: true,
         instance: None,
         unproven: None,
+        stops: None,
+        ended: false,
+        log_from: None,
     };
     state.begin(attempt, &window, None).expect("writable");
 }

@@ -128,6 +128,7 @@ pub fn handle(url: &str) -> TargetHandle {
         paths: PathMap::default(),
         default_dir: None,
         sees_log: true,
+        log: None,
         nsys: Nsys::new("nsys"),
     }
 }

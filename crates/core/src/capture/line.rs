@@ -14,7 +14,7 @@ use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// One profiling line of the log of a rank.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ProfileLine {
     /// `Profiling starts. Traces will be saved to: DIR (with profile id: ID)`.
     Starts {

@@ -117,6 +117,35 @@ pub enum Event {
     Answers,
     /// It is proven to be another instance, its windows gone with the one before; and by what.
     Gone(String),
+    /// What was learned just before the stop left spoke against it: it was not sent.
+    StopWithheld,
+    /// Whether it is the instance that was asked to start could not be learned: its stop was not sent.
+    Unidentified,
+}
+
+/// The stops of a window.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stops {
+    /// How many were sent.
+    pub count: u8,
+    /// When the last one was.
+    pub last: Time,
+    /// How that was answered; `None` as long as it was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<Answer>,
+}
+
+/// A window that an agent before this one left behind, as far as that agent wrote it down.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LeftBehind {
+    /// When its start was sent.
+    pub sent_at: Time,
+    /// Whether that was answered with success.
+    pub granted: bool,
+    /// The stops that were sent; `None` where none was.
+    pub stops: Option<Stops>,
+    /// Whether it was closed: it is never stopped again.
+    pub ended: bool,
 }
 
 /// Something to be done.
@@ -231,6 +260,16 @@ pub enum Failure {
         "the server has not been reached for {} since the window's deadline; its window may be open: if it is still there, send it /stop_profile by hand", Span(*.0)
     )]
     Unreached(Duration),
+    /// Nobody knows whose profile runs by now.
+    #[error(
+        "the agent was away for {} after this window's start, and nothing shows that the window is open still: what runs on the server by now may be somebody else's, so no stop was sent; if nobody profiles there, send it /stop_profile by hand", Span(*.0)
+    )]
+    LeftTooLong(Duration),
+    /// Nobody knows which instance of the server it is.
+    #[error(
+        "the server did not say what it is, so whether it is the one on which the dead agent opened this window is unknown, and no stop was sent: if it is, send it /stop_profile by hand"
+    )]
+    Unidentified,
     /// The agent ended first.
     #[error("the agent was told to end before the window was proven closed; it is closed at the next start")]
     Cancelled,

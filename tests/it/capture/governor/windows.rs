@@ -15,7 +15,7 @@ use skewtrap_core::capture::governor::{
 use skewtrap_core::capture::line::{Marks, ProfileLine};
 use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::preflight::Ranks;
-use skewtrap_core::capture::window::{Answer, Event, Output, Visibility, Window};
+use skewtrap_core::capture::window::{Answer, Event, LeftBehind, Output, Visibility, Window};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
@@ -253,6 +253,9 @@ impl Play {
             granted: false,
             instance: None,
             unproven: None,
+            stops: None,
+            ended: false,
+            log_from: None,
         };
         self.state().begin(&attempt, &window, None).expect("writable");
         let (machine, _) = Window::start(&request, self.sees, self.now);
@@ -330,13 +333,19 @@ impl Play {
         let mut outputs = Vec::new();
         for event in due {
             let is_grant = event == Event::StartAnswered(Answer::Ok);
-            if let Some(machine) = &mut live.machine {
-                outputs.extend(machine.on(&event, now));
-            }
-            if is_grant && let Some(state) = &self.state {
+            let Some(machine) = &mut live.machine else { continue };
+            let before = (machine.stops(), machine.has_ended());
+            outputs.extend(machine.on(&event, now));
+            let after = (machine.stops(), machine.has_ended());
+            if (is_grant || before != after)
+                && let Some(state) = &self.state
+            {
                 let windows = state.open_windows().expect("readable");
                 if let Some(window) = windows.into_iter().find(|w| w.attempt == id) {
-                    state.update(&OpenWindow { granted: true, ..window }).expect("writable");
+                    let granted = window.granted || is_grant;
+                    let ended = window.ended || after.1;
+                    let row = OpenWindow { granted, stops: after.0, ended, ..window };
+                    state.update(&row).expect("writable");
                 }
             }
         }
@@ -399,8 +408,13 @@ impl Play {
         let left = state.open_windows().expect("readable").into_iter().filter(|w| w.unproven.is_none());
         for window in left {
             let live = self.live.get_mut(&window.attempt).expect("it was granted here");
-            let mut machine =
-                Window::resume(&live.request, self.sees, live.sent_at, window.granted, self.now);
+            let before = LeftBehind {
+                sent_at: live.sent_at,
+                granted: window.granted,
+                stops: window.stops.clone(),
+                ended: window.ended,
+            };
+            let mut machine = Window::resume(&live.request, self.sees, &before, self.now);
             let seen = live.told.iter().filter(|(_, event)| is_seen(event, self.sees));
             for (at, event) in seen.filter(|(at, _)| *at <= self.now) {
                 machine.recall(event, *at);

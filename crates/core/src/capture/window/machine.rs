@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::ownership::Ownership;
 use super::{
-    Answer, CANCEL_LIMIT, DOUBT, EXPORT_LIMIT, Ending, Event, Failure, MAX_STOPS, Output, START_TIMEOUT,
-    Visibility, WindowPhase,
+    Answer, CANCEL_LIMIT, CHANCE, DOUBT, EXPORT_LIMIT, Ending, Event, Failure, LeftBehind, MAX_STOPS, Output,
+    START_TIMEOUT, Stops, Visibility, WindowPhase,
 };
 use crate::capture::facts::ServerKind;
 use crate::capture::plan::{Form, StartRequest};
@@ -64,6 +64,18 @@ pub struct Window {
     refused_double: bool,
     /// The start was answered with 3xx or 4xx: nothing was done, unless log or files show otherwise.
     refused: bool,
+    /// The start was answered as by something in front of the server, which may have passed it on.
+    passed_on: bool,
+    /// How the last stop was answered, for the next agent.
+    last_answer: Option<Answer>,
+    /// An agent before this one opened it.
+    left_behind: bool,
+    /// That agent had seen its end.
+    ended_before: bool,
+    /// Since when the log says that every file is written.
+    written_at: Option<Time>,
+    /// When the stop before the last was sent.
+    stopped_before: Option<Time>,
     failure: Option<Failure>,
     notes: Vec<String>,
 }
@@ -101,29 +113,41 @@ impl Window {
             on_chance: false,
             refused_double: false,
             refused: false,
+            passed_on: false,
+            last_answer: None,
+            left_behind: false,
+            ended_before: false,
+            written_at: None,
+            stopped_before: None,
             failure: None,
             notes: request.notes.clone(),
         };
         (window, Output::Start)
     }
 
-    /// A window that an agent before this one left behind: sent at `sent_at`, and `granted` when
-    /// its start was answered. It is closed at once, given that it is proven to be ours.
-    pub fn resume(
-        request: &StartRequest,
-        visibility: Visibility,
-        sent_at: Time,
-        granted: bool,
-        now: Time,
-    ) -> Self {
-        let (mut window, _) = Self::start(request, visibility, sent_at);
+    /// A window that an agent before this one left behind. It is closed at once, given that it is proven to
+    /// be ours and was not closed before.
+    pub fn resume(request: &StartRequest, visibility: Visibility, left: &LeftBehind, now: Time) -> Self {
+        let (mut window, _) = Self::start(request, visibility, left.sent_at);
         window.start_pending = false;
+        window.left_behind = true;
         window.wants_close = true;
-        if granted {
+        if left.granted {
             window.ownership.grant();
             window.enter(WindowPhase::Open, now);
         } else {
             window.unknown("the agent died before the start was answered", now);
+        }
+        if left.ended {
+            window.ended_before = true;
+            window.enter(WindowPhase::Verifying, now);
+        } else if let Some(Stops { count, last, answer }) = &left.stops {
+            window.stops = *count;
+            window.stopped_at = Some(*last);
+            // It was stopped without a proof once, so it may be again.
+            window.on_chance = !left.granted && !visibility.log;
+            let unheard = || Answer::Lost { why: "the agent died before the stop was answered".into() };
+            window.conclude(&answer.clone().unwrap_or_else(unheard), now);
         }
         window.note("the agent died during this window and closed it when it was back");
         window
@@ -150,6 +174,35 @@ impl Window {
     /// When a stop is due at the latest.
     pub const fn deadline(&self) -> Time {
         self.deadline
+    }
+
+    /// The stops that were sent, for the next agent; `None` where none was.
+    pub fn stops(&self) -> Option<Stops> {
+        let last = self.stopped_at.filter(|_| self.stops > 0)?;
+        Some(Stops { count: self.stops, last, answer: self.last_answer.clone() })
+    }
+
+    /// Whether it was closed: by its steps, or by a stop that was answered with success and that nothing
+    /// contradicts.
+    pub fn has_ended(&self) -> bool {
+        self.phase == WindowPhase::Verifying
+    }
+
+    /// Whether a stop that is about to leave is still right, after what was learned since it was decided.
+    pub fn confirms_stop(&self) -> bool {
+        let is_over = self.form != Form::Held && self.ownership.all_closed();
+        // The first stop is also that of a window whose end only the log tells.
+        let is_over = is_over && (self.stops > 1 || !self.lacks_files());
+        self.phase == WindowPhase::Stopping
+            && self.stop_pending
+            && !self.unreachable
+            && self.ownership.foreign.open().is_none()
+            && !is_over
+    }
+
+    /// Whether an agent before this one opened it.
+    pub const fn is_left_behind(&self) -> bool {
+        self.left_behind
     }
 
     /// When the last stop was sent.
@@ -203,6 +256,15 @@ impl Window {
             // What is written already may still be read.
             Event::Gone(_) if self.phase == WindowPhase::Verifying => {}
             Event::Gone(why) => self.fail(Failure::ServerGone { why: why.clone() }, None, out),
+            Event::StopWithheld => self.stop_withheld(now),
+            Event::Unidentified => {
+                if self.phase == WindowPhase::Stopping && self.stop_pending {
+                    self.take_stop_back();
+                    let unproven =
+                        Some("nothing shows that the server is the one that was asked to start".into());
+                    self.fail(Failure::Unidentified, unproven, out);
+                }
+            }
         }
     }
 
@@ -246,7 +308,8 @@ impl Window {
             WindowPhase::Open => self.open(now, out),
             WindowPhase::Stopping => {
                 // An answer that hangs changes nothing about a window that is seen to be written.
-                if self.form != Form::Held && self.ownership.all_written() {
+                let is_first = self.stops == 1 && self.lacks_files();
+                if self.form != Form::Held && self.ownership.all_written() && !is_first {
                     self.enter(WindowPhase::Verifying, now);
                 } else if self.stopped_at.is_some_and(|at| now.since(at) > EXPORT_LIMIT + START_TIMEOUT) {
                     self.stop_answered(&Answer::TimedOut, now, out);
@@ -258,7 +321,30 @@ impl Window {
         }
     }
 
-    fn may_stop(&self) -> bool {
+    /// Whether somebody else may have begun meanwhile, as far as nothing shows that ours is open: it was left
+    /// behind, and long ago.
+    fn is_stale(&self, now: Time) -> bool {
+        let is_seen = self.visibility.log && !self.ownership.recording().is_empty();
+        self.left_behind && !is_seen && now.since(self.sent_at) > self.grace + CHANCE
+    }
+
+    /// Whether it ends by its steps and nothing would show a window of somebody else's that began after
+    /// that: then it is never stopped.
+    pub(super) fn ends_unseen(&self) -> bool {
+        self.is_blind() && self.form == Form::Exact
+    }
+
+    /// Whether only the log says that ranks ended: where files are in sight that is no proof, for others can
+    /// write into a log too.
+    pub(super) fn is_unshown(&self) -> bool {
+        self.lacks_files() && self.stops == 0
+    }
+
+    fn lacks_files(&self) -> bool {
+        self.visibility.files && self.writes_files && !self.ownership.all_sighted()
+    }
+
+    fn may_stop(&self, now: Time) -> bool {
         let again = self.engine == ServerKind::Sglang || self.stops == 0;
         let is_ours = self.ownership.is_ours() || (self.on_chance && !self.foreign_possible());
         is_ours
@@ -266,6 +352,8 @@ impl Window {
             && self.ownership.foreign.open().is_none()
             && !self.stop_pending
             && !self.unreachable
+            && !self.is_stale(now)
+            && !self.ends_unseen()
             && self.stops < MAX_STOPS
             // A second stop has crashed vLLM.
             && again
@@ -275,6 +363,10 @@ impl Window {
     /// only with the end of a window.
     fn doubtful_until(&self) -> Time {
         let until = self.since + DOUBT;
+        if self.passed_on && self.visibility.log {
+            // What passed it on may have done so late, or the server may have been busy.
+            return until.max(self.sent_at + START_TIMEOUT);
+        }
         let only_files = self.refused && !self.visibility.log && self.visibility.files;
         if only_files { until.max(self.deadline) } else { until }
     }
@@ -296,9 +388,27 @@ impl Window {
         self.stop_granted = false;
         self.may_retry = false;
         self.stop_lost = false;
+        self.last_answer = None;
+        self.stopped_before = self.stopped_at;
         self.stopped_at = Some(now);
         self.enter(WindowPhase::Stopping, now);
         out.push(Output::Stop { path: self.path });
+    }
+
+    fn take_stop_back(&mut self) {
+        self.stop_pending = false;
+        self.stops = self.stops.saturating_sub(1);
+        self.stopped_at = self.stopped_before.take();
+        self.path = STOP;
+    }
+
+    fn stop_withheld(&mut self, now: Time) {
+        if self.stop_pending {
+            self.take_stop_back();
+            if self.phase == WindowPhase::Stopping {
+                self.enter(WindowPhase::Open, now);
+            }
+        }
     }
 
     fn enter(&mut self, phase: WindowPhase, now: Time) {

@@ -34,6 +34,8 @@ pub(super) struct Ownership {
     form: Form,
     seen: BTreeMap<Rank, Seen>,
     whole: BTreeSet<Rank>,
+    /// Ranks of which a file is there, whole or not.
+    sighted: BTreeSet<Rank>,
     /// Lines while no mark can show, until the answer tells whose they are.
     pending: Vec<(Rank, ProfileLine, Time)>,
     /// The id that the server gave to a window whose mark is a prefix.
@@ -58,6 +60,7 @@ impl Ownership {
             busy: request.ranks.busy.clone(),
             form: request.form,
             whole: BTreeSet::new(),
+            sighted: BTreeSet::new(),
             pending: Vec::new(),
             adopted: None,
             foreign: Foreign::default(),
@@ -122,6 +125,8 @@ impl Ownership {
             self.doubled |= matches!(seen, Seen::Begun(_));
             self.set(rank, Seen::Begun(at));
         }
+        // A rank has one profiler: what the log had of another one is over.
+        self.foreign.over_on(rank);
     }
 
     /// Later lines carry no id: they belong to whoever has the window open on that rank.
@@ -141,10 +146,11 @@ impl Ownership {
     /// Takes a file that bears the marks.
     pub(super) fn file(&mut self, rank: Option<Rank>, whole: bool) {
         self.proven = true;
-        if let Some(rank) = rank.and_then(|r| expected_of(&self.expected, r))
-            && whole
-        {
-            self.whole.insert(rank);
+        if let Some(rank) = rank.and_then(|r| expected_of(&self.expected, r)) {
+            self.sighted.insert(rank);
+            if whole {
+                self.whole.insert(rank);
+            }
         }
     }
 
@@ -189,6 +195,22 @@ impl Ownership {
     /// Whether the whole file of every rank that had work is in visibility.
     pub(super) fn busy_files(&self) -> bool {
         self.busy.iter().all(|r| self.whole.contains(r))
+    }
+
+    /// Whether a file of every rank is there, whole or still being written.
+    pub(super) fn all_sighted(&self) -> bool {
+        self.expected.iter().all(|r| self.sighted.contains(r))
+    }
+
+    /// Ranks whose file nobody has seen.
+    pub(super) fn unsighted(&self) -> Vec<Rank> {
+        self.expected.iter().copied().filter(|r| !self.sighted.contains(r)).collect()
+    }
+
+    /// Ranks that the log shows to have begun and not to have stopped.
+    pub(super) fn recording(&self) -> Vec<Rank> {
+        let begun = |rank: &Rank| matches!(self.seen[rank], Seen::Begun(_)) && !self.closed(*rank);
+        self.expected.iter().copied().filter(begun).collect()
     }
 
     /// Ranks that began after `at` and have not stopped: their window outlived a stop.

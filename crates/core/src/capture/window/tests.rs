@@ -101,6 +101,10 @@ fn ok() -> Event {
     Event::StartAnswered(Answer::Ok)
 }
 
+fn left(sent: f64, granted: bool) -> LeftBehind {
+    LeftBehind { sent_at: at(sent), granted, stops: None, ended: false }
+}
+
 fn stopped(answer: Answer) -> Event {
     Event::StopAnswered(answer)
 }
@@ -191,9 +195,111 @@ fn with_neither_log_nor_files_in_sight_a_500_on_stop_ends_it_and_says_that_nothi
     let visibility = Visibility { log: false, files: false };
     let script = [(0.2, ok()), (5.1, stopped(status(500)))];
     assert_eq!(
-        play(&request(Form::Exact, &[0], &[]), visibility, &script),
+        play(&request(Form::Plain, &[0], &[]), visibility, &script),
         ["5.0 /stop_profile", "5.1 done (quiet) (notes)"]
     );
+}
+
+#[test]
+fn a_200_to_the_stop_is_no_proof_against_the_log() {
+    let mut script: Vec<(f64, Event)> = vec![(0.1, begins(0)), (0.1, begins(1)), (0.2, ok())];
+    script.extend((0..4).map(|n| (5.1 + 10.1 * f64::from(n), stopped(Answer::Ok))));
+    let told = play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script);
+    let end = told.last().unwrap();
+    assert_eq!(told.len(), usize::from(MAX_STOPS) + 1, "{told:?}");
+    assert!(told[1].starts_with("15.1 ") && end.contains("(quiet)"), "{told:?}");
+    // One that did stop both needs no other.
+    let shown =
+        [(5.1, stops(0)), (5.1, stops(1)), (5.3, stopped(Answer::Ok)), (5.4, file(0)), (5.4, file(1))];
+    let script: Vec<(f64, Event)> = script.into_iter().take(3).chain(shown).collect();
+    assert_eq!(play(&request(Form::Exact, &[0, 1], &[]), BOTH, &script), ["5.0 /stop_profile", "5.4 done"]);
+}
+
+#[test]
+fn lines_that_say_that_it_is_done_do_not_keep_a_window_from_its_stop_where_its_files_would_be_seen() {
+    let script = [(0.1, begins(0)), (0.2, ok()), (2.0, done(0)), (5.2, stopped(Answer::Ok)), (5.4, file(0))];
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    assert_eq!(told, ["5.0 /stop_profile", "5.4 done (notes)"]);
+    // An export that takes long is waited for: its file cannot be there yet.
+    let slow = [(0.1, begins(0)), (0.2, ok()), (2.0, stops(0)), (30.0, done(0)), (31.0, file(0))];
+    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &slow), ["31.0 done"]);
+    // Without files in sight they are all there is.
+    let log = Visibility { log: true, files: false };
+    assert_eq!(play(&request(Form::Exact, &[0], &[]), log, &script), ["2.0 done"]);
+}
+
+#[test]
+fn a_stop_that_news_of_the_last_moment_speak_against_is_not_sent() {
+    let began = || {
+        let (mut window, _) = Window::start(&request(Form::Plain, &[0, 1], &[]), BOTH, at(0.0));
+        for event in [begins(0), ok()] {
+            window.on(&event, at(0.2));
+        }
+        assert_eq!(window.on(&Event::Tick, at(5.0)), [Output::Stop { path: "/stop_profile" }]);
+        assert!(window.confirms_stop());
+        window
+    };
+    let mut window = began();
+    window.on(&starts(1, "/p/theirs"), at(5.1));
+    assert!(!window.confirms_stop());
+    assert_eq!(window.on(&Event::StopWithheld, at(5.1)), [], "it waits for their end");
+    assert_eq!(window.stops(), None);
+    assert_eq!(window.on(&stops(1), at(9.0)), [Output::Stop { path: "/stop_profile" }]);
+    let mut window = began();
+    let told = window.on(&Event::Unidentified, at(5.1));
+    let [Output::Finish(ending)] = &told[..] else { panic!("{told:?}") };
+    assert!(ending.unproven.is_some());
+}
+
+#[test]
+fn stops_of_a_dead_agent_count_and_what_it_saw_closed_is_not_stopped_again() {
+    let held = request(Form::Held, &[0], &[]);
+    let resumed = |request: &StartRequest, left: &LeftBehind, now: f64| {
+        let mut window = Window::resume(request, BOTH, left, at(now));
+        let ticks = 0..7000;
+        ticks.flat_map(|t| window.on(&Event::Tick, at(now + f64::from(t) * 0.1))).collect::<Vec<_>>()
+    };
+    let stops = |count, answer| Some(Stops { count, last: at(1.0), answer });
+    let once = LeftBehind { stops: stops(1, None), ..left(0.0, true) };
+    let [Output::Finish(ending)] = &resumed(&held, &once, 3.0)[..] else { panic!("vLLM is stopped once") };
+    assert!(ending.unproven.is_some());
+    let often = LeftBehind { stops: stops(MAX_STOPS, None), ..left(0.0, true) };
+    let plain = request(Form::Plain, &[0], &[]);
+    let [Output::Finish(ending)] = &resumed(&plain, &often, 3.0)[..] else { panic!("no fifth stop") };
+    assert!(ending.unproven.is_some());
+    let ended = LeftBehind { ended: true, ..left(0.0, true) };
+    let [Output::Finish(ending)] = &resumed(&plain, &ended, 3.0)[..] else { panic!("it is closed") };
+    assert_eq!(ending.unproven, None);
+    let answered = LeftBehind { stops: stops(1, Some(Answer::Ok)), ..left(0.0, true) };
+    let [Output::Finish(ending)] = &resumed(&plain, &answered, 3.0)[..] else { panic!("it is closed") };
+    assert_eq!(ending.unproven, None);
+}
+
+#[test]
+fn long_after_its_deadline_what_a_dead_agent_left_is_stopped_only_if_the_log_shows_it_open() {
+    let plain = request(Form::Plain, &[0], &[]);
+    let mut window = Window::resume(&plain, BOTH, &left(0.0, true), at(3600.0));
+    let told: Vec<Output> =
+        (0..60).flat_map(|t| window.on(&Event::Tick, at(3600.0 + f64::from(t)))).collect();
+    let [Output::Finish(ending)] = &told[..] else { panic!("{told:?}") };
+    assert!(ending.unproven.is_some() && matches!(ending.failure, Some(Failure::LeftTooLong(_))));
+    let mut window = Window::resume(&plain, BOTH, &left(0.0, true), at(3600.0));
+    window.recall(&begins(0), at(3600.0));
+    assert_eq!(window.on(&Event::Tick, at(3600.1)), [Output::Stop { path: "/stop_profile" }]);
+}
+
+#[test]
+fn a_rank_that_began_our_window_has_nobody_elses() {
+    // A start without an end, of an instance that died.
+    let script = [
+        (0.1, starts(0, "/p/theirs")),
+        (0.2, ok()),
+        (0.3, begins(0)),
+        (5.2, stopped(Answer::Ok)),
+        (5.4, file(0)),
+    ];
+    let told = play(&request(Form::Plain, &[0], &[]), BOTH, &[&script[..], &[(5.1, stops(0))]].concat());
+    assert_eq!(told, ["5.0 /stop_profile", "5.4 done"]);
 }
 
 #[test]
@@ -206,7 +312,8 @@ fn a_vllm_window_is_always_stopped_once_whatever_its_files_say() {
         play(&held, BOTH, &script),
         ["0.5 /stop_profile", "12.0 the stop was answered with 500 (quiet)"]
     );
-    let told = play(&held, BOTH, &[(0.1, Event::StartAnswered(status(404)))]);
+    let none = Answer::Refused { status: 404, body: r#"{"detail":"Not Found"}"#.into() };
+    let told = play(&held, BOTH, &[(0.1, Event::StartAnswered(none))]);
     assert_eq!(told, ["2.1 the server refused the start with 404"]);
 }
 
@@ -313,7 +420,7 @@ fn done_in_tmp() -> Event {
 fn a_window_that_a_dead_agent_left_is_closed_with_proof_and_given_up_without() {
     let request = request(Form::Plain, &[0], &[1]);
     let resumed = |granted, event: Option<Event>| {
-        let mut window = Window::resume(&request, BOTH, at(0.0), granted, at(100.0));
+        let mut window = Window::resume(&request, BOTH, &left(0.0, granted), at(100.0));
         let mut told: Vec<Output> = Vec::new();
         told.extend(event.iter().flat_map(|e| window.on(e, at(100.1))));
         for t in 0..80 {

@@ -25,12 +25,15 @@ impl Window {
             // A proxy says no for a server that said yes, too: what shows that it began counts more.
             Answer::Refused { status, body } => {
                 self.refused = true;
+                let is_seen = self.visibility.log && is_not_found(*status, body);
+                self.passed_on = !is_own_refusal(*status, body) && !is_seen;
                 self.failure = Some(Failure::StartRefused { status: *status, body: body.clone() });
                 self.enter(WindowPhase::Doubtful, now);
             }
             Answer::ConnectionRefused => self.fail(not_reached("the connection is refused"), None, out),
             Answer::NotSent { why } => self.fail(not_reached(why), None, out),
             Answer::Failed { status, .. } => {
+                self.passed_on = *status != 500;
                 self.failure = Some(Failure::StartFailed { status: *status });
                 self.enter(WindowPhase::Doubtful, now);
             }
@@ -49,36 +52,46 @@ impl Window {
         if !std::mem::take(&mut self.stop_pending) || self.phase != WindowPhase::Stopping {
             return;
         }
-        let words = match answer {
-            Answer::Ok => {
-                self.stop_granted = true;
-                return self.enter(WindowPhase::Exporting, now);
-            }
+        match answer {
             // Nothing was sent: the window is as open as before, and the stop waits for the server.
             Answer::ConnectionRefused | Answer::NotSent { .. } => {
-                self.stops -= 1;
-                self.stopped_at = None;
-                self.path = STOP;
+                self.take_stop_back();
                 self.note("the server could not be reached when its window was to be stopped");
                 self.enter(WindowPhase::Open, now);
                 return self.unreachable(out);
             }
             // The window is ours, so this is a second try of the same stop, not a second stop.
-            Answer::Refused { status: 404, .. } if self.path == STOP && self.may_stop() => {
+            Answer::Refused { status: 404, .. } if self.path == STOP && self.may_stop(now) => {
                 self.path = END;
-                return self.send_stop(now, out);
+                self.send_stop(now, out);
             }
             Answer::TimedOut => {
                 let unproven = Some("its export had not ended".to_owned());
-                return self.fail(Failure::ExportTimedOut(EXPORT_LIMIT), unproven, out);
+                self.fail(Failure::ExportTimedOut(EXPORT_LIMIT), unproven, out);
+            }
+            _ => self.conclude(answer, now),
+        }
+    }
+
+    /// What the answer to the last stop makes of the window, where that was sent and nothing follows at once.
+    pub(super) fn conclude(&mut self, answer: &Answer, now: Time) {
+        self.last_answer = Some(answer.clone());
+        let words = match answer {
+            Answer::Ok => {
+                self.stop_granted = true;
+                return self.enter(WindowPhase::Exporting, now);
             }
             Answer::Refused { status: 401 | 403, .. } => {
                 "401 (the profile calls take admin_api_key where the server has one, else api_key)".to_owned()
             }
             Answer::Refused { status, .. } | Answer::Failed { status, .. } => status.to_string(),
-            Answer::Lost { why } => {
+            Answer::Lost { why } | Answer::NotSent { why } => {
                 self.stop_lost = true;
                 why.clone()
+            }
+            Answer::TimedOut | Answer::ConnectionRefused => {
+                self.stop_lost = true;
+                "nothing".to_owned()
             }
         };
         self.may_retry = match answer {
@@ -93,6 +106,23 @@ impl Window {
         self.stop_answer = Some(words);
         self.enter(WindowPhase::Exporting, now);
     }
+}
+
+/// Whether the engine itself said no and did nothing. Anything else may be the word of a proxy that has
+/// passed the start on.
+fn is_own_refusal(status: u16, body: &str) -> bool {
+    matches!(status, 401 | 403 | 409 | 422) || status == 400 && is_of_an_engine(body)
+}
+
+/// Whether an engine without a profile API said so; other servers have the same words for it.
+fn is_not_found(status: u16, body: &str) -> bool {
+    status == 404 && is_of_an_engine(body)
+}
+
+/// The JSON in which SGLang and vLLM say what is wrong with a request.
+fn is_of_an_engine(body: &str) -> bool {
+    let words = ["\"detail\"", "\"error\"", "\"message\""];
+    body.trim_start().starts_with('{') && words.iter().any(|word| body.contains(word))
 }
 
 fn not_reached(why: &str) -> Failure {

@@ -18,7 +18,7 @@ impl Window {
             return self.enter(WindowPhase::Open, now);
         }
         let due = now >= self.deadline || self.wants_close;
-        if due && self.ownership.proven && self.may_stop() {
+        if due && self.ownership.proven && self.may_stop(now) {
             self.send_stop(now, out);
         } else if now.since(self.sent_at) > START_TIMEOUT + DOUBT {
             self.start_answered(&Answer::TimedOut, now, out);
@@ -39,7 +39,7 @@ impl Window {
             return;
         }
         let is_recent = now.since(self.sent_at) <= self.grace + CHANCE;
-        if !self.visibility.log && is_recent && !self.foreign_possible() {
+        if !self.visibility.log && is_recent && !self.foreign_possible() && !self.ends_unseen() {
             self.on_chance = true;
             self.note("the start was not answered with success, and without the server's log nothing shows whether it began: it was stopped all the same");
             return self.enter(WindowPhase::Open, now);
@@ -47,13 +47,15 @@ impl Window {
         let failure = self.failure.clone().unwrap_or(Failure::Cancelled);
         let unproven = match &failure {
             Failure::UnknownStart { why } => Some(why.clone()),
-            Failure::StartFailed { status } if !self.visibility.log => Some(format!(
-                "the start was answered with {status}, as it is also when part of the ranks began, and the server's log is not read"
-            )),
-            // Not a server's own refusal, which would come with 401, 409 or 422: it is also what a proxy says.
-            Failure::StartRefused { status: 404, .. } if !self.visibility.log => Some(
-                "the start was answered with 404, as it is also by a proxy that has passed it on, and the server's log is not read".to_owned(),
+            Failure::StartFailed { status: 500 } if !self.visibility.log => Some(
+                "the start was answered with 500, as it is also when part of the ranks began, and the server's log is not read".to_owned(),
             ),
+            Failure::StartFailed { status } | Failure::StartRefused { status, .. } if self.passed_on => {
+                let seen = if self.visibility.log { "so it may begin yet" } else { "and the server's log is not read" };
+                Some(format!(
+                    "the start was answered with {status}, as it is also by a proxy that has passed it on, {seen}"
+                ))
+            }
             _ => None,
         };
         self.fail(failure, unproven, out);
@@ -62,8 +64,11 @@ impl Window {
     pub(super) fn open(&mut self, now: Time, out: &mut Vec<Output>) {
         // vLLM's window is closed by a stop, whatever its files say.
         if self.form != Form::Held && self.ownership.all_closed() {
-            let next =
-                if self.ownership.all_written() { WindowPhase::Verifying } else { WindowPhase::Exporting };
+            let next = if self.ownership.all_written() && !self.is_unshown() {
+                WindowPhase::Verifying
+            } else {
+                WindowPhase::Exporting
+            };
             return self.enter(next, now);
         }
         if self.ownership.busy_closed() {
@@ -73,8 +78,15 @@ impl Window {
             self.form != Form::Held && self.busy_closed_at.is_some_and(|at| now.since(at) >= IDLE_GRACE);
         let held = self.hold.is_some_and(|hold| now >= hold);
         let due = now >= self.deadline || held || idle_left || self.wants_close;
-        if due && self.may_stop() {
+        if due && self.may_stop(now) {
             self.send_stop(now, out);
+        } else if due && self.ends_unseen() {
+            self.give_up_unseen(out);
+        } else if self.is_stale(now) {
+            // Its log may be read late.
+            if now.since(self.since) >= PROOF {
+                self.give_up_stale(now, out);
+            }
         } else if self.may_hold_another() {
             if now.since(self.deadline) >= PROOF {
                 self.give_up_double(out);
@@ -92,18 +104,39 @@ impl Window {
     }
 
     pub(super) fn exporting(&mut self, now: Time, out: &mut Vec<Output>) {
+        if self.is_unshown() && self.ownership.all_written() {
+            // A file is seen a moment after the line that it is written.
+            let written_at = *self.written_at.get_or_insert(now);
+            if now < self.deadline.max(written_at + DOUBT) {
+                return;
+            }
+            if self.may_stop(now) {
+                self.note("the log says that every rank ended, and not every file was there by the deadline: a stop was sent all the same");
+                return self.send_stop(now, out);
+            }
+        }
         if self.ownership.all_written() {
             return self.enter(WindowPhase::Verifying, now);
         }
         // A rank that was armed when the stop came began after it: only another stop closes it.
         let outlived = self.stopped_at.is_some_and(|at| self.ownership.began_after(at));
-        if outlived && self.stops < MAX_STOPS && self.may_stop() {
+        if outlived && self.stops < MAX_STOPS && self.may_stop(now) {
             return self.send_stop(now, out);
         }
         let tried = self.may_retry && now.since(self.since) >= RETRY;
         let open = if self.visibility.log { self.ownership.any_open() } else { !self.ownership.all_closed() };
-        if tried && open && self.may_stop() {
+        if tried && open && self.may_stop(now) {
             return self.send_stop(now, out);
+        }
+        // Only the first rank's reply decides the answer of a stop (FACTS: "stop"); a gateway may give one too.
+        if self.stop_granted && self.visibility.log && !self.ownership.recording().is_empty() {
+            if now.since(self.since) < PROOF {
+                return;
+            }
+            if self.may_stop(now) {
+                return self.send_stop(now, out);
+            }
+            return self.give_up_recording(out);
         }
         let armed = self.ownership.armed();
         let closed = self.ownership.all_closed();
@@ -113,7 +146,7 @@ impl Window {
         }
         // A further stop may yet be sent: after a pause, or when the server is reached again.
         let waits = !closed && self.may_retry && self.stops < MAX_STOPS && !self.visibility.log;
-        let waits = waits && (self.unreachable || self.may_stop());
+        let waits = waits && (self.unreachable || self.may_stop(now));
         let limit = match (self.unreachable && waits, (closed && !self.stop_granted) || self.stop_lost) {
             (true, _) => UNREACHED_LIMIT,
             (false, true) => EXPORT_LIMIT,
@@ -126,6 +159,26 @@ impl Window {
             return self.give_up_unreached(out);
         }
         self.give_up_export(closed, &armed, out);
+    }
+
+    fn give_up_recording(&mut self, out: &mut Vec<Output>) {
+        let ranks = names_of(&self.ownership.recording());
+        let unproven = format!("nothing shows that {ranks} ended, though the stop was answered with success");
+        self.fail(Failure::NotProvenClosed { answer: "success".into(), ranks }, Some(unproven), out);
+    }
+
+    fn give_up_unseen(&mut self, out: &mut Vec<Output>) {
+        self.note("the agent sees neither log nor files of this server: the window ends by its steps, and no stop was sent, for nothing would have shown whether somebody else's profile had begun after it");
+        let unproven =
+            "neither log nor files are in sight, so nothing shows that the window ended by its steps";
+        self.end(None, Some(unproven.into()), out);
+    }
+
+    fn give_up_stale(&mut self, now: Time, out: &mut Vec<Output>) {
+        let ranks = names_of(&self.ownership.not_closed());
+        let unproven =
+            format!("nothing shows that {ranks} ended, nor that they record for this window still");
+        self.fail(Failure::LeftTooLong(now.since(self.sent_at)), Some(unproven), out);
     }
 
     fn give_up_double(&mut self, out: &mut Vec<Output>) {
@@ -143,7 +196,11 @@ impl Window {
 
     fn give_up_export(&mut self, closed: bool, armed: &[Rank], out: &mut Vec<Output>) {
         if closed {
-            return self.fail(Failure::ExportTimedOut(EXPORT_LIMIT), None, out);
+            let unproven = self.is_unshown().then(|| {
+                let ranks = names_of(&self.ownership.unsighted());
+                format!("its export had not ended, and nothing shows that {ranks} ended but the log")
+            });
+            return self.fail(Failure::ExportTimedOut(EXPORT_LIMIT), unproven, out);
         }
         if self.is_blind() && self.engine == ServerKind::Sglang && self.ownership.granted {
             let answer = self.stop_answer.as_deref().unwrap_or("success").to_owned();
@@ -167,17 +224,32 @@ impl Window {
     }
 
     pub(super) fn verifying(&mut self, now: Time, out: &mut Vec<Output>) {
+        // A start of ours that takes effect after everything was closed.
+        if self.visibility.log && !self.ownership.recording().is_empty() && self.may_stop(now) {
+            return self.send_stop(now, out);
+        }
+        // Not all that the log says to have ended has a file, and no stop could be sent.
         let waited = now.since(self.since);
         let looks = self.visibility.files && self.writes_files;
         let enough = self.ownership.all_files() || (self.ownership.busy_files() && waited >= IDLE_GRACE);
         let cancelled = self.cancelled_at.is_some() && waited >= IDLE_GRACE;
         if !looks || enough || cancelled || waited >= SETTLE {
-            self.end(None, None, out);
+            let (recording, unsighted) = (self.ownership.recording(), self.ownership.unsighted());
+            let unproven = if self.visibility.log && !recording.is_empty() {
+                Some(format!("nothing shows that {} ended, begun after the stop", names_of(&recording)))
+            } else {
+                let is_unshown = self.is_unshown() && self.form != Form::Held && !self.ended_before;
+                is_unshown.then(|| {
+                    let ranks = names_of(&unsighted);
+                    format!("nothing shows that {ranks} ended but the log, and no file of theirs came")
+                })
+            };
+            self.end(None, unproven, out);
         }
     }
 
     /// Neither log nor files of this server are in visibility: no proof will ever come.
-    const fn is_blind(&self) -> bool {
+    pub(super) const fn is_blind(&self) -> bool {
         !self.visibility.log && !self.visibility.files
     }
 }

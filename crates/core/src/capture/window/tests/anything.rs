@@ -11,7 +11,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         1 => Just(Answer::ConnectionRefused),
         1 => Just(Answer::NotSent { why: "no route".into() }),
         1 => Just(Answer::Lost { why: "reset".into() }),
-        3 => prop::sample::select(vec![302, 401, 404, 409, 500, 503]).prop_map(status),
+        3 => prop::sample::select(vec![302, 401, 404, 408, 409, 500, 503, 504]).prop_map(status),
     ]
 }
 
@@ -31,6 +31,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Answers),
         1 => Just(Event::Unreachable),
         1 => Just(Event::Dying("SIGQUIT received.".into())),
+        1 => Just(Event::StopWithheld),
         1 => Just(Event::Gone("its random seed changed".into())),
     ]
 }
@@ -51,7 +52,9 @@ proptest! {
         // A double is refused with 500 by the exact form: then what is open there may be anybody's.
         let (mut refused, mut double, mut theirs_ever) = (false, false, false);
         let (mut in_flight, mut reachable) = (false, true);
-        let (mut closed_by, mut dying) = (None, false);
+        let (mut closed_by, mut dying, mut stop_granted, mut ever_stopped) = (None, false, false, false);
+        let (mut recording, mut shown) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        let is_blind = !log && !files;
         let mut closed = std::collections::BTreeSet::new();
         let mut theirs = std::collections::BTreeSet::new();
         let ticks = std::iter::repeat_n((Event::Tick, 1000), 1400);
@@ -74,10 +77,9 @@ proptest! {
                 }
                 Event::StopAnswered(answer) if in_flight => {
                     in_flight = false;
-                    if *answer == Answer::Ok {
-                        closed_by = Some("a stop that was answered");
-                    }
+                    stop_granted |= *answer == Answer::Ok;
                 }
+                Event::StopWithheld if in_flight => (stops_sent, in_flight) = (stops_sent - 1, false),
                 Event::Answers => reachable = true,
                 Event::Unreachable => reachable = false,
                 Event::Gone(_) => closed_by = Some("another instance"),
@@ -86,13 +88,25 @@ proptest! {
                     theirs_ever = true;
                     theirs.insert(*rank);
                 }
-                Event::Log { line: ProfileLine::Starts { .. }, .. } | Event::File { .. } => proof = true,
+                Event::Log { rank, line: ProfileLine::Starts { .. } } => {
+                    proof = true;
+                    recording.insert(*rank);
+                    // A rank has one profiler.
+                    theirs.remove(rank);
+                }
+                Event::File { rank, .. } => {
+                    proof = true;
+                    shown.extend(*rank);
+                }
                 Event::Log { rank, line: ProfileLine::Stops } => { theirs.remove(rank); }
                 _ => {}
             }
             match &event {
                 Event::Log { rank, line: ProfileLine::Stops | ProfileLine::Done { .. } }
-                | Event::File { rank: Some(rank), whole: true } => { closed.insert(*rank); }
+                | Event::File { rank: Some(rank), whole: true } => {
+                    closed.insert(*rank);
+                    recording.remove(rank);
+                }
                 _ if dying && !reachable => closed_by = Some("its log and nobody listening"),
                 _ => {}
             }
@@ -101,6 +115,8 @@ proptest! {
                     Output::Start => prop_assert!(false, "a second start"),
                     Output::Stop { .. } => {
                         stops_sent += 1;
+                        ever_stopped = true;
+                        prop_assert!(!is_blind || form != Form::Exact, "a stop where nothing shows who profiles");
                         in_flight = true;
                         prop_assert!(reachable, "a stop that cannot be sent");
                         // Where no log can show whose it is, a start of unknown end counts as ours, unless
@@ -114,7 +130,11 @@ proptest! {
                     }
                     Output::Finish(ending) => {
                         finished += 1;
-                        let is_closed = closed_by.is_some() || closed.len() == 3;
+                        // The first rank's reply decides what a stop is answered: the log knows better. And
+                        // anybody can write into a log: where files are in sight they must be there too.
+                        let by_stop = stop_granted && (!log || recording.is_empty());
+                        let by_lines = closed.len() == 3 && (!files || ever_stopped || shown.len() == 3);
+                        let is_closed = closed_by.is_some() || by_stop || by_lines;
                         prop_assert!(
                             !granted || is_closed || ending.unproven.is_some(),
                             "a window that may be open is given up as closed: {:?}", ending

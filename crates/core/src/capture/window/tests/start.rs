@@ -4,9 +4,22 @@ use super::*;
 
 #[test]
 fn a_start_that_was_refused_is_never_followed_by_a_stop() {
-    for code in [302, 400, 401, 404, 409, 422] {
-        let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, Event::StartAnswered(status(code)))]);
-        assert_eq!(told, [format!("2.2 the server refused the start with {code}")]);
+    let refused = |status: u16, body: &str| {
+        let answer = Answer::Refused { status, body: body.into() };
+        play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, Event::StartAnswered(answer))])
+    };
+    for code in [401, 403, 409, 422] {
+        assert_eq!(refused(code, ""), [format!("2.2 the server refused the start with {code}")]);
+    }
+    for (code, body) in [(400, r#"{"error":{"message":"no"}}"#), (404, r#"{"detail":"Not Found"}"#)] {
+        assert_eq!(refused(code, body), [format!("2.2 the server refused the start with {code}")]);
+    }
+    // A proxy may have passed it on: a busy server gets to it later.
+    for code in [302, 400, 404, 408, 429] {
+        assert_eq!(
+            refused(code, "<html>"),
+            [format!("60.0 the server refused the start with {code} (quiet)")]
+        );
     }
     let told = play(&request(Form::Exact, &[0], &[]), BOTH, &[(0.2, Event::StartAnswered(status(500)))]);
     assert_eq!(told, ["2.2 the start failed with 500"]);
@@ -22,6 +35,30 @@ fn a_start_that_a_proxy_refused_though_it_began_is_stopped_at_once() {
     ];
     let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
     assert_eq!(told, ["0.2 /stop_profile", "0.5 done (notes)"]);
+}
+
+#[test]
+fn a_start_that_takes_effect_after_its_error_is_stopped_when_it_shows() {
+    for code in [504, 429] {
+        let script = [
+            (0.2, Event::StartAnswered(status(code))),
+            (20.0, begins(0)),
+            (20.1, stops(0)),
+            (20.3, stopped(Answer::Ok)),
+            (20.4, file(0)),
+        ];
+        let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+        assert_eq!(told, ["20.0 /stop_profile", "20.4 done (notes)"]);
+    }
+    // Also one that begins when its end was told already.
+    let script = [(0.2, ok()), (0.3, begins(0)), (0.4, done(0)), (0.4, cut_off(0)), (1.0, begins(0))];
+    let told = play(&request(Form::Plain, &[0], &[]), BOTH, &script);
+    assert_eq!(told.first().map(String::as_str), Some("1.0 /stop_profile"), "{told:?}");
+}
+
+/// A file of that rank that is not whole yet.
+fn cut_off(dp: u16) -> Event {
+    Event::File { rank: Some(Rank::dp(dp)), whole: false }
 }
 
 #[test]

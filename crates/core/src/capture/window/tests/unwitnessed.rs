@@ -12,12 +12,13 @@ fn lost() -> Answer {
 #[test]
 fn a_start_of_unknown_end_is_stopped_by_its_deadline() {
     for answer in [lost(), status(502), status(503)] {
-        let script = [(0.2, Event::StartAnswered(answer)), (5.3, stopped(Answer::Ok))];
-        let told = play(&request(Form::Exact, &[0, 1], &[]), BLIND, &script);
+        let script = [(0.2, Event::StartAnswered(answer)), (5.3, stopped(Answer::Ok)), (5.3, file(0))];
+        let told = play(&request(Form::Exact, &[0], &[]), FILES, &script);
         assert_eq!(told, ["5.0 /stop_profile", "5.3 done (notes)"]);
     }
     // Not answered at all.
-    let told = play(&request(Form::Exact, &[0, 1], &[]), BLIND, &[(68.0, stopped(Answer::Ok))]);
+    let script = [(68.0, stopped(Answer::Ok)), (68.0, file(0))];
+    let told = play(&request(Form::Exact, &[0], &[]), FILES, &script);
     assert_eq!(told, ["67.1 /stop_profile", "68.0 done (notes)"]);
 }
 
@@ -46,7 +47,7 @@ fn a_stop_whose_connection_broke_is_sent_again_at_most_four_times_and_is_then_un
     let script: Vec<(f64, Event)> = std::iter::once((0.2, ok()))
         .chain((0..6).map(|n| (5.3 + f64::from(n) * 3.3, stopped(lost()))))
         .collect();
-    let told = play(&request(Form::Exact, &[0, 1], &[]), BLIND, &script);
+    let told = play(&request(Form::Exact, &[0, 1], &[]), FILES, &script);
     assert_eq!(told.iter().filter(|t| t.contains("_profile")).count(), usize::from(MAX_STOPS), "{told:?}");
     assert!(told.last().unwrap().contains("(quiet)"), "{told:?}");
 }
@@ -56,7 +57,7 @@ fn a_404_of_a_proxy_that_lies_is_no_end_of_the_window() {
     let script: Vec<(f64, Event)> = std::iter::once((0.2, ok()))
         .chain((0..60).map(|n| (5.3 + f64::from(n) * 0.3, stopped(status(404)))))
         .collect();
-    let told = play(&request(Form::Exact, &[0, 1], &[]), BLIND, &script);
+    let told = play(&request(Form::Exact, &[0, 1], &[]), FILES, &script);
     assert_eq!(told.iter().filter(|t| t.contains("_profile")).count(), usize::from(MAX_STOPS), "{told:?}");
     assert!(told.last().unwrap().contains("(quiet)"), "{told:?}");
 }
@@ -78,12 +79,43 @@ fn a_404_to_a_start_is_never_stopped_but_remembered_as_unproven_unless_its_files
 #[test]
 fn a_500_to_a_stop_is_unknown_and_is_never_asked_again() {
     // It is the answer both of a server that stopped and of one where somebody else may start meanwhile.
-    for (visibility, end) in
-        [(BLIND, "5.3 done (quiet) (notes)"), (FILES, "15.3 the stop was answered with 500 (quiet)")]
-    {
-        let script = [(0.2, ok()), (5.3, stopped(status(500)))];
-        let told = play(&request(Form::Exact, &[0, 1], &[]), visibility, &script);
-        assert_eq!(told, ["5.0 /stop_profile", end]);
+    let script = [(0.2, ok()), (5.3, stopped(status(500)))];
+    let told = play(&request(Form::Exact, &[0, 1], &[]), FILES, &script);
+    assert_eq!(told, ["5.0 /stop_profile", "15.3 the stop was answered with 500 (quiet)"]);
+}
+
+#[test]
+fn with_neither_log_nor_files_a_window_of_steps_is_not_stopped_for_somebody_elses_may_have_begun_after_it() {
+    let exact = request(Form::Exact, &[0, 1], &[]);
+    assert_eq!(play(&exact, BLIND, &[(0.2, ok())]), ["5.0 done (quiet) (notes)"]);
+    assert_eq!(play(&exact, BLIND, &[(0.2, ok()), (1.0, Event::Close)]), ["1.0 done (quiet) (notes)"]);
+    for answer in [lost(), status(502)] {
+        let told = play(&exact, BLIND, &[(0.2, Event::StartAnswered(answer))]);
+        assert!(told.len() == 1 && told[0].ends_with("(quiet)"), "{told:?}");
+    }
+    let mut window = Window::resume(&exact, BLIND, &left(0.0, true), at(3.0));
+    let told = window.on(&Event::Tick, at(3.1));
+    let [Output::Finish(ending)] = &told[..] else { panic!("{told:?}") };
+    assert!(ending.unproven.is_some());
+}
+
+#[test]
+fn without_a_log_the_words_of_a_proxy_are_no_proof_that_nothing_began() {
+    for (status, body, is_proof) in [
+        (302, "", false),
+        (400, "<html>", false),
+        (400, r#"{"error":{"message":"no"}}"#, true),
+        (401, "", true),
+        (403, "", true),
+        (408, "", false),
+        (409, "", true),
+        (422, "", true),
+        (429, "", false),
+    ] {
+        let answer = Answer::Refused { status, body: body.into() };
+        let told = play(&request(Form::Exact, &[0], &[]), BLIND, &[(0.2, Event::StartAnswered(answer))]);
+        let quiet = if is_proof { "" } else { " (quiet)" };
+        assert_eq!(told, [format!("2.2 the server refused the start with {status}{quiet}")]);
     }
 }
 
@@ -91,7 +123,7 @@ fn a_500_to_a_stop_is_unknown_and_is_never_asked_again() {
 fn a_start_that_a_dead_agent_left_unanswered_is_stopped_as_soon_as_the_next_one_is_there() {
     let request = request(Form::Exact, &[0], &[]);
     for came_back in [3.0, 30.0] {
-        let mut window = Window::resume(&request, BLIND, at(0.0), false, at(came_back));
+        let mut window = Window::resume(&request, FILES, &left(0.0, false), at(came_back));
         let told = window.on(&Event::Tick, at(came_back + 0.1));
         assert_eq!(told, [Output::Stop { path: "/stop_profile" }], "{came_back}");
     }
@@ -100,7 +132,7 @@ fn a_start_that_a_dead_agent_left_unanswered_is_stopped_as_soon_as_the_next_one_
 #[test]
 fn long_after_a_start_of_unknown_end_what_runs_there_may_be_somebody_elses() {
     let request = request(Form::Exact, &[0], &[]);
-    let mut window = Window::resume(&request, BLIND, at(0.0), false, at(3600.0));
+    let mut window = Window::resume(&request, FILES, &left(0.0, false), at(3600.0));
     let told: Vec<Output> =
         (0..100).flat_map(|t| window.on(&Event::Tick, at(3600.0 + f64::from(t)))).collect();
     let [Output::Finish(ending)] = &told[..] else { panic!("{told:?}") };
