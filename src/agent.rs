@@ -259,7 +259,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let host = plan::host();
     let page =
         serves.then(|| plan.external_url.clone().unwrap_or_else(|| startup::page(&plan.listen, &host)));
-    let origin = Origin { host, page };
+    let incidents = Some(plan.incident_dir.display().to_string());
+    let origin = Origin { host, page, incidents };
     let client = client::client(None).context("no HTTP client")?;
     let notifier = Notifier::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes);
     let (archive, jobs) = mpsc::unbounded_channel();

@@ -86,7 +86,7 @@ impl AgentArgs {
             if status.is_success() {
                 return Ok(value);
             }
-            let message = value["error"].as_str().unwrap_or("it gives no reason");
+            let message = value["error"].as_str().unwrap_or("what answers there is no skewtrap agent; name the agent's address with --agent");
             if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                 bail!("{message}; name the agent's folder with --state-dir or the token's file with --token-file, or set SKEWTRAP_TOKEN");
             }

@@ -1,6 +1,7 @@
 //! Which configuration a command reads: the one of its flag, else SKEWTRAP_CONFIG, else `skewtrap.yaml` in
 //! the current folder.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 const HERE: &str = "skewtrap.yaml";
@@ -9,6 +10,21 @@ const HERE: &str = "skewtrap.yaml";
 pub fn of(flag: Option<&Path>) -> Option<PathBuf> {
     let named = std::env::var_os("SKEWTRAP_CONFIG").filter(|name| !name.is_empty());
     chosen(flag, named.map(PathBuf::from), Path::new(HERE).is_file())
+}
+
+/// The configuration that a command would have read, had it not been for one of its flags.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unused {
+    /// The file.
+    pub path: PathBuf,
+    /// The flag that was given in its place.
+    pub flag: &'static str,
+}
+
+impl fmt::Display for Unused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is not used, because {} was given", self.path.display(), self.flag)
+    }
 }
 
 fn chosen(flag: Option<&Path>, named: Option<PathBuf>, is_here: bool) -> Option<PathBuf> {

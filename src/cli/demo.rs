@@ -98,9 +98,10 @@ async fn serve(out: &Path, port: u16) -> anyhow::Result<()> {
     let (even, period) = (practice::EVEN.as_secs(), practice::PERIOD.as_secs());
     print_line(&format!("A simulated SGLang server with 4 ranks listens on {}; Ctrl-C ends it.", double.url));
     print_line(&format!(
-        "After {even} s DP2 gets most of the requests, for {} s; then it begins anew.\n",
+        "After {even} s most of the requests go to DP2; {} s later it begins anew.",
         period - even
     ));
+    print_line("It plays a recording: a window brings the recorded traces, whenever it is opened.\n");
     print_line("In another terminal:");
     print_line(&format!(
         "  skewtrap run --url {} --log {} --output-dir {}",

@@ -1,6 +1,7 @@
 //! `skewtrap doctor`: runs the pre-flight checks against a live server and, on request, takes a window of
 //! one step. It says what would be refused, and how to correct it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,11 +10,11 @@ use clap::Args;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::run::{RunArgs, config_of};
+use super::run::{RunArgs, config_of, source_of};
 use super::{Format, wrong};
 use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
-use crate::act::state::State;
+use crate::act::state::{State, StateError};
 use crate::agent::capture::CaptureStore;
 use crate::agent::examine::{Examined, examine, take_one};
 use crate::agent::plan::{Flags, Plan, SourcePlan, TargetPlan};
@@ -94,11 +95,18 @@ impl From<bool> for Level {
 /// # Errors
 /// The configuration is wrong, or the state cannot be opened.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let (file, unused) = source_of(&args.run);
+    if let Some(unused) = unused {
+        anstream::eprintln!("{unused}");
+    }
     let config = config_of(&args.run)?;
+    if let Some(file) = &file {
+        anstream::eprintln!("the configuration is {}", file.display());
+    }
     let plan = Plan::of(&config, &Flags::default()).map_err(|e| wrong(&format!("{e:#}")))?;
     let rules: Vec<Rule> = config.rules.iter().map(|c| c.rule.clone()).collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let checks = runtime.block_on(all(args, &plan, &rules))?;
+    let checks = runtime.block_on(all(args, &plan, &rules, file))?;
     for check in &checks {
         if args.format.is_json() {
             println!("{}", serde_json::to_string(check)?);
@@ -110,9 +118,14 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     Ok(if checks.iter().all(|c| c.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<Vec<Check>> {
+async fn all(
+    args: &DoctorArgs,
+    plan: &Plan,
+    rules: &[Rule],
+    file: Option<PathBuf>,
+) -> anyhow::Result<Vec<Check>> {
     let clock = Clock::start();
-    let mut checks = Checks(Vec::new());
+    let mut checks = Checks { all: Vec::new(), file };
     if args.forget_future {
         State::open(&plan.state_dir)?.forget_future(clock.now())?;
     }
@@ -153,15 +166,19 @@ async fn all(args: &DoctorArgs, plan: &Plan, rules: &[Rule]) -> anyhow::Result<V
     if let Some(store) = &plan.store {
         checks.store(store).await;
     }
-    Ok(checks.0)
+    Ok(checks.all)
 }
 
-struct Checks(Vec<Check>);
+struct Checks {
+    all: Vec<Check>,
+    /// The configuration that was read, if it was one.
+    file: Option<PathBuf>,
+}
 
 impl Checks {
     fn add(&mut self, target: &TargetPlan, level: impl Into<Level>, what: &'static str, message: String) {
         let level = level.into();
-        self.0.push(Check {
+        self.all.push(Check {
             target: target.name.to_string(),
             ok: level != Level::Error,
             level,
@@ -181,7 +198,7 @@ impl Checks {
         let ok = tried.is_ok();
         let message =
             tried.err().unwrap_or_else(|| format!("{} can be written, read and listed", config.address));
-        self.0.push(Check { target: config.pool.clone(), level: ok.into(), what: "store", message, ok });
+        self.all.push(Check { target: config.pool.clone(), level: ok.into(), what: "store", message, ok });
     }
 
     fn server(&mut self, target: &TargetPlan, examined: &Examined, now: Time) {
@@ -219,8 +236,8 @@ impl Checks {
         self.ranks(target, examined, now);
         self.log(target, examined);
         if target.folders.is_empty() {
-            let message = "no capture.output_dir is declared: files are recognised by profile_id (0.5.15) or profile_prefix (0.5.7), and the server chooses their folder";
-            self.add(target, true, "folder", message.into());
+            let message = "no capture.output_dir is declared: the server chooses the folder (SGLANG_TORCH_PROFILER_DIR, else /tmp), which cannot be checked beforehand, and SGLang dies when it cannot write; files are recognised by profile_id (0.5.15) or profile_prefix (0.5.7)";
+            self.add(target, Level::Warn, "folder", message.into());
         }
         for folder in &facts.folders {
             let (level, message) = match folder.seen {
@@ -251,9 +268,26 @@ impl Checks {
 
     fn log(&mut self, target: &TargetPlan, examined: &Examined) {
         let (level, message) = match (target.sees_log, &examined.log_error, examined.facts.foreign.open()) {
-            (false, ..) => (Level::Warn, "is not read: other people's windows are not seen, and a doubtful start cannot be proven; give it with --log".into()),
+            (false, ..) => {
+                let how = match &self.file {
+                    Some(file) => format!(
+                        "add `logs: [/path/of/its.log]` to target `{}` in {}",
+                        target.name,
+                        file.display()
+                    ),
+                    None => "give it with --log".to_owned(),
+                };
+                (
+                    Level::Warn,
+                    format!(
+                        "is not read: other people's windows are not seen, and a doubtful start cannot be proven; {how}"
+                    ),
+                )
+            }
             (true, Some(error), _) => (Level::Error, format!("cannot be read: {error}")),
-            (true, None, Some((_, dir))) => (Level::Error, format!("another client's profile is open, writing to {dir}")),
+            (true, None, Some((_, dir))) => {
+                (Level::Error, format!("another client's profile is open, writing to {dir}"))
+            }
             (true, None, None) => (Level::Ok, "is read; nobody else's profile is open".into()),
         };
         self.add(target, level, "log", message);
@@ -301,9 +335,19 @@ impl Checks {
         handle: TargetHandle,
         facts: &Facts,
         plan: &Plan,
-        (clock, log): (Clock, Option<std::path::PathBuf>),
+        (clock, log): (Clock, Option<PathBuf>),
     ) -> anyhow::Result<()> {
-        let state = State::open(&plan.state_dir)?;
+        let state = match State::open(&plan.state_dir) {
+            Err(StateError::InUse { folder, holder }) => {
+                let message = format!(
+                    "an agent runs here ({holder}) and keeps the budget of windows in {}; ask that agent for one: `skewtrap capture start --reason \"a look\"`",
+                    folder.display()
+                );
+                self.add(target, false, "window", message);
+                return Ok(());
+            }
+            state => state?,
+        };
         let bundles = Bundles::open(&plan.incident_dir, state.agent().clone())?;
         let store = CaptureStore { state: state.clone(), bundles, clock };
         let now = clock.now();

@@ -16,7 +16,8 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{config_path, wrong};
+use super::config_path::{self, Unused};
+use super::wrong;
 use crate::agent::plan::{Flags, Plan, rules_of};
 use crate::agent::{self, Reload};
 use crate::clock::Clock;
@@ -108,6 +109,11 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let (config, read) = (config?, read.files.into_inner());
     start_logging(config.log, command.log_level);
     let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
+    match source_of(args) {
+        (Some(path), _) => tracing::info!("the configuration is {}", path.display()),
+        (None, Some(unused)) => tracing::warn!("{unused}"),
+        (None, None) => {}
+    }
     let plan = Plan::of(&config, &flags).map_err(|e| wrong(&format!("{e:#}")))?;
     announce(&plan);
     raise_descriptor_limit();
@@ -218,6 +224,18 @@ async fn request_reloads(
     }
 }
 
+/// The file that the configuration is read from, if one is; and the one that is not, since a flag stands in its
+/// place.
+pub fn source_of(args: &RunArgs) -> (Option<PathBuf>, Option<Unused>) {
+    let instead =
+        [("--url", args.url.is_some()), ("--log", !args.log.is_empty()), ("--rules", !args.rules.is_empty())];
+    let path = config_path::of(args.config.as_deref());
+    match instead.into_iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => (None, path.map(|path| Unused { path, flag })),
+        None => (path, None),
+    }
+}
+
 /// The configuration of a file, or of the flags alone.
 ///
 /// # Errors
@@ -243,11 +261,9 @@ struct Seen {
 }
 
 fn config_from(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
-    let names_server = args.url.is_some() || !args.log.is_empty();
-    let path = if names_server { None } else { config_path::of(args.config.as_deref()) };
-    let mut config = match &path {
-        Some(path) if args.rules.is_empty() => read(path, seen)?,
-        _ => of_flags(args, seen)?,
+    let mut config = match source_of(args).0 {
+        Some(path) => read(&path, seen)?,
+        None => of_flags(args, seen)?,
     };
     if let Some(dir) = &args.output_dir {
         let of_rules = config.rules.iter_mut().map(|checked| &mut checked.rule.capture);

@@ -100,7 +100,7 @@ pub fn probe(url: &str) -> anyhow::Result<Probe> {
         let facts = match server::facts(&server, engines).await {
             Err(InfoError::Key { url }) => {
                 return Err(super::wrong(&format!(
-                    "{url} wants a key; write a configuration with `api_key`"
+                    "{url} wants a key; write `targets: [{{ url: ..., api_key: {{ env: SERVER_KEY }} }}]` in skewtrap.yaml by hand, and see `skewtrap doctor`"
                 )));
             }
             other => other?,

@@ -22,6 +22,7 @@ use crate::config::tree::Place;
 use crate::observe::configuration;
 use crate::observe::replay::Format;
 use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::message::counted;
 use skewtrap_core::rule::{Change, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_trace::labels::Labels;
@@ -88,8 +89,9 @@ fn print(results: &[TestResult], unread: usize, json: bool) -> anyhow::Result<()
         o.failures.iter().for_each(|f| anstream::println!("         {f}"));
     }
     let failed = results.iter().filter(|o| !o.passed).count();
-    let wrong = if unread == 0 { String::new() } else { format!(", {unread} files were wrong and not run") };
-    anstream::eprintln!("{} tests, {failed} failed{wrong}", results.len());
+    let wrong =
+        if unread == 0 { String::new() } else { format!(", {} wrong and not run", counted(unread, "file")) };
+    anstream::eprintln!("{}, {failed} failed{wrong}", counted(results.len(), "test"));
     Ok(())
 }
 

@@ -169,6 +169,9 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         }
         anstream::println!();
     }
+    anstream::eprintln!(
+        "every firing is counted as a false alarm: the advice holds only if nothing in these recordings was a true incident"
+    );
     if report.hours < report.limit_per_day.recip() * 24.0 {
         anstream::eprintln!(
             "{:.2} h is too short to distinguish one firing a day from none: the rates are rough",

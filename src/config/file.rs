@@ -36,7 +36,7 @@ pub struct FileText {
     /// Rules: `preset:NAME`, a file, a folder, or a rule itself. Default: the shipped default rules.
     rules: Field<Vec<Field<RuleEntry>>>,
     /// What a rule captures that does not say so itself, and what is captured by hand or for an alert.
-    /// Default: a window over HTTP of 10 steps.
+    /// Default: a window over HTTP of as many steps as `max_stall` allows.
     capture: Field<CaptureText>,
     /// Open no window, whatever fires.
     watch_only: Field<bool>,

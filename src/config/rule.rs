@@ -20,7 +20,7 @@ use super::quantity::Span;
 use super::tree::Place;
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::Limits;
-use skewtrap_core::rule::guard::GuardError;
+use skewtrap_core::rule::guard::{GuardError, nearest};
 use skewtrap_core::rule::{Guard, Rule, Severity};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_trace::labels::{LabelValue, Labels};
@@ -120,10 +120,11 @@ pub fn check(
     settings.record_option("name", name.as_deref(), text.name.place());
     settings.record_option("about", text.about.get(), text.about.place());
     settings.record_option("signal", text.signal.get(), text.signal.place());
-    let across = labels_of("across", &text.across, &["dp_rank"], &mut settings, findings);
+    let has_own_labels = catalog.has_own();
+    let across = labels_of("across", &text.across, &["dp_rank"], has_own_labels, &mut settings, findings);
     let within: Vec<&str> =
         ["target", "role"].into_iter().filter(|w| !across.iter().any(|a| **a == **w)).collect();
-    let within = labels_of("within", &text.within, &within, &mut settings, findings);
+    let within = labels_of("within", &text.within, &within, has_own_labels, &mut settings, findings);
     check_grouping(text, &across, &within, findings);
     let context = Context { signal: &text.signal, catalog, has_other_conditions: !text.only_if.is_absent() };
     let trigger = match text.trigger.placed() {
@@ -223,6 +224,7 @@ fn labels_of(
     key: &str,
     names: &Field<Names>,
     default: &[&str],
+    has_own_labels: bool,
     settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Vec<Arc<str>> {
@@ -235,13 +237,17 @@ fn labels_of(
     settings.record_set(key, all.join(", "), place);
     let known: Vec<&str> = Axis::ALL.iter().map(|a| a.label()).chain(["target", "role"]).collect();
     for (name, at) in &names {
-        // Patterns and queries have labels of their own, so an unknown one is only a warning.
-        if !known.contains(name) && name.ends_with("rank") {
-            findings.warn(
-                *at,
-                format!("no built-in source has a label `{name}`"),
-                Some(did_you_mean(name, &known)),
-            );
+        if known.contains(name) {
+            continue;
+        }
+        let message = format!("no built-in source has a label `{name}`");
+        // Patterns and queries have labels of their own; a name that is almost a known one is doubtful all the same.
+        match has_own_labels {
+            false => findings.error(*at, message, Some(did_you_mean(name, &known))),
+            true if nearest(name, known.iter().copied()).is_some() => {
+                findings.warn(*at, message, Some(did_you_mean(name, &known)));
+            }
+            true => {}
         }
     }
     all.into_iter().map(Arc::from).collect()

@@ -54,7 +54,9 @@ pub enum InfoError {
         why: String,
     },
     /// It asks for a key.
-    #[error("{url} answered 401: set api_key on this target")]
+    #[error(
+        "{url} answered 401: it wants a key, and `api_key` of this target is not set or is not the right one"
+    )]
     Key {
         /// What was asked.
         url: String,

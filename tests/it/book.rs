@@ -10,7 +10,9 @@ use clap::{Arg, Command, CommandFactory, Parser};
 use skewtrap::cli::Cli;
 use skewtrap::config::{file, rules, test};
 use skewtrap_core::capture::CaptureSpec;
+use skewtrap_core::message::{Message, Origin, Update, alerts, sample};
 use skewtrap_core::signal::catalog::Catalog;
+use skewtrap_trace::time::Time;
 
 const REFERENCE: &str = "docs/reference/cli.md";
 /// Only packages have these; the reference says so by hand.
@@ -235,6 +237,29 @@ fn complaints(block: &str) -> String {
             loaded.diagnostics.iter().filter(|d| d.is_error()).map(ToString::to_string).collect()
         }
     }
+}
+
+/// The names of labels in the `matchers: [...]` of a block.
+fn matched_labels(block: &str) -> Vec<&str> {
+    let lists = block.lines().filter_map(|line| line.split_once("matchers: [")?.1.split_once(']'));
+    let matchers = lists.flat_map(|(list, _)| list.split(','));
+    matchers.map(|m| m.split(['=', '!']).next().unwrap_or_default().trim()).collect()
+}
+
+#[test]
+fn the_routes_of_the_book_match_on_labels_that_alerts_carry() {
+    let now = Time::from_epoch_s(1_795_492_126.1);
+    let told = Message::of(&sample(now), Update::Verdict, now, &Origin::default());
+    let carried = alerts(&Message { test: true, ..told }).remove(0).labels;
+    let mut count = 0;
+    for (page, text) in pages() {
+        for label in blocks(&text).into_iter().flat_map(|(_, block)| matched_labels(block)) {
+            assert!(carried.contains_key(label), "{page}: no alert has the label `{label}`: {carried:?}");
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "the book has routes: {count}");
+    assert_eq!(matched_labels("  - matchers: [a = b, rule!=\"\"]\n"), ["a", "rule"]);
 }
 
 #[test]

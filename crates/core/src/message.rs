@@ -77,6 +77,8 @@ pub struct Origin {
     pub host: String,
     /// The address of the agent's page for people, without a slash at its end; `None` when there is none.
     pub page: Option<String>,
+    /// The folder that gets a folder for each incident; `None` where none is kept.
+    pub incidents: Option<String>,
 }
 
 /// One message: the JSON body of the webhook.

@@ -183,7 +183,7 @@ impl State {
         let (tell, told) = oneshot::channel();
         self.queue(Box::new(move |state| {
             let result = write(state);
-            let failed = result.as_ref().map(|()| ()).map_err(ToString::to_string);
+            let failed = result.as_ref().copied().map_err(ToString::to_string);
             // Nobody may wait any more.
             let _ = tell.send(result);
             failed

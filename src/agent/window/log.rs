@@ -121,7 +121,7 @@ mod tests {
         let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
         writeln!(file, "[2026-11-24 03:48:53 DP2] Stop profiling...").unwrap();
         let stops = (Rank::dp(2), ProfileLine::Stops);
-        assert_eq!(log.news().await, [stops.clone()]);
+        assert_eq!(log.news().await, std::slice::from_ref(&stops));
         assert_eq!(log.news().await, []);
         assert!(!log.is_news(stops.0, &stops.1), "the window has it already");
         writeln!(file, "[2026-11-24 03:48:54 DP2] Stop profiling...").unwrap();

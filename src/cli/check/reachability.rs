@@ -76,8 +76,13 @@ fn found(signal: Signal, probe: &Probe) -> Option<(String, Vec<Rank>)> {
 
 /// Why the ranks of one server leave nothing to compare; `None` when there is enough.
 fn too_few(rule: &Rule, signal: &str, ranks: &[Rank]) -> Option<String> {
-    let axes = axes_of(rule)?;
     let label = rule.across.join(", ");
+    let Some(axes) = axes_of(rule) else {
+        // Of the sources that are looked at here none has other labels than those of ranks.
+        let is_unknown = |l: &str| l != "target" && l != "role" && Axis::ALL.iter().all(|a| a.label() != l);
+        let unknown = rule.across.iter().find(|l| is_unknown(l))?;
+        return Some(format!("`{signal}` arrives without the label `{unknown}`, which no source here has"));
+    };
     match largest_group(rule, &axes, ranks) {
         0 => Some(format!("`{signal}` arrives without the label `{label}`: {}", no_label(&axes))),
         1 => Some(format!("the group has one member ({label}): there is nothing to compare it with")),

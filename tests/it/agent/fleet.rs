@@ -58,7 +58,7 @@ fn bundle_of(dir: &Path, id: &str) -> PathBuf {
     let mut record = Record::new(state.agent().clone(), incident);
     let (request, answer) = (format!("nsys --token {TOKEN}"), PROMPT.to_owned());
     record.exchanges.push(Exchange { at, request, body: None, answer, took_s: 0.1 });
-    let bundle = bundles.create(&record, PROMPT.as_bytes()).expect("a bundle");
+    let bundle = bundles.create(&record, &PROMPT.as_bytes()).expect("a bundle");
     fs::write(bundle.join("server.log"), PROMPT).expect("written");
     fs::create_dir(bundle.join("traces")).expect("a folder");
     for entry in fs::read_dir(skew()).expect("the recording").flatten() {

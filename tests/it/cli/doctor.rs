@@ -66,6 +66,38 @@ async fn an_idle_server_is_told_in_one_warning_and_what_to_do() {
 }
 
 #[tokio::test]
+async fn doctor_says_which_configuration_it_reads_and_which_it_does_not_and_where_the_log_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = "targets: [{ name: mine, url: 'http://127.0.0.1:9' }]\n";
+    std::fs::write(dir.path().join("skewtrap.yaml"), file).unwrap();
+    let doctor = |args: &[&str]| {
+        let mut command = assert_cmd::Command::cargo_bin("skewtrap").unwrap();
+        let output = command.current_dir(dir.path()).env_remove("SKEWTRAP_CONFIG").arg("doctor").args(args);
+        let output = output.output().unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    let read = doctor(&[]);
+    assert!(read.contains("the configuration is skewtrap.yaml"), "{read}");
+    assert!(read.contains("add `logs: [/path/of/its.log]` to target `mine` in skewtrap.yaml"), "{read}");
+    let unread = doctor(&["--url", "http://127.0.0.1:9"]);
+    assert!(unread.contains("skewtrap.yaml is not used, because --url was given"), "{unread}");
+    assert!(unread.contains("give it with --log"), "{unread}");
+}
+
+#[tokio::test]
+async fn beside_a_running_agent_doctor_names_the_command_that_asks_it_for_a_window() {
+    let dir = tempfile::tempdir().unwrap();
+    let stage = Stage::of(config(&BUSY), dir.path()).await;
+    let _agent = skewtrap::act::state::State::open(&dir.path().join("doctor-state")).unwrap();
+    let base = stage.base();
+    let (code, said) = doctor(dir.path(), &stage.double.url, &["--output-dir", &base, "--take-window"]).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("`skewtrap capture start --reason"), "{said}");
+    assert!(!said.contains("--state-dir"), "another folder has another budget: {said}");
+    assert!(stage.double.requests().iter().all(|r| r.path != "/start_profile"));
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_said_in_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let (code, said) = doctor(dir.path(), "http://127.0.0.1:9", &[]).await;

@@ -52,6 +52,24 @@ fn check_tells_every_error_and_exits_with_1() {
 }
 
 #[test]
+fn check_tells_of_a_label_that_is_misspelled() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("mine.yaml");
+    let rules = "rules:\n  - { name: a, signal: load, across: dp_rnak, trigger: { cv: 0.2 } }\n";
+    fs::write(&file, rules).expect("written");
+    let out = skewtrap(&["check", &file.display().to_string()]);
+    let told = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{told}");
+    for wanted in ["mine.yaml:2:38", "no built-in source has a label `dp_rnak`", "did you mean `dp_rank`?"] {
+        assert!(told.contains(wanted), "no {wanted} in:\n{told}");
+    }
+    let own = "signals: [{ name: mine, pattern: 'x=(?<value>[0-9]+) pod=(?<pod>[a-z]+)' }]\n";
+    fs::write(&file, format!("{own}{}", rules.replace("dp_rnak", "pod"))).expect("written");
+    let out = skewtrap(&["check", &file.display().to_string()]);
+    assert!(out.status.success(), "a pattern has labels of its own: {}", text(&out.stderr));
+}
+
+#[test]
 fn check_shows_where_each_setting_comes_from() {
     let out = skewtrap(&["check", "rules/kv-usage-skew.yaml", "--effective"]);
     assert!(out.status.success(), "{}", text(&out.stderr));
@@ -274,7 +292,7 @@ fn test_counts_the_files_that_it_could_not_run() {
     let told = text(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{told}");
     assert!(told.contains("the test expects nothing, so it tests nothing"), "{told}");
-    assert!(told.contains("0 tests, 0 failed, 1 files were wrong and not run"), "{told}");
+    assert!(told.contains("0 tests, 0 failed, 1 file wrong and not run"), "{told}");
 }
 
 #[test]

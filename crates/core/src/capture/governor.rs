@@ -403,7 +403,12 @@ fn rule_limits(request: &CaptureRequest<'_>, ledger: &Ledger, now: Time) -> Resu
     if let Some(last) = ledger.stamps(request.rule, request.target).last() {
         let ago = now.since(*last);
         if ago < cooldown {
-            return Err(Refusal::Cooldown { rule: request.rule.into(), ago, left: cooldown - ago });
+            return Err(Refusal::Cooldown {
+                rule: request.rule.into(),
+                last: *last,
+                ago,
+                left: cooldown - ago,
+            });
         }
     }
     captures(request, ledger, now)

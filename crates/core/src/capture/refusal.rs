@@ -50,11 +50,13 @@ pub enum Refusal {
 
     // --- limits ---
     /// The rule captured a moment ago.
-    #[error("rule {rule} tried a capture on this server {} ago and cools down for another {}", Span(*.ago), Span(*.left))]
+    #[error("rule {rule} tried a capture on this server at {} and cools down: none before {} (limits.cooldown)", Clock(*.last), Clock(*.last + (*.ago + *.left)))]
     Cooldown {
         /// The rule.
         rule: String,
-        /// Since the last attempt.
+        /// The last attempt.
+        last: Time,
+        /// How long ago that was.
         ago: Duration,
         /// Until it may again.
         left: Duration,
@@ -225,7 +227,9 @@ pub enum Refusal {
         still: Duration,
     },
     /// The form of start that is needed here is safe only if the agent reads the log.
-    #[error("{why}, and that is safe only when the agent reads the server's log; give it with --log")]
+    #[error(
+        "{why}, and that is safe only when the agent reads the server's log; give it with --log, or under `logs` of the target"
+    )]
     NeedsLog {
         /// Why the form is needed.
         why: String,
@@ -415,6 +419,19 @@ impl Serialize for Refusal {
     }
 }
 
+/// A moment to the second: a sentence is read later than it is written, so that "in 10 min" would mislead.
+#[derive(Clone, Copy, Debug)]
+struct Clock(Time);
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_nanosecond(i128::from(self.0.nanos())) {
+            Ok(at) => write!(f, "{}", at.strftime("%Y-%m-%d %H:%M:%S UTC")),
+            Err(_) => write!(f, "{}", self.0),
+        }
+    }
+}
+
 /// A duration as people write it: `850 ms`, `12 s`, `9 min`, `3.5 h`.
 #[derive(Clone, Copy, Debug)]
 pub struct Span(pub Duration);
@@ -460,6 +477,10 @@ mod tests {
             left: Duration::from_secs(5_400),
         };
         insta::assert_snapshot!(refusal, @"rule dp-load-skew used its 4 captures in 24.0 h on this server; the next is free in 90 min (limits.captures)");
+        let last = Time::from_epoch_s(1_795_492_126.1);
+        let (ago, left) = (Duration::from_secs(16), Duration::from_secs(584));
+        let refusal = Refusal::Cooldown { rule: "dp-load-skew".into(), last, ago, left };
+        insta::assert_snapshot!(refusal, @"rule dp-load-skew tried a capture on this server at 2026-11-24 03:48:46 UTC and cools down: none before 2026-11-24 03:58:46 UTC (limits.cooldown)");
         let refusal = Refusal::DiskLow {
             path: "/data/profiles".into(),
             free: 3 << 30,

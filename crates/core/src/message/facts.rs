@@ -6,7 +6,7 @@ use super::Origin;
 use super::words::{bytes, counted, deviation_bound, figure, rank_name, seconds, utc};
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
-use crate::finding::Finding;
+use crate::finding::{Finding, Statistic};
 use crate::incident::{CaptureOutcome, Death, Escalation, FollowUp, Incident, Joined};
 use crate::signal::sample::ShownBy;
 use skewtrap_trace::labels::Labels;
@@ -70,7 +70,7 @@ impl Facts {
             capture: captures(incident),
             verdict: verdict(incident),
             cost: costs(incident),
-            bundle: bundle(incident, &origin.host),
+            bundle: bundle(incident, origin),
             open: open(incident),
         }
     }
@@ -150,8 +150,10 @@ fn how_much(finding: &Finding) -> String {
         .collect();
     let more = finding.members.len().saturating_sub(MEMBERS_SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    // A factor is found in arrivals and work; what the members show is the signal of the rule.
+    let link = if measured.statistic == Statistic::Factors { "; the rule's signal: " } else { ": " };
     let measured = deviation_bound(measured);
-    if shown.is_empty() { measured } else { format!("{measured}: {}{more}", shown.join(", ")) }
+    if shown.is_empty() { measured } else { format!("{measured}{link}{}{more}", shown.join(", ")) }
 }
 
 /// The log line that showed the deviation, else the sample, else the numbers.
@@ -227,7 +229,11 @@ fn death(death: &Death) -> String {
 
 /// The last capture, and its relation to those before.
 fn captures(incident: &Incident) -> String {
-    let mut text = capture(&incident.capture);
+    let mut text = match incident.capture {
+        // What is wanted of the incident's rule is decided until it ends.
+        CaptureOutcome::None if incident.resolved_at.is_some() => "none: this rule captures nothing".into(),
+        _ => capture(&incident.capture),
+    };
     let window = incident.window();
     if let Some(Escalation { at, times_bound, window: requested, refused, .. }) = &incident.worse {
         let worse = format!("it got worse, {} times its bound at {}", figure(*times_bound), utc(*at));
@@ -324,6 +330,7 @@ fn costs(incident: &Incident) -> String {
     let is_first = incident.window() == 1 && incident.worse_of(1).is_none();
     let reason = match () {
         () if incident.is_follow_up(incident.window()) => "its first verdict",
+        () if incident.finding.measured.is_none() => "it was asked for",
         () if is_first => "the rule fired",
         () => "it had got worse",
     };
@@ -361,10 +368,12 @@ fn silence(captured: &Captured) -> String {
     }
 }
 
-fn bundle(incident: &Incident, host: &str) -> String {
-    match &incident.bundle {
-        Some(path) if host.is_empty() => path.clone(),
-        Some(path) => format!("{path} on {host}"),
+/// Every incident has its folder from the firing on, also where nothing is captured.
+fn bundle(incident: &Incident, origin: &Origin) -> String {
+    let kept = || Some(format!("{}/{}", origin.incidents.as_deref()?, incident.id));
+    match incident.bundle.clone().or_else(kept) {
+        Some(path) if origin.host.is_empty() => path,
+        Some(path) => format!("{path} on {}", origin.host),
         None => "none is kept".into(),
     }
 }

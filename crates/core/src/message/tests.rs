@@ -1,6 +1,6 @@
 use super::*;
 use crate::capture::captured::{Captured, Quality};
-use crate::finding::{Finding, Measured, MemberValue, Side};
+use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use crate::incident::{CaptureOutcome, Death, EarlierCapture, Escalation, IncidentState, Refused};
 use skewtrap_trace::rank::Rank;
 
@@ -9,7 +9,7 @@ fn at() -> Time {
 }
 
 fn origin() -> Origin {
-    Origin { host: "gpu-7".into(), page: Some("http://127.0.0.1:9464".into()) }
+    Origin { host: "gpu-7".into(), page: Some("http://127.0.0.1:9464".into()), incidents: None }
 }
 
 /// The sample as it was when it fired.
@@ -73,6 +73,33 @@ fn a_refused_and_a_failed_capture_say_why_and_what_they_cost() {
     incident.capture =
         CaptureOutcome::Failed { why: "the deadline of 30 s passed".into(), captured: Some(part) };
     insta::assert_snapshot!("terminal_partial", text(&incident, Update::Captured));
+}
+
+#[test]
+fn the_folder_is_told_from_the_first_message_on_and_in_the_last_one_that_nothing_was_captured() {
+    let origin = Origin { incidents: Some("/data/incidents".into()), ..origin() };
+    let mut incident = fired();
+    incident.bundle = None;
+    let of = |incident: &Incident, update| Message::of(incident, update, at(), &origin).facts;
+    let folder = format!("/data/incidents/{} on gpu-7", incident.id);
+    assert_eq!(of(&incident, Update::Fired).bundle, folder);
+    incident.capture = CaptureOutcome::None;
+    assert_eq!(of(&incident, Update::Fired).capture, "none so far");
+    incident.resolved_at = Some(at());
+    let told = of(&incident, Update::Resolved);
+    assert_eq!((&*told.capture, &*told.bundle), ("none: this rule captures nothing", &*folder));
+}
+
+#[test]
+fn the_numbers_beside_a_factor_are_called_what_they_are() {
+    let mut incident = fired();
+    let measured = incident.finding.measured.as_mut().expect("the sample has one");
+    (measured.statistic, measured.signal, measured.value) = (Statistic::Factors, "share".into(), 1.44);
+    let told = message(&incident, Update::Fired).facts.how_much;
+    assert_eq!(
+        told,
+        "share departs by 1.44 times its bound; the rule's signal: DP2 46, DP0 9, DP1 10, DP3 8"
+    );
 }
 
 #[test]

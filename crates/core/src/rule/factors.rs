@@ -185,11 +185,16 @@ impl Outlook {
         };
         let Cost { fired, accepted } = self.cost;
         let times = if fired == 1 { "once".to_owned() } else { format!("{fired} times") };
-        let site =
-            format!("{site}; fired {times} in the last 24 h, {accepted} false alarms a day are accepted");
+        let site = format!(
+            "{site}; all factors together fired {times} in the last 24 h, {accepted} false alarms a day are accepted"
+        );
         match (self.trouble, self.nearest) {
             (Some(trouble), _) if !wanted.has(trouble) => {
                 format!("a trouble of {} is under way, which another rule tells", trouble.word())
+            }
+            // Only what the rule watches says how far it is from firing.
+            (_, Some((nearest, _))) if !wanted.has(nearest.factor) => {
+                format!("nothing departs of what it watches ({}); {site}", wanted.words())
             }
             (_, Some((nearest, dp))) => format!(
                 "no factor departs: nearest is {} of DP{dp}, {:.1} standard deviations of the {:.1} at which it is told; {site}",

@@ -172,6 +172,11 @@ impl Catalog {
         BUILT_IN_COUNT + self.own.len()
     }
 
+    /// Whether the configuration defines signals of its own, whose labels may be any.
+    pub fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
     /// Never: the built-in ones are always there.
     pub fn is_empty(&self) -> bool {
         false

@@ -114,11 +114,13 @@ impl Core {
     fn is_left(&self, active: &ActiveIncident, now: Time) -> bool {
         let incident = &active.incident;
         let Some(since) = active.taken_up.map(|at| now.since(at)) else { return false };
-        let is_calm = match incident.trouble {
+        let is_over = match incident.trouble {
             Some(trouble) => since >= LISTENS_FOR && !self.engine.is_open(&incident.target, trouble),
-            None => self.engine.has_been_clear(&incident.rule, &active.group),
+            // Also while the window that was left open is being closed, and nothing can fire.
+            None if self.engine.has_been_clear(&incident.rule, &active.group) => return true,
+            None => false,
         };
-        (is_calm || since >= LOOKS_FOR) && self.engine.is_judged(&incident.target)
+        (is_over || since >= LOOKS_FOR) && self.engine.is_judged(&incident.target)
     }
 }
 

@@ -180,7 +180,7 @@ fn without_a_log_only_the_form_that_refuses_doubles_is_asked() {
     assert_eq!(asked(&HttpWindow::default(), &unwitnessed(&[0, 1])).unwrap().form, Form::Exact);
     let refusal = asked(&HttpWindow::default(), &unwitnessed(&[1])).unwrap_err();
     assert_eq!(refusal.word(), "needs_log");
-    insta::assert_snapshot!(refusal, @"DP0 had no work in the last 2 s (idle, starved or silent), so the start that refuses to replace somebody else's profile cannot be used, and that is safe only when the agent reads the server's log; give it with --log");
+    insta::assert_snapshot!(refusal, @"DP0 had no work in the last 2 s (idle, starved or silent), so the start that refuses to replace somebody else's profile cannot be used, and that is safe only when the agent reads the server's log; give it with --log, or under `logs` of the target");
 }
 
 #[test]

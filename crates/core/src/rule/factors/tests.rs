@@ -151,3 +151,16 @@ fn a_server_is_judged_the_same_whether_it_is_watched_alone_or_beside_others() {
     assert_eq!(alone.0.len(), 1);
     assert_eq!(learned(&[("a", 1), ("b", 2), ("c", 4)]), alone);
 }
+
+#[test]
+fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
+    let nearest =
+        Nearest { factor: Factor::Share, rank: 0, side: factor::Side::High, deviations: 3.0, bound: 6.0 };
+    let cost = Cost { fired: 2, accepted: 1.0 };
+    let outlook = Outlook { trouble: None, nearest: Some((nearest, 2)), learned_s: Some(7_200.0), cost };
+    let of = |factor| outlook.words(FactorSet::NONE.with(factor));
+    assert!(of(Factor::Share).starts_with("no factor departs: nearest is share of DP2, 3.0"));
+    let stuck = of(Factor::Stuck);
+    assert!(stuck.starts_with("nothing departs of what it watches (stuck)"), "{stuck}");
+    assert!(!stuck.contains("share") && stuck.contains("all factors together fired 2 times"), "{stuck}");
+}

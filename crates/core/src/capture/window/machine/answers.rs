@@ -58,7 +58,7 @@ impl Window {
                 self.take_stop_back();
                 self.note("the server could not be reached when its window was to be stopped");
                 self.enter(WindowPhase::Open, now);
-                return self.unreachable(out);
+                self.unreachable(out);
             }
             // The window is ours, so this is a second try of the same stop, not a second stop.
             Answer::Refused { status: 404, .. } if self.path == STOP && self.may_stop(now) => {
