@@ -277,7 +277,9 @@ impl Play {
             answers,
         };
         if !matches!(start, Start::Fails | Start::Lost) {
-            live.begins(self.now, finishes);
+            // Where nothing is in sight a window opens only on ranks that have work, and ends by its steps.
+            let is_blind = !self.sees.log && !self.sees.files;
+            live.begins(self.now, finishes || is_blind);
         }
         let (after, answer) = match start {
             Start::GrantedPlan => (100, Answer::Ok),
