@@ -57,6 +57,9 @@ pub struct OpenWindow {
     pub sent_at: Time,
     /// Whether the start was answered with success.
     pub granted: bool,
+    /// Whether it was answered as one is where a rank records for somebody else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused_double: bool,
     /// Which instance of the server was asked, as far as it said; a release before 0.2 did not note it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,

@@ -206,6 +206,7 @@ pub async fn open(
         method: OpenMethod::Http(request.clone()),
         sent_at: clock.now(),
         granted: false,
+        refused_double: false,
         instance: target.instance.clone(),
         unproven: None,
         stops: None,
@@ -330,8 +331,13 @@ pub async fn resume(
     let (state, clock) = (store.0, store.1.steady());
     let files = Files::of_before(target, request, window.sent_at, moved).await;
     let (visibility, sent_at, now) = (visibility(target, &files), window.sent_at, clock.now());
-    let left =
-        LeftBehind { sent_at, granted: window.granted, stops: window.stops.clone(), ended: window.ended };
+    let left = LeftBehind {
+        sent_at,
+        granted: window.granted,
+        refused_double: window.refused_double,
+        stops: window.stops.clone(),
+        ended: window.ended,
+    };
     let mut machine = Window::resume(request, visibility, &left, now);
     let mut writing = BTreeSet::new();
     for (rank, line) in lines {

@@ -21,6 +21,7 @@ mod joins;
 mod kept;
 mod requests;
 mod server;
+mod shown;
 mod status;
 mod story;
 mod windows;

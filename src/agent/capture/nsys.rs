@@ -59,6 +59,7 @@ pub async fn capture(
         stops: None,
         ended: false,
         log_from: None,
+        refused_double: false,
     };
     let begun = crate::agent::window::begin(&store.state, attempt, &window, record, clock).await?;
     if let Err(late) = begun {

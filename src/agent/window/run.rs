@@ -181,18 +181,21 @@ impl Run {
 
     async fn start(self, at: Time) {
         let (answer, exchange) = profile::start(&self.0.server, &self.0.request, at).await;
+        let is_granted = answer == Answer::Ok;
         {
             let mut shared = self.lock();
             shared.exchanges.push(exchange);
-            shared.open.granted = answer == Answer::Ok;
-            // A crash from here on finds that a stop may be sent. Nothing waits for the disk, least of all
-            // under this lock, which the deadline needs.
-            if shared.open.granted {
-                let open = shared.open.clone();
-                self.0.state.later(move |state| state.update(&open));
-            }
+            shared.open.granted = is_granted;
         }
         self.handle(&Event::StartAnswered(answer));
+        let mut shared = self.lock();
+        shared.open.refused_double = shared.window.is_refused_double();
+        // A crash from here on finds whether a stop may be sent. Nothing waits for the disk, least of all
+        // under this lock, which the deadline needs.
+        if is_granted || shared.open.refused_double {
+            let open = shared.open.clone();
+            self.0.state.later(move |state| state.update(&open));
+        }
     }
 
     async fn stop(self, path: &'static str, at: Time) {

@@ -124,6 +124,7 @@ async fn left_open(stage: Stage) -> RunningDouble {
         stops: None,
         ended: false,
         log_from: None,
+        refused_double: false,
     };
     let mut record = stage::record("left", state.agent().clone(), now);
     record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
@@ -253,6 +254,7 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
         stops: None,
         ended: false,
         log_from: None,
+        refused_double: false,
     };
     store.state.begin(&attempt(1, 1.4), &window(1), None).unwrap();
     let end =

@@ -142,6 +142,8 @@ pub struct LeftBehind {
     pub sent_at: Time,
     /// Whether that was answered with success.
     pub granted: bool,
+    /// Whether it was answered as it is where a rank records for somebody else.
+    pub refused_double: bool,
     /// The stops that were sent; `None` where none was.
     pub stops: Option<Stops>,
     /// Whether it was closed: it is never stopped again.

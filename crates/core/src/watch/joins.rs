@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::core::Core;
 use super::event::Effect;
 use super::incidents::{ActiveIncident, Trigger};
-use super::requests::shown_by;
+use super::shown::shown_by;
 use crate::finding::Finding;
 use crate::incident::{IncidentId, Joined};
 use crate::message::Update;

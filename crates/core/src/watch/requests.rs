@@ -17,6 +17,7 @@ use super::event::{Effect, ManualRequest, OpenWindow};
 use super::harm::look_of;
 use super::incidents::{ActiveIncident, Trigger};
 use super::joins::Belongs;
+use super::shown::shown_by;
 use super::windows::tell_result;
 use crate::capture::CaptureSpec;
 use crate::capture::admit::{self, CaptureMethod, CapturePlan, Turn};
@@ -26,14 +27,12 @@ use crate::capture::prior;
 use crate::capture::refusal::Refusal;
 use crate::capture::window::WindowPhase;
 use crate::cause::{Cause, CauseKind, Certainty};
-use crate::finding::{Finding, Statistic};
+use crate::finding::Finding;
 use crate::incident::{CaptureOutcome, Escalation, IncidentId, Refused};
 use crate::message::Update;
 use crate::rule::RuleState;
 use crate::rule::times_bound;
 use crate::rule::{Change, How};
-use crate::signal::catalog;
-use crate::signal::sample::ShownBy;
 use crate::signal::sample::TargetId;
 use crate::signal::store::SignalStore;
 use skewtrap_trace::labels::LabelValue;
@@ -52,9 +51,6 @@ const BUSY: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// ... for as long as this: later, a window would no longer show the onset.
 const AWAITED: Duration = Duration::from_secs(60);
-
-/// At how many instants after the onset a sample is looked for that shows what is claimed.
-const LOOKED_FOR: u32 = 20;
 
 impl Core {
     /// A rule's state changed.
@@ -529,30 +525,6 @@ pub(super) enum Granted {
 pub(super) fn refused_effect(active: &ActiveIncident, refusal: &Refusal) -> Effect {
     let (incident, rule) = (active.incident.id.clone(), active.incident.rule.clone());
     Effect::Refused { incident, rule, reason: refusal.reason(), why: refusal.to_string() }
-}
-
-/// The blamed member's sample nearest to the onset; where that does not show yet what is claimed, the
-/// first one that does.
-pub(super) fn shown_by(store: &SignalStore, change: &Change, finding: &Finding) -> Option<ShownBy> {
-    let measured = finding.measured.as_ref()?;
-    let signal = match measured.statistic {
-        Statistic::Factors => catalog::LOAD,
-        _ => store.catalog().signal_named(&measured.signal)?,
-    };
-    let mut labels = change.group.clone();
-    labels.0.extend(finding.rank.0.clone());
-    if let Some(target) = &change.target {
-        labels = labels.with_target(target);
-    }
-    // In steps from the onset on: the course is followed to the time when it fired.
-    let step = (change.at.since(finding.onset) / LOOKED_FOR).max(Duration::from_millis(500));
-    let times = (0..=LOOKED_FOR).map(|i| finding.onset + step * i).take_while(|at| *at <= change.at + step);
-    let mut near = times.filter_map(|at| store.nearest(&labels, signal, at));
-    let first = near.next()?;
-    if finding.is_shown_by(&first) {
-        return Some(first);
-    }
-    near.find(|shown| finding.is_shown_by(shown)).or(Some(first))
 }
 
 /// How much slower than usual the slowest host is, as far as the cause of an incident tells; `None` where

@@ -256,6 +256,7 @@ impl Play {
             stops: None,
             ended: false,
             log_from: None,
+            refused_double: false,
         };
         self.state().begin(&attempt, &window, None).expect("writable");
         let (machine, _) = Window::start(&request, self.sees, self.now);
@@ -413,6 +414,7 @@ impl Play {
             let before = LeftBehind {
                 sent_at: live.sent_at,
                 granted: window.granted,
+                refused_double: window.refused_double,
                 stops: window.stops.clone(),
                 ended: window.ended,
             };

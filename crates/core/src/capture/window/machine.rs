@@ -138,6 +138,7 @@ impl Window {
         } else {
             window.unknown("the agent died before the start was answered", now);
         }
+        window.refused_double = left.refused_double;
         if left.ended {
             window.ended_before = true;
             window.enter(WindowPhase::Verifying, now);
@@ -374,6 +375,11 @@ impl Window {
     /// Whether somebody else may have a window open there, as far as nothing proves ours.
     fn foreign_possible(&self) -> bool {
         self.refused || self.refused_double || self.ownership.foreign.last().is_some()
+    }
+
+    /// Whether the start was answered as it is where a rank records for somebody else.
+    pub const fn is_refused_double(&self) -> bool {
+        self.refused_double
     }
 
     /// Whether a rank may have refused the start because somebody else's profile is open on it, which no

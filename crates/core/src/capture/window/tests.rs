@@ -102,7 +102,7 @@ fn ok() -> Event {
 }
 
 fn left(sent: f64, granted: bool) -> LeftBehind {
-    LeftBehind { sent_at: at(sent), granted, stops: None, ended: false }
+    LeftBehind { sent_at: at(sent), granted, refused_double: false, stops: None, ended: false }
 }
 
 fn stopped(answer: Answer) -> Event {
