@@ -43,6 +43,13 @@ pub fn attention_of(rank: &str) -> (Kind, Option<String>, Option<Family>, String
 pub fn said(c: &Compared) -> Value {
     let mut json = serde_json::to_value(&c.comparison).expect("it serialises");
     json["notes"] = Value::Null;
+    // What the CPU did is not in a summary, so no operator is named from one.
+    let verdict = &mut json["verdict"];
+    if !verdict["operator"].take().is_null() {
+        let sentence = verdict["sentence"].as_str().expect("a sentence");
+        let (without, _) = sentence.split_once(" Most of it is in `").expect("it names the operator");
+        verdict["sentence"] = without.into();
+    }
     json
 }
 

@@ -11,6 +11,7 @@ use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, Moment, RECEN
 use crate::factor::channel::{Channel, PACE, PRESSURE, TESTS};
 use crate::factor::evidence::{Factor, Side};
 use crate::factor::incident::Incident;
+use crate::factor::onset::Onset;
 
 /// What begins within so many seconds of a trouble's firing, or of its end, may come of it: routers and queues
 /// answer within seconds.
@@ -145,8 +146,14 @@ impl Detector {
         self.closed.iter().any(|old| {
             let (side, ranks) = blamed.get_or_insert_with(|| blamed_for(channel, c, moment));
             let is_of_its_ranks = ranks.iter().chain([&c.rank]).any(|r| old.incident.ranks.contains(r));
-            if !is_of_its_ranks {
-                return false;
+            // Shares add up: what one rank had too much of shows as too little of others, and of itself while it
+            // works that off, as long as the windows reach into it.
+            let is_remainder = (c.factor, old.incident.factor) == (Factor::Share, Factor::Share)
+                && self
+                    .onset_of(channel, c, moment)
+                    .is_none_or(|o| o.at - o.error <= old.ended + SETTLES_WITHIN);
+            if is_remainder || !is_of_its_ranks {
+                return is_remainder;
             }
             // The windows may still reach into it.
             let is_seen_again = (c.factor, *side) == (old.incident.factor, old.incident.side);
@@ -250,18 +257,16 @@ impl Detector {
     /// When `c` began, as early as its onset may be.
     fn began(&self, channel: &Channel, c: &Candidate, onset: &mut Option<f64>, moment: Moment) -> f64 {
         *onset.get_or_insert_with(|| {
-            let (side, ranks) = channel.blame(c.factor, c.rank, &c.evidence, moment.newest);
-            let busy = self.busy_with_others(&ranks);
-            let found = channel.onset(
-                c.test,
-                c.factor,
-                (side, &ranks),
-                &busy,
-                self.since,
-                (moment.newest, moment.pending),
-            );
+            let found = self.onset_of(channel, c, moment);
             found.map_or(moment.now - c.evidence.window as f64, |o| o.at)
         })
+    }
+
+    fn onset_of(&self, channel: &Channel, c: &Candidate, moment: Moment) -> Option<Onset> {
+        let (side, ranks) = channel.blame(c.factor, c.rank, &c.evidence, moment.newest);
+        let busy = self.busy_with_others(&ranks);
+        let seconds = (moment.newest, moment.pending);
+        channel.onset(c.test, c.factor, (side, &ranks), &busy, self.since, seconds)
     }
 
     /// Ranks that work off a trouble that has just ended, or are in another one: what they show says nothing of
