@@ -474,5 +474,5 @@ async fn an_agent_that_is_killed_anywhere_leaves_no_window_open_and_loses_nothin
         let kept = dir.keep();
         panic!("something was lost, see {}: {all:?}", kept.display());
     }
-    assert!(all.starts * 2 > all.kills, "the kills mostly fell outside of captures: {all:?}");
+    assert!(all.starts * 5 >= all.kills * 2, "the kills mostly fell outside of captures: {all:?}");
 }

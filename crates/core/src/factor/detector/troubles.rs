@@ -149,6 +149,7 @@ impl Detector {
             // Shares add up: what one rank had too much of shows as too little of others, and of itself while it
             // works that off, as long as the windows reach into it.
             let is_remainder = (c.factor, old.incident.factor) == (Factor::Share, Factor::Share)
+                && *side == old.incident.side.opposite()
                 && self
                     .onset_of(channel, c, moment)
                     .is_none_or(|o| o.at - o.error <= old.ended + SETTLES_WITHIN);
