@@ -78,6 +78,26 @@ pub struct OpenWindow {
     pub log_from: Option<u64>,
 }
 
+impl OpenWindow {
+    /// The window of an attempt that begins at `at`: nothing was sent yet, and nothing is known of it.
+    pub fn of(attempt: &Attempt, method: OpenMethod, at: Time) -> Self {
+        Self {
+            attempt: attempt.id.clone(),
+            incident: attempt.incident.clone(),
+            target: attempt.target.clone(),
+            method,
+            sent_at: at,
+            granted: false,
+            refused_double: false,
+            instance: None,
+            unproven: None,
+            stops: None,
+            ended: false,
+            log_from: None,
+        }
+    }
+}
+
 /// What opened a window, as far as closing it needs to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

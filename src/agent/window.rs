@@ -200,18 +200,9 @@ pub async fn open(
     let clock = clock.steady();
     let (files, log) = tokio::join!(Files::new(target, request), Log::from_now(target.log.clone()));
     let window = OpenWindow {
-        attempt: attempt.id.clone(),
-        incident: attempt.incident.clone(),
-        target: attempt.target.clone(),
-        method: OpenMethod::Http(request.clone()),
-        sent_at: clock.now(),
-        granted: false,
-        refused_double: false,
         instance: target.instance.clone(),
-        unproven: None,
-        stops: None,
-        ended: false,
         log_from: log.from(),
+        ..OpenWindow::of(attempt, OpenMethod::Http(request.clone()), clock.now())
     };
     let _turn = turn(target, request, state, clock.now()).await?;
     if let Err(late) = begin(state, attempt, &window, record, clock).await? {

@@ -32,20 +32,7 @@ pub async fn capture(
     mut links: Links,
 ) -> Result<CaptureResult, StateError> {
     let clock = store.clock.steady();
-    let mut window = OpenWindow {
-        attempt: attempt.id.clone(),
-        incident: attempt.incident.clone(),
-        target: attempt.target.clone(),
-        method: OpenMethod::Command { group: None },
-        sent_at: clock.now(),
-        granted: false,
-        instance: None,
-        unproven: None,
-        stops: None,
-        ended: false,
-        log_from: None,
-        refused_double: false,
-    };
+    let mut window = OpenWindow::of(attempt, OpenMethod::Command { group: None }, clock.now());
     let begun = crate::agent::window::begin(&store.state, attempt, &window, record, clock).await?;
     if let Err(late) = begun {
         return Ok(CaptureResult::never_sent(Means::Command, late, window.sent_at));

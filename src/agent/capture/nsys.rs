@@ -47,20 +47,7 @@ pub async fn capture(
 ) -> Result<CaptureResult, StateError> {
     let clock = store.clock.steady();
     let method = OpenMethod::Nsys { session: String::new(), name: String::new() };
-    let window = OpenWindow {
-        attempt: attempt.id.clone(),
-        incident: attempt.incident.clone(),
-        target: attempt.target.clone(),
-        method,
-        sent_at: clock.now(),
-        granted: false,
-        instance: None,
-        unproven: None,
-        stops: None,
-        ended: false,
-        log_from: None,
-        refused_double: false,
-    };
+    let window = OpenWindow::of(attempt, method, clock.now());
     let begun = crate::agent::window::begin(&store.state, attempt, &window, record, clock).await?;
     if let Err(late) = begun {
         return Ok(CaptureResult::never_sent(Means::Nsys, late, window.sent_at));
