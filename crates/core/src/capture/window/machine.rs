@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::ownership::Ownership;
 use super::{
     Answer, CANCEL_LIMIT, CHANCE, DOUBT, EXPORT_LIMIT, Ending, Event, Failure, LeftBehind, MAX_STOPS, Output,
-    START_TIMEOUT, Stops, Visibility, WindowPhase,
+    RETRY, START_TIMEOUT, Stops, Visibility, WindowPhase,
 };
 use crate::capture::facts::ServerKind;
 use crate::capture::plan::{Form, StartRequest};
@@ -149,6 +149,8 @@ impl Window {
             window.on_chance = !left.granted && !visibility.log;
             let unheard = || Answer::Lost { why: "the agent died before the stop was answered".into() };
             window.conclude(&answer.clone().unwrap_or_else(unheard), now);
+            // The pause before another stop goes on from the last one, not anew from the restart.
+            window.since = (*last).max(now - RETRY);
         }
         window.note("the agent died during this window and closed it when it was back");
         window
