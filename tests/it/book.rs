@@ -8,13 +8,17 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, Command, CommandFactory, Parser};
 use skewtrap::cli::Cli;
+use skewtrap::cli::schema::Document;
 use skewtrap::config::{file, rules, test};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::message::{Message, Origin, Update, alerts, sample};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_trace::time::Time;
 
+mod configuration;
+
 const REFERENCE: &str = "docs/reference/cli.md";
+const CONFIGURATION: &str = "docs/reference/configuration.md";
 /// Only packages have these; the reference says so by hand.
 const OF_PACKAGES: [&str; 2] = ["completions", "man"];
 
@@ -116,17 +120,27 @@ fn reference() -> String {
     text
 }
 
-#[test]
-fn the_reference_of_the_command_line_is_that_of_the_program() {
-    let (path, wanted) = (root().join(REFERENCE), reference());
+/// Fails where a generated page is not what is generated now; `UPDATE_DOCS=1` writes it.
+fn is_generated(page: &str, wanted: &str) {
+    let path = root().join(page);
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        fs::write(&path, &wanted).unwrap();
+        fs::write(&path, wanted).unwrap();
     }
     let kept = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         kept == wanted,
-        "{REFERENCE}: the command line has changed; run `UPDATE_DOCS=1 cargo test --test it book`"
+        "{page}: what it describes has changed; run `UPDATE_DOCS=1 cargo test --test it book`"
     );
+}
+
+#[test]
+fn the_reference_of_the_command_line_is_that_of_the_program() {
+    is_generated(REFERENCE, &reference());
+}
+
+#[test]
+fn the_reference_of_the_configuration_is_that_of_its_schema() {
+    is_generated(CONFIGURATION, &configuration::reference(&Document::Config.schema()));
 }
 
 // ---- commands ----
