@@ -1,6 +1,7 @@
 //! Harm decides whether a window is spent on a trouble of factors.
 
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use crate::support::watch::core;
 use skewtrap_core::capture::refusal::Reason;
@@ -17,9 +18,17 @@ const START: f64 = 1_795_478_400.0;
 /// What is reported of four ranks of which DP2 is sent four times its share from second 200 to 200 +
 /// `seconds`, while it runs `running` requests and the others 20.
 fn told(seconds: u32, running: u32) -> Vec<(f64, RuleState, How, &'static str, Option<String>)> {
+    told_of(&[200..200 + seconds], running)
+}
+
+/// The same with the seconds of several troubles.
+fn told_of(
+    troubles: &[Range<u32>],
+    running: u32,
+) -> Vec<(f64, RuleState, How, &'static str, Option<String>)> {
     let mut text = String::new();
-    for s in 0..300_u32 {
-        let is_trouble = (200..200 + seconds).contains(&s);
+    for s in 0..troubles.last().map_or(0, |last| last.end + 40) {
+        let is_trouble = troubles.iter().any(|trouble| trouble.contains(&s));
         let mut lines = Vec::new();
         for rank in 0..4 {
             let is_it = rank == 2 && is_trouble;
@@ -48,7 +57,7 @@ fn told(seconds: u32, running: u32) -> Vec<(f64, RuleState, How, &'static str, O
             Some((change.at.epoch_s() - START, change.state, change.how, capture, why))
         }
         Effect::Refused { reason, .. } => {
-            assert!(matches!(reason, Reason::LittleHarm | Reason::Cleared), "{reason:?}");
+            assert!(matches!(reason, Reason::LittleHarm | Reason::Cleared | Reason::Cooldown), "{reason:?}");
             None
         }
         _ => None,
@@ -71,4 +80,13 @@ fn a_trouble_that_harms_hardly_anybody_is_told_and_opens_nothing() {
     let [fired, weighed] = &told[..] else { panic!("{told:?}") };
     assert_eq!((fired.3, weighed.3), ("looking", "refused"));
     assert!(weighed.4.as_ref().is_some_and(|why| why.contains("min_harm")), "{told:?}");
+}
+
+#[test]
+fn a_trouble_while_the_rule_cools_down_is_refused_in_its_first_message() {
+    let told = told_of(&[200..230, 300..340], 60);
+    let [_, before, fired] = &told[..] else { panic!("{told:?}") };
+    assert_eq!((before.2, before.3), (How::Weighed, "would_start"), "{told:?}");
+    assert_eq!((fired.2, fired.3), (How::Entered, "refused"), "{told:?}");
+    assert!(fired.4.as_ref().is_some_and(|why| why.contains("cools down")), "{told:?}");
 }

@@ -162,12 +162,18 @@ impl Core {
                 Some(target) if warmup.is_zero() => {
                     let _ = self.request(store, &id, target, now, &mut started);
                 }
-                Some(_) => {
-                    self.warming.insert(id.clone(), now + warmup);
-                    if !look.is_zero() {
-                        self.weighed.insert(id.clone(), change.clone());
+                Some(target) => match self.foreseen(store, &id, target, warmup, now) {
+                    Some(refusal) => {
+                        let _ = self.refuse(&id, &refusal, &mut started);
+                        self.watch_escalation(&id, refusal.again_in(), now);
                     }
-                }
+                    None => {
+                        self.warming.insert(id.clone(), now + warmup);
+                        if !look.is_zero() {
+                            self.weighed.insert(id.clone(), change.clone());
+                        }
+                    }
+                },
             },
         }
         let Some(active) = self.incidents.get_mut(&id) else { return };
@@ -274,6 +280,19 @@ impl Core {
             }
         }
         false
+    }
+
+    /// The refusal that a request after `wait` will meet in any case: people are told of it at once.
+    fn foreseen(
+        &mut self,
+        store: &SignalStore,
+        id: &Arc<str>,
+        target: TargetId,
+        wait: Duration,
+        now: Time,
+    ) -> Option<Refusal> {
+        let badness = severity_ratio(&self.incidents.get(id)?.incident.finding);
+        self.decide(store, id, target, badness, now).err().filter(|refusal| refusal.outlasts(wait))
     }
 
     /// Decides on one request; `None` when nothing is to be captured.

@@ -64,6 +64,24 @@ impl Refusal {
         }
     }
 
+    /// Whether the same request is refused for the same reason after `wait` too, whatever the server does
+    /// meanwhile.
+    pub fn outlasts(&self, wait: Duration) -> bool {
+        match self {
+            Self::Cooldown { left, .. } | Self::RuleLimit { left, .. } | Self::DailyWindows { left, .. } => {
+                *left > wait
+            }
+            Self::WatchOnly
+            | Self::FutureState { .. }
+            | Self::TooOld { .. }
+            | Self::Risk { .. }
+            | Self::Never { .. }
+            | Self::ProfileV2
+            | Self::StoodDown { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether it follows from the configured pace: when a captured incident gets worse, no message is
     /// sent to say that the rule cools down.
     pub const fn is_by_configured_pace(&self) -> bool {
