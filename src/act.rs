@@ -31,6 +31,7 @@ fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Recor
             signal: "load".into(),
             value: 2.1,
             bound: 1.5,
+            members_signal: None,
         }),
         members: Vec::new(),
         evidence: None,

@@ -257,8 +257,7 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);
     let host = plan::host();
-    let page =
-        serves.then(|| plan.external_url.clone().unwrap_or_else(|| startup::page(&plan.listen, &host)));
+    let page = serves.then(|| plan.external_url.clone().unwrap_or_else(|| plan::page(&plan.listen, &host)));
     let incidents = Some(plan.incident_dir.display().to_string());
     let origin = Origin { host, page, incidents };
     let client = client::client(None).context("no HTTP client")?;

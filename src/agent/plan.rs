@@ -2,6 +2,7 @@
 //! servers to probe, the receivers. Secrets are read here, once.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -328,6 +329,14 @@ pub fn host() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// Where people find the status page: an agent that listens on every address is found by its name.
+pub fn page(listen: &str, host: &str) -> String {
+    match listen.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_unspecified() => format!("http://{host}:{}", address.port()),
+        _ => format!("http://{listen}"),
+    }
+}
+
 /// Which part of the interval passes before a server is asked: always the same for one server and one
 /// agent's host, spread evenly over servers and hosts.
 fn phase_of(target: &str) -> f64 {
@@ -425,4 +434,16 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// The name of the host in an address.
 fn host_of(url: &str) -> Option<String> {
     url.parse::<reqwest::Url>().ok()?.host_str().map(ToOwned::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_links_to_a_page_that_its_reader_can_open() {
+        assert_eq!(page("127.0.0.1:9464", "node7"), "http://127.0.0.1:9464");
+        assert_eq!(page("0.0.0.0:9464", "node7"), "http://node7:9464");
+        assert_eq!(page("[::]:9464", "node7"), "http://node7:9464");
+    }
 }

@@ -10,7 +10,7 @@ use super::compare::Compared;
 use super::history;
 use crate::act::bundle::numbered;
 use skewtrap_core::incident::Incident;
-use skewtrap_core::message::rank_name;
+use skewtrap_core::message::{Facts, Origin, rank_name};
 use skewtrap_trace::report::{self, Occasion};
 
 /// Writes `report.json` and `report.html` beside the traces; of a further capture of the incident,
@@ -58,8 +58,17 @@ fn occasion_of(bundle: &Path, window: usize, incident: &Incident) -> Occasion {
         began_error_s: incident.finding.onset_error_s,
         fired: incident.fired_at,
         window: captured.map(|c| c.started_at),
+        facts: facts_of(incident),
         links: own.map(|name| (name.clone(), name)).chain(traces).collect(),
     }
+}
+
+/// Why it happened and what the window cost, as messages say it.
+fn facts_of(incident: &Incident) -> Vec<(&'static str, String)> {
+    let facts = Facts::of(incident, &Origin::default());
+    let cost = incident.capture.captured().map(|_| facts.cost);
+    let told = [("cause", facts.cause), ("not it", facts.not_it), ("cost", cost.unwrap_or_default())];
+    told.into_iter().filter(|(_, sentence)| !sentence.is_empty()).collect()
 }
 
 fn created(path: &Path) -> anyhow::Result<BufWriter<File>> {

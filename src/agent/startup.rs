@@ -197,23 +197,3 @@ fn token_of(plan: &Plan, listen: SocketAddr) -> Option<Secret> {
     let own = serve::token::own(&plan.state_dir);
     own.map_err(|e| warn!("{e}; nothing can be changed through the API: set `token`, or correct that")).ok()
 }
-
-/// Where people find the status page: an agent that listens on every address is found by its name.
-pub(super) fn page(listen: &str, host: &str) -> String {
-    match listen.parse::<SocketAddr>() {
-        Ok(address) if address.ip().is_unspecified() => format!("http://{host}:{}", address.port()),
-        _ => format!("http://{listen}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_links_to_a_page_that_its_reader_can_open() {
-        assert_eq!(page("127.0.0.1:9464", "node7"), "http://127.0.0.1:9464");
-        assert_eq!(page("0.0.0.0:9464", "node7"), "http://node7:9464");
-        assert_eq!(page("[::]:9464", "node7"), "http://node7:9464");
-    }
-}

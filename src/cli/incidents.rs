@@ -9,6 +9,7 @@ use serde_json::json;
 use super::Format;
 use super::agent_client::AgentArgs;
 use skewtrap_core::factor::Mark;
+use skewtrap_core::finding::Statistic;
 use skewtrap_core::incident::{CaptureOutcome, Incident};
 use skewtrap_core::message::{Message, Origin, Update, figure, rank_name, terminal, utc};
 
@@ -120,9 +121,11 @@ fn message_of(incident: &Incident) -> Message {
 
 fn line_of(incident: &Incident) -> String {
     let finding = &incident.finding;
-    let measured = finding.measured.as_ref();
-    let measured =
-        measured.map_or_else(|| "asked for".to_owned(), |m| format!("{} {}", m.statistic, figure(m.value)));
+    let measured = match &finding.measured {
+        None => "asked for".to_owned(),
+        Some(m) if m.statistic == Statistic::Factors => format!("{} {}", m.signal, finding.side.word()),
+        Some(m) => format!("{} {}", m.statistic, figure(m.value)),
+    };
     let now = if incident.resolved_at.is_some() { "resolved" } else { "firing" };
     let verdict = incident.verdict.as_ref().map(|v| format!("\n    {}", v.sentence)).unwrap_or_default();
     let words: Vec<&str> = incident.captures().map(CaptureOutcome::word).collect();
@@ -146,7 +149,7 @@ mod tests {
     #[test]
     fn a_line_says_when_what_whom_and_what_came_of_it() {
         insta::assert_snapshot!(line_of(&sample(Time::from_epoch_s(1_795_492_126.1))), @r"
-        20261124T034846Z-dp-load-skew-test  2026-11-24 03:48:46.1 UTC  dp-load-skew on server: DP2 max_over_mean 2.52, capture done, firing
+        20261124T034846Z-dp-load-skew-test  2026-11-24 03:48:46.1 UTC  dp-load-skew on server: DP2 share high, capture done, firing
             DP2 computes 1.9 ms a step longer than its peers, 61 % of it in attention: it has more work.
         ");
         let mut again = sample(Time::from_epoch_s(1_795_492_126.1));

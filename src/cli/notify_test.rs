@@ -67,8 +67,12 @@ fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<(Receiver, Option<String
     };
     let (ready, unusable) = ready(std::slice::from_ref(wanted));
     let receiver = ready.into_iter().next();
-    let receiver = receiver.map(|receiver| (receiver, config.external_url));
-    receiver.ok_or_else(|| unusable.into_iter().next().map_or_else(|| wrong("no receiver"), Into::into))
+    let page = config.external_url.unwrap_or_else(|| plan::page(&config.listen, &plan::host()));
+    let receiver = receiver.map(|receiver| (receiver, Some(page)));
+    receiver.ok_or_else(|| {
+        let why = unusable.first().map_or_else(|| "no receiver".into(), ToString::to_string);
+        wrong(&why)
+    })
 }
 
 fn origin(page: Option<String>) -> Origin {

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Format;
 use super::agent_client::AgentArgs;
-use skewtrap_core::message::{counted, figure, rank_name, utc};
+use skewtrap_core::message::{bytes, counted, figure, rank_name, seconds, utc};
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::signal::source::SourceState;
 use skewtrap_core::status::{Status, TargetStatus};
@@ -65,7 +65,17 @@ fn text_of(status: &Status) -> String {
         ));
     }
     if let Some(all) = status.budget.limits.first() {
-        line(format!("windows: {} of {} in {} h", all.used, all.captures, figure(all.per_s / 3600.0)));
+        let budget = &status.budget;
+        line(format!(
+            "budget of the last {} h: {} of {} windows, {} of {} of stalled serving, {} of {} written",
+            figure(all.per_s / 3600.0),
+            all.used,
+            all.captures,
+            seconds(budget.stalled_s),
+            seconds(budget.stalled_s_limit),
+            bytes(budget.written_bytes),
+            bytes(budget.written_bytes_limit),
+        ));
     }
     for silence in &status.silences {
         let of = |name: &Option<std::sync::Arc<str>>, all: &str| name.as_deref().unwrap_or(all).to_owned();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
 use clap::Args;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -58,6 +58,10 @@ struct TestResult {
 pub fn run(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let mut files = Vec::new();
     for path in &args.paths {
+        if !path.exists() {
+            let what = format!("there is no {}: name a file of tests, or a folder of them", path.display());
+            bail!(super::wrong(&what));
+        }
         let found = configuration::test_files(path).map_err(|e| anyhow!(e))?;
         if found.is_empty() {
             return Err(anyhow!("no *.test.yaml in {}", path.display()));

@@ -17,6 +17,7 @@ use crate::config::condition::{can_clear, can_trigger};
 use crate::config::file::{self, Config};
 use crate::config::signal::own_signals_of;
 use crate::observe::configuration;
+use skewtrap_core::message::counted;
 use skewtrap_core::rule::{Condition, Direction, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 
@@ -52,6 +53,8 @@ struct Tuned {
     bound: f64,
     /// The number of other conditions of the rule, which were not varied.
     others: usize,
+    /// The most ranks of a group that it was judged on.
+    ranks: usize,
     /// Every bound that was tried, from the one that fires first.
     tried: Vec<Tried>,
     /// The most sensitive bound for which it and all stricter ones stay within the limit.
@@ -62,6 +65,8 @@ struct Tuned {
 #[derive(Clone, Debug, Serialize)]
 struct Tried {
     bound: f64,
+    /// Whether so many ranks can cross it at all.
+    is_reachable: bool,
     firings: usize,
     per_day: f64,
 }
@@ -113,16 +118,22 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
             .into_iter()
             .any(|c| matches!(c.state, RuleState::Idle | RuleState::Pending | RuleState::Firing))
     };
+    let ranks_of = |name: &str| {
+        let of_rule = played.changes.iter().filter(|c| &*c.rule.name == name);
+        of_rule.filter_map(|c| Some(c.numbers.as_ref()?.members.len())).max().unwrap_or(0)
+    };
     let days = seconds / 86_400.0;
     let tuned = varied.iter().map(|varied| {
         let (rule, condition) = (varied.rule, varied.own());
+        let ranks = (0..varied.bounds.len()).map(|i| ranks_of(&varied.copy_name(i))).max().unwrap_or(0);
         let tried: Vec<Tried> = varied
             .bounds
             .iter()
             .enumerate()
             .map(|(i, &bound)| {
                 let firings = firings(&varied.copy_name(i));
-                Tried { bound, firings, per_day: firings as f64 / days }
+                let is_reachable = is_reachable(condition, bound, ranks);
+                Tried { bound, is_reachable, firings, per_day: firings as f64 / days }
             })
             .collect();
         let is_judged = is_judged(&varied.copy_name(0));
@@ -133,6 +144,7 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
             side: if condition.direction == Direction::Below { "below" } else { "above" },
             bound: condition.bound,
             others: rule.trigger.conditions.len() - 1,
+            ranks,
             advised: advised_of(&tried, args.per_day).filter(|_| is_judged),
             tried,
         }
@@ -152,12 +164,16 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         anstream::println!("  {:>10}  {:>8}  {:>8}", "bound", "firings", "a day");
         for t in &tuned.tried {
             let is_own = (t.bound - tuned.bound).abs() < 1e-9;
-            let mark = match (is_own, Some(t.bound) == tuned.advised) {
+            let mut mark = match (is_own, Some(t.bound) == tuned.advised) {
                 (true, true) => "  <- the rule's, and advised",
                 (true, false) => "  <- the rule's",
                 (false, true) => "  <- advised",
                 _ => "",
-            };
+            }
+            .to_owned();
+            if !t.is_reachable {
+                mark += &format!("  cannot be reached by {}", counted(tuned.ranks, "rank"));
+            }
             anstream::println!("  {:>10.3}  {:>8}  {:>8.1}{mark}", t.bound, t.firings, t.per_day);
         }
         match tuned.advised {
@@ -165,7 +181,11 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
             None if !tuned.is_judged => {
                 anstream::println!("  never judged here: its signal, or a group of it, never arrived");
             }
-            None => anstream::println!("  no bound stays within {} a day here", report.limit_per_day),
+            None => anstream::println!(
+                "  no bound that {} can reach stays within {} a day here",
+                counted(tuned.ranks, "rank"),
+                report.limit_per_day
+            ),
         }
         anstream::println!();
     }
@@ -206,9 +226,20 @@ fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
 }
 
 /// A loose bound may fire once and never clear, so its low rate counts only if all stricter bounds have a
-/// low rate, too.
+/// low rate, too. One that nothing can cross is no advice.
 fn advised_of(tried: &[Tried], limit_per_day: f64) -> Option<f64> {
-    tried.iter().rev().take_while(|t| t.per_day <= limit_per_day).last().map(|t| t.bound)
+    let quiet = tried.iter().rev().take_while(|t| t.per_day <= limit_per_day);
+    quiet.last().filter(|t| t.is_reachable).map(|t| t.bound)
+}
+
+/// Whether a group of so many ranks can cross `bound`; of an unknown number nobody knows.
+fn is_reachable(condition: &Condition, bound: f64, ranks: usize) -> bool {
+    match (condition.statistic.utmost(ranks), condition.direction) {
+        _ if ranks == 0 => true,
+        (Some(utmost), Direction::Above) => bound < utmost,
+        (Some(utmost), Direction::Below) => bound > utmost,
+        (None, _) => true,
+    }
 }
 
 /// One condition of a rule, and the bounds to try for it.

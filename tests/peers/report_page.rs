@@ -94,6 +94,10 @@ fn occasion() -> Occasion {
         began_error_s: 0.5,
         fired: history().fired_at,
         window: history().window.map(|w| w.0),
+        facts: vec![(
+            "cause",
+            "the router sends DP2 more (likely): its share of requests 25 % -> 66 %".into(),
+        )],
         links: vec![("traces of DP2".into(), "traces/a TP-0.trace.json.gz".into())],
     }
 }

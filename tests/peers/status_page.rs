@@ -382,6 +382,10 @@ fn status(started: Time) -> Status {
             bundle_bytes: 61_000_000,
             bundle_bytes_limit: Some(20_000_000_000),
             free_bytes: Some(90_000_000_000),
+            stalled_s: 0.7,
+            stalled_s_limit: 120.0,
+            written_bytes: 12_000_000,
+            written_bytes_limit: 20_000_000_000,
         },
         receivers: vec![ReceiverStatus {
             name: "oncall".into(),

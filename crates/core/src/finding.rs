@@ -114,6 +114,9 @@ pub struct Measured {
     pub value: f64,
     /// The bound it crossed.
     pub bound: f64,
+    /// The signal whose values the members show, where `signal` is a factor, which is one number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub members_signal: Option<Arc<str>>,
 }
 
 /// Releases up to 0.1 wrote a statistic `asked`, or an empty one, where nothing was measured.

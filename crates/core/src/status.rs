@@ -257,6 +257,18 @@ pub struct BudgetStatus {
     pub bundle_bytes_limit: Option<u64>,
     /// Bytes free on their disk.
     pub free_bytes: Option<u64>,
+    /// Seconds of serving that windows cost in the last 24 hours ...
+    #[serde(default)]
+    pub stalled_s: f64,
+    /// ... and may cost.
+    #[serde(default)]
+    pub stalled_s_limit: f64,
+    /// Bytes that windows wrote in the last 24 hours ...
+    #[serde(default)]
+    pub written_bytes: u64,
+    /// ... and may write.
+    #[serde(default)]
+    pub written_bytes_limit: u64,
 }
 
 /// One limit.

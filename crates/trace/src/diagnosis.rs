@@ -134,7 +134,7 @@ fn batch_growth(
     if !own_batches {
         return Some(1.0);
     }
-    batch_ratio(stats, at).or_else(|| same_calls(profiles, at).width)
+    batch_ratio(stats, at).map(|(ratio, _)| ratio).or_else(|| same_calls(profiles, at).width)
 }
 
 /// Whether the rank's host loses time that its work does not account for, or may not. Where ranks meet
@@ -444,16 +444,19 @@ fn kind_with_shared_batch(profiles: &[&RankProfile], stats: &[&RankStats], at: u
     }
 }
 
-/// The batch of the rank over that of its peers: requests of decode steps, else tokens of prefill
-/// steps, else requests of steps of unknown kind.
-fn batch_ratio(stats: &[&RankStats], at: usize) -> Option<f64> {
+/// The batch of the rank over that of its peers, and what of its is: requests of decode steps, else tokens of
+/// prefill steps, else requests of steps of unknown kind. Reports show the mean over all kinds.
+fn batch_ratio(stats: &[&RankStats], at: usize) -> Option<(f64, &'static str)> {
     let of = |kind: StepKind, tokens: bool| {
         ratio_to_peers(stats, at, |f| {
             let k = f.kinds.get(&kind).filter(|k| k.steps >= MIN_STEPS);
             k.and_then(|k| if tokens { k.tokens } else { k.requests }).unwrap_or(f64::NAN)
         })
     };
-    of(StepKind::Decode, false).or_else(|| of(StepKind::Extend, true)).or_else(|| of(StepKind::Step, false))
+    let named = |kind, tokens, name| Some((of(kind, tokens)?, name));
+    named(StepKind::Decode, false, "decode batches")
+        .or_else(|| named(StepKind::Extend, true, "prefill batches"))
+        .or_else(|| named(StepKind::Step, false, "batches"))
 }
 
 /// Requests in the decode batches of the peers of rank `at`, if the traces say it.

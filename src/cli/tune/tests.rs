@@ -44,11 +44,33 @@ fn a_share_is_not_tried_beyond_1() {
 #[test]
 fn a_bound_is_advised_only_if_all_stricter_ones_are_within_the_limit() {
     let tried = |per_day: &[f64]| -> Vec<Tried> {
-        let one = |(i, &per_day): (usize, &f64)| Tried { bound: i as f64, firings: 0, per_day };
+        let one = |(i, &per_day): (usize, &f64)| Tried {
+            bound: i as f64,
+            is_reachable: i < 4,
+            firings: 0,
+            per_day,
+        };
         per_day.iter().enumerate().map(one).collect()
     };
     assert_eq!(advised_of(&tried(&[1.0, 9.0, 4.0, 1.0, 0.0]), 1.0), Some(3.0), "the first fires for ever");
+    assert_eq!(advised_of(&tried(&[9.0, 9.0, 9.0, 9.0, 0.0, 0.0]), 1.0), None, "nothing can cross it");
     assert_eq!(advised_of(&tried(&[1.0, 0.0]), 1.0), Some(0.0));
     assert_eq!(advised_of(&tried(&[0.0, 2.0]), 1.0), None);
     assert_eq!(advised_of(&[], 1.0), None);
+}
+
+#[test]
+fn a_bound_that_the_ranks_of_a_group_cannot_reach_is_told_from_one_that_never_fires() {
+    let of = |yaml: &str| {
+        let text = format!("rules: [{{ name: x, signal: load, trigger: {yaml} }}]\n");
+        let loaded = file::load("x", &text, &|_| Ok(Vec::new()));
+        loaded.config.expect("it is right").rules[0].rule.trigger.conditions[0].clone()
+    };
+    let mean = of("{ max_over_mean: 1.5, beyond_chance: 1.2 }");
+    assert!(is_reachable(&mean, 3.9, 4) && !is_reachable(&mean, 4.0, 4) && is_reachable(&mean, 4.0, 8));
+    assert!(is_reachable(&mean, 99.0, 0), "nobody knows how many there are");
+    let jain = of("{ jain: 0.5 }");
+    assert!(is_reachable(&jain, 0.3, 4) && !is_reachable(&jain, 0.25, 4));
+    let difference = of("{ max_minus_min: 20 }");
+    assert!(is_reachable(&difference, 1e9, 4));
 }

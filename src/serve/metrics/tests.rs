@@ -65,6 +65,7 @@ fn status() -> Status {
             bundle_bytes: 6_000_000,
             bundle_bytes_limit: Some(20_000_000_000),
             free_bytes: Some(90_000_000_000),
+            ..BudgetStatus::default()
         },
         receivers: vec![ReceiverStatus {
             name: "oncall".into(),

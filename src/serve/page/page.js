@@ -173,6 +173,8 @@ function drawPlumbing(status) {
   const windows = status.windows.map(w => el("li", {}, badge("open", w.state), " " + w.means + " on " + w.target + " since " + clock(w.since)));
   const limits = status.budget.limits.map(l => el("li", {}, l.of + ": ", el("b", { class: "num" }, Math.max(l.captures - l.used, 0) + " of " + l.captures),
     " windows left in " + span(l.per_s), l.cooldown_until > status.at ? ", none before " + clock(l.cooldown_until) : ""));
+  const cost = status.budget.stalled_s_limit ? [el("li", {}, "of the last 24 h: " + figure(status.budget.stalled_s) + " of " + figure(status.budget.stalled_s_limit)
+    + " s of stalled serving, " + bytes(status.budget.written_bytes) + " of " + bytes(status.budget.written_bytes_limit) + " written")] : [];
   const disk = status.budget.bundle_bytes ? [el("li", {}, "bundles take " + bytes(status.budget.bundle_bytes)
     + (status.budget.bundle_bytes_limit ? " of " + bytes(status.budget.bundle_bytes_limit) : ""))] : [];
   const receivers = status.receivers.map(r => el("li", {}, badge(r.problem ? "failing" : "ok"), " " + r.name + " (" + r.means + ")"
@@ -181,7 +183,7 @@ function drawPlumbing(status) {
     el("button", { type: "button", class: "small", "data-key": "end " + s.rule + " " + s.target, "aria-label": "End the silence of " + (s.rule || "every rule"), onclick: () => endSilence(s) }, "End")));
   return [
     list("Sources", sources, "No source is configured."),
-    list("Captures", windows.concat(status.watch_only ? [el("li", {}, "watch only: no window is ever opened")] : limits, disk, silences), "No limit is known yet."),
+    list("Captures", windows.concat(status.watch_only ? [el("li", {}, "watch only: no window is ever opened")] : limits.concat(cost), disk, silences), "No limit is known yet."),
     list("Receivers", receivers, "None: messages go to standard output only."),
   ];
 }

@@ -334,6 +334,7 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
             signal: "load".into(),
             value: 2.1,
             bound: 1.5,
+            members_signal: None,
         }),
         members: Vec::new(),
         evidence: None,

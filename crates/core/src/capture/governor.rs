@@ -194,7 +194,7 @@ pub struct Spent {
     pub cooldown_until: Option<Time>,
 }
 
-/// What the next window of a server is expected to cost.
+/// What windows cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Estimate {
     /// Stalled serving.
@@ -318,6 +318,15 @@ impl Ledger {
             Some(Estimate { stalled: most.stalled.max(end.stalled), bytes: most.bytes.max(end.bytes) })
         })
         .unwrap_or(Estimate { stalled: Duration::ZERO, bytes: (ranks.max(1) as u64) << 26 })
+    }
+
+    /// What the windows of the last day cost.
+    pub fn spent_today(&self, now: Time) -> Estimate {
+        let ends = self.attempts.iter().filter(|a| now.since(a.at) < DAY).filter_map(|a| a.end.as_ref());
+        ends.fold(Estimate { stalled: Duration::ZERO, bytes: 0 }, |sum, end| Estimate {
+            stalled: sum.stalled.saturating_add(end.stalled),
+            bytes: sum.bytes.saturating_add(end.bytes),
+        })
     }
 }
 
@@ -448,14 +457,13 @@ fn worse(request: &CaptureRequest<'_>, ledger: &Ledger, budget: &Budget, now: Ti
 }
 
 fn daily(ledger: &Ledger, budget: &Budget, expected: Estimate, now: Time) -> Result<(), Refusal> {
-    let today: Vec<&Attempt> = ledger.attempts.iter().filter(|a| now.since(a.at) < DAY).collect();
-    let mut stamps: Vec<Time> = today.iter().map(|a| a.at).collect();
+    let mut stamps: Vec<Time> =
+        ledger.attempts.iter().map(|a| a.at).filter(|at| now.since(*at) < DAY).collect();
     stamps.sort_unstable();
     if let Some(left) = full(&stamps, budget.windows, DAY, now) {
         return Err(Refusal::DailyWindows { spent: stamps.len().try_into().unwrap_or(u32::MAX), left });
     }
-    let ends = || today.iter().filter_map(|a| a.end.as_ref());
-    let stalled: Duration = ends().map(|end| end.stalled).sum();
+    let Estimate { stalled, bytes } = ledger.spent_today(now);
     if stalled + expected.stalled > budget.stalled {
         return Err(Refusal::DailyStall {
             spent_s: stalled.as_secs_f64(),
@@ -463,7 +471,6 @@ fn daily(ledger: &Ledger, budget: &Budget, expected: Estimate, now: Time) -> Res
             budget_s: budget.stalled.as_secs_f64(),
         });
     }
-    let bytes = ends().fold(0_u64, |sum, end| sum.saturating_add(end.bytes));
     if bytes.saturating_add(expected.bytes) > budget.bytes {
         return Err(Refusal::DailyBytes { spent: bytes, expected: expected.bytes, budget: budget.bytes });
     }

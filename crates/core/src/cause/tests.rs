@@ -115,7 +115,7 @@ fn cause_of_finding(
     let mut finding = Finding::requested(at(ONSET), None);
     (finding.rank, finding.onset_error_s, finding.side) = (Rank::dp(2).labels(), 1.0, Side::High);
     let (statistic, signal) = (Statistic::Departure, "load".into());
-    finding.measured = Some(Measured { statistic, signal, value: 6.0, bound: 5.0 });
+    finding.measured = Some(Measured { statistic, signal, value: 6.0, bound: 5.0, members_signal: None });
     alter(&mut finding);
     let group = Labels::default().with_target(&"server".into());
     explain(&store, &group, &finding, None, at(ONSET + 10)).expect("a rank is blamed")
@@ -173,7 +173,7 @@ fn a_slow_rank_is_slow_by_its_gpu_or_its_host_only_where_the_device_timer_is_exp
 /// What a rule of factors finds whose test of speed departed first.
 fn by_speed(finding: &mut Finding) {
     let (statistic, signal) = (Statistic::Factors, "load".into());
-    finding.measured = Some(Measured { statistic, signal, value: 1.3, bound: 1.0 });
+    finding.measured = Some(Measured { statistic, signal, value: 1.3, bound: 1.0, members_signal: None });
     finding.side = Side::Low;
     let (at, rank) = (finding.onset, finding.rank.clone());
     finding.symptoms = vec![Symptom { at, rank, factor: "speed".into(), side: Side::Low }];

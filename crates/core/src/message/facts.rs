@@ -151,7 +151,11 @@ fn how_much(finding: &Finding) -> String {
     let more = finding.members.len().saturating_sub(MEMBERS_SHOWN);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     // A factor is found in arrivals and work; what the members show is the signal of the rule.
-    let link = if measured.statistic == Statistic::Factors { "; the rule's signal: " } else { ": " };
+    let link = match (&measured.members_signal, measured.statistic) {
+        (Some(signal), _) => format!("; {signal}: "),
+        (None, Statistic::Factors) => "; the rule's signal: ".into(),
+        (None, _) => ": ".into(),
+    };
     let measured = deviation_bound(measured);
     if shown.is_empty() { measured } else { format!("{measured}{link}{}{more}", shown.join(", ")) }
 }
@@ -162,7 +166,8 @@ fn evidence(finding: &Finding) -> String {
     let text = match finding.shown_by.as_ref().filter(|shown| finding.is_shown_by(shown)) {
         Some(ShownBy { line: Some(line), .. }) => line.clone(),
         Some(ShownBy { at, value, source, line: None }) => {
-            let signal = finding.measured.as_ref().map_or("", |m| &*m.signal);
+            let measured = finding.measured.as_ref();
+            let signal = measured.map_or("", |m| m.members_signal.as_deref().unwrap_or(&m.signal));
             let sample = format!("{signal} {} at {}, by {}", figure(*value), utc(*at), source.word());
             numbers.map_or_else(|| sample.clone(), |numbers| format!("{sample}; when it fired {numbers}"))
         }

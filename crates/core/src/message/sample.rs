@@ -1,6 +1,7 @@
 //! A made-up incident, for `skewtrap notify-test`, the documentation and tests.
 
 use crate::capture::captured::{Captured, CapturedFile, Means, Quality};
+use crate::cause::{Cause, CauseKind, Certainty};
 use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
 use crate::incident::{CaptureOutcome, Incident, IncidentState, VerdictNote};
 use crate::rule::Severity;
@@ -18,7 +19,10 @@ pub fn sample(fired_at: Time) -> Incident {
     let id = format!("{}-dp-load-skew-test", stamp(fired_at));
     Incident {
         rule: "dp-load-skew".into(),
-        about: Some("One DP rank holds more running and queued requests than its peers.".into()),
+        about: Some(
+            "One DP rank is sent more or less than its share, works slower than usual, or gets heavier requests."
+                .into(),
+        ),
         target: "server".into(),
         group: Labels([("role".into(), LabelValue::Text("unified".into()))].into()),
         severity: Severity::Warning,
@@ -32,10 +36,11 @@ pub fn sample(fired_at: Time) -> Incident {
             rank: Rank::dp(2).labels(),
             side: Side::High,
             measured: Some(Measured {
-                statistic: Statistic::MaxOverMean,
-                signal: "load".into(),
-                value: 46.0 / 18.25,
-                bound: 1.5,
+                statistic: Statistic::Factors,
+                signal: "share".into(),
+                value: 1.41,
+                bound: 1.0,
+                members_signal: Some("load".into()),
             }),
             members: (0..4).map(|i| member(i, values[usize::from(i)])).collect(),
             evidence: Some("load of DP2: 46, its peers 9 10 8".into()),
@@ -53,7 +58,7 @@ pub fn sample(fired_at: Time) -> Incident {
             symptoms: Vec::new(),
             harm: None,
         },
-        cause: None,
+        cause: Some(cause(fired_at)),
         capture: CaptureOutcome::Done(captured(fired_at)),
         verdict: Some(VerdictNote {
             kind: Kind::UnevenWork,
@@ -74,6 +79,24 @@ pub fn sample(fired_at: Time) -> Incident {
         trouble: None,
         joined: Vec::new(),
         ended_unseen: false,
+    }
+}
+
+fn cause(at: Time) -> Cause {
+    Cause {
+        kind: CauseKind::MoreRequests,
+        statement: "the router sends DP2 more".into(),
+        certainty: Certainty::Likely,
+        support: vec!["its share of requests 25 % -> 66 %, from 03:48:41 on".into()],
+        explains: Some(0.97),
+        ruled_out: vec![
+            "tokens per prompt 264 -> 274, its peers' 268 -> 283".into(),
+            "speed at equal work 0.98 -> 0.97, its peers' 1.01 -> 0.99".into(),
+        ],
+        unknown: Vec::new(),
+        step_slowdown: None,
+        host_slowdown: None,
+        at,
     }
 }
 

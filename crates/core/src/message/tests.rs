@@ -1,6 +1,6 @@
 use super::*;
 use crate::capture::captured::{Captured, Quality};
-use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
+use crate::finding::{Finding, Measured, MemberValue, Side};
 use crate::incident::{CaptureOutcome, Death, EarlierCapture, Escalation, IncidentState, Refused};
 use skewtrap_trace::rank::Rank;
 
@@ -93,12 +93,14 @@ fn the_folder_is_told_from_the_first_message_on_and_in_the_last_one_that_nothing
 #[test]
 fn the_numbers_beside_a_factor_are_called_what_they_are() {
     let mut incident = fired();
-    let measured = incident.finding.measured.as_mut().expect("the sample has one");
-    (measured.statistic, measured.signal, measured.value) = (Statistic::Factors, "share".into(), 1.44);
+    let told = message(&incident, Update::Fired).facts.how_much;
+    assert_eq!(told, "share departs by 1.41 times its bound; load: DP2 46, DP0 9, DP1 10, DP3 8");
+    // A release before wrote no name.
+    incident.finding.measured.as_mut().expect("the sample has one").members_signal = None;
     let told = message(&incident, Update::Fired).facts.how_much;
     assert_eq!(
         told,
-        "share departs by 1.44 times its bound; the rule's signal: DP2 46, DP0 9, DP1 10, DP3 8"
+        "share departs by 1.41 times its bound; the rule's signal: DP2 46, DP0 9, DP1 10, DP3 8"
     );
 }
 
@@ -223,7 +225,8 @@ fn a_title_says_in_words_what_is_uneven_and_the_statistic_stands_in_the_details(
     let title = |statistic, signal: &str, side, values: &[f64]| {
         let mut incident = fired();
         let finding = &mut incident.finding;
-        let measured = Measured { statistic, signal: signal.into(), value: 0.0, bound: 0.9 };
+        let measured =
+            Measured { statistic, signal: signal.into(), value: 0.0, bound: 0.9, members_signal: None };
         (finding.side, finding.measured, finding.rank) = (side, Some(measured), Rank::dp(0).labels());
         let member =
             |(i, value): (u16, &f64)| MemberValue { rank: Rank::dp(i).labels(), value: *value, stale: false };

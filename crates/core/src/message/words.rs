@@ -141,7 +141,7 @@ fn departed(rank: &str, factor: &str, side: Side) -> String {
 
 /// A statistic with its bound: `max_over_mean of load is 2.1 (bound 1.5)`.
 pub fn deviation_bound(measured: &Measured) -> String {
-    let Measured { statistic, signal, value, bound } = measured;
+    let Measured { statistic, signal, value, bound, .. } = measured;
     if *statistic == Statistic::Factors {
         return format!("{signal} departs by {} times its bound", figure(*value));
     }

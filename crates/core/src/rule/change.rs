@@ -75,6 +75,22 @@ pub struct Numbers {
     pub bound: f64,
     /// Every member's value.
     pub members: Vec<MemberValue>,
+    /// The signal that these are of, where `signal` is a factor.
+    #[serde(skip)]
+    pub members_signal: Option<Arc<str>>,
+}
+
+impl Numbers {
+    /// The statistic, without the members' values.
+    pub fn measured(&self) -> Measured {
+        Measured {
+            statistic: self.statistic,
+            signal: self.signal.clone(),
+            value: self.value,
+            bound: self.bound,
+            members_signal: self.members_signal.clone(),
+        }
+    }
 }
 
 impl Change {
@@ -90,8 +106,8 @@ impl Change {
 
     /// Takes the finding of the firing that it continues, with the numbers as they are now.
     pub fn continue_from(&mut self, found: &Finding) {
-        if let Some(Numbers { statistic, signal, value, bound, members, .. }) = self.numbers.clone() {
-            let measured = Some(Measured { statistic, signal, value, bound });
+        if let Some(numbers) = &self.numbers {
+            let (measured, members) = (Some(numbers.measured()), numbers.members.clone());
             self.finding = Some(Finding { measured, members, ..found.clone() });
         }
     }

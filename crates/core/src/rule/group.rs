@@ -13,7 +13,7 @@ use super::escalation::{EscalationWatch, times_bound};
 use super::factors::{Factors, Outlook, Told, words_of};
 use super::guard::GuardCache;
 use super::state::{Firing, GroupState, Input, RuleState, Step, Suppression, has_lasted};
-use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
+use crate::finding::{Finding, MemberValue, Side, Statistic};
 use crate::signal::frame::Frame;
 use crate::signal::store::{GroupId, SignalStore};
 use skewtrap_trace::labels::{LabelValue, Labels};
@@ -417,12 +417,7 @@ impl Group {
             onset_error_s: located.map_or(0.0, |o| o.error_s),
             rank: (*firing.blame.member).clone(),
             side: firing.blame.side,
-            measured: Some(Measured {
-                statistic: numbers.statistic,
-                signal: numbers.signal.clone(),
-                value: numbers.value,
-                bound: numbers.bound,
-            }),
+            measured: Some(numbers.measured()),
             members: numbers.members.clone(),
             evidence: None,
             shown_by: None,
@@ -451,7 +446,7 @@ impl Group {
             && numbers.statistic == Statistic::Factors
             && let Some(factor) = told.trouble.map(|t| t.factor).or(told.nearest.map(|n| n.factor))
         {
-            numbers.signal = factor.word().into();
+            numbers.members_signal = Some(std::mem::replace(&mut numbers.signal, factor.word().into()));
         }
         let (since, finding) = match &self.state {
             GroupState::Firing(f) => {
@@ -499,6 +494,7 @@ fn numbers_of(compiled: &CompiledRule, judgement: &Judgement, frames: &[Frame]) 
         members: members
             .map(|m| MemberValue { rank: (*m.id).clone(), value: m.value, stale: m.stale })
             .collect(),
+        members_signal: None,
     }
 }
 

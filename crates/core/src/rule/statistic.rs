@@ -79,6 +79,19 @@ impl Statistic {
         }
     }
 
+    /// Its value where one of `members` has everything; `None` for those without such a limit.
+    pub fn utmost(self, members: usize) -> Option<f64> {
+        let n = members.max(1) as f64;
+        match self {
+            Self::MaxOverMean => Some(n),
+            Self::Cv => Some((n - 1.0).sqrt()),
+            Self::Gini | Self::LostShare => Some(1.0 - 1.0 / n),
+            Self::Jain => Some(1.0 / n),
+            Self::MinOverMean => Some(0.0),
+            _ => None,
+        }
+    }
+
     /// Whether it stays the same when every value is multiplied by one number.
     pub const fn is_relative(self) -> bool {
         !matches!(

@@ -234,11 +234,16 @@ fn budget_of(core: &Core, now: Time) -> BudgetStatus {
         cooldown_until: None,
     };
     let bundles = core.policy.bundles.as_ref();
+    let (spent, budget) = (core.ledger.spent_today(now), &core.policy.budget);
     BudgetStatus {
         limits: std::iter::once(all).chain(limits_of_rules(core, now)).collect(),
         bundle_bytes: bundles.map_or(0, |b| b.bytes),
         bundle_bytes_limit: bundles.map(|b| b.limit),
         free_bytes: bundles.and_then(|b| b.free),
+        stalled_s: spent.stalled.as_secs_f64(),
+        stalled_s_limit: budget.stalled.as_secs_f64(),
+        written_bytes: spent.bytes,
+        written_bytes_limit: budget.bytes,
     }
 }
 

@@ -56,13 +56,13 @@ pub fn kind_with_own_batches(
     let fewest = stats.iter().map(|f| f.steps).min().unwrap_or(0);
     let mut larger = Vec::new();
     let mut by_chance = Vec::new();
-    if let Some(r) = batch.filter(|r| (LARGER..batch_chance).contains(r)) {
+    if let Some((r, batches)) = batch.filter(|(r, _)| (LARGER..batch_chance).contains(r)) {
         by_chance.push(format!(
-            "its batches are {r:.1} times its peers', but random arrival alone makes up to {batch_chance:.1} times"
+            "its {batches} are {r:.1} times its peers', but random arrival alone makes up to {batch_chance:.1} times"
         ));
     }
-    if let Some(r) = batch.filter(|r| *r >= LARGER.max(batch_chance)) {
-        larger.push(format!("its batches are {r:.1} times its peers'"));
+    if let Some((r, batches)) = batch.filter(|(r, _)| *r >= LARGER.max(batch_chance)) {
+        larger.push(format!("its {batches} are {r:.1} times its peers'"));
     }
     if more_prefill(stats, at) {
         let mine = stats[at].extend_share * 100.0;
@@ -81,7 +81,7 @@ pub fn kind_with_own_batches(
         }
     }
     let equal = match batch {
-        Some(r) => (1.0 / EQUAL..=EQUAL).contains(&r),
+        Some((r, _)) => (1.0 / EQUAL..=EQUAL).contains(&r),
         None => same.grid.is_some_and(|g| (0.98..=1.02).contains(&g)),
     };
     let uniform = uniform_factor(&same, &found.gap);
@@ -107,7 +107,7 @@ pub fn kind_with_own_batches(
                 found.doubts += 1;
             }
         }
-        (Some(f), false) if f > batch.unwrap_or(1.0).max(1.2) * 1.1 => {
+        (Some(f), false) if f > batch.map_or(1.0, |(r, _)| r).max(1.2) * 1.1 => {
             found.kind = Kind::InsufficientEvidence;
             found.reasons.append(&mut larger);
             found

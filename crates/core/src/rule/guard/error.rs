@@ -30,7 +30,7 @@ pub enum GuardError {
         near: Option<String>,
     },
     /// Not a function of guards.
-    #[error("unknown function `{name}`{}", suggestion(.near.as_deref()))]
+    #[error("unknown function `{name}`{}", near.as_deref().map_or_else(known_functions, |near| suggestion(Some(near))))]
     UnknownFunction {
         /// As written.
         name: String,
@@ -55,6 +55,11 @@ pub enum GuardError {
     /// It could not run.
     #[error("the guard cannot be evaluated: {0}")]
     Runtime(String),
+}
+
+fn known_functions() -> String {
+    let names: Vec<&str> = super::FUNCTIONS.iter().map(|(name, _)| *name).collect();
+    format!("; there are {}", names.join(", "))
 }
 
 fn suggestion(near: Option<&str>) -> String {

@@ -85,6 +85,10 @@ fn guards_compute_over_signals() {
 #[test]
 fn unknown_names_are_errors_with_a_suggestion() {
     let message = |s: &str| guard(s).map(|_| ()).map_err(|e| e.to_string());
+    assert_eq!(
+        message("quantile(load) > 8"),
+        Err("unknown function `quantile`; there are mean, max, min, sum, ranks, age, value, share".into())
+    );
     assert_eq!(message("meen(load) > 8"), Err("unknown function `meen`; did you mean `mean`?".into()));
     assert_eq!(
         message("max(qeue_reqs) > 8"),

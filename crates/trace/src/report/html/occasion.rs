@@ -24,6 +24,8 @@ pub struct Occasion {
     pub fired: Time,
     /// When the window was opened.
     pub window: Option<Time>,
+    /// What else is known of it, a name and a sentence each: its cause, what the window cost.
+    pub facts: Vec<(&'static str, String)>,
     /// The words of further files, and where they lie relative to the report.
     pub links: Vec<(String, String)>,
 }
@@ -49,6 +51,9 @@ pub fn write(out: &mut impl Write, o: &Occasion) -> io::Result<()> {
         write!(out, "; the window opened {:.1} s after that", window.signed_s_since(o.fired))?;
     }
     out.write_all(b"</dd></div>")?;
+    for (name, sentence) in &o.facts {
+        write!(out, "<div><dt>{name}</dt><dd>{}</dd></div>", escaped(sentence))?;
+    }
     if !o.links.is_empty() {
         out.write_all(b"<div><dt>files</dt><dd class=\"links\">")?;
         for (words, href) in &o.links {
@@ -92,6 +97,7 @@ mod tests {
             began_error_s: 0.5,
             fired: Time::from_epoch_s(1_795_492_126.2),
             window: Some(Time::from_epoch_s(1_795_492_126.3)),
+            facts: vec![("cause", "the router sends DP2 more (likely): 25 % -> <61 %>".into())],
             links: vec![("all".into(), "javascript:alert(\"1\")/a b.json".into())],
         };
         let mut page = Vec::new();
@@ -99,6 +105,12 @@ mod tests {
         let page = String::from_utf8(page).expect("utf-8");
         assert!(
             page.contains("2026-11-24 03:48:40 UTC \u{b1} 0.5 s, fired 6.2 s later; the window opened 0.1 s"),
+            "{page}"
+        );
+        assert!(
+            page.contains(
+                "<dt>cause</dt><dd>the router sends DP2 more (likely): 25 % -&gt; &lt;61 %&gt;</dd>"
+            ),
             "{page}"
         );
         assert!(page.contains("&lt;b&gt;server") && page.contains("<b>dp-load-skew</b>"), "{page}");
