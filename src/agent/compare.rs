@@ -16,10 +16,9 @@ use self::load::load;
 use crate::observe::trace::folder::{self, TraceFile};
 use crate::observe::trace::nsight::TempFolder;
 use crate::observe::trace::{TraceError, open};
-use skewtrap_trace::labels::Labels;
 use skewtrap_trace::operator::{HostTimes, slowest};
 use skewtrap_trace::rank::{Axis, Rank, RankId, varying_axes};
-use skewtrap_trace::{Comparison, ComparisonInput, RankProfile, Verdict, compare, summary};
+use skewtrap_trace::{Comparison, ComparisonInput, RankProfile, Suspect, Verdict, compare, summary};
 
 /// So many peers tell what a host usually does.
 const PEERS_READ: usize = 3;
@@ -35,8 +34,8 @@ pub struct CompareRequest {
     pub rank_regex: Option<Regex>,
     /// Ranks that the user gives.
     pub rank_overrides: RankOverrides,
-    /// The rank that the rule found.
-    pub suspect: Option<Labels>,
+    /// What the rule found.
+    pub suspect: Option<Suspect>,
 }
 
 /// Ranks that the user gives; they override names and content of the files.

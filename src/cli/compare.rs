@@ -75,7 +75,7 @@ pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
         paths: args.paths.clone(),
         baseline: args.baseline.clone(),
         rank_regex: args.rank_regex.clone(),
-        suspect: incident.as_ref().map(|i| i.finding.rank.clone()),
+        suspect: incident.as_ref().map(|i| i.finding.suspect()),
     };
     let perfetto_ranks =
         args.perfetto_ranks.iter().map(|w| rank_id(w)).collect::<anyhow::Result<Vec<_>>>()?;

@@ -59,6 +59,22 @@ pub struct Cause {
     pub at: Time,
 }
 
+impl Cause {
+    /// This cause in the light of the look `before` it. What follows from a trouble (a queue that grows, a rank
+    /// that slows down under its load) dilutes what began it: the same cause stays as sure as it was.
+    pub fn after(self, before: Option<Self>) -> Self {
+        match before {
+            Some(before) if before.statement == self.statement && before.certainty < self.certainty => Self {
+                certainty: before.certainty,
+                support: before.support,
+                explains: before.explains,
+                ..self
+            },
+            _ => self,
+        }
+    }
+}
+
 /// What kind of cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

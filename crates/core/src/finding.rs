@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::signal::sample::ShownBy;
+use skewtrap_trace::Suspect;
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
@@ -83,6 +84,16 @@ impl Finding {
             symptoms: Vec::new(),
             harm: None,
         }
+    }
+
+    /// What a comparison of the ranks' traces is to confirm.
+    pub fn suspect(&self) -> Suspect {
+        let is_of_work = |m: &Measured| match m.statistic {
+            Statistic::Factors => ["share", "work"].contains(&&*m.signal),
+            _ => &*m.signal == "load" || m.signal.ends_with("_reqs") || m.signal.ends_with("_tokens"),
+        };
+        let has_less = self.side == Side::Low && self.measured.as_ref().is_some_and(is_of_work);
+        Suspect { rank: self.rank.clone(), has_less }
     }
 
     /// The values of the blamed member's peers.

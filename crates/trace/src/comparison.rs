@@ -25,14 +25,23 @@ pub struct ComparisonInput {
     pub profiles: Vec<RankProfile>,
     /// The same ranks at a time without trouble; may be empty.
     pub baseline: Vec<RankProfile>,
-    /// The rank that is suspected beforehand, if any; the verdict confirms or refutes that.
-    pub suspect: Option<Labels>,
+    /// What is suspected beforehand, if anything; the verdict confirms or refutes that.
+    pub suspect: Option<Suspect>,
     /// Remarks about the reading: files left out, ranks assumed.
     pub notes: Vec<String>,
     /// Ranks whose files could not be read.
     pub unreadable: Vec<RankId>,
     /// See [`Profiles::period_kernel`](crate::Profiles).
     pub period_kernel: Option<String>,
+}
+
+/// What is suspected before the traces are read.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Suspect {
+    /// The rank.
+    pub rank: Labels,
+    /// Whether it is said to have less to do than its peers, instead of more or of being slower.
+    pub has_less: bool,
 }
 
 /// The longest time between two windows of one capture, nanoseconds: clocks of hosts differ, but not

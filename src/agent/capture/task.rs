@@ -168,7 +168,7 @@ pub fn compare_now(bundle: &Path, incident: &Incident) -> anyhow::Result<Verdict
     let window = incident.window();
     let request = compare::CompareRequest {
         paths: vec![bundle.join(traces_of(window))],
-        suspect: Some(incident.finding.rank.clone()),
+        suspect: Some(incident.finding.suspect()),
         ..compare::CompareRequest::default()
     };
     let compared = compare::run(&request, &|_| {})?;

@@ -284,3 +284,28 @@ fn a_cause_survives_its_json_and_a_kind_of_a_later_version_is_read_as_unknown() 
     json["kind"] = "solar_flare".into();
     assert_eq!(serde_json::from_value::<Cause>(json).expect("it is read").kind, CauseKind::Unknown);
 }
+
+#[test]
+fn a_later_look_that_sees_the_same_cause_diluted_leaves_it_as_sure_as_it_was() {
+    let of = |statement: &str, certainty, explains| Cause {
+        kind: CauseKind::MoreRequests,
+        statement: statement.into(),
+        certainty,
+        support: vec![format!("explains {explains}")],
+        explains: Some(explains),
+        ruled_out: Vec::new(),
+        unknown: Vec::new(),
+        step_slowdown: None,
+        host_slowdown: None,
+        at: at(ONSET),
+    };
+    let first = of("the router sends DP2 more", Certainty::Likely, 0.97);
+    let diluted = Cause { host_slowdown: Some(2.0), ..of(&first.statement, Certainty::Consistent, 0.5) };
+    let now = diluted.clone().after(Some(first.clone()));
+    assert_eq!((now.certainty, now.explains), (Certainty::Likely, Some(0.97)));
+    assert_eq!(now.host_slowdown, Some(2.0), "what the machine says is of now");
+    let other = of("the router sends DP1 more", Certainty::Consistent, 0.5);
+    assert_eq!(other.clone().after(Some(first.clone())), other, "another cause is its own");
+    assert_eq!(first.clone().after(Some(diluted)), first, "it may become surer");
+    assert_eq!(first.clone().after(None), first);
+}

@@ -55,6 +55,10 @@ impl Core {
         let server = self.servers.iter().find(|s| s.name == active.incident.target);
         let captured = server.and_then(|s| s.facts.foreign.last());
         let found = cause::explain(store, &active.group, &active.incident.finding, captured, now);
-        active.incident.cause = found.or_else(|| active.incident.cause.take());
+        let before = active.incident.cause.take();
+        active.incident.cause = match found {
+            Some(found) => Some(found.after(before)),
+            None => before,
+        };
     }
 }

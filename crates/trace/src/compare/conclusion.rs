@@ -1,11 +1,10 @@
 //! From the diagnosis of one group of ranks to the verdict on the whole capture: missing and idle
 //! ranks, the baseline, causes, confidence, and the sentence that people read first.
 
-use crate::comparison::ComparisonInput;
+use crate::comparison::{ComparisonInput, Suspect};
 use crate::diagnosis::Diagnosis;
 use crate::host::HostFinding;
 use crate::kernel::Family;
-use crate::labels::Labels;
 use crate::profile::RankProfile;
 use crate::rank::{Axis, Rank, RankId};
 use crate::split::{Split, StepSplit};
@@ -320,16 +319,55 @@ fn list(names: &[RankId]) -> String {
 }
 
 /// Whether the verdict confirms the suspicion. A verdict about the suspected rank confirms it, one
-/// about another rank, or about none, refutes it; `None` where the evidence does not tell.
-pub fn confirms(v: &Verdict, suspect: Option<&Labels>) -> Option<bool> {
+/// about another rank, or about none, refutes it; `None` where the evidence does not tell. Of a rank that
+/// is said to have less to do, a verdict that it has more refutes that, and one that a peer has more, which
+/// may be the other side of it, does not tell.
+pub fn confirms(v: &Verdict, suspect: Option<&Suspect>) -> Option<bool> {
     let suspect = suspect?;
     match (v.kind, v.rank) {
         (Kind::InsufficientEvidence, _) => None,
-        (_, Some(rank)) => {
+        (kind, Some(rank)) => {
             let labels = rank.labels();
-            let shared: Vec<_> = suspect.0.iter().filter_map(|(k, s)| Some((s, labels.0.get(k)?))).collect();
-            if shared.is_empty() { None } else { Some(shared.iter().all(|(a, b)| a == b)) }
+            let mut shared =
+                suspect.rank.0.iter().filter_map(|(k, s)| Some((s, labels.0.get(k)?))).peekable();
+            shared.peek()?;
+            let is_it = shared.all(|(a, b)| a == b);
+            match (kind, suspect.has_less) {
+                (Kind::UnevenWork, true) => is_it.then_some(false),
+                _ => Some(is_it),
+            }
         }
         (_, None) => Some(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(kind: Kind, dp: Option<u16>) -> Verdict {
+        let rank = dp.map(|dp| RankId::Rank(Rank::dp(dp)));
+        Verdict { rank, ..Verdict::without_rank(kind, Confidence::High, String::new()) }
+    }
+
+    #[test]
+    fn a_verdict_confirms_a_suspicion_of_the_same_rank_and_the_same_side() {
+        let more = Suspect { rank: Rank::dp(1).labels(), has_less: false };
+        let less = Suspect { has_less: true, ..more.clone() };
+        for (verdict, with_more, with_less) in [
+            (of(Kind::UnevenWork, Some(1)), Some(true), Some(false)),
+            (of(Kind::UnevenWork, Some(0)), Some(false), None),
+            (of(Kind::IdleTail, Some(1)), Some(true), Some(true)),
+            (of(Kind::SlowRank, Some(1)), Some(true), Some(true)),
+            (of(Kind::SlowRank, Some(0)), Some(false), Some(false)),
+            (of(Kind::NoFinding, None), Some(false), Some(false)),
+            (of(Kind::InsufficientEvidence, Some(1)), None, None),
+        ] {
+            let told = (confirms(&verdict, Some(&more)), confirms(&verdict, Some(&less)));
+            assert_eq!(told, (with_more, with_less), "{verdict:?}");
+        }
+        assert_eq!(confirms(&of(Kind::UnevenWork, Some(1)), None), None);
+        let elsewhere = Suspect { rank: Rank::default().labels(), has_less: false };
+        assert_eq!(confirms(&of(Kind::UnevenWork, Some(1)), Some(&elsewhere)), None, "no axis in common");
     }
 }
