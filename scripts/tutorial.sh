@@ -59,7 +59,7 @@ assert compared[0]["finding"]["rank"] == {"dp_rank": 2}, compared[0]["finding"][
 print("verdict:", compared[0]["verdict"]["sentence"])
 PYTHON
 picture() { # NAME HEIGHT URL
-  chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$folder/chromium" --timeout=6000 \
+  chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --user-data-dir="$folder/chromium" --timeout=20000 \
     --window-size="1280,$2" --screenshot="$pictures/$1.png" "$3" >/dev/null 2>&1
   echo "$pictures/$1.png"
 }

@@ -23,6 +23,7 @@ mod agent {
     mod fleet;
     mod follow_up;
     mod notify;
+    mod openapi;
     mod recovery;
     mod reload;
     mod silence;
