@@ -3,7 +3,8 @@
   server.py model DIR [--kind llama|tiny|moe|moe-hot] [--hot-rank R]   writes the model (no network; moe-hot writes weights whose router
                                                  prefers the experts of EP rank R of 2)
   server.py serve ARGUMENTS...                   sglang.launch_server, but several DP ranks may share a GPU (--gpu-id-step 0)
-  server.py preset NAME                          prints the arguments of a preset: dp4 moe1 tp2 tp2-nccl dpa2 ep2 ep2-hot cpu-dp2
+  server.py preset NAME                          prints the arguments of a preset: dp4 moe1 tp2 tp2-nccl dpa2 ep2 ep2-hot cpu-dp2, and
+                                                 tp2-big dpa2-big ep2-big ep2-hot-big, whose steps the GPU bounds and not the host
   server.py versions                             what is installed
 """
 import json, os, sys
@@ -13,15 +14,17 @@ BASE = ("--load-format dummy --skip-tokenizer-init --host 127.0.0.1 --attention-
         "--enable-metrics --enable-metrics-for-all-schedulers --skip-server-warmup --enforce-disable-flashinfer-allreduce-fusion --log-level info --disable-prefill-cuda-graph")
 PRESETS = {
     "dp4": "--dp-size 4 --gpu-id-step 0 --load-balance-method round_robin",
-    "tp2": "--tp-size 2",
+    "tp2": "--tp-size 2 --cuda-graph-max-bs 128",
     "tp2-nccl": "--tp-size 2 --disable-custom-all-reduce",
     "dpa2": "--tp-size 2 --dp-size 2 --enable-dp-attention --disable-custom-all-reduce --load-balance-method round_robin",
     "moe1": "--moe-runner-backend triton",
-    "ep2": "--tp-size 2 --ep-size 2 --disable-custom-all-reduce --moe-runner-backend triton",
+    "ep2": "--tp-size 2 --ep-size 2 --disable-custom-all-reduce --moe-runner-backend triton --cuda-graph-max-bs 128",
     "cpu-dp2": "--dp-size 2 --device cpu --attention-backend torch_native --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled "
                "--disable-overlap-schedule --dtype bfloat16 --max-total-tokens 16384 --max-running-requests 32 --context-length 2048",
     "ep2-hot": "--tp-size 2 --ep-size 2 --disable-custom-all-reduce --moe-runner-backend triton --load-format auto",
 }
+BIG = " --max-total-tokens 60000 --mem-fraction-static 0.95 --cuda-graph-max-bs 128"
+PRESETS.update({name + "-big": PRESETS[name.replace("-hot", "")] + BIG for name in ("tp2", "dpa2", "ep2", "ep2-hot")})
 
 
 def model(folder, kind="llama", hot=1):
@@ -31,6 +34,9 @@ def model(folder, kind="llama", hot=1):
              rope_theta=10000.0, attention_bias=False, bos_token_id=1, eos_token_id=2, pad_token_id=0, torch_dtype="bfloat16")
     if kind == "llama":
         c.update(architectures=["LlamaForCausalLM"], model_type="llama")
+    elif kind == "llama-big":                       # about 8 ms of GPU work a step on half an H200's share of it
+        c.update(architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=16384, intermediate_size=65536, num_hidden_layers=10,
+                 num_attention_heads=128, head_dim=128)
     elif kind == "tiny":                             # for servers without a GPU
         c.update(architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=1024, hidden_size=64, intermediate_size=128,
                  num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, head_dim=16)
@@ -38,6 +44,8 @@ def model(folder, kind="llama", hot=1):
         c.update(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", num_experts=8, num_experts_per_tok=2, moe_intermediate_size=1024,
                  decoder_sparse_step=1, mlp_only_layers=[], norm_topk_prob=True, output_router_logits=False, router_aux_loss_coef=0.0,
                  use_sliding_window=False, sliding_window=None, max_window_layers=8, attention_dropout=0.0)
+        if kind == "moe-big":
+            c.update(hidden_size=4096, moe_intermediate_size=14336, num_hidden_layers=16, num_attention_heads=32, head_dim=128)
     json.dump(c, open(os.path.join(folder, "config.json"), "w"))
     json.dump(dict(bos_token_id=1, eos_token_id=2, pad_token_id=0), open(os.path.join(folder, "generation_config.json"), "w"))
     if kind == "moe-hot":
@@ -67,6 +75,24 @@ def hot_weights(folder, c, rank):
         for x in range(e):
             t[f"{p}mlp.experts.{x}.gate_proj.weight"], t[f"{p}mlp.experts.{x}.up_proj.weight"], t[f"{p}mlp.experts.{x}.down_proj.weight"] = rnd(i, h), rnd(i, h), rnd(h, i)
     save_file(t, os.path.join(folder, "model.safetensors"), metadata={"format": "pt"})
+
+
+def hot_router():
+    """Makes the dummy weights of a MoE prefer the experts of EP rank RIG_HOT_RANK of 2: the embedding has one constant feature that outweighs
+    all others, and the routers lean on it. In every process: spawned ones read this file anew."""
+    from sglang.srt.model_loader import loader
+    real, hot = loader.initialize_dummy_weights, int(os.environ["RIG_HOT_RANK"])
+
+    def dummy(net, *args, **kwargs):
+        real(net, *args, **kwargs)
+        for name, p in net.state_dict().items():
+            if name.endswith("embed_tokens.weight"): p[:, 0] = 1.0
+            elif name.endswith("post_attention_layernorm.weight"): p[:] = 1.0
+            elif name.endswith("mlp.gate.weight"):
+                e = p.shape[0]
+                p[:, 0] = -0.001
+                p[hot * e // 2:(hot + 1) * e // 2, 0] = 0.001      # the other features choose among the experts of that rank
+    loader.initialize_dummy_weights = dummy
 
 
 def serve(argv):
@@ -110,6 +136,9 @@ def versions():
         except BaseException as e:
             import traceback; print("import FAILED", mod, repr(e)[:500]); traceback.print_exc(limit=-4)
 
+
+if os.environ.get("RIG_HOT_RANK") and (__name__ == "__mp_main__" or "serve" in sys.argv[1:2]):
+    hot_router()
 
 if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""

@@ -2,7 +2,9 @@
 //! clocks of the ranks are apart.
 //!
 //! The same call is found on each rank by its group and sequence number where the traces have them,
-//! else by the shift at which the intervals between the ends of calls fit best.
+//! else by the shift at which the intervals between the ends of calls fit best. Steps that are all alike fit
+//! at many shifts: there the clock decides, which ranks of one host share. Windows with equally many calls
+//! whose ends are at the same times call by call have no shift.
 //!
 //! A collective ends at the same time on all ranks, so the time that a rank spends in it beyond the
 //! rank that spends least is waiting for the last arriver; the rest is transfer. That needs durations
@@ -128,7 +130,8 @@ fn by_shift(profiles: &[&RankProfile]) -> Option<MatchedCollectives> {
     let reference = &profiles[0].collectives;
     let mut shifts = vec![(0i64, None)];
     for p in &profiles[1..] {
-        let (shift, margin) = best_shift(reference, &p.collectives)?;
+        let apart_ns = p.epoch_ns.saturating_sub(profiles[0].epoch_ns);
+        let (shift, margin) = best_shift(reference, &p.collectives, apart_ns)?;
         shifts.push((shift, Some(margin)));
     }
     // Reference index i is index i - shift on another rank.
@@ -145,8 +148,9 @@ fn by_shift(profiles: &[&RankProfile]) -> Option<MatchedCollectives> {
 }
 
 /// The shift of `other` against `reference`, and the factor by which it fits better than the second
-/// best. Intervals between successive ends are compared, so an offset of the clocks does not matter.
-fn best_shift(reference: &[Collective], other: &[Collective]) -> Option<(i64, f64)> {
+/// best. Intervals between successive ends are compared, so an offset of the clocks does not matter;
+/// `apart_ns`, the difference of the epochs, decides only where no shift fits clearly better than others.
+fn best_shift(reference: &[Collective], other: &[Collective], apart_ns: i64) -> Option<(i64, f64)> {
     let intervals = |c: &[Collective]| -> Vec<i64> { c.windows(2).map(|w| w[1].end - w[0].end).collect() };
     let (a, b) = (intervals(reference), intervals(other));
     let reach = (a.len().min(b.len()) * 3 / 4).min(MAX_SHIFT) as i64;
@@ -161,7 +165,31 @@ fn best_shift(reference: &[Collective], other: &[Collective]) -> Option<(i64, f6
     // Below 100 ns one fit is as good as another.
     let second = fine.get(1).map_or(i64::MAX, |f| f.0);
     let margin = (second.max(1) as f64 / best.max(100) as f64).min(1e6);
+    if margin < MIN_MARGIN
+        && let Some(margin) = end_together(reference, other, apart_ns)
+    {
+        return Some((0, margin));
+    }
     (margin >= MIN_MARGIN).then_some((shift, margin))
+}
+
+/// Whether equally many calls of two ranks end at the same times, call by call; `apart_ns` is the difference
+/// of the epochs. Returns by how much better they fit than they would one call on.
+fn end_together(reference: &[Collective], other: &[Collective], apart_ns: i64) -> Option<f64> {
+    /// Ends of one call differ by a microsecond or so on one host.
+    const SAME_NS: i64 = 10_000;
+    if reference.len() != other.len() {
+        return None;
+    }
+    let misfit = |by: usize| {
+        let pairs = reference.iter().zip(&other[by..]);
+        let mut off: Vec<i64> = pairs.map(|(a, b)| (b.end + apart_ns - a.end).abs()).collect();
+        let at = (off.len() * 9 / 10).min(off.len().checked_sub(1)?);
+        Some(*off.select_nth_unstable(at).1)
+    };
+    let (together, next) = (misfit(0)?, misfit(1)?);
+    let margin = (next as f64 / together.max(100) as f64).min(1e6);
+    (together <= SAME_NS && margin >= MIN_MARGIN).then_some(margin)
 }
 
 /// The 75th percentile of the differences between two series of intervals at a shift, over about

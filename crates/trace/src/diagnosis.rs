@@ -4,10 +4,12 @@
 //! agree with that? Was it given more to do, or did it do the same more slowly? Where no answer fits,
 //! the evidence is insufficient.
 
+mod nothing;
 mod own_batches;
 
 use std::collections::BTreeSet;
 
+use self::nothing::nothing_stands_out;
 use self::own_batches::kind_with_own_batches;
 use crate::collective::{MatchedCollectives, match_collectives};
 use crate::enough::{Enough, enough};
@@ -26,6 +28,9 @@ const SHARED_BOUND: f64 = 0.10;
 const OWN_BOUND: f64 = 0.15;
 /// A gap must be this many times the noise.
 const NOISE_BOUND: f64 = 4.0;
+/// The same where the others are seen to wait in collectives for what the rank takes longer. Another process
+/// on its GPU takes turns with it, so some of its kernels take many times as long and most none.
+const WAITED_FOR_BOUND: f64 = 2.0;
 /// A factor that no noise explains: batches, grids, launches.
 const LARGER: f64 = 1.25;
 /// Batches within this factor are equal.
@@ -65,8 +70,19 @@ pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]
     let own_batches = own_batches(profiles, matched.is_some());
     let bound = if own_batches { OWN_BOUND } else { SHARED_BOUND };
     let gaps: Vec<Gap> = (0..stats.len()).map(|i| gap_of(stats, i, factors)).collect();
-    let mut outliers: Vec<usize> =
-        (0..gaps.len()).filter(|&i| stands_out(stats, &gaps, i, bound, own_batches)).collect();
+    let waits = matched
+        .as_ref()
+        .filter(|_| !own_batches)
+        .map(|m| m.ranks.iter().map(|r| r.wait_ms_per_step).collect::<Vec<_>>());
+    let stands_out = |i: usize| {
+        let noise = if waits.as_ref().is_some_and(|w| waited_for(w, i, &gaps[i])) {
+            WAITED_FOR_BOUND
+        } else {
+            NOISE_BOUND
+        };
+        stands_out(stats, &gaps, i, bound, noise, own_batches)
+    };
+    let mut outliers: Vec<usize> = (0..gaps.len()).filter(|&i| stands_out(i)).collect();
     outliers.sort_by(|&a, &b| gaps[b].ms.total_cmp(&gaps[a].ms));
     let mut found = Diagnosis {
         kind: Kind::NoFinding,
@@ -82,7 +98,11 @@ pub fn diagnose(profiles: &[&RankProfile], stats: &[&RankStats], factors: &[f64]
         doubts: 0,
     };
     let hosts: Vec<Option<HostTime>> = (0..stats.len())
-        .map(|i| host_time(profiles, stats, i, || batch_growth(profiles, stats, i, own_batches)))
+        .map(|i| {
+            host_time(profiles, stats, i, found.matched.is_some(), || {
+                batch_growth(profiles, stats, i, own_batches)
+            })
+        })
         .collect();
     let mut by_host: Vec<usize> =
         (0..hosts.len()).filter(|&i| holds_up_by_its_host(profiles, &hosts, i, &found)).collect();
@@ -228,111 +248,31 @@ fn own_batches(profiles: &[&RankProfile], matched: bool) -> bool {
     distinct.len() > 1 && distinct.len() == profiles.len()
 }
 
-fn stands_out(stats: &[&RankStats], gaps: &[Gap], at: usize, bound: f64, own_batches: bool) -> bool {
+/// Whether the others wait for at least three quarters of what rank `at` takes longer.
+fn waited_for(waits: &[f64], at: usize, gap: &Gap) -> bool {
+    let others: Vec<f64> = (0..waits.len()).filter(|&i| i != at).map(|i| waits[i]).collect();
+    gap.ms > 0.0 && median(&others).unwrap_or(0.0) - waits[at] >= 0.75 * gap.ms
+}
+
+fn stands_out(
+    stats: &[&RankStats],
+    gaps: &[Gap],
+    at: usize,
+    bound: f64,
+    noise: f64,
+    own_batches: bool,
+) -> bool {
     let gap = &gaps[at];
     if stats[at].steps < MIN_STEPS || gap.ms <= 0.0 {
         return false;
     }
-    let within = gap.relative_within().is_some_and(|r| r >= bound) && gap.beyond_noise >= NOISE_BOUND;
+    let within = gap.relative_within().is_some_and(|r| r >= bound) && gap.beyond_noise >= noise;
     within && gap.relative() >= bound / 2.0
         || own_batches && more_prefill(stats, at) && gap.relative() >= LARGER - 1.0
 }
 
-fn nothing_stands_out(
-    profiles: &[&RankProfile],
-    stats: &[&RankStats],
-    gaps: &[Gap],
-    hosts: &[Option<HostTime>],
-    bound: f64,
-    found: &mut Diagnosis,
-) {
-    if let Some(few) = (0..stats.len()).find(|&i| stats[i].steps < MIN_STEPS) {
-        found.kind = Kind::InsufficientEvidence;
-        let (rank, n) = (profiles[few].rank, stats[few].steps);
-        found.reasons.push(format!(
-            "{rank} shows {n} step{}; at least {MIN_STEPS} are needed on every rank",
-            plural(n)
-        ));
-        return;
-    }
-    if let Some(why) = period_fit::pieces(profiles).filter(|_| found.matched.is_none()) {
-        found.kind = Kind::InsufficientEvidence;
-        found.reasons.push(why);
-        return;
-    }
-    if gaps.iter().any(|gap| gap.within_ms.is_none()) {
-        found.kind = Kind::InsufficientEvidence;
-        let who = odd_one(stats).map_or_else(
-            || "the ranks ran different kinds of steps".to_owned(),
-            |odd| format!("{} ran other kinds of steps than its peers", profiles[odd].rank),
-        );
-        found.reasons.push(format!("{who}, or too few of each kind: they cannot be compared"));
-        return;
-    }
-    if let Some(wide) = (0..gaps.len()).find(|&i| gaps[i].relative_within().is_some_and(|r| r >= 2.0 * bound))
-    {
-        found.kind = Kind::InsufficientEvidence;
-        found.reasons.push(format!(
-            "{} needs {:.0} % more per step than its peers, but the ranks differ so much among each other that this may be chance",
-            profiles[wide].rank,
-            gaps[wide].relative_within().unwrap_or(0.0) * 100.0
-        ));
-        return;
-    }
-    let Some((late, held_up)) = late_without_cause(profiles, stats, found) else { return };
-    let rank = profiles[late].rank;
-    // The step is the same for all of them, so what the late rank does not compute it idles.
-    let idles = hosts[late].filter(|h| h.beyond_ms() >= 0.5 * held_up);
-    let chance = host_may_be_chance(profiles, late, found);
-    let equal = batch_growth(profiles, stats, late, found.own_batches).is_some_and(|g| g < LARGER);
-    if let Some(host) = idles.filter(|_| found.matched.is_some() && equal && chance.is_none()) {
-        found.kind = Kind::SlowRank;
-        found.by_host = true;
-        found.outlier = Some(late);
-        found.gap = gaps[late].clone();
-        found.host = Some(host);
-        count_doubts(profiles, stats, late, found);
-        found.reasons.push(format!(
-            "the others wait {held_up:.2} ms a step for {rank} in collectives, and its GPU idles {:.2} ms longer than theirs while no kernel of it is slower",
-            host.beyond_ms()
-        ));
-        return;
-    }
-    found.kind = Kind::InsufficientEvidence;
-    found.reasons.push(format!(
-        "the others wait {held_up:.2} ms a step for {rank} although its kernels are no slower: look at what keeps its host from launching them",
-    ));
-}
-
-/// The one rank that shares kinds of steps with fewer peers than any other does.
-fn odd_one(stats: &[&RankStats]) -> Option<usize> {
-    let runs = |i: usize, kind| stats[i].kinds.get(&kind).is_some_and(|k| k.steps >= MIN_STEPS);
-    let share = |a: usize, b: usize| StepKind::ALL.into_iter().any(|kind| runs(a, kind) && runs(b, kind));
-    let shared: Vec<usize> = (0..stats.len())
-        .map(|i| (0..stats.len()).filter(|&other| other != i && share(i, other)).count())
-        .collect();
-    let fewest = *shared.iter().min()?;
-    let mut odd = (0..stats.len()).filter(|&i| shared[i] == fewest);
-    odd.next().filter(|_| odd.next().is_none())
-}
-
 fn plural(n: usize) -> &'static str {
     if n == 1 { "" } else { "s" }
-}
-
-/// The index of a rank for which all others wait although nothing on its GPU is slower, and how long they wait,
-/// milliseconds per step.
-fn late_without_cause(
-    profiles: &[&RankProfile],
-    stats: &[&RankStats],
-    found: &Diagnosis,
-) -> Option<(usize, f64)> {
-    let waits = waits_of(profiles, found)?;
-    let least = (0..waits.len()).min_by(|&a, &b| waits[a].total_cmp(&waits[b]))?;
-    let others: Vec<f64> = (0..waits.len()).filter(|&i| i != least).map(|i| waits[i]).collect();
-    let work = median(&stats.iter().map(|f| f.work_ms).collect::<Vec<_>>())?;
-    let held_up = median(&others)? - waits[least];
-    (held_up >= 0.1 * work).then_some((least, held_up))
 }
 
 /// The time that each rank waits in collectives, milliseconds per step. Where the collectives are not

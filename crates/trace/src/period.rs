@@ -2,8 +2,10 @@
 //!
 //! Kernels that run once (or 32 times) in every step have counts in one proportion on all ranks,
 //! whatever the window and the load of each rank. The largest group of such kernels is the skeleton
-//! of the step, and the lowest count that many of them share is once a step. Where that is in fact
-//! once a layer, regular pauses between groups of layers delimit the step.
+//! of the step, and the lowest count that many of them share is once a step. Ranks that share their batch
+//! run all kernels equally often, those of prefill, too, which are not in every step: a count by which
+//! steps would run both prefill and decode is passed over. Where the count is in fact once a layer, regular
+//! pauses between groups of layers delimit the step.
 //!
 //! The attention kernels in a step show whether it is prefill or decode.
 
@@ -60,10 +62,11 @@ fn period_of(traces: &[&RankTrace]) -> Option<Period> {
         .collect();
     names.sort_by_key(|(name, runs)| (std::cmp::Reverse(runs.iter().sum::<u64>()), *name));
     names.truncate(MAX_NAMES);
-    let skeleton = skeleton_of(&names)?;
-    let kernel = first_of_step(&skeleton, traces[reference])?;
+    let skeleton = skeleton_of(&names, traces[reference])?;
+    let kernel = first_of_step(&skeleton.names, traces[reference])?;
     let runs = present
         .iter()
+        .filter(|_| !skeleton.once_a_step)
         .map(|&i| runs_per_step(&starts_of(traces[i], kernel)))
         .reduce(|a, b| if a == b { a } else { 1 })
         .unwrap_or(1);
@@ -84,9 +87,19 @@ fn counts_of(trace: &RankTrace) -> HashMap<&str, u64> {
         .collect()
 }
 
+/// Kernels that run equally often on all ranks.
+struct Skeleton<'a> {
+    names: Vec<&'a str>,
+    /// Whether others run so much more often that these cannot be once a layer.
+    once_a_step: bool,
+}
+
+/// A layer runs its kernels up to about four times; models have more layers than this.
+const LAYERS: f64 = 6.0;
+
 /// Of the names whose counts are in one proportion on all ranks, those that share the lowest common
-/// count.
-fn skeleton_of<'a>(names: &[(&'a str, Vec<u64>)]) -> Option<Vec<&'a str>> {
+/// count by which prefill and decode are told apart.
+fn skeleton_of<'a>(names: &[(&'a str, Vec<u64>)], trace: &RankTrace) -> Option<Skeleton<'a>> {
     let members = |seed: &[u64]| -> Vec<&(&'a str, Vec<u64>)> {
         names.iter().filter(|(_, runs)| proportional(seed, runs)).collect()
     };
@@ -107,9 +120,43 @@ fn skeleton_of<'a>(names: &[(&'a str, Vec<u64>)]) -> Option<Vec<&'a str>> {
     }
     groups.sort_by(|a, b| a.0.total_cmp(&b.0));
     let enough = (best.len() as f64 * 0.15).max(2.0);
-    let lowest = groups.iter().position(|g| g.1.len() as f64 >= enough);
-    let chosen = lowest.or_else(|| (0..groups.len()).max_by_key(|&i| groups[i].1.len()))?;
-    Some(groups.swap_remove(chosen).1)
+    let large: Vec<usize> = (0..groups.len()).filter(|&i| groups[i].1.len() as f64 >= enough).collect();
+    let told_apart = large.iter().copied().find(|&i| !delimits_badly(&groups[i].1, trace));
+    let chosen = told_apart
+        .or(large.first().copied())
+        .or_else(|| (0..groups.len()).max_by_key(|&i| groups[i].1.len()))?;
+    let often = groups.iter().filter(|g| g.0 >= LAYERS * groups[chosen].0).map(|g| g.1.len()).sum::<usize>();
+    let (_, names) = groups.swap_remove(chosen);
+    Some(Skeleton { names, once_a_step: often as f64 >= enough })
+}
+
+/// Whether these kernels delimit no steps: much of what ran lies in steps with both prefill and decode, or
+/// before the first and after the last step lies more than the two steps that the window cuts.
+fn delimits_badly(names: &[&str], trace: &RankTrace) -> bool {
+    let Some(kernel) = first_of_step(names, trace) else { return false };
+    let starts = starts_of(trace, kernel);
+    let phases: Vec<Option<Phase>> = trace.names.iter().map(|n| phase_of(n)).collect();
+    let mut seen = vec![(false, false, 0usize); starts.len()];
+    let (mut next, mut before) = (0, 0);
+    for row in &trace.rows {
+        while starts.get(next).is_some_and(|s| *s <= row.start) {
+            next += 1;
+        }
+        let Some(step) = next.checked_sub(1) else {
+            before += 1;
+            continue;
+        };
+        seen[step].2 += 1;
+        match phases[usize::from(row.name)] {
+            Some(Phase::Extend) => seen[step].0 = true,
+            Some(Phase::Decode) => seen[step].1 = true,
+            None => {}
+        }
+    }
+    let mixed: usize = seen.iter().filter(|s| s.0 && s.1).map(|s| s.2).sum();
+    let after = seen.last().map_or(0, |s| s.2);
+    let longest = seen.iter().rev().skip(1).map(|s| s.2).max().unwrap_or(0);
+    4 * mixed > trace.rows.len() || 2 * (before + after) > 5 * longest
 }
 
 /// Whether the counts of two kernels are in one proportion on all ranks. A window may cut a step at

@@ -101,6 +101,7 @@ mod tests {
             epoch_ns: 0,
             window: (0, 1),
             rows: 1,
+            host_pace_ns: None,
             knows_launches: true,
             activities: Activities::default(),
             busy_ns: 1,

@@ -116,6 +116,9 @@ pub struct RankProfile {
     pub rows: u64,
     /// Whether the trace tells launches by the host from kernels of graphs.
     pub knows_launches: bool,
+    /// The mean time from one launch by the host to the next, nanoseconds, without the longest of each step,
+    /// in which it waits; `None` if the trace does not say it.
+    pub host_pace_ns: Option<u64>,
     /// What its profiler recorded beside kernels.
     pub activities: Activities,
     /// Time in which any kernel ran, over the whole window, nanoseconds.
@@ -331,6 +334,7 @@ fn aggregate(rank: RankId, mut trace: RankTrace, source: StepSource, marks: &[St
         window,
         rows: trace.rows.len() as u64,
         knows_launches: trace.knows_launches(),
+        host_pace_ns: if source == StepSource::PerSecond { None } else { trace.host_pace_ns(marks.len()) },
         activities: trace.activities,
         busy_ns,
         steps,

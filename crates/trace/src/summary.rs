@@ -123,6 +123,10 @@ pub struct SummaryText {
     busy_ns: u64,
     /// Whether the trace tells launches by the host from kernels of CUDA graphs.
     knows_launches: bool,
+    /// The mean time from one launch by the host to the next, without the longest of each step, in which it
+    /// waits, if the trace says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    host_pace_ns: Option<u64>,
     /// What the profiler recorded beside kernels.
     activities: Activities,
     /// The number of ranks, if the trace says it.
@@ -212,6 +216,7 @@ impl SummaryText {
             rows: p.rows,
             busy_ns: p.busy_ns,
             knows_launches: p.knows_launches,
+            host_pace_ns: p.host_pace_ns,
             activities: p.activities,
             world_size: p.world_size,
             partial: p.partial,
@@ -235,6 +240,7 @@ impl SummaryText {
             window: self.window_ns,
             rows: self.rows,
             knows_launches: self.knows_launches,
+            host_pace_ns: self.host_pace_ns,
             activities: self.activities,
             busy_ns: self.busy_ns,
             steps: self.steps.into_iter().map(Step::from).collect(),
@@ -272,6 +278,7 @@ impl SummaryText {
         let fits = near(self.window_ns.0)
             && near(self.window_ns.1)
             && self.epoch_ns.unsigned_abs() <= 1 << 62
+            && self.host_pace_ns.is_none_or(|ns| ns <= LONGEST_STEP_NS)
             && self.steps.iter().all(step_fits)
             && self.kernels.iter().all(kernel_fits)
             && calls.after_ns.iter().all(|ns| near(*ns))

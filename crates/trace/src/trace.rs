@@ -122,6 +122,8 @@ pub struct RankTrace {
     pub partial: bool,
     /// What the profiler recorded beside kernels.
     pub activities: Activities,
+    /// When the host launched rows, nanoseconds on a clock of their own: only differences count.
+    host_launches: Vec<i64>,
     /// The launch by the host that the last row came of.
     last_launch: Option<u64>,
     name_ids: HashMap<Box<[u8]>, u16, BuildHasherDefault<WordHash>>,
@@ -188,6 +190,29 @@ impl RankTrace {
             row.stream |= Row::SHARED;
         }
         self.last_launch = Some(launch);
+    }
+
+    /// Adds the time of a launch by the host.
+    pub fn launched_at(&mut self, limits: Limits, at_ns: i64) {
+        if self.host_launches.len() < limits.rows {
+            self.host_launches.push(at_ns);
+        }
+    }
+
+    /// The mean time from one launch by the host to the next, nanoseconds, in a window of so many steps.
+    /// Once in a step the host waits: for what the GPU computed, for requests, for the ranks beside it. So as
+    /// many of the longest intervals as there are steps are left out. `None` where the trace does not tell.
+    pub(crate) fn host_pace_ns(&mut self, steps: usize) -> Option<u64> {
+        /// With fewer launches in a step the time between them is not what the host needs.
+        const FEWEST_A_STEP: usize = 8;
+        self.host_launches.sort_unstable();
+        let mut intervals: Vec<u64> = self.host_launches.windows(2).map(|w| w[1].abs_diff(w[0])).collect();
+        let kept = intervals.len().checked_sub(steps + 1)?;
+        if steps == 0 || intervals.len() < FEWEST_A_STEP * steps {
+            return None;
+        }
+        intervals.select_nth_unstable(kept);
+        Some(intervals[..kept].iter().sum::<u64>() / kept as u64)
     }
 
     /// Whether the trace says which launches of the host its rows came of.

@@ -197,3 +197,52 @@ fn the_json_keeps_the_names_that_scripts_rely_on() {
     }
     assert_eq!(doc["ranks"].as_array().map(Vec::len), Some(4));
 }
+
+/// One window of a real server on two GPUs, and what was done to whom while it was open.
+#[derive(serde::Deserialize)]
+struct Window {
+    window: String,
+    rank: Option<u16>,
+    kind: String,
+    by: Option<String>,
+}
+
+#[test]
+fn windows_of_two_real_gpus_are_judged_right_or_declined_never_wrong() {
+    let truth = fs::read_to_string(here("tests/data/recordings/two-gpus/truth.jsonl")).expect("readable");
+    let (mut right, mut wrong, mut declined) = (Vec::new(), Vec::new(), Vec::new());
+    for line in truth.lines() {
+        let truth: Window = serde_json::from_str(line).expect("a window");
+        let folder = here("tests/data/recordings/two-gpus/traces").join(&truth.window);
+        let c = compared(&[folder]);
+        let v = serde_json::to_value(&c.comparison.verdict).expect("it serialises");
+        let ranks = ["dp_rank", "tp_rank", "ep_rank"].map(|axis| v["rank"][axis].as_u64());
+        let told = ranks.into_iter().flatten().next();
+        let by = truth.by.as_deref().is_none_or(|by| v["by"] == by);
+        let said = format!("{}: {}", truth.window, c.comparison.verdict.sentence);
+        if v["kind"] == "insufficient_evidence" {
+            declined.push(said);
+        } else if v["kind"] == truth.kind.as_str() && told == truth.rank.map(u64::from) && by {
+            right.push(said);
+        } else {
+            wrong.push(said);
+        }
+    }
+    println!("{} right, {} declined, {} wrong", right.len(), declined.len(), wrong.len());
+    [&right, &declined].into_iter().flatten().for_each(|said| println!("{said}"));
+    assert_eq!(wrong, Vec::<String>::new());
+    // Every scheduler that was crowded is named, and so are hot experts and a shared GPU that bounds the steps.
+    for window in
+        ["dpa2/crowd1", "dpa2-big/crowd1", "ep2/crowd1", "ep2-big/crowd1", "tp2/crowd1", "tp2-big/crowd1"]
+            .into_iter()
+            .chain([
+                "tp2-nccl/crowd1",
+                "ep2-hot-big/hot1",
+                "tp2-big/gpu1",
+                "tp2-big/healthy",
+                "dpa2-big/healthy",
+            ])
+    {
+        assert!(right.iter().any(|said| said.starts_with(window)), "{window} is not told");
+    }
+}

@@ -50,6 +50,8 @@ pub enum Wanted {
     /// Rows of the GPU, step annotations, names of processes.
     #[default]
     GpuRows,
+    /// The same, and when the host launched rows of the GPU.
+    Window,
     /// What the host did: operators, calls of the driver, Python functions, annotations.
     Operators,
 }
@@ -58,7 +60,8 @@ impl Wanted {
     /// Whether events of this category are irrelevant.
     fn is_irrelevant(self, cat: &[u8]) -> bool {
         match self {
-            Self::GpuRows => !matches!(
+            Self::Window if is_call(cat) => false,
+            Self::GpuRows | Self::Window => !matches!(
                 cat,
                 b"kernel"
                     | b"gpu_memcpy"
@@ -75,6 +78,18 @@ impl Wanted {
             ),
         }
     }
+}
+
+/// Whether events of this category are calls of the driver by the host.
+fn is_call(cat: &[u8]) -> bool {
+    matches!(cat, b"cuda_runtime" | b"cuda_driver")
+}
+
+/// Whether a call by the host, of this category and name, puts a row on the GPU: kernels, graphs, copies and
+/// fills do.
+pub fn launches(cat: &[u8], name: &[u8]) -> bool {
+    let copies = name.ends_with(b"Async") && name.windows(3).any(|w| w == b"Mem");
+    is_call(cat) && (copies || name.windows(6).any(|w| w == b"Launch"))
 }
 
 /// What an event of an irrelevant category says about the profiler: `cpu_op`, `python_function`. Windows
@@ -134,9 +149,26 @@ fn event_at(b: &[u8], layout: &Layout) -> Scan<Scanned> {
             }
             b"ph" => fields.ph = value,
             b"cat" => fields.cat = value,
+            b"name" if is_call(&b[fields.cat.clone()]) && layout.wanted == Wanted::Window => {
+                if !launches(&b[fields.cat.clone()], &b[value.clone()]) {
+                    return step_over(b, at, layout, Activities::default());
+                }
+                fields.name = value;
+            }
             b"name" => fields.name = value,
             b"tid" => fields.tid = value,
-            b"ts" => fields.ts = value,
+            b"ts" => {
+                fields.ts = value;
+                // Of a launch nothing else is needed.
+                if layout.wanted == Wanted::Window
+                    && launches(&b[fields.cat.clone()], &b[fields.name.clone()])
+                {
+                    return match step_over(b, at, layout, Activities::default()) {
+                        Scan::Done(_, end) => Scan::Done(Scanned::Relevant(fields), end),
+                        other => other,
+                    };
+                }
+            }
             b"dur" => fields.dur = value,
             b"args" => fields.args = value,
             _ => {}

@@ -16,7 +16,7 @@ use crate::trace::{Activities, CollectiveId, Limits, RankTrace, Row};
 
 use super::NotATrace;
 use super::buffer::StreamBuffer;
-use super::event::{Fields, Layout, Scanned, Wanted, scan_event};
+use super::event::{Fields, Layout, Scanned, Wanted, launches, scan_event};
 use super::json::{self, Scan};
 
 /// The longest single event, in bytes.
@@ -301,7 +301,7 @@ pub fn read<R: Read>(reader: R, limits: Limits, trace: &mut RankTrace) -> Result
     // Some writers sort the keys: a base that comes after the events is added to the epoch at the end.
     let mut known_base_ns = 0;
     let is_first_file = trace.rows.is_empty() && trace.gpu_steps.is_empty() && trace.cpu_steps.is_empty();
-    let (header, end) = for_each_event(reader, |header, event| {
+    let (header, end) = for_each_wanted(reader, Wanted::Window, |header, event| {
         known_base_ns = header.base_ns;
         add_event(header.base_ns, &event, limits, trace, &mut info, &mut unreadable_rows);
         ControlFlow::Continue(())
@@ -379,6 +379,11 @@ fn add_event(
         return;
     }
     match event.cat() {
+        cat if launches(cat, event.raw_name()) => {
+            if let Some((ts, _)) = event.times() {
+                trace.launched_at(limits, ts);
+            }
+        }
         cat @ (b"gpu_user_annotation" | b"user_annotation") if event.ph() == b"X" => {
             let text = event.raw_name();
             if matches!(text.first(), Some(b's' | b'e' | b'P'))
