@@ -5,6 +5,7 @@
 //! comparisons and deliveries are tasks of their own.
 
 mod archive;
+mod awaited;
 pub mod capture;
 mod commands;
 pub mod compare;
@@ -27,7 +28,7 @@ pub mod upload;
 pub mod window;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -36,12 +37,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::archive::{Archive, Samples};
-use self::capture::{CaptureStore, Taken, find};
+use self::awaited::{Awaited, OPEN_LIMIT, Opening};
+use self::capture::{CaptureStore, Taken};
 use self::cost::Meter;
 use self::notifier::Notifier;
 use self::plan::{Plan, TargetPlan};
+use self::startup::Opened;
 use self::supervise::Supervisor;
 use self::window::WindowSignal;
+use crate::act::bundle::Bundles;
 use crate::act::systemd;
 use crate::clock::Clock;
 use crate::config::receiver as configured;
@@ -178,9 +182,14 @@ struct Closing {
 /// Called with every effect, for what embeds the agent (the demo).
 pub type OnEffect = Box<dyn FnMut(&Effect) + Send>;
 
+/// Starts the uploads of bundles.
+type StartUploads = Box<dyn Fn(&Bundles) + Send>;
+
 /// The agent.
 pub struct Agent {
     watch: Watch,
+    /// The disk of the state, where it has not answered yet.
+    awaited: Option<Awaited>,
     clock: Clock,
     targets: Vec<TargetPlan>,
     store: CaptureStore,
@@ -247,12 +256,19 @@ pub struct Run {
 /// # Errors
 /// The state cannot be opened: another agent has it, or it is broken. Where a folder cannot be written
 /// the watching goes on without windows.
-pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
+pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let Run { clock, cancel, mut reloads, on_effect, reload, serves, aside } = run;
-    let (state, bundles) = startup::open(&mut plan)?;
+    let mut opening = Opening::begin(&plan, clock);
+    let opened = tokio::time::timeout(OPEN_LIMIT, opening.opened()).await.ok().transpose()?;
+    let awaits_state = opened.is_none();
+    let Opened { state, bundles, found, kept, outbox, token, only_watch } = match opened {
+        Some(opened) => opened,
+        None => {
+            awaited::tell(&opening);
+            Opened::nothing(&plan)?
+        }
+    };
     let store = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock };
-    let finding = store.clone();
-    let found = crate::world::blocking(move || find(&finding)).await??;
     let supervisor = Supervisor::with_aside(aside);
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);
@@ -261,19 +277,17 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let incidents = Some(plan.incident_dir.display().to_string());
     let origin = Origin { host, page, incidents };
     let client = client::client(None).context("no HTTP client")?;
-    let notifier = Notifier::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes);
+    let notifier =
+        Notifier::start(&plan, origin, &client, (state.clone(), outbox), clock, &supervisor, &outcomes);
     let (archive, jobs) = mpsc::unbounded_channel();
+    let (folders, until_there) = oneshot::channel();
     let keep = Keep { count: plan.keep.incidents as usize, age: plan.keep.age, bytes: plan.keep.bytes };
-    let archivist = tokio::spawn(archive::run(bundles, state.clone(), keep, clock, jobs, tx.clone()));
+    let archivist = tokio::spawn(archive::run(until_there, keep, clock, jobs, tx.clone()));
     let mut setup = plan.setup.clone();
-    setup.ledger = state.ledger()?;
+    setup.policy.watch_only |= only_watch;
+    setup.policy.awaits_state = awaits_state;
     let now = clock.now();
-    let mut watch = Watch::new(setup, now);
-    for silence in state.silences()? {
-        watch.handle(Event::Silenced(silence), now, &mut Vec::new());
-    }
-    watch.remember(state.baselines()?, now);
-    watch.take_up(state.open_incidents()?, now);
+    let watch = awaited::watch_of(setup, kept, now);
     let (outlet, mut sees) = outlet(outlet::ITEMS, outlet::BYTES);
     startup::sources(&plan.sources, &supervisor, &outlet, clock);
     let probes = startup::probes(&plan.targets, &supervisor, &tx, clock);
@@ -281,21 +295,34 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     let (publisher, published) = publisher(Pulse { at: now, unheard });
     let effort = outlet.effort().clone();
     let metrics = Arc::new(Metrics::of(effort.clone()));
-    #[cfg(feature = "fleet")]
-    upload::start(&plan, &store.bundles, clock, &metrics, &supervisor);
-    for (receiver, count) in notifier.dropped() {
-        metrics.messages_dropped(receiver, *count);
-    }
+    let start_uploads = startup::uploads(&plan, clock, &metrics, &supervisor);
+    let own_token = Arc::new(OnceLock::new());
     let (commands, mut requests) = mpsc::channel(16);
     if serves {
-        startup::serving(&plan, published, commands, metrics.clone(), &supervisor).await;
+        startup::serving(&plan, published, commands, metrics.clone(), &supervisor, own_token.clone()).await;
     }
     let no_server = Server::new(client, "", None, None);
     let known = startup::known(&plan, &no_server);
+    let awaited = Awaited {
+        opening,
+        setup: plan.setup,
+        known: known.clone(),
+        folders,
+        token: own_token,
+        start_uploads,
+    };
+    let awaited = match awaits_state {
+        true => Some(awaited),
+        false => {
+            awaited.is_there(&bundles, &state, token);
+            None
+        }
+    };
     let mut agent = Agent {
         manual_capture: plan.manual_capture,
         configured: plan.configured,
         watch,
+        awaited,
         clock,
         targets: plan.targets,
         store,
@@ -317,6 +344,8 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
         reload,
     };
     let mut effects = Vec::new();
+    let mut ended = Ok(());
+    agent.count_dropped();
     agent.recover(found, &known, &mut effects);
     systemd::ready("watching");
     let mut tick = tokio::time::interval(clock.real(TICK));
@@ -331,6 +360,14 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
             biased;
             () = cancel.cancelled() => break,
             Some(report) = delivered.recv() => agent.delivered(report),
+            opened = awaited::opened(&mut agent.awaited) => match opened {
+                Ok(opened) => agent.take_over(opened, &mut effects),
+                // Another agent has the state, say: its windows are that agent's.
+                Err(error) => {
+                    ended = Err(error);
+                    break;
+                }
+            },
             Some(()) = reloads.recv() => agent.reload_signalled(&mut effects),
             Some(command) = requests.recv() => agent.command(command, &mut effects),
             _ = tick.tick() => agent.tick(&mut effects),
@@ -352,11 +389,13 @@ pub async fn run(mut plan: Plan, run: Run) -> anyhow::Result<()> {
     }
     agent.save_what_goes_on();
     agent.stop(&mut inbox, &mut sees, &mut delivered).await;
+    // That of the disk, where it answered after the start.
+    let state = agent.store.state.clone();
     drop(agent);
     let _ = tokio::time::timeout(GRACE, archivist).await;
     // What was delivered last would be sent again by the next agent. A disk that hangs keeps nobody longer.
     let _ = crate::world::blocking(move || state.settle(LAST_WRITES)).await;
-    Ok(())
+    ended
 }
 
 impl Agent {

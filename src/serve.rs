@@ -53,6 +53,8 @@ pub struct ServeConfig {
     pub metrics_listen: Option<SocketAddr>,
     /// Needed for every change, and beyond loopback for everything. Without it nothing can be changed.
     pub token: Option<Secret>,
+    /// On loopback, where no other is configured: the agent's own, once its folder was read.
+    pub own_token: Arc<std::sync::OnceLock<Secret>>,
     /// Names, beside `localhost` and addresses, under which people reach the agent.
     pub hosts: Vec<String>,
     /// The folder of the bundles; no file outside it is ever served.

@@ -76,6 +76,9 @@ pub struct OpenWindow {
     /// How many bytes the server's log had before the start: what stands there is of older windows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_from: Option<u64>,
+    /// The same of each of its logs, by their paths; a release before 0.2 noted only the first one's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub logs_from: BTreeMap<PathBuf, u64>,
 }
 
 impl OpenWindow {
@@ -94,7 +97,13 @@ impl OpenWindow {
             stops: None,
             ended: false,
             log_from: None,
+            logs_from: BTreeMap::new(),
         }
+    }
+
+    /// How many bytes that log of the server's had before the start; `None` where that was not noted.
+    pub fn log_from(&self, log: &Path, is_first: bool) -> Option<u64> {
+        self.logs_from.get(log).copied().or(self.log_from.filter(|_| is_first))
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::act::bundle::{BundleError, Bundles, Evidence};
 use crate::act::retention;
@@ -80,15 +80,17 @@ impl Evidence for Samples {
 /// Where jobs go.
 pub type Archive = mpsc::UnboundedSender<Job>;
 
-/// Writes bundles until every sender is gone; reports to the loop what each sweep left.
+/// Writes bundles until every sender is gone; reports to the loop what each sweep left. What comes before the
+/// folders are there waits for them.
 pub async fn run(
-    bundles: Bundles,
-    state: State,
+    folders: oneshot::Receiver<(Bundles, State)>,
     keep: Keep,
     clock: Clock,
     mut jobs: mpsc::UnboundedReceiver<Job>,
     tx: mpsc::Sender<AgentEvent>,
 ) {
+    // They never come where the agent ends before its disk answers.
+    let Ok((bundles, state)) = folders.await else { return };
     let mut warned = None;
     while let Some(job) = jobs.recv().await {
         let (bundles, state, keep) = (bundles.clone(), state.clone(), keep);
@@ -113,7 +115,9 @@ pub async fn run(
 fn one(bundles: &Bundles, state: &State, keep: &Keep, clock: Clock, job: Job) -> Option<BundleSpace> {
     match job {
         Job::Create { record, evidence } => {
-            if let Err(error) = create(bundles, *record, &evidence) {
+            // It may have been made before the state was read that says whose it is.
+            let record = Record { agent: state.agent().clone(), ..*record };
+            if let Err(error) = create(bundles, record, &evidence) {
                 tracing::error!("{error}");
             }
             None

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tracing::error;
 
-pub use self::recover::{Found, KnownTarget, close, find};
+pub use self::recover::{Found, close, find, without_server};
 
 use crate::act::bundle::{Bundles, Evidence};
 use crate::act::merge::merge;

@@ -17,7 +17,7 @@ use skewtrap_core::factor::{Mark, Taught};
 use skewtrap_core::rule::guard::nearest;
 use skewtrap_core::signal::sample::TargetId;
 use skewtrap_core::status::Silence;
-use skewtrap_core::watch::{Effect, Event, ManualRequest};
+use skewtrap_core::watch::{Effect, Event, ManualRequest, Setup};
 
 /// How long an answer waits for the disk: less than whoever asked waits for the answer.
 const DISK_LIMIT: Duration = Duration::from_secs(3);
@@ -103,6 +103,10 @@ impl Agent {
     pub(super) fn reload_now(&mut self, effects: &mut Vec<Effect>) -> anyhow::Result<(usize, Vec<String>)> {
         let new = (self.reload)()?;
         let count = new.rules.len();
+        if let Some(awaited) = &mut self.awaited {
+            let (rules, catalog, own) = (new.rules.clone(), new.catalog.clone(), new.own.clone());
+            awaited.setup = Setup { rules, catalog, own, ..awaited.setup.clone() };
+        }
         let event = Event::Reloaded { rules: new.rules, catalog: new.catalog, own: new.own };
         self.watch.handle(event, self.clock.now(), effects);
         self.manual_capture = new.manual_capture;

@@ -130,7 +130,11 @@ impl Agent {
             self.notifier.reported(&incident.id);
             Job::Captured(Box::new(incident))
         } else if (update == Update::Fired || begins_with_death) && !waits {
-            let evidence = self.evidence(&incident, incident.finding.onset);
+            // As long as nothing can be written nothing is held for it.
+            let evidence = match &self.awaited {
+                None => self.evidence(&incident, incident.finding.onset),
+                Some(_) => Samples::default(),
+            };
             let record =
                 Record::new(self.store.state.agent().clone(), incident).notifying(receivers.to_vec());
             let record = Box::new(record);

@@ -16,7 +16,7 @@ use super::supervise::{Place, Supervisor};
 use crate::act::notify::retry::is_too_old;
 use crate::act::notify::worker::workers;
 use crate::act::notify::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Planner, Receiver};
-use crate::act::state::State;
+use crate::act::state::{OutboxRow, State};
 use crate::clock::Clock;
 use skewtrap_core::incident::{Incident, Record};
 use skewtrap_core::message::{Origin, Update, utc};
@@ -39,7 +39,7 @@ pub struct Notifier {
     outgoing: Outgoing,
     state: State,
     statuses: BTreeMap<Arc<str>, ReceiverStatus>,
-    /// Messages that were dropped at the start, because their receivers are gone.
+    /// Messages of an agent before this one that were dropped, and not counted yet.
     dropped: BTreeMap<Arc<str>, u64>,
 }
 
@@ -49,7 +49,7 @@ impl Notifier {
         plan: &Plan,
         origin: Origin,
         client: &reqwest::Client,
-        state: State,
+        (state, outbox): (State, Vec<OutboxRow>),
         clock: Clock,
         supervisor: &Supervisor,
         outcomes: &mpsc::Sender<DeliveryReport>,
@@ -73,54 +73,71 @@ impl Notifier {
         // What a full queue does not take stays in the outbox and is offered again.
         let outgoing = Outgoing::new(move |delivery| drop(queues.hand_over(delivery)));
         let mut notifier = Self { planner, outgoing, state, statuses, dropped: BTreeMap::new() };
-        notifier.drop_what_nobody_takes();
-        notifier.tell_of_unreadable(clock.now());
-        for row in notifier.state.undelivered().unwrap_or_default() {
-            notifier.count_pending(&row.receiver);
-        }
-        notifier.offer_again();
+        notifier.take_in(outbox, clock.now());
         notifier
     }
 
-    /// Takes the messages out of the outbox whose receivers are in the configuration no more. Those of a
-    /// receiver that only lacks its secret wait for it.
-    fn drop_what_nobody_takes(&mut self) {
-        let rows = self.state.undelivered().unwrap_or_default();
-        let mut gone: BTreeMap<Arc<str>, u64> = BTreeMap::new();
-        for row in rows.into_iter().filter(|row| !self.statuses.contains_key(&row.receiver)) {
-            match self.state.remove_from_outbox(&row.key) {
-                Ok(()) => *gone.entry(row.receiver).or_default() += 1,
-                Err(error) => tracing::error!("{error}"),
-            }
+    /// Goes on with another state, whose outbox holds these rows; what waits in the one before moves there.
+    pub fn go_on_with(&mut self, state: State, outbox: Vec<OutboxRow>, now: Time) {
+        let before = std::mem::replace(&mut self.state, state);
+        let waiting = before.undelivered().unwrap_or_default();
+        self.state.later(move |state| state.add_to_outbox(&waiting));
+        self.take_in(outbox, now);
+    }
+
+    /// Takes in what an agent before this one did not deliver.
+    fn take_in(&mut self, outbox: Vec<OutboxRow>, now: Time) {
+        let rows = self.drop_what_nobody_takes(outbox);
+        let rows = self.drop_unreadable(rows, now);
+        for row in rows {
+            self.count_pending(&row.receiver);
         }
-        for (receiver, count) in &gone {
+        self.offer_again();
+    }
+
+    /// Takes the messages out of the outbox whose receivers are in the configuration no more; gives the others.
+    /// Those of a receiver that only lacks its secret wait for it.
+    fn drop_what_nobody_takes(&mut self, rows: Vec<OutboxRow>) -> Vec<OutboxRow> {
+        let is_known = |row: &OutboxRow| self.statuses.contains_key(&row.receiver);
+        let (known, gone): (Vec<_>, Vec<_>) = rows.into_iter().partition(is_known);
+        let mut counts: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+        for row in gone {
+            *counts.entry(row.receiver.clone()).or_default() += 1;
+            self.drop_message(row);
+        }
+        for (receiver, count) in counts {
             tracing::warn!(
-                receiver = &**receiver,
+                receiver = &*receiver,
                 "{count} messages for it were dropped: no receiver of this name is configured any more"
             );
         }
-        self.dropped = gone;
+        known
+    }
+
+    fn drop_message(&mut self, row: OutboxRow) {
+        *self.dropped.entry(row.receiver).or_default() += 1;
+        self.state.later(move |state| state.remove_from_outbox(&row.key));
     }
 
     /// Messages that another release wrote and this one cannot read stay for it, as long as anybody would act
-    /// on them.
-    fn tell_of_unreadable(&mut self, now: Time) {
-        let rows = self.state.undelivered().unwrap_or_default();
-        let mut unread: BTreeMap<Arc<str>, u64> = BTreeMap::new();
+    /// on them. Gives what stays.
+    fn drop_unreadable(&mut self, rows: Vec<OutboxRow>, now: Time) -> Vec<OutboxRow> {
+        let (mut kept, mut unread) = (Vec::new(), BTreeMap::<Arc<str>, u64>::new());
         for row in rows {
-            let (key, receiver, created) = (row.key.clone(), row.receiver.clone(), row.created);
-            let Err(why) = Delivery::try_from(row) else { continue };
-            if !is_too_old(created, now) {
-                *unread.entry(receiver).or_default() += 1;
-                continue;
-            }
-            tracing::warn!(
-                receiver = &*receiver,
-                "the message {key} is dropped: it is a day old and cannot be read ({why})"
-            );
-            match self.state.remove_from_outbox(&key) {
-                Ok(()) => *self.dropped.entry(receiver).or_default() += 1,
-                Err(error) => tracing::error!("{error}"),
+            let (key, receiver) = (row.key.clone(), row.receiver.clone());
+            match Delivery::try_from(row.clone()) {
+                Ok(_) => kept.push(row),
+                Err(_) if !is_too_old(row.created, now) => {
+                    *unread.entry(receiver).or_default() += 1;
+                    kept.push(row);
+                }
+                Err(why) => {
+                    tracing::warn!(
+                        receiver = &*receiver,
+                        "the message {key} is dropped: it is a day old and cannot be read ({why})"
+                    );
+                    self.drop_message(row);
+                }
             }
         }
         for (receiver, count) in unread {
@@ -129,11 +146,12 @@ impl Notifier {
                 "{count} messages for it were written by another release of the agent and cannot be read by this one; they wait a day for it"
             );
         }
+        kept
     }
 
-    /// How many messages were dropped at the start, by their receiver.
-    pub fn dropped(&self) -> &BTreeMap<Arc<str>, u64> {
-        &self.dropped
+    /// How many messages were dropped since the last call, by their receiver.
+    pub fn take_dropped(&mut self) -> BTreeMap<Arc<str>, u64> {
+        std::mem::take(&mut self.dropped)
     }
 
     /// Sends a message about an incident to the receivers that are `named`, or to the default ones.
@@ -322,7 +340,6 @@ fn statuses_of(receivers: &[Receiver], unusable: &[UnusableReceiver]) -> BTreeMa
 mod tests {
     use super::*;
     use crate::act::notify::Means;
-    use crate::act::state::OutboxRow;
     use crate::agent::plan::Flags;
     use crate::config::file::load;
     use crate::http::{Secret, client};
@@ -340,7 +357,10 @@ mod tests {
         let (client, supervisor) = (client::client(None).expect("a client"), Supervisor::default());
         let (outcomes, _) = mpsc::channel(16);
         let origin = Origin::default();
-        (Notifier::start(&plan, origin, &client, state.clone(), clock, &supervisor, &outcomes), state, clock)
+        let outbox = state.undelivered().expect("the outbox");
+        let notifier =
+            Notifier::start(&plan, origin, &client, (state.clone(), outbox), clock, &supervisor, &outcomes);
+        (notifier, state, clock)
     }
 
     fn queued(state: &State) -> Vec<(Arc<str>, Message)> {
@@ -397,10 +417,10 @@ mod tests {
         // The writer may still have it.
         assert!(state.settle(std::time::Duration::from_secs(5)));
         drop(state);
-        let (notifier, state, _) = notifier(dir.path());
+        let (mut notifier, state, _) = notifier(dir.path());
         let waiting: Vec<_> = queued(&state).into_iter().map(|(receiver, _)| receiver).collect();
         assert_eq!(waiting, ["oncall".into()], "the other waits for nobody");
-        assert_eq!(notifier.dropped(), &BTreeMap::from([("retired".into(), 1)]));
+        assert_eq!(notifier.take_dropped(), BTreeMap::from([("retired".into(), 1)]));
     }
 
     #[tokio::test]
@@ -415,10 +435,10 @@ mod tests {
         state.add_to_outbox(&[row("new", 1), row("old", 25)]).expect("written");
         assert!(state.settle(Duration::from_secs(5)));
         drop(state);
-        let (notifier, state, _) = notifier(dir.path());
+        let (mut notifier, state, _) = notifier(dir.path());
         let keys: Vec<_> = state.undelivered().expect("the outbox").into_iter().map(|row| row.key).collect();
         assert_eq!(keys, ["new".into()]);
-        assert_eq!(notifier.dropped(), &BTreeMap::from([("oncall".into(), 1)]));
+        assert_eq!(notifier.take_dropped(), BTreeMap::from([("oncall".into(), 1)]));
     }
 
     #[test]

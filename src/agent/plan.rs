@@ -98,8 +98,8 @@ pub struct TargetPlan {
     pub kept_in: PathBuf,
     /// Whether its log is read.
     pub sees_log: bool,
-    /// Its log, where it is a file; the first of several.
-    pub log: Option<PathBuf>,
+    /// Its logs that are files.
+    pub logs: Vec<PathBuf>,
 }
 
 impl TargetPlan {
@@ -202,7 +202,13 @@ fn setup_of(
         pages,
         sources,
         targets: config.targets.iter().map(watched).collect(),
-        policy: Policy { budget, min_free: config.keep.min_free, output_dir, watch_only, bundles: None },
+        policy: Policy {
+            budget,
+            min_free: config.keep.min_free,
+            output_dir,
+            watch_only,
+            ..Policy::default()
+        },
         ledger: Ledger::default(),
         zone,
         mode: Mode::Live,
@@ -247,7 +253,13 @@ fn target_plan(
         folders: output_dir.into_iter().map(str::to_owned).collect(),
         kept_in: incident_dir.to_owned(),
         sees_log: !target.logs.is_empty(),
-        log: target.logs.iter().map(|log| &log.path).find(|path| *path != "-").map(PathBuf::from),
+        logs: target
+            .logs
+            .iter()
+            .map(|log| &log.path)
+            .filter(|path| *path != "-")
+            .map(PathBuf::from)
+            .collect(),
     })
 }
 

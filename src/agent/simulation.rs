@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use self::scenario::Scenario;
+use self::scenario::{Fault, Kind, Scenario};
 use self::tally::Tally;
 use self::world::World;
 use super::plan::{Flags, Plan};
@@ -435,6 +435,25 @@ fn whatever_goes_wrong_no_open_window_is_abandoned_and_the_next_one_comes() {
     assert!(failed.is_empty(), "seeds {seeds:?}\n{}", told.join("\n"));
     if count >= 300 {
         tally.check();
+    }
+}
+
+#[test]
+fn a_disk_that_stalls_when_the_agent_starts_keeps_it_from_windows_and_not_from_watching() {
+    let fault = |at: u64, lasts: u64, kind| Fault {
+        at: Duration::from_secs(at),
+        lasts: Duration::from_secs(lasts),
+        kind,
+    };
+    for sees_log in [false, true] {
+        // Killed again and again, so that windows are left open too.
+        let kills = (0..4)
+            .flat_map(|n| [fault(20 + n * 60, 1, Kind::Killed), fault(20 + n * 60, 40, Kind::DiskStalls)]);
+        let scenario = Scenario { seed: 1, sees_log, idles: false, faults: kills.collect() };
+        let outcome = play(&scenario);
+        assert_eq!(outcome.violations, [] as [String; 0], "{scenario}");
+        let refused = outcome.tally.refused.get("state_disk").copied().unwrap_or_default();
+        assert!(refused > 0, "it saw what fires and opened nothing: {}", outcome.tally);
     }
 }
 

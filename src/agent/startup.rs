@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
 use tracing::{error, info, warn};
 
-use super::capture::KnownTarget;
+use super::capture::{CaptureStore, Found, find};
 use super::plan::{Plan, SourcePlan, TargetPlan};
 use super::supervise::{Place, Supervisor};
 use super::window::TargetHandle;
-use super::{AgentEvent, probe};
+use super::{AgentEvent, StartUploads, probe};
 use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
-use crate::act::state::{State, StateError};
+use crate::act::state::{OutboxRow, State, StateError};
 use crate::clock::Clock;
 use crate::http::{Secret, Server};
 use crate::observe::outlet::Outlet;
@@ -22,15 +23,103 @@ use crate::observe::{host, poll, promql, tail};
 use crate::serve::metrics::Metrics;
 use crate::serve::published::Published;
 use crate::serve::{self, ApiContext, Command, ServeConfig};
+use skewtrap_core::capture::governor::Ledger;
+use skewtrap_core::rule::Baseline;
+use skewtrap_core::status::Silence;
+use skewtrap_core::watch::KeptIncident;
 
-/// The state and the bundles. On a volume that cannot be written nothing would keep count of windows or
-/// take their files, so the watching goes on without any.
-pub(super) fn open(plan: &mut Plan) -> Result<(State, Bundles), StateError> {
-    let state = match State::open(&plan.state_dir) {
+/// The folders that are opened at the start, and whose servers they know.
+#[derive(Debug)]
+pub(super) struct Places {
+    state_dir: PathBuf,
+    incident_dir: PathBuf,
+    /// The servers, by name and address.
+    servers: Vec<(String, String)>,
+    /// Whether the API needs a token of the agent's own.
+    wants_token: bool,
+}
+
+impl Places {
+    /// Those of a plan.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let servers = plan.targets.iter().filter_map(|target| {
+            let address = target.server.as_ref()?.address()?;
+            Some((target.name.to_string(), address))
+        });
+        let is_local = plan.listen.parse::<SocketAddr>().is_ok_and(|listen| listen.ip().is_loopback());
+        Self {
+            state_dir: plan.state_dir.clone(),
+            incident_dir: plan.incident_dir.clone(),
+            servers: servers.collect(),
+            // On loopback, where none is configured.
+            wants_token: plan.token.is_none() && is_local,
+        }
+    }
+}
+
+/// Which folder is being read, for people.
+#[derive(Clone, Debug)]
+pub(super) struct Reading(Arc<Mutex<PathBuf>>);
+
+impl Reading {
+    /// It begins with that one.
+    pub(super) fn of(folder: &Path) -> Self {
+        Self(Arc::new(Mutex::new(folder.to_owned())))
+    }
+
+    fn goes_on_with(&self, folder: &Path) {
+        folder.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The one that is being read.
+    pub(super) fn now(&self) -> PathBuf {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What an agent before this one kept, for the core.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) ledger: Ledger,
+    pub(super) silences: Vec<Silence>,
+    pub(super) baselines: Vec<Baseline>,
+    pub(super) incidents: Vec<KeptIncident>,
+}
+
+/// What the folders hold.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) state: State,
+    pub(super) bundles: Bundles,
+    pub(super) found: Found,
+    pub(super) kept: Kept,
+    pub(super) outbox: Vec<OutboxRow>,
+    pub(super) token: Option<Secret>,
+    /// Nothing would keep count of windows, or take their files.
+    pub(super) only_watch: bool,
+}
+
+impl Opened {
+    /// Nothing, for as long as the folders cannot be read.
+    pub(super) fn nothing(plan: &Plan) -> anyhow::Result<Self> {
+        let state = State::in_memory()?;
+        let bundles = Bundles::at(&plan.incident_dir, state.agent().clone());
+        let (found, kept) = Default::default();
+        Ok(Self { state, bundles, found, kept, outbox: Vec::new(), token: None, only_watch: false })
+    }
+}
+
+/// Opens the state and the bundles and reads what is in them: all of it may wait for a disk. On a volume that
+/// cannot be written nothing would keep count of windows or take their files, so the watching goes on without
+/// any.
+pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::Result<Opened> {
+    let mut only_watch = false;
+    let state = match State::open(&places.state_dir) {
         // Its windows are that agent's.
-        Err(error @ (StateError::InUse { .. } | StateError::Newer { .. })) => return Err(error),
+        Err(error @ (StateError::InUse { .. } | StateError::Newer { .. })) => return Err(error.into()),
         Err(error) => {
-            only_watch(plan, &error);
+            only_watch = true;
+            tell_only_watch(&error);
             State::in_memory()?
         }
         Ok(state) => state,
@@ -39,34 +128,46 @@ pub(super) fn open(plan: &mut Plan) -> Result<(State, Bundles), StateError> {
         error!(
             "{why}; what it holds was read, so windows that are open are closed, but no other is opened until that is corrected and the agent is restarted"
         );
-        plan.setup.policy.watch_only = true;
+        only_watch = true;
     }
-    let addresses = plan.targets.iter().filter_map(|target| {
-        let address = target.server.as_ref()?.address()?;
-        Some((target.name.to_string(), address))
-    });
-    match state.servers_are(&addresses.collect::<Vec<_>>()) {
+    match state.servers_are(&places.servers) {
         Ok(renamed) => renamed.iter().for_each(|(old, new)| {
-            tracing::info!(
-                "{new} is the server that was called {old}: its windows and limits are taken over"
-            );
+            info!("{new} is the server that was called {old}: its windows and limits are taken over");
         }),
         // A disk that takes no writes is told above, and by every write after this one.
-        Err(error) => tracing::warn!("{error}"),
+        Err(error) => warn!("{error}"),
     }
+    let token = places.wants_token.then(|| own_token(&places.state_dir)).flatten();
     let agent = state.agent().clone();
-    let bundles = Bundles::open(&plan.incident_dir, agent.clone()).unwrap_or_else(|error| {
-        only_watch(plan, &error);
-        Bundles::at(&plan.incident_dir, agent)
+    reading.goes_on_with(&places.incident_dir);
+    let bundles = Bundles::open(&places.incident_dir, agent.clone()).unwrap_or_else(|error| {
+        only_watch = true;
+        tell_only_watch(&error);
+        Bundles::at(&places.incident_dir, agent)
     });
-    Ok((state, bundles))
+    let found = find(&CaptureStore { state: state.clone(), bundles: bundles.clone(), clock })?;
+    reading.goes_on_with(&places.state_dir);
+    let kept = Kept {
+        ledger: state.ledger()?,
+        silences: state.silences()?,
+        baselines: state.baselines()?,
+        incidents: state.open_incidents()?,
+    };
+    // What is undelivered waits in it, whether or not it can be read now.
+    let outbox = state.undelivered().unwrap_or_default();
+    Ok(Opened { state, bundles, found, kept, outbox, token, only_watch })
 }
 
-fn only_watch(plan: &mut Plan, error: &dyn std::error::Error) {
+fn tell_only_watch(error: &dyn std::error::Error) {
     error!(
         "{error}; the agent keeps watching, but opens no window until that is corrected and the agent is restarted"
     );
-    plan.setup.policy.watch_only = true;
+}
+
+/// The agent's own token, which programs on this machine read.
+fn own_token(state_dir: &Path) -> Option<Secret> {
+    let own = serve::token::own(state_dir);
+    own.map_err(|e| warn!("{e}; nothing can be changed through the API: set `token`, or correct that")).ok()
 }
 
 /// A server as captures need it; `no_server` stands in where a target has none.
@@ -78,24 +179,14 @@ pub(super) fn handle_of(plan: &TargetPlan, no_server: &Server) -> TargetHandle {
         paths: plan.paths.clone(),
         default_dir: None,
         sees_log: plan.sees_log,
-        log: plan.log.clone(),
+        logs: plan.logs.clone(),
         nsys: Nsys::new("nsys"),
     }
 }
 
 /// The servers, as closing a window that was left behind needs them.
-pub(super) fn known(plan: &Plan, no_server: &Server) -> BTreeMap<String, KnownTarget> {
-    let log_of = |target| {
-        plan.sources.iter().find_map(|source| match source {
-            SourcePlan::Tail(c) if c.target == target && c.path.as_os_str() != "-" => Some(c.path.clone()),
-            _ => None,
-        })
-    };
-    let known = |target: &TargetPlan| KnownTarget {
-        handle: handle_of(target, no_server),
-        log: log_of(target.target),
-    };
-    plan.targets.iter().map(|target| (target.name.to_string(), known(target))).collect()
+pub(super) fn known(plan: &Plan, no_server: &Server) -> BTreeMap<String, TargetHandle> {
+    plan.targets.iter().map(|target| (target.name.to_string(), handle_of(target, no_server))).collect()
 }
 
 /// What the servers are called.
@@ -156,6 +247,27 @@ pub(super) fn sources(sources: &[SourcePlan], supervisor: &Supervisor, outlet: &
     }
 }
 
+/// What starts the uploads of bundles, when their folder is there.
+pub(super) fn uploads(
+    plan: &Plan,
+    clock: Clock,
+    metrics: &Arc<Metrics>,
+    supervisor: &Supervisor,
+) -> StartUploads {
+    #[cfg(feature = "fleet")]
+    {
+        let (config, metrics, supervisor) = (plan.store.clone(), metrics.clone(), supervisor.clone());
+        Box::new(move |bundles| {
+            super::upload::start(config.clone(), bundles, clock, &metrics, &supervisor);
+        })
+    }
+    #[cfg(not(feature = "fleet"))]
+    {
+        let _ = (plan, clock, metrics, supervisor);
+        Box::new(|_| ())
+    }
+}
+
 /// Serves the status page and the API.
 pub(super) async fn serving(
     plan: &Plan,
@@ -163,6 +275,7 @@ pub(super) async fn serving(
     commands: mpsc::Sender<Command>,
     metrics: Arc<Metrics>,
     supervisor: &Supervisor,
+    own_token: Arc<OnceLock<Secret>>,
 ) {
     let parsed = |text: &str| {
         text.parse::<SocketAddr>().map_err(|e| warn!("`listen: {text}` is no address: {e}")).ok()
@@ -171,7 +284,8 @@ pub(super) async fn serving(
     let config = ServeConfig {
         listen,
         metrics_listen: plan.metrics_listen.as_deref().and_then(parsed),
-        token: token_of(plan, listen),
+        token: plan.token.clone(),
+        own_token,
         hosts: plan.hosts.clone(),
         incident_dir: plan.incident_dir.clone(),
     };
@@ -187,13 +301,4 @@ pub(super) async fn serving(
         info!("health and metrics alone on http://{address}");
     }
     supervisor.once(server.run(supervisor.cancel()));
-}
-
-/// The configured token; on loopback, where none is configured, the agent's own.
-fn token_of(plan: &Plan, listen: SocketAddr) -> Option<Secret> {
-    if plan.token.is_some() || !listen.ip().is_loopback() {
-        return plan.token.clone();
-    }
-    let own = serve::token::own(&plan.state_dir);
-    own.map_err(|e| warn!("{e}; nothing can be changed through the API: set `token`, or correct that")).ok()
 }

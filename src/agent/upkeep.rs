@@ -10,9 +10,10 @@ use tracing::{error, info, warn};
 
 use super::archive::Job;
 use super::capture::task::compare_now;
-use super::capture::{Found, KnownTarget, Taken, close};
+use super::capture::{Found, Taken, close, without_server};
 use super::commands::Reply;
 use super::cost::Meter;
+use super::window::TargetHandle;
 use super::{Agent, AgentEvent, Closing, GRACE};
 use crate::act::notify::{DeliveryReport, DeliveryResult};
 use crate::act::state::{OpenMethod, OpenWindow, State};
@@ -64,17 +65,24 @@ impl Agent {
     }
 
     /// What is wrong with the disk of the state, and what that cost so far.
-    fn disk_trouble(&self) -> Option<String> {
+    pub(super) fn disk_trouble(&self) -> Option<String> {
         let state = &self.store.state;
         let hangs = state.hangs().map(|(folder, since)| {
             let (folder, s) = (folder.display(), since.as_secs());
             format!("the disk of the state folder {folder} has not come back from a write for {s} s")
         });
-        let why = hangs.or_else(|| state.failed())?;
+        let why = self.awaited_disk().or(hangs).or_else(|| state.failed())?;
         Some(match self.notifier.without_row() {
             0 => why,
             n => format!("{why}; {n} messages went out without being kept there, so a kill may repeat them"),
         })
+    }
+
+    /// Counts what the notifier dropped of an agent before this one.
+    pub(super) fn count_dropped(&mut self) {
+        for (receiver, count) in self.notifier.take_dropped() {
+            self.metrics.messages_dropped(&receiver, count);
+        }
     }
 
     /// Builds what somebody asked for.
@@ -165,7 +173,7 @@ impl Agent {
     pub(super) fn recover(
         &mut self,
         found: Found,
-        known: &BTreeMap<String, KnownTarget>,
+        known: &BTreeMap<String, TargetHandle>,
         effects: &mut Vec<Effect>,
     ) {
         for open in self.watch.kept_incidents() {
@@ -225,9 +233,9 @@ impl Agent {
     }
 
     /// What was opened on this machine is closed without its server.
-    fn without_server(&self, window: &OpenWindow) -> Option<KnownTarget> {
+    fn without_server(&self, window: &OpenWindow) -> Option<TargetHandle> {
         let needs_server = matches!(window.method, OpenMethod::Http(_));
-        (!needs_server).then(|| KnownTarget::without_server(&window.target, &self.no_server))
+        (!needs_server).then(|| without_server(&window.target, &self.no_server))
     }
 
     fn left_behind(&mut self, window: &OpenWindow) {
@@ -324,7 +332,7 @@ impl Agent {
     }
 
     /// Until when messages about a record's rule and server are silenced, if they are.
-    fn silenced_until(&self, record: &Record) -> Option<Time> {
+    pub(super) fn silenced_until(&self, record: &Record) -> Option<Time> {
         let incident = &record.incident;
         self.watch.silenced_until(&incident.rule, &incident.target, self.clock.now())
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::compare::{self, CompareRequest};
-use super::plan::{Plan, host};
+use super::plan::host;
 use super::supervise::{Place, Supervisor};
 use crate::act::bundle::{Bundles, numbered, traces_of};
 use crate::act::retention;
@@ -48,13 +48,13 @@ pub fn destination(config: &StoreConfig) -> anyhow::Result<Destination> {
 
 /// Starts the uploads, if a store is configured.
 pub(super) fn start(
-    plan: &Plan,
+    config: Option<StoreConfig>,
     bundles: &Bundles,
     clock: Clock,
     metrics: &Arc<Metrics>,
     supervisor: &Supervisor,
 ) {
-    let Some(config) = plan.store.clone() else { return };
+    let Some(config) = config else { return };
     let (bundles, metrics, cancel) = (bundles.clone(), metrics.clone(), supervisor.cancel());
     supervisor.keep("upload", Place::Aside, move || {
         run(config.clone(), bundles.clone(), clock, metrics.clone(), cancel.clone())

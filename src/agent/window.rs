@@ -103,8 +103,8 @@ pub struct TargetHandle {
     pub default_dir: Option<String>,
     /// Whether its log is read.
     pub sees_log: bool,
-    /// Its log, where it is a file.
-    pub log: Option<PathBuf>,
+    /// Its logs that are files.
+    pub logs: Vec<PathBuf>,
     /// The nsys of this machine.
     pub nsys: Nsys,
 }
@@ -198,10 +198,12 @@ pub async fn open(
 ) -> Result<Result<Outcome, Unsent>, StateError> {
     // Its deadline does not move when somebody sets the wall clock.
     let clock = clock.steady();
-    let (files, log) = tokio::join!(Files::new(target, request), Log::from_now(target.log.clone()));
+    let (files, log) = tokio::join!(Files::new(target, request), Log::from_now(target.logs.clone()));
+    let (logs_from, log_from) = log.from();
     let window = OpenWindow {
         instance: target.instance.clone(),
-        log_from: log.from(),
+        log_from,
+        logs_from,
         ..OpenWindow::of(attempt, OpenMethod::Http(request.clone()), clock.now())
     };
     let _turn = turn(target, request, state, clock.now()).await?;
@@ -308,13 +310,13 @@ async fn turn(
 }
 
 /// Closes a window that an agent before this one left behind. `lines` are the lines about profiling
-/// in its server's log since, and `moved` the files that are in the bundle already: both are taken
+/// in its server's logs since, which end at `log_ends`, and `moved` the files that are in the bundle already: both are taken
 /// into account before anything is decided, for they may prove that nothing is open any more.
 pub async fn resume(
     target: &TargetHandle,
     request: &StartRequest,
     window: OpenWindow,
-    (lines, log_end): (Vec<(Rank, ProfileLine)>, u64),
+    (lines, log_ends): (Vec<(Rank, ProfileLine)>, Vec<(PathBuf, u64)>),
     moved: Vec<PathBuf>,
     store: (&State, Clock),
     links: Links,
@@ -347,7 +349,7 @@ pub async fn resume(
     // Nothing is sent to another instance than the one that was asked to start.
     let reach = instance_of(&target.server, window.instance.as_deref()).await;
     let reach = reach.map(event_of);
-    let log = Log::after(target.log.clone(), log_end);
+    let log = Log::after(log_ends);
     let run = Run::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone());
     reach.iter().for_each(|event| run.handle(event));
     see_through(target, request, run, files, links).await

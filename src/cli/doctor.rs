@@ -156,7 +156,7 @@ async fn all(
                 paths: target.paths.clone(),
                 default_dir: None,
                 sees_log: target.sees_log,
-                log: target.log.clone(),
+                logs: target.logs.clone(),
                 nsys: Nsys::new("nsys"),
             };
             checks.window(target, handle, &examined.facts, plan, (clock, log)).await?;

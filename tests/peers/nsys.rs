@@ -58,6 +58,7 @@ fn left(session: &Session, sent_at: Time, granted: bool) -> OpenWindow {
         stops: None,
         ended: false,
         log_from: None,
+        logs_from: Default::default(),
         refused_double: false,
     }
 }

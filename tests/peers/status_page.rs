@@ -231,6 +231,7 @@ impl Agent {
             listen,
             metrics_listen: None,
             token: None,
+            own_token: Arc::default(),
             hosts: Vec::new(),
             incident_dir: dir.to_owned(),
         };

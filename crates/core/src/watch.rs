@@ -282,7 +282,7 @@ impl Watch {
     }
 
     /// Goes on with the incidents that an agent before this one left open; to be called before anything is
-    /// observed.
+    /// observed. Of several of the same firing the first one goes on.
     pub fn take_up(&mut self, kept: Vec<KeptIncident>, now: Time) {
         self.core.take_up(kept, now);
     }

@@ -53,6 +53,7 @@ fn window(attempt: &str) -> OpenWindow {
         stops: None,
         ended: false,
         log_from: None,
+        logs_from: Default::default(),
         refused_double: false,
     }
 }

@@ -21,7 +21,7 @@ use crate::observe::process::{ancestors, listener, ranks_below};
 use skewtrap_core::capture::NsysWindow;
 use skewtrap_core::capture::captured::Means;
 use skewtrap_core::capture::governor::Attempt;
-use skewtrap_core::capture::nsys::{Readiness, Session, choose};
+use skewtrap_core::capture::nsys::{LONGEST_START, Readiness, Session, choose};
 use skewtrap_core::capture::window::{EXPORT_LIMIT, WindowPhase};
 use skewtrap_core::incident::{Exchange, Record};
 use skewtrap_trace::rank::Rank;
@@ -190,7 +190,7 @@ impl Taking {
         let written = crate::world::blocking(move || state.update(&window)).await;
         written.map_err(Failed::closed)?.map_err(Failed::closed)?;
         result.sent_at = self.window.sent_at;
-        self.begin(&nsys, &session, &output, result.sent_at).await?;
+        self.begin(&nsys, &session, &output, result).await?;
         self.show(WindowPhase::Open);
         let (probe, _) = self.links.meter.probe(self.handle.server.clone(), None);
         self.hold().await;
@@ -208,8 +208,9 @@ impl Taking {
         nsys: &Nsys,
         session: &Session,
         output: &std::path::Path,
-        at: Time,
+        result: &mut CaptureResult,
     ) -> Result<(), Failed> {
+        let (at, until) = (result.sent_at, tokio::time::Instant::now() + LONGEST_START);
         let (answer, exchange) =
             nsys.start(&session.id, output, &self.spec.args, at).await.map_err(Failed::closed)?;
         self.exchanges.push(exchange);
@@ -231,12 +232,50 @@ impl Taking {
                 self.exchanges.extend(stopped.ok().map(|(_, exchange)| exchange));
                 return Err(Failed::open(not_begun(session, &answer, &seen)));
             }
+            Seen::Is(Readiness::Ready) if !refused => {
+                return Err(self.begins_late(nsys, session, &answer, (at, until), result).await);
+            }
             _ => return Err(Failed::closed(not_begun(session, &answer, &seen))),
         }
         self.window.granted = true;
         let window = self.window.clone();
         self.store.state.later(move |state| state.update(&window));
         Ok(())
+    }
+
+    /// nsys took a start and nothing came of it so far. What begins by `until` is ours and is stopped at once, for
+    /// the window's time is over; what begins later nobody would stop, so that is not proven then.
+    async fn begins_late(
+        &mut self,
+        nsys: &Nsys,
+        session: &Session,
+        answer: &CommandOutput,
+        (at, until): (Time, tokio::time::Instant),
+        result: &mut CaptureResult,
+    ) -> Failed {
+        self.show(WindowPhase::Unknown);
+        let left = until.saturating_duration_since(tokio::time::Instant::now());
+        let decided = |s: &Seen| matches!(s, Seen::Is(state) if *state != Readiness::Ready);
+        let seen = wait_for(nsys, &session.id, left, decided).await;
+        let waited = self.store.clock.now().since(at).as_secs();
+        match seen {
+            Seen::Is(Readiness::Collecting) => {
+                self.show(WindowPhase::Stopping);
+                match self.stop(nsys, session, self.store.clock.now(), result).await {
+                    Err(failed @ Failed { unproven: true, .. }) => failed,
+                    _ => Failed::closed(format!(
+                        "nsys began to collect in session {} only {waited} s after it was told to, too late for this window, and was stopped at once",
+                        session.name
+                    )),
+                }
+            }
+            Seen::Absent | Seen::Is(Readiness::Gone) => Failed::closed(not_begun(session, answer, &seen)),
+            Seen::Unread(_) | Seen::Is(Readiness::Ready | Readiness::Busy) => Failed::open(format!(
+                "{} after {waited} s, though the start was taken, so it may begin yet: look with `nsys sessions list`, and stop it by hand: nsys stop --session={}",
+                not_begun(session, answer, &seen),
+                session.id
+            )),
+        }
     }
 
     async fn session(&self, nsys: &Nsys, result: &mut CaptureResult) -> Result<Session, Failed> {

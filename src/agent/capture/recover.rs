@@ -2,7 +2,7 @@
 //! task of its own beside the loop, for an export may take minutes, and the watching must not wait.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -25,29 +25,17 @@ use skewtrap_core::incident::{CaptureOutcome, Record};
 use skewtrap_core::message::LONGEST_ALERT;
 use skewtrap_trace::time::Time;
 
-/// A server as closing a window needs it.
-#[derive(Clone, Debug)]
-pub struct KnownTarget {
-    /// The server.
-    pub handle: TargetHandle,
-    /// Its log, where it is a file.
-    pub log: Option<PathBuf>,
-}
-
-impl KnownTarget {
-    /// Of a window that no target is left for.
-    pub fn without_server(target: &str, no_server: &Server) -> Self {
-        let handle = TargetHandle {
-            server: no_server.clone(),
-            target: target.to_owned(),
-            instance: None,
-            paths: PathMap::default(),
-            default_dir: None,
-            sees_log: false,
-            log: None,
-            nsys: Nsys::new("nsys"),
-        };
-        Self { handle, log: None }
+/// In place of a server for a window that no target is left for.
+pub fn without_server(target: &str, no_server: &Server) -> TargetHandle {
+    TargetHandle {
+        server: no_server.clone(),
+        target: target.to_owned(),
+        instance: None,
+        paths: PathMap::default(),
+        default_dir: None,
+        sees_log: false,
+        logs: Vec::new(),
+        nsys: Nsys::new("nsys"),
     }
 }
 
@@ -169,7 +157,7 @@ fn end_of(record: &Record, now: Time) -> AttemptEnd {
 /// its target's name.
 pub async fn close(
     store: CaptureStore,
-    known: Option<KnownTarget>,
+    known: Option<TargetHandle>,
     window: OpenWindow,
     record: Record,
     links: (Meter, CancellationToken),
@@ -190,26 +178,31 @@ pub async fn close(
 
 async fn closed(
     store: &CaptureStore,
-    KnownTarget { handle, log }: KnownTarget,
+    handle: TargetHandle,
     window: OpenWindow,
     record: &Record,
     (meter, cancel): (Meter, CancellationToken),
 ) -> CaptureResult {
     match window.method.clone() {
         OpenMethod::Http(request) => {
-            let (lines, end) = match &log {
-                Some(log) => since(log, window.log_from).await,
-                None => Default::default(),
-            };
-            let handle = TargetHandle { log: log.clone(), ..handle };
+            let (mut lines, mut ends) = (Lines::new(), Vec::new());
+            for (index, log) in handle.logs.iter().enumerate() {
+                let (of_log, end) = since(log, window.log_from(log, index == 0)).await;
+                lines.extend(of_log);
+                ends.push((log.clone(), end));
+            }
             let moved = store.bundles.traces(&record.incident.id, record.incident.window());
             let status = Status { phase: WindowPhase::Unknown, distrust: Distrust::opened(window.sent_at) };
             let (sender, signals) = mpsc::channel(1024);
-            let reader = log.map(|log| tokio::spawn(follow(log, end, sender)));
+            let readers: Vec<_> = ends
+                .iter()
+                .map(|(log, end)| tokio::spawn(follow(log.clone(), *end, sender.clone())))
+                .collect();
+            drop(sender);
             let links = Links { signals, status: watch::Sender::new(status), meter, cancel };
             let state = (&store.state, store.clock);
-            let outcome = window::resume(&handle, &request, window, (lines, end), moved, state, links).await;
-            reader.inspect(tokio::task::JoinHandle::abort);
+            let outcome = window::resume(&handle, &request, window, (lines, ends), moved, state, links).await;
+            readers.iter().for_each(tokio::task::JoinHandle::abort);
             result_of(outcome, &request)
         }
         OpenMethod::Nsys { .. } => {

@@ -1,5 +1,5 @@
-//! What the server's log says up to this moment. The agent's loop passes its lines on too, but they may be
-//! late: after a pause of the whole agent, and where too many wait. So the log itself is read before anything
+//! What the server's logs say up to this moment. The agent's loop passes their lines on too, but they may be
+//! late: after a pause of the whole agent, and where too many wait. So the logs themselves are read before anything
 //! is sent, and what the loop passes on afterwards is not told twice.
 
 use std::collections::BTreeMap;
@@ -7,22 +7,24 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::observe::profile_lines;
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_trace::rank::Rank;
 
-/// How long reading it may hold up what is to be sent.
+/// How long reading them may hold up what is to be sent.
 const LIMIT: Duration = Duration::from_millis(500);
 /// More lines than this about profiling are no window's.
 const MOST: usize = 4096;
 
 type Counts = BTreeMap<(Rank, ProfileLine), usize>;
 
-/// The log of one window's server, from its start on.
+/// The logs of one window's server, from its start on.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    path: Option<PathBuf>,
-    from: Option<u64>,
+    /// Each with the byte behind which it is read; none where its length could not be had.
+    files: Vec<(PathBuf, Option<u64>)>,
     lines: Mutex<Lines>,
 }
 
@@ -35,26 +37,34 @@ struct Lines {
 }
 
 impl Log {
-    /// From its present end on.
-    pub(super) async fn from_now(path: Option<PathBuf>) -> Self {
-        let Some(path) = path else { return Self::default() };
-        let measured = path.clone();
-        let measuring = crate::world::blocking(move || std::fs::metadata(measured).map(|m| m.len()));
-        let from = match tokio::time::timeout(LIMIT, measuring).await {
-            Ok(Ok(Ok(length))) => Some(length),
-            _ => None,
+    /// From their present ends on. One whose disk hangs keeps no other.
+    pub(super) async fn from_now(paths: Vec<PathBuf>) -> Self {
+        let measure = |path: PathBuf| {
+            let measured = path.clone();
+            (path, crate::world::blocking(move || std::fs::metadata(measured).map(|m| m.len())))
         };
-        Self { path: Some(path), from, lines: Mutex::default() }
+        let measuring: Vec<_> = paths.into_iter().map(measure).collect();
+        let (until, mut files) = (Instant::now() + LIMIT, Vec::new());
+        for (path, length) in measuring {
+            let from = match tokio::time::timeout_at(until, length).await {
+                Ok(Ok(Ok(length))) => Some(length),
+                _ => None,
+            };
+            files.push((path, from));
+        }
+        Self { files, lines: Mutex::default() }
     }
 
-    /// From that byte on, where another reader passes its lines on.
-    pub(super) fn after(path: Option<PathBuf>, from: u64) -> Self {
-        Self { path, from: Some(from), lines: Mutex::default() }
+    /// From those bytes on, where other readers pass their lines on.
+    pub(super) fn after(ends: Vec<(PathBuf, u64)>) -> Self {
+        let files = ends.into_iter().map(|(path, end)| (path, Some(end))).collect();
+        Self { files, lines: Mutex::default() }
     }
 
-    /// Its length at the start.
-    pub(super) const fn from(&self) -> Option<u64> {
-        self.from
+    /// Their lengths at the start, by their paths; and the first one's.
+    pub(super) fn from(&self) -> (BTreeMap<PathBuf, u64>, Option<u64>) {
+        let known = self.files.iter().filter_map(|(path, from)| Some((path.clone(), (*from)?)));
+        (known.collect(), self.files.first().and_then(|(_, from)| *from))
     }
 
     /// A line is passed on; gives whether it is news.
@@ -68,12 +78,20 @@ impl Log {
         true
     }
 
-    /// What it says that the window was not told yet, in its order. A log that cannot be read in time says
-    /// nothing.
+    /// What they say that the window was not told yet, each in its order. One that cannot be read in time
+    /// says nothing.
     pub(super) async fn news(&self) -> Vec<(Rank, ProfileLine)> {
-        let (Some(path), Some(from)) = (&self.path, self.from) else { return Vec::new() };
-        let read = tokio::time::timeout(LIMIT, profile_lines::after(path, from)).await;
-        let Ok(Ok((written, _))) = read else { return Vec::new() };
+        let read = |(path, from): &(PathBuf, Option<u64>)| {
+            let (path, from) = (path.clone(), (*from)?);
+            Some(tokio::spawn(async move { profile_lines::after(&path, from).await }))
+        };
+        let reading: Vec<_> = self.files.iter().filter_map(read).collect();
+        let (until, mut written) = (Instant::now() + LIMIT, Vec::new());
+        for lines in reading {
+            if let Ok(Ok(Ok((lines, _)))) = tokio::time::timeout_at(until, lines).await {
+                written.extend(lines);
+            }
+        }
         let mut lines = self.lock();
         let mut told = lines.told.clone();
         let mut news = Vec::new();
@@ -115,8 +133,8 @@ mod tests {
         let path = dir.path().join("server.log");
         let old = "[2026-11-24 03:48:52 DP1] Profiling starts. Traces will be saved to: /old (with profile id: 1)\n";
         std::fs::write(&path, old).unwrap();
-        let log = Log::from_now(Some(path.clone())).await;
-        assert_eq!(log.from(), Some(old.len() as u64));
+        let log = Log::from_now(vec![path.clone()]).await;
+        assert_eq!(log.from(), ([(path.clone(), old.len() as u64)].into(), Some(old.len() as u64)));
         assert_eq!(log.news().await, [], "what stood there before is of older windows");
         let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
         writeln!(file, "[2026-11-24 03:48:53 DP2] Stop profiling...").unwrap();
@@ -127,5 +145,22 @@ mod tests {
         writeln!(file, "[2026-11-24 03:48:54 DP2] Stop profiling...").unwrap();
         assert!(log.is_news(stops.0, &stops.1), "another one");
         assert_eq!(log.news().await, []);
+    }
+
+    #[tokio::test]
+    async fn every_log_of_a_server_is_read_and_one_that_is_missing_keeps_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["node0.log", "gone.log", "node1.log"].map(|name| dir.path().join(name));
+        for path in [&paths[0], &paths[2]] {
+            std::fs::write(path, "[2026-11-24 03:48:52 DP1] Stop profiling...\n").unwrap();
+        }
+        let log = Log::from_now(paths.to_vec()).await;
+        for (path, rank) in [(&paths[0], 0), (&paths[2], 3)] {
+            let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
+            writeln!(file, "[2026-11-24 03:48:53 DP{rank}] Stop profiling...").unwrap();
+        }
+        let stops = |rank| (Rank::dp(rank), ProfileLine::Stops);
+        assert_eq!(log.news().await, [stops(0), stops(3)]);
+        assert_eq!(log.from().0.len(), 2);
     }
 }

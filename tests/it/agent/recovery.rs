@@ -8,7 +8,7 @@ use crate::support::stage::{Stage, config};
 use serde_json::Value;
 use skewtrap::act::profile;
 use skewtrap::act::state::{OpenMethod, OpenWindow};
-use skewtrap::agent::capture::{CaptureStore, KnownTarget, Taken, close, find};
+use skewtrap::agent::capture::{CaptureStore, Taken, close, find};
 use skewtrap::agent::cost::Meter;
 use skewtrap::demo::sglang::{Config, Faults};
 use skewtrap::demo::shell::RunningDouble;
@@ -33,6 +33,12 @@ impl Agent {
 
     /// One whose target has that name and address.
     fn of(dir: &std::path::Path, name: &str, url: &str) -> Self {
+        std::fs::write(dir.join("token"), "t0ken").unwrap();
+        Self::with(dir, name, url, &format!("token: {{ file: '{}/token' }}", dir.display()))
+    }
+
+    /// The same, with that line of configuration.
+    fn with(dir: &std::path::Path, name: &str, url: &str, line: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let at = dir.display();
         let text = format!(
@@ -51,10 +57,9 @@ keep: {{ min_free: 1MiB }}
 state_dir: '{at}/state'
 incident_dir: '{at}/incidents'
 listen: 127.0.0.1:{port}
-token: {{ file: '{at}/token' }}
+{line}
 "
         );
-        std::fs::write(dir.join("token"), "t0ken").unwrap();
         std::fs::write(dir.join("skewtrap.yaml"), text).unwrap();
         let log = std::fs::File::create(dir.join("agent.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
@@ -85,6 +90,12 @@ token: {{ file: '{at}/token' }}
             .await
             .unwrap();
         answer.text().await.unwrap()
+    }
+
+    async fn health(&self) -> String {
+        let client = skewtrap::http::client::client(None).unwrap();
+        let url = self.status.replace("api/v1/status", "healthz");
+        client.get(url).send().await.unwrap().text().await.unwrap()
     }
 
     /// Asks for the status until it is as wanted.
@@ -124,6 +135,7 @@ async fn left_open(stage: Stage) -> RunningDouble {
         stops: None,
         ended: false,
         log_from: None,
+        logs_from: Default::default(),
         refused_double: false,
     };
     let mut record = stage::record("left", state.agent().clone(), now);
@@ -218,6 +230,49 @@ async fn a_window_is_stopped_by_whichever_name_and_spelling_its_server_is_a_targ
     assert_eq!(posts("/start_profile"), 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_disk_that_hangs_at_the_start_keeps_nobody_from_watching_and_is_taken_over_when_it_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { decode_log_interval: 1000, ..config(&[(9, 0), (40, 2)]) };
+    let double = left_open(Stage::of(config, dir.path()).await).await;
+    let posts = |path: &str| double.requests().iter().filter(|r| r.path == path).count();
+    // A file of the state folder whose opening does not come back before somebody writes to it.
+    let hangs = dir.path().join("state/api-token");
+    rustix::fs::mknodat(rustix::fs::CWD, &hangs, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let agent = Agent::with(dir.path(), "server", &double.url, "");
+    let is_of = |s: &Value, reason: &str| {
+        let incidents = s["incidents"].as_array().unwrap();
+        incidents.iter().any(|i| i["rule"] == "skew" && i["capture"]["reason"] == reason)
+    };
+    let status = agent.shows("a refusal", |s| is_of(s, "state_disk")).await;
+    assert!(status["targets"][0]["ranks"].as_array().is_some_and(|r| r.len() == 2), "{status:#}");
+    let health = agent.health().await;
+    let folder = dir.path().join("state").display().to_string();
+    assert!(health.starts_with("ok, but the disk of the folder") && health.contains(&folder), "{health}");
+    assert!(agent.asked().await.contains("/healthz"), "nobody can change anything yet");
+    assert_eq!((posts("/start_profile"), posts("/stop_profile")), (1, 0), "what is open is not known");
+    tokio::task::spawn_blocking(move || std::fs::write(hangs, "t0ken")).await.unwrap().unwrap();
+    // It ended by its steps meanwhile, and that is seen only now; what it used is not given back.
+    agent
+        .shows("the closed window", |s| {
+            s["windows"] == serde_json::json!([]) && s["budget"]["limits"][0]["used"].as_u64() > Some(0)
+        })
+        .await;
+    let bundle = dir.path().join("incidents/left/incident.json");
+    agent.shows("the bundle of the window", |_| bundle.exists()).await;
+    assert_eq!(agent.health().await, "ok\n");
+    // What was refused meanwhile is granted now.
+    let mut answer = agent.asked().await;
+    for _ in 0..600 {
+        if !answer.contains("left a window open") && !answer.contains("/healthz") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        answer = agent.asked().await;
+    }
+    assert!(answer.contains("a window is being opened"), "{answer}");
+}
+
 /// An incident whose first capture is kept, and whose second one an agent left open when it died.
 fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record) {
     let store = stage::store(dir);
@@ -254,6 +309,7 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
         stops: None,
         ended: false,
         log_from: None,
+        logs_from: Default::default(),
         refused_double: false,
     };
     store.state.begin(&attempt(1, 1.4), &window(1), None).unwrap();
@@ -277,7 +333,7 @@ async fn a_second_window_that_was_left_open_is_closed_beside_the_first_whose_fil
     assert!(found.finished.is_empty());
     assert_eq!(found.open, [still_fires], "it has no window, and is to be told resolved");
     let handle = stage::handle("http://127.0.0.1:9");
-    let known = Some(KnownTarget { handle, log: None });
+    let known = Some(handle);
     let (mut record, cancel) = (record, tokio_util::sync::CancellationToken::new());
     let meter = Meter::of_before(store.clock, window.sent_at);
     let taken = close(store.clone(), known, window, record.clone(), (meter, cancel)).await;

@@ -242,6 +242,7 @@ fn begin(state: &State, attempt: &Attempt) {
         stops: None,
         ended: false,
         log_from: None,
+        logs_from: Default::default(),
         refused_double: false,
     };
     state.begin(attempt, &window, None).expect("writable");

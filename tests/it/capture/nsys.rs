@@ -61,13 +61,7 @@ async fn every_trouble_with_nsys_has_its_own_message_and_stops_nothing_of_others
     assert!(why.contains("Permission denied"), "{why}");
     std::fs::remove_file(server.state("permission")).unwrap();
 
-    server.fault("start_ignored", "");
     let stops = server.calls("stop").len();
-    let why = server.fails("i5", NsysSession::OfTarget).await;
-    assert!(why.starts_with("nsys did not begin to collect in session mine"), "{why}");
-    assert_eq!(server.calls("stop").len(), stops, "what did not begin is not stopped");
-    std::fs::remove_file(server.state("start_ignored")).unwrap();
-
     server.fault("start_stolen", "");
     let why = server.fails("i5b", NsysSession::OfTarget).await;
     assert!(why.contains("which another client has started; it is left alone"), "{why}");
@@ -158,6 +152,25 @@ async fn a_stop_that_took_nothing_is_sent_again_and_a_list_that_fails_proves_not
 fn id_of(server: &Wrapped) -> String {
     let mut ids = std::fs::read_dir(server.state("sessions")).unwrap().flatten();
     ids.next().unwrap().file_name().into_string().unwrap()
+}
+
+#[tokio::test]
+async fn a_start_that_takes_effect_late_is_stopped_and_one_that_never_does_is_not_proven_and_keeps_its_row() {
+    let (late, never) =
+        (Wrapped::fake(&["launch", "--session-new=mine"]), Wrapped::fake(&["launch", "--session-new=mine"]));
+    late.fault("start_late", "13");
+    never.fault("start_ignored", "");
+    let (why, kept) =
+        tokio::join!(late.fails("i1", NsysSession::OfTarget), never.window("i2", NsysSession::OfTarget));
+    assert!(why.contains("too late for this window, and was stopped at once"), "{why}");
+    assert_eq!((late.calls("start").len(), late.calls("stop").len()), (1, 1));
+    let state = std::fs::read_to_string(late.state("sessions/").join(id_of(&late)).join("state")).unwrap();
+    assert_eq!(state.trim(), "Launched");
+    let why = kept.end.unproven.expect("nobody knows whether it begins yet");
+    assert!(why.contains("nsys stop --session=") && why.contains("it may begin yet"), "{why}");
+    assert_eq!(never.calls("stop").len(), 0, "what did not begin is not stopped");
+    let rows = never.store.state.open_windows().unwrap();
+    assert_eq!(rows.iter().map(|row| row.unproven.clone()).collect::<Vec<_>>(), [Some(why)]);
 }
 
 #[tokio::test]

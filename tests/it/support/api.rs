@@ -33,6 +33,7 @@ pub fn config(dir: &Path) -> ServeConfig {
         listen: "127.0.0.1:0".parse().unwrap(),
         metrics_listen: Some("127.0.0.1:0".parse().unwrap()),
         token: Some(Secret::new("t0ken")),
+        own_token: Arc::default(),
         hosts: Vec::new(),
         incident_dir: dir.join("incidents"),
     }

@@ -128,7 +128,7 @@ pub fn handle(url: &str) -> TargetHandle {
         paths: PathMap::default(),
         default_dir: None,
         sees_log: true,
-        log: None,
+        logs: Vec::new(),
         nsys: Nsys::new("nsys"),
     }
 }
@@ -192,6 +192,7 @@ impl Stage {
             min_free: 0,
             output_dir: Some(self.base()),
             watch_only: false,
+            awaits_state: false,
             bundles: None,
         };
         let ledger = self.store.state.ledger().unwrap();

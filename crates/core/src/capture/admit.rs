@@ -27,6 +27,8 @@ pub struct Policy {
     pub output_dir: Option<String>,
     /// `--watch-only`.
     pub watch_only: bool,
+    /// The state could not be read yet, so the ledger is not what counts.
+    pub awaits_state: bool,
     /// What the bundles take; `None` before the first sweep.
     pub bundles: Option<BundleSpace>,
 }
@@ -38,6 +40,7 @@ impl Default for Policy {
             min_free: 2 << 30,
             output_dir: None,
             watch_only: false,
+            awaits_state: false,
             bundles: None,
         }
     }
@@ -131,6 +134,9 @@ pub fn admit_in_turn(
     }
     if policy.watch_only {
         return Err(Refusal::WatchOnly);
+    }
+    if policy.awaits_state {
+        return Err(Refusal::StateDisk);
     }
     let ranks = facts.server.as_ref().map_or(1, |s| usize::from(s.sizes.dp) * usize::from(s.sizes.tp));
     let expected = ledger.estimate(request.target, ranks);

@@ -3,7 +3,7 @@
 //! The lines carry no request id. A window is recognised by the folder or the id in its first line,
 //! and its later lines by the rank that prints them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -173,6 +173,9 @@ struct OwnWindow {
     ended: Option<Time>,
     /// The id that the server gave to a window whose mark is in no line.
     adopted: Option<Option<String>>,
+    /// Of a window that an agent before this one opened, whose first lines may stand in the log before the
+    /// place where this agent began to read: the ranks of which another begin or an end was seen since.
+    seen_since: Option<BTreeSet<Rank>>,
 }
 
 impl OwnWindow {
@@ -202,7 +205,21 @@ impl OwnLines {
         if self.windows.len() == Self::KEPT {
             self.windows.remove(0);
         }
-        self.windows.push(OwnWindow { marks, opened: at, ended: None, adopted: None });
+        self.windows.push(OwnWindow { marks, opened: at, ended: None, adopted: None, seen_since: None });
+    }
+
+    /// A window with these marks was left open by an agent before this one.
+    pub fn left_behind(&mut self, marks: Marks, at: Time) {
+        self.opened(marks, at);
+        if let Some(window) = self.windows.last_mut() {
+            window.seen_since = Some(BTreeSet::new());
+        }
+    }
+
+    /// Whether a window may have begun on the rank before this agent read its log; it is asked once of a rank.
+    fn begun_before(&mut self, rank: Rank) -> bool {
+        let mut left = self.windows.iter_mut().filter_map(|window| window.seen_since.as_mut());
+        left.any(|seen| seen.len() < MOST_OPEN && seen.insert(rank))
     }
 
     /// It ended.
@@ -215,6 +232,7 @@ impl OwnLines {
     /// The server has ended, and every window on it.
     pub fn forget_begun(&mut self) {
         self.begun.clear();
+        self.windows.iter_mut().for_each(|window| window.seen_since = None);
     }
 
     /// Whether the line is of a window of ours.
@@ -228,6 +246,11 @@ impl OwnLines {
                 let own = marked
                     || (!self.begun.contains_key(&rank)
                         && self.windows.last_mut().is_some_and(|w| w.adopts(id, at)));
+                // What began there before is over.
+                let left = self.windows.iter_mut().filter_map(|window| window.seen_since.as_mut());
+                for seen in left.filter(|seen| seen.len() < MOST_OPEN) {
+                    seen.insert(rank);
+                }
                 if own {
                     self.begun.insert(rank, dir.clone());
                 } else {
@@ -235,9 +258,16 @@ impl OwnLines {
                 }
                 own
             }
-            ProfileLine::Stops => self.begun.contains_key(&rank),
+            ProfileLine::Stops => {
+                let own = self.begun.contains_key(&rank) || self.begun_before(rank);
+                if own {
+                    // Where it writes was in a line that this agent did not read.
+                    self.begun.entry(rank).or_default();
+                }
+                own
+            }
             ProfileLine::Done { dir } => {
-                let began = self.begun.get(&rank).is_some_and(|d| same_folder(d, dir));
+                let began = self.begun.get(&rank).is_some_and(|d| d.is_empty() || same_folder(d, dir));
                 let marked =
                     self.windows.iter().any(|w| w.marks.dir.as_deref().is_some_and(|d| same_folder(d, dir)));
                 if began {

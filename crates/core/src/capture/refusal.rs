@@ -26,6 +26,11 @@ pub enum Refusal {
         "the agent only watches and opens no window: it runs with --watch-only, or could not write its folders, as its log said when it started"
     )]
     WatchOnly,
+    /// What the agent kept before it started could not be read yet: its disk hangs.
+    #[error(
+        "the state disk does not answer: which windows are open, and how much of the budgets is used, is not known before it does; /healthz names the folder"
+    )]
+    StateDisk,
     /// Its captures are silenced.
     #[error("the rule is silenced for another {}", Span(*.left))]
     Silenced {

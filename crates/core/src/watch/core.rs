@@ -318,7 +318,7 @@ impl Core {
     pub(super) fn left_behind(&mut self, target: TargetId, attempt: String, window: OpenWindow, now: Time) {
         self.ledger.left_behind.insert(attempt);
         if let Some(server) = self.servers.get_mut(usize::from(target.0)) {
-            server.window_opened(window);
+            server.window_left(window);
             server.distrust = Some(Distrust::opened(now));
             self.is_disturbed = true;
         }

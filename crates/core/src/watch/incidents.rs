@@ -168,6 +168,11 @@ impl Incidents {
         deaths.filter_map(|active| active.incident.resolve(at).then(|| active.clone())).collect()
     }
 
+    /// Whether an incident of that key fires.
+    pub fn is_firing(&self, key: &Key) -> bool {
+        self.firing.contains_key(key)
+    }
+
     /// Takes up an incident that an agent before this one left open.
     pub fn take_up(&mut self, id: IncidentId, key: Key, active: ActiveIncident) {
         self.firing.insert(key, id.clone());

@@ -49,7 +49,7 @@ impl Core {
     }
 
     /// Takes up incidents that an agent before this one left open, but for those of rules, or of servers, that are
-    /// gone.
+    /// gone, and for a further one of the same firing.
     pub(super) fn take_up(&mut self, kept: Vec<KeptIncident>, now: Time) {
         for kept in kept {
             let rule = self.engine.rules().find(|rule| rule.name == kept.rule).cloned();
@@ -59,6 +59,9 @@ impl Core {
             let Some(rule) = rule.filter(|_| is_watched) else { continue };
             let target = group.get("target").is_some().then(|| incident.target.clone());
             let key: Key = (rule.name.clone(), target, incident.group.clone(), incident.trouble);
+            if self.incidents.is_firing(&key) {
+                continue;
+            }
             let active = ActiveIncident {
                 trigger: Trigger::Rule(rule.clone()),
                 capture: rule.capture.clone(),

@@ -77,6 +77,14 @@ impl Server {
         self.window = Some(window);
     }
 
+    /// An agent before this one left a window open.
+    pub fn window_left(&mut self, window: OpenWindow) {
+        if let Some(marks) = &window.marks {
+            self.facts.own.left_behind(marks.clone(), window.since);
+        }
+        self.window = Some(window);
+    }
+
     /// The agent's window made progress.
     pub fn window_event(&mut self, event: &WindowEvent, now: Time) {
         match event {
@@ -123,6 +131,32 @@ mod tests {
 
     fn at(s: f64) -> Time {
         Time::from_epoch_s(1000.0 + s)
+    }
+
+    #[test]
+    fn the_lines_of_a_window_that_an_agent_before_left_open_are_nobody_elses_once_a_rank() {
+        let window = OpenWindow {
+            incident: "i1".into(),
+            marks: Some(Marks { dir: Some(OURS.into()), prefix: None, id: None }),
+            means: Means::Http,
+            phase: WindowPhase::Unknown,
+            since: at(-3.0),
+            deadline: Duration::from_secs(5),
+        };
+        let mut server = Server::new("s".into(), "s".into(), true);
+        server.window_left(window);
+        let done = |dir: &str| ProfileLine::Done { dir: dir.into() };
+        // Its first lines were written while no agent read the log.
+        server.profile_line(Rank::dp(0), &ProfileLine::Stops, at(1.0));
+        server.profile_line(Rank::dp(0), &done(OURS), at(2.0));
+        server.profile_line(Rank::dp(1), &ProfileLine::Stops, at(2.0));
+        assert_eq!(server.facts.foreign.last(), None);
+        server.profile_line(Rank::dp(0), &ProfileLine::Stops, at(3.0));
+        assert_eq!(server.facts.foreign.last(), Some(at(3.0)), "ours had ended there");
+        server.profile_line(Rank::dp(2), &starts("/theirs", "1"), at(4.0));
+        server.profile_line(Rank::dp(2), &ProfileLine::Stops, at(5.0));
+        server.profile_line(Rank::dp(2), &done("/theirs"), at(6.0));
+        assert_eq!(server.facts.foreign.last(), Some(at(6.0)), "and on this one another began");
     }
 
     fn starts(dir: &str, id: &str) -> ProfileLine {

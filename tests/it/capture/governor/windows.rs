@@ -256,6 +256,7 @@ impl Play {
             stops: None,
             ended: false,
             log_from: None,
+            logs_from: Default::default(),
             refused_double: false,
         };
         self.state().begin(&attempt, &window, None).expect("writable");

@@ -43,7 +43,8 @@ impl Refusal {
             | Self::DiskLow { .. }
             | Self::DailyStall { .. }
             | Self::DailyBytes { .. }
-            | Self::KeepFull { .. } => Some(A_WHILE),
+            | Self::KeepFull { .. }
+            | Self::StateDisk => Some(A_WHILE),
             Self::WatchOnly
             | Self::SpansServers
             | Self::Cleared
@@ -92,6 +93,7 @@ impl Refusal {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::WatchOnly => Reason::WatchOnly,
+            Self::StateDisk => Reason::StateDisk,
             Self::Silenced { .. } => Reason::Silenced,
             Self::SpansServers => Reason::SpansServers,
             Self::Cleared => Reason::Cleared,
@@ -143,6 +145,8 @@ impl Refusal {
 pub enum Reason {
     /// See [`Refusal::WatchOnly`].
     WatchOnly,
+    /// See [`Refusal::StateDisk`].
+    StateDisk,
     /// See [`Refusal::Silenced`].
     Silenced,
     /// See [`Refusal::SpansServers`].
@@ -229,6 +233,7 @@ impl Reason {
     pub const fn word(self) -> &'static str {
         match self {
             Self::WatchOnly => "watch_only",
+            Self::StateDisk => "state_disk",
             Self::Silenced => "silenced",
             Self::SpansServers => "spans_servers",
             Self::Cleared => "cleared",
