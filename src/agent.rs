@@ -15,6 +15,7 @@ pub mod examine;
 pub mod history;
 mod notifier;
 pub mod plan;
+pub mod pool;
 mod probe;
 pub mod receivers;
 pub mod report;
@@ -46,6 +47,7 @@ use self::startup::Opened;
 use self::supervise::Supervisor;
 use self::window::WindowSignal;
 use crate::act::bundle::Bundles;
+use crate::act::state::State;
 use crate::act::systemd;
 use crate::clock::Clock;
 use crate::config::receiver as configured;
@@ -182,8 +184,8 @@ struct Closing {
 /// Called with every effect, for what embeds the agent (the demo).
 pub type OnEffect = Box<dyn FnMut(&Effect) + Send>;
 
-/// Starts the uploads of bundles.
-type StartUploads = Box<dyn Fn(&Bundles) + Send>;
+/// Starts the uploads of bundles, and keeps the lease of the pool.
+type StartStore = Box<dyn FnOnce(&Bundles, &State) -> Option<pool::Pool> + Send>;
 
 /// The agent.
 pub struct Agent {
@@ -268,7 +270,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
             Opened::nothing(&plan)?
         }
     };
-    let store = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock };
+    let mut store = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock, pool: None };
     let supervisor = Supervisor::with_aside(aside);
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);
@@ -295,7 +297,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let (publisher, published) = publisher(Pulse { at: now, unheard });
     let effort = outlet.effort().clone();
     let metrics = Arc::new(Metrics::of(effort.clone()));
-    let start_uploads = startup::uploads(&plan, clock, &metrics, &supervisor);
+    let start_store = startup::store(&plan, clock, &metrics, &supervisor);
     let own_token = Arc::new(OnceLock::new());
     let (commands, mut requests) = mpsc::channel(16);
     if serves {
@@ -303,18 +305,12 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     }
     let no_server = Server::new(client, "", None, None);
     let known = startup::known(&plan, &no_server);
-    let awaited = Awaited {
-        opening,
-        setup: plan.setup,
-        known: known.clone(),
-        folders,
-        token: own_token,
-        start_uploads,
-    };
+    let awaited =
+        Awaited { opening, setup: plan.setup, known: known.clone(), folders, token: own_token, start_store };
     let awaited = match awaits_state {
         true => Some(awaited),
         false => {
-            awaited.is_there(&bundles, &state, token);
+            store.pool = awaited.is_there(&bundles, &state, token);
             None
         }
     };

@@ -15,9 +15,10 @@ use tracing::{info, warn};
 use super::archive::Job;
 use super::capture::CaptureStore;
 use super::plan::Plan;
+use super::pool::Pool;
 use super::startup::{self, Kept, Opened, Reading};
 use super::window::TargetHandle;
-use super::{Agent, StartUploads};
+use super::{Agent, StartStore};
 use crate::act::bundle::Bundles;
 use crate::act::state::State;
 use crate::clock::Clock;
@@ -78,19 +79,20 @@ pub(super) struct Awaited {
     pub(super) folders: oneshot::Sender<(Bundles, State)>,
     /// The API's own token.
     pub(super) token: Arc<OnceLock<Secret>>,
-    pub(super) start_uploads: StartUploads,
+    pub(super) start_store: StartStore,
 }
 
 impl Awaited {
-    /// The folders are there: whatever waits for them begins.
-    pub(super) fn is_there(self, bundles: &Bundles, state: &State, token: Option<Secret>) {
-        (self.start_uploads)(bundles);
+    /// The folders are there: whatever waits for them begins. Gives the lease of the pool, where there is a store.
+    pub(super) fn is_there(self, bundles: &Bundles, state: &State, token: Option<Secret>) -> Option<Pool> {
+        let pool = (self.start_store)(bundles, state);
         // The archive ends only with the agent.
         let _ = self.folders.send((bundles.clone(), state.clone()));
         if let Some(token) = token {
             // It is set here alone.
             let _ = self.token.set(token);
         }
+        pool
     }
 }
 
@@ -139,10 +141,11 @@ impl Agent {
         let told = self.unresolved(now);
         self.add_learned(&mut kept, now);
         self.watch = watch_of(setup, kept, now);
-        self.store = CaptureStore { state: state.clone(), bundles: bundles.clone(), clock: self.clock };
+        self.store =
+            CaptureStore { state: state.clone(), bundles: bundles.clone(), clock: self.clock, pool: None };
         self.notifier.go_on_with(state.clone(), outbox, now);
         self.count_dropped();
-        awaited.is_there(&bundles, &state, token);
+        self.store.pool = awaited.is_there(&bundles, &state, token);
         self.recover(found, &known, effects);
         for incident in told {
             if self.watch.incident(&incident.id).is_none() {

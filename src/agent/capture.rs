@@ -22,6 +22,7 @@ pub use self::recover::{Found, close, find, without_server};
 use crate::act::bundle::{Bundles, Evidence};
 use crate::act::merge::merge;
 use crate::act::state::{State, StateError};
+use crate::agent::pool::Pool;
 use crate::agent::window::{self, Links, Outcome, TargetHandle};
 use crate::clock::Clock;
 use crate::observe::artifact::inspect;
@@ -51,6 +52,8 @@ pub struct CaptureStore {
     pub bundles: Bundles,
     /// Where `now` comes from.
     pub clock: Clock,
+    /// The lease of the pool, where one is configured.
+    pub pool: Option<Pool>,
 }
 
 /// The result of a capture, by whatever means.
@@ -164,14 +167,16 @@ async fn capture(
 ) -> Result<CaptureResult, StateError> {
     match &plan.method {
         CaptureMethod::Http(request) => {
-            let at = store.clock.now();
+            let (at, lease) = (store.clock.now(), links.lease.clone());
             let opened =
                 window::open(handle, request, &plan.attempt, record, &store.state, store.clock, links)
                     .await?;
-            Ok(opened.map_or_else(
+            let mut result = opened.map_or_else(
                 |unsent| CaptureResult::never_sent(Means::Http, unsent, at),
                 |outcome| result_of(outcome, request),
-            ))
+            );
+            result.notes.extend(lease.and_then(|lease| lease.note()));
+            Ok(result)
         }
         CaptureMethod::Nsys(spec) => nsys::capture(store, handle, spec, &plan.attempt, record, links).await,
         CaptureMethod::Command(spec) => {

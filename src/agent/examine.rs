@@ -143,7 +143,7 @@ pub async fn take_one(
     });
     let status = Status { phase: WindowPhase::Starting, distrust: Distrust::opened(store.clock.now()) };
     let meter = Meter::new(store.clock, usual_health, UsualIntervals::new());
-    let links = Links { signals, status: watch::Sender::new(status), meter, cancel };
+    let links = Links { signals, status: watch::Sender::new(status), meter, cancel, lease: None };
     let mut record = Record::new(store.state.agent().clone(), incident_of(store, plan));
     let taken = take(store, handle, plan, &record, std::future::ready(Vec::new()), links).await;
     if let Some(reader) = reader {

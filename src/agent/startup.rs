@@ -12,7 +12,7 @@ use super::capture::{CaptureStore, Found, find};
 use super::plan::{Plan, SourcePlan, TargetPlan};
 use super::supervise::{Place, Supervisor};
 use super::window::TargetHandle;
-use super::{AgentEvent, StartUploads, probe};
+use super::{AgentEvent, StartStore, probe};
 use crate::act::bundle::Bundles;
 use crate::act::nsys::Nsys;
 use crate::act::state::{OutboxRow, State, StateError};
@@ -145,7 +145,7 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
         tell_only_watch(&error);
         Bundles::at(&places.incident_dir, agent)
     });
-    let found = find(&CaptureStore { state: state.clone(), bundles: bundles.clone(), clock })?;
+    let found = find(&CaptureStore { state: state.clone(), bundles: bundles.clone(), clock, pool: None })?;
     reading.goes_on_with(&places.state_dir);
     let kept = Kept {
         ledger: state.ledger()?,
@@ -247,24 +247,28 @@ pub(super) fn sources(sources: &[SourcePlan], supervisor: &Supervisor, outlet: &
     }
 }
 
-/// What starts the uploads of bundles, when their folder is there.
-pub(super) fn uploads(
+/// What starts the uploads of bundles and keeps the lease of the pool, when their folders are there.
+pub(super) fn store(
     plan: &Plan,
     clock: Clock,
     metrics: &Arc<Metrics>,
     supervisor: &Supervisor,
-) -> StartUploads {
+) -> StartStore {
     #[cfg(feature = "fleet")]
     {
         let (config, metrics, supervisor) = (plan.store.clone(), metrics.clone(), supervisor.clone());
-        Box::new(move |bundles| {
+        let budget = plan.setup.policy.budget.clone();
+        let servers = plan.targets.iter().filter_map(|t| Some((t.name.to_string(), t.server.clone()?)));
+        let servers = servers.collect();
+        Box::new(move |bundles, state| {
             super::upload::start(config.clone(), bundles, clock, &metrics, &supervisor);
+            Some(super::pool::start(config?, budget, servers, state, &metrics, &supervisor))
         })
     }
     #[cfg(not(feature = "fleet"))]
     {
         let _ = (plan, clock, metrics, supervisor);
-        Box::new(|_| ())
+        Box::new(|_, _| None)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::act::lease::{self, Holder, Lease};
 use crate::act::nsys::Nsys;
 use crate::act::state::{OpenMethod, OpenWindow, State, StateError};
 use crate::agent::cost::{Meter, Reach, instance_of};
+use crate::agent::pool::{Held, LeaseOver};
 use crate::clock::Clock;
 use crate::http::Server;
 use crate::observe::artifact::written;
@@ -85,6 +86,9 @@ pub enum Unsent {
         "somebody else opened a profile after the window was granted, writing to {0}; nothing was sent to the server"
     )]
     Foreign(String),
+    /// The lease of the pool is over.
+    #[error(transparent)]
+    LeaseOver(#[from] LeaseOver),
 }
 
 /// What a window needs to know of its server.
@@ -214,9 +218,13 @@ pub async fn open(
         Ok(early) => early,
         Err(why) => return Ok(Err(why)),
     };
+    if let Err(over) = links.check_lease() {
+        return Ok(Err(over.into()));
+    }
     let now = clock.now();
     let (machine, start) = Window::start(request, visibility(target, &files), now);
-    let run = Run::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone());
+    let run = Run::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone())
+        .under(links.lease.clone());
     early.iter().for_each(|event| run.handle(event));
     run.carry_out(vec![start], now);
     Ok(Ok(see_through(target, request, run, files, links).await))
@@ -366,9 +374,19 @@ pub struct Links {
     pub meter: Meter,
     /// The agent ends.
     pub cancel: CancellationToken,
+    /// The lease of the pool, where one is needed.
+    pub lease: Option<Held>,
 }
 
 impl Links {
+    /// Whether the pool still lets a window be started.
+    ///
+    /// # Errors
+    /// Its lease is over.
+    pub fn check_lease(&self) -> Result<(), LeaseOver> {
+        self.lease.as_ref().map_or(Ok(()), Held::check)
+    }
+
     /// Shows the phase that a capture by other means than the engine's own profiler is in.
     pub fn show(&self, phase: WindowPhase, now: Time) {
         self.status.send_modify(|status| {

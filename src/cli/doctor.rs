@@ -193,11 +193,15 @@ impl Checks {
     async fn store(&mut self, config: &crate::config::store::StoreConfig) {
         let tried = match crate::agent::upload::destination(config) {
             Err(why) => Err(format!("{why:#}")),
-            Ok(to) => to.store.try_out(&to.host).await.map_err(|e| e.to_string()),
+            Ok(to) => crate::agent::pool::try_out(&to).await,
         };
         let ok = tried.is_ok();
-        let message =
-            tried.err().unwrap_or_else(|| format!("{} can be written, read and listed", config.address));
+        let message = tried.err().unwrap_or_else(|| {
+            format!(
+                "{} can be written, read and listed, and lets the agents of a pool take turns",
+                config.address
+            )
+        });
         self.all.push(Check { target: config.pool.clone(), level: ok.into(), what: "store", message, ok });
     }
 
@@ -349,7 +353,7 @@ impl Checks {
             state => state?,
         };
         let bundles = Bundles::open(&plan.incident_dir, state.agent().clone())?;
-        let store = CaptureStore { state: state.clone(), bundles, clock };
+        let store = CaptureStore { state: state.clone(), bundles, clock, pool: None };
         let now = clock.now();
         let limits =
             Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) };

@@ -58,11 +58,13 @@ mod view {
     use super::FleetArgs;
     use crate::agent::upload::destination;
     use crate::config::file;
-    use crate::config::store::{DEFAULT_POOL, StoreConfig};
+    use crate::config::store::{DEFAULT_POOL, OnLeaseLoss, StoreConfig};
     use crate::observe::configuration;
+    use skewtrap_core::fleet::lease::KnownEnd;
     use skewtrap_core::fleet::{FleetView, Tally};
     use skewtrap_core::message::{counted, seconds, utc};
     use skewtrap_fleet::index;
+    use skewtrap_fleet::lease::PoolLease;
 
     /// Prints the view.
     ///
@@ -73,7 +75,9 @@ mod view {
         let to = destination(&config).map_err(|e| wrong(&format!("{e:#}")))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let read = runtime.block_on(index::read(&to.store, &config.pool, args.since.as_deref()))?;
-        let view = FleetView::new(read.lines);
+        let mut lease = PoolLease::new(to.store.clone(), config.pool.clone(), to.host.clone());
+        let lease = runtime.block_on(lease.latest())?.map(|latest| latest.state);
+        let view = FleetView { lease, ..FleetView::new(read.lines) };
         match args.format.is_json() {
             true => println!("{}", serde_json::to_string_pretty(&view)?),
             false => anstream::print!("{}", text_of(&view, to.store.address(), &config.pool)),
@@ -112,7 +116,16 @@ mod view {
         let address = address
             .ok_or_else(|| wrong("no store is named: give --store, or `store:` in the configuration"))?;
         let pool = pool.unwrap_or_else(|| DEFAULT_POOL.to_owned());
-        Ok(StoreConfig { address, pool, rate: None, keep_local: None, raw: false, secrets: false })
+        let on_lease_loss = OnLeaseLoss::default();
+        Ok(StoreConfig {
+            address,
+            pool,
+            on_lease_loss,
+            rate: None,
+            keep_local: None,
+            raw: false,
+            secrets: false,
+        })
     }
 
     /// The most lines of each part.
@@ -125,6 +138,7 @@ mod view {
         };
         if view.all.incidents == 0 {
             line(format!("no incident of pool {pool} in {address}"));
+            lease_of(view).into_iter().for_each(&mut line);
             return text;
         }
         line(format!("pool {pool} in {address}: {}", told(&view.all)));
@@ -143,6 +157,7 @@ mod view {
                 o.rules.join(", ")
             ));
         }
+        lease_of(view).into_iter().for_each(&mut line);
         let parts = [
             ("by host", &view.hosts),
             ("by rule", &view.rules),
@@ -159,6 +174,27 @@ mod view {
             }
         }
         text
+    }
+
+    /// What the lease of the pool says: who has a window open, and which windows may still be.
+    fn lease_of(view: &FleetView) -> Vec<String> {
+        let Some(lease) = &view.lease else { return Vec::new() };
+        let open = lease.open.as_ref().map(|open| match &open.unproven {
+            None => format!("open now: a window on {}, by the agent on {}", open.target, open.host),
+            Some(why) => {
+                format!("may be open: a window on {}, by the agent on {}: {why}", open.target, open.host)
+            }
+        });
+        let unknown = lease.windows.iter().filter(|w| w.end == KnownEnd::Unknown);
+        let unknown = unknown.map(|w| {
+            format!(
+                "nobody has said that the window of {} on {} is closed, by the agent on {}",
+                utc(w.at),
+                w.target,
+                w.host
+            )
+        });
+        open.into_iter().chain(unknown).collect()
     }
 
     fn told(tally: &Tally) -> String {

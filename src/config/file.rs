@@ -17,7 +17,7 @@ use super::rule::CheckedRule;
 use super::rules::{self, LoadRules, RuleEntry, RuleList, UsedNames};
 use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
 use super::signal::{OwnSignal, OwnSource, SignalsText, catalog_of, signals_of};
-use super::store::{self, StoreConfig, UploadText};
+use super::store::{self, OnLeaseLoss, StoreConfig, UploadText};
 use super::target::{self, Target, TargetText};
 use super::tree::{self, Node, Place, Value};
 use skewtrap_core::capture::governor::Budget;
@@ -49,6 +49,9 @@ pub struct FileText {
     store: Field<String>,
     /// The pool of servers that this agent belongs to, by which the store is divided. Default `default`.
     pool: Field<String>,
+    /// What becomes of windows when the store does not say whether another agent of the pool has one open:
+    /// `refuse` (default), or `local_budget`.
+    on_lease_loss: Field<OnLeaseLoss>,
     /// What is uploaded into the store, and how fast.
     upload: Field<UploadText>,
     /// Who is notified.
@@ -257,7 +260,13 @@ fn check(
     Config {
         budget: budget_of(text, &mut settings, findings),
         keep: keep_of(text, &mut settings),
-        store: store::store_of(&text.store, &text.pool, &text.upload, &mut settings, findings),
+        store: store::store_of(
+            &text.store,
+            &text.pool,
+            (&text.upload, &text.on_lease_loss),
+            &mut settings,
+            findings,
+        ),
         storm_cap: (
             settings.resolve("storm_cap.incidents", &storm.incidents, 20),
             settings.resolve("storm_cap.per", &storm.per, minutes(10)).0,

@@ -25,6 +25,26 @@ pub struct UploadText {
     secrets: Field<bool>,
 }
 
+/// What becomes of windows when the store does not say whether another agent of the pool has one open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnLeaseLoss {
+    /// None is opened before it can be told.
+    #[default]
+    Refuse,
+    /// They are opened by the agent's own budget: then several may be open in the pool at once.
+    LocalBudget,
+}
+
+impl std::fmt::Display for OnLeaseLoss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Refuse => "refuse",
+            Self::LocalBudget => "local_budget",
+        })
+    }
+}
+
 /// Where incidents are uploaded, and what of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
@@ -32,6 +52,8 @@ pub struct StoreConfig {
     pub address: String,
     /// The pool that this agent belongs to.
     pub pool: String,
+    /// What becomes of windows when the store is away.
+    pub on_lease_loss: OnLeaseLoss,
     /// The most bytes a second.
     pub rate: Option<u64>,
     /// How old an incident is when its uploaded bundle is deleted here.
@@ -51,7 +73,7 @@ pub const DEFAULT_POOL: &str = "default";
 pub(super) fn store_of(
     store: &Field<String>,
     pool: &Field<String>,
-    upload: &Field<UploadText>,
+    (upload, on_lease_loss): (&Field<UploadText>, &Field<OnLeaseLoss>),
     settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Option<StoreConfig> {
@@ -66,6 +88,7 @@ pub(super) fn store_of(
     let keep_local = optional(settings, "upload.keep_local", &text.keep_local).map(|s| s.0);
     let raw = settings.resolve("upload.raw", &text.raw, false);
     let secrets = settings.resolve("upload.secrets", &text.secrets, false);
+    let on_lease_loss = settings.resolve("on_lease_loss", on_lease_loss, OnLeaseLoss::default());
     let Some((address, place)) = store.placed() else {
         if let Some(place) = upload.place() {
             let hint = "name one: `store: s3://BUCKET/PREFIX`";
@@ -88,6 +111,7 @@ pub(super) fn store_of(
     Some(StoreConfig {
         address: address.trim_end_matches('/').to_owned(),
         pool: named,
+        on_lease_loss,
         rate,
         keep_local,
         raw,

@@ -25,7 +25,7 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
     }
     // The watching goes on and open windows are stopped: a restart would mend nothing.
     let metrics = &shared.context.metrics;
-    match metrics.troubled_disk().or_else(|| metrics.troubled_store()) {
+    match metrics.troubled_disk().or_else(|| metrics.troubled_lease()).or_else(|| metrics.troubled_store()) {
         Some(why) => format!("ok, but {why}\n").into_response(),
         None => "ok\n".into_response(),
     }

@@ -47,6 +47,9 @@ pub struct Metrics {
     troubled_disk: std::sync::Mutex<Option<String>>,
     /// What is wrong with the store of incidents, likewise.
     troubled_store: std::sync::Mutex<Option<String>>,
+    /// What is wrong with the lease of the pool, likewise.
+    troubled_lease: std::sync::Mutex<Option<String>>,
+    overlaps: Counters,
 }
 
 impl Default for Metrics {
@@ -63,7 +66,7 @@ impl Metrics {
             (Counters::default(), Counters::default(), Counters::default());
         let (stall, messages, requests) = (Seconds::default(), Counters::default(), Counters::default());
         let (restarts, queues, silence) = (Counter::default(), Family::default(), LastSeconds::default());
-        let without_row = Counter::default();
+        let (without_row, overlaps) = (Counter::default(), Counters::default());
         let r = &mut registry;
         r.register("rule_transitions", "Changes of a rule's state, by the new state", transitions.clone());
         r.register(
@@ -96,6 +99,11 @@ impl Metrics {
         );
         r.register("http_requests", "Requests that the agent answered, by status code", requests.clone());
         r.register("task_restarts", "Tasks that ended or panicked and were started again", restarts.clone());
+        r.register(
+            "pool_overlaps",
+            "Windows of the pool that may have been open at once, by how it was found (overtaken, unproven)",
+            overlaps.clone(),
+        );
         r.register("queue_length", "Events that wait in a queue inside the agent", queues.clone());
         Self {
             registry,
@@ -112,6 +120,8 @@ impl Metrics {
             effort,
             troubled_disk: Default::default(),
             troubled_store: Default::default(),
+            troubled_lease: Default::default(),
+            overlaps,
         }
     }
 }
@@ -195,6 +205,21 @@ impl Metrics {
     /// What [`Self::store_trouble`] was told last.
     pub fn troubled_store(&self) -> Option<String> {
         self.troubled_store.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// What is wrong with the lease of the pool, if anything is.
+    pub fn lease_trouble(&self, why: Option<String>) {
+        *self.troubled_lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = why;
+    }
+
+    /// What [`Self::lease_trouble`] was told last.
+    pub fn troubled_lease(&self) -> Option<String> {
+        self.troubled_lease.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Two windows of the pool may have been open at once; `found` says how that is known.
+    pub fn pool_overlap(&self, found: &'static str) {
+        self.overlaps.get_or_create(&vec![("found", found.into())]).inc();
     }
 
     /// A queue's length now.

@@ -24,6 +24,8 @@ mod agent {
     mod follow_up;
     mod notify;
     mod openapi;
+    #[cfg(feature = "fleet")]
+    mod pool;
     mod recovery;
     mod reload;
     mod silence;

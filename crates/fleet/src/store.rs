@@ -101,7 +101,7 @@ pub enum StoreError {
 /// A store, at a prefix.
 #[derive(Clone, Debug)]
 pub struct Store {
-    objects: Arc<dyn ObjectStore>,
+    pub(crate) objects: Arc<dyn ObjectStore>,
     address: Arc<str>,
     variables: &'static str,
     /// Whether the environment has no key for it.
@@ -198,9 +198,7 @@ impl Store {
     /// It cannot be read.
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
         let found = match self.objects.get(&Path::from(name)).await {
-            Err(object_store::Error::NotFound { source, .. }) if !is_missing_bucket(&source.to_string()) => {
-                return Ok(None);
-            }
+            Err(error) if Self::is_not_there(&error) => return Ok(None),
             other => other.map_err(|e| self.failed(&e, name))?,
         };
         found.bytes().await.map(Some).map_err(|e| self.failed(&e, name))
@@ -323,7 +321,7 @@ impl Store {
         }
     }
 
-    fn failed(&self, error: &object_store::Error, name: &str) -> StoreError {
+    pub(crate) fn failed(&self, error: &object_store::Error, name: &str) -> StoreError {
         let (store, why) = (self.address.to_string(), words_of(error));
         match error {
             object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
@@ -409,7 +407,7 @@ fn is_refusal(words: &str) -> bool {
     known.iter().any(|w| words.contains(w))
 }
 
-fn is_missing_bucket(words: &str) -> bool {
+pub(crate) fn is_missing_bucket(words: &str) -> bool {
     ["NoSuchBucket", "ContainerNotFound", "bucket does not exist", "container does not exist"]
         .iter()
         .any(|w| words.contains(w))

@@ -37,6 +37,9 @@ pub async fn capture(
     if let Err(late) = begun {
         return Ok(CaptureResult::never_sent(Means::Command, late, window.sent_at));
     }
+    if let Err(over) = links.check_lease() {
+        return Ok(CaptureResult::never_sent(Means::Command, over, window.sent_at));
+    }
     let mut result =
         CaptureResult { means: Means::Command, sent_at: window.sent_at, ..CaptureResult::default() };
     let (bundles, incident, number) =

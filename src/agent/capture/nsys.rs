@@ -52,6 +52,9 @@ pub async fn capture(
     if let Err(late) = begun {
         return Ok(CaptureResult::never_sent(Means::Nsys, late, window.sent_at));
     }
+    if let Err(over) = links.check_lease() {
+        return Ok(CaptureResult::never_sent(Means::Nsys, over, window.sent_at));
+    }
     let (store, handle, spec) = (store.clone(), handle.clone(), spec.clone());
     let (number, exchanges) = (record.incident.window(), Vec::new());
     let taking =

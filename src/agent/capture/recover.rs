@@ -21,6 +21,7 @@ use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::fleet::lease::WindowEnd;
 use skewtrap_core::incident::{CaptureOutcome, Record};
 use skewtrap_core::message::LONGEST_ALERT;
 use skewtrap_trace::time::Time;
@@ -172,8 +173,13 @@ pub async fn close(
         return Taken::LeftOpen;
     };
     let result = closed(&store, known, window, &record, links).await;
-    let (merged, problem) = (None, None);
-    Finalizer { store, attempt, record, result, merged, problem }.run().await
+    let (merged, problem, pool) = (None, None, store.pool.clone());
+    let taken = Finalizer { store, attempt: attempt.clone(), record, result, merged, problem }.run().await;
+    if let (Some(pool), Taken::Stored { capture, .. }) = (pool, &taken) {
+        let end = WindowEnd { was_sent: true, ..super::task::end_of(capture) };
+        pool.closed(&attempt, end).await;
+    }
+    taken
 }
 
 async fn closed(
@@ -199,7 +205,7 @@ async fn closed(
                 .map(|(log, end)| tokio::spawn(follow(log.clone(), *end, sender.clone())))
                 .collect();
             drop(sender);
-            let links = Links { signals, status: watch::Sender::new(status), meter, cancel };
+            let links = Links { signals, status: watch::Sender::new(status), meter, cancel, lease: None };
             let state = (&store.state, store.clock);
             let outcome = window::resume(&handle, &request, window, (lines, ends), moved, state, links).await;
             readers.iter().for_each(tokio::task::JoinHandle::abort);

@@ -10,12 +10,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CaptureStore, Taken, take};
 use crate::act::bundle::traces_of;
+use crate::act::state::StateError;
 use crate::agent::cost::Meter;
+use crate::agent::pool::{Held, Wanted};
 use crate::agent::window::{Links, Status, TargetHandle, WindowSignal};
 use crate::agent::{AgentEvent, Samples, compare, report};
 use skewtrap_core::capture::admit::CapturePlan;
 use skewtrap_core::capture::governor::AttemptEnd;
+use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
+use skewtrap_core::fleet::lease::WindowEnd;
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record, StoredCapture, VerdictNote};
 use skewtrap_core::watch::WindowEvent;
 
@@ -41,17 +45,28 @@ pub struct Task {
 impl Task {
     /// Runs it to its end.
     pub async fn run(self, signals: mpsc::Receiver<WindowSignal>, cancel: CancellationToken) {
+        let lease = match self.lease().await {
+            Ok(lease) => lease,
+            Err(refusal) => {
+                let event = WindowEvent::Refused(Box::new(refusal));
+                // As in `ended`.
+                let _ = self.tx.send(AgentEvent::Window { incident: self.incident.id.clone(), event }).await;
+                return;
+            }
+        };
         let record = self.record().await;
         let distrust = Distrust::opened(self.store.clock.now());
         let (status, seen) = watch::channel(Status { phase: WindowPhase::Starting, distrust });
         let phases = tokio::spawn(report_phases(self.incident.id.clone(), seen, self.tx.clone()));
-        let links = Links { signals, status, meter: self.meter.clone(), cancel };
+        let meter = self.meter.clone();
+        let links = Links { signals, status, meter, cancel, lease: lease.clone() };
         let evidence = evidence(self.incident.clone(), self.tx.clone());
         let (store, handle, plan) = (self.store.clone(), self.handle.clone(), self.plan.clone());
         // A task of its own: even if it panics, the loop learns that the window is over.
         let taking = async move { take(&store, &handle, &plan, &record, evidence, links).await };
         let taken = tokio::spawn(taking).await;
         phases.abort();
+        self.give_back(lease, &taken).await;
         match taken {
             Ok(Ok(Taken::LeftOpen)) => {
                 // As in `ended`.
@@ -75,6 +90,32 @@ impl Task {
                 self.failed(why.clone(), Some(why)).await;
             }
         }
+    }
+
+    /// The lease of the pool, where there is one.
+    async fn lease(&self) -> Result<Option<Held>, Refusal> {
+        let Some(pool) = &self.store.pool else { return Ok(None) };
+        let instance = self.handle.instance.as_deref();
+        pool.take(Wanted { attempt: &self.plan.attempt, method: &self.plan.method, instance }).await
+    }
+
+    /// Says to the pool how the window ended. One that is left open is told by the agent that closes it.
+    async fn give_back(
+        &self,
+        lease: Option<Held>,
+        taken: &Result<Result<Taken, StateError>, tokio::task::JoinError>,
+    ) {
+        let (Some(pool), Some(lease)) = (&self.store.pool, lease) else { return };
+        let end = match taken {
+            Ok(Ok(Taken::LeftOpen)) => return,
+            Ok(Ok(Taken::Stored { capture, .. })) => end_of(capture),
+            Ok(Err(_)) => WindowEnd::default(),
+            Err(panic) => {
+                let why = format!("the capture's task failed ({panic})");
+                WindowEnd { was_sent: true, unproven: Some(why), ..WindowEnd::default() }
+            }
+        };
+        pool.give_back(&lease, end).await;
     }
 
     /// The record of its incident: of one that was captured before, with what that brought.
@@ -129,6 +170,16 @@ impl Task {
         };
         // As in `ended`: the report lies in the bundle.
         let _ = self.tx.send(event).await;
+    }
+}
+
+/// What the pool is told of a capture.
+pub(super) fn end_of(capture: &StoredCapture) -> WindowEnd {
+    WindowEnd {
+        was_sent: !capture.exchanges.is_empty() || capture.end.unproven.is_some(),
+        stall_s: capture.end.stalled.as_secs_f64(),
+        bytes: capture.end.bytes,
+        unproven: capture.end.unproven.clone(),
     }
 }
 

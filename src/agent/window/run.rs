@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tracing::info;
+use tracing::{error, info};
 
 use super::log::Log;
 use super::{Status, TargetHandle};
 use crate::act::profile;
 use crate::act::state::{OpenWindow, State};
 use crate::agent::cost::{Reach, instance_of};
+use crate::agent::pool::Held;
 use crate::clock::Clock;
 use crate::http::Server;
 use skewtrap_core::capture::governor::AttemptEnd;
@@ -42,6 +43,7 @@ struct Inner {
     log: Log,
     ended: Notify,
     status: watch::Sender<Status>,
+    lease: Option<Held>,
     shared: Mutex<Shared>,
 }
 
@@ -95,8 +97,17 @@ impl Run {
             log,
             ended: Notify::new(),
             status,
+            lease: None,
             shared: Mutex::new(shared),
         }))
+    }
+
+    /// The same under the lease of the pool; for one that was just made.
+    pub(super) fn under(mut self, lease: Option<Held>) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.lease = lease;
+        }
+        self
     }
 
     pub(super) fn now(&self) -> Time {
@@ -182,6 +193,10 @@ impl Run {
     async fn start(self, at: Time) {
         let (answer, exchange) = profile::start(&self.0.server, &self.0.request, at).await;
         let is_granted = answer == Answer::Ok;
+        if let Some(note) = self.0.lease.as_ref().filter(|l| l.check_answered()).and_then(Held::note) {
+            error!("{note}");
+            self.handle(&Event::Close);
+        }
         {
             let mut shared = self.lock();
             shared.exchanges.push(exchange);

@@ -348,12 +348,13 @@ rules: []
 
 #[test]
 fn a_store_with_its_pool_and_what_of_incidents_leaves_the_host_is_read() {
-    let text =
-        "store: s3://traces/of/skewtrap/\npool: prod-a\nupload: { rate: 5MiB, keep_local: 7d, raw: true }\n";
+    let text = "store: s3://traces/of/skewtrap/\npool: prod-a\non_lease_loss: local_budget\n\
+         upload: { rate: 5MiB, keep_local: 7d, raw: true }\n";
     let store = load("skewtrap.yaml", text, &nothing).config.expect("it may run").store.expect("named");
     let wanted = StoreConfig {
         address: "s3://traces/of/skewtrap".into(),
         pool: "prod-a".into(),
+        on_lease_loss: OnLeaseLoss::LocalBudget,
         rate: Some(5 << 20),
         keep_local: Some(Duration::from_secs(7 * 86_400)),
         raw: true,

@@ -117,7 +117,7 @@ pub async fn play(engine: impl Into<ServerKind>, dir: &Path) -> RunningDouble {
 pub fn store(dir: &Path) -> CaptureStore {
     let state = State::open(&dir.join("state")).unwrap();
     let bundles = Bundles::open(&dir.join("incidents"), state.agent().clone()).unwrap();
-    CaptureStore { state, bundles, clock: Clock::start() }
+    CaptureStore { state, bundles, clock: Clock::start(), pool: None }
 }
 
 pub fn handle(url: &str) -> TargetHandle {
@@ -296,7 +296,7 @@ pub fn links(
         tokio::spawn(follow(log, skip as usize, tell));
     }
     let meter = Meter::new(store.clock, Duration::from_millis(50), UsualIntervals::new());
-    (Links { signals, status, meter, cancel }, shown)
+    (Links { signals, status, meter, cancel, lease: None }, shown)
 }
 
 async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<WindowSignal>) {

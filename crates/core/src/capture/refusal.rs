@@ -140,6 +140,43 @@ pub enum Refusal {
         /// Bytes allowed.
         budget: u64,
     },
+    /// Another agent of the pool has a window open.
+    #[error(
+        "the pool allows one window at a time, and the agent on {host} has one on {target}, which is over in {} at the latest",
+        Span(*.left)
+    )]
+    PoolWindow {
+        /// The agent's host.
+        host: String,
+        /// The server.
+        target: String,
+        /// How much longer at most.
+        left: Duration,
+    },
+    /// A window of another agent of the pool may still be open.
+    #[error(
+        "the agent on {host} has not said that its window on {target} is closed; no other is opened in the pool for another {}, unless that agent comes back and says so",
+        Span(*.left)
+    )]
+    PoolUnproven {
+        /// The agent's host.
+        host: String,
+        /// The server.
+        target: String,
+        /// How much longer.
+        left: Duration,
+    },
+    /// The budget is spent by all agents of the pool together.
+    #[error("in the whole pool {0}")]
+    PoolBudget(Box<Refusal>),
+    /// The store does not say whether another agent of the pool has a window open.
+    #[error(
+        "whether another agent of the pool has a window open cannot be told: {why}; none is opened until it can (`on_lease_loss: local_budget` would open them all the same)"
+    )]
+    PoolLease {
+        /// What the store said.
+        why: String,
+    },
     /// It is unknown what became of a start that the agent sent there.
     #[error("the last window on this server ended with an unknown state ({why}); nothing is opened there for another {}", Span(*.left))]
     Suppression {

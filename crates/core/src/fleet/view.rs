@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::IndexLine;
+use super::lease::LeaseState;
 use skewtrap_trace::time::Time;
 
 /// Incidents that have something in common.
@@ -67,6 +68,9 @@ pub struct FleetView {
     pub verdicts: Vec<Tally>,
     /// By the reason why no window opened.
     pub refusals: Vec<Tally>,
+    /// What the lease of the pool says: the window that is open, and those of the last day.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseState>,
 }
 
 impl FleetView {
@@ -95,6 +99,7 @@ impl FleetView {
             causes: by(&|l| Some(l.cause.map_or("unknown", |c| c.word()).to_owned())),
             verdicts: by(&|l| l.verdict.map(|v| v.name().to_owned())),
             refusals: by(&|l| l.refused.clone()),
+            lease: None,
             all,
         }
     }

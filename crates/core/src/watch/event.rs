@@ -10,7 +10,7 @@ use crate::capture::facts::{Folder, HealthAnswer, ServerFacts};
 use crate::capture::governor::ClockJump;
 use crate::capture::keep::BundleSpace;
 use crate::capture::line::{Marks, ProfileLine};
-use crate::capture::refusal::Reason;
+use crate::capture::refusal::{Reason, Refusal};
 use crate::capture::window::WindowPhase;
 use crate::incident::{Incident, StoredCapture, VerdictNote};
 use crate::message::Update;
@@ -107,6 +107,8 @@ pub enum WindowEvent {
     Entered(WindowPhase),
     /// It is over: what it captured and how it ended.
     Ended(Box<StoredCapture>),
+    /// Nothing was sent: another agent of the pool has a window open, or its lease cannot be had.
+    Refused(Box<Refusal>),
 }
 
 /// A capture that no rule of the agent's asks for.

@@ -28,7 +28,7 @@ use crate::capture::refusal::Refusal;
 use crate::capture::window::WindowPhase;
 use crate::cause::{Cause, CauseKind, Certainty};
 use crate::finding::Finding;
-use crate::incident::{CaptureOutcome, Escalation, IncidentId, Refused};
+use crate::incident::{CaptureOutcome, Escalation, IncidentId, IncidentState, Refused};
 use crate::message::Update;
 use crate::rule::RuleState;
 use crate::rule::times_bound;
@@ -445,6 +445,56 @@ impl Core {
         self.engine.watch_escalation(&active.incident.rule, &active.group, worst.badness, by);
         if let Some(left) = again_in {
             self.engine.retry_escalation(&active.incident.rule, &active.group, now + left);
+        }
+    }
+
+    /// A window that was granted here was refused by the pool before anything was sent: it was no attempt.
+    pub(super) fn refused_by_pool(
+        &mut self,
+        id: &Arc<str>,
+        refusal: &Refusal,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        let open = |a: &Attempt| *a.incident == **id && a.end.is_none();
+        if let Some(attempt) = self.ledger.attempts.iter().rposition(open) {
+            self.ledger.attempts.remove(attempt);
+        }
+        let Some(active) = self.incidents.get_mut(id) else { return };
+        if let Some(before) = active.incident.earlier.pop() {
+            // The capture before stays what it is; what asked for this one is refused.
+            let window = active.incident.next_window();
+            if active.incident.state != IncidentState::Resolved {
+                let is_compared = before.verdict.is_some();
+                active.incident.state =
+                    if is_compared { IncidentState::Compared } else { IncidentState::Captured };
+            }
+            (active.incident.capture, active.incident.verdict) = (before.capture, before.verdict);
+            let worse = active.incident.worse.clone().filter(|worse| worse.window == window);
+            let follow_up = active.incident.follow_up.as_mut().filter(|second| second.window == window);
+            match (worse, follow_up) {
+                (Some(worse), _) => drop(self.escalation_refused(id, worse, refusal, out)),
+                (None, Some(second)) => {
+                    second.refused = Some(Refused::from(refusal));
+                    out.push(refused_effect(active, refusal));
+                    tell_result(active, Update::Refused, out);
+                }
+                (None, None) => out.push(refused_effect(active, refusal)),
+            }
+            return self.watch_escalation(id, refusal.again_in(), now);
+        }
+        let is_manual = active.trigger.is_manual();
+        let again = now + refusal.again_in().map_or(AWAITED, |left| left.clamp(AGAIN, AWAITED));
+        if !is_manual && again.since(active.incident.fired_at) < AWAITED {
+            self.warming.insert(id.clone(), again);
+        }
+        if self.refuse(id, refusal, out)
+            && let Some(active) = self.incidents.get_mut(id)
+        {
+            tell_result(active, Update::Refused, out);
+        }
+        if is_manual {
+            self.manual_is_over(id, now, out);
         }
     }
 

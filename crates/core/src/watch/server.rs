@@ -93,7 +93,7 @@ impl Server {
                 (window.phase, window.since) = (*phase, now);
                 self.distrust.get_or_insert(Distrust::opened(now)).entered(*phase, now);
             }
-            WindowEvent::Ended(_) => {
+            WindowEvent::Ended(_) | WindowEvent::Refused(_) => {
                 if self.window.take().is_some_and(|w| w.marks.is_some()) {
                     self.facts.own.ended(now);
                 }

@@ -24,7 +24,11 @@ impl Core {
             server.window_event(&event, now);
             self.is_disturbed = true;
         }
-        let WindowEvent::Ended(stored) = event else { return };
+        let stored = match event {
+            WindowEvent::Entered(_) => return,
+            WindowEvent::Refused(refusal) => return self.refused_by_pool(id, &refusal, now, out),
+            WindowEvent::Ended(stored) => stored,
+        };
         self.settle_attempt(id, &stored.end);
         let Some(active) = self.incidents.get_mut(id) else { return };
         active.incident.captured(&stored);

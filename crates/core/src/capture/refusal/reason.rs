@@ -21,13 +21,16 @@ impl Refusal {
 
     /// How long until the same request may be granted: what was left of a limit, or a while for
     /// conditions that pass by themselves. `None` where somebody has to change something, or it is unknown.
-    pub const fn again_in(&self) -> Option<Duration> {
+    pub fn again_in(&self) -> Option<Duration> {
         match self {
             Self::Cooldown { left, .. }
             | Self::RuleLimit { left, .. }
             | Self::DailyWindows { left, .. }
             | Self::Suppression { left, .. }
+            | Self::PoolWindow { left, .. }
+            | Self::PoolUnproven { left, .. }
             | Self::Silenced { left } => Some(*left),
+            Self::PoolBudget(spent) => spent.again_in(),
             Self::RankWakes { ago, .. } => Some(super::WAKES.saturating_sub(*ago)),
             Self::WindowOpen { .. }
             | Self::LeftOpen { .. }
@@ -43,6 +46,7 @@ impl Refusal {
             | Self::DiskLow { .. }
             | Self::DailyStall { .. }
             | Self::DailyBytes { .. }
+            | Self::PoolLease { .. }
             | Self::KeepFull { .. }
             | Self::StateDisk => Some(A_WHILE),
             Self::WatchOnly
@@ -106,6 +110,10 @@ impl Refusal {
             Self::DailyWindows { .. } => Reason::DailyWindows,
             Self::DailyStall { .. } => Reason::DailyStall,
             Self::DailyBytes { .. } => Reason::DailyBytes,
+            Self::PoolWindow { .. } => Reason::PoolWindow,
+            Self::PoolUnproven { .. } => Reason::PoolUnproven,
+            Self::PoolBudget(_) => Reason::PoolBudget,
+            Self::PoolLease { .. } => Reason::PoolLease,
             Self::Suppression { .. } => Reason::Suppression,
             Self::FutureState { .. } => Reason::FutureState,
             Self::UnknownServer { .. } => Reason::UnknownServer,
@@ -171,6 +179,14 @@ pub enum Reason {
     DailyStall,
     /// See [`Refusal::DailyBytes`].
     DailyBytes,
+    /// See [`Refusal::PoolWindow`].
+    PoolWindow,
+    /// See [`Refusal::PoolUnproven`].
+    PoolUnproven,
+    /// See [`Refusal::PoolBudget`].
+    PoolBudget,
+    /// See [`Refusal::PoolLease`].
+    PoolLease,
     /// See [`Refusal::Suppression`].
     #[serde(rename = "quiet")]
     Suppression,
@@ -246,6 +262,10 @@ impl Reason {
             Self::DailyWindows => "daily_windows",
             Self::DailyStall => "daily_stall",
             Self::DailyBytes => "daily_bytes",
+            Self::PoolWindow => "pool_window",
+            Self::PoolUnproven => "pool_unproven",
+            Self::PoolBudget => "pool_budget",
+            Self::PoolLease => "pool_lease",
             Self::Suppression => "quiet",
             Self::FutureState => "future_state",
             Self::UnknownServer => "unknown_server",

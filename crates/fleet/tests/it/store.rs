@@ -6,7 +6,6 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use skewtrap_core::finding::{Finding, Side};
@@ -17,22 +16,9 @@ use skewtrap_fleet::{Store, StoreError, index};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
+use crate::support::{Moto, TOKEN, client, environment};
+
 const PROMPT: &str = "planted prompt of a user";
-const TOKEN: &str = "planted-token-7f3a";
-
-fn client() -> reqwest::Client {
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().expect("a client")
-}
-
-fn environment() -> Vec<(String, String)> {
-    std::env::vars().collect()
-}
-
 fn destination(address: &str, share: Share, environment: Vec<(String, String)>) -> Destination {
     let store = Store::open(address, client(), environment).expect("an address");
     Destination { store, pool: "prod".into(), host: "node7".into(), share, rate: None }
@@ -206,7 +192,7 @@ fn child_that_uploads() {
 
 fn child(address: &str, folder: &Path, variables: &[(String, String)]) -> Child {
     Command::new(std::env::current_exe().expect("this binary"))
-        .args(["--exact", "child_that_uploads", "--ignored"])
+        .args(["--exact", "store::child_that_uploads", "--ignored"])
         .env("UPLOAD_TO", address)
         .env("UPLOAD_FROM", folder)
         .envs(variables.iter().cloned())
@@ -305,61 +291,6 @@ async fn an_upload_into_a_folder_that_is_killed_anywhere_goes_on_and_leaves_noth
 }
 
 // ---- a real S3 server ----
-
-/// A moto server; killed when dropped.
-struct Moto {
-    process: Child,
-    url: String,
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-impl Moto {
-    /// Starts one, if it is installed: `SKEWTRAP_MOTO`, or `moto_server` on the path.
-    async fn start(settings: &[(&str, &str)]) -> Option<Self> {
-        let program = std::env::var_os("SKEWTRAP_MOTO").unwrap_or_else(|| "moto_server".into());
-        let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound").port();
-        let started = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .envs(settings.iter().copied())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let Ok(process) = started else {
-            println!("SKIPPED: uploads into a real S3 server (no moto_server; `pip install 'moto[server]'`)");
-            return None;
-        };
-        let moto = Self { process, url: format!("http://127.0.0.1:{port}") };
-        let until = Instant::now() + Duration::from_secs(60);
-        while client().get(&moto.url).send().await.is_err() {
-            assert!(Instant::now() < until, "moto does not answer");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Some(moto)
-    }
-
-    fn variables(&self) -> Vec<(String, String)> {
-        [
-            ("AWS_ENDPOINT_URL", &*self.url),
-            ("AWS_ALLOW_HTTP", "true"),
-            ("AWS_ACCESS_KEY_ID", "AKIAPLANTED"),
-            ("AWS_SECRET_ACCESS_KEY", TOKEN),
-            ("AWS_REGION", "us-east-1"),
-        ]
-        .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        .into()
-    }
-
-    async fn create(&self, bucket: &str) {
-        let answer = client().put(format!("{}/{bucket}", self.url)).send().await.expect("an answer");
-        assert!(answer.status().is_success(), "{answer:?}");
-    }
-}
 
 #[tokio::test]
 async fn an_upload_into_s3_that_is_killed_anywhere_goes_on_and_leaves_nothing_half_named() {

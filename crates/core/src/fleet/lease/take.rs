@@ -1,0 +1,237 @@
+//! Takes the lease of a pool.
+
+use std::time::Duration;
+
+use super::{
+    ALLOWED_SKEW, Intent, KnownEnd, Latest, LeaseState, PoolWindow, START_WITHIN, StoreClock, TRIES, Turn,
+    VERSION,
+};
+use crate::capture::governor::{Budget, Estimate, QUIET};
+use crate::capture::refusal::Refusal;
+use skewtrap_trace::time::Time;
+
+/// No window is believed to last longer.
+const LONGEST_S: f64 = 86_400.0;
+
+/// What is to be done next.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TakeStep {
+    /// Read the newest object: [`Answer::Latest`].
+    Read,
+    /// Measure the store's clock: [`Answer::Measured`].
+    Measure,
+    /// Find out whether that window is known to be closed: [`Answer::Proven`].
+    Prove(Box<Intent>),
+    /// Create the object of that number, if there is none: [`Answer::Created`] or [`Answer::Exists`].
+    Create {
+        /// The number.
+        number: u64,
+        /// What it says.
+        state: LeaseState,
+    },
+    /// It is taken.
+    Taken(Box<Turn>),
+    /// No window may open.
+    Refused(Refusal),
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// The newest object, if there is one.
+    Latest(Option<Box<Latest>>),
+    /// The store's clock beside the steady one.
+    Measured(StoreClock),
+    /// Whether the window is known to be closed.
+    Proven(bool),
+    /// It was created.
+    Created,
+    /// Somebody else has created it.
+    Exists,
+    /// Nothing is known of what came of it, and why.
+    Lost(String),
+}
+
+/// A take of the lease under way. All times are of one steady clock of this process; only the stamps of objects are
+/// the store's.
+#[derive(Clone, Debug)]
+pub struct Take {
+    intent: Intent,
+    budget: Budget,
+    expected: Estimate,
+    clock: Option<StoreClock>,
+    latest: Option<Box<Latest>>,
+    is_proven: bool,
+    after_unproven: Option<Intent>,
+    /// When the object was asked for that is being created, and its number.
+    asked: Option<(u64, Time)>,
+    tries: u32,
+}
+
+impl Take {
+    /// For a window of `intent`, which is expected to cost so much; with the store's clock where it was measured
+    /// beside the steady one.
+    pub fn new(intent: Intent, budget: Budget, expected: Estimate, clock: Option<StoreClock>) -> Self {
+        Self {
+            intent,
+            budget,
+            expected,
+            clock,
+            latest: None,
+            is_proven: false,
+            after_unproven: None,
+            asked: None,
+            tries: 0,
+        }
+    }
+
+    /// The first step.
+    pub const fn begin(&self) -> TakeStep {
+        TakeStep::Read
+    }
+
+    /// The next step.
+    pub fn on(&mut self, answer: Answer, now: Time) -> TakeStep {
+        match answer {
+            Answer::Latest(latest) => self.found(latest, now),
+            Answer::Measured(clock) => {
+                self.clock = Some(clock);
+                self.decide(now)
+            }
+            Answer::Proven(is_proven) => {
+                self.is_proven = is_proven;
+                match is_proven {
+                    true => self.create(now),
+                    false => self.wait(now),
+                }
+            }
+            Answer::Created => match self.asked {
+                Some((fence, asked_at)) => self.taken(fence, asked_at),
+                None => lost("the store answered what was not asked".into()),
+            },
+            Answer::Exists => self.again(),
+            // The answer may be lost and the object there.
+            Answer::Lost(_) if self.asked.is_some() && self.tries < TRIES => {
+                self.tries += 1;
+                TakeStep::Read
+            }
+            Answer::Lost(why) => lost(why),
+        }
+    }
+
+    fn again(&mut self) -> TakeStep {
+        self.tries += 1;
+        match self.tries < TRIES {
+            true => TakeStep::Read,
+            false => lost(format!("other agents wrote it {TRIES} times meanwhile")),
+        }
+    }
+
+    fn taken(&self, fence: u64, asked_at: Time) -> TakeStep {
+        let after_unproven = self.after_unproven.clone();
+        TakeStep::Taken(Box::new(Turn { fence, intent: self.intent.clone(), asked_at, after_unproven }))
+    }
+
+    fn found(&mut self, latest: Option<Box<Latest>>, now: Time) -> TakeStep {
+        let own =
+            latest.as_ref().and_then(|l| l.state.open.as_ref()).filter(|o| o.nonce == self.intent.nonce);
+        if let (Some(own), Some((number, asked_at))) = (own, self.asked)
+            && own.fence == number
+        {
+            return self.taken(number, asked_at);
+        }
+        self.latest = latest;
+        (self.is_proven, self.after_unproven) = (false, None);
+        self.decide(now)
+    }
+
+    /// By what the newest object says. Where it says something, the store's clock must be known.
+    fn decide(&mut self, now: Time) -> TakeStep {
+        let Some(latest) = &self.latest else { return self.create(now) };
+        let state = &latest.state;
+        if state.open.is_none() && state.windows.is_empty() {
+            return self.create(now);
+        }
+        if self.clock.is_none() {
+            return TakeStep::Measure;
+        }
+        let Some(open) = &state.open else { return self.create(now) };
+        // Its own agent knows better than any clock.
+        match open.agent == self.intent.agent || self.left(open, latest.stamped_at, now).is_zero() {
+            true => TakeStep::Prove(Box::new(open.clone())),
+            false => self.wait(now),
+        }
+    }
+
+    /// How long the window before may still be open, if its agent lives.
+    fn left(&self, open: &Intent, stamped_at: Time, now: Time) -> Duration {
+        let Some(clock) = self.clock else { return Duration::MAX };
+        let lasts = Duration::from_secs_f64(open.lasts_s.clamp(0.0, LONGEST_S));
+        (stamped_at + lasts + ALLOWED_SKEW).since(clock.at_least(now))
+    }
+
+    /// Nobody can tell that the window before is closed.
+    fn wait(&mut self, now: Time) -> TakeStep {
+        let Some(latest) = &self.latest else { return self.create(now) };
+        let Some(open) = &latest.state.open else { return self.create(now) };
+        let (host, target) = (open.host.clone(), open.target.clone());
+        let left = self.left(open, latest.stamped_at, now);
+        if !left.is_zero() {
+            return TakeStep::Refused(Refusal::PoolWindow { host, target, left });
+        }
+        let quiet = self.left(open, latest.stamped_at + QUIET, now);
+        if !quiet.is_zero() {
+            return TakeStep::Refused(Refusal::PoolUnproven { host, target, left: quiet });
+        }
+        self.after_unproven = Some(open.clone());
+        self.create(now)
+    }
+
+    fn create(&mut self, now: Time) -> TakeStep {
+        let (number, mut state) = match &self.latest {
+            None => (1, LeaseState::default()),
+            Some(latest) => (latest.number + 1, latest.state.clone()),
+        };
+        if let (Some(open), Some(latest)) = (state.open.take(), &self.latest) {
+            let is_booked = state.windows.iter().any(|w| w.nonce == open.nonce);
+            let is_own = open.agent == self.intent.agent;
+            // Its agent has not said what it cost; of its own one it knows that none was started.
+            if !is_booked && !(is_own && self.is_proven) {
+                let end = if self.is_proven { KnownEnd::ServerGone } else { KnownEnd::Unknown };
+                let (at, stall_s) = (latest.stamped_at, open.expected_stall_s);
+                state.book(PoolWindow { stall_s, end, ..PoolWindow::of(&open, at) });
+            }
+        }
+        if let Some(clock) = self.clock
+            && let Err(refusal) = state.allows(&self.budget, self.expected, clock.at_least(now))
+        {
+            return TakeStep::Refused(refusal);
+        }
+        state.lease = VERSION;
+        self.intent.fence = number;
+        state.open = Some(self.intent.clone());
+        // Of two requests for one number the first may be the one that was carried out.
+        let asked_at = self.asked.filter(|(asked, _)| *asked == number).map_or(now, |(_, at)| at);
+        self.asked = Some((number, asked_at));
+        TakeStep::Create { number, state }
+    }
+
+    /// Whether an object may be there that says that this one has the lease: then it is to be given back.
+    pub const fn may_have_it(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// What it was to be taken for.
+    pub const fn intent(&self) -> &Intent {
+        &self.intent
+    }
+
+    /// The store did not answer in time: refused.
+    pub fn gave_up() -> TakeStep {
+        lost(format!("the store did not answer within {} s", START_WITHIN.as_secs() / 2))
+    }
+}
+
+fn lost(why: String) -> TakeStep {
+    TakeStep::Refused(Refusal::PoolLease { why })
+}

@@ -1,0 +1,203 @@
+//! The lease of a pool in its store: what [`skewtrap_core::fleet::lease`] decides is asked of the store here.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use object_store::path::Path;
+use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+use crate::store::{Store, StoreError, is_missing_bucket};
+use skewtrap_core::fleet::lease::{
+    Answer, GiveBack, GiveBackStep, Latest, LeaseState, StoreClock, Take, TakeStep, clock_object,
+    lease_folder, lease_number, lease_object,
+};
+use skewtrap_core::printable::printable;
+use skewtrap_trace::time::Time;
+
+/// A store's stamps are whole seconds, at least in its answers.
+const RESOLUTION: Duration = Duration::from_secs(1);
+/// A folder's are far finer.
+const OF_FOLDERS: Duration = Duration::from_millis(10);
+
+/// The lease of one pool.
+#[derive(Clone, Debug)]
+pub struct PoolLease {
+    store: Store,
+    pool: String,
+    /// Which agent asks: its id.
+    agent: String,
+    /// The newest object that was seen: what is older need not be listed.
+    newest: u64,
+    /// The store's clock as it was measured last.
+    clock: Option<StoreClock>,
+}
+
+impl PoolLease {
+    /// The lease of `pool` in `store`, for the agent of that id.
+    pub fn new(store: Store, pool: impl Into<String>, agent: impl Into<String>) -> Self {
+        Self { store, pool: pool.into(), agent: agent.into(), newest: 0, clock: None }
+    }
+
+    /// The store's clock as it was measured last, beside the clock that was given then.
+    pub const fn clock(&self) -> Option<StoreClock> {
+        self.clock
+    }
+
+    /// Goes on with a take from `step` until it is over, or to the next [`TakeStep::Prove`], which is not for the
+    /// store to answer. `now` is a steady clock.
+    pub async fn take(&mut self, take: &mut Take, mut step: TakeStep, now: impl Fn() -> Time) -> TakeStep {
+        loop {
+            let answer = match step {
+                TakeStep::Read => self.read().await,
+                TakeStep::Measure => match self.measure(&now).await {
+                    Ok(clock) => Answer::Measured(clock),
+                    Err(error) => Answer::Lost(error.to_string()),
+                },
+                TakeStep::Create { number, state } => self.create(number, &state).await,
+                TakeStep::Prove(_) | TakeStep::Taken(_) | TakeStep::Refused(_) => return step,
+            };
+            step = take.on(answer, now());
+        }
+    }
+
+    /// Gives the lease back; [`GiveBackStep::Done`] or [`GiveBackStep::Again`].
+    pub async fn give_back(&mut self, back: &mut GiveBack) -> GiveBackStep {
+        let mut step = back.begin();
+        loop {
+            let answer = match step {
+                GiveBackStep::Read => self.read().await,
+                GiveBackStep::Create { number, state } => self.create(number, &state).await,
+                GiveBackStep::Done { .. } | GiveBackStep::Again(_) => return step,
+            };
+            step = back.on(answer);
+        }
+    }
+
+    /// The newest object of the lease, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn latest(&mut self) -> Result<Option<Latest>, StoreError> {
+        let found = match self.newest {
+            0 => None,
+            known => self.newest_after(known - 1).await?,
+        };
+        // What was known may have been removed by a rule of the bucket.
+        let found = match found {
+            Some(found) => Some(found),
+            None => self.newest_after(0).await?,
+        };
+        let Some(number) = found else { return Ok(None) };
+        self.newest = number;
+        let name = lease_object(&self.pool, number);
+        let path = Path::from(&*name);
+        let found = self.store.objects.get(&path).await.map_err(|e| self.store.failed(&e, &name))?;
+        let stamped_at = time_of(found.meta.last_modified);
+        let bytes = found.bytes().await.map_err(|e| self.store.failed(&e, &name))?;
+        let state = LeaseState::read(&bytes).ok_or_else(|| StoreError::Failed {
+            store: self.store.address().to_owned(),
+            why: format!(
+                "{name} is no lease that this skewtrap can read: was it written by a newer one? Bring all agents of the pool to one release"
+            ),
+        })?;
+        Ok(Some(Latest { number, state: made_safe(state), stamped_at }))
+    }
+
+    async fn newest_after(&self, known: u64) -> Result<Option<u64>, StoreError> {
+        let folder = lease_folder(&self.pool);
+        let offset = Path::from(lease_object(&self.pool, known));
+        let listed = self.store.objects.list_with_offset(Some(&Path::from(&*folder)), &offset);
+        let found = listed.try_collect::<Vec<_>>().await.map_err(|e| self.store.failed(&e, &folder))?;
+        Ok(found.iter().filter_map(|meta| lease_number(meta.location.as_ref())).max())
+    }
+
+    async fn read(&mut self) -> Answer {
+        match self.latest().await {
+            Ok(latest) => Answer::Latest(latest.map(Box::new)),
+            Err(error) => Answer::Lost(error.to_string()),
+        }
+    }
+
+    async fn create(&mut self, number: u64, state: &LeaseState) -> Answer {
+        let name = lease_object(&self.pool, number);
+        let payload = PutPayload::from(Bytes::from(state.object()));
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.objects.put_opts(&Path::from(&*name), payload, options).await {
+            Ok(_) => Answer::Created,
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Answer::Exists,
+            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => Answer::Lost(format!(
+                "{} cannot create an object only where there is none (a conditional put), and the lease of a pool needs that",
+                self.store.address()
+            )),
+            Err(error) => Answer::Lost(self.store.failed(&error, &name).to_string()),
+        }
+    }
+
+    /// Measures the store's clock beside `now`, by a write.
+    ///
+    /// # Errors
+    /// Nothing can be written.
+    pub async fn measure(&mut self, now: impl Fn() -> Time) -> Result<StoreClock, StoreError> {
+        let name = clock_object(&self.pool, &self.agent);
+        let path = Path::from(&*name);
+        let sent = now();
+        let payload = PutPayload::from_static(b"written to measure the clock of the store\n");
+        self.store.objects.put(&path, payload).await.map_err(|e| self.store.failed(&e, &name))?;
+        let answered = now();
+        let found = self.store.objects.head(&path).await.map_err(|e| self.store.failed(&e, &name))?;
+        let resolution = if self.store.address().starts_with("file:") { OF_FOLDERS } else { RESOLUTION };
+        let clock = StoreClock::measured(sent, answered, time_of(found.last_modified), resolution);
+        self.clock = Some(clock);
+        Ok(clock)
+    }
+}
+
+impl Store {
+    /// Tries what the lease of a pool needs beside [`Self::try_out`]: that a name which is taken is not given twice.
+    ///
+    /// # Errors
+    /// The store gives it twice, or cannot be asked.
+    pub async fn try_conditional_put(&self, name: &str) -> Result<(), StoreError> {
+        let name = format!(".skewtrap/{name}-once");
+        let path = Path::from(&*name);
+        let put = || {
+            let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+            self.objects.put_opts(&path, PutPayload::from_static(b"once\n"), options)
+        };
+        match put().await {
+            Ok(_) | Err(Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(self.failed(&error, &name)),
+        }
+        let again = put().await;
+        self.objects.delete(&path).await.map_err(|e| self.failed(&e, &name))?;
+        match again {
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Ok(()),
+            Err(error) => Err(self.failed(&error, &name)),
+            Ok(_) => Err(StoreError::Failed {
+                store: self.address().to_owned(),
+                why: "it creates an object although there is one (it ignores If-None-Match), so agents of a pool cannot take turns: use a store with conditional puts, or a pool of one agent".into(),
+            }),
+        }
+    }
+
+    pub(crate) fn is_not_there(error: &Error) -> bool {
+        matches!(error, Error::NotFound { source, .. } if !is_missing_bucket(&source.to_string()))
+    }
+}
+
+/// Names in the lease were written by other hosts, and are shown in messages.
+fn made_safe(mut state: LeaseState) -> LeaseState {
+    let safe = |text: &mut String| *text = printable(text, 200).into_owned();
+    if let Some(open) = &mut state.open {
+        [&mut open.host, &mut open.target].into_iter().for_each(safe);
+    }
+    for window in &mut state.windows {
+        [&mut window.host, &mut window.target].into_iter().for_each(safe);
+    }
+    state
+}
+
+fn time_of(stamp: chrono::DateTime<chrono::Utc>) -> Time {
+    Time::from_nanos(stamp.timestamp_nanos_opt().unwrap_or_default())
+}

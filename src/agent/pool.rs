@@ -1,0 +1,151 @@
+//! The lease of the pool as windows need it: asked for before a window is begun, checked right before its start is
+//! sent, given back when it has ended. Without a store there is none, and nothing of it is asked.
+//!
+//! Whoever keeps it (`keeper`) is a task of its own, which alone speaks to the store.
+
+#[cfg(feature = "fleet")]
+mod keeper;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+#[cfg(feature = "fleet")]
+pub(super) use self::keeper::start;
+#[cfg(feature = "fleet")]
+pub use self::keeper::try_out;
+use crate::clock::{Clock, wall_time};
+use skewtrap_core::capture::admit::CaptureMethod;
+use skewtrap_core::capture::governor::{Attempt, Estimate};
+use skewtrap_core::capture::refusal::Refusal;
+use skewtrap_core::capture::sizing::Sizing;
+use skewtrap_core::fleet::lease::{Intent, START_WITHIN, Turn, WindowEnd};
+use skewtrap_trace::time::Time;
+
+/// Takes and returns that may wait.
+const WAITING: usize = 64;
+
+/// What is asked of the keeper.
+#[derive(Debug)]
+enum Ask {
+    /// The lease, for a window; `None` where it may be opened without (`on_lease_loss: local_budget`).
+    Take { intent: Box<Intent>, expected: Estimate, answer: oneshot::Sender<Result<Option<Held>, Refusal>> },
+    /// The window has ended.
+    GiveBack { intent: Box<Intent>, end: WindowEnd },
+    /// A window of an agent before this one was closed: its attempt.
+    Closed { attempt: String, end: WindowEnd },
+}
+
+/// The lease of this agent's pool.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    asks: mpsc::Sender<Ask>,
+}
+
+/// The lease, held for one window.
+#[derive(Clone, Debug)]
+pub struct Held {
+    turn: Arc<Turn>,
+    /// The steady clock by which it was taken.
+    steady: Clock,
+    /// What the wall clock showed when it was asked for: a machine that was suspended does not count that time.
+    wall: Time,
+    was_late: Arc<AtomicBool>,
+}
+
+/// The lease is not valid any more: nothing may be started under it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the lease of the pool was taken {:.0} s ago and is good for {} s; nothing was sent to the server: look for what held the agent up (its disk, its CPU limit, a suspended machine)",
+    .0.as_secs_f64(),
+    START_WITHIN.as_secs()
+)]
+pub struct LeaseOver(pub Duration);
+
+impl Held {
+    /// Whether a window may be started now.
+    ///
+    /// # Errors
+    /// It was taken too long ago.
+    pub fn check(&self) -> Result<(), LeaseOver> {
+        let by_wall = wall_time().since(self.wall);
+        let by_steady = self.steady.now().since(self.turn.asked_at);
+        match self.turn.is_valid(self.steady.now()) && by_wall < START_WITHIN {
+            true => Ok(()),
+            false => Err(LeaseOver(by_steady.max(by_wall))),
+        }
+    }
+
+    /// A start was answered: whether it may have left after the lease had ended. It stays known.
+    pub fn check_answered(&self) -> bool {
+        let is_late = self.check().is_err();
+        self.was_late.fetch_or(is_late, Ordering::Relaxed);
+        is_late
+    }
+
+    /// The note of a window that may have been open beside another of the pool.
+    pub fn note(&self) -> Option<String> {
+        let fence = self.turn.fence;
+        self.was_late.load(Ordering::Relaxed).then(|| {
+            format!(
+                "the agent was held up between its last look at the lease of the pool (number {fence}) and the start, so another window of the pool may have been open at the same time; it was closed at once"
+            )
+        })
+    }
+}
+
+/// What the lease is to be taken for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The attempt.
+    pub attempt: &'a Attempt,
+    /// What is to be done.
+    pub method: &'a CaptureMethod,
+    /// What the server is.
+    pub instance: Option<&'a str>,
+}
+
+impl Pool {
+    /// The lease, for a window; `None` where it may be opened without.
+    ///
+    /// # Errors
+    /// No window may be opened in the pool now.
+    pub async fn take(&self, wanted: Wanted<'_>) -> Result<Option<Held>, Refusal> {
+        let (deadline, expected) = match wanted.method {
+            CaptureMethod::Http(request) => {
+                let predicted = request.sizing.as_deref().and_then(|sizing: &Sizing| sizing.predicted);
+                (request.deadline, predicted.unwrap_or_default())
+            }
+            CaptureMethod::Nsys(nsys) => (nsys.duration, Duration::ZERO),
+            CaptureMethod::Command(command) => (command.time_limit, Duration::ZERO),
+        };
+        let intent = Intent {
+            target: wanted.attempt.target.clone(),
+            instance: wanted.instance.map(str::to_owned),
+            attempt: wanted.attempt.id.clone(),
+            expected_stall_s: expected.as_secs_f64(),
+            ..Intent::default()
+        };
+        let intent = Box::new(intent.lasting(deadline));
+        let expected = Estimate { stalled: expected, bytes: 0 };
+        let (answer, answered) = oneshot::channel();
+        let gone = || Refusal::PoolLease { why: "the agent ends".into() };
+        self.asks.send(Ask::Take { intent, expected, answer }).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// The window has ended; whoever waits in the pool need not wait longer.
+    pub async fn give_back(&self, held: &Held, end: WindowEnd) {
+        let intent = Box::new(held.turn.intent.clone());
+        // The keeper is gone only when the agent ends: the next one tells what its state knows.
+        let _ = self.asks.send(Ask::GiveBack { intent, end }).await;
+    }
+
+    /// A window of an agent before this one was closed.
+    pub async fn closed(&self, attempt: &str, end: WindowEnd) {
+        // As above.
+        let _ = self.asks.send(Ask::Closed { attempt: attempt.to_owned(), end }).await;
+    }
+}

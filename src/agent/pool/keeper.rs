@@ -1,0 +1,376 @@
+//! Keeps the lease of the pool: takes it for one window after the other, and gives it back however long the store
+//! is away meanwhile.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Ask, Held, Pool, WAITING};
+use crate::act::state::State;
+use crate::agent::cost::{Reach, instance_of};
+use crate::agent::plan::host;
+use crate::agent::supervise::Supervisor;
+use crate::agent::upload::destination;
+use crate::clock::{Clock, wall_time};
+use crate::config::store::{OnLeaseLoss, StoreConfig};
+use crate::http::Server;
+use crate::serve::metrics::Metrics;
+use skewtrap_core::capture::governor::{Budget, Estimate};
+use skewtrap_core::capture::refusal::Refusal;
+use skewtrap_core::fleet::lease::{
+    Answer, GiveBack, GiveBackStep, Intent, StoreClock, Take, TakeStep, WindowEnd,
+};
+use skewtrap_fleet::lease::PoolLease;
+use skewtrap_fleet::upload::Destination;
+
+/// What taking the lease may take: later a window would not show the onset, and half of its validity be over.
+const TAKE_LIMIT: Duration = Duration::from_secs(5);
+/// What giving it back may take before it is tried again.
+const GIVE_BACK_LIMIT: Duration = Duration::from_secs(20);
+/// Between two tries of that.
+const AGAIN: Duration = Duration::from_secs(5);
+/// A request that was given up arrives within this, or never.
+const LATE: Duration = Duration::from_secs(150);
+/// The store's clock is measured anew after this, and people are told when it is far from ours.
+const MEASURED_FOR: Duration = Duration::from_secs(600);
+/// Of how many parts in a million two quartz clocks may differ.
+const DRIFT: f64 = 200e-6;
+
+/// Starts to keep the lease; gives what windows ask.
+pub(in crate::agent) fn start(
+    config: StoreConfig,
+    budget: Budget,
+    servers: Vec<(String, Server)>,
+    state: &State,
+    metrics: &Arc<Metrics>,
+    supervisor: &Supervisor,
+) -> Pool {
+    let (asks, asked) = mpsc::channel(WAITING);
+    let keeper = Keeper {
+        budget,
+        steady: Clock::start().steady(),
+        lease: None,
+        measured: None,
+        held: BTreeSet::new(),
+        returns: Vec::new(),
+        servers,
+        state: state.clone(),
+        metrics: metrics.clone(),
+        config,
+    };
+    supervisor.once(keeper.run(asked, supervisor.cancel()));
+    Pool { asks }
+}
+
+/// A lease that is to be given back.
+struct Return {
+    back: GiveBack,
+    intent: Intent,
+    end: WindowEnd,
+    due: tokio::time::Instant,
+    /// Whether the store's silence was told already.
+    is_told: bool,
+}
+
+struct Keeper {
+    config: StoreConfig,
+    budget: Budget,
+    steady: Clock,
+    lease: Option<PoolLease>,
+    measured: Option<(StoreClock, tokio::time::Instant)>,
+    /// The takes of windows that have not ended.
+    held: BTreeSet<String>,
+    returns: Vec<Return>,
+    servers: Vec<(String, Server)>,
+    state: State,
+    metrics: Arc<Metrics>,
+}
+
+impl Keeper {
+    async fn run(mut self, mut asked: mpsc::Receiver<Ask>, cancel: CancellationToken) {
+        self.look_at_clocks().await;
+        self.take_up_own().await;
+        loop {
+            let due = self.returns.iter().map(|r| r.due).min();
+            let ask = tokio::select! {
+                ask = asked.recv() => ask,
+                () = wait_until(due), if due.is_some() => {
+                    self.give_back_due().await;
+                    continue;
+                }
+                () = cancel.cancelled() => break,
+            };
+            match ask {
+                Some(ask) => self.on(ask).await,
+                None => break,
+            }
+        }
+        // Windows end before the agent does: what they gave back last is still told, once.
+        while let Ok(Some(ask)) = tokio::time::timeout(Duration::from_secs(1), asked.recv()).await {
+            if !matches!(ask, Ask::Take { .. }) {
+                self.on(ask).await;
+            }
+        }
+    }
+
+    async fn on(&mut self, ask: Ask) {
+        match ask {
+            Ask::Take { intent, expected, answer } => {
+                self.give_back_due().await;
+                let taken = self.take(*intent, expected).await;
+                if let Err(Ok(Some(held))) = answer.send(taken) {
+                    // Its window is gone.
+                    self.give_back(held.turn.intent.clone(), WindowEnd::default(), Duration::ZERO).await;
+                }
+            }
+            Ask::GiveBack { intent, end } => self.give_back(*intent, end, Duration::ZERO).await,
+            Ask::Closed { attempt, end } => self.closed(&attempt, end).await,
+        }
+    }
+
+    fn lease(&mut self) -> anyhow::Result<PoolLease> {
+        if self.lease.is_none() {
+            let to = destination(&self.config)?;
+            self.lease = Some(PoolLease::new(to.store, to.pool, &**self.state.agent()));
+        }
+        self.lease.clone().ok_or_else(|| anyhow::anyhow!("no lease"))
+    }
+
+    async fn take(&mut self, intent: Intent, expected: Estimate) -> Result<Option<Held>, Refusal> {
+        let agent = self.state.agent().to_string();
+        let nonce = format!("{agent}-{:016x}", fastrand::u64(..));
+        let intent = Intent { agent, host: host(), nonce, ..intent };
+        let (steady, wall) = (self.steady, wall_time());
+        let step = match self.lease() {
+            Err(error) => TakeStep::Refused(Refusal::PoolLease { why: format!("{error:#}") }),
+            Ok(mut lease) => {
+                let mut take = Take::new(intent, self.budget.clone(), expected, self.clock());
+                let known = Known {
+                    state: &self.state,
+                    held: &self.held,
+                    returns: &self.returns,
+                    servers: &self.servers,
+                };
+                let asking = async {
+                    let mut step = take.begin();
+                    loop {
+                        step = lease.take(&mut take, step, || steady.now()).await;
+                        let TakeStep::Prove(open) = &step else { return step };
+                        let is_closed = known.is_closed(open).await;
+                        step = take.on(Answer::Proven(is_closed), steady.now());
+                    }
+                };
+                let step = tokio::time::timeout(TAKE_LIMIT, asking).await.unwrap_or_else(|_| Take::gave_up());
+                self.learn(&lease);
+                if !matches!(step, TakeStep::Taken(_)) && take.may_have_it() {
+                    // The request may have arrived, or still arrive.
+                    let intent = take.intent().clone();
+                    self.give_back(intent.clone(), WindowEnd::default(), Duration::ZERO).await;
+                    self.later(intent, WindowEnd::default(), LATE);
+                }
+                step
+            }
+        };
+        match step {
+            TakeStep::Taken(turn) => {
+                self.metrics.lease_trouble(None);
+                if let Some(before) = &turn.after_unproven {
+                    warn!(
+                        "the lease of the pool is taken over: the agent on {} has not said that its window on {} is closed",
+                        before.host, before.target
+                    );
+                    self.metrics.pool_overlap("unproven");
+                }
+                info!(attempt = turn.intent.attempt, fence = turn.fence, "the lease of the pool is taken");
+                self.held.insert(turn.intent.nonce.clone());
+                let turn = Arc::from(turn);
+                Ok(Some(Held { turn, steady, wall, was_late: Arc::default() }))
+            }
+            TakeStep::Refused(refusal @ Refusal::PoolLease { .. }) => {
+                self.metrics.lease_trouble(Some(refusal.to_string()));
+                match self.config.on_lease_loss {
+                    OnLeaseLoss::Refuse => Err(refusal),
+                    OnLeaseLoss::LocalBudget => {
+                        warn!(
+                            "a window is opened without the lease of the pool (on_lease_loss: local_budget): {refusal}"
+                        );
+                        Ok(None)
+                    }
+                }
+            }
+            TakeStep::Refused(refusal) => {
+                self.metrics.lease_trouble(None);
+                Err(refusal)
+            }
+            _ => Err(Refusal::PoolLease { why: "it was left half way".into() }),
+        }
+    }
+
+    /// The store's clock as it was measured, where that is not too long ago.
+    fn clock(&self) -> Option<StoreClock> {
+        let (clock, at) = self.measured?;
+        let age = at.elapsed();
+        (age < MEASURED_FOR)
+            .then(|| StoreClock { error_s: clock.error_s + age.as_secs_f64() * DRIFT, ..clock })
+    }
+
+    fn learn(&mut self, lease: &PoolLease) {
+        let before = self.lease.as_ref().and_then(PoolLease::clock);
+        if lease.clock() != before
+            && let Some(clock) = lease.clock()
+        {
+            self.measured = Some((clock, tokio::time::Instant::now()));
+        }
+        self.lease = Some(lease.clone());
+    }
+
+    /// Whether this host's clock is right, by the store's.
+    async fn look_at_clocks(&mut self) {
+        let Ok(mut lease) = self.lease() else { return };
+        let asked = tokio::time::timeout(GIVE_BACK_LIMIT, lease.measure(wall_time)).await;
+        match asked {
+            Ok(Ok(clock)) => {
+                if let Some(complaint) = clock.complaint() {
+                    warn!("{complaint}");
+                }
+            }
+            // The uploads say what is wrong with the store.
+            Ok(Err(error)) => info!("the clock of the store cannot be read: {error}"),
+            Err(_) => info!("the store does not say what time it is within {} s", GIVE_BACK_LIMIT.as_secs()),
+        }
+    }
+
+    /// What an agent before this one took and its state knows to be closed, or never started, is given back.
+    async fn take_up_own(&mut self) {
+        let Ok(mut lease) = self.lease() else { return };
+        let Ok(Ok(Some(latest))) = tokio::time::timeout(GIVE_BACK_LIMIT, lease.latest()).await else {
+            return;
+        };
+        let Some(open) = latest.state.open else { return };
+        if open.agent == **self.state.agent() && is_over(&self.state, &open.attempt).await {
+            self.give_back(open, WindowEnd::default(), Duration::ZERO).await;
+        }
+    }
+
+    /// A window of an agent before this one was closed.
+    async fn closed(&mut self, attempt: &str, end: WindowEnd) {
+        let open = match self.lease() {
+            Ok(mut lease) => match tokio::time::timeout(GIVE_BACK_LIMIT, lease.latest()).await {
+                Ok(Ok(latest)) => latest.and_then(|latest| latest.state.open),
+                // Others wait for its time to pass.
+                Ok(Err(error)) => return warn!("the lease of the pool is not given back: {error}"),
+                Err(_) => return warn!("the lease of the pool is not given back: the store does not answer"),
+            },
+            Err(error) => return warn!("the lease of the pool is not given back: {error:#}"),
+        };
+        if let Some(open) = open.filter(|o| o.agent == **self.state.agent() && o.attempt == attempt) {
+            self.give_back(open, end, Duration::ZERO).await;
+        }
+    }
+
+    async fn give_back(&mut self, intent: Intent, end: WindowEnd, after: Duration) {
+        self.later(intent, end, after);
+        self.give_back_due().await;
+    }
+
+    fn later(&mut self, intent: Intent, end: WindowEnd, after: Duration) {
+        let back = GiveBack::new(intent.clone(), end.clone());
+        let due = tokio::time::Instant::now() + after;
+        self.returns.push(Return { back, intent, end, due, is_told: false });
+    }
+
+    async fn give_back_due(&mut self) {
+        let now = tokio::time::Instant::now();
+        let (due, waiting): (Vec<Return>, Vec<Return>) =
+            std::mem::take(&mut self.returns).into_iter().partition(|r| r.due <= now);
+        self.returns = waiting;
+        for mut back in due {
+            let step = match self.lease() {
+                Err(error) => GiveBackStep::Again(format!("{error:#}")),
+                Ok(mut lease) => {
+                    let asking = lease.give_back(&mut back.back);
+                    let step = tokio::time::timeout(GIVE_BACK_LIMIT, asking).await;
+                    self.learn(&lease);
+                    step.unwrap_or_else(|_| GiveBackStep::Again("the store does not answer".into()))
+                }
+            };
+            match step {
+                GiveBackStep::Done { overtaken } => {
+                    self.held.remove(&back.intent.nonce);
+                    info!(attempt = back.intent.attempt, "the lease of the pool is given back");
+                    if overtaken {
+                        error!(
+                            "while the window of {} was open, another agent took the lease of the pool over: two windows may have been open at once",
+                            back.intent.target
+                        );
+                        self.metrics.pool_overlap("overtaken");
+                    }
+                }
+                GiveBackStep::Again(why) => {
+                    if !back.is_told {
+                        warn!("the lease of the pool is not given back yet ({why}); it is tried again");
+                    }
+                    let due = tokio::time::Instant::now() + AGAIN.mul_f64(0.5 + fastrand::f64());
+                    self.returns.push(Return { due, is_told: true, ..back });
+                }
+                GiveBackStep::Read | GiveBackStep::Create { .. } => {}
+            }
+        }
+    }
+}
+
+/// Whether a store can be written, read and listed and lets agents take turns, and whether its clock is ours.
+///
+/// # Errors
+/// It cannot, and why.
+pub async fn try_out(to: &Destination) -> Result<(), String> {
+    to.store.try_out(&to.host).await.map_err(|e| e.to_string())?;
+    to.store.try_conditional_put(&to.host).await.map_err(|e| e.to_string())?;
+    let mut lease = PoolLease::new(to.store.clone(), to.pool.clone(), to.host.clone());
+    let clock = lease.measure(wall_time).await.map_err(|e| e.to_string())?;
+    clock.complaint().map_or(Ok(()), Err)
+}
+
+async fn wait_until(due: Option<tokio::time::Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due).await;
+    }
+}
+
+/// Whether the state says that nothing of an attempt is open: it has ended and was proven closed, or was never
+/// begun.
+async fn is_over(state: &State, attempt: &str) -> bool {
+    let (state, attempt) = (state.clone(), attempt.to_owned());
+    let ledger = crate::world::blocking(move || state.ledger()).await;
+    let Ok(Ok(ledger)) = ledger else { return false };
+    let known = ledger.attempts.iter().find(|a| a.id == attempt);
+    known.is_none_or(|a| a.end.as_ref().is_some_and(|end| end.unproven.is_none()))
+}
+
+/// What this agent knows of the windows of the pool.
+struct Known<'a> {
+    state: &'a State,
+    held: &'a BTreeSet<String>,
+    returns: &'a [Return],
+    servers: &'a [(String, Server)],
+}
+
+impl Known<'_> {
+    /// Whether the window of an intent is known to be closed.
+    async fn is_closed(&self, open: &Intent) -> bool {
+        if open.agent == **self.state.agent() {
+            return match self.returns.iter().find(|r| r.intent.nonce == open.nonce) {
+                Some(back) => back.end.unproven.is_none(),
+                None => !self.held.contains(&open.nonce) && is_over(self.state, &open.attempt).await,
+            };
+        }
+        // An agent that lost its state: the server beside it may be another one by now.
+        let server = self.servers.iter().find(|(name, _)| *name == open.target && open.host == host());
+        let Some((_, server)) = server else { return false };
+        matches!(instance_of(server, open.instance.as_deref()).await, Some(Reach::Another(_)))
+    }
+}
