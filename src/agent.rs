@@ -13,6 +13,8 @@ pub mod cost;
 mod effects;
 pub mod examine;
 pub mod history;
+#[cfg(feature = "fleet")]
+pub mod node;
 mod notifier;
 pub mod plan;
 pub mod pool;

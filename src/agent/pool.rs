@@ -4,13 +4,17 @@
 //! Whoever keeps it (`keeper`) is a task of its own, which alone speaks to the store.
 
 #[cfg(feature = "fleet")]
+pub mod gather;
+#[cfg(feature = "fleet")]
 mod keeper;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 #[cfg(feature = "fleet")]
 pub(super) use self::keeper::start;
@@ -21,7 +25,9 @@ use skewtrap_core::capture::admit::CaptureMethod;
 use skewtrap_core::capture::governor::{Attempt, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::sizing::Sizing;
+use skewtrap_core::fleet::gather::{Gathered, WindowManifest};
 use skewtrap_core::fleet::lease::{Intent, START_WITHIN, Turn, WindowEnd};
+use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// Takes and returns that may wait.
@@ -36,6 +42,16 @@ enum Ask {
     GiveBack { intent: Box<Intent>, end: WindowEnd },
     /// A window of an agent before this one was closed: its attempt.
     Closed { attempt: String, end: WindowEnd },
+    /// The agents of other nodes are to bring their ranks of a window.
+    Announce(Box<WindowManifest>),
+    /// What they brought is to be fetched into a folder, beside what is here; `None` where the pool has no such agents.
+    Gather {
+        manifest: Box<WindowManifest>,
+        here: Vec<Rank>,
+        folder: PathBuf,
+        until: Instant,
+        answer: oneshot::Sender<Option<Gathered>>,
+    },
 }
 
 /// The lease of this agent's pool.
@@ -141,6 +157,27 @@ impl Pool {
         let intent = Box::new(held.turn.intent.clone());
         // The keeper is gone only when the agent ends: the next one tells what its state knows.
         let _ = self.asks.send(Ask::GiveBack { intent, end }).await;
+    }
+
+    /// Has the agents of other nodes bring their ranks of a window.
+    pub async fn announce(&self, manifest: &WindowManifest) {
+        // As above.
+        let _ = self.asks.send(Ask::Announce(Box::new(manifest.clone()))).await;
+    }
+
+    /// Fetches what they brought into `folder`, and waits for it until then at the latest; `here` are the ranks whose
+    /// files this agent has. `None` where the pool has no such agents, or the store is away.
+    pub async fn gather(
+        &self,
+        manifest: &WindowManifest,
+        here: Vec<Rank>,
+        folder: PathBuf,
+        until: Instant,
+    ) -> Option<Gathered> {
+        let (answer, gathered) = oneshot::channel();
+        let manifest = Box::new(manifest.clone());
+        self.asks.send(Ask::Gather { manifest, here, folder, until, answer }).await.ok()?;
+        gathered.await.ok()?
     }
 
     /// A window of an agent before this one was closed.

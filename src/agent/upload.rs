@@ -11,6 +11,7 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::capture::task::ranks_of;
 use super::compare::{self, CompareRequest};
 use super::plan::host;
 use super::supervise::{Place, Supervisor};
@@ -216,7 +217,7 @@ fn prepare(bundle: &Path, record: &Record) -> anyhow::Result<()> {
         if !matches!(outcome, CaptureOutcome::Done(_)) || summaries.exists() || !traces.exists() {
             continue;
         }
-        let request = CompareRequest { paths: vec![traces], ..CompareRequest::default() };
+        let request = CompareRequest { paths: ranks_of(bundle, window), ..CompareRequest::default() };
         let compared = compare::run(&request, &|_| {})?;
         let rows = bundle.join(numbered("kernels.csv", window));
         let mut out = std::io::BufWriter::new(

@@ -64,6 +64,13 @@ pub struct RunArgs {
     /// The folder that the server may write profiles below (the server's view)
     #[arg(long, value_name = "DIR")]
     output_dir: Option<String>,
+    /// What this agent does: `agent` watches servers; `node` watches nothing and brings the summaries of this host's
+    /// ranks into the store when another agent of its pool has a window open
+    #[arg(long, value_enum, value_name = "ROLE", default_value_t = Role::Agent)]
+    role: Role,
+    /// What `--role node` calls this host, if not by its name
+    #[arg(long, env = "SKEWTRAP_NODE", value_name = "NAME")]
+    node: Option<String>,
     /// Do everything but open windows
     #[arg(long)]
     watch_only: bool,
@@ -81,6 +88,16 @@ pub struct RunArgs {
     listen: Option<String>,
 }
 
+/// What an agent does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Role {
+    /// Watches servers, and opens windows.
+    #[default]
+    Agent,
+    /// Brings its host's ranks of other agents' windows.
+    Node,
+}
+
 impl RunArgs {
     /// The arguments of the demo: a server, its log, and the folders of state and incidents.
     pub fn of_demo(url: &str, log: &str, state_dir: &str, incident_dir: &str) -> Self {
@@ -90,6 +107,8 @@ impl RunArgs {
             config: None,
             rules: Vec::new(),
             output_dir: None,
+            role: Role::Agent,
+            node: None,
             watch_only: false,
             from_start: true,
             state_dir: Some(state_dir.into()),
@@ -108,6 +127,9 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     let (config, read) = config_and_files(args);
     let (config, read) = (config?, read.files.into_inner());
     start_logging(config.log, command.log_level);
+    if args.role == Role::Node {
+        return run_node(&config, args.node.clone());
+    }
     let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
     match source_of(args) {
         (Some(path), _) => tracing::info!("the configuration is {}", path.display()),
@@ -125,6 +147,53 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     // A thread may be blocked on a pipe that nobody reads: do not wait for it without end.
     own.shutdown_timeout(Duration::from_secs(1));
     aside.shutdown_timeout(Duration::from_secs(1));
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+#[cfg(not(feature = "fleet"))]
+fn run_node(_: &Config, _: Option<String>) -> anyhow::Result<ExitCode> {
+    bail!(wrong(
+        "this binary was built without stores, which the role of a node needs: build it with `--features fleet`, or take a package"
+    ))
+}
+
+#[cfg(feature = "fleet")]
+fn run_node(config: &Config, name: Option<String>) -> anyhow::Result<ExitCode> {
+    use crate::agent::node::{self, NodePlan};
+    use skewtrap_core::capture::path_map::PathMap;
+    let Some(store) = config.store.clone() else {
+        bail!(wrong(
+            "`--role node` needs a store, in which it hears of windows: write `store: s3://BUCKET/PREFIX` and `pool:` as the agent beside the server has them, and give the file with --config"
+        ));
+    };
+    let paths = config.targets.iter().map(|target| {
+        let map = target.path_map.iter().map(|(server, agent)| (server.clone(), PathBuf::from(agent)));
+        (target.name.to_string(), PathMap(map.collect()))
+    });
+    let state = config.state_dir.as_ref().map_or_else(crate::agent::plan::default_state_dir, PathBuf::from);
+    let name = name.unwrap_or_else(crate::agent::plan::host);
+    if !name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        || name.starts_with('.')
+    {
+        bail!(wrong(&format!(
+            "`{name}` is no name of a node: write letters, digits, `-`, `_` and `.` (--node)"
+        )));
+    }
+    let plan = NodePlan { name, store, paths: paths.collect(), scratch: state.join("node") };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        let (stop, mut terminate) = (cancel.clone(), signal(SignalKind::terminate())?);
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            stop.cancel();
+        });
+        node::run(plan, cancel).await
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
     ended.map(|()| ExitCode::SUCCESS)
 }
 

@@ -22,6 +22,8 @@ mod agent {
     #[cfg(feature = "fleet")]
     mod fleet;
     mod follow_up;
+    #[cfg(feature = "fleet")]
+    mod nodes;
     mod notify;
     mod openapi;
     #[cfg(feature = "fleet")]

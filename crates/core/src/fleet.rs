@@ -1,6 +1,7 @@
 //! What the agents of a pool have in common in a store: the names of objects, what of an incident may leave
 //! its host, and the index of all incidents (docs/fleet.md). The store itself is the shell's.
 
+pub mod gather;
 pub mod lease;
 mod view;
 

@@ -91,10 +91,7 @@ impl PoolLease {
         let Some(number) = found else { return Ok(None) };
         self.newest = number;
         let name = lease_object(&self.pool, number);
-        let path = Path::from(&*name);
-        let found = self.store.objects.get(&path).await.map_err(|e| self.store.failed(&e, &name))?;
-        let stamped_at = time_of(found.meta.last_modified);
-        let bytes = found.bytes().await.map_err(|e| self.store.failed(&e, &name))?;
+        let Some((bytes, stamped_at)) = self.store.get_stamped(&name).await? else { return Ok(None) };
         let state = LeaseState::read(&bytes).ok_or_else(|| StoreError::Failed {
             store: self.store.address().to_owned(),
             why: format!(
@@ -105,11 +102,9 @@ impl PoolLease {
     }
 
     async fn newest_after(&self, known: u64) -> Result<Option<u64>, StoreError> {
-        let folder = lease_folder(&self.pool);
-        let offset = Path::from(lease_object(&self.pool, known));
-        let listed = self.store.objects.list_with_offset(Some(&Path::from(&*folder)), &offset);
-        let found = listed.try_collect::<Vec<_>>().await.map_err(|e| self.store.failed(&e, &folder))?;
-        Ok(found.iter().filter_map(|meta| lease_number(meta.location.as_ref())).max())
+        let after = lease_object(&self.pool, known);
+        let names = self.store.list_after(&lease_folder(&self.pool), &after).await?;
+        Ok(names.iter().filter_map(|name| lease_number(name)).max())
     }
 
     async fn read(&mut self) -> Answer {
@@ -140,20 +135,59 @@ impl PoolLease {
     /// Nothing can be written.
     pub async fn measure(&mut self, now: impl Fn() -> Time) -> Result<StoreClock, StoreError> {
         let name = clock_object(&self.pool, &self.agent);
-        let path = Path::from(&*name);
-        let sent = now();
-        let payload = PutPayload::from_static(b"written to measure the clock of the store\n");
-        self.store.objects.put(&path, payload).await.map_err(|e| self.store.failed(&e, &name))?;
-        let answered = now();
-        let found = self.store.objects.head(&path).await.map_err(|e| self.store.failed(&e, &name))?;
-        let resolution = if self.store.address().starts_with("file:") { OF_FOLDERS } else { RESOLUTION };
-        let clock = StoreClock::measured(sent, answered, time_of(found.last_modified), resolution);
+        let content = b"written to measure the clock of the store\n".to_vec();
+        let clock = self.store.stamp(&name, content, now).await?;
         self.clock = Some(clock);
         Ok(clock)
     }
 }
 
 impl Store {
+    /// Writes an object over the one that is there, and measures the store's clock beside `now` by its stamp.
+    ///
+    /// # Errors
+    /// Nothing can be written.
+    pub async fn stamp(
+        &self,
+        name: &str,
+        content: Vec<u8>,
+        now: impl Fn() -> Time,
+    ) -> Result<StoreClock, StoreError> {
+        let path = Path::from(name);
+        let sent = now();
+        self.objects.put(&path, PutPayload::from(content)).await.map_err(|e| self.failed(&e, name))?;
+        let answered = now();
+        let found = self.objects.head(&path).await.map_err(|e| self.failed(&e, name))?;
+        let resolution = if self.address().starts_with("file:") { OF_FOLDERS } else { RESOLUTION };
+        Ok(StoreClock::measured(sent, answered, time_of(found.last_modified), resolution))
+    }
+
+    /// The bytes of an object and when the store stamped it, by its clock; `None` where it is not there.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub async fn get_stamped(&self, name: &str) -> Result<Option<(Bytes, Time)>, StoreError> {
+        let found = match self.objects.get(&Path::from(name)).await {
+            Err(error) if Self::is_not_there(&error) => return Ok(None),
+            other => other.map_err(|e| self.failed(&e, name))?,
+        };
+        let stamped_at = time_of(found.meta.last_modified);
+        let bytes = found.bytes().await.map_err(|e| self.failed(&e, name))?;
+        Ok(Some((bytes, stamped_at)))
+    }
+
+    /// The names below a folder that come after `after`, sorted.
+    ///
+    /// # Errors
+    /// They cannot be listed.
+    pub async fn list_after(&self, folder: &str, after: &str) -> Result<Vec<String>, StoreError> {
+        let listed = self.objects.list_with_offset(Some(&Path::from(folder)), &Path::from(after));
+        let found = listed.try_collect::<Vec<_>>().await.map_err(|e| self.failed(&e, folder))?;
+        let mut names: Vec<String> = found.into_iter().map(|meta| meta.location.to_string()).collect();
+        names.sort();
+        Ok(names)
+    }
+
     /// Tries what the lease of a pool needs beside [`Self::try_out`]: that a name which is taken is not given twice.
     ///
     /// # Errors

@@ -331,6 +331,10 @@ impl Store {
                 let what = if is_missing_bucket(&why) { "the bucket".to_owned() } else { name.to_owned() };
                 StoreError::NotFound { store, what, why }
             }
+            // Where a condition is put, or a listing asked for, it has no kind of its own.
+            _ if is_missing_bucket(&why) => {
+                StoreError::NotFound { store, what: "the bucket".to_owned(), why }
+            }
             // What lists has no kind of error for it. Without a key the host is asked for one, and fails in its own words.
             _ if is_refusal(&why) || self.keyless => {
                 StoreError::Refused { store, why, variables: self.variables }

@@ -1,7 +1,7 @@
 //! One capture as the agent's loop sees it: a task that takes it, reports how far it is, and compares
 //! the ranks of the files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,19 +9,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{CaptureStore, Taken, take};
-use crate::act::bundle::traces_of;
+use crate::act::bundle::{numbered, traces_of};
 use crate::act::state::StateError;
 use crate::agent::cost::Meter;
+use crate::agent::plan::host;
 use crate::agent::pool::{Held, Wanted};
 use crate::agent::window::{Links, Status, TargetHandle, WindowSignal};
 use crate::agent::{AgentEvent, Samples, compare, report};
-use skewtrap_core::capture::admit::CapturePlan;
+use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
-use skewtrap_core::fleet::lease::WindowEnd;
+use skewtrap_core::fleet::gather::{self, WindowManifest};
+use skewtrap_core::fleet::lease::{START_WITHIN, WindowEnd};
 use skewtrap_core::incident::{CaptureOutcome, Incident, Record, StoredCapture, VerdictNote};
 use skewtrap_core::watch::WindowEvent;
+use skewtrap_trace::rank::Rank;
 
 /// What it needs.
 #[derive(Debug)]
@@ -60,6 +63,10 @@ impl Task {
         let phases = tokio::spawn(report_phases(self.incident.id.clone(), seen, self.tx.clone()));
         let meter = self.meter.clone();
         let links = Links { signals, status, meter, cancel, lease: lease.clone() };
+        let manifest = self.manifest();
+        if let (Some(pool), Some(manifest)) = (&self.store.pool, &manifest) {
+            pool.announce(manifest).await;
+        }
         let evidence = evidence(self.incident.clone(), self.tx.clone());
         let (store, handle, plan) = (self.store.clone(), self.handle.clone(), self.plan.clone());
         // A task of its own: even if it panics, the loop learns that the window is over.
@@ -79,7 +86,8 @@ impl Task {
                 let outcome = capture.outcome.clone();
                 self.ended(capture).await;
                 if outcome.is_comparable() {
-                    self.compare(outcome).await;
+                    let gathered = self.gathered(manifest, &outcome).await;
+                    self.compare(outcome, gathered).await;
                 }
             }
             Ok(Err(error)) => self.failed(format!("{error}; nothing was sent to the server"), None).await,
@@ -151,14 +159,55 @@ impl Task {
         let _ = self.tx.send(AgentEvent::Window { incident: self.incident.id.clone(), event }).await;
     }
 
-    async fn compare(self, outcome: CaptureOutcome) {
+    /// What the agents of other nodes are told of the window.
+    fn manifest(&self) -> Option<WindowManifest> {
+        let CaptureMethod::Http(request) = &self.plan.method else { return None };
+        let dir = request.marks.dir.clone().or_else(|| request.folder.clone());
+        let dir = dir.or_else(|| self.handle.default_dir.clone()).filter(|_| request.writes_files)?;
+        let expected = request.ranks.busy.iter().chain(&request.ranks.idle);
+        Some(WindowManifest {
+            window: gather::VERSION,
+            incident: self.incident.id.to_string(),
+            mark: self.plan.attempt.mark(),
+            target: self.handle.target.clone(),
+            host: host(),
+            engine: request.engine,
+            dir,
+            marks: request.marks.clone(),
+            expected: expected.map(|rank| rank.labels()).collect(),
+            collect_s: (START_WITHIN + request.deadline + gather::EXPORT).as_secs_f64(),
+        })
+    }
+
+    /// What the agents of other nodes brought of the ranks that have no file here: sentences about those of which
+    /// nothing came.
+    async fn gathered(&self, manifest: Option<WindowManifest>, outcome: &CaptureOutcome) -> Vec<String> {
+        let (Some(pool), Some(manifest)) = (&self.store.pool, manifest) else { return Vec::new() };
+        let Some(captured) = outcome.captured().filter(|captured| !captured.missing.is_empty()) else {
+            return Vec::new();
+        };
+        let missing: Vec<Rank> = captured.missing.iter().filter_map(Rank::from_labels).collect();
+        let here = manifest.ranks().into_iter().filter(|rank| !missing.contains(rank)).collect();
+        let folder = gathered_of(&self.store.bundles.path(&self.incident.id), self.incident.window());
+        let until = tokio::time::Instant::now() + gather::EXPORT;
+        let gathered = pool.gather(&manifest, here, folder, until).await;
+        gathered.map_or_else(Vec::new, |gathered| gathered.notes())
+    }
+
+    async fn compare(self, outcome: CaptureOutcome, notes: Vec<String>) {
         let (incident, window) = (self.incident.id.clone(), self.incident.window());
         let bundle = self.store.bundles.path(&incident);
         // The core's own incident is somewhere else by now: the report is of this capture.
         let captured = Incident { capture: outcome, ..self.incident };
         let compared = crate::world::blocking(move || compare_now(&bundle, &captured)).await;
         let event = match compared {
-            Ok(Ok(note)) => AgentEvent::Compared { incident, window, note },
+            Ok(Ok(mut note)) => {
+                for lost in &notes {
+                    tracing::warn!(incident = &*incident, "{lost}");
+                    note.sentence = format!("{} {lost}.", note.sentence.trim_end());
+                }
+                AgentEvent::Compared { incident, window, note }
+            }
             Ok(Err(error)) => {
                 tracing::warn!(incident = &*incident, "its ranks could not be compared: {error:#}");
                 AgentEvent::NotCompared { incident }
@@ -171,6 +220,18 @@ impl Task {
         // As in `ended`: the report lies in the bundle.
         let _ = self.tx.send(event).await;
     }
+}
+
+/// The folder of a bundle for summaries that came from other nodes.
+fn gathered_of(bundle: &Path, window: usize) -> PathBuf {
+    bundle.join(numbered("gathered", window))
+}
+
+/// Where the ranks of a capture are: its files, and the summaries that came from other nodes.
+pub fn ranks_of(bundle: &Path, window: usize) -> Vec<PathBuf> {
+    let gathered = gathered_of(bundle, window);
+    let is_there = gathered.is_dir();
+    [bundle.join(traces_of(window))].into_iter().chain(is_there.then_some(gathered)).collect()
 }
 
 /// What the pool is told of a capture.
@@ -218,7 +279,7 @@ async fn report_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx
 pub fn compare_now(bundle: &Path, incident: &Incident) -> anyhow::Result<VerdictNote> {
     let window = incident.window();
     let request = compare::CompareRequest {
-        paths: vec![bundle.join(traces_of(window))],
+        paths: ranks_of(bundle, window),
         suspect: Some(incident.finding.suspect()),
         ..compare::CompareRequest::default()
     };

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Ask, Held, Pool, WAITING};
+use super::{Ask, Held, Pool, WAITING, gather};
 use crate::act::state::State;
 use crate::agent::cost::{Reach, instance_of};
 use crate::agent::plan::host;
@@ -129,6 +129,24 @@ impl Keeper {
             }
             Ask::GiveBack { intent, end } => self.give_back(*intent, end, Duration::ZERO).await,
             Ask::Closed { attempt, end } => self.closed(&attempt, end).await,
+            Ask::Announce(manifest) => {
+                let config = self.config.clone();
+                tokio::spawn(async move { gather::announce(&config, &manifest).await });
+            }
+            Ask::Gather { manifest, here, folder, until, answer } => {
+                let config = self.config.clone();
+                tokio::spawn(async move {
+                    let gathered = async {
+                        gather::gather(&destination(&config)?, &manifest, &here, &folder, until).await
+                    };
+                    let gathered = gathered.await.unwrap_or_else(|error| {
+                        warn!("what the agents of other nodes brought cannot be fetched: {error:#}");
+                        None
+                    });
+                    // Its window is gone.
+                    let _ = answer.send(gathered);
+                });
+            }
         }
     }
 

@@ -238,6 +238,11 @@ impl StoreClock {
         Self { ahead_s, error_s: (took + resolution.as_secs_f64()) / 2.0 }
     }
 
+    /// How old something is at most that the store stamped at `stamped_at`, when ours says `now`.
+    pub fn age_at_most(&self, stamped_at: Time, now: Time) -> Duration {
+        Time::from_epoch_s(now.epoch_s() + self.ahead_s + self.error_s).since(stamped_at)
+    }
+
     /// What it says at least when ours says `now`.
     fn at_least(&self, now: Time) -> Time {
         Time::from_epoch_s(now.epoch_s() + self.ahead_s - self.error_s)

@@ -1,0 +1,278 @@
+//! The agent of a node (`skewtrap run --role node`): it watches nothing and opens no window. When a leader of its pool says
+//! in the store that a window is open, it looks for the files of that window on its own host, reads each to its end,
+//! and brings the summaries of their ranks into the store, so that no trace crosses the network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::compare::{self, CompareRequest};
+use super::upload::destination;
+use crate::clock::wall_time;
+use crate::config::store::StoreConfig;
+use crate::observe::artifact::{FoundFile, files_of, inspect};
+use skewtrap_core::capture::path_map::PathMap;
+use skewtrap_core::fleet::gather::{
+    self, NODE_EVERY, NodeFile, NodePresence, NodeReport, VERSION, WindowManifest, mark_of_manifest,
+    node_object, report_object, summary_object, windows_folder,
+};
+use skewtrap_core::fleet::lease::StoreClock;
+use skewtrap_fleet::Store;
+use skewtrap_fleet::upload::Destination;
+use skewtrap_trace::summary;
+
+/// Between two looks at the store, and at the folders of windows that are open.
+const EVERY: Duration = Duration::from_secs(2);
+/// Manifests of windows that fired more than this before now are not looked for: no clock is so wrong.
+const LOOK_BACK: Duration = Duration::from_secs(24 * 3600);
+/// The longest pause while the store is away.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a node agent is told.
+#[derive(Clone, Debug)]
+pub struct NodePlan {
+    /// What this host is called.
+    pub name: String,
+    /// The store and the pool.
+    pub store: StoreConfig,
+    /// The paths of servers and ours, by the name of the target.
+    pub paths: BTreeMap<String, PathMap>,
+    /// A folder of its own, for summaries on their way.
+    pub scratch: PathBuf,
+}
+
+/// Runs until cancelled.
+///
+/// # Errors
+/// The address of the store is none.
+pub async fn run(plan: NodePlan, cancel: CancellationToken) -> anyhow::Result<()> {
+    let to = Destination { host: plan.name.clone(), ..destination(&plan.store)? };
+    info!(
+        "node agent of pool {} in {}: it opens no window, and brings summaries of this host's ranks",
+        to.pool,
+        to.store.address()
+    );
+    let mut node =
+        Node { plan, to, open: BTreeMap::new(), known: BTreeSet::new(), said_at: None, clock: None };
+    let (mut pause, mut told) = (EVERY, None);
+    loop {
+        let went = tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            went = node.round() => went,
+        };
+        let trouble = went.err().map(|e| format!("{e:#}"));
+        pause = if trouble.is_some() { (pause * 2).min(LONGEST_PAUSE) } else { EVERY };
+        if trouble != told {
+            match &trouble {
+                Some(why) => warn!("the store cannot be asked for windows: {why}; it is tried again"),
+                None => info!("the store can be asked for windows again"),
+            }
+            told = trouble;
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)) => {}
+        }
+    }
+}
+
+struct Node {
+    plan: NodePlan,
+    to: Destination,
+    open: BTreeMap<String, Collection>,
+    /// Manifests that were read.
+    known: BTreeSet<String>,
+    /// When it said last that it is there.
+    said_at: Option<Instant>,
+    /// The store's clock beside the wall clock, as it was measured then.
+    clock: Option<StoreClock>,
+}
+
+/// The files of one window on this host.
+struct Collection {
+    manifest: WindowManifest,
+    until: Instant,
+    seen: BTreeMap<PathBuf, FoundFile>,
+    /// What was read, by the path.
+    read: BTreeMap<PathBuf, NodeFile>,
+    /// The report as it is in the store.
+    reported: Option<NodeReport>,
+}
+
+impl Node {
+    async fn round(&mut self) -> anyhow::Result<()> {
+        self.say_so().await?;
+        self.look_for_windows().await?;
+        let (to, paths) = (self.to.clone(), self.plan.paths.clone());
+        for (mark, collection) in &mut self.open {
+            let scratch = self.plan.scratch.join(mark);
+            collection.round(&to, &paths, &scratch).await?;
+        }
+        let now = Instant::now();
+        self.open.retain(|mark, collection| {
+            let is_open = collection.until > now;
+            if !is_open {
+                info!(window = %mark, files = collection.read.len(), "no file of this window is waited for any more");
+            }
+            is_open
+        });
+        Ok(())
+    }
+
+    async fn say_so(&mut self) -> anyhow::Result<()> {
+        if self.said_at.is_some_and(|at| at.elapsed() < NODE_EVERY) {
+            return Ok(());
+        }
+        let written_by = env!("CARGO_PKG_VERSION").to_owned();
+        let presence = NodePresence { reads: VERSION, host: self.to.host.clone(), written_by };
+        let name = node_object(&self.to.pool, &self.to.host);
+        let clock = self.to.store.stamp(&name, serde_json::to_vec(&presence)?, wall_time).await?;
+        if let (None, Some(complaint)) = (self.said_at, clock.complaint()) {
+            warn!("{complaint}");
+        }
+        (self.said_at, self.clock) = (Some(Instant::now()), Some(clock));
+        Ok(())
+    }
+
+    async fn look_for_windows(&mut self) -> anyhow::Result<()> {
+        let folder = windows_folder(&self.to.pool);
+        // Marks begin with the time of the incident: `20261124T034845Z-...`.
+        let since = (wall_time() - LOOK_BACK).to_string();
+        let since: String = since.chars().take_while(|c| *c != '.').filter(|c| !"-:".contains(*c)).collect();
+        let names = self.to.store.list_after(&folder, &format!("{folder}/{since}")).await?;
+        let new = names.into_iter().filter(|n| mark_of_manifest(n).is_some() && !self.known.contains(n));
+        for name in new.collect::<Vec<_>>() {
+            self.take_up(&name).await?;
+            self.known.insert(name);
+        }
+        Ok(())
+    }
+
+    async fn take_up(&mut self, name: &str) -> anyhow::Result<()> {
+        let Some((bytes, stamped_at)) = self.to.store.get_stamped(name).await? else { return Ok(()) };
+        let age = self.clock.map_or(Duration::ZERO, |clock| clock.age_at_most(stamped_at, wall_time()));
+        let manifest = match WindowManifest::read(&bytes) {
+            Ok(manifest) => manifest,
+            Err(why) => {
+                warn!(
+                    "a window's manifest cannot be read, so its ranks on this host are not brought: {name}: {why}"
+                );
+                return Ok(());
+            }
+        };
+        let left = manifest.collect_s - age.as_secs_f64();
+        if left <= 0.0 {
+            return Ok(());
+        }
+        info!(window = %manifest.mark, "a window on {} is open, by the agent on {}", manifest.target, manifest.host);
+        let until = Instant::now() + Duration::from_secs_f64(left.min(3600.0));
+        let collection =
+            Collection { until, seen: BTreeMap::new(), read: BTreeMap::new(), reported: None, manifest };
+        self.open.insert(collection.manifest.mark.clone(), collection);
+        Ok(())
+    }
+}
+
+impl Collection {
+    async fn round(
+        &mut self,
+        to: &Destination,
+        paths: &BTreeMap<String, PathMap>,
+        scratch: &Path,
+    ) -> anyhow::Result<()> {
+        let manifest = self.manifest.clone();
+        let folder = match paths.get(&manifest.target) {
+            Some(paths) => paths.agent_view(&manifest.dir),
+            None => PathBuf::from(&manifest.dir),
+        };
+        let (dir, marks, engine) = (manifest.dir.clone(), manifest.marks.clone(), manifest.engine);
+        let found = crate::world::blocking(move || files_of(&folder, &dir, &marks, engine)).await?;
+        for file in found {
+            // One that has not changed since the last look is read.
+            let before = self.seen.insert(file.path.clone(), file.clone());
+            let is_read = self.read.get(&file.path).is_some_and(|read| read.bytes == file.size);
+            if before.as_ref() != Some(&file) || is_read {
+                continue;
+            }
+            let read = self.bring(&to.store, &to.pool, &file.path, scratch).await?;
+            self.read.insert(file.path, read);
+        }
+        let report = NodeReport {
+            report: gather::VERSION,
+            host: to.host.clone(),
+            written_by: env!("CARGO_PKG_VERSION").to_owned(),
+            files: self.read.values().cloned().collect(),
+        };
+        if self.reported.as_ref() != Some(&report) {
+            let name = report_object(&to.pool, &manifest.mark, &report.host);
+            to.store.put(&name, serde_json::to_vec_pretty(&report)?.into()).await?;
+            self.reported = Some(report);
+        }
+        Ok(())
+    }
+
+    /// Reads a file to its end, and brings the summary of its rank into the store.
+    async fn bring(
+        &self,
+        store: &Store,
+        pool: &str,
+        path: &Path,
+        scratch: &Path,
+    ) -> anyhow::Result<NodeFile> {
+        let (engine, of, to) = (self.manifest.engine, path.to_owned(), scratch.to_owned());
+        let summarised = crate::world::blocking(move || {
+            let artifact = inspect(&of, engine).with_context(|| format!("cannot read {}", of.display()))?;
+            let mut file = NodeFile {
+                rank: artifact.rank.map(skewtrap_trace::rank::Rank::labels),
+                file: of.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+                bytes: artifact.size,
+                sha256: artifact.sha256,
+                summary: None,
+                why: None,
+            };
+            if !artifact.whole {
+                file.why = Some("it is cut off".into());
+                return Ok((file, None));
+            }
+            Ok::<_, anyhow::Error>(match summary_of(&of, &to) {
+                Ok((rank, summary)) => {
+                    file.rank.get_or_insert_with(|| rank.labels());
+                    (file, Some((rank, summary)))
+                }
+                Err(error) => {
+                    file.why = Some(format!("{error:#}"));
+                    (file, None)
+                }
+            })
+        });
+        let (mut file, summary) = summarised.await??;
+        if let Some((rank, summary)) = summary {
+            let name = summary_object(pool, &self.manifest.mark, &rank.word());
+            store.put(&name, summary.into()).await?;
+            file.summary = Some(name);
+        }
+        match &file.why {
+            None => info!(window = %self.manifest.mark, "brought the summary of {}", file.file),
+            Some(why) => warn!(window = %self.manifest.mark, "{} cannot be brought: {why}", file.file),
+        }
+        Ok(file)
+    }
+}
+
+/// The summary of the rank whose trace that is.
+fn summary_of(path: &Path, scratch: &Path) -> anyhow::Result<(skewtrap_trace::rank::RankId, Vec<u8>)> {
+    let request = CompareRequest { paths: vec![path.to_owned()], ..CompareRequest::default() };
+    let compared = compare::run(&request, &|_| {})?;
+    let rank = *compared.ranks.first().context("it has no rank")?;
+    let written = compared.write_summaries(scratch)?;
+    let wanted = summary::file_name(rank);
+    let path = written.into_iter().find(|p| p.ends_with(&wanted)).context("it has no summary")?;
+    let bytes = std::fs::read(&path)?;
+    std::fs::remove_file(&path)?;
+    Ok((rank, bytes))
+}

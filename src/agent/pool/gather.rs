@@ -1,0 +1,125 @@
+//! The leader's part of a window whose ranks write on several nodes: says in the store that it is open, and fetches
+//! what the agents of the nodes brought.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::agent::upload::destination;
+use crate::clock::wall_time;
+use crate::config::store::StoreConfig;
+use skewtrap_core::fleet::gather::{
+    Gathered, NODE_EVERY, NodePresence, NodeReport, VERSION, WindowManifest, manifest_object, nodes_folder,
+    reports_folder,
+};
+use skewtrap_core::fleet::lease::clock_object;
+use skewtrap_fleet::upload::Destination;
+use skewtrap_trace::rank::Rank;
+
+/// Between two looks at what the nodes have reported.
+const EVERY: Duration = Duration::from_secs(1);
+/// What saying that a window is open may take.
+const STORE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Says that a window is open. It costs the window nothing: nobody waits for it.
+pub(super) async fn announce(config: &StoreConfig, manifest: &WindowManifest) {
+    let said = async {
+        let to = destination(config)?;
+        let text = serde_json::to_vec_pretty(manifest)?;
+        to.store.put(&manifest_object(&to.pool, &manifest.mark), text.into()).await?;
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(STORE_LIMIT, said).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!("the agents of other nodes do not hear of this window: {error:#}"),
+        Err(_) => warn!("the agents of other nodes do not hear of this window: the store does not answer"),
+    }
+}
+
+/// Waits for the ranks that are not `here` until all have come or their time is over, and writes their summaries into
+/// `folder`. `None` where the pool has no node agent.
+///
+/// # Errors
+/// The store or the folder cannot be used.
+pub async fn gather(
+    to: &Destination,
+    manifest: &WindowManifest,
+    here: &[Rank],
+    folder: &Path,
+    until: Instant,
+) -> anyhow::Result<Option<Gathered>> {
+    if !has_nodes(to).await? {
+        return Ok(None);
+    }
+    let reports = reports_folder(&to.pool, &manifest.mark);
+    let gathered = loop {
+        let mut read = Vec::new();
+        for name in to.store.list(&reports).await? {
+            let Some(bytes) = to.store.get(&name).await? else { continue };
+            match NodeReport::read(&bytes) {
+                Ok(report) => read.push(report),
+                Err(why) => warn!("what a node agent reports cannot be read: {name}: {why}"),
+            }
+        }
+        let gathered = Gathered::new(manifest, here, &read);
+        if gathered.is_complete() || Instant::now() >= until {
+            break gathered;
+        }
+        tokio::time::sleep(EVERY).await;
+    };
+    let mut files = Vec::new();
+    for (rank, object) in gathered.summaries() {
+        // Where it comes from is named by another host: it is fetched only from this window's own folder.
+        let own =
+            object.starts_with(&format!("{}/windows/{}/", to.pool, manifest.mark)) && !object.contains("..");
+        let bytes = if own { to.store.get(object).await? } else { None };
+        match bytes {
+            Some(bytes) => files.push((format!("{}.summary.json", word_of(*rank)), bytes)),
+            None => warn!("the summary of {rank} is not there: {object}"),
+        }
+    }
+    let folder = folder.to_owned();
+    let written = crate::world::blocking(move || -> std::io::Result<()> {
+        std::fs::create_dir_all(&folder)?;
+        files.iter().try_for_each(|(name, bytes)| std::fs::write(folder.join(name), bytes))
+    });
+    written.await??;
+    info!(window = %manifest.mark, "summaries of {} ranks came from {} nodes", gathered.summaries().count(), gathered.hosts.len());
+    Ok(Some(gathered))
+}
+
+fn word_of(rank: Rank) -> String {
+    skewtrap_trace::rank::RankId::Rank(rank).word()
+}
+
+/// Whether a node agent has said lately that it is there; one of an older release is told.
+async fn has_nodes(to: &Destination) -> anyhow::Result<bool> {
+    let mut found = false;
+    let names = to.store.list(&nodes_folder(&to.pool)).await?;
+    if names.is_empty() {
+        return Ok(false);
+    }
+    let own = clock_object(&to.pool, &to.host);
+    let clock =
+        to.store.stamp(&own, b"written to measure the clock of the store\n".to_vec(), wall_time).await?;
+    for name in names {
+        let Some((bytes, stamped_at)) = to.store.get_stamped(&name).await? else { continue };
+        if clock.age_at_most(stamped_at, wall_time()) > NODE_EVERY * 3 {
+            continue;
+        }
+        let Ok(presence) = serde_json::from_slice::<NodePresence>(&bytes) else { continue };
+        if presence.reads < VERSION {
+            warn!(
+                "the node agent on {} is skewtrap {} and cannot read this agent's windows: its ranks will be missing; bring it to this release ({})",
+                presence.host,
+                presence.written_by,
+                env!("CARGO_PKG_VERSION")
+            );
+            continue;
+        }
+        found = true;
+    }
+    Ok(found)
+}

@@ -1,0 +1,206 @@
+//! A window whose ranks write on eight nodes: real node agents bring the summaries of theirs through a store that is a
+//! folder, and the leader compares them as if all traces were on its own disk.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use skewtrap::agent::pool::gather::gather;
+use skewtrap::agent::upload::destination;
+use skewtrap::config::store::{OnLeaseLoss, StoreConfig};
+use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::line::Marks;
+use skewtrap_core::fleet::gather::{Gathered, VERSION, WindowManifest, manifest_object};
+use skewtrap_fleet::upload::Destination;
+use skewtrap_trace::rank::Rank;
+use skewtrap_trace::verdict::Kind;
+use tokio::time::Instant;
+
+use crate::support::agent::{Agent, skewtrap};
+use crate::support::comparison::{compared, said};
+use crate::support::traces::{self, Style, write};
+
+const NODES: usize = 8;
+const RANKS: usize = 64;
+const POOL: &str = "prod-a";
+
+/// Each node sees the server's folder elsewhere.
+fn node(root: &Path, number: usize) -> (Agent, PathBuf) {
+    let dir = root.join(format!("node{number}"));
+    let profiles = dir.join("profiles");
+    fs::create_dir_all(&profiles).expect("a folder");
+    let at = dir.display();
+    let text = format!(
+        "store: 'file://{}'\npool: {POOL}\nstate_dir: '{at}/state'\n\
+         targets: [{{ name: server, logs: ['{at}/server.log'], path_map: [{{ server: /profiles, agent: '{at}/profiles' }}] }}]\n",
+        root.join("bucket").display()
+    );
+    fs::write(dir.join("skewtrap.yaml"), text).expect("written");
+    let name = format!("node{number}");
+    let mut agent = Agent::start(&dir, &["--role", "node", "--node", &name, "--config", "skewtrap.yaml"]);
+    agent.until("node agent of pool prod-a");
+    (agent, profiles)
+}
+
+fn leader(root: &Path) -> Destination {
+    let config = StoreConfig {
+        address: format!("file://{}", root.join("bucket").display()),
+        pool: POOL.into(),
+        on_lease_loss: OnLeaseLoss::Refuse,
+        rate: None,
+        keep_local: None,
+        raw: false,
+        secrets: false,
+    };
+    destination(&config).expect("a store")
+}
+
+fn manifest(mark: &str) -> WindowManifest {
+    WindowManifest {
+        window: VERSION,
+        incident: mark.into(),
+        mark: mark.into(),
+        target: "server".into(),
+        host: "head".into(),
+        engine: ServerKind::Sglang,
+        dir: format!("/profiles/{mark}"),
+        marks: Marks { dir: Some(format!("/profiles/{mark}")), ..Marks::default() },
+        expected: (0..RANKS).map(|dp| Rank::dp(u16::try_from(dp).expect("few")).labels()).collect(),
+        collect_s: 300.0,
+    }
+}
+
+/// A mark as the agent makes it, of now.
+fn mark(name: &str) -> String {
+    let now = jiff::Timestamp::now();
+    format!("{}-{name}", now.strftime("%Y%m%dT%H%M%SZ"))
+}
+
+/// Ranks of which one has far more work.
+fn traces(folder: &Path) -> Vec<PathBuf> {
+    let mut ranks: Vec<traces::Rank> =
+        (0..RANKS).map(|dp| traces::Rank::new(format!("DP-{dp}"), None)).collect();
+    ranks[37].batch = 40.0;
+    fs::create_dir_all(folder).expect("a folder");
+    write(folder, &ranks, &Style::default());
+    let plain = fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path());
+    for path in plain.collect::<Vec<_>>() {
+        // As SGLang writes them.
+        let packed = fs::File::create(path.with_extension("json.gz")).expect("created");
+        let mut packed = GzEncoder::new(packed, Compression::fast());
+        packed.write_all(&fs::read(&path).expect("generated")).expect("written");
+        packed.finish().expect("written");
+        fs::remove_file(path).expect("removed");
+    }
+    (0..RANKS)
+        .map(|dp| {
+            let files = fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path());
+            let name = format!("-DP-{dp}.trace.json.gz");
+            files.into_iter().find(|f| f.to_string_lossy().ends_with(&name)).expect("its file")
+        })
+        .collect()
+}
+
+struct Fleet {
+    root: tempfile::TempDir,
+    agents: Vec<(Agent, PathBuf)>,
+    to: Destination,
+    files: Vec<PathBuf>,
+}
+
+impl Fleet {
+    fn start() -> Self {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir(root.path().join("bucket")).expect("a folder");
+        let files = traces(&root.path().join("all"));
+        let agents: Vec<_> = (0..NODES).map(|number| node(root.path(), number)).collect();
+        let to = leader(root.path());
+        Self { root, agents, to, files }
+    }
+
+    async fn announce(&self, manifest: &WindowManifest) {
+        let text = serde_json::to_vec(manifest).expect("plain data");
+        self.to.store.put(&manifest_object(POOL, &manifest.mark), text.into()).await.expect("stored");
+    }
+
+    /// Puts a rank's file where its node's ranks write.
+    fn lay(&self, manifest: &WindowManifest, rank: usize, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+        let folder = self.agents[rank % NODES].1.join(&manifest.mark);
+        fs::create_dir_all(&folder).expect("a folder");
+        let bytes = change(fs::read(&self.files[rank]).expect("generated"));
+        fs::write(folder.join(self.files[rank].file_name().expect("a name")), bytes).expect("written");
+    }
+
+    async fn gathered(&self, manifest: &WindowManifest, wait: Duration) -> (Gathered, PathBuf) {
+        let folder = self.root.path().join(format!("gathered-{}", manifest.mark));
+        let gathered = gather(&self.to, manifest, &[], &folder, Instant::now() + wait).await;
+        (gathered.expect("the store is there").expect("there are nodes"), folder)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_verdict_over_eight_nodes_is_that_over_all_traces_and_comes_soon_after_the_last_file() {
+    let fleet = Fleet::start();
+    let manifest = manifest(&mark("whole"));
+    fleet.announce(&manifest).await;
+    let last = RANKS - 1;
+    (0..last).for_each(|rank| fleet.lay(&manifest, rank, |bytes| bytes));
+    let (waiting, _) = fleet.gathered(&manifest, Duration::ZERO).await;
+    assert!(!waiting.is_complete(), "the last file is not written yet");
+    fleet.lay(&manifest, last, |bytes| bytes);
+    let written = Instant::now();
+    let (gathered, folder) = fleet.gathered(&manifest, Duration::from_secs(120)).await;
+    assert_eq!(gathered.notes(), Vec::<String>::new());
+    assert_eq!((gathered.hosts.len(), gathered.summaries().count()), (NODES, RANKS));
+    let over_summaries = compared(&[folder.clone()]);
+    let took = written.elapsed();
+    let over_traces = compared(&[fleet.root.path().join("all")]);
+    assert_eq!(said(&over_summaries), said(&over_traces));
+    assert_eq!(over_summaries.comparison.verdict.kind, Kind::UnevenWork);
+    assert_eq!(over_summaries.comparison.verdict.rank.map(|r| r.to_string()).as_deref(), Some("DP37"));
+    let size = |folder: &Path| -> u64 {
+        fs::read_dir(folder).expect("there").flatten().map(|e| e.metadata().expect("there").len()).sum()
+    };
+    let (of_traces, of_summaries) = (size(&fleet.root.path().join("all")), size(&folder));
+    println!(
+        "the verdict of {RANKS} ranks on {NODES} nodes came {took:?} after the last file; {of_traces} bytes of traces stayed, {of_summaries} of summaries moved"
+    );
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rank_without_a_file_and_one_whose_file_is_cut_off_are_named() {
+    let mut fleet = Fleet::start();
+    let manifest = manifest(&mark("parts"));
+    fleet.announce(&manifest).await;
+    for rank in (0..RANKS).filter(|rank| *rank != 5) {
+        fleet.lay(&manifest, rank, |mut bytes| {
+            bytes.truncate(if rank == 9 { bytes.len() / 2 } else { bytes.len() });
+            bytes
+        });
+    }
+    fleet.agents[9 % NODES].0.until("cannot be brought");
+    let (waiting, _) = fleet.gathered(&manifest, Duration::from_secs(20)).await;
+    assert!(!waiting.is_complete());
+    let notes = waiting.notes();
+    assert_eq!(notes.len(), 2, "{notes:#?}");
+    assert!(notes[0].starts_with("no file of DP5 came from any node in time (node0, node1, "), "{notes:?}");
+    assert!(notes[1].starts_with("the file of DP9 on node1 cannot be used: "), "{notes:?}");
+    assert_eq!(waiting.summaries().count(), RANKS - 2);
+}
+
+#[test]
+fn a_node_agent_without_a_store_says_what_it_needs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join("skewtrap.yaml"), "pool: prod-a\n").expect("written");
+    let out = skewtrap(dir.path())
+        .args(["run", "--role", "node", "--config", "skewtrap.yaml"])
+        .output()
+        .expect("it runs");
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(2), "{told}");
+    assert!(told.contains("`--role node` needs a store, in which it hears of windows"), "{told}");
+}
