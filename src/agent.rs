@@ -24,6 +24,8 @@ pub mod report;
 #[cfg(test)]
 mod simulation;
 mod startup;
+#[cfg(feature = "fleet")]
+pub mod stored;
 mod supervise;
 mod upkeep;
 #[cfg(feature = "fleet")]

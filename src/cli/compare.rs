@@ -13,6 +13,7 @@ use regex::Regex;
 use super::Format;
 use crate::agent::compare::{self, CompareRequest, Compared, RankOverrides, perfetto};
 use crate::agent::history;
+use crate::observe::trace::nsight::TempFolder;
 use skewtrap_trace::rank::{RankId, parse_rank};
 use skewtrap_trace::report::{self, History};
 
@@ -22,7 +23,8 @@ use skewtrap_trace::report::{self, History};
 /// (.sqlite; .nsys-rep where `nsys` is installed), and summaries of ranks (.summary.json).
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// Folder of a capture, or its files.
+    /// Folder of a capture, or its files; or where an incident lies in a store, as
+    /// s3://BUCKET/PREFIX/POOL/incidents/DATE/ID: its summaries are fetched and compared.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
@@ -66,7 +68,9 @@ pub struct CompareArgs {
 ///
 /// # Errors
 /// When the traces cannot be read or an output cannot be written.
-pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
+pub fn run(mut args: CompareArgs) -> anyhow::Result<ExitCode> {
+    // Kept until everything is read.
+    let _fetched = fetch_stored(&mut args.paths)?;
     // A bundle knows which rule fired and how its signal went.
     let incident = args.paths.first().and_then(|p| history::incident_of(p));
     let history = incident.as_ref().and_then(|i| history::history_of(args.paths.first()?, 1, i));
@@ -95,6 +99,43 @@ pub fn run(args: CompareArgs) -> anyhow::Result<ExitCode> {
     std::io::stdout().flush().ok();
     write_files(&args, &compared, history.as_ref(), &perfetto_ranks)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Beginnings of addresses of stores.
+const STORES: [&str; 4] = ["s3://", "gs://", "az://", "file:///"];
+
+/// Fetches what lies in stores, and puts the folders into which it was fetched in the place of their addresses.
+fn fetch_stored(paths: &mut [PathBuf]) -> anyhow::Result<Vec<TempFolder>> {
+    let mut fetched = Vec::new();
+    for path in paths {
+        let Some(address) = path.to_str().filter(|p| STORES.iter().any(|scheme| p.starts_with(scheme)))
+        else {
+            continue;
+        };
+        let folder = TempFolder::new().context("cannot create a temporary folder")?;
+        fetch(address, folder.path())?;
+        *path = folder.path().to_owned();
+        fetched.push(folder);
+    }
+    Ok(fetched)
+}
+
+#[cfg(feature = "fleet")]
+fn fetch(address: &str, folder: &Path) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let count = runtime
+        .block_on(crate::agent::stored::fetch(address, folder))
+        .map_err(|e| super::wrong(&format!("{e:#}")))?;
+    let ranks = skewtrap_core::message::counted(count, "rank");
+    anstream::eprintln!("fetched the summaries of {ranks} from {address}");
+    Ok(())
+}
+
+#[cfg(not(feature = "fleet"))]
+fn fetch(address: &str, _: &Path) -> anyhow::Result<()> {
+    bail!(super::wrong(&format!(
+        "{address} is a store, and this binary was built without stores: build it with `--features fleet`, or take a package"
+    )))
 }
 
 /// Writes the files that the options name.

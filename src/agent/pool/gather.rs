@@ -50,11 +50,14 @@ pub async fn gather(
     folder: &Path,
     until: Instant,
 ) -> anyhow::Result<Option<Gathered>> {
-    if !has_nodes(to).await? {
+    let nodes = nodes_of(to).await?;
+    if !nodes.found && nodes.remarks.is_empty() {
         return Ok(None);
     }
+    // Nobody who could be asked is waited for in vain.
+    let until = if nodes.found { until } else { Instant::now() };
     let reports = reports_folder(&to.pool, &manifest.mark);
-    let gathered = loop {
+    let mut gathered = loop {
         let mut read = Vec::new();
         for name in to.store.list(&reports).await? {
             let Some(bytes) = to.store.get(&name).await? else { continue };
@@ -69,6 +72,7 @@ pub async fn gather(
         }
         tokio::time::sleep(EVERY).await;
     };
+    gathered.remarks = nodes.remarks;
     let mut files = Vec::new();
     for (rank, object) in gathered.summaries() {
         // Where it comes from is named by another host: it is fetched only from this window's own folder.
@@ -94,12 +98,20 @@ fn word_of(rank: Rank) -> String {
     skewtrap_trace::rank::RankId::Rank(rank).word()
 }
 
-/// Whether a node agent has said lately that it is there; one of an older release is told.
-async fn has_nodes(to: &Destination) -> anyhow::Result<bool> {
-    let mut found = false;
+/// What the node agents of a pool say of themselves.
+#[derive(Default)]
+struct Nodes {
+    /// Whether one has said lately that it is there, and can be asked.
+    found: bool,
+    /// Sentences about those that cannot be asked.
+    remarks: Vec<String>,
+}
+
+async fn nodes_of(to: &Destination) -> anyhow::Result<Nodes> {
+    let mut nodes = Nodes::default();
     let names = to.store.list(&nodes_folder(&to.pool)).await?;
     if names.is_empty() {
-        return Ok(false);
+        return Ok(nodes);
     }
     let own = clock_object(&to.pool, &to.host);
     let clock =
@@ -110,16 +122,10 @@ async fn has_nodes(to: &Destination) -> anyhow::Result<bool> {
             continue;
         }
         let Ok(presence) = serde_json::from_slice::<NodePresence>(&bytes) else { continue };
-        if presence.reads < VERSION {
-            warn!(
-                "the node agent on {} is skewtrap {} and cannot read this agent's windows: its ranks will be missing; bring it to this release ({})",
-                presence.host,
-                presence.written_by,
-                env!("CARGO_PKG_VERSION")
-            );
-            continue;
+        match presence.complaint(env!("CARGO_PKG_VERSION")) {
+            Some(remark) => nodes.remarks.push(remark),
+            None => nodes.found = true,
         }
-        found = true;
     }
-    Ok(found)
+    Ok(nodes)
 }

@@ -253,7 +253,10 @@ pub struct TempFolder(PathBuf);
 
 impl TempFolder {
     /// Readable by this user only: an export contains the environment of the profiled processes.
-    fn new() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn new() -> io::Result<Self> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         loop {
             let n = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -264,6 +267,11 @@ impl TempFolder {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 

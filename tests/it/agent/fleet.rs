@@ -181,3 +181,29 @@ fn an_uploaded_bundle_is_deleted_here_when_it_is_old_and_not_pinned() {
         assert!(dir.path().join(format!("bucket/prod-a/index/2026-11-24/{id}.jsonl")).exists());
     }
 }
+
+#[test]
+fn an_incident_in_the_store_is_compared_by_its_address_and_of_several_one_is_asked_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    [ID, OTHER].map(|id| bundle_of(dir.path(), id));
+    let bucket = dir.path().join("bucket");
+    fs::create_dir(&bucket).expect("a folder");
+    let mut agent = agent(dir.path(), "");
+    [ID, OTHER].map(|id| agent.until(&format!("incident={id}")));
+    let compare =
+        |address: &str| skewtrap(dir.path()).args(["compare", "--json", address]).output().expect("it runs");
+    let day = format!("file://{}/prod-a/incidents/2026-11-24", bucket.display());
+    let said = compare(&format!("{day}/{ID}"));
+    let verdict: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    assert_eq!(verdict["verdict"]["rank"], serde_json::json!({ "dp_rank": 2 }), "{verdict}");
+    let several = compare(&day);
+    let told = String::from_utf8_lossy(&several.stderr).into_owned();
+    assert_eq!(several.status.code(), Some(2), "{told}");
+    assert!(
+        told.contains("holds 2 incidents") && told.contains(&format!("name its folder, as {day}/{ID}")),
+        "{told}"
+    );
+    let none = compare(&format!("file://{}/prod-a/index", bucket.display()));
+    let told = String::from_utf8_lossy(&none.stderr).into_owned();
+    assert!(told.contains("no summary of a rank lies below"), "{told}");
+}

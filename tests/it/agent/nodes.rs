@@ -204,3 +204,26 @@ fn a_node_agent_without_a_store_says_what_it_needs() {
     assert_eq!(out.status.code(), Some(2), "{told}");
     assert!(told.contains("`--role node` needs a store, in which it hears of windows"), "{told}");
 }
+
+#[tokio::test]
+async fn a_node_agent_of_an_older_release_is_named_and_not_waited_for() {
+    let root = tempfile::tempdir().expect("a folder");
+    fs::create_dir(root.path().join("bucket")).expect("a folder");
+    let to = leader(root.path());
+    let manifest = manifest(&mark("old"));
+    let folder = root.path().join("gathered");
+    let wait = Instant::now() + Duration::from_secs(600);
+    let alone = gather(&to, &manifest, &[], &folder, wait).await.expect("the store is there");
+    assert_eq!(alone, None, "nobody is waited for where no node agent is");
+    let old = r#"{"reads":0,"host":"node3","written_by":"0.0.9"}"#;
+    to.store.put("prod-a/nodes/node3.json", old.into()).await.expect("stored");
+    let gathered =
+        gather(&to, &manifest, &[], &folder, wait).await.expect("the store is there").expect("one");
+    let notes = gathered.notes();
+    assert_eq!(notes.len(), RANKS + 1);
+    let told = notes.last().expect("some");
+    assert!(
+        told.starts_with("the node agent on node3 is skewtrap 0.0.9 and cannot read the windows of this one"),
+        "{told}"
+    );
+}

@@ -159,6 +159,18 @@ pub struct NodePresence {
     pub written_by: String,
 }
 
+impl NodePresence {
+    /// A sentence where that agent cannot read the manifests of `release`.
+    pub fn complaint(&self, release: &str) -> Option<String> {
+        let (host, theirs) = (printable(&self.host, 200), printable(&self.written_by, 40));
+        (self.reads < VERSION).then(|| {
+            format!(
+                "the node agent on {host} is skewtrap {theirs} and cannot read the windows of this one ({release}), so its ranks are missing; bring all agents of the pool to one release"
+            )
+        })
+    }
+}
+
 /// Reads an object whose version stands under `key`.
 fn read_versioned<T: for<'de> Deserialize<'de>>(object: &[u8], key: &str) -> Result<T, String> {
     let value: serde_json::Value =
@@ -206,6 +218,8 @@ pub struct Gathered {
     pub ranks: BTreeMap<Rank, RankResult>,
     /// The nodes that have reported.
     pub hosts: Vec<String>,
+    /// Sentences about node agents that could not be asked.
+    pub remarks: Vec<String>,
 }
 
 impl Gathered {
@@ -233,7 +247,7 @@ impl Gathered {
         for rank in here.iter().filter_map(|rank| expected_of(&expected, *rank)) {
             ranks.insert(rank, RankResult::Here);
         }
-        Self { ranks, hosts: reports.iter().map(|r| r.host.clone()).collect() }
+        Self { ranks, hosts: reports.iter().map(|r| r.host.clone()).collect(), remarks: Vec::new() }
     }
 
     /// Whether something has come of every rank.
@@ -255,7 +269,8 @@ impl Gathered {
             true => "no node has reported anything".to_owned(),
             false => format!("{} have reported", self.hosts.join(", ")),
         };
-        self.ranks
+        let of_ranks = self
+            .ranks
             .iter()
             .filter_map(|(rank, result)| match result {
                 RankResult::Here | RankResult::Summary { .. } => None,
@@ -265,8 +280,8 @@ impl Gathered {
                 RankResult::Missing => Some(format!(
                     "no file of {rank} came from any node in time ({hosts}): does a node agent run where that rank runs, and see its folder?"
                 )),
-            })
-            .collect()
+            });
+        of_ranks.chain(self.remarks.iter().cloned()).collect()
     }
 }
 
