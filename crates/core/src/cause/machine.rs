@@ -12,23 +12,28 @@ const ALONE: f64 = 0.5;
 /// A clock below this share of what it was is low.
 const LOW_CLOCK: f64 = 0.9;
 
-/// A signal of the machine on the blamed rank, before and after the onset.
+/// A signal of the machine on one rank, mostly the blamed one, before and after the onset.
 #[derive(Clone, Copy, Debug)]
 pub struct Departure {
     /// Of what.
     pub signal: Signal,
-    /// The blamed rank's value before and after.
+    /// The rank's value before and after.
     pub own: (f64, f64),
     /// The peer's that changed most.
     pub peer: (f64, f64),
     /// By which factor, in logarithms, it makes everything slower.
     pub slows: f64,
-    /// Whether it changed, on the blamed rank alone.
+    /// Whether it changed, on this rank alone.
     pub departed: bool,
 }
 
 /// What keeps the host of the blamed rank from running.
 pub fn host(case: &Case<'_>) -> Vec<Departure> {
+    host_of(case, case.blamed)
+}
+
+/// What keeps the host of member `at` from running.
+pub fn host_of(case: &Case<'_>, at: usize) -> Vec<Departure> {
     [catalog::RUN_DELAY, catalog::THROTTLED, catalog::CPU_PRESSURE]
         .into_iter()
         .filter_map(|signal| {
@@ -36,7 +41,7 @@ pub fn host(case: &Case<'_>) -> Vec<Departure> {
                 let (seconds, covered) = m.of(signal).total(span);
                 (covered >= 1.0).then(|| seconds / covered)
             };
-            let mut found = departure(case, signal, share, |(before, after)| (after - before).max(0.0))?;
+            let mut found = departure(case, at, signal, share, |(before, after)| (after - before).max(0.0))?;
             let waits = (found.own.1 - found.own.0).clamp(0.0, 0.95);
             found.slows = -(1.0 - waits).ln();
             found.departed &= waits >= STARVED;
@@ -49,7 +54,7 @@ pub fn host(case: &Case<'_>) -> Vec<Departure> {
 pub fn clock(case: &Case<'_>) -> Option<Departure> {
     let mean = |m: &Member, span: Span| m.of(catalog::GPU_SM_CLOCK).mean(span).filter(|clock| *clock > 0.0);
     let fall = |(before, after): (f64, f64)| (before - after).max(0.0);
-    let mut found = departure(case, catalog::GPU_SM_CLOCK, mean, fall)?;
+    let mut found = departure(case, case.blamed, catalog::GPU_SM_CLOCK, mean, fall)?;
     found.slows = (found.own.0 / found.own.1).ln();
     found.departed &= found.own.1 < LOW_CLOCK * found.own.0;
     Some(found)
@@ -57,6 +62,7 @@ pub fn clock(case: &Case<'_>) -> Option<Departure> {
 
 fn departure(
     case: &Case<'_>,
+    at: usize,
     signal: Signal,
     of: impl Fn(&Member, Span) -> Option<f64>,
     change: impl Fn((f64, f64)) -> f64,
@@ -65,8 +71,9 @@ fn departure(
     // first look after it still tells of the time before. Both would thin out what changed.
     let after = |m: &Member| Some((m.of(signal).first_after(case.spans.after.0)?, case.spans.after.1));
     let both = |m: &Member| Some((of(m, case.spans.before)?, of(m, after(m)?)?));
-    let own = both(case.blamed())?;
-    let peers = case.peers().filter_map(|(_, m)| both(m));
+    let members = &case.course.members;
+    let own = both(&members[at])?;
+    let peers = members.iter().enumerate().filter(|(i, _)| *i != at).filter_map(|(_, m)| both(m));
     let peer = peers.max_by(|a, b| change(*a).total_cmp(&change(*b)))?;
     let departed = change(own) > 0.0 && change(peer) < ALONE * change(own);
     Some(Departure { signal, own, peer, slows: 0.0, departed })

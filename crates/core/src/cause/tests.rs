@@ -268,6 +268,21 @@ fn the_machine_tells_a_slow_host_from_a_slow_gpu_where_the_device_timer_does_not
 }
 
 #[test]
+fn where_all_ranks_got_slower_alike_the_host_that_waits_for_a_cpu_is_named_though_another_rank_is_blamed() {
+    let usual = Second { machine: Some((0.0, 1980.0)), ..USUAL };
+    let slow = Second { requests: 2.0, decoded: 400.0, ..usual };
+    let starved = Second { machine: Some((0.78, 1980.0)), ..slow };
+    let blamed = |f: &mut Finding| (f.rank, f.side) = (Rank::dp(0).labels(), Side::Low);
+    let cause = cause_of_finding(usual, starved, slow, blamed);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::SlowHost, Certainty::Consistent), "{cause:?}");
+    assert_eq!(cause.statement, "the host of DP2 is slow, and all ranks got slower with it");
+    assert!(cause.support[0].starts_with("DP2's process waited for a CPU 0.00 -> 0.78 s"), "{cause:?}");
+    // Ranks that are as fast as before do not wait for it.
+    let alone = cause_of_finding(usual, Second { machine: Some((0.78, 1980.0)), ..usual }, usual, blamed);
+    assert_ne!(alone.kind, CauseKind::SlowHost, "{alone:?}");
+}
+
+#[test]
 fn a_rank_that_is_gone_from_the_page_has_left_and_one_that_generates_nothing_stands_still() {
     let gone = cause_of(USUAL, Second { is_there: false, ..USUAL }, USUAL);
     assert_eq!((gone.kind, gone.certainty), (CauseKind::PeerLeft, Certainty::Likely), "{gone:?}");

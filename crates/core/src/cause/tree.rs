@@ -31,6 +31,11 @@ const LATEST_ERROR_S: f64 = 1.0;
 /// A profile this long before the onset may still be at work.
 const RECENT: Duration = Duration::from_secs(15);
 
+/// Ranks that step together and have kept at most this share of their speed got slower, ...
+const SLOWED: f64 = 0.67;
+/// ... alike, if their shares differ by at most this factor.
+const ALIKE: f64 = 1.5;
+
 /// A factor of the load, measured.
 struct Factor {
     kind: CauseKind,
@@ -56,6 +61,7 @@ pub fn walk(case: &Case<'_>) -> Cause {
         memory(case, &factors)
             .or_else(|| transfer(case))
             .or_else(|| of_machine(case))
+            .or_else(|| host_of_peer(case))
             .or_else(|| captured(case))
     };
     let found = match first {
@@ -366,6 +372,21 @@ fn of_machine(case: &Case<'_>) -> Option<Found> {
     let host = machine::host(case).into_iter().find(|d| d.departed);
     let clock = machine::clock(case).filter(|d| d.departed);
     host.map(|d| of(CauseKind::SlowHost, &d)).or_else(|| clock.map(|d| of(CauseKind::SlowGpu, &d)))
+}
+
+/// Ranks that step together (DP attention) are all as slow as the slowest host, so who is blamed is chance: the host
+/// of a peer waits for a CPU, and all ranks got slower alike.
+fn host_of_peer(case: &Case<'_>) -> Option<Found> {
+    let speed = case.terms.slowness(case.blamed, usize::MAX);
+    let kept = |(before, after): (f64, f64)| (before > 0.0).then(|| after / before);
+    let (own, peers) = (kept(speed.own)?, kept(speed.peers)?);
+    let alike = own.max(peers) <= SLOWED && own.max(peers) <= ALIKE * own.min(peers);
+    let (peer, wait) = case
+        .peers()
+        .filter_map(|(i, _)| Some((i, machine::host_of(case, i).into_iter().find(|d| d.departed)?)))
+        .max_by(|a, b| a.1.slows.total_cmp(&b.1.slows))?;
+    let found = Found::new(CauseKind::SlowHost, false, words::machine_of_peer(case, peer, &wait));
+    alike.then_some(Found { peer: Some(peer), ..found })
 }
 
 fn captured(case: &Case<'_>) -> Option<Found> {

@@ -21,11 +21,20 @@ pub const NO_HOST: &str = "whether its process waits for a CPU: the agent does n
 
 /// `its process waited for a CPU 0.01 -> 0.62 s a second, at most 0.01 -> 0.02 on a peer`.
 pub fn machine(d: &Departure) -> String {
+    machine_of("its", d)
+}
+
+/// The same of a peer: `DP1's process waited for a CPU ...`.
+pub fn machine_of_peer(case: &Case<'_>, peer: usize, d: &Departure) -> String {
+    machine_of(&format!("{}'s", name(&case.course.members[peer].labels)), d)
+}
+
+fn machine_of(whose: &str, d: &Departure) -> String {
     let (what, unit) = match d.signal {
-        catalog::RUN_DELAY => ("its process waited for a CPU", "s a second"),
-        catalog::THROTTLED => ("its cgroup was throttled", "s a second"),
-        catalog::CPU_PRESSURE => ("its cgroup waited for CPUs", "s a second"),
-        _ => ("the clock of its GPU was", "MHz"),
+        catalog::RUN_DELAY => (format!("{whose} process waited for a CPU"), "s a second"),
+        catalog::THROTTLED => (format!("{whose} cgroup was throttled"), "s a second"),
+        catalog::CPU_PRESSURE => (format!("{whose} cgroup waited for CPUs"), "s a second"),
+        _ => (format!("the clock of {whose} GPU was"), "MHz"),
     };
     let [a, b, c, d] = [d.own.0, d.own.1, d.peer.0, d.peer.1].map(number);
     format!("{what} {a} -> {b} {unit}, at most {c} -> {d} on a peer")
@@ -101,7 +110,10 @@ pub fn statement(case: &Case<'_>, found: &Found) -> String {
         CauseKind::CacheMisses => format!("the prompts of {rank} are found less often in its cache"),
         CauseKind::Slower => format!("{rank} is slower at equal work"),
         CauseKind::SlowGpu => format!("the GPU of {rank} is slower at equal work"),
-        CauseKind::SlowHost => format!("the host of {rank} is slow: its GPU waits"),
+        CauseKind::SlowHost => match peer {
+            Some(peer) => format!("the host of {peer} is slow, and all ranks got slower with it"),
+            None => format!("the host of {rank} is slow: its GPU waits"),
+        },
         CauseKind::Stuck if !found.unknown.is_empty() => {
             format!("{rank} fell silent in the middle of its work: it stands still, or has left")
         }
