@@ -196,13 +196,17 @@ fn upper_bound(count: f64) -> f64 {
 
 fn words(t: &Told) -> String {
     let (at, error) = t.onset;
+    let ranks: Vec<usize> = t.ranks.iter().map(|r| r.1).collect();
     format!(
-        "{:.0} s {} DP{:?} {} {} since {at:.1} ± {error:.1}, capture {}, cleared {:?}",
-        t.at, t.rule, t.ranks, t.what, t.side, t.capture, t.cleared
+        "{:.0} s {} DP{ranks:?} {} {} since {at:.1} ± {error:.1}, capture {}, cleared {:?}",
+        t.at, t.rule, t.what, t.side, t.capture, t.cleared
     )
 }
 
 fn incidents(o: &Options, rules: &[Rule]) {
+    if o.runs == 0 {
+        return;
+    }
     let mut bases = list::bases();
     if o.own {
         bases.extend(list::own_bases());

@@ -8,6 +8,7 @@ use skewtrap::config::rules;
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::admit::Policy;
 use skewtrap_core::capture::governor::Ledger;
+use skewtrap_core::finding::Finding;
 use skewtrap_core::rule::{Change, How, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_core::signal::observation::SourceId;
@@ -31,7 +32,8 @@ pub struct Told {
     pub what: String,
     pub side: &'static str,
     pub onset: (f64, f64),
-    pub ranks: Vec<usize>,
+    /// The ranks that its incident named, and since when: the blamed one, and those that it is told with.
+    pub ranks: Vec<(f64, usize)>,
     pub cleared: Option<f64>,
     /// The capture's word when it fired, or when its capture was decided.
     pub capture: String,
@@ -40,6 +42,14 @@ pub struct Told {
 }
 
 impl Told {
+    fn name(&mut self, finding: &Finding, at: f64) {
+        for rank in [&finding.rank].into_iter().chain(&finding.also).filter_map(rank_of) {
+            if !self.ranks.iter().any(|(_, known)| *known == rank) {
+                self.ranks.push((at, rank));
+            }
+        }
+    }
+
     /// Whether a window was spent on it.
     pub fn has_window(&self) -> bool {
         matches!(self.capture.as_str(), "would_start" | "done" | "open")
@@ -81,7 +91,8 @@ pub fn told(out: &Outcome, world: &World, source: Source, rules: &[Rule], false_
     let mut watch = Watch::new(setup(rules.to_vec(), false_alarms), Time::default());
     let (mut all, mut effects): (Vec<Told>, Vec<Effect>) = (Vec::new(), Vec::new());
     play(out, source, world.kv, |seen| {
-        watch.observe(&seen, seen.at().unwrap_or_default(), &mut effects);
+        let now = seen.at().unwrap_or_default();
+        watch.observe(&seen, now, &mut effects);
         for effect in effects.drain(..) {
             match effect {
                 Effect::Changed { change, capture, .. } => note(&mut all, &change, capture),
@@ -90,6 +101,7 @@ pub fn told(out: &Outcome, world: &World, source: Source, rules: &[Rule], false_
                     if let Some(t) = all.iter_mut().rev().find(|t| t.rule == *incident.rule && t.at == fired)
                     {
                         t.capture = incident.capture.word().into();
+                        t.name(&incident.finding, now.epoch_s() - START);
                     }
                 }
                 _ => {}
@@ -121,7 +133,7 @@ fn note(all: &mut Vec<Told>, change: &Change, capture: &str) {
     }
     let Some(finding) = change.finding.as_ref().filter(|_| change.is_onset()) else { return };
     let Some(rank) = rank_of(&finding.rank) else { return };
-    all.push(Told {
+    let mut told = Told {
         at,
         rule,
         rank,
@@ -131,11 +143,13 @@ fn note(all: &mut Vec<Told>, change: &Change, capture: &str) {
             .map_or_else(String::new, |m| format!("{}({})", m.statistic, m.signal)),
         side: finding.side.word(),
         onset: (finding.onset.epoch_s() - START, finding.onset_error_s),
-        ranks: vec![rank],
+        ranks: Vec::new(),
         cleared: None,
         capture: capture.into(),
         is_reblame: change.how == How::Reblamed,
-    });
+    };
+    told.name(finding, at);
+    all.push(told);
 }
 
 /// What one incident run showed.
@@ -169,7 +183,9 @@ pub fn judge(told: &[Told], script: &[Incident]) -> Verdict {
         wrong: all().filter(|t| !right.contains(&t.rank)).count(),
         tellings: all().filter(|t| !t.is_reblame).count(),
         before: told.iter().filter(|t| t.at <= a).count(),
-        all_named: right.iter().all(|r| during.iter().any(|t| t.ranks.contains(r))),
+        all_named: right
+            .iter()
+            .all(|r| during.iter().any(|t| t.ranks.iter().any(|(at, rank)| rank == r && *at <= b))),
         onset: hit.map(|t| (t.onset.0 - a, t.onset.1)),
         clearing: during.last().and_then(|t| t.cleared).map(|c| c - b),
     }

@@ -46,6 +46,8 @@ pub struct Quality {
     pub noise: f64,
     /// Whether arrivals are only inferred from what runs.
     pub is_inferred: bool,
+    /// Whether a stretch of work is timed by single reports: one that is late makes its rank slow.
+    pub is_timed_singly: bool,
     /// Whether the work of a stretch is only guessed from its last throughput.
     pub is_guessed: bool,
 }
@@ -263,6 +265,14 @@ impl Channel {
         };
         let effects: Vec<Option<f64>> = (0..shares.usual.len()).map(effect).collect();
         pressure.examine(speed::WINDOW_COUNT, both, &effects)
+    }
+
+    /// The deviance from which `test` tells, where it may be wrong so often a day. Counts have the tails that theory
+    /// gives them; how late single reports come nobody knows before it was seen.
+    pub fn bound(&self, test: usize, per_day: f64) -> f64 {
+        let tail = &self.known.tails[test];
+        let is_unknown = self.quality.is_timed_singly && TESTS[test] == Factor::Speed;
+        if is_unknown { tail.cautious_bound(per_day) } else { tail.bound(per_day) }
     }
 
     /// Whether arrivals are only inferred.

@@ -33,10 +33,10 @@ const GAUGES: usize = 3;
 const WAYS: usize = 4;
 /// What is expected of each.
 const QUALITY: [Quality; WAYS] = [
-    Quality { staleness: 0.0, noise: 0.1, is_inferred: false, is_guessed: false },
-    Quality { staleness: 0.5, noise: 0.1, is_inferred: false, is_guessed: false },
-    Quality { staleness: 0.5, noise: 0.1, is_inferred: true, is_guessed: false },
-    Quality { staleness: 0.5, noise: 0.3, is_inferred: true, is_guessed: true },
+    Quality { staleness: 0.0, noise: 0.1, is_inferred: false, is_timed_singly: true, is_guessed: false },
+    Quality { staleness: 0.5, noise: 0.1, is_inferred: false, is_timed_singly: false, is_guessed: false },
+    Quality { staleness: 0.5, noise: 0.1, is_inferred: true, is_timed_singly: false, is_guessed: false },
+    Quality { staleness: 0.5, noise: 0.3, is_inferred: true, is_timed_singly: false, is_guessed: true },
 ];
 /// The first seconds of a source, while a server fills, say nothing.
 const WARM_UP: i64 = 8;
@@ -365,7 +365,7 @@ impl Detector {
         let mut nearest = None;
         let mut most = 0.0;
         for (test, found) in seen.evidence().into_iter().enumerate() {
-            let bound = channel.known.tails[test].bound(per_test);
+            let bound = channel.bound(test, per_test);
             for (rank, evidence) in found.iter().enumerate() {
                 let strength = evidence.deviance / bound;
                 if strength > most {
@@ -431,7 +431,11 @@ impl Detector {
     ) -> Vec<Change> {
         let Moment { newest, now, .. } = moment;
         self.closed.retain(|closed| now - closed.at < WAKE);
-        let Some(first) = candidates.iter().find(|c| !self.is_wake(channel, c, moment)).copied() else {
+        let Some(first) = candidates
+            .iter()
+            .find(|c| !self.is_wake(channel, c, moment) && !self.is_unsettled(channel, c, moment))
+            .copied()
+        else {
             self.suspected = None;
             // What a trouble leaves behind is not what is usual.
             if candidates.is_empty() && (newest >= self.since + REST || self.closed.is_empty()) {
@@ -493,8 +497,8 @@ impl Detector {
         let (test, said) = (firing.test?, firing.mark);
         let channel = self.channels.get_mut(firing.way)?.as_mut()?;
         let per_test = self.settings.false_alarms_per_day / channel.tests() as f64;
+        let before = (2.0 * channel.bound(test, per_test)).sqrt();
         let tail = channel.known.tails.get_mut(test)?;
-        let before = (2.0 * tail.bound(per_test)).sqrt();
         if said != Some(mark) {
             for (mark, by) in said.map(|s| (s, -1.0)).into_iter().chain([(mark, 1.0)]) {
                 match mark {
@@ -504,7 +508,7 @@ impl Detector {
             }
             firing.mark = Some(mark);
         }
-        Some(Taught { before, after: (2.0 * tail.bound(per_test)).sqrt() })
+        Some(Taught { before, after: (2.0 * channel.bound(test, per_test)).sqrt() })
     }
 
     /// How often it fired in the day before `now`.
@@ -521,7 +525,7 @@ impl Detector {
     pub fn bounds(&self) -> Option<[f64; TESTS.len()]> {
         let channel = self.channels.iter().flatten().next()?;
         let per_test = self.per_test(channel);
-        Some(channel.known.tails.each_ref().map(|tail| tail.bound(per_test)))
+        Some(std::array::from_fn(|test| channel.bound(test, per_test)))
     }
 }
 

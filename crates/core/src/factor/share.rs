@@ -198,9 +198,13 @@ pub fn culprits(
         // What is left of n - k - 1 degrees of freedom by chance, and then some.
         let by_chance = 0.5 * (n - k) as f64 + enough;
         let starved = order[n - k..].iter().all(|r| ratio_of(now, *r) < 0.15);
-        let is_low = low < high - 1.0 || (starved && low <= high + 1.0);
+        // Halves explain each other: how even each is in itself says nothing of which of them departed.
+        let is_lower = 2 * k < n && low < high - 1.0;
+        let is_low = is_lower || (starved && low <= high + 1.0);
         let (side, left) = if is_low { (Side::Low, low) } else { (Side::High, high) };
-        let set = if is_low { order[n - k..].to_vec() } else { order[..k].to_vec() };
+        // The one that departs the most comes first.
+        let set: Vec<usize> =
+            if is_low { order[n - k..].iter().rev().copied().collect() } else { order[..k].to_vec() };
         if left < best.2 - enough {
             best = (side, set, left);
         }
@@ -239,6 +243,20 @@ mod tests {
             culprits(&[150.0, 50.0, 52.0, 148.0], &[150.0, 50.0, 52.0, 148.0], &EVEN, 1.0, 4.0);
         ranks.sort_unstable();
         assert_eq!((side, ranks), (Side::High, vec![0, 3]));
+    }
+
+    #[test]
+    fn two_ranks_that_gain_are_blamed_however_even_they_are_in_themselves() {
+        let sums = [96.0, 52.0, 28.0, 96.0];
+        let (side, mut ranks) = culprits(&sums, &sums, &EVEN, 1.0, 4.0);
+        ranks.sort_unstable();
+        assert_eq!((side, ranks), (Side::High, vec![0, 3]));
+    }
+
+    #[test]
+    fn of_two_ranks_that_lose_the_one_that_loses_more_is_blamed_first() {
+        let sums = [80.0, 78.0, 82.0, 81.0, 79.0, 80.0, 12.0, 0.0];
+        assert_eq!(culprits(&sums, &sums, &[0.125; 8], 1.0, 4.0), (Side::Low, vec![7, 6]));
     }
 
     #[test]

@@ -118,11 +118,28 @@ impl Tail {
         (PRIOR_RUNS * PRIOR_EXCESS + self.excess) / (PRIOR_RUNS + self.runs)
     }
 
-    /// The deviance that healthy seconds exceed `per_day` times a day.
+    /// The deviance that healthy seconds exceed `per_day` times a day, if the tail is what was seen of it.
     pub fn bound(&self, per_day: f64) -> f64 {
+        self.raised(self.wanted(per_day) * self.mean_excess())
+    }
+
+    /// The same where nothing but the runs so far tells how heavy the tail is: what the next one may be follows the
+    /// predictive distribution of an exponential variable whose scale has a gamma prior, which is Pareto's (Lomax
+    /// 1954) with as many degrees of freedom as there are runs. With few of them only a gross departure is beyond
+    /// it; with many it is the exponential distribution again.
+    pub fn cautious_bound(&self, per_day: f64) -> f64 {
+        let runs = PRIOR_RUNS + self.runs;
+        self.raised((self.wanted(per_day) / runs).exp_m1() * runs * self.mean_excess())
+    }
+
+    /// The logarithm of how many times as often as wanted the level is exceeded.
+    fn wanted(&self, per_day: f64) -> f64 {
         let runs_a_second = (PRIOR_RATE * PRIOR_SECONDS + self.runs) / (PRIOR_SECONDS + self.seconds);
-        let wanted = per_day / 86_400.0;
-        let beyond = (runs_a_second / wanted).ln().max(0.0) * self.mean_excess();
+        (runs_a_second * 86_400.0 / per_day).ln().max(0.0)
+    }
+
+    /// The bound so far beyond the level, raised by what it has cost.
+    fn raised(&self, beyond: f64) -> f64 {
         let paid = 1.0 + RAISE * (self.firings - FREE_FIRINGS).max(0.0);
         let called_noise = 1.0 + NOISE_RAISE * self.noise;
         ((self.level + beyond) * paid * called_noise).max(LEAST_BOUND)
@@ -137,6 +154,16 @@ mod tests {
     fn a_young_site_asks_for_a_gross_departure() {
         let z = (2.0 * Tail::default().bound(0.3)).sqrt();
         assert!((6.0..9.0).contains(&z), "{z}");
+    }
+
+    #[test]
+    fn while_few_runs_are_known_a_cautious_bound_covers_what_their_scale_may_be() {
+        let beyond = |runs: f64| {
+            let tail = Tail { seconds: 100.0 * runs, runs, excess: runs, ..Tail::default() };
+            (tail.cautious_bound(0.2) - tail.level) / (tail.bound(0.2) - tail.level)
+        };
+        assert!(beyond(3.0) > 1.3, "{}", beyond(3.0));
+        assert!((1.0..1.03).contains(&beyond(300.0)), "{}", beyond(300.0));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) struct Core {
     pub(super) is_disturbed: bool,
     pub(super) now: Time,
     evaluated_at: Time,
+    /// When the findings of troubles that go on were brought up to date in a recording.
+    followed_at: Time,
     swept: Time,
     changes: Vec<Change>,
 }
@@ -78,6 +80,7 @@ impl Core {
             is_disturbed: false,
             now,
             evaluated_at: now,
+            followed_at: now,
             swept: now,
             changes: Vec::new(),
         }
@@ -154,8 +157,12 @@ impl Core {
         if self.mode == Mode::Replay {
             self.end_those_behind(now, out);
             self.end_those_left(now, out);
-            if !self.warming.is_empty() {
+            let is_due = now.is_past(self.followed_at, EVALUATION_INTERVAL) || self.followed_at > now;
+            if !self.warming.is_empty() || is_due && self.incidents.is_any_firing() {
+                self.followed_at = now;
                 self.follow_troubles(out);
+            }
+            if !self.warming.is_empty() {
                 self.retry_requests(store, now, out);
             }
         }

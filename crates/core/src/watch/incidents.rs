@@ -295,6 +295,11 @@ impl Incidents {
         self.active.get_mut(id)
     }
 
+    /// Whether any fires, or may again once its data are back.
+    pub fn is_any_firing(&self) -> bool {
+        !self.firing.is_empty()
+    }
+
     /// Those that fire, and those whose data have been absent since, in the order of their rules and groups.
     pub fn firing_now(&self) -> impl Iterator<Item = &ActiveIncident> {
         self.firing.values().filter_map(|id| self.active.get(id))

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use super::*;
 use crate::capture::{CaptureSpec, Limits};
 use crate::factor::Factor;
-use crate::finding::{Side, Statistic};
+use crate::finding::{Finding, Side, Statistic};
 use crate::message::Update;
 use crate::rule::{Combine, Condition, Direction, FactorSet, Severity, Trigger as RuleTrigger};
 use crate::signal::catalog;
@@ -231,6 +231,38 @@ fn a_trouble_of_another_rank_is_an_incident_of_its_own_while_the_first_goes_on()
     let ends: Vec<(f64, &str)> = told.of(Update::Resolved).iter().map(|m| (m.0, &*m.2.id)).collect();
     assert_eq!(ends.iter().map(|e| e.1).collect::<Vec<_>>(), [&*fired[1].2.id, &*fired[0].2.id]);
     assert!((270.0..292.0).contains(&ends[0].0) && (300.0..325.0).contains(&ends[1].0), "{ends:?}");
+}
+
+/// All ranks that an incident names.
+fn named(incident: &Incident) -> Vec<String> {
+    let Finding { rank, also, .. } = &incident.finding;
+    let mut ranks: Vec<String> = [rank].into_iter().chain(also).map(ToString::to_string).collect();
+    ranks.sort_unstable();
+    ranks
+}
+
+#[test]
+fn two_ranks_that_become_slow_at_once_are_one_incident_and_one_message_and_both_are_named() {
+    let told =
+        told_of(vec![of_factors()], 320, &|s, rank| match matches!(rank, 0 | 3) && within(s, 200, 260) {
+            true => Second { report_s: 3.0, running: 50, ..USUAL },
+            false => USUAL,
+        });
+    assert_eq!(told.of(Update::Fired).len(), 1, "{:?}", told.blamed());
+    assert_eq!(named(&told.of(Update::Resolved)[0].2), ["dp_rank=0", "dp_rank=3"]);
+}
+
+#[test]
+fn two_ranks_that_are_sent_more_at_once_are_one_incident_and_one_message_and_both_are_named() {
+    let told = told_of(vec![of_factors()], 320, &|s, rank| match (within(s, 200, 260), rank) {
+        (true, 0) => Second { requests: 13, running: 32, ..USUAL },
+        (true, 3) => Second { requests: 12, running: 30, ..USUAL },
+        (true, rank) => Second { requests: 2 + 2 * (rank - 1), running: 10, ..USUAL },
+        (false, _) => USUAL,
+    });
+    assert_eq!(told.of(Update::Fired).len(), 1, "{:?}", told.blamed());
+    let end = &told.of(Update::Resolved)[0].2;
+    assert_eq!((named(end), end.finding.side), (vec!["dp_rank=0".into(), "dp_rank=3".into()], Side::High));
 }
 
 #[test]

@@ -147,7 +147,15 @@ impl Detector {
         let shares_one = fresh.len() < ranks.len();
         let half = (self.settings.ranks / 2).max(1);
         let may_join = incident.ranks.len() + fresh.len() <= half;
-        if shares_one && side == incident.side && first.factor == incident.factor {
+        let is_like_it = side == incident.side && first.factor == incident.factor;
+        // Ranks that depart in the same way at the same time are one trouble, though each is told by itself.
+        let departs_too = |c: &Candidate| {
+            (c.factor, c.test) == (first.factor, first.test)
+                && c.evidence.side == first.evidence.side
+                && incident.ranks.contains(&c.rank)
+        };
+        let is_joined = first.factor != Factor::Share && candidates.iter().any(departs_too);
+        if is_like_it && (shares_one || is_joined) {
             *votes = if may_join { *votes + 1 } else { 0 };
             if *votes < JOIN_VOTES {
                 return None;

@@ -102,6 +102,62 @@ fn a_rank_that_fills_up_is_told_though_its_server_is_polled_every_five_seconds()
 }
 
 #[test]
+fn by_gauges_alone_a_trouble_goes_on_as_long_as_its_load_departs() {
+    let mut detector = Detector::new(SETTINGS);
+    let mut changes = Vec::new();
+    for s in 0..560_i64 {
+        for rank in 0..4usize {
+            let swing = ((s as usize * 5 + rank * 3) % 7) as f64;
+            // It is sent more for ten seconds, and keeps what it has for another thirty: what comes and what
+            // goes are even again.
+            let more = match s - 400 {
+                grows @ 0..10 => 9.0 * grows as f64,
+                10..40 => 90.0,
+                ebbs @ 40..50 => 9.0 * (50 - ebbs) as f64,
+                _ => 0.0,
+            };
+            let gauges = Gauges {
+                running: Some(27.0 + swing + if rank == 2 { more } else { 0.0 }),
+                waiting: Some(0.0),
+                throughput: Some(2000.0 + 10.0 * swing),
+                stamp: Some(s as f64 + 0.38),
+                ..Gauges::default()
+            };
+            detector.observe(&Observation { at: s as f64 + 0.4, rank, what: Reading::Gauges(gauges) });
+        }
+        changes.extend(detector.step(s as f64 + 1.05).into_iter().map(|c| (s, c)));
+    }
+    let told: Vec<(i64, &Change)> = changes.iter().map(|(s, c)| (*s, c)).collect();
+    let [(_, Change::Fired(found)), (over, Change::Cleared(_))] = told[..] else { panic!("{told:?}") };
+    assert_eq!(found.ranks, [2]);
+    assert!((440..475).contains(&over), "{over}");
+}
+
+#[test]
+fn soon_after_a_trouble_only_what_is_beyond_doubt_is_told_of_other_ranks() {
+    let mut detector = Detector::new(SETTINGS);
+    play(&mut detector, 0, 200, 1);
+    play(&mut detector, 200, 30, 4);
+    play(&mut detector, 230, 20, 1);
+    assert_eq!(detector.closed.len(), 1, "the trouble of DP2 is over");
+    let at = detector.closed[0].at;
+    let channel = detector.channels[LINES].take().unwrap();
+    let is_unsettled = |rank: usize, strength: f64, after: f64| {
+        let evidence = Evidence { deviance: 30.0, side: Side::Low, effect: -0.5, window: 3 };
+        let factor = Factor::Speed;
+        let c = Candidate { factor, test: Some(1), rank, evidence, bound: 25.0, strength, still: None };
+        let pending = [Pending::default(); 4];
+        let now = at + after;
+        let moment = Moment { newest: now as i64, now, way: LINES, pending: &pending };
+        detector.is_unsettled(&channel, &c, moment)
+    };
+    assert!(is_unsettled(1, 1.2, 10.0));
+    assert!(!is_unsettled(1, 1.6, 10.0), "beyond doubt");
+    assert!(!is_unsettled(2, 1.2, 10.0), "the rank itself");
+    assert!(!is_unsettled(1, 1.2, 50.0), "later");
+}
+
+#[test]
 fn what_is_learned_does_not_depend_on_where_in_a_second_a_server_is_polled() {
     let rate = |phase: f64| {
         let mut detector = Detector::new(SETTINGS);

@@ -17,6 +17,10 @@ use crate::factor::onset::Onset;
 /// answer within seconds.
 const ANSWERS_WITHIN: f64 = 12.0;
 const SETTLES_WITHIN: f64 = 6.0;
+/// By inferred arrivals a trouble is over after so many calm seconds, though its ranks' load departs as before.
+const CALM_WHILE_BORNE: u32 = 45;
+/// Caches that a trouble has emptied, and sessions that it has moved, are as before within so many seconds.
+const UNSETTLED: f64 = 40.0;
 /// A rank that loses this much of its share (on the logarithm, to a fifth) long after it has become slow or its
 /// requests heavy was taken out by somebody: routers that look at load answer sooner, or by less.
 const TAKEN_OUT: f64 = -1.6;
@@ -81,7 +85,14 @@ impl Open {
 
     /// Counts the seconds in which what departed first is as usual, and whether that is long enough to say that it
     /// is over.
-    fn calms(&mut self, channel: &Channel, is_stuck: bool, has_backlog: bool, moment: Moment) -> bool {
+    fn calms(
+        &mut self,
+        channel: &Channel,
+        is_stuck: bool,
+        has_backlog: bool,
+        patience: u32,
+        moment: Moment,
+    ) -> bool {
         // What is inferred wanders: it is looked at for longer.
         let least = if channel.is_inferred() { 2 * RECENT.0 } else { RECENT.0 };
         let recent = self.incident.window.clamp(least, RECENT.1);
@@ -113,7 +124,7 @@ impl Open {
             // A rank with a backlog that admits nobody tells nothing of the work of its requests.
             (true, false) => {}
         }
-        self.calm >= CALM_FOR
+        self.calm >= patience
     }
 }
 
@@ -126,6 +137,11 @@ impl Closed {
     }
 }
 
+/// Whether a departure of that factor gives its rank more to do, or less: who is slower has more to do for the same.
+fn burden(factor: Factor, side: Side) -> Side {
+    if factor == Factor::Speed { side.opposite() } else { side }
+}
+
 impl Detector {
     /// Whether a trouble is over, a second later.
     pub(super) fn is_over(&self, open: &mut Open, channel: &Channel, moment: Moment) -> bool {
@@ -133,7 +149,11 @@ impl Detector {
         let ranks = &open.incident.ranks;
         let is_stuck = ranks.iter().any(|r| stuck.get(*r).is_some_and(Option::is_some));
         let has_backlog = ranks.iter().any(|r| self.shows(*r, Side::High, super::MATERIAL_LOAD));
-        open.calms(channel, is_stuck, has_backlog, moment)
+        // Who came is only inferred: as long as the load itself departs, that they came evenly is no proof.
+        let bears = burden(open.incident.factor, open.incident.side);
+        let is_borne = || ranks.iter().any(|r| self.shows(*r, bears, super::HEAVY_LOAD));
+        let patience = if channel.is_inferred() && is_borne() { CALM_WHILE_BORNE } else { CALM_FOR };
+        open.calms(channel, is_stuck, has_backlog, patience, moment)
     }
 
     /// Whether `c` is what a trouble that ended a moment ago leaves behind: what its ranks show while they work
@@ -166,6 +186,18 @@ impl Detector {
                 && moment.now - old.at < (old.at - old.incident.fired).max(super::REST as f64);
             is_working_off || self.began(channel, c, &mut onset, moment) <= old.ended + SETTLES_WITHIN
         })
+    }
+
+    /// Whether `c` must be beyond doubt to be told: a trouble ended a moment ago, and on other ranks than its own
+    /// all that it moved (sessions, caches, queues) finds its place again.
+    pub(super) fn is_unsettled(&self, channel: &Channel, c: &Candidate, moment: Moment) -> bool {
+        let is_recent = |old: &&Closed| moment.now - old.at < UNSETTLED;
+        if c.factor == Factor::Stuck || c.strength >= GROSS || !self.closed.iter().any(|old| is_recent(&old))
+        {
+            return false;
+        }
+        let (_, ranks) = blamed_for(channel, c, moment);
+        !self.closed.iter().any(|old| ranks.iter().any(|r| old.incident.ranks.contains(r)))
     }
 
     /// Sorts what departs: what belongs to the trouble that is told, `front`, and the strongest of what no trouble
