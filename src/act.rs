@@ -22,10 +22,7 @@ fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Recor
 
     let fired_at = Time::from_epoch_s(fired_at_s);
     let finding = Finding {
-        onset: fired_at,
         onset_error_s: 0.5,
-        rank: Rank::dp(2).labels(),
-        side: Side::High,
         measured: Some(Measured {
             statistic: Statistic::MaxOverMean,
             signal: "load".into(),
@@ -33,12 +30,7 @@ fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Recor
             bound: 1.5,
             members_signal: None,
         }),
-        members: Vec::new(),
-        evidence: None,
-        shown_by: None,
-        also: Vec::new(),
-        symptoms: Vec::new(),
-        harm: None,
+        ..Finding::of(Rank::dp(2).labels(), Side::High, fired_at)
     };
     let (rule, target) = ("dp-load-skew".into(), "server".into());
     let incident = Incident {

@@ -10,6 +10,7 @@ pub(crate) mod capture;
 pub(crate) mod condition;
 pub(crate) mod de;
 pub(crate) mod diagnostic;
+pub mod discover;
 pub(crate) mod effective;
 pub mod file;
 mod names;

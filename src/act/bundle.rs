@@ -331,6 +331,18 @@ pub(super) fn record_in(folder: &Path) -> Option<Record> {
     serde_json::from_slice(&fs::read(folder.join(INCIDENT)).ok()?).ok()
 }
 
+/// The folder of a bundle for summaries that came from other nodes.
+pub fn gathered_of(bundle: &Path, window: usize) -> PathBuf {
+    bundle.join(numbered("gathered", window))
+}
+
+/// Where the ranks of a capture are: its files, and the summaries that came from other nodes.
+pub fn ranks_of(bundle: &Path, window: usize) -> Vec<PathBuf> {
+    let gathered = gathered_of(bundle, window);
+    let is_there = gathered.is_dir();
+    [bundle.join(traces_of(window))].into_iter().chain(is_there.then_some(gathered)).collect()
+}
+
 /// The folder in a bundle for the traces of capture number `window`: `traces`, `traces-2`.
 pub fn traces_of(window: usize) -> String {
     numbered(TRACES, window)

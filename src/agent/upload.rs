@@ -11,11 +11,10 @@ use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::capture::task::ranks_of;
 use super::compare::{self, CompareRequest};
 use super::plan::host;
 use super::supervise::{Place, Supervisor};
-use crate::act::bundle::{Bundles, numbered, traces_of};
+use crate::act::bundle::{Bundles, numbered, ranks_of, traces_of};
 use crate::act::retention;
 use crate::clock::Clock;
 use crate::config::store::StoreConfig;

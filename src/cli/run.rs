@@ -22,6 +22,7 @@ use crate::agent::plan::{Flags, Plan, rules_of};
 use crate::agent::{self, Reload};
 use crate::clock::Clock;
 use crate::config::diagnostic::Diagnostic;
+use crate::config::discover::{self, Discover};
 use crate::config::file::{self, Config, LogFormatText};
 use crate::config::signal::own_signals_of;
 use crate::config::target::Target;
@@ -143,6 +144,9 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     // on the other and do not wait for them.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let aside = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    if let Some(Discover::Http { url, every }) = config.discover.clone() {
+        aside.spawn(fetch_list(url, every, fetched_list(&config)));
+    }
     let ended = own.block_on(watch(args.clone(), plan, read, aside.handle().clone()));
     // A thread may be blocked on a pipe that nobody reads: do not wait for it without end.
     own.shutdown_timeout(Duration::from_secs(1));
@@ -207,6 +211,8 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
+/// Runs the agent; where the list of discovered targets changes, it is ended like any other and started anew with the
+/// new list: what it holds is on disk.
 async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, aside: Handle) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -218,10 +224,51 @@ async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, aside: Handle) ->
         }
         stop.cancel();
     });
-    let (requests, reloads) = tokio::sync::mpsc::channel(1);
-    let changed = Changed::since_now(&files);
     let files = Arc::new(Mutex::new(files));
-    tokio::spawn(request_reloads(signal(SignalKind::hangup())?, changed, files.clone(), requests));
+    let mut plan = plan;
+    loop {
+        let targets = servers_of(&plan);
+        let other = Arc::new(Mutex::new(None));
+        run_once(&args, plan, &files, aside.clone(), (cancel.child_token(), other.clone())).await?;
+        if cancel.is_cancelled() {
+            return Ok(());
+        }
+        let Some(config) = other.lock().unwrap_or_else(PoisonError::into_inner).take() else { return Ok(()) };
+        let flags = Flags { watch_only: args.watch_only, from_start: false };
+        plan = Plan::of(&config, &flags)?;
+        let now = servers_of(&plan);
+        let (come, gone) = (difference(&now, &targets), difference(&targets, &now));
+        tracing::info!("the list of targets has changed: {come} came, {gone} went");
+        announce(&plan);
+    }
+}
+
+/// The names and addresses of the servers, to tell one list from another.
+fn servers_of(plan: &Plan) -> Vec<(String, String)> {
+    let base = |t: &crate::agent::plan::TargetPlan| {
+        t.server.as_ref().map_or_else(String::new, |s| s.base().to_owned())
+    };
+    plan.targets.iter().map(|t| (t.name.to_string(), base(t))).collect()
+}
+
+fn difference(of: &[(String, String)], without: &[(String, String)]) -> usize {
+    of.iter().filter(|server| !without.contains(server)).count()
+}
+
+/// One life of the agent. Where the discovered targets change, their configuration is left in `other` and it ends.
+async fn run_once(
+    args: &RunArgs,
+    plan: Plan,
+    files: &Arc<Mutex<Vec<PathBuf>>>,
+    aside: Handle,
+    (cancel, other): (CancellationToken, Arc<Mutex<Option<Config>>>),
+) -> anyhow::Result<()> {
+    let (requests, reloads) = tokio::sync::mpsc::channel(1);
+    let changed = Changed::since_now(&files.lock().unwrap_or_else(PoisonError::into_inner).clone());
+    let watching =
+        tokio::spawn(request_reloads(signal(SignalKind::hangup())?, changed, files.clone(), requests));
+    let (args, files, ends) = (args.clone(), files.clone(), cancel.clone());
+    let targets = servers_of(&plan);
     let run = agent::Run {
         clock: Clock::start(),
         cancel,
@@ -243,6 +290,10 @@ async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, aside: Handle) ->
                 true => error,
                 false => error.context(errors.join("; ")),
             })?;
+            if config.discover.is_some() && !is_of(&config, &targets) {
+                *other.lock().unwrap_or_else(PoisonError::into_inner) = Some(config.clone());
+                ends.cancel();
+            }
             Ok(Reload {
                 rules: rules_of(&config),
                 catalog: config.catalog.clone(),
@@ -254,7 +305,15 @@ async fn watch(args: RunArgs, plan: Plan, files: Vec<PathBuf>, aside: Handle) ->
         serves: true,
         aside: Some(aside),
     };
-    agent::run(plan, run).await
+    let ended = agent::run(plan, run).await;
+    watching.abort();
+    ended
+}
+
+/// Whether a configuration has these servers.
+fn is_of(config: &Config, servers: &[(String, String)]) -> bool {
+    let of = |t: &Target| (t.name.to_string(), t.url.clone().unwrap_or_default());
+    config.targets.len() == servers.len() && config.targets.iter().all(|t| servers.contains(&of(t)))
 }
 
 /// Requests a reload of the configuration at every SIGHUP, and whenever a file that it was read from has
@@ -331,7 +390,11 @@ struct Seen {
 
 fn config_from(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
     let mut config = match source_of(args).0 {
-        Some(path) => read(&path, seen)?,
+        Some(path) => {
+            let mut config = read(&path, seen)?;
+            discover(&mut config, path.parent().unwrap_or(Path::new(".")), seen)?;
+            config
+        }
         None => of_flags(args, seen)?,
     };
     if let Some(dir) = &args.output_dir {
@@ -357,6 +420,76 @@ fn config_from(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
         config.listen.clone_from(listen);
     }
     Ok(config)
+}
+
+/// The file in which a list that is fetched is kept, so that the next agent has it at once.
+fn fetched_list(config: &Config) -> PathBuf {
+    let state = config.state_dir.as_ref().map_or_else(crate::agent::plan::default_state_dir, PathBuf::from);
+    state.join("discovered.json")
+}
+
+/// Fetches a list of targets again and again, and writes it where it is read whenever it changes.
+async fn fetch_list(url: String, every: Duration, path: PathBuf) {
+    let mut told = String::new();
+    // When the file is watched already.
+    let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + CHECK_FILES_EVERY, every);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let trouble = fetch_once(&url, &path).await.err().map_or_else(String::new, |e| format!("{e:#}"));
+        if trouble != told && !trouble.is_empty() {
+            tracing::warn!("the list of targets at {url}: {trouble}; the targets of before are watched on");
+        }
+        told = trouble;
+    }
+}
+
+async fn fetch_once(url: &str, path: &Path) -> anyhow::Result<()> {
+    /// No list is longer.
+    const MOST: usize = 8 << 20;
+    const WITHIN: Duration = Duration::from_secs(10);
+    let client = crate::http::client::client(None)?;
+    let answer = client.get(url).timeout(WITHIN).send().await?.error_for_status()?;
+    let bytes = crate::http::body::read(answer, MOST, WITHIN).await?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    discover::targets_of(&text).map_err(anyhow::Error::msg)?;
+    let path = path.to_owned();
+    let written = crate::world::blocking(move || -> std::io::Result<()> {
+        if std::fs::read_to_string(&path).is_ok_and(|known| known == text) {
+            return Ok(());
+        }
+        let partial = path.with_extension("partial");
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        std::fs::write(&partial, &text)?;
+        std::fs::rename(partial, &path)
+    });
+    Ok(written.await??)
+}
+
+/// Adds the targets of the file that lists them, if there is one. One that is not there yet lists none.
+fn discover(config: &mut Config, beside: &Path, seen: &Seen) -> anyhow::Result<()> {
+    let path = match &config.discover {
+        None => return Ok(()),
+        Some(Discover::File(file)) => beside.join(file),
+        Some(Discover::Http { .. }) => fetched_list(config),
+    };
+    seen.files.borrow_mut().push(path.clone());
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            tracing::warn!("{} is not there: no target is discovered before it is", path.display());
+            return Ok(());
+        }
+        Err(e) => bail!(wrong(&format!("cannot read {}: {e}", path.display()))),
+    };
+    let found = discover::targets_of(&text).map_err(|why| wrong(&format!("{}: {why}", path.display())))?;
+    for target in found {
+        if config.targets.iter().any(|known| known.name == target.name) {
+            bail!(wrong(&format!("{}: a target is called `{}` already", path.display(), target.name)));
+        }
+        config.targets.push(target);
+    }
+    Ok(())
 }
 
 fn of_flags(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {

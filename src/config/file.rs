@@ -10,6 +10,7 @@ use super::address;
 use super::capture::{CaptureText, capture_of, texts};
 use super::de::{Field, TextOr, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
+use super::discover::{self, Discover, DiscoverText};
 use super::effective::Settings;
 use super::quantity::{Bytes, Span};
 use super::receiver::{self, Receiver, ReceiverText};
@@ -31,6 +32,8 @@ use skewtrap_core::signal::catalog::Catalog;
 pub struct FileText {
     /// The servers that are watched.
     targets: Field<Vec<Field<TargetText>>>,
+    /// Targets beside those, which come and go while the agent runs.
+    discover: Field<DiscoverText>,
     /// Signals of your own.
     signals: Field<SignalsText>,
     /// Rules: `preset:NAME`, a file, a folder, or a rule itself. Default: the shipped default rules.
@@ -137,6 +140,8 @@ pub enum LogFormatText {
 pub struct Config {
     /// The servers.
     pub targets: Vec<Target>,
+    /// Where further ones are listed.
+    pub discover: Option<Discover>,
     /// User-defined signals.
     pub signals: Vec<OwnSignal>,
     /// The built-in signals and the user-defined ones.
@@ -285,6 +290,7 @@ fn check(
         zone: target::zone_of(&text.zone, findings),
         log: text.log.or(LogFormatText::Text),
         targets,
+        discover: discover::check(&text.discover, findings),
         signals,
         catalog,
         rules,

@@ -243,11 +243,16 @@ fn record(text: &TargetText, target: &Target, settings: &mut Settings) {
     settings.record_option("path_map", (!paths.is_empty()).then(|| paths.join(", ")), text.path_map.place());
 }
 
+/// Whether a target may be called so.
+pub fn is_target_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 80
+        && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\\"".contains(c))
+}
+
 fn check_name(name: &Field<String>, findings: &mut Findings<'_>) {
     if let Some((name, place)) = name.placed()
-        && (name.is_empty()
-            || name.len() > 80
-            || name.contains(|c: char| c.is_whitespace() || "/\\\"".contains(c)))
+        && !is_target_name(name)
     {
         findings.error(
             place,

@@ -17,6 +17,7 @@ mod agent {
     mod access;
     mod api;
     mod crash;
+    mod discover;
     mod endurance;
     mod escalation;
     #[cfg(feature = "fleet")]

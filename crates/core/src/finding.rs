@@ -69,21 +69,26 @@ pub struct Harm {
 }
 
 impl Finding {
-    /// The finding of a capture that somebody asked for: since when, and why.
-    pub fn requested(since: Time, why: Option<String>) -> Self {
+    /// One that blames a rank since `onset`, of which nothing else is known.
+    pub fn of(rank: Labels, side: Side, onset: Time) -> Self {
         Self {
-            onset: since,
+            onset,
             onset_error_s: 0.0,
-            rank: Labels::default(),
-            side: Side::Both,
+            rank,
+            side,
             measured: None,
             members: Vec::new(),
-            evidence: why,
+            evidence: None,
             shown_by: None,
             also: Vec::new(),
             symptoms: Vec::new(),
             harm: None,
         }
+    }
+
+    /// The finding of a capture that somebody asked for: since when, and why.
+    pub fn requested(since: Time, why: Option<String>) -> Self {
+        Self { evidence: why, ..Self::of(Labels::default(), Side::Both, since) }
     }
 
     /// What a comparison of the ranks' traces is to confirm.

@@ -1,7 +1,7 @@
 //! One capture as the agent's loop sees it: a task that takes it, reports how far it is, and compares
 //! the ranks of the files.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{CaptureStore, Taken, take};
-use crate::act::bundle::{numbered, traces_of};
+use crate::act::bundle::{gathered_of, ranks_of};
 use crate::act::state::StateError;
 use crate::agent::cost::Meter;
 use crate::agent::plan::host;
@@ -220,18 +220,6 @@ impl Task {
         // As in `ended`: the report lies in the bundle.
         let _ = self.tx.send(event).await;
     }
-}
-
-/// The folder of a bundle for summaries that came from other nodes.
-fn gathered_of(bundle: &Path, window: usize) -> PathBuf {
-    bundle.join(numbered("gathered", window))
-}
-
-/// Where the ranks of a capture are: its files, and the summaries that came from other nodes.
-pub fn ranks_of(bundle: &Path, window: usize) -> Vec<PathBuf> {
-    let gathered = gathered_of(bundle, window);
-    let is_there = gathered.is_dir();
-    [bundle.join(traces_of(window))].into_iter().chain(is_there.then_some(gathered)).collect()
 }
 
 /// What the pool is told of a capture.

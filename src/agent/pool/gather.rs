@@ -11,7 +11,7 @@ use crate::agent::upload::destination;
 use crate::clock::wall_time;
 use crate::config::store::StoreConfig;
 use skewtrap_core::fleet::gather::{
-    Gathered, NODE_EVERY, NodePresence, NodeReport, VERSION, WindowManifest, manifest_object, nodes_folder,
+    Gathered, NODE_EVERY, NodePresence, NodeReport, WindowManifest, manifest_object, nodes_folder,
     reports_folder,
 };
 use skewtrap_core::fleet::lease::clock_object;

@@ -4,6 +4,8 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flate2::Compression;
@@ -11,6 +13,7 @@ use flate2::write::GzEncoder;
 use skewtrap::agent::pool::gather::gather;
 use skewtrap::agent::upload::destination;
 use skewtrap::config::store::{OnLeaseLoss, StoreConfig};
+use skewtrap::demo::sglang::World;
 use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::line::Marks;
 use skewtrap_core::fleet::gather::{Gathered, VERSION, WindowManifest, manifest_object};
@@ -21,21 +24,22 @@ use tokio::time::Instant;
 
 use crate::support::agent::{Agent, skewtrap};
 use crate::support::comparison::{compared, said};
+use crate::support::stage;
 use crate::support::traces::{self, Style, write};
 
 const NODES: usize = 8;
 const RANKS: usize = 64;
 const POOL: &str = "prod-a";
 
-/// Each node sees the server's folder elsewhere.
-fn node(root: &Path, number: usize) -> (Agent, PathBuf) {
+/// Each node sees the server's folder, which the server calls `server`, elsewhere.
+fn node(root: &Path, number: usize, server: &str) -> (Agent, PathBuf) {
     let dir = root.join(format!("node{number}"));
     let profiles = dir.join("profiles");
     fs::create_dir_all(&profiles).expect("a folder");
     let at = dir.display();
     let text = format!(
         "store: 'file://{}'\npool: {POOL}\nstate_dir: '{at}/state'\n\
-         targets: [{{ name: server, logs: ['{at}/server.log'], path_map: [{{ server: /profiles, agent: '{at}/profiles' }}] }}]\n",
+         targets: [{{ name: server, logs: ['{at}/server.log'], path_map: [{{ server: '{server}', agent: '{at}/profiles' }}] }}]\n",
         root.join("bucket").display()
     );
     fs::write(dir.join("skewtrap.yaml"), text).expect("written");
@@ -116,7 +120,7 @@ impl Fleet {
         let root = tempfile::tempdir().expect("a folder");
         fs::create_dir(root.path().join("bucket")).expect("a folder");
         let files = traces(&root.path().join("all"));
-        let agents: Vec<_> = (0..NODES).map(|number| node(root.path(), number)).collect();
+        let agents: Vec<_> = (0..NODES).map(|number| node(root.path(), number, "/profiles")).collect();
         let to = leader(root.path());
         Self { root, agents, to, files }
     }
@@ -225,5 +229,95 @@ async fn a_node_agent_of_an_older_release_is_named_and_not_waited_for() {
     assert!(
         told.starts_with("the node agent on node3 is skewtrap 0.0.9 and cannot read the windows of this one"),
         "{told}"
+    );
+}
+
+/// Moves the files of a server as if its ranks ran on two nodes: each window's `-DP-0` to the first folder, the rest to
+/// the second. Until it is dropped.
+struct TwoNodes(Arc<AtomicBool>);
+
+impl TwoNodes {
+    fn of(server: PathBuf, first: PathBuf, second: PathBuf) -> Self {
+        let ends = Arc::new(AtomicBool::new(false));
+        let until = ends.clone();
+        std::thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                let windows = fs::read_dir(&server).into_iter().flatten().flatten();
+                let files = windows.flat_map(|w| fs::read_dir(w.path()).into_iter().flatten().flatten());
+                for file in files {
+                    let (path, name) = (file.path(), file.file_name());
+                    let window = path.parent().and_then(Path::file_name).expect("a folder");
+                    let to = if name.to_string_lossy().contains("-DP-0") { &first } else { &second };
+                    fs::create_dir_all(to.join(window)).expect("a folder");
+                    fs::rename(&path, to.join(window).join(&name)).expect("moved");
+                }
+                std::thread::yield_now();
+            }
+        });
+        Self(ends)
+    }
+}
+
+impl Drop for TwoNodes {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_compares_its_own_ranks_with_those_of_another_node() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (server, head) = (root.path().join("server"), root.path().join("head"));
+    let (profiles, seen) = (server.join("profiles"), head.join("profiles"));
+    for dir in [&root.path().join("bucket"), &profiles, &seen] {
+        fs::create_dir_all(dir).expect("a folder");
+    }
+    let (_node, of_node) = node(root.path(), 0, &profiles.display().to_string());
+    let _ranks = TwoNodes::of(profiles.clone(), seen.clone(), of_node);
+    let world = World::new(stage::config(&[(20, 0), (20, 0)]), stage::begin());
+    let double = stage::play(world, &server).await;
+    let (at, written) = (head.display(), profiles.display());
+    let text = format!(
+        "targets: [{{ name: server, url: '{}', logs: ['{}/server.log'], path_map: [{{ server: '{written}', agent: '{}' }}] }}]\n\
+         store: 'file://{}/bucket'\npool: {POOL}\nrules: []\nkeep: {{ min_free: 1MiB }}\n\
+         capture: {{ http: {{ output_dir: '{written}', num_steps: 20, deadline: 5s, accept_risk: [server_timer] }} }}\n\
+         state_dir: '{at}/state'\nincident_dir: '{at}/incidents'\nlisten: 127.0.0.1:0\n",
+        double.url,
+        server.display(),
+        seen.display(),
+        root.path().display(),
+    );
+    fs::write(head.join("skewtrap.yaml"), text).expect("written");
+    let mut agent = Agent::start(&head, &["--config", "skewtrap.yaml"]);
+    let url = agent.behind("status page and API on ").trim().to_owned();
+    let state = head.join("state").display().to_string();
+    let mut refused = String::new();
+    let asked = (0..300).any(|_| {
+        let asked = skewtrap(&head)
+            .args(["capture", "start", "--agent", &url, "--state-dir", &state])
+            .output()
+            .expect("it runs");
+        refused = String::from_utf8_lossy(&asked.stderr).into_owned();
+        asked.status.success()
+    });
+    assert!(asked, "{refused}");
+    agent.until("summaries of 1 ranks came from 1 nodes");
+    agent.until("uploaded to");
+    let store = leader(root.path()).store;
+    let names = store.list(&format!("{POOL}/incidents")).await.expect("listed");
+    let summaries: Vec<&str> = names
+        .iter()
+        .filter(|n| n.ends_with("/summary.json"))
+        .map(|n| n.rsplit('/').nth(1).expect("a rank"))
+        .collect();
+    assert_eq!(summaries, ["dp0-tp0", "dp1-tp0"], "{names:?}");
+    let record = names.iter().find(|n| n.ends_with("/incident.json")).expect("a record");
+    let record: serde_json::Value =
+        serde_json::from_slice(&store.get(record).await.expect("read").expect("there")).expect("JSON");
+    assert!(record["verdict"]["kind"].is_string(), "{record}");
+    assert_eq!(
+        record["capture"]["missing"],
+        serde_json::json!([{ "dp_rank": 1 }]),
+        "not on the leader's own node: {record}"
     );
 }

@@ -326,10 +326,7 @@ async fn follow(log: PathBuf, mut read: usize, tell: mpsc::Sender<WindowSignal>)
 
 pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
     let finding = Finding {
-        onset: now,
         onset_error_s: 0.5,
-        rank: Rank::dp(1).labels(),
-        side: Side::High,
         measured: Some(Measured {
             statistic: Statistic::MaxOverMean,
             signal: "load".into(),
@@ -337,12 +334,7 @@ pub fn record(id: &str, agent: Arc<str>, now: Time) -> Record {
             bound: 1.5,
             members_signal: None,
         }),
-        members: Vec::new(),
-        evidence: None,
-        shown_by: None,
-        also: Vec::new(),
-        symptoms: Vec::new(),
-        harm: None,
+        ..Finding::of(Rank::dp(1).labels(), Side::High, now)
     };
     let incident = Incident::new(id.into(), "dp-load-skew".into(), "server".into(), now, finding);
     Record::new(agent, incident)

@@ -6,19 +6,7 @@ use skewtrap_trace::verdict::Confidence;
 
 fn incident(id: &str, dp: u16) -> Incident {
     let at = Time::from_epoch_s(1_795_492_125.0);
-    let finding = Finding {
-        onset: at,
-        onset_error_s: 0.5,
-        rank: Rank::dp(dp).labels(),
-        side: Side::High,
-        measured: None,
-        members: Vec::new(),
-        evidence: None,
-        shown_by: None,
-        also: Vec::new(),
-        symptoms: Vec::new(),
-        harm: None,
-    };
+    let finding = Finding { onset_error_s: 0.5, ..Finding::of(Rank::dp(dp).labels(), Side::High, at) };
     Incident::new(id.into(), "dp-load-skew".into(), "server".into(), at, finding)
 }
 

@@ -413,17 +413,10 @@ impl Group {
         let located =
             detector.filter(|_| is_departure).and_then(|d| d.onset(&d.evidence()?, self.last_cleared));
         let mut finding = Finding {
-            onset: located.map_or(since, |o| o.at),
             onset_error_s: located.map_or(0.0, |o| o.error_s),
-            rank: (*firing.blame.member).clone(),
-            side: firing.blame.side,
             measured: Some(numbers.measured()),
             members: numbers.members.clone(),
-            evidence: None,
-            shown_by: None,
-            also: Vec::new(),
-            symptoms: Vec::new(),
-            harm: None,
+            ..Finding::of((*firing.blame.member).clone(), firing.blame.side, located.map_or(since, |o| o.at))
         };
         if let (Statistic::Factors, Some(told)) = (numbers.statistic, told) {
             told.describe(&mut finding);

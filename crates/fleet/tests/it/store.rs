@@ -26,19 +26,7 @@ fn destination(address: &str, share: Share, environment: Vec<(String, String)>) 
 
 fn record(id: &str) -> Record {
     let at = Time::from_epoch_s(1_795_492_125.0);
-    let finding = Finding {
-        onset: at,
-        onset_error_s: 0.5,
-        rank: Rank::dp(2).labels(),
-        side: Side::High,
-        measured: None,
-        members: Vec::new(),
-        evidence: None,
-        shown_by: None,
-        also: Vec::new(),
-        symptoms: Vec::new(),
-        harm: None,
-    };
+    let finding = Finding { onset_error_s: 0.5, ..Finding::of(Rank::dp(2).labels(), Side::High, at) };
     let mut incident = Incident::new(id.into(), "dp-load-skew".into(), "server".into(), at, finding);
     incident.resolve(at);
     let mut record = Record::new("agent".into(), incident);

@@ -1,0 +1,80 @@
+//! The real agent beside a list of targets in Prometheus' form, which changes while it runs.
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use crate::support::agent::{Agent, answer_to};
+use crate::support::stage::hook;
+
+fn list(dir: &Path, text: &str) {
+    // As whoever keeps such a list writes it: never half of it under its name.
+    fs::write(dir.join("new.json"), text).expect("written");
+    fs::rename(dir.join("new.json"), dir.join("targets.json")).expect("moved");
+}
+
+fn watched(url: &str) -> Vec<String> {
+    let answer = answer_to(url, "GET /api/v1/status HTTP/1.0\r\nhost: localhost\r\n\r\n");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    let status: Value = serde_json::from_str(body).expect("JSON");
+    let name = |target: &Value| target["name"].as_str().expect("a name").to_owned();
+    status["targets"].as_array().expect("targets").iter().map(name).collect()
+}
+
+#[test]
+fn targets_of_a_list_come_and_go_and_a_broken_list_changes_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = dir.path().display();
+    let text = format!(
+        "discover: {{ file: targets.json }}\nstate_dir: '{at}/state'\nincident_dir: '{at}/incidents'\nlisten: 127.0.0.1:0\n"
+    );
+    fs::write(dir.path().join("skewtrap.yaml"), text).expect("written");
+    list(dir.path(), r#"[{"targets": ["127.0.0.1:1"], "labels": {"group": "chat"}}]"#);
+    let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
+    let url = agent.behind("status page and API on ").trim().to_owned();
+    assert_eq!(watched(&url), ["127.0.0.1:1"]);
+    list(dir.path(), r#"[{"targets": ["127.0.0.1:1", "127.0.0.1:2"], "labels": {"group": "chat"}}]"#);
+    agent.until("the list of targets has changed: 1 came, 0 went");
+    let url = agent.behind("status page and API on ").trim().to_owned();
+    assert_eq!(watched(&url), ["127.0.0.1:1", "127.0.0.1:2"]);
+    list(dir.path(), r#"[{"targets": ["127.0.0.1:2""#);
+    let told = agent.behind("targets.json: it is no list of targets in the form of Prometheus");
+    assert!(told.contains("write [{"), "{told}");
+    assert_eq!(watched(&url), ["127.0.0.1:1", "127.0.0.1:2"], "the old ones are watched on");
+    list(dir.path(), r#"[{"targets": ["127.0.0.1:2"], "labels": {"group": "chat"}}]"#);
+    agent.until("the list of targets has changed: 0 came, 1 went");
+    let heard = agent.until("status page and API on ");
+    let only_watches = "opens no window until that is corrected";
+    assert!(!heard.iter().any(|line| line.contains(only_watches)), "the state was free again: {heard:#?}");
+    let (_, url) =
+        heard.last().and_then(|line| line.split_once("status page and API on ")).expect("it is said");
+    assert_eq!(watched(url.trim()), ["127.0.0.1:2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_fetched_over_http_and_kept_for_when_nobody_serves_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let served = Arc::new(Mutex::new(r#"[{"targets": ["127.0.0.1:1"]}]"#.to_owned()));
+    let answers = served.clone();
+    let url = hook(axum::routing::get(move || {
+        let answers = answers.clone();
+        async move { answers.lock().expect("whole").clone() }
+    }))
+    .await;
+    let at = dir.path().display();
+    let text = format!(
+        "discover: {{ http: '{url}', every: 1s }}\nstate_dir: '{at}/state'\nincident_dir: '{at}/incidents'\nlisten: 127.0.0.1:0\n"
+    );
+    fs::write(dir.path().join("skewtrap.yaml"), text).expect("written");
+    let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
+    agent.until("the list of targets has changed: 1 came, 0 went");
+    *served.lock().expect("whole") = "<html>503</html>".into();
+    let told = agent.behind("it is no list of targets in the form of Prometheus");
+    assert!(told.contains("the targets of before are watched on"), "{told}");
+    drop(agent);
+    // The next agent has the list of before.
+    let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
+    agent.until("watching 127.0.0.1:1");
+}
