@@ -237,7 +237,7 @@ fn by_chance(watch: &Watch, rank: usize, onset: Time, now: Time, rng: &mut Rng) 
     finding.onset_error_s = 2.0;
     finding.side = if rng.bool() { Side::High } else { Side::Low };
     let (statistic, signal) = (Statistic::Departure, "load".into());
-    finding.measured = Some(Measured { statistic, signal, value: 5.1, bound: 5.0 });
+    finding.measured = Some(Measured { statistic, signal, value: 5.1, bound: 5.0, members_signal: None });
     let group = Labels::default().with_target(&"server".into());
     let cause = cause::explain(watch.store(), &group, &finding, None, now);
     Incident { cause, ..Incident::new("by-chance".into(), "none".into(), "server".into(), now, finding) }
