@@ -259,4 +259,21 @@ mod tests {
         assert!(clock.clock_residual_us <= 0.2, "{clock:?}");
         assert_eq!(ClockOffset::from_differences(std::iter::empty()), ClockOffset::default());
     }
+
+    #[test]
+    fn steps_that_are_all_alike_are_matched_by_the_clock_of_one_host_and_not_by_another() {
+        let call = |end: i64| Collective { start: end - 5_000, end, id: None, step: None };
+        // Every interval is the same, so all shifts fit.
+        let here: Vec<Collective> = (1..100).map(|i| call(i * 400_000)).collect();
+        let late: Vec<Collective> = here.iter().map(|c| call(c.end + 700)).collect();
+        let (shift, margin) = best_shift(&here, &late, 0).expect("they end together");
+        assert_eq!(shift, 0);
+        assert!(margin > 100.0, "{margin}");
+        // The epochs are apart by what the times since then are not.
+        assert_eq!(best_shift(&here, &late, 9_000_000), None);
+        let moved: Vec<Collective> = late.iter().map(|c| call(c.end - 9_000_000)).collect();
+        assert_eq!(best_shift(&here, &moved, 9_000_000).map(|s| s.0), Some(0));
+        // One call less: whose first one is missing is not known.
+        assert_eq!(best_shift(&here, &late[1..], 0), None);
+    }
 }

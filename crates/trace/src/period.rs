@@ -251,3 +251,46 @@ fn set_kinds(marks: &mut [StepMark], trace: &RankTrace) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::Limits;
+
+    /// Steps of 20 ms, each with its embedding, sampling and four layers; those in `prefills` run the kernels
+    /// of prefill, of which there are more names.
+    fn trace(steps: usize, prefills: &[usize]) -> RankTrace {
+        let mut t = RankTrace::default();
+        for step in 0..steps {
+            let mut at = step as i64 * 20_000_000;
+            let mut push = |name: &str| {
+                t.push(Limits::default(), name.as_bytes(), 7, at, 50_000);
+                at += 60_000;
+            };
+            let prefill = prefills.contains(&step);
+            ["embedding", "positions"].into_iter().for_each(&mut push);
+            for _ in 0..8 {
+                push("rms_norm");
+                push(if prefill { "_fwd_kernel" } else { "_fwd_grouped_kernel_stage1" });
+                push("all_reduce");
+            }
+            if prefill {
+                (0..6).for_each(|i| push(&format!("prefill_only_{i}")));
+            }
+            ["softmax", "argmax"].into_iter().for_each(&mut push);
+        }
+        t.finish();
+        t
+    }
+
+    #[test]
+    fn steps_of_ranks_with_one_batch_are_not_those_of_their_prefills() {
+        for prefills in [(0..6).collect::<Vec<_>>(), vec![3, 8, 9, 15, 21, 26]] {
+            let (a, b) = (trace(30, &prefills), trace(30, &prefills));
+            let found = periods(&[&a, &b], None).expect("a period");
+            assert_eq!(found.period.runs, 1, "{:?}", found.period);
+            let of = |kind| found.marks[0].iter().filter(|m| m.kind == kind).count();
+            assert_eq!((of(StepKind::Extend), of(StepKind::Decode)), (6, 23), "{:?}", found.period);
+        }
+    }
+}

@@ -122,8 +122,9 @@ pub struct RankTrace {
     pub partial: bool,
     /// What the profiler recorded beside kernels.
     pub activities: Activities,
-    /// When the host launched rows, nanoseconds on a clock of their own: only differences count.
-    host_launches: Vec<i64>,
+    /// When the host launched rows, in units of [`Self::TICK_NS`] since the first that was read.
+    host_launches: Vec<i32>,
+    first_launch_ns: Option<i64>,
     /// The launch by the host that the last row came of.
     last_launch: Option<u64>,
     name_ids: HashMap<Box<[u8]>, u16, BuildHasherDefault<WordHash>>,
@@ -192,10 +193,14 @@ impl RankTrace {
         self.last_launch = Some(launch);
     }
 
-    /// Adds the time of a launch by the host.
+    /// A launch takes microseconds; so finely windows of three minutes fit into four bytes a launch.
+    const TICK_NS: i64 = 100;
+
+    /// Adds the time of a launch by the host, nanoseconds on a clock of its own: only differences count.
     pub fn launched_at(&mut self, limits: Limits, at_ns: i64) {
-        if self.host_launches.len() < limits.rows {
-            self.host_launches.push(at_ns);
+        let since = at_ns.saturating_sub(*self.first_launch_ns.get_or_insert(at_ns)) / Self::TICK_NS;
+        if let Some(at) = i32::try_from(since).ok().filter(|_| self.host_launches.len() < limits.rows) {
+            self.host_launches.push(at);
         }
     }
 
@@ -206,13 +211,14 @@ impl RankTrace {
         /// With fewer launches in a step the time between them is not what the host needs.
         const FEWEST_A_STEP: usize = 8;
         self.host_launches.sort_unstable();
-        let mut intervals: Vec<u64> = self.host_launches.windows(2).map(|w| w[1].abs_diff(w[0])).collect();
+        let mut intervals: Vec<u32> = self.host_launches.windows(2).map(|w| w[1].abs_diff(w[0])).collect();
         let kept = intervals.len().checked_sub(steps + 1)?;
         if steps == 0 || intervals.len() < FEWEST_A_STEP * steps {
             return None;
         }
         intervals.select_nth_unstable(kept);
-        Some(intervals[..kept].iter().sum::<u64>() / kept as u64)
+        let ticks: u64 = intervals[..kept].iter().map(|i| u64::from(*i)).sum();
+        Some(ticks * Self::TICK_NS.unsigned_abs() / kept as u64)
     }
 
     /// Whether the trace says which launches of the host its rows came of.
@@ -299,5 +305,23 @@ mod tests {
         t.finish();
         assert_eq!((t.rows.len(), t.partial), (2, true));
         assert_eq!(t.notes, ["the window was cut: 3 kernels beyond the first 2 were not read"]);
+    }
+
+    #[test]
+    fn the_pace_of_a_host_leaves_out_where_it_waits_once_a_step() {
+        let mut t = RankTrace::default();
+        // Ten steps of 20 launches, 30 us apart; then the host waits for 5 ms.
+        for launch in 0..200i64 {
+            t.launched_at(Limits::default(), launch * 30_000 + launch / 20 * 5_000_000);
+        }
+        assert_eq!(t.host_pace_ns(10), Some(30_000));
+        // A host that is stopped for 40 ms in every second interval is slow.
+        let mut stopped = RankTrace::default();
+        for launch in 0..200i64 {
+            stopped.launched_at(Limits::default(), launch * 30_000 + launch / 2 * 40_000_000);
+        }
+        assert!(stopped.host_pace_ns(10).is_some_and(|ns| ns > 15_000_000));
+        assert_eq!(t.host_pace_ns(100), None, "two launches a step tell nothing");
+        assert_eq!(RankTrace::default().host_pace_ns(3), None);
     }
 }

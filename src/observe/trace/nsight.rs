@@ -2,8 +2,8 @@
 //! SQLite makes no journal beside the user's file. A report (`.nsys-rep`) is first exported by the
 //! installed `nsys` into a temporary folder.
 //!
-//! An export contains the environment and the output of the profiled processes. Only kernel tables,
-//! NVTX ranges and process names are read from it.
+//! An export contains the environment and the output of the profiled processes. Only kernel tables, the
+//! times of launches, NVTX ranges and process names are read from it.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -159,8 +159,18 @@ impl Export {
                 Err(e) => return Err(failed(path, e)),
             }
         }
+        self.add_launches(pid, limits, trace);
         self.add_steps(pid, trace);
         Ok(())
+    }
+
+    /// Adds when the host launched something, where the calls of the driver were recorded.
+    fn add_launches(&self, pid: u32, limits: Limits, trace: &mut RankTrace) {
+        let sql = "SELECT r.start FROM CUPTI_ACTIVITY_KIND_RUNTIME r JOIN StringIds s ON s.id = r.nameId \
+                   WHERE ((r.globalTid >> 24) & 0xffffff) = ? AND (s.value LIKE '%Launch%' OR s.value LIKE '%Mem%Async%')";
+        let Ok(mut statement) = self.db.prepare(sql) else { return };
+        let starts = statement.query_map([pid], |r| r.get::<_, i64>(0));
+        starts.into_iter().flatten().flatten().for_each(|start| trace.launched_at(limits, start));
     }
 
     fn add_rows(&self, sql: &str, pid: u32, limits: Limits, trace: &mut RankTrace) -> rusqlite::Result<()> {
@@ -279,5 +289,59 @@ impl Drop for TempFolder {
     fn drop(&mut self) {
         // A leftover in the folder for temporary files does no harm.
         let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skewtrap_trace::rank::{Rank, RankId};
+    use skewtrap_trace::{Profiles, RankWindow};
+
+    use super::*;
+
+    #[test]
+    fn the_pace_of_a_host_is_that_of_its_own_launches() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("w.sqlite");
+        let db = Connection::open(&path).expect("a database");
+        db.execute_batch(
+            "CREATE TABLE StringIds (id INTEGER, value TEXT);
+             INSERT INTO StringIds VALUES (1, 'embedding'), (2, 'layer'), (3, 'cudaLaunchKernel_v7000'), (4, 'cudaEventQuery_v3020');
+             CREATE TABLE CUPTI_ACTIVITY_KIND_KERNEL (start INTEGER, end INTEGER, streamId INTEGER, globalPid INTEGER,
+                 shortName INTEGER, gridX INTEGER, gridY INTEGER, gridZ INTEGER, correlationId INTEGER);
+             CREATE TABLE CUPTI_ACTIVITY_KIND_RUNTIME (start INTEGER, end INTEGER, globalTid INTEGER, nameId INTEGER);",
+        )
+        .expect("made");
+        db.execute_batch("BEGIN").expect("one transaction");
+        for process in [7i64, 8] {
+            // Ten steps of twenty launches each; process 8 needs twice as long for each.
+            for i in 0..200i64 {
+                let at = i * 20_000 * (process - 6) + i / 20 * 3_000_000;
+                let kernel = if i % 20 == 0 { 1 } else { 2 };
+                let global = process << 24;
+                db.execute(
+                    "INSERT INTO CUPTI_ACTIVITY_KIND_KERNEL VALUES (?, ?, 7, ?, ?, 1, 1, 1, ?)",
+                    (at + 9_000, at + 14_000, global, kernel, i),
+                )
+                .expect("added");
+                for (start, call) in [(at, 3), (at + 5_000, 4)] {
+                    db.execute(
+                        "INSERT INTO CUPTI_ACTIVITY_KIND_RUNTIME VALUES (?, ?, ?, ?)",
+                        (start, start + 1_000, global + 1, call),
+                    )
+                    .expect("added");
+                }
+            }
+        }
+        db.execute_batch("COMMIT").expect("written");
+        drop(db);
+        let export = Export::open(&path).expect("an export");
+        let windows = [7u32, 8].map(|pid| {
+            let mut trace = RankTrace::default();
+            export.read(&path, pid, Limits::default(), &mut trace).expect("readable");
+            RankWindow::new(RankId::Rank(Rank::tp(pid as u16 - 7)), trace)
+        });
+        let paces: Vec<_> = Profiles::new(windows.into()).ranks.iter().map(|p| p.host_pace_ns).collect();
+        assert_eq!(paces, [Some(20_000), Some(40_000)]);
     }
 }
