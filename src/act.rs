@@ -12,9 +12,9 @@ pub mod retention;
 pub mod state;
 pub mod systemd;
 
-/// A resolved incident, for the tests of this folder.
+/// A resolved incident, for tests.
 #[cfg(test)]
-fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Record {
+pub fn record_of_a_test(id: &str, fired_at_s: f64) -> skewtrap_core::incident::Record {
     use skewtrap_core::finding::{Finding, Measured, Side, Statistic};
     use skewtrap_core::incident::{Incident, IncidentState, Record};
     use skewtrap_trace::rank::Rank;

@@ -306,6 +306,11 @@ impl Bundles {
                     .map_err(|e| failed(&entry.path(), e))?;
                 whole = true;
             }
+            if !whole && is_empty(&entry.path()) {
+                // Killed before a byte of its record was written, and the state does not know it.
+                fs::remove_dir_all(entry.path()).map_err(|e| failed(&entry.path(), e))?;
+                continue;
+            }
             let (target, recovered) = if whole && !self.path(&incident).exists() {
                 (self.path(&incident), Recovered::Completed(incident))
             } else {
@@ -324,6 +329,12 @@ impl Bundles {
     fn partial(&self, incident: &str) -> PathBuf {
         self.root.join(format!(".{incident}.partial"))
     }
+}
+
+/// Whether a folder has no file with anything in it.
+fn is_empty(folder: &Path) -> bool {
+    let mut entries = fs::read_dir(folder).into_iter().flatten();
+    entries.all(|entry| entry.and_then(|entry| entry.metadata()).is_ok_and(|m| m.is_file() && m.len() == 0))
 }
 
 /// The record in a folder, if there is a valid one.

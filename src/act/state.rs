@@ -6,12 +6,14 @@
 //! moment. Bodies are JSON, so that a release can add a field without a migration.
 
 mod error;
+mod kept;
 mod open;
 mod outbox;
 mod reserve;
+mod servers;
+mod window;
 mod writer;
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,16 +24,12 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd, ClockJump, Ledger};
-use skewtrap_core::capture::plan::StartRequest;
-use skewtrap_core::capture::window::Stops;
 use skewtrap_core::incident::{Record, StoredCapture};
-use skewtrap_core::rule::Baseline;
-use skewtrap_core::status::Silence;
-use skewtrap_core::watch::KeptIncident;
 use skewtrap_trace::time::Time;
 
 pub use error::StateError;
 pub use outbox::OutboxRow;
+pub use window::{OpenMethod, OpenWindow};
 use writer::Writer;
 
 /// Attempts older than this are deleted: no limit looks back further.
@@ -40,92 +38,6 @@ const REMEMBERED: Duration = Duration::from_secs(90 * 86_400);
 const ATTEMPTS: &str = "SELECT body FROM attempts ORDER BY at, id";
 const SAVE_INCIDENT: &str =
     "INSERT INTO incidents (id, body) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET body = excluded.body";
-
-/// A window that is, or may be, open.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct OpenWindow {
-    /// The attempt's id.
-    pub attempt: String,
-    /// The incident's id.
-    pub incident: String,
-    /// The server's configured name.
-    pub target: String,
-    /// What opened it.
-    #[serde(rename = "means")]
-    pub method: OpenMethod,
-    /// When the start was, or was to be, sent.
-    pub sent_at: Time,
-    /// Whether the start was answered with success.
-    pub granted: bool,
-    /// Whether it was answered as one is where a rank records for somebody else.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub refused_double: bool,
-    /// Which instance of the server was asked, as far as it said; a release before 0.2 did not note it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
-    /// Why it may still be open though the agent is done with it: the row is kept until it is proven
-    /// closed or ten minutes have passed, and no other window opens there meanwhile.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unproven: Option<String>,
-    /// The stops that were sent to the engine's own profiler.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stops: Option<Stops>,
-    /// Whether it was seen to be closed: then what runs there is never stopped again.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub ended: bool,
-    /// How many bytes the server's log had before the start: what stands there is of older windows.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log_from: Option<u64>,
-    /// The same of each of its logs, by their paths; a release before 0.2 noted only the first one's.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub logs_from: BTreeMap<PathBuf, u64>,
-}
-
-impl OpenWindow {
-    /// The window of an attempt that begins at `at`: nothing was sent yet, and nothing is known of it.
-    pub fn of(attempt: &Attempt, method: OpenMethod, at: Time) -> Self {
-        Self {
-            attempt: attempt.id.clone(),
-            incident: attempt.incident.clone(),
-            target: attempt.target.clone(),
-            method,
-            sent_at: at,
-            granted: false,
-            refused_double: false,
-            instance: None,
-            unproven: None,
-            stops: None,
-            ended: false,
-            log_from: None,
-            logs_from: BTreeMap::new(),
-        }
-    }
-
-    /// How many bytes that log of the server's had before the start; `None` where that was not noted.
-    pub fn log_from(&self, log: &Path, is_first: bool) -> Option<u64> {
-        self.logs_from.get(log).copied().or(self.log_from.filter(|_| is_first))
-    }
-}
-
-/// What opened a window, as far as closing it needs to know.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OpenMethod {
-    /// The engine's own profiler.
-    Http(StartRequest),
-    /// An Nsight Systems session.
-    Nsys {
-        /// Its id, as `sessions list` gave it.
-        session: String,
-        /// Its name.
-        name: String,
-    },
-    /// A program of the user's.
-    Command {
-        /// Its process group.
-        group: Option<i32>,
-    },
-}
 
 /// An incident with a capture, until it is forgotten.
 #[derive(Debug, Serialize, Deserialize)]
@@ -379,40 +291,6 @@ impl State {
         self.bodies("windows", "SELECT body FROM windows ORDER BY attempt")
     }
 
-    /// The servers, by name and address, that the agent watches from now on. What the state knows of a
-    /// server by a name that is gone is from now on of the name that has its address: a window that is
-    /// open there is closed, and no limit is refilled. Gives the pairs of old and new names.
-    ///
-    /// # Errors
-    /// The database cannot be read or written.
-    pub fn servers_are(&self, servers: &[(String, String)]) -> Result<Vec<(String, String)>, StateError> {
-        const ADDRESSES: &str = "SELECT value FROM meta WHERE name = 'addresses'";
-        self.written();
-        let mut connection = self.lock();
-        let known = bodies_in(&connection, ADDRESSES).map_err(|e| self.broken(e))?;
-        let mut known: BTreeMap<String, String> =
-            known.first().and_then(|body| serde_json::from_str(body).ok()).unwrap_or_default();
-        let is_gone = |name: &str| servers.iter().all(|(now, _)| now != name);
-        let named =
-            |address: &str| servers.iter().find(|(_, at)| at == address).map(|(name, _)| name.clone());
-        let renamed: Vec<(String, String)> = known
-            .iter()
-            .filter(|(name, _)| is_gone(name))
-            .filter_map(|(name, address)| Some((name.clone(), named(address)?)))
-            .collect();
-        known.retain(|name, _| renamed.iter().all(|(old, _)| old != name));
-        known.extend(servers.iter().cloned());
-        let written = connection.transaction().and_then(|transaction| {
-            for (old, new) in &renamed {
-                rename(&transaction, old, new)?;
-            }
-            transaction.execute("INSERT OR REPLACE INTO meta VALUES ('addresses', ?1)", [json(&known)])?;
-            transaction.commit()
-        });
-        written.map_err(|e| self.broken(e))?;
-        Ok(renamed)
-    }
-
     /// Forgets the windows that were given up without a proof of their end: those that ended before
     /// `before`, or, with `target`, all that were opened on that server until then, for it is another
     /// instance.
@@ -490,69 +368,7 @@ impl State {
     /// # Errors
     /// The database cannot be written.
     pub fn delete_incident(&self, incident: &str) -> Result<(), StateError> {
-        self.execute("DELETE FROM incidents WHERE id = ?1", params![incident])
-    }
-
-    /// Replaces all silences by these: a restart of the agent must not end one.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub fn save_silences(&self, silences: &[Silence]) -> Result<(), StateError> {
-        let mut connection = self.lock();
-        let written = connection.transaction().and_then(|tx| {
-            tx.execute("DELETE FROM silences", [])?;
-            for silence in silences {
-                tx.execute("INSERT INTO silences (body) VALUES (?1)", params![json(silence)])?;
-            }
-            tx.commit()
-        });
-        written.map_err(|e| self.broken(e))
-    }
-
-    /// The silences that were saved; some may be over.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn silences(&self) -> Result<Vec<Silence>, StateError> {
-        self.bodies("silences", "SELECT body FROM silences ORDER BY rowid")
-    }
-
-    /// Replaces what was learned of the servers: a restart of the agent must not make them unknown.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub fn save_baselines(&self, baselines: &[Baseline]) -> Result<(), StateError> {
-        self.execute("INSERT OR REPLACE INTO meta VALUES ('baselines', ?1)", params![json(&baselines)])
-    }
-
-    /// What was learned of the servers; nothing where none was saved, or another release saved it in
-    /// words that this one does not know: it is learned anew then.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn baselines(&self) -> Result<Vec<Baseline>, StateError> {
-        let bodies = bodies_in(&self.lock(), "SELECT value FROM meta WHERE name = 'baselines'");
-        let body = bodies.map_err(|e| self.broken(e))?.pop();
-        Ok(body.and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default())
-    }
-
-    /// Replaces the incidents that are open: an agent after this one goes on with them.
-    ///
-    /// # Errors
-    /// The database cannot be written.
-    pub fn save_open_incidents(&self, open: &[KeptIncident]) -> Result<(), StateError> {
-        self.execute("INSERT OR REPLACE INTO meta VALUES ('open_incidents', ?1)", params![json(&open)])
-    }
-
-    /// The incidents that an agent before this one left open; nothing where another release saved them in words
-    /// that this one does not know.
-    ///
-    /// # Errors
-    /// The database cannot be read.
-    pub fn open_incidents(&self) -> Result<Vec<KeptIncident>, StateError> {
-        let bodies = bodies_in(&self.lock(), "SELECT value FROM meta WHERE name = 'open_incidents'");
-        let body = bodies.map_err(|e| self.broken(e))?.pop();
-        Ok(body.and_then(|body| serde_json::from_str(&body).ok()).unwrap_or_default())
+        self.with_reserve(|| self.execute("DELETE FROM incidents WHERE id = ?1", params![incident]))
     }
 
     fn bodies<T: for<'de> Deserialize<'de>>(
@@ -603,31 +419,6 @@ impl State {
 
 fn bodies_in(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
     connection.prepare(sql).and_then(|mut query| query.query_map([], |row| row.get(0))?.collect())
-}
-
-/// Attempts and open windows of the server `old` are of `new`.
-fn rename(transaction: &rusqlite::Transaction<'_>, old: &str, new: &str) -> rusqlite::Result<()> {
-    for (table, key) in [("attempts", "id"), ("windows", "attempt")] {
-        let rows: Vec<(String, String)> = transaction
-            .prepare(&format!("SELECT {key}, body FROM {table}"))?
-            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-            .collect::<rusqlite::Result<_>>()?;
-        for (id, body) in rows {
-            // One that cannot be read is left as it is.
-            let Ok(mut body) = serde_json::from_str::<serde_json::Value>(&body) else { continue };
-            if body["target"] != old {
-                continue;
-            }
-            body["target"] = new.into();
-            if body["group"] == old {
-                body["group"] = new.into();
-            }
-            let body = body.to_string();
-            transaction
-                .execute(&format!("UPDATE {table} SET body = ?2 WHERE {key} = ?1"), params![id, body])?;
-        }
-    }
-    Ok(())
 }
 
 /// The row of a window that ended: it stays, with the reason, until the window is proven closed.

@@ -24,6 +24,7 @@ use crate::serve::metrics::Metrics;
 use crate::serve::published::Published;
 use crate::serve::{self, ApiContext, Command, ServeConfig};
 use skewtrap_core::capture::governor::Ledger;
+use skewtrap_core::incident::{CaptureOutcome, Incident};
 use skewtrap_core::rule::Baseline;
 use skewtrap_core::status::Silence;
 use skewtrap_core::watch::KeptIncident;
@@ -146,16 +147,34 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
         Bundles::at(&places.incident_dir, agent)
     });
     let found = find(&CaptureStore { state: state.clone(), bundles: bundles.clone(), clock, pool: None })?;
+    let mut incidents = state.open_incidents()?;
+    bring_up_to_date(&mut incidents, &found, &bundles);
     reading.goes_on_with(&places.state_dir);
-    let kept = Kept {
-        ledger: state.ledger()?,
-        silences: state.silences()?,
-        baselines: state.baselines()?,
-        incidents: state.open_incidents()?,
-    };
+    let mut ledger = state.ledger()?;
+    for (id, end) in &found.unwritten {
+        let attempt = ledger.attempts.iter_mut().find(|attempt| attempt.id == *id);
+        attempt.into_iter().for_each(|attempt| attempt.end = Some(end.clone()));
+    }
+    let kept = Kept { ledger, silences: state.silences()?, baselines: state.baselines()?, incidents };
     // What is undelivered waits in it, whether or not it can be read now.
     let outbox = state.undelivered().unwrap_or_default();
     Ok(Opened { state, bundles, found, kept, outbox, token, only_watch })
+}
+
+/// The incidents that are open are kept now and then, and not where the disk is full: the bundle of one may know
+/// how its capture ended. What the state has of that is told yet.
+fn bring_up_to_date(incidents: &mut [KeptIncident], found: &Found, bundles: &Bundles) {
+    let is_known = |id: &str| {
+        let left = found.left.iter().map(|(_, record)| record);
+        found.finished.iter().chain(left).any(|record| *record.incident.id == *id)
+    };
+    let is_open = |incident: &Incident| matches!(incident.capture, CaptureOutcome::Open { .. });
+    for kept in incidents.iter_mut().filter(|kept| is_open(&kept.incident) && !is_known(&kept.incident.id)) {
+        let there = bundles.read(&kept.incident.id).map(|record| record.incident);
+        if let Some(there) = there.filter(|there| !is_open(there)) {
+            kept.captured_since(there);
+        }
+    }
 }
 
 fn tell_only_watch(error: &dyn std::error::Error) {
@@ -305,4 +324,66 @@ pub(super) async fn serving(
         info!("health and metrics alone on http://{address}");
     }
     supervisor.once(server.run(supervisor.cancel()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(dir: &Path) -> Places {
+        let (state_dir, incident_dir) = (dir.join("state"), dir.join("incidents"));
+        Places { state_dir, incident_dir, servers: Vec::new(), wants_token: false }
+    }
+
+    fn opened(dir: &Path) -> Opened {
+        let places = places(dir);
+        open(&places, Clock::start(), &Reading::of(&places.state_dir)).expect("the agent watches")
+    }
+
+    /// An incident that fires, as the state keeps it.
+    fn kept(incident: &Incident) -> KeptIncident {
+        serde_json::from_value(serde_json::json!({
+            "incident": incident, "rule": incident.rule, "group": {}, "firing": "", "is_told": false,
+            "silenced": null, "refusal_reported": 0, "is_behind": false,
+        }))
+        .expect("its words")
+    }
+
+    #[test]
+    fn an_incident_that_was_kept_before_its_capture_ended_is_as_its_bundle_says() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let now = Clock::start().now();
+        {
+            let Opened { state, bundles, .. } = opened(dir.path());
+            let mut record = crate::act::record_of_a_test("i1", 1.0);
+            record.agent = state.agent().clone();
+            record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
+            state.save_open_incidents(&[kept(&record.incident)]).expect("written");
+            // The disk was full from then on.
+            record.incident.capture = CaptureOutcome::Failed { why: "it failed".into(), captured: None };
+            bundles.create(&record, b"").expect("written");
+        }
+        let [there] = &opened(dir.path()).kept.incidents[..] else { panic!("one is kept") };
+        assert_eq!(there.incident.capture.word(), "failed");
+    }
+
+    #[test]
+    fn a_state_that_takes_no_writes_ends_no_agent_that_finds_something_to_finish() {
+        let dir = tempfile::tempdir().expect("a folder");
+        {
+            let Opened { state, .. } = opened(dir.path());
+            state.save_incident(&crate::act::record_of_a_test("i1", 1.0)).expect("written");
+            state.reported("i1").expect("written");
+        }
+        let database = dir.path().join("state/state.sqlite");
+        let other = rusqlite::Connection::open(database).expect("the same database");
+        let refuse = "CREATE TRIGGER full BEFORE DELETE ON incidents BEGIN SELECT RAISE(ABORT, 'full'); END";
+        other.execute_batch(refuse).expect("made");
+        let Opened { state, .. } = opened(dir.path());
+        state.settle(std::time::Duration::from_secs(5));
+        assert!(state.failed().is_some(), "it is told");
+        other.execute_batch("DROP TRIGGER full").expect("gone");
+        state.retry_unwritten();
+        assert_eq!(state.unfinished_incidents().expect("readable"), [], "and done as soon as it can be");
+    }
 }

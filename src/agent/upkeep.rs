@@ -305,9 +305,11 @@ impl Agent {
                 }
                 Ok(Err(error)) => {
                     warn!(incident = &*record.incident.id, "its ranks could not be compared: {error:#}");
+                    not_compared(&tx, record).await;
                 }
                 Err(panic) => {
                     error!(incident = &*record.incident.id, "comparing its ranks failed: {panic}");
+                    not_compared(&tx, record).await;
                 }
             }
         });
@@ -389,4 +391,10 @@ impl Agent {
             warn!("some tasks did not end in 2 s and are left behind");
         }
     }
+}
+
+/// An incident that goes on is told of its capture without a verdict.
+async fn not_compared(tx: &mpsc::Sender<AgentEvent>, record: Record) {
+    // The loop is gone only when the agent ends.
+    let _ = tx.send(AgentEvent::NotCompared { incident: record.incident.id }).await;
 }

@@ -58,6 +58,9 @@ fn what_a_crash_left_half_named_is_completed_or_marked() {
             if with_record { json(&record_of_a_test(incident, 1.0)) } else { b"{\"agent\":".to_vec() };
         fs::write(partial.join(INCIDENT), record).unwrap();
     }
+    // Killed before a byte was written: there is nothing to keep.
+    fs::create_dir(dir.path().join(".nothing.partial")).unwrap();
+    fs::write(dir.path().join(".nothing.partial").join(INCIDENT), "").unwrap();
     let known = [record_of_a_test("known", 1.0)];
     let mut recovered = bundles.recover(&known).unwrap();
     recovered.sort_by_key(|r| format!("{r:?}"));
@@ -68,6 +71,8 @@ fn what_a_crash_left_half_named_is_completed_or_marked() {
             && bundles.read("known").is_some()
             && dir.path().join("half.incomplete").is_dir()
     );
+    let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(names.into_iter().all(|name| !name.to_string_lossy().contains("nothing")));
     assert_eq!(bundles.recover(&known).unwrap(), []);
 }
 

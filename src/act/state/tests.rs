@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::act::record_of_a_test;
 use skewtrap_core::capture::line::Marks;
-use skewtrap_core::capture::plan::Form;
+use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::preflight::Ranks;
 use skewtrap_core::factor::{Detector, Settings};
 use skewtrap_core::rule::Baseline;

@@ -51,6 +51,20 @@ pub struct Found {
     /// Other incidents that were not over when that agent ended, nor so long ago that every receiver
     /// has forgotten them.
     pub open: Vec<Record>,
+    /// Ends of attempts that the state does not take yet.
+    pub unwritten: Vec<(String, AttemptEnd)>,
+}
+
+impl Found {
+    /// Books the end of an attempt: where the disk does not take it now, as soon as it does. The watching must
+    /// begin all the same.
+    fn book(&mut self, store: &CaptureStore, attempt: String, end: AttemptEnd) {
+        if let Err(error) = store.state.end(&attempt, &end) {
+            error!("{error}; the end of an earlier window is written as soon as the disk takes it");
+            self.unwritten.push((attempt.clone(), end.clone()));
+            store.state.until_written(move |state| state.end(&attempt, &end));
+        }
+    }
 }
 
 /// Completes what needs no server, and finds what does.
@@ -81,7 +95,7 @@ pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
             }
             // A release before this one wrote its bundle, and died before it booked the end.
             Some(record) => {
-                store.state.end(&window.attempt, &end_of(&record, store.clock.now()))?;
+                found.book(store, window.attempt, end_of(&record, store.clock.now()));
                 found.finished.push(complete(store, record));
             }
             None => {
@@ -94,14 +108,15 @@ pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
                     cost: None,
                     harm: None,
                 };
-                store.state.end(&window.attempt, &end)?;
+                found.book(store, window.attempt, end);
             }
         }
     }
     for mut record in records.into_values() {
         if reported.contains(&record.incident.id) {
             let record = complete(store, record);
-            store.state.delete_incident(&record.incident.id)?;
+            let id = record.incident.id.clone();
+            store.state.until_written(move |state| state.delete_incident(&id));
             continue;
         }
         // It was stored, and no message about it is in the outbox yet.

@@ -31,6 +31,8 @@ pub struct Tally {
     pub unlisted: Vec<String>,
     /// Stops of somebody else's profile that the agent could not know of.
     pub unseen_stops: u64,
+    /// Windows with the ranks of an instance that was gone for less than one poll.
+    pub outdated: u64,
     pub refused: BTreeMap<&'static str, u32>,
 }
 
@@ -59,6 +61,7 @@ impl Tally {
         self.captured += other.captured;
         self.under_way += other.under_way;
         self.unseen_stops += other.unseen_stops;
+        self.outdated += other.outdated;
         for (why, count) in &other.unproven {
             *self.unproven.entry(why).or_default() += count;
         }
@@ -78,6 +81,10 @@ impl Tally {
             share(self.unseen_stops) <= 0.001,
             "too many profiles of somebody else's are stopped:\n{self}"
         );
+        assert!(
+            share(self.outdated) <= 0.001,
+            "too many windows have the ranks of an instance before:\n{self}"
+        );
         let refused = self.refused.values().map(|count| u64::from(*count)).sum::<u64>();
         assert!(share(refused) <= 3.0, "too many windows are refused:\n{self}");
     }
@@ -96,6 +103,13 @@ impl fmt::Display for Tally {
         }
         if self.unseen_stops > 0 {
             writeln!(f, "  stops of somebody else's profile, not to be known of: {}", self.unseen_stops)?;
+        }
+        if self.outdated > 0 {
+            writeln!(
+                f,
+                "  with the ranks of an instance that was gone for less than one poll: {}",
+                self.outdated
+            )?;
         }
         for (why, count) in &self.refused {
             writeln!(f, "  refused:  {count:6} {why}")?;

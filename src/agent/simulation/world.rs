@@ -2,7 +2,7 @@
 //! people who do things there. All of it is one state behind one lock, driven on paused time by one task;
 //! the same seed gives the same run.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::OpenOptions;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
@@ -30,6 +30,8 @@ use skewtrap_trace::time::Time;
 const LATENCY_MS: u64 = 8;
 /// Between two checks of what must hold while a window is open.
 const CHECK: Duration = Duration::from_millis(500);
+/// Between two polls of the agent.
+const POLL: Duration = Duration::from_secs(1);
 /// What the agent cannot have heard of yet when it sends a stop.
 const UNHEARD: Duration = Duration::from_secs(3);
 
@@ -93,6 +95,12 @@ struct State {
     violations: Vec<String>,
     /// Stops of somebody else's profile that the agent could not know of.
     unseen_stops: u64,
+    /// Since when the server is down; and whether it was back, with other ranks, within less than one poll,
+    /// and nobody has asked since what it is: the agent cannot know of that.
+    down_at: Option<Time>,
+    is_unseen: bool,
+    /// Folders of windows that were started then, with the ranks of the instance before.
+    outdated: BTreeSet<String>,
     /// Of everything that was said: two runs of a seed have the same.
     digest: DefaultHasher,
     said: bool,
@@ -146,6 +154,9 @@ impl World {
             violations: Vec::new(),
             digest: DefaultHasher::new(),
             unseen_stops: 0,
+            down_at: None,
+            is_unseen: false,
+            outdated: BTreeSet::new(),
             said: std::env::var_os("SKEWTRAP_SEED").is_some(),
             dir,
             scenario,
@@ -204,6 +215,11 @@ impl World {
 
     pub fn unseen_stops(&self) -> u64 {
         self.lock().unseen_stops
+    }
+
+    /// Windows that were started with the ranks of an instance before, which nothing had shown to be gone.
+    pub fn outdated(&self) -> u64 {
+        self.lock().outdated.len() as u64
     }
 
     pub fn violated(&self, what: String) {
@@ -473,6 +489,7 @@ impl State {
             Kind::Clock(by) => self.wall_offset += by,
             Kind::ServerDies { .. } => {
                 let effects = self.server.kill(now, "killed");
+                self.down_at = Some(now);
                 self.take(effects);
             }
             Kind::SlowExport => self.server.faults_mut().slow_export = Duration::from_secs(4),
@@ -499,6 +516,8 @@ impl State {
         match kind {
             // One that another death's end has started again already lives on: no server is back at once.
             Kind::ServerDies { ranks } if !self.server.is_up() => {
+                let was_short = self.down_at.is_some_and(|at| now.since(at) < POLL);
+                self.is_unseen |= was_short && *ranks != self.server.config().dp;
                 let effects = self.server.restart_with(now, *ranks);
                 self.take(effects);
             }
@@ -561,6 +580,7 @@ impl State {
         match request.path.as_str() {
             "/start_profile" => self.start_arrives(&request),
             "/stop_profile" => self.stop_arrives(sent),
+            path if path.ends_with("server_info") => self.is_unseen = false,
             _ => {}
         }
         let now = self.now();
@@ -585,7 +605,12 @@ impl State {
         let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
         let folder = body["output_dir"].as_str().unwrap_or_default().to_owned();
         self.say(&format!("a start arrives: {folder}"));
-        let others: Vec<String> = self.ours().into_iter().filter(|open| *open != folder).collect();
+        if self.is_unseen {
+            self.say("with the ranks of an instance that was gone for less than one poll");
+            self.outdated.insert(folder.clone());
+        }
+        let is_other = |open: &String| *open != folder && !self.outdated.contains(open);
+        let others: Vec<String> = self.ours().into_iter().filter(is_other).collect();
         if !others.is_empty() {
             self.violated(format!("a window is opened while {others:?} is open"));
         }
@@ -734,7 +759,10 @@ impl State {
             return;
         }
         let kept: Vec<String> = self.rows().iter().filter_map(folder_of).collect();
-        for open in ours.iter().filter(|open| !kept.contains(open)) {
+        // One rank more than was asked for ends by its steps (docs/explanation/windows.md).
+        let is_lost = |open: &&String| !kept.contains(open) && !self.outdated.contains(*open);
+        let lost: Vec<String> = ours.iter().filter(is_lost).cloned().collect();
+        for open in lost {
             self.violated(format!("{open} is open and its row is gone"));
         }
     }

@@ -10,14 +10,15 @@ use skewtrap::act::profile;
 use skewtrap::act::state::{OpenMethod, OpenWindow};
 use skewtrap::agent::capture::{CaptureStore, Taken, close, find};
 use skewtrap::agent::cost::Meter;
-use skewtrap::demo::sglang::{Config, Faults};
+use skewtrap::demo::sglang::{Config, Faults, World};
 use skewtrap::demo::shell::RunningDouble;
 use skewtrap_core::capture::admit::CaptureMethod;
 use skewtrap_core::capture::captured::{Captured, CapturedFile};
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd};
 use skewtrap_core::capture::window::Answer;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
-use skewtrap_core::incident::{CaptureOutcome, Record};
+use skewtrap_core::incident::{CaptureOutcome, Record, StoredCapture};
+use skewtrap_core::watch::KeptIncident;
 use skewtrap_trace::time::Time;
 
 /// A running agent, and where it answers.
@@ -273,6 +274,69 @@ async fn a_state_disk_that_hangs_at_the_start_keeps_nobody_from_watching_and_is_
     assert!(answer.contains("a window is being opened"), "{answer}");
 }
 
+fn attempt_of(incident: &str, number: u32, at: Time, badness: f64) -> Attempt {
+    Attempt {
+        id: format!("{incident}/{number}"),
+        rule: "skew".into(),
+        target: "server".into(),
+        group: "server".into(),
+        incident: incident.into(),
+        firing: "dp_rank=1 high".into(),
+        at,
+        badness,
+        over_at: None,
+        end: None,
+    }
+}
+
+/// An incident that fires, as an agent before left it to the next one.
+fn kept(record: &Record) -> KeptIncident {
+    let labels = serde_json::json!({ "target": "server", "role": "unified" });
+    serde_json::from_value(serde_json::json!({
+        "incident": record.incident, "rule": "skew", "group": labels, "firing": "dp_rank=1 high",
+        "is_told": false, "silenced": null, "refusal_reported": 0, "is_behind": false,
+    }))
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_capture_whose_ranks_cannot_be_compared_is_told_by_the_next_agent_though_its_incident_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let double = stage::play(World::new(config(&[(9, 0), (40, 2)]), stage::begin()), dir.path()).await;
+    let keys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept_keys = keys.clone();
+    let take = move |headers: axum::http::HeaderMap, _: String| async move {
+        kept_keys.lock().unwrap().push(headers["idempotency-key"].to_str().unwrap().to_owned());
+        "ok"
+    };
+    let hook = stage::hook(axum::routing::post(take)).await;
+    {
+        let store = stage::store(dir.path());
+        let now = store.clock.now();
+        let mut record = stage::record("i1", store.state.agent().clone(), now);
+        record.incident.rule = "skew".into();
+        record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
+        let attempt = attempt_of("i1", 1, now, 2.0);
+        let window = OpenWindow::of(&attempt, OpenMethod::Command { group: None }, now);
+        store.state.begin(&attempt, &window, Some(&record)).unwrap();
+        store.bundles.create(&record, b"{}\n").unwrap();
+        store.state.save_open_incidents(&[kept(&record)]).unwrap();
+        // Its files are no traces, and the agent dies before it has told anybody.
+        let file = CapturedFile { path: "traces/out.txt".into(), size: 5, ..CapturedFile::default() };
+        let captured = Captured { files: vec![file.clone()], ..Captured::default() };
+        let end =
+            AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 5, unproven: None, cost: None, harm: None };
+        let outcome = CaptureOutcome::Done(captured);
+        let stored =
+            StoredCapture { outcome, files: vec![file], ..StoredCapture::failed(String::new(), end) };
+        store.state.finish(&attempt.id, "i1", &stored).unwrap();
+    }
+    let line = format!("receivers: [{{ name: hook, webhook: {{ url: '{hook}' }} }}]");
+    let agent = Agent::with(dir.path(), "server", &double.url, &line);
+    let is_told = || keys.lock().unwrap().iter().any(|key| key.ends_with("i1:captured"));
+    agent.shows("the result, which people were told", |_| is_told()).await;
+}
+
 /// An incident whose first capture is kept, and whose second one an agent left open when it died.
 fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record) {
     let store = stage::store(dir);
@@ -285,18 +349,7 @@ fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record)
     record.files = vec![first];
     store.bundles.create(&record, b"{}\n").unwrap();
     record.incident.capture_again(CaptureOutcome::Open { since: now, expects: None }, Some(1.4));
-    let attempt = |number: u32, badness| Attempt {
-        id: format!("i1/{number}"),
-        rule: "skew".into(),
-        target: "server".into(),
-        group: "server".into(),
-        incident: "i1".into(),
-        firing: "dp_rank=1 high".into(),
-        at: now,
-        badness,
-        over_at: None,
-        end: None,
-    };
+    let attempt = |number, badness| attempt_of("i1", number, now, badness);
     let window = |number: u32| OpenWindow {
         attempt: format!("i1/{number}"),
         incident: "i1".into(),

@@ -42,6 +42,17 @@ pub struct KeptIncident {
     is_behind: bool,
 }
 
+impl KeptIncident {
+    /// Its capture has ended since it was kept, and that was told: `known` is what its bundle says.
+    pub fn captured_since(&mut self, known: Incident) {
+        let Incident { capture, verdict, bundle, earlier, .. } = known;
+        let incident = &mut self.incident;
+        (incident.capture, incident.verdict, incident.bundle, incident.earlier) =
+            (capture, verdict, bundle, earlier);
+        self.is_told = true;
+    }
+}
+
 impl Core {
     /// The incidents that fire, for an agent after this one.
     pub(super) fn kept(&self) -> Vec<KeptIncident> {
