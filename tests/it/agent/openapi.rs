@@ -67,7 +67,7 @@ fn mismatch(document: &Value, schema: &Value, value: &Value, place: &str) -> Opt
     if let Some(wrong) = parts.into_iter().find_map(|(s, v, at)| mismatch(document, s, v, &at)) {
         return Some(wrong);
     }
-    let Some(object) = value.as_object() else { return None };
+    let object = value.as_object()?;
     let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
     if let Some(name) = required.into_iter().find(|name| !object.contains_key(*name)) {
         return Some(format!("{place} lacks {name}: {value}"));

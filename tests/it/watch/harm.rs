@@ -18,7 +18,7 @@ const START: f64 = 1_795_478_400.0;
 /// What is reported of four ranks of which DP2 is sent four times its share from second 200 to 200 +
 /// `seconds`, while it runs `running` requests and the others 20.
 fn told(seconds: u32, running: u32) -> Vec<(f64, RuleState, How, &'static str, Option<String>)> {
-    told_of(&[200..200 + seconds], running)
+    told_of(std::slice::from_ref(&(200..200 + seconds)), running)
 }
 
 /// The same with the seconds of several troubles.
