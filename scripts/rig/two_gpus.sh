@@ -23,7 +23,8 @@ for s in "${sets[@]}"; do
   if "$RIG/run.sh" wait $s $left; then up+=($s); say "$s is up"; else logtail "$W/$s.log" 40; "$RIG/run.sh" stop $s; fi
 done
 nvidia-smi --query-gpu=index,memory.used --format=csv,noheader
-for s in "${up[@]}"; do kill -STOP -- -"$(cat "$W/$s.pid")"; done
+# an nsys session that was stopped and continued did not answer within its 30 s
+for s in "${up[@]}"; do [ $s = nsys ] || kill -STOP -- -"$(cat "$W/$s.pid")"; done
 load() { timeout $(( left + 10 )) $PY "$RIG/load.py" "$RIG/scripts/$1.json" --base $base --out "$R" --ranks 2 --group "$g" --limit $left "${route[@]}" "${@:2}" 2>&1 | cut -c1-160; }
 for s in "${up[@]}"; do
   left=$(( end - $(date +%s) - 45 )); [ $left -gt 25 ] || { say "no time for $s"; continue; }
