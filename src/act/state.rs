@@ -363,6 +363,17 @@ impl State {
         Ok(rows.into_iter().map(Pending::completed).collect())
     }
 
+    /// Deletes an incident whose bundle is complete, if the message about its capture is in the outbox: else the
+    /// next agent tells it.
+    ///
+    /// # Errors
+    /// The database cannot be read or written.
+    pub fn delete_reported(&self, incident: &str) -> Result<(), StateError> {
+        let mut is_reported = false;
+        self.pending_with(incident, |pending| is_reported = pending.reported)?;
+        if is_reported { self.delete_incident(incident) } else { Ok(()) }
+    }
+
     /// Deletes an incident whose bundle is complete.
     ///
     /// # Errors

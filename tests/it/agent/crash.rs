@@ -75,6 +75,8 @@ struct Counts {
     /// Kills after which more than one message came again, and messages that came twice without any.
     repeats_too_many: usize,
     altered: usize,
+    /// Which messages were lost, and how that is known.
+    lost: Vec<String>,
     /// Why windows were refused, and how often.
     refused: BTreeMap<String, usize>,
 }
@@ -93,6 +95,7 @@ impl Counts {
         self.repeats += other.repeats;
         self.repeats_too_many += other.repeats_too_many;
         self.altered += other.altered;
+        self.lost.extend(other.lost.iter().cloned());
         for (reason, times) in &other.refused {
             *self.refused.entry(reason.clone()).or_default() += times;
         }
@@ -388,7 +391,8 @@ listen: 127.0.0.1:0
             *counts.refused.entry(reason.to_owned()).or_default() += 1;
         }
         self.count_mail(counts, posted, &incidents);
-        counts.messages_lost += state.undelivered().unwrap().len();
+        counts.lost.extend(state.undelivered().unwrap().iter().map(|row| format!("{} waits still", row.key)));
+        counts.messages_lost = counts.lost.len();
     }
 
     fn count_mail(&self, counts: &mut Counts, posted: &BTreeSet<String>, incidents: &BTreeSet<String>) {
@@ -411,12 +415,14 @@ listen: 127.0.0.1:0
         counts.repeats_too_many += again.values().filter(|repeats| **repeats > 1).count();
         // What was in the outbox at some kill must have come.
         let came = |key: &&String| mail.keys().any(|k| key.ends_with(k.as_str()));
-        counts.messages_lost += posted.iter().filter(|key| !came(key)).count();
+        let lost = posted.iter().filter(|key| !came(key));
+        counts.lost.extend(lost.map(|key| format!("{key} was in the outbox and never came")));
         // And of every window people were told how it ended.
         let told = |incident: &&String| {
             ["captured", "verdict"].iter().any(|update| mail.contains_key(&format!("{incident}:{update}")))
         };
-        counts.messages_lost += incidents.iter().filter(|incident| !told(incident)).count();
+        let untold = incidents.iter().filter(|incident| !told(incident));
+        counts.lost.extend(untold.map(|incident| format!("{incident} has no result")));
     }
 
     async fn open_windows(&self) -> usize {
