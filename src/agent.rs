@@ -314,7 +314,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let awaited = match awaits_state {
         true => Some(awaited),
         false => {
-            store.pool = awaited.is_there(&bundles, &state, token);
+            store.pool = awaited.begin(&bundles, &state, token);
             None
         }
     };

@@ -84,7 +84,7 @@ pub(super) struct Awaited {
 
 impl Awaited {
     /// The folders are there: whatever waits for them begins. Gives the lease of the pool, where there is a store.
-    pub(super) fn is_there(self, bundles: &Bundles, state: &State, token: Option<Secret>) -> Option<Pool> {
+    pub(super) fn begin(self, bundles: &Bundles, state: &State, token: Option<Secret>) -> Option<Pool> {
         let pool = (self.start_store)(bundles, state);
         // The archive ends only with the agent.
         let _ = self.folders.send((bundles.clone(), state.clone()));
@@ -145,7 +145,7 @@ impl Agent {
             CaptureStore { state: state.clone(), bundles: bundles.clone(), clock: self.clock, pool: None };
         self.notifier.go_on_with(state.clone(), outbox, now);
         self.count_dropped();
-        self.store.pool = awaited.is_there(&bundles, &state, token);
+        self.store.pool = awaited.begin(&bundles, &state, token);
         self.recover(found, &known, effects);
         for incident in told {
             if self.watch.incident(&incident.id).is_none() {

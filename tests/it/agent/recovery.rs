@@ -252,7 +252,7 @@ async fn a_state_disk_that_hangs_at_the_start_keeps_nobody_from_watching_and_is_
     assert!(health.starts_with("ok, but the disk of the folder") && health.contains(&folder), "{health}");
     assert!(agent.asked().await.contains("/healthz"), "nobody can change anything yet");
     assert_eq!((posts("/start_profile"), posts("/stop_profile")), (1, 0), "what is open is not known");
-    tokio::task::spawn_blocking(move || std::fs::write(hangs, "t0ken")).await.unwrap().unwrap();
+    skewtrap::world::blocking(move || std::fs::write(hangs, "t0ken")).await.unwrap().unwrap();
     // It ended by its steps meanwhile, and that is seen only now; what it used is not given back.
     agent
         .shows("the closed window", |s| {
