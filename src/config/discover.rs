@@ -31,6 +31,14 @@ pub struct DiscoverText {
     every: Field<Span>,
 }
 
+impl DiscoverText {
+    /// As `check --effective` shows it.
+    pub(super) fn shown(&self) -> String {
+        let place = self.http.get().map(|url| masked(url)).or_else(|| self.file.get().cloned());
+        place.unwrap_or_default()
+    }
+}
+
 /// Where further targets are listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Discover {

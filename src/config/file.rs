@@ -504,6 +504,8 @@ fn record_rest(text: &FileText, settings: &mut Settings) {
     if text.metrics_listen.is_absent() {
         settings.record_unset("metrics_listen", "none");
     }
+    let discover = text.discover.get().map(DiscoverText::shown);
+    settings.record_option("discover", discover, text.discover.place());
     let hosts = texts(&text.hosts).unwrap_or_default().join(", ");
     settings.record_option("hosts", (!hosts.is_empty()).then_some(hosts), text.hosts.place());
     settings.record_option("external_url", text.external_url.get().cloned(), text.external_url.place());
