@@ -431,11 +431,7 @@ impl Detector {
     ) -> Vec<Change> {
         let Moment { newest, now, .. } = moment;
         self.closed.retain(|closed| now - closed.at < WAKE);
-        let Some(first) = candidates
-            .iter()
-            .find(|c| !self.is_wake(channel, c, moment) && !self.is_unsettled(channel, c, moment))
-            .copied()
-        else {
+        let Some(first) = candidates.iter().find(|c| !self.is_wake(channel, c, moment)).copied() else {
             self.suspected = None;
             // What a trouble leaves behind is not what is usual.
             if candidates.is_empty() && (newest >= self.since + REST || self.closed.is_empty()) {

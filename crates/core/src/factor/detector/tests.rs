@@ -134,30 +134,6 @@ fn by_gauges_alone_a_trouble_goes_on_as_long_as_its_load_departs() {
 }
 
 #[test]
-fn soon_after_a_trouble_only_what_is_beyond_doubt_is_told_of_other_ranks() {
-    let mut detector = Detector::new(SETTINGS);
-    play(&mut detector, 0, 200, 1);
-    play(&mut detector, 200, 30, 4);
-    play(&mut detector, 230, 20, 1);
-    assert_eq!(detector.closed.len(), 1, "the trouble of DP2 is over");
-    let at = detector.closed[0].at;
-    let channel = detector.channels[LINES].take().unwrap();
-    let is_unsettled = |rank: usize, strength: f64, after: f64| {
-        let evidence = Evidence { deviance: 30.0, side: Side::Low, effect: -0.5, window: 3 };
-        let factor = Factor::Speed;
-        let c = Candidate { factor, test: Some(1), rank, evidence, bound: 25.0, strength, still: None };
-        let pending = [Pending::default(); 4];
-        let now = at + after;
-        let moment = Moment { newest: now as i64, now, way: LINES, pending: &pending };
-        detector.is_unsettled(&channel, &c, moment)
-    };
-    assert!(is_unsettled(1, 1.2, 10.0));
-    assert!(!is_unsettled(1, 1.6, 10.0), "beyond doubt");
-    assert!(!is_unsettled(2, 1.2, 10.0), "the rank itself");
-    assert!(!is_unsettled(1, 1.2, 50.0), "later");
-}
-
-#[test]
 fn what_is_learned_does_not_depend_on_where_in_a_second_a_server_is_polled() {
     let rate = |phase: f64| {
         let mut detector = Detector::new(SETTINGS);

@@ -18,9 +18,7 @@ use crate::factor::onset::Onset;
 const ANSWERS_WITHIN: f64 = 12.0;
 const SETTLES_WITHIN: f64 = 6.0;
 /// By inferred arrivals a trouble is over after so many calm seconds, though its ranks' load departs as before.
-const CALM_WHILE_BORNE: u32 = 45;
-/// Caches that a trouble has emptied, and sessions that it has moved, are as before within so many seconds.
-const UNSETTLED: f64 = 40.0;
+const CALM_WHILE_BORNE: u32 = 20;
 /// A rank that loses this much of its share (on the logarithm, to a fifth) long after it has become slow or its
 /// requests heavy was taken out by somebody: routers that look at load answer sooner, or by less.
 const TAKEN_OUT: f64 = -1.6;
@@ -186,18 +184,6 @@ impl Detector {
                 && moment.now - old.at < (old.at - old.incident.fired).max(super::REST as f64);
             is_working_off || self.began(channel, c, &mut onset, moment) <= old.ended + SETTLES_WITHIN
         })
-    }
-
-    /// Whether `c` must be beyond doubt to be told: a trouble ended a moment ago, and on other ranks than its own
-    /// all that it moved (sessions, caches, queues) finds its place again.
-    pub(super) fn is_unsettled(&self, channel: &Channel, c: &Candidate, moment: Moment) -> bool {
-        let is_recent = |old: &&Closed| moment.now - old.at < UNSETTLED;
-        if c.factor == Factor::Stuck || c.strength >= GROSS || !self.closed.iter().any(|old| is_recent(&old))
-        {
-            return false;
-        }
-        let (_, ranks) = blamed_for(channel, c, moment);
-        !self.closed.iter().any(|old| ranks.iter().any(|r| old.incident.ranks.contains(r)))
     }
 
     /// Sorts what departs: what belongs to the trouble that is told, `front`, and the strongest of what no trouble
