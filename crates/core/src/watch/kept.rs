@@ -100,6 +100,11 @@ impl Core {
         let incident = &mut active.incident;
         (incident.capture, incident.verdict, incident.bundle) = (capture, verdict, bundle);
         (incident.earlier, incident.state) = (earlier, state);
+        if incident.earlier.is_empty() {
+            // It may have been kept as told before its message was written, and then died with that agent.
+            active.story = Story::resumed(false);
+        }
+        let incident = &active.incident;
         let update = if incident.verdict.is_some() { Update::Verdict } else { Update::Captured };
         tell_result(active, update, out);
     }
