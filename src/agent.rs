@@ -17,6 +17,7 @@ pub mod history;
 pub mod node;
 mod notifier;
 pub mod plan;
+#[cfg_attr(not(feature = "fleet"), allow(dead_code, reason = "only a store has a lease"))]
 pub mod pool;
 mod probe;
 pub mod receivers;

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use skewtrap_core::finding::{Finding, Side};
 use skewtrap_core::fleet::{FleetView, Share};

@@ -25,7 +25,7 @@ pub enum GiveBackStep {
         /// The number.
         number: u64,
         /// What it says.
-        state: LeaseState,
+        state: Box<LeaseState>,
     },
     /// It is given back; with whether somebody else has taken the lease since.
     Done {
@@ -104,6 +104,6 @@ impl GiveBack {
             false => state.windows.retain(|w| w.nonce != self.intent.nonce),
         }
         state.lease = VERSION;
-        GiveBackStep::Create { number: number + 1, state }
+        GiveBackStep::Create { number: number + 1, state: Box::new(state) }
     }
 }

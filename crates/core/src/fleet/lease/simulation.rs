@@ -278,10 +278,11 @@ impl World {
             Happens::Posts => self.posts(agent),
             Happens::Started { window } => self.started(agent, window),
             Happens::Stops { window } => self.stops(agent, window),
-            Happens::GivesBack => match &self.agents[agent].doing {
-                Doing::GivingBack(..) => self.ask(agent, Request::Read),
-                _ => {}
-            },
+            Happens::GivesBack => {
+                if let Doing::GivingBack(..) = &self.agents[agent].doing {
+                    self.ask(agent, Request::Read);
+                }
+            }
             Happens::LooksAgain { intent } => self.agents[agent].looked_for.push(*intent),
             Happens::Dies => self.dies(agent),
             Happens::ComesBack => self.comes_back(agent),
@@ -335,7 +336,7 @@ impl World {
                 match back.on(answer) {
                     GiveBackStep::Read => self.ask(agent, Request::Read),
                     GiveBackStep::Create { number, state } => {
-                        self.ask(agent, Request::Create(number, Box::new(state)));
+                        self.ask(agent, Request::Create(number, state));
                     }
                     GiveBackStep::Again(_) => {
                         let after = 5 * S + self.up_to(20 * S);

@@ -196,7 +196,7 @@ impl Take {
             let is_booked = state.windows.iter().any(|w| w.nonce == open.nonce);
             let is_own = open.agent == self.intent.agent;
             // Its agent has not said what it cost; of its own one it knows that none was started.
-            if !is_booked && !(is_own && self.is_proven) {
+            if !(is_booked || is_own && self.is_proven) {
                 let end = if self.is_proven { KnownEnd::ServerGone } else { KnownEnd::Unknown };
                 let (at, stall_s) = (latest.stamped_at, open.expected_stall_s);
                 state.book(PoolWindow { stall_s, end, ..PoolWindow::of(&open, at) });

@@ -185,7 +185,7 @@ fn a_start_that_was_not_sent_costs_the_pool_nothing() {
     let end = WindowEnd::default();
     let (_, step) = given_back(intent("a", "a1"), end, latest(1, &held_by_a(), 1_000.0));
     let GiveBackStep::Create { state, .. } = step else { panic!("{step:?}") };
-    assert_eq!(state, LeaseState::default());
+    assert_eq!(*state, LeaseState::default());
 }
 
 #[test]
