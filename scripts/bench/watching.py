@@ -8,8 +8,9 @@ player.py. Cases: `log` is one server whose log is read too, a number is so many
 256 ranks; 1,000 servers and more are asked every 5 s, all others every second. The agent watches with the shipped
 rules; Prometheus (Debian: prometheus) scrapes the same pages at the same pace and evaluates nothing. Both run at
 the same time, so a busy machine slows both. Prints the median of the runs as a table: CPU as percent of a core,
-resident memory in MB, how late scrapes begin, and how long and how large the API's answers are; with --strace also
-system calls for each log line, counted in 10 s of their own. Needs only the standard library.
+resident memory in MB, what a server costs, how much of the CPU the agent accounts for by stage, how late scrapes
+begin, and how long and how large the API's answers are; with --strace also system calls for each log line, counted
+in 10 s of their own. Needs only the standard library.
 """
 import argparse
 import json
@@ -125,6 +126,10 @@ def measured(case, options):
         took = time.monotonic() - began
         found = {f"{name} CPU %": 100 * (cpu_s(process) - before[name]) / took for name, process in watched.items()}
         found |= {f"{name} MB": resident_mb(process) for name, process in watched.items()}
+        found["CPU % a server"] = found["skewtrap CPU %"] / case.servers
+        if peer := found.get("Prometheus CPU %"):
+            found["CPU of Prometheus'"] = found["skewtrap CPU %"] / peer
+        found["stages of CPU"] = run.metric("skewtrap_stage_cpu_seconds_total")[0] / run.metric("process_cpu_seconds_total")[0]
         found["samples a second"] = (run.metric("skewtrap_source_samples_total")[0] - samples) / took / min(case.servers, MEASURED)
         slowest, largest = 0.0, 0
         for path in ANSWERS:
@@ -176,7 +181,7 @@ def main():
     columns = list(dict.fromkeys(key for row in table.values() for key in row))
     print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for words, row in table.items():
-        print(f"| {words} | {' | '.join(f'{row[key]:.2f}' if key in row else '' for key in columns)} |")
+        print(f"| {words} | {' | '.join(f'{row[key]:.3f}' if key in row else '' for key in columns)} |")
 
 
 if __name__ == "__main__":

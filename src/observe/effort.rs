@@ -97,7 +97,16 @@ impl Effort {
 
 /// The CPU time of this thread so far.
 pub fn thread_cpu() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
+    cpu_of(ClockId::ThreadCPUTime)
+}
+
+/// The CPU time of all threads of this process so far, of those that ended too.
+pub fn process_cpu() -> Duration {
+    cpu_of(ClockId::ProcessCPUTime)
+}
+
+fn cpu_of(clock: ClockId) -> Duration {
+    let now = clock_gettime(clock);
     let nanos = now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec);
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(0))
 }

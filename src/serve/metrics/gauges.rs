@@ -10,13 +10,11 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::Pairs;
+use crate::observe::effort::process_cpu;
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::signal::source::SourceState;
 use skewtrap_core::status::{GroupStatus, SourceStatus, Status};
 use skewtrap_trace::time::Time;
-
-/// The unit of CPU times in /proc (`USER_HZ`), the same on every architecture of Linux.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 type Gauges = Family<Pairs, Gauge<f64, AtomicU64>>;
 
@@ -199,11 +197,8 @@ pub(super) fn process() -> Registry {
         let resident = ConstGauge::new(kib as f64 * 1024.0);
         registry.register_with_unit("resident_memory", "Resident memory", Unit::Bytes, resident);
     }
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    if let Some(ticks) = cpu_ticks(&stat) {
-        let seconds = ConstCounter::new(ticks as f64 / TICKS_PER_SECOND);
-        registry.register_with_unit("cpu", "User and system time", Unit::Seconds, seconds);
-    }
+    let seconds = ConstCounter::new(process_cpu().as_secs_f64());
+    registry.register_with_unit("cpu", "User and system time", Unit::Seconds, seconds);
     if let Ok(entries) = std::fs::read_dir("/proc/self/fd") {
         registry.register("open_fds", "Open file descriptors", ConstGauge::new(entries.count() as f64));
     }
@@ -214,11 +209,4 @@ pub(super) fn process() -> Registry {
 fn resident_kib(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
     line.split_ascii_whitespace().next()?.parse().ok()
-}
-
-/// utime and stime from `/proc/self/stat`. Its second field may contain spaces and parentheses.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let (_, after) = stat.rsplit_once(')')?;
-    let mut fields = after.split_ascii_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }

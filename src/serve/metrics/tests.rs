@@ -96,8 +96,8 @@ fn raised() -> Metrics {
 /// in a fixed order, which the library does not promise.
 fn page() -> String {
     let text = raised().text(&status());
-    let of_threads =
-        ["scrape", "log"].map(|stage| format!("skewtrap_stage_cpu_seconds_total{{stage=\"{stage}\"}}"));
+    let of_threads = ["scrape", "log", "state", "other"]
+        .map(|stage| format!("skewtrap_stage_cpu_seconds_total{{stage=\"{stage}\"}}"));
     let is_steady = |l: &&str| !l.starts_with("process_") && !of_threads.iter().any(|own| l.starts_with(own));
     let mut lines: Vec<&str> = text.lines().filter(is_steady).collect();
     lines.chunk_by_mut(|a, b| a.starts_with('#') == b.starts_with('#')).for_each(|chunk| {
