@@ -24,9 +24,10 @@ pub struct Bin {
     pub spent: f64,
 }
 
-/// A ring of bins for each rank, all ending at the same second.
+/// A ring of bins for each rank, all ending at the same second. It takes memory once something is put into it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bins {
+    /// Empty until then.
     ranks: Vec<Vec<Bin>>,
     /// The second of the newest bin, and of the oldest that was ever opened.
     newest: i64,
@@ -36,7 +37,13 @@ pub struct Bins {
 impl Bins {
     /// Empty bins of `ranks` ranks that begin at `second`.
     pub fn new(ranks: usize, second: i64) -> Self {
-        Self { ranks: vec![vec![Bin::default(); KEPT]; ranks], newest: second, first: second }
+        Self { ranks: vec![Vec::new(); ranks], newest: second, first: second }
+    }
+
+    /// Forgets everything; what comes after `second` may be put in.
+    pub fn begin_after(&mut self, second: i64) {
+        self.ranks.iter_mut().for_each(|ring| *ring = Vec::new());
+        (self.newest, self.first) = (second, second + 1);
     }
 
     /// The first second that is still kept.
@@ -55,7 +62,7 @@ impl Bins {
         while self.newest < second {
             self.newest += 1;
             let i = slot(self.newest);
-            self.ranks.iter_mut().for_each(|r| r[i] = Bin::default());
+            self.ranks.iter_mut().filter_map(|r| r.get_mut(i)).for_each(|bin| *bin = Bin::default());
         }
     }
 
@@ -64,7 +71,7 @@ impl Bins {
         if second < self.oldest() || second > self.newest {
             Bin::default()
         } else {
-            self.ranks[rank][slot(second)]
+            self.ranks[rank].get(slot(second)).copied().unwrap_or_default()
         }
     }
 
@@ -73,7 +80,11 @@ impl Bins {
         let second = at.floor() as i64;
         self.advance(second);
         if second >= self.oldest() {
-            change(&mut self.ranks[rank][slot(second)]);
+            let ring = &mut self.ranks[rank];
+            if ring.is_empty() {
+                *ring = vec![Bin::default(); KEPT];
+            }
+            change(&mut ring[slot(second)]);
         }
     }
 
@@ -120,7 +131,10 @@ impl Bins {
             for (window, length) in WINDOWS[..windows].iter().enumerate() {
                 while from > newest + 1 - length {
                     from -= 1;
-                    sum.add(&ring[slot(from)]);
+                    // A rank of which nothing came has no bins.
+                    if let Some(bin) = ring.get(slot(from)) {
+                        sum.add(bin);
+                    }
                 }
                 sums[window * ranks + rank] = sum;
             }
@@ -181,6 +195,25 @@ mod tests {
         assert_eq!(sums(9, 5), [(2, 2.0), (3, 3.0), (4, 4.0)]);
         assert_eq!(sums(1, -9), [(2, 2.0)], "nothing is known of what was before the first bin");
         assert_eq!(sums(9, 9), []);
+    }
+
+    #[test]
+    fn what_begins_anew_knows_nothing_of_before_and_takes_no_memory_until_something_comes() {
+        let mut bins = Bins::new(2, 0);
+        bins.at(0, 1.0, |b| b.arrivals = 3.0);
+        bins.begin_after(1);
+        assert!(bins.ranks.iter().all(|ring| ring.capacity() == 0));
+        assert_eq!(bins.get(0, 1), Bin::default());
+        bins.at(0, 1.9, |b| b.arrivals = 1.0);
+        assert_eq!(bins.get(0, 1), Bin::default(), "half a second is no second");
+        for second in 2..8 {
+            bins.at(0, second as f64, |b| b.arrivals = 2.0);
+        }
+        let windows = |newest| -> Vec<(i64, f64, f64)> {
+            let sums = bins.sums(newest, 0);
+            sums.windows().map(|(_, length, of)| (length, of[0].arrivals, of[1].arrivals)).collect()
+        };
+        assert_eq!(windows(4), [(2, 4.0, 0.0), (3, 6.0, 0.0)], "no window reaches further back");
     }
 
     #[test]

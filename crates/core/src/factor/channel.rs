@@ -191,8 +191,12 @@ impl Channel {
         }
     }
 
-    /// Takes in what a reading means. Only healthy stretches teach the cost model.
-    pub fn take(&mut self, rank: usize, at: f64, meaning: &Meaning, is_healthy: bool) {
+    /// Takes in what a reading means. Only healthy stretches teach the cost model. While a better source is there the
+    /// recent past is not `kept`: it is most of the memory of a channel.
+    pub fn take(&mut self, rank: usize, at: f64, meaning: &Meaning, is_healthy: bool, is_kept: bool) {
+        if !is_kept {
+            self.bins.begin_after(at.floor() as i64);
+        }
         if let Some(came) = meaning.came {
             self.hear(at);
             self.bins.spread(rank, came.from, came.to, |bin, part| bin.arrivals += part * came.requests);

@@ -24,6 +24,9 @@ use crate::factor::turnover::Turnover;
 
 /// A source is used for so long after its last word, in seconds.
 const SOURCE_PATIENCE: f64 = 20.0;
+/// The next best source keeps its past from so long after the last word of the better one on, so that it has one when
+/// it is used.
+const RESERVE_PATIENCE: f64 = 10.0;
 /// The ways of knowing, the best first.
 const LINES: usize = 0;
 const COUNTERS: usize = 1;

@@ -1,6 +1,8 @@
 //! What the detector hears: readings get a meaning and go to the way of knowing that they are of.
 
-use super::{COUNTERS, Detector, GAUGES, LINES, QUALITY, SOURCE_PATIENCE, WARM_UP, WORK_COUNTERS};
+use super::{
+    COUNTERS, Detector, GAUGES, LINES, QUALITY, RESERVE_PATIENCE, SOURCE_PATIENCE, WARM_UP, WORK_COUNTERS,
+};
 use crate::factor::channel::Channel;
 use crate::factor::harm::Load;
 use crate::factor::intake::{Came, Meaning};
@@ -102,8 +104,10 @@ impl Detector {
         let healthy = self.open.is_none();
         let second = at.floor() as i64;
         let ranks = self.settings.ranks;
+        let is_there = |better: &Channel| better.heard.is_some_and(|heard| at - heard < RESERVE_PATIENCE);
+        let is_kept = !self.channels[..channel].iter().flatten().any(|better| is_there(better));
         let channel = self.channels[channel].get_or_insert_with(|| begin(ranks, second, channel));
-        channel.take(rank, at, meaning, healthy);
+        channel.take(rank, at, meaning, healthy, is_kept);
         if self.since == i64::MIN {
             self.since = second + WARM_UP;
         }

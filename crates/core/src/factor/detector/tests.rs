@@ -211,3 +211,20 @@ fn a_rank_that_hangs_is_found_though_two_sources_tell_its_gauges_in_turns() {
     let onset = found.onset.expect("a rank that hangs has one");
     assert!((onset.at - 60.0).abs() <= onset.error, "{onset:?}");
 }
+
+#[test]
+fn a_source_beside_a_better_one_keeps_no_past_and_has_one_again_before_it_is_used() {
+    let mut detector = Detector::new(SETTINGS);
+    let past_of_gauges = |detector: &Detector| {
+        detector.channels[GAUGES].as_ref().map(|channel| channel.bins.oldest()).expect("gauges were read")
+    };
+    for s in 0..60_u32 {
+        assert_eq!(play(&mut detector, i64::from(s), 1, 1), vec![]);
+        poll(&mut detector, f64::from(s) + 0.4, 1, 1.0, 0.0);
+    }
+    assert_eq!(past_of_gauges(&detector), 60, "the second after the last one that was read");
+    let lost = 60.0 + SOURCE_PATIENCE;
+    assert_eq!(poll(&mut detector, 60.4, 40, 1.0, 0.0), vec![]);
+    let begins = past_of_gauges(&detector) as f64;
+    assert!(begins >= 60.0 + RESERVE_PATIENCE && begins < lost - 5.0, "{begins}");
+}
