@@ -58,7 +58,7 @@ use crate::clock::Clock;
 use crate::config::receiver as configured;
 use crate::http::{Server, client};
 use crate::observe::effort::{Effort, Stage};
-use crate::observe::outlet::{self, Seen, outlet};
+use crate::observe::outlet::{self, Haste, Seen, outlet};
 use crate::serve::metrics::Metrics;
 use crate::serve::published::{Publisher, Pulse, publisher};
 use skewtrap_core::capture::CaptureSpec;
@@ -216,6 +216,7 @@ pub struct Agent {
     on_effect: OnEffect,
     metrics: Arc<Metrics>,
     effort: Arc<Effort>,
+    haste: Haste,
     /// How each probe is told that a source lost its server, in the order of the targets.
     probes: Vec<Arc<Notify>>,
     reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
@@ -300,7 +301,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let probes = startup::probes(&plan.targets, &supervisor, &tx, clock);
     let unheard = startup::names(&plan.targets);
     let (publisher, published) = publisher(Pulse { at: now, unheard });
-    let effort = outlet.effort().clone();
+    let (effort, haste) = (outlet.effort().clone(), outlet.haste().clone());
     let metrics = Arc::new(Metrics::of(effort.clone()));
     let start_store = startup::store(&plan, clock, &metrics, &supervisor);
     let own_token = Arc::new(OnceLock::new());
@@ -341,6 +342,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
         on_effect,
         metrics,
         effort,
+        haste,
         probes,
         reload,
     };
@@ -387,6 +389,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
             Some(seen) = sees.recv() => agent.observed(&seen, &mut effects),
         }
         agent.carry_out(&mut effects);
+        agent.haste.set(agent.is_in_haste());
     }
     agent.save_what_goes_on();
     agent.stop(&mut inbox, &mut sees, &mut delivered).await;
@@ -407,12 +410,17 @@ impl Agent {
         Some(self.clock.real(due.since(self.clock.now())).max(TOGETHER))
     }
 
+    /// Whether a line matters at once: it may fire a rule, or open or close a window.
+    fn is_in_haste(&self) -> bool {
+        self.watch.fires_at_once() || !self.running.is_empty() || !self.closing.is_empty()
+    }
+
     /// A server that does not answer a poll of its loads may be another instance when it answers again, long
     /// before the next probe: a window must not be sized by what the one before said.
-    fn lose_unanswering(&mut self, seen: &Seen, effects: &mut Vec<Effect>) {
-        let Observation::State {
+    fn lose_unanswering(&mut self, seen: &Observation, effects: &mut Vec<Effect>) {
+        let &Observation::State {
             target, kind: Source::Loads, problem: Some(Problem::NoAnswer { .. }), ..
-        } = seen.observation
+        } = seen
         else {
             return;
         };
@@ -423,11 +431,13 @@ impl Agent {
         }
     }
 
-    /// A source saw something. Its bytes count until it is taken in.
+    /// A source saw something, which is evaluated together. Its bytes count until it is taken in.
     fn observed(&mut self, seen: &Seen, effects: &mut Vec<Effect>) {
-        self.lose_unanswering(seen, effects);
+        seen.observations.iter().for_each(|seen| self.lose_unanswering(seen, effects));
         let now = self.clock.now();
-        self.effort.count(Stage::Parse, || self.watch.read(&seen.observation, effects));
+        self.effort.count(Stage::Parse, || {
+            seen.observations.iter().for_each(|seen| self.watch.read(seen, effects));
+        });
         self.effort.count(Stage::Rules, || self.watch.evaluate(now, effects));
         self.update_meters();
     }

@@ -1,6 +1,7 @@
 //! The way from the sources to the loop, bounded in bytes: a source that is faster than the loop waits.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -14,12 +15,30 @@ pub const ITEMS: usize = 256;
 /// Bytes of them.
 pub const BYTES: usize = 32 << 20;
 
-/// An observation whose bytes count until it is dropped.
+/// What a source hands over at once, in its order. Its bytes count until it is dropped.
 #[derive(Debug)]
 pub struct Seen {
     /// What was seen.
-    pub observation: Observation,
+    pub observations: Vec<Observation>,
     _held: Held,
+}
+
+/// Whether lines are handed over as soon as they are read: where a rule fires at once, or a window is open.
+/// Otherwise those of a busy log are gathered for as long as no rule is evaluated, since each time that they are
+/// handed over wakes the loop.
+#[derive(Clone, Debug, Default)]
+pub struct Haste(Arc<AtomicBool>);
+
+impl Haste {
+    /// Says whether there is haste from now on.
+    pub fn set(&self, is_in_haste: bool) {
+        self.0.store(is_in_haste, Ordering::Relaxed);
+    }
+
+    /// Whether there is.
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Where a source hands over what it sees.
@@ -28,6 +47,7 @@ pub struct Outlet {
     tx: mpsc::Sender<Seen>,
     room: Room,
     effort: Arc<Effort>,
+    haste: Haste,
 }
 
 /// Nobody receives observations any more.
@@ -37,7 +57,7 @@ pub struct Gone;
 /// An outlet for at most `items` observations of `bytes` together, and its other end.
 pub fn outlet(items: usize, bytes: usize) -> (Outlet, mpsc::Receiver<Seen>) {
     let (tx, rx) = mpsc::channel(items);
-    (Outlet { tx, room: Room::new(bytes), effort: Arc::default() }, rx)
+    (Outlet { tx, room: Room::new(bytes), effort: Arc::default(), haste: Haste::default() }, rx)
 }
 
 impl Outlet {
@@ -46,19 +66,27 @@ impl Outlet {
     /// # Errors
     /// Nobody receives it.
     pub async fn send(&self, observation: Observation) -> Result<(), Gone> {
-        let held = self.room.hold(size_of(&observation)).await;
-        self.send_held(observation, held).await
+        self.send_all(vec![observation]).await
     }
 
-    /// Hands over an observation if there is room for it now; gives it back if there is none.
+    /// Hands over what belongs together when there is room for it.
     ///
     /// # Errors
     /// Nobody receives it.
-    pub fn try_send(&self, observation: Observation) -> Result<Option<Observation>, Gone> {
-        let Some(held) = self.room.try_hold(size_of(&observation)) else { return Ok(Some(observation)) };
-        match self.tx.try_send(Seen { observation, _held: held }) {
+    pub async fn send_all(&self, observations: Vec<Observation>) -> Result<(), Gone> {
+        let _held = self.room.hold(size_of(&observations)).await;
+        self.tx.send(Seen { observations, _held }).await.map_err(|_| Gone)
+    }
+
+    /// Hands over what belongs together if there is room for it now; gives it back if there is none.
+    ///
+    /// # Errors
+    /// Nobody receives it.
+    pub fn try_send(&self, observations: Vec<Observation>) -> Result<Option<Vec<Observation>>, Gone> {
+        let Some(_held) = self.room.try_hold(size_of(&observations)) else { return Ok(Some(observations)) };
+        match self.tx.try_send(Seen { observations, _held }) {
             Ok(()) => Ok(None),
-            Err(TrySendError::Full(seen)) => Ok(Some(seen.observation)),
+            Err(TrySendError::Full(seen)) => Ok(Some(seen.observations)),
             Err(TrySendError::Closed(_)) => Err(Gone),
         }
     }
@@ -68,7 +96,13 @@ impl Outlet {
     /// # Errors
     /// Nobody receives it.
     pub async fn send_held(&self, observation: Observation, held: Held) -> Result<(), Gone> {
-        self.tx.send(Seen { observation, _held: held }).await.map_err(|_| Gone)
+        let seen = Seen { observations: vec![observation], _held: held };
+        self.tx.send(seen).await.map_err(|_| Gone)
+    }
+
+    /// Whether lines are handed over as soon as they are read.
+    pub fn haste(&self) -> &Haste {
+        &self.haste
     }
 
     /// What the sources cost.
@@ -82,7 +116,12 @@ impl Outlet {
     }
 }
 
-fn size_of(observation: &Observation) -> usize {
+fn size_of(observations: &[Observation]) -> usize {
+    observations.iter().map(size_of_one).sum()
+}
+
+/// Bytes that an observation holds.
+pub(super) fn size_of_one(observation: &Observation) -> usize {
     match observation {
         Observation::Lines { lines, .. } => lines.capacity(),
         Observation::Page { body, .. } | Observation::Loads { body, .. } => body.capacity(),

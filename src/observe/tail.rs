@@ -25,15 +25,24 @@ pub use self::cut::{Cutter, KEPT};
 pub use self::follow::{Follow, Polled};
 use self::notices::{Notices, Watched};
 use super::Now;
-use super::outlet::{Gone, Outlet};
+use super::outlet::{Gone, Outlet, size_of_one};
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::{Observation, Problem, ReportedProblem, SourceId};
 use skewtrap_core::signal::sample::{Source, TargetId};
 
 /// The longest time between two polls.
 const TICK: Duration = Duration::from_millis(250);
-/// On a busy log, lines of so long a time are read together; the first after a pause is read at once.
+/// On a busy log, lines of so long a time are read together and have one time of arrival; the first after a pause
+/// is read at once. What a rank needed for its work is measured between such times, so this is as long as may be:
+/// with 50 ms a slow rank of a recording is found seven seconds later, with 100 ms healthy ranks fire.
 const TOGETHER: Duration = Duration::from_millis(20);
+/// A log is busy until so long after its last line.
+const BUSY: Duration = Duration::from_millis(60);
+/// Without haste, what was read is handed over so long after the lines before it: no rule is evaluated earlier, and
+/// the loop is woken once for all of it.
+const GATHERED: Duration = Duration::from_millis(100);
+/// Bytes of lines that are handed over at once.
+const PLENTY: usize = 64 << 10;
 /// Bytes that one poll reads; then other logs have their turn.
 const BUDGET: usize = 1 << 20;
 
@@ -73,9 +82,9 @@ pub async fn run(configs: Vec<Config>, outlet: Outlet, cancel: CancellationToken
     let reading = Reading {
         logs: files.into_iter().map(Log::new).collect(),
         notices: Notices::new(),
-        reporter: Reporter { outlet, now, runtime: Handle::current() },
+        reporter: Reporter::new(outlet, now),
         cancel: cancel.clone(),
-        handed_over: None,
+        read: None,
     };
     let (ends, ended) = oneshot::channel();
     let thread = std::thread::Builder::new().name("logs".into()).spawn(move || {
@@ -99,8 +108,8 @@ struct Reading {
     notices: Notices,
     reporter: Reporter,
     cancel: CancellationToken,
-    /// When lines were handed over last.
-    handed_over: Option<Instant>,
+    /// When lines were read last.
+    read: Option<Instant>,
 }
 
 /// One log and what was reported of it.
@@ -113,7 +122,7 @@ struct Log {
     watched: Watched,
     /// Whether something may have changed.
     is_due: bool,
-    /// Whether it had lines when it was read last.
+    /// Whether it had lines a moment ago.
     is_busy: bool,
     truncations: u64,
 }
@@ -162,43 +171,46 @@ impl Reading {
             more |= log.is_due;
             let is_missing = matches!(&polled, Ok(p) if p.is_missing);
             if !lines.is_empty() {
-                self.handed_over = Some(Instant::now());
+                self.read = Some(Instant::now());
             }
             self.reporter.report(log, lines, polled)?;
             self.notices.keep(&mut log.watched, &log.follow, &log.config.path, tick, is_missing);
         }
+        self.reporter.hand_over()?;
         Ok(more)
     }
 
-    /// Waits until something may have changed. What comes soon after lines were handed over is waited for
-    /// together, and then read without asking the kernel for its notices first: on a busy log there is
-    /// something.
+    /// Waits until something may have changed. While lines come they are waited for together, and then read
+    /// without asking the kernel for its notices first: on a busy log there is something, and a notice of a line
+    /// that was read already would only make it look in vain.
     fn wait(&mut self, longest: Duration) -> Result<(), Gone> {
-        if let Some(rest) = self.handed_over.and_then(|at| TOGETHER.checked_sub(at.elapsed())) {
-            std::thread::sleep(rest);
+        while self.read.is_some_and(|at| at.elapsed() < BUSY) {
+            std::thread::sleep(TOGETHER);
             let has_read = self.read_on()?;
             if self.logs.len() > 1 && self.take_notices() || has_read {
                 return Ok(());
             }
+            self.reporter.hand_over()?;
         }
+        self.logs.iter_mut().for_each(|log| log.is_busy = false);
+        let longest = self.reporter.until_due().map_or(longest, |due| due.min(longest));
         if self.notices.wait(longest) {
             self.take_notices();
         }
         Ok(())
     }
 
-    /// Reads what was appended to the logs that had lines last time; returns whether there was anything.
+    /// Reads what was appended to the logs that had lines a moment ago; returns whether there was anything.
     fn read_on(&mut self) -> Result<bool, Gone> {
         let mut has_read = false;
         for log in self.logs.iter_mut().filter(|log| log.is_busy) {
             let mut lines = Vec::new();
             // An error, like everything else that is not a line, is for the next turn to find.
-            log.is_busy = log.follow.read_on(BUDGET, &mut lines).unwrap_or(false);
+            has_read |= log.follow.read_on(BUDGET, &mut lines).unwrap_or(false);
             if !lines.is_empty() {
-                self.handed_over = Some(Instant::now());
+                self.read = Some(Instant::now());
                 self.reporter.lines(log, lines, false)?;
             }
-            has_read |= log.is_busy;
         }
         Ok(has_read)
     }
@@ -215,15 +227,25 @@ impl Reading {
     }
 }
 
-/// Sends lines, and a source's problem when it changes.
+/// Hands over lines, and a source's problem when it changes.
 struct Reporter {
     outlet: Outlet,
     now: Now,
     runtime: Handle,
+    /// What was read and not handed over, and how many bytes it has.
+    gathered: Vec<Observation>,
+    bytes: usize,
+    /// When something was handed over last.
+    handed_over: Option<Instant>,
 }
 
 impl Reporter {
-    fn report(&self, log: &mut Log, lines: Vec<u8>, polled: std::io::Result<Polled>) -> Result<(), Gone> {
+    fn new(outlet: Outlet, now: Now) -> Self {
+        let (gathered, bytes, handed_over) = Default::default();
+        Self { outlet, now, runtime: Handle::current(), gathered, bytes, handed_over }
+    }
+
+    fn report(&mut self, log: &mut Log, lines: Vec<u8>, polled: std::io::Result<Polled>) -> Result<(), Gone> {
         let path = log.path.clone();
         self.warn_of_truncation(log, &path);
         let long_lines = log.follow.long_lines();
@@ -245,21 +267,41 @@ impl Reporter {
         }
         let at = (self.now)();
         let Config { target, source, .. } = log.config;
-        self.send(Observation::State { target, source, kind: Source::Log, problem, at })
+        self.gathered.push(Observation::State { target, source, kind: Source::Log, problem, at });
+        self.send()
     }
 
-    fn lines(&self, log: &Log, lines: Vec<u8>, is_backlog: bool) -> Result<(), Gone> {
+    fn lines(&mut self, log: &Log, lines: Vec<u8>, is_backlog: bool) -> Result<(), Gone> {
         let at = (self.now)();
         let Config { target, source, .. } = log.config;
         let arrival = if is_backlog { Arrival::Backlog(at) } else { Arrival::Live(at) };
-        self.send(Observation::Lines { target, source, lines, arrival })
+        let observation = Observation::Lines { target, source, lines, arrival };
+        self.bytes += size_of_one(&observation);
+        self.gathered.push(observation);
+        if self.bytes >= PLENTY { self.send() } else { Ok(()) }
+    }
+
+    /// Until when what was gathered may wait; `None` where nothing was.
+    fn until_due(&self) -> Option<Duration> {
+        let rest = || GATHERED.saturating_sub(self.handed_over.map_or(GATHERED, |at| at.elapsed()));
+        (!self.gathered.is_empty()).then(rest)
+    }
+
+    /// Hands over what was gathered, if that is due.
+    fn hand_over(&mut self) -> Result<(), Gone> {
+        match self.until_due() {
+            Some(rest) if rest.is_zero() || self.outlet.haste().get() => self.send(),
+            _ => Ok(()),
+        }
     }
 
     /// Waits while the loop is behind.
-    fn send(&self, observation: Observation) -> Result<(), Gone> {
-        match self.outlet.try_send(observation)? {
+    fn send(&mut self) -> Result<(), Gone> {
+        self.handed_over = Some(Instant::now());
+        self.bytes = 0;
+        match self.outlet.try_send(std::mem::take(&mut self.gathered))? {
             None => Ok(()),
-            Some(waiting) => self.runtime.block_on(self.outlet.send(waiting)),
+            Some(waiting) => self.runtime.block_on(self.outlet.send_all(waiting)),
         }
     }
 
@@ -292,7 +334,7 @@ mod tests {
             Config { target: TargetId(0), source: SourceId(3), path: path.clone(), from_start: false };
         let now: Now = Arc::new(|| Time::from_epoch_s(5.0));
         let task = tokio::spawn(run(vec![config], tx, cancel.clone(), now));
-        let first = rx.recv().await.expect("a problem").observation;
+        let first = rx.recv().await.expect("a problem").observations.remove(0);
         assert!(
             matches!(first, Observation::State { problem: Some(Problem::NoFile { .. }), .. }),
             "{first:?}"
@@ -304,16 +346,42 @@ mod tests {
         let mut is_well = false;
         file.write_all(b"o\nthree\n").expect("written");
         while lines != b"one\ntwo\nthree\n" || !is_well {
-            match rx.recv().await.expect("the task lives").observation {
-                Observation::Lines { lines: more, arrival, .. } => {
-                    assert_eq!(arrival, Arrival::Live(Time::from_epoch_s(5.0)));
-                    lines.extend(more);
+            for observation in rx.recv().await.expect("the task lives").observations {
+                match observation {
+                    Observation::Lines { lines: more, arrival, .. } => {
+                        assert_eq!(arrival, Arrival::Live(Time::from_epoch_s(5.0)));
+                        lines.extend(more);
+                    }
+                    Observation::State { problem, .. } => is_well = problem.is_none(),
+                    other => panic!("{other:?}"),
                 }
-                Observation::State { problem, .. } => is_well = problem.is_none(),
-                other => panic!("{other:?}"),
             }
         }
         cancel.cancel();
         assert!(task.await.expect("it ends"));
+    }
+
+    #[tokio::test]
+    async fn lines_that_come_soon_after_others_are_handed_over_together_and_in_haste_at_once() {
+        let (tx, mut rx) = outlet(16, 1 << 20);
+        let haste = tx.haste().clone();
+        let (target, source) = (TargetId(0), SourceId(3));
+        let log = Log::new(Config { target, source, path: "server.log".into(), from_start: false });
+        let mut reporter = Reporter::new(tx, Arc::new(|| Time::from_epoch_s(5.0)));
+        let mut read = |line: &str, reporter: &mut Reporter| {
+            reporter.lines(&log, line.as_bytes().to_vec(), false).expect("somebody receives");
+            reporter.hand_over().expect("somebody receives");
+            rx.try_recv().map_or(0, |seen| seen.observations.len())
+        };
+        assert_eq!(read("one\n", &mut reporter), 1, "the first after a pause");
+        reporter.handed_over = Some(Instant::now() + Duration::from_secs(3600));
+        assert_eq!(read("two\n", &mut reporter), 0);
+        assert_eq!(reporter.until_due(), Some(GATHERED));
+        haste.set(true);
+        assert_eq!(read("three\n", &mut reporter), 2, "each with its own time of arrival");
+        haste.set(false);
+        reporter.handed_over = Some(Instant::now() + Duration::from_secs(3600));
+        assert_eq!(read(&"much\n".repeat(PLENTY), &mut reporter), 1);
+        assert_eq!(reporter.until_due(), None);
     }
 }

@@ -44,8 +44,10 @@ async fn ours(path: &Path) -> usize {
     while lines < BEFORE + AFTER {
         match tokio::time::timeout(PATIENCE, rx.recv()).await {
             Ok(Some(seen)) => {
-                if let Observation::Lines { lines: more, .. } = &seen.observation {
-                    lines += more.split(|b| *b == b'\n').count() - 1;
+                for observation in &seen.observations {
+                    if let Observation::Lines { lines: more, .. } = observation {
+                        lines += more.split(|b| *b == b'\n').count() - 1;
+                    }
                 }
             }
             Ok(None) | Err(_) => break,

@@ -94,7 +94,8 @@ impl Prometheus {
 async fn until<T>(rx: &mut mpsc::Receiver<Seen>, wanted: impl Fn(Observation) -> Option<T>) -> T {
     let looking = async {
         loop {
-            if let Some(found) = wanted(rx.recv().await.expect("the source lives").observation) {
+            let seen = rx.recv().await.expect("the source lives");
+            if let Some(found) = seen.observations.into_iter().find_map(&wanted) {
                 return found;
             }
         }

@@ -30,8 +30,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::change::{Change, ChangeLine, How, Numbers};
+pub use self::compiled::EVALUATION_INTERVAL;
 pub use self::condition::Condition;
-pub use self::engine::{EVALUATION_INTERVAL, Engine};
+pub use self::engine::Engine;
 pub use self::escalation::times_bound;
 pub use self::factors::{Baseline, FactorSet};
 pub use self::guard::Guard;

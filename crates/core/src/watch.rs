@@ -215,6 +215,11 @@ impl Watch {
         self.core.due()
     }
 
+    /// Whether a rule can fire at the very sample that shows it.
+    pub fn fires_at_once(&self) -> bool {
+        self.core.fires_at_once()
+    }
+
     /// What the store remembers of an incident's group since then: the evidence of its bundle.
     pub fn evidence(&self, incident: &Incident, since: Time) -> Vec<StoredSeries> {
         let is_one_server = self.core.servers.iter().any(|s| s.name == incident.target);
@@ -271,6 +276,11 @@ impl Watch {
         self.core.engine.baselines(now)
     }
 
+    /// The same of one server.
+    pub fn baseline_of(&self, target: &str, now: Time) -> Option<Baseline> {
+        self.core.engine.baseline_of(target, now)
+    }
+
     /// Goes on with what an agent before this one learned; to be called before anything is observed.
     pub fn remember(&mut self, baselines: Vec<Baseline>, now: Time) {
         self.core.engine.remember(baselines, now);
@@ -278,7 +288,12 @@ impl Watch {
 
     /// The incidents whose rules fire, with what was told of them, as they outlive the agent.
     pub fn kept_incidents(&self) -> Vec<KeptIncident> {
-        self.core.kept()
+        self.core.kept(|_| true)
+    }
+
+    /// The same of one server.
+    pub fn kept_incidents_of(&self, target: &str) -> Vec<KeptIncident> {
+        self.core.kept(|incident| *incident.target == *target)
     }
 
     /// Goes on with the incidents that an agent before this one left open; to be called before anything is

@@ -26,6 +26,8 @@ const LATE_TICKS: u32 = 8;
 const GONE_TICKS: u32 = 240;
 /// Bytes that are asked of the system at once: a busy log has a few kB each time.
 const READ: usize = 16 << 10;
+/// The same between two looks at the file, when little has come and the buffer is most of what is touched.
+const READ_ON: usize = 4 << 10;
 /// Files that may wait to be read; lines of a rotation faster than that are lost.
 const MOST_FILES: usize = 32;
 
@@ -134,7 +136,7 @@ impl Follow {
             return Ok(false);
         }
         let before = only.position;
-        only.read_chunks(out.len() + budget, false, out)?;
+        only.read_chunks::<READ_ON>(out.len() + budget, false, out)?;
         Ok(only.position > before)
     }
 
@@ -293,15 +295,20 @@ impl OpenFile {
             self.head.clear();
             self.file.seek(SeekFrom::Start(0))?;
         }
-        self.read_chunks(limit, is_backlog, out)
+        self.read_chunks::<READ>(limit, is_backlog, out)
     }
 
-    /// The same of a file that was not truncated.
-    fn read_chunks(&mut self, limit: usize, is_backlog: bool, out: &mut Vec<u8>) -> io::Result<bool> {
-        let mut chunk = [0; READ];
+    /// The same of a file that was not truncated, so many bytes at once.
+    fn read_chunks<const AT_ONCE: usize>(
+        &mut self,
+        limit: usize,
+        is_backlog: bool,
+        out: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        let mut chunk = [0; AT_ONCE];
         loop {
             let most = if is_backlog { self.backlog_end.saturating_sub(self.position) } else { u64::MAX };
-            let most = READ.min(usize::try_from(most).unwrap_or(READ));
+            let most = AT_ONCE.min(usize::try_from(most).unwrap_or(AT_ONCE));
             let read = match self.file.read(&mut chunk[..most]) {
                 Ok(read) => read,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,

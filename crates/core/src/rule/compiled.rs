@@ -12,6 +12,11 @@ use crate::finding::Statistic;
 use crate::signal::catalog;
 use crate::signal::store::{SignalStore, ViewId};
 
+/// No group is evaluated more often than this,
+pub const EVALUATION_INTERVAL: Duration = Duration::from_millis(100);
+/// or this where its rule fires at the very sample that shows it: lines of a busy log come that often.
+const AT_ONCE_INTERVAL: Duration = Duration::from_millis(15);
+
 /// One read of a view: the group's values, averaged over `smooth` (zero for the latest ones).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Probe {
@@ -25,6 +30,8 @@ pub(super) struct CompiledRule {
     pub rule: Arc<Rule>,
     pub fingerprint: u64,
     pub holds: Holds,
+    /// No group is evaluated more often than this.
+    pub interval: Duration,
     /// Each distinct probe once; the first is that of the trigger's first condition.
     pub probes: Vec<Probe>,
     /// For each condition of the trigger, of the clear, and each signal of the guard, its probe.
@@ -37,6 +44,16 @@ pub(super) struct CompiledRule {
     pub detector_inputs: Option<DetectorInputs>,
     /// Whether a condition asks for factors.
     pub reads_factors: bool,
+}
+
+/// Whether the very sample that shows something can fire it: nothing must last, and nothing is an average or is
+/// measured by what was usual before. Factors are looked at once a second.
+fn fires_at_once(rule: &Rule) -> bool {
+    let is_of_now = |c: &Condition| {
+        let looks_back = matches!(c.statistic, Statistic::Factors | Statistic::Departure);
+        c.hold.is_zero() && c.smooth.is_zero() && c.above_baseline.is_none() && !looks_back
+    };
+    rule.trigger.hold.is_zero() && rule.trigger.conditions.iter().any(is_of_now)
 }
 
 impl CompiledRule {
@@ -71,10 +88,12 @@ impl CompiledRule {
         });
         let reads_factors = rule.conditions().any(|c| c.statistic == Statistic::Factors);
         let (fingerprint, holds) = (rule.fingerprint(), Holds::of(&rule));
+        let interval = if fires_at_once(&rule) { AT_ONCE_INTERVAL } else { EVALUATION_INTERVAL };
         Self {
             rule,
             fingerprint,
             holds,
+            interval,
             probes,
             trigger,
             clear,

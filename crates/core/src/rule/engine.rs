@@ -1,6 +1,6 @@
 //! All rules over all groups: when each is evaluated, and what changed.
 //!
-//! A group is evaluated when it has got a sample, at most every [`EVALUATION_INTERVAL`], and on ticks
+//! A group is evaluated when it has got a sample, at most once in its rule's interval, and on ticks
 //! while time alone can change its state. States are kept by rule name and group labels, and outlive a
 //! reload of rules that still detect the same. Evaluating allocates nothing unless a state changes.
 
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::change::{Change, How};
-use super::compiled::CompiledRule;
+use super::compiled::{CompiledRule, EVALUATION_INTERVAL};
 use super::escalation::EscalationWatch;
 use super::factors::{Baseline, Factors, Told};
 use super::group::{GRACE, Group};
@@ -24,8 +24,6 @@ use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-/// No group is evaluated more often than this.
-pub const EVALUATION_INTERVAL: Duration = Duration::from_millis(100);
 /// A group without a new sample is still evaluated this often.
 const MAX_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -72,6 +70,8 @@ pub struct Engine {
     evaluation_count: u64,
     /// When the first of the groups that got a sample too soon may be evaluated.
     due: Option<Time>,
+    /// The shortest time between two evaluations of a group.
+    shortest_interval: Duration,
 }
 
 impl Engine {
@@ -89,6 +89,7 @@ impl Engine {
             last_tick: None,
             evaluation_count: 0,
             due: None,
+            shortest_interval: EVALUATION_INTERVAL,
         };
         engine.reload(rules, store, now);
         engine
@@ -123,6 +124,8 @@ impl Engine {
                 None => RuleEntry::new(compiled, now),
             });
         }
+        let intervals = self.entries.iter().map(|e| e.compiled.interval);
+        self.shortest_interval = intervals.min().unwrap_or(EVALUATION_INTERVAL);
         self.probes_of_view.clear();
         for (e, entry) in self.entries.iter().enumerate() {
             for (l, probe) in entry.compiled.probes.iter().enumerate() {
@@ -156,6 +159,11 @@ impl Engine {
     /// What was learned of the factors of every server, to be kept over a restart.
     pub fn baselines(&self, now: Time) -> Vec<Baseline> {
         self.factors.baselines(now)
+    }
+
+    /// The same of one server.
+    pub fn baseline_of(&self, server: &str, now: Time) -> Option<Baseline> {
+        self.factors.baseline_of(server, now)
     }
 
     /// Goes on with what an agent before this one learned.
@@ -242,6 +250,11 @@ impl Engine {
         self.evaluation_count
     }
 
+    /// The shortest time between two evaluations of a group.
+    pub const fn shortest_interval(&self) -> Duration {
+        self.shortest_interval
+    }
+
     /// When to call [`Self::tick`] at the latest for the samples that came too soon after others.
     pub const fn due(&self) -> Option<Time> {
         self.due
@@ -275,9 +288,9 @@ impl Engine {
             due.sort_unstable();
             due.retain(|index| {
                 let group = &mut groups[*index as usize];
-                let is_too_soon = |t: &Time| now >= *t && !now.is_past(*t, EVALUATION_INTERVAL);
+                let is_too_soon = |t: &Time| now >= *t && !now.is_past(*t, compiled.interval);
                 if let Some(evaluated) = group.evaluated.filter(is_too_soon) {
-                    let next = evaluated + EVALUATION_INTERVAL;
+                    let next = evaluated + compiled.interval;
                     self.due = Some(self.due.map_or(next, |due| due.min(next)));
                     return true;
                 }

@@ -258,11 +258,7 @@ impl Factors {
 
     /// What was learned of every server so far.
     pub fn baselines(&self, now: Time) -> Vec<Baseline> {
-        let learned = self.servers.iter().filter_map(|(target, server)| {
-            let detector = server.detector.as_ref()?;
-            let (target, ranks) = (target.clone(), server.ranks.clone());
-            detector.learned_s().map(|_| Baseline { target, at: now, ranks, known: detector.saved() })
-        });
+        let learned = self.servers.iter().filter_map(|(target, server)| server.baseline(target, now));
         // A server that did not come back yet is not forgotten.
         let mut remembered: Vec<&Baseline> = self
             .servers
@@ -272,6 +268,12 @@ impl Factors {
             .collect();
         remembered.sort_by(|a, b| a.target.cmp(&b.target));
         learned.chain(remembered.into_iter().cloned()).collect()
+    }
+
+    /// What was learned of a server so far.
+    pub fn baseline_of(&self, server: &str, now: Time) -> Option<Baseline> {
+        let (target, server) = self.servers.get_key_value(server)?;
+        server.baseline(target, now)
     }
 
     /// Remembers what an agent before this one learned, unless it is too old.
@@ -332,6 +334,12 @@ impl Factors {
 }
 
 impl Server {
+    fn baseline(&self, target: &Arc<str>, now: Time) -> Option<Baseline> {
+        let detector = self.detector.as_ref()?;
+        let (target, ranks) = (target.clone(), self.ranks.clone());
+        detector.learned_s().map(|_| Baseline { target, at: now, ranks, known: detector.saved() })
+    }
+
     /// Looks at every second that is over at `now`.
     fn advance(&mut self, now: Time, per_day: f64) {
         self.spread_second(now, per_day);

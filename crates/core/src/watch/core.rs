@@ -94,6 +94,10 @@ impl Core {
         self.engine.evaluation_count()
     }
 
+    pub(super) fn fires_at_once(&self) -> bool {
+        self.engine.shortest_interval() < EVALUATION_INTERVAL
+    }
+
     pub(super) const fn due(&self) -> Option<Time> {
         self.engine.due()
     }
@@ -109,7 +113,7 @@ impl Core {
         match step {
             IntakeStep::Due if self.mode == Mode::Replay => self.walk_to(store, at, out),
             IntakeStep::Recorded if self.mode == Mode::Replay => {
-                if at.is_past(self.evaluated_at, EVALUATION_INTERVAL) || self.evaluated_at > at {
+                if at.is_past(self.evaluated_at, self.engine.shortest_interval()) || self.evaluated_at > at {
                     self.evaluate(store, at, out);
                 }
             }

@@ -54,9 +54,9 @@ impl KeptIncident {
 }
 
 impl Core {
-    /// The incidents that fire, for an agent after this one.
-    pub(super) fn kept(&self) -> Vec<KeptIncident> {
-        self.incidents.firing_now().filter_map(kept_of).collect()
+    /// The incidents that fire and are `wanted`, for an agent after this one.
+    pub(super) fn kept(&self, wanted: impl Fn(&Incident) -> bool) -> Vec<KeptIncident> {
+        self.incidents.firing_now().filter(|active| wanted(&active.incident)).filter_map(kept_of).collect()
     }
 
     /// Takes up incidents that an agent before this one left open, but for those of rules, or of servers, that are

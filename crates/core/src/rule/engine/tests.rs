@@ -107,3 +107,37 @@ fn a_rule_that_fires_says_since_when_and_whom_it_blames() {
     let why = &evaluations[0].why;
     assert!(why.starts_with("firing since ") && why.ends_with(": DP2 is high"), "{why}");
 }
+
+#[test]
+fn a_rule_that_fires_at_once_is_evaluated_at_lines_twenty_milliseconds_apart_and_no_other_is() {
+    let running = condition(catalog::RUNNING_REQS, 1.5);
+    let at_once = Rule {
+        trigger: Trigger { combine: Combine::Any, conditions: vec![running.clone()], hold: Duration::ZERO },
+        ..any_of(vec![running.clone()])
+    };
+    let held = Condition { hold: Duration::from_secs(1), ..running.clone() };
+    let smoothed = Condition { smooth: Duration::from_secs(1), ..running.clone() };
+    let of_factors = Condition { statistic: Statistic::Factors, ..running.clone() };
+    let none_at_once =
+        Trigger { combine: Combine::Any, conditions: vec![held, smoothed, of_factors], hold: Duration::ZERO };
+    let slow = Rule { trigger: none_at_once, ..any_of(vec![running]) };
+    let fired_after = |rule: Rule| {
+        let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
+        let target = store.add_target("server".into(), None);
+        let at = |ms: u32| Time::from_epoch_s(START + f64::from(ms) / 1e3);
+        let mut engine = Engine::new(vec![rule], &mut store, at(0));
+        let mut changes = Vec::new();
+        for ms in (0..200).step_by(20) {
+            for rank in 0..4_u16 {
+                let mut fields = Fields::default();
+                fields.set(catalog::RUNNING_REQS, if rank == 2 && ms >= 20 { 200.0 } else { 20.0 });
+                store.record(target, Rank::dp(rank), Source::Log, &fields, at(ms), at(ms));
+            }
+            engine.on_samples(&mut store, at(ms), &mut changes);
+        }
+        let fired = changes.iter().find(|c| c.state == RuleState::Firing).map(|c| c.at.since(at(0)));
+        (engine.shortest_interval() < EVALUATION_INTERVAL, engine.evaluation_count(), fired)
+    };
+    assert_eq!(fired_after(at_once), (true, 10, Some(Duration::from_millis(20))));
+    assert_eq!(fired_after(slow), (false, 2, Some(EVALUATION_INTERVAL)));
+}
