@@ -6,7 +6,7 @@
 //! moment. Bodies are JSON, so that a release can add a field without a migration.
 
 mod error;
-mod kept;
+mod known;
 mod open;
 mod outbox;
 mod reserve;

@@ -68,8 +68,7 @@ impl Agent {
                 ),
             };
         };
-        let baselines = self.watch.baselines(self.clock.now());
-        self.store.state.later(move |state| state.save_baselines(&baselines));
+        self.save_what_goes_on_at(&incident.target, true);
         done(format!(
             "{id} is marked {}: its test on {} told from {before:.1} standard deviations on, and tells from {after:.1} on now",
             mark.word(),

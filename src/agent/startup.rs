@@ -358,7 +358,7 @@ mod tests {
             let mut record = crate::act::record_of_a_test("i1", 1.0);
             record.agent = state.agent().clone();
             record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
-            state.save_open_incidents(&[kept(&record.incident)]).expect("written");
+            state.save_known(&[], &[kept(&record.incident)]).expect("written");
             // The disk was full from then on.
             record.incident.capture = CaptureOutcome::Failed { why: "it failed".into(), captured: None };
             bundles.create(&record, b"").expect("written");

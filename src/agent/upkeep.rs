@@ -117,22 +117,18 @@ impl Agent {
         self.notifier.delivered(report);
     }
 
-    /// Keeps what was learned of the servers for an agent after this one.
-    pub(super) fn save_baselines(&self) {
-        let baselines = self.watch.baselines(self.clock.now());
-        self.store.state.later(move |state| state.save_baselines(&baselines));
-    }
-
     /// Keeps what was learned, and the incidents that are open, for an agent after this one.
     pub(super) fn save_what_goes_on(&self) {
-        self.save_baselines();
-        self.save_open_incidents();
+        let (learned, open) = (self.watch.baselines(self.clock.now()), self.watch.kept_incidents());
+        self.store.state.later(move |state| state.save_known(&learned, &open));
     }
 
-    /// Keeps the incidents that are open.
-    pub(super) fn save_open_incidents(&self) {
-        let open = self.watch.kept_incidents();
-        self.store.state.later(move |state| state.save_open_incidents(&open));
+    /// The same of one server, of which something is told.
+    pub(super) fn save_what_goes_on_at(&self, target: &Arc<str>, has_learned: bool) {
+        let now = self.clock.now();
+        let learned = if has_learned { self.watch.baseline_of(target, now) } else { None };
+        let (target, open) = (target.clone(), self.watch.kept_incidents_of(target));
+        self.store.state.later(move |state| state.save_known_of(&target, learned.as_ref(), &open));
     }
 
     /// For the page, often enough that the store has forgotten nothing in between, whether it is open or

@@ -122,7 +122,9 @@ fn prepare(connection: &Connection, file: &Path) -> Result<(), StateError> {
         return Err(StateError::Newer { file: file.to_owned(), found, known: LAYOUT });
     }
     // WAL: a reader (`skewtrap incidents` beside the agent) never blocks the writer.
-    let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 2000;";
+    // Rows are written and seldom read again: pages of 512 KiB are cached, not of two megabytes.
+    let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA busy_timeout = 2000;
+        PRAGMA cache_size = -512;";
     connection.execute_batch(settings).map_err(broken)?;
     // Only what is not there is written: on a full disk an agent must still learn what is open.
     if found == LAYOUT {

@@ -7,8 +7,6 @@ use crate::act::record_of_a_test;
 use skewtrap_core::capture::line::Marks;
 use skewtrap_core::capture::plan::{Form, StartRequest};
 use skewtrap_core::capture::preflight::Ranks;
-use skewtrap_core::factor::{Detector, Settings};
-use skewtrap_core::rule::Baseline;
 use skewtrap_trace::rank::Rank;
 
 fn attempt(id: &str, s: f64) -> Attempt {
@@ -481,17 +479,6 @@ fn what_a_capture_stored_is_known_with_its_end_until_its_incident_is_forgotten()
     assert!(state.unfinished_incidents().unwrap().is_empty());
     state.reported("i1").unwrap();
     assert!(state.unfinished_incidents().unwrap().is_empty(), "what is forgotten stays so");
-}
-
-#[test]
-fn what_was_learned_of_a_server_outlives_the_agent_and_old_states_open_without_it() {
-    let state = State::in_memory().unwrap();
-    assert_eq!(state.baselines().unwrap(), [], "a state of before has none");
-    let detector = Detector::new(Settings { ranks: 2, false_alarms_per_day: 1.0 });
-    let at = Time::from_epoch_s(1e9);
-    let learned = Baseline { target: "server".into(), at, ranks: vec![0, 1], known: detector.saved() };
-    state.save_baselines(std::slice::from_ref(&learned)).unwrap();
-    assert_eq!(state.baselines().unwrap(), [learned]);
 }
 
 #[test]

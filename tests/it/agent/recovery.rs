@@ -321,7 +321,7 @@ async fn a_capture_that_nobody_was_told_of_is_told_by_the_next_agent_though_its_
         let window = OpenWindow::of(&attempt, OpenMethod::Command { group: None }, now);
         store.state.begin(&attempt, &window, Some(&record)).unwrap();
         store.bundles.create(&record, b"{}\n").unwrap();
-        store.state.save_open_incidents(&[kept(&record)]).unwrap();
+        store.state.save_known(&[], &[kept(&record)]).unwrap();
         // Its files are no traces, and the agent dies before it has told anybody.
         let file = CapturedFile { path: "traces/out.txt".into(), size: 5, ..CapturedFile::default() };
         let captured = Captured { files: vec![file.clone()], ..Captured::default() };
