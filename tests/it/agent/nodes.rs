@@ -159,7 +159,7 @@ async fn the_verdict_over_eight_nodes_is_that_over_all_traces_and_comes_soon_aft
     let (gathered, folder) = fleet.gathered(&manifest, Duration::from_secs(120)).await;
     assert_eq!(gathered.notes(), Vec::<String>::new());
     assert_eq!((gathered.hosts.len(), gathered.summaries().count()), (NODES, RANKS));
-    let over_summaries = compared(&[folder.clone()]);
+    let over_summaries = compared(std::slice::from_ref(&folder));
     let took = written.elapsed();
     let over_traces = compared(&[fleet.root.path().join("all")]);
     assert_eq!(said(&over_summaries), said(&over_traces));

@@ -167,7 +167,8 @@ impl Reader {
         }
         let last = std::mem::take(&mut self.partial);
         if !last.is_empty() {
-            self.line(&last, sink);
+            // Before its first text a page is held as it is, blank lines and all.
+            last.split(|b| *b == b'\n').for_each(|line| self.line(line, sink));
         }
         self.partial = last;
         match self.page.first_bad {
