@@ -233,7 +233,7 @@ impl Keeper {
         let (clock, at) = self.measured?;
         let age = at.elapsed();
         (age < MEASURED_FOR)
-            .then(|| StoreClock { error_s: clock.error_s + age.as_secs_f64() * DRIFT, ..clock })
+            .then_some(StoreClock { error_s: clock.error_s + age.as_secs_f64() * DRIFT, ..clock })
     }
 
     fn learn(&mut self, lease: &PoolLease) {
