@@ -31,7 +31,7 @@ pub struct Tally {
     pub unlisted: Vec<String>,
     /// Stops of somebody else's profile that the agent could not know of.
     pub unseen_stops: u64,
-    /// Windows with the ranks of an instance that was gone for less than one poll.
+    /// Windows that were started as on an instance that was gone for less than one poll.
     pub outdated: u64,
     pub refused: BTreeMap<&'static str, u32>,
 }
@@ -83,7 +83,7 @@ impl Tally {
         );
         assert!(
             share(self.outdated) <= 0.005,
-            "too many windows have the ranks of an instance before:\n{self}"
+            "too many windows are started as on an instance before:\n{self}"
         );
         let refused = self.refused.values().map(|count| u64::from(*count)).sum::<u64>();
         assert!(share(refused) <= 3.0, "too many windows are refused:\n{self}");
@@ -107,7 +107,7 @@ impl fmt::Display for Tally {
         if self.outdated > 0 {
             writeln!(
                 f,
-                "  with the ranks of an instance that was gone for less than one poll: {}",
+                "  started as on an instance that was gone for less than one poll: {}",
                 self.outdated
             )?;
         }

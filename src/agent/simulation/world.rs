@@ -95,11 +95,11 @@ struct State {
     violations: Vec<String>,
     /// Stops of somebody else's profile that the agent could not know of.
     unseen_stops: u64,
-    /// Since when the server is down; and whether it was back, with other ranks, within less than one poll,
-    /// and nobody has asked since what it is: the agent cannot know of that.
+    /// Since when the server is down; and whether it was back within less than one poll, and nobody has asked
+    /// since what it is: the agent cannot know of that.
     down_at: Option<Time>,
     is_unseen: bool,
-    /// Folders of windows that were started then, with the ranks of the instance before.
+    /// Folders of windows that were started then, as on the instance before.
     outdated: BTreeSet<String>,
     /// Of everything that was said: two runs of a seed have the same.
     digest: DefaultHasher,
@@ -217,7 +217,7 @@ impl World {
         self.lock().unseen_stops
     }
 
-    /// Windows that were started with the ranks of an instance before, which nothing had shown to be gone.
+    /// Windows that were started as on an instance before, which nothing had shown to be gone.
     pub fn outdated(&self) -> u64 {
         self.lock().outdated.len() as u64
     }
@@ -516,8 +516,7 @@ impl State {
         match kind {
             // One that another death's end has started again already lives on: no server is back at once.
             Kind::ServerDies { ranks } if !self.server.is_up() => {
-                let was_short = self.down_at.is_some_and(|at| now.since(at) < POLL);
-                self.is_unseen |= was_short && *ranks != self.server.config().dp;
+                self.is_unseen |= self.down_at.is_some_and(|at| now.since(at) < POLL);
                 let effects = self.server.restart_with(now, *ranks);
                 self.take(effects);
             }
@@ -606,7 +605,7 @@ impl State {
         let folder = body["output_dir"].as_str().unwrap_or_default().to_owned();
         self.say(&format!("a start arrives: {folder}"));
         if self.is_unseen {
-            self.say("with the ranks of an instance that was gone for less than one poll");
+            self.say("after the instance before was gone for less than one poll");
             self.outdated.insert(folder.clone());
         }
         let is_other = |open: &String| *open != folder && !self.outdated.contains(open);
@@ -759,7 +758,7 @@ impl State {
             return;
         }
         let kept: Vec<String> = self.rows().iter().filter_map(folder_of).collect();
-        // One rank more than was asked for ends by its steps (docs/explanation/windows.md).
+        // It has other ranks, or is taken for gone with the instance before (docs/explanation/windows.md).
         let is_lost = |open: &&String| !kept.contains(open) && !self.outdated.contains(*open);
         let lost: Vec<String> = ours.iter().filter(is_lost).cloned().collect();
         for open in lost {
