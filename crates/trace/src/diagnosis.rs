@@ -170,8 +170,7 @@ fn holds_up_by_its_host(
         return false;
     };
     let Some(waits) = waits_of(profiles, found) else { return true };
-    let others: Vec<f64> = (0..waits.len()).filter(|&i| i != at).map(|i| waits[i]).collect();
-    median(&others).unwrap_or(0.0) - waits[at] >= 0.25 * host.beyond_ms()
+    others_wait(&waits, at).unwrap_or(0.0) - waits[at] >= 0.25 * host.beyond_ms()
 }
 
 /// The kind of a difference in host time.
@@ -212,11 +211,10 @@ fn kind_by_host(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, foun
         ));
     }
     if let Some(waits) = waits_of(profiles, found) {
-        let others: Vec<f64> = (0..waits.len()).filter(|&i| i != at).map(|i| waits[i]).collect();
         found.reasons.push(format!(
             "{rank} waits {:.2} ms a step in collectives, its peers {:.2} ms: they wait for it",
             waits[at],
-            median(&others).unwrap_or(0.0)
+            others_wait(&waits, at).unwrap_or(0.0)
         ));
     }
 }
@@ -250,8 +248,7 @@ fn own_batches(profiles: &[&RankProfile], matched: bool) -> bool {
 
 /// Whether the others wait for at least three quarters of what rank `at` takes longer.
 fn waited_for(waits: &[f64], at: usize, gap: &Gap) -> bool {
-    let others: Vec<f64> = (0..waits.len()).filter(|&i| i != at).map(|i| waits[i]).collect();
-    gap.ms > 0.0 && median(&others).unwrap_or(0.0) - waits[at] >= 0.75 * gap.ms
+    gap.ms > 0.0 && others_wait(waits, at).unwrap_or(0.0) - waits[at] >= 0.75 * gap.ms
 }
 
 fn stands_out(
@@ -287,6 +284,11 @@ fn waits_of(profiles: &[&RankProfile], found: &Diagnosis) -> Option<Vec<f64>> {
     };
     let known = !found.own_batches && profiles.iter().all(|p| !p.collectives.is_empty());
     known.then(|| profiles.iter().map(in_communication).collect())
+}
+
+/// How long the others than rank `at` wait: their median; `None` where there is no other.
+fn others_wait(waits: &[f64], at: usize) -> Option<f64> {
+    median(&(0..waits.len()).filter(|&i| i != at).map(|i| waits[i]).collect::<Vec<_>>())
 }
 
 /// Counts what is missing for full confidence, and says it where that is not in the table.
@@ -328,8 +330,7 @@ fn few_complete_peers(profiles: &[&RankProfile], at: usize, found: &mut Diagnosi
 /// Whether the waits contradict that the others wait for rank `at`.
 fn waits_disagree(profiles: &[&RankProfile], at: usize, found: &mut Diagnosis) -> bool {
     let Some(waits) = waits_of(profiles, found) else { return false };
-    let others: Vec<f64> = (0..waits.len()).filter(|&i| i != at).map(|i| waits[i]).collect();
-    let typical = median(&others).unwrap_or(0.0);
+    let typical = others_wait(&waits, at).unwrap_or(0.0);
     let rank = profiles[at].rank;
     // The gap must reappear as waiting of the others; a part of it may be hidden by overlap.
     let expected = 0.25 * found.gap.ms;

@@ -2,7 +2,9 @@
 //!
 //! Of ranks that meet in collectives the one that waits least holds the others up, whatever its kernels say.
 
-use super::{Diagnosis, LARGER, batch_growth, count_doubts, host_may_be_chance, plural, waits_of};
+use super::{
+    Diagnosis, LARGER, batch_growth, count_doubts, host_may_be_chance, others_wait, plural, waits_of,
+};
 use crate::host::HostTime;
 use crate::period_fit;
 use crate::profile::RankProfile;
@@ -123,8 +125,7 @@ fn late_without_cause(
 ) -> Option<(usize, f64)> {
     let waits = waits_of(profiles, found)?;
     let least = (0..waits.len()).min_by(|&a, &b| waits[a].total_cmp(&waits[b]))?;
-    let others: Vec<f64> = (0..waits.len()).filter(|&i| i != least).map(|i| waits[i]).collect();
     let work = median(&stats.iter().map(|f| f.work_ms).collect::<Vec<_>>())?;
-    let held_up = median(&others)? - waits[least];
+    let held_up = others_wait(&waits, least)? - waits[least];
     (held_up >= 0.1 * work).then_some((least, held_up))
 }
