@@ -23,15 +23,13 @@ impl State {
     /// # Errors
     /// The database cannot be written.
     pub fn save_silences(&self, silences: &[Silence]) -> Result<(), StateError> {
-        let mut connection = self.lock();
-        let written = connection.transaction().and_then(|tx| {
-            tx.execute("DELETE FROM silences", [])?;
+        self.write(|transaction| {
+            transaction.execute("DELETE FROM silences", [])?;
             for silence in silences {
-                tx.execute("INSERT INTO silences (body) VALUES (?1)", params![json(silence)])?;
+                transaction.execute("INSERT INTO silences (body) VALUES (?1)", params![json(silence)])?;
             }
-            tx.commit()
-        });
-        written.map_err(|e| self.broken(e))
+            Ok(())
+        })
     }
 
     /// The silences that were saved; some may be over.
