@@ -5,9 +5,8 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use crate::http::client;
+use super::upload;
 use skewtrap_core::fleet::RECORD;
-use skewtrap_fleet::Store;
 use skewtrap_trace::summary;
 
 /// Ranks that are fetched at most: no capture has more.
@@ -18,9 +17,7 @@ const MOST: usize = 65_536;
 /// # Errors
 /// The store cannot be read, or has none there, or those of several incidents.
 pub async fn fetch(address: &str, folder: &Path) -> anyhow::Result<usize> {
-    let variables =
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    let store = Store::open(address, client::client(None)?, variables)?;
+    let store = upload::open(address)?;
     let names = store.list("").await?;
     let file = |name: &str| name.rsplit('/').next().unwrap_or(name).to_owned();
     let incidents: Vec<&String> = names.iter().filter(|name| file(name) == RECORD).collect();

@@ -39,11 +39,19 @@ const PATIENCE_S: f64 = 900.0;
 /// # Errors
 /// The address is none, or no client can be built.
 pub fn destination(config: &StoreConfig) -> anyhow::Result<Destination> {
-    let variables =
-        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    let store = Store::open(&config.address, client::client(None)?, variables)?;
+    let store = open(&config.address)?;
     let share = Share { raw: config.raw, secrets: config.secrets };
     Ok(Destination { store, pool: config.pool.clone(), host: host(), share, rate: config.rate })
+}
+
+/// The store at an address, with the credentials of the environment.
+///
+/// # Errors
+/// The address is none, or no client can be built.
+pub(super) fn open(address: &str) -> anyhow::Result<Store> {
+    let variables =
+        std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    Ok(Store::open(address, client::client(None)?, variables)?)
 }
 
 /// Starts the uploads, if a store is configured.

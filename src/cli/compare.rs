@@ -13,6 +13,7 @@ use regex::Regex;
 use super::Format;
 use crate::agent::compare::{self, CompareRequest, Compared, RankOverrides, perfetto};
 use crate::agent::history;
+use crate::config::store::is_store;
 use crate::observe::trace::nsight::TempFolder;
 use skewtrap_trace::rank::{RankId, parse_rank};
 use skewtrap_trace::report::{self, History};
@@ -101,17 +102,11 @@ pub fn run(mut args: CompareArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Beginnings of addresses of stores.
-const STORES: [&str; 4] = ["s3://", "gs://", "az://", "file:///"];
-
 /// Fetches what lies in stores, and puts the folders into which it was fetched in the place of their addresses.
 fn fetch_stored(paths: &mut [PathBuf]) -> anyhow::Result<Vec<TempFolder>> {
     let mut fetched = Vec::new();
     for path in paths {
-        let Some(address) = path.to_str().filter(|p| STORES.iter().any(|scheme| p.starts_with(scheme)))
-        else {
-            continue;
-        };
+        let Some(address) = path.to_str().filter(|p| is_store(p)) else { continue };
         let folder = TempFolder::new().context("cannot create a temporary folder")?;
         fetch(address, folder.path())?;
         *path = folder.path().to_owned();

@@ -133,6 +133,11 @@ fn has_credentials(address: &str) -> bool {
     address.contains(['@', '?'])
 }
 
+/// Whether a text begins as the address of a store.
+pub fn is_store(text: &str) -> bool {
+    SCHEMES.iter().any(|scheme| text.starts_with(scheme))
+}
+
 /// Whether an address is one of a store. One with credentials is not repeated.
 fn check_address(address: &str) -> Result<(), String> {
     if has_credentials(address) {
