@@ -100,9 +100,13 @@ impl Meter {
         })
     }
 
-    /// Asks `/health` until it is ended. Through the channel comes whether the server, which was
-    /// `instance` when the window opened, is reached.
-    pub fn probe(&self, server: Server, instance: Option<String>) -> (Probe, mpsc::Receiver<Reach>) {
+    /// Asks `/health` until it is ended. Through the channel comes whether the server, which is
+    /// `instance` as far as the window knows by then, is reached.
+    pub fn probe(
+        &self,
+        server: Server,
+        instance: impl Fn() -> Option<String> + Send + Sync + 'static,
+    ) -> (Probe, mpsc::Receiver<Reach>) {
         let (tell, hears) = mpsc::channel(4);
         let stop = CancellationToken::new();
         let task = tokio::spawn(probe(self.clone(), server, instance, stop.clone(), tell));
@@ -192,7 +196,7 @@ pub enum Reach {
 async fn probe(
     meter: Meter,
     server: Server,
-    instance: Option<String>,
+    instance: impl Fn() -> Option<String> + Send + Sync,
     stop: CancellationToken,
     tell: mpsc::Sender<Reach>,
 ) {
@@ -206,7 +210,7 @@ async fn probe(
             Health::ConnectionRefused => Reach::Refused,
             Health::Answered(_) if !was_refused => Reach::Answers,
             // Before anything is sent to it again: is it the same?
-            Health::Answered(_) => match instance_of(&server, instance.as_deref()).await {
+            Health::Answered(_) => match instance_of(&server, instance().as_deref()).await {
                 Some(reach) => reach,
                 None if asked < ASKED => {
                     asked += 1;

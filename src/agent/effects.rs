@@ -78,6 +78,7 @@ impl Agent {
         };
         let (mut handle, now) = (handle_of(known, &self.no_server), self.clock.now());
         handle.instance = facts.server.as_ref().map(|server| server.instance.clone());
+        handle.sizes = facts.server.as_ref().map(|server| server.sizes).unwrap_or_default();
         let usual = usual_intervals(self.watch.store().load_reports(target, now - USUAL_SPAN));
         let meter = Meter::new(self.clock, facts.health.median().unwrap_or_default(), usual);
         let (signals, received) = mpsc::channel(SIGNALS);

@@ -23,6 +23,7 @@ use crate::observe::{host, poll, promql, tail};
 use crate::serve::metrics::Metrics;
 use crate::serve::published::Published;
 use crate::serve::{self, ApiContext, Command, ServeConfig};
+use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::incident::{CaptureOutcome, Incident};
 use skewtrap_core::rule::Baseline;
@@ -195,6 +196,7 @@ pub(super) fn handle_of(plan: &TargetPlan, no_server: &Server) -> TargetHandle {
         server: plan.server.as_ref().unwrap_or(no_server).clone(),
         target: plan.name.to_string(),
         instance: None,
+        sizes: Sizes::default(),
         paths: plan.paths.clone(),
         default_dir: None,
         sees_log: plan.sees_log,

@@ -31,6 +31,7 @@ use crate::observe::artifact::written;
 use crate::observe::profile_lines;
 use skewtrap_core::capture::captured::Quality;
 use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::Attempt;
 use skewtrap_core::capture::line::{Foreign, ProfileLine};
 use skewtrap_core::capture::path_map::PathMap;
@@ -100,6 +101,8 @@ pub struct TargetHandle {
     pub target: String,
     /// What it was when it last said so: [`ServerFacts::instance`](skewtrap_core::capture::facts::ServerFacts::instance).
     pub instance: Option<String>,
+    /// Its sizes by then.
+    pub sizes: Sizes,
     /// Its paths and ours.
     pub paths: PathMap,
     /// The folder of the files when none is sent: the server's view (`$SGLANG_TORCH_PROFILER_DIR`,
@@ -419,7 +422,8 @@ async fn see_through(
     let Links { mut signals, cancel, meter, .. } = links;
     let present = run.present();
     let ticker = tokio::spawn(run.clone().tick());
-    let (probe, mut reached) = meter.probe(target.server.clone(), run.instance());
+    let known = run.clone();
+    let (probe, mut reached) = meter.probe(target.server.clone(), move || known.instance());
     let scanning = tokio::spawn(scan(run.clone(), files.clone()));
     let mut is_connected = true;
     loop {

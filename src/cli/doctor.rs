@@ -153,6 +153,7 @@ async fn all(
                 server: server.clone(),
                 target: target.name.to_string(),
                 instance: examined.facts.server.as_ref().map(|s| s.instance.clone()),
+                sizes: examined.facts.server.as_ref().map(|s| s.sizes).unwrap_or_default(),
                 paths: target.paths.clone(),
                 default_dir: None,
                 sees_log: target.sees_log,

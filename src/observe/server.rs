@@ -32,6 +32,13 @@ pub enum Health {
     ConnectionRefused,
 }
 
+impl InfoError {
+    /// Whether nobody listens there.
+    pub const fn is_refused(&self) -> bool {
+        matches!(self, Self::Unreached { refused: true, .. })
+    }
+}
+
 impl Health {
     /// As the core takes it.
     pub fn answered(self) -> HealthAnswer {
@@ -52,6 +59,8 @@ pub enum InfoError {
         url: String,
         /// The client's words.
         why: String,
+        /// Nobody listens there.
+        refused: bool,
     },
     /// It asks for a key.
     #[error(
@@ -141,12 +150,16 @@ async fn with_configuration(facts: ServerFacts) -> ServerFacts {
 async fn ask(server: &Server, path: &str) -> Result<Option<Value>, InfoError> {
     let url = || format!("{}{path}", server.base());
     let answer = exchange::send(server.get(path).timeout(INFO_LIMIT)).await;
-    let answer = answer.map_err(|e| InfoError::Unreached { url: url(), why: e.to_string() })?;
+    let unreached = |e: Unanswered| {
+        let refused = matches!(e, Unanswered::Refused { .. });
+        InfoError::Unreached { url: url(), why: e.to_string(), refused }
+    };
+    let answer = answer.map_err(unreached)?;
     match answer.status().as_u16() {
         401 | 403 => Err(InfoError::Key { url: url() }),
         200 => {
             let read = body::json(answer, body::INFO, INFO_LIMIT).await;
-            read.map_err(|e| InfoError::Unreached { url: url(), why: e.to_string() })
+            read.map_err(|e| InfoError::Unreached { url: url(), why: e.to_string(), refused: false })
         }
         _ => Ok(None),
     }

@@ -66,7 +66,7 @@ pub async fn capture(
     // Without it a later agent finds the program all the same, by the mark in its environment.
     store.state.later(move |state| state.update(&window));
     links.show(WindowPhase::Open, store.clock.now());
-    let (probe, _) = links.meter.probe(server.clone(), None);
+    let (probe, _) = links.meter.probe(server.clone(), || None);
     let group = running.group;
     let ended = running.end(over(spec, &mut links)).await;
     // What left its group (a session of its own) still bears the mark.

@@ -195,7 +195,7 @@ impl Taking {
         result.sent_at = self.window.sent_at;
         self.begin(&nsys, &session, &output, result).await?;
         self.show(WindowPhase::Open);
-        let (probe, _) = self.links.meter.probe(self.handle.server.clone(), None);
+        let (probe, _) = self.links.meter.probe(self.handle.server.clone(), || None);
         self.hold().await;
         self.show(WindowPhase::Stopping);
         let stopped_at = self.store.clock.now();

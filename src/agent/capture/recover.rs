@@ -17,7 +17,7 @@ use crate::agent::window::{self, Links, Status, TargetHandle, follow};
 use crate::http::Server;
 use crate::observe::artifact::inspect;
 use crate::observe::profile_lines;
-use skewtrap_core::capture::facts::ServerKind;
+use skewtrap_core::capture::facts::{ServerKind, Sizes};
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::window::{Distrust, WindowPhase};
@@ -32,6 +32,7 @@ pub fn without_server(target: &str, no_server: &Server) -> TargetHandle {
         server: no_server.clone(),
         target: target.to_owned(),
         instance: None,
+        sizes: Sizes::default(),
         paths: PathMap::default(),
         default_dir: None,
         sees_log: false,

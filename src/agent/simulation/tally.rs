@@ -16,6 +16,7 @@ const LISTED: &[&str] = &[
     "the stop was answered with",
     "is armed and will record",
     "nothing shows that",
+    "was started anew with other ranks just before the start",
 ];
 
 /// Counts.
@@ -31,7 +32,7 @@ pub struct Tally {
     pub unlisted: Vec<String>,
     /// Stops of somebody else's profile that the agent could not know of.
     pub unseen_stops: u64,
-    /// Windows that were started as on an instance that was gone for less than one poll.
+    /// Windows on an instance that the agent could not know of: the one before was gone for less than one poll, and it was not told after the start.
     pub outdated: u64,
     pub refused: BTreeMap<&'static str, u32>,
 }

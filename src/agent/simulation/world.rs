@@ -579,7 +579,13 @@ impl State {
         match request.path.as_str() {
             "/start_profile" => self.start_arrives(&request),
             "/stop_profile" => self.stop_arrives(sent),
-            path if path.ends_with("server_info") => self.is_unseen = false,
+            path if path.ends_with("server_info") => {
+                self.is_unseen = false;
+                // Whoever hears the answer knows on which instance its windows are.
+                if fate.is_none() {
+                    self.outdated.clear();
+                }
+            }
             _ => {}
         }
         let now = self.now();

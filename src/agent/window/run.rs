@@ -14,6 +14,8 @@ use crate::agent::cost::{Reach, instance_of};
 use crate::agent::pool::Held;
 use crate::clock::Clock;
 use crate::http::Server;
+use crate::observe::server::facts;
+use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::AttemptEnd;
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::plan::StartRequest;
@@ -29,6 +31,9 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// How long a server is asked that, and between two times, before what a dead agent left behind is stopped.
 const WHO_LIMIT: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// After its start a server is asked for so long which instance it is: later it may have been started anew since.
+const IDENTIFY_LIMIT: Duration = Duration::from_secs(1);
+const IDENTIFY_AGAIN: Duration = Duration::from_millis(100);
 
 /// A running window; clones share it.
 #[derive(Clone, Debug)]
@@ -37,6 +42,8 @@ pub(super) struct Run(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     server: Server,
+    /// Its sizes, as the window was made for them.
+    sizes: Sizes,
     request: StartRequest,
     state: State,
     clock: Clock,
@@ -91,6 +98,7 @@ impl Run {
         };
         Self(Arc::new(Inner {
             server: target.server.clone(),
+            sizes: target.sizes,
             request: request.clone(),
             state,
             clock,
@@ -203,13 +211,44 @@ impl Run {
             shared.open.granted = is_granted;
         }
         self.handle(&Event::StartAnswered(answer));
-        let mut shared = self.lock();
-        shared.open.refused_double = shared.window.is_refused_double();
-        // A crash from here on finds whether a stop may be sent. Nothing waits for the disk, least of all
-        // under this lock, which the deadline needs.
-        if is_granted || shared.open.refused_double {
-            let open = shared.open.clone();
-            self.0.state.later(move |state| state.update(&open));
+        {
+            let mut shared = self.lock();
+            shared.open.refused_double = shared.window.is_refused_double();
+            // A crash from here on finds whether a stop may be sent. Nothing waits for the disk, least of all
+            // under this lock, which the deadline needs.
+            if is_granted || shared.open.refused_double {
+                let open = shared.open.clone();
+                self.0.state.later(move |state| state.update(&open));
+            }
+        }
+        self.identify().await;
+    }
+
+    /// Notes which instance it was that took the start: the one that was last polled may have been gone by then, and
+    /// would be taken for this window's server, whose place another has taken.
+    async fn identify(&self) {
+        let Some(polled) = self.instance() else { return };
+        let until = self.now() + IDENTIFY_LIMIT;
+        while self.now() < until {
+            match tokio::time::timeout(ASK_LIMIT, facts(&self.0.server, 1)).await {
+                Ok(Ok(facts)) if facts.instance == polled => return,
+                Ok(Ok(facts)) => {
+                    info!("the server was started anew just before the start of this window");
+                    {
+                        let mut shared = self.lock();
+                        shared.open.instance = Some(facts.instance);
+                        let open = shared.open.clone();
+                        self.0.state.later(move |state| state.update(&open));
+                    }
+                    if facts.sizes != self.0.sizes {
+                        self.handle(&Event::OtherRanks);
+                    }
+                    return;
+                }
+                // It has ended since: who listens there from now on has not heard of this window.
+                Ok(Err(error)) if error.is_refused() => return,
+                Ok(Err(_)) | Err(_) => tokio::time::sleep(IDENTIFY_AGAIN).await,
+            }
         }
     }
 

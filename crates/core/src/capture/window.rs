@@ -115,6 +115,8 @@ pub enum Event {
     Unreachable,
     /// It answers (again), and nothing shows that it is another instance.
     Answers,
+    /// The instance that took the start has other ranks than the window was made for.
+    OtherRanks,
     /// It is proven to be another instance, its windows gone with the one before; and by what.
     Gone(String),
     /// What was learned just before the stop left spoke against it: it was not sent.

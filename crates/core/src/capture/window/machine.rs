@@ -68,6 +68,8 @@ pub struct Window {
     passed_on: bool,
     /// How the last stop was answered, for the next agent.
     last_answer: Option<Answer>,
+    /// The instance that took the start has other ranks than the window was made for.
+    other_ranks: bool,
     /// An agent before this one opened it.
     left_behind: bool,
     /// That agent had seen its end.
@@ -79,6 +81,9 @@ pub struct Window {
     failure: Option<Failure>,
     notes: Vec<String>,
 }
+
+const OTHER_RANKS: &str =
+    "the server was started anew with other ranks just before the start, and nothing shows what those do";
 
 impl Window {
     /// The window of `request`, whose start is to be sent now.
@@ -115,6 +120,7 @@ impl Window {
             refused: false,
             passed_on: false,
             last_answer: None,
+            other_ranks: false,
             left_behind: false,
             ended_before: false,
             written_at: None,
@@ -255,6 +261,7 @@ impl Window {
             Event::Answers => self.unreachable = false,
             // The first one has the reason; those after it only say that the rest follows.
             Event::Dying(why) => drop(self.dying.get_or_insert_with(|| why.clone())),
+            Event::OtherRanks => self.other_ranks = true,
             Event::Unreachable => self.unreachable(out),
             // What is written already may still be read.
             Event::Gone(_) if self.phase == WindowPhase::Verifying => {}
@@ -429,6 +436,8 @@ impl Window {
     }
 
     fn end(&mut self, failure: Option<Failure>, unproven: Option<String>, out: &mut Vec<Output>) {
+        let is_gone = matches!(failure, Some(Failure::ServerGone { .. }));
+        let unproven = unproven.or_else(|| (self.other_ranks && !is_gone).then(|| OTHER_RANKS.to_owned()));
         self.phase = WindowPhase::Ended;
         let mut notes = std::mem::take(&mut self.notes);
         if self.ownership.doubled {

@@ -325,6 +325,18 @@ fn another_instance_of_the_server_has_no_window_of_the_one_before() {
 }
 
 #[test]
+fn a_window_on_an_instance_with_other_ranks_is_unproven_however_well_the_known_ones_end() {
+    let others = (0.25, Event::OtherRanks);
+    let script =
+        [(0.1, begins(0)), (0.2, ok()), others.clone(), (0.3, stops(0)), (0.4, done(0)), (0.5, file(0))];
+    assert_eq!(play(&request(Form::Exact, &[0], &[]), BOTH, &script), ["0.5 done (quiet)"]);
+    let gone = Event::Gone("its random seed changed".into());
+    let script = [(0.2, ok()), others, (1.0, gone)];
+    let told = play(&request(Form::Exact, &[0], &[]), BOTH, &script);
+    assert_eq!(told, ["1.0 the server went away in the middle of the window"], "they went with it");
+}
+
+#[test]
 fn a_refused_connection_says_nothing_of_the_window_and_the_stop_is_sent_when_the_server_answers_again() {
     // A readiness probe that fails because of the window, DNS, TLS, the agent's own descriptors.
     for unsent in [Answer::ConnectionRefused, Answer::NotSent { why: "too many open files".into() }] {

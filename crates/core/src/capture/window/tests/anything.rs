@@ -33,6 +33,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Dying("SIGQUIT received.".into())),
         1 => Just(Event::StopWithheld),
         1 => Just(Event::Gone("its random seed changed".into())),
+        1 => Just(Event::OtherRanks),
     ]
 }
 
