@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
-profile=${PROFILE:-release}
+profile=${PROFILE:-dist}
 target=${TARGET:-x86_64-unknown-linux-musl}
 out=$root/target/package
 tools=${SKEWTRAP_TOOLS:-$HOME/.cache/skewtrap-ci/tools}
@@ -26,12 +26,14 @@ built=$root/target/$target/$folder/skewtrap
 binary() {
   step "the static binary ($target, $profile)"
   rustup target list --installed | grep -qx "$target" || rustup target add "$target"
-  cargo build --locked --profile "$profile" --features dist --target "$target" --bin skewtrap
+  # Packed relocations: the binary moves as before, and is half a megabyte smaller.
+  cargo rustc --locked --profile "$profile" --features dist --target "$target" --bin skewtrap -- -Clink-arg=-Wl,-z,pack-relative-relocs
   if file -L "$built" | grep -q 'dynamically linked' || ldd "$built" 2>/dev/null | grep -q '=>'; then
     echo "the binary is not static:"; ldd "$built"; exit 1
   fi
   install -m 755 "$built" "$out/skewtrap"
   "$out/skewtrap" --version
+  echo "$(($(stat -c %s "$out/skewtrap") / 1000)) kB (aim: 18000 kB)"
   # What belongs to it: completions and manual pages, of the same definitions as its help.
   rm -rf "$out/man" "$out/completions"
   mkdir -p "$out/man" "$out/completions"

@@ -49,6 +49,7 @@ use self::cost::Meter;
 use self::notifier::Notifier;
 use self::plan::{Plan, TargetPlan};
 use self::startup::Opened;
+pub use self::supervise::Aside;
 use self::supervise::Supervisor;
 use self::window::WindowSignal;
 use crate::act::bundle::Bundles;

@@ -30,6 +30,8 @@ pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) ->
             result
         });
     }
+    // Boxed: the task is compiled for each result instead of for each caller.
+    let work: Box<dyn FnOnce() -> T + Send> = Box::new(work);
     tokio::task::spawn_blocking(work)
 }
 

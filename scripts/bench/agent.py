@@ -1,7 +1,7 @@
 """What the agent costs while nothing happens, and how fast it notifies when something does, side by side
 with Prometheus and Alertmanager at their tightest settings in the same run.
 
-    cargo build --release
+    cargo build --profile dist
     python3 scripts/bench/agent.py [--flips 25] [--idle 30] [--series 5000] [--without-peers]
 
 One exporter shows a metrics page of 5,000 series: eight ranks' `sglang:num_running_reqs` and filler. The
@@ -201,7 +201,7 @@ def main():
     parser.add_argument("--flips", type=int, default=25)
     parser.add_argument("--idle", type=float, default=30)
     parser.add_argument("--series", type=int, default=5000)
-    parser.add_argument("--binary", default=str(ROOT / "target/release/skewtrap"))
+    parser.add_argument("--binary", default=str(ROOT / "target/dist/skewtrap"))
     parser.add_argument("--without-peers", action="store_true")
     options = parser.parse_args()
     result = {"series": options.series, "load_before": os.getloadavg()[0]}

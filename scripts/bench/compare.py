@@ -1,6 +1,6 @@
 """What comparing the ranks of a capture costs, side by side with what people use today, in one run on one input.
 
-    cargo build --release
+    cargo build --profile dist
     python3 scripts/bench/compare.py [--mb 150] [--ranks 8] [--runs 3] [--without-peers] [--big GB]
 
 Makes a capture with a known culprit (traces.py: 8 ranks, 1.2 GB of JSON), then runs one after the other: inflating
@@ -108,7 +108,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     traces.arguments(parser)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/skewtrap")
+    parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/dist/skewtrap")
     parser.add_argument("--tools", type=pathlib.Path, default=pathlib.Path.home() / ".cache/skewtrap-bench")
     parser.add_argument("--folder", type=pathlib.Path, help="keep the capture here, and use the one that is here")
     parser.add_argument("--without-peers", action="store_true")
@@ -118,7 +118,7 @@ def main():
     if told.peer:
         return globals()[f"peer_{told.peer}"](told.folder, told.tools)
     if not told.binary.exists():
-        sys.exit(f"{told.binary} is not there: cargo build --release")
+        sys.exit(f"{told.binary} is not there: cargo build --profile dist")
     with tempfile.TemporaryDirectory() as temp:
         folder = told.folder or pathlib.Path(temp)
         if not list(folder.glob("*.trace.json.gz")):

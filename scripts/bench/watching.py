@@ -1,6 +1,6 @@
 """What watching costs: one server with its log, many servers, many ranks; Prometheus beside it in the same run.
 
-    cargo build --release
+    cargo build --profile dist
     python3 scripts/bench/watching.py RECORDING [--cases log,1,50,200,ranks,1000] [--seconds 30] [--runs 3]
 
 RECORDING is a folder with `metrics.txt.gz`, `loads.jsonl.gz` and `server.stamped.log.gz`, played as live servers by
@@ -163,7 +163,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--settle", type=float, default=10, help="seconds before measuring begins")
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--binary", default=str(ROOT / "target/release/skewtrap"))
+    parser.add_argument("--binary", default=str(ROOT / "target/dist/skewtrap"))
     parser.add_argument("--without-peers", action="store_true")
     parser.add_argument("--stages", action="store_true", help="the agent's own account of its CPU time")
     parser.add_argument("--strace", action="store_true")

@@ -65,7 +65,8 @@ pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease,
     let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
     let mut text = String::new();
     (&file).take(4096).read_to_string(&mut text)?;
-    let other = serde_json::from_str::<Holder>(&text).ok().filter(|other| other.until <= now + LONGEST);
+    let other =
+        serde_json::from_slice::<Holder>(text.as_bytes()).ok().filter(|other| other.until <= now + LONGEST);
     let other =
         other.map(|other| Holder { agent: printable(&other.agent, LONGEST_NAME).into_owned(), ..other });
     match locked {

@@ -420,7 +420,7 @@ impl State {
         table: &'static str,
         body: &str,
     ) -> Result<T, StateError> {
-        serde_json::from_str(body).map_err(|source| StateError::Row {
+        serde_json::from_slice(body.as_bytes()).map_err(|source| StateError::Row {
             file: self.file.as_ref().clone(),
             table,
             source,
@@ -444,7 +444,7 @@ fn keep_or_delete(
     let body: Option<String> = transaction
         .query_row("SELECT body FROM windows WHERE attempt = ?1", [attempt], |row| row.get(0))
         .optional()?;
-    let window = body.and_then(|body| serde_json::from_str::<OpenWindow>(&body).ok());
+    let window = body.and_then(|body| serde_json::from_slice::<OpenWindow>(body.as_bytes()).ok());
     let Some(mut window) = window else { return Ok(0) };
     window.unproven = Some(why.to_owned());
     transaction.execute("UPDATE windows SET body = ?2 WHERE attempt = ?1", params![attempt, json(&window)])

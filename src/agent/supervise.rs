@@ -2,8 +2,10 @@
 //! that grows, and counted. Nothing it does can stop another task.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -34,6 +36,47 @@ pub enum Place {
     Here,
     /// Beside the loop.
     Aside,
+}
+
+/// A runtime with a thread of its own. It schedules like the loop's, so that every task of the agent is compiled
+/// for one scheduler instead of two.
+#[derive(Debug)]
+pub struct Aside {
+    handle: Handle,
+    stop: CancellationToken,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Aside {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// The system gives no thread or no descriptor.
+    pub fn start() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (handle, stop) = (runtime.handle().clone(), CancellationToken::new());
+        let (tell, ended) = mpsc::channel();
+        let stopped = stop.clone();
+        std::thread::Builder::new().name("aside".into()).spawn(move || {
+            runtime.block_on(stopped.cancelled());
+            // Threads that wait for a disk may never come back.
+            runtime.shutdown_background();
+            drop(tell);
+        })?;
+        Ok(Self { handle, stop, ended })
+    }
+
+    /// Where tasks are handed to it.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Ends it: its tasks are dropped where they wait. One that blocks its thread is left behind after `grace`.
+    pub fn end(self, grace: Duration) {
+        self.stop.cancel();
+        // The answer is the end of the channel, never a message.
+        let _ = self.ended.recv_timeout(grace);
+    }
 }
 
 impl Supervisor {
@@ -135,7 +178,7 @@ mod tests {
 
     #[test]
     fn what_belongs_to_the_loop_runs_on_its_thread_and_the_rest_beside_it() {
-        let aside = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+        let aside = Aside::start().expect("a runtime");
         let here = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let supervisor = Supervisor::with_aside(Some(aside.handle().clone()));
         let (tell, told) = std::sync::mpsc::channel();

@@ -19,7 +19,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::config_path::{self, Unused};
 use super::wrong;
 use crate::agent::plan::{Flags, Plan, rules_of};
-use crate::agent::{self, Reload};
+use crate::agent::{self, Aside, Reload};
 use crate::clock::Clock;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::discover::{self, Discover};
@@ -143,14 +143,14 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     // Polling and decisions run on this thread, so that a sample changes no thread; requests of a window run
     // on the other and do not wait for them.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let aside = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let aside = Aside::start()?;
     if let Some(Discover::Http { url, every }) = config.discover.clone() {
-        aside.spawn(fetch_list(url, every, fetched_list(&config)));
+        aside.handle().spawn(fetch_list(url, every, fetched_list(&config)));
     }
     let ended = own.block_on(watch(args.clone(), plan, read, aside.handle().clone()));
     // A thread may be blocked on a pipe that nobody reads: do not wait for it without end.
     own.shutdown_timeout(Duration::from_secs(1));
-    aside.shutdown_timeout(Duration::from_secs(1));
+    aside.end(Duration::from_secs(1));
     ended.map(|()| ExitCode::SUCCESS)
 }
 

@@ -89,7 +89,7 @@ struct Group {
 /// # Errors
 /// It is none: a sentence.
 pub fn targets_of(text: &str) -> Result<Vec<Target>, String> {
-    let groups: Vec<Group> = serde_json::from_str(text).map_err(|e| {
+    let groups: Vec<Group> = serde_json::from_slice(text.as_bytes()).map_err(|e| {
         format!(
             "it is no list of targets in the form of Prometheus' file_sd ({e}); write [{{\"targets\": [\"10.0.0.1:30000\"], \"labels\": {{\"group\": \"chat\"}}}}]"
         )

@@ -94,8 +94,8 @@ struct Page<'a> {
 }
 
 fn bodies(lines: &str) -> serde_json::Result<Arc<[(Time, String)]>> {
-    let body = |line| {
-        let page: Page<'_> = serde_json::from_str(line)?;
+    let body = |line: &str| {
+        let page: Page<'_> = serde_json::from_slice(line.as_bytes())?;
         Ok((Time::from_epoch_s(page.t), page.body.get().to_owned()))
     };
     lines.lines().map(body).collect()

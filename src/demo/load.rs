@@ -57,7 +57,7 @@ impl LoadTrack {
         let points = lines
             .lines()
             .map(|line| {
-                let page: RecordedPage = serde_json::from_str(line)?;
+                let page: RecordedPage = serde_json::from_slice(line.as_bytes())?;
                 Ok((Time::from_epoch_s(page.t), page.body.loads.into_iter().map(Into::into).collect()))
             })
             .collect::<Result<_, serde_json::Error>>()?;

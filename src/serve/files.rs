@@ -93,7 +93,7 @@ pub(super) fn incident(dir: &Path, id: &str) -> Option<Incident> {
     let file = open_below(dir, &[id, "incident.json"], OFlags::empty()).ok()?;
     let mut text = String::new();
     file.take(INCIDENT_BYTES).read_to_string(&mut text).ok()?;
-    serde_json::from_str(&text).ok()
+    serde_json::from_slice(text.as_bytes()).ok()
 }
 
 /// Opens `steps` below `dir`, one by one.

@@ -145,7 +145,7 @@ impl State {
 }
 
 fn read<T: DeserializeOwned>(body: &str) -> Option<T> {
-    serde_json::from_str(body).ok()
+    serde_json::from_slice(body.as_bytes()).ok()
 }
 
 #[cfg(test)]

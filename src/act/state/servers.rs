@@ -19,7 +19,7 @@ impl State {
         let mut connection = self.lock();
         let known = bodies_in(&connection, ADDRESSES).map_err(|e| self.broken(e))?;
         let mut known: BTreeMap<String, String> =
-            known.first().and_then(|body| serde_json::from_str(body).ok()).unwrap_or_default();
+            known.first().and_then(|body| serde_json::from_slice(body.as_bytes()).ok()).unwrap_or_default();
         let is_gone = |name: &str| servers.iter().all(|(now, _)| now != name);
         let named =
             |address: &str| servers.iter().find(|(_, at)| at == address).map(|(name, _)| name.clone());
@@ -51,7 +51,7 @@ fn rename(transaction: &rusqlite::Transaction<'_>, old: &str, new: &str) -> rusq
             .collect::<rusqlite::Result<_>>()?;
         for (id, body) in rows {
             // One that cannot be read is left as it is.
-            let Ok(mut body) = serde_json::from_str::<serde_json::Value>(&body) else { continue };
+            let Ok(mut body) = serde_json::from_slice::<serde_json::Value>(body.as_bytes()) else { continue };
             if body["target"] != old {
                 continue;
             }

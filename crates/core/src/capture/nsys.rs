@@ -161,7 +161,7 @@ pub fn owner_of(began: Option<Time>, sent_at: Time) -> CollectionOwner {
 
 /// Reads `sessions list -f json`; `None` when it is no JSON.
 pub fn sessions_of_json(text: &str) -> Option<Vec<Session>> {
-    let value: Value = serde_json::from_str(text.trim()).ok()?;
+    let value: Value = serde_json::from_slice(text.trim().as_bytes()).ok()?;
     let rows = value.as_array().or_else(|| value.get("sessions")?.as_array())?;
     let field = |row: &Value, name: &str| {
         let found = row.as_object()?.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?.1;
