@@ -7,7 +7,7 @@
 mod nothing;
 mod own_batches;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::nothing::nothing_stands_out;
 use self::own_batches::kind_with_own_batches;
@@ -35,6 +35,11 @@ const WAITED_FOR_BOUND: f64 = 2.0;
 const LARGER: f64 = 1.25;
 /// Batches within this factor are equal.
 const EQUAL: f64 = 1.15;
+
+/// Experts are hot where the other kernels grew by less than this part of the growth of theirs.
+const OF_HOT_EXPERTS: f64 = 0.25;
+/// A GPU is slow, or serves another process too, where they grew by this part and more.
+const OF_A_SLOW_GPU: f64 = 0.5;
 
 /// What was found in a group of ranks.
 #[derive(Debug)]
@@ -362,9 +367,19 @@ fn kind_with_shared_batch(profiles: &[&RankProfile], stats: &[&RankStats], at: u
     let rank = profiles[at].rank;
     let launches = ratio_to_peers(stats, at, |f| f.launches);
     let moe = found.gap.families.get(&Family::Moe).copied().unwrap_or(0.0);
-    if rank.get(Axis::Ep).is_some() && moe >= 0.8 * found.gap.ms {
+    let experts = (rank.get(Axis::Ep).is_some() && moe >= 0.8 * found.gap.ms)
+        .then(|| others_beside_experts(stats[at], &found.gap));
+    if let Some(others) = experts.filter(|others| *others < OF_HOT_EXPERTS) {
         found.kind = Kind::UnevenWork;
-        found.reasons.push(format!("only the experts' kernels take longer on {rank}: its experts are hot"));
+        found.reasons.push(format!(
+            "the experts' kernels take longer on {rank}, and all others {:.0} % of that: its experts are hot",
+            (others * 100.0).max(0.0)
+        ));
+    } else if let Some(others) = experts.filter(|others| *others < OF_A_SLOW_GPU) {
+        found.kind = Kind::InsufficientEvidence;
+        found.reasons.push(format!(
+            "most of what {rank} takes longer is its experts' kernels, but its other kernels grew too, {others:.1} times as much: its experts may be hot, or its GPU slow"
+        ));
     } else if launches.is_some_and(|r| !(1.0 / EQUAL..=EQUAL).contains(&r)) {
         found.kind = Kind::InsufficientEvidence;
         let more = launches.unwrap_or(1.0);
@@ -383,6 +398,20 @@ fn kind_with_shared_batch(profiles: &[&RankProfile], stats: &[&RankStats], at: u
                 .push("the collectives could not be matched, so nobody's waiting bears it out".into());
         }
     }
+}
+
+/// By how much the kernels that are no experts' grew on the rank beside its peers', over the growth of the experts':
+/// next to nothing where its experts are hot, and about 1 where its GPU is slow or serves somebody else too.
+fn others_beside_experts(own: &RankStats, gap: &Gap) -> f64 {
+    let growth = |keep: &dyn Fn(Family) -> bool| {
+        let of = |families: &BTreeMap<Family, f64>| -> f64 {
+            families.iter().filter(|(f, _)| keep(**f)).map(|(_, ms)| ms).sum()
+        };
+        let grown = of(&gap.families);
+        grown / (of(&own.families) - grown).max(1e-9)
+    };
+    let others = growth(&|f| !matches!(f, Family::Moe | Family::Communication));
+    others / growth(&|f| f == Family::Moe).max(1e-9)
 }
 
 /// The batch of the rank over that of its peers, and what of its is: requests of decode steps, else tokens of
