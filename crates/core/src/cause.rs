@@ -51,8 +51,8 @@ pub struct Cause {
     /// How many times as long as usual the slowest rank needs for the same work, at least 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step_slowdown: Option<f64>,
-    /// How many times slower than usual the blamed rank's host is, where the machine tells: its process waits for a
-    /// CPU, or its cgroup is throttled.
+    /// How many times slower than usual the slowest rank's host is, where the machine tells: its process waits for a
+    /// CPU, or its cgroup is throttled; 1 where every rank's process is seen and none waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_slowdown: Option<f64>,
     /// As of when.

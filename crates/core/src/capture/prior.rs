@@ -38,8 +38,8 @@ impl Guess {
 const BYTES_PER_KERNEL: (f64, f64) = (72.0, 0.15);
 /// Kernels of a layer: of a dense model (measured on one), ...
 const DENSE: (f64, f64) = (17.3, 0.2);
-/// ... of a mixture of experts (not measured: routing and experts are added), ...
-const EXPERTS: (f64, f64) = (30.0, 0.3);
+/// ... of a mixture of experts (24 to 27 on one of 8 experts with 8 and 16 layers; others may fuse more, or less), ...
+const EXPERTS: (f64, f64) = (27.0, 0.28);
 /// ... and where nobody says which of the two it is.
 const EITHER: (f64, f64) = (22.0, 0.35);
 /// Layers by billions of parameters, and by GB of weights: a power law through 34 models that are served
@@ -50,6 +50,9 @@ const BY_WEIGHTS: (f64, f64, f64) = (20.7, 0.214, 0.32);
 const UNKNOWN: (f64, f64) = (100e3, 1.33);
 /// Seconds for each byte where every host is as fast as usual: 1.0 to 1.6 s/MB were measured.
 const RATE: (f64, f64) = (1.25e-6, 0.15);
+/// Where ranks meet in collectives all wait for the slowest to write: 1.36 to 1.92 s/MB were seen by clients of two and
+/// of four ranks.
+const RATE_TOGETHER: (f64, f64) = (1.6e-6, 0.12);
 /// Of vLLM: from SGLang's to the 5.5 s/MB of the one window that was measured, on a CPU.
 const VLLM_RATE: (f64, f64) = (2.6e-6, 0.45);
 /// How many times slower than usual the slowest host is where nobody knows: once to four times.
@@ -63,7 +66,7 @@ const HOST_SHARE: f64 = 0.4;
 /// No host was seen to write more slowly than so many times the usual, unless its work says so.
 const SLOWEST_HOST: f64 = 4.0;
 /// The least that a measured host counts as: what the GPU's time hides is not measured.
-const LEAST_MEASURED: f64 = 1.1;
+pub const LEAST_MEASURED: f64 = 1.1;
 
 /// What a server says of the size of its model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -147,6 +150,11 @@ impl ModelSize {
 /// Seconds that a rank on a host as usual needs for each byte, before one was seen to write.
 pub fn seconds_per_byte() -> Guess {
     Guess::around(RATE.0, RATE.1)
+}
+
+/// The same where the ranks meet in collectives.
+pub fn seconds_per_byte_together() -> Guess {
+    Guess::around(RATE_TOGETHER.0, RATE_TOGETHER.1)
 }
 
 /// The same of vLLM, whose worker also makes a table of what it recorded.

@@ -89,6 +89,7 @@ impl Sizing {
         // Where the model runs on the cores that write, no host is ever known to be as usual.
         let slowness = known.slowness.filter(|times| *times > 1.0 || server.device != "cpu");
         let s_per_byte = match server.engine {
+            ServerKind::Sglang if server.sizes.tp > 1 => prior::seconds_per_byte_together(),
             ServerKind::Sglang => prior::seconds_per_byte(),
             ServerKind::Vllm => prior::seconds_per_byte_of_vllm(),
         };
@@ -394,6 +395,59 @@ mod tests {
         assert!(sized(&hundred, 8, &Knowledge::default()).is_ok());
         let large = sized(&hundred, 80, &Knowledge::default()).expect_err("the health check");
         assert!(large.to_string().contains("`num_steps: 53` or less"), "{large}");
+    }
+
+    /// Windows of real servers whose ranks meet in collectives, on hosts as usual: layers, whether the model is dense,
+    /// steps, and the silence that clients saw (`docs/window-cost.md`, two and four H200).
+    const TOGETHER: [(u32, bool, u32, u32); 19] = [
+        (8, true, 30, 440),
+        (8, true, 30, 420),
+        (8, true, 30, 410),
+        (8, true, 60, 830),
+        (8, false, 30, 610),
+        (8, false, 30, 580),
+        (8, false, 30, 620),
+        (8, false, 30, 590),
+        (8, false, 60, 1_150),
+        (8, false, 30, 1_140),
+        (10, true, 30, 610),
+        (10, true, 60, 1_120),
+        (16, false, 30, 1_080),
+        (16, false, 60, 2_140),
+        (16, false, 30, 1_070),
+        (16, false, 60, 2_470),
+        (16, false, 30, 1_130),
+        (16, false, 30, 980),
+        (16, false, 60, 1_810),
+    ];
+
+    #[test]
+    fn ranks_that_meet_in_collectives_are_silent_for_less_than_predicted_and_for_more_than_a_quarter_of_it() {
+        let predicted = |layers, is_dense: bool, steps| {
+            let mut server = server_of(layers, 300);
+            server.model_size.is_dense = Some(is_dense);
+            server.sizes.tp = 2;
+            let spec =
+                HttpWindow { num_steps: Some(steps), max_stall: Some(MS * 10_000), ..HttpWindow::default() };
+            // As where the machine says that no process waits for a CPU.
+            let known = Knowledge { slowness: Some(prior::LEAST_MEASURED), ..Knowledge::default() };
+            Sizing::of(&spec, &["GPU".into()], &server, &known)
+                .expect("it fits")
+                .predicted
+                .expect("by layers")
+        };
+        for (layers, is_dense, steps, seen) in TOGETHER {
+            let (predicted, seen) = (predicted(layers, is_dense, steps), MS * seen);
+            assert!(seen <= predicted && predicted <= 4 * seen, "{layers} {steps}: {seen:?}, {predicted:?}");
+        }
+        // Batches beyond the largest of the server's CUDA graphs have a launch for each kernel, and take more.
+        let without_graphs = [(30, 840), (30, 970), (60, 2_050), (60, 1_930)];
+        for (steps, seen) in without_graphs {
+            assert!(MS * seen <= predicted(8, true, steps).mul_f64(1.25), "{steps}");
+        }
+        // Three steps of 16 layers, which cost a tenth of a second, were predicted to cost 676 ms before.
+        assert!(predicted(16, false, 3) <= MS * 310, "{:?}", predicted(16, false, 3));
+        assert!(predicted(8, false, 5) <= DEFAULT_MAX_STALL, "{:?}", predicted(8, false, 5));
     }
 
     #[test]

@@ -50,6 +50,18 @@ pub fn host_of(case: &Case<'_>, at: usize) -> Vec<Departure> {
         .collect()
 }
 
+/// How many times slower than usual the slowest host is, as the machine says: by the process that waits most for a CPU,
+/// and 1 where every rank's process was looked at and hardly waits. `None` where nobody knows.
+pub fn slowest_host(case: &Case<'_>) -> Option<f64> {
+    let hosts: Vec<_> = (0..case.course.members.len()).map(|i| host_of(case, i)).collect();
+    let slow = hosts.iter().flatten().filter(|d| d.departed).map(|d| d.slows.exp()).max_by(f64::total_cmp);
+    let runs = |host: &Vec<Departure>| {
+        let mut waits = host.iter().filter(|d| d.signal != catalog::CPU_PRESSURE);
+        host.iter().any(|d| d.signal == catalog::RUN_DELAY) && waits.all(|d| d.own.1 < STARVED)
+    };
+    slow.or_else(|| (!hosts.is_empty() && hosts.iter().all(runs)).then_some(1.0))
+}
+
 /// The clock of the blamed rank's GPU.
 pub fn clock(case: &Case<'_>) -> Option<Departure> {
     let mean = |m: &Member, span: Span| m.of(catalog::GPU_SM_CLOCK).mean(span).filter(|clock| *clock > 0.0);

@@ -244,7 +244,9 @@ fn the_machine_tells_a_slow_host_from_a_slow_gpu_where_the_device_timer_does_not
     assert!(starved.host_slowdown.is_some_and(|times| (3.0..4.5).contains(&times)), "{starved:?}");
     assert!(starved.step_slowdown.is_some_and(|times| (1.3..2.0).contains(&times)), "{starved:?}");
     let healthy = cause_of(usual, usual, usual);
-    assert_eq!((healthy.host_slowdown, healthy.step_slowdown), (None, Some(1.0)), "{healthy:?}");
+    assert_eq!((healthy.host_slowdown, healthy.step_slowdown), (Some(1.0), Some(1.0)), "{healthy:?}");
+    let unseen = cause_of(USUAL, USUAL, USUAL);
+    assert_eq!((unseen.host_slowdown, unseen.step_slowdown), (None, Some(1.0)), "{unseen:?}");
     assert!(
         starved.ruled_out.iter().any(|r| r.starts_with("the clock of its GPU was 1980 -> 1980")),
         "{starved:?}"
@@ -277,9 +279,21 @@ fn where_all_ranks_got_slower_alike_the_host_that_waits_for_a_cpu_is_named_thoug
     assert_eq!((cause.kind, cause.certainty), (CauseKind::SlowHost, Certainty::Consistent), "{cause:?}");
     assert_eq!(cause.statement, "the host of DP2 is slow, and all ranks got slower with it");
     assert!(cause.support[0].starts_with("DP2's process waited for a CPU 0.00 -> 0.78 s"), "{cause:?}");
+    // What a window would cost is decided by the slowest host, whoever is blamed.
+    assert!(cause.host_slowdown.is_some_and(|times| (3.5..5.5).contains(&times)), "{cause:?}");
     // Ranks that are as fast as before do not wait for it.
     let alone = cause_of_finding(usual, Second { machine: Some((0.78, 1980.0)), ..usual }, usual, blamed);
     assert_ne!(alone.kind, CauseKind::SlowHost, "{alone:?}");
+}
+
+#[test]
+fn ranks_that_got_slower_alike_say_how_slow_their_hosts_are_though_no_process_waits_for_a_cpu() {
+    // As where a scheduler that all others wait for is stopped half of the time.
+    let usual = Second { machine: Some((0.0, 1980.0)), ..USUAL };
+    let slow = Second { requests: 2.0, decoded: 400.0, ..usual };
+    let cause = cause_of(usual, slow, slow);
+    assert_eq!(cause.host_slowdown, Some(1.0), "{cause:?}");
+    assert!(cause.step_slowdown.is_some_and(|times| times > 1.5), "{cause:?}");
 }
 
 #[test]

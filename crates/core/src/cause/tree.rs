@@ -35,6 +35,8 @@ const RECENT: Duration = Duration::from_secs(15);
 const SLOWED: f64 = 0.67;
 /// ... alike, if their shares differ by at most this factor.
 const ALIKE: f64 = 1.5;
+/// Less than this part of a speed cannot be told from nothing.
+const LEAST_KEPT: f64 = 0.01;
 
 /// A factor of the load, measured.
 struct Factor {
@@ -52,8 +54,7 @@ pub fn walk(case: &Case<'_>) -> Cause {
     let factors = factors(case);
     let machine: Vec<Departure> = machine::host(case).into_iter().chain(machine::clock(case)).collect();
     cause.ruled_out.extend(machine.iter().filter(|d| !d.departed).map(words::machine));
-    let waits = machine.iter().filter(|d| d.departed && d.signal != catalog::GPU_SM_CLOCK);
-    cause.host_slowdown = waits.map(|d| d.slows.exp()).max_by(f64::total_cmp);
+    cause.host_slowdown = machine::slowest_host(case);
     cause.step_slowdown = step_slowdown(case);
     words::rule_out(&mut cause, case, &factors.iter().map(|f| (f.kind, f.term)).collect::<Vec<_>>(), NOTED);
     let first = stopped.or_else(|| peer_left(case)).or_else(|| leading(case, &factors));
@@ -77,12 +78,23 @@ pub fn walk(case: &Case<'_>) -> Cause {
     cause
 }
 
-/// How many times as long the slowest rank needs for the same work; 1 where none is slower beyond chance.
+/// How many times as long the slowest rank needs for the same work; 1 where none is slower beyond chance. Ranks that
+/// step together are all as slow as the slowest, so where all got slower alike they are compared with what they were.
 fn step_slowdown(case: &Case<'_>) -> Option<f64> {
     let terms = (0..case.course.members.len()).map(|i| case.terms.slowness(i, usize::MAX));
     let known: Vec<Term> = terms.filter(|term| term.own != (0.0, 0.0)).collect();
     let slower = known.iter().filter(|term| term.z >= NOTED).map(|term| term.ln).fold(0.0, f64::max);
-    (known.len() >= 2).then(|| slower.exp())
+    let alike = slowed_alike(case).map_or(1.0, f64::recip);
+    (known.len() >= 2).then(|| slower.exp().max(alike))
+}
+
+/// Which part of its speed the slowest rank kept, where all ranks got slower by about one factor.
+fn slowed_alike(case: &Case<'_>) -> Option<f64> {
+    let speed = case.terms.slowness(case.blamed, usize::MAX);
+    let kept = |(before, after): (f64, f64)| (before > 0.0).then(|| after / before);
+    let (own, peers) = (kept(speed.own)?, kept(speed.peers)?);
+    let is_alike = own.max(peers) <= SLOWED && own.max(peers) <= ALIKE * own.min(peers);
+    is_alike.then(|| own.min(peers).max(LEAST_KEPT))
 }
 
 /// Writes a candidate into the cause.
@@ -377,16 +389,13 @@ fn of_machine(case: &Case<'_>) -> Option<Found> {
 /// Ranks that step together (DP attention) are all as slow as the slowest host, so who is blamed is chance: the host
 /// of a peer waits for a CPU, and all ranks got slower alike.
 fn host_of_peer(case: &Case<'_>) -> Option<Found> {
-    let speed = case.terms.slowness(case.blamed, usize::MAX);
-    let kept = |(before, after): (f64, f64)| (before > 0.0).then(|| after / before);
-    let (own, peers) = (kept(speed.own)?, kept(speed.peers)?);
-    let alike = own.max(peers) <= SLOWED && own.max(peers) <= ALIKE * own.min(peers);
+    slowed_alike(case)?;
     let (peer, wait) = case
         .peers()
         .filter_map(|(i, _)| Some((i, machine::host_of(case, i).into_iter().find(|d| d.departed)?)))
         .max_by(|a, b| a.1.slows.total_cmp(&b.1.slows))?;
     let found = Found::new(CauseKind::SlowHost, false, words::machine_of_peer(case, peer, &wait));
-    alike.then_some(Found { peer: Some(peer), ..found })
+    Some(Found { peer: Some(peer), ..found })
 }
 
 fn captured(case: &Case<'_>) -> Option<Found> {

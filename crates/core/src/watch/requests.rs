@@ -612,9 +612,15 @@ fn slowness_at(active: &ActiveIncident) -> Option<f64> {
     }
 }
 
-/// How many times slower than usual the slowest host is, by the machine, else by how much longer work takes.
+/// How many times slower than usual the slowest host is, by the machine, else by how much longer work takes: a host may
+/// be slow though no process waits for a CPU.
 fn host_slowdown(cause: &Cause) -> Option<f64> {
-    cause.host_slowdown.or_else(|| cause.step_slowdown.map(prior::host_behind))
+    let by_work = cause.step_slowdown.map(prior::host_behind);
+    match cause.host_slowdown {
+        Some(times) if times > 1.0 => Some(times),
+        Some(_) => by_work.or(Some(prior::LEAST_MEASURED)),
+        None => by_work,
+    }
 }
 
 /// How bad a finding is, in multiples of its bound; at least 1 for what fires.
