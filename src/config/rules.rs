@@ -65,6 +65,7 @@ presets! {
     "starved-rank" false
     "queue-skew-idle-peer" false
     "slow-rank" false
+    "crowded-scheduler" false
     "dp-attention-tokens" false
     "expert-imbalance" false
     "pd-pools" false

@@ -74,6 +74,9 @@ pub struct Reading {
     pub side: Side,
 }
 
+/// Members whose distances from the middle differ by less than this part of their whole distance are equally far.
+const EQUALLY_FAR: f64 = 1e-9;
+
 impl Condition {
     /// Reads a frame. `scratch` is a buffer that holds nothing between calls.
     pub fn read(&self, frame: &Frame, detected: Detected<'_>, scratch: &mut Vec<f64>) -> Reading {
@@ -149,7 +152,14 @@ impl Condition {
             },
             _ => {
                 let median = median_of(values.iter().copied(), scratch);
-                if s.max - median >= median - s.min { Side::High } else { Side::Low }
+                let (above, below) = (s.max - median, median - s.min);
+                // Of two members each is as far from the middle, and rounding must not choose between them.
+                let are_equal = (above - below).abs() <= EQUALLY_FAR * (s.max - s.min);
+                match self.side {
+                    Side::Low if are_equal => Side::Low,
+                    _ if are_equal || above > below => Side::High,
+                    _ => Side::Low,
+                }
             }
         }
     }
@@ -375,6 +385,23 @@ mod tests {
         assert_eq!(read(&both, &starved).side, Side::Low);
         assert!(both.is_exceeded(&read(&both, &starved)));
         assert!(!high.is_exceeded(&read(&high, &starved)));
+    }
+
+    #[test]
+    fn of_two_members_the_higher_is_blamed_unless_the_rule_looks_for_the_lower_whatever_is_rounded() {
+        let both = condition(Statistic::MaxMinusMin, 0.3);
+        let low = Condition { side: Side::Low, ..both.clone() };
+        let high = Condition { side: Side::High, ..both.clone() };
+        // As two H200 showed: one process waits for a CPU, the other does not.
+        for waits in
+            [[0.0000376474259101284, 0.7738288205628779], [0.000012048099218958172, 0.7925426261422012]]
+        {
+            let of = |c: &Condition| {
+                (read(c, &waits).member, read(c, &waits).side, c.is_exceeded(&read(c, &waits)))
+            };
+            assert_eq!([of(&both), of(&high)], [(1, Side::High, true); 2], "{waits:?}");
+            assert_eq!(of(&low), (0, Side::Low, true), "{waits:?}");
+        }
     }
 
     #[test]
