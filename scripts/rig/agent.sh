@@ -1,5 +1,6 @@
 #!/bin/bash
 # agent.sh start BIN BASE LOG [more arguments of `skewtrap run`] | stop | kill9; environment as prep.sh makes it. Everything under $W/agent.
+# RIG_MAX_STALL, RIG_MAX_STALL_SLOW_HOST: what a window may cost, in place of 300ms. RIG_NSYS: an nsys session, whose windows stand in for the server's own.
 d=$W/agent; mkdir -p "$d"
 case $1 in
 start)
@@ -7,9 +8,12 @@ start)
   if [ ! -f "$d/agent.yaml" ]; then
     # the shipped rules with a short cooldown, so that a run of minutes sees several windows
     mkdir -p "$d/rules"
-    for r in dp-load-skew kv-usage-skew starved-rank slow-rank queue-skew-idle-peer stuck-rank dp-attention-tokens expert-imbalance; do
-      [ -f "$RIG/../../rules/$r.yaml" ] && sed 's/^    severity:/    limits: { cooldown: 20s, captures: 40, per: 1h }\n    severity:/' "$RIG/../../rules/$r.yaml" > "$d/rules/$r.yaml"
+    for r in dp-load-skew kv-usage-skew starved-rank slow-rank queue-skew-idle-peer stuck-rank crowded-scheduler dp-attention-tokens expert-imbalance; do
+      [ -f "$RIG/../../rules/$r.yaml" ] && cp "$RIG/../../rules/$r.yaml" "$d/rules/"
     done
+    how="{ http: { max_stall: ${RIG_MAX_STALL:-300ms}${RIG_MAX_STALL_SLOW_HOST:+, max_stall_slow_host: $RIG_MAX_STALL_SLOW_HOST} } }"
+    [ -n "$RIG_NSYS" ] && how="{ nsys: { session: $RIG_NSYS, duration: 500ms } }"
+    sed -i -e '/^    limits:/d' -e "s/^    capture: { http: { max_stall: 300ms } }/    capture: $how\n    limits: { cooldown: 20s, captures: 40, per: 1h }/" "$d"/rules/*.yaml
     conf() { cat <<Y
 targets:
   - { name: rig, url: "$base", engine: sglang, logs: ["$log"] }

@@ -26,10 +26,14 @@ ap.add_argument("--limit", type=float, default=1e9, help="seconds after which ev
 ap.add_argument("--scale", type=float, default=1.0, help="all phases' seconds times this"); ap.add_argument("--vocab", type=int, default=1000)
 ap.add_argument("--rate-scale", type=float, default=1.0); ap.add_argument("--no-route", action="store_true", help="the server has no DP ranks")
 ap.add_argument("--stream-share", type=float, default=0.05, help="share of the requests that stream, and so tell their first token's time")
+ap.add_argument("--itl", action="store_true", help="all gaps of the streaming clients: itl.csv (end,rank,gap_s)")
 ap.add_argument("--append", action="store_true"); ap.add_argument("--same-token", type=int, default=0, help="prompts of this one token")
 a = ap.parse_args(); rng = random.Random(a.seed); os.makedirs(a.out, exist_ok=True)
+a.append = a.append and os.path.exists(a.out + "/stalls.csv")
 mode = "a" if a.append else "w"
 EV = open(a.out + "/events.jsonl", mode); ST = open(a.out + "/stalls.csv", mode); RQ = open(a.out + "/requests.csv", mode)
+IT = open(a.out + "/itl.csv", mode) if a.itl else None
+if IT and not a.append: IT.write("end,rank,gap_s\n")
 if not a.append: ST.write("end,rank,gap_s\n"); RQ.write("start,rank,first_s,whole_s,tokens,status\n")
 t_begin = time.time(); stat = {}; tok = [0, 0]; tasks = set()
 
@@ -93,6 +97,7 @@ async def streamer(s, rank):
             async with s.post(a.base + "/generate", json=body, timeout=aiohttp.ClientTimeout(total=None, sock_read=120)) as r:
                 async for chunk in r.content.iter_any():
                     now = time.time()
+                    if IT and last is not None: IT.write(f"{now:.3f},{rank},{now - last:.4f}\n")
                     if last is not None and now - last >= a.gap: ST.write(f"{now:.3f},{rank},{now - last:.4f}\n"); ST.flush()
                     last = now
         except asyncio.CancelledError: raise
@@ -116,6 +121,13 @@ async def duty(pid, on, off):
         except OSError: pass
 
 
+async def whole(folder):
+    """Whether nothing below it grows any more: a file is there before it is written to its end."""
+    sizes = lambda: {f: os.path.getsize(f) for f in glob.glob(folder + "/*.json.gz")}
+    before = sizes(); await asyncio.sleep(0.2)
+    return before == sizes()
+
+
 async def window(s, w):
     await asyncio.sleep(w.get("at", 0))
     d = w.get("dir") or os.path.join(os.environ.get("SGLANG_TORCH_PROFILER_DIR", "/tmp"), w["name"])
@@ -129,7 +141,7 @@ async def window(s, w):
     n = 0
     while time.time() - b < w.get("patience", 20):
         n = len(glob.glob(d + "/*.json.gz"))
-        if n >= want: break
+        if n >= want and await whole(d): break
         await asyncio.sleep(0.1)
     if n < want:
         try:
@@ -231,4 +243,4 @@ async def main():
 try:
     asyncio.run(main())
 finally:
-    for f in (EV, ST, RQ): f.close()
+    for f in (EV, ST, RQ, *([IT] if IT else [])): f.close()

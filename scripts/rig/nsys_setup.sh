@@ -13,3 +13,6 @@ if [ -z "$NSYS" ]; then
   fi
 fi
 export NSYS
+# Its importer wants libdw, which the machine may lack: carried in .whl/lib (apt-get download libdw1 libelf1; dpkg -x).
+[ -d "$carried/lib" ] && ! ldconfig -p | grep -q libdw.so.1 && { cp -n "$carried"/lib/* /usr/lib/x86_64-linux-gnu/; ldconfig; }
+[ -n "$NSYS" ] && export PATH=$(dirname "$NSYS"):$PATH

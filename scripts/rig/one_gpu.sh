@@ -1,5 +1,5 @@
 #!/bin/bash
-# one_gpu.sh BIN [troubles|ab|windows ...] [LIMIT_S]: a server of four DP ranks on one GPU, the agent BIN beside it, a script of phases.
+# one_gpu.sh BIN [troubles|ab|windows|windows-agent ...] [LIMIT_S]: a server of four DP ranks on one GPU, the agent BIN beside it, a script of phases.
 # Ends by itself within LIMIT_S (default 555). Results: $OUT/rec.tar (recording), $OUT/agent.tar.gz, $OUT/traces.tar, $OUT/table.txt.
 here=$(cd "$(dirname "$0")" && pwd); RIG=$here; . "$here/prep.sh"; chmod +x "$RIG"/*.sh
 export BIN=$(cd "$(dirname "$1")" && pwd)/$(basename "$1"); shift; chmod +x "$BIN" 2>/dev/null
@@ -17,14 +17,15 @@ curl -s -m 10 $BASE/server_info > "$R/server_info.json"
 grp=$(cat "$W/dp4.pid"); n=0
 for s in "${scripts[@]}"; do
   left=$(( end - $(date +%s) - 40 )); [ $left -gt 20 ] || { say "no time for $s"; break; }
-  case $s in troubles|cpu) "$RIG/agent.sh" start "$BIN" $BASE "$SLOG";; windows) "$RIG/agent.sh" stop; esac
+  case $s in troubles|windows-agent|cpu) "$RIG/agent.sh" start "$BIN" $BASE "$SLOG";; windows) "$RIG/agent.sh" stop; esac
   say "script $s, at most $left s"
-  timeout $(( left + 25 )) $PY "$RIG/load.py" "$RIG/scripts/$s.json" --base $BASE --out "$R" --ranks $ranks --group "$grp" --limit $left $([ $n -gt 0 ] && echo --append) 2>&1 | cut -c1-200; n=1
+  timeout $(( left + 25 )) $PY "$RIG/load.py" "$RIG/scripts/$s.json" --base $BASE --out "$R" --ranks $ranks --group "$grp" --itl --limit $left $([ $n -gt 0 ] && echo --append) 2>&1 | cut -c1-200; n=1
 done
 sleep 2; curl -s -m 5 http://127.0.0.1:9464/api/v1/status > "$R/status.json"; curl -s -m 5 http://127.0.0.1:9464/metrics > "$R/agent-metrics.txt"
 "$RIG/agent.sh" stop; for p in $(grep -o '"pid": [0-9]*' "$R/events.jsonl" | grep -o '[0-9]*' | sort -u); do kill -CONT "$p" 2>/dev/null; done
 kill -TERM $rec 2>/dev/null; sleep 1; "$RIG/run.sh" stop dp4
 [ -f "$carried/cache.tar.xz" ] || save_cache
+gzip -kf "$R/itl.csv"; timeout 20 $PY "$RIG/cost_table.py" "$R" "$W/agent/incidents" > "$OUT/cost.txt" 2>&1; cat "$OUT/cost.txt"; rm -f "$R/itl.csv"
 timeout 20 $PY "$RIG/judge_windows.py" "$R" --bin "$BIN" --traces "$W/profiles" --incidents "$W/agent/incidents" > "$OUT/table.txt" 2>&1
 (cd "$R" && gzip -f loads.jsonl metrics.txt server.stamped.log 2>/dev/null; tar cf "$OUT/rec.tar" .) & (cd "$W" && tar czf "$OUT/agent.tar.gz" --exclude '*.trace.json.gz' --exclude api-token agent) & (cd "$W" && tar cf "$OUT/traces.tar" profiles $([ -d agent/incidents ] && echo agent/incidents)) & wait
 cap() { [ "$(stat -c %s "$1" 2>/dev/null || echo 0)" -gt 16500000 ] && { split -b 16000000 -d "$1" "$1."; rm -f "$1"; }; }; for f in rec.tar agent.tar.gz traces.tar; do cap "$OUT/$f"; done

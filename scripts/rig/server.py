@@ -3,8 +3,9 @@
   server.py model DIR [--kind llama|tiny|moe|moe-hot] [--hot-rank R]   writes the model (no network; moe-hot writes weights whose router
                                                  prefers the experts of EP rank R of 2)
   server.py serve ARGUMENTS...                   sglang.launch_server, but several DP ranks may share a GPU (--gpu-id-step 0)
-  server.py preset NAME                          prints the arguments of a preset: dp4 moe1 tp2 tp2-nccl dpa2 ep2 ep2-hot cpu-dp2, and
-                                                 tp2-big dpa2-big ep2-big ep2-hot-big, whose steps the GPU bounds and not the host
+  server.py preset NAME                          prints the arguments of a preset: dp4 moe1 tp2 tp2-nccl dpa2 ep2 ep2-hot cpu-dp2, tp4 tp4-nccl
+                                                 dpa4 ep4 (four GPUs), and tp2-big dpa2-big ep2-big ep2-hot-big tp4-big dpa4-big ep4-big,
+                                                 whose steps the GPU bounds and not the host
   server.py versions                             what is installed
 """
 import json, os, sys
@@ -24,7 +25,8 @@ PRESETS = {
     "ep2-hot": "--tp-size 2 --ep-size 2 --disable-custom-all-reduce --moe-runner-backend triton --load-format auto",
 }
 BIG = " --max-total-tokens 60000 --mem-fraction-static 0.95 --cuda-graph-max-bs 128"
-PRESETS.update({name + "-big": PRESETS[name.replace("-hot", "")] + BIG for name in ("tp2", "dpa2", "ep2", "ep2-hot")})
+PRESETS.update({name.replace("2", "4"): PRESETS[name].replace("-size 2", "-size 4") for name in ("tp2", "tp2-nccl", "dpa2", "ep2")})
+PRESETS.update({name + "-big": PRESETS[name.replace("-hot", "")] + BIG for name in ("tp2", "dpa2", "ep2", "ep2-hot", "tp4", "dpa4", "ep4")})
 
 
 def model(folder, kind="llama", hot=1):
