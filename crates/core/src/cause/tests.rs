@@ -32,6 +32,8 @@ struct Second {
     /// Requests that wait, and requests a second that are thrown out of the batch, to be computed again.
     waiting: f64,
     thrown: f64,
+    /// The KV cache is full so many seconds after the onset.
+    full_after: Option<usize>,
     is_there: bool,
 }
 
@@ -45,6 +47,7 @@ const USUAL: Second = Second {
     machine: None,
     waiting: 0.0,
     thrown: 0.0,
+    full_after: None,
     is_there: true,
 };
 
@@ -89,7 +92,8 @@ fn cause_of_finding(
             let mut fields = Fields::default();
             fields.set(catalog::RUNNING_REQS, now.running);
             fields.set(catalog::QUEUE_REQS, now.waiting);
-            fields.set(catalog::KV_USAGE, 0.2 + now.running / 400.0);
+            let is_full = now.full_after.is_some_and(|after| s > ONSET + after);
+            fields.set(catalog::KV_USAGE, if is_full { 0.97 } else { 0.2 + now.running / 400.0 });
             fields.set(catalog::ADMISSIONS, total[0]);
             fields.set(catalog::PREFILL_COMPUTE_TOKENS, total[1]);
             fields.set(catalog::PREFILL_CACHE_TOKENS, total[2]);
@@ -231,6 +235,27 @@ fn what_was_thrown_out_and_is_computed_again_is_no_prompt_that_the_cache_missed(
     let missed = Second { requests: 8.0, cached: 0.0, thrown: 0.5, running: 40.0, ..usual };
     let cause = cause_of(usual, missed, usual);
     assert_eq!((cause.kind, cause.certainty), (CauseKind::CacheMisses, Certainty::Likely), "{cause:?}");
+}
+
+#[test]
+fn what_departs_once_the_cache_is_full_may_be_what_the_full_cache_made_and_is_not_certain() {
+    let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, ..USUAL };
+    let usual = Second { cached: 0.8, ..USUAL };
+    let missed = Second { cached: 0.0, ..usual };
+    for (usual, changed, kind) in
+        [(USUAL, more, CauseKind::MoreRequests), (usual, missed, CauseKind::CacheMisses)]
+    {
+        let of = |full_after| {
+            let cause = cause_of(usual, Second { full_after, ..changed }, usual);
+            (cause.kind, cause.certainty)
+        };
+        assert_eq!(of(None), (kind, Certainty::Likely));
+        assert_eq!(of(Some(5)), (kind, Certainty::Likely), "it filled the cache");
+        assert_eq!(of(Some(0)), (kind, Certainty::Consistent));
+    }
+    // A full cache answers no more than before: requests that it does answer were sent for it.
+    let cause = cause_of(USUAL, Second { cached: 0.8, full_after: Some(0), ..more }, USUAL);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::MoreRequests, Certainty::Likely), "{cause:?}");
 }
 
 #[test]

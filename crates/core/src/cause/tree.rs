@@ -22,6 +22,8 @@ const MATERIAL: f64 = 0.18;
 const EXPLAINS: f64 = 0.8;
 /// From this share on, a KV cache is full: admission keeps the rest free.
 const FULL: f64 = 0.85;
+/// A gauge shows what happened to it after so long at most.
+const SEEN: Duration = Duration::from_secs(1);
 /// A rank that is sent less holds at most this share of what it held.
 const LESS_TO_DO: f64 = 0.8;
 /// The course of a factor tells its departure within this much, ...
@@ -233,20 +235,22 @@ fn leading(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
         let peer = of_peer(case, found.kind, i);
         peer.z.abs() >= SURE && peer.ln / found.term.ln >= 0.5
     });
+    // Requests that share a prefix follow it: the cache of the rank that has it answers more.
+    let cache = &factors[2].term;
+    let is_cached_more = cache.z <= -NOTED && cache.own.1 < cache.own.0;
     let is_clear = match found.kind {
         // A request that was thrown out is computed again, and looks like a long prompt that no cache has.
-        CauseKind::LongerPrompts | CauseKind::CacheMisses => !may_throw_unseen(case),
+        CauseKind::LongerPrompts => !may_throw_unseen(case),
+        CauseKind::CacheMisses => !may_throw_unseen(case) && !was_full(case, found.departed),
+        // A cache that is full answers no more than before.
+        CauseKind::MoreRequests => is_cached_more || !was_full(case, found.departed),
         CauseKind::FewerRequests => has_less_to_do(case),
         _ => true,
     };
     let is_sure = found.term.z.abs() >= SURE && explains >= EXPLAINS && is_early && is_alone && is_clear;
     let mut support = vec![words::change(case, found.kind, found.term, found.departed)];
-    if found.kind == CauseKind::MoreRequests {
-        // Requests that share a prefix follow it: the cache of the rank that has it answers more.
-        let cache = &factors[2].term;
-        if cache.z <= -NOTED && cache.own.1 < cache.own.0 {
-            support.push(words::change(case, CauseKind::CacheMisses, *cache, factors[2].departed));
-        }
+    if found.kind == CauseKind::MoreRequests && is_cached_more {
+        support.push(words::change(case, CauseKind::CacheMisses, *cache, factors[2].departed));
     }
     let mut result = Found { explains: Some(explains), ..Found::new(found.kind, is_sure, String::new()) };
     result.support = support;
@@ -310,6 +314,13 @@ fn may_throw_unseen(case: &Case<'_>) -> bool {
     let member = case.blamed();
     let tells = member.has(catalog::RETRACTIONS) || member.has(catalog::RETRACTED_REQS);
     !tells && member.of(catalog::KV_USAGE).mean(case.lately()).is_some_and(|usage| usage >= FULL)
+}
+
+/// Whether the KV cache of the blamed rank was full when a factor departed. What is thrown out of it then comes a
+/// second time, and what it evicts is missed: both follow from the full cache, and do not fill it.
+fn was_full(case: &Case<'_>, departed: Option<Time>) -> bool {
+    let seen = departed.unwrap_or(case.finding.onset) + SEEN;
+    case.blamed().of(catalog::KV_USAGE).at(seen.min(case.now)).is_some_and(|usage| usage >= FULL)
 }
 
 /// A rank that is sent less has less to do. One on which as much runs, or more waits than before, is avoided by the
