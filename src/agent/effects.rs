@@ -114,7 +114,7 @@ impl Agent {
 
     fn notify(&mut self, incident: Incident, update: Update, only_edits: bool, receivers: &[Arc<str>]) {
         // Before the message: an agent after this one must not tell it again, and must know when it is over.
-        let begins_or_ends = matches!(update, Update::Fired | Update::Resolved);
+        let begins_or_ends = matches!(update, Update::Fired | Update::Resolved | Update::Returned);
         self.save_what_goes_on_at(&incident.target, begins_or_ends && incident.trouble.is_some());
         match only_edits {
             true => self.notifier.edit(&incident, update, receivers, self.clock),

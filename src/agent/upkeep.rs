@@ -164,6 +164,12 @@ impl Agent {
         let _ = self.archive.send(Job::MakeRoom(coming.max().unwrap_or(0)));
     }
 
+    /// Whether an incident that an agent before this one left is under way here. One that was over may come back,
+    /// but whatever is still to be told of it is told.
+    fn goes_on(&self, record: &Record) -> bool {
+        self.watch.incident(&record.incident.id).is_some_and(|incident| incident.resolved_at.is_none())
+    }
+
     /// Reports what an agent before this one left finished, and closes the windows that it left open,
     /// each by a task of its own.
     pub(super) fn recover(
@@ -176,9 +182,9 @@ impl Agent {
             self.notifier.goes_on(&open.incident);
         }
         for record in found.finished {
-            match self.watch.incident(&record.incident.id) {
-                None => self.report_closed(record),
-                Some(_) => {
+            match self.goes_on(&record) {
+                false => self.report_closed(record),
+                true => {
                     self.watch.ended_before(&record.incident, effects);
                     if record.incident.verdict.is_none() && record.incident.capture.is_comparable() {
                         self.compare_recovered(record);
@@ -186,7 +192,7 @@ impl Agent {
                 }
             }
         }
-        let is_over = |record: &Record| self.watch.incident(&record.incident.id).is_none();
+        let is_over = |record: &Record| !self.goes_on(record);
         for mut record in found.open.into_iter().filter(is_over).collect::<Vec<_>>() {
             let silenced_until = self.silenced_until(&record);
             let bundles = self.store.bundles.clone();

@@ -78,6 +78,9 @@ pub struct Incident {
     /// Whether it ended while no agent ran: no rule of the agent that resolved it saw it go on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended_unseen: bool,
+    /// How often it came back soon after it was taken to be over, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub returned: Vec<Returned>,
 }
 
 impl Incident {
@@ -106,6 +109,7 @@ impl Incident {
             trouble: None,
             joined: Vec::new(),
             ended_unseen: false,
+            returned: Vec::new(),
         }
     }
 
@@ -167,6 +171,21 @@ impl Incident {
         is_news
     }
 
+    /// It comes back: it was not over. Returns whether it had been taken to be, and may come back once more.
+    pub fn come_back(&mut self, at: Time) -> bool {
+        let Some(ended) = self.resolved_at.filter(|_| self.returned.len() < MOST_RETURNS) else {
+            return false;
+        };
+        self.returned.push(Returned { ended, at });
+        (self.resolved_at, self.ended_unseen) = (None, false);
+        self.state = match (&self.verdict, &self.capture) {
+            (Some(_), _) => IncidentState::Compared,
+            (None, CaptureOutcome::Done(_)) => IncidentState::Captured,
+            (None, _) => IncidentState::Open,
+        };
+        true
+    }
+
     /// A capture of it ended.
     pub fn captured(&mut self, stored: &StoredCapture) {
         self.capture = stored.outcome.clone();
@@ -200,6 +219,25 @@ pub struct EarlierCapture {
     pub capture: CaptureOutcome,
     /// The verdict of comparing its ranks.
     pub verdict: Option<VerdictNote>,
+}
+
+/// What comes back more often than this is another incident.
+const MOST_RETURNS: usize = 32;
+
+/// An incident that came back soon after it was taken to be over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Returned {
+    /// When it was taken to be over.
+    pub ended: Time,
+    /// When it came back.
+    pub at: Time,
+}
+
+impl Returned {
+    /// How long it seemed to be over.
+    pub fn after(&self) -> std::time::Duration {
+        self.at.since(self.ended)
+    }
 }
 
 /// More than this of what other rules found is not kept.

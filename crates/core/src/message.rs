@@ -21,7 +21,7 @@ pub use self::slack::slack;
 pub use self::terminal::terminal;
 pub use self::words::{bytes, counted, figure, rank_name, seconds, utc};
 use crate::capture::refusal::Reason;
-use crate::incident::{CaptureOutcome, Incident};
+use crate::incident::{CaptureOutcome, Incident, Returned};
 use skewtrap_trace::time::Time;
 
 /// The version of the JSON body; raised when a field changes its meaning or goes away.
@@ -44,6 +44,8 @@ pub enum Update {
     Resolved,
     /// The server's own log says that it died.
     Died,
+    /// What was told to be over is not: it came back within a minute.
+    Returned,
 }
 
 impl Update {
@@ -56,14 +58,17 @@ impl Update {
             Self::Verdict => "verdict",
             Self::Resolved => "resolved",
             Self::Died => "died",
+            Self::Returned => "returned",
         }
     }
 
     /// Whether its message is also that of `other`: with a verdict comes what was captured, and the
-    /// first message says why nothing is, where that is known then.
+    /// first message says why nothing is, where that is known then. Who is told that it began is told that it
+    /// came back.
     pub fn tells(self, other: Self, incident: &Incident) -> bool {
         match (self, other) {
             (Self::Verdict, Self::Captured) => true,
+            (Self::Returned, Self::Fired) => true,
             (Self::Fired, Self::Refused) => incident.capture.refused().is_some(),
             _ => self == other,
         }
@@ -86,8 +91,8 @@ pub struct Origin {
 pub struct Message {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
-    /// `INCIDENT:UPDATE`, or `INCIDENT:UPDATE:2` about its second capture; the same however often it
-    /// is delivered.
+    /// `INCIDENT:UPDATE`, or `INCIDENT:UPDATE:2` about its second capture, return or end; the same however
+    /// often it is delivered.
     pub id: String,
     /// What happened.
     pub update: Update,
@@ -144,15 +149,17 @@ fn notes_of(incident: &Incident, update: Update) -> Vec<String> {
 }
 
 /// The stable id of the message about `update`. A message about a further capture of the incident has
-/// that capture's number at its end.
+/// that capture's number at its end, and one about a further return or end the number of that.
 pub fn id_of(incident: &Incident, update: Update) -> String {
-    let window = match update {
-        Update::Fired | Update::Resolved | Update::Died => 1,
+    let number = match update {
+        Update::Fired | Update::Died => 1,
+        Update::Returned => incident.returned.len(),
+        Update::Resolved => incident.returned.len() + 1,
         Update::Captured | Update::Verdict => incident.window(),
         Update::Refused => incident.refused_window(),
     };
     let id = format!("{}:{}", incident.id, update.word());
-    if window > 1 { format!("{id}:{window}") } else { id }
+    if number > 1 { format!("{id}:{number}") } else { id }
 }
 
 /// `dp-load-skew: DP2 has 2.1 times the mean load on server`.
@@ -182,6 +189,10 @@ fn title_of(incident: &Incident, update: Update) -> String {
         Update::Resolved => {
             let was = incident.verdict.as_ref().map(|v| format!(" ({})", words::verdict_kind(v)));
             format!("{rule}: resolved on {target}{}", was.unwrap_or_default())
+        }
+        Update::Returned => {
+            let after = incident.returned.last().map(Returned::after).unwrap_or_default();
+            format!("{rule}: it came back after {} on {target}{rank}", words::seconds(after.as_secs_f64()))
         }
         Update::Died => {
             let window = incident.died.as_ref().is_some_and(|died| died.window_open);

@@ -296,12 +296,13 @@ fn line(vs: &[Verdict], name: &str) -> String {
         String::new()
     };
     format!(
-        "found {}/{n} first right {} delay {:.1} | wrong {:.2} tellings {:.2} before {}{named} | onset in ± {covered}/{} bias {:+.1} ± {:.1} | clears {:.0}",
+        "found {}/{n} first right {} delay {:.1} | wrong {:.2} tellings {:.2} back {:.2} before {}{named} | onset in ± {covered}/{} bias {:+.1} ± {:.1} | clears {:.0}",
         sum(&|v| usize::from(v.delay.is_some())),
         sum(&|v| usize::from(v.first_right)),
         median(&mut delays),
         sum(&|v| v.wrong) as f64 / n as f64,
         sum(&|v| v.tellings) as f64 / n as f64,
+        sum(&|v| v.returns) as f64 / n as f64,
         sum(&|v| v.before),
         onsets.len(),
         median(&mut errors),

@@ -39,6 +39,8 @@ pub struct Told {
     pub capture: String,
     /// Whether a firing with other blame goes on with it.
     pub is_reblame: bool,
+    /// How often it came back after it was told to be over.
+    pub returns: usize,
 }
 
 impl Told {
@@ -131,6 +133,12 @@ fn note(all: &mut Vec<Told>, change: &Change, capture: &str) {
     {
         t.capture = capture.into();
     }
+    if change.how == How::Returned
+        && let Some(t) = all.iter_mut().rev().find(|t| t.rule == rule && t.cleared.is_some())
+    {
+        t.returns += 1;
+        t.cleared = None;
+    }
     let Some(finding) = change.finding.as_ref().filter(|_| change.is_onset()) else { return };
     let Some(rank) = rank_of(&finding.rank) else { return };
     let mut told = Told {
@@ -147,6 +155,7 @@ fn note(all: &mut Vec<Told>, change: &Change, capture: &str) {
         cleared: None,
         capture: capture.into(),
         is_reblame: change.how == How::Reblamed,
+        returns: 0,
     };
     told.name(finding, at);
     all.push(told);
@@ -167,6 +176,8 @@ pub struct Verdict {
     pub onset: Option<(f64, f64)>,
     /// Seconds from the end to clearing.
     pub clearing: Option<f64>,
+    /// How often an incident came back after it was told to be over.
+    pub returns: usize,
 }
 
 pub fn judge(told: &[Told], script: &[Incident]) -> Verdict {
@@ -187,6 +198,7 @@ pub fn judge(told: &[Told], script: &[Incident]) -> Verdict {
             .iter()
             .all(|r| during.iter().any(|t| t.ranks.iter().any(|(at, rank)| rank == r && *at <= b))),
         onset: hit.map(|t| (t.onset.0 - a, t.onset.1)),
+        returns: all().map(|t| t.returns).sum(),
         clearing: during.last().and_then(|t| t.cleared).map(|c| c - b),
     }
 }

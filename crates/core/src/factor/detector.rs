@@ -7,8 +7,7 @@ mod follow;
 mod listen;
 mod troubles;
 
-use self::troubles::Closed;
-pub use self::troubles::Open;
+pub use self::troubles::{Closed, Open};
 
 use crate::factor::channel::{Channel, Known, PACE, PRESSURE, Quality, Seen, TESTS};
 use crate::factor::clock::decoding_of;
@@ -109,6 +108,9 @@ pub struct Saved {
     /// The troubles under way, the one that is told last.
     #[serde(default)]
     pub open: Vec<Open>,
+    /// Troubles that ended a moment ago: they may come back.
+    #[serde(default)]
+    pub closed: Vec<Closed>,
 }
 
 /// What is nearest to its bound now, for people who ask why nothing fires.
@@ -217,6 +219,17 @@ impl Detector {
         }
     }
 
+    /// This detector, in whose server `incidents` troubles were found before: their numbers are not used again.
+    #[must_use]
+    pub fn after(self, incidents: u64) -> Self {
+        Self { incidents, ..self }
+    }
+
+    /// How many troubles were found so far.
+    pub fn incidents(&self) -> u64 {
+        self.incidents
+    }
+
     /// The trouble under way.
     pub fn open(&self) -> Option<&Incident> {
         self.open.as_ref().filter(|open| !open.is_unseen).map(|open| &open.incident)
@@ -253,6 +266,7 @@ impl Detector {
             incidents: self.incidents,
             firings: self.firings.clone(),
             open: self.behind.iter().chain(&self.open).cloned().collect(),
+            closed: self.closed.clone(),
         }
     }
 
@@ -278,6 +292,8 @@ impl Detector {
         let open = saved.open.into_iter().filter(|open| is_known && is_there(open));
         detector.behind = open.map(|open| Open { is_unseen: true, calm: 0, ..open }).collect();
         detector.open = detector.behind.pop();
+        let is_recent = |closed: &Closed| is_known && now - closed.at < WAKE;
+        detector.closed = saved.closed.into_iter().filter(is_recent).collect();
         detector
     }
 
@@ -470,7 +486,7 @@ impl Detector {
         channel.fired(c.test, c.evidence.deviance);
         let incident = self.describe(channel, c, moment);
         let returned =
-            self.closed.iter().rposition(|old| old.is_same(&incident)).map(|i| self.closed.remove(i));
+            self.closed.iter().rposition(|old| old.is_same(&incident, c.test)).map(|i| self.closed.remove(i));
         let change = match returned {
             Some(Closed { incident: old, .. }) => Change::Returned(Incident {
                 id: old.id,

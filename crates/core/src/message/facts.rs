@@ -104,12 +104,22 @@ fn rule(incident: &Incident) -> String {
 
 fn since(incident: &Incident) -> String {
     let onset = incident.finding.onset;
-    let fired = format!(
+    let mut fired = format!(
         "{} ± {} s, fired {} later",
         utc(onset),
         figure(incident.finding.onset_error_s),
         seconds(incident.fired_at.since(onset).as_secs_f64())
     );
+    if let Some(last) = incident.returned.last() {
+        let after = seconds(last.after().as_secs_f64());
+        fired += &match incident.returned.len() {
+            1 => format!("; it seemed to be over at {} and came back after {after}", utc(last.ended)),
+            n => format!(
+                "; it seemed to be over {n} times, last at {}, and came back after {after}",
+                utc(last.ended)
+            ),
+        };
+    }
     match incident.resolved_at {
         Some(end) if incident.ended_unseen => {
             format!("{fired}; it ended while no agent ran, before {}", utc(end))

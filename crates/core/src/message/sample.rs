@@ -79,6 +79,7 @@ pub fn sample(fired_at: Time) -> Incident {
         trouble: None,
         joined: Vec::new(),
         ended_unseen: false,
+        returned: Vec::new(),
     }
 }
 

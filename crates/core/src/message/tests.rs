@@ -37,6 +37,54 @@ fn text(incident: &Incident, update: Update) -> String {
 }
 
 #[test]
+fn what_came_back_is_told_with_how_long_it_seemed_over_and_each_end_has_a_message_of_its_own() {
+    let mut incident = resolved();
+    assert!(incident.come_back(Time::from_epoch_s(1_795_492_211.0)));
+    assert_eq!((incident.state, incident.resolved_at), (IncidentState::Compared, None));
+    let told = message(&incident, Update::Returned);
+    assert_eq!(told.title, "dp-load-skew: it came back after 14 s on server (DP2)");
+    assert!(
+        told.facts
+            .since
+            .ends_with("; it seemed to be over at 2026-11-24 03:49:57.0 UTC and came back after 14 s"),
+        "{told:?}"
+    );
+    let id = |incident: &Incident, update| super::id_of(incident, update);
+    assert!(id(&incident, Update::Returned).ends_with(":returned"));
+    assert!(id(&resolved(), Update::Resolved).ends_with(":resolved"));
+    assert!(incident.resolve(Time::from_epoch_s(1_795_492_240.0)));
+    assert!(id(&incident, Update::Resolved).ends_with(":resolved:2"));
+    let told = message(&incident, Update::Resolved).facts.since;
+    assert!(told.contains("came back after 14 s, over at 2026-11-24 03:50:40.0 UTC after"), "{told}");
+    assert!(incident.come_back(Time::from_epoch_s(1_795_492_245.0)));
+    assert!(id(&incident, Update::Returned).ends_with(":returned:2"));
+    let told = message(&incident, Update::Returned).facts.since;
+    assert!(
+        told.ends_with(
+            "; it seemed to be over 2 times, last at 2026-11-24 03:50:40.0 UTC, and came back after 5 s"
+        ),
+        "{told}"
+    );
+    // Whoever is told that it began is told that it came back.
+    assert!(
+        Update::Returned.tells(Update::Fired, &incident)
+            && !Update::Returned.tells(Update::Resolved, &incident)
+    );
+    // It is the same alert, which fires again.
+    let (first, back) =
+        (alerts(&message(&fired(), Update::Fired)), alerts(&message(&incident, Update::Returned)));
+    assert_eq!((&first[0].labels, &first[0].ends_at), (&back[0].labels, &back[0].ends_at));
+    let json = serde_json::to_string(&incident).expect("plain data");
+    assert_eq!(serde_json::from_str::<Incident>(&json).expect("its own JSON"), incident);
+    // One that comes back for ever is not kept for ever.
+    let mut at = 1_795_492_300.0;
+    while incident.resolve(Time::from_epoch_s(at)) && incident.come_back(Time::from_epoch_s(at + 5.0)) {
+        at += 10.0;
+    }
+    assert_eq!(incident.returned.len(), 32);
+}
+
+#[test]
 fn the_story_of_an_incident_reads_well_in_a_terminal() {
     insta::assert_snapshot!("terminal_fired", text(&fired(), Update::Fired));
     let mut captured = sample(at());

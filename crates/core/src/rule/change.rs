@@ -55,6 +55,8 @@ pub enum How {
     /// It still fires, and is worse by the margin than when it was captured: the same firing.
     #[serde(rename = "worsened")]
     Escalated,
+    /// The trouble of an incident that was taken to be over came back soon: the same incident.
+    Returned,
     /// It still fires, and by its harm it was decided whether a window is spent on it: the same firing.
     Weighed,
 }
@@ -135,6 +137,9 @@ impl Change {
         if self.how == How::Resumed {
             part(format_args!("it goes on"));
         }
+        if self.how == How::Returned {
+            part(format_args!("it came back"));
+        }
         if self.how == How::Escalated {
             part(format_args!("it got worse"));
         }
@@ -170,7 +175,8 @@ impl Change {
             bound: numbers.map(|n| n.bound),
             capture,
             why,
-            resumed: self.how == How::Resumed,
+            resumed: matches!(self.how, How::Resumed | How::Returned),
+            returned: self.how == How::Returned,
             got_worse: self.how == How::Escalated,
             reason: self.reason.as_deref(),
         }
@@ -197,6 +203,8 @@ pub struct ChangeLine<'a> {
     pub why: Option<&'a str>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub resumed: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub returned: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub got_worse: bool,
     #[serde(skip_serializing_if = "Option::is_none")]

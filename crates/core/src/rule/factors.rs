@@ -418,8 +418,8 @@ impl Server {
         self.ranks.push(dp);
         self.ranks.sort_unstable();
         let ranks = self.ranks.len();
-        self.detector =
-            (ranks >= 2).then(|| detector_of(Settings { ranks, false_alarms_per_day: per_day }, None));
+        let settings = Settings { ranks, false_alarms_per_day: per_day };
+        self.detector = new_detector(settings, self.detector.take());
         self.stepped = at.floor();
         self.ranks.binary_search(&dp).ok().map(|place| (place, true))
     }
@@ -451,9 +451,10 @@ impl Server {
             Some(detector) if goes_on => {
                 let mut saved = detector.saved();
                 saved.open.clear();
+                saved.closed.clear();
                 Some(Box::new(Detector::restored(settings, saved, now)))
             }
-            _ => (settings.ranks >= 2).then(|| detector_of(settings, None)),
+            before => new_detector(settings, before),
         };
     }
 
@@ -467,6 +468,12 @@ impl Server {
             detector.step(self.stepped + PATIENCE_S);
         }
     }
+}
+
+/// A detector that knows nothing of its ranks, in the place of the one `before`.
+fn new_detector(settings: Settings, before: Option<Box<Detector>>) -> Option<Box<Detector>> {
+    let incidents = before.map_or(0, |before| before.incidents());
+    (settings.ranks >= 2).then(|| Box::new(detector_of(settings, None).after(incidents)))
 }
 
 /// A detector, with what was known before. Out of the way of every line, which would pay for the room that it

@@ -228,6 +228,26 @@ impl Incidents {
         Some(active)
     }
 
+    /// An incident that was taken to be over is found again by `change`; returns whether it goes on.
+    pub fn come_back(&mut self, id: &IncidentId, change: &Change) -> bool {
+        let Some(active) = self.active.get_mut(id).filter(|active| active.incident.resolved_at.is_some())
+        else {
+            return false;
+        };
+        if !active.incident.come_back(change.at) {
+            return false;
+        }
+        (active.is_away, active.is_behind, active.taken_up) = (false, false, None);
+        active.follow(&change.rule);
+        self.firing.insert(key_of(change), id.clone());
+        true
+    }
+
+    /// Keeps an incident that was over when an agent before this one ended, since it may come back.
+    pub fn remember(&mut self, id: IncidentId, active: ActiveIncident) {
+        self.active.insert(id, active);
+    }
+
     /// The incidents that fire for the rule and group of a change, but of other troubles.
     pub fn others(&self, change: &Change) -> Vec<IncidentId> {
         let (rule, target, group, trouble) = key_of(change);

@@ -7,19 +7,20 @@
 
 use std::time::Duration;
 
-use super::core::Core;
+use super::core::{Core, notify};
 use super::event::Effect;
 use super::incidents::{ActiveIncident, Trigger};
 use super::shown::shown_by;
 use crate::finding::Finding;
-use crate::incident::{IncidentId, Joined};
+use crate::incident::{Incident, IncidentId, Joined};
 use crate::message::Update;
 use crate::rule::{Change, How};
 use crate::signal::store::SignalStore;
+use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
-/// Levels that depart so soon after the end of a trouble are its wake.
-const WAKE: Duration = Duration::from_secs(60);
+/// Levels that depart so soon after the end of a trouble are its wake, and a trouble that is found again is the same.
+pub(super) const WAKE: Duration = Duration::from_secs(60);
 
 /// Which incident an onset belongs to.
 pub(super) enum Belongs {
@@ -27,6 +28,8 @@ pub(super) enum Belongs {
     ToNone,
     /// It is this one, which goes on under the rule that fired.
     Told(IncidentId),
+    /// It is this one, which was taken to be over and is not.
+    Back(IncidentId),
     /// It is a symptom of this one.
     As(IncidentId),
 }
@@ -42,9 +45,11 @@ impl Core {
                     Trigger::Rule(rule) => rule.joins_trouble && rule.across == change.rule.across,
                     _ => false,
                 };
-                let mut levels = self.incidents.firing_now().filter(is_there).filter(joins);
-                let level = || levels.next().map(|active| active.incident.id.clone());
-                self.incidents.of_trouble(target, trouble).or_else(level).map(Belongs::Told)
+                let levels = self.incidents.firing_now().filter(is_there).filter(joins);
+                let level = || levels.map(|active| active.incident.id.clone()).next();
+                let told = self.incidents.of_trouble(target, trouble).map(Belongs::Told);
+                let back = || self.over_before(change, trouble).map(Belongs::Back);
+                told.or_else(back).or_else(|| level().map(Belongs::Told))
             }
             None if self.incidents.firing(change).is_some() => {
                 self.incidents.firing(change).map(|active| Belongs::Told(active.incident.id.clone()))
@@ -63,6 +68,53 @@ impl Core {
             None => None,
         };
         found.unwrap_or(Belongs::ToNone)
+    }
+
+    /// The incident of a trouble that a rule finds again, if it was taken to be over only a moment ago.
+    fn over_before(&self, change: &Change, trouble: u64) -> Option<IncidentId> {
+        let finding = change.finding.as_ref()?;
+        let names = |rank: &Labels| finding.rank == *rank || finding.also.contains(rank);
+        let is_it = |active: &&ActiveIncident| {
+            let Incident { rule, target, group, trouble: of, finding, resolved_at, .. } = &active.incident;
+            (rule, Some(target), group, *of)
+                == (&change.rule.name, change.target.as_ref(), &change.group, Some(trouble))
+                && resolved_at.is_some_and(|at| change.at.since(at) < WAKE)
+                && [&finding.rank].into_iter().chain(&finding.also).any(names)
+        };
+        self.incidents.newest_first().find(is_it).map(|active| active.incident.id.clone())
+    }
+
+    /// An incident that was taken to be over is not: people are told so, and what was captured of it stays.
+    pub(super) fn came_back(
+        &mut self,
+        id: &IncidentId,
+        mut change: Change,
+        finding: Finding,
+        store: &SignalStore,
+        now: Time,
+        out: &mut Vec<Effect>,
+    ) {
+        if !self.incidents.come_back(id, &change) {
+            return self.fired(store, change, finding, now, out);
+        }
+        self.watch_escalation(id, None, now);
+        self.request_if_undecided(id, now);
+        let silenced = self
+            .incidents
+            .get(id)
+            .and_then(|active| self.silenced_until(&active.incident.rule, &active.incident.target, now));
+        let Some(active) = self.incidents.get_mut(id) else { return };
+        // What began in a silence was never told.
+        let update = if active.silenced.is_some() { Update::Fired } else { Update::Returned };
+        active.silenced = silenced;
+        change.how = How::Returned;
+        change.continue_from(&active.incident.finding);
+        notify(active, update, out);
+        if silenced.is_some() {
+            out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
+        }
+        let capture = active.incident.capture.word();
+        out.push(Effect::Changed { change: Box::new(change), capture, why: None });
     }
 
     /// What a rule found belongs to an incident: it is recorded there, and stands in its messages.

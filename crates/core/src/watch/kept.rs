@@ -1,5 +1,5 @@
 //! Incidents outlive the agent: those of rules that fire are kept with what was told of them, and an agent after
-//! this one takes them up. The same firing is then the same incident, told no second time; one that has ended
+//! this one takes them up, and those that were over a moment ago, which may come back. The same firing is then the same incident, told no second time; one that has ended
 //! meanwhile is resolved, and says so.
 
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::core::Core;
 use super::event::Effect;
 use super::incidents::{ActiveIncident, Key, Trigger};
+use super::joins::WAKE;
 use super::story::Story;
 use super::windows::tell_result;
 use crate::incident::Incident;
@@ -23,7 +24,7 @@ const LISTENS_FOR: Duration = Duration::from_secs(5);
 /// ... but whatever was not seen for so long is.
 const LOOKS_FOR: Duration = Duration::from_secs(60);
 
-/// An incident whose rule fires, as an agent leaves it to the next one.
+/// An incident whose rule fires, or fired a moment ago, as an agent leaves it to the next one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct KeptIncident {
     /// As it is.
@@ -54,9 +55,15 @@ impl KeptIncident {
 }
 
 impl Core {
-    /// The incidents that fire and are `wanted`, for an agent after this one.
+    /// The incidents that fire, or may come back, and are `wanted`, for an agent after this one.
     pub(super) fn kept(&self, wanted: impl Fn(&Incident) -> bool) -> Vec<KeptIncident> {
-        self.incidents.firing_now().filter(|active| wanted(&active.incident)).filter_map(kept_of).collect()
+        let may_come_back = |active: &&ActiveIncident| {
+            let Incident { trouble, resolved_at, .. } = &active.incident;
+            trouble.is_some() && resolved_at.is_some_and(|at| self.now.since(at) < WAKE)
+        };
+        let over = self.incidents.newest_first().filter(may_come_back);
+        let all = self.incidents.firing_now().chain(over);
+        all.filter(|active| wanted(&active.incident)).filter_map(kept_of).collect()
     }
 
     /// Takes up incidents that an agent before this one left open, but for those of rules, or of servers, that are
@@ -70,7 +77,8 @@ impl Core {
             let Some(rule) = rule.filter(|_| is_watched) else { continue };
             let target = group.get("target").is_some().then(|| incident.target.clone());
             let key: Key = (rule.name.clone(), target, incident.group.clone(), incident.trouble);
-            if self.incidents.is_firing(&key) {
+            let is_over = incident.resolved_at.is_some();
+            if !is_over && self.incidents.is_firing(&key) {
                 continue;
             }
             let active = ActiveIncident {
@@ -84,12 +92,15 @@ impl Core {
                 silenced,
                 is_away: true,
                 is_behind,
-                taken_up: Some(now),
+                taken_up: (!is_over).then_some(now),
                 story: Story::resumed(kept.is_told),
                 refusal_reported,
                 incident,
             };
-            self.incidents.take_up(id, key, active);
+            match is_over {
+                true => self.incidents.remember(id, active),
+                false => self.incidents.take_up(id, key, active),
+            }
         }
     }
 

@@ -72,6 +72,7 @@ impl Core {
         {
             return match self.incident_of(&change) {
                 Belongs::ToNone => self.fired(store, change, finding, now, out),
+                Belongs::Back(id) => self.came_back(&id, change, finding, store, now, out),
                 Belongs::Told(id) => self.told_again(store, &id, change, finding, now, out),
                 Belongs::As(id) => self.join(&id, change, &finding, out),
             };
@@ -124,7 +125,7 @@ impl Core {
         }
     }
 
-    fn fired(
+    pub(super) fn fired(
         &mut self,
         store: &SignalStore,
         change: Change,
@@ -241,6 +242,11 @@ impl Core {
     /// An incident that is told already is taken up by a firing: with other blame, or of another rule.
     pub(super) fn look_at_once(&mut self, store: &SignalStore, id: &IncidentId, now: Time) {
         self.look_for_cause(store, id, now);
+        self.request_if_undecided(id, now);
+    }
+
+    /// An incident that goes on and was not captured may be yet.
+    pub(super) fn request_if_undecided(&mut self, id: &IncidentId, now: Time) {
         let is_undecided = |active: &&ActiveIncident| {
             active.capture != CaptureSpec::None
                 && active.silenced.is_none()

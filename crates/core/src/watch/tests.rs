@@ -365,3 +365,70 @@ fn another_trouble_after_a_restart_is_another_incident() {
     assert_ne!(after.of(Update::Fired)[0].2.id, before.of(Update::Fired)[0].2.id);
     assert_eq!(after.of(Update::Resolved).len(), 2);
 }
+
+/// A rank that is sent a third of all requests, from 200 s on: until `pause.0` and from `pause.1` on.
+fn with_a_pause(pause: (u32, u32)) -> impl Fn(u32, u32) -> Second {
+    move |s, rank| match rank == 2 && within(s, 200, 300) && !within(s, pause.0, pause.1) {
+        true => Second { requests: 32, running: 60, ..USUAL },
+        false => USUAL,
+    }
+}
+
+fn words(told: &Told) -> Vec<(Update, &str)> {
+    told.messages.iter().map(|m| (m.1, &*m.2.id)).collect()
+}
+
+#[test]
+fn a_trouble_that_comes_back_within_a_minute_is_the_same_incident_and_one_message_says_so() {
+    let told = told_of(vec![of_factors()], 340, &with_a_pause((220, 250)));
+    let id = &*told.messages[0].2.id;
+    let expected = [Update::Fired, Update::Resolved, Update::Returned, Update::Resolved];
+    assert_eq!(words(&told), expected.map(|update| (update, id)));
+    let (at, _, back) = told.of(Update::Returned)[0];
+    assert!((250.0..256.0).contains(at), "{at}");
+    assert_eq!((back.resolved_at, back.returned.len()), (None, 1));
+    let first = &told.of(Update::Fired)[0].2;
+    assert_eq!((back.fired_at, back.finding.onset), (first.fired_at, first.finding.onset));
+    let ids: Vec<String> = told.messages.iter().map(|m| crate::message::id_of(&m.2, m.1)).collect();
+    assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "each is delivered: {ids:?}");
+}
+
+#[test]
+fn a_trouble_that_comes_back_after_more_than_a_minute_is_another_incident() {
+    let late = told_of(vec![of_factors()], 420, &|s, rank| match rank {
+        2 if within(s, 200, 230) || within(s, 320, 350) => Second { requests: 32, running: 60, ..USUAL },
+        _ => USUAL,
+    });
+    assert_eq!(late.of(Update::Returned).len(), 0);
+    assert_ne!(late.of(Update::Fired)[0].2.id, late.of(Update::Fired)[1].2.id);
+}
+
+#[test]
+fn what_another_rank_shows_soon_after_a_trouble_is_not_the_trouble_that_comes_back() {
+    let other = told_of(vec![of_factors()], 340, &|s, rank| match rank {
+        2 if within(s, 200, 230) => Second { requests: 32, running: 60, ..USUAL },
+        0 if within(s, 262, 300) => Second { report_s: 3.0, running: 50, ..USUAL },
+        _ => USUAL,
+    });
+    assert_eq!(other.of(Update::Returned).len(), 0);
+    assert_eq!(other.blamed(), [("dp_rank=2".to_owned(), Side::High), ("dp_rank=0".to_owned(), Side::Low)]);
+}
+
+#[test]
+fn a_trouble_that_another_trouble_of_its_rank_follows_is_over() {
+    let told = told_of(vec![of_factors()], 340, &|s, rank| match rank {
+        2 if within(s, 200, 230) => Second { requests: 32, running: 60, ..USUAL },
+        2 if within(s, 262, 300) => Second { report_s: 3.0, running: 50, ..USUAL },
+        _ => USUAL,
+    });
+    assert_eq!(told.of(Update::Returned).len(), 0);
+    assert_eq!(told.blamed(), [("dp_rank=2".to_owned(), Side::High), ("dp_rank=2".to_owned(), Side::Low)]);
+}
+
+#[test]
+fn a_trouble_that_comes_back_under_the_next_agent_is_the_same_incident() {
+    let (before, after) = restarted(242, 246, 340, &with_a_pause((220, 262)));
+    let id = &*before.messages[0].2.id;
+    assert_eq!(words(&before), [(Update::Fired, id), (Update::Resolved, id)]);
+    assert_eq!(words(&after), [(Update::Returned, id), (Update::Resolved, id)]);
+}

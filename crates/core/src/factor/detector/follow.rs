@@ -107,14 +107,14 @@ impl Detector {
     /// A trouble is over, or what is usual now.
     fn close(&mut self, open: Open, moment: Moment) -> Change {
         let Moment { newest, now, .. } = moment;
-        let Open { incident, calm, .. } = open;
+        let Open { incident, test, calm, .. } = open;
         self.since = newest + 1 - i64::from(calm.saturating_sub(1));
         if calm < CALM_FOR {
             self.since = newest + 1;
             return Change::Standing(incident);
         }
         let ended = now - f64::from(calm);
-        self.closed.push(Closed { incident: incident.clone(), ended, at: now });
+        self.closed.push(Closed { incident: incident.clone(), test, ended, at: now });
         Change::Cleared(incident)
     }
 

@@ -47,13 +47,15 @@ pub struct Open {
 }
 
 /// A trouble that has ended.
-#[derive(Clone, Debug)]
-pub(super) struct Closed {
-    pub incident: Incident,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Closed {
+    pub(super) incident: Incident,
+    /// The test that found it, as of [`Open`].
+    pub(super) test: Option<usize>,
     /// When its factor was first seen to be as usual.
-    pub ended: f64,
+    pub(super) ended: f64,
     /// When it was taken to be over.
-    pub at: f64,
+    pub(super) at: f64,
 }
 
 impl Open {
@@ -63,7 +65,6 @@ impl Open {
 
     /// Whether `test` looks at what departed first.
     fn is_own(&self, test: usize) -> bool {
-        let is_joint = |test: usize| test == PRESSURE || test == PACE;
         // What was found by load and pace together is over when neither departs.
         if self.test.is_some_and(is_joint) {
             return TESTS[test] != Factor::Work;
@@ -127,12 +128,24 @@ impl Open {
 }
 
 impl Closed {
-    /// Whether what was found is this trouble again.
-    pub fn is_same(&self, found: &Incident) -> bool {
+    /// Whether what `test` found is this trouble again. Load and pace together tell that their rank bears more, or
+    /// less, than its peers, and not by which factor.
+    pub(super) fn is_same(&self, found: &Incident, test: Option<usize>) -> bool {
         let (old, new) = (&self.incident, found);
         let shares_rank = new.ranks.iter().any(|r| old.ranks.contains(r));
-        shares_rank && (old.factor, old.side) == (new.factor, new.side)
+        let is_unsure = [self.test, test].into_iter().flatten().any(is_joint);
+        let bears = |i: &Incident| burden(i.factor, i.side);
+        shares_rank
+            && match is_unsure {
+                true => bears(old) == bears(new),
+                false => (old.factor, old.side) == (new.factor, new.side),
+            }
     }
+}
+
+/// Whether `test` joins load with pace.
+const fn is_joint(test: usize) -> bool {
+    test == PRESSURE || test == PACE
 }
 
 /// Whether a departure of that factor gives its rank more to do, or less: who is slower has more to do for the same.
