@@ -338,6 +338,34 @@ async fn a_capture_that_nobody_was_told_of_is_told_by_the_next_agent_though_its_
     agent.shows("the result, which people were told", |_| is_told()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_an_incident_that_nobody_was_told_is_told_by_the_next_agent_though_it_may_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let double = stage::play(World::new(config(&[(9, 0), (40, 2)]), stage::begin()), dir.path()).await;
+    let keys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept_keys = keys.clone();
+    let take = move |headers: axum::http::HeaderMap, _: String| async move {
+        kept_keys.lock().unwrap().push(headers["idempotency-key"].to_str().unwrap().to_owned());
+        "ok"
+    };
+    let hook = stage::hook(axum::routing::post(take)).await;
+    {
+        let store = stage::store(dir.path());
+        let now = store.clock.now();
+        let mut record = stage::record("i1", store.state.agent().clone(), now);
+        record.incident.rule = "skew".into();
+        record.incident.trouble = Some(1);
+        store.bundles.create(&record, b"{}\n").unwrap();
+        // The agent dies after the state knows of the end, and before its message is written.
+        assert!(record.incident.resolve(now));
+        store.state.save_known(&[], &[kept(&record)]).unwrap();
+    }
+    let line = format!("receivers: [{{ name: hook, webhook: {{ url: '{hook}' }} }}]");
+    let agent = Agent::with(dir.path(), "server", &double.url, &line);
+    let is_told = || keys.lock().unwrap().iter().any(|key| key.ends_with("i1:resolved"));
+    agent.shows("the end, which people were told", |_| is_told()).await;
+}
+
 /// An incident whose first capture is kept, and whose second one an agent left open when it died.
 fn second_left_open(dir: &std::path::Path) -> (CaptureStore, OpenWindow, Record) {
     let store = stage::store(dir);
