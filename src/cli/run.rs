@@ -34,6 +34,9 @@ use skewtrap_core::capture::sizing::max_stall_of;
 /// How often the files of the configuration are checked for changes.
 const CHECK_FILES_EVERY: Duration = Duration::from_secs(1);
 
+/// What a node's agent that has no store is told.
+const NODE_NEEDS_STORE: &str = "`--role node` needs a store, in which it hears of windows: write `store: s3://BUCKET/PREFIX` and `pool:` as the agent beside the server has them, and give the file with --config";
+
 /// Watches a server, and takes a window at the onset of an imbalance.
 ///
 /// Without a configuration file it watches --url (through /v1/loads and /metrics) and --log with
@@ -166,9 +169,7 @@ fn run_node(config: &Config, name: Option<String>) -> anyhow::Result<ExitCode> {
     use crate::agent::node::{self, NodePlan};
     use skewtrap_core::capture::path_map::PathMap;
     let Some(store) = config.store.clone() else {
-        bail!(wrong(
-            "`--role node` needs a store, in which it hears of windows: write `store: s3://BUCKET/PREFIX` and `pool:` as the agent beside the server has them, and give the file with --config"
-        ));
+        bail!(wrong(NODE_NEEDS_STORE));
     };
     let paths = config.targets.iter().map(|target| {
         let map = target.path_map.iter().map(|(server, agent)| (server.clone(), PathBuf::from(agent)));
@@ -493,6 +494,9 @@ fn discover(config: &mut Config, beside: &Path, seen: &Seen) -> anyhow::Result<(
 }
 
 fn of_flags(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
+    if args.role == Role::Node {
+        bail!(wrong(NODE_NEEDS_STORE));
+    }
     if args.url.is_none() && args.log.is_empty() {
         bail!(wrong(
             "nothing to watch: give --url http://127.0.0.1:30000, --log FILE, or --config FILE; there is no skewtrap.yaml here (`skewtrap init URL` writes one)"

@@ -200,13 +200,20 @@ async fn a_rank_without_a_file_and_one_whose_file_is_cut_off_are_named() {
 fn a_node_agent_without_a_store_says_what_it_needs() {
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(dir.path().join("skewtrap.yaml"), "pool: prod-a\n").expect("written");
-    let out = skewtrap(dir.path())
-        .args(["run", "--role", "node", "--config", "skewtrap.yaml"])
-        .output()
-        .expect("it runs");
+    for args in [
+        &["run", "--role", "node", "--config", "skewtrap.yaml"][..],
+        &["run", "--role", "node", "--url", "http://127.0.0.1:1"][..],
+    ] {
+        let out = skewtrap(dir.path()).args(args).output().expect("it runs");
+        let told = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(2), "{told}");
+        assert!(told.contains("`--role node` needs a store, in which it hears of windows"), "{told}");
+    }
+    fs::remove_file(dir.path().join("skewtrap.yaml")).expect("removed");
+    let out = skewtrap(dir.path()).args(["run", "--role", "node"]).output().expect("it runs");
     let told = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert_eq!(out.status.code(), Some(2), "{told}");
     assert!(told.contains("`--role node` needs a store, in which it hears of windows"), "{told}");
+    assert!(!told.contains("nothing to watch"), "{told}");
 }
 
 #[tokio::test]
