@@ -1,4 +1,4 @@
-//! Simulated SGLang and vLLM servers ("doubles": their protocol, their faults, their logs), for the demo
+//! Simulated servers of every engine ("doubles": their protocol, their faults, their logs), for the demo
 //! and the tests.
 //!
 //! A double is a state machine over simulated time: `request(now, ..)` and `advance(now)` return
@@ -6,6 +6,7 @@
 //! clock, [`shell`] puts one behind a real port with a clock that may run faster than real time, and
 //! [`incident`] is the recorded incident of the demo, [`practice`] a server to try the agent on. The doubles follow docs/engines.md.
 
+pub mod dynamo;
 pub mod exchange;
 pub mod incident;
 pub mod load;
@@ -14,6 +15,7 @@ pub mod sglang;
 pub mod shell;
 pub mod simulated;
 mod trace;
+pub mod trtllm;
 pub mod vllm;
 
 use exchange::{CallId, Effect, Request};
@@ -27,6 +29,10 @@ pub enum ServerKind {
     Sglang(Box<sglang::World>),
     /// vLLM.
     Vllm(Box<vllm::World>),
+    /// TensorRT-LLM.
+    TensorrtLlm(Box<trtllm::World>),
+    /// A worker of Dynamo.
+    Dynamo(Box<dynamo::World>),
 }
 
 impl ServerKind {
@@ -35,6 +41,8 @@ impl ServerKind {
         match self {
             Self::Sglang(world) => world.request(now, request),
             Self::Vllm(world) => world.request(now, request),
+            Self::TensorrtLlm(world) => world.request(now, request),
+            Self::Dynamo(world) => world.request(now, request),
         }
     }
 
@@ -43,6 +51,8 @@ impl ServerKind {
         match self {
             Self::Sglang(world) => world.advance(now),
             Self::Vllm(world) => world.advance(now),
+            Self::TensorrtLlm(world) => world.advance(now),
+            Self::Dynamo(world) => world.advance(now),
         }
     }
 
@@ -51,6 +61,8 @@ impl ServerKind {
         match self {
             Self::Sglang(world) => world.next_event(),
             Self::Vllm(world) => world.next_event(),
+            Self::TensorrtLlm(world) => world.next_event(),
+            Self::Dynamo(world) => world.next_event(),
         }
     }
 
@@ -59,6 +71,8 @@ impl ServerKind {
         match self {
             Self::Sglang(world) => world.disk_error(now, rank, error),
             Self::Vllm(world) => world.disk_error(now, rank, error),
+            Self::TensorrtLlm(world) => world.disk_error(now, rank, error),
+            Self::Dynamo(world) => world.disk_error(now, rank, error),
         }
     }
 
@@ -67,6 +81,8 @@ impl ServerKind {
         match self {
             Self::Sglang(world) => world.kill(now, "killed"),
             Self::Vllm(world) => world.kill(now, "killed"),
+            Self::TensorrtLlm(world) => world.kill(now, "killed"),
+            Self::Dynamo(world) => world.kill(now),
         }
     }
 
@@ -75,6 +91,8 @@ impl ServerKind {
         match self {
             Self::Sglang(world) => world.restart(now),
             Self::Vllm(world) => world.restart(now),
+            Self::TensorrtLlm(world) => world.restart(now),
+            Self::Dynamo(world) => world.restart(now),
         }
     }
 }
@@ -88,5 +106,17 @@ impl From<sglang::World> for ServerKind {
 impl From<vllm::World> for ServerKind {
     fn from(world: vllm::World) -> Self {
         Self::Vllm(Box::new(world))
+    }
+}
+
+impl From<trtllm::World> for ServerKind {
+    fn from(world: trtllm::World) -> Self {
+        Self::TensorrtLlm(Box::new(world))
+    }
+}
+
+impl From<dynamo::World> for ServerKind {
+    fn from(world: dynamo::World) -> Self {
+        Self::Dynamo(Box::new(world))
     }
 }

@@ -25,7 +25,7 @@ use skewtrap_core::incident::{CaptureOutcome, Incident, Record};
 use skewtrap_core::rule::Severity;
 use skewtrap_core::signal::fields::Fields;
 use skewtrap_core::signal::metrics::Metrics;
-use skewtrap_core::signal::{catalog, loads};
+use skewtrap_core::signal::{catalog, iteration_stats};
 use skewtrap_trace::rank::Rank;
 
 /// What an answer may take.
@@ -53,7 +53,7 @@ pub async fn examine(asked: &Server, handle: &TargetPlan, log: Option<&Path>, cl
         let answered = server::health(asked).await.answered();
         facts.health.answered(answered, clock.now());
     }
-    // vLLM has no list of its engines' loads: its metrics tell how many there are, and which of them work.
+    // Only SGLang has a list of its ranks' loads: elsewhere what is at /metrics tells how many there are, and which work.
     let engines = read_engines(asked).await;
     let info_error = match server::facts(asked, engines.len().try_into().unwrap_or(u16::MAX).max(1)).await {
         Ok(info) => {
@@ -71,8 +71,8 @@ pub async fn examine(asked: &Server, handle: &TargetPlan, log: Option<&Path>, cl
         facts.folder_seen(Folder { server_path: path.clone(), seen, at: clock.now() });
     }
     // Last: nothing else goes stale within seconds.
-    let is_vllm = facts.server.as_ref().is_some_and(|s| s.engine == ServerKind::Vllm);
-    let loads_error = if is_vllm && !engines.is_empty() {
+    let is_sglang = facts.server.as_ref().is_some_and(|s| s.engine == ServerKind::Sglang);
+    let loads_error = if facts.server.is_some() && !is_sglang && !engines.is_empty() {
         let now = clock.now();
         engines.into_iter().for_each(|(rank, busy)| facts.rank_seen(rank, busy, now));
         None
@@ -90,20 +90,22 @@ async fn read_log(facts: &mut Facts, log: &Path, clock: Clock) -> std::io::Resul
     Ok(())
 }
 
-/// The ranks of a metrics page, and whether they have work; none where there is no such page.
+/// The ranks of a metrics page, or of TensorRT-LLM's iteration statistics in its place, and whether they have work; none
+/// where there is neither.
 async fn read_engines(asked: &Server) -> Vec<(Rank, bool)> {
     let answer = asked.get("/metrics").timeout(Duration::from_secs(10)).send().await;
     let Some(answer) = answer.ok().filter(|a| a.status().is_success()) else { return Vec::new() };
     let Ok(page) = answer.bytes().await else { return Vec::new() };
+    let of = |fields: &Fields, signal| fields.get(signal).unwrap_or(0.0);
+    let is_busy = |f: &Fields| of(f, catalog::RUNNING_REQS) + of(f, catalog::QUEUE_REQS) > 0.0;
+    if let Some(loads) = iteration_stats::read(&page) {
+        return loads.ranks.iter().map(|load| (load.rank, is_busy(&load.fields))).collect();
+    }
     let mut metrics = Metrics::default();
     if metrics.read(&page).is_err() {
         return Vec::new();
     }
-    let of = |fields: &Fields, signal| fields.get(signal).unwrap_or(0.0);
-    metrics
-        .ranks()
-        .map(|(rank, f)| (rank, of(f, catalog::RUNNING_REQS) + of(f, catalog::QUEUE_REQS) > 0.0))
-        .collect()
+    metrics.ranks().map(|(rank, fields)| (rank, is_busy(fields))).collect()
 }
 
 async fn read_loads(facts: &mut Facts, asked: &Server, clock: Clock) -> anyhow::Result<()> {
@@ -115,7 +117,7 @@ async fn read_loads(facts: &mut Facts, asked: &Server, clock: Clock) -> anyhow::
     anyhow::ensure!(answer.status().is_success(), "it answered {}", answer.status().as_u16());
     let now = clock.now();
     let answer = body::read(answer, body::LOADS, LIMIT).await?;
-    for load in loads::read(&answer)?.ranks {
+    for load in iteration_stats::read_loads(&answer)?.ranks {
         let of = |signal| load.fields.get(signal).unwrap_or(0.0);
         let busy = of(catalog::RUNNING_REQS) + of(catalog::QUEUE_REQS) > 0.0;
         facts.rank_seen(load.rank, busy, now - load.age);

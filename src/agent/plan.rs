@@ -17,7 +17,7 @@ use crate::config::file::{Config, Keep};
 use crate::config::receiver as configured;
 use crate::config::signal::{OwnSignal, OwnSource, own_signals_of};
 use crate::config::store::StoreConfig;
-use crate::config::target::Target;
+use crate::config::target::{EngineText, Target};
 use crate::http::{Secret, Server, client};
 use crate::observe::{host, poll, promql, tail};
 use skewtrap_core::capture::CaptureSpec;
@@ -307,12 +307,16 @@ fn add_sources(
     let phase = phase_of(&target.name);
     if let (Some(url), Some(server)) = (&target.url, &plan.server) {
         if target.loads {
-            let source = next_source(named, plan.target, Source::Loads, &format!("{url}/v1/loads"));
+            let (page, path) = match target.engine {
+                EngineText::TensorrtLlm => (poll::Page::Iterations, "/metrics"),
+                _ => (poll::Page::Loads, "/v1/loads"),
+            };
+            let source = next_source(named, plan.target, Source::Loads, &format!("{url}{path}"));
             let config = poll::Config {
                 target: plan.target,
                 source,
                 server: server.clone(),
-                page: poll::Page::Loads,
+                page,
                 every,
                 // Between two pages, so that every half of an interval brings numbers.
                 phase: (phase + 0.5).fract(),

@@ -225,7 +225,7 @@ pub async fn open(
         return Ok(Err(over.into()));
     }
     let now = clock.now();
-    let (machine, start) = Window::start(request, visibility(target, &files), now);
+    let (machine, start) = Window::start(request, visibility(target, request, &files), now);
     let run = Run::new(target, request, machine, window, state.clone(), (clock, log), links.status.clone())
         .under(links.lease.clone());
     early.iter().for_each(|event| run.handle(event));
@@ -334,7 +334,7 @@ pub async fn resume(
 ) -> Outcome {
     let (state, clock) = (store.0, store.1.steady());
     let files = Files::of_before(target, request, window.sent_at, moved).await;
-    let (visibility, sent_at, now) = (visibility(target, &files), window.sent_at, clock.now());
+    let (visibility, sent_at, now) = (visibility(target, request, &files), window.sent_at, clock.now());
     let left = LeftBehind {
         sent_at,
         granted: window.granted,
@@ -408,8 +408,8 @@ impl Links {
 pub const NOT_RECOVERED: &str =
     "the server did not answer /health as it used to within 30 s of the window's end";
 
-fn visibility(target: &TargetHandle, files: &Files) -> Visibility {
-    Visibility { log: target.sees_log, files: files.are_visible() }
+fn visibility(target: &TargetHandle, request: &StartRequest, files: &Files) -> Visibility {
+    Visibility { log: target.sees_log && request.engine.tells_in_its_log(), files: files.are_visible() }
 }
 
 async fn see_through(

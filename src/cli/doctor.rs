@@ -418,9 +418,10 @@ fn request_preview(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time)
     let request = plan(http, facts, &Knowledge::default(), asker, now)?;
     let expects = request.sizing.as_deref().map_or_else(String::new, Sizing::expectation);
     let source = facts.server.as_ref().map_or_else(String::new, |server| server.model_size.source());
+    let path = request.engine.start_path();
     let body = request.body.map_or_else(|| "without a body".to_owned(), |b| b.to_string());
     Ok(format!(
-        "would post /start_profile {body}, and stop it after {} at the latest: {expects} (estimated {source} before the server's first windows teach more)",
+        "would post {path} {body}, and stop it after {} at the latest: {expects} (estimated {source} before the server's first windows teach more)",
         Span(request.deadline)
     ))
 }

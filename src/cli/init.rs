@@ -51,7 +51,7 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
 /// The configuration, with the findings of the probe as comments.
 fn starter(url: &str, probe: &Probe) -> String {
     let facts = &probe.facts;
-    let engine = if facts.engine == ServerKind::Sglang { "sglang" } else { "vllm" };
+    let engine = facts.engine.word();
     let version = facts.version.map_or_else(|| "of unknown version".to_owned(), |v| v.to_string());
     let sizes = &facts.sizes;
     let mut t = String::from(
@@ -71,7 +71,7 @@ fn starter(url: &str, probe: &Probe) -> String {
         Ok((path, loads)) => {
             let _ = writeln!(t, "# Loads: {path} answers for {} ranks.", loads.ranks.len());
         }
-        Err(e) if facts.engine == ServerKind::Sglang => {
+        Err(e) if facts.engine.has_loads() => {
             let _ = writeln!(t, "# Loads: none ({e}); the log or the metrics must provide them.");
         }
         Err(_) => {}
@@ -80,6 +80,7 @@ fn starter(url: &str, probe: &Probe) -> String {
         Ok(m) => {
             let _ = writeln!(t, "# Metrics: {} known ones, of {} ranks.", m.families(), m.ranks().count());
         }
+        Err(_) if facts.engine == ServerKind::TensorrtLlm => {}
         Err(e) => {
             let _ = writeln!(t, "# Metrics: none ({e}); --enable-metrics turns them on.");
         }
@@ -93,10 +94,10 @@ fn starter(url: &str, probe: &Probe) -> String {
     }
     let _ = writeln!(t, "# `skewtrap check --against {url}` says which rules could fire here.\n");
     let _ = writeln!(t, "targets:\n  - url: {url}\n    engine: {engine}");
-    if probe.loads.is_err() {
+    if probe.loads.is_err() && facts.engine != ServerKind::TensorrtLlm {
         let _ = writeln!(t, "    loads: false");
     }
-    if probe.metrics.is_err() {
+    if probe.metrics.is_err() && facts.engine != ServerKind::TensorrtLlm {
         let _ = writeln!(t, "    metrics: false");
     }
     t.push_str(CAPTURE_SECTION);
@@ -112,7 +113,7 @@ fn starter(url: &str, probe: &Probe) -> String {
 /// The presets whose signals the server has.
 fn rules_for(probe: &Probe) -> Vec<&'static str> {
     let mut rules = vec!["dp-load-skew", "stuck-rank"];
-    if probe.facts.engine == ServerKind::Vllm {
+    if probe.facts.engine.runs_vllm() {
         rules.push("vllm-engine-skew");
     }
     let has = |name: &str| {

@@ -11,7 +11,8 @@ use crate::observe::server::{self, InfoError};
 use skewtrap_core::capture::facts::{ServerFacts, ServerKind};
 use skewtrap_core::rule::guard::nearest;
 use skewtrap_core::signal::exposition;
-use skewtrap_core::signal::loads::{self, Loads};
+use skewtrap_core::signal::iteration_stats;
+use skewtrap_core::signal::loads::Loads;
 use skewtrap_core::signal::metrics::Metrics;
 use skewtrap_core::signal::own_metric::{OwnMetric, OwnMetrics};
 use skewtrap_core::signal::sample::Signal;
@@ -81,7 +82,7 @@ impl Probe {
 /// Probes the server at `url`.
 ///
 /// # Errors
-/// It does not answer, wants a key, or is neither SGLang nor vLLM.
+/// It does not answer, wants a key, or is no server that the agent knows.
 pub fn probe(url: &str) -> anyhow::Result<Probe> {
     let is_address =
         reqwest::Url::parse(url).is_ok_and(|u| matches!(u.scheme(), "http" | "https") && u.has_host());
@@ -107,7 +108,10 @@ pub fn probe(url: &str) -> anyhow::Result<Probe> {
         };
         let loads = match facts.engine {
             ServerKind::Sglang => loads_of(&server).await,
-            ServerKind::Vllm => Err("vLLM has no such endpoint".into()),
+            ServerKind::TensorrtLlm => iteration_stats::read(&page)
+                .map(|loads| ("/metrics", loads))
+                .ok_or_else(|| "/metrics has no iteration statistics; set enable_iter_perf_stats".into()),
+            engine => Err(format!("{engine} has no such endpoint")),
         };
         Ok(Probe { facts, loads, metrics, page, own: Vec::new() })
     })
@@ -116,7 +120,7 @@ pub fn probe(url: &str) -> anyhow::Result<Probe> {
 async fn loads_of(server: &Server) -> Result<(&'static str, Loads), String> {
     let ask = |path| async move {
         let body = body_of(server, path).await?;
-        loads::read(&body).map(|loads| (path, loads)).map_err(|e| e.to_string())
+        iteration_stats::read_loads(&body).map(|loads| (path, loads)).map_err(|e| e.to_string())
     };
     server::first_loads_path(0, ask, Result::is_err).await.1
 }

@@ -25,7 +25,9 @@ pub struct TargetText {
     name: Field<String>,
     /// Its address: `http://127.0.0.1:30000`.
     url: Field<String>,
-    /// Which engine it runs. Default `auto`: asked.
+    /// Which engine it runs. Default `auto`: asked. `tensorrt_llm` says so beforehand: its load is read from
+    /// `/metrics`, as the statistics of its iterations, which it gives once to whoever asks first. `dynamo` is a worker of
+    /// Dynamo, by its system port.
     engine: Field<EngineText>,
     /// Its role. Default: what it says itself.
     role: Field<Role>,
@@ -89,6 +91,10 @@ pub enum EngineText {
     Sglang,
     /// vLLM.
     Vllm,
+    /// TensorRT-LLM (`trtllm-serve`).
+    TensorrtLlm,
+    /// A worker of Dynamo, by its system port.
+    Dynamo,
 }
 
 /// One server, checked.
@@ -195,6 +201,13 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     settings.record_option("url", target.url.as_ref(), text.url.place());
     target.engine = text.engine.or(EngineText::Auto);
     target.role = text.role.get().copied();
+    match target.engine {
+        // What is at /metrics is no page; the page is at another path, and where it is served it takes the
+        // statistics away.
+        EngineText::TensorrtLlm => target.metrics = None,
+        EngineText::Dynamo => target.loads = false,
+        EngineText::Auto | EngineText::Sglang | EngineText::Vllm => {}
+    }
     (target.metrics, target.pages) = pages::metrics_of(&text.metrics, &target, findings);
     target.loads = text.loads.or(target.loads);
     target.host = text.host.or(target.host);
@@ -221,6 +234,8 @@ fn record(text: &TargetText, target: &Target, settings: &mut Settings) {
         EngineText::Auto => "auto",
         EngineText::Sglang => "sglang",
         EngineText::Vllm => "vllm",
+        EngineText::TensorrtLlm => "tensorrt_llm",
+        EngineText::Dynamo => "dynamo",
     };
     settings.record("engine", engine, text.engine.place());
     settings.record("role", target.role.map_or("what it says itself", Role::word), text.role.place());

@@ -45,8 +45,13 @@ pub fn files_of(folder: &Path, server_dir: &str, marks: &Marks, engine: ServerKi
 
 fn is_trace(engine: ServerKind, name: &str) -> bool {
     match engine {
-        ServerKind::Sglang => [".trace.json.gz", ".pickle", ".trace.json"].iter().any(|e| name.ends_with(e)),
-        ServerKind::Vllm => name.contains(".pt.trace.json") || name.contains(".profiler_out"),
+        ServerKind::TensorrtLlm => name.starts_with("trtllm-trace-") && name.ends_with(".json"),
+        ServerKind::Sglang | ServerKind::DynamoSglang => {
+            [".trace.json.gz", ".pickle", ".trace.json"].iter().any(|e| name.ends_with(e))
+        }
+        ServerKind::Vllm | ServerKind::DynamoVllm => {
+            name.contains(".pt.trace.json") || name.contains(".profiler_out")
+        }
     }
 }
 
@@ -60,7 +65,11 @@ pub fn inspect(path: &Path, engine: ServerKind) -> io::Result<Artifact> {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let mut digest =
         Digested { inner: BufReader::with_capacity(1 << 16, file), digest: Sha256::new(), read: 0 };
-    let whole = if name.ends_with(".gz") { unpacks(&mut digest) } else { true };
+    let whole = match engine {
+        _ if name.ends_with(".gz") => unpacks(&mut digest),
+        ServerKind::TensorrtLlm => closes(&mut digest)?,
+        _ => true,
+    };
     // What the decoder left unread belongs to the digest too.
     io::copy(&mut digest, &mut io::sink())?;
     Ok(Artifact {
@@ -83,6 +92,19 @@ fn unpacks(reader: &mut impl Read) -> bool {
             Ok(_) => {}
             Err(_) => return false,
         }
+    }
+}
+
+/// Whether JSON that is written from front to back has its last brace.
+fn closes(reader: &mut impl Read) -> io::Result<bool> {
+    let mut buffer = vec![0; 1 << 16];
+    let mut last = None;
+    loop {
+        let n = reader.read(&mut buffer)?;
+        if n == 0 {
+            return Ok(last == Some(b'}'));
+        }
+        last = buffer[..n].iter().rfind(|b| !b.is_ascii_whitespace()).copied().or(last);
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Page {
     Whole,
     /// `/v1/loads`, or `/get_load` of older servers.
     Loads,
+    /// The iteration statistics of TensorRT-LLM, in the place of loads.
+    Iterations,
 }
 
 /// One polled endpoint.
@@ -134,23 +136,27 @@ impl Poller {
             Page::Metrics => self.metrics().await,
             Page::Whole => self.whole("", ("text/plain;version=0.0.4", body::PAGE), NO_METRICS).await,
             Page::Loads => self.loads().await,
+            Page::Iterations => {
+                self.whole("/metrics", ("application/json", body::LOADS), NO_ITERATIONS).await
+            }
         };
         let Config { target, source, page, .. } = self.config;
         let at = (self.now)();
-        let kind = if page == Page::Loads { Source::Loads } else { Source::Metrics };
+        let is_loads = matches!(page, Page::Loads | Page::Iterations);
+        let kind = if is_loads { Source::Loads } else { Source::Metrics };
         let problem = answer.as_ref().err().cloned();
         let is_change = self.reported.changes_to(problem.clone());
         // The end of a problem is reported by the core, once it could read the page.
         let problem = problem.filter(|_| is_change).map(|problem| {
             (Observation::State { target, source, kind, problem: Some(problem), at }, Held::default())
         });
-        let read = answer.ok().map(|answer| match answer {
+        // Nothing ran since the last turn: that is no news, and nothing wrong.
+        let is_news = |answer: &Answer| !matches!(answer, Answer::Whole(body, _) if page == Page::Iterations && body.trim_ascii() == b"[]");
+        let read = answer.ok().filter(is_news).map(|answer| match answer {
             Answer::Page => {
                 (Observation::ReadPage { target, source, page: self.page.clone(), at }, Held::default())
             }
-            Answer::Whole(body, held) if page == Page::Loads => {
-                (Observation::Loads { target, source, body, at }, held)
-            }
+            Answer::Whole(body, held) if is_loads => (Observation::Loads { target, source, body, at }, held),
             Answer::Whole(body, held) => (Observation::Page { target, source, body, at }, held),
         });
         [problem, read]
@@ -259,6 +265,7 @@ enum Answer {
 
 const NO_METRICS: &str =
     "SGLang serves metrics only with --enable-metrics; start it so, or set `metrics: false`";
+const NO_ITERATIONS: &str = "TensorRT-LLM's iteration statistics are not there; is `engine: tensorrt_llm` right, and the url that of trtllm-serve?";
 const BEHIND: &str = "the agent is behind with what it has read and takes nothing more";
 
 const NO_LOADS: &str =

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::http::exchange::{self, Unanswered};
 use crate::http::{Server, body};
 use crate::observe::model;
-use skewtrap_core::capture::facts::{HealthAnswer, ServerFacts};
+use skewtrap_core::capture::facts::{HealthAnswer, ServerFacts, ServerKind};
 use skewtrap_core::capture::prior::ModelSize;
 
 /// The timeout for `/health`, which does not answer while the server exports a trace.
@@ -70,9 +70,17 @@ pub enum InfoError {
         /// What was asked.
         url: String,
     },
-    /// It is neither SGLang nor vLLM.
+    /// It is a worker of Dynamo without profile calls.
     #[error(
-        "{url} is no server that the agent knows: neither /server_info (SGLang) nor /version (vLLM) answers"
+        "{url} is a worker of Dynamo with an engine whose profile calls it does not pass on: it is watched, and no window can be opened on it"
+    )]
+    DynamoWithout {
+        /// The base address.
+        url: String,
+    },
+    /// It is no server that the agent knows.
+    #[error(
+        "{url} is no server that the agent knows: neither /server_info (SGLang) nor /version (vLLM, TensorRT-LLM) answers, and /metrics is not that of a worker of Dynamo"
     )]
     Neither {
         /// The base address.
@@ -117,7 +125,7 @@ pub async fn health(server: &Server) -> Health {
 /// does not report its sizes.
 ///
 /// # Errors
-/// It was not reached, wants a key, or is neither SGLang nor vLLM.
+/// It was not reached, wants a key, or is no server that the agent knows.
 pub async fn facts(server: &Server, engines: u16) -> Result<ServerFacts, InfoError> {
     for path in INFO_PATHS {
         if let Some(info) = ask(server, path).await?
@@ -128,14 +136,42 @@ pub async fn facts(server: &Server, engines: u16) -> Result<ServerFacts, InfoErr
     }
     match ask(server, "/version").await? {
         Some(answer) if answer["version"].is_string() => {
-            let server_facts = ServerFacts::of_vllm(answer["version"].as_str().unwrap_or_default(), engines);
+            let version = answer["version"].as_str().unwrap_or_default();
             let models = ask(server, "/v1/models").await.ok().flatten().unwrap_or_default();
             let name = |key: &str| models["data"][0][key].as_str().map(str::to_owned);
+            let is_trtllm = models["data"][0]["owned_by"] == "tensorrt_llm";
             let model = name("root").or_else(|| name("id")).unwrap_or_default();
             let model_size = ModelSize::of_name(&model);
+            let server_facts = match is_trtllm {
+                true => ServerFacts::of_tensorrt_llm(version, engines),
+                false => ServerFacts::of_vllm(version, engines),
+            };
             Ok(with_configuration(ServerFacts { model, model_size, ..server_facts }).await)
         }
-        _ => Err(InfoError::Neither { url: server.base().to_owned() }),
+        _ => Ok(with_configuration(dynamo(server, engines).await?).await),
+    }
+}
+
+/// What a worker of Dynamo is, by the metrics of its system port: its routes are asked nothing, for any request to a
+/// profile route carries it out.
+async fn dynamo(server: &Server, ranks: u16) -> Result<ServerFacts, InfoError> {
+    let neither = || InfoError::Neither { url: server.base().to_owned() };
+    let answer = exchange::send(server.get("/metrics").timeout(INFO_LIMIT)).await.map_err(|_| neither())?;
+    if !answer.status().is_success() {
+        return Err(neither());
+    }
+    let page = body::read(answer, body::PAGE, INFO_LIMIT).await.map_err(|_| neither())?;
+    let page = String::from_utf8_lossy(&page);
+    if !page.lines().any(|line| line.starts_with("dynamo_component_")) {
+        return Err(neither());
+    }
+    let has = |prefix: &str| page.lines().any(|line| line.starts_with(prefix));
+    let model =
+        page.split("model_name=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap_or_default();
+    match (has("sglang:"), has("vllm:")) {
+        (true, false) => Ok(ServerFacts::of_dynamo(ServerKind::DynamoSglang, model, ranks)),
+        (false, true) => Ok(ServerFacts::of_dynamo(ServerKind::DynamoVllm, model, ranks)),
+        _ => Err(InfoError::DynamoWithout { url: server.base().to_owned() }),
     }
 }
 

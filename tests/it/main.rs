@@ -38,6 +38,7 @@ mod agent {
 mod capture {
     mod command;
     mod disk;
+    mod engines;
     mod fake_nsys;
     mod governor;
     mod http;

@@ -7,6 +7,7 @@
 
 pub mod admit;
 pub mod captured;
+pub mod engine;
 pub mod facts;
 pub mod governor;
 pub mod keep;

@@ -15,6 +15,7 @@ pub mod exposition;
 pub mod fields;
 pub mod frame;
 pub mod intake;
+pub mod iteration_stats;
 mod keys;
 pub mod loads;
 pub mod log_line;

@@ -256,7 +256,7 @@ impl Run {
         if !self.is_still_right().await {
             return self.handle(&Event::StopWithheld);
         }
-        let (answer, exchange) = profile::stop(&self.0.server, path, at).await;
+        let (answer, exchange) = profile::stop(&self.0.server, self.0.request.engine, path, at).await;
         self.lock().exchanges.push(exchange);
         self.handle(&Event::StopAnswered(answer));
     }

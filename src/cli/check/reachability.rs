@@ -190,8 +190,9 @@ fn remedy(signal: Signal, probe: &Probe) -> String {
             None => "it is one of your own: its pattern or query must match".into(),
         };
     };
-    if probe.facts.engine == ServerKind::Vllm {
-        return "this server is vLLM, whose metrics do not have it".into();
+    let engine = probe.facts.engine;
+    if !matches!(engine, ServerKind::Sglang | ServerKind::DynamoSglang) {
+        return format!("this server is {engine}, which does not report it");
     }
     let flag = match name {
         n if n.starts_with("dp_attention") => {

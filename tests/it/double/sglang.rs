@@ -41,7 +41,7 @@ fn server_of(version: Version, load: &[(u32, u32)]) -> Simulated {
 fn world(server: &mut Simulated) -> &mut World {
     match &mut server.engine {
         ServerKind::Sglang(world) => world,
-        ServerKind::Vllm(_) => unreachable!("these tests play SGLang"),
+        _ => unreachable!("these tests play SGLang"),
     }
 }
 

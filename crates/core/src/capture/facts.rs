@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use crate::capture::engine::ServerKind;
 use crate::capture::line::{Foreign, OwnLines, ProfileLine};
 use crate::capture::prior::ModelSize;
 use crate::factor::Progress;
@@ -27,25 +28,6 @@ const LATE: Duration = Duration::from_millis(250);
 /// `/health` of SGLang answers 503 when the scheduler was silent for so long, and what watches it (a
 /// router, a liveness probe) then takes the server out, or kills it.
 const HEALTH_TIMER: Duration = Duration::from_secs(20);
-
-/// An engine whose profiler the agent knows how to ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ServerKind {
-    /// SGLang.
-    Sglang,
-    /// vLLM.
-    Vllm,
-}
-
-impl fmt::Display for ServerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sglang => "SGLang",
-            Self::Vllm => "vLLM",
-        })
-    }
-}
 
 /// A release, by its first three numbers: `0.4.7.post1` is 0.4.7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -191,6 +173,24 @@ impl ServerFacts {
             model: String::new(),
             watchdog: None,
             model_size: ModelSize::default(),
+        }
+    }
+
+    /// A TensorRT-LLM server of that release; `ranks` is the number of attention-DP ranks in its statistics.
+    pub fn of_tensorrt_llm(version: &str, ranks: u16) -> Self {
+        Self { engine: ServerKind::TensorrtLlm, device: "cuda".into(), ..Self::of_vllm(version, ranks) }
+    }
+
+    /// A worker of Dynamo with `engine`; it tells neither the release nor the sizes, so `ranks` is the number of
+    /// ranks in its metrics.
+    pub fn of_dynamo(engine: ServerKind, model: &str, ranks: u16) -> Self {
+        Self {
+            engine,
+            version: None,
+            instance: format!("dynamo {model}"),
+            model: model.to_owned(),
+            model_size: ModelSize::of_name(model),
+            ..Self::of_vllm("", ranks)
         }
     }
 

@@ -3,6 +3,9 @@
 //!
 //! The table of fields and the list of dangers come from the engines' own sources (docs/engines.md).
 
+mod dynamo;
+mod trtllm;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,9 +24,6 @@ use skewtrap_trace::time::Time;
 
 /// The deadline of a window that says nothing else.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Where a start is posted, on every engine.
-pub const START: &str = "/start_profile";
 
 /// `start_step` is there, and with it the refusal of double starts.
 const START_STEP: Version = Version::new(0, 4, 10);
@@ -56,7 +56,7 @@ pub enum Form {
 /// One start, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StartRequest {
-    /// The engine whose protocol it is; it is posted to [`START`].
+    /// The engine whose protocol it is, and where it is posted.
     pub engine: ServerKind,
     /// Its JSON; `None` where the engine takes no body.
     pub body: Option<Value>,
@@ -119,6 +119,8 @@ pub fn plan(
     match server.engine {
         ServerKind::Sglang => sglang(spec, (facts, known), server, ranks, naming, now),
         ServerKind::Vllm => vllm(spec, server, known, ranks, naming),
+        ServerKind::TensorrtLlm => trtllm::plan(spec, server, known, ranks, naming),
+        ServerKind::DynamoSglang | ServerKind::DynamoVllm => dynamo::plan(spec, server, known, ranks, naming),
     }
 }
 
@@ -263,8 +265,7 @@ fn marks_of(spec: &HttpWindow, version: Version, naming: WindowNaming<'_>) -> Re
         Some(front) => format!("{front}-{}", naming.mark),
         None => format!("skewtrap-{}", naming.mark),
     };
-    let base = spec.output_dir.as_deref().or(naming.output_dir);
-    let dir = base.map(|base| format!("{}/skewtrap-{}", base.trim_end_matches('/'), naming.mark));
+    let dir = folder_of(spec, naming);
     let knows_id = version >= first_of("profile_id");
     let id = knows_id.then(|| ours(&spec.profile_id));
     let knows_prefix = version >= first_of("profile_prefix");
@@ -283,6 +284,18 @@ fn marks_of(spec: &HttpWindow, version: Version, naming: WindowNaming<'_>) -> Re
     Ok(marks)
 }
 
+/// The folder of this window alone, below the one that the operator declared.
+fn folder_of(spec: &HttpWindow, naming: WindowNaming<'_>) -> Option<String> {
+    let base = spec.output_dir.as_deref().or(naming.output_dir)?;
+    Some(format!("{}/skewtrap-{}", base.trim_end_matches('/'), naming.mark))
+}
+
+/// How long a window that cannot be bounded by steps is held for about so many of them.
+fn held_for(steps: u32, deadline: Duration) -> Duration {
+    const STEP: Duration = Duration::from_millis(50);
+    (STEP * steps).clamp(Duration::from_millis(200), deadline)
+}
+
 /// vLLM's window is closed by a stop, always; its releases before 0.33 have no bound by steps, so
 /// the time that so many steps take is used instead.
 fn vllm(
@@ -292,10 +305,9 @@ fn vllm(
     ranks: Ranks,
     naming: WindowNaming<'_>,
 ) -> Result<StartRequest, Refusal> {
-    const STEP: Duration = Duration::from_millis(50);
     let takes_body = server.version.is_some_and(|v| v >= VLLM_BODY);
     let sizing = Sizing::of(spec, &[], server, known)?;
-    let steps = (STEP * sizing.steps).clamp(Duration::from_millis(200), spec.deadline);
+    let steps = held_for(sizing.steps, spec.deadline);
     let prefix = takes_body.then(|| vllm_prefix(spec, naming.mark));
     let body = prefix.as_ref().map(|p| json!({"profile_prefix": p, "max_iterations": sizing.steps}));
     let mut notes = vec!["vLLM writes to the folder that it was launched with".to_owned()];

@@ -71,8 +71,11 @@ fn start_step(spec: &HttpWindow) -> Result<(), Refusal> {
 
 /// Dangers that depend on the server.
 pub fn dangers(spec: &HttpWindow, server: &ServerFacts) -> Result<(), Refusal> {
-    if server.engine == ServerKind::Vllm {
-        return vllm(spec);
+    match server.engine {
+        ServerKind::Sglang => {}
+        ServerKind::Vllm | ServerKind::DynamoVllm => return fixed_at_launch(spec, server.engine),
+        ServerKind::TensorrtLlm => return tensorrt_llm(spec),
+        ServerKind::DynamoSglang => return dynamo(spec),
     }
     if server.profile_v2 == Some(true) {
         return Err(Refusal::ProfileV2);
@@ -129,7 +132,54 @@ fn by_stage_danger(server: &ServerFacts) -> &'static str {
     }
 }
 
-fn vllm(spec: &HttpWindow) -> Result<(), Refusal> {
+/// What the profile calls of TensorRT-LLM do not have; it always records shapes.
+fn tensorrt_llm(spec: &HttpWindow) -> Result<(), Refusal> {
+    let missing = [
+        ("with_stack", spec.with_stack),
+        ("profile_by_stage", spec.profile_by_stage),
+        ("profile_stages", spec.profile_stages.is_some()),
+        ("profile_id", spec.profile_id.is_some()),
+        ("profile_prefix", spec.profile_prefix.is_some()),
+        ("detailed_annotations", spec.detailed_annotations),
+        ("start_step", spec.start_step.is_some()),
+    ];
+    let known = ["CPU", "GPU", "CUDA_PROFILER"];
+    let odd = spec.activities.iter().flatten().any(|a| !known.contains(&a.as_str()));
+    without(
+        &missing,
+        "TensorRT-LLM",
+        "its profile calls do not have it; take it out of the rule for this server",
+    )?;
+    without(
+        &[("activities other than CPU, GPU and CUDA_PROFILER", odd)],
+        "TensorRT-LLM",
+        "it records nothing of them",
+    )
+}
+
+/// What may be said to an SGLang whose release is unknown, behind Dynamo.
+fn dynamo(spec: &HttpWindow) -> Result<(), Refusal> {
+    let unsafe_there = [
+        ("with_stack", spec.with_stack),
+        ("profile_by_stage", spec.profile_by_stage),
+        ("profile_stages", spec.profile_stages.is_some()),
+        ("profile_id", spec.profile_id.is_some()),
+        ("profile_prefix", spec.profile_prefix.is_some()),
+        ("detailed_annotations", spec.detailed_annotations),
+        ("start_step", spec.start_step.is_some()),
+    ];
+    let why = "Dynamo does not tell which release of SGLang runs there, so whether that is safe is unknown; take it out of the rule for this server";
+    without(&unsafe_there, "SGLang behind Dynamo", why)
+}
+
+fn without(fields: &[(&str, bool)], engine: &str, why: &str) -> Result<(), Refusal> {
+    match fields.iter().find(|(_, asked)| *asked) {
+        Some((field, _)) => Err(Refusal::Never { what: format!("{field} on {engine}"), why: why.into() }),
+        None => Ok(()),
+    }
+}
+
+fn fixed_at_launch(spec: &HttpWindow, engine: ServerKind) -> Result<(), Refusal> {
     let only_sglang = [
         ("activities", spec.activities.is_some()),
         ("with_stack", spec.with_stack),
@@ -140,14 +190,8 @@ fn vllm(spec: &HttpWindow) -> Result<(), Refusal> {
         ("detailed_annotations", spec.detailed_annotations),
         ("start_step", spec.start_step.is_some()),
     ];
-    match only_sglang.into_iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(Refusal::Never {
-            what: format!("{field} on vLLM"),
-            why: "vLLM fixes it at launch (--profiler-config); take it out of the rule for this server"
-                .into(),
-        }),
-        None => Ok(()),
-    }
+    let why = "vLLM fixes it at launch (--profiler-config); take it out of the rule for this server";
+    without(&only_sglang, &engine.to_string(), why)
 }
 
 fn accepts(spec: &HttpWindow, name: &str) -> bool {

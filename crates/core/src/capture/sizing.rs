@@ -82,8 +82,8 @@ impl Sizing {
         if activities.iter().any(|a| a == "CUDA_PROFILER") {
             return Ok(sized(steps.unwrap_or(DEFAULT_STEPS), None));
         }
-        // No window of vLLM was measured: a careful one teaches.
-        if server.engine == ServerKind::Vllm && !known.costs.are_known() {
+        // No window of another engine was measured: a careful one teaches.
+        if server.engine != ServerKind::Sglang && !known.costs.are_known() {
             return Ok(sized(steps.unwrap_or(MIN_STEPS), None));
         }
         // Where the model runs on the cores that write, no host is ever known to be as usual.
@@ -91,7 +91,7 @@ impl Sizing {
         let s_per_byte = match server.engine {
             ServerKind::Sglang if server.sizes.tp > 1 => prior::seconds_per_byte_together(),
             ServerKind::Sglang => prior::seconds_per_byte(),
-            ServerKind::Vllm => prior::seconds_per_byte_of_vllm(),
+            _ => prior::seconds_per_byte_of_vllm(),
         };
         let assumed = Assumed { bytes_per_step: a_step_of(server), s_per_byte, slowness };
         let (limit, timer) = server.smallest_timer();
@@ -216,8 +216,11 @@ pub fn fewer_before_the_first(spec: &HttpWindow, steps: u32) -> Option<u32> {
 
 fn recorded_by(spec: &HttpWindow, activities: &[String], server: &ServerFacts) -> Recorded {
     // vLLM is told at its launch what to record.
-    if server.engine == ServerKind::Vllm {
-        return Recorded::CpuGpu;
+    match server.engine {
+        ServerKind::Vllm | ServerKind::DynamoVllm => return Recorded::CpuGpu,
+        // It always records shapes.
+        ServerKind::TensorrtLlm => return Recorded::Stacks,
+        ServerKind::Sglang | ServerKind::DynamoSglang => {}
     }
     recorded(spec, activities, server.device == "cpu")
 }

@@ -114,7 +114,17 @@ pub fn rank_of_name(engine: ServerKind, name: &str) -> Option<Rank> {
     match engine {
         ServerKind::Sglang => sglang_rank(name),
         ServerKind::Vllm => vllm_rank(name),
+        ServerKind::TensorrtLlm => tensorrt_llm_rank(name),
+        ServerKind::DynamoSglang => sglang_rank(name),
+        ServerKind::DynamoVllm => vllm_rank(name),
     }
+}
+
+/// `trtllm-trace-1778480665-7993d824-rank-3.json`: the rank among all of the engine, which is that of tensor
+/// parallelism unless there are several stages of a pipeline.
+fn tensorrt_llm_rank(name: &str) -> Option<Rank> {
+    let (_, number) = name.strip_prefix("trtllm-trace-")?.strip_suffix(".json")?.rsplit_once("-rank-")?;
+    Some(Rank::tp(number.parse().ok()?))
 }
 
 fn sglang_rank(name: &str) -> Option<Rank> {
@@ -211,6 +221,9 @@ mod tests {
                 Some(Rank::dp(1).with(Axis::Tp, 0).with(Axis::Pp, 0).with(Axis::Ep, 0))
             }),
             (ServerKind::Vllm, "abc-rank-1.1795.pt.trace.json.gz", Some(Rank::tp(1))),
+            (ServerKind::TensorrtLlm, "trtllm-trace-1778480665-7993d824-rank-3.json", Some(Rank::tp(3))),
+            (ServerKind::TensorrtLlm, "trace-rank-3.json", None),
+            (ServerKind::DynamoSglang, "1795492133.332911-TP-0-DP-2.trace.json.gz", dp2tp0),
             (ServerKind::Vllm, "host_12.async_llm.1795.pt.trace.json.gz", None),
         ] {
             assert_eq!(rank_of_name(engine, name), wanted, "{name}");

@@ -50,6 +50,11 @@ pub const MAX_STOPS: u8 = 4;
 pub enum Answer {
     /// 2xx.
     Ok,
+    /// 2xx, with an error in its body: part of it may have been done.
+    ErrorInBody {
+        /// The start of the body.
+        body: String,
+    },
     /// 3xx or 4xx: the server understood and did nothing.
     Refused {
         /// The status.
@@ -218,6 +223,14 @@ pub enum Failure {
         /// The status.
         status: u16,
     },
+    /// The server answered with success, and with an error in the answer.
+    #[error(
+        "the server answered the start with success and with an error in the answer{}; whether part of its ranks began is unknown, no stop is sent, and the server is left alone for ten minutes", said(.body)
+    )]
+    StartErred {
+        /// The start of the body.
+        body: String,
+    },
     /// It was not reached.
     #[error("the start did not reach the server ({why}); nothing was opened")]
     NotReached {
@@ -291,7 +304,7 @@ fn hint_of_start(status: u16) -> &'static str {
             "; the profile calls take admin_api_key where the server has one, else api_key: set it on the target"
         }
         404 => {
-            "; it has no profile API there: vLLM needs --profiler-config '{\"profiler\":\"torch\",\"torch_profiler_dir\":\"/dir\"}' at launch (VLLM_TORCH_PROFILER_DIR until 0.12), SGLang behind a router or with the Rust front end needs the worker's own url"
+            "; it has no profile API there: vLLM needs --profiler-config '{\"profiler\":\"torch\",\"torch_profiler_dir\":\"/dir\"}' at launch (VLLM_TORCH_PROFILER_DIR until 0.12), SGLang behind a router or with the Rust front end needs the worker's own url, TensorRT-LLM needs a release with profile calls, and Dynamo the worker's system port (DYN_SYSTEM_PORT)"
         }
         409 => {
             "; a profiling session is active already: it is somebody else's, or was left behind, and is left alone"

@@ -13,7 +13,7 @@ use memchr::memchr;
 
 use crate::signal::exposition::{Page, PageError};
 use crate::signal::fields::Fields;
-use crate::signal::loads;
+use crate::signal::iteration_stats;
 use crate::signal::log_line::{BatchKind, LineContent, Profile};
 use crate::signal::log_reader::{Arrival, LogReader, MAX_LINE};
 use crate::signal::metrics::Metrics;
@@ -402,7 +402,7 @@ impl Intake {
         step: &mut impl FnMut(&mut SignalStore, Time, IntakeStep<'_>),
     ) -> Result<Option<Duration>, Problem> {
         self.counts.pages += 1;
-        let loads = match loads::read(body) {
+        let loads = match iteration_stats::read_loads(body) {
             Ok(loads) => loads,
             Err(error) => {
                 self.counts.bad += 1;

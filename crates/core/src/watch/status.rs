@@ -9,7 +9,6 @@ use super::Watch;
 use super::core::Core;
 use super::incidents::ActiveIncident;
 use super::server::Server;
-use crate::capture::facts::ServerKind;
 use crate::capture::refusal::Span;
 use crate::capture::sizing::max_stall_of;
 use crate::capture::{CaptureSpec, HttpWindow};
@@ -348,11 +347,11 @@ pub(super) fn sources_of(watch: &Watch, scope: &Scope, now: Time) -> Vec<(Target
     needed.map(|source| (source.target, source_status(watch, source, now))).collect()
 }
 
-/// vLLM has no `/v1/loads`, which is polled on every server: that it is missing there is no problem.
+/// Only SGLang has `/v1/loads`, which is polled on every server: that it is missing elsewhere is no problem.
 fn is_absent_by_design(watch: &Watch, source: &WatchedSource) -> bool {
     let server = watch.facts(source.target).and_then(|f| f.server.as_ref());
     source.kind == Source::Loads
-        && server.is_some_and(|s| s.engine == ServerKind::Vllm)
+        && server.is_some_and(|s| !s.engine.has_loads())
         && matches!(watch.intake.problem_of(source.id), Some(Problem::NotFound { .. }))
 }
 

@@ -196,3 +196,30 @@ fn a_vllm_window_is_held_and_takes_a_body_only_where_there_is_one() {
     let spec = HttpWindow { with_stack: true, ..spec };
     assert_eq!(asked(&spec, &facts).unwrap_err().word(), "never");
 }
+
+#[test]
+fn tensorrt_llm_and_dynamo_are_asked_only_what_every_release_of_theirs_takes() {
+    let spec = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
+    let of = |server: ServerFacts| Facts { server: Some(server), ..facts(json!({}), &[0, 1]) };
+    let request = asked(&spec, &of(ServerFacts::of_tensorrt_llm("1.3.0", 2))).unwrap();
+    insta::assert_snapshot!(request.body.unwrap().to_string(), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1"}"#);
+    assert_eq!((request.form, request.hold), (Form::Plain, None));
+    let request = asked(&spec, &of(ServerFacts::of_dynamo(ServerKind::DynamoSglang, "m", 2))).unwrap();
+    insta::assert_snapshot!(request.body.unwrap().to_string(), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","record_shapes":false,"start_step":1,"with_stack":false}"#);
+    let request = asked(&spec, &of(ServerFacts::of_dynamo(ServerKind::DynamoVllm, "m", 2))).unwrap();
+    insta::assert_snapshot!(request.body.unwrap().to_string(), @r#"{"profile_prefix":"skewtrap-i1"}"#);
+    assert_eq!((request.form, request.hold), (Form::Held, Some(Duration::from_millis(500))));
+}
+
+#[test]
+fn an_engine_whose_files_bear_no_mark_is_asked_for_no_window_without_a_folder() {
+    let spec = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
+    let naming = WindowNaming { mark: "i1", output_dir: None };
+    for server in
+        [ServerFacts::of_tensorrt_llm("1.3.0", 2), ServerFacts::of_dynamo(ServerKind::DynamoSglang, "m", 2)]
+    {
+        let facts = Facts { server: Some(server), ..facts(json!({}), &[0, 1]) };
+        let refusal = plan(&spec, &facts, &Knowledge::default(), naming, now()).unwrap_err().to_string();
+        assert!(refusal.contains("set capture.output_dir"), "{refusal}");
+    }
+}

@@ -20,7 +20,6 @@ use crate::capture::facts::ServerKind;
 use crate::capture::plan::{Form, StartRequest};
 use skewtrap_trace::time::Time;
 
-const STOP: &str = "/stop_profile";
 /// No server has it; the published how-to calls the stop so.
 const END: &str = "/end_profile";
 
@@ -104,7 +103,7 @@ impl Window {
             stop_pending: false,
             stops: 0,
             stopped_at: None,
-            path: STOP,
+            path: request.engine.stop_path(),
             stop_answer: None,
             stop_granted: false,
             may_retry: false,
@@ -355,7 +354,7 @@ impl Window {
     }
 
     fn may_stop(&self, now: Time) -> bool {
-        let again = self.engine == ServerKind::Sglang || self.stops == 0;
+        let again = !self.engine.runs_vllm() || self.stops == 0;
         let is_ours = self.ownership.is_ours() || (self.on_chance && !self.foreign_possible());
         is_ours
             && !self.may_hold_another()
@@ -414,7 +413,7 @@ impl Window {
         self.stop_pending = false;
         self.stops = self.stops.saturating_sub(1);
         self.stopped_at = self.stopped_before.take();
-        self.path = STOP;
+        self.path = self.engine.stop_path();
     }
 
     fn stop_withheld(&mut self, now: Time) {

@@ -27,18 +27,18 @@ macro_rules! signals {
 signals! {
     RUNNING_REQS "running_reqs" "requests" Gauge Zero Sum "Requests in the running batch." {
         log: ["#running-req"] vllm: ["Running", "context requests", "generation requests"]
-        metrics: ["sglang:num_running_reqs", "sglang_num_running_reqs", "vllm:num_requests_running"]
+        metrics: ["sglang:num_running_reqs", "sglang_num_running_reqs", "vllm:num_requests_running", "trtllm_num_requests_running"]
         loads: ["num_running_reqs"] }
     QUEUE_REQS "queue_reqs" "requests" Gauge Zero Sum "Requests that wait for a place in the batch." {
         log: ["#queue-req"] vllm: ["Waiting", "Pending"]
-        metrics: ["sglang:num_queue_reqs", "sglang_num_waiting_reqs", "vllm:num_requests_waiting"]
+        metrics: ["sglang:num_queue_reqs", "sglang_num_waiting_reqs", "vllm:num_requests_waiting", "trtllm_num_requests_waiting"]
         loads: ["num_waiting_reqs"] }
     LOAD "load" "requests" Gauge Zero Sum "Running plus queued requests: running_reqs + queue_reqs." {
         loads: ["num_reqs"] }
     KV_USAGE "kv_usage" "share" Gauge Zero Mean "Share of the KV cache in use; the fullest pool where there are several." {
         log: ["token usage", "full token usage", "swa token usage", "gpu token usage"]
         vllm: ["GPU KV cache usage"]
-        metrics: ["sglang:token_usage", "sglang:full_token_usage", "sglang:swa_token_usage", "sglang_token_usage", "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"]
+        metrics: ["sglang:token_usage", "sglang:full_token_usage", "sglang:swa_token_usage", "sglang_token_usage", "vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "trtllm_kv_cache_utilization"]
         loads: ["token_usage"] }
     USED_TOKENS "used_tokens" "tokens" Gauge Zero Sum "Tokens that the KV cache holds for requests." {
         log: ["#token", "#full token", "#gpu token"]

@@ -1,6 +1,7 @@
 //! What an answer to the start or to a stop makes of a window.
 
-use super::{END, STOP, Window};
+use super::{END, Window};
+use crate::capture::facts::ServerKind;
 use crate::capture::plan::Form;
 use crate::capture::window::{Answer, EXPORT_LIMIT, Failure, Output, WindowPhase};
 use skewtrap_trace::time::Time;
@@ -14,9 +15,13 @@ impl Window {
             Answer::Ok => self.ownership.grant(),
             _ => self.ownership.disown(),
         }
-        // The form that refuses a double says so with 500 (docs/engines.md).
-        self.refused_double =
-            self.form == Form::Exact && matches!(answer, Answer::Failed { status: 500, .. });
+        // The form that refuses a double says so with 500 (docs/engines.md), and Dynamo says so of whatever the
+        // engine behind it refused.
+        self.refused_double = match answer {
+            Answer::Failed { status: 500, .. } => self.form == Form::Exact || self.engine.is_dynamo(),
+            Answer::ErrorInBody { .. } => true,
+            _ => false,
+        };
         if self.phase != WindowPhase::Starting {
             return;
         }
@@ -28,6 +33,10 @@ impl Window {
                 let is_seen = self.visibility.log && is_not_found(*status, body);
                 self.passed_on = !is_own_refusal(*status, body) && !is_seen;
                 self.failure = Some(Failure::StartRefused { status: *status, body: body.clone() });
+                self.enter(WindowPhase::Doubtful, now);
+            }
+            Answer::ErrorInBody { body } => {
+                self.failure = Some(Failure::StartErred { body: body.clone() });
                 self.enter(WindowPhase::Doubtful, now);
             }
             Answer::ConnectionRefused => self.fail(not_reached("the connection is refused"), None, out),
@@ -61,7 +70,9 @@ impl Window {
                 self.unreachable(out);
             }
             // The window is ours, so this is a second try of the same stop, not a second stop.
-            Answer::Refused { status: 404, .. } if self.path == STOP && self.may_stop(now) => {
+            Answer::Refused { status: 404, .. }
+                if self.engine == ServerKind::Sglang && self.path != END && self.may_stop(now) =>
+            {
                 self.path = END;
                 self.send_stop(now, out);
             }
@@ -85,6 +96,7 @@ impl Window {
                 "401 (the profile calls take admin_api_key where the server has one, else api_key)".to_owned()
             }
             Answer::Refused { status, .. } | Answer::Failed { status, .. } => status.to_string(),
+            Answer::ErrorInBody { body } => format!("success and an error in the answer ({})", body.trim()),
             Answer::Lost { why } | Answer::NotSent { why } => {
                 self.stop_lost = true;
                 why.clone()
@@ -102,7 +114,7 @@ impl Window {
             Answer::Failed { status: 500, .. } => self.visibility.log,
             _ => true,
         };
-        self.path = STOP;
+        self.path = self.engine.stop_path();
         self.stop_answer = Some(words);
         self.enter(WindowPhase::Exporting, now);
     }

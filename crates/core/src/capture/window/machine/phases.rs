@@ -1,7 +1,6 @@
 //! What time makes of a window in each of its phases.
 
 use super::Window;
-use crate::capture::facts::ServerKind;
 use crate::capture::plan::Form;
 use crate::capture::verify::names_of;
 use crate::capture::window::{
@@ -50,6 +49,9 @@ impl Window {
             Failure::StartFailed { status: 500 } if !self.visibility.log => Some(
                 "the start was answered with 500, as it is also when part of the ranks began, and the server's log is not read".to_owned(),
             ),
+            Failure::StartErred { .. } => {
+                Some("the start was answered with an error, as it is also when part of the ranks began".to_owned())
+            }
             Failure::StartFailed { status } | Failure::StartRefused { status, .. } if self.passed_on => {
                 let seen = if self.visibility.log { "so it may begin yet" } else { "and the server's log is not read" };
                 Some(format!(
@@ -202,7 +204,7 @@ impl Window {
             });
             return self.fail(Failure::ExportTimedOut(EXPORT_LIMIT), unproven, out);
         }
-        if self.is_blind() && self.engine == ServerKind::Sglang && self.ownership.granted {
+        if self.is_blind() && !self.engine.runs_vllm() && self.ownership.granted {
             let answer = self.stop_answer.as_deref().unwrap_or("success").to_owned();
             self.notes.push(format!(
                 "the stop was answered with {answer}, as it is when nothing runs any more; the agent sees neither log nor files of this server, so nothing of this window is proven",

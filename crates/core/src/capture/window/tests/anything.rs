@@ -11,6 +11,7 @@ fn any_answer() -> impl Strategy<Value = Answer> {
         1 => Just(Answer::ConnectionRefused),
         1 => Just(Answer::NotSent { why: "no route".into() }),
         1 => Just(Answer::Lost { why: "reset".into() }),
+        1 => Just(Answer::ErrorInBody { body: r#"{"status":"error"}"#.into() }),
         3 => prop::sample::select(vec![302, 401, 404, 408, 409, 500, 503, 504]).prop_map(status),
     ]
 }
@@ -43,10 +44,18 @@ proptest! {
     #[test]
     fn whatever_comes_it_stops_only_its_own_window_a_bounded_number_of_times_and_ends(
         script in prop::collection::vec((any_event(), 0u64..4000), 0..60),
-        form in prop::sample::select(vec![Form::Exact, Form::Plain, Form::Held]),
+        (form, engine) in prop::sample::select(vec![
+            (Form::Exact, ServerKind::Sglang),
+            (Form::Plain, ServerKind::Sglang),
+            (Form::Held, ServerKind::Vllm),
+            (Form::Plain, ServerKind::TensorrtLlm),
+            (Form::Plain, ServerKind::DynamoSglang),
+            (Form::Held, ServerKind::DynamoVllm),
+        ]),
         log in any::<bool>(), files in any::<bool>(),
     ) {
-        let request = request(form, &[0, 1], &[2]);
+        let log = log && engine.tells_in_its_log();
+        let request = StartRequest { engine, ..request(form, &[0, 1], &[2]) };
         let (mut window, _) = Window::start(&request, Visibility { log, files }, at(0.0));
         let (mut now, mut stops_sent, mut finished) = (at(0.0), 0, 0);
         let (mut answered, mut granted, mut proof) = (false, false, false);
@@ -68,7 +77,9 @@ proptest! {
                 Event::StartAnswered(answer) if !answered => {
                     answered = true;
                     granted |= *answer == Answer::Ok;
-                    double = form == Form::Exact && *answer == status(500);
+                    let refuses_with_500 = form == Form::Exact || engine.is_dynamo();
+                    double = refuses_with_500 && *answer == status(500);
+                    double |= matches!(answer, Answer::ErrorInBody { .. });
                     refused |= double;
                     refused |= matches!(answer, Answer::Refused { .. });
                 }

@@ -1,0 +1,48 @@
+//! What is asked of TensorRT-LLM: a window that ends by its steps, in a folder of its own, for its files bear no mark.
+
+use serde_json::json;
+
+use super::{Form, StartRequest, WindowNaming, folder_of};
+use crate::capture::HttpWindow;
+use crate::capture::facts::ServerFacts;
+use crate::capture::line::Marks;
+use crate::capture::preflight::Ranks;
+use crate::capture::refusal::Refusal;
+use crate::capture::sizing::{Knowledge, Sizing};
+
+/// Plans a window. A start over an open window is refused by the server (409), `num_steps` ends it on every rank, and
+/// a stop at the deadline closes one whose steps never came: there it is only pending.
+pub(super) fn plan(
+    spec: &HttpWindow,
+    server: &ServerFacts,
+    known: &Knowledge,
+    ranks: Ranks,
+    naming: WindowNaming<'_>,
+) -> Result<StartRequest, Refusal> {
+    let Some(dir) = folder_of(spec, naming) else {
+        return Err(Refusal::Never {
+            what: "a window of TensorRT-LLM without a folder".into(),
+            why: "its files bear no mark of the window, so they are told from others by their folder alone; set capture.output_dir to one that the server can write to on every node".into(),
+        });
+    };
+    let activities = spec.activities.clone().unwrap_or_else(|| vec!["GPU".into()]);
+    let sizing = Sizing::of(spec, &activities, server, known)?;
+    let writes_files = activities != ["CUDA_PROFILER"];
+    let mut notes = vec!["TensorRT-LLM's profile calls are a prototype of its PyTorch backend; other backends answer with success and write nothing".to_owned()];
+    notes.extend(sizing.limit_of_telling());
+    Ok(StartRequest {
+        engine: server.engine,
+        body: Some(json!({"output_dir": dir, "num_steps": sizing.steps, "activities": activities})),
+        folder: Some(dir.clone()),
+        marks: Marks { dir: Some(dir), prefix: None, id: None },
+        form: Form::Plain,
+        ranks,
+        deadline: spec.deadline,
+        hold: None,
+        until_cleared: spec.until_cleared,
+        writes_files,
+        merges: spec.merge_profiles,
+        notes,
+        sizing: Some(Box::new(sizing)),
+    })
+}
