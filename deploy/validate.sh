@@ -15,6 +15,10 @@ if [ ! -x "$venv/bin/kubernetes-validate" ]; then
     rm -rf "$venv"
   fi
 fi
+# Helm's own code as a Python package: rendering needs no binary of it.
+if [ -x "$venv/bin/python" ] && ! command -v helm >/dev/null && ! "$venv/bin/python" -c 'import helm_python' 2>/dev/null; then
+  "$venv/bin/pip" install --quiet helm-python-sdk==0.2.2 >"$root/target/deploy-helm.log" 2>&1 || tail -3 "$root/target/deploy-helm.log"
+fi
 rendered=$(mktemp -d)
 trap 'rm -rf "$rendered"' EXIT
 for variant in sidecar nsys; do
@@ -29,8 +33,24 @@ for variant in sidecar nsys; do
   fi
 done
 if [ -x "$venv/bin/kubernetes-validate" ]; then
-  "$venv/bin/python" kubernetes/check.py "$venv/bin/kubernetes-validate" "$rendered"/*.yaml
+  "$venv/bin/python" kubernetes/check.py "$venv/bin/kubernetes-validate" "$rendered"/{sidecar,nsys}.yaml
 fi
+
+if [ -x "$venv/bin/kubernetes-validate" ]; then
+  "$venv/bin/python" helm/check.py "$venv/bin/kubernetes-validate" "$rendered"
+elif python3 -c 'import yaml' 2>/dev/null; then
+  python3 helm/check.py "" "$rendered"
+else
+  skipped "the Helm charts (no PyYAML)"
+fi
+if command -v kubectl >/dev/null && [ -x "$venv/bin/kubernetes-validate" ]; then
+  kubectl kustomize kubernetes/components/example >"$rendered/components"
+  "$venv/bin/python" kubernetes/components/check.py "$venv/bin/kubernetes-validate" "$rendered/components"
+else
+  skipped "the kustomize components (no kubectl, or no kubernetes-validate)"
+fi
+bash -n slurm/server.sbatch
+echo "slurm: server.sbatch is a right script"
 
 if command -v promtool >/dev/null; then
   promtool check rules prometheus/alerts.yaml
@@ -78,7 +98,9 @@ echo "debian: the scripts of the package are right"
 # The configurations themselves: as the agent reads them, by tests/it/deploy.rs, and here by a binary that is there.
 binary=$(ls -t "$root"/target/{release,debug}/skewtrap 2>/dev/null | head -1 || true)
 if [ -n "$binary" ]; then
-  for file in docker/skewtrap.yaml examples/full.yaml kubernetes/nsys/skewtrap.yaml kubernetes/sidecar/skewtrap.yaml systemd/skewtrap.yaml; do
+  # The chart's, as Helm rendered them, where it could.
+  charts=$(find "$rendered" -maxdepth 1 -name 'chart-*.yaml')
+  for file in docker/skewtrap.yaml examples/full.yaml kubernetes/{nsys,sidecar}/skewtrap.yaml kubernetes/components/example/{skewtrap,node}.yaml slurm/{skewtrap,node}.yaml systemd/skewtrap.yaml $charts; do
     "$binary" check "$file" >"$rendered/check" 2>&1 || { cat "$rendered/check"; exit 1; }
   done
   echo "every configuration passes \`skewtrap check\`"
@@ -105,6 +127,6 @@ else
 fi
 
 # What is added here is checked here: every file is named above, or by tests/it/deploy.rs.
-known='^(README.md|validate.sh|debian/post(inst|rm)|docker/(Dockerfile|compose.yaml|skewtrap.yaml)|examples/full.yaml|grafana/(make_dashboard.py|skewtrap.json)|kubernetes/(check.py|base/(kustomization|networkpolicy|podmonitor).yaml|(nsys|sidecar)/(deployment|kustomization|skewtrap).yaml)|prometheus/alerts(_test)?.yaml|systemd/skewtrap.(service|yaml))$'
+known='^(README.md|validate.sh|debian/post(inst|rm)|docker/(Dockerfile|compose.yaml|skewtrap.yaml)|examples/full.yaml|grafana/(make_dashboard.py|skewtrap.json)|helm/(check.py|(skewtrap|example)/(Chart|values).yaml|skewtrap/values.schema.json|(skewtrap|example)/templates/[a-zA-Z_]+.(yaml|tpl|txt))|kubernetes/(check.py|base/(kustomization|networkpolicy|podmonitor).yaml|(nsys|sidecar)/(deployment|kustomization|skewtrap).yaml|components/(check.py|[a-z-]+/[a-z-]+.yaml))|slurm/(server.sbatch|(skewtrap|node).yaml)|prometheus/alerts(_test)?.yaml|systemd/skewtrap.(service|yaml))$'
 unknown=$(git ls-files . | grep -vE "$known" || true)
 [ -z "$unknown" ] || { echo "nothing checks these files:"; echo "$unknown"; exit 1; }

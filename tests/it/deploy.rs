@@ -16,6 +16,10 @@ fn every_configuration_loads_without_an_error() {
         "docker/skewtrap.yaml",
         "kubernetes/sidecar/skewtrap.yaml",
         "kubernetes/nsys/skewtrap.yaml",
+        "kubernetes/components/example/skewtrap.yaml",
+        "kubernetes/components/example/node.yaml",
+        "slurm/skewtrap.yaml",
+        "slurm/node.yaml",
         "systemd/skewtrap.yaml",
         "examples/full.yaml",
     ];
