@@ -15,6 +15,7 @@ mod doctor;
 mod fleet;
 mod incidents;
 mod init;
+mod mcp;
 mod notify_test;
 mod playback;
 mod reload;
@@ -88,6 +89,7 @@ enum Command {
     Status(status::StatusArgs),
     Top(top::TopArgs),
     Fleet(fleet::FleetArgs),
+    Mcp(mcp::McpArgs),
     Silence(silence::SilenceArgs),
     Reload(reload::ReloadArgs),
     NotifyTest(notify_test::NotifyTestArgs),
@@ -123,6 +125,7 @@ impl Cli {
             Command::Status(args) => status::run(&args),
             Command::Top(args) => top::run(&args),
             Command::Fleet(args) => fleet::run(&args),
+            Command::Mcp(args) => mcp::run(&args),
             Command::Silence(args) => silence::run(&args),
             Command::Reload(args) => reload::run(&args),
             Command::NotifyTest(args) => notify_test::run(&args),

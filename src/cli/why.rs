@@ -41,7 +41,7 @@ pub fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn text_of(rule: &RuleStatus) -> String {
+pub(super) fn text_of(rule: &RuleStatus) -> String {
     let mut text = format!("{}\n", rule.name);
     if let Some(until) = rule.silenced_until {
         text += &format!("  silenced until {}\n", utc(until));

@@ -62,7 +62,7 @@ fn blocks(page: &str) -> Vec<(&str, &str)> {
 fn about(command: &Command) -> String {
     let about = command.get_long_about().or_else(|| command.get_about()).map(ToString::to_string);
     // What a build without a feature says of its command is no part of the reference.
-    ["top", "fleet"].iter().fold(about.unwrap_or_default(), |text, feature| {
+    ["top", "fleet", "mcp"].iter().fold(about.unwrap_or_default(), |text, feature| {
         text.replace(&format!(" (not in this build: `cargo install --features {feature}`, or a package)"), "")
     })
 }

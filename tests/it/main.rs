@@ -23,6 +23,8 @@ mod agent {
     #[cfg(feature = "fleet")]
     mod fleet;
     mod follow_up;
+    #[cfg(feature = "mcp")]
+    mod mcp;
     #[cfg(feature = "fleet")]
     mod nodes;
     mod notify;
