@@ -1,15 +1,8 @@
-//! `skewtrap schema`: JSON Schema for editors, from the types that parse.
+//! `skewtrap schema`: JSON Schema for editors, written from the types that parse.
 
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use schemars::{JsonSchema, SchemaGenerator};
-
-use crate::config::file::FileText;
-use crate::config::rules::RulesText;
-use crate::config::test::TestFileText;
-use skewtrap_trace::summary::SummaryText;
-
 /// Prints the JSON Schema of a file, for editors and validators.
 #[derive(Debug, Args)]
 pub struct SchemaArgs {
@@ -45,13 +38,13 @@ impl Document {
         }
     }
 
-    /// Its schema, with a newline at its end.
-    pub fn schema(self) -> String {
+    /// Its schema.
+    pub const fn schema(self) -> &'static str {
         match self {
-            Self::Config => text_of::<FileText>("config", "skewtrap.yaml"),
-            Self::Rules => text_of::<RulesText>("rules", "skewtrap rules"),
-            Self::Test => text_of::<TestFileText>("test", "skewtrap rule tests"),
-            Self::Summary => text_of::<SummaryText>("summary", "skewtrap summary of a rank"),
+            Self::Config => include_str!("../../schema/skewtrap.schema.json"),
+            Self::Rules => include_str!("../../schema/rules.schema.json"),
+            Self::Test => include_str!("../../schema/test.schema.json"),
+            Self::Summary => include_str!("../../schema/summary.schema.json"),
         }
     }
 }
@@ -65,11 +58,45 @@ pub fn run(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn text_of<T: JsonSchema>(name: &str, title: &str) -> String {
-    let mut schema = SchemaGenerator::default().into_root_schema_for::<T>();
-    // No address: nothing is published there, and an editor would go and look.
-    schema.insert("$id".into(), format!("urn:skewtrap:schema:{name}").into());
-    schema.insert("title".into(), title.into());
-    let text = serde_json::to_string_pretty(&schema).expect("a schema is JSON");
-    text + "\n"
+#[cfg(test)]
+mod tests {
+    use schemars::{JsonSchema, SchemaGenerator};
+
+    use super::*;
+    use crate::config::file::FileText;
+    use crate::config::rules::RulesText;
+    use crate::config::test::TestFileText;
+    use skewtrap_trace::summary::SummaryText;
+
+    /// The schema of the types that parse.
+    fn of_types(document: Document) -> String {
+        match document {
+            Document::Config => text_of::<FileText>("config", "skewtrap.yaml"),
+            Document::Rules => text_of::<RulesText>("rules", "skewtrap rules"),
+            Document::Test => text_of::<TestFileText>("test", "skewtrap rule tests"),
+            Document::Summary => text_of::<SummaryText>("summary", "skewtrap summary of a rank"),
+        }
+    }
+
+    fn text_of<T: JsonSchema>(name: &str, title: &str) -> String {
+        let mut schema = SchemaGenerator::default().into_root_schema_for::<T>();
+        // No address: nothing is published there, and an editor would go and look.
+        schema.insert("$id".into(), format!("urn:skewtrap:schema:{name}").into());
+        schema.insert("title".into(), title.into());
+        let text = serde_json::to_string_pretty(&schema).expect("a schema is JSON");
+        text + "\n"
+    }
+
+    #[test]
+    fn the_schemas_in_the_repository_are_those_of_the_types() {
+        for document in Document::ALL {
+            let schema = of_types(document);
+            if std::env::var_os("UPDATE_SCHEMA").is_some() {
+                let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(document.path());
+                std::fs::write(path, &schema).expect("the schema can be written");
+            }
+            let advice = "the types have changed; run `UPDATE_SCHEMA=1 cargo test --lib schemas`, then the tests again";
+            assert!(document.schema() == schema, "{}: {advice}", document.path());
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -21,7 +22,8 @@ use skewtrap_core::capture::sizing::{before_the_first, fewer_before_the_first, m
 use skewtrap_core::capture::{CaptureSpec, CommandWindow, HttpWindow, NsysSession, NsysWindow};
 
 /// What to capture when a rule fires.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CaptureText {
     /// Nothing: record and notify only.
@@ -37,7 +39,8 @@ pub enum CaptureText {
 }
 
 /// A window of the engine's profiler. Keys are the profile API's own.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpText {
     /// The folder for traces, as the server sees it. Without it no folder is sent.
@@ -87,7 +90,8 @@ pub struct HttpText {
 }
 
 /// What a window records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Recording {
     /// GPU activity alone.
@@ -97,7 +101,8 @@ pub enum Recording {
 }
 
 /// When a flexible window ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Until {
     /// When the rule clears.
@@ -105,7 +110,8 @@ pub enum Until {
 }
 
 /// A window of an Nsight Systems session.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct NsysText {
     /// A session's name or id; `of_target` (default) is the one that wraps the target's process.
@@ -119,7 +125,8 @@ pub struct NsysText {
 }
 
 /// A program of your own.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct CommandText {
     /// Program and arguments; `{incident}`, `{rank}` and `{output_dir}` are replaced. No shell.

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -38,7 +39,8 @@ use factors::factors_of;
 macro_rules! condition_keys {
     ($(#[$doc:meta])* $name:ident { $($more:tt)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+        #[derive(Clone, Debug, Default, Deserialize)]
+        #[cfg_attr(test, derive(JsonSchema))]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             $($more)*
@@ -107,7 +109,8 @@ condition_keys! {
 }
 
 /// A bound on the members' own values.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct MemberText {
     /// Larger than this.

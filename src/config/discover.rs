@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -19,7 +20,8 @@ use skewtrap_core::signal::metrics::Role;
 const EVERY: Duration = Duration::from_secs(30);
 
 /// Where targets are listed that come and go.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct DiscoverText {
     /// A file in the form of Prometheus' `file_sd_configs`, as JSON; relative to this one. It is read again when it

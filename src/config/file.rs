@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -27,7 +28,8 @@ use skewtrap_core::factor::FALSE_ALARMS_PER_DAY;
 use skewtrap_core::signal::catalog::Catalog;
 
 /// The configuration of the agent.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct FileText {
     /// The servers that are watched.
@@ -84,7 +86,8 @@ pub struct FileText {
 }
 
 /// What captures may cost a day.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct BudgetText {
     /// Stalled serving. Default 2m.
@@ -101,7 +104,8 @@ pub struct BudgetText {
 }
 
 /// How much is kept.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct KeepText {
     /// Incidents. Default 200.
@@ -115,7 +119,8 @@ pub struct KeepText {
 }
 
 /// The storm cap.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct StormText {
     /// At most this many ... Default 20.
@@ -125,7 +130,8 @@ pub struct StormText {
 }
 
 /// How the agent logs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LogFormatText {
     /// For people.

@@ -1,9 +1,11 @@
 //! Durations and byte counts as people write them: `5s`, `1m30s`, `250ms`, `24h`, `20GiB`.
 
+#[cfg(test)]
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, Visitor};
 
@@ -135,6 +137,7 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
+#[cfg(test)]
 impl JsonSchema for Span {
     fn schema_name() -> Cow<'static, str> {
         "Duration".into()
@@ -149,6 +152,7 @@ impl JsonSchema for Span {
     }
 }
 
+#[cfg(test)]
 impl JsonSchema for Bytes {
     fn schema_name() -> Cow<'static, str> {
         "Bytes".into()

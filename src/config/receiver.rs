@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -19,11 +20,12 @@ use skewtrap_core::rule::Severity;
 use skewtrap_trace::labels::{LabelValue, Labels};
 
 /// One receiver: a name, exactly one of the means, and which messages it takes.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ReceiverText {
     /// Unique; rules name it.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     pub name: Field<String>,
     /// JSON, posted.
     webhook: Field<WebhookText>,
@@ -48,11 +50,12 @@ pub struct ReceiverText {
 }
 
 /// A webhook.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct WebhookText {
     /// Where; `{ env: ... }` or `{ file: ... }` when it carries a key.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     url: Field<TextOr<SecretText>>,
     /// Signs the body (HMAC-SHA256).
     signing_key: Field<TextOr<SecretText>>,
@@ -61,36 +64,40 @@ pub struct WebhookText {
 }
 
 /// A Slack incoming webhook.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct SlackText {
     /// Its address is its key: `{ env: ... }` or `{ file: ... }`.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     url: Field<TextOr<SecretText>>,
 }
 
 /// Alertmanager.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct AlertmanagerText {
     /// `http://alertmanager:9093`.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     url: Field<TextOr<SecretText>>,
     /// Sent as `Authorization: Bearer`.
     bearer: Field<TextOr<SecretText>>,
 }
 
 /// A program.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ProgramText {
     /// Program and arguments; `{incident}`, `{update}`, `{rule}` and `{target}` are replaced. No shell.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     argv: Field<Vec<Field<String>>>,
 }
 
 /// Standard output.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct StdoutText {
     /// The JSON on one line instead of text. Default `false`.

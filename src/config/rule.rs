@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -30,11 +31,12 @@ use skewtrap_trace::rank::Axis;
 const MIN_HARM: f64 = 0.05;
 
 /// One rule.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct RuleText {
     /// Unique; state and budgets are kept under it. Lower-case letters, digits and `-`.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     pub name: Field<String>,
     /// One sentence for people.
     about: Field<String>,
@@ -45,7 +47,7 @@ pub struct RuleText {
     /// Labels on which the members of a group agree. Default `[target, role]`.
     within: Field<Names>,
     /// When it fires.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     trigger: Field<TriggerText>,
     /// When it stops firing. Default: the trigger's own bounds, three quarters of its chance, for 10s.
     clear: Field<TriggerText>,
@@ -80,7 +82,8 @@ pub struct RuleText {
 }
 
 /// How often a rule may open a window.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsText {
     /// At least this long between two windows. Default 10m.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -15,11 +16,12 @@ use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::signal::catalog::Catalog;
 
 /// A file of rules.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct RulesText {
     /// The rules, or `preset:NAME` for a shipped one.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     pub rules: Field<Vec<Field<RuleEntry>>>,
 }
 

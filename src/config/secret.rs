@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -11,7 +12,8 @@ use super::diagnostic::Findings;
 use skewtrap_core::printable::{LIMIT, printable};
 
 /// `{ env: NAME }` or `{ file: PATH }`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SecretText {
     /// The name of an environment variable.

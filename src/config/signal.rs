@@ -1,5 +1,6 @@
 //! `signals:`: signals that the user defines by metrics of pages, by patterns over the log or by queries.
 
+#[cfg(test)]
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use regex::bytes::Regex;
+#[cfg(test)]
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
@@ -31,7 +33,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const OVER: Duration = Duration::from_secs(10);
 
 /// One signal: a name and exactly one of `metric`, `pattern` and `prometheus`.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct SignalText {
     /// What rules call it. Lower-case letters, digits and `_`. Not where `signals` is a mapping by names.
@@ -95,6 +98,7 @@ impl<'de> Visitor<'de> for SignalsVisitor {
     }
 }
 
+#[cfg(test)]
 impl JsonSchema for SignalsText {
     fn schema_name() -> Cow<'static, str> {
         "SignalsText".into()
@@ -160,14 +164,15 @@ pub fn own_signals_of(signals: &[OwnSignal], catalog: &Catalog, targets: &[Targe
 }
 
 /// A query.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct QueryText {
     /// The server: `http://prometheus:9090`.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     url: Field<TextOr<SecretText>>,
     /// PromQL, an instant vector.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     query: Field<String>,
     /// How often it is asked. Default 5s.
     every: Field<Span>,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -11,7 +12,8 @@ use super::effective::Settings;
 use super::quantity::{Bytes, Span};
 
 /// What is uploaded, and how fast.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct UploadText {
     /// The most bytes a second. Default: no bound.
@@ -26,7 +28,8 @@ pub struct UploadText {
 }
 
 /// What becomes of windows when the store does not say whether another agent of the pool has one open.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnLeaseLoss {
     /// None is opened before it can be told.

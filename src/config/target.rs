@@ -5,6 +5,7 @@ pub mod pages;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -18,7 +19,8 @@ use super::tree::Place;
 use skewtrap_core::signal::metrics::Role;
 
 /// One server.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct TargetText {
     /// What it is called in messages and in the label `target`. Default: its host and port.
@@ -56,11 +58,12 @@ pub struct TargetText {
 }
 
 /// A log file.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct LogText {
     /// Its path; `-` is standard input.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     path: Field<String>,
     /// The zone of its stamps: `UTC`, `Europe/Berlin`. Default: the agent's own.
     zone: Field<String>,
@@ -69,19 +72,21 @@ pub struct LogText {
 }
 
 /// One folder under its two names.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct PathText {
     /// As the server calls it.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     server: Field<String>,
     /// As the agent sees it.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     agent: Field<String>,
 }
 
 /// Which engine a server runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EngineText {
     /// Ask it.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -24,7 +25,8 @@ use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::{Axis, Rank};
 
 /// A file of tests.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct TestFileText {
     /// Files with the rules under test, or `preset:NAME`. Default: the file without `.test`.
@@ -32,16 +34,17 @@ pub struct TestFileText {
     /// Signals of your own, as in the configuration.
     signals: Field<SignalsText>,
     /// The tests.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     tests: Field<Vec<Field<TestText>>>,
 }
 
 /// One test.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct TestText {
     /// A sentence.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     name: Field<String>,
     /// Time between two values of a series. Default 1s.
     interval: Field<Span>,
@@ -50,16 +53,17 @@ pub struct TestText {
     /// A recording instead of series.
     recording: Field<RecordingText>,
     /// What must come of it.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     expect: Field<Vec<Field<ExpectText>>>,
 }
 
 /// One signal, of one rank (`values`) or of DP ranks 0, 1, ... (`ranks`).
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct SeriesText {
     /// Which signal.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     signal: Field<String>,
     /// `20x30` is 20 and 30 times more; `0+2x5` climbs; `_` is missing, `_x5` five times.
     values: Field<String>,
@@ -80,7 +84,8 @@ pub struct SeriesText {
 }
 
 /// Files of a recording, relative to the test file; they may be gzip.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct RecordingText {
     /// A server's log.
@@ -94,7 +99,8 @@ pub struct RecordingText {
 }
 
 /// What must be true.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct ExpectText {
     /// When: `12s` after the beginning, or epoch seconds.

@@ -1,8 +1,10 @@
 //! Values with their place, and texts that have a longer form.
 
+#[cfg(test)]
 use std::borrow::Cow;
 use std::fmt;
 
+#[cfg(test)]
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, SeqAccess, Visitor};
@@ -60,6 +62,7 @@ impl<T: Clone> Field<T> {
     }
 }
 
+#[cfg(test)]
 impl<T: JsonSchema> JsonSchema for Field<T> {
     fn schema_name() -> Cow<'static, str> {
         T::schema_name()
@@ -165,6 +168,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for TextOrVisitor<T> {
     }
 }
 
+#[cfg(test)]
 impl<T: JsonSchema> JsonSchema for TextOr<T> {
     fn schema_name() -> Cow<'static, str> {
         format!("TextOr{}", T::schema_name()).into()

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -14,11 +15,12 @@ use skewtrap_core::signal::own_metric::{RankLabels, RankOf};
 use skewtrap_trace::rank::{Axis, Rank};
 
 /// A page beside the server's own.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct PageText {
     /// Its address: `http://127.0.0.1:9400/metrics`.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     url: Field<String>,
     /// What its labels say of ranks: `gpu: dp_rank` takes the number at the end of the label's value, a
     /// mapping names a rank for each value: `worker_id: { "http://w0:30000": { dp_rank: 0 } }`.
@@ -26,7 +28,8 @@ pub struct PageText {
 }
 
 /// A rank by its places.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct RankText {
     /// The rank's place on an axis.

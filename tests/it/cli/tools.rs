@@ -1,11 +1,9 @@
 //! The tools around rules, through the real binary.
 
 use std::fs;
-use std::path::Path;
 use std::process::Output;
 
 use assert_cmd::Command;
-use skewtrap::cli::schema::Document;
 
 fn skewtrap(args: &[&str]) -> Output {
     let mut command = Command::cargo_bin("skewtrap").expect("the binary is built");
@@ -21,20 +19,6 @@ fn the_shipped_rules_pass_their_tests() {
     let out = skewtrap(&["test", "rules"]);
     assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
     assert!(!text(&out.stdout).contains("FAILED"));
-}
-
-#[test]
-fn the_schemas_in_the_repository_are_those_of_the_types() {
-    for document in Document::ALL {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document.path());
-        let schema = document.schema();
-        if std::env::var_os("UPDATE_SCHEMA").is_some() {
-            fs::write(&path, &schema).expect("the schema can be written");
-        }
-        let kept = fs::read_to_string(&path).unwrap_or_default();
-        let advice = "the types have changed; run `UPDATE_SCHEMA=1 cargo test --test tools`";
-        assert!(kept == schema, "{}: {advice}", document.path());
-    }
 }
 
 #[test]

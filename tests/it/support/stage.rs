@@ -22,7 +22,7 @@ use skewtrap::observe;
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{CapturePlan, Policy, admit};
 use skewtrap_core::capture::captured::Captured;
-use skewtrap_core::capture::facts::{Facts, Folder, HealthAnswer};
+use skewtrap_core::capture::facts::{Facts, Folder, HealthAnswer, Sizes};
 use skewtrap_core::capture::governor::{AttemptEnd, Budget, CaptureRequest};
 use skewtrap_core::capture::line::ProfileLine;
 use skewtrap_core::capture::path_map::PathMap;
@@ -125,6 +125,7 @@ pub fn handle(url: &str) -> TargetHandle {
         server: Server::new(client::unpooled(None).unwrap(), url, None, None),
         target: "server".into(),
         instance: None,
+        sizes: Sizes::default(),
         paths: PathMap::default(),
         default_dir: None,
         sees_log: true,
