@@ -45,8 +45,8 @@ impl AgentArgs {
     /// # Errors
     /// The agent does not answer, or refuses; the error holds its message.
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let value = self.request(Method::GET, path, None)?;
-        serde_json::from_value(value)
+        let answer = self.request(Method::GET, path, None)?;
+        serde_json::from_slice(&answer)
             .with_context(|| format!("{} is another version of skewtrap", self.address()))
     }
 
@@ -55,7 +55,8 @@ impl AgentArgs {
     /// # Errors
     /// As [`AgentArgs::get`].
     pub fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
-        self.request(Method::POST, path, Some(body))
+        let answer = self.request(Method::POST, path, Some(body))?;
+        Ok(serde_json::from_slice(&answer).unwrap_or_default())
     }
 
     /// The same of every server: without a `limit` an answer is of the first ones.
@@ -63,7 +64,7 @@ impl AgentArgs {
         self.get(&format!("{path}?limit={}", u16::MAX))
     }
 
-    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+    fn request(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Vec<u8>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let url = format!("{}/api/v1/{path}", self.address().trim_end_matches('/'));
@@ -82,10 +83,11 @@ impl AgentArgs {
                 )
             })?;
             let status = response.status();
-            let value = body::json(response, body::PAGE, TIMEOUT).await?.unwrap_or_default();
+            let answer = body::read(response, body::PAGE, TIMEOUT).await?;
             if status.is_success() {
-                return Ok(value);
+                return Ok(answer);
             }
+            let value: Value = serde_json::from_slice(&answer).unwrap_or_default();
             let message = value["error"].as_str().unwrap_or("what answers there is no skewtrap agent; name the agent's address with --agent");
             if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
                 bail!("{message}; name the agent's folder with --state-dir or the token's file with --token-file, or set SKEWTRAP_TOKEN");
