@@ -99,7 +99,7 @@ async fn answer_of(response: Response, form: AnswerForm) -> Answer {
 
 /// What a body says of a request that was answered with success.
 fn answer_in(body: &str, form: AnswerForm) -> Answer {
-    let said: Option<Value> = serde_json::from_str(body).ok();
+    let said: Option<Value> = serde_json::from_slice(body.as_bytes()).ok();
     let field = |name: &str| said.as_ref().and_then(|json| json.get(name));
     let error = || Answer::ErrorInBody { body: printable(body, BODY_CHARS).into_owned() };
     match form {

@@ -38,8 +38,8 @@ pub enum Place {
     Aside,
 }
 
-/// A runtime with a thread of its own. It schedules like the loop's, so that every task of the agent is compiled
-/// for one scheduler instead of two.
+/// The background runtime, with a thread of its own. It schedules like the loop's, so that every task of the agent is
+/// compiled for one scheduler instead of two.
 #[derive(Debug)]
 pub struct Aside {
     handle: Handle,

@@ -2,7 +2,7 @@
 //! people who do things there. All of it is one state behind one lock, driven on paused time by one task;
 //! the same seed gives the same run.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::OpenOptions;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
@@ -38,6 +38,8 @@ const UNHEARD: Duration = Duration::from_secs(3);
 /// Whoever finds their profile not begun looks again so many times, and so long later.
 const LOOKS: u32 = 5;
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// Within this time after a start was accepted the agent asks which instance it was.
+const IDENTIFIED: Duration = Duration::from_secs(2);
 /// From a grant to its start at most.
 const START_WITHIN: Duration = Duration::from_secs(11);
 
@@ -99,8 +101,9 @@ struct State {
     /// since what it is: the agent cannot know of that.
     down_at: Option<Time>,
     is_unseen: bool,
-    /// Folders of windows that were started then, as on the instance before.
-    outdated: BTreeSet<String>,
+    /// Folders of windows that were started then, as on the instance before; and when the agent heard that the
+    /// start was accepted.
+    outdated: BTreeMap<String, Option<Time>>,
     /// Of everything that was said: two runs of a seed have the same.
     digest: DefaultHasher,
     said: bool,
@@ -156,7 +159,7 @@ impl World {
             unseen_stops: 0,
             down_at: None,
             is_unseen: false,
-            outdated: BTreeSet::new(),
+            outdated: BTreeMap::new(),
             said: std::env::var_os("SKEWTRAP_SEED").is_some(),
             dir,
             scenario,
@@ -577,13 +580,15 @@ impl State {
             return;
         }
         match request.path.as_str() {
-            "/start_profile" => self.start_arrives(&request),
+            "/start_profile" => self.start_arrives(&request, fate.is_none()),
             "/stop_profile" => self.stop_arrives(sent),
             path if path.ends_with("server_info") => {
                 self.is_unseen = false;
-                // Whoever hears the answer knows on which instance its windows are.
+                // An agent that hears this just after it heard that the start was accepted knows on which
+                // instance its window is.
                 if fate.is_none() {
-                    self.outdated.clear();
+                    let now = self.now();
+                    self.outdated.retain(|_, heard| heard.is_none_or(|at| now.since(at) > IDENTIFIED));
                 }
             }
             _ => {}
@@ -606,15 +611,16 @@ impl State {
     }
 
     /// Nobody opens another while one is open or its row is kept.
-    fn start_arrives(&mut self, request: &Request) {
+    fn start_arrives(&mut self, request: &Request, is_heard: bool) {
         let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
         let folder = body["output_dir"].as_str().unwrap_or_default().to_owned();
         self.say(&format!("a start arrives: {folder}"));
         if self.is_unseen {
             self.say("after the instance before was gone for less than one poll");
-            self.outdated.insert(folder.clone());
+            let heard = is_heard.then(|| self.now());
+            self.outdated.insert(folder.clone(), heard);
         }
-        let is_other = |open: &String| *open != folder && !self.outdated.contains(open);
+        let is_other = |open: &String| *open != folder && !self.outdated.contains_key(open);
         let others: Vec<String> = self.ours().into_iter().filter(is_other).collect();
         if !others.is_empty() {
             self.violated(format!("a window is opened while {others:?} is open"));
@@ -765,7 +771,7 @@ impl State {
         }
         let kept: Vec<String> = self.rows().iter().filter_map(folder_of).collect();
         // It has other ranks, or is taken for gone with the instance before (docs/explanation/windows.md).
-        let is_lost = |open: &&String| !kept.contains(open) && !self.outdated.contains(*open);
+        let is_lost = |open: &&String| !kept.contains(open) && !self.outdated.contains_key(*open);
         let lost: Vec<String> = ours.iter().filter(is_lost).cloned().collect();
         for open in lost {
             self.violated(format!("{open} is open and its row is gone"));

@@ -31,8 +31,8 @@ const ASK_LIMIT: Duration = Duration::from_secs(1);
 /// How long a server is asked that, and between two times, before what a dead agent left behind is stopped.
 const WHO_LIMIT: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// After its start a server is asked for so long which instance it is: later it may have been started anew since.
-const IDENTIFY_LIMIT: Duration = Duration::from_secs(1);
+/// For so long after a start was sent whoever answers is the instance that accepted it.
+const IDENTIFY_LIMIT: Duration = Duration::from_secs(2);
 const IDENTIFY_AGAIN: Duration = Duration::from_millis(100);
 
 /// A running window; clones share it.
@@ -51,6 +51,8 @@ struct Inner {
     ended: Notify,
     status: watch::Sender<Status>,
     lease: Option<Held>,
+    /// Held while the instance that accepted the start is asked for, a second or two at most.
+    identity: tokio::sync::Mutex<()>,
     shared: Mutex<Shared>,
 }
 
@@ -106,6 +108,7 @@ impl Run {
             ended: Notify::new(),
             status,
             lease: None,
+            identity: tokio::sync::Mutex::default(),
             shared: Mutex::new(shared),
         }))
     }
@@ -210,6 +213,8 @@ impl Run {
             shared.exchanges.push(exchange);
             shared.open.granted = is_granted;
         }
+        // A stop that follows at once asks which instance it is for.
+        let identifying = self.0.identity.lock().await;
         self.handle(&Event::StartAnswered(answer));
         {
             let mut shared = self.lock();
@@ -221,16 +226,19 @@ impl Run {
                 self.0.state.later(move |state| state.update(&open));
             }
         }
-        self.identify().await;
+        if is_granted {
+            self.identify(at + IDENTIFY_LIMIT).await;
+        }
+        drop(identifying);
     }
 
-    /// Notes which instance it was that took the start: the one that was last polled may have been gone by then, and
-    /// would be taken for this window's server, whose place another has taken.
-    async fn identify(&self) {
+    /// Records the instance that accepted the start; the polled one may be stale. Whoever answers later than `until`
+    /// may have come after the start.
+    async fn identify(&self, until: Time) {
         let Some(polled) = self.instance() else { return };
-        let until = self.now() + IDENTIFY_LIMIT;
+        let engines = self.0.sizes.dp.max(1);
         while self.now() < until {
-            match tokio::time::timeout(ASK_LIMIT, facts(&self.0.server, 1)).await {
+            match tokio::time::timeout(ASK_LIMIT, facts(&self.0.server, engines)).await {
                 Ok(Ok(facts)) if facts.instance == polled => return,
                 Ok(Ok(facts)) => {
                     info!("the server was started anew just before the start of this window");
@@ -275,6 +283,7 @@ impl Run {
     /// What the server says that it is, where that decides about a stop. No answer says nothing, except of a
     /// window that was left behind: there the server has had time to become another.
     async fn who(&self) -> Option<Event> {
+        drop(self.0.identity.lock().await);
         let instance = self.instance()?;
         let left_behind = self.lock().window.is_left_behind();
         let until = self.now() + WHO_LIMIT;
