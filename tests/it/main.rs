@@ -77,5 +77,6 @@ mod watch {
     mod follow_up;
     mod harm;
     mod incident;
+    mod lockstep;
     mod stuck;
 }
