@@ -81,7 +81,7 @@ impl CaptureMethod {
         match self {
             Self::Http(request) => request.sizing.as_deref().map(Sizing::expectation),
             Self::Nsys(nsys) => Some(format!(
-                "{} of collection; nsys writes its report outside the ranks, and 1.1 s of silence at most was seen",
+                "{} of collection; nsys writes its report outside the ranks, and 1.8 s of silence at most was seen",
                 Span(nsys.duration)
             )),
             Self::Command(_) => None,

@@ -136,7 +136,7 @@ impl Sizing {
         let cost = self.predicted.map_or_else(
             || {
                 "what they silence a rank for is not known before a window of this server was seen; 5.5 s for each MB \
-                 were seen of vLLM (once, on a CPU), and 1.1 s at most of nsys, which writes outside the ranks"
+                 were seen of vLLM (once, on a CPU), and 1.8 s at most of nsys, which writes outside the ranks"
                     .to_owned()
             },
             |predicted| format!("predicted to silence no rank for more than {}", Span(predicted)),

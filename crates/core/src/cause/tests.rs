@@ -63,6 +63,15 @@ fn cause_of_finding(
     others: Second,
     alter: impl FnOnce(&mut Finding),
 ) -> Cause {
+    cause_among(Rank::dp, [usual, changed, others], alter)
+}
+
+/// The same among four ranks of any axis.
+fn cause_among(
+    rank_at: fn(u16) -> Rank,
+    [usual, changed, others]: [Second; 3],
+    alter: impl FnOnce(&mut Finding),
+) -> Cause {
     let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
     store.add_target("server".into(), None);
     let mut totals = [[0.0; 7]; 4];
@@ -102,22 +111,21 @@ fn cause_of_finding(
             if now.gpu.is_some() {
                 fields.set(catalog::GPU_BUSY, total[4]);
             }
-            store.record(TargetId(0), Rank::dp(rank as u16), Source::Metrics, &fields, at(s), at(s));
+            store.record(TargetId(0), rank_at(rank as u16), Source::Metrics, &fields, at(s), at(s));
             // The machine is looked at less often.
             if let Some((_, clock)) = now.machine.filter(|_| s % 3 == 0) {
                 for (signal, value, source) in [
                     (catalog::RUN_DELAY, total[5], Source::Host),
                     (catalog::GPU_SM_CLOCK, clock, Source::Page),
                 ] {
-                    let sample =
-                        Sample { rank: Rank::dp(rank as u16), signal, value, at: at(s), extra: None };
+                    let sample = Sample { rank: rank_at(rank as u16), signal, value, at: at(s), extra: None };
                     store.record_sample(TargetId(0), source, &sample, at(s));
                 }
             }
         }
     }
     let mut finding = Finding::requested(at(ONSET), None);
-    (finding.rank, finding.onset_error_s, finding.side) = (Rank::dp(2).labels(), 1.0, Side::High);
+    (finding.rank, finding.onset_error_s, finding.side) = (rank_at(2).labels(), 1.0, Side::High);
     let (statistic, signal) = (Statistic::Departure, "load".into());
     finding.measured = Some(Measured { statistic, signal, value: 6.0, bound: 5.0, members_signal: None });
     alter(&mut finding);
@@ -309,6 +317,18 @@ fn where_all_ranks_got_slower_alike_the_host_that_waits_for_a_cpu_is_named_thoug
     // Ranks that are as fast as before do not wait for it.
     let alone = cause_of_finding(usual, Second { machine: Some((0.78, 1980.0)), ..usual }, usual, blamed);
     assert_ne!(alone.kind, CauseKind::SlowHost, "{alone:?}");
+}
+
+#[test]
+fn ranks_that_share_their_batches_share_their_requests_so_these_are_no_cause_among_them() {
+    // Each TP rank repeats the same counters, and a page that is cut between them shows differences that are none.
+    let usual = Second { machine: Some((0.0, 1980.0)), ..USUAL };
+    let crowded = Second { machine: Some((0.78, 1980.0)), prompt: 3000.0, requests: 24.0, ..usual };
+    let cause = cause_among(Rank::tp, [usual, crowded, Second { prompt: 1500.0, ..usual }], |_| ());
+    assert_eq!(cause.kind, CauseKind::SlowHost, "{cause:?}");
+    let said = cause.support.iter().chain(&cause.ruled_out);
+    assert!(said.clone().count() > 1, "{cause:?}");
+    assert!(said.clone().all(|s| !s.contains("requests") && !s.contains("prompt")), "{cause:?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::terms::{Term, Terms};
 use super::{Cause, CauseKind, Certainty, words};
 use crate::finding::{Finding, Side};
 use crate::signal::catalog;
+use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
 
 /// A change of so many standard errors is none of chance's: of the dozen that are looked at for each
@@ -163,11 +164,20 @@ fn peer_left(case: &Case<'_>) -> Option<Found> {
     Some(Found { peer: Some(gone), ..Found::new(CauseKind::PeerLeft, !case.course.is_log, told) })
 }
 
+/// Whether the compared ranks work on one batch together: all of its requests are every rank's.
+fn share_batches(finding: &Finding) -> bool {
+    let has = |axis: Axis| finding.rank.get(axis.label()).is_some();
+    [Axis::Tp, Axis::Pp, Axis::Ep].into_iter().any(has)
+        && !has(Axis::Dp)
+        && finding.rank.get("target").is_none()
+}
+
 fn factors(case: &Case<'_>) -> Vec<Factor> {
     let (terms, blamed, nobody) = (case.terms, case.blamed, usize::MAX);
-    let arrivals = terms.arrivals(blamed, nobody);
-    let prompts = terms.prompts(blamed, nobody);
-    let computed = terms.computed(blamed, nobody);
+    let of_requests = |term: Term| if share_batches(case.finding) { Term::default() } else { term };
+    let arrivals = of_requests(terms.arrivals(blamed, nobody));
+    let prompts = of_requests(terms.prompts(blamed, nobody));
+    let computed = of_requests(terms.computed(blamed, nobody));
     let slowness = terms.slowness(blamed, nobody);
     let kind = if arrivals.ln < 0.0 { CauseKind::FewerRequests } else { CauseKind::MoreRequests };
     let factor = |kind, term: Term, adds, departed| Factor { kind, term, adds, departed };
