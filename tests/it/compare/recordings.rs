@@ -9,7 +9,7 @@ use serde_json::Value;
 use skewtrap::agent::compare::{CompareRequest, RankOverrides, run};
 use skewtrap_trace::kernel::Family;
 use skewtrap_trace::rank::Rank;
-use skewtrap_trace::verdict::{Confidence, Kind};
+use skewtrap_trace::verdict::{Confidence, Kind, Place};
 
 #[test]
 fn the_skewed_window_is_uneven_work_on_dp2_with_attention_first() {
@@ -166,6 +166,22 @@ fn a_manifest_tells_the_ranks_of_processes_and_files() {
     fs::write(dir.path().join("incident.json"), r#"{"processes": {"742": {"dp_rank": 0}, "743": {"dp_rank": 1}, "744": {"dp_rank": 2}, "745": {"dp_rank": 3}}}"#)
         .expect("written");
     assert_eq!(named(&compared(&[dir.path().to_owned()])), attention_of("DP1"));
+}
+
+#[test]
+fn a_report_of_nsys_over_two_gpus_names_the_rank_whose_host_is_crowded_and_nobody_where_both_are_healthy() {
+    let of = |report: &str| {
+        let dir = tempfile::tempdir().expect("a folder");
+        let from = here("tests/data/recordings/nsight").join(report);
+        fs::copy(from, dir.path().join("w.sqlite.gz")).expect("copied");
+        let manifest = r#"{"processes": {"1097": {"tp_rank": 0}, "1098": {"tp_rank": 1}}}"#;
+        fs::write(dir.path().join("incident.json"), manifest).expect("written");
+        let verdict = compared(&[dir.path().to_owned()]).comparison.verdict;
+        (verdict.kind, verdict.rank.map(|rank| rank.to_string()), verdict.by)
+    };
+    let crowded = (Kind::SlowRank, Some("TP1".to_owned()), Some(Place::Host));
+    assert_eq!(of("tp2-crowded.sqlite.gz"), crowded);
+    assert_eq!(of("tp2-healthy.sqlite.gz"), (Kind::InsufficientEvidence, None, None));
 }
 
 #[test]
