@@ -3,6 +3,7 @@
 pub mod artifact;
 pub mod changed;
 pub mod configuration;
+pub mod discover;
 pub mod effort;
 pub mod host;
 pub mod model;

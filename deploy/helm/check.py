@@ -118,6 +118,13 @@ def rendered_checks(render, tool, folder):
     validate(tool, found, "an agent on every node")
     assert documents(render(chart, {"sidecar": {"enabled": False}})) == []
 
+    found = documents(render(chart, {"discovery": {"enabled": True, "serviceAccount": "chat"}, "sidecar": {"enabled": False}}))
+    role, binding = one(found, "Role"), one(found, "RoleBinding")
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}], role["rules"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "chat", "namespace": "prod"}], binding["subjects"]
+    validate(tool, found, "the role that lists pods")
+
     for values, named in REFUSED:
         try:
             render(chart, values)

@@ -28,6 +28,7 @@ use crate::config::signal::own_signals_of;
 use crate::config::target::Target;
 use crate::observe::changed::Changed;
 use crate::observe::configuration;
+use crate::observe::discover as asked;
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::sizing::max_stall_of;
 
@@ -147,8 +148,10 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     // on the other and do not wait for them.
     let own = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let aside = Aside::start()?;
-    if let Some(Discover::Http { url, every }) = config.discover.clone() {
-        aside.handle().spawn(fetch_list(url, every, fetched_list(&config)));
+    if let Some(from) = config.discover.clone()
+        && let Some(every) = from.every()
+    {
+        aside.handle().spawn(fetch_list(from, every, fetched_list(&config)));
     }
     let ended = own.block_on(watch(args.clone(), plan, read, aside.handle().clone()));
     // A thread may be blocked on a pipe that nobody reads: do not wait for it without end.
@@ -430,29 +433,24 @@ fn fetched_list(config: &Config) -> PathBuf {
 }
 
 /// Fetches a list of targets again and again, and writes it where it is read whenever it changes.
-async fn fetch_list(url: String, every: Duration, path: PathBuf) {
+async fn fetch_list(from: Discover, every: Duration, path: PathBuf) {
     let mut told = String::new();
     // When the file is watched already.
     let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + CHECK_FILES_EVERY, every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let trouble = fetch_once(&url, &path).await.err().map_or_else(String::new, |e| format!("{e:#}"));
+        let trouble = fetch_once(&from, &path).await.err().map_or_else(String::new, |e| format!("{e:#}"));
         if trouble != told && !trouble.is_empty() {
-            tracing::warn!("the list of targets at {url}: {trouble}; the targets of before are watched on");
+            let place = from.place();
+            tracing::warn!("the list of targets at {place}: {trouble}; the targets of before are watched on");
         }
         told = trouble;
     }
 }
 
-async fn fetch_once(url: &str, path: &Path) -> anyhow::Result<()> {
-    /// No list is longer.
-    const MOST: usize = 8 << 20;
-    const WITHIN: Duration = Duration::from_secs(10);
-    let client = crate::http::client::client(None)?;
-    let answer = client.get(url).timeout(WITHIN).send().await?.error_for_status()?;
-    let bytes = crate::http::body::read(answer, MOST, WITHIN).await?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
+async fn fetch_once(from: &Discover, path: &Path) -> anyhow::Result<()> {
+    let text = asked::list(from).await?;
     discover::targets_of(&text).map_err(anyhow::Error::msg)?;
     let path = path.to_owned();
     let written = crate::world::blocking(move || -> std::io::Result<()> {
@@ -472,7 +470,7 @@ fn discover(config: &mut Config, beside: &Path, seen: &Seen) -> anyhow::Result<(
     let path = match &config.discover {
         None => return Ok(()),
         Some(Discover::File(file)) => beside.join(file),
-        Some(Discover::Http { .. }) => fetched_list(config),
+        Some(_) => fetched_list(config),
     };
     seen.files.borrow_mut().push(path.clone());
     let text = match std::fs::read_to_string(&path) {

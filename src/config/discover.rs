@@ -1,5 +1,5 @@
-//! `discover`: targets that a file lists in the form of Prometheus' file-based service discovery, and that come and
-//! go while the agent runs.
+//! `discover`: targets that come and go while the agent runs. A file, an address, the names of DNS or the pods of Kubernetes
+//! list them, all in the form of Prometheus' file-based service discovery in the end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,13 +7,14 @@ use std::time::Duration;
 
 #[cfg(test)]
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::de::Field;
 use super::diagnostic::Findings;
 use super::quantity::Span;
 use super::secret::{is_url, masked};
-use super::target::{Target, is_target_name};
+use super::target::{EngineText, Target, is_target_name};
+use super::tree::Place;
 use skewtrap_core::signal::metrics::Role;
 
 /// How often an address is asked.
@@ -29,15 +30,58 @@ pub struct DiscoverText {
     file: Field<String>,
     /// An address that answers with such a list (Prometheus' `http_sd_configs`).
     http: Field<String>,
-    /// How often the address is asked. Default 30s.
+    /// The addresses of names of DNS: of a headless service, for instance.
+    dns: Field<DnsText>,
+    /// The pods of Kubernetes that bear some labels.
+    kubernetes: Field<KubernetesText>,
+    /// How often the address, the names or Kubernetes are asked. Default 30s.
     every: Field<Span>,
+}
+
+/// Names whose addresses are targets (A and AAAA records, by the system's resolver).
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsText {
+    /// The names.
+    #[schemars(required)]
+    names: Field<Vec<Field<String>>>,
+    /// The port of the servers behind them.
+    #[schemars(required)]
+    port: Field<u16>,
+    /// Labels of the targets, as in a list: `group` (by default the name), `role`, `engine`, `__scheme__`,
+    /// `__metrics_path__`.
+    labels: Field<BTreeMap<String, Field<String>>>,
+}
+
+/// Pods whose addresses are targets.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KubernetesText {
+    /// Which pods, as `kubectl get pods -l` takes it: `app=sglang,tier!=test`.
+    #[schemars(required)]
+    selector: Field<String>,
+    /// The port of the servers in them.
+    #[schemars(required)]
+    port: Field<u16>,
+    /// In which namespace. Default: the agent's own.
+    namespace: Field<String>,
+    /// The address of the API, as `kubectl proxy` serves it. Default: that of the cluster in which the agent runs.
+    api: Field<String>,
+    /// Labels of the targets, as in a list: `group` (by default the pod's label `app.kubernetes.io/name` or `app`), `role`,
+    /// `engine`, `__scheme__`, `__metrics_path__`.
+    labels: Field<BTreeMap<String, Field<String>>>,
 }
 
 impl DiscoverText {
     /// As `check --effective` shows it.
     pub(super) fn shown(&self) -> String {
         let place = self.http.get().map(|url| masked(url)).or_else(|| self.file.get().cloned());
-        place.unwrap_or_default()
+        let names = || {
+            let names = self.dns.get()?.names.get()?.iter().filter_map(Field::get).cloned();
+            Some(names.collect::<Vec<_>>().join(", "))
+        };
+        let pods = || Some(format!("pods with {}", self.kubernetes.get()?.selector.get()?));
+        place.or_else(names).or_else(pods).unwrap_or_default()
     }
 }
 
@@ -53,6 +97,61 @@ pub enum Discover {
         /// How often.
         every: Duration,
     },
+    /// By names of DNS.
+    Dns {
+        /// The names.
+        names: Vec<String>,
+        /// The port of the servers.
+        port: u16,
+        /// Labels of the targets.
+        labels: BTreeMap<String, String>,
+        /// How often they are asked.
+        every: Duration,
+    },
+    /// By the pods of Kubernetes.
+    Kubernetes {
+        /// Which ones.
+        pods: Pods,
+        /// How often they are asked for.
+        every: Duration,
+    },
+}
+
+/// Pods of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pods {
+    /// Which, by their labels.
+    pub selector: String,
+    /// The port of the servers in them.
+    pub port: u16,
+    /// In which namespace; `None` for the agent's own.
+    pub namespace: Option<String>,
+    /// The API; `None` for that of the cluster.
+    pub api: Option<String>,
+    /// Labels of the targets.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Discover {
+    /// How often it is asked; `None` for a file, which is watched.
+    pub const fn every(&self) -> Option<Duration> {
+        match self {
+            Self::File(_) => None,
+            Self::Http { every, .. } | Self::Dns { every, .. } | Self::Kubernetes { every, .. } => {
+                Some(*every)
+            }
+        }
+    }
+
+    /// What is asked, for a sentence.
+    pub fn place(&self) -> String {
+        match self {
+            Self::File(file) => file.clone(),
+            Self::Http { url, .. } => masked(url),
+            Self::Dns { names, .. } => names.join(", "),
+            Self::Kubernetes { pods, .. } => format!("the pods with {}", pods.selector),
+        }
+    }
 }
 
 /// The place of the list, if one is named.
@@ -62,28 +161,88 @@ pub(super) fn check(field: &Field<DiscoverText>, findings: &mut Findings<'_>) ->
     if let Some(at) = text.every.place().filter(|_| every < Duration::from_secs(1)) {
         findings.error(at, "`every` is at least 1s", None);
     }
-    match (text.file.get().filter(|f| !f.is_empty()), text.http.get()) {
-        (Some(file), None) => Some(Discover::File(file.clone())),
-        (None, Some(url)) if is_url(url) => Some(Discover::Http { url: url.clone(), every }),
-        (None, Some(url)) => {
+    match (
+        text.file.get().filter(|f| !f.is_empty()),
+        text.http.get(),
+        text.dns.placed(),
+        text.kubernetes.placed(),
+    ) {
+        (Some(file), None, None, None) => Some(Discover::File(file.clone())),
+        (None, Some(url), None, None) if is_url(url) => Some(Discover::Http { url: url.clone(), every }),
+        (None, None, Some((dns, at)), None) => dns_of(dns, every, at, findings),
+        (None, None, None, Some((pods, at))) => {
+            Some(Discover::Kubernetes { pods: pods_of(pods, at, findings)?, every })
+        }
+        (None, Some(url), None, None) => {
             let message = format!("`{}` is no address of a list of targets", masked(url));
             findings.error_hiding_line(place, message, Some("write http://HOST:PORT/PATH".into()));
             None
         }
         _ => {
-            let hint = "write `discover: { file: targets.json }`, or `discover: { http: http://HOST/PATH }`";
-            findings.error(place, "`discover` names one file or one address", Some(hint.into()));
+            let hint = "write `discover: { file: targets.json }`, or one of `http: http://HOST/PATH`, `dns: {...}`, `kubernetes: {...}`";
+            findings.error(
+                place,
+                "`discover` names one place: a file, an address, names of DNS or pods of Kubernetes",
+                Some(hint.into()),
+            );
             None
         }
     }
 }
 
+fn dns_of(text: &DnsText, every: Duration, at: Place, findings: &mut Findings<'_>) -> Option<Discover> {
+    let names: Vec<String> = text.names.get().into_iter().flatten().filter_map(Field::get).cloned().collect();
+    let is_name = |name: &String| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
+    };
+    if let Some(odd) = names.iter().find(|name| !is_name(name)) {
+        findings.error(
+            at,
+            format!("`{odd}` is no name of DNS"),
+            Some("write `chat.prod.svc.cluster.local`".into()),
+        );
+        return None;
+    }
+    let (false, Some(port)) = (names.is_empty(), text.port.get()) else {
+        findings.error(at, "`dns` needs `names` and their `port`", None);
+        return None;
+    };
+    Some(Discover::Dns { names, port: *port, labels: labels_of(&text.labels), every })
+}
+
+fn pods_of(text: &KubernetesText, at: Place, findings: &mut Findings<'_>) -> Option<Pods> {
+    let selector = text.selector.get().filter(|s| !s.trim().is_empty());
+    let (Some(selector), Some(port)) = (selector, text.port.get()) else {
+        findings.error(at, "`kubernetes` needs the `selector` of the pods and their `port`", None);
+        return None;
+    };
+    if let Some(api) = text.api.get().filter(|api| !is_url(api)) {
+        let hint = "write `api: http://127.0.0.1:8001`, as `kubectl proxy` serves it";
+        findings.error_hiding_line(at, format!("`{}` is no address", masked(api)), Some(hint.into()));
+        return None;
+    }
+    Some(Pods {
+        selector: selector.clone(),
+        port: *port,
+        namespace: text.namespace.get().cloned(),
+        api: text.api.get().map(|api| api.trim_end_matches('/').to_owned()),
+        labels: labels_of(&text.labels),
+    })
+}
+
+fn labels_of(field: &Field<BTreeMap<String, Field<String>>>) -> BTreeMap<String, String> {
+    let labels = field.get().into_iter().flatten();
+    labels.filter_map(|(name, value)| Some((name.clone(), value.get()?.clone()))).collect()
+}
+
 /// A group of targets as Prometheus lists them.
-#[derive(Deserialize)]
-struct Group {
-    targets: Vec<String>,
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Group {
+    /// Their addresses.
+    pub targets: Vec<String>,
+    /// What is said of each of them.
     #[serde(default)]
-    labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// The targets of a list.
@@ -122,6 +281,12 @@ fn target_of(address: &str, labels: &BTreeMap<String, String>) -> Result<Target,
         ));
     }
     let mut target = Target::of(Some(&url), &[]);
+    if let Some(engine) = label("engine") {
+        let known = serde_json::from_value::<EngineText>(engine.into());
+        target.set_engine(known.map_err(|_| {
+            format!("`{engine}` is no engine: write auto, sglang, vllm, tensorrt_llm or dynamo")
+        })?);
+    }
     if let Some(path) = label("__metrics_path__") {
         target.metrics = Some(format!("{}{path}", url.trim_end_matches('/')));
     }
@@ -189,5 +354,15 @@ mod tests {
         assert!(told(r#"[{"targets": ["no server"]}]"#).contains("`no server` is no server's address"));
         assert_eq!(told(r#"[{"targets": ["a:1", "a:1"]}]"#), "two targets are called `a:1`");
         assert!(told(r#"[{"targets": ["a:1"], "labels": {"role": "cook"}}]"#).contains("`cook` is no role"));
+        assert!(
+            told(r#"[{"targets": ["a:1"], "labels": {"engine": "steam"}}]"#).contains("`steam` is no engine")
+        );
+    }
+
+    #[test]
+    fn a_list_says_which_engine_its_targets_run() {
+        let list = r#"[{"targets": ["a:1"], "labels": {"engine": "tensorrt_llm"}}]"#;
+        let targets = targets_of(list).expect("a list");
+        assert_eq!((targets[0].engine, &targets[0].metrics), (EngineText::TensorrtLlm, &None));
     }
 }

@@ -176,6 +176,20 @@ impl Target {
     }
 }
 
+impl Target {
+    /// Sets the engine, and what is read of a server of that engine by default.
+    pub fn set_engine(&mut self, engine: EngineText) {
+        self.engine = engine;
+        match engine {
+            // What is at /metrics is no page; the page is at another path, and where it is served it takes the
+            // statistics away.
+            EngineText::TensorrtLlm => self.metrics = None,
+            EngineText::Dynamo => self.loads = false,
+            EngineText::Auto | EngineText::Sglang | EngineText::Vllm => {}
+        }
+    }
+}
+
 fn host_of(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     rest.split('/').next().unwrap_or(rest)
@@ -204,15 +218,8 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     target.name = settings.resolve("name", &text.name, target.name.to_string()).into();
     check_name(&text.name, findings);
     settings.record_option("url", target.url.as_ref(), text.url.place());
-    target.engine = text.engine.or(EngineText::Auto);
+    target.set_engine(text.engine.or(EngineText::Auto));
     target.role = text.role.get().copied();
-    match target.engine {
-        // What is at /metrics is no page; the page is at another path, and where it is served it takes the
-        // statistics away.
-        EngineText::TensorrtLlm => target.metrics = None,
-        EngineText::Dynamo => target.loads = false,
-        EngineText::Auto | EngineText::Sglang | EngineText::Vllm => {}
-    }
     (target.metrics, target.pages) = pages::metrics_of(&text.metrics, &target, findings);
     target.loads = text.loads.or(target.loads);
     target.host = text.host.or(target.host);

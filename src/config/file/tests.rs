@@ -380,3 +380,33 @@ fn what_is_wrong_with_a_store_is_told_without_its_secret() {
     let told = problems("store: file:///tmp");
     assert_eq!(told.contains("built without stores"), cfg!(not(feature = "fleet")), "{told}");
 }
+
+#[test]
+fn targets_are_discovered_in_one_place_that_is_written_whole() {
+    use crate::config::discover::Discover;
+    let of = |text: &str| load("skewtrap.yaml", text, &nothing).config.expect("it may run").discover;
+    let Some(Discover::Dns { names, port, .. }) =
+        of("discover: { dns: { names: [chat.prod.svc], port: 30000 } }")
+    else {
+        panic!("by names");
+    };
+    assert_eq!((names, port), (vec!["chat.prod.svc".to_owned()], 30000));
+    let text =
+        "discover: { kubernetes: { selector: app=chat, port: 30000, labels: { role: decode } }, every: 5s }";
+    let Some(Discover::Kubernetes { pods, every }) = of(text) else { panic!("by pods") };
+    assert_eq!((&*pods.selector, pods.namespace, every), ("app=chat", None, Duration::from_secs(5)));
+    for (text, wanted) in [
+        ("discover: { file: a.json, dns: { names: [b], port: 1 } }", "`discover` names one place"),
+        ("discover: { dns: { names: [b] } }", "`dns` needs `names` and their `port`"),
+        ("discover: { dns: { names: ['http://b'], port: 1 } }", "`http://b` is no name of DNS"),
+        (
+            "discover: { kubernetes: { selector: app=chat } }",
+            "needs the `selector` of the pods and their `port`",
+        ),
+        ("discover: { kubernetes: { selector: a, port: 1, api: localhost } }", "`localhost` is no address"),
+        ("discover: { kubernetes: { selector: a, port: 1 }, every: 10ms }", "`every` is at least 1s"),
+    ] {
+        let told = problems(text);
+        assert!(told.contains(wanted), "no `{wanted}` in:\n{told}");
+    }
+}

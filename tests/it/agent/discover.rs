@@ -78,3 +78,43 @@ async fn a_list_is_fetched_over_http_and_kept_for_when_nobody_serves_it() {
     let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
     agent.until("watching 127.0.0.1:1");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_kubernetes_come_and_go_by_their_names() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pod = |name: &str, port: u8| {
+        serde_json::json!({
+            "metadata": {"name": name, "labels": {"app": "chat"}},
+            "status": {"phase": "Running", "podIP": format!("127.0.0.{port}")},
+        })
+    };
+    let pods = Arc::new(Mutex::new(vec![pod("chat-0", 1)]));
+    let served = pods.clone();
+    // As `kubectl proxy` serves the API.
+    let api = axum::Router::new().route(
+        "/api/v1/namespaces/prod/pods",
+        axum::routing::get(move || {
+            let items = served.lock().expect("whole").clone();
+            async move { axum::Json(serde_json::json!({"kind": "PodList", "metadata": {}, "items": items})) }
+        }),
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move { axum::serve(listener, api).await });
+    let at = dir.path().display();
+    let text = format!(
+        "discover:\n  kubernetes: {{ selector: app=chat, port: 1, namespace: prod, api: '{url}' }}\n  every: 1s\nstate_dir: '{at}/state'\nincident_dir: '{at}/incidents'\nlisten: 127.0.0.1:0\n"
+    );
+    std::fs::write(dir.path().join("skewtrap.yaml"), text).expect("written");
+    let talk = move || {
+        let mut agent = Agent::start(dir.path(), &["--config", "skewtrap.yaml"]);
+        agent.until("the list of targets has changed: 1 came, 0 went");
+        let url = agent.behind("status page and API on ").trim().to_owned();
+        assert_eq!(watched(&url), ["chat-0"]);
+        *pods.lock().expect("whole") = vec![pod("chat-0", 1), pod("chat-1", 2)];
+        agent.until("the list of targets has changed: 1 came, 0 went");
+        let url = agent.behind("status page and API on ").trim().to_owned();
+        assert_eq!(watched(&url), ["chat-0", "chat-1"]);
+    };
+    tokio::task::spawn_blocking(talk).await.expect("it runs");
+}
