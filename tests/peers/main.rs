@@ -1,4 +1,4 @@
-//! Tests beside programs, crates and recordings of others: a real nsys, Prometheus, Alertmanager and
+//! Tests beside programs, crates and recordings of others: a real nsys, Prometheus, Alertmanager, DuckDB and
 //! Chromium, the crates whose work we do ourselves, and the recordings beside the repository. Where
 //! one is missing, its tests say `SKIPPED: ...` and pass.
 #![allow(clippy::unwrap_used)]
@@ -10,6 +10,7 @@ mod support;
 mod alertmanager;
 mod beside;
 mod captures;
+mod duckdb;
 mod linemux;
 mod nsys;
 mod prometheus;
