@@ -106,7 +106,7 @@ mod server {
                 return Err(ErrorData::invalid_params(format!("there is no tool `{name}`"), None));
             }
             // The client of the agent has a runtime of its own.
-            let told = tokio::task::spawn_blocking(move || tell(&agent, &name, &asked)).await;
+            let told = crate::world::blocking(move || tell(&agent, &name, &asked)).await;
             let told = told.map_err(|e| ErrorData::internal_error(e.to_string(), None))?;
             let result = match told {
                 Ok(text) => CallToolResult::success(vec![ContentBlock::text(text)]),

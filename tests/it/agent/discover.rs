@@ -116,5 +116,5 @@ async fn pods_of_kubernetes_come_and_go_by_their_names() {
         let url = agent.behind("status page and API on ").trim().to_owned();
         assert_eq!(watched(&url), ["chat-0", "chat-1"]);
     };
-    tokio::task::spawn_blocking(talk).await.expect("it runs");
+    skewtrap::world::blocking(talk).await.expect("it runs");
 }

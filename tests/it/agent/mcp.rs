@@ -134,6 +134,6 @@ async fn an_assistant_reads_what_the_agent_knows_and_changes_nothing() {
         assert!(is_error && told.contains("no agent answers at http://127.0.0.1:1"), "{told}");
         alone.leaves();
     };
-    tokio::task::spawn_blocking(talk).await.expect("it talks");
+    skewtrap::world::blocking(talk).await.expect("it talks");
     assert!(stage.double.requests().iter().all(|r| r.method == "GET"), "nothing was changed");
 }

@@ -376,7 +376,7 @@ async fn an_agent_beside_tensorrt_llm_sees_the_skew_in_its_statistics_and_takes_
     );
     std::fs::write(dir.path().join("skewtrap.yaml"), text).unwrap();
     let agent_dir = dir.path().to_owned();
-    let heard = tokio::task::spawn_blocking(move || {
+    let heard = skewtrap::world::blocking(move || {
         let mut agent = Agent::start(&agent_dir, &["--config", "skewtrap.yaml"]);
         agent.until("the window is Ended")
     });
