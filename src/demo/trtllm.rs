@@ -37,6 +37,8 @@ pub struct World {
     window: Option<Window>,
     export: Option<(Time, Window)>,
     windows: u64,
+    /// Files that are still to be written.
+    late: Vec<(Time, Effect)>,
     calls: Vec<Call>,
     next_call: u64,
     effects: Vec<Effect>,
@@ -83,6 +85,7 @@ impl World {
             window: None,
             export: None,
             windows: 0,
+            late: Vec::new(),
             calls: Vec::new(),
             next_call: 0,
             effects: Vec::new(),
@@ -158,7 +161,7 @@ impl World {
             (None, Some(_)) => self.next_step.or_else(|| self.config.load.next_change(self.now)),
             (None, None) => None,
         };
-        calls.chain(step).min()
+        calls.chain(step).chain(self.late.iter().map(|(at, _)| *at)).min()
     }
 
     /// A trace could not be written: the loop of the executor ends with the exception, and the server with it.
@@ -305,6 +308,8 @@ impl World {
         if let Some((_, window)) = self.export.take_if(|(until, _)| *until <= self.now) {
             self.write(&window);
         }
+        let due = self.late.extract_if(.., |(at, _)| *at <= self.now).map(|(_, file)| file);
+        self.effects.extend(due);
         let (now, ranks) = (self.now, self.loads());
         let Some(window) = self.window.as_mut().filter(|_| self.export.is_none()) else { return };
         if self.next_step.is_some_and(|at| at > now) {
@@ -345,7 +350,11 @@ impl World {
             }
             let (dir, id) = (&window.dir, window.id);
             let path = format!("{dir}/trtllm-trace-1795492{id:03}-7993d8{id:02x}-rank-{rank}.json");
-            self.effects.push(Effect::File { path, content: Arc::from(text), rank });
+            let file = Effect::File { path, content: Arc::from(text), rank };
+            match self.config.faults.late.iter().find(|(late, _)| *late == rank) {
+                Some((_, by)) => self.late.push((self.now + *by, file)),
+                None => self.effects.push(file),
+            }
         }
     }
 

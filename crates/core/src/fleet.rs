@@ -185,8 +185,9 @@ impl IndexLine {
             refused: incident.capture.refused().map(|r| r.reason.word().to_owned()),
             means: captured.last().map(|c| c.means),
             windows: u32::try_from(captured.len()).unwrap_or(u32::MAX),
-            open_s: captured.iter().map(|c| c.open_s).sum(),
-            stall_s: captured.iter().map(|c| c.stall_s).sum(),
+            // A sum of nothing is -0.0, which tables show as it is.
+            open_s: captured.iter().map(|c| c.open_s).sum::<f64>() + 0.0,
+            stall_s: captured.iter().map(|c| c.stall_s).sum::<f64>() + 0.0,
             bytes: captured.iter().flat_map(|c| &c.files).map(|f| f.size).sum(),
             verdict: verdict.map(|v| v.kind),
             culprit: verdict.and_then(|v| v.rank.as_ref()).map(rank_name),

@@ -157,6 +157,9 @@ impl Files {
             let grows = known.as_ref().is_none_or(|seen| seen.last != sighted);
             let is_read = known.is_some_and(|seen| seen.read.is_some());
             if grows {
+                if !engine.tells_its_ranks() {
+                    tell(Event::File { rank: None, whole: false });
+                }
                 self.lock().seen.insert(sighted.path.clone(), Seen { last: sighted, read: None });
             } else if !is_read && let Some(event) = self.read(sighted, engine).await {
                 tell(event);

@@ -48,6 +48,8 @@ pub struct Faults {
     pub missing: Vec<u16>,
     /// Ranks whose file is cut off.
     pub truncated: Vec<u16>,
+    /// Ranks that write their file so much later than the others.
+    pub late: Vec<(u16, Duration)>,
     /// A start is answered with success and `"success": false`.
     pub start_errs: bool,
     /// The loop of the executor never gets to the stop: that is answered with success after 30 s all the same.

@@ -239,6 +239,36 @@ async fn a_file_of_tensorrt_llm_that_is_cut_off_or_missing_is_named() {
 }
 
 #[tokio::test]
+async fn the_files_of_ranks_that_nobody_has_told_of_are_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let beside = Beside::trtllm(dir.path(), |c| {
+        (c.ranks, c.attention_dp) = (4, false);
+        // Two seconds of ours: the double's time runs five times as fast.
+        c.faults.late = vec![(3, Duration::from_secs(10))];
+    })
+    .await;
+    let mut facts = beside.facts(&[]).await;
+    facts.server = observe::server::facts(&beside.handle.server, 1).await.ok();
+    facts.rank_seen(Rank::NONE, true, beside.store.clock.now());
+    let kept = beside.take(&beside.grant(&facts, spec()).unwrap()).await;
+    let captured = stage::done(&kept.record.incident.capture);
+    assert_eq!((captured.quality, captured.files.len()), (Quality::Usable, 4), "{captured:#?}");
+}
+
+#[tokio::test]
+async fn a_rank_that_is_seen_in_the_statistics_and_wrote_no_file_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let beside = Beside::trtllm(dir.path(), |c| c.faults.missing = vec![1]).await;
+    let mut facts = beside.facts(&[0, 1]).await;
+    facts.server = observe::server::facts(&beside.handle.server, 1).await.ok();
+    let kept = beside.take(&beside.grant(&facts, spec()).unwrap()).await;
+    let captured = stage::done(&kept.record.incident.capture);
+    let missing: Vec<String> = captured.missing.iter().map(ToString::to_string).collect();
+    assert_eq!((captured.quality, missing.len()), (Quality::Partial, 1), "{captured:#?}");
+    assert!(missing[0].contains("dp_rank=1"), "{missing:?}");
+}
+
+#[tokio::test]
 async fn tensorrt_llm_and_dynamo_are_refused_what_their_profile_calls_do_not_have() {
     let dir = tempfile::tempdir().unwrap();
     let beside = Beside::trtllm(dir.path(), |_| {}).await;

@@ -77,6 +77,12 @@ impl ServerKind {
         matches!(self, Self::Sglang | Self::Vllm)
     }
 
+    /// Whether the agent is told how many ranks it has, or has its stop wait for every one of them. Where it is not, a
+    /// window has ended only when no further file comes.
+    pub const fn tells_its_ranks(self) -> bool {
+        matches!(self, Self::Sglang | Self::Vllm)
+    }
+
     /// Whether it has SGLang's `/v1/loads`, or something in its place that is polled like it.
     pub const fn has_loads(self) -> bool {
         matches!(self, Self::Sglang | Self::TensorrtLlm)

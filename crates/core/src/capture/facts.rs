@@ -17,7 +17,7 @@ use crate::capture::line::{Foreign, OwnLines, ProfileLine};
 use crate::capture::prior::ModelSize;
 use crate::factor::Progress;
 pub use crate::signal::metrics::Role;
-use skewtrap_trace::rank::Rank;
+use skewtrap_trace::rank::{Axis, Rank};
 use skewtrap_trace::time::Time;
 
 /// A rank that had work within this long counts as busy.
@@ -178,7 +178,8 @@ impl ServerFacts {
 
     /// A TensorRT-LLM server of that release; `ranks` is the number of attention-DP ranks in its statistics.
     pub fn of_tensorrt_llm(version: &str, ranks: u16) -> Self {
-        Self { engine: ServerKind::TensorrtLlm, device: "cuda".into(), ..Self::of_vllm(version, ranks) }
+        let device = "cuda".to_owned();
+        Self { engine: ServerKind::TensorrtLlm, device, ..Self::of_vllm(version, 1) }.with_ranks(ranks)
     }
 
     /// A worker of Dynamo with `engine`; it tells neither the release nor the sizes, so `ranks` is the number of
@@ -192,6 +193,16 @@ impl ServerFacts {
             model_size: ModelSize::of_name(model),
             ..Self::of_vllm("", ranks)
         }
+    }
+
+    /// The same with so many ranks as are seen to have a load of their own. In TensorRT-LLM these are slices of one TP
+    /// group.
+    fn with_ranks(mut self, ranks: u16) -> Self {
+        self.sizes.dp = self.sizes.dp.max(ranks);
+        if self.engine == ServerKind::TensorrtLlm && self.sizes.dp > 1 {
+            (self.sizes.tp, self.sizes.dp_attention) = (self.sizes.dp, true);
+        }
+        self
     }
 
     /// What release serves which model on what, as a number that is the same in every release of the
@@ -343,6 +354,15 @@ impl Facts {
             // shows that both have ended.
             self.foreign.over_on(rank);
         }
+    }
+
+    /// The ranks of a server: as it says, and where it does not, as many as were seen at work or idle.
+    pub fn sizes_of(&self, server: &ServerFacts) -> Sizes {
+        if server.engine.tells_its_ranks() {
+            return server.sizes;
+        }
+        let seen = self.last_work.keys().chain(self.last_idle.keys()).filter_map(|rank| rank.get(Axis::Dp));
+        server.clone().with_ranks(seen.max().map_or(1, |last| last.saturating_add(1))).sizes
     }
 
     /// The server stopped answering: what it said about itself may no longer hold. What runs in it may

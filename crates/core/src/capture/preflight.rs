@@ -77,7 +77,7 @@ pub fn ranks(facts: &Facts, server: &ServerFacts, now: Time) -> Result<Ranks, Re
         facts.ranks_at.ok_or(Refusal::Stale { what: "the ranks' work", age: FRESH, limit: FRESH })?;
     fresh("the ranks' work", reported_at, now)?;
     let (busy, idle): (Vec<_>, Vec<_>) =
-        expected_ranks(&server.sizes).into_iter().partition(|rank| facts.is_busy(*rank, now));
+        expected_ranks(&facts.sizes_of(server)).into_iter().partition(|rank| facts.is_busy(*rank, now));
     if busy.is_empty() { Err(Refusal::AllIdle) } else { Ok(Ranks { busy, idle }) }
 }
 

@@ -39,6 +39,8 @@ pub const PROOF: Duration = Duration::from_secs(10);
 pub const RETRY: Duration = Duration::from_secs(3);
 /// How long after everything is closed files are waited for.
 pub const SETTLE: Duration = Duration::from_secs(10);
+/// How long no further file may have come before the window of an engine that does not tell its ranks has ended.
+pub const QUIET: Duration = Duration::from_secs(3);
 /// How long a cancelled agent waits for what it cannot hurry.
 pub const CANCEL_LIMIT: Duration = Duration::from_secs(8);
 /// A stop is sent at most so often for one window.

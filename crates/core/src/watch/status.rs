@@ -107,7 +107,7 @@ fn target_of(server: &Server, own: &[SeriesStatus], sources: Vec<SourceStatus>) 
     TargetStatus {
         name: server.name.clone(),
         url: String::new(),
-        engine: facts.map_or_else(|| "unknown".into(), |f| f.engine.to_string().to_lowercase().into()),
+        engine: facts.map_or_else(|| "unknown".into(), |f| f.engine.word().into()),
         engine_version: facts.and_then(|f| f.version.map(|v| v.to_string())),
         sources,
         ranks: ranks.into_iter().map(|(rank, signals)| RankStatus { rank, signals }).collect(),

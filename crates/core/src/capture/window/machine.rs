@@ -73,6 +73,8 @@ pub struct Window {
     left_behind: bool,
     /// That agent had seen its end.
     ended_before: bool,
+    /// When a file of it last grew or was read.
+    last_file_at: Option<Time>,
     /// Since when the log says that every file is written.
     written_at: Option<Time>,
     /// When the stop before the last was sent.
@@ -122,6 +124,7 @@ impl Window {
             other_ranks: false,
             left_behind: false,
             ended_before: false,
+            last_file_at: None,
             written_at: None,
             stopped_before: None,
             failure: None,
@@ -249,7 +252,10 @@ impl Window {
             Event::StartAnswered(answer) => self.start_answered(answer, now, out),
             Event::StopAnswered(answer) => self.stop_answered(answer, now, out),
             Event::Log { rank, line } => self.ownership.line(*rank, line, now),
-            Event::File { rank, whole } => self.ownership.file(*rank, *whole),
+            Event::File { rank, whole } => {
+                self.last_file_at = Some(now);
+                self.ownership.file(*rank, *whole);
+            }
             Event::Cleared if self.until_cleared => self.wants_close = true,
             Event::Cleared => self.note("the rule had cleared before the window ended"),
             Event::Close => self.wants_close = true,

@@ -4,7 +4,7 @@ use super::Window;
 use crate::capture::plan::Form;
 use crate::capture::verify::names_of;
 use crate::capture::window::{
-    Answer, CHANCE, DOUBT, EXPORT_LIMIT, Failure, IDLE_GRACE, MAX_STOPS, Output, PROOF, RETRY, SETTLE,
+    Answer, CHANCE, DOUBT, EXPORT_LIMIT, Failure, IDLE_GRACE, MAX_STOPS, Output, PROOF, QUIET, RETRY, SETTLE,
     START_TIMEOUT, UNREACHED_LIMIT, WindowPhase,
 };
 use skewtrap_trace::rank::Rank;
@@ -234,8 +234,13 @@ impl Window {
         let waited = now.since(self.since);
         let looks = self.visibility.files && self.writes_files;
         let enough = self.ownership.all_files() || (self.ownership.busy_files() && waited >= IDLE_GRACE);
+        // Of an engine that does not tell its ranks all that are known may not be all that there are.
+        let is_quiet =
+            self.engine.tells_its_ranks() || self.last_file_at.is_none_or(|at| now.since(at) >= QUIET);
+        let enough = enough && is_quiet;
         let cancelled = self.cancelled_at.is_some() && waited >= IDLE_GRACE;
-        if !looks || enough || cancelled || waited >= SETTLE {
+        let is_over = waited >= SETTLE && (is_quiet || waited >= EXPORT_LIMIT);
+        if !looks || enough || cancelled || is_over {
             let (recording, unsighted) = (self.ownership.recording(), self.ownership.unsighted());
             let unproven = if self.visibility.log && !recording.is_empty() {
                 Some(format!("nothing shows that {} ended, begun after the stop", names_of(&recording)))
