@@ -93,7 +93,10 @@ fn a_line_of_the_index_survives_its_way_and_is_made_safe_to_show() {
     assert_eq!(IndexLine::read(&line.object()), Some(line.clone()));
     assert_eq!(line.object().iter().filter(|b| **b == b'\n').count(), 1);
     let text = String::from_utf8(line.object()).expect("JSON");
-    assert!(text.contains(r#""open_s":0.0,"stall_s":0.0"#), "nothing was captured, which cost nothing: {text}");
+    assert!(
+        text.contains(r#""open_s":0.0,"stall_s":0.0"#),
+        "nothing was captured, which cost nothing: {text}"
+    );
     let hostile = IndexLine { host: "a\u{1b}[2Jb".into(), ..line.clone() };
     let read = IndexLine::read(&hostile.object()).expect("it is a line");
     assert_eq!(&*read.host, "a\u{fffd}[2Jb");
