@@ -12,8 +12,9 @@ use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::line::Marks;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::capture::plan::StartRequest;
-use skewtrap_core::capture::verify::Artifact;
+use skewtrap_core::capture::verify::{Artifact, rank_among};
 use skewtrap_core::capture::window::Event;
+use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// How long looking at the folder may take before the start, and after the end.
@@ -41,6 +42,8 @@ struct Known {
 struct View {
     engine: ServerKind,
     marks: Marks,
+    /// The ranks of the window.
+    ranks: Vec<Rank>,
     /// In the server's view.
     server_dir: Option<String>,
     /// In ours.
@@ -64,7 +67,9 @@ impl Files {
         let server_dir = declared.or_else(|| target.default_dir.clone());
         let folder = server_dir.as_deref().map(|dir| target.paths.agent_view(dir));
         let (engine, marks) = (request.engine, request.marks.clone());
-        let mut view = View { engine, marks, server_dir, folder, moved: Vec::new(), before: Vec::new() };
+        let ranks = request.ranks.busy.iter().chain(&request.ranks.idle).copied().collect();
+        let mut view =
+            View { engine, marks, ranks, server_dir, folder, moved: Vec::new(), before: Vec::new() };
         let looked = view.clone();
         let looking = crate::world::blocking(move || {
             let is_unmarked = looked.marks == Marks::default();
@@ -141,7 +146,7 @@ impl Files {
             let known = self.lock();
             (known.view.clone(), !known.made && known.view.marks.dir.is_some())
         };
-        let engine = view.engine;
+        let (engine, ranks) = (view.engine, view.ranks.clone());
         let scan = crate::world::blocking(move || {
             let made = wants_made && view.folder.as_deref().is_some_and(Path::is_dir);
             (made, view.sighted())
@@ -161,15 +166,16 @@ impl Files {
                     tell(Event::File { rank: None, whole: false });
                 }
                 self.lock().seen.insert(sighted.path.clone(), Seen { last: sighted, read: None });
-            } else if !is_read && let Some(event) = self.read(sighted, engine).await {
+            } else if !is_read && let Some(event) = self.read(sighted, engine, &ranks).await {
                 tell(event);
             }
         }
     }
 
-    async fn read(&self, sighted: FoundFile, engine: ServerKind) -> Option<Event> {
+    async fn read(&self, sighted: FoundFile, engine: ServerKind, ranks: &[Rank]) -> Option<Event> {
         let path = sighted.path.clone();
-        let artifact = crate::world::blocking(move || inspect(&path, engine)).await.ok()?.ok()?;
+        let mut artifact = crate::world::blocking(move || inspect(&path, engine)).await.ok()?.ok()?;
+        artifact.rank = artifact.rank.map(|named| rank_among(engine, ranks, named));
         let event = Event::File { rank: artifact.rank, whole: artifact.whole };
         self.lock().seen.insert(sighted.path.clone(), Seen { last: sighted, read: Some(artifact) });
         Some(event)

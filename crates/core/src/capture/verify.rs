@@ -127,6 +127,16 @@ fn tensorrt_llm_rank(name: &str) -> Option<Rank> {
     Some(Rank::tp(number.parse().ok()?))
 }
 
+/// The rank that a file names, as the ranks of its window are called. Under attention DP, TensorRT-LLM's number among
+/// all is that of the DP rank.
+pub fn rank_among(engine: ServerKind, expected: &[Rank], named: Rank) -> Rank {
+    let are_dp = expected.iter().any(|rank| rank.get(Axis::Dp).is_some());
+    match (engine, named.get(Axis::Tp)) {
+        (ServerKind::TensorrtLlm, Some(number)) if are_dp => Rank::dp(number),
+        _ => named,
+    }
+}
+
 fn sglang_rank(name: &str) -> Option<Rank> {
     let stem = name.strip_suffix(".trace.json.gz").or_else(|| name.strip_suffix(".pickle"))?;
     let parts: Vec<&str> = stem.split('-').collect();
@@ -228,6 +238,17 @@ mod tests {
         ] {
             assert_eq!(rank_of_name(engine, name), wanted, "{name}");
         }
+    }
+
+    #[test]
+    fn the_file_of_a_rank_of_tensorrt_llm_is_that_of_the_dp_rank_under_attention_dp_alone() {
+        let named =
+            rank_of_name(ServerKind::TensorrtLlm, "trtllm-trace-1778480665-7993d824-rank-1.json").unwrap();
+        let dp = expected_ranks(&sizes(2, 1, 1, false));
+        let of = |expected: &[Rank]| rank_among(ServerKind::TensorrtLlm, expected, named);
+        assert_eq!((of(&dp), expected_of(&dp, of(&dp))), (Rank::dp(1), Some(Rank::dp(1))));
+        assert_eq!(of(&[Rank::NONE]), Rank::tp(1));
+        assert_eq!(rank_among(ServerKind::Vllm, &dp, named), Rank::tp(1), "its engines all say rank 0");
     }
 
     fn file(rank: Rank, whole: bool) -> Artifact {
