@@ -83,6 +83,11 @@ impl ServerKind {
         matches!(self, Self::Sglang | Self::Vllm)
     }
 
+    /// Whether it reports how many ranks it has. Where it does not, they are counted by what they report.
+    pub const fn tells_its_sizes(self) -> bool {
+        matches!(self, Self::Sglang)
+    }
+
     /// Whether it has SGLang's `/v1/loads`, or something in its place that is polled like it.
     pub const fn has_loads(self) -> bool {
         matches!(self, Self::Sglang | Self::TensorrtLlm)

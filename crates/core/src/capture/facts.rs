@@ -356,15 +356,6 @@ impl Facts {
         }
     }
 
-    /// The ranks of a server: as it says, and where it does not, as many as were seen at work or idle.
-    pub fn sizes_of(&self, server: &ServerFacts) -> Sizes {
-        if server.engine.tells_its_ranks() {
-            return server.sizes;
-        }
-        let seen = self.last_work.keys().chain(self.last_idle.keys()).filter_map(|rank| rank.get(Axis::Dp));
-        server.clone().with_ranks(seen.max().map_or(1, |last| last.saturating_add(1))).sizes
-    }
-
     /// The server stopped answering: what it said about itself may no longer hold. What runs in it may
     /// run on: a refused connection is no proof of its end.
     pub fn server_lost(&mut self) {

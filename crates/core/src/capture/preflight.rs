@@ -8,7 +8,7 @@ use crate::capture::facts::{Facts, HealthAnswer, ServerFacts};
 use crate::capture::refusal::Refusal;
 use crate::capture::verify::expected_ranks;
 use crate::factor::Progress;
-use skewtrap_trace::rank::Rank;
+use skewtrap_trace::rank::{Axis, Rank};
 use skewtrap_trace::time::Time;
 
 /// Facts older than this open no window.
@@ -71,13 +71,30 @@ pub fn progress(facts: &Facts) -> Result<(), Refusal> {
     doubt
 }
 
-/// Which ranks would be in the window; refuses when none had work.
+/// The ranks of the server: by the sizes that it reports, else by who has reported work or its absence within
+/// [`FRESH`]. A number between two of them is of a rank that is silent.
+pub fn ranks_of(facts: &Facts, server: &ServerFacts, now: Time) -> Vec<Rank> {
+    if server.engine.tells_its_sizes() {
+        return expected_ranks(&server.sizes);
+    }
+    let reports = facts.last_work.iter().chain(&facts.last_idle).filter(|(_, at)| now.since(**at) <= FRESH);
+    let reported = reports.filter_map(|(rank, _)| rank.get(Axis::Dp));
+    // Who asked the server may have counted them too.
+    let counted = (server.sizes.dp > 1).then_some([0, server.sizes.dp - 1]).into_iter().flatten();
+    let numbers: Vec<u16> = reported.chain(counted).collect();
+    match (numbers.iter().min(), numbers.iter().max()) {
+        (Some(first), Some(last)) if first < last => (*first..=*last).map(Rank::dp).collect(),
+        _ => vec![Rank::NONE],
+    }
+}
+
+/// Which ranks would be in the window; refuses when none had work, or none has reported.
 pub fn ranks(facts: &Facts, server: &ServerFacts, now: Time) -> Result<Ranks, Refusal> {
     let reported_at =
         facts.ranks_at.ok_or(Refusal::Stale { what: "the ranks' work", age: FRESH, limit: FRESH })?;
     fresh("the ranks' work", reported_at, now)?;
     let (busy, idle): (Vec<_>, Vec<_>) =
-        expected_ranks(&facts.sizes_of(server)).into_iter().partition(|rank| facts.is_busy(*rank, now));
+        ranks_of(facts, server, now).into_iter().partition(|rank| facts.is_busy(*rank, now));
     if busy.is_empty() { Err(Refusal::AllIdle) } else { Ok(Ranks { busy, idle }) }
 }
 
@@ -244,6 +261,29 @@ mod tests {
         let ranks = ranks(&facts, &server, at(0.0)).unwrap();
         assert_eq!((ranks.busy, ranks.idle), (vec![Rank::dp(1)], vec![Rank::dp(0)]));
         assert_eq!(server.sizes, Sizes { dp: 2, ..Sizes::default() });
+    }
+
+    #[test]
+    fn ranks_that_the_engine_does_not_count_are_counted_by_what_they_report() {
+        use crate::capture::facts::ServerKind;
+        for server in [
+            ServerFacts::of_dynamo(ServerKind::DynamoSglang, "m", 1),
+            ServerFacts::of_tensorrt_llm("1.3.0", 1),
+            ServerFacts::of_vllm("0.33.0", 1),
+        ] {
+            let mut facts = Facts { server: Some(server.clone()), ..Facts::default() };
+            let of = |facts: &Facts, s| ranks(facts, &server, at(s)).map(|r| (r.busy, r.idle));
+            assert_eq!(of(&facts, 0.0).unwrap_err().word(), "stale_facts", "no rank has reported");
+            facts.rank_seen(Rank::dp(0), true, at(-1.0));
+            assert_eq!(of(&facts, 0.0), Ok((vec![Rank::NONE], vec![])), "it has one");
+            facts.rank_seen(Rank::dp(1), false, at(-1.0));
+            assert_eq!(of(&facts, 0.0), Ok((vec![Rank::dp(0)], vec![Rank::dp(1)])));
+            facts.rank_seen(Rank::dp(3), true, at(-1.0));
+            let silent = of(&facts, 0.0).unwrap();
+            assert_eq!(silent, (vec![Rank::dp(0), Rank::dp(3)], vec![Rank::dp(1), Rank::dp(2)]));
+            facts.rank_seen(Rank::dp(0), true, at(40.0));
+            assert_eq!(of(&facts, 40.0), Ok((vec![Rank::NONE], vec![])), "the others are gone");
+        }
     }
 
     #[test]

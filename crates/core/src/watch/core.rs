@@ -9,7 +9,6 @@ use super::incidents::{ActiveIncident, Incidents};
 use super::server::Server;
 use super::{Mode, Setup, TICK};
 use crate::capture::admit::Policy;
-use crate::capture::facts::ServerKind;
 use crate::capture::governor::Ledger;
 use crate::capture::line::ProfileLine;
 use crate::capture::refusal::Reason;
@@ -248,11 +247,12 @@ impl Core {
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
         let mut limit = None;
         if let ServerFact::Info(info) = &fact {
-            // vLLM does not say how many it has.
-            limit = (info.engine == ServerKind::Sglang).then_some(info.sizes.dp);
+            limit = info.engine.tells_its_sizes().then_some(info.sizes.dp);
             store.note_role(target, info.role);
             store.limit_ranks(target, limit);
-            store.expect_ranks(target, info.sizes.dp, now);
+            if let Some(dp) = limit {
+                store.expect_ranks(target, dp, now);
+            }
         }
         let answers = matches!(fact, ServerFact::Info(_));
         server.was_lost |= matches!(fact, ServerFact::Lost);
