@@ -119,7 +119,7 @@ pub fn plan(
     match server.engine {
         ServerKind::Sglang => sglang(spec, (facts, known), server, ranks, naming, now),
         ServerKind::Vllm => vllm(spec, server, known, ranks, naming),
-        ServerKind::TensorrtLlm => trtllm::plan(spec, server, known, ranks, naming),
+        ServerKind::TensorrtLlm => trtllm::plan(spec, facts, server, known, ranks, naming),
         ServerKind::DynamoSglang | ServerKind::DynamoVllm => dynamo::plan(spec, server, known, ranks, naming),
     }
 }

@@ -74,6 +74,7 @@ fn sglang(
         "with_stack": spec.with_stack, "record_shapes": spec.record_shapes,
     });
     Ok(StartRequest {
+        form: Form::Exact,
         body: Some(body),
         folder: Some(dir.clone()),
         marks: Marks { dir: Some(dir), prefix: None, id: None },

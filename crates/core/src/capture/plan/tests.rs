@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::capture::facts::{Folder, Room};
 use crate::capture::refusal::Refusal;
 use skewtrap_trace::rank::Rank;
 
@@ -200,15 +201,48 @@ fn a_vllm_window_is_held_and_takes_a_body_only_where_there_is_one() {
 #[test]
 fn tensorrt_llm_and_dynamo_are_asked_only_what_every_release_of_theirs_takes() {
     let spec = HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
-    let of = |server: ServerFacts| Facts { server: Some(server), ..facts(json!({}), &[0, 1]) };
+    let of = |server: ServerFacts| with_folder(Facts { server: Some(server), ..facts(json!({}), &[0, 1]) });
     let request = asked(&spec, &of(ServerFacts::of_tensorrt_llm("1.3.0", 2))).unwrap();
     insta::assert_snapshot!(request.body.unwrap().to_string(), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1"}"#);
     assert_eq!((request.form, request.hold), (Form::Plain, None));
     let request = asked(&spec, &of(ServerFacts::of_dynamo(ServerKind::DynamoSglang, "m", 2))).unwrap();
     insta::assert_snapshot!(request.body.unwrap().to_string(), @r#"{"activities":["GPU"],"num_steps":10,"output_dir":"/p/skewtrap-i1","record_shapes":false,"start_step":1,"with_stack":false}"#);
+    assert_eq!((request.form, request.hold), (Form::Exact, None), "it ends by its steps");
     let request = asked(&spec, &of(ServerFacts::of_dynamo(ServerKind::DynamoVllm, "m", 2))).unwrap();
     insta::assert_snapshot!(request.body.unwrap().to_string(), @r#"{"profile_prefix":"skewtrap-i1"}"#);
     assert_eq!((request.form, request.hold), (Form::Held, Some(Duration::from_millis(500))));
+}
+
+/// The same with `/p` in the agent's sight.
+fn with_folder(facts: Facts) -> Facts {
+    let seen = Some(Room { exists: true, writable: true, free: 1 << 40 });
+    Facts { folders: vec![Folder { server_path: "/p".into(), seen, at: now() }], ..facts }
+}
+
+#[test]
+fn tensorrt_llm_is_asked_for_no_window_whose_end_the_agent_would_not_see() {
+    let server = Some(ServerFacts::of_tensorrt_llm("1.3.0", 2));
+    let seen = with_folder(Facts { server, ..facts(json!({}), &[0, 1]) });
+    let spec = || HttpWindow { num_steps: Some(10), ..HttpWindow::default() };
+    assert!(asked(&spec(), &seen).is_ok());
+    let elsewhere = HttpWindow { output_dir: Some("/other".into()), ..spec() };
+    let mut hidden = seen.clone();
+    hidden.folders[0].seen = None;
+    for (spec, facts) in
+        [(elsewhere, &seen), (spec(), &hidden), (spec(), &Facts { folders: vec![], ..seen.clone() })]
+    {
+        let refusal = asked(&spec, facts).unwrap_err().to_string();
+        assert!(refusal.contains("the agent does not see") && refusal.contains("path_map"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_worker_of_dynamo_with_an_idle_rank_is_asked_for_no_window() {
+    let server = Some(ServerFacts::of_dynamo(ServerKind::DynamoSglang, "m", 1));
+    let mut facts = Facts { server, ..facts(json!({}), &[0]) };
+    facts.rank_seen(Rank::dp(1), false, now());
+    let refusal = asked(&HttpWindow { num_steps: Some(10), ..HttpWindow::default() }, &facts).unwrap_err();
+    assert!(refusal.to_string().contains("DP1 had no work"), "{refusal}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Form, StartRequest, WindowNaming, folder_of};
 use crate::capture::HttpWindow;
-use crate::capture::facts::ServerFacts;
+use crate::capture::facts::{Facts, ServerFacts};
 use crate::capture::line::Marks;
 use crate::capture::preflight::Ranks;
 use crate::capture::refusal::Refusal;
@@ -14,6 +14,7 @@ use crate::capture::sizing::{Knowledge, Sizing};
 /// a stop at the deadline closes one whose steps never came: there it is only pending.
 pub(super) fn plan(
     spec: &HttpWindow,
+    facts: &Facts,
     server: &ServerFacts,
     known: &Knowledge,
     ranks: Ranks,
@@ -25,6 +26,15 @@ pub(super) fn plan(
             why: "its files bear no mark of the window, so they are told from others by their folder alone; set capture.output_dir to one that the server can write to on every node".into(),
         });
     };
+    let base = spec.output_dir.as_deref().or(naming.output_dir).unwrap_or_default();
+    let is_base = |path: &str| path.trim_end_matches('/') == base.trim_end_matches('/');
+    let is_seen = facts.folders.iter().any(|f| is_base(&f.server_path) && f.seen.is_some_and(|r| r.exists));
+    if !is_seen {
+        return Err(Refusal::Never {
+            what: format!("a window of TensorRT-LLM whose folder {base} the agent does not see"),
+            why: "only its files show that it has ended, and a stop after that may end somebody else's; mount the folder where the agent runs, declare path_map where it has another path there, and set it as capture.output_dir".into(),
+        });
+    }
     let activities = spec.activities.clone().unwrap_or_else(|| vec!["GPU".into()]);
     let sizing = Sizing::of(spec, &activities, server, known)?;
     let writes_files = activities != ["CUDA_PROFILER"];

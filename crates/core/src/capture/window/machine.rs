@@ -344,9 +344,9 @@ impl Window {
     }
 
     /// Whether it ends by its steps and nothing would show a window of somebody else's that began after
-    /// that: then it is never stopped.
+    /// that: then it is never stopped. All ranks of TensorRT-LLM step together.
     pub(super) fn ends_unseen(&self) -> bool {
-        self.is_blind() && self.form == Form::Exact
+        self.is_blind() && (self.form == Form::Exact || self.engine == ServerKind::TensorrtLlm)
     }
 
     /// Whether only the log says that ranks ended: where files are in sight that is no proof, for others can

@@ -15,11 +15,11 @@ impl Window {
             Answer::Ok => self.ownership.grant(),
             _ => self.ownership.disown(),
         }
-        // The form that refuses a double says so with 500 (docs/engines.md), and Dynamo says so of whatever the
-        // engine behind it refused.
+        // The form that refuses a double says so with 500 (docs/engines.md). vLLM has no bound by steps: what began of
+        // its window ends by a stop alone.
         self.refused_double = match answer {
-            Answer::Failed { status: 500, .. } => self.form == Form::Exact || self.engine.is_dynamo(),
-            Answer::ErrorInBody { .. } => true,
+            Answer::Failed { status: 500, .. } => self.form == Form::Exact,
+            Answer::ErrorInBody { .. } => !self.engine.runs_vllm(),
             _ => false,
         };
         if self.phase != WindowPhase::Starting {

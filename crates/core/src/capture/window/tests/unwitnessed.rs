@@ -138,3 +138,26 @@ fn long_after_a_start_of_unknown_end_what_runs_there_may_be_somebody_elses() {
     let [Output::Finish(ending)] = &told[..] else { panic!("{told:?}") };
     assert!(ending.unproven.is_some());
 }
+
+#[test]
+fn blind_a_window_that_ends_by_its_steps_is_stopped_on_no_engine() {
+    for (form, engine) in [(Form::Exact, ServerKind::DynamoSglang), (Form::Plain, ServerKind::TensorrtLlm)] {
+        let request = StartRequest { engine, ..request(form, &[0, 1], &[]) };
+        assert_eq!(play(&request, BLIND, &[(0.2, ok())]), ["5.0 done (quiet) (notes)"], "{engine}");
+    }
+}
+
+#[test]
+fn an_error_in_the_start_of_vllm_behind_dynamo_is_stopped_for_nothing_else_ends_what_began_of_it() {
+    let errs = |engine, form| {
+        let request = StartRequest { engine, ..request(form, &[0, 1], &[]) };
+        let error = Answer::ErrorInBody { body: r#"{"status":"error"}"#.into() };
+        play(&request, FILES, &[(0.2, Event::StartAnswered(error)), (2.5, stopped(Answer::Ok))])
+    };
+    let told = errs(ServerKind::DynamoVllm, Form::Held);
+    assert_eq!(told[0], "2.2 /engine/control/stop_profile", "{told:?}");
+    for (engine, form) in [(ServerKind::DynamoSglang, Form::Exact), (ServerKind::TensorrtLlm, Form::Plain)] {
+        let told = errs(engine, form);
+        assert!(told.len() == 1 && told[0].ends_with("(quiet)"), "{engine}: {told:?}");
+    }
+}
