@@ -39,14 +39,15 @@ pub struct DiscoverText {
 }
 
 /// Names whose addresses are targets (A and AAAA records, by the system's resolver).
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct DnsText {
     /// The names.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     names: Field<Vec<Field<String>>>,
     /// The port of the servers behind them.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     port: Field<u16>,
     /// Labels of the targets, as in a list: `group` (by default the name), `role`, `engine`, `__scheme__`,
     /// `__metrics_path__`.
@@ -54,14 +55,15 @@ pub struct DnsText {
 }
 
 /// Pods whose addresses are targets.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(default, deny_unknown_fields)]
 pub struct KubernetesText {
     /// Which pods, as `kubectl get pods -l` takes it: `app=sglang,tier!=test`.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     selector: Field<String>,
     /// The port of the servers in them.
-    #[schemars(required)]
+    #[cfg_attr(test, schemars(required))]
     port: Field<u16>,
     /// In which namespace. Default: the agent's own.
     namespace: Field<String>,

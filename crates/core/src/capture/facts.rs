@@ -17,7 +17,7 @@ use crate::capture::line::{Foreign, OwnLines, ProfileLine};
 use crate::capture::prior::ModelSize;
 use crate::factor::Progress;
 pub use crate::signal::metrics::Role;
-use skewtrap_trace::rank::{Axis, Rank};
+use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 /// A rank that had work within this long counts as busy.
