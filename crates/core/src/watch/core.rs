@@ -315,12 +315,8 @@ impl Core {
         for id in outlived.collect::<Vec<_>>() {
             let Some(active) = self.incidents.get_mut(&id) else { continue };
             let until = active.silenced.take();
-            if let (Some(until), CaptureOutcome::Refused(refused)) = (until, &mut active.incident.capture)
-                && refused.reason == Reason::Silenced
-            {
-                refused.why = format!("it was silenced until {} when it fired", utc(until));
-            }
-            notify(active, Update::Fired, out);
+            refused_in_silence(active, until);
+            tell_beginning(active, out);
         }
     }
 
@@ -333,6 +329,24 @@ impl Core {
             server.distrust = Some(Distrust::opened(now));
             self.is_disturbed = true;
         }
+    }
+}
+
+/// A silence that held until then is over: the refusal of a window in it says so from now on.
+pub(super) fn refused_in_silence(active: &mut ActiveIncident, until: Option<Time>) {
+    let what = if active.story.has_begun() { "came back" } else { "fired" };
+    if let (Some(until), CaptureOutcome::Refused(refused)) = (until, &mut active.incident.capture)
+        && refused.reason == Reason::Silenced
+    {
+        refused.why = format!("it was silenced until {} when it {what}", utc(until));
+    }
+}
+
+/// Tells that an incident began; where that was told before, that it is back. During a silence neither is.
+pub(super) fn tell_beginning(active: &mut ActiveIncident, out: &mut Vec<Effect>) {
+    if active.silenced.is_none() {
+        let update = if active.story.begin() { Update::Returned } else { Update::Fired };
+        notify(active, update, out);
     }
 }
 

@@ -244,7 +244,7 @@ impl Incidents {
     }
 
     /// Keeps an incident that was over when an agent before this one ended, since it may come back.
-    pub fn remember(&mut self, id: IncidentId, active: ActiveIncident) {
+    pub fn keep_resolved(&mut self, id: IncidentId, active: ActiveIncident) {
         self.active.insert(id, active);
     }
 

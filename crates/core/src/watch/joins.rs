@@ -7,10 +7,11 @@
 
 use std::time::Duration;
 
-use super::core::{Core, notify};
+use super::core::{Core, refused_in_silence, tell_beginning};
 use super::event::Effect;
 use super::incidents::{ActiveIncident, Trigger};
 use super::shown::shown_by;
+use crate::capture::refusal::Refusal;
 use crate::finding::Finding;
 use crate::incident::{Incident, IncidentId, Joined};
 use crate::message::Update;
@@ -97,19 +98,24 @@ impl Core {
         if !self.incidents.come_back(id, &change) {
             return self.fired(store, change, finding, now, out);
         }
+        // First: whether a window is asked for depends on it.
+        let Some(incident) = self.incidents.get(id).map(|active| &active.incident) else { return };
+        let silenced = self.silenced_until(&incident.rule, &incident.target, now);
+        if let Some(active) = self.incidents.get_mut(id) {
+            let before = std::mem::replace(&mut active.silenced, silenced);
+            refused_in_silence(active, before);
+        }
         self.watch_escalation(id, None, now);
-        self.request_if_undecided(id, now);
-        let silenced = self
-            .incidents
-            .get(id)
-            .and_then(|active| self.silenced_until(&active.incident.rule, &active.incident.target, now));
+        match silenced {
+            Some(until) if self.is_undecided(id) => {
+                let _ = self.refuse(id, &Refusal::Silenced { left: until.since(now) }, out);
+            }
+            _ => self.request_if_undecided(id, now),
+        }
         let Some(active) = self.incidents.get_mut(id) else { return };
-        // What began in a silence was never told.
-        let update = if active.silenced.is_some() { Update::Fired } else { Update::Returned };
-        active.silenced = silenced;
         change.how = How::Returned;
         change.continue_from(&active.incident.finding);
-        notify(active, update, out);
+        tell_beginning(active, out);
         if silenced.is_some() {
             out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
         }

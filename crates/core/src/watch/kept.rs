@@ -1,6 +1,6 @@
-//! Incidents outlive the agent: those of rules that fire are kept with what was told of them, and an agent after
-//! this one takes them up, and those that were over a moment ago, which may come back. The same firing is then the same incident, told no second time; one that has ended
-//! meanwhile is resolved, and says so.
+//! Incidents outlive the agent. Those whose rules fire, and those that were resolved a moment ago and may come back,
+//! are kept with what was told of them, and the next agent takes them up. What still fires is then the same incident,
+//! and is not told again; what has ended meanwhile is resolved, and its message says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +35,9 @@ pub struct KeptIncident {
     group: Labels,
     /// What identifies the firing in the state.
     firing: String,
+    /// Whether its beginning was told; releases that do not write it told that of all but those that are silenced.
+    #[serde(default)]
+    has_begun: bool,
     /// Whether its result was told.
     is_told: bool,
     /// Its messages are held back until then.
@@ -93,12 +96,12 @@ impl Core {
                 is_away: true,
                 is_behind,
                 taken_up: (!is_over).then_some(now),
-                story: Story::resumed(kept.is_told),
+                story: Story::resumed(kept.has_begun || silenced.is_none(), kept.is_told),
                 refusal_reported,
                 incident,
             };
             match is_over {
-                true => self.incidents.remember(id, active),
+                true => self.incidents.keep_resolved(id, active),
                 false => self.incidents.take_up(id, key, active),
             }
         }
@@ -113,7 +116,7 @@ impl Core {
         (incident.earlier, incident.state) = (earlier, state);
         if incident.earlier.is_empty() {
             // It may have been kept as told before its message was written, and then died with that agent.
-            active.story = Story::resumed(false);
+            active.story = Story::resumed(active.story.has_begun(), false);
         }
         let incident = &active.incident;
         let update = if incident.verdict.is_some() { Update::Verdict } else { Update::Captured };
@@ -161,6 +164,7 @@ fn kept_of(active: &ActiveIncident) -> Option<KeptIncident> {
         rule: rule.name.clone(),
         group: active.group.clone(),
         firing: active.firing.clone(),
+        has_begun: active.story.has_begun(),
         is_told: active.story.is_told(),
         silenced: active.silenced,
         refusal_reported: active.refusal_reported,

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Mode;
-use super::core::{Core, notify};
+use super::core::{Core, notify, tell_beginning};
 use super::event::{Effect, ManualRequest, OpenWindow};
 use super::harm::look_of;
 use super::incidents::{ActiveIncident, Trigger};
@@ -118,6 +118,10 @@ impl Core {
         let Some(active) = self.incidents.resolve(id, at) else { return };
         out.push(Effect::Cleared { incident: active.incident.id.clone() });
         notify(active, Update::Resolved, out);
+        if active.silenced.is_some() {
+            // What was told of it before the silence has a bundle, which must not stay open.
+            out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
+        }
         let (rule, target) = (active.incident.rule.clone(), active.incident.target.clone());
         let firing = active.firing.clone();
         if self.ledger.over(&rule, &target, &firing, at) {
@@ -188,7 +192,7 @@ impl Core {
         let (starts, refusals): (Vec<_>, Vec<_>) =
             started.into_iter().partition(|e| matches!(e, Effect::Start { .. }));
         out.extend(starts);
-        notify(active, Update::Fired, out);
+        tell_beginning(active, out);
         out.extend(refusals);
         out.push(Effect::Changed { change: Box::new(change), capture, why });
     }
@@ -247,14 +251,19 @@ impl Core {
 
     /// An incident that goes on and was not captured may be yet.
     pub(super) fn request_if_undecided(&mut self, id: &IncidentId, now: Time) {
-        let is_undecided = |active: &&ActiveIncident| {
-            active.capture != CaptureSpec::None
-                && active.silenced.is_none()
-                && matches!(active.incident.capture, CaptureOutcome::None | CaptureOutcome::Refused(_))
-        };
-        if let Some(active) = self.incidents.get(id).filter(is_undecided) {
+        let is_undecided = self.is_undecided(id);
+        let active = self.incidents.get(id).filter(|active| is_undecided && active.silenced.is_none());
+        if let Some(active) = active {
             self.warming.insert(id.clone(), now + look_of(active));
         }
+    }
+
+    /// Whether a window is wanted of an incident that has none so far.
+    pub(super) fn is_undecided(&self, id: &str) -> bool {
+        self.incidents.get(id).is_some_and(|active| {
+            active.capture != CaptureSpec::None
+                && matches!(active.incident.capture, CaptureOutcome::None | CaptureOutcome::Refused(_))
+        })
     }
 
     pub(super) fn was_refused(&self, id: &str) -> bool {
@@ -324,7 +333,15 @@ impl Core {
         badness: f64,
         now: Time,
     ) -> Result<Option<Granted>, Refusal> {
-        let Some(active) = self.incidents.get(id) else { return Ok(None) };
+        let Some(active) = self.incidents.get(id).filter(|_| *spec != CaptureSpec::None) else {
+            return Ok(None);
+        };
+        // Here, so that none opens in a silence that began after the firing either. Who asks for one gets it.
+        if !active.trigger.is_manual()
+            && let Some(until) = self.silenced_until(&active.incident.rule, &active.incident.target, now)
+        {
+            return Err(Refusal::Silenced { left: until.since(now) });
+        }
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return Ok(None) };
         server.facts.progress = self.engine.progress(&server.name, now);
         if self.mode == Mode::Live {
@@ -340,9 +357,6 @@ impl Core {
         }
         // In a recording only the limits can refuse, and a rank that hangs in it; a window costs nothing but
         // its place in the limits.
-        if *spec == CaptureSpec::None {
-            return Ok(None);
-        }
         governor::decide(&request, ledger, &policy.budget, ledger.estimate(request.target, 1), now)?;
         if !matches!(spec, CaptureSpec::Command(_)) {
             preflight::progress(&server.facts)?;
@@ -523,11 +537,7 @@ impl Core {
         let times = times_bound(numbers.value, numbers.bound);
         let value = numbers.value;
         let worse = Escalation { at: now, value, times_bound: times, window, refused: None };
-        let decided = match self.silenced_until(&rule.name, &name, now) {
-            Some(until) => Err(Refusal::Silenced { left: until.since(now) }),
-            None => self.decide(store, &id, target, times, now),
-        };
-        let is_reported = match decided {
+        let is_reported = match self.decide(store, &id, target, times, now) {
             Ok(None) => false,
             Ok(Some(granted)) => {
                 if let Some(active) = self.incidents.get_mut(&id) {

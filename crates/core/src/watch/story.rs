@@ -15,6 +15,8 @@ pub const LONGEST_COMPARISON: Duration = Duration::from_secs(60);
 /// How far the story of an incident is.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Story {
+    /// Its beginning was told.
+    has_begun: bool,
     /// The result was told.
     is_told: bool,
     /// A capture waits for its verdict: until when.
@@ -23,8 +25,18 @@ pub struct Story {
 
 impl Story {
     /// The story of an incident that an agent before this one told.
-    pub(super) const fn resumed(is_told: bool) -> Self {
-        Self { is_told, awaited: None }
+    pub(super) const fn resumed(has_begun: bool, is_told: bool) -> Self {
+        Self { has_begun, is_told, awaited: None }
+    }
+
+    /// Whether its beginning was told.
+    pub(super) const fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// Its beginning is told now; whether it was before.
+    pub(super) fn begin(&mut self) -> bool {
+        std::mem::replace(&mut self.has_begun, true)
     }
 
     /// Whether its result was told, or will be at once.
@@ -52,7 +64,7 @@ impl Story {
     /// The result is told now; whether one was before.
     pub(super) fn tell(&mut self) -> bool {
         let was_told = self.is_told;
-        *self = Self { is_told: true, awaited: None };
+        (self.is_told, self.awaited) = (true, None);
         was_told
     }
 }

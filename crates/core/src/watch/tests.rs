@@ -7,9 +7,10 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::*;
-use crate::capture::{CaptureSpec, Limits};
+use crate::capture::{CaptureSpec, HttpWindow, Limits};
 use crate::factor::Factor;
 use crate::finding::{Finding, Side, Statistic};
+use crate::incident::CaptureOutcome;
 use crate::message::Update;
 use crate::rule::{Combine, Condition, Direction, FactorSet, Severity, Trigger as RuleTrigger};
 use crate::signal::catalog;
@@ -431,4 +432,108 @@ fn a_trouble_that_comes_back_under_the_next_agent_is_the_same_incident() {
     let id = &*before.messages[0].2.id;
     assert_eq!(words(&before), [(Update::Fired, id), (Update::Resolved, id)]);
     assert_eq!(words(&after), [(Update::Returned, id), (Update::Resolved, id)]);
+}
+
+/// The rule on the factors of load, with windows that open so long after it fired.
+fn with_windows(warmup: u64) -> Rule {
+    let warmup = Duration::from_secs(warmup);
+    Rule { capture: CaptureSpec::Http(HttpWindow { warmup, ..HttpWindow::default() }), ..of_factors() }
+}
+
+/// Everything is silenced until then.
+fn silence(watch: &mut Watch, from: u32, until: u32) {
+    let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
+    let silence = Silence { rule: None, target: None, until: at(until), why: None };
+    watch.handle(Event::Silenced(silence), at(from), &mut Vec::new());
+}
+
+/// Time passes without a sample.
+fn tick(watch: &mut Watch, told: &mut Told, s: u32) {
+    let mut effects = Vec::new();
+    watch.handle(Event::Tick, Time::from_epoch_s(START + f64::from(s)), &mut effects);
+    told.take(f64::from(s), effects);
+}
+
+/// A trouble that is over for a while, and a silence: what is told, and the incident at the end.
+fn silenced(rule: Rule, pause: (u32, u32), (from, until): (u32, u32)) -> (Told, Incident) {
+    let (mut watch, mut told) = (Watch::new(setup(vec![rule]), Time::default()), Told::default());
+    let of = with_a_pause(pause);
+    play(&mut watch, &mut told, (0, from), &of);
+    tick(&mut watch, &mut told, from);
+    silence(&mut watch, from, until);
+    play(&mut watch, &mut told, (from, until), &of);
+    tick(&mut watch, &mut told, until);
+    play(&mut watch, &mut told, (until, 340), &of);
+    let [incident] = &watch.status(watch.now()).incidents[..] else { panic!("it is one incident") };
+    (told, incident.clone())
+}
+
+#[test]
+fn no_window_opens_for_a_trouble_that_comes_back_in_a_silence() {
+    // Its warm-up is longer than the trouble lasted at first.
+    let (_, incident) = silenced(with_windows(60), (220, 250), (240, 290));
+    assert_eq!(incident.returned.len(), 1);
+    let refused = incident.capture.refused().expect("no window in a silence");
+    assert_eq!(refused.reason.word(), "silenced");
+    assert!(refused.why.starts_with("it was silenced until "), "{}", refused.why);
+    assert!(refused.why.ends_with(" when it came back"), "{}", refused.why);
+}
+
+#[test]
+fn a_trouble_that_fired_in_a_silence_and_comes_back_after_it_gets_its_window() {
+    let (told, incident) = silenced(with_windows(0), (220, 250), (190, 240));
+    assert_eq!(incident.returned.len(), 1);
+    assert_eq!(incident.capture, CaptureOutcome::WouldStart);
+    // Nobody had been told that it began.
+    let id = &*incident.id;
+    assert_eq!(words(&told), [(Update::Fired, id), (Update::Resolved, id)]);
+    let refused = told.messages[0].2.capture.refused().expect("as it was in the silence");
+    assert!(refused.why.starts_with("it was silenced until "), "{}", refused.why);
+}
+
+#[test]
+fn no_window_opens_where_a_silence_begins_in_the_warm_up() {
+    let (_, incident) = silenced(with_windows(10), (300, 300), (205, 260));
+    assert_eq!(incident.capture.refused().map(|refused| refused.reason.word()), Some("silenced"));
+}
+
+#[test]
+fn a_trouble_that_came_back_in_a_silence_is_told_to_be_back_when_that_ends() {
+    let (told, incident) = silenced(of_factors(), (220, 250), (240, 270));
+    let id = &*incident.id;
+    let expected = [Update::Fired, Update::Resolved, Update::Returned, Update::Resolved];
+    assert_eq!(words(&told), expected.map(|update| (update, id)));
+    assert_eq!(told.of(Update::Returned)[0].0, 270.0);
+    let ids: Vec<String> = told.messages.iter().map(|m| crate::message::id_of(&m.2, m.1)).collect();
+    assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "each is delivered: {ids:?}");
+}
+
+#[test]
+fn the_next_agent_knows_at_the_end_of_a_silence_whether_the_beginning_was_told() {
+    let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
+    let of = with_a_pause((220, 250));
+    for (from, expected) in [(240, Update::Returned), (190, Update::Fired)] {
+        let mut before = Watch::new(setup(vec![of_factors()]), Time::default());
+        let mut told = Told::default();
+        play(&mut before, &mut told, (0, from), &of);
+        silence(&mut before, from, 280);
+        play(&mut before, &mut told, (from, 260), &of);
+        let json = serde_json::to_string(&(before.baselines(at(260)), before.kept_incidents()));
+        let (baselines, kept) = serde_json::from_str(&json.expect("written")).expect("read");
+        let (mut after, mut then) = (Watch::new(setup(vec![of_factors()]), at(262)), Told::default());
+        after.remember(baselines, at(262));
+        after.take_up(kept, at(262));
+        silence(&mut after, 262, 280);
+        play(&mut after, &mut then, (262, 280), &of);
+        tick(&mut after, &mut then, 280);
+        assert_eq!(then.messages.iter().map(|m| m.1).collect::<Vec<_>>(), [expected]);
+    }
+}
+
+#[test]
+fn what_comes_back_and_ends_in_a_silence_is_stored_as_over() {
+    let (told, incident) = silenced(of_factors(), (220, 250), (240, 335));
+    assert_eq!(words(&told).len(), 2, "both messages are from before the silence");
+    assert!(incident.resolved_at.is_some());
+    assert_eq!(told.stored.last().map(|stored| stored.resolved_at), Some(incident.resolved_at));
 }
