@@ -25,6 +25,7 @@ mod pressure;
 mod share;
 mod speed;
 mod spread;
+mod standing;
 mod stuck;
 mod tail;
 mod turnover;
@@ -37,6 +38,7 @@ pub use incident::{Change, Incident, Symptom};
 pub use marks::{Mark, Taught};
 pub use observation::{Counters, Decode, Gauges, Observation, Prefill, Reading};
 pub use onset::Onset;
+pub use standing::Uneven;
 pub use stuck::Progress;
 
 /// The budget of false alarms of a server that nobody set another for.

@@ -221,6 +221,9 @@ pub struct EarlierCapture {
     pub verdict: Option<VerdictNote>,
 }
 
+/// The rule of an incident that is a standing imbalance: one that was there before anything could be compared.
+pub const STANDING: &str = "standing-imbalance";
+
 /// What comes back more often than this is another incident.
 const MOST_RETURNS: usize = 32;
 

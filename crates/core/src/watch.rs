@@ -22,6 +22,7 @@ mod kept;
 mod requests;
 mod server;
 mod shown;
+mod standing;
 mod status;
 mod story;
 mod windows;

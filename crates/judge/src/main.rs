@@ -1,8 +1,8 @@
 //! Judges the shipped rules: the whole core, as a replay drives it, over simulated servers.
 //!
 //! `skewtrap-judge [--hours H] [--healthy N] [--runs N] [--only TEXT] [--sources log,loads,counted,metrics,both]
-//! [--seed N] [--warm S] [--budget PER_DAY] [--own] [-v]` prints firings and windows an hour in healthy worlds
-//! (the first hour apart, and from hour 4 on with the upper 95 % bound of their rate a day), and for incidents how many were found, the first blame, delays, onsets and clearing.
+//! [--seed N] [--warm S] [--budget PER_DAY] [--own] [--standing] [-v]` prints firings and windows an hour in healthy worlds
+//! (the first hour apart, imbalances told as standing apart, and from hour 4 on with the upper 95 % bound of their rate a day), and for incidents how many were found, the first blame, delays, onsets and clearing.
 
 mod arrivals;
 mod engine;
@@ -33,6 +33,7 @@ struct Options {
     warm: f64,
     budget: f64,
     own: bool,
+    standing: bool,
     verbose: bool,
 }
 
@@ -47,6 +48,7 @@ fn options() -> Result<Options> {
         warm: 400.0,
         budget: 1.0,
         own: false,
+        standing: false,
         verbose: false,
     };
     let mut args = std::env::args().skip(1);
@@ -65,6 +67,7 @@ fn options() -> Result<Options> {
             "--warm" => o.warm = value()?.parse()?,
             "--budget" => o.budget = value()?.parse()?,
             "--own" => o.own = true,
+            "--standing" => o.standing = true,
             "-v" => o.verbose = true,
             other => bail!("unknown option {other}; see crates/judge/src/main.rs"),
         }
@@ -78,6 +81,10 @@ fn options() -> Result<Options> {
 fn main() -> Result<()> {
     let o = options()?;
     let rules = score::shipped()?;
+    if o.standing {
+        standing(&o, &rules);
+        return Ok(());
+    }
     healthy(&o, &rules);
     incidents(&o, &rules);
     Ok(())
@@ -96,6 +103,30 @@ fn run(
     o.sources.iter().map(|s| told(&out, world, s.1, rules, o.budget)).collect()
 }
 
+/// Worlds that are uneven from their first second on: one incident of the right rank is told, and nothing else.
+fn standing(o: &Options, rules: &[Rule]) {
+    println!("standing: told of the right rank, of all runs; of another one; first after; other firings");
+    for (name, world, rank) in list::standing() {
+        let mut text = String::new();
+        let runs = o.runs.max(1);
+        let all: Vec<_> = (0..runs)
+            .map(|k| run(&world, o.seed * 1000 + k as u64, (o.hours * 3600.0) as usize, &[], o, rules))
+            .collect();
+        for (i, (source, _)) in o.sources.iter().enumerate() {
+            let told: Vec<&Told> = all.iter().flat_map(|run| &run[i]).collect();
+            let stands: Vec<&&Told> = told.iter().filter(|t| t.is_standing()).collect();
+            let right = stands.iter().filter(|t| t.rank == rank).count();
+            let first = stands.iter().map(|t| t.at).fold(f64::INFINITY, f64::min);
+            let (wrong, others) = (stands.len() - right, told.len() - stands.len());
+            text += &format!("   {source} {right}/{runs}; {wrong}; {first:.0} s; {others}");
+            if o.verbose {
+                told.iter().for_each(|t| println!("    {source} {}", words(t)));
+            }
+        }
+        println!("{name:30}{text}");
+    }
+}
+
 fn healthy(o: &Options, rules: &[Rule]) {
     let mut worlds = list::healthy();
     if o.own {
@@ -107,7 +138,7 @@ fn healthy(o: &Options, rules: &[Rule]) {
     }
     let mut sums: BTreeMap<&str, Vec<Row>> = BTreeMap::new();
     println!(
-        "healthy: firings in hour 1 | an hour from hour 2 | windows an hour | firings from hour 4 on, by source"
+        "healthy: firings in hour 1 | an hour from hour 2 | windows an hour | firings from hour 4 on | standing, by source"
     );
     for (name, world) in &worlds {
         let mut rows = vec![Row::default(); o.sources.len()];
@@ -115,19 +146,23 @@ fn healthy(o: &Options, rules: &[Rule]) {
         for k in 0..o.healthy {
             let all = run(world, o.seed * 1000 + k as u64, (o.hours * 3600.0) as usize, &[], o, rules);
             for (i, told) in all.iter().enumerate() {
+                rows[i].standing += told.iter().filter(|t| t.is_standing()).count();
+                notes.extend(told.iter().map(|t| format!("    {} {}", o.sources[i].0, words(t))));
+                let told: Vec<&Told> = told.iter().filter(|t| !t.is_standing()).collect();
                 let after = |hour: f64| told.iter().filter(|t| t.at > 3600.0 * hour).count() as f64;
                 let runs = o.healthy as f64;
                 rows[i].first += (told.len() as f64 - after(1.0)) / runs;
                 rows[i].then += after(1.0) / (o.hours - 1.0).max(1e-9) / runs;
                 rows[i].windows += told.iter().filter(|t| t.has_window()).count() as f64 / o.hours / runs;
                 rows[i].late += after(LATE_HOURS);
-                notes.extend(told.iter().map(|t| format!("    {} {}", o.sources[i].0, words(t))));
             }
         }
         let text: Vec<String> = rows
             .iter()
             .zip(&o.sources)
-            .map(|(r, s)| format!("{} {:.2}|{:.2}|{:.2}|{:.0}", s.0, r.first, r.then, r.windows, r.late))
+            .map(|(r, s)| {
+                format!("{} {:.2}|{:.2}|{:.2}|{:.0}|{}", s.0, r.first, r.then, r.windows, r.late, r.standing)
+            })
             .collect();
         println!("{name:26} {}", text.join("   "));
         if o.verbose {
@@ -174,6 +209,8 @@ struct Row {
     windows: f64,
     /// Firings from hour 4 on.
     late: f64,
+    /// Imbalances that were told as standing.
+    standing: usize,
 }
 
 /// The mean of which a Poisson variable is `count` or less in 5 % of cases (Garwood 1936), by bisection.

@@ -9,6 +9,8 @@ use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::admit::Policy;
 use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::finding::Finding;
+use skewtrap_core::incident::STANDING;
+use skewtrap_core::message::Update;
 use skewtrap_core::rule::{Change, How, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 use skewtrap_core::signal::observation::SourceId;
@@ -50,6 +52,11 @@ impl Told {
                 self.ranks.push((at, rank));
             }
         }
+    }
+
+    /// Whether it is an imbalance that was there before anything could be compared.
+    pub fn is_standing(&self) -> bool {
+        self.rule == STANDING
     }
 
     /// Whether a window was spent on it.
@@ -98,6 +105,9 @@ pub fn told(out: &Outcome, world: &World, source: Source, rules: &[Rule], false_
         for effect in effects.drain(..) {
             match effect {
                 Effect::Changed { change, capture, .. } => note(&mut all, &change, capture),
+                Effect::Notify { incident, update: Update::Fired, .. } if *incident.rule == *STANDING => {
+                    all.extend(standing(&incident));
+                }
                 Effect::Store { incident } | Effect::Notify { incident, .. } => {
                     let fired = incident.fired_at.epoch_s() - START;
                     if let Some(t) = all.iter_mut().rev().find(|t| t.rule == *incident.rule && t.at == fired)
@@ -111,6 +121,24 @@ pub fn told(out: &Outcome, world: &World, source: Source, rules: &[Rule], false_
         }
     });
     all
+}
+
+/// An imbalance that was there before anything could be compared: no rule tells it.
+fn standing(incident: &skewtrap_core::incident::Incident) -> Option<Told> {
+    let finding = &incident.finding;
+    Some(Told {
+        at: incident.fired_at.epoch_s() - START,
+        rule: incident.rule.to_string(),
+        rank: rank_of(&finding.rank)?,
+        what: finding.evidence.clone().unwrap_or_default(),
+        side: finding.side.word(),
+        onset: (finding.onset.epoch_s() - START, finding.onset_error_s),
+        ranks: Vec::new(),
+        cleared: None,
+        capture: incident.capture.word().into(),
+        is_reblame: false,
+        returns: 0,
+    })
 }
 
 fn rank_of(labels: &Labels) -> Option<usize> {
@@ -184,8 +212,10 @@ pub fn judge(told: &[Told], script: &[Incident]) -> Verdict {
     let a = script.iter().map(|i| i.from).fold(f64::INFINITY, f64::min);
     let b = script.iter().map(|i| i.until).fold(0.0, f64::max);
     let right = guilty(script);
-    let during: Vec<&Told> = told.iter().filter(|t| t.at > a && t.at <= b).collect();
-    let after: Vec<&Told> = told.iter().filter(|t| t.at > b && t.at <= b + 45.0).collect();
+    let told: Vec<&Told> = told.iter().filter(|t| !t.is_standing()).collect();
+    let told = || told.iter().copied();
+    let during: Vec<&Told> = told().filter(|t| t.at > a && t.at <= b).collect();
+    let after: Vec<&Told> = told().filter(|t| t.at > b && t.at <= b + 45.0).collect();
     let hit = during.iter().find(|t| right.contains(&t.rank));
     let all = || during.iter().chain(&after);
     Verdict {
@@ -193,7 +223,7 @@ pub fn judge(told: &[Told], script: &[Incident]) -> Verdict {
         first_right: during.first().is_some_and(|t| right.contains(&t.rank)),
         wrong: all().filter(|t| !right.contains(&t.rank)).count(),
         tellings: all().filter(|t| !t.is_reblame).count(),
-        before: told.iter().filter(|t| t.at <= a).count(),
+        before: told().filter(|t| t.at <= a).count(),
         all_named: right
             .iter()
             .all(|r| during.iter().any(|t| t.ranks.iter().any(|(at, rank)| rank == r && *at <= b))),

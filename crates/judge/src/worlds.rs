@@ -77,6 +77,22 @@ pub fn own() -> Vec<Named> {
     ]
 }
 
+/// Worlds whose imbalance is there from the first second on, with the rank to blame.
+pub fn standing() -> Vec<(&'static str, World, usize)> {
+    let w = World::default;
+    let rr = || World { router: Router::RoundRobin, ..w() };
+    vec![
+        ("standing: 1.5x slower, rr", World { slowness: vec![1.0, 1.0, 1.5, 1.0], per_rank: 6.0, ..rr() }, 2),
+        ("standing: 1.3x slower, rr", World { slowness: vec![1.3, 1.0, 1.0, 1.0], per_rank: 6.0, ..rr() }, 0),
+        (
+            "standing: sent twice as much",
+            World { weights: vec![1.0, 2.0, 1.0, 1.0], per_rank: 5.0, ..w() },
+            1,
+        ),
+        ("standing: taken out", World { weights: vec![1.0, 1.0, 1.0, 0.02], per_rank: 5.0, ..w() }, 3),
+    ]
+}
+
 /// The servers on which incidents are tried.
 pub fn bases() -> Vec<Named> {
     let w = World::default;

@@ -18,6 +18,7 @@ use crate::factor::intake::{Levels, Lines, Totals};
 use crate::factor::marks::{Firing, Firings, Mark, Taught};
 use crate::factor::observation::Gauges;
 use crate::factor::speed::Pending;
+use crate::factor::standing::{Standing, Uneven};
 use crate::factor::stuck::{Progress, Stuck};
 use crate::factor::turnover::Turnover;
 
@@ -162,6 +163,8 @@ pub struct Detector {
     /// Until when nothing is said, after a pause of all ranks.
     paused_until: f64,
     nearest: Option<Nearest>,
+    /// What was so before anything could be compared.
+    standing: Standing,
 }
 
 /// The step under way.
@@ -216,6 +219,7 @@ impl Detector {
             suspected: None,
             paused_until: f64::NEG_INFINITY,
             nearest: None,
+            standing: Standing::new(n),
         }
     }
 
@@ -223,6 +227,11 @@ impl Detector {
     #[must_use]
     pub fn after(self, incidents: u64) -> Self {
         Self { incidents, ..self }
+    }
+
+    /// The imbalance that was there before anything could be compared, if one is; `None` while nobody can say.
+    pub fn standing(&self) -> Option<Option<Uneven>> {
+        self.standing.is_known().then(|| self.standing.uneven())
     }
 
     /// How many troubles were found so far.
@@ -349,6 +358,11 @@ impl Detector {
             });
         }
         self.examined = newest;
+        // A trouble is told by itself, and says nothing of what stands but that it may end it.
+        let is_calm = self.open.is_none() && self.behind.is_empty() && self.closed.is_empty();
+        if is_calm || self.standing.is_told() {
+            self.standing.note(&channel.bins, newest, &self.loads);
+        }
         changes
     }
 

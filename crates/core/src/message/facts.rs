@@ -7,7 +7,7 @@ use super::words::{bytes, counted, deviation_bound, figure, rank_name, seconds, 
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
 use crate::finding::{Finding, Statistic};
-use crate::incident::{CaptureOutcome, Death, Escalation, FollowUp, Incident, Joined};
+use crate::incident::{CaptureOutcome, Death, Escalation, FollowUp, Incident, Joined, STANDING};
 use crate::signal::sample::ShownBy;
 use skewtrap_trace::labels::Labels;
 
@@ -104,6 +104,10 @@ fn rule(incident: &Incident) -> String {
 
 fn since(incident: &Incident) -> String {
     let onset = incident.finding.onset;
+    if *incident.rule == *STANDING {
+        let over = incident.resolved_at.map_or_else(String::new, |end| format!(", over at {}", utc(end)));
+        return format!("before {}, when its ranks were first compared{over}", utc(onset));
+    }
     let mut fired = format!(
         "{} ± {} s, fired {} later",
         utc(onset),

@@ -15,8 +15,9 @@ use super::factors::{Baseline, Factors, Told};
 use super::group::{GRACE, Group};
 use super::locate::with_evidence;
 use super::state::{RuleState, Suppression};
-use super::{Rule, why};
+use super::{Condition, Rule, why};
 use crate::factor::{FALSE_ALARMS_PER_DAY, Mark, Taught};
+use crate::finding::Statistic;
 use crate::signal::fields::Fields;
 use crate::signal::intake::Report;
 use crate::signal::store::{GroupId, SignalStore, ViewId};
@@ -194,6 +195,14 @@ impl Engine {
     /// Whether a trouble of the factors of `server` goes on, told or behind another one.
     pub fn is_open(&self, server: &str, trouble: u64) -> bool {
         self.factors.is_open(server, trouble)
+    }
+
+    /// The imbalance of a server that was there before anything could be compared, as [`Factors::standing`] says it;
+    /// `None` also where no rule asks for factors.
+    pub fn standing(&self, server: &str) -> Option<Option<(crate::factor::Uneven, &[u16])>> {
+        let asks = |c: &Condition| c.statistic == Statistic::Factors;
+        let is_asked = self.rules().any(|rule| rule.trigger.conditions.iter().any(asks));
+        self.factors.standing(server).filter(|_| is_asked)
     }
 
     /// What the detector of factors holds against the ranks of a server.

@@ -315,6 +315,14 @@ impl Factors {
         detector.is_some_and(|detector| detector.is_open(trouble))
     }
 
+    /// The imbalance of a server that was there before anything could be compared, with the DP indexes of its
+    /// ranks; `None` while nobody can say whether there is one.
+    pub fn standing(&self, server: &str) -> Option<Option<(factor::Uneven, &[u16])>> {
+        let server = self.servers.get(server)?;
+        let uneven = server.detector.as_ref()?.standing()?;
+        Some(uneven.map(|uneven| (uneven, &server.ranks[..])))
+    }
+
     /// What is held against the ranks of a server.
     pub fn told(&self, server: &str) -> Option<Told<'_>> {
         let server = self.servers.get(server)?;

@@ -27,6 +27,8 @@ use skewtrap_trace::time::Time;
 
 /// Of a gap in the data of a recording, only the last part of this length is simulated tick by tick.
 const WALKED_GAP: Duration = Duration::from_secs(300);
+/// How often standing imbalances are looked for.
+const COMPARED_EVERY: Duration = Duration::from_secs(10);
 /// How often ranks that are gone for good are forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -55,6 +57,8 @@ pub(super) struct Core {
     evaluated_at: Time,
     /// When the findings of troubles that go on were brought up to date in a recording.
     followed_at: Time,
+    /// When standing imbalances were looked for.
+    compared_at: Time,
     swept: Time,
     changes: Vec<Change>,
 }
@@ -80,6 +84,7 @@ impl Core {
             now,
             evaluated_at: now,
             followed_at: now,
+            compared_at: now,
             swept: now,
             changes: Vec::new(),
         }
@@ -160,6 +165,7 @@ impl Core {
         if self.mode == Mode::Replay {
             self.end_those_behind(now, out);
             self.end_those_left(now, out);
+            self.follow_standing_now_and_then(now, out);
             let is_due = now.is_past(self.followed_at, EVALUATION_INTERVAL) || self.followed_at > now;
             if !self.warming.is_empty() || is_due && self.incidents.is_any_firing() {
                 self.followed_at = now;
@@ -178,6 +184,7 @@ impl Core {
         self.engine.tick(store, now, &mut self.changes);
         self.handle_changes(store, now, out);
         self.follow_troubles(out);
+        self.follow_standing_now_and_then(now, out);
         self.end_those_behind(now, out);
         self.end_those_left(now, out);
         self.retry_requests(store, now, out);
@@ -188,6 +195,14 @@ impl Core {
         if now.since(self.swept) >= SWEEP || self.swept > now {
             self.swept = now;
             store.sweep(now);
+        }
+    }
+
+    /// What stands for ten minutes need not be looked for every second.
+    fn follow_standing_now_and_then(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if now.is_past(self.compared_at, COMPARED_EVERY) || self.compared_at > now {
+            self.compared_at = now;
+            self.follow_standing(now, out);
         }
     }
 

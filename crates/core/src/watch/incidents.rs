@@ -98,9 +98,26 @@ pub enum Trigger {
     Alert,
     /// The log of the server said that it dies. The incident ends when the server answers again.
     Death,
+    /// Ranks have been uneven for as long as they are compared. The incident ends when they are no more.
+    Standing,
 }
 
 impl Trigger {
+    /// What is captured of what it started, how often, and who is told.
+    pub fn asks(&self) -> (CaptureSpec, Limits, Vec<Arc<str>>) {
+        match self {
+            Self::Rule(rule) => (rule.capture.clone(), rule.limits.clone(), rule.notify.clone()),
+            Self::Manual | Self::Alert | Self::Death | Self::Standing => {
+                let day = Duration::from_secs(86_400);
+                (
+                    CaptureSpec::None,
+                    Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: day },
+                    Vec::new(),
+                )
+            }
+        }
+    }
+
     /// Whether no rule ends it.
     pub const fn is_manual(&self) -> bool {
         matches!(self, Self::Manual | Self::Alert)
@@ -161,6 +178,26 @@ impl Incidents {
         self.open_without_rule(incident, Trigger::Death, CaptureSpec::None, group, silenced)
     }
 
+    /// Opens the incident of a standing imbalance, which needs an id yet.
+    pub fn open_standing(&mut self, incident: Incident, silenced: Option<Time>) -> &mut ActiveIncident {
+        let Incident { rule, target, fired_at, .. } = &incident;
+        let id = id_of(rule, Some(target), &Labels::default(), *fired_at);
+        let key = (rule.clone(), Some(target.clone()), Labels::default(), None);
+        let group = Labels::default().with_target(target);
+        let incident = Incident { id: id.clone(), ..incident };
+        self.open_without_rule(incident, Trigger::Standing, CaptureSpec::None, group, silenced);
+        self.firing.insert(key, id.clone());
+        self.active.get_mut(&id).expect("it was opened")
+    }
+
+    /// The standing imbalance of a server, if one goes on.
+    pub fn standing(&self, target: &str) -> Option<&ActiveIncident> {
+        let is_it = |active: &&ActiveIncident| {
+            matches!(active.trigger, Trigger::Standing) && *active.incident.target == *target
+        };
+        self.firing_now().find(is_it)
+    }
+
     /// Resolves the incidents that are nothing but the death of a server.
     pub fn resolve_deaths(&mut self, target: &str, at: Time) -> Vec<ActiveIncident> {
         let of_target = self.active.values_mut().filter(|active| *active.incident.target == *target);
@@ -189,12 +226,13 @@ impl Incidents {
     ) -> IncidentId {
         self.forget_old();
         let id = incident.id.clone();
+        let (_, limits, notify) = trigger.asks();
         let active = ActiveIncident {
             incident,
             trigger,
             capture,
-            limits: Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) },
-            notify: Vec::new(),
+            limits,
+            notify,
             group,
             firing: String::new(),
             may_predate_start: false,

@@ -13,7 +13,7 @@ use super::incidents::{ActiveIncident, Key, Trigger};
 use super::joins::WAKE;
 use super::story::Story;
 use super::windows::tell_result;
-use crate::incident::Incident;
+use crate::incident::{Incident, STANDING};
 use crate::message::Update;
 use crate::rule::Change;
 use skewtrap_trace::labels::Labels;
@@ -73,29 +73,34 @@ impl Core {
     /// gone, and for a further one of the same firing.
     pub(super) fn take_up(&mut self, kept: Vec<KeptIncident>, now: Time) {
         for kept in kept {
-            let rule = self.engine.rules().find(|rule| rule.name == kept.rule).cloned();
             let is_watched = self.servers.iter().any(|server| server.name == kept.incident.target);
+            let trigger = match *kept.rule == *STANDING {
+                true => Some(Trigger::Standing),
+                false => self.engine.rules().find(|rule| rule.name == kept.rule).cloned().map(Trigger::Rule),
+            };
             let KeptIncident { incident, group, firing, silenced, refusal_reported, is_behind, .. } = kept;
             let id = incident.id.clone();
-            let Some(rule) = rule.filter(|_| is_watched) else { continue };
+            let Some(trigger) = trigger.filter(|_| is_watched) else { continue };
+            let (capture, limits, notify) = trigger.asks();
             let target = group.get("target").is_some().then(|| incident.target.clone());
-            let key: Key = (rule.name.clone(), target, incident.group.clone(), incident.trouble);
+            let key: Key = (kept.rule, target, incident.group.clone(), incident.trouble);
             let is_over = incident.resolved_at.is_some();
             if !is_over && self.incidents.is_firing(&key) {
                 continue;
             }
             let active = ActiveIncident {
-                trigger: Trigger::Rule(rule.clone()),
-                capture: rule.capture.clone(),
-                limits: rule.limits.clone(),
-                notify: rule.notify.clone(),
+                // What the detector says of one that stands is known after ten minutes, and no rule tells it.
+                taken_up: (!is_over && matches!(trigger, Trigger::Rule(_))).then_some(now),
+                trigger,
+                capture,
+                limits,
+                notify,
                 group,
                 firing,
                 may_predate_start: true,
                 silenced,
                 is_away: true,
                 is_behind,
-                taken_up: (!is_over).then_some(now),
                 story: Story::resumed(kept.has_begun || silenced.is_none(), kept.is_told),
                 refusal_reported,
                 incident,
@@ -158,10 +163,14 @@ impl Core {
 }
 
 fn kept_of(active: &ActiveIncident) -> Option<KeptIncident> {
-    let Trigger::Rule(rule) = &active.trigger else { return None };
+    let rule = match &active.trigger {
+        Trigger::Rule(rule) => rule.name.clone(),
+        Trigger::Standing => STANDING.into(),
+        Trigger::Manual | Trigger::Alert | Trigger::Death => return None,
+    };
     Some(KeptIncident {
         incident: active.incident.clone(),
-        rule: rule.name.clone(),
+        rule,
         group: active.group.clone(),
         firing: active.firing.clone(),
         has_begun: active.story.has_begun(),

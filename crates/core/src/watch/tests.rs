@@ -537,3 +537,46 @@ fn what_comes_back_and_ends_in_a_silence_is_stored_as_over() {
     assert!(incident.resolved_at.is_some());
     assert_eq!(told.stored.last().map(|stored| stored.resolved_at), Some(incident.resolved_at));
 }
+
+/// A server one of whose ranks is sent three times as many requests as its peers, until `even`.
+fn sent_more(even: u32) -> impl Fn(u32, u32) -> Second {
+    move |s, rank| match rank == 1 && s < even {
+        true => Second { requests: 24, running: 60, ..USUAL },
+        false => USUAL,
+    }
+}
+
+#[test]
+fn an_imbalance_that_was_there_before_the_agent_is_one_incident_for_information_without_a_window() {
+    let told = told_of(vec![of_factors()], 1500, &sent_more(2000));
+    assert_eq!(told.messages.len(), 1, "{:?}", words(&told));
+    let (at, update, incident) = &told.messages[0];
+    assert_eq!(
+        (*update, &*incident.rule, incident.severity),
+        (Update::Fired, "standing-imbalance", Severity::Info)
+    );
+    assert_eq!((incident.finding.rank.to_string(), incident.finding.side), ("dp_rank=1".into(), Side::High));
+    assert!((600.0..720.0).contains(at), "{at}");
+    let message = crate::message::Message::of(incident, *update, Time::default(), &Default::default());
+    assert!(message.title.contains("DP1 has"), "{}", message.title);
+    assert!(message.facts.since.starts_with("before 2026-11-24 00:00:"), "{}", message.facts.since);
+    assert!(message.facts.evidence.contains("DP1 is sent 3.0"), "{}", message.facts.evidence);
+}
+
+#[test]
+fn a_server_whose_ranks_are_even_has_no_standing_imbalance_and_one_that_ends_is_told_as_over() {
+    assert!(told_of(vec![of_factors()], 900, &|_, _| USUAL).messages.is_empty());
+    let of_levels_only = told_of(vec![of_levels(false)], 900, &sent_more(0));
+    assert!(of_levels_only.messages.is_empty());
+    let told = told_of(vec![of_factors()], 2600, &sent_more(900));
+    let standing: Vec<Update> =
+        told.messages.iter().filter(|m| &*m.2.rule == "standing-imbalance").map(|m| m.1).collect();
+    assert_eq!(standing, [Update::Fired, Update::Resolved]);
+}
+
+#[test]
+fn a_standing_imbalance_is_the_same_incident_for_the_next_agent() {
+    let (before, after) = restarted(800, 805, 1700, &sent_more(9999));
+    assert_eq!(before.of(Update::Fired).len(), 1);
+    assert!(after.messages.is_empty(), "{:?}", words(&after));
+}
