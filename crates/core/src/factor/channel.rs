@@ -95,6 +95,11 @@ pub struct Known {
 pub const TESTS: [Factor; 6] =
     [Factor::Share, Factor::Speed, Factor::Work, Factor::Work, Factor::Share, Factor::Speed];
 
+/// What departs over so many seconds rests on several reports of a rank ...
+const LASTS: i64 = 6;
+/// ... and by so much (on the logarithm, 1.5 times) not on the mean of one that came very late and of usual ones.
+const BY_HALF: f64 = 0.405;
+
 /// The place of the test on all the tokens of a request.
 const WORK: usize = 2;
 /// The place of the test that joins share with another factor.
@@ -277,6 +282,12 @@ impl Channel {
         let tail = &self.known.tails[test];
         let is_unknown = self.quality.is_timed_singly && TESTS[test] == Factor::Speed;
         if is_unknown { tail.cautious_bound(per_day) } else { tail.bound(per_day) }
+    }
+
+    /// The same for what was seen: a departure of half and more that lasts is no single report that came late.
+    pub fn bound_for(&self, test: usize, per_day: f64, evidence: &Evidence) -> f64 {
+        let lasts = evidence.window >= LASTS && evidence.effect.abs() >= BY_HALF;
+        if lasts { self.known.tails[test].bound(per_day) } else { self.bound(test, per_day) }
     }
 
     /// Whether arrivals are only inferred.

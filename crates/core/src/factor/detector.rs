@@ -398,8 +398,8 @@ impl Detector {
         let mut nearest = None;
         let mut most = 0.0;
         for (test, found) in seen.evidence().into_iter().enumerate() {
-            let bound = channel.bound(test, per_test);
             for (rank, evidence) in found.iter().enumerate() {
+                let bound = channel.bound_for(test, per_test, evidence);
                 let strength = evidence.deviance / bound;
                 if strength > most {
                     most = strength;

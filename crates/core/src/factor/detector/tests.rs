@@ -228,3 +228,18 @@ fn a_source_beside_a_better_one_keeps_no_past_and_has_one_again_before_it_is_use
     let begins = past_of_gauges(&detector) as f64;
     assert!(begins >= 60.0 + RESERVE_PATIENCE && begins < lost - 5.0, "{begins}");
 }
+
+#[test]
+fn on_an_unknown_server_a_rank_is_slow_sooner_by_several_reports_than_by_one_that_may_be_late() {
+    let speed = TESTS.iter().position(|f| *f == Factor::Speed).expect("a test of the speed");
+    let seen = |window, effect: f64| Evidence { deviance: 20.0, side: Side::Low, effect, window };
+    let (young, polled) = (Channel::new(4, 0, QUALITY[LINES]), Channel::new(4, 0, QUALITY[COUNTERS]));
+    let of = |channel: &Channel, window, effect| channel.bound_for(speed, 0.2, &seen(window, effect));
+    let (late, little, lasts) = (of(&young, 3, -1.0), of(&young, 8, -0.2), of(&young, 6, -0.5));
+    assert!(lasts < late && little == late, "{lasts} {little} {late}");
+    assert_eq!(
+        of(&polled, 3, -1.0),
+        of(&polled, 6, -0.5),
+        "a poll tells of all that was done since the one before"
+    );
+}
