@@ -112,6 +112,8 @@ def rendered_checks(render, tool, folder):
     mounts_exist(daemons["spec"])
     args = daemons["spec"]["containers"][0]["args"]
     assert args[:3] == ["run", "--role", "node"], args
+    folders = [v["hostPath"] for v in daemons["spec"]["volumes"] if "hostPath" in v]
+    assert [f["type"] for f in folders] == ["Directory"], "a folder that Kubernetes makes is root's alone"
     assert daemons["spec"]["automountServiceAccountToken"] is False, "the agent of a node asks Kubernetes nothing"
     assert not [d for d in found if d["kind"] in ("Role", "ClusterRole", "RoleBinding")]
     (folder / "chart-node.yaml").write_text(one(found, "ConfigMap")["data"]["skewtrap.yaml"])

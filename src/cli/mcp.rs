@@ -102,8 +102,11 @@ mod server {
         ) -> Result<CallToolResponse, ErrorData> {
             let asked = Asked(request.arguments.unwrap_or_default());
             let (agent, name) = (self.agent.clone(), request.name.to_string());
-            if !tools().iter().any(|tool| tool.name == name) {
+            let Some(tool) = tools().into_iter().find(|tool| tool.name == name) else {
                 return Err(ErrorData::invalid_params(format!("there is no tool `{name}`"), None));
+            };
+            if let Err(why) = asked.known_to(&tool) {
+                return Ok(CallToolResult::error(vec![ContentBlock::text(why.to_string())]).into());
             }
             // The client of the agent has a runtime of its own.
             let told = crate::world::blocking(move || tell(&agent, &name, &asked)).await;
@@ -179,6 +182,15 @@ mod server {
     struct Asked(JsonObject);
 
     impl Asked {
+        /// An argument that is ignored would leave the assistant in the belief that it was heeded.
+        fn known_to(&self, tool: &Tool) -> anyhow::Result<()> {
+            let known = tool.input_schema["properties"].as_object();
+            let names: Vec<&str> = known.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+            let Some(odd) = self.0.keys().find(|key| !names.contains(&key.as_str())) else { return Ok(()) };
+            let takes = if names.is_empty() { "nothing".to_owned() } else { names.join(", ") };
+            anyhow::bail!("`{}` does not take `{odd}`; it takes {takes}", tool.name)
+        }
+
         fn text(&self, key: &str) -> anyhow::Result<Option<&str>> {
             match self.0.get(key) {
                 None | Some(Value::Null) => Ok(None),
