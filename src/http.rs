@@ -12,6 +12,7 @@ use std::sync::Arc;
 use reqwest::{Method, RequestBuilder};
 
 pub use self::secret::Secret;
+use skewtrap_core::capture::facts::ServerKind;
 
 /// An LLM server: its address, its keys and the clients for it.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Server {
     base: Arc<str>,
     api_key: Option<Secret>,
     admin_api_key: Option<Secret>,
+    /// As the configuration says.
+    engine: Option<ServerKind>,
 }
 
 impl Server {
@@ -33,7 +36,18 @@ impl Server {
         admin_api_key: Option<Secret>,
     ) -> Self {
         let profile_client = client.clone();
-        Self { client, profile_client, base: base.trim_end_matches('/').into(), api_key, admin_api_key }
+        let base = base.trim_end_matches('/').into();
+        Self { client, profile_client, base, api_key, admin_api_key, engine: None }
+    }
+
+    /// The same server, which runs `engine` as the configuration says: it is not asked for it.
+    pub fn with_engine(self, engine: Option<ServerKind>) -> Self {
+        Self { engine, ..self }
+    }
+
+    /// What it runs, where the configuration says so.
+    pub const fn engine(&self) -> Option<ServerKind> {
+        self.engine
     }
 
     /// The same server with another client for profile calls. It should keep no idle connection (see

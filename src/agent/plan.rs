@@ -22,6 +22,7 @@ use crate::http::{Secret, Server, client};
 use crate::observe::{host, poll, promql, tail};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::capture::admit::Policy;
+use skewtrap_core::capture::facts::ServerKind;
 use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::capture::path_map::PathMap;
 use skewtrap_core::rule::Rule;
@@ -267,7 +268,12 @@ fn server_of(target: &Target, base: &str, clients: &mut Clients) -> Result<Serve
     let key = |place: &Option<_>| place.as_ref().map(secret_of).transpose();
     let (asking, profiling) = clients.trusting(target.ca_file.as_deref())?;
     let server = Server::new(asking, base, key(&target.api_key)?, key(&target.admin_api_key)?);
-    Ok(server.with_profile_client(profiling))
+    let engine = match target.engine {
+        EngineText::Vllm => Some(ServerKind::Vllm),
+        EngineText::TensorrtLlm => Some(ServerKind::TensorrtLlm),
+        EngineText::Auto | EngineText::Sglang | EngineText::Dynamo => None,
+    };
+    Ok(server.with_profile_client(profiling).with_engine(engine))
 }
 
 /// The HTTP clients, one pair for all servers with the same authorities: each holds roots, a resolver and

@@ -106,6 +106,8 @@ struct Poller {
     path: usize,
     /// Turns to skip.
     pause: u32,
+    /// It is asked no more: to ask takes away what others want to read.
+    is_left_alone: bool,
 }
 
 /// What a turn reports: a problem that changed, and what was read.
@@ -123,18 +125,25 @@ impl Poller {
             reported: ReportedProblem::default(),
             path: 0,
             pause: 0,
+            is_left_alone: false,
         }
     }
 
     /// One request, and what there is to report.
     async fn turn(&mut self) -> Reports {
+        if self.is_left_alone {
+            return [None, None];
+        }
         if self.pause > 0 {
             self.pause -= 1;
             return [None, None];
         }
         let answer = match self.config.page {
             Page::Metrics => self.metrics().await,
-            Page::Whole => self.whole("", ("text/plain;version=0.0.4", body::PAGE), NO_METRICS).await,
+            Page::Whole => match self.whole("", ("text/plain;version=0.0.4", body::PAGE), NO_METRICS).await {
+                Ok(Answer::Whole(body, _)) if first_of(&body) == Some(b'[') => Err(self.leave_alone()),
+                answer => answer,
+            },
             Page::Loads => self.loads().await,
             Page::Iterations => {
                 self.whole("/metrics", ("application/json", body::LOADS), NO_ITERATIONS).await
@@ -171,10 +180,12 @@ impl Poller {
         let Some(reading) = Arc::get_mut(&mut page) else { return Ok(Answer::Page) };
         reading.metrics.begin();
         let mut took = Duration::ZERO;
+        let mut first = None;
         let metrics = &mut reading.metrics;
         let read = self
             .ask("", ("text/plain;version=0.0.4", body::PAGE), NO_METRICS, |piece| {
                 let began = thread_cpu();
+                first = first.or_else(|| first_of(piece));
                 metrics.feed(piece);
                 took += thread_cpu().saturating_sub(began);
             })
@@ -183,7 +194,16 @@ impl Poller {
         reading.read = reading.metrics.finish();
         self.effort.spent(Stage::Parse, took + thread_cpu().saturating_sub(began));
         self.page = page;
-        read.map(|()| Answer::Page)
+        match read {
+            Ok(()) if first == Some(b'[') => Err(self.leave_alone()),
+            read => read.map(|()| Answer::Page),
+        }
+    }
+
+    /// The page is a list of what ran since anybody last asked.
+    fn leave_alone(&mut self) -> Problem {
+        self.is_left_alone = true;
+        Problem::Statistics { url: self.config.server.base().into() }
     }
 
     async fn loads(&mut self) -> Result<Answer, Problem> {
@@ -253,6 +273,10 @@ impl Poller {
             Err(Failed::Body(error)) => Err(problem_of_body(error, url(), within)),
         }
     }
+}
+
+fn first_of(piece: &[u8]) -> Option<u8> {
+    piece.trim_ascii_start().first().copied()
 }
 
 /// A good answer.
@@ -420,6 +444,19 @@ mod tests {
         1
         2
         ");
+    }
+
+    #[tokio::test]
+    async fn statistics_that_are_gone_once_somebody_asked_are_asked_for_once_and_the_line_to_write_is_told() {
+        for page in [Page::Metrics, Page::Whole] {
+            let (base, asked) = server(vec![(200, r#" [{"iter": 7, "numActiveRequests": 3}]"#)]).await;
+            let reports = turns(&mut poller(&base, page), 3).await;
+            assert_eq!(asked.lock().expect("unpoisoned").len(), 1, "{page:?}");
+            assert!(reports.len() == 1 && reports[0].contains("`engine: tensorrt_llm`"), "{reports:?}");
+        }
+        let (base, asked) = server(vec![(200, r#"[{"iter": 7, "numActiveRequests": 3}]"#)]).await;
+        turns(&mut poller(&base, Page::Iterations), 3).await;
+        assert_eq!(asked.lock().expect("unpoisoned").len(), 3, "they were asked for");
     }
 
     #[tokio::test]

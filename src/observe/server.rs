@@ -78,6 +78,14 @@ pub enum InfoError {
         /// The base address.
         url: String,
     },
+    /// It is one of two engines, whose profile calls differ.
+    #[error(
+        "{url}/v1/models does not say who owns the model, so whether vLLM or TensorRT-LLM runs there is unknown, and no window can be opened; write `engine: vllm` or `engine: tensorrt_llm` for this target"
+    )]
+    VllmOrTensorrtLlm {
+        /// The base address.
+        url: String,
+    },
     /// It is no server that the agent knows.
     #[error(
         "{url} is no server that the agent knows: neither /server_info (SGLang) nor /version (vLLM, TensorRT-LLM) answers, and /metrics is not that of a worker of Dynamo"
@@ -137,9 +145,12 @@ pub async fn facts(server: &Server, engines: u16) -> Result<ServerFacts, InfoErr
     match ask(server, "/version").await? {
         Some(answer) if answer["version"].is_string() => {
             let version = answer["version"].as_str().unwrap_or_default();
-            let models = ask(server, "/v1/models").await.ok().flatten().unwrap_or_default();
+            let models = models(server).await?;
             let name = |key: &str| models["data"][0][key].as_str().map(str::to_owned);
-            let is_trtllm = models["data"][0]["owned_by"] == "tensorrt_llm";
+            let is_trtllm = match server.engine() {
+                Some(engine) => engine == ServerKind::TensorrtLlm,
+                None => models["data"][0]["owned_by"] == "tensorrt_llm",
+            };
             let model = name("root").or_else(|| name("id")).unwrap_or_default();
             let model_size = ModelSize::of_name(&model);
             let server_facts = match is_trtllm {
@@ -150,6 +161,17 @@ pub async fn facts(server: &Server, engines: u16) -> Result<ServerFacts, InfoErr
         }
         _ => Ok(with_configuration(dynamo(server, engines).await?).await),
     }
+}
+
+/// What the server says of its models. Only that tells vLLM from TensorRT-LLM, so it may be missing only where the
+/// configuration says which of them runs there.
+async fn models(server: &Server) -> Result<Value, InfoError> {
+    let answer = ask(server, "/v1/models").await;
+    if server.engine().is_some() {
+        return Ok(answer.ok().flatten().unwrap_or_default());
+    }
+    let told = answer?.filter(|models| models["data"][0]["owned_by"].is_string());
+    told.ok_or_else(|| InfoError::VllmOrTensorrtLlm { url: server.base().to_owned() })
 }
 
 /// What a worker of Dynamo is, by the metrics of its system port: its routes are asked nothing, for any request to a

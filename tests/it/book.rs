@@ -140,7 +140,7 @@ fn the_reference_of_the_command_line_is_that_of_the_program() {
 
 #[test]
 fn the_reference_of_the_configuration_is_that_of_its_schema() {
-    is_generated(CONFIGURATION, &configuration::reference(&Document::Config.schema()));
+    is_generated(CONFIGURATION, &configuration::reference(Document::Config.schema()));
 }
 
 // ---- commands ----

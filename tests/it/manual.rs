@@ -112,7 +112,7 @@ fn every_key_of_rules_tests_and_summaries_is_in_its_manual() {
     ];
     for (document, manual, name) in manuals {
         let words: BTreeSet<&str> = manual.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-        let schema: Value = serde_json::from_str(&document.schema()).expect("JSON");
+        let schema: Value = serde_json::from_str(document.schema()).expect("JSON");
         let mut keys = BTreeSet::new();
         keys_of(&schema, &mut keys);
         assert!(keys.len() > 20, "{keys:?}");

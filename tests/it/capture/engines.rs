@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
+use crate::support::agent::{Agent, skewtrap};
 use crate::support::stage;
 use skewtrap::agent::capture::CaptureStore;
 use skewtrap::agent::window::TargetHandle;
@@ -17,11 +18,11 @@ use skewtrap::demo::{dynamo, sglang, vllm};
 use skewtrap::observe;
 use skewtrap_core::capture::admit::{CapturePlan, Policy, admit};
 use skewtrap_core::capture::captured::Quality;
-use skewtrap_core::capture::facts::{Facts, HealthAnswer, ServerKind};
+use skewtrap_core::capture::facts::{Facts, Folder, HealthAnswer, ServerKind};
 use skewtrap_core::capture::governor::CaptureRequest;
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, Limits};
-use skewtrap_core::incident::CaptureOutcome;
+use skewtrap_core::incident::{CaptureOutcome, Incident};
 use skewtrap_trace::rank::Rank;
 use tokio_util::sync::CancellationToken;
 
@@ -65,12 +66,14 @@ impl Beside {
     }
 
     async fn facts(&self, busy: &[u16]) -> Facts {
-        let info = observe::server::facts(&self.handle.server, 2).await.unwrap();
+        // As the agent asks: it learns of the ranks by what they report.
+        let info = observe::server::facts(&self.handle.server, 1).await.unwrap();
         let now = self.store.clock.now();
         let mut facts = Facts { server: Some(info), sees_log: true, ..Facts::default() };
         facts.health.answered(HealthAnswer::Healthy(Duration::from_millis(5)), now);
-        facts.ranks_at = Some(now);
-        busy.iter().for_each(|rank| facts.rank_seen(Rank::dp(*rank), true, now));
+        let seen = observe::artifact::room(Path::new(&self.folder));
+        facts.folder_seen(Folder { server_path: self.folder.clone(), seen, at: now });
+        (0..2).for_each(|rank| facts.rank_seen(Rank::dp(rank), busy.contains(&rank), now));
         facts
     }
 
@@ -145,7 +148,10 @@ async fn a_window_of_tensorrt_llm_ends_by_its_steps_and_brings_the_whole_file_of
     let captured = stage::done(&kept.record.incident.capture);
     assert_eq!((captured.quality, captured.files.len()), (Quality::Usable, 2), "{captured:#?}");
     assert!(captured.files.iter().all(|f| f.path.ends_with(".json")), "{captured:#?}");
+    let ranks: Vec<_> = captured.files.iter().map(|f| f.rank.clone()).collect();
+    assert_eq!(ranks, [Some(Rank::dp(0).labels()), Some(Rank::dp(1).labels())]);
     assert_eq!((kept.end.unproven, beside.asked("/start_profile")), (None, 1));
+    assert_eq!(beside.asked("/stop_profile"), 0, "{:#?}", kept.record.exchanges);
     assert!(!beside.has_window().await);
     let body = kept.record.exchanges[0].body.as_ref().expect("a body");
     assert_eq!((&body["num_steps"], &body["activities"]), (&10.into(), &serde_json::json!(["GPU"])));
@@ -285,6 +291,25 @@ async fn tensorrt_llm_and_dynamo_are_refused_what_their_profile_calls_do_not_hav
 }
 
 #[tokio::test]
+async fn whether_vllm_or_tensorrt_llm_runs_there_is_told_by_the_server_or_the_configuration_and_never_guessed()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let fails = HttpFault::always("/v1/models", HttpFaultKind::Status(503));
+    let beside = Beside::trtllm(dir.path(), |c| c.faults.http = vec![fails]).await;
+    let why = observe::server::facts(&beside.handle.server, 1).await.unwrap_err().to_string();
+    assert!(why.contains("`engine: vllm` or `engine: tensorrt_llm`"), "{why}");
+    for engine in [ServerKind::TensorrtLlm, ServerKind::Vllm] {
+        let server = beside.handle.server.clone().with_engine(Some(engine));
+        assert_eq!(observe::server::facts(&server, 1).await.unwrap().engine, engine);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let lost = HttpFault::always("/v1/models", HttpFaultKind::ResetAfter);
+    let beside = Beside::trtllm(dir.path(), |c| c.faults.http = vec![lost]).await;
+    let why = observe::server::facts(&beside.handle.server, 1).await.unwrap_err().to_string();
+    assert!(why.contains("/v1/models was not reached"), "{why}");
+}
+
+#[tokio::test]
 async fn a_worker_of_dynamo_is_known_by_its_metrics_and_no_profile_route_is_asked_for_it() {
     let dir = tempfile::tempdir().unwrap();
     let beside = Beside::dynamo_sglang(dir.path(), |_| {}).await;
@@ -305,6 +330,7 @@ async fn windows_behind_dynamo_bring_every_ranks_file_by_the_workers_own_routes(
     let captured = stage::done(&kept.record.incident.capture);
     assert_eq!((captured.quality, captured.files.len()), (Quality::Usable, 2), "{captured:#?}");
     assert_eq!((beside.asked(START), beside.asked("/start_profile"), kept.end.unproven), (1, 0, None));
+    assert_eq!(beside.asked(STOP), 0, "{:#?}", kept.record.exchanges);
     let dir = tempfile::tempdir().unwrap();
     let beside = Beside::dynamo_vllm(dir.path(), true).await;
     let kept = beside.window().await;
@@ -318,10 +344,11 @@ async fn an_error_in_the_body_of_a_200_of_dynamo_is_no_success() {
     let dir = tempfile::tempdir().unwrap();
     let beside = Beside::dynamo_vllm(dir.path(), false).await;
     let kept = beside.window().await;
-    let why = failed(&kept);
-    assert!(why.contains("with success and with an error") && why.contains("\"status\":\"error\""), "{why}");
+    failed(&kept);
+    let told = &kept.record.exchanges[0].answer;
+    assert!(told.contains("\"status\":\"error\""), "{told}");
     assert!(kept.end.unproven.is_some(), "part of it may have begun: {kept:#?}");
-    assert_eq!(beside.asked(STOP), 0);
+    assert_eq!(beside.asked(STOP), 1, "nothing but a stop ends what began of it");
 }
 
 #[tokio::test]
@@ -395,23 +422,55 @@ async fn init_and_doctor_know_a_worker_of_dynamo() {
     assert!(beside.double.requests().iter().all(|r| !r.path.starts_with("/engine")));
 }
 
+/// What an agent with a rule on `load` says until a line holds `words`, and then all of its incidents.
+async fn agent_beside(dir: &Path, beside: &Beside, engine: &str, words: &'static str) -> Vec<Incident> {
+    let (at, url, folder) = (dir.display(), &beside.double.url, &beside.folder);
+    let text = format!(
+        "targets:\n  - {{ name: served, url: '{url}', engine: {engine}, poll: 200ms }}\nrules:\n  - {{ name: skew, signal: load, across: dp_rank, trigger: {{ max_over_mean: 1.3, for: 1s }}, capture: {{ http: {{ num_steps: 10, deadline: 2s }} }} }}\ncapture: {{ http: {{ output_dir: '{folder}' }} }}\nkeep: {{ min_free: 0B }}\nreceivers: []\nstate_dir: '{at}/agent'\nincident_dir: '{at}/kept'\nlisten: 127.0.0.1:0\n"
+    );
+    std::fs::write(dir.join("skewtrap.yaml"), text).unwrap();
+    let dir = dir.to_owned();
+    let heard = skewtrap::world::blocking(move || {
+        let mut agent = Agent::start(&dir, &["--config", "skewtrap.yaml"]);
+        let address = agent.behind("status page and API on ").trim().to_owned();
+        agent.until(words);
+        // The outcome may be on its way.
+        for _ in 0..2_000 {
+            let output = skewtrap(&dir).args(["incidents", "--json", "--agent", &address]).output().unwrap();
+            let incidents: Vec<Incident> = serde_json::from_slice(&output.stdout)
+                .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+            let is_told =
+                |i: &Incident| matches!(i.capture, CaptureOutcome::Done(_) | CaptureOutcome::Refused(_));
+            if incidents.iter().any(is_told) {
+                return incidents;
+            }
+        }
+        panic!("no outcome was ever told");
+    });
+    heard.await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_beside_tensorrt_llm_sees_the_skew_in_its_statistics_and_takes_one_window() {
-    use crate::support::agent::Agent;
     let dir = tempfile::tempdir().unwrap();
-    let beside =
-        Beside::trtllm(dir.path(), |c| c.load = LoadTrack::constant(stage::begin(), &[(60, 9), (9, 0)]))
-            .await;
-    let (at, url, folder) = (dir.path().display(), &beside.double.url, &beside.folder);
-    let text = format!(
-        "targets:\n  - {{ name: trt, url: '{url}', engine: tensorrt_llm, poll: 200ms }}\nrules:\n  - {{ name: skew, signal: load, across: dp_rank, trigger: {{ max_over_mean: 1.3, for: 1s }}, capture: {{ http: {{ num_steps: 10, deadline: 2s }} }} }}\ncapture: {{ http: {{ output_dir: '{folder}' }} }}\nkeep: {{ min_free: 0B }}\nreceivers: []\nstate_dir: '{at}/agent'\nincident_dir: '{at}/kept'\nlisten: 127.0.0.1:0\n"
-    );
-    std::fs::write(dir.path().join("skewtrap.yaml"), text).unwrap();
-    let agent_dir = dir.path().to_owned();
-    let heard = skewtrap::world::blocking(move || {
-        let mut agent = Agent::start(&agent_dir, &["--config", "skewtrap.yaml"]);
-        agent.until("the window is Ended")
-    });
-    let heard = heard.await.unwrap();
-    assert_eq!((beside.asked("/start_profile"), beside.asked("/v1/loads")), (1, 0), "{heard:#?}");
+    let load = LoadTrack::constant(stage::begin(), &[(60, 9), (9, 0)]);
+    let beside = Beside::trtllm(dir.path(), |c| c.load = load).await;
+    let incidents = agent_beside(dir.path(), &beside, "tensorrt_llm", "the window is Ended").await;
+    let captured = stage::done(&incidents[0].capture);
+    assert_eq!((captured.quality, captured.files.len()), (Quality::Usable, 2), "{captured:#?}");
+    let asked = ["/start_profile", "/stop_profile", "/v1/loads"].map(|path| beside.asked(path));
+    assert_eq!(asked, [1, 0, 0], "its steps end the window");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_beside_a_worker_of_dynamo_with_an_idle_rank_arms_nothing_and_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = LoadTrack::constant(stage::begin(), &[(60, 9), (0, 0)]);
+    let beside = Beside::dynamo_sglang(dir.path(), |c| c.load = load).await;
+    let incidents = agent_beside(dir.path(), &beside, "dynamo", "no capture").await;
+    let CaptureOutcome::Refused(refused) = &incidents[0].capture else {
+        panic!("{:#?}", incidents[0].capture)
+    };
+    assert!(refused.why.contains("DP1 had no work"), "{}", refused.why);
+    assert_eq!((beside.asked(START), beside.asked(STOP)), (0, 0));
 }

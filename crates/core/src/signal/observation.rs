@@ -169,6 +169,14 @@ pub enum Problem {
         /// 401 or 403.
         status: u16,
     },
+    /// TensorRT-LLM's statistics in the place of a metrics page.
+    #[error(
+        "{url} is no metrics page but a JSON list, as TensorRT-LLM's iteration statistics, which nobody else sees once they were read; it is asked no more. Write `engine: tensorrt_llm` for this target if the agent shall read them, else `metrics: false`, and start the agent again"
+    )]
+    Statistics {
+        /// Where.
+        url: Arc<str>,
+    },
     /// The endpoint is not there.
     #[error("{url} answered 404: {hint}")]
     NotFound {
