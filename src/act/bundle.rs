@@ -108,7 +108,8 @@ impl Bundles {
         self.root.join(incident)
     }
 
-    /// Creates the bundle of `record` with its evidence, or replaces the record of an existing one.
+    /// Creates the bundle of `record` with its evidence, or brings the record of an existing one up to date: the
+    /// files, exchanges and processes in it stay.
     ///
     /// # Errors
     /// It cannot be written; then there is nothing under its name.
@@ -122,7 +123,7 @@ impl Bundles {
             if !evidence_of.exists() || is_late && !evidence.is_empty() {
                 write_evidence(&evidence_of, evidence).map_err(|e| failed(&evidence_of, e))?;
             }
-            return self.write(record).map(|()| path);
+            return self.write_over(record).map(|()| path);
         }
         let partial = self.partial(&record.incident.id);
         let fail = |e| failed(&partial, e);
@@ -146,6 +147,16 @@ impl Bundles {
     pub fn write(&self, record: &Record) -> Result<(), BundleError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.replace(record)
+    }
+
+    /// Replaces the record of a bundle but for what captures brought.
+    fn write_over(&self, record: &Record) -> Result<(), BundleError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut record = record.clone();
+        if let Some(there) = self.read(&record.incident.id) {
+            record.keep_captured(there);
+        }
+        self.replace(&record)
     }
 
     /// Brings the incident in a record up to date; what else is in it stays. Without a bundle there is

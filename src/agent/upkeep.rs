@@ -182,10 +182,11 @@ impl Agent {
             self.notifier.goes_on(&open.incident);
         }
         for record in found.finished {
+            // Also where it is resolved: the verdict is put on the incident that the core has, which may come back.
+            self.watch.ended_before(&record.incident, effects);
             match self.goes_on(&record) {
                 false => self.report_closed(record),
                 true => {
-                    self.watch.ended_before(&record.incident, effects);
                     if record.incident.verdict.is_none() && record.incident.capture.is_comparable() {
                         self.compare_recovered(record);
                     }

@@ -304,6 +304,7 @@ impl Watch {
     }
 
     /// A capture of an incident that was taken up had ended before this agent began: `known` is what its bundle says.
+    /// Where the incident is resolved the caller tells it, with the end.
     pub fn ended_before(&mut self, known: &Incident, out: &mut Vec<Effect>) {
         self.core.ended_before(known, out);
     }

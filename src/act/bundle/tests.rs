@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::act::record_of_a_test;
+use skewtrap_core::capture::governor::AttemptEnd;
+use skewtrap_core::incident::Exchange;
+use skewtrap_trace::rank::Rank;
 
 fn artifact(path: &Path) -> Artifact {
     let found = fs::metadata(path).unwrap();
@@ -123,6 +126,39 @@ fn a_second_capture_of_an_incident_lies_beside_the_first_under_names_of_its_own(
     assert_eq!([text("evidence.jsonl"), text("evidence-2.jsonl")], ["first", "second"]);
     assert!(path.join("left/left.txt").is_file() && path.join("left-2/left.txt").is_file());
     assert_eq!((bundles.traces("i1", 1).len(), bundles.traces("i1", 2).len()), (1, 1));
+}
+
+#[test]
+fn a_bundle_that_is_created_again_keeps_its_files_exchanges_and_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    let bundles = Bundles::open(dir.path(), "agent".into()).unwrap();
+    let begun = record_of_a_test("i1", 1.0);
+    bundles.create(&begun, b"").unwrap();
+    let file = CapturedFile { path: "traces/a.trace.json.gz".into(), ..CapturedFile::default() };
+    let exchange = Exchange {
+        at: Time::from_epoch_s(2.0),
+        request: "POST /start_profile".into(),
+        body: None,
+        answer: "200".into(),
+        took_s: 0.5,
+    };
+    let capture = StoredCapture {
+        files: vec![file],
+        exchanges: vec![exchange],
+        processes: [(7, Rank::dp(2).labels())].into(),
+        ..StoredCapture::failed("it failed".into(), AttemptEnd::default())
+    };
+    bundles.add_files("i1", &capture).unwrap();
+    let mut again = begun.notifying(vec!["oncall".into()]);
+    again.incident.resolved_at = None;
+    bundles.create(&again, b"later").unwrap();
+    let mut expected = again.clone();
+    expected.add_files(&capture);
+    assert_eq!(bundles.read("i1"), Some(expected.clone()));
+    // A record that was read from it has what is there already: nothing is listed twice.
+    expected.files.push(CapturedFile { path: "traces-2/b.trace.json.gz".into(), ..CapturedFile::default() });
+    bundles.create(&expected, b"").unwrap();
+    assert_eq!(bundles.read("i1"), Some(expected));
 }
 
 #[test]

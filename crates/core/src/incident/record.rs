@@ -54,10 +54,28 @@ impl Record {
         self.processes.extend(stored.processes.clone());
     }
 
+    /// What captures brought to `there`, a record of the same incident that is older, stays.
+    pub fn keep_captured(&mut self, there: Self) {
+        let files = std::mem::replace(&mut self.files, there.files);
+        extend_by_new(&mut self.files, files);
+        let exchanges = std::mem::replace(&mut self.exchanges, there.exchanges);
+        extend_by_new(&mut self.exchanges, exchanges);
+        let processes = std::mem::replace(&mut self.processes, there.processes);
+        self.processes.extend(processes);
+    }
+
     /// Completes the record of an incident that no core follows any more with a capture of it.
     pub fn complete(&mut self, stored: &StoredCapture) {
         self.add_files(stored);
         self.incident.captured(stored);
+    }
+}
+
+fn extend_by_new<T: PartialEq>(known: &mut Vec<T>, others: Vec<T>) {
+    for other in others {
+        if !known.contains(&other) {
+            known.push(other);
+        }
     }
 }
 

@@ -112,13 +112,22 @@ impl Core {
         }
     }
 
-    /// A capture of an incident that was taken up had ended before, and nobody was told.
+    /// A capture of an incident that was taken up had ended before, and nobody was told. Of one that is resolved it is
+    /// told with the end, by who calls this.
     pub(super) fn ended_before(&mut self, known: &Incident, out: &mut Vec<Effect>) {
         let Some(active) = self.incidents.get_mut(&known.id) else { return };
         let Incident { capture, verdict, bundle, earlier, state, .. } = known.clone();
+        let is_comparing = verdict.is_none() && capture.is_comparable();
         let incident = &mut active.incident;
         (incident.capture, incident.verdict, incident.bundle) = (capture, verdict, bundle);
-        (incident.earlier, incident.state) = (earlier, state);
+        incident.earlier = earlier;
+        if incident.resolved_at.is_some() {
+            if !is_comparing {
+                active.story.tell();
+            }
+            return;
+        }
+        incident.state = state;
         if incident.earlier.is_empty() {
             // It may have been kept as told before its message was written, and then died with that agent.
             active.story = Story::resumed(active.story.has_begun(), false);
