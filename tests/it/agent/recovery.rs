@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::support::stage;
 use crate::support::stage::{Stage, config};
+use crate::support::traces::{Rank, Style, write};
 use serde_json::Value;
 use skewtrap::act::profile;
 use skewtrap::act::state::{OpenMethod, OpenWindow};
@@ -13,7 +14,7 @@ use skewtrap::agent::cost::Meter;
 use skewtrap::demo::sglang::{Config, Faults, World};
 use skewtrap::demo::shell::RunningDouble;
 use skewtrap_core::capture::admit::CaptureMethod;
-use skewtrap_core::capture::captured::{Captured, CapturedFile};
+use skewtrap_core::capture::captured::{Captured, CapturedFile, Quality};
 use skewtrap_core::capture::governor::{Attempt, AttemptEnd};
 use skewtrap_core::capture::window::Answer;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow};
@@ -364,6 +365,48 @@ async fn the_end_of_an_incident_that_nobody_was_told_is_told_by_the_next_agent_t
     let agent = Agent::with(dir.path(), "server", &double.url, &line);
     let is_told = || keys.lock().unwrap().iter().any(|key| key.ends_with("i1:resolved"));
     agent.shows("the end, which people were told", |_| is_told()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recovered_capture_outlives_its_verdict_though_the_state_kept_the_incident_before_it_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let double = stage::play(World::new(config(&[(9, 0), (40, 2)]), stage::begin()), dir.path()).await;
+    {
+        let store = stage::store(dir.path());
+        let now = store.clock.now();
+        let mut record = stage::record("i1", store.state.agent().clone(), now);
+        record.incident.rule = "skew".into();
+        record.incident.trouble = Some(1);
+        record.incident.capture = CaptureOutcome::Open { since: now, expects: None };
+        let attempt = attempt_of("i1", 1, now, 2.0);
+        let window = OpenWindow::of(&attempt, OpenMethod::Command { group: None }, now);
+        store.state.begin(&attempt, &window, Some(&record)).unwrap();
+        let traces = store.bundles.create(&record, b"{}\n").unwrap().join("traces");
+        std::fs::create_dir(&traces).unwrap();
+        let ranks: Vec<Rank> = (0..2).map(|dp| Rank::new(format!("DP-{dp}"), Some(0))).collect();
+        write(&traces, &ranks, &Style::default());
+        // It is resolved, and may come back, when the agent dies during the comparison.
+        assert!(record.incident.resolve(now));
+        store.state.save_known(&[], &[kept(&record)]).unwrap();
+        let file = |entry: std::io::Result<std::fs::DirEntry>| {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            CapturedFile { path: format!("traces/{name}"), size: 5, ..CapturedFile::default() }
+        };
+        let files: Vec<CapturedFile> = std::fs::read_dir(&traces).unwrap().map(file).collect();
+        assert_eq!(files.len(), 2);
+        let captured = Captured { files: files.clone(), quality: Quality::Usable, ..Captured::default() };
+        let end = AttemptEnd { at: now, bytes: 10, ..AttemptEnd::default() };
+        let outcome = CaptureOutcome::Done(captured);
+        let stored = StoredCapture { outcome, files, ..StoredCapture::failed(String::new(), end) };
+        store.state.finish(&attempt.id, "i1", &stored).unwrap();
+    }
+    let agent = Agent::with(dir.path(), "server", &double.url, "");
+    let path = dir.path().join("incidents/i1/incident.json");
+    let read = || serde_json::from_str::<Value>(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    agent.shows("a verdict", |_| !read()["verdict"].is_null()).await;
+    let record = read();
+    assert_eq!((&record["capture"]["state"], &record["state"]), (&"done".into(), &"resolved".into()));
+    assert_eq!(record["files"].as_array().unwrap().len(), 2, "{record:#}");
 }
 
 /// An incident whose first capture is kept, and whose second one an agent left open when it died.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::*;
+use crate::capture::captured::{Captured, CapturedFile, Quality};
 use crate::capture::{CaptureSpec, HttpWindow, Limits};
 use crate::factor::Factor;
 use crate::finding::{Finding, Side, Statistic};
-use crate::incident::CaptureOutcome;
+use crate::incident::{CaptureOutcome, IncidentState, VerdictNote};
 use crate::message::Update;
 use crate::rule::{Combine, Condition, Direction, FactorSet, Severity, Trigger as RuleTrigger};
 use crate::signal::catalog;
@@ -18,6 +19,7 @@ use crate::signal::log_reader::Arrival;
 use crate::signal::observation::SourceId;
 use crate::signal::sample::{Signal, Source};
 use skewtrap_trace::labels::Labels;
+use skewtrap_trace::verdict::{Confidence, Kind};
 
 const START: f64 = 1_795_478_400.0;
 
@@ -579,4 +581,45 @@ fn a_standing_imbalance_is_the_same_incident_for_the_next_agent() {
     let (before, after) = restarted(800, 805, 1700, &sent_more(9999));
     assert_eq!(before.of(Update::Fired).len(), 1);
     assert!(after.messages.is_empty(), "{:?}", words(&after));
+}
+
+#[test]
+fn a_verdict_is_put_on_the_recovered_capture_of_an_incident_that_was_resolved_and_may_come_back() {
+    let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
+    let of = with_a_pause((220, 260));
+    let (mut before, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
+    play(&mut before, &mut told, (0, 240), &of);
+    let (baselines, mut kept) = (before.baselines(at(240)), before.kept_incidents());
+    // As it was saved before its capture ended.
+    kept[0].incident.capture = CaptureOutcome::Open { since: at(205), expects: None };
+    let (mut after, mut then) = (Watch::new(setup(vec![of_factors()]), at(242)), Told::default());
+    after.remember(baselines, at(242));
+    after.take_up(kept.clone(), at(242));
+    let files = vec![CapturedFile::default()];
+    let captured = Captured { files, quality: Quality::Usable, ..Captured::default() };
+    let mut known = kept[0].incident.clone();
+    known.capture = CaptureOutcome::Done(captured.clone());
+    let mut effects = Vec::new();
+    after.ended_before(&known, &mut effects);
+    assert!(effects.is_empty(), "it is told with the end: {effects:?}");
+    let note = VerdictNote {
+        kind: Kind::NoFinding,
+        rank: None,
+        by: None,
+        sentence: "nothing".into(),
+        lost_ms_per_step: None,
+        confidence: Confidence::Low,
+        confirms: None,
+    };
+    let event = Event::Compared { incident: known.id.clone(), window: 1, note: note.clone() };
+    after.handle(event, at(243), &mut effects);
+    then.take(243.0, effects);
+    play(&mut after, &mut then, (243, 340), &of);
+    let updates: Vec<Update> = then.messages.iter().map(|m| m.1).collect();
+    assert_eq!(updates, [Update::Verdict, Update::Returned, Update::Resolved]);
+    for (_, _, incident) in &then.messages {
+        assert_eq!(incident.capture, CaptureOutcome::Done(captured.clone()));
+        assert_eq!(incident.verdict.as_ref(), Some(&note));
+    }
+    assert_eq!(then.messages[0].2.state, IncidentState::Resolved);
 }
