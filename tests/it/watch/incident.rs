@@ -523,6 +523,17 @@ fn that_vllm_has_no_loads_is_not_a_source_that_is_down() {
     assert_eq!(shown(&play), 0);
 }
 
+#[test]
+fn ranks_of_an_engine_that_does_not_count_them_are_not_forgotten_when_it_says_what_it_is() {
+    let mut play = Play::new();
+    play.second(1.0, [40, 4]);
+    let ranks = |play: &Play| play.watch.status(at(2.0)).targets[0].ranks.len();
+    assert_eq!(ranks(&play), 2);
+    let fact = ServerFact::Info(ServerFacts::of_vllm("0.33.0", 1));
+    play.tell(Event::Server { target: TargetId(0), fact }, 2.0);
+    assert_eq!(ranks(&play), 2);
+}
+
 /// What `/v1/loads` of one of two servers says: `a` has the ranks 0 and 1, `b` the ranks 2 and 3.
 fn loads_of(target: u16, at: Time, loads: [u32; 2]) -> Observation {
     let rank = |n: u16| {
