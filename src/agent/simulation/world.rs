@@ -92,7 +92,7 @@ struct State {
     checked_at: Time,
     /// When the last window was granted.
     granted_at: Time,
-    /// When the last start whose answer came back was sent.
+    /// When the last start was sent of whose answer the agent, or the one after it, knows.
     answered: Option<Time>,
     violations: Vec<String>,
     /// Stops of somebody else's profile that the agent could not know of.
@@ -447,6 +447,10 @@ impl State {
     fn dies(&mut self, why: &str) {
         self.say(&format!("the agent is {why}"));
         self.is_dead = true;
+        // What it has heard and not written dies with it.
+        if !self.rows().iter().any(|row| row.granted || row.refused_double) {
+            self.answered = None;
+        }
         let pause = Duration::from_millis(self.dice.u64(300..4_000));
         let until = self.now() + pause;
         self.down_until = Some(self.down_until.map_or(until, |at| at.max(until)));
