@@ -47,7 +47,7 @@ MUTATIONS = [
      "            (shared.open.stops, shared.open.ended) = (stops, ended);\n",
      "            (shared.open.stops, shared.open.ended) = (stops, ended);\n            return;\n", SIMULATION),
     ("nobody asks which instance took the start", "src/agent/window/run.rs",
-     "        self.identify().await;\n", "", SIMULATION),
+     "            self.identify(at + IDENTIFY_LIMIT).await;\n", "", SIMULATION),
     ("a message is handed over before its row is written", "src/agent/notifier/outgoing.rs",
      "        let inner = self.0.clone();\n        state.later(move |state| {\n            let written",
      "        let inner = self.0.clone();\n        inner.hand_over(true, |batch| batch.number <= number);\n"
