@@ -49,8 +49,8 @@ MUTATIONS = [
     ("nobody asks which instance took the start", "src/agent/window/run.rs",
      "            self.identify(at + IDENTIFY_LIMIT).await;\n", "", SIMULATION),
     ("a message is handed over before its row is written", "src/agent/notifier/outgoing.rs",
-     "        let inner = self.0.clone();\n        state.later(move |state| {\n            let written",
-     "        let inner = self.0.clone();\n        inner.hand_over(true, |batch| batch.number <= number);\n"
+     "            number\n        };\n        let inner = self.0.clone();\n        state.later(move |state| {\n            let written",
+     "            number\n        };\n        let inner = self.0.clone();\n        inner.hand_over(true, |batch| batch.number <= number);\n"
      "        state.later(move |state| {\n            let written", [*SHELL, "agent::notifier"]),
 ]
 

@@ -375,6 +375,15 @@ fn one_seed(seed: u64) {
 }
 
 #[test]
+fn a_window_is_one_of_the_instance_that_accepted_its_start_though_nobody_saw_the_one_before_end() {
+    for seed in [1478, 3732] {
+        let outcome = play(&Scenario::of(seed));
+        assert_eq!(outcome.violations, Vec::<String>::new());
+        assert_eq!(outcome.tally.outdated, 0, "seed {seed}");
+    }
+}
+
+#[test]
 fn whatever_goes_wrong_no_open_window_is_abandoned_and_the_next_one_comes() {
     if let Some(seed) = number_of("SKEWTRAP_SEED") {
         return one_seed(seed);
