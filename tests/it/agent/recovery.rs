@@ -1,6 +1,7 @@
 //! An agent that comes back watches at once, while the window that it left open is being closed.
 
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::stage;
@@ -301,17 +302,23 @@ fn kept(record: &Record) -> KeptIncident {
     .unwrap()
 }
 
+/// A receiver, as a line of the configuration, and the keys of the messages that it got.
+async fn told() -> (String, Arc<Mutex<Vec<String>>>) {
+    let keys = Arc::new(Mutex::new(Vec::new()));
+    let kept = keys.clone();
+    let take = move |headers: axum::http::HeaderMap, _: String| async move {
+        kept.lock().unwrap().push(headers["idempotency-key"].to_str().unwrap().to_owned());
+        "ok"
+    };
+    let hook = stage::hook(axum::routing::post(take)).await;
+    (format!("receivers: [{{ name: hook, webhook: {{ url: '{hook}' }} }}]"), keys)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_capture_that_nobody_was_told_of_is_told_by_the_next_agent_though_its_incident_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let double = stage::play(World::new(config(&[(9, 0), (40, 2)]), stage::begin()), dir.path()).await;
-    let keys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let kept_keys = keys.clone();
-    let take = move |headers: axum::http::HeaderMap, _: String| async move {
-        kept_keys.lock().unwrap().push(headers["idempotency-key"].to_str().unwrap().to_owned());
-        "ok"
-    };
-    let hook = stage::hook(axum::routing::post(take)).await;
+    let (receiver, keys) = told().await;
     {
         let store = stage::store(dir.path());
         let now = store.clock.now();
@@ -333,8 +340,7 @@ async fn a_capture_that_nobody_was_told_of_is_told_by_the_next_agent_though_its_
             StoredCapture { outcome, files: vec![file], ..StoredCapture::failed(String::new(), end) };
         store.state.finish(&attempt.id, "i1", &stored).unwrap();
     }
-    let line = format!("receivers: [{{ name: hook, webhook: {{ url: '{hook}' }} }}]");
-    let agent = Agent::with(dir.path(), "server", &double.url, &line);
+    let agent = Agent::with(dir.path(), "server", &double.url, &receiver);
     let is_told = || keys.lock().unwrap().iter().any(|key| key.ends_with("i1:captured"));
     agent.shows("the result, which people were told", |_| is_told()).await;
 }
@@ -343,13 +349,7 @@ async fn a_capture_that_nobody_was_told_of_is_told_by_the_next_agent_though_its_
 async fn the_end_of_an_incident_that_nobody_was_told_is_told_by_the_next_agent_though_it_may_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let double = stage::play(World::new(config(&[(9, 0), (40, 2)]), stage::begin()), dir.path()).await;
-    let keys = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
-    let kept_keys = keys.clone();
-    let take = move |headers: axum::http::HeaderMap, _: String| async move {
-        kept_keys.lock().unwrap().push(headers["idempotency-key"].to_str().unwrap().to_owned());
-        "ok"
-    };
-    let hook = stage::hook(axum::routing::post(take)).await;
+    let (receiver, keys) = told().await;
     {
         let store = stage::store(dir.path());
         let now = store.clock.now();
@@ -361,8 +361,7 @@ async fn the_end_of_an_incident_that_nobody_was_told_is_told_by_the_next_agent_t
         assert!(record.incident.resolve(now));
         store.state.save_known(&[], &[kept(&record)]).unwrap();
     }
-    let line = format!("receivers: [{{ name: hook, webhook: {{ url: '{hook}' }} }}]");
-    let agent = Agent::with(dir.path(), "server", &double.url, &line);
+    let agent = Agent::with(dir.path(), "server", &double.url, &receiver);
     let is_told = || keys.lock().unwrap().iter().any(|key| key.ends_with("i1:resolved"));
     agent.shows("the end, which people were told", |_| is_told()).await;
 }

@@ -2,10 +2,9 @@
 //! always, and nobody else's profile ever.
 
 use std::path::Path;
-use std::process::Output;
 use std::time::Duration;
 
-use crate::support::agent::{Agent, skewtrap};
+use crate::support::agent::{Agent, run, skewtrap};
 use crate::support::stage;
 use skewtrap::agent::capture::CaptureStore;
 use skewtrap::agent::window::TargetHandle;
@@ -378,29 +377,17 @@ async fn an_answer_of_dynamo_without_a_status_is_taken_for_lost_and_the_window_i
     assert!(told.contains("not with the status"), "{told}");
 }
 
-async fn cli(dir: &Path, args: &[&str]) -> (i32, String) {
-    let output: Output = tokio::process::Command::new(env!("CARGO_BIN_EXE_skewtrap"))
-        .args(args)
-        .current_dir(dir)
-        .env("HOME", dir)
-        .output()
-        .await
-        .unwrap();
-    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
-    (output.status.code().unwrap(), said)
-}
-
 #[tokio::test]
 async fn init_check_and_doctor_know_tensorrt_llm() {
     let dir = tempfile::tempdir().unwrap();
     let beside = Beside::trtllm(dir.path(), |_| {}).await;
     let url = &beside.double.url;
-    let (code, said) = cli(dir.path(), &["init", url]).await;
+    let (code, said) = run(dir.path(), &["init", url]).await;
     let written = std::fs::read_to_string(dir.path().join("skewtrap.yaml")).unwrap_or_default();
     assert!(code == 0 && written.contains("engine: tensorrt_llm"), "{said}\n{written}");
-    let (code, said) = cli(dir.path(), &["check", "skewtrap.yaml", "--against", url]).await;
+    let (code, said) = run(dir.path(), &["check", "skewtrap.yaml", "--against", url]).await;
     assert_eq!(code, 0, "{said}");
-    let (_, said) = cli(dir.path(), &["doctor", "--url", url, "--output-dir", &beside.folder]).await;
+    let (_, said) = run(dir.path(), &["doctor", "--url", url, "--output-dir", &beside.folder]).await;
     for wanted in ["TensorRT-LLM 1.3.0", "every rank has work", "would post /start_profile"] {
         assert!(said.contains(wanted), "{wanted} is missing in\n{said}");
     }
@@ -412,10 +399,10 @@ async fn init_and_doctor_know_a_worker_of_dynamo() {
     let dir = tempfile::tempdir().unwrap();
     let beside = Beside::dynamo_sglang(dir.path(), |_| {}).await;
     let url = &beside.double.url;
-    let (code, said) = cli(dir.path(), &["init", url]).await;
+    let (code, said) = run(dir.path(), &["init", url]).await;
     let written = std::fs::read_to_string(dir.path().join("skewtrap.yaml")).unwrap_or_default();
     assert!(code == 0 && written.contains("engine: dynamo"), "{said}\n{written}");
-    let (_, said) = cli(dir.path(), &["doctor", "--url", url, "--output-dir", &beside.folder]).await;
+    let (_, said) = run(dir.path(), &["doctor", "--url", url, "--output-dir", &beside.folder]).await;
     for wanted in ["SGLang behind Dynamo", "would post /engine/control/start_profile"] {
         assert!(said.contains(wanted), "{wanted} is missing in\n{said}");
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::agent::run;
 use crate::support::stage;
 use skewtrap::agent::capture::CaptureStore;
 use skewtrap::agent::window::TargetHandle;
@@ -151,12 +152,7 @@ async fn doctor_reads_from_the_metrics_which_engines_work() {
     let dir = tempfile::tempdir().unwrap();
     let vllm = Vllm::of(dir.path(), Version::V0_33, true, Faults::default()).await;
     let state = dir.path().join("doctor-state").display().to_string();
-    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_skewtrap"))
-        .args(["doctor", "--url", &vllm.double.url, "--state-dir", &state])
-        .output()
-        .await
-        .unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
+    let (_, said) = run(dir.path(), &["doctor", "--url", &vllm.double.url, "--state-dir", &state]).await;
     assert!(said.contains("dp 2") && said.contains("ranks: every rank has work"), "{said}");
     assert!(!said.contains("/v1/loads") && !said.contains("NO"), "{said}");
 }

@@ -1,23 +1,18 @@
 //! `skewtrap doctor` against a double: what it says of a good server, and of everything that is wrong.
 
 use std::path::Path;
-use std::process::Output;
 
+use crate::support::agent::run;
 use crate::support::stage::{Stage, config};
 use skewtrap::demo::sglang::Config;
 
 const BUSY: [(u32, u32); 2] = [(9, 0), (8, 0)];
 
 async fn doctor(dir: &Path, url: &str, more: &[&str]) -> (i32, String) {
-    let at = |name: &str| dir.join(name).display().to_string();
-    let output: Output = tokio::process::Command::new(env!("CARGO_BIN_EXE_skewtrap"))
-        .args(["doctor", "--url", url, "--log", &at("server.log"), "--state-dir", &at("doctor-state")])
-        .args(more)
-        .output()
-        .await
-        .unwrap();
-    let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
-    (output.status.code().unwrap(), said)
+    let (log, state) = (dir.join("server.log"), dir.join("doctor-state"));
+    let (log, state) = (log.display().to_string(), state.display().to_string());
+    let fixed = ["doctor", "--url", url, "--log", &log, "--state-dir", &state];
+    run(dir, &[&fixed, more].concat()).await
 }
 
 #[tokio::test]

@@ -19,6 +19,15 @@ pub fn skewtrap(dir: &Path) -> Command {
     command
 }
 
+/// The same, run to its end: its exit status, and all that it said.
+pub async fn run(dir: &Path, args: &[&str]) -> (i32, String) {
+    let mut command = tokio::process::Command::from(skewtrap(dir));
+    let output = command.args(args).output().await.expect("it runs");
+    let said =
+        String::from_utf8(output.stdout).expect("text") + &String::from_utf8(output.stderr).expect("text");
+    (output.status.code().expect("it ends by itself"), said)
+}
+
 /// An agent beside an empty log, and what it says.
 pub struct Agent {
     process: Child,

@@ -88,6 +88,25 @@ pub struct StartRequest {
 }
 
 impl StartRequest {
+    /// What every engine's request takes from its rule, without a body, a mark, a folder or a note yet.
+    fn of(spec: &HttpWindow, engine: ServerKind, form: Form, ranks: Ranks, sizing: Sizing) -> Self {
+        Self {
+            engine,
+            body: None,
+            marks: Marks::default(),
+            folder: None,
+            form,
+            ranks,
+            deadline: spec.deadline,
+            hold: None,
+            until_cleared: spec.until_cleared,
+            writes_files: true,
+            merges: spec.merge_profiles,
+            notes: Vec::new(),
+            sizing: Some(Box::new(sizing)),
+        }
+    }
+
     /// By what means it captures: `http`, or `cuda_profiler_api` where nsys writes the report.
     pub const fn means(&self) -> Means {
         if self.writes_files { Means::Http } else { Means::CudaProfilerApi }
@@ -168,19 +187,12 @@ fn sglang(
     // Releases that stop before the last step are asked for one more.
     let steps = sizing.steps + u32::from(form == Form::Plain && version < EXACT_STEPS);
     Ok(StartRequest {
-        engine: ServerKind::Sglang,
         body: Some(Value::Object(sglang_body(spec, activities, steps, form, &marks))),
         folder: marks.dir.clone(),
         marks,
-        form,
-        ranks,
-        deadline: spec.deadline,
-        hold: None,
-        until_cleared: spec.until_cleared,
         writes_files,
-        merges: spec.merge_profiles,
         notes,
-        sizing: Some(Box::new(sizing)),
+        ..StartRequest::of(spec, server.engine, form, ranks, sizing)
     })
 }
 
@@ -318,19 +330,12 @@ fn vllm(
         ));
     }
     Ok(StartRequest {
-        engine: ServerKind::Vllm,
         body,
         marks: Marks { dir: None, prefix, id: None },
         folder: spec.output_dir.clone().or_else(|| naming.output_dir.map(str::to_owned)),
-        form: Form::Held,
-        ranks,
-        deadline: spec.deadline,
         hold: (!spec.until_cleared).then_some(steps),
-        until_cleared: spec.until_cleared,
-        writes_files: true,
-        merges: spec.merge_profiles,
         notes,
-        sizing: Some(Box::new(sizing)),
+        ..StartRequest::of(spec, server.engine, Form::Held, ranks, sizing)
     })
 }
 

@@ -134,64 +134,49 @@ fn by_stage_danger(server: &ServerFacts) -> &'static str {
 
 /// What the profile calls of TensorRT-LLM do not have; it always records shapes.
 fn tensorrt_llm(spec: &HttpWindow) -> Result<(), Refusal> {
-    let missing = [
-        ("with_stack", spec.with_stack),
-        ("profile_by_stage", spec.profile_by_stage),
-        ("profile_stages", spec.profile_stages.is_some()),
-        ("profile_id", spec.profile_id.is_some()),
-        ("profile_prefix", spec.profile_prefix.is_some()),
-        ("detailed_annotations", spec.detailed_annotations),
-        ("start_step", spec.start_step.is_some()),
-    ];
+    let engine = "TensorRT-LLM";
+    let why = "its profile calls do not have it; take it out of the rule for this server";
+    without(spec, &["activities", "record_shapes"], engine, why)?;
     let known = ["CPU", "GPU", "CUDA_PROFILER"];
-    let odd = spec.activities.iter().flatten().any(|a| !known.contains(&a.as_str()));
-    without(
-        &missing,
-        "TensorRT-LLM",
-        "its profile calls do not have it; take it out of the rule for this server",
-    )?;
-    without(
-        &[("activities other than CPU, GPU and CUDA_PROFILER", odd)],
-        "TensorRT-LLM",
-        "it records nothing of them",
-    )
+    if spec.activities.iter().flatten().any(|a| !known.contains(&a.as_str())) {
+        let field = "activities other than CPU, GPU and CUDA_PROFILER";
+        return Err(lacks(field, engine, "it records nothing of them"));
+    }
+    Ok(())
 }
 
 /// What may be said to an SGLang whose release is unknown, behind Dynamo.
 fn dynamo(spec: &HttpWindow) -> Result<(), Refusal> {
-    let unsafe_there = [
-        ("with_stack", spec.with_stack),
-        ("profile_by_stage", spec.profile_by_stage),
-        ("profile_stages", spec.profile_stages.is_some()),
-        ("profile_id", spec.profile_id.is_some()),
-        ("profile_prefix", spec.profile_prefix.is_some()),
-        ("detailed_annotations", spec.detailed_annotations),
-        ("start_step", spec.start_step.is_some()),
-    ];
     let why = "Dynamo does not tell which release of SGLang runs there, so whether that is safe is unknown; take it out of the rule for this server";
-    without(&unsafe_there, "SGLang behind Dynamo", why)
-}
-
-fn without(fields: &[(&str, bool)], engine: &str, why: &str) -> Result<(), Refusal> {
-    match fields.iter().find(|(_, asked)| *asked) {
-        Some((field, _)) => Err(Refusal::Never { what: format!("{field} on {engine}"), why: why.into() }),
-        None => Ok(()),
-    }
+    without(spec, &["activities", "record_shapes"], "SGLang behind Dynamo", why)
 }
 
 fn fixed_at_launch(spec: &HttpWindow, engine: ServerKind) -> Result<(), Refusal> {
-    let only_sglang = [
+    let why = "vLLM fixes it at launch (--profiler-config); take it out of the rule for this server";
+    without(spec, &["profile_prefix"], &engine.to_string(), why)
+}
+
+/// Refuses what a rule asks for beyond the number of steps and the folder, but for the fields that the engine has.
+fn without(spec: &HttpWindow, has: &[&str], engine: &str, why: &str) -> Result<(), Refusal> {
+    let fields = [
         ("activities", spec.activities.is_some()),
         ("with_stack", spec.with_stack),
         ("record_shapes", spec.record_shapes),
         ("profile_by_stage", spec.profile_by_stage),
         ("profile_stages", spec.profile_stages.is_some()),
         ("profile_id", spec.profile_id.is_some()),
+        ("profile_prefix", spec.profile_prefix.is_some()),
         ("detailed_annotations", spec.detailed_annotations),
         ("start_step", spec.start_step.is_some()),
     ];
-    let why = "vLLM fixes it at launch (--profiler-config); take it out of the rule for this server";
-    without(&only_sglang, &engine.to_string(), why)
+    match fields.into_iter().find(|(field, asked)| *asked && !has.contains(field)) {
+        Some((field, _)) => Err(lacks(field, engine, why)),
+        None => Ok(()),
+    }
+}
+
+fn lacks(field: &str, engine: &str, why: &str) -> Refusal {
+    Refusal::Never { what: format!("{field} on {engine}"), why: why.into() }
 }
 
 fn accepts(spec: &HttpWindow, name: &str) -> bool {

@@ -1,7 +1,5 @@
 //! What is asked of a worker of Dynamo, which passes profile calls on to the engine that it runs.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use super::{Form, StartRequest, WindowNaming, folder_of, held_for, vllm_prefix};
@@ -21,27 +19,9 @@ pub(super) fn plan(
     ranks: Ranks,
     naming: WindowNaming<'_>,
 ) -> Result<StartRequest, Refusal> {
-    let asked = spec.activities.clone().unwrap_or_else(|| vec!["GPU".into()]);
-    let activities = if server.engine == ServerKind::DynamoSglang { asked } else { Vec::new() };
-    let sizing = Sizing::of(spec, &activities, server, known)?;
-    let request = StartRequest {
-        engine: server.engine,
-        body: None,
-        marks: Marks::default(),
-        folder: None,
-        form: Form::Plain,
-        ranks,
-        deadline: spec.deadline,
-        hold: None,
-        until_cleared: spec.until_cleared,
-        writes_files: activities != ["CUDA_PROFILER"],
-        merges: spec.merge_profiles,
-        notes: sizing.limit_of_telling().into_iter().collect(),
-        sizing: None,
-    };
     match server.engine {
-        ServerKind::DynamoSglang => sglang(spec, activities, sizing, naming, request),
-        _ => Ok(vllm(spec, sizing, naming, request)),
+        ServerKind::DynamoSglang => sglang(spec, server, known, ranks, naming),
+        _ => vllm(spec, server, known, ranks, naming),
     }
 }
 
@@ -49,17 +29,16 @@ pub(super) fn plan(
 /// error there.
 fn sglang(
     spec: &HttpWindow,
-    activities: Vec<String>,
-    sizing: Sizing,
+    server: &ServerFacts,
+    known: &Knowledge,
+    ranks: Ranks,
     naming: WindowNaming<'_>,
-    request: StartRequest,
 ) -> Result<StartRequest, Refusal> {
-    if !request.ranks.idle.is_empty() {
+    let activities = spec.activities.clone().unwrap_or_else(|| vec!["GPU".into()]);
+    let sizing = Sizing::of(spec, &activities, server, known)?;
+    if !ranks.idle.is_empty() {
         return Err(Refusal::Never {
-            what: format!(
-                "a window behind Dynamo while {} had no work in the last 2 s",
-                names_of(&request.ranks.idle)
-            ),
+            what: format!("a window behind Dynamo while {} had no work in the last 2 s", names_of(&ranks.idle)),
             why: "only the start that waits for the next step of every rank refuses to replace somebody else's profile, and a rank without work would stay armed; it is tried again at the next firing".into(),
         });
     }
@@ -74,36 +53,38 @@ fn sglang(
         "with_stack": spec.with_stack, "record_shapes": spec.record_shapes,
     });
     Ok(StartRequest {
-        form: Form::Exact,
         body: Some(body),
         folder: Some(dir.clone()),
         marks: Marks { dir: Some(dir), prefix: None, id: None },
-        sizing: Some(Box::new(sizing)),
-        ..request
+        writes_files: activities != ["CUDA_PROFILER"],
+        notes: sizing.limit_of_telling().into_iter().collect(),
+        ..StartRequest::of(spec, server.engine, Form::Exact, ranks, sizing)
     })
 }
 
 /// Only the prefix is passed on: the window is held for the time that so many steps take, and stopped.
 fn vllm(
     spec: &HttpWindow,
-    sizing: Sizing,
+    server: &ServerFacts,
+    known: &Knowledge,
+    ranks: Ranks,
     naming: WindowNaming<'_>,
-    mut request: StartRequest,
-) -> StartRequest {
+) -> Result<StartRequest, Refusal> {
+    let sizing = Sizing::of(spec, &[], server, known)?;
     let prefix = vllm_prefix(spec, naming.mark);
-    let held: Duration = held_for(sizing.steps, spec.deadline);
-    request.notes.push("vLLM writes to the folder that it was launched with".into());
-    request.notes.push(format!(
+    let held = held_for(sizing.steps, spec.deadline);
+    let mut notes: Vec<String> = sizing.limit_of_telling().into_iter().collect();
+    notes.push("vLLM writes to the folder that it was launched with".into());
+    notes.push(format!(
         "Dynamo passes no number of steps on to vLLM: its window is held for {} ms",
         held.as_millis()
     ));
-    StartRequest {
+    Ok(StartRequest {
         body: Some(json!({"profile_prefix": prefix})),
         folder: spec.output_dir.clone().or_else(|| naming.output_dir.map(str::to_owned)),
         marks: Marks { dir: None, prefix: Some(prefix), id: None },
-        form: Form::Held,
         hold: (!spec.until_cleared).then_some(held),
-        sizing: Some(Box::new(sizing)),
-        ..request
-    }
+        notes,
+        ..StartRequest::of(spec, server.engine, Form::Held, ranks, sizing)
+    })
 }

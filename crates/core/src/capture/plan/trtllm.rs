@@ -41,18 +41,11 @@ pub(super) fn plan(
     let mut notes = vec!["TensorRT-LLM's profile calls are a prototype of its PyTorch backend; other backends answer with success and write nothing".to_owned()];
     notes.extend(sizing.limit_of_telling());
     Ok(StartRequest {
-        engine: server.engine,
         body: Some(json!({"output_dir": dir, "num_steps": sizing.steps, "activities": activities})),
         folder: Some(dir.clone()),
         marks: Marks { dir: Some(dir), prefix: None, id: None },
-        form: Form::Plain,
-        ranks,
-        deadline: spec.deadline,
-        hold: None,
-        until_cleared: spec.until_cleared,
         writes_files,
-        merges: spec.merge_profiles,
         notes,
-        sizing: Some(Box::new(sizing)),
+        ..StartRequest::of(spec, server.engine, Form::Plain, ranks, sizing)
     })
 }
