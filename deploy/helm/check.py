@@ -12,8 +12,9 @@ import tempfile
 import yaml
 
 HERE = pathlib.Path(__file__).parent
-VERSIONS = ["1.29", "1.33", "1.37"]
-FOREIGN = {"ServiceMonitor"}
+sys.path.insert(0, str(HERE.resolve().parent))
+from schemas import documents, validate
+
 STORE = {"store": "s3://traces/skewtrap", "pool": "prod-a"}
 NODES = {"nodes": {"enabled": True, "config": STORE}, "sidecar": {"enabled": False}}
 # What must be refused, and the value that the refusal must name.
@@ -56,23 +57,15 @@ def renderer():
     return with_package if importlib.util.find_spec("helm_python") else None
 
 
-def documents(text):
-    return [d for d in yaml.safe_load_all(text) if d]
-
-
 def one(found, kind):
     chosen = [d for d in found if d["kind"] == kind]
     assert len(chosen) == 1, f"{len(chosen)} of {kind}"
     return chosen[0]
 
 
-def validate(tool, found, what):
+def validated(tool, found, what):
     if tool:
-        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            yaml.safe_dump_all([d for d in found if d["kind"] not in FOREIGN], file)
-            file.flush()
-            for version in VERSIONS:
-                subprocess.run([tool, "-k", version, "--strict", file.name], check=True, stdout=subprocess.DEVNULL)
+        validate(tool, found)
     print(f"helm: {what}: {len(found)} resources are right")
 
 
@@ -105,7 +98,7 @@ def rendered_checks(render, tool, folder):
     assert service["spec"]["ports"][0]["targetPort"] in [p["name"] for p in agent["ports"]]
     labels = one(found, "Deployment")["spec"]["template"]["metadata"]["labels"]
     assert service["spec"]["selector"].items() <= labels.items()
-    validate(tool, found, "the sidecar in a chart of one's own")
+    validated(tool, found, "the sidecar in a chart of one's own")
 
     found = documents(render(chart, NODES))
     daemons = one(found, "DaemonSet")["spec"]["template"]
@@ -117,7 +110,7 @@ def rendered_checks(render, tool, folder):
     assert daemons["spec"]["automountServiceAccountToken"] is False, "the agent of a node asks Kubernetes nothing"
     assert not [d for d in found if d["kind"] in ("Role", "ClusterRole", "RoleBinding")]
     (folder / "chart-node.yaml").write_text(one(found, "ConfigMap")["data"]["skewtrap.yaml"])
-    validate(tool, found, "an agent on every node")
+    validated(tool, found, "an agent on every node")
     assert documents(render(chart, {"sidecar": {"enabled": False}})) == []
 
     found = documents(render(chart, {"discovery": {"enabled": True, "serviceAccount": "chat"}, "sidecar": {"enabled": False}}))
@@ -125,7 +118,7 @@ def rendered_checks(render, tool, folder):
     assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}], role["rules"]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "chat", "namespace": "prod"}], binding["subjects"]
-    validate(tool, found, "the role that lists pods")
+    validated(tool, found, "the role that lists pods")
 
     for values, named in REFUSED:
         try:

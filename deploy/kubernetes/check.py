@@ -1,29 +1,11 @@
 """check.py KUBERNETES-VALIDATE FILE...: checks the rendered manifests against the schemas of several Kubernetes
 versions, and what no schema knows: that the agent is a native sidecar, that nothing of it can keep the
 server from serving, that both containers see the same folders as the same user."""
-import subprocess
+import pathlib
 import sys
-import tempfile
 
-import yaml
-
-VERSIONS = ["1.29", "1.33", "1.37"]
-# Resources of the Prometheus Operator: no schema of Kubernetes' own.
-FOREIGN = {"PodMonitor"}
-
-
-def documents(path):
-    with open(path) as file:
-        return [d for d in yaml.safe_load_all(file) if d]
-
-
-def validate(tool, path, found):
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump_all([d for d in found if d["kind"] not in FOREIGN], file)
-        file.flush()
-        for version in VERSIONS:
-            subprocess.run([tool, "-k", version, "--strict", file.name], check=True, stdout=subprocess.DEVNULL)
-    print(f"kubernetes: {path.rsplit('/', 1)[-1]}: {len(found)} resources are right for {', '.join(VERSIONS)}")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from schemas import VERSIONS, documents, validate
 
 
 def judge(found):
@@ -52,6 +34,7 @@ def judge(found):
 
 
 for path in sys.argv[2:]:
-    found = documents(path)
+    found = documents(pathlib.Path(path).read_text())
     judge(found)
-    validate(sys.argv[1], path, found)
+    validate(sys.argv[1], found)
+    print(f"kubernetes: {pathlib.Path(path).name}: {len(found)} resources are right for {', '.join(VERSIONS)}")
