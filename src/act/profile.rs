@@ -39,13 +39,13 @@ pub async fn start(server: &Server, request: &StartRequest, at: Time) -> (Answer
 pub async fn stop(server: &Server, engine: ServerKind, path: &str, at: Time) -> (Answer, Exchange) {
     let (answer, exchange) =
         send(server.profile(path), path, (None, engine.answer_form()), EXPORT_LIMIT, at).await;
-    let answer = meant_by(engine, answer, exchange.took_s);
+    let answer = interpreted(engine, answer, exchange.took_s);
     let said = summary_of(&answer);
     (answer, Exchange { answer: said, ..exchange })
 }
 
 /// What the answer to a stop means that came after so long.
-fn meant_by(engine: ServerKind, answer: Answer, took_s: f64) -> Answer {
+fn interpreted(engine: ServerKind, answer: Answer, took_s: f64) -> Answer {
     match answer {
         Answer::Ok if engine == ServerKind::TensorrtLlm && took_s >= GIVES_UP_AFTER_S => Answer::Lost {
             why: format!(
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_stop_that_tensorrt_llm_answers_when_it_has_given_up_proves_nothing() {
-        let meant = |engine, took_s| meant_by(engine, Answer::Ok, took_s);
+        let meant = |engine, took_s| interpreted(engine, Answer::Ok, took_s);
         assert_eq!(meant(ServerKind::TensorrtLlm, 12.0), Answer::Ok);
         assert!(matches!(meant(ServerKind::TensorrtLlm, 30.0), Answer::Lost { .. }));
         assert_eq!(meant(ServerKind::Sglang, 300.0), Answer::Ok);

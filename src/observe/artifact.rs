@@ -67,7 +67,7 @@ pub fn inspect(path: &Path, engine: ServerKind) -> io::Result<Artifact> {
         Digested { inner: BufReader::with_capacity(1 << 16, file), digest: Sha256::new(), read: 0 };
     let whole = match engine {
         _ if name.ends_with(".gz") => unpacks(&mut digest),
-        ServerKind::TensorrtLlm => closes(&mut digest)?,
+        ServerKind::TensorrtLlm => ends_with_brace(&mut digest)?,
         _ => true,
     };
     // What the decoder left unread belongs to the digest too.
@@ -96,7 +96,7 @@ fn unpacks(reader: &mut impl Read) -> bool {
 }
 
 /// Whether JSON that is written from front to back has its last brace.
-fn closes(reader: &mut impl Read) -> io::Result<bool> {
+fn ends_with_brace(reader: &mut impl Read) -> io::Result<bool> {
     let mut buffer = vec![0; 1 << 16];
     let mut last = None;
     loop {
