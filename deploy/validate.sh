@@ -127,6 +127,6 @@ else
 fi
 
 # What is added here is checked here: every file is named above, or by tests/it/deploy.rs.
-known='^(README.md|validate.sh|debian/post(inst|rm)|docker/(Dockerfile|compose.yaml|skewtrap.yaml)|examples/full.yaml|grafana/(make_dashboard.py|skewtrap.json)|helm/(check.py|(skewtrap|example)/(Chart|values).yaml|skewtrap/values.schema.json|(skewtrap|example)/templates/[a-zA-Z_]+.(yaml|tpl|txt))|kubernetes/(check.py|base/(kustomization|networkpolicy|podmonitor).yaml|(nsys|sidecar)/(deployment|kustomization|skewtrap).yaml|components/(check.py|[a-z-]+/[a-z-]+.yaml))|slurm/(server.sbatch|(skewtrap|node).yaml)|prometheus/alerts(_test)?.yaml|systemd/skewtrap.(service|yaml))$'
+known='^(README.md|validate.sh|debian/post(inst|rm)|docker/(Dockerfile|compose.yaml|skewtrap.yaml)|examples/full.yaml|grafana/(make_dashboard.py|skewtrap.json)|helm/(check.py|(skewtrap|example)/(Chart|values).yaml|skewtrap/values.schema.json|(skewtrap|example)/templates/[a-zA-Z_]+.(yaml|tpl|txt))|kubernetes/(check.py|base/(kustomization|networkpolicy|podmonitor).yaml|(nsys|sidecar)/(deployment|kustomization|skewtrap).yaml|components/(check.py|[a-z-]+/[a-z-]+.yaml))|schemas.py|slurm/(server.sbatch|(skewtrap|node).yaml)|prometheus/alerts(_test)?.yaml|systemd/skewtrap.(service|yaml))$'
 unknown=$(git ls-files . | grep -vE "$known" || true)
 [ -z "$unknown" ] || { echo "nothing checks these files:"; echo "$unknown"; exit 1; }
