@@ -162,7 +162,7 @@ impl Files {
             let grows = known.as_ref().is_none_or(|seen| seen.last != sighted);
             let is_read = known.is_some_and(|seen| seen.read.is_some());
             if grows {
-                if !engine.tells_its_ranks() {
+                if !engine.accounts_for_every_rank() {
                     tell(Event::File { rank: None, whole: false });
                 }
                 self.lock().seen.insert(sighted.path.clone(), Seen { last: sighted, read: None });

@@ -138,7 +138,7 @@ pub fn admit_in_turn(
     if policy.awaits_state {
         return Err(Refusal::StateDisk);
     }
-    let ranks = facts.server.as_ref().map_or(1, |s| match s.engine.tells_its_sizes() {
+    let ranks = facts.server.as_ref().map_or(1, |s| match s.engine.reports_its_sizes() {
         true => usize::from(s.sizes.dp) * usize::from(s.sizes.tp),
         false => preflight::ranks_of(facts, s, now).len(),
     });

@@ -77,14 +77,14 @@ impl ServerKind {
         matches!(self, Self::Sglang | Self::Vllm)
     }
 
-    /// Whether the agent is told how many ranks it has, or has its stop wait for every one of them. Where it is not, a
+    /// Whether it reports how many ranks it has, or its stop waits for every one of them. Where neither is so, a
     /// window has ended only when no further file comes.
-    pub const fn tells_its_ranks(self) -> bool {
+    pub const fn accounts_for_every_rank(self) -> bool {
         matches!(self, Self::Sglang | Self::Vllm)
     }
 
     /// Whether it reports how many ranks it has. Where it does not, they are counted by what they report.
-    pub const fn tells_its_sizes(self) -> bool {
+    pub const fn reports_its_sizes(self) -> bool {
         matches!(self, Self::Sglang)
     }
 

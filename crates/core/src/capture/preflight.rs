@@ -74,7 +74,7 @@ pub fn progress(facts: &Facts) -> Result<(), Refusal> {
 /// The ranks of the server: by the sizes that it reports, else by who has reported work or its absence within
 /// [`FRESH`]. A number between two of them is of a rank that is silent.
 pub fn ranks_of(facts: &Facts, server: &ServerFacts, now: Time) -> Vec<Rank> {
-    if server.engine.tells_its_sizes() {
+    if server.engine.reports_its_sizes() {
         return expected_ranks(&server.sizes);
     }
     let reports = facts.last_work.iter().chain(&facts.last_idle).filter(|(_, at)| now.since(**at) <= FRESH);

@@ -262,7 +262,7 @@ impl Core {
         let Some(server) = self.servers.get_mut(usize::from(target.0)) else { return };
         let mut limit = None;
         if let ServerFact::Info(info) = &fact {
-            limit = info.engine.tells_its_sizes().then_some(info.sizes.dp);
+            limit = info.engine.reports_its_sizes().then_some(info.sizes.dp);
             store.note_role(target, info.role);
             store.limit_ranks(target, limit);
             if let Some(dp) = limit {

@@ -235,8 +235,8 @@ impl Window {
         let looks = self.visibility.files && self.writes_files;
         let enough = self.ownership.all_files() || (self.ownership.busy_files() && waited >= IDLE_GRACE);
         // Of an engine that does not tell its ranks all that are known may not be all that there are.
-        let is_quiet =
-            self.engine.tells_its_ranks() || self.last_file_at.is_none_or(|at| now.since(at) >= QUIET);
+        let is_quiet = self.engine.accounts_for_every_rank()
+            || self.last_file_at.is_none_or(|at| now.since(at) >= QUIET);
         let enough = enough && is_quiet;
         let cancelled = self.cancelled_at.is_some() && waited >= IDLE_GRACE;
         let is_over = waited >= SETTLE && (is_quiet || waited >= EXPORT_LIMIT);
