@@ -300,6 +300,21 @@ impl Channel {
         if self.quality.is_guessed { TESTS.len() } else { TESTS.len() - 1 }
     }
 
+    /// Whether a rank whose usual share is far from an even one is on its way back to it, by the logarithm of its
+    /// share over the usual one. That is the end of an imbalance, not the beginning of one.
+    pub fn evens_out(&self, rank: usize, effect: f64) -> bool {
+        self.known.share.evens_out(rank, effect)
+    }
+
+    /// The shares of the last `window` seconds up to `newest` are what is usual from now on.
+    pub fn relearn_shares(&mut self, newest: i64, window: i64) {
+        self.unlearned.clear();
+        let came =
+            |rank| (newest - window + 1..=newest).map(|s| self.bins.get(rank, s).arrivals.max(0.0)).sum();
+        let counts: Vec<f64> = (0..self.known.share.usual.len()).map(came).collect();
+        self.known.share.relearn(&counts);
+    }
+
     /// Whether its noise is not known yet.
     pub fn is_young(&self) -> bool {
         self.known.share.seconds < YOUNG

@@ -472,7 +472,17 @@ impl Detector {
             }
             return Vec::new();
         };
-        if self.is_confirmed(&first, moment) { vec![self.found(channel, &first, moment)] } else { Vec::new() }
+        if !self.is_confirmed(&first, moment) {
+            return Vec::new();
+        }
+        if first.factor == Factor::Share && channel.evens_out(first.rank, first.evidence.effect) {
+            // What was there before anybody watched is over: what is usual was never known.
+            channel.relearn_shares(newest, first.evidence.window);
+            self.since = newest + 1 - first.evidence.window;
+            self.suspected = None;
+            return Vec::new();
+        }
+        vec![self.found(channel, &first, moment)]
     }
 
     /// Whether what departs is told: at once where it is gross, else when it is seen twice in a row.

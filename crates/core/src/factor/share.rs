@@ -21,6 +21,8 @@ const IMMATERIAL: std::ops::Range<f64> = 0.861..1.161;
 /// A young site's noise is taken to be at least nominal for so many seconds; shares are remembered for so many.
 const YOUNG: f64 = 60.0;
 const MEMORY: f64 = 1800.0;
+/// A share is uneven if it differs from an even one by this (on the logarithm, 1.5 times).
+const UNEVEN: f64 = 0.4;
 /// Requests, shared evenly, that stand for what is known before the first.
 const PRIOR: f64 = 20.0;
 /// One second moves a share by no more than so many standard deviations of its noise.
@@ -137,6 +139,23 @@ impl Share {
         let sum: f64 = self.usual.iter().sum();
         self.usual.iter_mut().for_each(|p| *p /= sum);
         self.requests = self.requests * (1.0 - 1.0 / MEMORY) + total;
+    }
+
+    /// Whether a rank with an uneven share comes nearer to an even one by `effect`, the logarithm of its share over
+    /// the usual one.
+    pub fn evens_out(&self, rank: usize, effect: f64) -> bool {
+        let uneven = (self.usual[rank] * self.usual.len() as f64).ln();
+        uneven.abs() > UNEVEN && (uneven + effect).abs() < uneven.abs()
+    }
+
+    /// Takes these counts of requests for what is usual: little rests on them yet.
+    pub fn relearn(&mut self, counts: &[f64]) {
+        let total: f64 = counts.iter().sum();
+        let even = PRIOR / counts.len() as f64;
+        self.requests = total + PRIOR;
+        for (usual, count) in self.usual.iter_mut().zip(counts) {
+            *usual = (count + even) / self.requests;
+        }
     }
 
     /// The part of a count's variance that is not staleness, given the group's requests in the window's

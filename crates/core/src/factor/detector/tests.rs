@@ -49,6 +49,18 @@ fn a_redirect_fires_once_names_its_rank_and_clears_when_it_ends() {
 }
 
 #[test]
+fn a_redirect_that_was_there_before_the_agent_ends_without_a_word_and_the_next_one_is_told() {
+    let mut detector = Detector::new(SETTINGS);
+    let fired = |changes: Vec<Change>| -> Vec<(Side, Vec<usize>)> {
+        let fired = changes.into_iter().filter(|c| matches!(c, Change::Fired(_)));
+        fired.map(|c| (c.incident().side, c.incident().ranks.clone())).collect()
+    };
+    assert_eq!(fired(play(&mut detector, 0, 60, 6)), []);
+    assert_eq!(fired(play(&mut detector, 60, 60, 1)), [], "it ends");
+    assert_eq!(fired(play(&mut detector, 120, 20, 6)), [(Side::High, vec![2])], "it begins again");
+}
+
+#[test]
 fn what_was_learned_survives_a_restart() {
     let mut before = Detector::new(SETTINGS);
     play(&mut before, 0, 400, 1);
