@@ -136,6 +136,8 @@ impl Plan {
         let state_dir = config.state_dir.as_ref().map_or_else(default_state_dir, PathBuf::from);
         let incident_dir =
             config.incident_dir.as_ref().map_or_else(|| state_dir.join("incidents"), PathBuf::from);
+        // Readers of a message do not know where the agent was started.
+        let incident_dir = std::path::absolute(&incident_dir).unwrap_or(incident_dir);
         let mut targets = Vec::new();
         let mut sources = Vec::new();
         let mut named = Vec::new();

@@ -10,13 +10,14 @@ use serde::Serialize;
 
 use super::server_probe::{self, FoundMetric, Probe};
 use super::{Format, config_path, print_diagnostics, rule_files};
-use crate::config::condition::describe;
+use crate::config::condition::{Clause, describe};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::effective::{Origin, Settings};
 use crate::config::file::{self, Config};
 use crate::config::signal::own_signals_of;
 use crate::observe::configuration;
 use skewtrap_core::message::counted;
+use skewtrap_core::rule::Rule;
 use skewtrap_trace::rank::{Rank, RankId, varying_axes};
 
 mod reachability;
@@ -157,6 +158,13 @@ fn own_metric(own: &FoundMetric, config: &Config) -> OwnMetricReport {
     }
 }
 
+/// When a rule fires, in one line.
+fn trigger_of(rule: &Rule) -> String {
+    let guard =
+        rule.only_if.as_ref().map_or_else(String::new, |guard| format!(", only if {}", guard.source()));
+    format!("{}{guard}", describe(Clause::Trigger, &rule.trigger))
+}
+
 fn add_rules(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, String)>, report: &mut Report) {
     for checked in &config.rules {
         let name = checked.rule.name.to_string();
@@ -169,7 +177,7 @@ fn add_rules(config: &Config, probe: Option<&Probe>, seen: &mut Vec<(String, Str
         report.rules.push(RuleReport {
             rule: name,
             file: checked.file.to_string(),
-            trigger: describe(&checked.rule.trigger),
+            trigger: trigger_of(&checked.rule),
             settings: checked.settings.clone(),
             could_fire: found.as_ref().map(|f| f.is_ok()),
             against: found.map(|f| f.unwrap_or_else(|why| why)).unwrap_or_default(),

@@ -23,7 +23,7 @@ use crate::demo::practice;
 use crate::demo::shell::{RunningDouble, StageClock};
 use crate::http::{body, client};
 use skewtrap_core::capture::CaptureSpec;
-use skewtrap_core::message::{Message, Origin, Update, rank_name, terminal};
+use skewtrap_core::message::{Message, Origin, Update, deviation, terminal};
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::signal::catalog;
 use skewtrap_core::signal::loads;
@@ -104,10 +104,12 @@ async fn serve(out: &Path, port: u16) -> anyhow::Result<()> {
     print_line("It plays a recording: a window brings the recorded traces, whenever it is opened.\n");
     print_line("In another terminal:");
     print_line(&format!(
-        "  skewtrap run --url {} --log {} --output-dir {}",
+        "  skewtrap run --url {} --log {} --output-dir {} --state-dir {} --incident-dir {}",
         double.url,
         double.log_path.display(),
-        out.join("profiles").display()
+        out.join("profiles").display(),
+        out.join("state").display(),
+        out.join("incidents").display()
     ));
     let finished = double.finished.clone();
     tokio::select! {
@@ -137,8 +139,9 @@ async fn play(out: &Path) -> anyhow::Result<()> {
         cancel: cancel.clone(),
         reloads,
         on_effect: Box::new(move |effect| {
+            let was_firing = shown.lock().is_ok_and(|rank| rank.is_some());
             note_blamed(effect, &shown);
-            print_effect(effect, clock);
+            print_effect(effect, clock, was_firing);
         }),
         reload: Box::new(|| anyhow::bail!("the demo has no configuration file")),
         serves: false,
@@ -230,17 +233,15 @@ fn bar(load: f64) -> String {
     format!("{:<width$}", "#".repeat(filled), width = BAR_WIDTH as usize)
 }
 
-fn print_effect(effect: &Effect, clock: StageClock) {
+fn print_effect(effect: &Effect, clock: StageClock, was_firing: bool) {
     match effect {
         Effect::Changed { change, capture, why } if change.is_onset() => {
             let Some(finding) = &change.finding else { return };
             print_line(&format!(
-                "\n{}  {} fires: {} of {} is {} since {} (+-{:.1} s)",
+                "\n{}  {} fires: {}, since {} ± {:.1} s",
                 time_of_day(change.at),
                 change.rule.name,
-                finding.measured.as_ref().map_or("load", |m| &*m.signal),
-                rank_name(&finding.rank),
-                finding.side.word(),
+                finding.evidence.clone().unwrap_or_else(|| deviation(finding)),
                 time_of_day(finding.onset),
                 finding.onset_error_s,
             ));
@@ -248,8 +249,8 @@ fn print_effect(effect: &Effect, clock: StageClock) {
                 print_line(&format!("            its capture is {capture}: {why}"));
             }
         }
-        Effect::Changed { change, .. } if change.state == RuleState::Idle => {
-            print_line(&format!("{}  {} is idle", time_of_day(change.at), change.rule.name));
+        Effect::Changed { change, .. } if change.state == RuleState::Idle && was_firing => {
+            print_line(&format!("{}  {} fires no more", time_of_day(change.at), change.rule.name));
         }
         Effect::Start { incident, .. } => {
             print_line(&format!(

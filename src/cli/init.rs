@@ -44,7 +44,9 @@ pub fn run(args: &InitArgs) -> anyhow::Result<ExitCode> {
     let out = args.out.display();
     // The file that every command reads by itself needs no flag.
     let flag = if out.to_string() == "skewtrap.yaml" { String::new() } else { format!(" --config {out}") };
-    anstream::eprintln!("wrote {out}; next: skewtrap check {out} && skewtrap run{flag}");
+    anstream::eprintln!(
+        "wrote {out}; next: skewtrap check {out} && skewtrap doctor{flag} && skewtrap run{flag}"
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -243,8 +243,8 @@ impl HttpText {
         if let Some((steps, place)) = self.num_steps.placed()
             && !(1..=MAX_STEPS).contains(steps)
         {
-            let hint = format!("write a number from 1 to {MAX_STEPS}, or `max_stall: 300ms`");
-            findings.error(place, "a window has at least one step and an end", Some(hint));
+            let hint = "write a number of them, or `max_stall: 300ms` in its place".to_owned();
+            findings.error(place, format!("a window has 1 to {MAX_STEPS} steps"), Some(hint));
         }
         self.check_escalation(window, findings);
         check_span(&self.max_stall, "max_stall", MAX_STALL, findings);

@@ -158,9 +158,12 @@ pub struct Context<'a> {
     pub has_other_conditions: bool,
 }
 
+/// Which part of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Clause {
+pub enum Clause {
+    /// When it begins to fire.
     Trigger,
+    /// When it stops.
     Clear,
 }
 
@@ -241,21 +244,29 @@ fn hold_suffix(hold: Duration) -> String {
     if hold.is_zero() { String::new() } else { format!(" for {}", Span(hold)) }
 }
 
-/// A trigger in one line, for people.
-pub fn describe(trigger: &Trigger) -> String {
+/// A trigger or a clear in one line, for people.
+pub fn describe(clause: Clause, trigger: &Trigger) -> String {
     let word = if trigger.combine == Combine::All { " and " } else { " or " };
     let conditions: Vec<String> = trigger
         .conditions
         .iter()
         .map(|c| {
+            let (clears, hold) = (clause == Clause::Clear, hold_suffix(c.hold));
             if c.statistic == Statistic::Factors {
-                return format!("factors({}) depart{}", c.factors.words(), hold_suffix(c.hold));
+                let verb = if clears { "are as usual" } else { "depart" };
+                return format!("factors({}) {verb}{hold}", c.factors.words());
             }
-            let sign = if c.direction == Direction::Above { ">" } else { "<" };
+            let sign = match (c.direction, clears) {
+                (Direction::Above, false) => ">",
+                (Direction::Above, true) => "<=",
+                (Direction::Below, false) => "<",
+                (Direction::Below, true) => ">=",
+            };
             let chance = c.chance.map_or_else(String::new, |k| format!(" (chance {k})"));
             let usual = c.above_baseline.map_or_else(String::new, |f| format!(" (baseline {f})"));
-            let hold = hold_suffix(c.hold);
-            format!("{}({}) {sign} {}{chance}{usual}{hold}", c.statistic, c.signal_name, c.bound)
+            let smooth =
+                if c.smooth.is_zero() { String::new() } else { format!(" (smooth {})", Span(c.smooth)) };
+            format!("{}({}) {sign} {}{chance}{usual}{smooth}{hold}", c.statistic, c.signal_name, c.bound)
         })
         .collect();
     format!("{}{}", conditions.join(word), hold_suffix(trigger.hold))

@@ -63,7 +63,8 @@ pub struct FileText {
     receivers: Field<Vec<Field<ReceiverText>>>,
     /// At most this many new incidents are told of in a stretch of time.
     storm_cap: Field<StormText>,
-    /// Folder for the agent's own state. Default `/var/lib/skewtrap`, or beside the user's data.
+    /// Folder for the agent's own state. Default `~/.local/state/skewtrap` (or what `$STATE_DIRECTORY`, else
+    /// `$XDG_STATE_HOME` says; of the systemd service `/var/lib/skewtrap`).
     state_dir: Field<String>,
     /// Folder for incidents. Default: `incidents` in `state_dir`.
     incident_dir: Field<String>,

@@ -19,7 +19,7 @@ pub use self::facts::Facts;
 pub use self::sample::sample;
 pub use self::slack::slack;
 pub use self::terminal::terminal;
-pub use self::words::{bytes, counted, figure, rank_name, seconds, utc};
+pub use self::words::{bytes, counted, deviation, figure, rank_name, seconds, utc};
 use crate::capture::refusal::Reason;
 use crate::incident::{CaptureOutcome, Incident, Returned};
 use skewtrap_trace::time::Time;

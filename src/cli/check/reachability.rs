@@ -214,6 +214,10 @@ fn remedy(signal: Signal, probe: &Probe) -> String {
             "only prefill servers of a disaggregated deployment have it"
         }
         _ if probe.metrics.is_err() && !entry.metrics.is_empty() => "start the server with --enable-metrics",
+        n if n.starts_with("time_to_first_token") || n.starts_with("inter_token_latency") => {
+            "SGLang reports it for the whole server, not for each rank; `queue_time` is per rank (preset:first-token-skew)"
+        }
+        "retractions" => "SGLang (0.5.7 and newer) shows this counter from its first retraction on",
         _ if !entry.log.is_empty() || !entry.decode.is_empty() || !entry.prefill.is_empty() => {
             "only its log has it: give the log with --log, or under `logs`"
         }

@@ -23,7 +23,7 @@ pub fn clear_of(
             return None;
         }
         let derived = derived_clear(trigger);
-        settings.record_unset("clear", describe(&derived));
+        settings.record_unset("clear", describe(Clause::Clear, &derived));
         return Some(derived);
     };
     let has_no_condition =
@@ -35,7 +35,7 @@ pub fn clear_of(
         if let Some((k, _)) = text.within_chance.placed() {
             derived.conditions.iter_mut().for_each(|c| c.chance = Some(*k));
         }
-        settings.record_unset("clear", describe(&derived));
+        settings.record_unset("clear", describe(Clause::Clear, &derived));
         derived
     } else {
         clause_of(Clause::Clear, text, place, context, settings, findings)?

@@ -175,11 +175,11 @@ fn everything_wrong_with_a_file_is_told_at_once() {
          18 |     clear: { within_chance: 4 }
             |                             ^
           = write 3 or less
-        error: rules.yaml:20:35: a window has at least one step and an end
+        error: rules.yaml:20:35: a window has 1 to 1000 steps
             |
          20 |     capture: { http: { num_steps: 5000, deadline: 2m, start_step: 5, activities: [GPUS], with_stack: true } }
             |                                   ^^^^
-          = write a number from 1 to 1000, or `max_stall: 300ms`
+          = write a number of them, or `max_stall: 300ms` in its place
         error: rules.yaml:20:51: `deadline` is more than 0s and at most 30s
             |
          20 |     capture: { http: { num_steps: 5000, deadline: 2m, start_step: 5, activities: [GPUS], with_stack: true } }

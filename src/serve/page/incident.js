@@ -8,7 +8,7 @@ function captureText(c) {
   if (c.state === "done") return c.files.length + " files by " + c.means + ", " + bytes(c.files.reduce((a, f) => a + f.size, 0)) + ", " + c.quality
     + (c.missing.length ? ", nothing from " + c.missing.map(rankName).join(", ") : "") + (c.remote ? ", left on the server" : "") + c.notes.map(n => "; " + n).join("");
   if (c.state === "open") return "a window is open since " + clock(c.since);
-  if (c.state === "none") return "none so far";
+  if (c.state === "none") return "none yet";
   return c.state.replace("_", " ") + (c.why ? ": " + c.why : "");
 }
 

@@ -170,7 +170,13 @@ fn how_much(finding: &Finding) -> String {
         (None, Statistic::Factors) => "; the rule's signal: ".into(),
         (None, _) => ": ".into(),
     };
-    let measured = deviation_bound(measured);
+    let bound = deviation_bound(measured);
+    // What departed in words, where a factor did: a number of times a bound says nothing by itself.
+    let said = finding.evidence.as_deref().filter(|_| measured.statistic == Statistic::Factors);
+    let measured = match said.and_then(|said| said.split("; ").next()) {
+        Some(said) => format!("{} ({bound})", one_line(said)),
+        None => bound,
+    };
     if shown.is_empty() { measured } else { format!("{measured}{link}{}{more}", shown.join(", ")) }
 }
 
@@ -285,7 +291,7 @@ fn captures(incident: &Incident) -> String {
 
 fn capture(outcome: &CaptureOutcome) -> String {
     match outcome {
-        CaptureOutcome::None => "none so far".into(),
+        CaptureOutcome::None => "none yet".into(),
         CaptureOutcome::WouldStart => "a window would open here (this is a recording)".into(),
         CaptureOutcome::Refused(refused) => format!("refused: {}", refused.why),
         CaptureOutcome::Open { since, .. } => format!("a window is open since {}", utc(*since)),
@@ -337,6 +343,7 @@ fn verdict(incident: &Incident) -> String {
     match incident.capture {
         CaptureOutcome::Done(_) | CaptureOutcome::Failed { captured: Some(_), .. } => "not compared yet",
         CaptureOutcome::Open { .. } => "not yet: the window is open",
+        CaptureOutcome::None if incident.resolved_at.is_none() => "none yet",
         _ => "none: there is nothing to compare",
     }
     .into()

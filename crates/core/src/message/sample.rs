@@ -43,7 +43,9 @@ pub fn sample(fired_at: Time) -> Incident {
                 members_signal: Some("load".into()),
             }),
             members: (0..4).map(|i| member(i, values[usize::from(i)])).collect(),
-            evidence: Some("load of DP2: 46, its peers 9 10 8".into()),
+            evidence: Some(
+                "DP2 is sent 2.6 times its usual share of the requests; load of DP2: 46, its peers 9 10 8".into(),
+            ),
             shown_by: Some(ShownBy {
                 at: onset,
                 value: 46.0,

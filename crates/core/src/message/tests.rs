@@ -132,7 +132,7 @@ fn the_folder_is_told_from_the_first_message_on_and_in_the_last_one_that_nothing
     let folder = format!("/data/incidents/{} on gpu-7", incident.id);
     assert_eq!(of(&incident, Update::Fired).bundle, folder);
     incident.capture = CaptureOutcome::None;
-    assert_eq!(of(&incident, Update::Fired).capture, "none so far");
+    assert_eq!(of(&incident, Update::Fired).capture, "none yet");
     incident.resolved_at = Some(at());
     let told = of(&incident, Update::Resolved);
     assert_eq!((&*told.capture, &*told.bundle), ("none: this rule captures nothing", &*folder));
@@ -142,14 +142,13 @@ fn the_folder_is_told_from_the_first_message_on_and_in_the_last_one_that_nothing
 fn the_numbers_beside_a_factor_are_called_what_they_are() {
     let mut incident = fired();
     let told = message(&incident, Update::Fired).facts.how_much;
-    assert_eq!(told, "share departs by 1.41 times its bound; load: DP2 46, DP0 9, DP1 10, DP3 8");
+    let said =
+        "DP2 is sent 2.6 times its usual share of the requests (share departs by 1.41 times its bound)";
+    assert_eq!(told, format!("{said}; load: DP2 46, DP0 9, DP1 10, DP3 8"));
     // A release before wrote no name.
     incident.finding.measured.as_mut().expect("the sample has one").members_signal = None;
     let told = message(&incident, Update::Fired).facts.how_much;
-    assert_eq!(
-        told,
-        "share departs by 1.41 times its bound; the rule's signal: DP2 46, DP0 9, DP1 10, DP3 8"
-    );
+    assert_eq!(told, format!("{said}; the rule's signal: DP2 46, DP0 9, DP1 10, DP3 8"));
 }
 
 #[test]
@@ -181,9 +180,11 @@ fn the_evidence_is_the_line_or_the_sample_or_the_numbers() {
     let no_line = of(|f| f.shown_by.as_mut().expect("the sample has one").line = None);
     assert_eq!(
         no_line,
-        "load 46 at 2026-11-24 03:48:41.9 UTC, by log; when it fired load of DP2: 46, its peers 9 10 8"
+        "load 46 at 2026-11-24 03:48:41.9 UTC, by log; when it fired DP2 is sent 2.6 times its usual share of the requests; \
+         load of DP2: 46, its peers 9 10 8"
     );
-    assert_eq!(of(|f| f.shown_by = None), "load of DP2: 46, its peers 9 10 8");
+    let said = "DP2 is sent 2.6 times its usual share of the requests";
+    assert_eq!(of(|f| f.shown_by = None), format!("{said}; load of DP2: 46, its peers 9 10 8"));
     assert_eq!(of(|f| (f.shown_by, f.evidence) = (None, None)), "no single line");
 }
 
@@ -320,7 +321,8 @@ fn a_line_whose_number_does_not_show_what_is_claimed_is_no_evidence() {
     let mut incident = fired();
     incident.finding.shown_by.as_mut().expect("the sample has one").value = 12.0;
     let evidence = message(&incident, Update::Fired).facts.evidence;
-    assert_eq!(evidence, "load of DP2: 46, its peers 9 10 8");
+    let said = "DP2 is sent 2.6 times its usual share of the requests";
+    assert_eq!(evidence, format!("{said}; load of DP2: 46, its peers 9 10 8"));
 }
 
 #[test]

@@ -132,7 +132,7 @@ impl Change {
         if let Some(f) = &self.finding {
             let side = f.side.word();
             let rank = rank_name(&f.rank);
-            part(format_args!("{rank} is {side} since {} (+-{:.1} s)", f.onset, f.onset_error_s));
+            part(format_args!("{rank} is {side} since {} (± {:.1} s)", f.onset, f.onset_error_s));
         }
         if self.how == How::Resumed {
             part(format_args!("it goes on"));

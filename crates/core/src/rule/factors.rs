@@ -186,7 +186,7 @@ impl Outlook {
         let Cost { fired, accepted } = self.cost;
         let times = if fired == 1 { "once".to_owned() } else { format!("{fired} times") };
         let site = format!(
-            "{site}; all factors together fired {times} in the last 24 h, {accepted} false alarms a day are accepted"
+            "{site}; all factors together fired {times} in the last 24 h, accepted are {accepted} a day"
         );
         match (self.trouble, self.nearest) {
             (Some(trouble), _) if !wanted.has(trouble) => {

@@ -17,10 +17,14 @@ use crate::finding::{Finding, MemberValue, Side, Statistic};
 use crate::signal::frame::Frame;
 use crate::signal::store::{GroupId, SignalStore};
 use skewtrap_trace::labels::{LabelValue, Labels};
+use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 
 /// A group with too few members is inert after this time; before, ranks may still be arriving.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
+
+/// Why what was pending is so no longer while its trigger may still hold.
+const SET_BACK: &str = "a window disturbs the samples; what was pending begins anew once it is over";
 
 /// Why a group is not judged.
 #[derive(Clone, Debug, PartialEq)]
@@ -212,11 +216,14 @@ impl Group {
             None => Input::Judged { trigger: blame, clear, newest: first.newest },
             Some(suppression) => Input::Disturbed { clear: clear && suppression == Suppression::MayClear },
         };
+        // What was about to fire and is set back would look like chance.
+        let was_pending = self.rule_state() == RuleState::Pending;
+        let set_back = suppression.filter(|_| was_pending).map(|_| SET_BACK.to_owned());
         let step = self.state.step(input, compiled.holds, now);
         let step = self.tell_apart(step, rule, told, blame.is_some().then_some(trigger.deciding), now);
         self.note(step, is_open, trigger.deciding, now);
         match step.how() {
-            Some(how) => Some(self.change(how, compiled, Some((&trigger, frames)), told, None, now)),
+            Some(how) => Some(self.change(how, compiled, Some((&trigger, frames)), told, set_back, now)),
             None if self.escalation.is_none() => None,
             None if is_low_load || suppression.is_some() => {
                 self.interrupt();
@@ -420,7 +427,8 @@ impl Group {
         };
         if let (Statistic::Factors, Some(told)) = (numbers.statistic, told) {
             told.describe(&mut finding);
-            finding.evidence = told.trouble.map(|trouble| format!("{} {}", finding.rank, words_of(trouble)));
+            finding.evidence =
+                told.trouble.map(|trouble| format!("{} {}", rank_name(&finding.rank), words_of(trouble)));
         }
         finding
     }
