@@ -21,6 +21,8 @@ use skewtrap_trace::time::Time;
 
 /// A second is looked at so long after its end: a poll that is made at the full second still counts.
 const PATIENCE_S: f64 = 0.05;
+/// A log that tells when its lines came has no more of them than this in a row at a full second.
+const MOST_ON_THE_SECOND: u32 = 4;
 /// Nanoseconds of a second.
 const SECOND_NS: i64 = 1_000_000_000;
 /// A gap that is longer is not walked second by second.
@@ -102,6 +104,8 @@ struct Server {
     has_prefills: bool,
     /// The lines of a second, as a log without arrivals stamps them, until it is over.
     second: Vec<Line>,
+    /// Lines in a row that a log which tells when its lines came had at a full second.
+    on_the_second: Option<u32>,
     /// The last second that was looked at.
     stepped: f64,
     /// What an agent before this one learned, until the same ranks are seen again.
@@ -230,7 +234,7 @@ impl Factors {
                 return;
             }
             state.advance(at, per_day);
-            if is_line && at.nanos() % SECOND_NS == 0 {
+            if is_line && state.bears_whole_seconds(at) {
                 self.holds_lines = true;
                 return state.second.push(Line { at, dp, rank, numbers });
             }
@@ -346,6 +350,18 @@ impl Server {
         let detector = self.detector.as_ref()?;
         let (target, ranks) = (target.clone(), self.ranks.clone());
         detector.learned_s().map(|_| Baseline { target, at: now, ranks, known: detector.saved() })
+    }
+
+    /// Whether a line of `at` is of a log that stamps whole seconds. One that tells when its lines came has a line at
+    /// a full second now and then, which must not wait: what comes after it would be read before it.
+    fn bears_whole_seconds(&mut self, at: Time) -> bool {
+        if at.nanos() % SECOND_NS != 0 {
+            self.on_the_second = Some(0);
+            return false;
+        }
+        let in_a_row = self.on_the_second.map_or(u32::MAX, |lines| lines.saturating_add(1));
+        self.on_the_second = (in_a_row <= MOST_ON_THE_SECOND).then_some(in_a_row);
+        self.on_the_second.is_none()
     }
 
     /// Looks at every second that is over at `now`.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::dice::Dice;
 use crate::signal::sample::Signal;
 
 const START: f64 = 1e9;
@@ -116,6 +117,44 @@ fn a_log_whose_stamps_are_whole_seconds_blames_nobody_for_them() {
             }
         }
         factors.step(at(s + 1));
+        told += u32::from(factors.told("server").is_some_and(|t| t.trouble.is_some()));
+    }
+    assert_eq!(told, 0);
+}
+
+#[test]
+fn a_line_that_comes_at_a_full_second_is_read_in_its_turn() {
+    let (mut factors, mut dice) = (Factors::new(1.0), Dice(11));
+    let (mut idle, mut is_back) = ([0_u32; 4], [false; 4]);
+    let mut told = 0;
+    for s in 0..1_200_u32 {
+        for rank in 0..4_u16 {
+            let mut line = |report, at: f64, running: f64| {
+                let mut fields = Fields::default();
+                fields.set(catalog::RUNNING_REQS, running);
+                fields.set(catalog::QUEUE_REQS, 0.0);
+                fields.set(catalog::NEW_SEQS, 1.0);
+                fields.set(catalog::NEW_TOKENS, 300.0);
+                fields.set(catalog::USED_TOKENS, 900.0);
+                fields.set(catalog::GEN_THROUGHPUT, 40.0);
+                let at = Time::from_epoch_s(START + f64::from(s) + at);
+                factors.take(&"server".into(), Rank::dp(rank), report, &fields, at);
+            };
+            let (left, was_idle) = (&mut idle[usize::from(rank)], &mut is_back[usize::from(rank)]);
+            if *left > 0 {
+                *left -= 1;
+                continue;
+            }
+            // It was idle, or a request comes while another one runs; some come at a full second.
+            let at = if *was_idle && dice.uniform() < 0.3 { 0.0 } else { 0.1 + 0.1 * dice.uniform() };
+            line(Report::Prefill, at, if *was_idle { 0.0 } else { 1.0 });
+            line(Report::Decode, 0.5, 1.0);
+            *was_idle = dice.uniform() < 0.2;
+            if *was_idle {
+                *left = 3;
+            }
+        }
+        factors.step(Time::from_epoch_s(START + f64::from(s) + 1.0));
         told += u32::from(factors.told("server").is_some_and(|t| t.trouble.is_some()));
     }
     assert_eq!(told, 0);
