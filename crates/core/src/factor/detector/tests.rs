@@ -5,6 +5,17 @@ const SETTINGS: Settings = Settings { ranks: 4, false_alarms_per_day: 1.0 };
 
 /// Plays `seconds` from `from` on: eight requests a second and rank, but `more` times as many on DP2.
 fn play(detector: &mut Detector, from: i64, seconds: i64, more: usize) -> Vec<Change> {
+    play_cached(detector, from, seconds, more, [0.8; 4])
+}
+
+/// The same, where so much of the prompts is in each rank's cache.
+fn play_cached(
+    detector: &mut Detector,
+    from: i64,
+    seconds: i64,
+    more: usize,
+    cached: [f64; 4],
+) -> Vec<Change> {
     let mut changes = Vec::new();
     for s in from..from + seconds {
         for rank in 0..4 {
@@ -14,8 +25,8 @@ fn play(detector: &mut Detector, from: i64, seconds: i64, more: usize) -> Vec<Ch
                 let tokens = 300.0 + 50.0 * ((s as usize * 7 + i * 3 + rank) % 11) as f64;
                 let line = Prefill {
                     new_seqs: 1.0,
-                    new_tokens: tokens,
-                    cached_tokens: Some(0.0),
+                    new_tokens: tokens * (1.0 - cached[rank]),
+                    cached_tokens: Some(tokens * cached[rank]),
                     running: Some(30.0),
                     queue: Some(0.0),
                 };
@@ -58,6 +69,21 @@ fn a_redirect_that_was_there_before_the_agent_ends_without_a_word_and_the_next_o
     assert_eq!(fired(play(&mut detector, 0, 60, 6)), []);
     assert_eq!(fired(play(&mut detector, 60, 60, 1)), [], "it ends");
     assert_eq!(fired(play(&mut detector, 120, 20, 6)), [(Side::High, vec![2])], "it begins again");
+}
+
+#[test]
+fn what_other_ranks_compute_anew_after_a_redirect_is_its_wake() {
+    let cold = [0.8, 0.2, 0.8, 0.8];
+    let after = |trouble: i64| {
+        let mut detector = Detector::new(SETTINGS);
+        play(&mut detector, 0, 200, 1);
+        play(&mut detector, 200, trouble, 4);
+        play(&mut detector, 200 + trouble, 25, 1);
+        let changes = play_cached(&mut detector, 225 + trouble, 20, 1, cold);
+        changes.into_iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == vec![1]))
+    };
+    assert!(after(0), "without a trouble before it is told");
+    assert!(!after(30), "sessions come back to a rank whose cache has forgotten them");
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, Moment, RECENT};
-use crate::factor::channel::{Channel, PACE, PRESSURE, TESTS};
+use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, TESTS};
 use crate::factor::evidence::{Factor, Side};
 use crate::factor::incident::Incident;
 use crate::factor::onset::Onset;
@@ -172,6 +172,11 @@ impl Detector {
     pub(super) fn is_wake(&self, channel: &Channel, c: &Candidate, moment: Moment) -> bool {
         if c.factor == Factor::Stuck {
             return false;
+        }
+        // A trouble leaves requests on other ranks than their past is on, and its end again: what is computed anew says
+        // nothing then. That prompts became longer is seen by all their tokens.
+        if c.test == Some(MISSES) && !self.closed.is_empty() {
+            return true;
         }
         let (mut blamed, mut onset) = (None, None);
         self.closed.iter().any(|old| {
