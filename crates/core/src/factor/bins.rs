@@ -22,6 +22,8 @@ pub struct Bin {
     pub decoding: f64,
     /// Seconds in which the rank was surely busy and its work known.
     pub spent: f64,
+    /// Seconds that its prompts should have taken, by the cost model, in the second in which they were told.
+    pub prompts: f64,
 }
 
 /// A ring of bins for each rank, all ending at the same second. It takes memory once something is put into it.
@@ -161,6 +163,7 @@ impl Bin {
         self.needed += other.needed;
         self.decoding += other.decoding;
         self.spent += other.spent;
+        self.prompts += other.prompts;
     }
 }
 

@@ -102,6 +102,8 @@ const BY_HALF: f64 = 0.405;
 
 /// The place of the test on all the tokens of a request.
 const WORK: usize = 2;
+/// The place of the test on those that were computed.
+pub const MISSES: usize = 3;
 /// The place of the test that joins share with another factor.
 pub const PRESSURE: usize = 4;
 /// The place of the test on the pace of decoding alone. It is one only where nothing tells what a rank did
@@ -214,6 +216,9 @@ impl Channel {
                 bin.admitted += part * brought.admitted;
             });
         }
+        if let Some(needed) = meaning.prompts.and_then(|did| self.known.clock.needed(&did)) {
+            self.bins.at(rank, at, |bin| bin.prompts += needed);
+        }
         if let Some(Stretch { from, to, did }) = meaning.stretch {
             self.hear(at);
             let alone = decoding_of(&did);
@@ -255,8 +260,8 @@ impl Channel {
         let pace = self.known.pace.examine(&sums, pending, &share.crowding);
         let paced = if self.quality.is_guessed { pace.evidence.clone() } else { Vec::new() };
         let pressure = self.pressure(&share, &pace);
-        let work = self.known.work.examine(&sums);
-        let misses = self.known.misses.examine(&sums);
+        let work = self.known.work.examine(&sums, self.quality.is_inferred);
+        let misses = self.known.misses.examine(&sums, self.quality.is_inferred);
         Seen { share, speed, work, misses, pace, pressure, paced }
     }
 
@@ -472,8 +477,11 @@ impl Channel {
             if is_pending {
                 blur = blur.max(spent_on_it.min(2.0));
             }
-            let (needed, spent) =
-                if is_pending { (late / spent_on_it, 1.0) } else { (speed.clock.of(&bin), bin.spent) };
+            let (needed, spent) = if is_pending {
+                (late / spent_on_it, 1.0)
+            } else {
+                (speed.needed(&bin, speed.shared(&self.bins_at(s))), bin.spent)
+            };
             logs.push(match departure(speed, rank, needed, spent) {
                 // As in the test itself: what its peers show as well is not its own.
                 Some(own) => {
@@ -493,12 +501,16 @@ impl Channel {
         locate(&Logs { seconds: logs, is_high: side == Side::High }, end, blur)
     }
 
+    /// The bins of all ranks in a second.
+    fn bins_at(&self, second: i64) -> Vec<Bin> {
+        (0..self.known.share.usual.len()).map(|r| self.bins.get(r, second)).collect()
+    }
+
     /// How far the middle one of `peers` departed from its usual speed in a second, where one was busy.
     fn peers_departure(&self, speed: &Speed, peers: &[usize], second: i64) -> f64 {
-        let of = |r: usize| {
-            let bin = self.bins.get(r, second);
-            departure(speed, r, speed.clock.of(&bin), bin.spent)
-        };
+        let bins = self.bins_at(second);
+        let shared = speed.shared(&bins);
+        let of = |r: usize| departure(speed, r, speed.needed(&bins[r], shared), bins[r].spent);
         let mut peers: Vec<f64> = peers.iter().filter_map(|r| of(*r)).collect();
         peers.sort_by(f64::total_cmp);
         peers.get(peers.len() / 2).copied().unwrap_or(0.0)
@@ -537,3 +549,6 @@ fn weaker(own: f64, peers: f64) -> f64 {
     let against = own - peers;
     if own * against <= 0.0 { 0.0 } else { own.abs().min(against.abs()).copysign(own) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,7 +36,7 @@ const GAUGES: usize = 3;
 const WAYS: usize = 4;
 /// What is expected of each.
 const QUALITY: [Quality; WAYS] = [
-    Quality { staleness: 0.0, noise: 0.1, is_inferred: false, is_timed_singly: true, is_guessed: false },
+    Quality { staleness: 0.25, noise: 0.1, is_inferred: false, is_timed_singly: true, is_guessed: false },
     Quality { staleness: 0.5, noise: 0.1, is_inferred: false, is_timed_singly: false, is_guessed: false },
     Quality { staleness: 0.5, noise: 0.1, is_inferred: true, is_timed_singly: false, is_guessed: false },
     Quality { staleness: 0.5, noise: 0.3, is_inferred: true, is_timed_singly: false, is_guessed: true },

@@ -65,6 +65,8 @@ pub struct Meaning {
     pub stretch: Option<Stretch>,
     /// What the admitted requests brought.
     pub work: Option<Brought>,
+    /// Prompts that were computed, as part of a stretch that is told later.
+    pub prompts: Option<Features>,
 }
 
 /// What was last read of one rank's log lines.
@@ -100,6 +102,7 @@ impl Lines {
         Meaning {
             came: Some(Came { from: at, to: at, requests: own + growth, tokens: 0.0 }),
             work: brought(own, tokens / line.new_seqs, line.new_tokens / line.new_seqs),
+            prompts: Some([0.0, 0.0, 0.0, 1.0, line.new_tokens]),
             ..Meaning::default()
         }
     }
@@ -237,7 +240,7 @@ impl Levels {
             self.came_since = 0.0;
             self.prompts_since = 0.0;
         }
-        Meaning { came, stretch, work }
+        Meaning { came, stretch, work, ..Meaning::default() }
     }
 
     /// The stretch since the throughput last changed, up to the last reading: what it will have done at most.
@@ -306,7 +309,12 @@ impl Totals {
             (None, _) => tokens.and_then(|t| held_a_request(gauges, &levels, finished_a_token * t)),
             _ => None,
         };
-        Meaning { came, stretch: self.stretch((before_at, &before, &levels), (at, now, gauges)), work }
+        Meaning {
+            came,
+            stretch: self.stretch((before_at, &before, &levels), (at, now, gauges)),
+            work,
+            ..Meaning::default()
+        }
     }
 
     /// Whether `now` says the same as the last reading: nothing moved.

@@ -8,8 +8,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::factor::bins::{Bin, Sums};
-use crate::factor::evidence::{Evidence, Grid, PeerMedians, Side, measured};
+use crate::factor::evidence::{Evidence, Grid, PeerMedians, Side, WINDOWS, measured};
 use crate::factor::spread::Dispersion;
+use crate::factor::waits::{Term, Waits};
 
 /// Windows longer than this (in seconds) are left to slow machines.
 pub const WINDOW_COUNT: usize = 9;
@@ -29,6 +30,10 @@ const STEP: f64 = 0.002;
 const UNKNOWN: f64 = 30.0;
 /// Seconds until the noise counts as known.
 const YOUNG: f64 = 60.0;
+
+/// Whether ranks wait for each other is learned in this window (8 s), from those that were busy for this part of it.
+const WAITS_WINDOW: usize = 4;
+const WAITS_MEASURED: f64 = 0.8;
 
 /// A stretch of work under way: the seconds that it will have needed at most when it is over, for all of it
 /// and for decoding alone, and those that it has taken already. All zero where there is none.
@@ -57,6 +62,9 @@ pub struct Speed {
     pub pooled: Vec<Dispersion>,
     /// See above.
     pub own: Vec<Vec<Dispersion>>,
+    /// Which part of its peers' prompts a rank waits for.
+    #[serde(default)]
+    pub waits: Waits,
 }
 
 /// Which needed seconds are looked at.
@@ -104,6 +112,13 @@ impl Needed {
     }
 }
 
+/// Prompts that ranks wait for, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared {
+    part: f64,
+    all: f64,
+}
+
 /// What [`Speed::examine`] saw.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -122,6 +137,7 @@ pub struct Lesson {
     pub roots: Grid,
     /// Each rank's ratio in the latest finished second, NaN where it was not measured.
     latest: Vec<f64>,
+    waits: Term,
 }
 
 impl Speed {
@@ -134,7 +150,20 @@ impl Speed {
             seconds: vec![0.0; ranks],
             pooled: vec![Dispersion::default(); WINDOW_COUNT],
             own: vec![vec![Dispersion::default(); WINDOW_COUNT]; ranks],
+            waits: Waits::default(),
         }
+    }
+
+    /// What the prompts of all ranks, of which `bins` are, take of the time of each.
+    pub fn shared(&self, bins: &[Bin]) -> Shared {
+        let part = if self.clock == Needed::All { self.waits.part() } else { 0.0 };
+        let all = if part > 0.0 { bins.iter().map(|bin| bin.prompts).sum() } else { 0.0 };
+        Shared { part, all }
+    }
+
+    /// What a rank needed: for its own work, and for that of others as far as it waits for them.
+    pub fn needed(&self, bin: &Bin, shared: Shared) -> f64 {
+        self.clock.of(bin) + shared.part * (shared.all - bin.prompts).max(0.0)
     }
 
     /// Looks at the windows of `sums`. `pending` is what each rank's stretch under way adds: needed at most,
@@ -153,6 +182,7 @@ impl Speed {
         let (mut plain, mut late) = (vec![(f64::NAN, 0.0); ranks], Vec::new());
         let (mut peers, mut late_medians) = (PeerMedians::default(), PeerMedians::default());
         let mut ratios = Vec::with_capacity(ranks);
+        let mut waits = Term::default();
         for (w, window, sum) in sums.windows().take(WINDOW_COUNT) {
             let length = window as f64;
             let calm = crowding.get(w).map_or(1.0, |c| c.max(1.0).powf(-CROWDING_POWER));
@@ -162,8 +192,13 @@ impl Speed {
                 let ratio = if is_known { (needed / spent).ln() - self.usual[r] } else { f64::NAN };
                 (ratio, spent.min(length) * calm)
             };
+            let shared = self.shared(sum);
             for (r, plain) in plain.iter_mut().enumerate() {
-                *plain = ratio(r, self.clock.of(&sum[r]), sum[r].spent);
+                *plain = ratio(r, self.needed(&sum[r], shared), sum[r].spent);
+            }
+            if window == WINDOWS[WAITS_WINDOW] && self.clock == Needed::All {
+                let busy = sum.iter().filter(|bin| bin.spent > WAITS_MEASURED * length);
+                waits = Term::of(busy.map(|bin| (bin.prompts / length, bin.needed / bin.spent)));
             }
             ratios.clear();
             ratios.extend(plain.iter().map(|x| x.0));
@@ -177,7 +212,7 @@ impl Speed {
                         return plain[r];
                     }
                     let part = (length / spent).min(1.0);
-                    ratio(r, self.clock.of(&sum[r]) + needed * part, sum[r].spent + spent * part)
+                    ratio(r, self.needed(&sum[r], shared) + needed * part, sum[r].spent + spent * part)
                 }));
                 ratios.clear();
                 ratios.extend(late.iter().map(|x| x.0));
@@ -223,13 +258,15 @@ impl Speed {
                 best[r] = best[r].or(Evidence { deviance, side: Side::Low, effect: departure, window });
             }
         }
-        let latest = |r| {
-            let bin = sums.bins.get(r, sums.newest - 1);
-            let needed = self.clock.of(&bin);
+        let last: Vec<Bin> = (0..ranks).map(|r| sums.bins.get(r, sums.newest - 1)).collect();
+        let shared = self.shared(&last);
+        let latest = |r: usize| {
+            let bin = last[r];
+            let needed = self.needed(&bin, shared);
             if bin.spent > 0.3 && needed > 0.0 { (needed / bin.spent).ln() } else { f64::NAN }
         };
         let latest = (0..ranks).map(latest).collect();
-        Seen { evidence: best, lesson: Lesson { roots, latest }, effects }
+        Seen { evidence: best, lesson: Lesson { roots, latest, waits }, effects }
     }
 
     /// Whether a rank's usual speed and noise are known.
@@ -239,6 +276,7 @@ impl Speed {
 
     /// Learns from what was seen in a healthy second.
     pub fn learn(&mut self, lesson: &Lesson) {
+        self.waits.learn(lesson.waits);
         for (w, roots) in lesson.roots.rows().enumerate() {
             self.pooled[w].learn_together(measured(roots).map(|z| z * z));
             let ranks = roots.iter().zip(&mut self.own).filter(|(z, _)| !z.is_nan());
@@ -251,9 +289,12 @@ impl Speed {
         }
     }
 
-    /// How many times as long as the model says this rank usually takes.
+    /// How many times as long as its peers this rank usually takes for the same work. What all have in common is
+    /// the model's own error: taken out of what the model learns from, it would come back, and again, without end.
     pub fn usual_factor(&self, rank: usize) -> f64 {
-        (-self.usual[rank]).exp()
+        let known = || self.usual.iter().zip(&self.seconds).filter(|(_, seconds)| **seconds > 0.0);
+        let common = known().map(|(usual, _)| usual).sum::<f64>() / known().count().max(1) as f64;
+        if self.seconds[rank] > 0.0 { (common - self.usual[rank]).exp() } else { 1.0 }
     }
 
     /// The variance of a busy second's ratio in window `w`, in nominal ones.

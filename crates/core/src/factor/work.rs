@@ -13,8 +13,11 @@ const FEWEST: f64 = 6.0;
 const NOMINAL: f64 = 1.0;
 /// The least dispersion believed, as variance.
 const LEAST_DISPERSION: f64 = 0.05;
-/// More work than usual by less than this (on the logarithm, 1.5 times) is no trouble.
+/// More work than usual by less than this (on the logarithm, 1.5 times) is no trouble ...
 const MATERIAL: f64 = 0.4;
+/// ... or 1.8 times, where it is inferred from what running requests hold: few of them that stay for long move that
+/// for as long, however many others come and go.
+const MATERIAL_HELD: f64 = 0.6;
 /// A rank's usual difference moves by no more than this a second.
 const STEP: f64 = 0.002;
 /// Seconds until the noise counts as known.
@@ -70,14 +73,15 @@ impl Work {
         }
     }
 
-    /// Looks at all windows of `sums`.
-    pub fn examine(&self, sums: &Sums) -> Seen {
+    /// Looks at all windows of `sums`, whose tokens may be those that running requests hold.
+    pub fn examine(&self, sums: &Sums, is_held: bool) -> Seen {
         let ranks = self.usual.len();
         let mut roots = Grid::new(WINDOWS.len(), ranks);
         let mut latest = vec![f64::NAN; ranks];
         let mut best = vec![Evidence::NONE; ranks];
         let mut means = vec![f64::NAN; ranks];
         let mut peers = PeerMedians::default();
+        let material = if is_held { MATERIAL_HELD } else { MATERIAL };
         for (w, window, sum) in sums.windows() {
             for (mean, sum) in means.iter_mut().zip(sum) {
                 let n = sum.admitted;
@@ -99,7 +103,7 @@ impl Work {
                 let square = departure.powi(2) * sum[r].admitted / NOMINAL.powi(2);
                 roots[r] = square.sqrt().copysign(departure) / noise;
                 // Less work a request is nobody's trouble.
-                if departure < MATERIAL {
+                if departure < material {
                     continue;
                 }
                 let deviance = 0.5 * square / dispersion;
@@ -151,7 +155,7 @@ mod tests {
                     + if r == 1 && s >= 300 { 2.0 } else { 0.0 };
                 bins.at(r, s as f64, |b| (b.work, b.admitted) = (8.0 * log, 8.0));
             }
-            let seen = work.examine(&bins.sums(s, 0));
+            let seen = work.examine(&bins.sums(s, 0), false);
             let found = &seen.evidence;
             if s < 300 {
                 work.learn(&seen.lesson);

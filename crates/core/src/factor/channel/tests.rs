@@ -1,0 +1,42 @@
+use super::*;
+use crate::dice::Dice;
+use crate::factor::intake::Meaning;
+
+const BY_LINES: Quality =
+    Quality { staleness: 0.0, noise: 0.1, is_inferred: false, is_timed_singly: true, is_guessed: false };
+
+/// A channel of four ranks that heard `seconds` of a healthy server. Each rank reports again and again that the
+/// same steps are done; how long they took is up to the others, for which it waits in every step.
+fn heard_in_lockstep(seconds: i64) -> Channel {
+    let mut channel = Channel::new(4, 0, BY_LINES);
+    let mut dice = Dice(7);
+    let mut reported = [0.0; 4];
+    for s in 0..seconds {
+        let end = s as f64 + 1.0;
+        for (rank, from) in reported.iter_mut().enumerate() {
+            loop {
+                let to = *from + 0.4 - 0.6 * dice.uniform().max(1e-6).ln();
+                if to > end {
+                    break;
+                }
+                let did = [40.0, 1_200.0, 1e6, 3.0, 2_000.0 * dice.uniform()];
+                let stretch = Some(Stretch { from: *from, to, did });
+                channel.take(rank, to, &Meaning { stretch, ..Meaning::default() }, true, true);
+                *from = to;
+            }
+        }
+        channel.bins.advance(s);
+        let seen = channel.examine(s, 0, &[Pending::default(); 4]);
+        channel.learn(s, seen);
+    }
+    channel
+}
+
+#[test]
+fn a_cost_model_that_explains_little_does_not_shrink_without_end() {
+    let channel = heard_in_lockstep(5_000);
+    for rank in 0..4 {
+        let usual = channel.known.speed.usual[rank];
+        assert!(usual.abs() < 0.7, "by the model DP{rank} needs {:.2} of each second", usual.exp());
+    }
+}
