@@ -1,11 +1,17 @@
 //! Judges the shipped rules: the whole core, as a replay drives it, over simulated servers.
 //!
+//! `--budgets 0.2,1,5 --seeds 1,2` prints the table of what each budget of false alarms is kept to instead, and
+//! `--frontier` delays against false alarms as JSON, beside plainer detectors.
+//!
 //! `skewtrap-judge [--hours H] [--healthy N] [--runs N] [--only TEXT] [--sources log,loads,counted,metrics,both]
 //! [--seed N] [--warm S] [--budget PER_DAY] [--own] [--standing] [-v]` prints firings and windows an hour in healthy worlds
 //! (the first hour apart, imbalances told as standing apart, and from hour 4 on with the upper 95 % bound of their rate a day), and for incidents how many were found, the first blame, delays, onsets and clearing.
 
 mod arrivals;
+mod budgets;
 mod engine;
+mod frontier;
+mod rivals;
 mod rng;
 mod score;
 mod spec;
@@ -34,6 +40,9 @@ struct Options {
     budget: f64,
     own: bool,
     standing: bool,
+    budgets: Vec<f64>,
+    seeds: Vec<u64>,
+    frontier: bool,
     verbose: bool,
 }
 
@@ -49,6 +58,9 @@ fn options() -> Result<Options> {
         budget: 1.0,
         own: false,
         standing: false,
+        budgets: Vec::new(),
+        seeds: Vec::new(),
+        frontier: false,
         verbose: false,
     };
     let mut args = std::env::args().skip(1);
@@ -68,12 +80,18 @@ fn options() -> Result<Options> {
             "--budget" => o.budget = value()?.parse()?,
             "--own" => o.own = true,
             "--standing" => o.standing = true,
+            "--budgets" => o.budgets = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--seeds" => o.seeds = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--frontier" => o.frontier = true,
             "-v" => o.verbose = true,
             other => bail!("unknown option {other}; see crates/judge/src/main.rs"),
         }
     }
     if o.sources.is_empty() {
         bail!("--sources names none of log, loads, counted, metrics, both");
+    }
+    if o.seeds.is_empty() {
+        o.seeds.push(o.seed);
     }
     Ok(o)
 }
@@ -83,6 +101,14 @@ fn main() -> Result<()> {
     let rules = score::shipped()?;
     if o.standing {
         standing(&o, &rules);
+        return Ok(());
+    }
+    if !o.budgets.is_empty() {
+        budgets::table(&o, &rules);
+        return Ok(());
+    }
+    if o.frontier {
+        frontier::print(&o, &rules);
         return Ok(());
     }
     healthy(&o, &rules);
