@@ -29,6 +29,7 @@ mod standing;
 mod stuck;
 mod tail;
 mod turnover;
+mod waits;
 mod work;
 
 pub use detector::{Detector, Nearest, Open, Saved, Settings};
