@@ -17,6 +17,7 @@ A script is a list of phases, one after the other:
 """
 import argparse, asyncio, glob, json, os, random, re, signal, subprocess, sys, time
 import aiohttp
+from trouble import crowd, duty, pid_of, schedulers
 
 ap = argparse.ArgumentParser()
 ap.add_argument("script"); ap.add_argument("--base", default="http://127.0.0.1:30000"); ap.add_argument("--out", default=".")
@@ -40,28 +41,6 @@ t_begin = time.time(); stat = {}; tok = [0, 0]; tasks = set()
 
 def event(kind, **k):
     EV.write(json.dumps({"t": round(time.time(), 4), "kind": kind, **k}) + "\n"); EV.flush()
-
-
-def schedulers():
-    """pid by (dp, tp) of the server's scheduler processes, by their titles (sglang::scheduler_DP0_TP0...)."""
-    out = {}
-    for p in os.listdir("/proc"):
-        if not p.isdigit(): continue
-        try:
-            cmd = open(f"/proc/{p}/cmdline").read().replace("\0", " ")
-            if "sglang::scheduler" not in cmd: continue
-            if a.group and os.getpgid(int(p)) != a.group: continue
-        except OSError: continue
-        part = lambda n: int((re.search(n + r"(\d+)", cmd) or [0, 0])[1])
-        out[(part("DP"), part("TP"))] = int(p)
-    return out
-
-
-def pid_of(rank):
-    s = schedulers()
-    for key in ((rank, 0), (0, rank), (rank, rank)):
-        if key in s: return s[key]
-    return None
 
 
 async def one(s, rank, shape):
@@ -103,22 +82,6 @@ async def streamer(s, rank):
         except asyncio.CancelledError: raise
         except Exception as e:
             event("stream_err", r=rank, e=repr(e)[:100]); await asyncio.sleep(0.5)
-
-
-def busy_loops(core, n):
-    return [subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"]) for _ in range(n)]
-
-
-def threads(pid): return [int(t) for t in os.listdir(f"/proc/{pid}/task")]
-
-
-async def duty(pid, on, off):
-    try:
-        while True:
-            os.kill(pid, signal.SIGSTOP); await asyncio.sleep(off); os.kill(pid, signal.SIGCONT); await asyncio.sleep(on)
-    finally:
-        try: os.kill(pid, signal.SIGCONT)
-        except OSError: pass
 
 
 async def whole(folder):
@@ -167,25 +130,16 @@ async def phase(s, p):
     if seconds < 1: event("skipped", name=name); return
     undo = []; bg = []; before = list(tok)
     if "duty" in p or "stop" in p or "crowd" in p:
-        x = p.get("duty") or p.get("stop") or p.get("crowd"); rank = x["rank"]; pid = pid_of(rank)
-        if pid is None: event("skipped", name=name, why="no scheduler found", seen={str(k): v for k, v in schedulers().items()}); return
+        x = p.get("duty") or p.get("stop") or p.get("crowd"); rank = x["rank"]; pid = pid_of(rank, a.group)
+        if pid is None: event("skipped", name=name, why="no scheduler found", seen={str(k): v for k, v in schedulers(a.group).items()}); return
         if "duty" in p:
             event("duty", rank=rank, pid=pid, on=x["on"], off=x["off"]); t = spawn(duty(pid, x["on"], x["off"])); undo.append(lambda: (t.cancel(), event("duty_over", rank=rank)))
         elif "stop" in p:
             event("stop", rank=rank, pid=pid); os.kill(pid, signal.SIGSTOP); undo.append(lambda: (os.kill(pid, signal.SIGCONT), event("cont", rank=rank)))
         else:
-            core = x.get("core", 5) % os.cpu_count(); was = os.sched_getaffinity(pid); ps = busy_loops(core, x.get("n", 4)); ids = threads(pid)
-            for i in ids:
-                try: os.sched_setaffinity(i, {core})
-                except OSError: pass
-            event("crowd", rank=rank, pid=pid, core=core, n=len(ps), threads=len(ids))
-            def over():
-                for q in ps: q.kill()
-                for i in threads(pid):
-                    try: os.sched_setaffinity(i, was)
-                    except OSError: pass
-                event("crowd_over", rank=rank)
-            undo.append(over)
+            core, n = x.get("core", 5) % os.cpu_count(), x.get("n", 4); end = crowd(pid, core, n)
+            event("crowd", rank=rank, pid=pid, core=core, n=n)
+            undo.append(lambda: (end(), event("crowd_over", rank=rank)))
     if "gpu" in p:
         g = p["gpu"]; q = subprocess.Popen([sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "gpu_hog.py"), str(g.get("share", 0.5)), str(g.get("device", 0)), str(seconds + 20)], stdout=open(a.out + "/gpu_hog.log", "a"), stderr=subprocess.STDOUT)
         event("gpu_hog", pid=q.pid, **g)

@@ -1,6 +1,6 @@
 """A real SGLang with a tiny model of random weights.
 
-  server.py model DIR [--kind llama|tiny|moe|moe-hot] [--hot-rank R]   writes the model (no network; moe-hot writes weights whose router
+  server.py model DIR [--kind llama|tiny|wide|moe|moe-hot] [--hot-rank R]   writes the model (no network; moe-hot writes weights whose router
                                                  prefers the experts of EP rank R of 2)
   server.py serve ARGUMENTS...                   sglang.launch_server, but several DP ranks may share a GPU (--gpu-id-step 0)
   server.py preset NAME                          prints the arguments of a preset: dp4 moe1 tp2 tp2-nccl dpa2 ep2 ep2-hot cpu-dp2, tp4 tp4-nccl
@@ -13,6 +13,11 @@ import json, os, sys
 BASE = ("--load-format dummy --skip-tokenizer-init --host 127.0.0.1 --attention-backend triton --sampling-backend pytorch "
         "--grammar-backend none --max-total-tokens 200000 --max-running-requests 256 --cuda-graph-max-bs 32 --mem-fraction-static 0.6 "
         "--enable-metrics --enable-metrics-for-all-schedulers --skip-server-warmup --enforce-disable-flashinfer-allreduce-fusion --log-level info --disable-prefill-cuda-graph")
+# Without a GPU; these exist in 0.5.16 and in 0.5.23. A scheduler without work sleeps: on a few cores a spinning one takes its peers' time.
+CPU = ("--load-format dummy --skip-tokenizer-init --host 127.0.0.1 --device cpu --attention-backend torch_native --sampling-backend pytorch "
+       "--grammar-backend none --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled --disable-overlap-schedule --dtype bfloat16 "
+       "--max-total-tokens 16384 --max-running-requests 32 --context-length 2048 --mem-fraction-static 0.1 --enable-metrics --skip-server-warmup "
+       "--sleep-on-idle --log-level info")
 PRESETS = {
     "dp4": "--dp-size 4 --gpu-id-step 0 --load-balance-method round_robin",
     "tp2": "--tp-size 2 --cuda-graph-max-bs 128",
@@ -20,8 +25,7 @@ PRESETS = {
     "dpa2": "--tp-size 2 --dp-size 2 --enable-dp-attention --disable-custom-all-reduce --load-balance-method round_robin",
     "moe1": "--moe-runner-backend triton",
     "ep2": "--tp-size 2 --ep-size 2 --disable-custom-all-reduce --moe-runner-backend triton --cuda-graph-max-bs 128",
-    "cpu-dp2": "--dp-size 2 --device cpu --attention-backend torch_native --cuda-graph-backend-decode disabled --cuda-graph-backend-prefill disabled "
-               "--disable-overlap-schedule --dtype bfloat16 --max-total-tokens 16384 --max-running-requests 32 --context-length 2048",
+    "cpu-dp2": "--dp-size 2",
     "ep2-hot": "--tp-size 2 --ep-size 2 --disable-custom-all-reduce --moe-runner-backend triton --load-format auto",
 }
 BIG = " --max-total-tokens 60000 --mem-fraction-static 0.95 --cuda-graph-max-bs 128"
@@ -42,6 +46,9 @@ def model(folder, kind="llama", hot=1):
     elif kind == "tiny":                             # for servers without a GPU
         c.update(architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=1024, hidden_size=64, intermediate_size=128,
                  num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, head_dim=16)
+    elif kind == "wide":                             # the same in one wide layer: steps are as quick, prompts take their time
+        c.update(architectures=["LlamaForCausalLM"], model_type="llama", vocab_size=1024, hidden_size=768, intermediate_size=4096,
+                 num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=4, head_dim=96)
     else:                                           # a model with DP attention and EP
         c.update(architectures=["Qwen3MoeForCausalLM"], model_type="qwen3_moe", num_experts=8, num_experts_per_tok=2, moe_intermediate_size=1024,
                  decoder_sparse_step=1, mlp_only_layers=[], norm_topk_prob=True, output_router_logits=False, router_aux_loss_coef=0.0,
@@ -100,7 +107,7 @@ def hot_router():
 def serve(argv):
     from sglang.srt import server_args as sa
     real = getattr(sa.ServerArgs, "check_server_args", None)
-    if real is not None:
+    if real is not None and "--gpu-id-step" in argv:
         def check(self):                            # refuses a step of 0; nothing else does
             step = self.gpu_id_step
             try:
@@ -149,7 +156,7 @@ if __name__ == "__main__":
         ap = argparse.ArgumentParser(); ap.add_argument("folder"); ap.add_argument("--kind", default="llama"); ap.add_argument("--hot-rank", type=int, default=1)
         a = ap.parse_args(sys.argv[2:]); model(a.folder, a.kind, a.hot_rank)
     elif what == "preset":
-        print(BASE, PRESETS[sys.argv[2]])
+        print(CPU if sys.argv[2].startswith("cpu-") else BASE, PRESETS[sys.argv[2]])
     elif what == "serve":
         serve(sys.argv[2:])
     elif what == "versions":

@@ -382,6 +382,7 @@ fn add_pages(
     for page in &target.pages {
         let source = next_source(named, plan.target, Source::Page, &page.url);
         let server = Server::new(clients.trusting(target.ca_file.as_deref())?.0, &page.url, None, None);
+        let address = target.url.as_deref().unwrap_or_default().into();
         let (target, every) = (plan.target, target.poll);
         let page_kind = poll::Page::Whole;
         sources.push(SourcePlan::Poll(poll::Config {
@@ -392,7 +393,7 @@ fn add_pages(
             every,
             phase,
         }));
-        pages.push(FurtherPage { source, ranks: page.ranks.clone() });
+        pages.push(FurtherPage { source, ranks: page.ranks.clone(), server: address });
     }
     Ok(pages)
 }

@@ -54,11 +54,25 @@ pub struct Found {
     pub unknown: Vec<String>,
     /// A peer that the cause is about.
     pub peer: Option<usize>,
+    /// What is special about the requests that it gets more of.
+    pub requests: Requests,
+}
+
+/// What is special about the requests of a rank that gets more of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Requests {
+    /// Nothing that shows.
+    #[default]
+    Any,
+    /// Its cache answers more of them than before.
+    Cached,
+    /// The router did not send them.
+    NotRouted,
 }
 
 impl Found {
     pub fn new(kind: CauseKind, is_sure: bool, support: String) -> Self {
         let certainty = if is_sure { Certainty::Likely } else { Certainty::Consistent };
-        Self { kind, certainty, support: vec![support], explains: None, unknown: Vec::new(), peer: None }
+        Self { kind, certainty, support: vec![support], explains: None, unknown: Vec::new(), peer: None, requests: Requests::Any }
     }
 }

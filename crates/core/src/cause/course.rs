@@ -31,6 +31,7 @@ const READ: &[Signal] = &[
     catalog::THROTTLED,
     catalog::CPU_PRESSURE,
     catalog::GPU_SM_CLOCK,
+    catalog::SENT_REQS,
 ];
 
 /// The samples of one signal of one member, in the order of time.

@@ -42,9 +42,11 @@ pub fn host_of(case: &Case<'_>, at: usize) -> Vec<Departure> {
                 (covered >= 1.0).then(|| seconds / covered)
             };
             let mut found = departure(case, at, signal, share, |(before, after)| (after - before).max(0.0))?;
-            let waits = (found.own.1 - found.own.0).clamp(0.0, 0.95);
-            found.slows = -(1.0 - waits).ln();
-            found.departed &= waits >= STARVED;
+            // What is left of each second to run in: on a machine that was crowded before, a little more waiting takes
+            // more of it.
+            let runs = |waits: f64| 1.0 - waits.clamp(0.0, 0.95);
+            found.slows = (runs(found.own.0) / runs(found.own.1)).ln().max(0.0);
+            found.departed &= found.own.1 - found.own.0 >= STARVED;
             Some(found)
         })
         .collect()

@@ -170,7 +170,23 @@ impl<'a> Terms<'a> {
 
     /// The member's share of arrivals, against all others but `without`.
     pub fn arrivals(&self, member: usize, without: usize) -> Term {
-        let [b, a, pb, pa] = self.sides(member, without).map(|t| t.arrived);
+        self.share(self.sides(member, without).map(|t| t.arrived))
+    }
+
+    /// The member's share of what the router sent, by the router's own counter; `None` where it is not read of all.
+    pub fn sent(&self, member: usize) -> Option<Term> {
+        let all_told = self.course.members.iter().all(|m| m.has(catalog::SENT_REQS));
+        let total = |i: usize, span| self.course.members[i].of(catalog::SENT_REQS).total(span).0;
+        let peers = |span| {
+            (0..self.course.members.len()).filter(|i| *i != member).map(|i| total(i, span)).sum::<f64>()
+        };
+        let Spans { before, after } = self.spans;
+        let sides = [total(member, before), total(member, after), peers(before), peers(after)];
+        all_told.then(|| self.share(sides))
+    }
+
+    /// How a share changed: a count of the member's before and after, and of its peers'.
+    fn share(&self, [b, a, pb, pa]: [f64; 4]) -> Term {
         let ln = ((a + 0.5) / (pa + 0.5)).ln() - ((b + 0.5) / (pb + 0.5)).ln();
         // The signed root of the deviance of the two-by-two table: exact also where nothing came.
         let all = a + b + pa + pb;

@@ -32,6 +32,8 @@ struct Second {
     /// Requests that wait, and requests a second that are thrown out of the batch, to be computed again.
     waiting: f64,
     thrown: f64,
+    /// What the router sent it, by the router's own counter.
+    sent: Option<f64>,
     /// The KV cache is full so many seconds after the onset.
     full_after: Option<usize>,
     is_there: bool,
@@ -47,6 +49,7 @@ const USUAL: Second = Second {
     machine: None,
     waiting: 0.0,
     thrown: 0.0,
+    sent: None,
     full_after: None,
     is_there: true,
 };
@@ -74,7 +77,7 @@ fn cause_among(
 ) -> Cause {
     let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
     store.add_target("server".into(), None);
-    let mut totals = [[0.0; 7]; 4];
+    let mut totals = [[0.0; 8]; 4];
     for s in 0..=ONSET + 10 {
         for (rank, total) in totals.iter_mut().enumerate() {
             let now = match (s > ONSET, rank) {
@@ -93,6 +96,7 @@ fn cause_among(
                 now.gpu.unwrap_or(0.0),
                 now.machine.map_or(0.0, |m| m.0),
                 now.thrown,
+                now.sent.unwrap_or(0.0) * wave,
             ];
             total.iter_mut().zip(growth).for_each(|(t, g)| *t += g);
             if !now.is_there {
@@ -112,6 +116,11 @@ fn cause_among(
                 fields.set(catalog::GPU_BUSY, total[4]);
             }
             store.record(TargetId(0), rank_at(rank as u16), Source::Metrics, &fields, at(s), at(s));
+            if now.sent.is_some() {
+                let (rank, signal) = (rank_at(rank as u16), catalog::SENT_REQS);
+                let sample = Sample { rank, signal, value: total[7], at: at(s), extra: None };
+                store.record_sample(TargetId(0), Source::Page, &sample, at(s));
+            }
             // The machine is looked at less often.
             if let Some((_, clock)) = now.machine.filter(|_| s % 3 == 0) {
                 for (signal, value, source) in [
@@ -142,6 +151,40 @@ fn a_router_that_sends_a_rank_more_is_named_with_its_share_and_what_it_is_not() 
     assert!(cause.support[0].starts_with("its share of requests 25 % -> 50 %, from 03:47:"), "{cause:?}");
     assert!(cause.ruled_out.iter().any(|r| r.starts_with("tokens per prompt 1000 -> 1000")), "{cause:?}");
     assert!(cause.explains.is_some_and(|e| e >= 0.8));
+}
+
+#[test]
+fn a_router_that_sends_a_rank_more_is_named_with_its_own_counter() {
+    let usual = Second { sent: Some(8.0), ..USUAL };
+    let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, sent: Some(24.0), ..USUAL };
+    let cause = cause_of(usual, more, usual);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::MoreRequests, Certainty::Likely), "{cause:?}");
+    assert_eq!(cause.statement, "the router sends DP2 more");
+    let counter = "the router's own counter: its share 25 % -> 50 % of what was sent";
+    assert!(cause.support.iter().any(|s| s == counter), "{cause:?}");
+}
+
+#[test]
+fn requests_that_come_around_the_router_are_not_laid_at_its_door() {
+    let usual = Second { sent: Some(8.0), ..USUAL };
+    let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, sent: Some(8.0), ..USUAL };
+    let cause = cause_of(usual, more, usual);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::MoreRequests, Certainty::Consistent), "{cause:?}");
+    assert_eq!(cause.statement, "DP2 gets more requests, and not from the router");
+    let fewer = Second { requests: 1.0, running: 3.0, decoded: 240.0, sent: Some(8.0), ..USUAL };
+    let cause = cause_of_finding(usual, fewer, usual, |finding| finding.side = Side::Low);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::FewerRequests, Certainty::Consistent), "{cause:?}");
+    assert_eq!(cause.statement, "DP2 gets fewer requests, though the router sends it as many as before");
+}
+
+#[test]
+fn a_host_on_a_machine_that_was_crowded_before_is_slow_by_what_is_left_of_its_time() {
+    let slow = Second { decoded: 500.0, running: 30.0, ..USUAL };
+    let usual = Second { machine: Some((0.4, 1980.0)), ..USUAL };
+    // It ran for 60 % of the time, now for 20 %: three times slower, as its speed is.
+    let cause = cause_of(usual, Second { machine: Some((0.8, 1980.0)), ..slow }, usual);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::SlowHost, Certainty::Likely), "{cause:?}");
+    assert!(cause.host_slowdown.is_some_and(|s| (2.7..3.3).contains(&s)), "{cause:?}");
 }
 
 #[test]

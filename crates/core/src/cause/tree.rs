@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::case::{Case, Found};
+use super::case::{Case, Found, Requests};
 use super::course::Member;
 use super::machine::{self, Departure};
 use super::terms::{Term, Terms};
@@ -259,15 +259,31 @@ fn leading(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
     };
     let is_sure = found.term.z.abs() >= SURE && explains >= EXPLAINS && is_early && is_alone && is_clear;
     let mut support = vec![words::change(case, found.kind, found.term, found.departed)];
+    let is_offer = matches!(found.kind, CauseKind::MoreRequests | CauseKind::FewerRequests);
+    let sent = case.terms.sent(case.blamed).filter(|_| is_offer);
+    support.extend(sent.as_ref().map(words::sent));
+    let mut requests = Requests::Any;
     if found.kind == CauseKind::MoreRequests && is_cached_more {
+        requests = Requests::Cached;
         support.push(words::change(case, CauseKind::CacheMisses, *cache, factors[2].departed));
     }
+    // The router's own counter has the last word on what the router did.
+    let is_unsent = sent.is_some_and(|sent| sent.own != (0.0, 0.0) && !agrees(sent, found.term));
+    if is_unsent {
+        requests = Requests::NotRouted;
+    }
+    let is_sure = is_sure && !is_unsent;
     let mut result = Found { explains: Some(explains), ..Found::new(found.kind, is_sure, String::new()) };
-    result.support = support;
+    (result.support, result.requests) = (support, requests);
     if found.kind == CauseKind::Slower {
         gpu_or_host(case, found.term.ln, &mut result);
     }
     Some(result)
+}
+
+/// Whether what the router sent changed as the arrivals did: to the same side, and by half as much at least.
+fn agrees(sent: Term, arrivals: Term) -> bool {
+    sent.ln / arrivals.ln >= 0.5
 }
 
 fn of_peer(case: &Case<'_>, kind: CauseKind, peer: usize) -> Term {

@@ -1,6 +1,6 @@
 //! The sentences of a cause. They use the words and units of the engines' own pages.
 
-use super::case::{Case, Found};
+use super::case::{Case, Found, Requests};
 use super::machine::Departure;
 use super::terms::Term;
 use super::{Cause, CauseKind, Certainty};
@@ -98,12 +98,16 @@ pub fn statement(case: &Case<'_>, found: &Found) -> String {
     let rank = name(&case.finding.rank);
     let peer = found.peer.map(|i| name(&case.course.members[i].labels));
     match found.kind {
-        CauseKind::MoreRequests if found.support.len() > 1 => {
-            format!("the router sends {rank} more, requests whose prefix it has cached")
-        }
-        CauseKind::MoreRequests => format!("the router sends {rank} more"),
+        CauseKind::MoreRequests => match found.requests {
+            Requests::Any => format!("the router sends {rank} more"),
+            Requests::Cached => format!("the router sends {rank} more, requests whose prefix it has cached"),
+            Requests::NotRouted => format!("{rank} gets more requests, and not from the router"),
+        },
         CauseKind::FewerRequests if !found.unknown.is_empty() => {
             format!("the router sends {rank} nothing, or it has left")
+        }
+        CauseKind::FewerRequests if found.requests == Requests::NotRouted => {
+            format!("{rank} gets fewer requests, though the router sends it as many as before")
         }
         CauseKind::FewerRequests => format!("the router sends {rank} fewer requests"),
         CauseKind::LongerPrompts => format!("the prompts of {rank} are longer"),
@@ -167,6 +171,12 @@ fn course(kind: CauseKind, term: Term) -> String {
         ),
         _ => format!("its share of requests {} -> {}", percent(b), percent(a)),
     }
+}
+
+/// `the router's own counter: its share 25 % -> 61 % of what was sent`.
+pub fn sent(term: &Term) -> String {
+    let (before, after) = term.own;
+    format!("the router's own counter: its share {} -> {} of what was sent", percent(before), percent(after))
 }
 
 /// Lists what did not change, with its numbers, and what is not exposed.

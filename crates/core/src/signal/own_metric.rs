@@ -75,6 +75,8 @@ pub struct FurtherPage {
     pub source: SourceId,
     /// How it names ranks.
     pub ranks: RankLabels,
+    /// The address of the server beside whose own page it is read: a router's page names its workers by it.
+    pub server: Arc<str>,
 }
 
 /// What is read for a signal.
@@ -103,8 +105,15 @@ struct Before {
     newer: (Time, Seen),
 }
 
-/// What further pages are looked through for without being asked: DCGM's clock.
-const HARDWARE: [(Signal, &str); 1] = [(catalog::GPU_SM_CLOCK, "DCGM_FI_DEV_SM_CLOCK")];
+/// What further pages are looked through for without being asked: DCGM's clock, and what a router sent to each worker
+/// (smg, and the sglang-router before it).
+const UNASKED: [(Signal, &str); 3] = [
+    (catalog::GPU_SM_CLOCK, "DCGM_FI_DEV_SM_CLOCK"),
+    (catalog::SENT_REQS, "smg_worker_requests_total"),
+    (catalog::SENT_REQS, "sgl_router_processed_requests_total"),
+];
+/// The label by which routers name a worker: its address, and `@N` behind it where it is the DP rank N of a server.
+const WORKER: &str = "worker";
 
 /// Reads the user's metrics, and remembers what growth is counted from.
 #[derive(Debug, Default)]
@@ -113,7 +122,7 @@ pub struct OwnMetrics {
     /// How many of them are the user's.
     own: usize,
     parts: BTreeMap<Vec<u8>, Vec<(usize, Part)>>,
-    pages: BTreeMap<SourceId, RankLabels>,
+    pages: BTreeMap<SourceId, FurtherPage>,
     before: BTreeMap<(SourceId, Rank, usize), Before>,
     seen: BTreeMap<(Rank, usize), Seen>,
     /// Series and buckets of the last page that were beyond a bound.
@@ -126,7 +135,7 @@ impl OwnMetrics {
         self.parts.clear();
         self.before.clear();
         self.own = metrics.len();
-        metrics.extend(HARDWARE.map(|(signal, metric)| OwnMetric {
+        metrics.extend(UNASKED.map(|(signal, metric)| OwnMetric {
             signal,
             metric: metric.into(),
             stat: MetricStat::Value,
@@ -144,7 +153,7 @@ impl OwnMetrics {
 
     /// Sets which sources are further pages, and how they name ranks.
     pub fn set_pages(&mut self, pages: Vec<FurtherPage>) {
-        self.pages = pages.into_iter().map(|p| (p.source, p.ranks)).collect();
+        self.pages = pages.into_iter().map(|page| (page.source, page)).collect();
     }
 
     /// Whether a source is a page beside the server's own: the engine's metrics are not looked for there.
@@ -205,9 +214,9 @@ impl OwnMetrics {
         body: &[u8],
     ) -> Result<(), exposition::PageError> {
         self.seen.clear();
-        let Self { metrics, own, parts, pages, seen, beyond, .. } = self;
-        let ranks = pages.get(&source);
-        let most = if ranks.is_some() { metrics.len() } else { *own };
+        let Self { metrics, own: of_users, parts, pages, seen, beyond, .. } = self;
+        let page = pages.get(&source);
+        let most = if page.is_some() { metrics.len() } else { *of_users };
         let mut of_signal = vec![0usize; metrics.len()];
         let mut last: (Vec<u8>, &[(usize, Part)]) = (Vec::new(), &[]);
         exposition::read(body, |sample| {
@@ -219,9 +228,16 @@ impl OwnMetrics {
             if last.1.is_empty() || sample.value.is_nan() {
                 return;
             }
-            let Some(rank) = rank_of(sample.labels, ranks) else { return };
+            let Some(named) = rank_of(sample.labels, page.map(|page| &page.ranks)) else { return };
             for &(place, part) in last.1.iter().filter(|(place, _)| *place < most) {
                 let own = &metrics[place];
+                let is_of_worker = place >= *of_users && own.signal == catalog::SENT_REQS;
+                let worker = page.filter(|page| is_of_worker && !page.ranks.0.contains_key(WORKER));
+                let rank = match worker {
+                    Some(page) => worker_of(sample.labels, &page.server),
+                    None => Some(named),
+                };
+                let Some(rank) = rank else { continue };
                 let here = own.target.is_none() || target.is_none() || own.target == target;
                 if !here || !has_labels(sample.labels, &own.labels) {
                     continue;
@@ -315,6 +331,18 @@ fn rank_of(labels: LabelSet<'_>, ranks: Option<&RankLabels>) -> Option<Rank> {
         }
     }
     Some(rank)
+}
+
+/// The rank that a router's label `worker` names, where it is one of this server: `http://10.0.0.7:30000`, and
+/// `http://10.0.0.7:30000@2` for DP rank 2.
+fn worker_of(labels: LabelSet<'_>, server: &str) -> Option<Rank> {
+    let worker = exposition::unescape(labels.get(WORKER.as_bytes())?);
+    let (address, index) = match worker.rsplit_once('@') {
+        Some((address, index)) => (address, Some(index.parse().ok()?)),
+        None => (&*worker, None),
+    };
+    let is_same = address.trim_end_matches('/').eq_ignore_ascii_case(server.trim_end_matches('/'));
+    is_same.then(|| index.map_or(Rank::NONE, Rank::dp))
 }
 
 fn add_bucket(seen: &mut Seen, sample: &exposition::Sample<'_>, beyond: &mut u64) {

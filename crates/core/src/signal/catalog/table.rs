@@ -198,6 +198,7 @@ signals! {
     THROTTLED "throttled" "s/s" Counter Unknown Mean "Seconds in which the cgroup of the engine's process was throttled, per second." {}
     CPU_PRESSURE "cpu_pressure" "s/s" Counter Unknown Mean "Seconds in which something in the cgroup of the engine's process waited for a CPU, per second (PSI)." {}
     GPU_SM_CLOCK "gpu_sm_clock" "MHz" Gauge Unknown Mean "Clock of the GPU's multiprocessors, from a DCGM page." {}
+    SENT_REQS "sent_reqs" "requests/s" Counter Unknown Sum "Requests that the router sent to the rank, per second, by the router's own counter (its page is one of `metrics`)." {}
     QUEUE_TIME_SUM "queue_time_sum" "s/s" Counter Unknown Mean "Seconds waited in the queue by requests that left it, per second." {
         metrics: ["sglang:queue_time_seconds_sum", "vllm:request_queue_time_seconds_sum"] }
     QUEUE_TIME_COUNT "queue_time_count" "requests/s" Counter Unknown Mean "vLLM: waits in the queue measured, when their requests end." {

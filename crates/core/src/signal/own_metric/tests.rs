@@ -18,6 +18,10 @@ fn read(reader: &mut OwnMetrics, page: &str, at: f64) -> Vec<(String, f64)> {
     samples.iter().map(|s| (s.rank.to_string(), s.value)).collect()
 }
 
+fn further(ranks: RankLabels) -> FurtherPage {
+    FurtherPage { source: SourceId(0), ranks, server: "http://10.0.0.7:30000".into() }
+}
+
 #[test]
 fn a_gauge_and_a_counter_are_read_as_they_are_and_chosen_by_their_labels() {
     let mut chosen = own("node_pressure", MetricStat::Value);
@@ -66,7 +70,7 @@ fn labels_of_another_page_are_mapped_to_ranks_and_strangers_are_left_out() {
     let ranks = RankLabels(
         [("gpu".into(), RankOf::Number(Axis::Dp)), ("worker_id".into(), RankOf::Values(values))].into(),
     );
-    reader.set_pages(vec![FurtherPage { source: SourceId(0), ranks }]);
+    reader.set_pages(vec![further(ranks)]);
     let page = "DCGM_FI_DEV_GPU_TEMP{gpu=\"2\",Hostname=\"n1\"} 61\nDCGM_FI_DEV_GPU_TEMP{gpu=\"nvidia1\"} 345\n\
                 sent{worker_id=\"http://a\"} 7\nsent{worker_id=\"http://b\"} 8\n";
     assert_eq!(
@@ -101,7 +105,31 @@ fn dcgms_clock_is_read_from_a_further_page_without_being_asked_for_and_from_the_
     assert!(!reader.wants(TargetId(0), SourceId(0)));
     assert_eq!(read(&mut reader, page, 1.0), []);
     let ranks = RankLabels([("gpu".into(), RankOf::Number(Axis::Dp))].into());
-    reader.set_pages(vec![FurtherPage { source: SourceId(0), ranks }]);
+    reader.set_pages(vec![further(ranks)]);
     assert!(reader.wants(TargetId(0), SourceId(0)));
     assert_eq!(read(&mut reader, page, 2.0), [("DP2".into(), 1980.0)]);
+}
+
+#[test]
+fn what_a_router_sent_is_read_of_this_servers_workers_alone_and_by_dp_rank_where_it_names_them() {
+    let mut reader = reader(Vec::new());
+    reader.set_pages(vec![further(RankLabels::default())]);
+    let page = "smg_worker_requests_total{worker=\"http://10.0.0.7:30000@0\",model=\"m\"} 7\n\
+                smg_worker_requests_total{worker=\"http://10.0.0.7:30000@1\",model=\"m\"} 3\n\
+                smg_worker_requests_total{worker=\"http://10.0.0.7:30000@1\",model=\"n\"} 2\n\
+                smg_worker_requests_total{worker=\"http://10.0.0.8:30000@1\",model=\"m\"} 50\n";
+    assert_eq!(read(&mut reader, page, 1.0), [("DP0".into(), 7.0), ("DP1".into(), 5.0)]);
+    let page = "sgl_router_processed_requests_total{worker=\"http://10.0.0.7:30000/\"} 4\n\
+                sgl_router_processed_requests_total{worker=\"http://10.0.0.8:30000\"} 9\n";
+    assert_eq!(read(&mut reader, page, 2.0), [(Rank::NONE.to_string(), 4.0)]);
+}
+
+#[test]
+fn a_router_that_knows_a_server_by_another_address_is_mapped_by_hand() {
+    let values = [("http://chat-0:30000".into(), Rank::dp(3))].into_iter().collect();
+    let mut reader = reader(Vec::new());
+    reader.set_pages(vec![further(RankLabels([("worker".into(), RankOf::Values(values))].into()))]);
+    let page = "smg_worker_requests_total{worker=\"http://chat-0:30000\"} 7\n\
+                smg_worker_requests_total{worker=\"http://chat-1:30000\"} 8\n";
+    assert_eq!(read(&mut reader, page, 1.0), [("DP3".into(), 7.0)]);
 }
