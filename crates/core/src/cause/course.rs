@@ -34,6 +34,9 @@ const READ: &[Signal] = &[
     catalog::SENT_REQS,
 ];
 
+/// A page that is read every so many seconds, or more often, tells when something began.
+const DENSE_S: f64 = 3.0;
+
 /// The samples of one signal of one member, in the order of time.
 #[derive(Debug, Default)]
 pub struct Strip(Vec<(Time, f64)>);
@@ -125,6 +128,12 @@ impl Member {
     }
 }
 
+/// Whether a source tells often enough for the seconds around an onset.
+fn is_dense(samples: &[(Time, f64)]) -> bool {
+    let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return false };
+    last.0.signed_s_since(first.0) <= DENSE_S * samples.len() as f64
+}
+
 /// The members of a group.
 #[derive(Debug)]
 pub struct Course {
@@ -149,12 +158,14 @@ impl Course {
         let mut members: BTreeMap<Labels, BTreeMap<Signal, Strip>> = BTreeMap::new();
         let mut is_log = true;
         for (signal, of_members) in found {
-            // The source that most members have, then the one that tells most.
-            let mut told: BTreeMap<Source, (usize, usize)> = BTreeMap::new();
+            // The source that most members have; a page before a log, for a page goes on where a rank has nothing to
+            // log; then the one that tells most.
+            let mut told: BTreeMap<Source, (usize, bool, usize)> = BTreeMap::new();
             for (source, ranks) in of_members.values().flatten() {
-                let entry = told.entry(*source).or_default();
-                let samples = ranks.values().map(Vec::len).max().unwrap_or(0);
-                *entry = (entry.0 + 1, entry.1 + samples);
+                let longest = ranks.values().max_by_key(|samples| samples.len());
+                let Some(samples) = longest else { continue };
+                let entry = told.entry(*source).or_insert((0, *source != Source::Log, 0));
+                *entry = (entry.0 + 1, entry.1 && is_dense(samples), entry.2 + samples.len());
             }
             let Some((&best, _)) = told.iter().max_by_key(|(_, told)| **told) else { continue };
             is_log &= signal != catalog::RUNNING_REQS || best == Source::Log;

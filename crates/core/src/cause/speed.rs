@@ -101,10 +101,12 @@ impl Costs {
         Some((mean, spread.sqrt().max(least * mean) / effective.sqrt()))
     }
 
-    /// The part of a request's time that goes into computing its prompt, by what rows did.
+    /// The part of a request's time that goes into computing its prompt, by what rows did. While prompts are of one
+    /// length, what each request costs and what its tokens cost cannot be told apart, and a fit lays both on either:
+    /// the two are taken together.
     pub fn prompt_share(&self, rows: &[Row]) -> f64 {
         let of = |i: usize| rows.iter().map(|r| r.parts[i] * self.0[i] * r.seconds).sum::<f64>();
         let all: f64 = (0..PARTS).map(of).sum();
-        if all > 0.0 { (of(3) / all).clamp(0.05, 1.0) } else { 0.5 }
+        if all > 0.0 { ((of(3) + of(4)) / all).clamp(0.05, 1.0) } else { 0.5 }
     }
 }

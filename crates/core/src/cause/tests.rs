@@ -37,6 +37,8 @@ struct Second {
     /// The KV cache is full so many seconds after the onset.
     full_after: Option<usize>,
     is_there: bool,
+    /// A log tells of each batch beside the page, and of nothing where there is none.
+    is_logged: bool,
 }
 
 const USUAL: Second = Second {
@@ -52,6 +54,7 @@ const USUAL: Second = Second {
     sent: None,
     full_after: None,
     is_there: true,
+    is_logged: false,
 };
 
 /// The cause of what rank 2 does from the onset on, ten seconds later.
@@ -116,6 +119,13 @@ fn cause_among(
                 fields.set(catalog::GPU_BUSY, total[4]);
             }
             store.record(TargetId(0), rank_at(rank as u16), Source::Metrics, &fields, at(s), at(s));
+            for line in (1..=3).filter(|_| now.is_logged && now.requests > 0.0) {
+                let mut fields = Fields::default();
+                fields.set(catalog::RUNNING_REQS, now.running);
+                fields.set(catalog::QUEUE_REQS, now.waiting);
+                let told = at(s) + std::time::Duration::from_millis(200 * line);
+                store.record(TargetId(0), rank_at(rank as u16), Source::Log, &fields, told, told);
+            }
             if now.sent.is_some() {
                 let (rank, signal) = (rank_at(rank as u16), catalog::SENT_REQS);
                 let sample = Sample { rank, signal, value: total[7], at: at(s), extra: None };
@@ -165,6 +175,15 @@ fn a_router_that_sends_a_rank_more_is_named_with_its_own_counter() {
 }
 
 #[test]
+fn a_rank_that_a_busy_log_is_silent_of_and_a_page_shows_idle_has_not_left() {
+    let usual = Second { is_logged: true, ..USUAL };
+    let drained = Second { requests: 0.0, running: 0.0, decoded: 0.0, ..usual };
+    let cause = cause_of_finding(usual, drained, usual, |finding| finding.side = Side::Low);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::FewerRequests, Certainty::Likely), "{cause:?}");
+    assert_eq!(cause.statement, "the router sends DP2 fewer requests");
+}
+
+#[test]
 fn requests_that_come_around_the_router_are_not_laid_at_its_door() {
     let usual = Second { sent: Some(8.0), ..USUAL };
     let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, sent: Some(8.0), ..USUAL };
@@ -211,6 +230,15 @@ fn longer_prompts_and_a_lost_cache_are_told_apart() {
     let cause = cause_of(usual, Second { cached: 0.0, ..usual }, usual);
     assert_eq!((cause.kind, cause.certainty), (CauseKind::CacheMisses, Certainty::Likely), "{cause:?}");
     assert!(cause.support[0].contains("80 % -> 0 %"), "{cause:?}");
+}
+
+#[test]
+fn what_a_longer_prompt_has_beyond_the_usual_is_no_cache_miss_though_a_smaller_share_is_found() {
+    // 1000 tokens, 700 of them cached; then 700 of 3500. Peers as before.
+    let usual = Second { cached: 0.7, ..USUAL };
+    let cause = cause_of(usual, Second { prompt: 3500.0, cached: 0.2, ..usual }, usual);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::LongerPrompts, Certainty::Likely), "{cause:?}");
+    assert!(cause.support[0].starts_with("tokens per prompt 1000 -> 3500"), "{cause:?}");
 }
 
 #[test]

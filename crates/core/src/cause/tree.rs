@@ -187,6 +187,13 @@ fn factors(case: &Case<'_>) -> Vec<Factor> {
     if longer * missed < 0.0 {
         let net = terms.weighed(blamed, prompts.ln + computed.ln);
         (longer, missed) = if net * longer > 0.0 { (net, 0.0) } else { (0.0, net) };
+    } else if longer > 0.0 {
+        // What a longer prompt has beyond the usual is in no cache: that lowers the share that is found, and is no
+        // miss. Missed is what was found before and is not any more.
+        let (grown, missing) = tokens_grown_and_missing(prompts, computed);
+        let both = longer + missed;
+        longer = both * grown / (grown + missing);
+        missed = both - longer;
     }
     vec![
         factor(kind, arrivals, arrivals.ln, terms.departed(blamed, Terms::share_in)),
@@ -194,6 +201,15 @@ fn factors(case: &Case<'_>) -> Vec<Factor> {
         factor(CauseKind::CacheMisses, computed, missed, terms.departed(blamed, Terms::computed_in)),
         factor(CauseKind::Slower, slowness, slowness.ln, terms.departed(blamed, Terms::speed_in)),
     ]
+}
+
+/// How many tokens longer a prompt got than its peers' did, and how many fewer of it are found in the cache.
+fn tokens_grown_and_missing(prompts: Term, computed: Term) -> (f64, f64) {
+    let (length, share) = (prompts.own.0, computed.own.0);
+    let (now, share_now) = (length * prompts.ln.exp(), (share * computed.ln.exp()).min(1.0));
+    let cached = |length: f64, share: f64| length * (1.0 - share);
+    let missing = cached(length, share) - cached(now, share_now);
+    ((now - length).max(f64::MIN_POSITIVE), missing.max(0.0))
 }
 
 /// Whether the rule saw the rank's speed at equal work depart, before anything else.
