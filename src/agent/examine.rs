@@ -63,7 +63,10 @@ pub async fn examine(asked: &Server, handle: &TargetPlan, log: Option<&Path>, cl
         Err(error) => Some(error.to_string()),
     };
     let log_error = match log {
-        Some(log) => read_log(&mut facts, log, clock).await.err().map(|e| e.to_string()),
+        Some(log) => {
+            let why = read_log(&mut facts, log, clock).await.err();
+            why.map(|e| format!("{}: {e}", log.display()))
+        }
         None => None,
     };
     for path in &handle.folders {

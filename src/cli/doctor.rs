@@ -241,7 +241,7 @@ impl Checks {
         self.ranks(target, examined, now);
         self.log(target, examined);
         if target.folders.is_empty() {
-            let message = "no capture.output_dir is declared: the server chooses the folder (SGLANG_TORCH_PROFILER_DIR, else /tmp), which cannot be checked beforehand, and SGLang dies when it cannot write; files are recognised by profile_id (0.5.15) or profile_prefix (0.5.7)";
+            let message = "no capture.output_dir is declared: the server chooses the folder (SGLANG_TORCH_PROFILER_DIR, else /tmp), which cannot be checked beforehand, and SGLang dies when it cannot write; which of its files are of a window is told by profile_id (SGLang 0.5.15 and newer) or profile_prefix (0.5.7)";
             self.add(target, Level::Warn, "folder", message.into());
         }
         for folder in &facts.folders {
@@ -289,7 +289,7 @@ impl Checks {
                     ),
                 )
             }
-            (true, Some(error), _) => (Level::Error, format!("cannot be read: {error}")),
+            (true, Some(error), _) => (Level::Error, format!("cannot be read, {error}")),
             (true, None, Some((_, dir))) => {
                 (Level::Error, format!("another client's profile is open, writing to {dir}"))
             }

@@ -165,7 +165,7 @@ impl Run {
             let phase = shared.window.phase();
             if phase != before {
                 shared.distrust.entered(phase, now);
-                info!(window = %shared.open.attempt, ?phase, "the window is {phase:?}");
+                info!(window = %shared.open.attempt, "the window is {phase:?}");
                 self.0.status.send_replace(Status { phase, distrust: shared.distrust });
             }
             outputs

@@ -138,6 +138,7 @@ impl ModelSize {
     pub fn source(&self) -> String {
         match (self.layers, self.weights_gb, self.billions) {
             (Some(layers), _, _) => format!("from its {layers} layers"),
+            (None, Some(gb), _) if gb < 0.05 => "from its weights, of less than 0.1 GB".into(),
             (None, Some(gb), _) => format!("from its {gb:.1} GB of weights"),
             (None, None, Some(billions)) => {
                 format!("from its name, which says {billions} billion parameters")

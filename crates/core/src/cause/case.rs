@@ -73,6 +73,14 @@ pub enum Requests {
 impl Found {
     pub fn new(kind: CauseKind, is_sure: bool, support: String) -> Self {
         let certainty = if is_sure { Certainty::Likely } else { Certainty::Consistent };
-        Self { kind, certainty, support: vec![support], explains: None, unknown: Vec::new(), peer: None, requests: Requests::Any }
+        Self {
+            kind,
+            certainty,
+            support: vec![support],
+            explains: None,
+            unknown: Vec::new(),
+            peer: None,
+            requests: Requests::Any,
+        }
     }
 }

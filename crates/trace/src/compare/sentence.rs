@@ -39,12 +39,18 @@ fn steps(v: &Verdict, work_ms: f64) -> String {
     let work = work(v, work_ms);
     match &v.step {
         Some(s) if s.relative() >= WORTH_TELLING && s.largest != Part::Work => format!(
-            ": its steps take {}, its peers' {}; {:.0} % of the difference is {}{}; {work}",
+            ": its steps take {}, its peers' {}; {:.0} % of the difference is {}{}{}; beside that {work}",
             Ms(s.wall_ms),
             Ms(s.peers_wall_ms),
             s.largest_share * 100.0,
             s.largest.phrase(),
             place(s),
+            // Host time sounds like a slow host.
+            if v.kind == Kind::UnevenWork && s.largest == Part::Host {
+                ", which its work accounts for"
+            } else {
+                ""
+            },
         ),
         _ => format!(": {work}"),
     }
