@@ -19,6 +19,9 @@ pub const NO_DEVICE_TIMER: &str = "whether its GPU or its host is slow: the devi
 pub const NO_HOST: &str = "whether its process waits for a CPU: the agent does not see the engine's processes; \
                            beside them, in their PID namespace, it would";
 
+/// What departs by less than so many seconds beside the onset departs with it: courses are looked at in seconds.
+const WITH_THE_ONSET_S: f64 = 1.0;
+
 /// `its process waited for a CPU 0.01 -> 0.62 s a second, at most 0.01 -> 0.02 on a peer`.
 pub fn machine(d: &Departure) -> String {
     machine_of("its", d)
@@ -139,8 +142,12 @@ pub fn change(case: &Case<'_>, kind: CauseKind, term: Term, departed: Option<Tim
     let mut text = course(kind, term);
     if let Some(at) = departed {
         let before = case.finding.onset.signed_s_since(at);
-        let side = if before >= 0.0 { "before" } else { "after" };
-        text += &format!(", from {} on, {:.1} s {side} the onset", clock(at), before.abs());
+        let when = match () {
+            () if before.abs() <= case.finding.onset_error_s.max(WITH_THE_ONSET_S) => "with the onset".into(),
+            () if before > 0.0 => format!("{before:.1} s before the onset"),
+            () => format!("{:.1} s after the onset", -before),
+        };
+        text += &format!(", from {} on, {when}", clock(at));
     }
     text
 }
