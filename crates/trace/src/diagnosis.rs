@@ -189,6 +189,12 @@ fn kind_by_host(profiles: &[&RankProfile], stats: &[&RankStats], at: usize, foun
         host.ms / host.expected_ms.max(1e-6),
         host.expected_ms
     );
+    if let Some(p) = host.pauses.filter(|p| p.count > 1) {
+        found.reasons.push(format!(
+            "its GPU stood idle {} times for up to {:.1} ms, and hardly longer than its peers' between: its process was stopped or waited for a CPU, which a larger batch does not explain",
+            p.count, p.longest_ms
+        ));
+    }
     let growth = batch_growth(profiles, stats, at, found.own_batches);
     if host.finding == HostFinding::Untold {
         found.kind = Kind::InsufficientEvidence;

@@ -35,6 +35,17 @@
 //! more, and a rank with equal batches has a slow host. Of the others, one is slow beyond
 //! [`FAR_SLOWER`] and beyond [`BEYOND_BATCH`] times the growth of its batch, which is what a host would
 //! need whose time is all spent per request. Between these the traces do not tell.
+//!
+//! A larger batch makes every step longer. A host that is stopped, or that waits for a CPU, loses its time in some of
+//! them at once: its GPU idles far longer there than anywhere else. Where such *pauses* are most of what is beyond the
+//! expectation, and the rest fits it, the host is slow whatever its batch: requests pile up behind it. One pause alone
+//! makes no host slow, but a larger batch may have piled up behind it.
+//!
+//! ```text
+//! usual  = max( lower quartile, over the rank's steps of the same kind, of the longest time without a kernel,
+//!               median of the same over all steps of all peers )
+//! pause  = the longest time without a kernel of a step, if it is at least 3 x usual
+//! ```
 
 use std::collections::HashMap;
 
@@ -54,6 +65,10 @@ const BEYOND_BATCH: f64 = 1.25;
 const MORE_SENT: f64 = 2.0;
 /// Batches beyond this factor are larger.
 const LARGER: f64 = 1.25;
+/// The longest idle time of a step is a pause from this multiple of the usual one on.
+const PAUSE: f64 = 3.0;
+/// One pause may be a passing moment: it makes no host slow.
+const MIN_PAUSES: usize = 2;
 /// The excess must be this share of the peers' step, or nobody loses time by it.
 const OF_STEP: f64 = 0.15;
 /// Fewer steps of the peers alike are no comparison.
@@ -88,8 +103,21 @@ pub struct HostTime {
     pub by_pace: bool,
     /// The factor against the peers' steps of equal kind and batch, and how many of theirs there are.
     pub alike: Option<(f64, usize)>,
+    /// Pauses of the host, where they are most of what is beyond the expectation.
+    pub pauses: Option<Pauses>,
     /// The finding.
     pub finding: HostFinding,
+}
+
+/// Times in which nothing ran on the rank's GPU, far longer than usual.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pauses {
+    /// How many.
+    pub count: usize,
+    /// The longest, milliseconds.
+    pub longest_ms: f64,
+    /// All of them, milliseconds per step.
+    pub ms: f64,
 }
 
 impl HostTime {
@@ -136,6 +164,10 @@ pub fn host_time(
     };
     let by_pace = pace.is_some();
     let ms = stats[at].split.host;
+    let others: Vec<&RankProfile> = (0..profiles.len()).filter(is_peer).map(|i| profiles[i]).collect();
+    let pauses = pauses_of(profiles[at], &others)
+        .filter(|p| ms >= SLOWER * expected && ms - p.ms < SLOWER * expected)
+        .filter(|p| p.ms >= 0.5 * (ms - expected));
     let step = median(&(0..stats.len()).filter(is_peer).map(|i| stats[i].wall_ms).collect::<Vec<_>>())?;
     let ratio = mine.ms / expected.max(1e-6);
     if ms - expected < OF_STEP * step || ratio < SLOWER {
@@ -145,6 +177,7 @@ pub fn host_time(
             ratio,
             by_pace,
             alike: None,
+            pauses,
             finding: HostFinding::Fits,
         });
     }
@@ -162,7 +195,10 @@ pub fn host_time(
         (None, Some(g)) if ratio >= BEYOND_BATCH * g => HostFinding::Slow,
         (None, _) => HostFinding::Untold,
     };
-    Some(HostTime { ms, expected_ms: expected, ratio, by_pace, alike, finding })
+    let by_batch = matches!(finding, HostFinding::OfItsWork | HostFinding::Untold);
+    let stood_still = pauses.is_some_and(|p| p.count >= MIN_PAUSES);
+    let finding = if by_batch && stood_still { HostFinding::Slow } else { finding };
+    Some(HostTime { ms, expected_ms: expected, ratio, by_pace, alike, pauses, finding })
 }
 
 /// One rank, per step, without its longest step.
@@ -188,6 +224,30 @@ impl OfRank {
             launches: (launches.saturating_sub(u64::from(longest.launches)) as f64 / rest).max(1.0),
         })
     }
+}
+
+/// The pauses of a rank; `None` where there are none.
+fn pauses_of(mine: &RankProfile, peers: &[&RankProfile]) -> Option<Pauses> {
+    let with_work = |p: &RankProfile| -> Vec<(StepKind, f64)> {
+        let of = |s: &Step| (s.kind, s.longest_gap_ns as f64 / 1e6);
+        p.steps.iter().filter(|s| s.kind != StepKind::Idle).map(of).collect()
+    };
+    let theirs: Vec<f64> = peers.iter().flat_map(|p| with_work(p)).map(|(_, ms)| ms).collect();
+    let typical = median(&theirs)?;
+    let steps = with_work(mine);
+    let lower_quartile = |kind: StepKind| {
+        let mut of_kind: Vec<f64> = steps.iter().filter(|s| s.0 == kind).map(|s| s.1).collect();
+        of_kind.sort_by(f64::total_cmp);
+        of_kind.get(of_kind.len().saturating_sub(1) / 4).copied().unwrap_or(0.0)
+    };
+    let usual = StepKind::ALL.map(|kind| lower_quartile(kind).max(typical));
+    let is_pause = |s: &&(StepKind, f64)| s.1 > 0.0 && s.1 >= PAUSE * usual[s.0 as usize];
+    let pauses: Vec<f64> = steps.iter().filter(is_pause).map(|s| s.1).collect();
+    (!pauses.is_empty()).then(|| Pauses {
+        count: pauses.len(),
+        longest_ms: pauses.iter().copied().fold(0.0, f64::max),
+        ms: pauses.iter().sum::<f64>() / steps.len() as f64,
+    })
 }
 
 /// The host time of the rank's steps over that of its peers' steps of the same kind with about as many

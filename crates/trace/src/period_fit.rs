@@ -90,6 +90,7 @@ mod tests {
             wall_ns: 1_000_000,
             busy_ns: 500_000,
             work_ns: 500_000,
+            longest_gap_ns: 0,
             rows,
             launches: rows,
             kind,

@@ -64,6 +64,8 @@ pub struct Step {
     pub busy_ns: u64,
     /// Time in which any kernel but communication ran, nanoseconds.
     pub work_ns: u64,
+    /// The longest time in it without any kernel, nanoseconds; 0 in summaries of older releases, which do not tell it.
+    pub longest_gap_ns: u64,
     /// Kernels, copies and fills in it.
     pub rows: u32,
     /// Launches by the host: a CUDA graph is one, whatever the number of its kernels. Equal to `rows`
@@ -274,6 +276,7 @@ fn aggregate(rank: RankId, mut trace: RankTrace, source: StepSource, marks: &[St
                 wall_ns,
                 busy_ns: 0,
                 work_ns: 0,
+                longest_gap_ns: 0,
                 rows: 0,
                 launches: 0,
                 kind,
@@ -293,6 +296,7 @@ fn aggregate(rank: RankId, mut trace: RankTrace, source: StepSource, marks: &[St
             next += 1;
         }
         let name = usize::from(row.name);
+        note_gap(&mut steps[..next], busy_until, row.start);
         let busy = newly_covered(&mut busy_until, row);
         busy_ns += busy;
         by_stream[usize::from(row.stream())] += u64::from(row.dur);
@@ -366,6 +370,17 @@ fn digest_of(name: &str) -> u64 {
 fn extent_of(rows: &[Row]) -> (i64, i64) {
     let start = rows.first().map_or(0, |r| r.start);
     (start, rows.iter().map(|r| r.end()).max().unwrap_or(start))
+}
+
+/// Notes the time without any kernel from `from` to `until` in the last of the steps that have begun, and the part before
+/// that one began in the step before it.
+fn note_gap(begun: &mut [Step], from: i64, until: i64) {
+    let mut until = until;
+    for step in begun.iter_mut().rev().take(2) {
+        let gap = until.saturating_sub(from.max(step.start));
+        step.longest_gap_ns = step.longest_gap_ns.max(u64::try_from(gap).unwrap_or(0));
+        until = until.min(step.start);
+    }
 }
 
 /// The time of `row` that no row before it covered; rows are ordered by their start.

@@ -144,7 +144,18 @@ mod tests {
     use super::*;
 
     fn step(kind: StepKind, wall_ns: u64, busy_ns: u64, work_ns: u64) -> Step {
-        Step { start: 0, wall_ns, busy_ns, work_ns, rows: 1, launches: 1, kind, requests: None, tokens: None }
+        Step {
+            start: 0,
+            wall_ns,
+            busy_ns,
+            work_ns,
+            longest_gap_ns: 0,
+            rows: 1,
+            launches: 1,
+            kind,
+            requests: None,
+            tokens: None,
+        }
     }
 
     #[test]

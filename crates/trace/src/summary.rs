@@ -162,6 +162,9 @@ struct StepText {
     busy_ns: u64,
     /// Time in which any kernel but communication ran.
     work_ns: u64,
+    /// The longest time in it without any kernel; 0 or absent where it was not noted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    longest_gap_ns: u64,
     /// Kernels, copies and fills in it.
     rows: u32,
     /// Launches by the host: a CUDA graph is one.
@@ -270,7 +273,7 @@ impl SummaryText {
             return Err(NotASummary::Inconsistent("its window ends before it begins"));
         }
         let step_fits =
-            |s: &StepText| near(s.start_ns) && s.wall_ns.max(s.busy_ns).max(s.work_ns) <= LONGEST_STEP_NS;
+            |s: &StepText| near(s.start_ns) && s.wall_ns.max(s.busy_ns).max(s.work_ns).max(s.longest_gap_ns) <= LONGEST_STEP_NS;
         let kernel_fits = |k: &KernelText| {
             k.launches.iter().all(|n| *n <= 1 << 40) && k.time_ns.iter().all(|ns| *ns <= 1 << 56)
         };
@@ -287,6 +290,10 @@ impl SummaryText {
     }
 }
 
+fn is_zero(ns: &u64) -> bool {
+    *ns == 0
+}
+
 /// Text of a file, made safe to show.
 fn shown(text: &str) -> String {
     printable(text, LONGEST_TEXT).into_owned()
@@ -300,6 +307,7 @@ impl From<&Step> for StepText {
             wall_ns: s.wall_ns,
             busy_ns: s.busy_ns,
             work_ns: s.work_ns,
+            longest_gap_ns: s.longest_gap_ns,
             rows: s.rows,
             launches: s.launches,
             requests: s.requests,
@@ -315,6 +323,7 @@ impl From<StepText> for Step {
             wall_ns: s.wall_ns,
             busy_ns: s.busy_ns,
             work_ns: s.work_ns,
+            longest_gap_ns: s.longest_gap_ns,
             rows: s.rows,
             launches: s.launches,
             kind: s.kind,

@@ -240,6 +240,22 @@ fn host_bound(out: &mut Vec<Case>) {
             ranks[i].host = 5.0;
             let topic = "DP: one slow host with the same gap and 3 times the requests";
             out.push(case(topic, ranks, style(i + 30, annotated), slow("DP", i)));
+            // The same gap again: the host is stopped for half of the time, or prepares more prefill.
+            for (n, stopped) in [(3_000.0, 4_000.0), (6_000.0, 6_000.0)].into_iter().enumerate() {
+                let mut ranks = dp(4);
+                ranks.iter_mut().for_each(|r| r.steps = 30);
+                ranks[i].batch = 24.0;
+                ranks[i].stopped = Some(stopped);
+                let topic = "DP: one host stopped half of the time, requests pile up";
+                out.push(case(topic, ranks, style(i + 60 + 20 * n, annotated), slow("DP", i)));
+            }
+            let mut ranks = dp(4);
+            for r in &mut ranks {
+                (r.steps, r.prefill, r.prefill_us) = (30, 0.1, 4_000.0);
+            }
+            (ranks[i].batch, ranks[i].prefill) = (120.0, 0.3);
+            let topic = "DP: one host prepares three times the prefill of its peers";
+            out.push(case(topic, ranks, style(i + 70, annotated), uneven("DP", i)));
             // Two ranks at once.
             let mut ranks = dp(4);
             let other = (i + 1) % 4;

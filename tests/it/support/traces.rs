@@ -66,6 +66,10 @@ pub struct Rank {
     pub burst: (usize, f64),
     /// Microseconds that its host needs for each request of a batch.
     pub request_us: f64,
+    /// Microseconds that its host needs for a prefill step beyond those of a decode step.
+    pub prefill_us: f64,
+    /// Microseconds for which its host runs, and those for which it is stopped after that, again and again.
+    pub stopped: Option<(f64, f64)>,
     /// Its clock, microseconds ahead.
     pub clock_us: f64,
     /// Steps that its window misses at the start, and how many it holds.
@@ -155,6 +159,8 @@ impl Rank {
             host: 1.0,
             burst: (0, 1.0),
             request_us: 0.0,
+            prefill_us: 0.0,
+            stopped: None,
             clock_us: 0.0,
             skip: 0,
             steps: 12,
@@ -229,7 +235,8 @@ pub fn write(dir: &Path, ranks: &[Rank], style: &Style) {
             let burst = if (r.skip..r.skip + r.burst.0).contains(&step) { r.burst.1 } else { 1.0 };
             let usual = 700.0 + jitter + noise.unit() * 20.0;
             let begun = *at;
-            *at += usual * r.host * burst + r.request_us * r.batch;
+            let prefill = if extend[i] { r.prefill_us } else { 0.0 };
+            *at = awake(r, *at + usual * r.host * burst + r.request_us * r.batch + prefill);
             if style.cpu && kept(r, step) {
                 let waits = 0.02 * usual + (r.host - 1.0) * usual;
                 operators[i].push(("scheduler.event_loop", begun, *at - begun));
@@ -284,6 +291,13 @@ fn kept(r: &Rank, step: usize) -> bool {
     !r.idle && step >= r.skip && step < r.skip + r.steps
 }
 
+/// When the host, which wants to go on at `at`, runs again.
+fn awake(r: &Rank, at: f64) -> f64 {
+    let Some((runs, stands)) = r.stopped else { return at };
+    let since = at % (runs + stands);
+    if since < runs { at } else { at + runs + stands - since }
+}
+
 /// Ranks of a group begin a step together: they share the scheduler.
 fn meet(ranks: &[Rank], now: &mut [f64]) {
     for i in 0..ranks.len() {
@@ -306,7 +320,7 @@ fn run(
     rows: &mut Vec<Row>,
 ) {
     let dur = k.us * noise.about_one(style.noise);
-    *now += host;
+    *now = awake(r, *now + host);
     if kept(r, step) {
         rows.push(Row { name: k.name.into(), start: *now, dur, blocks: k.blocks, stream: 7, number: None });
     }

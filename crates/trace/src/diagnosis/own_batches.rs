@@ -117,6 +117,14 @@ pub fn kind_with_own_batches(
         (_, false) => {
             found.kind = Kind::UnevenWork;
             found.reasons.append(&mut larger);
+            // Requests pile up behind a host that stands still.
+            if let Some(p) = found.host.and_then(|h| h.pauses).filter(|p| p.ms > found.gap.ms) {
+                found.kind = Kind::InsufficientEvidence;
+                found.reasons.push(format!(
+                    "its GPU also stood idle for {:.1} ms at once, which is {:.1} ms a step and more than its batches cost: they may have piled up behind that, and more steps would tell",
+                    p.longest_ms, p.ms
+                ));
+            }
         }
         (None, true) if grows_only(&same, &found.gap) && growth(stats, at) < context_chance => {
             found.kind = Kind::InsufficientEvidence;
