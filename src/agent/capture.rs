@@ -85,6 +85,8 @@ pub struct CaptureResult {
     pub longest: Option<Duration>,
     /// What that was predicted to be.
     pub predicted: Option<Duration>,
+    /// Silences shorter than this could not be seen, where no rank's export is seen.
+    pub unseen_below: Option<Duration>,
     /// Whether the server went away in it.
     pub has_died: bool,
     /// What it teaches about the cost of windows.
@@ -105,6 +107,13 @@ impl CaptureResult {
             notes: self.notes.into_iter().map(clean).collect(),
             ..self
         }
+    }
+
+    /// Books what a capture cost whose export is in no rank, and what of it could not be seen.
+    fn book(&mut self, links: &Links) {
+        self.stalled = links.stalled();
+        self.longest = Some(links.meter.longest()).filter(|longest| !longest.is_zero());
+        self.unseen_below = Some(links.meter.unseen_below());
     }
 
     /// Of an attempt that is in the state and of which nothing was sent.
@@ -226,6 +235,7 @@ fn result_of(outcome: Outcome, request: &StartRequest) -> CaptureResult {
         stalled: outcome.stalled,
         longest: Some(outcome.longest),
         predicted: request.sizing.as_deref().and_then(|sizing| sizing.predicted),
+        unseen_below: None,
         past: outcome.past,
         processes: BTreeMap::new(),
     }
@@ -384,6 +394,7 @@ fn outcome_of(requested_at: Time, result: CaptureResult, files: Vec<CapturedFile
         stall_s: result.stalled.as_secs_f64(),
         longest_stall_s: result.longest.map(|longest| longest.as_secs_f64()),
         predicted_stall_s: result.predicted.map(|predicted| predicted.as_secs_f64()),
+        unseen_stall_below_s: result.unseen_below.map(|below| below.as_secs_f64()),
         quality: result.verdict.quality,
         files,
         missing: labels(&result.verdict.missing),

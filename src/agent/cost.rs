@@ -29,6 +29,9 @@ pub const RECOVERY: Duration = Duration::from_secs(30);
 /// So long samples are waited for that say what is usual.
 const HABIT: Duration = Duration::from_secs(12);
 
+/// How often it is asked whether all ranks have spoken.
+const SIGN: Duration = Duration::from_millis(100);
+
 /// The meter of one window; clones share it. The loop holds one, so that no sample has to wait for
 /// the window's task.
 #[derive(Clone, Debug)]
@@ -77,6 +80,27 @@ impl Meter {
     /// The longest silence of one rank so far; as for [`Self::stalled`], which closes the account.
     pub fn longest(&self) -> Duration {
         self.with(|meter| meter.longest().min(self.began.0.now().since(self.began.1)))
+    }
+
+    /// Silences shorter than this could not be seen, where no export is: by the intervals of the samples, and without any by
+    /// the time since the window's start.
+    pub fn unseen_below(&self) -> Duration {
+        let so_far = self.began.0.now().since(self.began.1);
+        self.with(|meter| meter.resolution()).map_or(so_far, |shown| shown.min(so_far))
+    }
+
+    /// Waits until every rank has spoken again, or until its silence is longer than any that is usual: a silence shows
+    /// when it ends.
+    pub async fn await_signs(&self, cancel: &CancellationToken) {
+        let since = self.clock.now();
+        let Some(longest) = self.with(|meter| meter.resolution()) else { return };
+        let limit = since + longest.min(HABIT);
+        while self.clock.now() < limit && !self.with(|meter| meter.has_heard_since(since)) {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(SIGN) => {}
+            }
+        }
     }
 
     /// The ranks spoke.
@@ -249,6 +273,26 @@ mod tests {
     use skewtrap_core::signal::fields::Fields;
     use skewtrap_core::signal::sample::Source;
     use skewtrap_core::signal::store::{Bounds, SignalStore};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_sample_would_show_is_said_and_a_silence_that_ends_after_the_window_is_waited_for() {
+        let begun = Time::from_epoch_s(10_000.0);
+        let blind = Meter::new(Clock::anchored(begun), Duration::ZERO, UsualIntervals::new());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(blind.unseen_below(), Duration::from_secs(3), "nothing at all could be seen");
+        let usual = UsualIntervals::from([((Rank::dp(0), Source::Log), Duration::from_secs(2))]);
+        let meter = Meter::new(Clock::anchored(begun), Duration::ZERO, usual);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(meter.unseen_below(), Duration::from_secs(3));
+        let speaks = meter.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let at = begun + Duration::from_secs(7);
+            speaks.record_samples([(Rank::dp(0), Source::Log, at, true)]);
+        });
+        meter.await_signs(&CancellationToken::new()).await;
+        assert_eq!(meter.longest(), Duration::from_secs(5), "seven seconds, two of them usual");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_rank_that_falls_silent_during_a_window_costs_what_its_samples_miss() {

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::observe::process::{ancestors, listener};
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{Policy, admit, check};
+use skewtrap_core::message::serving;
 use skewtrap_core::capture::captured::Captured;
 use skewtrap_core::capture::facts::{Facts, HealthAnswer};
 use skewtrap_core::capture::governor::{CaptureRequest, Ledger};
@@ -430,7 +431,7 @@ fn outcome_text(outcome: &CaptureOutcome) -> (bool, String) {
     let brought = |c: &Captured| {
         let bytes: u64 = c.files.iter().map(|f| f.size).sum();
         let notes = if c.notes.is_empty() { String::new() } else { format!(" ({})", c.notes.join("; ")) };
-        format!("{} files, {}, {:.1} s of serving{notes}", c.files.len(), Bytes(bytes), c.stall_s)
+        format!("{} files, {}, {}{notes}", c.files.len(), Bytes(bytes), serving(c))
     };
     match outcome {
         CaptureOutcome::Done(captured) => (true, brought(captured)),

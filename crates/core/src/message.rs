@@ -15,7 +15,7 @@ mod words;
 use serde::{Deserialize, Serialize};
 
 pub use self::alertmanager::{Alert, LONGEST_ALERT, alerts};
-pub use self::facts::Facts;
+pub use self::facts::{Facts, serving};
 pub use self::sample::sample;
 pub use self::slack::slack;
 pub use self::terminal::terminal;

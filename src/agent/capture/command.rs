@@ -76,7 +76,7 @@ pub async fn capture(
     result.open = store.clock.now().since(result.sent_at);
     links.show(WindowPhase::Verifying, store.clock.now());
     probe.end(&links.cancel).await;
-    result.stalled = links.stalled();
+    result.book(&links);
     let answer = match ended {
         Ended::Exit(status) => status.to_string(),
         Ended::Killed => format!("killed after {}", Span(result.open)),

@@ -160,7 +160,10 @@ impl Taking {
         {
             result.notes.push(NOT_RECOVERED.into());
         }
-        result.stalled = if self.window.granted { self.links.stalled() } else { Duration::ZERO };
+        if self.window.granted {
+            self.links.meter.await_signs(&self.links.cancel).await;
+            result.book(&self.links);
+        }
         match collected {
             Ok(report) => report::verify(&report, &mut result).await,
             Err(Failed { why, unproven }) => {

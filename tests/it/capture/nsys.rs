@@ -6,10 +6,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use skewtrap::act::nsys::Nsys;
+use skewtrap::agent::cost::Meter;
 use skewtrap_core::capture::NsysSession;
+use skewtrap_core::capture::stall::UsualIntervals;
 use skewtrap_core::incident::CaptureOutcome;
+use skewtrap_core::message::serving;
+use skewtrap_core::signal::sample::Source;
+use skewtrap_trace::rank::Rank;
 
 use crate::support::nsys::{FAKE, Wrapped, report};
+use crate::support::stage;
 
 #[tokio::test]
 async fn the_targets_own_session_is_found_and_nobody_elses_is_touched() {
@@ -178,6 +184,32 @@ async fn a_slow_generation_is_waited_for() {
     let server = Wrapped::fake(&["launch", "--session-new=mine"]);
     server.fault("slow_generation", "2");
     report(&server.window("i1", NsysSession::OfTarget).await);
+}
+
+#[tokio::test]
+async fn a_silence_in_an_nsys_window_is_booked_and_what_no_sample_can_show_is_unknown_and_not_nothing() {
+    let server = Wrapped::fake(&["launch", "--session-new=mine"]);
+    let costs = |kept: &stage::Kept| match &kept.record.incident.capture {
+        CaptureOutcome::Done(captured) => captured.clone(),
+        other => panic!("{other:?}"),
+    };
+    let blind = costs(&server.window("i1", NsysSession::OfTarget).await);
+    assert_eq!((blind.stall_s, blind.longest_stall_s), (0.0, None));
+    let below = blind.unseen_stall_below_s.expect("nothing was seen");
+    assert!(below >= blind.open_s, "a rank may have been silent all the time: {blind:?}");
+    assert!(serving(&blind).starts_with("unknown: "), "{}", serving(&blind));
+
+    // DP0 gives a sample every 100 ms, and the next one comes a second after the start.
+    let usual = UsualIntervals::from([((Rank::dp(0), Source::Log), Duration::from_millis(100))]);
+    let clock = server.store.clock;
+    let (begun, meter) = (clock.now(), Meter::new(clock, Duration::ZERO, usual));
+    meter.record_samples([(Rank::dp(0), Source::Log, begun + Duration::from_secs(1), true)]);
+    let session = NsysSession::OfTarget;
+    let metered = server.window_metered("i2", session, Duration::from_millis(1_200), Some(meter));
+    let seen = costs(&metered.await);
+    assert!(seen.longest_stall_s.is_some_and(|longest| longest > 0.85), "{seen:?}");
+    assert_eq!(seen.unseen_stall_below_s, Some(0.2));
+    assert!(serving(&seen).starts_with("at least "), "{}", serving(&seen));
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use skewtrap::act::nsys::Nsys;
 use skewtrap::agent::capture::CaptureStore;
+use skewtrap::agent::cost::Meter;
 use skewtrap::agent::window::TargetHandle;
 use skewtrap_core::capture::admit::{CaptureMethod, CapturePlan};
 use skewtrap_core::capture::captured::Quality;
@@ -124,6 +125,17 @@ impl Wrapped {
     }
 
     pub async fn window_of(&self, incident: &str, session: NsysSession, duration: Duration) -> stage::Kept {
+        self.window_metered(incident, session, duration, None).await
+    }
+
+    /// One whose cost is measured by `meter`.
+    pub async fn window_metered(
+        &self,
+        incident: &str,
+        session: NsysSession,
+        duration: Duration,
+        meter: Option<Meter>,
+    ) -> stage::Kept {
         let spec = NsysWindow { session, duration, args: Vec::new(), accept_risk: Vec::new() };
         let now = self.store.clock.now();
         let attempt = Attempt {
@@ -140,7 +152,8 @@ impl Wrapped {
         };
         let grant = CapturePlan { attempt, method: CaptureMethod::Nsys(spec) };
         let record = stage::record(incident, self.store.state.agent().clone(), now);
-        let (links, _shown) = stage::links(None, &self.store, CancellationToken::new());
+        let (mut links, _shown) = stage::links(None, &self.store, CancellationToken::new());
+        links.meter = meter.unwrap_or(links.meter);
         stage::take(&self.store, &self.handle, &grant, record, std::future::ready(Vec::new()), links)
             .await
             .unwrap()

@@ -24,6 +24,10 @@ pub struct Captured {
     /// Seconds that it had been predicted to be; `None` where nobody could tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub predicted_stall_s: Option<f64>,
+    /// Seconds below which a silence of a rank could not be seen, where no rank's export could: then a `stall_s` of 0
+    /// says nothing of shorter ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unseen_stall_below_s: Option<f64>,
     /// Whether the files are usable.
     pub quality: Quality,
     /// The files.

@@ -84,6 +84,26 @@ impl StallMeter {
         self.learns.as_ref().is_some_and(|(_, all)| !all.values().any(knows)) && self.stalled.is_empty()
     }
 
+    /// The shortest silence of a rank that its samples would show, of the rank whose samples show least; `None` where no
+    /// rank's samples have a usual interval. Exports that are seen need none.
+    pub fn resolution(&self) -> Option<Duration> {
+        let mut shown: BTreeMap<Rank, Duration> = BTreeMap::new();
+        for ((rank, _), usual) in &self.usual {
+            let from = *usual + (*usual / 2).max(Self::LEAST);
+            shown.entry(*rank).and_modify(|known| *known = from.min(*known)).or_insert(from);
+        }
+        shown.into_values().max()
+    }
+
+    /// Whether every rank whose samples have a usual interval gave one after `at`, by any of its sources.
+    pub fn has_heard_since(&self, at: Time) -> bool {
+        let mut heard: BTreeMap<Rank, bool> = BTreeMap::new();
+        for ((rank, _), last) in &self.last {
+            *heard.entry(*rank).or_default() |= *last > at;
+        }
+        heard.into_values().all(|heard| heard)
+    }
+
     /// The silences that the samples show by what is usual among themselves.
     fn learned(&self) -> Vec<(Option<Rank>, Time, Time)> {
         let Some((begin, samples)) = &self.learns else { return Vec::new() };
@@ -234,6 +254,20 @@ mod tests {
         meter.exported(at(1.0), at(14.0)); // DP1 never said that it was done.
         assert_eq!(meter.stalled(), Duration::from_secs(13));
         assert_eq!(meter.longest(), Duration::from_secs(12));
+    }
+
+    #[test]
+    fn silences_are_seen_from_one_and_a_half_usual_intervals_of_the_rank_that_speaks_least_on() {
+        let loads = Source::Loads;
+        let mut usual = every_second(2);
+        usual.insert((Rank::dp(1), loads), Duration::from_millis(100));
+        let mut meter = StallMeter::new(at(0.0), Duration::ZERO, usual);
+        assert_eq!(meter.resolution(), Some(Duration::from_millis(1_500)), "DP0's log; DP1's loads show more");
+        meter.sample(Rank::dp(1), loads, at(2.0), true);
+        assert!(!meter.has_heard_since(at(1.0)), "DP0 has not spoken");
+        meter.sample(Rank::dp(0), LOG, at(2.4), true);
+        assert!(meter.has_heard_since(at(1.0)));
+        assert_eq!(StallMeter::new(at(0.0), Duration::ZERO, UsualIntervals::new()).resolution(), None);
     }
 
     #[test]

@@ -370,8 +370,8 @@ fn costs(incident: &Incident) -> String {
 fn cost(outcome: &CaptureOutcome, reason: &str) -> String {
     match outcome {
         CaptureOutcome::Done(c) | CaptureOutcome::Failed { captured: Some(c), .. } => format!(
-            "{} of serving{}; the window began {} after {reason} and was open {}",
-            seconds(c.stall_s),
+            "{}{}; the window began {} after {reason} and was open {}",
+            serving(c),
             silence(c),
             seconds(c.start_delay_s),
             seconds(c.open_s)
@@ -380,6 +380,21 @@ fn cost(outcome: &CaptureOutcome, reason: &str) -> String {
         CaptureOutcome::Open { .. } => "not known before the window closes".into(),
         CaptureOutcome::Failed { captured: None, .. } => "unknown: the window failed".into(),
         _ => "nothing".into(),
+    }
+}
+
+/// The serving that a capture cost: `0.4 s of serving`; `unknown: ..` where nothing was seen and shorter silences could
+/// not be.
+pub fn serving(captured: &Captured) -> String {
+    let stalled = seconds(captured.stall_s);
+    match captured.unseen_stall_below_s.map(seconds) {
+        Some(below) if captured.stall_s == 0.0 => {
+            format!("unknown: no silence of {below} or longer was seen, and shorter ones could not be")
+        }
+        Some(below) => {
+            format!("at least {stalled} of serving (silences shorter than {below} could not be seen)")
+        }
+        None => format!("{stalled} of serving"),
     }
 }
 

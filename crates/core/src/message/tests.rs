@@ -346,6 +346,27 @@ fn a_sample_ends_by_itself_in_alertmanager_and_is_named_as_a_test() {
     assert_eq!(end.duration_since(began).as_secs(), 120);
 }
 
+#[test]
+fn a_capture_in_which_nothing_could_be_seen_costs_an_unknown_time_and_never_nothing() {
+    let mut incident = sample(at());
+    let CaptureOutcome::Done(captured) = incident.capture.clone() else { unreachable!("the sample is done") };
+    let mut cost = |stall_s| {
+        let unseen_stall_below_s = Some(1.8);
+        let capture = Captured { stall_s, longest_stall_s: None, unseen_stall_below_s, ..captured.clone() };
+        incident.capture = CaptureOutcome::Done(capture);
+        Facts::of(&incident, &Origin::default()).cost
+    };
+    let unknown = cost(0.0);
+    assert!(
+        unknown.starts_with(
+            "unknown: no silence of 1.8 s or longer was seen, and shorter ones could not be; the window"
+        ),
+        "{unknown}"
+    );
+    let some = cost(2.5);
+    assert!(some.starts_with("at least 2.5 s of serving (silences shorter than 1.8 s could not be seen); the"));
+}
+
 /// One that got worse after its capture, ten minutes later, and was captured again.
 fn captured_again() -> Incident {
     let mut incident = sample(at());
