@@ -239,7 +239,7 @@ fn by_chance(watch: &Watch, rank: usize, onset: Time, now: Time, rng: &mut Rng) 
     let (statistic, signal) = (Statistic::Departure, "load".into());
     finding.measured = Some(Measured { statistic, signal, value: 5.1, bound: 5.0, members_signal: None });
     let group = Labels::default().with_target(&"server".into());
-    let cause = cause::explain(watch.store(), &group, &finding, None, now);
+    let cause = cause::explain(watch.store(), &group, &finding, cause::Past::default(), now);
     Incident { cause, ..Incident::new("by-chance".into(), "none".into(), "server".into(), now, finding) }
 }
 

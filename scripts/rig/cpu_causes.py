@@ -5,13 +5,13 @@ written into DIR/events.jsonl. The agent is asked over its API which incident it
 ends, and the next one waits until the incident is over and --healthy seconds have gone by. DIR/incidents.jsonl has a line for each, with the
 incident as the agent told it; `--table DIR...` prints the table of one or several such folders and starts nothing.
 
-  share       the rank gets 70 to 85 % of the requests (two ranks; of more ranks as many times its share)
-  sticky      half of the requests share a long prefix that only this rank has cached, and all of them go to it
+  share       the rank gets 80 to 92 % of the requests (two ranks; of more ranks as many times its share)
+  sticky      seven of ten requests share a long prefix that only this rank has cached, and all of them go to it
   long        the prompts of the rank are longer by 600 to 1,100 tokens
   uncached    the prompts of the rank are as long as before, but none of them begins like one before it
   stopped     its scheduler is stopped (SIGSTOP) two thirds of the time, in turns of a tenth of a second
-  crowded     its scheduler shares its core with two or three busy loops
-  throttled   its scheduler sits in a cgroup that may use 15 to 30 % of a CPU
+  crowded     its scheduler shares its core with four or five busy loops (what else runs on the machine may take the other core)
+  throttled   its scheduler sits in a cgroup that may use a fifth to two fifths of the CPU time that it used before
   hung        its scheduler is stopped for the whole time
   drained     the rank gets no more requests
   nothing     nothing
@@ -75,7 +75,7 @@ class Traffic:
 
     def next(self):
         rank = self.rng.choices(range(self.a.ranks), self.weights)[0]; tail = self.rng.randint(16, 96); begin = None
-        if self.sticky is not None and self.rng.random() < 0.5: rank, begin = self.sticky, self.key
+        if self.sticky is not None and self.rng.random() < 0.7: rank, begin = self.sticky, self.key
         elif self.rng.random() < 0.8: begin = self.rng.choice(self.prefixes)
         if rank == self.long: tail += self.rng.randint(600, 1100)
         if rank == self.uncached or begin is None: begin = self.tokens(self.a.prefix)
@@ -121,6 +121,13 @@ def cpu_seconds(pids):
     return total
 
 
+async def usual_cpu(a, seconds=4.0):
+    """CPUs that each rank's scheduler uses."""
+    pids = [pid_of(r, a.group) for r in range(a.ranks)]; before = [cpu_seconds([p]) for p in pids]; t = time.time()
+    await asyncio.sleep(seconds)
+    return [(cpu_seconds([p]) - b) / (time.time() - t) for p, b in zip(pids, before)]
+
+
 def ours(group):
     """The server's processes, this one, and its children and relatives in this session (recorder, agent, busy loops)."""
     mine = os.getsid(0); out = []
@@ -145,7 +152,7 @@ async def main():
     ap.add_argument("--ranks", type=int, default=2); ap.add_argument("--incidents", type=int, default=60); ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--kinds", default=",".join(RIGHT)); ap.add_argument("--at-most", type=float, default=30); ap.add_argument("--healthy", type=float, default=40)
     ap.add_argument("--learn", type=float, default=120, help="healthy seconds before the first trouble"); ap.add_argument("--group", type=int, default=0)
-    ap.add_argument("--use", type=float, default=0.45, help="the stream's share of what the server can do"); ap.add_argument("--prefix", type=int, default=384)
+    ap.add_argument("--rate", type=float, default=0, help="requests a second, in place of a share of what the server can do"); ap.add_argument("--use", type=float, default=0.45, help="the stream's share of what the server can do"); ap.add_argument("--prefix", type=int, default=384)
     ap.add_argument("--answer", type=int, nargs=2, default=(8, 32)); ap.add_argument("--most-open", type=int, default=48); ap.add_argument("--agent-pid", type=int, default=0)
     ap.add_argument("--limit", type=float, default=1e9, help="seconds after which no further trouble begins"); ap.add_argument("--table", nargs="+")
     a = ap.parse_args()
@@ -163,15 +170,16 @@ async def main():
             async with s.get(a.agent + "/api/v1/" + path, timeout=aiohttp.ClientTimeout(total=10)) as r: return await r.json()
         async def incidents(): return await ask("incidents")
         going = lambda of: [i for i in of if not i.get("resolved_at")]
-        traffic = Traffic(s, a, rng); await traffic.capacity(6); able = await traffic.capacity(12); traffic.rate = a.use * able
+        traffic = Traffic(s, a, rng); await traffic.capacity(6); able = await traffic.capacity(12); traffic.rate = a.rate or a.use * able
         event("load", able=round(able, 2), rate=round(traffic.rate, 2)); print(f"the server does {able:.1f} requests a second; the stream has {traffic.rate:.1f}", flush=True)
         stream = asyncio.ensure_future(traffic.run()); await asyncio.sleep(a.learn)
         for n, (kind, rank) in enumerate(zip(plan, ranks)):
             if time.time() - begun > a.limit: event("limit"); break
             before = {i["id"]: i for i in await incidents()}
+            used = await usual_cpu(a)
             # The truth, before anything is done.
-            how = {"share": rng.uniform(0.70, 0.85), "stopped": rng.uniform(0.06, 0.10), "crowded": rng.choice([2, 3]), "throttled": rng.uniform(0.15, 0.30)}.get(kind)
-            event("truth", n=n, trouble=kind, rank=rank, how=how, load=open("/proc/loadavg").read().split()[0]); m0 = machine(a.group, a.agent_pid); t0 = time.time()
+            how = {"share": rng.uniform(0.80, 0.92), "stopped": rng.uniform(0.06, 0.10), "crowded": rng.choice([4, 5]), "throttled": rng.uniform(0.2, 0.4)}.get(kind)
+            event("truth", n=n, trouble=kind, rank=rank, how=how, used=round(used[rank], 3), load=open("/proc/loadavg").read().split()[0]); m0 = machine(a.group, a.agent_pid); t0 = time.time()
             pid = pid_of(rank, a.group); over = lambda: None
             if kind == "share": traffic.weights[rank] = how / (1 - how) * (a.ranks - 1)
             elif kind == "sticky": traffic.key = traffic.tokens(2 * a.prefix); traffic.sticky = rank
@@ -181,7 +189,7 @@ async def main():
             elif kind == "stopped": task = asyncio.ensure_future(duty(pid, how / 2, how)); over = task.cancel
             elif kind == "hung": os.kill(pid, signal.SIGSTOP); over = lambda: os.kill(pid, signal.SIGCONT)
             elif kind == "crowded": over = crowd(pid, rank % os.cpu_count(), how)
-            elif kind == "throttled": over = throttle(pid, how)
+            elif kind == "throttled": over = throttle(pid, max(0.02, how * used[rank]))
             found = None
             try:
                 while time.time() - t0 < a.at_most and found is None:

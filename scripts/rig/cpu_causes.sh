@@ -6,8 +6,6 @@ here=$(cd "$(dirname "$0")" && pwd); RIG=$here; export RIG_CPU_MODEL=${RIG_CPU_M
 BIN=$(cd "$(dirname "$1")" && pwd)/$(basename "$1"); shift; R=$OUT; A=$W/agent; port=${RIG_PORT:-30000}; sink=${RIG_SINK:-9555}; listen=127.0.0.1:${RIG_LISTEN:-9464}
 [ -f "$W/causes.pid" ] && kill -0 "$(cat "$W/causes.pid")" 2>/dev/null || "$RIG/run.sh" causes ${RIG_PRESET:-cpu-dp2} $port --max-total-tokens 100000
 "$RIG/run.sh" wait causes 240 || { logtail "$W/causes.log" 60; "$RIG/run.sh" stop causes; exit 1; }
-# The controller of the DP ranks spins; on a few cores it must not take the schedulers' time.
-for p in $(pgrep -g "$(cat "$W/causes.pid")" -f data_parallel_controller); do renice -n 10 -p "$p" > /dev/null; done
 rm -rf "$A"; mkdir -p "$A"; cat > "$A/agent.yaml" <<Y
 targets: [{ name: rig, url: "http://127.0.0.1:$port", engine: sglang, logs: ["$W/causes.log"] }]
 watch_only: true

@@ -146,6 +146,21 @@ def versions():
             import traceback; print("import FAILED", mod, repr(e)[:500]); traceback.print_exc(limit=-4)
 
 
+def patient_controller():
+    """The controller of the DP ranks asks its socket in a loop without a pause; on a few cores that takes the schedulers' time. In every process:
+    spawned ones read this file anew."""
+    import zmq
+    from sglang.srt.managers import data_parallel_controller as controller
+    real = getattr(controller, "sock_recv", None)
+
+    def wait(socket, flags=0, **kwargs):
+        if flags & zmq.NOBLOCK and not socket.poll(2): raise zmq.Again()
+        return real(socket, flags=flags, **kwargs)
+    if real is not None: controller.sock_recv = wait
+
+
+if os.environ.get("RIG_PATIENT") and __name__ == "__mp_main__":
+    patient_controller()
 if os.environ.get("RIG_HOT_RANK") and (__name__ == "__mp_main__" or "serve" in sys.argv[1:2]):
     hot_router()
 

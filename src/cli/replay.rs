@@ -26,6 +26,10 @@ pub struct ReplayArgs {
     /// A rule file or a folder of them, instead of the shipped rules (repeatable)
     #[arg(long, value_name = "PATH")]
     rules: Vec<PathBuf>,
+    /// Print also why: the cause of each incident whenever it is looked for, a line beginning with `cause`
+    /// (as JSON, one with the key `cause`)
+    #[arg(long)]
+    causes: bool,
     #[command(flatten)]
     format: Format,
 }
@@ -46,12 +50,19 @@ pub fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let ready = rule_files::load(&args.rules)?;
     let watch = playback::core_of(ready, vec![server], playback::sources_of(&inputs), zone.clone());
     let replay = Replay::open(&inputs, &zone).map_err(|e| super::wrong(&e.to_string()))?;
-    replay_all(replay, watch, args.format.is_json())
+    replay_all(replay, watch, Form { json: args.format.is_json(), causes: args.causes })
 }
 
-fn replay_all(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Result<ExitCode> {
+/// What is printed.
+#[derive(Clone, Copy, Debug)]
+struct Form {
+    json: bool,
+    causes: bool,
+}
+
+fn replay_all(mut replay: Replay, mut watch: Watch, form: Form) -> anyhow::Result<ExitCode> {
     let mut out = BufWriter::new(io::stdout().lock());
-    let played = play_all(&mut replay, &mut watch, json, &mut out);
+    let played = play_all(&mut replay, &mut watch, form, &mut out);
     out.flush()?;
     let counts = watch.counts();
     let dropped = counts.dropped + replay.dropped();
@@ -65,7 +76,7 @@ fn replay_all(mut replay: Replay, mut watch: Watch, json: bool) -> anyhow::Resul
     Ok(ExitCode::SUCCESS)
 }
 
-fn play_all(replay: &mut Replay, watch: &mut Watch, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+fn play_all(replay: &mut Replay, watch: &mut Watch, form: Form, out: &mut impl Write) -> anyhow::Result<()> {
     let mut effects = Vec::new();
     let mut lines = Lines::default();
     while let Some(seen) = replay.next_observation().map_err(|e| super::wrong(&e.to_string()))? {
@@ -74,14 +85,14 @@ fn play_all(replay: &mut Replay, watch: &mut Watch, json: bool, out: &mut impl W
             lines.take(effect);
         }
         while let Some(effect) = lines.next() {
-            print_effect(&effect, json, out).context("cannot write to standard output")?;
+            print_effect(&effect, form, out).context("cannot write to standard output")?;
         }
         if let Observation::Lines { lines, .. } = seen {
             replay.recycle(lines);
         }
     }
     for effect in lines.waiting {
-        print_effect(&effect, json, out).context("cannot write to standard output")?;
+        print_effect(&effect, form, out).context("cannot write to standard output")?;
     }
     Ok(())
 }
@@ -127,9 +138,9 @@ impl Lines {
 /// The word of a capture that waits until the harm was looked at.
 const LOOKING: &str = "looking";
 
-fn print_effect(effect: &Effect, json: bool, out: &mut impl Write) -> io::Result<()> {
+fn print_effect(effect: &Effect, form: Form, out: &mut impl Write) -> io::Result<()> {
     match effect {
-        Effect::Changed { change, capture, why } if json => {
+        Effect::Changed { change, capture, why } if form.json => {
             serde_json::to_writer(&mut *out, &change.line(capture, why.as_deref()))?;
             out.write_all(b"\n")
         }
@@ -138,6 +149,18 @@ fn print_effect(effect: &Effect, json: bool, out: &mut impl Write) -> io::Result
             let capture = if *capture == "done" { "would have started already" } else { capture };
             writeln!(out, "{}  {}", change.at, change.text(capture, why.as_deref()))
         }
+        Effect::Store { incident } if form.causes => match &incident.cause {
+            Some(cause) if form.json => {
+                let line = serde_json::json!({ "at": cause.at, "incident": incident.id, "rule": incident.rule,
+                    "rank": incident.finding.rank, "cause": cause });
+                writeln!(out, "{line}")
+            }
+            Some(cause) => {
+                let why = cause.support.join("; ");
+                writeln!(out, "cause  {} ({}): {why}", cause.statement, cause.certainty.word())
+            }
+            None => Ok(()),
+        },
         Effect::SourceProblem { message, .. } => {
             anstream::eprintln!("{message}");
             Ok(())

@@ -25,6 +25,8 @@ use skewtrap_trace::time::Time;
 
 /// How far back healthy time is looked at.
 const BACK: Duration = Duration::from_secs(75);
+/// Less than so much healthy time says nothing: then time in which another trouble was going on is taken along.
+const LEAST_BACK: Duration = Duration::from_secs(20);
 /// Healthy time ends this long before the onset, at least: an onset is an estimate.
 const MARGIN: Duration = Duration::from_secs(1);
 
@@ -153,21 +155,32 @@ impl Certainty {
     }
 }
 
-/// Why `finding` happened to the group with these labels. `capture_at` is when somebody profiled the
-/// server last, as far as its log says. `None` where no rank is blamed.
+/// What else is known of the server at an incident.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Past {
+    /// When somebody profiled it last, as far as its log says.
+    pub captured_at: Option<Time>,
+    /// When the trouble before this one was over: the time before that shows nothing that is usual.
+    pub healthy_since: Option<Time>,
+}
+
+/// Why `finding` happened to the group with these labels. `None` where no rank is blamed.
 pub fn explain(
     store: &SignalStore,
     group: &Labels,
     finding: &Finding,
-    capture_at: Option<Time>,
+    past: Past,
     now: Time,
 ) -> Option<Cause> {
     if finding.rank.0.is_empty() || finding.measured.is_none() {
         return None;
     }
+    let since = past
+        .healthy_since
+        .map_or(finding.onset - BACK, |since| since.clamp(finding.onset - BACK, finding.onset - LEAST_BACK));
     let slack = MARGIN.max(Duration::from_secs_f64(finding.onset_error_s.clamp(0.0, 10.0)));
     let spans = Spans {
-        before: (finding.onset - BACK, finding.onset - slack),
+        before: (since, finding.onset - slack),
         after: (finding.onset.min(now - Duration::from_millis(1)), now),
     };
     let course = Course::of(store, group, &finding.rank, spans.before.0, now);
@@ -178,7 +191,15 @@ pub fn explain(
         return Some(words::nothing_known(now));
     }
     let terms = Terms::new(&course, spans, blamed);
-    Some(tree::walk(&case::Case { course: &course, terms: &terms, spans, blamed, finding, capture_at, now }))
+    Some(tree::walk(&case::Case {
+        course: &course,
+        terms: &terms,
+        spans,
+        blamed,
+        finding,
+        capture_at: past.captured_at,
+        now,
+    }))
 }
 
 #[cfg(test)]

@@ -165,11 +165,15 @@ pub fn id_of(incident: &Incident, update: Update) -> String {
 /// `dp-load-skew: DP2 has 2.1 times the mean load on server`.
 fn title_of(incident: &Incident, update: Update) -> String {
     let (rule, target) = (&incident.rule, &incident.target);
-    let rank = match incident.finding.rank.0.is_empty() {
+    let name = rank_name(&incident.finding.rank);
+    // A replica is a server itself.
+    let is_replica = *name == **target;
+    let rank = match incident.finding.rank.0.is_empty() || is_replica {
         true => String::new(),
-        false => format!(" ({})", rank_name(&incident.finding.rank)),
+        false => format!(" ({name})"),
     };
     match update {
+        Update::Fired if is_replica => format!("{rule}: {}", words::deviation(&incident.finding)),
         Update::Fired => format!("{rule}: {} on {target}", words::deviation(&incident.finding)),
         Update::Refused if incident.refused_window() > 1 => {
             format!("{rule}: it got worse, and nothing more is captured on {target}{rank}")

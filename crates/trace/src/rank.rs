@@ -66,13 +66,14 @@ impl Axis {
 }
 
 /// A rank's name for people, everywhere the same: `DP2 TP0`. Labels that are not of a rank are written
-/// as they are: `pod=a DP2`.
+/// as they are: `pod=a DP2`; a server's name is its name: `chat-0`.
 pub fn rank_name(rank: &Labels) -> String {
     let mut words: Vec<String> = Vec::new();
     for (name, value) in &rank.0 {
         let axis = Axis::ALL.into_iter().find(|a| a.label() == &**name);
         words.push(match (axis, value) {
             (Some(axis), LabelValue::Index(i)) => format!("{}{i}", axis.word()),
+            _ if &**name == "target" => value.to_string(),
             _ => format!("{name}={value}"),
         });
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::signal::catalog::{self, Kind};
 use crate::signal::sample::{Signal, Source};
 use crate::signal::store::SignalStore;
+use crate::signal::store::together::{Points, together};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
@@ -146,13 +147,17 @@ pub struct Course {
 impl Course {
     /// The members of `group` that are named as `like` is, and their samples since `since`.
     pub fn of(store: &SignalStore, group: &Labels, like: &Labels, since: Time, now: Time) -> Self {
-        type BySource = BTreeMap<Source, BTreeMap<skewtrap_trace::rank::Rank, Vec<(Time, f64)>>>;
+        type BySource = BTreeMap<Source, BTreeMap<skewtrap_trace::rank::Rank, Points>>;
         let mut found: BTreeMap<Signal, BTreeMap<Labels, BySource>> = BTreeMap::new();
-        for s in store.samples(group, since).filter(|s| READ.contains(&s.signal) && s.at <= now) {
-            let labels = s.rank.labels().pick(like.0.keys().map(|name| &**name));
-            if labels.0.len() == like.0.len() && !like.0.is_empty() {
-                let of_member = found.entry(s.signal).or_default().entry(labels).or_default();
-                of_member.entry(s.source).or_default().entry(s.rank).or_default().push((s.at, s.value));
+        let of_members = match like.0.is_empty() {
+            true => Vec::new(),
+            false => store.series_of_members(group, like, |signal| READ.contains(&signal), since),
+        };
+        for (member, series) in of_members {
+            let known: Points = series.samples.iter().filter(|(at, _)| *at <= now).copied().collect();
+            if !known.is_empty() {
+                let of_member = found.entry(series.signal).or_default().entry(member).or_default();
+                of_member.entry(series.source).or_default().insert(series.rank, known);
             }
         }
         let mut members: BTreeMap<Labels, BTreeMap<Signal, Strip>> = BTreeMap::new();
@@ -170,10 +175,9 @@ impl Course {
             let Some((&best, _)) = told.iter().max_by_key(|(_, told)| **told) else { continue };
             is_log &= signal != catalog::RUNNING_REQS || best == Source::Log;
             for (labels, mut sources) in of_members {
-                // TP peers repeat what their DP rank says: one of them is enough.
-                let longest = sources.remove(&best).and_then(|r| r.into_values().max_by_key(Vec::len));
-                if let Some(samples) = longest {
-                    members.entry(labels).or_default().insert(signal, Strip(samples));
+                if let Some(ranks) = sources.remove(&best) {
+                    let points = together(ranks, catalog::BUILT_IN.get(usize::from(signal.0)));
+                    members.entry(labels).or_default().insert(signal, Strip(points));
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Cause, CauseKind, Certainty, explain};
+use super::{Cause, CauseKind, Certainty, Past, explain};
 use crate::finding::{Finding, Measured, Side, Statistic, Symptom};
 use crate::signal::catalog::{self, Catalog};
 use crate::signal::fields::Fields;
@@ -13,6 +13,8 @@ use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
 const ONSET: usize = 60;
+/// When a trouble of rank 1 is over that was there from the beginning, where there is one.
+const TROUBLE_OVER: usize = 30;
 
 fn at(s: usize) -> Time {
     Time::from_epoch_s(1_795_492_000.0 + s as f64)
@@ -69,13 +71,14 @@ fn cause_of_finding(
     others: Second,
     alter: impl FnOnce(&mut Finding),
 ) -> Cause {
-    cause_among(Rank::dp, [usual, changed, others], alter)
+    cause_among(Rank::dp, [usual, changed, others], None, alter)
 }
 
-/// The same among four ranks of any axis.
+/// The same among four ranks of any axis, after a trouble of another rank.
 fn cause_among(
     rank_at: fn(u16) -> Rank,
     [usual, changed, others]: [Second; 3],
+    trouble: Option<Second>,
     alter: impl FnOnce(&mut Finding),
 ) -> Cause {
     let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
@@ -84,6 +87,7 @@ fn cause_among(
     for s in 0..=ONSET + 10 {
         for (rank, total) in totals.iter_mut().enumerate() {
             let now = match (s > ONSET, rank) {
+                (false, 1) if s < TROUBLE_OVER => trouble.unwrap_or(usual),
                 (false, _) => usual,
                 (true, 2) => changed,
                 (true, _) => others,
@@ -149,7 +153,9 @@ fn cause_among(
     finding.measured = Some(Measured { statistic, signal, value: 6.0, bound: 5.0, members_signal: None });
     alter(&mut finding);
     let group = Labels::default().with_target(&"server".into());
-    explain(&store, &group, &finding, None, at(ONSET + 10)).expect("a rank is blamed")
+    let healthy_since = trouble.map(|_| at(TROUBLE_OVER));
+    let past = Past { captured_at: None, healthy_since };
+    explain(&store, &group, &finding, past, at(ONSET + 10)).expect("a rank is blamed")
 }
 
 #[test]
@@ -175,12 +181,57 @@ fn a_router_that_sends_a_rank_more_is_named_with_its_own_counter() {
 }
 
 #[test]
+fn the_trouble_before_this_one_is_not_taken_for_what_is_usual() {
+    let more = Second { requests: 16.0, running: 30.0, decoded: 2400.0, ..USUAL };
+    let before = Second { requests: 80.0, prompt: 6000.0, running: 60.0, decoded: 900.0, ..USUAL };
+    let cause = cause_among(Rank::dp, [USUAL, more, USUAL], Some(before), |_| ());
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::MoreRequests, Certainty::Likely), "{cause:?}");
+    assert!(cause.support[0].starts_with("its share of requests 25 % -> 40 %"), "{cause:?}");
+}
+
+#[test]
 fn a_rank_that_a_busy_log_is_silent_of_and_a_page_shows_idle_has_not_left() {
     let usual = Second { is_logged: true, ..USUAL };
     let drained = Second { requests: 0.0, running: 0.0, decoded: 0.0, ..usual };
     let cause = cause_of_finding(usual, drained, usual, |finding| finding.side = Side::Low);
     assert_eq!((cause.kind, cause.certainty), (CauseKind::FewerRequests, Certainty::Likely), "{cause:?}");
     assert_eq!(cause.statement, "the router sends DP2 fewer requests");
+}
+
+/// Two servers of two DP ranks each, of which the second gets three times as many requests after a minute.
+fn two_servers() -> SignalStore {
+    let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
+    store.add_target("chat-0".into(), None);
+    store.add_target("chat-1".into(), None);
+    let mut totals = [0.0; 4];
+    for s in 0..=ONSET + 10 {
+        for (i, total) in totals.iter_mut().enumerate() {
+            let (server, rank) = ((i / 2) as u16, (i % 2) as u16);
+            let more = if s > ONSET && server == 1 { 3.0 } else { 1.0 };
+            *total += 4.0 * more * (1.0 + 0.2 * ((s * 7 + i * 3) as f64).sin());
+            let mut fields = Fields::default();
+            fields.set(catalog::RUNNING_REQS, 10.0 * more);
+            fields.set(catalog::ADMISSIONS, *total);
+            fields.set(catalog::PREFILL_COMPUTE_TOKENS, *total * 500.0);
+            fields.set(catalog::DECODE_TOKENS, *total * 60.0);
+            store.record(TargetId(server), Rank::dp(rank), Source::Metrics, &fields, at(s), at(s));
+        }
+    }
+    store
+}
+
+#[test]
+fn a_router_that_sends_a_replica_more_is_named_with_the_share_of_all_its_ranks() {
+    let mut finding = Finding::requested(at(ONSET), None);
+    (finding.rank, finding.onset_error_s, finding.side) =
+        (Labels::default().with_target(&"chat-1".into()), 1.0, Side::High);
+    let (statistic, signal) = (Statistic::MaxOverMean, "load".into());
+    finding.measured = Some(Measured { statistic, signal, value: 2.0, bound: 1.8, members_signal: None });
+    let cause = explain(&two_servers(), &Labels::default(), &finding, Past::default(), at(ONSET + 10));
+    let cause = cause.expect("a server is blamed");
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::MoreRequests, Certainty::Likely), "{cause:?}");
+    assert_eq!(cause.statement, "the router sends chat-1 more");
+    assert!(cause.support[0].starts_with("its share of requests 50 % -> 75 %"), "{cause:?}");
 }
 
 #[test]
@@ -395,7 +446,7 @@ fn ranks_that_share_their_batches_share_their_requests_so_these_are_no_cause_amo
     // Each TP rank repeats the same counters, and a page that is cut between them shows differences that are none.
     let usual = Second { machine: Some((0.0, 1980.0)), ..USUAL };
     let crowded = Second { machine: Some((0.78, 1980.0)), prompt: 3000.0, requests: 24.0, ..usual };
-    let cause = cause_among(Rank::tp, [usual, crowded, Second { prompt: 1500.0, ..usual }], |_| ());
+    let cause = cause_among(Rank::tp, [usual, crowded, Second { prompt: 1500.0, ..usual }], None, |_| ());
     assert_eq!(cause.kind, CauseKind::SlowHost, "{cause:?}");
     let said = cause.support.iter().chain(&cause.ruled_out);
     assert!(said.clone().count() > 1, "{cause:?}");

@@ -5,8 +5,7 @@ use super::machine::Departure;
 use super::terms::Term;
 use super::{Cause, CauseKind, Certainty};
 use crate::signal::catalog;
-use skewtrap_trace::labels::{LabelValue, Labels};
-use skewtrap_trace::rank::Axis;
+use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 
 pub const UNTOLD_BY_LOG: &str =
@@ -29,7 +28,7 @@ pub fn machine(d: &Departure) -> String {
 
 /// The same of a peer: `DP1's process waited for a CPU ...`.
 pub fn machine_of_peer(case: &Case<'_>, peer: usize, d: &Departure) -> String {
-    machine_of(&format!("{}'s", name(&case.course.members[peer].labels)), d)
+    machine_of(&format!("{}'s", rank_name(&case.course.members[peer].labels)), d)
 }
 
 fn machine_of(whose: &str, d: &Departure) -> String {
@@ -70,17 +69,6 @@ pub fn nothing_known(at: Time) -> Cause {
     }
 }
 
-fn name(labels: &Labels) -> String {
-    let word = |(name, value): (&std::sync::Arc<str>, &LabelValue)| match (
-        Axis::ALL.into_iter().find(|a| a.label() == &**name),
-        value,
-    ) {
-        (Some(axis), LabelValue::Index(i)) => format!("{}{i}", axis.word()),
-        _ => format!("{name}={value}"),
-    };
-    labels.0.iter().map(word).collect::<Vec<_>>().join(" ")
-}
-
 fn percent(share: f64) -> String {
     format!("{:.0} %", share * 100.0)
 }
@@ -98,8 +86,8 @@ fn clock(at: Time) -> String {
 
 /// `the router sends DP2 more`.
 pub fn statement(case: &Case<'_>, found: &Found) -> String {
-    let rank = name(&case.finding.rank);
-    let peer = found.peer.map(|i| name(&case.course.members[i].labels));
+    let rank = rank_name(&case.finding.rank);
+    let peer = found.peer.map(|i| rank_name(&case.course.members[i].labels));
     match found.kind {
         CauseKind::MoreRequests => match found.requests {
             Requests::Any => format!("the router sends {rank} more"),

@@ -141,12 +141,10 @@ fn rank(incident: &Incident) -> String {
     }
     let group = incident.group.to_string();
     let group = if group.is_empty() { String::new() } else { format!(" ({group})") };
-    format!(
-        "{} of {} on {}{group}",
-        rank_name(&incident.finding.rank),
-        incident.finding.members.len(),
-        incident.target
-    )
+    let (rank, members) = (rank_name(&incident.finding.rank), incident.finding.members.len());
+    // A replica is a server itself.
+    let on = if *rank == *incident.target { String::new() } else { format!(" on {}", incident.target) };
+    format!("{rank} of {members}{on}{group}")
 }
 
 /// The statistic with its bound, then the blamed member, then the others in their order. Empty for a

@@ -206,6 +206,11 @@ impl Group {
                 Err(e) => return self.cannot_judge(compiled, Unjudged::Guard(e), now),
             }
             blame = blame.filter(|_| guard != Some(false));
+            // A trouble of the factors is told from another by its number.
+            let by_factors = rule.trigger.conditions[trigger.deciding].statistic == Statistic::Factors;
+            if let (Some(named), [a, b], false) = (blame, &frame.members[..], by_factors) {
+                blame = Some(self.state.of_two([&a.id, &b.id], named));
+            }
         }
         self.last = if is_low_load {
             LastEvaluation::LowLoad(mean)

@@ -15,6 +15,7 @@ use crate::onset::{self, Manner, Onset, Strand};
 use crate::signal::catalog;
 use crate::signal::sample::Signal;
 use crate::signal::store::SignalStore;
+use crate::signal::store::together::{Points, together};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
@@ -88,19 +89,20 @@ fn onset_of(
     (last_cleared, now): (Time, Time),
 ) -> Option<Onset> {
     let since = earliest(last_cleared, now);
-    // Sources name a rank by more or fewer axes; the series of one member are collected here.
-    let mut members: BTreeMap<Labels, BTreeMap<_, Vec<(Time, f64)>>> = BTreeMap::new();
-    for e in store.samples(group, since).filter(|e| e.signal == signal) {
-        let labels = e.rank.labels().pick(member.0.keys().map(|name| &**name));
-        if labels.0.len() == member.0.len() {
-            members.entry(labels).or_default().entry((e.source, e.rank)).or_default().push((e.at, e.value));
-        }
+    // Sources name a rank by more or fewer axes, and a server has several; the series of one member are collected here.
+    let mut members: BTreeMap<Labels, BTreeMap<_, BTreeMap<_, Points>>> = BTreeMap::new();
+    for (labels, series) in store.series_of_members(group, member, |of| of == signal, since) {
+        let of_source = members.entry(labels).or_default().entry(series.source).or_default();
+        of_source.insert(series.rank, series.samples.into());
     }
-    // Of several series of one member, the one with the most samples shows the course best.
-    let longest = |series: BTreeMap<_, Vec<_>>| series.into_values().max_by_key(Vec::len);
-    let series: Vec<(bool, Vec<(Time, f64)>)> = members
+    let entry = catalog::BUILT_IN.get(usize::from(signal.0));
+    // Of several sources of one member, the one with the most samples shows the course best.
+    let longest = |sources: BTreeMap<_, BTreeMap<_, Points>>| {
+        sources.into_values().map(|ranks| together(ranks, entry)).max_by_key(Vec::len)
+    };
+    let series: Vec<(bool, Points)> = members
         .into_iter()
-        .filter_map(|(labels, series)| Some((labels == *member, longest(series)?)))
+        .filter_map(|(labels, sources)| Some((labels == *member, longest(sources)?)))
         .collect();
     // A speed changes at once; loads, queues and caches fill.
     let manner = if signal == catalog::GEN_THROUGHPUT { Manner::Jumps } else { Manner::Accumulates };

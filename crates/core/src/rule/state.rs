@@ -222,6 +222,20 @@ impl GroupState {
         }
     }
 
+    /// Whom a firing blames where it blamed one of two members before: that one is high and that the other is low is
+    /// one imbalance, whichever of several conditions says it.
+    pub fn of_two<'a>(
+        &self,
+        [a, b]: [&'a Arc<Labels>; 2],
+        (member, side): (&'a Arc<Labels>, Side),
+    ) -> (&'a Arc<Labels>, Side) {
+        let Self::Firing(firing) = self else { return (member, side) };
+        let other = if *member == *a { b } else { a };
+        let is_opposite =
+            matches!((firing.blame.side, side), (Side::High, Side::Low) | (Side::Low, Side::High));
+        if is_opposite && firing.blame.member == *other { (other, firing.blame.side) } else { (member, side) }
+    }
+
     /// Takes the result of one evaluation.
     pub fn step(&mut self, input: Input<'_>, holds: Holds, now: Time) -> Step {
         let before = self.rule_state();

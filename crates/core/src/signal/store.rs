@@ -11,6 +11,7 @@ mod query;
 mod registry;
 mod ring;
 mod slot;
+pub mod together;
 mod view;
 
 use std::collections::{BTreeSet, HashMap};

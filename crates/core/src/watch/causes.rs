@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::core::Core;
 use super::event::Effect;
-use crate::cause::{self, LOOKS};
+use crate::cause::{self, LOOKS, Past};
+use crate::incident::Incident;
 use crate::signal::store::SignalStore;
 use skewtrap_trace::time::Time;
 
@@ -48,17 +49,25 @@ impl Core {
     /// Explains an incident by what is known now: also just before its window is sized, which follows from
     /// whether its rank's host is slow.
     pub(super) fn refresh_cause(&mut self, store: &SignalStore, id: &Arc<str>, now: Time) {
+        let healthy_since = self.incidents.get(id).and_then(|active| self.healthy_since(&active.incident));
         let Some(active) = self.incidents.get_mut(id) else { return };
         if active.incident.resolved_at.is_some() {
             return;
         }
         let server = self.servers.iter().find(|s| s.name == active.incident.target);
-        let captured = server.and_then(|s| s.facts.foreign.last());
-        let found = cause::explain(store, &active.group, &active.incident.finding, captured, now);
+        let past = Past { captured_at: server.and_then(|s| s.facts.foreign.last()), healthy_since };
+        let found = cause::explain(store, &active.group, &active.incident.finding, past, now);
         let before = active.incident.cause.take();
         active.incident.cause = match found {
             Some(found) => Some(found.after(before)),
             None => before,
         };
+    }
+
+    /// When the last trouble of the same server was over that had ended when this incident began.
+    fn healthy_since(&self, incident: &Incident) -> Option<Time> {
+        let others = self.incidents.newest_first().map(|active| &active.incident);
+        let before = others.filter(|other| other.id != incident.id && other.target == incident.target);
+        before.filter_map(|other| other.resolved_at.filter(|at| *at <= incident.finding.onset)).max()
     }
 }

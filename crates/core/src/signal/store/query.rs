@@ -87,6 +87,29 @@ pub struct LatestValue {
 }
 
 impl SignalStore {
+    /// The series of the members of a group, kept since `since`: of those that carry all of `labels` (the group's),
+    /// each with the labels in `names` (those by which its members differ, the server among them); a series that lacks
+    /// one is no member's.
+    pub fn series_of_members(
+        &self,
+        labels: &Labels,
+        names: &Labels,
+        wanted: impl Fn(Signal) -> bool,
+        since: Time,
+    ) -> Vec<(Labels, StoredSeries)> {
+        let of_member = |series: &Series| {
+            let slot = &self.slots[series.slot as usize];
+            let member = slot.labels.pick(names.0.keys().map(|name| &**name));
+            if !wanted(series.signal) || member.0.len() < names.0.len() {
+                return None;
+            }
+            let samples: Box<[_]> = series.ring.iter_since(since).collect();
+            let (signal, rank, source) = (series.signal, slot.key.rank, slot.key.source);
+            (!samples.is_empty()).then_some((member, StoredSeries { signal, rank, source, samples }))
+        };
+        self.series_with(labels).filter_map(of_member).collect()
+    }
+
     /// Every kept sample since `since` of the series that carry all of `labels` (a group's), series
     /// by series, each in the order of time.
     pub fn samples<'a>(&'a self, labels: &'a Labels, since: Time) -> impl Iterator<Item = StoredSample> + 'a {
