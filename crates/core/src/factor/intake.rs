@@ -11,6 +11,8 @@ use crate::factor::observation::{Counters, Decode, Gauges, Prefill};
 
 /// A stretch between two reports that is longer says nothing, in seconds: a pause, a lost source.
 const LONGEST_STRETCH: f64 = 30.0;
+/// A batch of prompts takes no longer, in seconds: who came since the one before came between the two.
+const LONGEST_BATCH: f64 = 1.0;
 /// So few running requests may all end between two reports, and the rank idle unseen.
 const SURELY_BUSY: f64 = 2.0;
 /// From so many running requests on, silence is not idleness: the chance that all end within one report.
@@ -79,6 +81,8 @@ pub struct Lines {
     since: Option<f64>,
     /// When any line last came.
     pub last: Option<f64>,
+    /// When the last batch of prompts was begun.
+    begun: Option<f64>,
     prefills: f64,
     prompt_tokens: f64,
     /// The largest batch of prompt tokens seen and how often: the chunk size.
@@ -99,8 +103,9 @@ impl Lines {
             self.since = None; // it was empty before, so perhaps idle
         }
         let tokens = line.new_tokens + line.cached_tokens.unwrap_or(0.0);
+        let from = self.begun.replace(at).filter(|begun| at - begun < LONGEST_BATCH).unwrap_or(at);
         Meaning {
-            came: Some(Came { from: at, to: at, requests: own + growth, tokens: 0.0 }),
+            came: Some(Came { from, to: at, requests: own + growth, tokens: 0.0 }),
             work: brought(own, tokens / line.new_seqs, line.new_tokens / line.new_seqs),
             prompts: Some([0.0, 0.0, 0.0, 1.0, line.new_tokens]),
             ..Meaning::default()

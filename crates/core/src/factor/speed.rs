@@ -312,6 +312,7 @@ impl Speed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dice::Dice;
     use crate::factor::bins::Bins;
 
     fn run(seconds: i64, ratio: impl Fn(usize, i64) -> f64) -> Vec<Evidence> {
@@ -346,5 +347,36 @@ mod tests {
     fn nobody_departs_when_all_slow_down() {
         let e = run(310, |_, s| if s >= 300 { 0.5 } else { 1.0 });
         assert!(e.iter().all(|e| e.deviance == 0.0));
+    }
+
+    #[test]
+    fn a_rank_without_prompts_that_waits_for_those_of_its_peers_is_not_slow() {
+        let (mut bins, mut dice) = (Bins::new(4, 0), Dice(5));
+        let mut speed = Speed::new(4, 0.1, Needed::All);
+        let mut without_waits = speed.clone();
+        for s in 0..1_220_i64 {
+            // All take the time of decoding and of everybody's prompts; in the end one rank has none.
+            let mut prompts: [f64; 4] = std::array::from_fn(|_| 0.2 * dice.uniform());
+            if s >= 1_200 {
+                prompts = [0.2, 0.2, 0.0, 0.2];
+            }
+            let spent = 0.4 + prompts.iter().sum::<f64>();
+            for (r, prompts) in prompts.iter().map(|p| p / spent).enumerate() {
+                let needed = 0.4 / spent + prompts;
+                bins.at(r, s as f64, |b| (b.needed, b.prompts, b.spent) = (needed, prompts, 1.0));
+            }
+            for speed in [&mut speed, &mut without_waits] {
+                let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 4], &[]);
+                if s < 1_200 {
+                    speed.learn(&seen.lesson);
+                }
+            }
+            without_waits.waits = Waits::default();
+        }
+        let deviance = |speed: &Speed| {
+            speed.examine(&bins.sums(1_219, 0), &[Pending::default(); 4], &[]).evidence[2].deviance
+        };
+        assert!(deviance(&without_waits) > 20.0, "{}", deviance(&without_waits));
+        assert_eq!(deviance(&speed), 0.0);
     }
 }

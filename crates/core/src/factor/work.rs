@@ -165,4 +165,24 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn half_as_much_again_is_material_where_requests_are_counted_and_not_where_they_are_held() {
+        let mut bins = Bins::new(4, 0);
+        let mut work = Work::new(4, Tokens::All);
+        for s in 0..400i64 {
+            for r in 0..4 {
+                let log = if r == 1 && s >= 300 { 6.5 } else { 6.0 } + ((s + r as i64) % 5) as f64 / 50.0;
+                bins.at(r, s as f64, |b| (b.work, b.admitted) = (8.0 * log, 8.0));
+            }
+            let sums = bins.sums(s, 0);
+            if s < 300 {
+                let lesson = work.examine(&sums, false).lesson;
+                work.learn(&lesson);
+            } else if s == 399 {
+                assert!(work.examine(&sums, false).evidence[1].deviance > 50.0);
+                assert_eq!(work.examine(&sums, true).evidence[1].deviance, 0.0);
+            }
+        }
+    }
 }

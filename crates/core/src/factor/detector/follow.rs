@@ -113,6 +113,7 @@ impl Detector {
             self.since = newest + 1;
             return Change::Standing(incident);
         }
+        self.ended = now;
         let ended = now - f64::from(calm);
         self.closed.push(Closed { incident: incident.clone(), test, ended, at: now });
         Change::Cleared(incident)

@@ -1,4 +1,5 @@
 use super::*;
+use crate::dice::Dice;
 use crate::factor::observation::{Decode, Gauges, Observation, Prefill, Reading};
 
 const SETTINGS: Settings = Settings { ranks: 4, false_alarms_per_day: 1.0 };
@@ -78,8 +79,8 @@ fn what_other_ranks_compute_anew_after_a_redirect_is_its_wake() {
         let mut detector = Detector::new(SETTINGS);
         play(&mut detector, 0, 200, 1);
         play(&mut detector, 200, trouble, 4);
-        play(&mut detector, 200 + trouble, 25, 1);
-        let changes = play_cached(&mut detector, 225 + trouble, 20, 1, cold);
+        play(&mut detector, 200 + trouble, 90, 1);
+        let changes = play_cached(&mut detector, 290 + trouble, 20, 1, cold);
         changes.into_iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == vec![1]))
     };
     assert!(after(0), "without a trouble before it is told");
@@ -280,4 +281,32 @@ fn on_an_unknown_server_a_rank_is_slow_sooner_by_several_reports_than_by_one_tha
         of(&polled, 6, -0.5),
         "a poll tells of all that was done since the one before"
     );
+}
+
+#[test]
+fn in_a_burst_a_rank_whose_line_is_still_to_come_is_not_blamed() {
+    let (mut detector, mut dice) = (Detector::new(SETTINGS), Dice(9));
+    let mut changes = Vec::new();
+    let mut came = [0.0; 4];
+    for ms in 0..606_000_u32 {
+        let at = f64::from(ms) / 1000.0;
+        // Eight requests a second and rank, and in the end a thousand for half a second.
+        let chance = if (600_600..601_100).contains(&ms) { 0.95 } else { 0.008 };
+        for (rank, came) in came.iter_mut().enumerate() {
+            *came += f64::from(u8::from(dice.uniform() < chance));
+            // Batches of prompts take a third of a second, and each is told when it begins.
+            let begins = (ms + 87 * rank as u32).is_multiple_of(350);
+            if begins && *came > 0.0 {
+                let line = Prefill { new_seqs: *came, new_tokens: 500.0 * *came, ..Prefill::default() };
+                let line =
+                    Prefill { cached_tokens: Some(0.0), running: Some(30.0), queue: Some(0.0), ..line };
+                detector.observe(&Observation { at, rank, what: Reading::Prefill(line) });
+                *came = 0.0;
+            }
+        }
+        if ms % 1000 == 50 {
+            changes.extend(detector.step(at));
+        }
+    }
+    assert_eq!(changes, vec![]);
 }

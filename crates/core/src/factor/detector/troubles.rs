@@ -17,6 +17,8 @@ use crate::factor::onset::Onset;
 /// answer within seconds.
 const ANSWERS_WITHIN: f64 = 12.0;
 const SETTLES_WITHIN: f64 = 6.0;
+/// Caches are filled again by the sessions that come back: nearly all have within so many seconds of a trouble's end.
+const REFILLS_WITHIN: f64 = 120.0;
 /// By inferred arrivals a trouble is over after so many calm seconds, though its ranks' load departs as before.
 const CALM_WHILE_BORNE: u32 = 20;
 /// A rank that loses this much of its share (on the logarithm, to a fifth) long after it has become slow or its
@@ -175,7 +177,7 @@ impl Detector {
         }
         // A trouble leaves requests on other ranks than their past is on, and its end again: what is computed anew says
         // nothing then. That prompts became longer is seen by all their tokens.
-        if c.test == Some(MISSES) && !self.closed.is_empty() {
+        if c.test == Some(MISSES) && moment.now - self.ended < REFILLS_WITHIN {
             return true;
         }
         let (mut blamed, mut onset) = (None, None);
