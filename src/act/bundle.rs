@@ -271,6 +271,20 @@ impl Bundles {
         open
     }
 
+    /// The newest baselines of a server, the newest first: captures before `before` that were taken for that, and in which no
+    /// rank stood out.
+    pub fn baselines(&self, target: &str, before: Time) -> Vec<Record> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let records = names.filter_map(|name| self.read(&name).filter(|r| *r.incident.id == *name));
+        let is_it = |r: &Record| {
+            r.incident.serves_as_baseline() && *r.incident.target == *target && r.incident.fired_at < before
+        };
+        let mut found: Vec<Record> = records.filter(is_it).collect();
+        found.sort_by(|a, b| b.incident.fired_at.cmp(&a.incident.fired_at));
+        found
+    }
+
     /// Protects a bundle from deletion, or ends that; returns whether there is such a bundle.
     ///
     /// # Errors

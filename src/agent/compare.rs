@@ -30,6 +30,8 @@ pub struct CompareRequest {
     pub paths: Vec<PathBuf>,
     /// Folders or files of the same ranks at a time without trouble; may be empty.
     pub baseline: Vec<PathBuf>,
+    /// The same, but only what changed since is told, and no constant difference of a rank is taken out.
+    pub reference: Vec<PathBuf>,
     /// Finds the rank in a file name, see [`skewtrap_trace::rank::match_file_name`].
     pub rank_regex: Option<Regex>,
     /// Ranks that the user gives.
@@ -102,14 +104,23 @@ pub fn run(request: &CompareRequest, progress: &(dyn Fn(u64) + Sync)) -> Result<
         notes.extend(before.notes.iter().map(|n| format!("baseline: {n}")));
         baseline = before.profiles;
     }
+    let mut reference = Vec::new();
+    if !request.reference.is_empty() {
+        // One that was deleted meanwhile, or cannot be read, costs the change since then and not the verdict.
+        match load(&request.reference, request, progress) {
+            Ok(before) => reference = before.profiles,
+            Err(error) => notes.push(format!("the baseline of this server could not be read: {error}")),
+        }
+    }
     loaded.profiles.sort_by_key(|p| p.rank);
     let ranks = loaded.profiles.iter().map(|p| p.rank).collect();
-    for p in loaded.profiles.iter_mut().chain(&mut baseline) {
+    for p in loaded.profiles.iter_mut().chain(&mut baseline).chain(&mut reference) {
         p.rank = p.rank.named_by(&axes);
     }
     let input = ComparisonInput {
         profiles: loaded.profiles,
         baseline,
+        reference,
         suspect: request.suspect.clone(),
         notes,
         unreadable: loaded.unreadable.iter().map(|r| r.named_by(&axes)).collect(),

@@ -296,10 +296,10 @@ impl Agent {
 
     /// Its ranks are compared like those of any other capture.
     fn compare_recovered(&self, record: Record) {
-        let (tx, bundle) = (self.tx.clone(), self.store.bundles.path(&record.incident.id));
+        let (tx, bundles) = (self.tx.clone(), self.store.bundles.clone());
         self.supervisor.once(async move {
             let incident = record.incident.clone();
-            let compared = crate::world::blocking(move || compare_now(&bundle, &incident)).await;
+            let compared = crate::world::blocking(move || compare_now(&bundles, &incident)).await;
             match compared {
                 // The loop is gone only when the agent ends; the report lies in the bundle.
                 Ok(Ok(note)) => {

@@ -1,4 +1,4 @@
-//! `skewtrap capture start` and `stop`: a manual capture through the running agent and its limits.
+//! `skewtrap capture start`, `baseline` and `stop`: a manual capture through the running agent and its limits.
 
 use std::process::ExitCode;
 
@@ -33,6 +33,19 @@ enum Action {
         #[command(flatten)]
         format: Format,
     },
+    /// Takes a window of the healthy server now, with which its later captures are compared
+    Baseline {
+        #[command(flatten)]
+        agent: AgentArgs,
+        /// The server's name; needed where there are several
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+        /// Forward steps per rank instead of the configured ones
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        num_steps: Option<u32>,
+        #[command(flatten)]
+        format: Format,
+    },
     /// Closes the agent's own open window; other people's are left alone
     Stop {
         #[command(flatten)]
@@ -53,6 +66,10 @@ pub fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
     let (answer, format) = match &args.action {
         Action::Start { agent, target, num_steps, reason, format } => {
             let body = json!({ "target": target, "num_steps": num_steps, "reason": reason });
+            (agent.post("capture", &body)?, format)
+        }
+        Action::Baseline { agent, target, num_steps, format } => {
+            let body = json!({ "target": target, "num_steps": num_steps, "baseline": true });
             (agent.post("capture", &body)?, format)
         }
         Action::Stop { agent, target, format } => (agent.post("stop", &json!({ "target": target }))?, format),

@@ -79,6 +79,7 @@ pub fn run(mut args: CompareArgs) -> anyhow::Result<ExitCode> {
         rank_overrides: rank_overrides(&args.rank)?,
         paths: args.paths.clone(),
         baseline: args.baseline.clone(),
+        reference: Vec::new(),
         rank_regex: args.rank_regex.clone(),
         suspect: incident.as_ref().map(|i| i.finding.suspect()),
     };

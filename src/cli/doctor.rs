@@ -23,7 +23,6 @@ use crate::clock::Clock;
 use crate::observe::process::{ancestors, listener};
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{Policy, admit, check};
-use skewtrap_core::message::serving;
 use skewtrap_core::capture::captured::Captured;
 use skewtrap_core::capture::facts::{Facts, HealthAnswer};
 use skewtrap_core::capture::governor::{CaptureRequest, Ledger};
@@ -34,6 +33,7 @@ use skewtrap_core::capture::sizing::{Knowledge, Sizing};
 use skewtrap_core::capture::verify::names_of;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
 use skewtrap_core::incident::CaptureOutcome;
+use skewtrap_core::message::serving;
 use skewtrap_core::rule::Rule;
 use skewtrap_trace::time::Time;
 

@@ -88,6 +88,8 @@ pub struct CaptureBody {
     pub reason: Option<String>,
     /// Forward steps per rank instead of the configured ones.
     pub num_steps: Option<u32>,
+    /// Whether later captures of the server are compared with this one.
+    pub baseline: bool,
     /// The alert that asks for it; `None` where a person does.
     #[serde(skip)]
     pub alert: Option<AlertOrigin>,

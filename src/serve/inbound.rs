@@ -163,6 +163,7 @@ fn request_of(alert: &InboundAlert, name: &str, target: Arc<str>) -> CaptureBody
             ),
         ),
         num_steps: None,
+        baseline: false,
         alert: Some(AlertOrigin {
             labels: labels_of(&alert.labels),
             since: since.map(|t| Time::from_nanos(i64::try_from(t.as_nanosecond()).unwrap_or(0))),

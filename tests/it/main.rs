@@ -16,6 +16,7 @@ mod tail;
 mod agent {
     mod access;
     mod api;
+    mod baseline;
     mod crash;
     mod discover;
     mod endurance;
@@ -60,6 +61,7 @@ mod compare {
     mod input;
     mod perfetto;
     mod recordings;
+    mod since;
     mod summaries;
 }
 

@@ -81,6 +81,9 @@ pub struct Incident {
     /// How often it came back soon after it was taken to be over, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub returned: Vec<Returned>,
+    /// Whether its capture was taken for later ones of the server to be compared with.
+    #[serde(default, rename = "baseline", skip_serializing_if = "std::ops::Not::not")]
+    pub is_baseline: bool,
 }
 
 impl Incident {
@@ -110,7 +113,14 @@ impl Incident {
             joined: Vec::new(),
             ended_unseen: false,
             returned: Vec::new(),
+            is_baseline: false,
         }
+    }
+
+    /// Whether later captures may be compared with its own: it was taken for that, and no rank stood out in it.
+    pub fn serves_as_baseline(&self) -> bool {
+        let is_even = |v: &VerdictNote| matches!(v.kind, Kind::NoFinding | Kind::InsufficientEvidence);
+        self.is_baseline && self.capture.is_comparable() && self.verdict.as_ref().is_some_and(is_even)
     }
 
     /// Another rule found something that belongs to it; what the same rule found of the same rank before goes on.

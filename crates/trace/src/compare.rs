@@ -11,6 +11,7 @@ use crate::comparison::{Comparison, ComparisonInput};
 use crate::diagnosis::{Diagnosis, diagnose};
 use crate::profile::RankProfile;
 use crate::rank::{Axis, Rank, RankId, varying_axes};
+use crate::since::since;
 use crate::stats::{RankStats, median};
 use crate::step::{StepKind, StepSource};
 use crate::verdict::Kind;
@@ -25,6 +26,9 @@ pub fn compare(input: &ComparisonInput) -> Comparison {
     let (diagnosis, members) = diagnose_groups(input, &stats, &factors, &active);
     let mut verdict = Conclusion { input, stats: &stats, idle: &idle, active: &active, missing: &missing }
         .verdict(diagnosis.as_ref(), &members);
+    if let Some(since) = since(input.before(), &input.profiles, &stats, verdict.rank) {
+        verdict.tell_since(since);
+    }
     verdict.confirms = confirms(&verdict, input.suspect.as_ref());
     Comparison::new(input, verdict, &stats, diagnosis.and_then(|d| d.matched), missing)
 }

@@ -23,8 +23,10 @@ use crate::verdict::Verdict;
 pub struct ComparisonInput {
     /// The ranks of the capture.
     pub profiles: Vec<RankProfile>,
-    /// The same ranks at a time without trouble; may be empty.
+    /// The same ranks at a time without trouble, whose constant differences are taken out; may be empty.
     pub baseline: Vec<RankProfile>,
+    /// The same ranks at a time without trouble, which only tell what changed since; may be empty.
+    pub reference: Vec<RankProfile>,
     /// What is suspected beforehand, if anything; the verdict confirms or refutes that.
     pub suspect: Option<Suspect>,
     /// Remarks about the reading: files left out, ranks assumed.
@@ -75,6 +77,11 @@ impl ComparisonInput {
                 names.join(", ")
             )
         })
+    }
+
+    /// The same ranks at a time without trouble.
+    pub(crate) fn before(&self) -> &[RankProfile] {
+        if self.baseline.is_empty() { &self.reference } else { &self.baseline }
     }
 
     /// The work of each rank per step over that of its baseline; `None` without one.

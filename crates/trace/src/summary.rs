@@ -272,8 +272,10 @@ impl SummaryText {
         if self.window_ns.1 < self.window_ns.0 {
             return Err(NotASummary::Inconsistent("its window ends before it begins"));
         }
-        let step_fits =
-            |s: &StepText| near(s.start_ns) && s.wall_ns.max(s.busy_ns).max(s.work_ns).max(s.longest_gap_ns) <= LONGEST_STEP_NS;
+        let step_fits = |s: &StepText| {
+            near(s.start_ns)
+                && s.wall_ns.max(s.busy_ns).max(s.work_ns).max(s.longest_gap_ns) <= LONGEST_STEP_NS
+        };
         let kernel_fits = |k: &KernelText| {
             k.launches.iter().all(|n| *n <= 1 << 40) && k.time_ns.iter().all(|ns| *ns <= 1 << 56)
         };

@@ -1,13 +1,13 @@
 //! What a verdict says: the kind of difference, its confidence and its causes.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::Family;
+use crate::ms::Ms;
 use crate::operator::Operator;
 use crate::printable::{LIMIT, printable};
 use crate::rank::RankId;
+use crate::since::Since;
 use crate::split::StepSplit;
 
 /// What kind of difference between the ranks was found.
@@ -147,6 +147,9 @@ pub struct Verdict {
     pub confirms: Option<bool>,
     /// The verdict in a sentence.
     pub sentence: String,
+    /// What changed since the baseline, where there is one to compare with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_baseline: Option<Since>,
     /// What speaks for it and against it.
     pub reasons: Vec<String>,
 }
@@ -172,13 +175,25 @@ impl Verdict {
     /// Names the operator in which the blamed host loses its time.
     pub fn name_operator(&mut self, operator: Operator) {
         let (name, own, peers) = (&operator.name, operator.ms_per_step, operator.peers_ms_per_step);
+        // "It" is the host time of the sentence itself, so what changed since the baseline comes last.
+        let since =
+            self.since_baseline.as_ref().map(|since| format!(" {}", since.sentence())).unwrap_or_default();
+        self.sentence
+            .truncate(self.sentence.len() - if self.sentence.ends_with(&since) { since.len() } else { 0 });
         self.sentence.push_str(&format!(
             " Most of it is in `{}`: {} a step, {} on its peers.",
             printable(name, LIMIT),
             Ms(own),
             Ms(peers)
         ));
+        self.sentence.push_str(&since);
         self.operator = Some(operator);
+    }
+
+    /// Tells what changed since the baseline.
+    pub(crate) fn tell_since(&mut self, since: Since) {
+        self.sentence = format!("{} {}", self.sentence.trim_end(), since.sentence());
+        self.since_baseline = Some(since);
     }
 
     /// A verdict without a culprit.
@@ -199,21 +214,8 @@ impl Verdict {
             also: Vec::new(),
             confirms: None,
             sentence,
+            since_baseline: None,
             reasons: Vec::new(),
-        }
-    }
-}
-
-/// Displays milliseconds for people: `0.53 ms`, `11.2 ms`, `84.0 us`.
-pub(crate) struct Ms(pub f64);
-
-impl fmt::Display for Ms {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.abs() {
-            ms if ms >= 100.0 => write!(f, "{:.0} ms", self.0),
-            ms if ms >= 10.0 => write!(f, "{:.1} ms", self.0),
-            ms if ms >= 0.1 => write!(f, "{:.2} ms", self.0),
-            _ => write!(f, "{:.1} us", self.0 * 1e3),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! One capture as the agent's loop sees it: a task that takes it, reports how far it is, and compares
 //! the ranks of the files.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{CaptureStore, Taken, take};
-use crate::act::bundle::{gathered_of, ranks_of};
+use crate::act::bundle::{Bundles, gathered_of, ranks_of};
 use crate::act::state::StateError;
 use crate::agent::cost::Meter;
 use crate::agent::plan::host;
@@ -196,10 +195,10 @@ impl Task {
 
     async fn compare(self, outcome: CaptureOutcome, notes: Vec<String>) {
         let (incident, window) = (self.incident.id.clone(), self.incident.window());
-        let bundle = self.store.bundles.path(&incident);
+        let bundles = self.store.bundles.clone();
         // The core's own incident is somewhere else by now: the report is of this capture.
         let captured = Incident { capture: outcome, ..self.incident };
-        let compared = crate::world::blocking(move || compare_now(&bundle, &captured)).await;
+        let compared = crate::world::blocking(move || compare_now(&bundles, &captured)).await;
         let event = match compared {
             Ok(Ok(mut note)) => {
                 for lost in &notes {
@@ -264,14 +263,43 @@ async fn report_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx
 ///
 /// # Errors
 /// They cannot be read, or the reports not be written.
-pub fn compare_now(bundle: &Path, incident: &Incident) -> anyhow::Result<VerdictNote> {
-    let window = incident.window();
+pub fn compare_now(bundles: &Bundles, incident: &Incident) -> anyhow::Result<VerdictNote> {
+    let (window, bundle) = (incident.window(), &bundles.path(&incident.id));
+    // A baseline is judged by itself.
+    let known = if incident.is_baseline {
+        Vec::new()
+    } else {
+        bundles.baselines(&incident.target, incident.fired_at)
+    };
     let request = compare::CompareRequest {
         paths: ranks_of(bundle, window),
+        reference: known.first().map(|r| ranks_of(&bundles.path(&r.incident.id), 1)).unwrap_or_default(),
         suspect: Some(incident.finding.suspect()),
         ..compare::CompareRequest::default()
     };
     let compared = compare::run(&request, &|_| {})?;
     report::write(bundle, window, &compared, Some(incident))?;
-    Ok(VerdictNote::from(&compared.comparison))
+    let mut note = VerdictNote::from(&compared.comparison);
+    if incident.is_baseline {
+        keep_as_baseline(bundles, incident, &mut note)?;
+    }
+    Ok(note)
+}
+
+/// The bundle of a baseline is not deleted until there is a newer one; a capture in which a rank stands out is none.
+fn keep_as_baseline(bundles: &Bundles, incident: &Incident, note: &mut VerdictNote) -> anyhow::Result<()> {
+    let judged = Incident { verdict: Some(note.clone()), ..incident.clone() };
+    let is_kept = judged.serves_as_baseline();
+    note.sentence.push_str(if is_kept {
+        " Later captures of this server are compared with this one."
+    } else {
+        " It is no baseline: take one when no rank stands out."
+    });
+    if is_kept {
+        bundles.pin(&incident.id, true)?;
+        for older in bundles.baselines(&incident.target, incident.fired_at) {
+            bundles.pin(&older.incident.id, false)?;
+        }
+    }
+    Ok(())
 }

@@ -282,7 +282,10 @@ fn bytes_below(path: &Path) -> u64 {
 fn the_recordings_of_several_gpus_have_at_most_twelve_million_bytes() {
     let parts = ["two-gpus", "four-gpus", "nsight/tp2-crowded.sqlite.gz", "nsight/tp2-healthy.sqlite.gz"];
     let bytes: u64 = parts.iter().map(|part| bytes_below(&here("tests/data/recordings").join(part))).sum();
-    assert!((1_000_000..=12_000_000).contains(&bytes), "{bytes} bytes: cut them by scripts/rig/cut_traces.py");
+    assert!(
+        (1_000_000..=12_000_000).contains(&bytes),
+        "{bytes} bytes: cut them by scripts/rig/cut_traces.py"
+    );
 }
 
 #[test]

@@ -262,7 +262,15 @@ impl Play {
     pub fn asked(&mut self, now: f64) {
         let capture = CaptureSpec::Http(HttpWindow::default());
         let (why, labels, since) = ("a look".into(), Labels::default(), None);
-        let request = ManualRequest { target: TargetId(0), is_alert: false, capture, why, labels, since };
+        let request = ManualRequest {
+            target: TargetId(0),
+            is_alert: false,
+            is_baseline: false,
+            capture,
+            why,
+            labels,
+            since,
+        };
         let mut effects = Vec::new();
         self.answer = Some(self.watch.request_capture(request, at(now), &mut effects));
         self.note(effects, now);

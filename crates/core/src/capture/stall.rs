@@ -262,7 +262,11 @@ mod tests {
         let mut usual = every_second(2);
         usual.insert((Rank::dp(1), loads), Duration::from_millis(100));
         let mut meter = StallMeter::new(at(0.0), Duration::ZERO, usual);
-        assert_eq!(meter.resolution(), Some(Duration::from_millis(1_500)), "DP0's log; DP1's loads show more");
+        assert_eq!(
+            meter.resolution(),
+            Some(Duration::from_millis(1_500)),
+            "DP0's log; DP1's loads show more"
+        );
         meter.sample(Rank::dp(1), loads, at(2.0), true);
         assert!(!meter.has_heard_since(at(1.0)), "DP0 has not spoken");
         meter.sample(Rank::dp(0), LOG, at(2.4), true);

@@ -82,6 +82,7 @@ pub fn sample(fired_at: Time) -> Incident {
         joined: Vec::new(),
         ended_unseen: false,
         returned: Vec::new(),
+        is_baseline: false,
     }
 }
 

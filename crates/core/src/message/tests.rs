@@ -364,7 +364,9 @@ fn a_capture_in_which_nothing_could_be_seen_costs_an_unknown_time_and_never_noth
         "{unknown}"
     );
     let some = cost(2.5);
-    assert!(some.starts_with("at least 2.5 s of serving (silences shorter than 1.8 s could not be seen); the"));
+    assert!(
+        some.starts_with("at least 2.5 s of serving (silences shorter than 1.8 s could not be seen); the")
+    );
 }
 
 /// One that got worse after its capture, ten minutes later, and was captured again.

@@ -118,6 +118,8 @@ pub struct ManualRequest {
     pub target: TargetId,
     /// Whether an alert of another system asks, and not a person.
     pub is_alert: bool,
+    /// Whether later captures of the server are to be compared with it.
+    pub is_baseline: bool,
     /// What to capture.
     pub capture: CaptureSpec,
     /// Why, in words: the alert's summary.

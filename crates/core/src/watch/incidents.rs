@@ -146,13 +146,14 @@ impl Incidents {
 
     /// Opens the incident of a capture that somebody asked for, on the server called `target`.
     pub fn open_manual(&mut self, request: ManualRequest, target: Arc<str>, now: Time) -> IncidentId {
-        let ManualRequest { is_alert, capture, why, labels, since, .. } = request;
+        let ManualRequest { is_alert, is_baseline, capture, why, labels, since, .. } = request;
         let id = id_of(BY_HAND, Some(&target), &labels, now);
         let finding = Finding::requested(since.unwrap_or(now), Some(why));
         let incident = Incident {
             about: Some("Somebody, or another system's alert, asked for a window.".into()),
             group: labels.clone(),
             severity: Severity::Info,
+            is_baseline,
             ..Incident::new(id, BY_HAND.into(), target.clone(), now, finding)
         };
         let trigger = if is_alert { Trigger::Alert } else { Trigger::Manual };

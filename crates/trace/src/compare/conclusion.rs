@@ -5,12 +5,13 @@ use crate::comparison::{ComparisonInput, Suspect};
 use crate::diagnosis::Diagnosis;
 use crate::host::HostFinding;
 use crate::kernel::Family;
+use crate::ms::Ms;
 use crate::profile::RankProfile;
 use crate::rank::{Axis, Rank, RankId};
 use crate::split::{Split, StepSplit};
 use crate::stats::{MIN_STEPS, RankStats, kernel_table, median};
 use crate::step::{StepKind, StepSource};
-use crate::verdict::{Cause, Confidence, Kind, Ms, Place, Verdict};
+use crate::verdict::{Cause, Confidence, Kind, Place, Verdict};
 
 use super::sentence;
 
@@ -250,6 +251,7 @@ impl Conclusion<'_> {
             also: diagnosis.also.iter().map(|&i| self.input.profiles[members[i]].rank).collect(),
             confirms: None,
             sentence: String::new(),
+            since_baseline: None,
             reasons,
         };
         v.sentence = sentence::of(&v, rank, diagnosis.gap.ms, diagnosis.reasons.last());

@@ -1,10 +1,11 @@
 //! The sentence that people read first: which rank, how much longer its steps take, and where that time
 //! goes.
 
+use crate::ms::Ms;
 use crate::rank::RankId;
 use crate::split::{Part, StepSplit};
 use crate::step::StepKind;
-use crate::verdict::{Kind, Ms, Place, Verdict};
+use crate::verdict::{Kind, Place, Verdict};
 
 /// Steps that differ by less are called equal: then the sentence is about the work alone.
 const WORTH_TELLING: f64 = 0.15;

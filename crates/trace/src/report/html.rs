@@ -8,8 +8,9 @@ use std::io::{self, Write};
 
 use crate::comparison::{Comparison, RankLine};
 use crate::kernel::Family;
+use crate::ms::Ms;
 use crate::printable::printable;
-use crate::verdict::{Kind, Ms, Place};
+use crate::verdict::{Kind, Place};
 
 pub use chart::{History, Series};
 pub use occasion::Occasion;
