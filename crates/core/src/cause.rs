@@ -63,9 +63,18 @@ pub struct Cause {
 
 impl Cause {
     /// This cause in the light of the look `before` it. What follows from a trouble (a queue that grows, a rank
-    /// that slows down under its load) dilutes what began it: the same cause stays as sure as it was.
+    /// that slows down under its load) dilutes what began it: the same cause stays as sure as it was, and a look that
+    /// sees nothing takes back nothing that was likely.
     pub fn after(self, before: Option<Self>) -> Self {
         match before {
+            Some(before) if self.kind == CauseKind::Unknown && before.certainty == Certainty::Likely => {
+                Self {
+                    step_slowdown: self.step_slowdown,
+                    host_slowdown: self.host_slowdown,
+                    at: self.at,
+                    ..before
+                }
+            }
             Some(before) if before.statement == self.statement && before.certainty < self.certainty => Self {
                 certainty: before.certainty,
                 support: before.support,

@@ -502,6 +502,11 @@ fn a_later_look_that_sees_the_same_cause_diluted_leaves_it_as_sure_as_it_was() {
     assert_eq!(now.host_slowdown, Some(2.0), "what the machine says is of now");
     let other = of("the router sends DP1 more", Certainty::Consistent, 0.5);
     assert_eq!(other.clone().after(Some(first.clone())), other, "another cause is its own");
-    assert_eq!(first.clone().after(Some(diluted)), first, "it may become surer");
+    assert_eq!(first.clone().after(Some(diluted.clone())), first, "it may become surer");
+    let nothing = Cause { kind: CauseKind::Unknown, ..of("unknown", Certainty::Unknown, 0.0) };
+    let kept = nothing.clone().after(Some(first.clone()));
+    assert_eq!((kept.statement, kept.certainty), (first.statement.clone(), Certainty::Likely));
+    let given_up = nothing.clone().after(Some(diluted));
+    assert_eq!(given_up, nothing, "what was merely consistent may turn out to be nothing");
     assert_eq!(first.clone().after(None), first);
 }

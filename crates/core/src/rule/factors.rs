@@ -589,8 +589,10 @@ pub fn side_of(side: factor::Side) -> Side {
 
 /// What departed, in a sentence without its subject: `is sent 2.1 times its usual share of the requests`.
 pub fn words_of(trouble: &factor::Incident) -> String {
-    let times = |sign: f64| trouble.effect.map(|e| format!("{:.1} times", (sign * e).exp()));
     let high = trouble.side == factor::Side::High;
+    // Of two ranks the one to blame may be the other than the one that was measured: then the number is not its own.
+    let own = trouble.effect.filter(|effect| (*effect > 0.0) == high);
+    let times = |sign: f64| own.map(|e| format!("{:.1} times", (sign * e).exp()));
     match (trouble.factor, high) {
         (Factor::Share, _) => match times(1.0) {
             Some(times) => format!("is sent {times} its usual share of the requests"),

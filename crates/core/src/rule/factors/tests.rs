@@ -203,3 +203,27 @@ fn what_is_nearest_is_told_only_to_a_rule_that_watches_it() {
     assert!(stuck.starts_with("nothing departs of what it watches (stuck)"), "{stuck}");
     assert!(!stuck.contains("share") && stuck.contains("all factors together fired 2 times"), "{stuck}");
 }
+
+#[test]
+fn a_number_that_is_another_ranks_is_not_told_as_the_blamed_ones() {
+    let harm = factor::Harm { requests: 0.0, share: 0.0, reason: factor::Reason::Little };
+    let trouble = |side, effect: f64| factor::Incident {
+        id: 1,
+        factor: Factor::Share,
+        side,
+        ranks: vec![0],
+        onset: None,
+        fired: 0.0,
+        deviance: 20.0,
+        bound: 10.0,
+        effect: Some(effect),
+        window: 8,
+        harm,
+        symptoms: Vec::new(),
+        reblamed: 0,
+    };
+    let words = |side, effect| words_of(&trouble(side, effect));
+    assert_eq!(words(factor::Side::High, 0.7), "is sent 2.0 times its usual share of the requests");
+    assert_eq!(words(factor::Side::High, -2.3), "is sent more requests than its usual share");
+    assert_eq!(words(factor::Side::Low, 0.6), "is sent fewer requests than its usual share");
+}
