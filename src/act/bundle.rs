@@ -281,7 +281,7 @@ impl Bundles {
             r.incident.serves_as_baseline() && *r.incident.target == *target && r.incident.fired_at < before
         };
         let mut found: Vec<Record> = records.filter(is_it).collect();
-        found.sort_by(|a, b| b.incident.fired_at.cmp(&a.incident.fired_at));
+        found.sort_by_key(|record| std::cmp::Reverse(record.incident.fired_at));
         found
     }
 

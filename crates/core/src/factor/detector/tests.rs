@@ -19,15 +19,15 @@ fn play_cached(
 ) -> Vec<Change> {
     let mut changes = Vec::new();
     for s in from..from + seconds {
-        for rank in 0..4 {
+        for (rank, cached) in cached.into_iter().enumerate() {
             let n = 8 * if rank == 2 { more } else { 1 };
             for i in 0..n {
                 let at = s as f64 + (i as f64 + 0.5) / n as f64;
                 let tokens = 300.0 + 50.0 * ((s as usize * 7 + i * 3 + rank) % 11) as f64;
                 let line = Prefill {
                     new_seqs: 1.0,
-                    new_tokens: tokens * (1.0 - cached[rank]),
-                    cached_tokens: Some(tokens * cached[rank]),
+                    new_tokens: tokens * (1.0 - cached),
+                    cached_tokens: Some(tokens * cached),
                     running: Some(30.0),
                     queue: Some(0.0),
                 };
