@@ -365,7 +365,8 @@ impl Detector {
         // A trouble is told by itself, and says nothing of what stands but that it may end it.
         let is_calm = self.open.is_none() && self.behind.is_empty() && self.closed.is_empty();
         if is_calm || self.standing.is_told() {
-            self.standing.note(&channel.bins, newest, &self.loads);
+            // The next line may still tell who came in the newest second.
+            self.standing.note(&channel.bins, newest - 1, &self.loads);
         }
         changes
     }

@@ -35,7 +35,7 @@ struct Means {
 pub struct Standing {
     means: Vec<Means>,
     seconds: f64,
-    /// The first second that was compared, and the last one.
+    /// The end of the first second that was compared, and the last one.
     first: Option<i64>,
     last: i64,
     told: Option<(usize, Side)>,
@@ -83,7 +83,7 @@ impl Standing {
         if second <= self.last {
             return;
         }
-        self.first.get_or_insert(second);
+        self.first.get_or_insert(second + 1);
         (self.last, self.seconds) = (second, self.seconds + 1.0);
         let gain = 1.0 / self.seconds.min(SPAN);
         for (rank, (mean, load)) in self.means.iter_mut().zip(loads).enumerate() {
@@ -202,7 +202,7 @@ mod tests {
         let standing = after(11, slow, 30.0);
         assert_eq!(told(&standing), Some((1, Side::High, Factor::Speed)));
         let uneven = standing.uneven().expect("it is told");
-        assert!((1.35..1.45).contains(&uneven.times) && uneven.since == 0.0, "{uneven:?}");
+        assert!((1.35..1.45).contains(&uneven.times) && uneven.since == 1.0, "{uneven:?}");
         assert_eq!(told(&after(11, (14.0, 1000.0, 1.0), 36.0)), Some((1, Side::High, Factor::Share)));
         assert_eq!(told(&after(11, (0.0, 1000.0, 1.0), 0.0)), Some((1, Side::Low, Factor::Share)));
         assert_eq!(told(&after(11, (8.0, 2000.0, 1.0), 36.0)), Some((1, Side::High, Factor::Work)));
