@@ -44,7 +44,7 @@ pub fn table(o: &Options, rules: &[Rule]) {
     for (b, budget) in o.budgets.iter().enumerate() {
         for (s, source) in o.sources.iter().enumerate() {
             let by_world = counts.remove(&(b, s)).unwrap_or_default();
-            let all: f64 = by_world.values().sum();
+            let all = by_world.values().fold(0.0, |sum, count| sum + count);
             let worst = by_world.iter().max_by(|a, b| a.1.total_cmp(b.1));
             let (name, most) = worst.map_or(("none", 0.0), |(name, most)| (*name, *most));
             println!(
