@@ -31,6 +31,8 @@ const UNKNOWN: f64 = 30.0;
 /// Seconds until the noise counts as known.
 const YOUNG: f64 = 60.0;
 
+/// What all ranks have in common (on the logarithm) is the model's own error, which it mends as long as it is no more.
+const COMMON: f64 = 0.4;
 /// Whether ranks wait for each other is learned in this window (8 s), from those that were busy for this part of it.
 const WAITS_WINDOW: usize = 4;
 const WAITS_MEASURED: f64 = 0.8;
@@ -289,12 +291,14 @@ impl Speed {
         }
     }
 
-    /// How many times as long as its peers this rank usually takes for the same work. What all have in common is
-    /// the model's own error: taken out of what the model learns from, it would come back, and again, without end.
+    /// How many times as long as the model says this rank usually takes: what the model learns from is freed of it. What all
+    /// have in common is the model's own error; where that does not go away it would come back, and again, without
+    /// end, so what is beyond [`COMMON`] is left in.
     pub fn usual_factor(&self, rank: usize) -> f64 {
         let known = || self.usual.iter().zip(&self.seconds).filter(|(_, seconds)| **seconds > 0.0);
         let common = known().map(|(usual, _)| usual).sum::<f64>() / known().count().max(1) as f64;
-        if self.seconds[rank] > 0.0 { (common - self.usual[rank]).exp() } else { 1.0 }
+        let left_in = common - common.clamp(-COMMON, COMMON);
+        if self.seconds[rank] > 0.0 { (left_in - self.usual[rank]).exp() } else { 1.0 }
     }
 
     /// The variance of a busy second's ratio in window `w`, in nominal ones.

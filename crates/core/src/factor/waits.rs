@@ -14,6 +14,8 @@ const MEMORY: f64 = 3600.0;
 const PRIOR: f64 = 0.5;
 /// A smaller slope is an error of the cost model, and taken for none.
 const LEAST: f64 = 0.2;
+/// Prompts are waited for once: a larger slope is of something else (ranks that share a GPU, one of which is slow).
+const MOST: f64 = 1.3;
 
 /// The regression's sums.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,7 +58,7 @@ impl Waits {
     /// The part of its peers' prompts that a rank waits for, 0 to 1.
     pub fn part(&self) -> f64 {
         let slope = self.together / (self.prompts + PRIOR);
-        if slope < LEAST { 0.0 } else { slope.min(1.0) }
+        if slope < LEAST || self.together > MOST * self.prompts { 0.0 } else { slope.min(1.0) }
     }
 }
 
@@ -88,6 +90,11 @@ mod tests {
     fn ranks_on_their_own_wait_for_nobody_though_the_model_overrates_prompts() {
         assert_eq!(learned(|_, _| 1.0), 0.0);
         assert_eq!(learned(|own, _| 1.0 + 0.1 * own), 0.0);
+    }
+
+    #[test]
+    fn what_departs_by_more_than_the_prompts_take_is_no_waiting() {
+        assert_eq!(learned(|own, _| 0.6 + 3.0 * own), 0.0);
     }
 
     #[test]
