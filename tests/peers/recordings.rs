@@ -118,3 +118,66 @@ fn a_recorded_page_gives_each_rank_its_signals() {
     DP3 TP0 PP0 EP0: 23 signals
     ");
 }
+
+/// What was done to one rank of a recorded server, and until when.
+struct Trouble {
+    name: String,
+    rank: u64,
+    from: f64,
+    until: f64,
+}
+
+fn troubles(events: &Path) -> Vec<Trouble> {
+    let text = std::fs::read_to_string(events).expect("it exists");
+    let events: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let phases = |kind| events.iter().filter(move |e| e["kind"] == kind);
+    let found = phases("phase").zip(phases("phase_end")).filter_map(|(begin, end)| {
+        let name = begin["name"].as_str()?.to_owned();
+        // `slow0`: the kind of trouble and its rank.
+        let rank = u64::from(name.chars().last()?.to_digit(10)?);
+        Some(Trouble { name, rank, from: begin["t"].as_f64()?, until: end["t"].as_f64()? })
+    });
+    found.collect()
+}
+
+#[test]
+fn every_trouble_of_a_recorded_gpu_server_is_found_by_each_source_alone_and_nothing_else() {
+    let of = |file: &str| recording(&format!("sglang-0.5.16-dp4-troubles/{file}"));
+    let Some(events) = of("events.jsonl") else { return };
+    let troubles = troubles(&events);
+    assert_eq!(troubles.len(), 4);
+    // Long prompts, a rank that is stopped again and again, one that is crowded, a mild redirect: seconds at most.
+    for (flag, file, within) in [
+        ("--log", "server.stamped.log.gz", [10.0, 12.0, 12.0, 30.0]),
+        ("--metrics", "metrics.txt.gz", [10.0, 12.0, 15.0, 30.0]),
+        ("--loads", "loads.jsonl.gz", [10.0, 18.0, 12.0, 30.0]),
+    ] {
+        let file = of(file).expect("beside the events");
+        let replay = std::process::Command::new(env!("CARGO_BIN_EXE_skewtrap"))
+            .args(["replay", "--json", flag])
+            .arg(file)
+            .output()
+            .expect("it runs");
+        let lines = String::from_utf8_lossy(&replay.stdout).into_owned();
+        let changes =
+            lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        let firings: Vec<(f64, u64)> = changes
+            .filter(|c| c["state"] == "firing")
+            .filter_map(|c| Some((c["at"].as_f64()?, c["rank"]["dp_rank"].as_u64()?)))
+            .collect();
+        for (trouble, within) in troubles.iter().zip(within) {
+            let is_it = |(at, rank): &&(f64, u64)| {
+                *rank == trouble.rank && (trouble.from..trouble.until).contains(at)
+            };
+            let delay = firings.iter().find(is_it).map(|(at, _)| at - trouble.from);
+            assert!(delay.is_some_and(|d| d <= within), "{flag}: {} after {delay:?} s", trouble.name);
+        }
+        // The wake of a trouble is its rank's for a while.
+        let is_known = |(at, rank): &(f64, u64)| {
+            troubles.iter().any(|t| *rank == t.rank && (t.from..t.until + 45.0).contains(at))
+        };
+        let other: Vec<_> = firings.iter().filter(|firing| !is_known(firing)).collect();
+        assert!(other.is_empty(), "{flag}: {other:?}");
+    }
+}
