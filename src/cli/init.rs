@@ -142,7 +142,8 @@ const CAPTURE_SECTION: &str =
 # What a firing rule captures. The folder is the server's view; without it the server chooses.
 capture:
   http:
-    max_stall: 300ms                     # how long a window may silence a rank
+    max_stall: 300ms                     # how long a window may silence a rank; from 32 layers on write 1s
+    # (eight steps of 80 layers take about that), or windows are refused, which `skewtrap doctor` tells
     # output_dir: /tmp/profiles
 
 # What captures may cost a day, over all rules. These are the defaults.
