@@ -114,6 +114,8 @@ impl State {
         record: Option<&Record>,
     ) -> Result<(), StateError> {
         self.is_there()?;
+        // The end of the window before is on disk before another one begins.
+        self.write_what_failed()?;
         self.keep_reserve()?;
         let mut connection = self.lock();
         let written = durably(&mut connection, |tx| {

@@ -135,24 +135,38 @@ impl State {
 
     /// Tries again what failed; to be called every second.
     pub fn retry_unwritten(&self) {
-        let unwritten =
-            std::mem::take(&mut *self.writer.unwritten.lock().unwrap_or_else(PoisonError::into_inner));
+        let unwritten = self.take_unwritten();
         if !unwritten.is_empty() {
             self.write_again(unwritten);
         }
     }
 
+    /// The same at once.
+    ///
+    /// # Errors
+    /// The disk does not take all of it.
+    pub(super) fn write_what_failed(&self) -> Result<(), StateError> {
+        self.write_all(self.take_unwritten())
+    }
+
+    fn take_unwritten(&self) -> Vec<Repeated> {
+        std::mem::take(&mut *self.writer.unwritten.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn write_again(&self, writes: Vec<Repeated>) {
-        self.queue(Box::new(move |state| {
-            let mut failed = Ok(());
-            for write in writes {
-                if let Err(error) = write(state) {
-                    failed = Err(error.to_string());
-                    state.writer.unwritten.lock().unwrap_or_else(PoisonError::into_inner).push(write);
-                }
+        self.queue(Box::new(move |state| state.write_all(writes).map_err(|error| error.to_string())));
+    }
+
+    /// Writes each; what fails is kept for another try.
+    fn write_all(&self, writes: Vec<Repeated>) -> Result<(), StateError> {
+        let mut failed = Ok(());
+        for write in writes {
+            if let Err(error) = write(self) {
+                failed = Err(error);
+                self.writer.unwritten.lock().unwrap_or_else(PoisonError::into_inner).push(write);
             }
-            failed
-        }));
+        }
+        failed
     }
 
     /// Waits for the writes before: a read must see them.
