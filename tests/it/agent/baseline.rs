@@ -3,9 +3,8 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::support::stage;
 use crate::support::traces::{Rank, Style, write};
@@ -79,25 +78,10 @@ listen: 127.0.0.1:{port}
     );
     let file = dir.path().join("skewtrap.yaml");
     std::fs::write(&file, yaml).unwrap();
-    let log = std::fs::File::create(dir.path().join("agent.log")).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
-        .args(["run", "--config"])
-        .arg(&file)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let _agent = stage::Running(child);
+    let _agent = stage::agent(dir.path());
     let said = || std::fs::read_to_string(dir.path().join("agent.log")).unwrap_or_default();
     let until = async |what: &str, holds: &dyn Fn() -> bool| {
-        for _ in 0..1200 {
-            if holds() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{what} never came: {}", said());
+        stage::until(dir.path(), what, holds, String::new).await;
     };
     until("a watch of the even load", &|| {
         double.requests().iter().filter(|r| r.path.starts_with("/v1/loads")).count() > 10

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -73,17 +73,7 @@ listen: 127.0.0.1:{port}
     }
 
     fn agent(&self) -> stage::Running {
-        let log =
-            std::fs::File::options().create(true).append(true).open(self.dir.join("agent.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
-            .args(["run", "--config"])
-            .arg(self.dir.join("skewtrap.yaml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        stage::Running(child)
+        stage::agent(&self.dir)
     }
 
     fn load(&self, ranks: [(u32, u32); 2]) {
@@ -97,14 +87,7 @@ listen: 127.0.0.1:{port}
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        for _ in 0..1200 {
-            if holds(self) {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        let log = std::fs::read_to_string(self.dir.join("agent.log")).unwrap_or_default();
-        panic!("{what} never came: {:?}\n{log}", self.told());
+        stage::until(&self.dir, what, || holds(self), || format!("{:?}", self.told())).await;
     }
 
     /// The updates that were told, without the incident.

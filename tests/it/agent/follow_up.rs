@@ -3,9 +3,7 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::support::stage;
 use crate::support::traces::{Rank, Style, write};
@@ -75,29 +73,10 @@ async fn a_second_window_with_cpu_activity_names_the_operator_that_keeps_a_blame
     let double = stage::play(World::new(config, stage::begin()), dir.path()).await;
     let file = dir.path().join("skewtrap.yaml");
     std::fs::write(&file, configuration(dir.path(), &double.url)).unwrap();
-    let log = std::fs::File::create(dir.path().join("agent.log")).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
-        .args(["run", "--config"])
-        .arg(&file)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    let _agent = stage::Running(child);
-    let said = || {
-        let log = std::fs::read_to_string(dir.path().join("agent.log")).unwrap_or_default();
-        format!("{:#}\n{log}", incident(dir.path()).unwrap_or_default())
-    };
-    let until = async |what: &str, holds: &dyn Fn() -> bool| {
-        for _ in 0..1200 {
-            if holds() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{what} never came: {}", said());
-    };
+    let _agent = stage::agent(dir.path());
+    let said = || format!("{:#}", incident(dir.path()).unwrap_or_default());
+    let until =
+        async |what: &str, holds: &dyn Fn() -> bool| stage::until(dir.path(), what, holds, said).await;
     until("a watch of the even load", &|| {
         double.requests().iter().filter(|r| r.path.starts_with("/v1/loads")).count() > 10
     })

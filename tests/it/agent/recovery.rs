@@ -1,6 +1,5 @@
 //! An agent that comes back watches at once, while the window that it left open is being closed.
 
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -64,16 +63,7 @@ listen: 127.0.0.1:{port}
 "
         );
         std::fs::write(dir.join("skewtrap.yaml"), text).unwrap();
-        let log = std::fs::File::create(dir.join("agent.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
-            .args(["run", "--config"])
-            .arg(dir.join("skewtrap.yaml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Self { _running: stage::Running(child), status: format!("http://127.0.0.1:{port}/api/v1/status") }
+        Self { _running: stage::agent(dir), status: format!("http://127.0.0.1:{port}/api/v1/status") }
     }
 
     /// Asks for a window by hand; what is said.

@@ -1,7 +1,7 @@
 //! A double behind a real port, and everything that a capture of it needs.
 
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +63,32 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// The agent that `skewtrap.yaml` in a folder is for; what it logs is added to `agent.log` there.
+pub fn agent(dir: &Path) -> Running {
+    let log = std::fs::File::options().create(true).append(true).open(dir.join("agent.log")).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_skewtrap"))
+        .args(["run", "--config"])
+        .arg(dir.join("skewtrap.yaml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    Running(child)
+}
+
+/// Waits up to a minute for what happens beside the agent of a folder; `else_told` says what was seen instead.
+pub async fn until(dir: &Path, what: &str, holds: impl Fn() -> bool, else_told: impl Fn() -> String) {
+    for _ in 0..1200 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let log = std::fs::read_to_string(dir.join("agent.log")).unwrap_or_default();
+    panic!("{what} never came: {}\n{log}", else_told());
 }
 
 /// A receiver of webhooks that answers with `take`; its URL.
