@@ -15,18 +15,25 @@ pub struct CaptureArgs {
     action: Action,
 }
 
+/// Which window is asked for.
+#[derive(Debug, Args)]
+struct WindowArgs {
+    /// The server's name; needed where there are several
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
+    /// Forward steps per rank instead of the configured ones
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    num_steps: Option<u32>,
+}
+
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Opens a window now; it ends by its steps, at its deadline, or with `skewtrap capture stop`
     Start {
         #[command(flatten)]
         agent: AgentArgs,
-        /// The server's name; needed where there are several
-        #[arg(long, value_name = "NAME")]
-        target: Option<String>,
-        /// Forward steps per rank instead of the configured ones
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-        num_steps: Option<u32>,
+        #[command(flatten)]
+        window: WindowArgs,
         /// Why, for the incident and the messages
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
@@ -37,12 +44,8 @@ enum Action {
     Baseline {
         #[command(flatten)]
         agent: AgentArgs,
-        /// The server's name; needed where there are several
-        #[arg(long, value_name = "NAME")]
-        target: Option<String>,
-        /// Forward steps per rank instead of the configured ones
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-        num_steps: Option<u32>,
+        #[command(flatten)]
+        window: WindowArgs,
         #[command(flatten)]
         format: Format,
     },
@@ -64,11 +67,11 @@ enum Action {
 /// No agent answers, or it refuses.
 pub fn run(args: &CaptureArgs) -> anyhow::Result<ExitCode> {
     let (answer, format) = match &args.action {
-        Action::Start { agent, target, num_steps, reason, format } => {
+        Action::Start { agent, window: WindowArgs { target, num_steps }, reason, format } => {
             let body = json!({ "target": target, "num_steps": num_steps, "reason": reason });
             (agent.post("capture", &body)?, format)
         }
-        Action::Baseline { agent, target, num_steps, format } => {
+        Action::Baseline { agent, window: WindowArgs { target, num_steps }, format } => {
             let body = json!({ "target": target, "num_steps": num_steps, "baseline": true });
             (agent.post("capture", &body)?, format)
         }

@@ -68,7 +68,22 @@ pub struct Harm {
     pub reason: Arc<str>,
 }
 
+/// Between what departed, in words, and the members' numbers.
+const THEN: &str = "; ";
+
 impl Finding {
+    /// Puts the members' numbers behind what was said of it already.
+    pub fn add_numbers(&mut self, numbers: Option<String>) {
+        let parts: Vec<String> = self.evidence.take().into_iter().chain(numbers).collect();
+        self.evidence = (!parts.is_empty()).then(|| parts.join(THEN));
+    }
+
+    /// What departed, in words and without the members' numbers, where it was a factor.
+    pub fn departure(&self) -> Option<&str> {
+        let is_factor = self.measured.as_ref().is_some_and(|m| m.statistic == Statistic::Factors);
+        self.evidence.as_deref().filter(|_| is_factor).and_then(|said| said.split(THEN).next())
+    }
+
     /// One that blames a rank since `onset`, of which nothing else is known.
     pub fn of(rank: Labels, side: Side, onset: Time) -> Self {
         Self {

@@ -176,17 +176,15 @@ impl Verdict {
     pub fn name_operator(&mut self, operator: Operator) {
         let (name, own, peers) = (&operator.name, operator.ms_per_step, operator.peers_ms_per_step);
         // "It" is the host time of the sentence itself, so what changed since the baseline comes last.
-        let since =
-            self.since_baseline.as_ref().map(|since| format!(" {}", since.sentence())).unwrap_or_default();
-        self.sentence
-            .truncate(self.sentence.len() - if self.sentence.ends_with(&since) { since.len() } else { 0 });
-        self.sentence.push_str(&format!(
-            " Most of it is in `{}`: {} a step, {} on its peers.",
+        let since = self.since_baseline.as_ref().map(Since::sentence).unwrap_or_default();
+        let own_words = self.sentence.strip_suffix(&since).unwrap_or(&self.sentence).trim_end();
+        let told = format!(
+            "{own_words} Most of it is in `{}`: {} a step, {} on its peers. {since}",
             printable(name, LIMIT),
             Ms(own),
             Ms(peers)
-        ));
-        self.sentence.push_str(&since);
+        );
+        self.sentence = told.trim_end().to_owned();
         self.operator = Some(operator);
     }
 

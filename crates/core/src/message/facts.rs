@@ -170,8 +170,7 @@ fn how_much(finding: &Finding) -> String {
     };
     let bound = deviation_bound(measured);
     // What departed in words, where a factor did: a number of times a bound says nothing by itself.
-    let said = finding.evidence.as_deref().filter(|_| measured.statistic == Statistic::Factors);
-    let measured = match said.and_then(|said| said.split("; ").next()) {
+    let measured = match finding.departure() {
         Some(said) => format!("{} ({bound})", one_line(said)),
         None => bound,
     };

@@ -50,11 +50,7 @@ pub(super) fn with_evidence(
             }
         }
     }
-    let members = evidence_of(finding, &condition.signal_name);
-    finding.evidence = match finding.evidence.take() {
-        Some(said) => Some(members.map_or_else(|| said.clone(), |members| format!("{said}; {members}"))),
-        None => members,
-    };
+    finding.add_numbers(evidence_of(finding, &condition.signal_name));
     change
 }
 

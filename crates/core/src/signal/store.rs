@@ -28,7 +28,7 @@ use skewtrap_trace::labels::Labels;
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-pub use query::{LatestValue, LoadReport, SeriesStatus, StoredSample, StoredSeries};
+pub use query::{LatestValue, LoadReport, SeriesStatus, StoredSeries};
 use slot::{Measure, NONE, Series, Slot, SlotKey};
 pub use slot::{SILENT_AT_LEAST, SILENT_AT_MOST};
 pub use view::{GroupId, ViewId};

@@ -99,8 +99,9 @@ fn lines_become_samples_facts_and_the_users_own_signals() {
     assert_eq!((intake.counts().lines, intake.counts().batch_lines), (5, 1));
     let everything = Default::default();
     let values: Vec<_> = store
-        .samples(&everything, Time::default())
-        .map(|e| (e.signal, e.rank.to_string(), e.value))
+        .series_since(&everything, Time::default())
+        .into_iter()
+        .flat_map(|s| s.samples.into_iter().map(move |(_, value)| (s.signal, s.rank.to_string(), value)))
         .collect();
     assert!(values.contains(&(catalog::LOAD, "DP2".into(), 5.0)), "{values:?}");
     assert!(values.contains(&(wait, "DP1".into(), 70.0)), "{values:?}");

@@ -16,21 +16,6 @@ use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Rank;
 use skewtrap_trace::time::Time;
 
-/// A sample with its identity, as it goes into the evidence of a bundle.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StoredSample {
-    /// When it was true.
-    pub at: Time,
-    /// Of what.
-    pub signal: Signal,
-    /// The rank it is of.
-    pub rank: Rank,
-    /// How much.
-    pub value: f64,
-    /// Where it came from.
-    pub source: Source,
-}
-
 /// The samples of one series.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredSeries {
@@ -103,32 +88,22 @@ impl SignalStore {
             if !wanted(series.signal) || member.0.len() < names.0.len() {
                 return None;
             }
-            let samples: Box<[_]> = series.ring.iter_since(since).collect();
-            let (signal, rank, source) = (series.signal, slot.key.rank, slot.key.source);
-            (!samples.is_empty()).then_some((member, StoredSeries { signal, rank, source, samples }))
+            Some((member, self.stored(series, since)?))
         };
         self.series_with(labels).filter_map(of_member).collect()
     }
 
-    /// Every kept sample since `since` of the series that carry all of `labels` (a group's), series
-    /// by series, each in the order of time.
-    pub fn samples<'a>(&'a self, labels: &'a Labels, since: Time) -> impl Iterator<Item = StoredSample> + 'a {
-        self.series_with(labels).flat_map(move |series| {
-            let key = &self.slots[series.slot as usize].key;
-            let (signal, rank, source) = (series.signal, key.rank, key.source);
-            let samples = series.ring.iter_since(since);
-            samples.map(move |(at, value)| StoredSample { at, signal, rank, value, source })
-        })
+    /// The same of all series that carry all of `labels`, whoever's they are.
+    pub fn series_since(&self, labels: &Labels, since: Time) -> Vec<StoredSeries> {
+        self.series_with(labels).filter_map(|series| self.stored(series, since)).collect()
     }
 
-    /// The same samples, by series: a third of the memory, in pieces of a few kB.
-    pub fn series_since(&self, labels: &Labels, since: Time) -> Vec<StoredSeries> {
-        let kept = |series: &Series| {
-            let key = &self.slots[series.slot as usize].key;
-            let samples = series.ring.iter_since(since).collect();
-            StoredSeries { signal: series.signal, rank: key.rank, source: key.source, samples }
-        };
-        self.series_with(labels).map(kept).filter(|series| !series.samples.is_empty()).collect()
+    /// What is kept of a series since `since`; `None` where that is nothing.
+    fn stored(&self, series: &Series, since: Time) -> Option<StoredSeries> {
+        let key = &self.slots[series.slot as usize].key;
+        let samples: Box<[_]> = series.ring.iter_since(since).collect();
+        let (signal, rank, source) = (series.signal, key.rank, key.source);
+        (!samples.is_empty()).then_some(StoredSeries { signal, rank, source, samples })
     }
 
     /// The series that carry all of `labels`, in their order; of one server's where the labels name it.
