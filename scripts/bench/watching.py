@@ -60,6 +60,15 @@ class Run:
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="skewtrap-bench-"))
 
     def __enter__(self):
+        # What was started ends also where the rest of it does not come up.
+        try:
+            self.begin()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def begin(self):
         case, folder, port = self.case, self.folder, free_port()
         log = ["--log", folder / "server.log"] if case.with_log else []
         ranks = ["--ranks", str(case.ranks)] if case.ranks else []
@@ -77,7 +86,6 @@ class Run:
             self.prometheus = self.start("prometheus", ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb", f"--web.listen-address={web}"])
             until(lambda: get(f"http://{web}/-/ready"), self.prometheus, folder / "prometheus.out")
         until(lambda: get(f"{self.api}/readyz"), self.agent, folder / "agent.out")
-        return self
 
     def start(self, name, command):
         out = open(self.folder / f"{name}.out", "w")

@@ -6,6 +6,7 @@ streaming client per rank, from --gap on), DIR/requests.csv (start,rank asked fo
 A script is a list of phases, one after the other:
   name, seconds      the name's number is the rank in trouble (slow0), no number: nobody's
   rate               requests a second, Poisson (default 60);  closed: so many clients in a closed loop instead
+  pinned             true: each of the closed loop's clients keeps its rank, so that all ranks have as many
   weights            share per rank by routed_dp_rank (omitted: the server's own balancing)
   shape              {"rank or all": [shortest prompt, longest prompt, answer's factor]}   (default prompts 16..128, answers 32..384)
   stop / duty        {"rank": 0} SIGSTOP for the whole phase / {"rank": 0, "on": 0.04, "off": 0.08} in turn
@@ -153,12 +154,12 @@ async def phase(s, p):
     t0 = time.time(); weights, rate, change = p.get("weights"), p.get("rate", 60.0) * a.rate_scale, t0
     shape = lambda r: p.get("shape", {}).get(str(r)) or p.get("shape", {}).get("all") or (16, 128, 1.0)
 
-    async def client():
+    async def client(i):
         while time.time() - t0 < seconds:
-            r = rng.choices(range(a.ranks), weights)[0] if weights else None
+            r = i % a.ranks if p.get("pinned") else rng.choices(range(a.ranks), weights)[0] if weights else None
             await one(s, r, shape(r))
     if p.get("closed"):
-        for _ in range(p["closed"]): spawn(client())
+        for i in range(p["closed"]): spawn(client(i))
     nxt = time.time()
     while time.time() - t0 < seconds:
         if p.get("bursts") and time.time() >= change:

@@ -27,6 +27,6 @@ kill -TERM $rec 2>/dev/null; sleep 1; "$RIG/run.sh" stop dp4
 [ -f "$carried/cache.tar.xz" ] || save_cache
 gzip -kf "$R/itl.csv"; timeout 20 $PY "$RIG/cost_table.py" "$R" "$W/agent/incidents" > "$OUT/cost.txt" 2>&1; cat "$OUT/cost.txt"; rm -f "$R/itl.csv"
 timeout 20 $PY "$RIG/judge_windows.py" "$R" --bin "$BIN" --traces "$W/profiles" --incidents "$W/agent/incidents" > "$OUT/table.txt" 2>&1
-(cd "$R" && gzip -f loads.jsonl metrics.txt server.stamped.log 2>/dev/null; tar cf "$OUT/rec.tar" .) & (cd "$W" && tar czf "$OUT/agent.tar.gz" --exclude '*.trace.json.gz' --exclude api-token agent) & (cd "$W" && tar cf "$OUT/traces.tar" profiles $([ -d agent/incidents ] && echo agent/incidents)) & wait
+(cd "$R" && gzip -f loads.jsonl metrics.txt server.stamped.log 2>/dev/null; tar cf "$OUT/rec.tar" .) & (cd "$W" && tar czf "$OUT/agent.tar.gz" --exclude '*.trace.json.gz' --exclude api-token agent) & (cd "$W" && tar cf "$OUT/traces.tar" --exclude evidence.jsonl profiles $([ -d agent/incidents ] && echo agent/incidents)) & wait
 cap() { [ "$(stat -c %s "$1" 2>/dev/null || echo 0)" -gt 16500000 ] && { split -b 16000000 -d "$1" "$1."; rm -f "$1"; }; }; for f in rec.tar agent.tar.gz traces.tar; do cap "$OUT/$f"; done
 grep -ac . "$W/agent/agent.log" 2>/dev/null; tail -5 "$W/agent/agent.log" | cut -c1-300; ls -l "$OUT"; cat "$OUT/table.txt"; say "over"
