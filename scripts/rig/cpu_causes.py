@@ -1,9 +1,10 @@
-"""cpu_causes.py --base URL --agent URL --out DIR [--incidents N] [--seed S]: causes injected into a real server without a GPU, and what the agent names.
+"""cpu_causes.py --base URL --agent URL --out DIR [--incidents N] [--seed S] [--until EPOCH]: causes injected into a real server without a GPU, and what the agent names.
 
 One trouble after another, in an order that the seed shuffles, each on one rank and at the most for --at-most seconds. Before it begins the truth is
 written into DIR/events.jsonl. The agent is asked over its API which incident it opened; its cause is read ten seconds after the firing, the trouble
 ends, and the next one waits until the incident is over and --healthy seconds have gone by. DIR/incidents.jsonl has a line for each, with the
-incident as the agent told it; `--table DIR...` prints the table of one or several such folders and starts nothing.
+incident as the agent told it; `--table DIR...` prints the table of one or several such folders and starts nothing. The machine's CPUs are those that
+this process may use (taskset); no trouble begins that could go on beyond --until. A kind that the machine does not allow is skipped, and said.
 
   share       the rank gets 80 to 92 % of the requests (two ranks; of more ranks as many times its share)
   sticky      seven of ten requests share a long prefix that only this rank has cached, and all of them go to it
@@ -21,7 +22,7 @@ confidence, and so is any cause named as likely where nothing was done; a cause 
 """
 import argparse, asyncio, json, os, random, signal, time
 import aiohttp
-from trouble import crowd, duty, pid_of, throttle
+from trouble import cannot_throttle, crowd, duty, pid_of, throttle
 
 RIGHT = {"share": {"more_requests"}, "sticky": {"more_requests"}, "long": {"longer_prompts"}, "uncached": {"cache_misses"}, "stopped": {"slower", "slow_host"},
          "crowded": {"slow_host"}, "throttled": {"slow_host"}, "hung": {"stuck"}, "drained": {"fewer_requests"}, "nothing": set()}
@@ -59,7 +60,7 @@ def table(folders):
     print(f"\n{len(rows)} troubles, {len(named)} incidents of one: right {part('right'):.1f} %, half {part('half'):.1f} %, consistent {part('consistent'):.1f} %, "
           f"unknown or consistent with something else {part('unknown', 'misleading'):.1f} %, confidently wrong {part('wrong'):.1f} %; not fired {sum(r['verdict'] == 'missed' for r in rows)}")
     others = sorted(r["others_cpus"] for r in rows)
-    print(f"others used {others[len(others) // 2]:.2f} CPUs (median; most {others[-1]:.2f}) of this machine's {os.cpu_count()} while a trouble went on")
+    print(f"others used {others[len(others) // 2]:.2f} CPUs (median; most {others[-1]:.2f}) of the server's {max(r.get('cpus', os.cpu_count()) for r in rows)} while a trouble went on")
 
 
 class Traffic:
@@ -139,9 +140,13 @@ def ours(group):
     return out
 
 
+CPUS = sorted(os.sched_getaffinity(0))
+
+
 def machine(group, agent):
-    f = [int(x) for x in open("/proc/stat").readline().split()[1:9]]
-    busy = (sum(f) - f[3] - f[4]) / os.sysconf("SC_CLK_TCK")
+    """Now, the seconds in which CPUS were busy (for a hypervisor's other guests too), and those that are ours."""
+    names = {f"cpu{c}" for c in CPUS}; rows = [[int(x) for x in line.split()[1:9]] for line in open("/proc/stat") if line.split()[0] in names]
+    busy = sum(sum(f) - f[3] - f[4] for f in rows) / os.sysconf("SC_CLK_TCK")
     pids = set(ours(group)) | ({agent} if agent else set())
     return time.time(), busy, cpu_seconds(pids)
 
@@ -155,12 +160,18 @@ async def main():
     ap.add_argument("--rate", type=float, default=0, help="requests a second, in place of a share of what the server can do"); ap.add_argument("--use", type=float, default=0.45, help="the stream's share of what the server can do"); ap.add_argument("--prefix", type=int, default=384)
     ap.add_argument("--answer", type=int, nargs=2, default=(8, 32)); ap.add_argument("--most-open", type=int, default=48); ap.add_argument("--agent-pid", type=int, default=0)
     ap.add_argument("--limit", type=float, default=1e9, help="seconds after which no further trouble begins"); ap.add_argument("--table", nargs="+")
+    ap.add_argument("--until", type=float, default=1e12, help="the time at which every trouble is over"); ap.add_argument("--order", help="the first troubles, in place of chance")
+    ap.add_argument("--measure", type=float, default=18, help="seconds in which it is measured what the server can do")
     a = ap.parse_args()
     if a.table: return table(a.table)
     os.makedirs(a.out, exist_ok=True); rng = random.Random(a.seed); begun = time.time()
     events, results = open(a.out + "/events.jsonl", "a"), open(a.out + "/incidents.jsonl", "a")
     def event(kind, **k): events.write(json.dumps({"t": round(time.time(), 3), "kind": kind, **k}) + "\n"); events.flush()
-    kinds = a.kinds.split(","); plan = []
+    kinds = a.kinds.split(","); plan = (a.order or "").split(",") if a.order else []; why = cannot_throttle() if "throttled" in kinds + plan else None
+    if why:
+        print("SKIPPED throttled:", why, flush=True); event("skipped", trouble="throttled", why=why)
+        kinds, plan = ([k for k in of if k != "throttled"] for of in (kinds, plan))
+    latest = a.until - a.at_most - 10                   # to begin one: it lasts so long at the most, and is judged ten seconds after its firing
     while len(plan) < a.incidents:                      # every kind once before one comes again
         block = rng.sample(kinds, len(kinds)); plan += block
     plan = plan[:a.incidents]; ranks = [i % a.ranks for i in range(len(plan))]; first = rng.randrange(a.ranks); ranks = [(r + first) % a.ranks for r in ranks]
@@ -170,17 +181,18 @@ async def main():
             async with s.get(a.agent + "/api/v1/" + path, timeout=aiohttp.ClientTimeout(total=10)) as r: return await r.json()
         async def incidents(): return await ask("incidents")
         going = lambda of: [i for i in of if not i.get("resolved_at")]
-        traffic = Traffic(s, a, rng); await traffic.capacity(6); able = await traffic.capacity(12); traffic.rate = a.rate or a.use * able
+        traffic = Traffic(s, a, rng); await traffic.capacity(a.measure / 3); able = await traffic.capacity(a.measure * 2 / 3); traffic.rate = a.rate or a.use * able
         event("load", able=round(able, 2), rate=round(traffic.rate, 2)); print(f"the server does {able:.1f} requests a second; the stream has {traffic.rate:.1f}", flush=True)
         stream = asyncio.ensure_future(traffic.run()); await asyncio.sleep(a.learn)
         for n, (kind, rank) in enumerate(zip(plan, ranks)):
-            if time.time() - begun > a.limit: event("limit"); break
+            if time.time() - begun > a.limit or time.time() + 4 > latest: event("limit"); break
             before = {i["id"]: i for i in await incidents()}
             used = await usual_cpu(a)
             # The truth, before anything is done.
             how = {"share": rng.uniform(0.80, 0.92), "stopped": rng.uniform(0.06, 0.10), "crowded": rng.choice([4, 5]), "throttled": rng.uniform(0.2, 0.4)}.get(kind)
             event("truth", n=n, trouble=kind, rank=rank, how=how, used=round(used[rank], 3), load=open("/proc/loadavg").read().split()[0]); m0 = machine(a.group, a.agent_pid); t0 = time.time()
             pid = pid_of(rank, a.group); over = lambda: None
+            if pid is None: event("died", n=n); print("the rank's scheduler is gone", flush=True); break
             if kind == "share": traffic.weights[rank] = how / (1 - how) * (a.ranks - 1)
             elif kind == "sticky": traffic.key = traffic.tokens(2 * a.prefix); traffic.sticky = rank
             elif kind == "long": traffic.long = rank
@@ -188,7 +200,7 @@ async def main():
             elif kind == "drained": traffic.weights[rank] = 0.0
             elif kind == "stopped": task = asyncio.ensure_future(duty(pid, how / 2, how)); over = task.cancel
             elif kind == "hung": os.kill(pid, signal.SIGSTOP); over = lambda: os.kill(pid, signal.SIGCONT)
-            elif kind == "crowded": over = crowd(pid, rank % os.cpu_count(), how)
+            elif kind == "crowded": over = crowd(pid, CPUS[rank % len(CPUS)], how)
             elif kind == "throttled": over = throttle(pid, max(0.02, how * used[rank]))
             found = None
             try:
@@ -202,24 +214,26 @@ async def main():
                     fired = time.time() if found["id"] in before else found["fired_at"]; first = found.get("cause")
                     await asyncio.sleep(max(0, fired + 9.5 - time.time()))
                     found = next(i for i in await incidents() if i["id"] == found["id"]); found["first_cause"] = first
-            finally: over()
+            finally:
+                try: over()
+                except OSError as e: event("undo_failed", n=n, why=repr(e))
             traffic.weights, traffic.sticky, traffic.long, traffic.uncached = [1.0] * a.ranks, None, None, None
             t1 = time.time(); m1 = machine(a.group, a.agent_pid); wall = max(0.1, m1[0] - m0[0])
             event("over", n=n, trouble=kind, rank=rank)
             row = {"n": n, "seed": a.seed, "kind": kind, "rank": rank, "how": how, "begin": round(t0, 3), "end": round(t1, 3), "verdict": judge(kind, rank, found),
                    "delay_s": round(fired - t0, 2) if found else None, "blamed": (found or {}).get("finding", {}).get("rank", {}).get("dp_rank") if found else None,
-                   "load": float(open("/proc/loadavg").read().split()[0]), "others_cpus": round(max(0.0, (m1[1] - m0[1]) - max(0.0, m1[2] - m0[2])) / wall, 2),
+                   "load": float(open("/proc/loadavg").read().split()[0]), "cpus": len(CPUS), "others_cpus": round(max(0.0, (m1[1] - m0[1]) - max(0.0, m1[2] - m0[2])) / wall, 2),
                    "open": traffic.open, "done": traffic.done, "dropped": traffic.dropped, "failed": traffic.failed, "incident": found}
             results.write(json.dumps(row) + "\n"); results.flush()
             cause = (found or {}).get("cause") or {}
             print(f"{n:3} {kind:9} DP{rank} {row['verdict']:10} " + (f"{row['delay_s']:5.1f} s DP{row['blamed']} {found['rule']}: {cause.get('certainty')}: {cause.get('statement')}; {'; '.join(cause.get('support') or [])}" if found else "no incident")
                   + f" [load {row['load']}, others {row['others_cpus']}]", flush=True)
-            # Healthy again: the incident is over, queues are empty, and some time has gone by.
-            while time.time() - t1 < 120 and going(await incidents()): await asyncio.sleep(0.5)
+            # Healthy again: every incident is over, the one that was found and what came after it, and some time has gone by.
             healthy = time.time()
-            while time.time() - healthy < a.healthy:
-                await asyncio.sleep(1.0)
-                late = [i for i in await incidents() if i["id"] not in before and (found is None or i["id"] != found["id"]) and i["fired_at"] > t1]
+            while time.time() - healthy < a.healthy and time.time() - t1 < 120 + a.healthy and time.time() < latest:
+                await asyncio.sleep(0.5); seen_now = await incidents()
+                if going(seen_now): healthy = time.time()
+                late = [i for i in seen_now if i["id"] not in before and (found is None or i["id"] != found["id"]) and i["fired_at"] > t1]
                 if late and late[0]["id"] not in seen: seen.add(late[0]["id"]); event("after", n=n, incident=late[0]["id"], rule=late[0]["rule"]); print(f"    another incident after it: {late[0]['rule']} {late[0]['finding'].get('rank')}", flush=True)
         stream.cancel(); event("end")
     table([a.out])

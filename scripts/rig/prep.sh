@@ -1,15 +1,15 @@
 # Sourced by the runs: unpacks what was carried, sets the environment. RIG is this folder, W a scratch folder, OUT the results.
-export RIG W OUT PY PYTHONUNBUFFERED=1
-RIG=${RIG:-$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)}; W=${RIG_WORK:-/tmp/rig}; OUT=${OUT:-$W/out}; PY=${PY:-python3}
+export RIG W OUT PY RIG_SITE PYTHONUNBUFFERED=1
+RIG=${RIG:-$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)}; W=${RIG_WORK:-/tmp/rig}; OUT=${OUT:-$W/out}; PY=${PY:-python3}; RIG_SITE=${RIG_SITE:-$W/site}
 mkdir -p "$W" "$OUT"; T0=$(date +%s); say() { echo "[$(( $(date +%s) - T0 )) s] $*"; }
 carried=$(cd "${RIG_CARRIED:-.whl}" 2>/dev/null && pwd)
-if [ -f "$carried/site.tar.xz" ] && [ ! -d "$W/site" ]; then
-  mkdir -p "$W/site"; tar -C "$W/site" -xJf "$carried/site.tar.xz" 2>/dev/null ||
-    $PY -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$carried/site.tar.xz" "$W/site"
-  say "unpacked $(du -sm "$W/site" | cut -f1) MB"
-  (cd "$W/site" && timeout 60 $PY -m compileall -q -j 0 -i hot-modules.txt >/dev/null 2>&1); say "compiled the hot modules"
+if [ -f "$carried/site.tar.xz" ] && [ ! -d "$RIG_SITE" ]; then
+  mkdir -p "$RIG_SITE"; tar -C "$RIG_SITE" -xJf "$carried/site.tar.xz" 2>/dev/null ||
+    $PY -c 'import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2])' "$carried/site.tar.xz" "$RIG_SITE"
+  say "unpacked $(du -sm "$RIG_SITE" | cut -f1) MB"
+  (cd "$RIG_SITE" && timeout 60 $PY -m compileall -q -j 0 -i hot-modules.txt >/dev/null 2>&1); say "compiled the hot modules"
 fi
-[ -d "$W/site" ] && export PYTHONPATH=$W/site${PYTHONPATH:+:$PYTHONPATH}
+[ -d "$RIG_SITE" ] && export PYTHONPATH=$RIG_SITE${PYTHONPATH:+:$PYTHONPATH}
 export TRITON_CACHE_DIR=$W/cache/triton TVM_FFI_CACHE_DIR=$W/cache/tvm-ffi TORCHINDUCTOR_CACHE_DIR=$W/cache/inductor
 mkdir -p "$W/cache"
 if [ -f "$carried/cache.tar.xz" ] && [ ! -e "$W/cache/seeded" ]; then

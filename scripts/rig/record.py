@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp import web
 ap = argparse.ArgumentParser()
 ap.add_argument("--base", default="http://127.0.0.1:30000"); ap.add_argument("--log"); ap.add_argument("--out", default="."); ap.add_argument("--sink", type=int, default=0)
-ap.add_argument("--loads-every", type=float, default=0.5); ap.add_argument("--metrics-every", type=float, default=1.0); ap.add_argument("--agent-pid-file")
+ap.add_argument("--loads-every", type=float, default=0.5); ap.add_argument("--metrics-every", type=float, default=1.0); ap.add_argument("--agent-pid-file"); ap.add_argument("--no-gpu", action="store_true")
 a = ap.parse_args(); os.makedirs(a.out, exist_ok=True); stop = asyncio.Event(); start = time.time()
 
 
@@ -67,7 +67,7 @@ async def main():
         C.write(json.dumps(row) + "\n"); C.flush()
 
     gpu = None
-    try: gpu = subprocess.Popen(["nvidia-smi", "--query-gpu=timestamp,index,clocks.sm,clocks.mem,utilization.gpu,power.draw,temperature.gpu,clocks_throttle_reasons.active", "--format=csv,noheader,nounits", "-l", "1"], stdout=open(a.out + "/gpu.csv", "w"), stderr=subprocess.STDOUT)
+    try: gpu = None if a.no_gpu else subprocess.Popen(["nvidia-smi", "--query-gpu=timestamp,index,clocks.sm,clocks.mem,utilization.gpu,power.draw,temperature.gpu,clocks_throttle_reasons.active", "--format=csv,noheader,nounits", "-l", "1"], stdout=open(a.out + "/gpu.csv", "w"), stderr=subprocess.STDOUT)
     except OSError: pass
     if a.sink:
         app = web.Application(client_max_size=64 << 20); app.router.add_route("*", "/{x:.*}", told); runner = web.AppRunner(app, access_log=None); await runner.setup()

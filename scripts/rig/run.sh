@@ -22,7 +22,9 @@ esac
 name=$1; preset=$2; port=$3; shift 3
 kind=llama; case $preset in ep2-hot-big) kind=moe-big; export RIG_HOT_RANK=1;; ep?-big|dpa?-big) kind=moe-big;; tp?-big) kind=llama-big;;
   ep?|moe1|dpa?) kind=moe;; ep2-hot) kind=moe-hot;; cpu-*) kind=${RIG_CPU_MODEL:-tiny}
-  export RIG_PATIENT=1 SGLANG_USE_CPU_ENGINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES= SGLANG_CPU_OMP_THREADS_BIND=${SGLANG_CPU_OMP_THREADS_BIND:-0-1};; esac
+  export RIG_PATIENT=1 SGLANG_USE_CPU_ENGINE=1 OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES=
+  # what is carried has the kernels for GPUs
+  if [ -d "$RIG_SITE/sgl_kernel" ]; then "$RIG/cpu_kernel.sh" "$W/cpu-site" "$RIG_SITE/sgl_kernel/scalar_type.py"; export PYTHONPATH=$W/cpu-site:$PYTHONPATH; fi;; esac
 [ -f "$W/model-$kind/config.json" ] || $PY "$RIG/server.py" model "$W/model-$kind" --kind $kind || exit 1
 echo "$port" > "$W/$name.port"
 # a session of its own, so that the whole tree can be stopped by its group

@@ -104,7 +104,31 @@ def hot_router():
     loader.initialize_dummy_weights = dummy
 
 
+def cpu_engine(argv):
+    """What the CPU engine wants to know of the machine, for the CPUs that this process may use."""
+    import importlib.util, inspect
+    # Every scheduler imports all models that it knows, for seconds; one is served.
+    models = os.path.join(importlib.util.find_spec("sglang").submodule_search_locations[0], "srt", "models")
+    os.environ.setdefault("SGLANG_DISABLED_MODEL_ARCHS", ",".join(f[:-3] for f in sorted(os.listdir(models)) if f.endswith(".py") and f not in ("llama.py", "__init__.py")))
+    from sglang.srt.utils import numa_utils
+    cpus = sorted(os.sched_getaffinity(0)); ranks = int(argv[argv.index("--dp-size") + 1]) if "--dp-size" in argv else 1
+    # 0.5.23 wants an entry for each rank, 0.5.16 one for each of the ranks of a TP group. Without AMX neither pins anything.
+    by_rank = "world_size" in inspect.signature(numa_utils.init_threads_binding).parameters
+    os.environ.setdefault("SGLANG_CPU_OMP_THREADS_BIND", "|".join(str(cpus[r % len(cpus)]) for r in range(ranks)) if by_rank else ",".join(map(str, cpus)))
+
+
+def forked():
+    """The engine's processes are copies of the first one, in place of new ones that import everything again: a third of the time to start without a GPU."""
+    import multiprocessing, torch.multiprocessing
+    import sglang.srt.managers.scheduler, sglang.srt.models.registry
+    real = multiprocessing.set_start_method
+    multiprocessing.set_start_method = torch.multiprocessing.set_start_method = lambda *of, **k: real("fork", force=True)
+    if os.environ.get("RIG_PATIENT"): patient_controller()
+
+
 def serve(argv):
+    if os.environ.get("SGLANG_USE_CPU_ENGINE"): cpu_engine(argv)
+    if os.environ.get("RIG_FORK"): forked()
     from sglang.srt import server_args as sa
     real = getattr(sa.ServerArgs, "check_server_args", None)
     if real is not None and "--gpu-id-step" in argv:

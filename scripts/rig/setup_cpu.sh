@@ -11,9 +11,6 @@ $pip install torch==2.11.0 torchvision==0.26.0 torchaudio==2.11.0 transformers==
 $pip install --no-deps -r "$here/requirements-carry.txt"
 site=$("$dir/venv/bin/python" -c 'import site; print(site.getsitepackages()[0])'); cp -r "$here"/stubs/. "$site"/
 ls "$cache"/wheels/sglang_kernel-0.4.5-*.whl >/dev/null 2>&1 || $pip download --no-deps --only-binary=:all: -d "$cache/wheels" sglang-kernel==0.4.5
-mkdir -p "$site/sgl_kernel"; unzip -q -o -j "$cache"/wheels/sglang_kernel-0.4.5-*.whl sgl_kernel/scalar_type.py -d "$site/sgl_kernel"
-cp "$here/cpu_sgl_kernel.py" "$site/sgl_kernel/__init__.py"
-for m in allreduce elementwise flash_attn kvcacheio mamba quantization spatial utils; do
-  printf 'from sgl_kernel import _missing\n\n\ndef __getattr__(name):\n    if name.startswith("__"):\n        raise AttributeError(name)\n    return _missing(name)\n' > "$site/sgl_kernel/$m.py"
-done
+unzip -q -o -j "$cache"/wheels/sglang_kernel-0.4.5-*.whl sgl_kernel/scalar_type.py -d "$cache"
+"$here/cpu_kernel.sh" "$site" "$cache/scalar_type.py"
 touch "$dir/ready"; echo "built: PY=$dir/venv/bin/python"

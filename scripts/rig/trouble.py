@@ -54,6 +54,14 @@ def crowd(pid, core, n):
     return over
 
 
+def cannot_throttle():
+    """Why a process cannot be throttled here; None if it can: it is tried with one that sleeps."""
+    q = subprocess.Popen(["sleep", "60"])
+    try: throttle(q.pid, 0.5)()
+    except (OSError, StopIteration) as e: return f"no cgroup whose CPU time can be limited: {e!r}"
+    finally: q.kill(); q.wait()
+
+
 def throttle(pid, share):
     """A cgroup of its own that may use this share of one CPU in each tenth of a second. Needs root; version 2 or 1."""
     second = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
