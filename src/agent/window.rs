@@ -482,7 +482,7 @@ fn pass_on(run: &Run, files: &Files, meter: &Meter, signal: WindowSignal) {
         WindowSignal::Cleared => Event::Cleared,
         WindowSignal::Close => Event::Close,
         WindowSignal::Dying(why) => Event::Dying(why),
-        WindowSignal::Gone(why) => Event::Gone(why),
+        WindowSignal::Gone(why) => return drop(tokio::spawn(run.clone().restarted(why))),
     };
     run.handle(&event);
 }

@@ -64,6 +64,10 @@ struct Shared {
     ending: Option<Ending>,
     distrust: Distrust,
     cancelled: bool,
+    /// Whether a start is on its way and its answer not here yet.
+    is_starting: bool,
+    /// Whether the instance that accepted the start is another than the one that was known when it was granted.
+    is_renewed: bool,
     /// Whether somebody will book the end; if not, the ticker does.
     attended: bool,
 }
@@ -96,6 +100,8 @@ impl Run {
             ending: None,
             distrust,
             cancelled: false,
+            is_starting: false,
+            is_renewed: false,
             attended: true,
         };
         Self(Arc::new(Inner {
@@ -191,7 +197,10 @@ impl Run {
     pub(super) fn carry_out(&self, outputs: Vec<Output>, now: Time) {
         for output in outputs {
             match output {
-                Output::Start => drop(tokio::spawn(self.clone().start(now))),
+                Output::Start => {
+                    self.lock().is_starting = true;
+                    drop(tokio::spawn(self.clone().start(now)));
+                }
                 Output::Stop { path } => drop(tokio::spawn(self.clone().stop(path, now))),
                 Output::Finish(ending) => {
                     self.lock().ending = Some(ending);
@@ -215,6 +224,7 @@ impl Run {
         }
         // A stop that follows at once asks which instance it is for.
         let identifying = self.0.identity.lock().await;
+        self.lock().is_starting = false;
         self.handle(&Event::StartAnswered(answer));
         {
             let mut shared = self.lock();
@@ -245,6 +255,7 @@ impl Run {
                     {
                         let mut shared = self.lock();
                         shared.open.instance = Some(facts.instance);
+                        shared.is_renewed = true;
                         let open = shared.open.clone();
                         self.0.state.later(move |state| state.update(&open));
                     }
@@ -256,6 +267,27 @@ impl Run {
                 // It has ended since: who listens there from now on has not heard of this window.
                 Ok(Err(error)) if error.is_refused() => return,
                 Ok(Err(_)) | Err(_) => tokio::time::sleep(IDENTIFY_AGAIN).await,
+            }
+        }
+    }
+
+    /// The rest of the agent saw the server started anew. Where that was before the start of this window, the
+    /// instance that accepted it is the new one, and only an instance after that one ends the window.
+    pub(super) async fn restarted(self, why: String) {
+        while self.lock().is_starting {
+            tokio::time::sleep(IDENTIFY_AGAIN).await;
+        }
+        drop(self.0.identity.lock().await);
+        if !self.lock().is_renewed {
+            return self.handle(&Event::Gone(why));
+        }
+        let instance = self.instance();
+        while self.lock().ending.is_none() {
+            let asked = instance_of(&self.0.server, instance.as_deref());
+            match tokio::time::timeout(ASK_LIMIT, asked).await {
+                Ok(Some(Reach::Another(why))) => return self.handle(&Event::Gone(why)),
+                Ok(Some(Reach::Answers)) => return,
+                Ok(Some(Reach::Refused) | None) | Err(_) => tokio::time::sleep(ASK_AGAIN).await,
             }
         }
     }
