@@ -22,6 +22,7 @@ mod kept;
 mod requests;
 mod server;
 mod shown;
+mod slowness;
 mod standing;
 mod status;
 mod story;

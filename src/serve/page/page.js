@@ -17,7 +17,7 @@ function firing(status) {
     const who = group.rank ? rankName(group.rank) : labelText(group.group);
     const incident = incidents.find(i => i.id === group.incident);
     found.push({ who, rank: group.rank, target: group.target, rule: rule.name, captures: rule.capture !== "none", statistic: group.statistic, value: group.value,
-      bound: group.bound, since: group.since, incident: group.incident, silenced: rule.silenced_until,
+      bound: group.bound, since: incident ? incident.finding.onset : group.since, why: group.why, incident: group.incident, silenced: rule.silenced_until,
       signal: incident && incident.finding.signal || "the load",
       refused: group.refused, window: incident ? windowText(incident) : "", cause: incident && incident.cause ? causeShort(incident.cause) : "", verdict: incident && incident.verdict ? incident.verdict.sentence : "" });
   }
@@ -39,7 +39,8 @@ function drawFiring(list) {
           : el("button", { type: "button", "data-key": "silence! " + f.rule, "aria-label": "Silence " + f.rule, onclick: () => silence(f.rule) }, "Silence"))),
     el("p", { class: "num" }, howMuch(f.statistic, f.signal, f.value, f.bound),
       f.since ? " since " + clock(f.since) : "", ", rule " + f.rule + "."),
-    f.verdict ? el("p", {}, f.verdict) : "", f.cause ? el("p", {}, f.cause) : "", windowLine(f) ? el("p", {}, windowLine(f)) : ""));
+    f.verdict ? el("p", {}, f.verdict) : "", f.cause ? el("p", {}, f.cause) : "", windowLine(f) ? el("p", {}, windowLine(f)) : "",
+    el("p", { class: "small quiet" }, f.why)));
 }
 
 // ---- the load ----

@@ -26,7 +26,7 @@ pub struct Evaluation {
     pub group: Option<Labels>,
     /// Its state.
     pub state: RuleState,
-    /// Since when the trigger has held, or the firing has lasted.
+    /// Since when it is in that state, where it is pending or fires.
     pub since: Option<Time>,
     /// When it was last evaluated.
     pub evaluated: Option<Time>,
@@ -80,7 +80,7 @@ pub(super) fn evaluations_of(
         state: g.rule_state(),
         since: match &g.state {
             GroupState::Pending { since } => Some(*since),
-            GroupState::Firing(f) => Some(f.since),
+            GroupState::Firing(f) => Some(f.fired_at),
             _ => None,
         },
         evaluated: g.evaluated,
@@ -119,7 +119,7 @@ fn why_of(group: &Group, compiled: &CompiledRule, now: Time) -> String {
         LastEvaluation::Judged { trigger, guard } => match (&group.state, trigger.holds) {
             (GroupState::Firing(f), _) => {
                 let blame = &f.blame;
-                format!("firing since {}: {} is {}", f.since, rank_name(&blame.member), blame.side.word())
+                format!("firing since {}: {} is {}", f.fired_at, rank_name(&blame.member), blame.side.word())
             }
             (GroupState::Pending { since }, _) => format!(
                 "the trigger holds for {:.1} s; it fires after {:.1} s",

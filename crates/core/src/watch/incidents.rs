@@ -9,6 +9,7 @@ use super::event::ManualRequest;
 use super::story::Story;
 use crate::capture::governor::CaptureRequest;
 use crate::capture::{CaptureSpec, Limits};
+use crate::cause::Cause;
 use crate::finding::Finding;
 use crate::incident::{CaptureOutcome, Death, Incident, IncidentId};
 use crate::rule::Change;
@@ -197,6 +198,12 @@ impl Incidents {
             matches!(active.trigger, Trigger::Standing) && *active.incident.target == *target
         };
         self.firing_now().find(is_it)
+    }
+
+    /// The causes of the incidents that fire on a server; `None` for one that nobody has looked for yet.
+    pub fn causes_on(&self, target: &str) -> impl Iterator<Item = Option<&Cause>> {
+        let there = self.firing_now().filter(move |active| *active.incident.target == *target);
+        there.map(|active| active.incident.cause.as_ref())
     }
 
     /// Resolves the incidents that are nothing but the death of a server.

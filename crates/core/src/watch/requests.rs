@@ -18,15 +18,14 @@ use super::harm::look_of;
 use super::incidents::{ActiveIncident, Trigger};
 use super::joins::Belongs;
 use super::shown::shown_by;
+use super::slowness;
 use super::windows::tell_result;
 use crate::capture::CaptureSpec;
 use crate::capture::admit::{self, CaptureMethod, CapturePlan, Turn};
 use crate::capture::governor::{self, Attempt, AttemptEnd};
 use crate::capture::preflight;
-use crate::capture::prior;
 use crate::capture::refusal::Refusal;
 use crate::capture::window::WindowPhase;
-use crate::cause::{Cause, CauseKind, Certainty};
 use crate::finding::Finding;
 use crate::incident::{CaptureOutcome, Escalation, IncidentId, IncidentState, Refused};
 use crate::message::Update;
@@ -42,9 +41,6 @@ use skewtrap_trace::time::Time;
 const LEAST_SEVERE: f64 = 1.0;
 /// The `target` of an incident whose group spans servers, where no label says which one is meant.
 const SEVERAL_SERVERS: &str = "several servers";
-/// A host that is slow, as nobody knows how much, writes a trace so many times slower than usual: 3.6 to 4.8 s for
-/// each MB instead of 1.0 to 1.6.
-const SLOW_HOST: f64 = 4.0;
 /// While a window of its own is open, an escalation is not reported again sooner than this.
 const BUSY: Duration = Duration::from_secs(5);
 /// A request that only lacked facts is repeated after this ...
@@ -349,7 +345,10 @@ impl Core {
         }
         let request = active.request(&server.name, &server.group, badness);
         let (ledger, policy) = (&self.ledger, &self.policy);
-        let slowness = slowness_at(active);
+        let slowness = match active.trigger {
+            Trigger::Manual => slowness::beside(self.incidents.causes_on(&active.incident.target)),
+            _ => slowness::of(active.incident.cause.as_ref()),
+        };
         if self.mode == Mode::Live {
             let granted =
                 admit::admit_in_turn(turn, spec, &request, ledger, &server.facts, policy, slowness, now)?;
@@ -610,33 +609,6 @@ pub(super) enum Granted {
 pub(super) fn refused_effect(active: &ActiveIncident, refusal: &Refusal) -> Effect {
     let (incident, rule) = (active.incident.id.clone(), active.incident.rule.clone());
     Effect::Refused { incident, rule, reason: refusal.reason(), why: refusal.to_string() }
-}
-
-/// How much slower than usual the slowest host is, as far as the cause of an incident tells; `None` where
-/// nobody knows. A window that a person asks for has no trouble behind it.
-fn slowness_at(active: &ActiveIncident) -> Option<f64> {
-    if matches!(active.trigger, Trigger::Manual) {
-        return Some(1.0);
-    }
-    let cause = active.incident.cause.as_ref()?;
-    match cause.kind {
-        CauseKind::SlowHost | CauseKind::Slower => Some(host_slowdown(cause).unwrap_or(SLOW_HOST)),
-        CauseKind::Stuck => Some(SLOW_HOST),
-        // Likely means that it explains most of the gap: then no host does.
-        _ if cause.certainty == Certainty::Likely => Some(1.0),
-        _ => host_slowdown(cause),
-    }
-}
-
-/// How many times slower than usual the slowest host is, by the machine, else by how much longer work takes: a host may
-/// be slow though no process waits for a CPU.
-fn host_slowdown(cause: &Cause) -> Option<f64> {
-    let by_work = cause.step_slowdown.map(prior::host_behind);
-    match cause.host_slowdown {
-        Some(times) if times > 1.0 => Some(times),
-        Some(_) => by_work.or(Some(prior::LEAST_MEASURED)),
-        None => by_work,
-    }
 }
 
 /// How bad a finding is, in multiples of its bound; at least 1 for what fires.
