@@ -45,8 +45,10 @@ pub struct Bounds {
     pub other_samples: usize,
     /// Bytes of all rings together; when they are used up, old samples make room for new ones.
     pub ring_bytes: usize,
-    /// Series at most; what would be one more is dropped and counted.
+    /// Series of one server at most; what would be one more is dropped and counted.
     pub series: usize,
+    /// Series that each further server adds to what all may have together.
+    pub series_of_further: usize,
 }
 
 impl Default for Bounds {
@@ -58,6 +60,7 @@ impl Default for Bounds {
             other_samples: 120,
             ring_bytes: 12 << 20,
             series: 50_000,
+            series_of_further: 512,
         }
     }
 }
@@ -73,6 +76,8 @@ struct Target {
     dp_size: Option<u16>,
     /// Its slots, so that nothing about one server looks at those of the others.
     slots: Vec<u32>,
+    /// How many series it has.
+    series: usize,
 }
 
 /// Size of the cache of slots at first; it grows with the slots.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lines::Lines;
 use super::slot::{Cadence, Measure, NONE, Rate, Series, Slot, SlotKey};
-use super::{SignalStore, Target};
+use super::{Bounds, SignalStore, Target};
 use crate::signal::catalog::{self, Kind};
 use crate::signal::metrics::Role;
 use crate::signal::sample::{Signal, SignalSet, Source, TargetId};
@@ -28,6 +28,7 @@ impl SignalStore {
             is_role_declared,
             dp_size: None,
             slots: Vec::new(),
+            series: 0,
         });
         id
     }
@@ -129,7 +130,7 @@ impl SignalStore {
     fn new_slot(&mut self, key: SlotKey) -> u32 {
         let Some(target) = self.targets.get(usize::from(key.target.0)) else { return NONE };
         let is_beyond = target.dp_size.zip(key.rank.get(Axis::Dp)).is_some_and(|(size, rank)| rank >= size);
-        if is_beyond || target.slots.len() >= MOST_SLOTS || self.series.len() >= self.bounds.series {
+        if is_beyond || target.slots.len() >= MOST_SLOTS || self.has_all_series(target) {
             return NONE;
         }
         let index = self.slots.len() as u32;
@@ -153,6 +154,14 @@ impl SignalStore {
             self.recent = vec![NONE; self.recent.len() * 2];
         }
         index
+    }
+
+    /// Whether a server may have no further series: it has as many as one may, or all have as many as they may
+    /// together.
+    fn has_all_series(&self, target: &Target) -> bool {
+        let Bounds { series, series_of_further, .. } = self.bounds;
+        let together = series + self.targets.len().saturating_sub(1) * series_of_further;
+        target.series >= series || self.series.len() >= together
     }
 
     /// The index of a slot in the cache.
@@ -179,9 +188,13 @@ impl SignalStore {
         let place = usize::from(signal.0);
         match self.slots[slot as usize].series.get(place) {
             Some(&index) if index != NONE => return index,
-            _ if self.series.len() >= self.bounds.series => return NONE,
             _ => {}
         }
+        let target = usize::from(self.slots[slot as usize].key.target.0);
+        if self.has_all_series(&self.targets[target]) {
+            return NONE;
+        }
+        self.targets[target].series += 1;
         let index = self.series.len() as u32;
         let this = &mut self.slots[slot as usize];
         this.series.resize(this.series.len().max(place + 1), NONE);
@@ -206,7 +219,7 @@ impl SignalStore {
         let mut series: Vec<Option<Series>> =
             std::mem::take(&mut self.series).into_iter().map(Some).collect();
         self.slot_of.clear();
-        self.targets.iter_mut().for_each(|target| target.slots.clear());
+        self.targets.iter_mut().for_each(|target| (target.slots, target.series) = (Vec::new(), 0));
         self.recent.fill(NONE);
         for (slot, is_gone) in slots.drain(..).zip(gone) {
             if !is_gone {
@@ -224,6 +237,7 @@ impl SignalStore {
             series.slot = index;
             *place = self.series.len() as u32;
             self.series.push(series);
+            self.targets[usize::from(slot.key.target.0)].series += 1;
         }
         self.targets[usize::from(slot.key.target.0)].slots.push(index);
         self.slot_of.insert(slot.key.clone(), index);
