@@ -166,7 +166,7 @@ pub fn host_time(
     let ms = stats[at].split.host;
     let others: Vec<&RankProfile> = (0..profiles.len()).filter(is_peer).map(|i| profiles[i]).collect();
     let pauses = pauses_of(profiles[at], &others)
-        .filter(|p| ms >= SLOWER * expected && ms - p.ms < SLOWER * expected)
+        .filter(|p| ms > expected && ms - p.ms < SLOWER * expected)
         .filter(|p| p.ms >= 0.5 * (ms - expected));
     let step = median(&(0..stats.len()).filter(is_peer).map(|i| stats[i].wall_ms).collect::<Vec<_>>())?;
     let ratio = mine.ms / expected.max(1e-6);
