@@ -22,6 +22,8 @@ const MODEL_ERROR: f64 = 0.03;
 const MATERIAL: f64 = 0.18;
 /// So much of a window must have been measured.
 const LEAST_MEASURED: f64 = 0.4;
+/// Where that is so of no peer (they have little to do), the peers are what they were in so many seconds at least.
+const LEAST_OF_PEER: f64 = 0.5;
 /// Variances grow with crowding to this power, where arrivals are only inferred.
 const CROWDING_POWER: f64 = 2.0;
 /// A rank's usual speed moves by no more than this a second.
@@ -222,12 +224,17 @@ impl Speed {
             }
             let roots = roots.row_mut(w);
             for r in 0..ranks {
-                let others = peers[r];
-                if others.is_nan() {
-                    continue;
-                }
+                let idle_peers = || self.of_idle_peers(sum, shared, r);
+                let (others, rests_on) = match peers[r] {
+                    others if !others.is_nan() => (others, f64::INFINITY),
+                    _ => match idle_peers() {
+                        Some(found) => found,
+                        None => continue,
+                    },
+                };
                 let (own, spent) = plain[r];
-                if !own.is_nan() {
+                // What rests on little is no lesson.
+                if !own.is_nan() && rests_on.is_infinite() {
                     let effect = own - others;
                     if effect.abs() > effects[r].abs() {
                         effects[r] = effect;
@@ -255,7 +262,8 @@ impl Speed {
                     continue;
                 }
                 let departure = departure.max(-self.clock.most());
-                let variance = self.dispersion(r, w) * self.nominal.powi(2) / spent + MODEL_ERROR.powi(2);
+                let noise = self.dispersion(r, w) * self.nominal.powi(2);
+                let variance = noise / spent + noise / rests_on + MODEL_ERROR.powi(2);
                 let deviance = 0.5 * departure.powi(2) / variance;
                 best[r] = best[r].or(Evidence { deviance, side: Side::Low, effect: departure, window });
             }
@@ -269,6 +277,19 @@ impl Speed {
         };
         let latest = (0..ranks).map(latest).collect();
         Seen { evidence: best, lesson: Lesson { roots, latest, waits }, effects }
+    }
+
+    /// The middle ratio of the peers of a rank that have been busy for less of a window than is measured, and the
+    /// seconds that it rests on; `None` where they did nothing.
+    fn of_idle_peers(&self, sum: &[Bin], shared: Shared, rank: usize) -> Option<(f64, f64)> {
+        let is_known =
+            |r: usize| r != rank && sum[r].spent >= LEAST_OF_PEER && self.needed(&sum[r], shared) > 0.0;
+        let ratio = |r: usize| (self.needed(&sum[r], shared) / sum[r].spent).ln() - self.usual[r];
+        let ratios: Vec<f64> =
+            (0..sum.len()).map(|r| if is_known(r) { ratio(r) } else { f64::NAN }).collect();
+        let middle = PeerMedians::default().of(&ratios)[rank];
+        let spent = (0..sum.len()).filter(|r| is_known(*r)).map(|r| sum[r].spent).sum();
+        (!middle.is_nan()).then_some((middle, spent))
     }
 
     /// Whether a rank's usual speed and noise are known.
@@ -339,6 +360,32 @@ mod tests {
         let e = run(304, |r, s| if r == 1 && s >= 300 { 0.5 } else { 1.0 });
         assert!(e[1].deviance > 50.0, "{e:?}");
         assert_eq!((e[0].deviance, e[2].deviance), (0.0, 0.0));
+    }
+
+    /// Two ranks with little to do, until one needs so many seconds for half a second's work, and the other so many for
+    /// a fifth of one.
+    fn beside_an_idle_peer(mine: f64, its: f64) -> Vec<Evidence> {
+        let mut bins = Bins::new(2, 0);
+        let mut speed = Speed::new(2, 0.1, Needed::All);
+        for s in 0..300 {
+            (0..2).for_each(|r| bins.at(r, s as f64, |b| (b.needed, b.spent) = (0.35, 0.35)));
+            let seen = speed.examine(&bins.sums(s, 0), &[Pending::default(); 2], &[]);
+            speed.learn(&seen.lesson);
+        }
+        for s in 300..308 {
+            bins.at(0, s as f64, |b| (b.needed, b.spent) = (0.5, mine));
+            bins.at(1, s as f64, |b| (b.needed, b.spent) = (0.2, its));
+        }
+        speed.examine(&bins.sums(307, 0), &[Pending::default(); 2], &[]).evidence
+    }
+
+    #[test]
+    fn a_rank_that_becomes_slow_beside_a_peer_with_little_to_do_departs() {
+        let e = beside_an_idle_peer(1.0, 0.2);
+        assert!(e[0].deviance > 10.0 && e[0].side == Side::Low, "{e:?}");
+        assert_eq!(e[1].deviance, 0.0);
+        let slower_server = beside_an_idle_peer(1.0, 0.39);
+        assert!(slower_server.iter().all(|e| e.deviance < 1.0), "{slower_server:?}");
     }
 
     #[test]
