@@ -138,6 +138,53 @@ impl CauseKind {
             Self::Unknown => "unknown",
         }
     }
+
+    /// Where to look first, one sentence without its full stop; `None` where nothing shows.
+    pub const fn next_step(self) -> Option<&'static str> {
+        Some(match self {
+            Self::MoreRequests => {
+                "look at the router: its policy, and whether one key (a session, a prefix, a user) draws them"
+            }
+            Self::FewerRequests => {
+                "look at the router: whether it takes this rank for unhealthy, or a key moved its requests to a peer"
+            }
+            Self::LongerPrompts => {
+                "find who sends the long prompts, in the router's or the server's request log of that time; \
+                 a router that balances by tokens spreads them"
+            }
+            Self::CacheMisses => {
+                "find why its prefixes are gone: a restart, an eviction (its KV usage), or sessions that are sent \
+                 elsewhere than before"
+            }
+            Self::Slower => {
+                "look at its GPU (`nvidia-smi -q -d PERFORMANCE,CLOCK`) and at what else runs on its host's cores; \
+                 a window tells the two apart"
+            }
+            Self::SlowGpu => {
+                "look at its GPU: clocks and throttling (`nvidia-smi -q -d PERFORMANCE,CLOCK`), and other processes on it"
+            }
+            Self::SlowHost => {
+                "look at its host: what else runs on the cores of its scheduler (`top -H`), its CPU affinity, and the \
+                 limits of its cgroup"
+            }
+            Self::Stuck => {
+                "see the stacks of its scheduler before the engine's watchdog ends it: `py-spy dump --pid PID`"
+            }
+            Self::Memory => {
+                "give its KV cache more room, or this rank fewer or shorter requests at once; retractions and preemptions \
+                 in its log say how often it ran out"
+            }
+            Self::Transfer => {
+                "look at the link between the prefill and the decode servers: their transfer queues, and errors in the \
+                 log of the other side"
+            }
+            Self::PeerLeft => {
+                "look at the log of the rank that left, and whether the router knows that it is gone"
+            }
+            Self::Capture => "find who profiled it: the server's log says where the traces go",
+            Self::Unknown => return None,
+        })
+    }
 }
 
 /// How sure a cause is.

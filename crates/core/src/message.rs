@@ -12,6 +12,9 @@ mod slack;
 mod terminal;
 mod words;
 
+use std::borrow::Cow;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::alertmanager::{Alert, LONGEST_ALERT, alerts};
@@ -26,6 +29,9 @@ use skewtrap_trace::time::Time;
 
 /// The version of the JSON body; raised when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
+
+/// A message that is sent so long after it was written says how old it is.
+const LATE: Duration = Duration::from_secs(120);
 
 /// What a message reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -130,6 +136,20 @@ impl Message {
             notes: notes_of(incident, update),
             incident: incident.clone(),
         }
+    }
+
+    /// The message as it is sent at `now`: one that could not be delivered for a while says so.
+    pub fn sent_at(&self, now: Time) -> Cow<'_, Self> {
+        let age = now.since(self.at);
+        if age < LATE {
+            return Cow::Borrowed(self);
+        }
+        let mut message = self.clone();
+        message.notes.push(format!(
+            "this message is {} old, since it could not be delivered before: see how things are now",
+            seconds(age.as_secs_f64())
+        ));
+        Cow::Owned(message)
     }
 
     /// The JSON body of the webhook.

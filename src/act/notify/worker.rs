@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::retry::{GIVE_UP_AFTER, is_too_old, retry_at, tried_at};
 use super::send::{Failure, send};
-use super::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Receiver};
+use super::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Means, Receiver};
 use skewtrap_trace::time::Time;
 
 /// Deliveries that may wait in memory for one receiver; the rest wait in the outbox.
@@ -138,9 +138,14 @@ impl DeliveryWorker {
     /// Tries the delivery at `index`; it leaves the queue only with its outcome.
     async fn attempt(&self, queue: &mut Queue, index: usize) {
         let waiting = &queue.waiting[index];
-        let result = match is_too_old(waiting.created, (self.now)()) {
+        let now = (self.now)();
+        let result = match is_too_old(waiting.created, now) {
             true => Err(Failure::Never { why: OLD_NEWS.into() }),
-            false => send(&self.client, &self.receiver, &waiting.message).await,
+            // For programs an id means one body, however often it is sent; they see its time.
+            false if matches!(self.receiver.means, Means::Webhook { .. }) => {
+                send(&self.client, &self.receiver, &waiting.message).await
+            }
+            false => send(&self.client, &self.receiver, &waiting.message.sent_at(now)).await,
         };
         let now = (self.now)();
         let delivery = &mut queue.waiting[index];

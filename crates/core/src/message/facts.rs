@@ -36,6 +36,9 @@ pub struct Facts {
     /// What was looked at and is not the cause, and what cannot be known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub not_it: String,
+    /// Where to look first, as long as it lasts and a cause is known.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub next: String,
     /// What other rules found of the same trouble, in order.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub symptoms: String,
@@ -65,6 +68,7 @@ impl Facts {
             evidence: evidence(&incident.finding),
             cause: incident.cause.as_ref().map_or_else(String::new, cause),
             not_it: incident.cause.as_ref().map_or_else(String::new, not_it),
+            next: next_step(incident),
             symptoms: symptoms(incident),
             death: incident.died.as_ref().map_or_else(String::new, death),
             capture: captures(incident),
@@ -77,7 +81,7 @@ impl Facts {
 
     /// The names and sentences that are not empty, in reading order.
     pub fn lines(&self) -> Vec<(&'static str, &str)> {
-        let all: [(&'static str, &str); 14] = [
+        let all: [(&'static str, &str); 15] = [
             ("rule", &self.rule),
             ("since", &self.since),
             ("rank", &self.rank),
@@ -85,6 +89,7 @@ impl Facts {
             ("evidence", &self.evidence),
             ("cause", &self.cause),
             ("not it", &self.not_it),
+            ("next", &self.next),
             ("symptoms", &self.symptoms),
             ("death", &self.death),
             ("capture", &self.capture),
@@ -95,6 +100,12 @@ impl Facts {
         ];
         all.into_iter().filter(|(_, sentence)| !sentence.is_empty()).collect()
     }
+}
+
+fn next_step(incident: &Incident) -> String {
+    let lasts = incident.resolved_at.is_none() && incident.died.is_none();
+    let cause = incident.cause.as_ref().filter(|_| lasts);
+    cause.and_then(|cause| cause.kind.next_step()).unwrap_or_default().to_owned()
 }
 
 fn rule(incident: &Incident) -> String {

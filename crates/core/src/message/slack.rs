@@ -7,8 +7,9 @@ use crate::rule::Severity;
 
 /// The longest header that Slack accepts.
 const HEADER_CHARS: usize = 150;
-/// The longest fact: Slack accepts 3000 characters in a section, which holds up to five facts.
+/// The longest fact, and how many a section has: Slack accepts 3000 characters in one.
 const FACT_CHARS: usize = 600;
+const FACTS_IN_SECTION: usize = 4;
 
 /// The body to post. An incoming webhook cannot reply in a thread, so the context line has the
 /// incident's id, by which all messages of an incident can be found.
@@ -21,11 +22,9 @@ pub fn slack(message: &Message) -> Value {
         .filter(|(name, _)| is_shown(message.update, name))
         .map(|(name, text)| format!("*{name}*  {}", escaped(&cut(text, FACT_CHARS))))
         .collect();
-    let mut blocks = vec![
-        json!({"type": "header", "text": {"type": "plain_text", "text": cut(&title, HEADER_CHARS)}}),
-        section(&facts[..facts.len() / 2]),
-        section(&facts[facts.len() / 2..]),
-    ];
+    let mut blocks =
+        vec![json!({"type": "header", "text": {"type": "plain_text", "text": cut(&title, HEADER_CHARS)}})];
+    blocks.extend(facts.chunks(FACTS_IN_SECTION).map(section));
     if let Some(page) = &message.page {
         blocks.push(section(&[format!("<{}|Open the incident>", escaped(page))]));
     }

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::capture::captured::{Captured, Quality};
 use crate::finding::{Finding, Measured, MemberValue, Side};
@@ -411,4 +413,13 @@ fn the_windows_of_an_incident_survive_its_json_and_one_of_before_has_none() {
         incident.earlier.iter().map(|e: &EarlierCapture| e.capture.word()).collect::<Vec<_>>(),
         ["done"]
     );
+}
+
+#[test]
+fn a_message_that_could_not_be_delivered_for_long_says_how_old_it_is() {
+    let message = message(&fired(), Update::Fired);
+    assert_eq!(*message.sent_at(message.at + Duration::from_secs(60)), message);
+    let late = message.sent_at(message.at + Duration::from_secs(2 * 3600)).into_owned();
+    assert!(late.notes[0].starts_with("this message is 120 min 0 s old"), "{:?}", late.notes);
+    assert_eq!((late.id, late.facts), (message.id, message.facts));
 }
