@@ -201,6 +201,11 @@ fn print(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     print_diagnostics(&report.diagnostics);
+    if args.paths.is_empty() && config_path::of(None).is_none() {
+        anstream::eprintln!(
+            "there is no skewtrap.yaml here (`skewtrap init URL` writes one): these are the built-in rules"
+        );
+    }
     for own in &report.own_metrics {
         let found = match &own.why {
             Some(why) => format!("does not arrive: {why}"),

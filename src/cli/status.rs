@@ -124,14 +124,14 @@ mod tests {
             TargetStatus { name: "server".into(), engine: "sglang".into(), ..TargetStatus::default() };
         let silence = Silence { rule: Some("skew".into()), target: None, until: at, why: None };
         let status = Status {
-            version: "0.1.0".into(),
+            version: "0.2.0".into(),
             started: at,
             targets: vec![target],
             silences: vec![silence],
             ..Status::default()
         };
         insta::assert_snapshot!(text_of(&status), @r"
-        skewtrap 0.1.0, running since 2026-11-24 03:48:46.1 UTC
+        skewtrap 0.2.0, running since 2026-11-24 03:48:46.1 UTC
         server: sglang of unknown version, 0 ranks
         nothing fires, of 0 rules
         silenced: skew on every server until 2026-11-24 03:48:46.1 UTC

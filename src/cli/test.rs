@@ -102,6 +102,17 @@ fn print(results: &[TestResult], unread: usize, json: bool) -> anyhow::Result<()
 fn run_file(path: &Path) -> Result<Vec<TestResult>, Vec<Diagnostic>> {
     let file = path.display().to_string();
     let text = configuration::read(path).map_err(|e| vec![Diagnostic::of_file(&file, e)])?;
+    let has = |key: &str| text.lines().any(|line| line.starts_with(key));
+    if has("rules:") && !has("tests:") {
+        let tests = path.with_extension("test.yaml");
+        return Err(vec![Diagnostic::of_file(
+            &file,
+            format!(
+                "it holds rules and no tests; the tests of its rules belong into {}, as docs/testing.md shows",
+                tests.display()
+            ),
+        )]);
+    }
     let base = path.parent().unwrap_or(Path::new(""));
     run_text(&file, &text, base)
 }

@@ -17,6 +17,7 @@ use crate::config::condition::{can_clear, can_trigger};
 use crate::config::file::{self, Config};
 use crate::config::signal::own_signals_of;
 use crate::observe::configuration;
+use skewtrap_core::finding::Statistic;
 use skewtrap_core::message::counted;
 use skewtrap_core::rule::{Condition, Direction, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
@@ -59,6 +60,8 @@ struct Tuned {
     tried: Vec<Tried>,
     /// The most sensitive bound for which it and all stricter ones stay within the limit.
     advised: Option<f64>,
+    /// Whether its bounds are learned from the servers: then none is to be set.
+    is_learned: bool,
 }
 
 /// The result for one bound.
@@ -137,15 +140,17 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
             })
             .collect();
         let is_judged = is_judged(&varied.copy_name(0));
+        let is_learned = condition.statistic == Statistic::Factors;
         Tuned {
             is_judged,
+            is_learned,
             rule: rule.name.to_string(),
             statistic: format!("{}({})", condition.statistic, condition.signal_name),
             side: if condition.direction == Direction::Below { "below" } else { "above" },
             bound: condition.bound,
             others: rule.trigger.conditions.len() - 1,
             ranks,
-            advised: advised_of(&tried, args.per_day).filter(|_| is_judged),
+            advised: advised_of(&tried, args.per_day).filter(|_| is_judged && !is_learned),
             tried,
         }
     });
@@ -161,6 +166,16 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     }
     for tuned in &report.rules {
         anstream::println!("{} over {:.2} h", title_of(tuned), report.hours);
+        if let ([own], true, true) = (&tuned.tried[..], tuned.is_learned, tuned.is_judged) {
+            anstream::println!(
+                "  as it is it fires {}, {:.1} a day; its bounds are learned from the servers and none is to be set: \
+                 `false_alarms: {} per day` in the configuration is what it is held to\n",
+                counted(own.firings, "time"),
+                own.per_day,
+                report.limit_per_day
+            );
+            continue;
+        }
         anstream::println!("  {:>10}  {:>8}  {:>8}", "bound", "firings", "a day");
         for t in &tuned.tried {
             let is_own = (t.bound - tuned.bound).abs() < 1e-9;
@@ -261,6 +276,10 @@ impl<'a> Varied<'a> {
     /// always the rule's own.
     fn with_bounds(mut self, catalog: &Catalog) -> Self {
         let (own, even) = (self.own(), self.own().statistic.even());
+        if own.statistic == Statistic::Factors {
+            self.bounds = vec![own.bound];
+            return self;
+        }
         let is_possible = |bound: f64| {
             let clears_well = |c: &Condition| !self.moves(c) || can_clear(&self.moved(c, bound), catalog);
             can_trigger(&Condition { bound, ..own.clone() }, catalog)

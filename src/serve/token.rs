@@ -1,5 +1,5 @@
-//! The agent's own token, for everybody who can read its state folder: `skewtrap capture`, `silence` and
-//! the like work on the same machine without any configuration.
+//! The agent's own token and its address, for everybody who can read its state folder: `skewtrap capture`, `silence`
+//! and the like work on the same machine without any configuration.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::http::Secret;
 use crate::http::secret::SecretError;
+
+const ADDRESS: &str = "api-address";
 
 /// The token's file.
 pub fn path(state_dir: &Path) -> PathBuf {
@@ -28,7 +30,24 @@ pub fn own(state_dir: &Path) -> Result<Secret, SecretError> {
     text.map(Secret::new).map_err(|source| SecretError::File { path: path.display().to_string(), source })
 }
 
-/// Writes the token completely or not at all, so that a crash leaves no empty one.
+/// Keeps where the agent listens, for [`address`].
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn keep_address(state_dir: &Path, listen: &str) -> io::Result<()> {
+    match address(state_dir).is_some_and(|known| known == listen) {
+        true => Ok(()),
+        false => write(&state_dir.join(ADDRESS), listen),
+    }
+}
+
+/// Where the agent of that folder listens, or listened last.
+pub fn address(state_dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(state_dir.join(ADDRESS)).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// Writes a file completely or not at all, so that a crash leaves no empty one.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("new");
     let _ = std::fs::remove_file(&draft);
@@ -56,5 +75,15 @@ mod tests {
         assert_eq!(own(dir.path()).expect("it is read").reveal(), first.reveal());
         let mode = std::fs::metadata(path(dir.path())).expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn where_the_agent_listens_is_known_by_its_folder() {
+        let dir = tempfile::tempdir().expect("a folder");
+        assert_eq!(address(dir.path()), None);
+        for listen in ["127.0.0.1:9464", "0.0.0.0:9500"] {
+            keep_address(dir.path(), listen).expect("it is written");
+            assert_eq!(address(dir.path()).as_deref(), Some(listen));
+        }
     }
 }

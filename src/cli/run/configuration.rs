@@ -10,6 +10,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::{CHECK_FILES_EVERY, NODE_NEEDS_STORE, Role, RunArgs};
 use crate::cli::config_path::{self, Unused};
+use crate::cli::rule_files::files_named;
 use crate::cli::wrong;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::discover::{self, Discover};
@@ -164,6 +165,9 @@ fn of_flags(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
         ));
     }
     let rule_paths: Vec<String> = args.rules.iter().map(|p| p.display().to_string()).collect();
+    for path in &args.rules {
+        files_named(path)?;
+    }
     let text = if rule_paths.is_empty() {
         file::DEFAULTS.to_owned()
     } else {

@@ -313,7 +313,7 @@ mod tests {
             History { signal: "load".into(), end: at, step_s: 2.0, lines: (0..ranks).map(line).collect() };
         (
             Status {
-                version: "0.1.0".into(),
+                version: "0.2.0".into(),
                 at,
                 targets: vec![target],
                 rules: vec![rule],
