@@ -85,7 +85,7 @@ def rendered_checks(render, tool, folder):
     pod = one(found, "Deployment")["spec"]["template"]["spec"]
     agent = next(c for c in pod["initContainers"] if c["name"] == "skewtrap")
     assert agent["restartPolicy"] == "Always" and "readinessProbe" not in agent and "startupProbe" not in agent
-    assert agent["image"] == "skewtrap:0.1.0"
+    assert agent["image"] == "skewtrap:0.2.0"
     mounts_exist(pod)
     config = one(found, "ConfigMap")
     assert {"configMap": {"name": config["metadata"]["name"]}, "name": "skewtrap-config"} in pod["volumes"]

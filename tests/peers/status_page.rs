@@ -326,7 +326,7 @@ fn status(started: Time) -> Status {
     });
     old.verdict = None;
     Status {
-        version: "0.1.0".into(),
+        version: "0.2.0".into(),
         started,
         at,
         targets: vec![TargetStatus {
@@ -614,7 +614,7 @@ async fn beyond_the_first_servers_the_page_goes_on_by_keyboard_and_on_a_phone() 
 async fn a_hostile_log_line_is_shown_as_text_and_an_empty_agent_says_what_is_missing() {
     let Some(mut browser) = Browser::start().await else { return };
     let dir = tempfile::tempdir().unwrap();
-    let empty = Status { version: "0.1.0".into(), at: wall_time(), ..Status::default() };
+    let empty = Status { version: "0.2.0".into(), at: wall_time(), ..Status::default() };
     let agent = Agent::start("127.0.0.1:0".parse().unwrap(), dir.path(), empty).await;
     browser.open(&format!("http://{}/", agent.address)).await;
     browser.until("document.body.innerText.includes('No rank has reported yet')").await;

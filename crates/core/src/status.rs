@@ -408,7 +408,7 @@ mod tests {
 
     #[test]
     fn a_status_survives_json_and_leaves_an_empty_history_out() {
-        let status = Status { version: "0.1.0".into(), at: Time::from_epoch_s(5.0), ..Status::default() };
+        let status = Status { version: "0.2.0".into(), at: Time::from_epoch_s(5.0), ..Status::default() };
         let text = serde_json::to_string(&status).expect("it serialises");
         assert!(!text.contains("history"), "{text}");
         assert_eq!(serde_json::from_str::<Status>(&text).expect("it parses"), status);

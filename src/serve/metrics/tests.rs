@@ -49,7 +49,7 @@ fn status() -> Status {
         cooldown_until: Some(at),
     };
     Status {
-        version: "0.1.0".into(),
+        version: "0.2.0".into(),
         started: Time::from_epoch_s(1_795_492_000.0),
         at,
         servers: 3,

@@ -132,7 +132,7 @@ pub fn status() -> Status {
         dropped: 0,
     };
     Status {
-        version: "0.1.0".into(),
+        version: "0.2.0".into(),
         started: at,
         at,
         targets: vec![TargetStatus {
