@@ -38,6 +38,9 @@ pub struct Term {
 /// What a member got and needed in a span.
 #[derive(Clone, Copy, Debug, Default)]
 struct Took {
+    /// Less than nothing at times: a server tells its queue and whom it admitted at different moments, so that a batch
+    /// may have left the queue a second before, or after, it is counted. Cut off at nothing second by second, that
+    /// would add up to requests that never came.
     arrived: f64,
     admitted: f64,
     computed: f64,
@@ -67,7 +70,7 @@ impl Took {
         let twice = again.min(admitted);
         let tokens = if admitted > 0.0 { twice * prompt / admitted } else { 0.0 };
         Self {
-            arrived: (admitted + queue(span.1) - queue(span.0) - again).max(0.0),
+            arrived: admitted + queue(span.1) - queue(span.0) - again,
             admitted: admitted - twice,
             computed: (computed - tokens).max(0.0),
             prompt: (prompt - tokens).max(0.0),
@@ -81,6 +84,11 @@ impl Took {
             computed: self.computed + other.computed,
             prompt: self.prompt + other.prompt,
         }
+    }
+
+    /// Requests that came in a span that is long enough for their number to be none of its ends'.
+    fn came(self) -> f64 {
+        self.arrived.max(0.0)
     }
 
     fn per_request(self) -> f64 {
@@ -130,17 +138,17 @@ impl<'a> Terms<'a> {
         let (mut chi, mut freedom) = (0.0, 0.0);
         let (mut prompts, mut shares, mut count) = (0.0, 0.0, 0.0);
         let whole: Vec<Took> = self.course.members.iter().map(|m| Took::of(m, self.spans.before)).collect();
-        let all: f64 = whole.iter().map(|t| t.arrived).sum();
+        let all: f64 = whole.iter().map(|t| t.came()).sum();
         let mut start = self.spans.before.0;
         while start + PIECE <= self.spans.before.1 {
             let span = (start, start + PIECE);
             start = start + PIECE;
             let piece: Vec<Took> = self.course.members.iter().map(|m| Took::of(m, span)).collect();
-            let sum: f64 = piece.iter().map(|t| t.arrived).sum();
+            let sum: f64 = piece.iter().map(|t| t.came()).sum();
             for (own, usual) in piece.iter().zip(&whole) {
-                let expected = sum * usual.arrived / all.max(1.0);
+                let expected = sum * usual.came() / all.max(1.0);
                 if expected >= 1.0 {
-                    chi += (own.arrived - expected).powi(2) / expected;
+                    chi += (own.came() - expected).powi(2) / expected;
                     freedom += 1.0;
                 }
                 if own.admitted >= 2.0 && own.prompt > 0.0 && usual.prompt > 0.0 {
@@ -170,7 +178,7 @@ impl<'a> Terms<'a> {
 
     /// The member's share of arrivals, against all others but `without`.
     pub fn arrivals(&self, member: usize, without: usize) -> Term {
-        self.share(self.sides(member, without).map(|t| t.arrived))
+        self.share(self.sides(member, without).map(Took::came))
     }
 
     /// The member's share of what the router sent, by the router's own counter; `None` where it is not read of all.

@@ -220,6 +220,50 @@ fn two_servers() -> SignalStore {
     store
 }
 
+/// Four ranks of one server, of which rank 2 has a backlog and is sent nothing more after a minute. It takes a batch
+/// every two seconds, which has left the queue when that is read and is counted a second later.
+fn drained_with_a_backlog(until: usize) -> SignalStore {
+    let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
+    store.add_target("server".into(), None);
+    let (mut admitted, mut backlog, mut uncounted) = ([0.0; 4], 100.0, 0.0);
+    for s in 0..=until {
+        for (rank, admitted) in admitted.iter_mut().enumerate() {
+            let (mut running, mut queue) = (20.0, 0.0);
+            if rank == 2 {
+                backlog += if s <= ONSET { 8.0 } else { 0.0 };
+                *admitted += std::mem::take(&mut uncounted);
+                if s % 2 == 0 {
+                    uncounted = f64::min(backlog, 16.0);
+                    backlog -= uncounted;
+                }
+                (running, queue) = (if backlog > 0.0 { 20.0 } else { 2.0 }, backlog);
+            } else {
+                *admitted += 8.0 * (1.0 + 0.2 * ((s * 7 + rank * 3) as f64).sin());
+            }
+            let mut fields = Fields::default();
+            fields.set(catalog::RUNNING_REQS, running);
+            fields.set(catalog::QUEUE_REQS, queue);
+            fields.set(catalog::ADMISSIONS, *admitted);
+            store.record(TargetId(0), Rank::dp(rank as u16), Source::Metrics, &fields, at(s), at(s));
+        }
+    }
+    store
+}
+
+#[test]
+fn a_rank_that_is_sent_nothing_is_so_since_the_onset_however_long_it_works_off_its_backlog() {
+    let mut finding = Finding::requested(at(ONSET), None);
+    (finding.rank, finding.onset_error_s, finding.side) = (Rank::dp(2).labels(), 0.75, Side::Low);
+    let (statistic, signal) = (Statistic::Factors, "share".into());
+    finding.measured = Some(Measured { statistic, signal, value: 1.5, bound: 1.0, members_signal: None });
+    let until = ONSET + 16;
+    let group = Labels::default().with_target(&"server".into());
+    let cause = explain(&drained_with_a_backlog(until), &group, &finding, Past::default(), at(until));
+    let cause = cause.expect("a rank is blamed");
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::FewerRequests, Certainty::Likely), "{cause:?}");
+    assert!(cause.support[0].ends_with("with the onset"), "{cause:?}");
+}
+
 #[test]
 fn a_router_that_sends_a_replica_more_is_named_with_the_share_of_all_its_ranks() {
     let mut finding = Finding::requested(at(ONSET), None);
@@ -306,8 +350,8 @@ fn a_slow_rank_is_slow_by_its_gpu_or_its_host_only_where_the_device_timer_is_exp
 
 /// What a rule of factors finds whose test of speed departed first.
 fn by_speed(finding: &mut Finding) {
-    let (statistic, signal) = (Statistic::Factors, "load".into());
-    finding.measured = Some(Measured { statistic, signal, value: 1.3, bound: 1.0, members_signal: None });
+    let (statistic, signal, members_signal) = (Statistic::Factors, "speed".into(), Some("load".into()));
+    finding.measured = Some(Measured { statistic, signal, value: 1.3, bound: 1.0, members_signal });
     finding.side = Side::Low;
     let (at, rank) = (finding.onset, finding.rank.clone());
     finding.symptoms = vec![Symptom { at, rank, factor: "speed".into(), side: Side::Low }];
@@ -324,6 +368,19 @@ fn less_speed_is_a_slower_rank_also_where_a_router_sends_it_less_because_it_is_s
     // A rank that is sent more may seem slower before its share is seen to depart.
     let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, ..USUAL };
     let cause = cause_of_finding(USUAL, more, USUAL, by_speed);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::MoreRequests, Certainty::Likely), "{cause:?}");
+}
+
+#[test]
+fn a_rank_that_seemed_slow_before_its_share_was_seen_to_depart_is_sent_more() {
+    let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, ..USUAL };
+    let cause = cause_of_finding(USUAL, more, USUAL, |finding| {
+        by_speed(finding);
+        let (at, rank) = (finding.onset, finding.rank.clone());
+        finding.symptoms.push(Symptom { at, rank, factor: "share".into(), side: Side::High });
+        finding.side = Side::High;
+        finding.measured.iter_mut().for_each(|m| m.signal = "share".into());
+    });
     assert_eq!((cause.kind, cause.certainty), (CauseKind::MoreRequests, Certainty::Likely), "{cause:?}");
 }
 

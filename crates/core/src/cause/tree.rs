@@ -7,7 +7,7 @@ use super::course::Member;
 use super::machine::{self, Departure};
 use super::terms::{Term, Terms};
 use super::{Cause, CauseKind, Certainty, words};
-use crate::finding::{Finding, Side};
+use crate::finding::{Finding, Side, Statistic};
 use crate::signal::catalog;
 use skewtrap_trace::rank::Axis;
 use skewtrap_trace::time::Time;
@@ -212,10 +212,10 @@ fn tokens_grown_and_missing(prompts: Term, computed: Term) -> (f64, f64) {
     ((now - length).max(f64::MIN_POSITIVE), missing.max(0.0))
 }
 
-/// Whether the rule saw the rank's speed at equal work depart, before anything else.
+/// Whether what is told is the rank's speed at equal work. What it showed before it was told anew came of that.
 fn is_of_speed(finding: &Finding) -> bool {
-    let of_rank = finding.symptoms.iter().find(|s| s.rank == finding.rank);
-    of_rank.or(finding.symptoms.first()).is_some_and(|s| &*s.factor == crate::factor::Factor::Speed.word())
+    let told = finding.measured.as_ref().filter(|m| m.statistic == Statistic::Factors);
+    told.is_some_and(|m| &*m.signal == crate::factor::Factor::Speed.word())
 }
 
 /// On which side a factor makes what the rule saw: more load with more of it, less with less.
