@@ -11,6 +11,8 @@ const PATIENCE: f64 = 2.0;
 const UNUSUAL: f64 = 1.1;
 /// A rank that was not heard for so long may hang, in seconds.
 const SILENCE: f64 = 1.0;
+/// So may one whose work had not moved for so long when it was read last: it had not since the poll before.
+const STOOD: f64 = 0.9;
 /// The longest pause is forgotten with this time constant, in seconds.
 const MEMORY: f64 = 4.0 * 3600.0;
 /// Nothing is waited for longer than this.
@@ -126,8 +128,10 @@ impl Stuck {
     /// whether it is slow or hangs is known when it is heard again, or is not.
     pub fn is_silent(&self, rank: usize, now: f64) -> bool {
         let pulse = &self.pulses[rank];
-        let silence = pulse.moved.map_or(0.0, |moved| now - moved);
-        pulse.work >= 1.0 && silence > SILENCE && silence <= self.patience()
+        let Some(moved) = pulse.moved else { return false };
+        let read = pulse.read.unwrap_or(moved);
+        let is_silent = now - read > SILENCE || read - moved > STOOD;
+        pulse.work >= 1.0 && is_silent && now - moved <= self.patience()
     }
 
     /// Ranks that stand still with work while a peer moves (most of those with work, that is), and since when.
