@@ -14,7 +14,7 @@ use crate::factor::onset::{Counts, Logs, Onset, locate};
 use crate::factor::pressure::{self, Pressure};
 use crate::factor::share::{self, Share, culprits};
 use crate::factor::speed::{self, Needed, Pending, Speed};
-use crate::factor::tail::Tail;
+use crate::factor::tail::{LEAST_BOUND, Tail};
 use crate::factor::work::{self, Tokens, Work};
 
 /// No onset is looked for longer ago than this, in seconds.
@@ -34,6 +34,8 @@ const MEASURED_REQUESTS: f64 = 6.0;
 const MEASURED_PART: f64 = 0.4;
 /// A second is learned after so many more healthy ones.
 const LAG: i64 = 8;
+/// While something departs that is not told yet, after so many.
+const MOST_LAG: i64 = 60;
 /// For an onset no counts are believed to be more regular than this: what departs may be less so.
 const LEAST_ONSET_DISPERSION: f64 = 0.6;
 
@@ -100,6 +102,10 @@ const LASTS: i64 = 6;
 /// ... and by so much (on the logarithm, 1.5 times) not on the mean of one that came very late and of usual ones.
 const BY_HALF: f64 = 0.405;
 
+/// A share that departs by this part of its bound counts beside another departure of the same rank.
+const BESIDE: f64 = 0.5;
+/// The place of the test on the requests that a rank is sent.
+pub const SHARE: usize = 0;
 /// The place of the test on all the tokens of a request.
 const WORK: usize = 2;
 /// The place of the test on those that were computed.
@@ -114,6 +120,17 @@ pub const PACE: usize = 5;
 const PACE_NOISE: f64 = 0.3;
 /// A joint departure of less than this in both (on the logarithm) is no trouble.
 const MATERIAL: f64 = 0.18;
+
+/// In what an onset is looked for.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// No further back than this second.
+    pub since: i64,
+    /// Not at these ranks: they are in another trouble, or work one off.
+    pub busy: Vec<usize>,
+    /// Whether another trouble goes on, or ended a moment ago: it may have left the usual level of others behind.
+    pub is_unsettled: bool,
+}
 
 /// What the tests saw in a second.
 #[derive(Clone, Debug)]
@@ -326,10 +343,13 @@ impl Channel {
     }
 
     /// Learns from what was seen in a healthy second, once some more have passed in health: a trouble that is
-    /// not told yet must not become usual meanwhile.
-    pub fn learn(&mut self, newest: i64, seen: Seen) {
+    /// not told yet must not become usual meanwhile. While something departs half as far as it must to be told
+    /// (`is_suspicious`), what was seen waits, for a minute at most: a mild trouble would teach its own noise, and
+    /// raise what it is measured by as fast as it grows.
+    pub fn learn(&mut self, newest: i64, seen: Seen, is_suspicious: bool) {
         self.unlearned.push_back((newest, seen.into_lesson()));
-        while let Some((second, lesson)) = self.unlearned.pop_front_if(|(second, _)| *second <= newest - LAG)
+        let lag = if is_suspicious { MOST_LAG } else { LAG };
+        while let Some((second, lesson)) = self.unlearned.pop_front_if(|(second, _)| *second <= newest - lag)
         {
             self.learn_now(second, &lesson);
         }
@@ -371,6 +391,20 @@ impl Channel {
         culprits(&sums, &now, &self.known.share.usual, dispersion, 0.25 * evidence.deviance.min(16.0))
     }
 
+    /// That `rank` is sent more than its share, where that is beyond what chance does to a rank that is looked at for
+    /// another reason: by half of the deviance at which it would be told alone. Where arrivals are only inferred, what
+    /// is slow shows in them too.
+    pub fn sent_more(&self, seen: &Seen, rank: usize, per_day: f64, newest: i64) -> Option<Evidence> {
+        let evidence = seen.share.evidence[rank];
+        let enough = (BESIDE * self.bound(SHARE, per_day)).max(LEAST_BOUND);
+        let is_more = !self.is_inferred() && evidence.side == Side::High && evidence.deviance >= enough;
+        let is_blamed = || {
+            let (side, ranks) = self.blame(Factor::Share, rank, &evidence, newest);
+            side == Side::High && ranks.contains(&rank)
+        };
+        (is_more && is_blamed()).then_some(evidence)
+    }
+
     /// Whether `test` could tell anything of `rank` in `seconds`: of a rank that admits too few requests the work of
     /// each is not known, and of one that reports too rarely its speed.
     pub fn is_measured(&self, test: usize, rank: usize, seconds: Range<i64>) -> bool {
@@ -388,24 +422,24 @@ impl Channel {
         (from..=to).map(|s| self.bins.get(rank, s).arrivals).sum()
     }
 
-    /// Since when `ranks` departed in `factor` by `test`, looking no further back than `since` and not at the ranks
-    /// in `busy`. `seen` is the newest second, and each rank's stretch under way.
+    /// Since when `ranks` departed in `factor` by `test`, as far as `past` goes back. With it come the newest second,
+    /// and each rank's stretch under way.
     pub fn onset(
         &self,
         test: Option<usize>,
         factor: Factor,
         (side, ranks): (Side, &[usize]),
-        busy: &[usize],
-        since: i64,
+        past: &Past,
         (newest, pending): (i64, &[Pending]),
     ) -> Option<Onset> {
+        let &Past { since, ref busy, is_unsettled } = past;
         let from = since.max(self.bins.oldest()).max(newest - ONSET_REACH);
         let seconds = from..newest + 1;
         let rank = *ranks.first()?;
         let peers: Vec<usize> =
             (0..self.known.share.usual.len()).filter(|r| *r != rank && !busy.contains(r)).collect();
         let speed_of = |speed: &Speed, side: Side, seconds: Range<i64>| {
-            self.speed_onset(speed, side, (rank, &peers), seconds, pending)
+            self.speed_onset(speed, side, (rank, &peers), seconds, (pending, is_unsettled))
         };
         match (factor, test) {
             (Factor::Share | Factor::Speed, Some(PRESSURE)) => {
@@ -424,7 +458,7 @@ impl Channel {
                 let end = newest as f64 + 1.0;
                 let work = if test != Some(WORK) { &self.known.misses } else { &self.known.work };
                 let logs = seconds.map(|s| self.work_of(work, rank, s)).collect();
-                locate(&Logs { seconds: logs, is_high: side == Side::High }, end, 0.5)
+                locate(&Logs { seconds: logs, is_high: side == Side::High, is_unsettled }, end, 0.5)
             }
             (Factor::Room | Factor::Stuck, _) => None,
         }
@@ -463,7 +497,7 @@ impl Channel {
         side: Side,
         (rank, peers): (usize, &[usize]),
         seconds: Range<i64>,
-        pending: &[Pending],
+        (pending, is_unsettled): (&[Pending], bool),
     ) -> Option<Onset> {
         let late = speed.clock.of_pending(&pending[rank]);
         let spent_on_it = pending[rank].spent;
@@ -498,7 +532,7 @@ impl Channel {
             let middle = older.get(older.len() / 2).copied().unwrap_or(0.0);
             logs.iter_mut().for_each(|l| l.0 -= middle);
         }
-        locate(&Logs { seconds: logs, is_high: side == Side::High }, end, blur)
+        locate(&Logs { seconds: logs, is_high: side == Side::High, is_unsettled }, end, blur)
     }
 
     /// The bins of all ranks in a second.

@@ -9,7 +9,7 @@ mod troubles;
 
 pub use self::troubles::{Closed, Open};
 
-use crate::factor::channel::{Channel, Known, PACE, PRESSURE, Quality, Seen, TESTS};
+use crate::factor::channel::{Channel, Known, PACE, PRESSURE, Quality, SHARE, Seen, TESTS};
 use crate::factor::clock::decoding_of;
 use crate::factor::evidence::{Evidence, Factor, Side};
 use crate::factor::harm::Load;
@@ -49,6 +49,8 @@ const MATERIAL_LOAD: f64 = 0.2;
 const HEAVY_LOAD: f64 = 0.5;
 /// What is this far beyond its bound needs no second look.
 const GROSS: f64 = 1.5;
+/// What comes this near to its bound (in deviances) may be a trouble that is not told yet.
+const SUSPICIOUS: f64 = 0.5;
 /// In its first seconds an incident may be blamed on another rank; later another rank only joins.
 const REBLAME_WITHIN: f64 = 12.0;
 /// At most so often.
@@ -193,6 +195,19 @@ struct Candidate {
     strength: f64,
     /// For a rank that stands still: since when.
     still: Option<f64>,
+    /// For a rank that is slow: that it is sent more, where that is so. Larger batches take longer than any cost model
+    /// that has seen few of them says, and nobody sends a rank more because it is slow.
+    made_by: Option<Evidence>,
+}
+
+impl Candidate {
+    /// What is told of it: the factor, the place of its test, and what that saw.
+    fn told(&self) -> (Factor, Option<usize>, &Evidence) {
+        match &self.made_by {
+            Some(share) => (Factor::Share, Some(SHARE), share),
+            None => (self.factor, self.test, &self.evidence),
+        }
+    }
 }
 
 impl Detector {
@@ -354,7 +369,7 @@ impl Detector {
             let pending = if second == newest { &pending } else { &none };
             let moment = Moment { newest: second, now, way: active, pending };
             let seen = channel.examine(second, self.since, pending);
-            let candidates = self.candidates(channel, &seen, now);
+            let candidates = self.candidates(channel, &seen, moment);
             changes.extend(if self.open.is_some() {
                 self.follow(channel, &candidates, moment)
             } else {
@@ -387,7 +402,8 @@ impl Detector {
     }
 
     /// What passed its bound, the strongest first.
-    fn candidates(&mut self, channel: &Channel, seen: &Seen, now: f64) -> Vec<Candidate> {
+    fn candidates(&mut self, channel: &Channel, seen: &Seen, moment: Moment) -> Vec<Candidate> {
+        let Moment { newest, now, .. } = moment;
         let per_test = self.per_test(channel);
         // What is inferred from load, or from what load does to pace, must show in load.
         let shows = |test: usize, rank: usize, side: Side| match test {
@@ -414,15 +430,10 @@ impl Detector {
                 }
                 if strength >= 1.0 && shows(test, rank, evidence.side) {
                     let factor = seen.factor(test, rank);
-                    all.push(Candidate {
-                        factor,
-                        test: Some(test),
-                        rank,
-                        evidence: *evidence,
-                        bound,
-                        strength,
-                        still: None,
-                    });
+                    let is_slow = (factor, evidence.side) == (Factor::Speed, Side::Low);
+                    let made_by = is_slow.then(|| channel.sent_more(seen, rank, per_test, newest)).flatten();
+                    let (test, evidence, still) = (Some(test), *evidence, None);
+                    all.push(Candidate { factor, test, rank, evidence, bound, strength, still, made_by });
                 }
             }
         }
@@ -439,6 +450,7 @@ impl Detector {
                     bound: 50.0,
                     strength: 2.0,
                     still,
+                    made_by: None,
                 });
             }
         }
@@ -473,7 +485,8 @@ impl Detector {
             self.suspected = None;
             // What a trouble leaves behind is not what is usual.
             if candidates.is_empty() && (newest >= self.since + REST || self.closed.is_empty()) {
-                channel.learn(newest, seen);
+                let strength = self.nearest.map_or(0.0, |n| (n.deviations / n.bound).powi(2));
+                channel.learn(newest, seen, strength >= SUSPICIOUS);
             }
             return Vec::new();
         };
@@ -513,9 +526,9 @@ impl Detector {
         let excess = c.test.map_or(0.0, |t| c.evidence.deviance - channel.known.tails[t].level);
         self.firings.note(Firing { at: now, way: moment.way, test: c.test, excess, mark: None });
         channel.fired(c.test, c.evidence.deviance);
-        let incident = self.describe(channel, c, moment);
+        let (incident, (_, test, _)) = (self.describe(channel, c, moment), c.told());
         let returned =
-            self.closed.iter().rposition(|old| old.is_same(&incident, c.test)).map(|i| self.closed.remove(i));
+            self.closed.iter().rposition(|old| old.is_same(&incident, test)).map(|i| self.closed.remove(i));
         let change = match returned {
             Some(Closed { incident: old, .. }) => Change::Returned(Incident {
                 id: old.id,
@@ -527,7 +540,7 @@ impl Detector {
                 Change::Fired(Incident { id: self.incidents, ..incident })
             }
         };
-        let open = Open::new(change.incident().clone(), c.test);
+        let open = Open::new(change.incident().clone(), test);
         if let Some(before) = self.open.replace(open) {
             self.behind.push(before);
         }

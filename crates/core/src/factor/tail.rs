@@ -23,6 +23,8 @@ const PRIOR_RATE: f64 = 0.01;
 const PRIOR_SECONDS: f64 = 600.0;
 /// An excess counts for no more than so many times the mean excess: an incident must not teach.
 const MOST_EXCESS: f64 = 4.0;
+/// One that was told, which may well be a trouble, for no more than the mean: that there was a run is all it says of noise.
+const MOST_TOLD: f64 = 1.0;
 /// Runs and seconds are forgotten with this time constant, in seconds, so that a new mix can teach.
 const MEMORY: f64 = 6.0 * 3600.0;
 /// Each firing beyond so many (within [`MEMORY`]) raises the bound by this share: feedback from what the
@@ -35,7 +37,7 @@ const NOISE_RAISE: f64 = 0.2;
 const MOST_NOISE: f64 = 4.0;
 const MARK_MEMORY: f64 = 7.0 * 86_400.0;
 /// No bound is below this deviance (3.5 standard deviations).
-const LEAST_BOUND: f64 = 6.1;
+pub const LEAST_BOUND: f64 = 6.1;
 
 /// What is known of a test's tail.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,14 +91,14 @@ impl Tail {
         };
     }
 
-    /// An incident begins: what follows is no healthy second. If `own` test fired, the firing is a run like
-    /// any other (its excess bounded as theirs is): one incident changes little, a test that fires again
-    /// and again raises its own bound.
+    /// An incident begins: what follows is no healthy second. If `own` test fired, the firing is a run, but tells
+    /// nothing of how far runs of noise reach: three troubles in the first minutes of a server, where few runs are
+    /// known, would else double its bound. A test that fires again and again raises its own bound.
     pub fn fired(&mut self, own: bool, deviance: f64) {
         self.run = None;
         if own {
             self.runs += 1.0;
-            self.excess += (deviance - self.level).clamp(0.0, MOST_EXCESS * self.mean_excess());
+            self.excess += (deviance - self.level).clamp(0.0, MOST_TOLD * self.mean_excess());
             self.firings += 1.0;
         }
     }
@@ -105,7 +107,7 @@ impl Tail {
     pub fn useful(&mut self, excess: f64, by: f64) {
         self.firings = (self.firings - by).max(0.0);
         self.runs = (self.runs - by).max(0.0);
-        self.excess = (self.excess - by * excess.clamp(0.0, MOST_EXCESS * self.mean_excess())).max(0.0);
+        self.excess = (self.excess - by * excess.clamp(0.0, MOST_TOLD * self.mean_excess())).max(0.0);
     }
 
     /// A firing was noise. `by` is 1, or -1 where that is taken back.
@@ -206,6 +208,14 @@ mod tests {
         };
         assert!((told(true) - Tail::default().bound(1.0)).abs() < 1e-9);
         assert!(told(false) > 1.3 * told(true));
+    }
+
+    #[test]
+    fn three_troubles_on_a_young_server_leave_its_bound_nearly_as_it_was() {
+        let mut tail = Tail::default();
+        let before = tail.bound(0.2);
+        (0..3).for_each(|_| tail.fired(true, 60.0));
+        assert!((1.0..1.1).contains(&(tail.bound(0.2) / before)), "{} {before}", tail.bound(0.2));
     }
 
     #[test]

@@ -27,7 +27,7 @@ fn heard_in_lockstep(seconds: i64) -> Channel {
         }
         channel.bins.advance(s);
         let seen = channel.examine(s, 0, &[Pending::default(); 4]);
-        channel.learn(s, seen);
+        channel.learn(s, seen, false);
     }
     channel
 }

@@ -13,9 +13,10 @@ use crate::factor::onset::Onset;
 impl Detector {
     pub(super) fn describe(&self, channel: &Channel, c: &Candidate, moment: Moment) -> Incident {
         let Moment { newest, now, pending, .. } = moment;
-        let (side, ranks) = match c.factor {
+        let (factor, test, evidence) = c.told();
+        let (side, ranks) = match factor {
             Factor::Stuck => (Side::Low, vec![c.rank]),
-            factor => channel.blame(factor, c.rank, &c.evidence, newest),
+            factor => channel.blame(factor, c.rank, evidence, newest),
         };
         let onset = match c.still {
             Some(at) => {
@@ -24,26 +25,30 @@ impl Detector {
                 Some(Onset { at, error })
             }
             None => {
-                let busy = self.busy_with_others(&ranks);
-                channel.onset(c.test, c.factor, (side, &ranks), &busy, self.since, (newest, pending))
+                let (past, seen) = (self.past_of(&ranks), (newest, pending));
+                let own = channel.onset(test, factor, (side, &ranks), &past, seen);
+                // Both tell of the same trouble: who knows better since when is believed.
+                let slow = c
+                    .made_by
+                    .and_then(|_| channel.onset(c.test, c.factor, (c.evidence.side, &[c.rank]), &past, seen));
+                own.into_iter().chain(slow).min_by(|a, b| a.error.total_cmp(&b.error))
             }
         };
         // More pressure, by pace: slower.
-        let side = if c.test == Some(PRESSURE) && c.factor == Factor::Speed { side.opposite() } else { side };
-        let symptoms =
-            ranks.iter().map(|r| Symptom { rank: *r, factor: c.factor, side, seen: now }).collect();
-        let harm = self.harm(&ranks, c.factor);
+        let side = if test == Some(PRESSURE) && factor == Factor::Speed { side.opposite() } else { side };
+        let symptoms = ranks.iter().map(|r| Symptom { rank: *r, factor, side, seen: now }).collect();
+        let harm = self.harm(&ranks, factor);
         Incident {
             id: 0,
-            factor: c.factor,
+            factor,
             side,
             ranks,
             onset,
             fired: now,
             deviance: c.evidence.deviance,
             bound: c.bound,
-            effect: (c.test != Some(PRESSURE)).then_some(c.evidence.effect),
-            window: c.evidence.window,
+            effect: (test != Some(PRESSURE)).then_some(evidence.effect),
+            window: evidence.window,
             harm,
             symptoms,
             reblamed: 0,
@@ -134,6 +139,14 @@ impl Detector {
             // What departed first came of this.
             return Some(open.told_anew(self.describe(channel, stuck, moment), stuck.test));
         }
+        let is_early = now - incident.fired <= REBLAME_WITHIN;
+        let may_move = is_early && incident.reblamed < MOST_REBLAMES;
+        // It is slow because of what it is sent.
+        let is_sent_more = |c: &&Candidate| c.made_by.is_some() && incident.ranks.contains(&c.rank);
+        let is_told_as_slow = (incident.factor, incident.side) == (Factor::Speed, Side::Low);
+        if let Some(sent) = candidates.iter().find(is_sent_more).filter(|_| is_told_as_slow && may_move) {
+            return Some(open.told_anew(self.describe(channel, sent, moment), sent.told().1));
+        }
         let first =
             candidates.iter().find(|c| c.factor == Factor::Share || !incident.ranks.contains(&c.rank))?;
         let (side, ranks) = match first.factor {
@@ -144,7 +157,6 @@ impl Detector {
         if fresh.is_empty() {
             return None;
         }
-        let is_early = now - incident.fired <= REBLAME_WITHIN;
         let shares_one = fresh.len() < ranks.len();
         let half = (self.settings.ranks / 2).max(1);
         let may_join = incident.ranks.len() + fresh.len() <= half;
@@ -171,11 +183,7 @@ impl Detector {
             .filter(|c| incident.ranks.contains(&c.rank))
             .map(|c| c.strength)
             .fold(0.5, f64::max);
-        if is_early
-            && !shares_one
-            && incident.reblamed < MOST_REBLAMES
-            && first.strength > REBLAME_FACTOR * blamed
-        {
+        if may_move && !shares_one && first.strength > REBLAME_FACTOR * blamed {
             return Some(open.told_anew(self.describe(channel, first, moment), first.test));
         }
         let is_same = (first.factor, side) == (incident.factor, incident.side);

@@ -60,6 +60,77 @@ fn a_redirect_fires_once_names_its_rank_and_clears_when_it_ends() {
     assert!(after.iter().any(|c| matches!(c, Change::Cleared(i) if i.id == 1)), "{after:?}");
 }
 
+/// Plays `seconds` from `from` on, in each of which `came` says how many requests come to a rank, and each rank takes so
+/// many times as long as usual for the same steps.
+fn play_paced(
+    detector: &mut Detector,
+    from: i64,
+    seconds: i64,
+    mut came: impl FnMut(usize) -> usize,
+    takes: [f64; 4],
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut next = takes.map(|times| from as f64 + 0.25 * times);
+    for s in from..from + seconds {
+        for (rank, next) in next.iter_mut().enumerate() {
+            let n = came(rank);
+            let prompts = (0..n).map(|i| {
+                let tokens = 300.0 + 50.0 * ((s as usize * 7 + i * 3 + rank) % 11) as f64;
+                let line = Prefill { new_seqs: 1.0, new_tokens: 0.2 * tokens, ..Prefill::default() };
+                let line = Prefill { cached_tokens: Some(0.8 * tokens), queue: Some(0.0), ..line };
+                let line = Prefill { running: Some(30.0), ..line };
+                (s as f64 + (i as f64 + 0.5) / n as f64, Reading::Prefill(line))
+            });
+            let mut lines: Vec<(f64, Reading)> = prompts.collect();
+            while *next < s as f64 + 1.0 {
+                let line =
+                    Decode { running: 30.0, tokens: Some(2e4), throughput: Some(1200.0), queue: Some(0.0) };
+                lines.push((*next, Reading::Decode(line)));
+                *next += 0.25 * takes[rank] * (1.0 + 0.1 * (17.0 * *next).sin());
+            }
+            lines.sort_by(|a, b| a.0.total_cmp(&b.0));
+            lines.into_iter().for_each(|(at, what)| detector.observe(&Observation { at, rank, what }));
+        }
+        changes.extend(detector.step(s as f64 + 1.05));
+    }
+    changes
+}
+
+#[test]
+fn a_rank_that_becomes_slow_in_the_wake_of_a_redirect_began_when_it_did() {
+    let even = |_| 8;
+    let mut detector = Detector::new(SETTINGS);
+    assert_eq!(play_paced(&mut detector, 0, 200, even, [1.0; 4]), vec![]);
+    let redirect = play_paced(&mut detector, 200, 20, |rank| if rank == 2 { 56 } else { 8 }, [1.0; 4]);
+    assert!(redirect.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [2])), "{redirect:?}");
+    // What the ranks have in common is busy with what is left of it: DP0 is a little slower, which nobody is told.
+    let wake = play_paced(&mut detector, 220, 24, even, [1.15, 1.0, 1.0, 1.0]);
+    assert!(matches!(&wake[..], [Change::Cleared(i)] if i.ranks == [2]), "{wake:?}");
+    let changes = play_paced(&mut detector, 244, 10, even, [3.0, 1.0, 1.0, 1.0]);
+    let [Change::Fired(slow)] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!((slow.factor, &slow.ranks[..]), (Factor::Speed, &[0][..]));
+    let onset = slow.onset.expect("a slow rank has one");
+    assert!((onset.at - 244.0).abs() <= onset.error && onset.error < 2.5, "{onset:?}");
+}
+
+#[test]
+fn a_rank_that_is_slow_under_the_requests_that_it_is_sent_is_told_as_one_that_is_sent_more() {
+    let mut dice = Dice(3);
+    // Each of sixteen comes to a rank with that chance: eight a second and rank, and thirteen to DP3.
+    let mut came = |rank: usize, more: f64| {
+        let chance = if rank == 3 { more } else { 0.5 };
+        (0..16).filter(|_| dice.uniform() < chance).count()
+    };
+    let mut detector = Detector::new(SETTINGS);
+    assert_eq!(play_paced(&mut detector, 0, 300, |rank| came(rank, 0.5), [1.0; 4]), vec![]);
+    let changes = play_paced(&mut detector, 300, 15, |rank| came(rank, 0.85), [1.0, 1.0, 1.0, 1.9]);
+    let told = changes.last().map(Change::incident).expect("it is found");
+    assert_eq!((told.factor, told.side, &told.ranks[..]), (Factor::Share, Side::High, &[3][..]), "{told:?}");
+    let onset = told.onset.expect("a share has one");
+    assert!((onset.at - 300.0).abs() <= onset.error && onset.error < 5.0, "{onset:?}");
+    assert_eq!(told.id, 1, "it is one trouble: {changes:?}");
+}
+
 #[test]
 fn a_redirect_that_was_there_before_the_agent_ends_without_a_word_and_the_next_one_is_told() {
     let mut detector = Detector::new(SETTINGS);
@@ -138,6 +209,17 @@ fn a_rank_that_fills_up_is_told_though_its_server_is_polled_every_five_seconds()
     assert_eq!(poll(&mut detector, 0.4, 120, 5.0, 0.0), vec![]);
     let changes = poll(&mut detector, 600.4, 6, 5.0, 12.0);
     assert!(changes.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == vec![2])), "{changes:?}");
+}
+
+#[test]
+fn a_trouble_is_told_wherever_in_a_second_a_server_is_polled() {
+    for begins in [0.02, 0.06, 0.08, 0.3, 0.95] {
+        let mut detector = Detector::new(SETTINGS);
+        assert_eq!(poll(&mut detector, begins, 300, 1.0, 0.0), vec![]);
+        let changes = poll(&mut detector, 300.0 + begins, 30, 1.0, 12.0);
+        let told = changes.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [2] && i.fired < 315.0));
+        assert!(told, "polled {begins} s after each full second: {changes:?}");
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, Moment, RECENT};
-use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, TESTS};
+use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, Past, TESTS};
 use crate::factor::evidence::{Factor, Side};
 use crate::factor::incident::Incident;
 use crate::factor::onset::Onset;
@@ -223,11 +223,16 @@ impl Detector {
             let is_behind = |onset: &mut Option<f64>| {
                 self.behind.iter().any(|open| self.explains(channel, open, c, onset, moment))
             };
-            if is_it || !is_behind(&mut onset) && self.explains(channel, front, c, &mut onset, moment) {
+            // What a trouble before has left on another rank is no part of this one.
+            let is_left = !front.incident.ranks.contains(&c.rank) && self.is_wake(channel, c, moment);
+            if is_it
+                || !is_left && !is_behind(&mut onset) && self.explains(channel, front, c, &mut onset, moment)
+            {
                 its.push(*c);
             } else if fresh.is_none()
                 && !is_full
                 && may_begin(c)
+                && !is_left
                 && !self.is_wake(channel, c, moment)
                 && !is_behind(&mut onset)
             {
@@ -303,14 +308,19 @@ impl Detector {
 
     fn onset_of(&self, channel: &Channel, c: &Candidate, moment: Moment) -> Option<Onset> {
         let (side, ranks) = channel.blame(c.factor, c.rank, &c.evidence, moment.newest);
-        let busy = self.busy_with_others(&ranks);
         let seconds = (moment.newest, moment.pending);
-        channel.onset(c.test, c.factor, (side, &ranks), &busy, self.since, seconds)
+        channel.onset(c.test, c.factor, (side, &ranks), &self.past_of(&ranks), seconds)
+    }
+
+    /// In what the onset of a trouble of `ranks` is looked for.
+    pub(super) fn past_of(&self, ranks: &[usize]) -> Past {
+        let is_unsettled = self.open.is_some() || !self.behind.is_empty() || !self.closed.is_empty();
+        Past { since: self.since, busy: self.busy_with_others(ranks), is_unsettled }
     }
 
     /// Ranks that work off a trouble that has just ended, or are in another one: what they show says nothing of
     /// the onset of one of `ranks`.
-    pub(super) fn busy_with_others(&self, ranks: &[usize]) -> Vec<usize> {
+    fn busy_with_others(&self, ranks: &[usize]) -> Vec<usize> {
         let open = self.open.iter().chain(&self.behind).map(|open| &open.incident);
         let all = open.chain(self.closed.iter().map(|closed| &closed.incident));
         let mut busy: Vec<usize> =
