@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::watch::core;
 use flate2::read::MultiGzDecoder;
 use skewtrap::demo::incident;
-use skewtrap_core::cause::{CauseKind, Certainty};
+use skewtrap_core::cause::{CauseKind, Certainty, LOOKS};
 use skewtrap_core::signal::log_reader::Arrival;
 use skewtrap_core::signal::observation::{Observation, SourceId};
 use skewtrap_core::signal::sample::TargetId;
@@ -78,4 +78,20 @@ fn the_demos_incident_has_its_named_cause_within_ten_seconds_of_the_firing_and_w
         assert!(cause.at.since(first.fired_at) <= SOON, "{cause:#?}");
         assert!(cause.explains.is_some_and(|share| share >= 0.8), "{cause:#?}");
     }
+}
+
+#[test]
+fn a_replay_looks_for_the_cause_as_often_as_a_live_agent_does() {
+    let mut watch = core(None, Mode::Replay, Time::from_epoch_s(incident::BEGIN));
+    let mut effects = Vec::new();
+    for (at, seen) in arrivals(true) {
+        watch.observe(&seen, at, &mut effects);
+    }
+    let stored = effects.iter().filter_map(|e| match e {
+        Effect::Store { incident } => Some(incident),
+        _ => None,
+    });
+    let looks: Vec<Duration> =
+        stored.filter_map(|i| i.cause.as_ref().map(|cause| cause.at.since(i.fired_at))).collect();
+    assert!(looks.iter().any(|after| *after >= LOOKS[2] && *after <= SOON), "{looks:?}");
 }

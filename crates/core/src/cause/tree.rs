@@ -27,6 +27,9 @@ const FULL: f64 = 0.85;
 const SEEN: Duration = Duration::from_secs(1);
 /// A rank that is sent less holds at most this share of what it held.
 const LESS_TO_DO: f64 = 0.8;
+/// So many that wait are a backlog, and no chance of the moment; it is worked off once at most this share is left.
+const LEAST_BACKLOG: f64 = 16.0;
+const STILL_WAITING: f64 = 0.9;
 /// The course of a factor tells its departure within this much, ...
 const LATE: Duration = Duration::from_secs(2);
 /// ... beside the error of the onset, as far as it is one of seconds.
@@ -365,14 +368,16 @@ fn was_full(case: &Case<'_>, departed: Option<Time>) -> bool {
     case.blamed().of(catalog::KV_USAGE).at(seen.min(case.now)).is_some_and(|usage| usage >= FULL)
 }
 
-/// A rank that is sent less has less to do. One on which as much runs, or more waits than before, is avoided by the
-/// router for something else.
+/// A rank that is sent less has less to do: at once, or as it works off those that had waited. One on which as much
+/// runs, or more waits than before, is avoided by the router for something else.
 fn has_less_to_do(case: &Case<'_>) -> bool {
     let mean = |signal, span| case.blamed().of(signal).mean(span).unwrap_or(0.0);
     let [before, lately] = [case.spans.before, case.lately()]
         .map(|span| (mean(catalog::RUNNING_REQS, span), mean(catalog::QUEUE_REQS, span)));
     let load = |(running, waiting): (f64, f64)| running + waiting;
-    load(lately) < LESS_TO_DO * load(before) && lately.1 <= before.1 + 1.0
+    let waited = case.blamed().of(catalog::QUEUE_REQS).at(case.finding.onset).unwrap_or(0.0);
+    let is_working_off = waited >= LEAST_BACKLOG && lately.1 < STILL_WAITING * waited;
+    is_working_off || load(lately) < LESS_TO_DO * load(before) && lately.1 <= before.1 + 1.0
 }
 
 /// Requests thrown out of the batch since the onset: the blamed rank's, and the most of a peer's.

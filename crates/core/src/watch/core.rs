@@ -174,6 +174,9 @@ impl Core {
             if !self.warming.is_empty() {
                 self.retry_requests(store, now, out);
             }
+            if !self.looks.is_empty() {
+                self.look_again(store, now, out);
+            }
         }
     }
 
