@@ -150,7 +150,7 @@ fn every_trouble_of_a_recorded_gpu_server_is_found_by_each_source_alone_and_noth
     // Long prompts, a rank that is stopped again and again, one that is crowded, a mild redirect: seconds at most.
     for (flag, file, within) in [
         ("--log", "server.stamped.log.gz", [10.0, 12.0, 12.0, 30.0]),
-        ("--metrics", "metrics.txt.gz", [10.0, 12.0, 15.0, 30.0]),
+        ("--metrics", "metrics.txt.gz", [10.0, 12.0, 12.0, 30.0]),
         ("--loads", "loads.jsonl.gz", [10.0, 18.0, 12.0, 30.0]),
     ] {
         let file = of(file).expect("beside the events");

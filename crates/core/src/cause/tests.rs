@@ -375,6 +375,16 @@ fn less_speed_is_a_slower_rank_also_where_a_router_sends_it_less_because_it_is_s
 }
 
 #[test]
+fn a_rank_that_a_rule_measured_to_be_slow_is_not_unknown_where_the_last_minute_does_not_show_it() {
+    let cause = cause_of_finding(USUAL, USUAL, USUAL, |finding| {
+        by_speed(finding);
+        finding.evidence = Some("DP2 takes 3.0 times as long as usual for the same work".into());
+    });
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::Slower, Certainty::Consistent), "{cause:?}");
+    assert_eq!(cause.support, ["DP2 takes 3.0 times as long as usual for the same work"]);
+}
+
+#[test]
 fn a_rank_that_seemed_slow_before_its_share_was_seen_to_depart_is_sent_more() {
     let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, ..USUAL };
     let cause = cause_of_finding(USUAL, more, USUAL, |finding| {

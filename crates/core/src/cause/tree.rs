@@ -77,7 +77,7 @@ pub fn walk(case: &Case<'_>) -> Cause {
         Some(found) => later().filter(|l| l.certainty == Certainty::Likely).or(Some(found)),
         None => later(),
     };
-    match found {
+    match found.or_else(|| told_as_slow(case)) {
         Some(found) => write(found, case, &mut cause),
         None => words::unknown(&mut cause, case),
     }
@@ -352,6 +352,16 @@ fn gpu_or_host(case: &Case<'_>, slowness: f64, found: &mut Found) {
             }
         }
     }
+}
+
+/// The rule measured that the rank is slow at equal work, by a cost model of hours; the little time that is looked at
+/// here, perhaps right after another trouble, need not show it.
+fn told_as_slow(case: &Case<'_>) -> Option<Found> {
+    let said =
+        case.finding.departure().filter(|_| is_of_speed(case.finding) && case.finding.side == Side::Low)?;
+    let mut found = Found::new(CauseKind::Slower, false, said.to_owned());
+    found.unknown.push(words::UNSHOWN_SPEED.to_owned());
+    Some(found)
 }
 
 /// Whether the KV cache of the blamed rank is full, and nothing tells what is thrown out of it.

@@ -8,6 +8,9 @@ use crate::signal::catalog;
 use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 
+/// Where the rule saw a slow rank.
+pub const UNSHOWN_SPEED: &str = "by how much it is slower now: the last minute alone does not show it";
+
 pub const UNTOLD_BY_LOG: &str =
     "whether it gets no requests or has left: a log does not tell; the server's --enable-metrics would";
 pub const STOPPED_BY_LOG: &str =
