@@ -16,6 +16,7 @@ mod detector;
 mod engine;
 mod escalation;
 mod factors;
+mod glance;
 mod group;
 pub mod guard;
 mod locate;

@@ -44,6 +44,8 @@ pub(super) struct CompiledRule {
     pub detector_inputs: Option<DetectorInputs>,
     /// Whether a condition asks for factors.
     pub reads_factors: bool,
+    /// Whether one condition on one probe decides, without anything that it must remember while it does not hold.
+    pub allows_glances: bool,
 }
 
 /// Whether the very sample that shows something can fire it: nothing must last, and nothing is an average or is
@@ -87,6 +89,14 @@ impl CompiledRule {
             false => inputs,
         });
         let reads_factors = rule.conditions().any(|c| c.statistic == Statistic::Factors);
+        let conditions = rule.trigger.conditions.iter().zip(&trigger);
+        for (_, probe) in
+            conditions.chain(rule.clear.conditions.iter().zip(&clear)).filter(|(c, _)| c.statistic.sorts())
+        {
+            store.keep_in_order(probes[*probe].view);
+        }
+        let is_single = rule.trigger.conditions.len() == 1 && probes.len() == 1;
+        let allows_glances = is_single && detector_inputs.is_none() && !reads_factors;
         let (fingerprint, holds) = (rule.fingerprint(), Holds::of(&rule));
         let interval = if fires_at_once(&rule) { AT_ONCE_INTERVAL } else { EVALUATION_INTERVAL };
         Self {
@@ -101,6 +111,7 @@ impl CompiledRule {
             required,
             detector_inputs,
             reads_factors,
+            allows_glances,
         }
     }
 

@@ -85,9 +85,9 @@ impl Condition {
             Statistic::Factors => return self.read_factors(frame, detected.factors),
             _ => {}
         }
-        let Frame { values, summary, .. } = frame;
-        let value = self.statistic.of(values, summary, self.direction, scratch);
-        let side = self.blamed_side(values, summary, scratch);
+        let summary = &frame.summary;
+        let value = self.statistic.of(frame, self.direction, scratch);
+        let side = self.blamed_side(frame, scratch);
         let beyond = match self.direction {
             Direction::Above => value > self.bound,
             Direction::Below => value < self.bound,
@@ -142,7 +142,7 @@ impl Condition {
 
     /// High or low: the side that the statistic itself measures, else that of the member farthest from
     /// the median.
-    fn blamed_side(&self, values: &[f64], s: &Summary, scratch: &mut Vec<f64>) -> Side {
+    fn blamed_side(&self, frame: &Frame, scratch: &mut Vec<f64>) -> Side {
         match self.statistic {
             Statistic::MaxOverMean | Statistic::LostShare => Side::High,
             Statistic::MinOverMean => Side::Low,
@@ -151,7 +151,8 @@ impl Condition {
                 Direction::Below => Side::Low,
             },
             _ => {
-                let median = median_of(values.iter().copied(), scratch);
+                let s = &frame.summary;
+                let median = median_of(frame.in_order(scratch));
                 let (above, below) = (s.max - median, median - s.min);
                 // Of two members each is as far from the middle, and rounding must not choose between them.
                 let are_equal = (above - below).abs() <= EQUALLY_FAR * (s.max - s.min);
@@ -228,6 +229,13 @@ pub enum Part {
     Trigger,
     /// Its clear: conditions must be kept.
     Clear,
+}
+
+impl ConditionResult {
+    /// A condition that does not hold because nothing is beyond its bound, or beyond chance.
+    pub const fn within_bound(reading: Reading) -> Self {
+        Self { reading, missing: Some(Missing::Excess) }
+    }
 }
 
 impl Trigger {
@@ -307,7 +315,8 @@ impl ConditionMemory {
         has_lasted(&mut self.since[index], holds, hold, self.now)
     }
 
-    fn note(&mut self, index: usize, results: ConditionResult) {
+    /// Keeps what an evaluation found of a condition.
+    pub fn note(&mut self, index: usize, results: ConditionResult) {
         match self.results.get_mut(index) {
             Some(result) => *result = results,
             None => self.results.push(results),

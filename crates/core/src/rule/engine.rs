@@ -12,6 +12,7 @@ use super::change::{Change, How};
 use super::compiled::{CompiledRule, EVALUATION_INTERVAL};
 use super::escalation::EscalationWatch;
 use super::factors::{Baseline, Factors, Told};
+use super::glance::Glance;
 use super::group::{GRACE, Group};
 use super::locate::with_evidence;
 use super::state::{RuleState, Suppression};
@@ -39,6 +40,8 @@ const NO_GROUP: u32 = u32::MAX;
 struct RuleEntry {
     compiled: CompiledRule,
     groups: Vec<Group>,
+    /// One for each group.
+    glances: Vec<Glance>,
     /// For each probe and each group of its view, the index in `groups`, or [`NO_GROUP`].
     group_of_view: Vec<Vec<u32>>,
     /// Groups to evaluate, by their indexes, and whether a group is among them. Rules are evaluated
@@ -46,7 +49,7 @@ struct RuleEntry {
     /// fit into a cache, and walking them in order is what makes them cheap.
     due: Vec<u32>,
     is_due: Vec<bool>,
-    by_labels: BTreeMap<Labels, u32>,
+    by_labels: BTreeMap<Arc<Labels>, u32>,
     /// Why no group can be made, once that has been reported.
     inert: Option<String>,
     loaded_at: Time,
@@ -243,9 +246,9 @@ impl Engine {
         self.last_tick = Some(now);
         for entry in &mut self.entries {
             for index in 0..entry.groups.len() {
-                let group = &entry.groups[index];
-                let is_timed = matches!(group.rule_state(), RuleState::Pending | RuleState::Firing);
-                if is_timed || group.evaluated.is_none_or(|t| t > now || now.since(t) >= MAX_INTERVAL) {
+                let glance = &entry.glances[index];
+                if glance.is_timed || glance.evaluated.is_none_or(|t| t > now || now.is_past(t, MAX_INTERVAL))
+                {
                     entry.make_due(index as u32);
                 }
             }
@@ -286,28 +289,35 @@ impl Engine {
         now: Time,
     ) -> Vec<why::Evaluation> {
         let of_entry =
-            |e: &RuleEntry| why::evaluations_of(&e.compiled, &e.groups, e.inert.as_deref(), &wanted, now);
+            |e: &RuleEntry| why::evaluations_of(&e.compiled, e.shown(), e.inert.as_deref(), &wanted, now);
         self.entries.iter().flat_map(of_entry).collect()
     }
 
     fn evaluate_due(&mut self, store: &mut SignalStore, now: Time, changes: &mut Vec<Change>) {
         self.due = None;
         for entry in &mut self.entries {
-            let RuleEntry { compiled, groups, due, is_due, .. } = entry;
+            let RuleEntry { compiled, groups, glances, due, is_due, .. } = entry;
             due.sort_unstable();
             due.retain(|index| {
-                let group = &mut groups[*index as usize];
+                let glance = &mut glances[*index as usize];
                 let is_too_soon = |t: &Time| now >= *t && !now.is_past(*t, compiled.interval);
-                if let Some(evaluated) = group.evaluated.filter(is_too_soon) {
+                if let Some(evaluated) = glance.evaluated.filter(is_too_soon) {
                     let next = evaluated + compiled.interval;
                     self.due = Some(self.due.map_or(next, |due| due.min(next)));
                     return true;
                 }
                 is_due[*index as usize] = false;
                 self.evaluation_count += 1;
+                let is_disturbed = !self.suppressions.is_empty();
+                if !is_disturbed && glance.is_enough(compiled, store, &mut self.scratch, now) {
+                    return false;
+                }
+                let group = &mut groups[*index as usize];
+                glance.hand_over(group);
                 let suppression = suppression_of(&self.suppressions, group);
                 let change =
                     group.evaluate(compiled, store, &self.factors, suppression, &mut self.scratch, now);
+                glance.note(compiled, group, now);
                 changes.extend(change.map(|c| with_evidence(c, compiled, group, store)));
                 false
             });
@@ -409,6 +419,7 @@ impl RuleEntry {
         Self {
             compiled,
             groups: Vec::new(),
+            glances: Vec::new(),
             group_of_view,
             due: Vec::new(),
             is_due: Vec::new(),
@@ -416,6 +427,11 @@ impl RuleEntry {
             inert: None,
             loaded_at: now,
         }
+    }
+
+    /// Its groups, with what was seen of each since.
+    fn shown(&self) -> impl ExactSizeIterator<Item = (&Group, &Glance)> {
+        self.groups.iter().zip(&self.glances)
     }
 
     fn make_due(&mut self, index: u32) {
@@ -437,19 +453,22 @@ impl RuleEntry {
         let index = *self.by_labels.entry(labels.clone()).or_insert(next);
         if index == next {
             self.groups.push(Group::new(labels.clone(), self.compiled.probes.len(), now));
+            self.glances.push(Glance::default());
             self.is_due.push(false);
         }
         let group_of_view = &mut self.group_of_view[probe];
         group_of_view.resize(group_of_view.len().max(in_view + 1), NO_GROUP);
         group_of_view[in_view] = index;
         self.groups[index as usize].ids[probe] = Some(id);
+        self.glances[index as usize].id = Some(id);
         index
     }
 
     fn find_groups(&mut self, store: &SignalStore, now: Time) {
         self.group_of_view = vec![Vec::new(); self.compiled.probes.len()];
-        for group in &mut self.groups {
+        for (group, glance) in self.groups.iter_mut().zip(&mut self.glances) {
             group.ids = vec![None; self.compiled.probes.len()];
+            glance.id = None;
         }
         for probe in 0..self.compiled.probes.len() {
             let view = self.compiled.probes[probe].view;

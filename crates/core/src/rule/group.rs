@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Rule;
 use super::change::{Change, How, Numbers};
 use super::compiled::CompiledRule;
-use super::condition::{ConditionMemory, Detected, Judgement, Part};
+use super::condition::{ConditionMemory, ConditionResult, Detected, Judgement, Part, Reading};
 use super::detector::GroupDetector;
 use super::escalation::{EscalationWatch, times_bound};
 use super::factors::{Factors, Outlook, Told, words_of};
@@ -54,11 +54,10 @@ pub(super) enum LastEvaluation {
 #[derive(Debug)]
 pub(super) struct Group {
     /// All its labels, the target included.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// Its id in each probe's view, as of the store's generation.
     pub ids: Vec<Option<GroupId>>,
     pub state: GroupState,
-    pub evaluated: Option<Time>,
     pub first_seen: Time,
     pub last: LastEvaluation,
     /// What single conditions remember from one evaluation to the next.
@@ -85,12 +84,11 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub fn new(labels: Labels, probes: usize, now: Time) -> Self {
+    pub fn new(labels: Arc<Labels>, probes: usize, now: Time) -> Self {
         Self {
             labels,
             ids: vec![None; probes],
             state: GroupState::default(),
-            evaluated: None,
             first_seen: now,
             last: LastEvaluation::Never,
             memory: ConditionMemory::default(),
@@ -129,7 +127,6 @@ impl Group {
         scratch: &mut Vec<f64>,
         now: Time,
     ) -> Option<Change> {
-        self.evaluated = Some(now);
         let told =
             if compiled.reads_factors { self.target().and_then(|name| factors.told(name)) } else { None };
         if let ([probe], [Some(id)]) = (&compiled.probes[..], &self.ids[..]) {
@@ -236,6 +233,25 @@ impl Group {
             }
             None => self.escalated(compiled, frames, told, &trigger, scratch, now),
         }
+    }
+
+    /// Whether nothing is remembered of its trigger's only condition as long as that does not hold, so that judging the
+    /// group again changes nothing but what was read.
+    pub fn is_calm(&self) -> bool {
+        let does_not_hold = matches!(&self.last, LastEvaluation::Judged { trigger, .. } if !trigger.holds);
+        let is_idle = matches!(self.state, GroupState::Idle { .. });
+        is_idle
+            && does_not_hold
+            && self.has_been_clear
+            && self.escalation.is_none()
+            && self.memory.since(0).is_none()
+    }
+
+    /// It was judged without being touched: its trigger's only condition showed this and did not hold.
+    pub fn was_calm(&mut self, reading: Reading) {
+        let trigger = Judgement { holds: false, deciding: 0, reading };
+        self.last = LastEvaluation::Judged { trigger, guard: None };
+        self.memory.note(0, ConditionResult::within_bound(reading));
     }
 
     /// Whether this agent has seen it calm for as long as its clear wants.
@@ -467,7 +483,7 @@ impl Group {
             _ => (now, None),
         };
         let target = self.target().cloned();
-        let mut group = self.labels.clone();
+        let mut group = (*self.labels).clone();
         group.0.remove("target");
         let (rule, state) = (compiled.rule.clone(), self.rule_state());
         let (trouble, may_predate_start) = (self.trouble, !self.has_been_clear);

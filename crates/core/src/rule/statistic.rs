@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use crate::finding::{Side, Statistic};
-use crate::signal::frame::Summary;
+use crate::signal::frame::{Frame, Summary};
 
 /// On which side of its bound a statistic means imbalance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -92,6 +92,11 @@ impl Statistic {
         }
     }
 
+    /// Whether it, or whom it blames, is computed from the values in their order.
+    pub const fn sorts(self) -> bool {
+        matches!(self, Self::MaxMinusMin | Self::Cv | Self::Gini | Self::Jain | Self::RobustZ)
+    }
+
     /// Whether it stays the same when every value is multiplied by one number.
     pub const fn is_relative(self) -> bool {
         !matches!(
@@ -102,16 +107,17 @@ impl Statistic {
 
     /// Its value for a group. `direction` matters to the two that compare single members with the bound;
     /// departures and factors have a memory and are no function of the values at one time: 0.
-    pub fn of(self, values: &[f64], summary: &Summary, direction: Direction, scratch: &mut Vec<f64>) -> f64 {
+    pub fn of(self, frame: &Frame, direction: Direction, scratch: &mut Vec<f64>) -> f64 {
+        let Frame { values, summary, .. } = frame;
         match self {
             Self::MaxOverMean => max_over_mean(summary),
             Self::MinOverMean => min_over_mean(summary),
             Self::MaxMinusMin => summary.max - summary.min,
             Self::Cv => cv(values, summary),
-            Self::Gini => gini(values, summary, scratch),
+            Self::Gini => gini(frame.in_order(scratch), summary),
             Self::Jain => jain(values, summary),
             Self::LostShare => lost_share(summary),
-            Self::RobustZ => robust_z(values, scratch).0,
+            Self::RobustZ => robust_z(values, frame.in_order(scratch)).0,
             Self::AnyMember => summary.end(direction == Direction::Above),
             Self::AllMembers => summary.end(direction == Direction::Below),
             Self::Departure | Self::Factors | Self::Other => 0.0,
@@ -150,13 +156,12 @@ pub fn cv(values: &[f64], s: &Summary) -> f64 {
 
 /// Half the mean absolute difference of all pairs over the mean (Gini 1912), from the sorted values:
 /// `sum((2i - n + 1) x_i) / (n^2 mean)` with i from 0. Range 0 to 1 - 1/n.
-pub fn gini(values: &[f64], s: &Summary, scratch: &mut Vec<f64>) -> f64 {
+pub fn gini(sorted: &[f64], s: &Summary) -> f64 {
     if s.mean <= 0.0 {
         return 0.0;
     }
-    sort_into(values, scratch);
     let n = s.n as f64;
-    let weighted: f64 = scratch.iter().enumerate().map(|(i, x)| (2.0 * i as f64 - n + 1.0) * x).sum();
+    let weighted: f64 = sorted.iter().enumerate().map(|(i, x)| (2.0 * i as f64 - n + 1.0) * x).sum();
     weighted / (n * n * s.mean)
 }
 
@@ -170,9 +175,9 @@ pub fn jain(values: &[f64], s: &Summary) -> f64 {
 /// The largest `|x - median| / (1.4826 MAD)` and where (Iglewicz and Hoaglin 1993). Where more than
 /// half of the values agree the MAD is 0; the mean absolute deviation times 1.2533 takes its place.
 /// Range 0 upwards; infinite never: an even group gives 0.
-pub fn robust_z(values: &[f64], scratch: &mut Vec<f64>) -> (f64, usize) {
-    let median = median_of(values.iter().copied(), scratch);
-    let mad = 1.4826 * median_of(values.iter().map(|v| (v - median).abs()), scratch);
+pub fn robust_z(values: &[f64], sorted: &[f64]) -> (f64, usize) {
+    let median = median_of(sorted);
+    let mad = 1.4826 * median_distance(sorted, median);
     let spread = if mad > 0.0 {
         mad
     } else {
@@ -182,20 +187,35 @@ pub fn robust_z(values: &[f64], scratch: &mut Vec<f64>) -> (f64, usize) {
     (if spread > 0.0 { distance / spread } else { 0.0 }, at)
 }
 
-/// The median of `values`; 0 for none. `scratch` is overwritten.
-pub fn median_of(values: impl Iterator<Item = f64>, scratch: &mut Vec<f64>) -> f64 {
-    scratch.clear();
-    scratch.extend(values);
-    let n = scratch.len();
-    if n == 0 {
-        return 0.0;
+/// The median of values in ascending order; 0 for none.
+pub fn median_of(sorted: &[f64]) -> f64 {
+    let n = sorted.len();
+    match n {
+        0 => 0.0,
+        _ if n % 2 == 1 => sorted[n / 2],
+        _ => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
     }
-    let (below, &mut upper, _) = scratch.select_nth_unstable_by(n / 2, f64::total_cmp);
-    if n % 2 == 1 {
-        return upper;
+}
+
+/// The median of the distances of values in ascending order from `centre`; 0 for none. They grow to both sides of it, so
+/// the smaller half of them is found by walking outwards.
+fn median_distance(sorted: &[f64], centre: f64) -> f64 {
+    let n = sorted.len();
+    let mut above = sorted.partition_point(|v| *v < centre);
+    let mut below = above;
+    let (mut before, mut last) = (0.0, 0.0);
+    for _ in 0..(n / 2 + 1).min(n) {
+        let left = below.checked_sub(1).map_or(f64::INFINITY, |at| (sorted[at] - centre).abs());
+        let right = sorted.get(above).map_or(f64::INFINITY, |v| (v - centre).abs());
+        before = last;
+        last = left.min(right);
+        if left < right {
+            below -= 1;
+        } else {
+            above += 1;
+        }
     }
-    let lower = below.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    f64::midpoint(lower, upper)
+    if n.is_multiple_of(2) { f64::midpoint(before, last) } else { last }
 }
 
 fn farthest_from(centre: f64, values: &[f64]) -> (f64, usize) {
@@ -205,20 +225,22 @@ fn farthest_from(centre: f64, values: &[f64]) -> (f64, usize) {
     })
 }
 
-fn sort_into(values: &[f64], scratch: &mut Vec<f64>) {
-    scratch.clear();
-    scratch.extend_from_slice(values);
-    scratch.sort_unstable_by(f64::total_cmp);
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
+    fn frame(values: &[f64]) -> Frame {
+        Frame { values: values.to_vec(), summary: Summary::of(values), ..Frame::default() }
+    }
+
+    fn z_of(values: &[f64]) -> (f64, usize) {
+        robust_z(values, frame(values).in_order(&mut Vec::new()))
+    }
+
     fn value(statistic: Statistic, values: &[f64]) -> f64 {
-        statistic.of(values, &Summary::of(values), statistic.direction(), &mut Vec::new())
+        statistic.of(&frame(values), statistic.direction(), &mut Vec::new())
     }
 
     proptest! {
@@ -257,11 +279,25 @@ mod tests {
 
     #[test]
     fn robust_z_names_the_outlier_and_survives_a_zero_deviation() {
-        assert_eq!(robust_z(&[10.0, 11.0, 9.0, 40.0], &mut Vec::new()).1, 3);
-        let (z, at) = robust_z(&[10.0, 10.0, 10.0, 2.0], &mut Vec::new());
+        assert_eq!(z_of(&[10.0, 11.0, 9.0, 40.0]).1, 3);
+        let (z, at) = z_of(&[10.0, 10.0, 10.0, 2.0]);
         assert_eq!(at, 3);
         assert!((z - 8.0 / (1.2533 * 2.0)).abs() < 1e-9, "{z}");
-        assert_eq!(robust_z(&[], &mut Vec::new()).0, 0.0);
+        assert_eq!(z_of(&[]).0, 0.0);
+    }
+
+    proptest! {
+        #[test]
+        fn the_median_distance_is_that_of_all_distances_in_order(values in prop::collection::vec(0u8..20, 0..12)) {
+            let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+            let scene = frame(&values);
+            let mut scratch = Vec::new();
+            let sorted = scene.in_order(&mut scratch);
+            let median = median_of(sorted);
+            let mut distances: Vec<f64> = values.iter().map(|v| (v - median).abs()).collect();
+            distances.sort_by(f64::total_cmp);
+            prop_assert_eq!(median_distance(sorted, median), median_of(&distances));
+        }
     }
 
     #[test]

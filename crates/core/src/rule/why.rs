@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::compiled::CompiledRule;
 use super::condition::{ConditionResult, Missing};
+use super::glance::Glance;
 use super::group::{Group, LastEvaluation, Unjudged};
 use super::state::{GroupState, RuleState};
 use super::{Combine, Condition, Direction, Statistic};
@@ -51,15 +52,15 @@ pub struct Measured {
 
 /// A rule's evaluations on those of its groups that are `wanted`. `inert` is the reason for which it has
 /// no group, once that is certain.
-pub(super) fn evaluations_of(
+pub(super) fn evaluations_of<'a>(
     compiled: &CompiledRule,
-    groups: &[Group],
+    groups: impl ExactSizeIterator<Item = (&'a Group, &'a Glance)>,
     inert: Option<&str>,
     wanted: impl Fn(&Labels, RuleState) -> bool,
     now: Time,
 ) -> Vec<Evaluation> {
     let rule = compiled.rule.name.clone();
-    if groups.is_empty() {
+    if groups.len() == 0 {
         let (state, why) = match inert {
             Some(reason) => (RuleState::Inert, reason.to_owned()),
             None => (RuleState::Warming, "no rank has been seen yet".to_owned()),
@@ -74,34 +75,41 @@ pub(super) fn evaluations_of(
             why,
         }];
     }
-    let evaluation = |g: &Group| Evaluation {
+    let evaluation = |(g, glance): (&Group, &Glance)| Evaluation {
         rule: rule.clone(),
-        group: Some(g.labels.clone()),
+        group: Some((*g.labels).clone()),
         state: g.rule_state(),
         since: match &g.state {
             GroupState::Pending { since } => Some(*since),
             GroupState::Firing(f) => Some(f.fired_at),
             _ => None,
         },
-        evaluated: g.evaluated,
-        numbers: measured(g, compiled),
-        why: why_of(g, compiled, now),
+        evaluated: glance.evaluated,
+        numbers: measured(g, glance, compiled),
+        why: why_of(g, glance, compiled, now),
     };
-    groups.iter().filter(|g| wanted(&g.labels, g.rule_state())).map(evaluation).collect()
+    groups.filter(|(g, _)| wanted(&g.labels, g.rule_state())).map(evaluation).collect()
 }
 
-fn measured(group: &Group, compiled: &CompiledRule) -> Option<Measured> {
-    let LastEvaluation::Judged { trigger, .. } = &group.last else { return None };
-    let condition = &compiled.rule.trigger.conditions[trigger.deciding];
+fn measured(group: &Group, glance: &Glance, compiled: &CompiledRule) -> Option<Measured> {
+    let (deciding, reading) = match (glance.reading(), &group.last) {
+        (Some(reading), _) => (0, reading),
+        (None, LastEvaluation::Judged { trigger, .. }) => (trigger.deciding, &trigger.reading),
+        _ => return None,
+    };
+    let condition = &compiled.rule.trigger.conditions[deciding];
     Some(Measured {
         statistic: condition.statistic,
         signal: condition.signal_name.clone(),
-        value: trigger.reading.value,
+        value: reading.value,
         bound: condition.bound,
     })
 }
 
-fn why_of(group: &Group, compiled: &CompiledRule, now: Time) -> String {
+fn why_of(group: &Group, glance: &Glance, compiled: &CompiledRule, now: Time) -> String {
+    if let Some(reading) = glance.reading() {
+        return missing_links(group, compiled, &[ConditionResult::within_bound(*reading)], now);
+    }
     match &group.last {
         LastEvaluation::Never => "not evaluated yet: no sample since the start".into(),
         LastEvaluation::Unjudged(unjudged @ Unjudged::TooFewMembers(_))
@@ -134,7 +142,7 @@ fn why_of(group: &Group, compiled: &CompiledRule, now: Time) -> String {
                 format!("the trigger holds, but the rule rests until {rearmed_at} (rearm_after)")
             }
             (_, true) => "the trigger has just begun to hold".into(),
-            (_, false) => missing_links(group, compiled, now),
+            (_, false) => missing_links(group, compiled, group.memory.results(), now),
         },
     }
 }
@@ -144,10 +152,10 @@ fn is_warm(group: &Group) -> bool {
 }
 
 /// What each condition that does not hold is missing.
-fn missing_links(group: &Group, compiled: &CompiledRule, now: Time) -> String {
+fn missing_links(group: &Group, compiled: &CompiledRule, results: &[ConditionResult], now: Time) -> String {
     let trigger = &compiled.rule.trigger;
     let mut links: Vec<String> = Vec::new();
-    for (index, (condition, result)) in trigger.conditions.iter().zip(group.memory.results()).enumerate() {
+    for (index, (condition, result)) in trigger.conditions.iter().zip(results).enumerate() {
         let Some(missing) = result.missing else { continue };
         let link = match missing {
             Missing::Excess if condition.statistic == Statistic::Departure && !is_warm(group) => {

@@ -17,6 +17,8 @@ pub struct Frame {
     pub summary: Summary,
     /// When the newest value was measured.
     pub newest: Time,
+    /// The values in ascending order, where a statistic of the group's view wants them so.
+    pub(crate) sorted: Vec<f64>,
 }
 
 impl Frame {
@@ -33,6 +35,22 @@ impl Frame {
         self.values.extend(self.members.iter().map(|m| m.value));
         self.summary = Summary::of(&self.values);
         self.newest = self.members.iter().map(|m| m.at).max().unwrap_or_default();
+        self.sorted.clear();
+    }
+
+    /// Puts the values in order, once for all statistics that want them so.
+    pub fn sort(&mut self) {
+        sort_into(&self.values, &mut self.sorted);
+    }
+
+    /// The values in ascending order; in `scratch`, where they were not put in order before.
+    #[inline]
+    pub fn in_order<'a>(&'a self, scratch: &'a mut Vec<f64>) -> &'a [f64] {
+        if self.sorted.len() == self.values.len() {
+            return &self.sorted;
+        }
+        sort_into(&self.values, scratch);
+        scratch
     }
 
     /// Becomes a copy of another frame. Most often the members are the same: then only their numbers
@@ -48,6 +66,7 @@ impl Frame {
             self.members.clone_from(&other.members);
         }
         self.values.clone_from(&other.values);
+        self.sorted.clone_from(&other.sorted);
         (self.summary, self.newest) = (other.summary, other.newest);
     }
 
@@ -56,6 +75,12 @@ impl Frame {
         self.members.clear();
         self.sum_up();
     }
+}
+
+fn sort_into(values: &[f64], sorted: &mut Vec<f64>) {
+    sorted.clear();
+    sorted.extend_from_slice(values);
+    sorted.sort_unstable_by(f64::total_cmp);
 }
 
 /// One member of a group.
@@ -134,6 +159,7 @@ mod tests {
         let mut changed = Frame { members: first.members.clone(), ..Frame::default() };
         changed.members[0].value = 9.0;
         changed.sum_up();
+        changed.sort();
         let mut copy = Frame::default();
         for source in [&first, &changed, &second, &first] {
             copy.copy(source);

@@ -69,7 +69,8 @@ impl Default for ReadPage {
 /// What was found in the page so far.
 #[derive(Debug, Default)]
 struct Numbers {
-    ranks: BTreeMap<Rank, Fields>,
+    /// Boxed: a node of the map has room for eleven, and most servers have fewer ranks.
+    ranks: BTreeMap<Rank, Box<Fields>>,
     experts: BTreeMap<(Vec<u8>, u32), f64>,
     role: Option<Role>,
     families: u32,
@@ -153,7 +154,7 @@ impl Metrics {
 
     /// Every rank of the last page with its numbers; those without a rank label are [`Rank::NONE`]'s.
     pub fn ranks(&self) -> impl Iterator<Item = (Rank, &Fields)> {
-        self.numbers.ranks.iter().map(|(rank, fields)| (*rank, fields))
+        self.numbers.ranks.iter().map(|(rank, fields)| (*rank, &**fields))
     }
 
     /// The role that the page's `engine_type` names.
@@ -193,7 +194,7 @@ impl Numbers {
         if self.ranks.len() > MOST_RANKS / 2 {
             self.ranks.clear();
         }
-        self.ranks.values_mut().for_each(Fields::clear);
+        self.ranks.values_mut().for_each(|fields| fields.clear());
         self.experts.clear();
         self.last.clear();
         (self.wanted, self.role) = (&[], None);

@@ -95,8 +95,8 @@ pub struct SignalStore {
     recent: Vec<u32>,
     series: Vec<Series>,
     views: Vec<View>,
-    /// The labels that name members, shared by all views, so that comparing two of them mostly means
-    /// comparing addresses.
+    /// The labels that name members and groups, shared by all views, so that comparing two of them mostly means
+    /// comparing addresses, and a server's are kept once however many rules look at it.
     ids: BTreeSet<Arc<Labels>>,
     touched: Vec<(ViewId, GroupId)>,
     generation: u64,
@@ -180,10 +180,12 @@ impl SignalStore {
         let was_idle = !this.cadence.is_reporting(seen) && fields.get(catalog::RUNNING_REQS) == Some(0.0);
         this.cadence.on_report(seen, was_idle);
         this.is_exporting = false;
+        let places = std::mem::take(&mut self.slots[slot as usize].series);
         for (signal, number) in fields.iter() {
-            let place = self.slots[slot as usize].series.get(usize::from(signal.0));
-            self.take(place.copied().unwrap_or(NONE), number, at, silent_after);
+            let index = places.get(usize::from(signal.0)).copied().unwrap_or(NONE);
+            self.take(index, number, at, silent_after);
         }
+        self.slots[slot as usize].series = places;
         if self.slots[slot as usize].key.source == Source::Log
             && let Some(totals) = self.slots[slot as usize].batches.take(fields, at)
         {

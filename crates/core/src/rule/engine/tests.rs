@@ -141,3 +141,87 @@ fn a_rule_that_fires_at_once_is_evaluated_at_lines_twenty_milliseconds_apart_and
     assert_eq!(fired_after(at_once), (true, 10, Some(Duration::from_millis(20))));
     assert_eq!(fired_after(slow), (false, 2, Some(EVALUATION_INTERVAL)));
 }
+
+/// Every change and every evaluation of a rule on four ranks whose loads wander and which are silent or idle for a while;
+/// with how often a glance had been enough, after how often not.
+fn wandering(rule: Rule) -> (Vec<String>, [u32; 2]) {
+    let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
+    let target = store.add_target("server".into(), None);
+    let at = |s: f64| Time::from_epoch_s(START + s);
+    let mut engine = Engine::new(vec![rule], &mut store, at(0.0));
+    let (mut seen, mut glances, mut changes) = (Vec::new(), [0; 2], Vec::new());
+    let mut dice = pseudo_random(7);
+    for tenth in 0..4_000_u32 {
+        let s = f64::from(tenth) / 10.0;
+        let is_silent = (2_000..2_080).contains(&tenth);
+        let is_low = (2_500..2_600).contains(&tenth);
+        for rank in (0..4_u16).filter(|_| !is_silent) {
+            let skew = if rank == 2 && (tenth / 400) % 3 == 1 { 40.0 } else { 0.0 };
+            let mut fields = Fields::default();
+            let load = if is_low { 1.0 } else { 20.0 + f64::from(dice() % 16) + skew };
+            fields.set(catalog::RUNNING_REQS, load);
+            store.record(target, Rank::dp(rank), Source::Loads, &fields, at(s), at(s));
+        }
+        engine.tick(&mut store, at(s), &mut changes);
+        for change in changes.drain(..) {
+            let Change { at, state, how, since, finding, numbers, reason, may_predate_start, .. } = change;
+            seen.push(format!(
+                "{at:?} {state:?} {how:?} {since:?} {finding:?} {numbers:?} {reason:?} {may_predate_start}"
+            ));
+        }
+        seen.push(format!("{:?}", engine.evaluations(at(s))));
+        for glance in &engine.entries[0].glances {
+            glances[usize::from(glance.reading().is_some())] += 1;
+        }
+    }
+    seen.push(engine.evaluation_count().to_string());
+    (seen, glances)
+}
+
+/// A sequence that looks random and is always the same.
+fn pseudo_random(seed: u32) -> impl FnMut() -> u32 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state >> 16
+    }
+}
+
+#[test]
+fn a_group_at_which_a_glance_is_enough_shows_and_fires_what_judging_it_in_full_does() {
+    for statistic in Statistic::ALL {
+        let bound = match statistic {
+            Statistic::MaxOverMean => 1.5,
+            Statistic::MinOverMean => 0.6,
+            Statistic::Jain => 0.75,
+            Statistic::MaxMinusMin => 30.0,
+            Statistic::RobustZ => 6.0,
+            Statistic::AnyMember => 50.0,
+            Statistic::AllMembers => 30.0,
+            _ => 0.3,
+        };
+        let once = Condition {
+            statistic,
+            direction: statistic.direction(),
+            side: statistic.side(),
+            chance: (statistic == Statistic::MaxOverMean).then_some(2.0),
+            hold: if statistic == Statistic::Cv { Duration::from_secs(1) } else { Duration::ZERO },
+            ..condition(catalog::RUNNING_REQS, bound)
+        };
+        let rule = |conditions: Vec<Condition>| {
+            let mut rule = Rule { min_mean: 2.0, ..any_of(conditions) };
+            rule.clear.conditions.iter_mut().for_each(|c| c.hold = Duration::ZERO);
+            rule
+        };
+        // Of two conditions neither is glanced at, and the same one twice is the same.
+        let (by_glances, glances) = wandering(rule(vec![once.clone()]));
+        let (in_full, none) = wandering(rule(vec![once.clone(), once]));
+        let remembers = matches!(statistic, Statistic::Departure | Statistic::Factors);
+        assert_eq!(none[1], 0);
+        assert!(glances[0] > 100 && (glances[1] > 500 || remembers), "{statistic:?}: {glances:?}");
+        for (glanced, full) in by_glances.iter().zip(&in_full) {
+            assert_eq!(glanced, full, "{statistic:?}");
+        }
+        assert_eq!(by_glances.len(), in_full.len());
+    }
+}

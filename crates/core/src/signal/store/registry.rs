@@ -108,13 +108,18 @@ impl SignalStore {
         extra: Option<&Arc<Labels>>,
     ) -> u32 {
         let cached = self.recent_place(target, rank, source);
-        if extra.is_none()
-            && let Some(slot) = self.slots.get(self.recent[cached] as usize)
-            && slot.key.rank == rank
-            && (slot.key.target, slot.key.source) == (target, source)
-            && slot.key.extra.is_none()
-        {
-            return self.recent[cached];
+        if extra.is_none() {
+            // A key has two places: of thousands many share their first one with another.
+            for place in [cached, cached ^ 1] {
+                let index = self.recent[place];
+                if let Some(slot) = self.slots.get(index as usize)
+                    && slot.key.rank == rank
+                    && (slot.key.target, slot.key.source) == (target, source)
+                    && slot.key.extra.is_none()
+                {
+                    return index;
+                }
+            }
         }
         let key = SlotKey { target, source, extra: extra.cloned(), rank };
         let found = match self.slot_of.get(&key) {
@@ -122,7 +127,7 @@ impl SignalStore {
             None => self.new_slot(key),
         };
         if extra.is_none() {
-            self.recent[cached] = found;
+            self.recent[cached ^ 1] = std::mem::replace(&mut self.recent[cached], found);
         }
         found
     }

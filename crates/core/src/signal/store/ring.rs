@@ -9,6 +9,8 @@ use skewtrap_trace::time::Time;
 const RESOLUTION: Duration = Duration::from_millis(100);
 /// A clock that jumps back by more than this makes the older samples incomparable.
 const JUMP: Duration = Duration::from_secs(5);
+/// The least by which one time is later than another.
+const NANOSECOND: Duration = Duration::from_nanos(1);
 /// Bytes of one kept sample.
 pub const ENTRY_BYTES: usize = size_of::<(Time, f64)>();
 
@@ -16,6 +18,8 @@ pub const ENTRY_BYTES: usize = size_of::<(Time, f64)>();
 #[derive(Clone, Debug, Default)]
 pub struct Ring {
     kept: VecDeque<(Time, f64)>,
+    /// No kept sample is older: while this is young enough, the oldest of them, which no cache holds, is not read.
+    since: Time,
     /// The latest sample, and when the burst began that it stands for.
     open: Option<Open>,
 }
@@ -70,8 +74,15 @@ impl Ring {
     }
 
     fn close(&mut self, closed: (Time, f64), now: Time, horizon: Duration, most: usize) {
-        while self.kept.front().is_some_and(|f| now.since(f.0) > horizon) {
-            self.kept.pop_front();
+        if self.kept.is_empty() {
+            self.since = closed.0;
+        }
+        while now.is_past(self.since + NANOSECOND, horizon) {
+            let Some(oldest) = self.kept.front() else { break };
+            self.since = oldest.0;
+            if now.is_past(self.since + NANOSECOND, horizon) {
+                self.kept.pop_front();
+            }
         }
         if self.kept.len() + 1 >= most.max(2) {
             self.kept.pop_front();

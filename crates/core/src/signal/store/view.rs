@@ -39,7 +39,9 @@ pub(super) struct View {
     across: Vec<Arc<str>>,
     within: Vec<Arc<str>>,
     pub(super) groups: Vec<Group>,
-    by_labels: BTreeMap<Labels, u32>,
+    by_labels: BTreeMap<Arc<Labels>, u32>,
+    /// Whether frames also have their values in order.
+    is_ordered: bool,
     /// Series of the signal that lack a label of `across`, and the label.
     lacking: BTreeMap<Arc<str>, usize>,
 }
@@ -47,7 +49,7 @@ pub(super) struct View {
 /// One group.
 #[derive(Debug)]
 pub(super) struct Group {
-    labels: Labels,
+    labels: Arc<Labels>,
     /// Whether its labels name a server, so that it has ranks of no other.
     is_of_one_server: bool,
     members: Vec<Candidates>,
@@ -95,6 +97,7 @@ impl SignalStore {
             within: within.to_vec(),
             groups: Vec::new(),
             by_labels: BTreeMap::new(),
+            is_ordered: false,
             lacking: BTreeMap::new(),
         });
         for slot in 0..self.slots.len() as u32 {
@@ -106,10 +109,15 @@ impl SignalStore {
         id
     }
 
+    /// From now on the frames of a view have their values in order as well: a statistic wants them so.
+    pub fn keep_in_order(&mut self, view: ViewId) {
+        self.views[view.0 as usize].is_ordered = true;
+    }
+
     /// The groups of a view with their labels, in the order of their ids. Ids last until a server's
     /// role or size changes; the labels last for ever.
     pub fn groups(&self, view: ViewId) -> impl Iterator<Item = (GroupId, &Labels)> {
-        self.views[view.0 as usize].groups.iter().enumerate().map(|(i, g)| (GroupId(i as u32), &g.labels))
+        self.views[view.0 as usize].groups.iter().enumerate().map(|(i, g)| (GroupId(i as u32), &*g.labels))
     }
 
     /// The group with these labels.
@@ -117,8 +125,8 @@ impl SignalStore {
         self.views[view.0 as usize].by_labels.get(labels).map(|i| GroupId(*i))
     }
 
-    /// The labels of a group.
-    pub fn group_labels(&self, view: ViewId, group: GroupId) -> &Labels {
+    /// The labels of a group, shared by all views and rules.
+    pub fn group_labels(&self, view: ViewId, group: GroupId) -> &Arc<Labels> {
         &self.views[view.0 as usize].groups[group.0 as usize].labels
     }
 
@@ -137,7 +145,7 @@ impl SignalStore {
     /// value). Empty when no server of the group reports.
     pub fn frame(&mut self, view: ViewId, group: GroupId, now: Time, smooth: Duration) -> &Frame {
         let (views, slots, series) = (&mut self.views, &self.slots, &self.series);
-        let View { signal, groups, .. } = &mut views[view.0 as usize];
+        let View { signal, groups, is_ordered, .. } = &mut views[view.0 as usize];
         let group = &mut groups[group.0 as usize];
         // Many rules read one group at one time.
         if group.framed == Some((now, smooth)) {
@@ -157,6 +165,9 @@ impl SignalStore {
             }
         }
         show(group, readings);
+        if *is_ordered {
+            group.frame.sort();
+        }
         &group.frame
     }
 
@@ -200,7 +211,7 @@ impl View {
             *self.lacking.entry(missing.clone()).or_default() += 1;
             return None;
         }
-        let within = labels.pick(self.within.iter().map(|n| &**n));
+        let within = interned(labels.pick(self.within.iter().map(|n| &**n)), ids);
         let next = self.groups.len() as u32;
         let group = *self.by_labels.entry(within.clone()).or_insert(next);
         if group == next {
