@@ -13,15 +13,18 @@
 //! server wrote them and referenced. The server's folder itself is never removed here: a rank that
 //! is still armed would write into it, and SGLang dies when it cannot.
 
+mod baselines;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use thiserror::Error;
 
+use self::baselines::BaselineIndex;
 use skewtrap_core::capture::captured::CapturedFile;
 use skewtrap_core::capture::verify::Artifact;
 use skewtrap_core::incident::{Incident, Record, StoredCapture};
@@ -72,6 +75,7 @@ pub struct Bundles {
     agent: Arc<str>,
     /// Held from reading a record until the changed record is written.
     writing: Arc<Mutex<()>>,
+    baselines: Arc<Mutex<BaselineIndex>>,
 }
 
 /// An incomplete bundle that was found at start.
@@ -95,7 +99,7 @@ impl Bundles {
 
     /// The bundles below `root`, whether or not it can be written: if not, each write fails.
     pub fn at(root: &Path, agent: Arc<str>) -> Self {
-        Self { root: root.to_owned(), agent, writing: Arc::default() }
+        Self { root: root.to_owned(), agent, writing: Arc::default(), baselines: Arc::default() }
     }
 
     /// Where all bundles are.
@@ -137,6 +141,7 @@ impl Bundles {
         write_evidence(&evidence_of, evidence).map_err(fail)?;
         sync(&partial).map_err(fail)?;
         fs::rename(&partial, &path).and_then(|()| sync(&self.root)).map_err(|e| failed(&path, e))?;
+        self.index().note(&record.incident);
         Ok(path)
     }
 
@@ -189,7 +194,13 @@ impl Bundles {
         write_synced(&partial, &json(record))
             .and_then(|()| fs::rename(&partial, path.join(INCIDENT)))
             .and_then(|()| sync(&path))
-            .map_err(|e| failed(&path, e))
+            .map_err(|e| failed(&path, e))?;
+        self.index().note(&record.incident);
+        Ok(())
+    }
+
+    fn index(&self) -> MutexGuard<'_, BaselineIndex> {
+        self.baselines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Moves the files of the incident's capture number `window` (from 1) into the bundle, and references
@@ -259,47 +270,20 @@ impl Bundles {
         (record.agent == self.agent).then_some((record, bytes))
     }
 
+    /// The records of all of this agent's bundles.
+    fn records(&self) -> impl Iterator<Item = Record> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter_map(|name| self.read(&name).filter(|r| *r.incident.id == *name))
+    }
+
     /// The records of this agent's incidents that fired at `since` or later and are not resolved, in the
     /// order of their ids.
     pub fn open_since(&self, since: Time) -> Vec<Record> {
-        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let records = names.filter_map(|name| self.read(&name).filter(|r| *r.incident.id == *name));
         let is_open = |r: &Record| r.incident.resolved_at.is_none() && r.incident.fired_at >= since;
-        let mut open: Vec<Record> = records.filter(is_open).collect();
+        let mut open: Vec<Record> = self.records().filter(is_open).collect();
         open.sort_by(|a, b| a.incident.id.cmp(&b.incident.id));
         open
-    }
-
-    /// The newest baselines of a server, the newest first: captures before `before` that were taken for that, and in which no
-    /// rank stood out.
-    pub fn baselines(&self, target: &str, before: Time) -> Vec<Record> {
-        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let records = names.filter_map(|name| self.read(&name).filter(|r| *r.incident.id == *name));
-        let is_it = |r: &Record| {
-            r.incident.serves_as_baseline() && *r.incident.target == *target && r.incident.fired_at < before
-        };
-        let mut found: Vec<Record> = records.filter(is_it).collect();
-        found.sort_by_key(|record| std::cmp::Reverse(record.incident.fired_at));
-        found
-    }
-
-    /// Protects a bundle from deletion, or ends that; returns whether there is such a bundle.
-    ///
-    /// # Errors
-    /// The mark cannot be written or removed.
-    pub fn pin(&self, incident: &str, pinned: bool) -> Result<bool, BundleError> {
-        if self.read(incident).is_none() {
-            return Ok(false);
-        }
-        let mark = self.path(incident).join("pinned");
-        let done = match (pinned, mark.exists()) {
-            (true, false) => fs::write(&mark, b""),
-            (false, true) => fs::remove_file(&mark),
-            _ => Ok(()),
-        };
-        done.map(|()| true).map_err(|e| failed(&mark, e))
     }
 
     /// The files in the `traces` folder of the incident's capture number `window`, whether its record
@@ -348,6 +332,7 @@ impl Bundles {
             }
             found.push(recovered);
         }
+        self.index().clear();
         Ok(found)
     }
 

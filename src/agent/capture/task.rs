@@ -296,10 +296,7 @@ fn keep_as_baseline(bundles: &Bundles, incident: &Incident, note: &mut VerdictNo
         " It is no baseline: take one when no rank stands out."
     });
     if is_kept {
-        bundles.pin(&incident.id, true)?;
-        for older in bundles.baselines(&incident.target, incident.fired_at) {
-            bundles.pin(&older.incident.id, false)?;
-        }
+        bundles.keep_baseline(incident)?;
     }
     Ok(())
 }
