@@ -129,6 +129,8 @@ pub struct RankTrace {
     last_launch: Option<u64>,
     name_ids: HashMap<Box<[u8]>, u16, BuildHasherDefault<WordHash>>,
     stream_ids: HashMap<i64, u16>,
+    /// The stream of the last row, which most often is that of the next.
+    last_stream: Option<(i64, u16)>,
     dropped: u64,
 }
 
@@ -143,13 +145,28 @@ impl Hasher for WordHash {
     }
 
     fn write(&mut self, bytes: &[u8]) {
+        // Four words at a time have nothing to wait for in each other.
+        let (blocks, bytes) = bytes.as_chunks::<32>();
+        if !blocks.is_empty() {
+            let mut lanes = [self.0, 1, 2, 3];
+            for block in blocks {
+                for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
+                    *lane = mixed(*lane, u64::from_le_bytes(*word));
+                }
+            }
+            self.0 = lanes.into_iter().reduce(mixed).unwrap_or(self.0);
+        }
         let (words, rest) = bytes.as_chunks::<8>();
         let mut last = [0u8; 8];
         last[..rest.len()].copy_from_slice(rest);
         for word in words.iter().chain(std::iter::once(&last)) {
-            self.0 = (self.0.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x517c_c1b7_2722_0a95);
+            self.0 = mixed(self.0, u64::from_le_bytes(*word));
         }
     }
+}
+
+const fn mixed(so_far: u64, word: u64) -> u64 {
+    (so_far.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
 }
 
 impl RankTrace {
@@ -172,10 +189,17 @@ impl RankTrace {
         }
         let name = self.name_id(limits, name)?;
         let next = u16::try_from(self.streams.len()).ok().filter(|n| *n < Row::SHARED)?;
-        let stream = *self.stream_ids.entry(stream).or_insert_with(|| {
-            self.streams.push(stream);
-            next
-        });
+        let stream = match self.last_stream {
+            Some((last, id)) if last == stream => id,
+            _ => {
+                let id = *self.stream_ids.entry(stream).or_insert_with(|| {
+                    self.streams.push(stream);
+                    next
+                });
+                self.last_stream = Some((stream, id));
+                id
+            }
+        };
         let dur = u32::try_from(dur_ns.max(0)).unwrap_or(u32::MAX);
         let row = Row { start: start_ns.saturating_sub(self.epoch_ns), dur, name, stream };
         self.rows.push(row);
@@ -278,6 +302,7 @@ impl RankTrace {
         self.dropped = 0;
         self.name_ids = HashMap::default();
         self.stream_ids = HashMap::new();
+        self.last_stream = None;
     }
 
     /// The annotated steps; those on the GPU's timeline are preferred, because they delimit kernels

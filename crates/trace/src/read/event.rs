@@ -88,8 +88,13 @@ fn is_call(cat: &[u8]) -> bool {
 /// Whether a call by the host, of this category and name, puts a row on the GPU: kernels, graphs, copies and
 /// fills do.
 pub fn launches(cat: &[u8], name: &[u8]) -> bool {
-    let copies = name.ends_with(b"Async") && name.windows(3).any(|w| w == b"Mem");
-    is_call(cat) && (copies || name.windows(6).any(|w| w == b"Launch"))
+    is_call(cat) && (has(name, b"Launch") || name.ends_with(b"Async") && has(name, b"Mem"))
+}
+
+/// Whether a short text has a word in it.
+fn has(text: &[u8], word: &[u8]) -> bool {
+    let mut begins = memchr::memchr_iter(word[0], text);
+    begins.any(|at| text[at..].starts_with(word))
 }
 
 /// What an event of an irrelevant category says about the profiler: `cpu_op`, `python_function`. Windows
@@ -116,6 +121,19 @@ pub fn scan_event(b: &[u8], layout: &mut Layout, events: u64) -> Scan<Scanned> {
 fn event_at(b: &[u8], layout: &Layout) -> Scan<Scanned> {
     let mut fields = Fields::default();
     let mut at = 1;
+    if let Some(opening) = &layout.opening
+        && let Some((ph, after)) = opening.phase(b)
+    {
+        if irrelevant_ph(&b[ph.clone()]) {
+            return step_over(b, after, layout, Activities::default());
+        }
+        if let Some((cat, after)) = opening.category(b, &ph) {
+            if layout.wanted.is_irrelevant(&b[cat.clone()]) {
+                return step_over(b, after, layout, activities_of(&b[cat]));
+            }
+            (fields.ph, fields.cat, at) = (ph, cat, after);
+        }
+    }
     loop {
         let (key, from) = match key_at(b, at) {
             Scan::Done(Some(key), from) => (key, from),
@@ -204,6 +222,53 @@ pub struct Layout {
     broken: bool,
     /// Which of the events are wanted.
     wanted: Wanted,
+    /// How events begin; one that begins otherwise is read key by key.
+    opening: Option<Opening>,
+}
+
+/// The very bytes with which events begin whose first two keys are the phase and the category, so that one comparison
+/// takes the place of reading them.
+#[derive(Debug)]
+struct Opening {
+    /// From the brace to the phase.
+    to_phase: Box<[u8]>,
+    /// From behind the phase to the category.
+    to_category: Box<[u8]>,
+}
+
+impl Opening {
+    /// That of an event, if it has one.
+    fn of(event: &[u8]) -> Option<Self> {
+        let string_of = |key: &[u8], at: usize| match key_at(event, at) {
+            Scan::Done(Some(found), from)
+                if event[found.clone()] == *key && event.get(from) == Some(&b'"') =>
+            {
+                value_at(event, from)
+            }
+            _ => None,
+        };
+        let (phase, after) = string_of(b"ph", 1)?;
+        let (category, _) = string_of(b"cat", after)?;
+        let to_category = event[phase.end..category.start].into();
+        Some(Self { to_phase: event[..phase.start].into(), to_category })
+    }
+
+    /// Where the phase of an event is, which is one letter, and the offset one past its quote.
+    #[inline]
+    fn phase(&self, b: &[u8]) -> Option<(Range<usize>, usize)> {
+        let at = self.to_phase.len();
+        let is_letter = b.get(at).is_some_and(u8::is_ascii_alphabetic) && b.get(at + 1) == Some(&b'"');
+        (is_letter && b.starts_with(&self.to_phase)).then_some((at..at + 1, at + 2))
+    }
+
+    /// The same of the category behind that phase.
+    #[inline]
+    fn category(&self, b: &[u8], phase: &Range<usize>) -> Option<(Range<usize>, usize)> {
+        let from = phase.end + self.to_category.len();
+        let has_it = b.get(phase.end..from) == Some(&*self.to_category);
+        // From its opening quote on.
+        has_it.then(|| value_at(b, from - 1)).flatten()
+    }
 }
 
 impl Layout {
@@ -225,6 +290,9 @@ impl Layout {
     /// past its closing brace.
     fn learn(&mut self, b: &[u8], end: usize) {
         let Some(event) = b.get(..end) else { return };
+        if self.opening.is_none() {
+            self.opening = Opening::of(event);
+        }
         let line = memchr::memrchr(b'\n', event).map(|n| &event[n..]);
         let indented = line.filter(|l| l.len() > 2 && l[1..l.len() - 1].iter().all(|c| *c == b' '));
         match (&self.closing, indented) {
@@ -278,6 +346,36 @@ mod tests {
         layout.learn(odd.as_bytes(), odd.len());
         assert_eq!(layout.end_of_event(text.as_bytes(), 3), None);
         assert!(!layout.must_verify(64));
+    }
+
+    #[test]
+    fn an_event_that_begins_like_those_before_is_read_as_one_that_does_not() {
+        let head = "{\n    \"ph\": \"X\", \"cat\": \"kernel\",";
+        let rest = " \"name\": \"a\", \"ts\": 1.5, \"dur\": 2, \"tid\": 7\n  }";
+        let mut layout = Layout::default();
+        let known = format!("{head}{rest}");
+        layout.learn(known.as_bytes(), known.len());
+        assert!(layout.opening.is_some());
+        let heads = [
+            head.to_owned(),
+            head.replace("kernel", "cpu_op"),
+            head.replace("kernel", "ker\\\"nel"),
+            head.replace("kernel", ""),
+            head.replace('X', "s"),
+            head.replace('X', "M"),
+            head.replace('X', ""),
+            head.replace('X', "\\\""),
+            head.replace("\"cat\"", "\"tac\""),
+            head.replace("    ", " "),
+            "{\n    \"ph\": \"X\",".to_owned(),
+        ];
+        for head in heads {
+            let text = format!("{head}{rest}");
+            for cut in 1..=text.len() {
+                let b = &text.as_bytes()[..cut];
+                assert_eq!(event_at(b, &layout), event_at(b, &Layout::default()), "{}", &text[..cut]);
+            }
+        }
     }
 
     #[test]

@@ -207,6 +207,10 @@ pub fn nanos_from_micros(text: &[u8]) -> Option<i64> {
 
 /// Text as a decimal integer.
 pub fn parse_integer(text: &[u8]) -> Option<i64> {
+    // Eighteen digits fit for certain.
+    if (1..=18).contains(&text.len()) && text.iter().all(u8::is_ascii_digit) {
+        return Some(text.iter().fold(0, |n, digit| n * 10 + i64::from(digit - b'0')));
+    }
     std::str::from_utf8(text).ok()?.trim().parse().ok()
 }
 
@@ -225,6 +229,25 @@ pub fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn integers_are_read_with_sign_and_space_and_nothing_else_is_one() {
+        for text in [
+            "0",
+            "7",
+            " 42 ",
+            "-5",
+            "+5",
+            "999999999999999999",
+            "9223372036854775807",
+            "-9223372036854775808",
+        ] {
+            assert_eq!(parse_integer(text.as_bytes()), text.trim().parse().ok(), "{text}");
+        }
+        for text in ["", "-", "1.0", "9223372036854775808", "4x", "\u{a0}"] {
+            assert_eq!(parse_integer(text.as_bytes()), None, "{text}");
+        }
+    }
 
     #[test]
     fn microseconds_become_nanoseconds_without_a_double() {

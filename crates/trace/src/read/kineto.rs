@@ -29,6 +29,10 @@ static LAUNCH: LazyLock<memchr::memmem::Finder<'static>> =
 static GRID: LazyLock<memchr::memmem::Finder<'static>> =
     LazyLock::new(|| memchr::memmem::Finder::new(b"\"grid\""));
 
+/// The argument that says which call of its group a collective is.
+static NUMBER: LazyLock<memchr::memmem::Finder<'static>> =
+    LazyLock::new(|| memchr::memmem::Finder::new(b"\"Seq\""));
+
 /// One event of the stream: views of the raw bytes of its values.
 pub struct Event<'a> {
     bytes: &'a [u8],
@@ -429,7 +433,8 @@ fn add_row_args(args: &[u8], row: Row, trace: &mut RankTrace) {
     if let Some(at) = grid {
         trace.blocks[name] = trace.blocks[name].saturating_add(product_of(&args[at + 6..]));
     }
-    if !trace.communicates[name] {
+    // Most writers leave the number out: then nothing else is looked for.
+    if !trace.communicates[name] || NUMBER.find(args).is_none() {
         return;
     }
     let group = json::member(args, b"Process Group Name");
