@@ -155,7 +155,7 @@ impl SignalStore {
             is_exporting: false,
             expected_since: None,
         });
-        if self.slots.len() * 2 > self.recent.len() {
+        if self.slots.len() * 4 > self.recent.len() {
             self.recent = vec![NONE; self.recent.len() * 2];
         }
         index
@@ -172,8 +172,8 @@ impl SignalStore {
     /// The index of a slot in the cache.
     fn recent_place(&self, target: TargetId, rank: Rank, source: Source) -> usize {
         let of_target = (u64::from(target.0) << 3 | source as u64).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        let mixed = rank.mixed() ^ of_target;
-        (mixed ^ mixed >> 32) as usize & (self.recent.len() - 1)
+        let mixed = (rank.mixed() ^ of_target).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 32) as usize & (self.recent.len() - 1)
     }
 
     fn labels_of(&self, key: &SlotKey) -> Labels {
