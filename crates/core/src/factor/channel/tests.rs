@@ -40,3 +40,20 @@ fn a_cost_model_that_explains_little_does_not_shrink_without_end() {
         assert!(usual.abs() < 0.7, "by the model DP{rank} needs {:.2} of each second", usual.exp());
     }
 }
+
+#[test]
+fn what_was_seen_while_something_departed_is_learned_once_it_has_calmed_or_after_a_minute() {
+    let mut channel = Channel::new(4, 0, BY_LINES);
+    let mut learned_at = |second: i64, is_suspicious: bool| {
+        channel.bins.advance(second);
+        let seen = channel.examine(second, 0, &[Pending::default(); 4]);
+        channel.learn(second, seen, is_suspicious);
+        channel.known.share.seconds
+    };
+    (0..20).for_each(|s| {
+        learned_at(s, false);
+    });
+    assert_eq!([learned_at(20, true), learned_at(50, true)], [12.0; 2], "nothing more is learned");
+    assert_eq!(learned_at(75, true), 16.0, "but what is a minute old");
+    assert_eq!(learned_at(76, false), 22.0, "what was waited for, but for the last eight seconds");
+}

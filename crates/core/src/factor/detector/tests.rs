@@ -67,10 +67,10 @@ fn play_paced(
     from: i64,
     seconds: i64,
     mut came: impl FnMut(usize) -> usize,
-    takes: [f64; 4],
+    takes: impl Fn(i64) -> [f64; 4],
 ) -> Vec<Change> {
     let mut changes = Vec::new();
-    let mut next = takes.map(|times| from as f64 + 0.25 * times);
+    let mut next = takes(from).map(|times| from as f64 + 0.25 * times);
     for s in from..from + seconds {
         for (rank, next) in next.iter_mut().enumerate() {
             let n = came(rank);
@@ -86,7 +86,7 @@ fn play_paced(
                 let line =
                     Decode { running: 30.0, tokens: Some(2e4), throughput: Some(1200.0), queue: Some(0.0) };
                 lines.push((*next, Reading::Decode(line)));
-                *next += 0.25 * takes[rank] * (1.0 + 0.1 * (17.0 * *next).sin());
+                *next += 0.25 * takes(s)[rank] * (1.0 + 0.1 * (17.0 * *next).sin());
             }
             lines.sort_by(|a, b| a.0.total_cmp(&b.0));
             lines.into_iter().for_each(|(at, what)| detector.observe(&Observation { at, rank, what }));
@@ -100,17 +100,30 @@ fn play_paced(
 fn a_rank_that_becomes_slow_in_the_wake_of_a_redirect_began_when_it_did() {
     let even = |_| 8;
     let mut detector = Detector::new(SETTINGS);
-    assert_eq!(play_paced(&mut detector, 0, 200, even, [1.0; 4]), vec![]);
-    let redirect = play_paced(&mut detector, 200, 20, |rank| if rank == 2 { 56 } else { 8 }, [1.0; 4]);
+    assert_eq!(play_paced(&mut detector, 0, 200, even, |_| [1.0; 4]), vec![]);
+    let redirect = play_paced(&mut detector, 200, 20, |rank| if rank == 2 { 56 } else { 8 }, |_| [1.0; 4]);
     assert!(redirect.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [2])), "{redirect:?}");
     // What the ranks have in common is busy with what is left of it: DP0 is a little slower, which nobody is told.
-    let wake = play_paced(&mut detector, 220, 24, even, [1.15, 1.0, 1.0, 1.0]);
+    let wake = play_paced(&mut detector, 220, 24, even, |_| [1.15, 1.0, 1.0, 1.0]);
     assert!(matches!(&wake[..], [Change::Cleared(i)] if i.ranks == [2]), "{wake:?}");
-    let changes = play_paced(&mut detector, 244, 10, even, [3.0, 1.0, 1.0, 1.0]);
+    let changes = play_paced(&mut detector, 244, 10, even, |_| [3.0, 1.0, 1.0, 1.0]);
     let [Change::Fired(slow)] = &changes[..] else { panic!("{changes:?}") };
     assert_eq!((slow.factor, &slow.ranks[..]), (Factor::Speed, &[0][..]));
     let onset = slow.onset.expect("a slow rank has one");
     assert!((onset.at - 244.0).abs() <= onset.error && onset.error < 2.5, "{onset:?}");
+}
+
+#[test]
+fn what_a_trouble_has_left_on_its_rank_is_no_part_of_the_next_one() {
+    let even = |_| 8;
+    let mut detector = Detector::new(SETTINGS);
+    play_paced(&mut detector, 0, 200, even, |_| [1.0; 4]);
+    play_paced(&mut detector, 200, 20, |rank| if rank == 2 { 56 } else { 8 }, |_| [1.0; 4]);
+    // DP2 still works off what it was sent when DP0 becomes slow.
+    let takes = |s| [if s < 244 { 1.0 } else { 3.0 }, 1.0, 1.6, 1.0];
+    let changes = play_paced(&mut detector, 220, 36, even, takes);
+    let told: Vec<&[usize]> = changes.iter().map(|c| &c.incident().ranks[..]).collect();
+    assert_eq!(told, [&[2][..], &[0]], "one ends, one begins: {changes:?}");
 }
 
 #[test]
@@ -122,8 +135,8 @@ fn a_rank_that_is_slow_under_the_requests_that_it_is_sent_is_told_as_one_that_is
         (0..16).filter(|_| dice.uniform() < chance).count()
     };
     let mut detector = Detector::new(SETTINGS);
-    assert_eq!(play_paced(&mut detector, 0, 300, |rank| came(rank, 0.5), [1.0; 4]), vec![]);
-    let changes = play_paced(&mut detector, 300, 15, |rank| came(rank, 0.85), [1.0, 1.0, 1.0, 1.9]);
+    assert_eq!(play_paced(&mut detector, 0, 300, |rank| came(rank, 0.5), |_| [1.0; 4]), vec![]);
+    let changes = play_paced(&mut detector, 300, 15, |rank| came(rank, 0.85), |_| [1.0, 1.0, 1.0, 1.9]);
     let told = changes.last().map(Change::incident).expect("it is found");
     assert_eq!((told.factor, told.side, &told.ranks[..]), (Factor::Share, Side::High, &[3][..]), "{told:?}");
     let onset = told.onset.expect("a share has one");
