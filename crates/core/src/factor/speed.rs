@@ -28,8 +28,11 @@ const LEAST_OF_PEER: f64 = 0.5;
 const CROWDING_POWER: f64 = 2.0;
 /// A rank's usual speed moves by no more than this a second.
 const STEP: f64 = 0.002;
-/// A rank's usual speed is unknown for so many seconds, and it cannot depart from it.
+/// A rank's usual speed is known to within this only (on the logarithm, a factor of 1.2) for so many seconds, and in the
+/// first few it cannot depart from it at all: a rank with little to do takes minutes to be busy for that long.
 const UNKNOWN: f64 = 30.0;
+const UNKNOWN_ERROR: f64 = 0.2;
+const LEAST_KNOWN: f64 = 5.0;
 /// Seconds until the noise counts as known.
 const YOUNG: f64 = 60.0;
 
@@ -256,14 +259,15 @@ impl Speed {
                 let departure = own.max(own - others);
                 if own.is_nan()
                     || departure > -MATERIAL
-                    || self.seconds[r] < UNKNOWN
+                    || self.seconds[r] < LEAST_KNOWN
                     || window < self.clock.shortest()
                 {
                     continue;
                 }
                 let departure = departure.max(-self.clock.most());
                 let noise = self.dispersion(r, w) * self.nominal.powi(2);
-                let variance = noise / spent + noise / rests_on + MODEL_ERROR.powi(2);
+                let of_usual = if self.seconds[r] < UNKNOWN { UNKNOWN_ERROR } else { MODEL_ERROR };
+                let variance = noise / spent + noise / rests_on + of_usual.powi(2);
                 let deviance = 0.5 * departure.powi(2) / variance;
                 best[r] = best[r].or(Evidence { deviance, side: Side::Low, effect: departure, window });
             }
