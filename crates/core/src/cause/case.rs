@@ -39,6 +39,11 @@ impl Case<'_> {
         ((self.now - STOPPED).max(self.spans.after.0), self.now)
     }
 
+    /// Whether a rank that used to say itself how it is does so no more.
+    pub fn publishes_no_more(&self, member: &Member) -> bool {
+        member.published.is_some_and(|last| self.now.since(last) >= STOPPED)
+    }
+
     pub fn is_silent(&self, member: &Member) -> bool {
         let limit = if self.course.is_log { SILENT } else { STOPPED };
         member.last_report().is_none_or(|last| self.now.since(last) >= limit)

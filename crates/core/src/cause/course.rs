@@ -101,6 +101,8 @@ impl Strip {
 pub struct Member {
     /// Its labels, as a finding has them.
     pub labels: Labels,
+    /// When it last said itself how it is, where it does: a page is of another process, and goes on where a rank hangs.
+    pub published: Option<Time>,
     strips: BTreeMap<Signal, Strip>,
 }
 
@@ -161,6 +163,12 @@ impl Course {
             }
         }
         let mut members: BTreeMap<Labels, BTreeMap<Signal, Strip>> = BTreeMap::new();
+        let mut published: BTreeMap<Labels, Time> = BTreeMap::new();
+        for (labels, sources) in found.get(&catalog::RUNNING_REQS).into_iter().flatten() {
+            let points = sources.get(&Source::Loads).into_iter().flat_map(BTreeMap::values);
+            let last = points.filter_map(|points| points.last()).map(|point| point.0).max();
+            published.extend(last.map(|at| (labels.clone(), at)));
+        }
         let mut is_log = true;
         for (signal, of_members) in found {
             // The source that most members have; a page before a log, for a page goes on where a rank has nothing to
@@ -181,7 +189,8 @@ impl Course {
                 }
             }
         }
-        let members = members.into_iter().map(|(labels, strips)| Member { labels, strips }).collect();
+        let member = |(labels, strips)| Member { published: published.get(&labels).copied(), labels, strips };
+        let members = members.into_iter().map(member).collect();
         Self { members, is_log }
     }
 

@@ -41,6 +41,8 @@ struct Second {
     is_there: bool,
     /// A log tells of each batch beside the page, and of nothing where there is none.
     is_logged: bool,
+    /// Whether it says itself how it is (`/v1/loads`), where ranks do.
+    publishes: Option<bool>,
 }
 
 const USUAL: Second = Second {
@@ -57,6 +59,7 @@ const USUAL: Second = Second {
     full_after: None,
     is_there: true,
     is_logged: false,
+    publishes: None,
 };
 
 /// The cause of what rank 2 does from the onset on, ten seconds later.
@@ -130,6 +133,12 @@ fn cause_among(
                 let told = at(s) + std::time::Duration::from_millis(200 * line);
                 store.record(TargetId(0), rank_at(rank as u16), Source::Log, &fields, told, told);
             }
+            if now.publishes == Some(true) {
+                let mut fields = Fields::default();
+                fields.set(catalog::RUNNING_REQS, now.running);
+                fields.set(catalog::QUEUE_REQS, now.waiting);
+                store.record(TargetId(0), rank_at(rank as u16), Source::Loads, &fields, at(s), at(s));
+            }
             if now.sent.is_some() {
                 let (rank, signal) = (rank_at(rank as u16), catalog::SENT_REQS);
                 let sample = Sample { rank, signal, value: total[7], at: at(s), extra: None };
@@ -196,6 +205,18 @@ fn a_rank_that_a_busy_log_is_silent_of_and_a_page_shows_idle_has_not_left() {
     let cause = cause_of_finding(usual, drained, usual, |finding| finding.side = Side::Low);
     assert_eq!((cause.kind, cause.certainty), (CauseKind::FewerRequests, Certainty::Likely), "{cause:?}");
     assert_eq!(cause.statement, "the router sends DP2 fewer requests");
+}
+
+#[test]
+fn a_rank_that_hangs_while_it_has_nothing_to_do_is_not_taken_for_one_that_is_sent_less() {
+    let usual = Second { publishes: Some(true), ..USUAL };
+    let idle = Second { requests: 0.0, running: 0.0, decoded: 0.0, ..usual };
+    let hung = Second { publishes: Some(false), ..idle };
+    let [sent_less, hangs] =
+        [idle, hung].map(|now| cause_of_finding(usual, now, usual, |finding| finding.side = Side::Low));
+    assert_eq!((sent_less.kind, sent_less.certainty), (CauseKind::FewerRequests, Certainty::Likely));
+    assert_eq!((hangs.kind, hangs.certainty), (CauseKind::Stuck, Certainty::Consistent), "{hangs:?}");
+    assert_eq!(hangs.statement, "DP2 fell silent: it stands still, or has left");
 }
 
 /// Two servers of two DP ranks each, of which the second gets three times as many requests after a minute.

@@ -123,6 +123,13 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
     let usual = running.mean(case.spans.before).unwrap_or(0.0);
     let last = running.at(case.now).unwrap_or(0.0);
     let since = member.last_report();
+    // Nobody is sent less by a router who does not even say that it is idle.
+    if case.publishes_no_more(member) && !case.peers().any(|(_, peer)| case.publishes_no_more(peer)) {
+        return Some(Found {
+            unknown: vec![words::PUBLISHES_NO_MORE.to_owned()],
+            ..Found::new(CauseKind::Stuck, false, words::last_told(member.published, last, usual))
+        });
+    }
     if case.is_silent(member) {
         let told = words::last_told(since, last, usual);
         return Some(match (case.course.is_log, last >= 0.4 * usual && last >= 2.0) {

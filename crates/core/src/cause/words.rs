@@ -13,6 +13,8 @@ pub const UNSHOWN_SPEED: &str = "by how much it is slower now: the last minute a
 
 pub const UNTOLD_BY_LOG: &str =
     "whether it gets no requests or has left: a log does not tell; the server's --enable-metrics would";
+pub const PUBLISHES_NO_MORE: &str =
+    "whether it stands still or has left: `py-spy dump --pid PID` of its scheduler would show";
 pub const STOPPED_BY_LOG: &str =
     "whether it stands still or has left: a log does not tell; --enable-metrics would";
 pub const NO_DEVICE_TIMER: &str = "whether its GPU or its host is slow: the device timer is not exposed; \
@@ -113,7 +115,7 @@ pub fn statement(case: &Case<'_>, found: &Found) -> String {
             None => format!("the host of {rank} is slow: its GPU waits"),
         },
         CauseKind::Stuck if !found.unknown.is_empty() => {
-            format!("{rank} fell silent in the middle of its work: it stands still, or has left")
+            format!("{rank} fell silent: it stands still, or has left")
         }
         CauseKind::Stuck => format!("{rank} has work and stands still"),
         CauseKind::Memory => format!("{rank} has no room in its KV cache"),
