@@ -12,7 +12,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs/pictures/factors.svg"
-JUDGE = [ROOT / "scripts/judge.sh", "--frontier", "--hours", "4", "--seed", "2101"]
+JUDGE = [ROOT / "scripts/judge.sh", "--frontier", "--hours", "4", "--seed", "3405"]
 WIDTH, HEIGHT = 760, 420
 LEFT, RIGHT, TOP, BOTTOM = 64, 170, 24, 52
 # No false alarm at all is drawn at the left edge.

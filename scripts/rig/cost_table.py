@@ -1,6 +1,6 @@
 """cost_table.py REC INCIDENTS: what the agent costs the server. From ab.txt and the log: decode tokens a second with and without it, in turn. From
-itl.csv and the incidents: time between tokens of the streaming clients in the ten seconds around each window against the ten before them, and the
-same at moments of the same kinds of load without any window, which shows how much of it is the load's own."""
+itl.csv and the incidents: time between tokens of the streaming clients in the ten seconds around each window against the ten before its middle
+as far as no other window is in them, and at moments of the same kinds of load without any window, which shows how much of it is the load's own."""
 import bisect, csv, glob, gzip, json, os, re, statistics as st, sys
 rec, incidents = sys.argv[1:]
 opened = lambda f: gzip.open(f + ".gz", "rt", errors="replace") if os.path.exists(f + ".gz") and not os.path.exists(f) else open(f, errors="replace")

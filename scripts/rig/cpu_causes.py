@@ -171,6 +171,7 @@ async def main():
     if why:
         print("SKIPPED throttled:", why, flush=True); event("skipped", trouble="throttled", why=why)
         kinds, plan = ([k for k in of if k != "throttled"] for of in (kinds, plan))
+    if not kinds + plan: raise SystemExit("nothing is left to inject")
     latest = a.until - a.at_most - 10                   # to begin one: it lasts so long at the most, and is judged ten seconds after its firing
     while len(plan) < a.incidents:                      # every kind once before one comes again
         block = rng.sample(kinds, len(kinds)); plan += block

@@ -101,6 +101,7 @@ def pack(servers):
 def main():
     kinds = a.kinds.split(","); why = cannot_throttle() if "throttled" in kinds else None
     if why: say("SKIPPED throttled:", why); kinds.remove("throttled")
+    if not kinds: sys.exit("nothing is left to inject")
     if not os.path.exists("/proc/self/schedstat"): say("no /proc/PID/schedstat here: the agent cannot tell a slow host")
     cpus = shares(); begun = time.time(); end = a.started + a.seconds
     servers = [Server(i, c, order) for i, (c, order) in enumerate(zip(cpus, deal(kinds, len(cpus))))]

@@ -118,7 +118,7 @@ def cpu_engine(argv):
 
 
 def forked():
-    """The engine's processes are copies of the first one, in place of new ones that import everything again: a third of the time to start without a GPU."""
+    """The engine's processes are copies of the first one, in place of new ones that import everything again: two imports of three less."""
     import multiprocessing, torch.multiprocessing
     import sglang.srt.managers.scheduler, sglang.srt.models.registry
     real = multiprocessing.set_start_method

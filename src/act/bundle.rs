@@ -141,7 +141,7 @@ impl Bundles {
         write_evidence(&evidence_of, evidence).map_err(fail)?;
         sync(&partial).map_err(fail)?;
         fs::rename(&partial, &path).and_then(|()| sync(&self.root)).map_err(|e| failed(&path, e))?;
-        self.index().note(&record.incident);
+        self.note_baseline(&record.incident);
         Ok(path)
     }
 
@@ -195,8 +195,15 @@ impl Bundles {
             .and_then(|()| fs::rename(&partial, path.join(INCIDENT)))
             .and_then(|()| sync(&path))
             .map_err(|e| failed(&path, e))?;
-        self.index().note(&record.incident);
+        self.note_baseline(&record.incident);
         Ok(())
+    }
+
+    /// Only a baseline waits for who reads all records.
+    fn note_baseline(&self, incident: &Incident) {
+        if incident.is_baseline {
+            self.index().note(incident);
+        }
     }
 
     fn index(&self) -> MutexGuard<'_, BaselineIndex> {

@@ -68,7 +68,7 @@ pub async fn run(
             let seen = rooms.of(ours).await;
             send(&tx, &target, ServerFact::Folder(Folder { server_path, seen, at: clock.now() })).await;
         }
-        let health = server::health(&address).await;
+        let health = server::health_now_and_then(&address).await;
         // Only a refused connection shows that it is gone: a server that exports a trace does not answer
         // either.
         let is_gone = health == server::Health::ConnectionRefused;

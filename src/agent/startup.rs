@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::capture::{CaptureStore, Found, find};
 use super::plan::{Plan, SourcePlan, TargetPlan};
@@ -39,8 +39,6 @@ pub(super) struct Places {
     servers: Vec<(String, String)>,
     /// Whether the API needs a token of the agent's own.
     wants_token: bool,
-    /// Where the API listens.
-    listen: String,
 }
 
 impl Places {
@@ -57,7 +55,6 @@ impl Places {
             servers: servers.collect(),
             // On loopback, where none is configured.
             wants_token: plan.token.is_none() && is_local,
-            listen: plan.listen.clone(),
         }
     }
 }
@@ -143,9 +140,6 @@ pub(super) fn open(places: &Places, clock: Clock, reading: &Reading) -> anyhow::
         Err(error) => warn!("{error}"),
     }
     let token = places.wants_token.then(|| own_token(&places.state_dir)).flatten();
-    if let Err(error) = serve::token::keep_address(&places.state_dir, &places.listen) {
-        debug!("{}: the address of the API cannot be kept: {error}", places.state_dir.display());
-    }
     let agent = state.agent().clone();
     reading.goes_on_with(&places.incident_dir);
     let bundles = Bundles::open(&places.incident_dir, agent.clone()).unwrap_or_else(|error| {
@@ -328,6 +322,9 @@ pub(super) async fn serving(
     if let Some(address) = server.address() {
         info!("status page and API on http://{address}");
     }
+    // Nobody waits for the disk.
+    let (state_dir, address) = (plan.state_dir.clone(), server.address());
+    drop(crate::world::blocking(move || serve::token::keep_address(&state_dir, address)));
     if let Some(address) = server.metrics_address() {
         info!("health and metrics alone on http://{address}");
     }
@@ -340,13 +337,7 @@ mod tests {
 
     fn places(dir: &Path) -> Places {
         let (state_dir, incident_dir) = (dir.join("state"), dir.join("incidents"));
-        Places {
-            state_dir,
-            incident_dir,
-            servers: Vec::new(),
-            wants_token: false,
-            listen: "127.0.0.1:9464".into(),
-        }
+        Places { state_dir, incident_dir, servers: Vec::new(), wants_token: false }
     }
 
     fn opened(dir: &Path) -> Opened {

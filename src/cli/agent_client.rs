@@ -28,8 +28,7 @@ const DEFAULT_AGENT: &str = "http://127.0.0.1:9464";
 #[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
     /// Address of the running agent [default: that of the agent of --state-dir, else `listen` of the
-    /// configuration that is found here, else that of the agent that keeps its state where `skewtrap run`
-    /// does by itself, else http://127.0.0.1:9464]
+    /// configuration that is found here, else http://127.0.0.1:9464]
     #[arg(long, value_name = "URL", env = "SKEWTRAP_AGENT", value_parser = super::server_url)]
     agent: Option<String>,
     /// File of the agent's token; SKEWTRAP_TOKEN holds it otherwise, or the agent's own state folder
@@ -106,15 +105,11 @@ impl AgentArgs {
         }
     }
 
-    /// Where the agent is: as the flag or the variable says, else as the folder that is named does, the
-    /// configuration that a `skewtrap run` in this folder would take, or the folder that it would keep its state in.
+    /// Where the agent is: as the flag or the variable says, else as the folder that is named does, else as the
+    /// configuration does that a `skewtrap run` in this folder would take.
     fn address(&self) -> String {
-        let told = |dir: &PathBuf| token::address(dir);
-        let found = || match &self.state_dir {
-            Some(dir) => told(dir).or_else(|| configured("listen")),
-            None => configured("listen").or_else(|| self.state_dirs().iter().find_map(told)),
-        };
-        self.agent.clone().unwrap_or_else(|| match found() {
+        let named = || self.state_dir.as_deref().and_then(token::address);
+        self.agent.clone().unwrap_or_else(|| match named().or_else(|| configured("listen")) {
             Some(listen) => address_of(&listen),
             None => DEFAULT_AGENT.to_owned(),
         })

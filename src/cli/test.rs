@@ -103,12 +103,12 @@ fn run_file(path: &Path) -> Result<Vec<TestResult>, Vec<Diagnostic>> {
     let file = path.display().to_string();
     let text = configuration::read(path).map_err(|e| vec![Diagnostic::of_file(&file, e)])?;
     let has = |key: &str| text.lines().any(|line| line.starts_with(key));
-    if has("rules:") && !has("tests:") {
+    if has("rules:") && !has("tests:") && !file.ends_with(".test.yaml") {
         let tests = path.with_extension("test.yaml");
         return Err(vec![Diagnostic::of_file(
             &file,
             format!(
-                "it holds rules and no tests; the tests of its rules belong into {}, as docs/testing.md shows",
+                "it holds rules and no tests; the tests of its rules belong into {} (docs/howto/write-a-rule.md)",
                 tests.display()
             ),
         )]);

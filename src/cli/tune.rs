@@ -169,10 +169,9 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         if let ([own], true, true) = (&tuned.tried[..], tuned.is_learned, tuned.is_judged) {
             anstream::println!(
                 "  as it is it fires {}, {:.1} a day; its bounds are learned from the servers and none is to be set: \
-                 `false_alarms: {} per day` in the configuration is what it is held to\n",
+                 what it is held to is `false_alarms` of the configuration (1 per day here)\n",
                 counted(own.firings, "time"),
-                own.per_day,
-                report.limit_per_day
+                own.per_day
             );
             continue;
         }

@@ -161,6 +161,13 @@ pub enum Means<A = Address, K = SecretRef> {
 }
 
 impl<A, K> Means<A, K> {
+    /// Whether programs read what is sent, which take a message with an id that they know for the same.
+    pub fn is_for_programs(&self) -> bool {
+        matches!(self, Self::Webhook { .. } | Self::Command { .. } | Self::Stdout { json: true })
+    }
+}
+
+impl<A, K> Means<A, K> {
     /// The word in the configuration: `webhook`.
     pub const fn word(&self) -> &'static str {
         match self {

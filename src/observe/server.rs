@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::RequestBuilder;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -113,13 +114,24 @@ pub async fn first_loads_path<T, F: Future<Output = T>>(
 
 /// Asks `/health`.
 pub async fn health(server: &Server) -> Health {
+    answer_to(server.get("/health")).await
+}
+
+/// The same for who asks so seldom that a connection which waits for the next time costs more memory, 26 kB of
+/// buffers, than opening another one costs time. Over TLS it is the other way round.
+pub async fn health_now_and_then(server: &Server) -> Health {
+    let request = server.get("/health");
+    answer_to(if server.base().starts_with("http://") {
+        request.header("connection", "close")
+    } else {
+        request
+    })
+    .await
+}
+
+async fn answer_to(request: RequestBuilder) -> Health {
     let sent = Instant::now();
-    let mut request = server.get("/health").timeout(HEALTH_LIMIT);
-    if server.base().starts_with("http://") {
-        // It is asked so seldom that a connection which waits for the next time costs more memory, 26 kB of buffers, than opening
-        // another one costs time. Over TLS it is the other way round.
-        request = request.header("connection", "close");
-    }
+    let request = request.timeout(HEALTH_LIMIT);
     match exchange::send(request).await {
         Ok(answer) if answer.status().is_success() => Health::Answered(HealthAnswer::Healthy(sent.elapsed())),
         Ok(answer) => Health::Answered(HealthAnswer::Unhealthy(format!(

@@ -3,6 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -30,14 +31,15 @@ pub fn own(state_dir: &Path) -> Result<Secret, SecretError> {
     text.map(Secret::new).map_err(|source| SecretError::File { path: path.display().to_string(), source })
 }
 
-/// Keeps where the agent listens, for [`address`].
+/// Keeps where the agent listens, for [`address`]; nothing where it does not.
 ///
 /// # Errors
 /// The folder cannot be written.
-pub fn keep_address(state_dir: &Path, listen: &str) -> io::Result<()> {
-    match address(state_dir).is_some_and(|known| known == listen) {
-        true => Ok(()),
-        false => write(&state_dir.join(ADDRESS), listen),
+pub fn keep_address(state_dir: &Path, listens: Option<SocketAddr>) -> io::Result<()> {
+    let path = state_dir.join(ADDRESS);
+    match listens {
+        Some(listens) => write(&path, &listens.to_string()),
+        None => std::fs::remove_file(path),
     }
 }
 
@@ -81,9 +83,11 @@ mod tests {
     fn where_the_agent_listens_is_known_by_its_folder() {
         let dir = tempfile::tempdir().expect("a folder");
         assert_eq!(address(dir.path()), None);
-        for listen in ["127.0.0.1:9464", "0.0.0.0:9500"] {
-            keep_address(dir.path(), listen).expect("it is written");
-            assert_eq!(address(dir.path()).as_deref(), Some(listen));
+        for listens in ["127.0.0.1:9464", "0.0.0.0:9500"] {
+            keep_address(dir.path(), listens.parse().ok()).expect("it is written");
+            assert_eq!(address(dir.path()).as_deref(), Some(listens));
         }
+        keep_address(dir.path(), None).expect("it is removed");
+        assert_eq!(address(dir.path()), None, "another agent may listen there");
     }
 }

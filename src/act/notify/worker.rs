@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::retry::{GIVE_UP_AFTER, is_too_old, retry_at, tried_at};
 use super::send::{Failure, send};
-use super::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Means, Receiver};
+use super::{Delivery, DeliveryOutcome, DeliveryReport, DeliveryResult, Receiver};
 use skewtrap_trace::time::Time;
 
 /// Deliveries that may wait in memory for one receiver; the rest wait in the outbox.
@@ -142,7 +142,7 @@ impl DeliveryWorker {
         let result = match is_too_old(waiting.created, now) {
             true => Err(Failure::Never { why: OLD_NEWS.into() }),
             // For programs an id means one body, however often it is sent; they see its time.
-            false if matches!(self.receiver.means, Means::Webhook { .. }) => {
+            false if self.receiver.means.is_for_programs() => {
                 send(&self.client, &self.receiver, &waiting.message).await
             }
             false => send(&self.client, &self.receiver, &waiting.message.sent_at(now)).await,

@@ -17,7 +17,7 @@ function firing(status) {
     const who = group.rank ? rankName(group.rank) : labelText(group.group);
     const incident = incidents.find(i => i.id === group.incident);
     found.push({ who, rank: group.rank, target: group.target, rule: rule.name, captures: rule.capture !== "none", statistic: group.statistic, value: group.value,
-      bound: group.bound, since: incident ? incident.finding.onset : group.since, why: group.why, incident: group.incident, silenced: rule.silenced_until,
+      bound: group.bound, since: group.since, why: group.why, incident: group.incident, silenced: rule.silenced_until,
       signal: incident && incident.finding.signal || "the load",
       refused: group.refused, window: incident ? windowText(incident) : "", cause: incident && incident.cause ? causeShort(incident.cause) : "", verdict: incident && incident.verdict ? incident.verdict.sentence : "" });
   }

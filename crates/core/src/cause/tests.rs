@@ -217,6 +217,13 @@ fn a_rank_that_hangs_while_it_has_nothing_to_do_is_not_taken_for_one_that_is_sen
     assert_eq!((sent_less.kind, sent_less.certainty), (CauseKind::FewerRequests, Certainty::Likely));
     assert_eq!((hangs.kind, hangs.certainty), (CauseKind::Stuck, Certainty::Consistent), "{hangs:?}");
     assert_eq!(hangs.statement, "DP2 fell silent: it stands still, or has left");
+    // What is known better stays as sure as it is.
+    let at_work = Second { running: 20.0, ..hung };
+    let gone = Second { is_there: false, ..hung };
+    let [at_work, gone] =
+        [at_work, gone].map(|now| cause_of_finding(usual, now, usual, |finding| finding.side = Side::Low));
+    assert_eq!((at_work.kind, at_work.certainty), (CauseKind::Stuck, Certainty::Likely), "{at_work:?}");
+    assert_eq!((gone.kind, gone.certainty), (CauseKind::PeerLeft, Certainty::Likely), "{gone:?}");
 }
 
 /// Two servers of two DP ranks each, of which the second gets three times as many requests after a minute.

@@ -123,13 +123,6 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
     let usual = running.mean(case.spans.before).unwrap_or(0.0);
     let last = running.at(case.now).unwrap_or(0.0);
     let since = member.last_report();
-    // Nobody is sent less by a router who does not even say that it is idle.
-    if case.publishes_no_more(member) && !case.peers().any(|(_, peer)| case.publishes_no_more(peer)) {
-        return Some(Found {
-            unknown: vec![words::PUBLISHES_NO_MORE.to_owned()],
-            ..Found::new(CauseKind::Stuck, false, words::last_told(member.published, last, usual))
-        });
-    }
     if case.is_silent(member) {
         let told = words::last_told(since, last, usual);
         return Some(match (case.course.is_log, last >= 0.4 * usual && last >= 2.0) {
@@ -149,7 +142,16 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
     let computed = member.of(catalog::PREFILL_COMPUTE_TOKENS).total(case.lately()).0;
     let has_counter = member.has(catalog::DECODE_TOKENS);
     let stands = has_counter && covered >= 1.9 && generated + computed == 0.0 && last >= 1.0;
-    stands.then(|| Found::new(CauseKind::Stuck, true, words::stands_still(last)))
+    if stands {
+        return Some(Found::new(CauseKind::Stuck, true, words::stands_still(last)));
+    }
+    // A rank that does not even say that it is idle is not merely sent less.
+    let peers_publish =
+        case.peers().all(|(_, peer)| peer.published.is_some() && !case.publishes_no_more(peer));
+    (peers_publish && case.publishes_no_more(member)).then(|| Found {
+        unknown: vec![words::PUBLISHES_NO_MORE.to_owned()],
+        ..Found::new(CauseKind::Stuck, false, words::last_told(member.published, last, usual))
+    })
 }
 
 /// A peer is gone or gets nothing any more, and the blamed rank merely has its part of that.

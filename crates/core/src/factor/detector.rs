@@ -493,10 +493,11 @@ impl Detector {
         if !self.is_confirmed(&first, moment) {
             return Vec::new();
         }
-        if first.factor == Factor::Share && channel.evens_out(first.rank, first.evidence.effect) {
+        let (factor, _, seen_of_it) = first.told();
+        if factor == Factor::Share && channel.evens_out(first.rank, seen_of_it.effect) {
             // What was there before anybody watched is over: what is usual was never known.
-            channel.relearn_shares(newest, first.evidence.window);
-            self.since = newest + 1 - first.evidence.window;
+            channel.relearn_shares(newest, seen_of_it.window);
+            self.since = newest + 1 - seen_of_it.window;
             self.suspected = None;
             return Vec::new();
         }

@@ -227,15 +227,13 @@ impl Speed {
             }
             let roots = roots.row_mut(w);
             for r in 0..ranks {
-                let idle_peers = || self.of_idle_peers(sum, shared, r);
-                let (others, rests_on) = match peers[r] {
-                    others if !others.is_nan() => (others, f64::INFINITY),
-                    _ => match idle_peers() {
-                        Some(found) => found,
-                        None => continue,
-                    },
-                };
                 let (own, spent) = plain[r];
+                if own.is_nan() && !is_late(r) {
+                    continue;
+                }
+                let of_busy_peers = Some((peers[r], f64::INFINITY)).filter(|(others, _)| !others.is_nan());
+                let found = of_busy_peers.or_else(|| self.of_idle_peers(sum, shared, r));
+                let Some((others, rests_on)) = found else { continue };
                 // What rests on little is no lesson.
                 if !own.is_nan() && rests_on.is_infinite() {
                     let effect = own - others;
@@ -247,13 +245,7 @@ impl Speed {
                 let slower = is_late(r) && !late[r].0.is_nan() && (own.is_nan() || late[r].0 < own);
                 let (own, spent) = if slower { late[r] } else { plain[r] };
                 let others = match late_peers.get(r) {
-                    Some(late) if slower => {
-                        if late.is_nan() {
-                            0.0
-                        } else {
-                            *late
-                        }
-                    }
+                    Some(late) if slower && !late.is_nan() => *late,
                     _ => others,
                 };
                 let departure = own.max(own - others);
@@ -368,7 +360,7 @@ mod tests {
 
     /// Two ranks with little to do, until one needs so many seconds for half a second's work, and the other so many for
     /// a fifth of one.
-    fn beside_an_idle_peer(mine: f64, its: f64) -> Vec<Evidence> {
+    fn beside_an_idle_peer(mine: f64, its: f64, pending: Pending) -> Vec<Evidence> {
         let mut bins = Bins::new(2, 0);
         let mut speed = Speed::new(2, 0.1, Needed::All);
         for s in 0..300 {
@@ -380,16 +372,18 @@ mod tests {
             bins.at(0, s as f64, |b| (b.needed, b.spent) = (0.5, mine));
             bins.at(1, s as f64, |b| (b.needed, b.spent) = (0.2, its));
         }
-        speed.examine(&bins.sums(307, 0), &[Pending::default(); 2], &[]).evidence
+        speed.examine(&bins.sums(307, 0), &[pending, Pending::default()], &[]).evidence
     }
 
     #[test]
     fn a_rank_that_becomes_slow_beside_a_peer_with_little_to_do_departs() {
-        let e = beside_an_idle_peer(1.0, 0.2);
+        let e = beside_an_idle_peer(1.0, 0.2, Pending::default());
         assert!(e[0].deviance > 10.0 && e[0].side == Side::Low, "{e:?}");
         assert_eq!(e[1].deviance, 0.0);
-        let slower_server = beside_an_idle_peer(1.0, 0.39);
-        assert!(slower_server.iter().all(|e| e.deviance < 1.0), "{slower_server:?}");
+        for under_way in [Pending::default(), Pending { needed: 1.0, decoding: 1.0, spent: 2.0 }] {
+            let slower_server = beside_an_idle_peer(1.0, 0.39, under_way);
+            assert!(slower_server.iter().all(|e| e.deviance < 1.0), "{slower_server:?}");
+        }
     }
 
     #[test]

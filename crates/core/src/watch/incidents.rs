@@ -200,7 +200,7 @@ impl Incidents {
         self.firing_now().find(is_it)
     }
 
-    /// The causes of the incidents that fire on a server; `None` for one that nobody has looked for yet.
+    /// The causes of the incidents that fire on a server alone; `None` for one that nobody has looked for yet.
     pub fn causes_on(&self, target: &str) -> impl Iterator<Item = Option<&Cause>> {
         let there = self.firing_now().filter(move |active| *active.incident.target == *target);
         there.map(|active| active.incident.cause.as_ref())

@@ -162,11 +162,11 @@ impl SignalStore {
     }
 
     /// Whether a server may have no further series: it has as many as one may, or all have as many as they may
-    /// together.
+    /// together and it has what each may have in any case.
     fn has_all_series(&self, target: &Target) -> bool {
         let Bounds { series, series_of_further, .. } = self.bounds;
         let together = series + self.targets.len().saturating_sub(1) * series_of_further;
-        target.series >= series || self.series.len() >= together
+        target.series >= series || target.series >= series_of_further && self.series.len() >= together
     }
 
     /// The index of a slot in the cache.

@@ -305,29 +305,26 @@ fn five_thousand_series_stay_within_their_bounds_and_old_ones_are_forgotten() {
 }
 
 #[test]
-fn each_server_brings_its_own_room_for_series_and_one_with_too_many_takes_none_of_it() {
+fn each_server_brings_its_own_room_for_series_and_those_with_too_many_take_none_of_it() {
     let bounds = Bounds { series: 6, series_of_further: 3, ..Bounds::default() };
     let mut store = SignalStore::new(Arc::default(), bounds);
-    let targets: Vec<TargetId> = (0..4).map(|i| store.add_target(format!("s{i}").into(), None)).collect();
+    let targets: Vec<TargetId> = (0..5).map(|i| store.add_target(format!("s{i}").into(), None)).collect();
     let flood = |store: &mut SignalStore, s: f64| {
-        for dp in 0..9 {
-            store.record(targets[0], Rank::dp(dp), Source::Log, &fields(1.0, 2.0), at(s), at(s));
-        }
-        for target in &targets[1..] {
-            store.record(*target, Rank::dp(0), Source::Log, &fields(1.0, 2.0), at(s), at(s));
+        for (target, ranks) in targets.iter().zip([9, 9, 9, 1, 1]) {
+            for dp in 0..ranks {
+                store.record(*target, Rank::dp(dp), Source::Log, &fields(1.0, 2.0), at(s), at(s));
+            }
         }
     };
     flood(&mut store, 0.0);
     let of_each = |store: &SignalStore| store.targets.iter().map(|t| t.series).collect::<Vec<_>>();
-    let before = of_each(&store);
-    assert_eq!(before[0], 6, "as many as one may have");
-    assert!(before[1..].iter().all(|n| *n == 3), "{before:?}");
+    assert_eq!(of_each(&store), [6, 6, 6, 3, 3], "no more than one may have, and for all what each may have");
     // What is forgotten makes room again.
-    store.record(targets[1], Rank::dp(0), Source::Log, &fields(1.0, 2.0), at(5_000.0), at(5_000.0));
+    store.record(targets[3], Rank::dp(0), Source::Log, &fields(1.0, 2.0), at(5_000.0), at(5_000.0));
     store.sweep(at(5_000.0));
-    assert_eq!(of_each(&store), [0, 3, 0, 0]);
+    assert_eq!(of_each(&store), [0, 0, 0, 3, 0]);
     flood(&mut store, 5_001.0);
-    assert_eq!(of_each(&store), before);
+    assert_eq!(of_each(&store), [6, 6, 6, 3, 3]);
 }
 
 #[test]
