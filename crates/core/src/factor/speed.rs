@@ -382,7 +382,9 @@ mod tests {
         assert_eq!(e[1].deviance, 0.0);
         for under_way in [Pending::default(), Pending { needed: 1.0, decoding: 1.0, spent: 2.0 }] {
             let slower_server = beside_an_idle_peer(1.0, 0.39, under_way);
-            assert!(slower_server.iter().all(|e| e.deviance < 1.0), "{slower_server:?}");
+            let most = slower_server.iter().map(|e| e.deviance).fold(0.0, f64::max);
+            // Windows that begin before it weigh the busier rank's slow seconds more.
+            assert!(most < 0.3 * e[0].deviance, "{slower_server:?} {e:?}");
         }
     }
 
