@@ -45,7 +45,7 @@ MUTATIONS = [
      "    drop(crate::world::blocking(move || state.begin(&attempt, &window, Some(&record))));\n", SIMULATION),
     ("the stops that were sent are not written", "src/agent/window/run.rs",
      "            (shared.open.stops, shared.open.ended) = (stops, ended);\n",
-     "            (shared.open.stops, shared.open.ended) = (stops, ended);\n            return;\n", SIMULATION),
+     "            (shared.open.stops, shared.open.ended) = (stops, ended);\n            return;\n", [*SHELL, "agent::window::run"]),
     ("nobody asks which instance took the start", "src/agent/window/run.rs",
      "            self.identify(at + IDENTIFY_LIMIT).await;\n", "", SIMULATION),
     ("a message is handed over before its row is written", "src/agent/notifier/outgoing.rs",

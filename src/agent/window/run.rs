@@ -376,3 +376,75 @@ impl Run {
         self.0.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::act::nsys::Nsys;
+    use crate::act::state::OpenMethod;
+    use crate::http::client::client;
+    use skewtrap_core::capture::facts::ServerKind;
+    use skewtrap_core::capture::governor::Attempt;
+    use skewtrap_core::capture::line::Marks;
+    use skewtrap_core::capture::plan::Form;
+    use skewtrap_core::capture::preflight::Ranks;
+    use skewtrap_core::capture::window::Visibility;
+
+    /// A window of one rank, on a server at which nobody listens, that must be stopped at once.
+    fn request() -> StartRequest {
+        StartRequest {
+            engine: ServerKind::Sglang,
+            body: None,
+            marks: Marks { dir: Some("/p/skewtrap-i1".into()), prefix: None, id: None },
+            folder: None,
+            form: Form::Plain,
+            ranks: Ranks { busy: vec![Rank::dp(0)], idle: Vec::new() },
+            deadline: Duration::ZERO,
+            hold: None,
+            until_cleared: false,
+            writes_files: true,
+            merges: false,
+            notes: Vec::new(),
+            sizing: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_agent_knows_which_stops_were_sent() {
+        let (state, clock) = (State::in_memory().expect("a state"), Clock::start());
+        let target = TargetHandle {
+            server: Server::new(client(None).expect("a client"), "http://127.0.0.1:1", None, None),
+            target: "server".into(),
+            instance: None,
+            sizes: Sizes::default(),
+            paths: Default::default(),
+            default_dir: None,
+            sees_log: true,
+            logs: Vec::new(),
+            nsys: Nsys::new("nsys"),
+        };
+        let attempt = Attempt {
+            id: "a1".into(),
+            rule: "dp-load-skew".into(),
+            target: "server".into(),
+            group: "server".into(),
+            incident: "i1".into(),
+            firing: String::new(),
+            at: clock.now(),
+            badness: 1.0,
+            over_at: None,
+            end: None,
+        };
+        let open = OpenWindow::of(&attempt, OpenMethod::Http(request()), clock.now());
+        state.begin(&attempt, &open, None).expect("it is written");
+        let (window, _) = Window::start(&request(), Visibility { log: true, files: false }, clock.now());
+        let (status, _) =
+            watch::channel(Status { phase: window.phase(), distrust: Distrust::opened(clock.now()) });
+        let log = Log::from_now(Vec::new()).await;
+        let run = Run::new(&target, &request(), window, open, state.clone(), (clock, log), status);
+        run.handle(&Event::StartAnswered(Answer::Ok));
+        run.handle(&Event::Tick);
+        let [left] = &state.open_windows().expect("it is read")[..] else { panic!("one window is open") };
+        assert_eq!(left.stops.as_ref().map(|stops| stops.count), Some(1), "{left:?}");
+    }
+}
