@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Args;
 use serde::Serialize;
 
@@ -34,6 +35,9 @@ pub struct CheckArgs {
     /// skewtrap.yaml where it is here, else the built-in defaults.
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// The same as a path, for those who write it as for the other commands
+    #[arg(long, value_name = "FILE", hide = true)]
+    config: Option<PathBuf>,
     /// A running server: which rules could never fire there, and why
     #[arg(long, value_name = "URL")]
     against: Option<String>,
@@ -101,9 +105,13 @@ struct RuleReport {
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let mut probe = args.against.as_deref().map(server_probe::probe).transpose()?;
     let mut report = Report { ok: true, ..Report::default() };
-    let paths = match args.paths.is_empty() {
+    let named: Vec<PathBuf> = args.paths.iter().chain(&args.config).cloned().collect();
+    if let Some(tests) = named.iter().find(|path| path.to_string_lossy().ends_with(".test.yaml")) {
+        bail!(super::wrong(&format!("{0} holds tests of rules: run `skewtrap test {0}`", tests.display())));
+    }
+    let paths = match named.is_empty() {
         true => config_path::of(None).into_iter().collect(),
-        false => args.paths.clone(),
+        false => named,
     };
     let texts = texts_of(&paths)?;
     let mut seen: Vec<(String, String)> = Vec::new();
@@ -201,7 +209,7 @@ fn print(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     print_diagnostics(&report.diagnostics);
-    if args.paths.is_empty() && config_path::of(None).is_none() {
+    if args.paths.is_empty() && args.config.is_none() && config_path::of(None).is_none() {
         anstream::eprintln!(
             "there is no skewtrap.yaml here (`skewtrap init URL` writes one): these are the built-in rules"
         );

@@ -14,7 +14,7 @@ use crate::config::quantity::duration_of;
 pub struct SilenceArgs {
     /// Only this rule
     rule: Option<String>,
-    /// For how long: 2h, 1h30m, 3d
+    /// For how long: 2h, 1h30m, 3d; or --end
     #[arg(long = "for", value_name = "DURATION", value_parser = span, required_unless_present = "end")]
     duration: Option<Duration>,
     /// End the silence now
@@ -38,7 +38,9 @@ pub fn run(args: &SilenceArgs) -> anyhow::Result<ExitCode> {
     let for_s = args.duration.unwrap_or_default().as_secs_f64();
     let body = json!({ "rule": args.rule, "target": args.target, "for_s": for_s, "why": args.why });
     let answer = args.agent.post("silence", &body)?;
-    anstream::println!("{}", answer["said"].as_str().unwrap_or("done"));
+    let rules = args.rule.as_ref().map_or_else(|| "all rules".to_owned(), |rule| format!("rule {rule}"));
+    let servers = args.target.as_ref().map_or_else(|| "all servers".to_owned(), Clone::clone);
+    anstream::println!("{rules} on {servers}: {}", answer["said"].as_str().unwrap_or("done"));
     Ok(ExitCode::SUCCESS)
 }
 
