@@ -44,6 +44,12 @@ impl Case<'_> {
         member.published.is_some_and(|last| self.now.since(last) >= STOPPED)
     }
 
+    /// Whether it is known to have left: what listed it does so no more, or nothing else tells of it than what is silent.
+    pub fn has_left(&self, member: &Member) -> bool {
+        let is_old = |last: Time| self.now.since(last) >= STOPPED;
+        member.listed.map_or(member.published.is_none(), is_old)
+    }
+
     pub fn is_silent(&self, member: &Member) -> bool {
         let limit = if self.course.is_log { SILENT } else { STOPPED };
         member.last_report().is_none_or(|last| self.now.since(last) >= limit)

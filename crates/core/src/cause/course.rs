@@ -103,6 +103,8 @@ pub struct Member {
     pub labels: Labels,
     /// When it last said itself how it is, where it does: a page is of another process, and goes on where a rank hangs.
     pub published: Option<Time>,
+    /// When a page last listed it, where one does: that of a rank that is gone lists it no more.
+    pub listed: Option<Time>,
     strips: BTreeMap<Signal, Strip>,
 }
 
@@ -163,11 +165,13 @@ impl Course {
             }
         }
         let mut members: BTreeMap<Labels, BTreeMap<Signal, Strip>> = BTreeMap::new();
-        let mut published: BTreeMap<Labels, Time> = BTreeMap::new();
+        let mut last_by: BTreeMap<Labels, [Option<Time>; 2]> = BTreeMap::new();
         for (labels, sources) in found.get(&catalog::RUNNING_REQS).into_iter().flatten() {
-            let points = sources.get(&Source::Loads).into_iter().flat_map(BTreeMap::values);
-            let last = points.filter_map(|points| points.last()).map(|point| point.0).max();
-            published.extend(last.map(|at| (labels.clone(), at)));
+            let last = [Source::Loads, Source::Metrics].map(|source| {
+                let points = sources.get(&source).into_iter().flat_map(BTreeMap::values);
+                points.filter_map(|points| points.last()).map(|point| point.0).max()
+            });
+            last_by.insert(labels.clone(), last);
         }
         let mut is_log = true;
         for (signal, of_members) in found {
@@ -189,7 +193,10 @@ impl Course {
                 }
             }
         }
-        let member = |(labels, strips)| Member { published: published.get(&labels).copied(), labels, strips };
+        let member = |(labels, strips)| {
+            let [published, listed] = last_by.get(&labels).copied().unwrap_or_default();
+            Member { published, listed, labels, strips }
+        };
         let members = members.into_iter().map(member).collect();
         Self { members, is_log }
     }

@@ -135,7 +135,10 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
                 unknown: vec![words::UNTOLD_BY_LOG.to_owned()],
                 ..Found::new(CauseKind::FewerRequests, false, told)
             },
-            (false, _) => Found { peer: Some(case.blamed), ..Found::new(CauseKind::PeerLeft, true, told) },
+            (false, _) if case.has_left(member) => {
+                Found { peer: Some(case.blamed), ..Found::new(CauseKind::PeerLeft, true, told) }
+            }
+            (false, _) => publishes_no_more(told),
         });
     }
     let (generated, covered) = member.generated(case.lately());
@@ -148,10 +151,14 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
     // A rank that does not even say that it is idle is not merely sent less.
     let peers_publish =
         case.peers().all(|(_, peer)| peer.published.is_some() && !case.publishes_no_more(peer));
-    (peers_publish && case.publishes_no_more(member)).then(|| Found {
-        unknown: vec![words::PUBLISHES_NO_MORE.to_owned()],
-        ..Found::new(CauseKind::Stuck, false, words::last_told(member.published, last, usual))
-    })
+    (peers_publish && case.publishes_no_more(member))
+        .then(|| publishes_no_more(words::last_told(member.published, last, usual)))
+}
+
+/// A rank that stamped what it published does so no more.
+fn publishes_no_more(told: String) -> Found {
+    let unknown = vec![words::PUBLISHES_NO_MORE.to_owned()];
+    Found { unknown, ..Found::new(CauseKind::Stuck, false, told) }
 }
 
 /// A peer is gone or gets nothing any more, and the blamed rank merely has its part of that.
