@@ -38,10 +38,14 @@ pub fn run(args: &SilenceArgs) -> anyhow::Result<ExitCode> {
     let for_s = args.duration.unwrap_or_default().as_secs_f64();
     let body = json!({ "rule": args.rule, "target": args.target, "for_s": for_s, "why": args.why });
     let answer = args.agent.post("silence", &body)?;
-    let rules = args.rule.as_ref().map_or_else(|| "all rules".to_owned(), |rule| format!("rule {rule}"));
-    let servers = args.target.as_ref().map_or_else(|| "all servers".to_owned(), Clone::clone);
-    anstream::println!("{rules} on {servers}: {}", answer["said"].as_str().unwrap_or("done"));
+    let what = silenced(args.rule.as_deref(), args.target.as_deref());
+    anstream::println!("{what}: {}", answer["said"].as_str().unwrap_or("done"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a silence is of: `dp-load-skew on every server`.
+pub(super) fn silenced(rule: Option<&str>, target: Option<&str>) -> String {
+    format!("{} on {}", rule.unwrap_or("every rule"), target.unwrap_or("every server"))
 }
 
 fn span(text: &str) -> Result<Duration, String> {

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::Format;
 use super::agent_client::AgentArgs;
+use super::silence::silenced;
 use skewtrap_core::message::{bytes, counted, figure, rank_name, seconds, utc};
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::signal::source::SourceState;
@@ -78,9 +79,8 @@ pub(super) fn text_of(status: &Status) -> String {
         ));
     }
     for silence in &status.silences {
-        let of = |name: &Option<std::sync::Arc<str>>, all: &str| name.as_deref().unwrap_or(all).to_owned();
-        let (rule, target) = (of(&silence.rule, "every rule"), of(&silence.target, "every server"));
-        line(format!("silenced: {rule} on {target} until {}", utc(silence.until)));
+        let what = silenced(silence.rule.as_deref(), silence.target.as_deref());
+        line(format!("silenced: {what} until {}", utc(silence.until)));
     }
     for receiver in &status.receivers {
         if let Some(problem) = &receiver.problem {

@@ -41,13 +41,16 @@ impl Case<'_> {
 
     /// Whether a rank that used to say itself how it is does so no more.
     pub fn publishes_no_more(&self, member: &Member) -> bool {
-        member.published.is_some_and(|last| self.now.since(last) >= STOPPED)
+        member.published.is_some_and(|last| self.has_stopped(last))
     }
 
     /// Whether it is known to have left: what listed it does so no more, or nothing else tells of it than what is silent.
     pub fn has_left(&self, member: &Member) -> bool {
-        let is_old = |last: Time| self.now.since(last) >= STOPPED;
-        member.listed.map_or(member.published.is_none(), is_old)
+        member.listed.map_or(member.published.is_none(), |last| self.has_stopped(last))
+    }
+
+    fn has_stopped(&self, last: Time) -> bool {
+        self.now.since(last) >= STOPPED
     }
 
     pub fn is_silent(&self, member: &Member) -> bool {
