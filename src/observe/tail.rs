@@ -33,14 +33,18 @@ use skewtrap_core::signal::sample::{Source, TargetId};
 /// The longest time between two polls.
 const TICK: Duration = Duration::from_millis(250);
 /// On a busy log, lines of so long a time are read together and have one time of arrival; the first after a pause
-/// is read at once. What a rank needed for its work is measured between such times, so this is as long as may be:
-/// with 50 ms a slow rank of a recording is found seven seconds later, with 100 ms healthy ranks fire.
-const TOGETHER: Duration = Duration::from_millis(20);
+/// is read at once. What a rank needed for its work is measured between such times, so this is as long as may be.
+/// A recording of a slowed rank, its times rounded up with eight phases each: found two seconds later in one of
+/// eight with 20 ms, in two with 30, in five with 40; with 100 ms healthy ranks fire. Waking
+/// up is most of what a busy log costs.
+const TOGETHER: Duration = Duration::from_millis(30);
+/// The same where a line may fire a rule, open or close a window.
+const IN_HASTE: Duration = Duration::from_millis(20);
 /// A log is busy until so long after its last line.
 const BUSY: Duration = Duration::from_millis(60);
-/// Without haste, what was read is handed over so long after the lines before it: no rule is evaluated earlier, and
-/// the loop is woken once for all of it.
-const GATHERED: Duration = Duration::from_millis(100);
+/// Without haste, what was read is handed over so long after the lines before it, so that the loop is woken once for
+/// all of it; the clock evaluates rules no more often ([`skewtrap_core::watch::TICK`]).
+const GATHERED: Duration = Duration::from_millis(200);
 /// Bytes of lines that are handed over at once.
 const PLENTY: usize = 64 << 10;
 /// Bytes that one poll reads; then other logs have their turn.
@@ -185,7 +189,8 @@ impl Reading {
     /// that was read already would only make it look in vain.
     fn wait(&mut self, longest: Duration) -> Result<(), Gone> {
         while self.read.is_some_and(|at| at.elapsed() < BUSY) {
-            std::thread::sleep(TOGETHER);
+            let is_in_haste = self.reporter.outlet.haste().get();
+            std::thread::sleep(if is_in_haste { IN_HASTE } else { TOGETHER });
             let has_read = self.read_on()?;
             if self.logs.len() > 1 && self.take_notices() || has_read {
                 return Ok(());

@@ -214,6 +214,17 @@ fn delete_and_recreate() {
 }
 
 #[test]
+fn reading_a_log_leaves_its_time_of_access() {
+    let mut scene = Scene::new();
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_hours(24);
+    scene.append("server.log").set_times(fs::FileTimes::new().set_accessed(long_ago)).expect("set");
+    scene.write(10);
+    scene.assert_all();
+    let accessed = fs::metadata(scene.path("server.log")).and_then(|m| m.accessed()).expect("there");
+    assert_eq!(accessed, long_ago, "the kernel would write it to the disk after each line");
+}
+
+#[test]
 fn a_link_whose_target_is_rotated_and_a_link_that_is_turned() {
     let mut scene = Scene::missing("server.log");
     scene.append("0.log");

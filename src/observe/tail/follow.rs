@@ -14,6 +14,8 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt as _, MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
+
 use super::cut::{CHUNK, Cutter};
 
 /// How many of its first bytes distinguish a file that was truncated and rewritten from one that grew.
@@ -246,9 +248,7 @@ impl Follow {
 
 impl OpenFile {
     fn new(path: &Path, at_end: bool, is_backlog: bool) -> io::Result<Self> {
-        // A FIFO that takes the file's place must not hold the reader up until somebody writes.
-        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let mut file = File::options().read(true).custom_flags(nonblocking).open(path)?;
+        let mut file = open_to_read(path)?;
         let metadata = file.metadata()?;
         if let Some(what) = kind_of(&metadata) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
@@ -350,6 +350,20 @@ impl OpenFile {
         let read = self.file.read_at(&mut self.head, 0)?;
         self.head.truncate(read);
         Ok(())
+    }
+}
+
+/// Opens it so that reading leaves no time of access, which would be written to the disk after each line; the kernel
+/// grants that to the file's owner only.
+fn open_to_read(path: &Path) -> io::Result<File> {
+    // A FIFO that takes the file's place must not hold the reader up until somebody writes.
+    let open = |flags: OFlags| {
+        let flags = (OFlags::NONBLOCK | flags).bits().cast_signed();
+        File::options().read(true).custom_flags(flags).open(path)
+    };
+    match open(OFlags::NOATIME) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => open(OFlags::empty()),
+        opened => opened,
     }
 }
 
