@@ -12,6 +12,10 @@ use skewtrap_core::printable::{LIMIT, printable};
 /// The timeout for connecting to a server whose profiler is called.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// So long a connection is kept that nobody uses, with its buffer and its task: enough for the requests of one probe,
+/// not until the next of hundreds of servers.
+const IDLE: Duration = Duration::from_secs(3);
+
 /// How the agent calls itself.
 pub const USER_AGENT: &str = concat!("skewtrap/", env!("CARGO_PKG_VERSION"));
 
@@ -66,6 +70,7 @@ fn builder(ca_file: Option<&Path>) -> Result<reqwest::ClientBuilder, ClientError
     Ok(reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(Policy::none())
+        .pool_idle_timeout(IDLE)
         .user_agent(USER_AGENT))
 }
 

@@ -24,7 +24,7 @@ use super::client::{USER_AGENT as AGENT, goes_through_a_proxy, root_cause};
 use super::{Secret, Server};
 
 /// Bytes of an answer that are taken from the system at once.
-const BUFFER: usize = 16 << 10;
+const BUFFER: usize = 8 << 10;
 
 /// A server and the connection to it.
 #[derive(Debug)]

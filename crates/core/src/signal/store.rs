@@ -52,13 +52,13 @@ pub struct Bounds {
 }
 
 impl Default for Bounds {
-    /// Five minutes, at most 12 MiB of rings.
+    /// Five minutes, at most 8 MiB of rings.
     fn default() -> Self {
         Self {
             horizon: Duration::from_secs(300),
             watched_samples: 3_000,
             other_samples: 120,
-            ring_bytes: 12 << 20,
+            ring_bytes: 8 << 20,
             series: 50_000,
             series_of_further: 512,
         }

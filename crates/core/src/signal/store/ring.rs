@@ -11,6 +11,8 @@ const RESOLUTION: Duration = Duration::from_millis(100);
 const JUMP: Duration = Duration::from_secs(5);
 /// The least by which one time is later than another.
 const NANOSECOND: Duration = Duration::from_nanos(1);
+/// By so many samples at least the room for them grows.
+const LEAST_GROWTH: usize = 4;
 /// Bytes of one kept sample.
 pub const ENTRY_BYTES: usize = size_of::<(Time, f64)>();
 
@@ -86,6 +88,10 @@ impl Ring {
         }
         if self.kept.len() + 1 >= most.max(2) {
             self.kept.pop_front();
+        }
+        if self.is_full() {
+            // By a quarter: what doubles is half empty in the mean, and there are thousands of rings.
+            self.kept.reserve_exact((self.kept.len() / 4).max(LEAST_GROWTH));
         }
         self.kept.push_back(closed);
     }
@@ -173,6 +179,16 @@ mod tests {
         for i in 0..50 {
             r.push(at(80.0 + f64::from(i)), 1.0, Duration::from_secs(60), 10);
             assert!(r.len() <= 10);
+        }
+    }
+
+    #[test]
+    fn it_takes_a_quarter_more_memory_than_it_needs_at_most() {
+        let mut ring = Ring::default();
+        for n in 1..2_000_u32 {
+            ring.push(at(f64::from(n)), 1.0, Duration::from_secs(10_000), 10_000);
+            let needed = ring.len() * ENTRY_BYTES;
+            assert!(ring.bytes() * 4 <= needed * 5 + 4 * LEAST_GROWTH * ENTRY_BYTES, "{n}: {}", ring.bytes());
         }
     }
 
