@@ -254,8 +254,20 @@ impl Conclusion<'_> {
             since_baseline: None,
             reasons,
         };
-        v.sentence = sentence::of(&v, rank, diagnosis.gap.ms, diagnosis.reasons.last());
+        let told = sentence::Told {
+            work_ms: diagnosis.gap.ms,
+            batches: self.batches(outlier, members),
+            doubt: diagnosis.reasons.last(),
+        };
+        v.sentence = sentence::of(&v, rank, told);
         v
+    }
+
+    /// The mean requests of the batches of rank `outlier`, and the median of its peers', where the steps tell them.
+    fn batches(&self, outlier: usize, members: &[usize]) -> Option<(f64, f64)> {
+        let peers = members.iter().filter(|i| **i != outlier);
+        let theirs: Vec<f64> = peers.filter_map(|&i| self.stats[i].requests).collect();
+        self.stats[outlier].requests.zip(median(&theirs))
     }
 
     /// Where the steps of rank `outlier` take longer than those of its peers.

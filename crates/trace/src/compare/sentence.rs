@@ -10,12 +10,28 @@ use crate::verdict::{Kind, Place, Verdict};
 /// Steps that differ by less are called equal: then the sentence is about the work alone.
 const WORTH_TELLING: f64 = 0.15;
 
-/// The verdict about `rank`, whose GPU works `work_ms` longer in each step than its peers'; `doubt` is
-/// the reason for insufficient evidence.
-pub fn of(v: &Verdict, rank: RankId, work_ms: f64, doubt: Option<&String>) -> String {
+/// Batches that differ by a smaller factor are not told.
+const WORTH_COUNTING: f64 = 1.2;
+
+/// What the sentence needs beside the verdict.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// By how much longer its GPU works in each step than its peers', milliseconds.
+    pub work_ms: f64,
+    /// The requests of its batches and of its peers', where the steps tell them.
+    pub batches: Option<(f64, f64)>,
+    /// The reason for insufficient evidence.
+    pub doubt: Option<&'a String>,
+}
+
+/// The verdict about `rank`: what is concluded first, then what shows it.
+pub fn of(v: &Verdict, rank: RankId, told: Told<'_>) -> String {
+    let Told { work_ms, batches, doubt } = told;
     let lost = v.lost_ms_per_step.unwrap_or(0.0);
     match (v.kind, v.by) {
-        (Kind::UnevenWork, _) => format!("{rank} has more to do than its peers{}.", steps(v, work_ms)),
+        (Kind::UnevenWork, _) => {
+            format!("{rank} has more to do than its peers: {}.", more(v, work_ms, batches))
+        }
         (Kind::SlowRank, Some(Place::Host)) => format!(
             "{rank} is slowed by its host{}; {} of host time a step are beyond what its work accounts for.",
             steps(v, work_ms),
@@ -40,21 +56,38 @@ fn steps(v: &Verdict, work_ms: f64) -> String {
     let work = work(v, work_ms);
     match &v.step {
         Some(s) if s.relative() >= WORTH_TELLING && s.largest != Part::Work => format!(
-            ": its steps take {}, its peers' {}; {:.0} % of the difference is {}{}{}; beside that {work}",
+            ": its steps take {}, its peers' {}; {:.0} % of the difference is {}{}; beside that {work}",
             Ms(s.wall_ms),
             Ms(s.peers_wall_ms),
             s.largest_share * 100.0,
             s.largest.phrase(),
             place(s),
-            // Host time sounds like a slow host.
-            if v.kind == Kind::UnevenWork && s.largest == Part::Host {
-                ", which its work accounts for"
-            } else {
-                ""
-            },
         ),
         _ => format!(": {work}"),
     }
+}
+
+/// More work: larger batches and what they cost the GPU, then what becomes of the steps. Their largest part may be host
+/// time, which would sound like a slow host if it came first.
+fn more(v: &Verdict, work_ms: f64, batches: Option<(f64, f64)>) -> String {
+    let larger = batches.filter(|(own, peers)| *own >= WORTH_COUNTING * peers);
+    let batches = larger.map_or_else(String::new, |(own, peers)| {
+        format!("its batches have {own:.1} requests, theirs {peers:.1}; ")
+    });
+    let work = work(v, work_ms);
+    let steps = match &v.step {
+        Some(s) if s.relative() >= WORTH_TELLING && s.largest != Part::Work => format!(
+            "; its steps take {}, theirs {}, and {:.0} % of the difference is {}{}{}",
+            Ms(s.wall_ms),
+            Ms(s.peers_wall_ms),
+            s.largest_share * 100.0,
+            s.largest.phrase(),
+            place(s),
+            if s.largest == Part::Host { ", which its work accounts for" } else { "" },
+        ),
+        _ => String::new(),
+    };
+    format!("{batches}{work}{steps}")
 }
 
 /// In which steps the host time lies, where that tells something.
@@ -77,4 +110,45 @@ fn work(v: &Verdict, work_ms: f64) -> String {
         format!(", {:.0} % of it in {} ({})", c.share.min(1.0) * 100.0, c.family.name(), c.kernel)
     });
     format!("{} of GPU work a step beyond their median (+{percent:.0} %){most}", Ms(work_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rank::Rank;
+    use crate::split::Split;
+    use crate::verdict::Confidence;
+
+    /// A rank with more to do, most of whose longer steps is host time.
+    fn verdict() -> Verdict {
+        let mut v = Verdict::without_rank(Kind::UnevenWork, Confidence::High, String::new());
+        let split = |work, host| {
+            Split::from_parts(|part| match part {
+                Part::Work => work,
+                Part::Host => host,
+                _ => 0.0,
+            })
+        };
+        v.by = Some(Place::Gpu);
+        v.lost_share = Some(1.2);
+        v.step = Some(StepSplit::new(split(1.0, 20.9), split(0.5, 3.5), 4.0, &[]));
+        v
+    }
+
+    #[test]
+    fn more_work_is_said_by_the_work_first_and_host_time_that_it_accounts_for_last() {
+        let rank = RankId::Rank(Rank::dp(2));
+        let told = of(&verdict(), rank, Told { work_ms: 0.5, batches: Some((46.0, 9.0)), doubt: None });
+        let (work, host) = (told.find("of GPU work"), told.find("host time"));
+        assert!(
+            told.starts_with(
+                "DP2 has more to do than its peers: its batches have 46.0 requests, theirs 9.0; "
+            ),
+            "{told}"
+        );
+        assert!(work.is_some() && work < host, "{told}");
+        assert!(told.ends_with("host time before kernels, which its work accounts for."), "{told}");
+        let alike = of(&verdict(), rank, Told { work_ms: 0.5, batches: Some((10.0, 9.0)), doubt: None });
+        assert!(alike.starts_with("DP2 has more to do than its peers: 0.50 ms of GPU work"), "{alike}");
+    }
 }
