@@ -34,7 +34,7 @@ pub fn host(case: &Case<'_>) -> Vec<Departure> {
 
 /// What keeps the host of member `at` from running.
 pub fn host_of(case: &Case<'_>, at: usize) -> Vec<Departure> {
-    [catalog::RUN_DELAY, catalog::THROTTLED, catalog::CPU_PRESSURE]
+    catalog::OF_MACHINE
         .into_iter()
         .filter_map(|signal| {
             let share = |m: &Member, span: Span| {

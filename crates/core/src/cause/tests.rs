@@ -413,6 +413,24 @@ fn a_rank_that_a_rule_measured_to_be_slow_is_not_unknown_where_the_last_minute_d
 }
 
 #[test]
+fn what_is_named_and_what_the_rule_measured_is_not_ruled_out_by_the_last_minute() {
+    // Its speed departs by less than can be told from chance here; the rule told it by hours.
+    let named = cause_of_finding(USUAL, USUAL, USUAL, |finding| {
+        by_speed(finding);
+        finding.evidence = Some("DP2 takes 3.0 times as long as usual for the same work".into());
+    });
+    let unknown = cause_of_finding(USUAL, USUAL, USUAL, by_speed);
+    for cause in [&named, &unknown] {
+        assert!(!cause.ruled_out.iter().any(|r| r.starts_with("speed at equal work")), "{cause:?}");
+        assert!(cause.ruled_out.iter().any(|r| r.starts_with("tokens per prompt")), "{cause:?}");
+    }
+    assert_eq!((named.kind, unknown.kind), (CauseKind::Slower, CauseKind::Unknown));
+    // A rule that found something else leaves it to the numbers.
+    let by_load = cause_of(USUAL, USUAL, USUAL);
+    assert!(by_load.ruled_out.iter().any(|r| r.starts_with("speed at equal work")), "{by_load:?}");
+}
+
+#[test]
 fn a_rank_that_seemed_slow_before_its_share_was_seen_to_depart_is_sent_more() {
     let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, ..USUAL };
     let cause = cause_of_finding(USUAL, more, USUAL, |finding| {

@@ -59,10 +59,8 @@ pub fn walk(case: &Case<'_>) -> Cause {
     let stopped = stopped(case);
     let factors = factors(case);
     let machine: Vec<Departure> = machine::host(case).into_iter().chain(machine::clock(case)).collect();
-    cause.ruled_out.extend(machine.iter().filter(|d| !d.departed).map(words::machine));
     cause.host_slowdown = machine::slowest_host(case);
     cause.step_slowdown = step_slowdown(case);
-    words::rule_out(&mut cause, case, &factors.iter().map(|f| (f.kind, f.term)).collect::<Vec<_>>(), NOTED);
     let first = stopped.or_else(|| peer_left(case)).or_else(|| leading(case, &factors));
     let later = || {
         memory(case, &factors)
@@ -77,11 +75,41 @@ pub fn walk(case: &Case<'_>) -> Cause {
         Some(found) => later().filter(|l| l.certainty == Certainty::Likely).or(Some(found)),
         None => later(),
     };
-    match found.or_else(|| told_as_slow(case)) {
+    let found = found.or_else(|| told_as_slow(case));
+    // What is named is not ruled out, also where the little that is looked at here does not show it.
+    let named = found.as_ref().map_or(CauseKind::Unknown, |found| found.kind);
+    let departed_not = machine.iter().filter(|d| !d.departed && kind_of(d) != named);
+    cause.ruled_out.extend(departed_not.map(words::machine));
+    let others =
+        factors.iter().map(|f| (f.kind, f.term)).filter(|(kind, _)| !is_said(*kind, named, case.finding));
+    words::rule_out(&mut cause, case, &others.collect::<Vec<_>>(), (NOTED, named != CauseKind::Memory));
+    match found {
         Some(found) => write(found, case, &mut cause),
         None => words::unknown(&mut cause, case),
     }
     cause
+}
+
+/// Whether a factor is what the cause names, or what the rule measured by more than is looked at here.
+fn is_said(factor: CauseKind, named: CauseKind, finding: &Finding) -> bool {
+    let is_slow = matches!(named, CauseKind::Slower | CauseKind::SlowGpu | CauseKind::SlowHost);
+    let by_rule = finding.measured.as_ref().filter(|m| m.statistic == Statistic::Factors);
+    let of_rule = match factor {
+        CauseKind::MoreRequests | CauseKind::FewerRequests => Some(crate::factor::Factor::Share),
+        CauseKind::LongerPrompts | CauseKind::CacheMisses => Some(crate::factor::Factor::Work),
+        CauseKind::Slower => Some(crate::factor::Factor::Speed),
+        _ => None,
+    };
+    let is_of_rule = of_rule.zip(by_rule).is_some_and(|(of, by)| *by.signal == *of.word());
+    factor == named || is_of_rule || factor == CauseKind::Slower && is_slow
+}
+
+/// What a departure of the machine's would be the cause of.
+fn kind_of(departure: &Departure) -> CauseKind {
+    match departure.signal == catalog::GPU_SM_CLOCK {
+        true => CauseKind::SlowGpu,
+        false => CauseKind::SlowHost,
+    }
 }
 
 /// How many times as long the slowest rank needs for the same work; 1 where none is slower beyond chance. Ranks that

@@ -179,13 +179,18 @@ pub fn sent(term: &Term) -> String {
     format!("the router's own counter: its share {} -> {} of what was sent", percent(before), percent(after))
 }
 
-/// Lists what did not change, with its numbers, and what is not exposed.
-pub fn rule_out(cause: &mut Cause, case: &Case<'_>, factors: &[(CauseKind, Term)], noted: f64) {
+/// Lists what did not change by more than `noted` standard errors, with its numbers; the cache as well if it is asked about.
+pub fn rule_out(
+    cause: &mut Cause,
+    case: &Case<'_>,
+    factors: &[(CauseKind, Term)],
+    (noted, with_cache): (f64, bool),
+) {
     for (kind, term) in factors.iter().filter(|(_, t)| t.own != (0.0, 0.0) && t.z.abs() < noted) {
         cause.ruled_out.push(course(*kind, *term));
     }
     let usage = case.course.members[case.blamed].of(catalog::KV_USAGE).at(case.now);
-    if let Some(usage) = usage.filter(|u| *u < 0.8) {
+    if let Some(usage) = usage.filter(|u| with_cache && *u < 0.8) {
         cause.ruled_out.push(format!("KV cache {} full", percent(usage)));
     }
 }

@@ -245,6 +245,9 @@ impl Derived {
     }
 }
 
+/// What the machine tells of the ranks' processes, read beside the engine and by no page.
+pub const OF_MACHINE: [Signal; 3] = [RUN_DELAY, THROTTLED, CPU_PRESSURE];
+
 /// The row of a built-in signal.
 pub fn entry(signal: Signal) -> Option<&'static Entry> {
     BUILT_IN.get(usize::from(signal.0))
