@@ -113,6 +113,8 @@ impl Engine {
             .into_iter()
             .map(|e| (e.compiled.rule.name.clone(), e))
             .collect();
+        // Each rule asks anew for what it reads; what only a rule asked for that is gone is not done any more.
+        store.keep_none_in_order();
         for rule in rules {
             let compiled = CompiledRule::new(Arc::new(rule), store);
             let unchanged = match old.remove(&compiled.rule.name) {

@@ -340,3 +340,19 @@ fn standing_tells_what_arrives_and_what_is_overruled() {
         .collect();
     assert_eq!(load, [(Source::Loads, 1, 0.5, false, 5.0), (Source::Log, 1, 1.5, true, 3.0)]);
 }
+
+#[test]
+fn values_are_put_in_order_only_as_long_as_a_rule_wants_them_so() {
+    let mut scene = Scene::new();
+    let ordered = |scene: &mut Scene, s: f64| {
+        scene.log(Rank::dp(0), 4.0, s);
+        scene.log(Rank::dp(1), 2.0, s);
+        let (group, _) = scene.store.groups(scene.view).next().expect("a group");
+        scene.store.frame(scene.view, group, at(s), Duration::ZERO).sorted.clone()
+    };
+    assert!(ordered(&mut scene, 1.0).is_empty());
+    scene.store.keep_in_order(scene.view);
+    assert_eq!(ordered(&mut scene, 2.0), [2.0, 4.0]);
+    scene.store.keep_none_in_order();
+    assert!(ordered(&mut scene, 3.0).is_empty(), "after a reload without that rule");
+}

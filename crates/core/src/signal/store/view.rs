@@ -114,6 +114,11 @@ impl SignalStore {
         self.views[view.0 as usize].is_ordered = true;
     }
 
+    /// No view's values are put in order any more, before those are asked for that rules want now.
+    pub fn keep_none_in_order(&mut self) {
+        self.views.iter_mut().for_each(|view| view.is_ordered = false);
+    }
+
     /// The groups of a view with their labels, in the order of their ids. Ids last until a server's
     /// role or size changes; the labels last for ever.
     pub fn groups(&self, view: ViewId) -> impl Iterator<Item = (GroupId, &Labels)> {
