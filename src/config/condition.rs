@@ -343,11 +343,10 @@ fn condition_of(
         [(one, _)] => one,
         [] => {
             let known: Vec<&str> = Statistic::ALL.iter().map(|s| s.name()).collect();
-            findings.error(
-                place,
-                format!("the {clause} names no statistic"),
-                Some(format!("one of {}", known.join(", "))),
-            );
+            if !findings.is_misspelt(place, &known) {
+                let hint = format!("one of {}", known.join(", "));
+                findings.error(place, format!("the {clause} names no statistic"), Some(hint));
+            }
             return None;
         }
         [(first, _), (second, at), ..] => {

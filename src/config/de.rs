@@ -28,6 +28,9 @@ pub fn read<'n, T: Deserialize<'n>>(node: &'n Node, findings: &mut Findings<'_>)
     let sink = RefCell::new(Vec::new());
     let read = T::deserialize(Reader { node, sink: &sink });
     for report in sink.into_inner() {
+        if let Some((mapping, key)) = &report.unknown {
+            findings.note_unknown_key(*mapping, key);
+        }
         findings.error(report.place, report.message, report.hint);
     }
     read.ok()
@@ -37,6 +40,8 @@ struct Report {
     place: Place,
     message: String,
     hint: Option<String>,
+    /// A key that nobody knows, and where its mapping begins.
+    unknown: Option<(Place, String)>,
 }
 
 type Sink = RefCell<Vec<Report>>;
@@ -117,7 +122,7 @@ struct Reader<'n, 's> {
 
 impl<'n> Reader<'n, '_> {
     fn report(&self, place: Place, message: String, hint: Option<String>) {
-        self.sink.borrow_mut().push(Report { place, message, hint });
+        self.sink.borrow_mut().push(Report { place, message, hint, unknown: None });
     }
 
     /// Reports a failure that was not reported yet, at the place of this node.
@@ -160,8 +165,10 @@ impl<'n> Reader<'n, '_> {
                     Some(format!("it was first given on line {}", first.place.line)),
                 );
             } else if known.is_some_and(|k| !k.contains(&key.name.as_str())) {
-                let hint = did_you_mean(&key.name, known.unwrap_or_default());
-                self.report(key.place, format!("unknown key `{}`", key.name), Some(hint));
+                let hint = Some(did_you_mean(&key.name, known.unwrap_or_default()));
+                let (place, message) = (key.place, format!("unknown key `{}`", key.name));
+                let unknown = Some((self.node.place, key.name.clone()));
+                self.sink.borrow_mut().push(Report { place, message, hint, unknown });
             } else {
                 unique.push(entry);
             }

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::tree::Place;
+use skewtrap_core::rule::guard::nearest;
 
 /// How serious a problem is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -46,9 +48,23 @@ impl Diagnostic {
         Self { level: Level::Error, file: file.clone(), line, column, message, hint, snippet: None, width }
     }
 
+    /// A warning in such a file.
+    pub fn warning_at(file: &Arc<str>, place: Place, message: String, hint: Option<String>) -> Self {
+        Self { level: Level::Warning, ..Self::error_at(file, place, message, hint) }
+    }
+
     /// An error of a whole file.
     pub fn of_file(file: &str, message: String) -> Self {
         Self::error_at(&file.into(), Place::default(), message, None)
+    }
+
+    /// The same where the file is none, but written for the flag that it is called by: its lines are nobody's.
+    #[must_use]
+    pub fn without_lines_of(self, flag: &str) -> Self {
+        match *self.file == *flag {
+            true => Self { line: 0, column: 0, snippet: None, ..self },
+            false => self,
+        }
     }
 
     /// The problem on one line, for a log or an answer: `skewtrap.yaml:4:3: message (hint)`.
@@ -96,17 +112,42 @@ pub struct Findings<'t> {
     found: Vec<Diagnostic>,
     /// Lines that hold secrets; no diagnostic shows them.
     hidden: BTreeSet<u32>,
+    /// Keys that nobody knows, and where their mappings begin.
+    unknown_keys: Vec<(Place, String)>,
+}
+
+/// The path as seen from the agent's working folder, where `file` names it.
+pub fn beside(file: &Path, path: &str) -> String {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    folder.join(path).display().to_string()
 }
 
 impl<'t> Findings<'t> {
     /// An empty list for `file`, whose content is `text`.
     pub fn new(file: &str, text: &'t str) -> Self {
-        Self { file: file.into(), text, found: Vec::new(), hidden: BTreeSet::new() }
+        Self { file: file.into(), text, found: Vec::new(), hidden: BTreeSet::new(), unknown_keys: Vec::new() }
     }
 
     /// The file.
     pub fn file(&self) -> &Arc<str> {
         &self.file
+    }
+
+    /// A path that the file names: a relative one starts from the file's own folder, wherever the agent was started.
+    pub fn beside(&self, path: &str) -> String {
+        beside(Path::new(&*self.file), path)
+    }
+
+    /// Notes that the mapping at a place has a key that nobody knows, which was reported.
+    pub fn note_unknown_key(&mut self, mapping: Place, key: &str) {
+        self.unknown_keys.push((mapping, key.to_owned()));
+    }
+
+    /// Whether one of these keys, which the mapping at a place seems to lack, is there and misspelt: that was reported.
+    pub fn is_misspelt(&self, mapping: Place, keys: &[&str]) -> bool {
+        let here = |at: &Place| (at.line, at.column) == (mapping.line, mapping.column);
+        let near = |key: &str| nearest(key, keys.iter().copied()).is_some();
+        self.unknown_keys.iter().any(|(at, key)| here(at) && near(key))
     }
 
     /// Adds an error.

@@ -15,7 +15,7 @@ use super::discover::{self, Discover, DiscoverText};
 use super::effective::Settings;
 use super::quantity::{Bytes, Span};
 use super::receiver::{self, Receiver, ReceiverText};
-use super::rule::CheckedRule;
+use super::rule::{CheckedRule, Notified};
 use super::rules::{self, LoadRules, RuleEntry, RuleList, UsedNames};
 use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
 use super::signal::{OwnSignal, OwnSource, SignalsText, catalog_of, signals_of};
@@ -209,6 +209,11 @@ pub struct Keep {
 pub struct Loaded {
     /// `None` when any error was found.
     pub config: Option<Config>,
+    /// What could be read of it, also where an error was found: to look for further problems, never to run on. `None`
+    /// where it is no configuration at all.
+    pub draft: Option<Config>,
+    /// The receivers that its rules name, those of rules with errors among them.
+    pub notified: Vec<Notified>,
     /// Errors and warnings of all files.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -236,14 +241,15 @@ pub fn load(file: &str, text: &str, load_rules: LoadRules<'_>) -> Loaded {
         }
     };
     let Some(parsed) = parsed else {
-        return Loaded { config: None, diagnostics: findings.into_sorted() };
+        let diagnostics = findings.into_sorted();
+        return Loaded { config: None, draft: None, notified: Vec::new(), diagnostics };
     };
     let mut file_diagnostics = Vec::new();
-    let config = check(&parsed, load_rules, &mut findings, &mut file_diagnostics);
+    let (config, notified) = check(&parsed, load_rules, &mut findings, &mut file_diagnostics);
     let mut diagnostics = findings.into_sorted();
     diagnostics.append(&mut file_diagnostics);
     let is_ok = !diagnostics.iter().any(Diagnostic::is_error);
-    Loaded { config: is_ok.then_some(config), diagnostics }
+    Loaded { config: is_ok.then(|| config.clone()), draft: Some(config), notified, diagnostics }
 }
 
 /// Checks a whole configuration; problems of the files that it names go into `file_diagnostics`.
@@ -252,7 +258,7 @@ fn check(
     load_rules: LoadRules<'_>,
     findings: &mut Findings<'_>,
     file_diagnostics: &mut Vec<Diagnostic>,
-) -> Config {
+) -> (Config, Vec<Notified>) {
     let mut settings = Settings::of(findings.file().clone());
     let targets = targets_of(text, findings);
     let signals = signals_of(&text.signals, &mut settings, findings);
@@ -260,16 +266,17 @@ fn check(
     let receivers = receivers_of(text, &mut settings, findings);
     let capture =
         capture_of(&text.capture, &CaptureSpec::Http(HttpWindow::default()), &mut settings, findings);
-    let rules = rules_of(text, &catalog, &capture, &settings, load_rules, findings, file_diagnostics);
+    let (rules, notified) =
+        rules_of(text, &catalog, &capture, &settings, load_rules, findings, file_diagnostics);
     // A file of rules alone names receivers that only its configuration defines.
     if !(text.targets.is_absent() && text.receivers.is_absent()) {
-        check_notify(&rules, &receivers, findings, file_diagnostics);
+        check_notify(&notified, &names_of(text), findings, file_diagnostics);
     }
     check_targets(&rules, &signals, &targets, findings, file_diagnostics);
     record_rest(text, &mut settings);
     let storm = text.storm_cap.get().cloned().unwrap_or_default();
     let minutes = |m: u64| Span(Duration::from_secs(60 * m));
-    Config {
+    let config = Config {
         budget: budget_of(text, &mut settings, findings),
         keep: keep_of(text, &mut settings),
         store: store::store_of(
@@ -284,8 +291,8 @@ fn check(
             settings.resolve("storm_cap.per", &storm.per, minutes(10)).0,
         ),
         watch_only: settings.resolve("watch_only", &text.watch_only, false),
-        state_dir: text.state_dir.get().cloned(),
-        incident_dir: text.incident_dir.get().cloned(),
+        state_dir: text.state_dir.get().map(|path| findings.beside(path)),
+        incident_dir: text.incident_dir.get().map(|path| findings.beside(path)),
         listen: address::listen_of("listen", &text.listen, "127.0.0.1:9464", &mut settings, findings),
         metrics_listen: text
             .metrics_listen
@@ -304,7 +311,14 @@ fn check(
         capture,
         receivers,
         settings,
-    }
+    };
+    (config, notified)
+}
+
+/// The names of the receivers, those with errors among them.
+fn names_of(text: &FileText) -> Vec<&str> {
+    let receivers = text.receivers.get().into_iter().flatten().filter_map(Field::get);
+    receivers.filter_map(|receiver| receiver.name.get()).map(String::as_str).collect()
 }
 
 fn targets_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<Target> {
@@ -328,12 +342,14 @@ fn targets_of(text: &FileText, findings: &mut Findings<'_>) -> Vec<Target> {
 
 fn receivers_of(text: &FileText, settings: &mut Settings, findings: &mut Findings<'_>) -> Vec<Receiver> {
     let mut receivers: Vec<Receiver> = Vec::new();
+    let mut names: Vec<&str> = Vec::new();
     for (r, place) in text.receivers.get().into_iter().flatten().filter_map(Field::placed) {
-        let Some(receiver) = receiver::check(r, place, settings, findings) else { continue };
-        if receivers.iter().any(|other| other.name == receiver.name) {
-            findings.error(place, format!("two receivers are called `{}`", receiver.name), None);
+        let name = r.name.get().map(String::as_str);
+        if let Some(name) = name.filter(|name| names.contains(name)) {
+            findings.error(place, format!("two receivers are called `{name}`"), None);
         }
-        receivers.push(receiver);
+        names.extend(name);
+        receivers.extend(receiver::check(r, place, settings, findings));
     }
     receivers
 }
@@ -346,13 +362,13 @@ fn rules_of(
     load_rules: LoadRules<'_>,
     findings: &mut Findings<'_>,
     file_diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<CheckedRule> {
+) -> (Vec<CheckedRule>, Vec<Notified>) {
     let Some((entries, place)) = text.rules.placed() else {
-        return if text.rules.is_absent() {
-            rules::shipped_over(catalog, capture, parent).rules
-        } else {
-            Vec::new()
+        let rules = match text.rules.is_absent() {
+            true => rules::shipped_over(catalog, capture, parent).rules,
+            false => Vec::new(),
         };
+        return (rules, Vec::new());
     };
     if entries.is_empty() && text.targets.is_absent() {
         findings.error(place, rules::NO_RULES, Some(rules::NO_RULES_HINT.into()));
@@ -367,35 +383,26 @@ fn rules_of(
         load_rules,
         used: UsedNames::new(),
         rules: Vec::new(),
+        notified: Vec::new(),
         file_diagnostics,
     };
     list.check(entries, findings);
-    list.rules
+    (list.rules, list.notified)
 }
 
 /// Reports a receiver that does not exist, in the file of the rule that names it.
 fn check_notify(
-    rules: &[CheckedRule],
-    receivers: &[Receiver],
+    notified: &[Notified],
+    known: &[&str],
     findings: &mut Findings<'_>,
     file_diagnostics: &mut Vec<Diagnostic>,
 ) {
-    let known: Vec<&str> = receivers.iter().map(|r| &*r.name).collect();
-    for checked in rules {
-        for (name, place) in checked.rule.notify.iter().zip(&checked.notify_places) {
-            if known.contains(&&**name) {
-                continue;
-            }
-            let message = format!("no receiver is called `{name}`");
-            let hint = match known.is_empty() {
-                true => "`receivers:` in the configuration defines them".to_owned(),
-                false => did_you_mean(name, &known),
-            };
-            if checked.file == *findings.file() {
-                findings.error(*place, message, Some(hint));
-            } else {
-                file_diagnostics.push(Diagnostic::error_at(&checked.file, *place, message, Some(hint)));
-            }
+    for one in notified.iter().filter(|one| !known.contains(&&*one.name)) {
+        let (message, hint) = one.unknown_among(known);
+        if one.file == *findings.file() {
+            findings.error(one.place, message, Some(hint));
+        } else {
+            file_diagnostics.push(Diagnostic::error_at(&one.file, one.place, message, Some(hint)));
         }
     }
 }

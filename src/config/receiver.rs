@@ -193,6 +193,7 @@ pub fn check(
             return None;
         }
         Some((name, _)) => Arc::from(name.as_str()),
+        None if text.name.is_absent() && findings.is_misspelt(place, &["name"]) => return None,
         None if text.name.is_absent() => {
             findings.error(place, "the receiver has no `name`", None);
             return None;
@@ -241,8 +242,11 @@ fn means_of(text: &ReceiverText, place: Place, findings: &mut Findings<'_>) -> O
     let mut given = given.into_iter().filter_map(|(name, place)| place.map(|p| (name, p)));
     match (given.next(), given.next()) {
         (None, _) => {
-            let hint = "one of webhook, slack, alertmanager, command, stdout";
-            findings.error(place, "this receiver has no means of delivery", Some(hint.into()));
+            const MEANS: [&str; 5] = ["webhook", "slack", "alertmanager", "command", "stdout"];
+            if !findings.is_misspelt(place, &MEANS) {
+                let hint = format!("one of {}", MEANS.join(", "));
+                findings.error(place, "this receiver has no means of delivery", Some(hint));
+            }
             return None;
         }
         (Some((first, _)), Some((second, at))) => {

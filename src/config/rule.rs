@@ -105,8 +105,35 @@ pub struct CheckedRule {
     pub file: Arc<str>,
     /// The place of its name.
     pub place: Place,
-    /// The place of each name in `rule.notify`.
-    pub notify_places: Vec<Place>,
+}
+
+/// A receiver that a rule names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notified {
+    /// The receiver.
+    pub name: Arc<str>,
+    /// The file of the rule ...
+    pub file: Arc<str>,
+    /// ... and the place of the name there.
+    pub place: Place,
+}
+
+impl Notified {
+    /// That it is none of the receivers that are known: a message and a hint.
+    pub fn unknown_among(&self, known: &[&str]) -> (String, String) {
+        let hint = match known.is_empty() {
+            true => "`receivers:` in the configuration defines them".to_owned(),
+            false => did_you_mean(&self.name, known),
+        };
+        (format!("no receiver is called `{}`", self.name), hint)
+    }
+}
+
+/// The receivers that a rule names, unless it is taken out.
+pub fn notified_by(text: &RuleText, file: &Arc<str>) -> Vec<Notified> {
+    let named = text.notify.placed().filter(|_| text.enabled.get() != Some(&false));
+    let named = named.map(|(names, at)| names_of(names, at)).unwrap_or_default();
+    named.into_iter().map(|(name, place)| Notified { name: name.into(), file: file.clone(), place }).collect()
 }
 
 /// Checks one rule. `None` when it is disabled, or invalid, which is reported in `findings`.
@@ -133,7 +160,7 @@ pub fn check(
     let trigger = match text.trigger.placed() {
         Some((trigger, at)) => trigger_of(trigger, at, context, &mut settings, findings),
         None => {
-            if text.trigger.is_absent() {
+            if text.trigger.is_absent() && !findings.is_misspelt(place, &["trigger"]) {
                 let hint = "write for example `trigger: { max_over_mean: 1.5, beyond_chance: 4, for: 3s }`";
                 findings.error(
                     text.name.place().unwrap_or(place),
@@ -200,8 +227,7 @@ pub fn check(
         labels,
     };
     let place = text.name.place().unwrap_or(place);
-    let notify_places = notify.iter().map(|(_, place)| *place).collect();
-    Some(CheckedRule { rule, settings, file: findings.file().clone(), place, notify_places })
+    Some(CheckedRule { rule, settings, file: findings.file().clone(), place })
 }
 
 fn check_name(name: &Field<String>, place: Place, findings: &mut Findings<'_>) -> Option<Arc<str>> {
@@ -215,6 +241,7 @@ fn check_name(name: &Field<String>, place: Place, findings: &mut Findings<'_>) -
             }
             Some(name.as_str().into())
         }
+        Field::Absent if findings.is_misspelt(place, &["name"]) => None,
         Field::Absent => {
             findings.error(place, "the rule has no `name`", Some("write `name: dp-load-skew`, say".into()));
             None

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::de::{Field, TextOr, did_you_mean, read};
 use super::diagnostic::{Diagnostic, Findings};
 use super::effective::Settings;
-use super::rule::{CheckedRule, RuleText, check};
+use super::rule::{CheckedRule, Notified, RuleText, check, notified_by};
 use super::tree::{self, Place};
 use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::signal::catalog::Catalog;
@@ -167,6 +167,7 @@ fn load_over<'f>(
         load_rules: &refuse_file,
         used: UsedNames::new(),
         rules: Vec::new(),
+        notified: Vec::new(),
         file_diagnostics: &mut diagnostics,
     };
     for (file, text) in files {
@@ -200,6 +201,8 @@ pub struct RuleList<'a> {
     pub used: UsedNames,
     /// Valid rules so far.
     pub rules: Vec<CheckedRule>,
+    /// The receivers that rules name so far, those of rules with errors among them.
+    pub notified: Vec<Notified>,
     /// Problems of the files that the list names.
     pub file_diagnostics: &'a mut Vec<Diagnostic>,
 }
@@ -241,6 +244,7 @@ impl RuleList<'_> {
 
     fn check_rule(&mut self, text: &RuleText, place: Place, findings: &mut Findings<'_>) {
         let checked = check(text, place, self.catalog, self.capture, self.parent, findings);
+        self.notified.extend(notified_by(text, findings.file()));
         if let Some((name, at)) = text.name.placed() {
             let here = (findings.file().clone(), at.line);
             if let Some((file, line)) = self.used.get(name.as_str()) {

@@ -18,7 +18,8 @@ use skewtrap_core::printable::{LIMIT, printable};
 pub enum SecretText {
     /// The name of an environment variable.
     Env(String),
-    /// The path of a file; its first line without the newline.
+    /// The path of a file; its first line without the newline. A relative path starts from the folder of the file that
+    /// names it.
     File(String),
 }
 
@@ -27,7 +28,7 @@ pub enum SecretText {
 pub enum SecretRef {
     /// In this environment variable.
     Env(String),
-    /// In this file.
+    /// In this file, as seen from the agent's working folder.
     File(String),
 }
 
@@ -52,7 +53,8 @@ pub enum Address {
 /// The reference as text; never the secret itself.
 pub fn shown_secret(field: &Field<TextOr<SecretText>>) -> Option<String> {
     match field.get()? {
-        TextOr::More(text) => Some(SecretRef::from(text.clone()).to_string()),
+        TextOr::More(SecretText::Env(name)) => Some(SecretRef::Env(name.clone()).to_string()),
+        TextOr::More(SecretText::File(path)) => Some(SecretRef::File(path.clone()).to_string()),
         TextOr::Text(_) => Some("(hidden)".into()),
     }
 }
@@ -64,7 +66,7 @@ pub fn secret_of(
     findings: &mut Findings<'_>,
 ) -> Option<SecretRef> {
     match field.placed()? {
-        (TextOr::More(text), _) => Some(text.clone().into()),
+        (TextOr::More(text), _) => Some(SecretRef::named_in(text, findings)),
         (TextOr::Text(_), place) => {
             let hint = "write `{ env: NAME }` or `{ file: PATH }`, and change the one that stood here";
             findings.error_hiding_line(
@@ -84,7 +86,7 @@ pub fn address_of(
     findings: &mut Findings<'_>,
 ) -> Option<Address> {
     match field.placed()? {
-        (TextOr::More(text), _) => Some(Address::Secret(text.clone().into())),
+        (TextOr::More(text), _) => Some(Address::Secret(SecretRef::named_in(text, findings))),
         (TextOr::Text(url), place) => {
             if !is_url(url) {
                 let message = format!("{what} is no address: `http://host:port/path` is wanted");
@@ -123,11 +125,12 @@ pub fn masked(url: &str) -> String {
     printable(&shown, LIMIT).into_owned()
 }
 
-impl From<SecretText> for SecretRef {
-    fn from(text: SecretText) -> Self {
+impl SecretRef {
+    /// The reference as seen from the agent's working folder.
+    fn named_in(text: &SecretText, findings: &Findings<'_>) -> Self {
         match text {
-            SecretText::Env(name) => Self::Env(name),
-            SecretText::File(path) => Self::File(path),
+            SecretText::Env(name) => Self::Env(name.clone()),
+            SecretText::File(path) => Self::File(findings.beside(path)),
         }
     }
 }

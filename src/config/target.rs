@@ -33,7 +33,7 @@ pub struct TargetText {
     engine: Field<EngineText>,
     /// Its role. Default: what it says itself.
     role: Field<Role>,
-    /// Log files; `-` is standard input.
+    /// Log files; `-` is standard input. Relative paths start from the folder of this file.
     logs: Field<Vec<Field<TextOr<LogText>>>>,
     /// Whether, or where, its metrics are read. Default `true`: at `/metrics`. A list names further pages for
     /// `signals` behind the server's own: a router's, DCGM's, the node exporter's.
@@ -49,7 +49,7 @@ pub struct TargetText {
     api_key: Field<TextOr<SecretText>>,
     /// Key for the profile calls, if it wants another.
     admin_api_key: Field<TextOr<SecretText>>,
-    /// Certificate authorities beside the public ones.
+    /// Certificate authorities beside the public ones. A relative path starts from the folder of this file.
     ca_file: Field<String>,
     /// Folders that the server calls otherwise than the agent.
     path_map: Field<Vec<Field<PathText>>>,
@@ -231,7 +231,7 @@ pub fn check(text: &TargetText, place: Place, findings: &mut Findings<'_>) -> Op
     }
     target.api_key = secret_of(&text.api_key, "`api_key`", findings);
     target.admin_api_key = secret_of(&text.admin_api_key, "`admin_api_key`", findings);
-    target.ca_file = text.ca_file.get().cloned();
+    target.ca_file = text.ca_file.get().map(|path| findings.beside(path));
     target.path_map =
         text.path_map.get().into_iter().flatten().filter_map(|p| path_of(p, findings)).collect();
     target.group = settings.resolve("group", &text.group, target.name.to_string()).into();
@@ -292,14 +292,14 @@ fn check_name(name: &Field<String>, findings: &mut Findings<'_>) {
 fn log_of(field: &Field<TextOr<LogText>>, findings: &mut Findings<'_>) -> Option<Log> {
     let (log, place) = field.placed()?;
     let log = match log {
-        TextOr::Text(path) => Log { path: path.clone(), zone: None, from_start: false },
+        TextOr::Text(path) => Log { path: path_of_log(path, findings), zone: None, from_start: false },
         TextOr::More(text) => {
             let Some(path) = text.path.get() else {
                 findings.error(place, "a log needs its `path`", None);
                 return None;
             };
             Log {
-                path: path.clone(),
+                path: path_of_log(path, findings),
                 zone: zone_of(&text.zone, findings),
                 from_start: text.from_start.or(false),
             }
@@ -310,6 +310,11 @@ fn log_of(field: &Field<TextOr<LogText>>, findings: &mut Findings<'_>) -> Option
         return None;
     }
     Some(log)
+}
+
+/// Standard input is no path.
+fn path_of_log(path: &str, findings: &Findings<'_>) -> String {
+    if path.is_empty() || path == "-" { path.to_owned() } else { findings.beside(path) }
 }
 
 /// Checks the name of a time zone.

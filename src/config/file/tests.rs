@@ -145,6 +145,11 @@ budgt: {}
          11 |   - { name: x, signal: mine2, trigger: { cv: 0.2 }, notify: [oncal] }
             |                        ^^^^^
           = did you mean `mine`?
+        error: skewtrap.yaml:11:62: no receiver is called `oncal`
+            |
+         11 |   - { name: x, signal: mine2, trigger: { cv: 0.2 }, notify: [oncal] }
+            |                                                              ^^^^^
+          = did you mean `oncall`?
         error: skewtrap.yaml:13:35: a Slack webhook's address is a secret and must not stand in the file
           = write `{ env: NAME }` or `{ file: PATH }`, and change the one that stood here
         error: skewtrap.yaml:14:26: `command` and `stdout` in one receiver
@@ -409,4 +414,47 @@ fn targets_are_discovered_in_one_place_that_is_written_whole() {
         let told = problems(text);
         assert!(told.contains(wanted), "no `{wanted}` in:\n{told}");
     }
+}
+
+#[test]
+fn what_the_configuration_says_a_window_may_cost_holds_for_the_shipped_rules() {
+    use crate::config::rules::PRESETS;
+    let list: Vec<String> = PRESETS.iter().map(|preset| format!("'preset:{}'", preset.name)).collect();
+    let text = format!(
+        "targets: [{{ url: 'http://127.0.0.1:30000' }}]\nrules: [{}]\ncapture: {{ http: {{ max_stall: 1700ms }} }}\n",
+        list.join(", ")
+    );
+    let config = load("skewtrap.yaml", &text, &nothing).config.expect("it may run");
+    let mut count = 0;
+    for checked in &config.rules {
+        if let CaptureSpec::Http(http) = &checked.rule.capture {
+            assert_eq!(http.max_stall, Some(Duration::from_millis(1700)), "{}", checked.rule.name);
+            count += 1;
+        }
+    }
+    assert!(count >= 10, "{count} shipped rules capture over HTTP");
+}
+
+#[test]
+fn relative_paths_start_from_the_file_that_names_them() {
+    let text = "
+targets:
+  - { url: 'http://127.0.0.1:1', api_key: { file: key }, ca_file: ca.pem, logs: [a.log, '-', /var/log/b.log] }
+receivers: [{ name: a, slack: { url: { file: hook } } }]
+token: { file: /run/token }
+state_dir: state
+";
+    let config = load("/etc/skewtrap/skewtrap.yaml", text, &nothing).config.expect("it may run");
+    let target = &config.targets[0];
+    let file = |path: &str| Some(SecretRef::File(path.into()));
+    assert_eq!(target.api_key, file("/etc/skewtrap/key"));
+    assert_eq!(target.ca_file.as_deref(), Some("/etc/skewtrap/ca.pem"));
+    let logs: Vec<&str> = target.logs.iter().map(|log| &*log.path).collect();
+    assert_eq!(logs, ["/etc/skewtrap/a.log", "-", "/var/log/b.log"]);
+    assert_eq!(
+        (config.token, config.state_dir.as_deref()),
+        (file("/run/token"), Some("/etc/skewtrap/state"))
+    );
+    let here = load("skewtrap.yaml", text, &nothing).config.expect("it may run");
+    assert_eq!(here.targets[0].api_key, file("key"), "the file of the working folder itself");
 }

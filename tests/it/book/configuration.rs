@@ -21,7 +21,9 @@ pub fn reference(schema: &str) -> String {
     let mut text = String::from(
         "# skewtrap.yaml\n\nGenerated from the schema (`UPDATE_DOCS=1 cargo test --test it book`), which `skewtrap schema` prints for \
          editors. Every key is optional but those in bold. A duration is written \
-         `5s`, `250ms`, `1m30s`, `24h` or `7d`, a size `20GiB` or `500MB`. `skewtrap check --effective` prints what holds in the end. Rules have a \
+         `5s`, `250ms`, `1m30s`, `24h` or `7d`, a size `20GiB` or `500MB`. Relative paths of this machine (rules, keys, \
+         logs, certificates, folders) start from the folder of the file that names them; `output_dir` and `path_map` are the server's. \
+         `skewtrap check --effective` prints what holds in the end. Rules have a \
          page of their own with examples: [rules/README.md](../../rules/README.md).\n\n## The file\n",
     );
     page.keys(&mut text, "", &schema);
