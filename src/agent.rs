@@ -34,6 +34,7 @@ pub mod upload;
 pub mod window;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -60,6 +61,7 @@ use crate::config::receiver as configured;
 use crate::http::{Server, client};
 use crate::observe::effort::{Effort, Stage};
 use crate::observe::outlet::{self, Haste, Seen, outlet};
+use crate::serve::ApiContext;
 use crate::serve::metrics::Metrics;
 use crate::serve::published::{Publisher, Pulse, publisher};
 use skewtrap_core::capture::CaptureSpec;
@@ -282,11 +284,10 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let (tx, mut inbox) = mpsc::channel(INBOX);
     let (outcomes, mut delivered) = mpsc::channel(256);
     let host = plan::host();
-    let page = serves.then(|| plan.external_url.clone().unwrap_or_else(|| plan::page(&plan.listen, &host)));
     let incidents = Some(plan.incident_dir.display().to_string());
-    let origin = Origin { host, page, incidents };
+    let origin = Origin { host: host.clone(), incidents, ..Origin::default() };
     let client = client::client(None).context("no HTTP client")?;
-    let notifier =
+    let mut notifier =
         Notifier::start(&plan, origin, &client, (state.clone(), outbox), clock, &supervisor, &outcomes);
     let (archive, jobs) = mpsc::unbounded_channel();
     let (folders, until_there) = oneshot::channel();
@@ -308,7 +309,11 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let own_token = Arc::new(OnceLock::new());
     let (commands, mut requests) = mpsc::channel(16);
     if serves {
-        startup::serving(&plan, published, commands, metrics.clone(), &supervisor, own_token.clone()).await;
+        let context = ApiContext { published, commands, metrics: metrics.clone() };
+        let served = startup::serving(&plan, context, &supervisor, own_token.clone()).await;
+        let page =
+            |at: SocketAddr| plan.external_url.clone().unwrap_or_else(|| plan::page(&at.to_string(), &host));
+        notifier.lead_to(served.map(page));
     }
     let no_server = Server::new(client, "", None, None);
     let known = startup::known(&plan, &no_server);

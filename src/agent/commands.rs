@@ -203,7 +203,8 @@ impl Agent {
         let request = ManualRequest { target, is_alert, is_baseline, capture, why, labels, since };
         match self.watch.request_capture(request, self.clock.now(), effects) {
             Ok(incident) => {
-                Answer::Done { message: "a window is being opened".into(), incident: Some(incident) }
+                let message = being_opened(self.watch.windows_of_a_day(self.clock.now()));
+                Answer::Done { message, incident: Some(incident) }
             }
             Err(refusal) => Answer::Refused { why: refusal.to_string() },
         }
@@ -230,6 +231,18 @@ impl Agent {
             None => Answer::Missing { why: "no window of the agent's is open".into() },
         }
     }
+}
+
+/// The answer to who asked for a window, when so many were opened within a day, this one among them, of those that may be.
+fn being_opened((used, most): (u32, u32)) -> String {
+    let left = match most.saturating_sub(used) {
+        0 => "none is left: rules open no window either before the first of them is a day old".to_owned(),
+        n => format!("{n} left"),
+    };
+    format!(
+        "a window is being opened; it is number {used} of the {most} that may open within 24 h, by rules and by hand \
+         together (`budget.windows`): {left}"
+    )
 }
 
 /// The message that `name` is unknown, with the names that exist; `None` where it is known.
@@ -309,6 +322,17 @@ mod tests {
             let Ok(CaptureSpec::Http(http)) = window(http, asked) else { panic!("not a window over HTTP") };
             assert_eq!((http.output_dir.as_deref(), http.num_steps), (Some("/p"), Some(steps)));
         }
+    }
+
+    #[test]
+    fn whoever_asks_for_a_window_is_told_what_it_takes_of_the_days_windows() {
+        let told = being_opened((3, 4));
+        assert!(
+            told.contains("number 3 of the 4 that may open within 24 h") && told.ends_with("1 left"),
+            "{told}"
+        );
+        let last = being_opened((4, 4));
+        assert!(last.contains("none is left: rules open no window either"), "{last}");
     }
 
     #[test]

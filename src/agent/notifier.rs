@@ -77,6 +77,11 @@ impl Notifier {
         notifier
     }
 
+    /// From now on messages lead to this page, or say why to none.
+    pub fn lead_to(&mut self, page: Result<String, String>) {
+        self.planner.lead_to(page);
+    }
+
     /// Goes on with another state, whose outbox holds these rows; what waits in the one before moves there.
     pub fn go_on_with(&mut self, state: State, outbox: Vec<OutboxRow>, now: Time) {
         let before = std::mem::replace(&mut self.state, state);

@@ -401,11 +401,9 @@ fn add_pages(
 /// The engine's processes, where the server is on this machine. They are nobody's configured source: what they
 /// do not show is said where a cause is.
 fn host_of_target(target: &Target, plan: &TargetPlan) -> Option<SourcePlan> {
-    let url = target.url.as_deref().filter(|_| target.host)?.parse::<reqwest::Url>().ok()?;
-    let is_here = matches!(url.host_str()?, "localhost" | "127.0.0.1" | "[::1]" | "0.0.0.0");
+    let port = host::port_here(target.url.as_deref().filter(|_| target.host)?)?;
     let source = SourceId(u16::MAX - plan.target.0.min(u16::MAX / 2));
-    let port = url.port_or_known_default()?;
-    is_here.then_some(SourcePlan::Host(host::Config { target: plan.target, source, port }))
+    Some(SourcePlan::Host(host::Config { target: plan.target, source, port }))
 }
 
 /// The server whose ranks a query reports: the only one there is, or the one that it names.

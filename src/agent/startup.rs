@@ -21,8 +21,7 @@ use crate::http::{Secret, Server};
 use crate::observe::outlet::Outlet;
 use crate::observe::{host, poll, promql, tail};
 use crate::serve::metrics::Metrics;
-use crate::serve::published::Published;
-use crate::serve::{self, ApiContext, Command, ServeConfig};
+use crate::serve::{self, ApiContext, ServeConfig};
 use skewtrap_core::capture::facts::Sizes;
 use skewtrap_core::capture::governor::Ledger;
 use skewtrap_core::incident::{CaptureOutcome, Incident};
@@ -293,32 +292,34 @@ pub(super) fn store(
     }
 }
 
-/// Serves the status page and the API.
+/// Serves the status page and the API: where, or why not.
 pub(super) async fn serving(
     plan: &Plan,
-    published: Published,
-    commands: mpsc::Sender<Command>,
-    metrics: Arc<Metrics>,
+    context: ApiContext,
     supervisor: &Supervisor,
     own_token: Arc<OnceLock<Secret>>,
-) {
+) -> Result<SocketAddr, String> {
     let parsed = |text: &str| {
-        text.parse::<SocketAddr>().map_err(|e| warn!("`listen: {text}` is no address: {e}")).ok()
+        let no_address = |e| format!("`listen: {text}` is no address: {e}");
+        text.parse::<SocketAddr>().map_err(no_address).inspect_err(|why| warn!("{why}"))
     };
-    let Some(listen) = parsed(&plan.listen) else { return };
+    let listen = parsed(&plan.listen)?;
     let config = ServeConfig {
         listen,
-        metrics_listen: plan.metrics_listen.as_deref().and_then(parsed),
+        metrics_listen: plan.metrics_listen.as_deref().and_then(|text| parsed(text).ok()),
         token: plan.token.clone(),
         own_token,
         hosts: plan.hosts.clone(),
         incident_dir: plan.incident_dir.clone(),
     };
-    let (server, problems) =
-        serve::ApiServer::bind(&config, ApiContext { published, commands, metrics }).await;
-    for problem in problems {
+    let (server, problems) = serve::ApiServer::bind(&config, context).await;
+    for problem in &problems {
         warn!("{problem}; the watching goes on without it");
     }
+    let served = server.address().ok_or_else(|| {
+        warn!("messages have no link to a page, since this agent serves none");
+        format!("it is not served, for {listen} cannot be listened at (is another agent there?)")
+    });
     if let Some(address) = server.address() {
         info!("status page and API on http://{address}");
     }
@@ -329,6 +330,7 @@ pub(super) async fn serving(
         info!("health and metrics alone on http://{address}");
     }
     supervisor.once(server.run(supervisor.cancel()));
+    served
 }
 
 #[cfg(test)]

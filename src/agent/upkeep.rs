@@ -352,7 +352,9 @@ impl Agent {
     }
 
     pub(super) fn command(&mut self, command: Command, effects: &mut Vec<Effect>) {
-        match self.answer(command.action, effects) {
+        let reply = self.answer(command.action, effects);
+        self.publisher.outdate();
+        match reply {
             // Nobody may be waiting any more.
             Reply::Now(answer) => drop(command.answer.send(answer)),
             Reply::Later(answer) => self.supervisor.once(async move {

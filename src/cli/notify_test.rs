@@ -76,5 +76,5 @@ fn receiver_of(args: &NotifyTestArgs) -> anyhow::Result<(Receiver, Option<String
 }
 
 fn origin(page: Option<String>) -> Origin {
-    Origin { host: plan::host(), page, incidents: None }
+    Origin { host: plan::host(), page, ..Origin::default() }
 }

@@ -150,6 +150,7 @@ mod tests {
                 source("loads", "http://10.0.0.7:30000/v1/loads", SourceState::Ok, None, Some(ago(0.25))),
             ],
             ranks: vec![rank(0, 9.0, 0.25, false), rank(1, 46.0, 0.25, false), rank(2, 0.0, 61.0, true)],
+            not_watched: None,
         };
         insta::assert_snapshot!(text_of(&target, now), @r"
         server http://10.0.0.7:30000 (sglang 0.5.16)

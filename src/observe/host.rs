@@ -36,6 +36,18 @@ pub struct Config {
     pub port: u16,
 }
 
+/// The port of a server on this machine, as its address says; `None` where it is elsewhere.
+pub fn port_here(url: &str) -> Option<u16> {
+    let url = url.parse::<reqwest::Url>().ok()?;
+    let is_here = matches!(url.host_str()?, "localhost" | "127.0.0.1" | "[::1]" | "0.0.0.0");
+    url.port_or_known_default().filter(|_| is_here)
+}
+
+/// The ranks whose processes are seen below the one that listens on a port of this machine.
+pub fn ranks_at(port: u16) -> Vec<Rank> {
+    process::listener(port).map(process::ranks_below).unwrap_or_default().into_values().collect()
+}
+
 /// Reads until cancelled, or until nobody receives observations. Returns `true`: it is finished for good.
 pub async fn run(config: Config, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
     let mut ticks = tokio::time::interval(EVERY);

@@ -85,6 +85,11 @@ impl Publisher {
         self.status.publish(scope, Arc::new(status));
     }
 
+    /// Something was changed because somebody asked for it: whoever looks now must see it, however young what was built is.
+    pub fn outdate(&self) {
+        self.status.outdate();
+    }
+
     /// Gives a part of the history to all who wait for it.
     pub fn publish_history(&self, scope: HistoryScope, history: Vec<History>) {
         self.history.publish(scope, Arc::new(history));
@@ -156,7 +161,8 @@ type Standing<K, T> = Box<dyn Fn(&K) -> T + Send + Sync>;
 
 /// What was built last.
 struct Editions<K, T> {
-    parts: BTreeMap<K, (T, Instant)>,
+    /// Each with when it was built; `None` where it is known to be out of date.
+    parts: BTreeMap<K, (T, Option<Instant>)>,
     standing: Option<Standing<K, T>>,
 }
 
@@ -170,8 +176,12 @@ impl<K: Ord, T: Clone> Editions<K, T> {
     /// A part that serves whoever asks now.
     fn fresh(&self, key: &K) -> Option<T> {
         let standing = self.standing.as_ref().map(|standing| standing(key));
-        let built =
-            || self.parts.get(key).filter(|(_, at)| at.elapsed() < FRESH).map(|(part, _)| part.clone());
+        let built = || {
+            self.parts
+                .get(key)
+                .filter(|(_, at)| at.is_some_and(|at| at.elapsed() < FRESH))
+                .map(|(part, _)| part.clone())
+        };
         standing.or_else(built)
     }
 }
@@ -201,8 +211,12 @@ impl<K: Ord + Clone, T: Clone> Board<K, T> {
                 let Some(oldest) = oldest else { break };
                 editions.parts.remove(&oldest);
             }
-            editions.parts.insert(key, (part, Instant::now()));
+            editions.parts.insert(key, (part, Some(Instant::now())));
         });
+    }
+
+    fn outdate(&self) {
+        self.editions.send_modify(|editions| editions.parts.values_mut().for_each(|(_, at)| *at = None));
     }
 
     fn stand(&self, part: impl Fn(&K) -> T + Send + Sync + 'static) {
@@ -278,6 +292,19 @@ mod tests {
         }
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(built.load(Ordering::Relaxed), 3, "nobody has asked again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_changed_for_somebody_is_seen_at_once() {
+        let (mut publisher, published) = publisher(Pulse::default());
+        let status = |version: &str| Status { version: version.into(), ..Status::default() };
+        publisher.publish(Scope::ALL, status("before"));
+        assert_eq!(&*published.status(Scope::ALL).await.version, "before");
+        publisher.outdate();
+        let asking = tokio::spawn(async move { published.status(Scope::ALL).await.version.to_string() });
+        assert_eq!(publisher.wanted().await, Wanted::Status(Scope::ALL));
+        publisher.publish(Scope::ALL, status("after"));
+        assert_eq!(asking.await.expect("an answer"), "after");
     }
 
     #[tokio::test(start_paused = true)]

@@ -344,6 +344,7 @@ fn status(started: Time) -> Status {
                 ),
             ],
             ranks: (0..8).map(signals).collect(),
+            not_watched: None,
         }],
         rules: vec![
             rule(

@@ -2,6 +2,7 @@
 //! that was seen, done and found. `incident.json`, the notifications and the API are made of it.
 
 mod capture;
+mod impact;
 mod record;
 
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use self::capture::{CaptureOutcome, Refused};
+pub use self::impact::{BeforeAndNow, Impact};
 pub use self::record::{Exchange, Record, StoredCapture};
 pub use crate::capture::captured::{Captured, CapturedFile, Quality};
 use crate::cause::Cause;
@@ -51,6 +53,9 @@ pub struct Incident {
     /// Why it happened, as far as the numbers tell without a capture; looked for in the first ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cause>,
+    /// What clients notice of it, as of the last look while it went on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub impact: Option<Impact>,
     /// The outcome of the capture: of the last one, where [`Self::earlier`] has others.
     pub capture: CaptureOutcome,
     /// The verdict of comparing its ranks, once there is one.
@@ -86,7 +91,15 @@ pub struct Incident {
     pub is_baseline: bool,
 }
 
+/// The name under which captures stand that no rule asked for.
+pub const BY_HAND: &str = "by hand";
+
 impl Incident {
+    /// Whether it is nothing but a capture that a person, or another system's alert, asked for.
+    pub fn is_by_hand(&self) -> bool {
+        *self.rule == *BY_HAND
+    }
+
     /// An incident that has just been found: a warning about nothing in particular, not captured yet.
     pub fn new(id: Arc<str>, rule: Arc<str>, target: Arc<str>, fired_at: Time, finding: Finding) -> Self {
         Self {
@@ -102,6 +115,7 @@ impl Incident {
             resolved_at: None,
             finding,
             cause: None,
+            impact: None,
             capture: CaptureOutcome::None,
             verdict: None,
             bundle: None,

@@ -88,6 +88,8 @@ pub struct Origin {
     pub host: String,
     /// The address of the agent's page for people, without a slash at its end; `None` when there is none.
     pub page: Option<String>,
+    /// Why there is no page, where there should be one: nobody must be led to another agent's.
+    pub no_page: Option<String>,
     /// The folder that gets a folder for each incident; `None` where none is kept.
     pub incidents: Option<String>,
 }
@@ -133,7 +135,7 @@ impl Message {
             title: title_of(incident, update),
             facts: Facts::of(incident, origin),
             page: origin.page.as_ref().map(|p| format!("{p}/#incident={}", incident.id)),
-            notes: notes_of(incident, update),
+            notes: notes_of(incident, update, origin),
             incident: incident.clone(),
         }
     }
@@ -159,13 +161,12 @@ impl Message {
 }
 
 /// During a silence no message is sent. At its end the message that the rule fired follows, with a note.
-fn notes_of(incident: &Incident, update: Update) -> Vec<String> {
+fn notes_of(incident: &Incident, update: Update, origin: &Origin) -> Vec<String> {
     let is_late =
         update == Update::Fired && incident.capture.refused().is_some_and(|r| r.reason == Reason::Silenced);
-    is_late
-        .then(|| "the silence in which it fired is over, and it still fires".to_owned())
-        .into_iter()
-        .collect()
+    let late = is_late.then(|| "the silence in which it fired is over, and it still fires".to_owned());
+    let no_link = origin.no_page.as_ref().map(|why| format!("no link to the agent's page: {why}"));
+    late.into_iter().chain(no_link).collect()
 }
 
 /// The stable id of the message about `update`. A message about a further capture of the incident has

@@ -42,6 +42,7 @@ pub use self::statistic::Direction;
 pub use self::why::{Evaluation, Measured};
 use crate::capture::{CaptureSpec, Limits};
 pub use crate::finding::Statistic;
+use crate::signal::catalog;
 use skewtrap_trace::labels::Labels;
 
 /// One rule, checked.
@@ -99,6 +100,11 @@ impl Rule {
         );
         format!("{detection:?}").hash(&mut hasher);
         hasher.finish()
+    }
+
+    /// Whether it compares what the machine tells of the ranks' processes.
+    pub fn is_of_machine(&self) -> bool {
+        self.trigger.conditions.iter().any(|c| catalog::OF_MACHINE.contains(&c.signal))
     }
 
     /// The trigger's conditions, then the clear's.

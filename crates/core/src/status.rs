@@ -2,6 +2,7 @@
 //! of this and nothing else. Plain data; the agent fills it about once a second.
 
 mod course;
+mod not_watched;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::course::{Course, POINTS};
+pub use self::not_watched::{Reach, not_watched};
 use crate::capture::captured::Means;
 use crate::capture::window::WindowPhase;
 use crate::incident::Incident;
@@ -134,6 +136,9 @@ pub struct TargetStatus {
     pub sources: Vec<SourceStatus>,
     /// Its ranks, in their order.
     pub ranks: Vec<RankStatus>,
+    /// Why its ranks cannot be compared, and what can be watched there; absent where each has its own numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_watched: Option<String>,
 }
 
 /// One source of one server.

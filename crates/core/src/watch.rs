@@ -16,6 +16,7 @@ mod death;
 mod event;
 mod follow_up;
 mod harm;
+mod impact;
 mod incidents;
 mod joins;
 mod kept;
@@ -176,6 +177,11 @@ impl Watch {
         out: &mut Vec<Effect>,
     ) -> Result<IncidentId, Refusal> {
         self.core.request_capture(&self.store, request, now, out)
+    }
+
+    /// How many windows were opened within the last 24 hours, by rules and by hand, and how many may be.
+    pub fn windows_of_a_day(&self, now: Time) -> (u32, u32) {
+        status::windows_of_a_day(&self.core, now)
     }
 
     /// Takes one observation by reference, so that a replay can use its buffer again.

@@ -70,6 +70,14 @@ impl Planner {
         Self { receivers, keep_alerts, cap, storms: BTreeMap::new(), warned: BTreeSet::new(), origin }
     }
 
+    /// From now on messages lead to this page, or say why to none.
+    pub fn lead_to(&mut self, page: Result<String, String>) {
+        (self.origin.page, self.origin.no_page) = match page {
+            Ok(page) => (Some(page), None),
+            Err(why) => (None, Some(why)),
+        };
+    }
+
     /// Takes over an incident that an earlier run of the agent announced: receivers that keep an alert
     /// open get its end, however many there are. For all others the storm cap counts it as usual.
     pub fn take_over(&mut self, incident: &Arc<str>) {
@@ -138,7 +146,9 @@ impl Planner {
         let chosen = self.receivers.iter().filter(|(name, route)| {
             let is_candidate = if is_named { named.contains(name) } else { route.by_default };
             let can_edit = self.keep_alerts.contains(name);
-            is_candidate && route.takes(incident, update) && (!only_edits || can_edit)
+            // A window that somebody asked for is nothing to be alerted of; asked for by an alert it would answer itself.
+            let is_alert = !can_edit || !incident.is_by_hand();
+            is_candidate && is_alert && route.takes(incident, update) && (!only_edits || can_edit)
         });
         let mut deliveries = Vec::new();
         for (name, _) in chosen {
@@ -195,7 +205,7 @@ mod tests {
     use super::*;
     use crate::http::Secret;
     use skewtrap_core::capture::refusal::Reason;
-    use skewtrap_core::incident::{CaptureOutcome, Refused};
+    use skewtrap_core::incident::{BY_HAND, CaptureOutcome, Refused};
     use skewtrap_core::message::sample;
 
     fn receiver(name: &str, route: Route) -> Receiver {
@@ -281,6 +291,21 @@ mod tests {
         let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
         let now = Time::from_epoch_s(1_795_492_126.1);
         assert_eq!(names(&planner.plan_edits(&sample(now), Update::Captured, &[], now)), ["am"]);
+    }
+
+    #[test]
+    fn a_window_that_somebody_asked_for_is_told_and_is_no_alert() {
+        let url = Secret::new("http://alertmanager:9093");
+        let am = Receiver::new("am", Means::Alertmanager { url, bearer: None });
+        let receivers = [am, receiver("all", Route::default())];
+        let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let by_rule = sample(now);
+        assert_eq!(names(&planner.plan(&by_rule, Update::Verdict, &[], now)), ["am", "all"]);
+        let by_hand = Incident { rule: BY_HAND.into(), id: "20261124T040000Z-by-hand".into(), ..by_rule };
+        for update in [Update::Fired, Update::Verdict, Update::Resolved] {
+            assert_eq!(names(&planner.plan(&by_hand, update, &[], now)), ["all"], "{update:?}");
+        }
     }
 
     #[test]

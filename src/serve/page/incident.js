@@ -44,6 +44,16 @@ function causeText(c) {
     + part("ruled out: ", c.ruled_out) + part("unknown: ", c.unknown);
 }
 
+// What clients notice: the whole server before the onset, and now (at the last look before its end).
+function harmText(i) {
+  const parts = [], h = i.finding.harm, m = i.impact || {};
+  if (h && h.requests >= 1) parts.push(Math.round(h.requests) + " requests (" + Math.round(100 * h.share) + " % of all) would be better off, were the load even");
+  const course = (name, c, unit) => c ? [name + " " + figure(c.before) + " → " + figure(c.now) + unit] : [];
+  const numbers = [...course("tokens a second of all ranks", m.tokens_per_s, ""), ...course("time to the first token", m.first_token_s, " s"), ...course("requests that wait for a place", m.waiting_reqs, "")];
+  if (numbers.length) parts.push((i.resolved_at ? "before the onset and shortly before its end: " : "before the onset and now: ") + numbers.join(", "));
+  return parts.join("; ");
+}
+
 // A factor is in multiples of its bound, any other statistic in its own unit.
 export const howMuch = (statistic, signal, value, bound) => statistic.startsWith("factors")
   ? signal + " departs by " + figure(value) + " times its bound" : statistic + " is " + figure(value) + " (bound " + figure(bound) + ")";
@@ -89,6 +99,7 @@ export function drawIncident({ incident: i, files }) {
     ["rule", i.rule + " (" + i.severity + ")" + (i.about ? ": " + i.about : "")],
     ["since", clock(f.onset) + " ± " + figure(f.onset_error_s) + " s, fired " + figure(i.fired_at - f.onset) + " s later" + (i.resolved_at ? ", over at " + clock(i.resolved_at) : "")],
     ["how much", f.statistic ? howMuch(f.statistic + " of " + f.signal, f.signal, f.value, f.bound) : "nothing was measured: a window was asked for"],
+    ...(harmText(i) ? [["harm", harmText(i)]] : []),
     ["evidence", f.evidence ? el("code", {}, f.evidence) : "no single line"],
     ...(f.shown_by ? [["first shown by", el("code", {}, f.shown_by.line || f.signal + " " + figure(f.shown_by.value) + " at " + clock(f.shown_by.at) + ", by " + f.shown_by.source)]] : []),
     ...(i.cause ? [["cause", causeText(i.cause)]] : []),

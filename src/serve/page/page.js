@@ -47,6 +47,14 @@ function drawFiring(list) {
 
 const blamedNow = status => status.rules.flatMap(r => r.groups).filter(g => g.state === "firing" && g.rank);
 
+// What cannot be watched, the servers of which the same holds together: silence is no health there.
+function drawNotWatched({ targets }) {
+  const texts = new Map();
+  for (const t of targets.filter(t => t.not_watched)) texts.set(t.not_watched, [...texts.get(t.not_watched) || [], t.name]);
+  draw("not-watched", [...texts], list => list.map(([text, names]) => el("p", { class: "notice" }, el("b", {}, "Not watched: "),
+    names.slice(0, 4).join(", ") + (names.length > 4 ? " and " + (names.length - 4) + " more" : "") + ": " + text)));
+}
+
 function drawLoad(history, status) {
   const found = blamedNow(status), place = $("load");
   if (!history || !history.lines.length) {
@@ -230,6 +238,7 @@ function drawAll({ status, histories }) {
   // A screen reader hears of a firing and of its end, not of every number.
   draw("news", alarms.map(f => [f.who, f.target, f.rule]), list => list.length ? list.map(([who, target, rule]) => `${rule} fires: ${who} on ${target}`).join("; ") : "nothing fires");
   drawServers(status);
+  drawNotWatched(status);
   drawLoad(history, status);
   draw("rules", status.rules.map(r => ({ ...r, last_evaluated: null })), drawRules);
   draw("incidents", { list: incidents, id: chosen(), now: status.incidents.map(i => i.id) }, drawIncidents);

@@ -88,12 +88,7 @@ impl Sizing {
         }
         // Where the model runs on the cores that write, no host is ever known to be as usual.
         let slowness = known.slowness.filter(|times| *times > 1.0 || server.device != "cpu");
-        let s_per_byte = match server.engine {
-            ServerKind::Sglang if server.sizes.tp > 1 => prior::seconds_per_byte_together(),
-            ServerKind::Sglang => prior::seconds_per_byte(),
-            _ => prior::seconds_per_byte_of_vllm(),
-        };
-        let assumed = Assumed { bytes_per_step: a_step_of(server), s_per_byte, slowness };
+        let assumed = Assumed { bytes_per_step: a_step_of(server), s_per_byte: rate_of(server), slowness };
         let (limit, timer) = server.smallest_timer();
         let allowed = max_stall.unwrap_or(DEFAULT_MAX_STALL).min(limit / TIMER_MARGIN);
         let fit = || known.costs.size(recorded, &assumed, allowed);
@@ -174,6 +169,15 @@ fn a_step_of(server: &ServerFacts) -> Guess {
     Guess { mean: of_all.mean - f64::from(server.sizes.pp.max(1)).ln(), ..of_all }
 }
 
+/// Seconds for a byte of it, before a window taught them.
+fn rate_of(server: &ServerFacts) -> Guess {
+    match server.engine {
+        ServerKind::Sglang if server.sizes.tp > 1 => prior::seconds_per_byte_together(),
+        ServerKind::Sglang => prior::seconds_per_byte(),
+        _ => prior::seconds_per_byte_of_vllm(),
+    }
+}
+
 /// The most steps whose likely cost stays so far below a timer of the server's.
 fn within(limit: Duration, of_one: Duration) -> u32 {
     let fit = limit.as_secs_f64() / (of_one.as_secs_f64() * f64::from(TIMER_MARGIN)).max(1e-9);
@@ -183,6 +187,24 @@ fn within(limit: Duration, of_one: Duration) -> u32 {
 /// What a window may cost: what the rule says, or the default where it gives no steps either.
 pub fn max_stall_of(spec: &HttpWindow) -> Option<Duration> {
     spec.max_stall.or_else(|| spec.num_steps.is_none().then_some(DEFAULT_MAX_STALL))
+}
+
+/// The `max_stall` that fits a server: what the steps that a verdict needs are predicted to silence a rank for, on
+/// hosts that are measured to be as usual, rounded up to tenths of a second and no less than the default. `None` where
+/// nothing tells how large its model is, or nothing was measured of its engine.
+pub fn max_stall_for(server: &ServerFacts) -> Option<Duration> {
+    let model = &server.model_size;
+    let is_known = model.layers.is_some() || model.weights_gb.is_some() || model.billions.is_some();
+    if server.engine != ServerKind::Sglang || server.device == "cpu" || !is_known {
+        return None;
+    }
+    let slowness = Some(prior::LEAST_MEASURED);
+    let assumed = Assumed { bytes_per_step: a_step_of(server), s_per_byte: rate_of(server), slowness };
+    let spec = HttpWindow::default();
+    let recorded = recorded_by(&spec, &["GPU".into()], server);
+    let needed = WindowCosts::default().predicted(recorded, TELLING_STEPS, &assumed).upper;
+    let tenths = (needed.as_secs_f64() * 10.0).ceil();
+    Some(Duration::from_secs_f64(tenths / 10.0).clamp(DEFAULT_MAX_STALL, MAX_STALL))
 }
 
 /// The same on a host that is so many times slower than usual.
@@ -283,6 +305,25 @@ mod tests {
         let long = HttpWindow { max_stall: Some(MS * 5_000), ..HttpWindow::default() };
         let most = sized(&long, 8, &Knowledge { slowness: Some(1.0), ..Knowledge::default() });
         assert_eq!(most.map(|first| first.steps), Ok(super::super::size::MOST_FIRST_STEPS));
+    }
+
+    #[test]
+    fn the_stall_that_fits_a_server_allows_the_steps_that_a_verdict_needs_and_no_tenth_more() {
+        for layers in [8, 16, 32, 64, 80] {
+            let server = server_of(layers, 300);
+            let fits = max_stall_for(&server).expect("its layers are known");
+            let steps = |max_stall| {
+                let spec = HttpWindow { max_stall: Some(max_stall), ..HttpWindow::default() };
+                let known = Knowledge { slowness: Some(prior::LEAST_MEASURED), ..Knowledge::default() };
+                sized(&spec, layers, &known).map_or(0, |sized| sized.steps)
+            };
+            assert!(steps(fits) >= TELLING_STEPS, "{layers}: {fits:?} allows {}", steps(fits));
+            let less = fits.checked_sub(MS * 100).expect("more than a tenth");
+            assert!(fits == DEFAULT_MAX_STALL || steps(less) < TELLING_STEPS, "{layers}: {less:?} would do");
+        }
+        let unknown = ServerFacts::of_server_info(&json!({"version": "0.5.16", "device": "cuda"}));
+        assert_eq!(max_stall_for(&unknown), None, "nothing tells how large its model is");
+        assert_eq!(max_stall_for(&ServerFacts::of_vllm("0.33.0", 2)), None);
     }
 
     #[test]

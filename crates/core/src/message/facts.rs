@@ -1,18 +1,24 @@
 //! The facts of a message: answers to the same ten questions, a sentence each.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
 use super::words::{bytes, counted, deviation_bound, figure, rank_name, seconds, utc};
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
-use crate::finding::{Finding, Statistic};
-use crate::incident::{CaptureOutcome, Death, Escalation, FollowUp, Incident, Joined, STANDING};
+use crate::finding::{Finding, MemberValue, Statistic};
+use crate::incident::{
+    BeforeAndNow, CaptureOutcome, Death, Escalation, FollowUp, Incident, Joined, STANDING,
+};
 use crate::signal::sample::ShownBy;
 use skewtrap_trace::labels::Labels;
 
 /// How many members are listed; the others are counted.
 const MEMBERS_SHOWN: usize = 8;
+/// What was seen so soon after the firing is what it fired by.
+const LATER: Duration = Duration::from_secs(5);
 /// The longest evidence, in characters.
 const EVIDENCE_CHARS: usize = 300;
 
@@ -28,6 +34,9 @@ pub struct Facts {
     pub rank: String,
     /// The statistic, its bound, every member's value.
     pub how_much: String,
+    /// What clients notice: what the whole server did before, and does now.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub harm: String,
     /// The log line or sample that first shows the deviation.
     pub evidence: String,
     /// Why, as far as the numbers tell without a capture, and what speaks for it.
@@ -64,7 +73,8 @@ impl Facts {
             rule: rule(incident),
             since: since(incident),
             rank: rank(incident),
-            how_much: how_much(&incident.finding),
+            how_much: how_much(incident),
+            harm: harm(incident),
             evidence: evidence(&incident.finding),
             cause: incident.cause.as_ref().map_or_else(String::new, cause),
             not_it: incident.cause.as_ref().map_or_else(String::new, not_it),
@@ -75,17 +85,18 @@ impl Facts {
             verdict: verdict(incident),
             cost: costs(incident),
             bundle: bundle(incident, origin),
-            open: open(incident),
+            open: open(incident, origin),
         }
     }
 
     /// The names and sentences that are not empty, in reading order.
     pub fn lines(&self) -> Vec<(&'static str, &str)> {
-        let all: [(&'static str, &str); 15] = [
+        let all: [(&'static str, &str); 16] = [
             ("rule", &self.rule),
             ("since", &self.since),
             ("rank", &self.rank),
             ("how much", &self.how_much),
+            ("harm", &self.harm),
             ("evidence", &self.evidence),
             ("cause", &self.cause),
             ("not it", &self.not_it),
@@ -160,9 +171,32 @@ fn rank(incident: &Incident) -> String {
 
 /// The statistic with its bound, then the blamed member, then the others in their order. Empty for a
 /// finding without a measurement.
-fn how_much(finding: &Finding) -> String {
+fn how_much(incident: &Incident) -> String {
+    let finding = &incident.finding;
     let Some(measured) = &finding.measured else { return String::new() };
-    let (blamed, others): (Vec<_>, Vec<_>) = finding.members.iter().partition(|m| m.rank == finding.rank);
+    let shown = members(finding, &finding.members);
+    // A factor is found in arrivals and work; what the members show is the signal of the rule.
+    let link = match (&measured.members_signal, measured.statistic) {
+        (Some(signal), _) => format!("; {signal} when it fired: "),
+        (None, Statistic::Factors) => "; the rule's signal when it fired: ".into(),
+        (None, _) => ": ".into(),
+    };
+    let bound = deviation_bound(measured);
+    // What departed in words, where a factor did: a number of times a bound says nothing by itself.
+    let measured = match finding.departure() {
+        Some(said) => format!("{} ({bound})", one_line(said)),
+        None => bound,
+    };
+    let since = incident.impact.as_ref().filter(|impact| impact.at.since(incident.fired_at) >= LATER);
+    let since = since.map(|impact| members(finding, &impact.members)).filter(|shown| !shown.is_empty());
+    let word = if incident.resolved_at.is_some() { "before it ended" } else { "now" };
+    let since = since.map_or_else(String::new, |shown| format!("; {word}: {shown}"));
+    if shown.is_empty() { measured } else { format!("{measured}{link}{shown}{since}") }
+}
+
+/// The blamed member's value first, then those of the others.
+fn members(finding: &Finding, values: &[MemberValue]) -> String {
+    let (blamed, others): (Vec<_>, Vec<_>) = values.iter().partition(|m| m.rank == finding.rank);
     let shown: Vec<String> = blamed
         .into_iter()
         .chain(others)
@@ -172,20 +206,36 @@ fn how_much(finding: &Finding) -> String {
         })
         .collect();
     let more = finding.members.len().saturating_sub(MEMBERS_SHOWN);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    // A factor is found in arrivals and work; what the members show is the signal of the rule.
-    let link = match (&measured.members_signal, measured.statistic) {
-        (Some(signal), _) => format!("; {signal}: "),
-        (None, Statistic::Factors) => "; the rule's signal: ".into(),
-        (None, _) => ": ".into(),
+    let more = if more > 0 && !shown.is_empty() { format!(" and {more} more") } else { String::new() };
+    format!("{}{more}", shown.join(", "))
+}
+
+/// `31 requests (42 % of all) would be better off, were the load even; before the onset and now: tokens a second of all
+/// ranks 4100 -> 3200`.
+fn harm(incident: &Incident) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    if let Some(harm) = incident.finding.harm.as_ref().filter(|harm| harm.requests >= 1.0) {
+        parts.push(format!(
+            "{} requests ({:.0} % of all) would be better off, were the load even",
+            figure(harm.requests.round()),
+            harm.share * 100.0
+        ));
+    }
+    let impact = incident.impact.as_ref();
+    let course = |name: &str, course: Option<BeforeAndNow>, word: fn(f64) -> String| {
+        course.map(|c| format!("{name} {} -> {}", word(c.before), word(c.now)))
     };
-    let bound = deviation_bound(measured);
-    // What departed in words, where a factor did: a number of times a bound says nothing by itself.
-    let measured = match finding.departure() {
-        Some(said) => format!("{} ({bound})", one_line(said)),
-        None => bound,
-    };
-    if shown.is_empty() { measured } else { format!("{measured}{link}{}{more}", shown.join(", ")) }
+    let numbers = [
+        course("tokens a second of all ranks", impact.and_then(|i| i.tokens_per_s), figure),
+        course("time to the first token", impact.and_then(|i| i.first_token_s), seconds),
+        course("requests that wait for a place", impact.and_then(|i| i.waiting_reqs), figure),
+    ];
+    let numbers: Vec<String> = numbers.into_iter().flatten().collect();
+    if !numbers.is_empty() {
+        let now = if incident.resolved_at.is_some() { "shortly before its end" } else { "now" };
+        parts.push(format!("before the onset and {now}: {}", numbers.join(", ")));
+    }
+    one_line(&parts.join("; "))
 }
 
 /// The log line that showed the deviation, else the sample, else the numbers.
@@ -427,8 +477,13 @@ fn bundle(incident: &Incident, origin: &Origin) -> String {
     }
 }
 
-fn open(incident: &Incident) -> String {
+fn open(incident: &Incident, origin: &Origin) -> String {
     let window = incident.window();
+    // Whoever asked the agent at that address would be answered by another one.
+    let by_command = match &origin.no_page {
+        None => format!("skewtrap incidents {}", incident.id),
+        Some(_) => "the files in its folder: this agent answers no command".to_owned(),
+    };
     // The captures of a bundle are compared one by one.
     let (number, traces) = match window {
         1 => (String::new(), String::new()),
@@ -436,11 +491,11 @@ fn open(incident: &Incident) -> String {
     };
     match (&incident.bundle, &incident.verdict) {
         (Some(path), Some(_)) => {
-            format!("{path}/report{number}.html in a browser, or: skewtrap incidents {}", incident.id)
+            format!("{path}/report{number}.html in a browser, or: {by_command}")
         }
         (Some(path), None) if matches!(incident.capture, CaptureOutcome::Done(_)) => {
             format!("skewtrap compare {path}{traces}")
         }
-        _ => format!("skewtrap incidents {}", incident.id),
+        _ => by_command,
     }
 }

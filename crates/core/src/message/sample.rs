@@ -3,7 +3,7 @@
 use crate::capture::captured::{Captured, CapturedFile, Means, Quality};
 use crate::cause::{Cause, CauseKind, Certainty};
 use crate::finding::{Finding, Measured, MemberValue, Side, Statistic};
-use crate::incident::{CaptureOutcome, Incident, IncidentState, VerdictNote};
+use crate::incident::{BeforeAndNow, CaptureOutcome, Impact, Incident, IncidentState, VerdictNote};
 use crate::rule::Severity;
 use crate::signal::sample::{ShownBy, Source};
 use skewtrap_trace::labels::{LabelValue, Labels};
@@ -61,6 +61,7 @@ pub fn sample(fired_at: Time) -> Incident {
             harm: None,
         },
         cause: Some(cause(fired_at)),
+        impact: Some(impact(fired_at)),
         capture: CaptureOutcome::Done(captured(fired_at)),
         verdict: Some(VerdictNote {
             kind: Kind::UnevenWork,
@@ -83,6 +84,19 @@ pub fn sample(fired_at: Time) -> Incident {
         ended_unseen: false,
         returned: Vec::new(),
         is_baseline: false,
+    }
+}
+
+/// Eight seconds later.
+fn impact(fired_at: Time) -> Impact {
+    let values = [9.0, 10.0, 54.0, 8.0];
+    let course = |before, now| Some(BeforeAndNow { before, now });
+    Impact {
+        at: fired_at + std::time::Duration::from_secs(8),
+        tokens_per_s: course(4_810.0, 3_920.0),
+        first_token_s: course(0.31, 1.4),
+        waiting_reqs: course(0.2, 23.0),
+        members: (0..4).map(|i| member(i, values[usize::from(i)])).collect(),
     }
 }
 

@@ -11,7 +11,7 @@ fn at() -> Time {
 }
 
 fn origin() -> Origin {
-    Origin { host: "gpu-7".into(), page: Some("http://127.0.0.1:9464".into()), incidents: None }
+    Origin { host: "gpu-7".into(), page: Some("http://127.0.0.1:9464".into()), ..Origin::default() }
 }
 
 /// The sample as it was when it fired.
@@ -20,6 +20,10 @@ fn fired() -> Incident {
     incident.state = IncidentState::Open;
     incident.capture = CaptureOutcome::Open { since: at(), expects: None };
     incident.verdict = None;
+    // What is known at once.
+    if let Some(impact) = &mut incident.impact {
+        impact.at = at();
+    }
     incident
 }
 
@@ -126,6 +130,22 @@ fn a_refused_and_a_failed_capture_say_why_and_what_they_cost() {
 }
 
 #[test]
+fn an_agent_whose_page_is_not_served_sends_no_link_and_says_why() {
+    let why = "127.0.0.1:9464 is taken, and is another agent's";
+    let origin = Origin { host: "gpu-7".into(), no_page: Some(why.into()), ..Origin::default() };
+    let told = Message::of(&fired(), Update::Fired, at(), &origin);
+    assert_eq!(told.page, None);
+    assert_eq!(told.notes, [format!("no link to the agent's page: {why}")]);
+    assert!(
+        !told.facts.open.contains("skewtrap incidents"),
+        "another agent would answer: {}",
+        told.facts.open
+    );
+    let verdict = Message::of(&sample(at()), Update::Verdict, at(), &origin).facts.open;
+    assert!(verdict.contains("report.html") && !verdict.contains("skewtrap incidents"), "{verdict}");
+}
+
+#[test]
 fn the_folder_is_told_from_the_first_message_on_and_in_the_last_one_that_nothing_was_captured() {
     let origin = Origin { incidents: Some("/data/incidents".into()), ..origin() };
     let mut incident = fired();
@@ -146,11 +166,41 @@ fn the_numbers_beside_a_factor_are_called_what_they_are() {
     let told = message(&incident, Update::Fired).facts.how_much;
     let said =
         "DP2 is sent 2.6 times its usual share of the requests (share departs by 1.41 times its bound)";
-    assert_eq!(told, format!("{said}; load: DP2 46, DP0 9, DP1 10, DP3 8"));
+    assert_eq!(told, format!("{said}; load when it fired: DP2 46, DP0 9, DP1 10, DP3 8"));
     // A release before wrote no name.
     incident.finding.measured.as_mut().expect("the sample has one").members_signal = None;
     let told = message(&incident, Update::Fired).facts.how_much;
-    assert_eq!(told, format!("{said}; the rule's signal: DP2 46, DP0 9, DP1 10, DP3 8"));
+    assert_eq!(told, format!("{said}; the rule's signal when it fired: DP2 46, DP0 9, DP1 10, DP3 8"));
+}
+
+#[test]
+fn a_message_after_the_first_tells_how_things_are_now_and_what_clients_notice() {
+    let told = message(&sample(at()), Update::Verdict).facts;
+    assert!(
+        told.how_much.ends_with(
+            "; load when it fired: DP2 46, DP0 9, DP1 10, DP3 8; now: DP2 54, DP0 9, DP1 10, DP3 8"
+        ),
+        "{}",
+        told.how_much
+    );
+    assert_eq!(
+        told.harm,
+        "before the onset and now: tokens a second of all ranks 4810 -> 3920, time to the first token 0.3 s -> 1.4 s, \
+         requests that wait for a place 0.2 -> 23"
+    );
+    let over = message(&resolved(), Update::Resolved).facts;
+    assert!(over.how_much.contains("; before it ended: DP2 54"), "{}", over.how_much);
+    assert!(over.harm.starts_with("before the onset and shortly before its end: "), "{}", over.harm);
+    // What is not known is not told.
+    let mut unknown = fired();
+    unknown.impact = None;
+    assert_eq!(message(&unknown, Update::Fired).facts.harm, "");
+    unknown.finding.harm =
+        Some(crate::finding::Harm { share: 0.42, requests: 30.6, reason: "excess".into() });
+    assert_eq!(
+        message(&unknown, Update::Fired).facts.harm,
+        "31 requests (42 % of all) would be better off, were the load even"
+    );
 }
 
 #[test]
@@ -267,6 +317,16 @@ fn numbers_and_durations_read_as_people_say_them() {
         assert_eq!(figure(value), text);
     }
     for (value, text) in [(0.0123, "12 ms"), (0.4, "0.4 s"), (4.2, "4.2 s"), (725.0, "12 min 5 s")] {
+        assert_eq!(seconds(value), text);
+    }
+    for (value, text) in [
+        (7_199.4, "119 min 59 s"),
+        (7_200.0, "2 h"),
+        (7_530.0, "2 h 6 min"),
+        (172_700.0, "47 h 58 min"),
+        (172_790.0, "2 d"),
+        (187_200.0, "2 d 4 h"),
+    ] {
         assert_eq!(seconds(value), text);
     }
 }
@@ -420,6 +480,6 @@ fn a_message_that_could_not_be_delivered_for_long_says_how_old_it_is() {
     let message = message(&fired(), Update::Fired);
     assert_eq!(*message.sent_at(message.at + Duration::from_secs(60)), message);
     let late = message.sent_at(message.at + Duration::from_secs(2 * 3600)).into_owned();
-    assert!(late.notes[0].starts_with("this message is 120 min 0 s old"), "{:?}", late.notes);
+    assert!(late.notes[0].starts_with("this message is 2 h old"), "{:?}", late.notes);
     assert_eq!((late.id, late.facts), (message.id, message.facts));
 }

@@ -18,15 +18,25 @@ pub fn figure(value: f64) -> String {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
-/// A duration in seconds as people write it: `40 ms`, `3.2 s`, `12 min 5 s`.
+/// A duration in seconds as people write it: `40 ms`, `3.2 s`, `12 min 5 s`, `2 h`, `3 d 4 h`.
 pub fn seconds(value: f64) -> String {
     match value {
         v if v < 0.0995 => format!("{} ms", figure((v * 1e3).round())),
         v if v < 119.5 => format!("{} s", figure((v * 10.0).round() / 10.0)),
-        v => {
+        v if v < 7_199.5 => {
             let whole = v.round() as u64;
             format!("{} min {} s", whole / 60, whole % 60)
         }
+        v if v < 172_770.0 => two_units((v / 60.0).round() as u64, (60, "h", "min")),
+        v => two_units((v / 3600.0).round() as u64, (24, "d", "h")),
+    }
+}
+
+/// `2 h 5 min`; of whole ones the larger unit alone.
+fn two_units(count: u64, (of, large, small): (u64, &str, &str)) -> String {
+    match count % of {
+        0 => format!("{} {large}", count / of),
+        rest => format!("{} {large} {rest} {small}", count / of),
     }
 }
 

@@ -49,6 +49,7 @@ impl Core {
     /// Explains an incident by what is known now: also just before its window is sized, which follows from
     /// whether its rank's host is slow.
     pub(super) fn refresh_cause(&mut self, store: &SignalStore, id: &Arc<str>, now: Time) {
+        self.refresh_impact(store, id, now);
         let healthy_since = self.incidents.get(id).and_then(|active| self.healthy_since(&active.incident));
         let Some(active) = self.incidents.get_mut(id) else { return };
         if active.incident.resolved_at.is_some() {

@@ -193,6 +193,10 @@ impl Core {
         self.retry_requests(store, now, out);
         self.request_follow_ups(store, now, out);
         self.look_again(store, now, out);
+        // A recording is walked at its own times, which must not show in what is found.
+        if self.mode == Mode::Live {
+            self.follow_impact(store, now);
+        }
         self.end_silences(now, out);
         self.tell_due_results(now, out);
         if now.since(self.swept) >= SWEEP || self.swept > now {

@@ -11,7 +11,7 @@ use crate::capture::governor::CaptureRequest;
 use crate::capture::{CaptureSpec, Limits};
 use crate::cause::Cause;
 use crate::finding::Finding;
-use crate::incident::{CaptureOutcome, Death, Incident, IncidentId};
+use crate::incident::{BY_HAND, CaptureOutcome, Death, Incident, IncidentId};
 use crate::rule::Change;
 use crate::rule::{Rule, Severity};
 use skewtrap_trace::labels::Labels;
@@ -124,9 +124,6 @@ impl Trigger {
         matches!(self, Self::Manual | Self::Alert)
     }
 }
-
-/// The name under which captures that no rule asked for are booked.
-const BY_HAND: &str = "by hand";
 
 /// All incidents: those that fire, and the last ones that do not.
 #[derive(Debug, Default)]

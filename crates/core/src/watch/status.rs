@@ -21,8 +21,8 @@ use crate::signal::sample::{Signal, Source, TargetId};
 use crate::signal::source::WatchedSource;
 use crate::signal::store::{SeriesStatus, SignalStore};
 use crate::status::{
-    BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, RuleStatus, Scope,
-    SignalStatus, SourceStatus, Status, TargetStatus, WindowStatus, next_of, resampled,
+    BudgetStatus, GroupStatus, History, HistoryLine, LimitStatus, RankStatus, Reach, RuleStatus, Scope,
+    SignalStatus, SourceStatus, Status, TargetStatus, WindowStatus, next_of, not_watched, resampled,
 };
 use skewtrap_trace::labels::{LabelValue, Labels};
 use skewtrap_trace::rank::Axis;
@@ -46,14 +46,15 @@ pub(super) fn status_of(
     let places = places_of(core, scope);
     let series = if scope.ranks { store.series_status_of(places.clone(), now) } else { Vec::new() };
     let servers = &core.servers[places.clone()];
+    let rules = rules_of(core, servers, now);
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         at: now,
         watch_only: core.policy.watch_only,
         servers: core.servers.len(),
         next: next_of(scope, &places, core.servers.len(), |place| &core.servers[place].name),
-        targets: targets_of((places.start, servers), &series, sources),
-        rules: rules_of(core, servers, now),
+        targets: targets_of((places.start, servers), &series, sources, &AbleRules::of(core, &rules)),
+        rules,
         incidents: core.incidents.newest_first().map(|c| c.incident.clone()).collect(),
         windows: windows_of(core),
         budget: budget_of(core, now),
@@ -71,6 +72,7 @@ fn targets_of(
     (first, servers): (usize, &[Server]),
     standing: &[SeriesStatus],
     sources: Vec<(TargetId, SourceStatus)>,
+    able: &AbleRules<'_>,
 ) -> Vec<TargetStatus> {
     let mut sources_of: Vec<Vec<SourceStatus>> = servers.iter().map(|_| Vec::new()).collect();
     for (target, source) in sources {
@@ -83,10 +85,57 @@ fn targets_of(
     let of_server: BTreeMap<&str, &[SeriesStatus]> =
         standing.chunk_by(|a, b| a.target == b.target).map(|own| (&*own[0].target, own)).collect();
     let own = |server: &Server| of_server.get(&*server.name).copied().unwrap_or_default();
-    servers.iter().zip(sources_of).map(|(server, s)| target_of(server, own(server), s)).collect()
+    let status = |(server, sources)| target_of(server, own(server), sources, able);
+    servers.iter().zip(sources_of).map(status).collect()
 }
 
-fn target_of(server: &Server, own: &[SeriesStatus], sources: Vec<SourceStatus>) -> TargetStatus {
+/// Which rules can fire on which server: those with a group there that is or was judged.
+#[derive(Debug)]
+struct AbleRules<'a> {
+    by_server: BTreeMap<&'a str, Vec<&'a str>>,
+    /// Those over several servers.
+    over_all: Vec<&'a str>,
+    /// One that compares the ranks' processes.
+    of_machine: Option<&'a str>,
+}
+
+impl<'a> AbleRules<'a> {
+    fn of(core: &'a Core, rules: &'a [RuleStatus]) -> Self {
+        let mut able = Self {
+            by_server: BTreeMap::new(),
+            over_all: Vec::new(),
+            of_machine: core.engine.rules().find(|rule| rule.is_of_machine()).map(|rule| &*rule.name),
+        };
+        for rule in rules {
+            let judged =
+                rule.groups.iter().filter(|g| !matches!(g.state, RuleState::Inert | RuleState::Warming));
+            for group in judged {
+                let known = match &*group.target {
+                    "" => &mut able.over_all,
+                    target => able.by_server.entry(target).or_default(),
+                };
+                if known.last() != Some(&&*rule.name) {
+                    known.push(&rule.name);
+                }
+            }
+        }
+        able
+    }
+
+    fn not_watched(&self, server: &Server) -> Option<String> {
+        let facts = server.facts.server.as_ref()?;
+        let own = self.by_server.get(&*server.name).map_or(&[][..], Vec::as_slice);
+        let able = [own, &self.over_all].concat();
+        not_watched(facts.engine, &facts.sizes, Reach { able: Some(&able), of_machine: self.of_machine })
+    }
+}
+
+fn target_of(
+    server: &Server,
+    own: &[SeriesStatus],
+    sources: Vec<SourceStatus>,
+    able: &AbleRules<'_>,
+) -> TargetStatus {
     let facts = server.facts.server.as_ref();
     let axes = Axes::among(own.iter().flat_map(|s| &s.latest).map(|reading| &reading.of));
     let mut ranks: BTreeMap<Labels, BTreeMap<Arc<str>, SignalStatus>> = BTreeMap::new();
@@ -111,6 +160,7 @@ fn target_of(server: &Server, own: &[SeriesStatus], sources: Vec<SourceStatus>) 
         engine_version: facts.and_then(|f| f.version.map(|v| v.to_string())),
         sources,
         ranks: ranks.into_iter().map(|(rank, signals)| RankStatus { rank, signals }).collect(),
+        not_watched: able.not_watched(server),
     }
 }
 
@@ -223,12 +273,18 @@ fn windows_of(core: &Core) -> Vec<WindowStatus> {
     .collect()
 }
 
-fn budget_of(core: &Core, now: Time) -> BudgetStatus {
+/// How many windows were opened within a day, and how many may be.
+pub(super) fn windows_of_a_day(core: &Core, now: Time) -> (u32, u32) {
     let used = core.ledger.attempts.iter().filter(|a| now.since(a.at) < DAY).count();
+    (u32::try_from(used).unwrap_or(u32::MAX), core.policy.budget.windows)
+}
+
+fn budget_of(core: &Core, now: Time) -> BudgetStatus {
+    let (used, captures) = windows_of_a_day(core, now);
     let all = LimitStatus {
         of: "all rules".into(),
-        used: u32::try_from(used).unwrap_or(u32::MAX),
-        captures: core.policy.budget.windows,
+        used,
+        captures,
         per_s: DAY.as_secs_f64(),
         cooldown_until: None,
     };
