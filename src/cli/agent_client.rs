@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::config_path;
 use crate::agent::plan::default_state_dir;
+use crate::config::diagnostic::beside;
 use crate::config::tree;
 use crate::http::client::{cause_of, client};
 use crate::http::{Secret, body};
@@ -121,7 +122,9 @@ impl AgentArgs {
         match &self.state_dir {
             Some(dir) => vec![dir.clone()],
             None => {
-                let configured = configured("state_dir").map(PathBuf::from);
+                // A relative one starts from the folder of the configuration.
+                let beside = |dir: String| config_path::of(None).map(|file| beside(&file, &dir).into());
+                let configured = configured("state_dir").and_then(beside);
                 configured.into_iter().chain([default_state_dir(), SERVICE_STATE_DIR.into()]).collect()
             }
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::bail;
 use clap::Args;
@@ -15,10 +16,12 @@ use crate::config::condition::{Clause, describe};
 use crate::config::diagnostic::Diagnostic;
 use crate::config::effective::{Origin, Settings};
 use crate::config::file::{self, Config};
+use crate::config::rule::Notified;
 use crate::config::signal::own_signals_of;
 use crate::observe::configuration;
 use skewtrap_core::message::counted;
 use skewtrap_core::rule::Rule;
+use skewtrap_core::status::{Reach, not_watched};
 use skewtrap_trace::rank::{Rank, RankId, varying_axes};
 
 mod reachability;
@@ -59,6 +62,9 @@ struct Report {
     /// Against a server: which of the user's own metrics its page has.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     own_metrics: Vec<OwnMetricReport>,
+    /// Against a server: why its ranks cannot be compared, where they cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_watched: Option<String>,
 }
 
 /// One metric of the user's against a server.
@@ -115,24 +121,85 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     };
     let texts = texts_of(&paths)?;
     let mut seen: Vec<(String, String)> = Vec::new();
+    let mut of_machine: Option<String> = None;
+    // Receivers that files of rules alone name, and those of the configurations that were named.
+    let (mut notified, mut configured) = (Vec::new(), None::<Vec<Arc<str>>>);
     for (name, text, base) in texts {
         let loaded = file::load(&name, &text, &|p| configuration::rule_files(&base.join(p)));
         report.diagnostics.extend(loaded.diagnostics);
-        if let Some(config) = loaded.config {
-            report.diagnostics.extend(surroundings::warnings(&name, &text, &config));
-            if let Some(probe) = &mut probe {
-                let own = own_signals_of(&config.signals, &config.catalog, &config.targets);
-                probe.look_for(&own.metrics);
-                report.own_metrics.extend(probe.own.iter().map(|own| own_metric(own, &config)));
+        // Also of a file with errors: what is wrong is told at once, and not as soon as the rest is mended.
+        let Some(config) = loaded.draft else { continue };
+        report.diagnostics.extend(surroundings::warnings(&name, &text, &config));
+        match config.targets.is_empty() && config.receivers.is_empty() {
+            true => notified.extend(loaded.notified),
+            false => {
+                configured.get_or_insert_default().extend(config.receivers.iter().map(|r| r.name.clone()))
             }
-            add_rules(&config, probe.as_ref(), &mut seen, &mut report);
+        }
+        if let Some(probe) = &mut probe {
+            let own = own_signals_of(&config.signals, &config.catalog, &config.targets);
+            probe.look_for(&own.metrics);
+            report.own_metrics.extend(probe.own.iter().map(|own| own_metric(own, &config)));
+        }
+        let compares_processes = config.rules.iter().find(|checked| checked.rule.is_of_machine());
+        of_machine = of_machine.or_else(|| compares_processes.map(|checked| checked.rule.name.to_string()));
+        add_rules(&config, probe.as_ref(), &mut seen, &mut report);
+        if loaded.config.is_some() {
             report.configurations.extend(configuration_of(&name, &config));
         }
     }
+    check_receivers(&notified, configured, &mut report)?;
+    report.not_watched =
+        probe.as_ref().and_then(|probe| not_watched_on(probe, &report.rules, of_machine.as_deref()));
     let never_fires = report.rules.iter().any(|r| r.could_fire == Some(false));
     report.ok = !never_fires && !report.diagnostics.iter().any(Diagnostic::is_error);
     print(&report, args)?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Looks up the receivers that files of rules name: in the configurations that were named beside them, else in the one
+/// that is here. Where there is none, nobody knows them.
+fn check_receivers(
+    notified: &[Notified],
+    configured: Option<Vec<Arc<str>>>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    if notified.is_empty() {
+        return Ok(());
+    }
+    let here = config_path::of(None).filter(|_| configured.is_none());
+    let known = match &here {
+        Some(path) => {
+            let loaded = configuration::load(Some(path)).map_err(|why| super::wrong(&why))?;
+            let config = loaded.draft.map(|config| config.receivers).unwrap_or_default();
+            Some(config.into_iter().map(|receiver| receiver.name).collect())
+        }
+        None => configured,
+    };
+    let names: Vec<&str> = known.iter().flatten().map(|name| &**name).collect();
+    for one in notified.iter().filter(|one| !names.contains(&&*one.name)) {
+        let diagnostic = match &known {
+            Some(_) => {
+                let (message, hint) = one.unknown_among(&names);
+                let of = here.as_ref().map_or_else(String::new, |path| format!(" in {}", path.display()));
+                Diagnostic::error_at(&one.file, one.place, format!("{message}{of}"), Some(hint))
+            }
+            None => Diagnostic::warning_at(
+                &one.file,
+                one.place,
+                format!("whether there is a receiver `{}` is not known", one.name),
+                Some("check the rules together with the configuration that defines it: `skewtrap check skewtrap.yaml RULES`".into()),
+            ),
+        };
+        report.diagnostics.push(diagnostic);
+    }
+    Ok(())
+}
+
+/// Why the ranks of the server cannot be compared, where they cannot.
+fn not_watched_on(probe: &Probe, rules: &[RuleReport], of_machine: Option<&str>) -> Option<String> {
+    let able: Vec<&str> = rules.iter().filter(|r| r.could_fire == Some(true)).map(|r| &*r.rule).collect();
+    not_watched(probe.facts.engine, &probe.facts.sizes, Reach { able: Some(&able), of_machine })
 }
 
 /// Names and texts of the files, each with the folder that its relative paths start from. A folder
@@ -232,6 +299,9 @@ fn print(report: &Report, args: &CheckArgs) -> anyhow::Result<()> {
             None => {}
         }
         rule.against.iter().for_each(|line| anstream::println!("    {line}"));
+    }
+    if let Some(text) = &report.not_watched {
+        anstream::println!("NOT watched on that server: {text}");
     }
     for c in report.configurations.iter().filter(|_| args.effective) {
         anstream::print!("{}:\n{}", c.file, c.settings);

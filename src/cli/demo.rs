@@ -38,6 +38,8 @@ const LOAD_INTERVAL: Duration = Duration::from_secs(5);
 const MARKER: &str = ".skewtrap-demo";
 /// The load at which a bar is full. Its length grows with the root, so that 8 and 300 are both seen.
 const FULL_LOAD: f64 = 400.0;
+/// The double hands out the recorded traces, whatever is asked for: they are of this many steps.
+const STEPS: u32 = 20;
 /// Characters of a full bar.
 const BAR_WIDTH: f64 = 12.0;
 
@@ -176,8 +178,7 @@ fn plan(out: &Path, double: &RunningDouble) -> anyhow::Result<Plan> {
     for checked in &mut config.rules {
         if let CaptureSpec::Http(http) = &mut checked.rule.capture {
             http.output_dir = Some(text(out.join("profiles")));
-            // The double hands out the recorded traces, whatever is asked for: they are of this many steps.
-            (http.num_steps, http.max_stall) = (Some(20), None);
+            (http.num_steps, http.max_stall) = (Some(STEPS), None);
         }
     }
     let plan = Plan::of(&config, &Flags { from_start: true, ..Flags::default() })?;
@@ -254,7 +255,8 @@ fn print_effect(effect: &Effect, clock: StageClock, was_firing: bool) {
         }
         Effect::Start { incident, .. } => {
             print_line(&format!(
-                "{}  one window is opened for incident {}",
+                "{}  one window is opened for incident {}: {STEPS} steps, as recorded; windows of yours are bounded by \
+                 what they may cost (`max_stall`)",
                 time_of_day(clock.now()),
                 incident.id
             ));

@@ -20,6 +20,8 @@ use crate::agent::examine::{Examined, examine, take_one};
 use crate::agent::plan::{Flags, Plan, SourcePlan, TargetPlan};
 use crate::agent::window::TargetHandle;
 use crate::clock::Clock;
+use crate::http::Server;
+use crate::observe::host;
 use crate::observe::process::{ancestors, listener};
 use skewtrap_core::capture::Limits;
 use skewtrap_core::capture::admit::{Policy, admit, check};
@@ -28,13 +30,15 @@ use skewtrap_core::capture::facts::{Facts, HealthAnswer};
 use skewtrap_core::capture::governor::{CaptureRequest, Ledger};
 use skewtrap_core::capture::plan::{WindowNaming, plan};
 use skewtrap_core::capture::preflight::{self, Need};
+use skewtrap_core::capture::prior::LEAST_MEASURED;
 use skewtrap_core::capture::refusal::{Bytes, Refusal, Span};
 use skewtrap_core::capture::sizing::{Knowledge, Sizing};
 use skewtrap_core::capture::verify::names_of;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
-use skewtrap_core::incident::CaptureOutcome;
+use skewtrap_core::incident::{BY_HAND, CaptureOutcome};
 use skewtrap_core::message::serving;
 use skewtrap_core::rule::Rule;
+use skewtrap_core::status::{Reach, not_watched};
 use skewtrap_trace::time::Time;
 
 /// Checks against a live server everything that a capture depends on, and says how to correct it
@@ -143,6 +147,7 @@ async fn all(
         });
         let examined = examine(server, target, log.as_deref(), clock).await;
         checks.server(target, &examined, clock.now());
+        checks.watched(target, &examined.facts, rules, (server, plan.targets.len()));
         for rule in rules {
             checks.rule(target, &examined.facts, rule, &plan.setup.policy, clock.now());
         }
@@ -299,6 +304,30 @@ impl Checks {
         self.add(target, level, "log", message);
     }
 
+    /// What of the server can be watched: silence is no health where nothing can fire.
+    fn watched(
+        &mut self,
+        target: &TargetPlan,
+        facts: &Facts,
+        rules: &[Rule],
+        (server, servers): (&Server, usize),
+    ) {
+        let Some(info) = &facts.server else { return };
+        let of_machine = rules.iter().find(|rule| rule.is_of_machine());
+        let sees_processes =
+            || host::port_here(server.base()).is_some_and(|port| host::ranks_at(port).len() > 1);
+        let over_servers =
+            rules.iter().filter(|rule| servers > 1 && rule.across.iter().any(|l| &**l == "target"));
+        let able: Vec<&str> =
+            over_servers.chain(of_machine.filter(|_| sees_processes())).map(|rule| &*rule.name).collect();
+        // What a rule of the user's own signals could do is not looked at here.
+        let able = (!able.is_empty() || of_machine.is_some()).then_some(&able[..]);
+        let reach = Reach { able, of_machine: of_machine.map(|rule| &*rule.name) };
+        if let Some(text) = not_watched(info.engine, &info.sizes, reach) {
+            self.add(target, Level::Warn, "watched", text);
+        }
+    }
+
     /// The request that a rule would send now.
     fn rule(&mut self, target: &TargetPlan, facts: &Facts, rule: &Rule, policy: &Policy, now: Time) {
         let name = &rule.name;
@@ -361,7 +390,7 @@ impl Checks {
             Limits { cooldown: Duration::ZERO, captures: u32::MAX, per: Duration::from_secs(86_400) };
         let incident = format!("doctor-{}", now.nanos() / 1_000_000);
         let request = CaptureRequest {
-            rule: "by hand",
+            rule: BY_HAND,
             limits: &limits,
             target: &target.name,
             group: &target.name,
@@ -416,13 +445,14 @@ fn request_preview(http: &HttpWindow, facts: &Facts, policy: &Policy, now: Time)
     preflight::check(facts, need, now)?;
     let asker = WindowNaming { mark: "INCIDENT", output_dir: policy.output_dir.as_deref() };
     // What past windows taught is the running agent's; this is what it would say before the first.
-    let request = plan(http, facts, &Knowledge::default(), asker, now)?;
+    let hosts_as_usual = Knowledge { slowness: Some(LEAST_MEASURED), ..Knowledge::default() };
+    let request = plan(http, facts, &hosts_as_usual, asker, now)?;
     let expects = request.sizing.as_deref().map_or_else(String::new, Sizing::expectation);
     let source = facts.server.as_ref().map_or_else(String::new, |server| server.model_size.source());
     let path = request.engine.start_path();
     let body = request.body.map_or_else(|| "without a body".to_owned(), |b| b.to_string());
     Ok(format!(
-        "would post {path} {body}, and stop it after {} at the latest: {expects} (estimated {source} before the server's first windows teach more)",
+        "would post {path} {body}, and stop it after {} at the latest: {expects} (estimated {source}, with hosts as usual, before the server's first windows teach more)",
         Span(request.deadline)
     ))
 }

@@ -6,12 +6,12 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::Format;
 use super::agent_client::AgentArgs;
+use super::{Format, wrong};
 use skewtrap_core::factor::Mark;
 use skewtrap_core::finding::Statistic;
 use skewtrap_core::incident::{CaptureOutcome, Incident};
-use skewtrap_core::message::{Message, Origin, Update, figure, rank_name, terminal, utc};
+use skewtrap_core::message::{Message, Origin, Update, counted, figure, rank_name, terminal, utc};
 
 /// Lists the incidents of the running agent, shows one, keeps one from being evicted, or says what one was worth
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ use skewtrap_core::message::{Message, Origin, Update, figure, rank_name, termina
 pub struct IncidentsArgs {
     #[command(subcommand)]
     command: Option<IncidentsCommand>,
-    /// Show this incident
+    /// Show this incident; the beginning of its id is enough where no other begins alike
     id: Option<String>,
     /// Never evict its bundle
     #[arg(long, requires = "id", conflicts_with = "unpin")]
@@ -41,7 +41,7 @@ enum IncidentsCommand {
 
 #[derive(Debug, Args)]
 struct MarkArgs {
-    /// The incident
+    /// The incident; the beginning of its id is enough where no other begins alike
     id: String,
     /// What it was worth
     worth: Worth,
@@ -67,19 +67,42 @@ pub fn run(args: &IncidentsArgs) -> anyhow::Result<ExitCode> {
             Worth::Useful => Mark::Useful,
             Worth::Noise => Mark::Noise,
         };
-        let answer = mark.agent.post(&format!("incidents/{}/mark", mark.id), &json!({ "mark": said }))?;
+        let id = whole_id(&mark.agent, &mark.id)?;
+        let answer = mark.agent.post(&format!("incidents/{id}/mark"), &json!({ "mark": said }))?;
         eprintln!("{}", answer["said"].as_str().unwrap_or("done"));
         return Ok(ExitCode::SUCCESS);
     }
     match &args.id {
         None => list(args)?,
         Some(id) if args.pin || args.unpin => {
+            let id = whole_id(&args.agent, id)?;
             let answer = args.agent.post(&format!("incidents/{id}/pin"), &json!({ "pinned": args.pin }))?;
             eprintln!("{}", answer["said"].as_str().unwrap_or("done"));
         }
         Some(id) => show(args, id)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The id that begins so, of those that the agent lists.
+fn whole_id(agent: &AgentArgs, beginning: &str) -> anyhow::Result<String> {
+    let incidents: Vec<Incident> = agent.get("incidents")?;
+    chosen(beginning, incidents.iter().map(|incident| &*incident.id)).map_err(|why| wrong(&why))
+}
+
+/// The only one of `ids` that begins so. What is none of them may be one that the agent keeps beside its list.
+fn chosen<'a>(beginning: &str, ids: impl Iterator<Item = &'a str>) -> Result<String, String> {
+    let alike: Vec<&str> = ids.filter(|id| id.starts_with(beginning)).collect();
+    match alike[..] {
+        [] => Ok(beginning.to_owned()),
+        [one] => Ok(one.to_owned()),
+        _ if alike.contains(&beginning) => Ok(beginning.to_owned()),
+        _ => Err(format!(
+            "{} begin with `{beginning}`:\n  {}",
+            counted(alike.len(), "incident"),
+            alike.join("\n  ")
+        )),
+    }
 }
 
 fn list(args: &IncidentsArgs) -> anyhow::Result<()> {
@@ -96,6 +119,7 @@ fn list(args: &IncidentsArgs) -> anyhow::Result<()> {
 }
 
 fn show(args: &IncidentsArgs, id: &str) -> anyhow::Result<()> {
+    let id = whole_id(&args.agent, id)?;
     let incident: Incident = args.agent.get(&format!("incidents/{id}"))?;
     if args.format.is_json() {
         println!("{}", serde_json::to_string_pretty(&incident).context("the incident is no JSON")?);
@@ -116,7 +140,12 @@ fn message_of(incident: &Incident) -> Message {
         _ => Update::Fired,
     };
     let at = incident.resolved_at.unwrap_or(incident.fired_at);
-    Message::of(incident, update, at, &Origin::default())
+    let mut message = Message::of(incident, update, at, &Origin::default());
+    message.notes.push(match incident.resolved_at {
+        Some(end) => format!("it is over since {}", utc(end)),
+        None => "it still fires".to_owned(),
+    });
+    message
 }
 
 fn line_of(incident: &Incident) -> String {
@@ -158,5 +187,27 @@ mod tests {
             Some(1.7),
         );
         assert!(line_of(&again).contains("capture done then failed, firing"), "{}", line_of(&again));
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_is_enough_where_it_is_one_incidents_alone() {
+        let ids =
+            ["20261124T034846Z-skew-3f9a", "20261124T034846Z-skew-3f9a-2", "20261124T051200Z-skew-77b0"];
+        let of = |beginning: &str| chosen(beginning, ids.into_iter());
+        assert_eq!(of("20261124T05").as_deref(), Ok(ids[2]));
+        assert_eq!(of(ids[0]).as_deref(), Ok(ids[0]), "a whole id is meant though another begins with it");
+        assert_eq!(of("2025").as_deref(), Ok("2025"), "the agent says that it has none");
+        let several = of("20261124T03").expect_err("two begin so");
+        assert_eq!(several, format!("2 incidents begin with `20261124T03`:\n  {}\n  {}", ids[0], ids[1]));
+    }
+
+    #[test]
+    fn an_incident_says_whether_it_still_fires() {
+        let at = Time::from_epoch_s(1_795_492_126.1);
+        let mut incident = sample(at);
+        let last = |incident: &Incident| message_of(incident).notes.pop();
+        assert_eq!(last(&incident).as_deref(), Some("it still fires"));
+        incident.resolve(at);
+        assert_eq!(last(&incident).as_deref(), Some("it is over since 2026-11-24 03:48:46.1 UTC"));
     }
 }

@@ -46,7 +46,7 @@ mod server {
     use super::McpArgs;
     use skewtrap_core::incident::Incident;
     use skewtrap_core::message::utc;
-    use skewtrap_core::status::{RuleStatus, Status};
+    use skewtrap_core::status::Status;
 
     /// So many incidents are listed where nobody says how many: assistants pay for what they read.
     const FEW: usize = 20;
@@ -237,13 +237,13 @@ mod server {
     }
 
     fn why_of(agent: &AgentArgs, rule: Option<&str>) -> anyhow::Result<String> {
-        let mut rules: Vec<RuleStatus> = agent.get_of_all("rules")?;
+        let Status { mut rules, silences, .. } = agent.get_of_all("status")?;
         if let Some(name) = rule {
             let known: Vec<String> = rules.iter().map(|r| r.name.to_string()).collect();
             rules.retain(|r| *r.name == *name);
             anyhow::ensure!(!rules.is_empty(), "the agent has no rule `{name}`; it has {}", known.join(", "));
         }
-        Ok(rules.iter().map(why::text_of).collect())
+        Ok(rules.iter().map(|rule| why::text_of(rule, &silences)).collect())
     }
 
     /// What a list says of an incident, if it belongs there.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::http::{Server, body, client};
+use crate::observe::host;
 use crate::observe::server::{self, InfoError};
 use skewtrap_core::capture::facts::{ServerFacts, ServerKind};
 use skewtrap_core::rule::guard::nearest;
@@ -33,6 +34,8 @@ pub struct Probe {
     pub page: Vec<u8>,
     /// The user's own metrics, of those looked for.
     pub own: Vec<FoundMetric>,
+    /// The ranks whose processes are seen from here; `None` where the server is on another machine.
+    pub processes: Option<Vec<Rank>>,
 }
 
 /// A metric of the user's on the server's page.
@@ -113,7 +116,8 @@ pub fn probe(url: &str) -> anyhow::Result<Probe> {
                 .ok_or_else(|| "/metrics has no iteration statistics; set enable_iter_perf_stats".into()),
             engine => Err(format!("{engine} has no such endpoint")),
         };
-        Ok(Probe { facts, loads, metrics, page, own: Vec::new() })
+        let processes = host::port_here(url).map(host::ranks_at);
+        Ok(Probe { facts, loads, metrics, page, own: Vec::new(), processes })
     })
 }
 

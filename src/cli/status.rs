@@ -7,11 +7,11 @@ use clap::Args;
 
 use super::Format;
 use super::agent_client::AgentArgs;
-use super::silence::silenced;
+use super::silence;
 use skewtrap_core::message::{bytes, counted, figure, rank_name, seconds, utc};
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::signal::source::SourceState;
-use skewtrap_core::status::{Status, TargetStatus};
+use skewtrap_core::status::{RuleStatus, Status, TargetStatus};
 
 /// Shows what the running agent sees and does: servers, ranks, what fires, windows, silences.
 #[derive(Debug, Args)]
@@ -53,10 +53,16 @@ pub(super) fn text_of(status: &Status) -> String {
         })
     });
     let firing: Vec<String> = firing.collect();
+    let unable = status.rules.iter().filter(|rule| cannot_fire(rule)).count();
+    let unable = match unable {
+        0 => String::new(),
+        n => format!("; {n} of them cannot fire here: `skewtrap why` says why"),
+    };
     match firing.is_empty() {
-        true => line(format!("nothing fires, of {}", counted(status.rules.len(), "rule"))),
+        true => line(format!("nothing fires, of {}{unable}", counted(status.rules.len(), "rule"))),
         false => firing.into_iter().for_each(&mut line),
     }
+    alike(status).into_iter().for_each(|text| line(format!("NOT watched: {text}")));
     for window in &status.windows {
         line(format!(
             "a window is open on {} since {} ({})",
@@ -79,8 +85,7 @@ pub(super) fn text_of(status: &Status) -> String {
         ));
     }
     for silence in &status.silences {
-        let what = silenced(silence.rule.as_deref(), silence.target.as_deref());
-        line(format!("silenced: {what} until {}", utc(silence.until)));
+        line(format!("silenced: {}", silence::line_of(silence)));
     }
     for receiver in &status.receivers {
         if let Some(problem) = &receiver.problem {
@@ -89,6 +94,33 @@ pub(super) fn text_of(status: &Status) -> String {
     }
     text
 }
+
+/// Whether a rule has nothing on any server that it could be judged on.
+fn cannot_fire(rule: &RuleStatus) -> bool {
+    !rule.groups.is_empty() && rule.groups.iter().all(|group| group.state == RuleState::Inert)
+}
+
+/// What cannot be watched, the servers of which the same holds together.
+pub(super) fn alike(status: &Status) -> Vec<String> {
+    let mut texts: Vec<(&str, Vec<&str>)> = Vec::new();
+    let told = status.targets.iter().filter_map(|t| Some((&*t.name, t.not_watched.as_deref()?)));
+    for (name, text) in told {
+        match texts.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, names)) => names.push(name),
+            None => texts.push((text, vec![name])),
+        }
+    }
+    let of_servers = |(text, names): (&str, Vec<&str>)| {
+        let more = names.len().saturating_sub(SERVERS_NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let named = names.iter().take(SERVERS_NAMED).copied().collect::<Vec<_>>().join(", ");
+        format!("{named}{more}: {text}")
+    };
+    texts.into_iter().map(of_servers).collect()
+}
+
+/// How many servers of which the same holds are named; the others are counted.
+const SERVERS_NAMED: usize = 4;
 
 fn target_text(target: &TargetStatus) -> String {
     let version = target.engine_version.as_deref().unwrap_or("of unknown version");
@@ -114,15 +146,75 @@ fn target_text(target: &TargetStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skewtrap_core::status::Silence;
+    use skewtrap_core::rule::Severity;
+    use skewtrap_core::status::{GroupStatus, Silence};
     use skewtrap_trace::time::Time;
+
+    #[test]
+    fn a_status_says_what_is_not_watched_once_for_all_servers_alike_and_which_rules_cannot_fire() {
+        let target = |name: &str, not_watched: Option<&str>| TargetStatus {
+            name: name.into(),
+            engine: "sglang".into(),
+            not_watched: not_watched.map(ToOwned::to_owned),
+            ..TargetStatus::default()
+        };
+        let rule = |name: &str, states: &[RuleState]| {
+            let group = |state: &RuleState| GroupStatus {
+                target: "a".into(),
+                group: Default::default(),
+                state: *state,
+                why: String::new(),
+                since: None,
+                statistic: String::new(),
+                value: None,
+                bound: None,
+                rank: None,
+                incident: None,
+                refused: None,
+                again: None,
+            };
+            RuleStatus {
+                name: name.into(),
+                about: None,
+                severity: Severity::Warning,
+                capture: "none".into(),
+                groups: states.iter().map(group).collect(),
+                last_evaluated: None,
+                silenced_until: None,
+            }
+        };
+        let one_load = Some("its 8 ranks show one load");
+        let names: Vec<String> = (0..6).map(|i| format!("s{i}")).collect();
+        let mut targets: Vec<TargetStatus> = names.iter().map(|name| target(name, one_load)).collect();
+        targets.push(target("even", None));
+        let status = Status {
+            targets,
+            rules: vec![
+                rule("inert", &[RuleState::Inert]),
+                rule("partly", &[RuleState::Inert, RuleState::Idle]),
+                rule("unseen", &[]),
+            ],
+            ..Status::default()
+        };
+        let text = text_of(&status);
+        assert!(
+            text.contains("nothing fires, of 3 rules; 1 of them cannot fire here: `skewtrap why` says why\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("NOT watched: s0, s1, s2, s3 and 2 more: its 8 ranks show one load\n"),
+            "{text}"
+        );
+        assert_eq!(text.matches("NOT watched").count(), 1, "{text}");
+    }
 
     #[test]
     fn a_status_says_what_is_watched_what_fires_and_what_is_silenced() {
         let at = Time::from_epoch_s(1_795_492_126.1);
         let target =
             TargetStatus { name: "server".into(), engine: "sglang".into(), ..TargetStatus::default() };
-        let silence = Silence { rule: Some("skew".into()), target: None, until: at, why: None };
+        let silence =
+            Silence { rule: Some("skew".into()), target: None, until: at, why: Some("a test".into()) };
         let status = Status {
             version: "0.2.0".into(),
             started: at,
@@ -134,7 +226,7 @@ mod tests {
         skewtrap 0.2.0, running since 2026-11-24 03:48:46.1 UTC
         server: sglang of unknown version, 0 ranks
         nothing fires, of 0 rules
-        silenced: skew on every server until 2026-11-24 03:48:46.1 UTC
+        silenced: skew on every server until 2026-11-24 03:48:46.1 UTC (a test)
         ");
     }
 }

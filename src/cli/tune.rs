@@ -18,7 +18,7 @@ use crate::config::file::{self, Config};
 use crate::config::signal::own_signals_of;
 use crate::observe::configuration;
 use skewtrap_core::finding::Statistic;
-use skewtrap_core::message::counted;
+use skewtrap_core::message::{counted, seconds as seconds_of};
 use skewtrap_core::rule::{Condition, Direction, Rule, RuleState};
 use skewtrap_core::signal::catalog::Catalog;
 
@@ -58,7 +58,8 @@ struct Tuned {
     ranks: usize,
     /// Every bound that was tried, from the one that fires first.
     tried: Vec<Tried>,
-    /// The most sensitive bound for which it and all stricter ones stay within the limit.
+    /// The most sensitive bound for which it and all stricter ones stay within the limit; none of a recording that is too
+    /// short to tell.
     advised: Option<f64>,
     /// Whether its bounds are learned from the servers: then none is to be set.
     is_learned: bool,
@@ -79,6 +80,8 @@ struct Tried {
 struct Report {
     /// How long the recordings are.
     hours: f64,
+    /// From how many hours on a bound is advised: shorter recordings do not tell the rate that is tolerable from none.
+    advises_from_hours: f64,
     limit_per_day: f64,
     rules: Vec<Tuned>,
 }
@@ -126,6 +129,8 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
         of_rule.filter_map(|c| Some(c.numbers.as_ref()?.members.len())).max().unwrap_or(0)
     };
     let days = seconds / 86_400.0;
+    let advises_from_hours = advises_from(args.per_day);
+    let is_enough = seconds / 3600.0 >= advises_from_hours;
     let tuned = varied.iter().map(|varied| {
         let (rule, condition) = (varied.rule, varied.own());
         let ranks = (0..varied.bounds.len()).map(|i| ranks_of(&varied.copy_name(i))).max().unwrap_or(0);
@@ -150,11 +155,16 @@ pub fn run(args: &TuneArgs) -> anyhow::Result<ExitCode> {
             bound: condition.bound,
             others: rule.trigger.conditions.len() - 1,
             ranks,
-            advised: advised_of(&tried, args.per_day).filter(|_| is_judged && !is_learned),
+            advised: advised_of(&tried, args.per_day).filter(|_| is_judged && !is_learned && is_enough),
             tried,
         }
     });
-    let report = Report { hours: seconds / 3600.0, limit_per_day: args.per_day, rules: tuned.collect() };
+    let report = Report {
+        hours: seconds / 3600.0,
+        advises_from_hours,
+        limit_per_day: args.per_day,
+        rules: tuned.collect(),
+    };
     print(&report, args.format.is_json())?;
     Ok(ExitCode::SUCCESS)
 }
@@ -195,6 +205,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
             None if !tuned.is_judged => {
                 anstream::println!("  never judged here: its signal, or a group of it, never arrived");
             }
+            None if report.is_too_short() => anstream::println!("  none is advised: {}", report.too_short()),
             None => anstream::println!(
                 "  no bound that {} can reach stays within {} a day here",
                 counted(tuned.ranks, "rank"),
@@ -204,15 +215,48 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
         anstream::println!();
     }
     anstream::eprintln!(
-        "every firing is counted as a false alarm: the advice holds only if nothing in these recordings was a true incident"
+        "every firing is counted as a false alarm: what is said here holds only if nothing in these recordings was a true incident"
     );
-    if report.hours < report.limit_per_day.recip() * 24.0 {
+    if report.is_too_short() {
+        anstream::eprintln!("{}", report.too_short());
+    } else if report.hours < SURE * report.advises_from_hours {
         anstream::eprintln!(
-            "{:.2} h is too short to distinguish one firing a day from none: the rates are rough",
-            report.hours
+            "{:.1} h tell the rates roughly: a bound that never fired here may still fire {:.1} times a day; from {:.0} h on it \
+             is within {} a day",
+            report.hours,
+            SURE * 24.0 / report.hours,
+            SURE * report.advises_from_hours,
+            report.limit_per_day
         );
     }
     Ok(())
+}
+
+/// What never happened in a time happens in the long run less than so many times in it, at 95 % confidence (the rule of
+/// three: Hanley and Lippman-Hand, JAMA 249, 1983).
+const SURE: f64 = 3.0;
+
+/// From how many hours on a recording tells so many firings a day from none at all: one is expected in it. Without any
+/// that are tolerable, a day.
+fn advises_from(per_day: f64) -> f64 {
+    24.0 / if per_day > 0.0 { per_day } else { 1.0 }
+}
+
+impl Report {
+    fn is_too_short(&self) -> bool {
+        self.hours < self.advises_from_hours
+    }
+
+    /// What the recordings are, and what advice needs.
+    fn too_short(&self) -> String {
+        format!(
+            "the recordings cover {}; a bound for {} a day is advised from {:.0} h on, and sure from {:.0} h on",
+            seconds_of(self.hours * 3600.0),
+            self.limit_per_day,
+            self.advises_from_hours.ceil(),
+            (SURE * self.advises_from_hours).ceil()
+        )
+    }
 }
 
 /// `dp-load-skew: max_over_mean(load) above its bound, its other condition as it is,`.
@@ -235,7 +279,8 @@ fn rules_of(paths: &[String]) -> anyhow::Result<Config> {
         }
     };
     let loaded = file::load("--rules", &text, &|p| configuration::rule_files(&PathBuf::from(p)));
-    print_diagnostics(&loaded.diagnostics);
+    let diagnostics = loaded.diagnostics.into_iter().map(|d| d.without_lines_of("--rules"));
+    print_diagnostics(&diagnostics.collect::<Vec<_>>());
     loaded.config.ok_or_else(|| super::wrong("the rules cannot be used"))
 }
 

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::agent_client::AgentArgs;
+use super::silence;
+use super::status::alike;
 use super::{Format, wrong};
 use skewtrap_core::message::{figure, utc};
-use skewtrap_core::status::{GroupStatus, RuleStatus};
+use skewtrap_core::status::{GroupStatus, RuleStatus, Silence, Status};
 
 /// Says of each rule of the running agent where it is, and why it does not fire
 #[derive(Debug, Args)]
@@ -25,7 +27,10 @@ pub struct WhyArgs {
 /// # Errors
 /// The agent does not answer, or has no such rule.
 pub fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
-    let mut rules: Vec<RuleStatus> = args.agent.get_of_all("rules")?;
+    let status: Status = args.agent.get_of_all("status")?;
+    let not_watched = alike(&status);
+    let silences = status.silences;
+    let mut rules = status.rules;
     if let Some(name) = &args.rule {
         let known: Vec<String> = rules.iter().map(|r| r.name.to_string()).collect();
         rules.retain(|r| *r.name == **name);
@@ -36,15 +41,17 @@ pub fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     if args.format.is_json() {
         println!("{}", serde_json::to_string_pretty(&rules)?);
     } else {
-        rules.iter().for_each(|r| anstream::print!("{}", text_of(r)));
+        rules.iter().for_each(|r| anstream::print!("{}", text_of(r, &silences)));
+        not_watched.iter().for_each(|text| anstream::println!("\nNOT watched: {text}"));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn text_of(rule: &RuleStatus) -> String {
+pub(super) fn text_of(rule: &RuleStatus, silences: &[Silence]) -> String {
     let mut text = format!("{}\n", rule.name);
-    if let Some(until) = rule.silenced_until {
-        text += &format!("  silenced until {}\n", utc(until));
+    let own = silences.iter().filter(|silence| silence.rule.as_ref().is_none_or(|of| *of == rule.name));
+    for silence in own {
+        text += &format!("  silenced: {}\n", silence::line_of(silence));
     }
     if rule.groups.is_empty() {
         text += "  it has seen no group of ranks yet\n";
@@ -116,7 +123,7 @@ mod tests {
             last_evaluated: None,
             silenced_until: None,
         };
-        insta::assert_snapshot!(text_of(&rule), @r"
+        insta::assert_snapshot!(text_of(&rule, &[]), @r"
         dp-load-skew
           server role=unified: pending since 2026-11-24 03:48:41.3 UTC
             the excess holds for 1.2 s of 3 s
@@ -132,12 +139,25 @@ mod tests {
             ..rule.groups[0].clone()
         };
         let alike = RuleStatus { groups: vec![idle("prefill"), idle("decode")], ..rule.clone() };
-        insta::assert_snapshot!(text_of(&alike), @r"
+        insta::assert_snapshot!(text_of(&alike, &[]), @r"
         dp-load-skew
           server role=prefill, server role=decode: idle
             max_over_mean(load) is 1.100, not above 1.5
         ");
-        insta::assert_snapshot!(text_of(&RuleStatus { groups: Vec::new(), ..rule }), @r"
+        let silence = Silence {
+            rule: None,
+            target: None,
+            until: Time::from_epoch_s(1_795_492_126.1),
+            why: Some("load test".into()),
+        };
+        let text = text_of(&rule, &[silence]);
+        assert!(
+            text.contains(
+                "  silenced: every rule on every server until 2026-11-24 03:48:46.1 UTC (load test)\n"
+            ),
+            "{text}"
+        );
+        insta::assert_snapshot!(text_of(&RuleStatus { groups: Vec::new(), ..rule }, &[]), @r"
         dp-load-skew
           it has seen no group of ranks yet
         ");

@@ -52,6 +52,8 @@ mod capture {
 
 mod cli {
     mod doctor;
+    mod newcomer;
+    mod one_load;
     mod replay;
     mod tools;
 }

@@ -11,7 +11,7 @@ use skewtrap_core::signal::sample::Signal;
 use skewtrap_trace::rank::{Axis, Rank};
 
 /// What a rule would read on a server, or (`Err`) why it could never fire there.
-pub(super) fn reachability(rule: &Rule, probe: &Probe) -> Result<Vec<String>, Vec<String>> {
+pub fn reachability(rule: &Rule, probe: &Probe) -> Result<Vec<String>, Vec<String>> {
     let (mut reads, mut obstacles) = (Vec::new(), Vec::new());
     for (signal, name) in signals_of(rule) {
         match found(signal, probe) {
@@ -57,6 +57,10 @@ fn found(signal: Signal, probe: &Probe) -> Option<(String, Vec<Rank>)> {
     if let Some(own) = probe.own.iter().find(|own| own.signal == signal) {
         let from = format!("{} on /metrics", own.metric);
         return (!own.ranks.is_empty()).then(|| (from, own.ranks.clone()));
+    }
+    if catalog::OF_MACHINE.contains(&signal) {
+        let ranks = probe.processes.as_ref().filter(|ranks| ranks.len() > 1)?;
+        return Some(("/proc of the ranks' processes".to_owned(), ranks.clone()));
     }
     let operands = catalog::DERIVED.iter().filter(|d| d.signal == signal);
     let has = |fields: &Fields| {
@@ -190,6 +194,15 @@ fn remedy(signal: Signal, probe: &Probe) -> String {
             None => "it is one of your own: its pattern or query must match".into(),
         };
     };
+    if catalog::OF_MACHINE.contains(&signal) {
+        let seen = match &probe.processes {
+            None => "the server is on another machine than this one",
+            Some(_) => "fewer than two of them are seen from here",
+        };
+        return format!(
+            "it is read of the ranks' processes, by an agent on the server's machine and in its PID namespace; {seen}"
+        );
+    }
     let engine = probe.facts.engine;
     if !matches!(engine, ServerKind::Sglang | ServerKind::DynamoSglang) {
         return format!("this server is {engine}, which does not report it");

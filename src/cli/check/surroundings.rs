@@ -61,11 +61,11 @@ fn walk(name: &str, node: &Node, config: &Config, findings: &mut Findings<'_>) {
                             Some(hint.into()),
                         );
                     }
-                    "file" if std::fs::File::open(named).is_err() => {
+                    "file" if std::fs::File::open(findings.beside(named)).is_err() => {
                         let hint = "the agent must be able to read it where it runs";
                         findings.warn(
                             *place,
-                            format!("the file {named} cannot be read here"),
+                            format!("the file {} cannot be read here", findings.beside(named)),
                             Some(hint.into()),
                         );
                     }

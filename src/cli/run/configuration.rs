@@ -10,7 +10,6 @@ use tokio::time::MissedTickBehavior;
 
 use super::{CHECK_FILES_EVERY, NODE_NEEDS_STORE, Role, RunArgs};
 use crate::cli::config_path::{self, Unused};
-use crate::cli::rule_files::files_named;
 use crate::cli::wrong;
 use crate::config::diagnostic::Diagnostic;
 use crate::config::discover::{self, Discover};
@@ -165,15 +164,12 @@ fn of_flags(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
         ));
     }
     let rule_paths: Vec<String> = args.rules.iter().map(|p| p.display().to_string()).collect();
-    for path in &args.rules {
-        files_named(path)?;
-    }
     let text = if rule_paths.is_empty() {
         file::DEFAULTS.to_owned()
     } else {
         format!("rules: {}", serde_json::to_string(&rule_paths)?)
     };
-    let mut config = checked("the command line", &text, Path::new("."), seen)?;
+    let mut config = checked(RULES_FLAG, &text, Path::new(""), seen)?;
     config.targets = vec![Target::of(args.url.as_deref(), &args.log)];
     Ok(config)
 }
@@ -191,10 +187,18 @@ fn checked(name: &str, text: &str, beside: &Path, seen: &Seen) -> anyhow::Result
         configuration::rule_files(&beside.join(path))
     };
     let loaded = file::load(name, text, &load);
-    for diagnostic in &loaded.diagnostics {
+    let diagnostics = loaded.diagnostics.into_iter().map(|d| d.without_lines_of(RULES_FLAG));
+    let diagnostics: Vec<Diagnostic> = diagnostics.collect();
+    for diagnostic in &diagnostics {
         anstream::eprintln!("{diagnostic}");
     }
-    let errors = loaded.diagnostics.iter().filter(|d| d.is_error());
+    let errors = diagnostics.iter().filter(|d| d.is_error());
     seen.errors.borrow_mut().extend(errors.map(Diagnostic::line_of));
-    loaded.config.ok_or_else(|| wrong(&format!("{name} is wrong")))
+    loaded.config.ok_or_else(|| match name {
+        RULES_FLAG => wrong("what --rules names cannot be used"),
+        file => wrong(&format!("{file} is wrong")),
+    })
 }
+
+/// What the configuration that is made of the flags is called: only its rules can be wrong.
+const RULES_FLAG: &str = "--rules";

@@ -135,6 +135,13 @@ fn rank_lines(status: &Status, history: &[History], width: u16) -> Vec<Line<'sta
                 course.map(|l| course_of(&l.values, top, width.saturating_sub(FIGURES))).unwrap_or_default();
             lines.push(rank_line(rank, drawn, is_blamed));
         }
+        if let Some(text) = &target.not_watched {
+            let first = text.split([';', '.']).next().unwrap_or_default();
+            lines.push(Line::styled(
+                format!("  NOT watched: {first} (`skewtrap why` says what can be done)"),
+                Style::new().fg(Color::Yellow),
+            ));
+        }
         for source in target.sources.iter().filter(|s| s.state == SourceState::Failing) {
             let problem = source.problem.as_deref().unwrap_or("it gives nothing");
             lines.push(Line::styled(

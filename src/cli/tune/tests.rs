@@ -74,3 +74,15 @@ fn a_bound_that_the_ranks_of_a_group_cannot_reach_is_told_from_one_that_never_fi
     let difference = of("{ max_minus_min: 20 }");
     assert!(is_reachable(&difference, 1e9, 4));
 }
+
+#[test]
+fn advice_waits_for_a_recording_in_which_the_tolerable_rate_would_show() {
+    assert_eq!([1.0, 2.0, 0.5, 0.0].map(advises_from), [24.0, 12.0, 48.0, 24.0]);
+    let report =
+        |hours: f64| Report { hours, advises_from_hours: 24.0, limit_per_day: 1.0, rules: Vec::new() };
+    assert!(report(1.0 / 60.0).is_too_short() && !report(24.0).is_too_short());
+    assert_eq!(
+        report(1.0 / 60.0).too_short(),
+        "the recordings cover 60 s; a bound for 1 a day is advised from 24 h on, and sure from 72 h on"
+    );
+}

@@ -264,6 +264,7 @@ async fn a_state_disk_that_hangs_at_the_start_keeps_nobody_from_watching_and_is_
         answer = agent.asked().await;
     }
     assert!(answer.contains("a window is being opened"), "{answer}");
+    assert!(answer.contains("that may open within 24 h, by rules and by hand together"), "{answer}");
 }
 
 fn attempt_of(incident: &str, number: u32, at: Time, badness: f64) -> Attempt {
