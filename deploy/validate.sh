@@ -100,7 +100,7 @@ binary=$(ls -t "$root"/target/{release,debug}/skewtrap 2>/dev/null | head -1 || 
 if [ -n "$binary" ]; then
   # The chart's, as Helm rendered them, where it could.
   charts=$(find "$rendered" -maxdepth 1 -name 'chart-*.yaml')
-  for file in docker/skewtrap.yaml examples/full.yaml kubernetes/{nsys,sidecar}/skewtrap.yaml kubernetes/components/example/{skewtrap,node}.yaml slurm/{skewtrap,node}.yaml systemd/skewtrap.yaml $charts; do
+  for file in docker/skewtrap.yaml examples/{full,dp8,tp8}.yaml kubernetes/{nsys,sidecar}/skewtrap.yaml kubernetes/components/example/{skewtrap,node}.yaml slurm/{skewtrap,node}.yaml systemd/skewtrap.yaml $charts; do
     "$binary" check "$file" >"$rendered/check" 2>&1 || { cat "$rendered/check"; exit 1; }
   done
   echo "every configuration passes \`skewtrap check\`"
@@ -127,6 +127,6 @@ else
 fi
 
 # What is added here is checked here: every file is named above, or by tests/it/deploy.rs.
-known='^(README.md|validate.sh|debian/post(inst|rm)|docker/(Dockerfile|compose.yaml|skewtrap.yaml)|examples/full.yaml|grafana/(make_dashboard.py|skewtrap.json)|helm/(check.py|(skewtrap|example)/(Chart|values).yaml|skewtrap/values.schema.json|(skewtrap|example)/templates/[a-zA-Z_]+.(yaml|tpl|txt))|kubernetes/(check.py|base/(kustomization|networkpolicy|podmonitor).yaml|(nsys|sidecar)/(deployment|kustomization|skewtrap).yaml|components/(check.py|[a-z-]+/[a-z-]+.yaml))|schemas.py|slurm/(server.sbatch|(skewtrap|node).yaml)|prometheus/alerts(_test)?.yaml|systemd/skewtrap.(service|yaml))$'
+known='^(README.md|validate.sh|debian/post(inst|rm)|docker/(Dockerfile|compose.yaml|skewtrap.yaml)|examples/(full|dp8|tp8).yaml|grafana/(make_dashboard.py|skewtrap.json)|helm/(check.py|(skewtrap|example)/(Chart|values).yaml|skewtrap/values.schema.json|(skewtrap|example)/templates/[a-zA-Z_]+.(yaml|tpl|txt))|kubernetes/(check.py|base/(kustomization|networkpolicy|podmonitor).yaml|(nsys|sidecar)/(deployment|kustomization|skewtrap).yaml|components/(check.py|[a-z-]+/[a-z-]+.yaml))|schemas.py|slurm/(server.sbatch|(skewtrap|node).yaml)|prometheus/alerts(_test)?.yaml|systemd/skewtrap.(service|yaml))$'
 unknown=$(git ls-files . | grep -vE "$known" || true)
 [ -z "$unknown" ] || { echo "nothing checks these files:"; echo "$unknown"; exit 1; }

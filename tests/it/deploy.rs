@@ -22,6 +22,8 @@ fn every_configuration_loads_without_an_error() {
         "slurm/node.yaml",
         "systemd/skewtrap.yaml",
         "examples/full.yaml",
+        "examples/dp8.yaml",
+        "examples/tp8.yaml",
     ];
     for file in files {
         let text = std::fs::read_to_string(deploy().join(file)).unwrap();
