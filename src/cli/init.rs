@@ -249,7 +249,7 @@ mod tests {
             let row = format!("| {layers} | `{apart}` | `{together}` |\n");
             assert!(page.contains(&row), "docs/window-cost.md lacks {row}");
             assert!(
-                capture_section(&server(layers, 1)).contains(&format!("max_stall: {apart} ")),
+                capture_section(&server(layers, 1)).contains(&format!("max_stall: {apart}\n")),
                 "{layers}"
             );
         }
