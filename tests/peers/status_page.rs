@@ -269,6 +269,9 @@ fn incident(id: &str, fired_at: Time, resolved: bool) -> Incident {
 }
 
 /// A wide server with one rank that has too much and one that is silent.
+/// What a server says whose ranks show one load.
+const NOT_WATCHED: &str = "its 8 ranks (tp 8) work on one batch together and show one load for all of them";
+
 fn status(started: Time) -> Status {
     let at = wall_time();
     let onset = at - Duration::from_secs(60);
@@ -344,7 +347,7 @@ fn status(started: Time) -> Status {
                 ),
             ],
             ranks: (0..8).map(signals).collect(),
-            not_watched: None,
+            not_watched: Some(NOT_WATCHED.into()),
         }],
         rules: vec![
             rule(
@@ -456,6 +459,10 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     browser.until("document.body.innerText.includes('DP7 (silent)')").await;
     browser.until("document.body.innerText.includes('the server\\'s metrics are not enabled')").await;
     browser.until("document.title.startsWith('● DP2')").await;
+    // That nothing fires says nothing where ranks show one load.
+    let notice = "[...document.querySelectorAll('.notice')].map(n => n.innerText)";
+    browser.until(&format!("{notice}.length === 1")).await;
+    assert_eq!(browser.eval(notice).await, json!([format!("Not watched: server: {NOT_WATCHED}")]));
 
     // One chart of all ranks, read by the keyboard, with the incident on it.
     browser.until("document.querySelectorAll('.plot path.line').length === 8").await;
@@ -506,7 +513,7 @@ async fn the_page_updates_survives_the_agents_restart_and_fits_phones_and_desks(
     agent.publisher.stand(again);
     let said = |text: &str| format!("document.querySelector('#incident').innerText.includes('{text}')");
     browser.until(&said("and was captured again: 4 files")).await;
-    browser.until(&said("at 1.68 times the bound; DP2 computes")).await;
+    browser.until(&said("at 1.68 times the bound; DP2 has more to do")).await;
     browser.until("document.querySelectorAll('#incident iframe').length === 2").await;
     browser.until("document.body.innerText.includes('it is captured again from 4.50 times on')").await;
 
