@@ -15,6 +15,8 @@ const SILENCE: f64 = 1.0;
 const STOOD: f64 = 0.9;
 /// The longest pause is forgotten with this time constant, in seconds.
 const MEMORY: f64 = 4.0 * 3600.0;
+/// How fast reports are believed to have become older, a report.
+const AGE_GAIN: f64 = 0.05;
 /// Nothing is waited for longer than this.
 const MOST_PATIENCE: f64 = 20.0;
 
@@ -39,12 +41,29 @@ pub enum Progress {
 pub struct Pulse {
     /// When its work last moved, by its own clock where it has one.
     pub moved: Option<f64>,
+    /// When that was read.
+    pub moved_read: Option<f64>,
+    /// How old its reports are when they are read, at least, in seconds: a page that is always that old tells of a rank that
+    /// moves all the while.
+    pub age: f64,
     /// Requests that it has, by its last word.
     pub work: f64,
     /// When that was read.
     pub read: Option<f64>,
     /// When it was last seen to be stuck.
     pub stuck: Option<f64>,
+}
+
+impl Pulse {
+    /// For how long it had stood still when it was read last, by one clock.
+    fn stood(&self) -> Option<f64> {
+        Some(self.read? - self.moved_read?)
+    }
+
+    /// For how long it has stood still now, as far as its reports can tell.
+    fn still(&self, now: f64) -> Option<f64> {
+        self.moved.map(|moved| now - moved - self.age)
+    }
 }
 
 /// The life signs of all ranks.
@@ -62,8 +81,8 @@ impl Stuck {
         Self { pulses: vec![Pulse::default(); ranks], longest: 0.0 }
     }
 
-    /// The work of `rank` moved at `at`. A healthy pause before it is remembered.
-    pub fn moved(&mut self, rank: usize, at: f64, is_healthy: bool) {
+    /// The work of `rank` moved at `at`, as was read at `read`. A healthy pause before it is remembered.
+    pub fn moved(&mut self, rank: usize, at: f64, read: f64, is_healthy: bool) {
         let pulse = &mut self.pulses[rank];
         if let Some(before) = pulse.moved {
             let pause = at - before;
@@ -75,7 +94,12 @@ impl Stuck {
                 self.longest = forgotten.max(pause.min(0.5 * MOST_PATIENCE));
             }
         }
-        pulse.moved = Some(at);
+        let age = (read - at).max(0.0);
+        pulse.age = match pulse.moved {
+            Some(_) => age.min(pulse.age + AGE_GAIN * (age - pulse.age)),
+            None => age,
+        };
+        (pulse.moved, pulse.moved_read) = (Some(at), Some(read));
     }
 
     /// How long a rank with work may be silent.
@@ -88,7 +112,7 @@ impl Stuck {
     pub fn is_in_doubt(&self, now: f64) -> bool {
         let unusual = UNUSUAL * self.longest.max(1.0);
         let working: Vec<f64> =
-            self.pulses.iter().filter(|p| p.work >= 1.0).filter_map(|p| p.moved).map(|m| now - m).collect();
+            self.pulses.iter().filter(|p| p.work >= 1.0).filter_map(|p| p.still(now)).collect();
         let patience = self.patience();
         let moving = working.iter().filter(|still| **still < 0.5 * patience).count();
         2 * moving >= working.len() && working.iter().any(|s| *s > unusual && *s <= patience)
@@ -115,9 +139,11 @@ impl Stuck {
             if let Some(ago) = pulse.stuck.map(|at| now - at).filter(|ago| *ago < WAKES) {
                 return Progress::Wakes(ago);
             }
-            let (Some(moved), Some(read)) = (pulse.moved, pulse.read) else { return Progress::Moves };
-            match pulse.work >= 1.0 && (read - moved > unusual || now - moved > patience) {
-                true => Progress::InDoubt(now - moved),
+            let (Some(still), Some(stood)) = (pulse.still(now), pulse.stood()) else {
+                return Progress::Moves;
+            };
+            match pulse.work >= 1.0 && (stood > unusual || still > patience) {
+                true => Progress::InDoubt(still),
                 false => Progress::Moves,
             }
         };
@@ -128,16 +154,16 @@ impl Stuck {
     /// whether it is slow or hangs is known when it is heard again, or is not.
     pub fn is_silent(&self, rank: usize, now: f64) -> bool {
         let pulse = &self.pulses[rank];
-        let Some(moved) = pulse.moved else { return false };
+        let (Some(moved), Some(still)) = (pulse.moved, pulse.still(now)) else { return false };
         let read = pulse.read.unwrap_or(moved);
-        let is_silent = now - read > SILENCE || read - moved > STOOD;
-        pulse.work >= 1.0 && is_silent && now - moved <= self.patience()
+        let is_silent = now - read > SILENCE || pulse.stood().is_some_and(|stood| stood > STOOD);
+        pulse.work >= 1.0 && is_silent && still <= self.patience()
     }
 
     /// Ranks that stand still with work while a peer moves (most of those with work, that is), and since when.
     pub fn examine(&self, now: f64) -> Vec<Option<f64>> {
         let patience = self.patience();
-        let still = |p: &Pulse| p.moved.map(|m| now - m);
+        let still = |p: &Pulse| p.still(now);
         let working: Vec<&Pulse> = self.pulses.iter().filter(|p| p.work >= 1.0).collect();
         let moving = working.iter().filter(|p| still(p).is_some_and(|s| s < 0.5 * patience)).count();
         self.pulses
@@ -163,7 +189,7 @@ mod tests {
             for r in 0..3 {
                 stuck.pulses[r].work = 5.0;
                 if s < 50 || !silent.contains(&r) {
-                    stuck.moved(r, f64::from(s), true);
+                    stuck.moved(r, f64::from(s), f64::from(s), true);
                 }
             }
         }
@@ -188,7 +214,7 @@ mod tests {
         for s in 50..=until {
             for r in 0..3 {
                 if !silent.contains(&r) {
-                    stuck.moved(r, f64::from(s), true);
+                    stuck.moved(r, f64::from(s), f64::from(s), true);
                 }
                 stuck.pulses[r].read = Some(f64::from(s));
             }
@@ -204,10 +230,10 @@ mod tests {
         assert_eq!(of(51, 51.5), Progress::InDoubt(2.5));
         assert_eq!(of(53, 53.0), Progress::Stuck(4.0));
         let mut woken = read(60, &[1]);
-        woken.moved(1, 61.0, false);
+        woken.moved(1, 61.0, 61.0, false);
         woken.pulses[1].read = Some(61.0);
         assert_eq!(woken.progress(61.5)[1], Progress::Wakes(1.5));
-        woken.moved(1, 70.0, false);
+        woken.moved(1, 70.0, 70.0, false);
         assert_eq!(woken.progress(70.0)[1], Progress::Moves);
     }
 
@@ -233,6 +259,24 @@ mod tests {
         let stuck = after(52, &[1]);
         assert_eq!([49.9, 50.5, 53.5].map(|now| stuck.is_silent(1, now)), [false, true, false]);
         assert!(!stuck.is_silent(0, 51.5));
+    }
+
+    #[test]
+    fn a_rank_whose_page_is_old_when_it_is_read_moves_as_long_as_each_reading_says_so() {
+        let mut stuck = Stuck::new(2);
+        let mut read = |at: f64, stamp: f64| {
+            (0..2).for_each(|r| {
+                (stuck.pulses[r].work, stuck.pulses[r].read) = (5.0, Some(at));
+                stuck.moved(r, stamp, at, true);
+            });
+            let now = at + 0.05;
+            (stuck.is_silent(0, now), stuck.is_in_doubt(now), stuck.progress(now)[0])
+        };
+        // What is read once a second was published a second and a half before.
+        (0..20).for_each(|s| {
+            assert_eq!(read(f64::from(s), f64::from(s) - 1.5), (false, false, Progress::Moves))
+        });
+        assert!(read(20.0, 17.5).0, "the same page once more");
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl Detector {
         let counted = gauges.stamp.map_or(at, |stamp| stamp.min(at));
         let meaning = self.totals[rank].read(counted, counters, &gauges, self.turnover.ratio());
         if !is_still {
-            self.stuck.moved(rank, counted, self.open.is_none());
+            self.stuck.moved(rank, counted, at, self.open.is_none());
         }
         if let Some(came) = meaning.came {
             self.counts_tokens = true;
@@ -52,7 +52,7 @@ impl Detector {
         if self.gauges_at.is_none_or(|g| at - g > SOURCE_PATIENCE) {
             let load = self.lines[rank].load();
             self.loads[rank] = Load { running: load, ..Load::default() };
-            self.stuck.moved(rank, at, self.open.is_none());
+            self.stuck.moved(rank, at, at, self.open.is_none());
             self.stuck.pulses[rank].read = Some(at);
             // A few requests may have ended since, unseen.
             self.stuck.pulses[rank].work = if load >= 6.0 { load } else { 0.0 };
@@ -84,7 +84,7 @@ impl Detector {
             _ => Some(at),
         };
         if let Some(moved) = moved {
-            self.stuck.moved(rank, moved, self.open.is_none());
+            self.stuck.moved(rank, moved, at, self.open.is_none());
         }
         if let Some(came) = meaning.came.filter(|_| !self.counts_tokens) {
             self.note_turnover(rank, &came);
