@@ -431,6 +431,19 @@ fn what_is_named_and_what_the_rule_measured_is_not_ruled_out_by_the_last_minute(
 }
 
 #[test]
+fn of_a_slow_rank_that_is_seldom_busy_no_other_change_is_the_cause_for_certain_and_the_machine_goes_first() {
+    let usual = Second { requests: 4.0, running: 0.5, decoded: 80.0, cached: 0.8, ..USUAL };
+    let missed = Second { cached: 0.4, ..usual };
+    let cause = cause_of(usual, missed, usual);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::CacheMisses, Certainty::Likely), "{cause:?}");
+    let cause = cause_of_finding(usual, missed, usual, by_speed);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::CacheMisses, Certainty::Consistent), "{cause:?}");
+    let seen = |wait: f64, of: Second| Second { machine: Some((wait, 1_980.0)), ..of };
+    let cause = cause_of_finding(seen(0.02, usual), seen(0.7, missed), seen(0.02, usual), by_speed);
+    assert_eq!((cause.kind, cause.certainty), (CauseKind::SlowHost, Certainty::Consistent), "{cause:?}");
+}
+
+#[test]
 fn a_rank_that_seemed_slow_before_its_share_was_seen_to_depart_is_sent_more() {
     let more = Second { requests: 24.0, running: 40.0, decoded: 2400.0, ..USUAL };
     let cause = cause_of_finding(USUAL, more, USUAL, |finding| {

@@ -61,7 +61,10 @@ pub fn walk(case: &Case<'_>) -> Cause {
     let machine: Vec<Departure> = machine::host(case).into_iter().chain(machine::clock(case)).collect();
     cause.host_slowdown = machine::slowest_host(case);
     cause.step_slowdown = step_slowdown(case);
-    let first = stopped.or_else(|| peer_left(case)).or_else(|| leading(case, &factors));
+    // Of a rank that was measured to be slow, and is too seldom busy to show it here, the machine knows more than what
+    // else changed meanwhile.
+    let by_machine = || is_speed_unmeasured(case, &factors).then(|| of_machine(case)).flatten();
+    let first = stopped.or_else(|| peer_left(case)).or_else(by_machine).or_else(|| leading(case, &factors));
     let later = || {
         memory(case, &factors)
             .or_else(|| transfer(case))
@@ -265,6 +268,12 @@ fn is_of_speed(finding: &Finding) -> bool {
     told.is_some_and(|m| &*m.signal == crate::factor::Factor::Speed.word())
 }
 
+/// Whether the rule measured that the rank is slow, and its speed cannot be told here: a rank that is seldom busy.
+fn is_speed_unmeasured(case: &Case<'_>, factors: &[Factor]) -> bool {
+    let is_measured = factors.iter().any(|f| f.kind == CauseKind::Slower && f.term.own != (0.0, 0.0));
+    is_of_speed(case.finding) && case.finding.side == Side::Low && !is_measured
+}
+
 /// On which side a factor makes what the rule saw: more load with more of it, less with less.
 fn direction(finding: &Finding, kind: CauseKind) -> f64 {
     let signal = finding.measured.as_ref().map_or("", |m| &*m.signal);
@@ -335,7 +344,8 @@ fn leading(case: &Case<'_>, factors: &[Factor]) -> Option<Found> {
     if is_unsent {
         requests = Requests::NotRouted;
     }
-    let is_sure = is_sure && !is_unsent;
+    // What the rule measured counts at equal work: what changed of the work is not all of it, for certain.
+    let is_sure = is_sure && !is_unsent && !is_speed_unmeasured(case, factors);
     let mut result = Found { explains: Some(explains), ..Found::new(found.kind, is_sure, String::new()) };
     (result.support, result.requests) = (support, requests);
     if found.kind == CauseKind::Slower {
