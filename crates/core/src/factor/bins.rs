@@ -16,6 +16,8 @@ pub struct Bin {
     pub computed: f64,
     /// Admissions in `work`.
     pub admitted: f64,
+    /// Sum over them of the requests that each one found on the rank.
+    pub met: f64,
     /// Seconds that the work done in this second should have taken, by the cost model.
     pub needed: f64,
     /// The same for decoding alone: what it lacks of `spent` was spent on prompts, or on being slow.
@@ -160,6 +162,7 @@ impl Bin {
         self.work += other.work;
         self.computed += other.computed;
         self.admitted += other.admitted;
+        self.met += other.met;
         self.needed += other.needed;
         self.decoding += other.decoding;
         self.spent += other.spent;

@@ -1,34 +1,30 @@
 //! One way in which arrivals and work are known (lines, counters or gauges), with the tests on it. What
 //! they are made of differs in noise, so nothing that was learned on one is used for another.
 
-use serde::{Deserialize, Serialize};
+mod since;
 
 use std::collections::VecDeque;
 use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
 
 use crate::factor::bins::{Bin, Bins};
 use crate::factor::clock::{Clock, decoding_of};
 use crate::factor::evidence::{Evidence, Factor, Grid, Side, WINDOWS};
 use crate::factor::intake::{Meaning, Stretch};
-use crate::factor::onset::{Counts, Logs, Onset, locate};
 use crate::factor::pressure::{self, Pressure};
+use crate::factor::residence::{self, Residence};
 use crate::factor::share::{self, Share, culprits};
 use crate::factor::speed::{self, Needed, Pending, Speed};
 use crate::factor::tail::{LEAST_BOUND, Tail};
 use crate::factor::work::{self, Tokens, Work};
 
-/// No onset is looked for longer ago than this, in seconds.
-const ONSET_REACH: i64 = 220;
-/// An onset's baseline is what was until so many seconds before it was found, where that is known.
-const BEFORE: i64 = 60;
 /// A channel is young for so many seconds.
 const YOUNG: f64 = 120.0;
 /// Readings that are nearer to each other are of one poll, in seconds; how fast the time between polls is
 /// learned, a poll.
 const LEAST_INTERVAL: f64 = 0.2;
 const INTERVAL_GAIN: f64 = 0.2;
-/// Inferred counts of neighbouring seconds share the error of one report: so many tell as much as one.
-const INFERRED_MEMORY: f64 = 1.5;
 /// The work of a request is measured on so many of them, and a speed while a rank was busy for this part of the time.
 const MEASURED_REQUESTS: f64 = 6.0;
 const MEASURED_PART: f64 = 0.4;
@@ -36,8 +32,6 @@ const MEASURED_PART: f64 = 0.4;
 const LAG: i64 = 8;
 /// While something departs that is not told yet, after so many.
 const MOST_LAG: i64 = 60;
-/// For an onset no counts are believed to be more regular than this: what departs may be less so.
-const LEAST_ONSET_DISPERSION: f64 = 0.6;
 
 /// How well a source knows arrivals and work, before anything is learned.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -89,6 +83,9 @@ pub struct Known {
     pub misses: Work,
     /// Share joined with pace.
     pub pressure: Pressure,
+    /// How long requests stay.
+    #[serde(default)]
+    pub residence: Residence,
     /// The tests' tails, in the order of [`TESTS`].
     pub tails: [Tail; TESTS.len()],
 }
@@ -102,10 +99,14 @@ const LASTS: i64 = 6;
 /// ... and by so much (on the logarithm, 1.5 times) not on the mean of one that came very late and of usual ones.
 const BY_HALF: f64 = 0.405;
 
+/// A rank of which another test shows this (three standard deviations) holds requests longer because of that.
+const EXPLAINED: f64 = 4.5;
 /// A share that departs by this part of its bound counts beside another departure of the same rank.
 const BESIDE: f64 = 0.5;
 /// The place of the test on the requests that a rank is sent.
 pub const SHARE: usize = 0;
+/// The place of the test on the time that equal work takes or, of a rank with little to do, that requests stay.
+pub const SPEED: usize = 1;
 /// The place of the test on all the tokens of a request.
 const WORK: usize = 2;
 /// The place of the test on those that were computed.
@@ -141,6 +142,7 @@ pub struct Seen {
     misses: work::Seen,
     pace: speed::Seen,
     pressure: pressure::Seen,
+    residence: residence::Seen,
     /// The evidence of the pace, where it is a test.
     paced: Vec<Evidence>,
 }
@@ -154,6 +156,7 @@ struct Lesson {
     misses: work::Lesson,
     pace: speed::Lesson,
     pressure: Grid,
+    residence: Grid,
     /// The strongest evidence of each of [`TESTS`].
     deviances: [f64; TESTS.len()],
 }
@@ -169,6 +172,7 @@ impl Seen {
             misses: self.misses.lesson,
             pace: self.pace.lesson,
             pressure: self.pressure.roots,
+            residence: self.residence.roots,
             deviances,
         }
     }
@@ -183,6 +187,11 @@ impl Seen {
             &self.pressure.evidence,
             &self.paced,
         ]
+    }
+
+    /// Whether what `test` found on `rank` is that requests stay longer, and not the time that equal work took.
+    pub fn is_of_stay(&self, test: usize, rank: usize) -> bool {
+        test == SPEED && self.residence.evidence[rank].deviance >= self.speed.evidence[rank].deviance
     }
 
     /// The factor that `test` found departed on `rank`.
@@ -203,6 +212,7 @@ impl Channel {
             work: Work::new(ranks, Tokens::All),
             misses: Work::new(ranks, Tokens::Computed),
             pressure: Pressure::default(),
+            residence: Residence::new(ranks),
             tails: [Tail::default(); TESTS.len()],
         };
         Self {
@@ -212,6 +222,14 @@ impl Channel {
             heard: None,
             unlearned: VecDeque::new(),
             interval: 0.0,
+        }
+    }
+
+    /// Takes what was `known` before for what is known. An agent of an earlier release knew nothing of stays.
+    pub fn remember(&mut self, known: Known) {
+        let unknown = std::mem::replace(&mut self.known, known).residence;
+        if !self.known.residence.is_of(self.known.share.usual.len()) {
+            self.known.residence = unknown;
         }
     }
 
@@ -231,6 +249,7 @@ impl Channel {
                 bin.work += part * brought.admitted * brought.prompt;
                 bin.computed += part * brought.admitted * brought.computed;
                 bin.admitted += part * brought.admitted;
+                bin.met += part * brought.admitted * brought.met;
             });
         }
         if let Some(needed) = meaning.prompts.and_then(|did| self.known.clock.needed(&did)) {
@@ -273,13 +292,20 @@ impl Channel {
         let sums = self.bins.sums(newest, since);
         let share = self.known.share.examine(&sums);
         let crowding = if self.quality.is_guessed { &share.crowding[..] } else { &[] };
-        let speed = self.known.speed.examine(&sums, pending, crowding);
+        let mut speed = self.known.speed.examine(&sums, pending, crowding);
         let pace = self.known.pace.examine(&sums, pending, &share.crowding);
         let paced = if self.quality.is_guessed { pace.evidence.clone() } else { Vec::new() };
         let pressure = self.pressure(&share, &pace);
         let work = self.known.work.examine(&sums, self.quality.is_inferred);
         let misses = self.known.misses.examine(&sums, self.quality.is_inferred);
-        Seen { share, speed, work, misses, pace, pressure, paced }
+        let is_more = |e: &Evidence| e.side == Side::High && e.deviance >= EXPLAINED;
+        let is_explained =
+            |r: usize| [&share.evidence, &work.evidence, &misses.evidence].iter().any(|e| is_more(&e[r]));
+        let residence = self.known.residence.examine(&sums, is_explained);
+        for (speed, stay) in speed.evidence.iter_mut().zip(&residence.evidence) {
+            *speed = speed.or(*stay);
+        }
+        Seen { share, speed, work, misses, pace, pressure, residence, paced }
     }
 
     fn pressure(&self, share: &share::Seen, pace: &speed::Seen) -> pressure::Seen {
@@ -370,6 +396,7 @@ impl Channel {
         self.known.misses.learn(&lesson.misses);
         self.known.pressure.learn(&lesson.pressure);
         self.known.pace.learn(&lesson.pace);
+        self.known.residence.learn(&self.bins, newest, &lesson.residence);
         for (tail, deviance) in self.known.tails.iter_mut().zip(lesson.deviances) {
             tail.learn(deviance);
         }
@@ -392,9 +419,9 @@ impl Channel {
     }
 
     /// That `rank` is sent more than its share, where that is beyond what chance does to a rank that is looked at for
-    /// another reason: by half of the deviance at which it would be told alone. Where arrivals are only inferred, what
+    /// another reason: by half of the deviance at which it would be told alone, which is given as its bound. Where arrivals are only inferred, what
     /// is slow shows in them too.
-    pub fn sent_more(&self, seen: &Seen, rank: usize, per_day: f64, newest: i64) -> Option<Evidence> {
+    pub fn sent_more(&self, seen: &Seen, rank: usize, per_day: f64, newest: i64) -> Option<(Evidence, f64)> {
         let evidence = seen.share.evidence[rank];
         let enough = (BESIDE * self.bound(SHARE, per_day)).max(LEAST_BOUND);
         let is_more = !self.is_inferred() && evidence.side == Side::High && evidence.deviance >= enough;
@@ -402,7 +429,7 @@ impl Channel {
             let (side, ranks) = self.blame(Factor::Share, rank, &evidence, newest);
             side == Side::High && ranks.contains(&rank)
         };
-        (is_more && is_blamed()).then_some(evidence)
+        (is_more && is_blamed()).then_some((evidence, enough))
     }
 
     /// Whether `test` could tell anything of `rank` in `seconds`: of a rank that admits too few requests the work of
@@ -412,7 +439,10 @@ impl Channel {
         let sum = |of: fn(&Bin) -> f64| seconds.clone().map(|s| of(&self.bins.get(rank, s))).sum::<f64>();
         match TESTS[test] {
             Factor::Work => sum(|bin| bin.admitted) >= MEASURED_REQUESTS,
-            Factor::Speed => sum(|bin| bin.spent) > MEASURED_PART * length,
+            Factor::Speed => {
+                sum(|bin| bin.spent) > MEASURED_PART * length
+                    || self.known.residence.is_measured(rank, sum(|bin| bin.admitted))
+            }
             Factor::Share | Factor::Room | Factor::Stuck => true,
         }
     }
@@ -421,167 +451,6 @@ impl Channel {
     pub fn arrivals(&self, rank: usize, from: i64, to: i64) -> f64 {
         (from..=to).map(|s| self.bins.get(rank, s).arrivals).sum()
     }
-
-    /// Since when `ranks` departed in `factor` by `test`, as far as `past` goes back. With it come the newest second,
-    /// and each rank's stretch under way.
-    pub fn onset(
-        &self,
-        test: Option<usize>,
-        factor: Factor,
-        (side, ranks): (Side, &[usize]),
-        past: &Past,
-        (newest, pending): (i64, &[Pending]),
-    ) -> Option<Onset> {
-        let &Past { since, ref busy, is_unsettled } = past;
-        let from = since.max(self.bins.oldest()).max(newest - ONSET_REACH);
-        let seconds = from..newest + 1;
-        let rank = *ranks.first()?;
-        let peers: Vec<usize> =
-            (0..self.known.share.usual.len()).filter(|r| *r != rank && !busy.contains(r)).collect();
-        let speed_of = |speed: &Speed, side: Side, seconds: Range<i64>| {
-            self.speed_onset(speed, side, (rank, &peers), seconds, (pending, is_unsettled))
-        };
-        match (factor, test) {
-            (Factor::Share | Factor::Speed, Some(PRESSURE)) => {
-                let by_share = self.share_onset(side, ranks, busy, seconds.clone());
-                let by_pace = speed_of(&self.known.pace, side.opposite(), seconds);
-                let (own, other) =
-                    if factor == Factor::Share { (by_share?, by_pace) } else { (by_pace?, by_share) };
-                // They tell of the same onset: where they do not agree, neither is as sure as it says.
-                let apart = other.map_or(0.0, |o| (o.at - own.at).abs().min(o.error + own.error));
-                Some(Onset { error: own.error.max(apart), ..own })
-            }
-            (Factor::Share, _) => self.share_onset(side, ranks, busy, seconds),
-            (_, Some(PACE)) => speed_of(&self.known.pace, Side::Low, seconds),
-            (Factor::Speed, _) => speed_of(&self.known.speed, side, seconds),
-            (Factor::Work, _) => {
-                let end = newest as f64 + 1.0;
-                let work = if test != Some(WORK) { &self.known.misses } else { &self.known.work };
-                let logs = seconds.map(|s| self.work_of(work, rank, s)).collect();
-                locate(&Logs { seconds: logs, is_high: side == Side::High, is_unsettled }, end, 0.5)
-            }
-            (Factor::Room | Factor::Stuck, _) => None,
-        }
-    }
-
-    fn share_onset(&self, side: Side, ranks: &[usize], busy: &[usize], seconds: Range<i64>) -> Option<Onset> {
-        let all: Vec<usize> = (0..self.known.share.usual.len()).filter(|r| !busy.contains(r)).collect();
-        let end = seconds.end as f64;
-        let theirs = |s: i64| ranks.iter().map(|r| self.bins.get(*r, s).arrivals).sum::<f64>();
-        let group = |s: i64| all.iter().map(|r| self.bins.get(*r, s).arrivals).sum::<f64>();
-        let seconds: Vec<(f64, f64)> = seconds.map(|s| (theirs(s), group(s))).collect();
-        let share = |ranks: &[usize]| ranks.iter().map(|r| self.known.share.usual[*r]).sum::<f64>();
-        let mut usual = share(ranks) / share(&all).max(1e-9);
-        if self.quality.is_inferred && seconds.len() as i64 >= 2 * BEFORE {
-            // Inferred shares wander: what was usual just before counts.
-            let older = &seconds[..seconds.len() - BEFORE as usize];
-            let (x, n) = older.iter().fold((0.0, 0.0), |(x, n), s| (x + s.0, n + s.1));
-            usual = if n > 0.0 { x / n } else { usual };
-        }
-        let usual = usual.clamp(0.002, 0.98);
-        let windows = if self.quality.is_inferred { 3..8 } else { 3..4 };
-        let noise =
-            |r: &usize| windows.clone().map(|w| self.known.share.dispersion(*r, w, 0.0)).fold(0.0, f64::max);
-        let memory = if self.quality.is_inferred { INFERRED_MEMORY } else { 1.0 };
-        let dispersion = memory * ranks.iter().map(noise).fold(LEAST_ONSET_DISPERSION, f64::max);
-        locate(
-            &Counts { seconds, usual, is_high: side == Side::High, dispersion },
-            end,
-            2.0 * self.known.share.staleness,
-        )
-    }
-
-    fn speed_onset(
-        &self,
-        speed: &Speed,
-        side: Side,
-        (rank, peers): (usize, &[usize]),
-        seconds: Range<i64>,
-        (pending, is_unsettled): (&[Pending], bool),
-    ) -> Option<Onset> {
-        let late = speed.clock.of_pending(&pending[rank]);
-        let spent_on_it = pending[rank].spent;
-        let end = seconds.end as f64;
-        let mut blur = 1.0f64;
-        let mut logs = Vec::new();
-        for s in seconds {
-            let bin = self.bins.get(rank, s);
-            let is_pending =
-                late > 0.0 && spent_on_it > late && s as f64 + 0.5 > end - spent_on_it && bin.spent < 0.3;
-            if is_pending {
-                blur = blur.max(spent_on_it.min(2.0));
-            }
-            let (needed, spent) = if is_pending {
-                (late / spent_on_it, 1.0)
-            } else {
-                (speed.needed(&bin, speed.shared(&self.bins_at(s))), bin.spent)
-            };
-            logs.push(match departure(speed, rank, needed, spent) {
-                // As in the test itself: what its peers show as well is not its own.
-                Some(own) => {
-                    (weaker(own, self.peers_departure(speed, peers, s)), speed.noise(rank).powi(2) / spent)
-                }
-                None => (0.0, f64::INFINITY),
-            });
-        }
-        if logs.len() as i64 >= 2 * BEFORE {
-            // A cost model is never quite right: what was usual just before counts.
-            let older = logs[..logs.len() - BEFORE as usize].iter().filter(|l| l.1.is_finite());
-            let mut older: Vec<f64> = older.map(|l| l.0).collect();
-            older.sort_by(f64::total_cmp);
-            let middle = older.get(older.len() / 2).copied().unwrap_or(0.0);
-            logs.iter_mut().for_each(|l| l.0 -= middle);
-        }
-        locate(&Logs { seconds: logs, is_high: side == Side::High, is_unsettled }, end, blur)
-    }
-
-    /// The bins of all ranks in a second.
-    fn bins_at(&self, second: i64) -> Vec<Bin> {
-        (0..self.known.share.usual.len()).map(|r| self.bins.get(r, second)).collect()
-    }
-
-    /// How far the middle one of `peers` departed from its usual speed in a second, where one was busy.
-    fn peers_departure(&self, speed: &Speed, peers: &[usize], second: i64) -> f64 {
-        let bins = self.bins_at(second);
-        let shared = speed.shared(&bins);
-        let of = |r: usize| departure(speed, r, speed.needed(&bins[r], shared), bins[r].spent);
-        let mut peers: Vec<f64> = peers.iter().filter_map(|r| of(*r)).collect();
-        peers.sort_by(f64::total_cmp);
-        peers.get(peers.len() / 2).copied().unwrap_or(0.0)
-    }
-
-    /// The logarithm of tokens a request beyond the usual, and its variance.
-    fn work_of(&self, work: &Work, rank: usize, second: i64) -> (f64, f64) {
-        let mean = |r: usize| {
-            let (mut sum, mut n) = (0.0, 0.0);
-            for s in second - 30..second {
-                let b = self.bins.get(r, s);
-                (sum, n) = (sum + work.of(&b), n + b.admitted);
-            }
-            (n > 0.0).then(|| sum / n)
-        };
-        let peers: Vec<f64> = (0..work.usual.len()).filter(|r| *r != rank).filter_map(mean).collect();
-        let bin = self.bins.get(rank, second);
-        if bin.admitted <= 0.0 || peers.is_empty() {
-            return (0.0, f64::INFINITY);
-        }
-        let others = peers.iter().sum::<f64>() / peers.len() as f64;
-        (
-            work.of(&bin) / bin.admitted - others - work.usual[rank],
-            work.pooled[0].variance.max(0.3) / bin.admitted,
-        )
-    }
-}
-
-/// The logarithm of needed over spent beyond the usual of `rank`; `None` where it was hardly busy.
-fn departure(speed: &Speed, rank: usize, needed: f64, spent: f64) -> Option<f64> {
-    (spent > 0.2 && needed > 0.0).then(|| (needed / spent).ln() - speed.usual[rank])
-}
-
-/// The weaker one of a departure from the usual and of one from what `peers` show; 0 where they disagree.
-fn weaker(own: f64, peers: f64) -> f64 {
-    let against = own - peers;
-    if own * against <= 0.0 { 0.0 } else { own.abs().min(against.abs()).copysign(own) }
 }
 
 #[cfg(test)]

@@ -195,17 +195,19 @@ struct Candidate {
     strength: f64,
     /// For a rank that stands still: since when.
     still: Option<f64>,
-    /// For a rank that is slow: that it is sent more, where that is so. Larger batches take longer than any cost model
+    /// Whether it is that requests stay longer on a rank with little to do: how much slower it is, is not known then.
+    is_of_stay: bool,
+    /// For a rank that is slow: that it is sent more, where that is so, and beyond which bound. Larger batches take longer than any cost model
     /// that has seen few of them says, and nobody sends a rank more because it is slow.
-    made_by: Option<Evidence>,
+    made_by: Option<(Evidence, f64)>,
 }
 
 impl Candidate {
-    /// What is told of it: the factor, the place of its test, and what that saw.
-    fn told(&self) -> (Factor, Option<usize>, &Evidence) {
+    /// What is told of it: the factor, the place of its test, what that saw, and beyond which bound.
+    fn told(&self) -> (Factor, Option<usize>, &Evidence, f64) {
         match &self.made_by {
-            Some(share) => (Factor::Share, Some(SHARE), share),
-            None => (self.factor, self.test, &self.evidence),
+            Some((share, bound)) => (Factor::Share, Some(SHARE), share, *bound),
+            None => (self.factor, self.test, &self.evidence, self.bound),
         }
     }
 }
@@ -304,7 +306,7 @@ impl Detector {
         for (c, known) in saved.channels.into_iter().enumerate() {
             if let Some(known) = known.filter(|k| k.share.usual.len() == settings.ranks) {
                 let mut channel = Channel::new(settings.ranks, second, QUALITY[c]);
-                channel.known = known;
+                channel.remember(known);
                 detector.channels[c] = Some(Box::new(channel));
                 detector.turnover = saved.turnover.clone();
                 detector.since = second + WARM_UP;
@@ -432,8 +434,19 @@ impl Detector {
                     let factor = seen.factor(test, rank);
                     let is_slow = (factor, evidence.side) == (Factor::Speed, Side::Low);
                     let made_by = is_slow.then(|| channel.sent_more(seen, rank, per_test, newest)).flatten();
+                    let is_of_stay = seen.is_of_stay(test, rank);
                     let (test, evidence, still) = (Some(test), *evidence, None);
-                    all.push(Candidate { factor, test, rank, evidence, bound, strength, still, made_by });
+                    all.push(Candidate {
+                        factor,
+                        test,
+                        rank,
+                        evidence,
+                        bound,
+                        strength,
+                        still,
+                        is_of_stay,
+                        made_by,
+                    });
                 }
             }
         }
@@ -450,6 +463,7 @@ impl Detector {
                     bound: 50.0,
                     strength: 2.0,
                     still,
+                    is_of_stay: false,
                     made_by: None,
                 });
             }
@@ -493,7 +507,7 @@ impl Detector {
         if !self.is_confirmed(&first, moment) {
             return Vec::new();
         }
-        let (factor, _, seen_of_it) = first.told();
+        let (factor, _, seen_of_it, _) = first.told();
         if factor == Factor::Share && channel.evens_out(first.rank, seen_of_it.effect) {
             // What was there before anybody watched is over: what is usual was never known.
             channel.relearn_shares(newest, seen_of_it.window);
@@ -527,7 +541,7 @@ impl Detector {
         let excess = c.test.map_or(0.0, |t| c.evidence.deviance - channel.known.tails[t].level);
         self.firings.note(Firing { at: now, way: moment.way, test: c.test, excess, mark: None });
         channel.fired(c.test, c.evidence.deviance);
-        let (incident, (_, test, _)) = (self.describe(channel, c, moment), c.told());
+        let (incident, (_, test, ..)) = (self.describe(channel, c, moment), c.told());
         let returned =
             self.closed.iter().rposition(|old| old.is_same(&incident, test)).map(|i| self.closed.remove(i));
         let change = match returned {

@@ -52,6 +52,8 @@ pub struct Came {
 pub struct Brought {
     /// Requests.
     pub admitted: f64,
+    /// Those that each of them found on the rank, running or waiting; 0 where that is not told.
+    pub met: f64,
     /// Logarithm of prompt tokens a request, cached or not.
     pub prompt: f64,
     /// Logarithm of those that were computed.
@@ -97,6 +99,7 @@ impl Lines {
         let own = (line.new_seqs - if self.is_continued { 1.0 } else { 0.0 }).max(0.0);
         self.note_chunk(line.new_tokens);
         let growth = self.growth(line.queue);
+        let waiting = line.queue.unwrap_or(0.0);
         self.prefills += 1.0;
         self.prompt_tokens += line.new_tokens;
         if line.running.is_some_and(|n| n < 1.0) {
@@ -106,7 +109,8 @@ impl Lines {
         let from = self.begun.replace(at).filter(|begun| at - begun < LONGEST_BATCH).unwrap_or(at);
         Meaning {
             came: Some(Came { from, to: at, requests: own + growth, tokens: 0.0 }),
-            work: brought(own, tokens / line.new_seqs, line.new_tokens / line.new_seqs),
+            work: brought(own, tokens / line.new_seqs, line.new_tokens / line.new_seqs)
+                .map(|brought| Brought { met: line.running.map_or(0.0, |n| n + waiting), ..brought }),
             prompts: Some([0.0, 0.0, 0.0, 1.0, line.new_tokens]),
             ..Meaning::default()
         }
@@ -164,6 +168,7 @@ impl Lines {
 fn brought(admitted: f64, prompt: f64, computed: f64) -> Option<Brought> {
     (admitted > 0.0 && prompt > 0.0).then(|| Brought {
         admitted,
+        met: 0.0,
         prompt: prompt.ln(),
         computed: computed.max(1.0).ln(),
     })
@@ -175,7 +180,12 @@ fn brought(admitted: f64, prompt: f64, computed: f64) -> Option<Brought> {
 fn held_a_request(now: &Gauges, before: &Gauges, left: f64) -> Option<Brought> {
     let held = |g: &Gauges| Some(g.used_tokens? / g.running.filter(|n| *n >= SURELY_BUSY)?);
     let held = 0.5 * (held(now)? + held(before)?);
-    (held >= 1.0 && left > 0.0).then(|| Brought { admitted: left, prompt: held.ln(), computed: 0.0 })
+    (held >= 1.0 && left > 0.0).then(|| Brought {
+        admitted: left,
+        met: 0.0,
+        prompt: held.ln(),
+        computed: 0.0,
+    })
 }
 
 /// What was last read of one rank's gauges.
@@ -309,8 +319,10 @@ impl Totals {
                 Some(Came { from: before_at, to: at, requests: grown + finished_a_token * tokens, tokens })
             });
         let cached = gain(now.cached_tokens, before.cached_tokens).unwrap_or(0.0);
+        let load = |g: &Gauges| g.running.unwrap_or(0.0) + g.waiting.unwrap_or(0.0);
         let work = match (admitted, gain(now.prompt_tokens, before.prompt_tokens)) {
-            (Some(a), Some(p)) if a >= 1.0 => brought(a, (p + cached) / a, p / a),
+            (Some(a), Some(p)) if a >= 1.0 => brought(a, (p + cached) / a, p / a)
+                .map(|brought| Brought { met: 0.5 * (load(gauges) + load(&levels)), ..brought }),
             (None, _) => tokens.and_then(|t| held_a_request(gauges, &levels, finished_a_token * t)),
             _ => None,
         };

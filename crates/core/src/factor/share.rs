@@ -25,6 +25,13 @@ const MEMORY: f64 = 1800.0;
 const UNEVEN: f64 = 0.4;
 /// Requests, shared evenly, that stand for what is known before the first.
 const PRIOR: f64 = 20.0;
+/// A rank that is sent nothing any more still gets this part of its usual requests (what was under way), one that is merely
+/// sent less this part at least ...
+const NOTHING: f64 = 0.02;
+const LITTLE: f64 = 0.2;
+/// ... and the first is believed once it is so many times as likely: the rank that is sent more is the one that is slow for
+/// its users.
+const ODDS: f64 = 20.0;
 /// One second moves a share by no more than so many standard deviations of its noise.
 const MOST_SURPRISE: f64 = 3.0;
 
@@ -189,7 +196,7 @@ pub fn binomial_deviance(x: f64, n: f64, p: f64) -> f64 {
 ///
 /// A share that one rank gains all others lose, so each of them departs; the cause is who is needed to
 /// explain the rest. Two ranks that gain and two that lose explain each other: then those that gain, unless
-/// the others get nothing `now`, in the later part of the window: its beginning may be from before.
+/// the others surely get nothing `now`, in the later part of the window: its beginning may be from before.
 pub fn culprits(
     sums: &[f64],
     now: &[f64],
@@ -197,10 +204,8 @@ pub fn culprits(
     dispersion: f64,
     enough: f64,
 ) -> (Side, Vec<usize>) {
-    let ratio_of = |sums: &[f64], r: usize| {
-        (sums[r].max(0.0) + 0.5) / (usual[r] * sums.iter().map(|x| x.max(0.0)).sum::<f64>() + 0.5)
-    };
-    let ratio = |r: usize| ratio_of(sums, r);
+    let all: f64 = sums.iter().map(|x| x.max(0.0)).sum();
+    let ratio = |r: usize| (sums[r].max(0.0) + 0.5) / (usual[r] * all + 0.5);
     let mut order: Vec<usize> = (0..sums.len()).collect();
     order.sort_by(|a, b| ratio(*b).total_cmp(&ratio(*a)));
     let rest = |kept: &[usize]| {
@@ -216,7 +221,9 @@ pub fn culprits(
         let (high, low) = (rest(&order[k..]), rest(&order[..n - k]));
         // What is left of n - k - 1 degrees of freedom by chance, and then some.
         let by_chance = 0.5 * (n - k) as f64 + enough;
-        let starved = order[n - k..].iter().all(|r| ratio_of(now, *r) < 0.15);
+        let starved = order[n - k..]
+            .iter()
+            .all(|r| gets_nothing(now, usual, *r, dispersion) || gets_nothing(sums, usual, *r, dispersion));
         // Halves explain each other: how even each is in itself says nothing of which of them departed.
         let is_lower = 2 * k < n && low < high - 1.0;
         let is_low = is_lower || (starved && low <= high + 1.0);
@@ -232,6 +239,14 @@ pub fn culprits(
         }
     }
     (best.0, best.1)
+}
+
+/// Whether the counts of a window say that `rank` gets nothing any more rather than little, by the likelihood ratio of the
+/// two rates: so few requests that none may come by chance say neither.
+fn gets_nothing(sums: &[f64], usual: &[f64], rank: usize, dispersion: f64) -> bool {
+    let expected = usual[rank] * sums.iter().map(|x| x.max(0.0)).sum::<f64>();
+    let log_odds = (LITTLE - NOTHING) * expected - sums[rank].max(0.0) * (LITTLE / NOTHING).ln();
+    log_odds / dispersion >= ODDS.ln()
 }
 
 #[cfg(test)]
@@ -282,6 +297,16 @@ mod tests {
     fn of_two_ranks_the_one_without_anything_is_starved() {
         assert_eq!(culprits(&[0.0, 64.0], &[0.0, 64.0], &[0.5, 0.5], 1.0, 4.0), (Side::Low, vec![0]));
         assert_eq!(culprits(&[16.0, 48.0], &[16.0, 48.0], &[0.5, 0.5], 1.0, 4.0), (Side::High, vec![1]));
+    }
+
+    #[test]
+    fn of_two_ranks_the_one_that_is_sent_more_is_blamed_while_chance_may_have_left_the_other_without_any() {
+        let of = |sums: [f64; 2], now: [f64; 2]| culprits(&sums, &now, &[0.5, 0.5], 1.0, 4.0);
+        // Five of six are sent to the other one, and of the last ten none came here by chance.
+        assert_eq!(of([4.0, 20.0], [0.0, 10.0]), (Side::High, vec![1]));
+        assert_eq!(of([3.0, 27.0], [2.0, 26.0]), (Side::High, vec![1]), "a tenth is not nothing");
+        assert_eq!(of([4.0, 50.0], [0.0, 40.0]), (Side::Low, vec![0]), "of forty it is not chance");
+        assert_eq!(of([4.0, 110.0], [1.0, 100.0]), (Side::Low, vec![0]), "one straggler is as good as none");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::factor::onset::Onset;
 impl Detector {
     pub(super) fn describe(&self, channel: &Channel, c: &Candidate, moment: Moment) -> Incident {
         let Moment { newest, now, pending, .. } = moment;
-        let (factor, test, evidence) = c.told();
+        let (factor, test, evidence, bound) = c.told();
         let (side, ranks) = match factor {
             Factor::Stuck => (Side::Low, vec![c.rank]),
             factor => channel.blame(factor, c.rank, evidence, newest),
@@ -25,7 +25,8 @@ impl Detector {
                 Some(Onset { at, error })
             }
             None => {
-                let (past, seen) = (self.past_of(&ranks), (newest, pending));
+                let past = self.past_beside(&ranks, self.open.iter().chain(&self.behind));
+                let seen = (newest, pending);
                 let own = channel.onset(test, factor, (side, &ranks), &past, seen);
                 // Both tell of the same trouble: who knows better since when is believed.
                 let slow = c
@@ -34,6 +35,7 @@ impl Detector {
                 own.into_iter().chain(slow).min_by(|a, b| a.error.total_cmp(&b.error))
             }
         };
+        let is_of_stay = c.is_of_stay && c.made_by.is_none();
         // More pressure, by pace: slower.
         let side = if test == Some(PRESSURE) && factor == Factor::Speed { side.opposite() } else { side };
         let symptoms = ranks.iter().map(|r| Symptom { rank: *r, factor, side, seen: now }).collect();
@@ -45,9 +47,9 @@ impl Detector {
             ranks,
             onset,
             fired: now,
-            deviance: c.evidence.deviance,
-            bound: c.bound,
-            effect: (test != Some(PRESSURE)).then_some(evidence.effect),
+            deviance: evidence.deviance,
+            bound,
+            effect: (test != Some(PRESSURE) && !is_of_stay).then_some(evidence.effect),
             window: evidence.window,
             harm,
             symptoms,
@@ -68,9 +70,11 @@ impl Detector {
         let Moment { now, .. } = moment;
         self.closed.retain(|closed| now - closed.at < super::WAKE);
         let mut changes = self.follow_behind(channel, moment);
+        let Some(front) = &self.open else { return changes };
+        // Still open: what it may have left behind counts where the others' onsets are looked for.
+        let (its, fresh) = self.sort_out(channel, front, candidates, moment);
         let Some(mut open) = self.open.take() else { return changes };
         open.incident.harm = self.harm(&open.incident.ranks, open.incident.factor);
-        let (its, fresh) = self.sort_out(channel, &open, candidates, moment);
         note_symptoms(&mut open.incident, &its, now);
         if let Some(change) = self.blame_again(&mut open, channel, &its, moment) {
             changes.push(change);
@@ -176,6 +180,19 @@ impl Detector {
             *votes = 0;
             incident.ranks.extend(fresh);
             return Some(Change::Joined(incident.clone()));
+        }
+        // Halves explain each other: more requests here were told first, and now the others are known to get none.
+        let is_mirrored = (first.factor, incident.factor) == (Factor::Share, Factor::Share)
+            && (incident.side, side) == (Side::High, Side::Low)
+            && ranks.len() + incident.ranks.len() == self.settings.ranks
+            && !shares_one;
+        if is_mirrored {
+            *votes += 1;
+            if *votes < JOIN_VOTES || !may_move {
+                return None;
+            }
+            *votes = 0;
+            return Some(open.told_anew(self.describe(channel, first, moment), first.told().1));
         }
         *votes = 0;
         let blamed = candidates

@@ -405,3 +405,154 @@ fn in_a_burst_a_rank_whose_line_is_still_to_come_is_not_blamed() {
     }
     assert_eq!(changes, vec![]);
 }
+
+/// Plays `from..until` of two ranks with little to do, by their `Prefill batch` lines: `rate` requests a second come to
+/// each, and a request stays `stay(rank, second)` seconds on the mean.
+struct Light {
+    detector: Detector,
+    dice: Dice,
+    held: [Vec<f64>; 2],
+    next: [f64; 2],
+}
+
+impl Light {
+    fn new(seed: u64) -> Self {
+        let detector = Detector::new(Settings { ranks: 2, false_alarms_per_day: 1.0 });
+        Self { detector, dice: Dice(seed), held: [const { Vec::new() }; 2], next: [0.0; 2] }
+    }
+
+    fn waited(&mut self, mean: f64) -> f64 {
+        -mean * self.dice.uniform().max(1e-9).ln()
+    }
+
+    fn play(
+        &mut self,
+        from: i64,
+        until: i64,
+        rate: f64,
+        stay: impl Fn(usize) -> f64,
+        tokens: impl Fn(usize) -> f64,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for s in from..until {
+            for rank in 0..2 {
+                while self.next[rank] < (s + 1) as f64 {
+                    let at = self.next[rank].max(s as f64);
+                    self.held[rank].retain(|end| *end > at);
+                    let running = Some(self.held[rank].len() as f64);
+                    let new_tokens = tokens(rank) * (0.5 + self.dice.uniform());
+                    let line = Prefill { new_seqs: 1.0, new_tokens, ..Prefill::default() };
+                    let line = Prefill { cached_tokens: Some(300.0), running, queue: Some(0.0), ..line };
+                    self.detector.observe(&Observation { at, rank, what: Reading::Prefill(line) });
+                    let stays = self.waited(stay(rank));
+                    self.held[rank].push(at + stays);
+                    self.next[rank] = at + self.waited(1.0 / rate);
+                }
+            }
+            changes.extend(self.detector.step(s as f64 + 1.05));
+        }
+        changes
+    }
+}
+
+#[test]
+fn a_rank_that_is_idle_most_of_the_time_and_becomes_slow_is_told_by_how_long_requests_stay() {
+    for seed in 1..6 {
+        let mut server = Light::new(seed);
+        assert_eq!(server.play(0, 120, 5.0, |_| 0.2, |_| 100.0), vec![]);
+        let slow = |rank| if rank == 1 { 2.0 } else { 0.2 };
+        let changes = server.play(120, 145, 5.0, slow, |_| 100.0);
+        let [Change::Fired(found)] = &changes[..] else { panic!("seed {seed}: {changes:?}") };
+        assert_eq!((found.factor, found.side, &found.ranks[..]), (Factor::Speed, Side::Low, &[1][..]));
+        assert!(found.effect.is_none(), "how much slower it is, is not known: {found:?}");
+        assert!(found.fired < 140.0, "{found:?}");
+        let onset = found.onset.expect("it is known since when");
+        assert!((onset.at - 120.0).abs() <= onset.error && onset.error < 15.0, "seed {seed}: {onset:?}");
+        let after = server.play(145, 165, 5.0, |_| 0.2, |_| 100.0);
+        assert!(matches!(&after[..], [Change::Cleared(_)]), "seed {seed}: {after:?}");
+    }
+}
+
+#[test]
+fn two_hours_of_a_server_with_little_to_do_are_quiet() {
+    for rate in [0.5, 5.0] {
+        let mut server = Light::new(7);
+        assert_eq!(server.play(0, 7_200, rate, |_| 0.8 / rate, |_| 100.0), vec![], "{rate} a second");
+    }
+}
+
+#[test]
+fn requests_that_stay_longer_because_they_are_heavier_are_told_as_heavier() {
+    let mut server = Light::new(3);
+    server.play(0, 120, 5.0, |_| 0.2, |_| 100.0);
+    let heavy = |rank| if rank == 1 { 2.0 } else { 0.2 };
+    let changes = server.play(120, 145, 5.0, heavy, |rank| if rank == 1 { 1_000.0 } else { 100.0 });
+    let told: Vec<_> = changes.iter().map(|c| (c.incident().factor, c.incident().ranks.clone())).collect();
+    assert_eq!(told, [(Factor::Work, vec![1])], "{changes:?}");
+}
+
+#[test]
+fn of_two_ranks_the_one_that_gets_nothing_is_blamed_once_that_is_no_chance_and_else_the_one_that_gets_more() {
+    let told = |low: usize| {
+        let mut detector = Detector::new(Settings { ranks: 2, false_alarms_per_day: 1.0 });
+        let mut changes = Vec::new();
+        for s in 0..230_i64 {
+            for rank in 0..2 {
+                let n = match (s >= 200, rank) {
+                    (true, 1) => low * usize::from(s % 2 == 0),
+                    (true, _) => 8 - low / 2,
+                    (false, _) => 4,
+                };
+                for i in 0..n {
+                    let at = s as f64 + (i as f64 + 0.5) / n as f64;
+                    let new_tokens = 300.0 + ((s * 7 + i as i64 * 3) % 11) as f64;
+                    let line = Prefill { new_seqs: 1.0, new_tokens, ..Prefill::default() };
+                    let line = Prefill { running: Some(30.0), queue: Some(0.0), ..line };
+                    detector.observe(&Observation { at, rank, what: Reading::Prefill(line) });
+                }
+            }
+            changes.extend(detector.step(s as f64 + 1.05));
+        }
+        let last = changes.last().map(Change::incident).expect("it is told");
+        assert_eq!((last.id, last.factor), (1, Factor::Share), "{changes:?}");
+        (last.side, last.ranks.clone())
+    };
+    assert_eq!(told(0), (Side::Low, vec![1]));
+    assert_eq!(told(2), (Side::High, vec![0]), "an eighth of the requests is not nothing");
+}
+
+#[test]
+fn a_slow_rank_that_is_told_as_sent_more_shows_the_deviance_and_the_bound_of_its_share() {
+    let (detector, channel) = (Detector::new(SETTINGS), Channel::new(4, 0, QUALITY[LINES]));
+    let seen = |deviance, effect| Evidence { deviance, side: Side::High, effect, window: 4 };
+    let slow = Evidence { side: Side::Low, ..seen(300.0, -0.7) };
+    let candidate = Candidate {
+        factor: Factor::Speed,
+        test: Some(1),
+        rank: 2,
+        evidence: slow,
+        bound: 20.0,
+        strength: 15.0,
+        still: None,
+        is_of_stay: false,
+        made_by: Some((seen(12.0, 0.4), 9.0)),
+    };
+    let moment = Moment { newest: 10, now: 11.05, way: LINES, pending: &[Pending::default(); 4] };
+    let told = detector.describe(&channel, &candidate, moment);
+    assert_eq!((told.factor, told.deviance, told.bound), (Factor::Share, 12.0, 9.0));
+}
+
+#[test]
+fn a_rank_that_becomes_slow_while_a_redirect_goes_on_began_when_it_did() {
+    let mut detector = Detector::new(SETTINGS);
+    let even = |_| 8;
+    play_paced(&mut detector, 0, 200, even, |_| [1.0; 4]);
+    let more = |rank| if rank == 2 { 56 } else { 8 };
+    let redirect = play_paced(&mut detector, 200, 40, more, |_| [1.15, 1.0, 1.0, 1.0]);
+    assert!(matches!(&redirect[..], [Change::Fired(i)] if i.ranks == [2]), "{redirect:?}");
+    let changes = play_paced(&mut detector, 240, 16, more, |_| [3.0, 1.0, 1.0, 1.0]);
+    let [Change::Fired(slow)] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!((slow.factor, &slow.ranks[..]), (Factor::Speed, &[0][..]));
+    let onset = slow.onset.expect("a slow rank has one");
+    assert!((onset.at - 240.0).abs() <= onset.error && onset.error < 2.5, "{onset:?}");
+}

@@ -5,10 +5,12 @@
 //! trouble explains it: it is of the same ranks and began with it or soon after, or it is the other side of
 //! the same shift of requests. All others are troubles of their own, whatever else goes on.
 
+use std::cell::{LazyCell, OnceCell};
+
 use serde::{Deserialize, Serialize};
 
 use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, Moment, RECENT};
-use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, Past, TESTS};
+use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, Past, SPEED, TESTS};
 use crate::factor::evidence::{Factor, Side};
 use crate::factor::incident::Incident;
 use crate::factor::onset::Onset;
@@ -96,7 +98,13 @@ impl Open {
     ) -> bool {
         // What is inferred wanders: it is looked at for longer.
         let least = if channel.is_inferred() { 2 * RECENT.0 } else { RECENT.0 };
-        let recent = self.incident.window.clamp(least, RECENT.1);
+        // How long requests stay on a rank with little to do shows in a few seconds, in however many it was found.
+        let is_of_stay = |r: &usize| channel.known.residence.is_light(*r);
+        let most = match self.test == Some(SPEED) && self.incident.ranks.iter().all(is_of_stay) {
+            true => least,
+            false => RECENT.1,
+        };
+        let recent = self.incident.window.clamp(least, most);
         let from = moment.newest - recent + 1;
         if from < channel.bins.oldest() {
             // An agent before this one found it, and too little was seen since.
@@ -155,6 +163,39 @@ fn burden(factor: Factor, side: Side) -> Side {
     if factor == Factor::Speed { side.opposite() } else { side }
 }
 
+/// What departs, with what is found out about it once that is asked for.
+struct Case<'a> {
+    channel: &'a Channel,
+    c: &'a Candidate,
+    moment: Moment<'a>,
+    blamed: OnceCell<(Side, Vec<usize>)>,
+    onset: OnceCell<Option<Onset>>,
+}
+
+impl Case<'_> {
+    /// Who is to blame, and on which side of its factor: more pressure by pace is less speed.
+    fn blamed(&self) -> &(Side, Vec<usize>) {
+        self.blamed.get_or_init(|| {
+            let c = self.c;
+            let (side, ranks) = self.channel.blame(c.factor, c.rank, &c.evidence, self.moment.newest);
+            let is_pace = c.test == Some(PRESSURE) && c.factor == Factor::Speed;
+            (if is_pace { side.opposite() } else { side }, ranks)
+        })
+    }
+
+    /// Since when it departs, as far as `past` goes back.
+    fn onset_in(&self, past: &Past) -> Option<Onset> {
+        let Case { channel, c, moment, .. } = *self;
+        let (side, ranks) = channel.blame(c.factor, c.rank, &c.evidence, moment.newest);
+        channel.onset(c.test, c.factor, (side, &ranks), past, (moment.newest, moment.pending))
+    }
+
+    /// Since when it is seen, where no onset is found.
+    fn window_began(&self) -> f64 {
+        self.moment.now - self.c.evidence.window as f64
+    }
+}
+
 impl Detector {
     /// Whether a trouble is over, a second later.
     pub(super) fn is_over(&self, open: &mut Open, channel: &Channel, moment: Moment) -> bool {
@@ -172,6 +213,11 @@ impl Detector {
     /// Whether `c` is what a trouble that ended a moment ago leaves behind: what its ranks show while they work
     /// off what they were given meanwhile, and what a router makes up for.
     pub(super) fn is_wake(&self, channel: &Channel, c: &Candidate, moment: Moment) -> bool {
+        self.is_left_behind(&Case { channel, c, moment, blamed: OnceCell::new(), onset: OnceCell::new() })
+    }
+
+    fn is_left_behind(&self, case: &Case) -> bool {
+        let Case { c, moment, .. } = *case;
         if c.factor == Factor::Stuck {
             return false;
         }
@@ -180,29 +226,25 @@ impl Detector {
         if c.test == Some(MISSES) && moment.now - self.ended < REFILLS_WITHIN {
             return true;
         }
-        let (mut blamed, mut onset) = (None, None);
         self.closed.iter().any(|old| {
-            let (side, ranks) = blamed.get_or_insert_with(|| blamed_for(channel, c, moment));
+            let (side, ranks) = case.blamed();
             let is_of_its_ranks = ranks.iter().chain([&c.rank]).any(|r| old.incident.ranks.contains(r));
             // Shares add up: what one rank had too much of shows as too little of others, and of itself while it
             // works that off, as long as the windows reach into it.
             let is_remainder = (c.factor, old.incident.factor) == (Factor::Share, Factor::Share)
                 && *side == old.incident.side.opposite()
-                && self
-                    .onset_of(channel, c, moment)
-                    .is_none_or(|o| o.at - o.error <= old.ended + SETTLES_WITHIN);
+                && self.onset_of(case).is_none_or(|o| o.at - o.error <= old.ended + SETTLES_WITHIN);
             if is_remainder || !is_of_its_ranks {
                 return is_remainder;
             }
             // The windows may still reach into it.
             let is_seen_again = (c.factor, *side) == (old.incident.factor, old.incident.side);
             if is_seen_again && old.incident.factor != Factor::Stuck {
-                return (self.since as f64) < old.ended - 1.0
-                    && self.began(channel, c, &mut onset, moment) <= old.ended;
+                return (self.since as f64) < old.ended - 1.0 && self.began(case) <= old.ended;
             }
             let is_working_off = old.incident.factor == Factor::Stuck
                 && moment.now - old.at < (old.at - old.incident.fired).max(super::REST as f64);
-            is_working_off || self.began(channel, c, &mut onset, moment) <= old.ended + SETTLES_WITHIN
+            is_working_off || self.began(case) <= old.ended + SETTLES_WITHIN
         })
     }
 
@@ -218,68 +260,54 @@ impl Detector {
         let is_full = self.behind.len() + 1 >= MOST_AT_ONCE;
         let (mut its, mut fresh) = (Vec::new(), None);
         for c in candidates {
-            let mut onset = None;
-            let is_it = front.incident.ranks.contains(&c.rank) && front.test == c.test;
-            let is_behind = |onset: &mut Option<f64>| {
-                self.behind.iter().any(|open| self.explains(channel, open, c, onset, moment))
-            };
+            let case = Case { channel, c, moment, blamed: OnceCell::new(), onset: OnceCell::new() };
+            let is_left = LazyCell::new(|| self.is_left_behind(&case));
+            let is_behind = LazyCell::new(|| self.behind.iter().any(|open| self.explains(open, &case)));
+            let is_of_its_ranks = front.incident.ranks.contains(&c.rank);
+            let is_it = is_of_its_ranks && front.test == c.test;
             // What a trouble before has left on another rank is no part of this one.
-            let is_left = !front.incident.ranks.contains(&c.rank) && self.is_wake(channel, c, moment);
-            if is_it
-                || !is_left && !is_behind(&mut onset) && self.explains(channel, front, c, &mut onset, moment)
-            {
+            let may_be_it = || (is_of_its_ranks || !*is_left) && !*is_behind;
+            if is_it || may_be_it() && self.explains(front, &case) {
                 its.push(*c);
-            } else if fresh.is_none()
-                && !is_full
-                && may_begin(c)
-                && !is_left
-                && !self.is_wake(channel, c, moment)
-                && !is_behind(&mut onset)
-            {
+            } else if fresh.is_none() && !is_full && may_begin(c) && !*is_left && !*is_behind {
                 fresh = Some(*c);
             }
         }
         (its, fresh)
     }
 
-    /// Whether `open` explains `c`.
-    fn explains(
-        &self,
-        channel: &Channel,
-        open: &Open,
-        c: &Candidate,
-        onset: &mut Option<f64>,
-        moment: Moment,
-    ) -> bool {
+    /// Whether `open` explains what departs.
+    fn explains(&self, open: &Open, case: &Case) -> bool {
         let trouble = &open.incident;
+        let Case { channel, c, moment, .. } = *case;
         if c.factor == Factor::Stuck {
             // That a rank hangs explains what it, and who was sent its requests, showed first.
             let is_answer = trouble.factor == Factor::Share && moment.now <= trouble.fired + ANSWERS_WITHIN;
             return trouble.ranks.contains(&c.rank) || is_answer;
         }
-        let (side, ranks) = blamed_for(channel, c, moment);
+        let (side, ranks) = case.blamed();
         let is_of_its_ranks = ranks.iter().chain([&c.rank]).any(|r| trouble.ranks.contains(r));
         if trouble.factor == Factor::Stuck && (is_of_its_ranks || c.factor == Factor::Share) {
             return true;
         }
-        if is_of_its_ranks && (c.factor, side) == (trouble.factor, trouble.side) {
+        if is_of_its_ranks && (c.factor, *side) == (trouble.factor, trouble.side) {
             return true;
         }
-        let mut began_by = |until: f64| self.began(channel, c, onset, moment) <= until;
-        if began_by(trouble.fired + ANSWERS_WITHIN) {
+        let began = LazyCell::new(|| self.began_beside(open, case));
+        if *began <= trouble.fired + ANSWERS_WITHIN {
             return true;
         }
         if !is_of_its_ranks {
             // A redirect that moves from rank to rank is one trouble.
             let is_redirect = c.factor == Factor::Share && trouble.factor == Factor::Share;
-            return is_redirect && side == trouble.side && self.has_moved_on(channel, trouble, moment);
+            return is_redirect && *side == trouble.side && self.has_moved_on(channel, trouble, moment);
         }
         if open.calm > 0 {
-            return began_by(moment.now - f64::from(open.calm) + SETTLES_WITHIN);
+            return *began <= moment.now - f64::from(open.calm) + SETTLES_WITHIN;
         }
         let is_someone_elses = c.factor == Factor::Share
             && trouble.factor != Factor::Share
-            && (side == Side::High || c.evidence.effect < TAKEN_OUT);
+            && (*side == Side::High || c.evidence.effect < TAKEN_OUT);
         !is_someone_elses
     }
 
@@ -298,24 +326,34 @@ impl Detector {
         }
     }
 
-    /// When `c` began, as early as its onset may be.
-    fn began(&self, channel: &Channel, c: &Candidate, onset: &mut Option<f64>, moment: Moment) -> f64 {
-        *onset.get_or_insert_with(|| {
-            let found = self.onset_of(channel, c, moment);
-            found.map_or(moment.now - c.evidence.window as f64, |o| o.at)
-        })
+    /// When what departs began, as early as its onset may be.
+    fn began(&self, case: &Case) -> f64 {
+        self.onset_of(case).map_or_else(|| case.window_began(), |o| o.at)
     }
 
-    fn onset_of(&self, channel: &Channel, c: &Candidate, moment: Moment) -> Option<Onset> {
-        let (side, ranks) = channel.blame(c.factor, c.rank, &c.evidence, moment.newest);
-        let seconds = (moment.newest, moment.pending);
-        channel.onset(c.test, c.factor, (side, &ranks), &self.past_of(&ranks), seconds)
+    /// The same of the time since `open` began.
+    fn began_beside(&self, open: &Open, case: &Case) -> f64 {
+        let past = self.past_beside(&case.blamed().1, std::iter::once(open));
+        case.onset_in(&past).map_or_else(|| case.window_began(), |o| o.at)
+    }
+
+    /// Since when it departs. It is looked for once: that is most of what it costs to tell troubles apart.
+    fn onset_of(&self, case: &Case) -> Option<Onset> {
+        *case.onset.get_or_init(|| case.onset_in(&self.past_of(&case.blamed().1)))
     }
 
     /// In what the onset of a trouble of `ranks` is looked for.
     pub(super) fn past_of(&self, ranks: &[usize]) -> Past {
         let is_unsettled = self.open.is_some() || !self.behind.is_empty() || !self.closed.is_empty();
         Past { since: self.since, busy: self.busy_with_others(ranks), is_unsettled }
+    }
+
+    /// The same beside troubles that go on, since the latest of them began: the health before it would make the level
+    /// that it left behind the beginning of what departs now. What began with it, or before, is explained by it either way.
+    pub(super) fn past_beside<'a>(&self, ranks: &[usize], others: impl Iterator<Item = &'a Open>) -> Past {
+        let past = self.past_of(ranks);
+        let began = others.filter_map(|open| open.incident.onset).map(|o| (o.at - o.error).floor() as i64);
+        Past { since: began.fold(past.since, i64::max), ..past }
     }
 
     /// Ranks that work off a trouble that has just ended, or are in another one: what they show says nothing of
@@ -336,11 +374,4 @@ impl Detector {
 /// rank, so what joins them does not count, and of the rest only what is beyond doubt: nothing was learned since.
 fn may_begin(c: &Candidate) -> bool {
     c.factor == Factor::Stuck || c.strength >= GROSS && !matches!(c.test, Some(PRESSURE | PACE))
-}
-
-/// Who is to blame for `c`, and on which side of its factor: more pressure by pace is less speed.
-fn blamed_for(channel: &Channel, c: &Candidate, moment: Moment) -> (Side, Vec<usize>) {
-    let (side, ranks) = channel.blame(c.factor, c.rank, &c.evidence, moment.newest);
-    let is_pace = c.test == Some(PRESSURE) && c.factor == Factor::Speed;
-    (if is_pace { side.opposite() } else { side }, ranks)
 }

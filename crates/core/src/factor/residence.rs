@@ -1,0 +1,244 @@
+//! Residence: how long requests stay on a rank that has little to do, against its own usual and against its peers now.
+//!
+//! A rank that is idle for most of the time tells next to nothing of its speed: its steps are few, and between two
+//! reports it may have rested. But requests that are alone on a rank stay for as long as the rank needs for them, and
+//! by Little's law (L = lambda W, 1961) that is what a rank holds over what comes to it. What it holds is seen by
+//! those who come: arrivals of a Poisson process see time averages (Wolff, "Poisson arrivals see time averages",
+//! Operations Research 30, 1982), and where they do not, their usual bias cancels. Where many run at once, how long
+//! they stay follows from who else is there, which is chance: so nothing is said of ranks that usually hold more than
+//! a few, nor while their peers do.
+
+use serde::{Deserialize, Serialize};
+
+use crate::factor::bins::{Bin, Bins, Sums};
+use crate::factor::evidence::{Evidence, Grid, PeerMedians, Side, WINDOWS, measured};
+use crate::factor::spread::Dispersion;
+
+/// Fewer requests in a window than this tell nothing, ...
+const FEWEST: f64 = 8.0;
+/// ... and what is usual rests on so many at least.
+const FEWEST_KNOWN: f64 = 50.0;
+/// A rank has little to do if a request finds no more than so many others on it.
+const LIGHT: f64 = 4.0;
+/// A stay that is longer by less than this (on the logarithm, 2.5 times) is no trouble: requests that are longer, or
+/// come together, do as much.
+const MATERIAL: f64 = 0.9;
+/// Of the requests of a rank that is hardly used, in each of which another one is met by chance, the logarithm of the
+/// mean stay has this variance, divided by their number: of the number held at a moment, which stays for one stay.
+const NOMINAL: f64 = 2.0;
+/// Half a request, so that none is no infinity.
+const HALF: f64 = 0.5;
+/// Usual stays are remembered for so many seconds.
+const MEMORY: f64 = 1800.0;
+
+/// What a rank usually gets and holds, a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Usual {
+    /// Requests a second.
+    came: f64,
+    /// Requests that those found, together.
+    met: f64,
+}
+
+/// What is known of how long requests stay.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Residence {
+    usual: Vec<Usual>,
+    /// Seconds that taught it.
+    seconds: f64,
+    /// Dispersion per window, of all ranks together.
+    pooled: Vec<Dispersion>,
+}
+
+/// What [`Residence::examine`] saw.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// The evidence of each rank, as less speed.
+    pub evidence: Vec<Evidence>,
+    /// Normalised departures; more is a longer stay.
+    pub roots: Grid,
+}
+
+impl Residence {
+    /// For `ranks` ranks, of which nothing is known.
+    pub fn new(ranks: usize) -> Self {
+        Self {
+            usual: vec![Usual::default(); ranks],
+            seconds: 0.0,
+            pooled: vec![Dispersion::default(); WINDOWS.len()],
+        }
+    }
+
+    /// Whether it is of so many ranks; what an agent before this one saved may know nothing of stays.
+    pub fn is_of(&self, ranks: usize) -> bool {
+        self.usual.len() == ranks
+    }
+
+    /// Looks at the windows of `sums`. A rank of which `is_explained` says that it is sent more, or heavier requests,
+    /// is not slow.
+    pub fn examine(&self, sums: &Sums, is_explained: impl Fn(usize) -> bool) -> Seen {
+        let ranks = self.usual.len();
+        let mut roots = Grid::new(WINDOWS.len(), ranks);
+        let mut best = vec![Evidence::NONE; ranks];
+        let mut peers = PeerMedians::default();
+        let (mut logs, mut variances) = (vec![f64::NAN; ranks], vec![f64::NAN; ranks]);
+        for (w, window, sum) in sums.windows() {
+            for (r, bin) in sum.iter().enumerate() {
+                let departure =
+                    if bin.admitted >= FEWEST { self.departure(r, bin, window as f64) } else { None };
+                (logs[r], variances[r]) = departure.unwrap_or((f64::NAN, f64::NAN));
+            }
+            let others = peers.of(&logs);
+            let dispersion = self.pooled[w].variance.max(1.0);
+            let roots = roots.row_mut(w);
+            for r in 0..ranks {
+                let effect = logs[r] - others[r];
+                if effect.is_nan() {
+                    continue;
+                }
+                let is_peer = |p: &usize| *p != r && !variances[*p].is_nan();
+                let peers = || (0..ranks).filter(is_peer);
+                let count = peers().count() as f64;
+                let variance = variances[r] + peers().map(|p| variances[p]).sum::<f64>() / count.powi(2);
+                roots[r] = effect / variance.sqrt();
+                // The weaker one of "against its own usual" and "against its peers now", as of a speed.
+                let departure = effect.min(logs[r]);
+                if departure < MATERIAL || is_explained(r) || !peers().any(|p| holds_little(&sum[p])) {
+                    continue;
+                }
+                let deviance = 0.5 * departure.powi(2) / (variance * dispersion);
+                best[r] = best[r].or(Evidence { deviance, side: Side::Low, effect: -departure, window });
+            }
+        }
+        Seen { evidence: best, roots }
+    }
+
+    /// The logarithm of how many times as long as usual the requests of `bin`, of so many `seconds`, stayed, with its
+    /// variance; `None` of a rank that usually has much to do, or of which too little is known.
+    pub fn departure(&self, rank: usize, bin: &Bin, seconds: f64) -> Option<(f64, f64)> {
+        if bin.admitted <= 0.0 || !self.is_light(rank) {
+            return None;
+        }
+        let Usual { came, met } = self.usual[rank];
+        // As many as it would hold if they stayed as long as usual.
+        let expected = bin.admitted * (met / came.powi(2)) * (bin.admitted / seconds);
+        let known = came * self.seconds.min(MEMORY);
+        let variance = NOMINAL / bin.admitted + NOMINAL / known + 1.0 / (expected + HALF);
+        Some((((bin.met + HALF) / (expected + HALF)).ln(), variance))
+    }
+
+    /// The same of a second alone, in which as many came as usual: its own few do not tell a rate.
+    pub fn departure_in(&self, rank: usize, second: &Bin) -> Option<(f64, f64)> {
+        self.departure(rank, second, second.admitted / self.usual[rank].came.max(1e-9))
+    }
+
+    /// Whether a rank usually has so little to do that requests stay for as long as it needs for them.
+    pub fn is_light(&self, rank: usize) -> bool {
+        let Usual { came, met } = self.usual[rank];
+        came * self.seconds.min(MEMORY) >= FEWEST_KNOWN && met > 0.0 && met <= LIGHT * came
+    }
+
+    /// Whether so many `admitted` requests of a rank tell how long they stay.
+    pub fn is_measured(&self, rank: usize, admitted: f64) -> bool {
+        admitted >= FEWEST && self.is_light(rank)
+    }
+
+    /// The noise beyond the nominal one, for the onset.
+    pub fn dispersion(&self) -> f64 {
+        self.pooled[0].variance.max(1.0)
+    }
+
+    /// Learns from what was seen in a healthy second.
+    pub fn learn(&mut self, bins: &Bins, second: i64, roots: &Grid) {
+        self.seconds += 1.0;
+        for (dispersion, roots) in self.pooled.iter_mut().zip(roots.rows()) {
+            dispersion.learn_together(measured(roots).map(|z| z * z));
+        }
+        let gain = 1.0 / self.seconds.min(MEMORY);
+        for (rank, usual) in self.usual.iter_mut().enumerate() {
+            let bin = bins.get(rank, second);
+            usual.came += gain * (bin.admitted - usual.came);
+            usual.met += gain * (bin.met - usual.met);
+        }
+    }
+}
+
+/// Whether the requests of `bin` found few others.
+fn holds_little(bin: &Bin) -> bool {
+    bin.met <= LIGHT * bin.admitted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dice::Dice;
+
+    /// What `ranks` ranks show from second 120 on for fifteen seconds, after two healthy minutes with four requests a
+    /// second, each of which stays for `stay(rank, second)` seconds.
+    fn after(ranks: usize, rate: f64, stay: impl Fn(usize, i64) -> f64) -> (Residence, Vec<Evidence>) {
+        let (mut bins, mut residence) = (Bins::new(ranks, 0), Residence::new(ranks));
+        let mut dice = Dice(11);
+        let mut until: Vec<Vec<f64>> = vec![Vec::new(); ranks];
+        let mut next = vec![0.0; ranks];
+        let mut last = Vec::new();
+        for s in 0..135_i64 {
+            for r in 0..ranks {
+                while next[r] < (s + 1) as f64 {
+                    let at: f64 = next[r];
+                    until[r].retain(|end| *end > at);
+                    let met = until[r].len() as f64;
+                    bins.at(r, at, |b| (b.admitted, b.met) = (b.admitted + 1.0, b.met + met));
+                    until[r].push(at - stay(r, s) * dice.uniform().max(1e-9).ln());
+                    next[r] -= dice.uniform().max(1e-9).ln() / rate;
+                }
+            }
+            bins.advance(s);
+            let seen = residence.examine(&bins.sums(s, 0), |_| false);
+            match s {
+                ..120 => residence.learn(&bins, s, &seen.roots),
+                _ => last = seen.evidence,
+            }
+        }
+        (residence, last)
+    }
+
+    #[test]
+    fn a_rank_with_little_to_do_on_which_requests_stay_eight_times_as_long_departs() {
+        let (_, found) = after(2, 4.0, |rank, s| if rank == 1 && s >= 120 { 2.0 } else { 0.25 });
+        assert!(found[1].deviance > 8.0 && found[1].side == Side::Low && found[1].effect < -1.0, "{found:?}");
+        assert_eq!(found[0].deviance, 0.0);
+    }
+
+    #[test]
+    fn nobody_departs_while_requests_stay_longer_everywhere_or_by_half_or_always_did() {
+        let all = |stays: fn(usize, i64) -> f64| after(2, 4.0, stays).1.iter().all(|e| e.deviance == 0.0);
+        assert!(all(|_, s| if s >= 120 { 1.5 } else { 0.25 }));
+        assert!(all(|rank, s| if rank == 1 && s >= 120 { 0.375 } else { 0.25 }));
+        assert!(all(|rank, _| if rank == 1 { 0.75 } else { 0.25 }));
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_rank_that_usually_holds_many_nor_of_one_that_is_explained() {
+        let (residence, found) = after(2, 8.0, |rank, s| if rank == 1 && s >= 120 { 4.0 } else { 1.0 });
+        assert!(!residence.is_light(0) && !residence.is_light(1));
+        assert!(found.iter().all(|e| e.deviance == 0.0), "{found:?}");
+        let (mut bins, residence) = (Bins::new(2, 0), after(2, 4.0, |_, _| 0.25).0);
+        for s in 0..8 {
+            bins.at(0, f64::from(s), |b| (b.admitted, b.met) = (4.0, 4.0));
+            bins.at(1, f64::from(s), |b| (b.admitted, b.met) = (4.0, 60.0));
+        }
+        let found = |is_explained: bool| residence.examine(&bins.sums(7, 0), |_| is_explained).evidence[1];
+        assert!(found(false).deviance > 12.0, "{:?}", found(false));
+        assert_eq!(found(true), Evidence::NONE);
+    }
+
+    #[test]
+    fn nothing_is_said_while_the_peers_have_much_to_do() {
+        let (mut bins, residence) = (Bins::new(2, 0), after(2, 4.0, |_, _| 0.25).0);
+        for s in 0..8 {
+            bins.at(0, f64::from(s), |b| (b.admitted, b.met) = (4.0, 20.0));
+            bins.at(1, f64::from(s), |b| (b.admitted, b.met) = (4.0, 200.0));
+        }
+        assert_eq!(residence.examine(&bins.sums(7, 0), |_| false).evidence[1], Evidence::NONE);
+    }
+}
