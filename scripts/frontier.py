@@ -18,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 64, 170, 24, 52
 # No false alarm at all is drawn at the left edge.
 LEAST, MOST = 0.1, 10_000.0
 SLOWEST = 120.0
-COLOURS = {"rules, log": "#0b6e4f", "rules, loads": "#2f80c2", "max/mean": "#c2552f", "robust z": "#8a5bb5", "CUSUM": "#857a3a"}
+COLOURS = {"rules, log": "#0b6e4f", "rules, loads": "#2f80c2", "sketch, log": "#d4a017", "max/mean": "#c2552f", "robust z": "#8a5bb5", "CUSUM": "#857a3a"}
 
 
 def x_of(alarms):

@@ -1,11 +1,13 @@
 //! Delay against false alarms: the rules at several budgets, and plainer detectors at several bounds, over the same
-//! healthy worlds and incidents, all by `/v1/loads` once a second (the rules by the log as well).
+//! healthy worlds and incidents, all by `/v1/loads` once a second (the rules by the log as well, the sketch that they
+//! began as by the log alone).
 
 use skewtrap_core::rule::Rule;
 
 use crate::engine::{Outcome, simulate};
 use crate::rivals::{self, Rival};
 use crate::score::{judge, told};
+use crate::sketch;
 use crate::spec::{Incident, World};
 use crate::view::Source;
 use crate::worlds::{self as list, guilty};
@@ -13,6 +15,8 @@ use crate::{Options, median};
 
 /// Budgets a day at which the rules are tried.
 const BUDGETS: [f64; 5] = [0.2, 1.0, 5.0, 25.0, 125.0];
+/// Of the sketch so many times its own bounds are tried.
+const SKETCH_BOUNDS: [f64; 7] = [0.5, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0];
 /// A plain detector fires after so many seconds beyond its bound, and again after as many calm ones.
 const HELD: u32 = 3;
 const CALM: u32 = 15;
@@ -72,19 +76,23 @@ pub fn print(o: &Options, rules: &[Rule]) {
             show(point(name, budget, days, healthy.iter().map(alarms).sum(), troubled.iter().map(delay)));
         }
     }
+    let show_plain = |name: &str, bound: f64, firings: &dyn Fn(&Trial) -> Vec<(usize, usize)>| {
+        let alarms = |t: &Trial| firings(t).iter().filter(|f| f.0 > WARM).count();
+        let delay = |t: &Trial| {
+            let right = guilty(&t.script);
+            let from = t.script.iter().map(|i| i.from).fold(f64::INFINITY, f64::min);
+            let first = firings(t).into_iter().find(|(at, rank)| *at as f64 > from && right.contains(rank));
+            first.map(|(at, _)| at as f64 - from)
+        };
+        show(point(name, bound, days, healthy.iter().map(alarms).sum(), troubled.iter().map(delay)));
+    };
+    for times in SKETCH_BOUNDS {
+        show_plain("sketch, log", times, &|t| sketch::fired(&t.out, times));
+    }
     for (i, rival) in rivals::all().iter().enumerate() {
         for bound in rival.bounds() {
             let firings = |t: &Trial| fired(&mut *rivals::all().swap_remove(i), bound, &t.out);
-            let alarms = |t: &Trial| firings(t).iter().filter(|f| f.0 > WARM).count();
-            let delay = |t: &Trial| {
-                let right = guilty(&t.script);
-                let from = t.script.iter().map(|i| i.from).fold(f64::INFINITY, f64::min);
-                let first =
-                    firings(t).into_iter().find(|(at, rank)| *at as f64 > from && right.contains(rank));
-                first.map(|(at, _)| at as f64 - from)
-            };
-            let (alarms, delays) = (healthy.iter().map(alarms).sum(), troubled.iter().map(delay));
-            show(point(rival.name(), bound, days, alarms, delays));
+            show_plain(rival.name(), bound, &firings);
         }
     }
 }

@@ -14,6 +14,7 @@ mod frontier;
 mod rivals;
 mod rng;
 mod score;
+mod sketch;
 mod spec;
 mod view;
 mod worlds;
