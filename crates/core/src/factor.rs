@@ -10,6 +10,7 @@
 //! one [`Incident`] with an onset, harm and symptoms ([`Detector`]). docs/factors.md has the method and
 //! its sources. Times are seconds here, on a clock of the caller's; ranks are places in a group.
 
+mod batches;
 mod bins;
 mod channel;
 mod clock;

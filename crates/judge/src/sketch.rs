@@ -75,7 +75,8 @@ fn shares(out: &Outcome, bound: f64) -> Vec<(usize, usize)> {
     }
     let mut sums = came.clone();
     (1..=seconds).for_each(|s| (0..ranks).for_each(|r| sums[s][r] += sums[s - 1][r]));
-    let (mut usual, mut dispersion) = (vec![1.0 / ranks as f64; ranks], vec![vec![1.0f64; ranks]; AGES.len()]);
+    let (mut usual, mut dispersion) =
+        (vec![1.0 / ranks as f64; ranks], vec![vec![1.0f64; ranks]; AGES.len()]);
     let (mut alarm, mut all) = (Alarm::default(), Vec::new());
     for s in 1..seconds {
         let whole: f64 = sums[s].iter().sum();
@@ -140,9 +141,8 @@ fn speeds(out: &Outcome, bound: f64) -> Vec<(usize, usize)> {
     for s in WINDOW..seconds {
         let window = s - WINDOW..s;
         let is_full = |r: usize| window.clone().all(|s| is_busy(s, r));
-        let of = |r: usize| -> Features {
-            std::array::from_fn(|i| window.clone().map(|s| did[s][r][i]).sum())
-        };
+        let of =
+            |r: usize| -> Features { std::array::from_fn(|i| window.clone().map(|s| did[s][r][i]).sum()) };
         let full: Vec<usize> = (0..ranks).filter(|r| is_full(*r)).collect();
         if let Some(cost) = cost.filter(|_| !full.is_empty()) {
             let needed = |r: usize| of(r).iter().zip(cost).map(|(x, c)| x * c).sum::<f64>();
@@ -159,8 +159,7 @@ fn speeds(out: &Outcome, bound: f64) -> Vec<(usize, usize)> {
                 (z, *r, usual.mean[*r] - d)
             };
             let scores = full.iter().zip(&logs).map(score);
-            let (z, rank, drop) =
-                scores.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, 0, 0.0));
+            let (z, rank, drop) = scores.max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((0.0, 0, 0.0));
             if alarm.begins(z, s > SPEED_WARM && z > bound && drop > MATERIAL, bound) {
                 all.push((s, rank));
             }

@@ -245,12 +245,23 @@ impl Channel {
         }
         if let Some(brought) = meaning.work {
             let (from, to) = meaning.came.map_or((at, at), |came| (came.from, came.to));
+            let Known { work, misses, .. } = &mut self.known;
+            let of_one = |work: &Work, logarithm: f64| {
+                brought.together.map_or(logarithm, |together| work.batches.of_one(together, logarithm))
+            };
+            let (prompt, computed) = (of_one(work, brought.prompt), of_one(misses, brought.computed));
+            let weight =
+                brought.admitted * brought.together.map_or(1.0, |together| work.batches.weight(together));
             self.bins.spread(rank, from, to, |bin, part| {
-                bin.work += part * brought.admitted * brought.prompt;
-                bin.computed += part * brought.admitted * brought.computed;
-                bin.admitted += part * brought.admitted;
-                bin.met += part * brought.admitted * brought.met;
+                bin.work += part * weight * prompt;
+                bin.computed += part * weight * computed;
+                bin.admitted += part * weight;
+                bin.met += part * weight * brought.met;
             });
+            if let Some(together) = brought.together.filter(|_| is_healthy) {
+                work.hear(rank, together, brought.prompt);
+                misses.hear(rank, together, brought.computed);
+            }
         }
         if let Some(needed) = meaning.prompts.and_then(|did| self.known.clock.needed(&did)) {
             self.bins.at(rank, at, |bin| bin.prompts += needed);

@@ -54,6 +54,8 @@ pub struct Brought {
     pub admitted: f64,
     /// Those that each of them found on the rank, running or waiting; 0 where that is not told.
     pub met: f64,
+    /// How many are told together, as one sum of tokens; `None` where running requests stand for them.
+    pub together: Option<f64>,
     /// Logarithm of prompt tokens a request, cached or not.
     pub prompt: f64,
     /// Logarithm of those that were computed.
@@ -109,7 +111,7 @@ impl Lines {
         let from = self.begun.replace(at).filter(|begun| at - begun < LONGEST_BATCH).unwrap_or(at);
         Meaning {
             came: Some(Came { from, to: at, requests: own + growth, tokens: 0.0 }),
-            work: brought(own, tokens / line.new_seqs, line.new_tokens / line.new_seqs)
+            work: brought(own, line.new_seqs, tokens, line.new_tokens)
                 .map(|brought| Brought { met: line.running.map_or(0.0, |n| n + waiting), ..brought }),
             prompts: Some([0.0, 0.0, 0.0, 1.0, line.new_tokens]),
             ..Meaning::default()
@@ -165,12 +167,14 @@ impl Lines {
     }
 }
 
-fn brought(admitted: f64, prompt: f64, computed: f64) -> Option<Brought> {
+/// `admitted` of requests that are told `together`, with the tokens of all.
+fn brought(admitted: f64, together: f64, prompt: f64, computed: f64) -> Option<Brought> {
     (admitted > 0.0 && prompt > 0.0).then(|| Brought {
         admitted,
         met: 0.0,
-        prompt: prompt.ln(),
-        computed: computed.max(1.0).ln(),
+        together: Some(together),
+        prompt: (prompt / together).ln(),
+        computed: (computed / together).max(1.0).ln(),
     })
 }
 
@@ -183,6 +187,7 @@ fn held_a_request(now: &Gauges, before: &Gauges, left: f64) -> Option<Brought> {
     (held >= 1.0 && left > 0.0).then(|| Brought {
         admitted: left,
         met: 0.0,
+        together: None,
         prompt: held.ln(),
         computed: 0.0,
     })
@@ -321,7 +326,7 @@ impl Totals {
         let cached = gain(now.cached_tokens, before.cached_tokens).unwrap_or(0.0);
         let load = |g: &Gauges| g.running.unwrap_or(0.0) + g.waiting.unwrap_or(0.0);
         let work = match (admitted, gain(now.prompt_tokens, before.prompt_tokens)) {
-            (Some(a), Some(p)) if a >= 1.0 => brought(a, (p + cached) / a, p / a)
+            (Some(a), Some(p)) if a >= 1.0 => brought(a, a, p + cached, p)
                 .map(|brought| Brought { met: 0.5 * (load(gauges) + load(&levels)), ..brought }),
             (None, _) => tokens.and_then(|t| held_a_request(gauges, &levels, finished_a_token * t)),
             _ => None,

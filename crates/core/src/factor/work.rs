@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::factor::batches::Batches;
 use crate::factor::bins::{Bin, Sums};
 use crate::factor::evidence::{Evidence, Grid, PeerMedians, Side, WINDOWS, measured};
 use crate::factor::spread::Dispersion;
@@ -32,6 +33,9 @@ pub struct Work {
     pub seconds: f64,
     /// Dispersion per window, of all ranks together.
     pub pooled: Vec<Dispersion>,
+    /// What requests that are told together say of each.
+    #[serde(default)]
+    pub batches: Batches,
     tokens: Tokens,
 }
 
@@ -69,6 +73,7 @@ impl Work {
             usual: vec![0.0; ranks],
             seconds: 0.0,
             pooled: vec![Dispersion::default(); WINDOWS.len()],
+            batches: Batches::default(),
             tokens,
         }
     }
@@ -124,6 +129,11 @@ impl Work {
             Tokens::All => bin.work,
             Tokens::Computed => bin.computed,
         }
+    }
+
+    /// Learns how the tokens of a request scatter, from the logarithm of those of so many that `rank` told `together`.
+    pub fn hear(&mut self, rank: usize, together: f64, logarithm: f64) {
+        self.batches.learn(together, logarithm - self.usual[rank]);
     }
 
     /// Learns from what was seen in a healthy second.

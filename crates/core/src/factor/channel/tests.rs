@@ -1,6 +1,7 @@
 use super::*;
 use crate::dice::Dice;
-use crate::factor::intake::Meaning;
+use crate::factor::intake::{Lines, Meaning};
+use crate::factor::observation::Prefill;
 
 const BY_LINES: Quality =
     Quality { staleness: 0.0, noise: 0.1, is_inferred: false, is_timed_singly: true, is_guessed: false };
@@ -56,4 +57,46 @@ fn what_was_seen_while_something_departed_is_learned_once_it_has_calmed_or_after
     assert_eq!([learned_at(20, true), learned_at(50, true)], [12.0; 2], "nothing more is learned");
     assert_eq!(learned_at(75, true), 16.0, "but what is a minute old");
     assert_eq!(learned_at(76, false), 22.0, "what was waited for, but for the last eight seconds");
+}
+
+/// The strongest evidence of the test on all tokens of a request against DP1 of four ranks, over 30 seconds in which its
+/// requests wait and are admitted eight at a time, and are so many times as long as before. For twenty minutes eight
+/// came to each rank a second with lognormal tokens, mostly one by one.
+fn work_of_a_rank_that_admits_eight_at_once(times: f64) -> f64 {
+    let mut channel = Channel::new(4, 0, BY_LINES);
+    let (mut lines, mut dice) = (vec![Lines::default(); 4], Dice(13));
+    let mut most = 0.0f64;
+    for s in 0..1_230_i64 {
+        for (rank, lines) in lines.iter_mut().enumerate() {
+            let is_crowded = rank == 1 && s >= 1_200;
+            let at_once = if is_crowded || dice.uniform() < 0.05 { 8 } else { 1 };
+            let factor = if is_crowded { times } else { 1.0 };
+            for line in 0..8 / at_once {
+                let tokens = (0..at_once).map(|_| factor * (6.0 + 1.1 * dice.normal()).exp()).sum();
+                let at = s as f64 + 0.1 * f64::from(line);
+                let line = Prefill { new_seqs: f64::from(at_once), new_tokens: tokens, ..Prefill::default() };
+                channel.take(rank, at, &lines.prefill(at, &line), true, true);
+            }
+        }
+        channel.bins.advance(s);
+        let seen = channel.examine(s, 0, &[Pending::default(); 4]);
+        if s < 1_200 {
+            channel.learn(s, seen, false);
+        } else {
+            most = most.max(seen.evidence()[WORK][1].deviance);
+        }
+    }
+    most
+}
+
+#[test]
+fn a_rank_whose_requests_are_admitted_eight_at_a_time_has_the_work_that_it_had() {
+    let most = work_of_a_rank_that_admits_eight_at_once(1.0);
+    assert!(most < LEAST_BOUND, "{most}");
+}
+
+#[test]
+fn longer_prompts_are_seen_though_they_are_admitted_eight_at_a_time() {
+    let most = work_of_a_rank_that_admits_eight_at_once(3.0);
+    assert!(most > 40.0, "{most}");
 }
