@@ -58,6 +58,8 @@ pub struct Channel {
     quality: Quality,
     /// When anything was last heard on it.
     pub heard: Option<f64>,
+    /// The last second in which a rank had no room: arrivals are in doubt then.
+    full: Option<i64>,
     /// Healthy seconds that were not learned yet.
     unlearned: VecDeque<(i64, Lesson)>,
     /// The usual time between two polls, in seconds; 0 where readings come as things happen.
@@ -220,6 +222,7 @@ impl Channel {
             known,
             quality,
             heard: None,
+            full: None,
             unlearned: VecDeque::new(),
             interval: 0.0,
         }
@@ -238,6 +241,9 @@ impl Channel {
     pub fn take(&mut self, rank: usize, at: f64, meaning: &Meaning, is_healthy: bool, is_kept: bool) {
         if !is_kept {
             self.bins.begin_after(at.floor() as i64);
+        }
+        if meaning.is_full {
+            self.full = self.full.max(Some(at.floor() as i64));
         }
         if let Some(came) = meaning.came {
             self.hear(at);
@@ -301,7 +307,7 @@ impl Channel {
     /// What each test sees in windows from `since` to `newest`.
     pub fn examine(&self, newest: i64, since: i64, pending: &[Pending]) -> Seen {
         let sums = self.bins.sums(newest, since);
-        let share = self.known.share.examine(&sums);
+        let share = self.known.share.examine(&sums, self.full);
         let crowding = if self.quality.is_guessed { &share.crowding[..] } else { &[] };
         let mut speed = self.known.speed.examine(&sums, pending, crowding);
         let pace = self.known.pace.examine(&sums, pending, &share.crowding);
@@ -322,7 +328,7 @@ impl Channel {
     fn pressure(&self, share: &share::Seen, pace: &speed::Seen) -> pressure::Seen {
         let Known { share: shares, pace: paces, pressure, .. } = &self.known;
         let both = |w: usize, r: usize| {
-            let came = share.roots.row(w)[r] / shares.dispersion(r, w, 0.0).sqrt();
+            let came = share.roots.row(w)[r] / shares.noise(r, w, 0.0, share.is_in_doubt[w]).sqrt();
             (came, -pace.lesson.roots.row(w)[r] / paces.dispersion(r, w).sqrt())
         };
         // The share left by a material part, or the pace did.

@@ -18,6 +18,9 @@ const SURELY_BUSY: f64 = 2.0;
 /// From so many running requests on, silence is not idleness: the chance that all end within one report.
 const SURELY_NOT_DONE: f64 = 6.0;
 
+/// From this share of its KV cache on a rank may put running requests back into its queue.
+const FULL: f64 = 0.95;
+
 /// How fast the usual number of steps between two reports is learned, a report; and how many times as many
 /// an open one may yet turn out to cover.
 const STEPS_GAIN: f64 = 0.02;
@@ -73,6 +76,8 @@ pub struct Meaning {
     pub work: Option<Brought>,
     /// Prompts that were computed, as part of a stretch that is told later.
     pub prompts: Option<Features>,
+    /// Whether the rank has no room, so that requests which it puts back into its queue may count as new ones.
+    pub is_full: bool,
 }
 
 /// What was last read of one rank's log lines.
@@ -132,7 +137,8 @@ impl Lines {
         (self.running, self.kv, self.prefills, self.prompt_tokens, self.since) =
             (line.running, kv, 0.0, 0.0, Some(at));
         let came = (growth != 0.0).then_some(Came { from: at, to: at, requests: growth, tokens: 0.0 });
-        Meaning { came, stretch, ..Meaning::default() }
+        let is_full = line.kv_usage.is_some_and(|usage| usage >= FULL);
+        Meaning { came, stretch, is_full, ..Meaning::default() }
     }
 
     /// The stretch under way as far as it is known: what it will have done at most when its line comes.
@@ -335,6 +341,8 @@ impl Totals {
             came,
             stretch: self.stretch((before_at, &before, &levels), (at, now, gauges)),
             work,
+            // Where who finished is counted, one that is put back is no more than that.
+            is_full: finished.is_none() && gauges.kv_usage.is_some_and(|usage| usage >= FULL),
             ..Meaning::default()
         }
     }

@@ -53,6 +53,8 @@ pub struct Decode {
     pub throughput: Option<f64>,
     /// `#queue-req`.
     pub queue: Option<f64>,
+    /// `token usage`: the share of the KV cache in use, 0 to 1.
+    pub kv_usage: Option<f64>,
 }
 
 /// Gauges of one rank at one moment.

@@ -64,6 +64,8 @@ pub struct Seen {
     pub roots: Grid,
     /// How many times as many requests as usual came to the group, by window.
     pub crowding: [f64; WINDOWS.len()],
+    /// Whether requests may have been counted twice, by window.
+    pub is_in_doubt: [bool; WINDOWS.len()],
 }
 
 impl Share {
@@ -80,11 +82,12 @@ impl Share {
         }
     }
 
-    /// Looks at all windows of `sums`.
-    pub fn examine(&self, sums: &Sums) -> Seen {
+    /// Looks at all windows of `sums`. `full` is the last second in which a rank had no room.
+    pub fn examine(&self, sums: &Sums, full: Option<i64>) -> Seen {
         let ranks = self.usual.len();
         let mut roots = Grid::new(WINDOWS.len(), ranks);
         let mut crowding = [1.0; WINDOWS.len()];
+        let is_in_doubt = WINDOWS.map(|window| full.is_some_and(|full| full > sums.newest - window));
         let mut best = vec![Evidence::NONE; ranks];
         let group = |s: i64| (0..ranks).map(|r| sums.bins.get(r, s).arrivals.abs()).sum::<f64>();
         let last = group(sums.newest);
@@ -113,11 +116,11 @@ impl Share {
                     continue;
                 }
                 let side = if x > expected { Side::High } else { Side::Low };
-                let deviance = 0.5 * square / self.dispersion(r, w, total);
+                let deviance = 0.5 * square / self.noise(r, w, total, is_in_doubt[w]);
                 best[r] = best[r].or(Evidence { deviance, side, effect, window });
             }
         }
-        Seen { evidence: best, roots, crowding }
+        Seen { evidence: best, roots, crowding, is_in_doubt }
     }
 
     /// Learns from what was seen in a healthy second.
@@ -172,6 +175,12 @@ impl Share {
         let stale = (self.staleness * p).powi(2) * (ends.0.powi(2) + ends.1.powi(2));
         let binomial = total * p * (1.0 - p);
         binomial / (binomial + stale)
+    }
+
+    /// The same where counts may be in doubt: a rank without room puts running requests back into its queue, where they
+    /// look like new ones, and how many is a matter of chance. No router makes that more regular than it is.
+    pub fn noise(&self, rank: usize, w: usize, total: f64, is_in_doubt: bool) -> f64 {
+        self.dispersion(rank, w, total).max(if is_in_doubt { 1.0 } else { 0.0 })
     }
 
     /// The variance, in binomial ones, of a count among `total` in window `w`.
@@ -322,13 +331,35 @@ mod tests {
     }
 
     #[test]
+    fn where_a_rank_has_no_room_requests_that_it_puts_back_are_no_share() {
+        let deviance = |full: Option<i64>| {
+            let (mut bins, mut share) = (Bins::new(4, 0), Share::new(4, 0.0));
+            let mut most = 0.0f64;
+            for s in 0..330 {
+                // Eight come to each, and one put two back every second.
+                let counts = if s < 300 { [8.0; 4] } else { [8.0, 8.0, 10.0, 8.0] };
+                counts.iter().enumerate().for_each(|(r, c)| bins.at(r, s as f64 + 0.5, |b| b.arrivals += c));
+                let seen = share.examine(&bins.sums(s, 0), full.map(|behind| s - behind));
+                if s < 300 {
+                    share.learn(&bins, s, &seen.roots);
+                } else {
+                    most = most.max(seen.evidence[2].deviance);
+                }
+            }
+            most
+        };
+        let (unseen, seen, long_ago) = (deviance(None), deviance(Some(1)), deviance(Some(200)));
+        assert!(unseen > 30.0 && seen < 6.0 && long_ago == unseen, "{unseen} {seen}");
+    }
+
+    #[test]
     fn a_steady_router_is_told_from_a_redirect_after_three_seconds() {
         let mut bins = Bins::new(4, 0);
         let mut share = Share::new(4, 0.0);
         for s in 0..303 {
             let counts = if s < 300 { [8.0; 4] } else { [4.0, 4.0, 20.0, 4.0] };
             counts.iter().enumerate().for_each(|(r, c)| bins.at(r, s as f64 + 0.5, |b| b.arrivals += c));
-            let seen = share.examine(&bins.sums(s, 0));
+            let seen = share.examine(&bins.sums(s, 0), None);
             let found = &seen.evidence;
             if s < 300 {
                 share.learn(&bins, s, &seen.roots);

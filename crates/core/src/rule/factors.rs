@@ -645,6 +645,7 @@ fn decode_of(fields: &Fields) -> Decode {
         tokens: fields.get(catalog::USED_TOKENS),
         throughput: fields.get(catalog::GEN_THROUGHPUT),
         queue: fields.get(catalog::QUEUE_REQS),
+        kv_usage: fields.get(catalog::KV_USAGE),
     }
 }
 

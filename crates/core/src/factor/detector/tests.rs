@@ -33,8 +33,13 @@ fn play_cached(
                 };
                 detector.observe(&Observation { at, rank, what: Reading::Prefill(line) });
             }
-            let line =
-                Decode { running: 30.0, tokens: Some(2e4), throughput: Some(1200.0), queue: Some(0.0) };
+            let line = Decode {
+                running: 30.0,
+                tokens: Some(2e4),
+                throughput: Some(1200.0),
+                queue: Some(0.0),
+                ..Decode::default()
+            };
             detector.observe(&Observation { at: s as f64 + 0.99, rank, what: Reading::Decode(line) });
         }
         changes.extend(detector.step(s as f64 + 1.05));
@@ -83,8 +88,13 @@ fn play_paced(
             });
             let mut lines: Vec<(f64, Reading)> = prompts.collect();
             while *next < s as f64 + 1.0 {
-                let line =
-                    Decode { running: 30.0, tokens: Some(2e4), throughput: Some(1200.0), queue: Some(0.0) };
+                let line = Decode {
+                    running: 30.0,
+                    tokens: Some(2e4),
+                    throughput: Some(1200.0),
+                    queue: Some(0.0),
+                    ..Decode::default()
+                };
                 lines.push((*next, Reading::Decode(line)));
                 *next += 0.25 * takes(s)[rank] * (1.0 + 0.1 * (17.0 * *next).sin());
             }
@@ -305,8 +315,13 @@ fn a_rank_that_hangs_is_told_once_and_as_one_that_hangs() {
     for s in 200..230_i64 {
         for rank in (0..4).filter(|r| *r != 2) {
             for part in [0.2, 0.5, 0.8] {
-                let line =
-                    Decode { running: 30.0, tokens: Some(2e4), throughput: Some(1200.0), queue: Some(0.0) };
+                let line = Decode {
+                    running: 30.0,
+                    tokens: Some(2e4),
+                    throughput: Some(1200.0),
+                    queue: Some(0.0),
+                    ..Decode::default()
+                };
                 detector.observe(&Observation { at: s as f64 + part, rank, what: Reading::Decode(line) });
             }
         }
