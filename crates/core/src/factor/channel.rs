@@ -464,6 +464,13 @@ impl Channel {
         }
     }
 
+    /// Whether the ranks' shares in the seconds `from..=to` were others than usual, beyond what chance does.
+    pub fn have_shares_moved(&self, from: i64, to: i64) -> bool {
+        let ranks = 0..self.known.share.usual.len();
+        let counts: Vec<f64> = ranks.map(|r| self.arrivals(r, from, to).max(0.0)).collect();
+        self.known.share.have_moved(&counts)
+    }
+
     /// Requests that came to `rank` in the seconds `from..=to`.
     pub fn arrivals(&self, rank: usize, from: i64, to: i64) -> f64 {
         (from..=to).map(|s| self.bins.get(rank, s).arrivals).sum()

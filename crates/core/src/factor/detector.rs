@@ -154,8 +154,8 @@ pub struct Detector {
     behind: Vec<Open>,
     /// Troubles that ended a moment ago, the newest last.
     closed: Vec<Closed>,
-    /// When a trouble ended last.
-    ended: f64,
+    /// When a trouble ended last in which ranks were sent others than their own requests.
+    moved_until: f64,
     /// The first second that counts: of all, or after the last incident.
     since: i64,
     incidents: u64,
@@ -231,7 +231,7 @@ impl Detector {
             open: None,
             behind: Vec::new(),
             closed: Vec::new(),
-            ended: f64::NEG_INFINITY,
+            moved_until: f64::NEG_INFINITY,
             since: i64::MIN,
             incidents: 0,
             firings: Firings::default(),
@@ -323,7 +323,8 @@ impl Detector {
         detector.open = detector.behind.pop();
         let is_recent = |closed: &Closed| is_known && now - closed.at < WAKE;
         detector.closed = saved.closed.into_iter().filter(is_recent).collect();
-        detector.ended = detector.closed.iter().map(|closed| closed.at).fold(detector.ended, f64::max);
+        detector.moved_until =
+            detector.closed.iter().map(|closed| closed.at).fold(detector.moved_until, f64::max);
         detector
     }
 

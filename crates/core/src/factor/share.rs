@@ -25,6 +25,8 @@ const MEMORY: f64 = 1800.0;
 const UNEVEN: f64 = 0.4;
 /// Requests, shared evenly, that stand for what is known before the first.
 const PRIOR: f64 = 20.0;
+/// The deviance from which on shares were others than usual, over a whole trouble.
+const MOVED: f64 = 4.5;
 /// A rank that is sent nothing any more still gets this part of its usual requests (what was under way), one that is merely
 /// sent less this part at least ...
 const NOTHING: f64 = 0.02;
@@ -156,6 +158,17 @@ impl Share {
     pub fn evens_out(&self, rank: usize, effect: f64) -> bool {
         let uneven = (self.usual[rank] * self.usual.len() as f64).ln();
         uneven.abs() > UNEVEN && (uneven + effect).abs() < uneven.abs()
+    }
+
+    /// Whether `counts` of many seconds are of other shares than the usual ones: by a material part, beyond three standard
+    /// deviations of requests that are sent one by one. Where sessions wander by more than that, requests do move.
+    pub fn have_moved(&self, counts: &[f64]) -> bool {
+        let total: f64 = counts.iter().sum();
+        counts.iter().enumerate().any(|(rank, x)| {
+            let usual = self.usual[rank];
+            let effect = ((x + 0.5) / (total * usual + 0.5)).ln();
+            effect.abs() >= MATERIAL && binomial_deviance(*x, total, usual) >= MOVED
+        })
     }
 
     /// Takes these counts of requests for what is usual: little rests on them yet.

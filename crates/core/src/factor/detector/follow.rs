@@ -80,7 +80,7 @@ impl Detector {
             changes.push(change);
         }
         if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, now) {
-            changes.push(self.close(open, moment));
+            changes.push(self.close(open, channel, moment));
             self.open = self.behind.pop();
         } else {
             self.open = Some(open);
@@ -100,7 +100,7 @@ impl Detector {
         let mut changes = Vec::new();
         for mut open in std::mem::take(&mut self.behind) {
             if self.is_over(&mut open, channel, moment) || self.is_standing(&open, channel, moment.now) {
-                changes.push(self.close(open, moment));
+                changes.push(self.close(open, channel, moment));
             } else {
                 self.behind.push(open);
             }
@@ -114,7 +114,7 @@ impl Detector {
     }
 
     /// A trouble is over, or what is usual now.
-    fn close(&mut self, open: Open, moment: Moment) -> Change {
+    fn close(&mut self, open: Open, channel: &Channel, moment: Moment) -> Change {
         let Moment { newest, now, .. } = moment;
         let Open { incident, test, calm, .. } = open;
         self.since = newest + 1 - i64::from(calm.saturating_sub(1));
@@ -122,7 +122,9 @@ impl Detector {
             self.since = newest + 1;
             return Change::Standing(incident);
         }
-        self.ended = now;
+        if has_moved_requests(channel, &incident, newest) {
+            self.moved_until = now;
+        }
         let ended = now - f64::from(calm);
         self.closed.push(Closed { incident: incident.clone(), test, ended, at: now });
         Change::Cleared(incident)
@@ -230,6 +232,15 @@ impl Open {
         self.test = test;
         Change::Reblamed(self.incident.clone())
     }
+}
+
+/// Whether requests went to other ranks than usual while a trouble went on: they were sent there, or a router took them
+/// away from a rank that was slow, or hung. Where arrivals are only inferred, nobody knows.
+fn has_moved_requests(channel: &Channel, incident: &Incident, newest: i64) -> bool {
+    let moves = |factor: Factor| matches!(factor, Factor::Share | Factor::Stuck);
+    let is_told = moves(incident.factor) || incident.symptoms.iter().any(|symptom| moves(symptom.factor));
+    let began = incident.onset.map_or(incident.fired - incident.window as f64, |onset| onset.at);
+    is_told || channel.is_inferred() || channel.have_shares_moved(began.floor() as i64, newest)
 }
 
 fn note_symptoms(incident: &mut Incident, candidates: &[Candidate], now: f64) {

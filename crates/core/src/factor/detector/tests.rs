@@ -537,6 +537,23 @@ fn of_two_ranks_the_one_that_gets_nothing_is_blamed_once_that_is_no_chance_and_e
 }
 
 #[test]
+fn more_computed_tokens_after_a_slow_rank_are_told_unless_a_router_took_its_requests_away() {
+    let is_told = |while_slow: usize| {
+        let mut detector = Detector::new(SETTINGS);
+        play_paced(&mut detector, 0, 200, |_| 8, |_| [1.0; 4]);
+        let came = |rank| if rank == 0 { while_slow } else { 8 };
+        let slow = play_paced(&mut detector, 200, 20, came, |_| [4.0, 1.0, 1.0, 1.0]);
+        assert!(matches!(&slow[..], [Change::Fired(i)] if i.factor == Factor::Speed), "{slow:?}");
+        let after = play_paced(&mut detector, 220, 50, |_| 8, |_| [1.0; 4]);
+        assert!(matches!(&after[..], [Change::Cleared(_)]), "{after:?}");
+        let changes = play_cached(&mut detector, 270, 20, 1, [0.8, 0.2, 0.8, 0.8]);
+        changes.iter().any(|c| matches!(c, Change::Fired(i) if i.ranks == [1]))
+    };
+    assert!(is_told(8));
+    assert!(!is_told(6), "those that went elsewhere come back to a cache that has forgotten them");
+}
+
+#[test]
 fn a_slow_rank_that_is_told_as_sent_more_shows_the_deviance_and_the_bound_of_its_share() {
     let (detector, channel) = (Detector::new(SETTINGS), Channel::new(4, 0, QUALITY[LINES]));
     let seen = |deviance, effect| Evidence { deviance, side: Side::High, effect, window: 4 };

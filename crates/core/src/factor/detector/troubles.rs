@@ -223,7 +223,7 @@ impl Detector {
         }
         // A trouble leaves requests on other ranks than their past is on, and its end again: what is computed anew says
         // nothing then. That prompts became longer is seen by all their tokens.
-        if c.test == Some(MISSES) && moment.now - self.ended < REFILLS_WITHIN {
+        if c.test == Some(MISSES) && moment.now - self.moved_until < REFILLS_WITHIN {
             return true;
         }
         self.closed.iter().any(|old| {
@@ -331,10 +331,11 @@ impl Detector {
         self.onset_of(case).map_or_else(|| case.window_began(), |o| o.at)
     }
 
-    /// The same of the time since `open` began.
+    /// The same of the time since `open` began, and surely no earlier: what may have begun with it is no trouble of its
+    /// own.
     fn began_beside(&self, open: &Open, case: &Case) -> f64 {
         let past = self.past_beside(&case.blamed().1, std::iter::once(open));
-        case.onset_in(&past).map_or_else(|| case.window_began(), |o| o.at)
+        case.onset_in(&past).map_or_else(|| case.window_began(), |o| o.at - o.error)
     }
 
     /// Since when it departs. It is looked for once: that is most of what it costs to tell troubles apart.
