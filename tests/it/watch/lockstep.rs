@@ -157,8 +157,12 @@ fn with_dp_attention_a_redirect_is_told_and_nothing_else_that_slows_all_ranks_al
         let phases = pages.phases();
         for change in pages.changes().iter().filter(|c| c["state"] == "firing") {
             let (at, rank) = (number(change, "at"), change["rank"]["dp_rank"].as_u64());
-            let phase = phases.iter().rfind(|p| p.from + 1.0 <= at).expect("a phase");
-            assert_eq!(phase.name, "skew1", "{server}: {change}");
+            let phase_at = |at: f64| &phases.iter().rfind(|p| p.from + 1.0 <= at).expect("a phase").name;
+            // One that is told right after the redirect's end is of it if it began with it.
+            let began = number(change, "onset") + number(change, "onset_error_s") + 1.0;
+            let is_of_it =
+                phase_at(at) == "skew1" || phase_at(began) == "skew1" && phase_at(at - 3.0) == "skew1";
+            assert!(is_of_it, "{server}: {change}");
             // Rank 1 is sent seven of eight requests.
             let side = if rank == Some(1) { "high" } else { "low" };
             assert_eq!(change["side"], side, "{server}: {change}");
