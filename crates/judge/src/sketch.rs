@@ -100,7 +100,7 @@ fn shares(out: &Outcome, bound: f64) -> Vec<(usize, usize)> {
         if alarm.is_on {
             continue;
         }
-        let (now, gain) = (&came[s], 1.0 / (s as f64).min(MEMORY).max(180.0));
+        let (now, gain) = (&came[s], 1.0 / (s as f64).clamp(180.0, MEMORY));
         let total: f64 = now.iter().sum();
         let gain = if best.0 < 0.5 * bound && total > 0.0 { gain } else { 0.0 };
         usual.iter_mut().zip(now).for_each(|(p, x)| *p = (*p + gain * (x / total.max(1.0) - *p)).max(1e-3));

@@ -341,8 +341,10 @@ impl Totals {
             came,
             stretch: self.stretch((before_at, &before, &levels), (at, now, gauges)),
             work,
-            // Where who finished is counted, one that is put back is no more than that.
-            is_full: finished.is_none() && gauges.kv_usage.is_some_and(|usage| usage >= FULL),
+            // By those that finished and run, one that is put back is none that came.
+            is_full: finished.is_none()
+                && admitted.is_some()
+                && gauges.kv_usage.is_some_and(|usage| usage >= FULL),
             ..Meaning::default()
         }
     }
@@ -422,6 +424,21 @@ mod tests {
         assert!(lines.decode(1.0, &decode).stretch.is_some());
         lines.prefill(1.5, &Prefill { running: Some(0.0), ..prefill(1.0, 10.0, 0.0) });
         assert!(lines.decode(3.0, &decode).stretch.is_none());
+    }
+
+    #[test]
+    fn a_rank_without_room_puts_arrivals_in_doubt_unless_who_finished_is_counted() {
+        let line = |usage| Decode { running: 8.0, kv_usage: Some(usage), ..Decode::default() };
+        let is_full = [0.9, 0.99].map(|usage| Lines::default().decode(1.0, &line(usage)).is_full);
+        assert_eq!(is_full, [false, true]);
+        let polled = |counters: Counters| {
+            let mut totals = Totals::default();
+            let gauges = Gauges { running: Some(8.0), kv_usage: Some(0.99), ..Gauges::default() };
+            totals.read(0.0, &counters, &gauges, 0.0);
+            totals.read(1.0, &counters, &gauges, 0.0).is_full
+        };
+        assert!(polled(Counters { admissions: Some(5.0), ..Counters::default() }));
+        assert!(!polled(Counters { finished: Some(5.0), ..Counters::default() }));
     }
 
     #[test]
