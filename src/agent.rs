@@ -33,7 +33,7 @@ mod upkeep;
 pub mod upload;
 pub mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -227,6 +227,8 @@ pub struct Agent {
     configured: Vec<configured::Receiver>,
     /// What is captured where somebody asks for it.
     manual_capture: CaptureSpec,
+    /// Servers of which the log has said that their ranks cannot be compared.
+    of_one_load: BTreeSet<TargetId>,
 }
 
 /// What a configuration that was read again changes.
@@ -328,6 +330,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     };
     let mut agent = Agent {
         manual_capture: plan.manual_capture,
+        of_one_load: BTreeSet::new(),
         configured: plan.configured,
         watch,
         awaited,
@@ -459,6 +462,7 @@ impl Agent {
         match item {
             AgentEvent::Server { target, fact } => {
                 self.watch.handle(Event::Server { target, fact }, now, effects);
+                self.warn_of_one_load(target);
             }
             AgentEvent::Window { incident, event } => {
                 if let WindowEvent::Ended(stored) = &event {

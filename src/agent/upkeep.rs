@@ -351,6 +351,18 @@ impl Agent {
         systemd::ready("watching");
     }
 
+    /// Says in the log, once, that nothing can be compared on a server: whoever starts the agent sees it there first.
+    pub(super) fn warn_of_one_load(&mut self, target: TargetId) {
+        if self.of_one_load.contains(&target) {
+            return;
+        }
+        if let Some(why) = self.watch.not_watched_on(target) {
+            self.of_one_load.insert(target);
+            let name = self.targets.get(usize::from(target.0)).map_or("", |plan| &plan.name);
+            warn!(target = name, "NOT watched: {why}");
+        }
+    }
+
     pub(super) fn command(&mut self, command: Command, effects: &mut Vec<Effect>) {
         let reply = self.answer(command.action, effects);
         self.publisher.outdate();

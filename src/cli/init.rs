@@ -13,6 +13,7 @@ use crate::config::file;
 use skewtrap_core::capture::facts::{ServerFacts, ServerKind};
 use skewtrap_core::capture::size::{DEFAULT_MAX_STALL, TELLING_STEPS, written};
 use skewtrap_core::capture::sizing::max_stall_for;
+use skewtrap_core::message::counted;
 use skewtrap_core::signal::metrics::Metrics;
 use skewtrap_core::status::{Reach, not_watched};
 use skewtrap_trace::rank::Axis;
@@ -77,7 +78,7 @@ fn starter(url: &str, probe: &Probe) -> String {
     );
     match &probe.loads {
         Ok((path, loads)) => {
-            let _ = writeln!(t, "# Loads: {path} answers for {} ranks.", loads.ranks.len());
+            let _ = writeln!(t, "# Loads: {path} answers for {}.", counted(loads.ranks.len(), "rank"));
         }
         Err(e) if facts.engine.has_loads() => {
             let _ = writeln!(t, "# Loads: none ({e}); the log or the metrics must provide them.");
@@ -86,7 +87,12 @@ fn starter(url: &str, probe: &Probe) -> String {
     }
     match &probe.metrics {
         Ok(m) => {
-            let _ = writeln!(t, "# Metrics: {} known ones, of {} ranks.", m.families(), m.ranks().count());
+            let _ = writeln!(
+                t,
+                "# Metrics: {} known ones, of {}.",
+                m.families(),
+                counted(m.ranks().count(), "rank")
+            );
         }
         Err(_) if facts.engine == ServerKind::TensorrtLlm => {}
         Err(e) => {

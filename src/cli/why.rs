@@ -65,7 +65,12 @@ pub(super) fn text_of(rule: &RuleStatus, silences: &[Silence]) -> String {
             None => texts.push((what, vec![who])),
         }
     }
-    text + &texts.iter().map(|(what, who)| format!("  {}: {what}", who.join(", "))).collect::<String>()
+    let of_groups = |(what, who): &(String, Vec<String>)| match who.join(", ") {
+        // No group of ranks is there.
+        nobody if nobody.is_empty() => format!("  {what}"),
+        who => format!("  {who}: {what}"),
+    };
+    text + &texts.iter().map(of_groups).collect::<String>()
 }
 
 fn name_of(group: &GroupStatus) -> String {

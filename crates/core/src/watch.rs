@@ -179,6 +179,11 @@ impl Watch {
         self.core.request_capture(&self.store, request, now, out)
     }
 
+    /// Why the ranks of a server cannot be compared, where they cannot, and what can be watched there.
+    pub fn not_watched_on(&self, target: TargetId) -> Option<String> {
+        status::not_watched_on(&self.core, target)
+    }
+
     /// How many windows were opened within the last 24 hours, by rules and by hand, and how many may be.
     pub fn windows_of_a_day(&self, now: Time) -> (u32, u32) {
         status::windows_of_a_day(&self.core, now)

@@ -63,7 +63,10 @@ pub(super) fn evaluations_of<'a>(
     if groups.len() == 0 {
         let (state, why) = match inert {
             Some(reason) => (RuleState::Inert, reason.to_owned()),
-            None => (RuleState::Warming, "no rank has been seen yet".to_owned()),
+            None => {
+                let signal = compiled.signal_name(0);
+                (RuleState::Warming, format!("`{signal}` has not arrived from any rank yet"))
+            }
         };
         return vec![Evaluation {
             rule,
@@ -224,6 +227,10 @@ pub(super) fn no_group(compiled: &CompiledRule, store: &SignalStore) -> String {
             "`{signal}` arrives ({series} series) without the label `{label}` that the rule compares across"
         ),
         None if store.recorded() == 0 => "no source has delivered a single number yet".into(),
+        None if compiled.rule.is_of_machine() => format!(
+            "`{signal}` has never arrived: it is read of the ranks' processes, by an agent on the server's machine and in \
+             its PID namespace that sees two of them or more"
+        ),
         None => format!("`{signal}` has never arrived; `skewtrap signals` shows what does"),
     }
 }

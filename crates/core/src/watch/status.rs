@@ -9,6 +9,7 @@ use super::Watch;
 use super::core::Core;
 use super::incidents::ActiveIncident;
 use super::server::Server;
+use crate::capture::facts::{ServerKind, Sizes};
 use crate::capture::refusal::Span;
 use crate::capture::sizing::max_stall_of;
 use crate::capture::{CaptureSpec, HttpWindow};
@@ -47,13 +48,19 @@ pub(super) fn status_of(
     let series = if scope.ranks { store.series_status_of(places.clone(), now) } else { Vec::new() };
     let servers = &core.servers[places.clone()];
     let rules = rules_of(core, servers, now);
+    let mut targets = targets_of((places.start, servers), &series, sources);
+    let able = AbleRules::of(core, &rules);
+    for (place, (target, server)) in places.clone().zip(targets.iter_mut().zip(servers)) {
+        let seen = || u16::try_from(place).map(|id| store.ranks_of(TargetId(id))).unwrap_or_default();
+        target.not_watched = able.not_watched(server, seen);
+    }
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
         at: now,
         watch_only: core.policy.watch_only,
         servers: core.servers.len(),
         next: next_of(scope, &places, core.servers.len(), |place| &core.servers[place].name),
-        targets: targets_of((places.start, servers), &series, sources, &AbleRules::of(core, &rules)),
+        targets,
         rules,
         incidents: core.incidents.newest_first().map(|c| c.incident.clone()).collect(),
         windows: windows_of(core),
@@ -72,7 +79,6 @@ fn targets_of(
     (first, servers): (usize, &[Server]),
     standing: &[SeriesStatus],
     sources: Vec<(TargetId, SourceStatus)>,
-    able: &AbleRules<'_>,
 ) -> Vec<TargetStatus> {
     let mut sources_of: Vec<Vec<SourceStatus>> = servers.iter().map(|_| Vec::new()).collect();
     for (target, source) in sources {
@@ -85,8 +91,7 @@ fn targets_of(
     let of_server: BTreeMap<&str, &[SeriesStatus]> =
         standing.chunk_by(|a, b| a.target == b.target).map(|own| (&*own[0].target, own)).collect();
     let own = |server: &Server| of_server.get(&*server.name).copied().unwrap_or_default();
-    let status = |(server, sources)| target_of(server, own(server), sources, able);
-    servers.iter().zip(sources_of).map(status).collect()
+    servers.iter().zip(sources_of).map(|(server, s)| target_of(server, own(server), s)).collect()
 }
 
 /// Which rules can fire on which server: those with a group there that is or was judged.
@@ -122,20 +127,40 @@ impl<'a> AbleRules<'a> {
         able
     }
 
-    fn not_watched(&self, server: &Server) -> Option<String> {
-        let facts = server.facts.server.as_ref()?;
+    fn not_watched(&self, server: &Server, seen: impl FnOnce() -> Vec<Labels>) -> Option<String> {
+        let (engine, sizes) = sizes_of(server, seen)?;
         let own = self.by_server.get(&*server.name).map_or(&[][..], Vec::as_slice);
         let able = [own, &self.over_all].concat();
-        not_watched(facts.engine, &facts.sizes, Reach { able: Some(&able), of_machine: self.of_machine })
+        not_watched(engine, &sizes, Reach { able: Some(&able), of_machine: self.of_machine })
     }
 }
 
-fn target_of(
-    server: &Server,
-    own: &[SeriesStatus],
-    sources: Vec<SourceStatus>,
-    able: &AbleRules<'_>,
-) -> TargetStatus {
+/// Why the ranks of a server cannot be compared, where it has said so itself, before any rule was evaluated on it. Of others
+/// further ranks may report yet.
+pub(super) fn not_watched_on(core: &Core, target: TargetId) -> Option<String> {
+    let (engine, sizes) = sizes_of(core.servers.get(usize::from(target.0))?, Vec::new)?;
+    let of_machine = core.engine.rules().find(|rule| rule.is_of_machine()).map(|rule| &*rule.name);
+    not_watched(engine, &sizes, Reach { able: None, of_machine })
+}
+
+/// What the server is and how many ranks it has, as far as it is known: where it does not report them, those count whose
+/// numbers arrive.
+fn sizes_of(server: &Server, seen: impl FnOnce() -> Vec<Labels>) -> Option<(ServerKind, Sizes)> {
+    let facts = server.facts.server.as_ref()?;
+    let mut sizes = facts.sizes;
+    if !facts.engine.reports_its_sizes() {
+        let seen = seen();
+        let ranks: BTreeSet<&LabelValue> =
+            seen.iter().filter_map(|rank| rank.get(Axis::Dp.label())).collect();
+        if ranks.is_empty() {
+            return None;
+        }
+        sizes.dp = sizes.dp.max(u16::try_from(ranks.len()).unwrap_or(u16::MAX));
+    }
+    Some((facts.engine, sizes))
+}
+
+fn target_of(server: &Server, own: &[SeriesStatus], sources: Vec<SourceStatus>) -> TargetStatus {
     let facts = server.facts.server.as_ref();
     let axes = Axes::among(own.iter().flat_map(|s| &s.latest).map(|reading| &reading.of));
     let mut ranks: BTreeMap<Labels, BTreeMap<Arc<str>, SignalStatus>> = BTreeMap::new();
@@ -160,7 +185,7 @@ fn target_of(
         engine_version: facts.and_then(|f| f.version.map(|v| v.to_string())),
         sources,
         ranks: ranks.into_iter().map(|(rank, signals)| RankStatus { rank, signals }).collect(),
-        not_watched: able.not_watched(server),
+        not_watched: None,
     }
 }
 
