@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::bail;
 use clap::Args;
@@ -123,18 +122,16 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let mut seen: Vec<(String, String)> = Vec::new();
     let mut of_machine: Option<String> = None;
     // Receivers that files of rules alone name, and those of the configurations that were named.
-    let (mut notified, mut configured) = (Vec::new(), None::<Vec<Arc<str>>>);
+    let (mut notified, mut configured) = (Vec::new(), None::<Vec<String>>);
     for (name, text, base) in texts {
         let loaded = file::load(&name, &text, &|p| configuration::rule_files(&base.join(p)));
         report.diagnostics.extend(loaded.diagnostics);
         // Also of a file with errors: what is wrong is told at once, and not as soon as the rest is mended.
         let Some(config) = loaded.draft else { continue };
         report.diagnostics.extend(surroundings::warnings(&name, &text, &config));
-        match config.targets.is_empty() && config.receivers.is_empty() {
-            true => notified.extend(loaded.notified),
-            false => {
-                configured.get_or_insert_default().extend(config.receivers.iter().map(|r| r.name.clone()))
-            }
+        match loaded.receivers {
+            None => notified.extend(loaded.notified),
+            Some(names) => configured.get_or_insert_default().extend(names),
         }
         if let Some(probe) = &mut probe {
             let own = own_signals_of(&config.signals, &config.catalog, &config.targets);
@@ -148,7 +145,7 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
             report.configurations.extend(configuration_of(&name, &config));
         }
     }
-    check_receivers(&notified, configured, &mut report)?;
+    check_receivers(&notified, configured, &mut report);
     report.not_watched =
         probe.as_ref().and_then(|probe| not_watched_on(probe, &report.rules, of_machine.as_deref()));
     let never_fires = report.rules.iter().any(|r| r.could_fire == Some(false));
@@ -158,25 +155,17 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Looks up the receivers that files of rules name: in the configurations that were named beside them, else in the one
-/// that is here. Where there is none, nobody knows them.
-fn check_receivers(
-    notified: &[Notified],
-    configured: Option<Vec<Arc<str>>>,
-    report: &mut Report,
-) -> anyhow::Result<()> {
+/// that is here. Where there is none that can be read, nobody knows them.
+fn check_receivers(notified: &[Notified], configured: Option<Vec<String>>, report: &mut Report) {
     if notified.is_empty() {
-        return Ok(());
+        return;
     }
     let here = config_path::of(None).filter(|_| configured.is_none());
     let known = match &here {
-        Some(path) => {
-            let loaded = configuration::load(Some(path)).map_err(|why| super::wrong(&why))?;
-            let config = loaded.draft.map(|config| config.receivers).unwrap_or_default();
-            Some(config.into_iter().map(|receiver| receiver.name).collect())
-        }
+        Some(path) => configuration::load(Some(path)).ok().and_then(|loaded| loaded.receivers),
         None => configured,
     };
-    let names: Vec<&str> = known.iter().flatten().map(|name| &**name).collect();
+    let names: Vec<&str> = known.iter().flatten().map(String::as_str).collect();
     for one in notified.iter().filter(|one| !names.contains(&&*one.name)) {
         let diagnostic = match &known {
             Some(_) => {
@@ -193,7 +182,6 @@ fn check_receivers(
         };
         report.diagnostics.push(diagnostic);
     }
-    Ok(())
 }
 
 /// Why the ranks of the server cannot be compared, where they cannot.

@@ -37,7 +37,8 @@ use skewtrap_core::capture::verify::names_of;
 use skewtrap_core::capture::{CaptureSpec, HttpWindow, nsys as nsys_words};
 use skewtrap_core::incident::{BY_HAND, CaptureOutcome};
 use skewtrap_core::message::serving;
-use skewtrap_core::rule::Rule;
+use skewtrap_core::rule::{Condition, Rule};
+use skewtrap_core::signal::catalog;
 use skewtrap_core::status::{Reach, not_watched};
 use skewtrap_trace::time::Time;
 
@@ -320,8 +321,10 @@ impl Checks {
             rules.iter().filter(|rule| servers > 1 && rule.across.iter().any(|l| &**l == "target"));
         let able: Vec<&str> =
             over_servers.chain(of_machine.filter(|_| sees_processes())).map(|rule| &*rule.name).collect();
-        // What a rule of the user's own signals could do is not looked at here.
-        let able = (!able.is_empty() || of_machine.is_some()).then_some(&able[..]);
+        // What a rule on signals of the user's own could do is not looked at here.
+        let is_own = |condition: &Condition| catalog::entry(condition.signal).is_none();
+        let is_looked_at = !rules.iter().any(|rule| rule.conditions().any(is_own));
+        let able = (is_looked_at && (!able.is_empty() || of_machine.is_some())).then_some(&able[..]);
         let reach = Reach { able, of_machine: of_machine.map(|rule| &*rule.name) };
         if let Some(text) = not_watched(info.engine, &info.sizes, reach) {
             self.add(target, Level::Warn, "watched", text);

@@ -12,6 +12,7 @@ use skewtrap_core::factor::Mark;
 use skewtrap_core::finding::Statistic;
 use skewtrap_core::incident::{CaptureOutcome, Incident};
 use skewtrap_core::message::{Message, Origin, Update, counted, figure, rank_name, terminal, utc};
+use skewtrap_core::watch::SERVER_DIED;
 
 /// Lists the incidents of the running agent, shows one, keeps one from being evicted, or says what one was worth
 #[derive(Debug, Args)]
@@ -84,9 +85,10 @@ pub fn run(args: &IncidentsArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The id that begins so, of those that the agent lists.
+/// The id that begins so, of those that the agent lists, which are the newest ones.
 fn whole_id(agent: &AgentArgs, beginning: &str) -> anyhow::Result<String> {
-    let incidents: Vec<Incident> = agent.get("incidents")?;
+    // An id that is whole needs no list, which reads the records of hundreds.
+    let incidents: Vec<Incident> = agent.get("incidents").unwrap_or_default();
     chosen(beginning, incidents.iter().map(|incident| &*incident.id)).map_err(|why| wrong(&why))
 }
 
@@ -141,9 +143,11 @@ fn message_of(incident: &Incident) -> Message {
     };
     let at = incident.resolved_at.unwrap_or(incident.fired_at);
     let mut message = Message::of(incident, update, at, &Origin::default());
-    message.notes.push(match incident.resolved_at {
-        Some(end) => format!("it is over since {}", utc(end)),
-        None => "it still fires".to_owned(),
+    message.notes.extend(match incident.resolved_at {
+        Some(end) => Some(format!("it is over since {}", utc(end))),
+        None if incident.is_by_hand() => None,
+        None if *incident.rule == *SERVER_DIED => Some("the server has not answered since".to_owned()),
+        None => Some("it still fires".to_owned()),
     });
     message
 }

@@ -42,6 +42,7 @@ mod server {
     use serde_json::{Value, json};
 
     use super::super::agent_client::AgentArgs;
+    use super::super::status::alike;
     use super::super::{status, why};
     use super::McpArgs;
     use skewtrap_core::incident::Incident;
@@ -237,13 +238,16 @@ mod server {
     }
 
     fn why_of(agent: &AgentArgs, rule: Option<&str>) -> anyhow::Result<String> {
-        let Status { mut rules, silences, .. } = agent.get_of_all("status")?;
+        let status: Status = agent.get_of_all("status")?;
+        let not_watched: String =
+            alike(&status).into_iter().map(|text| format!("\nNOT watched: {text}\n")).collect();
+        let Status { mut rules, silences, .. } = status;
         if let Some(name) = rule {
             let known: Vec<String> = rules.iter().map(|r| r.name.to_string()).collect();
             rules.retain(|r| *r.name == *name);
             anyhow::ensure!(!rules.is_empty(), "the agent has no rule `{name}`; it has {}", known.join(", "));
         }
-        Ok(rules.iter().map(|rule| why::text_of(rule, &silences)).collect())
+        Ok(rules.iter().map(|rule| why::text_of(rule, &silences)).chain([not_watched]).collect())
     }
 
     /// What a list says of an incident, if it belongs there.

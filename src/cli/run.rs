@@ -2,7 +2,7 @@
 
 mod configuration;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -134,7 +134,19 @@ pub fn run(command: &RunCommand) -> anyhow::Result<ExitCode> {
     }
     let flags = Flags { watch_only: args.watch_only, from_start: args.from_start };
     match source_of(args) {
-        (Some(path), _) => tracing::info!("the configuration is {}", path.display()),
+        (Some(path), _) => {
+            tracing::info!("the configuration is {}", path.display());
+            if let Some((old, new)) =
+                config.state_dir.as_deref().and_then(|dir| state_left_behind(&path, dir))
+            {
+                tracing::warn!(
+                    "{} holds the state of an earlier agent, and is not read: a relative `state_dir` starts from the folder of \
+                     the configuration, which makes it {}. To go on with it, move it there while no agent runs",
+                    old.display(),
+                    new.display()
+                );
+            }
+        }
         (None, Some(unused)) => tracing::warn!("{unused}"),
         (None, None) => {}
     }
@@ -200,6 +212,16 @@ fn run_node(config: &Config, name: Option<String>) -> anyhow::Result<ExitCode> {
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// The folder of a state that an agent kept while relative paths started from where it was started (0.1), and the one that
+/// is used now and holds none.
+fn state_left_behind(configuration: &Path, state_dir: &str) -> Option<(PathBuf, PathBuf)> {
+    let new = PathBuf::from(state_dir);
+    let folder = configuration.parent().filter(|folder| !folder.as_os_str().is_empty())?;
+    let old = new.strip_prefix(folder).ok()?.to_owned();
+    let holds_state = |dir: &Path| dir.join("state.sqlite").exists();
+    (holds_state(&old) && !holds_state(&new)).then_some((old, new))
 }
 
 /// Every server takes two or three connections: with the usual soft limit of 1,024 a few hundred could not be

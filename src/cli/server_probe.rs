@@ -34,7 +34,7 @@ pub struct Probe {
     pub page: Vec<u8>,
     /// The user's own metrics, of those looked for.
     pub own: Vec<FoundMetric>,
-    /// The ranks whose processes are seen from here; `None` where the server is on another machine.
+    /// The ranks whose processes are seen from here; `None` where its address is none of this machine.
     pub processes: Option<Vec<Rank>>,
 }
 

@@ -226,7 +226,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
             report.hours,
             SURE * 24.0 / report.hours,
             SURE * report.advises_from_hours,
-            report.limit_per_day
+            report.shown_per_day()
         );
     }
     Ok(())
@@ -243,6 +243,11 @@ fn advises_from(per_day: f64) -> f64 {
 }
 
 impl Report {
+    /// The rate that advice is about: no recording shows a rate of none.
+    fn shown_per_day(&self) -> f64 {
+        24.0 / self.advises_from_hours
+    }
+
     fn is_too_short(&self) -> bool {
         self.hours < self.advises_from_hours
     }
@@ -252,7 +257,7 @@ impl Report {
         format!(
             "the recordings cover {}; a bound for {} a day is advised from {:.0} h on, and sure from {:.0} h on",
             seconds_of(self.hours * 3600.0),
-            self.limit_per_day,
+            self.shown_per_day(),
             self.advises_from_hours.ceil(),
             (SURE * self.advises_from_hours).ceil()
         )

@@ -214,6 +214,8 @@ pub struct Loaded {
     pub draft: Option<Config>,
     /// The receivers that its rules name, those of rules with errors among them.
     pub notified: Vec<Notified>,
+    /// The names of its receivers, those with errors among them; `None` of a file of rules alone.
+    pub receivers: Option<Vec<String>>,
     /// Errors and warnings of all files.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -242,14 +244,16 @@ pub fn load(file: &str, text: &str, load_rules: LoadRules<'_>) -> Loaded {
     };
     let Some(parsed) = parsed else {
         let diagnostics = findings.into_sorted();
-        return Loaded { config: None, draft: None, notified: Vec::new(), diagnostics };
+        return Loaded { config: None, draft: None, notified: Vec::new(), receivers: None, diagnostics };
     };
     let mut file_diagnostics = Vec::new();
     let (config, notified) = check(&parsed, load_rules, &mut findings, &mut file_diagnostics);
     let mut diagnostics = findings.into_sorted();
     diagnostics.append(&mut file_diagnostics);
     let is_ok = !diagnostics.iter().any(Diagnostic::is_error);
-    Loaded { config: is_ok.then(|| config.clone()), draft: Some(config), notified, diagnostics }
+    let names = || names_of(&parsed).into_iter().map(ToOwned::to_owned).collect();
+    let receivers = is_configuration(&parsed).then(names);
+    Loaded { config: is_ok.then(|| config.clone()), draft: Some(config), notified, receivers, diagnostics }
 }
 
 /// Checks a whole configuration; problems of the files that it names go into `file_diagnostics`.
@@ -269,7 +273,7 @@ fn check(
     let (rules, notified) =
         rules_of(text, &catalog, &capture, &settings, load_rules, findings, file_diagnostics);
     // A file of rules alone names receivers that only its configuration defines.
-    if !(text.targets.is_absent() && text.receivers.is_absent()) {
+    if is_configuration(text) {
         check_notify(&notified, &names_of(text), findings, file_diagnostics);
     }
     check_targets(&rules, &signals, &targets, findings, file_diagnostics);
@@ -313,6 +317,11 @@ fn check(
         settings,
     };
     (config, notified)
+}
+
+/// Whether it says more than rules.
+fn is_configuration(text: &FileText) -> bool {
+    !(text.targets.is_absent() && text.receivers.is_absent())
 }
 
 /// The names of the receivers, those with errors among them.

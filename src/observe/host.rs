@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
@@ -36,10 +37,16 @@ pub struct Config {
     pub port: u16,
 }
 
-/// The port of a server on this machine, as its address says; `None` where it is elsewhere.
+/// The port of a server on this machine, as its address says: the machine's own name, or one of its addresses; `None`
+/// where it is elsewhere.
 pub fn port_here(url: &str) -> Option<u16> {
     let url = url.parse::<reqwest::Url>().ok()?;
-    let is_here = matches!(url.host_str()?, "localhost" | "127.0.0.1" | "[::1]" | "0.0.0.0");
+    let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
+    let is_here = match host.parse::<IpAddr>() {
+        // An address can be listened at only on the machine that has it.
+        Ok(address) => UdpSocket::bind((address, 0)).is_ok(),
+        Err(_) => host == "localhost" || rustix::system::uname().nodename().to_str() == Ok(host),
+    };
     url.port_or_known_default().filter(|_| is_here)
 }
 
@@ -155,6 +162,18 @@ mod tests {
             Some(4.0)
         );
         assert_eq!((run_delay_s(""), throttled_s("usage_usec 9"), pressure_s("")), (None, None, None));
+    }
+
+    #[test]
+    fn a_server_is_here_where_its_address_is_one_of_this_machine() {
+        let name = rustix::system::uname();
+        let name = name.nodename().to_str().expect("a host name");
+        for here in ["127.0.0.1", "127.0.1.7", "localhost", "[::1]", "0.0.0.0", name] {
+            assert_eq!(port_here(&format!("http://{here}:30000")), Some(30_000), "{here}");
+        }
+        for elsewhere in ["203.0.113.9", "[2001:db8::1]", "gpu-7.example"] {
+            assert_eq!(port_here(&format!("http://{elsewhere}:30000")), None, "{elsewhere}");
+        }
     }
 
     #[test]

@@ -196,7 +196,7 @@ fn remedy(signal: Signal, probe: &Probe) -> String {
     };
     if catalog::OF_MACHINE.contains(&signal) {
         let seen = match &probe.processes {
-            None => "the server is on another machine than this one",
+            None => "its address is none of this machine",
             Some(_) => "fewer than two of them are seen from here",
         };
         return format!(

@@ -71,6 +71,23 @@ fn a_death_in_a_window_of_ours_is_told_by_its_incident_and_names_the_window() {
 }
 
 #[test]
+fn a_death_in_a_window_that_somebody_asked_for_is_an_incident_of_its_own_which_alerts_tell() {
+    let mut play = Play::new();
+    for s in 0..3 {
+        play.facts(f64::from(s));
+        play.second(f64::from(s), [20, 20]);
+    }
+    play.asked(3.0);
+    assert_eq!(play.starts, 1, "a window is open");
+    let by_hand = play.grants[0].attempt.incident.clone();
+    dies(&mut play, 4.0);
+    let incident = play.watch.incident(&by_hand).expect("the one with the window");
+    assert!(incident.is_by_hand() && incident.died.is_none(), "{incident:?}");
+    let death = play.fired.clone().expect("one beside it");
+    assert_eq!((&*death.rule, death.died.map(|died| died.window_open)), (SERVER_DIED, Some(true)));
+}
+
+#[test]
 fn a_death_in_a_silence_is_stored_and_not_told() {
     let mut play = Play::new();
     let until = at(0.0) + Duration::from_secs(3600);

@@ -226,6 +226,26 @@ fn a_rank_that_hangs_while_it_has_nothing_to_do_is_not_taken_for_one_that_is_sen
     assert_eq!((gone.kind, gone.certainty), (CauseKind::PeerLeft, Certainty::Likely), "{gone:?}");
 }
 
+#[test]
+fn a_rank_that_gets_what_one_that_hangs_would_have_got_is_not_sent_more_by_the_router() {
+    let usual = Second { publishes: Some(true), ..USUAL };
+    let more = Second { requests: usual.requests * 1.33, ..usual };
+    let idle = Second { requests: 0.0, running: 0.0, decoded: 0.0, ..usual };
+    let of = |changed| {
+        cause_of_finding(usual, changed, more, |finding| {
+            (finding.rank, finding.side) = (Rank::dp(1).labels(), Side::High);
+        })
+    };
+    let hangs = of(Second { publishes: Some(false), ..idle });
+    assert_eq!((hangs.kind, hangs.certainty), (CauseKind::PeerLeft, Certainty::Likely), "{hangs:?}");
+    assert_eq!(
+        hangs.statement,
+        "DP2 fell silent: it stands still, or has left, and its requests go to the others"
+    );
+    let drained = of(idle);
+    assert_ne!(drained.kind, CauseKind::PeerLeft, "it says that it is idle: {drained:?}");
+}
+
 /// Two servers of two DP ranks each, of which the second gets three times as many requests after a minute.
 fn two_servers() -> SignalStore {
     let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());

@@ -192,15 +192,19 @@ fn publishes_no_more(told: String) -> Found {
     Found { unknown, ..Found::new(CauseKind::Stuck, false, told) }
 }
 
-/// A peer is gone or gets nothing any more, and the blamed rank merely has its part of that.
+/// A peer is gone, stands still or gets nothing any more, and the blamed rank merely has its part of that.
 fn peer_left(case: &Case<'_>) -> Option<Found> {
     let all = usize::MAX;
+    let publishes = |m: &Member| m.published.is_some() && !case.publishes_no_more(m);
+    let blamed_publishes = publishes(case.blamed());
     let gone: Vec<usize> = case
         .peers()
         .filter(|(i, m)| {
             let term = case.terms.arrivals(*i, all);
             let had_work = m.of(catalog::RUNNING_REQS).mean(case.spans.before).unwrap_or(0.0) >= 1.0;
-            had_work && case.is_silent(m) && term.z < -SURE
+            // A rank that does not even say that it is idle needs no work to be missed.
+            let is_gone = had_work && case.is_silent(m) || blamed_publishes && case.publishes_no_more(m);
+            is_gone && term.z < -SURE
         })
         .map(|(i, _)| i)
         .collect();
@@ -210,8 +214,15 @@ fn peer_left(case: &Case<'_>) -> Option<Found> {
         return None;
     }
     let member = &case.course.members[gone];
-    let told = words::last_told(member.last_report(), 0.0, 0.0);
-    Some(Found { peer: Some(gone), ..Found::new(CauseKind::PeerLeft, !case.course.is_log, told) })
+    let found = |last, unknown| Found {
+        peer: Some(gone),
+        unknown,
+        ..Found::new(CauseKind::PeerLeft, !case.course.is_log, words::last_told(last, 0.0, 0.0))
+    };
+    Some(match case.is_silent(member) {
+        true => found(member.last_report(), Vec::new()),
+        false => found(member.published, vec![words::PUBLISHES_NO_MORE.to_owned()]),
+    })
 }
 
 /// Whether the compared ranks work on one batch together: all of its requests are every rank's.

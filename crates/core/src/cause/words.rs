@@ -122,6 +122,9 @@ pub fn statement(case: &Case<'_>, found: &Found) -> String {
         CauseKind::Transfer => format!("{rank} waits for KV caches to be transferred"),
         CauseKind::PeerLeft => match peer {
             Some(peer) if peer == rank => format!("{rank} has left"),
+            Some(peer) if !found.unknown.is_empty() => {
+                format!("{peer} fell silent: it stands still, or has left, and its requests go to the others")
+            }
             Some(peer) => format!("{peer} has left, and its requests go to the others"),
             None => "a rank has left".into(),
         },

@@ -15,12 +15,16 @@ pub struct Reach<'a> {
 }
 
 /// Why ranks of a server of these sizes cannot be compared, what can be watched there all the same, and what to
-/// do; `None` where each rank has its own numbers.
+/// do; `None` where each rank has its own numbers, and where the only rank is compared with those of other servers.
 pub fn not_watched(engine: ServerKind, sizes: &Sizes, reach: Reach<'_>) -> Option<String> {
     if sizes.dp > 1 {
         return None;
     }
     let together = usize::from(sizes.tp.max(sizes.ep)) * usize::from(sizes.pp);
+    let is_alone = engine.reports_its_sizes() && together == 1;
+    if is_alone && reach.able.is_some_and(|able| !able.is_empty()) {
+        return None;
+    }
     let why = match (engine.reports_its_sizes(), together) {
         (true, 2..) => format!(
             "its {together} ranks ({}) work on one batch together and show one load for all of them, so no rule \
@@ -42,7 +46,8 @@ pub fn not_watched(engine: ServerKind, sizes: &Sizes, reach: Reach<'_>) -> Optio
     let machine = match reach.of_machine {
         Some(rule) if able.contains(&rule) => String::new(),
         Some(rule) if reach.able.is_some() => format!(
-            ". {rule} sees none of its processes: run the agent on its machine, in its PID namespace"
+            ". {rule} sees none of its processes: run the agent on its machine and in its PID namespace, with an address of \
+             that machine as `url`"
         ),
         Some(_) => String::new(),
         None if together > 1 || !engine.reports_its_sizes() => {
@@ -51,9 +56,13 @@ pub fn not_watched(engine: ServerKind, sizes: &Sizes, reach: Reach<'_>) -> Optio
         }
         None => String::new(),
     };
+    let compares = match is_alone {
+        true => " and compare it with a baseline of it (docs/howto/baseline.md)",
+        false => ": that compares the ranks' kernels",
+    };
     Some(format!(
-        "{why}{can}{machine}. When it is slow, take a window by hand (`skewtrap capture start`): that compares the \
-         ranks' kernels. More: docs/howto/one-load.md"
+        "{why}{can}{machine}. When it is slow, take a window by hand (`skewtrap capture start`){compares}. More: \
+         docs/howto/one-load.md"
     ))
 }
 
@@ -97,6 +106,9 @@ mod tests {
     fn one_rank_has_nothing_beside_it_and_several_dp_ranks_are_compared() {
         let one = not_watched(ServerKind::Sglang, &Sizes::default(), Reach::default()).expect("one rank");
         assert!(one.starts_with("it has one rank") && !one.contains("crowded-scheduler"), "{one}");
+        assert!(one.contains("(`skewtrap capture start`) and compare it with a baseline"), "{one}");
+        let replicas = Reach { able: Some(&["replica-skew"]), of_machine: None };
+        assert_eq!(not_watched(ServerKind::Sglang, &Sizes::default(), replicas), None, "it is watched");
         let engine = not_watched(ServerKind::Vllm, &Sizes::default(), Reach::default()).expect("one engine");
         assert!(engine.starts_with("it shows the numbers of one engine"), "{engine}");
         let several = Sizes { dp: 2, ..TP8 };

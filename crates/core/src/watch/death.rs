@@ -1,4 +1,4 @@
-//! The death of a server, as its own log says it: told once, in the incident whose window was open on it, or
+//! The death of a server, as its own log says it: told once, in the incident of a rule whose window was open on it, or
 //! else in the last one that fires there, or else in an incident of its own.
 //!
 //! Without a log nobody says that a server died: refused connections may be anything.
@@ -30,7 +30,10 @@ impl Core {
         }
         let (name, window) = (server.name.clone(), server.window.as_ref().map(|w| w.incident.clone()));
         let death = Death { at: now, line, window_open: window.is_some() };
-        let is_untold = |id: &Arc<str>| self.incidents.get(id).is_some_and(|a| a.incident.died.is_none());
+        // Not in one of a window that somebody asked for: nobody who is alerted is told of those.
+        let is_untold = |id: &Arc<str>| {
+            self.incidents.get(id).is_some_and(|a| a.incident.died.is_none() && !a.incident.is_by_hand())
+        };
         let firing = self.incidents.firing_now().filter(|a| a.incident.target == name);
         let firing = firing.map(|active| active.incident.id.clone()).filter(is_untold).max();
         let id = match window.filter(is_untold).or(firing) {

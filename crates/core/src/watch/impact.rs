@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::core::Core;
+use super::incidents::{ActiveIncident, Noticed};
+use super::server::Server;
 use crate::finding::{Finding, MemberValue};
-use crate::incident::{BeforeAndNow, Impact, Incident};
+use crate::incident::{BeforeAndNow, Impact};
 use crate::signal::catalog;
 use crate::signal::sample::{Signal, Source, TargetId};
 use crate::signal::store::SignalStore;
@@ -22,6 +24,8 @@ const EVERY: Duration = Duration::from_secs(5);
 const BEFORE: Duration = Duration::from_secs(30);
 /// What is now: so long up to now.
 const NOW: Duration = Duration::from_secs(5);
+/// A rank that has told nothing for so long is in no sum, and without it there is none.
+const UNKNOWN: Duration = Duration::from_secs(20);
 /// A member that has told nothing for so long is silent.
 const SILENT: Duration = Duration::from_secs(10);
 /// So many members are looked at, the blamed one first: as many as a message shows.
@@ -34,52 +38,54 @@ impl Core {
     pub(super) fn follow_impact(&mut self, store: &SignalStore, now: Time) {
         let servers = &self.servers;
         for active in self.incidents.firing_now_mut() {
-            let incident = &mut active.incident;
-            let is_due = incident.impact.as_ref().is_none_or(|known| now.since(known.at) >= EVERY);
-            if is_due && incident.finding.measured.is_some() {
-                let place = servers.iter().position(|server| server.name == incident.target);
-                look(store, place, incident, now);
+            let is_due = active.incident.impact.as_ref().is_none_or(|known| now.since(known.at) >= EVERY);
+            if is_due {
+                look(store, servers, active, now);
             }
         }
     }
 
     /// Looks at one incident, whatever is due.
     pub(super) fn refresh_impact(&mut self, store: &SignalStore, id: &str, now: Time) {
-        let servers = &self.servers;
         let Some(active) = self.incidents.get_mut(id) else { return };
-        let place = servers.iter().position(|server| server.name == active.incident.target);
-        if active.incident.finding.measured.is_some() && active.incident.resolved_at.is_none() {
-            look(store, place, &mut active.incident, now);
+        if active.incident.resolved_at.is_none() {
+            look(store, &self.servers, active, now);
         }
     }
 }
 
-fn look(store: &SignalStore, place: Option<usize>, incident: &mut Incident, now: Time) {
-    let Some(target) = place.and_then(|place| u16::try_from(place).ok()).map(TargetId) else { return };
+fn look(store: &SignalStore, servers: &[Server], active: &mut ActiveIncident, now: Time) {
+    let incident = &mut active.incident;
+    let Some(place) = servers.iter().position(|server| server.name == incident.target) else { return };
+    // What clients notice of a window of ours is not the trouble's.
+    let is_disturbed = servers[place].window.is_some() || servers[place].distrust.is_some();
+    let Ok(target) = u16::try_from(place).map(TargetId) else { return };
     let finding = &incident.finding;
+    if is_disturbed || finding.measured.is_none() {
+        return;
+    }
     let error = Duration::from_secs_f64(finding.onset_error_s.clamp(0.0, 10.0));
     let spans =
         Spans { before: (finding.onset - error - BEFORE, finding.onset - error), now: (now - NOW, now) };
     let known = incident.impact.as_ref();
-    // What was before is forgotten after minutes: it stays as it was first seen.
-    let of = |signals: &[Signal], known: Option<BeforeAndNow>| {
-        let seen = || signals.iter().find_map(|signal| before_and_now(store, target, *signal, spans));
-        match known {
-            Some(BeforeAndNow { before, .. }) => {
-                let now = signals.iter().find_map(|signal| level_now(store, target, *signal, spans));
-                now.map(|now| BeforeAndNow { before, now })
-            }
-            None => seen(),
+    let of = |noticed: &mut Option<Noticed>, signals: &[Signal], known: Option<BeforeAndNow>| {
+        let first = || signals.iter().find_map(|signal| noticed_first(store, target, *signal, spans));
+        if noticed.is_none() {
+            *noticed = first();
         }
+        let Some(of) = *noticed else { return known };
+        level_now(store, target, &of, spans).map(|now| BeforeAndNow { before: of.before, now }).or(known)
     };
+    let [tokens, first_token, waiting] = &mut active.noticed;
     let impact = Impact {
         at: now,
         tokens_per_s: of(
+            tokens,
             &[catalog::DECODE_TOKENS, catalog::GEN_THROUGHPUT],
             known.and_then(|known| known.tokens_per_s),
         ),
-        first_token_s: of(&[catalog::TTFT], known.and_then(|known| known.first_token_s)),
-        waiting_reqs: of(&[catalog::QUEUE_REQS], known.and_then(|known| known.waiting_reqs)),
+        first_token_s: of(first_token, &[catalog::TTFT], known.and_then(|known| known.first_token_s)),
+        waiting_reqs: of(waiting, &[catalog::QUEUE_REQS], known.and_then(|known| known.waiting_reqs)),
         members: members_now(store, &incident.target, finding, now),
     };
     incident.impact = Some(impact);
@@ -92,35 +98,38 @@ struct Spans {
     now: (Time, Time),
 }
 
-/// A number of a whole server in both spans, by one source.
-fn before_and_now(
-    store: &SignalStore,
-    target: TargetId,
-    signal: Signal,
-    spans: Spans,
-) -> Option<BeforeAndNow> {
-    SOURCES.iter().find_map(|source| {
-        let points = points_of(store, target, signal, *source, spans.before.0);
-        let (before, now) = (mean(&points, spans.before)?, mean(&points, spans.now)?);
-        Some(BeforeAndNow { before, now })
+/// The first source that has a number of a whole server in both spans.
+fn noticed_first(store: &SignalStore, target: TargetId, signal: Signal, spans: Spans) -> Option<Noticed> {
+    SOURCES.iter().find_map(|&source| {
+        let (ranks, points) = points_of(store, target, (signal, source), spans.before.0, spans.now.1);
+        mean(&points, spans.now)?;
+        Some(Noticed { signal, source, ranks, before: mean(&points, spans.before)? })
     })
 }
 
-fn level_now(store: &SignalStore, target: TargetId, signal: Signal, spans: Spans) -> Option<f64> {
-    let of = |source: &Source| mean(&points_of(store, target, signal, *source, spans.now.0), spans.now);
-    SOURCES.iter().find_map(of)
+fn level_now(store: &SignalStore, target: TargetId, of: &Noticed, spans: Spans) -> Option<f64> {
+    // One that is silent for a moment still holds what it told last.
+    let since = spans.now.1 - UNKNOWN;
+    let (ranks, points) = points_of(store, target, (of.signal, of.source), since, spans.now.1);
+    (ranks == of.ranks).then(|| mean(&points, spans.now))?
 }
 
-/// All ranks of a server together.
-fn points_of(store: &SignalStore, target: TargetId, signal: Signal, source: Source, since: Time) -> Points {
+/// Those ranks of a server that told something of late: how many, and all of them together.
+fn points_of(
+    store: &SignalStore,
+    target: TargetId,
+    (signal, source): (Signal, Source),
+    since: Time,
+    now: Time,
+) -> (usize, Points) {
     let mut ranks: BTreeMap<Rank, Points> = BTreeMap::new();
     for (rank, of, line) in store.lines_of(target, signal, since) {
         if of == source {
             ranks.insert(rank, line.collect());
         }
     }
-    ranks.retain(|_, points| !points.is_empty());
-    together(ranks, catalog::entry(signal))
+    ranks.retain(|_, points| points.last().is_some_and(|last| !now.is_past(last.0, UNKNOWN)));
+    (ranks.len(), together(ranks, catalog::entry(signal)))
 }
 
 fn mean(points: &Points, (from, to): (Time, Time)) -> Option<f64> {
@@ -148,4 +157,71 @@ fn members_now(store: &SignalStore, target: &Arc<str>, finding: &Finding, now: T
     };
     let (blamed, others): (Vec<_>, Vec<_>) = finding.members.iter().partition(|m| m.rank == finding.rank);
     blamed.into_iter().chain(others).take(MOST_MEMBERS).filter_map(value_of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::signal::catalog::Catalog;
+    use crate::signal::fields::Fields;
+    use crate::signal::store::Bounds;
+
+    const TARGET: TargetId = TargetId(0);
+    const ONSET: u32 = 60;
+
+    fn at(s: u32) -> Time {
+        Time::from_epoch_s(1_000.0 + f64::from(s))
+    }
+
+    fn spans(now: u32) -> Spans {
+        Spans { before: (at(ONSET) - BEFORE, at(ONSET)), now: (at(now) - NOW, at(now)) }
+    }
+
+    /// Two ranks by two sources until `until`, the second of them by the log until `silent_from` only.
+    fn store(until: u32, silent_from: u32) -> SignalStore {
+        let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
+        store.add_target("server".into(), None);
+        for s in 0..=until {
+            for rank in 0..2 {
+                let waiting = if s > ONSET && rank == 1 { 50.0 } else { 1.0 };
+                let mut fields = Fields::default();
+                fields.set(catalog::QUEUE_REQS, waiting);
+                fields.set(catalog::GEN_THROUGHPUT, 100.0);
+                if rank == 0 || s < silent_from {
+                    store.record(TARGET, Rank::dp(rank), Source::Log, &fields, at(s), at(s));
+                }
+            }
+        }
+        store
+    }
+
+    #[test]
+    fn a_rank_that_falls_silent_is_held_for_a_while_and_then_no_sum_leaves_it_out() {
+        let store = store(120, 66);
+        let first =
+            noticed_first(&store, TARGET, catalog::QUEUE_REQS, spans(65)).expect("both spans are told");
+        assert_eq!((first.ranks, first.before), (2, 2.0));
+        assert_eq!(level_now(&store, TARGET, &first, spans(65)), Some(51.0));
+        assert_eq!(
+            level_now(&store, TARGET, &first, spans(84)),
+            Some(51.0),
+            "it had fifty when it fell silent"
+        );
+        assert_eq!(level_now(&store, TARGET, &first, spans(90)), None, "nobody knows");
+    }
+
+    #[test]
+    fn what_is_now_is_of_the_signal_and_source_of_what_was_before() {
+        let mut store = store(70, 200);
+        let first =
+            noticed_first(&store, TARGET, catalog::GEN_THROUGHPUT, spans(65)).expect("both spans are told");
+        assert_eq!((first.source, first.before), (Source::Log, 200.0));
+        // A source that comes later, and would be asked first, says something else.
+        for rank in 0..2 {
+            let mut fields = Fields::default();
+            fields.set(catalog::GEN_THROUGHPUT, 7.0);
+            store.record(TARGET, Rank::dp(rank), Source::Loads, &fields, at(70), at(70));
+        }
+        assert_eq!(level_now(&store, TARGET, &first, spans(70)), Some(200.0));
+    }
 }

@@ -14,6 +14,7 @@ use crate::finding::Finding;
 use crate::incident::{BY_HAND, CaptureOutcome, Death, Incident, IncidentId};
 use crate::rule::Change;
 use crate::rule::{Rule, Severity};
+use crate::signal::sample::{Signal, Source};
 use skewtrap_trace::labels::Labels;
 use skewtrap_trace::time::Time;
 
@@ -22,6 +23,20 @@ const CLOSED_IN_MEMORY: usize = 100;
 
 /// What identifies a firing: a rule on a group of a server, and the trouble that it is of where it is of one.
 pub type Key = (Arc<str>, Option<Arc<str>>, Labels, Option<u64>);
+
+/// Where a number of a whole server is read, and what it was before the onset: what is now must be of the same ranks,
+/// signal and source, and the past is forgotten after minutes.
+#[derive(Clone, Copy, Debug)]
+pub struct Noticed {
+    /// The signal.
+    pub signal: Signal,
+    /// Who tells it.
+    pub source: Source,
+    /// How many ranks told it.
+    pub ranks: usize,
+    /// What all of them had before the onset.
+    pub before: f64,
+}
 
 /// An incident, and what the core needs to go on with it.
 #[derive(Clone, Debug)]
@@ -50,6 +65,8 @@ pub struct ActiveIncident {
     pub is_behind: bool,
     /// When this agent took it up from one before it, until its rule fires again.
     pub taken_up: Option<Time>,
+    /// Where what clients notice is read: tokens, the wait for the first one, requests that wait.
+    pub noticed: [Option<Noticed>; 3],
     /// What of it was told.
     pub story: Story,
     /// The number of the last capture whose refusal was reported, of those that an escalation asked for.
@@ -245,6 +262,7 @@ impl Incidents {
             is_away: false,
             is_behind: false,
             taken_up: None,
+            noticed: [None; 3],
             story: Story::default(),
             refusal_reported: 0,
         };
@@ -424,6 +442,7 @@ fn active_of(id: Arc<str>, change: &Change, finding: Finding, target: Arc<str>) 
         is_away: false,
         is_behind: false,
         taken_up: None,
+        noticed: [None; 3],
         story: Story::default(),
         refusal_reported: 0,
     }

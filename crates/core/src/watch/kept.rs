@@ -101,6 +101,7 @@ impl Core {
                 silenced,
                 is_away: true,
                 is_behind,
+                noticed: [None; 3],
                 story: Story::resumed(kept.has_begun || silenced.is_none(), kept.is_told),
                 refusal_reported,
                 incident,
