@@ -10,13 +10,13 @@ pub const KEPT: usize = 256;
 pub struct Bin<N = f64> {
     /// Requests that came to this rank (fractional where inferred).
     pub arrivals: N,
-    /// Sum of the logarithms of tokens an admission, each as often as it weighs.
+    /// Sum of the logarithms of tokens an admission, each counted once an admission.
     pub work: N,
     /// The same of tokens that were not found in the cache.
     pub computed: N,
-    /// Admissions in `work`, as many as they weigh that are told alone.
+    /// Admissions in `work`.
     pub admitted: N,
-    /// Sum over them of the requests that each one found on the rank, with the same weight.
+    /// Sum over them of the requests that each one found on the rank.
     pub met: N,
     /// Seconds that the work done in this second should have taken, by the cost model.
     pub needed: N,

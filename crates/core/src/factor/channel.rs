@@ -256,13 +256,11 @@ impl Channel {
                 brought.together.map_or(logarithm, |together| work.batches.of_one(together, logarithm))
             };
             let (prompt, computed) = (of_one(work, brought.prompt), of_one(misses, brought.computed));
-            let weight =
-                brought.admitted * brought.together.map_or(1.0, |together| work.batches.weight(together));
             self.bins.spread(rank, from, to, |bin, part| {
-                bin.work += part * weight * prompt;
-                bin.computed += part * weight * computed;
-                bin.admitted += part * weight;
-                bin.met += part * weight * brought.met;
+                bin.work += part * brought.admitted * prompt;
+                bin.computed += part * brought.admitted * computed;
+                bin.admitted += part * brought.admitted;
+                bin.met += part * brought.admitted * brought.met;
             });
             if let Some(together) = brought.together.filter(|_| is_healthy) {
                 work.hear(rank, together, brought.prompt);
