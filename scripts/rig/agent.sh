@@ -13,7 +13,7 @@ start)
     done
     how="{ http: { max_stall: ${RIG_MAX_STALL:-300ms}${RIG_MAX_STALL_SLOW_HOST:+, max_stall_slow_host: $RIG_MAX_STALL_SLOW_HOST} } }"
     [ -n "$RIG_NSYS" ] && how="{ nsys: { session: $RIG_NSYS, duration: ${RIG_NSYS_DURATION:-500ms} } }"
-    sed -i -e '/^    limits:/d' -e "s/^    capture: { http: { max_stall: 300ms } }/    capture: $how\n    limits: { cooldown: 20s, captures: 40, per: 1h }/" "$d"/rules/*.yaml
+    sed -i -e '/^    limits:/d' -e "s/^    capture: { http: {.*} }$/    capture: $how\n    limits: { cooldown: 20s, captures: 40, per: 1h }/" "$d"/rules/*.yaml
     conf() { cat <<Y
 targets:
   - { name: rig, url: "$base", engine: sglang, logs: ["$log"] }

@@ -219,9 +219,14 @@ fn peer_left(case: &Case<'_>) -> Option<Found> {
         unknown,
         ..Found::new(CauseKind::PeerLeft, !case.course.is_log, words::last_told(last, 0.0, 0.0))
     };
-    Some(match case.is_silent(member) {
+    // What it is still listed by does not say that it has left.
+    let is_known = case.is_silent(member) && (case.course.is_log || case.has_left(member));
+    Some(match is_known {
         true => found(member.last_report(), Vec::new()),
-        false => found(member.published, vec![words::PUBLISHES_NO_MORE.to_owned()]),
+        false => {
+            let last = if case.is_silent(member) { member.last_report() } else { member.published };
+            found(last, vec![words::PUBLISHES_NO_MORE.to_owned()])
+        }
     })
 }
 

@@ -9,7 +9,7 @@ mod troubles;
 
 pub use self::troubles::{Closed, Open};
 
-use crate::factor::channel::{Channel, Known, PACE, PRESSURE, Quality, SHARE, Seen, TESTS};
+use crate::factor::channel::{Channel, Known, MISSES, PACE, PRESSURE, Quality, SHARE, Seen, TESTS};
 use crate::factor::clock::decoding_of;
 use crate::factor::evidence::{Evidence, Factor, Side};
 use crate::factor::harm::Load;
@@ -57,7 +57,7 @@ const REBLAME_WITHIN: f64 = 12.0;
 const MOST_REBLAMES: u32 = 2;
 /// Another rank is blamed if it is this much further beyond its bound.
 const REBLAME_FACTOR: f64 = 1.6;
-/// More ranks join after so many seconds in a row.
+/// More ranks join after so many seconds that say so, and none that says otherwise.
 const JOIN_VOTES: u32 = 3;
 /// An incident is over when nothing recent departs by more than this deviance (two standard deviations) ...
 const CALM: f64 = 2.5;
@@ -412,6 +412,9 @@ impl Detector {
         let shows = |test: usize, rank: usize, side: Side| match test {
             PACE => self.shows(rank, Side::High, HEAVY_LOAD),
             PRESSURE => self.shows(rank, side, MATERIAL_LOAD),
+            // A router that minds the cache moves sessions to the rank with the least to do, where their past is not:
+            // that rank computes several times as much a request for some seconds, and nobody waits for it.
+            MISSES if side == Side::High => self.shows(rank, Side::High, 0.0),
             _ => {
                 !channel.is_inferred()
                     || TESTS[test] != Factor::Share

@@ -138,6 +138,11 @@ impl Residence {
         came * self.seconds.min(MEMORY) >= FEWEST_KNOWN && met > 0.0 && met <= LIGHT * came
     }
 
+    /// In how many seconds half as many requests again usually come as tell how long they stay.
+    pub fn seconds_for_enough(&self, rank: usize) -> f64 {
+        1.5 * FEWEST / self.usual[rank].came.max(1e-9)
+    }
+
     /// Whether so many `admitted` requests of a rank tell how long they stay.
     pub fn is_measured(&self, rank: usize, admitted: f64) -> bool {
         admitted >= FEWEST && self.is_light(rank)
@@ -212,7 +217,7 @@ mod tests {
     #[test]
     fn nobody_departs_while_requests_stay_longer_everywhere_or_by_half_or_always_did() {
         let all = |stays: fn(usize, i64) -> f64| after(2, 4.0, stays).1.iter().all(|e| e.deviance == 0.0);
-        assert!(all(|_, s| if s >= 120 { 1.5 } else { 0.25 }));
+        assert!(all(|_, s| if s >= 120 { 0.85 } else { 0.25 }));
         assert!(all(|rank, s| if rank == 1 && s >= 120 { 0.375 } else { 0.25 }));
         assert!(all(|rank, _| if rank == 1 { 0.75 } else { 0.25 }));
     }

@@ -67,25 +67,20 @@ fn look(store: &SignalStore, servers: &[Server], active: &mut ActiveIncident, no
     let error = Duration::from_secs_f64(finding.onset_error_s.clamp(0.0, 10.0));
     let spans =
         Spans { before: (finding.onset - error - BEFORE, finding.onset - error), now: (now - NOW, now) };
-    let known = incident.impact.as_ref();
-    let of = |noticed: &mut Option<Noticed>, signals: &[Signal], known: Option<BeforeAndNow>| {
+    let of = |noticed: &mut Option<Noticed>, signals: &[Signal]| {
         let first = || signals.iter().find_map(|signal| noticed_first(store, target, *signal, spans));
         if noticed.is_none() {
             *noticed = first();
         }
-        let Some(of) = *noticed else { return known };
-        level_now(store, target, &of, spans).map(|now| BeforeAndNow { before: of.before, now }).or(known)
+        let of = (*noticed)?;
+        level_now(store, target, &of, spans).map(|now| BeforeAndNow { before: of.before, now })
     };
     let [tokens, first_token, waiting] = &mut active.noticed;
     let impact = Impact {
         at: now,
-        tokens_per_s: of(
-            tokens,
-            &[catalog::DECODE_TOKENS, catalog::GEN_THROUGHPUT],
-            known.and_then(|known| known.tokens_per_s),
-        ),
-        first_token_s: of(first_token, &[catalog::TTFT], known.and_then(|known| known.first_token_s)),
-        waiting_reqs: of(waiting, &[catalog::QUEUE_REQS], known.and_then(|known| known.waiting_reqs)),
+        tokens_per_s: of(tokens, &[catalog::DECODE_TOKENS, catalog::GEN_THROUGHPUT]),
+        first_token_s: of(first_token, &[catalog::TTFT]),
+        waiting_reqs: of(waiting, &[catalog::QUEUE_REQS]),
         members: members_now(store, &incident.target, finding, now),
     };
     incident.impact = Some(impact);

@@ -92,6 +92,9 @@ impl ActiveIncident {
     /// Another rank is to blame for it, or the same for more.
     pub fn blame(&mut self, change: &Change, finding: Finding) {
         self.firing = firing_of(change, &finding);
+        if finding.onset != self.incident.finding.onset {
+            self.noticed = [None; 3];
+        }
         self.incident.trouble = change.trouble;
         self.incident.finding = finding;
     }

@@ -153,8 +153,8 @@ impl Detector {
         if let Some(sent) = candidates.iter().find(is_sent_more).filter(|_| is_told_as_slow && may_move) {
             return Some(open.told_anew(self.describe(channel, sent, moment), sent.told().1));
         }
-        let first =
-            candidates.iter().find(|c| c.factor == Factor::Share || !incident.ranks.contains(&c.rank))?;
+        let is_another = |c: &&Candidate| c.factor == Factor::Share || !incident.ranks.contains(&c.rank);
+        let first = candidates.iter().find(is_another)?;
         let (side, ranks) = match first.factor {
             Factor::Stuck => (Side::Low, vec![first.rank]),
             factor => channel.blame(factor, first.rank, &first.evidence, newest),
@@ -203,7 +203,7 @@ impl Detector {
             .map(|c| c.strength)
             .fold(0.5, f64::max);
         if may_move && !shares_one && first.strength > REBLAME_FACTOR * blamed {
-            return Some(open.told_anew(self.describe(channel, first, moment), first.test));
+            return Some(open.told_anew(self.describe(channel, first, moment), first.told().1));
         }
         let is_same = (first.factor, side) == (incident.factor, incident.side);
         if !is_early

@@ -17,10 +17,22 @@ fn play_cached(
     more: usize,
     cached: [f64; 4],
 ) -> Vec<Change> {
+    // Who computes more holds more.
+    play_held(detector, (from, seconds, more), cached, |rank| 30.0 + 6.0 * (0.8 - cached[rank]).max(0.0))
+}
+
+/// The same, where each rank holds so many requests.
+fn play_held(
+    detector: &mut Detector,
+    (from, seconds, more): (i64, i64, usize),
+    cached: [f64; 4],
+    running: impl Fn(usize) -> f64,
+) -> Vec<Change> {
     let mut changes = Vec::new();
     for s in from..from + seconds {
         for (rank, cached) in cached.into_iter().enumerate() {
             let n = 8 * if rank == 2 { more } else { 1 };
+            let running = running(rank);
             for i in 0..n {
                 let at = s as f64 + (i as f64 + 0.5) / n as f64;
                 let tokens = 300.0 + 50.0 * ((s as usize * 7 + i * 3 + rank) % 11) as f64;
@@ -28,13 +40,13 @@ fn play_cached(
                     new_seqs: 1.0,
                     new_tokens: tokens * (1.0 - cached),
                     cached_tokens: Some(tokens * cached),
-                    running: Some(30.0),
+                    running: Some(running),
                     queue: Some(0.0),
                 };
                 detector.observe(&Observation { at, rank, what: Reading::Prefill(line) });
             }
             let line = Decode {
-                running: 30.0,
+                running,
                 tokens: Some(2e4),
                 throughput: Some(1200.0),
                 queue: Some(0.0),
@@ -164,6 +176,22 @@ fn a_redirect_that_was_there_before_the_agent_ends_without_a_word_and_the_next_o
     assert_eq!(fired(play(&mut detector, 0, 60, 6)), []);
     assert_eq!(fired(play(&mut detector, 60, 60, 1)), [], "it ends");
     assert_eq!(fired(play(&mut detector, 120, 20, 6)), [(Side::High, vec![2])], "it begins again");
+}
+
+#[test]
+fn a_rank_that_computes_more_and_has_less_to_do_than_its_peers_is_in_no_trouble() {
+    let told =
+        |running: f64| {
+            let mut detector = Detector::new(SETTINGS);
+            play(&mut detector, 0, 200, 1);
+            play_held(&mut detector, (200, 20, 1), [0.8, 0.2, 0.8, 0.8], |rank| {
+                if rank == 1 { running } else { 30.0 }
+            })
+            .iter()
+            .any(|c| matches!(c, Change::Fired(i) if i.ranks == [1]))
+        };
+    assert!(told(36.0));
+    assert!(!told(24.0), "a router that minds the cache sends it sessions because it is free");
 }
 
 #[test]

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, Moment, RECENT};
 use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, Past, SPEED, TESTS};
-use crate::factor::evidence::{Factor, Side};
+use crate::factor::evidence::{Factor, Side, WINDOWS};
 use crate::factor::incident::Incident;
 use crate::factor::onset::Onset;
+use crate::factor::residence::Residence;
 
 /// What begins within so many seconds of a trouble's firing, or of its end, may come of it: routers and queues
 /// answer within seconds.
@@ -43,7 +44,7 @@ pub struct Open {
     pub(super) calm: u32,
     /// The largest effect of each test on the blamed ranks so far.
     pub(super) peaks: [f64; TESTS.len()],
-    /// Seconds in a row in which more ranks were to blame.
+    /// Seconds in which more ranks were to blame, and none since the first that said otherwise.
     pub(super) votes: u32,
     /// Whether nothing was seen of it since an agent before this one saved it: it may have ended meanwhile.
     #[serde(skip)]
@@ -86,6 +87,16 @@ impl Open {
         if is_told_as_speed == sees_speed { self.incident.side } else { self.incident.side.opposite() }
     }
 
+    /// In which of the windows enough requests come to tell how long they stay, where that is what departed; `None` of
+    /// another trouble, and of ranks to which too few come for any.
+    fn seconds_of_stay(&self, residence: &Residence) -> Option<i64> {
+        let is_of_stay =
+            self.test == Some(SPEED) && self.incident.ranks.iter().all(|r| residence.is_light(*r));
+        let ranks = || self.incident.ranks.iter();
+        let needed = ranks().map(|r| residence.seconds_for_enough(*r)).fold(0.0, f64::max);
+        WINDOWS.into_iter().find(|window| is_of_stay && *window as f64 >= needed)
+    }
+
     /// Counts the seconds in which what departed first is as usual, and whether that is long enough to say that it
     /// is over.
     fn calms(
@@ -98,13 +109,10 @@ impl Open {
     ) -> bool {
         // What is inferred wanders: it is looked at for longer.
         let least = if channel.is_inferred() { 2 * RECENT.0 } else { RECENT.0 };
-        // How long requests stay on a rank with little to do shows in a few seconds, in however many it was found.
-        let is_of_stay = |r: &usize| channel.known.residence.is_light(*r);
-        let most = match self.test == Some(SPEED) && self.incident.ranks.iter().all(is_of_stay) {
-            true => least,
-            false => RECENT.1,
-        };
-        let recent = self.incident.window.clamp(least, most);
+        // How long requests stay on a rank with little to do shows in as many seconds as bring enough of them, in however
+        // many it was found.
+        let stay = self.seconds_of_stay(&channel.known.residence);
+        let recent = stay.map_or_else(|| self.incident.window.clamp(least, RECENT.1), |s| s.max(least));
         let from = moment.newest - recent + 1;
         if from < channel.bins.oldest() {
             // An agent before this one found it, and too little was seen since.
@@ -127,7 +135,7 @@ impl Open {
                 is_known &= channel.is_measured(test, rank, from..moment.newest + 1);
             }
         }
-        match (is_calm, is_known || !has_backlog) {
+        match (is_calm, is_known || !(has_backlog || stay.is_some())) {
             (false, _) => (self.calm, self.is_unseen) = (0, false),
             (true, true) => self.calm += 1,
             // A rank with a backlog that admits nobody tells nothing of the work of its requests.
