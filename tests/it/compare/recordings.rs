@@ -265,8 +265,16 @@ fn requests_that_pile_up_behind_a_scheduler_that_is_stopped_half_of_the_time_are
     assert_eq!(wrong, Vec::<String>::new());
     let told: Vec<&str> = right.iter().filter_map(|said| said.split(':').next()).collect();
     assert_eq!(told, ["dp4/skew2-gpu-10", "dp4/slow0-gpu-10"], "{right:?}");
-    assert_eq!(declined.len(), 2, "{declined:?}");
+    assert_eq!(declined.len(), 3, "{declined:?}");
     assert!(declined[0].contains("stood idle for 42.2 ms at once"), "{declined:?}");
+}
+
+#[test]
+fn where_the_steps_of_one_rank_take_twice_their_peers_time_alike_gpus_are_no_verdict() {
+    let c = compared(&[here("tests/data/recordings/one-gpu/traces/dp4/skew2-gpu-14")]);
+    let v = &c.comparison.verdict;
+    assert_eq!((v.kind, v.rank, v.confirms), (Kind::InsufficientEvidence, None, None));
+    assert!(v.sentence.contains("a step of DP2 takes"), "{}", v.sentence);
 }
 
 /// The bytes of all files below a path.

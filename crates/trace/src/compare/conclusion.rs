@@ -20,6 +20,10 @@ const STARVED: f64 = 5.0;
 /// Peers with fewer requests in their batches have little to do themselves.
 const STARVED_PEERS: f64 = 8.0;
 
+/// A rank whose steps take so many times as long as its peers', and so many milliseconds longer, is not like them.
+const SLOWER: f64 = 2.0;
+const SLOWER_MS: f64 = 1.0;
+
 /// Everything that the verdict is concluded from.
 pub struct Conclusion<'a> {
     pub input: &'a ComparisonInput,
@@ -106,12 +110,33 @@ impl Conclusion<'_> {
         if self.input.profiles.iter().any(|p| p.partial) {
             return self.insufficient("what is readable does not differ, but a file ends too early".into());
         }
+        if let Some(why) = self.slower_by_host() {
+            return self.insufficient(why);
+        }
         let works: Vec<f64> = self.active.iter().map(|&i| self.stats[i].work_ms).collect();
         let typical = Ms(median(&works).unwrap_or(0.0));
         let steps = self.active.iter().map(|&i| self.stats[i].steps).min().unwrap_or(0);
         let confidence = if steps >= 8 { Confidence::High } else { Confidence::Medium };
         let sentence = format!("No rank stands out: all need about {typical} of GPU work per step.");
         Verdict::without_rank(Kind::NoFinding, confidence, sentence)
+    }
+
+    /// Where the steps of one rank take a multiple of its peers' by time without any kernel: people lose that time,
+    /// whatever the GPUs' work says.
+    fn slower_by_host(&self) -> Option<String> {
+        let step_ms = |i: usize| self.stats[i].split.work + self.stats[i].split.host;
+        let slowest = *self.active.iter().max_by(|a, b| step_ms(**a).total_cmp(&step_ms(**b)))?;
+        let peers: Vec<f64> = self.active.iter().filter(|&&i| i != slowest).map(|&i| step_ms(i)).collect();
+        let (mine, typical) = (step_ms(slowest), median(&peers)?);
+        let is_slower = mine >= SLOWER * typical && mine - typical >= SLOWER_MS;
+        let rank = self.input.profiles[slowest].rank;
+        is_slower.then(|| {
+            format!(
+                "the GPUs have alike work, but a step of {rank} takes {}, {:.1} times its peers', by time in which no kernel runs",
+                Ms(mine),
+                mine / typical
+            )
+        })
     }
 
     fn idle_tail(&self, diagnosis: Option<&Diagnosis>) -> Verdict {
