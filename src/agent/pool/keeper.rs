@@ -268,9 +268,9 @@ impl Keeper {
         let Ok(Ok(Some(latest))) = tokio::time::timeout(GIVE_BACK_LIMIT, lease.latest()).await else {
             return;
         };
-        let Some(open) = latest.state.open else { return };
-        if open.agent == **self.state.agent() && is_over(&self.state, &open.attempt).await {
-            self.give_back(open, WindowEnd::default(), Duration::ZERO).await;
+        let Some(open) = latest.state.open.filter(|open| open.agent == **self.state.agent()) else { return };
+        if let Some(end) = end_of(&self.state, &open.attempt).await {
+            self.give_back(open, end, Duration::ZERO).await;
         }
     }
 
@@ -359,14 +359,17 @@ async fn wait_until(due: Option<tokio::time::Instant>) {
     }
 }
 
-/// Whether the state says that nothing of an attempt is open: it has ended and was proven closed, or was never
-/// begun.
-async fn is_over(state: &State, attempt: &str) -> bool {
+/// How an attempt ended of which the state says that nothing is open: it was proven closed, or never begun. `None` of
+/// one that may be open. One that was closed counts in the pool's budget, whoever finds it first after a restart.
+async fn end_of(state: &State, attempt: &str) -> Option<WindowEnd> {
     let (state, attempt) = (state.clone(), attempt.to_owned());
     let ledger = crate::world::blocking(move || state.ledger()).await;
-    let Ok(Ok(ledger)) = ledger else { return false };
-    let known = ledger.attempts.iter().find(|a| a.id == attempt);
-    known.is_none_or(|a| a.end.as_ref().is_some_and(|end| end.unproven.is_none()))
+    let ledger = ledger.ok()?.ok()?;
+    let Some(known) = ledger.attempts.into_iter().find(|a| a.id == attempt) else {
+        return Some(WindowEnd::default());
+    };
+    let end = known.end.filter(|end| end.unproven.is_none())?;
+    Some(WindowEnd { was_sent: true, stall_s: end.stalled.as_secs_f64(), bytes: end.bytes, unproven: None })
 }
 
 /// What this agent knows of the windows of the pool.
@@ -383,7 +386,7 @@ impl Known<'_> {
         if open.agent == **self.state.agent() {
             return match self.returns.iter().find(|r| r.intent.nonce == open.nonce) {
                 Some(back) => back.end.unproven.is_none(),
-                None => !self.held.contains(&open.nonce) && is_over(self.state, &open.attempt).await,
+                None => !self.held.contains(&open.nonce) && end_of(self.state, &open.attempt).await.is_some(),
             };
         }
         // An agent that lost its state: the server beside it may be another one by now.
