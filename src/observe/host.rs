@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior};
@@ -37,12 +37,17 @@ pub struct Config {
     pub port: u16,
 }
 
+/// What servers on this machine are called; behind another loopback address is a forwarder to another machine, as a rule.
+const LOCALHOST_4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOCALHOST_6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
 /// The port of a server on this machine, as its address says: the machine's own name, or one of its addresses; `None`
 /// where it is elsewhere.
 pub fn port_here(url: &str) -> Option<u16> {
     let url = url.parse::<reqwest::Url>().ok()?;
     let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
     let is_here = match host.parse::<IpAddr>() {
+        Ok(address) if address.is_loopback() => [LOCALHOST_4, LOCALHOST_6].contains(&address),
         // An address can be listened at only on the machine that has it.
         Ok(address) => UdpSocket::bind((address, 0)).is_ok(),
         Err(_) => host == "localhost" || rustix::system::uname().nodename().to_str() == Ok(host),
@@ -168,10 +173,10 @@ mod tests {
     fn a_server_is_here_where_its_address_is_one_of_this_machine() {
         let name = rustix::system::uname();
         let name = name.nodename().to_str().expect("a host name");
-        for here in ["127.0.0.1", "127.0.1.7", "localhost", "[::1]", "0.0.0.0", name] {
+        for here in ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", name] {
             assert_eq!(port_here(&format!("http://{here}:30000")), Some(30_000), "{here}");
         }
-        for elsewhere in ["203.0.113.9", "[2001:db8::1]", "gpu-7.example"] {
+        for elsewhere in ["203.0.113.9", "127.0.1.7", "[2001:db8::1]", "gpu-7.example"] {
             assert_eq!(port_here(&format!("http://{elsewhere}:30000")), None, "{elsewhere}");
         }
     }
