@@ -315,8 +315,7 @@ impl Checks {
     ) {
         let Some(info) = &facts.server else { return };
         let of_machine = rules.iter().find(|rule| rule.is_of_machine());
-        let sees_processes =
-            || host::port_here(server.base()).is_some_and(|port| host::ranks_at(port).len() > 1);
+        let sees_processes = || host::ranks_of(server.base()).is_some_and(|ranks| ranks.len() > 1);
         let over_servers =
             rules.iter().filter(|rule| servers > 1 && rule.across.iter().any(|l| &**l == "target"));
         let able: Vec<&str> =

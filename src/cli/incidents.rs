@@ -87,7 +87,7 @@ pub fn run(args: &IncidentsArgs) -> anyhow::Result<ExitCode> {
 
 /// The id that begins so, of those that the agent lists, which are the newest ones.
 fn whole_id(agent: &AgentArgs, beginning: &str) -> anyhow::Result<String> {
-    // An id that is whole needs no list, which reads the records of hundreds.
+    // Where the list cannot be had the id may be whole: the request for it says what is the matter.
     let incidents: Vec<Incident> = agent.get("incidents").unwrap_or_default();
     chosen(beginning, incidents.iter().map(|incident| &*incident.id)).map_err(|why| wrong(&why))
 }

@@ -42,7 +42,6 @@ mod server {
     use serde_json::{Value, json};
 
     use super::super::agent_client::AgentArgs;
-    use super::super::status::alike;
     use super::super::{status, why};
     use super::McpArgs;
     use skewtrap_core::incident::Incident;
@@ -238,16 +237,7 @@ mod server {
     }
 
     fn why_of(agent: &AgentArgs, rule: Option<&str>) -> anyhow::Result<String> {
-        let status: Status = agent.get_of_all("status")?;
-        let not_watched: String =
-            alike(&status).into_iter().map(|text| format!("\nNOT watched: {text}\n")).collect();
-        let Status { mut rules, silences, .. } = status;
-        if let Some(name) = rule {
-            let known: Vec<String> = rules.iter().map(|r| r.name.to_string()).collect();
-            rules.retain(|r| *r.name == *name);
-            anyhow::ensure!(!rules.is_empty(), "the agent has no rule `{name}`; it has {}", known.join(", "));
-        }
-        Ok(rules.iter().map(|rule| why::text_of(rule, &silences)).chain([not_watched]).collect())
+        Ok(why::told(&why::only(agent.get_of_all("status")?, rule)?))
     }
 
     /// What a list says of an incident, if it belongs there.

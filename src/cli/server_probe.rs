@@ -116,7 +116,7 @@ pub fn probe(url: &str) -> anyhow::Result<Probe> {
                 .ok_or_else(|| "/metrics has no iteration statistics; set enable_iter_perf_stats".into()),
             engine => Err(format!("{engine} has no such endpoint")),
         };
-        let processes = host::port_here(url).map(host::ranks_at);
+        let processes = host::ranks_of(url);
         Ok(Probe { facts, loads, metrics, page, own: Vec::new(), processes })
     })
 }

@@ -28,26 +28,37 @@ pub struct WhyArgs {
 /// The agent does not answer, or has no such rule.
 pub fn run(args: &WhyArgs) -> anyhow::Result<ExitCode> {
     let status: Status = args.agent.get_of_all("status")?;
-    let not_watched = alike(&status);
-    let silences = status.silences;
-    let mut rules = status.rules;
-    if let Some(name) = &args.rule {
-        let known: Vec<String> = rules.iter().map(|r| r.name.to_string()).collect();
-        rules.retain(|r| *r.name == **name);
-        if rules.is_empty() {
-            return Err(wrong(&format!("the agent has no rule `{name}`; it has {}", known.join(", "))));
-        }
-    }
+    let status = only(status, args.rule.as_deref())?;
     if args.format.is_json() {
-        println!("{}", serde_json::to_string_pretty(&rules)?);
+        println!("{}", serde_json::to_string_pretty(&status.rules)?);
     } else {
-        rules.iter().for_each(|r| anstream::print!("{}", text_of(r, &silences)));
-        not_watched.iter().for_each(|text| anstream::println!("\nNOT watched: {text}"));
+        anstream::print!("{}", told(&status));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn text_of(rule: &RuleStatus, silences: &[Silence]) -> String {
+/// The status with the rule of that name alone, where one is named.
+///
+/// # Errors
+/// The agent has no such rule.
+pub(super) fn only(mut status: Status, rule: Option<&str>) -> anyhow::Result<Status> {
+    let Some(name) = rule else { return Ok(status) };
+    let known: Vec<String> = status.rules.iter().map(|r| r.name.to_string()).collect();
+    status.rules.retain(|r| *r.name == *name);
+    if status.rules.is_empty() {
+        return Err(wrong(&format!("the agent has no rule `{name}`; it has {}", known.join(", "))));
+    }
+    Ok(status)
+}
+
+/// The rules' states and reasons, and what no rule can watch.
+pub(super) fn told(status: &Status) -> String {
+    let rules = status.rules.iter().map(|rule| text_of(rule, &status.silences));
+    let not_watched = alike(status).into_iter().map(|text| format!("\nNOT watched: {text}\n"));
+    rules.chain(not_watched).collect()
+}
+
+fn text_of(rule: &RuleStatus, silences: &[Silence]) -> String {
     let mut text = format!("{}\n", rule.name);
     let own = silences.iter().filter(|silence| silence.rule.as_ref().is_none_or(|of| *of == rule.name));
     for silence in own {

@@ -55,9 +55,11 @@ pub fn port_here(url: &str) -> Option<u16> {
     url.port_or_known_default().filter(|_| is_here)
 }
 
-/// The ranks whose processes are seen below the one that listens on a port of this machine.
-pub fn ranks_at(port: u16) -> Vec<Rank> {
-    process::listener(port).map(process::ranks_below).unwrap_or_default().into_values().collect()
+/// The ranks of a server whose processes are seen below the one that listens at its address; `None` where that is none of
+/// this machine.
+pub fn ranks_of(url: &str) -> Option<Vec<Rank>> {
+    let ranks_at = |port| process::listener(port).map(process::ranks_below).unwrap_or_default();
+    port_here(url).map(|port| ranks_at(port).into_values().collect())
 }
 
 /// Reads until cancelled, or until nobody receives observations. Returns `true`: it is finished for good.

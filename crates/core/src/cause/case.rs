@@ -44,6 +44,11 @@ impl Case<'_> {
         member.published.is_some_and(|last| self.has_stopped(last))
     }
 
+    /// Whether a rank says itself how it is.
+    pub fn publishes(&self, member: &Member) -> bool {
+        member.published.is_some() && !self.publishes_no_more(member)
+    }
+
     /// Whether it is known to have left: what listed it does so no more, or nothing else tells of it than what is silent.
     pub fn has_left(&self, member: &Member) -> bool {
         member.listed.map_or(member.published.is_none(), |last| self.has_stopped(last))

@@ -180,8 +180,7 @@ fn stopped(case: &Case<'_>) -> Option<Found> {
         return Some(Found::new(CauseKind::Stuck, true, words::stands_still(last)));
     }
     // A rank that does not even say that it is idle is not merely sent less.
-    let peers_publish =
-        case.peers().all(|(_, peer)| peer.published.is_some() && !case.publishes_no_more(peer));
+    let peers_publish = case.peers().all(|(_, peer)| case.publishes(peer));
     (peers_publish && case.publishes_no_more(member))
         .then(|| publishes_no_more(words::last_told(member.published, last, usual)))
 }
@@ -195,8 +194,7 @@ fn publishes_no_more(told: String) -> Found {
 /// A peer is gone, stands still or gets nothing any more, and the blamed rank merely has its part of that.
 fn peer_left(case: &Case<'_>) -> Option<Found> {
     let all = usize::MAX;
-    let publishes = |m: &Member| m.published.is_some() && !case.publishes_no_more(m);
-    let blamed_publishes = publishes(case.blamed());
+    let blamed_publishes = case.publishes(case.blamed());
     let gone: Vec<usize> = case
         .peers()
         .filter(|(i, m)| {

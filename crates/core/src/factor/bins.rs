@@ -161,36 +161,32 @@ impl Sums<'_> {
     }
 }
 
+impl<N: Copy> Bin<N> {
+    /// The same in other numbers.
+    #[inline(always)]
+    fn map<M>(&self, to: impl Fn(N) -> M) -> Bin<M> {
+        Bin {
+            arrivals: to(self.arrivals),
+            work: to(self.work),
+            computed: to(self.computed),
+            admitted: to(self.admitted),
+            met: to(self.met),
+            needed: to(self.needed),
+            decoding: to(self.decoding),
+            spent: to(self.spent),
+            prompts: to(self.prompts),
+        }
+    }
+}
+
 impl Bin {
     #[inline(always)]
     fn of(kept: &KeptBin) -> Self {
-        let wide = |n: f32| f64::from(n);
-        Self {
-            arrivals: wide(kept.arrivals),
-            work: wide(kept.work),
-            computed: wide(kept.computed),
-            admitted: wide(kept.admitted),
-            met: wide(kept.met),
-            needed: wide(kept.needed),
-            decoding: wide(kept.decoding),
-            spent: wide(kept.spent),
-            prompts: wide(kept.prompts),
-        }
+        kept.map(f64::from)
     }
 
     fn kept(&self) -> KeptBin {
-        let narrow = |n: f64| n as f32;
-        Bin {
-            arrivals: narrow(self.arrivals),
-            work: narrow(self.work),
-            computed: narrow(self.computed),
-            admitted: narrow(self.admitted),
-            met: narrow(self.met),
-            needed: narrow(self.needed),
-            decoding: narrow(self.decoding),
-            spent: narrow(self.spent),
-            prompts: narrow(self.prompts),
-        }
+        self.map(|n| n as f32)
     }
 
     #[inline(always)]

@@ -181,21 +181,25 @@ struct Case<'a> {
 }
 
 impl Case<'_> {
-    /// Who is to blame, and on which side of its factor: more pressure by pace is less speed.
-    fn blamed(&self) -> &(Side, Vec<usize>) {
-        self.blamed.get_or_init(|| {
-            let c = self.c;
-            let (side, ranks) = self.channel.blame(c.factor, c.rank, &c.evidence, self.moment.newest);
-            let is_pace = c.test == Some(PRESSURE) && c.factor == Factor::Speed;
-            (if is_pace { side.opposite() } else { side }, ranks)
-        })
+    /// Who is to blame, and on which side of what its test measures.
+    fn measured(&self) -> (Side, &[usize]) {
+        let c = self.c;
+        let blame = || self.channel.blame(c.factor, c.rank, &c.evidence, self.moment.newest);
+        let (side, ranks) = self.blamed.get_or_init(blame);
+        (*side, ranks)
+    }
+
+    /// The same, and on which side of its factor: more pressure by pace is less speed.
+    fn blamed(&self) -> (Side, &[usize]) {
+        let (side, ranks) = self.measured();
+        let is_pace = self.c.test == Some(PRESSURE) && self.c.factor == Factor::Speed;
+        (if is_pace { side.opposite() } else { side }, ranks)
     }
 
     /// Since when it departs, as far as `past` goes back.
     fn onset_in(&self, past: &Past) -> Option<Onset> {
         let Case { channel, c, moment, .. } = *self;
-        let (side, ranks) = channel.blame(c.factor, c.rank, &c.evidence, moment.newest);
-        channel.onset(c.test, c.factor, (side, &ranks), past, (moment.newest, moment.pending))
+        channel.onset(c.test, c.factor, self.measured(), past, (moment.newest, moment.pending))
     }
 
     /// Since when it is seen, where no onset is found.
@@ -240,13 +244,13 @@ impl Detector {
             // Shares add up: what one rank had too much of shows as too little of others, and of itself while it
             // works that off, as long as the windows reach into it.
             let is_remainder = (c.factor, old.incident.factor) == (Factor::Share, Factor::Share)
-                && *side == old.incident.side.opposite()
+                && side == old.incident.side.opposite()
                 && self.onset_of(case).is_none_or(|o| o.at - o.error <= old.ended + SETTLES_WITHIN);
             if is_remainder || !is_of_its_ranks {
                 return is_remainder;
             }
             // The windows may still reach into it.
-            let is_seen_again = (c.factor, *side) == (old.incident.factor, old.incident.side);
+            let is_seen_again = (c.factor, side) == (old.incident.factor, old.incident.side);
             if is_seen_again && old.incident.factor != Factor::Stuck {
                 return (self.since as f64) < old.ended - 1.0 && self.began(case) <= old.ended;
             }
@@ -298,7 +302,7 @@ impl Detector {
         if trouble.factor == Factor::Stuck && (is_of_its_ranks || c.factor == Factor::Share) {
             return true;
         }
-        if is_of_its_ranks && (c.factor, *side) == (trouble.factor, trouble.side) {
+        if is_of_its_ranks && (c.factor, side) == (trouble.factor, trouble.side) {
             return true;
         }
         let began = LazyCell::new(|| self.began_beside(open, case));
@@ -308,14 +312,14 @@ impl Detector {
         if !is_of_its_ranks {
             // A redirect that moves from rank to rank is one trouble.
             let is_redirect = c.factor == Factor::Share && trouble.factor == Factor::Share;
-            return is_redirect && *side == trouble.side && self.has_moved_on(channel, trouble, moment);
+            return is_redirect && side == trouble.side && self.has_moved_on(channel, trouble, moment);
         }
         if open.calm > 0 {
             return *began <= moment.now - f64::from(open.calm) + SETTLES_WITHIN;
         }
         let is_someone_elses = c.factor == Factor::Share
             && trouble.factor != Factor::Share
-            && (*side == Side::High || c.evidence.effect < TAKEN_OUT);
+            && (side == Side::High || c.evidence.effect < TAKEN_OUT);
         !is_someone_elses
     }
 
@@ -342,13 +346,13 @@ impl Detector {
     /// The same of the time since `open` began, and surely no earlier: what may have begun with it is no trouble of its
     /// own.
     fn began_beside(&self, open: &Open, case: &Case) -> f64 {
-        let past = self.past_beside(&case.blamed().1, std::iter::once(open));
+        let past = self.past_beside(case.blamed().1, std::iter::once(open));
         case.onset_in(&past).map_or_else(|| case.window_began(), |o| o.at - o.error)
     }
 
     /// Since when it departs. It is looked for once: that is most of what it costs to tell troubles apart.
     fn onset_of(&self, case: &Case) -> Option<Onset> {
-        *case.onset.get_or_init(|| case.onset_in(&self.past_of(&case.blamed().1)))
+        *case.onset.get_or_init(|| case.onset_in(&self.past_of(case.blamed().1)))
     }
 
     /// In what the onset of a trouble of `ranks` is looked for.
