@@ -21,6 +21,10 @@ const SURELY_NOT_DONE: f64 = 6.0;
 /// From this share of its KV cache on a rank may put running requests back into its queue.
 const FULL: f64 = 0.95;
 
+/// So many batches of the same size are no chance, and a prompt has no more of them before its rest, on average.
+const LEAST_CHUNKS: u32 = 3;
+const MOST_CHUNKS: u32 = 16;
+
 /// How fast the usual number of steps between two reports is learned, a report; and how many times as many
 /// an open one may yet turn out to cover.
 const STEPS_GAIN: f64 = 0.02;
@@ -94,17 +98,26 @@ pub struct Lines {
     begun: Option<f64>,
     prefills: f64,
     prompt_tokens: f64,
-    /// The largest batch of prompt tokens seen and how often: the chunk size.
-    chunk: (f64, u32),
-    is_continued: bool,
+    chunk: Chunk,
+}
+
+/// The largest batch of prompt tokens seen, which is where long prompts are cut off.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Chunk {
+    tokens: f64,
+    /// Batches of that size, and smaller ones since the first of them.
+    times: u32,
+    smaller: u32,
+    /// Whether the last batch had that size.
+    is_full: bool,
 }
 
 impl Lines {
     /// Reads a `Prefill batch` line.
     pub fn prefill(&mut self, at: f64, line: &Prefill) -> Meaning {
         self.last = Some(at);
-        let own = (line.new_seqs - if self.is_continued { 1.0 } else { 0.0 }).max(0.0);
-        self.note_chunk(line.new_tokens);
+        let is_continued = self.chunk.is_continued_by(line.new_tokens);
+        let own = (line.new_seqs - if is_continued { 1.0 } else { 0.0 }).max(0.0);
         let growth = self.growth(line.queue);
         let waiting = line.queue.unwrap_or(0.0);
         self.prefills += 1.0;
@@ -156,20 +169,30 @@ impl Lines {
         self.running + self.queue.unwrap_or(0.0)
     }
 
+    /// Running requests went back into the queue, where the next line counts them: nobody sent them.
+    pub fn put_back(&mut self, requests: f64) {
+        self.queue = self.queue.map(|queue| queue + requests);
+    }
+
     fn growth(&mut self, queue: Option<f64>) -> f64 {
         let Some(now) = queue else { return 0.0 };
         now - self.queue.replace(now).unwrap_or(now)
     }
+}
 
-    /// A batch as large as the chunk was cut off: the next one's first sequence is not new.
-    fn note_chunk(&mut self, new_tokens: f64) {
-        let (most, times) = self.chunk;
-        self.chunk = match () {
-            () if new_tokens > most + 0.5 => (new_tokens, 1),
-            () if new_tokens > most - 0.5 => (most, times.saturating_add(1)),
-            () => self.chunk,
-        };
-        self.is_continued = self.chunk.1 >= 3 && new_tokens > self.chunk.0 - 0.5;
+impl Chunk {
+    /// Notes a batch of so many prompt tokens. Whether its first sequence goes on with a prompt of the batch before, which
+    /// was cut off. Prompts that all have one length make equal batches too, and leave no rest.
+    fn is_continued_by(&mut self, tokens: f64) -> bool {
+        let was_full = self.is_full;
+        self.is_full = tokens > self.tokens - 0.5;
+        match () {
+            () if tokens > self.tokens + 0.5 => *self = Self { tokens, times: 1, smaller: 0, is_full: true },
+            () if self.is_full => self.times = self.times.saturating_add(1),
+            () => self.smaller = self.smaller.saturating_add(1),
+        }
+        let leaves_rests = self.smaller.saturating_mul(MOST_CHUNKS) >= self.times;
+        was_full && self.times >= LEAST_CHUNKS && leaves_rests
     }
 }
 
@@ -407,6 +430,17 @@ mod tests {
     }
 
     #[test]
+    fn requests_that_are_put_back_into_the_queue_are_no_arrivals() {
+        let mut lines = Lines::default();
+        let decode = |queue| Decode { running: 8.0, queue: Some(queue), ..Decode::default() };
+        lines.decode(0.0, &decode(1.0));
+        lines.put_back(3.0);
+        assert_eq!(lines.decode(1.0, &decode(5.0)).came.unwrap().requests, 1.0);
+        // Admitted anew, they leave the queue again.
+        assert_eq!(lines.prefill(2.0, &prefill(3.0, 900.0, 2.0)).came.unwrap().requests, 0.0);
+    }
+
+    #[test]
     fn the_rest_of_a_chunked_prompt_is_no_arrival() {
         let mut lines = Lines::default();
         for i in 0..3 {
@@ -414,6 +448,18 @@ mod tests {
         }
         let came = lines.prefill(4.0, &prefill(1.0, 300.0, 0.0)).came.unwrap();
         assert_eq!(came.requests, 0.0);
+    }
+
+    #[test]
+    fn prompts_that_all_have_one_length_are_arrivals_each() {
+        let mut lines = Lines::default();
+        let came =
+            (0..20).map(|i| lines.prefill(f64::from(i), &prefill(1.0, 2048.0, 0.0)).came.unwrap().requests);
+        assert_eq!(came.sum::<f64>(), 20.0);
+        // A health check now and then leaves no rest either.
+        lines.prefill(20.0, &prefill(1.0, 1.0, 0.0));
+        assert_eq!(lines.prefill(21.0, &prefill(1.0, 2048.0, 0.0)).came.unwrap().requests, 1.0);
+        assert_eq!(lines.prefill(22.0, &prefill(1.0, 2048.0, 0.0)).came.unwrap().requests, 1.0);
     }
 
     #[test]

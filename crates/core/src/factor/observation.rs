@@ -21,6 +21,8 @@ pub enum Reading {
     Prefill(Prefill),
     /// A `Decode batch` line: a fixed number of decode steps passed.
     Decode(Decode),
+    /// So many running requests were put back into the queue, for want of KV room.
+    Retraction(f64),
     /// Numbers of the moment: an entry of `/v1/loads`, or the gauges of a metrics page.
     Gauges(Gauges),
     /// Running totals of a metrics page.

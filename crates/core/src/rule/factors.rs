@@ -129,6 +129,8 @@ enum Numbers {
     Prefill(Prefill),
     /// With what they say where the log tells of no prefills.
     Decode(Decode, Gauges),
+    /// So many requests were put back into the queue.
+    Retraction(f64),
     /// Of a page or of loads; those say when they were published.
     Levels(Kind, Gauges, Counters, Option<(f64, Duration)>),
 }
@@ -228,7 +230,7 @@ impl Factors {
         let Some(dp) = rank.get(Axis::Dp) else { return };
         let per_day = self.false_alarms_per_day;
         let numbers = Numbers::of(report, fields);
-        let is_line = matches!(report, Report::Prefill | Report::Decode);
+        let is_line = matches!(report, Report::Prefill | Report::Decode | Report::Retraction(_));
         let mut take = |state: &mut Server| {
             if state.limit.is_some_and(|limit| dp >= limit) {
                 return;
@@ -390,7 +392,7 @@ impl Server {
     /// Takes in a rank's numbers.
     fn take(&mut self, (dp, rank): (u16, Rank), numbers: &Numbers, at: f64, per_day: f64) {
         let kind = match numbers {
-            Numbers::Prefill(_) | Numbers::Decode(..) => Kind::Line,
+            Numbers::Prefill(_) | Numbers::Decode(..) | Numbers::Retraction(_) => Kind::Line,
             Numbers::Levels(kind, ..) => *kind,
         };
         let speaker = self.speakers.entry((kind, dp)).or_insert(rank);
@@ -421,6 +423,7 @@ impl Server {
                 observe(Reading::Gauges(Gauges { stamp: Some(at), ..gauges }));
             }
             Numbers::Decode(decode, _) => observe(Reading::Decode(decode)),
+            Numbers::Retraction(requests) => observe(Reading::Retraction(requests)),
             Numbers::Levels(_, gauges, counters, _) => {
                 observe(Reading::Gauges(Gauges { stamp: published, ..gauges }));
                 if counters != Counters::default() {
@@ -620,6 +623,7 @@ impl Numbers {
         match report {
             Report::Prefill => Self::Prefill(prefill_of(fields)),
             Report::Decode => Self::Decode(decode_of(fields), gauges_of(fields)),
+            Report::Retraction(requests) => Self::Retraction(requests),
             Report::Loads { published_s, age } => {
                 let published = published_s.map(|published| (published, age));
                 Self::Levels(Kind::Loads, gauges_of(fields), counters_of(fields), published)

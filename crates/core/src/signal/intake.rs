@@ -87,6 +87,8 @@ pub enum Report {
     Prefill,
     /// SGLang's line about so many decode steps.
     Decode,
+    /// SGLang's line about so many requests that were put back into the queue.
+    Retraction(f64),
     /// An entry of `/v1/loads`.
     Loads {
         /// When the rank published it, by the server's clock, in seconds, where it says so.
@@ -312,6 +314,11 @@ impl Intake {
                     store.record_line(target, rank, fields, at, line);
                     last = Some(at);
                     step(store, at, IntakeStep::Recorded);
+                }
+                LineContent::Retraction(requests) => {
+                    step(store, at, IntakeStep::Due);
+                    let (report, fields) = (Report::Retraction(*requests), reader.fields());
+                    step(store, at, IntakeStep::Read { target, rank, report, fields });
                 }
                 LineContent::Profile(profile) => {
                     step(store, at, IntakeStep::Due);

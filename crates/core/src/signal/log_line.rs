@@ -27,6 +27,8 @@ pub enum LineContent<'a> {
     Profile(Box<Profile<'a>>),
     /// SGLang's engine-wide balance of the experts; its numbers are in the reader's fields.
     Balancedness,
+    /// SGLang: so many running requests were put back into the queue, for want of KV room.
+    Retraction(f64),
     /// The server is dying.
     Fatal(&'a [u8]),
     /// Nothing that matters here.

@@ -280,6 +280,7 @@ fn message<'a>(text: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -> Line
             balancedness(text, fields, &mut shapes.unreadable)
         }
         Some(b'I') if text.starts_with(b"INFO:  ") => LineContent::Other,
+        Some(b'K') => retraction(text).map_or(LineContent::Other, LineContent::Retraction),
         _ => fatal(text),
     }
 }
@@ -416,6 +417,13 @@ fn balancedness<'a>(text: &'a [u8], fields: &mut Fields, unreadable: &mut u64) -
         }
     }
     if fields.is_empty() { LineContent::Other } else { LineContent::Balancedness }
+}
+
+/// `KV cache pool is full. Retract requests. #retracted_reqs: 2, ...`
+fn retraction(text: &[u8]) -> Option<f64> {
+    let rest = text.strip_prefix(b"KV cache pool is full. Retract requests. ")?;
+    let (_, count) = split_once(rest, b"#retracted_reqs: ")?;
+    Some(number::leading(count)?.0)
 }
 
 /// Whether the message is the end of a server. It begins with these words: elsewhere they are quoted.

@@ -26,6 +26,7 @@ impl Detector {
                 self.take(LINES, rank, at, &meaning);
                 self.line_seen(rank, at);
             }
+            Reading::Retraction(requests) => self.lines[rank].put_back(*requests),
             Reading::Gauges(gauges) => self.gauges(rank, at, gauges),
             Reading::Counters(counters) => self.counters(rank, at, counters),
         }

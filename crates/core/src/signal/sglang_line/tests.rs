@@ -164,6 +164,25 @@ fn what_a_user_wrote_is_never_taken_for_the_engines_own_words() {
 }
 
 #[test]
+fn requests_that_are_put_back_for_want_of_room_are_counted() {
+    let put_back = |message: &str| {
+        let line = format!("[2026-11-24 03:48:06 DP2 TP0] {message}");
+        match read(line.as_bytes(), &mut Fields::default()).content {
+            LineContent::Retraction(requests) => Some(requests),
+            _ => None,
+        }
+    };
+    for rest in
+        ["#new_token_ratio: 0.9998 -> 1.0000", "#new_tokens_gained: 512, #new_token_ratio: 0.6 -> 0.7"]
+    {
+        let line = format!("KV cache pool is full. Retract requests. #retracted_reqs: 12, {rest}");
+        assert_eq!(put_back(&line), Some(12.0));
+    }
+    assert_eq!(put_back("KV cache pool is full. Retract requests. #retracted_reqs: many"), None);
+    assert_eq!(put_back("KV Cache is allocated. #tokens: 200000"), None);
+}
+
+#[test]
 fn a_scheduler_that_only_warns_of_its_watchdog_does_not_die() {
     let soft =
         "[2026-11-24 03:51:20 TP0] Scheduler watchdog timeout (self.watchdog_timeout=300, self.soft=True)";
