@@ -84,9 +84,12 @@ impl Residence {
         let (mut logs, mut variances) = (vec![f64::NAN; ranks], vec![f64::NAN; ranks]);
         for (w, window, sum) in sums.windows() {
             for (r, bin) in sum.iter().enumerate() {
-                let departure =
-                    if bin.admitted >= FEWEST { self.departure(r, bin, window as f64) } else { None };
-                (logs[r], variances[r]) = departure.unwrap_or((f64::NAN, f64::NAN));
+                let is_told = bin.admitted >= FEWEST && self.is_light(r);
+                let departure = is_told.then(|| {
+                    let even = bin.admitted.powi(2) / window as f64;
+                    self.departure(r, bin, even.max(pairs(sums, r, window)))
+                });
+                (logs[r], variances[r]) = departure.flatten().unwrap_or((f64::NAN, f64::NAN));
             }
             let others = peers.of(&logs);
             let dispersion = self.pooled[w].variance.max(1.0);
@@ -113,15 +116,16 @@ impl Residence {
         Seen { evidence: best, roots }
     }
 
-    /// The logarithm of how many times as long as usual the requests of `bin`, of so many `seconds`, stayed, with its
-    /// variance; `None` of a rank that usually has much to do, or of which too little is known.
-    pub fn departure(&self, rank: usize, bin: &Bin, seconds: f64) -> Option<(f64, f64)> {
+    /// The logarithm of how many times as long as usual the requests of `bin` stayed, with its variance; `None` of a
+    /// rank that usually has much to do, or of which too little is known. Of all pairs of its requests, so many came
+    /// within one `second` of each other.
+    fn departure(&self, rank: usize, bin: &Bin, in_a_second: f64) -> Option<(f64, f64)> {
         if bin.admitted <= 0.0 || !self.is_light(rank) {
             return None;
         }
         let Usual { came, met } = self.usual[rank];
         // As many as it would hold if they stayed as long as usual.
-        let expected = bin.admitted * (met / came.powi(2)) * (bin.admitted / seconds);
+        let expected = in_a_second * (met / came.powi(2));
         let known = came * self.seconds.min(MEMORY);
         let variance = NOMINAL / bin.admitted + NOMINAL / known + 1.0 / (expected + HALF);
         Some((((bin.met + HALF) / (expected + HALF)).ln(), variance))
@@ -129,7 +133,7 @@ impl Residence {
 
     /// The same of a second alone, in which as many came as usual: its own few do not tell a rate.
     pub fn departure_in(&self, rank: usize, second: &Bin) -> Option<(f64, f64)> {
-        self.departure(rank, second, second.admitted / self.usual[rank].came.max(1e-9))
+        self.departure(rank, second, second.admitted * self.usual[rank].came.max(1e-9))
     }
 
     /// Whether a rank usually has so little to do that requests stay for as long as it needs for them.
@@ -166,6 +170,13 @@ impl Residence {
             usual.met += gain * (bin.met - usual.met);
         }
     }
+}
+
+/// Ordered pairs of requests of `rank` that came within the same second of the window: a client that sends many at once
+/// makes them find each other, however short they stay.
+fn pairs(sums: &Sums, rank: usize, window: i64) -> f64 {
+    let seconds = sums.newest + 1 - window..=sums.newest;
+    seconds.map(|s| sums.bins.get(rank, s).admitted).map(|n| n * (n - 1.0).max(0.0)).sum()
 }
 
 /// Whether the requests of `bin` found few others.
@@ -235,6 +246,24 @@ mod tests {
         let found = |is_explained: bool| residence.examine(&bins.sums(7, 0), |_| is_explained).evidence[1];
         assert!(found(false).deviance > 12.0, "{:?}", found(false));
         assert_eq!(found(true), Evidence::NONE);
+    }
+
+    #[test]
+    fn requests_that_a_client_sends_at_once_find_each_other_and_are_not_slow() {
+        let (mut bins, residence) = (Bins::new(2, 0), after(2, 4.0, |_, _| 0.25).0);
+        let mut found = |at_once: f64| {
+            for s in 0..12 {
+                bins.at(0, f64::from(s), |b| (b.admitted, b.met) = (4.0, 4.0));
+                // Twelve a second for four seconds, or four in each: all stay for a quarter of a second ...
+                let came = if s % 3 == 0 { at_once } else { 6.0 - 0.5 * at_once };
+                bins.at(1, f64::from(s), |b| (b.admitted, b.met) = (came, 0.25 * came * came));
+            }
+            residence.examine(&bins.sums(11, 0), |_| false).evidence[1]
+        };
+        assert_eq!((found(12.0), found(4.0)), (Evidence::NONE, Evidence::NONE));
+        // ... or for eight times as long.
+        bins.at(1, 11.0, |b| (b.admitted, b.met) = (4.0, 200.0));
+        assert!(residence.examine(&bins.sums(11, 0), |_| false).evidence[1].effect < -MATERIAL);
     }
 
     #[test]

@@ -28,11 +28,12 @@ const LEAST_OF_PEER: f64 = 0.5;
 const CROWDING_POWER: f64 = 2.0;
 /// A rank's usual speed moves by no more than this a second.
 const STEP: f64 = 0.002;
-/// A rank's usual speed is known to within this only (on the logarithm, a factor of 1.2) for so many seconds, and in the
-/// first few it cannot depart from it at all: a rank with little to do takes minutes to be busy for that long.
-const UNKNOWN: f64 = 30.0;
-const UNKNOWN_ERROR: f64 = 0.2;
+/// In its first few busy seconds a rank cannot depart from its usual speed at all. Then that is known to within this (on
+/// the logarithm, a factor of 1.2), and better as the mean of more seconds is, until it is as good as the cost model: a
+/// rank with little to do takes minutes to be busy for that long.
 const LEAST_KNOWN: f64 = 5.0;
+const UNKNOWN_ERROR: f64 = 0.2;
+const UNKNOWN: f64 = 30.0;
 /// Seconds until the noise counts as known.
 const YOUNG: f64 = 60.0;
 
@@ -258,8 +259,12 @@ impl Speed {
                 }
                 let departure = departure.max(-self.clock.most());
                 let noise = self.dispersion(r, w) * self.nominal.powi(2);
-                let of_usual = if self.seconds[r] < UNKNOWN { UNKNOWN_ERROR } else { MODEL_ERROR };
-                let variance = noise / spent + noise / rests_on + of_usual.powi(2);
+                let known = self.seconds[r];
+                let of_usual = match known < UNKNOWN {
+                    true => UNKNOWN_ERROR.powi(2) * LEAST_KNOWN / known,
+                    false => MODEL_ERROR.powi(2),
+                };
+                let variance = noise / spent + noise / rests_on + of_usual;
                 let deviance = 0.5 * departure.powi(2) / variance;
                 best[r] = best[r].or(Evidence { deviance, side: Side::Low, effect: departure, window });
             }

@@ -281,6 +281,19 @@ fn a_rank_that_is_taken_out_while_it_works_off_long_prompts_is_told() {
 }
 
 #[test]
+fn a_rank_that_gets_nothing_when_it_has_worked_off_its_long_prompts_is_told() {
+    let told = told_of(vec![of_factors()], 320, &|s, rank| match rank {
+        1 if within(s, 200, 240) => Second { tokens: 6000, running: 50, ..USUAL },
+        // The router takes it out as soon as its prompts are as usual, and a while later it is idle.
+        1 if within(s, 240, 250) => Second { requests: 0, running: 40, ..USUAL },
+        1 if within(s, 250, 280) => Second { requests: 0, running: 1, ..USUAL },
+        _ if within(s, 240, 280) => Second { requests: 11, ..USUAL },
+        _ => USUAL,
+    });
+    assert_eq!(told.blamed(), [("dp_rank=1".to_owned(), Side::High), ("dp_rank=1".to_owned(), Side::Low)]);
+}
+
+#[test]
 fn a_rule_on_levels_that_joins_finds_symptoms_of_the_trouble_and_any_other_an_incident_of_its_own() {
     let slow = |s: u32, rank: u32| match rank == 1 && within(s, 200, 250) {
         true => Second { report_s: 3.0, running: 20 + 3 * (s - 200), ..USUAL },

@@ -239,6 +239,9 @@ impl Detector {
             return true;
         }
         self.closed.iter().any(|old| {
+            if self.is_left_idle(&old.incident, case) {
+                return false;
+            }
             let (side, ranks) = case.blamed();
             let is_of_its_ranks = ranks.iter().chain([&c.rank]).any(|r| old.incident.ranks.contains(r));
             // Shares add up: what one rank had too much of shows as too little of others, and of itself while it
@@ -305,6 +308,9 @@ impl Detector {
         if is_of_its_ranks && (c.factor, side) == (trouble.factor, trouble.side) {
             return true;
         }
+        if self.is_left_idle(trouble, case) {
+            return false;
+        }
         let began = LazyCell::new(|| self.began_beside(open, case));
         if *began <= trouble.fired + ANSWERS_WITHIN {
             return true;
@@ -321,6 +327,20 @@ impl Detector {
             && trouble.factor != Factor::Share
             && (side == Side::High || c.evidence.effect < TAKEN_OUT);
         !is_someone_elses
+    }
+
+    /// Whether what departs is that a rank which `trouble` had given too much to do has little left of it and still gets
+    /// next to nothing. Routers that look at load send less to a rank with a backlog, and more once it has none: somebody
+    /// took it out.
+    fn is_left_idle(&self, trouble: &Incident, case: &Case) -> bool {
+        let c = case.c;
+        trouble.factor != Factor::Stuck
+            && burden(trouble.factor, trouble.side) == Side::High
+            && c.factor == Factor::Share
+            && c.evidence.side == Side::Low
+            && c.evidence.effect < TAKEN_OUT
+            && trouble.ranks.contains(&c.rank)
+            && self.shows(c.rank, Side::Low, super::HEAVY_LOAD)
     }
 
     /// Whether the ranks that were sent too many, or too few, requests have had their share lately.
