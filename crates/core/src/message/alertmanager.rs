@@ -1,7 +1,7 @@
 //! A message as alerts of Alertmanager's v2 API (`POST /api/v2/alerts`).
 //!
 //! Every update of an incident is the same alert (the same labels, so the same fingerprint) with
-//! newer annotations; resolving sets its end. Alertmanager forwards to PagerDuty, e-mail and others.
+//! newer annotations; resolving sets its end. The rank is an annotation: the blame may move to another one. Alertmanager forwards to PagerDuty, e-mail and others.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Message;
-use super::words::rank_name;
 use skewtrap_trace::time::Time;
 
 /// The end of an alert that still fires. Without one, Alertmanager would resolve it after its
@@ -49,7 +48,6 @@ pub fn alerts(message: &Message) -> Vec<Alert> {
         ("alertname", incident.rule.to_string()),
         ("severity", incident.severity.word().into()),
         ("target", incident.target.to_string()),
-        ("rank", rank_name(&incident.finding.rank)),
         ("incident", incident.id.to_string()),
     ];
     labels.extend(own.into_iter().map(|(name, value)| (name.to_owned(), value)));
