@@ -72,7 +72,7 @@ use skewtrap_core::message::Origin;
 use skewtrap_core::signal::catalog;
 use skewtrap_core::signal::observation::{Observation, Problem};
 use skewtrap_core::signal::sample::{Source, TargetId};
-use skewtrap_core::status::Course;
+use skewtrap_core::status::{Course, ReloadProblem};
 use skewtrap_core::watch::{Effect, Event, ServerFact, TICK, Watch, WindowEvent};
 use skewtrap_trace::time::Time;
 
@@ -223,6 +223,8 @@ pub struct Agent {
     /// How each probe is told that a source lost its server, in the order of the targets.
     probes: Vec<Arc<Notify>>,
     reload: Box<dyn Fn() -> anyhow::Result<Reload> + Send>,
+    /// Why the configuration could not be read again, the last time.
+    reload_problem: Option<ReloadProblem>,
     /// The receivers as they were configured when it was started.
     configured: Vec<configured::Receiver>,
     /// What is captured where somebody asks for it.
@@ -331,6 +333,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let mut agent = Agent {
         manual_capture: plan.manual_capture,
         of_one_load: BTreeSet::new(),
+        reload_problem: None,
         configured: plan.configured,
         watch,
         awaited,

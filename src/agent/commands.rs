@@ -16,7 +16,7 @@ use skewtrap_core::capture::CaptureSpec;
 use skewtrap_core::factor::{Mark, Taught};
 use skewtrap_core::rule::guard::nearest;
 use skewtrap_core::signal::sample::TargetId;
-use skewtrap_core::status::Silence;
+use skewtrap_core::status::{ReloadProblem, Silence};
 use skewtrap_core::watch::{Effect, Event, ManualRequest, Setup};
 
 /// How long an answer waits for the disk: less than whoever asked waits for the answer.
@@ -63,8 +63,9 @@ impl Agent {
         let Some(Taught { before, after }) = self.watch.mark(&incident, mark) else {
             return Answer::Refused {
                 why: format!(
-                    "{id} teaches nothing: only firings of the tests on share, speed and work have a bound that is \
-                     learned, and of each server the last 64 are remembered"
+                    "{id} teaches nothing: only rules on the factors of load (share, speed, work) have a bound that is learned, \
+                     and of each server the last 64 firings are remembered; what {} fires at is in its `trigger`",
+                    incident.rule
                 ),
             };
         };
@@ -100,7 +101,11 @@ impl Agent {
     /// # Errors
     /// It is wrong; then nothing changes.
     pub(super) fn reload_now(&mut self, effects: &mut Vec<Effect>) -> anyhow::Result<(usize, Vec<String>)> {
-        let new = (self.reload)()?;
+        let read = (self.reload)();
+        let problem =
+            |error: &anyhow::Error| ReloadProblem { at: self.clock.now(), why: format!("{error:#}") };
+        self.reload_problem = read.as_ref().err().map(problem);
+        let new = read?;
         let count = new.rules.len();
         if let Some(awaited) = &mut self.awaited {
             let (rules, catalog, own) = (new.rules.clone(), new.catalog.clone(), new.own.clone());

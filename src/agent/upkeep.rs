@@ -97,6 +97,7 @@ impl Agent {
                 let mut status = self.watch.overview(&scope, now);
                 status.started = self.started;
                 status.receivers = self.notifier.statuses();
+                status.reload_problem = self.reload_problem.clone();
                 let first = scope.places(self.targets.iter().map(|target| &target.name)).start;
                 for (target, handle) in status.targets.iter_mut().zip(&self.targets[first..]) {
                     target.url = handle.server.as_ref().map(|s| s.base().to_owned()).unwrap_or_default();

@@ -125,9 +125,7 @@ fn capture_section(facts: &ServerFacts) -> String {
                 facts.model_size.source()
             ),
         ),
-        None => {
-            (written(DEFAULT_MAX_STALL), "the default, since nothing tells how large its model is".to_owned())
-        }
+        None => (written(DEFAULT_MAX_STALL), format!("the default, since {}", why_no_estimate(facts))),
     };
     format!(
         "
@@ -143,6 +141,17 @@ capture:
 budget: {{ stalled: 2m, bytes: 20GiB, windows: 4 }}
 "
     )
+}
+
+/// Why nothing is known of what windows cost this server ([`max_stall_for`]).
+fn why_no_estimate(facts: &ServerFacts) -> &'static str {
+    match facts.engine {
+        ServerKind::Sglang if facts.device == "cpu" => {
+            "it runs without a GPU, where what a window costs differs from machine to machine"
+        }
+        ServerKind::Sglang => "nothing tells how large its model is",
+        _ => "what a window costs was not measured on this engine",
+    }
 }
 
 /// The shipped rules that can fire on this server; where none can, why.

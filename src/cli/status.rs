@@ -92,6 +92,12 @@ pub(super) fn text_of(status: &Status) -> String {
             line(format!("receiver {} does not take messages: {problem}", receiver.name));
         }
     }
+    if let Some(problem) = &status.reload_problem {
+        line(format!(
+            "the configuration on disk is wrong, and the one before it in force ({}): {}",
+            problem.at, problem.why
+        ));
+    }
     text
 }
 
@@ -125,7 +131,7 @@ const SERVERS_NAMED: usize = 4;
 fn target_text(target: &TargetStatus) -> String {
     let version = target.engine_version.as_deref().unwrap_or("of unknown version");
     let mut text =
-        format!("{}: {} {version}, {}", target.name, target.engine, counted(target.ranks.len(), "rank"));
+        format!("{}: {} {version}, {}", target.name, target.engine, counted(target.rank_count(), "rank"));
     let load = |signals: &str| {
         let of_rank = |rank: &skewtrap_core::status::RankStatus| {
             rank.signals.get(signals).map(|s| format!("{} {}", rank_name(&rank.rank), figure(s.value)))

@@ -52,9 +52,21 @@ pub struct Status {
     pub receivers: Vec<ReceiverStatus>,
     /// Silences that still hold.
     pub silences: Vec<Silence>,
+    /// Why the configuration on disk is not in force, where reading it again failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload_problem: Option<ReloadProblem>,
     /// The last minutes of the signals that the page draws; left out of `/api/v1/status`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<History>,
+}
+
+/// A configuration on disk that could not be put in force: the one before it still is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadProblem {
+    /// When it was read.
+    pub at: Time,
+    /// What is wrong with it.
+    pub why: String,
 }
 
 /// Which servers somebody asks about, in the order of the configuration. What fires is part of every answer.
@@ -134,11 +146,20 @@ pub struct TargetStatus {
     pub engine_version: Option<String>,
     /// Where its numbers come from.
     pub sources: Vec<SourceStatus>,
-    /// Its ranks, in their order.
+    /// Its ranks, in their order; before them an entry without labels for what is told of the whole server, where
+    /// something is.
     pub ranks: Vec<RankStatus>,
     /// Why its ranks cannot be compared, and what can be watched there; absent where each has its own numbers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_watched: Option<String>,
+}
+
+impl TargetStatus {
+    /// How many ranks it shows.
+    pub fn rank_count(&self) -> usize {
+        let named = self.ranks.iter().filter(|rank| !rank.rank.0.is_empty()).count();
+        named.max(self.ranks.len().min(1))
+    }
 }
 
 /// One source of one server.

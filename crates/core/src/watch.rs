@@ -321,9 +321,10 @@ impl Watch {
         self.core.ended_before(known, out);
     }
 
-    /// A person says what an incident was worth. What it taught its server's bounds; `None` where it has none, or
-    /// its firing is no longer remembered.
+    /// A person says what an incident was worth. What it taught its server's bounds; `None` where its rule has a bound
+    /// that somebody wrote, or its firing is no longer remembered.
     pub fn mark(&mut self, incident: &Incident, mark: Mark) -> Option<Taught> {
+        incident.trouble?;
         self.core.engine.mark(&incident.target, incident.fired_at, mark)
     }
 

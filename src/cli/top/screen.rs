@@ -158,7 +158,7 @@ fn target_line(target: &TargetStatus) -> Line<'static> {
     Line::from(vec![
         Span::styled(target.name.to_string(), Style::new().add_modifier(Modifier::BOLD)),
         Span::styled(
-            format!("  {} {version}, {}", target.engine, counted(target.ranks.len(), "rank")),
+            format!("  {} {version}, {}", target.engine, counted(target.rank_count(), "rank")),
             QUIET,
         ),
     ])

@@ -42,6 +42,12 @@ pub(super) fn registry_of(status: &Status) -> Registry {
     rules(&mut registry, status);
     captures(&mut registry, status);
     receivers(&mut registry, status);
+    let is_wrong = ConstGauge::new(f64::from(u8::from(status.reload_problem.is_some())));
+    registry.register(
+        "configuration_wrong",
+        "Whether the configuration on disk could not be read again (1) or is in force (0)",
+        is_wrong,
+    );
     registry
 }
 

@@ -81,6 +81,12 @@ fn in_the_folder_of_its_configuration_the_agent_is_started_and_found_without_a_f
     fs::write(&file, config.replace("max_over_mean", "max_over_meen")).expect("written");
     let wrong = said(&["reload"]);
     assert!(wrong.contains("skewtrap.yaml:5:") && wrong.contains("did you mean `max_over_mean`?"), "{wrong}");
+    let is_told =
+        || said(&["status"]).contains("the configuration on disk is wrong, and the one before it in force");
+    assert!((0..200).any(|_| is_told()), "{}", said(&["status"]));
+    fs::write(&file, &config).expect("written");
+    assert!(said(&["reload"]).contains("rules are in force"));
+    assert!((0..200).any(|_| !is_told()), "{}", said(&["status"]));
     let wrong = said(&["why", "--agent", "http://127.0.0.1:9"]);
     assert!(wrong.contains("no agent answers at http://127.0.0.1:9"), "{wrong}");
 }
