@@ -27,6 +27,10 @@ built=$root/target/$target/$folder/skewtrap
 binary() {
   step "the static binary ($target, $profile)"
   rustup target list --installed | grep -qx "$target" || rustup target add "$target"
+  case $target in *-musl)
+    command -v "${target%%-*}-linux-musl-gcc" musl-gcc >/dev/null || {
+      echo "SQLite and the TLS are built by a C compiler for musl, and there is none: apt-get install musl-tools"; exit 1; } ;;
+  esac
   # Packed relocations: the binary moves as before, and is half a megabyte smaller. C code unwinds nothing: no panic
   # goes through SQLite or the TLS of `ring`.
   local flags=CFLAGS_${target//-/_}

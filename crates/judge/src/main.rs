@@ -3,6 +3,8 @@
 //! `--budgets 0.2,1,5 --seeds 1,2` prints the table of what each budget of false alarms is kept to instead, and
 //! `--frontier` delays against false alarms as JSON, beside plainer detectors.
 //!
+//! Run it by `scripts/judge.sh`.
+//!
 //! `skewtrap-judge [--hours H] [--healthy N] [--runs N] [--only TEXT] [--sources log,loads,counted,metrics,both]
 //! [--seed N] [--warm S] [--budget PER_DAY] [--own] [--standing] [-v]` prints firings and windows an hour in healthy worlds
 //! (the first hour apart, imbalances told as standing apart, and from hour 4 on with the upper 95 % bound of their rate a day), and for incidents how many were found, the first blame, delays, onsets and clearing.
@@ -85,7 +87,7 @@ fn options() -> Result<Options> {
             "--seeds" => o.seeds = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
             "--frontier" => o.frontier = true,
             "-v" => o.verbose = true,
-            other => bail!("unknown option {other}; see crates/judge/src/main.rs"),
+            other => bail!("unknown option {other}; the head of crates/judge/src/main.rs lists them"),
         }
     }
     if o.sources.is_empty() {
