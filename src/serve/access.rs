@@ -56,7 +56,7 @@ impl Access {
             Some(given) if bool::from(digest_of(&given).ct_eq(&token)) => Ok(()),
             Some(_) => Err(ApiError(StatusCode::UNAUTHORIZED, "this token is not the agent's".into())),
             None => {
-                let why = "this needs a token: send `Authorization: Bearer TOKEN`";
+                let why = "this needs a token: send `Authorization: Bearer TOKEN`; commands on this machine find the agent's own with `--state-dir`, its state folder";
                 Err(ApiError(StatusCode::UNAUTHORIZED, why.into()))
             }
         }
