@@ -25,8 +25,8 @@ const FULL: f64 = 0.95;
 const LEAST_CHUNKS: u32 = 3;
 const MOST_CHUNKS: u32 = 16;
 
-/// How fast the usual number of steps between two reports is learned, a report; and how many times as many
-/// an open one may yet turn out to cover.
+/// How fast the usual number of steps between two reports that were read is learned, a report; and for how many times as
+/// many tokens are counted without another report: one that tells the same as the one before is not seen.
 const STEPS_GAIN: f64 = 0.02;
 const MOST_STEPS: f64 = 1.5;
 
@@ -228,10 +228,11 @@ pub struct Levels {
     last: Option<(f64, Gauges)>,
     /// When the throughput last changed: what it tells covers the time since then.
     fresh: Option<f64>,
-    came_since: f64,
+    admitted_since: f64,
     prompts_since: f64,
     tokens_since: f64,
-    /// Decode steps that a report of the throughput usually covers.
+    /// Decode steps between two reports of the throughput that were read, usually: those of one (a server reports after so
+    /// many steps), or of several that came between two polls. So it is never fewer than those of one.
     usual_steps: Option<f64>,
 }
 
@@ -257,7 +258,9 @@ impl Levels {
         self.tokens_since =
             if now.throughput == before.throughput { self.tokens_since + tokens } else { 0.0 };
         let requests = load(now) - load(&before) + finished_a_token * tokens;
-        self.came_since += requests;
+        // Who waits has come, and no work was done for it.
+        let queued = now.waiting.unwrap_or(0.0) - before.waiting.unwrap_or(0.0);
+        self.admitted_since += requests - queued;
         // What fills the cache beyond the tokens generated and what finished requests gave back.
         if let (Some(used), Some(was)) = (now.used_tokens, before.used_tokens) {
             let held = before.running.filter(|n| *n >= 1.0).map_or(0.0, |n| was / n);
@@ -279,14 +282,14 @@ impl Levels {
                     steps,
                     steps * batch,
                     steps * now.used_tokens.unwrap_or(0.0),
-                    self.came_since.max(0.0),
+                    self.admitted_since.max(0.0),
                     self.prompts_since.max(0.0),
                 ];
                 let usual = self.usual_steps.get_or_insert(steps);
                 *usual += STEPS_GAIN * (steps - *usual);
                 stretch = (steps > 0.0).then_some(Stretch { from, to: at, did });
             }
-            self.came_since = 0.0;
+            self.admitted_since = 0.0;
             self.prompts_since = 0.0;
         }
         Meaning { came, stretch, work, ..Meaning::default() }
@@ -294,14 +297,13 @@ impl Levels {
 
     /// The stretch since the throughput last changed, up to the last reading: what it will have done at most.
     pub fn pending(&self) -> Option<Stretch> {
-        let ((at, now), from, usual) = (self.last?, self.fresh?, self.usual_steps?);
+        let ((at, now), from, steps) = (self.last?, self.fresh?, self.usual_steps?);
         let batch = now.running.filter(|n| *n >= SURELY_NOT_DONE)?;
-        let steps = MOST_STEPS * usual;
         let did = [
             steps,
             steps * batch,
             steps * now.used_tokens.unwrap_or(0.0),
-            self.came_since.max(0.0),
+            self.admitted_since.max(0.0),
             self.prompts_since.max(0.0),
         ];
         (at > from && at - from < LONGEST_STRETCH).then_some(Stretch { from, to: at, did })
@@ -497,6 +499,37 @@ mod tests {
             .came
             .unwrap();
         assert_eq!(came.requests, 5.0);
+    }
+
+    #[test]
+    fn requests_that_wait_are_no_work_that_was_done() {
+        let mut levels = Levels::default();
+        let gauges = |waiting, throughput| Gauges {
+            running: Some(8.0),
+            waiting: Some(waiting),
+            throughput: Some(throughput),
+            ..Gauges::default()
+        };
+        for (at, waiting, throughput) in [(0.0, 0.0, 400.0), (1.0, 0.0, 320.0), (2.0, 0.0, 240.0)] {
+            levels.read(at, &gauges(waiting, throughput), 0.0);
+        }
+        levels.read(3.0, &gauges(20.0, 240.0), 0.0);
+        let under_way = levels.pending().unwrap();
+        let finished = levels.read(4.0, &gauges(40.0, 80.0), 0.0).stretch.unwrap();
+        assert_eq!([under_way.did[3], finished.did[3]], [0.0; 2]);
+    }
+
+    #[test]
+    fn a_report_that_does_not_come_has_no_more_steps_than_the_usual_one() {
+        let mut levels = Levels::default();
+        let gauges =
+            |throughput| Gauges { running: Some(8.0), throughput: Some(throughput), ..Gauges::default() };
+        for (at, throughput) in [(0.0, 400.0), (1.0, 320.0), (2.0, 240.0), (3.0, 240.0), (4.0, 240.0)] {
+            levels.read(at, &gauges(throughput), 0.0);
+        }
+        // Thirty a second: since the report after the second second, none have been done for two.
+        let stretch = levels.pending().unwrap();
+        assert_eq!((stretch.from, stretch.to, stretch.did[0]), (2.0, 4.0, 30.0));
     }
 
     #[test]
