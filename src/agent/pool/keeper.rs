@@ -22,7 +22,7 @@ use crate::serve::metrics::Metrics;
 use skewtrap_core::capture::governor::{Budget, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::fleet::lease::{
-    Answer, GiveBack, GiveBackStep, Intent, StoreClock, Take, TakeStep, WindowEnd,
+    Answer, GiveBack, GiveBackStep, Intent, Proof, StoreClock, Take, TakeStep, WindowEnd,
 };
 use skewtrap_fleet::lease::PoolLease;
 use skewtrap_fleet::upload::Destination;
@@ -178,8 +178,8 @@ impl Keeper {
                     loop {
                         step = lease.take(&mut take, step, || steady.now()).await;
                         let TakeStep::Prove(open) = &step else { return step };
-                        let is_closed = known.is_closed(open).await;
-                        step = take.on(Answer::Proven(is_closed), steady.now());
+                        let proof = known.proof_of(open).await;
+                        step = take.on(Answer::Proven(proof), steady.now());
                     }
                 };
                 let step = tokio::time::timeout(TAKE_LIMIT, asking).await.unwrap_or_else(|_| Take::gave_up());
@@ -381,17 +381,22 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// Whether the window of an intent is known to be closed.
-    async fn is_closed(&self, open: &Intent) -> bool {
+    /// What is known of the end of the window of an intent.
+    async fn proof_of(&self, open: &Intent) -> Proof {
         if open.agent == **self.state.agent() {
-            return match self.returns.iter().find(|r| r.intent.nonce == open.nonce) {
-                Some(back) => back.end.unproven.is_none(),
-                None => !self.held.contains(&open.nonce) && end_of(self.state, &open.attempt).await.is_some(),
+            let end = match self.returns.iter().find(|r| r.intent.nonce == open.nonce) {
+                Some(back) => Some(back.end.clone()).filter(|end| end.unproven.is_none()),
+                None if self.held.contains(&open.nonce) => None,
+                None => end_of(self.state, &open.attempt).await,
             };
+            return end.map_or(Proof::None, Proof::Ended);
         }
         // An agent that lost its state: the server beside it may be another one by now.
         let server = self.servers.iter().find(|(name, _)| *name == open.target && open.host == host());
-        let Some((_, server)) = server else { return false };
-        matches!(instance_of(server, open.instance.as_deref()).await, Some(Reach::Another(_)))
+        let Some((_, server)) = server else { return Proof::None };
+        match instance_of(server, open.instance.as_deref()).await {
+            Some(Reach::Another(_)) => Proof::ServerGone,
+            _ => Proof::None,
+        }
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use self::give_back::{GiveBack, GiveBackStep, WindowEnd};
-pub use self::take::{Answer, Take, TakeStep};
+pub use self::take::{Answer, Proof, Take, TakeStep};
 use crate::capture::governor::{Budget, Estimate};
 use crate::capture::refusal::Refusal;
 use skewtrap_trace::time::Time;
@@ -92,6 +92,19 @@ impl LeaseState {
         }
         // Twice a day: the clock of another agent may say that it is later.
         self.windows.retain(|w| newest.since(w.at) < 2 * DAY);
+    }
+
+    /// Books how a window ended; one whose start was never sent cost nothing.
+    fn book_end(&mut self, end: &WindowEnd, window: PoolWindow) {
+        match end.was_sent {
+            true => self.book(PoolWindow {
+                stall_s: end.stall_s,
+                bytes: end.bytes,
+                end: if end.unproven.is_none() { KnownEnd::Closed } else { KnownEnd::Unknown },
+                ..window
+            }),
+            false => self.windows.retain(|w| w.nonce != window.nonce),
+        }
     }
 
     /// Whether the pool's budget allows another window.

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use skewtrap_core::capture::governor::{Budget, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
-use skewtrap_core::fleet::lease::{Answer, GiveBack, GiveBackStep, Intent, Take, TakeStep, Turn, WindowEnd};
+use skewtrap_core::fleet::lease::{
+    Answer, GiveBack, GiveBackStep, Intent, Proof, Take, TakeStep, Turn, WindowEnd,
+};
 use skewtrap_fleet::Store;
 use skewtrap_fleet::lease::PoolLease;
 use skewtrap_trace::time::Time;
@@ -37,7 +39,7 @@ async fn taken(lease: &mut PoolLease, intent: Intent, budget: &Budget) -> Result
         step = match step {
             TakeStep::Taken(turn) => return Ok(*turn),
             TakeStep::Refused(refusal) => return Err(refusal),
-            TakeStep::Prove(_) => take.on(Answer::Proven(false), now()),
+            TakeStep::Prove(_) => take.on(Answer::Proven(Proof::None), now()),
             other => panic!("left half way: {other:?}"),
         };
     }

@@ -93,16 +93,8 @@ impl GiveBack {
             // Who took the lease over has booked this window.
             None => self.is_overtaken = self.end.was_sent,
         }
-        match self.end.was_sent {
-            true => state.book(PoolWindow {
-                stall_s: self.end.stall_s,
-                bytes: self.end.bytes,
-                end: if self.end.unproven.is_none() { KnownEnd::Closed } else { KnownEnd::Unknown },
-                ..booked.unwrap_or_else(|| PoolWindow::of(&self.intent, stamped_at))
-            }),
-            // It cost nothing.
-            false => state.windows.retain(|w| w.nonce != self.intent.nonce),
-        }
+        let window = booked.unwrap_or_else(|| PoolWindow::of(&self.intent, stamped_at));
+        state.book_end(&self.end, window);
         state.lease = VERSION;
         GiveBackStep::Create { number: number + 1, state: Box::new(state) }
     }

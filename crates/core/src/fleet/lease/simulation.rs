@@ -83,6 +83,8 @@ struct Agent {
     began: At,
     /// Its state on disk: the window that may be open.
     on_disk: Option<(Intent, usize)>,
+    /// Its windows that ended, by their nonces: its state on disk has them.
+    ended: BTreeMap<String, WindowEnd>,
     looked_for: Vec<Intent>,
     /// When it came by the lease that it holds.
     holds_since: At,
@@ -104,6 +106,7 @@ struct Outcome {
     by_pause: usize,
     after_unproven: usize,
     untold: Vec<String>,
+    unbooked: Vec<String>,
     double_fences: Vec<String>,
 }
 
@@ -140,6 +143,7 @@ impl World {
                 op: 0,
                 began: 0,
                 on_disk: None,
+                ended: BTreeMap::new(),
                 looked_for: Vec::new(),
                 holds_since: 0,
             })
@@ -364,10 +368,13 @@ impl World {
             TakeStep::Measure => self.ask(agent, Request::Stamp),
             TakeStep::Create { number, state } => self.ask(agent, Request::Create(number, Box::new(state))),
             TakeStep::Prove(open) => {
-                // Its own, of which its disk knows nothing: nothing was sent, or it was closed when it came back.
+                // Its own, of which its disk knows nothing: nothing was sent.
                 let of = &self.agents[agent];
-                let proven = open.agent == agent.to_string() && of.on_disk.is_none();
-                self.answered(agent, Answer::Proven(proven));
+                let proof = match open.agent == agent.to_string() && of.on_disk.is_none() {
+                    true => Proof::Ended(of.ended.get(&open.nonce).cloned().unwrap_or_default()),
+                    false => Proof::None,
+                };
+                self.answered(agent, Answer::Proven(proof));
             }
         }
     }
@@ -456,7 +463,14 @@ impl World {
         let intent = turn.intent.clone();
         self.leaves(agent);
         self.agents[agent].on_disk = None;
-        self.give_back(agent, intent, WindowEnd { was_sent: true, ..WindowEnd::default() });
+        self.ends(agent, intent);
+    }
+
+    /// A window has ended: its state has it, and the lease is given back.
+    fn ends(&mut self, agent: usize, intent: Intent) {
+        let end = WindowEnd { was_sent: true, ..WindowEnd::default() };
+        self.agents[agent].ended.insert(intent.nonce.clone(), end.clone());
+        self.give_back(agent, intent, end);
     }
 
     fn give_back(&mut self, agent: usize, intent: Intent, end: WindowEnd) {
@@ -500,7 +514,7 @@ impl World {
         if let Some(window) = self.windows.get_mut(window) {
             window.closed = Some(window.closed.unwrap_or(now).min(now));
         }
-        self.give_back(agent, intent, WindowEnd { was_sent: true, ..WindowEnd::default() });
+        self.ends(agent, intent);
     }
 
     /// Whether the pool's own list says that nobody told its end: `skewtrap fleet` shows that.
@@ -520,6 +534,13 @@ impl World {
             if pair[1].0 < pair[0].1 {
                 outcome.double_fences.push(format!("{} and {}", pair[0].2, pair[1].2));
             }
+        }
+        // Whose lease is not open any more counts in the pool's budget, whoever ended that.
+        if let Some((state, _)) = self.store.values().next_back() {
+            let is_open = |w: &Window| state.open.as_ref().is_some_and(|open| open.nonce == w.nonce);
+            let is_booked = |w: &Window| state.windows.iter().any(|booked| booked.nonce == w.nonce);
+            let lost = self.windows.iter().filter(|w| !is_open(w) && !is_booked(w));
+            outcome.unbooked.extend(lost.map(|w| w.nonce.clone()));
         }
         for (i, first) in self.windows.iter().enumerate() {
             for second in &self.windows[i + 1..] {
@@ -548,7 +569,7 @@ impl World {
 }
 
 #[test]
-fn in_no_schedule_do_two_hold_a_valid_fence_and_each_pair_of_open_windows_is_told() {
+fn in_no_schedule_do_two_hold_a_valid_fence_and_each_window_is_booked_and_each_open_pair_told() {
     #[expect(clippy::disallowed_methods, reason = "a test says how much of it is run")]
     let seeds = std::env::var("SKEWTRAP_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(300u64);
     let mut all = Outcome::default();
@@ -556,6 +577,7 @@ fn in_no_schedule_do_two_hold_a_valid_fence_and_each_pair_of_open_windows_is_tol
         let outcome = World::new(seed).run();
         assert_eq!(outcome.double_fences, Vec::<String>::new(), "seed {seed}");
         assert_eq!(outcome.untold, Vec::<String>::new(), "seed {seed}");
+        assert_eq!(outcome.unbooked, Vec::<String>::new(), "seed {seed}");
         all.windows += outcome.windows;
         all.refused += outcome.refused;
         all.by_pause += outcome.by_pause;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     ALLOWED_SKEW, Intent, KnownEnd, Latest, LeaseState, PoolWindow, START_WITHIN, StoreClock, TRIES, Turn,
-    VERSION,
+    VERSION, WindowEnd,
 };
 use crate::capture::governor::{Budget, Estimate, QUIET};
 use crate::capture::refusal::Refusal;
@@ -42,14 +42,25 @@ pub enum Answer {
     Latest(Option<Box<Latest>>),
     /// The store's clock beside the steady one.
     Measured(StoreClock),
-    /// Whether the window is known to be closed.
-    Proven(bool),
+    /// What is known of the end of the window.
+    Proven(Proof),
     /// It was created.
     Created,
     /// Somebody else has created it.
     Exists,
     /// Nothing is known of what came of it, and why.
     Lost(String),
+}
+
+/// What is known of the end of a window that the lease says may be open.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Proof {
+    /// Nothing: it may be open.
+    None,
+    /// It was one's own: it ended so, or was never begun.
+    Ended(WindowEnd),
+    /// Its server is not the one any more in which it was opened.
+    ServerGone,
 }
 
 /// A take of the lease under way. All times are of one steady clock of this process; only the stamps of objects are
@@ -61,7 +72,7 @@ pub struct Take {
     expected: Estimate,
     clock: Option<StoreClock>,
     latest: Option<Box<Latest>>,
-    is_proven: bool,
+    proof: Proof,
     after_unproven: Option<Intent>,
     /// When the object was asked for that is being created, and its number.
     asked: Option<(u64, Time)>,
@@ -78,7 +89,7 @@ impl Take {
             expected,
             clock,
             latest: None,
-            is_proven: false,
+            proof: Proof::None,
             after_unproven: None,
             asked: None,
             tries: 0,
@@ -98,11 +109,11 @@ impl Take {
                 self.clock = Some(clock);
                 self.decide(now)
             }
-            Answer::Proven(is_proven) => {
-                self.is_proven = is_proven;
-                match is_proven {
-                    true => self.create(now),
-                    false => self.wait(now),
+            Answer::Proven(proof) => {
+                self.proof = proof;
+                match self.proof {
+                    Proof::Ended(_) | Proof::ServerGone => self.create(now),
+                    Proof::None => self.wait(now),
                 }
             }
             Answer::Created => match self.asked {
@@ -141,7 +152,7 @@ impl Take {
             return self.taken(number, asked_at);
         }
         self.latest = latest;
-        (self.is_proven, self.after_unproven) = (false, None);
+        (self.proof, self.after_unproven) = (Proof::None, None);
         self.decide(now)
     }
 
@@ -193,13 +204,17 @@ impl Take {
             Some(latest) => (latest.number + 1, latest.state.clone()),
         };
         if let (Some(open), Some(latest)) = (state.open.take(), &self.latest) {
-            let is_booked = state.windows.iter().any(|w| w.nonce == open.nonce);
-            let is_own = open.agent == self.intent.agent;
-            // Its agent has not said what it cost; of its own one it knows that none was started.
-            if !(is_booked || is_own && self.is_proven) {
-                let end = if self.is_proven { KnownEnd::ServerGone } else { KnownEnd::Unknown };
-                let (at, stall_s) = (latest.stamped_at, open.expected_stall_s);
-                state.book(PoolWindow { stall_s, end, ..PoolWindow::of(&open, at) });
+            let booked = state.windows.iter().find(|w| w.nonce == open.nonce).cloned();
+            let window = booked.clone().unwrap_or_else(|| PoolWindow::of(&open, latest.stamped_at));
+            // Of one that is not one's own nobody has said what it cost.
+            let stall_s = open.expected_stall_s;
+            match &self.proof {
+                Proof::Ended(end) => state.book_end(end, window),
+                Proof::ServerGone | Proof::None if booked.is_some() => {}
+                Proof::ServerGone => {
+                    state.book(PoolWindow { stall_s, end: KnownEnd::ServerGone, ..window });
+                }
+                Proof::None => state.book(PoolWindow { stall_s, end: KnownEnd::Unknown, ..window }),
             }
         }
         if let Some(clock) = self.clock

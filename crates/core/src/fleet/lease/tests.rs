@@ -81,7 +81,7 @@ fn what_its_agent_never_told_closed_is_left_alone_for_ten_minutes_more_unless_it
         take.on(latest(1, &held_by_a(), 1_000.0), at(now));
         let step = take.on(Answer::Measured(CLOCK), at(now));
         assert!(matches!(step, TakeStep::Prove(_)), "{step:?}");
-        take.on(Answer::Proven(proven), at(now))
+        take.on(Answer::Proven(if proven { Proof::ServerGone } else { Proof::None }), at(now))
     };
     let TakeStep::Refused(refusal) = asked(1_014.0, false) else { panic!("not refused") };
     assert_eq!(refusal.reason().word(), "pool_unproven");
@@ -98,9 +98,12 @@ fn an_agent_that_comes_back_takes_up_what_it_left_itself_as_soon_as_it_knows() {
     let mut take = take("a", "a2");
     take.on(latest(1, &held_by_a(), 1_000.0), at(901.0));
     assert!(matches!(take.on(Answer::Measured(CLOCK), at(901.0)), TakeStep::Prove(_)));
-    let state = created(&take.clone().on(Answer::Proven(true), at(901.0)));
-    assert_eq!(state.windows, [], "of which nothing was sent");
-    let refused = take.on(Answer::Proven(false), at(901.0));
+    let ended = |end: WindowEnd| created(&take.clone().on(Answer::Proven(Proof::Ended(end)), at(901.0)));
+    assert_eq!(ended(WindowEnd::default()).windows, [], "of which nothing was sent");
+    let windows = ended(end()).windows;
+    let booked: Vec<_> = windows.iter().map(|w| (w.fence, w.at, w.stall_s, w.bytes, w.end)).collect();
+    assert_eq!(booked, [(1, at(1_000.0), 0.5, 1_000, KnownEnd::Closed)], "it counts in the pool's budget");
+    let refused = take.on(Answer::Proven(Proof::None), at(901.0));
     assert!(matches!(refused, TakeStep::Refused(Refusal::PoolWindow { .. })), "{refused:?}");
 }
 
@@ -197,7 +200,7 @@ fn an_unproven_end_keeps_the_pool_closed_until_it_is_told_closed() {
     let mut take = take("b", "b1");
     take.on(latest(2, &state, 1_010.0), at(915.0));
     take.on(Answer::Measured(CLOCK), at(915.0));
-    let step = take.on(Answer::Proven(false), at(915.0));
+    let step = take.on(Answer::Proven(Proof::None), at(915.0));
     assert!(matches!(step, TakeStep::Refused(Refusal::PoolUnproven { .. })), "{step:?}");
     let (_, step) = given_back(intent("a", "a1"), end(), latest(2, &state, 1_010.0));
     let GiveBackStep::Create { number: 3, state } = step else { panic!("{step:?}") };
@@ -209,7 +212,7 @@ fn a_window_that_ends_when_another_agent_has_taken_over_is_told() {
     let mut take = take("b", "b1");
     take.on(latest(1, &held_by_a(), 1_000.0), at(1_614.0));
     take.on(Answer::Measured(CLOCK), at(1_614.0));
-    let state = created(&take.on(Answer::Proven(false), at(1_614.0)));
+    let state = created(&take.on(Answer::Proven(Proof::None), at(1_614.0)));
     let turn = taken(take.on(Answer::Created, at(1_614.1)));
     assert_eq!(turn.after_unproven.map(|open| open.host).as_deref(), Some("host-of-a"));
     let (mut back, step) = given_back(intent("a", "a1"), end(), latest(2, &state, 1_714.0));
