@@ -11,12 +11,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::compare::{self, CompareRequest};
+use super::compare::{self, CompareRequest, RankOverrides};
 use super::upload::destination;
 use crate::clock::wall_time;
 use crate::config::store::StoreConfig;
 use crate::observe::artifact::{FoundFile, files_of, inspect};
 use skewtrap_core::capture::path_map::PathMap;
+use skewtrap_core::capture::verify::rank_among;
 use skewtrap_core::fleet::gather::{
     self, NODE_EVERY, NodeFile, NodePresence, NodeReport, VERSION, WindowManifest, mark_of_manifest,
     node_object, report_object, summary_object, windows_folder,
@@ -24,6 +25,7 @@ use skewtrap_core::fleet::gather::{
 use skewtrap_core::fleet::lease::StoreClock;
 use skewtrap_fleet::Store;
 use skewtrap_fleet::upload::Destination;
+use skewtrap_trace::rank::{Rank, RankId};
 use skewtrap_trace::summary;
 
 /// Between two looks at the store, and at the folders of windows that are open.
@@ -225,10 +227,12 @@ impl Collection {
         scratch: &Path,
     ) -> anyhow::Result<NodeFile> {
         let (engine, of, to) = (self.manifest.engine, path.to_owned(), scratch.to_owned());
+        let expected = self.manifest.ranks();
         let summarised = crate::world::blocking(move || {
             let artifact = inspect(&of, engine).with_context(|| format!("cannot read {}", of.display()))?;
+            let rank = artifact.rank.map(|named| rank_among(engine, &expected, named));
             let mut file = NodeFile {
-                rank: artifact.rank.map(skewtrap_trace::rank::Rank::labels),
+                rank: rank.map(Rank::labels),
                 file: of.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
                 bytes: artifact.size,
                 sha256: artifact.sha256,
@@ -239,7 +243,7 @@ impl Collection {
                 file.why = Some("it is cut off".into());
                 return Ok((file, None));
             }
-            Ok::<_, anyhow::Error>(match summary_of(&of, &to) {
+            Ok::<_, anyhow::Error>(match summary_of(&of, rank, &to) {
                 Ok((rank, summary)) => {
                     file.rank.get_or_insert_with(|| rank.labels());
                     (file, Some((rank, summary)))
@@ -264,9 +268,13 @@ impl Collection {
     }
 }
 
-/// The summary of the rank whose trace that is.
-fn summary_of(path: &Path, scratch: &Path) -> anyhow::Result<(skewtrap_trace::rank::RankId, Vec<u8>)> {
-    let request = CompareRequest { paths: vec![path.to_owned()], ..CompareRequest::default() };
+/// The summary of the rank whose trace that is; `named` is the rank by its file's name, where that says one.
+fn summary_of(path: &Path, named: Option<Rank>, scratch: &Path) -> anyhow::Result<(RankId, Vec<u8>)> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let files = named.map(|rank| (name, rank)).into_iter().collect();
+    let rank_overrides = RankOverrides { files, ..RankOverrides::default() };
+    let request =
+        CompareRequest { paths: vec![path.to_owned()], rank_overrides, ..CompareRequest::default() };
     let compared = compare::run(&request, &|_| {})?;
     let rank = *compared.ranks.first().context("it has no rank")?;
     let written = compared.write_summaries(scratch)?;

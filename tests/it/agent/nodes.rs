@@ -196,6 +196,41 @@ async fn a_rank_without_a_file_and_one_whose_file_is_cut_off_are_named() {
     assert_eq!(waiting.summaries().count(), RANKS - 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn under_attention_dp_the_files_of_tensorrt_llm_are_those_of_the_dp_ranks() {
+    let root = tempfile::tempdir().expect("a folder");
+    fs::create_dir(root.path().join("bucket")).expect("a folder");
+    let (mut node, profiles) = node(root.path(), 0, "/profiles");
+    let to = leader(root.path());
+    let mark = mark("trtllm");
+    let expected = (0..2).map(|dp| Rank::dp(dp).labels()).collect();
+    let manifest = WindowManifest { engine: ServerKind::TensorrtLlm, expected, ..manifest(&mark) };
+    let manifest = WindowManifest { marks: Marks::default(), ..manifest };
+    let text = serde_json::to_vec(&manifest).expect("plain data");
+    to.store.put(&manifest_object(POOL, &mark), text.into()).await.expect("stored");
+    let generated = root.path().join("all");
+    fs::create_dir_all(&generated).expect("a folder");
+    let ranks: Vec<_> = (0..2).map(|dp| traces::Rank::new(format!("DP-{dp}"), None)).collect();
+    write(&generated, &ranks, &Style::default());
+    let folder = profiles.join(&mark);
+    fs::create_dir_all(&folder).expect("a folder");
+    let mut files: Vec<_> = fs::read_dir(&generated).expect("there").flatten().map(|e| e.path()).collect();
+    files.sort();
+    for (number, file) in files.iter().enumerate() {
+        let name = format!("trtllm-trace-1778480665-7993d824-rank-{number}.json");
+        fs::copy(file, folder.join(name)).expect("written");
+    }
+    for _ in 0..2 {
+        node.until("brought the summary of trtllm-trace-");
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    let into = root.path().join("gathered");
+    let gathered = gather(&to, &manifest, &[], &into, until).await.expect("the store").expect("a node");
+    assert_eq!(gathered.notes(), Vec::<String>::new());
+    let ranks: Vec<String> = compared(&[into]).ranks.iter().map(ToString::to_string).collect();
+    assert_eq!(ranks, ["DP0", "DP1"]);
+}
+
 #[test]
 fn a_node_agent_without_a_store_says_what_it_needs() {
     let dir = tempfile::tempdir().expect("a folder");
