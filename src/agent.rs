@@ -468,6 +468,9 @@ impl Agent {
                 self.warn_of_one_load(target);
             }
             AgentEvent::Window { incident, event } => {
+                if let WindowEvent::Refused(_) = &event {
+                    self.running.remove(&incident);
+                }
                 if let WindowEvent::Ended(stored) = &event {
                     if let CaptureOutcome::Failed { why, .. } = &stored.outcome {
                         tracing::warn!(incident = &*incident, "the capture failed: {why}");

@@ -127,7 +127,8 @@ impl Agent {
         let job = if matches!(update, Update::Captured | Update::Verdict) {
             self.notifier.reported(&incident.id);
             Job::Captured(Box::new(incident))
-        } else if (update == Update::Fired || begins_with_death) && !waits {
+        } else if (matches!(update, Update::Fired | Update::Refused) || begins_with_death) && !waits {
+            // Where the pool refused the window for which its bundle was left to the capture, that is made now.
             // As long as nothing can be written nothing is held for it.
             let evidence = match &self.awaited {
                 None => self.evidence(&incident, incident.finding.onset),
