@@ -5,6 +5,7 @@ pub mod body;
 pub mod client;
 pub mod exchange;
 pub mod kept;
+pub mod kubernetes;
 pub mod secret;
 
 use std::sync::Arc;

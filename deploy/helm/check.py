@@ -26,6 +26,7 @@ REFUSED = [
     ({"serviceMonitor": {"enabled": True}}, "podSelector"),
     ({"sidecar": {"config": {"targets": []}}}, "targets"),
     ({"sidecar": {"dataSize": "much"}}, "dataSize"),
+    ({"lease": {"enabled": True, "name": "Prod_A"}}, "name"),
 ]
 
 
@@ -119,6 +120,16 @@ def rendered_checks(render, tool, folder):
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "chat", "namespace": "prod"}], binding["subjects"]
     validated(tool, found, "the role that lists pods")
+
+    lease = {"enabled": True, "name": "skewtrap-prod-a", "serviceAccount": "chat"}
+    found = documents(render(chart, {"lease": lease, "sidecar": {"enabled": False}}))
+    role, binding = one(found, "Role"), one(found, "RoleBinding")
+    of_leases = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"]}
+    by_name = {"resourceNames": ["skewtrap-prod-a"], "verbs": ["get", "update"]}
+    assert role["rules"] == [of_leases | {"verbs": ["create"]}, of_leases | by_name], role["rules"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "chat", "namespace": "prod"}], binding["subjects"]
+    validated(tool, found, "the role that keeps the lease of a pool")
 
     for values, named in REFUSED:
         try:

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 #[cfg(feature = "fleet")]
 pub(super) use self::keeper::start;
 #[cfg(feature = "fleet")]
-pub use self::keeper::try_out;
+pub use self::keeper::{lease_of, try_out};
 use crate::clock::{Clock, wall_time};
 use skewtrap_core::capture::admit::CaptureMethod;
 use skewtrap_core::capture::governor::{Attempt, Estimate};

@@ -201,7 +201,7 @@ impl Checks {
     async fn store(&mut self, config: &crate::config::store::StoreConfig) {
         let tried = match crate::agent::upload::destination(config) {
             Err(why) => Err(format!("{why:#}")),
-            Ok(to) => crate::agent::pool::try_out(&to).await,
+            Ok(to) => crate::agent::pool::try_out(config, &to).await,
         };
         let ok = tried.is_ok();
         let message = tried.err().unwrap_or_else(|| {

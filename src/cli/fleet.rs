@@ -56,6 +56,7 @@ mod view {
 
     use super::super::{config_path, wrong};
     use super::FleetArgs;
+    use crate::agent::pool;
     use crate::agent::upload::destination;
     use crate::config::file;
     use crate::config::store::{DEFAULT_POOL, OnLeaseLoss, StoreConfig};
@@ -64,7 +65,6 @@ mod view {
     use skewtrap_core::fleet::{FleetView, Tally};
     use skewtrap_core::message::{counted, seconds, utc};
     use skewtrap_fleet::index;
-    use skewtrap_fleet::lease::PoolLease;
 
     /// Prints the view.
     ///
@@ -75,7 +75,7 @@ mod view {
         let to = destination(&config).map_err(|e| wrong(&format!("{e:#}")))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let read = runtime.block_on(index::read(&to.store, &config.pool, args.since.as_deref()))?;
-        let mut lease = PoolLease::new(to.store.clone(), config.pool.clone(), to.host.clone());
+        let mut lease = pool::lease_of(&config, &to, &to.host);
         let lease = runtime.block_on(lease.latest())?.map(|latest| latest.state);
         let view = FleetView { lease, ..FleetView::new(read.lines) };
         match args.format.is_json() {
@@ -112,6 +112,7 @@ mod view {
             }
         };
         let pool = args.pool.clone().or_else(|| configured.as_ref().map(|c| c.pool.clone()));
+        let lease = configured.as_ref().and_then(|c| c.lease.clone());
         let address = args.store.clone().or_else(|| configured.map(|c| c.address));
         let address = address
             .ok_or_else(|| wrong("no store is named: give --store, or `store:` in the configuration"))?;
@@ -121,6 +122,7 @@ mod view {
             address,
             pool,
             on_lease_loss,
+            lease,
             rate: None,
             keep_local: None,
             raw: false,

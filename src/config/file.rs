@@ -19,7 +19,7 @@ use super::rule::{CheckedRule, Notified};
 use super::rules::{self, LoadRules, RuleEntry, RuleList, UsedNames};
 use super::secret::{SecretRef, SecretText, secret_of, shown_secret};
 use super::signal::{OwnSignal, OwnSource, SignalsText, catalog_of, signals_of};
-use super::store::{self, OnLeaseLoss, StoreConfig, UploadText};
+use super::store::{self, LeaseText, OnLeaseLoss, StoreConfig, UploadText};
 use super::target::{self, Target, TargetText};
 use super::tree::{self, Node, Place, Value};
 use skewtrap_core::capture::governor::Budget;
@@ -57,6 +57,8 @@ pub struct FileText {
     /// What becomes of windows when the store does not say whether another agent of the pool has one open:
     /// `refuse` (default), or `local_budget`.
     on_lease_loss: Field<OnLeaseLoss>,
+    /// Where the lease of the pool is, by which its agents open one window at a time. Default: in the store.
+    lease: Field<LeaseText>,
     /// What is uploaded into the store, and how fast.
     upload: Field<UploadText>,
     /// Who is notified.
@@ -286,7 +288,7 @@ fn check(
         store: store::store_of(
             &text.store,
             &text.pool,
-            (&text.upload, &text.on_lease_loss),
+            (&text.upload, &text.on_lease_loss, &text.lease),
             &mut settings,
             findings,
         ),

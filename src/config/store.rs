@@ -10,6 +10,7 @@ use super::de::Field;
 use super::diagnostic::Findings;
 use super::effective::Settings;
 use super::quantity::{Bytes, Span};
+use super::secret::{is_url, masked};
 
 /// What is uploaded, and how fast.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -48,6 +49,76 @@ impl std::fmt::Display for OnLeaseLoss {
     }
 }
 
+/// Where the lease of the pool is kept, if not in the store.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct LeaseText {
+    /// In an object `Lease` of Kubernetes.
+    #[cfg_attr(test, schemars(required))]
+    kubernetes: Field<KubernetesLeaseText>,
+}
+
+/// An object `Lease` of Kubernetes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct KubernetesLeaseText {
+    /// Its name. Default: `skewtrap-` and the name of the pool.
+    name: Field<String>,
+    /// Its namespace. Default: the agent's own.
+    namespace: Field<String>,
+    /// The address of the API, as `kubectl proxy` serves it. Default: that of the cluster in which the agent runs.
+    api: Field<String>,
+}
+
+/// An object `Lease` of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubernetesLease {
+    /// Its name.
+    pub name: String,
+    /// Its namespace; `None` for the agent's own.
+    pub namespace: Option<String>,
+    /// The API; `None` for that of the cluster.
+    pub api: Option<String>,
+}
+
+/// The `Lease` that is named.
+fn lease_of(field: &Field<LeaseText>, pool: &str, findings: &mut Findings<'_>) -> Option<KubernetesLease> {
+    let (text, at) = field.placed()?;
+    let Some(text) = text.kubernetes.get() else {
+        let hint = "write `lease: { kubernetes: {} }`, or leave it out: then the lease is in the store";
+        findings.error(at, "`lease` names no place", Some(hint.into()));
+        return None;
+    };
+    let name = text.name.get().cloned().unwrap_or_else(|| format!("skewtrap-{pool}"));
+    let is_name = |name: &str| {
+        let ends = |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+        name.len() <= 253
+            && name.chars().all(allowed)
+            && ends(name.chars().next())
+            && ends(name.chars().last())
+    };
+    if !is_name(&name) {
+        let hint = "write `name:` with small letters, digits, `-` and `.`";
+        findings.error(at, format!("`{name}` is no name of an object of Kubernetes"), Some(hint.into()));
+        return None;
+    }
+    let namespace = text.namespace.get().cloned();
+    if let Some(odd) = namespace.as_deref().filter(|name| !is_name(name)) {
+        findings.error(at, format!("`{odd}` is no name of a namespace of Kubernetes"), None);
+        return None;
+    }
+    if let Some(api) = text.api.get().filter(|api| !is_url(api)) {
+        let hint = "write `api: http://127.0.0.1:8001`, as `kubectl proxy` serves it";
+        findings.error_hiding_line(at, format!("`{}` is no address", masked(api)), Some(hint.into()));
+        return None;
+    }
+    let api = text.api.get().map(|api| api.trim_end_matches('/').to_owned());
+    Some(KubernetesLease { name, namespace, api })
+}
+
 /// Where incidents are uploaded, and what of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
@@ -57,6 +128,8 @@ pub struct StoreConfig {
     pub pool: String,
     /// What becomes of windows when the store is away.
     pub on_lease_loss: OnLeaseLoss,
+    /// Where the lease of the pool is; `None` for the store.
+    pub lease: Option<KubernetesLease>,
     /// The most bytes a second.
     pub rate: Option<u64>,
     /// How old an incident is when its uploaded bundle is deleted here.
@@ -76,7 +149,7 @@ pub const DEFAULT_POOL: &str = "default";
 pub(super) fn store_of(
     store: &Field<String>,
     pool: &Field<String>,
-    (upload, on_lease_loss): (&Field<UploadText>, &Field<OnLeaseLoss>),
+    (upload, on_lease_loss, lease): (&Field<UploadText>, &Field<OnLeaseLoss>, &Field<LeaseText>),
     settings: &mut Settings,
     findings: &mut Findings<'_>,
 ) -> Option<StoreConfig> {
@@ -92,7 +165,15 @@ pub(super) fn store_of(
     let raw = settings.resolve("upload.raw", &text.raw, false);
     let secrets = settings.resolve("upload.secrets", &text.secrets, false);
     let on_lease_loss = settings.resolve("on_lease_loss", on_lease_loss, OnLeaseLoss::default());
+    let lease_place = lease.place();
+    let lease = lease_of(lease, &named, findings);
+    let in_kubernetes = lease.as_ref().map(|lease| format!("the Lease {} of Kubernetes", lease.name));
+    settings.record_option("lease", in_kubernetes, lease_place);
     let Some((address, place)) = store.placed() else {
+        if let Some(place) = lease_place {
+            let hint = "name one: `store: s3://BUCKET/PREFIX`";
+            findings.error(place, "`lease` is that of a pool, which needs a `store`", Some(hint.into()));
+        }
         if let Some(place) = upload.place() {
             let hint = "name one: `store: s3://BUCKET/PREFIX`";
             findings.warn(place, "`upload` says how, but there is no `store`", Some(hint.into()));
@@ -115,6 +196,7 @@ pub(super) fn store_of(
         address: address.trim_end_matches('/').to_owned(),
         pool: named,
         on_lease_loss,
+        lease,
         rate,
         keep_local,
         raw,

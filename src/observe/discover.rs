@@ -10,6 +10,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::config::discover::{Discover, Group, Pods};
+use crate::http::kubernetes::{Api, IDENTITY, NoPod};
 use crate::http::{Secret, body, client};
 
 /// No list is longer.
@@ -17,8 +18,6 @@ const MOST: usize = 8 << 20;
 const WITHIN: Duration = Duration::from_secs(10);
 /// So many pods are asked for at once.
 const PAGE: u32 = 500;
-/// Where a pod finds its own identity.
-const IDENTITY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Why a list cannot be had: a sentence without the place that was asked.
 #[derive(Debug, Error)]
@@ -43,10 +42,8 @@ pub enum DiscoverError {
         why: String,
     },
     /// The agent runs in no pod.
-    #[error(
-        "the agent runs in no pod of Kubernetes ({0}): give `api:`, as `kubectl proxy` serves it, or let it run in the cluster"
-    )]
-    NoPod(String),
+    #[error(transparent)]
+    NoPod(#[from] NoPod),
     /// The role of the agent does not allow it.
     #[error(
         "Kubernetes does not let this service account list pods of the namespace {namespace} (403): give it a role with `get` and `list` on `pods`"
@@ -101,31 +98,11 @@ async fn by_names(
 
 /// The pods that run, each a group of its own, for each has a name.
 async fn by_pods(pods: &Pods, identity: &Path) -> Result<Vec<Group>, DiscoverError> {
-    let read = |file: &str| std::fs::read_to_string(identity.join(file)).map(|text| text.trim().to_owned());
-    let namespace = match (&pods.namespace, read("namespace")) {
-        (Some(namespace), _) => namespace.clone(),
-        (None, Ok(namespace)) if !namespace.is_empty() => namespace,
-        (None, _) if pods.api.is_some() => "default".to_owned(),
-        (None, _) => {
-            return Err(DiscoverError::NoPod(format!("there is no {}/namespace", identity.display())));
-        }
-    };
-    let (api, authorities) = match &pods.api {
-        Some(api) => (api.clone(), None),
-        None => {
-            let variable = |name: &str| {
-                std::env::var(name).map_err(|_| DiscoverError::NoPod(format!("{name} is not set")))
-            };
-            let (host, port) = (variable("KUBERNETES_SERVICE_HOST")?, variable("KUBERNETES_SERVICE_PORT")?);
-            let host = if host.contains(':') { format!("[{host}]") } else { host };
-            (format!("https://{host}:{port}"), Some(identity.join("ca.crt")))
-        }
-    };
-    // It is renewed every hour, so it is read each time.
-    let token = read("token").ok().filter(|token| !token.is_empty()).map(|token| Secret::new(&*token));
+    let Api { address, authorities, token, namespace } =
+        Api::now(pods.api.as_deref(), pods.namespace.as_deref(), identity)?;
     let (mut found, mut follows) = (BTreeMap::new(), String::new());
     loop {
-        let mut url = reqwest::Url::parse(&format!("{api}/api/v1/namespaces/{namespace}/pods"))
+        let mut url = reqwest::Url::parse(&format!("{address}/api/v1/namespaces/{namespace}/pods"))
             .map_err(|e| DiscoverError::Unreached(e.to_string()))?;
         url.query_pairs_mut()
             .append_pair("labelSelector", &pods.selector)

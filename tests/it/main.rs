@@ -24,6 +24,8 @@ mod agent {
     #[cfg(feature = "fleet")]
     mod fleet;
     mod follow_up;
+    #[cfg(feature = "fleet")]
+    mod kubernetes;
     #[cfg(feature = "mcp")]
     mod mcp;
     #[cfg(feature = "fleet")]

@@ -1,4 +1,4 @@
-//! The lease of a pool in its store: what [`skewtrap_core::fleet::lease`] decides is asked of the store here.
+//! The lease of a pool, in its store or in Kubernetes: what [`skewtrap_core::fleet::lease`] decides is asked of them here.
 
 use std::time::Duration;
 
@@ -7,10 +7,12 @@ use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use crate::kubernetes::KubernetesLease;
+use crate::sequence::{Creation, Numbered, Sequence};
 use crate::store::{Store, StoreError, is_missing_bucket};
 use skewtrap_core::fleet::lease::{
     Answer, GiveBack, GiveBackStep, Latest, LeaseState, StoreClock, Take, TakeStep, clock_object,
-    lease_folder, lease_number, lease_object,
+    lease_folder,
 };
 use skewtrap_core::printable::printable;
 use skewtrap_trace::time::Time;
@@ -20,15 +22,22 @@ const RESOLUTION: Duration = Duration::from_secs(1);
 /// A folder's are far finer.
 const OF_FOLDERS: Duration = Duration::from_millis(10);
 
+/// Where it is.
+#[derive(Clone, Debug)]
+enum Place {
+    /// Numbered objects in the store.
+    Store(Sequence),
+    /// One object of Kubernetes.
+    Kubernetes(KubernetesLease),
+}
+
 /// The lease of one pool.
 #[derive(Clone, Debug)]
 pub struct PoolLease {
-    store: Store,
+    place: Place,
     pool: String,
     /// Which agent asks: its id.
     agent: String,
-    /// The newest object that was seen: what is older need not be listed.
-    newest: u64,
     /// The store's clock as it was measured last.
     clock: Option<StoreClock>,
 }
@@ -36,7 +45,15 @@ pub struct PoolLease {
 impl PoolLease {
     /// The lease of `pool` in `store`, for the agent of that id.
     pub fn new(store: Store, pool: impl Into<String>, agent: impl Into<String>) -> Self {
-        Self { store, pool: pool.into(), agent: agent.into(), newest: 0, clock: None }
+        let pool = pool.into();
+        let place = Place::Store(Sequence::new(store, lease_folder(&pool)));
+        Self { place, pool, agent: agent.into(), clock: None }
+    }
+
+    /// The lease of a pool that is that one of Kubernetes.
+    pub fn in_kubernetes(lease: KubernetesLease) -> Self {
+        let (pool, agent) = (String::new(), String::new());
+        Self { place: Place::Kubernetes(lease), pool, agent, clock: None }
     }
 
     /// The store's clock as it was measured last, beside the clock that was given then.
@@ -79,32 +96,22 @@ impl PoolLease {
     /// # Errors
     /// It cannot be read.
     pub async fn latest(&mut self) -> Result<Option<Latest>, StoreError> {
-        let found = match self.newest {
-            0 => None,
-            known => self.newest_after(known - 1).await?,
+        let objects = match &mut self.place {
+            Place::Store(objects) => objects,
+            Place::Kubernetes(lease) => {
+                let latest = lease.latest().await.map_err(StoreError::Kubernetes)?;
+                return Ok(latest.map(|latest| Latest { state: made_safe(latest.state), ..latest }));
+            }
         };
-        // What was known may have been removed by a rule of the bucket.
-        let found = match found {
-            Some(found) => Some(found),
-            None => self.newest_after(0).await?,
-        };
-        let Some(number) = found else { return Ok(None) };
-        self.newest = number;
-        let name = lease_object(&self.pool, number);
-        let Some((bytes, stamped_at)) = self.store.get_stamped(&name).await? else { return Ok(None) };
+        let Some(found) = objects.latest().await? else { return Ok(None) };
+        let Numbered { number, name, bytes, stamped_at } = found;
         let state = LeaseState::read(&bytes).ok_or_else(|| StoreError::Failed {
-            store: self.store.address().to_owned(),
+            store: objects.store.address().to_owned(),
             why: format!(
                 "{name} is no lease that this skewtrap can read: was it written by a newer one? Bring all agents of the pool to one release"
             ),
         })?;
         Ok(Some(Latest { number, state: made_safe(state), stamped_at }))
-    }
-
-    async fn newest_after(&self, known: u64) -> Result<Option<u64>, StoreError> {
-        let after = lease_object(&self.pool, known);
-        let names = self.store.list_after(&lease_folder(&self.pool), &after).await?;
-        Ok(names.iter().filter_map(|name| lease_number(name)).max())
     }
 
     async fn read(&mut self) -> Answer {
@@ -115,28 +122,30 @@ impl PoolLease {
     }
 
     async fn create(&mut self, number: u64, state: &LeaseState) -> Answer {
-        let name = lease_object(&self.pool, number);
-        let payload = PutPayload::from(Bytes::from(state.object()));
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store.objects.put_opts(&Path::from(&*name), payload, options).await {
-            Ok(_) => Answer::Created,
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => Answer::Exists,
-            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => Answer::Lost(format!(
-                "{} cannot create an object only where there is none (a conditional put), and the lease of a pool needs that",
-                self.store.address()
-            )),
-            Err(error) => Answer::Lost(self.store.failed(&error, &name).to_string()),
+        let creation = match &mut self.place {
+            Place::Store(objects) => objects.create(number, state.object()).await,
+            Place::Kubernetes(lease) => lease.create(number, state).await,
+        };
+        match creation {
+            Creation::Created => Answer::Created,
+            Creation::Exists => Answer::Exists,
+            Creation::Lost(why) => Answer::Lost(why),
         }
     }
 
-    /// Measures the store's clock beside `now`, by a write.
+    /// Measures the store's clock beside `now`, by a write; that of Kubernetes by an answer's date.
     ///
     /// # Errors
-    /// Nothing can be written.
+    /// Nothing can be written, or asked.
     pub async fn measure(&mut self, now: impl Fn() -> Time) -> Result<StoreClock, StoreError> {
-        let name = clock_object(&self.pool, &self.agent);
-        let content = b"written to measure the clock of the store\n".to_vec();
-        let clock = self.store.stamp(&name, content, now).await?;
+        let clock = match &self.place {
+            Place::Store(objects) => {
+                let name = clock_object(&self.pool, &self.agent);
+                let content = b"written to measure the clock of the store\n".to_vec();
+                objects.store.stamp(&name, content, now).await?
+            }
+            Place::Kubernetes(lease) => lease.measure(now).await.map_err(StoreError::Kubernetes)?,
+        };
         self.clock = Some(clock);
         Ok(clock)
     }

@@ -80,6 +80,9 @@ pub enum StoreError {
         /// What went wrong.
         why: String,
     },
+    /// The lease is in Kubernetes, and cannot be used there.
+    #[error("{0}")]
+    Kubernetes(String),
     /// What was stored is not what was sent.
     #[error("{store}: {name} has other bytes than were sent; it is sent again")]
     Differs {

@@ -2,7 +2,8 @@
 //! is away meanwhile.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -16,14 +17,16 @@ use crate::agent::plan::host;
 use crate::agent::supervise::Supervisor;
 use crate::agent::upload::destination;
 use crate::clock::{Clock, wall_time};
-use crate::config::store::{OnLeaseLoss, StoreConfig};
-use crate::http::Server;
+use crate::config::store::{KubernetesLease, OnLeaseLoss, StoreConfig};
+use crate::http::kubernetes::{Api, IDENTITY};
+use crate::http::{Server, client};
 use crate::serve::metrics::Metrics;
 use skewtrap_core::capture::governor::{Budget, Estimate};
 use skewtrap_core::capture::refusal::Refusal;
 use skewtrap_core::fleet::lease::{
     Answer, GiveBack, GiveBackStep, Intent, Proof, StoreClock, Take, TakeStep, WindowEnd,
 };
+use skewtrap_fleet::kubernetes::Access;
 use skewtrap_fleet::lease::PoolLease;
 use skewtrap_fleet::upload::Destination;
 
@@ -153,7 +156,7 @@ impl Keeper {
     fn lease(&mut self) -> anyhow::Result<PoolLease> {
         if self.lease.is_none() {
             let to = destination(&self.config)?;
-            self.lease = Some(PoolLease::new(to.store, to.pool, &**self.state.agent()));
+            self.lease = Some(lease_of(&self.config, &to, self.state.agent()));
         }
         self.lease.clone().ok_or_else(|| anyhow::anyhow!("no lease"))
     }
@@ -341,14 +344,40 @@ impl Keeper {
     }
 }
 
+/// The lease of a pool, where the configuration says that it is; `agent` asks.
+pub fn lease_of(config: &StoreConfig, to: &Destination, agent: &str) -> PoolLease {
+    let Some(KubernetesLease { name, namespace, api }) = config.lease.clone() else {
+        return PoolLease::new(to.store.clone(), to.pool.clone(), agent);
+    };
+    let known = OnceLock::new();
+    let access = move || {
+        let Api { address, authorities, token, namespace } =
+            Api::now(api.as_deref(), namespace.as_deref(), Path::new(IDENTITY)).map_err(|e| e.to_string())?;
+        // It holds roots and connections.
+        let client = match known.get() {
+            Some(client) => client,
+            None => {
+                let made = client::client(authorities.as_deref()).map_err(|e| e.to_string())?;
+                known.get_or_init(|| made)
+            }
+        };
+        let token = token.map(|token| token.reveal().to_owned());
+        Ok(Access { client: client.clone(), api: address, namespace, token })
+    };
+    PoolLease::in_kubernetes(skewtrap_fleet::kubernetes::KubernetesLease::new(Arc::new(access), name))
+}
+
 /// Whether a store can be written, read and listed and lets agents take turns, and whether its clock is ours.
 ///
 /// # Errors
 /// It cannot, and why.
-pub async fn try_out(to: &Destination) -> Result<(), String> {
+pub async fn try_out(config: &StoreConfig, to: &Destination) -> Result<(), String> {
     to.store.try_out(&to.host).await.map_err(|e| e.to_string())?;
-    to.store.try_conditional_put(&to.host).await.map_err(|e| e.to_string())?;
-    let mut lease = PoolLease::new(to.store.clone(), to.pool.clone(), to.host.clone());
+    if config.lease.is_none() {
+        to.store.try_conditional_put(&to.host).await.map_err(|e| e.to_string())?;
+    }
+    let mut lease = lease_of(config, to, &to.host);
+    lease.latest().await.map_err(|e| e.to_string())?;
     let clock = lease.measure(wall_time).await.map_err(|e| e.to_string())?;
     clock.complaint().map_or(Ok(()), Err)
 }

@@ -360,6 +360,7 @@ fn a_store_with_its_pool_and_what_of_incidents_leaves_the_host_is_read() {
         address: "s3://traces/of/skewtrap".into(),
         pool: "prod-a".into(),
         on_lease_loss: OnLeaseLoss::LocalBudget,
+        lease: None,
         rate: Some(5 << 20),
         keep_local: Some(Duration::from_secs(7 * 86_400)),
         raw: true,
@@ -367,6 +368,36 @@ fn a_store_with_its_pool_and_what_of_incidents_leaves_the_host_is_read() {
     };
     assert_eq!(store, wanted);
     assert_eq!(load("skewtrap.yaml", DEFAULTS, &nothing).config.expect("it may run").store, None);
+}
+
+#[test]
+fn the_lease_of_a_pool_is_in_the_store_or_an_object_of_kubernetes() {
+    let of = |pool: &str, lease: &str| {
+        let text = format!("store: s3://traces\npool: {pool}\nlease: {lease}\n");
+        load("skewtrap.yaml", &text, &nothing)
+    };
+    let named =
+        |lease| of("prod-a", lease).config.expect("it may run").store.expect("named").lease.expect("named");
+    let default = named("{ kubernetes: {} }");
+    assert_eq!((&*default.name, default.namespace, default.api), ("skewtrap-prod-a", None, None));
+    let given = named("{ kubernetes: { name: l, namespace: prod, api: 'http://127.0.0.1:8001/' } }");
+    let wanted = ("l", Some("prod"), Some("http://127.0.0.1:8001"));
+    assert_eq!((&*given.name, given.namespace.as_deref(), given.api.as_deref()), wanted);
+    // That there are no stores is said where there are none.
+    let told = |pool, lease| {
+        let of = of(pool, lease);
+        let said = of.diagnostics.iter().map(|d| d.message.clone());
+        said.filter(|message| !message.contains("built without stores")).collect::<Vec<_>>()
+    };
+    assert_eq!(told("prod-a", "{}"), ["`lease` names no place"]);
+    assert_eq!(
+        told("Prod_A", "{ kubernetes: {} }"),
+        ["`skewtrap-Prod_A` is no name of an object of Kubernetes"]
+    );
+    assert_eq!(told("prod-a", "{ kubernetes: { api: 'u:p@x' } }").len(), 1);
+    let alone = load("skewtrap.yaml", "lease: { kubernetes: {} }\n", &nothing);
+    let told: Vec<_> = alone.diagnostics.iter().map(|d| &*d.message).collect();
+    assert!(told.contains(&"`lease` is that of a pool, which needs a `store`"), "{told:?}");
 }
 
 #[test]

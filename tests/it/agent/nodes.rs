@@ -54,6 +54,7 @@ fn leader(root: &Path) -> Destination {
         address: format!("file://{}", root.join("bucket").display()),
         pool: POOL.into(),
         on_lease_loss: OnLeaseLoss::Refuse,
+        lease: None,
         rate: None,
         keep_local: None,
         raw: false,

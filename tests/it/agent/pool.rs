@@ -67,16 +67,16 @@ fn lease(bucket: &Path) -> Value {
     serde_json::from_slice(&fs::read(objects.last().expect("one")).expect("read")).expect("JSON")
 }
 
-#[test]
-fn while_one_agent_has_a_window_another_of_the_pool_is_refused_and_says_whose_it_is() {
-    let root = tempfile::tempdir().expect("a folder");
-    let bucket = bucket(root.path());
-    let gate = root.path().join("go-on");
-    let started = pipe(root.path());
+/// An agent that has a window open keeps another one of its pool from it, and its budget; `more` is added to both
+/// configurations.
+pub fn one_window_at_a_time(root: &Path, more: &str) {
+    bucket(root);
+    let gate = root.join("go-on");
+    let started = pipe(root);
     let program =
         format!("echo > {}; until [ -e {} ]; do sleep 0.1; done", started.display(), gate.display());
-    let mut first = Member::start(root.path(), "first", &program, "");
-    let mut second = Member::start(root.path(), "second", "true", "budget: { windows: 1 }\n");
+    let mut first = Member::start(root, "first", &program, more);
+    let mut second = Member::start(root, "second", "true", &format!("{more}budget: {{ windows: 1 }}\n"));
     first.capture();
     fs::read(&started).expect("it runs");
     second.capture();
@@ -86,14 +86,11 @@ fn while_one_agent_has_a_window_another_of_the_pool_is_refused_and_says_whose_it
             && said.contains(" has one on first, which is over in "),
         "{said}"
     );
-    assert_eq!(lease(&bucket)["open"]["target"], "first");
     let shown = skewtrap(&first.dir).args(["fleet", "--json"]).output().expect("it runs");
     let view: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
     assert_eq!(view["lease"]["open"]["target"], "first", "{view}");
     fs::write(&gate, "").expect("written");
     first.agent.until("the lease of the pool is given back");
-    let state = lease(&bucket);
-    assert_eq!((&state["open"], &state["windows"][0]["end"]), (&Value::Null, &Value::from("closed")));
     // The window of the other counts: the budget is the pool's.
     second.capture();
     let said = second.agent.behind("no capture: ");
@@ -107,6 +104,14 @@ fn while_one_agent_has_a_window_another_of_the_pool_is_refused_and_says_whose_it
         metrics.contains("reason=\"pool_window\"") && metrics.contains("reason=\"pool_budget\""),
         "{metrics}"
     );
+}
+
+#[test]
+fn while_one_agent_has_a_window_another_of_the_pool_is_refused_and_says_whose_it_is() {
+    let root = tempfile::tempdir().expect("a folder");
+    one_window_at_a_time(root.path(), "");
+    let state = lease(&root.path().join("bucket"));
+    assert_eq!((&state["open"], &state["windows"][0]["end"]), (&Value::Null, &Value::from("closed")));
 }
 
 #[test]

@@ -3,6 +3,8 @@
 pub mod agent;
 pub mod api;
 pub mod comparison;
+#[cfg(feature = "fleet")]
+pub mod kubernetes;
 pub mod nsys;
 pub mod receiver;
 pub mod stage;

@@ -90,8 +90,13 @@ impl LeaseState {
             Some(known) => *known = window,
             None => self.windows.push(window),
         }
+        self.forget_old(newest);
+    }
+
+    /// Drops the windows that no agent's day has any more.
+    fn forget_old(&mut self, now: Time) {
         // Twice a day: the clock of another agent may say that it is later.
-        self.windows.retain(|w| newest.since(w.at) < 2 * DAY);
+        self.windows.retain(|w| now.since(w.at) < 2 * DAY);
     }
 
     /// Books how a window ended; one whose start was never sent cost nothing.

@@ -217,6 +217,10 @@ impl Take {
                 Proof::None => state.book(PoolWindow { stall_s, end: KnownEnd::Unknown, ..window }),
             }
         }
+        if let Some(clock) = self.clock {
+            // Also where no window is booked for days: the place of the lease may hold little.
+            state.forget_old(clock.at_least(now));
+        }
         if let Some(clock) = self.clock
             && let Err(refusal) = state.allows(&self.budget, self.expected, clock.at_least(now))
         {
