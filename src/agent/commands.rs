@@ -61,11 +61,14 @@ impl Agent {
             return Answer::Missing { why: format!("the agent remembers no incident {id}") };
         };
         let Some(Taught { before, after }) = self.watch.mark(&incident, mark) else {
+            let own = match incident.trouble {
+                None => format!("; what {} fires at is in its `trigger`", incident.rule),
+                Some(_) => String::new(),
+            };
             return Answer::Refused {
                 why: format!(
                     "{id} teaches nothing: only rules on the factors of load (share, speed, work) have a bound that is learned, \
-                     and of each server the last 64 firings are remembered; what {} fires at is in its `trigger`",
-                    incident.rule
+                     and of each server the last 64 firings are remembered{own}"
                 ),
             };
         };

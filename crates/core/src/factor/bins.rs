@@ -125,6 +125,8 @@ pub struct Sums<'a> {
     ranks: usize,
     /// By window and rank; of the windows only those that begin in time, which are the shorter ones.
     sums: Vec<Bin>,
+    /// In the same order: pairs of requests that were admitted within the same second, each counted from both sides.
+    pairs: Vec<f64>,
 }
 
 impl Bins {
@@ -135,21 +137,26 @@ impl Bins {
         let first = since.max(self.oldest());
         let windows = WINDOWS.iter().take_while(|length| newest + 1 - **length >= first).count();
         let mut sums = vec![Bin::default(); windows * ranks];
+        let mut pairs = vec![0.0; windows * ranks];
         for (rank, ring) in self.ranks.iter().enumerate() {
             let mut sum = Bin::default();
+            let mut paired = 0.0;
             let mut from = newest + 1;
             for (window, length) in WINDOWS[..windows].iter().enumerate() {
                 while from > newest + 1 - length {
                     from -= 1;
                     // A rank of which nothing came has no bins.
                     if let Some(bin) = ring.get(slot(from)) {
-                        sum.add(&Bin::of(bin));
+                        let bin = Bin::of(bin);
+                        sum.add(&bin);
+                        paired += bin.pairs();
                     }
                 }
                 sums[window * ranks + rank] = sum;
+                pairs[window * ranks + rank] = paired;
             }
         }
-        Sums { bins: self, newest, ranks, sums }
+        Sums { bins: self, newest, ranks, sums, pairs }
     }
 }
 
@@ -158,6 +165,12 @@ impl Sums<'_> {
     pub fn windows(&self) -> impl Iterator<Item = (usize, i64, &[Bin])> {
         let sums = self.sums.chunks_exact(self.ranks.max(1));
         WINDOWS.iter().enumerate().zip(sums).map(|((place, length), sums)| (place, *length, sums))
+    }
+
+    /// Pairs of requests of `rank` that were admitted within the same second of the window at `place`, each counted from
+    /// both sides.
+    pub fn pairs(&self, place: usize, rank: usize) -> f64 {
+        self.pairs[place * self.ranks + rank]
     }
 }
 
@@ -180,6 +193,11 @@ impl<N: Copy> Bin<N> {
 }
 
 impl Bin {
+    /// Pairs of its requests, each counted from both sides.
+    pub fn pairs(&self) -> f64 {
+        self.admitted * (self.admitted - 1.0).max(0.0)
+    }
+
     #[inline(always)]
     fn of(kept: &KeptBin) -> Self {
         kept.map(f64::from)

@@ -24,10 +24,12 @@ const FULL: f64 = 0.95;
 /// So many batches of the same size are no chance, and a prompt has no more of them before its rest, on average.
 const LEAST_CHUNKS: u32 = 3;
 const MOST_CHUNKS: u32 = 16;
+/// After so many batches the older half is forgotten.
+const MOST_BATCHES: u32 = 512;
 
-/// How fast the usual number of steps between two reports that were read is learned, a report; and for how many times as
-/// many tokens are counted without another report: one that tells the same as the one before is not seen.
+/// How fast the usual number of steps between two reports that were read is learned, a report (the mean of the first).
 const STEPS_GAIN: f64 = 0.02;
+/// Without another report tokens are counted for so many times as many steps: one that tells the same is not seen.
 const MOST_STEPS: f64 = 1.5;
 
 /// A stretch of time in which a rank was busy, and what it did.
@@ -116,7 +118,7 @@ impl Lines {
     /// Reads a `Prefill batch` line.
     pub fn prefill(&mut self, at: f64, line: &Prefill) -> Meaning {
         self.last = Some(at);
-        let is_continued = self.chunk.is_continued_by(line.new_tokens);
+        let is_continued = self.chunk.is_continued_by(line);
         let own = (line.new_seqs - if is_continued { 1.0 } else { 0.0 }).max(0.0);
         let growth = self.growth(line.queue);
         let waiting = line.queue.unwrap_or(0.0);
@@ -169,8 +171,10 @@ impl Lines {
         self.running + self.queue.unwrap_or(0.0)
     }
 
-    /// Running requests went back into the queue, where the next line counts them: nobody sent them.
+    /// Running requests went back into the queue, where the next line counts them: nobody sent them. (A decode server of
+    /// a disaggregated pair keeps them elsewhere; its log has no prefills, and is read as gauges.)
     pub fn put_back(&mut self, requests: f64) {
+        let requests = requests.clamp(0.0, self.running);
         self.queue = self.queue.map(|queue| queue + requests);
     }
 
@@ -181,18 +185,24 @@ impl Lines {
 }
 
 impl Chunk {
-    /// Notes a batch of so many prompt tokens. Whether its first sequence goes on with a prompt of the batch before, which
-    /// was cut off. Prompts that all have one length make equal batches too, and leave no rest.
-    fn is_continued_by(&mut self, tokens: f64) -> bool {
+    /// Notes a batch. Whether its first sequence goes on with a prompt of the batch before, which was cut off. Prompts that
+    /// all have one length make equal batches too: one at a time, with nobody behind them, and they leave no rest.
+    fn is_continued_by(&mut self, line: &Prefill) -> bool {
         let was_full = self.is_full;
-        self.is_full = tokens > self.tokens - 0.5;
+        self.is_full = line.new_tokens > self.tokens - 0.5;
         match () {
-            () if tokens > self.tokens + 0.5 => *self = Self { tokens, times: 1, smaller: 0, is_full: true },
-            () if self.is_full => self.times = self.times.saturating_add(1),
-            () => self.smaller = self.smaller.saturating_add(1),
+            () if line.new_tokens > self.tokens + 0.5 => {
+                *self = Self { tokens: line.new_tokens, times: 1, smaller: 0, is_full: true };
+            }
+            () if self.is_full => self.times += 1,
+            () => self.smaller += 1,
         }
-        let leaves_rests = self.smaller.saturating_mul(MOST_CHUNKS) >= self.times;
-        was_full && self.times >= LEAST_CHUNKS && leaves_rests
+        if self.times.max(self.smaller) > MOST_BATCHES {
+            (self.times, self.smaller) = (self.times.div_ceil(2), self.smaller.div_ceil(2));
+        }
+        let is_alone = line.new_seqs <= 1.0 && line.queue.unwrap_or(0.0) < 1.0;
+        let leaves_rests = self.smaller * MOST_CHUNKS >= self.times;
+        was_full && self.times >= LEAST_CHUNKS && (leaves_rests || !is_alone)
     }
 }
 
@@ -234,6 +244,8 @@ pub struct Levels {
     /// Decode steps between two reports of the throughput that were read, usually: those of one (a server reports after so
     /// many steps), or of several that came between two polls. So it is never fewer than those of one.
     usual_steps: Option<f64>,
+    /// Reports that taught it.
+    reports: u32,
 }
 
 impl Levels {
@@ -285,9 +297,12 @@ impl Levels {
                     self.admitted_since.max(0.0),
                     self.prompts_since.max(0.0),
                 ];
-                let usual = self.usual_steps.get_or_insert(steps);
-                *usual += STEPS_GAIN * (steps - *usual);
-                stretch = (steps > 0.0).then_some(Stretch { from, to: at, did });
+                if steps > 0.0 {
+                    self.reports = self.reports.saturating_add(1);
+                    let usual = self.usual_steps.get_or_insert(steps);
+                    *usual += STEPS_GAIN.max(1.0 / f64::from(self.reports)) * (steps - *usual);
+                    stretch = Some(Stretch { from, to: at, did });
+                }
             }
             self.admitted_since = 0.0;
             self.prompts_since = 0.0;
@@ -450,6 +465,15 @@ mod tests {
         }
         let came = lines.prefill(4.0, &prefill(1.0, 300.0, 0.0)).came.unwrap();
         assert_eq!(came.requests, 0.0);
+    }
+
+    #[test]
+    fn on_a_rank_with_a_queue_every_full_batch_cuts_a_prompt_off() {
+        let mut lines = Lines::default();
+        let mut batch =
+            |i: i32| lines.prefill(f64::from(i), &prefill(3.0, 8192.0, 5.0)).came.unwrap().requests;
+        let came: Vec<f64> = (0..100).map(&mut batch).collect();
+        assert!(came[3..].iter().all(|came| *came == 2.0), "{came:?}");
     }
 
     #[test]

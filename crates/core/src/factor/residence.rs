@@ -38,6 +38,16 @@ struct Usual {
     came: f64,
     /// Requests that those found, together.
     met: f64,
+    /// Pairs of requests within the same second, each counted from both sides.
+    #[serde(default)]
+    pairs: f64,
+}
+
+impl Usual {
+    /// How crowded requests come, a second: those that come at once find each other, however short they stay.
+    fn crowding(&self) -> f64 {
+        self.came.powi(2).max(self.pairs)
+    }
 }
 
 /// What is known of how long requests stay.
@@ -86,10 +96,11 @@ impl Residence {
             for (r, bin) in sum.iter().enumerate() {
                 let is_told = bin.admitted >= FEWEST && self.is_light(r);
                 let departure = is_told.then(|| {
-                    let even = bin.admitted.powi(2) / window as f64;
-                    self.departure(r, bin, even.max(pairs(sums, r, window)))
+                    let usual = self.usual[r];
+                    let crowding = (bin.admitted.powi(2) / window as f64).max(sums.pairs(w, r));
+                    self.departure(r, bin, crowding * usual.met / usual.crowding())
                 });
-                (logs[r], variances[r]) = departure.flatten().unwrap_or((f64::NAN, f64::NAN));
+                (logs[r], variances[r]) = departure.unwrap_or((f64::NAN, f64::NAN));
             }
             let others = peers.of(&logs);
             let dispersion = self.pooled[w].variance.max(1.0);
@@ -116,29 +127,25 @@ impl Residence {
         Seen { evidence: best, roots }
     }
 
-    /// The logarithm of how many times as long as usual the requests of `bin` stayed, with its variance; `None` of a
-    /// rank that usually has much to do, or of which too little is known. Of all pairs of its requests, so many came
-    /// within one `second` of each other.
-    fn departure(&self, rank: usize, bin: &Bin, in_a_second: f64) -> Option<(f64, f64)> {
-        if bin.admitted <= 0.0 || !self.is_light(rank) {
-            return None;
-        }
-        let Usual { came, met } = self.usual[rank];
-        // As many as it would hold if they stayed as long as usual.
-        let expected = in_a_second * (met / came.powi(2));
-        let known = came * self.seconds.min(MEMORY);
+    /// The logarithm of how many times as long as usual the requests of `bin` stayed, with its variance, where they should
+    /// have found so many others.
+    fn departure(&self, rank: usize, bin: &Bin, expected: f64) -> (f64, f64) {
+        let known = self.usual[rank].came * self.seconds.min(MEMORY);
         let variance = NOMINAL / bin.admitted + NOMINAL / known + 1.0 / (expected + HALF);
-        Some((((bin.met + HALF) / (expected + HALF)).ln(), variance))
+        (((bin.met + HALF) / (expected + HALF)).ln(), variance)
     }
 
-    /// The same of a second alone, in which as many came as usual: its own few do not tell a rate.
+    /// The same of a second alone, in which as many came as usual: its own few do not tell a rate. `None` of a rank that
+    /// usually has much to do, or of which too little is known.
     pub fn departure_in(&self, rank: usize, second: &Bin) -> Option<(f64, f64)> {
-        self.departure(rank, second, second.admitted * self.usual[rank].came.max(1e-9))
+        let Usual { came, met, .. } = self.usual[rank];
+        (second.admitted > 0.0 && self.is_light(rank))
+            .then(|| self.departure(rank, second, second.admitted * met / came.max(1e-9)))
     }
 
     /// Whether a rank usually has so little to do that requests stay for as long as it needs for them.
     pub fn is_light(&self, rank: usize) -> bool {
-        let Usual { came, met } = self.usual[rank];
+        let Usual { came, met, .. } = self.usual[rank];
         came * self.seconds.min(MEMORY) >= FEWEST_KNOWN && met > 0.0 && met <= LIGHT * came
     }
 
@@ -168,15 +175,9 @@ impl Residence {
             let bin = bins.get(rank, second);
             usual.came += gain * (bin.admitted - usual.came);
             usual.met += gain * (bin.met - usual.met);
+            usual.pairs += gain * (bin.pairs() - usual.pairs);
         }
     }
-}
-
-/// Ordered pairs of requests of `rank` that came within the same second of the window: a client that sends many at once
-/// makes them find each other, however short they stay.
-fn pairs(sums: &Sums, rank: usize, window: i64) -> f64 {
-    let seconds = sums.newest + 1 - window..=sums.newest;
-    seconds.map(|s| sums.bins.get(rank, s).admitted).map(|n| n * (n - 1.0).max(0.0)).sum()
 }
 
 /// Whether the requests of `bin` found few others.
@@ -264,6 +265,27 @@ mod tests {
         // ... or for eight times as long.
         bins.at(1, 11.0, |b| (b.admitted, b.met) = (4.0, 200.0));
         assert!(residence.examine(&bins.sums(11, 0), |_| false).evidence[1].effect < -MATERIAL);
+    }
+
+    #[test]
+    fn requests_that_always_come_eight_at_once_and_stay_four_times_as_long_now_are_slow() {
+        let (mut bins, mut residence) = (Bins::new(2, 0), Residence::new(2));
+        let mut found = Vec::new();
+        for s in (0..136_i64).filter(|s| s % 4 == 0) {
+            for rank in 0..2 {
+                let stay = if rank == 1 && s >= 120 { 1.0 } else { 0.25 };
+                bins.at(rank, s as f64, |b| (b.admitted, b.met) = (8.0, 64.0 * stay));
+            }
+            for second in s..s + 4 {
+                bins.advance(second);
+                let seen = residence.examine(&bins.sums(second, 0), |_| false);
+                match second {
+                    ..120 => residence.learn(&bins, second, &seen.roots),
+                    _ => found = seen.evidence,
+                }
+            }
+        }
+        assert!(found[1].effect < -MATERIAL && found[0] == Evidence::NONE, "{found:?}");
     }
 
     #[test]

@@ -29,8 +29,8 @@ const CROWDING_POWER: f64 = 2.0;
 /// A rank's usual speed moves by no more than this a second.
 const STEP: f64 = 0.002;
 /// In its first few busy seconds a rank cannot depart from its usual speed at all. Then that is known to within this (on
-/// the logarithm, a factor of 1.2), and better as the mean of more seconds is, until it is as good as the cost model: a
-/// rank with little to do takes minutes to be busy for that long.
+/// the logarithm, a factor of 1.2), and better with the root of their number, until after so many it is taken to be as good
+/// as the cost model. A rank with little to do takes minutes to be busy for that long.
 const LEAST_KNOWN: f64 = 5.0;
 const UNKNOWN_ERROR: f64 = 0.2;
 const UNKNOWN: f64 = 30.0;

@@ -156,7 +156,9 @@ pub fn read_next<'a>(line: &'a [u8], fields: &mut Fields, shapes: &mut Shapes) -
     match bracket(line, shapes) {
         Some(prefix) => {
             let content = match message(prefix.message, fields, shapes) {
-                LineContent::Profile(_) | LineContent::Fatal(_) if !is_own_place(prefix.front) => {
+                LineContent::Profile(_) | LineContent::Fatal(_) | LineContent::Retraction(_)
+                    if !is_own_place(prefix.front) =>
+                {
                     LineContent::Other
                 }
                 content => content,

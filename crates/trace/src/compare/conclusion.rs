@@ -360,7 +360,7 @@ fn list(names: &[RankId]) -> String {
 /// Whether the verdict confirms the suspicion. A verdict about the suspected rank confirms it, one
 /// about another rank, or about none, refutes it; `None` where the evidence does not tell. Of a rank that
 /// is said to have less to do, a verdict that it has more refutes that, and one that a peer has more, which
-/// may be the other side of it, does not tell; nor does, of one that is said to have more, that a peer is idle.
+/// may be the other side of it, does not tell; nor does, of one that is said to have more or to be slow, that any is idle.
 pub fn confirms(v: &Verdict, suspect: Option<&Suspect>) -> Option<bool> {
     let suspect = suspect?;
     match (v.kind, v.rank) {
@@ -373,7 +373,7 @@ pub fn confirms(v: &Verdict, suspect: Option<&Suspect>) -> Option<bool> {
             let is_it = shared.all(|(a, b)| a == b);
             match (kind, suspect.has_less) {
                 (Kind::UnevenWork, true) => is_it.then_some(false),
-                (Kind::IdleTail, false) if !is_it => None,
+                (Kind::IdleTail, false) => None,
                 _ => Some(is_it),
             }
         }
@@ -397,7 +397,7 @@ mod tests {
         for (verdict, with_more, with_less) in [
             (of(Kind::UnevenWork, Some(1)), Some(true), Some(false)),
             (of(Kind::UnevenWork, Some(0)), Some(false), None),
-            (of(Kind::IdleTail, Some(1)), Some(true), Some(true)),
+            (of(Kind::IdleTail, Some(1)), None, Some(true)),
             (of(Kind::IdleTail, Some(0)), None, Some(false)),
             (of(Kind::SlowRank, Some(1)), Some(true), Some(true)),
             (of(Kind::SlowRank, Some(0)), Some(false), Some(false)),

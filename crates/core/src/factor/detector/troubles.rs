@@ -27,6 +27,8 @@ const CALM_WHILE_BORNE: u32 = 20;
 /// A rank that loses this much of its share (on the logarithm, to a fifth) long after it has become slow or its
 /// requests heavy was taken out by somebody: routers that look at load answer sooner, or by less.
 const TAKEN_OUT: f64 = -1.6;
+/// A rank with so much less to do than its peers' mean (on part of it) is nearly idle.
+const IDLE: f64 = 0.8;
 /// Shares of the last seconds tell whether a redirect has moved on to another rank.
 const LATELY: i64 = 3;
 /// It has where they depart by no more than this part of what they did.
@@ -308,12 +310,12 @@ impl Detector {
         if is_of_its_ranks && (c.factor, side) == (trouble.factor, trouble.side) {
             return true;
         }
-        if self.is_left_idle(trouble, case) {
-            return false;
-        }
         let began = LazyCell::new(|| self.began_beside(open, case));
         if *began <= trouble.fired + ANSWERS_WITHIN {
             return true;
+        }
+        if self.is_left_idle(trouble, case) {
+            return false;
         }
         if !is_of_its_ranks {
             // A redirect that moves from rank to rank is one trouble.
@@ -329,18 +331,24 @@ impl Detector {
         !is_someone_elses
     }
 
-    /// Whether what departs is that a rank which `trouble` had given too much to do has little left of it and still gets
-    /// next to nothing. Routers that look at load send less to a rank with a backlog, and more once it has none: somebody
+    /// Whether what departs is that a rank which `trouble` had given too much to do is nearly idle and still gets next to
+    /// nothing. Routers that look at load send less to a rank with a backlog, and more once it has none: somebody
     /// took it out.
     fn is_left_idle(&self, trouble: &Incident, case: &Case) -> bool {
-        let c = case.c;
+        let Case { channel, c, moment, .. } = *case;
+        let lately = |rank| channel.arrivals(rank, moment.newest - LATELY + 1, moment.newest);
+        let gets_nothing = || {
+            let all: f64 = (0..self.settings.ranks).map(lately).sum();
+            lately(c.rank) < TAKEN_OUT.exp() * channel.known.share.usual[c.rank] * all
+        };
         trouble.factor != Factor::Stuck
             && burden(trouble.factor, trouble.side) == Side::High
             && c.factor == Factor::Share
             && c.evidence.side == Side::Low
             && c.evidence.effect < TAKEN_OUT
             && trouble.ranks.contains(&c.rank)
-            && self.shows(c.rank, Side::Low, super::HEAVY_LOAD)
+            && self.shows(c.rank, Side::Low, IDLE)
+            && gets_nothing()
     }
 
     /// Whether the ranks that were sent too many, or too few, requests have had their share lately.
