@@ -163,6 +163,11 @@ impl Closed {
     }
 }
 
+/// The requests that came to a rank in the last seconds.
+fn lately(channel: &Channel, rank: usize, moment: Moment) -> f64 {
+    channel.arrivals(rank, moment.newest - LATELY + 1, moment.newest)
+}
+
 /// Whether `test` joins load with pace.
 const fn is_joint(test: usize) -> bool {
     test == PRESSURE || test == PACE
@@ -336,10 +341,9 @@ impl Detector {
     /// took it out.
     fn is_left_idle(&self, trouble: &Incident, case: &Case) -> bool {
         let Case { channel, c, moment, .. } = *case;
-        let lately = |rank| channel.arrivals(rank, moment.newest - LATELY + 1, moment.newest);
         let gets_nothing = || {
-            let all: f64 = (0..self.settings.ranks).map(lately).sum();
-            lately(c.rank) < TAKEN_OUT.exp() * channel.known.share.usual[c.rank] * all
+            let all: f64 = (0..self.settings.ranks).map(|rank| lately(channel, rank, moment)).sum();
+            lately(channel, c.rank, moment) < TAKEN_OUT.exp() * channel.known.share.usual[c.rank] * all
         };
         trouble.factor != Factor::Stuck
             && burden(trouble.factor, trouble.side) == Side::High
@@ -353,11 +357,8 @@ impl Detector {
 
     /// Whether the ranks that were sent too many, or too few, requests have had their share lately.
     fn has_moved_on(&self, channel: &Channel, trouble: &Incident, moment: Moment) -> bool {
-        let lately = |ranks: &mut dyn Iterator<Item = usize>| {
-            ranks.map(|r| channel.arrivals(r, moment.newest - LATELY + 1, moment.newest)).sum::<f64>()
-        };
-        let all = lately(&mut (0..self.settings.ranks));
-        let theirs = lately(&mut trouble.ranks.iter().copied());
+        let all: f64 = (0..self.settings.ranks).map(|rank| lately(channel, rank, moment)).sum();
+        let theirs: f64 = trouble.ranks.iter().map(|rank| lately(channel, *rank, moment)).sum();
         let usual: f64 = trouble.ranks.iter().map(|r| channel.known.share.usual[*r]).sum();
         let now = ((theirs + 0.5) / (usual * all + 0.5)).ln();
         match trouble.side {

@@ -217,14 +217,12 @@ impl Take {
                 Proof::None => state.book(PoolWindow { stall_s, end: KnownEnd::Unknown, ..window }),
             }
         }
-        if let Some(clock) = self.clock {
+        if let Some(now) = self.clock.map(|clock| clock.at_least(now)) {
             // Also where no window is booked for days: the place of the lease may hold little.
-            state.forget_old(clock.at_least(now));
-        }
-        if let Some(clock) = self.clock
-            && let Err(refusal) = state.allows(&self.budget, self.expected, clock.at_least(now))
-        {
-            return TakeStep::Refused(refusal);
+            state.forget_old(now);
+            if let Err(refusal) = state.allows(&self.budget, self.expected, now) {
+                return TakeStep::Refused(refusal);
+            }
         }
         state.lease = VERSION;
         self.intent.fence = number;
