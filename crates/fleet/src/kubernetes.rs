@@ -8,8 +8,7 @@ use std::time::Duration;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::sequence::Creation;
-use skewtrap_core::fleet::lease::{Latest, LeaseState, StoreClock};
+use skewtrap_core::fleet::lease::{Answer, Latest, LeaseState, StoreClock};
 use skewtrap_core::printable::printable;
 use skewtrap_trace::time::Time;
 
@@ -117,14 +116,11 @@ impl KubernetesLease {
     }
 
     /// Writes that number over the one before it, if nobody has written since it was read.
-    pub(crate) async fn create(&mut self, number: u64, state: &LeaseState) -> Creation {
-        match self.write(number, state).await {
-            Ok(creation) => creation,
-            Err(why) => Creation::Lost(why),
-        }
+    pub(crate) async fn create(&mut self, number: u64, state: &LeaseState) -> Answer {
+        self.write(number, state).await.unwrap_or_else(Answer::Lost)
     }
 
-    async fn write(&mut self, number: u64, state: &LeaseState) -> Result<Creation, String> {
+    async fn write(&mut self, number: u64, state: &LeaseState) -> Result<Answer, String> {
         let text = serde_json::to_string(state).expect("plain data serialises");
         if text.len() > MOST_ANNOTATED {
             return Err(format!(
@@ -135,7 +131,7 @@ impl KubernetesLease {
         }
         let before = self.read.as_ref().map_or(0, |(_, number)| *number);
         if before + 1 != number {
-            return Ok(Creation::Exists);
+            return Ok(Answer::Exists);
         }
         let is_new = self.read.is_none();
         let mut object = match &self.read {
@@ -165,15 +161,15 @@ impl KubernetesLease {
         let method = if is_new { Method::POST } else { Method::PUT };
         let answered = self.ask(method, Some(&object)).await?;
         if answered.status == StatusCode::CONFLICT {
-            return Ok(Creation::Exists);
+            return Ok(Answer::Exists);
         }
         // Deleted since it was read: what is there is to be read again.
         if answered.is_absent() && !is_new {
-            return Ok(Creation::Exists);
+            return Ok(Answer::Exists);
         }
         let written = self.accepted(answered)?.body;
         self.read = Some((written, number));
-        Ok(Creation::Created)
+        Ok(Answer::Created)
     }
 
     /// What time it is at the API server, beside `now`.

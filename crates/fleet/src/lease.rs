@@ -1,5 +1,7 @@
 //! The lease of a pool, in its store or in Kubernetes: what [`skewtrap_core::fleet::lease`] decides is asked of them here.
 
+mod objects;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,12 +9,11 @@ use futures_util::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
+use self::objects::LeaseObjects;
 use crate::kubernetes::KubernetesLease;
-use crate::sequence::{Creation, Numbered, Sequence};
 use crate::store::{Store, StoreError, is_missing_bucket};
 use skewtrap_core::fleet::lease::{
     Answer, GiveBack, GiveBackStep, Latest, LeaseState, StoreClock, Take, TakeStep, clock_object,
-    lease_folder,
 };
 use skewtrap_core::printable::printable;
 use skewtrap_trace::time::Time;
@@ -25,9 +26,7 @@ const OF_FOLDERS: Duration = Duration::from_millis(10);
 /// Where it is.
 #[derive(Clone, Debug)]
 enum Place {
-    /// Numbered objects in the store.
-    Store(Sequence),
-    /// One object of Kubernetes.
+    Store(LeaseObjects),
     Kubernetes(KubernetesLease),
 }
 
@@ -46,7 +45,7 @@ impl PoolLease {
     /// The lease of `pool` in `store`, for the agent of that id.
     pub fn new(store: Store, pool: impl Into<String>, agent: impl Into<String>) -> Self {
         let pool = pool.into();
-        let place = Place::Store(Sequence::new(store, lease_folder(&pool)));
+        let place = Place::Store(LeaseObjects::new(store, &pool));
         Self { place, pool, agent: agent.into(), clock: None }
     }
 
@@ -96,22 +95,11 @@ impl PoolLease {
     /// # Errors
     /// It cannot be read.
     pub async fn latest(&mut self) -> Result<Option<Latest>, StoreError> {
-        let objects = match &mut self.place {
-            Place::Store(objects) => objects,
-            Place::Kubernetes(lease) => {
-                let latest = lease.latest().await.map_err(StoreError::Kubernetes)?;
-                return Ok(latest.map(|latest| Latest { state: made_safe(latest.state), ..latest }));
-            }
+        let latest = match &mut self.place {
+            Place::Store(objects) => objects.latest().await?,
+            Place::Kubernetes(lease) => lease.latest().await.map_err(StoreError::Kubernetes)?,
         };
-        let Some(found) = objects.latest().await? else { return Ok(None) };
-        let Numbered { number, name, bytes, stamped_at } = found;
-        let state = LeaseState::read(&bytes).ok_or_else(|| StoreError::Failed {
-            store: objects.store.address().to_owned(),
-            why: format!(
-                "{name} is no lease that this skewtrap can read: was it written by a newer one? Bring all agents of the pool to one release"
-            ),
-        })?;
-        Ok(Some(Latest { number, state: made_safe(state), stamped_at }))
+        Ok(latest.map(|latest| Latest { state: made_safe(latest.state), ..latest }))
     }
 
     async fn read(&mut self) -> Answer {
@@ -122,14 +110,9 @@ impl PoolLease {
     }
 
     async fn create(&mut self, number: u64, state: &LeaseState) -> Answer {
-        let creation = match &mut self.place {
-            Place::Store(objects) => objects.create(number, state.object()).await,
+        match &mut self.place {
+            Place::Store(objects) => objects.create(number, state).await,
             Place::Kubernetes(lease) => lease.create(number, state).await,
-        };
-        match creation {
-            Creation::Created => Answer::Created,
-            Creation::Exists => Answer::Exists,
-            Creation::Lost(why) => Answer::Lost(why),
         }
     }
 

@@ -8,7 +8,6 @@ mod client;
 pub mod index;
 pub mod kubernetes;
 pub mod lease;
-mod sequence;
 mod store;
 pub mod upload;
 
