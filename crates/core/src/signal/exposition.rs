@@ -355,12 +355,14 @@ impl<'a> RawLabels<'a> {
             let equals = rest.iter().position(|b| *b == b'=')?;
             (rest[..equals].trim_ascii_end(), &rest[equals..])
         };
-        let value = after.strip_prefix(b"=")?.trim_ascii_start().strip_prefix(b"\"")?;
+        // Patterns: `strip_prefix` is a call for each byte where code is built to be small.
+        let [b'=', after @ ..] = after else { return None };
+        let [b'"', value @ ..] = after.trim_ascii_start() else { return None };
         let close = closing_quote(value, 0)?;
-        let rest = value[close + 1..].trim_ascii_start();
-        let rest = match rest {
-            [] | [b'}', ..] => rest,
-            _ => rest.strip_prefix(b",")?.trim_ascii_start(),
+        let rest = match value[close + 1..].trim_ascii_start() {
+            end @ ([] | [b'}', ..]) => end,
+            [b',', rest @ ..] => rest.trim_ascii_start(),
+            _ => return None,
         };
         (!name.is_empty()).then_some(((name, &value[..close]), rest))
     }
@@ -389,14 +391,14 @@ pub fn unescape(raw: &[u8]) -> Cow<'_, str> {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
-        match (c, c == '\\') {
-            (_, false) => out.push(c),
-            _ => match chars.next() {
+        match c {
+            '\\' => match chars.next() {
                 Some('n') => out.push('\n'),
                 Some(escaped @ ('\\' | '"')) => out.push(escaped),
                 Some(other) => out.extend(['\\', other]),
                 None => out.push('\\'),
             },
+            _ => out.push(c),
         }
     }
     Cow::Owned(out)
