@@ -1,7 +1,7 @@
 """What watching costs: one server with its log, many servers, many ranks; Prometheus beside it in the same run.
 
     cargo build --profile dist
-    python3 scripts/bench/watching.py RECORDING [--cases log,1,50,200,ranks,1000] [--seconds 30] [--runs 3]
+    python3 scripts/bench/watching.py RECORDING [--cases log,1,50,200,ranks,1000] [--seconds 30] [--runs 3] [--every 1]
 
 RECORDING is a folder with `metrics.txt.gz`, `loads.jsonl.gz` and `server.stamped.log.gz`, played as live servers by
 player.py. Cases: `log` is one server whose log is read too, a number is so many servers, `ranks` is one server of
@@ -38,10 +38,10 @@ def address(index):
 
 
 class Case:
-    def __init__(self, name):
+    def __init__(self, name, every):
         self.name, self.with_log, self.ranks = name, name == "log", RANKS if name == "ranks" else 0
         self.servers = int(name) if name.isdigit() else 1
-        self.every = 5 if self.servers >= 1000 else 1
+        self.every = every or (5 if self.servers >= 1000 else 1)
 
     def words(self):
         if self.with_log:
@@ -170,6 +170,7 @@ def main():
     parser.add_argument("--cases", default="log,1,50,200,ranks,1000")
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--settle", type=float, default=10, help="seconds before measuring begins")
+    parser.add_argument("--every", type=int, help="seconds between scrapes (default: 5 from 1,000 servers on, otherwise 1)")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--binary", default=str(ROOT / "target/dist/skewtrap"))
     parser.add_argument("--without-peers", action="store_true")
@@ -182,7 +183,7 @@ def main():
         print("SKIPPED: Prometheus is not installed", file=sys.stderr)
     table = {}
     for name in options.cases.split(","):
-        case = Case(name)
+        case = Case(name, options.every)
         runs = [measured(case, options) for _ in range(options.runs)]
         table[case.words()] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         print(json.dumps({case.words(): {k: round(v, 2) for k, v in table[case.words()].items()}}), file=sys.stderr, flush=True)
