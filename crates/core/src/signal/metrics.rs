@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use crate::signal::catalog::{self, BUILT_IN, Signal};
+use crate::signal::catalog::{self, Signal};
 use crate::signal::exposition::{LabelSet, Page, PageError, Reader, Sample, Sink};
 use crate::signal::fields::Fields;
 use crate::signal::number;
@@ -23,14 +23,13 @@ struct Wanted {
 /// By the full name of the metric. Most names of a page are not wanted.
 static WANTED: LazyLock<BTreeMap<&'static [u8], Vec<Wanted>>> = LazyLock::new(|| {
     let mut wanted: BTreeMap<&[u8], Vec<Wanted>> = BTreeMap::new();
-    for (place, entry) in BUILT_IN.iter().enumerate() {
+    for (signal, entry) in catalog::built_in() {
         for metric in entry.metrics {
             let (name, label) = match metric.trim_end_matches('}').split_once('{') {
                 Some((name, label)) => (name, label.split_once('=')),
                 None => (*metric, None),
             };
             let label = label.map(|(n, v)| (n.as_bytes(), v.as_bytes()));
-            let signal = Signal(place as u16);
             wanted.entry(name.as_bytes()).or_default().push(Wanted { signal, label });
         }
     }
@@ -252,8 +251,13 @@ impl Numbers {
             if below.0 != layer.as_slice() {
                 below = (layer, 0.0);
             }
-            let Ok(index) = u16::try_from(*index) else { continue };
-            let fields = self.ranks.entry(Rank::NONE.with(Axis::Ep, index)).or_default();
+            let rank = u16::try_from(*index).ok().map(|index| Rank::NONE.with(Axis::Ep, index));
+            let has_room = |rank: &Rank| self.ranks.len() < MOST_RANKS || self.ranks.contains_key(rank);
+            let Some(rank) = rank.filter(has_room) else {
+                self.beyond += 1;
+                continue;
+            };
+            let fields = self.ranks.entry(rank).or_default();
             fields.add(catalog::EXPERT_TOKENS, cumulative - below.1);
             below.1 = *cumulative;
         }
@@ -374,5 +378,15 @@ mod tests {
         assert_eq!((metrics.ranks().count(), read.bad), (MOST_RANKS, 20_000 - MOST_RANKS));
         metrics.read(b"sglang:num_running_reqs{dp_rank=\"0\"} 1\n").unwrap();
         assert_eq!(metrics.ranks().count(), 1, "nothing of them is kept");
+    }
+
+    #[test]
+    fn experts_beyond_the_ranks_that_a_server_can_have_take_no_memory_and_are_counted() {
+        let page: String = (0..MOST_RANKS + 50)
+            .map(|i| format!("{}{{le=\"{i}\"}} {i}\n", String::from_utf8_lossy(EXPERT_BUCKET)))
+            .collect();
+        let mut metrics = Metrics::default();
+        let read = metrics.read(page.as_bytes()).unwrap();
+        assert_eq!((metrics.ranks().count(), read.bad), (MOST_RANKS, 50));
     }
 }

@@ -301,9 +301,8 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         for rule in self.engine.reload(rules, store, now) {
-            for active in self.incidents.resolve_rule(&rule, now) {
-                out.push(Effect::Cleared { incident: active.incident.id.clone() });
-                notify(&active, Update::Resolved, out);
+            for id in self.incidents.firing_of_rule(&rule) {
+                self.end_incident(&id, now, out);
             }
         }
     }

@@ -349,18 +349,9 @@ impl Incidents {
         (active.trigger.is_manual() && active.incident.resolve(at)).then_some(active)
     }
 
-    /// Resolves the incidents of a rule that is gone or detects something else now.
-    pub fn resolve_rule(&mut self, rule: &str, at: Time) -> Vec<ActiveIncident> {
-        let gone: Vec<Key> = self.firing.keys().filter(|(name, ..)| &**name == rule).cloned().collect();
-        let ids: Vec<Arc<str>> = gone.iter().filter_map(|key| self.firing.remove(key)).collect();
-        let mut resolved = Vec::new();
-        for id in ids {
-            if let Some(active) = self.active.get_mut(&id) {
-                active.incident.resolve(at);
-                resolved.push(active.clone());
-            }
-        }
-        resolved
+    /// The incidents that fire by a rule.
+    pub fn firing_of_rule(&self, rule: &str) -> Vec<IncidentId> {
+        self.firing.iter().filter(|((name, ..), _)| **name == *rule).map(|(_, id)| id.clone()).collect()
     }
 
     /// Those whose result has waited long enough for a verdict.
@@ -400,16 +391,15 @@ impl Incidents {
         self.active.values().rev()
     }
 
+    /// Those that are over and without an open window; a dead server fires by no rule, and is over when it lives again.
     fn forget_old(&mut self) {
-        let open: Vec<&Arc<str>> = self.firing.values().collect();
-        let closed: Vec<Arc<str>> = self
-            .active
-            .iter()
-            .filter(|(id, active)| {
-                !open.contains(id) && !matches!(active.incident.capture, CaptureOutcome::Open { .. })
-            })
-            .map(|(id, _)| id.clone())
-            .collect();
+        let firing: Vec<&Arc<str>> = self.firing.values().collect();
+        let is_over = |active: &ActiveIncident| {
+            active.incident.resolved_at.is_some()
+                && !matches!(active.incident.capture, CaptureOutcome::Open { .. })
+        };
+        let closed = self.active.iter().filter(|(id, active)| !firing.contains(id) && is_over(active));
+        let closed: Vec<Arc<str>> = closed.map(|(id, _)| id.clone()).collect();
         for id in closed.iter().take(closed.len().saturating_sub(CLOSED_IN_MEMORY)) {
             self.active.remove(id);
         }

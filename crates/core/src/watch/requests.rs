@@ -106,7 +106,20 @@ impl Core {
         }
     }
 
+    /// An incident is over, and what it detected with it: the next one may be captured again.
     pub(super) fn resolve_incident(&mut self, id: &IncidentId, at: Time, out: &mut Vec<Effect>) {
+        self.end_incident(id, at, out);
+        let Some(active) = self.incidents.get(id) else { return };
+        let (rule, target) = (active.incident.rule.clone(), active.incident.target.clone());
+        let firing = active.firing.clone();
+        if self.ledger.over(&rule, &target, &firing, at) {
+            out.push(Effect::Over { rule, target, firing, at });
+        }
+    }
+
+    /// An incident is over; what its rule detected may go on, under a rule that was read anew.
+    pub(super) fn end_incident(&mut self, id: &IncidentId, at: Time, out: &mut Vec<Effect>) {
+        self.weighed.remove(id);
         // It clears in its warm-up: its end says that nothing is captured.
         if self.warming.remove(id).is_some() && !self.was_refused(id) {
             let _ = self.refuse(id, &Refusal::Cleared, out);
@@ -117,11 +130,6 @@ impl Core {
         if active.silenced.is_some() {
             // What was told of it before the silence has a bundle, which must not stay open.
             out.push(Effect::Store { incident: Box::new(active.incident.clone()) });
-        }
-        let (rule, target) = (active.incident.rule.clone(), active.incident.target.clone());
-        let firing = active.firing.clone();
-        if self.ledger.over(&rule, &target, &firing, at) {
-            out.push(Effect::Over { rule, target, firing, at });
         }
     }
 
@@ -360,8 +368,7 @@ impl Core {
         if !matches!(spec, CaptureSpec::Command(_)) {
             preflight::progress(&server.facts)?;
         }
-        let end =
-            AttemptEnd { at: now, stalled: Duration::ZERO, bytes: 0, unproven: None, cost: None, harm: None };
+        let end = AttemptEnd { at: now, ..AttemptEnd::default() };
         let attempt = Attempt { end: Some(end), ..admit::attempt_of(&request, ledger, now) };
         Ok(Some(Granted::Recorded(Box::new(attempt))))
     }

@@ -11,7 +11,7 @@ use crate::capture::captured::{Captured, CapturedFile, Quality};
 use crate::capture::{CaptureSpec, HttpWindow, Limits};
 use crate::factor::Factor;
 use crate::finding::{Finding, Side, Statistic};
-use crate::incident::{CaptureOutcome, IncidentState, VerdictNote};
+use crate::incident::{CaptureOutcome, Death, IncidentState, VerdictNote};
 use crate::message::Update;
 use crate::rule::{Combine, Condition, Direction, FactorSet, Severity, Trigger as RuleTrigger};
 use crate::signal::catalog;
@@ -635,4 +635,50 @@ fn a_verdict_is_put_on_the_recovered_capture_of_an_incident_that_was_resolved_an
         assert_eq!(incident.verdict.as_ref(), Some(&note));
     }
     assert_eq!(then.messages[0].2.state, IncidentState::Resolved);
+}
+
+#[test]
+fn what_was_put_off_until_a_trouble_was_looked_at_is_forgotten_with_its_end() {
+    let (mut watch, mut told) = (Watch::new(setup(vec![with_windows(60)]), Time::default()), Told::default());
+    let of = with_a_pause((220, 320));
+    play(&mut watch, &mut told, (0, 215), &of);
+    assert_eq!(watch.core.weighed.len(), 1);
+    play(&mut watch, &mut told, (215, 320), &of);
+    assert_eq!(told.of(Update::Resolved).len(), 1);
+    assert!(watch.core.weighed.is_empty() && watch.core.warming.is_empty());
+}
+
+#[test]
+fn the_incident_of_a_rule_that_a_reload_removes_is_over_wherever_it_is_kept() {
+    let (mut watch, mut told) = (Watch::new(setup(vec![of_factors()]), Time::default()), Told::default());
+    let of = with_a_pause((320, 320));
+    play(&mut watch, &mut told, (0, 190), &of);
+    silence(&mut watch, 190, 300);
+    play(&mut watch, &mut told, (190, 240), &of);
+    let mut effects = Vec::new();
+    let event = Event::Reloaded {
+        rules: Vec::new(),
+        catalog: Arc::new(Catalog::default()),
+        own: OwnSignals::default(),
+    };
+    watch.handle(event, Time::from_epoch_s(START + 240.0), &mut effects);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Cleared { .. })));
+    told.take(240.0, effects);
+    assert_eq!(words(&told), [], "nothing is told in the silence");
+    assert!(told.stored.last().is_some_and(|stored| stored.resolved_at.is_some()));
+}
+
+#[test]
+fn a_server_that_stays_dead_is_not_forgotten_for_newer_incidents() {
+    let mut incidents = incidents::Incidents::default();
+    let mut die = |n: u32| {
+        let death =
+            Death { at: Time::from_epoch_s(START + f64::from(n)), line: String::new(), window_open: false };
+        incidents.open_death("server-died", format!("server{n}").into(), &death, None);
+        incidents.resolve_deaths(&format!("server{}", n.max(1)), death.at);
+    };
+    (0..300).for_each(&mut die);
+    let known = incidents.newest_first().count();
+    assert!((100..110).contains(&known), "{known}");
+    assert_eq!(incidents.resolve_deaths("server0", Time::from_epoch_s(START + 400.0)).len(), 1);
 }
