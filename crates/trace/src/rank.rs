@@ -59,6 +59,11 @@ impl Axis {
         }
     }
 
+    /// The axis of a label.
+    pub fn of_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|axis| axis.label() == label)
+    }
+
     /// The axis that a log prefix or a file name calls `word`.
     pub fn of_word(word: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|a| a.word().as_bytes() == word)
@@ -70,8 +75,7 @@ impl Axis {
 pub fn rank_name(rank: &Labels) -> String {
     let mut words: Vec<String> = Vec::new();
     for (name, value) in &rank.0 {
-        let axis = Axis::ALL.into_iter().find(|a| a.label() == &**name);
-        words.push(match (axis, value) {
+        words.push(match (Axis::of_label(name), value) {
             (Some(axis), LabelValue::Index(i)) => format!("{}{i}", axis.word()),
             _ if &**name == "target" => value.to_string(),
             _ => format!("{name}={value}"),
@@ -275,7 +279,7 @@ impl<'de> Deserialize<'de> for RankId {
 /// The rank with these indices, each under the label of its axis.
 fn rank_of_indices(indices: BTreeMap<String, u32>) -> Result<Rank, String> {
     indices.into_iter().try_fold(Rank::NONE, |rank, (label, index)| {
-        let axis = Axis::ALL.into_iter().find(|a| a.label() == label);
+        let axis = Axis::of_label(&label);
         let axis = axis.ok_or_else(|| format!("no axis is called {}", printable(&label, 80)))?;
         let index = u16::try_from(index).map_err(|_| format!("{index} is no index of a rank"))?;
         Ok(rank.with(axis, index))

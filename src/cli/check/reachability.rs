@@ -100,8 +100,7 @@ fn too_few(rule: &Rule, signal: &str, ranks: &[Rank]) -> Option<String> {
 
 /// The axes that distinguish members; `None` if another label does, which one server does not show.
 fn axes_of(rule: &Rule) -> Option<Vec<Axis>> {
-    let axis = |label: &str| Axis::ALL.into_iter().find(|a| a.label() == label);
-    rule.across.iter().map(|label| axis(label)).collect()
+    rule.across.iter().map(|label| Axis::of_label(label)).collect()
 }
 
 /// The size of the largest group that the rule would form of these ranks.

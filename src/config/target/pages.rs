@@ -131,7 +131,7 @@ fn rank_labels(text: &PageText, findings: &mut Findings<'_>) -> RankLabels {
         text.ranks.get().into_iter().flatten().filter_map(|(n, f)| Some((n, f.placed()?)))
     {
         let of = match of {
-            TextOr::Text(word) => match Axis::ALL.into_iter().find(|axis| axis.label() == word) {
+            TextOr::Text(word) => match Axis::of_label(word) {
                 Some(axis) => RankOf::Number(axis),
                 None => {
                     let known = Axis::ALL.map(Axis::label);

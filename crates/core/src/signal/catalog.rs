@@ -248,6 +248,11 @@ impl Derived {
 /// What the machine tells of the ranks' processes, read beside the engine and by no page.
 pub const OF_MACHINE: [Signal; 3] = [RUN_DELAY, THROTTLED, CPU_PRESSURE];
 
+/// The built-in signals with their rows.
+pub fn built_in() -> impl Iterator<Item = (Signal, &'static Entry)> {
+    (0..).map(Signal).zip(BUILT_IN)
+}
+
 /// The row of a built-in signal.
 pub fn entry(signal: Signal) -> Option<&'static Entry> {
     BUILT_IN.get(usize::from(signal.0))
@@ -255,7 +260,7 @@ pub fn entry(signal: Signal) -> Option<&'static Entry> {
 
 /// The built-in signal that `name` means.
 pub fn signal_named(name: &str) -> Option<Signal> {
-    BUILT_IN.iter().position(|e| e.name == name).map(|i| Signal(i as u16))
+    built_in().find(|(_, entry)| entry.name == name).map(|(signal, _)| signal)
 }
 
 /// The name of a built-in signal; `?` for any other (see [`Catalog::name_of`]).

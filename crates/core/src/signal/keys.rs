@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use crate::signal::catalog::{BUILT_IN, Entry, Signal};
+use crate::signal::catalog::{self, Entry, Signal};
 
 /// A fixed hash table with linear probing.
 #[derive(Debug)]
@@ -23,10 +23,8 @@ pub static VLLM: LazyLock<KeyTable> = LazyLock::new(|| KeyTable::of(|e| e.vllm.t
 impl KeyTable {
     /// The keys in one column of the catalog.
     fn of(column: impl Fn(&Entry) -> Vec<&'static str>) -> Self {
-        let words: Vec<_> = BUILT_IN
-            .iter()
-            .enumerate()
-            .flat_map(|(i, e)| column(e).into_iter().map(move |w| (w.as_bytes(), Signal(i as u16))))
+        let words: Vec<_> = catalog::built_in()
+            .flat_map(|(signal, e)| column(e).into_iter().map(move |w| (w.as_bytes(), signal)))
             .collect();
         let mut slots = vec![None; (words.len() * 4).next_power_of_two()];
         for (word, signal) in words {

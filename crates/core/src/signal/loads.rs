@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use thiserror::Error;
 
-use crate::signal::catalog::{self, BUILT_IN, Signal};
+use crate::signal::catalog::{self, Signal};
 use crate::signal::fields::Fields;
 use crate::signal::metrics::{MOST_RANKS, Role};
 use skewtrap_trace::rank::Rank;
@@ -57,11 +57,7 @@ pub enum LoadsError {
 /// Fields of the answers with the signals they mean, as paths.
 static FIELDS: LazyLock<Vec<(Vec<&'static str>, Signal)>> = LazyLock::new(|| {
     let paths = |e: &catalog::Entry| e.loads.iter().map(|p| p.split('.').collect()).collect::<Vec<_>>();
-    BUILT_IN
-        .iter()
-        .enumerate()
-        .flat_map(|(i, e)| paths(e).into_iter().map(move |p| (p, Signal(i as u16))))
-        .collect()
+    catalog::built_in().flat_map(|(signal, e)| paths(e).into_iter().map(move |p| (p, signal))).collect()
 });
 
 /// Keys that are read beside those of [`FIELDS`].

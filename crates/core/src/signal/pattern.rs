@@ -50,8 +50,8 @@ impl Pattern {
         if !names.contains(&"value") {
             return Err(PatternError::NoValue);
         }
-        let axis = |name: &str| Axis::ALL.into_iter().find(|a| a.label() == name);
-        let labels = names.iter().filter(|n| **n != "value").map(|n| ((*n).into(), axis(n))).collect();
+        let labels =
+            names.iter().filter(|n| **n != "value").map(|n| ((*n).into(), Axis::of_label(n))).collect();
         Ok(Self { signal, regex, labels })
     }
 

@@ -65,7 +65,7 @@ fn sample_of(series: &Series, signal: Signal) -> Option<Sample> {
         let axis = match name.as_str() {
             "engine" => Some(Axis::Dp),
             "moe_ep_rank" => Some(Axis::Ep),
-            other => Axis::ALL.into_iter().find(|a| a.label() == other),
+            other => Axis::of_label(other),
         };
         match (axis, text.parse()) {
             (Some(axis), Ok(index)) => rank = rank.with(axis, index),
