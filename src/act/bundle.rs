@@ -125,7 +125,11 @@ impl Bundles {
             // A capture that was refused at first and is made now gets the evidence of now.
             let is_late = record.incident.worse_of(window).is_some();
             if !evidence_of.exists() || is_late && !evidence.is_empty() {
-                write_evidence(&evidence_of, evidence).map_err(|e| failed(&evidence_of, e))?;
+                let partial = path.join(format!(".{}.partial", numbered(EVIDENCE, window)));
+                write_evidence(&partial, evidence)
+                    .and_then(|()| fs::rename(&partial, &evidence_of))
+                    .and_then(|()| sync(&path))
+                    .map_err(|e| failed(&evidence_of, e))?;
             }
             return self.write_over(record).map(|()| path);
         }

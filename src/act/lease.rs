@@ -63,10 +63,9 @@ pub fn take(path: &Path, holder: &Holder, now: Time) -> io::Result<Result<Lease,
         return Err(io::Error::other(format!("{} is not a file of its own", path.display())));
     }
     let locked = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive);
-    let mut text = String::new();
-    (&file).take(4096).read_to_string(&mut text)?;
-    let other =
-        serde_json::from_slice::<Holder>(text.as_bytes()).ok().filter(|other| other.until <= now + LONGEST);
+    let mut text = Vec::new();
+    (&file).take(4096).read_to_end(&mut text)?;
+    let other = serde_json::from_slice::<Holder>(&text).ok().filter(|other| other.until <= now + LONGEST);
     let other =
         other.map(|other| Holder { agent: printable(&other.agent, LONGEST_NAME).into_owned(), ..other });
     match locked {

@@ -33,6 +33,11 @@ pub enum NsysError {
         /// Why.
         source: std::io::Error,
     },
+    /// The agent cannot catch what it prints.
+    #[error(
+        "nsys is not run: its output cannot be caught ({0}); are the agent's open files or its memory limited?"
+    )]
+    NoOutput(std::io::Error),
     /// It did not list its sessions.
     #[error(
         "nsys did not list its sessions: {output}; the agent must run as the server's user, with the server's TMPDIR"
@@ -165,13 +170,14 @@ impl Nsys {
     /// memory, and it has its own process group.
     async fn run(&self, args: &[&str], limit: Duration, may_kill: bool) -> Result<CommandOutput, NsysError> {
         let fail = |source| NsysError::NotInstalled { program: self.program.display().to_string(), source };
-        let (out, err) = (in_memory().map_err(fail)?, in_memory().map_err(fail)?);
+        let (out, err) =
+            (in_memory().map_err(NsysError::NoOutput)?, in_memory().map_err(NsysError::NoOutput)?);
         let mut child = Command::new(&self.program)
             .args(args)
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
-            .stdout(out.try_clone().map_err(fail)?)
-            .stderr(err.try_clone().map_err(fail)?)
+            .stdout(out.try_clone().map_err(NsysError::NoOutput)?)
+            .stderr(err.try_clone().map_err(NsysError::NoOutput)?)
             .process_group(0)
             .kill_on_drop(may_kill)
             .spawn()

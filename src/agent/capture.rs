@@ -264,14 +264,7 @@ impl Finalizer {
             let why = format!("the capture could not be stored: {panic}");
             error!("{why}");
             let unproven = Some(why.clone());
-            let end = AttemptEnd {
-                at: store.clock.now(),
-                stalled: Duration::ZERO,
-                bytes: 0,
-                unproven,
-                cost: None,
-                harm: None,
-            };
+            let end = AttemptEnd { at: store.clock.now(), unproven, ..AttemptEnd::default() };
             let capture = Box::new(StoredCapture::failed(why.clone(), end));
             let booked = store.state.finish(&attempt, &incident, &capture);
             if booked.is_err() {
@@ -405,7 +398,8 @@ fn outcome_of(requested_at: Time, result: CaptureResult, files: Vec<CapturedFile
     match (result.failure, captured.quality) {
         (None, Quality::Broken) => {
             let why =
-                "the window went as planned, but no whole file result; the server's log may say why".into();
+                "the window went as planned, but no whole file came of it; the server's log may say why"
+                    .into();
             CaptureOutcome::Failed { why, captured: Some(captured) }
         }
         (None, _) => CaptureOutcome::Done(captured),

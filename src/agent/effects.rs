@@ -87,7 +87,7 @@ impl Agent {
         self.running.insert(incident.id.clone(), running);
         let task =
             Task { incident, notify, plan, handle, store: self.store.clone(), meter, tx: self.tx.clone() };
-        self.supervisor.once(task.run(received, self.windows.child_token()));
+        self.supervisor.once("window", task.run(received, self.windows.child_token()));
     }
 
     /// The ranks may have given samples: the meters of the windows on their server take them in.

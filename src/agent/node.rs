@@ -147,6 +147,7 @@ impl Node {
         let since = (wall_time() - LOOK_BACK).to_string();
         let since: String = since.chars().take_while(|c| *c != '.').filter(|c| !"-:".contains(*c)).collect();
         let names = self.to.store.list_after(&folder, &format!("{folder}/{since}")).await?;
+        self.known.retain(|known| names.binary_search(known).is_ok());
         let new = names.into_iter().filter(|n| mark_of_manifest(n).is_some() && !self.known.contains(n));
         for name in new.collect::<Vec<_>>() {
             self.take_up(&name).await?;
@@ -201,7 +202,7 @@ impl Collection {
             if before.as_ref() != Some(&file) || is_read {
                 continue;
             }
-            let read = self.bring(&to.store, &to.pool, &file.path, scratch).await?;
+            let read = self.bring(&to.store, &to.pool, &file, scratch).await?;
             self.read.insert(file.path, read);
         }
         let report = NodeReport {
@@ -223,27 +224,41 @@ impl Collection {
         &self,
         store: &Store,
         pool: &str,
-        path: &Path,
+        found: &FoundFile,
         scratch: &Path,
     ) -> anyhow::Result<NodeFile> {
-        let (engine, of, to) = (self.manifest.engine, path.to_owned(), scratch.to_owned());
+        let (engine, of, to) = (self.manifest.engine, found.path.clone(), scratch.to_owned());
+        let size = found.size;
         let expected = self.manifest.ranks();
         let summarised = crate::world::blocking(move || {
-            let artifact = inspect(&of, engine).with_context(|| format!("cannot read {}", of.display()))?;
-            let rank = artifact.rank.map(|named| rank_among(engine, &expected, named));
             let mut file = NodeFile {
-                rank: rank.map(Rank::labels),
+                rank: None,
                 file: of.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
-                bytes: artifact.size,
-                sha256: artifact.sha256,
+                bytes: size,
+                sha256: String::new(),
                 summary: None,
                 why: None,
             };
+            let artifact = match inspect(&of, engine) {
+                Ok(artifact) => artifact,
+                // One file that this agent may not read is no reason to bring no other.
+                Err(error) => {
+                    file.why = Some(format!("cannot read {}: {error}", of.display()));
+                    return (file, None);
+                }
+            };
+            let rank = artifact.rank.map(|named| rank_among(engine, &expected, named));
+            file = NodeFile {
+                rank: rank.map(Rank::labels),
+                bytes: artifact.size,
+                sha256: artifact.sha256,
+                ..file
+            };
             if !artifact.whole {
                 file.why = Some("it is cut off".into());
-                return Ok((file, None));
+                return (file, None);
             }
-            Ok::<_, anyhow::Error>(match summary_of(&of, rank, &to) {
+            match summary_of(&of, rank, &to) {
                 Ok((rank, summary)) => {
                     file.rank.get_or_insert_with(|| rank.labels());
                     (file, Some((rank, summary)))
@@ -252,9 +267,9 @@ impl Collection {
                     file.why = Some(format!("{error:#}"));
                     (file, None)
                 }
-            })
+            }
         });
-        let (mut file, summary) = summarised.await??;
+        let (mut file, summary) = summarised.await?;
         if let Some((rank, summary)) = summary {
             let name = summary_object(pool, &self.manifest.mark, &rank.word());
             store.put(&name, summary.into()).await?;

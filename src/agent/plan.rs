@@ -32,6 +32,9 @@ use skewtrap_core::signal::sample::{Source, TargetId};
 use skewtrap_core::signal::source::WatchedSource;
 use skewtrap_core::watch::{Mode, Setup, WatchedTarget};
 
+/// Sources of this id and above are the servers' processes, one for each server.
+const FIRST_HOST: u16 = u16::MAX / 2 + 1;
+
 /// What the command line adds to a configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
@@ -297,10 +300,18 @@ impl Clients {
     }
 }
 
-fn next_source(named: &mut Vec<WatchedSource>, target: TargetId, kind: Source, name: &str) -> SourceId {
-    let id = SourceId(u16::try_from(named.len()).unwrap_or(u16::MAX));
+fn next_source(
+    named: &mut Vec<WatchedSource>,
+    target: TargetId,
+    kind: Source,
+    name: &str,
+) -> Result<SourceId> {
+    let number = u16::try_from(named.len()).ok().filter(|number| *number < FIRST_HOST);
+    let id = SourceId(number.with_context(|| {
+        format!("more than {FIRST_HOST} logs, pages and queries: watch fewer servers with one agent")
+    })?);
     named.push(WatchedSource { id, target, kind, name: name.into() });
-    id
+    Ok(id)
 }
 
 fn add_sources(
@@ -319,7 +330,7 @@ fn add_sources(
                 EngineText::TensorrtLlm => (poll::Page::Iterations, "/metrics"),
                 _ => (poll::Page::Loads, "/v1/loads"),
             };
-            let source = next_source(named, plan.target, Source::Loads, &format!("{url}{path}"));
+            let source = next_source(named, plan.target, Source::Loads, &format!("{url}{path}"))?;
             let config = poll::Config {
                 target: plan.target,
                 source,
@@ -332,7 +343,7 @@ fn add_sources(
             sources.push(SourcePlan::Poll(config));
         }
         if let Some(metrics) = &target.metrics {
-            let source = next_source(named, plan.target, Source::Metrics, metrics);
+            let source = next_source(named, plan.target, Source::Metrics, metrics)?;
             let server = server_of(target, metrics, clients)?;
             let target = plan.target;
             let config = poll::Config { target, source, server, page, every, phase };
@@ -340,7 +351,7 @@ fn add_sources(
         }
     }
     for log in &target.logs {
-        let source = next_source(named, plan.target, Source::Log, &log.path);
+        let source = next_source(named, plan.target, Source::Log, &log.path)?;
         let from_start = log.from_start || flags.from_start;
         let path = PathBuf::from(&log.path);
         sources.push(SourcePlan::Tail(tail::Config { target: plan.target, source, path, from_start }));
@@ -380,7 +391,7 @@ fn add_pages(
     let phase = phase_of(&target.name);
     let mut pages = Vec::new();
     for page in &target.pages {
-        let source = next_source(named, plan.target, Source::Page, &page.url);
+        let source = next_source(named, plan.target, Source::Page, &page.url)?;
         let server = Server::new(clients.trusting(target.ca_file.as_deref())?.0, &page.url, None, None);
         let address = target.url.as_deref().unwrap_or_default().into();
         let (target, every) = (plan.target, target.poll);
@@ -402,7 +413,7 @@ fn add_pages(
 /// do not show is said where a cause is.
 fn host_of_target(target: &Target, plan: &TargetPlan) -> Option<SourcePlan> {
     let port = host::port_here(target.url.as_deref().filter(|_| target.host)?)?;
-    let source = SourceId(u16::MAX - plan.target.0.min(u16::MAX / 2));
+    let source = SourceId(FIRST_HOST.checked_add(plan.target.0)?);
     Some(SourcePlan::Host(host::Config { target: plan.target, source, port }))
 }
 
@@ -427,7 +438,7 @@ fn add_queries(
         let target = target_of(config, own)
             .with_context(|| format!("the query of signal {} names no target that there is", own.name))?;
         let name = format!("the query of signal {}", own.name);
-        let source = next_source(named, target, Source::Prometheus, &name);
+        let source = next_source(named, target, Source::Prometheus, &name)?;
         sources.push(SourcePlan::Query(promql::Config {
             target,
             source,

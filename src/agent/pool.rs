@@ -147,7 +147,9 @@ impl Pool {
         let intent = Box::new(intent.lasting(deadline));
         let expected = Estimate { stalled: expected, bytes: 0 };
         let (answer, answered) = oneshot::channel();
-        let gone = || Refusal::PoolLease { why: "the agent ends".into() };
+        let gone = || Refusal::PoolLease {
+            why: "the task that keeps it has ended: the agent ends, or its log says why".into(),
+        };
         self.asks.send(Ask::Take { intent, expected, answer }).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }

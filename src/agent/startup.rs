@@ -329,7 +329,7 @@ pub(super) async fn serving(
     if let Some(address) = server.metrics_address() {
         info!("health and metrics alone on http://{address}");
     }
-    supervisor.once(server.run(supervisor.cancel()));
+    supervisor.once("API", server.run(supervisor.cancel()));
     served
 }
 

@@ -37,7 +37,8 @@ pub async fn fetch(address: &str, folder: &Path) -> anyhow::Result<usize> {
         );
     }
     std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    for name in &wanted {
+    let mut fetched = 0;
+    for name in wanted {
         let Some(bytes) = store.get(name).await? else { continue };
         // `dp2/summary.json` becomes `dp2.summary.json`.
         let flat: String = name
@@ -46,6 +47,7 @@ pub async fn fetch(address: &str, folder: &Path) -> anyhow::Result<usize> {
             .collect();
         let path = folder.join(flat.trim_start_matches('.'));
         std::fs::write(&path, &bytes).with_context(|| format!("cannot write {}", path.display()))?;
+        fetched += 1;
     }
-    Ok(wanted.len())
+    Ok(fetched)
 }

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{error, warn};
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -135,12 +135,17 @@ impl Supervisor {
         });
     }
 
-    /// Runs a task once, beside the loop.
-    pub fn once<T>(&self, task: T)
+    /// Runs a task once, beside the loop. What it was for is not done again where it panics, which is logged.
+    pub fn once<T>(&self, name: &'static str, task: T)
     where
         T: Future<Output = ()> + Send + 'static,
     {
-        self.spawn(Place::Aside, task);
+        let running = self.spawn(Place::Aside, task);
+        self.spawn(Place::Aside, async move {
+            if let Err(failed) = running.await {
+                error!(task = name, "the task failed, and is not started again: {failed}");
+            }
+        });
     }
 
     /// Cancels every task and waits for them, at most `grace`. Whether all ended.
@@ -174,6 +179,14 @@ mod tests {
         supervisor.tasks.wait().await;
         assert_eq!(runs.load(Ordering::Relaxed), 3);
         assert_eq!(supervisor.restarts(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_runs_once_is_waited_for_also_where_it_panics() {
+        let supervisor = Supervisor::default();
+        supervisor.once("fragile", async { panic!("dies") });
+        supervisor.once("sound", tokio::time::sleep(Duration::from_secs(1)));
+        assert!(supervisor.stop(Duration::from_secs(5)).await);
     }
 
     #[test]

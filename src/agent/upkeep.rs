@@ -218,7 +218,7 @@ impl Agent {
             let (tx, store) = (self.tx.clone(), self.store.clone());
             let known = known.get(&target).cloned().or_else(|| self.without_server(&window));
             let cancel = self.windows.child_token();
-            self.supervisor.once(async move {
+            self.supervisor.once("window left behind", async move {
                 match tokio::spawn(close(store, known, window, record.clone(), (meter, cancel))).await {
                     // The loop is gone only when the agent ends.
                     Ok(taken) => {
@@ -298,7 +298,7 @@ impl Agent {
     /// Its ranks are compared like those of any other capture.
     fn compare_recovered(&self, record: Record) {
         let (tx, bundles) = (self.tx.clone(), self.store.bundles.clone());
-        self.supervisor.once(async move {
+        self.supervisor.once("comparison", async move {
             let incident = record.incident.clone();
             let compared = crate::world::blocking(move || compare_now(&bundles, &incident)).await;
             match compared {
@@ -370,7 +370,7 @@ impl Agent {
         match reply {
             // Nobody may be waiting any more.
             Reply::Now(answer) => drop(command.answer.send(answer)),
-            Reply::Later(answer) => self.supervisor.once(async move {
+            Reply::Later(answer) => self.supervisor.once("command", async move {
                 let _ = command.answer.send(answer.await);
             }),
         }

@@ -448,7 +448,7 @@ async fn see_through(
     let _ = ticker.await;
     drop(present);
     let remote = files.is_remote().await;
-    outcome(request, &run, &files, remote, &meter, recovered.map(|at| at.since(ended_at)))
+    outcome(request, &run, &files, remote, &meter, recovered.map(|at| at.since(ended_at))).await
 }
 
 /// Looks for its files until the window is over; a task of its own, for a folder may hang and a file take long.
@@ -487,7 +487,7 @@ fn pass_on(run: &Run, files: &Files, meter: &Meter, signal: WindowSignal) {
     run.handle(&event);
 }
 
-fn outcome(
+async fn outcome(
     request: &StartRequest,
     run: &Run,
     files: &Files,
@@ -508,9 +508,11 @@ fn outcome(
     }
     let (ending, exchanges, status) = run.result();
     let stopped_at = exchanges.iter().find(|e| e.request.contains("stop_profile")).map(|e| e.at);
-    for artifact in &artifacts {
-        let times = written(Path::new(&artifact.path));
-        let (Some(rank), Some((born, changed))) = (artifact.rank, times) else { continue };
+    let of_ranks: Vec<_> = artifacts.iter().filter_map(|a| Some((a.rank?, a.path.clone()))).collect();
+    let times = crate::world::blocking(move || -> Vec<_> {
+        of_ranks.into_iter().filter_map(|(rank, path)| Some((rank, written(Path::new(&path))?))).collect()
+    });
+    for (rank, (born, changed)) in times.await.unwrap_or_default() {
         // A stop closes every rank's window at once, and a rank writes elsewhere first.
         let from = stopped_at.filter(|at| *at < changed).map_or(born, |at| at.min(born));
         // The clock of a file server may be another one.

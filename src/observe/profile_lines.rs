@@ -31,9 +31,8 @@ type Lines = Vec<(Rank, ProfileLine)>;
 /// The log cannot be read.
 pub async fn recent(log: &Path, since: Option<u64>) -> io::Result<(Lines, u64)> {
     blocking(log, move |log| {
-        let length = std::fs::metadata(log)?.len();
-        let since = since.filter(|since| *since <= length).unwrap_or_default();
-        read(log, since.max(length.saturating_sub(TAIL)))
+        let newest = std::fs::metadata(log)?.len().saturating_sub(TAIL);
+        read(log, since.unwrap_or_default().max(newest))
     })
     .await
 }
@@ -57,6 +56,8 @@ async fn blocking<T: Send + 'static>(
 
 fn read(log: &Path, from: u64) -> io::Result<(Lines, u64)> {
     let mut file = File::open(log)?;
+    // A log that is shorter was begun anew.
+    let from = if file.metadata()?.len() < from { 0 } else { from };
     file.seek(SeekFrom::Start(from))?;
     let mut reading = BufReader::with_capacity(PIECE, file.take(TAIL));
     let (mut lines, mut end, mut line) = (Lines::new(), from, Vec::new());
@@ -122,6 +123,7 @@ mod tests {
         let last = text.trim_end().rfind('\n').unwrap() as u64 + 1;
         assert_eq!(recent(&log, Some(last)).await.unwrap().0, [(Rank::dp(2), done)]);
         assert_eq!(recent(&log, Some(end + 1)).await.unwrap().0.len(), 3, "it was begun anew");
+        assert_eq!(after(&log, end + 1).await.unwrap().0.len(), 3, "it was begun anew");
     }
 
     #[tokio::test]

@@ -63,19 +63,26 @@ pub struct Config {
     pub from_start: bool,
 }
 
+/// Whether that path is standard input.
+fn is_input(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
 /// The logs of one folder, which one thread reads: two folders may be two mounts, of which one hangs.
+/// Standard input is read for itself.
 pub fn by_folder(configs: impl IntoIterator<Item = Config>) -> Vec<Vec<Config>> {
+    let (input, files): (Vec<_>, Vec<_>) = configs.into_iter().partition(|config| is_input(&config.path));
     let mut folders: BTreeMap<Option<PathBuf>, Vec<Config>> = BTreeMap::new();
-    for config in configs {
+    for config in files {
         folders.entry(config.path.parent().map(Path::to_owned)).or_default().push(config);
     }
-    folders.into_values().collect()
+    input.into_iter().map(|config| vec![config]).chain(folders.into_values()).collect()
 }
 
 /// Follows logs until cancelled, until standard input ends, or until nobody receives observations.
 /// Returns whether it is finished for good; it is not after a panic.
 pub async fn run(configs: Vec<Config>, outlet: Outlet, cancel: CancellationToken, now: Now) -> bool {
-    let (input, files): (Vec<_>, Vec<_>) = configs.into_iter().partition(|c| c.path.as_os_str() == "-");
+    let (input, files): (Vec<_>, Vec<_>) = configs.into_iter().partition(|c| is_input(&c.path));
     if let Some(input) = input.into_iter().next() {
         return input::follow(input, outlet, cancel, now).await;
     }
@@ -315,7 +322,7 @@ impl Reporter {
         if std::mem::replace(&mut log.truncations, truncations) != truncations {
             let unseen = log.follow.unseen();
             tracing::info!(
-                "log {path} was truncated (the {truncations}. time); so far at least {unseen} bytes were gone before they could be read"
+                "log {path} was truncated ({truncations} times by now); so far at least {unseen} bytes were gone before they could be read"
             );
         }
     }
@@ -388,5 +395,22 @@ mod tests {
         reporter.handed_over = Some(Instant::now() + Duration::from_secs(3600));
         assert_eq!(read(&"much\n".repeat(PLENTY), &mut reporter), 1);
         assert_eq!(reporter.until_due(), None);
+    }
+
+    #[test]
+    fn standard_input_is_read_for_itself_and_no_log_beside_it_is_lost() {
+        let config = |path: &str| Config {
+            target: TargetId(0),
+            source: SourceId(3),
+            path: path.into(),
+            from_start: false,
+        };
+        let groups = by_folder(["-", "server.log", "-", "/var/log/a.log", "/var/log/b.log"].map(config));
+        let paths: Vec<Vec<&str>> =
+            groups.iter().map(|g| g.iter().filter_map(|c| c.path.to_str()).collect()).collect();
+        assert_eq!(
+            paths,
+            [vec!["-"], vec!["-"], vec!["server.log"], vec!["/var/log/a.log", "/var/log/b.log"]]
+        );
     }
 }

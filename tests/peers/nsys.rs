@@ -73,7 +73,7 @@ async fn a_real_collection_that_was_left_behind_is_stopped_however_late_and_some
         let sessions = nsys.sessions().await.unwrap();
         sessions.into_iter().find(|s| s.name == name).unwrap()
     };
-    let output = output_of(&server.store, "i1", 1);
+    let output = output_of(&server.store, "i1", 1).await;
     server.store.bundles.scratch("i1", 1).unwrap();
     let (ready, hour) = (session().await, Duration::from_secs(3600));
 

@@ -72,7 +72,10 @@ impl Destination {
         let incident = &record.incident;
         let folder = folder_of(&self.pool, incident);
         let mut objects = Vec::new();
-        for (path, name) in self.files_of(bundle) {
+        let (of, share) = (bundle.to_owned(), self.share);
+        // A bundle may lie on a mount that hangs.
+        let files = blocking(move || files_of(&of, share)).await;
+        for (path, name) in files {
             objects.push(self.store.put_file(&format!("{folder}/{name}"), &path, self.rate).await?);
         }
         let record = StoredRecord { record: &shared(record, self.share), host: &self.host, stored: &objects };
@@ -83,34 +86,34 @@ impl Destination {
         objects.extend([of_record, of_index]);
         let mark =
             Mark { store: self.store.address().to_owned(), record_sha256: digest(record_bytes), objects };
-        write_mark(bundle, &mark)?;
-        Ok(mark)
+        let of = bundle.to_owned();
+        blocking(move || write_mark(&of, &mark).map(|()| mark)).await
     }
+}
 
-    /// The files of a bundle that may be stored, each with its name in the incident's folder, sorted.
-    fn files_of(&self, bundle: &Path) -> Vec<(PathBuf, String)> {
-        let plain = |dir: &Path| -> Vec<(PathBuf, bool)> {
-            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-            // No symlink is followed: it may lead anywhere on the host.
-            let mut found: Vec<(PathBuf, bool)> = entries
-                .filter_map(|e| Some((e.path(), e.file_type().ok()?)))
-                .filter(|(_, t)| t.is_file() || t.is_dir())
-                .map(|(p, t)| (p, t.is_dir()))
-                .collect();
-            found.sort();
-            found
-        };
-        let mut files = Vec::new();
-        for (path, is_folder) in plain(bundle) {
-            let inside = if is_folder { plain(&path) } else { vec![(path, false)] };
-            files.extend(inside.into_iter().filter(|(_, is_folder)| !is_folder).map(|(path, _)| path));
-        }
-        let named = |path: PathBuf| {
-            let name = object_of(path.strip_prefix(bundle).ok()?.to_str()?, self.share)?;
-            Some((path, name))
-        };
-        files.into_iter().filter_map(named).collect()
+/// The files of a bundle that may be stored, each with its name in the incident's folder, sorted.
+fn files_of(bundle: &Path, share: Share) -> Vec<(PathBuf, String)> {
+    let plain = |dir: &Path| -> Vec<(PathBuf, bool)> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        // No symlink is followed: it may lead anywhere on the host.
+        let mut found: Vec<(PathBuf, bool)> = entries
+            .filter_map(|e| Some((e.path(), e.file_type().ok()?)))
+            .filter(|(_, t)| t.is_file() || t.is_dir())
+            .map(|(p, t)| (p, t.is_dir()))
+            .collect();
+        found.sort();
+        found
+    };
+    let mut files = Vec::new();
+    for (path, is_folder) in plain(bundle) {
+        let inside = if is_folder { plain(&path) } else { vec![(path, false)] };
+        files.extend(inside.into_iter().filter(|(_, is_folder)| !is_folder).map(|(path, _)| path));
     }
+    let named = |path: PathBuf| {
+        let name = object_of(path.strip_prefix(bundle).ok()?.to_str()?, share)?;
+        Some((path, name))
+    };
+    files.into_iter().filter_map(named).collect()
 }
 
 /// Written whole or not at all. It is not synced: without it the bundle is looked at again, and nothing sent twice.
@@ -119,4 +122,12 @@ fn write_mark(bundle: &Path, mark: &Mark) -> Result<(), StoreError> {
     let text = serde_json::to_vec(mark).expect("plain data serialises");
     let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, &path));
     written.map_err(|why| StoreError::File { path: path.display().to_string(), why })
+}
+
+/// On a thread that may block. A panic goes on in the caller.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+    }
 }

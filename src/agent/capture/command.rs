@@ -17,7 +17,6 @@ use skewtrap_core::capture::refusal::Span;
 use skewtrap_core::capture::verify::{Artifact, Verdict};
 use skewtrap_core::capture::window::WindowPhase;
 use skewtrap_core::incident::{Exchange, Record};
-use skewtrap_trace::time::Time;
 
 /// Runs the program of `spec`.
 ///
@@ -127,8 +126,9 @@ fn files_in(folder: &PathBuf) -> Vec<Artifact> {
 
 /// Ends the program that an agent before this one left behind, and all that it started: they bear
 /// the incident in their environment, so that nobody else's process is taken for one of them.
-pub fn close(window: &OpenWindow, group: Option<i32>, sent_at: Time) -> CaptureResult {
-    let left = marked(MARK, &window.incident);
+pub async fn close(window: &OpenWindow, group: Option<i32>) -> CaptureResult {
+    let (incident, sent_at) = (window.incident.clone(), window.sent_at);
+    let left = crate::world::blocking(move || marked(MARK, &incident)).await.unwrap_or_default();
     let mut why = "the agent died while the program of this capture ran".to_owned();
     if !left.is_empty() {
         kill_left_behind(group, &left);

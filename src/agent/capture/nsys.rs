@@ -72,7 +72,7 @@ pub async fn capture(
             let left = windows.into_iter().find(|w| w.attempt == attempt.id);
             Ok(match left {
                 Some(window) => {
-                    let output = output_of(&store, &window.incident, number);
+                    let output = output_of(&store, &window.incident, number).await;
                     close(&handle.nsys, &window, &output, store.clock.now()).await
                 }
                 None => CaptureResult {
@@ -86,9 +86,11 @@ pub async fn capture(
 }
 
 /// What a start is given as its output: ours alone, by the incident and the number of its capture.
-pub fn output_of(store: &CaptureStore, incident: &str, number: usize) -> PathBuf {
+pub async fn output_of(store: &CaptureStore, incident: &str, number: usize) -> PathBuf {
     let scratch = store.bundles.scratch_of(incident, number);
-    scratch.canonicalize().unwrap_or(scratch).join("window")
+    let found = scratch.clone();
+    let canonical = crate::world::blocking(move || found.canonicalize()).await;
+    canonical.ok().and_then(Result::ok).unwrap_or(scratch).join("window")
 }
 
 struct Taking {
@@ -188,7 +190,7 @@ impl Taking {
             (self.store.bundles.clone(), self.window.incident.clone(), self.number);
         let made = crate::world::blocking(move || bundles.scratch(&incident, number)).await;
         made.map_err(Failed::closed)?.map_err(Failed::closed)?;
-        let output = output_of(&self.store, &self.window.incident, self.number);
+        let output = output_of(&self.store, &self.window.incident, self.number).await;
         self.window.method = OpenMethod::Nsys { session: session.id.clone(), name: session.name.clone() };
         self.window.sent_at = self.store.clock.now();
         // Without its session a later agent could not stop it, so nothing is started before it is written.

@@ -101,14 +101,7 @@ pub fn find(store: &CaptureStore) -> anyhow::Result<Found> {
             }
             None => {
                 let unproven = Some("its incident is not in the state".to_owned());
-                let end = AttemptEnd {
-                    at: store.clock.now(),
-                    stalled: Duration::ZERO,
-                    bytes: 0,
-                    unproven,
-                    cost: None,
-                    harm: None,
-                };
+                let end = AttemptEnd { at: store.clock.now(), unproven, ..AttemptEnd::default() };
                 found.book(store, window.attempt, end);
             }
         }
@@ -167,7 +160,7 @@ fn end_of(record: &Record, now: Time) -> AttemptEnd {
         let stalled = Duration::try_from_secs_f64(captured.stall_s).unwrap_or_default();
         (stalled, captured.files.iter().map(|f| f.size).sum())
     });
-    AttemptEnd { at: now, stalled, bytes, unproven: None, cost: None, harm: None }
+    AttemptEnd { at: now, stalled, bytes, ..AttemptEnd::default() }
 }
 
 /// Closes one window that an agent before this one left behind, on the server that is `known` by
@@ -213,7 +206,11 @@ async fn closed(
                 lines.extend(of_log);
                 ends.push((log.clone(), end));
             }
-            let moved = store.bundles.traces(&record.incident.id, record.incident.window());
+            let (bundles, incident) = (store.bundles.clone(), record.incident.id.clone());
+            let number = record.incident.window();
+            let moved = crate::world::blocking(move || bundles.traces(&incident, number)).await;
+            // A read that panics leaves them where they are.
+            let moved = moved.unwrap_or_default();
             let status = Status { phase: WindowPhase::Unknown, distrust: Distrust::opened(window.sent_at) };
             let (sender, signals) = mpsc::channel(1024);
             let readers: Vec<_> = ends
@@ -228,12 +225,12 @@ async fn closed(
             result_of(outcome, &request)
         }
         OpenMethod::Nsys { .. } => {
-            let output = nsys::output_of(store, &window.incident, record.incident.window());
+            let output = nsys::output_of(store, &window.incident, record.incident.window()).await;
             let result = nsys::close(&handle.nsys, &window, &output, store.clock.now()).await;
             with_scratched(store, result, record).await
         }
         OpenMethod::Command { group } => {
-            let result = command::close(&window, group, window.sent_at);
+            let result = command::close(&window, group).await;
             with_scratched(store, result, record).await
         }
     }

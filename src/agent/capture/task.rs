@@ -2,7 +2,6 @@
 //! the ranks of the files.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -141,14 +140,7 @@ impl Task {
     }
 
     async fn failed(&self, why: String, unproven: Option<String>) {
-        let end = AttemptEnd {
-            at: self.store.clock.now(),
-            stalled: Duration::ZERO,
-            bytes: 0,
-            unproven,
-            cost: None,
-            harm: None,
-        };
+        let end = AttemptEnd { at: self.store.clock.now(), unproven, ..AttemptEnd::default() };
         self.ended(Box::new(StoredCapture::failed(why, end))).await;
     }
 

@@ -65,7 +65,7 @@ pub(in crate::agent) fn start(
         metrics: metrics.clone(),
         config,
     };
-    supervisor.once(keeper.run(asked, supervisor.cancel()));
+    supervisor.once("lease of the pool", keeper.run(asked, supervisor.cancel()));
     Pool { asks }
 }
 
@@ -102,7 +102,7 @@ impl Keeper {
             let ask = tokio::select! {
                 ask = asked.recv() => ask,
                 () = wait_until(due), if due.is_some() => {
-                    self.give_back_due().await;
+                    self.give_back_due(|_| true, GIVE_BACK_LIMIT).await;
                     continue;
                 }
                 () = cancel.cancelled() => break,
@@ -123,7 +123,8 @@ impl Keeper {
     async fn on(&mut self, ask: Ask) {
         match ask {
             Ask::Take { intent, expected, answer } => {
-                self.give_back_due().await;
+                // A window that waits for a store which does not answer misses the onset.
+                self.give_back_due(|back| !back.is_told, TAKE_LIMIT).await;
                 let taken = self.take(*intent, expected).await;
                 if let Err(Ok(Some(held))) = answer.send(taken) {
                     // Its window is gone.
@@ -295,7 +296,7 @@ impl Keeper {
 
     async fn give_back(&mut self, intent: Intent, end: WindowEnd, after: Duration) {
         self.later(intent, end, after);
-        self.give_back_due().await;
+        self.give_back_due(|_| true, GIVE_BACK_LIMIT).await;
     }
 
     fn later(&mut self, intent: Intent, end: WindowEnd, after: Duration) {
@@ -304,17 +305,18 @@ impl Keeper {
         self.returns.push(Return { back, intent, end, due, is_told: false });
     }
 
-    async fn give_back_due(&mut self) {
+    /// Gives back what is due and wanted, each within `limit`.
+    async fn give_back_due(&mut self, is_wanted: impl Fn(&Return) -> bool, limit: Duration) {
         let now = tokio::time::Instant::now();
         let (due, waiting): (Vec<Return>, Vec<Return>) =
-            std::mem::take(&mut self.returns).into_iter().partition(|r| r.due <= now);
+            std::mem::take(&mut self.returns).into_iter().partition(|r| r.due <= now && is_wanted(r));
         self.returns = waiting;
         for mut back in due {
             let step = match self.lease() {
                 Err(error) => GiveBackStep::Again(format!("{error:#}")),
                 Ok(mut lease) => {
                     let asking = lease.give_back(&mut back.back);
-                    let step = tokio::time::timeout(GIVE_BACK_LIMIT, asking).await;
+                    let step = tokio::time::timeout(limit, asking).await;
                     self.learn(&lease);
                     step.unwrap_or_else(|_| GiveBackStep::Again("the store does not answer".into()))
                 }

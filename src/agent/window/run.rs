@@ -351,10 +351,8 @@ impl Run {
                 let end = AttemptEnd {
                     at: self.now(),
                     stalled: self.now().since(shared.distrust.from),
-                    bytes: 0,
                     unproven: ending.unproven.clone(),
-                    cost: None,
-                    harm: None,
+                    ..AttemptEnd::default()
                 };
                 let attempt = shared.open.attempt.clone();
                 self.0.state.later(move |state| state.end(&attempt, &end));

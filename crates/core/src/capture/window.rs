@@ -98,7 +98,7 @@ pub enum Event {
     StopAnswered(Answer),
     /// The server's log said something of profiling.
     Log {
-        /// RankId printed it.
+        /// The rank that printed it.
         rank: Rank,
         /// What.
         line: ProfileLine,

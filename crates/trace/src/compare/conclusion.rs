@@ -103,9 +103,8 @@ impl Conclusion<'_> {
             return v;
         }
         if !self.missing.is_empty() {
-            let names = list(self.missing);
-            return self
-                .insufficient(format!("the ranks that are here do not differ, but {names} is missing"));
+            let missing = are_missing(self.missing);
+            return self.insufficient(format!("the ranks that are here do not differ, but {missing}"));
         }
         if self.input.profiles.iter().any(|p| p.partial) {
             return self.insufficient("what is readable does not differ, but a file ends too early".into());
@@ -230,7 +229,7 @@ impl Conclusion<'_> {
         }
         if !self.missing.is_empty() {
             doubts += 1;
-            reasons.push(format!("{} is missing", list(self.missing)));
+            reasons.push(are_missing(self.missing));
         }
         if (diagnosis.baseline_factor - 1.0).abs() > 0.02 {
             reasons.push(format!(
@@ -355,6 +354,10 @@ fn list(names: &[RankId]) -> String {
         [a, b] => format!("{a} and {b}"),
         [a, b, rest @ ..] => format!("{a}, {b} and {} more", rest.len()),
     }
+}
+
+fn are_missing(ranks: &[RankId]) -> String {
+    format!("{} {} missing", list(ranks), if ranks.len() == 1 { "is" } else { "are" })
 }
 
 /// Whether the verdict confirms the suspicion. A verdict about the suspected rank confirms it, one

@@ -187,12 +187,12 @@ impl Ownership {
         self.busy.iter().all(|r| self.closed(*r))
     }
 
-    /// Whether the whole file of every rank is in visibility.
+    /// Whether the whole file of every rank is in sight.
     pub(super) fn all_files(&self) -> bool {
         self.expected.iter().all(|r| self.whole.contains(r))
     }
 
-    /// Whether the whole file of every rank that had work is in visibility.
+    /// Whether the whole file of every rank that had work is in sight.
     pub(super) fn busy_files(&self) -> bool {
         self.busy.iter().all(|r| self.whole.contains(r))
     }

@@ -92,9 +92,9 @@ impl Window {
                 self.stop_granted = true;
                 return self.enter(WindowPhase::Exporting, now);
             }
-            Answer::Refused { status: 401 | 403, .. } => {
-                "401 (the profile calls take admin_api_key where the server has one, else api_key)".to_owned()
-            }
+            Answer::Refused { status: status @ (401 | 403), .. } => format!(
+                "{status} (the profile calls take admin_api_key where the server has one, else api_key)"
+            ),
             Answer::Refused { status, .. } | Answer::Failed { status, .. } => status.to_string(),
             Answer::ErrorInBody { body } => format!("success and an error in the answer ({})", body.trim()),
             Answer::Lost { why } | Answer::NotSent { why } => {

@@ -130,7 +130,7 @@ impl Window {
         if tried && open && self.may_stop(now) {
             return self.send_stop(now, out);
         }
-        // Only the first rank's reply decides the answer of a stop (FACTS: "stop"); a gateway may give one too.
+        // Only the first rank's reply decides the answer of a stop; a gateway may give one too.
         if self.stop_granted && self.visibility.log && !self.ownership.recording().is_empty() {
             if now.since(self.since) < PROOF {
                 return;
@@ -255,7 +255,7 @@ impl Window {
         }
     }
 
-    /// Neither log nor files of this server are in visibility: no proof will ever come.
+    /// Neither log nor files of this server are in sight: no proof will ever come.
     pub(super) const fn is_blind(&self) -> bool {
         !self.visibility.log && !self.visibility.files
     }
