@@ -13,6 +13,7 @@
 mod causes;
 mod core;
 mod death;
+mod escalation;
 mod event;
 mod follow_up;
 mod harm;

@@ -44,13 +44,13 @@ pub(super) struct Core {
     pub(super) silences: Vec<Silence>,
     /// Captures that wait for their warm-up, or for facts about the server: the incident, and when to
     /// decide again.
-    pub(super) warming: BTreeMap<Arc<str>, Time>,
+    pub(super) deferred: BTreeMap<Arc<str>, Time>,
     /// Incidents whose verdict asks for a second window.
     pub(super) follow_ups: BTreeSet<Arc<str>>,
     /// Incidents whose cause is looked for again: when, and how often it was looked for.
     pub(super) looks: BTreeMap<Arc<str>, (Time, usize)>,
     /// Firings whose harm is still to be looked at, as they were reported.
-    pub(super) weighed: BTreeMap<Arc<str>, Change>,
+    pub(super) unreported: BTreeMap<Arc<str>, Change>,
     /// Whether a capture may disturb the samples of a server.
     pub(super) is_disturbed: bool,
     pub(super) now: Time,
@@ -76,10 +76,10 @@ impl Core {
             policy: setup.policy,
             mode: setup.mode,
             silences: Vec::new(),
-            warming: BTreeMap::new(),
+            deferred: BTreeMap::new(),
             follow_ups: BTreeSet::new(),
             looks: BTreeMap::new(),
-            weighed: BTreeMap::new(),
+            unreported: BTreeMap::new(),
             is_disturbed: false,
             now,
             evaluated_at: now,
@@ -167,11 +167,11 @@ impl Core {
             self.end_those_left(now, out);
             self.follow_standing_now_and_then(now, out);
             let is_due = now.is_past(self.followed_at, EVALUATION_INTERVAL) || self.followed_at > now;
-            if !self.warming.is_empty() || is_due && self.incidents.is_any_firing() {
+            if !self.deferred.is_empty() || is_due && self.incidents.is_any_firing() {
                 self.followed_at = now;
                 self.follow_troubles(out);
             }
-            if !self.warming.is_empty() {
+            if !self.deferred.is_empty() {
                 self.retry_requests(store, now, out);
             }
             if !self.looks.is_empty() {

@@ -15,7 +15,6 @@ use crate::capture::refusal::Refusal;
 use crate::capture::{CaptureSpec, HttpWindow};
 use crate::incident::{FollowUp, Refused};
 use crate::message::Update;
-use crate::signal::sample::TargetId;
 use crate::signal::store::SignalStore;
 use skewtrap_trace::time::Time;
 use skewtrap_trace::verdict::Place;
@@ -46,8 +45,7 @@ impl Core {
             let (name, window) = (active.incident.target.clone(), active.incident.next_window());
             let badness =
                 self.ledger.attempts.iter().rev().find(|a| *a.incident == *id).map_or(1.0, |a| a.badness);
-            let place = self.servers.iter().position(|s| s.name == name).and_then(|t| u16::try_from(t).ok());
-            let Some(target) = place.map(TargetId) else { continue };
+            let Some(target) = self.target_named(&name) else { continue };
             let decided = match ends {
                 // It would show something else.
                 true => Err(Refusal::Cleared),

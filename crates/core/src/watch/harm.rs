@@ -23,25 +23,25 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 impl Core {
     /// Whether a trouble that still goes on is not worth a window now: it seems to be over, or it harms too
     /// few requests. It is looked at again as long as it lasts.
-    pub(super) fn is_harmless(&mut self, id: &Arc<str>, now: Time, out: &mut Vec<Effect>) -> bool {
+    pub(super) fn put_off_if_harmless(&mut self, id: &Arc<str>, now: Time, out: &mut Vec<Effect>) -> bool {
         let Some(active) = self.incidents.firing_now().find(|c| c.incident.id == *id) else { return false };
         let Trigger::Rule(rule) = &active.trigger else { return false };
         let Some(harm) = active.incident.finding.harm.as_ref().map(|h| h.share) else { return false };
         let told = self.engine.told(&active.incident.target);
         // It seems to be over, or a rank hangs after all: such a window could not be ended.
         if told.is_none_or(|t| t.is_calming || t.trouble.is_none_or(|t| t.factor == Factor::Stuck)) {
-            self.warming.insert(id.clone(), now + SOON);
+            self.deferred.insert(id.clone(), now + SOON);
             return true;
         }
         let least = rule.min_harm;
         if harm >= least {
             return false;
         }
-        self.warming.insert(id.clone(), now + LOOK_AGAIN);
+        self.deferred.insert(id.clone(), now + LOOK_AGAIN);
         let is_news = !self.was_refused(id);
         self.refuse(id, &Refusal::LittleHarm { harm, least }, out);
-        if let Some(change) = self.weighed.get(id).cloned().filter(|_| is_news) {
-            self.report_weighed(id, change, now, out);
+        if let Some(change) = self.unreported.get(id).cloned().filter(|_| is_news) {
+            self.report_when_looked_at(id, change, now, out);
         }
         true
     }
@@ -67,7 +67,7 @@ impl Core {
     }
 
     /// Tells what was decided of a firing whose harm was looked at.
-    pub(super) fn report_weighed(&self, id: &str, change: Change, now: Time, out: &mut Vec<Effect>) {
+    pub(super) fn report_when_looked_at(&self, id: &str, change: Change, now: Time, out: &mut Vec<Effect>) {
         let Some(active) = self.incidents.get(id).filter(|c| c.incident.resolved_at.is_none()) else {
             return;
         };

@@ -1,12 +1,7 @@
 //! From a change of state to a window: whether a capture is requested, and granted or refused.
 //!
 //! A capture is requested when a rule fires, when somebody asks for one, and when an incident that was
-//! captured gets worse (escalation). The governor decides on each in the same way. After a first attempt a
-//! rule that still fires is watched for escalation (`rule::escalation`). An escalation that is refused
-//! because time must pass (a cooldown, an open window, a server that is not well) is requested again when
-//! that time has passed and it is still as bad, at the soonest a minute later where that time is unknown; any
-//! other refusal applies until it has become worse by the margin again. So nothing is requested with every
-//! sample, and nothing is forgotten.
+//! captured gets worse ([`super::escalation`]). The governor decides on each in the same way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +22,7 @@ use crate::capture::preflight;
 use crate::capture::refusal::Refusal;
 use crate::capture::window::WindowPhase;
 use crate::finding::Finding;
-use crate::incident::{CaptureOutcome, Escalation, IncidentId, IncidentState, Refused};
+use crate::incident::{CaptureOutcome, IncidentId, IncidentState, Refused};
 use crate::message::Update;
 use crate::rule::RuleState;
 use crate::rule::times_bound;
@@ -41,8 +36,6 @@ use skewtrap_trace::time::Time;
 const LEAST_SEVERE: f64 = 1.0;
 /// The `target` of an incident whose group spans servers, where no label says which one is meant.
 const SEVERAL_SERVERS: &str = "several servers";
-/// While a window of its own is open, an escalation is not reported again sooner than this.
-const BUSY: Duration = Duration::from_secs(5);
 /// A request that only lacked facts is repeated after this ...
 const AGAIN: Duration = Duration::from_secs(1);
 /// ... for as long as this: later, a window would no longer show the onset.
@@ -119,9 +112,9 @@ impl Core {
 
     /// An incident is over; what its rule detected may go on, under a rule that was read anew.
     pub(super) fn end_incident(&mut self, id: &IncidentId, at: Time, out: &mut Vec<Effect>) {
-        self.weighed.remove(id);
+        self.unreported.remove(id);
         // It clears in its warm-up: its end says that nothing is captured.
-        if self.warming.remove(id).is_some() && !self.was_refused(id) {
+        if self.deferred.remove(id).is_some() && !self.was_refused(id) {
             let _ = self.refuse(id, &Refusal::Cleared, out);
         }
         let Some(active) = self.incidents.resolve(id, at) else { return };
@@ -177,16 +170,16 @@ impl Core {
                         self.watch_escalation(&id, refusal.again_in(), now);
                     }
                     None => {
-                        self.warming.insert(id.clone(), now + warmup);
+                        self.deferred.insert(id.clone(), now + warmup);
                         if !look.is_zero() {
-                            self.weighed.insert(id.clone(), change.clone());
+                            self.unreported.insert(id.clone(), change.clone());
                         }
                     }
                 },
             },
         }
         let Some(active) = self.incidents.get_mut(&id) else { return };
-        let capture = match self.weighed.contains_key(&id) {
+        let capture = match self.unreported.contains_key(&id) {
             true => "looking",
             false => active.incident.capture.word(),
         };
@@ -212,24 +205,28 @@ impl Core {
             _ => None,
         };
         let name = change.target.as_ref().or(member)?;
-        let index = self.servers.iter().position(|s| s.name == *name)?;
+        self.target_named(name)
+    }
+
+    /// The server of that name.
+    pub(super) fn target_named(&self, name: &str) -> Option<TargetId> {
+        let index = self.servers.iter().position(|server| *server.name == *name)?;
         u16::try_from(index).ok().map(TargetId)
     }
 
     /// Warm-ups that are over, and requests that waited for facts: decided now if the rule still fires.
     pub(super) fn retry_requests(&mut self, store: &SignalStore, now: Time, out: &mut Vec<Effect>) {
         let due: Vec<Arc<str>> =
-            self.warming.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
+            self.deferred.iter().filter(|(_, at)| **at <= now).map(|(id, _)| id.clone()).collect();
         for id in due {
-            self.warming.remove(&id);
-            if self.is_harmless(&id, now, out) {
+            self.deferred.remove(&id);
+            if self.put_off_if_harmless(&id, now, out) {
                 continue;
             }
             let firing = self.incidents.firing_now().find(|c| c.incident.id == id);
-            let target = firing.and_then(|c| self.servers.iter().position(|s| s.name == c.incident.target));
-            match target.and_then(|t| u16::try_from(t).ok()) {
+            match firing.and_then(|active| self.target_named(&active.incident.target)) {
                 Some(target) => {
-                    if self.request(store, &id, TargetId(target), now, out)
+                    if self.request(store, &id, target, now, out)
                         && let Some(active) = self.incidents.get_mut(&id)
                     {
                         tell_result(active, Update::Refused, out);
@@ -241,8 +238,8 @@ impl Core {
                     let _ = self.refuse(&id, &Refusal::Cleared, out);
                 }
             }
-            if let Some(change) = self.weighed.remove(&id) {
-                self.report_weighed(&id, change, now, out);
+            if let Some(change) = self.unreported.remove(&id) {
+                self.report_when_looked_at(&id, change, now, out);
             }
         }
     }
@@ -258,7 +255,7 @@ impl Core {
         let is_undecided = self.is_undecided(id);
         let active = self.incidents.get(id).filter(|active| is_undecided && active.silenced.is_none());
         if let Some(active) = active {
-            self.warming.insert(id.clone(), now + look_of(active));
+            self.deferred.insert(id.clone(), now + look_of(active));
         }
     }
 
@@ -291,9 +288,9 @@ impl Core {
             Ok(Some(granted)) => self.start(id, target, granted, now, out),
             Err(refusal) => {
                 if refusal.awaits_facts() && now.since(fired_at) < AWAITED {
-                    self.warming.insert(id.clone(), now + AGAIN);
+                    self.deferred.insert(id.clone(), now + AGAIN);
                 }
-                let is_news = self.refuse(id, &refusal, out) && !self.warming.contains_key(id);
+                let is_news = self.refuse(id, &refusal, out) && !self.deferred.contains_key(id);
                 self.watch_escalation(id, refusal.again_in(), now);
                 return is_news;
             }
@@ -315,7 +312,7 @@ impl Core {
     }
 
     /// Decides on one request; `None` when nothing is to be captured.
-    fn decide(
+    pub(super) fn decide(
         &mut self,
         store: &SignalStore,
         id: &Arc<str>,
@@ -458,21 +455,6 @@ impl Core {
             notify(active, Update::Resolved, out);
         }
     }
-}
-
-impl Core {
-    /// From now on an incident's rule reports when it gets worse than at its last attempt, if there was
-    /// one. `again_in` is how long the request that was just refused need not be repeated.
-    pub(super) fn watch_escalation(&mut self, id: &Arc<str>, again_in: Option<Duration>, now: Time) {
-        let Some(active) = self.incidents.get(id) else { return };
-        let request = active.request(&active.incident.target, "", 1.0);
-        let Some(worst) = self.ledger.worst(&request, now) else { return };
-        let by = self.policy.budget.worse_by;
-        self.engine.watch_escalation(&active.incident.rule, &active.group, worst.badness, by);
-        if let Some(left) = again_in {
-            self.engine.retry_escalation(&active.incident.rule, &active.group, now + left);
-        }
-    }
 
     /// A window that was granted here was refused by the pool before anything was sent: it was no attempt.
     pub(super) fn refused_by_pool(
@@ -512,7 +494,7 @@ impl Core {
         let is_manual = active.trigger.is_manual();
         let again = now + refusal.again_in().map_or(AWAITED, |left| left.clamp(AGAIN, AWAITED));
         if !is_manual && again.since(active.incident.fired_at) < AWAITED {
-            self.warming.insert(id.clone(), again);
+            self.deferred.insert(id.clone(), again);
         }
         if self.refuse(id, refusal, out)
             && let Some(active) = self.incidents.get_mut(id)
@@ -523,84 +505,6 @@ impl Core {
             self.manual_is_over(id, now, out);
         }
     }
-
-    /// A rule that was captured still fires, and is worse by the margin.
-    fn escalated(&mut self, store: &SignalStore, change: Change, now: Time, out: &mut Vec<Effect>) {
-        let (Some(active), Some(numbers)) = (self.incidents.firing(&change), &change.numbers) else { return };
-        let (id, rule, group) = (active.incident.id.clone(), change.rule.clone(), active.group.clone());
-        let is_open = matches!(active.incident.capture, CaptureOutcome::Open { .. });
-        let (name, window) = (active.incident.target.clone(), active.incident.next_window());
-        // What the rule may capture, and how often, may have been edited since it fired.
-        if let Some(active) = self.incidents.get_mut(&id) {
-            active.follow(&rule);
-        }
-        if is_open {
-            // The open window records the escalation already.
-            return self.engine.retry_escalation(&rule.name, &group, now + BUSY);
-        }
-        let place = self.servers.iter().position(|s| s.name == name);
-        let Some(target) = place.and_then(|t| u16::try_from(t).ok()).map(TargetId) else { return };
-        let times = times_bound(numbers.value, numbers.bound);
-        let value = numbers.value;
-        let worse = Escalation { at: now, value, times_bound: times, window, refused: None };
-        let is_reported = match self.decide(store, &id, target, times, now) {
-            Ok(None) => false,
-            Ok(Some(granted)) => {
-                if let Some(active) = self.incidents.get_mut(&id) {
-                    active.incident.worse = Some(worse);
-                }
-                self.start(&id, target, granted, now, out);
-                true
-            }
-            Err(refusal) => {
-                if let Some(left) = refusal.again_in() {
-                    self.engine.retry_escalation(&rule.name, &group, now + left);
-                }
-                self.escalation_refused(&id, worse, &refusal, out)
-            }
-        };
-        if let Some(active) = self.incidents.get(&id).filter(|_| is_reported) {
-            out.push(escalation_change(active, change));
-        }
-    }
-
-    /// Records that an escalation is not captured; returns whether receivers are notified of it.
-    fn escalation_refused(
-        &mut self,
-        id: &Arc<str>,
-        worse: Escalation,
-        refusal: &Refusal,
-        out: &mut Vec<Effect>,
-    ) -> bool {
-        if self.was_refused(id) {
-            // It was not captured itself, but what it continues was, before the agent was restarted.
-            self.refuse(id, refusal, out);
-            return false;
-        }
-        let Some(active) = self.incidents.get_mut(id) else { return false };
-        let last = active.incident.worse.as_ref().filter(|w| w.window == worse.window);
-        let reported = last.and_then(|w| w.refused.as_ref()).map(|r| r.reason);
-        if reported != Some(refusal.reason()) {
-            out.push(refused_effect(active, refusal));
-        }
-        let is_reported = !refusal.is_by_configured_pace() && active.refusal_reported < worse.window;
-        let window = worse.window;
-        active.incident.worse = Some(Escalation { refused: Some(Refused::from(refusal)), ..worse });
-        if is_reported {
-            active.refusal_reported = window;
-            tell_result(active, Update::Refused, out);
-        }
-        is_reported
-    }
-}
-
-/// The change as the timeline shows it: the firing that it belongs to, with its present numbers.
-fn escalation_change(active: &ActiveIncident, mut change: Change) -> Effect {
-    let incident = &active.incident;
-    let refused = incident.worse.as_ref().and_then(|w| w.refused.as_ref());
-    change.continue_from(&incident.finding);
-    let capture = if refused.is_some() { "refused" } else { incident.capture.word() };
-    Effect::Changed { change: Box::new(change), capture, why: refused.map(|r| r.why.clone()) }
 }
 
 /// What was granted.

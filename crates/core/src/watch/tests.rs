@@ -642,10 +642,10 @@ fn what_was_put_off_until_a_trouble_was_looked_at_is_forgotten_with_its_end() {
     let (mut watch, mut told) = (Watch::new(setup(vec![with_windows(60)]), Time::default()), Told::default());
     let of = with_a_pause((220, 320));
     play(&mut watch, &mut told, (0, 215), &of);
-    assert_eq!(watch.core.weighed.len(), 1);
+    assert_eq!(watch.core.unreported.len(), 1);
     play(&mut watch, &mut told, (215, 320), &of);
     assert_eq!(told.of(Update::Resolved).len(), 1);
-    assert!(watch.core.weighed.is_empty() && watch.core.warming.is_empty());
+    assert!(watch.core.unreported.is_empty() && watch.core.deferred.is_empty());
 }
 
 #[test]
