@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::archive::Job;
-use super::capture::task::compare_now;
+use super::capture::task::compared;
 use super::capture::{Found, Taken, close, without_server};
 use super::commands::Reply;
 use super::cost::Meter;
@@ -299,22 +299,13 @@ impl Agent {
     fn compare_recovered(&self, record: Record) {
         let (tx, bundles) = (self.tx.clone(), self.store.bundles.clone());
         self.supervisor.once("comparison", async move {
-            let incident = record.incident.clone();
-            let compared = crate::world::blocking(move || compare_now(&bundles, &incident)).await;
-            match compared {
+            match compared(&bundles, record.incident.clone()).await {
                 // The loop is gone only when the agent ends; the report lies in the bundle.
-                Ok(Ok(note)) => {
+                Some(note) => {
                     let record = Box::new(record);
                     drop(tx.send(AgentEvent::RecoveredCompared { record, note }).await);
                 }
-                Ok(Err(error)) => {
-                    warn!(incident = &*record.incident.id, "its ranks could not be compared: {error:#}");
-                    not_compared(&tx, record).await;
-                }
-                Err(panic) => {
-                    error!(incident = &*record.incident.id, "comparing its ranks failed: {panic}");
-                    not_compared(&tx, record).await;
-                }
+                None => not_compared(&tx, record).await,
             }
         });
     }

@@ -190,23 +190,15 @@ impl Task {
         let bundles = self.store.bundles.clone();
         // The core's own incident is somewhere else by now: the report is of this capture.
         let captured = Incident { capture: outcome, ..self.incident };
-        let compared = crate::world::blocking(move || compare_now(&bundles, &captured)).await;
-        let event = match compared {
-            Ok(Ok(mut note)) => {
+        let event = match compared(&bundles, captured).await {
+            Some(mut note) => {
                 for lost in &notes {
                     tracing::warn!(incident = &*incident, "{lost}");
                     note.sentence = format!("{} {lost}.", note.sentence.trim_end());
                 }
                 AgentEvent::Compared { incident, window, note }
             }
-            Ok(Err(error)) => {
-                tracing::warn!(incident = &*incident, "its ranks could not be compared: {error:#}");
-                AgentEvent::NotCompared { incident }
-            }
-            Err(error) => {
-                tracing::error!(incident = &*incident, "comparing its ranks failed: {error}");
-                AgentEvent::NotCompared { incident }
-            }
+            None => AgentEvent::NotCompared { incident },
         };
         // As in `ended`: the report lies in the bundle.
         let _ = self.tx.send(event).await;
@@ -250,12 +242,25 @@ async fn report_phases(incident: Arc<str>, mut seen: watch::Receiver<Status>, tx
     }
 }
 
-/// Compares the ranks of an incident's last capture and writes the reports into its bundle. It reads large
-/// files.
-///
-/// # Errors
-/// They cannot be read, or the reports not be written.
-pub fn compare_now(bundles: &Bundles, incident: &Incident) -> anyhow::Result<VerdictNote> {
+/// Compares the ranks of an incident's last capture and writes the reports into its bundle; `None` where that fails,
+/// and the log says why.
+pub async fn compared(bundles: &Bundles, incident: Incident) -> Option<VerdictNote> {
+    let (bundles, id) = (bundles.clone(), incident.id.clone());
+    // It reads large files.
+    match crate::world::blocking(move || compare_now(&bundles, &incident)).await {
+        Ok(Ok(note)) => Some(note),
+        Ok(Err(error)) => {
+            tracing::warn!(incident = &*id, "its ranks could not be compared: {error:#}");
+            None
+        }
+        Err(panic) => {
+            tracing::error!(incident = &*id, "comparing its ranks failed: {panic}");
+            None
+        }
+    }
+}
+
+fn compare_now(bundles: &Bundles, incident: &Incident) -> anyhow::Result<VerdictNote> {
     let (window, bundle) = (incident.window(), &bundles.path(&incident.id));
     // A baseline is judged by itself.
     let known = if incident.is_baseline {
