@@ -97,6 +97,10 @@ fn check_dp4(changes: &[Change], over: f64) {
     for t in [over, 180.0, 197.0] {
         assert_eq!(state_at(1_795_492_000.0 + t), Some(RuleState::Idle), "at ...{t}");
     }
+    // A profile of somebody else's stops all ranks, at 199 s for nine seconds, and again at 213 s: no rank's trouble.
+    let later = |c: &&Change| c.at.epoch_s() > 1_795_492_197.0 && c.state == RuleState::Firing;
+    let later: Vec<_> = changes.iter().filter(later).map(|c| (c.rule.name.clone(), c.at.epoch_s())).collect();
+    assert!(later.is_empty(), "fired after the skew: {later:?}");
     let starved = changes.iter().find(|c| &*c.rule.name == "starved-rank" && c.state == RuleState::Firing);
     assert!(starved.is_none(), "DP2 is overloaded, nobody is starved: {starved:?}");
 }

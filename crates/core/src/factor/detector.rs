@@ -14,7 +14,7 @@ use crate::factor::clock::decoding_of;
 use crate::factor::evidence::{Evidence, Factor, Side};
 use crate::factor::harm::Load;
 use crate::factor::incident::{Change, Incident};
-use crate::factor::intake::{Levels, Lines, Totals};
+use crate::factor::intake::{Levels, Lines, Stretch, Totals};
 use crate::factor::marks::{Firing, Firings, Mark, Taught};
 use crate::factor::observation::Gauges;
 use crate::factor::speed::Pending;
@@ -166,6 +166,8 @@ pub struct Detector {
     suspected: Option<Factor>,
     /// Until when nothing is said, after a pause of all ranks.
     paused_until: f64,
+    /// From when to when none of them moved, last, as far as it was seen.
+    paused: Option<(f64, f64)>,
     nearest: Option<Nearest>,
     /// What was so before anything could be compared.
     standing: Standing,
@@ -238,6 +240,7 @@ impl Detector {
             examined: NEVER,
             suspected: None,
             paused_until: f64::NEG_INFINITY,
+            paused: None,
             nearest: None,
             standing: Standing::new(n),
         }
@@ -354,8 +357,10 @@ impl Detector {
         let newest = if active == LINES { over } else { over.min(channel.told_until()) };
         // A pause of all ranks (an export, a source that stalls) and its wake say nothing about any of them.
         let pause = PAUSE.max(POLLS_MISSED * channel.interval);
-        if self.stuck.pulses.iter().filter_map(|p| p.moved).fold(f64::NEG_INFINITY, f64::max) < now - pause {
+        let moved = self.stuck.pulses.iter().filter_map(|p| p.moved).fold(f64::NEG_INFINITY, f64::max);
+        if moved < now - pause {
             self.paused_until = now + PAUSE_WAKE;
+            self.paused = Some((moved, now));
         }
         if now < self.paused_until {
             self.suspected = None;
@@ -397,11 +402,20 @@ impl Detector {
                 GAUGES => self.levels[rank].pending()?,
                 _ => return None,
             };
+            if self.is_paused_in(&stretch) {
+                return None;
+            }
             let needed = known.clock.needed(&stretch.did)?;
             let decoding = known.decoding.needed(&decoding_of(&stretch.did)).unwrap_or(0.0);
             Some(Pending { needed, decoding, spent: stretch.to - stretch.from })
         };
         (0..self.settings.ranks).map(|rank| of(rank).unwrap_or_default()).collect()
+    }
+
+    /// Whether no rank moved in a part of `stretch`. What is told of it depends on who reports first, and from gauges it
+    /// is guessed from a throughput that was of another stretch: it says nothing of the rank's own speed.
+    fn is_paused_in(&self, stretch: &Stretch) -> bool {
+        self.paused.is_some_and(|(from, to)| stretch.from < to && from < stretch.to)
     }
 
     /// What passed its bound, the strongest first.

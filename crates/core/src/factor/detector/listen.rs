@@ -102,6 +102,8 @@ impl Detector {
     }
 
     fn take(&mut self, channel: usize, rank: usize, at: f64, meaning: &Meaning) {
+        let stretch = meaning.stretch.filter(|stretch| !self.is_paused_in(stretch));
+        let meaning = &Meaning { stretch, ..*meaning };
         let healthy = self.open.is_none();
         let second = at.floor() as i64;
         let ranks = self.settings.ranks;

@@ -616,3 +616,62 @@ fn a_rank_that_becomes_slow_while_a_redirect_goes_on_began_when_it_did() {
     let onset = slow.onset.expect("a slow rank has one");
     assert!((onset.at - 240.0).abs() <= onset.error && onset.error < 2.5, "{onset:?}");
 }
+
+/// Polls four ranks once a second for `seconds` from `from` on. `throughput` says what a rank reports then, and whether
+/// it has moved since the last poll.
+fn poll_reports(
+    detector: &mut Detector,
+    (from, seconds): (i64, i64),
+    throughput: impl Fn(i64, usize) -> Option<f64>,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for s in from..from + seconds {
+        for rank in 0..4usize {
+            let (moved, throughput) =
+                (from..=s).rev().find_map(|at| Some((at, throughput(at, rank)?))).expect("it moves first");
+            let gauges = Gauges {
+                running: Some(30.0),
+                waiting: Some(0.0),
+                throughput: Some(throughput),
+                stamp: Some(moved as f64 + 0.38),
+                ..Gauges::default()
+            };
+            detector.observe(&Observation { at: s as f64 + 0.4, rank, what: Reading::Gauges(gauges) });
+        }
+        changes.extend(detector.step(s as f64 + 1.05));
+    }
+    changes
+}
+
+/// What a rank reports that needs so many times as long for the same.
+fn report_of(s: i64, rank: usize, times: f64) -> f64 {
+    (1_200.0 + 10.0 * ((s as usize * 5 + rank * 3) % 7) as f64) / times
+}
+
+#[test]
+fn after_all_ranks_stood_still_the_one_whose_report_covers_that_is_not_slow() {
+    let mut detector = Detector::new(SETTINGS);
+    // All stand still for eight seconds. The first report of DP2 is of the time since the one before, and the others
+    // have made another one since then, which is what the poll finds.
+    let stops = 300..308;
+    let changes = poll_reports(&mut detector, (0, 340), |s, rank| match (stops.contains(&s), s, rank) {
+        (true, ..) => None,
+        (_, 308, 2) => Some(61.0),
+        _ => Some(report_of(s, rank, 1.0)),
+    });
+    assert_eq!(changes, vec![]);
+}
+
+#[test]
+fn a_rank_that_goes_on_slowly_after_all_stood_still_is_told_as_before() {
+    let mut detector = Detector::new(SETTINGS);
+    let stops = 300..308;
+    let changes = poll_reports(&mut detector, (0, 340), |s, rank| match (stops.contains(&s), rank) {
+        (true, _) => None,
+        (_, 2) if s >= 308 => Some(report_of(s, rank, 3.0)),
+        _ => Some(report_of(s, rank, 1.0)),
+    });
+    let [Change::Fired(slow)] = &changes[..] else { panic!("{changes:?}") };
+    assert_eq!((slow.factor, slow.side, &slow.ranks[..]), (Factor::Speed, Side::Low, &[2][..]));
+    assert!(slow.fired < 318.0, "{slow:?}");
+}
