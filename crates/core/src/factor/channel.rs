@@ -103,6 +103,8 @@ const BY_HALF: f64 = 0.405;
 
 /// A rank of which another test shows this (three standard deviations) holds requests longer because of that.
 const EXPLAINED: f64 = 4.5;
+/// What departs by this deviance (four standard deviations) from what is looked at for another reason is no chance.
+const BEYOND_CHANCE: f64 = 8.0;
 /// A share that departs by this part of its bound counts beside another departure of the same rank.
 const BESIDE: f64 = 0.5;
 /// The place of the test on the requests that a rank is sent.
@@ -445,6 +447,23 @@ impl Channel {
             side == Side::High && ranks.contains(&rank)
         };
         (is_more && is_blamed()).then_some((evidence, enough))
+    }
+
+    /// Whether `ranks` are sent more than they would be if `others` got nothing and the rest kept its proportions: by half
+    /// as much again, and beyond chance, in the last `window` seconds up to `newest`.
+    pub fn is_sent_beyond(&self, ranks: &[usize], others: &[usize], window: i64, newest: i64) -> bool {
+        let share = |ranks: &[usize]| ranks.iter().map(|r| self.known.share.usual[*r]).sum::<f64>();
+        let came = |rank: usize| self.arrivals(rank, newest - window + 1, newest).max(0.0);
+        let all: f64 = (0..self.known.share.usual.len()).map(came).sum();
+        let theirs: f64 = ranks.iter().map(|r| came(*r)).sum();
+        let most = share(ranks) / (1.0 - share(others)).max(1e-9);
+        let w = WINDOWS.iter().position(|w| *w == window).unwrap_or(0);
+        // An answer is no longer routed as usual: no count is believed to be more regular than chance.
+        let noise = |r: &usize| self.known.share.dispersion(*r, w, all);
+        let dispersion = ranks.iter().map(noise).fold(1.0, f64::max);
+        most < 1.0
+            && theirs > BY_HALF.exp() * most * all
+            && share::binomial_deviance(theirs, all, most) / dispersion >= BEYOND_CHANCE
     }
 
     /// Whether `test` could tell anything of `rank` in `seconds`: of a rank that admits too few requests the work of

@@ -675,3 +675,26 @@ fn a_rank_that_goes_on_slowly_after_all_stood_still_is_told_as_before() {
     assert_eq!((slow.factor, slow.side, &slow.ranks[..]), (Factor::Speed, Side::Low, &[2][..]));
     assert!(slow.fired < 318.0, "{slow:?}");
 }
+
+/// A rank is 1.7 times slower from 200 s on, and from 207 s on so many of 32 requests a second come to each rank.
+fn sent_beside_a_slow_rank(came: [usize; 4]) -> Vec<(Factor, Vec<usize>)> {
+    let mut detector = Detector::new(SETTINGS);
+    let slow = |_| [1.0, 1.0, 1.7, 1.0];
+    play_paced(&mut detector, 0, 200, |_| 8, |_| [1.0; 4]);
+    let mut changes = play_paced(&mut detector, 200, 7, |_| 8, slow);
+    assert!(matches!(&changes[..], [Change::Fired(i)] if i.ranks == [2]), "{changes:?}");
+    changes.extend(play_paced(&mut detector, 207, 20, |rank| came[rank], slow));
+    let fired = changes.iter().filter(|c| matches!(c, Change::Fired(_))).map(Change::incident);
+    fired.map(|i| (i.factor, i.ranks.clone())).collect()
+}
+
+#[test]
+fn a_router_that_is_stuck_on_a_rank_is_told_though_another_one_has_just_become_slow() {
+    let slow = (Factor::Speed, vec![2]);
+    let stuck_on_one = sent_beside_a_slow_rank([22, 3, 4, 3]);
+    assert_eq!(stuck_on_one, [slow.clone(), (Factor::Share, vec![0])]);
+    // A router that takes the slow rank's requests away gives them to the others, evenly or nearly so.
+    for came in [[10, 10, 2, 10], [13, 9, 1, 9]] {
+        assert_eq!(sent_beside_a_slow_rank(came), std::slice::from_ref(&slow), "{came:?}");
+    }
+}

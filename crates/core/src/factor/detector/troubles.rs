@@ -10,7 +10,7 @@ use std::cell::{LazyCell, OnceCell};
 use serde::{Deserialize, Serialize};
 
 use super::{CALM, CALM_FOR, CALM_PART, Candidate, Detector, GROSS, Moment, RECENT};
-use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, Past, SPEED, TESTS};
+use crate::factor::channel::{Channel, MISSES, PACE, PRESSURE, Past, SHARE, SPEED, TESTS};
 use crate::factor::evidence::{Factor, Side, WINDOWS};
 use crate::factor::incident::Incident;
 use crate::factor::onset::Onset;
@@ -315,6 +315,9 @@ impl Detector {
         if is_of_its_ranks && (c.factor, side) == (trouble.factor, trouble.side) {
             return true;
         }
+        if self.is_beyond_answer(trouble, case) {
+            return false;
+        }
         let began = LazyCell::new(|| self.began_beside(open, case));
         if *began <= trouble.fired + ANSWERS_WITHIN {
             return true;
@@ -334,6 +337,19 @@ impl Detector {
             && trouble.factor != Factor::Share
             && (side == Side::High || c.evidence.effect < TAKEN_OUT);
         !is_someone_elses
+    }
+
+    /// Whether what departs is that ranks are sent more than an answer to `trouble` could give them: somebody sends it to
+    /// them. Routers keep the requests of a rank that is slow, or has heavy ones, where they are, or spread them over the others.
+    fn is_beyond_answer(&self, trouble: &Incident, case: &Case) -> bool {
+        let Case { channel, c, moment, .. } = *case;
+        if c.test != Some(SHARE) || !matches!(trouble.factor, Factor::Speed | Factor::Work) || !may_begin(c) {
+            return false;
+        }
+        let (side, ranks) = case.blamed();
+        side == Side::High
+            && !ranks.iter().any(|r| trouble.ranks.contains(r))
+            && channel.is_sent_beyond(ranks, &trouble.ranks, c.evidence.window, moment.newest)
     }
 
     /// Whether what departs is that a rank which `trouble` had given too much to do is nearly idle and still gets next to
