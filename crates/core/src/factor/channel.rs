@@ -112,7 +112,7 @@ pub const SHARE: usize = 0;
 /// The place of the test on the time that equal work takes or, of a rank with little to do, that requests stay.
 pub const SPEED: usize = 1;
 /// The place of the test on all the tokens of a request.
-const WORK: usize = 2;
+pub const WORK: usize = 2;
 /// The place of the test on those that were computed.
 pub const MISSES: usize = 3;
 /// The place of the test that joins share with another factor.

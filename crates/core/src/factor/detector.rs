@@ -9,7 +9,7 @@ mod troubles;
 
 pub use self::troubles::{Closed, Open};
 
-use crate::factor::channel::{Channel, Known, MISSES, PACE, PRESSURE, Quality, SHARE, Seen, TESTS};
+use crate::factor::channel::{Channel, Known, MISSES, PACE, PRESSURE, Quality, SHARE, Seen, TESTS, WORK};
 use crate::factor::clock::decoding_of;
 use crate::factor::evidence::{Evidence, Factor, Side};
 use crate::factor::harm::Load;
@@ -47,6 +47,8 @@ const WARM_UP: i64 = 8;
 const MATERIAL_LOAD: f64 = 0.2;
 /// Of a rank that decodes more slowly, by this part: a burst of prompts alone is soon over.
 const HEAVY_LOAD: f64 = 0.5;
+/// Where the tokens that running requests hold stand for what they bring, a rank must hold so many times as many in all.
+const MATERIAL_HELD: f64 = 1.2;
 /// What is this far beyond its bound needs no second look.
 const GROSS: f64 = 1.5;
 /// What comes this near to its bound (in deviances) may be a trouble that is not told yet.
@@ -429,6 +431,8 @@ impl Detector {
             // A router that minds the cache moves sessions to the rank with the least to do, where their past is not:
             // that rank computes several times as much a request for some seconds, and nobody waits for it.
             MISSES if side == Side::High => self.shows(rank, Side::High, 0.0),
+            // One long prompt in a small batch is as many tokens a request for as long as it is decoded.
+            WORK if channel.is_inferred() => self.holds_more(rank),
             _ => {
                 !channel.is_inferred()
                     || TESTS[test] != Factor::Share
@@ -502,6 +506,14 @@ impl Detector {
             Side::High => load(&self.loads[rank]) > (1.0 + by) * mean,
             Side::Low => load(&self.loads[rank]) < (1.0 - by) * mean,
         }
+    }
+
+    /// Whether `rank` holds more tokens in its cache than its peers' mean, where they tell.
+    fn holds_more(&self, rank: usize) -> bool {
+        let held = |rank: usize| self.gauges[rank].and_then(|(_, gauges)| gauges.used_tokens);
+        let peers = || (0..self.settings.ranks).filter(|r| *r != rank).filter_map(held);
+        let most = MATERIAL_HELD * peers().sum::<f64>() / peers().count().max(1) as f64;
+        held(rank).is_none_or(|own| own >= most)
     }
 
     fn watch(

@@ -698,3 +698,33 @@ fn a_router_that_is_stuck_on_a_rank_is_told_though_another_one_has_just_become_s
         assert_eq!(sent_beside_a_slow_rank(came), std::slice::from_ref(&slow), "{came:?}");
     }
 }
+
+#[test]
+fn a_few_requests_that_hold_many_tokens_are_no_trouble_while_their_rank_holds_no_more_than_the_others() {
+    // DP2 runs so many requests that hold a thousand tokens each, until each holds three thousand.
+    let told = |running: f64| {
+        let mut detector = Detector::new(SETTINGS);
+        let mut changes = Vec::new();
+        for s in 0..340_i64 {
+            for rank in 0..4usize {
+                let swing = ((s as usize * 5 + rank * 3) % 7) as f64;
+                let running = if rank == 2 { running } else { 30.0 };
+                let held = running * if rank == 2 && s >= 300 { 3_000.0 } else { 1_000.0 };
+                let gauges = Gauges {
+                    running: Some(running),
+                    waiting: Some(0.0),
+                    used_tokens: Some(held + 500.0 * swing),
+                    throughput: Some(running * (40.0 + swing)),
+                    stamp: Some(s as f64 + 0.38),
+                    ..Gauges::default()
+                };
+                detector.observe(&Observation { at: s as f64 + 0.4, rank, what: Reading::Gauges(gauges) });
+            }
+            changes.extend(detector.step(s as f64 + 1.05));
+        }
+        let is_it = |c: &Change| matches!(c, Change::Fired(i) if i.factor == Factor::Work && i.ranks == [2]);
+        changes.iter().any(is_it)
+    };
+    assert!(told(30.0));
+    assert!(!told(10.0), "one long prompt among few requests");
+}
