@@ -9,6 +9,7 @@ use skewtrap::http::Secret;
 use skewtrap::http::client::client;
 use skewtrap_core::incident::IncidentState;
 use skewtrap_core::message::{Alert, Update, sample};
+use skewtrap_core::rule::Severity;
 use skewtrap_trace::time::Time;
 
 use crate::support::receiver::{AT, Double, hasty, message, next, start};
@@ -92,9 +93,29 @@ async fn a_real_alertmanager_tells_the_story_from_firing_to_resolved() {
         hook.bodies().iter().any(|b| b["alerts"].as_array().unwrap().iter().any(|a| a["status"] == status))
     };
     until("its webhook says firing", async || told("firing")).await;
+
+    // A graver rule takes it over: one alert is open at any time, whichever it is.
+    let graver_at = Time::from_epoch_s(jiff::Timestamp::now().as_millisecond() as f64 / 1e3);
+    incident.raise(Severity::Critical, graver_at);
+    hands.hand_over(delivery(&"am".into(), message(&incident, Update::Fired), now)).unwrap();
+    assert_eq!(next(&mut results).await.result, DeliveryResult::Sent);
+    until("one alert is open, the graver one", async || {
+        let answer = http.get(format!("{}/api/v2/alerts?active=true", alertmanager.url)).send().await.unwrap();
+        let open: Vec<Alert> = answer.json().await.unwrap();
+        matches!(&open[..], [one] if one.labels["severity"] == "critical")
+    })
+    .await;
+    until("its webhook says that the milder one is over", async || told("resolved")).await;
+    let over = || {
+        let all = |b: &serde_json::Value| b["alerts"].as_array().cloned().unwrap_or_default();
+        let alerts: Vec<_> = hook.bodies().iter().flat_map(all).collect();
+        let is_over = |a: &&serde_json::Value| a["status"] == "resolved";
+        alerts.iter().filter(is_over).map(|a| a["labels"]["severity"].to_string()).collect::<Vec<_>>()
+    };
+    assert!(over().iter().all(|severity| severity.contains("warning")), "{:?}", over());
     incident.state = IncidentState::Resolved;
     incident.resolved_at = Some(Time::from_epoch_s(jiff::Timestamp::now().as_millisecond() as f64 / 1e3));
     hands.hand_over(delivery(&"am".into(), message(&incident, Update::Resolved), now)).unwrap();
     assert_eq!(next(&mut results).await.result, DeliveryResult::Sent);
-    until("its webhook says resolved", async || told("resolved")).await;
+    until("its webhook says resolved", async || over().iter().any(|s| s.contains("critical"))).await;
 }

@@ -77,6 +77,9 @@ pub struct Incident {
     /// The trouble of the factors that it is of, by its number among its server's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<u64>,
+    /// How often a graver rule took it over, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub raised: Vec<Raised>,
     /// What other rules found of it, in order: no incidents of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joined: Vec<Joined>,
@@ -124,6 +127,7 @@ impl Incident {
             worse: None,
             died: None,
             trouble: None,
+            raised: Vec::new(),
             joined: Vec::new(),
             ended_unseen: false,
             returned: Vec::new(),
@@ -144,6 +148,14 @@ impl Incident {
             Some(known) => self.joined[known].until = None,
             None if self.joined.len() < MOST_JOINED => self.joined.push(joined),
             None => {}
+        }
+    }
+
+    /// A rule of that severity tells it from now on: it is as grave as the gravest that did.
+    pub fn raise(&mut self, severity: Severity, at: Time) {
+        if severity > self.severity {
+            self.raised.push(Raised { at, from: self.severity });
+            self.severity = severity;
         }
     }
 
@@ -265,6 +277,15 @@ impl Returned {
     pub fn after(&self) -> std::time::Duration {
         self.at.since(self.ended)
     }
+}
+
+/// When an incident became graver than it was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Raised {
+    /// When.
+    pub at: Time,
+    /// How grave it was before.
+    pub from: Severity,
 }
 
 /// More than this of what other rules found is not kept.

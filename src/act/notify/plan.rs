@@ -144,18 +144,30 @@ impl Planner {
         let message = Message::of(incident, update, now, &self.origin);
         let is_named = named.iter().any(|name| self.knows(name));
         let chosen = self.receivers.iter().filter(|(name, route)| {
+            let was_told = self.storms.get(name).is_some_and(|storm| storm.has_announced(&incident.id));
+            // Another rule, of other receivers, may have taken it over since.
+            let is_its_end = update == Update::Resolved && was_told;
             let is_candidate = if is_named { named.contains(name) } else { route.by_default };
             let can_edit = self.keep_alerts.contains(name);
             // A window that somebody asked for is nothing to be alerted of; asked for by an alert it would answer itself.
             let is_alert = !can_edit || !incident.is_by_hand();
-            is_candidate && is_alert && route.takes(incident, update) && (!only_edits || can_edit)
+            // It was not grave enough for this one before.
+            let begins_here = || {
+                let was_too_mild = incident.raised.last().is_some_and(|r| r.from < route.min_severity);
+                update == Update::Fired && was_too_mild && !was_told
+            };
+            (is_candidate || is_its_end)
+                && is_alert
+                && route.takes(incident, update)
+                && (!only_edits || can_edit || begins_here())
         });
+        let chosen: Vec<Arc<str>> = chosen.map(|(name, _)| name.clone()).collect();
         let mut deliveries = Vec::new();
-        for (name, _) in chosen {
+        for name in chosen {
             let storm = self.storms.entry(name.clone()).or_default();
             let admission = storm.admit(self.cap, &incident.id, now);
             if let Some(message) = admitted(&message, admission, self.cap) {
-                deliveries.push(delivery(name, message, now));
+                deliveries.push(delivery(&name, message, now));
             }
         }
         deliveries
@@ -291,6 +303,35 @@ mod tests {
         let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
         let now = Time::from_epoch_s(1_795_492_126.1);
         assert_eq!(names(&planner.plan_edits(&sample(now), Update::Captured, &[], now)), ["am"]);
+    }
+
+    #[test]
+    fn whoever_was_told_of_an_incident_is_told_its_end_though_a_rule_of_other_receivers_took_it_over() {
+        let url = Secret::new("http://alertmanager:9093");
+        let am = Receiver::new("am", Means::Alertmanager { url, bearer: None });
+        let own = Receiver { route: Route { by_default: false, ..Route::default() }, ..am };
+        let receivers = [own, receiver("all", Route::default())];
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let (incident, own) = (sample(now), ["am".into()]);
+        let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
+        assert_eq!(names(&planner.plan(&incident, Update::Fired, &own, now)), ["am"]);
+        assert_eq!(names(&planner.plan(&incident, Update::Verdict, &[], now)), ["all"]);
+        assert_eq!(names(&planner.plan(&incident, Update::Resolved, &[], now)), ["am", "all"]);
+        // Also by the agent after this one.
+        let mut planner = Planner::new(&receivers, StormCap::default(), Origin::default());
+        planner.take_over(&incident.id);
+        assert_eq!(names(&planner.plan(&incident, Update::Resolved, &[], now)), ["am", "all"]);
+    }
+
+    #[test]
+    fn a_receiver_for_which_an_incident_was_too_mild_is_told_once_it_is_grave_enough() {
+        let mut planner = planner(StormCap::default());
+        let now = Time::from_epoch_s(1_795_492_126.1);
+        let mut incident = sample(now);
+        assert_eq!(names(&planner.plan(&incident, Update::Fired, &[], now)), ["all", "here"]);
+        incident.raise(Severity::Critical, now);
+        assert_eq!(names(&planner.plan_edits(&incident, Update::Fired, &[], now)), ["page"]);
+        assert!(planner.plan_edits(&incident, Update::Fired, &[], now).is_empty(), "it was told");
     }
 
     #[test]

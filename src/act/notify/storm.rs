@@ -77,6 +77,11 @@ impl Storm {
         }
     }
 
+    /// Whether the receiver was told of an incident.
+    pub(super) fn has_announced(&self, incident: &Arc<str>) -> bool {
+        self.announced.contains(incident)
+    }
+
     /// Marks an incident as announced: an earlier run of the agent did it.
     pub(super) fn mark_announced(&mut self, incident: &Arc<str>) {
         remember(&mut self.announced, incident);

@@ -1,7 +1,10 @@
 //! A message as alerts of Alertmanager's v2 API (`POST /api/v2/alerts`).
 //!
 //! Every update of an incident is the same alert (the same labels, so the same fingerprint) with
-//! newer annotations; resolving sets its end. The rank is an annotation: the blame may move to another one. Alertmanager forwards to PagerDuty, e-mail and others.
+//! newer annotations; resolving sets its end. The rank is an annotation: the blame may move to another one.
+//! Routes go by `severity`, so an incident that becomes graver is another alert from then on; the one before ends
+//! at that moment, in the same request and in every later one, since any of them may be the first that arrives.
+//! Alertmanager forwards to PagerDuty, e-mail and others.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,8 +39,19 @@ pub struct Alert {
     pub generator_url: String,
 }
 
-/// The alerts to post for a message: always one.
+/// The alerts to post for a message: the incident's, then those of lower severity that it was before.
 pub fn alerts(message: &Message) -> Vec<Alert> {
+    let mut all = vec![alert(message)];
+    for raised in &message.incident.raised {
+        let mut before = all[0].clone();
+        before.labels.insert("severity".into(), raised.from.word().into());
+        before.ends_at = rfc3339(raised.at);
+        all.push(before);
+    }
+    all
+}
+
+fn alert(message: &Message) -> Alert {
     let incident = &message.incident;
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
     // The incident's own labels come last, so that a label of the rule cannot replace them.
@@ -73,13 +87,13 @@ pub fn alerts(message: &Message) -> Vec<Alert> {
         annotations.insert("test".into(), "a sample of skewtrap notify-test".into());
     }
     let longest = if message.test { LONGEST_TEST } else { LONGEST_ALERT };
-    vec![Alert {
+    Alert {
         labels,
         annotations,
         starts_at: rfc3339(incident.fired_at),
         ends_at: rfc3339(incident.resolved_at.unwrap_or(incident.fired_at + longest)),
         generator_url: message.page.clone().unwrap_or_default(),
-    }]
+    }
 }
 
 /// `[a-zA-Z_][a-zA-Z0-9_]*`: anything else becomes an underscore.

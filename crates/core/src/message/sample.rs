@@ -81,6 +81,7 @@ pub fn sample(fired_at: Time) -> Incident {
         worse: None,
         died: None,
         trouble: None,
+        raised: Vec::new(),
         joined: Vec::new(),
         ended_unseen: false,
         returned: Vec::new(),

@@ -4,6 +4,7 @@ use super::*;
 use crate::capture::captured::{Captured, Quality};
 use crate::finding::{Finding, Measured, MemberValue, Side};
 use crate::incident::{CaptureOutcome, Death, EarlierCapture, Escalation, IncidentState, Refused};
+use crate::rule::Severity;
 use skewtrap_trace::rank::Rank;
 
 fn at() -> Time {
@@ -288,6 +289,27 @@ fn every_update_of_an_incident_is_the_same_alert_with_a_newer_end() {
     assert_eq!(first.starts_at, last.starts_at);
     assert!(first.ends_at > last.ends_at);
     insta::assert_json_snapshot!("alertmanager_resolved", last);
+}
+
+#[test]
+fn an_incident_that_becomes_graver_is_one_open_alert_and_the_milder_one_ends_at_once() {
+    let mut incident = fired();
+    incident.raise(Severity::Warning, at());
+    assert_eq!(alerts(&message(&incident, Update::Fired)).len(), 1, "it was a warning before");
+    let milder = alerts(&message(&incident, Update::Fired)).remove(0);
+    incident.raise(Severity::Critical, Time::from_epoch_s(1_795_492_140.0));
+    // As it is kept over a restart.
+    let json = serde_json::to_string(&incident).expect("plain data");
+    let mut incident: Incident = serde_json::from_str(&json).expect("its own JSON");
+    let told = alerts(&message(&incident, Update::Fired));
+    assert_eq!(told.iter().map(|a| &*a.labels["severity"]).collect::<Vec<_>>(), ["critical", "warning"]);
+    assert_eq!(told[1].labels, milder.labels);
+    assert_eq!(told[1].ends_at, "2026-11-24T03:49:00.000Z");
+    assert!(told[0].ends_at > told[1].ends_at);
+    incident.resolve(Time::from_epoch_s(1_795_492_197.0));
+    let ends: Vec<String> =
+        alerts(&message(&incident, Update::Resolved)).into_iter().map(|a| a.ends_at).collect();
+    assert_eq!(ends, ["2026-11-24T03:49:57.000Z", "2026-11-24T03:49:00.000Z"]);
 }
 
 #[test]

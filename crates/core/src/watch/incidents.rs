@@ -339,7 +339,7 @@ impl Incidents {
         let active = self.active.get_mut(id)?;
         active.follow(&change.rule);
         active.blame(change, finding);
-        active.incident.severity = active.incident.severity.max(change.rule.severity);
+        active.incident.raise(change.rule.severity, change.at);
         Some(active)
     }
 

@@ -326,6 +326,21 @@ fn a_level_that_fires_before_the_factor_is_taken_over_by_its_trouble() {
     assert_eq!(&*ends[0].2.joined[0].rule, "running-skew");
 }
 
+#[test]
+fn an_incident_that_a_graver_rule_takes_over_keeps_its_name_and_says_what_it_was_before() {
+    let level = Rule { severity: Severity::Info, ..of_levels(true) };
+    let told = told_of(vec![of_factors(), level], 320, &|s, rank| match rank == 1 {
+        true if within(s, 200, 214) => Second { running: 60, ..USUAL },
+        true if within(s, 214, 250) => Second { running: 60, report_s: 4.0, ..USUAL },
+        _ => USUAL,
+    });
+    let (first, end) = (&told.of(Update::Fired)[0].2, &told.of(Update::Resolved)[0].2);
+    assert_eq!((&*first.rule, first.severity, first.raised.len()), ("running-skew", Severity::Info, 0));
+    assert_eq!((&*end.rule, end.severity, end.raised.len()), ("running-skew", Severity::Warning, 1));
+    assert_eq!(end.raised[0].from, Severity::Info);
+    assert!(first.fired_at < end.raised[0].at && Some(end.raised[0].at) < end.resolved_at);
+}
+
 /// An agent that is killed at `killed`, and the next one, which begins at `back`.
 fn restarted(killed: u32, back: u32, to: u32, of: &dyn Fn(u32, u32) -> Second) -> (Told, Told) {
     let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
