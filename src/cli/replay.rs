@@ -147,7 +147,7 @@ fn print_effect(effect: &Effect, form: Form, out: &mut impl Write) -> io::Result
         Effect::Changed { change, capture, why } => {
             // `done` would read as if something had been captured.
             let capture = if *capture == "done" { "would have started already" } else { capture };
-            writeln!(out, "{}  {}", change.at, change.text(capture, why.as_deref()))
+            writeln!(out, "{:.3}  {}", change.at, change.text(capture, why.as_deref()))
         }
         Effect::Store { incident } if form.causes => match &incident.cause {
             Some(cause) if form.json => {

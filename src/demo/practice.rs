@@ -80,7 +80,7 @@ fn restamped(line: &str, at: Time, _later_s: f64) -> String {
 /// An answer of `/v1/loads`, with the times of its ranks' numbers.
 fn shifted(body: &str, at: Time, later_s: f64) -> String {
     let Ok(mut page) = serde_json::from_slice::<Value>(body.as_bytes()) else { return body.to_owned() };
-    page["timestamp"] = at.to_string().into();
+    page["timestamp"] = at.rfc3339().into();
     for rank in page["loads"].as_array_mut().into_iter().flatten() {
         if let Some(time) = rank["timestamp"].as_f64() {
             rank["timestamp"] = (time + later_s).into();

@@ -54,8 +54,7 @@ pub fn index_folder(pool: &str) -> String {
 }
 
 fn date_of(at: Time) -> String {
-    // As people write it, in UTC: `2026-11-24T03:48:45.000Z`.
-    at.to_string().split('T').next().unwrap_or_default().to_owned()
+    at.rfc3339().split('T').next().unwrap_or_default().to_owned()
 }
 
 /// The name in the incident's folder under which a file of its bundle is stored; `None` if it stays here.

@@ -43,6 +43,14 @@ impl Time {
         self.0.saturating_sub(earlier.0) as i128 >= span.as_nanos() as i128
     }
 
+    /// For programs, to the millisecond: `2026-11-24T03:48:41.900Z`.
+    pub fn rfc3339(self) -> String {
+        match jiff::Timestamp::from_nanosecond(i128::from(self.0)) {
+            Ok(t) => format!("{t:.3}"),
+            Err(_) => format!("{}ns", self.0),
+        }
+    }
+
     /// Signed difference in seconds, negative when this is before `other`.
     pub fn signed_s_since(self, other: Self) -> f64 {
         self.0.saturating_sub(other.0) as f64 / 1e9
@@ -63,11 +71,13 @@ impl Sub<Duration> for Time {
     }
 }
 
+/// For people: `2026-11-24 03:48:41.9 UTC`; `{:.3}` has as many places of the second.
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match jiff::Timestamp::from_nanosecond(i128::from(self.0)) {
-            Ok(t) => write!(f, "{t:.3}"),
-            Err(_) => write!(f, "{}ns", self.0),
+        match (jiff::Timestamp::from_nanosecond(i128::from(self.0)), f.precision()) {
+            (Ok(t), None | Some(1)) => write!(f, "{}", t.strftime("%Y-%m-%d %H:%M:%S%.1f UTC")),
+            (Ok(t), Some(_)) => write!(f, "{}", t.strftime("%Y-%m-%d %H:%M:%S%.3f UTC")),
+            (Err(_), _) => write!(f, "{}ns", self.0),
         }
     }
 }
@@ -93,6 +103,14 @@ mod tests {
         let t = Time::from_epoch_s(1_795_492_121.330_7);
         assert_eq!(t.nanos(), 1_795_492_121_330_700_000);
         assert_eq!(t.epoch_s(), 1_795_492_121.330_7);
+    }
+
+    #[test]
+    fn people_and_programs_read_times_in_their_own_format() {
+        let t = Time::from_epoch_s(1_795_492_121.925);
+        assert_eq!(t.to_string(), "2026-11-24 03:48:41.9 UTC");
+        assert_eq!(format!("{t:.3}"), "2026-11-24 03:48:41.925 UTC");
+        assert_eq!(t.rfc3339(), "2026-11-24T03:48:41.925Z");
     }
 
     #[test]

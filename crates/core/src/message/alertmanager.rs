@@ -12,7 +12,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Message;
-use skewtrap_trace::time::Time;
 
 /// The end of an alert that still fires. Without one, Alertmanager would resolve it after its
 /// `resolve_timeout` (5 minutes); an incident that is open for longer than this has lost its agent.
@@ -45,7 +44,7 @@ pub fn alerts(message: &Message) -> Vec<Alert> {
     for raised in &message.incident.raised {
         let mut before = all[0].clone();
         before.labels.insert("severity".into(), raised.from.word().into());
-        before.ends_at = rfc3339(raised.at);
+        before.ends_at = raised.at.rfc3339();
         all.push(before);
     }
     all
@@ -90,8 +89,8 @@ fn alert(message: &Message) -> Alert {
     Alert {
         labels,
         annotations,
-        starts_at: rfc3339(incident.fired_at),
-        ends_at: rfc3339(incident.resolved_at.unwrap_or(incident.fired_at + longest)),
+        starts_at: incident.fired_at.rfc3339(),
+        ends_at: incident.resolved_at.unwrap_or(incident.fired_at + longest).rfc3339(),
         generator_url: message.page.clone().unwrap_or_default(),
     }
 }
@@ -101,8 +100,4 @@ fn label_name(name: &str) -> String {
     let clean: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect();
     if clean.starts_with(|c: char| c.is_ascii_digit()) { format!("_{clean}") } else { clean }
-}
-
-fn rfc3339(at: Time) -> String {
-    at.to_string()
 }

@@ -58,10 +58,7 @@ pub fn bytes(count: u64) -> String {
 
 /// `2026-11-24 03:48:41.9 UTC`.
 pub fn utc(at: Time) -> String {
-    match jiff::Timestamp::from_nanosecond(i128::from(at.nanos())) {
-        Ok(t) => format!("{}", t.strftime("%Y-%m-%d %H:%M:%S%.1f UTC")),
-        Err(_) => at.to_string(),
-    }
+    at.to_string()
 }
 
 /// A finding as a headline: `DP2 has most of the requests (46 of 73)`, `DP0 gets almost no requests (0 of
