@@ -245,7 +245,7 @@ pub enum Refusal {
     )]
     AllIdle,
     /// A rank hangs.
-    #[error("{rank} has work and has not moved for {} while its peers have; a window cannot be ended on a rank that hangs, so none is opened before it has moved again for 10 s", Span(*.still))]
+    #[error("{rank} has not moved for {} while its peers have; a window cannot be ended on a rank that hangs, so none is opened before it has moved again for 10 s", Span(*.still))]
     RankStuck {
         /// Which.
         rank: Rank,

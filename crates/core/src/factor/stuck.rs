@@ -2,6 +2,10 @@
 //!
 //! No statistic and no bound to tune: a rank with work reports at least every few steps. How long its
 //! longest pause is on this site is remembered, and a multiple of it is waited for.
+//!
+//! A rank without work that dates its reports says that it lives, too: SGLang's schedulers publish their load from the
+//! idle loop. Whether a server's ranks do so, and how often, is learned from those that idle; only then does the clock
+//! of one that stands still while most others' go on say that its scheduler died or hangs.
 
 /// A rank reports something at least so often, in seconds, before anything is known.
 const LEAST_PATIENCE: f64 = 3.5;
@@ -19,6 +23,13 @@ const MEMORY: f64 = 4.0 * 3600.0;
 const AGE_GAIN: f64 = 0.05;
 /// Nothing is waited for longer than this.
 const MOST_PATIENCE: f64 = 20.0;
+
+/// A rank without work is waited for at least so long, in seconds: a first prompt may be compiled for.
+const IDLE_PATIENCE: f64 = 20.0;
+/// So many times the longest healthy pause between its reports it is waited for: they come in no step with its peers'.
+const IDLE_PAUSES: f64 = 3.0;
+/// Clocks of idle ranks are known to go on after so many reports.
+const IDLE_REPORTS: u32 = 20;
 
 /// A rank that moves again after it was stuck is not trusted for so long, in seconds: it may stop again.
 const WAKES: f64 = 10.0;
@@ -52,6 +63,8 @@ pub struct Pulse {
     pub read: Option<f64>,
     /// When it was last seen to be stuck.
     pub stuck: Option<f64>,
+    /// Whether what it reports bears its own time.
+    pub is_dated: bool,
 }
 
 impl Pulse {
@@ -73,12 +86,14 @@ pub struct Stuck {
     pub pulses: Vec<Pulse>,
     /// The longest healthy pause of a rank with work, in seconds.
     pub longest: f64,
+    /// The same between two reports of ranks without work, and how many there were: how their clocks go on here.
+    idle: (f64, u32),
 }
 
 impl Stuck {
     /// For `ranks` ranks.
     pub fn new(ranks: usize) -> Self {
-        Self { pulses: vec![Pulse::default(); ranks], longest: 0.0 }
+        Self { pulses: vec![Pulse::default(); ranks], longest: 0.0, idle: (0.0, 0) }
     }
 
     /// The work of `rank` moved at `at`, as was read at `read`. A healthy pause before it is remembered.
@@ -100,6 +115,26 @@ impl Stuck {
             None => age,
         };
         (pulse.moved, pulse.moved_read) = (Some(at), Some(read));
+    }
+
+    /// A report of `rank` bears its own time `at`. Between two of one that `is_idle` in both its clock is seen to go on. To
+    /// be called before [`Self::moved`].
+    pub fn dated(&mut self, rank: usize, at: f64, is_idle: bool) {
+        let pulse = &mut self.pulses[rank];
+        pulse.is_dated = true;
+        let pause = pulse.moved.map_or(0.0, |before| at - before);
+        if is_idle && pause > 0.0 {
+            let (longest, reports) = self.idle;
+            self.idle = ((longest * (-pause / MEMORY).exp()).max(pause), reports.saturating_add(1));
+        }
+    }
+
+    /// How long a rank without work may be silent; for ever where idle ranks are not known to report.
+    fn idle_patience(&self) -> f64 {
+        match self.idle {
+            (longest, IDLE_REPORTS..) => (IDLE_PAUSES * longest.max(self.longest)).max(IDLE_PATIENCE),
+            _ => f64::INFINITY,
+        }
     }
 
     /// How long a rank with work may be silent.
@@ -160,22 +195,26 @@ impl Stuck {
         pulse.work >= 1.0 && is_silent && still <= self.patience()
     }
 
-    /// Ranks that stand still with work while a peer moves (most of those with work, that is), and since when.
+    /// Ranks that stand still while a peer moves, and since when: with work while most of those with work do, or by
+    /// their own clock while most others' go on.
     pub fn examine(&self, now: f64) -> Vec<Option<f64>> {
-        let patience = self.patience();
-        let still = |p: &Pulse| p.still(now);
-        let working: Vec<&Pulse> = self.pulses.iter().filter(|p| p.work >= 1.0).collect();
-        let moving = working.iter().filter(|p| still(p).is_some_and(|s| s < 0.5 * patience)).count();
-        self.pulses
-            .iter()
-            .map(|p| {
-                let peers = working.len().saturating_sub(1).max(1);
-                let alone = moving > 0 && 2 * moving >= peers;
-                (p.work >= 1.0 && alone && still(p).is_some_and(|s| s > patience))
-                    .then_some(p.moved)
-                    .flatten()
-            })
-            .collect()
+        let (patience, idle_patience) = (self.patience(), self.idle_patience());
+        let is_working = |p: &Pulse| p.work >= 1.0;
+        let bears = |p: &Pulse| if is_working(p) { patience } else { idle_patience };
+        let moves = |p: &Pulse| p.still(now).is_some_and(|s| s < 0.5 * bears(p));
+        let is_most_of = |moving: usize, peers: usize| moving > 0 && 2 * moving >= peers.max(1);
+        let working = self.pulses.iter().filter(|p| is_working(p));
+        let is_most_work_moving =
+            is_most_of(working.clone().filter(|p| moves(p)).count(), working.count().saturating_sub(1));
+        // Where idle ranks are not known to report, that one with work does proves nothing of them.
+        let clocks = self.pulses.iter().filter(|p| p.is_dated && idle_patience.is_finite());
+        let is_most_time_moving =
+            is_most_of(clocks.clone().filter(|p| moves(p)).count(), clocks.count().saturating_sub(1));
+        let of = |p: &Pulse| {
+            let is_alone = is_working(p) && is_most_work_moving || p.is_dated && is_most_time_moving;
+            (is_alone && p.still(now).is_some_and(|s| s > bears(p))).then_some(p.moved).flatten()
+        };
+        self.pulses.iter().map(of).collect()
     }
 }
 
@@ -282,6 +321,56 @@ mod tests {
     #[test]
     fn nobody_is_stuck_while_all_stand_still() {
         assert_eq!(after(56, &[0, 1, 2]).examine(56.0), vec![None; 3]);
+    }
+
+    /// Three ranks without work that report every `every` seconds with their own time, of which `silent` ones do not from
+    /// 100 s on.
+    fn idle(until: i32, every: f64, silent: &[usize]) -> Stuck {
+        let mut stuck = Stuck::new(3);
+        for s in 0..=until {
+            let s = f64::from(s);
+            for r in 0..3 {
+                stuck.pulses[r].read = Some(s);
+                let stamp = (s / every).floor() * every;
+                if s < 100.0 || !silent.contains(&r) {
+                    stuck.dated(r, stamp, true);
+                    stuck.moved(r, stamp, s, true);
+                }
+            }
+        }
+        stuck
+    }
+
+    #[test]
+    fn an_idle_rank_whose_own_clock_stands_still_while_its_peers_go_on_is_told_and_a_frozen_server_is_nobodys() {
+        assert_eq!(idle(118, 1.0, &[1]).examine(118.0), vec![None; 3]);
+        assert_eq!(idle(121, 1.0, &[1]).examine(121.0), vec![None, Some(99.0), None]);
+        assert_eq!(idle(200, 1.0, &[0, 1, 2]).examine(200.0), vec![None; 3]);
+        // Ranks that report every half a minute are waited for as long.
+        assert_eq!(idle(600, 30.0, &[]).examine(629.0), vec![None; 3]);
+        assert_eq!(idle(700, 30.0, &[1]).examine(729.0)[1], Some(90.0));
+    }
+
+    #[test]
+    fn where_idle_ranks_report_nothing_the_old_clock_of_one_says_nothing() {
+        let mut stuck = Stuck::new(3);
+        for s in 0..200 {
+            for r in 0..3 {
+                stuck.pulses[r].work = if r == 1 && s > 50 { 0.0 } else { 5.0 };
+                if r != 1 || s <= 50 {
+                    stuck.dated(r, f64::from(s), false);
+                    stuck.moved(r, f64::from(s), f64::from(s), true);
+                }
+            }
+        }
+        assert_eq!(stuck.examine(200.0), vec![None; 3]);
+    }
+
+    #[test]
+    fn a_rank_that_is_killed_with_work_is_told_though_no_peer_has_any() {
+        let mut stuck = idle(130, 1.0, &[1]);
+        stuck.pulses[1].work = 3.0;
+        assert_eq!(stuck.examine(130.0), vec![None, Some(99.0), None]);
     }
 
     #[test]

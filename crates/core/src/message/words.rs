@@ -86,7 +86,10 @@ pub fn deviation(finding: &Finding) -> String {
         Statistic::AnyMember => {
             return format!("{rank}'s {things} is {}, {above} {}", figure(own), figure(*bound));
         }
-        Statistic::Factors => return departed(&rank, signal, finding.side),
+        Statistic::Factors => {
+            let has_work = finding.harm.as_ref().is_none_or(|harm| harm.requests >= 1.0);
+            return departed(&rank, signal, finding.side, has_work);
+        }
         _ => {}
     }
     let total = own + peers.iter().sum::<f64>();
@@ -133,7 +136,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// A factor that departed, as a headline.
-fn departed(rank: &str, factor: &str, side: Side) -> String {
+fn departed(rank: &str, factor: &str, side: Side, has_work: bool) -> String {
     match (factor, side) {
         ("stuck", _) => format!("{rank} has work and does not move"),
         ("share", Side::Low) => format!("{rank} is sent less than its usual share of requests"),
@@ -152,6 +155,7 @@ pub fn deviation_bound(measured: &Measured) -> String {
     if *statistic == Statistic::Factors {
         return format!("{signal} departs by {} times its bound", figure(*value));
     }
+        ("stuck", _) if !has_work => format!("{rank} shows no sign of life"),
     format!("{statistic} of {signal} is {} (bound {})", figure(*value), figure(*bound))
 }
 

@@ -621,6 +621,11 @@ pub fn words_of(trouble: &factor::Incident) -> String {
 impl Numbers {
     fn of(report: Report, fields: &Fields) -> Self {
         match report {
+        // By its last word it has nothing to do.
+        (Factor::Stuck, _) if trouble.harm.requests < 1.0 => "shows no sign of life while its peers do: its scheduler \
+            process died or hangs, and requests that are sent to it wait for ever; look whether the process still runs, and at \
+            its stacks with `py-spy dump --pid PID`"
+            .into(),
             Report::Prefill => Self::Prefill(prefill_of(fields)),
             Report::Decode => Self::Decode(decode_of(fields), gauges_of(fields)),
             Report::Retraction(requests) => Self::Retraction(requests),

@@ -84,6 +84,11 @@ impl Detector {
             (None, Some((_, b))) if b == *gauges => None,
             _ => Some(at),
         };
+        if let Some(stamp) = gauges.stamp {
+            let load = |g: &Gauges| g.running.unwrap_or(0.0) + g.waiting.unwrap_or(0.0);
+            let is_idle = load(gauges) < 1.0 && before.as_ref().is_some_and(|(_, b)| load(b) < 1.0);
+            self.stuck.dated(rank, stamp, is_idle);
+        }
         if let Some(moved) = moved {
             self.stuck.moved(rank, moved, at, self.open.is_none());
         }
