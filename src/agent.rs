@@ -306,7 +306,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     startup::sources(&plan.sources, &supervisor, &outlet, clock);
     let probes = startup::probes(&plan.targets, &supervisor, &tx, clock);
     let unheard = startup::names(&plan.targets);
-    let (publisher, published) = publisher(Pulse { at: now, unheard });
+    let (publisher, published) = publisher(Pulse { at: now, unheard, ..Pulse::default() });
     let (effort, haste) = (outlet.effort().clone(), outlet.haste().clone());
     let metrics = Arc::new(Metrics::of(effort.clone()));
     let start_store = startup::store(&plan, clock, &metrics, &supervisor);

@@ -49,7 +49,8 @@ impl Agent {
         }
         self.metrics.restarts(self.supervisor.restarts());
         let unheard = self.watch.unheard().cloned().collect();
-        self.publisher.beat(Pulse { at: self.clock.now(), unheard });
+        let unanswered = self.watch.unanswered().map(|(name, since)| (name.clone(), since)).collect();
+        self.publisher.beat(Pulse { at: self.clock.now(), unheard, unanswered });
         systemd::alive();
     }
 

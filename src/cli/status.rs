@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -11,7 +12,8 @@ use super::silence;
 use skewtrap_core::message::{bytes, counted, figure, rank_name, seconds, utc};
 use skewtrap_core::rule::RuleState;
 use skewtrap_core::signal::source::SourceState;
-use skewtrap_core::status::{RuleStatus, Status, TargetStatus};
+use skewtrap_core::status::{RuleStatus, SignalStatus, Status, TargetStatus};
+use skewtrap_trace::time::Time;
 
 /// Shows what the running agent sees and does: servers, ranks, what fires, windows, silences.
 #[derive(Debug, Args)]
@@ -42,7 +44,7 @@ pub(super) fn text_of(status: &Status) -> String {
     };
     let only = if status.watch_only { ", opens no window (watch_only)" } else { "" };
     line(format!("skewtrap {}, running since {}{only}", status.version, utc(status.started)));
-    status.targets.iter().for_each(|target| line(target_text(target)));
+    status.targets.iter().for_each(|target| line(target_text(target, status.at)));
     let firing = status.rules.iter().flat_map(|rule| {
         let groups = rule.groups.iter().filter(|group| group.state == RuleState::Firing);
         groups.map(move |group| {
@@ -89,6 +91,9 @@ pub(super) fn text_of(status: &Status) -> String {
     }
     for receiver in &status.receivers {
         if let Some(problem) = &receiver.problem {
+            // What is wrong with it may name it itself.
+            let named = format!("receiver {}: ", receiver.name);
+            let problem = problem.strip_prefix(&named).unwrap_or(problem);
             line(format!("receiver {} does not take messages: {problem}", receiver.name));
         }
     }
@@ -128,19 +133,32 @@ pub(super) fn alike(status: &Status) -> Vec<String> {
 /// How many servers of which the same holds are named; the others are counted.
 const SERVERS_NAMED: usize = 4;
 
-fn target_text(target: &TargetStatus) -> String {
+/// The numbers of a server are of now where the newest is no older.
+const OF_NOW: Duration = Duration::from_secs(10);
+
+fn target_text(target: &TargetStatus, now: Time) -> String {
     let version = target.engine_version.as_deref().unwrap_or("of unknown version");
     let mut text =
         format!("{}: {} {version}, {}", target.name, target.engine, counted(target.rank_count(), "rank"));
-    let load = |signals: &str| {
+    if let Some(since) = target.unanswered_since {
+        text += &format!("; does NOT answer since {}", utc(since));
+    }
+    let newest = target.ranks.iter().filter_map(|rank| rank.signals.get("load")).map(|s| s.at).max();
+    let age = newest.map(|at| now.since(at)).filter(|age| *age > OF_NOW);
+    let old = age.map_or_else(String::new, |age| format!(" {} ago", seconds(age.as_secs_f64())));
+    let is_old = age.is_some();
+    let load = || {
         let of_rank = |rank: &skewtrap_core::status::RankStatus| {
-            rank.signals.get(signals).map(|s| format!("{} {}", rank_name(&rank.rank), figure(s.value)))
+            let silent = |s: &SignalStatus| if s.stale && !is_old { " (silent)" } else { "" };
+            rank.signals
+                .get("load")
+                .map(|s| format!("{} {}{}", rank_name(&rank.rank), figure(s.value), silent(s)))
         };
         target.ranks.iter().filter_map(of_rank).take(16).collect::<Vec<_>>().join(", ")
     };
-    match load("load") {
+    match load() {
         loads if loads.is_empty() => {}
-        loads => text += &format!("; load {loads}"),
+        loads => text += &format!("; load{old} {loads}"),
     }
     for source in target.sources.iter().filter(|s| s.state == SourceState::Failing) {
         let problem = source.problem.as_deref().unwrap_or("it gives nothing");
@@ -153,8 +171,8 @@ fn target_text(target: &TargetStatus) -> String {
 mod tests {
     use super::*;
     use skewtrap_core::rule::Severity;
-    use skewtrap_core::status::{GroupStatus, Silence};
-    use skewtrap_trace::time::Time;
+    use skewtrap_core::status::{GroupStatus, RankStatus, Silence};
+    use skewtrap_trace::rank::Rank;
 
     #[test]
     fn a_status_says_what_is_not_watched_once_for_all_servers_alike_and_which_rules_cannot_fire() {
@@ -212,6 +230,28 @@ mod tests {
             "{text}"
         );
         assert_eq!(text.matches("NOT watched").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn the_numbers_of_a_server_that_does_not_answer_say_how_old_they_are() {
+        let at = Time::from_epoch_s(1_795_492_126.1);
+        let signal = |value| SignalStatus { value, at, stale: value > 7.0, source: "loads".into() };
+        let rank = |dp: u16, value| RankStatus {
+            rank: Rank::dp(dp).labels(),
+            signals: [("load".into(), signal(value))].into(),
+        };
+        let target = TargetStatus {
+            name: "server".into(),
+            engine: "sglang".into(),
+            ranks: vec![rank(0, 7.0), rank(1, 9.0)],
+            ..TargetStatus::default()
+        };
+        let now = at + Duration::from_secs(2);
+        assert!(target_text(&target, now).ends_with("; load DP0 7, DP1 9 (silent)"), "one rank is silent");
+        let lost = TargetStatus { unanswered_since: Some(at + Duration::from_secs(1)), ..target };
+        let text = target_text(&lost, at + Duration::from_secs(82));
+        let told = "; does NOT answer since 2026-11-24 03:48:47.1 UTC; load 82 s ago DP0 7, DP1 9";
+        assert!(text.ends_with(told), "{text}");
     }
 
     #[test]

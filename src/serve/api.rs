@@ -11,9 +11,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::published::Pulse;
 use super::{ApiError, HUNG_AFTER, Shared, files};
 use crate::clock::wall_time;
 use skewtrap_core::incident::Incident;
+use skewtrap_core::message::utc;
 use skewtrap_core::status::{RuleStatus, Scope, Status};
 
 /// Whether the loop still publishes. Kubernetes restarts the agent when it does not.
@@ -31,14 +33,23 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
     }
 }
 
-/// Whether every server has a source that gives samples. The answer names those that have none.
+/// Whether every server has a source that gives samples. The answer names those that have none. One that does not
+/// answer any more takes nobody's page away: what was seen of it is what people want to look at then.
 pub(super) async fn readyz(State(shared): State<Shared>) -> Response {
-    let without_samples = shared.context.published.pulse().unheard;
-    if without_samples.is_empty() {
-        return "ready\n".into_response();
+    let Pulse { unheard, unanswered, .. } = shared.context.published.pulse();
+    if !unheard.is_empty() {
+        let why = format!("no sample yet from {}", unheard.join(", "));
+        return ApiError(StatusCode::SERVICE_UNAVAILABLE, why).into_response();
     }
-    ApiError(StatusCode::SERVICE_UNAVAILABLE, format!("no sample yet from {}", without_samples.join(", ")))
-        .into_response()
+    let silent: Vec<String> = unanswered
+        .iter()
+        .take(SERVERS)
+        .map(|(name, since)| format!("{name} does not answer since {}", utc(*since)))
+        .collect();
+    match silent.is_empty() {
+        true => "ready\n".into_response(),
+        false => format!("ready, but {}\n", silent.join(", ")).into_response(),
+    }
 }
 
 /// Which servers somebody asks about.

@@ -26,6 +26,8 @@ pub struct Pulse {
     pub at: Time,
     /// The servers that have given no sample yet.
     pub unheard: Arc<[Arc<str>]>,
+    /// The servers that do not answer, and since when.
+    pub unanswered: Arc<[(Arc<str>, Time)]>,
 }
 
 /// Of the parts of the status that were asked for, so many are kept for who asks next.
@@ -101,7 +103,9 @@ impl Publisher {
         let is_unheard =
             |t: &&skewtrap_core::status::TargetStatus| t.sources.iter().all(|s| s.last.is_none());
         let unheard = status.targets.iter().filter(is_unheard).map(|t| t.name.clone()).collect();
-        self.beat(Pulse { at: status.at, unheard });
+        let since = |t: &skewtrap_core::status::TargetStatus| Some((t.name.clone(), t.unanswered_since?));
+        let unanswered = status.targets.iter().filter_map(since).collect();
+        self.beat(Pulse { at: status.at, unheard, unanswered });
         let history = status.history.clone();
         let names: Vec<Arc<str>> = status.targets.iter().map(|target| target.name.clone()).collect();
         self.history

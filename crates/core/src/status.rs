@@ -144,6 +144,9 @@ pub struct TargetStatus {
     pub engine: Arc<str>,
     /// As the server reports it.
     pub engine_version: Option<String>,
+    /// Since when it has not answered: its numbers are of before; absent while it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unanswered_since: Option<Time>,
     /// Where its numbers come from.
     pub sources: Vec<SourceStatus>,
     /// Its ranks, in their order; before them an entry without labels for what is told of the whole server, where

@@ -270,6 +270,11 @@ impl Watch {
         self.unheard.iter().filter_map(|target| self.store.target_name(*target))
     }
 
+    /// The servers that do not answer, and since when.
+    pub fn unanswered(&self) -> impl Iterator<Item = (&Arc<str>, Time)> {
+        self.core.servers.iter().filter_map(|s| Some((&s.name, s.facts.unanswered?)))
+    }
+
     /// What is known of a server.
     pub fn facts(&self, target: TargetId) -> Option<&Facts> {
         self.core.servers.get(usize::from(target.0)).map(|s| &s.facts)

@@ -154,6 +154,7 @@ pub fn admit_in_turn(
     if let CaptureSpec::Command(command) = spec {
         return Ok(Some(grant(request, ledger, CaptureMethod::Command(command.clone()), now)));
     }
+    preflight::server(facts)?;
     preflight::progress(facts)?;
     preflight::check(facts, Need { bytes: expected.bytes, floor: policy.min_free }, now)?;
     let mark = attempt_of(request, ledger, now).mark();

@@ -316,6 +316,8 @@ pub struct Room {
 pub struct Facts {
     /// What it reports about itself; discarded when it stops answering, and read again once it answers.
     pub server: Option<ServerFacts>,
+    /// Since when it has not answered; none while it does, and before it was asked.
+    pub unanswered: Option<Time>,
     /// How it answers.
     pub health: Health,
     /// BASE and the server's temporary folder, as far as they are declared.
@@ -358,8 +360,9 @@ impl Facts {
 
     /// The server stopped answering: what it said about itself may no longer hold. What runs in it may
     /// run on: a refused connection is no proof of its end.
-    pub fn server_lost(&mut self) {
+    pub fn server_lost(&mut self, now: Time) {
         self.server = None;
+        self.unanswered.get_or_insert(now);
     }
 
     /// It is another instance: whatever ran in the one before is gone.

@@ -37,15 +37,25 @@ pub struct Need {
 
 /// Checks what holds for every way to capture: known, fresh, healthy, nobody else's window, room.
 pub fn check(facts: &Facts, need: Need, now: Time) -> Result<&ServerFacts, Refusal> {
-    let server = facts.server.as_ref().ok_or_else(|| Refusal::UnknownServer {
-        why: "it has not answered yet, or was lost a moment ago".into(),
-    })?;
+    let server = server(facts)?;
     health(facts, now)?;
     if let Some((since, dir)) = facts.foreign.open_at(now) {
         return Err(Refusal::Foreign { since, dir: dir.to_owned() });
     }
     folders(facts, need, now)?;
     Ok(server)
+}
+
+/// What the server says of itself; refuses where it does not answer, which is no rank's trouble.
+pub fn server(facts: &Facts) -> Result<&ServerFacts, Refusal> {
+    let known = facts.server.as_ref();
+    known.ok_or_else(|| match (facts.unanswered, facts.health.last()) {
+        (Some(since), Some((_, HealthAnswer::Unhealthy(why)))) => {
+            Refusal::NoAnswer { since, why: why.clone() }
+        }
+        (Some(since), _) => Refusal::NoAnswer { since, why: "it is asked again every few seconds".into() },
+        (None, _) => Refusal::UnknownServer { why: "it has not answered yet".into() },
+    })
 }
 
 /// Refuses as long as a rank has work and does not move, and for a while after: a window cannot be ended
@@ -202,7 +212,7 @@ mod tests {
     #[test]
     fn one_wrong_fact_is_enough_to_refuse() {
         assert_eq!(verdict(|_| {}), "ok");
-        assert_eq!(verdict(|f| f.server_lost()), "unknown_server");
+        assert_eq!(verdict(|f| f.server_lost(at(0.0))), "unknown_server");
         assert_eq!(verdict(|f| f.health = crate::capture::facts::Health::default()), "stale_facts");
         assert_eq!(
             verdict(|f| f.health.answered(HealthAnswer::Unhealthy("503".into()), at(0.0))),
@@ -222,6 +232,17 @@ mod tests {
         assert_eq!(verdict(|f| f.folders[0].seen = None), "ok", "out of sight is no refusal");
         assert_eq!(verdict(|f| f.ranks_at = Some(at(-31.0))), "stale_facts");
         assert_eq!(verdict(|f| f.last_work.clear()), "all_idle");
+    }
+
+    #[test]
+    fn a_server_that_stopped_is_told_as_that_and_since_when() {
+        let mut facts = good();
+        facts.server_lost(at(5.0));
+        facts.health.answered(HealthAnswer::Unhealthy("cannot connect to it".into()), at(15.0));
+        facts.server_lost(at(15.0));
+        let refused = server(&facts).expect_err("it is gone");
+        insta::assert_snapshot!(refused, @"the server does not answer since 1970-01-01 00:16:45.0 UTC (cannot connect to it); a window can be opened once it does");
+        assert_eq!(refused.word(), "unknown_server");
     }
 
     #[test]

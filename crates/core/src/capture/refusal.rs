@@ -201,6 +201,14 @@ pub enum Refusal {
         /// What was requested, and the answer.
         why: String,
     },
+    /// The server does not answer.
+    #[error("the server does not answer since {since} ({why}); a window can be opened once it does")]
+    NoAnswer {
+        /// Since when.
+        since: Time,
+        /// What its health says.
+        why: String,
+    },
     /// A fact is too old to act on.
     #[error("{what} was last known {} ago, and facts older than {} open no window; see the log for why it stopped coming", Span(*.age), Span(*.limit))]
     Stale {

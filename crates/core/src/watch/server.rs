@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{OpenWindow, ServerFact, WindowEvent};
-use crate::capture::facts::Facts;
+use crate::capture::facts::{Facts, HealthAnswer};
 use crate::capture::line::ProfileLine;
 use crate::capture::window::Distrust;
 use crate::signal::sample::TargetId;
@@ -50,14 +50,24 @@ impl Server {
             ServerFact::Info(info) => {
                 let before = self.instance.replace(info.instance.clone());
                 let is_another = before.is_some_and(|before| before != info.instance);
-                self.facts.server = Some(info);
+                (self.facts.server, self.facts.unanswered) = (Some(info), None);
                 if is_another {
                     self.facts.server_restarted();
                     return Some("what it says of itself (its random seed, release or model) changed".into());
                 }
             }
-            ServerFact::Lost => self.facts.server_lost(),
-            ServerFact::Health(answer) => self.facts.health.answered(answer, now),
+            ServerFact::Lost => self.facts.server_lost(now),
+            ServerFact::Health(answer) => {
+                match answer {
+                    HealthAnswer::Healthy(_) => self.facts.unanswered = None,
+                    // One that says that it is not well answers.
+                    HealthAnswer::Unhealthy(_) if self.facts.server.is_none() => {
+                        self.facts.unanswered.get_or_insert(now);
+                    }
+                    HealthAnswer::Unhealthy(_) => {}
+                }
+                self.facts.health.answered(answer, now);
+            }
             ServerFact::Folder(folder) => self.facts.folder_seen(folder),
         }
         None

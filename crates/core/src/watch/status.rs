@@ -183,6 +183,7 @@ fn target_of(server: &Server, own: &[SeriesStatus], sources: Vec<SourceStatus>) 
         url: String::new(),
         engine: facts.map_or_else(|| "unknown".into(), |f| f.engine.word().into()),
         engine_version: facts.and_then(|f| f.version.map(|v| v.to_string())),
+        unanswered_since: server.facts.unanswered,
         sources,
         ranks: ranks.into_iter().map(|(rank, signals)| RankStatus { rank, signals }).collect(),
         not_watched: None,

@@ -15,7 +15,7 @@ impl Refusal {
     pub const fn awaits_facts(&self) -> bool {
         matches!(
             self,
-            Self::UnknownServer { .. } | Self::Stale { .. } | Self::LeftOpen { .. } | Self::NoProgress { .. }
+            Self::UnknownServer { .. } | Self::NoAnswer { .. } | Self::Stale { .. } | Self::LeftOpen { .. } | Self::NoProgress { .. }
         )
     }
 
@@ -35,6 +35,7 @@ impl Refusal {
             Self::WindowOpen { .. }
             | Self::LeftOpen { .. }
             | Self::UnknownServer { .. }
+            | Self::NoAnswer { .. }
             | Self::Stale { .. }
             | Self::Unhealthy { .. }
             | Self::Slow { .. }
@@ -116,7 +117,7 @@ impl Refusal {
             Self::PoolLease { .. } => Reason::PoolLease,
             Self::Suppression { .. } => Reason::Suppression,
             Self::FutureState { .. } => Reason::FutureState,
-            Self::UnknownServer { .. } => Reason::UnknownServer,
+            Self::UnknownServer { .. } | Self::NoAnswer { .. } => Reason::UnknownServer,
             Self::Stale { .. } => Reason::Stale,
             Self::Unhealthy { .. } => Reason::Unhealthy,
             Self::Slow { .. } => Reason::Slow,
