@@ -358,6 +358,11 @@ impl Firing {
         has_lasted(&mut self.clear_since, clear, holds.clear, now)
     }
 
+    /// For how long its clear has held.
+    pub(super) fn clear_for(&self, now: Time) -> Option<Duration> {
+        self.clear_since.map(|since| now.since(since))
+    }
+
     /// Whether another member, or the other side, has been to blame for as long as a firing needs;
     /// if so, it is blamed from here on.
     fn blames_another(&mut self, (member, side): (&Arc<Labels>, Side), holds: Holds, now: Time) -> bool {

@@ -11,7 +11,7 @@ use super::compiled::CompiledRule;
 use super::condition::{ConditionResult, Missing};
 use super::glance::Glance;
 use super::group::{Group, LastEvaluation, Unjudged};
-use super::state::{GroupState, RuleState};
+use super::state::{Firing, GroupState, RuleState};
 use super::{Combine, Condition, Direction, Statistic};
 use crate::signal::store::SignalStore;
 use skewtrap_trace::labels::Labels;
@@ -120,18 +120,27 @@ fn why_of(group: &Group, glance: &Glance, compiled: &CompiledRule, now: Time) ->
         {
             format!("{}; waiting for more", group.reason_of(unjudged, compiled))
         }
-        LastEvaluation::Unjudged(unjudged) => group.reason_of(unjudged, compiled),
+        LastEvaluation::Unjudged(unjudged) => {
+            let reason = group.reason_of(unjudged, compiled);
+            match &group.state {
+                GroupState::Unknown { interrupted: Some(f) } => {
+                    format!("{reason}; what was {} may go on, and is judged again once data come", firing(f))
+                }
+                _ => reason,
+            }
+        }
         LastEvaluation::LowLoad(mean) => {
-            format!(
-                "the group's mean is {mean:.3}, below min_mean {}: too little load to judge",
-                compiled.rule.min_mean
-            )
+            let low = format!("the group's mean is {mean:.3}, below min_mean {}", compiled.rule.min_mean);
+            match &group.state {
+                GroupState::Firing(f) => {
+                    let ends = ends_of(f, compiled, now);
+                    format!("{}; {low}, and with so little load nothing is uneven: {ends}", firing(f))
+                }
+                _ => format!("{low}: too little load to judge"),
+            }
         }
         LastEvaluation::Judged { trigger, guard } => match (&group.state, trigger.holds) {
-            (GroupState::Firing(f), _) => {
-                let blame = &f.blame;
-                format!("firing since {}: {} is {}", f.fired_at, rank_name(&blame.member), blame.side.word())
-            }
+            (GroupState::Firing(f), _) => format!("{}; {}", firing(f), ends_of(f, compiled, now)),
             (GroupState::Pending { since }, _) => format!(
                 "the trigger holds for {:.1} s; it fires after {:.1} s",
                 now.since(*since).as_secs_f64(),
@@ -148,6 +157,32 @@ fn why_of(group: &Group, glance: &Glance, compiled: &CompiledRule, now: Time) ->
             (_, false) => missing_links(group, compiled, group.memory.results(), now),
         },
     }
+}
+
+fn firing(f: &Firing) -> String {
+    format!("firing since {}: {} is {}", f.fired_at, rank_name(&f.blame.member), f.blame.side.word())
+}
+
+/// What ends a firing, and how far that is.
+fn ends_of(f: &Firing, compiled: &CompiledRule, now: Time) -> String {
+    let hold = compiled.holds.clear.as_secs_f64();
+    if let Some(lasted) = f.clear_for(now).map(|lasted| lasted.as_secs_f64()) {
+        return format!("it has been clear for {lasted:.1} s, and ends after {hold:.1} s");
+    }
+    let kept = |c: &Condition| match c.statistic {
+        Statistic::Factors => format!("{} are as usual again", c.factors.words()),
+        statistic => {
+            let word = if c.direction == Direction::Below { "at least" } else { "at most" };
+            let chance = c.chance.map(|k| format!(" (or within {k} times what chance explains)"));
+            let (name, bound) = (statistic.name(), c.bound);
+            format!("{name}({}) is {word} {bound}{}", c.signal_name, chance.unwrap_or_default())
+        }
+    };
+    let clear = &compiled.rule.clear;
+    let mut kept: Vec<String> = clear.conditions.iter().map(kept).collect();
+    kept.dedup();
+    let kept = kept.join(if clear.combine == Combine::All { " and " } else { " or " });
+    format!("it ends once {kept} for {hold:.1} s")
 }
 
 fn is_warm(group: &Group) -> bool {

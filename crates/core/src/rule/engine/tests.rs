@@ -105,7 +105,44 @@ fn a_rule_that_fires_says_since_when_and_whom_it_blames() {
     let (engine, _) = played(any_of(vec![condition(catalog::QUEUE_REQS, 1.5)]));
     let evaluations = engine.evaluations(Time::from_epoch_s(START + 90.0));
     let why = &evaluations[0].why;
-    assert!(why.starts_with("firing since ") && why.ends_with(": DP2 is high"), "{why}");
+    assert!(why.starts_with("firing since ") && why.contains(": DP2 is high; it ends once "), "{why}");
+}
+
+#[test]
+fn an_open_rule_says_what_ends_it_and_with_too_little_load_it_ends_after_the_time_of_its_clear() {
+    let rule = Rule { min_mean: 2.0, ..any_of(vec![condition(catalog::QUEUE_REQS, 1.5)]) };
+    let mut store = SignalStore::new(Arc::new(Catalog::default()), Bounds::default());
+    let target = store.add_target("server".into(), None);
+    let at = |s: u32| Time::from_epoch_s(START + f64::from(s));
+    let mut engine = Engine::new(vec![rule], &mut store, at(0));
+    let (mut changes, mut why) = (Vec::new(), Vec::new());
+    // Skewed until 20 s, then one request is left, then nothing is heard.
+    for second in 0..60_u32 {
+        for rank in 0..4_u16 {
+            let queue = match (second, rank) {
+                (0..20, 2) => 40.0,
+                (0..20, _) => 8.0,
+                (_, rank) => f64::from(u8::from(rank == 2)),
+            };
+            let mut fields = Fields::default();
+            fields.set(catalog::QUEUE_REQS, queue);
+            store.record(target, Rank::dp(rank), Source::Loads, &fields, at(second), at(second));
+        }
+        engine.tick(&mut store, at(second), &mut changes);
+        why.push(engine.evaluations(at(second))[0].why.clone());
+    }
+    let since = "firing since 1970-01-01 00:16:42.0 UTC: DP2 is high";
+    assert_eq!(why[19], format!("{since}; it ends once max_over_mean(queue_reqs) is at most 1.5 for 10.0 s"));
+    let low = "the group's mean is 0.250, below min_mean 2";
+    assert_eq!(
+        why[25],
+        format!(
+            "{since}; {low}, and with so little load nothing is uneven: it has been clear for 5.0 s, and ends after 10.0 s"
+        )
+    );
+    assert_eq!(why[31], format!("{low}: too little load to judge"));
+    let ended = changes.iter().rfind(|c| c.state == RuleState::Idle).expect("it ends");
+    assert_eq!(ended.at, at(30));
 }
 
 #[test]
