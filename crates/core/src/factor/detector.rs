@@ -131,6 +131,8 @@ pub struct Nearest {
     pub deviations: f64,
     /// From how many on it is told.
     pub bound: f64,
+    /// Whether it shows where it must: what is inferred from load, in load.
+    pub shows: bool,
 }
 
 /// See the module.
@@ -446,13 +448,15 @@ impl Detector {
             for (rank, evidence) in found.iter().enumerate() {
                 let bound = channel.bound_for(test, per_test, evidence);
                 let strength = evidence.deviance / bound;
+                let is_shown = strength >= 1.0 && shows(test, rank, evidence.side);
                 if strength > most {
                     most = strength;
                     let (factor, side) = (seen.factor(test, rank), evidence.side);
                     let [deviations, bound] = [evidence.deviance, bound].map(|d| (2.0 * d).sqrt());
-                    nearest = Some(Nearest { factor, rank, side, deviations, bound });
+                    let shows = is_shown || strength < 1.0;
+                    nearest = Some(Nearest { factor, rank, side, deviations, bound, shows });
                 }
-                if strength >= 1.0 && shows(test, rank, evidence.side) {
+                if is_shown {
                     let factor = seen.factor(test, rank);
                     let is_slow = (factor, evidence.side) == (Factor::Speed, Side::Low);
                     let made_by = is_slow.then(|| channel.sent_more(seen, rank, per_test, newest)).flatten();

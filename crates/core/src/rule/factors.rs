@@ -202,13 +202,23 @@ impl Outlook {
             (_, Some((nearest, _))) if !wanted.has(nearest.factor) => {
                 format!("nothing departs of what it watches ({}); {site}", wanted.words())
             }
-            (_, Some((nearest, dp))) => format!(
-                "no factor departs: nearest is {} of DP{dp}, {:.1} standard deviations of the {:.1} at which it is told; {site}",
-                nearest.factor.word(),
-                nearest.deviations,
-                nearest.bound
-            ),
-            _ => format!("no factor departs; {site}"),
+            (_, Some((Nearest { factor, deviations, bound, shows, .. }, dp))) => {
+                let of = format!("{} of DP{dp}", factor.word());
+                let told = format!("the {bound:.1} standard deviations at which it is told");
+                match (deviations >= bound, shows) {
+                    (false, _) => format!(
+                        "nothing departs from what is usual: nearest is {of}, {deviations:.1} of {told}; {site}"
+                    ),
+                    (true, false) => format!(
+                        "nothing departs that matters: {of} is {deviations:.1}, beyond {told}, and its load does not show it; {site}"
+                    ),
+                    (true, true) => format!(
+                        "nothing is told yet: {of} is {deviations:.1}, beyond {told}, for less than two seconds, or as what an \
+                         earlier trouble leaves behind; {site}"
+                    ),
+                }
+            }
+            _ => format!("nothing departs from what is usual; {site}"),
         }
     }
 }
@@ -611,6 +621,11 @@ pub fn words_of(trouble: &factor::Incident) -> String {
             None => format!("gets requests of {} work than usual", if high { "more" } else { "less" }),
         },
         (Factor::Room, _) => "has no room left for requests".into(),
+        // By its last word it has nothing to do.
+        (Factor::Stuck, _) if trouble.harm.requests < 1.0 => "shows no sign of life while its peers do: its scheduler \
+            process died or hangs, and requests that are sent to it wait for ever; look whether the process still runs, and at \
+            its stacks with `py-spy dump --pid PID`"
+            .into(),
         (Factor::Stuck, _) => "has work and has not moved while its peers did; no window is opened, since a rank \
             that hangs cannot end one: see its stacks before the engine's watchdog kills it, with `py-spy dump --pid PID` \
             of its scheduler process (without py-spy: `kill -3 PID` where faulthandler is on)"
@@ -621,11 +636,6 @@ pub fn words_of(trouble: &factor::Incident) -> String {
 impl Numbers {
     fn of(report: Report, fields: &Fields) -> Self {
         match report {
-        // By its last word it has nothing to do.
-        (Factor::Stuck, _) if trouble.harm.requests < 1.0 => "shows no sign of life while its peers do: its scheduler \
-            process died or hangs, and requests that are sent to it wait for ever; look whether the process still runs, and at \
-            its stacks with `py-spy dump --pid PID`"
-            .into(),
             Report::Prefill => Self::Prefill(prefill_of(fields)),
             Report::Decode => Self::Decode(decode_of(fields), gauges_of(fields)),
             Report::Retraction(requests) => Self::Retraction(requests),
