@@ -223,6 +223,11 @@ impl Checks {
                 let message =
                     format!("{} {version}, dp {} tp {} pp {}{attention}", info.engine, s.dp, s.tp, s.pp);
                 self.add(target, true, "server", message);
+                if info.device == "cpu" {
+                    let message = "it runs without a GPU (device cpu): windows would show no kernels, only what its host does, and \
+                                   verdicts would mostly lack evidence; what is told of loads and causes is as good as elsewhere";
+                    self.add(target, Level::Warn, "device", message.into());
+                }
                 let (limit, timer) = info.smallest_timer();
                 let message = format!(
                     "{timer} of {} is the smallest known; no window may cost a third of it",

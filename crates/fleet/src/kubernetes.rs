@@ -115,6 +115,47 @@ impl KubernetesLease {
         Ok(Some(Latest { number, state, stamped_at }))
     }
 
+    /// Whether it could be written: the API is asked with `dryRun`, which checks rights and names and keeps nothing.
+    ///
+    /// # Errors
+    /// It cannot be read or written: a sentence.
+    pub async fn try_out(&mut self) -> Result<(), String> {
+        self.latest().await?;
+        let object = match &self.read {
+            Some((object, _)) => object.clone(),
+            None => {
+                let object = self.new_object();
+                let answered = self.send(Method::POST, Some(&object), true).await?;
+                if answered.is_absent() {
+                    let namespace = (self.access)()?.namespace;
+                    return Err(format!(
+                        "{} cannot be made: Kubernetes has no namespace `{namespace}`; create it, or name another (lease: {{ kubernetes: {{ namespace: ... }} }})",
+                        self.address()
+                    ));
+                }
+                // Somebody made it meanwhile.
+                if answered.status != StatusCode::CONFLICT {
+                    self.accepted(answered)?;
+                }
+                object
+            }
+        };
+        let answered = self.send(Method::PUT, Some(&without_managers(object)), true).await?;
+        match answered.is_absent() || answered.status == StatusCode::CONFLICT {
+            true => Ok(()),
+            false => self.accepted(answered).map(|_| ()),
+        }
+    }
+
+    fn new_object(&self) -> Value {
+        json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": { "name": self.name },
+            "spec": {},
+        })
+    }
+
     /// Writes that number over the one before it, if nobody has written since it was read.
     pub(crate) async fn create(&mut self, number: u64, state: &LeaseState) -> Answer {
         self.write(number, state).await.unwrap_or_else(Answer::Lost)
@@ -136,17 +177,9 @@ impl KubernetesLease {
         let is_new = self.read.is_none();
         let mut object = match &self.read {
             Some((object, _)) => object.clone(),
-            None => json!({
-                "apiVersion": "coordination.k8s.io/v1",
-                "kind": "Lease",
-                "metadata": { "name": self.name },
-                "spec": {},
-            }),
+            None => self.new_object(),
         };
-        // The API keeps them itself.
-        if let Some(metadata) = object["metadata"].as_object_mut() {
-            metadata.remove("managedFields");
-        }
+        object = without_managers(object);
         object["metadata"]["annotations"][STATE] = text.into();
         object["metadata"]["annotations"][NUMBER] = number.to_string().into();
         // For `kubectl get leases`; nothing here reads it.
@@ -187,13 +220,19 @@ impl KubernetesLease {
     }
 
     async fn ask(&self, method: Method, body: Option<&Value>) -> Result<Answered, String> {
+        self.send(method, body, false).await
+    }
+
+    /// With `is_trial` nothing is kept of what is written.
+    async fn send(&self, method: Method, body: Option<&Value>, is_trial: bool) -> Result<Answered, String> {
         let Access { client, api, namespace, token } = (self.access)()?;
         let mut url = format!("{api}/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
         if method != Method::POST {
             url = format!("{url}/{}", self.name);
         }
         if method != Method::GET {
-            url = format!("{url}?fieldManager={MANAGER}");
+            let trial = if is_trial { "&dryRun=All" } else { "" };
+            url = format!("{url}?fieldManager={MANAGER}{trial}");
         }
         let mut request = client.request(method, &url).timeout(WITHIN).header("accept", "application/json");
         if let Some(token) = token {
@@ -231,6 +270,14 @@ impl KubernetesLease {
             false => Err(format!("{}: what answers is no API of Kubernetes", self.address())),
         }
     }
+}
+
+/// The API keeps them itself.
+fn without_managers(mut object: Value) -> Value {
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("managedFields");
+    }
+    object
 }
 
 /// When an object was written last by us, by the API server's clock.

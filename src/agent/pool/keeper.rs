@@ -380,6 +380,7 @@ pub async fn try_out(config: &StoreConfig, to: &Destination) -> Result<(), Strin
     }
     let mut lease = lease_of(config, to, &to.host);
     lease.latest().await.map_err(|e| e.to_string())?;
+    lease.try_out().await.map_err(|e| e.to_string())?;
     let clock = lease.measure(wall_time).await.map_err(|e| e.to_string())?;
     clock.complaint().map_or(Ok(()), Err)
 }

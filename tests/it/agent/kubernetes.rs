@@ -140,6 +140,36 @@ async fn a_held_lease_is_waited_for_by_the_clock_of_the_api_and_trouble_with_it_
     assert!(refused.contains("the Lease skewtrap-prod-a of Kubernetes: Connection refused"), "{refused}");
 }
 
+#[tokio::test]
+async fn a_trial_finds_a_missing_role_and_a_missing_namespace_and_writes_nothing() {
+    let cluster = Kubernetes::default();
+    let api = cluster.listen().await;
+    let trial = async |namespace: &str| {
+        let (api, namespace) = (api.clone(), namespace.to_owned());
+        let access = access(&api, "kubernetes-token");
+        let there: AccessNow =
+            Arc::new(move || Ok(Access { namespace: namespace.clone(), ..access()? }));
+        let tried = PoolLease::in_kubernetes(KubernetesLease::new(there, "skewtrap-prod-a")).try_out().await;
+        tried.map_err(|e| e.to_string())
+    };
+    trial("prod").await.expect("it may be made");
+    assert_eq!(cluster.lease("skewtrap-prod-a"), None, "nothing is kept");
+    let why = trial("gone").await.expect_err("no such namespace");
+    assert!(why.contains("has no namespace `gone`; create it"), "{why}");
+    for verb in ["create", "update"] {
+        cluster.forbid(&[verb]);
+        let why = trial("prod").await.expect_err(verb);
+        assert!(why.contains("give it a role with `get`, `create` and `update` on `leases`"), "{verb}: {why}");
+    }
+    // Of one that is there only the update is asked for.
+    cluster.forbid(&[]);
+    taken(&mut lease(&api), intent("a", 1), &Budget::default()).await.expect("free");
+    cluster.forbid(&["create"]);
+    let before = cluster.lease("skewtrap-prod-a");
+    trial("prod").await.expect("it is there");
+    assert_eq!(cluster.lease("skewtrap-prod-a"), before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn real_agents_of_a_pool_take_turns_by_a_lease_of_kubernetes() {
     let cluster = Kubernetes::default();

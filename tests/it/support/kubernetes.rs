@@ -22,6 +22,8 @@ struct Cluster {
     /// Requests that are carried out and not answered: every so many.
     loses: Option<usize>,
     requests: usize,
+    /// Verbs that the role lacks: `create`, `update`.
+    forbidden: Vec<&'static str>,
 }
 
 const TOKEN: &str = "Bearer kubernetes-token";
@@ -45,6 +47,11 @@ impl Kubernetes {
     /// From now on one request of so many is carried out, and answered with an error.
     pub fn loses_one_of(&self, many: usize) {
         self.0.lock().expect("whole").loses = Some(many);
+    }
+
+    /// From now on the role lacks these verbs.
+    pub fn forbid(&self, verbs: &[&'static str]) {
+        self.0.lock().expect("whole").forbidden = verbs.to_vec();
     }
 
     /// How many writes were refused because somebody else was first.
@@ -100,14 +107,28 @@ async fn read(
     }
 }
 
+/// The only namespace that there is.
+const NAMESPACE: &str = "prod";
+
 async fn create(
     State(k8s): State<Kubernetes>,
+    Path(namespace): Path<String>,
     Query(query): Query<BTreeMap<String, String>>,
     axum::Json(object): axum::Json<Value>,
 ) -> Response {
     let mut cluster = k8s.0.lock().expect("whole");
     let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
     assert_eq!(object["kind"], "Lease");
+    // Rights come first.
+    if cluster.forbidden.contains(&"create") {
+        return failed(StatusCode::FORBIDDEN, "leases is forbidden: cannot create");
+    }
+    if namespace != NAMESPACE {
+        return failed(StatusCode::NOT_FOUND, "namespaces not found");
+    }
+    if query.get("dryRun").is_some_and(|all| all == "All") {
+        return axum::Json(object).into_response();
+    }
     if cluster.leases.contains_key(&name) {
         cluster.conflicts += 1;
         return failed(StatusCode::CONFLICT, "already exists");
@@ -122,6 +143,10 @@ async fn replace(
     axum::Json(object): axum::Json<Value>,
 ) -> Response {
     let mut cluster = k8s.0.lock().expect("whole");
+    if cluster.forbidden.contains(&"update") {
+        return failed(StatusCode::FORBIDDEN, "leases is forbidden: cannot update");
+    }
+    let is_trial = query.get("dryRun").is_some_and(|all| all == "All");
     let version = object["metadata"]["resourceVersion"].clone();
     match cluster.leases.get(&name) {
         None => failed(StatusCode::NOT_FOUND, "not found"),
@@ -129,6 +154,7 @@ async fn replace(
             cluster.conflicts += 1;
             failed(StatusCode::CONFLICT, "the object has been modified")
         }
+        Some(_) if is_trial => axum::Json(object).into_response(),
         Some(_) => cluster.store(&name, object, &query["fieldManager"]),
     }
 }
