@@ -320,7 +320,11 @@ impl HttpText {
         if let Some((dir, place)) = self.output_dir.placed()
             && !dir.starts_with('/')
         {
-            findings.error(place, "`output_dir` is a folder of the server's: an absolute path", None);
+            let message = format!(
+                "`output_dir` is a folder as the server sees it, whose own folder nobody here knows: write an absolute path, not `{dir}`"
+            );
+            let hint = "where the agent sees that folder elsewhere, say so with `path_map` of the target".to_owned();
+            findings.error(place, &message, Some(hint));
         }
     }
 

@@ -65,6 +65,11 @@ fn config_from(args: &RunArgs, seen: &Seen) -> anyhow::Result<Config> {
         None => of_flags(args, seen)?,
     };
     if let Some(dir) = &args.output_dir {
+        if !dir.starts_with('/') {
+            bail!(wrong(&format!(
+                "`--output-dir {dir}` is a folder as the server sees it, whose own folder nobody here knows: give an absolute path"
+            )));
+        }
         let of_rules = config.rules.iter_mut().map(|checked| &mut checked.rule.capture);
         for capture in of_rules.chain([&mut config.capture]) {
             if let CaptureSpec::Http(http) | CaptureSpec::CudaProfilerApi(http) = capture {
