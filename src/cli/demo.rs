@@ -263,7 +263,12 @@ fn print_effect(effect: &Effect, clock: StageClock, was_firing: bool) {
         }
         Effect::Notify { incident, update, .. } if matches!(update, Update::Captured | Update::Verdict) => {
             let origin = Origin::default();
-            let message = Message::of(incident, *update, incident.fired_at, &origin);
+            let mut message = Message::of(incident, *update, incident.fired_at, &origin);
+            // The demo's agent ends with the demo: no command can ask it afterwards.
+            if let Some(bundle) = &incident.bundle {
+                message.facts.open =
+                    format!("{bundle}/report.html in a browser, or: skewtrap compare {bundle}");
+            }
             print_line(&format!("\n{}\n", terminal(&message)));
         }
         _ => {}

@@ -154,21 +154,29 @@ fn message_of(incident: &Incident) -> Message {
 
 fn line_of(incident: &Incident) -> String {
     let finding = &incident.finding;
-    let measured = match &finding.measured {
-        None => "asked for".to_owned(),
-        Some(m) if m.statistic == Statistic::Factors => format!("{} {}", m.signal, finding.side.word()),
-        Some(m) => format!("{} {}", m.statistic, figure(m.value)),
+    let rank = rank_name(&finding.rank);
+    let found = match &finding.measured {
+        None if incident.is_by_hand() => "a window that was asked for".to_owned(),
+        None => "its log says that it died".to_owned(),
+        Some(m) if m.statistic == Statistic::Factors => {
+            format!("{rank} {} {}", m.signal, finding.side.word())
+        }
+        Some(m) => format!("{rank} {} {}", m.statistic, figure(m.value)),
     };
-    let now = if incident.resolved_at.is_some() { "resolved" } else { "firing" };
+    let now = match (incident.resolved_at, incident.is_by_hand()) {
+        (Some(_), true) => "over",
+        (None, true) => "under way",
+        (Some(_), false) => "resolved",
+        (None, false) => "firing",
+    };
     let verdict = incident.verdict.as_ref().map(|v| format!("\n    {}", v.sentence)).unwrap_or_default();
     let words: Vec<&str> = incident.captures().map(CaptureOutcome::word).collect();
     format!(
-        "{}  {}  {} on {}: {} {measured}, capture {}, {now}{verdict}\n",
+        "{}  {}  {} on {}: {found}, capture {}, {now}{verdict}\n",
         incident.id,
         utc(incident.fired_at),
         incident.rule,
         incident.target,
-        rank_name(&finding.rank),
         words.join(" then "),
     )
 }

@@ -323,7 +323,8 @@ impl HttpText {
             let message = format!(
                 "`output_dir` is a folder as the server sees it, whose own folder nobody here knows: write an absolute path, not `{dir}`"
             );
-            let hint = "where the agent sees that folder elsewhere, say so with `path_map` of the target".to_owned();
+            let hint =
+                "where the agent sees that folder elsewhere, say so with `path_map` of the target".to_owned();
             findings.error(place, &message, Some(hint));
         }
     }

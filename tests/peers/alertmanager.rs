@@ -100,7 +100,8 @@ async fn a_real_alertmanager_tells_the_story_from_firing_to_resolved() {
     hands.hand_over(delivery(&"am".into(), message(&incident, Update::Fired), now)).unwrap();
     assert_eq!(next(&mut results).await.result, DeliveryResult::Sent);
     until("one alert is open, the graver one", async || {
-        let answer = http.get(format!("{}/api/v2/alerts?active=true", alertmanager.url)).send().await.unwrap();
+        let answer =
+            http.get(format!("{}/api/v2/alerts?active=true", alertmanager.url)).send().await.unwrap();
         let open: Vec<Alert> = answer.json().await.unwrap();
         matches!(&open[..], [one] if one.labels["severity"] == "critical")
     })

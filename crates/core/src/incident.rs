@@ -77,13 +77,17 @@ pub struct Incident {
     /// The trouble of the factors that it is of, by its number among its server's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<u64>,
+    /// Whom it was blamed on before, in order; empty where the blame never moved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub blamed_before: Vec<Blamed>,
     /// How often a graver rule took it over, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub raised: Vec<Raised>,
     /// What other rules found of it, in order: no incidents of their own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub joined: Vec<Joined>,
-    /// Whether it ended while no agent ran: no rule of the agent that resolved it saw it go on.
+    /// Whether its end was not seen: the agent was restarted, and no rule of the one that resolved it saw it go on. It may
+    /// have ended before that one began, or soon after.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended_unseen: bool,
     /// How often it came back soon after it was taken to be over, in order.
@@ -127,6 +131,7 @@ impl Incident {
             worse: None,
             died: None,
             trouble: None,
+            blamed_before: Vec::new(),
             raised: Vec::new(),
             joined: Vec::new(),
             ended_unseen: false,
@@ -148,6 +153,19 @@ impl Incident {
             Some(known) => self.joined[known].until = None,
             None if self.joined.len() < MOST_JOINED => self.joined.push(joined),
             None => {}
+        }
+    }
+
+    /// It is blamed on another rank, or on the other side of the same: what is told of it from now on is of that.
+    pub fn blame(&mut self, finding: Finding, at: Time) {
+        let before = std::mem::replace(&mut self.finding, finding);
+        let (rank, side) = (before.rank, before.side);
+        if (&rank, side) != (&self.finding.rank, self.finding.side) {
+            // Only where the blame goes to and fro between levels are there more.
+            if self.blamed_before.len() == MOST_BLAMED {
+                self.blamed_before.remove(1);
+            }
+            self.blamed_before.push(Blamed { rank, side, until: at });
         }
     }
 
@@ -277,6 +295,20 @@ impl Returned {
     pub fn after(&self) -> std::time::Duration {
         self.at.since(self.ended)
     }
+}
+
+/// More ranks that were to blame once are not kept.
+const MOST_BLAMED: usize = 8;
+
+/// Whom an incident was blamed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blamed {
+    /// Which rank.
+    pub rank: Labels,
+    /// On which side.
+    pub side: Side,
+    /// Until when.
+    pub until: Time,
 }
 
 /// When an incident became graver than it was told.

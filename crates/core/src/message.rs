@@ -183,9 +183,23 @@ pub fn id_of(incident: &Incident, update: Update) -> String {
     if number > 1 { format!("{id}:{number}") } else { id }
 }
 
-/// `dp-load-skew: DP2 has 2.1 times the mean load on server`.
+/// `dp-load-skew: DP2 has 2.1 times the mean load on server`. Where the blame has moved it is one story, and says so:
+/// `dp-load-skew: first DP2, now DP0: DP0 has ..`.
 fn title_of(incident: &Incident, update: Update) -> String {
-    let (rule, target) = (&incident.rule, &incident.target);
+    let others = words::blamed_before(incident);
+    let moved = match (others.is_empty(), update) {
+        (true, _) | (_, Update::Died) => String::new(),
+        (false, update) => {
+            let now = if update == Update::Resolved { "then" } else { "now" };
+            format!("first {}, {now} {}: ", others.join(" and "), rank_name(&incident.finding.rank))
+        }
+    };
+    format!("{}: {moved}{}", incident.rule, headline(incident, update))
+}
+
+/// What happened, without the rule's name.
+fn headline(incident: &Incident, update: Update) -> String {
+    let target = &incident.target;
     let name = rank_name(&incident.finding.rank);
     // A replica is a server itself.
     let is_replica = *name == **target;
@@ -194,35 +208,42 @@ fn title_of(incident: &Incident, update: Update) -> String {
         false => format!(" ({name})"),
     };
     match update {
-        Update::Fired if is_replica => format!("{rule}: {}", words::deviation(&incident.finding)),
-        Update::Fired => format!("{rule}: {} on {target}", words::deviation(&incident.finding)),
+        Update::Fired if is_replica => words::deviation(&incident.finding),
+        Update::Fired => format!("{} on {target}", words::deviation(&incident.finding)),
         Update::Refused if incident.refused_window() > 1 => {
-            format!("{rule}: it got worse, and nothing more is captured on {target}{rank}")
+            format!("it got worse, and nothing more is captured on {target}{rank}")
         }
-        Update::Refused => format!("{rule}: nothing captured on {target}{rank}"),
+        Update::Refused => {
+            let why = incident.capture.refused().map(|r| r.reason.word().replace('_', " "));
+            let why = why.filter(|why| !why.is_empty()).map_or_else(String::new, |why| format!(" ({why})"));
+            match incident.finding.measured.is_some() {
+                true => format!("{} on {target}; no window{why}", words::deviation(&incident.finding)),
+                false => format!("no window on {target}{why}"),
+            }
+        }
         Update::Captured => match &incident.capture {
             CaptureOutcome::Done(c) => {
                 let again = if incident.window() > 1 { " again," } else { "" };
-                format!("{rule}: captured{again} {} on {target}{rank}", words::counted(c.files.len(), "file"))
+                format!("captured{again} {} on {target}{rank}", words::counted(c.files.len(), "file"))
             }
-            _ => format!("{rule}: the capture on {target} failed{rank}"),
+            _ => format!("the capture on {target} failed{rank}"),
         },
         Update::Verdict => match &incident.verdict {
-            Some(verdict) => format!("{rule}: {} on {target}", words::verdict_kind(verdict)),
-            None => format!("{rule}: no verdict on {target}"),
+            Some(verdict) => format!("{} on {target}", words::verdict_kind(verdict)),
+            None => format!("no verdict on {target}"),
         },
         Update::Resolved => {
             let was = incident.verdict.as_ref().map(|v| format!(" ({})", words::verdict_kind(v)));
-            format!("{rule}: resolved on {target}{}", was.unwrap_or_default())
+            format!("resolved on {target}{}", was.unwrap_or_default())
         }
         Update::Returned => {
             let after = incident.returned.last().map(Returned::after).unwrap_or_default();
-            format!("{rule}: it came back after {} on {target}{rank}", words::seconds(after.as_secs_f64()))
+            format!("it came back after {} on {target}{rank}", words::seconds(after.as_secs_f64()))
         }
         Update::Died => {
             let window = incident.died.as_ref().is_some_and(|died| died.window_open);
             let window = if window { " while a window of the agent's was open" } else { "" };
-            format!("{rule}: {target} died{window}")
+            format!("{target} died{window}")
         }
     }
 }

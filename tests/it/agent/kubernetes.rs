@@ -147,8 +147,7 @@ async fn a_trial_finds_a_missing_role_and_a_missing_namespace_and_writes_nothing
     let trial = async |namespace: &str| {
         let (api, namespace) = (api.clone(), namespace.to_owned());
         let access = access(&api, "kubernetes-token");
-        let there: AccessNow =
-            Arc::new(move || Ok(Access { namespace: namespace.clone(), ..access()? }));
+        let there: AccessNow = Arc::new(move || Ok(Access { namespace: namespace.clone(), ..access()? }));
         let tried = PoolLease::in_kubernetes(KubernetesLease::new(there, "skewtrap-prod-a")).try_out().await;
         tried.map_err(|e| e.to_string())
     };
@@ -159,7 +158,10 @@ async fn a_trial_finds_a_missing_role_and_a_missing_namespace_and_writes_nothing
     for verb in ["create", "update"] {
         cluster.forbid(&[verb]);
         let why = trial("prod").await.expect_err(verb);
-        assert!(why.contains("give it a role with `get`, `create` and `update` on `leases`"), "{verb}: {why}");
+        assert!(
+            why.contains("give it a role with `get`, `create` and `update` on `leases`"),
+            "{verb}: {why}"
+        );
     }
     // Of one that is there only the update is asked for.
     cluster.forbid(&[]);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Origin;
-use super::words::{bytes, counted, deviation_bound, figure, rank_name, seconds, utc};
+use super::words::{blamed_before, bytes, counted, deviation_bound, figure, rank_name, seconds, utc, were};
 use crate::capture::captured::{Captured, Quality};
 use crate::cause::{Cause, Certainty};
 use crate::finding::{Finding, MemberValue, Statistic};
@@ -130,6 +130,9 @@ fn since(incident: &Incident) -> String {
         let over = incident.resolved_at.map_or_else(String::new, |end| format!(", over at {}", utc(end)));
         return format!("before {}, when its ranks were first compared{over}", utc(onset));
     }
+    if incident.finding.measured.is_none() {
+        return asked(incident);
+    }
     let mut fired = format!(
         "{} ± {} s, fired {} later",
         utc(onset),
@@ -148,12 +151,26 @@ fn since(incident: &Incident) -> String {
     }
     match incident.resolved_at {
         Some(end) if incident.ended_unseen => {
-            format!("{fired}; it ended while no agent ran, before {}", utc(end))
+            format!("{fired}; its end was not seen, since the agent was restarted: it was over at {}", utc(end))
         }
         Some(end) => {
             format!("{fired}, over at {} after {}", utc(end), seconds(end.since(onset).as_secs_f64()))
         }
         None => fired,
+    }
+}
+
+/// Of a window that somebody asked for, or of a server's death, nothing was measured, and no rule fired.
+fn asked(incident: &Incident) -> String {
+    let (onset, at) = (incident.finding.onset, incident.fired_at);
+    let began = match (incident.is_by_hand(), at.since(onset) >= Duration::from_secs(1)) {
+        (true, true) => format!("asked for at {}, for an alert of {}", utc(at), utc(onset)),
+        (true, false) => format!("asked for at {}", utc(at)),
+        (false, _) => utc(onset),
+    };
+    match incident.resolved_at {
+        Some(end) => format!("{began}, over at {}", utc(end)),
+        None => began,
     }
 }
 
@@ -166,7 +183,16 @@ fn rank(incident: &Incident) -> String {
     let (rank, members) = (rank_name(&incident.finding.rank), incident.finding.members.len());
     // A replica is a server itself.
     let on = if *rank == *incident.target { String::new() } else { format!(" on {}", incident.target) };
-    format!("{rank} of {members}{on}{group}")
+    let before = blamed_before(incident);
+    let moved = incident.blamed_before.last().filter(|_| !before.is_empty());
+    let moved = moved.map_or_else(String::new, |last| {
+        format!(
+            "; first {} blamed, until {}: it is one trouble, and what stands here is of {rank}",
+            were(&before),
+            utc(last.until)
+        )
+    });
+    format!("{rank} of {members}{on}{group}{moved}")
 }
 
 /// The statistic with its bound, then the blamed member, then the others in their order. Empty for a

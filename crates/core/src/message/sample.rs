@@ -81,6 +81,7 @@ pub fn sample(fired_at: Time) -> Incident {
         worse: None,
         died: None,
         trouble: None,
+        blamed_before: Vec::new(),
         raised: Vec::new(),
         joined: Vec::new(),
         ended_unseen: false,

@@ -313,6 +313,63 @@ fn an_incident_that_becomes_graver_is_one_open_alert_and_the_milder_one_ends_at_
 }
 
 #[test]
+fn where_the_blame_moves_every_message_tells_one_story_first_one_rank_then_the_other() {
+    let mut incident = fired();
+    let other = Finding { rank: Rank::dp(0).labels(), ..incident.finding.clone() };
+    incident.blame(other, Time::from_epoch_s(1_795_492_139.0));
+    let told = message(&incident, Update::Fired);
+    assert_eq!(
+        told.title,
+        "dp-load-skew: first DP2, now DP0: DP0 is sent more than its usual share of requests on server"
+    );
+    assert_eq!(
+        told.facts.rank,
+        "DP0 of 4 on server (role=unified); first DP2 was blamed, until 2026-11-24 03:48:59.0 UTC: it is one trouble, and \
+         what stands here is of DP0"
+    );
+    let end = Incident { verdict: None, ..incident.clone() };
+    assert_eq!(
+        message(&end, Update::Resolved).title,
+        "dp-load-skew: first DP2, then DP0: resolved on server"
+    );
+    // Back again: nobody else is to blame.
+    incident.blame(fired().finding, Time::from_epoch_s(1_795_492_145.0));
+    let told = message(&incident, Update::Fired);
+    assert!(told.title.starts_with("dp-load-skew: first DP0, now DP2: DP2 is sent"), "{}", told.title);
+    let json = serde_json::to_string(&incident).expect("plain data");
+    assert_eq!(serde_json::from_str::<Incident>(&json).expect("its own JSON"), incident);
+    // However often it goes to and fro.
+    for i in 0..40 {
+        let rank = Rank::dp(i % 3).labels();
+        incident.blame(Finding { rank, ..fired().finding }, at());
+    }
+    assert_eq!(incident.blamed_before.len(), 8);
+}
+
+#[test]
+fn of_a_window_by_hand_no_rule_fired_and_no_rank_asked() {
+    let finding = Finding::requested(at(), Some("a look".into()));
+    let mut incident = Incident::new("x".into(), "by hand".into(), "server".into(), at(), finding);
+    let told = |incident: &Incident| message(incident, Update::Captured).facts.since;
+    assert_eq!(told(&incident), "asked for at 2026-11-24 03:48:46.1 UTC");
+    incident.resolve(Time::from_epoch_s(1_795_492_130.0));
+    assert_eq!(told(&incident), "asked for at 2026-11-24 03:48:46.1 UTC, over at 2026-11-24 03:48:50.0 UTC");
+    // An alert of another system has begun before.
+    incident.finding.onset = Time::from_epoch_s(1_795_492_066.0);
+    assert!(told(&incident).starts_with(
+        "asked for at 2026-11-24 03:48:46.1 UTC, for an alert of 2026-11-24 03:47:46.0 UTC, over"
+    ));
+}
+
+#[test]
+fn of_an_end_that_no_agent_saw_only_that_is_said() {
+    let incident = Incident { ended_unseen: true, ..resolved() };
+    let told = message(&incident, Update::Resolved).facts.since;
+    let said = "; its end was not seen, since the agent was restarted: it was over at 2026-11-24 03:49:57.0 UTC";
+    assert!(told.ends_with(said), "{told}");
+}
+
+#[test]
 fn a_rule_label_cannot_take_the_place_of_what_the_incident_is() {
     let mut incident = fired();
     incident.labels = serde_json::from_str(r#"{"severity": "none", "1 team": "infra"}"#).expect("labels");

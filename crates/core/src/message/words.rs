@@ -1,7 +1,7 @@
 //! Formats numbers, times, ranks and deviations for sentences.
 
 use crate::finding::{Finding, Measured, Side, Statistic};
-use crate::incident::VerdictNote;
+use crate::incident::{Incident, VerdictNote};
 pub use skewtrap_trace::rank::rank_name;
 use skewtrap_trace::time::Time;
 use skewtrap_trace::verdict::{Kind, Place};
@@ -118,6 +118,23 @@ pub fn deviation(finding: &Finding) -> String {
     }
 }
 
+/// The ranks that an incident was blamed on before, each once, but for the one that is.
+pub fn blamed_before(incident: &Incident) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for before in &incident.blamed_before {
+        let name = rank_name(&before.rank);
+        if before.rank != incident.finding.rank && !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// `DP0 was`, `DP0 and DP3 were`.
+pub fn were(names: &[String]) -> String {
+    format!("{} {}", names.join(" and "), if names.len() == 1 { "was" } else { "were" })
+}
+
 /// A signal's name in words, and whether it counts things that the ranks share.
 fn in_words(signal: &str) -> (String, bool) {
     if signal == "load" {
@@ -138,6 +155,7 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 /// A factor that departed, as a headline.
 fn departed(rank: &str, factor: &str, side: Side, has_work: bool) -> String {
     match (factor, side) {
+        ("stuck", _) if !has_work => format!("{rank} shows no sign of life"),
         ("stuck", _) => format!("{rank} has work and does not move"),
         ("share", Side::Low) => format!("{rank} is sent less than its usual share of requests"),
         ("share", _) => format!("{rank} is sent more than its usual share of requests"),
@@ -155,7 +173,6 @@ pub fn deviation_bound(measured: &Measured) -> String {
     if *statistic == Statistic::Factors {
         return format!("{signal} departs by {} times its bound", figure(*value));
     }
-        ("stuck", _) if !has_work => format!("{rank} shows no sign of life"),
     format!("{statistic} of {signal} is {} (bound {})", figure(*value), figure(*bound))
 }
 

@@ -96,7 +96,7 @@ impl ActiveIncident {
             self.noticed = [None; 3];
         }
         self.incident.trouble = change.trouble;
-        self.incident.finding = finding;
+        self.incident.blame(finding, change.at);
     }
 
     /// Takes over its rule as it is configured now.
