@@ -296,7 +296,6 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let (archive, jobs) = mpsc::unbounded_channel();
     let (folders, until_there) = oneshot::channel();
     let keep = Keep { count: plan.keep.incidents as usize, age: plan.keep.age, bytes: plan.keep.bytes };
-    let archivist = tokio::spawn(archive::run(until_there, keep, clock, jobs, tx.clone()));
     let mut setup = plan.setup.clone();
     setup.policy.watch_only |= only_watch;
     setup.policy.awaits_state = awaits_state;
@@ -309,6 +308,7 @@ pub async fn run(plan: Plan, run: Run) -> anyhow::Result<()> {
     let (publisher, published) = publisher(Pulse { at: now, unheard, ..Pulse::default() });
     let (effort, haste) = (outlet.effort().clone(), outlet.haste().clone());
     let metrics = Arc::new(Metrics::of(effort.clone()));
+    let archivist = tokio::spawn(archive::run(until_there, keep, clock, jobs, tx.clone(), metrics.clone()));
     let start_store = startup::store(&plan, clock, &metrics, &supervisor);
     let own_token = Arc::new(OnceLock::new());
     let (commands, mut requests) = mpsc::channel(16);

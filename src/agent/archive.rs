@@ -13,6 +13,7 @@ use crate::act::state::State;
 use crate::agent::AgentEvent;
 use crate::clock::Clock;
 use crate::observe::artifact::room;
+use crate::serve::metrics::Metrics;
 use skewtrap_core::capture::keep::{BundleSpace, Keep};
 use skewtrap_core::incident::{Incident, Record};
 use skewtrap_core::signal::catalog::Catalog;
@@ -88,13 +89,23 @@ pub async fn run(
     clock: Clock,
     mut jobs: mpsc::UnboundedReceiver<Job>,
     tx: mpsc::Sender<AgentEvent>,
+    metrics: Arc<Metrics>,
 ) {
     // They never come where the agent ends before its disk answers.
     let Ok((bundles, state)) = folders.await else { return };
     let mut warned = None;
     while let Some(job) = jobs.recv().await {
-        let (bundles, state, keep) = (bundles.clone(), state.clone(), keep);
-        let work = crate::world::blocking(move || one(&bundles, &state, &keep, clock, job));
+        let (bundles, state, keep, metrics) = (bundles.clone(), state.clone(), keep, metrics.clone());
+        let work = crate::world::blocking(move || {
+            let mut trouble = None;
+            let creates = matches!(job, Job::Create { .. });
+            let swept = one(&bundles, &state, &keep, clock, job, &mut trouble);
+            // What is only brought up to date proves nothing where there is no bundle.
+            if creates || trouble.is_some() {
+                metrics.bundle_trouble(trouble);
+            }
+            swept
+        });
         match work.await {
             Ok(Some(space)) => {
                 if warned != space.stuck {
@@ -112,20 +123,28 @@ pub async fn run(
     }
 }
 
-fn one(bundles: &Bundles, state: &State, keep: &Keep, clock: Clock, job: Job) -> Option<BundleSpace> {
+/// Does one job; `trouble` is why its bundle could not be written, if that is so.
+fn one(
+    bundles: &Bundles,
+    state: &State,
+    keep: &Keep,
+    clock: Clock,
+    job: Job,
+    trouble: &mut Option<String>,
+) -> Option<BundleSpace> {
+    let mut tell = |error: BundleError| {
+        tracing::error!("{error}");
+        *trouble = Some(error.to_string());
+    };
     match job {
         Job::Create { record, evidence } => {
             // It may have been made before the state was read that says whose it is.
             let record = Record { agent: state.agent().clone(), ..*record };
-            if let Err(error) = create(bundles, record, &evidence) {
-                tracing::error!("{error}");
-            }
+            create(bundles, record, &evidence).unwrap_or_else(tell);
             None
         }
         Job::Update(incident) => {
-            if let Err(error) = bundles.update(*incident) {
-                tracing::error!("{error}");
-            }
+            bundles.update(*incident).unwrap_or_else(tell);
             None
         }
         Job::Captured(incident) => {
@@ -134,7 +153,7 @@ fn one(bundles: &Bundles, state: &State, keep: &Keep, clock: Clock, job: Job) ->
                 // Behind the message's row, which on a slow disk is not written yet: a kill between them would lose
                 // the message.
                 Ok(()) => state.later(move |state| state.delete_reported(&id)),
-                Err(error) => tracing::error!("{error}"),
+                Err(error) => tell(error),
             }
             None
         }
@@ -184,6 +203,28 @@ mod tests {
         "#);
     }
 
+    #[test]
+    fn a_bundle_that_cannot_be_written_is_told_until_one_can() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let state = State::in_memory().expect("a state");
+        let keep = Keep { count: 9, age: std::time::Duration::from_secs(9), bytes: 9 };
+        // A file stands where the folder should.
+        let root = dir.path().join("incidents");
+        std::fs::write(&root, b"").expect("written");
+        let bundles = Bundles::at(&root, state.agent().clone());
+        let create = |id: &str| {
+            let record = crate::act::record_of_a_test(id, 1.0);
+            let job = Job::Create { record: Box::new(record), evidence: Samples::default() };
+            let mut trouble = None;
+            one(&bundles, &state, &keep, Clock::start(), job, &mut trouble);
+            trouble
+        };
+        let told = create("i1").expect("it cannot be written");
+        assert!(told.contains("cannot be written") && told.contains("check incident_dir"), "{told}");
+        std::fs::remove_file(&root).expect("removed");
+        assert_eq!(create("i2"), None);
+    }
+
     #[tokio::test]
     async fn a_capture_is_forgotten_only_once_its_message_is_in_the_outbox() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -195,10 +236,10 @@ mod tests {
         let captured = || Job::Captured(Box::new(record.incident.clone()));
         let rows = || state.unfinished_incidents().expect("readable").len();
         // Its message's row waits for a slow disk.
-        assert_eq!(one(&bundles, &state, &keep, Clock::start(), captured()), None);
+        assert_eq!(one(&bundles, &state, &keep, Clock::start(), captured(), &mut None), None);
         assert_eq!(rows(), 1, "a kill now would lose the message");
         state.later(|state| state.reported("i1"));
-        assert_eq!(one(&bundles, &state, &keep, Clock::start(), captured()), None);
+        assert_eq!(one(&bundles, &state, &keep, Clock::start(), captured(), &mut None), None);
         assert_eq!(rows(), 0);
     }
 }

@@ -27,7 +27,8 @@ pub(super) async fn healthz(State(shared): State<Shared>) -> Response {
     }
     // The watching goes on and open windows are stopped: a restart would mend nothing.
     let metrics = &shared.context.metrics;
-    match metrics.troubled_disk().or_else(|| metrics.troubled_lease()).or_else(|| metrics.troubled_store()) {
+    let of_disks = metrics.troubled_disk().or_else(|| metrics.troubled_bundles());
+    match of_disks.or_else(|| metrics.troubled_lease()).or_else(|| metrics.troubled_store()) {
         Some(why) => format!("ok, but {why}\n").into_response(),
         None => "ok\n".into_response(),
     }

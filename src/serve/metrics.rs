@@ -45,6 +45,8 @@ pub struct Metrics {
     effort: Arc<Effort>,
     /// What is wrong with a disk, for `/healthz`.
     troubled_disk: std::sync::Mutex<Option<String>>,
+    /// Why the bundle of the last incident could not be written, likewise.
+    troubled_bundles: std::sync::Mutex<Option<String>>,
     /// What is wrong with the store of incidents, likewise.
     troubled_store: std::sync::Mutex<Option<String>>,
     /// What is wrong with the lease of the pool, likewise.
@@ -119,6 +121,7 @@ impl Metrics {
             queues,
             effort,
             troubled_disk: Default::default(),
+            troubled_bundles: Default::default(),
             troubled_store: Default::default(),
             troubled_lease: Default::default(),
             overlaps,
@@ -195,6 +198,16 @@ impl Metrics {
     /// What [`Self::disk_trouble`] was told last.
     pub fn troubled_disk(&self) -> Option<String> {
         self.troubled_disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Why the bundle of the last incident could not be written; none where it could.
+    pub fn bundle_trouble(&self, why: Option<String>) {
+        *self.troubled_bundles.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = why;
+    }
+
+    /// What [`Self::bundle_trouble`] was told last.
+    pub fn troubled_bundles(&self) -> Option<String> {
+        self.troubled_bundles.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// What is wrong with the store of incidents, if anything is.
